@@ -1,0 +1,202 @@
+"""Grants and Accounts, and the clouds, scopes and registrations that they are made of: data, no logic of time.
+
+A Grant is one sign-in: (authority, client id, who signs in). An Account is a name that mail tools ask for, the user
+that goes into the SASL string, and the scopes of each protocol, over a Grant. Several Accounts may share a Grant: a
+shared mailbox or a second resource is never a second redemption of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+Scopes = tuple[str, ...]
+
+# What each mail protocol needs of a token (Microsoft: "Authenticate an IMAP, POP or SMTP connection using OAuth").
+# All three share one audience, so one token request serves them together.
+PERMISSIONS = {"SMTP": "SMTP.Send", "IMAP": "IMAP.AccessAsUser.All", "POP": "POP.AccessAsUser.All"}
+
+
+@dataclass(frozen=True, slots=True)
+class Cloud:
+    """One national cloud of Microsoft's: `login` is the authority host, `resource` the prefix of mail scopes."""
+
+    name: str
+    login: str
+    resource: str
+    imap_host: str
+    smtp_host: str
+
+
+CLOUDS = {
+    cloud.name: cloud
+    for cloud in (
+        Cloud(
+            "global",
+            "https://login.microsoftonline.com",
+            "https://outlook.office.com",
+            "outlook.office365.com",
+            "smtp.office365.com",
+        ),
+        Cloud(
+            "gcc-high",
+            "https://login.microsoftonline.us",
+            "https://outlook.office365.us",
+            "outlook.office365.us",
+            "smtp.office365.us",
+        ),
+        Cloud(
+            "dod",
+            "https://login.microsoftonline.us",
+            "https://outlook-dod.office365.us",
+            "outlook-dod.office365.us",
+            "outlook-dod.office365.us",
+        ),
+        Cloud(
+            "china",
+            "https://login.partner.microsoftonline.cn",
+            "https://partner.outlook.cn",
+            "partner.outlook.cn",
+            "smtp.partner.outlook.cn",
+        ),
+        Cloud(
+            "personal",
+            "https://login.microsoftonline.com",
+            "https://outlook.office.com",
+            "outlook.office365.com",
+            "smtp-mail.outlook.com",
+        ),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """A known application id. `origin` is set for registrations of the SPA platform, which demand that header.
+
+    `domains` are the mail domains whose users get this registration unless they ask for the default.
+    """
+
+    name: str
+    client_id: str
+    tenant: str
+    redirect_uri: str
+    origin: str | None
+    caveat: str
+    domains: tuple[str, ...] = ()
+
+
+CMS_REDIRECT = "http://127.0.0.1:8080/oauth2/msal"
+CMS_ORIGIN = "http://127.0.0.1:8080/"
+
+REGISTRATIONS = (
+    Registration(
+        "cms",
+        "122f4826-adf9-465d-8e84-e9d00bc9f234",
+        "common",
+        CMS_REDIRECT,
+        CMS_ORIGIN,
+        "cloud_mdir_sync's own, in a private person's tenant: it may vanish; register your own for anything that matters",
+    ),
+    Registration(
+        "nvidia",
+        "472bb794-a546-4311-96f9-76bc79989214",
+        "43083d15-7273-40c1-b7db-39efd9ccc17a",
+        CMS_REDIRECT,
+        CMS_ORIGIN,
+        "cloud_mdir_sync's registration for nvidia.com",
+        ("nvidia.com",),
+    ),
+    Registration(
+        "thunderbird",
+        "9e5f94bc-e8a4-4e73-b8be-63364c29d753",
+        "common",
+        "https://localhost",
+        None,
+        "Thunderbird's: its authors ask others not to copy it, and it may be withdrawn",
+    ),
+)
+DEFAULT_REGISTRATION = REGISTRATIONS[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a secret is to be read, never the secret itself. Opened by the grant worker only.
+
+    `kind` is "file" (a path), "credential" (a systemd credential's name), "command" (an argument vector),
+    "keyring" or "memory" (both without a value).
+    """
+
+    kind: str
+    value: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.kind} {' '.join(self.value)}".strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """One sign-in and all that is needed to redeem it. Times are seconds.
+
+    The first three fields are its identity: a vault file is redeemed nowhere but where it was given. `login` is who
+    signs in, in lower case, "" for whoever does. `scope_sets` are the token requests that its accounts need; a sign-in
+    asks for all of them at once. `authority` is `https://HOST[:PORT]/TENANT`.
+    """
+
+    authority: str
+    client_id: str
+    login: str
+    scope_sets: tuple[Scopes, ...] = field(default=(), compare=True)
+    sign_in: str = "browser"
+    redirect_uri: str = CMS_REDIRECT
+    origin: str | None = None
+    prompt: str | None = None
+    registration: str = ""
+    client_secret: Source | None = None
+    certificate: Source | None = None
+    client_assertion: Source | None = None
+    refresh_before: float | None = None
+
+    @property
+    def key(self) -> str:
+        """Name this grant: stable over restarts, safe as a file name, and without an address in it."""
+        identity = "\n".join((self.authority.lower(), self.client_id.lower(), self.login.lower()))
+        return hashlib.sha256(identity.encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A name that mail tools ask for, over a Grant. `user` goes into the SASL string.
+
+    `scopes` gives, for each protocol, the exact scope set whose token serves it: a member of `grant.scope_sets`.
+    """
+
+    user: str
+    grant: Grant
+    scopes: Mapping[str, Scopes]
+    preflight: bool = True
+    imap_host: str = ""
+    smtp_host: str = ""
+    # The mailbox that Office365(mailbox, account) names, for tests that open one.
+    mailbox: str = ""
+
+
+def mail_scopes(resource: str, protocols: Iterable[str]) -> Scopes:
+    """Return the delegated scopes that one token request names for these mail protocols, in one fixed order."""
+    wanted = set(protocols)
+    return tuple(f"{resource}/{permission}" for protocol, permission in PERMISSIONS.items() if protocol in wanted)
+
+
+def registration_for(user: str | None, *, use_default: bool) -> Registration:
+    """Return the registration that a user's domain has of its own, else the default one."""
+    domain = (user or "").rpartition("@")[2].lower()
+    for registration in REGISTRATIONS:
+        if not use_default and domain and domain in registration.domains:
+            return registration
+    return DEFAULT_REGISTRATION
+
+
+def registration_of(client_id: str) -> Registration | None:
+    """Return what is known of an application id, if anything."""
+    return next((each for each in REGISTRATIONS if each.client_id == client_id.lower()), None)

@@ -1,0 +1,184 @@
+"""What crosses between the broker and the grant worker: both ways, as values and as lines of JSON.
+
+The broker asks (`Open`, `Acquire`, `SignIn`, `Redirected`, `Cancel`, `Forget`), the worker answers (`Prompt`, `Done`).
+Every question has a number of its own, and every answer names it. A line that is no message raises `Garbage`, whose
+text never quotes the line: it could hold a token.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeAlias
+
+from cms.accounts import Grant, Scopes, Source
+from cms.lifecycle import Granted, Outcome, Refused, Transient, Trouble
+
+# A token with all its group claims, as JSON, in a message: 64 KiB is several times the largest seen. What is longer
+# is not a message.
+MAX_MESSAGE = 256 * 1024
+
+
+class Garbage(ValueError):
+    """Bytes that are no message. The text never quotes them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """The first message, once: where the vault is, where its key comes from, and how the network is.
+
+    `state_folder` is a path; `key` is None for the order of `cms.grants.vault`; `ca` a PEM file or None; `timeout` the
+    seconds that one grant may take inside the worker; `idle` the seconds after which an unused worker leaves.
+    """
+
+    state_folder: str
+    key: Source | None = None
+    ca: str | None = None
+    timeout: float = 25.0
+    idle: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Acquire:
+    """Redeem the grant for a token with exactly these scopes."""
+
+    number: int
+    grant: Grant
+    scopes: Scopes
+
+
+@dataclass(frozen=True, slots=True)
+class SignIn:
+    """Sign in. `method` is "browser", "device" or "paste"; `claims` a challenge of an earlier refusal, or ""."""
+
+    number: int
+    grant: Grant
+    method: str
+    claims: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Redirected:
+    """What the browser brought to the redirect address: the query or form fields, as Entra sent them."""
+
+    number: int
+    fields: Mapping[str, str] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Give up the sign-in with this number."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Delete what the vault holds of this grant."""
+
+    number: int
+    grant: Grant
+
+
+Question: TypeAlias = Open | Acquire | SignIn | Redirected | Cancel | Forget
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a person must do now. `url` is where to go; `user_code` only for the device flow; `expires_in` seconds.
+
+    `state` is the value that the redirect will bring back, for the redirect listener to tell flows apart.
+    """
+
+    number: int
+    method: str
+    url: str
+    user_code: str = ""
+    expires_in: float = 600.0
+    redirect_uri: str = ""
+    state: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The end of one question. A Forget ends with `Granted` of an empty secret when nothing is left."""
+
+    number: int
+    outcome: Outcome
+
+
+Reply: TypeAlias = Prompt | Done
+
+_QUESTIONS: dict[str, type[Any]] = {each.__name__: each for each in (Open, Acquire, SignIn, Redirected, Cancel, Forget)}
+_OUTCOMES: dict[str, type[Any]] = {each.__name__: each for each in (Granted, Transient, Refused)}
+
+
+def pack(message: Question | Reply) -> bytes:
+    """Return one line, LF included."""
+    body = asdict(message)
+    if isinstance(message, Done):
+        body["outcome"]["is"] = type(message.outcome).__name__
+    return json.dumps({"is": type(message).__name__, **body}).encode() + b"\n"
+
+
+def unpack_question(line: bytes) -> Question:
+    """Return the question in a line, or raise Garbage."""
+    body = _object(line)
+    try:
+        kind = _QUESTIONS[body.pop("is")]
+        if "grant" in body:
+            body["grant"] = _grant(body["grant"])
+        if "scopes" in body:
+            body["scopes"] = tuple(body["scopes"])
+        if kind is Open:
+            body["key"] = _source(body["key"])
+        question: Question = kind(**body)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise Garbage("a question that is none") from None
+    return question
+
+
+def unpack_reply(line: bytes) -> Reply:
+    """Return the reply in a line, or raise Garbage."""
+    body = _object(line)
+    try:
+        kind = body.pop("is")
+        if kind == "Prompt":
+            return Prompt(**body)
+        if kind == "Done":
+            return Done(int(body["number"]), _outcome(body["outcome"]))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        pass
+    raise Garbage("a reply that is none") from None
+
+
+def _object(line: bytes) -> dict[str, Any]:
+    try:
+        body = json.loads(line)
+    except ValueError:
+        raise Garbage("a line that is not JSON") from None
+    if not isinstance(body, dict):
+        raise Garbage("a line that is not a JSON object")
+    return body
+
+
+def _outcome(body: dict[str, Any]) -> Outcome:
+    kind = _OUTCOMES[body.pop("is")]
+    if "trouble" in body:
+        body["trouble"] = Trouble(**body["trouble"])
+    if "scopes" in body:
+        body["scopes"] = tuple(body["scopes"])
+    outcome: Outcome = kind(**body)
+    return outcome
+
+
+def _source(body: dict[str, Any] | None) -> Source | None:
+    return Source(body["kind"], tuple(body["value"])) if body else None
+
+
+def _grant(body: dict[str, Any]) -> Grant:
+    body["scope_sets"] = tuple(tuple(scopes) for scopes in body["scope_sets"])
+    for name in ("client_secret", "certificate", "client_assertion"):
+        body[name] = _source(body[name])
+    return Grant(**body)

@@ -1,0 +1,388 @@
+"""The heart: what cms holds for one (Grant, scopes), what it does next, and what a client is told.
+
+Theory
+======
+
+Two facts about a token are independent of each other, so they are two fields and not one state:
+
+- *what we hold*: a `Token`, or nothing;
+- *what we are trying*: `Settled` (the last call worked, or none was made yet), `Failing` (the provider could not be
+  asked or did not answer well; it is tried again), or `NeedsSignIn` (the provider refused; only a person helps).
+
+A provider that is down does not take a valid token away, and a sign-in that has ended does not either: `Failing` and
+`NeedsSignIn` say what happens when the token runs out, not that it has.
+
+Everything that changes a `Life` is in this file, as total functions without a clock, an I/O call or a source of
+randomness of their own:
+
+    plan(life, now)               what the keeper does next
+    answer(life, now, min_valid)  what a client is told now
+    absorb(life, outcome, now)    the life after one provider call
+    hurry(life, now)              the life after something that makes an early try worthwhile
+    press(life, budget, now)      the life after a client has shown that the held token will not do
+
+`now` is CLOCK_BOOTTIME in seconds, everywhere: it goes on in suspend and no clock step moves it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+# A refresh is due at a random point of this part of a token's life: early enough that an outage of a quarter of the
+# life passes unnoticed, spread so that many accounts do not ask at one moment.
+EARLIEST_SHARE = 0.5
+LATEST_SHARE = 0.75
+
+# Exchange's high-volume endpoint refuses tokens within about 10 minutes of their expiry (sasl-xoauth2 issue 98); a
+# quarter of an hour leaves room for one failed try as well.
+REFRESH_BEFORE_EXPIRY = 15 * 60.0
+
+# A token this close to its end may fail between our answer and the server's check of it. Tokens that live for less
+# than 100 seconds (only a sandbox gives such) lose a tenth of their life instead.
+USABLE_MARGIN = 10.0
+USABLE_MARGIN_SHARE = 0.1
+
+# No two provider calls for one token without this pause, whatever the provider says of lifetimes. Entra answers
+# loops with AADSTS50196.
+PAUSE_AFTER_GRANT = 1.0
+
+# MSAL replays a failed answer for 60 s without asking Entra again, so trying sooner cannot succeed.
+SHORTEST_PAUSE = 60.0
+# Beyond half an hour a longer pause saves nothing that matters and keeps mail waiting after the outage.
+LONGEST_PAUSE = 30 * 60.0
+
+# What a request without min= asks for: time enough for a mail tool to connect and authenticate.
+DEFAULT_MIN_VALID = 60.0
+
+# Tokens minted because a client asked for more than the plan would give: Entra takes repeated redemptions for a loop.
+MINT_INTERVAL = 5 * 60.0
+MINTS_PER_DAY = 6
+DAY = 24 * 60 * 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why a provider call gave no token: for logs, status and the caller. Never holds a secret.
+
+    `kind` is a word for programs (see `KINDS`), `message` one sentence that says what happened, `hint` the next move:
+    whose it is and the command. `aadsts` is Entra's number, without the prefix; `claims` is a conditional-access
+    challenge to hand to the next sign-in, as Entra sent it.
+    """
+
+    kind: str
+    message: str
+    hint: str = ""
+    aadsts: int | None = None
+    correlation_id: str = ""
+    suberror: str = ""
+    claims: str = ""
+
+
+# What `Trouble.kind` may say, and what each means.
+KINDS = {
+    # Transient
+    "network": "the identity provider could not be reached, or the connection broke",
+    "timeout": "the identity provider did not answer in time",
+    "throttled": "the identity provider asked for a pause",
+    "server": "the identity provider failed (5xx and its own temporary errors)",
+    "garbage": "the answer was not one that an identity provider gives",
+    "locked": "the vault's key cannot be had without a person, or at all",
+    "storage": "the rotated sign-in could not be written",
+    "vault-damaged": "the vault file cannot be read: truncated, tampered with, or of another format",
+    "worker": "the grant worker died, hung or babbled",
+    "shutdown": "cms is stopping",
+    # Refused
+    "no-sign-in": "nobody has signed in for this grant yet",
+    "signed-out": "the sign-in was given up with `cms logout`",
+    "refused": "the identity provider refused the grant",
+    "wrong-user": "somebody else signed in",
+    "expired": "a sign-in was not completed in time",
+    "cancelled": "a sign-in was given up",
+    "reused": "the refresh token was refused because it had been used before",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """An access token and the boot-clock moments that matter for it, in seconds."""
+
+    secret: str = field(repr=False)
+    issued: float
+    expires: float
+    refresh_at: float
+    scopes: tuple[str, ...] = ()
+    # Unix time of expiry, for display and for clients: wall time never decides anything here.
+    expires_at: float = 0.0
+
+    @property
+    def life(self) -> float:
+        return self.expires - self.issued
+
+    @property
+    def usable_until(self) -> float:
+        return self.expires - min(USABLE_MARGIN, self.life * USABLE_MARGIN_SHARE)
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """The provider gave a token. `issued` is the boot-clock moment at which its answer arrived, `expires_in` seconds.
+
+    By the time this is seen, a rotated refresh token is on disk. `persisted` is False in memory-only mode; `key_from`
+    says in words where the vault's key comes from. `who` is the user name that the provider reported.
+    """
+
+    secret: str = field(repr=False)
+    issued: float
+    expires_in: float
+    scopes: tuple[str, ...] = ()
+    persisted: bool = True
+    key_from: str = ""
+    who: str = ""
+    expires_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Transient:
+    """No token this time; the sign-in may be as good as ever. `retry_after` is in seconds, 0 when nobody named one."""
+
+    trouble: Trouble
+    retry_after: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The provider refused and trying again cannot help: a person has to sign in or change something."""
+
+    trouble: Trouble
+
+
+Outcome: TypeAlias = Granted | Transient | Refused
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """The last provider call worked, or none was made yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failing:
+    """Provider calls fail and are tried again. All times are boot-clock seconds; `not_before` honours Retry-After."""
+
+    since: float
+    tries: int
+    last_try: float
+    next_try: float
+    not_before: float
+    trouble: Trouble
+
+
+@dataclass(frozen=True, slots=True)
+class NeedsSignIn:
+    """Only a sign-in helps. `since` is the boot-clock moment of the refusal."""
+
+    since: float
+    trouble: Trouble
+
+
+Phase: TypeAlias = Settled | Failing | NeedsSignIn
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """All that the broker knows of one (Grant, scopes)."""
+
+    held: Token | None = None
+    phase: Phase = Settled()
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Ask the provider now."""
+
+
+@dataclass(frozen=True, slots=True)
+class SleepUntil:
+    """Nothing to do before this boot-clock moment."""
+
+    when: float
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitSignIn:
+    """Nothing to do before a person has signed in."""
+
+
+Plan: TypeAlias = Fetch | SleepUntil | AwaitSignIn
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """A fetch is due or under way: ask again when the life has changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deny:
+    """No usable token, and none coming at once. `code` is a code of the wire protocol, `retry_after` in seconds."""
+
+    code: str
+    message: str
+    hint: str
+    retry_after: float = 0.0
+
+
+Answer: TypeAlias = Token | Wait | Deny
+
+
+def plan(life: Life, now: float) -> Plan:
+    """What the keeper does next. A `SleepUntil` is always later than `now`."""
+    match life.phase:
+        case NeedsSignIn():
+            return AwaitSignIn()
+        case Failing(next_try=when):
+            pass
+        case Settled():
+            when = life.held.refresh_at if life.held else now
+    return SleepUntil(when) if when > now else Fetch()
+
+
+def answer(life: Life, now: float, min_valid: float = DEFAULT_MIN_VALID) -> Answer:
+    """What a client that wants `min_valid` seconds of life is told now.
+
+    A demand above what a fresh token has is capped at it. A usable token that falls short is answered all the same
+    once no fetch is due: better a short life than none.
+    """
+    held = usable(life, now)
+    if held and held.expires - now >= min(min_valid, held.life):
+        return held
+    if isinstance(plan(life, now), Fetch):
+        return Wait()
+    return held or denial(life, now)
+
+
+def usable(life: Life, now: float) -> Token | None:
+    """Return the held token if a server would still accept it by the time it gets there."""
+    return life.held if life.held and now < life.held.usable_until else None
+
+
+def denial(life: Life, now: float) -> Deny:
+    """Why there is no usable token, and whose move it is."""
+    match life.phase:
+        case NeedsSignIn(trouble=trouble):
+            return Deny("sign-in-required", trouble.message, trouble.hint)
+        case Failing(trouble=trouble, next_try=next_try):
+            code = "locked" if trouble.kind == "locked" else "unavailable"
+            return Deny(code, trouble.message, trouble.hint, max(0.0, next_try - now))
+        case Settled():
+            return Deny("unavailable", "the token is being renewed", "try again in a few seconds", PAUSE_AFTER_GRANT)
+
+
+def absorb(life: Life, outcome: Outcome, now: float, luck: float, refresh_before: float | None = None) -> Life:
+    """Return the life after one provider call.
+
+    `luck` is a random number in [0, 1) that spreads refreshes and retries; `refresh_before` is an account's own margin
+    before expiry, in seconds.
+    """
+    match outcome:
+        case Granted() if outcome.issued + outcome.expires_in > now:
+            return Life(_token(outcome, luck, refresh_before), Settled())
+        case Granted():
+            return _failed(life, Transient(_STILLBORN), now, luck)
+        case Transient():
+            return _failed(life, outcome, now, luck)
+        case Refused(trouble=trouble):
+            since = life.phase.since if isinstance(life.phase, NeedsSignIn) else now
+            return Life(life.held, NeedsSignIn(since, trouble))
+
+
+_STILLBORN = Trouble(
+    "garbage",
+    "the identity provider gave a token that had already expired",
+    "it is tried again by itself; if it lasts, compare this machine's clock with the provider's",
+)
+
+
+def _token(granted: Granted, luck: float, refresh_before: float | None) -> Token:
+    life = granted.expires_in
+    expires = granted.issued + life
+    margin = REFRESH_BEFORE_EXPIRY if refresh_before is None else refresh_before
+    share = EARLIEST_SHARE + (LATEST_SHARE - EARLIEST_SHARE) * luck
+    # The margin is kept where the life allows it: never by asking in the first half of a short life, unless the
+    # account's owner asked for that.
+    floor = PAUSE_AFTER_GRANT if refresh_before is not None else max(PAUSE_AFTER_GRANT, life * EARLIEST_SHARE)
+    due = max(floor, min(life * share, life - margin))
+    return Token(granted.secret, granted.issued, expires, granted.issued + due, granted.scopes, granted.expires_at)
+
+
+def _failed(life: Life, outcome: Transient, now: float, luck: float) -> Life:
+    if isinstance(life.phase, NeedsSignIn):
+        return life
+    tries = life.phase.tries + 1 if isinstance(life.phase, Failing) else 1
+    since = life.phase.since if isinstance(life.phase, Failing) else now
+    not_before = now + max(0.0, outcome.retry_after)
+    next_try = max(now + pause(tries, luck), not_before)
+    return Life(life.held, Failing(since, tries, now, next_try, not_before, outcome.trouble))
+
+
+def pause(tries: int, luck: float) -> float:
+    """Seconds to wait after so many failures in a row: uniform between the shortest pause and a doubling ceiling."""
+    # 2**5 minutes is past the longest pause; the exponent stays small however long an outage lasts.
+    ceiling = min(LONGEST_PAUSE, SHORTEST_PAUSE * 2.0 ** min(tries, 6))
+    return SHORTEST_PAUSE + (ceiling - SHORTEST_PAUSE) * luck
+
+
+def hurry(life: Life, now: float) -> Life:
+    """Bring the next try forward, as after a client's request, a resume or a network change.
+
+    Only when no usable token is held; to 60 s after the last try at the earliest, never before Retry-After.
+    """
+    if not isinstance(life.phase, Failing) or usable(life, now):
+        return life
+    soonest = max(life.phase.last_try + SHORTEST_PAUSE, life.phase.not_before)
+    if soonest >= life.phase.next_try:
+        return life
+    return Life(life.held, replace(life.phase, next_try=soonest))
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """The boot-clock moments of recent mints that clients asked for, one budget for each Grant."""
+
+    mints: tuple[float, ...] = ()
+
+    def allows(self, now: float) -> bool:
+        recent = self._within(now)
+        return len(recent) < MINTS_PER_DAY and (not recent or now - recent[-1] >= MINT_INTERVAL)
+
+    def spend(self, now: float) -> Budget:
+        return Budget((*self._within(now), now))
+
+    def _within(self, now: float) -> tuple[float, ...]:
+        return tuple(when for when in self.mints if now - when < DAY)
+
+
+def press(
+    life: Life, budget: Budget, now: float, *, min_valid: float = 0.0, rejected: bool = False
+) -> tuple[Life, Budget, bool]:
+    """Make a fetch due because the held token will not do, within the budget.
+
+    `rejected` says that a mail server refused the very token that is held; `min_valid` is the life, in seconds, that a
+    client asked for by name. Returns the life, the budget and whether the demand was turned down for the budget.
+    """
+    held = usable(life, now)
+    short = held is not None and held.expires - now < min(min_valid, held.life)
+    if held is None or not (short or rejected) or not isinstance(life.phase, Settled) or held.refresh_at <= now:
+        return life, budget, False
+    if not budget.allows(now):
+        return life, budget, True
+    return Life(replace(held, refresh_at=now), life.phase), budget.spend(now), False
+
+
+def soonest(lives: Sequence[Life], now: float) -> Plan:
+    """Return the most urgent plan of several lives that share a Grant."""
+    plans = [plan(life, now) for life in lives]
+    if any(isinstance(each, Fetch) for each in plans):
+        return Fetch()
+    sleeps = [each.when for each in plans if isinstance(each, SleepUntil)]
+    return SleepUntil(min(sleeps)) if sleeps else AwaitSignIn()

@@ -1,0 +1,47 @@
+"""XOAUTH2 and OAUTHBEARER: built, checked and taken apart. The only place that knows ^A.
+
+XOAUTH2 is Google's and Microsoft's form (`user=U^Aauth=Bearer T^A^A`); OAUTHBEARER is RFC 7628. Nothing is imported
+but `binascii`, which costs the client nothing.
+"""
+
+from __future__ import annotations
+
+from binascii import b2a_base64
+
+_SEPARATOR = "\x01"
+_USER = "user="
+_BEARER = "auth=Bearer "
+
+
+class NotSasl(ValueError):
+    """The text is not a whole XOAUTH2 string. Its message never quotes the text."""
+
+
+def xoauth2(user: str, token: str) -> str:
+    """Return the XOAUTH2 initial response, not encoded."""
+    return f"{_USER}{user}{_SEPARATOR}{_BEARER}{token}{_SEPARATOR}{_SEPARATOR}"
+
+
+def oauthbearer(user: str, token: str) -> str:
+    """Return the OAUTHBEARER initial response (RFC 7628, 3.1) without host and port, which are optional there.
+
+    `,` and `=` of a user name are escaped as RFC 5801 section 4 demands of a GS2 header.
+    """
+    authzid = user.replace("=", "=3D").replace(",", "=2C")
+    return f"n,a={authzid},{_SEPARATOR}{_BEARER}{token}{_SEPARATOR}{_SEPARATOR}"
+
+
+def encode(text: str) -> str:
+    """Return base64 in one line, as SASL exchanges carry it."""
+    return b2a_base64(text.encode(), newline=False).decode("ascii")
+
+
+def split(text: str) -> tuple[str, str]:
+    """Return (user, token) of a whole XOAUTH2 string; raise NotSasl for anything else, half a reply included."""
+    fields = text.split(_SEPARATOR)
+    if len(fields) != len(("user", "auth", "", "")) or fields[2:] != ["", ""]:
+        raise NotSasl("not a whole XOAUTH2 string")
+    user, auth = fields[:2]
+    if not user.startswith(_USER) or not auth.startswith(_BEARER) or auth == _BEARER:
+        raise NotSasl("not an XOAUTH2 string")
+    return user.removeprefix(_USER), auth.removeprefix(_BEARER)

@@ -1,0 +1,182 @@
+"""The socket protocol, both directions, without I/O: requests, replies, codes and limits.
+
+    request = PROTO *("," option) [SP user] [LF]
+    option  = xoauth2 | xoauth2-b64 | oauthbearer | oauthbearer-b64 | token | json | min=SECONDS | rejected=HASH
+
+A request ends with LF or with the client closing its writing side. Plain forms are answered with the bytes and
+nothing else, and with nothing at all on a refusal: no tool may ever send an error text as a credential. `json` is
+answered with one versioned object, on a refusal too. docs/protocol.md is the protocol's own document.
+
+The client imports this file for every mail: plain classes and no imports beyond `sasl` keep that cheap.
+"""
+
+from __future__ import annotations
+
+from cms_oauth import sasl
+
+# A user name has at most 320 octets (RFC 5321), a protocol name and options well under 200: anything longer is no
+# request of ours, and a bound keeps an endless one from costing memory.
+MAX_REQUEST = 1024
+
+# exim gives up a readsocket after 5 s by itself; nobody who means it needs longer to write one line.
+REQUEST_SECONDS = 5.0
+
+# The longest that the daemon lets a client wait for a token that is under way: exim gives up at 5.
+WAIT_SECONDS = 4.0
+
+# What `cms-oauth` allows itself for everything, the second round trip included.
+CLIENT_SECONDS = 10.0
+
+# An access token of Entra's has some 2 KB, one with many group claims up to 10; every form but json is under twice
+# that. What is longer is not a reply of ours.
+MAX_REPLY = 256 * 1024
+
+# Hex digits of a refused token's SHA-256 that `rejected=` carries: enough to name a token, useless for guessing it.
+HASH_DIGITS = 16
+
+JSON_VERSION = 1
+
+FORMS = ("xoauth2", "xoauth2-b64", "oauthbearer", "oauthbearer-b64", "token", "json")
+
+# code -> exit status of the client (sysexits.h). What a person has to mend is EX_TEMPFAIL: mail must wait, not bounce.
+EXIT_CODES = {
+    "bad-request": 64,
+    "unknown-protocol": 64,
+    "unknown-account": 67,
+    "no-daemon": 69,
+    "denied": 77,
+    "sign-in-required": 75,
+    "unavailable": 75,
+    "locked": 75,
+    "busy": 75,
+}
+
+_PROTOCOL_ALPHABET = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
+_HASH_ALPHABET = frozenset("0123456789abcdef")
+_MAX_MIN_VALID = 86_400
+
+
+class Request:
+    """A well-formed request. `user` is "" when the peer named none; `min_valid` is in seconds, None when not named."""
+
+    __slots__ = ("form", "min_valid", "protocol", "rejected", "user")
+
+    def __init__(
+        self, protocol: str, form: str = "xoauth2", user: str = "", min_valid: int | None = None, rejected: str = ""
+    ) -> None:
+        self.protocol = protocol
+        self.form = form
+        self.user = user
+        self.min_valid = min_valid
+        self.rejected = rejected
+
+    def _key(self) -> tuple[str, str, str, int | None, str]:
+        return self.protocol, self.form, self.user, self.min_valid, self.rejected
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Request) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def __repr__(self) -> str:
+        return f"Request{self._key()!r}"
+
+
+class BadRequest(ValueError):
+    """The bytes are no request. `form` is "json" when the sender asked for JSON, so that the answer can be JSON."""
+
+    def __init__(self, message: str, form: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.form = form
+
+
+def is_whole(received: bytes) -> bool:
+    """Whether a request is whole before its sender has closed the writing side."""
+    return b"\n" in received
+
+
+def build_request(request: Request) -> bytes:
+    """Return the bytes of a request, ended by LF."""
+    options = [] if request.form == "xoauth2" else [request.form]
+    if request.min_valid is not None:
+        options.append(f"min={request.min_valid}")
+    if request.rejected:
+        options.append(f"rejected={request.rejected}")
+    head = ",".join([request.protocol, *options])
+    return (f"{head} {request.user}" if request.user else head).encode() + b"\n"
+
+
+def parse_request(received: bytes) -> Request:
+    """Return the request in these bytes: the first line of them, or all of them where there is no LF.
+
+    Raises BadRequest, whose message never quotes more than a word of what came.
+    """
+    line, _, rest = received.partition(b"\n")
+    wants_json = "json" if b"json" in line.partition(b" ")[0].split(b",")[1:] else ""
+    if len(line) > MAX_REQUEST:
+        raise BadRequest(f"a request has at most {MAX_REQUEST} bytes", wants_json)
+    if rest:
+        raise BadRequest("one request for each connection: there is more after the first line", wants_json)
+    try:
+        text = line.decode("utf-8").removesuffix("\r")
+    except UnicodeDecodeError:
+        raise BadRequest("a request is UTF-8 text", wants_json) from None
+    if not text.isprintable():
+        raise BadRequest("a request has no control characters", wants_json)
+    head, _, user = text.partition(" ")
+    protocol, *options = head.split(",")
+    if not protocol or not _PROTOCOL_ALPHABET.issuperset(protocol):
+        raise BadRequest("a request begins with a protocol in capitals, such as SMTP", wants_json)
+    if " " in user:
+        raise BadRequest("a user name has no spaces", wants_json)
+    return _with_options(Request(protocol, user=user), options, wants_json)
+
+
+def _with_options(request: Request, options: list[str], wants_json: str) -> Request:
+    forms = 0
+    for option in options:
+        name, _, value = option.partition("=")
+        if option in FORMS:
+            request.form = option
+            forms += 1
+        elif name == "min" and value.isascii() and value.isdigit() and int(value[:6]) <= _MAX_MIN_VALID:
+            request.min_valid = int(value[:6])
+        elif name == "rejected" and len(value) == HASH_DIGITS and _HASH_ALPHABET.issuperset(value):
+            request.rejected = value
+        else:
+            raise BadRequest(f"unknown option {name[:20]!r}, or a value it does not take", wants_json)
+    if forms > 1:
+        raise BadRequest("one form for each request", wants_json)
+    return request
+
+
+def render(form: str, user: str, token: str) -> bytes:
+    """Return the reply of a plain form. `json` is built by `json_reply`."""
+    if form == "token":
+        return token.encode()
+    text = (sasl.oauthbearer if form.startswith("oauthbearer") else sasl.xoauth2)(user, token)
+    return (sasl.encode(text) if form.endswith("-b64") else text).encode()
+
+
+def json_reply(user: str, protocol: str, token: str, *, expires_in: float, expires_at: float) -> dict[str, object]:
+    """Return the object that answers a granted `json` request; times in seconds, `expires_at` as Unix time."""
+    return {
+        "version": JSON_VERSION,
+        "user": user,
+        "protocol": protocol,
+        "token": token,
+        "token_type": "Bearer",
+        "expires_in": int(expires_in),
+        "expires_at": int(expires_at),
+        **{form: render(form, user, token).decode() for form in FORMS[:4]},
+    }
+
+
+def json_refusal(code: str, message: str, hint: str = "", retry_after: float = 0.0) -> dict[str, object]:
+    """Return the object that answers a refused `json` request; `retry_after` in seconds, 0 when nobody knows."""
+    return {
+        "version": JSON_VERSION,
+        "error": {"code": code, "message": message, "hint": hint, "retry_after": int(retry_after)},
+    }
