@@ -38,10 +38,20 @@ def encode(text: str) -> str:
 
 def split(text: str) -> tuple[str, str]:
     """Return (user, token) of a whole XOAUTH2 string; raise NotSasl for anything else, half a reply included."""
-    fields = text.split(_SEPARATOR)
-    if len(fields) != len(("user", "auth", "", "")) or fields[2:] != ["", ""]:
+    if not text.startswith(_USER) or not text.endswith(_SEPARATOR + _SEPARATOR):
         raise NotSasl("not a whole XOAUTH2 string")
-    user, auth = fields[:2]
-    if not user.startswith(_USER) or not auth.startswith(_BEARER) or auth == _BEARER:
+    user, found, auth = text[len(_USER) : -2].partition(_SEPARATOR)
+    token = auth.removeprefix(_BEARER)
+    if not found or token == auth or not is_token(token) or not user.isprintable():
         raise NotSasl("not an XOAUTH2 string")
-    return user.removeprefix(_USER), auth.removeprefix(_BEARER)
+    return user, token
+
+
+def is_token(text: str) -> bool:
+    """Whether this can be a bearer token: visible ASCII in one word (RFC 6750, 2.1, allows even less)."""
+    return text != "" and text.isascii() and text.isprintable() and " " not in text
+
+
+def closing_answer(mechanism: str) -> str:
+    """Return what a client answers a server's error challenge with, to be told the final error: never the token."""
+    return _SEPARATOR if mechanism == "OAUTHBEARER" else ""

@@ -53,7 +53,8 @@ EXIT_CODES = {
 
 _PROTOCOL_ALPHABET = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
 _HASH_ALPHABET = frozenset("0123456789abcdef")
-_MAX_MIN_VALID = 86_400
+# 99,999 s is more than a day, and no access token of Entra's lives that long.
+_MIN_DIGITS = 5
 
 
 class Request:
@@ -98,14 +99,16 @@ def is_whole(received: bytes) -> bool:
 
 
 def build_request(request: Request) -> bytes:
-    """Return the bytes of a request, ended by LF."""
+    """Return the bytes of a request, ended by LF. Whether they are a good one is for `parse_request` to say."""
     options = [] if request.form == "xoauth2" else [request.form]
     if request.min_valid is not None:
         options.append(f"min={request.min_valid}")
     if request.rejected:
         options.append(f"rejected={request.rejected}")
     head = ",".join([request.protocol, *options])
-    return (f"{head} {request.user}" if request.user else head).encode() + b"\n"
+    line = f"{head} {request.user}" if request.user else head
+    # A command line that is no UTF-8 reaches Python as surrogates; as the bytes they were, the request is refused.
+    return line.encode(errors="surrogateescape") + b"\n"
 
 
 def parse_request(received: bytes) -> Request:
@@ -114,42 +117,55 @@ def parse_request(received: bytes) -> Request:
     Raises BadRequest, whose message never quotes more than a word of what came.
     """
     line, _, rest = received.partition(b"\n")
-    wants_json = "json" if b"json" in line.partition(b" ")[0].split(b",")[1:] else ""
-    if len(line) > MAX_REQUEST:
-        raise BadRequest(f"a request has at most {MAX_REQUEST} bytes", wants_json)
-    if rest:
-        raise BadRequest("one request for each connection: there is more after the first line", wants_json)
+    head = line.partition(b" ")[0].removesuffix(b"\r")
     try:
-        text = line.decode("utf-8").removesuffix("\r")
+        if rest:
+            raise BadRequest("one request for each connection: there is more after the first line")
+        return _parse_line(_text_of(line))
+    except BadRequest as bad:
+        bad.form = "json" if b"json" in head.split(b",")[1:] else ""
+        raise
+
+
+def _text_of(line: bytes) -> str:
+    if len(line) > MAX_REQUEST:
+        raise BadRequest(f"a request has at most {MAX_REQUEST} bytes")
+    try:
+        text = line.decode().removesuffix("\r")
     except UnicodeDecodeError:
-        raise BadRequest("a request is UTF-8 text", wants_json) from None
+        raise BadRequest("a request is UTF-8 text") from None
     if not text.isprintable():
-        raise BadRequest("a request has no control characters", wants_json)
+        raise BadRequest("a request has no control characters")
+    return text
+
+
+def _parse_line(text: str) -> Request:
     head, _, user = text.partition(" ")
     protocol, *options = head.split(",")
     if not protocol or not _PROTOCOL_ALPHABET.issuperset(protocol):
-        raise BadRequest("a request begins with a protocol in capitals, such as SMTP", wants_json)
+        raise BadRequest("a request begins with a protocol in capitals, such as SMTP")
     if " " in user:
-        raise BadRequest("a user name has no spaces", wants_json)
-    return _with_options(Request(protocol, user=user), options, wants_json)
-
-
-def _with_options(request: Request, options: list[str], wants_json: str) -> Request:
-    forms = 0
-    for option in options:
-        name, _, value = option.partition("=")
-        if option in FORMS:
-            request.form = option
-            forms += 1
-        elif name == "min" and value.isascii() and value.isdigit() and int(value[:6]) <= _MAX_MIN_VALID:
-            request.min_valid = int(value[:6])
-        elif name == "rejected" and len(value) == HASH_DIGITS and _HASH_ALPHABET.issuperset(value):
-            request.rejected = value
-        else:
-            raise BadRequest(f"unknown option {name[:20]!r}, or a value it does not take", wants_json)
-    if forms > 1:
-        raise BadRequest("one form for each request", wants_json)
+        raise BadRequest("a user name has no spaces")
+    request = Request(protocol, user=user)
+    named = [_take(request, option) for option in options]
+    if len(named) != len(set(named)):
+        raise BadRequest("one form, one min= and one rejected= for each request")
     return request
+
+
+def _take(request: Request, option: str) -> str:
+    """Put one option into the request and return which of the three kinds it is."""
+    name, _, value = option.partition("=")
+    if option in FORMS:
+        request.form = option
+        return "form"
+    if name == "min" and value.isascii() and value.isdigit() and len(value) <= _MIN_DIGITS:
+        request.min_valid = int(value)
+        return name
+    if name == "rejected" and len(value) == HASH_DIGITS and _HASH_ALPHABET.issuperset(value):
+        request.rejected = value
+        return name
+    raise BadRequest(f"unknown option {name[:20]!r}, or a value it does not take")
 
 
 def render(form: str, user: str, token: str) -> bytes:

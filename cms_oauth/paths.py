@@ -1,0 +1,130 @@
+"""Where things are: sockets, configuration and state. The environment decides; platformdirs is asked last.
+
+A service is told its folders by systemd (RUNTIME_DIRECTORY, STATE_DIRECTORY, CONFIGURATION_DIRECTORY), a desktop
+session by XDG_*. A pipe of exim's or a cron job has neither: then a client looks at the likely places one by one.
+platformdirs costs three times the client's whole start, so it is imported only where nothing else has decided.
+"""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False  # `typing` itself costs the client twice its start
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_NAME = "cms"
+_SOCKET = "cms.sock"
+_CONTROL = "control.sock"
+_CONFIG = "cms.cfg"
+
+# RuntimeDirectory=cms of a system service.
+_SYSTEM_RUNTIME = "/run/cms"
+
+# logind makes a folder here for each user who has a session, or lingers.
+_USERS_RUNTIME = "/run/user"
+
+
+def runtime_folder() -> str:
+    """Return the folder for the daemon's sockets. Raises PermissionError where another user owns the only one left."""
+    return _from_systemd("RUNTIME_DIRECTORY") or _from_xdg("XDG_RUNTIME_DIR") or _of_logind() or _last_runtime()
+
+
+def state_folder() -> str:
+    """Return the folder for what must outlive a restart."""
+    return _from_systemd("STATE_DIRECTORY") or _from_xdg("XDG_STATE_HOME") or _platform("user_state_dir")
+
+
+def config_file() -> str:
+    """Return the path of the configuration file that is read when none is named."""
+    folder = _from_systemd("CONFIGURATION_DIRECTORY") or _from_xdg("XDG_CONFIG_HOME") or _platform("user_config_dir")
+    return f"{folder}/{_CONFIG}"
+
+
+def control_socket() -> str:
+    """Return where this process, as a daemon, has its control socket."""
+    return f"{runtime_folder()}/{_CONTROL}"
+
+
+def control_candidates() -> tuple[str, ...]:
+    """Return where a running daemon's control socket may be, the likeliest first."""
+    own = _from_systemd("RUNTIME_DIRECTORY")
+    return tuple(dict.fromkeys(f"{folder}/{_CONTROL}" for folder in (own, *_client_folders()) if folder))
+
+
+def default_socket() -> str:
+    """Return where this process, as a daemon, has its token socket unless the configuration says otherwise."""
+    return f"{runtime_folder()}/{_SOCKET}"
+
+
+def socket_candidates() -> Iterator[str]:
+    """Yield where a token socket may be, the likeliest first; $CMS_SOCK alone where that is set."""
+    named = os.environ.get("CMS_SOCK")
+    if named:
+        yield named
+    else:
+        for folder in _client_folders():
+            yield f"{folder}/{_SOCKET}"
+
+
+def find_socket() -> str:
+    """Return the first token socket that exists, else the likeliest place for one."""
+    likeliest = ""
+    for path in socket_candidates():
+        if os.path.lexists(path):
+            return path
+        likeliest = likeliest or path
+    return likeliest
+
+
+def _client_folders() -> Iterator[str]:
+    """Yield where a daemon may have its sockets.
+
+    Not RUNTIME_DIRECTORY: in a client it names the folder of whichever service runs that client.
+    """
+    session = _from_xdg("XDG_RUNTIME_DIR")
+    users = _of_logind()
+    if session:
+        yield session
+    if users and users != session:
+        yield users
+    yield _SYSTEM_RUNTIME
+    if not session and not users:
+        try:
+            yield _last_runtime()
+        except PermissionError:
+            # Somebody else made the folder that would be ours: nothing in it is to be trusted.
+            return
+
+
+def _from_systemd(variable: str) -> str:
+    """Return the first folder of a colon-separated list: a unit may be given several."""
+    return os.environ.get(variable, "").partition(":")[0]
+
+
+def _from_xdg(variable: str) -> str:
+    """Return our folder below an XDG base folder; a relative one is no setting (XDG Base Directory, 0.8)."""
+    base = os.environ.get(variable, "")
+    return f"{base.rstrip('/')}/{_NAME}" if base.startswith("/") else ""
+
+
+def _of_logind() -> str:
+    base = f"{_USERS_RUNTIME}/{os.geteuid()}"
+    return f"{base}/{_NAME}" if os.path.isdir(base) else ""  # noqa: PTH112 - pathlib doubles the client's start
+
+
+def _last_runtime() -> str:
+    return _platform("user_runtime_dir")
+
+
+def _platform(folder: str) -> str:
+    # Imported here because it costs more than all else that the client does: see the head of this file.
+    import warnings  # noqa: PLC0415 - see above
+
+    import platformdirs  # noqa: PLC0415 - see above
+
+    with warnings.catch_warnings():
+        # It warns that XDG_RUNTIME_DIR is not set. We know: that is why it is asked.
+        warnings.simplefilter("ignore")
+        found: str = getattr(platformdirs.PlatformDirs(_NAME, appauthor=False), folder)
+    return found
