@@ -1,0 +1,332 @@
+"""What the broker knows, for people and for monitoring: described once as rows, rendered as text, JSON or one line.
+
+A row is one token that an account needs, with the protocols that it opens: mail protocols share one, so most accounts
+have one row. Nothing here holds a secret.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from cms.accounts import Account, Scopes
+from cms.lifecycle import Failing, Life, NeedsSignIn, Settled, usable
+
+# Changes when a field of the JSON changes its meaning or goes; new fields may come at any time.
+JSON_VERSION = 1
+
+# Terminals are at least this wide, and lines longer than this are hard to read in any.
+WIDTH = 100
+_LABEL = 14
+
+STATES = {
+    "ok": "a usable token is held and nothing is due",
+    "starting": "the first token is being fetched",
+    "renewing": "a new token is due or under way",
+    "failing": "the provider cannot be asked or does not answer well; it is tried again",
+    "locked": "the vault's key cannot be had; it is tried again",
+    "signing-in": "a sign-in waits for a person",
+    "sign-in-required": "only a sign-in helps",
+}
+
+# Exit codes that monitoring systems of the Nagios family understand.
+OK, WARNING, CRITICAL, UNKNOWN = range(4)
+
+MEMORY_WARNING = (
+    "sign-ins are kept in MEMORY ONLY: when cms or its worker ends, everybody has to sign in again; "
+    "Vault(key=...) in the configuration names a place for a key"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the broker hands in for one account. `user` is the name that requests ask for, "" while nobody signed in.
+
+    `lives` may hold more scope sets than the account's own. `persisted` is None while no worker has said. `signing_in`
+    says what a sign-in under way waits for, "" when there is none.
+    """
+
+    account: Account
+    user: str
+    lives: Mapping[Scopes, Life]
+    persisted: bool | None = None
+    key_from: str = ""
+    signing_in: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The token that is held: `age`, `left` and `refresh_in` in seconds, `expires_at` and `refresh_at` as Unix times.
+
+    `refresh_in` and `refresh_at` are None while the provider fails or a sign-in is required: then nothing is planned
+    by the token's age.
+    """
+
+    age: int
+    left: int
+    expires_at: int
+    refresh_in: int | None
+    refresh_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """The last error: `lasts` and `retry_in` in seconds, `since` and `retry_at` as Unix times, `aadsts` Entra's number.
+
+    `retry_in` and `retry_at` are None when only a person helps; `tries` is 0 then.
+    """
+
+    kind: str
+    message: str
+    aadsts: int | None
+    correlation_id: str
+    lasts: int
+    since: int
+    tries: int = 0
+    retry_in: int | None = None
+    retry_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One token of one account. `usable` says whether a client is given one now, `state` is a word of `STATES`.
+
+    `next_move` says whose move it is and the command, "" when nobody has to do anything.
+    """
+
+    user: str
+    state: str
+    protocols: tuple[str, ...]
+    usable: bool
+    token: Held | None
+    problem: Problem | None
+    next_move: str
+    persisted: bool | None
+    key_from: str
+    signing_in: str
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """Facts about the daemon itself. `uptime` is in seconds; `memory_chosen` when the configuration asked for it."""
+
+    version: str
+    pid: int
+    uptime: float
+    config: str
+    sockets: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    memory_chosen: bool = False
+
+
+def describe(entries: Sequence[Entry], now: float, wall: float) -> list[Row]:
+    """Return the rows of these accounts, in their order. `now` is CLOCK_BOOTTIME, `wall` Unix time."""
+    return [row for entry in entries for row in _rows(entry, now, wall)]
+
+
+def _rows(entry: Entry, now: float, wall: float) -> Iterator[Row]:
+    # dict keeps the order in which the configuration names the protocols.
+    for scopes in dict.fromkeys(entry.account.scopes.values()):
+        protocols = tuple(name for name, each in entry.account.scopes.items() if each == scopes)
+        yield _row(entry, protocols, entry.lives.get(scopes, Life()), now, wall)
+
+
+def _row(entry: Entry, protocols: tuple[str, ...], life: Life, now: float, wall: float) -> Row:
+    state = _state(life, now, entry.signing_in)
+    return Row(
+        entry.user,
+        state,
+        protocols,
+        usable(life, now) is not None,
+        _held(life, now, wall),
+        _problem(life, now, wall),
+        _next_move(entry, state, life),
+        entry.persisted,
+        entry.key_from,
+        entry.signing_in,
+    )
+
+
+def _state(life: Life, now: float, signing_in: str) -> str:
+    match life.phase:
+        case NeedsSignIn():
+            return "signing-in" if signing_in else "sign-in-required"
+        case Failing(trouble=trouble):
+            return "locked" if trouble.kind == "locked" else "failing"
+        case Settled():
+            if life.held is None:
+                return "starting"
+            return "ok" if usable(life, now) and life.held.refresh_at > now else "renewing"
+
+
+def _held(life: Life, now: float, wall: float) -> Held | None:
+    held = life.held
+    if held is None:
+        return None
+    refresh_in = max(0.0, held.refresh_at - now) if isinstance(life.phase, Settled) else None
+    return Held(
+        int(now - held.issued),
+        max(0, int(held.expires - now)),
+        int(wall + held.expires - now),
+        None if refresh_in is None else int(refresh_in),
+        None if refresh_in is None else int(wall + refresh_in),
+    )
+
+
+def _problem(life: Life, now: float, wall: float) -> Problem | None:
+    if isinstance(life.phase, Settled):
+        return None
+    trouble, lasts = life.phase.trouble, now - life.phase.since
+    known = Problem(
+        trouble.kind, trouble.message, trouble.aadsts, trouble.correlation_id, int(lasts), int(wall - lasts)
+    )
+    if isinstance(life.phase, NeedsSignIn):
+        return known
+    retry_in = max(0.0, life.phase.next_try - now)
+    return replace(known, tries=life.phase.tries, retry_in=int(retry_in), retry_at=int(wall + retry_in))
+
+
+def _next_move(entry: Entry, state: str, life: Life) -> str:
+    if state == "signing-in":
+        return f"finish the sign-in: {entry.signing_in}"
+    if isinstance(life.phase, NeedsSignIn):
+        login = f"cms login {entry.user}".rstrip()
+        return life.phase.trouble.hint or f"sign in: `{login}`"
+    if isinstance(life.phase, Failing):
+        return life.phase.trouble.hint or "nobody has to do anything: it is tried again by itself"
+    return ""
+
+
+def as_text(rows: Sequence[Row], daemon: Daemon | None = None) -> str:
+    """Return a block of lines for each row, for a terminal; the daemon's own facts first. Ends with a newline."""
+    blocks = [_daemon_text(daemon)] if daemon else []
+    if any(row.persisted is False for row in rows):
+        blocks.append(_wrapped("WARNING", MEMORY_WARNING))
+    blocks += [_row_text(row) for row in rows] or ["no accounts are configured"]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _daemon_text(daemon: Daemon) -> str:
+    lines = [f"cms {daemon.version}, process {daemon.pid}, up {duration(daemon.uptime)}, configuration {daemon.config}"]
+    lines += [_wrapped("socket", path) for path in daemon.sockets]
+    lines += [_wrapped("warning", warning) for warning in daemon.warnings]
+    return "\n".join(lines)
+
+
+def _row_text(row: Row) -> str:
+    fields = [
+        ("protocols", ", ".join(row.protocols) or "none"),
+        ("token", _token_text(row)),
+        *_problem_fields(row.problem),
+        ("sign-in", _sign_in_text(row)),
+        ("next move", row.next_move),
+    ]
+    head = f"{_printable(row.user) or '(whoever signs in)'}: {row.state}"
+    return "\n".join([head, *(_wrapped(label, text) for label, text in fields if text)])
+
+
+def _token_text(row: Row) -> str:
+    if row.token is None:
+        return "none"
+    left = f"{duration(row.token.left)} left" if row.usable else "NOT USABLE any more"
+    parts = [f"{duration(row.token.age)} old", left]
+    if row.token.refresh_in is not None:
+        parts.append(f"next refresh {_soon(row.token.refresh_in)}")
+    return ", ".join(parts)
+
+
+def _problem_fields(problem: Problem | None) -> list[tuple[str, str]]:
+    if problem is None:
+        return []
+    error = problem.message
+    if problem.aadsts and f"AADSTS{problem.aadsts}" not in error:
+        error = f"AADSTS{problem.aadsts}: {error}"
+    fields = [("last error", error), ("correlation", problem.correlation_id)]
+    if problem.retry_in is None:
+        return [*fields, ("since", f"{duration(problem.lasts)} ago")]
+    tries = "1 try" if problem.tries == 1 else f"{problem.tries} tries"
+    return [*fields, ("next try", f"{_soon(problem.retry_in)}, after {tries} in {duration(problem.lasts)}")]
+
+
+def _sign_in_text(row: Row) -> str:
+    if row.persisted is None:
+        return ""
+    if not row.persisted:
+        return "MEMORY ONLY: lost when cms or its worker ends"
+    return f"saved, encrypted; key from {row.key_from}" if row.key_from else "saved, encrypted"
+
+
+def as_json(rows: Sequence[Row], daemon: Daemon | None = None) -> dict[str, Any]:
+    """Return the versioned object that `cms status --json` prints."""
+    document: dict[str, Any] = {"version": JSON_VERSION}
+    if daemon:
+        document["daemon"] = asdict(daemon)
+    document["accounts"] = [asdict(row) for row in rows]
+    return document
+
+
+def as_systemd(rows: Sequence[Row]) -> str:
+    """Return one line for systemd's STATUS=: how many accounts are in which state, and the first that needs a person."""
+    counts = Counter(row.state for row in rows)
+    line = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]) or "no accounts"
+    if any(row.persisted is False for row in rows):
+        line += "; sign-ins in memory only"
+    first = next((row for row in rows if row.state in _FOR_PEOPLE), None)
+    return f"{line}; {_printable(first.user or 'an account')}: {_printable(first.next_move)}" if first else line
+
+
+# States in which nothing gets better until a person has done something.
+_FOR_PEOPLE = ("sign-in-required", "signing-in", "locked")
+
+
+def exit_code(rows: Sequence[Row], *, memory_chosen: bool = False) -> int:
+    """Return what `cms status --check` exits with.
+
+    2 when an account has no usable token, 1 when one is failing or needs a person while its token is good, is just
+    starting, or keeps its sign-in in memory without having been told to; 3 when there is no account; else 0.
+    """
+    if not rows:
+        return UNKNOWN
+    return max(_severity(row, memory_chosen=memory_chosen) for row in rows)
+
+
+def _severity(row: Row, *, memory_chosen: bool) -> int:
+    if not row.usable and row.state != "starting":
+        return CRITICAL
+    if row.state not in {"ok", "renewing"} or (row.persisted is False and not memory_chosen):
+        return WARNING
+    return OK
+
+
+def duration(seconds: float) -> str:
+    """Return a length of time as a person says it, in the two largest units: `1 h 5 min`, `2 d 3 h`, `40 s`."""
+    left, parts = max(0, int(seconds)), []
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")):
+        count, left = divmod(left, size)
+        if count:
+            parts.append(f"{count} {unit}")
+    return " ".join(parts[:2]) or "0 s"
+
+
+def _soon(seconds: int) -> str:
+    return f"in {duration(seconds)}" if seconds else "now"
+
+
+def _wrapped(label: str, text: str) -> str:
+    """Return a labelled paragraph that fits the terminal. Addresses and paths are never broken: they get copied."""
+    return textwrap.fill(
+        _printable(text),
+        WIDTH,
+        initial_indent=f"  {label:<{_LABEL}}",
+        subsequent_indent=" " * (_LABEL + 2),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _printable(text: str) -> str:
+    """Take out what could move a terminal's cursor or start another line: parts of messages come from elsewhere."""
+    return "".join(each if each.isprintable() else " " for each in text)
