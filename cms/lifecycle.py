@@ -20,8 +20,16 @@ randomness of their own:
     absorb(life, outcome, now)    the life after one provider call
     hurry(life, now)              the life after something that makes an early try worthwhile
     press(life, budget, now)      the life after a client has shown that the held token will not do
+    revive(life, now)             the life after a person has asked for a try, or has signed in
 
 `now` is CLOCK_BOOTTIME in seconds, everywhere: it goes on in suspend and no clock step moves it.
+
+What holds at every moment (tests/test_lifecycle.py has a test for each):
+
+- an expired token is never answered, and a failure or a refusal never drops a valid one;
+- nobody waits unless a fetch is due, and no plan lies in the past;
+- no fetch follows a fetch without a pause; after a failure that pause is a minute at least, and Retry-After at least;
+- what clients may ask for is bounded: lives by what a fresh token has, mints by one budget for each Grant.
 """
 
 from __future__ import annotations
@@ -44,17 +52,30 @@ REFRESH_BEFORE_EXPIRY = 15 * 60.0
 USABLE_MARGIN = 10.0
 USABLE_MARGIN_SHARE = 0.1
 
-# No two provider calls for one token without this pause, whatever the provider says of lifetimes. Entra answers
-# loops with AADSTS50196.
+# The owner of an account may ask for its refresh earlier than that, but never in the first tenth of a token's life: a
+# margin above the life would have cms fetch without end, and Entra answers loops with AADSTS50196.
+EARLIEST_SHARE_ASKED = 0.1
+
+# No two provider calls for one token without this pause, whatever the provider says of lifetimes.
 PAUSE_AFTER_GRANT = 1.0
+
+# Entra's longest tokens live for 28 hours. A longer life is a mistake or an attack, and believing it would keep a
+# grant unused until it dies of that (90 days); an infinite one would never be renewed.
+LONGEST_LIFE = 7 * 24 * 60 * 60.0
 
 # MSAL replays a failed answer for 60 s without asking Entra again, so trying sooner cannot succeed.
 SHORTEST_PAUSE = 60.0
 # Beyond half an hour a longer pause saves nothing that matters and keeps mail waiting after the outage.
 LONGEST_PAUSE = 30 * 60.0
+# A provider that is asked to pause means minutes. A day is the most that a captive portal's header may cost.
+LONGEST_RETRY_AFTER = 24 * 60 * 60.0
 
 # What a request without min= asks for: time enough for a mail tool to connect and authenticate.
 DEFAULT_MIN_VALID = 60.0
+
+# A token younger than this, or than this part of its life, is as good as a fresh one: more is not to be had by asking.
+FRESH_SECONDS = 60.0
+FRESH_SHARE = 0.1
 
 # Tokens minted because a client asked for more than the plan would give: Entra takes repeated redemptions for a loop.
 MINT_INTERVAL = 5 * 60.0
@@ -123,6 +144,11 @@ class Token:
     @property
     def usable_until(self) -> float:
         return self.expires - min(USABLE_MARGIN, self.life * USABLE_MARGIN_SHARE)
+
+    def lasts(self, now: float, min_valid: float) -> bool:
+        """Whether a client that wants `min_valid` seconds of life has them. A demand is capped at a fresh token's life."""
+        fresh = self.life - min(FRESH_SECONDS, self.life * FRESH_SHARE)
+        return self.expires - now >= min(min_valid, fresh)
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,14 +273,14 @@ def plan(life: Life, now: float) -> Plan:
     return SleepUntil(when) if when > now else Fetch()
 
 
-def answer(life: Life, now: float, min_valid: float = DEFAULT_MIN_VALID) -> Answer:
+def answer(life: Life, now: float, min_valid: float = DEFAULT_MIN_VALID, *, rejected: bool = False) -> Answer:
     """What a client that wants `min_valid` seconds of life is told now.
 
-    A demand above what a fresh token has is capped at it. A usable token that falls short is answered all the same
-    once no fetch is due: better a short life than none.
+    A usable token that falls short, or that a mail server `rejected`, is answered all the same once no fetch is due:
+    better that than none.
     """
     held = usable(life, now)
-    if held and held.expires - now >= min(min_valid, held.life):
+    if held and not rejected and held.lasts(now, min_valid):
         return held
     if isinstance(plan(life, now), Fetch):
         return Wait()
@@ -282,11 +308,12 @@ def absorb(life: Life, outcome: Outcome, now: float, luck: float, refresh_before
     """Return the life after one provider call.
 
     `luck` is a random number in [0, 1) that spreads refreshes and retries; `refresh_before` is an account's own margin
-    before expiry, in seconds.
+    before expiry, in seconds. A token that expired between the provider's answer and now (a suspend does that) is no
+    fault of the provider's: it is fetched again at once.
     """
     match outcome:
-        case Granted() if outcome.issued + outcome.expires_in > now:
-            return Life(_token(outcome, luck, refresh_before), Settled())
+        case Granted() if outcome.expires_in > 0:
+            return Life(_token(outcome, now, luck, refresh_before), Settled())
         case Granted():
             return _failed(life, Transient(_STILLBORN), now, luck)
         case Transient():
@@ -298,30 +325,38 @@ def absorb(life: Life, outcome: Outcome, now: float, luck: float, refresh_before
 
 _STILLBORN = Trouble(
     "garbage",
-    "the identity provider gave a token that had already expired",
-    "it is tried again by itself; if it lasts, compare this machine's clock with the provider's",
+    "the identity provider gave a token without a life",
+    "nobody has to do anything: it is tried again by itself",
 )
 
 
-def _token(granted: Granted, luck: float, refresh_before: float | None) -> Token:
-    life = granted.expires_in
-    expires = granted.issued + life
-    margin = REFRESH_BEFORE_EXPIRY if refresh_before is None else refresh_before
-    share = EARLIEST_SHARE + (LATEST_SHARE - EARLIEST_SHARE) * luck
-    # The margin is kept where the life allows it: never by asking in the first half of a short life, unless the
-    # account's owner asked for that.
-    floor = PAUSE_AFTER_GRANT if refresh_before is not None else max(PAUSE_AFTER_GRANT, life * EARLIEST_SHARE)
-    due = max(floor, min(life * share, life - margin))
-    return Token(granted.secret, granted.issued, expires, granted.issued + due, granted.scopes, granted.expires_at)
+def _token(granted: Granted, now: float, luck: float, refresh_before: float | None) -> Token:
+    # In this order a moment that is no number counts as now.
+    issued = min(now, granted.issued)
+    life = min(granted.expires_in, LONGEST_LIFE)
+    refresh_at = max(issued + _due(life, luck, refresh_before), now + PAUSE_AFTER_GRANT)
+    return Token(granted.secret, issued, issued + life, refresh_at, granted.scopes, granted.expires_at)
+
+
+def _due(life: float, luck: float, refresh_before: float | None) -> float:
+    """Return the age at which a token of this life is renewed."""
+    earliest, latest = life * EARLIEST_SHARE, life * LATEST_SHARE
+    if refresh_before is not None:
+        latest = min(latest, max(life - refresh_before, life * EARLIEST_SHARE_ASKED))
+        earliest = min(earliest, latest)
+    elif life - REFRESH_BEFORE_EXPIRY >= earliest:
+        latest = min(latest, life - REFRESH_BEFORE_EXPIRY)
+    return earliest + (latest - earliest) * luck
 
 
 def _failed(life: Life, outcome: Transient, now: float, luck: float) -> Life:
     if isinstance(life.phase, NeedsSignIn):
         return life
-    tries = life.phase.tries + 1 if isinstance(life.phase, Failing) else 1
-    since = life.phase.since if isinstance(life.phase, Failing) else now
-    not_before = now + max(0.0, outcome.retry_after)
+    before = life.phase if isinstance(life.phase, Failing) else None
+    tries = before.tries + 1 if before else 1
+    not_before = now + max(0.0, min(outcome.retry_after, LONGEST_RETRY_AFTER))
     next_try = max(now + pause(tries, luck), not_before)
+    since = before.since if before else now
     return Life(life.held, Failing(since, tries, now, next_try, not_before, outcome.trouble))
 
 
@@ -339,10 +374,25 @@ def hurry(life: Life, now: float) -> Life:
     """
     if not isinstance(life.phase, Failing) or usable(life, now):
         return life
-    soonest = max(life.phase.last_try + SHORTEST_PAUSE, life.phase.not_before)
-    if soonest >= life.phase.next_try:
-        return life
-    return Life(life.held, replace(life.phase, next_try=soonest))
+    return Life(life.held, _sooner(life.phase, life.phase.last_try + SHORTEST_PAUSE))
+
+
+def revive(life: Life, now: float) -> Life:
+    """Make a fetch due now, as after `cms refresh` or a sign-in: a refusal too is tried once more.
+
+    A person who asks may have mended what failed, so only Retry-After and the shortest pause of all bound this.
+    """
+    if isinstance(life.phase, Failing):
+        return Life(life.held, _sooner(life.phase, max(now, life.phase.last_try + PAUSE_AFTER_GRANT)))
+    return Life(_due_now(life.held, now) if life.held else None, Settled())
+
+
+def _sooner(failing: Failing, when: float) -> Failing:
+    return replace(failing, next_try=min(failing.next_try, max(when, failing.not_before)))
+
+
+def _due_now(held: Token, now: float) -> Token:
+    return replace(held, refresh_at=min(held.refresh_at, max(now, held.issued + PAUSE_AFTER_GRANT)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,15 +418,17 @@ def press(
     """Make a fetch due because the held token will not do, within the budget.
 
     `rejected` says that a mail server refused the very token that is held; `min_valid` is the life, in seconds, that a
-    client asked for by name. Returns the life, the budget and whether the demand was turned down for the budget.
+    client asked for by name. Returns the life, the budget and whether the demand was turned down, for the budget or
+    because the token came only just now.
     """
     held = usable(life, now)
-    short = held is not None and held.expires - now < min(min_valid, held.life)
-    if held is None or not (short or rejected) or not isinstance(life.phase, Settled) or held.refresh_at <= now:
+    if held is None or not isinstance(life.phase, Settled) or held.refresh_at <= now:
         return life, budget, False
-    if not budget.allows(now):
+    if held.lasts(now, min_valid) and not rejected:
+        return life, budget, False
+    if not budget.allows(now) or now < held.issued + PAUSE_AFTER_GRANT:
         return life, budget, True
-    return Life(replace(held, refresh_at=now), life.phase), budget.spend(now), False
+    return Life(_due_now(held, now), life.phase), budget.spend(now), False
 
 
 def soonest(lives: Sequence[Life], now: float) -> Plan:
