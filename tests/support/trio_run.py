@@ -1,0 +1,58 @@
+"""Run an async test to its end: in real time under a deadline, or on a clock that jumps when everybody waits."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import trio
+import trio.testing
+
+from cms.clock import Clock
+
+# A test that waits for real processes and sockets and has not ended by now never will.
+TEST_SECONDS = 60.0
+
+Test = TypeVar("Test", bound=Callable[..., Awaitable[None]])
+
+
+def in_trio(test: Test) -> Callable[..., None]:
+    """Run the test in real time; it fails when it takes a minute."""
+
+    @functools.wraps(test)
+    def run(*args: Any, **kwargs: Any) -> None:
+        async def bounded() -> None:
+            with trio.fail_after(TEST_SECONDS):
+                await test(*args, **kwargs)
+
+        trio.run(bounded)
+
+    return run
+
+
+def in_trio_clock(test: Test) -> Callable[..., None]:
+    """Run the test on a clock that jumps to the next deadline once every task waits: an hour passes at once.
+
+    Not for tests with threads, processes or real sockets: trio takes waiting for those for idleness.
+    """
+
+    @functools.wraps(test)
+    def run(*args: Any, **kwargs: Any) -> None:
+        trio.run(functools.partial(test, *args, **kwargs), clock=trio.testing.MockClock(autojump_threshold=0))
+
+    return run
+
+
+class FakeClock(Clock):
+    """The boot clock as trio's clock and an offset: raise `asleep` to make a suspend, `stepped` to set the wall clock."""
+
+    def __init__(self, *, boot: float = 10_000.0, wall: float = 1_700_000_000.0) -> None:
+        self.asleep = boot
+        self.stepped = wall
+
+    def boot(self) -> float:
+        return trio.current_time() + self.asleep
+
+    def wall(self) -> float:
+        return self.boot() + self.stepped
