@@ -1,0 +1,106 @@
+"""Scripted faults: what goes wrong, at which request, and how often; and the waiting that a test can end.
+
+entra.faults.add(Fault("status", status=503, times=2))
+entra.faults.add(Fault("aadsts", aadsts=50076, user="a@example.test"))
+entra.faults.clear()
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+KINDS = {
+    "status": "an HTTP status with a JSON error of no particular kind, e.g. 503, or 429 with Retry-After",
+    "reset": "the connection is reset (RST)",
+    "silence": "nothing for `seconds`, then the usual answer",
+    "html": "a page of somebody else's with status 200, as a captive portal gives",
+    "truncated": "the first half of the answer, well-formed as far as HTTP is concerned",
+    "aadsts": "Microsoft's refusal with the number `aadsts`, with `claims` where given",
+    "wrong-user": "at authorize: `as_user` signs in, whoever was meant to",
+}
+
+# A challenge as conditional access sends it with AADSTS50076.
+CLAIMS = '{"access_token":{"capolids":{"essential":true,"values":["11111111-2222-3333-4444-555555555555"]}}}'
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One fault. It strikes at requests that match `endpoint`, `user` and `grant_type`, where these are not "".
+
+    `endpoint` is "token", "devicecode", "authorize" or "discovery"; `times` is how often it strikes, None until
+    cleared. With `after` the request is carried out first and only its answer is lost: a refresh token has been used,
+    and its successor never arrives.
+    """
+
+    kind: str
+    endpoint: str = "token"
+    times: int | None = 1
+    user: str = ""
+    grant_type: str = ""
+    after: bool = False
+    status: int = 503
+    retry_after: str = ""
+    seconds: float = 20.0
+    aadsts: int = 50173
+    claims: str = ""
+    as_user: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"no such fault: {self.kind!r}; there are {', '.join(KINDS)}")
+
+    def matches(self, endpoint: str, user: str, grant_type: str) -> bool:
+        """Whether it strikes at this request."""
+        return (
+            self.endpoint == endpoint
+            and self.user.lower() in ("", user.lower())
+            and self.grant_type in ("", grant_type)
+        )
+
+
+class Faults:
+    """The faults that wait for a request, in the order in which they were added."""
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[Fault, int | None]] = []
+        self._changed = threading.Condition()
+        self._round = 0
+
+    def add(self, fault: Fault) -> None:
+        """Queue a fault."""
+        with self._changed:
+            self._waiting.append((fault, fault.times))
+
+    def clear(self) -> None:
+        """Drop every fault, and end every silence that is under way."""
+        with self._changed:
+            self._waiting.clear()
+            self._round += 1
+            self._changed.notify_all()
+
+    def take(self, endpoint: str, user: str, grant_type: str) -> Fault | None:
+        """Return the first fault that matches, and count it."""
+        with self._changed:
+            for place, (fault, left) in enumerate(self._waiting):
+                if fault.matches(endpoint, user, grant_type):
+                    self._count(place, fault, left)
+                    return fault
+        return None
+
+    def silence(self, seconds: float) -> None:
+        """Wait, unless `clear` is called meanwhile."""
+        with self._changed:
+            this = self._round
+            self._changed.wait_for(lambda: self._round != this, seconds)
+
+    def left(self) -> int:
+        """Return how many faults still wait, "until cleared" counted once."""
+        with self._changed:
+            return sum(left or 1 for _, left in self._waiting)
+
+    def _count(self, place: int, fault: Fault, left: int | None) -> None:
+        if left == 1:
+            del self._waiting[place]
+        elif left is not None:
+            self._waiting[place] = (fault, left - 1)

@@ -1,0 +1,199 @@
+"""A small threaded HTTP and HTTPS server on loopback that can also answer as badly as a network does.
+
+A handler takes a `Request` and returns a `Reply`. One thread serves one connection, keep-alive included. Nothing is
+logged. An exception that is a bug in the handler is answered with 500 and raised again by `stop`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import socketserver
+import ssl
+import struct
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+HOST = "127.0.0.1"
+
+# A connection that says nothing for so long is dropped: far above any keep-alive that a test waits for.
+IDLE_SECONDS = 120.0
+
+# No form of OAuth's or control message is near this; what is longer is not read.
+MAX_BODY = 1024 * 1024
+
+# How long `stop` waits for the threads of connections that it has just shut down.
+STOP_SECONDS = 5.0
+
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, 0 s
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request. `fields` are the query's, and over them the form's; `body` is what was posted."""
+
+    method: str
+    path: str
+    fields: Mapping[str, str] = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One answer. `reset` sends a TCP reset instead of all that."""
+
+    status: int = 200
+    body: bytes = field(default=b"", repr=False)
+    content_type: str = "application/json; charset=utf-8"
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    reset: bool = False
+
+
+Handler = Callable[[Request], Reply]
+
+
+def as_json(body: object, status: int = 200, headers: tuple[tuple[str, str], ...] = ()) -> Reply:
+    """Return a JSON answer."""
+    return Reply(status, json.dumps(body).encode(), headers=headers)
+
+
+def as_html(text: str, status: int = 200) -> Reply:
+    """Return a page."""
+    return Reply(status, text.encode(), "text/html; charset=utf-8")
+
+
+def redirect(url: str) -> Reply:
+    """Return a redirect."""
+    return Reply(302, headers=(("Location", url),))
+
+
+class Server:
+    """Serve a handler on 127.0.0.1 from `start` to `stop`; a second `start` takes the same port again."""
+
+    def __init__(self, handler: Handler, context: ssl.SSLContext | None = None) -> None:
+        self.port = 0
+        self._handler = handler
+        self._context = context
+        self._tcp: _Tcp | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Listen; returns when connections are accepted."""
+        self._tcp = _Tcp((HOST, self.port), self._handler, self._context)
+        self.port = self._tcp.server_address[1]
+        # The poll interval is how long stop() waits at most; the default of half a second adds up over many tests.
+        self._thread = threading.Thread(target=self._tcp.serve_forever, args=(0.02,), daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Close the listener and every connection; raise what a handler raised. Does nothing when not started."""
+        if self._tcp is None or self._thread is None:
+            return
+        tcp, self._tcp = self._tcp, None
+        tcp.shutdown()
+        self._thread.join()
+        tcp.server_close()
+        tcp.hang_up()
+        if tcp.bug is not None:
+            raise tcp.bug
+
+
+class _Tcp(socketserver.ThreadingTCPServer):
+    allow_reuse_address = True
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, address: tuple[str, int], handler: Handler, context: ssl.SSLContext | None) -> None:
+        super().__init__(address, _Connection)
+        self.handler = handler
+        self.bug: Exception | None = None
+        self._context = context
+        self._open: set[socket.socket] = set()
+        self._changed = threading.Condition()
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """Serve one connection in its own thread: the TLS handshake as well, which a silent client can delay."""
+        request.settimeout(IDLE_SECONDS)
+        # A socket of its own for the table: wrapping it in TLS detaches the one that came.
+        with request.dup() as mine:
+            with self._changed:
+                self._open.add(mine)
+            try:
+                self._serve(request, client_address)
+            finally:
+                with self._changed:
+                    self._open.discard(mine)
+                    self._changed.notify_all()
+
+    def _serve(self, request: socket.socket, client_address: Any) -> None:
+        if self._context is None:
+            _Connection(request, client_address, self)
+            return
+        with self._context.wrap_socket(request, server_side=True) as wrapped:
+            _Connection(wrapped, client_address, self)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close only: the base class sends FIN first, and a reset could not follow it."""
+        request.close()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Forget what a vanished client caused; the base class prints it."""
+
+    def hang_up(self) -> None:
+        """Shut down every open connection and wait for the threads that served them."""
+        with self._changed:
+            for each in self._open:
+                with contextlib.suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)
+            if not self._changed.wait_for(lambda: not self._open, STOP_SECONDS):
+                raise TimeoutError("a connection of the sandbox did not end")
+
+
+class _Connection(BaseHTTPRequestHandler):
+    """The requests of one connection, one after the other."""
+
+    protocol_version = "HTTP/1.1"
+    server_version = "sandbox"
+    sys_version = ""
+    server: _Tcp
+
+    def _answer(self) -> None:
+        request = self._request()
+        try:
+            reply = self.server.handler(request)
+        except Exception as bug:  # noqa: BLE001 - a bug of the sandbox must fail the test, not one thread of it
+            self.server.bug = bug
+            reply = Reply(500)
+        self._send(reply)
+
+    do_GET = do_POST = _answer  # noqa: N815 - the names that http.server looks up
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - http.server's own name for it
+        """Log nothing: request lines carry authorization codes."""
+
+    def _request(self) -> Request:
+        url = urlsplit(self.path)
+        body = self.rfile.read(min(int(self.headers.get("Content-Length", 0)), MAX_BODY))
+        fields = dict(parse_qsl(url.query, keep_blank_values=True))
+        if self.headers.get_content_type() == "application/x-www-form-urlencoded":
+            fields |= dict(parse_qsl(body.decode(errors="replace"), keep_blank_values=True))
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        return Request(self.command, url.path, fields, headers, body)
+
+    def _send(self, reply: Reply) -> None:
+        if reply.reset:
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            self.close_connection = True
+            return
+        self.send_response(reply.status)
+        for name, value in (*reply.headers, ("Content-Type", reply.content_type), ("Cache-Control", "no-store")):
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(reply.body)))
+        self.end_headers()
+        self.wfile.write(reply.body)
