@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 Scopes = tuple[str, ...]
 
@@ -147,7 +147,7 @@ class Grant:
     authority: str
     client_id: str
     login: str
-    scope_sets: tuple[Scopes, ...] = field(default=(), compare=True)
+    scope_sets: tuple[Scopes, ...] = ()
     sign_in: str = "browser"
     redirect_uri: str = CMS_REDIRECT
     origin: str | None = None
@@ -161,7 +161,7 @@ class Grant:
     @property
     def key(self) -> str:
         """Name this grant: stable over restarts, safe as a file name, and without an address in it."""
-        identity = "\n".join((self.authority.lower(), self.client_id.lower(), self.login.lower()))
+        identity = f"{self.authority.lower()}\n{self.client_id.lower()}\n{self.login.lower()}"
         return hashlib.sha256(identity.encode()).hexdigest()[:32]
 
 
