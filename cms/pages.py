@@ -1,0 +1,83 @@
+"""The local sign-in page, as text: what a browser at the redirect address gets to see. Never a secret.
+
+Everything that comes from outside is escaped here, and nothing else in cms writes HTML.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+_ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#x27;"})
+
+_STYLE = (
+    "body{font:16px/1.5 system-ui,sans-serif;max-width:46rem;margin:3rem auto;padding:0 1rem}"
+    "pre{overflow:auto;padding:1rem;background:#8881}button{font:inherit;padding:.3rem 1rem}"
+)
+_STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+
+# Nothing but our own style and our own forms. A form's answer goes on to the provider by a refresh and not by a
+# redirect: browsers hold redirects to form-action too, and a tenant's own login host cannot be known here.
+POLICY = (
+    f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+
+START_PATH = "/start"
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """An account that waits for a browser: `key` names its grant, `url` is where a flow under way goes on, or ""."""
+
+    key: str
+    label: str
+    url: str = ""
+
+
+def escape(text: str) -> str:
+    """Return text that means itself in HTML, inside double-quoted attributes too."""
+    return text.translate(_ESCAPES)
+
+
+def front(offers: Iterable[Offer], status: str) -> str:
+    """Return the page that lists the accounts which wait, with a way to start each, and the status of all."""
+    items = "".join(_item(offer) for offer in offers)
+    waiting = f"<ul>{items}</ul>" if items else "<p>No account waits for a sign-in.</p>"
+    return _page("cms: sign in", f"{waiting}<h2>Status</h2><pre>{escape(status)}</pre>")
+
+
+def ended(title: str, lines: Iterable[str], offers: Iterable[Offer] = ()) -> str:
+    """Return the page that a sign-in ends at, with a way on to the accounts that still wait."""
+    said = "".join(f"<p>{escape(line)}</p>" for line in lines if line)
+    items = "".join(_item(offer) for offer in offers)
+    return _page(title, said + (f"<h2>Next</h2><ul>{items}</ul>" if items else ""))
+
+
+def onward(url: str) -> str:
+    """Return the page that goes on to the provider by itself."""
+    target = escape(url)
+    return _page(
+        "cms: on to the sign-in",
+        f'<p><a rel="noreferrer" href="{target}">Continue</a></p>',
+        f'<meta http-equiv="refresh" content="0;url={target}">',
+    )
+
+
+def _item(offer: Offer) -> str:
+    label = escape(offer.label)
+    if offer.url:
+        return f'<li>{label}: <a rel="noreferrer" href="{escape(offer.url)}">continue the sign-in</a></li>'
+    return (
+        f'<li><form method="post" action="{START_PATH}"><input type="hidden" name="grant" value="{escape(offer.key)}">'
+        f'{label} <button type="submit">Sign in</button></form></li>'
+    )
+
+
+def _page(title: str, body: str, head: str = "") -> str:
+    name = escape(title)
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}</title>'
+        f"<style>{_STYLE}</style>{head}</head><body><h1>{name}</h1>{body}</body></html>\n"
+    )

@@ -1,0 +1,386 @@
+"""Signing in: one flow for each Grant, and the local page and redirect address while a browser is waited for.
+
+A flow is a conversation with the grant worker that a person takes part in: it shows a `Prompt`, may bring back what
+the browser was redirected with, and ends in an outcome. Whoever asked for it holds it; it is given up when its last
+holder leaves, and after `FLOW_SECONDS` in any case. Neither verifier nor token ever comes here.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
+from dataclasses import replace
+from typing import Protocol
+from urllib.parse import urlsplit
+
+import trio
+
+from cms import pages
+from cms.accounts import Grant
+from cms.grants.messages import Prompt
+from cms.lifecycle import Granted, Outcome, Refused, Trouble
+from cms.logs import get_logger
+from cms.loopback import (
+    Address,
+    BadHttp,
+    Loopback,
+    Request,
+    Response,
+    UidOf,
+    Unreachable,
+    address_of,
+    parse_fields,
+)
+from cms.policy import ROOT
+from cms.proctcp import peer_uid
+
+# Long enough to find a phone and a password; an authorization code lives for 10 minutes itself.
+FLOW_SECONDS = 600.0
+# How long the page stays for the other accounts that wait after one has been signed in.
+WALK_SECONDS = 600.0
+# How often a page that stays looks whether anybody still waits.
+WALK_LOOK_SECONDS = 5.0
+# How long the answer to a browser that has just signed in may delay the end of `cms login` without a daemon.
+SETTLE_SECONDS = 3.0
+# The longest address that a browser ends at: a code, a state and a session state.
+MAX_PASTED = 16 * 1024
+
+METHODS = ("browser", "device", "paste")
+
+
+class Session(Protocol):
+    """A sign-in that the grant worker carries out. Nothing here raises for what Entra or the worker did."""
+
+    async def prompt(self) -> Prompt | Outcome: ...
+    async def redirected(self, fields: Mapping[str, str]) -> None: ...
+    async def outcome(self) -> Outcome: ...
+
+
+SignIn = Callable[[Grant, str], AbstractAsyncContextManager[Session]]
+
+
+def _given_up(kind: str, message: str, hint: str = "start again with `cms login`") -> Refused:
+    return Refused(Trouble(kind, message, hint))
+
+
+class Flow:
+    """One sign-in under way, or just over. `method` is one of `METHODS`."""
+
+    def __init__(self, grant: Grant, method: str) -> None:
+        self.grant = grant
+        self.method = method
+        self.address: Address | None = None
+        self.prompted: Prompt | None = None
+        self.scope = trio.CancelScope()
+        self.end: Outcome | None = None
+        self._session: Session | None = None
+        self._holders = 0
+        self._redirected = False
+        self._changed = trio.Event()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep the flow alive while the block runs."""
+        self._holders += 1
+        try:
+            yield
+        finally:
+            self._holders -= 1
+            if not self._holders:
+                self.scope.cancel()
+
+    def keep(self) -> None:
+        """Keep the flow alive to its end: a browser started it, and browsers do not say when they leave."""
+        self._holders += 1
+
+    async def prompt(self) -> Prompt | Outcome:
+        """Return what a person must do, or the end of a flow that never came so far."""
+        while True:
+            known = self.end or self.prompted
+            if known:
+                return known
+            await self._changed.wait()
+
+    async def outcome(self) -> Outcome:
+        """Return how the sign-in ended."""
+        while self.end is None:
+            await self._changed.wait()
+        return self.end
+
+    def brings(self, state: str) -> bool:
+        """Whether this flow waits for a redirect with this state."""
+        expected = self.prompted.state if self.prompted and self.end is None else ""
+        return bool(expected) and hmac.compare_digest(expected.encode(), state.encode())
+
+    def awaits(self, state: str, path: str, port: int) -> bool:
+        """Whether this flow waits for a redirect with this state at exactly this place."""
+        here = self.address is not None and (self.address.path, self.address.port) == (path, port)
+        return here and self.brings(state)
+
+    async def redirected(self, fields: Mapping[str, str]) -> None:
+        """Hand on what the browser brought. Only the first time counts: browsers repeat requests."""
+        if self._session is None or self._redirected:
+            return
+        self._redirected = True
+        await self._session.redirected(fields)
+
+    async def pasted(self, text: str) -> str:
+        """Hand on the address that a browser ended at. Returns "" or a sentence that says what is wrong with it."""
+        try:
+            fields = _pasted_fields(text)
+        except BadHttp:
+            return "that is no address that a sign-in ends at: copy it from the browser's address bar, whole"
+        if "state" not in fields:
+            return "the address has no state in it: paste all of it, not the code alone"
+        if not self.brings(fields["state"]):
+            return "that address is the end of another sign-in: open the link above, then paste where that one ends"
+        if not {"code", "error"} & fields.keys():
+            return "the address has neither a code nor an error in it: paste the one that the browser ends at"
+        await self.redirected(fields)
+        return ""
+
+    async def run(self, sign_in: SignIn, grant: Grant, show: Callable[[Flow], None]) -> Outcome:
+        """Carry the sign-in out, with `grant` as it is to be redirected to; return how it ended."""
+        async with sign_in(grant, self.method) as session:
+            shown = await session.prompt()
+            if not isinstance(shown, Prompt):
+                return shown
+            self._session = session
+            self.prompted = shown
+            self.announce()
+            show(self)
+            return await session.outcome()
+
+    @property
+    def page(self) -> str:
+        """The local page of a browser's flow; "" for other flows."""
+        return self.address.url if self.address else ""
+
+    def announce(self) -> None:
+        """Wake whoever waits for a prompt or an end."""
+        self._changed.set()
+        self._changed = trio.Event()
+
+
+def _pasted_fields(text: str) -> dict[str, str]:
+    """Return the fields of a pasted address. Terminals and mail break long lines: white space in it means nothing."""
+    if len(text) > MAX_PASTED:
+        raise BadHttp("too long")
+    address = "".join(text.split())
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        raise BadHttp("not an address") from None
+    return parse_fields(parts.query or parts.fragment)
+
+
+class SignIns:
+    """All sign-ins under way, and the local page.
+
+    `sign_in` starts one in the worker; `signed_in` is told of each that succeeded, `prompted` of each prompt, for the
+    hooks; `waiting` gives the grants that want a browser; `status` the text that the page shows. `owner` is the uid
+    whose browser may use the page.
+    """
+
+    def __init__(
+        self,
+        sign_in: SignIn,
+        *,
+        owner: int,
+        signed_in: Callable[[Grant, Granted], None],
+        prompted: Callable[[Grant, Prompt], None] = lambda _grant, _prompt: None,
+        waiting: Callable[[], Sequence[Grant]] = tuple,
+        status: Callable[[], str] = str,
+        uid_of: UidOf = peer_uid,
+    ) -> None:
+        self._sign_in = sign_in
+        self._owner = owner
+        self._signed_in = signed_in
+        self._prompted = prompted
+        self._waiting = waiting
+        self._status = status
+        self._loopback = Loopback(self._respond, uid_of=uid_of)
+        self._flows: dict[str, Flow] = {}
+        self._nursery: trio.Nursery | None = None
+        self._log = get_logger()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep what flows and the page need alive; cancel it to give up every sign-in."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            await trio.sleep_forever()
+
+    def start(self, grant: Grant, method: str) -> Flow:
+        """Return the grant's flow: the one under way if it is of this method, else a new one in its place.
+
+        The caller holds it (`Flow.held`) as long as it wants it to live. Needs `run`.
+        """
+        flow = self._flows.get(grant.key)
+        if flow and flow.method == method:
+            return flow
+        if flow:
+            self._finish(flow, _given_up("cancelled", f"another sign-in took its place, with --{method}", ""))
+            flow.scope.cancel()
+        flow = self._flows[grant.key] = Flow(grant, method)
+        self._here.start_soon(self._carry, flow)
+        return flow
+
+    def awaited(self, grant: Grant) -> str:
+        """Return what the grant's sign-in waits for, in words; "" when there is none."""
+        flow = self._flows.get(grant.key)
+        return in_words(flow) if flow else ""
+
+    def forget(self, grant: Grant) -> None:
+        """Give up the grant's sign-in, if any: it was signed out, or left the configuration."""
+        flow = self._flows.get(grant.key)
+        if flow:
+            flow.scope.cancel()
+
+    async def settle(self) -> None:
+        """Wait a moment for pages that are on their way to a browser."""
+        with trio.move_on_after(SETTLE_SECONDS):
+            await self._loopback.idle()
+
+    @property
+    def _here(self) -> trio.Nursery:
+        assert self._nursery is not None, "sign-ins live inside run()"
+        return self._nursery
+
+    async def _carry(self, flow: Flow) -> None:
+        """Run a flow to its end, whatever that is."""
+        outcome: Outcome = _given_up("cancelled", "the sign-in was given up")
+        try:
+            with flow.scope, trio.move_on_after(FLOW_SECONDS) as limit:
+                outcome = await self._attempt(flow)
+            if limit.cancelled_caught:
+                minutes = int(FLOW_SECONDS / 60)
+                outcome = _given_up("expired", f"nobody completed the sign-in within {minutes} minutes")
+        finally:
+            self._finish(flow, outcome)
+
+    async def _attempt(self, flow: Flow) -> Outcome:
+        if flow.method != "browser":
+            return await flow.run(self._sign_in, flow.grant, self._show)
+        try:
+            wanted = address_of(flow.grant.redirect_uri)
+            async with self._loopback.open(wanted, self._here) as port:
+                flow.address = replace(wanted, port=port)
+                grant = flow.grant if wanted.port else replace(flow.grant, redirect_uri=flow.address.redirect_uri)
+                outcome = await flow.run(self._sign_in, grant, self._show)
+                if isinstance(outcome, Granted):
+                    await self._here.start(self._walk, flow.address)
+        except Unreachable as error:
+            return _given_up("cancelled", error.message, error.hint)
+        return outcome
+
+    async def _walk(self, address: Address, *, task_status: trio.TaskStatus[None]) -> None:
+        """Keep the page up for a person who signs several accounts in, one after the other."""
+        with trio.move_on_after(WALK_SECONDS):
+            async with self._loopback.open(address, self._here):
+                task_status.started()
+                await trio.sleep(WALK_LOOK_SECONDS)
+                while self._waiting():  # noqa: ASYNC110 - lives change for many reasons, and a page may be late
+                    await trio.sleep(WALK_LOOK_SECONDS)
+
+    def _show(self, flow: Flow) -> None:
+        assert flow.prompted is not None, "shown when there is a prompt"
+        self._log.warning("a sign-in waits for a person", account=flow.grant.login, do=in_words(flow))
+        self._prompted(flow.grant, flow.prompted)
+
+    def _finish(self, flow: Flow, outcome: Outcome) -> None:
+        """Make an end known, once."""
+        if flow.end is not None:
+            return
+        if self._flows.get(flow.grant.key) is flow:
+            del self._flows[flow.grant.key]
+        if isinstance(outcome, Granted):
+            self._log.info("signed in", account=flow.grant.login, who=outcome.who)
+            self._signed_in(flow.grant, outcome)
+        else:
+            self._log.warning("sign-in ended", account=flow.grant.login, reason=outcome.trouble.message)
+        flow.end = outcome
+        flow.announce()
+
+    async def _respond(self, request: Request, port: int, uid: int | None) -> Response:
+        """Answer one request of a browser."""
+        if uid not in (self._owner, ROOT):
+            return _told(403, "Not your page", "this page answers only the browser of the user who runs cms")
+        if not _is_ours(request.headers.get("host", ""), port):
+            return _told(400, "Not this host", "open the address that `cms login` shows")
+        fields = parse_fields(request.query if request.method == "GET" else _text(request.body))
+        if request.method == "POST" and request.path == pages.START_PATH:
+            return await self._started(fields, request.headers.get("origin", ""), port)
+        if request.method not in ("GET", "POST"):
+            return _told(405, "Not that way", "open the address that `cms login` shows")
+        if "state" in fields:
+            return await self._returned(fields, request.path, port)
+        if request.path == "/":
+            return Response(200, pages.front(self._offers(), self._status()))
+        return _told(404, "Nothing here", "open the address that `cms login` shows")
+
+    async def _started(self, fields: Mapping[str, str], origin: str, port: int) -> Response:
+        """Start the flow that a person chose on the page. Only our own page may ask for that."""
+        if not _is_ours(origin.removeprefix("http://"), port) or not origin.startswith("http://"):
+            return _told(403, "Not from this page", "start the sign-in from the page itself")
+        grant = next((each for each in self._waiting() if each.key == fields.get("grant")), None)
+        if grant is None:
+            return _told(404, "Nobody waits", "that account does not wait for a sign-in any more")
+        flow = self.start(grant, "browser")
+        flow.keep()
+        shown = await flow.prompt()
+        return Response(200, pages.onward(shown.url)) if isinstance(shown, Prompt) else self._ended(shown)
+
+    async def _returned(self, fields: Mapping[str, str], path: str, port: int) -> Response:
+        """Take what a browser was redirected with; every flow of the port is told apart by its state."""
+        flow = next((each for each in list(self._flows.values()) if each.awaits(fields["state"], path, port)), None)
+        if flow is None:
+            return _told(400, "Not under way", "this sign-in is over, or was never started here")
+        await flow.redirected(fields)
+        return self._ended(await flow.outcome())
+
+    def _ended(self, outcome: Outcome) -> Response:
+        if isinstance(outcome, Granted):
+            said = [f"{outcome.who or 'The account'} is signed in; this page can be closed."]
+            return Response(200, pages.ended("Signed in", said, self._offers()))
+        trouble = outcome.trouble
+        return Response(200, pages.ended("Not signed in", [trouble.message, trouble.hint], self._offers()))
+
+    def _offers(self) -> list[pages.Offer]:
+        """Return the accounts that wait, those under way with where they go on."""
+        under_way = [flow for flow in self._flows.values() if flow.page and flow.prompted]
+        offers = {flow.grant.key: _offer(flow.grant, flow.prompted.url if flow.prompted else "") for flow in under_way}
+        return [*offers.values(), *(_offer(grant) for grant in self._waiting() if grant.key not in offers)]
+
+
+def in_words(flow: Flow) -> str:
+    """Return what a person must do for a flow to go on; "" when nothing yet."""
+    shown = flow.prompted
+    if shown is None:
+        return ""
+    if flow.page:
+        return f"open {flow.page} in a browser on this machine"
+    if shown.user_code:
+        return f"open {shown.url} anywhere and enter {shown.user_code}"
+    return f"open {shown.url} anywhere and give `cms login --paste` the address that the browser ends at"
+
+
+def _offer(grant: Grant, url: str = "") -> pages.Offer:
+    return pages.Offer(grant.key, grant.login or "whoever signs in", url)
+
+
+def _told(status: int, title: str, line: str) -> Response:
+    return Response(status, pages.ended(title, [line]))
+
+
+def _text(body: bytes) -> str:
+    try:
+        return body.decode("ascii")
+    except UnicodeDecodeError:
+        raise BadHttp("a form is ASCII") from None
+
+
+def _is_ours(host: str, port: int) -> bool:
+    """Whether a Host names this machine's loopback: a name that only resolves to it is somebody's DNS rebinding."""
+    return host.lower() in {f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")}
