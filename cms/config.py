@@ -5,13 +5,22 @@ Every fault of the file, from a wrong argument to a syntax error, is a ConfigErr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 
-from cms.accounts import Account, Grant, Source
+from cms import trust
+from cms.accounts import PERMISSIONS, Account, Grant, Scopes, Source, mail_scopes
+from cms.arguments import Mistake, nearest
+from cms.directives import AccountHandle, Directives, SocketHandle
+from cms.trust import SYSTEM, System
 
 # What the caller allows `load`, which runs somebody's Python in a thread: long enough for a file that asks a password
 # manager for a name, short enough that a file that hangs does not hang a reload for long.
 LOAD_SECONDS = 10.0
+
+# An exception of the file's own is told on one line: this much of it says what it is about.
+MAX_TOLD = 200
 
 
 class ConfigError(Exception):
@@ -64,6 +73,166 @@ class Config:
         return tuple({account.grant.key: account.grant for account in self.accounts}.values())
 
 
-def load(path: str) -> Config:
-    """Run the configuration file once and return what it says. Raises ConfigError."""
-    raise ConfigError(path, None, "this build cannot read a configuration yet")
+def load(path: str, *, system: System = SYSTEM) -> Config:
+    """Run the configuration file once and return what it says. Raises ConfigError.
+
+    `system` is what is asked of the machine. The file is somebody's program and may take its time: callers give it a
+    thread and LOAD_SECONDS.
+    """
+    directives = Directives(path, system)
+    # Raised here and not where it was found: nothing that travels with the error leads back into the file, whose
+    # lines a traceback would print.
+    fault = _run(_read(path, system), directives)
+    if fault:
+        raise fault
+    return _compose(directives)
+
+
+def _read(path: str, system: System) -> bytes:
+    try:
+        return trust.read(path, system)
+    except trust.Untrusted as untrusted:
+        raise ConfigError(path, None, untrusted.message, untrusted.hint) from None
+    except FileNotFoundError:
+        raise ConfigError(path, None, "there is no such file", "`cms init` writes one") from None
+    except OSError as error:
+        raise ConfigError(path, None, f"it cannot be read: {error.strerror}") from None
+
+
+def _run(source: bytes, directives: Directives) -> ConfigError | None:
+    """Run the file, and return what was wrong with it."""
+    names: dict[str, object] = {"__name__": "cms_configuration", "__file__": directives.file} | directives.namespace()
+    try:
+        # S102: a configuration is a Python program; who may have written it has been checked.
+        exec(compile(source, directives.file, "exec", dont_inherit=True), names)  # noqa: S102
+    # BLE001: whatever somebody's program raises is told as a fault of that program.
+    except (Exception, SystemExit) as error:  # noqa: BLE001
+        return _told(error, directives.file, [name for name in names if not name.startswith("_")])
+    return None
+
+
+def _told(error: BaseException, file: str, known: list[str]) -> ConfigError:
+    """Say in one sentence what a file raised, and in which of its lines."""
+    line = _line_of(error, file)
+    match error:
+        case Mistake(message=message, hint=hint):
+            return ConfigError(file, line, message, hint)
+        case SyntaxError(msg=message, filename=where, lineno=found):
+            return ConfigError(file, found if where == file else line, f"this is not Python: {message}")
+        case NameError(name=str(name)) if name[:1].isupper():
+            capitalised = [each for each in known if each[:1].isupper()]
+            return ConfigError(file, line, f"there is no directive {name}", nearest(name, capitalised))
+        case NameError(name=str(name)):
+            return ConfigError(file, line, f"the name {name} means nothing here", nearest(name, known))
+        case SystemExit():
+            return ConfigError(file, line, "it ends the program here, and a configuration may not")
+    return ConfigError(file, line, _in_words(error))
+
+
+def _line_of(error: BaseException, file: str) -> int | None:
+    """Return the file's innermost line on the way to this error."""
+    lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == file]
+    return lines[-1] if lines else None
+
+
+def _in_words(error: BaseException) -> str:
+    """Return an exception as Python tells it, on one line of bearable length."""
+    words = " ".join(traceback.format_exception_only(type(error), error)[0].split())
+    return words if len(words) <= MAX_TOLD else f"{words[:MAX_TOLD]}..."
+
+
+def _compose(directives: Directives) -> Config:
+    """Return what a whole file says once every directive is known."""
+    file = directives.file
+    if not directives.accounts:
+        # Refused rather than obeyed: a file that was emptied by accident must not take a running daemon's accounts.
+        raise ConfigError(file, None, "it names no account", 'Begin with account = Office365_Account(user="...")')
+    _check_agreement(file, directives.accounts)
+    protocols = _protocols_of(directives)
+    _warn_of_idle(directives, protocols)
+    accounts = _accounts(directives, protocols)
+    return Config(
+        file=file,
+        accounts=tuple(accounts.values()),
+        sockets=tuple(_socket(each, accounts) for each in directives.sockets),
+        vault_key=directives.vault_key,
+        ca=directives.ca,
+        warnings=tuple(directives.warnings),
+    )
+
+
+def _check_agreement(file: str, accounts: list[AccountHandle]) -> None:
+    """Refuse two accounts that are one sign-in and disagree about how it is done."""
+    firsts: dict[str, AccountHandle] = {}
+    for account in accounts:
+        first = firsts.setdefault(account.grant.key, account)
+        for each in fields(Grant):
+            if getattr(first.grant, each.name) != getattr(account.grant, each.name):
+                raise ConfigError(
+                    file,
+                    account.line,
+                    f"{each.name}= is not what it is in line {first.line}, and both accounts are one sign-in",
+                    "One person at one tenant and application signs in once: say the same in both lines",
+                )
+
+
+def _protocols_of(directives: Directives) -> dict[AccountHandle, tuple[str, ...]]:
+    """Return what each account is for: the protocols of its sockets, and IMAP where Office365 names it."""
+    wanted: dict[AccountHandle, set[str]] = {each: set() for each in directives.accounts}
+    for socket in directives.sockets:
+        for account in socket.accounts:
+            wanted[account].update(socket.protocols)
+    for account in directives.mailboxes:
+        wanted[account].add("IMAP")
+    return {account: tuple(each for each in PERMISSIONS if each in names) for account, names in wanted.items()}
+
+
+def _warn_of_idle(directives: Directives, protocols: Mapping[AccountHandle, tuple[str, ...]]) -> None:
+    if not directives.sockets:
+        directives.warnings.append(f"{directives.file}: there is no CredentialServer, so nobody can ask for a token")
+    for account, names in protocols.items():
+        if not names:
+            whose = account.user or "this account"
+            directives.warn(account.line, f"no CredentialServer serves {whose}, so nothing is done for it")
+
+
+def _accounts(
+    directives: Directives, protocols: Mapping[AccountHandle, tuple[str, ...]]
+) -> dict[AccountHandle, Account]:
+    """Return the accounts that are for something. Those over one Grant share its tokens, one for each resource."""
+    used = {account: names for account, names in protocols.items() if names}
+    shared: dict[tuple[str, str], set[str]] = {}
+    for account, names in used.items():
+        shared.setdefault((account.grant.key, account.cloud.resource), set()).update(names)
+    scopes = {
+        each: each.scopes or mail_scopes(each.cloud.resource, shared[each.grant.key, each.cloud.resource])
+        for each in used
+    }
+    sets: dict[str, dict[Scopes, None]] = {}
+    for account in used:
+        sets.setdefault(account.grant.key, {})[scopes[account]] = None
+    return {
+        account: Account(
+            user=account.user,
+            grant=replace(account.grant, scope_sets=tuple(sets[account.grant.key])),
+            scopes=dict.fromkeys(names, scopes[account]),
+            preflight=account.preflight,
+            imap_host=account.cloud.imap_host,
+            smtp_host=account.cloud.smtp_host,
+            mailbox=directives.mailboxes.get(account, ""),
+        )
+        for account, names in used.items()
+    }
+
+
+def _socket(told: SocketHandle, accounts: Mapping[AccountHandle, Account]) -> SocketSpec:
+    return SocketSpec(
+        path=told.path,
+        accounts=tuple(accounts[each] for each in told.accounts),
+        protocols=told.protocols,
+        mode=told.mode,
+        users=told.users,
+        groups=told.groups,
+        group=told.group,
+        line=told.line,
+    )

@@ -1,0 +1,448 @@
+"""What a configuration file can say: the directives, and what one run of a file has said with them.
+
+A `Directives` belongs to one load and is the only place where that load leaves anything. Each directive checks its
+arguments (`cms.arguments`) and raises Mistake; which line it stands in is found on the call stack.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from cms import arguments, trust
+from cms.accounts import (
+    CLOUDS,
+    PERMISSIONS,
+    REGISTRATIONS,
+    Cloud,
+    Grant,
+    Registration,
+    Scopes,
+    Source,
+    registration_for,
+    registration_of,
+)
+from cms.arguments import Given, Mistake
+
+T = TypeVar("T")
+
+# The socket's bits where the file names none: the owner's alone, as in CMS.
+DEFAULT_MODE = 0o600
+# Where users or groups decide, everybody may connect: who is refused is refused before a byte is read.
+POLICY_MODE = 0o666
+GROUP_MODE = 0o660
+
+_WRITABLE_BY_ALL = 0o002
+
+_BROWSE = "cms serves tokens and moves no mail"
+_INSTEAD = "mbsync does that, with a token from cms-oauth"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AccountHandle:
+    """What Office365_Account returns. Each is itself and equal to no other; `grant` has no scope sets yet."""
+
+    line: int
+    user: str
+    grant: Grant
+    cloud: Cloud
+    scopes: Scopes | None
+    preflight: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class IgnoredHandle:
+    """What a directive returns that cms has no use for."""
+
+    directive: str
+
+
+@dataclass(frozen=True, slots=True)
+class SocketHandle:
+    """What CredentialServer was told."""
+
+    line: int
+    path: str
+    accounts: tuple[AccountHandle, ...]
+    protocols: tuple[str, ...]
+    mode: int
+    users: tuple[str, ...] | None
+    groups: tuple[str, ...] | None
+    group: str | None
+
+
+class Directives:
+    """The directives of one load, and what they have been told so far."""
+
+    def __init__(self, file: str, system: trust.System) -> None:
+        self.file = file
+        self.folder = str(Path(file).absolute().parent)
+        self.system = system
+        self.accounts: list[AccountHandle] = []
+        self.sockets: list[SocketHandle] = []
+        self.mailboxes: dict[AccountHandle, str] = {}
+        self.vault_key: Source | None = None
+        self.ca: str | None = None
+        self._once: dict[str, int] = {}
+        self.warnings: list[str] = []
+
+    def namespace(self) -> dict[str, Given]:
+        """Return what the file's names mean before its first line."""
+        directives: dict[str, Callable[..., Given]] = {
+            "Office365_Account": self._office365_account,
+            "Office365": self._office365,
+            "CredentialServer": self._credential_server,
+            "Vault": self._vault,
+            "Tls": self._tls,
+            "File": self._file,
+            "Credential": _credential,
+            "Command": _command,
+            "MailDir": self._maildir,
+            "GMail": self._gmail,
+            "GMail_Account": self._gmail_account,
+        }
+        return {name: _checked(name, each) for name, each in directives.items()} | {"cfg": _Cfg(self)}
+
+    def warn(self, line: int, message: str) -> None:
+        """Keep a sentence for whoever runs cms."""
+        self.warnings.append(f"{self.file}:{line}: {message}")
+
+    def line(self) -> int:
+        """Return the line of the file that is running: the innermost, where the file has functions of its own."""
+        stack = traceback.walk_stack(inspect.currentframe())
+        return next(line for frame, line in stack if frame.f_code.co_filename == self.file)
+
+    # The names and the order of arguments are the documented ones.
+
+    def _office365_account(
+        self,
+        user: Given = None,
+        tenant: Given = None,
+        client_id: Given = None,
+        use_default_registration: Given = False,
+        *,
+        sign_in: Given = "browser",
+        sign_in_as: Given = None,
+        client_secret: Given = None,
+        certificate: Given = None,
+        client_assertion: Given = None,
+        cloud: Given = "global",
+        authority: Given = None,
+        scopes: Given = None,
+        redirect_uri: Given = None,
+        origin: Given = None,
+        prompt: Given = None,
+        refresh_before: Given = None,
+        preflight: Given = True,
+    ) -> AccountHandle:
+        address = _optional(user, lambda given: arguments.address("user", given))
+        login = _login(address, sign_in_as)
+        home = CLOUDS[arguments.choice("cloud", cloud, tuple(CLOUDS))]
+        registered = _registration(
+            login, client_id, arguments.flag("use_default_registration", use_default_registration)
+        )
+        host = _optional(authority, arguments.authority) or _login_host(home, registered)
+        grant = Grant(
+            authority=f"{host}/{_optional(tenant, arguments.tenant) or _home_tenant(home, registered)}",
+            client_id=registered.client_id,
+            login=(login or "").lower(),
+            sign_in=arguments.sign_in(sign_in),
+            redirect_uri=_optional(redirect_uri, arguments.redirect_uri) or registered.redirect_uri,
+            origin=registered.origin if origin is None else arguments.origin(origin),
+            prompt=_optional(prompt, lambda given: arguments.choice("prompt", given, arguments.PROMPTS)),
+            registration=registered.name,
+            client_secret=_optional(client_secret, lambda given: arguments.secret("client_secret", given)),
+            certificate=_optional(certificate, lambda given: arguments.secret("certificate", given)),
+            client_assertion=_optional(client_assertion, lambda given: arguments.secret("client_assertion", given)),
+            refresh_before=_optional(refresh_before, arguments.refresh_before),
+        )
+        _check_secrets(grant)
+        checked_scopes = _optional(scopes, arguments.scopes)
+        return self._add(
+            AccountHandle(
+                self.line(), address or "", grant, home, checked_scopes, arguments.flag("preflight", preflight)
+            )
+        )
+
+    def _add(self, account: AccountHandle) -> AccountHandle:
+        for other in self.accounts:
+            if account.user.casefold() == other.user.casefold() and (
+                account.user or account.grant.key == other.grant.key
+            ):
+                whose = account.user or "whoever signs in"
+                raise Mistake(
+                    f"a second account for {whose}; the first is in line {other.line}", "Use the first for both"
+                )
+        self.accounts.append(account)
+        return account
+
+    def _office365(self, mailbox: Given, account: Given) -> IgnoredHandle:
+        found = _account("account", account)
+        name = arguments.text("mailbox", mailbox)
+        if found in self.mailboxes:
+            self.warn(
+                self.line(), f"cms opens one mailbox of each account, the first that is named; {_BROWSE}: {_INSTEAD}"
+            )
+        self.mailboxes.setdefault(found, name)
+        return IgnoredHandle("Office365")
+
+    def _credential_server(
+        self,
+        path: Given,
+        accounts: Given,
+        umask: Given = None,
+        protocols: Given = ("SMTP",),
+        *,
+        mode: Given = None,
+        users: Given = None,
+        groups: Given = None,
+        group: Given = None,
+    ) -> None:
+        socket = SocketHandle(
+            line=self.line(),
+            path=self._free_path(path),
+            accounts=self._served(accounts),
+            protocols=_protocols(protocols),
+            mode=_mode(umask, mode, policy=users is not None or groups is not None, group=group is not None),
+            users=_optional(users, lambda given: _names("users", given, "user", self.system.user_id)),
+            groups=_optional(groups, lambda given: _names("groups", given, "group", self.system.group_id)),
+            group=_optional(group, lambda given: _name("group", given, "group", self.system.group_id)),
+        )
+        self._warn_of_openness(socket)
+        self.sockets.append(socket)
+
+    def _free_path(self, given: Given) -> str:
+        path = arguments.socket_path(given, self.folder)
+        for other in self.sockets:
+            if other.path == path:
+                raise Mistake(
+                    f"a second CredentialServer at {path}; the first is in line {other.line}", "One path each"
+                )
+        return path
+
+    def _served(self, given: Given) -> tuple[AccountHandle, ...]:
+        members = arguments.sequence("accounts", given)
+        if not members:
+            raise Mistake("accounts= is an empty list", "Name what Office365_Account(...) returned")
+        known = [each for each in members if not _is_google(each)]
+        if not known:
+            raise Mistake(
+                "accounts= has Google accounts only", "cms serves Microsoft accounts; pizauth and oama know Google's"
+            )
+        if len(known) < len(members):
+            self.warn(self.line(), "the Google accounts are left out: cms serves Microsoft accounts only")
+        accounts = tuple(_account("accounts", each) for each in known)
+        if len(set(accounts)) < len(accounts):
+            raise Mistake("accounts= names the same account twice")
+        return accounts
+
+    def _warn_of_openness(self, socket: SocketHandle) -> None:
+        everybody = socket.mode & _WRITABLE_BY_ALL and socket.users is None and socket.groups is None
+        if everybody and not trust.keeps_others_out(socket.path, self.system):
+            self.warn(
+                socket.line,
+                f"every user of this machine can get these accounts' tokens: the socket's mode is 0o{socket.mode:o} and no"
+                " folder above it is closed to others. Name users= or groups=, or put it in such a folder",
+            )
+
+    def _vault(self, key: Given) -> None:
+        self._check_once("Vault")
+        self.vault_key = _key_source(key)
+
+    def _tls(self, ca: Given) -> None:
+        self._check_once("Tls")
+        path = arguments.path("ca", ca, self.folder)
+        try:
+            certificates = Path(path).read_bytes()
+        except OSError as error:
+            raise Mistake(f"ca= cannot be read: {path}: {error.strerror}") from None
+        if b"-----BEGIN CERTIFICATE-----" not in certificates:
+            raise Mistake(f"ca= holds no certificate in PEM form: {path}")
+        self.ca = path
+
+    def _check_once(self, directive: str) -> None:
+        if directive in self._once:
+            raise Mistake(
+                f"a second {directive}; the first is in line {self._once[directive]}",
+                "There is one for the whole daemon",
+            )
+        self._once[directive] = self.line()
+
+    def _file(self, path: Given) -> Source:
+        return Source("file", (arguments.path("path", path, self.folder),))
+
+    def _maildir(self, *_: Given, **__: Given) -> IgnoredHandle:
+        return self._ignore("MailDir", f"{_BROWSE}: {_INSTEAD}")
+
+    def _gmail(self, *_: Given, **__: Given) -> IgnoredHandle:
+        return self._ignore(
+            "GMail", f"{_BROWSE}, and serves Microsoft accounts only: mbsync does that, with pizauth or oama"
+        )
+
+    def _gmail_account(self, *_: Given, **__: Given) -> IgnoredHandle:
+        return self._ignore("GMail_Account", "cms serves Microsoft accounts only; pizauth and oama know Google's")
+
+    def _ignore(self, directive: str, reason: str) -> IgnoredHandle:
+        self.warn(self.line(), f"{directive} is ignored: {reason}")
+        return IgnoredHandle(directive)
+
+
+class _Cfg:
+    """CMS's `cfg`: the file may set its one documented attribute, a function that sorts mail into folders."""
+
+    _directives: Directives
+
+    def __init__(self, directives: Directives) -> None:
+        object.__setattr__(self, "_directives", directives)
+
+    def __setattr__(self, name: str, value: Given) -> None:
+        if name != "direct_message":
+            raise Mistake(f"cfg has no attribute {name}", arguments.nearest(name, ["direct_message"]))
+        self._directives.warn(self._directives.line(), f"cfg.direct_message is ignored: {_BROWSE}: {_INSTEAD}")
+
+
+def _checked(name: str, directive: Callable[..., T]) -> Callable[..., T]:
+    """Return the directive with faults of its argument list told as Mistakes, and its name before every Mistake."""
+    signature = inspect.signature(directive)
+    known = [each.name for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
+    takes_anything = len(known) < len(signature.parameters)
+
+    def checked(*positional: Given, **named: Given) -> T:
+        for each in named:
+            if each not in known and not takes_anything:
+                raise Mistake(f"{name} has no argument {each}=", arguments.nearest(each, known))
+        try:
+            signature.bind(*positional, **named)
+        except TypeError as error:
+            raise Mistake(f"{name}: {error}") from None
+        try:
+            return directive(*positional, **named)
+        except Mistake as mistake:
+            raise Mistake(f"{name}: {mistake.message}", mistake.hint) from None
+
+    checked.__name__ = checked.__qualname__ = name
+    return checked
+
+
+def _optional(given: Given, check: Callable[[Given], T]) -> T | None:
+    return None if given is None else check(given)
+
+
+def _account(name: str, given: Given) -> AccountHandle:
+    if isinstance(given, AccountHandle):
+        return given
+    what = f"what {given.directive} returned" if isinstance(given, IgnoredHandle) else arguments.kind_of(given)
+    raise Mistake(f"{name}= takes what Office365_Account(...) returned, not {what}")
+
+
+def _is_google(given: Given) -> bool:
+    return isinstance(given, IgnoredHandle) and given.directive == "GMail_Account"
+
+
+def _login(user: str | None, sign_in_as: Given) -> str | None:
+    """Return who signs in, None for whoever does."""
+    if sign_in_as is None:
+        return user
+    if user is None:
+        raise Mistake("sign_in_as= says who signs in for user=, and there is no user=")
+    return arguments.address("sign_in_as", sign_in_as)
+
+
+def _registration(login: str | None, client_id: Given, use_default: bool) -> Registration:
+    """Return the registration that an account uses: named, the domain's, the default, or one of the owner's own."""
+    if client_id is None:
+        return registration_for(login, use_default=use_default)
+    if use_default:
+        raise Mistake("client_id= and use_default_registration=True exclude each other")
+    by_name = {each.name: each for each in REGISTRATIONS}
+    given = arguments.guid("client_id", client_id, tuple(by_name))
+    own = Registration("", given, "common", arguments.OWN_REDIRECT, None, "")
+    return by_name.get(given) or registration_of(given) or own
+
+
+def _login_host(cloud: Cloud, registered: Registration) -> str:
+    """Return a cloud's login host. The registrations that cms knows are in the worldwide cloud only."""
+    if registered.name and cloud.login != CLOUDS["global"].login:
+        raise Mistake(
+            f'cloud="{cloud.name}" needs client_id=: each national cloud has applications of its own',
+            "docs/configuration.md says how to register one",
+        )
+    return cloud.login
+
+
+def _home_tenant(cloud: Cloud, registered: Registration) -> str:
+    return "consumers" if cloud.name == "personal" else registered.tenant
+
+
+def _check_secrets(grant: Grant) -> None:
+    given = [name for name in ("client_secret", "certificate", "client_assertion") if getattr(grant, name)]
+    if len(given) > 1:
+        raise Mistake(f"{given[0]}= and {given[1]}= exclude each other")
+    if given and grant.registration:
+        raise Mistake(f"{given[0]}= belongs to an application of your own", "Name that one in client_id=")
+    if given and grant.sign_in == "device":
+        raise Mistake(f'sign_in="device" is for applications without {given[0]}=', 'sign_in="paste" works anywhere')
+
+
+def _protocols(given: Given) -> tuple[str, ...]:
+    known = tuple(PERMISSIONS)
+    return tuple(arguments.choice("protocols", each, known) for each in arguments.texts("protocols", given))
+
+
+def _mode(umask: Given, mode: Given, *, policy: bool, group: bool) -> int:
+    """Return the socket's bits: as given under either name, else what goes with how access is decided."""
+    if umask is not None and mode is not None:
+        raise Mistake("umask= and mode= are two names of one thing", "Leave one out")
+    if umask is not None:
+        return arguments.permissions("umask", umask)
+    if mode is not None:
+        return arguments.permissions("mode", mode)
+    return POLICY_MODE if policy else GROUP_MODE if group else DEFAULT_MODE
+
+
+def _names(name: str, given: Given, kind: str, number_of: Callable[[str], int | None]) -> tuple[str, ...]:
+    members: Sequence[Given] = arguments.sequence(name, given)
+    return tuple(dict.fromkeys(_name(name, each, kind, number_of) for each in members))
+
+
+def _name(name: str, given: Given, kind: str, number_of: Callable[[str], int | None]) -> str:
+    """Return a user's or group's name, or its number as text. It must exist, unless it is a number."""
+    if isinstance(given, int) and not isinstance(given, bool) and given >= 0:
+        return str(given)
+    found = arguments.text(name, given)
+    if number_of(found) is None:
+        raise Mistake(f"{name}= names a {kind} that does not exist: {found}")
+    return found
+
+
+def _key_source(given: Given) -> Source:
+    if given in ("keyring", "memory"):
+        return Source(str(given))
+    if isinstance(given, Source):
+        return given
+    raise Mistake(
+        "key= says where the vault's key comes from, never what it is",
+        'key=File("PATH"), key=Credential("NAME"), key=Command(["PROGRAM", ...]), key="keyring" or key="memory"',
+    )
+
+
+def _credential(name: Given) -> Source:
+    found = arguments.text("name", name)
+    if os.sep in found or found in {".", ".."}:
+        raise Mistake("name= is a systemd credential's name, not a path", 'File("PATH") takes a path')
+    return Source("credential", (found,))
+
+
+def _command(argv: Given) -> Source:
+    return Source("command", tuple(arguments.text("argv", each) for each in _full(arguments.sequence("argv", argv))))
+
+
+def _full(members: Sequence[Given]) -> Sequence[Given]:
+    if not members:
+        raise Mistake("argv= is an empty list", 'Such as Command(["pass", "show", "cms"])')
+    return members
