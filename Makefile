@@ -1,0 +1,58 @@
+# `make demo` and `make test` do all their own set-up. See README.md.
+
+# The system's own Python where it is new enough: other users can reach it, which the tests need.
+PYTHON := $(shell for python in /usr/bin/python3 python3; do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$python; break; }; done)
+
+VENV := .venv
+PIP := $(VENV)/bin/pip --disable-pip-version-check --quiet
+# An editable installation with everything in it serves the demo as well.
+TEST_STAMP := $(VENV)/installed-for-test
+DEMO_STAMP := $(VENV)/installed-for-demo
+INSTALLED := $(if $(wildcard $(TEST_STAMP)),$(TEST_STAMP),$(DEMO_STAMP))
+SOURCES := pyproject.toml $(shell find cms cms_oauth -name '*.py')
+
+# Two at a time: the tests start real servers, and CI has two cores.
+JOBS ?= 2
+
+.PHONY: help demo test lint packages clean
+
+help:
+	@echo 'make demo    try cms against a simulated Microsoft 365: no account is needed, nothing leaves this machine'
+	@echo 'make test    lint, type check and run all tests (root installs the Debian packages they need)'
+	@echo 'make lint    ruff and mypy only'
+	@echo 'make clean   remove what these made'
+
+demo: $(INSTALLED)
+	$(VENV)/bin/cms demo
+
+test: packages lint
+	rm -f .coverage .coverage.*
+	$(VENV)/bin/coverage run -m pytest --numprocesses $(JOBS) --dist loadfile
+	$(VENV)/bin/coverage combine --quiet
+	$(VENV)/bin/coverage report
+
+lint: $(TEST_STAMP)
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+
+packages:
+	tests/install-debian-packages
+
+clean:
+	rm -rf $(VENV) .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+
+$(TEST_STAMP): pyproject.toml $(VENV)/bin/pip
+	$(PIP) install --editable '.[test]'
+	touch $@
+
+$(DEMO_STAMP): $(SOURCES) $(VENV)/bin/pip
+	$(PIP) install '.[sandbox]'
+	touch $@
+
+$(VENV)/bin/pip:
+	@test -n '$(PYTHON)' || { echo 'Python 3.11 or newer is needed.' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || tests/install-debian-packages python3-venv
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
