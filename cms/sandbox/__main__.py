@@ -1,0 +1,49 @@
+"""`python -m cms.sandbox [USER ...]`: an Entra and a submission server in one process, until SIGTERM or end of input.
+
+Prints one line of JSON once both listen: where they are, the CA's file, the client id to configure and the address
+that `cms.sandbox.remote.Remote` takes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from typing import TextIO
+
+from cms.sandbox.directory import CLIENT_ID
+from cms.sandbox.entra import Entra
+from cms.sandbox.remote import attach, describe
+from cms.sandbox.submission import Submission
+
+
+def main(argv: Sequence[str], given: int = 0, out: TextIO = sys.stdout) -> int:
+    """Run until the file descriptor `given` ends, or a signal; `argv` names users."""
+    over = threading.Event()
+    threading.Thread(target=_read_out, args=(given, over), daemon=True).start()
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: over.set())
+    with Entra(argv) as entra, Submission(entra.introspect, entra.cert_file) as submission:
+        where = describe(entra) | {
+            "client_id": CLIENT_ID,
+            "control": attach(entra, submission),
+            "submission": f"localhost:{submission.port}",
+        }
+        print(json.dumps(where), file=out, flush=True)
+        over.wait()
+    return 0
+
+
+def _read_out(given: int, over: threading.Event) -> None:
+    # Not sys.stdin: the interpreter cannot exit in order while a thread waits inside of it.
+    while os.read(given, 4096):
+        pass
+    over.set()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
