@@ -29,10 +29,9 @@ MAX_SOCKET_PATH = 107
 MAX_REFRESH_BEFORE = 3000.0
 
 # Where an application of one's own gets its redirect when the configuration names none. Entra compares everything of
-# a `http://localhost` redirect but its port, so this is what `http://localhost` in a registration allows. 8080 is the
-# port that people already forward over SSH for CMS.
-LOCALHOST_PORT = 8080
-OWN_REDIRECT = f"http://localhost:{LOCALHOST_PORT}"
+# a `http://localhost` redirect but its port, so a registration with `http://localhost` allows this. 8080 is the port
+# that people already forward over SSH for CMS.
+OWN_REDIRECT = "http://localhost:8080"
 
 # OpenID Connect's, less those that Entra does not know.
 PROMPTS = ("login", "select_account", "consent", "none")
@@ -168,7 +167,7 @@ def origin(value: Given) -> str | None:
 
 
 def redirect_uri(value: Given) -> str:
-    """Return a redirect address. `http://localhost` without a port gets one that any user may listen on."""
+    """Return a redirect address, as it was written: Entra compares it to the letter. Without a port: any free one."""
     given = text("redirect_uri", value)
     parts = _url("redirect_uri", given)
     if parts.scheme not in {"http", "https"} or "#" in given:
@@ -177,8 +176,6 @@ def redirect_uri(value: Given) -> str:
         raise Mistake(
             "redirect_uri= with http:// goes to localhost or 127.0.0.1 only", "Elsewhere Entra wants https://"
         )
-    if parts.scheme == "http" and parts.hostname == "localhost" and parts.port is None:
-        return parts._replace(netloc=f"localhost:{LOCALHOST_PORT}").geturl()
     return given
 
 
