@@ -119,15 +119,15 @@ def parse_request(received: bytes) -> Request:
     line, _, rest = received.partition(b"\n")
     head = line.partition(b" ")[0].removesuffix(b"\r")
     try:
-        if rest:
-            raise BadRequest("one request for each connection: there is more after the first line")
-        return _parse_line(_text_of(line))
+        return _parse_line(_text_of(line, rest))
     except BadRequest as bad:
         bad.form = "json" if b"json" in head.split(b",")[1:] else ""
         raise
 
 
-def _text_of(line: bytes) -> str:
+def _text_of(line: bytes, rest: bytes) -> str:
+    if rest:
+        raise BadRequest("one request for each connection: there is more after the first line")
     if len(line) > MAX_REQUEST:
         raise BadRequest(f"a request has at most {MAX_REQUEST} bytes")
     try:

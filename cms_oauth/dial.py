@@ -1,0 +1,132 @@
+"""One blocking round trip on a Unix socket, under a deadline that somebody else set.
+
+The client needs nothing of `socket` that `_socket`, the C half of it, does not have, and importing `socket` would
+cost it two thirds of its start again.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+
+try:
+    import _socket as socket
+except ImportError:  # pragma: no cover - only interpreters other than CPython have no _socket
+    import socket  # type: ignore[no-redef] # the same names, more slowly
+
+# Between two tries at a daemon whose queue of waiting connections is full.
+_QUEUE_PAUSE = 0.02
+
+# How much is taken off the socket at once: a reply with its token has some 2 KB.
+_CHUNK = 16 * 1024
+
+
+class Failed:
+    """Nothing came of a round trip: `code` as in `wire.EXIT_CODES`, what happened, and the next move."""
+
+    __slots__ = ("code", "hint", "message")
+
+    def __init__(self, code: str, message: str, hint: str) -> None:
+        self.code = code
+        self.message = message
+        self.hint = hint
+
+
+class Reply:
+    """All that was sent back. `unread` says that the other side went away without having read the request."""
+
+    __slots__ = ("text", "unread")
+
+    def __init__(self, text: bytes, *, unread: bool = False) -> None:
+        self.text = text
+        self.unread = unread
+
+
+def now() -> float:
+    """Return the clock that deadlines are made of, in seconds: it goes on in suspend."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def round_trip(path: str, request: bytes, deadline: float, limit: int) -> Reply | Failed:
+    """Send a request, close the writing side, and return what comes back until the other side closes.
+
+    `deadline` is a moment of `now()` and covers connecting, sending and reading. A reply of more than `limit` bytes
+    is none.
+    """
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _connect(connection, path, deadline)
+        unread = _send(connection, request, deadline)
+        return _receive(connection, deadline, limit, unread=unread)
+    except TimeoutError:
+        return Failed("unavailable", f"no answer in time from {path}", "try again; if it stays so, run: cms status")
+    except OSError as error:
+        return _no_connection(path, error)
+    finally:
+        connection.close()
+
+
+def _connect(connection: socket.socket, path: str, deadline: float) -> None:
+    """Connect, waiting for a place in a full queue: a socket with a timeout is told EAGAIN at once instead."""
+    while True:
+        connection.settimeout(_left(deadline))
+        try:
+            connection.connect(path)
+        except BlockingIOError:
+            time.sleep(min(_QUEUE_PAUSE, _left(deadline)))
+        else:
+            return
+
+
+def _send(connection: socket.socket, request: bytes, deadline: float) -> bool:
+    """Send all of a request and half-close; return whether the other side had left already."""
+    connection.settimeout(_left(deadline))
+    try:
+        connection.sendall(request)
+        connection.shutdown(socket.SHUT_WR)
+    except (BrokenPipeError, ConnectionResetError):
+        return True
+    return False
+
+
+def _receive(connection: socket.socket, deadline: float, limit: int, *, unread: bool) -> Reply | Failed:
+    received = b""
+    while len(received) <= limit:
+        connection.settimeout(_left(deadline))
+        try:
+            more = connection.recv(_CHUNK)
+        except ConnectionResetError:
+            # It closed with our request still unread: Linux says so, after what it had sent.
+            return Reply(received, unread=True)
+        if not more:
+            return Reply(received, unread=unread)
+        received += more
+    return Failed(
+        "unavailable", f"the reply has more than {limit} bytes: this is not cms", "see --cms_sock; is it cms's socket?"
+    )
+
+
+def _left(deadline: float) -> float:
+    """Return the seconds left; raises TimeoutError when there are none, since a timeout of 0 means something else."""
+    left = deadline - now()
+    if left <= 0:
+        raise TimeoutError
+    return left
+
+
+def _no_connection(path: str, error: OSError) -> Failed:
+    """Say why there is no talking to whoever has this path."""
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return Failed("no-daemon", f"there is no socket at {path}", "start the daemon, run: cms run")
+    if error.errno == errno.ECONNREFUSED:
+        return Failed("no-daemon", f"nobody listens on {path}", "start the daemon, run: cms run")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return Failed(
+            "denied",
+            f"permission denied on {path}",
+            "its owner must let you in: CredentialServer(..., mode=, group= or users=)",
+        )
+    if error.errno is None:
+        # Not the kernel's word: the interpreter refuses a path longer than a socket address can hold.
+        return Failed("bad-request", f"{path} is no path for a socket: {error}", "name a shorter one with --cms_sock")
+    return Failed("no-daemon", f"cannot talk to {path}: {error.strerror}", "run: cms status")

@@ -1,0 +1,435 @@
+"""`--test-smtp`, `--test-imap`, `--test-pop`: log in at a real server, do one real thing, and show the dialogue.
+
+A server may take a login and still refuse all that comes after it (Exchange does, for a mailbox with IMAP switched
+off), so each test goes on to a command that needs the mailbox: RSET, EXAMINE INBOX, STAT.
+
+The dialogue goes to stderr in the style of smtplib's debug output; stdout stays empty. A credential is sent once, over
+verified TLS only, and never shown. smtplib, imaplib and poplib are imported here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import imaplib
+import poplib
+import re
+import signal
+import smtplib
+import socket
+import ssl
+import sys
+from binascii import Error as NotBase64
+from binascii import a2b_base64
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from cms_oauth import sasl
+from cms_oauth.dial import Failed
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+# Exchange answers within a second or two, an overloaded server within 30; this is for everything.
+TEST_SECONDS = 60.0
+
+# For one answer, and for one of a host's addresses to be reached: the next one wants its chance within the minute.
+_ANSWER_SECONDS = 20.0
+
+# Once the time is up, libraries that take a timeout for one failed address of several are told again.
+_RING_AGAIN_SECONDS = 1.0
+
+# Exchange advertises XOAUTH2 alone; OAUTHBEARER is for servers that know only the standard.
+_MECHANISMS = ("XOAUTH2", "OAUTHBEARER")
+
+_DEFAULT_PORTS = {"smtp": 587, "imap": 993, "pop": 995}
+
+# Submission has TLS from the first byte on port 465 alone; IMAP and POP have it everywhere but on their oldest ports.
+_SMTPS_PORT = 465
+_UPGRADED_PORTS = {"imap": 143, "pop": 110}
+
+# What IMAP and POP servers say when it is theirs to mend and time helps (reference: Exchange's replies, RFC 5530, 3206).
+_TEMPORARY = ("[UNAVAILABLE]", "[INUSE]", "[LIMIT]", "[SYS/TEMP]", "[IN-USE]", "THROTTLED", "SERVER UNAVAILABLE")
+
+_HINTS = {
+    "smtp": "is {user} the mailbox that signed in, and is authenticated SMTP on for it? An admin sees: "
+    "Get-CASMailbox {user} | fl SmtpClientAuthenticationDisabled",
+    "imap": "is {user} a mailbox that the sign-in may open, and is IMAP on for it? An admin sees: "
+    "Get-CASMailbox {user} | fl ImapEnabled",
+    "pop": "is {user} a mailbox that the sign-in may open, and is POP on for it? An admin sees: "
+    "Get-CASMailbox {user} | fl PopEnabled",
+}
+
+_SMTP_DONE = 250
+_SMTP_CONTINUE = 334
+_SMTP_PASSED = 235
+_SMTP_UNRECOGNISED = 504
+_SMTP_PERMANENT = 500
+
+
+# A challenge has some hundred characters; RFC 4954 allows 12,288, and POP's own limit is less.
+_POP_MAX_LINE = 16 * 1024
+
+
+class _Refused(Exception):
+    """The server's answer is the end of the test. `text` is its own words; `hint` "" for the protocol's usual one."""
+
+    def __init__(self, text: str, *, temporary: bool = False, hint: str = "") -> None:
+        super().__init__(text)
+        self.text = text
+        self.temporary = temporary
+        self.hint = hint
+
+
+class Place:
+    """Where to log in. `tls_at_once` is False where the connection begins in clear and is upgraded."""
+
+    __slots__ = ("host", "port", "tls_at_once")
+
+    def __init__(self, host: str, port: int, *, tls_at_once: bool) -> None:
+        self.host = host
+        self.port = port
+        self.tls_at_once = tls_at_once
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+def place_of(test: str, text: str) -> Place | None:
+    """Return the place that HOST, HOST:PORT, [ADDRESS]:PORT or a bare IPv6 address names; None when it names none."""
+    shape = re.fullmatch(r"\[([^\]\s]+)\](?::(\d{1,5}))?|([^:\[\]\s]+)(?::(\d{1,5}))?|([0-9A-Fa-f:.]+)", text)
+    if not shape:
+        return None
+    host = shape[1] or shape[3] or shape[5]
+    port = int(shape[2] or shape[4] or _DEFAULT_PORTS[test])
+    at_once = port == _SMTPS_PORT if test == "smtp" else port != _UPGRADED_PORTS[test]
+    return Place(host, port, tls_at_once=at_once) if 0 < port < 1 << 16 else None
+
+
+class Login:
+    """Who logs in and with what, and the dialogue as far as it may be shown."""
+
+    # A piece of a credential as long as this is one, whatever a server has cut off around it; `mask` looks for words
+    # of at least this length.
+    _TELLING = 20
+
+    def __init__(self, user: str, token: str) -> None:
+        self.user = user
+        self._texts = {"XOAUTH2": sasl.xoauth2(user, token), "OAUTHBEARER": sasl.oauthbearer(user, token)}
+        self._forms = "\n".join([token, *map(sasl.encode, (token, *self._texts.values()))])
+
+    def text(self, mechanism: str) -> str:
+        """Return the initial response of a mechanism, not encoded."""
+        return self._texts[mechanism]
+
+    def mask(self, text: str) -> str:
+        """Return the text with each word hidden that has a telling piece of the credential in it."""
+        return re.sub(r"[^\s'\"\\]{20,}", self._masked, text)
+
+    def _masked(self, word: re.Match[str]) -> str:
+        pieces = (word[0][start : start + self._TELLING] for start in range(len(word[0]) - self._TELLING + 1))
+        return "<credential>" if any(piece in self._forms for piece in pieces) else word[0]
+
+    def show(self, text: str) -> None:
+        """Show one line of the dialogue on stderr."""
+        print(self.mask(text), file=sys.stderr, flush=True)
+
+
+def run(test: str, host: str, user: str, token: str, seconds: float = TEST_SECONDS) -> Failed | None:
+    """Log in and do something there; return why that did not work, None when it did.
+
+    `test` is "smtp", "imap" or "pop"; `seconds` bounds everything.
+    """
+    place = place_of(test, host)
+    if place is None:
+        return Failed("bad-request", f"{host!r} is no HOST or HOST:PORT", "run: cms-oauth --help")
+    login = Login(user, token)
+    try:
+        with _deadline(seconds):
+            _TESTS[test](place, login, _context())
+    except _Refused as refused:
+        code, hint = ("unavailable", "try again later") if refused.temporary else ("denied", _HINTS[test])
+        what = f"{place} refused {user} over {test.upper()}: {login.mask(refused.text)}"
+        return Failed(code, what, (refused.hint or hint).format(user=user))
+    except (OSError, EOFError, ValueError, smtplib.SMTPException, imaplib.IMAP4.error, poplib.error_proto) as error:
+        return _no_dialogue(place, login, error)
+    return None
+
+
+def _context() -> ssl.SSLContext:
+    """Return what TLS is made with: certificate and host name verified against the system's authorities.
+
+    SSL_CERT_FILE names others. Not `create_default_context`, which writes the session's keys where SSLKEYLOGFILE says.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_default_certs()
+    return context
+
+
+@contextmanager
+def _deadline(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError in the block after so many seconds, wherever it is: a server may drip a byte a second for ever."""
+
+    def ring(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a signal handler's arguments
+        raise TimeoutError(f"not done after {seconds:.0f} s")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds, _RING_AGAIN_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _no_dialogue(place: Place, login: Login, error: Exception) -> Failed:
+    """Say why there was no talking to the server, or none to the end."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return Failed(
+            "unavailable",
+            f"the certificate of {place} does not hold: {error.verify_message}",
+            "use the host name that is in it; for an authority of your own set SSL_CERT_FILE",
+        )
+    if isinstance(error, ssl.SSLError):
+        return Failed("unavailable", f"no TLS with {place}: {error.reason}", "check host and port")
+    if isinstance(error, socket.gaierror):
+        return Failed("unavailable", f"{place.host} cannot be resolved: {error.strerror}", "check the host name")
+    if isinstance(error, OSError) and error.strerror and not isinstance(error, smtplib.SMTPException):
+        return Failed("unavailable", f"no connection with {place}: {error.strerror}", "check host, port and firewall")
+    what = login.mask(str(error)) or "the connection was closed"
+    return Failed("unavailable", f"{place} gave no whole answer: {what}", "try again; check host and port")
+
+
+def _mechanism(offered: list[str]) -> str:
+    """Return the mechanism to use of those that a server offers."""
+    for mechanism in _MECHANISMS:
+        if mechanism in offered:
+            return mechanism
+    raise _Refused(f"it offers no OAuth2 login, only: {' '.join(offered) or 'none'}", hint="check host and port")
+
+
+def _answers(login: Login, mechanism: str) -> Callable[[bytes], bytes | None]:
+    """Return what answers a server's challenges: the credential once, then what ends an error, then None to cancel."""
+    answers = iter((login.text(mechanism).encode(), sasl.closing_answer(mechanism).encode()))
+
+    def answer(challenge: bytes) -> bytes | None:
+        if challenge:
+            login.show(f"challenge: {challenge.decode(errors='replace')!r}")
+        return next(answers, None)
+
+    return answer
+
+
+def _line(answer: bytes | None) -> str:
+    """Return an answer as SMTP and POP carry it; `*` cancels."""
+    return "*" if answer is None else sasl.encode(answer.decode())
+
+
+def _decoded(challenge: bytes | str) -> bytes:
+    """Return a challenge without its base64, or as it is where it has none."""
+    try:
+        return a2b_base64(challenge)
+    except NotBase64:
+        return challenge if isinstance(challenge, bytes) else challenge.encode()
+
+
+def _in_clear() -> _Refused:
+    return _Refused("it offers no TLS there, and no token is sent in clear", hint="check host and port")
+
+
+class _Smtp(smtplib.SMTP):
+    """smtplib's client with the dialogue shown."""
+
+    def __init__(self, place: Place, login: Login, **tls: Any) -> None:
+        self._login = login
+        try:
+            super().__init__(place.host, place.port, timeout=_ANSWER_SECONDS, **tls)
+        except BaseException:
+            self.close()
+            raise
+
+    def send(self, s: ReadableBuffer | str) -> None:
+        self._login.show(f"send: {s!r}")
+        super().send(s)
+
+    def getreply(self) -> tuple[int, bytes]:
+        code, message = super().getreply()
+        self._login.show(f"reply: retcode ({code}); Msg: {message!r}")
+        return code, message
+
+
+class _Smtps(_Smtp, smtplib.SMTP_SSL):
+    """The same over TLS from the first byte."""
+
+
+def _test_smtp(place: Place, login: Login, context: ssl.SSLContext) -> None:
+    client = _Smtps(place, login, context=context) if place.tls_at_once else _Smtp(place, login)
+    with closing(client) as smtp:
+        smtp.ehlo_or_helo_if_needed()
+        if not place.tls_at_once:
+            if not smtp.has_extn("starttls"):
+                raise _in_clear()
+            smtp.starttls(context=context)
+            smtp.ehlo_or_helo_if_needed()
+        code, message = _smtp_login(smtp, login)
+        reset = smtp.rset()
+        if reset[0] != _SMTP_DONE:
+            raise _of_smtp(*reset)
+        with suppress(smtplib.SMTPException, OSError):
+            smtp.quit()
+    # The promise of CMS's document: the last line is the server's answer to the login.
+    login.show(f"reply: retcode ({code}); Msg: {message!r}")
+
+
+def _smtp_login(smtp: smtplib.SMTP, login: Login) -> tuple[int, bytes]:
+    """Log in and return the server's answer.
+
+    In two steps, since a command line may not be as long as a token (RFC 4954, 4); in one, once, where a server says
+    that it does not know that way: by then it has not seen the token.
+    """
+    mechanism = _mechanism(smtp.esmtp_features.get("auth", "").upper().split())
+    answer = _answers(login, mechanism)
+    code, message = smtp.docmd("AUTH", mechanism)
+    if code == _SMTP_UNRECOGNISED:
+        code, message = smtp.docmd("AUTH", f"{mechanism} {_line(answer(b''))}")
+    while code == _SMTP_CONTINUE:
+        code, message = smtp.docmd(_line(answer(_decoded(message))))
+    if code != _SMTP_PASSED:
+        raise _of_smtp(code, message)
+    return code, message
+
+
+def _of_smtp(code: int, message: bytes) -> _Refused:
+    return _Refused(f"{code} {message.decode(errors='replace')}", temporary=code < _SMTP_PERMANENT)
+
+
+class _Imap(imaplib.IMAP4):
+    """imaplib's client with the dialogue shown."""
+
+    def __init__(self, place: Place, login: Login, **tls: Any) -> None:
+        self._login = login
+        super().__init__(place.host, place.port, timeout=_ANSWER_SECONDS, **tls)
+
+    def send(self, data: ReadableBuffer) -> None:
+        self._login.show(f"send: {data!r}")
+        super().send(data)
+
+    def readline(self) -> bytes:
+        line = super().readline()
+        self._login.show(f"reply: {line!r}")
+        return line
+
+
+class _Imaps(_Imap, imaplib.IMAP4_SSL):
+    """The same over TLS from the first byte."""
+
+
+def _test_imap(place: Place, login: Login, context: ssl.SSLContext) -> None:
+    client = _Imaps(place, login, ssl_context=context) if place.tls_at_once else _Imap(place, login)
+    with client as imap:
+        if not place.tls_at_once:
+            if "STARTTLS" not in imap.capabilities:
+                raise _in_clear()
+            imap.starttls(context)
+        mechanism = _mechanism([each.removeprefix("AUTH=") for each in imap.capabilities if each.startswith("AUTH=")])
+        with _said_no():
+            imap.authenticate(mechanism, _answers(login, mechanism))
+        with _said_no(_HINTS["imap"]):
+            status, data = imap.select("INBOX", readonly=True)
+            if status != "OK":
+                raise imaplib.IMAP4.error((data[0] or b"").decode(errors="replace"))
+
+
+@contextmanager
+def _said_no(after_login: str = "") -> Iterator[None]:
+    """Turn imaplib's exception for NO and BAD into the server's answer; a lost connection stays what it is.
+
+    What is refused after a login that passed may be Exchange's trouble as well as the mailbox's (`after_login`).
+    """
+    try:
+        yield
+    except imaplib.IMAP4.abort:
+        raise
+    except imaplib.IMAP4.error as error:
+        raise _Refused(str(error), temporary=bool(after_login) or _is_temporary(str(error)), hint=after_login) from None
+
+
+def _is_temporary(text: str) -> bool:
+    return any(word in text.upper() for word in _TEMPORARY)
+
+
+class _Pop(poplib.POP3):
+    """poplib's connection. poplib knows no AUTH, so commands are sent from here, and shown."""
+
+    def __init__(self, place: Place, login: Login, **tls: Any) -> None:
+        self._login = login
+        try:
+            super().__init__(place.host, place.port, timeout=_ANSWER_SECONDS, **tls)
+        except BaseException:
+            # poplib leaves its socket open when the greeting is bad, and has none when there was no connection.
+            with suppress(AttributeError):
+                self.close()
+            raise
+        self._login.show(f"reply: {self.getwelcome()!r}")
+
+    def ask(self, command: str) -> str:
+        """Send a command and return the first line of the answer."""
+        line = command.encode() + b"\r\n"
+        self._login.show(f"send: {line!r}")
+        self.sock.sendall(line)
+        return self.more()
+
+    def more(self) -> str:
+        """Return the next line of an answer."""
+        line = self.file.readline(_POP_MAX_LINE)
+        if not line:
+            raise EOFError
+        self._login.show(f"reply: {line!r}")
+        return line.decode(errors="replace").rstrip("\r\n")
+
+    def capabilities(self) -> list[str]:
+        """Return the lines of CAPA, in capitals; none where the server does not know that."""
+        lines = []
+        if self.ask("CAPA").startswith("+OK"):
+            while (line := self.more()) != ".":
+                lines.append(line.upper())
+        return lines
+
+    def upgrade(self, context: ssl.SSLContext) -> None:
+        """Go on over TLS. What came in clear before is forgotten."""
+        self.file.close()
+        self.sock = context.wrap_socket(self.sock, server_hostname=self.host)
+        self.file = self.sock.makefile("rb")
+
+
+class _Pops(_Pop, poplib.POP3_SSL):
+    """The same over TLS from the first byte."""
+
+
+def _test_pop(place: Place, login: Login, context: ssl.SSLContext) -> None:
+    client = _Pops(place, login, context=context) if place.tls_at_once else _Pop(place, login)
+    with closing(client) as pop:
+        if not place.tls_at_once:
+            if "STLS" not in pop.capabilities() or not pop.ask("STLS").startswith("+OK"):
+                raise _in_clear()
+            pop.upgrade(context)
+        _pop_login(pop, login)
+        status = pop.ask("STAT")
+        if not status.startswith("+OK"):
+            raise _Refused(status, temporary=True, hint=_HINTS["pop"])
+        pop.ask("QUIT")
+
+
+def _pop_login(pop: _Pop, login: Login) -> None:
+    sasl_line = next((line for line in pop.capabilities() if line.startswith("SASL ")), "")
+    mechanism = _mechanism(sasl_line.split()[1:])
+    answer = _answers(login, mechanism)
+    reply = pop.ask(f"AUTH {mechanism}")
+    while reply.startswith("+") and not reply.startswith("+OK"):
+        reply = pop.ask(_line(answer(_decoded(reply[2:]))))
+    if not reply.startswith("+OK"):
+        raise _Refused(reply, temporary=_is_temporary(reply))
+
+
+_TESTS = {"smtp": _test_smtp, "imap": _test_imap, "pop": _test_pop}

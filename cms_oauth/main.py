@@ -1,0 +1,286 @@
+"""The `cms-oauth` command: a fresh token for whoever runs it, or one line on stderr that says why there is none.
+
+It runs once for every mail, so the way of a plain fetch imports next to nothing: `read_exactly` takes the option
+forms that configuration files use, and click (four times the start of everything here) reads all others. What is
+needed by a failure, by `--rejected` or by a test is imported when it comes to that.
+
+The daemon is asked for `xoauth2`: it is the one plain form whose end can be seen, so half a reply is never mistaken
+for a credential. The other forms are made from it here. An empty reply is a refusal; the question is put once more,
+as `json`, to be told why.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from cms_oauth import dial, paths, sasl, wire
+
+# sysexits.h: what was to be written could not be.
+EX_IOERR = 74
+
+# What a shell reports of a process that SIGINT ended.
+INTERRUPTED = 130
+
+# For a code that only a later daemon knows: whatever it is, mail must wait and not bounce.
+_UNKNOWN_CODE = 75
+
+_STDOUT, _STDERR = 1, 2
+
+
+class Options:
+    """What the command line asks for. `socket` is "" for the usual places, `user` "" for the only account.
+
+    `test` is "", "smtp", "imap" or "pop", and `host` is then HOST or HOST:PORT.
+    """
+
+    __slots__ = ("host", "newline", "output", "protocol", "rejected", "socket", "test", "user")
+
+    def __init__(
+        self,
+        *,
+        user: str = "",
+        socket: str = "",
+        protocol: str = "SMTP",
+        output: str = "xoauth2",
+        newline: bool = True,
+        rejected: bool = False,
+        test: str = "",
+        host: str = "",
+    ) -> None:
+        self.user = user
+        self.socket = socket
+        self.protocol = protocol
+        self.output = output
+        self.newline = newline
+        self.rejected = rejected
+        self.test = test
+        self.host = host
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Options) and repr(self) == repr(other)
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
+    def __repr__(self) -> str:
+        return f"Options({', '.join(f'{name}={getattr(self, name)!r}' for name in self.__slots__)})"
+
+
+class Credential:
+    """What the daemon granted; `document` is its JSON object where that was asked for. Never printed by accident."""
+
+    __slots__ = ("document", "token", "user")
+
+    def __init__(self, user: str, token: str, document: str = "") -> None:
+        self.user = user
+        self.token = token
+        self.document = document
+
+
+def main() -> int:
+    """Run the command with the arguments of this process; return its exit status."""
+    try:
+        return run(sys.argv[1:])
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command with these arguments; return its exit status."""
+    options: Options | int | None = read_exactly(arguments)
+    if options is None:
+        from cms_oauth.options import read  # noqa: PLC0415 - click costs four times what a fetch does
+
+        options = read(arguments)
+    if isinstance(options, int):
+        return options
+    refused = _refused_token() if options.rejected else ""
+    if isinstance(refused, dial.Failed):
+        return report(refused)
+    answer = fetch(options, dial.now() + wire.CLIENT_SECONDS, refused)
+    if isinstance(answer, dial.Failed):
+        return report(answer)
+    if options.test:
+        from cms_oauth import mailtest  # noqa: PLC0415 - smtplib and ssl, for a test only
+
+        failed = mailtest.run(options.test, options.host, answer.user, answer.token)
+        return report(failed) if failed else 0
+    text = answer.document or wire.render(options.output, answer.user, answer.token).decode()
+    return write(text + "\n" if options.newline else text)
+
+
+# Spelled with underscores, as CMS did; hyphens are read as such.
+_WITH_VALUE = frozenset(("__user", "__cms_sock", "__proto", "__output"))
+_FLAGS = frozenset(("__no_newline", "__rejected"))
+
+# A shell that wants completions starts the command with this set: click answers it.
+_COMPLETION = "_CMS_OAUTH_COMPLETE"
+
+
+def read_exactly(arguments: list[str]) -> Options | None:
+    """Return the options of a plain fetch in the forms that configuration files use; None leaves them to click.
+
+    Those forms are `--name=value` and the two flags, each at most once. Whatever this accepts, `options.read` reads in
+    the same way.
+    """
+    values: dict[str, str] = {}
+    for argument in arguments:
+        option, equals, value = argument.partition("=")
+        name = option.replace("-", "_")
+        known = name in (_WITH_VALUE if value else _FLAGS) and bool(value) == bool(equals)
+        if not known or name in values or not option.startswith("--"):
+            return None
+        values[name] = value
+    output = values.get("__output", "xoauth2")
+    if output not in wire.FORMS or _COMPLETION in os.environ:
+        return None
+    return Options(
+        user=values.get("__user", ""),
+        socket=values.get("__cms_sock", ""),
+        protocol=values.get("__proto", "SMTP"),
+        output=output,
+        newline="__no_newline" not in values,
+        rejected="__rejected" in values,
+    )
+
+
+def fetch(options: Options, deadline: float, refused: str = "") -> Credential | dial.Failed:
+    """Return what the daemon grants, or why it does not, before `deadline`, a moment of `dial.now()`.
+
+    `refused` is a token that a mail server did not take: the daemon gets its hash, and must answer with another one.
+    """
+    question = wire.Request(options.protocol, user=options.user, rejected=_hash(refused) if refused else "")
+    try:
+        wire.parse_request(wire.build_request(question))
+    except wire.BadRequest as bad:
+        return dial.Failed("bad-request", bad.message, "check --user and --proto, or run: cms-oauth --help")
+    answer = _ask(options.socket or paths.find_socket(), question, deadline, as_json=options.output == "json")
+    if isinstance(answer, Credential) and answer.token == refused:
+        return dial.Failed(
+            "unavailable",
+            "cms has no other token than the refused one: it may not ask for more so soon",
+            "try again in 5 minutes; if fresh ones are refused as well, run: cms status",
+        )
+    return answer
+
+
+def _ask(path: str, question: wire.Request, deadline: float, *, as_json: bool) -> Credential | dial.Failed:
+    """Ask, and ask again as JSON to be told why there was no answer, or because JSON is wanted."""
+    if not as_json:
+        reply = dial.round_trip(path, wire.build_request(question), deadline, wire.MAX_REPLY)
+        if isinstance(reply, dial.Failed):
+            return reply
+        if reply.text:
+            return _from_xoauth2(path, reply.text)
+    question.form = "json"
+    reply = dial.round_trip(path, wire.build_request(question), deadline, wire.MAX_REPLY)
+    if isinstance(reply, dial.Failed):
+        return reply
+    if not reply.text:
+        return _silence(path, unread=reply.unread)
+    answer = _from_json(path, reply.text)
+    if isinstance(answer, Credential) and not as_json:
+        answer.document = ""
+    return answer
+
+
+def _from_xoauth2(path: str, text: bytes) -> Credential | dial.Failed:
+    try:
+        return Credential(*sasl.split(text.decode()))
+    except (sasl.NotSasl, UnicodeDecodeError):
+        return _babble(path, text, cut_off=text.startswith(b"user="))
+
+
+def _from_json(path: str, text: bytes) -> Credential | dial.Failed:
+    """Return the token in a JSON reply, or the reason; both come as one object (`wire.json_reply`, `json_refusal`)."""
+    import json  # noqa: PLC0415 - as much as the client's whole start: for failures, and for who asks for JSON
+
+    try:
+        answer = json.loads(text)
+    except (ValueError, RecursionError):
+        return _babble(path, text, cut_off=text.startswith(b"{"))
+    if not isinstance(answer, dict):
+        return _babble(path, text, cut_off=False)
+    user, token, error = answer.get("user"), answer.get("token"), answer.get("error")
+    if isinstance(user, str) and isinstance(token, str) and sasl.is_token(token):
+        return Credential(user, token, json.dumps(answer))
+    if isinstance(error, dict):
+        return _refusal(error)
+    return _babble(path, text, cut_off=False)
+
+
+def _refusal(error: dict[str, object]) -> dial.Failed:
+    hint, seconds = str(error.get("hint") or "run: cms status"), error.get("retry_after")
+    if isinstance(seconds, int) and seconds > 0:
+        hint = f"{hint}; cms tries again in {seconds} s"
+    return dial.Failed(str(error.get("code")), str(error.get("message")), hint)
+
+
+def _silence(path: str, *, unread: bool) -> dial.Failed:
+    if unread:
+        return dial.Failed(
+            "denied",
+            f"{path} hung up on uid {os.geteuid()} before reading the request",
+            "its owner must let you in: CredentialServer(..., users= or groups=)",
+        )
+    return dial.Failed("unavailable", f"{path} answered nothing, and not why", "run: cms status")
+
+
+def _babble(path: str, text: bytes, *, cut_off: bool) -> dial.Failed:
+    """Say that a reply is none, without quoting it: it may be most of a token."""
+    what = "sent half a reply" if cut_off else "sent something that is no reply of cms's"
+    return dial.Failed(
+        "unavailable", f"{path} {what} ({len(text)} bytes)", "try again; if it stays so, run: cms status"
+    )
+
+
+def _refused_token() -> str | dial.Failed:
+    """Return the token on standard input."""
+    data = b""
+    try:
+        while len(data) <= wire.MAX_REPLY and (more := os.read(0, wire.MAX_REPLY)):
+            data += more
+    except OSError:
+        data = b""
+    token = data.decode("ascii", errors="replace").strip()
+    if len(data) > wire.MAX_REPLY or not sasl.is_token(token):
+        return dial.Failed(
+            "bad-request", "there is no token on standard input", "--rejected reads the refused one there"
+        )
+    return token
+
+
+def _hash(token: str) -> str:
+    import hashlib  # noqa: PLC0415 - for --rejected only
+
+    return hashlib.sha256(token.encode()).hexdigest()[: wire.HASH_DIGITS]
+
+
+def report(failed: dial.Failed) -> int:
+    """Say on stderr, in one line, what happened, whose move it is and the next command; return the exit status."""
+    line = f"cms-oauth: {failed.message} ({failed.code}) - {failed.hint}"
+    # The words come from a daemon and from the command line: neither may break the line or move a terminal's cursor.
+    line = "".join(each if each.isprintable() else "?" for each in line)
+    try:  # noqa: SIM105 - contextlib is not worth its import on the way of every failure
+        os.write(_STDERR, line.encode(errors="replace") + b"\n")
+    except OSError:
+        # Nobody listens there either; the exit status says the most of it.
+        pass
+    return wire.EXIT_CODES.get(failed.code, _UNKNOWN_CODE)
+
+
+def write(text: str) -> int:
+    """Write a credential to stdout; return the exit status. Not through `sys.stdout`, which fails again at exit."""
+    left = text.encode()
+    try:
+        while left:
+            left = left[os.write(_STDOUT, left) :]
+    except OSError as error:
+        report(dial.Failed("output", f"nobody takes the token: {error.strerror}", "see what reads cms-oauth's output"))
+        return EX_IOERR
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
