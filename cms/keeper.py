@@ -21,14 +21,12 @@ from cms.lifecycle import (
     AwaitSignIn,
     Budget,
     Deny,
-    Failing,
     Fetch,
     Granted,
     Life,
     NeedsSignIn,
     Outcome,
     Refused,
-    Settled,
     SleepUntil,
     Token,
     Transient,
@@ -40,6 +38,7 @@ from cms.lifecycle import (
     hurry,
     plan,
     press,
+    revive,
     soonest,
     usable,
 )
@@ -134,7 +133,7 @@ class Keeper:
                 somebody_else = bool(self.who and outcome.who and outcome.who.lower() != self.who.lower())
                 for each in self.lives:
                     if each != scopes:
-                        self._publish(each, Life() if somebody_else else self._due_now(self.lives[each]))
+                        self._publish(each, Life() if somebody_else else revive(self.lives[each], self._clock.boot()))
                 self._absorb(scopes, outcome)
             case Refused(trouble=trouble) if trouble.claims:
                 for each, life in self.lives.items():
@@ -154,7 +153,7 @@ class Keeper:
     def refresh(self) -> None:
         """Make everything due now because its owner says so; what needs a sign-in is tried once as well."""
         for scopes, life in self.lives.items():
-            self.lives[scopes] = self._due_now(life)
+            self.lives[scopes] = revive(life, self._clock.boot())
         self._wake_up()
 
     def wake(self) -> None:
@@ -207,15 +206,6 @@ class Keeper:
         self._change = trio.Event()
         self._on_change(self, scopes, before, life)
 
-    def _due_now(self, life: Life) -> Life:
-        now = self._clock.boot()
-        held = replace(life.held, refresh_at=min(life.held.refresh_at, now)) if life.held else None
-        match life.phase:
-            case Failing(not_before=not_before) as failing:
-                return Life(held, replace(failing, next_try=max(now, not_before)))
-            case _:
-                return Life(held, Settled())
-
     def _hurry(self, scopes: Scopes) -> None:
         self.lives[scopes] = hurry(self.lives[scopes], self._clock.boot())
 
@@ -234,10 +224,8 @@ class Keeper:
             self._wake_up()
 
     def _answer(self, scopes: Scopes, min_valid: int | None, rejected: str) -> Token | Wait | Deny:
-        life, now = self.lives[scopes], self._clock.boot()
-        if self._is_held(scopes, rejected) and isinstance(plan(life, now), Fetch):
-            return Wait()
-        return answer(life, now, DEFAULT_MIN_VALID if min_valid is None else min_valid)
+        wanted = DEFAULT_MIN_VALID if min_valid is None else min_valid
+        return answer(self.lives[scopes], self._clock.boot(), wanted, rejected=self._is_held(scopes, rejected))
 
     async def _awaited(self, scopes: Scopes, min_valid: int | None, rejected: str) -> Token | Deny:
         """Return the answer once no fetch is under way, or the second best after `wire.WAIT_SECONDS`."""

@@ -1,12 +1,277 @@
-"""The log."""
+"""The log: one line for each event, to standard error, without a secret in it.
+
+Three nets keep secrets out, each for what the others cannot know: values under a secret-shaped name are left out,
+values of a secret's shape are masked wherever in a line they are, and tracebacks are rendered without local variables.
+None of them is a licence to log a secret.
+
+The one `import structlog`. Its processors are chosen by hand: the line that each answered request writes costs more
+than all the rest of the answer (the stock chain a fifth more than this one).
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import json
+import logging
+import os
+import re
+import sys
+import time
+import traceback
+from collections.abc import Callable, MutableMapping
+from functools import lru_cache
+from types import TracebackType
+from typing import Any, Protocol, TextIO
 
 import structlog
 
+LEVELS = ("debug", "info", "warning", "error")
+FORMS = ("auto", "console", "logfmt", "journal", "json")
 
-def get_logger() -> Any:
-    """Return a logger; it may be made before `setup` has run."""
-    return structlog.get_logger()
+# A traceback through an exception group has some 10 KB. What is longer helps nobody and may be an attack on the disk.
+MAX_LINE = 32 * 1024
+
+MASK = "[masked]"
+
+# Names of values that are left out. `code` and `key` are also names of harmless things, see `_is_secret`.
+_SECRET_NAME = re.compile(
+    r"(?:^|_)(?:token|secret|password|passphrase|verifier|assertion|credential|authorization|auth|cookie|key|code)s?$",
+    re.IGNORECASE,
+)
+_HARMLESS_NAMES = frozenset({"user_code", "exit_code", "status_code"})
+# A word of the wire protocol (`sign-in-required`) or a number, not an authorization code.
+_HARMLESS_CODE = re.compile(r"[a-z-]{1,24}|[0-9]{1,6}")
+
+# What secrets look like in running text.
+_NAMED = (
+    r"(?:access_token|refresh_token|id_token|client_secret|client_assertion|assertion|device_code|code_verifier"
+    r"|client_info|password|passphrase|secret)"
+)
+_SECRET_SHAPE = re.compile(
+    # A JWT: three base64url parts of which the first is a JSON object.
+    r"(?P<jwt>\beyJ[\w-]{8,}(?:\.[\w-]*)*)"
+    # Microsoft's opaque access tokens for personal accounts.
+    r"|(?P<opaque>\bEw[\w+/-]{40,}=*)"
+    # XOAUTH2 and OAUTHBEARER in base64: "user=" and "n,a=".
+    r"|(?P<sasl>\b(?:dXNlcj|bixhP)[\w+/]{20,}=*)"
+    # HTTP's and SASL's own form.
+    r"|(?P<bearer>(?<=\bBearer )[^\s\"'\\,]{8,})"
+    # An authorization code in an address or a form. Words of the wire protocol are shorter.
+    r"|(?P<code>(?<=\bcode=)[^\s\"'\\&]{20,})"
+    # JSON, Python's repr and forms, each however often escaped.
+    rf"|(?P<named>(?P<name>\b{_NAMED}\\*[\"']?\s*[:=]\s*\\*[\"']?)[^\s\"'\\&,;]{{6,}})"
+    # Refresh tokens and all else that is long and without structure. A login address has nothing as long in it: its
+    # longest parts are the nonce (64) and the PKCE challenge (43), and people need to see that whole.
+    r"|(?P<long>[\w.~+!*$-]{80,})"
+)
+
+# What a library says at debug level: msal prints authorization codes, urllib3 addresses with them.
+_NEVER_DEBUG = ("msal", "urllib3")
+
+# sd-daemon(3): how journald is told a line's priority.
+_PRIORITY = {"debug": "<7>", "info": "<6>", "warning": "<4>", "error": "<3>", "critical": "<2>"}
+
+Event = MutableMapping[str, Any]
+Renderer = Callable[[str, Event, str], str]
+
+
+class Logger(Protocol):
+    """What a module may say. Values are facts by name; none of them may be a secret."""
+
+    def debug(self, event: str, **values: object) -> None: ...
+    def info(self, event: str, **values: object) -> None: ...
+    def warning(self, event: str, **values: object) -> None: ...
+    def error(self, event: str, **values: object) -> None: ...
+    def critical(self, event: str, **values: object) -> None: ...
+    def exception(self, event: str, **values: object) -> None: ...
+
+
+def get_logger() -> Logger:
+    """Return a logger. It may be made before `setup` has run, as modules do."""
+    logger: Logger = structlog.get_logger()
+    return logger
+
+
+def setup(*, level: str = "info", form: str = "auto", stream: TextIO | None = None) -> None:
+    """Send the log to `stream` (standard error), from `level` (`LEVELS`) up, in one of `FORMS`.
+
+    Libraries' logging and warnings take the same way. "auto" is "console" on a terminal, "journal" where systemd reads
+    standard error, else "logfmt".
+    """
+    out = stream or sys.stderr
+    chosen = _form_for(out) if form == "auto" else form
+    structlog.configure(
+        processors=[_without_secrets, _Line(_RENDERERS[chosen])],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=lambda *_: _Sink(out),
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(handlers=[_Bridge()], level=level.upper(), force=True)
+    logging.captureWarnings(True)
+    for name in _NEVER_DEBUG:
+        logging.getLogger(name).setLevel(max(logging.INFO, logging.getLevelNamesMapping()[level.upper()]))
+
+
+def mask(text: str) -> str:
+    """Return the text with everything of a secret's shape masked."""
+    return _SECRET_SHAPE.sub(_masked, text)
+
+
+def _masked(match: re.Match[str]) -> str:
+    return f"{match['name'] or ''}{MASK}"
+
+
+def _form_for(out: TextIO) -> str:
+    if out.isatty():
+        return "console"
+    return "journal" if _is_journal(out) else "logfmt"
+
+
+def _is_journal(out: TextIO) -> bool:
+    """Whether this very stream goes to journald, and not a file or pipe that somebody put in its place."""
+    try:
+        status = os.fstat(out.fileno())
+    except (OSError, ValueError):
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+class _Sink:
+    """Where lines end. A daemon must not die of a log that nobody takes: a full disk, a pipe without a reader."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def msg(self, line: str) -> None:
+        try:
+            self._out.write(line)
+            self._out.flush()
+        except (OSError, ValueError):
+            pass
+
+    debug = info = warning = error = critical = exception = msg
+
+
+def _without_secrets(_logger: object, _method: str, event: Event) -> Event:
+    for name in [name for name, value in event.items() if _looks_secret(name) and not _is_harmless(name, value)]:
+        del event[name]
+    return event
+
+
+@lru_cache(maxsize=1024)
+def _looks_secret(name: str) -> bool:
+    return name not in _HARMLESS_NAMES and _SECRET_NAME.search(name) is not None
+
+
+def _is_harmless(name: str, value: object) -> bool:
+    if value is None or isinstance(value, bool | float | int):
+        return True
+    return name == "code" and isinstance(value, str) and _HARMLESS_CODE.fullmatch(value) is not None
+
+
+class _Line:
+    """Renders an event as the text that is written, masked and bounded, line end included."""
+
+    def __init__(self, renderer: Renderer) -> None:
+        self._renderer = renderer
+
+    def __call__(self, _logger: object, method: str, event: Event) -> str:
+        level = "error" if method == "exception" else method
+        trace = _traceback(event.pop("exc_info", None))
+        return mask(self._renderer(level, event, trace))[:MAX_LINE] + "\n"
+
+
+def _traceback(exc_info: object) -> str:
+    """Return a traceback as text. Local variables are never in it, exceptions' own texts are."""
+    if exc_info is True:
+        exc_info = sys.exception()
+    if isinstance(exc_info, tuple):
+        exc_info = exc_info[1]
+    return "".join(traceback.format_exception(exc_info)).rstrip() if isinstance(exc_info, BaseException) else ""
+
+
+@lru_cache(maxsize=1)
+def _stamp(second: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(second))
+
+
+def _now() -> str:
+    return _stamp(int(time.time()))
+
+
+def _text(value: object) -> str:
+    """Return a value as one word, quoted where it is none: whatever a peer sends stays within its line."""
+    text = "" if value is None else str(value)
+    if text and text.isprintable() and not _QUOTED.search(text):
+        return text
+    return json.dumps(text, ensure_ascii=False)
+
+
+_QUOTED = re.compile(r"[\s\"=\\]")
+
+
+def _pairs(event: Event, trace: str) -> str:
+    pairs = [f"{name}={_text(value)}" for name, value in event.items() if name != "event"]
+    return " ".join([*pairs, f"traceback={_text(trace)}"] if trace else pairs)
+
+
+def _logfmt(level: str, event: Event, trace: str) -> str:
+    return f"time={_now()} level={level} event={_text(event['event'])} {_pairs(event, trace)}".rstrip()
+
+
+def _journal(level: str, event: Event, trace: str) -> str:
+    # journald knows the time. A line of its own for each line of a traceback: journalctl shows it as it is.
+    head = f"{_PRIORITY[level]}{_sentence(event)}"
+    return "\n".join([head, *(f"{_PRIORITY[level]}{line}" for line in trace.splitlines())])
+
+
+def _console(level: str, event: Event, trace: str) -> str:
+    head = f"{_now()} {level:<8} {_sentence(event)}"
+    return f"{head}\n{trace}" if trace else head
+
+
+def _sentence(event: Event) -> str:
+    said = str(event["event"])
+    said = said if said.isprintable() else _text(said)
+    return f"{said} {_pairs(event, '')}".rstrip()
+
+
+def _json(level: str, event: Event, trace: str) -> str:
+    body = {"time": _now(), "level": level, **event}
+    return _encode({**body, "traceback": trace} if trace else body)
+
+
+# One encoder: json.dumps makes a new one for each call that has arguments.
+_encode = json.JSONEncoder(ensure_ascii=False, default=str).encode
+
+_RENDERERS: dict[str, Renderer] = {"logfmt": _logfmt, "journal": _journal, "console": _console, "json": _json}
+
+
+class _Bridge(logging.Handler):
+    """Takes what libraries log, and Python's warnings, the same way as everything else."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say = getattr(structlog.get_logger(), _level_name(record.levelno))
+        try:
+            said = record.getMessage()
+        except (TypeError, ValueError):
+            # Arguments that do not fit their format string: the library's mistake, and no reason to lose the line.
+            said = str(record.msg)
+        say(said, library=record.name, exc_info=_exception(record.exc_info))
+
+
+def _level_name(number: int) -> str:
+    for least, name in ((logging.CRITICAL, "critical"), (logging.ERROR, "error"), (logging.WARNING, "warning")):
+        if number >= least:
+            return name
+    return "info" if number >= logging.INFO else "debug"
+
+
+def _exception(exc_info: object) -> BaseException | None:
+    return exc_info[1] if isinstance(exc_info, tuple) else None
+
+
+def log_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Log what nobody caught: `sys.excepthook` of the daemon. Its own would print the exception's text unmasked."""
+    if issubclass(kind, KeyboardInterrupt):
+        return
+    structlog.get_logger().critical("cms ends by a bug", exc_info=error.with_traceback(trace))
