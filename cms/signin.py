@@ -178,8 +178,7 @@ def _pasted_fields(text: str) -> dict[str, str]:
 class SignIns:
     """All sign-ins under way, and the local page.
 
-    `sign_in` starts one in the worker; `signed_in` is told of each that succeeded, `prompted` of each prompt, for the
-    hooks; `waiting` gives the grants that want a browser; `status` the text that the page shows. `owner` is the uid
+    `sign_in` starts one in the worker; `signed_in` is told how each ended, `prompted` of each prompt, for the hooks; `waiting` gives the grants that want a browser; `status` the text that the page shows. `owner` is the uid
     whose browser may use the page.
     """
 
@@ -188,7 +187,7 @@ class SignIns:
         sign_in: SignIn,
         *,
         owner: int,
-        signed_in: Callable[[Grant, Granted], None],
+        signed_in: Callable[[Grant, Outcome], None],
         prompted: Callable[[Grant, Prompt], None] = lambda _grant, _prompt: None,
         waiting: Callable[[], Sequence[Grant]] = tuple,
         status: Callable[[], str] = str,
@@ -297,9 +296,9 @@ class SignIns:
             del self._flows[flow.grant.key]
         if isinstance(outcome, Granted):
             self._log.info("signed in", account=flow.grant.login, who=outcome.who)
-            self._signed_in(flow.grant, outcome)
         else:
             self._log.warning("sign-in ended", account=flow.grant.login, reason=outcome.trouble.message)
+        self._signed_in(flow.grant, outcome)
         flow.end = outcome
         flow.announce()
 
