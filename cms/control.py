@@ -1,0 +1,247 @@
+"""The control socket that `cms status`, `cms login` and the others talk to: for the owner and root alone.
+
+One connection is one command. Both sides speak lines of JSON:
+
+    {"command": "status"}                                    -> {"event": "done", "ok": true, "text": ..., "json": ...}
+    {"command": "login", "user": "", "method": "device"}     -> {"event": "prompt", "url": ..., ...}, then "done"
+    {"pasted": "http://127.0.0.1:8080/?code=..."}  (during a login)  -> {"event": "told", ...} if it will not do
+
+Commands: ping, status, login, logout, refresh, reload, stop. The last line of every answer is
+`{"event": "done", "ok": true or false, "message": ..., "hint": ...}`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import trio
+
+from cms.grants.messages import Prompt
+from cms.lifecycle import Granted, Outcome
+from cms.listener import Listener
+from cms.logs import get_logger
+from cms.policy import ROOT, Peer
+from cms.signin import MAX_PASTED, METHODS, Flow
+
+# A pasted address is the longest thing that anybody sends; JSON may double it.
+MAX_LINE = 2 * MAX_PASTED + 1024
+# Commands come from a program that sends them at once.
+COMMAND_SECONDS = 5.0
+# More commands at one time than people and monitoring have; beyond it the newest is turned away.
+MAX_CONNECTIONS = 64
+
+log = get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a command ended. `hint` is the next move; `extra` more fields of the answer, as for `status`."""
+
+    ok: bool
+    message: str
+    hint: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Commands(Protocol):
+    """What the daemon can be told. `user` is "" for the only account, and with `refresh` for all of them."""
+
+    def status(self) -> Result:
+        """Return a Result whose `extra` has `text`, `json` (the object) and `exit_code` (of `--check`)."""
+        ...
+
+    def login(self, user: str, method: str) -> Flow | Result:
+        """Start or join a sign-in ("" as the method: the account's own way). A Result says why it cannot be."""
+        ...
+
+    async def logout(self, user: str) -> Result: ...
+    async def refresh(self, user: str) -> Result: ...
+    async def reload(self) -> Result: ...
+    def stop(self) -> Result: ...
+
+
+class Garbled(ValueError):
+    """A line that is no message of this protocol."""
+
+
+class Lines:
+    """A connection as lines of JSON, both ways, each of bounded length."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+        self._sending = trio.Lock()
+        self._received = bytearray()
+
+    async def send(self, message: Mapping[str, Any]) -> None:
+        async with self._sending:
+            await self._stream.send_all(json.dumps(message).encode() + b"\n")
+
+    async def receive(self) -> dict[str, Any] | None:
+        """Return the next message, None at the end. Raises Garbled."""
+        while b"\n" not in self._received:
+            if len(self._received) > MAX_LINE:
+                raise Garbled("a line that is too long")
+            chunk = await self._stream.receive_some()
+            if not chunk:
+                return None
+            self._received += chunk
+        line, _, rest = bytes(self._received).partition(b"\n")
+        self._received[:] = rest
+        return _object(line)
+
+
+def _object(line: bytes) -> dict[str, Any]:
+    try:
+        message = json.loads(line)
+    except ValueError:
+        raise Garbled("a line that is not JSON") from None
+    if not isinstance(message, dict):
+        raise Garbled("a line that is no JSON object")
+    return message
+
+
+async def serve(
+    listener: Listener,
+    commands: Commands,
+    *,
+    owner: int,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve the control socket until cancelled; close the listener then."""
+    limiter = trio.Semaphore(MAX_CONNECTIONS)
+    async with trio.open_nursery() as nursery:
+        task_status.started()
+        try:
+            while True:
+                sock, peer = await listener.accept()
+                nursery.start_soon(_serve_one, trio.SocketStream(sock), peer, commands, owner, limiter)
+        finally:
+            listener.close()
+
+
+async def _serve_one(
+    stream: trio.SocketStream, peer: Peer, commands: Commands, owner: int, limiter: trio.Semaphore
+) -> None:
+    """Serve one connection; whatever goes wrong in it ends with it."""
+    try:
+        limiter.acquire_nowait()
+    except trio.WouldBlock:
+        await trio.aclose_forcefully(stream)
+        return
+    try:
+        await _answer(Lines(stream), peer, commands, owner)
+    except (OSError, trio.BrokenResourceError):
+        pass
+    except Exception:
+        log.exception("a command failed", pid=peer.pid, uid=peer.uid)
+    finally:
+        limiter.release()
+        await trio.aclose_forcefully(stream)
+
+
+async def _answer(lines: Lines, peer: Peer, commands: Commands, owner: int) -> None:
+    if peer.uid not in (owner, ROOT):
+        log.warning("a stranger at the control socket", pid=peer.pid, uid=peer.uid)
+        await _finish(lines, Result(False, "this daemon takes commands from its owner and from root only"))
+        return
+    message: dict[str, Any] | None = None
+    try:
+        with trio.move_on_after(COMMAND_SECONDS):
+            message = await lines.receive()
+    except Garbled as error:
+        await _finish(lines, Result(False, f"cms was sent {error}", _OTHER_VERSION))
+    if message is not None:
+        await _carry_out(lines, message, commands)
+
+
+_OTHER_VERSION = "the daemon may be of another version than this command: start the daemon again"
+
+
+async def _carry_out(lines: Lines, message: Mapping[str, Any], commands: Commands) -> None:
+    command, user = message.get("command"), message.get("user", "")
+    if not isinstance(command, str) or not isinstance(user, str):
+        await _finish(lines, Result(False, "cms was sent no command", _OTHER_VERSION))
+    elif command == "login":
+        await _login(lines, user, message.get("method", ""), commands)
+    else:
+        await _finish(lines, await _result(command, user, commands))
+
+
+async def _result(command: str, user: str, commands: Commands) -> Result:
+    log.debug("command", command=command, user=user)
+    match command:
+        case "ping":
+            return Result(True, "here")
+        case "status":
+            return commands.status()
+        case "logout":
+            return await commands.logout(user)
+        case "refresh":
+            return await commands.refresh(user)
+        case "reload":
+            return await commands.reload()
+        case "stop":
+            return commands.stop()
+    return Result(False, f"the daemon knows no command {command[:20]!r}", _OTHER_VERSION)
+
+
+async def _finish(lines: Lines, result: Result) -> None:
+    done = {"event": "done", "ok": result.ok, "message": result.message, "hint": result.hint}
+    await lines.send({**done, **result.extra})
+
+
+async def _login(lines: Lines, user: str, method: object, commands: Commands) -> None:
+    if method not in ("", *METHODS) or not isinstance(method, str):
+        await _finish(lines, Result(False, f"no such way to sign in: {method!r:.20}"))
+        return
+    flow = commands.login(user, method)
+    if isinstance(flow, Result):
+        await _finish(lines, flow)
+        return
+    with flow.held():
+        await _follow(lines, flow)
+
+
+async def _follow(lines: Lines, flow: Flow) -> None:
+    """Go on until the sign-in ends or the client leaves."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_tell, lines, flow, nursery.cancel_scope)
+        nursery.start_soon(_listen, lines, flow, nursery.cancel_scope)
+
+
+async def _tell(lines: Lines, flow: Flow, scope: trio.CancelScope) -> None:
+    with suppress(OSError, trio.BrokenResourceError):
+        shown = await flow.prompt()
+        if isinstance(shown, Prompt):
+            await lines.send(prompt_event(flow, shown))
+        await _finish(lines, ended(await flow.outcome()))
+    scope.cancel()
+
+
+async def _listen(lines: Lines, flow: Flow, scope: trio.CancelScope) -> None:
+    """Take what the client pastes; when it leaves, so do we."""
+    with suppress(Garbled, OSError, trio.BrokenResourceError):
+        while (message := await lines.receive()) is not None:
+            wrong = await flow.pasted(str(message.get("pasted", "")))
+            if wrong:
+                await lines.send({"event": "told", "message": wrong})
+    scope.cancel()
+
+
+def prompt_event(flow: Flow, shown: Prompt) -> dict[str, Any]:
+    """Return what a terminal needs to know of a prompt."""
+    event = asdict(shown)
+    del event["number"], event["state"]
+    return {"event": "prompt", "page": flow.page, **event}
+
+
+def ended(outcome: Outcome) -> Result:
+    """Return a sign-in's end as a command's."""
+    if isinstance(outcome, Granted):
+        kept = f"saved, key from {outcome.key_from}" if outcome.persisted else "kept in memory only"
+        return Result(True, f"{outcome.who or 'the account'} is signed in ({kept})")
+    return Result(False, outcome.trouble.message, outcome.trouble.hint)
