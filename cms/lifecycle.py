@@ -263,13 +263,12 @@ Answer: TypeAlias = Token | Wait | Deny
 
 def plan(life: Life, now: float) -> Plan:
     """What the keeper does next. A `SleepUntil` is always later than `now`."""
-    match life.phase:
-        case NeedsSignIn():
-            return AwaitSignIn()
-        case Failing(next_try=when):
-            pass
-        case Settled():
-            when = life.held.refresh_at if life.held else now
+    if isinstance(life.phase, NeedsSignIn):
+        return AwaitSignIn()
+    if isinstance(life.phase, Failing):
+        when = life.phase.next_try
+    else:
+        when = life.held.refresh_at if life.held else now
     return SleepUntil(when) if when > now else Fetch()
 
 
@@ -294,14 +293,13 @@ def usable(life: Life, now: float) -> Token | None:
 
 def denial(life: Life, now: float) -> Deny:
     """Why there is no usable token, and whose move it is."""
-    match life.phase:
-        case NeedsSignIn(trouble=trouble):
-            return Deny("sign-in-required", trouble.message, trouble.hint)
-        case Failing(trouble=trouble, next_try=next_try):
-            code = "locked" if trouble.kind == "locked" else "unavailable"
-            return Deny(code, trouble.message, trouble.hint, max(0.0, next_try - now))
-        case Settled():
-            return Deny("unavailable", "the token is being renewed", "try again in a few seconds", PAUSE_AFTER_GRANT)
+    if isinstance(life.phase, NeedsSignIn):
+        return Deny("sign-in-required", life.phase.trouble.message, life.phase.trouble.hint)
+    if isinstance(life.phase, Failing):
+        trouble = life.phase.trouble
+        code = "locked" if trouble.kind == "locked" else "unavailable"
+        return Deny(code, trouble.message, trouble.hint, max(0.0, life.phase.next_try - now))
+    return Deny("unavailable", "the token is being renewed", "try again in a few seconds", PAUSE_AFTER_GRANT)
 
 
 def absorb(life: Life, outcome: Outcome, now: float, luck: float, refresh_before: float | None = None) -> Life:
@@ -311,16 +309,14 @@ def absorb(life: Life, outcome: Outcome, now: float, luck: float, refresh_before
     before expiry, in seconds. A token that expired between the provider's answer and now (a suspend does that) is no
     fault of the provider's: it is fetched again at once.
     """
-    match outcome:
-        case Granted() if outcome.expires_in > 0:
-            return Life(_token(outcome, now, luck, refresh_before), Settled())
-        case Granted():
-            return _failed(life, Transient(_STILLBORN), now, luck)
-        case Transient():
-            return _failed(life, outcome, now, luck)
-        case Refused(trouble=trouble):
-            since = life.phase.since if isinstance(life.phase, NeedsSignIn) else now
-            return Life(life.held, NeedsSignIn(since, trouble))
+    if isinstance(outcome, Refused):
+        since = life.phase.since if isinstance(life.phase, NeedsSignIn) else now
+        return Life(life.held, NeedsSignIn(since, outcome.trouble))
+    if isinstance(outcome, Transient):
+        return _failed(life, outcome, now, luck)
+    if outcome.expires_in > 0:
+        return Life(_token(outcome, now, luck, refresh_before), Settled())
+    return _failed(life, Transient(_STILLBORN), now, luck)
 
 
 _STILLBORN = Trouble(
@@ -370,11 +366,12 @@ def pause(tries: int, luck: float) -> float:
 def hurry(life: Life, now: float) -> Life:
     """Bring the next try forward, as after a client's request, a resume or a network change.
 
-    Only when no usable token is held; to 60 s after the last try at the earliest, never before Retry-After.
+    Only when no usable token is held; to 60 s after the last try at the earliest, never before Retry-After. Returns
+    the very same life where nothing changes.
     """
     if not isinstance(life.phase, Failing) or usable(life, now):
         return life
-    return Life(life.held, _sooner(life.phase, life.phase.last_try + SHORTEST_PAUSE))
+    return _sooner(life, life.phase, life.phase.last_try + SHORTEST_PAUSE)
 
 
 def revive(life: Life, now: float) -> Life:
@@ -383,12 +380,13 @@ def revive(life: Life, now: float) -> Life:
     A person who asks may have mended what failed, so only Retry-After and the shortest pause of all bound this.
     """
     if isinstance(life.phase, Failing):
-        return Life(life.held, _sooner(life.phase, max(now, life.phase.last_try + PAUSE_AFTER_GRANT)))
+        return _sooner(life, life.phase, max(now, life.phase.last_try + PAUSE_AFTER_GRANT))
     return Life(_due_now(life.held, now) if life.held else None, Settled())
 
 
-def _sooner(failing: Failing, when: float) -> Failing:
-    return replace(failing, next_try=min(failing.next_try, max(when, failing.not_before)))
+def _sooner(life: Life, failing: Failing, when: float) -> Life:
+    when = max(when, failing.not_before)
+    return Life(life.held, replace(failing, next_try=when)) if when < failing.next_try else life
 
 
 def _due_now(held: Token, now: float) -> Token:
