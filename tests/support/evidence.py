@@ -1,0 +1,229 @@
+"""What the whole test run prints, logs and shows of itself, kept to be searched for secrets at its end.
+
+Every process of the run adds to files in one folder, named by an environment variable that all of them inherit.
+`found_secrets` is the search. Secrets come from what crosses the sandbox's own wire, so nothing that Entra knows is
+missed, and from whoever calls `keep_secret`. Files are found by their kind: `secrets-*` and the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+FOLDER_VARIABLE = "CMS_TEST_EVIDENCE"
+
+# Names under which secrets travel, in requests to Entra and in its answers.
+SECRET_FIELDS = frozenset(
+    (
+        "access_token",
+        "assertion",
+        "client_assertion",
+        "client_secret",
+        "code",
+        "code_verifier",
+        "device_code",
+        "id_token",
+        "refresh_token",
+    )
+)
+
+# Shorter words occur by chance, and no secret of the sandbox is shorter.
+_SHORTEST = 20
+_WORD = re.compile(rf"[A-Za-z0-9_+/~-]{{{_SHORTEST},}}")
+# Any JSON web token, whoever issued it.
+_JWT = re.compile(r"eyJ[A-Za-z0-9_-]{16,}\.eyJ[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}")
+
+_SAMPLE_SECONDS = 0.1
+
+
+def folder() -> Path | None:
+    """Return where evidence goes, None outside a test run."""
+    name = os.environ.get(FOLDER_VARIABLE)
+    return Path(name) if name else None
+
+
+def keep(kind: str, text: str | bytes | None) -> None:
+    """Keep something that a person or a program could have seen."""
+    _append(f"{kind}-{os.getpid()}", text.encode() if isinstance(text, str) else text)
+
+
+def keep_secret(*secrets: str) -> None:
+    """Name something that must be in no evidence."""
+    _append(f"secrets-{os.getpid()}", "".join(f"{secret}\n" for secret in secrets if secret).encode())
+
+
+def _append(name: str, text: bytes | None) -> None:
+    where = folder()
+    if where is None or not text:
+        return
+    descriptor = os.open(where / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(descriptor, text + b"\n")
+    finally:
+        os.close(descriptor)
+
+
+def witness_sandbox() -> None:
+    """Learn the secrets that any sandbox of this process is sent or gives away."""
+    from cms.sandbox.entra import Entra
+
+    answer = Entra._answer
+
+    def witnessed(self: Entra, request: Any) -> Any:
+        reply = answer(self, request)
+        keep_secret(*secrets_of(request.fields, reply.body, dict(reply.headers).get("Location", "")))
+        return reply
+
+    Entra._answer = witnessed  # type: ignore[method-assign]  # the one place that sees both directions
+
+
+def secrets_of(fields: dict[str, str], body: bytes, location: str) -> Iterator[str]:
+    """Yield the secrets of one request and its answer."""
+    yield from _secret_values(fields)
+    yield from _secret_values(dict(parse_qsl(urlsplit(location).query)))
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        return
+    if isinstance(answer, dict):
+        yield from _secret_values(answer)
+
+
+def _secret_values(fields: dict[str, Any]) -> Iterator[str]:
+    return (str(value) for name, value in fields.items() if name in SECRET_FIELDS)
+
+
+def found_secrets(where: Path) -> list[str]:
+    """Return, for each file of the evidence that holds a secret, a line that says so without quoting it."""
+    wanted: set[str] = set()
+    for file in where.glob("secrets-*"):
+        wanted.update(*(pieces(line) for line in file.read_text().splitlines()))
+    return [problem for file in sorted(where.iterdir()) if (problem := _problem(file, wanted))]
+
+
+def pieces(secret: str) -> set[str]:
+    """Return the words by which a secret is known. A web token's header is everyone's, so it is not one of them."""
+    head, _, rest = secret.partition(".")
+    return set(_WORD.findall(rest if head.startswith("eyJ") else secret))
+
+
+def _problem(file: Path, wanted: set[str]) -> str:
+    if file.name.startswith("secrets-"):
+        return ""
+    text = file.read_text(errors="replace")
+    if _JWT.search(text):
+        return f"{file.name}: a JSON web token"
+    if any(word in wanted or _holds(word, wanted) for word in set(_WORD.findall(_plain(text)))):
+        return f"{file.name}: a secret of the sandbox's"
+    return ""
+
+
+def _plain(text: str) -> str:
+    """Return the text with whatever base64 in it decodes to text as well: SASL hides a token so."""
+    from base64 import b64decode
+
+    decoded = (b64decode(word[: len(word) // 4 * 4] + "") for word in set(_BASE64.findall(text)))
+    return "\n".join([text, *(each.decode("utf-8", "replace") for each in decoded)])
+
+
+_BASE64 = re.compile(r"[A-Za-z0-9+/]{64,}")
+
+
+def _holds(word: str, wanted: set[str]) -> bool:
+    """Whether a longer word has a secret inside it."""
+    sizes = _sizes(wanted)
+    return any(
+        word[at : at + size] in wanted for size in sizes if size < len(word) for at in range(len(word) - size + 1)
+    )
+
+
+_SIZES: dict[int, tuple[int, ...]] = {}
+
+
+def _sizes(wanted: set[str]) -> tuple[int, ...]:
+    return _SIZES.setdefault(id(wanted), tuple({len(each) for each in wanted}))
+
+
+class Watch(threading.Thread):
+    """Looks at the environment and arguments of every process that this one starts, directly or not."""
+
+    def __init__(self) -> None:
+        super().__init__(name="evidence", daemon=True)
+        self._seen: set[tuple[str, bytes, bytes]] = set()
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        """Sample until told to stop."""
+        while not self._ended.wait(_SAMPLE_SECONDS):
+            for process in descendants(os.getpid()):
+                self._look(process)
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._ended.set()
+        self.join()
+
+    def _look(self, process: str) -> None:
+        try:
+            arguments = Path(f"/proc/{process}/cmdline").read_bytes()
+            environment = Path(f"/proc/{process}/environ").read_bytes()
+        except OSError:
+            return  # gone, or not ours to look at
+        seen = (process, arguments, environment)
+        if seen not in self._seen:
+            self._seen.add(seen)
+            keep("processes", (arguments + b"\n" + environment).replace(b"\0", b"\n"))
+
+
+def descendants(process: int | str) -> Iterable[str]:
+    """Yield the ids of the processes below this one."""
+    for children in Path(f"/proc/{process}/task").glob("*/children"):
+        try:
+            found = children.read_text().split()
+        except OSError:
+            continue
+        for child in found:
+            yield child
+            yield from descendants(child)
+
+
+def witness_subprocesses() -> None:
+    """Keep the arguments, environment and standard error of every program that the tests of this process start."""
+    communicate = subprocess.Popen.communicate
+
+    def witnessed(self: Any, *given: Any, **named: Any) -> Any:
+        output, errors = communicate(self, *given, **named)
+        keep("errors", errors)
+        if _shows_no_token(self.args):
+            keep("output", output)
+        return output, errors
+
+    subprocess.Popen.communicate = witnessed  # type: ignore[method-assign]  # every helper of subprocess ends here
+    sys.addaudithook(_audit)
+
+
+def _shows_no_token(arguments: Any) -> bool:
+    """Whether this is the admin command: its output never holds a token, as other programs' may."""
+    words = [str(word) for word in arguments] if isinstance(arguments, (list, tuple)) else str(arguments).split()
+    return any(Path(word).name == "cms" or word in ("cms.main", "cms.sandbox.demo") for word in words)
+
+
+def _audit(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "subprocess.Popen":
+        _, command, _, environment = arguments
+        keep("commands", repr(command))
+        keep("commands", repr(dict(environment)) if environment else None)
+
+
+def stamp() -> str:
+    """Return a name for this run's folder."""
+    return time.strftime("%Y%m%d-%H%M%S")

@@ -1,0 +1,139 @@
+"""An installation of cms that any user can reach and none but root can change: tests run it as other users.
+
+The checkout and its virtual environment may lie under a home folder that others cannot enter.
+"""
+
+from __future__ import annotations
+
+import compileall
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import Distribution, distribution
+from pathlib import Path
+
+from support.programs import give_up, require_program
+
+# Numbers that no package of Debian's uses and no login of a small machine has.
+ALICE, BOB, CAROL = 64001, 64002, 64003
+
+_SCRIPT = """#!{python} -I
+import sys
+from {module} import main
+sys.exit(main())
+"""
+_COMMANDS = {"cms": "cms.main", "cms-oauth": "cms_oauth.main"}
+
+
+@contextmanager
+def open_folder(prefix: str) -> Iterator[Path]:
+    """Make a temporary folder that every user can enter, and remove it afterwards."""
+    with tempfile.TemporaryDirectory(prefix=f"cms-{prefix}-", dir="/var/tmp", ignore_cleanup_errors=True) as name:
+        path = Path(name)
+        path.chmod(0o755)
+        yield path
+
+
+class Installation:
+    """cms with its dependencies, under `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        subprocess.run([_base_python(), "-m", "venv", "--without-pip", folder], check=True)
+        self.python = folder / "bin" / "python"
+        self._packages = next(folder.glob("lib/python3*/site-packages"))
+        for each in _closure("cms-oauth", "sandbox"):
+            _copy(each, self._packages)
+        for package in ("cms", "cms_oauth"):
+            self._copy_own(package)
+        for command, module in _COMMANDS.items():
+            self._write_command(command, module)
+
+    def command(self, name: str) -> str:
+        """Return the path of `cms` or `cms-oauth`."""
+        return str(self.folder / "bin" / name)
+
+    def _copy_own(self, package: str) -> None:
+        source = Path(sys.modules[package].__file__ or "").parent if package in sys.modules else _find(package)
+        target = self._packages / package
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+        compileall.compile_dir(target, quiet=2)
+
+    def _write_command(self, name: str, module: str) -> None:
+        path = self.folder / "bin" / name
+        path.write_text(_SCRIPT.format(python=self.python, module=module))
+        path.chmod(0o755)
+
+
+def become(uid: int, argv: Sequence[str | Path], *, groups: Sequence[int] = ()) -> list[str]:
+    """Return the command that runs another one as this uid, with a group of the same number and nothing of root's."""
+    more = ["--groups", ",".join(map(str, groups))] if groups else ["--clear-groups"]
+    setpriv = require_program("setpriv", "util-linux")
+    return [setpriv, f"--reuid={uid}", f"--regid={uid}", *more, "--inh-caps=-all", "--", *map(str, argv)]
+
+
+def bare_environment(**more: str) -> Mapping[str, str]:
+    """Return an environment with nothing in it of the one that runs the tests."""
+    return {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/nonexistent", **more}
+
+
+def _base_python() -> str:
+    """Return this interpreter outside of any virtual environment, where others can run it."""
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    for candidate in (os.path.realpath(sys.executable), f"/usr/bin/{version}"):
+        if _open_to_all(Path(candidate)):
+            return candidate
+    give_up(f"no {version} that other users can run: run the tests with Debian's own")
+    raise AssertionError
+
+
+def _open_to_all(path: Path) -> bool:
+    return path.exists() and all(each.stat().st_mode & 0o001 for each in (path, *path.parents))
+
+
+def _closure(name: str, extra: str) -> list[Distribution]:
+    """Return the installed distributions that this one needs, itself included."""
+    found: dict[str, Distribution] = {}
+    wanted = [name]
+    while wanted:
+        name = wanted.pop()
+        if name not in found:
+            found[name] = distribution(name)
+            wanted += list(_needs(found[name], extra if len(found) == 1 else ""))
+    return list(found.values())
+
+
+def _needs(what: Distribution, extra: str) -> Iterator[str]:
+    for requirement in what.requires or ():
+        needed, _, marker = requirement.partition(";")
+        if _applies(marker, extra):
+            match = re.match(r"[A-Za-z0-9_.-]+", needed)
+            assert match
+            yield match[0]
+
+
+def _applies(marker: str, extra: str) -> bool:
+    from packaging.markers import Marker
+
+    return not marker.strip() or Marker(marker).evaluate({"extra": extra})
+
+
+def _copy(what: Distribution, target: Path) -> None:
+    for file in what.files or ():
+        source = Path(str(what.locate_file(file)))
+        if ".." not in file.parts and source.is_file() and file.suffix not in (".pth",):
+            (target / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target / file)
+
+
+def _find(package: str) -> Path:
+    from importlib.util import find_spec
+
+    spec = find_spec(package)
+    assert spec and spec.origin
+    return Path(spec.origin).parent

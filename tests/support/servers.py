@@ -1,0 +1,298 @@
+"""Real mail servers that check each token: Dovecot (IMAP, POP, SASL) and exim (submission), by introspection.
+
+Dovecot asks the sandbox's Entra about every token, separately for each protocol's scope, and compares whose it is with
+who uses it. exim takes mail from nobody else's word than Dovecot's, refuses to send as another, as Exchange does, and
+delivers into the Maildir that Dovecot shows.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import smtplib
+import socket
+import ssl
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import trustme
+
+from cms.sandbox.entra import Entra
+from support.machine import EXIM_USER, Machine
+from support.programs import require_program, require_root
+from support.reachable import bare_environment, open_folder
+from support.waiting import PATIENCE, until
+
+# Owns all mailboxes; neither a login nor one of Debian's.
+MAIL_UID = 64100
+
+# Dovecot's name of a service -> the permission that its tokens need.
+_SCOPES = {"imap": "IMAP.AccessAsUser.All", "pop3": "POP.AccessAsUser.All", "smtp": "SMTP.Send"}
+
+_DOVECOT = """
+base_dir = {folder}/run
+state_dir = {folder}/state
+log_path = {folder}/dovecot.log
+auth_verbose = yes
+protocols = imap pop3
+listen = 127.0.0.1
+first_valid_uid = 1
+mail_location = maildir:~/Maildir
+ssl = required
+ssl_cert = <{folder}/server.pem
+ssl_key = <{folder}/server.pem
+auth_mechanisms = xoauth2 oauthbearer
+# A refused token is a test here, not an attack.
+auth_failure_delay = 0
+service anvil {{
+  unix_listener anvil-auth-penalty {{
+    mode = 0
+  }}
+}}
+userdb {{
+  driver = static
+  args = uid={uid} gid={uid} home={folder}/mail/%Lu
+}}
+service auth {{
+  unix_listener {folder}/sasl {{
+    mode = 0666
+  }}
+}}
+service imap-login {{
+  inet_listener imap {{
+    port = 0
+  }}
+  inet_listener imaps {{
+    port = {imap}
+    ssl = yes
+  }}
+}}
+service pop3-login {{
+  inet_listener pop3 {{
+    port = 0
+  }}
+  inet_listener pop3s {{
+    port = {pop}
+    ssl = yes
+  }}
+}}
+"""
+
+_PASSDB = """
+protocol {protocol} {{
+  passdb {{
+    driver = oauth2
+    mechanisms = xoauth2 oauthbearer
+    args = {folder}/{protocol}.ext
+  }}
+}}
+"""
+
+_INTROSPECTION = """
+introspection_mode = get
+introspection_url = {url}
+force_introspection = yes
+username_attribute = email
+active_attribute = active
+active_value = true
+scope = {scope}
+"""
+
+_EXIM = """
+primary_hostname = localhost
+local_interfaces = 127.0.0.1
+daemon_smtp_ports = {port}
+keep_environment =
+host_lookup =
+rfc1413_query_timeout = 0s
+tls_advertise_hosts = *
+tls_certificate = {folder}/server.pem
+tls_privatekey = {folder}/server.pem
+auth_advertise_hosts = ${{if def:tls_in_cipher{{*}}}}
+acl_smtp_mail = acl_mail
+acl_smtp_rcpt = acl_rcpt
+log_selector = +smtp_protocol_error +incoming_port
+
+begin acl
+acl_mail:
+  deny !authenticated = *
+       message = 5.7.57 Client not authenticated to send mail
+  deny !condition = ${{if eqi{{$sender_address}}{{$authenticated_id}}}}
+       message = 5.7.60 SMTP; Client does not have permissions to send as this sender
+  accept
+acl_rcpt:
+  deny local_parts = nobody
+       message = 5.1.10 Recipient not found
+  accept
+
+begin routers
+mailbox:
+  driver = accept
+  transport = maildir
+
+begin transports
+maildir:
+  driver = appendfile
+  directory = ${{lookup{{$local_part@$domain}}dsearch,ret=full,filter=dir{{{folder}/mail}}}}/Maildir
+  maildir_format
+  return_path_add
+  user = {uid}
+  group = {uid}
+
+begin authenticators
+xoauth2:
+  driver = dovecot
+  public_name = XOAUTH2
+  server_socket = {folder}/sasl
+  server_set_id = $auth1
+oauthbearer:
+  driver = dovecot
+  public_name = OAUTHBEARER
+  server_socket = {folder}/sasl
+  server_set_id = $auth1
+"""
+
+
+@dataclass
+class MailServers:
+    """The running servers. Ports are on localhost, `ca_file` vouches for them."""
+
+    folder: Path
+    entra: Entra
+    imap: int
+    pop: int
+    submission: int
+    machine: Machine
+
+    @property
+    def ca_file(self) -> str:
+        """The authority behind the servers' certificate, readable by all."""
+        return str(self.folder / "ca.pem")
+
+    @property
+    def tls(self) -> ssl.SSLContext:
+        """What a Python client verifies the servers with."""
+        return ssl.create_default_context(cafile=self.ca_file)
+
+    def add_user(self, name: str) -> str:
+        """Make a user of the sandbox's with an empty mailbox here."""
+        self.entra.add_user(name)
+        mailbox = self.folder / "mail" / name.lower()
+        mailbox.mkdir(exist_ok=True)
+        os.chown(mailbox, MAIL_UID, MAIL_UID)
+        return name
+
+    def mail_of(self, name: str) -> list[str]:
+        """Return the messages in somebody's mailbox, in no order."""
+        files = (self.folder / "mail" / name.lower() / "Maildir").glob("[cn]*/*")
+        return [file.read_text(errors="replace") for file in files if file.is_file()]
+
+    def wait_for_mail(self, name: str, text: str) -> str:
+        """Return the message that has this text in it, once it has been delivered."""
+        found = until(lambda: [each for each in self.mail_of(name) if text in each], f"mail with {text!r}")
+        assert len(found) == 1, "the message was delivered more than once"
+        return found[0]
+
+    def log(self) -> str:
+        """Return what both servers have logged."""
+        dovecot = self.folder / "dovecot.log"
+        return (dovecot.read_text(errors="replace") if dovecot.exists() else "") + self.machine.log()
+
+
+@contextmanager
+def mail_servers() -> Iterator[MailServers]:
+    """Run an Entra, a Dovecot and an exim that belong together."""
+    require_root()
+    require_program("doveconf", "dovecot-core")
+    with Entra() as entra, open_folder("mail") as folder:
+        _prepare(folder)
+        (folder / "exim").mkdir(mode=0o755)
+        machine = Machine(folder / "exim", {})
+        imap, pop, submission = free_ports(3)
+        servers = MailServers(folder, entra, imap, pop, submission, machine)
+        with _dovecot(servers), _exim(servers):
+            yield servers
+
+
+def free_ports(number: int) -> list[int]:
+    """Return ports of 127.0.0.1 that nothing listens on. They are taken at once, so that they differ."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def _prepare(folder: Path) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(folder / "ca.pem"))
+    certificate = authority.issue_cert("localhost", "127.0.0.1")
+    certificate.private_key_and_cert_chain_pem.write_to_path(str(folder / "server.pem"))
+    exim = pwd.getpwnam(EXIM_USER)
+    os.chown(folder / "server.pem", exim.pw_uid, exim.pw_gid)
+    (folder / "server.pem").chmod(0o600)
+    (folder / "mail").mkdir(mode=0o755)
+    os.chown(folder / "mail", MAIL_UID, MAIL_UID)
+
+
+@contextmanager
+def _dovecot(servers: MailServers) -> Iterator[None]:
+    folder = servers.folder
+    for protocol, scope in _SCOPES.items():
+        text = _INTROSPECTION.format(url=servers.entra.introspect_url, scope=scope)
+        (folder / f"{protocol}.ext").write_text(text)
+    settings = _DOVECOT.format(folder=folder, uid=MAIL_UID, imap=servers.imap, pop=servers.pop)
+    passdbs = "".join(_PASSDB.format(protocol=protocol, folder=folder) for protocol in _SCOPES)
+    (folder / "dovecot.conf").write_text(settings + passdbs)
+    command = [require_program("dovecot", "dovecot-core"), "-F", "-c", str(folder / "dovecot.conf")]
+    with _running(command, folder / "dovecot.out"):
+        until(lambda: _greets(servers.imap, servers.tls), "Dovecot's greeting")
+        until((folder / "sasl").exists, "Dovecot's SASL socket")
+        yield
+
+
+@contextmanager
+def _exim(servers: MailServers) -> Iterator[None]:
+    servers.machine.configure(_EXIM.format(folder=servers.folder, port=servers.submission, uid=MAIL_UID))
+    command = servers.machine.argv(servers.machine.exim, "-bdf")
+    with _running(command, servers.folder / "exim.out"):
+        until(lambda: _speaks_smtp(servers.submission), "exim's greeting")
+        yield
+
+
+@contextmanager
+def _running(command: list[str], output: Path) -> Iterator[None]:
+    with (
+        output.open("wb") as file,
+        subprocess.Popen(command, stdout=file, stderr=file, env=dict(bare_environment())) as process,
+    ):
+        try:
+            yield
+        except BaseException as problem:
+            problem.add_note(f"{command[0]}: {output.read_text(errors='replace')}")
+            raise
+        finally:
+            process.terminate()
+            process.wait(PATIENCE)
+
+
+def _greets(port: int, tls: ssl.SSLContext) -> bool:
+    try:
+        with (
+            socket.create_connection(("localhost", port), 1) as plain,
+            tls.wrap_socket(plain, server_hostname="localhost") as secure,
+        ):
+            return bool(secure.recv(1))
+    except OSError:
+        return False
+
+
+def _speaks_smtp(port: int) -> bool:
+    try:
+        with smtplib.SMTP("localhost", port, timeout=1) as server:
+            return server.noop()[0] == 250
+    except (OSError, smtplib.SMTPException):
+        return False
