@@ -46,7 +46,7 @@ _UNKNOWN_PAGE = 404
 class Asked:
     """One request, for counting. No secret is kept: `refresh` is the digest of the refresh token that came.
 
-    `at` is Unix time. `status` is 0 until the answer is on its way; `aadsts` and `fault` say what was answered.
+    `endpoint` is a word of `Fault.endpoint`, or "page" or "device" for what a person sees before answering. `at` is Unix time. `status` is 0 until the answer is on its way; `aadsts` and `fault` say what was answered.
     """
 
     endpoint: str
@@ -228,7 +228,8 @@ class Entra(Settings):
         for ending, endpoint, handler in (
             ("/oauth2/v2.0/token", "token", self._token),
             ("/oauth2/v2.0/devicecode", "devicecode", self._devicecode),
-            ("/oauth2/v2.0/authorize", "authorize", self._authorize),
+            # The page alone is nothing that a fault should spend itself on: "authorize" is the person's answer.
+            ("/oauth2/v2.0/authorize", "page" if request.method == "GET" else "authorize", self._authorize),
             ("/v2.0/.well-known/openid-configuration", "discovery", self._discovery),
             ("/common/discovery/instance", "discovery", self._instance),
             ("/device", "device", self._device),
@@ -258,7 +259,7 @@ class Entra(Settings):
 
     def _refuse(self, refusal: Refusal, request: Request, asked: Asked) -> Reply:
         asked.aadsts = refusal.aadsts
-        if asked.endpoint in ("authorize", "device"):
+        if asked.endpoint in ("page", "authorize", "device"):
             return as_html(pages.message("Sorry, but we're having trouble signing you in", str(refusal)), _REFUSED)
         correlation = request.headers.get("client-request-id") or str(uuid.uuid4())
         return as_json(refusal.body(self.authority, correlation, self.directory.now()), refusal.kind.status)

@@ -161,6 +161,9 @@ class _Connection(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version = "sandbox"
     sys_version = ""
+    # One packet for an answer: head and body apart would wait for a delayed acknowledgement, 40 ms of every request.
+    wbufsize = -1
+    disable_nagle_algorithm = True
     server: _Tcp
 
     def _answer(self) -> None:
