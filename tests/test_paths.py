@@ -1,0 +1,171 @@
+"""Where things are looked for."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import platformdirs
+import pytest
+
+from cms_oauth import paths
+
+VARIABLES = (
+    "CMS_SOCK",
+    "RUNTIME_DIRECTORY",
+    "STATE_DIRECTORY",
+    "CONFIGURATION_DIRECTORY",
+    "XDG_RUNTIME_DIR",
+    "XDG_STATE_HOME",
+    "XDG_CONFIG_HOME",
+)
+
+
+@pytest.fixture(autouse=True)
+def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Take away all that names a folder: the environment of a pipe that exim runs."""
+    for variable in VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(paths, "_USERS_RUNTIME", str(tmp_path / "run-user"))
+    monkeypatch.setattr(paths, "_SYSTEM_RUNTIME", str(tmp_path / "run-cms"))
+    return tmp_path
+
+
+def logind(folder: Path) -> Path:
+    made = folder / "run-user" / str(os.geteuid())
+    made.mkdir(parents=True)
+    return made
+
+
+def test_systemd_decides_for_a_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folders that a unit was given come before a session's; of several, the first."""
+    for variable in VARIABLES:
+        monkeypatch.setenv(variable, f"/from/{variable}:/other")
+
+    assert "/from/RUNTIME_DIRECTORY/cms.sock" == paths.default_socket()
+    assert "/from/RUNTIME_DIRECTORY/control.sock" == paths.control_socket()
+    assert "/from/RUNTIME_DIRECTORY/control.sock" == paths.control_candidates()[0]
+    assert "/from/STATE_DIRECTORY" == paths.state_folder()
+    assert "/from/CONFIGURATION_DIRECTORY/cms.cfg" == paths.config_file()
+
+
+def test_a_session_decides_without_systemd(monkeypatch: pytest.MonkeyPatch) -> None:
+    """XDG_* name the base folders, cms has a folder of its own in each."""
+    for variable in VARIABLES[4:]:
+        monkeypatch.setenv(variable, f"/from/{variable}/")
+
+    assert "/from/XDG_RUNTIME_DIR/cms/cms.sock" == paths.default_socket()
+    assert "/from/XDG_STATE_HOME/cms" == paths.state_folder()
+    assert "/from/XDG_CONFIG_HOME/cms/cms.cfg" == paths.config_file()
+
+
+def test_platformdirs_decides_where_nothing_else_does(bare: Path) -> None:
+    """Without either, and with relative ones, which the XDG specification tells to ignore."""
+    assert str(bare / "home/.local/state/cms") == paths.state_folder()
+    assert str(bare / "home/.config/cms/cms.cfg") == paths.config_file()
+    os.environ["XDG_STATE_HOME"] = "relative"
+    assert str(bare / "home/.local/state/cms") == paths.state_folder()
+
+
+def test_the_runtime_folder_of_logind_is_found_without_a_session(bare: Path) -> None:
+    """A cron job of a user who is logged in elsewhere lacks XDG_RUNTIME_DIR, not the folder."""
+    folder = logind(bare)
+
+    assert f"{folder}/cms/cms.sock" == paths.default_socket()
+
+
+def test_the_last_runtime_folder_is_platformdirs_without_its_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It warns that XDG_RUNTIME_DIR is not set; warnings are errors in this run."""
+
+    class Warner:
+        def __init__(self, name: str, *, appauthor: bool) -> None:
+            self.name = name
+
+        @property
+        def user_runtime_dir(self) -> str:
+            import warnings  # noqa: PLC0415 - where platformdirs does it
+
+            warnings.warn("XDG_RUNTIME_DIR is not set", stacklevel=1)
+            return f"/tmp/runtime/{self.name}"
+
+    monkeypatch.setattr(platformdirs, "PlatformDirs", Warner)
+
+    assert "/tmp/runtime/cms/cms.sock" == paths.default_socket()
+
+
+def test_cms_sock_is_the_only_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who names a socket means that one, whether it is there or not."""
+    monkeypatch.setenv("CMS_SOCK", "/named/cms.sock")
+
+    assert ["/named/cms.sock"] == list(paths.socket_candidates())
+    assert "/named/cms.sock" == paths.find_socket()
+
+
+def test_candidates_go_from_the_session_to_the_system(monkeypatch: pytest.MonkeyPatch, bare: Path) -> None:
+    """Each place once, and not the folder of the service that runs the client."""
+    folder = logind(bare)
+    monkeypatch.setenv("RUNTIME_DIRECTORY", "/run/exim4")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/session")
+
+    expected = ["/session/cms", f"{folder}/cms", f"{bare}/run-cms"]
+    assert [f"{each}/cms.sock" for each in expected] == list(paths.socket_candidates())
+    assert tuple(f"{each}/control.sock" for each in ["/run/exim4", *expected]) == paths.control_candidates()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
+    assert [f"{each}/cms.sock" for each in expected[1:]] == list(paths.socket_candidates())
+
+
+def test_the_first_socket_that_exists_is_found(bare: Path) -> None:
+    """A pipe of exim's finds the system service's socket, and a user's own before it."""
+    system = bare / "run-cms/cms.sock"
+    system.parent.mkdir()
+    system.touch()
+    assert str(system) == paths.find_socket()
+
+    own = logind(bare) / "cms/cms.sock"
+    own.parent.mkdir()
+    own.touch()
+    assert str(own) == paths.find_socket()
+
+
+def test_without_any_socket_the_likeliest_place_is_named(monkeypatch: pytest.MonkeyPatch, bare: Path) -> None:
+    """That is what the message about a missing daemon says."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/session")
+
+    assert "/session/cms/cms.sock" == paths.find_socket()
+
+
+def test_a_runtime_folder_that_another_user_made_is_no_candidate(monkeypatch: pytest.MonkeyPatch, bare: Path) -> None:
+    """Its name in /tmp can be guessed; a token from there would be anybody's."""
+
+    class Taken:
+        def __init__(self, name: str, *, appauthor: bool) -> None: ...
+
+        @property
+        def user_runtime_dir(self) -> str:
+            raise PermissionError("owned by another user")
+
+    monkeypatch.setattr(platformdirs, "PlatformDirs", Taken)
+
+    assert [f"{bare}/run-cms/cms.sock"] == list(paths.socket_candidates())
+    with pytest.raises(PermissionError):
+        paths.default_socket()
+
+
+def test_platformdirs_is_not_imported_where_the_environment_decides() -> None:
+    """It would triple the client's start."""
+    program = (
+        "import sys; from cms_oauth import paths; "
+        "paths.find_socket(); paths.state_folder(); paths.config_file(); paths.control_candidates(); "
+        "print('platformdirs' in sys.modules)"
+    )
+    environment = dict.fromkeys(VARIABLES[4:], "/nowhere")
+
+    assert (
+        "False\n"
+        == subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+        ).stdout
+    )
