@@ -265,10 +265,11 @@ def plan(life: Life, now: float) -> Plan:
     """What the keeper does next. A `SleepUntil` is always later than `now`."""
     if isinstance(life.phase, NeedsSignIn):
         return AwaitSignIn()
+    when = now
     if isinstance(life.phase, Failing):
         when = life.phase.next_try
-    else:
-        when = life.held.refresh_at if life.held else now
+    elif life.held:
+        when = life.held.refresh_at
     return SleepUntil(when) if when > now else Fetch()
 
 

@@ -151,15 +151,13 @@ def _row(entry: Entry, protocols: tuple[str, ...], life: Life, now: float, wall:
 
 
 def _state(life: Life, now: float, signing_in: str) -> str:
-    match life.phase:
-        case NeedsSignIn():
-            return "signing-in" if signing_in else "sign-in-required"
-        case Failing(trouble=trouble):
-            return "locked" if trouble.kind == "locked" else "failing"
-        case Settled():
-            if life.held is None:
-                return "starting"
-            return "ok" if usable(life, now) and life.held.refresh_at > now else "renewing"
+    if isinstance(life.phase, NeedsSignIn):
+        return "signing-in" if signing_in else "sign-in-required"
+    if isinstance(life.phase, Failing):
+        return "locked" if life.phase.trouble.kind == "locked" else "failing"
+    if life.held is None:
+        return "starting"
+    return "ok" if usable(life, now) and life.held.refresh_at > now else "renewing"
 
 
 def _held(life: Life, now: float, wall: float) -> Held | None:
