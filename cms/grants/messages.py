@@ -8,7 +8,7 @@ text never quotes the line: it could hold a token.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeAlias
 
@@ -114,6 +114,20 @@ _QUESTIONS: dict[str, type[Any]] = {each.__name__: each for each in (Open, Acqui
 _OUTCOMES: dict[str, type[Any]] = {each.__name__: each for each in (Granted, Transient, Refused)}
 
 
+class Lines:
+    """Cuts a byte stream into lines without their LF, and keeps no more than one message of what has no end yet."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Return the lines that `data` completes, or raise Garbage for one that is too long."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if any(len(line) > MAX_MESSAGE for line in (*lines, self._rest)):
+            raise Garbage("a line that is too long for a message")
+        return lines
+
+
 def pack(message: Question | Reply) -> bytes:
     """Return one line, LF included."""
     body = asdict(message)
@@ -130,9 +144,13 @@ def unpack_question(line: bytes) -> Question:
         if "grant" in body:
             body["grant"] = _grant(body["grant"])
         if "scopes" in body:
-            body["scopes"] = tuple(body["scopes"])
+            body["scopes"] = _words(body["scopes"])
         if kind is Open:
             body["key"] = _source(body["key"])
+        if kind is not Open:
+            body["number"] = _number(body["number"])
+        if kind is Redirected:
+            _words(body["fields"].values())
         question: Question = kind(**body)
     except (KeyError, TypeError, ValueError, AttributeError):
         raise Garbage("a question that is none") from None
@@ -173,12 +191,25 @@ def _outcome(body: dict[str, Any]) -> Outcome:
     return outcome
 
 
+def _number(value: Any) -> int:
+    if type(value) is not int:
+        raise TypeError
+    return value
+
+
+def _words(values: Iterable[Any]) -> tuple[str, ...]:
+    words = tuple(values)
+    if not all(isinstance(word, str) for word in words):
+        raise TypeError
+    return words
+
+
 def _source(body: dict[str, Any] | None) -> Source | None:
-    return Source(body["kind"], tuple(body["value"])) if body else None
+    return Source(body["kind"], _words(body["value"])) if body else None
 
 
 def _grant(body: dict[str, Any]) -> Grant:
-    body["scope_sets"] = tuple(tuple(scopes) for scopes in body["scope_sets"])
+    body["scope_sets"] = tuple(_words(scopes) for scopes in body["scope_sets"])
     for name in ("client_secret", "certificate", "client_assertion"):
         body[name] = _source(body[name])
     return Grant(**body)

@@ -1,0 +1,66 @@
+"""The grant worker: `python -I -m cms.grants` with one end of a socketpair as its standard input.
+
+The only process that ever holds a refresh token, a client secret or the vault's key. See `cms.grants.messages` for
+what is said over the socket, and `cms.grants.desk` for how long it lives.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import socket
+import sys
+from contextlib import suppress
+
+from cms.grants.desk import Desk, Office
+from cms.grants.entra import Entra
+from cms.grants.keys import Keys
+from cms.grants.messages import Open
+from cms.grants.service import Service
+from cms.grants.vault import Vault
+
+_PR_SET_DUMPABLE = 4
+
+# The broker serves mail programs; refreshing is never as urgent as that.
+NICENESS = 15
+
+
+def protect() -> None:
+    """Let no other process of this user read our memory, and no crash write it to a disk."""
+    # exec has made the process dumpable again, whatever the broker had set.
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def detach() -> None:
+    """Stand behind the broker, and outlive what is meant for its terminal: only the socket ends this process."""
+    niceness = max(NICENESS, os.getpriority(os.PRIO_PROCESS, 0))
+    os.setpriority(os.PRIO_PROCESS, 0, niceness)
+    # Refused to a process that leads a session already, which is as good.
+    with suppress(PermissionError):
+        os.setsid()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def office(opened: Open) -> Office:
+    """Bring together what works on the questions."""
+    vault = Vault(opened.state_folder, Keys(opened.key), opened.timeout)
+    return Service(vault, Entra(opened.ca))
+
+
+def main() -> int:
+    protect()
+    detach()
+    try:
+        sock = socket.socket(fileno=0)
+    except OSError:
+        print("error: this program is started by cms, with a socket as its standard input", file=sys.stderr)
+        return os.EX_USAGE
+    return Desk(sock, office).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

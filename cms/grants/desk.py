@@ -1,0 +1,297 @@
+"""The worker's main loop: takes questions from the socket, gives each a thread, answers, leaves when idle.
+
+One thread (the caller's) reads, writes and keeps time; every question has a thread of its own, of which so many run at
+once. A question has a deadline from its arrival: when it has passed, the question is answered with a transient fault
+and its thread is left to itself, which frees its place. What that thread gets late is still stored in the vault, since
+the thread does that itself; only its answer is dropped.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import select
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from cms.accounts import Grant, Scopes
+from cms.grants.messages import (
+    Acquire,
+    Cancel,
+    Done,
+    Forget,
+    Garbage,
+    Lines,
+    Open,
+    Prompt,
+    Question,
+    Redirected,
+    Reply,
+    SignIn,
+    pack,
+    unpack_question,
+)
+from cms.grants.service import Line, Mailbox
+from cms.lifecycle import Outcome, Transient, Trouble
+
+# Threads at once: a thousand accounts take four seconds with these, and a handful of hanging ones stops nobody.
+THREADS = 16
+
+# How long what was sent to Entra may take when the broker is gone: the HTTP timeouts end it sooner.
+FINISH_SECONDS = 30.0
+
+EXIT_DONE = 0
+# EX_DATAERR: the broker sent what is no message.
+EXIT_GARBAGE = 65
+
+
+class Office(Protocol):
+    """Who does the work: see `cms.grants.service.Service`."""
+
+    @property
+    def stays(self) -> bool: ...
+
+    def rest(self) -> None: ...
+
+    def acquire(self, grant: Grant, scopes: Scopes) -> Outcome: ...
+
+    def forget(self, grant: Grant) -> Outcome: ...
+
+    def sign_in(self, question: SignIn, line: Line) -> Outcome: ...
+
+
+@dataclass(eq=False, slots=True)
+class Job:
+    """One question under way. `deadline` is a moment of the monotonic clock."""
+
+    number: int
+    work: Callable[[], Outcome]
+    deadline: float
+    mailbox: Mailbox | None = None
+    answered: bool = False
+    thread: threading.Thread | None = field(default=None, repr=False)
+
+
+def unexpected(error: BaseException) -> Transient:
+    """Report a bug without anything that could be a secret: neither the exception's text nor locals."""
+    name = type(error).__name__
+    frames = "".join(traceback.format_list(traceback.extract_tb(error.__traceback__)))
+    print(f"error: unexpected {name}, most recent call last:\n{frames}{name}", file=sys.stderr, flush=True)
+    return Transient(
+        Trouble("worker", f"the grant worker met an unexpected {name}", "this is a bug in cms: the log has its trace")
+    )
+
+
+class Desk:
+    """Serves one socket until it closes, or until nothing has come for a while."""
+
+    def __init__(
+        self, sock: socket.socket, office: Callable[[Open], Office], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._sock = sock
+        self._make_office = office
+        self._clock = clock
+        self._office: Office | None = None
+        self._opened = Open("")
+        self._lines = Lines()
+        self._pending: deque[Job] = deque()
+        self._running: set[Job] = set()
+        self._abandoned: set[Job] = set()
+        self._signing_in: dict[int, Job] = {}
+        # What threads have for the main one: a prompt to send, or a job with its outcome.
+        self._results: queue.SimpleQueue[Prompt | tuple[Job, Outcome]] = queue.SimpleQueue()
+        self._wake_read, self._wake_write = os.pipe()
+        self._busy_until = clock()
+        self._resting = False
+
+    def run(self) -> int:
+        """Serve; return the exit status."""
+        try:
+            self._serve()
+        except Garbage as garbage:
+            print(f"error: the broker sent {garbage}", file=sys.stderr, flush=True)
+            return EXIT_GARBAGE
+        finally:
+            self._finish()
+            self._sock.close()
+        return EXIT_DONE
+
+    def _serve(self) -> None:
+        while True:
+            self._start()
+            ready, _, _ = select.select([self._sock.fileno(), self._wake_read], [], [], self._patience())
+            try:
+                if self._sock.fileno() in ready and not self._read():
+                    return
+                self._deliver()
+                self._expire()
+            except (BrokenPipeError, ConnectionResetError):
+                return
+            if not ready and self._idle_for_long() and self._rest():
+                return
+
+    def _patience(self) -> float | None:
+        """Seconds until something is due without anybody's doing; None for never."""
+        waits = [job.deadline for job in (*self._running, *self._pending)]
+        if self._idle() and not self._resting:
+            waits.append(self._busy_until + self._opened.idle)
+        return max(0.0, min(waits) - self._clock()) if waits else None
+
+    def _idle(self) -> bool:
+        return not (self._running or self._pending or self._abandoned or self._signing_in)
+
+    def _idle_for_long(self) -> bool:
+        return self._idle() and self._clock() >= self._busy_until + self._opened.idle
+
+    def _rest(self) -> bool:
+        """Do without connections and garbage while nothing happens; say whether to leave altogether."""
+        self._resting = True
+        if self._office:
+            self._office.rest()
+        return self._office is None or not self._office.stays
+
+    def _read(self) -> bool:
+        """Take what has come; False when the broker has closed its end."""
+        self._resting = False
+        data = self._sock.recv(64 * 1024)
+        for line in self._lines.feed(data):
+            self._take(unpack_question(line))
+        self._busy_until = self._clock()
+        return bool(data)
+
+    def _take(self, question: Question) -> None:
+        if isinstance(question, Open) is (self._office is not None):
+            raise Garbage("a first message that is not Open, or a second Open")
+        match question:
+            case Open():
+                self._opened = question
+                self._office = self._make_office(question)
+            case Acquire() | Forget():
+                self._queue(question)
+            case SignIn():
+                self._sign_in(question)
+            case Redirected() | Cancel():
+                self._pass_on(question)
+
+    def _queue(self, question: Acquire | Forget) -> None:
+        office = self._the_office()
+        work = _acquire(office, question) if isinstance(question, Acquire) else _forget(office, question)
+        self._pending.append(Job(question.number, work, self._clock() + self._opened.timeout))
+
+    def _the_office(self) -> Office:
+        assert self._office is not None, "the first message is Open"
+        return self._office
+
+    def _sign_in(self, question: SignIn) -> None:
+        mailbox = Mailbox(self._tell)
+        office = self._the_office()
+        job = Job(question.number, lambda: office.sign_in(question, mailbox), float("inf"), mailbox)
+        self._signing_in[question.number] = job
+        self._launch(job)
+
+    def _pass_on(self, question: Redirected | Cancel) -> None:
+        """Give a sign-in what it waits for; one that has ended meanwhile needs it no more."""
+        job = self._signing_in.get(question.number)
+        if job is None or job.mailbox is None:
+            return
+        if isinstance(question, Redirected):
+            job.mailbox.redirected(question.fields)
+        else:
+            job.mailbox.cancel()
+
+    def _start(self) -> None:
+        """Give waiting questions a thread, as many as may run."""
+        while self._pending and len(self._running) < THREADS:
+            job = self._pending.popleft()
+            self._running.add(job)
+            self._launch(job)
+
+    def _launch(self, job: Job) -> None:
+        job.thread = threading.Thread(target=self._work, args=(job,), daemon=True)
+        job.thread.start()
+
+    def _work(self, job: Job) -> None:
+        try:
+            outcome = job.work()
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the broker gets an answer
+            outcome = unexpected(error)
+        self._tell((job, outcome))
+
+    def _tell(self, result: Prompt | tuple[Job, Outcome]) -> None:
+        """Hand something to the main thread."""
+        self._results.put(result)
+        os.write(self._wake_write, b"\0")
+
+    def _deliver(self) -> None:
+        """Send what the threads have handed over."""
+        while not self._results.empty():
+            os.read(self._wake_read, 1)
+            result = self._results.get()
+            if isinstance(result, Prompt):
+                self._send(result)
+                continue
+            job, outcome = result
+            self._retire(job)
+            if not job.answered:
+                self._send(Done(job.number, outcome))
+
+    def _retire(self, job: Job) -> None:
+        self._running.discard(job)
+        self._abandoned.discard(job)
+        if job.mailbox:
+            self._signing_in.pop(job.number, None)
+        self._busy_until = self._clock()
+
+    def _expire(self) -> None:
+        """Answer the questions whose deadline has passed; those that have a thread leave it to itself."""
+        now = self._clock()
+        late = [job for job in (*self._running, *self._pending) if now >= job.deadline]
+        for job in late:
+            job.answered = True
+            if job in self._running:
+                self._running.discard(job)
+                self._abandoned.add(job)
+            else:
+                self._pending.remove(job)
+            self._send(Done(job.number, _timed_out(self._opened.timeout)))
+
+    def _send(self, reply: Reply) -> None:
+        self._sock.sendall(pack(reply))
+
+    def _finish(self) -> None:
+        """Let what was sent to Entra come to its end; nobody waits for a person any more."""
+        for job in list(self._signing_in.values()):
+            if job.mailbox:
+                job.mailbox.cancel()
+        deadline = self._clock() + FINISH_SECONDS
+        for job in (*self._running, *self._abandoned, *self._signing_in.values()):
+            if job.thread:
+                job.thread.join(max(0.0, deadline - self._clock()))
+        self._rest()
+        for descriptor in (self._wake_read, self._wake_write):
+            os.close(descriptor)
+
+
+def _acquire(office: Office, question: Acquire) -> Callable[[], Outcome]:
+    return lambda: office.acquire(question.grant, question.scopes)
+
+
+def _forget(office: Office, question: Forget) -> Callable[[], Outcome]:
+    return lambda: office.forget(question.grant)
+
+
+def _timed_out(seconds: float) -> Transient:
+    return Transient(
+        Trouble(
+            "timeout",
+            f"the sign-in could not be renewed within {seconds:g} s",
+            "cms tries again by itself; what arrives late is not lost",
+        )
+    )

@@ -1,0 +1,604 @@
+"""Entra, by way of MSAL: the only file that imports msal and requests. Plain synchronous code.
+
+MSAL is used so that none of its habits shows:
+
+- a fresh app for every call, so that its throttling layer never replays a failure of up to an hour ago as an answer;
+- `force_refresh`, so that a refused refresh token is never hidden behind an ageing access token;
+- discovery is ours, once per process, so that making an app needs no network and tells no config error from an outage;
+- HTTP is ours: timeouts, a bound on size, no cookies, no redirects, no netrc; it remembers status and Retry-After.
+
+Nothing that MSAL returns leaves but the access token, its lifetime, and who signed in; the cache goes to the vault.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any, TypeAlias
+from urllib.parse import urlsplit
+
+import msal
+import requests
+from msal.exceptions import MsalServiceError
+from requests.adapters import HTTPAdapter
+from urllib3.exceptions import NewConnectionError
+from urllib3.util.retry import Retry
+
+from cms.accounts import Grant, Scopes
+from cms.grants import catalogue
+from cms.lifecycle import Granted, Outcome, Refused, Transient, Trouble
+
+# Seconds to connect, and between two pieces of an answer.
+TIMEOUTS = (5.0, 20.0)
+
+# Seconds for one whole answer: an endless trickle of bytes keeps every read within its timeout.
+ANSWER_SECONDS = 22.0
+
+# A token answer has some 10 KB, a discovery document less.
+MAX_ANSWER = 1024 * 1024
+
+# A Retry-After of more than a day is a mistake, and a life without mail would be its price.
+MAX_RETRY_AFTER = 24 * 60 * 60.0
+
+# A sign-in that nobody completes: Entra's own codes live about this long.
+SIGN_IN_SECONDS = 600.0
+
+# A token that claims a longer life than a year does so by mistake.
+MAX_LIFE = 366 * 24 * 60 * 60.0
+
+_TOO_MANY_REQUESTS = 429
+_REQUEST_TIMEOUT = 408
+_SERVER_ERROR = 500
+_OK = 200
+
+# What MSAL raises for an answer that is none, wherever in it that shows. ValueError includes JSON's and Unicode's.
+_GARBLED = (ValueError, LookupError, TypeError, AttributeError, RuntimeError, AssertionError)
+
+# What the vault keeps of MSAL's cache: access tokens live in the broker only, and nobody needs the id token again.
+_KEPT = ("RefreshToken", "Account", "AppMetadata")
+
+_AGAIN = "nothing to do: cms tries again by itself"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The end of one exchange with Entra.
+
+    `cache` is what the vault is to keep, "" for nothing new. `unsure` says that a refresh token may have been redeemed
+    although no successor arrived.
+    """
+
+    outcome: Outcome
+    cache: str = field(default="", repr=False)
+    home_account_id: str = ""
+    who: str = ""
+    unsure: bool = False
+
+
+def note(text: str) -> None:
+    """Tell the log something, through stderr. `text` holds no secret."""
+    print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+def silence() -> None:
+    """Keep the libraries quiet: MSAL logs answers that are not JSON, urllib3 logs URLs."""
+    for name in ("msal", "urllib3", "requests"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.CRITICAL + 1)
+        logger.propagate = False
+    # form_post would put the answer of a paste flow where nobody can copy it from, and makes browsers warn of a form
+    # that leaves https. PKCE makes the code useless to whoever reads the address.
+    warnings.filterwarnings("ignore", message="response_mode='form_post' is recommended", category=UserWarning)
+    # Its clock is the wall's, which may have been set back; ours paces the polling.
+    warnings.filterwarnings("ignore", message="Attempted too soon", category=UserWarning)
+
+
+class _NoCookies(DefaultCookiePolicy):
+    """Accounts share one session, and must not share Entra's cookies."""
+
+    def __init__(self) -> None:
+        super().__init__(allowed_domains=[])
+
+
+def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Stand in for ~/.netrc, whose `default` entry would go to Entra as an Authorization header."""
+    return request
+
+
+def new_session() -> requests.Session:
+    """Return a session that threads may share: it keeps connections, and nothing else."""
+    session = requests.Session()
+    session.cookies.set_policy(_NoCookies())
+    session.auth = _no_auth
+    # A second try to connect, as MSAL's own session makes; what was sent once is never sent twice.
+    retries = Retry(total=1, connect=1, read=0, redirect=0, status=0, other=0)
+    session.mount("https://", HTTPAdapter(max_retries=retries, pool_maxsize=16))
+    return session
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What MSAL reads of an HTTP response."""
+
+    status_code: int
+    text: str = field(repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+class Http:
+    """The HTTP client of one exchange. It remembers what MSAL does not tell."""
+
+    def __init__(self, session: requests.Session, ca: str | None, discovered: str, origin: str | None) -> None:
+        self.status = 0
+        self.retry_after = 0.0
+        self.answered = 0.0
+        # Something was sent, and how it ended is not known.
+        self.unsure = False
+        self._session = session
+        self._ca = ca
+        self._discovered = discovered
+        self._origin = {"Origin": origin} if origin else {}
+
+    def get(self, _url: str, **_kwargs: object) -> Reply:
+        """Answer MSAL's only GET, which is for discovery."""
+        return Reply(_OK, self._discovered)
+
+    def post(
+        self,
+        url: str,
+        params: Mapping[str, str] | None = None,
+        data: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Reply:
+        self.status, self.retry_after, self.unsure = 0, 0.0, True
+        try:
+            reply = fetch(
+                self._session,
+                "POST",
+                url,
+                self._ca,
+                params=params,
+                data=data,
+                headers={**(headers or {}), **self._origin},
+            )
+        except requests.RequestException as error:
+            self.unsure = not _never_sent(error)
+            raise
+        self.answered = time.clock_gettime(time.CLOCK_BOOTTIME)
+        self.status = reply.status_code
+        self.retry_after = retry_after(reply.headers)
+        return reply
+
+    def close(self) -> None:
+        """Leave the session alone: it is shared."""
+
+
+def fetch(session: requests.Session, method: str, url: str, ca: str | None, **kwargs: Any) -> Reply:
+    """Return one whole response. Raises requests' exceptions, and ValueError for one that does not end."""
+    # `ca` as an argument is final; None leaves room for REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE, then certifi.
+    deadline = time.monotonic() + ANSWER_SECONDS
+    with session.request(
+        method, url, timeout=TIMEOUTS, verify=ca, allow_redirects=False, stream=True, **kwargs
+    ) as response:
+        body = b""
+        for chunk in response.iter_content(16 * 1024):
+            body += chunk
+            if len(body) > MAX_ANSWER:
+                raise ValueError("an answer without end")
+            if time.monotonic() > deadline:
+                raise requests.ReadTimeout("an answer that takes too long")
+        return Reply(response.status_code, body.decode(errors="replace"), response.headers)
+
+
+def _never_sent(error: requests.RequestException) -> bool:
+    if isinstance(error, requests.ConnectTimeout | requests.exceptions.SSLError | requests.exceptions.ProxyError):
+        return True
+    reason = getattr(error.args[0], "reason", None) if error.args else None
+    return isinstance(reason, NewConnectionError)
+
+
+def retry_after(headers: Mapping[str, str], now: Callable[[], float] = time.time) -> float:
+    """Return the seconds that a Retry-After header asks for, as a number or a date; 0 for none that makes sense."""
+    value = headers.get("Retry-After", "").strip()
+    if value.isdecimal():
+        return min(float(value), MAX_RETRY_AFTER)
+    try:
+        return min(max(0.0, parsedate_to_datetime(value).timestamp() - now()), MAX_RETRY_AFTER)
+    except (ValueError, OverflowError):
+        return 0.0
+
+
+class Discovery:
+    """The openid-configuration of each authority, fetched once and shared by all threads."""
+
+    def __init__(self, session: requests.Session, ca: str | None) -> None:
+        self._session = session
+        self._ca = ca
+        self._lock = threading.Lock()
+        self._known: dict[str, Future[Reply]] = {}
+
+    def of(self, authority: str) -> Reply:
+        """Return the document, or whatever the server said instead. Raises what `fetch` raises."""
+        with self._lock:
+            future = self._known.get(authority)
+            first = future is None
+            if future is None:
+                future = self._known[authority] = Future()
+        if first:
+            self._fetch(authority, future)
+        return future.result()
+
+    def _fetch(self, authority: str, future: Future[Reply]) -> None:
+        """Settle the future; those who wait share a failure, those who come later try anew."""
+        try:
+            reply = fetch(self._session, "GET", f"{authority}/v2.0/.well-known/openid-configuration", self._ca)
+        except BaseException as error:  # noqa: BLE001 - passed on to every thread that waits for it
+            del self._known[authority]
+            future.set_exception(error)
+            return
+        if not is_discovery(reply):
+            del self._known[authority]
+        future.set_result(reply)
+
+
+def is_discovery(reply: Reply) -> bool:
+    """Say whether a response is an openid-configuration and not, for instance, a captive portal."""
+    document = _object(reply.text) if reply.status_code == _OK else {}
+    needed = (document.get("authorization_endpoint"), document.get("token_endpoint"))
+    return all(isinstance(url, str) and url.startswith("https://") for url in needed)
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        body = json.loads(text)
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+class Entra:
+    """Everything that goes to the identity provider. One per process, shared by its threads."""
+
+    def __init__(self, ca: str | None = None) -> None:
+        silence()
+        self._ca = ca
+        self._session = new_session()
+        self._discovery = Discovery(self._session, ca)
+        self._noted: set[tuple[str, Scopes]] = set()
+
+    def rest(self) -> None:
+        """Close idle connections: a firewall forgets them, and the next request would wait for nothing."""
+        for adapter in self._session.adapters.values():
+            adapter.close()
+
+    def redeem(
+        self, grant: Grant, scopes: Scopes, cache: str, home_account_id: str, *, who: str = "", secret: str = ""
+    ) -> Answer:
+        """Redeem the refresh token in MSAL's `cache` for an access token with exactly these scopes."""
+        call = self._call(grant, secret, cache)
+        if not isinstance(call, Call):
+            return Answer(call)
+        account = {"home_account_id": home_account_id, "environment": urlsplit(grant.authority).hostname}
+        result = call.ask(
+            lambda: call.app.acquire_token_silent_with_error(list(scopes), account, force_refresh=True), who
+        )
+        if not isinstance(result, dict):
+            return Answer(result, unsure=call.http.unsure)
+        self._compare(grant, scopes, result)
+        return Answer(call.granted(result, scopes, who), call.kept(), home_account_id, who)
+
+    def begin(self, grant: Grant, method: str, claims: str = "", secret: str = "") -> Flow | Outcome:
+        """Begin a sign-in for all scope sets of the grant: `method` is "browser", "device" or "paste"."""
+        call = self._call(grant, secret)
+        if not isinstance(call, Call):
+            return call
+        if method != "device":
+            return _begin_code(call, claims)
+        if secret:
+            return Refused(
+                Trouble("refused", "an application with a client secret cannot use the device flow", "use --browser")
+            )
+        return _begin_device(call, claims)
+
+    def _call(self, grant: Grant, secret: str, cache: str = "") -> Call | Outcome:
+        """Return a fresh MSAL app over the cache, or why there can be none now."""
+        try:
+            reply = self._discovery.of(grant.authority)
+        except OSError as error:
+            return Transient(_network_trouble(error, grant))
+        except ValueError:
+            return Transient(_garbage(grant))
+        if not is_discovery(reply):
+            return _no_discovery(reply, grant)
+        return Call(grant, secret, cache, Http(self._session, self._ca, reply.text, grant.origin))
+
+    def _compare(self, grant: Grant, scopes: Scopes, result: Mapping[str, Any]) -> None:
+        """Warn once where the server grants other scopes than were asked for: MSAL and we think of it by those."""
+        echoed = set(str(result.get("scope", "")).lower().split())
+        missing = [each for each in scopes if each.lower() not in echoed and not each.endswith("/.default")]
+        if echoed and missing and (grant.key, scopes) not in self._noted:
+            self._noted.add((grant.key, scopes))
+            note(f"{grant.login or grant.key}: asked for {' '.join(missing)}, but the provider granted other scopes")
+
+
+def _no_discovery(reply: Reply, grant: Grant) -> Outcome:
+    after = retry_after(reply.headers)
+    if reply.status_code in (_TOO_MANY_REQUESTS, _REQUEST_TIMEOUT) or reply.status_code >= _SERVER_ERROR:
+        return Transient(_status_trouble(reply.status_code), after)
+    answer = _object(reply.text)
+    return catalogue.explain(answer, grant) if "error" in answer else Transient(_garbage(grant), after)
+
+
+def _network_trouble(error: OSError, grant: Grant) -> Trouble:
+    """Say what became of a request. requests' exceptions are OSErrors; a CA file that is none raises a bare one."""
+    host = urlsplit(grant.authority).netloc
+    if isinstance(error, requests.Timeout):
+        return Trouble("timeout", f"{host} did not answer in time", _AGAIN)
+    if isinstance(error, requests.exceptions.SSLError) or not isinstance(error, requests.RequestException):
+        return Trouble(
+            "network",
+            f"no trusted TLS connection to {host}",
+            "cms tries again; behind a proxy that inspects TLS, name its certificate authority: Tls(ca=...)",
+        )
+    return Trouble("network", f"{host} cannot be reached, or the connection broke", "cms tries again by itself")
+
+
+def _garbage(grant: Grant) -> Trouble:
+    host = urlsplit(grant.authority).netloc
+    return Trouble(
+        "garbage",
+        f"what answered for {host} was no identity provider's answer",
+        "cms tries again by itself; a captive portal or a proxy may be in between",
+    )
+
+
+def _status_trouble(status: int) -> Trouble:
+    if status == _TOO_MANY_REQUESTS:
+        return Trouble("throttled", "the provider asked for a pause (HTTP 429)", _AGAIN)
+    return Trouble("server", f"the provider failed (HTTP {status})", _AGAIN)
+
+
+class Call:
+    """One exchange: a fresh MSAL app with a cache and an HTTP client of its own."""
+
+    def __init__(self, grant: Grant, secret: str, cache: str, http: Http) -> None:
+        self.grant = grant
+        self.http = http
+        self._replies: dict[str, object] = {}
+        self._cache = msal.SerializableTokenCache()
+        self._cache.deserialize(cache or None)
+        kind = msal.ConfidentialClientApplication if secret else msal.PublicClientApplication
+        self.app = kind(
+            grant.client_id,
+            client_credential=secret or None,
+            authority=grant.authority,
+            instance_discovery=False,
+            token_cache=self._cache,
+            http_client=http,
+            http_cache=self._replies,
+            app_name="cms",
+        )
+
+    def ask(self, question: Callable[[], Any], who: str = "") -> dict[str, Any] | Outcome:
+        """Return MSAL's result that holds a token, or the outcome of what happened instead."""
+        # MSAL would replay a failure of up to an hour ago: a device flow asks many times with one app.
+        self._replies.clear()
+        try:
+            result = question()
+        except OSError as error:
+            return Transient(_network_trouble(error, self.grant))
+        except (MsalServiceError, *_GARBLED):
+            return self._failure()
+        if self._failed():
+            return self._failure()
+        if result is None:
+            return Refused(no_sign_in(self.grant))
+        return self._judged(result, who)
+
+    def _judged(self, result: dict[str, Any], who: str) -> dict[str, Any] | Outcome:
+        if "error" in result:
+            self.http.unsure = False
+            outcome = catalogue.explain(result, self.grant, who)
+            pause = self.http.retry_after
+            return (
+                Transient(outcome.trouble, max(outcome.retry_after, pause))
+                if isinstance(outcome, Transient)
+                else outcome
+            )
+        if not isinstance(result.get("access_token"), str) or _seconds(result.get("expires_in")) is None:
+            return Transient(_garbage(self.grant))
+        return result
+
+    def _failed(self) -> bool:
+        status = self.http.status
+        return status in (_TOO_MANY_REQUESTS, _REQUEST_TIMEOUT) or status >= _SERVER_ERROR
+
+    def _failure(self) -> Transient:
+        trouble = _status_trouble(self.http.status) if self._failed() else _garbage(self.grant)
+        return Transient(trouble, self.http.retry_after)
+
+    def granted(self, result: Mapping[str, Any], scopes: Scopes, who: str) -> Granted:
+        """Return the token, with its life counted from the moment at which the answer arrived."""
+        life = _seconds(result["expires_in"]) or 0.0
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - self.http.answered
+        return Granted(
+            result["access_token"], self.http.answered, life, scopes, who=who, expires_at=time.time() - age + life
+        )
+
+    def kept(self) -> str:
+        """Return the cache as the vault is to keep it."""
+        cache = json.loads(self._cache.serialize())
+        return json.dumps({name: cache[name] for name in _KEPT if name in cache}, sort_keys=True)
+
+    def signed_in(self, result: dict[str, Any] | Outcome, scopes: Scopes) -> Answer:
+        """Return the end of a sign-in: only the person whom the grant names may have signed in."""
+        if not isinstance(result, dict):
+            return Answer(result)
+        claims = result.get("id_token_claims") or {}
+        who = str(claims.get("preferred_username") or claims.get("upn") or "")
+        if self.grant.login and who.casefold() != self.grant.login.casefold():
+            return Answer(Refused(_wrong_user(self.grant, who)))
+        tokens = list(json.loads(self.kept()).get("RefreshToken", {}).values())
+        if not tokens or not tokens[0].get("home_account_id"):
+            return Answer(Refused(_nothing_to_keep(self.grant)))
+        return Answer(self.granted(result, scopes, who), self.kept(), tokens[0]["home_account_id"], who)
+
+
+def _seconds(value: object) -> float | None:
+    """Return a lifetime that can be one: some providers send it as text."""
+    try:
+        seconds = float(value)  # type: ignore[arg-type]  # what is no number raises, which is the question
+    except (TypeError, ValueError):
+        return None
+    return seconds if math.isfinite(seconds) and 0 < seconds <= MAX_LIFE else None
+
+
+def no_sign_in(grant: Grant) -> Trouble:
+    """Say that the vault holds nothing for this grant."""
+    message = f"{grant.login} has not signed in yet" if grant.login else "nobody has signed in yet"
+    return Trouble("no-sign-in", message, catalogue.hint("sign in: {login}", grant))
+
+
+def _wrong_user(grant: Grant, who: str) -> Trouble:
+    return Trouble(
+        "wrong-user",
+        f"{who or 'somebody without a name'} signed in, but {grant.login} was to: nothing was stored",
+        catalogue.hint(
+            "sign in as the right user, in a private window for instance: {login}; if it was the right one, set "
+            "sign_in_as of the account",
+            grant,
+        ),
+    )
+
+
+def _nothing_to_keep(grant: Grant) -> Trouble:
+    return Trouble(
+        "refused",
+        "the provider gave no refresh token, so nobody would stay signed in",
+        catalogue.hint("let the application's registration ask for offline_access, then {login}", grant),
+    )
+
+
+def wanted(grant: Grant) -> tuple[Scopes, Scopes]:
+    """Return the scopes of the token that a sign-in gets, and all scopes that it asks consent for."""
+    first = grant.scope_sets[0] if grant.scope_sets else ()
+    return first, tuple(dict.fromkeys(scope for scopes in grant.scope_sets for scope in scopes))
+
+
+def _same_resource(first: Scopes, scopes: Scopes) -> Scopes:
+    """Return those of `scopes` that one token can have: a device flow cannot ask consent for a second resource."""
+    resources = {scope.rpartition("/")[0] for scope in first}
+    return tuple(scope for scope in scopes if scope.rpartition("/")[0] in resources)
+
+
+class CodeFlow:
+    """A sign-in by authorization code. The verifier and the nonce stay in here."""
+
+    user_code = ""
+    expires_in = SIGN_IN_SECONDS
+
+    def __init__(self, call: Call, flow: dict[str, Any], scopes: Scopes) -> None:
+        self._call = call
+        self._flow = flow
+        self._scopes = scopes
+        self.url: str = flow["auth_uri"]
+        self.state: str = flow["state"]
+        self.redirect_uri = call.grant.redirect_uri
+
+    def finish(self, fields: Mapping[str, str]) -> Answer:
+        """Redeem the code that the redirect brought."""
+        if fields.get("state") != self.state or not (fields.get("code") or fields.get("error")):
+            return Answer(Refused(_foreign(self._call.grant)))
+        result = self._call.ask(
+            lambda: self._call.app.acquire_token_by_auth_code_flow(
+                dict(self._flow), dict(fields), scopes=list(self._scopes) or None
+            )
+        )
+        return self._call.signed_in(result, self._scopes)
+
+
+def _foreign(grant: Grant) -> Trouble:
+    return Trouble(
+        "refused",
+        "the address that came back belongs to another sign-in",
+        catalogue.hint("start again, and use the newest link only: {login}", grant),
+    )
+
+
+def _begin_code(call: Call, claims: str) -> CodeFlow:
+    first, consent = wanted(call.grant)
+    flow = call.app.initiate_auth_code_flow(
+        list(consent),
+        redirect_uri=call.grant.redirect_uri,
+        prompt=call.grant.prompt,
+        login_hint=call.grant.login or None,
+        claims_challenge=claims or None,
+        response_mode="query",
+    )
+    return CodeFlow(call, flow, first)
+
+
+class DeviceFlow:
+    """A sign-in on another device, polled: one request for each call of `poll`."""
+
+    state = ""
+    redirect_uri = ""
+
+    def __init__(self, call: Call, flow: dict[str, Any], scopes: Scopes, claims: str) -> None:
+        self._call = call
+        self._flow = flow
+        self._scopes = scopes
+        self._claims = claims or None
+        self.url: str = flow["verification_uri"]
+        self.user_code: str = flow["user_code"]
+        self.expires_in = float(flow["expires_in"])
+
+    @property
+    def interval(self) -> float:
+        """Seconds to wait before the next poll: the provider may ask for more as it goes."""
+        return float(self._flow["interval"])
+
+    def poll(self) -> Answer | None:
+        """Ask once. None while the person has not finished, or the provider could not be asked."""
+        pending = False
+
+        def once() -> Any:
+            nonlocal pending
+            answer = self._call.app.acquire_token_by_device_flow(
+                self._flow, claims_challenge=self._claims, exit_condition=lambda _flow: True
+            )
+            pending = answer.get("error") in ("authorization_pending", "slow_down")
+            return answer
+
+        result = self._call.ask(once)
+        if pending or isinstance(result, Transient):
+            return None
+        return self._call.signed_in(result, self._scopes)
+
+
+Flow: TypeAlias = CodeFlow | DeviceFlow
+
+
+def _begin_device(call: Call, claims: str) -> DeviceFlow | Outcome:
+    first, consent = wanted(call.grant)
+    flow: dict[str, Any] = {}
+
+    def initiate() -> Any:
+        flow.update(
+            call.app.initiate_device_flow(list(_same_resource(first, consent)), claims_challenge=claims or None)
+        )
+        # Without a code it is the provider's error, dressed up by MSAL.
+        return {"access_token": "-", "expires_in": 1} if "user_code" in flow and "verification_uri" in flow else flow
+
+    result = call.ask(initiate)
+    return DeviceFlow(call, flow, first, claims) if isinstance(result, dict) else result

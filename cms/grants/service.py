@@ -1,0 +1,205 @@
+"""What a worker does for one question: the vault and the provider, brought together.
+
+The order that loses nothing: lock the grant, read it, mark it as being redeemed, redeem it, store its successor, and
+only then answer. Every way out is an outcome.
+"""
+
+from __future__ import annotations
+
+import gc
+import queue
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from cms.accounts import Grant, Scopes
+from cms.grants import catalogue
+from cms.grants.entra import Answer, CodeFlow, Entra, Flow, no_sign_in
+from cms.grants.keys import Missing, read_source
+from cms.grants.messages import Prompt, SignIn
+from cms.grants.vault import Entry, Held, Stored, Unavailable, Vault
+from cms.lifecycle import Granted, Outcome, Refused, Transient, Trouble
+
+
+class Line(Protocol):
+    """The way to the person who signs in."""
+
+    def prompt(self, prompt: Prompt) -> None:
+        """Show what is to be done."""
+
+    def wait(self, seconds: float) -> Mapping[str, str] | None:
+        """Return what the browser brought, or None after that many seconds. Raises `Cancelled`."""
+
+
+class Cancelled(Exception):
+    """The sign-in was given up."""
+
+
+@dataclass(slots=True)
+class Mailbox:
+    """A `Line` whose other end is in another thread: what came in, None for a cancellation."""
+
+    send: Callable[[Prompt], None]
+    _inbox: queue.SimpleQueue[Mapping[str, str] | None] = field(default_factory=queue.SimpleQueue)
+
+    def prompt(self, prompt: Prompt) -> None:
+        self.send(prompt)
+
+    def wait(self, seconds: float) -> Mapping[str, str] | None:
+        try:
+            fields = self._inbox.get(timeout=max(0.0, seconds))
+        except queue.Empty:
+            return None
+        if fields is None:
+            raise Cancelled
+        return fields
+
+    def redirected(self, fields: Mapping[str, str]) -> None:
+        self._inbox.put(fields)
+
+    def cancel(self) -> None:
+        self._inbox.put(None)
+
+
+class Service:
+    """Answers questions, each in the thread that asks. Holds no grant between two of them."""
+
+    def __init__(self, vault: Vault, entra: Entra, clock: Callable[[], float] = time.monotonic) -> None:
+        self._vault = vault
+        self._entra = entra
+        self._clock = clock
+
+    @property
+    def stays(self) -> bool:
+        """Whether this process must not leave."""
+        return self._vault.stays
+
+    def rest(self) -> None:
+        """Use nothing while there is nothing to do; and keep nothing: MSAL's apps are cycles that hold their cache."""
+        self._entra.rest()
+        gc.collect()
+
+    def acquire(self, grant: Grant, scopes: Scopes) -> Outcome:
+        """Redeem the grant for a token; by the time of the answer its successor is stored."""
+        try:
+            with self._vault.hold(grant) as held:
+                entry = held.read()
+                if entry is None:
+                    return Refused(no_sign_in(grant))
+                return self._redeem(held, grant, scopes, entry)
+        except Unavailable as unavailable:
+            return unavailable.outcome
+
+    def _redeem(self, held: Held, grant: Grant, scopes: Scopes, entry: Entry) -> Outcome:
+        secret = client_secret(grant)
+        held.reserve()
+        answer = self._entra.redeem(grant, scopes, entry.cache, entry.home_account_id, who=entry.who, secret=secret)
+        stored = held.stored
+        if answer.cache and answer.cache != entry.cache:
+            stored = held.store(replace(entry, cache=answer.cache))
+        elif not answer.unsure:
+            held.release()
+        return _explained(_told(answer.outcome, stored), held, grant)
+
+    def forget(self, grant: Grant) -> Outcome:
+        """Delete what is kept of the grant."""
+        try:
+            with self._vault.hold(grant) as held:
+                held.forget()
+        except Unavailable as unavailable:
+            return unavailable.outcome
+        return Granted("", time.clock_gettime(time.CLOCK_BOOTTIME), 0.0)
+
+    def sign_in(self, question: SignIn, line: Line) -> Outcome:
+        """Sign a person in, and store that."""
+        grant = question.grant
+        try:
+            # Before anybody takes the trouble.
+            self._vault.ready()
+            flow = self._entra.begin(grant, question.method, question.claims, client_secret(grant))
+            if isinstance(flow, Transient | Refused | Granted):
+                return flow
+            line.prompt(_prompt(question, flow))
+            return self._finish(grant, flow, line)
+        except Unavailable as unavailable:
+            return unavailable.outcome
+        except Cancelled:
+            return Refused(Trouble("cancelled", "the sign-in was given up", catalogue.hint("again: {login}", grant)))
+
+    def _finish(self, grant: Grant, flow: Flow, line: Line) -> Outcome:
+        deadline = self._clock() + flow.expires_in
+        if isinstance(flow, CodeFlow):
+            fields = line.wait(flow.expires_in)
+            return Refused(_expired(grant)) if fields is None else self._keep(grant, flow.finish(fields))
+        while self._clock() < deadline:
+            line.wait(flow.interval)
+            answer = flow.poll()
+            if answer:
+                return self._keep(grant, answer, device=True)
+        return Refused(_expired(grant, device=True))
+
+    def _keep(self, grant: Grant, answer: Answer, *, device: bool = False) -> Outcome:
+        if not isinstance(answer.outcome, Granted):
+            expired = isinstance(answer.outcome, Refused) and answer.outcome.trouble.kind == "expired"
+            return Refused(_expired(grant, device=True)) if expired and device else answer.outcome
+        entry = Entry(answer.cache, answer.home_account_id, answer.who, time.time())
+        with self._vault.hold(grant) as held:
+            held.inspect()
+            return _told(answer.outcome, held.store(entry))
+
+
+def client_secret(grant: Grant) -> str:
+    """Return the application's secret, "" if it has none. Raises Unavailable."""
+    if grant.client_secret is None:
+        return ""
+    try:
+        return read_source(grant.client_secret).decode().strip()
+    except (Missing, UnicodeDecodeError) as error:
+        why = str(error) if isinstance(error, Missing) else "is no text"
+        raise Unavailable(
+            Transient(
+                Trouble(
+                    "locked",
+                    f"the client secret cannot be had: {grant.client_secret} {why}",
+                    "check client_secret of the account in the configuration; it is tried again by itself",
+                )
+            )
+        ) from None
+
+
+def _prompt(question: SignIn, flow: Flow) -> Prompt:
+    return Prompt(
+        question.number, question.method, flow.url, flow.user_code, flow.expires_in, flow.redirect_uri, flow.state
+    )
+
+
+def _told(outcome: Outcome, stored: Stored) -> Outcome:
+    if isinstance(outcome, Granted):
+        return replace(outcome, persisted=stored.persisted, key_from=stored.key_from)
+    return outcome
+
+
+def _explained(outcome: Outcome, held: Held, grant: Grant) -> Outcome:
+    """Say so where a refusal is the price of a redemption that was cut off."""
+    if not (isinstance(outcome, Refused) and held.interrupted and outcome.trouble.aadsts in catalogue.REUSE_NUMBERS):
+        return outcome
+    return Refused(
+        replace(
+            outcome.trouble,
+            kind="reused",
+            message="the refresh token was refused, most likely because it had been used before: cms was cut off "
+            f"after redeeming it and before storing its successor ({outcome.trouble.message})",
+            hint=catalogue.hint("sign in again: {login}", grant),
+        )
+    )
+
+
+def _expired(grant: Grant, *, device: bool = False) -> Trouble:
+    hint = "start again: {login}"
+    if device:
+        hint = (
+            "start again: {login} --device; organisations often block this way of signing in without saying so: "
+            "{login} --browser and {login} --paste are the others"
+        )
+    return Trouble("expired", "the sign-in was not completed in time", catalogue.hint(hint, grant))

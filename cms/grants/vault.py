@@ -1,0 +1,405 @@
+"""The vault: one encrypted file per Grant. The only file that imports cryptography.
+
+    {"authority": ..., "format": "cms-vault", "key": ..., "version": 1, ...} LF     the header, in clear, authenticated
+    nonce (12 bytes)  ciphertext and tag (AES-256-GCM)                              an `Entry` as JSON
+
+The header names the key without its help, and binds the file to the sign-in that it belongs to: a file that was copied
+over another one is refused, so a refresh token is redeemed nowhere but where it was given.
+
+Three files lie beside `GRANT.vault`:
+
+- `GRANT.lock` is locked (flock) from reading a grant to storing it, so that two workers never redeem one refresh token
+  twice. Never the vault file itself: a rename replaces that.
+- `GRANT.redeeming` is there from before a refresh token is sent until its successor is stored. It has the new file's
+  space reserved, so a full or read-only disk is noticed before anything is redeemed; it is the temporary file that the
+  rename turns into the vault file, so it goes away at the very moment at which the successor is safe; and if it is
+  found lying there, an earlier redemption was cut off, which explains a refusal.
+- `GRANT.vault.damaged-TIME` is what could not be read and was replaced by a new sign-in. Nobody deletes it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from cms.accounts import Grant
+from cms.grants.keys import Key, Keys, Locked, Missing, sync_folder
+from cms.lifecycle import Transient, Trouble
+
+FORMAT = "cms-vault"
+VERSION = 1
+
+# AES-GCM's own nonce size; a fresh random one for each file written.
+NONCE_BYTES = 12
+
+# A header has some 400 bytes, a file some 10 KB; what is longer was not written here.
+MAX_HEADER = 4096
+MAX_FILE = 4 * 1024 * 1024
+
+# Reserved before a redemption: several times what one grant needs.
+RESERVED = 64 * 1024
+
+# How often a lock that another worker holds is tried. It is held for one round trip to Entra.
+LOCK_PAUSE = 0.02
+
+# Names the key of a vault that holds no file any more: a logout and a new sign-in need no second keyring entry.
+KEY_NAME = "key-id"
+
+
+class Unavailable(Exception):
+    """The vault cannot do what was asked. `outcome` says why; nothing was changed."""
+
+    def __init__(self, outcome: Transient) -> None:
+        super().__init__(outcome.trouble.kind)
+        self.outcome = outcome
+
+
+def _trouble(kind: str, message: str, hint: str) -> Unavailable:
+    return Unavailable(Transient(Trouble(kind, message, hint)))
+
+
+def _storage(error: OSError, what: str) -> Unavailable:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    hint = "make room on that disk" if full else "check that folder's owner, permissions and file system"
+    return _trouble("storage", f"{what}: {error.strerror}", f"{hint}; cms tries again by itself")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the vault keeps of one grant.
+
+    `cache` is MSAL's cache as JSON, less its access and id tokens; `signed_in` Unix time.
+    """
+
+    cache: str = field(repr=False)
+    home_account_id: str
+    who: str
+    signed_in: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Where an entry went."""
+
+    persisted: bool
+    key_from: str
+
+
+MEMORY = Stored(persisted=False, key_from="memory only")
+
+
+class Held:
+    """One grant in the vault while its lock is held."""
+
+    def __init__(self, vault: Vault, grant: Grant) -> None:
+        self._vault = vault
+        self._grant = grant
+        self._path = vault.path(grant)
+        self._mark = self._path.with_suffix(".redeeming")
+        self._key: Key | None = None
+        self._damaged = False
+        # Whether an earlier redemption was cut off: what it got, if anything, was lost.
+        self.interrupted = self._mark.exists()
+
+    def read(self) -> Entry | None:
+        """Return what is kept, None if nothing is. Raises Unavailable for a damaged file or a missing key."""
+        kept = self._vault.memory.get(self._grant.key)
+        if kept or self._vault.keys.memory_only:
+            return kept
+        try:
+            with self._path.open("rb") as file:
+                raw = file.read(MAX_FILE)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise _storage(error, f"{self._path} cannot be read") from None
+        try:
+            return self._decrypt(raw)
+        except ValueError as error:
+            self._damaged = True
+            raise _trouble(
+                "vault-damaged",
+                f"{self._path} {error}",
+                f"sign in again: `cms login {self._grant.login}`".replace(" `", "`")
+                + "; the file is kept aside. Or restore it from a backup",
+            ) from None
+
+    def _decrypt(self, raw: bytes) -> Entry:
+        head, separator, body = raw.partition(b"\n")
+        header = parse_header(head + separator)
+        if {name: header.get(name) for name in _identity(self._grant)} != _identity(self._grant):
+            raise ValueError("belongs to another sign-in")
+        self._key = self._vault.find_key(header["key"])
+        try:
+            clear = AESGCM(self._key.secret).decrypt(body[:NONCE_BYTES], body[NONCE_BYTES:], head + separator)
+            return Entry(**json.loads(clear))
+        except (InvalidTag, ValueError, TypeError):
+            raise ValueError("was truncated or tampered with") from None
+
+    @property
+    def stored(self) -> Stored:
+        """Say where what was read is kept."""
+        return Stored(persisted=True, key_from=self._key.origin) if self._key else MEMORY
+
+    def inspect(self) -> None:
+        """Find out, before a new sign-in is stored, whether the old one is worth keeping aside."""
+        try:
+            self.read()
+        except Unavailable as unavailable:
+            if unavailable.outcome.trouble.kind != "vault-damaged":
+                raise
+
+    def reserve(self) -> None:
+        """Mark the grant as being redeemed, with room for its successor. Raises Unavailable if there is none."""
+        if not self._key:
+            return
+        try:
+            descriptor = os.open(self._mark, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.posix_fallocate(descriptor, 0, RESERVED)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            if not self.interrupted:
+                self.release()
+            raise _storage(error, f"nothing can be stored in {self._path.parent}") from None
+
+    def release(self) -> None:
+        """Take the mark back: the provider did not redeem the grant. One of an earlier time stays."""
+        if not self.interrupted:
+            with suppress(OSError):
+                self._mark.unlink()
+
+    def store(self, entry: Entry) -> Stored:
+        """Keep the entry, durably where there is a key. Raises Unavailable, and the old file is whole then."""
+        self._key = self._key or self._vault.choose_key()
+        if self._key is None:
+            self._vault.memory[self._grant.key] = entry
+            return MEMORY
+        try:
+            self._write(self._encrypt(entry, self._key))
+        except OSError as error:
+            raise _storage(error, f"the sign-in cannot be stored in {self._path.parent}") from None
+        self._vault.memory.pop(self._grant.key, None)
+        return self.stored
+
+    def _encrypt(self, entry: Entry, key: Key) -> bytes:
+        header = {
+            "format": FORMAT,
+            "version": VERSION,
+            "key": key.id,
+            "home_account": entry.home_account_id,
+            **_identity(self._grant),
+        }
+        head = json.dumps(header, sort_keys=True).encode() + b"\n"
+        nonce = secrets.token_bytes(NONCE_BYTES)
+        return head + nonce + AESGCM(key.secret).encrypt(nonce, json.dumps(asdict(entry)).encode(), head)
+
+    def _write(self, raw: bytes) -> None:
+        descriptor = os.open(self._mark, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(raw)
+            file.truncate()
+            file.flush()
+            os.fsync(descriptor)
+        if self._damaged:
+            aside = f"{self._path.name}.damaged-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+            self._path.rename(self._path.with_name(aside))
+        self._mark.rename(self._path)
+        sync_folder(self._path.parent)
+
+    def forget(self) -> None:
+        """Delete what is kept. Raises Unavailable if it cannot be deleted."""
+        self._vault.memory.pop(self._grant.key, None)
+        try:
+            for path in (self._path, self._mark):
+                path.unlink(missing_ok=True)
+            if self._path.parent.is_dir():
+                sync_folder(self._path.parent)
+        except OSError as error:
+            raise _storage(error, f"{self._path} cannot be deleted") from None
+
+
+def _identity(grant: Grant) -> dict[str, str]:
+    return {
+        "authority": grant.authority.lower(),
+        "client_id": grant.client_id.lower(),
+        "login": grant.login.lower(),
+    }
+
+
+def parse_header(line: bytes) -> dict[str, Any]:
+    """Return a vault file's header from its first line. Raises ValueError, which says what is wrong with the file."""
+    if not line.endswith(b"\n") or len(line) > MAX_HEADER:
+        raise ValueError("is no vault file, or a truncated one")
+    try:
+        header: dict[str, Any] = json.loads(line)
+        found = header["format"], header["version"], header["key"]
+    except (ValueError, TypeError, KeyError):
+        raise ValueError("is no vault file, or a tampered one") from None
+    if found[:2] != (FORMAT, VERSION) or not isinstance(found[2], str):
+        raise ValueError("is of a format that this cms does not know")
+    return header
+
+
+class Vault:
+    """All vault files of one state folder. `patience` is how many seconds another worker's lock is waited for."""
+
+    def __init__(self, folder: str, keys: Keys, patience: float = 25.0) -> None:
+        self.folder = Path(folder)
+        self.keys = keys
+        self.memory: dict[str, Entry] = {}
+        self._patience = patience
+        self._locks: dict[str, threading.Lock] = {}
+
+    def __repr__(self) -> str:
+        return f"Vault({str(self.folder)!r})"
+
+    @property
+    def stays(self) -> bool:
+        """Whether the process that has this vault must not leave: what it holds could not be had back by itself."""
+        return bool(self.memory) or self.keys.seen_locked
+
+    def path(self, grant: Grant) -> Path:
+        return self.folder / f"{grant.key}.vault"
+
+    @contextmanager
+    def hold(self, grant: Grant) -> Iterator[Held]:
+        """Hold a grant against this process's other threads, and against every other process."""
+        lock = self._locks.setdefault(grant.key, threading.Lock())
+        with _locked(lock, self._patience), self._lock_file(f"{grant.key}.lock"):
+            yield Held(self, grant)
+
+    def ready(self) -> None:
+        """Make sure that a sign-in could be stored: before a person takes the trouble. Raises Unavailable."""
+        self.choose_key()
+
+    def find_key(self, wanted: str) -> Key:
+        """Return the key with this id, or raise Unavailable: `locked`, and tried again."""
+        try:
+            return self.keys.find(wanted)
+        except Missing as missing:
+            raise _locked_out(f"the vault's key {wanted} cannot be had: {missing}") from None
+
+    def choose_key(self) -> Key | None:
+        """Return the key for a new file; None for memory only. A key is made only where no file needs another one."""
+        if self.keys.memory_only:
+            return None
+        self._open_folder()
+        with self._lock_file("key.lock"):
+            needed = sorted(self._needed_keys())
+            if not needed:
+                return self._remembered_key() or self._new_key()
+            for wanted in needed[1:]:
+                with suppress(Unavailable):
+                    return self.find_key(wanted)
+            return self.find_key(needed[0])
+
+    def _needed_keys(self) -> set[str]:
+        """Return the ids of the keys that vault files here need. Those of damaged headers need none that is known."""
+        found = set()
+        for path in self.folder.glob("*.vault"):
+            with suppress(ValueError, OSError), path.open("rb") as file:
+                found.add(parse_header(file.readline(MAX_HEADER))["key"])
+        return found
+
+    def _remembered_key(self) -> Key | None:
+        try:
+            return self.keys.find((self.folder / KEY_NAME).read_text().strip())
+        except Locked as locked:
+            raise _locked_out(f"the vault's key cannot be had: {locked}") from None
+        except (OSError, UnicodeError, Missing):
+            return None
+
+    def _new_key(self) -> Key | None:
+        try:
+            key = self.keys.make()
+            if key:
+                (self.folder / KEY_NAME).write_text(key.id + "\n")
+        except Missing as missing:
+            raise _locked_out(f"there is no place for the vault's key: {missing}") from None
+        except OSError as error:
+            raise _storage(error, f"nothing can be stored in {self.folder}") from None
+        return key
+
+    def _open_folder(self) -> None:
+        """Make the state folder, of mode 0700, or make sure that it is ours alone."""
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            status = self.folder.stat()
+            if status.st_uid != os.geteuid():
+                raise PermissionError(errno.EPERM, f"belongs to uid {status.st_uid}, not to uid {os.geteuid()}")
+            if status.st_mode & 0o077:
+                self.folder.chmod(0o700)
+        except OSError as error:
+            raise _storage(error, f"the state folder {self.folder} cannot be used") from None
+
+    @contextmanager
+    def _lock_file(self, name: str) -> Iterator[None]:
+        """Hold a lock file against other processes. A folder that is not there yet has nothing to protect."""
+        if self.keys.memory_only or not self.folder.is_dir():
+            yield
+            return
+        try:
+            descriptor = os.open(self.folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise _storage(error, f"nothing can be locked in {self.folder}") from None
+        try:
+            _until(lambda: _flock(descriptor), self._patience)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _locked_out(message: str) -> Unavailable:
+    return _trouble(
+        "locked",
+        message,
+        "unlock the keyring, or bring the key back; it is tried again by itself. A key that is lost for good: "
+        "`cms logout USER` gives the stored sign-in up",
+    )
+
+
+def _flock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _until(attempt: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not attempt():
+        if time.monotonic() > deadline:
+            raise _busy()
+        time.sleep(LOCK_PAUSE)
+
+
+def _busy() -> Unavailable:
+    return _trouble(
+        "timeout", "another cms process is busy with this sign-in", "nothing to do: cms tries again by itself"
+    )
+
+
+@contextmanager
+def _locked(lock: threading.Lock, seconds: float) -> Iterator[None]:
+    if not lock.acquire(timeout=seconds):
+        raise _busy()
+    try:
+        yield
+    finally:
+        lock.release()
