@@ -426,8 +426,10 @@ class Worker(Provider):
     async def forget(self, grant: Grant) -> Outcome:
         """Delete the stored sign-in. Ends with `Granted` of an empty secret when nothing is left."""
         outcome = await self._settle(grant, lambda number: messages.Forget(number, grant))
-        if isinstance(outcome, Granted):
-            self._holders.pop(grant.key, None)
+        holder = self._holders.get(grant.key)
+        if holder and isinstance(outcome, Granted):
+            del self._holders[grant.key]
+            self._release(holder)
         return outcome
 
     @asynccontextmanager
@@ -437,7 +439,7 @@ class Worker(Provider):
         It has a process of its own, so that a person's ten minutes hold up no refresh: unless sign-ins live in memory
         only, where the process that has one must take the others too.
         """
-        child = self._holder() or self._start()
+        child = self._holder(grant) or self._start()
         question = _Question(next(self._numbers), grant)
         if child:
             child.ask(question, messages.SignIn(question.number, grant, method, claims))
@@ -453,6 +455,10 @@ class Worker(Provider):
         child.post(messages.Cancel(question.number))
         child.drop(question)
         self._remember(child, question)
+        self._release(child)
+
+    def _release(self, child: _Child) -> None:
+        """Let a process go that nobody needs: that of a sign-in, once it does not hold the only copy of one."""
         if child not in self._holders.values() and child is not self._current:
             child.dismiss()
 
@@ -491,8 +497,10 @@ class Worker(Provider):
             self._current = self._start()
         return self._current
 
-    def _holder(self) -> _Child | None:
-        return next((child for child in self._holders.values() if child.takes_questions), None)
+    def _holder(self, grant: Grant) -> _Child | None:
+        """Return the process that holds this grant's sign-in in its memory, else one that holds others."""
+        holders = [self._holders.get(grant.key), *self._holders.values()]
+        return next((child for child in holders if child and child.takes_questions), None)
 
     def _start(self) -> _Child | None:
         if self._nursery is None or self._nursery.cancel_scope.cancel_called:

@@ -31,6 +31,27 @@ def in_trio(test: Test) -> Callable[..., None]:
     return run
 
 
+def in_trio_jumps(test: Test) -> Callable[..., None]:
+    """Run the test in real time, on a clock that `jump` sets forward: for deadlines around real processes."""
+
+    @functools.wraps(test)
+    def run(*args: Any, **kwargs: Any) -> None:
+        async def bounded() -> None:
+            with trio.fail_after(TEST_SECONDS):
+                await test(*args, **kwargs)
+
+        trio.run(bounded, clock=trio.testing.MockClock(rate=1.0))
+
+    return run
+
+
+def jump(seconds: float) -> None:
+    """Set the clock of an `in_trio_jumps` test forward. A test has `TEST_SECONDS` in all, jumps included."""
+    clock = trio.lowlevel.current_clock()
+    assert isinstance(clock, trio.testing.MockClock)
+    clock.jump(seconds)
+
+
 def in_trio_clock(test: Test) -> Callable[..., None]:
     """Run the test on a clock that jumps to the next deadline once every task waits: an hour passes at once.
 
