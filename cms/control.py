@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import trio
 
+from cms.accounts import Grant, registration_of
 from cms.grants.messages import Prompt
 from cms.lifecycle import Granted, Outcome
 from cms.listener import Listener
@@ -118,20 +119,27 @@ async def serve(
         try:
             while True:
                 sock, peer = await listener.accept()
-                nursery.start_soon(_serve_one, trio.SocketStream(sock), peer, commands, owner, limiter)
+                nursery.start_soon(_limited, limiter, trio.SocketStream(sock), peer, commands, owner)
         finally:
             listener.close()
 
 
-async def _serve_one(
-    stream: trio.SocketStream, peer: Peer, commands: Commands, owner: int, limiter: trio.Semaphore
+async def _limited(
+    limiter: trio.Semaphore, stream: trio.SocketStream, peer: Peer, commands: Commands, owner: int
 ) -> None:
-    """Serve one connection; whatever goes wrong in it ends with it."""
     try:
         limiter.acquire_nowait()
     except trio.WouldBlock:
         await trio.aclose_forcefully(stream)
         return
+    try:
+        await serve_one(stream, peer, commands, owner)
+    finally:
+        limiter.release()
+
+
+async def serve_one(stream: trio.abc.Stream, peer: Peer, commands: Commands, owner: int) -> None:
+    """Serve one connection; whatever goes wrong in it ends with it."""
     try:
         await _answer(Lines(stream), peer, commands, owner)
     except (OSError, trio.BrokenResourceError):
@@ -139,7 +147,6 @@ async def _serve_one(
     except Exception:
         log.exception("a command failed", pid=peer.pid, uid=peer.uid)
     finally:
-        limiter.release()
         await trio.aclose_forcefully(stream)
 
 
@@ -236,12 +243,25 @@ def prompt_event(flow: Flow, shown: Prompt) -> dict[str, Any]:
     """Return what a terminal needs to know of a prompt."""
     event = asdict(shown)
     del event["number"], event["state"]
-    return {"event": "prompt", "page": flow.page, **event}
+    return {
+        "event": "prompt",
+        "user": flow.grant.login,
+        "registration": _registered(flow.grant),
+        "page": flow.page,
+        **event,
+    }
+
+
+def _registered(grant: Grant) -> str:
+    """Return whose application id a sign-in uses, and what is to be known of it."""
+    known = registration_of(grant.client_id)
+    return f"{known.name} ({known.caveat})" if known else f"the application {grant.client_id} of the configuration"
 
 
 def ended(outcome: Outcome) -> Result:
     """Return a sign-in's end as a command's."""
     if isinstance(outcome, Granted):
         kept = f"saved, key from {outcome.key_from}" if outcome.persisted else "kept in memory only"
-        return Result(True, f"{outcome.who or 'the account'} is signed in ({kept})")
+        said = f"{outcome.who or 'the account'} is signed in ({kept})"
+        return Result(True, said, extra={"persisted": outcome.persisted})
     return Result(False, outcome.trouble.message, outcome.trouble.hint)

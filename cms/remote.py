@@ -1,0 +1,122 @@
+"""The other end of the control socket: how the `cms` command talks to a running daemon. Blocking, without trio."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from cms.policy import ROOT
+
+# The status of some thousand accounts. What is longer is no answer of a daemon's.
+MAX_ANSWER = 16 * 1024 * 1024
+
+_CREDENTIALS = struct.Struct("=iII")
+
+
+class NoDaemon(Exception):
+    """No daemon can be spoken to. `hint` is the next command."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class Barred(NoDaemon):
+    """There is a daemon, and it is somebody else's."""
+
+
+class Remote:
+    """A connection to a daemon, for one command: messages both ways."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._received = bytearray()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._sock.close()
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        """Send a message. Raises NoDaemon if the daemon has gone."""
+        try:
+            self._sock.sendall(json.dumps(message).encode() + b"\n")
+        except OSError:
+            raise _gone() from None
+
+    def receive(self) -> dict[str, Any]:
+        """Return the next message. Raises NoDaemon if the daemon leaves before it has said it."""
+        while b"\n" not in self._received:
+            try:
+                chunk = self._sock.recv(65536)
+            except OSError:
+                chunk = b""
+            if not chunk or len(self._received) > MAX_ANSWER:
+                raise _gone()
+            self._received += chunk
+        return self._taken()
+
+    @property
+    def ready(self) -> bool:
+        """Whether `receive` has a message already, without a word from the daemon."""
+        return b"\n" in self._received
+
+    def _taken(self) -> dict[str, Any]:
+        line, _, rest = bytes(self._received).partition(b"\n")
+        self._received[:] = rest
+        try:
+            message = json.loads(line)
+        except ValueError:
+            message = None
+        if not isinstance(message, dict):
+            raise NoDaemon("the daemon's answer makes no sense", "start it again: it may be of another version")
+        return message
+
+    def ask(self, command: str, **fields: Any) -> dict[str, Any]:
+        """Give a command that is answered with one message; return that."""
+        self.send({"command": command, **fields})
+        return self.receive()
+
+
+def _gone() -> NoDaemon:
+    return NoDaemon("the daemon ended before it had answered", "see its log; start it again with `cms run`")
+
+
+def connect(paths: Iterable[str]) -> Remote:
+    """Return a connection to the first daemon that listens at one of these control sockets, or raise NoDaemon."""
+    barred = ""
+    for path in paths:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.connect(path)
+            stranger = _stranger(sock)
+        except PermissionError:
+            stranger = "another user"
+        except OSError:
+            sock.close()
+            continue
+        if not stranger:
+            return Remote(sock)
+        sock.close()
+        barred = barred or f"the daemon at {path} belongs to {stranger}"
+    if barred:
+        raise Barred(barred, "give the command as that user, as in `sudo -u USER cms ...`, or as root")
+    raise NoDaemon("no daemon is running", "start it with `cms run`, or `systemctl --user start cms`")
+
+
+def _stranger(sock: socket.socket) -> str:
+    """Return whose daemon it is, "" for one that we may tell things to: our own or root's, and any if we are root."""
+    _, uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return "" if os.geteuid() in (uid, ROOT) or uid == ROOT else f"uid {uid}"
