@@ -663,7 +663,7 @@ def test_answers_that_are_none(mail: Mail, entra: Entra, kind: str) -> None:
     mail.sign_in()
     entra.faults.add(Fault(kind))
 
-    with pytest.raises(ValueError, match="Expecting|Unterminated"):
+    with pytest.raises(ValueError, match=r"Expecting|Unterminated"):
         mail.refresh()
 
     assert [200, 200] == [each.status for each in entra.asked()]

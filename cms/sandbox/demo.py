@@ -1,0 +1,27 @@
+"""The `cms demo` command. What it shows is in `stage.py`, which needs the libraries of the extra "sandbox"."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+INTERRUPTED = 130
+
+_MISSING = "cms demo needs a library that is not installed: {name}. Install it with: pip install 'cms-oauth[sandbox]'"
+
+
+def main(argv: Sequence[str] = ()) -> int:
+    """Run the demonstration; return the exit status. It takes no arguments."""
+    if argv:
+        print("cms demo takes no arguments", file=sys.stderr)
+        return os.EX_USAGE
+    try:
+        from cms.sandbox.stage import run_demo  # noqa: PLC0415 - only here is it known whether it can be imported
+    except ModuleNotFoundError as error:
+        print(_MISSING.format(name=error.name), file=sys.stderr)
+        return os.EX_UNAVAILABLE
+    try:
+        return run_demo()
+    except KeyboardInterrupt:
+        return INTERRUPTED

@@ -1,0 +1,334 @@
+"""What `cms demo` shows: all of cms against the sandbox, from the first sign-in to an authenticated submission.
+
+The programs are the real ones, run as processes of their own; Entra, the submission server and the person at the
+browser are simulated. Everything lives in one temporary folder, which goes away at the end.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TextIO
+
+from cms.sandbox import person
+from cms.sandbox.directory import CLIENT_ID
+from cms.sandbox.entra import Entra
+from cms.sandbox.submission import Submission
+
+USER = "you@sandbox.example"
+
+# How the demonstration ends: the last line of a passed SMTP test.
+PASSED = "reply: retcode (235); Msg: b'2.7.0 Authentication successful'"
+
+# A loaded machine needs seconds where a quiet one needs tenths; what takes longer will not come at all.
+STEP_SECONDS = 60.0
+POLL_SECONDS = 0.05
+
+# How much of the daemon's log explains a failure.
+LOG_LINES = 40
+
+# What would lead the programs to this person's own daemon, keyring, browser, proxy or certificates.
+_OWN = re.compile(
+    r"(?i)CMS_SOCK|(RUNTIME|STATE|CONFIGURATION|CREDENTIALS)_DIRECTORY|NOTIFY_SOCKET|WATCHDOG_.*|LISTEN_.*"
+    r"|DBUS_SESSION_BUS_ADDRESS|DISPLAY|WAYLAND_DISPLAY|BROWSER|XDG_.*|HOME|.*_PROXY|(REQUESTS|CURL)_CA_BUNDLE|SSL_.*"
+)
+
+_TOKEN = re.compile(r"(?P<kept>eyJ[\w-]{5})[\w.-]{40,}")
+
+_CONFIG = """\
+account = Office365_Account(
+    user={user!r},
+    client_id={client_id!r},
+    authority={authority!r},
+    redirect_uri="http://localhost/",
+)
+CredentialServer({socket!r}, accounts=[account], protocols=["SMTP", "IMAP"])
+Vault(key=File({key!r}))
+Tls(ca={ca!r})
+"""
+
+
+class Failed(Exception):
+    """The demonstration cannot go on; the text says why."""
+
+
+@dataclass
+class Show:
+    """What the person who runs the demonstration sees; bold headings on a terminal only."""
+
+    out: TextIO
+
+    def heading(self, text: str) -> None:
+        """Begin a step."""
+        bold, plain = ("\x1b[1m", "\x1b[0m") if self.out.isatty() else ("", "")
+        self.line(f"\n{bold}== {text}{plain}")
+
+    def command(self, words: Sequence[str], settings: Mapping[str, str] | None = None) -> None:
+        """Show a command line as a person would type it."""
+        front = "".join(f"{name}={shlex.quote(value)} " for name, value in (settings or {}).items())
+        self.line(f"$ {front}{shlex.join(words)}")
+
+    def line(self, text: str) -> None:
+        """Show a line, tokens shortened and control characters visible."""
+        print(masked(text), file=self.out, flush=True)
+
+
+def masked(text: str) -> str:
+    """Return a text without its tokens, and with ^A written out."""
+    return _TOKEN.sub(lambda found: f"{found['kept']}...({len(found[0])} characters)", text).replace("\x01", "^A")
+
+
+@dataclass
+class Stage:
+    """The temporary folder, and the environment that keeps the programs inside it."""
+
+    folder: Path
+    show: Show
+    entra: Entra
+    submission: Submission
+    environment: dict[str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.environment = inside(self.folder, os.environ)
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "cms.cfg"
+
+    @property
+    def socket(self) -> Path:
+        return self.folder / "cms.sock"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "daemon.log"
+
+    def run(self, program: str, *words: str, settings: Mapping[str, str] | None = None) -> str:
+        """Run a command to its end, show it and what it says, and return its standard output."""
+        self.show.command([program, *words], settings)
+        try:
+            done = subprocess.run(
+                [*_PROGRAMS[program], *words],
+                env={**self.environment, **(settings or {})},
+                capture_output=True,
+                text=True,
+                timeout=STEP_SECONDS,
+                check=False,
+                stdin=subprocess.DEVNULL,
+            )
+        except subprocess.TimeoutExpired:
+            raise Failed(f"{program} did not end within {STEP_SECONDS:.0f} s") from None
+        for line in (done.stdout + done.stderr).splitlines():
+            self.show.line(line)
+        if done.returncode:
+            raise Failed(f"{program} ended with status {done.returncode}")
+        return done.stdout
+
+    @contextmanager
+    def daemon(self) -> Iterator[None]:
+        """Run `cms run` until the block ends, and end it by SIGTERM."""
+        words = ["run", "-c", str(self.config)]
+        self.show.command(["cms", *words])
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(
+                [*_PROGRAMS["cms"], *words],
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        try:
+            self._await(process)
+            self.show.line(f"(runs as process {process.pid})")
+            yield
+        finally:
+            self._end(process)
+
+    def _await(self, process: subprocess.Popen[bytes]) -> None:
+        until = time.monotonic() + STEP_SECONDS
+        control = str(self.folder / "run" / "cms" / "control.sock")
+        while not _listens(control):
+            if process.poll() is not None:
+                raise Failed(f"the daemon ended with status {process.returncode}")
+            if time.monotonic() > until:
+                raise Failed(f"the daemon does not listen on {control}")
+            time.sleep(POLL_SECONDS)
+
+    def _end(self, process: subprocess.Popen[bytes]) -> None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(STEP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise Failed("the daemon did not end after SIGTERM") from None
+
+    def sign_in(self) -> None:
+        """Run `cms login`, and be the person at the browser when it shows the link."""
+        words = ["login", USER, "--browser"]
+        self.show.command(["cms", *words])
+        with subprocess.Popen(
+            [*_PROGRAMS["cms"], *words],
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as process:
+            try:
+                self._follow(process)
+            finally:
+                process.kill()  # does nothing to one that has ended
+        if process.returncode:
+            raise Failed(f"cms login ended with status {process.returncode}")
+
+    def _follow(self, process: subprocess.Popen[str]) -> None:
+        link = re.compile(re.escape(self.entra.authority) + r"/\S+")
+        opened = False
+        assert process.stdout is not None
+        for line in process.stdout:
+            self.show.line(_shortened(line.rstrip()))
+            found = link.search(line)
+            if found and not opened:
+                opened = True
+                self.show.line(f"(the browser opens the link; {USER} signs in and accepts)")
+                person.sign_in(found[0], USER, ca_file=self.entra.ca_file)
+        process.wait(STEP_SECONDS)
+
+    def fetch(self, output: str = "xoauth2") -> str:
+        """Fetch a token over the socket, and check that Entra takes it for this user's."""
+        said = self.run("cms-oauth", f"--user={USER}", f"--cms_sock={self.socket}", f"--output={output}")
+        token = said.strip().rpartition("auth=Bearer ")[2].rstrip("\x01")
+        told = self.entra.introspect(token)
+        if told.get("email") != USER:
+            raise Failed("this is no token that counts")
+        self.show.line(f"(introspection: active, {told['email']}, {told['scope']})")
+        return token
+
+
+# -P: nothing in the folder where the demonstration is started takes a library's place.
+_PROGRAMS = {
+    "cms": (sys.executable, "-P", "-m", "cms.main"),
+    "cms-oauth": (sys.executable, "-P", "-m", "cms_oauth.main"),
+}
+
+
+def run_demo(out: TextIO = sys.stdout, steps: Callable[[Stage], None] | None = None) -> int:
+    """Set the stage, play, and clear up whatever happens. Returns 0, or 1 after saying what failed."""
+    show = Show(out)
+    show.line("This is a sandbox: a simulated Entra, a simulated submission server, and the real cms between them.")
+    show.line("No account of yours is touched, and nothing leaves this machine.")
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cms-demo-")))
+        entra = stack.enter_context(Entra([USER]))
+        submission = stack.enter_context(Submission(entra.introspect, entra.cert_file))
+        stage = Stage(folder, show, entra, submission)
+        try:
+            (steps or play)(stage)
+        except (Failed, OSError, person.Stuck) as problem:
+            _explain(stage, problem)
+            return 1
+    return 0
+
+
+def play(stage: Stage) -> None:
+    """Go through every step; raises Failed."""
+    _set(stage)
+    with stage.daemon():
+        stage.show.heading("A person signs in, once")
+        stage.sign_in()
+        stage.show.heading("A mail program fetches a token")
+        first = stage.fetch()
+        stage.show.heading("The token is renewed without the person")
+        stage.run("cms", "refresh", USER)
+        _differs(first, stage.fetch())
+        stage.show.heading("The daemon is restarted: SIGTERM, then")
+    with stage.daemon():
+        stage.run("cms", "status")
+        stage.show.line("(nobody signed in again)")
+        stage.fetch()
+        stage.show.heading("The submission server takes the token")
+        _test_smtp(stage)
+
+
+def inside(folder: Path, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment in which every program stays within the folder, and make what it names."""
+    kept = {name: value for name, value in environ.items() if not _OWN.fullmatch(name)}
+    places = {"HOME": "home", "XDG_RUNTIME_DIR": "run", "XDG_STATE_HOME": "state", "XDG_CONFIG_HOME": "config"}
+    for name in places.values():
+        (folder / name).mkdir(mode=0o700)
+    return kept | {name: str(folder / place) for name, place in places.items()} | {"NO_PROXY": "localhost,127.0.0.1"}
+
+
+def _set(stage: Stage) -> None:
+    show = stage.show
+    show.heading("The stage")
+    show.line(f"simulated Entra:       {stage.entra.authority}")
+    show.line(f"simulated submission:  localhost:{stage.submission.port}")
+    stage.config.write_text(
+        _CONFIG.format(
+            user=USER,
+            client_id=CLIENT_ID,
+            authority=stage.entra.authority,
+            socket=str(stage.socket),
+            key=str(stage.folder / "key"),
+            ca=stage.entra.ca_file,
+        )
+    )
+    key = stage.folder / "key"
+    key.touch(mode=0o600)
+    key.write_bytes(secrets.token_bytes(32))
+    show.command(["cat", str(stage.config)])
+    for line in stage.config.read_text().splitlines():
+        show.line(line)
+    show.heading("The daemon")
+
+
+def _differs(first: str, second: str) -> None:
+    if first == second:
+        raise Failed("the token is the same as before the refresh")
+
+
+def _test_smtp(stage: Stage) -> None:
+    """End with the line that a passed test ends with, and with nothing after it."""
+    where = f"localhost:{stage.submission.port}"
+    stage.run(
+        "cms-oauth",
+        f"--user={USER}",
+        f"--cms_sock={stage.socket}",
+        f"--test-smtp={where}",
+        settings={"SSL_CERT_FILE": stage.entra.ca_file},
+    )
+    if not any(login.accepted for login in stage.submission.logins):
+        raise Failed("the submission server has seen no login that counts")
+
+
+def _listens(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as trial:
+        return trial.connect_ex(path) == 0
+
+
+def _shortened(line: str) -> str:
+    """Return a line of a login: the link's parameters say nothing to a reader."""
+    return re.sub(r"(/authorize\?)\S{60,}", r"\1...", line)
+
+
+def _explain(stage: Stage, problem: Exception) -> None:
+    stage.show.line(f"\nThe demonstration failed: {problem}")
+    if stage.log.exists():
+        stage.show.line(f"The daemon's log ends so ({stage.log} is removed now):")
+        for line in stage.log.read_text(errors="replace").splitlines()[-LOG_LINES:]:
+            stage.show.line(f"  {line}")
