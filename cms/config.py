@@ -119,6 +119,8 @@ def _told(error: BaseException, file: str, known: list[str]) -> ConfigError:
             return ConfigError(file, line, message, hint)
         case SyntaxError(msg=message, filename=where, lineno=found):
             return ConfigError(file, found if where == file else line, f"this is not Python: {message}")
+        case NameError() if not _raised_in(error, file):
+            pass
         case NameError(name=str(name)) if name[:1].isupper():
             capitalised = [each for each in known if each[:1].isupper()]
             return ConfigError(file, line, f"there is no directive {name}", nearest(name, capitalised))
@@ -133,6 +135,12 @@ def _line_of(error: BaseException, file: str) -> int | None:
     """Return the file's innermost line on the way to this error."""
     lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == file]
     return lines[-1] if lines else None
+
+
+def _raised_in(error: BaseException, file: str) -> bool:
+    """Whether the file itself raised this error, and nothing that it called."""
+    *_, (frame, _line) = traceback.walk_tb(error.__traceback__)
+    return frame.f_code.co_filename == file
 
 
 def _in_words(error: BaseException) -> str:

@@ -6,6 +6,7 @@ arguments (`cms.arguments`) and raises Mistake; which line it stands in is found
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 import traceback
@@ -312,6 +313,7 @@ def _checked(name: str, directive: Callable[..., T]) -> Callable[..., T]:
     known = [each.name for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
     takes_anything = len(known) < len(signature.parameters)
 
+    @functools.wraps(directive)
     def checked(*positional: Given, **named: Given) -> T:
         for each in named:
             if each not in known and not takes_anything:
