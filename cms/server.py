@@ -193,7 +193,7 @@ async def serve(
     server = _Server(listener, rules, keeper_of, names, clock or SystemClock())
     accepting = trio.CancelScope()
     async with trio.open_nursery() as nursery:
-        if draining:
+        if draining is not None:
             nursery.start_soon(_cancel_when, draining, accepting)
         task_status.started()
         try:
