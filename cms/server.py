@@ -181,7 +181,7 @@ async def serve(
     keeper_of: Callable[[Grant], Keeper],
     names: Callable[[], Mapping[str, str]],
     *,
-    draining: trio.Event | None = None,
+    draining: trio.Event,
     clock: Clock | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -193,8 +193,7 @@ async def serve(
     server = _Server(listener, rules, keeper_of, names, clock or SystemClock())
     accepting = trio.CancelScope()
     async with trio.open_nursery() as nursery:
-        if draining is not None:
-            nursery.start_soon(_cancel_when, draining, accepting)
+        nursery.start_soon(_cancel_when, draining, accepting)
         task_status.started()
         try:
             with accepting:
