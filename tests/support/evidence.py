@@ -13,11 +13,13 @@ import re
 import subprocess
 import sys
 import threading
-import time
+from base64 import b64decode
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
+
+from cms.sandbox.entra import Entra
 
 FOLDER_VARIABLE = "CMS_TEST_EVIDENCE"
 
@@ -41,6 +43,9 @@ _SHORTEST = 20
 _WORD = re.compile(rf"[A-Za-z0-9_+/~-]{{{_SHORTEST},}}")
 # Any JSON web token, whoever issued it.
 _JWT = re.compile(r"eyJ[A-Za-z0-9_-]{16,}\.eyJ[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}")
+
+# SASL strings, which hide a token in one piece of base64.
+_BASE64 = re.compile(r"[A-Za-z0-9+/]{64,}")
 
 _SAMPLE_SECONDS = 0.1
 
@@ -74,8 +79,6 @@ def _append(name: str, text: bytes | None) -> None:
 
 def witness_sandbox() -> None:
     """Learn the secrets that any sandbox of this process is sent or gives away."""
-    from cms.sandbox.entra import Entra
-
     answer = Entra._answer
 
     def witnessed(self: Entra, request: Any) -> Any:
@@ -119,38 +122,24 @@ def pieces(secret: str) -> set[str]:
 def _problem(file: Path, wanted: set[str]) -> str:
     if file.name.startswith("secrets-"):
         return ""
-    text = file.read_text(errors="replace")
+    text = _plain(file.read_text(errors="replace"))
     if _JWT.search(text):
         return f"{file.name}: a JSON web token"
-    if any(word in wanted or _holds(word, wanted) for word in set(_WORD.findall(_plain(text)))):
+    sizes = {len(each) for each in wanted}
+    if any(_holds(word, wanted, sizes) for word in set(_WORD.findall(text))):
         return f"{file.name}: a secret of the sandbox's"
     return ""
 
 
 def _plain(text: str) -> str:
     """Return the text with whatever base64 in it decodes to text as well: SASL hides a token so."""
-    from base64 import b64decode
-
-    decoded = (b64decode(word[: len(word) // 4 * 4] + "") for word in set(_BASE64.findall(text)))
+    decoded = (b64decode(word[: len(word) // 4 * 4]) for word in set(_BASE64.findall(text)))
     return "\n".join([text, *(each.decode("utf-8", "replace") for each in decoded)])
 
 
-_BASE64 = re.compile(r"[A-Za-z0-9+/]{64,}")
-
-
-def _holds(word: str, wanted: set[str]) -> bool:
-    """Whether a longer word has a secret inside it."""
-    sizes = _sizes(wanted)
-    return any(
-        word[at : at + size] in wanted for size in sizes if size < len(word) for at in range(len(word) - size + 1)
-    )
-
-
-_SIZES: dict[int, tuple[int, ...]] = {}
-
-
-def _sizes(wanted: set[str]) -> tuple[int, ...]:
-    return _SIZES.setdefault(id(wanted), tuple({len(each) for each in wanted}))
+def _holds(word: str, wanted: set[str], sizes: set[int]) -> bool:
+    """Whether a word is a secret or has one inside it."""
+    return any(word[at : at + size] in wanted for size in sizes for at in range(len(word) - size + 1))
 
 
 class Watch(threading.Thread):
@@ -222,8 +211,3 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
         _, command, _, environment = arguments
         keep("commands", repr(command))
         keep("commands", repr(dict(environment)) if environment else None)
-
-
-def stamp() -> str:
-    """Return a name for this run's folder."""
-    return time.strftime("%Y%m%d-%H%M%S")

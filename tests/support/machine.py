@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import pwd
-import shlex
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -86,12 +85,9 @@ class Machine:
     @property
     def queue(self) -> list[str]:
         """The ids of the messages that wait."""
-        return self.run(self.exim, "-bpr").stdout.split() and self.run("exiqgrep", "-i").stdout.split()
+        return self.run("exiqgrep", "-i").stdout.split()
 
     def log(self, name: str = "main") -> str:
         """Return exim's log: main, reject or panic."""
         path = self.folder / "log" / f"{name}log"
         return path.read_text(errors="replace") if path.exists() else ""
-
-    def __str__(self) -> str:
-        return shlex.quote(str(self.folder))

@@ -15,7 +15,10 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import Distribution, distribution
+from importlib.util import find_spec
 from pathlib import Path
+
+from packaging.markers import Marker
 
 from support.programs import give_up, require_program
 
@@ -27,7 +30,7 @@ import sys
 from {module} import main
 sys.exit(main())
 """
-_COMMANDS = {"cms": "cms.main", "cms-oauth": "cms_oauth.main"}
+COMMANDS = {"cms": "cms.main", "cms-oauth": "cms_oauth.main"}
 
 
 @contextmanager
@@ -51,7 +54,7 @@ class Installation:
             _copy(each, self._packages)
         for package in ("cms", "cms_oauth"):
             self._copy_own(package)
-        for command, module in _COMMANDS.items():
+        for command, module in COMMANDS.items():
             self._write_command(command, module)
 
     def command(self, name: str) -> str:
@@ -118,22 +121,19 @@ def _needs(what: Distribution, extra: str) -> Iterator[str]:
 
 
 def _applies(marker: str, extra: str) -> bool:
-    from packaging.markers import Marker
-
     return not marker.strip() or Marker(marker).evaluate({"extra": extra})
 
 
 def _copy(what: Distribution, target: Path) -> None:
     for file in what.files or ():
         source = Path(str(what.locate_file(file)))
-        if ".." not in file.parts and source.is_file() and file.suffix not in (".pth",):
+        if ".." not in file.parts and source.is_file() and file.suffix != ".pth":
             (target / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target / file)
 
 
 def _find(package: str) -> Path:
-    from importlib.util import find_spec
-
     spec = find_spec(package)
-    assert spec and spec.origin
+    assert spec
+    assert spec.origin
     return Path(spec.origin).parent

@@ -1,0 +1,94 @@
+"""Fixtures that several test files share, and the search for secrets that ends every run of the tests."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support import evidence
+from support.daemon import Daemon, daemons
+from support.reachable import Installation, open_folder
+from support.servers import MailServers, mail_servers
+
+from cms.sandbox.entra import Entra
+
+_LEAKS = pytest.StashKey[list[str]]()
+_WATCH = pytest.StashKey[evidence.Watch]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Open the folder of evidence, once for all processes of the run, and begin to gather."""
+    if not _is_worker(config):
+        os.environ[evidence.FOLDER_VARIABLE] = tempfile.mkdtemp(prefix="cms-evidence-")
+    evidence.witness_sandbox()
+    evidence.witness_subprocesses()
+    config.stash[_WATCH] = evidence.Watch()
+    config.stash[_WATCH].start()
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Keep what each test has printed and logged; with several workers this runs in the one that collects."""
+    for title, text in report.sections:
+        evidence.keep("captured", f"{report.nodeid} {title}\n{text}")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Search everything that was kept; a secret in it fails the run."""
+    session.config.stash[_WATCH].stop()
+    if _is_worker(session.config):
+        return
+    where = Path(os.environ.pop(evidence.FOLDER_VARIABLE))
+    session.config.stash[_LEAKS] = leaks = evidence.found_secrets(where)
+    if leaks:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    else:
+        shutil.rmtree(where)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say what the search found."""
+    for leak in config.stash.get(_LEAKS, []):
+        terminalreporter.write_line(f"SECRET in the evidence of this run: {leak}", red=True)
+
+
+def _is_worker(config: pytest.Config) -> bool:
+    return hasattr(config, "workerinput")
+
+
+@pytest.fixture(scope="session")
+def installation() -> Iterator[Installation]:
+    """cms where every user can run it."""
+    with open_folder("installation") as folder:
+        yield Installation(folder / "venv")
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[MailServers]:
+    """Real mail servers over a simulated Entra. Every test uses users of its own."""
+    with mail_servers() as running:
+        yield running
+
+
+@pytest.fixture
+def entra() -> Iterator[Entra]:
+    """A simulated Entra of the test's own."""
+    with Entra() as running:
+        yield running
+
+
+@pytest.fixture
+def make_daemon(installation: Installation) -> Iterator[Callable[..., Daemon]]:
+    """Make daemons (not started yet) that are stopped after the test."""
+    with daemons(installation) as make:
+        yield make
+
+
+@pytest.fixture
+def daemon(make_daemon: Callable[..., Daemon]) -> Daemon:
+    """A daemon of the tests' own user, not started yet."""
+    return make_daemon(os.geteuid())

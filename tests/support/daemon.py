@@ -1,0 +1,228 @@
+"""A real `cms run`, as whoever it is to run as, with folders of its own; and the commands that talk to it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from cms.sandbox.directory import CLIENT_ID
+from cms.sandbox.entra import Entra
+from support import evidence
+from support.reachable import COMMANDS, Installation, bare_environment, become, open_folder
+from support.waiting import PATIENCE, until
+
+
+class Daemon:
+    """One user's cms. `folder` is made by the caller and enterable by all; `uid` runs everything, 0 for root."""
+
+    def __init__(self, installation: Installation, folder: Path, uid: int = 0, groups: Sequence[int] = ()) -> None:
+        self.installation = installation
+        self.folder = folder
+        self.uid = uid
+        self.groups = groups
+        self.home = folder / "home"
+        # For sockets that other users are to reach; the daemon's owner puts them there.
+        self.sockets = folder / "sockets"
+        self.config = self.home / "cms.cfg"
+        self.process: subprocess.Popen[bytes] | None = None
+        # What the daemon has told systemd, one datagram each, since its start.
+        self.notices: list[str] = []
+        self._listener: socket.socket | None = None
+        self._log = folder / "daemon.log"
+        for path, mode in ((self.home, 0o700), (self.sockets, 0o755), (self.home / "run", 0o700)):
+            path.mkdir(mode=mode)
+            os.chown(path, uid, uid)
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """What the daemon and its owner's commands run with."""
+        return bare_environment(
+            HOME=str(self.home),
+            XDG_RUNTIME_DIR=str(self.home / "run"),
+            XDG_STATE_HOME=str(self.home / "state"),
+            XDG_CONFIG_HOME=str(self.home / "config"),
+        )
+
+    def configure(self, text: str) -> None:
+        """Write the configuration file."""
+        self.config.write_text(text)
+        os.chown(self.config, self.uid, self.uid)
+
+    def start(self, *, before: Sequence[str] = (), **environment: str) -> None:
+        """Start the daemon, with the words of `before` before its command, and wait until it says that it is ready."""
+        self.launch(before=before, **environment)
+        until(self._ready, "the daemon's READY=1")
+
+    def launch(self, *, before: Sequence[str] = (), **environment: str) -> None:
+        """Start the daemon."""
+        self.notices.clear()
+        self._listener = _listener(self.folder / "notify", self.uid)
+        environment = {**self.environment, "NOTIFY_SOCKET": str(self.folder / "notify"), **environment}
+        command = self._as_owner(*before, self.installation.command("cms"), "run", "-c", str(self.config))
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """End the daemon with a signal; return its exit status."""
+        assert self.process is not None
+        assert self._listener is not None
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        status = self.process.wait(PATIENCE)
+        self.process = None
+        self.notices += _received(self._listener)
+        self._listener.close()
+        evidence.keep("daemon", self._log.read_bytes())
+        return status
+
+    def told(self, word: str) -> bool:
+        """Whether the daemon has told systemd this: `READY=1`, or what a line begins with."""
+        assert self._listener is not None
+        self.notices += _received(self._listener)
+        return any(line.startswith(word) for notice in self.notices for line in notice.splitlines())
+
+    def restart(self, number: int = signal.SIGTERM) -> None:
+        """Stop and start."""
+        self.stop(number)
+        self.start()
+
+    @property
+    def log(self) -> str:
+        """What the daemon has logged so far."""
+        return self._log.read_text(errors="replace")
+
+    def run(
+        self, name: str, *arguments: str, stdin: str = "", uid: int | None = None, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `cms`, `cms-oauth` or another program, as the owner or as another user."""
+        return subprocess.run(
+            self._as_owner(name, *arguments, uid=uid),
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE,
+            env={**self.environment, **environment},
+        )
+
+    def cms(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run `cms` as the owner."""
+        return self.run("cms", *arguments)
+
+    def token(
+        self, sock: Path | str, user: str, *more: str, uid: int | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `cms-oauth` for a user's token."""
+        return self.run("cms-oauth", f"--user={user}", f"--cms_sock={sock}", *more, uid=uid)
+
+    def sign_in(self, user: str, entra: Entra, *, as_user: str = "") -> str:
+        """Run `cms login --paste` and be the person in front of it. Return what the command said."""
+        return self.log_in(user, lambda url: entra.sign_in(url, as_user or user, follow=False).url)
+
+    def log_in(self, user: str, browse: Callable[[str], str]) -> str:
+        """Run `cms login --paste`; `browse` turns the link that it shows into the address to paste."""
+        command = self._as_owner("cms", "login", "-c", str(self.config), user, "--paste")
+        with subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=self.environment,
+        ) as process:
+            assert process.stdin
+            assert process.stdout
+            said, url = _read_link(process.stdout)
+            process.stdin.write(f"{browse(url)}\n")
+            process.stdin.close()
+            said += process.stdout.read()
+        evidence.keep("output", said)
+        assert process.returncode == 0, said
+        return said
+
+    def _as_owner(self, name: str, *arguments: str, uid: int | None = None) -> list[str]:
+        command = [self.installation.command(name) if name in COMMANDS else name, *arguments]
+        uid = self.uid if uid is None else uid
+        return become(uid, command, groups=self.groups) if uid else command
+
+    def _ready(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, f"the daemon ended:\n{self.log}"
+        return self.told("READY=1")
+
+
+@contextmanager
+def daemons(installation: Installation) -> Iterator[Callable[..., Daemon]]:
+    """Yield what makes daemons, not started yet; all are stopped at the end."""
+    made: list[Daemon] = []
+    with open_folder("daemon") as folder:
+
+        def make(uid: int = 0, groups: Sequence[int] = ()) -> Daemon:
+            place = folder / str(len(made))
+            place.mkdir()
+            made.append(Daemon(installation, place, uid, groups))
+            return made[-1]
+
+        yield make
+        for daemon in made:
+            if daemon.process is not None:
+                daemon.stop()
+
+
+def account_line(name: str, user: str, entra: Entra, more: str = "") -> str:
+    """Return the directive for an account at the sandbox."""
+    return (
+        f'{name} = Office365_Account(user="{user}", authority="{entra.authority}", client_id="{CLIENT_ID}",'
+        f' redirect_uri="http://localhost/"{more})\n'
+    )
+
+
+def settings_lines(home: Path, entra: Entra) -> str:
+    """Return the directives that a daemon needs to keep its vault and to trust the sandbox."""
+    return f'Vault(key=File("{home / "vault-key"}"))\nTls(ca="{entra.ca_file}")\n'
+
+
+def ask(path: Path | str, request: bytes, *, half_close: bool = True) -> bytes:
+    """Be a client of the original protocol: write, close the writing side, read to the end."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(PATIENCE)
+        client.connect(str(path))
+        client.sendall(request)
+        if half_close:
+            client.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: client.recv(65536), b""))
+
+
+def _read_link(output: IO[str]) -> tuple[str, str]:
+    """Return what a command says up to a line with a link to Entra in it, and the link."""
+    said = ""
+    for line in output:
+        said += line
+        for word in line.split():
+            if word.startswith("https://") and "/authorize?" in word:
+                return said, word
+    raise AssertionError(f"no link in: {said}")
+
+
+def _listener(path: Path, uid: int) -> socket.socket:
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    listener.bind(str(path))
+    os.chown(path, uid, uid)
+    listener.setblocking(False)
+    return listener
+
+
+def _received(listener: socket.socket) -> list[str]:
+    notices = []
+    while True:
+        try:
+            notices.append(listener.recv(65536).decode())
+        except BlockingIOError:
+            return notices

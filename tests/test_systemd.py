@@ -1,0 +1,202 @@
+"""The units of systemd/, checked by systemd's own tools, and the daemon under what they do to it.
+
+systemd need not be process 1 for any of this.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.daemon import Daemon, account_line, ask, settings_lines
+from support.programs import require_program
+from support.reachable import ALICE, Installation, bare_environment
+from support.waiting import until
+
+from cms.sandbox.entra import Entra
+
+UNITS = Path(__file__).parents[1] / "systemd"
+USER = "unit@example.test"
+
+# Tenths of systemd's "exposure level": 20 is well inside what it calls OK; what is left is the network.
+THRESHOLD = 20
+
+# They need a user namespace in a user's unit, where every other user, root included, looks like `nobody`.
+NAMESPACES = re.compile(
+    r"^(Protect\w+|Private\w+|CapabilityBoundingSet|ReadWritePaths|RootDirectory|BindPaths)=", re.MULTILINE
+)
+
+# Refuse memory that is writable and executable (prctl(2), Linux 6.3): what MemoryDenyWriteExecute= comes down to.
+DENY_WRITE_EXECUTE = """
+import ctypes, os, sys
+PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN = 65, 1
+ctypes.CDLL(None).prctl(PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN, 0, 0, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+@pytest.fixture
+def signed_in(make_daemon: Callable[..., Daemon], entra: Entra) -> Daemon:
+    """An ordinary user's daemon, signed in once and not running."""
+    entra.add_user(USER)
+    daemon = make_daemon(ALICE if os.geteuid() == 0 else os.geteuid())
+    daemon.configure(
+        settings_lines(daemon.home, entra)
+        + account_line("account", USER, entra)
+        + f'CredentialServer("{daemon.sockets}/cms.sock", accounts=[account])\n'
+    )
+    daemon.start()
+    daemon.sign_in(USER, entra)
+    daemon.stop()
+    return daemon
+
+
+def installed(kind: str, folder: Path, installation: Installation) -> dict[str, Path]:
+    """Return copies of the units whose commands exist."""
+    units = {}
+    for name in ("cms.service", "cms.socket"):
+        text = (UNITS / kind / name).read_text()
+        units[name] = folder / name
+        units[name].write_text(re.sub(r"^ExecStart=\S+", f"ExecStart={installation.command('cms')}", text, flags=re.MULTILINE))
+    return units
+
+
+def analyze(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run systemd-analyze."""
+    program = require_program("systemd-analyze", "systemd")
+    environment = {**bare_environment(), "XDG_RUNTIME_DIR": str(folder), "HOME": str(folder)}
+    return subprocess.run([program, *arguments], capture_output=True, text=True, check=False, env=environment)
+
+
+@pytest.mark.parametrize(("kind", "mode"), [("system", "--system"), ("user", "--user")])
+def test_the_units_are_in_order(kind: str, mode: str, tmp_path: Path, installation: Installation) -> None:
+    """systemd finds nothing to say about the service and the socket."""
+    units = installed(kind, tmp_path, installation)
+
+    verified = analyze("verify", "--man=no", mode, *map(str, units.values()), folder=tmp_path)
+
+    assert (0, "", "") == (verified.returncode, verified.stdout, verified.stderr)
+
+
+def test_a_broken_unit_is_found(tmp_path: Path, installation: Installation) -> None:
+    """The check above can fail: a directive that does not exist is reported."""
+    units = installed("system", tmp_path, installation)
+    text = units["cms.service"].read_text()
+    units["cms.service"].write_text(text.replace("NoNewPrivileges=", "NoNewPrivilege="))
+
+    verified = analyze("verify", "--man=no", str(units["cms.service"]), folder=tmp_path)
+
+    assert "NoNewPrivilege" in verified.stderr
+
+
+def test_the_system_service_is_hardened(tmp_path: Path) -> None:
+    """systemd's own measure of exposure stays below the threshold."""
+    unit = str(UNITS / "system" / "cms.service")
+
+    measured = analyze("security", "--offline=yes", f"--threshold={THRESHOLD}", "--no-pager", unit, folder=tmp_path)
+
+    assert 0 == measured.returncode, measured.stdout
+
+
+def test_the_user_service_needs_no_namespace() -> None:
+    """In a user namespace cms could not tell its clients apart."""
+    text = (UNITS / "user" / "cms.service").read_text()
+
+    assert [] == NAMESPACES.findall(text)
+
+
+def test_the_sockets_outlive_the_service() -> None:
+    """A socket unit's file lies in the runtime folder, which must not be removed when the service stops."""
+    service = (UNITS / "system" / "cms.service").read_text()
+
+    assert "ListenStream=/run/cms/" in (UNITS / "system" / "cms.socket").read_text()
+    assert "RuntimeDirectory=cms\n" in service
+    assert "RuntimeDirectoryPreserve=yes\n" in service
+
+
+def test_the_daemon_tells_systemd_how_it_is(signed_in: Daemon) -> None:
+    """READY=1 once it serves, a STATUS= in words, WATCHDOG=1 within half the time, STOPPING=1 at the end."""
+    signed_in.start(WATCHDOG_USEC="400000")
+    until(lambda: signed_in.told("WATCHDOG=1"), "a sign of life")
+    until(lambda: signed_in.told("STATUS="), "the status line")
+    status = signed_in.stop()
+
+    assert 0 == status
+    assert any("STOPPING=1" in notice for notice in signed_in.notices)
+    assert not any("READY=1" in notice and "STOPPING=1" in notice for notice in signed_in.notices)
+
+
+def test_a_watchdog_of_another_process_is_not_fed(signed_in: Daemon) -> None:
+    """WATCHDOG_PID names whom systemd watches; a child of that process keeps quiet."""
+    signed_in.start(WATCHDOG_USEC="100000", WATCHDOG_PID="1")
+    until(lambda: signed_in.told("STATUS="), "the status line")
+    signed_in.stop()
+
+    assert not any("WATCHDOG=1" in notice for notice in signed_in.notices)
+
+
+def test_the_socket_can_be_systemds(signed_in: Daemon) -> None:
+    """A client connects before cms runs; systemd starts cms with the socket, and the client gets its token."""
+    path = signed_in.sockets / "cms.sock"
+    path.unlink(missing_ok=True)
+    activate = require_program("systemd-socket-activate", "systemd")
+    environment = (f"--setenv={name}" for name in signed_in.environment)
+    signed_in.launch(before=[activate, f"--listen={path}", "--fdname=cms", "--setenv=NOTIFY_SOCKET", *environment])
+    until(path.exists, "the socket")
+    before = path.stat()
+
+    answer = ask(path, f"SMTP {USER}\n".encode())
+
+    assert answer.startswith(f"user={USER}\x01auth=Bearer ".encode())
+    assert (before.st_ino, before.st_mode) == (path.stat().st_ino, path.stat().st_mode)
+    signed_in.stop()
+    assert path.exists(), "an activated socket is systemd's to remove"
+
+
+def test_no_memory_is_writable_and_executable(signed_in: Daemon) -> None:
+    """MemoryDenyWriteExecute= breaks nothing: broker, worker and libraries serve a token under it."""
+    signed_in.start(before=[sys.executable if os.geteuid() else "/usr/bin/python3", "-c", DENY_WRITE_EXECUTE])
+
+    assert ask(signed_in.sockets / "cms.sock", f"SMTP {USER}".encode()).startswith(b"user=")
+
+
+@pytest.mark.parametrize("kind", ["system", "user"])
+def test_the_system_call_filter_lets_everything_through(
+    kind: str, signed_in: Daemon, entra: Entra, tmp_path: Path
+) -> None:
+    """A start, a sign-in, a token and a stop use no system call that the unit forbids."""
+    trace = signed_in.folder / "trace"
+    trace.mkdir()
+    os.chown(trace, signed_in.uid, signed_in.uid)
+    strace = require_program("strace", "strace")
+    signed_in.start(before=[strace, "-f", "-ff", "-qq", "-o", str(trace / "calls")])
+    signed_in.sign_in(USER, entra)
+    ask(signed_in.sockets / "cms.sock", f"SMTP {USER}".encode())
+    signed_in.stop()
+
+    used = {name for file in trace.iterdir() for name in re.findall(r"^(\w+)\(", file.read_text(), re.MULTILINE)}
+    assert {"setpriority", "recvmsg"} & used, "the trace is of the daemon"
+    assert set() == used - allowed_calls((UNITS / kind / "cms.service").read_text(), tmp_path)
+
+
+def allowed_calls(unit: str, folder: Path) -> set[str]:
+    """Return the system calls that a unit's filter allows."""
+    allowed: set[str] = set()
+    for line in re.findall(r"^SystemCallFilter=(.*)$", unit, re.MULTILINE):
+        named = {call for name in line.removeprefix("~").split() for call in calls_of(name, folder)}
+        allowed = allowed - named if line.startswith("~") else allowed | named
+    return allowed
+
+
+def calls_of(name: str, folder: Path) -> set[str]:
+    """Return the system calls of a group, groups within it followed."""
+    if not name.startswith("@"):
+        return {name}
+    lines = analyze("syscall-filter", name, folder=folder).stdout.splitlines()[1:]
+    words = (line.strip() for line in lines)
+    return {call for word in words if word and not word.startswith("#") for call in calls_of(word, folder)}
