@@ -203,7 +203,7 @@ def _from_json(path: str, text: bytes) -> Credential | dial.Failed:
     if not isinstance(answer, dict):
         return _babble(path, text, cut_off=False)
     user, token, error = answer.get("user"), answer.get("token"), answer.get("error")
-    if isinstance(user, str) and isinstance(token, str) and sasl.is_token(token):
+    if isinstance(user, str) and user.isprintable() and isinstance(token, str) and sasl.is_token(token):
         return Credential(user, token, json.dumps(answer))
     if isinstance(error, dict):
         return _refusal(error)
