@@ -19,7 +19,7 @@ def main(argv: Sequence[str] = ()) -> int:
     try:
         from cms.sandbox.stage import run_demo  # noqa: PLC0415 - only here is it known whether it can be imported
     except ModuleNotFoundError as error:
-        print(_MISSING.format(name=error.name), file=sys.stderr)
+        print(_MISSING.format(name=(error.name or "").partition(".")[0]), file=sys.stderr)
         return os.EX_UNAVAILABLE
     try:
         return run_demo()

@@ -93,15 +93,9 @@ class Refusal(Exception):
     def __init__(self, aadsts: int, detail: str = "", *, kind: Kind | None = None, claims: str = "") -> None:
         self.aadsts = aadsts
         self.kind = kind or KINDS.get(aadsts, _OTHER)
-        self.detail = detail
         self.claims = claims
-        super().__init__(f"AADSTS{aadsts}: {self.kind.text}")
-
-    def description(self, trace: str, correlation: str, stamp: str) -> str:
-        """Return Microsoft's `error_description`, with the lines that support asks for."""
-        said = f"{self.kind.text} {self.detail}".strip()
-        number = f"AADSTS{self.aadsts}: " if self.aadsts else ""
-        return f"{number}{said} Trace ID: {trace} Correlation ID: {correlation} Timestamp: {stamp}"
+        number = f"AADSTS{aadsts}: " if aadsts else ""
+        super().__init__(f"{number}{self.kind.text} {detail}".strip())
 
     def body(self, authority: str, correlation: str, now: float) -> dict[str, object]:
         """Return Microsoft's error object."""
@@ -109,7 +103,7 @@ class Refusal(Exception):
         stamp = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(now))
         body: dict[str, object] = {
             "error": self.kind.error,
-            "error_description": self.description(trace, correlation, stamp),
+            "error_description": f"{self} Trace ID: {trace} Correlation ID: {correlation} Timestamp: {stamp}",
             "error_codes": [self.aadsts] if self.aadsts else [],
             "timestamp": stamp,
             "trace_id": trace,

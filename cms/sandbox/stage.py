@@ -42,7 +42,7 @@ LOG_LINES = 40
 # What would lead the programs to this person's own daemon, keyring, browser, proxy or certificates.
 _OWN = re.compile(
     r"(?i)CMS_SOCK|(RUNTIME|STATE|CONFIGURATION|CREDENTIALS)_DIRECTORY|NOTIFY_SOCKET|WATCHDOG_.*|LISTEN_.*"
-    r"|DBUS_SESSION_BUS_ADDRESS|DISPLAY|WAYLAND_DISPLAY|BROWSER|XDG_.*|HOME|.*_PROXY|(REQUESTS|CURL)_CA_BUNDLE|SSL_.*"
+    r"|DBUS_SESSION_BUS_ADDRESS|DISPLAY|WAYLAND_DISPLAY|BROWSER|XDG_.*|HOME|.*_PROXY|(REQUESTS|CURL)_CA_BUNDLE|SSL.*"
 )
 
 _TOKEN = re.compile(r"(?P<kept>eyJ[\w-]{5})[\w.-]{40,}")

@@ -1,0 +1,274 @@
+"""What `cms demo` shows: with the real programs once, and with programs that fail in every way."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cms.sandbox import demo, stage
+from cms.sandbox.directory import MAIL_SCOPES
+from cms.sandbox.stage import USER, Failed, Show, Stage, inside, masked, run_demo
+
+# A daemon that does nothing but listen where cms does; argv[1] is what it does with SIGTERM.
+DAEMON = """\
+import os, signal, socket, sys
+if "{deaf}":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+folder = os.environ["XDG_RUNTIME_DIR"] + "/cms"
+os.makedirs(folder, exist_ok=True)
+sock = socket.socket(socket.AF_UNIX)
+sock.bind(folder + "/control.sock")
+sock.listen()
+print("listening", flush=True)
+while True:
+    sock.accept()
+"""
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Replace both programs by a script."""
+
+    def replace(script: str) -> None:
+        path = tmp_path / "program.py"
+        path.write_text(script)
+        monkeypatch.setattr(stage, "_PROGRAMS", dict.fromkeys(("cms", "cms-oauth"), (sys.executable, str(path))))
+
+    return replace
+
+
+def played(steps: Callable[[Stage], None]) -> tuple[int, str]:
+    """Return the exit status and what was shown."""
+    out = io.StringIO()
+    status = run_demo(out, steps)
+    return status, out.getvalue()
+
+
+def test_the_whole_demonstration() -> None:
+    """It ends with the line of a passed test, after a sign-in, a refresh and a restart, and shows no token."""
+    status, shown = played(stage.play)
+
+    assert (0, stage.PASSED) == (status, shown.splitlines()[-1]), shown
+    assert 2 == shown.count("$ cms run -c ")
+    assert ["$ cms login", "$ cms refresh", "$ cms status"] == [
+        word for word in ("$ cms login", "$ cms refresh", "$ cms status") if word in shown
+    ]
+    assert [] == [word for word in shown.split() if len(word) > 500]
+
+
+def test_everything_is_cleared_up(programs: Callable[[str], None]) -> None:
+    """Folder and processes are gone at the end, after a failure too."""
+    programs(DAEMON.format(deaf=""))
+    folders = []
+
+    def steps(the_stage: Stage) -> None:
+        folders.append(the_stage.folder)
+        with the_stage.daemon():
+            raise Failed("on purpose")
+
+    status, shown = played(steps)
+
+    pid = int(shown.partition("(runs as process ")[2].partition(")")[0])
+    assert (1, False) == (status, folders[0].exists())
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    assert "The demonstration failed: on purpose" in shown
+    assert "  listening" in shown
+
+
+def test_daemon_that_dies(programs: Callable[[str], None]) -> None:
+    """A daemon that ends at once is a failure, with its status and the end of its log."""
+    programs("print('no idea'); raise SystemExit(3)")
+
+    def steps(the_stage: Stage) -> None:
+        with the_stage.daemon():
+            raise AssertionError("it is not running")
+
+    status, shown = played(steps)
+
+    assert (1, True, True) == (status, "the daemon ended with status 3" in shown, "  no idea" in shown)
+
+
+@pytest.mark.parametrize(
+    ("script", "complaint"),
+    [
+        ("import time; time.sleep(600)", "the daemon does not listen"),
+        (DAEMON.format(deaf="yes"), "the daemon did not end after SIGTERM"),
+    ],
+)
+def test_daemon_that_hangs(
+    programs: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, script: str, complaint: str
+) -> None:
+    """A daemon that never listens, or does not end, is a failure and is killed."""
+    programs(script)
+
+    def steps(the_stage: Stage) -> None:
+        if "listen" in complaint:
+            monkeypatch.setattr(stage, "STEP_SECONDS", 0.2)
+        with the_stage.daemon():
+            monkeypatch.setattr(stage, "STEP_SECONDS", 0.2)
+
+    status, shown = played(steps)
+
+    assert (1, True) == (status, complaint in shown), shown
+
+
+def test_command_that_fails(programs: Callable[[str], None]) -> None:
+    """A command's failure ends the demonstration; what it said is shown."""
+    programs("import sys; print('out'); print('why', file=sys.stderr); sys.exit(75)")
+
+    status, shown = played(lambda the_stage: print(the_stage.run("cms", "status")))
+
+    assert 1 == status
+    assert "$ cms status\nout\nwhy\n\nThe demonstration failed: cms ended with status 75\n" in shown
+
+
+def test_command_that_hangs(programs: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that never ends is a failure."""
+    programs("import time; time.sleep(600)")
+    monkeypatch.setattr(stage, "STEP_SECONDS", 0.1)
+
+    status, shown = played(lambda the_stage: print(the_stage.run("cms", "status")))
+
+    assert (1, True) == (status, "cms did not end within" in shown)
+
+
+def test_login_without_a_link(programs: Callable[[str], None]) -> None:
+    """A login that fails is a failure."""
+    programs("print('no'); raise SystemExit(75)")
+
+    status, shown = played(Stage.sign_in)
+
+    assert (1, True) == (status, "cms login ended with status 75" in shown)
+
+
+def test_login_hangs(programs: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A login that shows a link of no use, and then hangs, is a failure and is killed."""
+    programs("import time; print('{url}/nothing {url}/again', flush=True); time.sleep(600)")
+
+    def steps(the_stage: Stage) -> None:
+        programs(
+            f"import time; print('open {the_stage.entra.authority}/nothing', flush=True)\n"
+            f"print('or {the_stage.entra.authority}/again', flush=True); time.sleep(600)"
+        )
+        the_stage.sign_in()
+
+    status, shown = played(steps)
+
+    assert (1, True) == (status, "The demonstration failed: 404:" in shown), shown
+
+
+def test_token_that_does_not_count(programs: Callable[[str], None]) -> None:
+    """A token that Entra does not know ends the demonstration."""
+    programs("print('user=x\\x01auth=Bearer eyJabc\\x01\\x01')")
+
+    status, shown = played(lambda the_stage: print(the_stage.fetch()))
+
+    assert (1, True) == (status, "this is no token that counts" in shown)
+    assert "user=x^Aauth=Bearer eyJabc^A^A" in shown
+
+
+@pytest.mark.parametrize("fail", ["refresh", "test"])
+def test_what_the_steps_prove(programs: Callable[[str], None], fail: str) -> None:
+    """A refresh that changes nothing is seen, and a login that never reached the server."""
+
+    def steps(the_stage: Stage) -> None:
+        token = the_stage.entra.mint(USER, MAIL_SCOPES[:1])
+        programs(f"print('user={USER}\\x01auth=Bearer {token}\\x01\\x01')")
+        if fail == "refresh":
+            stage._differs(the_stage.fetch(), the_stage.fetch())
+        stage._test_smtp(the_stage)
+
+    status, shown = played(steps)
+
+    reason = {"refresh": "the same as before the refresh", "test": "has seen no login"}[fail]
+    assert (1, True) == (status, reason in shown)
+
+
+def test_tokens_are_masked() -> None:
+    """A token is shortened to its first letters and its length, ^A is visible, and all else is as it was."""
+    token = "eyJ0eXAi" + "a.B_-" * 20
+
+    assert "user=x^Aauth=Bearer eyJ0eXAi...(108 characters)^A^A" == masked(f"user=x\x01auth=Bearer {token}\x01\x01")
+    assert "nothing to hide" == masked("nothing to hide")
+
+
+def test_headings_are_bold_on_a_terminal() -> None:
+    """There is colour for terminals only."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    for out, expected in ((Terminal(), "\n\x1b[1m== Step\x1b[0m\n"), (io.StringIO(), "\n== Step\n")):
+        Show(out).heading("Step")
+        assert expected == out.getvalue()
+
+
+def test_settings_are_shown_with_the_command() -> None:
+    """What a command was given by the environment is part of its line."""
+    out = io.StringIO()
+    Show(out).command(["cms-oauth", "--x=a b"], {"SSL_CERT_FILE": "/ca.pem"})
+
+    assert "$ SSL_CERT_FILE=/ca.pem cms-oauth '--x=a b'\n" == out.getvalue()
+
+
+def test_environment_stays_inside(tmp_path: Path) -> None:
+    """Nothing leads to this person's own folders, sockets, keyring, browser or proxy."""
+    own = {
+        "HOME": "/home/me",
+        "XDG_RUNTIME_DIR": "/run/user/1",
+        "XDG_DATA_DIRS": "/usr/share",
+        "CMS_SOCK": "/run/cms.sock",
+        "STATE_DIRECTORY": "/var/lib/cms",
+        "NOTIFY_SOCKET": "@n",
+        "DBUS_SESSION_BUS_ADDRESS": "unix:path=/bus",
+        "BROWSER": "firefox",
+        "https_proxy": "http://proxy:3128",
+        "REQUESTS_CA_BUNDLE": "/ca",
+        "SSLKEYLOGFILE": "/keys",
+    }
+
+    environment = inside(tmp_path, {**own, "PATH": "/bin", "LANG": "C"})
+
+    assert {"PATH": "/bin", "LANG": "C", "NO_PROXY": "localhost,127.0.0.1"} == {
+        name: value for name, value in environment.items() if not value.startswith(str(tmp_path))
+    }
+    assert ["HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR", "XDG_STATE_HOME"] == sorted(
+        name for name, value in environment.items() if Path(value).is_dir() and value.startswith(str(tmp_path))
+    )
+
+
+def test_arguments_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """`cms demo` takes none."""
+    assert os.EX_USAGE == demo.main(["--fast"])
+    assert "takes no arguments" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["trustme", "aiosmtpd"])
+def test_missing_library(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without the extra's libraries the command says how to install them."""
+    for module in [module for module in sys.modules if module.startswith(("cms.sandbox", name))]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, name, None)  # cannot be imported
+
+    assert os.EX_UNAVAILABLE == demo.main()
+    assert f"{name}. Install it with: pip install 'cms-oauth[sandbox]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("end", "status"), [(None, 0), (KeyboardInterrupt, demo.INTERRUPTED)])
+def test_interrupted(monkeypatch: pytest.MonkeyPatch, end: type[BaseException] | None, status: int) -> None:
+    """Ctrl-C ends it with the usual status, without a traceback."""
+
+    def play(_stage: Stage) -> None:
+        if end:
+            raise end
+
+    monkeypatch.setattr(stage, "play", play)
+
+    assert status == demo.main()
