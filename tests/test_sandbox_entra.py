@@ -756,12 +756,15 @@ def test_discovery_can_fail(entra: Entra, session: requests.Session) -> None:
 def test_down_and_up(mail: Mail, entra: Entra) -> None:
     """While it is down connections are refused; afterwards everything is as it was, on the same port."""
     mail.sign_in()
+    entra.faults.add(Fault("html"))
     entra.go_down()
 
     with pytest.raises(requests.ConnectionError):
         mail.refresh()
     entra.come_up()
 
+    assert 1 == entra.faults.left()
+    entra.faults.clear()
     assert "access_token" in mail.refresh()
 
 

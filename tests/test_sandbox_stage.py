@@ -236,7 +236,7 @@ def test_environment_stays_inside(tmp_path: Path) -> None:
 
     environment = inside(tmp_path, {**own, "PATH": "/bin", "LANG": "C"})
 
-    assert {"PATH": "/bin", "LANG": "C", "NO_PROXY": "localhost,127.0.0.1"} == {
+    assert {"PATH": "/bin", "LANG": "C", "NO_PROXY": "localhost,127.0.0.1", "PYTHONUNBUFFERED": "1"} == {
         name: value for name, value in environment.items() if not value.startswith(str(tmp_path))
     }
     assert ["HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR", "XDG_STATE_HOME"] == sorted(

@@ -24,9 +24,8 @@ def main(argv: Sequence[str], given: int = 0, out: TextIO = sys.stdout) -> int:
     """Run until the file descriptor `given` ends, or a signal; `argv` names users."""
     over = threading.Event()
     threading.Thread(target=_read_out, args=(given, over), daemon=True).start()
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: over.set())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: over.set())
     with Entra(argv) as entra, Submission(entra.introspect, entra.cert_file) as submission:
         where = describe(entra) | {
             "client_id": CLIENT_ID,

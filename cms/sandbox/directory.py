@@ -35,7 +35,7 @@ _LOOPBACK = ("localhost", "127.0.0.1")
 _DAY = 86_400.0
 
 
-@dataclass
+@dataclass(eq=False)
 class Settings:
     """How the sandbox behaves; may be changed at any time. Times are seconds.
 

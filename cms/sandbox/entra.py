@@ -102,7 +102,7 @@ class Entra(Settings):
 
     def go_down(self) -> None:
         """Refuse connections, as an endpoint that is down does; what is known stays known."""
-        self.faults.clear()
+        self.faults.release()
         self._tls.stop()
 
     def come_up(self) -> None:

@@ -76,6 +76,11 @@ class Faults:
         """Drop every fault, and end every silence that is under way."""
         with self._changed:
             self._waiting.clear()
+        self.release()
+
+    def release(self) -> None:
+        """End every silence that is under way; what waits for later requests still does."""
+        with self._changed:
             self._round += 1
             self._changed.notify_all()
 
@@ -89,7 +94,7 @@ class Faults:
         return None
 
     def silence(self, seconds: float) -> None:
-        """Wait, unless `clear` is called meanwhile."""
+        """Wait, unless `release` or `clear` is called meanwhile."""
         with self._changed:
             this = self._round
             self._changed.wait_for(lambda: self._round != this, seconds)

@@ -270,7 +270,9 @@ def inside(folder: Path, environ: Mapping[str, str]) -> dict[str, str]:
     places = {"HOME": "home", "XDG_RUNTIME_DIR": "run", "XDG_STATE_HOME": "state", "XDG_CONFIG_HOME": "config"}
     for name in places.values():
         (folder / name).mkdir(mode=0o700)
-    return kept | {name: str(folder / place) for name, place in places.items()} | {"NO_PROXY": "localhost,127.0.0.1"}
+    folders = {name: str(folder / place) for name, place in places.items()}
+    # What a program prints is shown when it prints it, although it prints into a pipe.
+    return kept | folders | {"NO_PROXY": "localhost,127.0.0.1", "PYTHONUNBUFFERED": "1"}
 
 
 def _set(stage: Stage) -> None:
