@@ -14,7 +14,7 @@ import socket
 import sys
 from contextlib import suppress
 
-from cms.grants.desk import Desk, Office
+from cms.grants.desk import Desk, Office, unexpected
 from cms.grants.entra import Entra
 from cms.grants.keys import Keys
 from cms.grants.messages import Open
@@ -45,6 +45,11 @@ def detach() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def crash(_kind: type[BaseException], error: BaseException, _trace: object) -> None:
+    """Report a crash as any other bug: Python's own report would quote the exception, which may hold anything."""
+    unexpected(error)
+
+
 def office(opened: Open) -> Office:
     """Bring together what works on the questions."""
     vault = Vault(opened.state_folder, Keys(opened.key), opened.timeout)
@@ -54,6 +59,7 @@ def office(opened: Open) -> Office:
 def main() -> int:
     protect()
     detach()
+    sys.excepthook = crash
     try:
         sock = socket.socket(fileno=0)
     except OSError:

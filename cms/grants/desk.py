@@ -8,7 +8,6 @@ the thread does that itself; only its answer is dropped.
 
 from __future__ import annotations
 
-import os
 import queue
 import select
 import socket
@@ -18,6 +17,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -107,7 +107,7 @@ class Desk:
         self._signing_in: dict[int, Job] = {}
         # What threads have for the main one: a prompt to send, or a job with its outcome.
         self._results: queue.SimpleQueue[Prompt | tuple[Job, Outcome]] = queue.SimpleQueue()
-        self._wake_read, self._wake_write = os.pipe()
+        self._wake_read, self._wake_write = socket.socketpair()
         self._busy_until = clock()
         self._resting = False
 
@@ -126,9 +126,9 @@ class Desk:
     def _serve(self) -> None:
         while True:
             self._start()
-            ready, _, _ = select.select([self._sock.fileno(), self._wake_read], [], [], self._patience())
+            ready, _, _ = select.select([self._sock, self._wake_read], [], [], self._patience())
             try:
-                if self._sock.fileno() in ready and not self._read():
+                if self._sock in ready and not self._read():
                     return
                 self._deliver()
                 self._expire()
@@ -227,12 +227,14 @@ class Desk:
     def _tell(self, result: Prompt | tuple[Job, Outcome]) -> None:
         """Hand something to the main thread."""
         self._results.put(result)
-        os.write(self._wake_write, b"\0")
+        # Closed when the main thread has stopped waiting.
+        with suppress(OSError):
+            self._wake_write.send(b"\0")
 
     def _deliver(self) -> None:
         """Send what the threads have handed over."""
         while not self._results.empty():
-            os.read(self._wake_read, 1)
+            self._wake_read.recv(1)
             result = self._results.get()
             if isinstance(result, Prompt):
                 self._send(result)
@@ -275,8 +277,8 @@ class Desk:
             if job.thread:
                 job.thread.join(max(0.0, deadline - self._clock()))
         self._rest()
-        for descriptor in (self._wake_read, self._wake_write):
-            os.close(descriptor)
+        for sock in (self._wake_read, self._wake_write):
+            sock.close()
 
 
 def _acquire(office: Office, question: Acquire) -> Callable[[], Outcome]:

@@ -277,7 +277,8 @@ class Entra:
         self._noted: set[tuple[str, Scopes]] = set()
 
     def rest(self) -> None:
-        """Close idle connections: a firewall forgets them, and the next request would wait for nothing."""
+        """Close idle connections, which firewalls forget, and read discovery anew when there is work again."""
+        self._discovery = Discovery(self._session, self._ca)
         for adapter in self._session.adapters.values():
             adapter.close()
 

@@ -366,7 +366,9 @@ def _detected() -> Any:
     from keyring import backend  # noqa: PLC0415 - as in desktop_ring
     from keyring.backends import fail  # noqa: PLC0415 - as in desktop_ring
 
-    backend.get_all_keyring.reset()
+    # It looks once in a process's life, and raises when it is told to forget before it has looked.
+    with suppress(KeyError):
+        backend.get_all_keyring.reset()
     rings = [ring for ring in backend.get_all_keyring() if not refusal(ring)]
     return max(rings, key=backend.by_priority, default=fail.Keyring())  # type: ignore[no-untyped-call]  # keyring's own lack
 

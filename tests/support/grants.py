@@ -1,0 +1,195 @@
+"""A grant worker as the broker sees it, in this process or in one of its own, against the sandbox's Entra."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cms.accounts import Grant, Source
+from cms.grants.desk import Desk, Office
+from cms.grants.entra import Entra as Provider
+from cms.grants.keys import Absent, Keys
+from cms.grants.messages import (
+    Acquire,
+    Done,
+    Forget,
+    Lines,
+    Open,
+    Prompt,
+    Question,
+    Redirected,
+    Reply,
+    SignIn,
+    pack,
+    unpack_reply,
+)
+from cms.grants.service import Service
+from cms.grants.vault import Vault
+from cms.lifecycle import Outcome
+from cms.sandbox.directory import MAIL_SCOPES
+from cms.sandbox.entra import CLIENT_ID, Entra
+
+ANN = "ann@example.test"
+SCOPES = MAIL_SCOPES
+
+# Long enough for a slow machine, short enough to notice a hang.
+PATIENCE = 20.0
+
+
+def grant_for(entra: Entra, login: str = ANN, **more: Any) -> Grant:
+    """Return a grant of the sandbox."""
+    more.setdefault("redirect_uri", "http://localhost:1/oauth2")
+    return Grant(f"{entra.authority}/common", CLIENT_ID, login, (SCOPES,), **more)
+
+
+class NoRing:
+    """A desktop without a keyring."""
+
+    origin = "keyring"
+
+    def find(self, wanted: str) -> bytes:
+        raise Absent("is not there")
+
+    def make(self) -> bytes:
+        raise Absent("is not there")
+
+
+def opened(state: Path, entra: Entra | None = None, **more: Any) -> Open:
+    """Return a first message that needs no keyring."""
+    more.setdefault("key", Source("file", (str(state.parent / "vault.key"),)))
+    return Open(str(state), ca=entra.ca_file if entra else None, **more)
+
+
+def service(first: Open, environ: Mapping[str, str] | None = None) -> Service:
+    """Return what the worker builds of a first message, with no desktop around it."""
+    keys = Keys(first.key, environ=environ or {}, ring=NoRing())
+    return Service(Vault(first.state_folder, keys, first.timeout), Provider(first.ca))
+
+
+class Broker:
+    """The broker's end of the socket."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.status: int | None = None
+        self._lines = Lines()
+        self._replies: list[Reply] = []
+        self._number = 0
+        sock.settimeout(PATIENCE)
+
+    def send(self, question: Question) -> None:
+        self.sock.sendall(pack(question))
+
+    def number(self) -> int:
+        self._number += 1
+        return self._number
+
+    def receive(self) -> Reply | None:
+        """Return the next reply, None when the worker has closed its end."""
+        while not self._replies:
+            data = self.sock.recv(65536)
+            if not data:
+                return None
+            self._replies += [unpack_reply(line) for line in self._lines.feed(data)]
+        return self._replies.pop(0)
+
+    def done(self) -> Outcome:
+        """Return the outcome in the next reply."""
+        reply = self.receive()
+        assert isinstance(reply, Done), reply
+        return reply.outcome
+
+    def prompt(self) -> Prompt:
+        """Return the next reply, which is a prompt."""
+        reply = self.receive()
+        assert isinstance(reply, Prompt), reply
+        return reply
+
+    def acquire(self, grant: Grant) -> Outcome:
+        self.send(Acquire(self.number(), grant, grant.scope_sets[0]))
+        return self.done()
+
+    def forget(self, grant: Grant) -> Outcome:
+        self.send(Forget(self.number(), grant))
+        return self.done()
+
+    def sign_in(self, grant: Grant, entra: Entra, user: str = "", method: str = "browser", claims: str = "") -> Outcome:
+        """Sign in as `user`, or as the grant's own."""
+        number = self.number()
+        self.send(SignIn(number, grant, method, claims))
+        reply = self.receive()
+        if isinstance(reply, Done):
+            return reply.outcome
+        assert isinstance(reply, Prompt)
+        if method == "device":
+            entra.approve_device(reply.user_code, user or grant.login)
+        else:
+            page = entra.sign_in(reply.url, user or grant.login, follow=False)
+            self.send(Redirected(number, page.fields))
+        return self.done()
+
+
+@contextmanager
+def desk(first: Open | None, office: Callable[[Open], Office] = service) -> Iterator[Broker]:
+    """Run a desk in a thread; its exit status is in `broker.status` after the block."""
+    ours, theirs = socket.socketpair()
+    statuses: list[int] = []
+    thread = threading.Thread(target=lambda: statuses.append(Desk(theirs, office).run()))
+    thread.start()
+    broker = Broker(ours)
+    try:
+        if first:
+            broker.send(first)
+        yield broker
+    finally:
+        ours.close()
+        thread.join(PATIENCE)
+    assert not thread.is_alive()
+    broker.status = statuses[0]
+
+
+class Process:
+    """A worker process of its own."""
+
+    def __init__(self, first: Open | None, cwd: Path | None, environment: Mapping[str, str]) -> None:
+        ours, theirs = socket.socketpair()
+        kept = {name: os.environ[name] for name in os.environ if name.startswith("COVERAGE_")}
+        self.popen = subprocess.Popen(
+            [sys.executable, "-I", "-m", "cms.grants"],
+            stdin=theirs.fileno(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=cwd,
+            env={"PATH": os.defpath, **kept, **environment},
+        )
+        theirs.close()
+        self.broker = Broker(ours)
+        if first:
+            self.broker.send(first)
+
+    def end(self) -> tuple[int, str]:
+        """Close the socket; return the exit status, and what was printed."""
+        self.broker.sock.close()
+        out, err = self.popen.communicate(timeout=PATIENCE)
+        return self.popen.returncode, (out + err).decode()
+
+
+@contextmanager
+def process(
+    first: Open | None, *, cwd: Path | None = None, environment: Mapping[str, str] | None = None
+) -> Iterator[Process]:
+    """Run a worker process for the block; it is gone after it."""
+    worker = Process(first, cwd, environment or {})
+    try:
+        yield worker
+    finally:
+        worker.broker.sock.close()
+        worker.popen.kill()
+        worker.popen.communicate()
