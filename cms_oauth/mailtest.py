@@ -97,7 +97,9 @@ class Place:
 
 def place_of(test: str, text: str) -> Place | None:
     """Return the place that HOST, HOST:PORT, [ADDRESS]:PORT or a bare IPv6 address names; None when it names none."""
-    shape = re.fullmatch(r"\[([^\]\s]+)\](?::(\d{1,5}))?|([^:\[\]\s]+)(?::(\d{1,5}))?|([0-9A-Fa-f:.]+)", text)
+    shape = re.fullmatch(
+        r"\[([^\]\s]+)\](?::(\d{1,5}))?|([^:\[\]\s]+)(?::(\d{1,5}))?|([0-9A-Fa-f.]*:[0-9A-Fa-f]*:[0-9A-Fa-f:.]*)", text
+    )
     if not shape:
         return None
     host = shape[1] or shape[3] or shape[5]
@@ -326,19 +328,30 @@ class _Imaps(_Imap, imaplib.IMAP4_SSL):
 
 
 def _test_imap(place: Place, login: Login, context: ssl.SSLContext) -> None:
-    client = _Imaps(place, login, ssl_context=context) if place.tls_at_once else _Imap(place, login)
-    with client as imap:
+    imap = _Imaps(place, login, ssl_context=context) if place.tls_at_once else _Imap(place, login)
+    try:
         if not place.tls_at_once:
             if "STARTTLS" not in imap.capabilities:
                 raise _in_clear()
             imap.starttls(context)
-        mechanism = _mechanism([each.removeprefix("AUTH=") for each in imap.capabilities if each.startswith("AUTH=")])
-        with _said_no():
-            imap.authenticate(mechanism, _answers(login, mechanism))
-        with _said_no(_HINTS["imap"]):
-            status, data = imap.select("INBOX", readonly=True)
-            if status != "OK":
-                raise imaplib.IMAP4.error((data[0] or b"").decode(errors="replace"))
+        _imap_login(imap, login)
+        with suppress(imaplib.IMAP4.error, OSError):
+            imap.logout()
+    finally:
+        # imaplib's own way to close logs out first, and what goes wrong with that hides what went wrong before.
+        with suppress(OSError):
+            imap.shutdown()
+
+
+def _imap_login(imap: imaplib.IMAP4, login: Login) -> None:
+    """Log in, and open INBOX so that nothing in it changes."""
+    mechanism = _mechanism([each.removeprefix("AUTH=") for each in imap.capabilities if each.startswith("AUTH=")])
+    with _said_no():
+        imap.authenticate(mechanism, _answers(login, mechanism))
+    with _said_no(_HINTS["imap"]):
+        status, data = imap.select("INBOX", readonly=True)
+        if status != "OK":
+            raise imaplib.IMAP4.error((data[0] or b"").decode(errors="replace"))
 
 
 @contextmanager

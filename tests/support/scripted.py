@@ -104,7 +104,7 @@ class Talk:
             if not more:
                 break
             line += more
-        text = line.decode().rstrip("\r\n")
+        text = line.decode(errors="replace").rstrip("\r\n")
         self._heard.append(text)
         return text
 
