@@ -1,0 +1,163 @@
+"""What the project says of itself is true: README's commands exist, CI does what a developer does, files are clean."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from support.programs import listed_packages, require_program
+from support.reachable import Installation
+
+from cms.accounts import PERMISSIONS
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+# Where pip is told of a registry.
+_REGISTRIES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "UV_INDEX_URL", "UV_DEFAULT_INDEX")
+MAKEFILE = (ROOT / "Makefile").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    """Return README's code blocks in one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    """Return README's shell commands, as words."""
+    return [shlex.split(line.removesuffix("&")) for block in blocks("sh") for line in block.splitlines()]
+
+
+def tracked() -> list[Path]:
+    """Return the files that git knows."""
+    git = require_program("git", "git")
+    listed = subprocess.run([git, "-C", ROOT, "ls-files", "-z"], capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("this is no checkout")
+    return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+@pytest.mark.parametrize("words", [words for words in commands() if words[0] in ("cms", "cms-oauth")], ids=shlex.join)
+def test_readmes_commands_are_understood(words: list[str], installation: Installation) -> None:
+    """Each command and option that README shows is one: none is turned away as unknown."""
+    done = subprocess.run(
+        [installation.command(words[0]), *words[1:], "--help"], capture_output=True, text=True, check=False
+    )
+
+    assert 0 == done.returncode, done.stderr
+    assert "Usage:" in done.stdout
+
+
+@pytest.mark.parametrize("words", [words for words in commands() if words[0] == "make"], ids=shlex.join)
+def test_readmes_targets_exist(words: list[str]) -> None:
+    """`make` knows what README makes with it."""
+    make = require_program("make", "make")
+
+    assert 0 == subprocess.run([make, "-C", ROOT, "-n", *words[1:]], capture_output=True, check=False).returncode
+
+
+def test_every_command_of_readme_is_looked_at() -> None:
+    """No command is left out of the tests above but those that set a machine up."""
+    others = {words[0] for words in commands()} - {"cms", "cms-oauth", "make"}
+
+    assert {"sudo", "python3", "~/.local/share/cms/bin/pip", "mkdir", "ln"} == others
+
+
+def test_readmes_packages_make_the_virtual_environment() -> None:
+    """The one apt line gives what `make demo` needs and a bare Debian lacks."""
+    assert ["sudo", "apt", "install", "make", "python3-venv"] in commands()
+    assert "python3-venv" in listed_packages()
+
+
+def test_readmes_configuration_is_accepted(installation: Installation, tmp_path: Path) -> None:
+    """`cms check` finds nothing wrong with it."""
+    (configuration,) = blocks("python")
+    path = tmp_path / "cms.cfg"
+    path.write_text(configuration.replace("/run/user/1000/cms", str(tmp_path)))
+
+    checked = subprocess.run(
+        [installation.command("cms"), "check", "-c", path], capture_output=True, text=True, check=False
+    )
+
+    assert 0 == checked.returncode, checked.stdout + checked.stderr
+
+
+def test_readmes_protocols_and_files_exist() -> None:
+    """Links lead to files, and protocols are ones that cms knows."""
+    links = re.findall(r"\]\((?!https?:)([^)]+)\)", README)
+    protocols = re.findall(r"--proto=(\w+)", README)
+
+    assert links
+    assert [] == [link for link in links if not (ROOT / link).exists()]
+    assert set(protocols) <= set(PERMISSIONS)
+
+
+def test_ci_runs_what_a_developer_runs() -> None:
+    """.ci/run calls `make test` and nothing else."""
+    lines = (ROOT / ".ci" / "run").read_text().splitlines()
+
+    assert ["#!/usr/bin/env bash", "set -eu", 'cd "$(dirname "$0")/.."', "make test"] == lines
+
+
+def test_the_coverage_gate_holds() -> None:
+    """`make test` fails under 95 % of branches: the report is its last step, and has the limit."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["coverage"]
+
+    assert settings["run"]["branch"] is True
+    assert settings["report"]["fail_under"] >= 95
+    assert "coverage report" in MAKEFILE.partition("\ntest:")[2].partition("\n\n")[0].splitlines()[-1]
+
+
+def test_nothing_tracked_names_a_machine() -> None:
+    """No file says where it was written, with whose interpreter, or through which registry."""
+    places = {str(ROOT), "/.pyenv/", *(value for name, value in os.environ.items() if name in _REGISTRIES and value)}
+    named = {
+        str(path.relative_to(ROOT)): place
+        for path in tracked()
+        if path != Path(__file__)
+        for place in places
+        if place.encode() in path.read_bytes()
+    }
+
+    assert {} == named
+
+
+def test_package_list_gives_reasons() -> None:
+    """Each Debian package is there for a reason that is written beside it."""
+    lines = (ROOT / "tests" / "debian-packages.txt").read_text().splitlines()
+
+    assert [] == [line for line in lines if line and "#" not in line]
+
+
+def test_a_user_without_root_is_told_what_is_missing(tmp_path: Path) -> None:
+    """Without root nothing is installed: the missing packages are named, with the command."""
+    (tmp_path / "id").write_text("#!/bin/sh\necho 1000\n")
+    (tmp_path / "id").chmod(0o755)
+    script = str(ROOT / "tests" / "install-debian-packages")
+    require_program("dpkg-query", "dpkg")
+
+    done = subprocess.run(
+        [script, "util-linux", "no-such-package"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+    )
+
+    assert (1, "") == (done.returncode, done.stdout)
+    assert done.stderr.rstrip().endswith("apt-get install --no-install-recommends no-such-package")
+
+
+def test_the_interpreter_is_one_that_is_promised() -> None:
+    """The metadata, the tools' targets and README agree on Python 3.11."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+    assert ">=3.11" == project["project"]["requires-python"]
+    assert "py311" == project["tool"]["ruff"]["target-version"]
+    assert "Python 3.11 or newer" in README
+    assert sys.version_info >= (3, 11)
