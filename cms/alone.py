@@ -1,0 +1,144 @@
+"""`cms login` and `cms logout` without a daemon: one for a single command, in a thread, behind the same conversation.
+
+It holds the lock that a daemon holds, so that no two processes work on one state folder, and it serves nobody.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+
+import trio
+
+from cms import control
+from cms.accounts import Account, Grant
+from cms.config import Config
+from cms.control import Result
+from cms.grants.messages import Open, Prompt
+from cms.lifecycle import Granted, Outcome, Refused, Trouble
+from cms.policy import Peer
+from cms.process import claimed
+from cms.remote import Remote
+from cms.signin import METHODS, Flow, Session, SignIn, SignIns
+from cms.worker import WORKER_ARGV, Worker
+
+_MEMORY_ONLY = Trouble(
+    "storage",
+    "the sign-in could not be saved and is lost: no key to encrypt it with was found",
+    "name a place for the key with Vault(key=...) in the configuration, or start the daemon first: `cms run`",
+)
+_NO_DAEMON = Result(False, "no daemon is running", "start it with `cms run`")
+
+
+@contextmanager
+def daemonless(config: Config, state_folder: str, *, argv: Sequence[str] = WORKER_ARGV) -> Iterator[Remote]:
+    """Yield a connection to a daemon of this very process. Raises process.NotOurs where there may be none."""
+    with claimed(state_folder):
+        ours, theirs = socket.socketpair()
+        opened = Open(state_folder, config.vault_key, config.ca)
+        thread = threading.Thread(target=trio.run, args=(_serve, theirs, config, opened, argv), name="sign-in")
+        thread.start()
+        try:
+            with Remote(ours) as remote:
+                yield remote
+        finally:
+            # The other end has seen us leave, gives up what is under way, and ends.
+            thread.join()
+
+
+async def _serve(sock: socket.socket, config: Config, opened: Open, argv: Sequence[str]) -> None:
+    """Serve one conversation, then end."""
+    worker = Worker(opened, argv=argv)
+    stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(worker.run)
+        signins = SignIns(_kept_by(worker), owner=os.geteuid(), signed_in=_nothing_to_tell)
+        await nursery.start(signins.run)
+        peer = Peer(os.getpid(), os.geteuid(), os.getegid())
+        await control.serve_one(stream, peer, _Commands(config.accounts, worker, signins), os.geteuid())
+        await signins.settle()
+        nursery.cancel_scope.cancel()
+
+
+def _nothing_to_tell(_grant: Grant, _outcome: Outcome) -> None:
+    """No keeper is here to hear of it: the worker has stored what matters."""
+
+
+def _kept_by(worker: Worker) -> SignIn:
+    """Return the worker's sign-in, of which only a saved one counts: the worker is about to end."""
+
+    @asynccontextmanager
+    async def sign_in(grant: Grant, method: str) -> AsyncIterator[Session]:
+        async with worker.sign_in(grant, method) as session:
+            yield _Kept(session)
+
+    return sign_in
+
+
+class _Kept:
+    """A sign-in whose success in memory alone is none."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    async def prompt(self) -> Prompt | Outcome:
+        return await self._session.prompt()
+
+    async def redirected(self, fields: Mapping[str, str]) -> None:
+        await self._session.redirected(fields)
+
+    async def outcome(self) -> Outcome:
+        outcome = await self._session.outcome()
+        lost = isinstance(outcome, Granted) and not outcome.persisted
+        return Refused(_MEMORY_ONLY) if lost else outcome
+
+
+class _Commands:
+    """What can be done without a daemon."""
+
+    def __init__(self, accounts: Sequence[Account], worker: Worker, signins: SignIns) -> None:
+        self._accounts = accounts
+        self._worker = worker
+        self._signins = signins
+
+    def login(self, user: str, method: str) -> Flow | Result:
+        grant = self._grant(user)
+        if isinstance(grant, Result):
+            return grant
+        way = method or grant.sign_in
+        if way not in METHODS:
+            return Result(False, f"{grant.login} signs in by {way}, without a person", "start the daemon: `cms run`")
+        return self._signins.start(grant, way)
+
+    async def logout(self, user: str) -> Result:
+        grant = self._grant(user)
+        if isinstance(grant, Result):
+            return grant
+        outcome = await self._worker.forget(grant)
+        if isinstance(outcome, Granted):
+            return Result(True, f"the sign-in of {grant.login or 'the account'} is deleted from this machine")
+        return Result(False, outcome.trouble.message, outcome.trouble.hint)
+
+    def _grant(self, user: str) -> Grant | Result:
+        """Return the sign-in that a user name means, "" for the only one."""
+        grants = {each.grant.key: each.grant for each in self._accounts if user.lower() in ("", each.user.lower())}
+        if len(grants) == 1:
+            return next(iter(grants.values()))
+        names = ", ".join(each.user or "(whoever signs in)" for each in self._accounts) or "none at all"
+        said = f"there is no account {user}" if user else "there is more than one account"
+        return Result(False, said if self._accounts else "there is no account", f"the configuration has: {names}")
+
+    def status(self) -> Result:
+        return _NO_DAEMON
+
+    async def refresh(self, user: str) -> Result:  # noqa: ARG002 - the protocol's
+        return _NO_DAEMON
+
+    async def reload(self) -> Result:
+        return _NO_DAEMON
+
+    def stop(self) -> Result:
+        return _NO_DAEMON

@@ -1,0 +1,291 @@
+"""The commands of `cms`, as click knows them. Each is a few lines over the daemon's control socket.
+
+Nobody's mistake ends in a traceback: what happened, whose move it is, and the next command.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from cms import login as terminal
+from cms import process, remote
+from cms.accounts import Account, registration_of
+from cms.config import Config, ConfigError, SocketSpec
+from cms.config import load as load_config
+from cms.main import VALUES, Run, run_anew
+from cms.remote import NoDaemon, Remote
+from cms.status import CRITICAL
+from cms.version import VERSION
+from cms_oauth import paths
+
+# What a shell reports of a process that SIGINT ended.
+INTERRUPTED = 130
+FAILED = 1
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_TEMPLATE = """\
+# The configuration of cms: a Python file. `cms check` tries it, `cms reload` gives it to the running daemon.
+
+# Who signs in. Without more, the application id of cloud_mdir_sync is used; add tenant= and client_id= for your own.
+account = Office365_Account(user={user!r})
+
+# Where mail programs ask for tokens, and for which protocols. mode=0o600: programs of this user only. For others, say
+# who: users=["mailer"], or group="Debian-exim" for exim.
+CredentialServer({socket!r}, accounts=[account], protocols=["SMTP", "IMAP"], mode=0o600)
+
+# Where the key comes from that encrypts the sign-in on disk. The desktop keyring is tried if this is not said; a server
+# without one keeps the key in a file that only this user can read.
+# Vault(key=File({key!r}))
+"""
+
+
+def _say(text: str) -> None:
+    click.echo(text)
+
+
+def _complain(message: str, hint: str = "") -> None:
+    click.echo("\n".join(filter(None, [f"cms: {message}", hint])), err=True)
+
+
+def _config_option(command: Command) -> Command:
+    option = click.option("-c", "--config", metavar="FILE", default="", help="The configuration file.")
+    return option(command)
+
+
+def _config_path(config: str) -> str:
+    """Return the file that is meant: the command's own option, else that before the command, else the usual one."""
+    before = click.get_current_context().find_root().params.get("config")
+    return config or before or paths.config_file()
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(VERSION, prog_name="cms")
+@_config_option
+def cms(config: str) -> None:
+    """An OAuth2 token broker for mail: fresh Microsoft 365 access tokens on a Unix socket."""
+    # Commands look for the option themselves.
+    del config
+
+
+@cms.command()
+@_config_option
+@click.option("--log-level", type=click.Choice(VALUES["--log-level"]), default="info", show_default=True)
+@click.option(
+    "--log-form",
+    type=click.Choice(VALUES["--log-form"]),
+    default="auto",
+    show_default=True,
+)
+def run(config: str, log_level: str, log_form: str) -> None:
+    """Run the daemon in the foreground."""
+    run_anew(Run(_config_path(config), log_level, log_form))
+
+
+@cms.command()
+@click.argument("user", default="")
+@click.option("--browser", "method", flag_value="browser", help="With a browser on this machine.")
+@click.option("--device", "method", flag_value="device", help="With a code, in a browser anywhere.")
+@click.option("--paste", "method", flag_value="paste", help="In a browser anywhere, whose last address is pasted here.")
+@_config_option
+def login(user: str, method: str | None, config: str) -> int:
+    """Sign in as USER (not needed if there is only one account), with or without a running daemon."""
+    try:
+        return _login(user, method or "", config)
+    except KeyboardInterrupt:
+        _complain("\nthe sign-in was given up")
+        return INTERRUPTED
+
+
+def _login(user: str, method: str, config: str) -> int:
+    with _daemon_or_none(config) as found:
+        return terminal.sign_in(found, user, method, terminal.terminal(), say=_say, browse=terminal.browser())
+
+
+@contextmanager
+def _daemon_or_none(config: str) -> Iterator[Remote]:
+    """Yield a conversation with the daemon that runs, else with one of this process for this command."""
+    try:
+        found = _connect()
+    except remote.Barred:
+        raise
+    except NoDaemon:
+        from cms import alone, logs  # noqa: PLC0415 - half a daemon, which most commands do without
+
+        _complain("no daemon is running: this is done without one")
+        logs.setup(level="error")
+        process.harden()
+        with alone.daemonless(load_config(_config_path(config)), paths.state_folder()) as own:
+            yield own
+    else:
+        with found:
+            yield found
+
+
+@cms.command()
+@click.argument("user", default="")
+@_config_option
+def logout(user: str, config: str) -> int:
+    """Delete the sign-in of USER from this machine."""
+    with _daemon_or_none(config) as found:
+        return _ended(found.ask("logout", user=user))
+
+
+@cms.command()
+@click.argument("user", default="")
+def refresh(user: str) -> int:
+    """Fetch new tokens now, for USER or for every account."""
+    return _told("refresh", user=user)
+
+
+@cms.command()
+def reload() -> int:
+    """Read the configuration again. A faulty one changes nothing."""
+    return _told("reload")
+
+
+@cms.command()
+@click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
+@click.option(
+    "--check", is_flag=True, help="Exit 0, 1, 2 or 3 as monitoring plugins do: good, warning, critical, unknown."
+)
+def status(as_json: bool, check: bool) -> int:
+    """Show every account: its token, its sign-in, its last error, and whose move it is."""
+    try:
+        with _connect() as found:
+            answer = found.ask("status")
+    except NoDaemon as error:
+        _complain(error.message, error.hint)
+        return CRITICAL if check else os.EX_UNAVAILABLE
+    if not answer.get("ok"):
+        return _ended(answer)
+    _say(json.dumps(answer["json"], indent=2) if as_json else str(answer["text"]).rstrip("\n"))
+    return int(answer["exit_code"]) if check else 0
+
+
+@cms.command()
+@_config_option
+def check(config: str) -> int:
+    """Read the configuration, say what it means, and start nothing."""
+    found = load_config(_config_path(config))
+    _say("\n".join(summary(found)))
+    for warning in found.warnings:
+        _complain(f"warning: {warning}")
+    return 0
+
+
+@cms.command()
+@_config_option
+@click.option("--user", prompt="Mail address", help="The mail address to sign in with.")
+def init(config: str, user: str) -> int:
+    """Write a first configuration. One that exists is never touched."""
+    if "@" not in user or not user.isprintable() or " " in user:
+        _complain(f"{user!r} is no mail address")
+        return os.EX_USAGE
+    path = _config_path(config)
+    text = _TEMPLATE.format(user=user, socket=paths.default_socket(), key=f"{paths.state_folder()}/vault.key")
+    try:
+        _write_new(Path(path), text)
+    except FileExistsError:
+        _complain(f"{path} exists already and stays as it is", f"edit it, then `cms check -c {path}`")
+        return FAILED
+    option = f" -c {path}" if path != paths.config_file() else ""
+    _say(f"Wrote {path}. Next:\n\n    cms run{option}\n\nand in another terminal\n\n    cms login")
+    return 0
+
+
+def _write_new(path: Path, text: str) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with path.open("x", encoding="utf-8") as file:
+        path.chmod(0o600)
+        file.write(text)
+
+
+@cms.command(context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def demo(arguments: tuple[str, ...]) -> int:
+    """Show everything at work in a sandbox, without a Microsoft account."""
+    from cms.sandbox.demo import main as run_demo  # noqa: PLC0415 - of no use to any other command
+
+    return run_demo(arguments)
+
+
+def _connect() -> Remote:
+    return remote.connect(paths.control_candidates())
+
+
+def _told(command: str, **fields: str) -> int:
+    """Tell the daemon something and say what came of it."""
+    with _connect() as found:
+        return _ended(found.ask(command, **fields))
+
+
+def _ended(answer: dict[str, Any]) -> int:
+    message, hint = str(answer.get("message")), str(answer.get("hint") or "")
+    if not answer.get("ok"):
+        _complain(message, hint)
+        return FAILED
+    _say("\n".join(filter(None, [message, hint])))
+    return 0
+
+
+def summary(config: Config) -> list[str]:
+    """Return what a configuration means, line by line."""
+    key = config.vault_key or "found by itself: a systemd credential, else the desktop keyring, else memory only"
+    return [
+        f"{config.file}: good",
+        *(_account_line(account) for account in config.accounts),
+        *(_socket_line(spec) for spec in config.sockets),
+        f"vault key: {key}",
+    ]
+
+
+def _account_line(account: Account) -> str:
+    known = registration_of(account.grant.client_id)
+    whose = f"{known.name}'s application: {known.caveat}" if known else f"application {account.grant.client_id}"
+    protocols = ", ".join(account.scopes) or "no protocol"
+    return f"account {account.user or '(whoever signs in)'}: {protocols}; signs in by {account.grant.sign_in}, with {whose}"
+
+
+def _socket_line(spec: SocketSpec) -> str:
+    named = [*(f"user {each}" for each in spec.users or ()), *(f"group {each}" for each in spec.groups or ())]
+    limited = spec.users is not None or spec.groups is not None
+    who = ", ".join(["its owner", "root", *named]) if limited else "whoever its mode lets in"
+    group = f", group {spec.group}" if spec.group else ""
+    users = ", ".join(account.user or "(whoever signs in)" for account in spec.accounts)
+    return (
+        f"socket {spec.path}: mode {spec.mode:04o}{group}; for {who}; serves {users} with {', '.join(spec.protocols)}"
+    )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a command; return its exit status."""
+    try:
+        ended = cms.main(list(arguments), standalone_mode=False)
+    except click.Abort:
+        _complain("given up")
+        return INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except ConfigError as error:
+        _complain(str(error))
+        return os.EX_CONFIG
+    except NoDaemon as error:
+        _complain(error.message, error.hint)
+        return os.EX_UNAVAILABLE
+    except process.NotOurs as error:
+        _complain(str(error))
+        return os.EX_CANTCREAT
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _complain(f"{where}{error.strerror or error}")
+        return os.EX_OSERR
+    return ended if isinstance(ended, int) else 0
