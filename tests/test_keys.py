@@ -310,7 +310,7 @@ def test_safe_backends_are_taken(ring: Ring) -> None:
 
 def test_real_unsafe_backends_are_refused() -> None:
     """keyring's own fail and null backends are refused."""
-    refusals = [keys.refusal(kind()) for kind in (fail.Keyring, null.Keyring)]  # type: ignore[no-untyped-call]  # theirs
+    refusals = [keys.refusal(kind()) for kind in (fail.Keyring, null.Keyring)]
 
     assert refusals[0].startswith("is not there")
     assert refusals[1].endswith("keeps no secret safely")
