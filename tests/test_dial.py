@@ -55,13 +55,27 @@ def full_queue(path: Path) -> Iterator[socket.socket]:
 
 @pytest.mark.parametrize("answer", [b"", b"x", b"y" * LIMIT])
 def test_a_round_trip_returns_all_that_comes_until_the_end(path: Path, answer: bytes) -> None:
-    """The request arrives whole, ended by the half-close, and the whole answer comes back."""
+    """The request arrives whole, and the whole answer comes back."""
     with Daemon(path, answer) as daemon:
         got = reply(ask(path))
 
     assert [b"SMTP u\n"] == daemon.requests
     assert answer == got.text
     assert not got.unread
+
+
+def test_the_writing_side_is_closed_after_the_request(path: Path) -> None:
+    """A daemon that waits for the end of the request, as CMS's did, sees it."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        client = threading.Thread(target=ask, args=(path,))
+        client.start()
+        connection, _ = listener.accept()
+        connection.settimeout(10)
+        with connection, connection.makefile("rb") as stream:
+            assert b"SMTP u\n" == stream.read()
+        client.join(10)
 
 
 def test_a_reply_beyond_the_limit_is_none(path: Path) -> None:

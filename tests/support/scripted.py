@@ -77,7 +77,8 @@ class Daemon(_Server):
             connection.recv(1, socket.MSG_PEEK)
             return
         with connection.makefile("rb") as stream:
-            self.requests.append(stream.read())
+            # Up to LF or the half-close, as the protocol says.
+            self.requests.append(stream.readline())
         if answer == HOLD:
             self._stopped.wait(PATIENCE)
         elif isinstance(answer, bytes):

@@ -1,0 +1,111 @@
+"""docs/protocol.md says what the code does: its tables against the code, its examples run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.scripted import PATIENCE, Daemon
+
+from cms_oauth import wire
+
+DOCUMENT = (Path(__file__).parent.parent / "docs/protocol.md").read_text()
+USER = "user@domain.com"
+SHELL_EXAMPLES = re.findall(r"```sh\n(.*?)```", DOCUMENT, re.DOTALL)
+
+
+def request_of(example: str) -> wire.Request:
+    """Return the request that an example's format string makes."""
+    line = re.search(r"printf '((?:SMTP|IMAP)[^']*)'", example)
+    assert line
+    digest = hashlib.sha256(b"OLD").hexdigest()[:16]
+    return wire.parse_request(line[1].replace("\\n", "\n").replace("%s", digest).encode())
+
+
+@pytest.mark.parametrize("example", SHELL_EXAMPLES)
+def test_the_shell_examples_fetch_a_token(tmp_path: Path, example: str) -> None:
+    """With the real nc and socat."""
+    for program in ("nc", "socat"):
+        if program in example and shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed")
+    request = request_of(example)
+    reply = wire.render(request.form, USER, "T") if request.form != "json" else b'{"version": 1}\n'
+    with Daemon(tmp_path / "cms.sock", reply) as daemon:
+        done = subprocess.run(
+            ["sh", "-c", example],
+            env={**os.environ, "CMS_SOCK": daemon.path, "refused_token": "OLD"},
+            capture_output=True,
+            check=True,
+            timeout=PATIENCE,
+        )
+
+    assert reply == done.stdout
+    assert request == wire.parse_request(daemon.requests[0])
+
+
+def test_the_python_example_fetches_a_token(tmp_path: Path) -> None:
+    """And sees that half a reply is none."""
+    (example,) = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
+    whole = wire.render("xoauth2", USER, "T")
+    with Daemon(tmp_path / "cms.sock", whole, whole[:-1]) as daemon:
+        done, half = (
+            subprocess.run(
+                [sys.executable, "-c", example],
+                env={"CMS_SOCK": daemon.path},
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=PATIENCE,
+            )
+            for _ in range(2)
+        )
+
+    assert (0, "T\n") == (done.returncode, done.stdout)
+    assert (1, "") == (half.returncode, half.stdout)
+
+
+def test_every_code_is_listed_with_its_exit_status() -> None:
+    """And no other."""
+    listed = re.findall(r"^\| `([a-z-]+)` \| (\d+) \|", DOCUMENT, re.MULTILINE)
+
+    assert wire.EXIT_CODES == {code: int(status) for code, status in listed}
+
+
+def test_every_form_is_in_the_grammar() -> None:
+    """And no other."""
+    grammar = re.search(r"^form .*?(?=^min )", DOCUMENT, re.DOTALL | re.MULTILINE)
+
+    assert grammar
+    assert list(wire.FORMS) == re.findall(r'"([a-z0-9-]+)"', grammar[0])
+
+
+def test_the_json_examples_have_the_members_of_real_replies() -> None:
+    """In the order in which they come."""
+    granted, refused = re.findall(r"```json\n(.*?)```", DOCUMENT, re.DOTALL)
+    real = wire.json_reply(USER, "SMTP", "T", expires_in=1, expires_at=1)
+    error = wire.json_refusal("denied", "message")["error"]
+
+    assert list(real) == list(json.loads(granted))
+    assert isinstance(error, dict)
+    assert list(error) == list(json.loads(refused)["error"])
+
+
+@pytest.mark.parametrize(
+    "limit",
+    [
+        f"{wire.MAX_REQUEST:,} bytes, within {wire.REQUEST_SECONDS:g} s",
+        f"{wire.WAIT_SECONDS:g} s; everything else",
+        f"together | {wire.CLIENT_SECONDS:g} s",
+        f"{wire.MAX_REPLY // 1024} KiB",
+    ],
+)
+def test_the_limits_are_those_of_the_code(limit: str) -> None:
+    """A number that changes changes in both places."""
+    assert limit in DOCUMENT
