@@ -166,6 +166,11 @@ class Keeper:
         """Wait for the next change of any life."""
         await self._change.wait()
 
+    async def settled(self) -> None:
+        """Wait until no fetch is due or under way."""
+        while any(isinstance(plan(life, self._clock.boot()), Fetch) for life in self.lives.values()):
+            await self.changed()
+
     async def _sleep(self, seconds: float) -> None:
         # Nothing runs between the plan and this line, so no nudge is missed.
         self._nudge = trio.Event()

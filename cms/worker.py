@@ -278,14 +278,11 @@ class _Child:
                 await stream.send_all(line)
 
     async def _receive(self, stream: trio.SocketStream) -> None:
-        partial = b""
+        lines = messages.Lines()
         with suppress(trio.BrokenResourceError):
             async for chunk in stream:
-                *lines, partial = (partial + chunk).split(b"\n")
-                for line in lines:
+                for line in lines.feed(bytes(chunk)):
                     self._take(messages.unpack_reply(line))
-                if len(partial) > messages.MAX_MESSAGE:
-                    raise messages.Garbage("a line without an end")
 
     def _take(self, reply: messages.Reply) -> None:
         question = self._pending.get(reply.number)

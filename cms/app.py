@@ -1,0 +1,502 @@
+"""The daemon: everything built from one configuration, in one nursery; changed by a reload, drained by a stop.
+
+A reload first makes all that can fail (the configuration, the worker, the sockets) and then changes over without a
+pause in between: a request meets the old configuration or the new one, never half of each.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from functools import partial
+
+import trio
+
+from cms import control, herald, listener
+from cms.accounts import Account, Grant, Scopes
+from cms.clock import Clock, SystemClock
+from cms.config import LOAD_SECONDS, Config, ConfigError, load
+from cms.control import Result
+from cms.grants import messages
+from cms.keeper import Keeper
+from cms.lifecycle import Granted, Life, NeedsSignIn, Outcome, Settled, Transient, Trouble
+from cms.listener import Listener, ListenError, open_listener
+from cms.logs import get_logger
+from cms.notices import notice
+from cms.process import NotOurs, claimed, signals
+from cms.signin import METHODS, Flow, SignIns
+from cms.sockets import Loaded, Sockets, look_up
+from cms.status import MEMORY_WARNING, Daemon, Entry, Row, as_json, as_systemd, as_text, describe, exit_code
+from cms.worker import WORKER_ARGV, Provider, SignInSession, Worker
+
+# How often the clocks are compared, and how much more the boot clock must have gone on to call it a suspend: trio's
+# clock stands still in one, so every keeper sleeps too long. One wake-up in half a minute for all of them.
+WATCH_SECONDS = 30.0
+SUSPEND_SECONDS = 2.0
+
+# Stopping takes 5 s at most: this for requests under way, then the worker's grace (3 s) for what it has sent to Entra.
+DRAIN_SECONDS = 1.5
+
+# The answer to `cms stop` has to get out before the socket that it goes through closes.
+STOP_PAUSE = 0.1
+
+# systemd's status line follows the lives, but a thousand accounts at a start are one change, not a thousand.
+STATUS_PAUSE = 1.0
+
+# `cms refresh` waits for what it has asked for: as long as the worker may take, and a start of it.
+REFRESH_MARGIN = 5.0
+
+CONTROL_SOCKET = "control.sock"
+
+log = get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class AppOptions:
+    """Where the daemon's things are, and what it is made of. `timeout` and `idle` are the worker's, in seconds."""
+
+    config_path: str
+    state_folder: str
+    runtime_folder: str
+    version: str = ""
+    clock: Clock = field(default_factory=SystemClock)
+    worker_argv: Sequence[str] = WORKER_ARGV
+    worker_environment: Mapping[str, str] | None = None
+    timeout: float = messages.Open("").timeout
+    idle: float = messages.Open("").idle
+    environ: MutableMapping[str, str] = field(default_factory=lambda: os.environ)
+    load: Callable[[str], Config] = load
+    luck: Callable[[], float] = random.random
+    # False where somebody else takes the process's signals, or in a thread.
+    heed_signals: bool = True
+
+
+async def run(options: AppOptions, *, task_status: trio.TaskStatus[App] = trio.TASK_STATUS_IGNORED) -> int:
+    """Run the daemon until it is told to stop; return the exit code. What keeps it from starting is logged."""
+    try:
+        with claimed(options.state_folder):
+            await App(options).run(task_status=task_status)
+    except ConfigError as error:
+        log.critical("cms cannot start: the configuration cannot be used", reason=str(error))
+        return os.EX_CONFIG
+    except (NotOurs, ListenError) as error:
+        log.critical("cms cannot start", reason=str(error))
+        return os.EX_CANTCREAT
+    return os.EX_OK
+
+
+def _load(read: Callable[[str], Config], path: str) -> Loaded:
+    """Load the configuration. Runs in a thread: it is somebody's Python, and may take its time."""
+    return look_up(read(path))
+
+
+class _Current(Provider):
+    """Whichever Worker is the one now: a reload that changes the vault or the network makes another."""
+
+    def __init__(self) -> None:
+        self.worker: Worker | None = None
+        self.opened: messages.Open | None = None
+        self.scope = trio.CancelScope()
+
+    async def acquire(self, grant: Grant, scopes: Scopes) -> Outcome:
+        while True:
+            worker = self._there
+            outcome = await worker.acquire(grant, scopes)
+            if worker is self.worker or not _was_stopped(outcome):
+                return outcome
+
+    async def forget(self, grant: Grant) -> Outcome:
+        return await self._there.forget(grant)
+
+    def sign_in(self, grant: Grant, method: str, claims: str) -> AbstractAsyncContextManager[SignInSession]:
+        return self._there.sign_in(grant, method, claims)
+
+    @property
+    def _there(self) -> Worker:
+        assert self.worker is not None, "questions come after the start"
+        return self.worker
+
+
+def _was_stopped(outcome: Outcome) -> bool:
+    return isinstance(outcome, Transient) and outcome.trouble.kind == "shutdown"
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A keeper, and what ends its task."""
+
+    keeper: Keeper
+    scope: trio.CancelScope
+
+
+class App(control.Commands):
+    """The daemon. `run` is its life; the rest is what the control socket may ask of it."""
+
+    def __init__(self, options: AppOptions) -> None:
+        self._options = options
+        self._clock = options.clock
+        self._started = options.clock.boot()
+        self._systemd = herald.Systemd(options.environ, os.getpid())
+        self._kept: dict[str, _Kept] = {}
+        # Grant key -> who signed in. One object for good: every request reads it.
+        self._names: dict[str, str] = {}
+        # Grant key -> the users that the configuration names for it.
+        self._users: dict[str, list[str]] = {}
+        self._provider = _Current()
+        self._sockets = Sockets(lambda grant: self._kept[grant.key].keeper, lambda: self._names, options.clock)
+        self._signins = SignIns(
+            self._sign_in,
+            owner=os.geteuid(),
+            signed_in=self._signed_in,
+            waiting=self._waiting,
+            status=lambda: as_text(self._rows()),
+        )
+        self._loaded: Loaded | None = None
+        self._nursery: trio.Nursery | None = None
+        self._stop = trio.Event()
+        self._news = trio.Event()
+        self._reloading = trio.Lock()
+        self._said_memory = False
+
+    async def run(self, *, task_status: trio.TaskStatus[App] = trio.TASK_STATUS_IGNORED) -> None:
+        """Live until told to stop. Raises ConfigError or ListenError if it cannot start."""
+        loaded = await self._load()
+        inherited = listener.adopt(self._options.environ, os.getpid())
+        path = f"{self._options.runtime_folder}/{CONTROL_SOCKET}"
+        controlled = await open_listener(path, 0o600, inherited=inherited)
+        try:
+            opened = await self._sockets.open(loaded.config.sockets, inherited)
+        except ListenError:
+            controlled.close()
+            raise
+        listener.discard(inherited)
+        async with trio.open_nursery() as self._nursery:
+            await self._start(loaded, opened, controlled)
+            task_status.started(self)
+            await self._stop.wait()
+            await self._drain()
+            self._nursery.cancel_scope.cancel()
+
+    async def _start(self, loaded: Loaded, opened: Mapping[str, Listener], controlled: Listener) -> None:
+        nursery = self._here
+        if self._options.heed_signals:
+            await nursery.start(self._heed)
+        await nursery.start(self._sockets.run)
+        await nursery.start(self._signins.run)
+        await self._employ(self._opened(loaded.config))
+        self._change_over(loaded, opened)
+        nursery.start_soon(partial(control.serve, controlled, self, owner=os.geteuid()))
+        nursery.start_soon(self._watch_clock)
+        nursery.start_soon(self._systemd.watchdog)
+        if self._systemd.listens:
+            nursery.start_soon(self._tell_systemd)
+        self._systemd.ready()
+        if self._daemon().memory_chosen:
+            self._warn_of_memory()
+        log.info("ready", config=loaded.config.file, accounts=len(loaded.config.accounts), sockets=self._sockets.paths)
+
+    async def _drain(self) -> None:
+        log.info("stopping")
+        self._systemd.stopping()
+        with trio.move_on_after(DRAIN_SECONDS):
+            await self._sockets.drain()
+
+    @property
+    def _here(self) -> trio.Nursery:
+        assert self._nursery is not None, "the daemon lives inside run()"
+        return self._nursery
+
+    async def _heed(self, *, task_status: trio.TaskStatus[None]) -> None:
+        with signals() as asked:
+            task_status.started()
+            async for what in asked:
+                if what == "reload":
+                    self._here.start_soon(self.reload)
+                else:
+                    self._stop.set()
+
+    async def _watch_clock(self) -> None:
+        """Wake every keeper after a suspend."""
+        ahead = self._clock.boot() - trio.current_time()
+        while True:
+            await trio.sleep(WATCH_SECONDS)
+            now = self._clock.boot() - trio.current_time()
+            if now - ahead > SUSPEND_SECONDS:
+                log.info("back from a suspend", seconds=int(now - ahead))
+                for kept in self._kept.values():
+                    kept.keeper.wake()
+            ahead = now
+
+    async def _tell_systemd(self) -> None:
+        while True:
+            self._news = trio.Event()
+            self._systemd.status(as_systemd(self._rows()))
+            await self._news.wait()
+            await trio.sleep(STATUS_PAUSE)
+
+    # What a configuration becomes.
+
+    async def _load(self) -> Loaded:
+        path = self._options.config_path
+        try:
+            with trio.fail_after(LOAD_SECONDS):
+                loaded = await trio.to_thread.run_sync(
+                    _load,
+                    self._options.load,
+                    path,
+                    abandon_on_cancel=True,
+                    # Its own: a file that hangs keeps its thread, and others need theirs.
+                    limiter=trio.CapacityLimiter(1),
+                )
+        except trio.TooSlowError:
+            raise ConfigError(
+                path, None, f"it did not end within {LOAD_SECONDS:g} s", "See what it waits for: `cms check`"
+            ) from None
+        for warning in loaded.config.warnings:
+            log.warning(warning)
+        return loaded
+
+    def _opened(self, config: Config) -> messages.Open:
+        options = self._options
+        return messages.Open(options.state_folder, config.vault_key, config.ca, options.timeout, options.idle)
+
+    async def _employ(self, opened: messages.Open) -> None:
+        """Put every further question to a worker that is opened so. The one before gets its grace and ends."""
+        worker = Worker(opened, argv=self._options.worker_argv, environment=self._options.worker_environment)
+        scope = trio.CancelScope()
+        await self._here.start(self._run_worker, worker, scope)
+        before = self._provider.scope
+        self._provider.worker, self._provider.opened, self._provider.scope = worker, opened, scope
+        before.cancel()
+
+    async def _run_worker(self, worker: Worker, scope: trio.CancelScope, *, task_status: trio.TaskStatus[None]) -> None:
+        with scope:
+            await worker.run(task_status=task_status)
+
+    def _change_over(self, loaded: Loaded, opened: Mapping[str, Listener]) -> None:
+        """Go from one configuration to the next. Nothing here waits."""
+        self._loaded, self._users = loaded, {}
+        for account in loaded.config.accounts:
+            self._users.setdefault(account.grant.key, []).extend(filter(None, [account.user]))
+        before, self._kept = self._kept, {}
+        for grant in loaded.config.grants:
+            old = before.get(grant.key)
+            self._kept[grant.key] = old if old and old.keeper.grant == grant else self._keep(grant)
+        for key, old in before.items():
+            if self._kept.get(key) is not old:
+                old.scope.cancel()
+            if key not in self._kept:
+                self._signins.forget(old.keeper.grant)
+                del self._names[key]
+        self._sockets.apply(loaded, opened)
+        self._news.set()
+
+    def _keep(self, grant: Grant) -> _Kept:
+        keeper = Keeper(grant, self._provider, self._clock, luck=self._options.luck, on_change=self._on_change)
+        kept = _Kept(keeper, trio.CancelScope())
+        self._names[grant.key] = keeper.who
+        self._here.start_soon(self._run_keeper, kept)
+        return kept
+
+    async def _run_keeper(self, kept: _Kept) -> None:
+        with kept.scope:
+            await kept.keeper.run()
+
+    # What happens to a grant.
+
+    def _on_change(self, keeper: Keeper, _scopes: Scopes, before: Life, after: Life) -> None:
+        self._names[keeper.grant.key] = keeper.who
+        self._news.set()
+        if keeper.persisted is False:
+            self._warn_of_memory()
+        told = notice(before, after, self._name_of(keeper))
+        if told:
+            herald.tell(told)
+
+    def _warn_of_memory(self) -> None:
+        if not self._said_memory:
+            self._said_memory = True
+            log.warning(MEMORY_WARNING)
+
+    def _name_of(self, keeper: Keeper) -> str:
+        return next(iter(self._users[keeper.grant.key]), keeper.who) or "whoever signs in"
+
+    def _sign_in(self, grant: Grant, method: str) -> AbstractAsyncContextManager[SignInSession]:
+        phases = [life.phase for life in self._kept[grant.key].keeper.lives.values()]
+        claims = [phase.trouble.claims for phase in phases if isinstance(phase, NeedsSignIn) and phase.trouble.claims]
+        return self._provider.sign_in(grant, method, claims[0] if claims else "")
+
+    def _signed_in(self, grant: Grant, outcome: Outcome) -> None:
+        kept = self._kept.get(grant.key)
+        if kept is None:
+            return
+        if kept.keeper.grant.scope_sets[:1] == grant.scope_sets[:1]:
+            # The token of a sign-in is that of the grant's first scope set.
+            kept.keeper.signed_in(grant.scope_sets[0], outcome)
+        else:
+            # The configuration has changed since it began.
+            kept.keeper.refresh()
+
+    def _waiting(self) -> list[Grant]:
+        keepers = [kept.keeper for kept in self._kept.values()]
+        return [each.grant for each in keepers if each.grant.sign_in == "browser" and _needs_sign_in(each)]
+
+    @property
+    def _accounts(self) -> tuple[Account, ...]:
+        return self._loaded.config.accounts if self._loaded else ()
+
+    def _entries(self) -> list[Entry]:
+        return [self._entry(account, self._kept[account.grant.key].keeper) for account in self._accounts]
+
+    def _entry(self, account: Account, keeper: Keeper) -> Entry:
+        return Entry(
+            account,
+            account.user or keeper.who,
+            keeper.lives,
+            keeper.persisted,
+            keeper.key_from,
+            self._signins.awaited(keeper.grant),
+        )
+
+    def _rows(self) -> list[Row]:
+        return describe(self._entries(), self._clock.boot(), self._clock.wall())
+
+    # What the control socket may ask.
+
+    def status(self) -> Result:
+        rows, daemon = self._rows(), self._daemon()
+        chosen = daemon.memory_chosen
+        code = exit_code(rows, memory_chosen=chosen)
+        said = {"text": as_text(rows, daemon), "json": as_json(rows, daemon), "exit_code": code}
+        return Result(True, as_systemd(rows), extra=said)
+
+    def _daemon(self) -> Daemon:
+        assert self._loaded is not None, "asked through a socket that opens later"
+        config = self._loaded.config
+        return Daemon(
+            self._options.version,
+            os.getpid(),
+            self._clock.boot() - self._started,
+            config.file,
+            self._sockets.paths,
+            config.warnings,
+            config.vault_key is not None and config.vault_key.kind == "memory",
+        )
+
+    def login(self, user: str, method: str) -> Flow | Result:
+        keepers = self._keepers_of(user)
+        if isinstance(keepers, Result):
+            return keepers
+        # A name may stand for several grants: first the one that waits.
+        keeper = next(filter(_needs_sign_in, keepers), keepers[0])
+        if keeper.grant.sign_in not in METHODS:
+            said = f"{self._name_of(keeper)} is not signed in by a person ({keeper.grant.sign_in})"
+            return Result(False, said, "`cms refresh` asks for its token now")
+        return self._signins.start(keeper.grant, method or keeper.grant.sign_in)
+
+    async def logout(self, user: str) -> Result:
+        keepers = self._keepers_of(user)
+        if isinstance(keepers, Result):
+            return keepers
+        for keeper in keepers:
+            self._signins.forget(keeper.grant)
+            outcome = await self._provider.forget(keeper.grant)
+            if not isinstance(outcome, Granted):
+                said = f"{self._name_of(keeper)} is still signed in: {outcome.trouble.message}"
+                return Result(False, said, outcome.trouble.hint)
+            keeper.signed_out()
+        return Result(True, f"{self._names_in_words(keepers)}: signed out, and the stored sign-in deleted")
+
+    async def refresh(self, user: str) -> Result:
+        keepers = self._keepers_of(user) if user else [kept.keeper for kept in self._kept.values()]
+        if isinstance(keepers, Result):
+            return keepers
+        for keeper in keepers:
+            keeper.refresh()
+        with trio.move_on_after(self._options.timeout + REFRESH_MARGIN) as limit:
+            for keeper in keepers:
+                await keeper.settled()
+        troubled = [(keeper, trouble) for keeper in keepers if (trouble := _trouble_of(keeper))]
+        if troubled:
+            said = "; ".join(f"{self._name_of(keeper)}: {trouble.message}" for keeper, trouble in troubled)
+            return Result(False, said, troubled[0][1].hint)
+        if limit.cancelled_caught:
+            return Result(False, "there is no answer yet", "`cms status` shows it when it comes")
+        return Result(True, f"{self._names_in_words(keepers)}: fresh")
+
+    async def reload(self) -> Result:
+        async with self._reloading:
+            self._systemd.reloading()
+            try:
+                await self._reload()
+            except (ConfigError, ListenError) as error:
+                return _unchanged(str(error))
+            except Exception:
+                log.exception("a reload failed by a bug")
+                return _unchanged("the reload failed; the log has the traceback")
+            finally:
+                self._systemd.ready()
+        return Result(True, f"{self._names_in_words([kept.keeper for kept in self._kept.values()])}: configured")
+
+    async def _reload(self) -> None:
+        loaded = await self._load()
+        opened = await self._sockets.open(loaded.config.sockets, {})
+        wanted = self._opened(loaded.config)
+        renewed = wanted != self._provider.opened
+        try:
+            if renewed:
+                await self._employ(wanted)
+        except BaseException:
+            await self._sockets.put_back(opened)
+            raise
+        self._change_over(loaded, opened)
+        if renewed:
+            # What failed for the vault's or the network's sake may work now.
+            for kept in self._kept.values():
+                kept.keeper.refresh()
+        log.info("reloaded", config=loaded.config.file, accounts=len(self._accounts), sockets=self._sockets.paths)
+
+    def stop(self) -> Result:
+        self._here.start_soon(self._stop_soon)
+        return Result(True, "cms is stopping")
+
+    async def _stop_soon(self) -> None:
+        await trio.sleep(STOP_PAUSE)
+        self._stop.set()
+
+    def _keepers_of(self, user: str) -> list[Keeper] | Result:
+        """Return the keepers that a user name means, "" for the only account's."""
+        named = {key: kept.keeper for key, kept in self._kept.items() if user.lower() in self._names_of(kept.keeper)}
+        if not user and len(self._kept) == 1:
+            named = {key: kept.keeper for key, kept in self._kept.items()}
+        if named:
+            return list(named.values())
+        known = self._names_in_words([kept.keeper for kept in self._kept.values()])
+        said = f"there is no account {user!r:.80}" if user else "there are several accounts"
+        return Result(False, said, f"name one of these: {known}")
+
+    def _names_of(self, keeper: Keeper) -> set[str]:
+        return {user.lower() for user in (*self._users[keeper.grant.key], keeper.who) if user}
+
+    def _names_in_words(self, keepers: Sequence[Keeper]) -> str:
+        return ", ".join(
+            dict.fromkeys(user for each in keepers for user in self._users[each.grant.key] or [self._name_of(each)])
+        )
+
+
+def _needs_sign_in(keeper: Keeper) -> bool:
+    return any(isinstance(life.phase, NeedsSignIn) for life in keeper.lives.values())
+
+
+def _trouble_of(keeper: Keeper) -> Trouble | None:
+    """Return why a keeper's last try gave no token, None when it gave one."""
+    phases = (life.phase for life in keeper.lives.values())
+    return next((phase.trouble for phase in phases if not isinstance(phase, Settled)), None)
+
+
+def _unchanged(reason: str) -> Result:
+    log.error("the reload failed: the running configuration stays in force", reason=reason)
+    return Result(False, reason, "the running configuration stays in force: mend this, then `cms reload`")
