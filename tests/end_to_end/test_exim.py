@@ -26,6 +26,9 @@ SENDERS = f"alice = {A}:{SHARED} bob = {B} root = {A}"
 # The broker's own uid: neither exim's nor that of anybody who sends.
 CMS = 64010
 
+# What the server says, and counts, of a credential that is none.
+REFUSED = "535 Incorrect authentication data"
+
 _numbers = count()
 
 
@@ -191,7 +194,7 @@ def test_a_bounce_comes_back_through_the_account(system: System) -> None:
 
 def test_mail_waits_while_the_broker_is_down(system: System) -> None:
     """No broker: no bounce, no login with nothing in it, no mail without a login. It goes out when cms is back."""
-    before = system.servers.log()
+    before = system.servers.log().count(REFUSED)
     system.broker.stop()
     status, subject = system.send("alice", B, header_from=A, sender=A)
     waiting = system.machine.queue
@@ -201,13 +204,13 @@ def test_mail_waits_while_the_broker_is_down(system: System) -> None:
     assert (0, 1) == (status, len(waiting))
     assert system.servers.wait_for_mail(B, subject)
     assert not system.has(A, subject)
-    assert "authenticator failed" not in system.servers.log().removeprefix(before)
+    assert before == system.servers.log().count(REFUSED)
     assert "not authenticated" not in system.servers.log()
 
 
 def test_mail_of_an_account_that_is_signed_out_waits_alone(system: System) -> None:
     """One account without a token keeps its own mail and nobody else's, until it is signed in again."""
-    before = system.servers.log()
+    before = system.servers.log().count(REFUSED)
     system.broker.cms("logout", "-c", str(system.broker.config), B)
     _, waits = system.send("bob", A, header_from=B, sender=B)
     queued = system.machine.queue
@@ -219,7 +222,7 @@ def test_mail_of_an_account_that_is_signed_out_waits_alone(system: System) -> No
     assert 1 == len(queued)
     assert system.servers.wait_for_mail(A, waits)
     assert "authentication required but authentication attempt(s) failed" in said
-    assert "authenticator failed" not in system.servers.log().removeprefix(before)
+    assert before == system.servers.log().count(REFUSED)
     assert "not authenticated" not in system.servers.log()
 
 

@@ -50,6 +50,7 @@ def over_smtp(servers: MailServers, user: str, bearer: str, message: str = "") -
     """Log in at the submission server, and send a message to oneself."""
     with smtplib.SMTP("localhost", servers.submission) as server:
         server.starttls(context=servers.tls)
+        server.ehlo()
         server.auth("XOAUTH2", lambda challenge=None: "" if challenge else xoauth2(user, bearer).decode())
         if message:
             server.sendmail(user, [user], message)

@@ -153,7 +153,7 @@ class Daemon:
 
     def _ready(self) -> bool:
         assert self.process is not None
-        assert self.process.poll() is None, f"the daemon ended:\n{self.log}"
+        assert self.process.poll() is None, f"the daemon ended by itself:\n{self.log}"
         return self.told("READY=1")
 
 
@@ -169,10 +169,12 @@ def daemons(installation: Installation) -> Iterator[Callable[..., Daemon]]:
             made.append(Daemon(installation, place, uid, groups))
             return made[-1]
 
-        yield make
-        for daemon in made:
-            if daemon.process is not None:
-                daemon.stop()
+        try:
+            yield make
+        finally:
+            for daemon in made:
+                if daemon.process is not None:
+                    daemon.stop()
 
 
 def account_line(name: str, user: str, entra: Entra, more: str = "") -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -85,7 +86,7 @@ class Machine:
     @property
     def queue(self) -> list[str]:
         """The ids of the messages that wait."""
-        return self.run("exiqgrep", "-i").stdout.split()
+        return re.findall(r"^ *\S+ +\S+ +(\w+-\w+-\w+) <", self.run(self.exim, "-bp").stdout, re.MULTILINE)
 
     def log(self, name: str = "main") -> str:
         """Return exim's log: main, reject or panic."""
