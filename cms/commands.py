@@ -35,15 +35,15 @@ _TEMPLATE = """\
 # The configuration of cms: a Python file. `cms check` tries it, `cms reload` gives it to the running daemon.
 
 # Who signs in. Without more, the application id of cloud_mdir_sync is used; add tenant= and client_id= for your own.
-account = Office365_Account(user={user!r})
+account = Office365_Account(user={user})
 
 # Where mail programs ask for tokens, and for which protocols. mode=0o600: programs of this user only. For others, say
 # who: users=["mailer"], or group="Debian-exim" for exim.
-CredentialServer({socket!r}, accounts=[account], protocols=["SMTP", "IMAP"], mode=0o600)
+CredentialServer({socket}, accounts=[account], protocols=["SMTP", "IMAP"], mode=0o600)
 
 # Where the key comes from that encrypts the sign-in on disk. The desktop keyring is tried if this is not said; a server
 # without one keeps the key in a file that only this user can read.
-# Vault(key=File({key!r}))
+# Vault(key=File({key}))
 """
 
 
@@ -187,10 +187,12 @@ def check(config: str) -> int:
 def init(config: str, user: str) -> int:
     """Write a first configuration. One that exists is never touched."""
     if "@" not in user or not user.isprintable() or " " in user:
-        _complain(f"{user!r} is no mail address")
+        _complain(f"{user} is no mail address")
         return os.EX_USAGE
     path = _config_path(config)
-    text = _TEMPLATE.format(user=user, socket=paths.default_socket(), key=f"{paths.state_folder()}/vault.key")
+    names = {"user": user, "socket": paths.default_socket(), "key": f"{paths.state_folder()}/vault.key"}
+    # JSON strings are Python strings, in the quotes that the documentation has.
+    text = _TEMPLATE.format(**{name: json.dumps(value) for name, value in names.items()})
     try:
         _write_new(Path(path), text)
     except FileExistsError:

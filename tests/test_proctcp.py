@@ -1,0 +1,93 @@
+"""Whose TCP connection it is, from the kernel's tables."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from cms import proctcp
+from cms.proctcp import holder_of, peer_uid
+
+HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+
+
+def row(local: str, remote: str, state: str, uid: int, inode: int) -> str:
+    return f"   0: {local} {remote} {state} 00000000:00000000 00:00000000 00000000 {uid} 0 {inode} 1 0 20 4 30 10 -1\n"
+
+
+@pytest.fixture
+def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A kernel table that a test may fill, beside one that is missing."""
+    path = tmp_path / "tcp"
+    monkeypatch.setattr(proctcp, "TABLES", (tmp_path / "missing", path))
+    monkeypatch.setattr(proctcp, "PROCESSES", tmp_path / "proc")
+    return path
+
+
+@pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
+def test_a_real_connection_is_found(family: socket.AddressFamily, host: str) -> None:
+    """The other end of a connection from this process is this user's."""
+    with (
+        socket.create_server((host, 0), family=family) as server,
+        socket.create_connection(server.getsockname()[:2]),
+        server.accept()[0] as accepted,
+    ):
+        found = peer_uid(accepted.getpeername()[:2], accepted.getsockname()[:2])
+
+    assert os.getuid() == found
+
+
+def test_a_dual_stack_client_is_found() -> None:
+    """A browser may reach 127.0.0.1 through an IPv6 socket: the kernel lists it so."""
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_INET6) as client:
+        client.connect(("::ffff:127.0.0.1", server.getsockname()[1]))
+        with server.accept()[0] as accepted:
+            found = peer_uid(accepted.getpeername(), accepted.getsockname())
+
+    assert os.getuid() == found
+
+
+@pytest.mark.parametrize(
+    ("state", "inode", "expected"),
+    [("01", 77, 1000), ("06", 0, None), ("05", 0, None), ("01", 0, None)],
+    ids=["open", "time-wait", "closed", "orphan"],
+)
+def test_only_an_open_socket_counts(table: Path, state: str, inode: int, expected: int | None) -> None:
+    """A socket that was closed at once claims to be root's: it is nobody's."""
+    # Written as a little-endian machine has it, and as a big-endian one has it.
+    rows = [row(f"{ip}:C350", f"{ip}:1F90", state, 1000, inode) for ip in ("0100007F", "7F000001")]
+    table.write_text(HEAD + "".join(rows))
+
+    assert expected == peer_uid(("127.0.0.1", 50_000), ("127.0.0.1", 8080))
+
+
+def test_without_tables_nobody_is_found(table: Path) -> None:
+    """No /proc: nobody is let in."""
+    assert not table.exists()
+    assert None is peer_uid(("127.0.0.1", 50_000), ("127.0.0.1", 8080))
+
+
+def test_the_holder_of_a_port_is_named() -> None:
+    """Who listens at a port is found by program and process."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        found = holder_of(server.getsockname()[1])
+
+    assert f"(pid {os.getpid()})" in found
+
+
+def test_a_holder_that_hides_is_named_by_user(table: Path) -> None:
+    """Another user's processes cannot be looked into: the table has the uid all the same."""
+    (proctcp.PROCESSES / "1").mkdir(parents=True)
+    table.write_text(HEAD + row("0100007F:1F90", "00000000:0000", "0A", 1001, 5))
+
+    assert " by a program of uid 1001" == holder_of(8080)
+
+
+def test_a_port_that_nobody_holds(table: Path) -> None:
+    """Then nothing is said."""
+    table.write_text(HEAD)
+
+    assert "" == holder_of(8080)
