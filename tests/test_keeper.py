@@ -525,3 +525,14 @@ async def test_without_a_listener_changes_go_unheard() -> None:
         nursery.cancel_scope.cancel()
 
     assert isinstance(reply, Token)
+
+
+@in_trio_clock
+async def test_settled_is_when_no_fetch_is_due() -> None:
+    """It waits for what is under way, success or not, and returns at once when there is nothing to wait for."""
+    async with keeping(DOWN, grant=BOTH) as world:
+        await world.keeper.settled()
+        first = trio.current_time()
+        await world.keeper.settled()
+
+        assert (0.2, first, 2) == (round(first, 1), trio.current_time(), len(world.provider.asked))

@@ -38,12 +38,15 @@ class Fake:
                 self.note("started", str(os.getpid()))
             case Acquire(number=number, grant=grant):
                 self.act(number, grant.login.partition("@")[0])
-            case SignIn(number=number, grant=grant, method=method):
+            case SignIn(number=number, grant=grant, method=method, claims=claims):
+                self.note("claims", claims)
                 self.sign_in(number, grant.login.partition("@")[0], method)
             case Redirected(number=number, fields=fields):
                 self.redirected(number, fields["code"])
             case Cancel(number=number):
                 self.note("cancelled", str(number))
+            case Forget(number=number, grant=grant) if grant.login.startswith("kept"):
+                self.done(number, Transient(Trouble("storage", "the disk is read-only", "mount it")))
             case Forget(number=number):
                 self.memory.clear()
                 self.done(number, Granted("", 0.0, 0.0))
@@ -76,6 +79,8 @@ class Fake:
             case "stubborn":
                 self.done(number, granted(number))
                 time.sleep(3600)
+            case "unsigned" | "machine":
+                self.done(number, Refused(Trouble("no-sign-in", "nobody has signed in", "sign in", claims='{"a":1}')))
             case "storing":
                 self.finish_late()
             case "memory" if what not in self.memory:
