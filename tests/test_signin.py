@@ -1,0 +1,587 @@
+"""Sign-ins: one flow for each grant, told apart by state, given up with their last holder, and a page that says no more than it must."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+import trio
+from support.trio_run import in_trio, in_trio_clock
+
+from cms import signin
+from cms.accounts import Grant
+from cms.grants.messages import Prompt
+from cms.lifecycle import Granted, Outcome, Refused, Transient, Trouble
+from cms.loopback import Address
+from cms.signin import Flow, SignIns
+
+SECRET = "eyJ.access.token"
+GRANTED = Granted(SECRET, 10.0, 3600.0, who="A@example.test")
+REFUSED = Refused(Trouble("refused", "consent is required", "ask your administrator"))
+
+
+def grant(login: str = "a@example.test", redirect_uri: str = "http://127.0.0.1/back") -> Grant:
+    return Grant("https://login.example.test/common", "client", login, redirect_uri=redirect_uri)
+
+
+class FakeSession:
+    """A worker's sign-in that ends when a test or a redirect says so."""
+
+    def __init__(self, worker: FakeWorker, asked: Grant, method: str) -> None:
+        self.worker = worker
+        self.grant = asked
+        self.method = method
+        self.fields: list[dict[str, str]] = []
+        self.end: Outcome = GRANTED
+        self.ended = trio.Event()
+
+    async def prompt(self) -> Prompt | Outcome:
+        await trio.lowlevel.checkpoint()
+        if self.worker.early:
+            return self.worker.early
+        code = "ABCD-1234" if self.method == "device" else ""
+        url = f"https://login.example.test/authorize?login_hint={self.grant.login}"
+        return Prompt(1, self.method, url, code, 600.0, self.grant.redirect_uri, f"state-of-{self.grant.login}")
+
+    async def redirected(self, fields: Mapping[str, str]) -> None:
+        self.fields.append(dict(fields))
+        self.ended.set()
+
+    async def outcome(self) -> Outcome:
+        await self.ended.wait()
+        return self.end
+
+
+class FakeWorker:
+    """Starts sessions and remembers them; `early` ends each before its prompt."""
+
+    def __init__(self) -> None:
+        self.sessions: list[FakeSession] = []
+        self.left: list[FakeSession] = []
+        self.early: Outcome | None = None
+
+    @asynccontextmanager
+    async def sign_in(self, asked: Grant, method: str) -> AsyncIterator[FakeSession]:
+        session = FakeSession(self, asked, method)
+        self.sessions.append(session)
+        try:
+            yield session
+        finally:
+            self.left.append(session)
+
+
+class House:
+    """Sign-ins over a fake worker, and a browser."""
+
+    def __init__(self, waiting: Callable[[], Sequence[Grant]] = tuple, uid: int | None = None) -> None:
+        self.worker = FakeWorker()
+        self.ends: list[tuple[Grant, Outcome]] = []
+        self.prompts: list[Prompt] = []
+        self.uid: int | None = os.getuid() if uid is None else uid
+        self.signins = SignIns(
+            self.worker.sign_in,
+            owner=os.getuid(),
+            signed_in=lambda asked, outcome: self.ends.append((asked, outcome)),
+            prompted=lambda _grant, prompt: self.prompts.append(prompt),
+            waiting=waiting,
+            status=lambda: "<status>",
+            uid_of=lambda _peer, _ours: self.uid,
+        )
+
+
+@asynccontextmanager
+async def running(house: House) -> AsyncIterator[House]:
+    async with trio.open_nursery() as nursery:
+        await nursery.start(house.signins.run)
+        yield house
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def browsing(
+    waiting: Callable[[], Sequence[Grant]] = tuple, uid: int | None = None
+) -> AsyncIterator[tuple[House, Flow]]:
+    """Give a house in which the default grant's browser flow waits."""
+    async with running(House(waiting, uid)) as house:
+        flow = house.signins.start(grant(), "browser")
+        with flow.held():
+            await flow.prompt()
+            yield house, flow
+
+
+async def visit(
+    flow: Flow, target: str, *, host: str = "", method: str = "GET", form: str = "", origin: str = ""
+) -> tuple[int, str]:
+    """Ask the flow's page for something as a browser does; return status and page."""
+    assert flow.address is not None
+    port = flow.address.port
+    lines = [f"{method} {target} HTTP/1.1", f"Host: {host or f'127.0.0.1:{port}'}", f"Content-Length: {len(form)}"]
+    lines += [f"Origin: {origin}"] if origin else []
+    stream = await trio.open_tcp_stream("127.0.0.1", port)
+    said = b""
+    async with stream:
+        await stream.send_all("\r\n".join([*lines, "", form]).encode())
+        await stream.send_eof()
+        while chunk := await stream.receive_some():
+            said += chunk
+    head, _, page = said.decode().partition("\r\n\r\n")
+    return int(head.split(" ")[1]), page
+
+
+BACK = "/back?code=the-code&state=state-of-a@example.test"
+
+
+@in_trio
+async def test_a_browser_comes_back_and_is_told_that_it_worked() -> None:
+    """The redirect's fields reach the worker, and its outcome the page, the keeper and the holder."""
+    async with browsing() as (house, flow):
+        status, page = await visit(flow, BACK)
+        outcome = await flow.outcome()
+
+    assert [{"code": "the-code", "state": "state-of-a@example.test"}] == house.worker.sessions[0].fields
+    assert (200, GRANTED) == (status, outcome)
+    assert "A@example.test is signed in" in page
+    assert SECRET not in page
+    assert [(grant(), GRANTED)] == house.ends
+    assert 1 == len(house.prompts)
+
+
+@in_trio
+async def test_a_form_post_works_as_well() -> None:
+    """Entra may send the fields as a form, from its own origin."""
+    async with browsing() as (house, flow):
+        form = "code=the-code&state=state-of-a%40example.test"
+        status, _ = await visit(flow, "/back", method="POST", form=form, origin="https://login.example.test")
+
+    assert 200 == status
+    assert "the-code" == house.worker.sessions[0].fields[0]["code"]
+
+
+@in_trio
+async def test_a_failure_is_told_with_its_next_move() -> None:
+    """What the provider refused is on the page, message and hint."""
+    async with browsing() as (house, flow):
+        house.worker.sessions[0].end = REFUSED
+        _, page = await visit(flow, "/back?error=access_denied&state=state-of-a@example.test")
+
+    assert "consent is required" in page
+    assert "ask your administrator" in page
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/back?code=x&state=wrong",
+        "/back?code=x&state=",
+        "/back?code=x&state=%C3%A4",
+        "/other?code=x&state=state-of-a@example.test",
+        "/back?code=x&state=a&state=state-of-a@example.test",
+    ],
+)
+@in_trio
+async def test_a_redirect_that_is_not_ours_changes_nothing(target: str) -> None:
+    """A wrong state or a wrong path is refused, without a word of what would be right."""
+    async with browsing() as (house, flow):
+        status, page = await visit(flow, target)
+
+    assert 400 == status
+    assert [] == house.worker.sessions[0].fields
+    assert "example.test" not in page
+
+
+@in_trio
+async def test_a_repeated_redirect_counts_once() -> None:
+    """A browser that asks twice brings one code."""
+    async with browsing() as (house, flow):
+        await flow.redirected({"code": "one"})
+        await flow.redirected({"code": "two"})
+
+    assert [{"code": "one"}] == house.worker.sessions[0].fields
+
+
+@in_trio
+async def test_a_redirect_after_the_end_is_too_late() -> None:
+    """The state of a flow that is over is no state any more."""
+    async with browsing(lambda: [grant("b@example.test")]) as (_, flow):
+        await visit(flow, BACK)
+        await flow.outcome()
+        status, _ = await visit(flow, BACK)
+
+    assert 400 == status
+
+
+@in_trio
+async def test_a_stranger_is_not_served() -> None:
+    """Another user's browser, or one that nobody is known to own, gets nothing."""
+    for uid in (os.getuid() + 1, -1):
+        async with browsing(uid=uid) as (house, flow):
+            house.uid = None if uid < 0 else uid
+            status, page = await visit(flow, BACK)
+
+        assert (403, []) == (status, house.worker.sessions[0].fields)
+        assert "status" not in page
+
+
+@in_trio
+async def test_root_is_served() -> None:
+    """Root could read it all anyway, and some desktops' forwarders run as root."""
+    async with browsing() as (house, flow):
+        house.uid = 0
+        status, _ = await visit(flow, "/")
+
+    assert 200 == status
+
+
+@in_trio
+async def test_a_foreign_host_name_is_refused() -> None:
+    """A name that somebody's DNS points at 127.0.0.1 opens nothing."""
+    async with browsing() as (house, flow):
+        status, _ = await visit(flow, BACK, host="evil.example.test:80")
+
+    assert (400, []) == (status, house.worker.sessions[0].fields)
+
+
+@pytest.mark.parametrize(("method", "target", "expected"), [("GET", "/favicon.ico", 404), ("PUT", "/", 405)])
+@in_trio
+async def test_there_is_nothing_else(method: str, target: str, expected: int) -> None:
+    """Other paths and other methods are nothing."""
+    async with browsing() as (_, flow):
+        status, _ = await visit(flow, target, method=method)
+
+    assert expected == status
+
+
+@in_trio
+async def test_a_form_that_is_no_text_is_refused() -> None:
+    """A body is ASCII."""
+    async with browsing() as (_, flow):
+        status, _ = await visit(flow, "/back", method="POST", form="ä")
+
+    assert 400 == status
+
+
+# --- the page ---
+
+OTHER = grant("b@example.test", "http://127.0.0.1/back")
+WHOEVER = grant("")
+
+
+@in_trio
+async def test_the_page_lists_who_waits_and_the_status() -> None:
+    """A flow under way has a link, the others a button; the status is escaped."""
+    async with browsing(lambda: [grant(), OTHER, WHOEVER]) as (_, flow):
+        status, page = await visit(flow, "/")
+
+    assert 200 == status
+    assert 1 == page.count("a@example.test: <a")
+    assert f'value="{OTHER.key}">b@example.test <button' in page
+    assert "whoever signs in" in page
+    assert "&lt;status&gt;" in page
+    assert "state-of" not in page
+
+
+@in_trio
+async def test_a_button_starts_a_flow_and_goes_on_to_the_provider() -> None:
+    """A POST from our own page starts the other account's sign-in, which no holder's leaving ends."""
+    async with browsing(lambda: [OTHER]) as (house, flow):
+        assert flow.address is not None
+        origin = f"http://127.0.0.1:{flow.address.port}"
+        status, page = await visit(flow, "/start", method="POST", form=f"grant={OTHER.key}", origin=origin)
+        session = house.worker.sessions[-1]
+
+        assert (200, "b@example.test") == (status, session.grant.login)
+        assert "url=https://login.example.test/authorize?login_hint=b@example.test" in page
+        assert house.signins.awaited(OTHER).startswith("open http://127.0.0.1:")
+
+
+@pytest.mark.parametrize("origin", ["", "https://evil.example.test", "http://evil.example.test", "null", "127.0.0.1:1"])
+@in_trio
+async def test_only_our_own_page_starts_flows(origin: str) -> None:
+    """Another site's form, or one without an origin, starts nothing."""
+    async with browsing(lambda: [OTHER]) as (house, flow):
+        status, _ = await visit(flow, "/start", method="POST", form=f"grant={OTHER.key}", origin=origin)
+
+    assert (403, 1) == (status, len(house.worker.sessions))
+
+
+@in_trio
+async def test_only_who_waits_can_be_started() -> None:
+    """A grant that is good, or that nobody knows, is not started from the page."""
+    async with browsing() as (house, flow):
+        assert flow.address is not None
+        origin = f"http://127.0.0.1:{flow.address.port}"
+        status, _ = await visit(flow, "/start", method="POST", form=f"grant={OTHER.key}", origin=origin)
+
+    assert (404, 1) == (status, len(house.worker.sessions))
+
+
+@in_trio
+async def test_a_flow_that_cannot_start_says_so_on_the_page() -> None:
+    """An end before a prompt is a page as well."""
+    async with browsing(lambda: [OTHER]) as (house, flow):
+        assert flow.address is not None
+        house.worker.early = Transient(Trouble("network", "the provider cannot be reached"))
+        origin = f"http://127.0.0.1:{flow.address.port}"
+        status, page = await visit(flow, "/start", method="POST", form=f"grant={OTHER.key}", origin=origin)
+
+    assert 200 == status
+    assert "the provider cannot be reached" in page
+
+
+@in_trio
+async def test_after_one_account_the_page_leads_to_the_next() -> None:
+    """The page stays up for who else waits, and offers them."""
+    async with browsing(lambda: [OTHER]) as (_, flow):
+        _, page = await visit(flow, BACK)
+        await flow.outcome()
+        status, _ = await visit(flow, "/")
+
+    assert f'value="{OTHER.key}"' in page
+    assert 200 == status
+
+
+@in_trio
+async def test_two_flows_share_a_port_and_are_told_apart() -> None:
+    """The state says whose redirect it is."""
+    async with browsing() as (house, flow):
+        assert flow.address is not None
+        there = replace(OTHER, redirect_uri=f"http://127.0.0.1:{flow.address.port}/back")
+        second = house.signins.start(there, "browser")
+        with second.held():
+            await second.prompt()
+            await visit(flow, "/back?code=for-b&state=state-of-b@example.test")
+            await second.outcome()
+
+    assert ([], "for-b") == (house.worker.sessions[0].fields, house.worker.sessions[1].fields[0]["code"])
+
+
+@in_trio
+async def test_the_redirect_address_gets_the_port_that_is_listened_at() -> None:
+    """A registration of http://127.0.0.1/back matches any port: the worker is told which."""
+    async with browsing() as (house, flow):
+        assert flow.address is not None
+        expected = f"http://127.0.0.1:{flow.address.port}/back"
+
+    assert expected == house.worker.sessions[0].grant.redirect_uri
+
+
+@in_trio
+async def test_a_redirect_that_cannot_be_listened_at_ends_the_flow_with_the_way_around() -> None:
+    """https://localhost is for --paste."""
+    async with running(House()) as house:
+        flow = house.signins.start(grant(redirect_uri="https://localhost"), "browser")
+        with flow.held():
+            end = await flow.prompt()
+
+    assert isinstance(end, Refused)
+    assert "--paste" in end.trouble.hint
+    assert [] == house.worker.sessions
+
+
+@in_trio
+async def test_settling_waits_for_the_last_page() -> None:
+    """Without a daemon, the end of the command waits for the browser's last answer, and not for ever."""
+    async with browsing() as (house, _):
+        await house.signins.settle()
+
+
+# --- flows without a browser, on a clock that jumps ---
+
+
+@in_trio_clock
+async def test_one_flow_for_each_grant_and_method() -> None:
+    """A second login joins the first and gets the same prompt."""
+    async with running(House()) as house:
+        first = house.signins.start(grant(), "device")
+        with first.held():
+            second = house.signins.start(grant(), "device")
+            shown = await second.prompt()
+
+        assert first is second
+        assert isinstance(shown, Prompt)
+        assert "ABCD-1234" in house.signins.awaited(grant())
+
+
+@in_trio_clock
+async def test_another_method_takes_the_place() -> None:
+    """Who asks for --paste after --device gets it; the first is told why it ended."""
+    async with running(House()) as house:
+        first = house.signins.start(grant(), "device")
+        with first.held():
+            await first.prompt()
+            second = house.signins.start(grant(), "paste")
+            with second.held():
+                end = await first.outcome()
+                shown = await second.prompt()
+                await trio.testing.wait_all_tasks_blocked()
+
+                assert isinstance(end, Refused)
+                assert "--paste" in end.trouble.message
+                assert isinstance(shown, Prompt)
+                assert [house.worker.sessions[0]] == house.worker.left
+                assert "--paste" in house.signins.awaited(grant())
+
+
+@in_trio_clock
+async def test_a_flow_ends_with_its_last_holder() -> None:
+    """When the last one who asked has gone, the worker's sign-in is given up."""
+    async with running(House()) as house:
+        flow = house.signins.start(grant(), "device")
+        with flow.held():
+            with house.signins.start(grant(), "device").held():
+                await flow.prompt()
+            await trio.testing.wait_all_tasks_blocked()
+
+            assert flow.end is None
+        end = await flow.outcome()
+
+        assert isinstance(end, Refused)
+        assert "cancelled" == end.trouble.kind
+        assert house.worker.sessions == house.worker.left
+        assert "" == house.signins.awaited(grant())
+
+
+@in_trio_clock
+async def test_nobody_has_longer_than_ten_minutes() -> None:
+    """A flow that nobody completes ends by itself."""
+    async with running(House()) as house:
+        before = trio.current_time()
+        flow = house.signins.start(grant(), "device")
+        with flow.held():
+            end = await flow.outcome()
+
+        assert signin.FLOW_SECONDS == trio.current_time() - before
+        assert isinstance(end, Refused)
+        assert "expired" == end.trouble.kind
+
+
+@in_trio_clock
+async def test_a_sign_out_gives_the_flow_up() -> None:
+    """What was signed out, or left the configuration, is not signed in by an old prompt."""
+    async with running(House()) as house:
+        flow = house.signins.start(grant(), "device")
+        flow.keep()
+        await flow.prompt()
+        house.signins.forget(grant())
+        house.signins.forget(OTHER)
+        end = await flow.outcome()
+
+    assert isinstance(end, Refused)
+
+
+@in_trio_clock
+async def test_a_flow_that_never_gets_to_a_prompt_ends_there() -> None:
+    """prompt() gives the end where there was nothing to show."""
+    async with running(House()) as house:
+        house.worker.early = REFUSED
+        flow = house.signins.start(grant(), "device")
+        with flow.held():
+            assert "" == house.signins.awaited(grant())
+            assert REFUSED == await flow.prompt()
+
+
+@in_trio_clock
+async def test_stopping_ends_every_flow() -> None:
+    """Whoever waits for a flow when cms stops is told an end."""
+    house = House()
+    async with running(house):
+        flow = house.signins.start(grant(), "device")
+        flow.keep()
+        await flow.prompt()
+
+    assert isinstance(flow.end, Refused)
+
+
+@in_trio_clock
+async def test_the_page_stays_no_longer_than_somebody_waits() -> None:
+    """A walk through the accounts ends when nobody waits any more, or after ten minutes."""
+    house = House()
+    waiting = [OTHER]
+    house.signins._waiting = lambda: waiting
+    opened: list[float] = []
+
+    @asynccontextmanager
+    async def door(_address: object, _nursery: object) -> AsyncIterator[int]:
+        yield 1
+        opened.append(trio.current_time())
+
+    house.signins._loopback.open = door  # type: ignore[method-assign,assignment]  # no real socket on a jumping clock
+    address = Address("127.0.0.1", 1, "/")
+    async with running(house), trio.open_nursery() as nursery:
+        before = trio.current_time()
+        await nursery.start(house.signins._walk, address)
+        await trio.sleep(17)
+        waiting.clear()
+        await trio.sleep(60)
+
+        assert 20.0 == pytest.approx(opened[0] - before)
+
+
+# --- pasting ---
+
+
+@asynccontextmanager
+async def pasting() -> AsyncIterator[tuple[House, Flow]]:
+    async with running(House()) as house:
+        flow = house.signins.start(grant(), "paste")
+        with flow.held():
+            await flow.prompt()
+            yield house, flow
+
+
+GOOD = "code=the-code&state=state-of-a%40example.test"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        f"https://login.example.test/common/oauth2/nativeclient?{GOOD}",
+        f"http://localhost/anything#{GOOD}",
+        "  http://127.0.0.1:8080/oauth2/msal?code=the-\n  code&state=state-of-a%40example.test  ",
+    ],
+)
+@in_trio_clock
+async def test_an_address_is_taken_whatever_its_path(address: str) -> None:
+    """Only state and code matter; broken lines and a fragment are fine."""
+    async with pasting() as (house, flow):
+        said = await flow.pasted(address)
+        outcome = await flow.outcome()
+
+    assert ("", GRANTED) == (said, outcome)
+    assert "the-code" == house.worker.sessions[0].fields[0]["code"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("the-code", "no state"),
+        ("https://x.test/?code=the-code", "no state"),
+        ("https://x.test/?code=the-code&state=other", "another sign-in"),
+        ("https://x.test/?state=state-of-a%40example.test", "neither a code nor an error"),
+        ("https://x.test/?code=1&code=2", "no address"),
+        ("http://[", "no address"),
+        ("x" * (signin.MAX_PASTED + 1), "no address"),
+        ("", "no state"),
+    ],
+)
+@in_trio_clock
+async def test_what_will_not_do_is_refused_with_a_sentence(text: str, words: str) -> None:
+    """A code alone, another flow's address, or nonsense: the flow goes on waiting."""
+    async with pasting() as (house, flow):
+        said = await flow.pasted(text)
+
+        assert words in said
+        assert [] == house.worker.sessions[0].fields
+        assert flow.end is None
+
+
+@in_trio_clock
+async def test_pasting_too_early_is_another_sign_in() -> None:
+    """Before there is a prompt no address can be its end."""
+    flow = Flow(grant(), "paste")
+    await flow.redirected({"code": "x"})
+
+    assert "another sign-in" in await flow.pasted(f"https://x.test/?{GOOD}")
