@@ -74,13 +74,14 @@ def test_nothing_readable_is_left_for_others(running: Daemon, entra: Entra) -> N
     """State, key and control socket are the owner's alone; the log and the vault hold no token in clear."""
     running.sign_in(USER, entra)
     token = ask(running.sockets / "cms.sock", f"SMTP,token {USER}".encode())
-    files = [path for path in running.home.rglob("*") if not path.is_dir()]
+    state = running.home / "state" / "cms"
+    private = [state, running.home / "vault-key", running.home / "run" / "cms", *running.home.rglob("control.sock")]
+    files = [path for path in running.home.rglob("*") if path.is_file()]
 
-    assert any(path.is_relative_to(running.home / "state") for path in files), "there is a vault"
-    for path in files:
-        private = path == running.config or not path.stat().st_mode & 0o077
-        assert private, f"{path} is open to others"
-    assert not any(token in path.read_bytes() for path in files if path.is_file())
+    assert 4 == len(private)
+    assert [] == [str(path) for path in private if path.stat().st_mode & 0o077]
+    assert any(path.is_relative_to(state) for path in files), "there is a vault"
+    assert not any(token in path.read_bytes() for path in files)
     assert token.decode() not in running.log
 
 

@@ -74,12 +74,21 @@ class Daemon:
         assert self._listener is not None
         if self.process.poll() is None:
             self.process.send_signal(number)
-        status = self.process.wait(PATIENCE)
+        status = self._wait()
         self.process = None
         self.notices += _received(self._listener)
         self._listener.close()
         evidence.keep("daemon", self._log.read_bytes())
         return status
+
+    def _wait(self) -> int:
+        assert self.process is not None
+        try:
+            return self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
 
     def told(self, word: str) -> bool:
         """Whether the daemon has told systemd this: `READY=1`, or what a line begins with."""
