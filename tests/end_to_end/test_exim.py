@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import socket
 import threading
 from collections.abc import Iterator
@@ -80,6 +81,8 @@ def configuration(broker: Daemon, servers: MailServers) -> str:
         + account_line("shared", SHARED, servers.entra, f', sign_in_as="{A}"')
         + account_line("b", B, servers.entra)
         + f'CredentialServer("{broker.sockets / "exim.sock"}", accounts=[a, shared, b], users=["{EXIM_USER}"])\n'
+        + f'CredentialServer("{broker.sockets / "group.sock"}", accounts=[a], group="{EXIM_USER}")\n'
+        + f'CredentialServer("{broker.sockets / "own.sock"}", accounts=[a], mode=0o660)\n'
     )
 
 
@@ -90,7 +93,7 @@ def system(installation: Installation, servers: MailServers) -> Iterator[System]
         servers.add_user(user)
     with open_folder("exim") as folder, daemons(installation) as make:
         machine = Machine(folder, {"alice": ALICE, "bob": BOB, "carol": CAROL})
-        broker = make(CMS)
+        broker = make(CMS, groups=[grp.getgrnam(EXIM_USER).gr_gid])
         broker.configure(configuration(broker, servers))
         broker.start()
         broker.sign_in(A, servers.entra)
@@ -130,6 +133,27 @@ def test_nobody_but_exim_gets_the_token(system: System) -> None:
 
     assert (77, "") == (refused.returncode, refused.stdout)
     assert answered.startswith(f"user={A}\x01auth=Bearer ".encode())
+
+
+def test_exims_primary_group_opens_a_socket(system: System) -> None:
+    """A socket of the group Debian-exim serves exim, though exim drops all groups but its own."""
+    system.configure(SOCKET=str(system.broker.sockets / "group.sock"))
+
+    _, subject = system.send("alice", B, header_from=A, sender=A)
+
+    assert system.servers.wait_for_mail(B, subject)
+
+
+def test_a_socket_of_another_group_is_closed_to_exim(system: System) -> None:
+    """The permissions of the socket are what lets exim in: where they do not, the message waits."""
+    system.configure(SOCKET=str(system.broker.sockets / "own.sock"))
+
+    _, subject = system.send("alice", B, header_from=A, sender=A)
+
+    assert 1 == len(system.machine.queue)
+    system.configure()
+    system.empty_queue()
+    assert system.servers.wait_for_mail(B, subject)
 
 
 def test_b_cannot_send_as_a(system: System) -> None:

@@ -162,3 +162,22 @@ def test_cms_oauth_trusts_no_unknown_server(broker: Daemon, servers: MailServers
 
     assert 0 != done.returncode
     assert "certificate" in done.stderr
+
+
+def test_a_refused_token_is_replaced(broker: Daemon, servers: MailServers) -> None:
+    """A server refuses the token that cms holds: the test fails and says so; `--rejected` gets one that works."""
+    refused = token(broker, "IMAP")
+    servers.entra.directory.revoke_access(USER)
+    socket = f"--cms_sock={broker.sockets}/cms.sock"
+    tested = broker.run(
+        "cms-oauth", f"--user={USER}", socket, f"--test-imap=localhost:{servers.imap}", SSL_CERT_FILE=servers.ca_file
+    )
+    fresh = broker.run(
+        "cms-oauth", f"--user={USER}", socket, "--proto=IMAP", "--output=token", "--rejected", stdin=refused
+    )
+
+    assert 0 != tested.returncode
+    assert "" == tested.stdout
+    assert refused not in tested.stderr
+    assert (0, False) == (fresh.returncode, fresh.stdout.strip() == refused), fresh.stderr
+    assert [] != over_imap(servers, USER, fresh.stdout.strip())
