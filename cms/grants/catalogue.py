@@ -245,7 +245,7 @@ def hint(text: str, grant: Grant, who: str = "") -> str:
 
 def _number(answer: Mapping[str, Any]) -> int | None:
     codes = answer.get("error_codes")
-    if isinstance(codes, list) and codes and isinstance(codes[0], int):
+    if isinstance(codes, list) and codes and type(codes[0]) is int and codes[0] > 0:
         return codes[0]
     found = _AADSTS.search(str(answer.get("error_description", "")))
     return int(found[1]) if found else None

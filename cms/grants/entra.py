@@ -61,8 +61,9 @@ _REQUEST_TIMEOUT = 408
 _SERVER_ERROR = 500
 _OK = 200
 
-# What MSAL raises for an answer that is none, wherever in it that shows. ValueError includes JSON's and Unicode's.
-_GARBLED = (ValueError, LookupError, TypeError, AttributeError, RuntimeError, AssertionError)
+# What MSAL raises for an answer that is none, wherever in it that shows. ValueError includes JSON's and Unicode's,
+# ArithmeticError a lifetime that is infinite.
+_GARBLED = (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RuntimeError, AssertionError)
 
 # What the vault keeps of MSAL's cache: access tokens live in the broker only, and nobody needs the id token again.
 _KEPT = ("RefreshToken", "Account", "AppMetadata")
@@ -121,7 +122,8 @@ def new_session() -> requests.Session:
     session.cookies.set_policy(_NoCookies())
     session.auth = _no_auth
     # A second try to connect, as MSAL's own session makes; what was sent once is never sent twice.
-    retries = Retry(total=1, connect=1, read=0, redirect=0, status=0, other=0)
+    # Retry-After is the keeper's to honour: urllib3 would hide the answer behind an exception of its own.
+    retries = Retry(total=1, connect=1, read=0, redirect=0, status=0, other=0, respect_retry_after_header=False)
     session.mount("https://", HTTPAdapter(max_retries=retries, pool_maxsize=16))
     return session
 
@@ -402,8 +404,11 @@ class Call:
             return self._failure()
         if self._failed():
             return self._failure()
-        if result is None:
+        if result is None and not self.http.status:
             return Refused(no_sign_in(self.grant))
+        if not isinstance(result, dict):
+            # MSAL takes an empty object for no answer at all.
+            return self._failure()
         return self._judged(result, who)
 
     def _judged(self, result: dict[str, Any], who: str) -> dict[str, Any] | Outcome:

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cms.accounts import Grant
+from cms.grants import catalogue
+from cms.lifecycle import KINDS, Refused, Transient
+
+GRANT = Grant("https://login.example/common", "client", "ann@example.test", redirect_uri="http://localhost/x")
+
+
+def refusal(number: int, **more: object) -> dict[str, object]:
+    return {
+        "error": "invalid_grant",
+        "error_description": f"AADSTS{number}: prose that is nobody's business. Trace ID: x",
+        "error_codes": [number],
+        "correlation_id": "11111111-2222-3333-4444-555555555555",
+        **more,
+    }
+
+
+@pytest.mark.parametrize("number", catalogue.ROWS)
+def test_every_number_says_what_and_who(number: int) -> None:
+    """Each known number gives a message in our own words, the number to look up, the next move and a known kind."""
+    outcome = catalogue.explain(refusal(number), GRANT)
+    trouble = outcome.trouble  # type: ignore[union-attr]  # explain never grants
+
+    assert number == trouble.aadsts
+    assert f"AADSTS{number}" in trouble.message
+    assert "prose" not in trouble.message + trouble.hint
+    assert trouble.hint
+    assert not re.search(r"[{}]", trouble.hint)
+    assert trouble.kind in KINDS
+    assert "11111111-2222-3333-4444-555555555555" == trouble.correlation_id
+    assert catalogue.ROWS[number].transient == isinstance(outcome, Transient)
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (50173, "`cms login ann@example.test`"),
+        (50076, "`cms login ann@example.test --browser`"),
+        (70019, "`cms login ann@example.test --device`"),
+        (50011, "register exactly http://localhost/x"),
+        (9002327, "set origin="),
+        (9002326, "origin=None"),
+        (700084, "24 hours"),
+        (7000218, "client_secret"),
+        (65001, "need admin approval"),
+    ],
+)
+def test_next_move(number: int, words: str) -> None:
+    """The hint names the command or the setting that helps."""
+    trouble = catalogue.explain(refusal(number), GRANT).trouble  # type: ignore[union-attr]  # explain never grants
+
+    assert words in trouble.message + trouble.hint
+
+
+@pytest.mark.parametrize("number", [50196, 90055, 50053])
+def test_long_pauses(number: int) -> None:
+    """A loop, a throttled tenant and a locked account are left alone for a quarter of an hour."""
+    outcome = catalogue.explain(refusal(number), GRANT)
+
+    assert isinstance(outcome, Transient)
+    assert catalogue.LONG_PAUSE == outcome.retry_after
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ({"error": "invalid_grant"}, Refused),
+        ({"error": "invalid_grant", "error_codes": [123456789]}, Refused),
+        ({"error": "interaction_required"}, Refused),
+        ({"error": "invalid_client"}, Refused),
+        ({"error": "temporarily_unavailable"}, Transient),
+        ({"error": "temporarily_unavailable", "error_codes": [424242]}, Transient),
+        ({"error": "server_error"}, Transient),
+        ({"error": "something_new"}, Transient),
+        ({"error": None}, Transient),
+        ({"error": "invalid_grant", "error_codes": [90033]}, Transient),
+        ({"error": "something_new", "suberror": "bad_token"}, Refused),
+        ({"error": "invalid_grant", "suberror": "something_new"}, Refused),
+    ],
+)
+def test_unknown_answers(answer: dict[str, object], expected: type) -> None:
+    """Without a known number the suberror decides, then the error; what says nothing of the sign-in does not end it."""
+    assert expected is type(catalogue.explain(answer, GRANT))
+
+
+@pytest.mark.parametrize("suberror", catalogue._SUBERRORS)
+def test_suberrors(suberror: str) -> None:
+    """Each suberror of Microsoft's has a meaning of its own, and is passed on."""
+    outcome = catalogue.explain({"error": "invalid_grant", "suberror": suberror}, GRANT)
+
+    assert isinstance(outcome, Refused)
+    assert suberror == outcome.trouble.suberror
+    assert catalogue._SUBERRORS[suberror].message in outcome.trouble.message
+
+
+def test_number_from_prose() -> None:
+    """An answer of the authorize page has its number in the description only."""
+    outcome = catalogue.explain({"error": "access_denied", "error_description": "AADSTS65004: declined"}, GRANT)
+
+    assert isinstance(outcome, Refused)
+    assert 65004 == outcome.trouble.aadsts
+
+
+@pytest.mark.parametrize(
+    ("claims", "expected"),
+    [
+        ('{"access_token": {}}', '{"access_token": {}}'),
+        ("[1]", ""),
+        ("{", ""),
+        (5, ""),
+        ('{"x": "' + "y" * 5000 + '"}', ""),
+        (None, ""),
+    ],
+)
+def test_claims_challenge(claims: object, expected: str) -> None:
+    """A challenge is carried exactly as it came; what is none is dropped."""
+    outcome = catalogue.explain(refusal(50076, claims=claims), GRANT)
+
+    assert isinstance(outcome, Refused)
+    assert expected == outcome.trouble.claims
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["error", "suberror", "error_codes", "error_description", "correlation_id", "claims"]),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.text(), lambda deeper: st.lists(deeper, max_size=2)
+        ),
+    )
+)
+def test_never_raises_and_never_quotes(answer: dict[str, object]) -> None:
+    """Whatever an answer holds, it is explained; only identifiers of it are repeated."""
+    trouble = catalogue.explain(answer, GRANT).trouble  # type: ignore[union-attr]  # explain never grants
+
+    for text in (trouble.correlation_id, trouble.suberror):
+        assert re.fullmatch(r"[A-Za-z0-9_.-]{0,64}", text)
+    assert "\n" not in trouble.message
+
+
+def test_login_command() -> None:
+    """The command names who signs in, or who is remembered, or nobody."""
+    nobody = Grant("https://login.example/common", "client", "")
+
+    assert "`cms login ann@example.test`" == catalogue.hint("{login}", GRANT, "ben@example.test")
+    assert "`cms login ben@example.test`" == catalogue.hint("{login}", nobody, "ben@example.test")
+    assert "`cms login`" == catalogue.hint("{login}", nobody)
+    assert "`cms login --paste`." == catalogue.hint("{login} --paste.", nobody)
+
+
+@pytest.mark.parametrize("codes", [[True], [-1], [0], ["50173"], 50173, []])
+def test_no_number(codes: object) -> None:
+    """What is no number is not shown as one."""
+    outcome = catalogue.explain({"error": "invalid_grant", "error_codes": codes}, GRANT)
+
+    assert isinstance(outcome, Refused)
+    assert outcome.trouble.aadsts is None
