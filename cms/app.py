@@ -93,31 +93,44 @@ def _load(read: Callable[[str], Config], path: str) -> Loaded:
     return look_up(read(path))
 
 
+@dataclass(frozen=True, slots=True)
+class _Hired:
+    """A Worker, how it was opened, and what ends it."""
+
+    worker: Worker
+    opened: messages.Open
+    scope: trio.CancelScope
+
+
 class _Current(Provider):
     """Whichever Worker is the one now: a reload that changes the vault or the network makes another."""
 
     def __init__(self) -> None:
-        self.worker: Worker | None = None
-        self.opened: messages.Open | None = None
-        self.scope = trio.CancelScope()
+        self.hired: _Hired | None = None
 
     async def acquire(self, grant: Grant, scopes: Scopes) -> Outcome:
         while True:
-            worker = self._there
-            outcome = await worker.acquire(grant, scopes)
-            if worker is self.worker or not _was_stopped(outcome):
+            asked = self._there
+            outcome = await asked.worker.acquire(grant, scopes)
+            if asked is self.hired or not _was_stopped(outcome):
                 return outcome
 
     async def forget(self, grant: Grant) -> Outcome:
-        return await self._there.forget(grant)
+        return await self._there.worker.forget(grant)
 
     def sign_in(self, grant: Grant, method: str, claims: str) -> AbstractAsyncContextManager[SignInSession]:
-        return self._there.sign_in(grant, method, claims)
+        return self._there.worker.sign_in(grant, method, claims)
+
+    def employ(self, hired: _Hired) -> None:
+        """Put every further question to this one. The one before gets its grace and ends."""
+        if self.hired:
+            self.hired.scope.cancel()
+        self.hired = hired
 
     @property
-    def _there(self) -> Worker:
-        assert self.worker is not None, "questions come after the start"
-        return self.worker
+    def _there(self) -> _Hired:
+        assert self.hired is not None, "questions come after the start"
+        return self.hired
 
 
 def _was_stopped(outcome: Outcome) -> bool:
@@ -186,7 +199,7 @@ class App(control.Commands):
             await nursery.start(self._heed)
         await nursery.start(self._sockets.run)
         await nursery.start(self._signins.run)
-        await self._employ(self._opened(loaded.config))
+        self._provider.employ(await self._hire(self._opened(loaded.config)))
         self._change_over(loaded, opened)
         nursery.start_soon(partial(control.serve, controlled, self, owner=os.geteuid()))
         nursery.start_soon(self._watch_clock)
@@ -263,18 +276,15 @@ class App(control.Commands):
         options = self._options
         return messages.Open(options.state_folder, config.vault_key, config.ca, options.timeout, options.idle)
 
-    async def _employ(self, opened: messages.Open) -> None:
-        """Put every further question to a worker that is opened so. The one before gets its grace and ends."""
+    async def _hire(self, opened: messages.Open) -> _Hired:
         worker = Worker(opened, argv=self._options.worker_argv, environment=self._options.worker_environment)
-        scope = trio.CancelScope()
-        await self._here.start(self._run_worker, worker, scope)
-        before = self._provider.scope
-        self._provider.worker, self._provider.opened, self._provider.scope = worker, opened, scope
-        before.cancel()
+        hired = _Hired(worker, opened, trio.CancelScope())
+        await self._here.start(self._run_worker, hired)
+        return hired
 
-    async def _run_worker(self, worker: Worker, scope: trio.CancelScope, *, task_status: trio.TaskStatus[None]) -> None:
-        with scope:
-            await worker.run(task_status=task_status)
+    async def _run_worker(self, hired: _Hired, *, task_status: trio.TaskStatus[None]) -> None:
+        with hired.scope:
+            await hired.worker.run(task_status=task_status)
 
     def _change_over(self, loaded: Loaded, opened: Mapping[str, Listener]) -> None:
         """Go from one configuration to the next. Nothing here waits."""
@@ -401,6 +411,7 @@ class App(control.Commands):
         keepers = self._keepers_of(user)
         if isinstance(keepers, Result):
             return keepers
+        names = self._names_in_words(keepers)
         for keeper in keepers:
             self._signins.forget(keeper.grant)
             outcome = await self._provider.forget(keeper.grant)
@@ -408,7 +419,7 @@ class App(control.Commands):
                 said = f"{self._name_of(keeper)} is still signed in: {outcome.trouble.message}"
                 return Result(False, said, outcome.trouble.hint)
             keeper.signed_out()
-        return Result(True, f"{self._names_in_words(keepers)}: signed out, and the stored sign-in deleted")
+        return Result(True, f"{names}: signed out, and the stored sign-in deleted")
 
     async def refresh(self, user: str) -> Result:
         keepers = self._keepers_of(user) if user else [kept.keeper for kept in self._kept.values()]
@@ -421,7 +432,7 @@ class App(control.Commands):
                 await keeper.settled()
         troubled = [(keeper, trouble) for keeper in keepers if (trouble := _trouble_of(keeper))]
         if troubled:
-            said = "; ".join(f"{self._name_of(keeper)}: {trouble.message}" for keeper, trouble in troubled)
+            said = "; ".join(_about(self._name_of(keeper), trouble.message) for keeper, trouble in troubled)
             return Result(False, said, troubled[0][1].hint)
         if limit.cancelled_caught:
             return Result(False, "there is no answer yet", "`cms status` shows it when it comes")
@@ -443,17 +454,17 @@ class App(control.Commands):
 
     async def _reload(self) -> None:
         loaded = await self._load()
-        opened = await self._sockets.open(loaded.config.sockets, {})
-        wanted = self._opened(loaded.config)
-        renewed = wanted != self._provider.opened
+        before, wanted = self._provider.hired, self._opened(loaded.config)
+        hired = before if before and before.opened == wanted else await self._hire(wanted)
         try:
-            if renewed:
-                await self._employ(wanted)
-        except BaseException:
-            await self._sockets.put_back(opened)
+            opened = await self._sockets.open(loaded.config.sockets, {})
+        except ListenError:
+            if hired is not before:
+                hired.scope.cancel()
             raise
         self._change_over(loaded, opened)
-        if renewed:
+        if hired is not before:
+            self._provider.employ(hired)
             # What failed for the vault's or the network's sake may work now.
             for kept in self._kept.values():
                 kept.keeper.refresh()
@@ -485,6 +496,10 @@ class App(control.Commands):
         return ", ".join(
             dict.fromkeys(user for each in keepers for user in self._users[each.grant.key] or [self._name_of(each)])
         )
+
+
+def _about(name: str, message: str) -> str:
+    return message if name in message else f"{name}: {message}"
 
 
 def _needs_sign_in(keeper: Keeper) -> bool:

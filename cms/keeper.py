@@ -144,10 +144,11 @@ class Keeper:
     def signed_out(self) -> None:
         """Drop every token: the sign-in was given up."""
         self._epoch += 1
-        self.who = self.grant.login
         self.persisted = None
         for scopes in self.lives:
             self._publish(scopes, Life(None, NeedsSignIn(self._clock.boot(), _SIGNED_OUT)))
+        # Only now: who is told of the change is told of the one who was signed in.
+        self.who = self.grant.login
         self._wake_up()
 
     def refresh(self) -> None:

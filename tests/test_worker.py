@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import trio
 from structlog.testing import capture_logs
-from support.trio_run import in_trio, in_trio_jumps, jump
+from support.trio_run import in_trio, in_trio_jumps, jump, until
 
 from cms import worker as module
 from cms.accounts import Grant
@@ -68,8 +68,7 @@ def kind(outcome: Outcome) -> str:
 
 async def exists(path: Path) -> None:
     """Wait until another process has made this file."""
-    while not path.exists():  # noqa: ASYNC110, ASYNC240 - a file is how the other process can say so
-        await trio.sleep(0.01)
+    await until(path.exists)
 
 
 def is_alive(pid: int) -> bool:

@@ -65,6 +65,12 @@ def in_trio_clock(test: Test) -> Callable[..., None]:
     return run
 
 
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for what another process or task does, where it has no other way to say so."""
+    while not condition():  # noqa: ASYNC110 - as the docstring says
+        await trio.sleep(0.01)
+
+
 class FakeClock(Clock):
     """The boot clock as trio's clock and an offset: raise `asleep` to make a suspend, `stepped` to set the wall clock."""
 
