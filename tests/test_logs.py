@@ -12,6 +12,8 @@ from functools import partial
 
 import pytest
 import structlog
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cms import logs
 
@@ -136,6 +138,20 @@ def test_what_has_a_secrets_shape_is_masked_wherever_it_is(text: str, form: str)
     ]  # fmt: skip
     assert [] == [secret for secret in secrets if secret in out.getvalue()]
     assert logs.MASK in out.getvalue()
+
+
+@given(
+    st.sampled_from(
+        ["eyJ", "Ew", "dXNlcj", "bixhP", "Bearer ", "code=", "access_token:", "'secret': '", "passphrase="]
+    ),
+    st.text("aB0-_.+/= \n\"'\\", max_size=100),
+)
+def test_looking_for_signs_first_overlooks_nothing(head: str, tail: str) -> None:
+    """The short cut of `mask` gives what the whole expression gives, for everything that begins like a secret."""
+    text = f"{tail}{head}{tail}"
+
+    assert logs._SECRET_SHAPE.sub(logs._masked, text) == logs.mask(text)
+    assert logs._SECRET_SHAPE.sub(logs._masked, tail) == logs.mask(tail)
 
 
 @pytest.mark.parametrize(
