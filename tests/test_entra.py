@@ -500,6 +500,8 @@ class TestOddAnswers:
             {**TOKEN, "expires_in": 0},
             {**TOKEN, "expires_in": -1},
             {**TOKEN, "expires_in": 1e300},
+            {**TOKEN, "expires_in": 10**400},
+            {**TOKEN, "expires_in": [1]},
             {**TOKEN, "expires_in": float("nan")},
             {**TOKEN, "expires_in": float("inf")},
             {**TOKEN, "id_token": "x"},
@@ -510,7 +512,7 @@ class TestOddAnswers:
             b"\xff\xfe",
             b"<html>",
         ],
-        ids=repr,
+        ids=lambda body: repr(body)[:60],
     )
     def test_garbage(self, body: Any) -> None:
         """None of them is a token, an exception or the end of a sign-in."""
@@ -533,6 +535,10 @@ class TestOddAnswers:
         assert "garbage" == transient(told(b" " * (module.MAX_ANSWER + 1)))
         monkeypatch.setattr(module, "ANSWER_SECONDS", -1.0)
         assert "timeout" == transient(exchange(Canned((200, DISCOVERED))))
+
+    def test_endless_discovery(self) -> None:
+        """A discovery document without end is none."""
+        assert "garbage" == transient(exchange(Canned((200, b" " * (module.MAX_ANSWER + 1)))))
 
     def test_lifetime_as_text(self) -> None:
         """A lifetime that comes as text is one."""

@@ -177,7 +177,7 @@ class Desk:
                 self._queue(question)
             case SignIn():
                 self._sign_in(question)
-            case Redirected() | Cancel():
+            case _:
                 self._pass_on(question)
 
     def _queue(self, question: Acquire | Forget) -> None:
@@ -269,13 +269,12 @@ class Desk:
 
     def _finish(self) -> None:
         """Let what was sent to Entra come to its end; nobody waits for a person any more."""
-        for job in list(self._signing_in.values()):
-            if job.mailbox:
-                job.mailbox.cancel()
-        deadline = self._clock() + FINISH_SECONDS
+        for number in self._signing_in:
+            self._pass_on(Cancel(number))
+        deadline = time.monotonic() + FINISH_SECONDS
         for job in (*self._running, *self._abandoned, *self._signing_in.values()):
-            if job.thread:
-                job.thread.join(max(0.0, deadline - self._clock()))
+            assert job.thread is not None, "only pending jobs have none"
+            job.thread.join(max(0.0, deadline - time.monotonic()))
         self._rest()
         for sock in (self._wake_read, self._wake_write):
             sock.close()

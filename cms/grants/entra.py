@@ -464,7 +464,7 @@ def _seconds(value: object) -> float | None:
     """Return a lifetime that can be one: some providers send it as text."""
     try:
         seconds = float(value)  # type: ignore[arg-type]  # what is no number raises, which is the question
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return seconds if math.isfinite(seconds) and 0 < seconds <= MAX_LIFE else None
 

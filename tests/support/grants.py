@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -137,11 +138,13 @@ class Broker:
 
 
 @contextmanager
-def desk(first: Open | None, office: Callable[[Open], Office] = service) -> Iterator[Broker]:
+def desk(
+    first: Open | None, office: Callable[[Open], Office] = service, clock: Callable[[], float] = time.monotonic
+) -> Iterator[Broker]:
     """Run a desk in a thread; its exit status is in `broker.status` after the block."""
     ours, theirs = socket.socketpair()
     statuses: list[int] = []
-    thread = threading.Thread(target=lambda: statuses.append(Desk(theirs, office).run()))
+    thread = threading.Thread(target=lambda: statuses.append(Desk(theirs, office, clock).run()))
     thread.start()
     broker = Broker(ours)
     try:
