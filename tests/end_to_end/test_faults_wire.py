@@ -1,0 +1,329 @@
+"""What goes wrong between cms and Entra: over real TLS, with the whole daemon, for as many hours as it takes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+import trio
+from support.house import ANN, BOB, HOUR, House, in_house, open_house, until
+
+from cms.lifecycle import SHORTEST_PAUSE, Granted, Refused
+from cms.sandbox.entra import Entra
+from cms.sandbox.faults import CLAIMS, Fault
+from cms_oauth.wire import WAIT_SECONDS
+
+# Entra's longest: after an hour of outage it is still good, after two it is not.
+LONG_LIFE = 1.5 * HOUR
+
+
+@dataclass(frozen=True)
+class Outage:
+    """Something that keeps Entra from answering well. `kind` and `says` are what the status tells of it."""
+
+    begin: Callable[[Entra], None]
+    kind: str
+    says: str
+    end: Callable[[Entra], None] = lambda entra: entra.faults.clear()
+
+
+def always(kind: str, endpoint: str = "token", **more: object) -> Callable[[Entra], None]:
+    """Return what makes this fault strike until it is cleared."""
+    fault = Fault(kind, endpoint, times=None, **more)  # type: ignore[arg-type]  # whichever fields the fault has
+    return lambda entra: entra.faults.add(fault)
+
+
+OUTAGES = {
+    "down": Outage(Entra.go_down, "network", "cannot be reached", Entra.come_up),
+    "reset": Outage(always("reset"), "network", "the connection broke"),
+    "unavailable": Outage(always("status", status=503), "server", "HTTP 503"),
+    "throttled": Outage(always("status", status=429, retry_after="30"), "throttled", "HTTP 429"),
+    "portal": Outage(always("html"), "garbage", "no identity provider's answer"),
+    "portal-everywhere": Outage(always("html", "discovery"), "garbage", "no identity provider's answer"),
+    "truncated": Outage(always("truncated"), "garbage", "no identity provider's answer"),
+    "answer-lost": Outage(always("reset", after=True), "network", "the connection broke"),
+    "answer-truncated": Outage(always("truncated", after=True), "garbage", "no identity provider's answer"),
+    "temporary": Outage(always("aadsts", aadsts=90033), "server", "AADSTS90033"),
+}
+
+
+def gaps(house: House) -> list[float]:
+    """Return the seconds between each request for a refresh and the next."""
+    moments = [asked.at for asked in house.entra.asked("token", grant_type="refresh_token")]
+    return [later - earlier for earlier, later in pairwise(moments)]
+
+
+@pytest.mark.parametrize("name", OUTAGES)
+@in_house
+async def test_outage(tmp_path: Path, name: str) -> None:
+    """An hour's outage costs nobody a valid token, a longer one ends by itself when Entra is back; both are told."""
+    outage = OUTAGES[name]
+    async with open_house(tmp_path, life=LONG_LIFE) as house:
+        first = await house.token(ANN)
+        outage.begin(house.entra)
+        await house.pass_time(HOUR)
+
+        assert first == await house.token(ANN)
+        row = house.row(ANN)
+        assert ("failing", True, outage.kind) == (row["state"], row["usable"], row["problem"]["kind"])
+        assert outage.says in house.text()
+        assert row["problem"]["tries"] > 1
+        assert 1 == house.exit_code()
+
+        await house.pass_time(HOUR)
+        refusal = await house.refusal(ANN)
+        assert "unavailable" == refusal["code"]
+        assert outage.says in refusal["message"]
+        assert refusal["hint"]
+        # That somebody asks brings the next try forward.
+        assert refusal["retry_after"] <= SHORTEST_PAUSE
+        assert 2 == house.exit_code()
+
+        outage.end(house.entra)
+        await house.pass_time(refusal["retry_after"] + 1)
+        assert first != await house.token(ANN)
+        assert ("ok", None) == (house.row(ANN)["state"], house.row(ANN)["problem"])
+        assert 0 == house.exit_code()
+        assert min(gaps(house), default=SHORTEST_PAUSE) >= SHORTEST_PAUSE
+
+
+@in_house
+async def test_retry_after(tmp_path: Path) -> None:
+    """Retry-After is kept to the second, whoever asks meanwhile and whatever the usual pause would be."""
+    async with open_house(tmp_path, luck=0.0) as house:
+        house.entra.faults.add(Fault("status", status=429, retry_after="120", times=None))
+        await house.suspend(HOUR)
+        first = await house.refusal(ANN)
+
+        assert 119 <= first["retry_after"] <= 120
+        for _ in range(5):
+            await house.pass_time(23)
+            await house.refusal(ANN)
+        assert 1 == house.entra.count("token", grant_type="refresh_token")
+        assert "throttled" == house.row(ANN)["problem"]["kind"]
+        assert "asked for a pause" in house.text()
+
+        house.entra.faults.clear()
+        await house.pass_time(6)
+        await house.token(ANN)
+        assert all(gap >= 120 for gap in gaps(house))
+
+
+@in_house
+async def test_silence(tmp_path: Path) -> None:
+    """A server that says nothing for 20 s is given up on; what it says later is stored, not lost."""
+    async with open_house(tmp_path, timeout=1.5) as house:
+        first, vault = await house.token(ANN), house.vault(ANN).read_bytes()
+        house.entra.faults.add(Fault("silence", seconds=20.0))
+        await house.pass_time(0.65 * HOUR)
+
+        assert first == await house.token(ANN)
+        assert ("failing", "timeout") == (house.row(ANN)["state"], house.row(ANN)["problem"]["kind"])
+        assert "could not be renewed within 1.5 s" in house.text()
+        assert vault == house.vault(ANN).read_bytes()
+
+        house.entra.faults.release()
+        await until(lambda: vault != house.vault(ANN).read_bytes(), "the late answer in the vault")
+        await house.pass_time(2 * SHORTEST_PAUSE)
+        assert first != await house.token(ANN)
+        assert "ok" == house.row(ANN)["state"]
+        late, after = (asked.refresh for asked in house.entra.asked("token", grant_type="refresh_token"))
+        assert late != after, "the successor that came late was redeemed"
+
+
+@in_house
+async def test_one_silent_account_delays_no_other(tmp_path: Path) -> None:
+    """While one account's token does not come, another's is fetched and served; the one is refused after 4 s."""
+    async with open_house(tmp_path, (ANN, BOB)) as house:
+        house.entra.faults.add(Fault("silence", user=ANN, times=None))
+        await house.suspend(2 * HOUR)
+        refusals: list[str] = []
+
+        async def ask() -> None:
+            refusals.append((await house.told(ANN))["error"]["code"])
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            await until(lambda: house.entra.count("token", user=ANN, fault="silence"), "ann's silence")
+            before = trio.current_time()
+            await house.token(BOB)
+
+            assert trio.current_time() - before < WAIT_SECONDS, "bob's was not waited for"
+            assert ([], "ok") == (refusals, house.row(BOB)["state"])
+            house.awake(WAIT_SECONDS)
+
+        assert ["unavailable"] == refusals
+        house.entra.faults.clear()
+        await house.settled()
+        await house.token(ANN)
+
+
+@in_house
+async def test_one_refused_account_troubles_no_other(tmp_path: Path) -> None:
+    """A revoked sign-in is told as one account's; the other's token is renewed as ever."""
+    async with open_house(tmp_path, (ANN, BOB)) as house:
+        house.entra.revoke(ANN)
+        bobs = await house.token(BOB)
+        await house.pass_time(2 * HOUR)
+
+        assert "sign-in-required" == (await house.refusal(ANN))["code"]
+        assert bobs != await house.token(BOB)
+        assert ["sign-in-required", "ok"] == [house.row(user)["state"] for user in (ANN, BOB)]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """Something that ends a sign-in. `says` is what the status tells of it."""
+
+    begin: Callable[[Entra], None]
+    aadsts: int
+    says: str
+
+
+ENDS = {
+    "revoked": Ended(lambda entra: entra.revoke(ANN), 50173, "was revoked"),
+    "mfa": Ended(lambda entra: entra.challenge(ANN), 50076, "multi-factor authentication is now required"),
+    "consent": Ended(lambda entra: entra.withdraw_consent(ANN), 65001, "nobody has consented"),
+    "unused": Ended(lambda entra: entra.revoke(ANN, 700082), 700082, "has expired or was revoked"),
+    "policy": Ended(lambda entra: entra.revoke(ANN, 70043), 70043, "sign-in frequency policy"),
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+@in_house
+async def test_end_of_a_sign_in(tmp_path: Path, name: str) -> None:
+    """A sign-in that Entra ends leaves the token its life, is told with number and command, and is made anew."""
+    end = ENDS[name]
+    async with open_house(tmp_path) as house:
+        first = await house.token(ANN)
+        end.begin(house.entra)
+        await house.pass_time(0.7 * HOUR)
+
+        assert first == await house.token(ANN)
+        row = house.row(ANN)
+        assert ("sign-in-required", True, end.aadsts) == (row["state"], row["usable"], row["problem"]["aadsts"])
+        assert row["problem"]["correlation_id"]
+        assert f"`cms login {ANN}" in row["next_move"]
+        for words in (end.says, f"AADSTS{end.aadsts}", row["problem"]["correlation_id"]):
+            assert words in house.text()
+        assert 1 == house.exit_code()
+
+        await house.pass_time(HOUR)
+        refusal = await house.refusal(ANN)
+        assert ("sign-in-required", row["next_move"]) == (refusal["code"], refusal["hint"])
+        assert end.says in refusal["message"]
+        assert 2 == house.exit_code()
+        assert 1 == house.entra.count("token", grant_type="refresh_token"), "Entra is not asked again in vain"
+
+        assert isinstance(await house.sign_in(ANN), Granted)
+        second = await house.token(ANN)
+        assert ("ok", 0) == (house.row(ANN)["state"], house.exit_code())
+        await house.pass_time(0.7 * HOUR)
+        assert second != await house.token(ANN), "the new sign-in is renewed as the old one was"
+
+
+@in_house
+async def test_claims_are_carried_into_the_next_sign_in(tmp_path: Path) -> None:
+    """The challenge that came with AADSTS50076 is in the next authorize request, and in no later one."""
+    async with open_house(tmp_path) as house:
+        house.entra.challenge(ANN)
+        await house.pass_time(0.7 * HOUR)
+        await house.sign_in(ANN)
+        await house.sign_in(ANN)
+        asked = [parse_qs(urlsplit(link).query).get("claims", ["{}"])[0] for link in house.links]
+
+        assert [{}, json.loads(CLAIMS), {}] == [json.loads(claims) for claims in asked]
+        assert "" == house.entra.users[ANN].challenge, "the sandbox has seen it"
+
+
+@in_house
+async def test_a_refused_account_is_tried_once_when_its_owner_says_so(tmp_path: Path) -> None:
+    """`cms refresh` recovers from a refusal that its cause has left: here a challenge that was withdrawn."""
+    async with open_house(tmp_path) as house:
+        house.entra.challenge(ANN)
+        await house.pass_time(0.7 * HOUR)
+        still = await house.app.refresh(ANN)
+        house.entra.users[ANN].challenge = ""
+        mended = await house.app.refresh(ANN)
+
+        assert (False, True) == (still.ok, mended.ok)
+        assert "AADSTS50076" in still.message
+        assert "ok" == house.row(ANN)["state"]
+
+
+@in_house
+async def test_the_wrong_person_signs_in(tmp_path: Path) -> None:
+    """A sign-in by somebody else is refused with both names, and takes nothing from the one whom it was for."""
+    async with open_house(tmp_path) as house:
+        house.entra.add_user(BOB)
+        first, vault = await house.token(ANN), house.vault(ANN).read_bytes()
+        outcome = await house.sign_in(ANN, as_user=BOB)
+
+        assert isinstance(outcome, Refused)
+        assert "wrong-user" == outcome.trouble.kind
+        assert all(name in outcome.trouble.message for name in (ANN, BOB))
+        assert (first, vault) == (await house.token(ANN), house.vault(ANN).read_bytes())
+        assert "ok" == house.row(ANN)["state"]
+
+
+@in_house
+async def test_every_rotated_token_is_stored_before_it_is_served(tmp_path: Path) -> None:
+    """Each refresh redeems the last one's successor, which is in the vault by the time the access token is served."""
+    async with open_house(tmp_path) as house:
+        vaults, tokens = [house.vault(ANN).read_bytes()], [await house.token(ANN)]
+        for _ in range(3):
+            await house.pass_time(0.65 * HOUR)
+            vaults.append(house.vault(ANN).read_bytes())
+            tokens.append(await house.token(ANN))
+        redeemed = [asked.refresh for asked in house.entra.asked("token", grant_type="refresh_token")]
+
+        assert (4, 4, 3) == (len(set(vaults)), len(set(tokens)), len(set(redeemed)))
+
+
+@in_house
+async def test_a_refresh_token_that_stays_is_kept(tmp_path: Path) -> None:
+    """A provider that rotates nothing is redeemed with the same refresh token again and again."""
+    async with open_house(tmp_path) as house:
+        house.entra.rotate = False
+        await house.pass_time(2 * HOUR)
+        await house.token(ANN)
+        redeemed = [asked.refresh for asked in house.entra.asked("token", grant_type="refresh_token")]
+
+        assert len(redeemed) > 1
+        assert 1 == len(set(redeemed))
+
+
+@in_house
+async def test_an_answer_that_is_lost_costs_nothing_where_reuse_works(tmp_path: Path) -> None:
+    """When the answer with the successor never arrives, the old refresh token works again, as Entra documents."""
+    async with open_house(tmp_path) as house:
+        house.entra.faults.add(Fault("reset", after=True))
+        await house.pass_time(0.7 * HOUR)
+        await house.token(ANN)
+        lost, again = (asked.refresh for asked in house.entra.asked("token", grant_type="refresh_token"))
+
+        assert lost == again
+        assert "ok" == house.row(ANN)["state"]
+
+
+@in_house
+async def test_an_answer_that_is_lost_where_reuse_is_refused(tmp_path: Path) -> None:
+    """Where a refresh token works once, a lost answer ends in sign-in-required with that reason, and no worse."""
+    async with open_house(tmp_path) as house:
+        house.entra.refuse_reuse = True
+        first, vault = await house.token(ANN), house.vault(ANN).read_bytes()
+        house.entra.faults.add(Fault("reset", after=True))
+        await house.pass_time(0.7 * HOUR)
+
+        assert first == await house.token(ANN)
+        assert ("sign-in-required", "reused") == (house.row(ANN)["state"], house.row(ANN)["problem"]["kind"])
+        assert "most likely because it had been used before" in house.text()
+        assert vault == house.vault(ANN).read_bytes(), "the vault file is whole: the old one"
+        assert isinstance(await house.sign_in(ANN), Granted)
+        await house.pass_time(HOUR)
+        assert first != await house.token(ANN)
