@@ -41,8 +41,9 @@ _CREDENTIALS = struct.Struct("=iII")
 # accept() errors that pass when something is closed, and the pause before it is tried again when nothing could be.
 SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 SHORTAGE_SECONDS = 0.1
-# A task whose connection has been given up closes it in the scheduler's next round; the round after that sees it gone.
-_RELIEF_ROUNDS = 2
+# Rounds of the scheduler until a connection that has just been accepted has read what already lies there, and until
+# one that has been given up is closed: in the first of two its task runs, and after the second its effect is seen.
+_SETTLING_ROUNDS = 2
 
 
 class ListenError(Exception):
@@ -84,9 +85,10 @@ class Listener:
         if not self._short:
             get_logger().error("cannot accept connections for now", socket=self.path, error=os.strerror(error.errno))
             self._short = True
+        # The youngest may be whole: let it be read before it is judged to be one that can go.
+        await _settle()
         if relieve():
-            for _ in range(_RELIEF_ROUNDS):
-                await trio.lowlevel.checkpoint()
+            await _settle()
         else:
             await trio.sleep(SHORTAGE_SECONDS)
 
@@ -97,6 +99,11 @@ class Listener:
             if _inode(os.lstat(self.path)) == inode:
                 Path(self.path).unlink()
         self.sock.close()
+
+
+async def _settle() -> None:
+    for _ in range(_SETTLING_ROUNDS):
+        await trio.lowlevel.checkpoint()
 
 
 def peer_of(sock: trio.socket.SocketType) -> Peer:

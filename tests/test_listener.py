@@ -418,6 +418,31 @@ async def test_what_can_be_relieved_is_not_waited_for(accepted: trio.socket.Sock
 
 
 @in_trio_clock
+async def test_nothing_is_given_up_that_has_not_had_its_turn(accepted: trio.socket.SocketType) -> None:
+    """Tasks of connections that came just before the shortage have run when `relieve` is asked."""
+    rounds = 0
+    seen = []
+
+    async def count() -> None:
+        nonlocal rounds
+        while True:
+            rounds += 1
+            await trio.lowlevel.checkpoint()
+
+    def relieve() -> bool:
+        seen.append(rounds)
+        return True
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(count)
+        sock, _ = await fake(OSError(errno.EMFILE, "short"), accepted).accept(relieve)
+        nursery.cancel_scope.cancel()
+    sock.close()
+
+    assert seen[0] >= 2
+
+
+@in_trio_clock
 async def test_a_client_that_left_early_is_nothing(accepted: trio.socket.SocketType) -> None:
     """ECONNABORTED concerns one client, who has gone."""
     sock, _ = await fake(OSError(errno.ECONNABORTED, "gone"), accepted).accept()
