@@ -1,0 +1,251 @@
+"""Many clients at once, at the real daemon: one request to Entra for all, and nobody kept waiting by anybody else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from support import proc
+from support.broker import Broker, signed_in
+from support.daemon import ask
+from support.programs import require_program, require_root
+from support.reachable import ALICE, Installation
+from support.waiting import PATIENCE, until
+
+from cms.lifecycle import PAUSE_AFTER_GRANT
+from cms_oauth import wire
+
+USER = "crowd@example.test"
+REQUEST = f"SMTP {USER}".encode()
+CROWD = 50
+SILENT = 1000
+FEW_FILES = 256
+
+# Clients that never end their request, one after the other: enough for what each of them leaves behind to show.
+ENDLESS_CLIENTS = 4
+# What a daemon may grow by, whatever it is sent: buffers and the allocator's slack, no request.
+SLACK = 8 * proc.MB
+
+# Seconds of the processor in one second: an accept() that is tried again at once takes all of it.
+BUSY = 0.3
+
+SHORTAGE = "cannot accept connections for now"
+
+
+@pytest.fixture(scope="module")
+def broker(installation: Installation) -> Iterator[Broker]:
+    """An ordinary user's daemon, signed in."""
+    require_root()
+    with signed_in(installation, ALICE, USER) as running:
+        yield running
+
+
+@pytest.fixture
+def few_files() -> tuple[str, ...]:
+    """What gives a command few descriptors."""
+    return require_program("prlimit", "util-linux"), f"--nofile={FEW_FILES}:{FEW_FILES}"
+
+
+@pytest.fixture
+def cramped(broker: Broker, few_files: tuple[str, ...]) -> Iterator[Broker]:
+    """The same daemon with few descriptors; as it was after the test."""
+    broker.daemon.stop()
+    broker.daemon.start(before=few_files)
+    until(lambda: ask(broker.path, REQUEST), "a token")
+    yield broker
+    broker.daemon.restart()
+
+
+def answered(reply: bytes) -> bool:
+    """Whether a reply is a token for USER."""
+    return reply.startswith(f"user={USER}\x01auth=Bearer ".encode())
+
+
+def age(broker: Broker) -> float:
+    """Return how many seconds ago Entra gave the token that is held."""
+    left: int = json.loads(ask(broker.path, b"SMTP,json\n"))["expires_in"]
+    return broker.entra.token_life - left
+
+
+def dial(path: str, sent: bytes) -> socket.socket:
+    """Connect, and send something."""
+    client = socket.socket(socket.AF_UNIX)
+    client.settimeout(PATIENCE)
+    client.connect(path)
+    if sent:
+        client.sendall(sent)
+    return client
+
+
+def read_all(client: socket.socket) -> bytes:
+    """Read to the end."""
+    return b"".join(iter(lambda: client.recv(65536), b""))
+
+
+def still_open(client: socket.socket) -> bool:
+    """Whether the daemon has not ended this connection, of which nothing has been read."""
+    client.setblocking(False)
+    try:
+        return bool(client.recv(1))
+    except BlockingIOError:
+        return True
+    except ConnectionResetError:
+        return False
+
+
+@contextmanager
+def crowd(path: str, number: int, sent: bytes) -> Iterator[list[socket.socket]]:
+    """Yield so many connections, of which each has sent this and says nothing more."""
+    with proc.many_files(number + FEW_FILES), ExitStack() as stack:
+        yield [stack.enter_context(dial(path, sent)) for _ in range(number)]
+
+
+def test_fifty_cold_clients_cause_one_request(broker: Broker) -> None:
+    """However many wait for a token that is not there yet, Entra is asked once, and all of them get it."""
+    before = broker.fetches
+    with broker.waiting_for_entra():
+        idle = proc.descriptors(broker.pid)
+        with crowd(broker.path, CROWD, REQUEST + b"\n") as clients:
+            until(lambda: proc.descriptors(broker.pid) >= idle + CROWD, "fifty clients inside")
+            broker.entra.faults.clear()
+            replies = {read_all(client) for client in clients}
+
+    assert (1, 1) == (len(replies), broker.fetches - before)
+    assert answered(replies.pop())
+
+
+def test_fifty_cold_programs_cause_one_request(broker: Broker) -> None:
+    """The same with fifty real `cms-oauth`, of which many wait and the rest come when the token is there."""
+    before = broker.fetches
+    command = [broker.daemon.installation.command("cms-oauth"), f"--user={USER}", f"--cms_sock={broker.path}"]
+    with broker.waiting_for_entra(), ExitStack() as stack:
+        idle = proc.descriptors(broker.pid)
+        programs = [
+            stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, env=broker.daemon.environment))
+            for _ in range(CROWD)
+        ]
+        until(lambda: proc.descriptors(broker.pid) >= idle + CROWD // 5, "the first programs inside")
+        broker.entra.faults.clear()
+        said = {program.stdout.read() for program in programs if program.stdout}
+        ended = {program.wait(PATIENCE) for program in programs}
+
+    assert ({0}, 1, 1) == (ended, len(said), broker.fetches - before)
+    assert answered(said.pop())
+
+
+@pytest.mark.parametrize("sent", [b"", b"SMTP "], ids=["silent", "stuck"])
+def test_a_thousand_silent_clients_keep_nobody_waiting(broker: Broker, sent: bytes) -> None:
+    """The next client is answered though a thousand hold their connections, and before a deadline frees a place."""
+    with crowd(broker.path, SILENT, sent) as clients:
+        reply = ask(broker.path, REQUEST)
+        # The youngest are still inside: it was not their deadline that made room.
+        waiting = [client for client in clients if still_open(client)]
+
+    assert answered(reply)
+    assert len(waiting) > CROWD
+
+
+@pytest.mark.parametrize("sent", [b"", b"SMTP "], ids=["silent", "stuck"])
+def test_nor_with_few_descriptors(cramped: Broker, sent: bytes) -> None:
+    """The same where the daemon may open 256 files only; nothing is written about it either."""
+    with crowd(cramped.path, SILENT, sent) as clients:
+        before = len(cramped.daemon.log)
+        reply = ask(cramped.path, REQUEST)
+        waiting = [client for client in clients if still_open(client)]
+        said = cramped.daemon.log[before:].splitlines()
+
+    assert answered(reply)
+    assert len(waiting) > CROWD
+    assert len(said) < CROWD
+
+
+def test_silent_clients_are_dropped_in_the_end(broker: Broker) -> None:
+    """Those that say nothing are given nothing, and after their deadline nothing is left of them."""
+    idle = proc.descriptors(broker.pid)
+    with crowd(broker.path, CROWD, b"SMTP") as clients:
+        replies = {read_all(client) for client in clients}
+
+    assert {b""} == replies
+    until(lambda: proc.descriptors(broker.pid) <= idle, "no descriptor of theirs left")
+
+
+def test_fifty_clients_with_one_refused_token_cause_one_request(broker: Broker) -> None:
+    """A token that a mail server has refused is replaced once, for all who say so at the same time."""
+    until(lambda: age(broker) > PAUSE_AFTER_GRANT, "a token that did not come only just now")
+    refused = ask(broker.path, b"SMTP,token\n")
+    name = hashlib.sha256(refused).hexdigest()[: wire.HASH_DIGITS]
+    before = broker.fetches
+
+    with crowd(broker.path, CROWD, f"SMTP,token,rejected={name} {USER}\n".encode()) as clients:
+        replies = {read_all(client) for client in clients}
+
+    assert (1, 1) == (len(replies), broker.fetches - before)
+    assert replies.isdisjoint({refused, b""})
+
+
+def test_a_shortage_of_descriptors_is_survived(broker: Broker, few_files: tuple[str, ...]) -> None:
+    """More waiting clients than descriptors: no busy loop, one line in the log, and all are answered in the end."""
+    with broker.waiting_for_entra(*few_files):
+        before = len(broker.daemon.log)
+        with crowd(broker.path, 2 * FEW_FILES, REQUEST + b"\n") as clients:
+            until(lambda: SHORTAGE in broker.daemon.log[before:], "no descriptor left")
+            used = cpu_of_a_second(broker.pid)
+            broker.entra.faults.clear()
+            replies = {read_all(client) for client in clients}
+
+    assert 1 == len(replies)
+    assert answered(replies.pop())
+    assert used < BUSY
+    assert 1 == broker.daemon.log[before:].count(SHORTAGE)
+
+
+def cpu_of_a_second(pid: int) -> float:
+    """Watch a process for a second; return the processor time that it used."""
+    used, since = proc.cpu_seconds(pid), time.monotonic()
+    until(lambda: time.monotonic() - since > 1, "a second")
+    return proc.cpu_seconds(pid) - used
+
+
+def doors(broker: Broker, prompt: dict[str, Any]) -> dict[str, tuple[socket.AddressFamily, Any]]:
+    """Return where the daemon listens."""
+    page = urlsplit(prompt["page"])
+    return {
+        "token": (socket.AF_UNIX, broker.path),
+        "control": (socket.AF_UNIX, broker.control),
+        "page": (socket.AF_INET, (page.hostname, page.port)),
+    }
+
+
+@pytest.mark.parametrize("door", ["token", "control", "page"])
+def test_an_endless_request_costs_no_memory(broker: Broker, door: str) -> None:
+    """Whoever sends without end, and without saying anything, is dropped, and the daemon has not grown."""
+    with broker.signing_in("browser") as prompt:
+        family, address = doors(broker, prompt)[door]
+        ask(broker.path, REQUEST)
+        proc.forget_peak(broker.pid)
+        before = proc.memory(broker.pid)
+        for _ in range(ENDLESS_CLIENTS):
+            pour(family, address)
+        grown = proc.peak(broker.pid) - before
+
+    assert grown < SLACK
+    assert answered(ask(broker.path, REQUEST))
+
+
+def pour(family: socket.AddressFamily, address: Any) -> None:
+    """Send without an end of line until the daemon does not want any more."""
+    deadline = time.monotonic() + PATIENCE
+    with socket.socket(family) as client:
+        client.settimeout(PATIENCE)
+        client.connect(address)
+        with suppress(ConnectionError):
+            while client.send(b"A" * proc.MB):
+                assert time.monotonic() < deadline, "the daemon reads on and on"

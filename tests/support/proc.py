@@ -1,0 +1,120 @@
+"""What the kernel says of a process: its memory, descriptors, limits and children. For most of it one must be root."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from support.evidence import descendants
+
+MB = 1024 * 1024
+
+# Pages that belong to the kernel: they cannot be read through /proc/PID/mem.
+_KERNELS_OWN = ("[vvar", "[vsyscall]")
+_REGION = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) r\S* \S+ \S+ \S+ *(.*)$", re.MULTILINE)
+
+# A piece of a secret, long enough not to occur by chance. Memory that was given back is overwritten from its start, so
+# pieces from all over a secret are looked for.
+_PIECE = 20
+_PIECES = 5
+
+# write(2) to /proc/PID/clear_refs: forget the peak of the resident memory (proc(5)).
+_FORGET_PEAK = "5"
+
+
+def memory(pid: int) -> int:
+    """Return the resident memory in bytes."""
+    return _status(pid, "VmRSS")
+
+
+def peak(pid: int) -> int:
+    """Return the most resident memory since the start or `forget_peak`, in bytes."""
+    return _status(pid, "VmHWM")
+
+
+def forget_peak(pid: int) -> None:
+    """Begin to measure the peak anew."""
+    Path(f"/proc/{pid}/clear_refs").write_text(_FORGET_PEAK)
+
+
+def descriptors(pid: int) -> int:
+    """Return how many descriptors are open."""
+    return len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208 - no paths are wanted
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the processor time that the process has used."""
+    # Behind the name, which may have spaces and parentheses in it: fields 14 and 15 of proc(5).
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def core_limits(pid: int) -> tuple[str, str]:
+    """Return the soft and the hard limit of the size of a core dump."""
+    limits = Path(f"/proc/{pid}/limits").read_text()
+    found = re.search(r"^Max core file size +(\S+) +(\S+)", limits, re.MULTILINE)
+    assert found
+    return found[1], found[2]
+
+
+def environment(pid: int) -> dict[str, str]:
+    """Return the environment that the process was started with."""
+    entries = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    return dict(entry.split("=", 1) for entry in entries if entry)
+
+
+def workers(pid: int) -> list[int]:
+    """Return the grant workers below a daemon."""
+    below = [int(each) for each in descendants(pid)]
+    return [each for each in below if b"cms.grants" in _read(f"/proc/{each}/cmdline").split(b"\0")]
+
+
+def contents(pid: int) -> bytes:
+    """Return everything that is in the process's memory."""
+    return b"\0".join(_regions(pid))
+
+
+def found(image: bytes, secret: bytes) -> bool:
+    """Whether a secret, or a piece of one, is in a memory."""
+    return any(piece in image for piece in _pieces(secret))
+
+
+@contextmanager
+def many_files(number: int) -> Iterator[None]:
+    """Let this process open so many files while the block runs."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, number), max(hard, number)))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def _pieces(secret: bytes) -> Iterable[bytes]:
+    last = max(len(secret) - _PIECE, 0)
+    return {secret[start : start + _PIECE] for start in (last * each // (_PIECES - 1) for each in range(_PIECES))}
+
+
+def _regions(pid: int) -> Iterator[bytes]:
+    with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as file:
+        for start, end, name in _REGION.findall(Path(f"/proc/{pid}/maps").read_text()):
+            if not name.startswith(_KERNELS_OWN):
+                file.seek(int(start, 16))
+                yield file.read(int(end, 16) - int(start, 16))
+
+
+def _read(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError:
+        return b""  # gone meanwhile
+
+
+def _status(pid: int, name: str) -> int:
+    found = re.search(rf"^{name}:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    assert found
+    return int(found[1]) * 1024
