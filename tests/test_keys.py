@@ -400,6 +400,8 @@ class TestKeys:
 
         with pytest.raises(Locked):
             found.make()
+        with pytest.raises(Locked):
+            found.find("x")
         assert found.seen_locked
 
     def test_named_source_is_not_passed_over(self, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import shutil
@@ -109,6 +110,7 @@ def test_folder_of_another_user(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(os, "geteuid", lambda: uid + 1)
 
     assert "storage" == lab.trouble(lab.vault().ready)
+    assert "storage" == lab.trouble()
 
 
 def test_nothing_in_clear(lab: Lab) -> None:
@@ -554,6 +556,18 @@ def test_lock_cannot_be_made(lab: Lab) -> None:
     """Without a lock nothing is redeemed."""
     lab.state.mkdir(parents=True)
     (lab.state / f"{GRANT.key}.lock").mkdir()
+
+    assert "storage" == lab.trouble()
+
+
+def test_no_locks(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a file system that knows no locks nothing is redeemed."""
+    lab.store()
+
+    def unsupported(_descriptor: int, _how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
 
     assert "storage" == lab.trouble()
 

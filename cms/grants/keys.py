@@ -424,7 +424,7 @@ class Keys:
         usual: tuple[KeySource, ...] = (credential, ring)
         own = _source(named, environ, ring)
         self._makers = (own,) if own else () if self.memory_only else usual
-        self._finders = (*self._makers, *usual) if own else usual
+        self._finders = (own, *(each for each in usual if each is not own)) if own else usual
 
     def find(self, wanted: str) -> Key:
         """Return the key with this id, wherever it is. Raises Missing, or Locked if a person could help."""
@@ -438,13 +438,15 @@ class Keys:
         if failure and self._clock() - when < FAILURE_SECONDS:
             raise failure
         reasons: list[str] = []
+        kind = Missing
         for source in self._finders:
             try:
                 return Key(source.find(wanted), source.origin)
             except Missing as missing:
-                self.seen_locked |= isinstance(missing, Locked)
                 reasons.append(f"{source.origin} {missing}")
-        failure = Missing("; ".join(dict.fromkeys(reasons)))
+                if isinstance(missing, Locked):
+                    self.seen_locked, kind = True, Locked
+        failure = kind("; ".join(reasons))
         self._failed[wanted] = (self._clock(), failure)
         raise failure
 

@@ -280,6 +280,8 @@ class Vault:
     def hold(self, grant: Grant) -> Iterator[Held]:
         """Hold a grant against this process's other threads, and against every other process."""
         lock = self._locks.setdefault(grant.key, threading.Lock())
+        if not self.keys.memory_only and self.folder.is_dir():
+            self._close_folder()
         with _locked(lock, self._patience), self._lock_file(f"{grant.key}.lock"):
             yield Held(self, grant)
 
@@ -298,7 +300,7 @@ class Vault:
         """Return the key for a new file; None for memory only. A key is made only where no file needs another one."""
         if self.keys.memory_only:
             return None
-        self._open_folder()
+        self._make_folder()
         with self._lock_file("key.lock"):
             needed = sorted(self._needed_keys())
             if not needed:
@@ -335,10 +337,17 @@ class Vault:
             raise _storage(error, f"nothing can be stored in {self.folder}") from None
         return key
 
-    def _open_folder(self) -> None:
-        """Make the state folder, of mode 0700, or make sure that it is ours alone."""
+    def _make_folder(self) -> None:
+        """Make the state folder, of mode 0700, where there is none."""
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise _storage(error, f"the state folder {self.folder} cannot be made") from None
+        self._close_folder()
+
+    def _close_folder(self) -> None:
+        """Make sure that the state folder is ours, and ours alone."""
+        try:
             status = self.folder.stat()
             if status.st_uid != os.geteuid():
                 raise PermissionError(errno.EPERM, f"belongs to uid {status.st_uid}, not to uid {os.geteuid()}")
@@ -353,15 +362,26 @@ class Vault:
         if self.keys.memory_only or not self.folder.is_dir():
             yield
             return
+        descriptor = self._take(name)
         try:
-            descriptor = os.open(self.folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise _storage(error, f"nothing can be locked in {self.folder}") from None
-        try:
-            _until(lambda: _flock(descriptor), self._patience)
             yield
         finally:
             os.close(descriptor)
+
+    def _take(self, name: str) -> int:
+        """Lock a lock file; return its descriptor, which holds the lock until it is closed."""
+        descriptor = -1
+        try:
+            descriptor = os.open(self.folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            _until(lambda: _flock(descriptor), self._patience)
+        except OSError as error:
+            if descriptor >= 0:
+                os.close(descriptor)
+            raise _storage(error, f"nothing can be locked in {self.folder}") from None
+        except Unavailable:
+            os.close(descriptor)
+            raise
+        return descriptor
 
 
 def _locked_out(message: str) -> Unavailable:
