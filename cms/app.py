@@ -37,8 +37,9 @@ from cms.worker import WORKER_ARGV, Provider, SignInSession, Worker
 WATCH_SECONDS = 30.0
 SUSPEND_SECONDS = 2.0
 
-# Stopping takes 5 s at most: this for requests under way, then the worker's grace (3 s) for what it has sent to Entra.
-DRAIN_SECONDS = 1.5
+# Stopping takes 5 s at most: this for requests under way, then the worker's grace for what it has sent to Entra (3 s),
+# and half a second for one that has to be killed.
+DRAIN_SECONDS = 1.0
 
 # The answer to `cms stop` has to get out before the socket that it goes through closes.
 STOP_PAUSE = 0.1

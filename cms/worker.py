@@ -70,8 +70,9 @@ WORKER_MARGIN = 10.0
 # Time to finish and store what has been sent to Entra, when the broker stops: within the 5 s that stopping may take.
 GRACE_SECONDS = 3.0
 
-# A killed process is gone at once, unless the kernel holds it (a dead NFS server): that must not hold us.
-REAP_SECONDS = 1.0
+# A killed process is gone at once, unless the kernel holds it (a dead NFS server): that must not hold us. Twice: for
+# the process, and for what it printed last.
+REAP_SECONDS = 0.25
 
 # How often one question is put again for each way of losing it. A worker that leaves at once, every time, is broken.
 CHANCES = {"left": 3, "died": 1, "hung": 0}

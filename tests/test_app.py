@@ -21,7 +21,7 @@ from support.app_world import MAIL, World, account, read
 from support.trio_run import FakeClock, in_trio, in_trio_jumps, jump, until
 
 from cms import app as module
-from cms import listener, process
+from cms import listener, process, worker
 from cms.accounts import Source
 from cms.app import App
 from cms.config import ConfigError
@@ -479,6 +479,13 @@ async def test_stopping_finishes_what_was_asked(world: World) -> None:
     assert trio.current_time() - began < 5.0
     assert (True, b"") == (answers[0].startswith(b"user=a@example.test\x01auth=Bearer token-"), answers[1])
     assert Path(world.path("state/stored")).exists()
+
+
+def test_stopping_takes_five_seconds_at_most() -> None:
+    """All that a stop may wait for, one after the other, and room for the rest."""
+    waits = module.STOP_PAUSE + module.DRAIN_SECONDS + worker.GRACE_SECONDS + 2 * worker.REAP_SECONDS
+
+    assert waits < 4.7
 
 
 @in_trio_jumps
