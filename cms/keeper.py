@@ -18,6 +18,7 @@ from cms.accounts import Grant, Scopes
 from cms.clock import Clock
 from cms.lifecycle import (
     DEFAULT_MIN_VALID,
+    PAUSE_AFTER_GRANT,
     AwaitSignIn,
     Budget,
     Deny,
@@ -168,9 +169,20 @@ class Keeper:
         await self._change.wait()
 
     async def settled(self) -> None:
-        """Wait until no fetch is due or under way."""
-        while any(isinstance(plan(life, self._clock.boot()), Fetch) for life in self.lives.values()):
+        """Wait until what is due now, or after the shortest pause, has been answered. Longer pauses are not waited for."""
+        asked = dict(self.lives)
+        while any(self.lives[scopes] is life and self._is_imminent(life) for scopes, life in asked.items()):
             await self.changed()
+
+    def _is_imminent(self, life: Life) -> bool:
+        now = self._clock.boot()
+        match plan(life, now):
+            case Fetch():
+                return True
+            case SleepUntil(when):
+                return when - now <= PAUSE_AFTER_GRANT
+            case AwaitSignIn():
+                return False
 
     async def _sleep(self, seconds: float) -> None:
         # Nothing runs between the plan and this line, so no nudge is missed.

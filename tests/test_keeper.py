@@ -528,6 +528,17 @@ async def test_without_a_listener_changes_go_unheard() -> None:
 
 
 @in_trio_clock
+async def test_a_refresh_right_after_a_fetch_is_waited_for() -> None:
+    """The pause between two fetches delays a refresh by a second; whoever waits for it gets the new token."""
+    async with keeping() as world:
+        first = await world.secret()
+        world.keeper.refresh()
+        await world.keeper.settled()
+
+        assert ("token-1", "token-2") == (first, await world.secret())
+
+
+@in_trio_clock
 async def test_settled_is_when_no_fetch_is_due() -> None:
     """It waits for what is under way, success or not, and returns at once when there is nothing to wait for."""
     async with keeping(DOWN, grant=BOTH) as world:
