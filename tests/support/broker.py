@@ -6,7 +6,6 @@ import json
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from cms.sandbox.entra import Entra, Fault
@@ -16,9 +15,12 @@ from support.waiting import PATIENCE
 
 
 class Broker:
-    """One user's daemon with one account; `path` is its token socket, for SMTP and IMAP."""
+    """One user's daemon with one account, running; `path` is its token socket, for SMTP and IMAP.
 
-    def __init__(self, daemon: Daemon, entra: Entra, user: str, more: str = "") -> None:
+    `account` goes into the directive of the account, `more` into the configuration, where `account` is its name.
+    """
+
+    def __init__(self, daemon: Daemon, entra: Entra, user: str, *, account: str = "", more: str = "") -> None:
         self.daemon = daemon
         self.entra = entra
         self.user = user
@@ -26,12 +28,11 @@ class Broker:
         entra.add_user(user)
         daemon.configure(
             settings_lines(daemon.home, entra)
-            + account_line("account", user, entra)
+            + account_line("account", user, entra, account)
             + f'CredentialServer("{self.path}", accounts=[account], protocols=["SMTP", "IMAP"], mode=0o600)\n'
             + more
         )
         daemon.start()
-        daemon.sign_in(user, entra)
 
     @property
     def pid(self) -> int:
@@ -80,13 +81,8 @@ class Broker:
 
 @contextmanager
 def signed_in(installation: Installation, uid: int, user: str, more: str = "") -> Iterator[Broker]:
-    """Run a daemon as `uid`, signed in as `user`. `more` goes into its configuration, where the account is `account`."""
+    """Run a daemon as `uid`, signed in as `user`."""
     with Entra() as entra, daemons(installation) as make:
-        yield Broker(make(uid), entra, user, more)
-
-
-def token_socket_lines(folder: Path, **arguments: str) -> str:
-    """Return one more CredentialServer for each name, with these arguments, in a folder."""
-    return "".join(
-        f'CredentialServer("{folder}/{name}.sock", accounts=[account], {more})\n' for name, more in arguments.items()
-    )
+        broker = Broker(make(uid), entra, user, more=more)
+        broker.daemon.sign_in(user, entra)
+        yield broker

@@ -95,6 +95,9 @@ def many_files(number: int) -> Iterator[None]:
 
 
 def _pieces(secret: bytes) -> Iterable[bytes]:
+    if secret.startswith(b"eyJ"):
+        # A web token's header and claims are much like the next one's; its signature is its own.
+        secret = secret.rpartition(b".")[2]
     last = max(len(secret) - _PIECE, 0)
     return {secret[start : start + _PIECE] for start in (last * each // (_PIECES - 1) for each in range(_PIECES))}
 
