@@ -108,6 +108,31 @@ def test_no_question(line: bytes) -> None:
         messages.unpack_question(line)
 
 
+def _lies() -> list[dict[str, Any]]:
+    """Return replies in which one field is not what it is declared as."""
+    prompt, granted, transient = (json.loads(messages.pack(each)) for each in REPLIES[:3])
+
+    def done(reply: dict[str, Any], **wrong: Any) -> dict[str, Any]:
+        return {**reply, "outcome": {**reply["outcome"], **wrong}}
+
+    return [
+        {**prompt, "url": 1},
+        {**prompt, "number": True},
+        {**prompt, "expires_in": "soon"},
+        {**granted, "number": "1"},
+        done(granted, secret=5),
+        done(granted, issued=None),
+        done(granted, expires_in="an hour"),
+        done(granted, expires_in=True),
+        done(granted, scopes=7),
+        done(granted, scopes=[7]),
+        done(granted, persisted="yes"),
+        done(transient, retry_after="120"),
+        done(transient, trouble={**transient["outcome"]["trouble"], "aadsts": "50173"}),
+        done(transient, trouble={**transient["outcome"]["trouble"], "claims": {}}),
+    ]
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -119,6 +144,7 @@ def test_no_question(line: bytes) -> None:
         {"is": "Done", "number": 1, "outcome": None},
         {"is": "Done"},
         {},
+        *_lies(),
     ],
 )
 def test_no_reply(body: dict[str, Any]) -> None:

@@ -8,9 +8,9 @@ text never quotes the line: it could hold a token.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, TypeAlias, TypeVar
 
 from cms.accounts import Grant, Scopes, Source
 from cms.lifecycle import Granted, Outcome, Refused, Transient, Trouble
@@ -110,8 +110,21 @@ class Done:
 
 Reply: TypeAlias = Prompt | Done
 
+_Record = TypeVar("_Record", bound=Prompt | Outcome | Trouble)
+
 _QUESTIONS: dict[str, type[Any]] = {each.__name__: each for each in (Open, Acquire, SignIn, Redirected, Cancel, Forget)}
 _OUTCOMES: dict[str, type[Any]] = {each.__name__: each for each in (Granted, Transient, Refused)}
+
+# What a value of each type that the fields of a reply are declared with may be. A bool is no number.
+_FITS: dict[str, Callable[[Any], bool]] = {
+    "str": lambda value: isinstance(value, str),
+    "bool": lambda value: isinstance(value, bool),
+    "int": lambda value: type(value) is int,
+    "int | None": lambda value: value is None or type(value) is int,
+    "float": lambda value: type(value) in (int, float),
+    "tuple[str, ...]": lambda value: all(isinstance(word, str) for word in value),
+    "Trouble": lambda value: isinstance(value, Trouble),
+}
 
 
 class Lines:
@@ -163,9 +176,9 @@ def unpack_reply(line: bytes) -> Reply:
     try:
         kind = body.pop("is")
         if kind == "Prompt":
-            return Prompt(**body)
+            return _checked(Prompt(**body))
         if kind == "Done":
-            return Done(int(body["number"]), _outcome(body["outcome"]))
+            return Done(_number(body["number"]), _outcome(body["outcome"]))
     except (KeyError, TypeError, ValueError, AttributeError):
         pass
     raise Garbage("a reply that is none") from None
@@ -184,11 +197,18 @@ def _object(line: bytes) -> dict[str, Any]:
 def _outcome(body: dict[str, Any]) -> Outcome:
     kind = _OUTCOMES[body.pop("is")]
     if "trouble" in body:
-        body["trouble"] = Trouble(**body["trouble"])
+        body["trouble"] = _checked(Trouble(**body["trouble"]))
     if "scopes" in body:
         body["scopes"] = tuple(body["scopes"])
-    outcome: Outcome = kind(**body)
+    outcome: Outcome = _checked(kind(**body))
     return outcome
+
+
+def _checked(record: _Record) -> _Record:
+    """Return a record of a reply, or raise TypeError where a field is not what it is declared as."""
+    if not all(_FITS[str(each.type)](getattr(record, each.name)) for each in fields(record)):
+        raise TypeError
+    return record
 
 
 def _number(value: Any) -> int:
