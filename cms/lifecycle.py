@@ -134,8 +134,6 @@ class Token:
     expires: float
     refresh_at: float
     scopes: tuple[str, ...] = ()
-    # Unix time of expiry, for display and for clients: wall time never decides anything here.
-    expires_at: float = 0.0
 
     @property
     def life(self) -> float:
@@ -166,7 +164,6 @@ class Granted:
     persisted: bool = True
     key_from: str = ""
     who: str = ""
-    expires_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,7 +329,7 @@ def _token(granted: Granted, now: float, luck: float, refresh_before: float | No
     issued = min(now, granted.issued)
     life = min(granted.expires_in, LONGEST_LIFE)
     refresh_at = max(issued + _due(life, luck, refresh_before), now + PAUSE_AFTER_GRANT)
-    return Token(granted.secret, issued, issued + life, refresh_at, granted.scopes, granted.expires_at)
+    return Token(granted.secret, issued, issued + life, refresh_at, granted.scopes)
 
 
 def _due(life: float, luck: float, refresh_before: float | None) -> float:

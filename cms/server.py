@@ -170,9 +170,9 @@ class _Server:
         if isinstance(reply, Deny):
             return _json(wire.json_refusal(reply.code, reply.message, reply.hint, reply.retry_after))
         left = reply.expires - self._clock.boot()
-        return _json(
-            wire.json_reply(user, request.protocol, reply.secret, expires_in=left, expires_at=reply.expires_at)
-        )
+        # By the clock of this moment, which is the one that the client compares it with: it may have been set since.
+        expires_at = self._clock.wall() + left
+        return _json(wire.json_reply(user, request.protocol, reply.secret, expires_in=left, expires_at=expires_at))
 
 
 async def serve(

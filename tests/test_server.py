@@ -43,7 +43,7 @@ class Stopped(Clock):
 
 
 def token() -> Token:
-    return Token(SECRET, 10_000.0, 13_600.0, 12_000.0, SCOPES, 1_700_003_600.0)
+    return Token(SECRET, 10_000.0, 13_600.0, 12_000.0, SCOPES)
 
 
 @dataclass
@@ -166,7 +166,7 @@ async def test_a_request_that_comes_in_pieces_is_one(tmp_path: Path) -> None:
 
 @in_trio
 async def test_json_has_the_token_and_its_time(tmp_path: Path) -> None:
-    """The json form gives the life that is left by the boot clock."""
+    """The json form gives the life that is left by the boot clock, and its end by the wall clock of now."""
     async with serving(tmp_path) as house:
         said = json.loads(await house.ask(b"SMTP,json a@example.test\n"))
 

@@ -436,10 +436,7 @@ class Call:
     def granted(self, result: Mapping[str, Any], scopes: Scopes, who: str) -> Granted:
         """Return the token, with its life counted from the moment at which the answer arrived."""
         life = _seconds(result["expires_in"]) or 0.0
-        age = time.clock_gettime(time.CLOCK_BOOTTIME) - self.http.answered
-        return Granted(
-            result["access_token"], self.http.answered, life, scopes, who=who, expires_at=time.time() - age + life
-        )
+        return Granted(result["access_token"], self.http.answered, life, scopes, who=who)
 
     def kept(self) -> str:
         """Return the cache as the vault is to keep it."""
