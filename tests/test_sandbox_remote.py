@@ -184,6 +184,7 @@ def test_how_the_process_ends(how: str) -> None:
         assert process.stdin is not None
         where = json.loads(process.stdout.readline())
         if how == "end of input":
+            process.stdin.write("words are of no account\n")
             process.stdin.close()
         else:
             process.send_signal(signal.Signals[how])

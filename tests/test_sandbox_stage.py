@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -261,14 +262,26 @@ def test_missing_library(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert f"{name}. Install it with: pip install 'cms-oauth[sandbox]'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("end", "status"), [(None, 0), (KeyboardInterrupt, demo.INTERRUPTED)])
-def test_interrupted(monkeypatch: pytest.MonkeyPatch, end: type[BaseException] | None, status: int) -> None:
-    """Ctrl-C ends it with the usual status, without a traceback."""
+@pytest.mark.parametrize(
+    ("end", "status"),
+    [
+        (None, 0),
+        (signal.SIGINT, demo.INTERRUPTED),
+        (signal.SIGTERM, demo.INTERRUPTED),
+        (signal.SIGHUP, demo.INTERRUPTED),
+    ],
+)
+def test_interrupted(monkeypatch: pytest.MonkeyPatch, end: signal.Signals | None, status: int) -> None:
+    """Ctrl-C and its like end it in order, without a traceback; afterwards signals do what they did before."""
+    folders = []
+    before = signal.getsignal(signal.SIGTERM)
 
-    def play(_stage: Stage) -> None:
+    def play(the_stage: Stage) -> None:
+        folders.append(the_stage.folder)
         if end:
-            raise end
+            signal.raise_signal(end)
 
     monkeypatch.setattr(stage, "play", play)
 
-    assert status == demo.main()
+    assert (status, False) == (demo.main(), folders[0].exists())
+    assert before is signal.getsignal(signal.SIGTERM)

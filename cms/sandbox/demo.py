@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -21,7 +22,16 @@ def main(argv: Sequence[str] = ()) -> int:
     except ModuleNotFoundError as error:
         print(_MISSING.format(name=(error.name or "").partition(".")[0]), file=sys.stderr)
         return os.EX_UNAVAILABLE
+    # However it is ended, the daemon that it has started is ended as well.
+    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         return run_demo()
     except KeyboardInterrupt:
         return INTERRUPTED
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt

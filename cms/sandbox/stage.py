@@ -255,6 +255,7 @@ def play(stage: Stage) -> None:
         stage.show.heading("The token is renewed without the person")
         stage.run("cms", "refresh", USER)
         _differs(first, stage.fetch())
+        stage.show.line("(another token than before)")
         stage.show.heading("The daemon is restarted: SIGTERM, then")
     with stage.daemon():
         stage.run("cms", "status")
