@@ -120,7 +120,7 @@ async def test_silence(tmp_path: Path) -> None:
     async with open_house(tmp_path, timeout=1.5) as house:
         first, vault = await house.token(ANN), house.vault(ANN).read_bytes()
         house.entra.faults.add(Fault("silence", seconds=20.0))
-        await house.pass_time(0.65 * HOUR)
+        await house.pass_time(0.64 * HOUR)
 
         assert first == await house.token(ANN)
         assert ("failing", "timeout") == (house.row(ANN)["state"], house.row(ANN)["problem"]["kind"])
@@ -277,7 +277,7 @@ async def test_every_rotated_token_is_stored_before_it_is_served(tmp_path: Path)
     async with open_house(tmp_path) as house:
         vaults, tokens = [house.vault(ANN).read_bytes()], [await house.token(ANN)]
         for _ in range(3):
-            await house.pass_time(0.65 * HOUR)
+            await house.pass_time(0.64 * HOUR)
             vaults.append(house.vault(ANN).read_bytes())
             tokens.append(await house.token(ANN))
         redeemed = [asked.refresh for asked in house.entra.asked("token", grant_type="refresh_token")]

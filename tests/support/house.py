@@ -154,8 +154,8 @@ class House:
         code: int = self.app.status().extra["exit_code"]
         return code
 
-    async def sign_in(self, user: str, *, as_user: str = "") -> Outcome:
-        """Sign in by pasted address, as `cms login --paste` does."""
+    async def sign_in(self, user: str, *, as_user: str = "", meanwhile: Callable[[], None] = lambda: None) -> Outcome:
+        """Sign in by pasted address, as `cms login --paste` does; do something while the person is at it."""
         flow = self.app.login(user, "paste")
         assert not hasattr(flow, "ok"), flow
         with flow.held():
@@ -165,6 +165,7 @@ class House:
             self.links.append(shown.url)
             browse = functools.partial(self.entra.sign_in, shown.url, as_user or user, follow=False)
             page = await trio.to_thread.run_sync(browse)
+            meanwhile()
             assert "" == await flow.pasted(page.url)
             return await flow.outcome()
 
