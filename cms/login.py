@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import select
 import shutil
-import subprocess
 import sys
 import termios
 from collections.abc import Callable, Iterator, Mapping
@@ -133,14 +132,9 @@ def browser() -> Callable[[str], None] | None:
         return None
 
     def browse(url: str) -> None:
-        # Its chatter is not for this terminal, and it may live as long as the browser does.
-        subprocess.Popen(
-            [opener, url],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        # Its chatter is not for this terminal, and it may live as long as the browser does: nobody waits for it.
+        quiet = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDWR, 0), *((os.POSIX_SPAWN_DUP2, 0, fd) for fd in (1, 2))]
+        os.posix_spawn(opener, [opener, url], os.environ, file_actions=quiet, setsid=True)
 
     return browse
 

@@ -68,12 +68,12 @@ def run_daemon(run: Run) -> int:
     process.harden()
     process.allow_many_files()
     process.log_bugs()
-    options = app.AppOptions(
-        os.path.abspath(run.config or paths.config_file()),  # noqa: PTH100 - pathlib would resolve links
-        paths.state_folder(),
-        paths.runtime_folder(),
-        VERSION,
-    )
+    try:
+        config = os.path.abspath(run.config or paths.config_file())  # noqa: PTH100 - pathlib would resolve links
+        options = app.AppOptions(config, paths.state_folder(), paths.runtime_folder(), VERSION)
+    except OSError as error:
+        logs.get_logger().error("cms cannot start: no folder for its sockets or its state", reason=str(error))
+        return os.EX_CANTCREAT
     return trio.run(app.run, options)
 
 

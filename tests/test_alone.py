@@ -1,0 +1,153 @@
+"""Signing in and out without a daemon."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cms.accounts import Account, Grant
+from cms.alone import daemonless
+from cms.config import Config
+from cms.process import NotOurs, claimed
+from cms.remote import Remote
+
+FAKE = str(Path(__file__).parent / "support" / "fake_worker.py")
+SCOPES = ("https://outlook.office.com/SMTP.Send",)
+
+
+def account(user: str, sign_in: str = "paste") -> Account:
+    grant = Grant("https://login.example.test/common", "client", user, (SCOPES,), sign_in=sign_in)
+    return Account(user, grant, {"SMTP": SCOPES})
+
+
+@contextmanager
+def alone(folder: Path, *accounts: Account) -> Iterator[Remote]:
+    config = Config("cms.cfg", accounts or (account("good@example.test"),), (), None, None, ())
+    with daemonless(config, str(folder / "state"), argv=[sys.executable, FAKE]) as remote:
+        yield remote
+
+
+def signed_in(remote: Remote, **asked: Any) -> dict[str, Any]:
+    """Sign in by pasting; return the end."""
+    remote.send({"command": "login", **asked})
+    event = remote.receive()
+    if event["event"] == "prompt":
+        remote.send({"pasted": "http://x.test/?code=good&state=s"})
+        event = remote.receive()
+    return event
+
+
+def test_a_sign_in_is_made_and_kept(tmp_path: Path) -> None:
+    """The worker is started, asked, and stores; the answer is the daemon's own."""
+    with alone(tmp_path) as remote:
+        end = signed_in(remote, user="GOOD@example.test", method="paste")
+
+    assert (True, True) == (end["ok"], end["persisted"])
+    assert "eyJ" not in json.dumps(end)
+
+
+def test_the_accounts_own_way_is_taken_when_none_is_named(tmp_path: Path) -> None:
+    """sign_in= of the configuration."""
+    with alone(tmp_path) as remote:
+        end = signed_in(remote)
+
+    assert end["ok"]
+
+
+def test_a_sign_in_that_cannot_be_saved_is_none(tmp_path: Path) -> None:
+    """Memory ends with this command: that is said, and whose move it is."""
+    with alone(tmp_path, account("memory@example.test")) as remote:
+        end = signed_in(remote)
+
+    assert not end["ok"]
+    assert "could not be saved" in end["message"]
+    assert "Vault(key=" in end["hint"]
+
+
+def test_a_sign_in_that_fails_says_why(tmp_path: Path) -> None:
+    """An end before the prompt is the end."""
+    with alone(tmp_path, account("refused@example.test")) as remote:
+        end = signed_in(remote)
+
+    assert (False, "no") == (end["ok"], end["message"])
+
+
+def test_a_sign_out_deletes(tmp_path: Path) -> None:
+    """`cms logout` needs no daemon either."""
+    with alone(tmp_path) as remote:
+        end = remote.ask("logout")
+
+    assert end["ok"]
+    assert "good@example.test is deleted" in end["message"]
+
+
+def test_a_sign_out_that_fails_says_why(tmp_path: Path) -> None:
+    """What the worker cannot delete stays, and that is said."""
+    config = Config("cms.cfg", (account("good@example.test"),), (), None, None, ())
+    with daemonless(config, str(tmp_path), argv=["/bin/false"]) as remote:
+        end = remote.ask("logout")
+
+    assert not end["ok"]
+
+
+@pytest.mark.parametrize("command", ["login", "logout"])
+def test_an_account_that_is_not_clear_is_asked_for(tmp_path: Path, command: str) -> None:
+    """The accounts that there are are named."""
+    with alone(tmp_path, account("a@x.test"), account("b@x.test")) as remote:
+        end = remote.ask(command)
+
+    assert (False, "there is more than one account") == (end["ok"], end["message"])
+    assert "a@x.test, b@x.test" in end["hint"]
+
+
+@pytest.mark.parametrize("command", ["login", "logout"])
+def test_an_account_that_nobody_knows_is_said(tmp_path: Path, command: str) -> None:
+    """With those that are known."""
+    with alone(tmp_path) as remote:
+        end = remote.ask(command, user="c@x.test")
+
+    assert (False, "there is no account c@x.test") == (end["ok"], end["message"])
+    assert "good@example.test" in end["hint"]
+
+
+def test_a_configuration_without_accounts_is_said(tmp_path: Path) -> None:
+    """There is nobody to sign in."""
+    with daemonless(Config("cms.cfg", (), (), None, None, ()), str(tmp_path)) as remote:
+        assert "there is no account" == remote.ask("login")["message"]
+
+
+def test_an_account_that_signs_in_by_itself_needs_no_person(tmp_path: Path) -> None:
+    """Application accounts have no prompt."""
+    with alone(tmp_path, account("good@example.test", "app")) as remote:
+        end = remote.ask("login")
+
+    assert "without a person" in end["message"]
+
+
+@pytest.mark.parametrize("command", ["status", "refresh", "reload", "stop"])
+def test_nothing_else_can_be_done_without_a_daemon(tmp_path: Path, command: str) -> None:
+    """Those need the real one."""
+    with alone(tmp_path) as remote:
+        assert "no daemon is running" == remote.ask(command)["message"]
+
+
+def test_a_daemon_that_holds_the_state_is_not_bypassed(tmp_path: Path) -> None:
+    """Two processes never redeem one grant."""
+    with claimed(str(tmp_path / "state")), pytest.raises(NotOurs), alone(tmp_path):
+        raise AssertionError("never came so far")
+
+
+def test_giving_up_ends_everything(tmp_path: Path) -> None:
+    """Ctrl-C at the prompt leaves no process and no lock."""
+    with alone(tmp_path) as remote:
+        remote.send({"command": "login"})
+        remote.receive()
+
+    with claimed(str(tmp_path / "state")):
+        assert (tmp_path / "state" / "closed").exists()
