@@ -14,7 +14,8 @@ import subprocess
 import sys
 import threading
 from base64 import b64decode
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -153,36 +154,53 @@ class Watch(threading.Thread):
     def run(self) -> None:
         """Sample until told to stop."""
         while not self._ended.wait(_SAMPLE_SECONDS):
-            for process in descendants(os.getpid()):
-                self._look(process)
+            # A test may use up all file descriptors of this process; the next look sees more again.
+            with suppress(OSError):
+                self._look_below(str(os.getpid()))
 
     def stop(self) -> None:
         """End the thread."""
         self._ended.set()
         self.join()
 
-    def _look(self, process: str) -> None:
-        try:
-            arguments = Path(f"/proc/{process}/cmdline").read_bytes()
-            environment = Path(f"/proc/{process}/environ").read_bytes()
-        except OSError:
-            return  # gone, or not ours to look at
+    def _look_below(self, process: str) -> None:
+        for child in children(process):
+            with suppress(FileNotFoundError, ProcessLookupError, PermissionError):  # gone, or not ours to look at
+                arguments = Path(f"/proc/{child}/cmdline").read_bytes()
+                environment = Path(f"/proc/{child}/environ").read_bytes()
+                if _is_another_runs(environment):
+                    continue
+                self._keep(child, arguments, environment)
+            self._look_below(child)
+
+    def _keep(self, process: str, arguments: bytes, environment: bytes) -> None:
         seen = (process, arguments, environment)
         if seen not in self._seen:
             self._seen.add(seen)
             keep("processes", (arguments + b"\n" + environment).replace(b"\0", b"\n"))
 
 
-def descendants(process: int | str) -> Iterable[str]:
+def _is_another_runs(environment: bytes) -> bool:
+    """Whether a process belongs to a run of tests within this one, whose evidence is its own."""
+    ours = f"{FOLDER_VARIABLE}={folder()}".encode()
+    named = [each for each in environment.split(b"\0") if each.startswith(FOLDER_VARIABLE.encode())]
+    return bool(named) and named != [ours]
+
+
+def children(process: int | str) -> list[str]:
+    """Return the ids of the processes that this one has started, as far as they are its children still."""
+    found: list[str] = []
+    for threads in Path(f"/proc/{process}/task").glob("*/children"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            found += threads.read_text().split()
+    return found
+
+
+def descendants(process: int | str) -> Iterator[str]:
     """Yield the ids of the processes below this one."""
-    for children in Path(f"/proc/{process}/task").glob("*/children"):
-        try:
-            found = children.read_text().split()
-        except OSError:
-            continue
-        for child in found:
-            yield child
-            yield from descendants(child)
+    for child in children(process):
+        yield child
+        yield from descendants(child)
 
 
 def witness_subprocesses() -> None:
