@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
@@ -58,6 +59,20 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 def _is_worker(config: pytest.Config) -> bool:
     return hasattr(config, "workerinput")
+
+
+@pytest.fixture(autouse=True)
+def _loggers_as_before() -> Iterator[None]:
+    """Undo what code under test has done to the interpreter's loggers, which a process of its own would keep."""
+    before = {name: (logger.level, logger.propagate) for name, logger in _loggers()}
+    yield
+    for name, logger in _loggers():
+        level, logger.propagate = before.get(name, (logging.NOTSET, True))
+        logger.setLevel(level)  # which also empties the loggers' caches
+
+
+def _loggers() -> list[tuple[str, logging.Logger]]:
+    return [(name, each) for name, each in logging.root.manager.loggerDict.items() if isinstance(each, logging.Logger)]
 
 
 @pytest.fixture(scope="session")
