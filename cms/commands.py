@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,9 @@ from cms_oauth import paths
 # What a shell reports of a process that SIGINT ended.
 INTERRUPTED = 130
 FAILED = 1
+
+# Near enough to an address for a first file; the provider knows which ones there are.
+_ADDRESS = re.compile(r"[^\s@\"'\\]+@[^\s@\"'\\]+")
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -186,7 +190,7 @@ def check(config: str) -> int:
 @click.option("--user", prompt="Mail address", help="The mail address to sign in with.")
 def init(config: str, user: str) -> int:
     """Write a first configuration. One that exists is never touched."""
-    if "@" not in user or not user.isprintable() or " " in user:
+    if not _ADDRESS.fullmatch(user):
         _complain(f"{user} is no mail address")
         return os.EX_USAGE
     path = _config_path(config)

@@ -1,0 +1,500 @@
+"""The `cms` command: the daemon's plain form without click, the other commands with it, mistakes without tracebacks."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cms import app, commands, logs, main, process
+from cms.main import VALUES, Run, read_plainly
+from cms.version import VERSION
+
+ROOT = Path(__file__).resolve().parent.parent
+GOOD = """
+account = Office365_Account(user="a@example.test")
+CredentialServer("{folder}/cms.sock", accounts=[account], protocols=["SMTP"])
+"""
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Folders of our own, and no daemon."""
+    for name in ("RUNTIME_DIRECTORY", "STATE_DIRECTORY", "CONFIGURATION_DIRECTORY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, folder in (("XDG_CONFIG_HOME", "config"), ("XDG_STATE_HOME", "state"), ("XDG_RUNTIME_DIR", "run")):
+        monkeypatch.setenv(name, str(tmp_path / folder))
+    monkeypatch.setattr("cms_oauth.paths._SYSTEM_RUNTIME", str(tmp_path / "system"))
+    return tmp_path
+
+
+@pytest.fixture
+def configured(home: Path) -> Path:
+    """The path of a good configuration, where it is looked for."""
+    path = home / "config" / "cms" / "cms.cfg"
+    path.parent.mkdir(parents=True)
+    path.write_text(GOOD.format(folder=home))
+    return path
+
+
+@contextmanager
+def daemon(home: Path, *answers: dict[str, Any]) -> Iterator[list[dict[str, Any]]]:
+    """Be a daemon that gives one answer to each command; yields what it was asked."""
+    asked: list[dict[str, Any]] = []
+    folder = home / "run" / "cms"
+    folder.mkdir(parents=True)
+
+    def play() -> None:
+        for answer in answers:
+            client, _ = listening.accept()
+            with client, client.makefile("rb") as lines:
+                asked.append(json.loads(lines.readline()))
+                client.sendall(json.dumps(answer).encode() + b"\n")
+
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(folder / "control.sock"))
+        listening.listen()
+        thread = threading.Thread(target=play, daemon=True)
+        thread.start()
+        yield asked
+        thread.join()
+
+
+def done(*, ok: bool = True, message: str = "", hint: str = "", **more: Any) -> dict[str, Any]:
+    return {"event": "done", "ok": ok, "message": message, "hint": hint, **more}
+
+
+STATUS = done(text="all is well\n", json={"version": 1}, exit_code=1)
+
+
+# --- the plain form ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["run"], Run()),
+        (["run", "-c", "/x"], Run("/x")),
+        (["run", "--config=/x", "--log-level=debug"], Run("/x", "debug")),
+        (["run", "--log-form=json"], Run("", "", "json")),
+        ([], None),
+        (["status"], None),
+        (["-c", "/x", "run"], None),
+        (["run", "-c"], None),
+        (["run", "-c", "-c"], Run("-c")),
+        (["run", "--config", "/x"], None),
+        (["run", "--config="], None),
+        (["run", "--config=/x", "-c", "/y"], None),
+        (["run", "--log-level=loud"], None),
+        (["run", "--help"], None),
+        (["run", "now"], None),
+        (["run", "--unknown=1"], None),
+    ],
+)
+def test_the_plain_form_is_read_and_no_other(arguments: list[str], expected: Run | None) -> None:
+    """What is unusual is left to click, errors included."""
+    assert expected == read_plainly(arguments)
+
+
+@given(
+    st.builds(
+        Run,
+        st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])),
+        st.sampled_from(["", *VALUES["--log-level"]]),
+        st.sampled_from(["", *VALUES["--log-form"]]),
+    )
+)
+def test_what_is_executed_anew_is_always_plain(run: Run) -> None:
+    """So it is never executed twice."""
+    assert run == read_plainly(run.plain())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "--config", "/x", "--log-level", "debug"],
+        ["-c", "/x", "run", "--log-level=debug"],
+        ["--config=/y", "run", "-c/x", "--log-level=debug"],
+    ],
+)
+def test_other_forms_of_run_are_executed_in_the_plain_one(
+    arguments: Sequence[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """click leaves the process with its image."""
+    executed: list[tuple[str, list[str]]] = []
+
+    class Gone(Exception):
+        pass
+
+    def execute(program: str, argv: list[str]) -> None:
+        executed.append((program, argv))
+        raise Gone
+
+    monkeypatch.setattr(os, "execv", execute)
+    with pytest.raises(Gone):
+        main.main(arguments)
+
+    program, argv = executed[0]
+    assert (sys.executable, [sys.executable, "-P", "-m", "cms.main"]) == (program, argv[:4])
+    assert Run("/x", "debug", "auto") == read_plainly(argv[4:])
+
+
+def test_the_daemon_is_made_of_what_the_command_line_says(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Configuration, folders and log, and a process that nobody looks into."""
+    seen: list[object] = []
+
+    def run(entry: object, options: app.AppOptions) -> int:
+        assert entry is app.run
+        seen.append((options.config_path, options.state_folder, options.runtime_folder, options.version))
+        return 7
+
+    monkeypatch.setattr(trio, "run", run)
+    monkeypatch.setattr(logs, "setup", lambda *, level, form: seen.append((level, form)))
+    for name in ("harden", "allow_many_files", "log_bugs"):
+        monkeypatch.setattr(process, name, lambda name=name: seen.append(name))
+    monkeypatch.chdir(home)
+
+    assert 7 == main.main(["run", "-c", "my.cfg", "--log-level=debug"])
+    assert [
+        ("debug", "auto"),
+        "harden",
+        "allow_many_files",
+        "log_bugs",
+        (str(home / "my.cfg"), str(home / "state" / "cms"), str(home / "run" / "cms"), VERSION),
+    ] == seen
+
+
+def test_a_daemon_without_a_folder_does_not_start(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The reason is one line in the log."""
+
+    def refuse() -> str:
+        raise PermissionError("/tmp/runtime-1 is somebody else's")
+
+    monkeypatch.setattr("cms_oauth.paths.state_folder", refuse)
+    monkeypatch.setattr(logs, "setup", lambda *, level, form: None)
+    for name in ("harden", "allow_many_files", "log_bugs"):
+        monkeypatch.setattr(process, name, lambda: None)
+
+    assert os.EX_CANTCREAT == main.main(["run"])
+    assert "somebody else's" in capsys.readouterr().out
+
+
+_LOOK = """
+import sys
+from cms import main
+main.run_daemon = lambda run: print(sorted({name.partition(".")[0] for name in sys.modules} & {"click", "msal"}))
+sys.exit(main.main(["run", "-c", "/x"]))
+"""
+
+
+def test_the_daemon_never_imports_click() -> None:
+    """Reading its command line costs nothing that stays."""
+    seen = subprocess.run([sys.executable, "-c", _LOOK], capture_output=True, text=True, check=True, cwd=ROOT)
+
+    assert "[]\n" == seen.stdout
+
+
+def test_the_version_is_the_projects() -> None:
+    """One number in two places."""
+    assert f'\nversion = "{VERSION}"\n' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_the_module_is_the_command() -> None:
+    """`python -m cms.main` is `cms`."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "cms.main", "--version"], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+
+    assert f"cms, version {VERSION}\n" == ran.stdout
+
+
+# --- commands to a daemon ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["refresh"], {"command": "refresh", "user": ""}),
+        (["refresh", "a"], {"command": "refresh", "user": "a"}),
+        (["logout", "a"], {"command": "logout", "user": "a"}),
+        (["reload"], {"command": "reload"}),
+    ],
+)
+@pytest.mark.parametrize("ok", [True, False])
+def test_a_command_is_told_and_its_end_said(
+    home: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], expected: dict[str, str], *, ok: bool
+) -> None:
+    """Success on standard output, failure on standard error, message and hint."""
+    with daemon(home, done(ok=ok, message="said", hint="next")) as asked:
+        code = main.main(arguments)
+    out, err = capsys.readouterr()
+
+    assert [expected] == asked
+    assert ((0, "said\nnext\n", "") if ok else (1, "", "cms: said\nnext\n")) == (code, out, err)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "out"),
+    [
+        ([], 0, "all is well\n"),
+        (["--json"], 0, '{\n  "version": 1\n}\n'),
+        (["--check"], 1, "all is well\n"),
+        (["--check", "--json"], 1, '{\n  "version": 1\n}\n'),
+    ],
+)
+def test_status_in_every_form(
+    home: Path, capsys: pytest.CaptureFixture[str], options: list[str], code: int, out: str
+) -> None:
+    """Text or JSON; the exit code of monitoring plugins only when that is asked for."""
+    with daemon(home, STATUS):
+        assert code == main.main(["status", *options])
+
+    assert out == capsys.readouterr().out
+
+
+def test_a_status_that_fails_is_an_error(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As from a daemon of another version."""
+    with daemon(home, done(ok=False, message="what?")):
+        assert 1 == main.main(["status"])
+
+    assert "what?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["status"], os.EX_UNAVAILABLE),
+        (["status", "--check"], 2),
+        (["refresh"], os.EX_UNAVAILABLE),
+        (["reload"], os.EX_UNAVAILABLE),
+    ],
+)
+@pytest.mark.usefixtures("home")
+def test_no_daemon_is_said_with_the_next_command(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], code: int
+) -> None:
+    """69, or what monitoring calls critical."""
+    assert code == main.main(arguments)
+    out, err = capsys.readouterr()
+    assert "" == out
+    assert "no daemon is running" in err
+    assert "cms run" in err
+
+
+@pytest.fixture
+def no_terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nobody types, and there is no desktop."""
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    with open(os.devnull) as nobody:  # noqa: PTH123 - a device
+        monkeypatch.setattr(sys, "stdin", nobody)
+        yield
+
+
+@pytest.mark.usefixtures("no_terminal")
+@pytest.mark.parametrize("way", ["", "browser", "device", "paste"])
+def test_a_login_is_the_daemons(home: Path, capsys: pytest.CaptureFixture[str], way: str) -> None:
+    """User and way are told, and its end is the command's."""
+    with daemon(home, done(message="a is signed in")) as asked:
+        code = main.main(["login", "a", *([f"--{way}"] if way else [])])
+
+    assert (0, [{"command": "login", "user": "a", "method": way}]) == (code, asked)
+    assert "a is signed in" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("no_terminal", "configured")
+def test_a_login_without_a_daemon_is_done_without_one(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says so first; here nothing is there to sign in with, and that is said last."""
+    monkeypatch.setattr(logs, "setup", lambda *, level: None)
+    monkeypatch.setattr(process, "harden", lambda: None)
+
+    assert 1 == main.main(["login", "b@example.test"])
+    out, err = capsys.readouterr()
+    assert "no daemon is running: this is done without one" in err
+    assert "there is no account b@example.test" in out
+
+
+@pytest.mark.usefixtures("configured")
+def test_a_state_folder_in_use_is_said(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon whose socket is not found still has its state to itself."""
+    monkeypatch.setattr(logs, "setup", lambda *, level: None)
+    monkeypatch.setattr(process, "harden", lambda: None)
+    with process.claimed(str(home / "state" / "cms")):
+        assert os.EX_CANTCREAT == main.main(["login"])
+
+    assert "another cms" in capsys.readouterr().err
+
+
+def test_another_users_daemon_is_not_gone_around(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Signing in beside it would help nobody."""
+    monkeypatch.setattr(os, "geteuid", lambda: 4242)
+    monkeypatch.setattr("cms.remote.ROOT", 4243)
+    folder = home / "run" / "cms"
+    folder.mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX) as theirs:
+        theirs.bind(str(folder / "control.sock"))
+        theirs.listen()
+
+        assert os.EX_UNAVAILABLE == main.main(["login"])
+    assert "belongs to" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("home")
+def test_giving_up_is_no_traceback(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C ends with what a shell expects."""
+
+    def interrupt(_paths: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cms.remote.connect", interrupt)
+
+    assert commands.INTERRUPTED == main.main(["login"])
+    assert commands.INTERRUPTED == main.main(["refresh"])
+    err = capsys.readouterr().err
+    assert "the sign-in was given up" in err
+    assert "Traceback" not in err
+
+
+# --- commands without a daemon ---
+
+
+def test_check_says_what_a_configuration_means(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Accounts with whose application they use, sockets with who may ask, the key, and warnings."""
+    path = home / "my.cfg"
+    path.write_text(
+        f"""
+own = Office365_Account(user="b@example.test", client_id="11111111-2222-3333-4444-555555555555", tenant="t.test")
+account = Office365_Account(user="a@example.test")
+CredentialServer("{home}/open.sock", accounts=[account, own], protocols=["SMTP", "IMAP"], mode=0o666)
+CredentialServer("{home}/users.sock", accounts=[account], users=["root"], groups=["root"], group="root")
+MailDir("x")
+Vault(key=File("{home}/key"))
+"""
+    )
+
+    assert 0 == main.main(["check", "-c", str(path)])
+    out, err = capsys.readouterr()
+    assert f"{path}: good" in out
+    assert "account a@example.test: SMTP, IMAP; signs in by browser, with cms's application" in out
+    assert "with application 11111111-" in out
+    assert "mode 0666; for whoever its mode lets in; serves a@example.test, b@example.test with SMTP, IMAP" in out
+    assert "group root; for its owner, root, user root, group root" in out
+    assert f"vault key: file {home}/key" in out
+    assert "warning:" in err
+
+
+def test_check_finds_the_configuration_before_the_command_too(configured: Path, tmp_path: Path) -> None:
+    """`cms -c FILE check` is `cms check -c FILE`, whose own option wins."""
+    other = tmp_path / "bad.cfg"
+    other.write_text("nonsense(")
+
+    assert 0 == main.main(["check"])
+    assert os.EX_CONFIG == main.main(["-c", str(other), "check"])
+    assert 0 == main.main(["-c", str(other), "check", "-c", str(configured)])
+
+
+def test_a_faulty_configuration_is_named_by_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """78, file and line, no traceback."""
+    path = tmp_path / "bad.cfg"
+    path.write_text("\nOffice365_Acount()\n")
+
+    assert os.EX_CONFIG == main.main(["check", "-c", str(path)])
+    err = capsys.readouterr().err
+    assert f"{path}:2" in err
+    assert "Traceback" not in err
+
+
+def test_init_writes_a_configuration_that_is_good(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is for its owner alone, loads as it is, and the next two commands are said."""
+    assert 0 == main.main(["init", "--user", "a@example.test"])
+    out = capsys.readouterr().out
+    path = home / "config" / "cms" / "cms.cfg"
+
+    assert 0o600 == stat.S_IMODE(path.stat().st_mode)
+    assert "    cms run\n" in out
+    assert "    cms login\n" in out
+    assert 0 == main.main(["check"])
+    assert "account a@example.test" in capsys.readouterr().out
+
+
+def test_init_elsewhere_names_the_file_in_the_next_command(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """-c has to be given again."""
+    path = home / "my.cfg"
+
+    assert 0 == main.main(["init", "-c", str(path), "--user", "a@example.test"])
+    assert f"cms run -c {path}" in capsys.readouterr().out
+
+
+def test_init_never_touches_what_exists(configured: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A configuration is somebody's work."""
+    before = configured.read_text()
+
+    assert 1 == main.main(["init", "--user", "a@example.test"])
+    assert before == configured.read_text()
+    assert "stays as it is" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("user", ["nobody", "a b@example.test", "a@example.test\n", '"@x', "@x", "a@b@c"])
+def test_init_takes_only_an_address(home: Path, user: str) -> None:
+    """What is no address is refused, and nothing is written."""
+    assert os.EX_USAGE == main.main(["init", "--user", user])
+    assert [] == list(home.iterdir())
+
+
+def test_a_folder_that_cannot_be_made_is_said(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What the machine refuses is one line."""
+    (home / "config").write_text("a file")
+
+    assert os.EX_OSERR == main.main(["init", "--user", "a@example.test"])
+    err = capsys.readouterr().err
+    assert "cms: " in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.usefixtures("home")
+def test_a_wrong_command_line_is_clicks_to_explain(capsys: pytest.CaptureFixture[str]) -> None:
+    """With its own exit code."""
+    assert 2 == main.main(["fly"])
+    assert 2 == main.main(["run", "--log-level=loud"])
+    assert "Error" in capsys.readouterr().err
+
+
+def test_demo_is_the_sandboxs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its exit code is the command's, and its arguments are its own."""
+    monkeypatch.setattr("cms.sandbox.demo.main", len)
+
+    assert 2 == main.main(["demo", "--one", "two"])
+
+
+@pytest.mark.usefixtures("home")
+def test_the_arguments_are_the_processs_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the installed command is called."""
+    monkeypatch.setattr(sys, "argv", ["cms", "--version"])
+
+    assert 0 == main.main()
+    assert VERSION in capsys.readouterr().out
