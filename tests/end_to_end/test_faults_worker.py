@@ -49,6 +49,11 @@ async def stopped(house: House) -> AsyncIterator[int]:
             os.kill(process, signal.SIGCONT)
 
 
+async def silence(house: House, number: int = 1) -> None:
+    """Wait until Entra has met this many questions with silence."""
+    await until(lambda: house.entra.count("token", fault="silence") == number, "the silence")
+
+
 def problem(house: House, user: str = ANN) -> tuple[str, str]:
     row = house.row(user)
     return row["state"], row["problem"]["kind"]
@@ -121,7 +126,7 @@ async def test_dead_at_work(tmp_path: Path) -> None:
         first = await house.token(ANN)
         house.entra.faults.add(Fault("silence"))
         house.awake(DUE)
-        await until(lambda: house.entra.count("token", fault="silence"), "the silence")
+        await silence(house)
         os.kill(house.workers()[0], signal.SIGKILL)
         await house.settled()
 
@@ -139,7 +144,7 @@ async def test_dead_again_and_again(tmp_path: Path) -> None:
         house.entra.faults.add(Fault("silence", times=None))
         house.awake(DUE)
         for death in (1, 2):
-            await until(lambda death=death: house.entra.count("token", fault="silence") == death, "the silence")
+            await silence(house, death)
             os.kill(house.workers()[0], signal.SIGKILL)
         await house.settled()
 

@@ -13,7 +13,6 @@ import socket
 import sys
 from pathlib import Path
 
-
 _NUMBER = re.compile(rb'"number": ([0-9]+)')
 
 

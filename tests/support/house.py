@@ -189,10 +189,21 @@ class House:
         self._forward(seconds)
 
     async def settled(self) -> None:
-        """Wait until nothing is due or under way."""
+        """Wait until nothing is due or under way, and no worker on its way out: that has seconds by trio's clock."""
         for keeper in self.keepers:
             while any(isinstance(plan(life, self.clock.boot()), Fetch) for life in keeper.lives.values()):
                 await keeper.changed()
+        worker = self.app._provider._there.worker
+        await until(lambda: all(child.takes_questions for child in worker._children), "the end of a worker")
+
+    async def recovery(self, user: str) -> str:
+        """Let minutes pass, as many as the refusals name, until there is a token again; return it."""
+        deadline = time.monotonic() + PATIENCE
+        while "error" in (told := await self.told(user)):
+            if time.monotonic() > deadline:
+                raise TooLate(f"no recovery: {told}")
+            await self.pass_time(told["error"]["retry_after"] + 1)
+        return await self.token(user)
 
     @property
     def keepers(self) -> Sequence[Keeper]:

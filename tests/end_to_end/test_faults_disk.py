@@ -1,0 +1,272 @@
+"""A disk that takes nothing more, and vault files that somebody has spoilt: no sign-in is lost, no wrong one used."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from support.house import ANN, BOB, HOUR, House, in_house, open_house, until
+from support.mounts import SmallDisk, small_disk
+
+from cms.lifecycle import Granted, Transient
+from cms.sandbox.faults import Fault
+
+# Past the moment at which an hour's token is renewed, before the first retry.
+DUE = 0.64 * HOUR
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    """The small disk that the state folder is on."""
+    with small_disk(tmp_path / "state") as mounted:
+        yield mounted
+
+
+def redemptions(house: House) -> int:
+    return house.entra.count("token", grant_type="refresh_token")
+
+
+@dataclass(frozen=True)
+class Ailment:
+    """What becomes of a disk. `says` and `move` are what the status tells of it."""
+
+    begin: Callable[[SmallDisk], None]
+    end: Callable[[SmallDisk], None]
+    says: str
+    move: str
+
+
+AILMENTS = {
+    "full": Ailment(SmallDisk.fill, SmallDisk.make_room, "No space left on device", "make room on that disk"),
+    "read-only": Ailment(
+        SmallDisk.forbid_writing, SmallDisk.allow_writing, "Read-only file system", "check that folder's owner"
+    ),
+}
+ANY_AILMENT = pytest.mark.parametrize("name", AILMENTS)
+
+
+@ANY_AILMENT
+@in_house
+async def test_nothing_is_redeemed_that_could_not_be_stored(tmp_path: Path, disk: SmallDisk, name: str) -> None:
+    """The trouble is found before Entra is asked; the token lives its life, and a mended disk ends it all."""
+    ailment = AILMENTS[name]
+    async with open_house(tmp_path) as house:
+        first, vault = await house.token(ANN), house.vault(ANN).read_bytes()
+        ailment.begin(disk)
+        await house.pass_time(DUE)
+
+        assert first == await house.token(ANN)
+        row = house.row(ANN)
+        assert ("failing", True, "storage") == (row["state"], row["usable"], row["problem"]["kind"])
+        assert ailment.says in house.text()
+        assert ailment.move in row["next_move"]
+        assert 1 == house.exit_code()
+
+        await house.pass_time(HOUR)
+        refusal = await house.refusal(ANN)
+        assert "unavailable" == refusal["code"]
+        assert ailment.says in refusal["message"]
+        assert (0, vault) == (redemptions(house), house.vault(ANN).read_bytes())
+
+        ailment.end(disk)
+        await house.pass_time(refusal["retry_after"] + 1)
+        assert first != await house.token(ANN)
+        assert ("ok", 1) == (house.row(ANN)["state"], redemptions(house))
+
+
+@in_house
+async def test_nothing_is_served_that_was_not_stored(tmp_path: Path, disk: SmallDisk) -> None:
+    """A disk that fails while Entra answers: the new token is not served, and the old refresh token works again."""
+    async with open_house(tmp_path) as house:
+        first, vault = await house.token(ANN), house.vault(ANN).read_bytes()
+        house.entra.faults.add(Fault("silence"))
+        house.awake(DUE)
+        await until(lambda: house.entra.count("token", fault="silence"), "the silence")
+        disk.forbid_writing()
+        house.entra.faults.release()
+        await house.settled()
+
+        assert first == await house.token(ANN)
+        assert "storage" == house.row(ANN)["problem"]["kind"]
+        assert "the sign-in cannot be stored" in house.text()
+        assert vault == house.vault(ANN).read_bytes()
+
+        disk.allow_writing()
+        await house.pass_time(house.row(ANN)["problem"]["retry_in"] + 1)
+        assert first != await house.token(ANN)
+        lost, again = (asked.refresh for asked in house.entra.asked("token", grant_type="refresh_token"))
+        assert lost == again
+
+
+@ANY_AILMENT
+@in_house
+async def test_a_sign_in_that_cannot_be_stored(tmp_path: Path, disk: SmallDisk, name: str) -> None:
+    """A new sign-in on such a disk fails with the reason, and the old one is as good as it was."""
+    ailment = AILMENTS[name]
+    async with open_house(tmp_path) as house:
+        first, vault = await house.token(ANN), house.vault(ANN).read_bytes()
+        ailment.begin(disk)
+        outcome = await house.sign_in(ANN)
+
+        assert isinstance(outcome, Transient)
+        assert "storage" == outcome.trouble.kind
+        assert ailment.says in outcome.trouble.message
+        assert (first, vault) == (await house.token(ANN), house.vault(ANN).read_bytes())
+        assert "ok" == house.row(ANN)["state"]
+        ailment.end(disk)
+        assert isinstance(await house.sign_in(ANN), Granted)
+
+
+@in_house
+async def test_a_sign_out_on_a_full_disk(tmp_path: Path, disk: SmallDisk) -> None:
+    """`cms logout` needs no room."""
+    async with open_house(tmp_path) as house:
+        disk.fill()
+        result = await house.app.logout(ANN)
+
+        assert (True, False) == (result.ok, house.vault(ANN).exists())
+        assert "sign-in-required" == (await house.refusal(ANN))["code"]
+
+
+@in_house
+async def test_a_sign_out_on_a_read_only_disk(tmp_path: Path, disk: SmallDisk) -> None:
+    """`cms logout` says that the sign-in could not be deleted, and then nobody is signed out."""
+    async with open_house(tmp_path) as house:
+        disk.forbid_writing()
+        result = await house.app.logout(ANN)
+
+        assert (False, True) == (result.ok, house.vault(ANN).exists())
+        assert "Read-only file system" in result.message
+        await house.token(ANN)
+        disk.allow_writing()
+        assert (await house.app.logout(ANN)).ok
+
+
+# What may befall a vault file.
+
+
+def halved(raw: bytes) -> bytes:
+    return raw[: len(raw) // 2]
+
+
+def cut_in_the_header(raw: bytes) -> bytes:
+    return raw[:100]
+
+
+def flipped(raw: bytes) -> bytes:
+    """Return the file with one bit of its last byte changed."""
+    return raw[:-1] + bytes([raw[-1] ^ 1])
+
+
+def redirected(raw: bytes) -> bytes:
+    """Return the file with another home account in its header."""
+    head, _, body = raw.partition(b"\n")
+    header = json.loads(head) | {"home_account": "somebody.else"}
+    return json.dumps(header, sort_keys=True).encode() + b"\n" + body
+
+
+def elsewhere(raw: bytes) -> bytes:
+    """Return the file as if it belonged to another authority."""
+    head, _, body = raw.partition(b"\n")
+    header = json.loads(head) | {"authority": "https://evil.example.test/common"}
+    return json.dumps(header, sort_keys=True).encode() + b"\n" + body
+
+
+def from_the_future(raw: bytes) -> bytes:
+    return raw.replace(b'"version": 1', b'"version": 2', 1)
+
+
+DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "truncated": (halved, "was truncated or tampered with"),
+    "truncated-header": (cut_in_the_header, "is no vault file, or a truncated one"),
+    "empty": (lambda _: b"", "is no vault file, or a truncated one"),
+    "flipped": (flipped, "was truncated or tampered with"),
+    "longer": (lambda raw: raw + b"\0", "was truncated or tampered with"),
+    "another-account": (redirected, "was truncated or tampered with"),
+    "another-authority": (elsewhere, "belongs to another sign-in"),
+    "noise": (lambda raw: os.urandom(len(raw)), "is no vault file"),
+    "future": (from_the_future, "is of a format that this cms does not know"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+@in_house
+async def test_a_damaged_vault_file(tmp_path: Path, name: str) -> None:
+    """It is told with its name and never redeemed; the token lives its life; a restored file needs nothing more."""
+    damage, says = DAMAGES[name]
+    async with open_house(tmp_path) as house:
+        first, vault = await house.token(ANN), house.vault(ANN).read_bytes()
+        damaged = damage(vault)
+        house.vault(ANN).write_bytes(damaged)
+        await house.pass_time(DUE)
+
+        assert first == await house.token(ANN)
+        row = house.row(ANN)
+        assert ("failing", True, "vault-damaged") == (row["state"], row["usable"], row["problem"]["kind"])
+        assert f"{house.vault(ANN)} {says}" in house.text()
+        assert f"`cms login {ANN}`" in row["next_move"]
+
+        await house.pass_time(HOUR)
+        refusal = await house.refusal(ANN)
+        assert ("unavailable", 0) == (refusal["code"], redemptions(house))
+        assert says in refusal["message"]
+        assert damaged == house.vault(ANN).read_bytes(), "it is not touched"
+
+        house.vault(ANN).write_bytes(vault)
+        await house.pass_time(refusal["retry_after"] + 1)
+        assert first != await house.token(ANN)
+        assert ("ok", 0) == (house.row(ANN)["state"], house.exit_code())
+
+
+@in_house
+async def test_a_sign_in_over_a_damaged_vault_file(tmp_path: Path) -> None:
+    """Signing in again recovers as well; the damaged file is kept aside for whoever wants to look into it."""
+    async with open_house(tmp_path) as house:
+        damaged = halved(house.vault(ANN).read_bytes())
+        house.vault(ANN).write_bytes(damaged)
+        await house.pass_time(DUE)
+        assert isinstance(await house.sign_in(ANN), Granted)
+        await house.pass_time(DUE)
+
+        await house.token(ANN)
+        assert "ok" == house.row(ANN)["state"]
+        assert [damaged] == [path.read_bytes() for path in house.state.glob("*.damaged-*")]
+
+
+@in_house
+async def test_a_vault_file_in_anothers_place(tmp_path: Path) -> None:
+    """A file that was copied over another account's never gives the one account's mail to the other."""
+    async with open_house(tmp_path, (ANN, BOB)) as house:
+        anns = house.vault(ANN).read_bytes()
+        house.vault(ANN).write_bytes(house.vault(BOB).read_bytes())
+        await house.pass_time(DUE)
+
+        assert "vault-damaged" == house.row(ANN)["problem"]["kind"]
+        assert "belongs to another sign-in" in house.text()
+        assert 0 == house.entra.count("token", user=ANN, grant_type="refresh_token")
+        assert 1 == house.entra.count("token", user=BOB, grant_type="refresh_token"), "his own"
+        await house.token(ANN)
+        await house.token(BOB)
+        house.vault(ANN).write_bytes(anns)
+        await house.pass_time(house.row(ANN)["problem"]["retry_in"] + 1)
+        assert ["ok", "ok"] == [house.row(user)["state"] for user in (ANN, BOB)]
+
+
+@in_house
+async def test_a_vault_file_that_is_gone(tmp_path: Path) -> None:
+    """A file that somebody deleted is a sign-in that has to be made anew, and that is said; the token lives its life."""
+    async with open_house(tmp_path) as house:
+        first = await house.token(ANN)
+        house.vault(ANN).unlink()
+        await house.pass_time(DUE)
+
+        assert first == await house.token(ANN)
+        row = house.row(ANN)
+        assert ("sign-in-required", True, "no-sign-in") == (row["state"], row["usable"], row["problem"]["kind"])
+        assert f"`cms login {ANN}`" in row["next_move"]
+        assert isinstance(await house.sign_in(ANN), Granted)
+        assert "ok" == house.row(ANN)["state"]

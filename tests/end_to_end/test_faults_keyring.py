@@ -1,0 +1,251 @@
+"""A vault's key that cannot be had: in a real Secret Service that is locked, gone or holds another, and in a file."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import secretstorage
+from support.desktop import Desktop
+from support.evidence import keep_secret
+from support.house import ANN, BOB, HOUR, House, in_house, open_house, until
+
+from cms.grants.keys import KEY_BYTES, SERVICE
+from cms.lifecycle import Granted, Transient
+
+DUE = 0.64 * HOUR
+
+# Soon enough to leave between two fetches, so that each has to find the key anew.
+HASTY = 0.05
+
+
+@pytest.fixture
+def desktop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desktop]:
+    """A session whose keyring runs and is unlocked."""
+    (tmp_path / "desktop").mkdir()
+    session = Desktop(tmp_path / "desktop")
+    for name, value in session.environment.items():
+        monkeypatch.setenv(name, value)
+    yield session
+    session.stop()
+
+
+@asynccontextmanager
+async def keyring_house(folder: Path, desktop: Desktop, *users: str, **options: Any) -> AsyncIterator[House]:
+    """Open a house whose vault has its key in the desktop's keyring, and whose worker forgets it soon."""
+    async with open_house(
+        folder, users or (ANN,), key="", environment=desktop.environment, idle=HASTY, **options
+    ) as house:
+        await forgotten(house)
+        yield house
+
+
+async def forgotten(house: House) -> None:
+    """Wait until no process knows the key."""
+    await until(lambda: not house.workers(), "the workers to leave")
+
+
+def replace_key() -> bytes:
+    """Put another key under the name of the one in the keyring; return the old one."""
+    with closing(secretstorage.dbus_init()) as bus:
+        (item,) = secretstorage.Collection(bus).search_items({"service": SERVICE})
+        old: bytes = item.get_secret()
+        item.set_secret(base64.b64encode(os.urandom(KEY_BYTES)))
+    keep_secret(old.decode())
+    return old
+
+
+def restore_key(old: bytes) -> None:
+    with closing(secretstorage.dbus_init()) as bus:
+        (item,) = secretstorage.Collection(bus).search_items({"service": SERVICE})
+        item.set_secret(old)
+
+
+def unlock(desktop: Desktop) -> None:
+    """Unlock the keyring, as logging in again does."""
+    desktop.stop_keyring()
+    desktop.start_keyring()
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """What keeps the keyring from giving the key; `begin` returns what ends it. `says` is what the status tells."""
+
+    begin: Callable[[Desktop], Callable[[], None]]
+    says: str
+
+
+def lock(desktop: Desktop) -> Callable[[], None]:
+    desktop.lock()
+    return lambda: unlock(desktop)
+
+
+def stop(desktop: Desktop) -> Callable[[], None]:
+    desktop.stop_keyring()
+    return desktop.start_keyring
+
+
+def change(_desktop: Desktop) -> Callable[[], None]:
+    old = replace_key()
+    return lambda: restore_key(old)
+
+
+TROUBLES = {
+    "locked": Trouble(lock, "keyring is locked"),
+    "gone": Trouble(stop, "keyring is not there"),
+    "another-key": Trouble(change, "keyring holds another key"),
+}
+
+
+@pytest.mark.parametrize("name", TROUBLES)
+@in_house
+async def test_keyring(tmp_path: Path, desktop: Desktop, name: str) -> None:
+    """The account counts as locked and nothing is lost: once the key can be had again, so can tokens."""
+    trouble = TROUBLES[name]
+    desktop.start_keyring()
+    async with keyring_house(tmp_path, desktop) as house:
+        first, vault = await house.token(ANN), house.vault(ANN).read_bytes()
+        assert "keyring" == house.row(ANN)["key_from"]
+        end = trouble.begin(desktop)
+        await house.pass_time(DUE)
+
+        assert first == await house.token(ANN)
+        row = house.row(ANN)
+        assert ("locked", True, "locked") == (row["state"], row["usable"], row["problem"]["kind"])
+        assert trouble.says in house.text()
+        assert "unlock the keyring, or bring the key back" in row["next_move"]
+        assert 1 == house.exit_code()
+
+        await house.pass_time(HOUR)
+        refusal = await house.refusal(ANN)
+        assert "locked" == refusal["code"]
+        assert trouble.says in refusal["message"]
+        assert 0 == house.entra.count("token", grant_type="refresh_token")
+        outcome = await house.sign_in(ANN)
+        assert isinstance(outcome, Transient)
+        assert "locked" == outcome.trouble.kind, "and no second key is made"
+        assert vault == house.vault(ANN).read_bytes()
+
+        end()
+        assert first != await house.recovery(ANN)
+        row = house.row(ANN)
+        assert ("ok", True, "keyring") == (row["state"], row["persisted"], row["key_from"])
+        assert 0 == house.exit_code()
+
+
+@in_house
+async def test_no_keyring_at_all(tmp_path: Path, desktop: Desktop) -> None:
+    """Without any keyring sign-ins live in memory, which is said loudly; they are kept once there is a keyring."""
+    async with keyring_house(tmp_path, desktop, signed_in=False) as house:
+        signed_in = await house.sign_in(ANN)
+        assert isinstance(signed_in, Granted)
+        first = await house.token(ANN)
+
+        row = house.row(ANN)
+        assert ("ok", False) == (row["state"], row["persisted"])
+        assert "kept in MEMORY ONLY" in house.text()
+        assert 1 == house.exit_code()
+        assert not house.vault(ANN).exists()
+        await house.pass_time(DUE)
+        second = await house.token(ANN)
+        assert first != second, "the process that holds it renews it"
+
+        desktop.start_keyring()
+        await house.pass_time(DUE)
+        assert second != await house.token(ANN)
+        assert (True, "keyring") == (house.row(ANN)["persisted"], house.row(ANN)["key_from"])
+        assert house.vault(ANN).exists()
+        await forgotten(house)
+        await house.pass_time(DUE)
+        assert ("ok", 0) == (house.row(ANN)["state"], house.exit_code())
+
+
+@in_house
+async def test_the_end_of_a_worker_that_kept_sign_ins_in_memory(tmp_path: Path, desktop: Desktop) -> None:
+    """The one loss that memory only means: the token lives its life, and then only a sign-in helps, as is said."""
+    async with keyring_house(tmp_path, desktop, signed_in=False) as house:
+        await house.sign_in(ANN)
+        first = await house.token(ANN)
+        for process in house.workers():
+            os.kill(process, 9)
+        await forgotten(house)
+        await house.pass_time(DUE)
+
+        assert first == await house.token(ANN)
+        row = house.row(ANN)
+        assert ("sign-in-required", True) == (row["state"], row["usable"])
+        assert f"`cms login {ANN}`" in row["next_move"]
+        assert isinstance(await house.sign_in(ANN), Granted)
+        assert "ok" == house.row(ANN)["state"]
+
+
+@in_house
+async def test_a_frozen_keyring(tmp_path: Path, desktop: Desktop) -> None:
+    """A Secret Service that hangs is given up on in time, holds up no token that is held, and is used when it is back."""
+    desktop.start_keyring()
+    async with keyring_house(tmp_path, desktop, timeout=1.5) as house:
+        first = await house.token(ANN)
+        desktop.freeze(frozen=True)
+        await house.pass_time(DUE)
+
+        assert first == await house.token(ANN)
+        assert ("failing", "timeout") == (house.row(ANN)["state"], house.row(ANN)["problem"]["kind"])
+        desktop.freeze(frozen=False)
+        await house.pass_time(house.row(ANN)["problem"]["retry_in"] + 1)
+        await until(lambda: house.row(ANN)["state"] == "ok", "the renewal")
+        assert first != await house.token(ANN)
+
+
+def replaced(key: Path) -> None:
+    key.write_bytes(base64.b64encode(os.urandom(KEY_BYTES)))
+
+
+def halved(key: Path) -> None:
+    key.write_bytes(key.read_bytes()[:20])
+
+
+def opened(key: Path) -> None:
+    key.chmod(0o644)
+
+
+FILES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "another-key": (replaced, "holds another key"),
+    "gone": (Path.unlink, "does not exist"),
+    "half": (halved, "holds no key"),
+    "open": (opened, "it must be 0600 or less"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+@in_house
+async def test_key_file(tmp_path: Path, name: str) -> None:
+    """A key file that does not give the key any more is told as such; with the right one back all goes on."""
+    spoil, says = FILES[name]
+    key = tmp_path / "key"
+    async with open_house(tmp_path, (ANN, BOB), idle=HASTY) as house:
+        await forgotten(house)
+        first, right, vault = await house.token(ANN), key.read_bytes(), house.vault(ANN).read_bytes()
+        keep_secret(right.decode())
+        spoil(key)
+        await house.pass_time(DUE)
+
+        assert first == await house.token(ANN)
+        assert ["locked", "locked"] == [house.row(user)["state"] for user in (ANN, BOB)]
+        assert says in house.text()
+        await house.pass_time(HOUR)
+        refusal = await house.refusal(ANN)
+        assert "locked" == refusal["code"]
+        assert (0, vault) == (house.entra.count("token", grant_type="refresh_token"), house.vault(ANN).read_bytes())
+
+        key.unlink(missing_ok=True)
+        key.touch(mode=0o600)
+        key.write_bytes(right)
+        for user in (ANN, BOB):
+            await house.recovery(user)
+        assert ["ok", "ok"] == [house.row(user)["state"] for user in (ANN, BOB)]

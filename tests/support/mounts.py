@@ -1,0 +1,56 @@
+"""A small disk for a test, that can be filled up or turned read-only while a daemon uses it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from support.programs import require_program, require_root
+
+# What a vault file's reservation takes several times over, and an instant to fill.
+_SIZE = "512k"
+
+
+class SmallDisk:
+    """A tmpfs at a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._ballast = folder / "ballast"
+
+    def fill(self) -> None:
+        """Leave no room for anything."""
+        self._ballast.write_bytes(b"\0" * shutil.disk_usage(self.folder).free)
+
+    def make_room(self) -> None:
+        """Undo `fill`."""
+        self._ballast.unlink()
+
+    def forbid_writing(self) -> None:
+        """Turn the folder read-only. Descriptors that are open for writing would forbid a remount of the disk itself."""
+        _run("mount", "--bind", self.folder, self.folder)
+        _run("mount", "-o", "remount,bind,ro", self.folder)
+
+    def allow_writing(self) -> None:
+        """Undo `forbid_writing`."""
+        _run("umount", self.folder)
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[SmallDisk]:
+    """Mount a small disk at a new folder for the block."""
+    require_root()
+    folder.mkdir(mode=0o700)
+    _run("mount", "-t", "tmpfs", "-o", f"size={_SIZE},mode=0700", "tmpfs", folder)
+    try:
+        yield SmallDisk(folder)
+    finally:
+        # Recursive: whatever a failed test has left mounted above it goes as well.
+        _run("umount", "--lazy", "--recursive", folder)
+
+
+def _run(program: str, *arguments: str | Path) -> None:
+    subprocess.run([require_program(program, "mount"), *arguments], check=True, timeout=30)
