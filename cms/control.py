@@ -26,7 +26,7 @@ from cms.lifecycle import Granted, Outcome
 from cms.listener import Listener
 from cms.logs import get_logger
 from cms.policy import ROOT, Peer
-from cms.signin import MAX_PASTED, METHODS, Flow
+from cms.signin import FLOW_SECONDS, MAX_PASTED, METHODS, Flow
 
 # A pasted address is the longest thing that anybody sends; JSON may double it.
 MAX_LINE = 2 * MAX_PASTED + 1024
@@ -243,6 +243,8 @@ def prompt_event(flow: Flow, shown: Prompt) -> dict[str, Any]:
     """Return what a terminal needs to know of a prompt."""
     event = asdict(shown)
     del event["number"], event["state"]
+    # A device code may live for longer than the flow that waits for it.
+    event["expires_in"] = min(shown.expires_in, FLOW_SECONDS)
     return {
         "event": "prompt",
         "user": flow.grant.login,

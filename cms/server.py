@@ -117,7 +117,7 @@ class _Server:
         scope.deadline = trio.current_time() + wire.REQUEST_SECONDS
         rules = self._rules()
         if not admits(peer, rules):
-            _audit(peer, _NAMELESS, "denied")
+            _audit(peer, _NAMELESS, "", "denied")
             return
         received = await _receive(connection.sock)
         if connection not in self._unfinished:
@@ -137,7 +137,7 @@ class _Server:
             # The client reads to the end: it need not wait for the log.
             connection.sock.shutdown(trio.socket.SHUT_WR)
         finally:
-            _audit(connection.peer, request, outcome)
+            _audit(connection.peer, request, user, outcome)
 
     async def _find(self, peer: Peer, received: bytes, rules: Rules) -> tuple[wire.Request, str, Token | Deny]:
         """Return the request, the user for the SASL string, and the token or why there is none."""
@@ -229,12 +229,12 @@ def _json(body: Mapping[str, object]) -> bytes:
     return json.dumps(body).encode() + b"\n"
 
 
-def _audit(peer: Peer, request: wire.Request, outcome: str) -> None:
+def _audit(peer: Peer, request: wire.Request, user: str, outcome: str) -> None:
     """Write the line that says who asked for what and got it or not: never the token."""
     log.info(
         "request",
         outcome=outcome,
-        user=request.user,
+        user=user,
         protocol=request.protocol,
         form=request.form,
         uid=peer.uid,

@@ -22,7 +22,7 @@ from cms.grants.messages import Prompt
 from cms.lifecycle import Granted, Outcome, Refused, Trouble
 from cms.listener import open_listener
 from cms.policy import Peer
-from cms.signin import Flow
+from cms.signin import FLOW_SECONDS, Flow
 
 SECRET = "eyJ.access.token"
 GRANT = Grant("https://login.example.test/common", DEFAULT_REGISTRATION.client_id, "a@example.test")
@@ -253,6 +253,7 @@ async def test_what_is_pasted_reaches_the_flow(tmp_path: Path) -> None:
         await lines.send({"pasted": "the-code"})
         told = await lines.receive()
         await lines.send({"pasted": "http://x.test/?code=c&state=the-state"})
+        await trio.testing.wait_all_tasks_blocked()
         finish(house.commands.flow, GRANTED)
         done = await lines.receive()
         await lines._stream.aclose()
@@ -336,6 +337,13 @@ def test_an_application_of_ones_own_is_named_by_its_id() -> None:
     flow = Flow(Grant("https://login.example.test/common", "my-own", ""), "paste")
 
     assert "my-own" in control.prompt_event(flow, Prompt(1, "paste", "https://x.test/"))["registration"]
+
+
+def test_a_code_that_outlives_its_flow_is_no_promise() -> None:
+    """Entra's device codes live for 15 minutes, a sign-in for 10."""
+    event = control.prompt_event(new_flow(), Prompt(1, "device", "https://x.test/", "ABCD", expires_in=900.0))
+
+    assert FLOW_SECONDS == event["expires_in"]
 
 
 # --- who, and for how long ---
