@@ -1,0 +1,327 @@
+"""Two hundred SIGKILLs and more: of the worker at every call of a refresh and at any moment, and of the broker.
+
+With Entra's documented behaviour, under which a redeemed refresh token stays valid, none of them loses a sign-in. With
+reuse refused, the one loss that nobody can prevent (killed after Entra has redeemed, before the successor is stored)
+says so; and what only the broker's death interrupts is not even lost then.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import json
+import math
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from support.daemon import Daemon, account_line, ask, settings_lines
+from support.kills import KILLED, Ward, Witness, hesitate, kill, ward, workers_of
+from support.waiting import PATIENCE, until
+
+from cms.remote import Remote, connect
+from cms.sandbox.faults import Fault
+
+# How many processes each test kills at least. The tests count, and this is their sum.
+KILLS = {
+    "every call": 2 * 60,
+    "any moment": 2 * 20,
+    "worker of a broker": 15,
+    "broker": 50,
+    "broker and worker": 2 * 10,
+    "orphan": 2,
+    "loss": 2,
+}
+
+# What a refresh does to the disk and to Entra, in this order. A refresh that does more is killed there as well.
+WRITE_POINTS = (
+    "openat .lock",
+    "flock .lock",
+    "openat .vault",
+    "openat .redeeming",
+    "fallocate .redeeming",
+    "connect Entra",
+    "write Entra",
+    "read Entra",
+    "openat .redeeming",
+    "write .redeeming",
+    "ftruncate .redeeming",
+    "fsync .redeeming",
+    "rename .redeeming .vault",
+    "openat folder",
+    "fsync folder",
+    "close .lock",
+    # To the thread that answers, and what that one reads.
+    "sendto",
+    "recvfrom",
+)
+
+# Where the successor is known to the worker, and nowhere else: every kill there costs the sign-in if reuse is refused.
+LOST_AT = {"write .redeeming", "ftruncate .redeeming", "fsync .redeeming", "rename .redeeming .vault"}
+
+USERS = tuple(f"user{number}@example.test" for number in range(8))
+
+BEHAVIOURS = pytest.mark.parametrize("refuse_reuse", [False, True], ids=["documented", "reuse-refused"])
+
+
+@BEHAVIOURS
+def test_worker_killed_at_every_call(tmp_path: Path, refuse_reuse: bool) -> None:
+    """Wherever in a refresh the worker is killed, its vault file is whole, and the sign-in good as far as it can be.
+
+    Lost is exactly what Entra has redeemed and the vault does not know of, and only where reuse is refused.
+    """
+    with Witness(refuse_reuse=refuse_reuse) as entra, ward(tmp_path, entra, USERS[0]) as kept:
+        (grant,) = kept.grants
+        ends: dict[str, set[str]] = {}
+        hits = Counter[str]()
+        for name in kept.calls(grant):
+            for hit, end in killed_in_turn(kept, name):
+                hits[hit] += 1
+                ends.setdefault(hit, set()).add(end)
+
+    assert Counter(WRITE_POINTS) <= hits
+    assert (LOST_AT if refuse_reuse else set()) == {hit for hit, found in ends.items() if "granted" not in found}
+    assert KILLS["every call"] // 2 <= hits.total()
+
+
+def killed_in_turn(kept: Ward, name: str) -> list[tuple[str, str]]:
+    """Kill a worker at the first, the second, ... call of this name, until one gets through. Return where, and the end."""
+    (grant,) = kept.grants
+    found: list[tuple[str, str]] = []
+    for number in itertools.count(1):
+        before, token = kept.remembered(grant)
+        hit = kept.killed_at(grant, name, number)
+        if not hit:
+            return found
+        found.append((hit, kept.judge(grant, before, token)))
+    raise AssertionError
+
+
+@BEHAVIOURS
+def test_worker_killed_at_any_moment(tmp_path: Path, refuse_reuse: bool) -> None:
+    """The same with eight refreshes under way at once."""
+    luck = random.Random(2)
+    ends = Counter[str]()
+    with Witness(refuse_reuse=refuse_reuse) as entra, ward(tmp_path, entra, *USERS) as kept:
+        for _ in range(KILLS["any moment"] // 2):
+            before = {grant: kept.remembered(grant) for grant in kept.grants}
+            kept.killed_at_random(luck)
+            ends.update(kept.judge(grant, *before[grant]) for grant in kept.grants)
+
+    assert ({"granted", "reused"} if refuse_reuse else {"granted"}) == set(ends)
+
+
+class House:
+    """A daemon with three people signed in, and its Entra."""
+
+    def __init__(self, daemon: Daemon, entra: Witness) -> None:
+        self.daemon = daemon
+        self.entra = entra
+        self.users = USERS[:3]
+        self.socket = daemon.sockets / "cms.sock"
+        accounts = [account_line(f"account{number}", user, entra) for number, user in enumerate(self.users)]
+        names = ", ".join(f"account{number}" for number in range(len(accounts)))
+        daemon.configure(
+            settings_lines(daemon.home, entra) + "".join(accounts) + f'CredentialServer("{self.socket}", [{names}])\n'
+        )
+        begun = time.monotonic()
+        daemon.start()
+        self.start_seconds = time.monotonic() - begun
+        for user in self.users:
+            entra.add_user(user)
+            daemon.sign_in(user, entra)
+
+    @property
+    def workers(self) -> list[int]:
+        """The processes of the broker's grant workers."""
+        assert self.daemon.process is not None
+        return workers_of(self.daemon.process.pid)
+
+    def token(self, user: str) -> bytes:
+        """Return a user's token from the socket; wait for it."""
+        return until(lambda: ask(self.socket, f"SMTP,token {user}".encode()), f"a token of {user}'s")
+
+    def all_served(self) -> bool:
+        """Whether everybody gets a token, one that Entra stands for."""
+        return all(self.entra.introspect(self.token(user).decode())["active"] for user in self.users)
+
+    @contextmanager
+    def refresh(self) -> Iterator[Remote]:
+        """Refresh everything during the block; the answer can be received from what it is given."""
+        with connect([str(self.daemon.home / "run" / "cms" / "control.sock")]) as remote:
+            remote.send({"command": "refresh", "user": ""})
+            yield remote
+
+    def kill(self) -> None:
+        """Kill the broker alone, and check that its claim on the state folder goes with it."""
+        assert KILLED == self.daemon.stop(signal.SIGKILL)
+        (lock,) = self.daemon.home.rglob("daemon.lock")
+        with lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def kill_all(self) -> int:
+        """Kill the broker and its workers at one moment; return how many there were."""
+        assert self.daemon.process is not None
+        killed = kill([self.daemon.process.pid, *self.workers])
+        self.kill()
+        return killed
+
+    def under_way(self, user: str) -> bool:
+        """Whether Entra is dealing with a refresh token of this user's."""
+        return any(each.user == user and each.ended == math.inf for each in self.entra.redemptions)
+
+    def silence(self, user: str) -> None:
+        """Let Entra take its time with the next refresh token of this user's, and wait until it has come."""
+        self.entra.faults.add(Fault("silence", user=user, grant_type="refresh_token", seconds=PATIENCE))
+        with self.refresh():
+            until(lambda: self.under_way(user), "a refresh token at Entra")
+
+    def reason(self, user: str) -> str:
+        """Return why there is no token, as a client is told."""
+        answer = json.loads(ask(self.socket, f"SMTP,json {user}".encode()))
+        return str(answer.get("error", {}).get("code", ""))
+
+
+@pytest.fixture
+def make_house(daemon: Daemon) -> Iterator[Callable[..., House]]:
+    """Make a house whose Entra has these settings."""
+    with Witness() as entra:
+
+        def make(*, refuse_reuse: bool) -> House:
+            entra.refuse_reuse = refuse_reuse
+            return House(daemon, entra)
+
+        yield make
+
+
+def test_worker_killed_under_its_broker(make_house: Callable[..., House]) -> None:
+    """The broker asks again by itself: nobody notices, and nothing is started or signed in anew."""
+    house, luck = make_house(refuse_reuse=False), random.Random(3)
+    killed = 0
+    while killed < KILLS["worker of a broker"]:
+        before = house.entra.redeemed
+        with house.refresh() as answer:
+            house.entra.wait_until_asked(before + luck.randint(1, len(house.users)))
+            hesitate(luck)
+            killed += kill(house.workers)
+
+            assert answer.receive()["ok"]
+        assert house.all_served()
+
+
+def test_broker_killed(make_house: Callable[..., House]) -> None:
+    """A broker that starts serves what one that was killed had, at whatever moment: here even where reuse is refused.
+
+    Its worker ends what it has begun, and the next one waits for that: no refresh token is ever redeemed twice.
+    """
+    house, luck = make_house(refuse_reuse=True), random.Random(4)
+    house.kill()
+    killed = 1
+    while killed < KILLS["broker"]:
+        killed += killed_while_starting(house, luck)
+        before = house.entra.redeemed
+        house.daemon.start()
+        if luck.random() < 0.5:
+            house.entra.wait_until_asked(before + luck.randint(0, len(house.users)))
+            killed += killed_in_a_moment(house, luck)
+        else:
+            assert house.all_served()
+            with house.refresh():
+                killed += killed_in_a_moment(house, luck)
+        assert house.socket.is_socket()
+        with pytest.raises(ConnectionRefusedError):
+            ask(house.socket, b"SMTP")
+    house.daemon.start()
+
+    assert house.all_served()
+    assert [] == house.entra.overlapping()
+    assert [] == house.entra.twice()
+    assert {"cms.sock"} == {path.name for path in house.daemon.sockets.iterdir()}
+
+
+def killed_while_starting(house: House, luck: random.Random) -> int:
+    """Start the broker and kill it before it can be ready, or about then."""
+    house.daemon.launch()
+    time.sleep(luck.uniform(0.0, house.start_seconds))
+    assert KILLED == house.daemon.stop(signal.SIGKILL)
+    return 1
+
+
+def killed_in_a_moment(house: House, luck: random.Random) -> int:
+    """Kill the broker at an unforeseen moment."""
+    hesitate(luck)
+    house.kill()
+    return 1
+
+
+def test_broker_and_worker_killed(make_house: Callable[..., House]) -> None:
+    """What kills both, as a container's end does, costs nothing as long as Entra does what it documents."""
+    house, luck = make_house(refuse_reuse=False), random.Random(5)
+    killed = 0
+    while killed < KILLS["broker and worker"]:
+        before = house.entra.redeemed
+        with house.refresh():
+            house.entra.wait_until_asked(before + luck.randint(1, len(house.users)))
+            hesitate(luck)
+            killed += house.kill_all()
+        house.daemon.start()
+
+        assert house.all_served()
+
+
+def test_orphan_and_successor_take_turns(make_house: Callable[..., House]) -> None:
+    """While the worker of a killed broker waits for Entra, the next broker's leaves that grant alone, and only that."""
+    house = make_house(refuse_reuse=True)
+    slow, *others = house.users
+    for _ in range(KILLS["orphan"]):
+        house.silence(slow)
+        house.kill()
+        house.daemon.start()
+        before = house.entra.redeemed
+
+        assert all(house.token(user) for user in others)
+        until(lambda: any(map(holds_lock, house.workers)), "a worker that waits for its turn")
+        assert house.under_way(slow)
+        assert before + len(others) >= house.entra.redeemed
+        house.entra.faults.release()
+        assert house.all_served()
+
+    assert [] == house.entra.overlapping()
+    assert [] == house.entra.twice()
+
+
+def holds_lock(process: int) -> bool:
+    """Whether a process has a grant's lock file open."""
+    try:
+        return any(str(each.readlink()).endswith(".lock") for each in Path(f"/proc/{process}/fd").iterdir())
+    except OSError:
+        return False
+
+
+def test_the_one_loss(make_house: Callable[..., House]) -> None:
+    """Killed after Entra has redeemed, where reuse is refused: the next request is told to sign in, and why."""
+    house = make_house(refuse_reuse=True)
+    lost, *others = house.users
+    house.silence(lost)
+    killed = house.kill_all()
+    house.entra.faults.release()
+    house.entra.wait_until_left(0)
+    house.daemon.start()
+
+    assert KILLS["loss"] <= killed
+    until(lambda: house.reason(lost) == "sign-in-required", "the refusal")
+    assert "cut off after redeeming it and before storing its successor" in house.daemon.cms("status").stdout
+    assert all(house.token(user) for user in others)
+    house.daemon.sign_in(lost, house.entra)
+    assert house.all_served()
+
+
+def test_enough() -> None:
+    """The least that the tests above count is as much as it should be, and every kind of process has its share."""
+    assert 200 <= sum(KILLS.values())
+    assert 60 <= KILLS["broker"] + KILLS["broker and worker"] // 2

@@ -1,0 +1,314 @@
+"""Workers that are killed on purpose, at an exact system call or at any moment; and what must be left of a vault then.
+
+A system call is hit by strace, which is attached to a worker that waits for its first question and kills it as it
+enters the Nth call of one name, so that nothing of that call is carried out. strace counts for each thread, and a
+question has a thread of its own: the Nth call is the Nth of this very refresh.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from cms.accounts import Grant
+from cms.grants.keys import Keys
+from cms.grants.messages import Acquire, Open
+from cms.grants.vault import Entry, Vault
+from cms.lifecycle import Granted, Outcome
+from cms.sandbox.entra import Entra
+from cms.sandbox.redeem import Refresh
+from cms.sandbox.tokens import digest
+from cms.sandbox.web import Reply, Request
+from support.evidence import descendants
+from support.grants import PATIENCE, Broker, NoRing, Process, grant_for, opened, process
+from support.programs import require_program, require_root
+
+KILLED = -signal.SIGKILL
+
+# Calls that only look, and change nothing anywhere: a kill there is one at the next call that does.
+LOOKS = {
+    *("access", "faccessat2", "readlink", "stat", "lstat", "fstat", "newfstatat", "statx", "getdents64", "lseek"),
+    *("mmap", "fcntl", "ioctl", "getsockname", "getpeername", "getsockopt", "setsockopt"),
+    *("poll", "ppoll", "select", "pselect6"),
+}
+
+# A grant that nobody signs in to: asking for it tells that a worker is up, and leaves no connection behind.
+_NOBODY = "nobody@example.test"
+
+# Longer than any test: the worker that puts things right stays.
+_STAYS = 3600.0
+
+# What is killed reports no coverage, and measuring it would take most of the time.
+_UNMEASURED = {"COVERAGE_PROCESS_START": "", "COVERAGE_PROCESS_CONFIG": ""}
+
+_TRACED = "%file,%desc,%network"
+
+# Seconds: from a request's arrival at Entra to the end of what the worker makes of the answer, and some more.
+_HESITATION = 0.02
+
+
+@dataclass(slots=True)
+class Redemption:
+    """One refresh token (its digest) at the token endpoint. Times are of the monotonic clock."""
+
+    user: str
+    token: str
+    began: float
+    ended: float = float("inf")
+
+
+class Witness(Entra):
+    """A simulated Entra that remembers from when to when it dealt with each refresh token."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        self.redemptions: list[Redemption] = []
+        super().__init__(*given, **named)
+
+    def _answer(self, request: Request) -> Reply:
+        token = request.fields.get("refresh_token")
+        if token is None:
+            return super()._answer(request)
+        one = Redemption(self.redeemer.whose(request.fields), digest(token), time.monotonic())
+        self.redemptions.append(one)
+        try:
+            return super()._answer(request)
+        finally:
+            one.ended = time.monotonic()
+
+    def overlapping(self) -> list[tuple[Redemption, Redemption]]:
+        """Return the pairs of redemptions that went on at the same time for one user."""
+        ordered = sorted(self.redemptions, key=lambda each: (each.user, each.began))
+        return [(one, two) for one, two in pairwise(ordered) if one.user == two.user and two.began < one.ended]
+
+    def twice(self) -> list[str]:
+        """Return the refresh tokens that came more than once."""
+        return [token for token, times in Counter(each.token for each in self.redemptions).items() if times > 1]
+
+    @property
+    def redeemed(self) -> int:
+        """How many refresh tokens have come."""
+        return self.count(grant_type="refresh_token")
+
+    def wait_until_asked(self, number: int) -> None:
+        """Return at the moment at which so many refresh tokens have come."""
+        assert self.wait_for(number, grant_type="refresh_token", seconds=PATIENCE)
+
+    def refresh_token(self, token: str) -> Refresh:
+        """Return what is known of a refresh token that was given away."""
+        return self.redeemer._refreshes[digest(token)]
+
+    def wait_until_left(self, alone: int) -> None:
+        """Wait until so many connections are left: whatever a dead worker had sent is dealt with then."""
+        tcp = self._tls._tcp
+        assert tcp is not None
+        with tcp._changed:
+            assert tcp._changed.wait_for(lambda: len(tcp._open) <= alone, PATIENCE)
+
+
+def refresh_token(entry: Entry) -> str:
+    """Return the one refresh token in a vault's entry."""
+    (token,) = json.loads(entry.cache)["RefreshToken"].values()
+    return str(token["secret"])
+
+
+class Ward:
+    """A state folder with sign-ins, and a worker that nobody kills: it signs in, and redeems after each kill."""
+
+    def __init__(self, folder: Path, entra: Witness, clean: Broker, users: Sequence[str]) -> None:
+        self.entra = entra
+        self.first = _opening(folder, entra)
+        self.grants = [grant_for(entra, user) for user in users]
+        self.nobody = grant_for(entra, _NOBODY)
+        self._folder = folder
+        self._clean = clean
+        keys = Keys(self.first.key, environ={}, ring=NoRing())
+        # A lock that outlives its holder would be waited for in vain.
+        self._vault = Vault(self.first.state_folder, keys, patience=5.0)
+        for grant in self.grants:
+            self.sign_in(grant)
+
+    def sign_in(self, grant: Grant) -> None:
+        """Sign this grant's person in."""
+        outcome = self._clean.sign_in(grant, self.entra)
+        assert isinstance(outcome, Granted), outcome
+
+    def kept(self, grant: Grant) -> Entry:
+        """Return what the vault holds of a grant; fails where its file is not whole, or is locked for good."""
+        with self._vault.hold(grant) as held:
+            entry = held.read()
+        assert entry is not None
+        return entry
+
+    def raw(self, grant: Grant) -> bytes:
+        """Return the vault file."""
+        return self._vault.path(grant).read_bytes()
+
+    def remembered(self, grant: Grant) -> tuple[bytes, str]:
+        """Return the vault file and the refresh token in it, to compare with what a kill leaves."""
+        return self.raw(grant), refresh_token(self.kept(grant))
+
+    def leftovers(self, grant: Grant) -> set[str]:
+        """Return the endings of the grant's files."""
+        return {path.suffix for path in Path(self.first.state_folder).glob(f"{grant.key}*")}
+
+    def redeem(self, grant: Grant) -> Outcome:
+        """Redeem what a kill has left, in a clean worker."""
+        return self._clean.acquire(grant)
+
+    def judge(self, grant: Grant, before: bytes, token_before: str) -> str:
+        """Check what a kill has left of a grant: whole, old or new. Redeem it: "granted", or why it was refused.
+
+        Fails where the end is another than what Entra knows of the kept token asks for. A grant that is lost is signed
+        in again.
+        """
+        self.entra.wait_until_left(1)
+        token = refresh_token(self.kept(grant))
+        record = self.entra.refresh_token(token)
+        assert token != token_before or before == self.raw(grant), "an old file is byte by byte the old one"
+        assert token == token_before or not record.used, "a new file holds the successor"
+        assert self.leftovers(grant) <= {".vault", ".lock", ".redeeming"}
+        lost = bool(record.used) and self.entra.refuse_reuse
+        end = _end(self.redeem(grant))
+        assert ("reused" if lost else "granted") == end
+        if lost:
+            self.sign_in(grant)
+        assert self.leftovers(grant) == {".vault", ".lock"}
+        return end
+
+    @contextmanager
+    def victim(self) -> Iterator[Process]:
+        """Run a worker that is up, and has not yet been asked for anything that exists."""
+        with process(self.first, environment=_UNMEASURED) as worker:
+            assert _end(worker.broker.acquire(self.nobody)) == "no-sign-in"
+            yield worker
+
+    def ask(self, worker: Process, grant: Grant) -> None:
+        """Ask a worker, and do not wait for the answer."""
+        worker.broker.send(Acquire(worker.broker.number(), grant, grant.scope_sets[0]))
+
+    def calls(self, grant: Grant) -> list[str]:
+        """Return the names of the calls by which a refresh touches files, sockets and what else has a descriptor."""
+        log = self._folder / "calls"
+        with self.victim() as worker, _strace(worker, log, f"--trace={_TRACED}"):
+            self.ask(worker, grant)
+            assert _answers(worker.broker)
+        names = re.findall(r"^\d+ +(\w+)\(", log.read_text(), re.MULTILINE)
+        return sorted(set(names) - LOOKS)
+
+    def killed_at(self, grant: Grant, name: str, number: int) -> str:
+        """Refresh in a worker that is killed on entering its Nth call of this name.
+
+        Return what it was about to do, as "write Entra" or "rename .redeeming .vault"; "" if it got through alive.
+        """
+        log = self._folder / "strike"
+        strike = (f"--trace={name}", f"--inject={name}:signal=SIGKILL:when={number}")
+        with self.victim() as worker, _strace(worker, log, *strike):
+            self.ask(worker, grant)
+            answered = _answers(worker.broker)
+        if worker.popen.returncode == KILLED:
+            return self._point(log)
+        assert (0, True) == (worker.popen.returncode, answered)
+        return ""
+
+    def killed_at_random(self, luck: random.Random) -> None:
+        """Refresh everything at once in a worker that is killed at some moment."""
+        with self.victim() as worker:
+            before = self.entra.redeemed
+            for grant in self.grants:
+                self.ask(worker, grant)
+            self.entra.wait_until_asked(before + luck.randint(0, len(self.grants)))
+            hesitate(luck)
+            worker.popen.kill()
+            assert worker.popen.wait(PATIENCE) == KILLED
+
+    def _point(self, log: Path) -> str:
+        """Return what the last call in a trace was about: Entra, or the endings of files in the state folder."""
+        name, arguments = re.findall(r"^\d+ +(\w+)\((.*)$", log.read_text(), re.MULTILINE)[-1]
+        port = self.entra.authority.rpartition(":")[2]
+        files = re.findall(rf'{re.escape(self.first.state_folder)}(?:/\w+(\.\w+))?[">]', arguments)
+        words = [each or "folder" for each in files]
+        if f":{port}]" in arguments or f"htons({port})" in arguments:
+            words.append("Entra")
+        return " ".join([name, *words])
+
+
+def _opening(folder: Path, entra: Entra) -> Open:
+    return opened(folder / "state", entra, idle=_STAYS)
+
+
+@contextmanager
+def ward(folder: Path, entra: Witness, *users: str) -> Iterator[Ward]:
+    """Look after these users' sign-ins for the block."""
+    for user in users:
+        entra.add_user(user)
+    with process(_opening(folder, entra)) as clean:
+        yield Ward(folder, entra, clean.broker, users)
+
+
+@contextmanager
+def _strace(worker: Process, log: Path, *options: str) -> Iterator[None]:
+    """Trace a worker for the block, whose end is the worker's as well."""
+    require_root()  # the worker keeps every other process of its user from tracing it
+    # -s0: what is read and written is nobody's to see, here as elsewhere.
+    command = [require_program("strace", "strace"), "-f", "-yy", "-s0", "-o", str(log), *options]
+    with subprocess.Popen([*command, "-p", str(worker.popen.pid)], stderr=subprocess.PIPE, text=True) as tracer:
+        assert tracer.stderr is not None
+        attached = tracer.stderr.readline()
+        assert "attached" in attached, attached
+        try:
+            yield
+        finally:
+            worker.broker.sock.close()
+            worker.popen.wait(PATIENCE)
+            tracer.communicate(timeout=PATIENCE)
+
+
+def _answers(broker: Broker) -> bool:
+    """Wait for the answer, or for the end of the worker without one."""
+    try:
+        return broker.receive() is not None
+    except ConnectionResetError:
+        return False
+
+
+def _end(outcome: Outcome) -> str:
+    return "granted" if isinstance(outcome, Granted) else outcome.trouble.kind
+
+
+def hesitate(luck: random.Random) -> None:
+    """Let a moment pass, whose length is not foreseen: what happens at it is what the test is about."""
+    time.sleep(luck.uniform(0.0, _HESITATION))
+
+
+def kill(processes: Iterable[int]) -> int:
+    """Kill these processes; return how many of them were still there."""
+    killed = 0
+    for each in processes:
+        with suppress(ProcessLookupError):
+            os.kill(each, signal.SIGKILL)
+            killed += 1
+    return killed
+
+
+def workers_of(broker: int) -> list[int]:
+    """Return the processes of the grant workers that a broker has started."""
+    return [int(each) for each in descendants(broker) if _is_worker(each)]
+
+
+def _is_worker(process: str) -> bool:
+    try:
+        return b"cms.grants" in Path(f"/proc/{process}/cmdline").read_bytes()
+    except OSError:
+        return False
