@@ -50,6 +50,7 @@ from cms_oauth import wire
 log = get_logger()
 
 _SIGNED_OUT = Trouble("signed-out", "the sign-in was given up with `cms logout`", "sign in again with `cms login`")
+_MEMORY_LOST = "the sign-in was kept in memory only, and the process that held it has ended"
 _BUG = Trouble(
     "worker", "asking for a token failed inside cms", "it is tried again by itself; the log has the traceback"
 )
@@ -211,12 +212,20 @@ class Keeper:
             self._absorb(scopes, Transient(_BUG))
 
     def _absorb(self, scopes: Scopes, outcome: Outcome) -> None:
+        outcome = self._explained(outcome)
         life = absorb(self.lives[scopes], outcome, self._clock.boot(), self._luck(), self.grant.refresh_before)
         if isinstance(outcome, Granted):
             self.who = outcome.who or self.who
             self.persisted = outcome.persisted
             self.key_from = outcome.key_from
         self._publish(scopes, life)
+
+    def _explained(self, outcome: Outcome) -> Outcome:
+        """Say where a sign-in went that was there: another process than the one that held it knows of none."""
+        match outcome:
+            case Refused(trouble=Trouble(kind="no-sign-in") as trouble) if self.persisted is False:
+                return Refused(replace(trouble, message=_MEMORY_LOST))
+        return outcome
 
     def _publish(self, scopes: Scopes, life: Life) -> None:
         before, self.lives[scopes] = self.lives[scopes], life

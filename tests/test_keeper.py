@@ -38,6 +38,7 @@ HOUR = 3600.0
 DOWN = Transient(Trouble("network", "no route to the provider", "nothing to do"))
 THROTTLED = Transient(Trouble("throttled", "asked for a pause", ""), retry_after=120.0)
 REVOKED = Refused(Trouble("refused", "the grant was revoked", "sign in again", aadsts=50173))
+NOBODY = Refused(Trouble("no-sign-in", "nobody has signed in yet", "sign in"))
 
 
 class FakeProvider(Provider):
@@ -258,6 +259,23 @@ async def test_a_sign_in_serves_at_once_and_makes_the_rest_due() -> None:
         assert ("fresh", False, "fake") == known
         assert [MAIL, GRAPH, GRAPH] == [scopes for _, scopes in world.provider.asked]
         assert isinstance(await world.keeper.ask(GRAPH), Token)
+
+
+@in_trio_clock
+async def test_a_sign_in_that_was_lost_with_a_process_is_told_as_that() -> None:
+    """Whoever signed in into memory is not told "has not signed in yet"; whoever never did is."""
+    async with keeping(NOBODY, NOBODY) as world:
+        await trio.sleep(1.0)
+        never = await world.keeper.ask(MAIL)
+        world.keeper.signed_in(MAIL, replace(world.provider.token(), persisted=False))
+        await trio.sleep(1.1 * HOUR)
+        lost = await world.keeper.ask(MAIL)
+
+        assert isinstance(never, Deny)
+        assert isinstance(lost, Deny)
+        assert ("nobody has signed in yet", "sign in") == (never.message, never.hint)
+        assert ("sign-in-required", "sign in") == (lost.code, lost.hint)
+        assert "kept in memory only, and the process that held it has ended" in lost.message
 
 
 @in_trio_clock
