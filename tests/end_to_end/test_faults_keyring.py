@@ -180,6 +180,7 @@ async def test_the_end_of_a_worker_that_kept_sign_ins_in_memory(tmp_path: Path, 
         assert first == await house.token(ANN)
         row = house.row(ANN)
         assert ("sign-in-required", True) == (row["state"], row["usable"])
+        assert "kept in memory only, and the process that held it has ended" in house.text()
         assert f"`cms login {ANN}`" in row["next_move"]
         assert isinstance(await house.sign_in(ANN), Granted)
         assert "ok" == house.row(ANN)["state"]

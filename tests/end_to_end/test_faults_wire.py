@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import trio
+import trustme
 from support.house import ANN, BOB, HOUR, House, in_house, open_house, until
 
 from cms.lifecycle import SHORTEST_PAUSE, Granted, Refused
@@ -22,24 +26,59 @@ from cms_oauth.wire import WAIT_SECONDS
 LONG_LIFE = 1.5 * HOUR
 
 
+Strike = Callable[[Entra], AbstractContextManager[None]]
+
+
 @dataclass(frozen=True)
 class Outage:
-    """Something that keeps Entra from answering well. `kind` and `says` are what the status tells of it."""
+    """Something that keeps Entra from answering well for a block. `kind` and `says` are what the status tells of it."""
 
-    begin: Callable[[Entra], None]
+    strike: Strike
     kind: str
     says: str
-    end: Callable[[Entra], None] = lambda entra: entra.faults.clear()
 
 
-def always(kind: str, endpoint: str = "token", **more: object) -> Callable[[Entra], None]:
-    """Return what makes this fault strike until it is cleared."""
-    fault = Fault(kind, endpoint, times=None, **more)  # type: ignore[arg-type]  # whichever fields the fault has
-    return lambda entra: entra.faults.add(fault)
+def always(kind: str, endpoint: str = "token", **more: Any) -> Strike:
+    """Return what makes this fault strike at every request."""
+
+    @contextmanager
+    def strike(entra: Entra) -> Iterator[None]:
+        entra.faults.add(Fault(kind, endpoint, times=None, **more))
+        yield
+        entra.faults.clear()
+
+    return strike
+
+
+@contextmanager
+def down(entra: Entra) -> Iterator[None]:
+    """Refuse connections."""
+    entra.go_down()
+    yield
+    entra.come_up()
+
+
+@contextmanager
+def intercepted(entra: Entra) -> Iterator[None]:
+    """Answer with somebody else's certificate, as a proxy that looks into TLS does."""
+    theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("localhost").configure_cert(theirs)
+    ours = _answer_with(theirs, entra)
+    yield
+    _answer_with(ours, entra)
+
+
+def _answer_with(context: ssl.SSLContext | None, entra: Entra) -> ssl.SSLContext | None:
+    """Change the certificate; return what showed the one before."""
+    entra.go_down()
+    before, entra._tls._context = entra._tls._context, context
+    entra.come_up()
+    return before
 
 
 OUTAGES = {
-    "down": Outage(Entra.go_down, "network", "cannot be reached", Entra.come_up),
+    "down": Outage(down, "network", "cannot be reached"),
+    "intercepted": Outage(intercepted, "network", "no trusted TLS connection"),
     "reset": Outage(always("reset"), "network", "the connection broke"),
     "unavailable": Outage(always("status", status=503), "server", "HTTP 503"),
     "throttled": Outage(always("status", status=429, retry_after="30"), "throttled", "HTTP 429"),
@@ -65,26 +104,25 @@ async def test_outage(tmp_path: Path, name: str) -> None:
     outage = OUTAGES[name]
     async with open_house(tmp_path, life=LONG_LIFE) as house:
         first = await house.token(ANN)
-        outage.begin(house.entra)
-        await house.pass_time(HOUR)
+        with outage.strike(house.entra):
+            await house.pass_time(HOUR)
 
-        assert first == await house.token(ANN)
-        row = house.row(ANN)
-        assert ("failing", True, outage.kind) == (row["state"], row["usable"], row["problem"]["kind"])
-        assert outage.says in house.text()
-        assert row["problem"]["tries"] > 1
-        assert 1 == house.exit_code()
+            assert first == await house.token(ANN)
+            row = house.row(ANN)
+            assert ("failing", True, outage.kind) == (row["state"], row["usable"], row["problem"]["kind"])
+            assert outage.says in house.text()
+            assert row["problem"]["tries"] > 1
+            assert 1 == house.exit_code()
 
-        await house.pass_time(HOUR)
-        refusal = await house.refusal(ANN)
-        assert "unavailable" == refusal["code"]
-        assert outage.says in refusal["message"]
-        assert refusal["hint"]
-        # That somebody asks brings the next try forward.
-        assert refusal["retry_after"] <= SHORTEST_PAUSE
-        assert 2 == house.exit_code()
+            await house.pass_time(HOUR)
+            refusal = await house.refusal(ANN)
+            assert "unavailable" == refusal["code"]
+            assert outage.says in refusal["message"]
+            assert refusal["hint"]
+            # That somebody asks brings the next try forward.
+            assert refusal["retry_after"] <= SHORTEST_PAUSE
+            assert 2 == house.exit_code()
 
-        outage.end(house.entra)
         await house.pass_time(refusal["retry_after"] + 1)
         assert first != await house.token(ANN)
         assert ("ok", None) == (house.row(ANN)["state"], house.row(ANN)["problem"])
