@@ -330,7 +330,10 @@ class Vault:
         try:
             key = self.keys.make()
             if key:
-                (self.folder / KEY_NAME).write_text(key.id + "\n")
+                named = self.folder / KEY_NAME
+                # The folder keeps others out; like all that is in it, this is nobody else's even without it.
+                named.touch(0o600)
+                named.write_text(key.id + "\n")
         except Missing as missing:
             raise _locked_out(f"there is no place for the vault's key: {missing}") from None
         except OSError as error:
