@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,10 +17,20 @@ from support.waiting import PATIENCE
 class Broker:
     """One user's daemon with one account, running; `path` is its token socket, for SMTP and IMAP.
 
-    `account` goes into the directive of the account, `more` into the configuration, where `account` is its name.
+    `account` goes into the directive of the account, `more` into the configuration, where `account` is its name; the
+    words of `before` are put before the daemon's command.
     """
 
-    def __init__(self, daemon: Daemon, entra: Entra, user: str, *, account: str = "", more: str = "") -> None:
+    def __init__(
+        self,
+        daemon: Daemon,
+        entra: Entra,
+        user: str,
+        *,
+        account: str = "",
+        more: str = "",
+        before: Sequence[str] = (),
+    ) -> None:
         self.daemon = daemon
         self.entra = entra
         self.user = user
@@ -32,7 +42,7 @@ class Broker:
             + f'CredentialServer("{self.path}", accounts=[account], protocols=["SMTP", "IMAP"], mode=0o600)\n'
             + more
         )
-        daemon.start()
+        daemon.start(before=before)
 
     @property
     def pid(self) -> int:
@@ -80,9 +90,18 @@ class Broker:
 
 
 @contextmanager
-def signed_in(installation: Installation, uid: int, user: str, more: str = "") -> Iterator[Broker]:
-    """Run a daemon as `uid`, signed in as `user`."""
+def signed_in(
+    installation: Installation,
+    uid: int,
+    user: str,
+    *,
+    groups: Sequence[int] = (),
+    more: Callable[[Daemon], str] = lambda _: "",
+    before: Sequence[str] = (),
+) -> Iterator[Broker]:
+    """Run a daemon as `uid`, signed in as `user`. `more` returns what else its configuration has."""
     with Entra() as entra, daemons(installation) as make:
-        broker = Broker(make(uid), entra, user, more=more)
+        daemon = make(uid, groups)
+        broker = Broker(daemon, entra, user, more=more(daemon), before=before)
         broker.daemon.sign_in(user, entra)
         yield broker

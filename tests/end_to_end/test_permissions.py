@@ -1,0 +1,349 @@
+"""Who may do what, tried as unprivileged users: each right with the user who has it and the one who has not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from support.broker import Broker, signed_in
+from support.daemon import Daemon, account_line, ask, settings_lines
+from support.programs import require_root
+from support.reachable import ALICE, BOB, CAROL, Installation, become
+from support.waiting import PATIENCE
+
+from cms.sandbox.entra import Entra
+
+USER = "rights@example.test"
+ROOT = 0
+# A group that is nobody's primary one.
+SHARED = 64100
+
+CANNOT_START = os.EX_CANTCREAT
+REFUSED = os.EX_NOPERM
+
+# name of a socket -> its arguments. All of them serve the same account.
+SOCKETS = {
+    "mine": "mode=0o600",
+    "users": f'users=["{BOB}"]',
+    "groups": f'groups=["{CAROL}", "{SHARED}"]',
+    "both": f'users=["{BOB}"], groups=["{SHARED}"]',
+    "group": f'group="{SHARED}"',
+}
+
+Peer = tuple[int, Sequence[int]]
+OWNER: Peer = (ALICE, ())
+OTHER: Peer = (BOB, ())
+THIRD: Peer = (CAROL, ())
+MEMBER: Peer = (BOB, (SHARED,))
+THIRD_MEMBER: Peer = (CAROL, (SHARED,))
+EVERYTHING: Peer = (ROOT, ())
+
+# A name -> who gets a token there, and who does not.
+RIGHTS = {
+    # The permission bits decide.
+    "mine": ([OWNER, EVERYTHING], [OTHER, THIRD, MEMBER]),
+    # Exactly the named users, the owner and root.
+    "users": ([OWNER, EVERYTHING, OTHER], [THIRD, THIRD_MEMBER]),
+    # CAROL by her primary group, whoever is in SHARED by a supplementary one.
+    "groups": ([OWNER, EVERYTHING, THIRD, MEMBER], [OTHER]),
+    "both": ([OWNER, EVERYTHING, OTHER, THIRD_MEMBER], [THIRD]),
+    # Mode 0660 for the group that owns the file.
+    "group": ([OWNER, EVERYTHING, MEMBER, THIRD_MEMBER], [OTHER, THIRD]),
+}
+CASES = [
+    (name, peer, allowed)
+    for name, sides in RIGHTS.items()
+    for allowed, peers in zip((True, False), sides, strict=True)
+    for peer in peers
+]
+
+OPEN_TO_ALL = ("sh", "-c", 'umask 0; exec "$@"', "sh")
+
+
+@pytest.fixture(scope="module")
+def broker(installation: Installation) -> Iterator[Broker]:
+    """ALICE's daemon, signed in. She is a member of SHARED, and her login creates files that everybody may write."""
+    require_root()
+    with signed_in(installation, ALICE, USER, groups=[SHARED], more=more_sockets, before=OPEN_TO_ALL) as running:
+        # Others come as far as the control socket: no folder is to be what keeps them out.
+        for folder in Path(running.control).relative_to(running.daemon.folder).parents:
+            (running.daemon.folder / folder).chmod(0o755)
+        yield running
+
+
+def more_sockets(daemon: Daemon) -> str:
+    """Return the directives for SOCKETS."""
+    return "".join(
+        f'CredentialServer("{daemon.sockets}/{name}.sock", accounts=[account], protocols=["SMTP"], {arguments})\n'
+        for name, arguments in SOCKETS.items()
+    )
+
+
+def run_as(peer: Peer, daemon: Daemon, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of cms's as somebody, with the daemon's environment."""
+    uid, groups = peer
+    command = [daemon.installation.command(name), *arguments]
+    return subprocess.run(
+        become(uid, command, groups=groups) if uid else command,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+        env=daemon.environment,
+    )
+
+
+@pytest.mark.parametrize(("name", "peer", "allowed"), CASES)
+def test_a_socket_lets_in_whom_it_names(broker: Broker, name: str, peer: Peer, allowed: bool) -> None:
+    """Permission bits, users, groups and the file's group: who is named gets the token, and nobody else."""
+    where = f"--cms_sock={broker.daemon.sockets}/{name}.sock"
+    asked = run_as(peer, broker.daemon, "cms-oauth", f"--user={USER}", where)
+
+    assert (0 if allowed else REFUSED) == asked.returncode, asked.stderr
+    assert asked.stdout.startswith(f"user={USER}\x01auth=Bearer ") == allowed
+    assert bool(asked.stdout) == allowed
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "gid"),
+    [("mine", 0o600, ALICE), ("users", 0o666, ALICE), ("groups", 0o666, ALICE), ("group", 0o660, SHARED)],
+)
+def test_a_socket_file_is_as_configured(broker: Broker, name: str, mode: int, gid: int) -> None:
+    """Owner, group and mode, whatever the umask."""
+    status = (broker.daemon.sockets / f"{name}.sock").stat()
+
+    assert (ALICE, gid, mode) == (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode))
+
+
+@pytest.mark.parametrize(
+    ("peer", "allowed"), [(OWNER, True), (EVERYTHING, True), (OTHER, False), (MEMBER, False)], ids=str
+)
+def test_commands_are_taken_from_owner_and_root(broker: Broker, peer: Peer, allowed: bool) -> None:
+    """The control socket answers nobody else, who learns nothing of the accounts."""
+    told = run_as(peer, broker.daemon, "cms", "status")
+
+    assert 0o600 == stat.S_IMODE(Path(broker.control).stat().st_mode)
+    assert (allowed, allowed) == (told.returncode == 0, USER in told.stdout + told.stderr)
+
+
+def test_an_open_control_socket_takes_no_others_commands(broker: Broker) -> None:
+    """Should its mode be changed behind cms's back, the kernel's word on who asks still decides."""
+    Path(broker.control).chmod(0o666)
+    script = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]);"
+    script += 's.sendall(b\'{"command": "status"}\\n\'); print(s.makefile().read())'
+    command = become(BOB, ["/usr/bin/python3", "-c", script, broker.control])
+    told = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    Path(broker.control).chmod(0o600)
+
+    assert "from its owner and from root only" in told.stdout
+    assert USER not in told.stdout
+
+
+def test_what_is_stored_is_the_owners_alone(broker: Broker) -> None:
+    """Folders 0700 and files 0600, though the umask of the daemon is 0."""
+    state = broker.daemon.home / "state"
+    found = {path: path.stat() for path in (state / "cms").rglob("*")} | {state / "cms": (state / "cms").stat()}
+
+    assert any(path.suffix == ".vault" for path in found)
+    for path, status in found.items():
+        wanted = 0o700 if path.is_dir() else 0o600
+        assert (ALICE, wanted) == (status.st_uid, stat.S_IMODE(status.st_mode)), path
+    assert 0o600 == stat.S_IMODE((broker.daemon.home / "vault-key").stat().st_mode)
+
+
+# --- what keeps a daemon from starting ---
+
+
+@pytest.fixture
+def alice(make_daemon: Callable[..., Daemon], entra: Entra) -> Daemon:
+    """A daemon of ALICE's that could start."""
+    require_root()
+    entra.add_user(USER)
+    daemon = make_daemon(ALICE)
+    configure(daemon, entra, f"{daemon.sockets}/cms.sock")
+    return daemon
+
+
+def configure(daemon: Daemon, entra: Entra, path: str, more: str = "") -> None:
+    """Give a daemon one account and one socket."""
+    daemon.configure(
+        settings_lines(daemon.home, entra)
+        + account_line("account", USER, entra)
+        + f'CredentialServer("{path}", accounts=[account]{more})\n'
+    )
+
+
+def failed_start(daemon: Daemon, *before: str) -> tuple[int, str]:
+    """Start a daemon that must not; return its exit status and what it said."""
+    daemon.launch(before=before)
+    assert daemon.process
+    daemon.process.wait(PATIENCE)
+    said = daemon.log
+    return daemon.stop(), said
+
+
+def make_folder(path: Path, uid: int, mode: int) -> Path:
+    """Make a folder and those above it, all of somebody's and of this mode."""
+    if not path.parent.exists():
+        make_folder(path.parent, uid, mode)
+    path.mkdir()
+    path.chmod(mode)
+    os.chown(path, uid, uid)
+    return path
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o1777], ids=["own", "sticky"])
+def test_a_configuration_of_ones_own_is_read(alice: Daemon, mode: int) -> None:
+    """Nobody but ALICE can change it there: not in her folder, and not in one like /tmp."""
+    alice.home.chmod(mode)
+    alice.start()
+
+    assert 0 == alice.stop()
+
+
+@pytest.mark.parametrize(
+    ("uid", "mode", "folder", "said"),
+    [
+        (BOB, 0o644, 0o700, "belongs to"),
+        (ALICE, 0o666, 0o700, "can be written by everybody"),
+        (ALICE, 0o664, 0o700, "can be written by its group"),
+        (ALICE, 0o600, 0o777, "can be written by everybody"),
+        (ALICE, 0o600, 0o770, "can be written by its group"),
+    ],
+)
+def test_a_configuration_of_others_is_refused(alice: Daemon, uid: int, mode: int, folder: int, said: str) -> None:
+    """A configuration is a program: who else could have written it, or put it there, is named, and it is not run."""
+    alice.config.chmod(mode)
+    os.chown(alice.config, uid, uid)
+    alice.home.chmod(folder)
+    status, log = failed_start(alice)
+
+    assert os.EX_CONFIG == status
+    assert said in log
+    assert not (alice.sockets / "cms.sock").exists()
+
+
+def test_root_runs_nobody_elses_configuration(alice: Daemon) -> None:
+    """root is told to become its owner instead, by the daemon and by every command that reads it."""
+    for arguments in (["run"], ["check"], ["login", USER]):
+        done = run_as(EVERYTHING, alice, "cms", *arguments, "-c", str(alice.config))
+
+        assert os.EX_CONFIG == done.returncode
+        assert f"sudo -u #{ALICE} cms" in done.stderr
+
+
+def test_a_state_folder_of_anothers_is_refused(alice: Daemon) -> None:
+    """Even where its permission bits would do, as root's in every folder; its owner is named."""
+    make_folder(alice.home / "state" / "cms", BOB, 0o777)
+    status, log = failed_start(alice)
+
+    assert CANNOT_START == status
+    assert f"belongs to uid {BOB}" in log
+
+
+def test_an_open_state_folder_is_closed(alice: Daemon) -> None:
+    """One's own is used, and others are shut out of it."""
+    state = make_folder(alice.home / "state" / "cms", ALICE, 0o777)
+    alice.start()
+
+    assert 0o700 == stat.S_IMODE(state.stat().st_mode)
+
+
+def test_signing_in_alone_is_for_the_owner_of_the_state(alice: Daemon, entra: Entra) -> None:
+    """Without a daemon, `cms login` works for the user whose sign-ins these are, and not for root in their stead."""
+    alice.sign_in(USER, entra)
+    os.chown(alice.home, ROOT, ROOT)
+    os.chown(alice.config, ROOT, ROOT)
+    as_root = run_as(EVERYTHING, alice, "cms", "login", "-c", str(alice.config), USER, "--paste")
+
+    assert {ALICE} == {path.stat().st_uid for path in (alice.home / "state" / "cms").iterdir()}
+    assert CANNOT_START == as_root.returncode
+    assert f"belongs to uid {ALICE}" in as_root.stderr
+
+
+def test_a_folder_that_may_not_be_written_is_named(alice: Daemon, entra: Entra) -> None:
+    """The folder, who may not write there, and what to do."""
+    there = make_folder(alice.folder / "roots", ROOT, 0o755)
+    configure(alice, entra, f"{there}/cms.sock")
+    status, log = failed_start(alice)
+
+    assert CANNOT_START == status
+    assert f"uid {ALICE} may not write to {there}" in log
+
+
+def test_a_group_that_one_is_no_member_of_is_named(alice: Daemon, entra: Entra) -> None:
+    """A socket cannot be given to it; the remedy is told."""
+    configure(alice, entra, f"{alice.sockets}/cms.sock", f', group="{SHARED}"')
+    status, log = failed_start(alice)
+
+    assert CANNOT_START == status
+    assert f"to the group {SHARED}" in log
+    assert "usermod" in log
+    assert [] == list(alice.sockets.iterdir())
+
+
+def test_missing_folders_are_made_for_the_owner_alone(alice: Daemon, entra: Entra) -> None:
+    """Mode 0700, every one of them, whatever the umask."""
+    path = alice.sockets / "one" / "two" / "cms.sock"
+    configure(alice, entra, str(path))
+    alice.start(before=OPEN_TO_ALL)
+
+    assert path.is_socket()
+    for folder in (path.parent, path.parent.parent):
+        assert (ALICE, 0o700) == (folder.stat().st_uid, stat.S_IMODE(folder.stat().st_mode))
+
+
+@pytest.mark.parametrize("uid", [ALICE, ROOT])
+def test_a_live_socket_is_not_taken_over(
+    make_daemon: Callable[..., Daemon], broker: Broker, entra: Entra, uid: int
+) -> None:
+    """A second daemon that is to listen at the same path says whose it is and ends; the first one does not notice."""
+    second = make_daemon(uid)
+    configure(second, entra, broker.path)
+    before = Path(broker.path).stat().st_ino
+    status, log = failed_start(second)
+
+    assert CANNOT_START == status
+    assert f"another daemon listens at {broker.path} (pid {broker.pid}, uid {ALICE})" in log
+    assert before == Path(broker.path).stat().st_ino
+    assert ask(broker.path, b"SMTP").startswith(f"user={USER}\x01".encode())
+
+
+def test_a_state_folder_is_used_once(alice: Daemon, make_daemon: Callable[..., Daemon], entra: Entra) -> None:
+    """A second daemon over it, with sockets of its own, says which process is there and ends; the first one goes on."""
+    alice.start()
+    assert alice.process
+    second = make_daemon(ALICE)
+    configure(second, entra, f"{second.sockets}/cms.sock")
+    second.launch(XDG_STATE_HOME=str(alice.home / "state"))
+    assert second.process
+    second.process.wait(PATIENCE)
+
+    assert f"another cms (process {alice.process.pid})" in second.log
+    assert CANNOT_START == second.stop()
+    assert 0 == alice.cms("status").returncode
+
+
+def test_a_dead_socket_is_replaced(alice: Daemon) -> None:
+    """What a killed daemon left behind is in nobody's way."""
+    alice.start()
+    alice.stop(signal.SIGKILL)
+    assert (alice.sockets / "cms.sock").is_socket()
+    alice.start()
+
+    assert 0 == alice.cms("status").returncode
+
+
+def test_a_file_that_is_no_socket_stays(alice: Daemon) -> None:
+    """Nothing of anybody's is removed because of a wrong path."""
+    mistaken = alice.sockets / "cms.sock"
+    mistaken.write_text("a letter")
+    status, log = failed_start(alice)
+
+    assert (CANNOT_START, "a letter") == (status, mistaken.read_text())
+    assert "is no socket" in log
