@@ -40,10 +40,11 @@ class ConfigError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class SocketSpec:
-    """One CredentialServer: where it listens, for whom, and what it serves.
+    """One CredentialServer or PostfixTable: where it listens, for whom, and what it serves.
 
     `path` is absolute. `mode` is the socket file's permission bits, `group` the name of the group that owns it. `users`
-    and `groups` are who may ask (names or numbers), None for whoever the permission bits let in.
+    and `groups` are who may ask (names or numbers), None for whoever the permission bits let in. `speaks` is a word of
+    `directives.SPEAKS`; `default` is a PostfixTable's.
     """
 
     path: str
@@ -54,6 +55,8 @@ class SocketSpec:
     groups: tuple[str, ...] | None
     group: str | None
     line: int
+    speaks: str = "tokens"
+    default: Account | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,4 +246,6 @@ def _socket(told: SocketHandle, accounts: Mapping[AccountHandle, Account]) -> So
         groups=told.groups,
         group=told.group,
         line=told.line,
+        speaks=told.speaks,
+        default=None if told.default is None else accounts[told.default],
     )

@@ -40,6 +40,9 @@ GROUP_MODE = 0o660
 
 _WRITABLE_BY_ALL = 0o002
 
+# What a socket speaks: the token protocol (docs/protocol.md), or Postfix's socketmap.
+SPEAKS = ("tokens", "postfix")
+
 _BROWSE = "cms serves tokens and moves no mail"
 _INSTEAD = "mbsync does that, with a token from cms-oauth"
 
@@ -65,7 +68,7 @@ class IgnoredHandle:
 
 @dataclass(frozen=True, slots=True)
 class SocketHandle:
-    """What CredentialServer was told."""
+    """What CredentialServer or PostfixTable was told. `speaks` is a word of `SPEAKS`; `default` is a PostfixTable's."""
 
     line: int
     path: str
@@ -75,6 +78,8 @@ class SocketHandle:
     users: tuple[str, ...] | None
     groups: tuple[str, ...] | None
     group: str | None
+    speaks: str = "tokens"
+    default: AccountHandle | None = None
 
 
 class Directives:
@@ -98,6 +103,7 @@ class Directives:
             "Office365_Account": self._office365_account,
             "Office365": self._office365,
             "CredentialServer": self._credential_server,
+            "PostfixTable": self._postfix_table,
             "Vault": self._vault,
             "Tls": self._tls,
             "File": self._file,
@@ -204,16 +210,62 @@ class Directives:
         groups: Given = None,
         group: Given = None,
     ) -> None:
+        checked = _protocols(protocols)
+        bits = _mode(umask, mode, policy=users is not None or groups is not None, group=group is not None)
+        self._listen(path, accounts, protocols=checked, mode=bits, users=users, groups=groups, group=group)
+
+    def _postfix_table(
+        self,
+        path: Given,
+        accounts: Given,
+        default: Given = None,
+        *,
+        mode: Given = None,
+        users: Given = None,
+        groups: Given = None,
+        group: Given = None,
+    ) -> None:
+        chosen = _optional(default, lambda given: _account("default", given))
+        bits = _mode(None, mode, policy=users is not None or groups is not None, group=group is not None)
+        self._listen(
+            path,
+            accounts,
+            protocols=("SMTP",),
+            mode=bits,
+            users=users,
+            groups=groups,
+            group=group,
+            speaks="postfix",
+            default=chosen,
+        )
+
+    def _listen(
+        self,
+        path: Given,
+        accounts: Given,
+        *,
+        protocols: tuple[str, ...],
+        mode: int,
+        users: Given,
+        groups: Given,
+        group: Given,
+        speaks: str = "tokens",
+        default: AccountHandle | None = None,
+    ) -> None:
         socket = SocketHandle(
             line=self.line(),
             path=self._free_path(path),
             accounts=self._served(accounts),
-            protocols=_protocols(protocols),
-            mode=_mode(umask, mode, policy=users is not None or groups is not None, group=group is not None),
+            protocols=protocols,
+            mode=mode,
             users=_optional(users, lambda given: _names("users", given, "user", self.system.user_id)),
             groups=_optional(groups, lambda given: _names("groups", given, "group", self.system.group_id)),
             group=_optional(group, lambda given: _name("group", given, "group", self.system.group_id)),
+            speaks=speaks,
+            default=default,
         )
+        if default and default not in socket.accounts:
+            raise Mistake("default= is not one of accounts=", "Name it in both")
         self._warn_of_openness(socket)
         self.sockets.append(socket)
 
@@ -221,9 +273,7 @@ class Directives:
         path = arguments.socket_path(given, self.folder)
         for other in self.sockets:
             if other.path == path:
-                raise Mistake(
-                    f"a second CredentialServer at {path}; the first is in line {other.line}", "One path each"
-                )
+                raise Mistake(f"a second socket at {path}; the first is in line {other.line}", "One path each")
         return path
 
     def _served(self, given: Given) -> tuple[AccountHandle, ...]:

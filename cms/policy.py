@@ -31,6 +31,7 @@ class Rules:
     """What one socket serves, and to whom. `owner` is the uid that the daemon runs as.
 
     `users` and `groups` are both None when the socket's permission bits are the policy: whoever could connect may ask.
+    `default` is whom a Postfix table means by a host.
     """
 
     owner: int
@@ -38,6 +39,7 @@ class Rules:
     protocols: tuple[str, ...]
     users: frozenset[int] | None = None
     groups: frozenset[int] | None = None
+    default: Account | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,12 @@ import pwd
 import socket
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 import trio
 
-from cms import server
+from cms import postfix, server
 from cms.accounts import Grant
 from cms.clock import Clock
 from cms.config import Config, ConfigError, SocketSpec
@@ -45,7 +46,7 @@ def _rules(spec: SocketSpec, file: str) -> Rules:
         groups = None if spec.groups is None else frozenset(map(_gid, spec.groups))
     except KeyError as error:
         raise ConfigError(file, spec.line, f"users= or groups=: {error.args[0]}") from None
-    return Rules(os.geteuid(), spec.accounts, spec.protocols, users, groups)
+    return Rules(os.geteuid(), spec.accounts, spec.protocols, users, groups, spec.default)
 
 
 def _uid(name: str) -> int:
@@ -67,8 +68,9 @@ class _Served:
         self.ended = trio.Event()
 
     def fits(self, spec: SocketSpec) -> bool:
-        """Whether the socket's file is as this specification wants it. systemd's are as systemd makes them."""
-        return self.listener.inode is None or (self.spec.mode, self.spec.group) == (spec.mode, spec.group)
+        """Whether this speaks as the specification wants, at a file as it wants it. systemd's are as systemd makes them."""
+        same_file = self.listener.inode is None or (self.spec.mode, self.spec.group) == (spec.mode, spec.group)
+        return same_file and self.spec.speaks == spec.speaks
 
     def take(self, spec: SocketSpec, rules: Rules) -> None:
         """Go on under another specification that the file fits."""
@@ -153,15 +155,9 @@ class Sockets:
         self._nursery.start_soon(self._run_one, served)
 
     async def _run_one(self, served: _Served) -> None:
+        serve = postfix.serve if served.spec.speaks == "postfix" else partial(server.serve, clock=self._clock)
         try:
-            await server.serve(
-                served.listener,
-                lambda: served.rules,
-                self._keeper_of,
-                self._names,
-                draining=served.draining,
-                clock=self._clock,
-            )
+            await serve(served.listener, lambda: served.rules, self._keeper_of, self._names, draining=served.draining)
         finally:
             served.ended.set()
 

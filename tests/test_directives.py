@@ -350,7 +350,7 @@ class TestCredentialServer:
             """
         )
 
-        assert (3, f"CredentialServer: a second CredentialServer at {tmp_path}/cms.sock; the first is in line 2") == (
+        assert (3, f"CredentialServer: a second socket at {tmp_path}/cms.sock; the first is in line 2") == (
             refusal.line,
             refusal.message,
         )

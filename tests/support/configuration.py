@@ -11,7 +11,7 @@ import pytest
 from cms.config import Config, ConfigError, load
 from cms.trust import System
 
-USERS = {"alice": 1000, "bob": 1001, "Debian-exim": 105}
+USERS = {"alice": 1000, "bob": 1001, "Debian-exim": 105, "postfix": 106}
 GROUPS = {"mail": 8, "Debian-exim": 110}
 
 MACHINE = System(user_id=USERS.get, group_id=GROUPS.get)

@@ -1,0 +1,142 @@
+"""The table that Postfix asks for its logins: socketmap -> policy -> keeper -> socketmap, one connection for many queries.
+
+A key with @ is a sender; any other is a host, and means the table's `default` or its only account. Only a sender whom
+the table does not serve is "not found": without a token the message has to wait, and not go out without a login.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import trio
+
+from cms import socketmap
+from cms.accounts import Grant
+from cms.connections import Connection, Connections, audit
+from cms.lifecycle import Deny, Token
+from cms.listener import Listener
+from cms.policy import Peer, Rules, admits, decide
+from cms.socketmap import BadQuery, Query
+from cms.teller import Keeper, Teller
+from cms_oauth import wire
+
+# Postfix keeps a connection for its next query, and closes it by itself after 10 s without one, 100 s in all.
+IDLE_SECONDS = 120.0
+
+# What Postfix may take to read a reply, over what the keeper may take to find one.
+REPLY_SECONDS = 5.0
+
+PROTOCOL = "SMTP"
+FORM = "postfix"
+
+_NO_DEFAULT = Deny(
+    "unknown-account",
+    "Postfix asks by host, and this table serves several accounts",
+    "name one as default= of this PostfixTable, or set smtp_sender_dependent_authentication = yes in Postfix",
+)
+
+
+class _Table:
+    """One table's connections."""
+
+    def __init__(
+        self,
+        listener: Listener,
+        rules: Callable[[], Rules],
+        keeper_of: Callable[[Grant], Keeper],
+        names: Callable[[], Mapping[str, str]],
+    ) -> None:
+        self.connections = Connections(listener, self._converse)
+        self._rules = rules
+        self._names = names
+        self._teller = Teller(keeper_of)
+
+    async def _converse(self, connection: Connection) -> None:
+        if not admits(connection.peer, self._rules()):
+            audit(connection.peer, outcome="denied", user="", protocol=PROTOCOL, form=FORM)
+            return
+        try:
+            await self._answer_all(connection)
+        except BadQuery as bad:
+            connection.expire_in(REPLY_SECONDS)
+            audit(connection.peer, outcome="bad-request", user="", protocol=PROTOCOL, form=FORM)
+            await connection.send(socketmap.permanent(str(bad)))
+
+    async def _answer_all(self, connection: Connection) -> None:
+        received = b""
+        while True:
+            query, received = await _receive(connection, received)
+            if query is None or not self.connections.begin(connection):
+                return
+            connection.expire_in(wire.WAIT_SECONDS + REPLY_SECONDS)
+            await self._answer(connection, query)
+            if not self.connections.rest(connection):
+                return
+
+    async def _answer(self, connection: Connection, query: Query) -> None:
+        user, reply = await self._find(connection.peer, query)
+        outcome = reply.code if isinstance(reply, Deny) else "granted"
+        try:
+            await connection.send(_rendered(query, user, reply))
+        finally:
+            audit(connection.peer, outcome=outcome, user=user, protocol=PROTOCOL, form=FORM)
+
+    async def _find(self, peer: Peer, query: Query) -> tuple[str, Token | Deny]:
+        """Return the user of a query's account, and its token or why there is none."""
+        rules, names = self._rules(), self._names()
+        user = query.key if _is_sender(query) else _user_of_hosts(rules, names)
+        if isinstance(user, Deny):
+            return "", user
+        decision = decide(peer, wire.Request(PROTOCOL, user=user), rules, names)
+        if isinstance(decision, Deny):
+            return user, decision
+        return decision.account.user, await self._teller.token(decision)
+
+
+def _is_sender(query: Query) -> bool:
+    return "@" in query.key
+
+
+def _user_of_hosts(rules: Rules, names: Mapping[str, str]) -> str | Deny:
+    """Return whom a host's key means, "" for the only account."""
+    if rules.default is None:
+        return "" if len(rules.accounts) == 1 else _NO_DEFAULT
+    return rules.default.user or names.get(rules.default.grant.key, "")
+
+
+def _rendered(query: Query, user: str, reply: Token | Deny) -> bytes:
+    if isinstance(reply, Token):
+        return socketmap.found(user, reply.secret)
+    if reply.code == "unknown-account" and _is_sender(query):
+        return socketmap.not_found()
+    return socketmap.temporary(f"{reply.message}: {reply.hint}" if reply.hint else reply.message)
+
+
+async def _receive(connection: Connection, received: bytes) -> tuple[Query | None, bytes]:
+    """Return the next query, None at the end of the connection, and what has come after it. Raises BadQuery."""
+    query, received = socketmap.take(received)
+    connection.expire_in(wire.REQUEST_SECONDS if received else IDLE_SECONDS)
+    while query is None:
+        chunk = await connection.sock.recv(socketmap.MAX_QUERY)
+        if not chunk:
+            return None, b""
+        if not received:
+            connection.expire_in(wire.REQUEST_SECONDS)
+        query, received = socketmap.take(received + chunk)
+    return query, received
+
+
+async def serve(
+    listener: Listener,
+    rules: Callable[[], Rules],
+    keeper_of: Callable[[Grant], Keeper],
+    names: Callable[[], Mapping[str, str]],
+    *,
+    draining: trio.Event,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve a table until cancelled, or until `draining` is set and the last query is answered.
+
+    `rules`, `keeper_of` and `names` (grant key to whoever signed in) are asked anew for each query.
+    """
+    await _Table(listener, rules, keeper_of, names).connections.run(draining, task_status=task_status)

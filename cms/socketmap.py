@@ -1,0 +1,92 @@
+"""Postfix's socketmap protocol (socketmap_table(5)), both directions, without I/O: netstrings, queries and replies.
+
+    query = LENGTH ":" TABLE " " KEY ","
+    reply = LENGTH ":" ("OK " DATA | "NOTFOUND " | "TEMP " REASON | "PERM " REASON) ","
+
+A connection carries any number of queries, one at a time. NOTFOUND makes Postfix send without a login, and the mail
+server's answer to that bounces the message: it is for senders that are somebody else's, never for a missing token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# A key is an address (320 octets at most, RFC 5321) or a host and a port, and the table's name is a word: anything
+# longer is no query of Postfix's.
+MAX_QUERY = 1024
+
+# Longer reasons only fill Postfix's log, which shows them in one line.
+MAX_REASON = 300
+
+_LENGTH_DIGITS = len(str(MAX_QUERY))
+
+
+class BadQuery(ValueError):
+    """The bytes are no query. The message never quotes them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What Postfix asks. `table` is the word behind the socket's path in its configuration."""
+
+    table: str
+    key: str
+
+
+def take(received: bytes) -> tuple[Query | None, bytes]:
+    """Return the first query in these bytes, None while it is not whole, and what comes after it. Raises BadQuery."""
+    head, colon, rest = received.partition(b":")
+    if len(head) > _LENGTH_DIGITS or not (head.isdigit() or not received):
+        raise BadQuery("a query begins with its length")
+    if not colon:
+        return None, received
+    length = int(head)
+    if length > MAX_QUERY:
+        raise BadQuery(f"a query has at most {MAX_QUERY} bytes")
+    if len(rest) <= length:
+        return None, received
+    if rest[length : length + 1] != b",":
+        raise BadQuery("a query ends with a comma")
+    return _query(rest[:length]), rest[length + 1 :]
+
+
+def _query(content: bytes) -> Query:
+    # A key that is no UTF-8 is nobody's here: what it is replaced with is as unknown as it was.
+    table, space, key = content.decode(errors="replace").partition(" ")
+    if not table or not space:
+        raise BadQuery("a query is a table, a space and a key")
+    return Query(table, key)
+
+
+def query(table: str, key: str) -> bytes:
+    """Return the bytes of a query, as Postfix sends them."""
+    return _netstring(f"{table} {key}")
+
+
+def found(user: str, token: str) -> bytes:
+    """Return the reply with a user's token in it, as the lines of a smtp_sasl_password_maps are."""
+    return _netstring(f"OK {user}:{token}")
+
+
+def not_found() -> bytes:
+    """Return the reply that makes Postfix look on, and in the end send without a login."""
+    return _netstring("NOTFOUND ")
+
+
+def temporary(reason: str) -> bytes:
+    """Return the reply that keeps the message in Postfix's queue; it logs the reason."""
+    return _netstring(f"TEMP {_line(reason)}")
+
+
+def permanent(reason: str) -> bytes:
+    """Return the reply to what no repetition can mend."""
+    return _netstring(f"PERM {_line(reason)}")
+
+
+def _line(reason: str) -> str:
+    return "".join(each if each.isprintable() else " " for each in reason)[:MAX_REASON]
+
+
+def _netstring(text: str) -> bytes:
+    content = text.encode()
+    return b"%d:%s," % (len(content), content)

@@ -1,0 +1,48 @@
+"""Gets tokens from keepers for the clients of one socket: not for too many at one time, and whatever a keeper does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from cms.accounts import Grant, Scopes
+from cms.lifecycle import Deny, Token
+from cms.logs import get_logger
+from cms.policy import Allow
+
+# Whole requests that wait for a token at one time. They wait only while none is held, 4 s each; a limit keeps a
+# thundering herd from taking all descriptors. Those beyond it are told to come again.
+MAX_WAITING = 512
+
+_BUSY = Deny("busy", "too many requests wait for a token", "try again in a few seconds", 5.0)
+_BROKEN = Deny("unavailable", "cms failed at this request", "see its log: this is a fault of cms to report", 60.0)
+
+log = get_logger()
+
+
+class Keeper(Protocol):
+    """What answers for the tokens of one Grant."""
+
+    async def ask(self, scopes: Scopes, *, min_valid: int | None = None, rejected: str = "") -> Token | Deny: ...
+
+
+class Teller:
+    """One socket's way to the keepers. `keeper_of` is asked anew for each token."""
+
+    def __init__(self, keeper_of: Callable[[Grant], Keeper]) -> None:
+        self._keeper_of = keeper_of
+        self._waiting = 0
+
+    async def token(self, allowed: Allow, *, min_valid: int | None = None, rejected: str = "") -> Token | Deny:
+        """Return the token that was allowed, or why there is none."""
+        if self._waiting >= MAX_WAITING:
+            return _BUSY
+        self._waiting += 1
+        try:
+            keeper = self._keeper_of(allowed.account.grant)
+            return await keeper.ask(allowed.scopes, min_valid=min_valid, rejected=rejected)
+        except Exception:
+            log.exception("a keeper failed at a request", user=allowed.account.user)
+            return _BROKEN
+        finally:
+            self._waiting -= 1
