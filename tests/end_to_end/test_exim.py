@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Self, TextIO
 
 import pytest
+from support import evidence
 from support.contrib import exim_conf
 from support.daemon import Daemon, account_line, ask, daemons, settings_lines
 from support.machine import EXIM_USER, Machine
@@ -99,6 +100,8 @@ def system(installation: Installation, servers: MailServers) -> Iterator[System]
         broker.sign_in(A, servers.entra)
         broker.sign_in(B, servers.entra)
         yield System(machine, broker, servers)
+        for name in ("main", "reject", "panic"):
+            evidence.keep("exim", machine.log(name))
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+from base64 import b64decode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,8 @@ class Daemon:
         # For sockets that other users are to reach; the daemon's owner puts them there.
         self.sockets = folder / "sockets"
         self.config = self.home / "cms.cfg"
+        # Where the vault's key is, if the configuration says so (`settings_lines`).
+        self.key = self.home / "vault-key"
         self.process: subprocess.Popen[bytes] | None = None
         # What the daemon has told systemd, one datagram each, since its start.
         self.notices: list[str] = []
@@ -64,7 +67,9 @@ class Daemon:
         self.notices.clear()
         self._listener = _listener(self.folder / "notify", self.uid)
         environment = {**self.environment, "NOTIFY_SOCKET": str(self.folder / "notify"), **environment}
-        command = self._as_owner(*before, self.installation.command("cms"), "run", "-c", str(self.config))
+        # At its most talkative: the log is evidence, and the search for secrets wants all of it.
+        run = ("run", "-c", str(self.config), "--log-level=debug")
+        command = self._as_owner(*before, self.installation.command("cms"), *run)
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
 
@@ -78,8 +83,13 @@ class Daemon:
         self.process = None
         self.notices += _received(self._listener)
         self._listener.close()
-        evidence.keep("daemon", self._log.read_bytes())
         return status
+
+    def _keep_key(self) -> None:
+        """Have the vault's key searched for in all evidence, as the file has it and in hex."""
+        if self.key.exists():
+            text = self.key.read_text().strip()
+            evidence.keep_secret(text, b64decode(text).hex())
 
     def _wait(self) -> int:
         assert self.process is not None
