@@ -75,6 +75,13 @@ def _loggers() -> list[tuple[str, logging.Logger]]:
     return [(name, each) for name, each in logging.root.manager.loggerDict.items() if isinstance(each, logging.Logger)]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _keys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Learn the keys that tests have made in their own folders."""
+    yield
+    evidence.keep_files(tmp_path_factory.getbasetemp())
+
+
 @pytest.fixture(scope="session")
 def installation() -> Iterator[Installation]:
     """cms where every user can run it."""

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
+from base64 import b64decode
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support import evidence
 from support.daemon import Daemon, account_line, ask, settings_lines
-from support.evidence import descendants
+from support.evidence import descendants, is_cms
 from support.programs import require_root
 from support.reachable import ALICE, BOB
+from support.waiting import until
 
 from cms.sandbox.entra import Entra
 
@@ -110,3 +116,103 @@ def test_no_command_shows_a_token(running: Daemon, entra: Entra, arguments: tupl
 
     assert 0 == done.returncode, done.stderr
     assert token not in done.stdout + done.stderr
+
+
+# --- what the search at the end of every run looks through ---
+
+
+@pytest.fixture
+def gathered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of evidence of the test's own."""
+    folder = tmp_path / "evidence"
+    folder.mkdir()
+    monkeypatch.setenv(evidence.FOLDER_VARIABLE, str(folder))
+    return folder
+
+
+def test_the_log_is_at_its_most_talkative(running: Daemon, entra: Entra) -> None:
+    """What only a log at debug level would say is searched as well."""
+    running.sign_in(USER, entra)
+    running.cms("refresh")
+
+    assert "level=debug" in running.log
+
+
+@pytest.mark.parametrize("spell", [bytes.decode, lambda key: b64decode(key).hex()], ids=["as stored", "in hex"])
+def test_a_vault_key_in_a_log_is_found(
+    running: Daemon, entra: Entra, gathered: Path, spell: Callable[[bytes], str]
+) -> None:
+    """The key that a daemon has made is among the secrets, and its log among what is searched."""
+    running.sign_in(USER, entra)
+    evidence.keep_files(running.folder)
+    clean = evidence.found_secrets(gathered)
+    key = (running.home / "vault-key").read_bytes().strip()
+    (gathered / "logs-planted").write_text(f"opened with {spell(key)}")
+
+    assert ([], ["logs-planted: a secret of the sandbox's"]) == (clean, evidence.found_secrets(gathered))
+
+
+def test_a_token_in_a_daemons_log_is_found(running: Daemon, entra: Entra, gathered: Path) -> None:
+    """The daemon's log is searched when its folder goes."""
+    planted = running.folder / "another.log"
+    planted.write_text(f"level=debug got={entra.mint(USER)}")
+    evidence.keep_files(running.folder)
+    # The search at the end of this very run would find it too.
+    planted.unlink()
+
+    assert 1 == len(evidence.found_secrets(gathered))
+
+
+@pytest.mark.parametrize(("limit", "found"), [("unlimited", 1), ("0", 0)])
+def test_a_process_that_dumps_its_memory_is_found(gathered: Path, limit: str, found: int) -> None:
+    """A worker that a crash would write to a disk is reported; one with the limit of 0 is not."""
+    command = ["prlimit", f"--core={limit}", sys.executable, "-c", "import sys; sys.stdin.read()", "cms.grants"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+        until(lambda: is_cms(Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")), "the process")
+        watch = evidence.Watch(patience=0.0)
+        watch.start()
+        until(lambda: list(gathered.glob("dumps-*")) or not found, "the report")
+        process.communicate()
+        watch.stop()
+
+    assert found == len(evidence.found_secrets(gathered))
+
+
+LEARNS = """
+from support import evidence
+
+def test_that_knows_a_secret():
+    evidence.keep_secret({secret!r})
+"""
+PRINTS = """
+def test_that_prints_it():
+    print({text!r})
+"""
+
+
+def test_several_processes_of_tests_are_one_run(tmp_path: Path) -> None:
+    """What one process of `make test` knows to be secret is found in what another one has printed."""
+    secret = "1.AbCdEfGhIjKlMnOpQrStUvWxYz0123456789"
+    (tmp_path / "test_learns.py").write_text(LEARNS.format(secret=secret))
+    (tmp_path / "test_prints.py").write_text(PRINTS.format(text=f"got {secret}"))
+    options = [
+        "-q",
+        "-c",
+        os.devnull,
+        "-p",
+        "conftest",
+        "-p",
+        "no:cacheprovider",
+        "--numprocesses=2",
+        "--dist=loadfile",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-m", "pytest", *options, str(tmp_path)]
+    # Its own evidence has the secret: ours must not.
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as run:
+        assert run.stdout
+        said = run.stdout.read()
+
+    assert "2 passed" in said, said
+    assert "SECRET in the evidence" in said
+    assert run.returncode != 0

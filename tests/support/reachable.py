@@ -20,6 +20,7 @@ from pathlib import Path
 
 from packaging.markers import Marker
 
+from support import evidence
 from support.programs import give_up, require_program
 
 # Numbers that no package of Debian's uses and no login of a small machine has.
@@ -30,16 +31,19 @@ import sys
 from {module} import main
 sys.exit(main())
 """
-COMMANDS = {"cms": "cms.main", "cms-oauth": "cms_oauth.main"}
+COMMANDS = {"cms": "cms.main", "cms-oauth": "cms_oauth.main", "git-credential-cms": "cms_oauth.git_credential"}
 
 
 @contextmanager
 def open_folder(prefix: str) -> Iterator[Path]:
-    """Make a temporary folder that every user can enter, and remove it afterwards."""
+    """Make a temporary folder that every user can enter, and remove it afterwards; its logs are evidence."""
     with tempfile.TemporaryDirectory(prefix=f"cms-{prefix}-", dir="/var/tmp", ignore_cleanup_errors=True) as name:
         path = Path(name)
         path.chmod(0o755)
-        yield path
+        try:
+            yield path
+        finally:
+            evidence.keep_files(path)
 
 
 class Installation:
