@@ -188,6 +188,11 @@ def mail_scopes(resource: str, protocols: Iterable[str]) -> Scopes:
     return tuple(f"{resource}/{permission}" for protocol, permission in PERMISSIONS.items() if protocol in wanted)
 
 
+def resource(scopes: Scopes) -> str:
+    """Return the resource that a scope set is for: a token is for one."""
+    return scopes[0].rpartition("/")[0] if scopes else ""
+
+
 def registration_for(user: str | None, *, use_default: bool) -> Registration:
     """Return the registration that a user's domain has of its own, else the default one."""
     domain = (user or "").rpartition("@")[2].lower()

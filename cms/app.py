@@ -294,14 +294,13 @@ class App(control.Commands):
             self._users.setdefault(account.grant.key, []).extend(filter(None, [account.user]))
         before, self._kept = self._kept, {}
         for grant in loaded.config.grants:
-            old = before.get(grant.key)
-            self._kept[grant.key] = old if old and old.keeper.grant == grant else self._keep(grant)
-        for key, old in before.items():
-            if self._kept.get(key) is not old:
-                old.scope.cancel()
-            if key not in self._kept:
-                self._signins.forget(old.keeper.grant)
-                del self._names[key]
+            kept = self._kept[grant.key] = before.pop(grant.key) if grant.key in before else self._keep(grant)
+            kept.keeper.take(grant)
+        for key, gone in before.items():
+            gone.scope.cancel()
+            gone.keeper.retire()
+            self._signins.forget(gone.keeper.grant)
+            del self._names[key]
         self._sockets.apply(loaded, opened)
         self._news.set()
 
@@ -319,6 +318,9 @@ class App(control.Commands):
     # What happens to a grant.
 
     def _on_change(self, keeper: Keeper, _scopes: Scopes, before: Life, after: Life) -> None:
+        if keeper.grant.key not in self._kept:
+            # A reload has taken the account away while its answer was on the way.
+            return
         self._names[keeper.grant.key] = keeper.who
         self._news.set()
         if keeper.persisted is False:
@@ -333,7 +335,7 @@ class App(control.Commands):
             log.warning(MEMORY_WARNING)
 
     def _name_of(self, keeper: Keeper) -> str:
-        return next(iter(self._users[keeper.grant.key]), keeper.who) or "whoever signs in"
+        return next(iter(self._users.get(keeper.grant.key, ())), keeper.who) or "whoever signs in"
 
     def _sign_in(self, grant: Grant, method: str) -> AbstractAsyncContextManager[SignInSession]:
         phases = [life.phase for life in self._kept[grant.key].keeper.lives.values()]
@@ -403,10 +405,10 @@ class App(control.Commands):
             return keepers
         # A name may stand for several grants: first the one that waits.
         keeper = next(filter(_needs_sign_in, keepers), keepers[0])
-        if keeper.grant.sign_in not in METHODS:
-            said = f"{self._name_of(keeper)} is not signed in by a person ({keeper.grant.sign_in})"
-            return Result(False, said, "`cms refresh` asks for its token now")
-        return self._signins.start(keeper.grant, method or keeper.grant.sign_in)
+        if keeper.grant.sign_in in METHODS:
+            return keeper
+        said = f"{self._name_of(keeper)} is not signed in by a person ({keeper.grant.sign_in})"
+        return Result(False, said, "`cms refresh` asks for its token now")
 
     async def logout(self, user: str) -> Result:
         keepers = self._keepers_of(user)
@@ -491,11 +493,11 @@ class App(control.Commands):
         return Result(False, said, f"name one of these: {known}")
 
     def _names_of(self, keeper: Keeper) -> set[str]:
-        return {user.lower() for user in (*self._users[keeper.grant.key], keeper.who) if user}
+        return {user.lower() for user in (*self._users.get(keeper.grant.key, ()), keeper.who) if user}
 
     def _names_in_words(self, keepers: Sequence[Keeper]) -> str:
         return ", ".join(
-            dict.fromkeys(user for each in keepers for user in self._users[each.grant.key] or [self._name_of(each)])
+            dict.fromkeys(user for each in keepers for user in self._users.get(each.grant.key) or [self._name_of(each)])
         )
 
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import trio
 
-from cms.accounts import Grant, Scopes
+from cms.accounts import Grant, Scopes, resource
 from cms.clock import Clock
 from cms.lifecycle import (
     DEFAULT_MIN_VALID,
@@ -28,6 +28,7 @@ from cms.lifecycle import (
     NeedsSignIn,
     Outcome,
     Refused,
+    Settled,
     SleepUntil,
     Token,
     Transient,
@@ -35,6 +36,7 @@ from cms.lifecycle import (
     Wait,
     absorb,
     answer,
+    covers,
     denial,
     hurry,
     plan,
@@ -51,6 +53,7 @@ log = get_logger()
 
 _SIGNED_OUT = Trouble("signed-out", "the sign-in was given up with `cms logout`", "sign in again with `cms login`")
 _MEMORY_LOST = "the sign-in was kept in memory only, and the process that held it has ended"
+_RECONFIGURED = Deny("unavailable", "the configuration has changed meanwhile", "ask again", 1.0)
 _BUG = Trouble(
     "worker", "asking for a token failed inside cms", "it is tried again by itself; the log has the traceback"
 )
@@ -63,6 +66,23 @@ def token_hash(secret: str) -> str:
 
 def _unheard(_keeper: Keeper, _scopes: Scopes, _before: Life, _after: Life) -> None:
     """Nobody listens for changes."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Need:
+    """What a client needs of a token, as `Keeper.ask` takes it."""
+
+    permission: str
+    min_valid: int | None
+    rejected: str
+
+    def refuses(self, token: Token | None) -> bool:
+        """Whether this is the very token that a mail server refused."""
+        return bool(self.rejected and token and token_hash(token.secret) == self.rejected)
+
+    def suits(self, token: Token | None) -> bool:
+        """Whether another token would not be any better."""
+        return token is None or (covers(token, self.permission) and not self.refuses(token))
 
 
 class Keeper:
@@ -109,19 +129,59 @@ class Keeper:
                 case AwaitSignIn():
                     await self._sleep(float("inf"))
 
-    async def ask(self, scopes: Scopes, *, min_valid: int | None = None, rejected: str = "") -> Token | Deny:
+    def take(self, grant: Grant) -> None:
+        """Go on with other settings of the same Grant: no token is lost to them.
+
+        A scope set that is new starts with a token that this sign-in has for the same resource, and is due: mail goes
+        on by that while the provider is asked. What failed or was refused is tried anew, as the settings may mend it.
+        """
+        assert grant.key == self.grant.key, "another sign-in is another keeper's"
+        if grant == self.grant:
+            return
+        now, before = self._clock.boot(), self.lives
+        self.grant = grant
+        self.lives = {scopes: self._taken_over(before, scopes, now) for scopes in grant.scope_sets}
+        self._tell()
+        self._wake_up()
+
+    def _taken_over(self, before: dict[Scopes, Life], scopes: Scopes, now: float) -> Life:
+        life = before.get(scopes)
+        if life:
+            return life if isinstance(life.phase, Settled) else revive(life, now)
+        held = [
+            life.held for known, life in before.items() if usable(life, now) and resource(known) == resource(scopes)
+        ]
+        return revive(Life(held[0]), now) if held else Life()
+
+    def retire(self) -> None:
+        """Answer nobody any more: the Grant has left the configuration, and its tokens with it."""
+        self._epoch += 1
+        self.lives = {}
+        self._tell()
+
+    async def ask(
+        self, scopes: Scopes, *, permission: str = "", min_valid: int | None = None, rejected: str = ""
+    ) -> Token | Deny:
         """Return a token for a client, or why there is none, after `wire.WAIT_SECONDS` at most.
 
-        `min_valid` is the life in seconds that the client asked for, `rejected` the hash of a token that a mail server
-        refused: that one is answered only if no other can be had.
+        `permission` is what the token must grant for the client's protocol ("" for anything), `min_valid` the life in
+        seconds that the client asked for, `rejected` the hash of a token that a mail server refused: that one is
+        answered only if no other can be had.
         """
-        self._press(scopes, min_valid, rejected)
-        reply = self._answer(scopes, min_valid, rejected)
+        need = _Need(permission, min_valid, rejected)
+        self._press(scopes, need)
+        reply = self._answer(scopes, need)
         if isinstance(reply, Wait):
             # Its timer may be late, as after a suspend: a client's need is as good a reason to look at the clock.
             self._wake_up()
-            reply = await self._awaited(scopes, min_valid, rejected)
-        return self._owned(reply, rejected)
+            reply = await self._awaited(scopes, need)
+        if isinstance(reply, Token) and not covers(reply, permission):
+            return self._without(permission)
+        return self._owned(reply, need)
+
+    def _without(self, permission: str) -> Deny:
+        said = f"the sign-in does not cover {permission}: it was given before the configuration asked for that"
+        return Deny("sign-in-required", said, f"sign in again and consent: `{f'cms login {self.who}'.strip()}`")
 
     def signed_in(self, scopes: Scopes, outcome: Outcome) -> None:
         """Take over a sign-in's outcome: a token for these scopes, and the other scope sets are due with it.
@@ -172,7 +232,7 @@ class Keeper:
     async def settled(self) -> None:
         """Wait until what is due now, or after the shortest pause, has been answered. Longer pauses are not waited for."""
         asked = dict(self.lives)
-        while any(self.lives[scopes] is life and self._is_imminent(life) for scopes, life in asked.items()):
+        while any(self.lives.get(scopes) is life and self._is_imminent(life) for scopes, life in asked.items()):
             await self.changed()
 
     def _is_imminent(self, life: Life) -> bool:
@@ -212,6 +272,9 @@ class Keeper:
             self._absorb(scopes, Transient(_BUG))
 
     def _absorb(self, scopes: Scopes, outcome: Outcome) -> None:
+        if scopes not in self.lives:
+            # The configuration asks for them no more.
+            return
         outcome = self._explained(outcome)
         life = absorb(self.lives[scopes], outcome, self._clock.boot(), self._luck(), self.grant.refresh_before)
         if isinstance(outcome, Granted):
@@ -229,47 +292,52 @@ class Keeper:
 
     def _publish(self, scopes: Scopes, life: Life) -> None:
         before, self.lives[scopes] = self.lives[scopes], life
+        self._tell()
+        self._on_change(self, scopes, before, life)
+
+    def _tell(self) -> None:
+        """Wake everybody who waits for a change."""
         self._change.set()
         self._change = trio.Event()
-        self._on_change(self, scopes, before, life)
 
     def _hurry(self, scopes: Scopes) -> None:
         self.lives[scopes] = hurry(self.lives[scopes], self._clock.boot())
 
-    def _press(self, scopes: Scopes, min_valid: int | None, rejected: str) -> None:
+    def _press(self, scopes: Scopes, need: _Need) -> None:
         """Make a fetch due if this client's request is a reason for one."""
-        before = self.lives[scopes]
+        before = self.lives.get(scopes)
+        if before is None:
+            return
         self._hurry(scopes)
-        refused = self._is_held(scopes, rejected)
-        if refused or min_valid is not None:
+        refused = need.refuses(before.held)
+        if refused or need.min_valid is not None:
             self.lives[scopes], self._budget, over_budget = press(
-                self.lives[scopes], self._budget, self._clock.boot(), min_valid=min_valid or 0.0, rejected=refused
+                self.lives[scopes], self._budget, self._clock.boot(), min_valid=need.min_valid or 0.0, rejected=refused
             )
             if over_budget:
                 log.warning("no new token for this request: too many were asked for of late", login=self.grant.login)
         if self.lives[scopes] is not before:
             self._wake_up()
 
-    def _answer(self, scopes: Scopes, min_valid: int | None, rejected: str) -> Token | Wait | Deny:
-        wanted = DEFAULT_MIN_VALID if min_valid is None else min_valid
-        return answer(self.lives[scopes], self._clock.boot(), wanted, rejected=self._is_held(scopes, rejected))
+    def _answer(self, scopes: Scopes, need: _Need) -> Token | Wait | Deny:
+        life = self.lives.get(scopes)
+        if life is None:
+            return _RECONFIGURED
+        wanted = DEFAULT_MIN_VALID if need.min_valid is None else need.min_valid
+        return answer(life, self._clock.boot(), wanted, rejected=not need.suits(life.held))
 
-    async def _awaited(self, scopes: Scopes, min_valid: int | None, rejected: str) -> Token | Deny:
+    async def _awaited(self, scopes: Scopes, need: _Need) -> Token | Deny:
         """Return the answer once no fetch is under way, or the second best after `wire.WAIT_SECONDS`."""
         with trio.move_on_after(wire.WAIT_SECONDS):
             while True:
                 await self.changed()
-                reply = self._answer(scopes, min_valid, rejected)
+                reply = self._answer(scopes, need)
                 if not isinstance(reply, Wait):
                     return reply
         now = self._clock.boot()
         return usable(self.lives[scopes], now) or denial(self.lives[scopes], now)
 
-    def _is_held(self, scopes: Scopes, rejected: str) -> bool:
-        held = self.lives[scopes].held
-        return bool(rejected and held and token_hash(held.secret) == rejected)
-
-    def _owned(self, reply: Token | Deny, rejected: str) -> Token | Deny:
-        if rejected and isinstance(reply, Token) and token_hash(reply.secret) == rejected:
+    def _owned(self, reply: Token | Deny, need: _Need) -> Token | Deny:
+        if isinstance(reply, Token) and need.refuses(reply):
             log.warning("answered a token that a mail server refused: no other can be had", login=self.grant.login)
         return reply

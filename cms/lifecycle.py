@@ -67,8 +67,8 @@ LONGEST_LIFE = 7 * 24 * 60 * 60.0
 SHORTEST_PAUSE = 60.0
 # Beyond half an hour a longer pause saves nothing that matters and keeps mail waiting after the outage.
 LONGEST_PAUSE = 30 * 60.0
-# A provider that is asked to pause means minutes. A day is the most that a captive portal's header may cost.
-LONGEST_RETRY_AFTER = 24 * 60 * 60.0
+# Entra asks for pauses of minutes. An hour, which is MSAL's own bound, is the most that a wrong header may cost.
+LONGEST_RETRY_AFTER = 60 * 60.0
 
 # What a request without min= asks for: time enough for a mail tool to connect and authenticate.
 DEFAULT_MIN_VALID = 60.0
@@ -119,6 +119,8 @@ KINDS = {
     "signed-out": "the sign-in was given up with `cms logout`",
     "refused": "the identity provider refused the grant",
     "wrong-user": "somebody else signed in",
+    "unfit": "another program's sign-in cannot be taken over",
+    "password": "another program's sign-in is encrypted with a password that nobody has said",
     "expired": "a sign-in was not completed in time",
     "cancelled": "a sign-in was given up",
     "reused": "the refresh token was refused because it had been used before",
@@ -287,6 +289,16 @@ def answer(life: Life, now: float, min_valid: float = DEFAULT_MIN_VALID, *, reje
 def usable(life: Life, now: float) -> Token | None:
     """Return the held token if a server would still accept it by the time it gets there."""
     return life.held if life.held and now < life.held.usable_until else None
+
+
+def covers(token: Token, permission: str) -> bool:
+    """Whether a token grants a permission such as SMTP.Send, by the scopes that the provider named.
+
+    Only the last part of a scope counts: Entra spells resources in more than one way. A token without known scopes, or
+    for all that was consented to (`.default`), is taken at its word.
+    """
+    granted = [scope.rpartition("/")[2].lower() for scope in token.scopes]
+    return not permission or not granted or ".default" in granted or permission.lower() in granted
 
 
 def denial(life: Life, now: float) -> Deny:

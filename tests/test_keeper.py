@@ -14,6 +14,7 @@ from support.trio_run import FakeClock, in_trio_clock
 from cms.accounts import Grant, Scopes
 from cms.keeper import Keeper, token_hash
 from cms.lifecycle import (
+    PAUSE_AFTER_GRANT,
     Deny,
     Failing,
     Granted,
@@ -543,6 +544,109 @@ async def test_without_a_listener_changes_go_unheard() -> None:
         nursery.cancel_scope.cancel()
 
     assert isinstance(reply, Token)
+
+
+SMTP_AND_IMAP: Scopes = (*MAIL, "https://outlook.office.com/IMAP.AccessAsUser.All")
+IMAP = "IMAP.AccessAsUser.All"
+
+
+@in_trio_clock
+async def test_other_settings_cost_no_token() -> None:
+    """A margin of its own, another redirect: the token stays, and nobody asks for one."""
+    async with keeping() as world:
+        before = await world.secret()
+        world.keeper.take(replace(GRANT, refresh_before=60.0, redirect_uri="http://localhost:1"))
+        world.keeper.take(world.keeper.grant)
+
+        assert (before, 1) == (await world.secret(), len(world.provider.asked))
+        assert 60.0 == world.keeper.grant.refresh_before
+
+
+@in_trio_clock
+async def test_a_protocol_more_costs_the_others_nothing() -> None:
+    """The old token serves its protocols while one for all of them is fetched at once, and no other resource's does."""
+    async with keeping(grant=BOTH) as world:
+        before = await world.secret()
+        await world.keeper.settled()
+        world.provider.script.extend([DOWN])
+        world.keeper.take(replace(BOTH, scope_sets=(SMTP_AND_IMAP, GRAPH)))
+        held = await world.keeper.ask(SMTP_AND_IMAP, permission="SMTP.Send")
+        gone = await world.keeper.ask(MAIL)
+        await world.keeper.settled()
+
+        assert isinstance(held, Token)
+        assert before == held.secret
+        assert Deny("unavailable", "the configuration has changed meanwhile", "ask again", 1.0) == gone
+        assert [SMTP_AND_IMAP] == [scopes for _, scopes in world.provider.asked[2:]]
+
+
+@in_trio_clock
+async def test_a_token_that_lacks_the_permission_is_not_answered() -> None:
+    """One for the protocol is waited for while it is on its way; if there is none, only a sign-in helps."""
+
+    def prepare(world: World) -> None:
+        world.provider.script.extend([Granted("lesser", world.clock.boot(), HOUR, MAIL, who="a@example.test")] * 2)
+
+    async with keeping(grant=replace(GRANT, scope_sets=(SMTP_AND_IMAP,)), prepare=prepare) as world:
+        smtp = await world.keeper.ask(SMTP_AND_IMAP, permission="SMTP.Send")
+        imap = await world.keeper.ask(SMTP_AND_IMAP, permission=IMAP)
+        world.keeper.refresh()
+        await world.keeper.settled()
+        world.keeper.refresh()
+        later = world.keeper.ask(SMTP_AND_IMAP, permission=IMAP)
+        await trio.sleep(PAUSE_AFTER_GRANT)
+        whole = await later
+
+        assert isinstance(smtp, Token)
+        assert isinstance(imap, Deny)
+        assert ("sign-in-required", True) == (imap.code, "cms login a@example.test" in imap.hint)
+        assert isinstance(whole, Token)
+        assert "token-3" == whole.secret
+
+
+@in_trio_clock
+async def test_settings_that_may_mend_a_failure_are_tried() -> None:
+    """A refusal and an outage of before are asked about again under the new settings."""
+    async with keeping(REVOKED, DOWN) as world:
+        refused = await world.secret()
+        world.keeper.take(replace(GRANT, prompt="login"))
+        failed = await world.secret()
+        world.keeper.take(replace(GRANT, prompt="consent"))
+        await world.keeper.settled()
+
+        assert ("sign-in-required", "unavailable", "token-3") == (refused, failed, await world.secret())
+
+
+@in_trio_clock
+async def test_a_retired_keeper_answers_nobody() -> None:
+    """Whoever waits is told at once, and the answer that was on the way is dropped without a word to anybody."""
+    async with keeping() as world, trio.open_nursery() as nursery:
+        codes: list[str] = []
+
+        async def wait() -> None:
+            codes.append(await world.secret())
+
+        nursery.start_soon(wait)
+        await trio.sleep(0.05)
+        world.keeper.retire()
+        await trio.sleep(0.01)
+        at_once = list(codes)
+        await trio.sleep(1.0)
+
+        assert (["unavailable"], ["unavailable"], []) == (at_once, codes, world.changes)
+        assert {} == world.keeper.lives
+
+
+@in_trio_clock
+async def test_what_is_configured_no_more_is_dropped_when_it_arrives() -> None:
+    """A token of a scope set that a reload has taken away while it was on its way is nobody's."""
+    async with keeping() as world:
+        await trio.sleep(0.05)
+        world.keeper.take(replace(GRANT, scope_sets=(GRAPH,)))
+        await world.keeper.settled()
+
+        assert [GRAPH] == list(world.keeper.lives)
+        assert [GRAPH] == [scopes for scopes, _, _ in world.changes]
 
 
 @in_trio_clock
