@@ -21,7 +21,7 @@ from cms.teller import Keeper, Teller
 from cms_oauth import wire
 
 # Postfix keeps a connection for its next query, and closes it by itself after 10 s without one, 100 s in all.
-IDLE_SECONDS = 120.0
+IDLE_SECONDS = 30.0
 
 # What Postfix may take to read a reply, over what the keeper may take to find one.
 REPLY_SECONDS = 5.0
