@@ -432,13 +432,13 @@ def _home_tenant(cloud: Cloud, registered: Registration) -> str:
 
 
 def _check_secrets(grant: Grant) -> None:
-    given = [name for name in ("client_secret", "certificate", "client_assertion") if getattr(grant, name)]
-    if len(given) > 1:
-        raise Mistake(f"{given[0]}= and {given[1]}= exclude each other")
-    if given and grant.registration:
-        raise Mistake(f"{given[0]}= belongs to an application of your own", "Name that one in client_id=")
-    if given and grant.sign_in == "device":
-        raise Mistake(f'sign_in="device" is for applications without {given[0]}=', 'sign_in="paste" works anywhere')
+    for name in ("certificate", "client_assertion"):
+        if getattr(grant, name):
+            raise Mistake(f"{name}= comes with a later version", "client_secret= works now")
+    if grant.client_secret and grant.registration:
+        raise Mistake("client_secret= belongs to an application of your own", "Name that one in client_id=")
+    if grant.client_secret and grant.sign_in == "device":
+        raise Mistake('sign_in="device" is for applications without client_secret=', 'sign_in="paste" works anywhere')
 
 
 def _protocols(given: Given) -> tuple[str, ...]:

@@ -168,10 +168,14 @@ class TestOffice365Account:
                 "'a@example.com', use_default_registration='yes'",
                 "use_default_registration= is True or False, not a value of type str",
             ),
-            ("'a@example.com', certificate=File('/c')", "certificate= belongs to an application of your own"),
+            ("'a@example.com', client_secret=File('/c')", "client_secret= belongs to an application of your own"),
+            (
+                f"'a@example.com', client_id='{MY_ID}', certificate=File('/c')",
+                "certificate= comes with a later version",
+            ),
             (
                 f"'a@example.com', client_id='{MY_ID}', client_secret=File('/s'), client_assertion=Command(['c'])",
-                "client_secret= and client_assertion= exclude each other",
+                "client_assertion= comes with a later version",
             ),
             (
                 f"'a@example.com', client_id='{MY_ID}', client_secret=File('/s'), sign_in='device'",
