@@ -14,18 +14,18 @@ from typing import Self
 
 import pytest
 import trio
+from support.keeper import SCOPES, SECRET, FakeKeeper
 from support.trio_run import in_trio, in_trio_clock
 
-from cms import server
-from cms.accounts import Account, Grant, Scopes
+from cms import connections, server, teller
+from cms.accounts import Account, Grant
 from cms.clock import Clock
-from cms.lifecycle import Deny, Token
+from cms.connections import Connection
+from cms.lifecycle import Deny
 from cms.listener import Listener, open_listener
 from cms.policy import Peer, Rules
 from cms_oauth import wire
 
-SECRET = "eyJ.access.token"
-SCOPES = ("https://outlook.office.com/SMTP.Send",)
 GRANT = Grant("https://login.example.test/common", "client", "a@example.test", (SCOPES,))
 ACCOUNT = Account("A@example.test", GRANT, {"SMTP": SCOPES})
 NOBODY = Account("", replace(GRANT, login=""), {"SMTP": SCOPES})
@@ -40,27 +40,6 @@ class Stopped(Clock):
 
     def wall(self) -> float:
         return 1_700_000_600.0
-
-
-def token() -> Token:
-    return Token(SECRET, 10_000.0, 13_600.0, 12_000.0, SCOPES)
-
-
-@dataclass
-class FakeKeeper:
-    """Answers what it is told to, once `open` is set."""
-
-    reply: Token | Deny = field(default_factory=token)
-    fails: Exception | None = None
-    asked: list[tuple[Scopes, int | None, str]] = field(default_factory=list)
-    open: trio.Event = field(default_factory=trio.Event)
-
-    async def ask(self, scopes: Scopes, *, min_valid: int | None = None, rejected: str = "") -> Token | Deny:
-        self.asked.append((scopes, min_valid, rejected))
-        if self.fails:
-            raise self.fails
-        await self.open.wait()
-        return self.reply
 
 
 @dataclass
@@ -348,7 +327,7 @@ async def test_a_thousand_silent_clients_keep_nobody_waiting(tmp_path: Path) -> 
         open_now = [client for client in house.clients if client.socket.fileno() >= 0 and not at_end(client)]
 
     assert SECRET.encode() == said
-    assert server.MAX_UNFINISHED - 1 <= len(open_now) <= server.MAX_UNFINISHED
+    assert connections.MAX_RESTING - 1 <= len(open_now) <= connections.MAX_RESTING
 
 
 def at_end(client: trio.SocketStream) -> bool:
@@ -370,7 +349,7 @@ async def test_a_whole_request_is_never_evicted(tmp_path: Path) -> None:
         for client in waiting:
             await client.send_all(b"SMTP,token a@example.test\n")
         await trio.testing.wait_all_tasks_blocked()
-        for _ in range(server.MAX_UNFINISHED + 50):
+        for _ in range(connections.MAX_RESTING + 50):
             await house.connect()
         await trio.testing.wait_all_tasks_blocked()
         house.keeper.open.set()
@@ -384,7 +363,7 @@ async def test_too_many_waiting_requests_are_told_to_come_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Beyond the limit the answer is busy, at once."""
-    monkeypatch.setattr(server, "MAX_WAITING", 3)
+    monkeypatch.setattr(teller, "MAX_WAITING", 3)
     async with serving(tmp_path) as house:
         house.keeper.open = trio.Event()
         for _ in range(3):
@@ -452,11 +431,11 @@ async def serve_alone(sock: FakeSocket, keeper: FakeKeeper, patience: float = 60
     """Serve one connection; return after how many seconds it was closed."""
     listener = Listener("/x", trio.socket.socket(socket.AF_UNIX))
     one = server._Server(listener, lambda: RULES, lambda _grant: keeper, dict, Stopped())
-    connection = server._Connection(sock, Peer(1, os.getuid(), 1))  # type: ignore[arg-type]  # what is used
-    one._unfinished[connection] = None
+    connection = Connection(sock, Peer(1, os.getuid(), 1))  # type: ignore[arg-type]  # what is used
+    one.connections.resting[connection] = None
     before = trio.current_time()
     with trio.move_on_after(patience):
-        await one._serve(connection)
+        await one.connections.serve(connection)
     listener.sock.close()
     assert sock.closed_at is not None
     return sock.closed_at - before
@@ -497,7 +476,7 @@ async def test_a_client_that_was_told_to_make_room_is_not_answered() -> None:
     keeper = FakeKeeper()
     one = server._Server(listener, lambda: RULES, lambda _grant: keeper, dict, Stopped())
     sock = FakeSocket(b"SMTP a@example.test\n")
-    connection = server._Connection(sock, Peer(1, os.getuid(), 1))  # type: ignore[arg-type]  # what is used
+    connection = Connection(sock, Peer(1, os.getuid(), 1))  # type: ignore[arg-type]  # what is used
     await one._converse(connection)
     listener.sock.close()
 
