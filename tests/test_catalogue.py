@@ -47,7 +47,11 @@ def test_every_number_says_what_and_who(number: int) -> None:
         (70019, "`cms login ann@example.test --device`"),
         (50011, "register exactly http://localhost/x"),
         (9002327, "set origin="),
-        (9002326, "origin=None"),
+        (9002326, 'origin=""'),
+        (50057, "then `cms refresh`"),
+        (7000222, "then `cms refresh`"),
+        (700027, "then `cms refresh`"),
+        (700025, "then `cms reload`"),
         (700084, "24 hours"),
         (7000218, "client_secret"),
         (65001, "need admin approval"),
@@ -58,6 +62,12 @@ def test_next_move(number: int, words: str) -> None:
     trouble = catalogue.explain(refusal(number), GRANT).trouble  # type: ignore[union-attr]  # explain never grants
 
     assert words in trouble.message + trouble.hint
+
+
+@pytest.mark.parametrize("row", [*catalogue.ROWS.values(), *catalogue._SUBERRORS.values(), *catalogue._ERRORS.values()])
+def test_a_refusal_names_the_next_command(row: catalogue.Row) -> None:
+    """Nothing tries a refused sign-in again by itself: each hint ends in a command that does."""
+    assert row.transient or any(word in row.hint for word in ("{login}", "`cms refresh`", "`cms reload`"))
 
 
 @pytest.mark.parametrize("number", [50196, 90055, 50053])

@@ -40,8 +40,11 @@ class Row:
 
 _SIGN_IN = "sign in again: {login}"
 _RETRY = "nothing to do: cms tries again by itself"
-_ASK_ADMIN = "ask the administrator of your organisation"
-_BUG = "this looks like a bug in cms or its configuration: report it with the correlation id"
+# What is mended elsewhere shows by nothing here: a person has to say that it was.
+_THEN = "then `cms refresh`"
+_RELOAD = "then `cms reload`"
+_ASK_ADMIN = f"ask the administrator of your organisation, {_THEN}"
+_BUG = "this looks like a bug in cms or its configuration: report it with the correlation id; {login} starts anew"
 _CHECK_ACCOUNT = "check user, tenant and sign_in_as of the account in the configuration, then `cms reload` and {login}"
 _BROWSER = "sign in again in a browser: {login} --browser"
 
@@ -95,7 +98,7 @@ _BY_NUMBERS: dict[tuple[int, ...], Row] = {
     ),
     (53000, 53001, 53002, 53003, 530031, 530032, 530035): _sign_in(
         "a conditional-access policy of the organisation blocks this sign-in",
-        "the administrator has to exempt the application or the user, or a managed device has to be used",
+        f"the administrator has to exempt the application or the user, or a managed device has to be used; {_THEN}",
     ),
     (53004, 53010, 53011, 50131): _sign_in(
         "the sign-in was blocked as risky",
@@ -107,50 +110,60 @@ _BY_NUMBERS: dict[tuple[int, ...], Row] = {
         "sign in and consent: {login}; if that ends with 'need admin approval', the administrator has to consent",
     ),
     (65004,): _sign_in("consent was declined", "sign in again and accept: {login}"),
-    (65002,): _sign_in("the client id belongs to Microsoft and is not open to cms", "use a client id of your own"),
+    (65002,): _sign_in(
+        "the client id belongs to Microsoft and is not open to cms", f"use a client id of your own, {_RELOAD}"
+    ),
     (65005, 650056, 650057, 65006): _sign_in(
         "the application's registration does not list these permissions",
         "add SMTP.Send, IMAP.AccessAsUser.All and POP.AccessAsUser.All to the registration, then {login}",
     ),
     (650052, 500011, 50001): _sign_in(
         "the tenant has no Exchange Online for this request",
-        "check the subscription, and cloud= of the account in the configuration",
+        f"check the subscription, {_THEN}; or cloud= of the account in the configuration, {_RELOAD}",
     ),
     (90094, 90095, 90008): _sign_in(
         "an administrator has to consent to the application", "ask the administrator to consent, then {login}"
     ),
     (700016, 700011, 70001): _sign_in("the tenant does not know the client id", _CHECK_ACCOUNT),
-    (7000112,): _sign_in("the application was disabled by its owner", "use another client_id in the configuration"),
+    (7000112,): _sign_in(
+        "the application was disabled by its owner", f"use another client_id in the configuration, {_RELOAD}"
+    ),
     (7000218,): _sign_in(
         "the application wants a client secret",
-        "allow public client flows in its registration, or give client_secret in the configuration",
+        f"allow public client flows in its registration, {_THEN}; or give client_secret in the configuration, {_RELOAD}",
     ),
-    (700025,): _sign_in("the application is a public client", "remove client_secret from the configuration"),
+    (700025,): _sign_in(
+        "the application is a public client", f"remove client_secret from the configuration, {_RELOAD}"
+    ),
     (7000215, 7000222, 70002): _sign_in(
         "the client secret is wrong or has expired",
-        "make a new secret (its value, not its id) and put it where client_secret points",
+        f"make a new secret (its value, not its id) and put it where client_secret points, {_THEN}",
     ),
     (700027, 50012, 700030): _sign_in(
-        "the client certificate was not accepted", "check the certificate in the registration and this clock"
+        "the client certificate was not accepted", f"check the certificate in the registration and this clock, {_THEN}"
     ),
     (50011, 500113, 900971, 500119): _sign_in(
         "the redirect address is not registered",
-        "register exactly {redirect}, or set redirect_uri in the configuration",
+        "register exactly {redirect}, or set redirect_uri in the configuration and `cms reload`; then {login}",
     ),
     (9002327,): _sign_in(
         "the redirect address is registered as a single-page application, which demands an Origin header",
-        "set origin= of the account to the redirect address's origin, or register it as 'Mobile and desktop'",
+        f"set origin= of the account to the redirect address's origin, {_RELOAD}; or register it as 'Mobile and desktop', "
+        f"{_THEN}",
     ),
     (9002326,): _sign_in(
         "the redirect address is not registered as a single-page application, but an Origin header was sent",
-        "set origin=None for the account",
+        f'set origin="" for the account, {_RELOAD}',
     ),
-    (50194, 90130, 9002332): _sign_in("the application does not serve this tenant", "set tenant= of the account"),
+    (50194, 90130, 9002332): _sign_in(
+        "the application does not serve this tenant", f"set tenant= of the account, {_RELOAD}"
+    ),
     (90002, 90038, 50059): _sign_in(
-        "the tenant does not exist in this cloud", "check tenant= and cloud= of the account in the configuration"
+        "the tenant does not exist in this cloud",
+        f"check tenant= and cloud= of the account in the configuration, {_RELOAD}",
     ),
     (70011, 28002, 700022, 28000, 700023, 9001023): _sign_in(
-        "these scopes cannot be asked for together here", "check scopes= and tenant= of the account"
+        "these scopes cannot be asked for together here", f"check scopes= and tenant= of the account, {_RELOAD}"
     ),
     (90014, 900144, 9002313, 90023, 90100): _sign_in("the request was malformed", _BUG),
     (54005, 501481, 700005): _sign_in(
@@ -199,8 +212,12 @@ _ERRORS = {
     "authorization_declined": _sign_in("the sign-in was declined"),
     "bad_verification_code": ROWS[70018],
     "expired_token": ROWS[70019],
-    "invalid_client": _sign_in("the provider refused the application", "check client_id and client_secret"),
-    "unauthorized_client": _sign_in("the application may not do this", "check its registration, or use another"),
+    "invalid_client": _sign_in(
+        "the provider refused the application", f"check client_id and client_secret, {_RELOAD} and `cms refresh`"
+    ),
+    "unauthorized_client": _sign_in(
+        "the application may not do this", f"check its registration, {_THEN}; or use another, {_RELOAD}"
+    ),
     "invalid_scope": ROWS[70011],
     "invalid_resource": ROWS[650052],
     "invalid_request": ROWS[90014],
