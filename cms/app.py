@@ -15,7 +15,7 @@ from functools import partial
 
 import trio
 
-from cms import control, herald, listener
+from cms import control, herald, listener, network
 from cms.accounts import Account, Grant, Scopes
 from cms.clock import Clock, SystemClock
 from cms.config import LOAD_SECONDS, Config, ConfigError, load
@@ -49,6 +49,8 @@ STATUS_PAUSE = 1.0
 
 # `cms refresh` waits for what it has asked for: as long as the worker may take, and a start of it.
 REFRESH_MARGIN = 5.0
+
+_MEMORY_LEFT = "the vault or the network was configured anew, and a sign-in that was kept in memory only has ended"
 
 CONTROL_SOCKET = "control.sock"
 
@@ -204,6 +206,7 @@ class App(control.Commands):
         self._change_over(loaded, opened)
         nursery.start_soon(partial(control.serve, controlled, self, owner=os.geteuid()))
         nursery.start_soon(self._watch_clock)
+        nursery.start_soon(network.watch, self._wake)
         nursery.start_soon(self._systemd.watchdog)
         if self._systemd.listens:
             nursery.start_soon(self._tell_systemd)
@@ -240,9 +243,13 @@ class App(control.Commands):
             now = self._clock.boot() - trio.current_time()
             if now - ahead > SUSPEND_SECONDS:
                 log.info("back from a suspend", seconds=int(now - ahead))
-                for kept in self._kept.values():
-                    kept.keeper.wake()
+                self._wake()
             ahead = now
+
+    def _wake(self) -> None:
+        """Have every keeper look whether a try is worthwhile now."""
+        for kept in self._kept.values():
+            kept.keeper.wake()
 
     async def _tell_systemd(self) -> None:
         while True:
@@ -333,6 +340,13 @@ class App(control.Commands):
         if not self._said_memory:
             self._said_memory = True
             log.warning(MEMORY_WARNING)
+
+    def _warn_of_loss(self) -> None:
+        """Another worker begins with what the vault has: say whose sign-in was only in the memory of the last one."""
+        for kept in self._kept.values():
+            if kept.keeper.persisted is False:
+                name = self._name_of(kept.keeper)
+                log.warning(_MEMORY_LEFT, account=name, do=f"sign in again: `cms login {name}`")
 
     def _name_of(self, keeper: Keeper) -> str:
         return next(iter(self._users.get(keeper.grant.key, ())), keeper.who) or "whoever signs in"
@@ -467,6 +481,7 @@ class App(control.Commands):
             raise
         self._change_over(loaded, opened)
         if hired is not before:
+            self._warn_of_loss()
             self._provider.employ(hired)
             # What failed for the vault's or the network's sake may work now.
             for kept in self._kept.values():

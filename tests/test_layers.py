@@ -66,6 +66,7 @@ LADDER = {
         "cms.worker",
         "cms.keeper",
         "cms.listener",
+        "cms.network",
         "cms.connections",
         "cms.teller",
         "cms.postfix",
