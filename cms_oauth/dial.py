@@ -22,14 +22,18 @@ _CHUNK = 16 * 1024
 
 
 class Failed:
-    """Nothing came of a round trip: `code` as in `wire.EXIT_CODES`, what happened, and the next move."""
+    """Nothing came of a round trip: `code` as in `wire.EXIT_CODES`, what happened, and the next move.
 
-    __slots__ = ("code", "hint", "message")
+    `retry_after` is the seconds until cms itself tries again, 0 when nobody knows.
+    """
 
-    def __init__(self, code: str, message: str, hint: str) -> None:
+    __slots__ = ("code", "hint", "message", "retry_after")
+
+    def __init__(self, code: str, message: str, hint: str, retry_after: int = 0) -> None:
         self.code = code
         self.message = message
         self.hint = hint
+        self.retry_after = retry_after
 
 
 class Reply:

@@ -212,9 +212,11 @@ def _from_json(path: str, text: bytes) -> Credential | dial.Failed:
 
 def _refusal(error: dict[str, object]) -> dial.Failed:
     hint, seconds = str(error.get("hint") or "run: cms status"), error.get("retry_after")
-    if isinstance(seconds, int) and seconds > 0:
+    if not isinstance(seconds, int) or seconds < 0:
+        seconds = 0
+    if seconds:
         hint = f"{hint}; cms tries again in {seconds} s"
-    return dial.Failed(str(error.get("code")), str(error.get("message")), hint)
+    return dial.Failed(str(error.get("code")), str(error.get("message")), hint, seconds)
 
 
 def _silence(path: str, *, unread: bool) -> dial.Failed:
@@ -257,9 +259,9 @@ def _hash(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()[: wire.HASH_DIGITS]
 
 
-def report(failed: dial.Failed) -> int:
+def report(failed: dial.Failed, command: str = "cms-oauth") -> int:
     """Say on stderr, in one line, what happened, whose move it is and the next command; return the exit status."""
-    line = f"cms-oauth: {failed.message} ({failed.code}) - {failed.hint}"
+    line = f"{command}: {failed.message} ({failed.code}) - {failed.hint}"
     # The words come from a daemon and from the command line: neither may break the line or move a terminal's cursor.
     line = "".join(each if each.isprintable() else "?" for each in line)
     try:  # noqa: SIM105 - contextlib is not worth its import on the way of every failure

@@ -1,0 +1,91 @@
+"""The `git-credential-cms` command: git's credential helper protocol for mail servers (gitcredentials(7)).
+
+git tells on standard input, in lines `name=value`, where it wants to log in. `get` answers with the user and a fresh
+token as password, for mail servers only: nothing else ever gets one. `erase` comes after a server's refusal and makes
+cms get another token. `store` keeps nothing, since cms has a fresh token at any time.
+
+Where there is no token git is told to `quit`: else it would ask whoever sits at the terminal for a password.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+
+from cms_oauth import dial, wire
+from cms_oauth import main as client
+
+_NAME = "git-credential-cms"
+
+# The scheme that git or curl names -> the protocol that the token is for.
+_PROTOCOLS = {"smtp": "SMTP", "smtps": "SMTP", "imap": "IMAP", "imaps": "IMAP", "pop3": "POP", "pop3s": "POP"}
+
+_USAGE = f"in git's configuration: helper = cms [--user=USER] [--cms_sock=PATH]; by hand: {_NAME} get|store|erase"
+
+# A reply has a token of at most so much; nothing else that git says is long.
+_LONGEST = 2 * wire.MAX_REPLY
+
+
+def main() -> int:
+    """Run the command with the arguments of this process; return its exit status."""
+    try:
+        return answer(sys.argv[1:])
+    except KeyboardInterrupt:
+        return client.INTERRUPTED
+
+
+def answer(arguments: list[str]) -> int:
+    """Answer git, which ends the arguments with what it wants."""
+    options, action = _read(arguments[:-1]), "".join(arguments[-1:])
+    if options is None or not action or action.startswith("-"):
+        return _report(dial.Failed("bad-request", "unknown or missing arguments", _USAGE))
+    asked = _asked(sys.stdin.buffer.read(_LONGEST))
+    protocol = _PROTOCOLS.get(asked.get("protocol", ""), "")
+    # gitcredentials(7): an action that a helper does not know is none of its business.
+    if not protocol or action not in ("get", "erase"):
+        return 0
+    options.protocol = protocol
+    options.user = asked.get("username") or options.user
+    return _get(options) if action == "get" else _erase(options, asked.get("password", ""))
+
+
+def _read(arguments: list[str]) -> client.Options | None:
+    options = client.read_exactly(arguments)
+    allowed = client.Options(user=options.user, socket=options.socket) if options else None
+    return options if options == allowed else None
+
+
+def _asked(description: bytes) -> Mapping[str, str]:
+    text = description.decode(errors="surrogateescape")
+    return dict(line.split("=", 1) for line in text.split("\n") if "=" in line)
+
+
+def _get(options: client.Options) -> int:
+    options.output = "json"
+    granted = client.fetch(options, dial.now() + wire.CLIENT_SECONDS)
+    if isinstance(granted, dial.Failed):
+        client.write("quit=1\n")
+        return _report(granted)
+    lines = [f"username={granted.user}", f"password={granted.token}"]
+    expires_at = json.loads(granted.document).get("expires_at")
+    if isinstance(expires_at, int):
+        # git 2.41 and newer drop the password then; older ones take no notice of the line.
+        lines.append(f"password_expiry_utc={expires_at}")
+    return client.write("".join(f"{line}\n" for line in lines))
+
+
+def _erase(options: client.Options, refused: str) -> int:
+    """Have a token replaced; git without a password means one that it never had."""
+    if not refused:
+        return 0
+    replaced = client.fetch(options, dial.now() + wire.CLIENT_SECONDS, refused)
+    return _report(replaced) if isinstance(replaced, dial.Failed) else 0
+
+
+def _report(failed: dial.Failed) -> int:
+    return client.report(failed, _NAME)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""cms for Python programs, with nothing but the standard library.
+
+    import cms_oauth
+
+    token = cms_oauth.token("user@domain.com", protocol="IMAP")
+
+    login = cms_oauth.Login("user@domain.com")
+    smtp.auth("XOAUTH2", login.smtp)
+    imap.authenticate("XOAUTH2", login.imap)
+
+Ask for each connection anew and keep no token: cms has a fresh one at any time, and answers at once. A call blocks for
+10 s at most; a program with an event loop makes it in a thread.
+"""
+
+from __future__ import annotations
+
+from cms_oauth import dial, main, sasl, wire
+
+# Where mail must wait for something that a later daemon knows and this library does not (docs/protocol.md, Codes).
+_EX_TEMPFAIL = 75
+
+_FORMS = {"XOAUTH2": sasl.xoauth2, "OAUTHBEARER": sasl.oauthbearer}
+
+
+class TokenError(Exception):
+    """There is no token: why, and whose move it is. Never quotes one.
+
+    `code` is one of docs/protocol.md, `message` says what happened, `hint` the next move, `retry_after` in how many
+    seconds cms itself tries again (0 when nobody knows). `exit_code` is what a program that cannot go on without a
+    token ends with, as in sysexits.h: 75 says that mail should wait.
+    """
+
+    def __init__(self, code: str, message: str, hint: str, retry_after: int = 0) -> None:
+        super().__init__(code, message, hint, retry_after)
+        self.code = code
+        self.message = message
+        self.hint = hint
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.code}) - {self.hint}"
+
+    @property
+    def exit_code(self) -> int:
+        return wire.EXIT_CODES.get(self.code, _EX_TEMPFAIL)
+
+
+def token(user: str = "", protocol: str = "SMTP", *, rejected: str = "", socket: str = "") -> str:
+    """Return an access token with at least a minute to live; raise TokenError when there is none.
+
+    `user` is the account, "" for the only one. `protocol` is SMTP, IMAP, POP or a name of the configuration's.
+    `rejected` is a token that a server has just refused: cms gets another one, which it may do once in five minutes
+    and six times a day. `socket` is the daemon's, "" for $CMS_SOCK and then the usual places.
+    """
+    return _fetch(user, protocol, rejected, socket).token
+
+
+class Login:
+    """Logs one account in: `smtp` is for `smtplib.SMTP.auth`, `imap` for `imaplib.IMAP4.authenticate`.
+
+    Both fetch a token when the server is ready for it, and raise TokenError when there is none; nothing has been sent
+    then. `mechanism` is XOAUTH2 or OAUTHBEARER and must be the one that the server is told. An instance does for any
+    number of connections, one after the other.
+    """
+
+    def __init__(self, user: str = "", *, mechanism: str = "XOAUTH2", socket: str = "") -> None:
+        if mechanism not in _FORMS:
+            raise ValueError(f"mechanism is one of {', '.join(_FORMS)}, not {mechanism!r}")
+        self.user = user
+        self.mechanism = mechanism
+        self._socket = socket
+        self._used = ""
+        self._refused = ""
+
+    def __repr__(self) -> str:
+        return f"Login({self.user!r}, mechanism={self.mechanism!r})"
+
+    def smtp(self, challenge: bytes | None = None, /) -> str:
+        """Answer a submission server."""
+        return self._answer("SMTP", challenge)
+
+    def imap(self, challenge: bytes, /) -> bytes:
+        """Answer an IMAP server."""
+        return self._answer("IMAP", challenge).encode()
+
+    def rejected(self) -> None:
+        """Say that the server refused the last login: the next one gets another token, as `token(rejected=)` does."""
+        self._refused = self._used
+
+    def _answer(self, protocol: str, challenge: bytes | None) -> str:
+        """Answer the invitation to begin, which is empty, with the credential; the reason of a refusal without it."""
+        if challenge:
+            return sasl.closing_answer(self.mechanism)
+        credential = _fetch(self.user, protocol, self._refused, self._socket)
+        self._used, self._refused = credential.token, ""
+        return _FORMS[self.mechanism](credential.user, credential.token)
+
+
+def _fetch(user: str, protocol: str, rejected: str, socket: str) -> main.Credential:
+    options = main.Options(user=user, protocol=protocol, socket=socket)
+    answer = main.fetch(options, dial.now() + wire.CLIENT_SECONDS, rejected)
+    if isinstance(answer, dial.Failed):
+        raise TokenError(answer.code, answer.message, answer.hint, answer.retry_after)
+    return answer
