@@ -20,9 +20,9 @@ DUE = 0.64 * HOUR
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[SmallDisk]:
-    """The small disk that the state folder is on."""
-    with small_disk(tmp_path / "state") as mounted:
+def disk() -> Iterator[SmallDisk]:
+    """The small disk that the state folder is."""
+    with small_disk() as mounted:
         yield mounted
 
 
@@ -54,7 +54,7 @@ ANY_AILMENT = pytest.mark.parametrize("name", AILMENTS)
 async def test_nothing_is_redeemed_that_could_not_be_stored(tmp_path: Path, disk: SmallDisk, name: str) -> None:
     """The trouble is found before Entra is asked; the token lives its life, and a mended disk ends it all."""
     ailment = AILMENTS[name]
-    async with open_house(tmp_path) as house:
+    async with open_house(tmp_path, state=disk.folder) as house:
         first, vault = await house.token(ANN), house.vault(ANN).read_bytes()
         ailment.begin(disk)
         await house.pass_time(DUE)
@@ -81,7 +81,7 @@ async def test_nothing_is_redeemed_that_could_not_be_stored(tmp_path: Path, disk
 @in_house
 async def test_nothing_is_served_that_was_not_stored(tmp_path: Path, disk: SmallDisk) -> None:
     """A disk that fails while Entra answers: the new token is not served, and the old refresh token works again."""
-    async with open_house(tmp_path) as house:
+    async with open_house(tmp_path, state=disk.folder) as house:
         first, vault = await house.token(ANN), house.vault(ANN).read_bytes()
         house.entra.faults.add(Fault("silence"))
         house.awake(DUE)
@@ -107,7 +107,7 @@ async def test_nothing_is_served_that_was_not_stored(tmp_path: Path, disk: Small
 async def test_a_sign_in_that_cannot_be_stored(tmp_path: Path, disk: SmallDisk, name: str) -> None:
     """A new sign-in on such a disk fails with the reason, and the old one is as good as it was."""
     ailment = AILMENTS[name]
-    async with open_house(tmp_path) as house:
+    async with open_house(tmp_path, state=disk.folder) as house:
         first, vault = await house.token(ANN), house.vault(ANN).read_bytes()
         ailment.begin(disk)
         outcome = await house.sign_in(ANN)
@@ -124,7 +124,7 @@ async def test_a_sign_in_that_cannot_be_stored(tmp_path: Path, disk: SmallDisk, 
 @in_house
 async def test_a_sign_out_on_a_full_disk(tmp_path: Path, disk: SmallDisk) -> None:
     """`cms logout` needs no room."""
-    async with open_house(tmp_path) as house:
+    async with open_house(tmp_path, state=disk.folder) as house:
         disk.fill()
         result = await house.app.logout(ANN)
 
@@ -135,7 +135,7 @@ async def test_a_sign_out_on_a_full_disk(tmp_path: Path, disk: SmallDisk) -> Non
 @in_house
 async def test_a_sign_out_on_a_read_only_disk(tmp_path: Path, disk: SmallDisk) -> None:
     """`cms logout` says that the sign-in could not be deleted, and then nobody is signed out."""
-    async with open_house(tmp_path) as house:
+    async with open_house(tmp_path, state=disk.folder) as house:
         disk.forbid_writing()
         result = await house.app.logout(ANN)
 

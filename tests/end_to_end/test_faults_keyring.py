@@ -244,6 +244,7 @@ async def test_key_file(tmp_path: Path, name: str) -> None:
         assert "locked" == refusal["code"]
         assert (0, vault) == (house.entra.count("token", grant_type="refresh_token"), house.vault(ANN).read_bytes())
 
+        await forgotten(house)
         key.unlink(missing_ok=True)
         key.touch(mode=0o600)
         key.write_bytes(right)

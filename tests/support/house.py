@@ -94,11 +94,8 @@ class House:
     entra: Entra
     clock: MovingClock
     app: App
+    state: Path
     links: list[str] = field(default_factory=list)
-
-    @property
-    def state(self) -> Path:
-        return self.folder / "state"
 
     def vault(self, user: str) -> Path:
         """Return a user's vault file."""
@@ -247,20 +244,22 @@ async def open_house(
     program: str = moving_clock.__file__,
     signed_in: bool = True,
     life: float = HOUR,
+    state: Path | None = None,
     **options: Any,
 ) -> AsyncIterator[House]:
     """Run a daemon for these users, who have signed in, over a sandbox of its own.
 
     `key` is what Vault(key=...) names, "" for no such directive; `environment` what the worker has beside the usual;
-    `program` the worker's; `life` a token's in seconds; further `options` are of `AppOptions`.
+    `program` the worker's; `life` a token's in seconds; `state` the state folder, if not one of the
+    house's own; further `options` are of `AppOptions`.
     """
-    clock = MovingClock(folder / "clock")
+    clock, state = MovingClock(folder / "clock"), state or folder / "state"
     with Entra(users, now=clock.truth, token_life=life) as entra:
         (folder / "cms.cfg").write_text(_configuration(folder, entra, users, key))
         coverage = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
         chosen = AppOptions(
             str(folder / "cms.cfg"),
-            str(folder / "state"),
+            str(state),
             str(folder / "run"),
             clock=clock,
             worker_argv=[sys.executable, "-I", program, str(clock.file)],
@@ -271,7 +270,7 @@ async def open_house(
             **options,
         )
         async with trio.open_nursery() as nursery:
-            house = House(folder, entra, clock, await nursery.start(run, chosen))
+            house = House(folder, entra, clock, await nursery.start(run, chosen), state)
             # The first look into the vault finds nothing; a sign-in that is faster would be redeemed by it.
             await house.settled()
             for user in users if signed_in else ():

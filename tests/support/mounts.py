@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from support.programs import require_program, require_root
+from support.reachable import open_folder
 
 # What a vault file's reservation takes several times over, and an instant to fill.
 _SIZE = "512k"
@@ -40,16 +41,19 @@ class SmallDisk:
 
 
 @contextmanager
-def small_disk(folder: Path) -> Iterator[SmallDisk]:
+def small_disk() -> Iterator[SmallDisk]:
     """Mount a small disk at a new folder for the block."""
     require_root()
-    folder.mkdir(mode=0o700)
-    _run("mount", "-t", "tmpfs", "-o", f"size={_SIZE},mode=0700", "tmpfs", folder)
-    try:
-        yield SmallDisk(folder)
-    finally:
-        # Recursive: whatever a failed test has left mounted above it goes as well.
-        _run("umount", "--lazy", "--recursive", folder)
+    # Not among pytest's own folders: it could not start again over a mount that a killed run has left there.
+    with open_folder("disk") as place:
+        folder = place / "state"
+        folder.mkdir(mode=0o700)
+        _run("mount", "-t", "tmpfs", "-o", f"size={_SIZE},mode=0700", "tmpfs", folder)
+        try:
+            yield SmallDisk(folder)
+        finally:
+            # Recursive: whatever a failed test has left mounted above it goes as well.
+            _run("umount", "--lazy", "--recursive", folder)
 
 
 def _run(program: str, *arguments: str | Path) -> None:
