@@ -16,15 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.grants import ANN, PATIENCE, SCOPES, desk, grant_for, opened, process, service
+from support.grants import ANN, PATIENCE, SCOPES, TurnsUpLocked, desk, grant_for, opened, process, service
 from support.waiting import until
 
 from cms.accounts import Grant, Scopes, Source
 from cms.grants import __main__ as main_module
 from cms.grants import desk as desk_module
 from cms.grants.desk import Desk
+from cms.grants.entra import Entra as Provider
+from cms.grants.keys import Keys
 from cms.grants.messages import Acquire, Cancel, Done, Forget, Open, Prompt, Redirected, SignIn, pack
-from cms.grants.service import Cancelled, Line, Mailbox
+from cms.grants.service import Cancelled, Line, Mailbox, Service
+from cms.grants.vault import Vault
 from cms.lifecycle import Granted, Outcome, Refused, Transient, Trouble
 from cms.sandbox.directory import APP_ID, APP_SECRET
 from cms.sandbox.entra import Entra, Fault
@@ -702,6 +705,45 @@ class TestService:
         assert not list(state.glob("*.vault"))
         worker.rest()
         assert "granted" == kind(worker.acquire(grant, SCOPES))
+
+    @pytest.mark.parametrize("when", ["before a refresh", "during a sign-in"])
+    def test_a_keyring_that_turns_up_locked(self, first: Open, grant: Grant, entra: Entra, when: str) -> None:
+        """A sign-in that is, or was to be, kept in memory is not lost to a keyring that turns up locked."""
+        ring = TurnsUpLocked()
+        entra.refuse_reuse = True
+        vault = Vault(first.state_folder, Keys(None, environ={}, ring=ring), first.timeout)
+        worker = Service(vault, Provider(first.ca))
+        line = browse(entra)
+        page = line._before
+
+        def turn_up(prompt: Prompt) -> None:
+            ring.there = when == "during a sign-in"
+            page(prompt)
+
+        line._before = turn_up
+        signed_in = worker.sign_in(SignIn(1, grant, "browser"), line)
+        ring.there = True
+        outcomes = [signed_in, *(worker.acquire(grant, SCOPES) for _ in range(2))]
+
+        assert ["granted"] * 3 == [kind(outcome) for outcome in outcomes]
+        assert worker.stays
+
+    def test_a_full_disk_is_known_before_the_prompt(
+        self, first: Open, grant: Grant, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Nobody signs in for a disk that could not take it; and it leaves no mark of a redemption."""
+
+        def full(*_args: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        line = Answers()
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "posix_fallocate", full)
+            assert "storage" == kind(self.sign_in(first, grant, line))
+        assert [] == line.prompted
+        self.sign_in(first, grant, Answers(None))
+
+        assert not list(Path(first.state_folder).glob("*.redeeming"))
 
     def test_nothing_secret_stays(self, first: Open, grant: Grant, entra: Entra, state: Path) -> None:
         """Between two questions the worker holds neither a refresh token nor what it was derived from."""

@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from support.grants import NoRing
+from support.grants import NoRing, TurnsUpLocked
 
 from cms.accounts import Grant, Source
 from cms.grants import keys as keys_module
@@ -29,6 +29,21 @@ GRANT = Grant("https://login.example/common", "Client", "Ann@example.test")
 OTHER = Grant("https://login.example/common", "Client", "ben@example.test")
 ENTRY = Entry('{"RefreshToken": {"x": {"secret": "the-refresh-token"}}}', "oid.tid", "ann@example.test", 1700000000.0)
 NEWER = replace(ENTRY, cache='{"RefreshToken": {"x": {"secret": "its-successor"}}}')
+
+
+def prepare(vault: Vault, grant: Grant = GRANT) -> Stored:
+    """Say where a sign-in would go."""
+    with vault.hold(grant) as held:
+        place = held.prepare()
+        held.release()
+        return place
+
+
+def put(vault: Vault, grant: Grant = GRANT, entry: Entry = ENTRY) -> Stored:
+    """Store an entry, as after a sign-in."""
+    with vault.hold(grant) as held:
+        held.prepare()
+        return held.store(entry)
 
 
 class Lab:
@@ -43,8 +58,7 @@ class Lab:
         return Vault(str(self.state), Keys(self.named, environ={}, ring=NoRing()), patience)
 
     def store(self, grant: Grant = GRANT, entry: Entry = ENTRY) -> Stored:
-        with self.vault().hold(grant) as held:
-            return held.store(entry)
+        return put(self.vault(), grant, entry)
 
     def read(self, grant: Grant = GRANT) -> Entry | None:
         with self.vault().hold(grant) as held:
@@ -109,7 +123,7 @@ def test_folder_of_another_user(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> No
     uid = os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: uid + 1)
 
-    assert "storage" == lab.trouble(lab.vault().ready)
+    assert "storage" == lab.trouble(lambda: prepare(lab.vault()))
     assert "storage" == lab.trouble()
 
 
@@ -223,6 +237,7 @@ def test_damaged_file_is_kept_aside(lab: Lab) -> None:
     lab.path().write_bytes(damaged)
     with lab.vault().hold(GRANT) as held:
         held.inspect()
+        held.prepare()
         held.store(NEWER)
     aside = [name for name in lab.names() if ".damaged-" in name]
 
@@ -235,6 +250,7 @@ def test_whole_file_is_not_kept_aside(lab: Lab) -> None:
     lab.store()
     with lab.vault().hold(GRANT) as held:
         held.inspect()
+        held.prepare()
         held.store(NEWER)
 
     assert NEWER == lab.read()
@@ -331,16 +347,16 @@ class TestKey:
 
         vault = Vault(str(lab.state), Keys(None, environ={}, ring=LockedRing()))
 
-        assert "locked" == lab.trouble(vault.ready)
+        assert "locked" == lab.trouble(lambda: prepare(vault))
         assert vault.stays
         (lab.state / "key-id").write_text("0123456789abcdef\n")
-        assert "locked" == lab.trouble(vault.ready)
+        assert "locked" == lab.trouble(lambda: prepare(vault))
 
     def test_key_id_cannot_be_written(self, lab: Lab) -> None:
         """A folder in which nothing can be written is trouble before a person signs in."""
         (lab.state / "key-id").mkdir(parents=True)
 
-        assert "storage" == lab.trouble(lab.vault().ready)
+        assert "storage" == lab.trouble(lambda: prepare(lab.vault()))
 
     def test_remembered_key_locked(self, lab: Lab) -> None:
         """A remembered key that cannot be asked for is waited for, not replaced."""
@@ -354,7 +370,7 @@ class TestKey:
 
         vault.keys.find = locked  # type: ignore[method-assign,assignment]  # what a locked keyring does
 
-        assert "locked" == lab.trouble(vault.ready)
+        assert "locked" == lab.trouble(lambda: prepare(vault))
 
 
 class TestMemory:
@@ -367,12 +383,11 @@ class TestMemory:
 
     def test_kept_in_the_process(self, vault: Vault) -> None:
         """An entry lasts as long as the process, which therefore must stay; no file holds it."""
-        vault.ready()
+        assert Stored(persisted=False, key_from="memory only") == prepare(vault)
         stays = [vault.stays]
+        assert Stored(persisted=False, key_from="memory only") == put(vault)
         with vault.hold(GRANT) as held:
-            assert Stored(persisted=False, key_from="memory only") == held.store(ENTRY)
-        with vault.hold(GRANT) as held:
-            held.reserve()
+            held.prepare()
             assert ENTRY == held.read()
             assert Stored(persisted=False, key_from="memory only") == held.stored
         stays.append(vault.stays)
@@ -420,15 +435,49 @@ class TestMemory:
 
         ring = LateRing()
         vault = Vault(str(lab.state), Keys(None, environ={}, ring=ring))
-        with vault.hold(GRANT) as held:
-            held.store(ENTRY)
+        put(vault)
         places.append(bytes(KEY_BYTES))
-        with vault.hold(GRANT) as held:
-            assert Stored(persisted=True, key_from="keyring") == held.store(NEWER)
+        assert Stored(persisted=True, key_from="keyring") == put(vault, entry=NEWER)
 
         assert not vault.stays
         with Vault(str(lab.state), Keys(None, environ={}, ring=ring)).hold(GRANT) as held:
             assert NEWER == held.read()
+
+    def test_a_locked_place_takes_nothing_away(self, lab: Lab) -> None:
+        """A keyring that turns up locked is no reason to lose a sign-in that memory holds; a new one waits for it."""
+        ring = TurnsUpLocked()
+        vault = Vault(str(lab.state), Keys(None, environ={}, ring=ring))
+        put(vault)
+        ring.there = True
+        assert Stored(persisted=False, key_from="memory only") == put(vault, entry=NEWER)
+        with vault.hold(GRANT) as held:
+            assert NEWER == held.read()
+
+        assert "locked" == lab.trouble(lambda: put(vault, OTHER))
+        with vault.hold(OTHER) as held:
+            assert Stored(persisted=False, key_from="memory only") == held.prepare(memory_will_do=True)
+
+    @pytest.mark.parametrize("broken", ["posix_fallocate", "fsync"])
+    def test_a_broken_disk_takes_nothing_away(self, lab: Lab, broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A disk that takes nothing, be it known before or after the redemption, leaves the sign-in in memory."""
+        lab.named = None
+        vault = lab.vault()
+        put(vault)
+        vault.keys = Keys(Source("file", (str(lab.key),)), environ={}, ring=NoRing())
+        # The key is made before the disk breaks.
+        prepare(vault, OTHER)
+
+        def fail(*_args: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, broken, fail)
+            assert Stored(persisted=False, key_from="memory only") == put(vault, entry=NEWER)
+        with vault.hold(GRANT) as held:
+            assert (NEWER, False) == (held.read(), held.interrupted)
+
+        assert Stored(persisted=True, key_from=f"key file {lab.key}") == put(vault, entry=NEWER)
+        assert not vault.stays
 
 
 class TestRedemption:
@@ -437,7 +486,7 @@ class TestRedemption:
     def begin(self, lab: Lab) -> None:
         with lab.vault().hold(GRANT) as held:
             held.read()
-            held.reserve()
+            held.prepare()
 
     def test_stored(self, lab: Lab) -> None:
         """Storing the successor takes the mark away, and leaves nothing else behind."""
@@ -446,7 +495,7 @@ class TestRedemption:
         before = lab.names()
         with lab.vault().hold(GRANT) as held:
             held.read()
-            held.reserve()
+            held.prepare()
             held.store(NEWER)
 
         assert before == lab.names()
@@ -460,7 +509,7 @@ class TestRedemption:
         assert lab.interrupted()
         with lab.vault().hold(GRANT) as held:
             held.read()
-            held.reserve()
+            held.prepare()
             held.release()
         assert lab.interrupted()
         lab.store(entry=NEWER)
@@ -472,7 +521,7 @@ class TestRedemption:
         lab.store()
         with lab.vault().hold(GRANT) as held:
             held.read()
-            held.reserve()
+            held.prepare()
             held.release()
 
         assert not lab.interrupted()
@@ -508,7 +557,7 @@ class TestRedemption:
         lab.store()
         with lab.vault().hold(GRANT) as held:
             held.read()
-            held.reserve()
+            held.prepare()
 
             def broken(_descriptor: int) -> None:
                 raise OSError(errno.EIO, "Input/output error")
@@ -537,7 +586,7 @@ def test_no_folder(lab: Lab) -> None:
     assert not lab.state.exists()
     lab.state.parent.touch()
 
-    assert "storage" == lab.trouble(lab.vault().ready)
+    assert "storage" == lab.trouble(lambda: prepare(lab.vault()))
 
 
 def test_file_cannot_be_deleted(lab: Lab) -> None:
@@ -595,6 +644,7 @@ def test_waits_for_its_turn(lab: Lab) -> None:
     waiting = threading.Thread(target=lambda: read.append(lab.read()))
     with lab.vault().hold(GRANT) as held:
         waiting.start()
+        held.prepare()
         held.store(NEWER)
     waiting.join(20.0)
 
@@ -646,7 +696,7 @@ def test_killed_at_every_line(lab: Lab) -> None:
     def redeem() -> None:
         with lab.vault().hold(GRANT) as held:
             held.read()
-            held.reserve()
+            held.prepare()
             held.store(NEWER)
 
     killed = 0
@@ -667,9 +717,8 @@ def test_killed_during_the_first_sign_in(lab: Lab) -> None:
 
     def first() -> None:
         vault = lab.vault()
-        vault.ready()
-        with vault.hold(GRANT) as held:
-            held.store(ENTRY)
+        prepare(vault)
+        put(vault)
 
     killed = 0
     while _killed_at(killed + 1, first):

@@ -1,7 +1,7 @@
 """What a worker does for one question: the vault and the provider, brought together.
 
-The order that loses nothing: lock the grant, read it, mark it as being redeemed, redeem it, store its successor, and
-only then answer. Every way out is an outcome.
+The order that loses nothing: lock the grant, read it, choose where its successor goes and make room there, redeem it,
+store the successor, and only then answer. Every way out is an outcome.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Service:
 
     def _redeem(self, held: Held, grant: Grant, scopes: Scopes, entry: Entry) -> Outcome:
         secret = client_secret(grant)
-        held.reserve()
+        held.prepare()
         answer = self._entra.redeem(grant, scopes, entry.cache, entry.home_account_id, who=entry.who, secret=secret)
         stored = held.stored
         if answer.cache and answer.cache != entry.cache:
@@ -116,36 +116,47 @@ class Service:
         grant = question.grant
         try:
             # Before anybody takes the trouble.
-            self._vault.ready()
+            place = self._prepared(grant)
             flow = self._entra.begin(grant, question.method, question.claims, client_secret(grant))
             if isinstance(flow, Transient | Refused | Granted):
                 return flow
             line.prompt(_prompt(question, flow))
-            return self._finish(grant, flow, line)
+            return self._keep(grant, self._finish(grant, flow, line), place)
         except Unavailable as unavailable:
             return unavailable.outcome
         except Cancelled:
             return Refused(Trouble("cancelled", "the sign-in was given up", catalogue.hint("again: {login}", grant)))
 
-    def _finish(self, grant: Grant, flow: Flow, line: Line) -> Outcome:
-        deadline = self._clock() + flow.expires_in
+    def _prepared(self, grant: Grant) -> Stored:
+        """Return where a new sign-in would go, having made sure that it could. Raises Unavailable."""
+        with self._vault.hold(grant) as held:
+            held.inspect()
+            place = held.prepare()
+            held.release()
+            return place
+
+    def _finish(self, grant: Grant, flow: Flow, line: Line) -> Answer:
+        """Wait for the person, and redeem what that brings."""
         if isinstance(flow, CodeFlow):
             fields = line.wait(flow.expires_in)
-            return Refused(_expired(grant)) if fields is None else self._keep(grant, flow.finish(fields))
+            return Answer(Refused(_expired(grant))) if fields is None else flow.finish(fields)
+        deadline = self._clock() + flow.expires_in
         while self._clock() < deadline:
             line.wait(flow.interval)
             answer = flow.poll()
             if answer:
-                return self._keep(grant, answer, device=True)
-        return Refused(_expired(grant, device=True))
+                expired = isinstance(answer.outcome, Refused) and answer.outcome.trouble.kind == "expired"
+                return Answer(Refused(_expired(grant, device=True))) if expired else answer
+        return Answer(Refused(_expired(grant, device=True)))
 
-    def _keep(self, grant: Grant, answer: Answer, *, device: bool = False) -> Outcome:
+    def _keep(self, grant: Grant, answer: Answer, place: Stored) -> Outcome:
+        """Store a new sign-in, in `place` or a better one."""
         if not isinstance(answer.outcome, Granted):
-            expired = isinstance(answer.outcome, Refused) and answer.outcome.trouble.kind == "expired"
-            return Refused(_expired(grant, device=True)) if expired and device else answer.outcome
+            return answer.outcome
         entry = Entry(answer.cache, answer.home_account_id, answer.who, time.time())
         with self._vault.hold(grant) as held:
             held.inspect()
+            held.prepare(memory_will_do=not place.persisted)
             return _told(answer.outcome, held.store(entry))
 
 

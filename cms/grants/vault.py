@@ -109,8 +109,12 @@ class Held:
         self._grant = grant
         self._path = vault.path(grant)
         self._mark = self._path.with_suffix(".redeeming")
+        # What a successor is encrypted with; None keeps it in memory.
         self._key: Key | None = None
+        self._prepared = False
         self._damaged = False
+        # Where what was read is kept.
+        self.stored = MEMORY
         # Whether an earlier redemption was cut off: what it got, if anything, was lost.
         self.interrupted = self._mark.exists()
 
@@ -143,29 +147,45 @@ class Held:
         if {name: header.get(name) for name in _identity(self._grant)} != _identity(self._grant):
             raise ValueError("belongs to another sign-in")
         self._key = self._vault.find_key(header["key"])
+        self.stored = Stored(persisted=True, key_from=self._key.origin)
         try:
             clear = AESGCM(self._key.secret).decrypt(body[:NONCE_BYTES], body[NONCE_BYTES:], head + separator)
             return Entry(**json.loads(clear))
         except (InvalidTag, ValueError, TypeError):
             raise ValueError("was truncated or tampered with") from None
 
-    @property
-    def stored(self) -> Stored:
-        """Say where what was read is kept."""
-        return Stored(persisted=True, key_from=self._key.origin) if self._key else MEMORY
-
-    def inspect(self) -> None:
-        """Find out, before a new sign-in is stored, whether the old one is worth keeping aside."""
+    def inspect(self) -> Entry | None:
+        """Return what a new sign-in would replace, None for nothing that can be read: that is kept aside."""
         try:
-            self.read()
+            return self.read()
         except Unavailable as unavailable:
             if unavailable.outcome.trouble.kind != "vault-damaged":
                 raise
+        return None
 
-    def reserve(self) -> None:
+    def prepare(self, *, memory_will_do: bool = False) -> Stored:
+        """Decide where a successor goes, and make sure of it: before anything is redeemed. Raises Unavailable.
+
+        What is in memory may stay there, and so may a sign-in whose person was told: no key, a locked keyring and a full
+        disk are then no reason to lose it.
+        """
+        try:
+            self._key = self._key or self._vault.choose_key()
+            if self._key:
+                self._reserve()
+        except Unavailable:
+            if not (memory_will_do or self._in_memory):
+                raise
+            self._key = None
+        self._prepared = True
+        return Stored(persisted=True, key_from=self._key.origin) if self._key else MEMORY
+
+    @property
+    def _in_memory(self) -> bool:
+        return self._grant.key in self._vault.memory
+
+    def _reserve(self) -> None:
         """Mark the grant as being redeemed, with room for its successor. Raises Unavailable if there is none."""
-        if not self._key:
-            return
         try:
             descriptor = os.open(self._mark, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
@@ -184,17 +204,23 @@ class Held:
                 self._mark.unlink()
 
     def store(self, entry: Entry) -> Stored:
-        """Keep the entry, durably where there is a key. Raises Unavailable, and the old file is whole then."""
-        self._key = self._key or self._vault.choose_key()
+        """Keep the entry where `prepare` has decided. Raises Unavailable, and the old file is whole then."""
+        assert self._prepared, "what has no place yet is not redeemed"
         if self._key is None:
-            self._vault.memory[self._grant.key] = entry
-            return MEMORY
+            return self._remember(entry)
         try:
             self._write(self._encrypt(entry, self._key))
         except OSError as error:
+            if self._in_memory:
+                self.release()
+                return self._remember(entry)
             raise _storage(error, f"the sign-in cannot be stored in {self._path.parent}") from None
         self._vault.memory.pop(self._grant.key, None)
-        return self.stored
+        return Stored(persisted=True, key_from=self._key.origin)
+
+    def _remember(self, entry: Entry) -> Stored:
+        self._vault.memory[self._grant.key] = entry
+        return MEMORY
 
     def _encrypt(self, entry: Entry, key: Key) -> bytes:
         header = {
@@ -284,10 +310,6 @@ class Vault:
             self._close_folder()
         with _locked(lock, self._patience), self._lock_file(f"{grant.key}.lock"):
             yield Held(self, grant)
-
-    def ready(self) -> None:
-        """Make sure that a sign-in could be stored: before a person takes the trouble. Raises Unavailable."""
-        self.choose_key()
 
     def find_key(self, wanted: str) -> Key:
         """Return the key with this id, or raise Unavailable: `locked`, and tried again."""

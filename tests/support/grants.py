@@ -16,7 +16,7 @@ from typing import Any
 from cms.accounts import Grant, Source
 from cms.grants.desk import Desk, Office
 from cms.grants.entra import Entra as Provider
-from cms.grants.keys import Absent, Keys
+from cms.grants.keys import Absent, Keys, Locked
 from cms.grants.messages import (
     Acquire,
     Done,
@@ -60,6 +60,22 @@ class NoRing:
 
     def make(self) -> bytes:
         raise Absent("is not there")
+
+
+class TurnsUpLocked(NoRing):
+    """A keyring that is not there at first, and locked when it is."""
+
+    there = False
+
+    def find(self, wanted: str) -> bytes:
+        if self.there:
+            raise Locked("is locked")
+        return super().find(wanted)
+
+    def make(self) -> bytes:
+        if self.there:
+            raise Locked("is locked")
+        return super().make()
 
 
 def opened(state: Path, entra: Entra | None = None, **more: Any) -> Open:
