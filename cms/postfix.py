@@ -90,7 +90,7 @@ class _Table:
         decision = decide(peer, wire.Request(PROTOCOL, user=user), rules, names)
         if isinstance(decision, Deny):
             return user, decision
-        return decision.account.user, await self._teller.token(decision)
+        return decision.account.user, await self._teller.token(decision, PROTOCOL)
 
 
 def _is_sender(query: Query) -> bool:

@@ -78,7 +78,9 @@ class _Server:
         decision = decide(peer, request, rules, self._names())
         if isinstance(decision, Deny):
             return request, request.user, decision
-        token = await self._teller.token(decision, min_valid=request.min_valid, rejected=request.rejected)
+        token = await self._teller.token(
+            decision, request.protocol, min_valid=request.min_valid, rejected=request.rejected
+        )
         return request, decision.account.user, token
 
     def _rendered(self, request: wire.Request, user: str, reply: Token | Deny) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from cms.accounts import Grant, Scopes
+from cms.accounts import PERMISSIONS, Grant, Scopes
 from cms.lifecycle import Deny, Token
 from cms.logs import get_logger
 from cms.policy import Allow
@@ -23,7 +23,9 @@ log = get_logger()
 class Keeper(Protocol):
     """What answers for the tokens of one Grant."""
 
-    async def ask(self, scopes: Scopes, *, min_valid: int | None = None, rejected: str = "") -> Token | Deny: ...
+    async def ask(
+        self, scopes: Scopes, *, permission: str = "", min_valid: int | None = None, rejected: str = ""
+    ) -> Token | Deny: ...
 
 
 class Teller:
@@ -33,14 +35,18 @@ class Teller:
         self._keeper_of = keeper_of
         self._waiting = 0
 
-    async def token(self, allowed: Allow, *, min_valid: int | None = None, rejected: str = "") -> Token | Deny:
-        """Return the token that was allowed, or why there is none."""
+    async def token(
+        self, allowed: Allow, protocol: str, *, min_valid: int | None = None, rejected: str = ""
+    ) -> Token | Deny:
+        """Return the token that was allowed for this protocol, or why there is none."""
         if self._waiting >= MAX_WAITING:
             return _BUSY
         self._waiting += 1
         try:
             keeper = self._keeper_of(allowed.account.grant)
-            return await keeper.ask(allowed.scopes, min_valid=min_valid, rejected=rejected)
+            # Protocols with scopes of their own have no permission that stands for them.
+            permission = PERMISSIONS.get(protocol, "")
+            return await keeper.ask(allowed.scopes, permission=permission, min_valid=min_valid, rejected=rejected)
         except Exception:
             log.exception("a keeper failed at a request", user=allowed.account.user)
             return _BROKEN

@@ -28,11 +28,21 @@ async def test_a_keeper_is_asked_for_what_was_allowed() -> None:
         asked.append(grant)
         return keeper
 
-    token = await Teller(keeper_of).token(ALLOWED, min_valid=900, rejected="0123456789abcdef")
+    token = await Teller(keeper_of).token(ALLOWED, "SMTP", min_valid=900, rejected="0123456789abcdef")
 
     assert isinstance(token, Token)
     assert (SECRET, [GRANT]) == (token.secret, asked)
-    assert [(SCOPES, 900, "0123456789abcdef")] == keeper.asked
+    assert ([(SCOPES, 900, "0123456789abcdef")], ["SMTP.Send"]) == (keeper.asked, keeper.permissions)
+
+
+@in_trio
+async def test_a_protocol_of_ones_own_needs_no_known_permission() -> None:
+    """What its token must grant is the configuration's business."""
+    keeper = FakeKeeper()
+    keeper.open.set()
+    await Teller(lambda _grant: keeper).token(ALLOWED, "GRAPH")
+
+    assert [""] == keeper.permissions
 
 
 @in_trio
@@ -44,7 +54,7 @@ async def test_no_more_than_so_many_wait(monkeypatch: pytest.MonkeyPatch) -> Non
     replies: list[Token | Deny] = []
 
     async def ask() -> None:
-        replies.append(await one.token(ALLOWED))
+        replies.append(await one.token(ALLOWED, "SMTP"))
 
     async with trio.open_nursery() as nursery:
         for _ in range(3):
@@ -52,7 +62,7 @@ async def test_no_more_than_so_many_wait(monkeypatch: pytest.MonkeyPatch) -> Non
         await trio.testing.wait_all_tasks_blocked()
         (refused,) = replies
         keeper.open.set()
-    after = await one.token(ALLOWED)
+    after = await one.token(ALLOWED, "SMTP")
 
     assert isinstance(refused, Deny)
     assert ("busy", 3) == (refused.code, len(replies))
@@ -64,7 +74,7 @@ async def test_a_keepers_bug_is_a_refusal(capsys: pytest.CaptureFixture[str]) ->
     """The client is told that cms failed, the log has the traceback, and the place is free again."""
     keeper = FakeKeeper(fails=RuntimeError("bug"))
     one = Teller(lambda _grant: keeper)
-    replies = [await one.token(ALLOWED) for _ in range(teller.MAX_WAITING + 1)]
+    replies = [await one.token(ALLOWED, "SMTP") for _ in range(teller.MAX_WAITING + 1)]
 
     assert {"unavailable"} == {reply.code for reply in replies if isinstance(reply, Deny)}
     assert "a keeper failed at a request" in capsys.readouterr().out

@@ -25,10 +25,14 @@ class FakeKeeper:
     reply: Token | Deny = field(default_factory=token)
     fails: Exception | None = None
     asked: list[tuple[Scopes, int | None, str]] = field(default_factory=list)
+    permissions: list[str] = field(default_factory=list)
     open: trio.Event = field(default_factory=trio.Event)
 
-    async def ask(self, scopes: Scopes, *, min_valid: int | None = None, rejected: str = "") -> Token | Deny:
+    async def ask(
+        self, scopes: Scopes, *, permission: str = "", min_valid: int | None = None, rejected: str = ""
+    ) -> Token | Deny:
         self.asked.append((scopes, min_valid, rejected))
+        self.permissions.append(permission)
         if self.fails:
             raise self.fails
         await self.open.wait()
