@@ -64,10 +64,10 @@ def _config_option(command: Command) -> Command:
     return option(command)
 
 
-def _config_path(config: str) -> str:
+def _config_path(config: str, usual: Callable[[], str] = paths.config_file) -> str:
     """Return the file that is meant: the command's own option, else that before the command, else the usual one."""
     before = click.get_current_context().find_root().params.get("config")
-    return config or before or paths.config_file()
+    return config or before or usual()
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -193,7 +193,7 @@ def init(config: str, user: str) -> int:
     if not _ADDRESS.fullmatch(user):
         _complain(f"{user} is no mail address")
         return os.EX_USAGE
-    path = _config_path(config)
+    path = _config_path(config, paths.own_config_file)
     names = {"user": user, "socket": paths.default_socket(), "key": f"{paths.state_folder()}/vault.key"}
     # JSON strings are Python strings, in the quotes that the documentation has.
     text = _TEMPLATE.format(**{name: json.dumps(value) for name, value in names.items()})

@@ -15,6 +15,11 @@ from cms.policy import ROOT
 # The status of some thousand accounts. What is longer is no answer of a daemon's.
 MAX_ANSWER = 16 * 1024 * 1024
 
+# How long an answer may take, in seconds. The daemon answers at once what it knows; the rest waits for Entra, for as
+# long as the worker gives it (25 s), or for a configuration to load (10 s).
+PATIENCE = {"status": 10.0}
+LONGEST_PATIENCE = 60.0
+
 _CREDENTIALS = struct.Struct("=iII")
 
 
@@ -57,10 +62,12 @@ class Remote:
             raise _gone() from None
 
     def receive(self) -> dict[str, Any]:
-        """Return the next message. Raises NoDaemon if the daemon leaves before it has said it."""
+        """Return the next message. Raises NoDaemon if the daemon leaves, or is silent, before it has said it."""
         while b"\n" not in self._received:
             try:
                 chunk = self._sock.recv(65536)
+            except TimeoutError:
+                raise _silent() from None
             except OSError:
                 chunk = b""
             if not chunk or len(self._received) > MAX_ANSWER:
@@ -86,6 +93,7 @@ class Remote:
 
     def ask(self, command: str, **fields: Any) -> dict[str, Any]:
         """Give a command that is answered with one message; return that."""
+        self._sock.settimeout(PATIENCE.get(command, LONGEST_PATIENCE))
         self.send({"command": command, **fields})
         return self.receive()
 
@@ -94,16 +102,26 @@ def _gone() -> NoDaemon:
     return NoDaemon("the daemon ended before it had answered", "see its log; start it again with `cms run`")
 
 
+def _silent() -> NoDaemon:
+    return NoDaemon("the daemon runs but does not answer", "see its log; `systemctl --user restart cms` starts it anew")
+
+
 def connect(paths: Iterable[str]) -> Remote:
     """Return a connection to the first daemon that listens at one of these control sockets, or raise NoDaemon."""
     barred = ""
     for path in paths:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.settimeout(PATIENCE["status"])
         try:
             sock.connect(path)
+            sock.settimeout(None)
             stranger = _stranger(sock)
         except PermissionError:
             stranger = "another user"
+        except BlockingIOError:
+            # Its queue is full, for nobody takes from it: Linux says so at once to a socket with a timeout.
+            sock.close()
+            raise _silent() from None
         except OSError:
             sock.close()
             continue

@@ -20,6 +20,9 @@ _CONFIG = "cms.cfg"
 
 # RuntimeDirectory=cms of a system service.
 _SYSTEM_RUNTIME = "/run/cms"
+# StateDirectory=cms and ConfigurationDirectory=cms of it.
+_SYSTEM_STATE = "/var/lib/cms"
+_SYSTEM_CONFIG = "/etc/cms"
 
 # logind makes a folder here for each user who has a session, or lingers.
 _USERS_RUNTIME = "/run/user"
@@ -32,11 +35,24 @@ def runtime_folder() -> str:
 
 def state_folder() -> str:
     """Return the folder for what must outlive a restart."""
-    return _from_systemd("STATE_DIRECTORY") or _from_xdg("XDG_STATE_HOME") or _platform("user_state_dir")
+    told = _from_systemd("STATE_DIRECTORY") or _from_xdg("XDG_STATE_HOME")
+    return told or _of_service() or _platform("user_state_dir")
 
 
 def config_file() -> str:
-    """Return the path of the configuration file that is read when none is named."""
+    """Return the path of the configuration file that is read when none is named.
+
+    The system's where a user has none of their own: that is the one of the service's user.
+    """
+    own = own_config_file()
+    if "CONFIGURATION_DIRECTORY" in os.environ or os.path.exists(own):  # noqa: PTH110 - as in _of_logind
+        return own
+    system = f"{_SYSTEM_CONFIG}/{_CONFIG}"
+    return system if os.path.exists(system) else own  # noqa: PTH110 - as above
+
+
+def own_config_file() -> str:
+    """Return the path of this user's configuration file, whether it is there or not."""
     folder = _from_systemd("CONFIGURATION_DIRECTORY") or _from_xdg("XDG_CONFIG_HOME") or _platform("user_config_dir")
     return f"{folder}/{_CONFIG}"
 
@@ -111,6 +127,14 @@ def _from_xdg(variable: str) -> str:
 def _of_logind() -> str:
     base = f"{_USERS_RUNTIME}/{os.geteuid()}"
     return f"{base}/{_NAME}" if os.path.isdir(base) else ""  # noqa: PTH112 - pathlib doubles the client's start
+
+
+def _of_service() -> str:
+    """Return the system service's state folder if we are its user, as in `sudo -u cms cms login`."""
+    try:
+        return _SYSTEM_STATE if os.stat(_SYSTEM_STATE).st_uid == os.geteuid() else ""  # noqa: PTH116 - as in _of_logind
+    except OSError:
+        return ""
 
 
 def _last_runtime() -> str:

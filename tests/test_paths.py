@@ -31,6 +31,8 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setattr(paths, "_USERS_RUNTIME", str(tmp_path / "run-user"))
     monkeypatch.setattr(paths, "_SYSTEM_RUNTIME", str(tmp_path / "run-cms"))
+    monkeypatch.setattr(paths, "_SYSTEM_STATE", str(tmp_path / "var-lib-cms"))
+    monkeypatch.setattr(paths, "_SYSTEM_CONFIG", str(tmp_path / "etc-cms"))
     return tmp_path
 
 
@@ -169,3 +171,33 @@ def test_platformdirs_is_not_imported_where_the_environment_decides() -> None:
             [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
         ).stdout
     )
+
+
+def test_the_services_user_has_the_services_state(monkeypatch: pytest.MonkeyPatch, bare: Path) -> None:
+    """`sudo -u cms cms login` finds what the service wrote; nobody else is sent there, and a setting goes before it."""
+    other = paths.state_folder()
+    (bare / "var-lib-cms").mkdir()
+    own = paths.state_folder()
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    stranger = paths.state_folder()
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_STATE_HOME", "/told")
+
+    assert (str(bare / "var-lib-cms"), other, "/told/cms") == (own, stranger, paths.state_folder())
+
+
+def test_the_systems_configuration_is_for_who_has_none(monkeypatch: pytest.MonkeyPatch, bare: Path) -> None:
+    """A user's own file goes before it, there or to be made; a service has only the one that systemd names."""
+    own = Path(paths.own_config_file())
+    nowhere = paths.config_file()
+    (bare / "etc-cms").mkdir()
+    (bare / "etc-cms" / "cms.cfg").touch()
+    system = paths.config_file()
+    monkeypatch.setenv("CONFIGURATION_DIRECTORY", "/told")
+    told = paths.config_file()
+    monkeypatch.delenv("CONFIGURATION_DIRECTORY")
+    own.parent.mkdir(parents=True)
+    own.touch()
+
+    assert (str(own), str(bare / "etc-cms" / "cms.cfg"), "/told/cms.cfg") == (nowhere, system, told)
+    assert str(own) == paths.config_file()

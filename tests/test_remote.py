@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ import pytest
 from cms import remote
 from cms.policy import ROOT
 from cms.remote import Barred, NoDaemon, Remote, connect
+
+QUEUE = 4
 
 
 @pytest.fixture
@@ -28,7 +31,7 @@ def daemon(tmp_path: Path) -> Iterator[str]:
     path = str(tmp_path / "control.sock")
     with socket.socket(socket.AF_UNIX) as made:
         made.bind(path)
-        made.listen()
+        made.listen(QUEUE)
         yield path
 
 
@@ -71,6 +74,22 @@ def test_a_connection_that_breaks_is_said(ends: tuple[Remote, socket.socket]) ->
 
     with pytest.raises(NoDaemon, match="ended before"):
         made.receive()
+
+
+def test_a_daemon_that_is_silent_is_said(
+    monkeypatch: pytest.MonkeyPatch, ends: tuple[Remote, socket.socket], daemon: str
+) -> None:
+    """One that is stopped or hangs holds up no command for ever: neither at a question nor at the door."""
+    monkeypatch.setitem(remote.PATIENCE, "status", 0.01)
+    made, _ = ends
+    with pytest.raises(NoDaemon, match="does not answer"):
+        made.ask("status")
+    with ExitStack() as stack:
+        # The queue of a daemon that accepts nobody is full with these.
+        for _ in range(QUEUE + 1):
+            stack.enter_context(connect([daemon]))
+        with pytest.raises(NoDaemon, match="does not answer"):
+            connect([daemon])
 
 
 @pytest.mark.parametrize("answer", [b"nonsense\n", b"[]\n"])
