@@ -231,7 +231,7 @@ def test_damaged_file_says_what_to_do(lab: Lab) -> None:
 
 
 def test_damaged_file_is_kept_aside(lab: Lab) -> None:
-    """A new sign-in takes the damaged file's place; the file itself is never deleted."""
+    """A new sign-in takes the damaged file's place; the file itself stays until a logout."""
     lab.store()
     damaged = lab.path().read_bytes()[:-1]
     lab.path().write_bytes(damaged)
@@ -243,6 +243,22 @@ def test_damaged_file_is_kept_aside(lab: Lab) -> None:
 
     assert NEWER == lab.read()
     assert [damaged] == [(lab.state / name).read_bytes() for name in aside]
+
+
+def test_a_logout_takes_what_was_kept_aside(lab: Lab) -> None:
+    """What was kept aside may be a sign-in that can be decrypted: it goes with a logout, and no other grant's does."""
+    for grant in (GRANT, OTHER):
+        lab.store(grant)
+        lab.path(grant).write_bytes(b"")
+        with lab.vault().hold(grant) as held:
+            held.inspect()
+            held.prepare()
+            held.store(NEWER)
+    with lab.vault().hold(GRANT) as held:
+        held.forget()
+    aside = [name for name in lab.names() if ".damaged-" in name]
+
+    assert [True] == [name.startswith(OTHER.key) for name in aside]
 
 
 def test_whole_file_is_not_kept_aside(lab: Lab) -> None:

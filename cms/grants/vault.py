@@ -14,7 +14,8 @@ Three files lie beside `GRANT.vault`:
   space reserved, so a full or read-only disk is noticed before anything is redeemed; it is the temporary file that the
   rename turns into the vault file, so it goes away at the very moment at which the successor is safe; and if it is
   found lying there, an earlier redemption was cut off, which explains a refusal.
-- `GRANT.vault.damaged-TIME` is what could not be read and was replaced by a new sign-in. Nobody deletes it.
+- `GRANT.vault.damaged-TIME` is what could not be read and was replaced by a new sign-in. It goes with `cms logout`: a
+  copy of another grant's file, for instance, can be decrypted.
 """
 
 from __future__ import annotations
@@ -248,10 +249,10 @@ class Held:
         sync_folder(self._path.parent)
 
     def forget(self) -> None:
-        """Delete what is kept. Raises Unavailable if it cannot be deleted."""
+        """Delete what is kept, and what was kept aside. Raises Unavailable if it cannot be deleted."""
         self._vault.memory.pop(self._grant.key, None)
         try:
-            for path in (self._path, self._mark):
+            for path in (self._path, self._mark, *self._path.parent.glob(f"{self._path.name}.damaged-*")):
                 path.unlink(missing_ok=True)
             if self._path.parent.is_dir():
                 sync_folder(self._path.parent)
