@@ -74,6 +74,10 @@ _LONG = 80
 # What a library says at debug level: msal prints authorization codes, urllib3 addresses with them.
 _NEVER_DEBUG = ("msal", "urllib3")
 
+# While descriptors are short, trio says so ten times a second, each time with a traceback, for every TCP listener. The
+# token sockets and the control socket, which wait for the same descriptors, say it once.
+_NEVER = "trio.serve_listeners"
+
 # sd-daemon(3): how journald is told a line's priority.
 _PRIORITY = {"debug": "<7>", "info": "<6>", "warning": "<4>", "error": "<3>", "critical": "<2>"}
 
@@ -114,6 +118,7 @@ def setup(*, level: str = "info", form: str = "auto", stream: TextIO | None = No
     )
     logging.basicConfig(handlers=[_Bridge()], level=level.upper(), force=True)
     logging.captureWarnings(True)
+    logging.getLogger(_NEVER).disabled = True
     for name in _NEVER_DEBUG:
         logging.getLogger(name).setLevel(max(logging.INFO, logging.getLevelNamesMapping()[level.upper()]))
 

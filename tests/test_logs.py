@@ -259,6 +259,14 @@ def test_libraries_that_print_codes_never_get_to_debug(library: str) -> None:
     assert ["said"] == re.findall(r"event=(\w+)", out.getvalue())
 
 
+def test_a_shortage_of_descriptors_is_not_said_again_and_again() -> None:
+    """trio's own line about it, ten a second with a traceback each, is left out."""
+    out = told()
+    logging.getLogger("trio.serve_listeners").error("accept returned %s", "EMFILE", exc_info=OSError("short"))
+
+    assert "" == out.getvalue()
+
+
 def test_warnings_go_to_the_log() -> None:
     """Python's warnings are lines of the log, not text on standard error."""
     out = told()
