@@ -22,12 +22,13 @@ from support.waiting import until
 from cms.accounts import Grant, Scopes, Source
 from cms.grants import __main__ as main_module
 from cms.grants import desk as desk_module
+from cms.grants import service as service_module
 from cms.grants.desk import Desk
 from cms.grants.entra import Entra as Provider
 from cms.grants.keys import Keys
 from cms.grants.messages import Acquire, Cancel, Done, Forget, Open, Prompt, Redirected, SignIn, pack
 from cms.grants.service import Cancelled, Line, Mailbox, Service
-from cms.grants.vault import Vault
+from cms.grants.vault import Entry, Vault
 from cms.lifecycle import Granted, Outcome, Refused, Transient, Trouble
 from cms.sandbox.directory import APP_ID, APP_SECRET
 from cms.sandbox.entra import Entra, Fault
@@ -483,6 +484,30 @@ class TestService:
         assert "wrong-user" == kind(self.sign_in(first, grant, browse(entra, BEN)))
 
         assert "granted" == kind(service(first).acquire(grant, SCOPES))
+
+    def test_whoever_signed_in_is_remembered(self, first: Open, entra: Entra) -> None:
+        """An account without a user is whose it was first, until a logout; both are named."""
+        grant = grant_for(entra, "")
+        assert "granted" == kind(self.sign_in(first, grant, browse(entra)))
+        outcome = self.sign_in(first, grant, browse(entra, BEN))
+        assert isinstance(outcome, Refused)
+        assert "wrong-user" == outcome.trouble.kind
+        assert (True, True) == (ANN in outcome.trouble.message, BEN in outcome.trouble.message)
+        assert "`cms logout` first" in outcome.trouble.hint
+        assert ANN == getattr(service(first).acquire(grant, SCOPES), "who", "")
+        assert "granted" == kind(self.sign_in(first, grant, browse(entra)))
+
+        service(first).forget(grant)
+        assert "granted" == kind(self.sign_in(first, grant, browse(entra, BEN)))
+
+    @pytest.mark.parametrize(
+        ("home", "who", "stranger"), [("home", "new@x.test", False), ("new", "OLD@x.test", False), ("new", "", True)]
+    )
+    def test_who_is_somebody_else(self, home: str, who: str, stranger: bool) -> None:
+        """A person may be renamed, or have another account under the same name."""
+        entry = Entry("{}", "home", "old@x.test", 0.0)
+
+        assert stranger == service_module._stranger(entry, replace(entry, home_account_id=home, who=who))
 
     def test_forget(self, first: Open, grant: Grant, entra: Entra) -> None:
         """What was forgotten is gone; an empty token says so. Forgetting nothing is as good."""

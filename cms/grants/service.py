@@ -155,7 +155,9 @@ class Service:
             return answer.outcome
         entry = Entry(answer.cache, answer.home_account_id, answer.who, time.time())
         with self._vault.hold(grant) as held:
-            held.inspect()
+            remembered = held.inspect()
+            if remembered and not grant.login and _stranger(remembered, entry):
+                return Refused(_not_remembered(remembered.who, entry.who))
             held.prepare(memory_will_do=not place.persisted)
             return _told(answer.outcome, held.store(entry))
 
@@ -182,6 +184,20 @@ def client_secret(grant: Grant) -> str:
 def _prompt(question: SignIn, flow: Flow) -> Prompt:
     return Prompt(
         question.number, question.method, flow.url, flow.user_code, flow.expires_in, flow.redirect_uri, flow.state
+    )
+
+
+def _stranger(remembered: Entry, entry: Entry) -> bool:
+    """Say whether somebody else has signed in. A name can change, and so can the account behind a name; not both."""
+    renamed = remembered.home_account_id == entry.home_account_id
+    return not renamed and remembered.who.casefold() != entry.who.casefold()
+
+
+def _not_remembered(remembered: str, who: str) -> Trouble:
+    return Trouble(
+        "wrong-user",
+        f"{who or 'somebody without a name'} signed in, but the account is {remembered}'s: nothing was stored",
+        f"sign in as {remembered}: `cms login`; if it is to be another's account from now on, `cms logout` first",
     )
 
 
