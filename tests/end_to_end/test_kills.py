@@ -151,10 +151,10 @@ class House:
         return all(self.entra.introspect(self.token(user).decode())["active"] for user in self.users)
 
     @contextmanager
-    def refresh(self) -> Iterator[Remote]:
-        """Refresh everything during the block; the answer can be received from what it is given."""
+    def refresh(self, user: str = "") -> Iterator[Remote]:
+        """Refresh a user's token, or all, during the block; the answer can be received from what it is given."""
         with connect([str(self.daemon.home / "run" / "cms" / "control.sock")]) as remote:
-            remote.send({"command": "refresh", "user": ""})
+            remote.send({"command": "refresh", "user": user})
             yield remote
 
     def kill(self) -> None:
@@ -178,7 +178,7 @@ class House:
     def silence(self, user: str) -> None:
         """Let Entra take its time with the next refresh token of this user's, and wait until it has come."""
         self.entra.faults.add(Fault("silence", user=user, grant_type="refresh_token", seconds=PATIENCE))
-        with self.refresh():
+        with self.refresh(user):
             until(lambda: self.under_way(user), "a refresh token at Entra")
 
     def reason(self, user: str) -> str:
@@ -217,7 +217,7 @@ def test_worker_killed_under_its_broker(make_house: Callable[..., House]) -> Non
 def test_broker_killed(make_house: Callable[..., House]) -> None:
     """A broker that starts serves what one that was killed had, at whatever moment: here even where reuse is refused.
 
-    Its worker ends what it has begun, and the next one waits for that: no refresh token is ever redeemed twice.
+    Its worker ends what it has begun, so that no refresh token is ever redeemed twice.
     """
     house, luck = make_house(refuse_reuse=True), random.Random(4)
     house.kill()
