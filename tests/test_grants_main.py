@@ -24,6 +24,7 @@ from cms.grants import __main__ as main_module
 from cms.grants import desk as desk_module
 from cms.grants import service as service_module
 from cms.grants.desk import Desk
+from cms.grants.entra import Answer, CodeFlow
 from cms.grants.entra import Entra as Provider
 from cms.grants.keys import Keys
 from cms.grants.messages import Acquire, Cancel, Done, Forget, Open, Prompt, Redirected, SignIn, pack
@@ -419,6 +420,9 @@ class Answers:
         self.waited.append(seconds)
         return self._fields.pop(0) if self._fields else None
 
+    def check(self) -> None:
+        pass
+
 
 def browse(entra: Entra, user: str = ANN) -> Answers:
     """Return a line with a person at its end who signs in as `user`."""
@@ -647,6 +651,35 @@ class TestService:
         mailbox = Mailbox(lambda _prompt: mailbox.cancel())
 
         assert "cancelled" == kind(self.sign_in(first, grant, mailbox))
+
+    def test_given_up_while_the_code_is_redeemed(self, first: Open, grant: Grant, entra: Entra) -> None:
+        """A sign-in that was given up is not stored, however far it had come: a logout stays one."""
+        worker = service(first)
+        redeemed = CodeFlow.finish
+
+        def finish(flow: CodeFlow, fields: Mapping[str, str]) -> Answer:
+            answer = redeemed(flow, fields)
+            mailbox.cancel()
+            return answer
+
+        def browse(prompt: Prompt) -> None:
+            mailbox.redirected(entra.sign_in(prompt.url, ANN, follow=False).fields)
+
+        mailbox = Mailbox(browse)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(CodeFlow, "finish", finish)
+            assert "cancelled" == kind(worker.sign_in(SignIn(1, grant, "browser"), mailbox))
+
+        assert "no-sign-in" == kind(worker.acquire(grant, SCOPES))
+
+    def test_given_up_before_the_prompt(self, first: Open, grant: Grant) -> None:
+        """What was given up before it began shows no prompt."""
+        prompts: list[Prompt] = []
+        mailbox = Mailbox(prompts.append)
+        mailbox.cancel()
+
+        assert "cancelled" == kind(self.sign_in(first, grant, mailbox))
+        assert [] == prompts
 
     def test_mailbox_runs_out(self) -> None:
         """Waiting ends without an answer when the time is over, even if it was over before."""

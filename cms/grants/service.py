@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import queue
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,9 @@ class Line(Protocol):
     def wait(self, seconds: float) -> Mapping[str, str] | None:
         """Return what the browser brought, or None after that many seconds. Raises `Cancelled`."""
 
+    def check(self) -> None:
+        """Raise `Cancelled` if the sign-in was given up."""
+
 
 class Cancelled(Exception):
     """The sign-in was given up."""
@@ -41,6 +45,7 @@ class Mailbox:
     """A `Line` whose other end is in another thread: what came in, None for a cancellation."""
 
     send: Callable[[Prompt], None]
+    _given_up: threading.Event = field(default_factory=threading.Event)
     _inbox: queue.SimpleQueue[Mapping[str, str] | None] = field(default_factory=queue.SimpleQueue)
 
     def prompt(self, prompt: Prompt) -> None:
@@ -51,14 +56,19 @@ class Mailbox:
             fields = self._inbox.get(timeout=max(0.0, seconds))
         except queue.Empty:
             return None
-        if fields is None:
-            raise Cancelled
+        self.check()
         return fields
+
+    def check(self) -> None:
+        if self._given_up.is_set():
+            raise Cancelled
 
     def redirected(self, fields: Mapping[str, str]) -> None:
         self._inbox.put(fields)
 
     def cancel(self) -> None:
+        self._given_up.set()
+        # Wakes whoever waits.
         self._inbox.put(None)
 
 
@@ -120,8 +130,9 @@ class Service:
             flow = self._entra.begin(grant, question.method, question.claims, client_secret(grant))
             if isinstance(flow, Transient | Refused | Granted):
                 return flow
+            line.check()
             line.prompt(_prompt(question, flow))
-            return self._keep(grant, self._finish(grant, flow, line), place)
+            return self._keep(grant, self._finish(grant, flow, line), place, line)
         except Unavailable as unavailable:
             return unavailable.outcome
         except Cancelled:
@@ -149,8 +160,8 @@ class Service:
                 return Answer(Refused(_expired(grant, device=True))) if expired else answer
         return Answer(Refused(_expired(grant, device=True)))
 
-    def _keep(self, grant: Grant, answer: Answer, place: Stored) -> Outcome:
-        """Store a new sign-in, in `place` or a better one."""
+    def _keep(self, grant: Grant, answer: Answer, place: Stored, line: Line | None = None) -> Outcome:
+        """Store a new sign-in, in `place` or a better one. Raises `Cancelled` for one that was given up meanwhile."""
         if not isinstance(answer.outcome, Granted):
             return answer.outcome
         entry = Entry(answer.cache, answer.home_account_id, answer.who, time.time())
@@ -158,6 +169,8 @@ class Service:
             remembered = held.inspect()
             if remembered and not grant.login and _stranger(remembered, entry):
                 return Refused(_not_remembered(remembered.who, entry.who))
+            if line:
+                line.check()
             held.prepare(memory_will_do=not place.persisted)
             return _told(answer.outcome, held.store(entry))
 
