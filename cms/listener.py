@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import grp
+import math
 import os
 import secrets
 import socket
@@ -41,6 +42,8 @@ _CREDENTIALS = struct.Struct("=iII")
 # accept() errors that pass when something is closed, and the pause before it is tried again when nothing could be.
 SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 SHORTAGE_SECONDS = 0.1
+# A shortage may end and begin anew with every connection: the log hears of it once in so many seconds.
+SHORTAGE_NEWS_SECONDS = 60.0
 # Rounds of the scheduler until a connection that has just been accepted has read what already lies there, and until
 # one that has been given up is closed: in the first of two its task runs, and after the second its effect is seen.
 _SETTLING_ROUNDS = 2
@@ -57,7 +60,7 @@ class Listener:
     path: str
     sock: trio.socket.SocketType
     inode: tuple[int, int] | None = None
-    _short: bool = False
+    _quiet_until: float = -math.inf
 
     async def accept(self, relieve: Callable[[], bool] = bool) -> tuple[trio.socket.SocketType, Peer]:
         """Return the next connection and who made it.
@@ -71,7 +74,6 @@ class Listener:
             except OSError as error:
                 await self._survive(error, relieve)
                 continue
-            self._short = False
             try:
                 return sock, peer_of(sock)
             except OSError:
@@ -82,9 +84,9 @@ class Listener:
             return
         if error.errno not in SHORTAGES:
             raise error
-        if not self._short:
+        if trio.current_time() >= self._quiet_until:
             get_logger().error("cannot accept connections for now", socket=self.path, error=os.strerror(error.errno))
-            self._short = True
+            self._quiet_until = trio.current_time() + SHORTAGE_NEWS_SECONDS
         # The youngest may be whole: let it be read before it is judged to be one that can go.
         await _settle()
         if relieve():
@@ -176,7 +178,8 @@ async def open_listener(
     passed = (inherited or {}).pop(_same(path), None)
     if passed:
         return _inherited(path, mode, passed)
-    gid = _gid(group)
+    # In a thread: groups can lie behind a network, and clients are being served.
+    gid = await trio.to_thread.run_sync(_gid, group)
     try:
         if len(os.fsencode(path)) > MAX_PATH:
             raise ListenError(

@@ -49,18 +49,17 @@ class _Server:
 
     async def _converse(self, connection: Connection) -> None:
         connection.expire_in(wire.REQUEST_SECONDS)
-        rules = self._rules()
-        if not admits(connection.peer, rules):
+        if not admits(connection.peer, self._rules()):
             _audit(connection.peer, _NAMELESS, "", "denied")
             return
         received = await _receive(connection.sock)
         if self.connections.begin(connection) and received:
             connection.expire_in(wire.WAIT_SECONDS + REPLY_SECONDS)
-            await self._answer(connection, received, rules)
+            await self._answer(connection, received)
 
-    async def _answer(self, connection: Connection, received: bytes, rules: Rules) -> None:
+    async def _answer(self, connection: Connection, received: bytes) -> None:
         """Answer a whole request, and leave one line in the log about it."""
-        request, user, reply = await self._find(connection.peer, received, rules)
+        request, user, reply = await self._find(connection.peer, received)
         outcome = reply.code if isinstance(reply, Deny) else "granted"
         try:
             await connection.send(self._rendered(request, user, reply))
@@ -69,19 +68,27 @@ class _Server:
         finally:
             _audit(connection.peer, request, user, outcome)
 
-    async def _find(self, peer: Peer, received: bytes, rules: Rules) -> tuple[wire.Request, str, Token | Deny]:
+    async def _find(self, peer: Peer, received: bytes) -> tuple[wire.Request, str, Token | Deny]:
         """Return the request, the user for the SASL string, and the token or why there is none."""
         try:
             request = wire.parse_request(received)
         except wire.BadRequest as bad:
             return wire.Request("", bad.form), "", Deny("bad-request", bad.message, _HOW_TO_ASK)
+        while True:
+            rules = self._rules()
+            user, reply = await self._decided(peer, request, rules)
+            # A refusal by a configuration that a reload has replaced meanwhile is nobody's: it is asked again.
+            if isinstance(reply, Token) or rules is self._rules():
+                return request, user, reply
+
+    async def _decided(self, peer: Peer, request: wire.Request, rules: Rules) -> tuple[str, Token | Deny]:
         decision = decide(peer, request, rules, self._names())
         if isinstance(decision, Deny):
-            return request, request.user, decision
+            return request.user, decision
         token = await self._teller.token(
             decision, request.protocol, min_valid=request.min_valid, rejected=request.rejected
         )
-        return request, decision.account.user, token
+        return decision.account.user, token
 
     def _rendered(self, request: wire.Request, user: str, reply: Token | Deny) -> bytes:
         """Return the bytes of a reply: a refusal has some only as JSON, so that no tool sends them as a credential."""

@@ -14,8 +14,9 @@ from typing import Self
 
 import pytest
 import trio
+import trio.testing
 from support.keeper import SCOPES, SECRET, FakeKeeper
-from support.trio_run import in_trio, in_trio_clock
+from support.trio_run import in_trio, in_trio_clock, until
 
 from cms import connections, server, teller
 from cms.accounts import Account, Grant
@@ -541,3 +542,38 @@ def is_good(request: bytes) -> bool:
         return wire.parse_request(request).protocol == "SMTP"
     except wire.BadRequest:
         return False
+
+
+@in_trio
+async def test_a_request_is_judged_by_the_configuration_of_its_moment(tmp_path: Path) -> None:
+    """An account that a reload has taken away between connecting and asking is unknown, and nothing fails."""
+    rules = [RULES]
+    async with serving(tmp_path, rules=lambda: rules[0]) as house:
+        client = await house.connect()
+        await client.send_all(b"SMTP,js")
+        await trio.testing.wait_all_tasks_blocked()
+        rules[0] = replace(RULES, accounts=(replace(ACCOUNT, user="b@example.test"),))
+        await client.send_all(b"on a@example.test\n")
+        said = json.loads(await read_all(client))
+
+    assert "unknown-account" == said["error"]["code"]
+    assert [] == house.keeper.asked
+
+
+@in_trio
+async def test_who_waits_over_a_reload_is_answered_by_the_new_configuration(tmp_path: Path) -> None:
+    """A refusal under a configuration that is no more is not passed on: the question is put again."""
+    rules = [RULES]
+    async with serving(tmp_path, rules=lambda: rules[0]) as house:
+        house.keeper.open = trio.Event()
+        held = house.keeper.reply
+        house.keeper.reply = Deny("unavailable", "the configuration has changed", "ask again")
+        client = await house.connect()
+        await client.send_all(b"SMTP,token a@example.test\n")
+        await until(lambda: house.keeper.asked)
+        rules[0] = replace(RULES)
+        house.keeper.after = [held]
+        house.keeper.open.set()
+        said = await read_all(client)
+
+    assert (PLAIN["token"], 2) == (said, len(house.keeper.asked))

@@ -23,6 +23,8 @@ class FakeKeeper:
     """Answers what it is told to, once `open` is set."""
 
     reply: Token | Deny = field(default_factory=token)
+    # What it answers later, in turn.
+    after: list[Token | Deny] = field(default_factory=list)
     fails: Exception | None = None
     asked: list[tuple[Scopes, int | None, str]] = field(default_factory=list)
     permissions: list[str] = field(default_factory=list)
@@ -36,4 +38,6 @@ class FakeKeeper:
         if self.fails:
             raise self.fails
         await self.open.wait()
-        return self.reply
+        reply = self.reply
+        self.reply = self.after.pop(0) if self.after else reply
+        return reply
