@@ -402,6 +402,23 @@ async def test_a_shortage_is_waited_out(accepted: trio.socket.SocketType, capsys
 
 
 @in_trio_clock
+async def test_a_shortage_that_comes_and_goes_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """One that ends and begins with every connection is one line; one of another time is another."""
+    pairs = [socket.socketpair() for _ in range(3)]
+    steps = [
+        step for ours, _ in pairs for step in (OSError(errno.EMFILE, "short"), trio.socket.from_stdlib_socket(ours))
+    ]
+    made = fake(*steps)
+    for pause in (0, listener.SHORTAGE_NEWS_SECONDS, 0):
+        (await made.accept())[0].close()
+        await trio.sleep(pause)
+    for _, theirs in pairs:
+        theirs.close()
+
+    assert 2 == capsys.readouterr().out.count("cannot accept")
+
+
+@in_trio_clock
 async def test_what_can_be_relieved_is_not_waited_for(accepted: trio.socket.SocketType) -> None:
     """When something could be closed, the next try is at once."""
     asked = []

@@ -28,6 +28,8 @@ REQUEST = f"SMTP {USER}".encode()
 CROWD = 50
 SILENT = 1000
 FEW_FILES = 256
+# Together with the daemon's cap on unfinished requests more than FEW_FILES.
+WAITING = 180
 
 # Clients that never end their request, one after the other: enough for what each of them leaves behind to show.
 ENDLESS_CLIENTS = 4
@@ -37,6 +39,8 @@ SLACK = 8 * proc.MB
 # Seconds of the processor in one second: an accept() that is tried again at once takes all of it.
 BUSY = 0.3
 
+# What a shortage of descriptors may add to the log in a second of it.
+FEW_LINES = 5
 SHORTAGE = "cannot accept connections for now"
 
 
@@ -192,18 +196,39 @@ def test_fifty_clients_with_one_refused_token_cause_one_request(broker: Broker) 
 
 
 def test_a_shortage_of_descriptors_is_survived(broker: Broker, few_files: tuple[str, ...]) -> None:
-    """More waiting clients than descriptors: no busy loop, one line in the log, and all are answered in the end."""
-    with broker.waiting_for_entra(*few_files):
+    """More waiting clients than descriptors: no busy loop, a line in the log, and all are answered in the end."""
+    with broker.waiting_for_entra(*few_files), broker.signing_in("browser") as prompt:
+        page = urlsplit(prompt["page"])
         before = len(broker.daemon.log)
         with crowd(broker.path, 2 * FEW_FILES, REQUEST + b"\n") as clients:
             until(lambda: SHORTAGE in broker.daemon.log[before:], "no descriptor left")
-            used = cpu_of_a_second(broker.pid)
+            # The sign-in page cannot accept its browser either.
+            with socket.create_connection((page.hostname, page.port)):
+                used = cpu_of_a_second(broker.pid)
+            said = broker.daemon.log[before:]
             broker.entra.faults.clear()
             replies = {read_all(client) for client in clients}
 
     assert 1 == len(replies)
     assert answered(replies.pop())
     assert used < BUSY
+    assert 1 == said.count(SHORTAGE)
+    assert len(said.splitlines()) < FEW_LINES
+
+
+def test_a_shortage_that_passes_and_comes_again_is_said_once(broker: Broker, few_files: tuple[str, ...]) -> None:
+    """Where silent clients make room for others, one by one, the log does not tell of each."""
+    with broker.waiting_for_entra(*few_files):
+        idle = proc.descriptors(broker.pid)
+        before = len(broker.daemon.log)
+        with crowd(broker.path, WAITING, REQUEST + b"\n") as clients:
+            until(lambda: proc.descriptors(broker.pid) >= idle + WAITING, "those who wait inside")
+            with crowd(broker.path, SILENT, b"SMTP "):
+                broker.entra.faults.clear()
+                replies = {read_all(client) for client in clients}
+
+    assert 1 == len(replies)
+    assert answered(replies.pop())
     assert 1 == broker.daemon.log[before:].count(SHORTAGE)
 
 
