@@ -50,6 +50,10 @@ ALL_PERMISSIONS = 0o777
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1"})
 
+# Requests have 1,024 bytes for a protocol, its options and a user.
+MAX_PROTOCOL = 40
+_PROTOCOL = re.compile(rf"[A-Z][A-Z0-9_-]{{0,{MAX_PROTOCOL - 1}}}", re.ASCII)
+
 _GUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _DOMAIN = re.compile(r"([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z0-9-]{2,63}", re.ASCII)
 _SCOPE = re.compile(r"((?:https|api)://[^/\s]+(?:/[^/\s]+)*)/([A-Za-z0-9._-]+)", re.ASCII)
@@ -236,14 +240,37 @@ def secret(name: str, value: Given) -> Source:
 
 def permissions(name: str, value: Given) -> int:
     """Return permission bits of a socket: connecting needs the right to write."""
+    bits = _permission_bits(name, value)
+    if not bits & 0o222:
+        raise Mistake(f"{name}= lets nobody connect: that takes the right to write", "0o600 is the owner's alone")
+    return bits
+
+
+def file_permissions(name: str, value: Given) -> int:
+    """Return permission bits of a file that is there to be read."""
+    bits = _permission_bits(name, value)
+    if not bits & 0o444:
+        raise Mistake(f"{name}= lets nobody read the file", "0o600 is the owner's alone")
+    if bits & 0o022:
+        raise Mistake(f"{name}= lets others write the file, and what they write is sent as a credential")
+    return bits
+
+
+def _permission_bits(name: str, value: Given) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise Mistake(f"{name}= is permission bits such as 0o600, not {kind_of(value)}")
     if not 0 <= value <= ALL_PERMISSIONS:
         meant = f"0o{value}" if re.fullmatch("[0-7]{3}", str(value)) else "0o600"
         raise Mistake(f"{name}= is permission bits from 0o000 to 0o777", f"Octal: {meant}")
-    if not value & 0o222:
-        raise Mistake(f"{name}= lets nobody connect: that takes the right to write", "0o600 is the owner's alone")
     return value
+
+
+def protocol_name(name: str, value: Given) -> str:
+    """Return a name for a protocol, as requests have it before their first comma or space."""
+    given = text(name, value)
+    if not _PROTOCOL.fullmatch(given):
+        raise Mistake(f"{name}= is capitals and digits such as GRAPH, {MAX_PROTOCOL} at most")
+    return given
 
 
 def path(name: str, value: Given, folder: str) -> str:
@@ -255,11 +282,17 @@ def path(name: str, value: Given, folder: str) -> str:
         raise Mistake(f"{name}= begins with ~, and that user's home folder is not known", "Write it out") from None
 
 
+def file_path(name: str, value: Given, folder: str) -> str:
+    """Return the absolute path of something that is no folder."""
+    found = path(name, value, folder)
+    if str(value).endswith("/"):
+        raise Mistake(f"{name}= ends with a slash, and that is a folder", "Name a file in it")
+    return found
+
+
 def socket_path(value: Given, folder: str) -> str:
     """Return the absolute path of a socket, which has room for fewer bytes than other paths."""
-    found = path("path", value, folder)
-    if str(value).endswith("/"):
-        raise Mistake("path= ends with a slash, and a socket is no folder", "Name the socket in it: .../cms.sock")
+    found = file_path("path", value, folder)
     if len(os.fsencode(found)) > MAX_SOCKET_PATH:
         raise Mistake(f"path= is longer than the {MAX_SOCKET_PATH} bytes that a socket may have", f"It is {found}")
     return found

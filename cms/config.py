@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 from cms import trust
 from cms.accounts import PERMISSIONS, Account, Grant, Scopes, Source, mail_scopes
 from cms.arguments import Mistake, nearest
-from cms.directives import AccountHandle, Directives, SocketHandle
+from cms.directives import AccountHandle, Directives, FileHandle, SocketHandle
 from cms.trust import SYSTEM, System
 
 # What the caller allows `load`, which runs somebody's Python in a thread: long enough for a file that asks a password
@@ -60,6 +60,18 @@ class SocketSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class FileSpec:
+    """One TokenFile: where it is, whose token for which protocol is in it, and whether a newline ends it."""
+
+    path: str
+    account: Account
+    protocol: str
+    mode: int
+    newline: bool
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """What a configuration file says. `warnings` are sentences for the log and for `cms check`."""
 
@@ -69,6 +81,7 @@ class Config:
     vault_key: Source | None
     ca: str | None
     warnings: tuple[str, ...]
+    files: tuple[FileSpec, ...] = ()
 
     @property
     def grants(self) -> tuple[Grant, ...]:
@@ -169,6 +182,7 @@ def _compose(directives: Directives) -> Config:
         vault_key=directives.vault_key,
         ca=directives.ca,
         warnings=tuple(directives.warnings),
+        files=tuple(_file(each, accounts) for each in directives.files),
     )
 
 
@@ -188,18 +202,21 @@ def _check_agreement(file: str, accounts: list[AccountHandle]) -> None:
 
 
 def _protocols_of(directives: Directives) -> dict[AccountHandle, tuple[str, ...]]:
-    """Return what each account is for: the protocols of its sockets, and IMAP where Office365 names it."""
+    """Return what each account is for: the protocols of its sockets and files, and IMAP where Office365 names it."""
     wanted: dict[AccountHandle, set[str]] = {each: set() for each in directives.accounts}
     for socket in directives.sockets:
         for account in socket.accounts:
             wanted[account].update(socket.protocols)
+    for file in directives.files:
+        wanted[file.account].add(file.protocol)
     for account in directives.mailboxes:
         wanted[account].add("IMAP")
-    return {account: tuple(each for each in PERMISSIONS if each in names) for account, names in wanted.items()}
+    known = (*PERMISSIONS, *directives.protocols)
+    return {account: tuple(each for each in known if each in names) for account, names in wanted.items()}
 
 
 def _warn_of_idle(directives: Directives, protocols: Mapping[AccountHandle, tuple[str, ...]]) -> None:
-    if not directives.sockets:
+    if not directives.sockets and not directives.files:
         directives.warnings.append(f"{directives.file}: there is no CredentialServer, so nobody can ask for a token")
     for account, names in protocols.items():
         if not names:
@@ -212,28 +229,43 @@ def _accounts(
 ) -> dict[AccountHandle, Account]:
     """Return the accounts that are for something. Those over one Grant share its tokens, one for each resource."""
     used = {account: names for account, names in protocols.items() if names}
-    shared: dict[tuple[str, str], set[str]] = {}
-    for account, names in used.items():
-        shared.setdefault((account.grant.key, account.cloud.resource), set()).update(names)
-    scopes = {
-        each: each.scopes or mail_scopes(each.cloud.resource, shared[each.grant.key, each.cloud.resource])
-        for each in used
-    }
-    sets: dict[str, dict[Scopes, None]] = {}
-    for account in used:
-        sets.setdefault(account.grant.key, {})[scopes[account]] = None
+    scopes = _scopes(directives, used)
+    sets: dict[str, list[Scopes]] = {account.grant.key: [] for account in used}
+    # A sign-in's own token is that of the first set: mail before anything else.
+    for is_mail in (True, False):
+        for account, each in scopes.items():
+            sets[account.grant.key] += [found for name, found in each.items() if (name in PERMISSIONS) == is_mail]
     return {
         account: Account(
             user=account.user,
-            grant=replace(account.grant, scope_sets=tuple(sets[account.grant.key])),
-            scopes=dict.fromkeys(names, scopes[account]),
+            grant=replace(account.grant, scope_sets=tuple(dict.fromkeys(sets[account.grant.key]))),
+            scopes=scopes[account],
             preflight=account.preflight,
             imap_host=account.cloud.imap_host,
             smtp_host=account.cloud.smtp_host,
             mailbox=directives.mailboxes.get(account, ""),
         )
-        for account, names in used.items()
+        for account in used
     }
+
+
+def _scopes(
+    directives: Directives, used: Mapping[AccountHandle, tuple[str, ...]]
+) -> dict[AccountHandle, dict[str, Scopes]]:
+    """Return each account's scopes by protocol: mail protocols of one Grant and resource have one token together."""
+    shared: dict[tuple[str, str], set[str]] = {}
+    for account, names in used.items():
+        shared.setdefault((account.grant.key, account.cloud.resource), set()).update(names)
+    found = {}
+    for account, names in used.items():
+        resource = account.cloud.resource
+        mail = account.scopes or mail_scopes(resource, shared[account.grant.key, resource])
+        found[account] = {name: mail if name in PERMISSIONS else directives.protocols[name].scopes for name in names}
+    return found
+
+
+def _file(told: FileHandle, accounts: Mapping[AccountHandle, Account]) -> FileSpec:
+    return FileSpec(told.path, accounts[told.account], told.protocol, told.mode, told.newline, told.line)
 
 
 def _socket(told: SocketHandle, accounts: Mapping[AccountHandle, Account]) -> SocketSpec:

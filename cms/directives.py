@@ -39,6 +39,7 @@ POLICY_MODE = 0o666
 GROUP_MODE = 0o660
 
 _WRITABLE_BY_ALL = 0o002
+_READABLE_BY_ALL = 0o004
 
 # What a socket speaks: the token protocol (docs/protocol.md), or Postfix's socketmap.
 SPEAKS = ("tokens", "postfix")
@@ -67,6 +68,26 @@ class IgnoredHandle:
 
 
 @dataclass(frozen=True, slots=True)
+class ProtocolHandle:
+    """What Protocol returns: a name that requests may have where a mail protocol stands, and what its tokens are for."""
+
+    name: str
+    scopes: Scopes
+
+
+@dataclass(frozen=True, slots=True)
+class FileHandle:
+    """What TokenFile was told."""
+
+    line: int
+    path: str
+    account: AccountHandle
+    protocol: str
+    mode: int
+    newline: bool
+
+
+@dataclass(frozen=True, slots=True)
 class SocketHandle:
     """What CredentialServer or PostfixTable was told. `speaks` is a word of `SPEAKS`; `default` is a PostfixTable's."""
 
@@ -91,6 +112,9 @@ class Directives:
         self.system = system
         self.accounts: list[AccountHandle] = []
         self.sockets: list[SocketHandle] = []
+        self.files: list[FileHandle] = []
+        # The protocols with scopes of their own, by name.
+        self.protocols: dict[str, ProtocolHandle] = {}
         self.mailboxes: dict[AccountHandle, str] = {}
         self.vault_key: Source | None = None
         self.ca: str | None = None
@@ -104,6 +128,8 @@ class Directives:
             "Office365": self._office365,
             "CredentialServer": self._credential_server,
             "PostfixTable": self._postfix_table,
+            "TokenFile": self._token_file,
+            "Protocol": self._protocol,
             "Vault": self._vault,
             "Tls": self._tls,
             "File": self._file,
@@ -269,11 +295,50 @@ class Directives:
         self._warn_of_openness(socket)
         self.sockets.append(socket)
 
+    def _protocol(self, name: Given, scopes: Given) -> ProtocolHandle:
+        found = arguments.protocol_name("name", name)
+        if found in PERMISSIONS:
+            raise Mistake(f"{found} has its scopes already", "Office365_Account(scopes=[...]) changes them")
+        made = ProtocolHandle(found, arguments.scopes(scopes))
+        if self.protocols.setdefault(found, made) != made:
+            raise Mistake(f"{found} has other scopes above", "One name stands for one thing in the whole file")
+        return made
+
+    def _token_file(
+        self, path: Given, account: Given, protocol: Given, mode: Given = DEFAULT_MODE, newline: Given = False
+    ) -> None:
+        file = FileHandle(
+            line=self.line(),
+            path=self._free(arguments.file_path("path", path, self.folder)),
+            account=_account("account", account),
+            protocol=_protocol("protocol", protocol),
+            mode=arguments.file_permissions("mode", mode),
+            newline=arguments.flag("newline", newline),
+        )
+        self._warn_of_file(file)
+        self.files.append(file)
+
+    def _warn_of_file(self, file: FileHandle) -> None:
+        if file.mode & _READABLE_BY_ALL and not trust.keeps_others_out(file.path, self.system):
+            self.warn(
+                file.line,
+                f"every user of this machine can read this token: the file's mode is 0o{file.mode:o} and no folder above"
+                " it is closed to others",
+            )
+        if not self.system.in_memory(file.path):
+            self.warn(
+                file.line,
+                f"the token is written to a disk in clear: {file.path} is on no tmpfs. A folder below /run is, such as"
+                " /run/user/UID",
+            )
+
     def _free_path(self, given: Given) -> str:
-        path = arguments.socket_path(given, self.folder)
-        for other in self.sockets:
-            if other.path == path:
-                raise Mistake(f"a second socket at {path}; the first is in line {other.line}", "One path each")
+        return self._free(arguments.socket_path(given, self.folder))
+
+    def _free(self, path: str) -> str:
+        taken = {each.path: each.line for each in self.sockets} | {each.path: each.line for each in self.files}
+        if path in taken:
+            raise Mistake(f"line {taken[path]} has something at {path} already", "One path each")
         return path
 
     def _served(self, given: Given) -> tuple[AccountHandle, ...]:
@@ -442,8 +507,15 @@ def _check_secrets(grant: Grant) -> None:
 
 
 def _protocols(given: Given) -> tuple[str, ...]:
-    known = tuple(PERMISSIONS)
-    return tuple(arguments.choice("protocols", each, known) for each in arguments.texts("protocols", given))
+    found = tuple(dict.fromkeys(_protocol("protocols", each) for each in arguments.sequence("protocols", given)))
+    if not found:
+        raise Mistake("protocols= is an empty list")
+    return found
+
+
+def _protocol(name: str, given: Given) -> str:
+    """Return the name of a mail protocol, or of one with scopes of its own."""
+    return given.name if isinstance(given, ProtocolHandle) else arguments.choice(name, given, tuple(PERMISSIONS))
 
 
 def _mode(umask: Given, mode: Given, *, policy: bool, group: bool) -> int:

@@ -12,6 +12,7 @@ import errno
 import grp
 import os
 import pwd
+import re
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,6 +23,12 @@ Step = tuple[Path, os.stat_result]
 
 # As many symbolic links as Linux follows for one path (path_resolution(7)).
 MAX_LINKS = 40
+
+# What is mounted where, as this process sees it.
+MOUNTS = "/proc/self/mountinfo"
+_MEMORY_FILESYSTEMS = frozenset({"tmpfs", "ramfs"})
+# How the kernel writes a space, a tab, a newline and a backslash in a path (proc_pid_mountinfo(5)).
+_OCTAL = re.compile(r"\\([0-7]{3})")
 
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
@@ -63,6 +70,21 @@ def user_name(uid: int) -> str:
         return f"#{uid}"
 
 
+def in_memory(path: str) -> bool:
+    """Whether a file at this path would be kept in memory and on no disk."""
+    # Of the mounts above it the last counts: it lies over the others.
+    types = [kind for where, kind in _mounts() if Path(path).resolve().is_relative_to(where)]
+    return bool(types) and types[-1] in _MEMORY_FILESYSTEMS
+
+
+def _mounts() -> Iterator[tuple[str, str]]:
+    """Yield where something is mounted, and what type of file system it is, in the order of mounting."""
+    for line in Path(MOUNTS).read_text(errors="surrogateescape").splitlines():
+        before, _, after = line.partition(" - ")
+        where = _OCTAL.sub(lambda found: chr(int(found[1], 8)), before.split(" ")[4])
+        yield where, after.partition(" ")[0]
+
+
 @dataclass(frozen=True, slots=True)
 class System:
     """What reading a configuration asks the machine: who is asking, what a path is, who is who."""
@@ -72,6 +94,7 @@ class System:
     user_id: Callable[[str], int | None] = user_id
     group_id: Callable[[str], int | None] = group_id
     user_name: Callable[[int], str] = user_name
+    in_memory: Callable[[str], bool] = in_memory
 
 
 SYSTEM = System()

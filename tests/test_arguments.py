@@ -165,7 +165,7 @@ REFUSED = [
     (path, "a\0b", "path= is empty or has control characters in it"),
     (socket_path, "/" + "x" * 107, "path= is longer than the 107 bytes that a socket may have"),
     (socket_path, "/" + "é" * 54, "path= is longer than the 107 bytes that a socket may have"),
-    (socket_path, "/run/cms/", "path= ends with a slash, and a socket is no folder"),
+    (socket_path, "/run/cms/", "path= ends with a slash, and that is a folder"),
 ]
 
 

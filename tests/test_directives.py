@@ -354,10 +354,168 @@ class TestCredentialServer:
             """
         )
 
-        assert (3, f"CredentialServer: a second socket at {tmp_path}/cms.sock; the first is in line 2") == (
+        assert (3, f"CredentialServer: line 2 has something at {tmp_path}/cms.sock already") == (
             refusal.line,
             refusal.message,
         )
+
+
+class TestPostfixTable:
+    def test_defaults(self, load_text: Loader) -> None:
+        """A table is a socket for SMTP that its owner alone may ask, and the only account is meant by a host."""
+        (table,) = load_text("a = Office365_Account('a@example.com')\nPostfixTable('/run/cms/postfix', [a])").sockets
+
+        assert ("/run/cms/postfix", "postfix", 0o600, None) == (table.path, table.speaks, table.mode, table.default)
+        assert (("SMTP",), ["a@example.com"]) == (table.protocols, [each.user for each in table.accounts])
+
+    def test_default_and_policy(self, load_text: Loader) -> None:
+        """The default is one of the accounts; who may ask is said as for a CredentialServer."""
+        config = load_text(
+            """\
+            a = Office365_Account('a@example.com')
+            b = Office365_Account('b@example.com')
+            PostfixTable('/run/cms/postfix', [a, b], b, users=['postfix'])
+            PostfixTable('/run/cms/other', [a, b], group='mail')
+            CredentialServer('/run/cms/cms.sock', [a])
+            """
+        )
+        one, other, plain = config.sockets
+
+        assert config.accounts[1] is one.default
+        assert (0o666, ("postfix",), 0o660, "mail") == (one.mode, one.users, other.mode, other.group)
+        assert ("tokens", None) == (plain.speaks, plain.default)
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ("'x', [a], b", "default= is not one of accounts="),
+            ("'x', [a], 'a'", "default= takes what Office365_Account(...) returned, not a value of type str"),
+            ("'x', [a], umask=0o600", "PostfixTable has no argument umask="),
+            ("'x', [a], mode=0", "mode= lets nobody connect: that takes the right to write"),
+        ],
+    )
+    def test_refused(self, refuse: Refuser, arguments: str, message: str) -> None:
+        """Arguments that cannot be are refused by name, with their line."""
+        accounts = "a = Office365_Account('a@example.com')\nb = Office365_Account('b@example.com')\n"
+        refusal = refuse(f"{accounts}PostfixTable({arguments})")
+
+        assert (3, message) == (refusal.line, refusal.message.removeprefix("PostfixTable: "))
+
+
+class TestTokenFile:
+    def test_defaults(self, load_text: Loader, tmp_path: Path) -> None:
+        """A file of its owner's alone, without a newline; the account is for that protocol then, without a socket."""
+        config = load_text("a = Office365_Account('a@example.com')\nTokenFile('/run/me/token', a, 'IMAP')")
+        (file,) = config.files
+
+        assert ("/run/me/token", "IMAP", 0o600, False, 2) == (
+            file.path,
+            file.protocol,
+            file.mode,
+            file.newline,
+            file.line,
+        )
+        assert config.accounts[0] is file.account
+        assert {"IMAP": ("https://outlook.office.com/IMAP.AccessAsUser.All",)} == file.account.scopes
+        assert () == config.warnings
+
+    def test_on_a_disk(self, load_text: Loader, tmp_path: Path) -> None:
+        """A relative path starts at the configuration's folder, and a disk is warned about."""
+        config = load_text("a = Office365_Account('a@example.com')\nTokenFile('token', a, 'SMTP', 0o640, True)")
+
+        assert (f"{tmp_path}/token", 0o640, True) == (
+            config.files[0].path,
+            config.files[0].mode,
+            config.files[0].newline,
+        )
+        assert ["on no tmpfs" in each for each in config.warnings] == [True]
+
+    def test_readable_by_all(self, load_text: Loader) -> None:
+        """A file that everybody may read is warned about, unless a folder keeps them out."""
+        warnings = load_text("a = Office365_Account('a@a.com')\nTokenFile('/run/token', a, 'SMTP', 0o644)").warnings
+
+        assert ["every user of this machine can read this token" in each for each in warnings] == [True]
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ("'/run/', a, 'SMTP'", "path= ends with a slash, and that is a folder"),
+            ("'x', 'a', 'SMTP'", "account= takes what Office365_Account(...) returned, not a value of type str"),
+            ("'x', a, 'GRAPH'", "protocol= is one of SMTP, IMAP, POP"),
+            ("'x', a, 'SMTP', 0o200", "mode= lets nobody read the file"),
+            (
+                "'x', a, 'SMTP', 0o666",
+                "mode= lets others write the file, and what they write is sent as a credential",
+            ),
+            ("'x', a, 'SMTP', newline=1", "newline= is True or False, not a value of type int"),
+            ("'/run/y', a, 'SMTP'", "line 2 has something at /run/y already"),
+        ],
+    )
+    def test_refused(self, refuse: Refuser, arguments: str, message: str) -> None:
+        """Arguments that cannot be are refused by name, with their line."""
+        refusal = refuse(
+            f"a = Office365_Account('a@example.com')\nTokenFile('/run/y', a, 'POP')\nTokenFile({arguments})"
+        )
+
+        assert (3, f"TokenFile: {message}") == (refusal.line, refusal.message)
+
+
+class TestProtocol:
+    def test_a_token_of_its_own(self, load_text: Loader) -> None:
+        """Another scope set of the same sign-in, after that of the mail protocols, which is the sign-in's own."""
+        config = load_text(
+            """\
+            graph = Protocol("GRAPH", ["https://graph.microsoft.com/User.Read", "https://graph.microsoft.com/Mail.Send"])
+            a = Office365_Account("a@example.com")
+            s = Office365_Account("s@example.com", sign_in_as="a@example.com")
+            CredentialServer("graph.sock", [a], protocols=[graph])
+            CredentialServer("mail.sock", [s], protocols=["SMTP", Protocol("EWS", ["https://outlook.office.com/EWS"])])
+            """
+        )
+        a, s = config.accounts
+        smtp, ews = ("https://outlook.office.com/SMTP.Send",), ("https://outlook.office.com/EWS",)
+        graph = ("https://graph.microsoft.com/Mail.Send", "https://graph.microsoft.com/User.Read")
+
+        assert ({"GRAPH": graph}, {"SMTP": smtp, "EWS": ews}) == (a.scopes, s.scopes)
+        assert [(smtp, graph, ews)] == [grant.scope_sets for grant in config.grants]
+        assert [("GRAPH",), ("SMTP", "EWS")] == [each.protocols for each in config.sockets]
+
+    def test_an_accounts_own_scopes(self, load_text: Loader) -> None:
+        """scopes= of an account are for its mail protocols."""
+        config = load_text(
+            """\
+            a = Office365_Account("a@example.com", scopes=["https://outlook.office.com/.default"])
+            CredentialServer("cms.sock", [a], protocols=["SMTP", Protocol("GRAPH", ["https://graph.microsoft.com/A"])])
+            """
+        )
+
+        assert {
+            "SMTP": ("https://outlook.office.com/.default",),
+            "GRAPH": ("https://graph.microsoft.com/A",),
+        } == config.accounts[0].scopes
+
+    def test_the_same_twice(self, load_text: Loader) -> None:
+        """A name may be said again as long as it says the same."""
+        one = 'Protocol("GRAPH", ["https://graph.microsoft.com/A"])'
+        text = f"a = Office365_Account('a@example.com')\nCredentialServer('cms.sock', [a], protocols=[{one}, {one}])"
+
+        assert ("GRAPH",) == load_text(text).sockets[0].protocols
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ("'SMTP', ['https://graph.microsoft.com/A']", "SMTP has its scopes already"),
+            ("'graph', ['https://graph.microsoft.com/A']", "name= is capitals and digits such as GRAPH, 40 at most"),
+            ("'G' * 41, ['https://graph.microsoft.com/A']", "name= is capitals and digits such as GRAPH, 40 at most"),
+            ("'GRAPH', ['Mail.Send']", "scopes= takes full names"),
+            ("'OLD', ['https://graph.microsoft.com/B']", "OLD has other scopes above"),
+        ],
+    )
+    def test_refused(self, refuse: Refuser, arguments: str, message: str) -> None:
+        """Arguments that cannot be are refused by name, with their line."""
+        refusal = refuse(f"Protocol('OLD', ['https://graph.microsoft.com/A'])\nProtocol({arguments})")
+
+        assert (2, f"Protocol: {message}") == (refusal.line, refusal.message)
 
 
 ACCOUNT = "a = Office365_Account('a@example.com')\nCredentialServer('cms.sock', [a])\n"

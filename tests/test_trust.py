@@ -226,3 +226,41 @@ def test_unprivileged_process() -> None:
         shutil.rmtree(folder)
 
     assert [(0, False), (0, False), (1, True)] == outcomes
+
+
+class TestInMemory:
+    @pytest.mark.parametrize(
+        ("path", "expected"),
+        [
+            ("/run/me/token", True),
+            ("/run/me/no/such/folder/token", True),
+            ("/run/me/disk over it/token", False),
+            ("/running/token", False),
+            ("/home/me/token", False),
+        ],
+    )
+    def test_the_last_mount_above_counts(
+        self, path: str, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What is mounted over a folder decides for all below it, whatever the folder was before."""
+        mounts = tmp_path / "mountinfo"
+        mounts.write_text(
+            "22 1 0:20 / / rw shared:1 - ext4 /dev/sda1 rw\n"
+            "23 22 0:21 / /run/me rw shared:2 master:3 - ext4 /dev/sdb1 rw\n"
+            "24 22 0:22 / /run/me rw - tmpfs tmpfs rw,size=1k\n"
+            "25 24 8:1 / /run/me/disk\\040over\\040it rw - ext4 /dev/sdc1 rw\n"
+        )
+        monkeypatch.setattr(trust, "MOUNTS", str(mounts))
+
+        assert expected == trust.in_memory(path)
+
+    def test_nothing_is_mounted(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Where nobody knows, it is a disk."""
+        (tmp_path / "mountinfo").write_text("")
+        monkeypatch.setattr(trust, "MOUNTS", str(tmp_path / "mountinfo"))
+
+        assert not trust.in_memory("/run/token")
+
+    def test_this_machine(self) -> None:
+        """The kernel's own list is read."""
+        assert (True, False) == (trust.in_memory("/dev/shm/token"), trust.in_memory("/proc/token"))

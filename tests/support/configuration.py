@@ -14,7 +14,7 @@ from cms.trust import System
 USERS = {"alice": 1000, "bob": 1001, "Debian-exim": 105, "postfix": 106}
 GROUPS = {"mail": 8, "Debian-exim": 110}
 
-MACHINE = System(user_id=USERS.get, group_id=GROUPS.get)
+MACHINE = System(user_id=USERS.get, group_id=GROUPS.get, in_memory=lambda path: path.startswith("/run/"))
 
 Loader = Callable[[str], Config]
 Refuser = Callable[[str], ConfigError]
