@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from cms.accounts import Grant
 from cms.grants import catalogue
-from cms.lifecycle import KINDS, Refused, Transient
+from cms.lifecycle import KINDS, Refused, Transient, Trouble
 
 GRANT = Grant("https://login.example/common", "client", "ann@example.test", redirect_uri="http://localhost/x")
 
@@ -153,6 +153,27 @@ def test_never_raises_and_never_quotes(answer: dict[str, object]) -> None:
     for text in (trouble.correlation_id, trouble.suberror):
         assert re.fullmatch(r"[A-Za-z0-9_.-]{0,64}", text)
     assert "\n" not in trouble.message
+
+
+@pytest.mark.parametrize("row", [row for row in catalogue.ROWS.values() if row.transient])
+def test_a_person_is_not_told_to_wait_for_cms(row: catalogue.Row) -> None:
+    """Nothing tries again what a person has asked for: the hint names their command instead, and keeps the rest."""
+    trouble = Trouble(row.kind, row.message, row.hint)
+    told = catalogue.in_person(Transient(trouble, 5.0), "start again: `cms login`")
+
+    assert isinstance(told, Transient)
+    assert 5.0 == told.retry_after
+    assert "start again: `cms login`" in told.trouble.hint
+    assert not re.search("by itself|cms tries|nothing to do", told.trouble.hint)
+
+
+def test_a_hint_that_promises_nothing_gets_the_command_as_well() -> None:
+    """And an end that is no fault is left alone."""
+    refused = Refused(Trouble("refused", "no", "ask"))
+    told = catalogue.in_person(Transient(Trouble("worker", "died", "see the log")), "again")
+
+    assert "see the log; again" == told.trouble.hint  # type: ignore[union-attr]  # what is transient stays so
+    assert refused is catalogue.in_person(refused, "again")
 
 
 def test_login_command() -> None:

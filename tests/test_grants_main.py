@@ -527,7 +527,11 @@ class TestService:
         """A sign-in that cannot be deleted is not said to be gone."""
         (state / f"{grant.key}.vault").mkdir(parents=True)
 
-        assert "storage" == kind(service(first).forget(grant))
+        outcome = service(first).forget(grant)
+
+        assert isinstance(outcome, Transient)
+        assert "storage" == outcome.trouble.kind
+        assert f"system; try again: `cms logout {ANN}`" in outcome.trouble.hint
 
     def test_key_lost(self, first: Open, grant: Grant, entra: Entra, state: Path) -> None:
         """Without the key nothing is redeemed, and nobody is asked to sign in for nothing."""
@@ -536,9 +540,14 @@ class TestService:
         secret = key.read_bytes()
         key.unlink()
         line = browse(entra)
+        waits = service(first).acquire(grant, SCOPES)
+        person = self.sign_in(first, grant, line)
 
-        assert "locked" == kind(service(first).acquire(grant, SCOPES))
-        assert "locked" == kind(self.sign_in(first, grant, line))
+        assert isinstance(waits, Transient)
+        assert isinstance(person, Transient)
+        assert ("locked", "locked") == (waits.trouble.kind, person.trouble.kind)
+        assert "bring the key back; cms tries again by itself." in waits.trouble.hint
+        assert f"bring the key back; start again: `cms login {ANN}`." in person.trouble.hint
         assert [] == line.prompted
         assert 0 == entra.count("token", grant_type="refresh_token")
         key.write_bytes(secret)
@@ -635,7 +644,9 @@ class TestService:
         entra.faults.add(Fault("status", "discovery", status=503))
         line = browse(entra)
 
-        assert "server" == kind(self.sign_in(first, grant, line))
+        outcome = self.sign_in(first, grant, line)
+        assert isinstance(outcome, Transient)
+        assert ("server", f"start again: `cms login {ANN}`") == (outcome.trouble.kind, outcome.trouble.hint)
         assert [] == line.prompted
 
     def test_nobody_comes(self, first: Open, grant: Grant) -> None:

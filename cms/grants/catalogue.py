@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cms.accounts import Grant
@@ -39,7 +39,9 @@ class Row:
 
 
 _SIGN_IN = "sign in again: {login}"
-_RETRY = "nothing to do: cms tries again by itself"
+# What cms does on its own account. A person who has asked for something is told what to do instead: see `in_person`.
+RETRIES = "cms tries again by itself"
+NOTHING_TO_DO = f"nothing to do: {RETRIES}"
 # What is mended elsewhere shows by nothing here: a person has to say that it was.
 _THEN = "then `cms refresh`"
 _RELOAD = "then `cms reload`"
@@ -53,7 +55,7 @@ def _sign_in(message: str, hint: str = _SIGN_IN, kind: str = "refused") -> Row:
     return Row(message, hint, kind=kind)
 
 
-def _retry(message: str, hint: str = _RETRY, pause: float = 0.0, kind: str = "server") -> Row:
+def _retry(message: str, hint: str = NOTHING_TO_DO, pause: float = 0.0, kind: str = "server") -> Row:
     return Row(message, hint, transient=True, pause=pause, kind=kind)
 
 
@@ -81,7 +83,7 @@ _BY_NUMBERS: dict[tuple[int, ...], Row] = {
     (50126,): _sign_in("wrong user name or password"),
     (50053,): _retry(
         "the account is locked for a while, or this address is blocked",
-        "wait; if it lasts, the administrator finds the reason in the sign-in log",
+        f"wait: {RETRIES}; if it lasts, the administrator finds the reason in the sign-in log",
         LONG_PAUSE,
     ),
     (50055, 50144, 50056): _sign_in("the password has expired", "change the password, then {login}"),
@@ -174,17 +176,17 @@ _BY_NUMBERS: dict[tuple[int, ...], Row] = {
     (135010, 135011): _sign_in("the device's registration is broken or disabled", _ASK_ADMIN),
     (50196,): _retry(
         "the provider takes the many equal requests for a loop",
-        "nothing to do: cms pauses; if it lasts, look for a second program that uses this account",
+        f"{NOTHING_TO_DO}, after a pause; if it lasts, look for a second program that uses this account",
         LONG_PAUSE,
         "throttled",
     ),
     (90055,): _retry("the tenant is throttled", pause=LONG_PAUSE, kind="throttled"),
     (90033, 90006, 90012, 90024, 90090, 50033, 50087, 70012): _retry("the provider has a temporary fault"),
     (80001, 80002, 80005, 80014): _retry(
-        "the organisation's own sign-in service cannot be reached", "cms tries again; tell the administrator"
+        "the organisation's own sign-in service cannot be reached", f"{RETRIES}; tell the administrator"
     ),
     (*range(40008, 40016), *range(20001, 20034)): _retry(
-        "the organisation's federated sign-in service failed", "cms tries again; tell the administrator"
+        "the organisation's federated sign-in service failed", f"{RETRIES}; tell the administrator"
     ),
 }
 ROWS = {number: row for numbers, row in _BY_NUMBERS.items() for number in numbers}
@@ -251,13 +253,31 @@ def explain(answer: Mapping[str, Any], grant: Grant, who: str = "") -> Outcome:
     return Transient(trouble, row.pause) if row.transient else Refused(trouble)
 
 
+def in_person(outcome: Outcome, again: str) -> Outcome:
+    """Return what to tell the person who has asked for this very thing: nobody but them tries it again.
+
+    `again` is what they do once they have done what else the hint says.
+    """
+    if not isinstance(outcome, Transient):
+        return outcome
+    text = outcome.trouble.hint
+    known = next((each for each in (NOTHING_TO_DO, RETRIES) if each in text), None)
+    text = text.replace(known, again) if known else f"{text}; {again}"
+    return replace(outcome, trouble=replace(outcome.trouble, hint=text))
+
+
 def hint(text: str, grant: Grant, who: str = "") -> str:
     """Fill in the command that signs this grant in, and its redirect address."""
-    login = f"`cms login {grant.login or who}`".replace(" `", "`")
+    login = command("login", grant, who)
     if "{login} --" in text:
         # The option belongs inside the quotes.
         text = re.sub(r"\{login\} (--\w+)", lambda found: f"{login[:-1]} {found[1]}`", text)
     return text.replace("{login}", login).replace("{redirect}", grant.redirect_uri)
+
+
+def command(name: str, grant: Grant, who: str = "") -> str:
+    """Return a command for this grant's account, as a person types it."""
+    return f"`cms {name} {grant.login or who}`".replace(" `", "`")
 
 
 def _number(answer: Mapping[str, Any]) -> int | None:

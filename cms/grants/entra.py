@@ -68,8 +68,6 @@ _GARBLED = (ValueError, ArithmeticError, LookupError, TypeError, AttributeError,
 # What the vault keeps of MSAL's cache: access tokens live in the broker only, and nobody needs the id token again.
 _KEPT = ("RefreshToken", "Account", "AppMetadata")
 
-_AGAIN = "nothing to do: cms tries again by itself"
-
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -346,14 +344,14 @@ def _network_trouble(error: OSError, grant: Grant) -> Trouble:
     """Say what became of a request. requests' exceptions are OSErrors; a CA file that is none raises a bare one."""
     host = urlsplit(grant.authority).netloc
     if isinstance(error, requests.Timeout):
-        return Trouble("timeout", f"{host} did not answer in time", _AGAIN)
+        return Trouble("timeout", f"{host} did not answer in time", catalogue.NOTHING_TO_DO)
     if isinstance(error, requests.exceptions.SSLError) or not isinstance(error, requests.RequestException):
         return Trouble(
             "network",
             f"no trusted TLS connection to {host}",
-            "cms tries again; behind a proxy that inspects TLS, name its certificate authority: Tls(ca=...)",
+            f"{catalogue.RETRIES}; behind a proxy that inspects TLS, name its certificate authority: Tls(ca=...)",
         )
-    return Trouble("network", f"{host} cannot be reached, or the connection broke", "cms tries again by itself")
+    return Trouble("network", f"{host} cannot be reached, or the connection broke", catalogue.RETRIES)
 
 
 def _garbage(grant: Grant) -> Trouble:
@@ -361,14 +359,14 @@ def _garbage(grant: Grant) -> Trouble:
     return Trouble(
         "garbage",
         f"what answered for {host} was no identity provider's answer",
-        "cms tries again by itself; a captive portal or a proxy may be in between",
+        f"{catalogue.RETRIES}; a captive portal or a proxy may be in between",
     )
 
 
 def _status_trouble(status: int) -> Trouble:
     if status == _TOO_MANY_REQUESTS:
-        return Trouble("throttled", "the provider asked for a pause (HTTP 429)", _AGAIN)
-    return Trouble("server", f"the provider failed (HTTP {status})", _AGAIN)
+        return Trouble("throttled", "the provider asked for a pause (HTTP 429)", catalogue.NOTHING_TO_DO)
+    return Trouble("server", f"the provider failed (HTTP {status})", catalogue.NOTHING_TO_DO)
 
 
 class Call:

@@ -118,25 +118,30 @@ class Service:
             with self._vault.hold(grant) as held:
                 held.forget()
         except Unavailable as unavailable:
-            return unavailable.outcome
+            return catalogue.in_person(unavailable.outcome, f"try again: {catalogue.command('logout', grant)}")
         return Granted("", time.clock_gettime(time.CLOCK_BOOTTIME), 0.0)
 
     def sign_in(self, question: SignIn, line: Line) -> Outcome:
         """Sign a person in, and store that."""
         grant = question.grant
         try:
-            # Before anybody takes the trouble.
-            place = self._prepared(grant)
-            flow = self._entra.begin(grant, question.method, question.claims, client_secret(grant))
-            if isinstance(flow, Transient | Refused | Granted):
-                return flow
-            line.check()
-            line.prompt(_prompt(question, flow))
-            return self._keep(grant, self._finish(grant, flow, line), place, line)
+            outcome = self._sign_in(question, line)
         except Unavailable as unavailable:
-            return unavailable.outcome
+            outcome = unavailable.outcome
         except Cancelled:
             return Refused(Trouble("cancelled", "the sign-in was given up", catalogue.hint("again: {login}", grant)))
+        return catalogue.in_person(outcome, catalogue.hint("start again: {login}", grant))
+
+    def _sign_in(self, question: SignIn, line: Line) -> Outcome:
+        grant = question.grant
+        # Before anybody takes the trouble.
+        place = self._prepared(grant)
+        flow = self._entra.begin(grant, question.method, question.claims, client_secret(grant))
+        if isinstance(flow, Transient | Refused | Granted):
+            return flow
+        line.check()
+        line.prompt(_prompt(question, flow))
+        return self._keep(grant, self._finish(grant, flow, line), place, line)
 
     def _prepared(self, grant: Grant) -> Stored:
         """Return where a new sign-in would go, having made sure that it could. Raises Unavailable."""
@@ -188,7 +193,7 @@ def client_secret(grant: Grant) -> str:
                 Trouble(
                     "locked",
                     f"the client secret cannot be had: {grant.client_secret} {why}",
-                    "check client_secret of the account in the configuration; it is tried again by itself",
+                    f"check client_secret of the account in the configuration; {catalogue.RETRIES}",
                 )
             )
         ) from None

@@ -37,6 +37,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from cms.accounts import Grant
+from cms.grants.catalogue import NOTHING_TO_DO, RETRIES
 from cms.grants.keys import Key, Keys, Locked, Missing, sync_folder
 from cms.lifecycle import Transient, Trouble
 
@@ -75,7 +76,7 @@ def _trouble(kind: str, message: str, hint: str) -> Unavailable:
 def _storage(error: OSError, what: str) -> Unavailable:
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     hint = "make room on that disk" if full else "check that folder's owner, permissions and file system"
-    return _trouble("storage", f"{what}: {error.strerror}", f"{hint}; cms tries again by itself")
+    return _trouble("storage", f"{what}: {error.strerror}", f"{hint}; {RETRIES}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -414,7 +415,7 @@ def _locked_out(message: str) -> Unavailable:
     return _trouble(
         "locked",
         message,
-        "unlock the keyring, or bring the key back; it is tried again by itself. A key that is lost for good: "
+        f"unlock the keyring, or bring the key back; {RETRIES}. A key that is lost for good: "
         "`cms logout USER` gives the stored sign-in up",
     )
 
@@ -436,9 +437,7 @@ def _until(attempt: Callable[[], bool], seconds: float) -> None:
 
 
 def _busy() -> Unavailable:
-    return _trouble(
-        "timeout", "another cms process is busy with this sign-in", "nothing to do: cms tries again by itself"
-    )
+    return _trouble("timeout", "another cms process is busy with this sign-in", NOTHING_TO_DO)
 
 
 @contextmanager
