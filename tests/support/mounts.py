@@ -52,8 +52,9 @@ def small_disk() -> Iterator[SmallDisk]:
         try:
             yield SmallDisk(folder)
         finally:
-            # Recursive: whatever a failed test has left mounted above it goes as well.
-            _run("umount", "--lazy", "--recursive", folder)
+            # Whatever a failed test has left mounted over it goes as well.
+            while folder.is_mount():
+                _run("umount", "--lazy", folder)
 
 
 def _run(program: str, *arguments: str | Path) -> None:
