@@ -17,7 +17,7 @@ from cms import control
 from cms.accounts import Account, Grant
 from cms.config import Config
 from cms.control import Result
-from cms.grants.messages import Open, Prompt
+from cms.grants.messages import Open, Place, Prompt
 from cms.lifecycle import Granted, Outcome, Refused, Trouble
 from cms.policy import Peer
 from cms.process import claimed
@@ -91,9 +91,13 @@ class _Kept:
         await self._session.redirected(fields)
 
     async def outcome(self) -> Outcome:
-        outcome = await self._session.outcome()
-        lost = isinstance(outcome, Granted) and not outcome.persisted
-        return Refused(_MEMORY_ONLY) if lost else outcome
+        return _saved(await self._session.outcome())
+
+
+def _saved(outcome: Outcome) -> Outcome:
+    """Return a sign-in's end, of which success in memory alone is none: this process is about to end."""
+    lost = isinstance(outcome, Granted) and not outcome.persisted
+    return Refused(_MEMORY_ONLY) if lost else outcome
 
 
 class _Commands:
@@ -105,13 +109,12 @@ class _Commands:
         self._signins = signins
 
     def login(self, user: str, method: str) -> Flow | Result:
-        grant = self._grant(user)
-        if isinstance(grant, Result):
-            return grant
-        way = method or grant.sign_in
-        if way not in METHODS:
-            return Result(False, f"{grant.login} signs in by {way}, without a person", "start the daemon: `cms run`")
-        return self._signins.start(grant, way)
+        grant = self._personal(user)
+        return grant if isinstance(grant, Result) else self._signins.start(grant, method or grant.sign_in)
+
+    async def bring_in(self, user: str, place: Place) -> Outcome | Result:
+        grant = self._personal(user)
+        return grant if isinstance(grant, Result) else _saved(await self._worker.bring_in(grant, place))
 
     async def logout(self, user: str) -> Result:
         grant = self._grant(user)
@@ -121,6 +124,14 @@ class _Commands:
         if isinstance(outcome, Granted):
             return Result(True, f"the sign-in of {grant.login or 'the account'} is deleted from this machine")
         return Result(False, outcome.trouble.message, outcome.trouble.hint)
+
+    def _personal(self, user: str) -> Grant | Result:
+        """Return the sign-in that a user name means, if it is a person's."""
+        grant = self._grant(user)
+        if isinstance(grant, Result) or grant.sign_in in METHODS:
+            return grant
+        said = f"{grant.login} signs in by {grant.sign_in}, without a person"
+        return Result(False, said, "start the daemon: `cms run`")
 
     def _grant(self, user: str) -> Grant | Result:
         """Return the sign-in that a user name means, "" for the only one."""

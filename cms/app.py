@@ -121,6 +121,9 @@ class _Current(Provider):
     async def forget(self, grant: Grant) -> Outcome:
         return await self._there.worker.forget(grant)
 
+    async def bring_in(self, grant: Grant, place: messages.Place) -> Outcome:
+        return await self._there.worker.bring_in(grant, place)
+
     def sign_in(self, grant: Grant, method: str, claims: str) -> AbstractAsyncContextManager[SignInSession]:
         return self._there.worker.sign_in(grant, method, claims)
 
@@ -414,6 +417,23 @@ class App(control.Commands):
         )
 
     def login(self, user: str, method: str) -> Flow | Result:
+        keeper = self._personal(user)
+        if isinstance(keeper, Result):
+            return keeper
+        return self._signins.start(keeper.grant, method or keeper.grant.sign_in)
+
+    async def bring_in(self, user: str, place: messages.Place) -> Outcome | Result:
+        keeper = self._personal(user)
+        if isinstance(keeper, Result):
+            return keeper
+        grant = keeper.grant
+        outcome = await self._provider.bring_in(grant, place)
+        if isinstance(outcome, Granted):
+            self._signed_in(grant, outcome)
+        return outcome
+
+    def _personal(self, user: str) -> Keeper | Result:
+        """Return the keeper that a user name means, if a person signs in for it."""
         keepers = self._keepers_of(user)
         if isinstance(keepers, Result):
             return keepers

@@ -16,10 +16,11 @@ from typing import Any, TypeVar
 import click
 
 from cms import login as terminal
-from cms import process, remote
+from cms import moving, process, remote
 from cms.accounts import Account, registration_of
 from cms.config import Config, ConfigError, SocketSpec
 from cms.config import load as load_config
+from cms.grants.messages import Place
 from cms.main import VALUES, Run, run_anew
 from cms.remote import NoDaemon, Remote
 from cms.status import CRITICAL
@@ -131,6 +132,24 @@ def _daemon_or_none(config: str) -> Iterator[Remote]:
     else:
         with found:
             yield found
+
+
+@cms.command("import")
+@click.argument("place", metavar="FILE_OR_NAME")
+@click.option("--from", "source", metavar="FORMAT", default="", help="What it is, if that is not plain from it.")
+@click.option(
+    "--account", "user", metavar="USER", default="", help="For whom (not needed if there is only one account)."
+)
+@click.option("--entry", metavar="NAME", default="", help="Which one, if there are several sign-ins in it.")
+@_config_option
+def bring_in(place: str, source: str, user: str, entry: str, config: str) -> int:
+    """Take over the sign-in that another program keeps in a file, or in the keyring under a NAME (oama).
+
+    Formats: mutt_oauth2, msal (oauth2ms), sasl-xoauth2, email-oauth2-proxy, oama, pizauth. The client id has to be the
+    same; docs/moving.md has the commands for each program.
+    """
+    with _daemon_or_none(config) as found:
+        return _ended(moving.bring_in(found, user, Place(moving.whereabouts(place, source), source, entry)))
 
 
 @cms.command()

@@ -4,9 +4,11 @@ One connection is one command. Both sides speak lines of JSON:
 
     {"command": "status"}                                    -> {"event": "done", "ok": true, "text": ..., "json": ...}
     {"command": "login", "user": "", "method": "device"}     -> {"event": "prompt", "url": ..., ...}, then "done"
+    {"command": "import", "user": "", "path": "/...", ...}   -> {"event": "password", ...} where one is needed, then "done"
+    {"password": "..."}  (during an import)
     {"pasted": "http://127.0.0.1:8080/?code=..."}  (during a login)  -> {"event": "told", ...} if it will not do
 
-Commands: ping, status, login, logout, refresh, reload, stop. The last line of every answer is
+Commands: ping, status, login, import, logout, refresh, reload, stop. The last line of every answer is
 `{"event": "done", "ok": true or false, "message": ..., "hint": ...}`.
 """
 
@@ -15,14 +17,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 import trio
 
 from cms.accounts import Grant, registration_of
-from cms.grants.messages import Prompt
-from cms.lifecycle import Granted, Outcome
+from cms.grants.messages import Place, Prompt
+from cms.lifecycle import Granted, Outcome, Refused
 from cms.listener import Listener
 from cms.logs import get_logger
 from cms.policy import ROOT, Peer
@@ -57,6 +59,10 @@ class Commands(Protocol):
 
     def login(self, user: str, method: str) -> Flow | Result:
         """Start or join a sign-in ("" as the method: the account's own way). A Result says why it cannot be."""
+        ...
+
+    async def bring_in(self, user: str, place: Place) -> Outcome | Result:
+        """Take over another program's sign-in. A Result says why it cannot be tried."""
         ...
 
     async def logout(self, user: str) -> Result: ...
@@ -174,6 +180,8 @@ async def _carry_out(lines: Lines, message: Mapping[str, Any], commands: Command
         await _finish(lines, Result(False, "cms was sent no command", _OTHER_VERSION))
     elif command == "login":
         await _login(lines, user, message.get("method", ""), commands)
+    elif command == "import":
+        await _import(lines, user, message, commands)
     else:
         await _finish(lines, await _result(command, user, commands))
 
@@ -211,6 +219,31 @@ async def _login(lines: Lines, user: str, method: object, commands: Commands) ->
         return
     with flow.held():
         await _follow(lines, flow)
+
+
+async def _import(lines: Lines, user: str, message: Mapping[str, Any], commands: Commands) -> None:
+    said = [message.get(name, "") for name in ("path", "source", "entry")]
+    if not all(isinstance(each, str) for each in said) or not said[0]:
+        await _finish(lines, Result(False, "cms was not told what to import", _OTHER_VERSION))
+        return
+    place = Place(*said)
+    end = await commands.bring_in(user, place)
+    if isinstance(end, Refused) and end.trouble.kind == "password":
+        await lines.send({"event": "password", "message": end.trouble.message})
+        password = await _password(lines)
+        if password is None:
+            return
+        end = await commands.bring_in(user, replace(place, password=password))
+    await _finish(lines, end if isinstance(end, Result) else ended(end))
+
+
+async def _password(lines: Lines) -> str | None:
+    """Return what the client says that a person has typed, None if it leaves or says nothing."""
+    with suppress(Garbled), trio.move_on_after(FLOW_SECONDS):
+        message = await lines.receive() or {}
+        password = message.get("password")
+        return password if isinstance(password, str) and password else None
+    return None
 
 
 async def _follow(lines: Lines, flow: Flow) -> None:

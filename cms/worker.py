@@ -42,6 +42,9 @@ ENVIRONMENT = {
     "USER": "commands that are key sources",
     "LOGNAME": "commands that are key sources",
     "PATH": "commands that are key sources",
+    "GNUPGHOME": "commands that are key sources: gpg",
+    "PASSWORD_STORE_DIR": "commands that are key sources: pass",
+    "GNUPGHOME": "commands that are key sources, and the GPG files that `cms import` reads",
     "LANG": "messages of those commands in the log",
     "LC_*": "messages of those commands in the log",
     "TZ": "times in the log",
@@ -85,6 +88,9 @@ LOG_LINES = 500
 REMEMBERED_ANSWERS = 4096
 
 log = get_logger()
+
+# How the worker's own lines begin that are more than a note (`cms.grants`).
+_LEVELS = {"error": log.error, "warning": log.warning}
 
 
 def worker_environment(environ: Mapping[str, str]) -> dict[str, str]:
@@ -334,7 +340,8 @@ async def _log_output(stream: trio.abc.ReceiveStream | None) -> None:
 
 def _log_lines(lines: list[str]) -> None:
     for line in lines:
-        log.info("grant worker", line=line)
+        said = _LEVELS.get(line.partition(":")[0], log.info)
+        said("grant worker", line=line)
 
 
 async def _end(process: trio.Process, grace: float) -> None:
@@ -429,6 +436,10 @@ class Worker(Provider):
             del self._holders[grant.key]
             self._release(holder)
         return outcome
+
+    async def bring_in(self, grant: Grant, place: messages.Place) -> Outcome:
+        """Take over another program's sign-in, and store it."""
+        return await self._settle(grant, lambda number: messages.Import(number, grant, place))
 
     @asynccontextmanager
     async def sign_in(self, grant: Grant, method: str, claims: str = "") -> AsyncIterator[SignInSession]:

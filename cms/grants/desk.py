@@ -28,6 +28,7 @@ from cms.grants.messages import (
     Done,
     Forget,
     Garbage,
+    Import,
     Lines,
     Open,
     Prompt,
@@ -63,6 +64,8 @@ class Office(Protocol):
     def acquire(self, grant: Grant, scopes: Scopes) -> Outcome: ...
 
     def forget(self, grant: Grant) -> Outcome: ...
+
+    def bring_in(self, question: Import) -> Outcome: ...
 
     def sign_in(self, question: SignIn, line: Line) -> Outcome: ...
 
@@ -173,16 +176,15 @@ class Desk:
             case Open():
                 self._opened = question
                 self._office = self._make_office(question)
-            case Acquire() | Forget():
+            case Acquire() | Forget() | Import():
                 self._queue(question)
             case SignIn():
                 self._sign_in(question)
             case _:
                 self._pass_on(question)
 
-    def _queue(self, question: Acquire | Forget) -> None:
-        office = self._the_office()
-        work = _acquire(office, question) if isinstance(question, Acquire) else _forget(office, question)
+    def _queue(self, question: Acquire | Forget | Import) -> None:
+        work = _work(self._the_office(), question)
         self._pending.append(Job(question.number, work, self._clock() + self._opened.timeout))
 
     def _the_office(self) -> Office:
@@ -280,12 +282,14 @@ class Desk:
             sock.close()
 
 
-def _acquire(office: Office, question: Acquire) -> Callable[[], Outcome]:
-    return lambda: office.acquire(question.grant, question.scopes)
-
-
-def _forget(office: Office, question: Forget) -> Callable[[], Outcome]:
-    return lambda: office.forget(question.grant)
+def _work(office: Office, question: Acquire | Forget | Import) -> Callable[[], Outcome]:
+    match question:
+        case Acquire():
+            return lambda: office.acquire(question.grant, question.scopes)
+        case Forget():
+            return lambda: office.forget(question.grant)
+        case Import():
+            return lambda: office.bring_in(question)
 
 
 def _timed_out(seconds: float) -> Transient:

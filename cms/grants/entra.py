@@ -12,6 +12,7 @@ Nothing that MSAL returns leaves but the access token, its lifetime, and who sig
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import math
@@ -298,6 +299,17 @@ class Entra:
         self._compare(grant, scopes, result)
         return Answer(call.granted(result, scopes, who), call.kept(), home_account_id, who)
 
+    def adopt(self, grant: Grant, refresh_token: str, secret: str = "") -> Answer:
+        """Redeem a refresh token that another program got for the same application."""
+        call = self._call(grant, secret)
+        if not isinstance(call, Call):
+            return Answer(call)
+        scopes, _ = wanted(grant)
+        result = call.ask(lambda: call.app.acquire_token_by_refresh_token(refresh_token, list(scopes)))
+        if isinstance(result, dict):
+            call.keep_unrotated(refresh_token)
+        return call.signed_in(result, scopes)
+
     def begin(self, grant: Grant, method: str, claims: str = "", secret: str = "") -> Flow | Outcome:
         """Begin a sign-in for all scope sets of the grant: `method` is "browser", "device" or "paste"."""
         call = self._call(grant, secret)
@@ -440,6 +452,17 @@ class Call:
         """Return the cache as the vault is to keep it."""
         cache = json.loads(self._cache.serialize())
         return json.dumps({name: cache[name] for name in _KEPT if name in cache}, sort_keys=True)
+
+    def keep_unrotated(self, refresh_token: str) -> None:
+        """Keep a refresh token from elsewhere where no successor came: it stays valid then."""
+        cache = json.loads(self._cache.serialize())
+        accounts = [] if cache.get("RefreshToken") else list(cache.get("Account", {}).values())
+        for account in accounts:
+            uid, _, utid = account["home_account_id"].partition(".")
+            info = json.dumps({"uid": uid, "utid": utid}).encode()
+            response = {"refresh_token": refresh_token, "client_info": base64.urlsafe_b64encode(info).decode()}
+            event = {"client_id": self.grant.client_id, "environment": account["environment"], "response": response}
+            self._cache.add({**event, "skip_account_creation": True})
 
     def signed_in(self, result: dict[str, Any] | Outcome, scopes: Scopes) -> Answer:
         """Return the end of a sign-in: only the person whom the grant names may have signed in."""

@@ -208,7 +208,7 @@ def read_credential(name: str, environ: Mapping[str, str]) -> bytes:
         raise Missing(f"cannot be read: {error.strerror}") from None
 
 
-def run_command(argv: Sequence[str], seconds: float = COMMAND_SECONDS) -> bytes:
+def run_command(argv: Sequence[str], seconds: float = COMMAND_SECONDS, limit: int = MAX_SECRET) -> bytes:
     """Return what a command prints, or raise Missing; Locked when it does not end in time."""
     try:
         # Its errors are not shown: nobody knows what a program that handles secrets prints.
@@ -230,7 +230,7 @@ def run_command(argv: Sequence[str], seconds: float = COMMAND_SECONDS) -> bytes:
             raise Locked(f"did not end within {seconds:g} s: it may wait for a person") from None
     if process.returncode:
         raise Missing(f"ended with status {process.returncode}")
-    return output[:MAX_SECRET]
+    return output[:limit]
 
 
 def read_source(source: Source, environ: Mapping[str, str] = os.environ) -> bytes:
@@ -299,6 +299,10 @@ class Keyring:
 
     def make(self) -> bytes:
         return self._ask(lambda: _deposit(self._ring()))
+
+    def recall(self, attributes: Mapping[str, str]) -> bytes:
+        """Return what another program keeps under these attributes. Raises Missing, or Locked."""
+        return self._ask(lambda: find_item(attributes))
 
     def _ask(self, function: Callable[[], bytes]) -> bytes:
         try:
@@ -399,6 +403,20 @@ def check_unlocked(collection: str | None = None) -> None:
             raise Locked("has no default collection yet, and making one would ask a person") from None
     if locked:
         raise Locked("is locked")
+
+
+def find_item(attributes: Mapping[str, str]) -> bytes:
+    """Return the secret of the Secret Service's item that has these attributes, or raise Missing or Locked."""
+    import secretstorage  # noqa: PLC0415 - as in desktop_ring
+
+    with closing(secretstorage.dbus_init()) as bus:
+        item = next(iter(secretstorage.search_items(bus, dict(attributes))), None)
+        if item is None:
+            raise Missing("does not hold it")
+        if item.is_locked():
+            raise Locked("is locked")
+        secret: bytes = item.get_secret()
+        return secret
 
 
 class Keys:

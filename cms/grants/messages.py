@@ -1,6 +1,7 @@
 """What crosses between the broker and the grant worker: both ways, as values and as lines of JSON.
 
-The broker asks (`Open`, `Acquire`, `SignIn`, `Redirected`, `Cancel`, `Forget`), the worker answers (`Prompt`, `Done`).
+The broker asks (`Open`, `Acquire`, `SignIn`, `Redirected`, `Cancel`, `Forget`, `Import`), the worker answers
+(`Prompt`, `Done`).
 Every question has a number of its own, and every answer names it. A line that is no message raises `Garbage`, whose
 text never quotes the line: it could hold a token.
 """
@@ -81,7 +82,30 @@ class Forget:
     grant: Grant
 
 
-Question: TypeAlias = Open | Acquire | SignIn | Redirected | Cancel | Forget
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where another program keeps a sign-in. `path` is absolute, or the name of a keyring entry.
+
+    `source` is the format, "" for whichever fits; `entry` says which of several; `password` opens it, "" if nobody has
+    said one.
+    """
+
+    path: str
+    source: str = ""
+    entry: str = ""
+    password: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """Take another program's sign-in over: redeem it, and store it as this grant's."""
+
+    number: int
+    grant: Grant
+    place: Place
+
+
+Question: TypeAlias = Open | Acquire | SignIn | Redirected | Cancel | Forget | Import
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +136,9 @@ Reply: TypeAlias = Prompt | Done
 
 _Record = TypeVar("_Record", bound=Prompt | Outcome | Trouble)
 
-_QUESTIONS: dict[str, type[Any]] = {each.__name__: each for each in (Open, Acquire, SignIn, Redirected, Cancel, Forget)}
+_QUESTIONS: dict[str, type[Any]] = {
+    each.__name__: each for each in (Open, Acquire, SignIn, Redirected, Cancel, Forget, Import)
+}
 _OUTCOMES: dict[str, type[Any]] = {each.__name__: each for each in (Granted, Transient, Refused)}
 
 # What a value of each type that the fields of a reply are declared with may be. A bool is no number.
@@ -162,6 +188,9 @@ def unpack_question(line: bytes) -> Question:
             body["key"] = _source(body["key"])
         if kind is not Open:
             body["number"] = _number(body["number"])
+        if kind is Import:
+            _words(body["place"].values())
+            body["place"] = Place(**body["place"])
         if kind is Redirected:
             _words(body["fields"].values())
         question: Question = kind(**body)

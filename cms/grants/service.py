@@ -15,10 +15,11 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from cms.accounts import Grant, Scopes
-from cms.grants import catalogue
+from cms.grants import catalogue, imports
 from cms.grants.entra import Answer, CodeFlow, Entra, Flow, no_sign_in
 from cms.grants.keys import Missing, read_source
-from cms.grants.messages import Prompt, SignIn
+from cms.grants.messages import Import, Prompt, SignIn
+from cms.grants.peers import Found, Unfit
 from cms.grants.vault import Entry, Held, Stored, Unavailable, Vault
 from cms.lifecycle import Granted, Outcome, Refused, Transient, Trouble
 
@@ -120,6 +121,21 @@ class Service:
         except Unavailable as unavailable:
             return catalogue.in_person(unavailable.outcome, f"try again: {catalogue.command('logout', grant)}")
         return Granted("", time.clock_gettime(time.CLOCK_BOOTTIME), 0.0)
+
+    def bring_in(self, question: Import) -> Outcome:
+        """Take over another program's sign-in: redeem it here, and store its successor."""
+        grant, place = question.grant, question.place
+        try:
+            room = self._prepared(grant)
+            found = imports.find(place, grant)
+            answer = self._entra.adopt(grant, found.refresh_token, client_secret(grant))
+            return _not_anew(self._keep(grant, answer, room), found, grant)
+        except imports.NoPassword:
+            return Refused(Trouble("password", f"the sign-in in {place.path} is encrypted with a password"))
+        except Unfit as unfit:
+            return Refused(Trouble("unfit", unfit.message, unfit.hint))
+        except Unavailable as unavailable:
+            return unavailable.outcome
 
     def sign_in(self, question: SignIn, line: Line) -> Outcome:
         """Sign a person in, and store that."""
@@ -237,6 +253,28 @@ def _explained(outcome: Outcome, held: Held, grant: Grant) -> Outcome:
             f"after redeeming it and before storing its successor ({outcome.trouble.message})",
             hint=catalogue.hint("sign in again: {login}", grant),
         )
+    )
+
+
+def _not_anew(outcome: Outcome, found: Found, grant: Grant) -> Outcome:
+    """Say what a refusal means of a sign-in that was made elsewhere."""
+    if not isinstance(outcome, Refused):
+        return outcome
+    trouble = outcome.trouble
+    hint = trouble.hint
+    if trouble.kind == "wrong-user":
+        hint = catalogue.hint(
+            "import it for the account that it belongs to (--account=USER), or set sign_in_as of this one if that is "
+            "who signs in for it; or sign in anew: {login}",
+            grant,
+        )
+    elif not found.client_id:
+        hint += (
+            f"; what was imported does not say which application it was made with: if {found.program} has another "
+            f"client_id in its configuration than {grant.client_id}, set that for the account, and import again"
+        )
+    return Refused(
+        replace(trouble, message=f"{found.program}'s sign-in was not taken over: {trouble.message}", hint=hint)
     )
 
 
