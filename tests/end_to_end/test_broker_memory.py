@@ -201,6 +201,18 @@ def test_no_core_is_dumped(processes: dict[str, int], name: str) -> None:
     assert ("0", "0") == proc.core_limits(processes[name])
 
 
+def test_nobody_is_told_a_secret(story: Story, processes: dict[str, int]) -> None:
+    """Neither process has any of them, not even an access token, among its arguments or in its environment."""
+    shown = {
+        f"{name} {file}": Path(f"/proc/{pid}/{file}").read_bytes()
+        for name, pid in processes.items()
+        for file in ("cmdline", "environ")
+    }
+
+    assert all(shown.values())
+    assert set() == story.told(shown, story.secrets)
+
+
 # What belongs to the broker alone, or would open its child to others.
 HOSTILE = {
     "SSLKEYLOGFILE": "/nonexistent/keys",
