@@ -42,9 +42,8 @@ ENVIRONMENT = {
     "USER": "commands that are key sources",
     "LOGNAME": "commands that are key sources",
     "PATH": "commands that are key sources",
-    "GNUPGHOME": "commands that are key sources: gpg",
+    "GNUPGHOME": "commands that are key sources: gpg; and the GPG files that `cms import` reads",
     "PASSWORD_STORE_DIR": "commands that are key sources: pass",
-    "GNUPGHOME": "commands that are key sources, and the GPG files that `cms import` reads",
     "LANG": "messages of those commands in the log",
     "LC_*": "messages of those commands in the log",
     "TZ": "times in the log",
@@ -90,7 +89,7 @@ REMEMBERED_ANSWERS = 4096
 log = get_logger()
 
 # How the worker's own lines begin that are more than a note (`cms.grants`).
-_LEVELS = {"error": log.error, "warning": log.warning}
+_LEVELS = frozenset({"error", "warning"})
 
 
 def worker_environment(environ: Mapping[str, str]) -> dict[str, str]:
@@ -340,8 +339,8 @@ async def _log_output(stream: trio.abc.ReceiveStream | None) -> None:
 
 def _log_lines(lines: list[str]) -> None:
     for line in lines:
-        said = _LEVELS.get(line.partition(":")[0], log.info)
-        said("grant worker", line=line)
+        level = line.partition(":")[0]
+        getattr(log, level if level in _LEVELS else "info")("grant worker", line=line)
 
 
 async def _end(process: trio.Process, grace: float) -> None:

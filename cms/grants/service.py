@@ -18,7 +18,7 @@ from cms.accounts import Grant, Scopes
 from cms.grants import catalogue, imports
 from cms.grants.entra import Answer, CodeFlow, Entra, Flow, no_sign_in
 from cms.grants.keys import Missing, read_source
-from cms.grants.messages import Import, Prompt, SignIn
+from cms.grants.messages import Import, Place, Prompt, SignIn
 from cms.grants.peers import Found, Unfit
 from cms.grants.vault import Entry, Held, Stored, Unavailable, Vault
 from cms.lifecycle import Granted, Outcome, Refused, Transient, Trouble
@@ -124,18 +124,21 @@ class Service:
 
     def bring_in(self, question: Import) -> Outcome:
         """Take over another program's sign-in: redeem it here, and store its successor."""
-        grant, place = question.grant, question.place
         try:
-            room = self._prepared(grant)
-            found = imports.find(place, grant)
-            answer = self._entra.adopt(grant, found.refresh_token, client_secret(grant))
-            return _not_anew(self._keep(grant, answer, room), found, grant)
+            outcome = self._bring_in(question.grant, question.place)
         except imports.NoPassword:
-            return Refused(Trouble("password", f"the sign-in in {place.path} is encrypted with a password"))
+            return Refused(Trouble("password", f"the sign-in in {question.place.path} is encrypted with a password"))
         except Unfit as unfit:
             return Refused(Trouble("unfit", unfit.message, unfit.hint))
         except Unavailable as unavailable:
-            return unavailable.outcome
+            outcome = unavailable.outcome
+        return catalogue.in_person(outcome, "import again")
+
+    def _bring_in(self, grant: Grant, place: Place) -> Outcome:
+        room = self._prepared(grant)
+        found = imports.find(place, grant)
+        answer = self._entra.adopt(grant, found.refresh_token, client_secret(grant))
+        return _not_anew(self._keep(grant, answer, room), found, grant)
 
     def sign_in(self, question: SignIn, line: Line) -> Outcome:
         """Sign a person in, and store that."""
