@@ -46,6 +46,10 @@ SETTLE_SECONDS = 3.0
 # The longest address that a browser ends at: a code, a state and a session state.
 MAX_PASTED = 16 * 1024
 
+_STRANGER = "this page answers only the browser of the user who runs cms"
+# As with a daemon that is the system's: the desktop's user and the daemon's are two.
+_ELSEWHERE = f"{_STRANGER}: copy the address of this page, and paste it into the terminal where `cms login` waits"
+
 METHODS = ("browser", "device", "paste")
 
 
@@ -305,7 +309,7 @@ class SignIns:
     async def _respond(self, request: Request, port: int, uid: int | None) -> Response:
         """Answer one request of a browser."""
         if uid not in (self._owner, ROOT):
-            return _told(403, "Not your page", "this page answers only the browser of the user who runs cms")
+            return _told(403, "Not your page", _ELSEWHERE if "state=" in request.query else _STRANGER)
         if not _is_ours(request.headers.get("host", ""), port):
             return _told(400, "Not this host", "open the address that `cms login` shows")
         fields = parse_fields(request.query if request.method == "GET" else _text(request.body))

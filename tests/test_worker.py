@@ -18,7 +18,7 @@ from cms import worker as module
 from cms.accounts import Grant
 from cms.grants.messages import Open, Prompt
 from cms.lifecycle import Granted, Outcome, Refused, Transient
-from cms.worker import LOG_LINE, LOG_LINES, WORKER_MARGIN, LogLines, Worker, worker_environment
+from cms.worker import LOG_LINE, LOG_LINES, WORKER_MARGIN, LogLines, Worker, _log_lines, worker_environment
 
 FAKE = str(Path(__file__).parent / "support" / "fake_worker.py")
 SCOPES = ("https://outlook.office.com/SMTP.Send",)
@@ -217,6 +217,14 @@ async def test_what_it_prints_goes_to_the_log(tmp_path: Path) -> None:
     assert LOG_LINE == max(len(line) for line in said)
     assert ("line 0" in said, "no end of line" in said) == (True, False)
     assert LOG_LINES + 1 + 2 == len(said)
+
+
+def test_what_the_worker_calls_an_error_is_one() -> None:
+    """A log that shows warnings and worse shows the worker's as well."""
+    with capture_logs() as lines:
+        _log_lines(["error: unexpected KeyError", "warning: other scopes", "a note", "warningless"])
+
+    assert ["error", "warning", "info", "info"] == [line["log_level"] for line in lines]
 
 
 def test_lines_are_cut_however_the_chunks_fall() -> None:
