@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -13,10 +14,11 @@ from pathlib import Path
 from cms.sandbox.directory import CLIENT_ID
 from support import evidence
 from support.contrib import replaced
-from support.daemon import Daemon, daemons, settings_lines
+from support.daemon import Daemon, ask, daemons, settings_lines
 from support.fragments import shown
 from support.reachable import ALICE, Installation
 from support.servers import MAIL_UID, MailServers
+from support.waiting import until
 
 # As in all examples.
 USER = "user@domain.com"
@@ -60,9 +62,8 @@ class Person:
 
     def run(self, *command: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a program as the person, at home."""
-        done = self.broker.run(
-            "env", "-C", str(self.home), *command, stdin=stdin, **{**self.environment, **environment}
-        )
+        variables = [f"{name}={value}" for name, value in {**self.environment, **environment}.items()]
+        done = self.broker.run("env", "-C", str(self.home), *variables, *command, stdin=stdin)
         evidence.keep("output", done.stderr)
         return done
 
@@ -84,6 +85,15 @@ class Person:
         os.chown(new / subject.replace(" ", "-"), MAIL_UID, MAIL_UID)
         return subject
 
+    def outlive_pause(self) -> None:
+        """Wait until the token is old enough for cms to get another one: it has a second, whatever is asked of it."""
+
+        def aged() -> bool:
+            answer = json.loads(ask(self.socket, f"SMTP,json {USER}\n".encode()))
+            return bool(answer["expires_in"] <= self.servers.entra.token_life - 2)
+
+        until(aged, "the token to age")
+
     def logout(self) -> None:
         """Sign the account out."""
         done = self.broker.cms("logout", "-c", str(self.broker.config), USER)
@@ -102,8 +112,11 @@ def _give(*folders: Path) -> None:
 
 
 @contextmanager
-def person(installation: Installation, servers: MailServers) -> Iterator[Person]:
-    """Set up the README's configuration, start the daemon and sign in."""
+def person(installation: Installation, servers: MailServers, more: str = "") -> Iterator[Person]:
+    """Set up the README's configuration, start the daemon and sign in.
+
+    `more` are further directives; {sockets} in them is a folder that others can enter.
+    """
     for user in (USER, READER):
         servers.add_user(user)
     with daemons(installation) as make:
@@ -113,7 +126,8 @@ def person(installation: Installation, servers: MailServers) -> Iterator[Person]
             shown("README", "configuration"),
             **{"/run/user/1000": f"{broker.home}/run", f'user="{USER}"': f'user="{USER}"{there}'},
         )
-        broker.configure(settings_lines(broker.home, servers.entra) + configuration)
+        more = more.replace("{sockets}", str(broker.sockets))
+        broker.configure(settings_lines(broker.home, servers.entra) + configuration + more)
         broker.start()
         broker.sign_in(USER, servers.entra)
         yield Person(broker, servers)
