@@ -30,6 +30,7 @@ from cms.process import NotOurs, claimed, signals
 from cms.signin import METHODS, Flow, SignIns
 from cms.sockets import Loaded, Sockets, look_up
 from cms.status import MEMORY_WARNING, Daemon, Entry, Row, as_json, as_systemd, as_text, describe, exit_code
+from cms.tokenfiles import TokenFiles
 from cms.worker import WORKER_ARGV, Provider, SignInSession, Worker
 
 # How often the clocks are compared, and how much more the boot clock must have gone on to call it a suspend: trio's
@@ -166,6 +167,7 @@ class App(control.Commands):
         self._users: dict[str, list[str]] = {}
         self._provider = _Current()
         self._sockets = Sockets(lambda grant: self._kept[grant.key].keeper, lambda: self._names, options.clock)
+        self._files = TokenFiles(lambda grant: self._kept[grant.key].keeper, options.clock)
         self._signins = SignIns(
             self._sign_in,
             owner=os.geteuid(),
@@ -204,6 +206,7 @@ class App(control.Commands):
         if self._options.heed_signals:
             await nursery.start(self._heed)
         await nursery.start(self._sockets.run)
+        await nursery.start(self._files.run)
         await nursery.start(self._signins.run)
         self._provider.employ(await self._hire(self._opened(loaded.config)))
         self._change_over(loaded, opened)
@@ -253,6 +256,7 @@ class App(control.Commands):
         """Have every keeper look whether a try is worthwhile now."""
         for kept in self._kept.values():
             kept.keeper.wake()
+        self._files.wake()
 
     async def _tell_systemd(self) -> None:
         while True:
@@ -312,6 +316,7 @@ class App(control.Commands):
             self._signins.forget(gone.keeper.grant)
             del self._names[key]
         self._sockets.apply(loaded, opened)
+        self._files.apply(loaded.config.files)
         self._news.set()
 
     def _keep(self, grant: Grant) -> _Kept:
@@ -333,6 +338,7 @@ class App(control.Commands):
             return
         self._names[keeper.grant.key] = keeper.who
         self._news.set()
+        self._files.wake(keeper)
         if keeper.persisted is False:
             self._warn_of_memory()
         told = notice(before, after, self._name_of(keeper))
@@ -412,8 +418,9 @@ class App(control.Commands):
             self._clock.boot() - self._started,
             config.file,
             self._sockets.paths,
-            config.warnings,
+            (*config.warnings, *self._files.troubles),
             config.vault_key is not None and config.vault_key.kind == "memory",
+            self._files.paths,
         )
 
     def login(self, user: str, method: str) -> Flow | Result:

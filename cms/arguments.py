@@ -249,8 +249,8 @@ def permissions(name: str, value: Given) -> int:
 def file_permissions(name: str, value: Given) -> int:
     """Return permission bits of a file that is there to be read."""
     bits = _permission_bits(name, value)
-    if not bits & 0o444:
-        raise Mistake(f"{name}= lets nobody read the file", "0o600 is the owner's alone")
+    if not bits & 0o400:
+        raise Mistake(f"{name}= keeps the file from its own owner", "0o600 is the owner's alone")
     if bits & 0o022:
         raise Mistake(f"{name}= lets others write the file, and what they write is sent as a credential")
     return bits

@@ -120,6 +120,7 @@ class Daemon:
     sockets: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     memory_chosen: bool = False
+    files: tuple[str, ...] = ()
 
 
 def describe(entries: Sequence[Entry], now: float, wall: float) -> list[Row]:
@@ -210,6 +211,7 @@ def as_text(rows: Sequence[Row], daemon: Daemon | None = None) -> str:
 def _daemon_text(daemon: Daemon) -> str:
     lines = [f"cms {daemon.version}, process {daemon.pid}, up {duration(daemon.uptime)}, configuration {daemon.config}"]
     lines += [_wrapped("socket", path) for path in daemon.sockets]
+    lines += [_wrapped("token file", path) for path in daemon.files]
     lines += [_wrapped("warning", warning) for warning in daemon.warnings]
     return "\n".join(lines)
 

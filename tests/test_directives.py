@@ -442,7 +442,7 @@ class TestTokenFile:
             ("'/run/', a, 'SMTP'", "path= ends with a slash, and that is a folder"),
             ("'x', 'a', 'SMTP'", "account= takes what Office365_Account(...) returned, not a value of type str"),
             ("'x', a, 'GRAPH'", "protocol= is one of SMTP, IMAP, POP"),
-            ("'x', a, 'SMTP', 0o200", "mode= lets nobody read the file"),
+            ("'x', a, 'SMTP', 0o200", "mode= keeps the file from its own owner"),
             (
                 "'x', a, 'SMTP', 0o666",
                 "mode= lets others write the file, and what they write is sent as a credential",

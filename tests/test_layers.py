@@ -60,6 +60,7 @@ LADDER = {
         "cms.grants.keys",
         "cms.grants.imports",
         "cms.grants.vault",
+        "cms.grants.budget",
         "cms.grants.entra",
         "cms.grants.service",
         "cms.grants.desk",
@@ -78,6 +79,7 @@ LADDER = {
         "cms.signin",
         "cms.control",
         "cms.sockets",
+        "cms.tokenfiles",
         "cms.herald",
     ),
     "rung 3: composition": (
@@ -111,7 +113,7 @@ DEFERRED = {
 HOMES = {
     "msal": ("cms.grants.entra",),
     "requests": ("cms.grants.entra",),
-    "urllib3": ("cms.grants.entra",),
+    "urllib3": ("cms.grants.budget",),
     "keyring": ("cms.grants.keys",),
     "secretstorage": ("cms.grants.keys",),
     "cryptography": ("cms.grants.vault", "cms.grants.seals"),
