@@ -1,0 +1,189 @@
+"""`cms_oauth` as a library, against a daemon that follows a script: what it returns, asks and raises."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.scripted import Daemon
+
+import cms_oauth
+from cms_oauth import library, sasl, wire
+
+TOKEN = "eyJ0eXAi.T-o_k~e+n/" + "x" * 40
+OTHER = "eyJ0eXAi." + "y" * 40
+USER = "user@domain.com"
+XOAUTH2 = sasl.xoauth2(USER, TOKEN).encode()
+FRESH = sasl.xoauth2(USER, OTHER).encode()
+REFUSAL = json.dumps(wire.json_refusal("sign-in-required", f"nobody is signed in as {USER}", "log in", 42)).encode()
+
+Scripted = Callable[..., Daemon]
+
+
+@pytest.fixture
+def scripted(tmp_path: Path) -> Scripted:
+    """Make a daemon that gives these answers."""
+    return lambda *answers: Daemon(tmp_path / "cms.sock", *answers)
+
+
+def digest(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()[:16]
+
+
+def test_a_token(scripted: Scripted) -> None:
+    """A bare token for the user and the protocol that are named."""
+    with scripted(XOAUTH2) as daemon:
+        answer = cms_oauth.token(USER, protocol="IMAP", socket=daemon.path)
+
+    assert TOKEN == answer
+    assert [f"IMAP {USER}\n".encode()] == daemon.requests
+
+
+def test_the_only_account_and_the_usual_place(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without arguments: SMTP, for the only account, from where $CMS_SOCK says."""
+    with scripted(XOAUTH2) as daemon:
+        monkeypatch.setenv("CMS_SOCK", daemon.path)
+        answer = cms_oauth.token()
+
+    assert TOKEN == answer
+    assert [b"SMTP\n"] == daemon.requests
+
+
+def test_a_refused_token_is_named_by_its_hash(scripted: Scripted) -> None:
+    """And another one comes back; the same again is none."""
+    with scripted(FRESH, XOAUTH2) as daemon:
+        fresh = cms_oauth.token(USER, rejected=TOKEN, socket=daemon.path)
+        with pytest.raises(cms_oauth.TokenError) as caught:
+            cms_oauth.token(USER, rejected=TOKEN, socket=daemon.path)
+
+    assert OTHER == fresh
+    assert 2 * [f"SMTP,rejected={digest(TOKEN)} {USER}\n".encode()] == daemon.requests
+    assert "unavailable" == caught.value.code
+
+
+def test_an_error_has_all_that_the_daemon_said(scripted: Scripted) -> None:
+    """Code, message, hint, the pause, and the exit status that goes with the code."""
+    with scripted(b"", REFUSAL) as daemon, pytest.raises(cms_oauth.TokenError) as caught:
+        cms_oauth.token(USER, socket=daemon.path)
+
+    error = caught.value
+    assert ("sign-in-required", f"nobody is signed in as {USER}") == (error.code, error.message)
+    assert ("log in; cms tries again in 42 s", 42, 75) == (error.hint, error.retry_after, error.exit_code)
+    assert f"nobody is signed in as {USER} (sign-in-required) - log in; cms tries again in 42 s" == str(error)
+
+
+@pytest.mark.parametrize("pause", ["soon", -1, None])
+def test_a_pause_that_is_none_is_not_told(scripted: Scripted, pause: object) -> None:
+    """Whatever a later daemon sends there."""
+    refusal = json.dumps({"error": {"code": "of-tomorrow", "message": "no", "retry_after": pause}}).encode()
+    with scripted(b"", refusal) as daemon, pytest.raises(cms_oauth.TokenError) as caught:
+        cms_oauth.token(USER, socket=daemon.path)
+
+    assert (0, 75, "run: cms status") == (caught.value.retry_after, caught.value.exit_code, caught.value.hint)
+
+
+def test_no_daemon(tmp_path: Path) -> None:
+    """What the client says itself is raised as well."""
+    with pytest.raises(cms_oauth.TokenError) as caught:
+        cms_oauth.token(USER, socket=str(tmp_path / "none"))
+
+    assert ("no-daemon", 69, 0) == (caught.value.code, caught.value.exit_code, caught.value.retry_after)
+
+
+@pytest.mark.parametrize(("mechanism", "form"), [("XOAUTH2", sasl.xoauth2), ("OAUTHBEARER", sasl.oauthbearer)])
+def test_smtp_login(scripted: Scripted, mechanism: str, form: Callable[[str, str], str]) -> None:
+    """The credential at once or after an empty invitation; a refusal's reason is answered without it."""
+    with scripted(XOAUTH2) as daemon:
+        login = cms_oauth.Login(USER, mechanism=mechanism, socket=daemon.path)
+        answers = [login.smtp(), login.smtp(b""), login.smtp(b'{"status":"401"}')]
+
+    assert [form(USER, TOKEN), form(USER, TOKEN), sasl.closing_answer(mechanism)] == answers
+    assert 2 * [f"SMTP {USER}\n".encode()] == daemon.requests
+
+
+@pytest.mark.parametrize(("mechanism", "form"), [("XOAUTH2", sasl.xoauth2), ("OAUTHBEARER", sasl.oauthbearer)])
+def test_imap_login(scripted: Scripted, mechanism: str, form: Callable[[str, str], str]) -> None:
+    """As bytes, which is what imaplib encodes."""
+    with scripted(XOAUTH2) as daemon:
+        login = cms_oauth.Login(USER, mechanism=mechanism, socket=daemon.path)
+        answers = [login.imap(b""), login.imap(b'{"status":"400"}')]
+
+    assert [form(USER, TOKEN).encode(), sasl.closing_answer(mechanism).encode()] == answers
+    assert [f"IMAP {USER}\n".encode()] == daemon.requests
+
+
+def test_the_login_of_the_only_account_is_whose_it_is(scripted: Scripted) -> None:
+    """The credential names the account, though the program did not."""
+    with scripted(XOAUTH2) as daemon:
+        assert sasl.xoauth2(USER, TOKEN) == cms_oauth.Login(socket=daemon.path).smtp()
+
+
+def test_a_login_that_was_refused_gets_another_token_next_time(scripted: Scripted) -> None:
+    """Once: what is asked after that is an ordinary question again."""
+    with scripted(XOAUTH2, FRESH) as daemon:
+        login = cms_oauth.Login(USER, socket=daemon.path)
+        login.smtp()
+        login.rejected()
+        second = login.smtp()
+        login.smtp()
+
+    plain = f"SMTP {USER}\n".encode()
+    assert sasl.xoauth2(USER, OTHER) == second
+    assert [plain, f"SMTP,rejected={digest(TOKEN)} {USER}\n".encode(), plain] == daemon.requests
+
+
+def test_a_login_without_a_token_answers_nothing(scripted: Scripted) -> None:
+    """It raises before anything is sent to the mail server."""
+    with scripted(b"", REFUSAL) as daemon, pytest.raises(cms_oauth.TokenError):
+        cms_oauth.Login(USER, socket=daemon.path).smtp()
+
+
+def test_an_unknown_mechanism_is_refused() -> None:
+    """At once, and the known ones are named."""
+    with pytest.raises(ValueError, match="XOAUTH2, OAUTHBEARER"):
+        cms_oauth.Login(USER, mechanism="PLAIN")
+
+
+def test_no_token_is_shown(scripted: Scripted) -> None:
+    """Neither a login nor an error says one."""
+    with scripted(XOAUTH2) as daemon:
+        login = cms_oauth.Login(USER, socket=daemon.path)
+        login.smtp()
+        with pytest.raises(cms_oauth.TokenError) as caught:
+            cms_oauth.token(USER, rejected=TOKEN, socket=daemon.path)
+
+    assert f"Login({USER!r}, mechanism='XOAUTH2')" == repr(login)
+    assert TOKEN not in repr(caught.value) + str(caught.value)
+
+
+def test_the_package_offers_what_its_types_say() -> None:
+    """The stub that type checkers read names what is there, and nothing else."""
+    stub = ast.parse(Path(cms_oauth.__file__).with_suffix(".pyi").read_text())
+    typed = {alias.name for node in stub.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+
+    assert set(cms_oauth.__all__) == typed
+    for name in typed:
+        assert getattr(library, name) is getattr(cms_oauth, name)
+
+
+def test_the_package_has_nothing_else() -> None:
+    """A misspelt name is an AttributeError that names it."""
+    with pytest.raises(AttributeError, match="'cms_oauth' has no attribute 'tokens'"):
+        cms_oauth.tokens  # type: ignore[attr-defined] # noqa: B018 - to see what is said
+
+
+def test_importing_the_package_costs_nothing() -> None:
+    """What `cms-oauth` imports for every mail loads no module but itself; and nothing but the standard library later."""
+    program = (
+        "import sys; before = set(sys.modules); import cms_oauth; print(sorted(set(sys.modules) - before)); "
+        "cms_oauth.token; print(sorted({'click', 'platformdirs', 'trio', 'msal'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert ["['cms_oauth']", "[]"] == done.stdout.splitlines()
