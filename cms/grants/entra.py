@@ -5,7 +5,7 @@ MSAL is used so that none of its habits shows:
 - a fresh app for every call, so that its throttling layer never replays a failure of up to an hour ago as an answer;
 - `force_refresh`, so that a refused refresh token is never hidden behind an ageing access token;
 - discovery is ours, once per process, so that making an app needs no network and tells no config error from an outage;
-- HTTP is ours: timeouts, a bound on size, no cookies, no redirects, no netrc; it remembers status and Retry-After.
+- HTTP is ours: one deadline (`cms.grants.budget`), a bound on size, no cookies, no redirects, no netrc; it remembers status and Retry-After.
 
 Nothing that MSAL returns leaves but the access token, its lifetime, and who signed in; the cache goes to the vault.
 """
@@ -32,18 +32,11 @@ import msal
 import requests
 from msal.exceptions import MsalServiceError
 from requests.adapters import HTTPAdapter
-from urllib3.exceptions import NewConnectionError
-from urllib3.util.retry import Retry
 
 from cms.accounts import Grant, Scopes
 from cms.grants import catalogue
+from cms.grants.budget import POOLS, Budget
 from cms.lifecycle import Granted, Outcome, Refused, Transient, Trouble
-
-# Seconds to connect, and between two pieces of an answer.
-TIMEOUTS = (5.0, 20.0)
-
-# Seconds for one whole answer: an endless trickle of bytes keeps every read within its timeout.
-ANSWER_SECONDS = 22.0
 
 # A token answer has some 10 KB, a discovery document less.
 MAX_ANSWER = 1024 * 1024
@@ -120,11 +113,24 @@ def new_session() -> requests.Session:
     session = requests.Session()
     session.cookies.set_policy(_NoCookies())
     session.auth = _no_auth
-    # A second try to connect, as MSAL's own session makes; what was sent once is never sent twice.
-    # Retry-After is the keeper's to honour: urllib3 would hide the answer behind an exception of its own.
-    retries = Retry(total=1, connect=1, read=0, redirect=0, status=0, other=0, respect_retry_after_header=False)
-    session.mount("https://", HTTPAdapter(max_retries=retries, pool_maxsize=16))
+    # Nothing is tried twice: that is the keeper's to decide, and so is Retry-After.
+    session.mount("https://", _Adapter(pool_maxsize=16))
     return session
+
+
+class _Adapter(HTTPAdapter):
+    """Makes connections that keep to a budget."""
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = POOLS
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(proxy, **kwargs)
+        # A SOCKS proxy has a way of its own to connect, which is bounded by its timeouts alone.
+        if not proxy.lower().startswith("socks"):
+            manager.pool_classes_by_scheme = POOLS
+        return manager
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +145,10 @@ class Reply:
 class Http:
     """The HTTP client of one exchange. It remembers what MSAL does not tell."""
 
-    def __init__(self, session: requests.Session, ca: str | None, discovered: str, origin: str | None) -> None:
+    def __init__(
+        self, session: requests.Session, ca: str | None, discovered: str, origin: str | None, budget: Budget
+    ) -> None:
+        self.budget = budget
         self.status = 0
         self.retry_after = 0.0
         self.answered = 0.0
@@ -168,12 +177,13 @@ class Http:
                 "POST",
                 url,
                 self._ca,
+                self.budget,
                 params=params,
                 data=data,
                 headers={**(headers or {}), **self._origin},
             )
-        except requests.RequestException as error:
-            self.unsure = not _never_sent(error)
+        except requests.RequestException:
+            self.unsure = self.budget.reached
             raise
         self.answered = time.clock_gettime(time.CLOCK_BOOTTIME)
         self.status = reply.status_code
@@ -184,28 +194,38 @@ class Http:
         """Leave the session alone: it is shared."""
 
 
-def fetch(session: requests.Session, method: str, url: str, ca: str | None, **kwargs: Any) -> Reply:
+def fetch(session: requests.Session, method: str, url: str, ca: str | None, budget: Budget, **kwargs: Any) -> Reply:
     """Return one whole response. Raises requests' exceptions, and ValueError for one that does not end."""
-    # `ca` as an argument is final; None leaves room for REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE, then certifi.
-    deadline = time.monotonic() + ANSWER_SECONDS
-    with session.request(
-        method, url, timeout=TIMEOUTS, verify=ca, allow_redirects=False, stream=True, **kwargs
-    ) as response:
-        body = b""
-        for chunk in response.iter_content(16 * 1024):
-            body += chunk
-            if len(body) > MAX_ANSWER:
-                raise ValueError("an answer without end")
-            if time.monotonic() > deadline:
-                raise requests.ReadTimeout("an answer that takes too long")
-        return Reply(response.status_code, body.decode(errors="replace"), response.headers)
+    seconds = budget.left
+    if not seconds:
+        budget.reached = False
+        raise requests.Timeout("no time left to ask")
+    try:
+        # `ca` as an argument is final; None leaves room for REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE, then certifi.
+        with (
+            budget.spend(),
+            session.request(
+                method, url, timeout=seconds, verify=ca, allow_redirects=False, stream=True, **kwargs
+            ) as response,
+        ):
+            reply = Reply(response.status_code, _body(response), response.headers)
+    except requests.RequestException:
+        if budget.left:
+            raise
+        # However the connection has put it, it was shut.
+        raise requests.Timeout("an answer that takes too long") from None
+    if budget.cut:
+        raise requests.Timeout("an answer that was cut off")
+    return reply
 
 
-def _never_sent(error: requests.RequestException) -> bool:
-    if isinstance(error, requests.ConnectTimeout | requests.exceptions.SSLError | requests.exceptions.ProxyError):
-        return True
-    reason = getattr(error.args[0], "reason", None) if error.args else None
-    return isinstance(reason, NewConnectionError)
+def _body(response: requests.Response) -> str:
+    body = b""
+    for chunk in response.iter_content(16 * 1024):
+        body += chunk
+        if len(body) > MAX_ANSWER:
+            raise ValueError("an answer without end")
+    return body.decode(errors="replace")
 
 
 def retry_after(headers: Mapping[str, str], now: Callable[[], float] = time.time) -> float:
@@ -228,7 +248,7 @@ class Discovery:
         self._lock = threading.Lock()
         self._known: dict[str, Future[Reply]] = {}
 
-    def of(self, authority: str) -> Reply:
+    def of(self, authority: str, budget: Budget) -> Reply:
         """Return the document, or whatever the server said instead. Raises what `fetch` raises."""
         with self._lock:
             future = self._known.get(authority)
@@ -236,13 +256,17 @@ class Discovery:
             if future is None:
                 future = self._known[authority] = Future()
         if first:
-            self._fetch(authority, future)
-        return future.result()
+            self._fetch(authority, future, budget)
+        try:
+            return future.result(budget.left)
+        except TimeoutError:
+            raise requests.Timeout("another thread's question takes too long") from None
 
-    def _fetch(self, authority: str, future: Future[Reply]) -> None:
+    def _fetch(self, authority: str, future: Future[Reply], budget: Budget) -> None:
         """Settle the future; those who wait share a failure, those who come later try anew."""
         try:
-            reply = fetch(self._session, "GET", f"{authority}/v2.0/.well-known/openid-configuration", self._ca)
+            url = f"{authority}/v2.0/.well-known/openid-configuration"
+            reply = fetch(self._session, "GET", url, self._ca, budget)
         except BaseException as error:  # noqa: BLE001 - passed on to every thread that waits for it
             del self._known[authority]
             future.set_exception(error)
@@ -324,16 +348,17 @@ class Entra:
         return _begin_device(call, claims)
 
     def _call(self, grant: Grant, secret: str, cache: str = "") -> Call | Outcome:
-        """Return a fresh MSAL app over the cache, or why there can be none now."""
+        """Return a fresh MSAL app over the cache, and one budget for all that is asked, or why there is none now."""
+        budget = Budget()
         try:
-            reply = self._discovery.of(grant.authority)
+            reply = self._discovery.of(grant.authority, budget)
         except OSError as error:
             return Transient(_network_trouble(error, grant))
         except ValueError:
             return Transient(_garbage(grant))
         if not is_discovery(reply):
             return _no_discovery(reply, grant)
-        return Call(grant, secret, cache, Http(self._session, self._ca, reply.text, grant.origin))
+        return Call(grant, secret, cache, Http(self._session, self._ca, reply.text, grant.origin, budget))
 
     def _compare(self, grant: Grant, scopes: Scopes, result: Mapping[str, Any]) -> None:
         """Warn once where the server grants other scopes than were asked for: MSAL and we think of it by those."""
@@ -401,6 +426,10 @@ class Call:
             http_cache=self._replies,
             app_name="cms",
         )
+
+    def renew(self) -> None:
+        """Begin another exchange: time has passed, for a person."""
+        self.http.budget = Budget()
 
     def ask(self, question: Callable[[], Any], who: str = "") -> dict[str, Any] | Outcome:
         """Return MSAL's result that holds a token, or the outcome of what happened instead."""
@@ -543,6 +572,7 @@ class CodeFlow:
         """Redeem the code that the redirect brought."""
         if fields.get("state") != self.state or not (fields.get("code") or fields.get("error")):
             return Answer(Refused(_foreign(self._call.grant)))
+        self._call.renew()
         result = self._call.ask(
             lambda: self._call.app.acquire_token_by_auth_code_flow(
                 dict(self._flow), dict(fields), scopes=list(self._scopes) or None
@@ -604,6 +634,7 @@ class DeviceFlow:
             pending = answer.get("error") in ("authorization_pending", "slow_down")
             return answer
 
+        self._call.renew()
         result = self._call.ask(once)
         if pending or isinstance(result, Transient):
             return None

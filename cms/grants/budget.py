@@ -1,0 +1,152 @@
+"""The time that one exchange with a provider may take in all, and connections that keep to it.
+
+requests bounds each attempt to connect and each read. An exchange can have any number of both: a name with many dead
+addresses, a server that drips one byte at a time; and asking for a name has no bound at all. A `Budget` is one deadline
+for everything. Names and addresses are tried within it, and when it is over the connection is shut, whatever it is doing.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from typing import Any, TypeAlias
+
+from urllib3.connection import HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
+
+# Seconds. A grant as a whole has 25: this leaves some for the vault and its key.
+EXCHANGE_SECONDS = 20.0
+
+_Address: TypeAlias = tuple[Any, ...]
+
+
+class Budget:
+    """The deadline of one exchange, from now. Its requests are made one after the other, in one thread."""
+
+    def __init__(self) -> None:
+        self._deadline = time.monotonic() + EXCHANGE_SECONDS
+        # Whether the last request may have reached the server: false only while its connection was being made.
+        self.reached = True
+        # Whether a connection was shut: what it brought may look whole, and not be.
+        self.cut = False
+        self._lock = threading.Lock()
+        self._guarded: socket.socket | None = None
+
+    @property
+    def left(self) -> float:
+        """Return the seconds that are left, 0 for none."""
+        return max(0.0, self._deadline - time.monotonic())
+
+    @contextmanager
+    def spend(self) -> Iterator[None]:
+        """Let the connections that this thread uses in the block end with the budget."""
+        timer = threading.Timer(self.left, self._shut)
+        timer.daemon = True
+        timer.start()
+        token = _CURRENT.set(self)
+        try:
+            yield
+        finally:
+            _CURRENT.reset(token)
+            timer.cancel()
+            self._watch(None)
+
+    def guard(self, sock: socket.socket) -> None:
+        """Shut this connection when the budget is over."""
+        # A descriptor of its own: TLS takes the socket object's away, and a closed one's number may be another's.
+        self._watch(socket.fromfd(sock.fileno(), sock.family, sock.type))
+        if not self.left:
+            self._shut()
+
+    def _watch(self, sock: socket.socket | None) -> None:
+        with self._lock:
+            if self._guarded:
+                self._guarded.close()
+            self._guarded = sock
+
+    def _shut(self) -> None:
+        with self._lock, suppress(OSError):
+            if self._guarded:
+                self.cut = True
+                self._guarded.shutdown(socket.SHUT_RDWR)
+
+    def dial(self, host: str, port: int, options: Any) -> socket.socket:
+        """Return a connection. Each address gets a fair share of what is left. Raises OSError."""
+        addresses = _resolve(host, port, self.left)
+        failure = OSError("there is no address")
+        for place, (family, kind, protocol, _, address) in enumerate(addresses):
+            sock = socket.socket(family, kind, protocol)
+            try:
+                for option in options or ():
+                    sock.setsockopt(*option)
+                sock.settimeout(self.left / (len(addresses) - place))
+                sock.connect(address)
+            except OSError as error:
+                sock.close()
+                failure = error
+            else:
+                sock.settimeout(self.left)
+                return sock
+        raise failure
+
+
+# The budget that this thread is spending.
+_CURRENT: ContextVar[Budget] = ContextVar("budget")
+
+
+def _resolve(host: str, port: int, seconds: float) -> list[_Address]:
+    """Return a host's addresses. Raises what getaddrinfo raises, and TimeoutError: that has no deadline of its own."""
+    answer: Future[list[_Address]] = Future()
+
+    def ask() -> None:
+        try:
+            answer.set_result(socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM))
+        except Exception as error:  # noqa: BLE001 - raised again in the thread that waits
+            answer.set_exception(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    return answer.result(seconds)
+
+
+class Connection(HTTPSConnection):
+    """A connection that keeps to the budget of the thread that uses it."""
+
+    def connect(self) -> None:
+        budget = _CURRENT.get()
+        budget.reached = False
+        super().connect()
+        budget.reached = True
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        # One that was kept from an earlier exchange is new to this one's budget.
+        _CURRENT.get().guard(self.sock)
+        super().request(*args, **kwargs)
+
+    def _new_conn(self) -> socket.socket:
+        """Return a socket, or raise what urllib3 expects of this."""
+        budget = _CURRENT.get()
+        try:
+            sock = budget.dial(self._dns_host, self.port, self.socket_options)
+        except socket.gaierror as error:
+            raise NameResolutionError(self.host, self, error) from error
+        except TimeoutError as error:
+            raise ConnectTimeoutError(self, f"no connection to {self.host} in time") from error
+        except OSError as error:
+            raise NewConnectionError(self, f"no connection to {self.host}: {error}") from error
+        budget.guard(sock)
+        return sock
+
+
+class Pool(HTTPSConnectionPool):
+    """Connections to one host."""
+
+    ConnectionCls = Connection
+
+
+POOLS = {"http": HTTPConnectionPool, "https": Pool}
