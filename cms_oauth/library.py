@@ -5,8 +5,8 @@
     token = cms_oauth.token("user@domain.com", protocol="IMAP")
 
     login = cms_oauth.Login("user@domain.com")
-    smtp.auth("XOAUTH2", login.smtp)
-    imap.authenticate("XOAUTH2", login.imap)
+    smtp.auth("XOAUTH2", login.smtp())
+    imap.authenticate("XOAUTH2", login.imap())
 
 Ask for each connection anew and keep no token: cms has a fresh one at any time, and answers at once. A call blocks for
 10 s at most; a program with an event loop makes it in a thread.
@@ -55,12 +55,34 @@ def token(user: str = "", protocol: str = "SMTP", *, rejected: str = "", socket:
     return _fetch(user, protocol, rejected, socket).token
 
 
-class Login:
-    """Logs one account in: `smtp` is for `smtplib.SMTP.auth`, `imap` for `imaplib.IMAP4.authenticate`.
+class SmtpAnswers:
+    """What `smtplib.SMTP.auth` calls: answers one submission server, with one token."""
 
-    Both fetch a token when the server is ready for it, and raise TokenError when there is none; nothing has been sent
-    then. `mechanism` is XOAUTH2 or OAUTHBEARER and must be the one that the server is told. An instance does for any
-    number of connections, one after the other.
+    def __init__(self, mechanism: str, credential: main.Credential) -> None:
+        self._mechanism = mechanism
+        self._credential = credential
+
+    def __call__(self, challenge: bytes | None = None, /) -> str:
+        return _answer(self._mechanism, self._credential, challenge)
+
+
+class ImapAnswers:
+    """What `imaplib.IMAP4.authenticate` calls: answers one IMAP server, with one token."""
+
+    def __init__(self, mechanism: str, credential: main.Credential) -> None:
+        self._mechanism = mechanism
+        self._credential = credential
+
+    def __call__(self, challenge: bytes, /) -> bytes:
+        return _answer(self._mechanism, self._credential, challenge).encode()
+
+
+class Login:
+    """Logs one account in: `smtp()` is for `smtplib.SMTP.auth`, `imap()` for `imaplib.IMAP4.authenticate`.
+
+    Both fetch a token, and raise TokenError when there is none, before the server has been told anything: imaplib
+    would hang in the middle of a login. `mechanism` is XOAUTH2 or OAUTHBEARER and must be the one that the server is
+    told. An instance does for any number of connections, one after the other.
     """
 
     def __init__(self, user: str = "", *, mechanism: str = "XOAUTH2", socket: str = "") -> None:
@@ -75,25 +97,29 @@ class Login:
     def __repr__(self) -> str:
         return f"Login({self.user!r}, mechanism={self.mechanism!r})"
 
-    def smtp(self, challenge: bytes | None = None, /) -> str:
-        """Answer a submission server."""
-        return self._answer("SMTP", challenge)
+    def smtp(self) -> SmtpAnswers:
+        """Return what answers one submission server."""
+        return SmtpAnswers(self.mechanism, self._fetched("SMTP"))
 
-    def imap(self, challenge: bytes, /) -> bytes:
-        """Answer an IMAP server."""
-        return self._answer("IMAP", challenge).encode()
+    def imap(self) -> ImapAnswers:
+        """Return what answers one IMAP server."""
+        return ImapAnswers(self.mechanism, self._fetched("IMAP"))
 
     def rejected(self) -> None:
         """Say that the server refused the last login: the next one gets another token, as `token(rejected=)` does."""
         self._refused = self._used
 
-    def _answer(self, protocol: str, challenge: bytes | None) -> str:
-        """Answer the invitation to begin, which is empty, with the credential; the reason of a refusal without it."""
-        if challenge:
-            return sasl.closing_answer(self.mechanism)
+    def _fetched(self, protocol: str) -> main.Credential:
         credential = _fetch(self.user, protocol, self._refused, self._socket)
         self._used, self._refused = credential.token, ""
-        return _FORMS[self.mechanism](credential.user, credential.token)
+        return credential
+
+
+def _answer(mechanism: str, credential: main.Credential, challenge: bytes | None) -> str:
+    """Answer the invitation to begin, which is empty, with the credential; the reason of a refusal without it."""
+    if challenge:
+        return sasl.closing_answer(mechanism)
+    return _FORMS[mechanism](credential.user, credential.token)
 
 
 def _fetch(user: str, protocol: str, rejected: str, socket: str) -> main.Credential:

@@ -96,32 +96,35 @@ def test_no_daemon(tmp_path: Path) -> None:
     assert ("no-daemon", 69, 0) == (caught.value.code, caught.value.exit_code, caught.value.retry_after)
 
 
-@pytest.mark.parametrize(("mechanism", "form"), [("XOAUTH2", sasl.xoauth2), ("OAUTHBEARER", sasl.oauthbearer)])
+FORMS = pytest.mark.parametrize(("mechanism", "form"), [("XOAUTH2", sasl.xoauth2), ("OAUTHBEARER", sasl.oauthbearer)])
+
+
+@FORMS
 def test_smtp_login(scripted: Scripted, mechanism: str, form: Callable[[str, str], str]) -> None:
     """The credential at once or after an empty invitation; a refusal's reason is answered without it."""
     with scripted(XOAUTH2) as daemon:
-        login = cms_oauth.Login(USER, mechanism=mechanism, socket=daemon.path)
-        answers = [login.smtp(), login.smtp(b""), login.smtp(b'{"status":"401"}')]
+        answer = cms_oauth.Login(USER, mechanism=mechanism, socket=daemon.path).smtp()
 
-    assert [form(USER, TOKEN), form(USER, TOKEN), sasl.closing_answer(mechanism)] == answers
-    assert 2 * [f"SMTP {USER}\n".encode()] == daemon.requests
+    assert [form(USER, TOKEN), form(USER, TOKEN)] == [answer(), answer(b"")]
+    assert sasl.closing_answer(mechanism) == answer(b'{"status":"401"}')
+    assert [f"SMTP {USER}\n".encode()] == daemon.requests
 
 
-@pytest.mark.parametrize(("mechanism", "form"), [("XOAUTH2", sasl.xoauth2), ("OAUTHBEARER", sasl.oauthbearer)])
+@FORMS
 def test_imap_login(scripted: Scripted, mechanism: str, form: Callable[[str, str], str]) -> None:
     """As bytes, which is what imaplib encodes."""
     with scripted(XOAUTH2) as daemon:
-        login = cms_oauth.Login(USER, mechanism=mechanism, socket=daemon.path)
-        answers = [login.imap(b""), login.imap(b'{"status":"400"}')]
+        answer = cms_oauth.Login(USER, mechanism=mechanism, socket=daemon.path).imap()
 
-    assert [form(USER, TOKEN).encode(), sasl.closing_answer(mechanism).encode()] == answers
+    assert form(USER, TOKEN).encode() == answer(b"")
+    assert sasl.closing_answer(mechanism).encode() == answer(b'{"status":"400"}')
     assert [f"IMAP {USER}\n".encode()] == daemon.requests
 
 
 def test_the_login_of_the_only_account_is_whose_it_is(scripted: Scripted) -> None:
     """The credential names the account, though the program did not."""
     with scripted(XOAUTH2) as daemon:
-        assert sasl.xoauth2(USER, TOKEN) == cms_oauth.Login(socket=daemon.path).smtp()
+        assert sasl.xoauth2(USER, TOKEN) == cms_oauth.Login(socket=daemon.path).smtp()()
 
 
 def test_a_login_that_was_refused_gets_another_token_next_time(scripted: Scripted) -> None:
@@ -134,14 +137,15 @@ def test_a_login_that_was_refused_gets_another_token_next_time(scripted: Scripte
         login.smtp()
 
     plain = f"SMTP {USER}\n".encode()
-    assert sasl.xoauth2(USER, OTHER) == second
+    assert sasl.xoauth2(USER, OTHER) == second()
     assert [plain, f"SMTP,rejected={digest(TOKEN)} {USER}\n".encode(), plain] == daemon.requests
 
 
-def test_a_login_without_a_token_answers_nothing(scripted: Scripted) -> None:
-    """It raises before anything is sent to the mail server."""
+@pytest.mark.parametrize("protocol", ["smtp", "imap"])
+def test_a_login_without_a_token_answers_nothing(scripted: Scripted, protocol: str) -> None:
+    """It raises before there is anything that a library could call in the middle of its dialogue."""
     with scripted(b"", REFUSAL) as daemon, pytest.raises(cms_oauth.TokenError):
-        cms_oauth.Login(USER, socket=daemon.path).smtp()
+        getattr(cms_oauth.Login(USER, socket=daemon.path), protocol)()
 
 
 def test_an_unknown_mechanism_is_refused() -> None:
@@ -154,12 +158,12 @@ def test_no_token_is_shown(scripted: Scripted) -> None:
     """Neither a login nor an error says one."""
     with scripted(XOAUTH2) as daemon:
         login = cms_oauth.Login(USER, socket=daemon.path)
-        login.smtp()
+        answers = [login.smtp(), login.imap()]
         with pytest.raises(cms_oauth.TokenError) as caught:
             cms_oauth.token(USER, rejected=TOKEN, socket=daemon.path)
 
     assert f"Login({USER!r}, mechanism='XOAUTH2')" == repr(login)
-    assert TOKEN not in repr(caught.value) + str(caught.value)
+    assert TOKEN not in repr(caught.value) + str(caught.value) + repr(answers)
 
 
 def test_the_package_offers_what_its_types_say() -> None:
