@@ -29,7 +29,18 @@ from cms.notices import notice
 from cms.process import NotOurs, claimed, signals
 from cms.signin import METHODS, Flow, SignIns
 from cms.sockets import Loaded, Sockets, look_up
-from cms.status import MEMORY_WARNING, Daemon, Entry, Row, as_json, as_systemd, as_text, describe, exit_code
+from cms.status import (
+    MEMORY_WARNING,
+    Daemon,
+    Entry,
+    Row,
+    as_json,
+    as_systemd,
+    as_text,
+    describe,
+    exit_code,
+    length_warning,
+)
 from cms.tokenfiles import TokenFiles
 from cms.worker import WORKER_ARGV, Provider, SignInSession, Worker
 
@@ -181,6 +192,8 @@ class App(control.Commands):
         self._news = trio.Event()
         self._reloading = trio.Lock()
         self._said_memory = False
+        # Whose long tokens have been told.
+        self._said_long: set[tuple[str, Scopes]] = set()
 
     async def run(self, *, task_status: trio.TaskStatus[App] = trio.TASK_STATUS_IGNORED) -> None:
         """Live until told to stop. Raises ConfigError or ListenError if it cannot start."""
@@ -332,7 +345,7 @@ class App(control.Commands):
 
     # What happens to a grant.
 
-    def _on_change(self, keeper: Keeper, _scopes: Scopes, before: Life, after: Life) -> None:
+    def _on_change(self, keeper: Keeper, scopes: Scopes, before: Life, after: Life) -> None:
         if keeper.grant.key not in self._kept:
             # A reload has taken the account away while its answer was on the way.
             return
@@ -341,6 +354,7 @@ class App(control.Commands):
         self._files.wake(keeper)
         if keeper.persisted is False:
             self._warn_of_memory()
+        self._warn_of_length(keeper, scopes, after)
         told = notice(before, after, self._name_of(keeper))
         if told:
             herald.tell(told)
@@ -349,6 +363,12 @@ class App(control.Commands):
         if not self._said_memory:
             self._said_memory = True
             log.warning(MEMORY_WARNING)
+
+    def _warn_of_length(self, keeper: Keeper, scopes: Scopes, life: Life) -> None:
+        warning, whose = length_warning(life), (keeper.grant.key, scopes)
+        if warning and whose not in self._said_long:
+            self._said_long.add(whose)
+            log.warning(warning, account=self._name_of(keeper))
 
     def _warn_of_loss(self) -> None:
         """Another worker begins with what the vault has: say whose sign-in was only in the memory of the last one."""

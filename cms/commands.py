@@ -18,7 +18,7 @@ import click
 from cms import login as terminal
 from cms import moving, process, remote
 from cms.accounts import Account, registration_of
-from cms.config import Config, ConfigError, SocketSpec
+from cms.config import Config, ConfigError, FileSpec, SocketSpec
 from cms.config import load as load_config
 from cms.grants.messages import Place
 from cms.main import VALUES, Run, run_anew
@@ -196,12 +196,27 @@ def status(as_json: bool, check: bool) -> int:
 @cms.command()
 @_config_option
 def check(config: str) -> int:
-    """Read the configuration, say what it means, and start nothing."""
+    """Read the configuration, say what it means, and start nothing.
+
+    A daemon that runs with this configuration is asked what it warns of.
+    """
     found = load_config(_config_path(config))
     _say("\n".join(summary(found)))
-    for warning in found.warnings:
+    for warning in (*found.warnings, *_running_warnings(found.file)):
         _complain(f"warning: {warning}")
     return 0
+
+
+def _running_warnings(file: str) -> list[str]:
+    """Return what the tokens that a daemon holds are warned about, if one runs with this configuration file."""
+    try:
+        with _connect() as found:
+            status = found.ask("status").get("json", {})
+    except NoDaemon:
+        return []
+    if os.path.realpath(status.get("daemon", {}).get("config", "")) != os.path.realpath(file):
+        return []
+    return [f"{row['user'] or 'an account'}: {row['warning']}" for row in status["accounts"] if row.get("warning")]
 
 
 @cms.command()
@@ -268,6 +283,7 @@ def summary(config: Config) -> list[str]:
         f"{config.file}: good",
         *(_account_line(account) for account in config.accounts),
         *(_socket_line(spec) for spec in config.sockets),
+        *(_file_line(spec) for spec in config.files),
         f"vault key: {key}",
     ]
 
@@ -276,7 +292,7 @@ def _account_line(account: Account) -> str:
     known = registration_of(account.grant.client_id)
     whose = f"{known.name}'s application: {known.caveat}" if known else f"application {account.grant.client_id}"
     protocols = ", ".join(account.scopes) or "no protocol"
-    return f"account {account.user or '(whoever signs in)'}: {protocols}; signs in by {account.grant.sign_in}, with {whose}"
+    return f"account {_name(account)}: {protocols}; signs in by {account.grant.sign_in}, with {whose}"
 
 
 def _socket_line(spec: SocketSpec) -> str:
@@ -284,10 +300,20 @@ def _socket_line(spec: SocketSpec) -> str:
     limited = spec.users is not None or spec.groups is not None
     who = ", ".join(["its owner", "root", *named]) if limited else "whoever its mode lets in"
     group = f", group {spec.group}" if spec.group else ""
-    users = ", ".join(account.user or "(whoever signs in)" for account in spec.accounts)
-    return (
-        f"socket {spec.path}: mode {spec.mode:04o}{group}; for {who}; serves {users} with {', '.join(spec.protocols)}"
-    )
+    users = ", ".join(_name(account) for account in spec.accounts)
+    what = "Postfix table" if spec.speaks == "postfix" else "socket"
+    default = f", by host {_name(spec.default)}" if spec.default else ""
+    served = f"serves {users} with {', '.join(spec.protocols)}{default}"
+    return f"{what} {spec.path}: mode {spec.mode:04o}{group}; for {who}; {served}"
+
+
+def _file_line(spec: FileSpec) -> str:
+    end = " and a newline" if spec.newline else ""
+    return f"token file {spec.path}: mode {spec.mode:04o}; the {spec.protocol} token of {_name(spec.account)}{end}"
+
+
+def _name(account: Account) -> str:
+    return account.user or "(whoever signs in)"
 
 
 def main(arguments: Sequence[str]) -> int:

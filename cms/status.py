@@ -35,6 +35,10 @@ STATES = {
 # Exit codes that monitoring systems of the Nagios family understand.
 OK, WARNING, CRITICAL, UNKNOWN = range(4)
 
+# exim takes 4,090 characters of base64 as a credential, and msmtp and neomutt about as many: that is this many bytes of
+# token beside the user's name.
+LONG_TOKEN = 3000
+
 MEMORY_WARNING = (
     "sign-ins are kept in MEMORY ONLY: when cms or its worker ends, everybody has to sign in again; "
     "Vault(key=...) in the configuration names a place for a key"
@@ -94,7 +98,8 @@ class Problem:
 class Row:
     """One token of one account. `usable` says whether a client is given one now, `state` is a word of `STATES`.
 
-    `next_move` says whose move it is and the command, "" when nobody has to do anything.
+    `next_move` says whose move it is and the command, "" when nobody has to do anything. `warning` is what may go wrong
+    although all is well with the token.
     """
 
     user: str
@@ -107,6 +112,7 @@ class Row:
     persisted: bool | None
     key_from: str
     signing_in: str
+    warning: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +154,18 @@ def _row(entry: Entry, protocols: tuple[str, ...], life: Life, now: float, wall:
         entry.persisted,
         entry.key_from,
         entry.signing_in,
+        length_warning(life),
+    )
+
+
+def length_warning(life: Life) -> str:
+    """Return what to say of a token that mail programs may not take for its length, "" for any other."""
+    size = len(life.held.secret) if life.held else 0
+    if size <= LONG_TOKEN:
+        return ""
+    return (
+        f"the token has {size} bytes, and exim, msmtp and neomutt fail with more than about {LONG_TOKEN}: permissions of"
+        " the application and group claims make tokens long (docs/configuration.md, Long tokens)"
     )
 
 
@@ -222,6 +240,7 @@ def _row_text(row: Row) -> str:
         ("token", _token_text(row)),
         *_problem_fields(row.problem),
         ("sign-in", _sign_in_text(row)),
+        ("warning", row.warning),
         ("next move", row.next_move),
     ]
     head = f"{_printable(row.user) or '(whoever signs in)'}: {row.state}"

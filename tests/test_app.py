@@ -21,17 +21,17 @@ from support.app_world import MAIL, World, account, read
 from support.trio_run import FakeClock, in_trio, in_trio_jumps, jump, until
 
 from cms import app as module
-from cms import listener, process, worker
+from cms import listener, process, socketmap, worker
 from cms.accounts import Source
 from cms.app import App
-from cms.config import ConfigError
+from cms.config import ConfigError, FileSpec
 from cms.control import Result
 from cms.grants.messages import Prompt
 from cms.lifecycle import Granted, Life, NeedsSignIn, Outcome, Refused, Trouble
 from cms.listener import ListenError
 from cms.signin import Flow
 from cms.sockets import Sockets
-from cms.status import MEMORY_WARNING
+from cms.status import LONG_TOKEN, MEMORY_WARNING
 
 GRAPH = ("https://graph.microsoft.com/Mail.Send",)
 
@@ -215,6 +215,73 @@ async def test_a_sign_in_serves_at_once(world: World) -> None:
     assert ("", "signing-in", True) == (refused, waits, worked)
     assert answer.startswith("token-")
     assert '{"a":1}' == (world.folder / "state" / "claims").read_text().strip()
+
+
+@in_trio
+async def test_a_long_token_is_told_once(world: World) -> None:
+    """In the log when it comes first, in the status as long as it is held."""
+    with capture_logs() as lines:
+        async with world.daemon() as app:
+            await until_settled(app)
+            keeper = app._kept[world.accounts[0].grant.key].keeper
+            for secret in ("x" * (LONG_TOKEN + 1), "y" * (LONG_TOKEN + 2)):
+                keeper.signed_in(MAIL, Granted(secret, app._clock.boot(), 3600.0))
+            status = app.status()
+
+    assert 1 == len([event for event in events(lines) if f"the token has {LONG_TOKEN + 1} bytes" in event])
+    assert f"the token has {LONG_TOKEN + 2} bytes" in status.extra["json"]["accounts"][0]["warning"]
+
+
+@in_trio
+async def test_a_token_file_follows_its_account(world: World, tmp_path: Path) -> None:
+    """It has the account's token, goes with a sign-out, comes and goes with a reload and with the daemon."""
+    path = tmp_path / "token"
+    spec = FileSpec(str(path), world.accounts[0], "SMTP", 0o600, False, 1)
+    world.files = [spec]
+    async with world.daemon() as app:
+        await until(path.exists)
+        served, shown = path.read_text(), await world.ask()
+        text = app.status().extra["text"]
+        await app.logout("")
+        await until(lambda: not path.exists())
+        await app.refresh("")
+        await until(path.exists)
+        world.files = []
+        await app.reload()
+        await until(lambda: not path.exists())
+        world.files = [spec]
+        await app.reload()
+        await until(path.exists)
+
+    assert (served, False) == (shown, path.exists())
+    assert str(path) in text
+
+
+@in_trio
+async def test_a_token_file_that_cannot_be_kept_is_in_the_status(world: World, tmp_path: Path) -> None:
+    """Beside the configuration's own warnings."""
+    (tmp_path / "taken").mkdir()
+    world.files = [FileSpec(str(tmp_path / "taken"), world.accounts[0], "SMTP", 0o600, False, 1)]
+    async with world.daemon() as app:
+        await until(lambda: app._files.troubles)
+        text = " ".join(app.status().extra["text"].split())
+
+    assert f"the token file {tmp_path}/taken cannot be kept" in text
+
+
+@in_trio
+async def test_a_postfix_table_is_a_socket_like_others(world: World) -> None:
+    """It is served, and a reload that makes a token socket of it leaves no moment without one."""
+    world.sockets = {"cms.sock": {"speaks": "postfix"}}
+    async with world.daemon() as app:
+        await until_settled(app)
+        async with world.client(socketmap.query("cms", "smtp.office365.com")) as stream:
+            said = bytes(await stream.receive_some())
+        world.sockets = {"cms.sock": {}}
+        await app.reload()
+        token = await world.ask()
+
+    assert socketmap.found("a@example.test", token) == said
 
 
 @in_trio

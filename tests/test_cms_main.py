@@ -390,6 +390,8 @@ own = Office365_Account(user="b@example.test", client_id="11111111-2222-3333-444
 account = Office365_Account(user="a@example.test")
 CredentialServer("{home}/open.sock", accounts=[account, own], protocols=["SMTP", "IMAP"], mode=0o666)
 CredentialServer("{home}/users.sock", accounts=[account], users=["root"], groups=["root"], group="root")
+PostfixTable("{home}/postfix.sock", accounts=[account], default=account)
+TokenFile("{home}/token", account, "IMAP", mode=0o640, newline=True)
 MailDir("x")
 Vault(key=File("{home}/key"))
 """
@@ -403,7 +405,24 @@ Vault(key=File("{home}/key"))
     assert "mode 0666; for whoever its mode lets in; serves a@example.test, b@example.test with SMTP, IMAP" in out
     assert "group root; for its owner, root, user root, group root" in out
     assert f"vault key: file {home}/key" in out
+    table = f"Postfix table {home}/postfix.sock: mode 0600; for whoever its mode lets in; serves a@example.test"
+    assert f"{table} with SMTP, by host a@example.test" in out
+    assert f"token file {home}/token: mode 0640; the IMAP token of a@example.test and a newline" in out
     assert "warning:" in err
+
+
+@pytest.mark.parametrize(("config", "told"), [("cms.cfg", True), ("other.cfg", False)])
+def test_check_says_what_the_running_daemon_warns_of(
+    home: Path, configured: Path, capsys: pytest.CaptureFixture[str], config: str, told: bool
+) -> None:
+    """Of the tokens that it holds now, if it runs with the very file that is checked."""
+    rows = [{"user": "a@example.test", "warning": "the token is long"}, {"user": "", "warning": ""}]
+    status = done(json={"daemon": {"config": str(configured.parent / config)}, "accounts": rows})
+    with daemon(home, status) as asked:
+        code = main.main(["check"])
+
+    assert (0, [{"command": "status"}]) == (code, asked)
+    assert told == ("warning: a@example.test: the token is long" in capsys.readouterr().err)
 
 
 def test_check_finds_the_configuration_before_the_command_too(configured: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from cms.lifecycle import Failing, Life, NeedsSignIn, Refused, Token, Transient,
 from cms.status import (
     CRITICAL,
     JSON_VERSION,
+    LONG_TOKEN,
     OK,
     STATES,
     UNKNOWN,
@@ -81,6 +82,17 @@ def row_of(name: str) -> Row:
 def test_each_state_has_its_word(name: str) -> None:
     """The state is one word of the table, from what is held and what is being tried."""
     assert name.partition(",")[0] == row_of(name).state
+
+
+@pytest.mark.parametrize(("size", "warned"), [(LONG_TOKEN, False), (LONG_TOKEN + 1, True)])
+def test_a_long_token_is_warned_about(size: int, warned: bool) -> None:
+    """In the text and the JSON, with its size and the programs that fail with it; nothing of it is shown."""
+    rows = describe([entry(Life(replace(TOKEN, secret="x" * size)))], NOW, WALL)
+    text = " ".join(as_text(rows).split())
+
+    assert warned == (f"the token has {size} bytes, and exim, msmtp and neomutt fail" in text)
+    assert warned == bool(as_json(rows)["accounts"][0]["warning"])
+    assert ("ok", OK) == (rows[0].state, exit_code(rows))
 
 
 def test_every_word_of_the_table_is_used() -> None:
@@ -363,6 +375,7 @@ def test_json_is_versioned_and_complete() -> None:
         "persisted": True,
         "key_from": "keyring",
         "signing_in": "",
+        "warning": "",
     } == document["accounts"][0]
 
 

@@ -13,7 +13,7 @@ import trio
 
 from cms.accounts import Account, Grant, Scopes, Source
 from cms.app import App, AppOptions, run
-from cms.config import Config, SocketSpec
+from cms.config import Config, FileSpec, SocketSpec
 from support.trio_run import until
 
 FAKE = str(Path(__file__).parent / "fake_worker.py")
@@ -33,6 +33,7 @@ class World:
     folder: Path
     accounts: list[Account] = field(default_factory=lambda: [account("a@example.test")])
     sockets: dict[str, dict[str, Any]] = field(default_factory=lambda: {"cms.sock": {}})
+    files: list[FileSpec] = field(default_factory=list)
     vault_key: Source | None = None
     warnings: tuple[str, ...] = ()
     fault: Exception | None = None
@@ -44,7 +45,8 @@ class World:
         if self.fault:
             raise self.fault
         sockets = tuple(self.spec(name, **options) for name, options in self.sockets.items())
-        return Config(path, tuple(self.accounts), sockets, self.vault_key, None, self.warnings)
+        files = tuple(self.files)
+        return Config(path, tuple(self.accounts), sockets, self.vault_key, None, self.warnings, files)
 
     def spec(self, name: str, **options: Any) -> SocketSpec:
         spec = SocketSpec(self.path(name), tuple(self.accounts), ("SMTP",), 0o600, None, None, None, 7)
