@@ -277,10 +277,10 @@ class TestRedeem:
         assert "no-sign-in" == refused(person.redeem())
 
     @pytest.mark.parametrize(
-        ("value", "seconds"), [("120", 120.0), ("99999999", 86400.0), ("soon", 0.0), ("", 0.0), ("-5", 0.0)]
+        ("value", "seconds"), [("120", 120.0), ("99999999", 3600.0), ("soon", 0.0), ("", 0.0), ("-5", 0.0)]
     )
     def test_retry_after(self, person: Person, value: str, seconds: float) -> None:
-        """Retry-After is passed on, up to a day; what makes no sense is none."""
+        """Retry-After is passed on, up to an hour; what makes no sense is none."""
         person.server.faults.add(Fault("status", status=429, retry_after=value))
         outcome = person.redeem().outcome
 
@@ -289,10 +289,15 @@ class TestRedeem:
 
     def test_retry_after_as_a_date(self) -> None:
         """Retry-After may be a date; one that has passed asks for nothing."""
-        headers = {"Retry-After": formatdate(1000.0, usegmt=True)}
+        reply = module.Reply(503, "", {"Retry-After": formatdate(1000.0, usegmt=True)})
 
-        assert 100.0 == module.retry_after(headers, lambda: 900.0)
-        assert 0.0 == module.retry_after(headers, lambda: 1100.0)
+        assert 100.0 == module.retry_after(reply, lambda: 900.0)
+        assert 0.0 == module.retry_after(reply, lambda: 1100.0)
+
+    @pytest.mark.parametrize("status", [200, 400, 407, 408, 500, 502, 504])
+    def test_retry_after_of_something_in_between(self, status: int) -> None:
+        """Only a provider that throttles or is down asks for a pause: a proxy must not stop an account."""
+        assert 0.0 == module.retry_after(module.Reply(status, "", {"Retry-After": "300"}))
 
     def test_loop_detection(self, person: Person) -> None:
         """AADSTS50196 is a pause, not the end of the sign-in."""
@@ -552,9 +557,9 @@ class TestOddAnswers:
         assert isinstance(told({"error": "invalid_grant"}, status).outcome, Transient)
 
     def test_retry_after_with_an_error(self) -> None:
-        """Retry-After counts for a transient error of the provider's as well."""
+        """Retry-After counts whatever error the provider has put into such an answer."""
         body = json.dumps({"error": "temporarily_unavailable"}).encode()
-        canned = Canned((200, DISCOVERED), (400, body), headers={"Retry-After": "300"})
+        canned = Canned((200, DISCOVERED), (503, body), headers={"Retry-After": "300"})
         outcome = exchange(canned).outcome
 
         assert isinstance(outcome, Transient)
@@ -796,6 +801,15 @@ class TestDevice:
         server.approve_device(flow.user_code, ANN)
 
         assert flow.poll() is not None
+
+    def test_retry_after(self, flow: DeviceFlow, server: Entra) -> None:
+        """A provider that asks for a pause gets it; after that its usual pace counts again."""
+        server.faults.add(Fault("status", status=429, retry_after="120"))
+        assert flow.poll() is None
+        assert 120.0 == flow.interval
+        assert flow.poll() is None
+
+        assert 5.0 == flow.interval
 
     def test_slow_down(self, flow: DeviceFlow, monkeypatch: pytest.MonkeyPatch) -> None:
         """A provider that wants fewer questions gets fewer."""

@@ -726,6 +726,18 @@ class TestService:
         assert "device" == line.prompted[0].method
         assert "" == line.prompted[0].state
 
+    def test_device_is_not_polled_in_a_pause(self, first: Open, grant: Grant, entra: Entra) -> None:
+        """A pause that the provider asks for is kept; one that outlives the code is waited for no longer than that."""
+        worker = service(first)
+        line = Answers()
+        worker._clock = lambda: sum(line.waited)
+        entra.faults.add(Fault("status", status=429, retry_after="120"))
+        entra.faults.add(Fault("status", status=429, retry_after="3000"))
+
+        assert "expired" == kind(worker.sign_in(SignIn(1, grant, "device"), line))
+        assert [5.0, 120.0, 775.0] == line.waited
+        assert 2 == entra.count("token")
+
     @pytest.mark.parametrize("how", ["by the clock", "by Entra"])
     def test_device_expires(self, first: Open, grant: Grant, entra: Entra, how: str) -> None:
         """When a device code runs out, the hint says what organisations do to this flow, and names the others."""

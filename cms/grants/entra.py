@@ -41,8 +41,8 @@ from cms.lifecycle import Granted, Outcome, Refused, Transient, Trouble
 # A token answer has some 10 KB, a discovery document less.
 MAX_ANSWER = 1024 * 1024
 
-# A Retry-After of more than a day is a mistake, and a life without mail would be its price.
-MAX_RETRY_AFTER = 24 * 60 * 60.0
+# MSAL's own bound. A longer Retry-After is a mistake, and a day without mail would be its price.
+MAX_RETRY_AFTER = 60 * 60.0
 
 # A sign-in that nobody completes: Entra's own codes live about this long.
 SIGN_IN_SECONDS = 600.0
@@ -53,6 +53,7 @@ MAX_LIFE = 366 * 24 * 60 * 60.0
 _TOO_MANY_REQUESTS = 429
 _REQUEST_TIMEOUT = 408
 _SERVER_ERROR = 500
+_UNAVAILABLE = 503
 _OK = 200
 
 # What MSAL raises for an answer that is none, wherever in it that shows. ValueError includes JSON's and Unicode's,
@@ -187,7 +188,7 @@ class Http:
             raise
         self.answered = time.clock_gettime(time.CLOCK_BOOTTIME)
         self.status = reply.status_code
-        self.retry_after = retry_after(reply.headers)
+        self.retry_after = retry_after(reply)
         return reply
 
     def close(self) -> None:
@@ -228,9 +229,14 @@ def _body(response: requests.Response) -> str:
     return body.decode(errors="replace")
 
 
-def retry_after(headers: Mapping[str, str], now: Callable[[], float] = time.time) -> float:
-    """Return the seconds that a Retry-After header asks for, as a number or a date; 0 for none that makes sense."""
-    value = headers.get("Retry-After", "").strip()
+def retry_after(reply: Reply, now: Callable[[], float] = time.time) -> float:
+    """Return the seconds that Retry-After asks for, as a number or a date; 0 for none that makes sense.
+
+    With another status it is no provider's, but that of something in between.
+    """
+    if reply.status_code not in (_TOO_MANY_REQUESTS, _UNAVAILABLE):
+        return 0.0
+    value = reply.headers.get("Retry-After", "").strip()
     if value.isdecimal():
         return min(float(value), MAX_RETRY_AFTER)
     try:
@@ -370,7 +376,7 @@ class Entra:
 
 
 def _no_discovery(reply: Reply, grant: Grant) -> Outcome:
-    after = retry_after(reply.headers)
+    after = retry_after(reply)
     if reply.status_code in (_TOO_MANY_REQUESTS, _REQUEST_TIMEOUT) or reply.status_code >= _SERVER_ERROR:
         return Transient(_status_trouble(reply.status_code), after)
     answer = _object(reply.text)
@@ -620,7 +626,7 @@ class DeviceFlow:
     @property
     def interval(self) -> float:
         """Seconds to wait before the next poll: the provider may ask for more as it goes."""
-        return float(self._flow["interval"])
+        return max(float(self._flow["interval"]), self._call.http.retry_after)
 
     def poll(self) -> Answer | None:
         """Ask once. None while the person has not finished, or the provider could not be asked."""

@@ -176,12 +176,13 @@ class Service:
             fields = line.wait(flow.expires_in)
             return Answer(Refused(_expired(grant))) if fields is None else flow.finish(fields)
         deadline = self._clock() + flow.expires_in
-        while self._clock() < deadline:
-            line.wait(flow.interval)
+        while (pause := flow.interval) < deadline - self._clock():
+            line.wait(pause)
             answer = flow.poll()
             if answer:
                 expired = isinstance(answer.outcome, Refused) and answer.outcome.trouble.kind == "expired"
                 return Answer(Refused(_expired(grant, device=True))) if expired else answer
+        line.wait(deadline - self._clock())
         return Answer(Refused(_expired(grant, device=True)))
 
     def _keep(self, grant: Grant, answer: Answer, place: Stored, line: Line | None = None) -> Outcome:
