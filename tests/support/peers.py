@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import msal
+import requests
 from cryptography.fernet import Fernet
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
@@ -99,22 +100,25 @@ class SignedIn:
 def sign_in(entra: Entra, *users: str) -> SignedIn:
     """Sign these people in with MSAL itself, into one cache; the last one's is returned."""
     cache = msal.SerializableTokenCache()
+    session = requests.Session()
+    # Neither a proxy nor a CA bundle of this machine's.
+    session.trust_env, session.verify = False, entra.ca_file
     app = msal.PublicClientApplication(
         CLIENT_ID,
         authority=f"{entra.authority}/common",
         instance_discovery=False,
-        verify=entra.ca_file,
+        http_client=session,
         token_cache=cache,
     )
     try:
         for user in users:
-            flow = app.initiate_auth_code_flow(list(MAIL_SCOPES), redirect_uri="http://localhost:1/x")
+            flow = app.initiate_auth_code_flow(list(MAIL_SCOPES), "http://localhost:1/x", response_mode="form_post")
             result = app.acquire_token_by_auth_code_flow(
                 flow, entra.sign_in(flow["auth_uri"], user, follow=False).fields
             )
             assert "access_token" in result, result.get("error")
     finally:
-        app.http_client.close()
+        session.close()
     tokens = json.loads(cache.serialize())["RefreshToken"].values()
     return SignedIn(users[-1], list(tokens)[-1]["secret"], cache.serialize())
 
