@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -172,18 +173,45 @@ class TestTraps:
         assert isinstance(flow, Transient)
         assert "Tls(ca=...)" in flow.trouble.hint
 
-    @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+    @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"])
     def test_trap_5_environment_counts_without_a_configuration(
         self, server: Entra, variable: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Without `Tls(ca=...)` a company's variables are followed; without both the server is not trusted."""
-        for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"):
             monkeypatch.delenv(name, raising=False)
         grant = grant_for(server)
 
         assert isinstance(module.Entra().begin(grant, "browser"), Transient)
         monkeypatch.setenv(variable, server.ca_file)
         assert isinstance(module.Entra().begin(grant, "browser"), CodeFlow)
+
+    def test_trap_5_a_folder_of_certificates(
+        self, server: Entra, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """SSL_CERT_DIR is a folder whose files have their certificates' hashes for names."""
+        for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
+            monkeypatch.delenv(name, raising=False)
+        (tmp_path / "ca.pem").write_bytes(Path(server.ca_file).read_bytes())
+        subprocess.run(["openssl", "rehash", str(tmp_path)], check=True)
+        monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
+
+        assert isinstance(module.Entra().begin(grant_for(server), "browser"), CodeFlow)
+
+    @pytest.mark.parametrize(
+        ("ca", "environ", "expected"),
+        [
+            ("/ca", {"SSL_CERT_FILE": "/etc/passwd"}, "/ca"),
+            (None, {"SSL_CERT_FILE": "/etc/passwd", "SSL_CERT_DIR": "/etc"}, "/etc/passwd"),
+            (None, {"SSL_CERT_FILE": "/no/such", "SSL_CERT_DIR": "/etc"}, "/etc"),
+            (None, {"SSL_CERT_FILE": "/no/such", "SSL_CERT_DIR": ""}, None),
+            (None, {"SSL_CERT_FILE": "/etc/passwd", "REQUESTS_CA_BUNDLE": "/x"}, None),
+            (None, {"SSL_CERT_FILE": "/etc/passwd", "CURL_CA_BUNDLE": "/x"}, None),
+        ],
+    )
+    def test_trap_5_order(self, ca: str | None, environ: dict[str, str], expected: str | None) -> None:
+        """The configuration, then what requests follows itself, then OpenSSL's file and folder, if they exist."""
+        assert expected == module.authorities(ca, environ)
 
     def test_trap_6_offline_is_an_outcome(self, person: Person) -> None:
         """Making an MSAL app asks the network and raises: here an outage is a transient fault, and it ends."""

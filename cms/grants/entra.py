@@ -16,6 +16,7 @@ import base64
 import json
 import logging
 import math
+import os
 import sys
 import threading
 import time
@@ -25,6 +26,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from http.cookiejar import DefaultCookiePolicy
+from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
@@ -195,6 +197,18 @@ class Http:
         """Leave the session alone: it is shared."""
 
 
+def authorities(ca: str | None, environ: Mapping[str, str]) -> str | None:
+    """Return the file or folder of the certificate authorities to trust; None leaves it to requests.
+
+    requests knows REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE, and of what everybody else on the machine follows nothing. What
+    does not exist is passed over, as OpenSSL does.
+    """
+    if ca or environ.get("REQUESTS_CA_BUNDLE") or environ.get("CURL_CA_BUNDLE"):
+        return ca
+    named = (environ.get(name, "") for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"))
+    return next((path for path in named if path and Path(path).exists()), None)
+
+
 def fetch(session: requests.Session, method: str, url: str, ca: str | None, budget: Budget, **kwargs: Any) -> Reply:
     """Return one whole response. Raises requests' exceptions, and ValueError for one that does not end."""
     seconds = budget.left
@@ -202,7 +216,7 @@ def fetch(session: requests.Session, method: str, url: str, ca: str | None, budg
         budget.reached = False
         raise requests.Timeout("no time left to ask")
     try:
-        # `ca` as an argument is final; None leaves room for REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE, then certifi.
+        # As an argument it is final: see `authorities`.
         with (
             budget.spend(),
             session.request(
@@ -302,9 +316,9 @@ class Entra:
 
     def __init__(self, ca: str | None = None) -> None:
         silence()
-        self._ca = ca
+        self._ca = authorities(ca, os.environ)
         self._session = new_session()
-        self._discovery = Discovery(self._session, ca)
+        self._discovery = Discovery(self._session, self._ca)
         self._noted: set[tuple[str, Scopes]] = set()
 
     def rest(self) -> None:
