@@ -1,0 +1,115 @@
+"""Somebody with a login name and a terminal: what mutt, aerc and others ask for beside a mail account.
+
+The login is a line in an /etc/passwd that only the person's own programs see. The terminal is tmux, which the tests
+read and type into.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+from support import evidence
+from support.person import Person, person
+from support.programs import require_program
+from support.reachable import Installation, become
+from support.servers import MailServers
+from support.waiting import TooLate, until
+
+_NAME = "alice"
+_SIZE = ("-x", "150", "-y", "40")
+
+_MOUNT = 'mount --bind "$0" /etc/passwd && exec "$@"'
+
+_numbers = count()
+
+
+@dataclass
+class Login(Person):
+    """A person whose uid has a name."""
+
+    def run(self, *command: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a program as the person, at home."""
+        variables = [f"{name}={value}" for name, value in {**self.environment, **environment}.items()]
+        inside = become(self.broker.uid, ["env", "-C", self.home, f"LOGNAME={_NAME}", *variables, *command])
+        unshare = [require_program("unshare", "util-linux"), "--mount", "--propagation", "private"]
+        done = self.broker.run(*unshare, "sh", "-c", _MOUNT, str(self.passwd), *inside, stdin=stdin, uid=0)
+        evidence.keep("output", done.stderr)
+        return done
+
+    @property
+    def passwd(self) -> Path:
+        """The person's /etc/passwd."""
+        return self.broker.folder / "passwd"
+
+    def attempts(self) -> int:
+        """Return how often anybody has tried to log in: well, badly, or with nothing."""
+        words = ("method=", "A=xoauth2:", "A=oauthbearer:", "authenticator failed", "501 ")
+        return sum(self.servers.log().count(word) for word in words)
+
+
+@contextmanager
+def login(installation: Installation, servers: MailServers, more: str = "") -> Iterator[Login]:
+    """Set up what docs/clients/README.md takes for granted, as `person` does, for somebody with a name."""
+    with person(installation, servers, more) as somebody:
+        named = Login(somebody.broker, servers)
+        line = f"{_NAME}:x:{somebody.broker.uid}:{somebody.broker.uid}:User Name:{somebody.home}:/bin/sh\n"
+        named.passwd.write_text(Path("/etc/passwd").read_text() + line)
+        named.passwd.chmod(0o644)
+        yield named
+
+
+class Terminal:
+    """A program in a terminal; `keys` are tmux's names of keys, or text."""
+
+    def __init__(self, somebody: Login, *command: str, **environment: str) -> None:
+        self._somebody = somebody
+        self._socket = f"terminal-{next(_numbers)}"
+        variables = [word for name, value in environment.items() for word in ("-e", f"{name}={value}")]
+        # The pane stays after the program's end, so that its last words can be read.
+        stays = ("set-option", "-g", "remain-on-exit", "on", ";")
+        started = self._tmux("-f", "/dev/null", *stays, "new-session", "-d", *_SIZE, *variables, *command)
+        assert started.returncode == 0, started.stderr
+
+    def screen(self) -> str:
+        """Return what the screen shows."""
+        shown = self._tmux("capture-pane", "-p").stdout
+        evidence.keep("output", shown)
+        return shown
+
+    def wait_for(self, *words: str) -> str:
+        """Return the screen once it shows all of these."""
+        try:
+            return until(lambda: self._showing(words), f"{words} on the screen")
+        except TooLate as problem:
+            problem.add_note(self.screen())
+            raise
+
+    def press(self, *keys: str) -> None:
+        """Press keys: names of tmux's, `Enter` for example, or text."""
+        self._tmux("send-keys", *keys)
+
+    def close(self) -> None:
+        """End whatever runs."""
+        self._tmux("kill-server")
+
+    def _showing(self, words: tuple[str, ...]) -> str:
+        screen = self.screen()
+        return screen if all(word in screen for word in words) else ""
+
+    def _tmux(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return self._somebody.run(require_program("tmux", "tmux"), "-u", "-S", self._socket, *words)
+
+
+@contextmanager
+def terminal(somebody: Login, *command: str, **environment: str) -> Iterator[Terminal]:
+    """Run a program in a terminal; it is ended with the block."""
+    window = Terminal(somebody, *command, **environment)
+    try:
+        yield window
+    finally:
+        window.close()
