@@ -14,16 +14,18 @@ from urllib.parse import urlsplit
 
 import pytest
 from support import proc
-from support.broker import Broker, signed_in
-from support.daemon import ask
+from support.broker import Broker
+from support.daemon import account_line, ask, daemons
 from support.programs import require_program, require_root
 from support.reachable import ALICE, Installation
 from support.waiting import PATIENCE, until
 
 from cms.lifecycle import PAUSE_AFTER_GRANT
+from cms.sandbox.entra import Entra
 from cms_oauth import wire
 
 USER = "crowd@example.test"
+OTHER = "other@example.test"
 REQUEST = f"SMTP {USER}".encode()
 CROWD = 50
 SILENT = 1000
@@ -46,10 +48,15 @@ SHORTAGE = "cannot accept connections for now"
 
 @pytest.fixture(scope="module")
 def broker(installation: Installation) -> Iterator[Broker]:
-    """An ordinary user's daemon, signed in."""
+    """An ordinary user's daemon, signed in as USER, not as OTHER."""
     require_root()
-    with signed_in(installation, ALICE, USER) as running:
-        yield running
+    with Entra() as entra, daemons(installation) as make:
+        daemon = make(ALICE)
+        other = account_line("other", OTHER, entra)
+        other += f'CredentialServer("{daemon.sockets}/other.sock", accounts=[other])\n'
+        broker = Broker(daemon, entra, USER, more=other)
+        daemon.sign_in(USER, entra)
+        yield broker
 
 
 @pytest.fixture
@@ -197,7 +204,7 @@ def test_fifty_clients_with_one_refused_token_cause_one_request(broker: Broker) 
 
 def test_a_shortage_of_descriptors_is_survived(broker: Broker, few_files: tuple[str, ...]) -> None:
     """More waiting clients than descriptors: no busy loop, a line in the log, and all are answered in the end."""
-    with broker.waiting_for_entra(*few_files), broker.signing_in("browser") as prompt:
+    with broker.waiting_for_entra(*few_files), broker.signing_in("browser", OTHER) as prompt:
         page = urlsplit(prompt["page"])
         before = len(broker.daemon.log)
         with crowd(broker.path, 2 * FEW_FILES, REQUEST + b"\n") as clients:

@@ -77,12 +77,12 @@ class Broker:
             self.entra.faults.clear()
 
     @contextmanager
-    def signing_in(self, method: str) -> Iterator[dict[str, Any]]:
+    def signing_in(self, method: str, user: str = "") -> Iterator[dict[str, Any]]:
         """Start a sign-in as `cms login` does, and yield what the person is told; leaving the block gives it up."""
         with socket.socket(socket.AF_UNIX) as client, client.makefile("rw") as lines:
             client.settimeout(PATIENCE)
             client.connect(self.control)
-            lines.write(json.dumps({"command": "login", "user": self.user, "method": method}) + "\n")
+            lines.write(json.dumps({"command": "login", "user": user or self.user, "method": method}) + "\n")
             lines.flush()
             prompt: dict[str, Any] = json.loads(lines.readline())
             assert prompt["event"] == "prompt", prompt
