@@ -208,6 +208,16 @@ def test_no_other_server_gets_the_token(signed_in: Person, where: dict[str, str]
     assert "terminal prompts disabled" in filled.stderr
 
 
+def test_the_port_is_a_part_of_the_name(signed_in: Person) -> None:
+    """As the page says: without it git does not take the section for this server's."""
+    signed_in.file(".gitconfig", '[credential "smtp://localhost"]\n\thelper = cms\n')
+
+    filled = credential(signed_in, "fill")
+
+    assert 0 != filled.returncode
+    assert "terminal prompts disabled" in filled.stderr
+
+
 def test_the_helper_itself_knows_mail_only(signed_in: Person) -> None:
     """Even where it is configured for all there is, a web server gets nothing."""
     signed_in.file(".gitconfig", "[credential]\n\thelper = cms\n")

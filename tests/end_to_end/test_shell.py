@@ -62,6 +62,24 @@ def test_the_socket_in_a_variable(signed_in: Person) -> None:
     assert explains("shell", missed.stderr)
 
 
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        (f"--user={USER} --cms_sock=/run/none", "no-daemon"),
+        (f"--user={USER} --proto=GRAPH", "unknown-protocol"),
+        ("--user=nobody@domain.com", "unknown-account"),
+        (f"--user={USER} --cms_sock=/root/cms.sock", "denied"),
+    ],
+)
+def test_what_goes_wrong_everywhere_is_explained(signed_in: Person, options: str, code: str) -> None:
+    """docs/clients/README.md has the words of cms-oauth that no page has to repeat."""
+    done = signed_in.shell(f"cms-oauth {options}")
+
+    assert 0 != done.returncode
+    assert f"({code})" in done.stderr
+    assert explains("README", done.stderr)
+
+
 def curl(somebody: Person, example: str) -> tuple[int, str, str]:
     """Run the page's function and a line that uses it; curl trusts the test's authority."""
     trust = f"alias curl='curl --cacert {somebody.servers.ca_file}'\n"
@@ -119,4 +137,5 @@ def test_without_a_token_nothing_is_printed_or_tried(signed_in: Person) -> None:
     assert [75, 75, ""] == [printed["cms-oauth"].returncode, status, out]
     assert "(sign-in-required)" in err
     assert explains("shell", err)
+    assert explains("README", err)
     assert before == signed_in.servers.log().count("imap-login")
