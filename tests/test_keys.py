@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import base64
 import os
+import signal
 import stat
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -183,6 +185,40 @@ class TestCommand:
     def test_not_there(self) -> None:
         """A program that is not there is said to be missing."""
         assert "cannot be started: No such file or directory" == reason(lambda: keys.run_command(["/no/such"]))
+
+    @pytest.mark.parametrize("length", [keys.MAX_SECRET, keys.MAX_SECRET + 1])
+    def test_bounded(self, length: int) -> None:
+        """Output is read up to a limit, and what has more is no secret."""
+        program = f"import sys; sys.stdout.write('x' * {length}); sys.stdout.flush()"
+        if length <= keys.MAX_SECRET:
+            assert length == len(self.run(program))
+        else:
+            assert f"prints more than {keys.MAX_SECRET} bytes" == reason(lambda: self.run(program))
+
+    def test_endless(self) -> None:
+        """A command that never stops printing is ended, and costs no memory."""
+        assert "prints more than" in reason(lambda: keys.run_command(["yes"], 20.0))
+
+    def test_a_child_that_stays(self, tmp_path: Path) -> None:
+        """A command is over when it has ended, though what it started, an agent for instance, holds its output open."""
+        program = (
+            "import subprocess, sys; print('secret', flush=True); "
+            f"open({str(tmp_path / 'pid')!r}, 'w').write(str(subprocess.Popen(['sleep', '60']).pid))"
+        )
+        began = time.monotonic()
+        output = self.run(program, 30.0)
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+
+        assert b"secret\n" == output
+        assert time.monotonic() - began < 25.0
+
+    def test_output_closed_early(self) -> None:
+        """A command that has closed its output, and goes on, is waited for."""
+        program = "import os; os.write(1, b'secret'); os.close(1); {}"
+
+        assert b"secret" == self.run(program.format("pass"))
+        with pytest.raises(Locked):
+            self.run(program.format("import time; time.sleep(60)"), 0.5)
 
     def test_hanging(self) -> None:
         """A command that waits for a person is ended with all its children, and counts as locked."""

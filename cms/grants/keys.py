@@ -12,6 +12,7 @@ import hashlib
 import logging
 import os
 import secrets
+import select
 import signal
 import stat
 import subprocess
@@ -209,7 +210,7 @@ def read_credential(name: str, environ: Mapping[str, str]) -> bytes:
 
 
 def run_command(argv: Sequence[str], seconds: float = COMMAND_SECONDS, limit: int = MAX_SECRET) -> bytes:
-    """Return what a command prints, or raise Missing; Locked when it does not end in time."""
+    """Return what a command prints, `limit` bytes at most, or raise Missing; Locked when it does not end in time."""
     try:
         # Its errors are not shown: nobody knows what a program that handles secrets prints.
         process = subprocess.Popen(
@@ -223,14 +224,44 @@ def run_command(argv: Sequence[str], seconds: float = COMMAND_SECONDS, limit: in
         raise Missing(f"cannot be started: {error.strerror}") from None
     with process:
         try:
-            output = process.communicate(timeout=seconds)[0]
+            output = _output(process, time.monotonic() + seconds, limit)
         except subprocess.TimeoutExpired:
-            # The whole session: a grandchild that holds the pipe open would hold us as well.
-            os.killpg(process.pid, signal.SIGKILL)
+            _kill(process)
             raise Locked(f"did not end within {seconds:g} s: it may wait for a person") from None
+        if len(output) > limit:
+            _kill(process)
+            raise Missing(f"prints more than {limit} bytes")
     if process.returncode:
         raise Missing(f"ended with status {process.returncode}")
-    return output[:limit]
+    return output
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End a process with all that it has started."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _output(process: subprocess.Popen[bytes], deadline: float, limit: int) -> bytes:
+    """Return what a process has printed by its end; of more than `limit` bytes as many as show that it is too much.
+
+    A child of its own, gpg-agent for instance, may hold the pipe open for ever. Raises TimeoutExpired.
+    """
+    assert process.stdout is not None, "it is a pipe"
+    pipe, ended = process.stdout.fileno(), os.pidfd_open(process.pid)
+    output, more = b"", b"-"
+    try:
+        while more and len(output) <= limit:
+            ready, _, _ = select.select([pipe, ended], [], [], max(0.0, deadline - time.monotonic()))
+            if not ready:
+                raise subprocess.TimeoutExpired(process.args, 0.0)
+            more = os.read(pipe, limit + 1) if pipe in ready else b""
+            output += more
+    finally:
+        os.close(ended)
+    if not more:
+        process.wait(max(0.0, deadline - time.monotonic()))
+    return output
 
 
 def read_source(source: Source, environ: Mapping[str, str] = os.environ) -> bytes:
