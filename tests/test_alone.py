@@ -78,6 +78,40 @@ def test_a_sign_in_that_fails_says_why(tmp_path: Path) -> None:
     assert (False, "no") == (end["ok"], end["message"])
 
 
+def test_an_import_is_made_and_kept(tmp_path: Path) -> None:
+    """`cms import` needs no daemon either."""
+    with alone(tmp_path) as remote:
+        end = remote.ask("import", user="", path="/f")
+
+    assert (True, True) == (end["ok"], end["persisted"])
+
+
+def test_an_import_that_cannot_be_saved_is_none(tmp_path: Path) -> None:
+    """As for a sign-in."""
+    with alone(tmp_path, account("memory@example.test")) as remote:
+        end = remote.ask("import", user="", path="/f")
+
+    assert not end["ok"]
+    assert "could not be saved" in end["message"]
+
+
+@pytest.mark.parametrize("command", ["login", "import"])
+def test_an_account_of_no_persons_is_left_alone(tmp_path: Path, command: str) -> None:
+    """An application signs in by itself, once the daemon runs."""
+    with alone(tmp_path, account("machine@example.test", "app")) as remote:
+        end = remote.ask(command, user="", path="/f")
+
+    assert (False, "machine@example.test signs in by app, without a person") == (end["ok"], end["message"])
+
+
+def test_an_import_for_nobody_is_said(tmp_path: Path) -> None:
+    """With the accounts that there are."""
+    with alone(tmp_path) as remote:
+        end = remote.ask("import", user="c@x.test", path="/f")
+
+    assert (False, "there is no account c@x.test") == (end["ok"], end["message"])
+
+
 def test_a_sign_out_deletes(tmp_path: Path) -> None:
     """`cms logout` needs no daemon either."""
     with alone(tmp_path) as remote:

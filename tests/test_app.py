@@ -26,7 +26,7 @@ from cms.accounts import Source
 from cms.app import App
 from cms.config import ConfigError, FileSpec
 from cms.control import Result
-from cms.grants.messages import Prompt
+from cms.grants.messages import Place, Prompt
 from cms.lifecycle import Granted, Life, NeedsSignIn, Outcome, Refused, Trouble
 from cms.listener import ListenError
 from cms.signin import Flow
@@ -282,6 +282,24 @@ async def test_a_postfix_table_is_a_socket_like_others(world: World) -> None:
         token = await world.ask()
 
     assert socketmap.found("a@example.test", token) == said
+
+
+@in_trio
+async def test_an_import_serves_at_once(world: World) -> None:
+    """What the worker has taken over is a sign-in: its token is served; one that fails changes nothing."""
+    world.accounts = [account("unsigned@example.test"), account("refused@example.test")]
+    async with world.daemon() as app:
+        imported = await app.bring_in("unsigned@example.test", Place("/f"))
+        served = await world.ask("SMTP,token unsigned@example.test")
+        before = life(app, 1)
+        refused = await app.bring_in("refused@example.test", Place("/f"))
+        unknown = await app.bring_in("nobody@example.test", Place("/f"))
+
+        assert before == life(app, 1)
+    assert isinstance(imported, Granted)
+    assert imported.secret == served
+    assert isinstance(refused, Refused)
+    assert isinstance(unknown, Result)
 
 
 @in_trio

@@ -306,6 +306,15 @@ def no_terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
+def test_an_import_is_the_daemons(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From where, for whom, what it is, and which; a refusal is a failure."""
+    with daemon(home, done(ok=False, message="no", hint="why")) as asked:
+        code = main.main(["import", "/f", "--from=pizauth", "--account", "a", "--entry=e"])
+
+    assert (1, [{"command": "import", "user": "a", "path": "/f", "source": "pizauth", "entry": "e"}]) == (code, asked)
+    assert "cms: no\nwhy\n" == capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("no_terminal")
 @pytest.mark.parametrize("way", ["", "browser", "device", "paste"])
 def test_a_login_is_the_daemons(home: Path, capsys: pytest.CaptureFixture[str], way: str) -> None:

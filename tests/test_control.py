@@ -18,7 +18,7 @@ from support.trio_run import in_trio, in_trio_clock
 from cms import control
 from cms.accounts import DEFAULT_REGISTRATION, Grant
 from cms.control import Commands, Garbled, Lines, Result, ended
-from cms.grants.messages import Prompt
+from cms.grants.messages import Place, Prompt
 from cms.lifecycle import Granted, Outcome, Refused, Trouble
 from cms.listener import open_listener
 from cms.policy import Peer
@@ -51,6 +51,12 @@ class FakeCommands(Commands):
     def login(self, user: str, method: str) -> Flow | Result:
         self.told.append(("login", user, method))
         return self.refusal or self.flow
+
+    async def bring_in(self, user: str, place: Place) -> Outcome | Result:
+        self.told.append(("import", user, place.path, place.source, place.entry, place.password))
+        if place.path == "/sealed" and not place.password:
+            return Refused(Trouble("password", "it has a password"))
+        return self.refusal or GRANTED
 
     async def logout(self, user: str) -> Result:
         self.told.append(("logout", user))
@@ -236,6 +242,77 @@ async def test_a_login_shows_its_prompt_and_its_end(tmp_path: Path) -> None:
     )
     assert SECRET not in json.dumps(done)
     assert [("login", "a@example.test", "paste")] == house.commands.told
+
+
+@in_trio
+async def test_an_import_is_carried_out(tmp_path: Path) -> None:
+    """For whom, from where, and what it is; the end is that of a sign-in."""
+    async with serving(tmp_path) as house:
+        done = await house.ask({"command": "import", "user": "a", "path": "/f", "source": "oama", "entry": "e"})
+
+    assert done is not None
+    assert (True, "A@example.test is signed in (saved, key from keyring)") == (done["ok"], done["message"])
+    assert SECRET not in json.dumps(done)
+    assert [("import", "a", "/f", "oama", "e", "")] == house.commands.told
+
+
+@in_trio
+async def test_a_password_is_asked_for_where_there_is_one(tmp_path: Path) -> None:
+    """In the middle of the command; a person may take their time."""
+    async with serving(tmp_path) as house:
+        lines = await house.connect()
+        await lines.send({"command": "import", "path": "/sealed"})
+        asked = await lines.receive()
+        await lines.send({"password": "open"})
+        done = await lines.receive()
+        await lines._stream.aclose()
+
+    assert {"event": "password", "message": "it has a password"} == asked
+    assert done is not None
+    assert done["ok"]
+    assert ["", "open"] == [told[-1] for told in house.commands.told]
+
+
+@pytest.mark.parametrize("answer", [{}, {"password": ""}, {"password": 1}, None, "nonsense"])
+@in_trio
+async def test_without_a_password_nothing_is_imported(tmp_path: Path, answer: object) -> None:
+    """Whoever leaves, or says nothing, has changed nothing."""
+    async with serving(tmp_path) as house:
+        lines = await house.connect()
+        await lines.send({"command": "import", "path": "/sealed"})
+        await lines.receive()
+        if isinstance(answer, dict):
+            await lines.send(answer)
+        elif answer:
+            await lines._stream.send_all(b"nonsense\n")
+        else:
+            await lines._stream.aclose()
+        await trio.testing.wait_all_tasks_blocked()
+
+        assert 1 == len(house.commands.told)
+        await lines._stream.aclose()
+
+
+@pytest.mark.parametrize("said", [{}, {"path": ""}, {"path": 1}, {"path": "/f", "source": []}])
+@in_trio
+async def test_an_import_of_nothing_is_refused(tmp_path: Path, said: dict[str, Any]) -> None:
+    """As from a command of another version."""
+    async with serving(tmp_path) as house:
+        done = await house.ask({"command": "import", **said})
+
+    assert done is not None
+    assert (False, "cms was not told what to import") == (done["ok"], done["message"])
+
+
+@in_trio
+async def test_an_import_that_cannot_be_tried_says_why(tmp_path: Path) -> None:
+    """No such user, for instance."""
+    async with serving(tmp_path) as house:
+        house.commands.refusal = Result(False, "there is no account b")
+        done = await house.ask({"command": "import", "user": "b", "path": "/f"})
+
+    assert done is not None
+    assert (False, "there is no account b") == (done["ok"], done["message"])
 
 
 def finish(flow: Flow, outcome: Outcome) -> None:

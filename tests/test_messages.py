@@ -15,8 +15,10 @@ from cms.grants.messages import (
     Done,
     Forget,
     Garbage,
+    Import,
     Lines,
     Open,
+    Place,
     Prompt,
     Question,
     Redirected,
@@ -41,6 +43,7 @@ QUESTIONS: list[Question] = [
     Redirected(2, {"code": "secret-code", "state": "s"}),
     Cancel(2),
     Forget(3, GRANT),
+    Import(4, GRANT, Place("/home/ann/tokens", "pizauth", "work", "secret-password")),
 ]
 TROUBLE = Trouble("refused", "no", "sign in", 50173, "correlation", "basic_action", "{}")
 REPLIES: list[Reply] = [
@@ -73,6 +76,7 @@ def _broken_questions() -> list[bytes]:
     acquire = json.loads(messages.pack(QUESTIONS[2]))
     opened = json.loads(messages.pack(QUESTIONS[0]))
     redirected = json.loads(messages.pack(QUESTIONS[4]))
+    imported = json.loads(messages.pack(QUESTIONS[-1]))
 
     def without(body: dict[str, Any], name: str) -> dict[str, Any]:
         return {key: value for key, value in body.items() if key != name}
@@ -97,6 +101,9 @@ def _broken_questions() -> list[bytes]:
         {**opened, "key": {"kind": "file"}},
         {**redirected, "fields": {"code": 1}},
         {**redirected, "fields": "code"},
+        {**imported, "place": "/home/ann/tokens"},
+        {**imported, "place": {**imported["place"], "path": None}},
+        {**imported, "place": {**imported["place"], "surprise": ""}},
     ]
     return [b"", b"\xff", b"nonsense", *(json.dumps(each).encode() for each in broken)]
 
@@ -163,9 +170,9 @@ def test_garbage_never_quotes() -> None:
         assert caught.value.__suppress_context__
 
 
-@pytest.mark.parametrize("message", [QUESTIONS[4], REPLIES[1]], ids=["Redirected", "Done"])
+@pytest.mark.parametrize("message", [QUESTIONS[4], QUESTIONS[-1], REPLIES[1]], ids=["Redirected", "Import", "Done"])
 def test_secrets_do_not_print(message: Question | Reply) -> None:
-    """Neither a code nor a token is in the repr of what carries it."""
+    """Neither a code nor a password nor a token is in the repr of what carries it."""
     assert "secret-" not in repr(message)
 
 

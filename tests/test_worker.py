@@ -16,7 +16,7 @@ from support.trio_run import in_trio, in_trio_jumps, jump, until
 
 from cms import worker as module
 from cms.accounts import Grant
-from cms.grants.messages import Open, Prompt
+from cms.grants.messages import Open, Place, Prompt
 from cms.lifecycle import Granted, Outcome, Refused, Transient
 from cms.worker import LOG_LINE, LOG_LINES, WORKER_MARGIN, LogLines, Worker, _log_lines, worker_environment
 
@@ -457,6 +457,20 @@ async def test_forgetting_ends_without_a_secret(tmp_path: Path) -> None:
 
     assert isinstance(outcome, Granted)
     assert "" == outcome.secret
+
+
+@in_trio
+async def test_an_import_is_a_question_like_others(tmp_path: Path) -> None:
+    """Put to the current process, which is remembered where it keeps the sign-in in memory only."""
+    place = Place("/f", "oama", "e")
+    async with running(tmp_path) as worker:
+        kept = await worker.bring_in(grant("a"), place)
+        await worker.bring_in(grant("memory"), place)
+        held = list(worker._holders)
+
+    assert isinstance(kept, Granted)
+    assert [grant("memory").key] == held
+    assert ["/f oama e"] * 2 == (tmp_path / "imported").read_text().splitlines()
 
 
 def test_every_trouble_says_what_happened() -> None:

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from cms.grants import messages
-from cms.grants.messages import Acquire, Cancel, Done, Forget, Prompt, Redirected, SignIn
+from cms.grants.messages import Acquire, Cancel, Done, Forget, Import, Place, Prompt, Redirected, SignIn
 from cms.lifecycle import Granted, Outcome, Refused, Transient, Trouble
 
 
@@ -48,6 +48,8 @@ class Fake:
                 self.note("cancelled", str(number))
             case Forget(number=number, grant=grant) if grant.login.startswith("kept"):
                 self.done(number, Transient(Trouble("storage", "the disk is read-only", "mount it")))
+            case Import(number=number, grant=grant, place=place):
+                self.bring_in(number, grant.login.partition("@")[0], place)
             case Forget(number=number):
                 self.memory.clear()
                 self.done(number, Granted("", 0.0, 0.0))
@@ -100,6 +102,17 @@ class Fake:
             if what == "memory":
                 self.memory.add(what)
             self.send(Prompt(number, method, "https://login.example.test/", state="s", expires_in=600.0))
+
+    def bring_in(self, number: int, what: str, place: Place) -> None:
+        """A path that ends with "sealed" has a password: "open"."""
+        self.note("imported", f"{place.path} {place.source} {place.entry}")
+        if what == "refused":
+            self.done(number, Refused(Trouble("unfit", "no", "why not")))
+        elif place.path.endswith("sealed") and place.password != "open":
+            kind = "unfit" if place.password else "password"
+            self.done(number, Refused(Trouble(kind, "it has a password")))
+        else:
+            self.done(number, granted(number, persisted=what != "memory"))
 
     def redirected(self, number: int, code: str) -> None:
         if code != "hang":
