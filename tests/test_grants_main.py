@@ -27,7 +27,7 @@ from cms.grants.desk import Desk
 from cms.grants.entra import Answer, CodeFlow
 from cms.grants.entra import Entra as Provider
 from cms.grants.keys import Keys
-from cms.grants.messages import Acquire, Cancel, Done, Forget, Open, Prompt, Redirected, SignIn, pack
+from cms.grants.messages import Acquire, Cancel, Done, Forget, Import, Open, Place, Prompt, Redirected, SignIn, pack
 from cms.grants.service import Cancelled, Line, Mailbox, Service
 from cms.grants.vault import Entry, Vault
 from cms.lifecycle import Granted, Outcome, Refused, Transient, Trouble
@@ -85,6 +85,9 @@ class Office:
 
     def forget(self, grant: Grant) -> Outcome:
         return Granted("", 1.0, 0.0)
+
+    def bring_in(self, question: Import) -> Outcome:
+        return TOKEN
 
     def sign_in(self, question: SignIn, line: Line) -> Outcome:
         line.prompt(Prompt(question.number, question.method, "https://login.test/"))
@@ -245,17 +248,23 @@ class TestDesk:
 
     def test_does_not_leave_before_its_work_is_done(self) -> None:
         """Idle means that nothing is under way: neither a question, nor a late one, nor a person."""
-        released = threading.Event()
+        now = [0.0]
+        begun, released = threading.Event(), threading.Event()
 
         def work(_scopes: Scopes) -> Outcome:
+            begun.set()
             released.wait(PATIENCE)
             return TOKEN
 
         office = Office(work)
-        with desk(None, office) as broker:
-            broker.sock.sendall(pack(Open("", timeout=0.05, idle=0.0)) + pack(SignIn(1, GRANT, "browser")))
+        with desk(None, office, lambda: now[0]) as broker:
+            broker.sock.sendall(pack(Open("", idle=0.0)) + pack(SignIn(1, GRANT, "browser")))
             assert isinstance(broker.receive(), Prompt)
             broker.send(Acquire(2, GRANT, SCOPES))
+            assert begun.wait(PATIENCE)
+            now[0] = 25.0
+            # Anything wakes the loop, which looks at the clock then.
+            broker.send(Cancel(1000))
             assert "timeout" == kind(broker.done())
             broker.send(Redirected(1, {"code": "x"}))
             assert "granted" == kind(broker.done())
@@ -340,13 +349,69 @@ class TestDesk:
 
     def test_sign_in(self) -> None:
         """A sign-in shows its prompt, and gets what the browser brought."""
-        with desk(Open("", timeout=0.0), Office()) as broker:
+        with desk(Open(""), Office()) as broker:
             broker.send(SignIn(7, GRANT, "browser"))
             assert Prompt(7, "browser", "https://login.test/") == broker.receive()
             broker.send(Redirected(8, {"code": "another's"}))
             broker.send(Cancel(8))
             broker.send(Redirected(7, {"code": "mine"}))
             assert Done(7, replace(TOKEN, who="mine")) == broker.receive()
+
+    @pytest.mark.parametrize("when", ["before the prompt", "after the browser has come back"])
+    def test_a_sign_in_that_hangs(self, when: str) -> None:
+        """It is answered in time, with the person's command; given up, it shows no prompt and stores nothing later."""
+        now = [0.0]
+        begun, released = threading.Event(), threading.Event()
+        ended: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+        class Hanging(Office):
+            def sign_in(self, question: SignIn, line: Line) -> Outcome:
+                if when != "before the prompt":
+                    line.prompt(Prompt(7, "browser", "https://login.test/"))
+                    line.wait(PATIENCE)
+                begun.set()
+                released.wait(PATIENCE)
+                line.prompt(Prompt(7, "browser", "https://late.test/"))
+                try:
+                    line.check()
+                except Cancelled:
+                    ended.put("cancelled")
+                return TOKEN
+
+        with desk(Open(""), Hanging(), lambda: now[0]) as broker:
+            broker.send(SignIn(7, GRANT, "browser"))
+            if when != "before the prompt":
+                broker.prompt()
+                # A person has all the time that the prompt gives.
+                now[0] = 300.0
+                broker.send(Redirected(7, {"code": "x"}))
+            assert begun.wait(PATIENCE)
+            now[0] += 25.0
+            broker.send(Cancel(1000))
+            outcome = broker.done()
+            released.set()
+            assert "cancelled" == ended.get(timeout=PATIENCE)
+            broker.send(Acquire(8, GRANT, SCOPES))
+            assert Done(8, TOKEN) == broker.receive()
+
+        assert isinstance(outcome, Transient)
+        assert ("timeout", f"start again: `cms login {ANN}`") == (outcome.trouble.kind, outcome.trouble.hint)
+
+    @pytest.mark.parametrize(
+        ("question", "message", "hint"),
+        [
+            (Acquire(1, GRANT, SCOPES), "renewed within 25 s", "cms tries again by itself"),
+            (Forget(1, GRANT), "deleted within 25 s", f"`cms logout {ANN}`"),
+            (SignIn(1, GRANT, "browser"), "made within 25 s", f"`cms login {ANN}`"),
+            (Import(1, GRANT, Place("/x")), "taken over within 25 s", "import it again"),
+        ],
+    )
+    def test_what_is_said_in_the_end(self, question: Any, message: str, hint: str) -> None:
+        """Each question that took too long is answered with what it was about, and whose move it is."""
+        trouble = desk_module._timed_out(question, 25.0).trouble
+
+        assert trouble.message.endswith(message)
+        assert hint in trouble.hint
 
     def test_cancel(self) -> None:
         """A sign-in that is given up ends at once."""

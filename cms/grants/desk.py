@@ -3,11 +3,13 @@
 One thread (the caller's) reads, writes and keeps time; every question has a thread of its own, of which so many run at
 once. A question has a deadline from its arrival: when it has passed, the question is answered with a transient fault
 and its thread is left to itself, which frees its place. What that thread gets late is still stored in the vault, since
-the thread does that itself; only its answer is dropped.
+the thread does that itself; only its answer is dropped. A sign-in has such a deadline until its prompt, and again once
+the browser has come back; one that has passed it is given up, since its person was told so.
 """
 
 from __future__ import annotations
 
+import math
 import queue
 import select
 import socket
@@ -22,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from cms.accounts import Grant, Scopes
+from cms.grants import catalogue
 from cms.grants.messages import (
     Acquire,
     Cancel,
@@ -72,11 +75,12 @@ class Office(Protocol):
 
 @dataclass(eq=False, slots=True)
 class Job:
-    """One question under way. `deadline` is a moment of the monotonic clock."""
+    """One question under way. `deadline` is a moment of the monotonic clock, and `late` what is answered then."""
 
     number: int
     work: Callable[[], Outcome]
     deadline: float
+    late: Transient
     mailbox: Mailbox | None = None
     answered: bool = False
     thread: threading.Thread | None = field(default=None, repr=False)
@@ -142,10 +146,14 @@ class Desk:
 
     def _patience(self) -> float | None:
         """Seconds until something is due without anybody's doing; None for never."""
-        waits = [job.deadline for job in (*self._running, *self._pending)]
+        waits = [job.deadline for job in self._awaited() if job.deadline < math.inf]
         if self._idle() and not self._resting:
             waits.append(self._busy_until + self._opened.idle)
         return max(0.0, min(waits) - self._clock()) if waits else None
+
+    def _awaited(self) -> list[Job]:
+        """Return the questions whose answers the broker waits for."""
+        return [*self._running, *self._pending, *self._signing_in.values()]
 
     def _idle(self) -> bool:
         return not (self._running or self._pending or self._abandoned or self._signing_in)
@@ -184,8 +192,11 @@ class Desk:
                 self._pass_on(question)
 
     def _queue(self, question: Acquire | Forget | Import) -> None:
-        work = _work(self._the_office(), question)
-        self._pending.append(Job(question.number, work, self._clock() + self._opened.timeout))
+        self._pending.append(self._job(question, _work(self._the_office(), question)))
+
+    def _job(self, question: Acquire | Forget | Import | SignIn, work: Callable[[], Outcome]) -> Job:
+        late = _timed_out(question, self._opened.timeout)
+        return Job(question.number, work, self._clock() + self._opened.timeout, late)
 
     def _the_office(self) -> Office:
         assert self._office is not None, "the first message is Open"
@@ -194,7 +205,8 @@ class Desk:
     def _sign_in(self, question: SignIn) -> None:
         mailbox = Mailbox(self._tell)
         office = self._the_office()
-        job = Job(question.number, lambda: office.sign_in(question, mailbox), float("inf"), mailbox)
+        job = self._job(question, lambda: office.sign_in(question, mailbox))
+        job.mailbox = mailbox
         self._signing_in[question.number] = job
         self._launch(job)
 
@@ -204,6 +216,7 @@ class Desk:
         if job is None or job.mailbox is None:
             return
         if isinstance(question, Redirected):
+            job.deadline = self._clock() + self._opened.timeout
             job.mailbox.redirected(question.fields)
         else:
             job.mailbox.cancel()
@@ -239,32 +252,44 @@ class Desk:
             self._wake_read.recv(1)
             result = self._results.get()
             if isinstance(result, Prompt):
-                self._send(result)
+                self._show(result)
                 continue
             job, outcome = result
             self._retire(job)
             if not job.answered:
                 self._send(Done(job.number, outcome))
 
+    def _show(self, prompt: Prompt) -> None:
+        """Send a prompt, unless its sign-in was given up; the person may take their time."""
+        job = self._signing_in.get(prompt.number)
+        if job:
+            job.deadline = math.inf
+            self._send(prompt)
+
     def _retire(self, job: Job) -> None:
         self._running.discard(job)
         self._abandoned.discard(job)
-        if job.mailbox:
-            self._signing_in.pop(job.number, None)
+        self._signing_in.pop(job.number, None)
         self._busy_until = self._clock()
 
     def _expire(self) -> None:
         """Answer the questions whose deadline has passed; those that have a thread leave it to itself."""
         now = self._clock()
-        late = [job for job in (*self._running, *self._pending) if now >= job.deadline]
-        for job in late:
-            job.answered = True
-            if job in self._running:
-                self._running.discard(job)
-                self._abandoned.add(job)
-            else:
-                self._pending.remove(job)
-            self._send(Done(job.number, _timed_out(self._opened.timeout)))
+        for job in self._awaited():
+            if now >= job.deadline:
+                self._give_up(job)
+                self._send(Done(job.number, job.late))
+
+    def _give_up(self, job: Job) -> None:
+        job.answered = True
+        if job in self._pending:
+            self._pending.remove(job)
+            return
+        self._running.discard(job)
+        self._signing_in.pop(job.number, None)
+        self._abandoned.add(job)
+        if job.mailbox:
+            job.mailbox.cancel()
 
     def _send(self, reply: Reply) -> None:
         self._sock.sendall(pack(reply))
@@ -292,11 +317,14 @@ def _work(office: Office, question: Acquire | Forget | Import) -> Callable[[], O
             return lambda: office.bring_in(question)
 
 
-def _timed_out(seconds: float) -> Transient:
-    return Transient(
-        Trouble(
-            "timeout",
-            f"the sign-in could not be renewed within {seconds:g} s",
-            "cms tries again by itself; what arrives late is not lost",
-        )
-    )
+def _timed_out(question: Acquire | Forget | Import | SignIn, seconds: float) -> Transient:
+    match question:
+        case Acquire():
+            done, hint = "renewed", f"{catalogue.RETRIES}; what arrives late is not lost"
+        case Forget():
+            done, hint = "deleted", f"try again: {catalogue.command('logout', question.grant)}"
+        case Import():
+            done, hint = "taken over", "import it again"
+        case SignIn():
+            done, hint = "made", catalogue.hint("start again: {login}", question.grant)
+    return Transient(Trouble("timeout", f"the sign-in could not be {done} within {seconds:g} s", hint))
