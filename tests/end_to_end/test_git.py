@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.contrib import ROOT, exim_conf, replaced
-from support.fragments import contrib, explains, shown
+from support.fragments import contrib, explains, page, shown
 from support.machine import EXIM_USER, Machine
 from support.person import READER, USER, Person, person
 from support.programs import give_up, require_program
@@ -262,19 +262,18 @@ def test_curl_sends_with_what_the_helper_gives(signed_in: Person) -> None:
 
 
 def test_git_itself_sends_where_its_perl_can(signed_in: Person) -> None:
-    """Debian 12's cannot: git says so as the page does, and tries no login."""
+    """Where it cannot, as in Debian 12, git says so as the page does and tries no login; the summary names the version."""
     use_helper(signed_in)
     before = attempts(signed_in)
 
     done, prefix = series(signed_in)
 
-    print(f"git send-email with {perl_sasl(signed_in)}: exit status {done.returncode}")
     if done.returncode:
         assert "No SASL mechanism found" in done.stderr
-        assert "`No SASL mechanism found`" in (ROOT / "docs" / "clients" / "git.md").read_text()
+        assert "`No SASL mechanism found`" in page("git")
         assert before == attempts(signed_in)
-    else:
-        assert_arrives(signed_in, prefix)
+        pytest.skip(f"{perl_sasl(signed_in)} has no XOAUTH2: git said so, and tried no login")
+    assert_arrives(signed_in, prefix)
 
 
 def perl_sasl(somebody: Person) -> str:

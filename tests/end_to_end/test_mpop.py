@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from support.fragments import contrib, explains, shown
-from support.person import Person, person
+from support.fragments import contrib, explains, page, shown
+from support.person import USER, Person, person
 from support.programs import require_program
 from support.reachable import Installation
 from support.servers import MailServers
@@ -81,6 +81,20 @@ def test_signed_out(signed_in: Person) -> None:
     assert EX_CONFIG == done.returncode
     assert "(sign-in-required)" in done.stderr
     assert explains("mpop", done.stderr)
+
+
+def test_a_refused_token(signed_in: Person) -> None:
+    """mpop's own words, which the page explains."""
+    configure(signed_in)
+    signed_in.servers.entra.directory.revoke_access(USER)
+    done = signed_in.run("mpop", "-q")
+    signed_in.logout()
+    signed_in.login()
+
+    words = "mpop: authentication failed (method XOAUTH2)"
+    assert 0 != done.returncode
+    assert words in done.stderr
+    assert f"`{words}`" in page("mpop")
 
 
 def test_a_protocol_that_is_not_served(signed_in: Person) -> None:

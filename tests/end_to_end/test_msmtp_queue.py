@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.fragments import contrib, explains, shown
+from support.fragments import contrib, explains, page, shown
 from support.person import READER, USER, Person, person
 from support.programs import give_up, require_program
 from support.reachable import Installation
@@ -33,7 +33,9 @@ def signed_in(installation: Installation, servers: MailServers) -> Iterator[Pers
         }
         somebody.file(".msmtprc", contrib("msmtp.conf"), **words)
         somebody.file(".profile", shown("msmtp", "queue-variables") + 'PATH="$HOME/.local/bin:$PATH"\n')
-        assert 0 == somebody.shell("mkdir -p ~/.local/bin").returncode
+        # As the README's installation has it.
+        linked = somebody.shell('mkdir -p ~/.local/bin && ln -s "$(command -v cms-oauth)" ~/.local/bin/')
+        assert 0 == linked.returncode, linked.stderr
         done = somebody.shell(shown("msmtp", "queue-install"))
         assert 0 == done.returncode, done.stderr
         yield somebody
@@ -53,7 +55,7 @@ def queued(somebody: Person) -> int:
 def cron(somebody: Person) -> None:
     """Do what the page's line for crontab does: with cron's own PATH, and none of the session's variables."""
     command = shown("msmtp", "queue-cron").split(None, 5)[5]
-    somebody.shell(command, PATH=f"{somebody.broker.installation.folder}/bin:/usr/bin:/bin")
+    somebody.shell(command, PATH="/usr/bin:/bin")
 
 
 def logins(somebody: Person) -> int:
@@ -117,6 +119,19 @@ def test_mail_waits_for_a_sign_in(signed_in: Person) -> None:
     assert 0 == queued(signed_in)
 
 
+def test_a_refused_token(signed_in: Person) -> None:
+    """msmtp's own words, which the page explains."""
+    signed_in.servers.entra.directory.revoke_access(USER)
+    done = signed_in.run("msmtp", "-f", USER, READER, stdin=signed_in.message()[0])
+    signed_in.logout()
+    signed_in.login()
+
+    words = "msmtp: authentication failed (method XOAUTH2)"
+    assert 0 != done.returncode
+    assert words in done.stderr
+    assert f"`{words}`" in page("msmtp")
+
+
 def test_mail_that_the_server_refuses_waits_too(signed_in: Person) -> None:
     """The queue asks nobody why: a sender that the account may not use stays, and the page knows the message."""
     text, subject = signed_in.message(sender="somebody.else@domain.com")
@@ -124,7 +139,9 @@ def test_mail_that_the_server_refuses_waits_too(signed_in: Person) -> None:
     done = signed_in.shell(f". ~/.profile; msmtpq -f somebody.else@domain.com -- {READER}", stdin=text)
 
     assert (0, 1) == (done.returncode, queued(signed_in))
-    assert "Client does not have permissions to send as this sender" in done.stderr
+    words = "Client does not have permissions to send as this sender"
+    assert words in done.stderr
+    assert f"`{words}`" in page("msmtp")
     assert not any(subject in each for each in signed_in.servers.mail_of(READER))
     for left in (signed_in.home / ".msmtp.queue").glob("20*"):
         left.unlink()
