@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import trio
 
@@ -17,19 +17,14 @@ from cms import control
 from cms.accounts import Account, Grant
 from cms.config import Config
 from cms.control import Result
-from cms.grants.messages import Open, Place, Prompt
-from cms.lifecycle import Granted, Outcome, Refused, Trouble
+from cms.grants.messages import Open, Place
+from cms.lifecycle import Granted, Outcome
 from cms.policy import Peer
 from cms.process import claimed
 from cms.remote import Remote
-from cms.signin import METHODS, Flow, Session, SignIn, SignIns
+from cms.signin import METHODS, Flow, SignIns
 from cms.worker import WORKER_ARGV, Worker
 
-_MEMORY_ONLY = Trouble(
-    "storage",
-    "the sign-in could not be saved and is lost: no key to encrypt it with was found",
-    "name a place for the key with Vault(key=...) in the configuration, or start the daemon first: `cms run`",
-)
 _NO_DAEMON = Result(False, "no daemon is running", "start it with `cms run`")
 
 
@@ -38,7 +33,8 @@ def daemonless(config: Config, state_folder: str, *, argv: Sequence[str] = WORKE
     """Yield a connection to a daemon of this very process. Raises process.NotOurs where there may be none."""
     with claimed(state_folder):
         ours, theirs = socket.socketpair()
-        opened = Open(state_folder, config.vault_key, config.ca)
+        # The worker ends with this command, and so would a sign-in that only its memory holds.
+        opened = Open(state_folder, config.vault_key, config.ca, persist=True)
         thread = threading.Thread(target=trio.run, args=(_serve, theirs, config, opened, argv), name="sign-in")
         thread.start()
         try:
@@ -55,7 +51,7 @@ async def _serve(sock: socket.socket, config: Config, opened: Open, argv: Sequen
     stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
     async with trio.open_nursery() as nursery:
         await nursery.start(worker.run)
-        signins = SignIns(_kept_by(worker), owner=os.geteuid(), signed_in=_nothing_to_tell)
+        signins = SignIns(worker.sign_in, owner=os.geteuid(), signed_in=_nothing_to_tell)
         await nursery.start(signins.run)
         peer = Peer(os.getpid(), os.geteuid(), os.getegid())
         await control.serve_one(stream, peer, _Commands(config.accounts, worker, signins), os.geteuid())
@@ -65,39 +61,6 @@ async def _serve(sock: socket.socket, config: Config, opened: Open, argv: Sequen
 
 def _nothing_to_tell(_grant: Grant, _outcome: Outcome) -> None:
     """No keeper is here to hear of it: the worker has stored what matters."""
-
-
-def _kept_by(worker: Worker) -> SignIn:
-    """Return the worker's sign-in, of which only a saved one counts: the worker is about to end."""
-
-    @asynccontextmanager
-    async def sign_in(grant: Grant, method: str) -> AsyncIterator[Session]:
-        async with worker.sign_in(grant, method) as session:
-            yield _Kept(session)
-
-    return sign_in
-
-
-class _Kept:
-    """A sign-in whose success in memory alone is none."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-
-    async def prompt(self) -> Prompt | Outcome:
-        return await self._session.prompt()
-
-    async def redirected(self, fields: Mapping[str, str]) -> None:
-        await self._session.redirected(fields)
-
-    async def outcome(self) -> Outcome:
-        return _saved(await self._session.outcome())
-
-
-def _saved(outcome: Outcome) -> Outcome:
-    """Return a sign-in's end, of which success in memory alone is none: this process is about to end."""
-    lost = isinstance(outcome, Granted) and not outcome.persisted
-    return Refused(_MEMORY_ONLY) if lost else outcome
 
 
 class _Commands:
@@ -114,7 +77,7 @@ class _Commands:
 
     async def bring_in(self, user: str, place: Place) -> Outcome | Result:
         grant = self._personal(user)
-        return grant if isinstance(grant, Result) else _saved(await self._worker.bring_in(grant, place))
+        return grant if isinstance(grant, Result) else await self._worker.bring_in(grant, place)
 
     async def logout(self, user: str) -> Result:
         grant = self._grant(user)

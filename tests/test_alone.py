@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cms.accounts import Account, Grant
+from cms.accounts import Account, Grant, Source
 from cms.alone import daemonless
 from cms.config import Config
 from cms.process import NotOurs, claimed
@@ -30,6 +30,14 @@ def account(user: str, sign_in: str = "paste") -> Account:
 def alone(folder: Path, *accounts: Account) -> Iterator[Remote]:
     config = Config("cms.cfg", accounts or (account("good@example.test"),), (), None, None, ())
     with daemonless(config, str(folder / "state"), argv=[sys.executable, FAKE]) as remote:
+        yield remote
+
+
+@contextmanager
+def keyless(folder: Path) -> Iterator[Remote]:
+    """Yield a connection with the real worker behind it, which has no place for a key."""
+    config = Config("cms.cfg", (account("good@example.test"),), (), Source("memory"), None, ())
+    with daemonless(config, str(folder / "state")) as remote:
         yield remote
 
 
@@ -60,14 +68,16 @@ def test_the_accounts_own_way_is_taken_when_none_is_named(tmp_path: Path) -> Non
     assert end["ok"]
 
 
-def test_a_sign_in_that_cannot_be_saved_is_none(tmp_path: Path) -> None:
-    """Memory ends with this command: that is said, and whose move it is."""
-    with alone(tmp_path, account("memory@example.test")) as remote:
-        end = signed_in(remote)
+def test_a_sign_in_that_could_not_be_saved_does_not_begin(tmp_path: Path) -> None:
+    """Memory ends with this command: that is said before anybody takes the trouble, and whose move it is."""
+    with keyless(tmp_path) as remote:
+        remote.send({"command": "login"})
+        end = remote.receive()
 
-    assert not end["ok"]
+    assert ("done", False) == (end["event"], end["ok"])
     assert "could not be saved" in end["message"]
     assert "Vault(key=" in end["hint"]
+    assert "start again: `cms login good@example.test`" in end["hint"]
 
 
 def test_a_sign_in_that_fails_says_why(tmp_path: Path) -> None:
@@ -88,7 +98,7 @@ def test_an_import_is_made_and_kept(tmp_path: Path) -> None:
 
 def test_an_import_that_cannot_be_saved_is_none(tmp_path: Path) -> None:
     """As for a sign-in."""
-    with alone(tmp_path, account("memory@example.test")) as remote:
+    with keyless(tmp_path) as remote:
         end = remote.ask("import", user="", path="/f")
 
     assert not end["ok"]

@@ -874,6 +874,16 @@ class TestService:
         assert ["granted"] * 3 == [kind(outcome) for outcome in outcomes]
         assert worker.stays
 
+    def test_memory_that_will_not_do(self, first: Open, grant: Grant, entra: Entra) -> None:
+        """A worker that is about to end begins no sign-in that only its memory would hold; with a key it does."""
+        line = browse(entra)
+        outcome = self.sign_in(replace(first, key=None, persist=True), grant, line)
+        assert isinstance(outcome, Transient)
+        assert ("storage", []) == (outcome.trouble.kind, line.prompted)
+        assert "Vault(key=" in outcome.trouble.hint
+
+        assert "granted" == kind(self.sign_in(replace(first, persist=True), grant, line))
+
     def test_a_full_disk_is_known_before_the_prompt(
         self, first: Open, grant: Grant, monkeypatch: pytest.MonkeyPatch
     ) -> None:

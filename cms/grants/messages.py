@@ -30,7 +30,8 @@ class Open:
     """The first message, once: where the vault is, where its key comes from, and how the network is.
 
     `state_folder` is a path; `key` is None for the order of `cms.grants.vault`; `ca` a PEM file or None; `timeout` the
-    seconds that one grant may take inside the worker; `idle` the seconds after which an unused worker leaves.
+    seconds that one grant may take inside the worker; `idle` the seconds after which an unused worker leaves. With `persist`
+    a sign-in that could be kept in memory only does not begin: the worker is about to end.
     """
 
     state_folder: str
@@ -38,6 +39,7 @@ class Open:
     ca: str | None = None
     timeout: float = 25.0
     idle: float = 5.0
+    persist: bool = False
 
 
 @dataclass(frozen=True, slots=True)

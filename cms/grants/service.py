@@ -23,6 +23,12 @@ from cms.grants.peers import Found, Unfit
 from cms.grants.vault import Entry, Held, Stored, Unavailable, Vault
 from cms.lifecycle import Granted, Outcome, Refused, Transient, Trouble
 
+_NOWHERE = Trouble(
+    "storage",
+    "the sign-in could not be saved: there is no key to encrypt it with",
+    "name a place for the key with Vault(key=...) in the configuration, or start the daemon first: `cms run`",
+)
+
 
 class Line(Protocol):
     """The way to the person who signs in."""
@@ -76,7 +82,10 @@ class Mailbox:
 class Service:
     """Answers questions, each in the thread that asks. Holds no grant between two of them."""
 
-    def __init__(self, vault: Vault, entra: Entra, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, vault: Vault, entra: Entra, clock: Callable[[], float] = time.monotonic, *, persist: bool = False
+    ) -> None:
+        self._persist = persist
         self._vault = vault
         self._entra = entra
         self._clock = clock
@@ -168,7 +177,9 @@ class Service:
             held.inspect()
             place = held.prepare()
             held.release()
-            return place
+        if self._persist and not place.persisted:
+            raise Unavailable(Transient(_NOWHERE))
+        return place
 
     def _finish(self, grant: Grant, flow: Flow, line: Line) -> Answer:
         """Wait for the person, and redeem what that brings."""

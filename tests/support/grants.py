@@ -87,7 +87,7 @@ def opened(state: Path, entra: Entra | None = None, **more: Any) -> Open:
 def service(first: Open, environ: Mapping[str, str] | None = None) -> Service:
     """Return what the worker builds of a first message, with no desktop around it."""
     keys = Keys(first.key, environ=environ or {}, ring=NoRing())
-    return Service(Vault(first.state_folder, keys, first.timeout), Provider(first.ca))
+    return Service(Vault(first.state_folder, keys, first.timeout), Provider(first.ca), persist=first.persist)
 
 
 class Broker:
