@@ -61,6 +61,14 @@ def configure(broker: Daemon, entra: Entra, path: Path, more: str = "") -> None:
     )
 
 
+def begin(broker: Daemon, entra: Entra, path: Path) -> None:
+    """Configure, start and sign in; then the file is there."""
+    configure(broker, entra, path)
+    broker.start()
+    broker.sign_in(ME, entra)
+    until(path.exists, "the token file")
+
+
 @contextmanager
 def reader(path: Path) -> Iterator[dict[str, Any]]:
     """Read the file in a process of its own during the block; what it saw is in the result afterwards."""
@@ -75,10 +83,7 @@ def test_a_reader_never_sees_anything_but_a_fresh_token(broker: Daemon, entra: E
     """Across twenty refreshes: no half of one, no empty file, none that had expired, and never no file at all."""
     path = broker.home / "token"
     entra.token_life = LIFE
-    configure(broker, entra, path)
-    broker.start()
-    broker.sign_in(ME, entra)
-    until(path.exists, "the token file")
+    begin(broker, entra, path)
     entra.requests.clear()
     with reader(path) as saw:
         assert entra.wait_for(REFRESHES, seconds=90, grant_type="refresh_token")
@@ -103,10 +108,7 @@ def claims(token: str) -> dict[str, Any]:
 def test_the_file_is_its_owners_and_the_served_token(broker: Daemon, entra: Entra) -> None:
     """0600, no newline; with another mode and a newline where the configuration says so."""
     path = broker.home / "folder" / "token"
-    configure(broker, entra, path)
-    broker.start()
-    broker.sign_in(ME, entra)
-    until(path.exists, "the token file")
+    begin(broker, entra, path)
     first = (path.read_text(), stat.S_IMODE(path.stat().st_mode), path.stat().st_uid)
     served = ask(broker.home / "cms.sock", f"IMAP,token {ME}\n".encode()).decode()
     read_by_bob = broker.run("cat", str(path), uid=BOB)
@@ -122,10 +124,7 @@ def test_the_file_is_its_owners_and_the_served_token(broker: Daemon, entra: Entr
 def test_it_is_gone_when_nobody_is_signed_in_and_when_nobody_keeps_it(broker: Daemon, entra: Entra) -> None:
     """After `cms logout`, after a stop, and after the next start of a daemon that was killed."""
     path = broker.home / "token"
-    configure(broker, entra, path)
-    broker.start()
-    broker.sign_in(ME, entra)
-    until(path.exists, "the token file")
+    begin(broker, entra, path)
     broker.cms("logout")
     until(lambda: not path.exists(), "the end of the file at the sign-out")
 
@@ -147,10 +146,7 @@ def test_it_is_gone_before_its_token_expires(broker: Daemon, entra: Entra) -> No
     """When Entra cannot be reached, nobody is left with a token that a server refuses."""
     path = broker.home / "token"
     entra.token_life = LIFE
-    configure(broker, entra, path)
-    broker.start()
-    broker.sign_in(ME, entra)
-    until(path.exists, "the token file")
+    begin(broker, entra, path)
     entra.go_down()
     with reader(path) as saw:
         until(lambda: not path.exists(), "the end of the file")
