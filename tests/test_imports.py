@@ -207,6 +207,17 @@ def test_a_provider_that_is_down_loses_nothing(tmp_path: Path, entra: Entra, ann
     assert isinstance(bring_in(broker, grant_for(entra), place), Granted)
 
 
+def test_a_provider_that_cannot_be_reached_loses_nothing(
+    tmp_path: Path, entra: Entra, ann: SignedIn, broker: Broker
+) -> None:
+    """Not even its discovery document is there: nothing is redeemed."""
+    entra.faults.add(Fault("status", endpoint="discovery", status=503))
+    down = bring_in(broker, grant_for(entra), put(tmp_path, made.mutt_file(ann)))
+
+    assert isinstance(down, Transient)
+    assert "server" == down.trouble.kind
+
+
 def test_a_vault_that_cannot_keep_it_is_asked_first(tmp_path: Path, entra: Entra, ann: SignedIn) -> None:
     """Nothing is redeemed for nothing."""
     no_key = Source("file", (str(tmp_path),))

@@ -168,6 +168,8 @@ BROKEN = {
     "sections without addresses": b"[a]\nb = c\n",
     "a section in no order": f"[{ANN}]\nb = c\n[{ANN}]\n".encode(),
     "rounds that are none": f"[{ANN}]\ntoken_iterations = many\n".encode(),
+    "rounds without end": f"[{ANN}]\ntoken_iterations = {'9' * 5000}\n".encode(),
+    "a cave": b"[" * 100_000,
     "a switch that is none": f"[{ANN}]\n[emailproxy]\nallow_catch_all_accounts = perhaps\n".encode(),
     "an address that is none": f"[{ANN}]\ntoken_url = https://[x\n".encode(),
     "a dump of another version": (2).to_bytes(8, "little") + bytes(8),

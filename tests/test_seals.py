@@ -38,7 +38,8 @@ def test_a_proxys_token_opens_with_its_password() -> None:
 
 def test_another_password_opens_nothing() -> None:
     """And says so."""
-    assert seals.open_fernet(made.fernet("token", "right", SALT, 1000), SEAL, "wrong") is None
+    for wrong in ("wrong", "\udc80"):
+        assert seals.open_fernet(made.fernet("token", "right", SALT, 1000), SEAL, wrong) is None
 
 
 def test_noted_rounds_need_not_be_those_that_were_used() -> None:

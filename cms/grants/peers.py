@@ -27,6 +27,9 @@ _MUTT_HOSTS = {"google": "accounts.google.com"}
 # email-oauth2-proxy derived keys with so many rounds before it noted their number beside the salt.
 _PROXY_LEGACY_ROUNDS = 100_000
 
+# Python refuses to make a number of thousands of digits; no count of rounds has more than these.
+_MOST_DIGITS = 10
+
 _PIZAUTH_VERSION = 1
 # A dump holds some accounts with a dozen short strings each: a larger number is none.
 _PIZAUTH_MOST = 10_000
@@ -81,7 +84,7 @@ class Format:
 def _object(raw: bytes) -> dict[str, Any]:
     try:
         body = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise Unknown from None
     if not isinstance(body, dict):
         raise Unknown
@@ -203,7 +206,7 @@ def _proxy_account(ini: configparser.ConfigParser, user: str, *, inherits: bool)
         return next((ini.get(each, name) for each in sections if ini.has_option(each, name)), "")
 
     rounds = option("token_iterations")
-    if rounds and not rounds.isdecimal():
+    if rounds and not (rounds.isdecimal() and len(rounds) <= _MOST_DIGITS):
         raise Unknown
     return Found(
         "email-oauth2-proxy",
