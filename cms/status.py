@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from cms.accounts import Account, Scopes
-from cms.lifecycle import Failing, Life, NeedsSignIn, Settled, usable
+from cms.accounts import PERMISSIONS, Account, Scopes
+from cms.lifecycle import Failing, Life, NeedsSignIn, Settled, covers, usable
 
 # Changes when a field of the JSON changes its meaning or goes; new fields may come at any time.
 JSON_VERSION = 1
@@ -154,7 +154,18 @@ def _row(entry: Entry, protocols: tuple[str, ...], life: Life, now: float, wall:
         entry.persisted,
         entry.key_from,
         entry.signing_in,
-        length_warning(life),
+        _consent_warning(entry, protocols, life) or length_warning(life),
+    )
+
+
+def _consent_warning(entry: Entry, protocols: tuple[str, ...], life: Life) -> str:
+    """Return what to say of a token that does not cover each of these protocols, "" for one that does."""
+    missing = [each for each in protocols if life.held and not covers(life.held, PERMISSIONS.get(each, ""))]
+    if not missing:
+        return ""
+    return (
+        f"the sign-in does not cover {', '.join(missing)}, which the configuration asks for: sign in again and consent,"
+        f" `cms login {entry.user}`"
     )
 
 

@@ -741,6 +741,27 @@ class TestSignIn:
         assert SCOPES == granted(person.answer.outcome).scopes
         assert graph == granted(person.redeem(scopes=graph).outcome).scopes
 
+    def test_a_protocol_without_consent_leaves_the_others_their_token(
+        self, person: Person, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """A scope that came after the sign-in is left out until somebody consents; the log names it and the command."""
+        more = (*SCOPES, "https://outlook.office.com/EWS.AccessAsUser.All")
+        answer = person.redeem(scopes=more)
+
+        assert SCOPES == granted(answer.outcome).scopes
+        assert "EWS.AccessAsUser.All" in capsys.readouterr().err
+        assert ANN == answer.who
+        assert answer.cache
+
+    def test_no_consent_at_all(self, person: Person) -> None:
+        """A sign-in that covers nothing of what is asked for is refused, whatever it was given for before."""
+        graph = ("https://graph.microsoft.com/Mail.Send",)
+        foreign = person.redeem(scopes=graph)
+        person.server.withdraw_consent(ANN)
+        same, more = person.redeem(), person.redeem(scopes=(*SCOPES, "https://outlook.office.com/EWS.AccessAsUser.All"))
+
+        assert ["refused"] * 3 == [refused(answer) for answer in (foreign, same, more)]
+
     def test_no_scopes(self, server: Entra) -> None:
         """An account that no socket serves yet has a link to sign in by."""
         flow = code_flow(module.Entra(server.ca_file).begin(replace(grant_for(server), scope_sets=()), "browser"))

@@ -84,6 +84,14 @@ def test_each_state_has_its_word(name: str) -> None:
     assert name.partition(",")[0] == row_of(name).state
 
 
+def test_a_protocol_that_the_token_does_not_cover_is_warned_about() -> None:
+    """The state is that of the token, which others use; the warning names the protocol and the command."""
+    row = describe([entry(Life(replace(TOKEN, scopes=MAIL[:1])))], NOW, WALL)[0]
+
+    assert ("ok", True) == (row.state, "does not cover IMAP," in row.warning)
+    assert "cms login a@example.test" in row.warning
+
+
 @pytest.mark.parametrize(("size", "warned"), [(LONG_TOKEN, False), (LONG_TOKEN + 1, True)])
 def test_a_long_token_is_warned_about(size: int, warned: bool) -> None:
     """In the text and the JSON, with its size and the programs that fail with it; nothing of it is shown."""

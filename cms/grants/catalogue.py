@@ -231,6 +231,9 @@ _ERRORS = {
 # A word that says nothing about the sign-in does not end it: tried again, slowly.
 _UNKNOWN = _retry("the provider answered with an error that cms does not know")
 
+# The application has not been consented to, or not for all that it asks for.
+NO_CONSENT = 65001
+
 # Refusals that a refresh token used twice may come as: what the provider says then differs, and it may say nothing.
 REUSE_NUMBERS = frozenset({None, 70000, 70008, 700082, 54005})
 

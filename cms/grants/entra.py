@@ -330,7 +330,22 @@ class Entra:
     def redeem(
         self, grant: Grant, scopes: Scopes, cache: str, home_account_id: str, *, who: str = "", secret: str = ""
     ) -> Answer:
-        """Redeem the refresh token in MSAL's `cache` for an access token with exactly these scopes."""
+        """Redeem the refresh token in MSAL's `cache` for an access token with these scopes.
+
+        Where consent is missing for some of them, as after a protocol was added, the token is for those that were
+        consented to before: the other protocols go on.
+        """
+        answer = self._redeem(grant, scopes, cache, home_account_id, who=who, secret=secret)
+        lesser = _consented(scopes, cache) if _lacks_consent(answer.outcome) else ()
+        if not lesser:
+            return answer
+        missing = ", ".join(scope for scope in scopes if scope not in lesser)
+        note(f"nobody has consented to {missing} yet: the token is without until `cms login {grant.login}`")
+        return self._redeem(grant, lesser, cache, home_account_id, who=who, secret=secret)
+
+    def _redeem(
+        self, grant: Grant, scopes: Scopes, cache: str, home_account_id: str, *, who: str, secret: str
+    ) -> Answer:
         call = self._call(grant, secret, cache)
         if not isinstance(call, Call):
             return Answer(call)
@@ -566,6 +581,18 @@ def wanted(grant: Grant) -> tuple[Scopes, Scopes]:
     """Return the scopes of the token that a sign-in gets, and all scopes that it asks consent for."""
     first = grant.scope_sets[0] if grant.scope_sets else ()
     return first, tuple(dict.fromkeys(scope for scopes in grant.scope_sets for scope in scopes))
+
+
+def _lacks_consent(outcome: Outcome) -> bool:
+    return isinstance(outcome, Refused) and outcome.trouble.aadsts == catalogue.NO_CONSENT
+
+
+def _consented(scopes: Scopes, cache: str) -> Scopes:
+    """Return those of `scopes` that the last token was for, if that is some but not all of them."""
+    tokens = json.loads(cache).get("RefreshToken", {}).values()
+    known = {scope for token in tokens for scope in token.get("target", "").split()}
+    lesser = tuple(scope for scope in scopes if scope in known)
+    return lesser if len(lesser) < len(scopes) else ()
 
 
 def _same_resource(first: Scopes, scopes: Scopes) -> Scopes:
