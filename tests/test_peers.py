@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support import peers as made
-from support.peers import SAMPLE_TOKEN, SignedIn
+from support.peers import SAMPLE_TOKEN
 
 from cms.accounts import Grant
 from cms.grants import peers, seals
@@ -20,7 +20,6 @@ from cms.sandbox.directory import CLIENT_ID
 ANN, BEN = "ann@example.test", "ben@example.test"
 GRANT = Grant("https://localhost:1/common", CLIENT_ID, ANN)
 MICROSOFT = Grant("https://login.microsoftonline.com/common", CLIENT_ID, ANN)
-PEER = SignedIn(ANN, SAMPLE_TOKEN, "")
 
 MSAL = json.dumps(
     {
@@ -95,9 +94,9 @@ def test_what_is_said_beside_the_token_is_read(source: str, expected: tuple[str,
 
 def test_an_oauth2ms_file_is_a_cache_in_an_envelope() -> None:
     """oauth2ms keeps MSAL's cache as text inside its configuration."""
-    raw = made.oauth2ms_file(SignedIn(ANN, SAMPLE_TOKEN, MSAL.decode()))
+    found = only(peers.read(made.OAUTH2MS_SAMPLE, "", "x"))
 
-    assert ("oauth2ms", SAMPLE_TOKEN) == (only(peers.read(raw, "", "x")).program, SAMPLE_TOKEN)
+    assert ("oauth2ms", SAMPLE_TOKEN, ANN, "localhost") == (found.program, found.refresh_token, found.user, found.host)
 
 
 def test_overrides_of_sasl_xoauth2_are_read() -> None:

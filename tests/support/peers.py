@@ -80,6 +80,26 @@ PIZAUTH_SAMPLE = base64.b64decode(
 """
 )
 
+# oauth2ms of 2021-07 with MSAL 1.39; its access token and its id token are left out.
+OAUTH2MS_SAMPLE = (
+    b'{"tenant_id": "common", "client_id": "5a5a5a5a-0000-4000-8000-0000000000f2", "client_secret": "made-'
+    b'up", "redirect_host": "localhost", "redirect_port": "56103", "redirect_path": "/getToken/", "scopes"'
+    b': ["https://outlook.office.com/SMTP.Send"], "redirect_uri": "http://localhost:56103/getToken", "toke'
+    b'n_cache": "{\\"AccessToken\\": {}, \\"Account\\": {\\"b131b28e-ce7e-5a8b-9a53-fe1d7e6e316d.5a5a5a5a-0000-'
+    b'4000-8000-000000000001-localhost-common\\": {\\"home_account_id\\": \\"b131b28e-ce7e-5a8b-9a53-fe1d7e6e3'
+    b'16d.5a5a5a5a-0000-4000-8000-000000000001\\", \\"environment\\": \\"localhost\\", \\"realm\\": \\"common\\", \\'
+    b'"local_account_id\\": \\"b131b28e-ce7e-5a8b-9a53-fe1d7e6e316d\\", \\"username\\": \\"ann@example.test\\", \\'
+    b'"authority_type\\": \\"MSSTS\\", \\"account_source\\": \\"authorization_code\\"}}, \\"IdToken\\": {}, \\"Refre'
+    b'shToken\\": {\\"b131b28e-ce7e-5a8b-9a53-fe1d7e6e316d.5a5a5a5a-0000-4000-8000-000000000001-localhost-re'
+    b'freshtoken-5a5a5a5a-0000-4000-8000-0000000000f2--https://outlook.office.com/smtp.send\\": {\\"credenti'
+    b'al_type\\": \\"RefreshToken\\", \\"secret\\": \\"made-up-refresh-token\\", \\"home_account_id\\": \\"b131b28e-'
+    b'ce7e-5a8b-9a53-fe1d7e6e316d.5a5a5a5a-0000-4000-8000-000000000001\\", \\"environment\\": \\"localhost\\", '
+    b'\\"client_id\\": \\"5a5a5a5a-0000-4000-8000-0000000000f2\\", \\"target\\": \\"https://outlook.office.com/SM'
+    b'TP.Send\\", \\"last_modification_time\\": \\"1795175316\\"}}, \\"AppMetadata\\": {\\"appmetadata-localhost-5'
+    b'a5a5a5a-0000-4000-8000-0000000000f2\\": {\\"client_id\\": \\"5a5a5a5a-0000-4000-8000-0000000000f2\\", \\"e'
+    b'nvironment\\": \\"localhost\\"}}}"}'
+)
+
 # By the layout in oama 0.22's source: not one of a real oama's.
 OAMA_SAMPLE = b"""{"access_token":"made-up-access-token","email":{"unEmailAddress":"ann@example.test"},\
 "exp_date":"2026-11-20 12:18 UTC","expires_in":3599,"refresh_token":"made-up-refresh-token",\
