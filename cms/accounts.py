@@ -193,6 +193,15 @@ def resource(scopes: Scopes) -> str:
     return scopes[0].rpartition("/")[0] if scopes else ""
 
 
+def permission_for(protocol: str, scopes: Scopes) -> str:
+    """Return what a token of these scopes must grant to be good for a protocol, "" where nobody can tell.
+
+    A protocol with scopes of its own is known by the first of them. `.default` is whatever was consented to.
+    """
+    own = scopes[0].rpartition("/")[2] if scopes else ""
+    return PERMISSIONS.get(protocol, "" if own == ".default" else own)
+
+
 def registration_for(user: str | None, *, use_default: bool) -> Registration:
     """Return the registration that a user's domain has of its own, else the default one."""
     domain = (user or "").rpartition("@")[2].lower()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from cms.accounts import PERMISSIONS, Grant, Scopes
+from cms.accounts import Grant, Scopes, permission_for
 from cms.lifecycle import Deny, Token
 from cms.logs import get_logger
 from cms.policy import Allow
@@ -44,8 +44,7 @@ class Teller:
         self._waiting += 1
         try:
             keeper = self._keeper_of(allowed.account.grant)
-            # Protocols with scopes of their own have no permission that stands for them.
-            permission = PERMISSIONS.get(protocol, "")
+            permission = permission_for(protocol, allowed.scopes)
             return await keeper.ask(allowed.scopes, permission=permission, min_valid=min_valid, rejected=rejected)
         except Exception:
             log.exception("a keeper failed at a request", user=allowed.account.user)

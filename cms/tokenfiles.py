@@ -14,11 +14,11 @@ from pathlib import Path
 
 import trio
 
-from cms.accounts import Grant
+from cms.accounts import Grant, permission_for
 from cms.clock import Clock
 from cms.config import FileSpec
 from cms.keeper import Keeper
-from cms.lifecycle import Life, Token, usable
+from cms.lifecycle import Life, Token, covers, usable
 from cms.logs import get_logger
 from cms_oauth import sasl
 
@@ -128,7 +128,7 @@ class _File:
 
     async def _settle(self) -> float:
         """Bring the file up to date; return the seconds after which it has to be looked at again."""
-        token = usable(self.keeper.lives.get(self._scopes, Life()), self._clock.boot())
+        token = self._good()
         try:
             await self._show(token)
         except (OSError, NotOurs) as error:
@@ -139,6 +139,12 @@ class _File:
             log.info("a token file is as it should be again", file=self.spec.path)
             self.trouble = ""
         return token.usable_until - self._clock.boot() if token else float("inf")
+
+    def _good(self) -> Token | None:
+        """Return the token that belongs into the file now."""
+        token = usable(self.keeper.lives.get(self._scopes, Life()), self._clock.boot())
+        # After a reload a scope set may begin with a token of the one before it.
+        return token if token and covers(token, permission_for(self.spec.protocol, self._scopes)) else None
 
     async def _show(self, token: Token | None) -> None:
         if self._began and _secret(token) == _secret(self._shown):

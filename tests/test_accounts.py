@@ -16,8 +16,10 @@ from cms.accounts import (
     Cloud,
     Grant,
     Registration,
+    Scopes,
     Source,
     mail_scopes,
+    permission_for,
     registration_for,
     registration_of,
 )
@@ -196,3 +198,18 @@ def test_an_application_of_ones_own_is_unknown() -> None:
 def test_a_source_says_where_it_reads(source: Source, expected: str) -> None:
     """Status and logs name the place of a secret, which is no secret."""
     assert expected == str(source)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "scopes", "expected"),
+    [
+        ("SMTP", ("https://outlook.office.com/SMTP.Send",), "SMTP.Send"),
+        ("IMAP", ("https://outlook.office.com/.default",), "IMAP.AccessAsUser.All"),
+        ("GRAPH", ("https://graph.microsoft.com/Mail.Send", "https://graph.microsoft.com/User.Read"), "Mail.Send"),
+        ("ALL", ("https://graph.microsoft.com/.default",), ""),
+        ("NONE", (), ""),
+    ],
+)
+def test_a_protocol_needs_a_permission(protocol: str, scopes: Scopes, expected: str) -> None:
+    """A mail protocol its own, another one the first that it asks for, and all that there is nothing by name."""
+    assert expected == permission_for(protocol, scopes)

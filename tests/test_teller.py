@@ -36,13 +36,13 @@ async def test_a_keeper_is_asked_for_what_was_allowed() -> None:
 
 
 @in_trio
-async def test_a_protocol_of_ones_own_needs_no_known_permission() -> None:
-    """What its token must grant is the configuration's business."""
+async def test_a_protocol_of_ones_own_is_known_by_its_scopes() -> None:
+    """Its token must grant what the configuration asks for."""
     keeper = FakeKeeper()
     keeper.open.set()
     await Teller(lambda _grant: keeper).token(ALLOWED, "GRAPH")
 
-    assert [""] == keeper.permissions
+    assert ["SMTP.Send"] == keeper.permissions
 
 
 @in_trio

@@ -283,6 +283,19 @@ async def test_after_a_suspend_an_expired_token_goes(tmp_path: Path) -> None:
 
 
 @in_trio
+async def test_a_token_for_something_else_is_none(tmp_path: Path) -> None:
+    """After a reload a new protocol may begin with a token that was given before anybody consented to it."""
+    async with keeping(tmp_path) as kept:
+        kept.files.apply([kept.spec()])
+        await kept.until("one")
+        held = kept.keeper.lives[SCOPES].held
+        assert held
+        kept.keeper.lives[SCOPES] = Life(replace(held, scopes=("https://outlook.office.com/SMTP.Send",)))
+        kept.files.wake(kept.keeper)
+        await kept.until(None)
+
+
+@in_trio
 async def test_the_same_token_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A life that changes in another way than its token touches no file."""
     async with keeping(tmp_path) as kept:
