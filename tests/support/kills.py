@@ -2,7 +2,8 @@
 
 A system call is hit by strace, which is attached to a worker that waits for its first question and kills it as it
 enters the Nth call of one name, so that nothing of that call is carried out. strace counts for each thread, and a
-question has a thread of its own: the Nth call is the Nth of this very refresh.
+question has a thread of its own: the Nth call is the Nth of this very refresh, as long as no other thread of the refresh
+makes calls of that name. `Ward.calls` checks that none does.
 """
 
 from __future__ import annotations
@@ -75,6 +76,11 @@ class Witness(Entra):
     def __init__(self, *given: Any, **named: Any) -> None:
         self.redemptions: list[Redemption] = []
         super().__init__(*given, **named)
+
+    @property
+    def authority(self) -> str:
+        """What `Office365_Account(authority=...)` takes. An address: a name is looked up by a thread of its own."""
+        return super().authority.replace("localhost", "127.0.0.1")
 
     def _answer(self, request: Request) -> Reply:
         token = request.fields.get("refresh_token")
@@ -204,8 +210,13 @@ class Ward:
         with self.victim() as worker, _strace(worker, log, f"--trace={_TRACED}"):
             self.ask(worker, grant)
             assert _answers(worker.broker)
-        names = re.findall(r"^\d+ +(\w+)\(", log.read_text(), re.MULTILINE)
-        return sorted(set(names) - LOOKS)
+        found: dict[str, set[int]] = {}
+        for thread, name in re.findall(r"^(\d+) +(\w+)\(", log.read_text(), re.MULTILINE):
+            # The main thread only takes the question and passes on the answer.
+            if name not in LOOKS:
+                found.setdefault(name, set()).update({int(thread)} - {worker.popen.pid})
+        assert all(len(threads) <= 1 for threads in found.values()), found
+        return sorted(found)
 
     def killed_at(self, grant: Grant, name: str, number: int) -> str:
         """Refresh in a worker that is killed on entering its Nth call of this name.
@@ -287,9 +298,9 @@ def _end(outcome: Outcome) -> str:
     return "granted" if isinstance(outcome, Granted) else outcome.trouble.kind
 
 
-def hesitate(luck: random.Random) -> None:
-    """Let a moment pass, whose length is not foreseen: what happens at it is what the test is about."""
-    time.sleep(luck.uniform(0.0, _HESITATION))
+def hesitate(luck: random.Random, longest: float = _HESITATION) -> None:
+    """Let a moment pass, whose length nobody foresees: that nothing depends on it is what the tests are about."""
+    time.sleep(luck.uniform(0.0, longest))
 
 
 def kill(processes: Iterable[int]) -> int:
