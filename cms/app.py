@@ -261,7 +261,7 @@ class App(control.Commands):
             await trio.sleep(WATCH_SECONDS)
             now = self._clock.boot() - trio.current_time()
             if now - ahead > SUSPEND_SECONDS:
-                log.info("back from a suspend", seconds=int(now - ahead))
+                log.info("back from a suspend", seconds=round(now - ahead))
                 self._wake()
             ahead = now
 
