@@ -11,7 +11,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import threading
 import time
 from base64 import b64decode, urlsafe_b64encode
@@ -51,8 +50,8 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/]{64,}")
 
 _SAMPLE_SECONDS = 0.1
 
-# A process of cms's forbids its core dumps as soon as Python runs, which on a busy machine takes a few seconds.
-_EXPOSED_SECONDS = 10.0
+# A process of cms's forbids its core dumps as soon as Python runs. On a busy machine, under strace, that takes a while.
+_EXPOSED_SECONDS = 30.0
 # What the kernel says of a process whose memory no crash writes to a disk.
 _NO_DUMP = re.compile(r"^Max core file size +0 +0 ", re.MULTILINE)
 
@@ -150,7 +149,7 @@ def _problem(file: Path, wanted: set[str]) -> str:
     if file.name.startswith("secrets-"):
         return ""
     if file.name.startswith("dumps-"):
-        return f"{file.name}: a process whose memory a crash would write to a disk"
+        return f"{file.name}: a process whose memory a crash would write to a disk: {file.read_text(errors='replace')}"
     text = _plain(file.read_text(errors="replace"))
     if _JWT.search(text):
         return f"{file.name}: a JSON web token"
@@ -203,14 +202,14 @@ class Watch(threading.Thread):
                     continue
                 self._keep(child, arguments, environment)
                 if is_cms(arguments.split(b"\0")):
-                    self._check_dumps(child, Path(f"/proc/{child}/limits").read_text())
+                    self._check_dumps(child, arguments, Path(f"/proc/{child}/limits").read_text())
             self._look_below(child)
 
-    def _check_dumps(self, process: str, limits: str) -> None:
+    def _check_dumps(self, process: str, arguments: bytes, limits: str) -> None:
         if _NO_DUMP.search(limits):
             self._exposed.pop(process, None)
         elif time.monotonic() - self._exposed.setdefault(process, time.monotonic()) > self._patience:
-            keep("dumps", process)
+            keep("dumps", process.encode() + b" " + arguments.replace(b"\0", b" "))
 
     def _keep(self, process: str, arguments: bytes, environment: bytes) -> None:
         seen = (process, arguments, environment)
@@ -251,7 +250,12 @@ def descendants(process: int | str) -> Iterator[str]:
 
 def witness_subprocesses() -> None:
     """Keep the arguments, environment and standard error of every program that the tests of this process start."""
-    communicate = subprocess.Popen.communicate
+    communicate, start = subprocess.Popen.communicate, subprocess.Popen.__init__
+
+    def started(self: Any, args: Any, *given: Any, **named: Any) -> None:
+        keep("commands", repr(args))
+        keep("commands", repr(dict(named.get("env") or {})))
+        start(self, args, *given, **named)
 
     def witnessed(self: Any, *given: Any, **named: Any) -> Any:
         output, errors = communicate(self, *given, **named)
@@ -260,8 +264,10 @@ def witness_subprocesses() -> None:
             keep("output", output)
         return output, errors
 
-    subprocess.Popen.communicate = witnessed  # type: ignore[method-assign]  # every helper of subprocess ends here
-    sys.addaudithook(_audit)
+    # Every helper of subprocess, and trio's processes too, begin and end here. Not an audit hook: while one runs in
+    # Python, threads that start under coverage fail to be traced ("another trace function is being installed").
+    subprocess.Popen.__init__ = started  # type: ignore[method-assign]  # as above
+    subprocess.Popen.communicate = witnessed  # type: ignore[method-assign]  # as above
 
 
 def _shows_no_token(arguments: Any) -> bool:
@@ -270,10 +276,3 @@ def _shows_no_token(arguments: Any) -> bool:
     if any(word.startswith("--test-") for word in words):
         return True
     return any(Path(word).name == "cms" or word in ("cms.main", "cms.sandbox.demo") for word in words)
-
-
-def _audit(event: str, arguments: tuple[Any, ...]) -> None:
-    if event == "subprocess.Popen":
-        _, command, _, environment = arguments
-        keep("commands", repr(command))
-        keep("commands", repr(dict(environment)) if environment else None)
