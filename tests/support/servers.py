@@ -229,7 +229,7 @@ def free_ports(number: int) -> list[int]:
 def _prepare(folder: Path) -> None:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(folder / "ca.pem"))
-    certificate = authority.issue_cert("localhost", "127.0.0.1")
+    certificate = authority.issue_cert("localhost", "127.0.0.1", common_name="localhost")
     certificate.private_key_and_cert_chain_pem.write_to_path(str(folder / "server.pem"))
     exim = pwd.getpwnam(EXIM_USER)
     os.chown(folder / "server.pem", exim.pw_uid, exim.pw_gid)
