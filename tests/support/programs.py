@@ -37,5 +37,5 @@ def give_up(reason: str) -> None:
 
 def listed_packages() -> list[str]:
     """Return the names in debian-packages.txt."""
-    lines = (line.partition("#")[0].strip() for line in _PACKAGES.read_text().splitlines())
-    return [line for line in lines if line]
+    lines = (line.partition("#")[0].split() for line in _PACKAGES.read_text().splitlines())
+    return [words[0] for words in lines if words]
