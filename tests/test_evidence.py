@@ -100,7 +100,12 @@ def test_a_leak_fails_the_run(tmp_path: Path, leak: str) -> None:
     tests = Path(__file__).parent
     command = [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "-p", "conftest", "-p", "no:cacheprovider"]
     # What leaks there is not this run's: it gathers evidence of its own.
-    own = {"PYTEST_ADDOPTS": "", "PYTHONPATH": str(tests), "TMPDIR": str(tmp_path), evidence.FOLDER_VARIABLE: str(tmp_path)}
+    own = {
+        "PYTEST_ADDOPTS": "",
+        "PYTHONPATH": str(tests),
+        "TMPDIR": str(tmp_path),
+        evidence.FOLDER_VARIABLE: str(tmp_path),
+    }
     environment = {**os.environ, **own}
 
     with subprocess.Popen([*command, str(tmp_path)], stdout=subprocess.PIPE, text=True, env=environment) as run:
