@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from subprocess import CompletedProcess
+from subprocess import CompletedProcess, run
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ from support import evidence
 from support.contrib import ROOT, replaced
 from support.daemon import Daemon, account_line, daemons, settings_lines
 from support.fragments import contrib, page, shown
-from support.postfix import LOG_FILE, POSTFIX_UID, Postfix, main_cf
+from support.postfix import LOG_FILE, PACKAGES, POSTFIX_UID, Postfix, main_cf
 from support.reachable import ALICE, BOB, CAROL, Installation, open_folder
 from support.servers import MailServers
 from support.waiting import until
@@ -193,9 +193,11 @@ def test_a_login_sends_as_its_own_only(system: System) -> None:
 def test_nothing_is_taken_from_the_network(system: System) -> None:
     """Postfix listens on no port: what comes from there has no login."""
     master = f"/proc/{(system.machine.spool / 'pid/master.pid').read_text().strip()}"
-    listening = {line.split()[9] for line in Path(master, "net/tcp").read_text().splitlines() if " 0A " in line}
+    sockets = Path(master, "net/tcp").read_text() + Path(master, "net/tcp6").read_text()
+    listening = {line.split()[9] for line in sockets.splitlines() if " 0A " in line}
     opened = {str(each.readlink()) for each in Path(master, "fd").iterdir()}
 
+    assert listening
     assert opened
     assert set() == opened & {f"socket:[{inode}]" for inode in listening}
 
@@ -260,6 +262,23 @@ def test_mail_waits_while_the_broker_is_down(system: System) -> None:
     assert system.servers.wait_for_mail(B, subject)
     assert "status=bounced" not in system.machine.log()[start:]
     assert tries == system.tries()
+
+
+def test_a_flush_sends_what_waits_at_once(system: System) -> None:
+    """Nobody who has just signed in needs to wait for the next queue run."""
+    hour = {"queue_run_delay": "1h", "minimal_backoff_time": "1h", "maximal_backoff_time": "1h"}
+    system.reconfigure(**hour)
+    start = len(system.machine.log())
+    system.broker.stop()
+    subject = system.send("alice", B, sender=A)
+    system.kept(A, "connect to …: No such file or directory", start)
+    system.broker.start()
+    flushed = system.machine.run("/usr/sbin/postqueue", "-f")
+    system.servers.wait_for_mail(B, subject)
+    system.reconfigure()
+
+    assert 0 == flushed.returncode
+    assert "sudo postqueue -f" in page("postfix")
 
 
 def test_a_stranger_is_not_found_and_sent_without_a_login_by_nobody(system: System) -> None:
@@ -328,6 +347,13 @@ def test_a_bounce_comes_back_through_the_account(system: System) -> None:
     assert "5.1.10 Recipient not found" in bounce
 
 
+def test_there_are_no_mailboxes_here(system: System) -> None:
+    """Mail for a login of this machine is not lost in a file that nobody reads: its sender is told."""
+    bounce = system.servers.wait_for_mail(A, system.send("alice", "root", sender=A))
+
+    assert "there are no mailboxes on this machine" in bounce
+
+
 def test_a_bounce_that_is_refused_ends(system: System) -> None:
     """It does not come back as a bounce of the bounce, time after time."""
     start = len(system.machine.log())
@@ -349,3 +375,30 @@ def test_an_unknown_authority_gets_no_login(system: System) -> None:
     assert before == system.servers.log().count("A=xoauth2")
     system.reconfigure()
     assert system.servers.wait_for_mail(B, subject)
+
+
+def test_a_machine_without_the_package_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """These tests fail in CI where Postfix has not been downloaded, and name what downloads it."""
+    monkeypatch.setattr("support.postfix.PACKAGES", tmp_path / "none")
+    monkeypatch.setenv("CI", "true")
+
+    with pytest.raises(pytest.fail.Exception, match="tests/install-debian-packages"):
+        Postfix(tmp_path, {})
+
+
+def test_without_root_the_download_is_named(tmp_path: Path) -> None:
+    """Without root nothing is downloaded: the package is named, with the folder and the command."""
+    for name, text in (("id", "echo 1000"), ("dpkg-query", "echo installed"), ("ls", "exit 2")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+
+    done = run(
+        [str(ROOT / "tests" / "install-debian-packages")],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+    )
+
+    assert (1, "") == (done.returncode, done.stdout)
+    assert f"In {PACKAGES} a package is missing. As root, there: apt-get download postfix\n" == done.stderr
