@@ -289,6 +289,7 @@ async def test_an_import_serves_at_once(world: World) -> None:
     """What the worker has taken over is a sign-in: its token is served; one that fails changes nothing."""
     world.accounts = [account("unsigned@example.test"), account("refused@example.test")]
     async with world.daemon() as app:
+        await until_settled(app)
         imported = await app.bring_in("unsigned@example.test", Place("/f"))
         served = await world.ask("SMTP,token unsigned@example.test")
         before = life(app, 1)

@@ -57,12 +57,11 @@ def test_the_file_opens_the_mailbox(broker: Daemon, servers: MailServers) -> Non
 def test_the_page_quotes_the_status(broker: Daemon, servers: MailServers) -> None:
     """Its words are those that a person reads there."""
     (broker.home / "token").mkdir()
-    signed_out = broker.cms("status").stdout
+    until(lambda: "sign-in-required" in broker.cms("status").stdout, "the state of an account that nobody signed in")
     broker.sign_in(USER, servers.entra)
     trouble = f"the token file {broker.home}/token cannot be kept"
     until(lambda: trouble in " ".join(broker.cms("status").stdout.split()), "the trouble in the status")
 
-    assert "sign-in-required" in signed_out
     assert [True, True] == [
         words in page("imapsync") for words in ("`sign-in-required`", "`the token file … cannot be kept`")
     ]
