@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import grp
+import pwd
+import re
+import signal
 import socket
+import ssl
+import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Self, TextIO
+from typing import Self
 
 import pytest
 from support import evidence
-from support.contrib import exim_conf
+from support.contrib import exim_conf, replaced
 from support.daemon import Daemon, account_line, ask, daemons, settings_lines
+from support.fragments import shown
 from support.machine import EXIM_USER, Machine
-from support.reachable import ALICE, BOB, CAROL, Installation, open_folder
+from support.reachable import ALICE, BOB, CAROL, Installation, bare_environment, open_folder
 from support.servers import MailServers
-from support.waiting import until
+from support.waiting import PATIENCE, until
 
 A = "user@domain.com"
 SHARED = "shared@domain.com"
@@ -30,8 +37,26 @@ CMS = 64010
 
 # What the server says, and counts, of a credential that is none.
 REFUSED = "535 Incorrect authentication data"
+# What it says of a sender without a login, and the sender's exim takes for a reason to bounce.
+STRANGER = "not authenticated"
 
 _numbers = count()
+
+
+# What exim has to send when there is no token: it begins a login, and cancels it when the server asks for a credential.
+CANCELLED = ["EHLO", "STARTTLS", "EHLO", "AUTH XOAUTH2", "*", "QUIT"]
+
+# Debian's own script starts exim; $0 is /etc/default/exim4. It ends when its input does.
+_QUEUE_RUNNER = """
+mount --bind "$0" /etc/default/exim4
+mount -t tmpfs -o mode=0755 tmpfs /run
+/etc/init.d/exim4 start
+read -r end || true
+/etc/init.d/exim4 stop
+"""
+
+# A command with another /etc/group, which is $0.
+_WITH_GROUPS = ["sh", "-ec", 'mount --bind "$0" /etc/group; exec "$@"']
 
 
 @dataclass
@@ -56,6 +81,11 @@ class System:
         }
         self.machine.configure(exim_conf(**(usual | macros)))
 
+    def client(self, name: str) -> list[str]:
+        """Return the command that asks one of the sockets for A's token."""
+        command = self.broker.installation.command("cms-oauth")
+        return [command, f"--user={A}", f"--cms_sock={self.broker.sockets / name}"]
+
     def send(self, login: str, to: str, *, header_from: str, sender: str = "") -> tuple[int, str]:
         """Return sendmail's exit status and the message's subject, which no other message has."""
         subject = f"message {next(_numbers)}."
@@ -74,6 +104,28 @@ class System:
 
         until(tried, "the queue to empty")
 
+    @contextmanager
+    def queue_runner(self) -> Iterator[None]:
+        """Have exim run its queue by itself, as the page says, with a second in place of minutes."""
+        default = self.machine.folder / "default"
+        default.write_text(replaced(shown("exim", "queue"), **{"'2m'": "'1s'"}))
+        command = self.machine.argv("sh", "-ec", _QUEUE_RUNNER, str(default))
+        with (
+            (self.machine.folder / "runner.log").open("wb") as said,
+            subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=said, stderr=said, env=bare_environment()
+            ) as script,
+        ):
+            try:
+                yield
+            finally:
+                script.communicate(timeout=PATIENCE)
+        assert script.returncode == 0, Path(said.name).read_text()
+
+    def tries(self, message: str) -> int:
+        """Return how often exim has tried to send a message and has put it off."""
+        return sum(f" {message} == " in line and "retry time" not in line for line in self.machine.log().splitlines())
+
 
 def configuration(broker: Daemon, servers: MailServers) -> str:
     return (
@@ -83,8 +135,55 @@ def configuration(broker: Daemon, servers: MailServers) -> str:
         + account_line("b", B, servers.entra)
         + f'CredentialServer("{broker.sockets / "exim.sock"}", accounts=[a, shared, b], users=["{EXIM_USER}"])\n'
         + f'CredentialServer("{broker.sockets / "group.sock"}", accounts=[a], group="{EXIM_USER}")\n'
+        + f'CredentialServer("{broker.sockets / "groups.sock"}", accounts=[a], groups=["{EXIM_USER}"])\n'
         + f'CredentialServer("{broker.sockets / "own.sock"}", accounts=[a], mode=0o660)\n'
     )
+
+
+@contextmanager
+def stopped(system: System) -> Iterator[None]:
+    """No broker, and no socket."""
+    system.broker.stop()
+    try:
+        yield
+    finally:
+        system.broker.start()
+
+
+@contextmanager
+def killed(system: System) -> Iterator[None]:
+    """A socket, and nobody behind it."""
+    system.broker.stop(signal.SIGKILL)
+    try:
+        yield
+    finally:
+        system.broker.start()
+
+
+@contextmanager
+def frozen(system: System) -> Iterator[None]:
+    """A broker that can be connected to and never answers: exim gives up after 5 s."""
+    assert system.broker.process
+    system.broker.process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        system.broker.process.send_signal(signal.SIGCONT)
+
+
+@contextmanager
+def signed_out(system: System) -> Iterator[None]:
+    """A broker that has no token, and so answers nothing and closes."""
+    done = system.broker.cms("logout", "-c", str(system.broker.config), A)
+    assert done.returncode == 0, done.stderr
+    try:
+        yield
+    finally:
+        system.broker.sign_in(A, system.servers.entra)
+
+
+Outage = Callable[[System], AbstractContextManager[None]]
+OUTAGES: list[Outage] = [stopped, killed, frozen, signed_out]
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +221,18 @@ def test_each_account_sends_its_own_mail(system: System) -> None:
     assert f"A=xoauth2:{B}" in system.servers.log()
 
 
+def test_one_login_sends_through_several_accounts(system: System) -> None:
+    """The sender alone chooses: one login's messages go out under the account that each names."""
+    system.configure(SENDERS=f"alice = {A}:{B}")
+
+    _, first = system.send("alice", B, header_from=A, sender=A)
+    _, second = system.send("alice", A, header_from=B, sender=B)
+
+    # The server takes mail from nobody but the sender's own login.
+    assert f"Return-path: <{A}>" in system.servers.wait_for_mail(B, first)
+    assert f"Return-path: <{B}>" in system.servers.wait_for_mail(A, second)
+
+
 def test_a_login_needs_no_sender(system: System) -> None:
     """Without -f a login sends as its first address, so that plain `sendmail` and `mail` work."""
     _, subject = system.send("alice", B, header_from=A)
@@ -138,25 +249,38 @@ def test_nobody_but_exim_gets_the_token(system: System) -> None:
     assert answered.startswith(f"user={A}\x01auth=Bearer ".encode())
 
 
-def test_exims_primary_group_opens_a_socket(system: System) -> None:
-    """A socket of the group Debian-exim serves exim, though exim drops all groups but its own."""
-    system.configure(SOCKET=str(system.broker.sockets / "group.sock"))
+@pytest.mark.parametrize("name", ["group.sock", "groups.sock"])
+def test_exims_primary_group_opens_a_socket(system: System, name: str) -> None:
+    """A socket of, or for, the group Debian-exim serves exim's own uid, which has no other group; and no other user."""
+    system.configure(SOCKET=str(system.broker.sockets / name))
+    before = len(system.broker.log)
 
     _, subject = system.send("alice", B, header_from=A, sender=A)
+    refused = system.machine.run(*system.client(name), login="bob")
 
     assert system.servers.wait_for_mail(B, subject)
+    exim = pwd.getpwnam(EXIM_USER).pw_uid
+    assert any("granted" in line and f"uid={exim} " in line for line in system.broker.log[before:].splitlines())
+    assert (77, "") == (refused.returncode, refused.stdout)
 
 
-def test_a_socket_of_another_group_is_closed_to_exim(system: System) -> None:
-    """The permissions of the socket are what lets exim in: where they do not, the message waits."""
+def test_a_supplementary_group_opens_no_socket(system: System) -> None:
+    """exim drops them: as a member of the socket's group it is let in, and not as the exim that sends. Mail waits."""
     system.configure(SOCKET=str(system.broker.sockets / "own.sock"))
+    groups = system.machine.folder / "group"
+    groups.write_text(f"{Path('/etc/group').read_text()}cms-own:x:{CMS}:{EXIM_USER}\n")
+    member = ["setpriv", f"--reuid={EXIM_USER}", f"--regid={EXIM_USER}", "--init-groups"]
+    text = f"From: {A}\nTo: {B}\nSubject: of another group.\n\nhello\n"
 
-    _, subject = system.send("alice", B, header_from=A, sender=A)
-
-    assert 1 == len(system.machine.queue)
+    answered = system.machine.run(*_WITH_GROUPS, str(groups), *member, *system.client("own.sock"))
+    system.machine.run(*_WITH_GROUPS, str(groups), "/usr/sbin/sendmail", "-i", "-odf", B, stdin=text)
+    waiting = system.machine.queue
     system.configure()
     system.empty_queue()
-    assert system.servers.wait_for_mail(B, subject)
+
+    assert (0, "") == (answered.returncode, answered.stderr)
+    assert 1 == len(waiting)
+    assert system.servers.wait_for_mail(B, "of another group.")
 
 
 def test_b_cannot_send_as_a(system: System) -> None:
@@ -219,20 +343,61 @@ def test_a_bounce_comes_back_through_the_account(system: System) -> None:
     assert "5.1.10 Recipient not found" in bounce
 
 
-def test_mail_waits_while_the_broker_is_down(system: System) -> None:
-    """No broker: no bounce, no login with nothing in it, no mail without a login. It goes out when cms is back."""
-    before = system.servers.log().count(REFUSED)
-    system.broker.stop()
-    status, subject = system.send("alice", B, header_from=A, sender=A)
-    waiting = system.machine.queue
-    system.broker.start()
+def test_a_bounce_waits_for_its_token(system: System) -> None:
+    """A bounce that arises while there is no token stays in the queue, too, and comes back when there is one."""
+    here = system.machine.run(system.machine.exim, "-bP", "primary_hostname").stdout.split()[-1]
+    with stopped(system):
+        _, subject = system.send("alice", f"somebody@{here}", header_from=A, sender=A)
+        bounces = until(lambda: re.findall(r"(\S+) <= <>", system.machine.log()), "the bounce")
+        until(lambda: system.tries(bounces[-1]), "a try to send it")
+        waiting = system.machine.queue
     system.empty_queue()
 
-    assert (0, 1) == (status, len(waiting))
-    assert system.servers.wait_for_mail(B, subject)
+    bounce = system.servers.wait_for_mail(A, subject)
+    assert [bounces[-1]] == waiting
+    assert f"Return-path: <{A}>" in bounce
+    assert "there are no mailboxes on this machine" in bounce
+
+
+def test_only_exim_has_no_sender(system: System) -> None:
+    """A login that names the empty sender is refused: it would send through the account of whoever it writes to."""
+    status, subject = system.send("bob", A, header_from=B, sender="<>")
+
+    assert 0 != status
+    assert "bob may not send as <>" in system.machine.log()
     assert not system.has(A, subject)
-    assert before == system.servers.log().count(REFUSED)
-    assert "not authenticated" not in system.servers.log()
+
+
+@pytest.mark.parametrize("outage", OUTAGES)
+def test_mail_goes_out_by_itself_when_cms_is_back(system: System, outage: Outage) -> None:
+    """Without a token a message waits, however often it is tried; it is not bounced. Then nobody needs to do a thing."""
+    before = [system.servers.log().count(words) for words in (REFUSED, STRANGER)]
+    with system.queue_runner():
+        with outage(system):
+            status, subject = system.send("alice", B, header_from=A, sender=A)
+            (waiting,) = system.machine.queue
+            until(lambda: system.tries(waiting) > 1, "the queue runner's try")
+        message = system.servers.wait_for_mail(B, subject)
+
+    assert 0 == status
+    assert f"Return-path: <{A}>" in message
+    assert [] == system.machine.queue
+    assert f" {waiting} ** " not in system.machine.log()
+    assert before == [system.servers.log().count(words) for words in (REFUSED, STRANGER)]
+
+
+@pytest.mark.parametrize("outage", OUTAGES)
+def test_without_a_token_the_login_is_cancelled(system: System, outage: Outage) -> None:
+    """The server sees no credential, not even an empty one, no other way to log in, and no sender."""
+    with Listener(server_tls(system.servers)) as server, outage(system):
+        system.configure(PORT=str(server.port))
+        _, subject = system.send("alice", B, header_from=A, sender=A)
+        heard = list(server.heard)
+
+    assert CANCELLED == heard
+    system.configure()
+    system.empty_queue()
+    assert system.servers.wait_for_mail(B, subject)
 
 
 def test_mail_of_an_account_that_is_signed_out_waits_alone(system: System) -> None:
@@ -250,7 +415,7 @@ def test_mail_of_an_account_that_is_signed_out_waits_alone(system: System) -> No
     assert system.servers.wait_for_mail(A, waits)
     assert "authentication required but authentication attempt(s) failed" in said
     assert before == system.servers.log().count(REFUSED)
-    assert "not authenticated" not in system.servers.log()
+    assert STRANGER not in system.servers.log()
 
 
 def test_a_queue_of_several_accounts_goes_out_in_one_run(system: System) -> None:
@@ -286,23 +451,33 @@ def test_an_unknown_authority_gets_no_login(system: System) -> None:
 
 def test_a_server_without_tls_gets_nothing(system: System) -> None:
     """Where STARTTLS has been stripped neither a login nor a sender is sent; the message waits."""
-    with _PlainServer() as plain:
+    with Listener() as plain:
         system.configure(PORT=str(plain.port))
         _, subject = system.send("alice", B, header_from=A, sender=A)
-        heard = plain.heard
+        heard = list(plain.heard)
 
     assert 1 == len(system.machine.queue)
-    assert "EHLO" in heard
-    assert not {"AUTH", "MAIL"} & set(heard)
+    assert ["EHLO", "QUIT"] == heard
     system.configure()
     system.machine.run(system.machine.exim, "-qff")
     assert system.servers.wait_for_mail(B, subject)
 
 
-class _PlainServer:
-    """An SMTP server that offers XOAUTH2 and no STARTTLS, and remembers the commands that it hears."""
+def server_tls(servers: MailServers) -> ssl.SSLContext:
+    """Return what a server of the test's own needs to be taken for the real one."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(servers.folder / "server.pem")
+    return context
 
-    def __init__(self) -> None:
+
+class Listener:
+    """An SMTP server that offers logins, with STARTTLS or without, takes none, and remembers what it hears."""
+
+    # More of a line than anything harmless has, and less than a credential.
+    _SHOWN = 12
+
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._thread = threading.Thread(target=self._serve)
         self.port = self._listener.getsockname()[1]
@@ -323,13 +498,32 @@ class _PlainServer:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
-            with connection, connection.makefile("rw") as file:
-                self._converse(file)
+            with connection:
+                connection.sendall(b"220 listener ESMTP\r\n")
+                self._converse(connection)
 
-    def _converse(self, file: TextIO) -> None:
-        print("220 plain ESMTP", file=file, flush=True)
-        for line in file:
-            command = line.split()[0].upper()
-            self.heard.append(command)
-            extra = "250-plain\n250 AUTH XOAUTH2" if command == "EHLO" else "221 bye" if command == "QUIT" else "250 ok"
-            print(extra, file=file, flush=True)
+    def _converse(self, connection: socket.socket) -> None:
+        """Answer until the other side closes or wants TLS, and then within it."""
+        with connection.makefile("r") as lines:
+            for line in lines:
+                command = line.split()[0].upper()
+                self.heard.append(command if command == "EHLO" else line.strip()[: self._SHOWN])
+                connection.sendall(self._answers(connection).get(command, "250 ok").encode() + b"\r\n")
+                if command == "STARTTLS":
+                    break
+            else:
+                return
+        assert self._tls
+        with self._tls.wrap_socket(connection, server_side=True) as secure:
+            self._converse(secure)
+
+    def _answers(self, connection: socket.socket) -> Mapping[str, str]:
+        secure = isinstance(connection, ssl.SSLSocket)
+        offer = "250-STARTTLS\r\n" if self._tls and not secure else ""
+        return {
+            "EHLO": f"250-listener\r\n{offer}250 AUTH PLAIN LOGIN XOAUTH2",
+            "STARTTLS": "220 go ahead",
+            "AUTH": "334 ",
+            "*": "501 cancelled",
+            "QUIT": "221 bye",
+        }
