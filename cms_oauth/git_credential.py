@@ -4,7 +4,8 @@ git tells on standard input, in lines `name=value`, where it wants to log in. `g
 token as password, for mail servers only: nothing else ever gets one. `erase` comes after a server's refusal and makes
 cms get another token. `store` keeps nothing, since cms has a fresh token at any time.
 
-Where there is no token git is told to `quit`: else it would ask whoever sits at the terminal for a password.
+Where there is no token git is told to `quit`: else it would ask whoever sits at the terminal for a password. Not so
+for a user of git's own naming whom cms does not serve: that one may have a password, from elsewhere.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 import sys
 from collections.abc import Mapping
 
-from cms_oauth import dial, wire
+from cms_oauth import dial, sasl, wire
 from cms_oauth import main as client
 
 _NAME = "git-credential-cms"
@@ -46,8 +47,9 @@ def answer(arguments: list[str]) -> int:
     if not protocol or action not in ("get", "erase"):
         return 0
     options.protocol = protocol
-    options.user = asked.get("username") or options.user
-    return _get(options) if action == "get" else _erase(options, asked.get("password", ""))
+    named = asked.get("username", "")
+    options.user = named or options.user
+    return _get(options, named) if action == "get" else _erase(options, asked.get("password", ""))
 
 
 def _read(arguments: list[str]) -> client.Options | None:
@@ -61,11 +63,12 @@ def _asked(description: bytes) -> Mapping[str, str]:
     return dict(line.split("=", 1) for line in text.split("\n") if "=" in line)
 
 
-def _get(options: client.Options) -> int:
+def _get(options: client.Options, named: str) -> int:
     options.output = "json"
     granted = client.fetch(options, dial.now() + wire.CLIENT_SECONDS)
     if isinstance(granted, dial.Failed):
-        client.write("quit=1\n")
+        if not (named and granted.code == "unknown-account"):
+            client.write("quit=1\n")
         return _report(granted)
     lines = [f"username={granted.user}", f"password={granted.token}"]
     expires_at = json.loads(granted.document).get("expires_at")
@@ -76,8 +79,8 @@ def _get(options: client.Options) -> int:
 
 
 def _erase(options: client.Options, refused: str) -> int:
-    """Have a token replaced; git without a password means one that it never had."""
-    if not refused:
+    """Have a token replaced. Every helper is told of a refusal: no password, or one that is no token, was not cms's."""
+    if not sasl.is_token(refused):
         return 0
     replaced = client.fetch(options, dial.now() + wire.CLIENT_SECONDS, refused)
     return _report(replaced) if isinstance(replaced, dial.Failed) else 0

@@ -22,6 +22,7 @@ OTHER = "eyJ0eXAi." + "y" * 40
 USER = "user@domain.com"
 GRANTED = json.dumps(wire.json_reply(USER, "SMTP", TOKEN, expires_in=3599, expires_at=1_800_000_000)).encode()
 REFUSED = json.dumps(wire.json_refusal("sign-in-required", "nobody is signed in", "log in")).encode()
+UNKNOWN = json.dumps(wire.json_refusal("unknown-account", "no such account", "check it")).encode()
 REJECTED = hashlib.sha256(TOKEN.encode()).hexdigest()[:16]
 
 
@@ -120,6 +121,22 @@ def test_without_a_token_git_is_told_to_quit(helper: Helper) -> None:
     assert "git-credential-cms: nobody is signed in (sign-in-required) - log in\n" == done.err
 
 
+def test_a_user_of_gits_whom_cms_does_not_serve_may_have_a_password(helper: Helper) -> None:
+    """git goes on to its other helpers and to the terminal; the reason is one line, for who misspelt a name."""
+    done = helper("get", UNKNOWN, protocol="smtp", username="other@domain.com")
+
+    assert (67, "") == (done.status, done.out)
+    assert "git-credential-cms: no such account (unknown-account) - check it\n" == done.err
+
+
+@pytest.mark.parametrize("options", [(), ("--user=other@domain.com",)])
+def test_a_helper_that_is_set_up_wrongly_makes_git_quit(helper: Helper, options: tuple[str, ...]) -> None:
+    """Where git named nobody a name has to be put into its configuration, or put right there: no password helps."""
+    done = helper("get", UNKNOWN, options=options, protocol="smtp")
+
+    assert (67, "quit=1\n") == (done.status, done.out)
+
+
 def test_erase_has_the_token_replaced(helper: Helper) -> None:
     """The daemon is told the hash of the refused one, and what it answers is not shown."""
     fresh = wire.render("xoauth2", USER, OTHER)
@@ -139,9 +156,10 @@ def test_erase_says_when_there_is_no_other_token(helper: Helper) -> None:
     assert TOKEN not in done.err
 
 
-def test_erase_without_a_password_does_nothing(helper: Helper) -> None:
-    """git erases so what it never had."""
-    done = helper("erase", GRANTED, protocol="smtp", username=USER)
+@pytest.mark.parametrize("password", ["", "caf\udce9", "caf\xe9", "two words"])
+def test_erase_of_what_is_no_token_does_nothing(helper: Helper, password: str) -> None:
+    """git tells every helper of a refusal: of no password, and of one from elsewhere, in whatever bytes."""
+    done = helper("erase", GRANTED, protocol="smtp", username=USER, password=password)
 
     assert (0, "", "", []) == (done.status, done.out, done.err, done.requests)
 
