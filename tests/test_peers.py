@@ -142,15 +142,17 @@ def test_a_proxy_that_noted_no_rounds_had_the_old_ones() -> None:
     assert peers.Seal("", 100_000) == found.seal
 
 
+def dump_at(auth_uri: str) -> bytes:
+    """Return a dump, decrypted, of one account that signs in at this address and has no fields."""
+    raw = made.pizauth_account("a", "t").replace(made._text("https://localhost/authorize"), made._text(auth_uri))
+    clear = seals.open_pizauth(made.pizauth_dump([raw]))
+    assert clear is not None
+    return clear
+
+
 def test_a_dump_tells_the_hint_in_an_address() -> None:
     """login_hint may stand in auth_uri as well."""
-    raw = made.pizauth_account("a", "t").replace(
-        made._text("https://localhost/authorize"), made._text(f"https://localhost/authorize?login_hint={BEN}")
-    )
-    clear = seals.open_pizauth(made.pizauth_dump([raw]))
-
-    assert clear is not None
-    assert BEN == only(peers.read(clear, "pizauth", "x")).user
+    assert BEN == only(peers.read(dump_at(f"https://localhost/authorize?login_hint={BEN}"), "pizauth", "x")).user
 
 
 BROKEN = {
@@ -175,6 +177,7 @@ BROKEN = {
     "a dump of too many": (1).to_bytes(8, "little") + (10**9).to_bytes(8, "little"),
     "a dump cut short": DUMP[:-1],
     "a dump with more": DUMP + b"x",
+    "a dump with an address that is none": dump_at("https://[x"),
     "a dump that is no text": DUMP.replace(b"spare", b"sp\xffre"),
 }
 

@@ -54,4 +54,5 @@ def test_spoilt_seals_open_nothing() -> None:
     sealed = made.fernet("token", "right", SALT, 1000)
 
     assert seals.open_fernet(sealed, Seal("a", 1000), "right") is None
+    assert seals.open_fernet(sealed, Seal("é" + SEAL.salt, 1000), "right") is None
     assert seals.open_fernet(sealed, Seal(SEAL.salt, 10**12), "right") is None

@@ -276,10 +276,15 @@ def _pizauth_account(reader: _Reader) -> Found:
     reader.texts()  # the scopes
     token_uri = reader.text()
     token = _pizauth_token(reader) if reader.number(4) else ""
-    hints = [value for key, value in fields if key == "login_hint"] or parse_qs(urlsplit(auth_uri).query).get(
-        "login_hint", []
-    )
+    hints = [value for key, value in fields if key == "login_hint"] or _hints(auth_uri)
     return Found("pizauth", token, next(iter(hints), ""), name, client_id, _host(token_uri))
+
+
+def _hints(address: str) -> list[str]:
+    try:
+        return parse_qs(urlsplit(address).query).get("login_hint", [])
+    except ValueError:
+        raise Unknown from None
 
 
 def _pizauth_token(reader: _Reader) -> str:

@@ -7,7 +7,6 @@ greps a token by accident. email-oauth2-proxy has Fernet under a key derived fro
 from __future__ import annotations
 
 import base64
-import binascii
 
 from cryptography.exceptions import InvalidTag
 from cryptography.fernet import Fernet, InvalidToken
@@ -43,7 +42,7 @@ def open_fernet(token: str, seal: Seal, password: str) -> str | None:
     """Return the token that a password opens, None if it does not open it."""
     try:
         salt = base64.b64decode(seal.salt)
-    except binascii.Error:
+    except ValueError:  # binascii.Error is one, and so is what letters beyond ASCII raise
         return None
     for rounds in dict.fromkeys((seal.rounds, *PROXY_ROUNDS)):
         if 0 < rounds <= MOST_ROUNDS and (opened := _try_fernet(token, salt, rounds, password)):
