@@ -108,8 +108,9 @@ def _client_folders() -> Iterator[str]:
     if not session and not users:
         try:
             yield _last_runtime()
-        except PermissionError:
-            # Somebody else made the folder that would be ours: nothing in it is to be trusted.
+        except (PermissionError, ImportError):
+            # Somebody else made the folder that would be ours: nothing in it is to be trusted. Or there is no
+            # platformdirs: a client is to work with the standard library alone.
             return
 
 

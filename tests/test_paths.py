@@ -156,6 +156,15 @@ def test_a_runtime_folder_that_another_user_made_is_no_candidate(monkeypatch: py
         paths.default_socket()
 
 
+def test_a_client_does_without_platformdirs(monkeypatch: pytest.MonkeyPatch, bare: Path) -> None:
+    """The library promises to need the standard library only: the places that need no asking are left."""
+    monkeypatch.setitem(sys.modules, "platformdirs", None)
+
+    assert [f"{bare}/run-cms/cms.sock"] == list(paths.socket_candidates())
+    assert f"{bare}/run-cms/cms.sock" == paths.find_socket()
+    assert (f"{bare}/run-cms/control.sock",) == paths.control_candidates()
+
+
 def test_platformdirs_is_not_imported_where_the_environment_decides() -> None:
     """It would triple the client's start."""
     program = (
