@@ -110,8 +110,10 @@ class Login:
         self._refused = self._used
 
     def _fetched(self, protocol: str) -> main.Credential:
-        credential = _fetch(self.user, protocol, self._refused, self._socket)
-        self._used, self._refused = credential.token, ""
+        # A refusal is told once: where there is no other token now, a later connection may well do with this one.
+        refused, self._refused = self._refused, ""
+        credential = _fetch(self.user, protocol, refused, self._socket)
+        self._used = credential.token
         return credential
 
 

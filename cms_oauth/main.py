@@ -256,7 +256,8 @@ def _refused_token() -> str | dial.Failed:
 def _hash(token: str) -> str:
     import hashlib  # noqa: PLC0415 - for --rejected only
 
-    return hashlib.sha256(token.encode()).hexdigest()[: wire.HASH_DIGITS]
+    # What is no token has a hash as well: one that the daemon does not know.
+    return hashlib.sha256(token.encode(errors="surrogatepass")).hexdigest()[: wire.HASH_DIGITS]
 
 
 def report(failed: dial.Failed, command: str = "cms-oauth") -> int:

@@ -67,6 +67,16 @@ def test_a_refused_token_is_named_by_its_hash(scripted: Scripted) -> None:
     assert "unavailable" == caught.value.code
 
 
+@pytest.mark.parametrize("refused", ["caf\udce9", "\ud800", "p\xe4ss word"])
+def test_a_refused_word_that_is_no_token_is_none_of_the_daemons(scripted: Scripted, refused: str) -> None:
+    """Bytes that are no UTF-8, as the command line makes them text: a hash like any other, and no UnicodeError."""
+    with scripted(XOAUTH2) as daemon:
+        answer = cms_oauth.token(USER, rejected=refused, socket=daemon.path)
+
+    assert TOKEN == answer
+    assert wire.parse_request(daemon.requests[0]).rejected
+
+
 def test_an_error_has_all_that_the_daemon_said(scripted: Scripted) -> None:
     """Code, message, hint, the pause, and the exit status that goes with the code."""
     with scripted(b"", REFUSAL) as daemon, pytest.raises(cms_oauth.TokenError) as caught:
@@ -139,6 +149,22 @@ def test_a_login_that_was_refused_gets_another_token_next_time(scripted: Scripte
     plain = f"SMTP {USER}\n".encode()
     assert sasl.xoauth2(USER, OTHER) == second()
     assert [plain, f"SMTP,rejected={digest(TOKEN)} {USER}\n".encode(), plain] == daemon.requests
+
+
+def test_a_refusal_is_told_once(scripted: Scripted) -> None:
+    """Without another token the next login raises; those after it get the one that there is."""
+    with scripted(XOAUTH2, XOAUTH2, XOAUTH2) as daemon:
+        login = cms_oauth.Login(USER, socket=daemon.path)
+        login.imap()
+        login.rejected()
+        with pytest.raises(cms_oauth.TokenError) as caught:
+            login.imap()
+        later = login.imap()
+
+    plain = f"IMAP {USER}\n".encode()
+    assert "unavailable" == caught.value.code
+    assert sasl.xoauth2(USER, TOKEN).encode() == later(b"")
+    assert [plain, f"IMAP,rejected={digest(TOKEN)} {USER}\n".encode(), plain] == daemon.requests
 
 
 @pytest.mark.parametrize("protocol", ["smtp", "imap"])
