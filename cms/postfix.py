@@ -7,6 +7,7 @@ the table does not serve is "not found": without a token the message has to wait
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import trio
 
@@ -33,6 +34,13 @@ _NO_DEFAULT = Deny(
     "unknown-account",
     "Postfix asks by host, and this table serves several accounts",
     "name one as default= of this PostfixTable, or set smtp_sender_dependent_authentication = yes in Postfix",
+)
+
+# Postfix must not log in as "": the server's refusal would hide the cause.
+_NOBODY = Deny(
+    "sign-in-required",
+    "nobody has signed in to this account yet",
+    "whoever runs cms signs in: `cms login`",
 )
 
 
@@ -83,25 +91,28 @@ class _Table:
 
     async def _find(self, peer: Peer, query: Query) -> tuple[str, Token | Deny]:
         """Return the user of a query's account, and its token or why there is none."""
-        rules, names = self._rules(), self._names()
-        user = query.key if _is_sender(query) else _user_of_hosts(rules, names)
-        if isinstance(user, Deny):
-            return "", user
-        decision = decide(peer, wire.Request(PROTOCOL, user=user), rules, names)
+        user = query.key if _is_sender(query) else ""
+        rules = self._rules() if user else _rules_of_hosts(self._rules())
+        if isinstance(rules, Deny):
+            return user, rules
+        decision = decide(peer, wire.Request(PROTOCOL, user=user), rules, self._names())
         if isinstance(decision, Deny):
             return user, decision
-        return decision.account.user, await self._teller.token(decision, PROTOCOL)
+        reply = await self._teller.token(decision, PROTOCOL)
+        # Who signed in may have become known only while the token was waited for.
+        user = decision.account.user or self._names().get(decision.account.grant.key, "")
+        return user, reply if user or isinstance(reply, Deny) else _NOBODY
 
 
 def _is_sender(query: Query) -> bool:
     return "@" in query.key
 
 
-def _user_of_hosts(rules: Rules, names: Mapping[str, str]) -> str | Deny:
-    """Return whom a host's key means, "" for the only account."""
+def _rules_of_hosts(rules: Rules) -> Rules | Deny:
+    """Return the rules with no account but the one that a host's key means, whoever signs in to it."""
     if rules.default is None:
-        return "" if len(rules.accounts) == 1 else _NO_DEFAULT
-    return rules.default.user or names.get(rules.default.grant.key, "")
+        return rules if len(rules.accounts) == 1 else _NO_DEFAULT
+    return replace(rules, accounts=(rules.default,))
 
 
 def _rendered(query: Query, user: str, reply: Token | Deny) -> bytes:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
-from support.keeper import SCOPES, SECRET, FakeKeeper
+from support.keeper import SCOPES, SECRET, FakeKeeper, token
 from support.trio_run import in_trio, in_trio_jumps, jump
 
 from cms import connections, postfix, socketmap
@@ -76,7 +76,7 @@ async def serving(
             listening,
             now,
             lambda _grant: table.keeper,
-            lambda: names or {},
+            lambda: {} if names is None else names,
             draining=table.draining,
             task_status=task_status,
         )
@@ -113,15 +113,38 @@ async def test_a_host_means_the_default(tmp_path: Path) -> None:
 
 @in_trio
 async def test_the_default_may_be_whoever_signed_in(tmp_path: Path) -> None:
-    """Its name is the one that the provider reported; before there is one, mail waits."""
+    """Its name is the one that the provider reported; before there is one, mail waits, and the keeper says for what."""
     rules, names = replace(ONE, accounts=(A, SOMEBODY), default=SOMEBODY), dict[str, str]()
     async with serving(tmp_path, rules, names) as table:
+        table.keeper.reply = Deny("sign-in-required", "nobody has signed in", "`cms login`")
         (before,) = await table.ask(HOST)
+        table.keeper.reply = token()
         names[SOMEBODY.grant.key] = "who@example.test"
         (after,) = await table.ask(HOST)
 
-    assert b"TEMP " in before
+    assert socketmap.temporary("nobody has signed in: `cms login`") == before
     assert login("who@example.test") == after
+
+
+@pytest.mark.parametrize(
+    "rules", [replace(ONE, accounts=(SOMEBODY,)), replace(ONE, accounts=(A, SOMEBODY), default=SOMEBODY)]
+)
+@in_trio
+async def test_who_signed_in_may_become_known_with_the_token(tmp_path: Path, rules: Rules) -> None:
+    """As after a start, when the first query waits for the first token; and no login is ever one of nobody's."""
+    names = dict[str, str]()
+    async with serving(tmp_path, rules, names) as table:
+        (nobody,) = await table.ask(HOST)
+        table.keeper.open = trio.Event()
+        client = await table.connect()
+        await client.send_all(socketmap.query("cms", HOST))
+        await trio.testing.wait_all_tasks_blocked()
+        names[SOMEBODY.grant.key] = "who@example.test"
+        table.keeper.open.set()
+        somebody = bytes(await client.receive_some())
+
+    assert b"TEMP nobody has signed in to this account yet" in nobody
+    assert login("who@example.test") == somebody
 
 
 @in_trio
