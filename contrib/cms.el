@@ -31,6 +31,7 @@ Where there is none signal an error with what cms says."
     (unwind-protect
         (with-temp-buffer
           (unless (eq 0 (apply #'call-process (car cms-command) nil (list t errors) nil arguments))
+            (erase-buffer)
             (insert-file-contents errors)
             (user-error "%s" (string-trim (buffer-string))))
           (buffer-string))

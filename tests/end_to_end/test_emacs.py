@@ -173,6 +173,18 @@ def test_signed_out(signed_in: Login) -> None:
     assert (0, True) == (attempts, bool(arrived))
 
 
+def test_half_a_token_is_not_shown(signed_in: Login) -> None:
+    """What a command printed before it failed stays out of the error: *Messages* would keep it."""
+    command = '(setq cms-command \'("sh" "-c" "printf half-a-token; echo why >&2; exit 75") cms-hosts'
+    use_page(signed_in, **{"(setq cms-hosts": command})
+
+    done, _ = send(signed_in)
+
+    assert 0 != done.returncode
+    assert "why" in done.stderr.splitlines()
+    assert "half-a-token" not in done.stdout + done.stderr
+
+
 def test_without_cms_oauth_in_the_path(signed_in: Login) -> None:
     """The page explains what Emacs says, and `cms-command` is the remedy."""
     use_page(signed_in)
