@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,11 +93,15 @@ def _process_with(inode: int) -> str:
     """Return " by NAME (pid N)" of the process that has this socket open, where we may look."""
     wanted = f"socket:[{inode}]"
     for process in PROCESSES.glob("[0-9]*"):
-        try:
-            if any(str(fd.readlink()) == wanted for fd in (process / "fd").iterdir()):
+        with suppress(OSError):  # it has ended meanwhile, or is somebody else's
+            if wanted in _links(process / "fd"):
                 name = (process / "comm").read_text(encoding="utf-8", errors="replace").strip()
                 return f" by {name} (pid {process.name})"
-        except OSError:
-            # It has ended meanwhile, or is somebody else's.
-            continue
     return ""
+
+
+def _links(folder: Path) -> Iterator[str]:
+    """Yield where the links of a folder lead; those that go meanwhile are left out."""
+    for link in folder.iterdir():
+        with suppress(OSError):
+            yield str(link.readlink())
