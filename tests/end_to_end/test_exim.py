@@ -19,9 +19,9 @@ from typing import Self
 
 import pytest
 from support import evidence
-from support.contrib import exim_conf, replaced
+from support.contrib import ROOT, exim_conf, replaced
 from support.daemon import Daemon, account_line, ask, daemons, settings_lines
-from support.fragments import shown
+from support.fragments import blocks, shown
 from support.machine import EXIM_USER, Machine
 from support.reachable import ALICE, BOB, CAROL, Installation, bare_environment, open_folder
 from support.servers import MailServers
@@ -231,6 +231,29 @@ def test_one_login_sends_through_several_accounts(system: System) -> None:
     # The server takes mail from nobody but the sender's own login.
     assert f"Return-path: <{A}>" in system.servers.wait_for_mail(B, first)
     assert f"Return-path: <{B}>" in system.servers.wait_for_mail(A, second)
+
+
+def test_an_address_goes_out_with_anothers_login(system: System) -> None:
+    """As docs/shared-mailboxes.md has it: the login is the other's, the sender stays, a bounce's too; nobody else's is."""
+    page = (ROOT / "docs" / "shared-mailboxes.md").read_text()
+    (line,) = (each.text for each in blocks(page) if each.mark == "test: exim")
+    macro, _, value = replaced(line, **{"sales@domain.com": SHARED, "me@domain.com": A}).strip().partition(" = ")
+    here = system.machine.run(system.machine.exim, "-bP", "primary_hostname").stdout.split()[-1]
+    system.configure(**{macro: value})
+    with system.servers.sending_as(A, SHARED):
+        _, shared = system.send("alice", B, header_from=SHARED, sender=SHARED)
+        _, own = system.send("alice", B, header_from=A, sender=A)
+        _, others = system.send("bob", A, header_from=B, sender=B)
+        _, returned = system.send("alice", f"somebody@{here}", header_from=SHARED, sender=SHARED)
+        until(lambda: not system.machine.queue, "the queue to empty")
+    senders = [
+        system.servers.wait_for_mail(reader, subject).splitlines()[0]
+        for reader, subject in ((B, shared), (B, own), (A, others), (SHARED, returned))
+    ]
+    logins = re.findall(r"<= (\S+) .* A=xoauth2:(\S+)", system.servers.log())[-4:]
+
+    assert [f"Return-path: <{each}>" for each in (SHARED, A, B, SHARED)] == senders
+    assert [(SHARED, A), (A, A), (B, B), (SHARED, A)] == logins
 
 
 def test_a_login_needs_no_sender(system: System) -> None:

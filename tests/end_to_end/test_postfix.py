@@ -14,7 +14,7 @@ import pytest
 from support import evidence
 from support.contrib import ROOT, replaced
 from support.daemon import Daemon, account_line, daemons, settings_lines
-from support.fragments import contrib, page, shown
+from support.fragments import blocks, contrib, page, shown
 from support.postfix import LOG_FILE, PACKAGES, POSTFIX_UID, Postfix, main_cf
 from support.reachable import ALICE, BOB, CAROL, Installation, open_folder
 from support.servers import MailServers
@@ -168,6 +168,38 @@ def test_each_account_sends_its_own_mail(system: System) -> None:
     assert f"Return-path: <{B}>" in system.servers.wait_for_mail(A, second)
     assert f"A=xoauth2:{A}" in system.servers.log()
     assert f"A=xoauth2:{B}" in system.servers.log()
+
+
+def test_an_address_goes_out_with_anothers_login(system: System) -> None:
+    """As docs/shared-mailboxes.md has it: the login is the other's, the sender stays; nobody else's is changed."""
+    shared = (ROOT / "docs" / "shared-mailboxes.md").read_text()
+    (line,) = (each.text for each in blocks(shared) if each.mark == "test: postfix")
+    name, _, value = replaced(line, **{"sales@domain.com": SHARED, "me@domain.com": A}).strip().partition(" = ")
+    with Submission(system.servers.entra.introspect, str(system.servers.folder / "server.pem")) as server:
+        system.reconfigure(relayhost=f"[localhost]:{server.port}", **{name: value})
+        system.send("alice", B, sender=SHARED)
+        system.send("alice", B, sender=A)
+        system.send("bob", A, sender=B)
+        until(lambda: len(server.messages) == 3, "three messages")
+    system.reconfigure()
+
+    assert {(A, SHARED), (A, A), (B, B)} == {(each.user, each.sender) for each in server.messages}
+
+
+def test_mail_of_anothers_login_waits_for_its_token(system: System) -> None:
+    """Without the other's token it is kept: it is not tried with the address's own, and not sent without a login."""
+    tries = system.tries()
+    system.logout(A)
+    system.reconfigure(log_in_as=f"inline:{{ {{ {B} = {A} }} }}")
+    start = len(system.machine.log())
+    system.send("bob", A, sender=B)
+    system.kept(B, "socketmap server temporary error: …", start)
+    refused = system.tries() - tries
+    system.reconfigure()
+    system.broker.sign_in(A, system.servers.entra)
+
+    assert 0 == refused
+    assert "status=bounced" not in system.machine.log()[start:]
 
 
 def test_a_login_needs_no_sender(system: System) -> None:

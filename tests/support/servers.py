@@ -121,6 +121,7 @@ acl_mail:
   deny !authenticated = *
        message = 5.7.57 Client not authenticated to send mail
   deny !condition = ${{if eqi{{$sender_address}}{{$authenticated_id}}}}
+       !condition = ${{if inlisti{{$sender_address}}{{${{lookup{{$authenticated_id}}lsearch{{{folder}/send-as}}}}}}}}
        message = 5.7.60 SMTP; Client does not have permissions to send as this sender
   accept
 acl_rcpt:
@@ -185,6 +186,16 @@ class MailServers:
         os.chown(mailbox, MAIL_UID, MAIL_UID)
         return name
 
+    @contextmanager
+    def sending_as(self, name: str, other: str) -> Iterator[None]:
+        """Give somebody the right to send as another, for a time."""
+        rights = self.folder / "send-as"
+        rights.write_text(f"{name}: {other}\n")
+        try:
+            yield
+        finally:
+            rights.write_text("")
+
     def mail_of(self, name: str) -> list[str]:
         """Return the messages in somebody's mailbox, in no order."""
         files = (self.folder / "mail" / name.lower() / "Maildir").glob("[cn]*/*")
@@ -234,6 +245,7 @@ def _prepare(folder: Path) -> None:
     exim = pwd.getpwnam(EXIM_USER)
     os.chown(folder / "server.pem", exim.pw_uid, exim.pw_gid)
     (folder / "server.pem").chmod(0o600)
+    (folder / "send-as").touch(mode=0o644)
     (folder / "mail").mkdir(mode=0o755)
     os.chown(folder / "mail", MAIL_UID, MAIL_UID)
 
