@@ -218,6 +218,22 @@ def test_the_port_is_a_part_of_the_name(signed_in: Person) -> None:
     assert "terminal prompts disabled" in filled.stderr
 
 
+def test_a_user_whom_cms_does_not_serve_may_have_a_password(signed_in: Person) -> None:
+    """git goes on to ask a person; the helper is told too when that password is refused, and leaves it alone."""
+    use_helper(signed_in)
+    other = {"username": "other@domain.com"}
+
+    # It stands for a person, and answers each question with the question.
+    signed_in.run("git", "config", "--global", "core.askPass", "/bin/echo")
+    filled = credential(signed_in, "fill", **other)
+    rejected = credential(signed_in, "reject", **other, password="pässword")
+
+    assert 0 == filled.returncode, filled.stderr
+    assert "password=Password for" in filled.stdout
+    assert "(unknown-account)" in filled.stderr
+    assert (0, "") == (rejected.returncode, rejected.stderr)
+
+
 def test_the_helper_itself_knows_mail_only(signed_in: Person) -> None:
     """Even where it is configured for all there is, a web server gets nothing."""
     signed_in.file(".gitconfig", "[credential]\n\thelper = cms\n")
