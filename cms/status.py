@@ -154,7 +154,7 @@ def _row(entry: Entry, protocols: tuple[str, ...], life: Life, now: float, wall:
         entry.persisted,
         entry.key_from,
         entry.signing_in,
-        _consent_warning(entry, protocols, life) or length_warning(life),
+        "; ".join(filter(None, (_consent_warning(entry, protocols, life), length_warning(life)))),
     )
 
 

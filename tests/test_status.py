@@ -103,6 +103,14 @@ def test_a_long_token_is_warned_about(size: int, warned: bool) -> None:
     assert ("ok", OK) == (rows[0].state, exit_code(rows))
 
 
+def test_both_warnings_are_told() -> None:
+    """A long token that lacks consent is too long as well."""
+    long = replace(TOKEN, secret="x" * (LONG_TOKEN + 1), scopes=MAIL[:1])
+    warning = describe([entry(Life(long))], NOW, WALL)[0].warning
+
+    assert [True, True] == [each in warning for each in ("does not cover IMAP,", "; the token has 3001 bytes")]
+
+
 def test_every_word_of_the_table_is_used() -> None:
     """Whoever reads the table reads no state that does not exist."""
     assert set(STATES) == {row_of(name).state for name in ENTRIES}
