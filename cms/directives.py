@@ -118,6 +118,8 @@ class Directives:
         self.mailboxes: dict[AccountHandle, str] = {}
         self.vault_key: Source | None = None
         self.ca: str | None = None
+        # What cms reads, by resolved path: none of it may be where it writes.
+        self._reads = {os.path.realpath(file): "the configuration itself"}
         self._once: dict[str, int] = {}
         self.warnings: list[str] = []
 
@@ -336,10 +338,25 @@ class Directives:
         return self._free(arguments.socket_path(given, self.folder))
 
     def _free(self, path: str) -> str:
-        taken = {each.path: each.line for each in self.sockets} | {each.path: each.line for each in self.files}
-        if path in taken:
-            raise Mistake(f"line {taken[path]} has something at {path} already", "One path each")
+        real = os.path.realpath(path)
+        if real in self._reads:
+            raise Mistake(f"{path} is {self._reads[real]}, which cms reads", "One path each")
+        if real in self._written():
+            raise Mistake(f"line {self._written()[real]} has something at {path} already", "One path each")
         return path
+
+    def _read(self, path: str, what: str) -> str:
+        """Keep in mind that cms reads this, and return it."""
+        real = os.path.realpath(path)
+        if real in self._written():
+            raise Mistake(f"line {self._written()[real]} writes to {path}", "One path each")
+        self._reads[real] = f"{what} of line {self.line()}"
+        return path
+
+    def _written(self) -> dict[str, int]:
+        """Return where cms puts sockets and files, resolved, with the line that says so."""
+        said: list[SocketHandle | FileHandle] = [*self.sockets, *self.files]
+        return {os.path.realpath(each.path): each.line for each in said}
 
     def _served(self, given: Given) -> tuple[AccountHandle, ...]:
         members = arguments.sequence("accounts", given)
@@ -372,7 +389,7 @@ class Directives:
 
     def _tls(self, ca: Given) -> None:
         self._check_once("Tls")
-        path = arguments.path("ca", ca, self.folder)
+        path = self._read(arguments.path("ca", ca, self.folder), "the ca=")
         try:
             certificates = Path(path).read_bytes()
         except OSError as error:
@@ -390,7 +407,7 @@ class Directives:
         self._once[directive] = self.line()
 
     def _file(self, path: Given) -> Source:
-        return Source("file", (arguments.path("path", path, self.folder),))
+        return Source("file", (self._read(arguments.path("path", path, self.folder), "the File"),))
 
     def _maildir(self, *_: Given, **__: Given) -> IgnoredHandle:
         return self._ignore("MailDir", f"{_BROWSE}: {_INSTEAD}")

@@ -459,6 +459,40 @@ class TestTokenFile:
 
         assert (3, f"TokenFile: {message}") == (refusal.line, refusal.message)
 
+    @pytest.mark.parametrize(
+        ("line", "directive", "what"),
+        [
+            ("Vault(File('key'))", "File", "File"),
+            (f"Office365_Account(client_id='{MY_ID}', client_secret=File('key'))", "File", "File"),
+            ("Tls('key')", "Tls", "ca="),
+        ],
+    )
+    def test_what_cms_reads_is_never_written_to(
+        self, refuse: Refuser, tmp_path: Path, line: str, directive: str, what: str
+    ) -> None:
+        """A key, a secret or certificates at a token file's path are refused, whichever is named first."""
+        (tmp_path / "key").write_text(PEM)
+        account, file = "a = Office365_Account('a@example.com')", "TokenFile('key', a, 'IMAP')"
+        after, before = refuse(f"{account}\n{line}\n{file}"), refuse(f"{account}\n{file}\n{line}")
+
+        assert (3, f"TokenFile: {tmp_path}/key is the {what} of line 2, which cms reads") == (after.line, after.message)
+        assert (3, f"{directive}: line 2 writes to {tmp_path}/key") == (before.line, before.message)
+
+    def test_the_configuration_is_never_written_to(self, refuse: Refuser, tmp_path: Path) -> None:
+        """Nor is it by another name of its folder."""
+        (tmp_path / "link").symlink_to(tmp_path)
+        refusal = refuse("a = Office365_Account('a@example.com')\nTokenFile('link/cms.cfg', a, 'IMAP')")
+
+        assert f"TokenFile: {tmp_path}/link/cms.cfg is the configuration itself, which cms reads" == refusal.message
+
+    def test_one_file_by_two_names(self, refuse: Refuser, tmp_path: Path) -> None:
+        """Two token files in one place are refused, also where one is named by way of a link."""
+        (tmp_path / "link").symlink_to(tmp_path)
+        account = "a = Office365_Account('a@example.com')"
+        refusal = refuse(f"{account}\nTokenFile('x', a, 'IMAP')\nTokenFile('link/x', a, 'SMTP')")
+
+        assert f"TokenFile: line 2 has something at {tmp_path}/link/x already" == refusal.message
+
 
 class TestProtocol:
     def test_a_token_of_its_own(self, load_text: Loader) -> None:
