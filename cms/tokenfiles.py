@@ -1,12 +1,14 @@
 """Files that always hold a fresh token, for programs that read one: one task for each, replacing it by renaming.
 
-A reader finds a whole usable token or no file. What is at a path is replaced or removed only if it is a token file of
-our own user's: a path that was mistyped costs nobody a file.
+A reader finds a whole usable token or no file. What is at a path is replaced or removed only if it is a regular file of
+our own user's that holds a token's length of one word and nothing else: a path that was mistyped costs nobody a file.
 """
 
 from __future__ import annotations
 
 import os
+import re
+import secrets
 import stat
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -25,27 +27,36 @@ from cms_oauth import sasl
 # A disk that is full or read-only is somebody's to mend: looked at again when the token changes, and this often.
 RETRY_SECONDS = 60.0
 
-# No token is longer, and no other file has to be read in full to see that it is none.
-_MOST = 64 * 1024
+# How long the end of a task waits for its file to go: a mount that hangs must not hold up a shutdown or a reload.
+LEAVE_SECONDS = 1.0
+
+# Passwords and keys of one word are shorter, and Entra's tokens have a thousand characters and more.
+SHORTEST_TOKEN = 200
+
+# Bytes. No token has as many, and no file has to be read further to see that it is none.
+_TOO_LONG = 64 * 1024
+
+_RANDOM_BYTES = 8
 
 log = get_logger()
 
 
 class NotOurs(Exception):
-    """Something else is at the path. The text says what to do."""
+    """What is at the path, or shall be, cannot be told from somebody's own file. The text says what to do."""
 
 
 def put(path: str, content: bytes | None, mode: int) -> None:
     """Make a file hold this, or be gone. May block. Raises OSError and NotOurs, and then the file is as it was."""
     _check_ours(path)
+    folder, _, name = path.rpartition("/")
+    _sweep(folder, name)
     if content is None:
         Path(path).unlink(missing_ok=True)
         return
-    folder, _, name = path.rpartition("/")
+    if not _is_token(content):
+        raise NotOurs(f"the token has {len(content)} bytes: cms could not tell the file from others and remove it")
     Path(folder).mkdir(mode=0o700, exist_ok=True)
-    # One daemon owns the path, so the name needs no chance; what a crash left behind goes.
-    temporary = f"{folder}/.{name}.new"
-    Path(temporary).unlink(missing_ok=True)
+    temporary = f"{folder}/.{name}.{secrets.token_hex(_RANDOM_BYTES)}.cms-new"
     try:
         _write(temporary, content, mode)
         os.rename(temporary, path)  # noqa: PTH104 - one system call, as the docstring says
@@ -53,6 +64,16 @@ def put(path: str, content: bytes | None, mode: int) -> None:
         with suppress(OSError):
             Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _sweep(folder: str, name: str) -> None:
+    """Take away what a crash left of a file that was being written. No user's file has such a name by chance."""
+    left = re.compile(rf"\.{re.escape(name)}\.[0-9a-f]{{{2 * _RANDOM_BYTES}}}\.cms-new")
+    # What cannot be listed or removed is not in the way of the next one, whose name is another.
+    with suppress(OSError):
+        for each in Path(folder).iterdir():
+            if left.fullmatch(each.name):
+                each.unlink(missing_ok=True)
 
 
 def _write(path: str, content: bytes, mode: int) -> None:
@@ -73,7 +94,8 @@ def _check_ours(path: str) -> None:
         return
     try:
         facts = os.fstat(fd)
-        ours = stat.S_ISREG(facts.st_mode) and facts.st_uid == os.geteuid() and _is_token(os.read(fd, _MOST))
+        ours = stat.S_ISREG(facts.st_mode) and facts.st_uid == os.geteuid() and facts.st_size < _TOO_LONG
+        ours = ours and _is_token(os.read(fd, _TOO_LONG))
     finally:
         os.close(fd)
     if not ours:
@@ -81,8 +103,9 @@ def _check_ours(path: str) -> None:
 
 
 def _is_token(content: bytes) -> bool:
+    """Whether this is a token and nothing else, but for a newline at the end."""
     text = content.removesuffix(b"\n").decode("ascii", errors="replace")
-    return not text or sasl.is_token(text)
+    return len(text) >= SHORTEST_TOKEN and len(content) < _TOO_LONG and sasl.is_token(text)
 
 
 class _File:
@@ -97,6 +120,9 @@ class _File:
         self.leaves = True
         self.ended = trio.Event()
         self._after = after
+        # One call at a time for a path, so that one that was given up while it hung is over before the next; and none of
+        # the threads that others wait for.
+        self.limiter: trio.CapacityLimiter = after.limiter if after else trio.CapacityLimiter(1)
         self._clock = clock
         self._scopes = spec.account.scopes[spec.protocol]
         self._nudge = trio.Event()
@@ -116,7 +142,7 @@ class _File:
                 await self._keep()
         finally:
             if self.leaves:
-                self._remove()
+                await self._leave()
             self.ended.set()
 
     async def _keep(self) -> None:
@@ -132,8 +158,8 @@ class _File:
         try:
             await self._show(token)
         except (OSError, NotOurs) as error:
-            self._complain(error)
-            self._hide_what_ends()
+            self._complain(_reason(error))
+            await self._hide_what_ends()
             return RETRY_SECONDS
         if self.trouble:
             log.info("a token file is as it should be again", file=self.spec.path)
@@ -151,31 +177,51 @@ class _File:
             self._shown = token
             return
         content = (token.secret + "\n" * self.spec.newline).encode() if token else None
-        await trio.to_thread.run_sync(put, self.spec.path, content, self.spec.mode)
+        await self._put(content)
         self._shown, self._began = token, True
 
-    def _complain(self, error: OSError | NotOurs) -> None:
-        reason = str(error.strerror if isinstance(error, OSError) else error)
+    async def _put(self, content: bytes | None) -> None:
+        await trio.to_thread.run_sync(
+            put, self.spec.path, content, self.spec.mode, abandon_on_cancel=True, limiter=self.limiter
+        )
+
+    def _complain(self, reason: str) -> None:
         trouble = f"the token file {self.spec.path} cannot be kept: {reason}"
         if trouble != self.trouble:
             log.error("a token file cannot be kept", file=self.spec.path, reason=reason)
         self.trouble = trouble
 
-    def _hide_what_ends(self) -> None:
-        """Take away a token that could not be replaced in time."""
-        if self._shown and self._clock.boot() + RETRY_SECONDS >= self._shown.usable_until:
-            self._remove()
+    async def _hide_what_ends(self) -> None:
+        """Take away what could not be replaced in time: a token that ends, or one of unknown age or another account."""
+        ends = self._shown and self._clock.boot() + RETRY_SECONDS >= self._shown.usable_until
+        if ends or not self._began:
+            await self._remove()
 
-    def _remove(self) -> None:
+    async def _remove(self) -> None:
         try:
-            put(self.spec.path, None, self.spec.mode)
+            await self._put(None)
             self._shown = None
         except (OSError, NotOurs) as error:
-            self._complain(error)
+            self._complain(_reason(error))
+
+    async def _leave(self) -> None:
+        with trio.move_on_after(LEAVE_SECONDS, shield=True) as scope:
+            await self._remove()
+        if scope.cancelled_caught:
+            self._complain("removing it takes too long")
+
+
+def _reason(error: OSError | NotOurs) -> str:
+    return str(error.strerror if isinstance(error, OSError) else error)
 
 
 def _secret(token: Token | None) -> str:
     return token.secret if token else ""
+
+
+def _holds(spec: FileSpec) -> tuple[str, str, int]:
+    """Return whose token is in a file, and for whom: where that changes, the next task must not find the old token."""
+    return spec.account.user, spec.protocol, spec.mode
 
 
 class TokenFiles:
@@ -185,6 +231,8 @@ class TokenFiles:
         self._keeper_of = keeper_of
         self._clock = clock
         self._files: dict[str, _File] = {}
+        # The latest of each path, also those that are no longer kept: the next one begins when it has ended.
+        self._latest: dict[str, _File] = {}
         self._nursery: trio.Nursery | None = None
 
     @property
@@ -212,10 +260,11 @@ class TokenFiles:
                 self._files[spec.path] = old
                 continue
             if old:
-                old.leaves = False
+                old.leaves = old.keeper is not keeper or _holds(old.spec) != _holds(spec)
                 old.scope.cancel()
-            self._files[spec.path] = _File(spec, keeper, self._clock, old)
-            self._nursery.start_soon(self._files[spec.path].run)
+            file = _File(spec, keeper, self._clock, self._latest.get(spec.path))
+            self._files[spec.path] = self._latest[spec.path] = file
+            self._nursery.start_soon(file.run)
         for old in before.values():
             old.scope.cancel()
         self.wake()

@@ -21,7 +21,7 @@ from support.app_world import MAIL, World, account, read
 from support.trio_run import FakeClock, in_trio, in_trio_jumps, jump, until
 
 from cms import app as module
-from cms import listener, process, socketmap, worker
+from cms import listener, process, socketmap, tokenfiles, worker
 from cms.accounts import Source
 from cms.app import App
 from cms.config import ConfigError, FileSpec
@@ -233,8 +233,10 @@ async def test_a_long_token_is_told_once(world: World) -> None:
 
 
 @in_trio
-async def test_a_token_file_follows_its_account(world: World, tmp_path: Path) -> None:
+async def test_a_token_file_follows_its_account(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It has the account's token, goes with a sign-out, comes and goes with a reload and with the daemon."""
+    # The scripted worker's tokens are words.
+    monkeypatch.setattr(tokenfiles, "SHORTEST_TOKEN", 1)
     path = tmp_path / "token"
     spec = FileSpec(str(path), world.accounts[0], "SMTP", 0o600, False, 1)
     world.files = [spec]

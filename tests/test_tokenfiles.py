@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -26,9 +28,16 @@ from cms.worker import Provider
 
 SCOPES = ("https://outlook.office.com/IMAP.AccessAsUser.All",)
 GRANT = Grant("https://login.example.test/common", "client", "a@example.test", (SCOPES,))
-ACCOUNT = Account("a@example.test", GRANT, {"IMAP": SCOPES})
+ACCOUNT = Account("a@example.test", GRANT, {"IMAP": SCOPES, "OTHER": SCOPES})
 
 LIFE = 40.0
+
+# What makes a word as long as a token.
+LONG = "x" * tokenfiles.SHORTEST_TOKEN
+
+
+def long(word: str) -> bytes:
+    return f"{word}{LONG}".encode()
 
 
 @dataclass
@@ -46,7 +55,8 @@ class Kept:
 
     @property
     def content(self) -> str | None:
-        return self.path.read_text() if self.path.exists() else None
+        """The word of the token that is in the file, and what is behind the token."""
+        return self.path.read_text().replace(LONG, "") if self.path.exists() else None
 
     def spec(self, name: str = "token", *, mode: int = 0o600, newline: bool = False) -> FileSpec:
         return FileSpec(str(self.folder / name), ACCOUNT, "IMAP", mode, newline, 1)
@@ -54,7 +64,7 @@ class Kept:
     def hold(self, secret: str | None) -> None:
         """Have the keeper hold a new token, or none, and say so."""
         now = self.clock.boot()
-        held = Token(secret, now, now + LIFE, now + LIFE / 2, SCOPES) if secret else None
+        held = Token(f"{secret}{LONG}", now, now + LIFE, now + LIFE / 2, SCOPES) if secret else None
         self.keeper.lives[SCOPES] = Life(held)
         self.files.wake(self.keeper)
 
@@ -99,20 +109,20 @@ def names(folder: Path) -> list[str]:
 def test_a_file_is_whole_and_its_owners(tmp_path: Path) -> None:
     """The content and nothing else, with its permission bits; a missing folder is made for its owner alone."""
     path = tmp_path / "folder" / "token"
-    put(str(path), b"secret", 0o640)
+    put(str(path), long("secret"), 0o640)
 
-    assert (b"secret", 0o640) == (path.read_bytes(), stat.S_IMODE(path.stat().st_mode))
+    assert (long("secret"), 0o640) == (path.read_bytes(), stat.S_IMODE(path.stat().st_mode))
     assert (0o700, ["token"]) == (stat.S_IMODE(path.parent.stat().st_mode), names(path.parent))
 
 
 def test_a_reader_keeps_what_it_has_opened(tmp_path: Path) -> None:
     """A file is replaced and never written to: who reads the old one reads all of it."""
     path = tmp_path / "token"
-    put(str(path), b"first", 0o600)
+    put(str(path), long("first"), 0o600)
     with path.open("rb") as reader:
-        put(str(path), b"a longer second", 0o600)
+        put(str(path), long("a_longer_second"), 0o600)
 
-        assert (b"first", b"a longer second") == (reader.read(), path.read_bytes())
+        assert (long("first"), long("a_longer_second")) == (reader.read(), path.read_bytes())
 
 
 def test_permission_bits_come_before_the_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,99 +133,139 @@ def test_permission_bits_come_before_the_content(tmp_path: Path, monkeypatch: py
         seen.append((os.fstat(fd).st_size, stat.S_IMODE(os.fstat(fd).st_mode), mode))
 
     monkeypatch.setattr(os, "fchmod", fchmod)
-    put(str(tmp_path / "token"), b"secret", 0o644)
+    put(str(tmp_path / "token"), long("secret"), 0o644)
 
     assert [(0, 0o600, 0o644)] == seen
 
 
 def test_what_a_crash_left_is_taken_away(tmp_path: Path) -> None:
     """A half-written temporary file neither stays nor is in the way."""
-    (tmp_path / ".token.new").write_bytes(b"hal")
-    put(str(tmp_path / "token"), b"secret", 0o600)
+    for content in (long("secret"), None):
+        (tmp_path / ".token.0123456789abcdef.cms-new").write_bytes(b"hal")
+        put(str(tmp_path / "token"), content, 0o600)
 
-    assert ["token"] == names(tmp_path)
+        assert ["token"] * bool(content) == names(tmp_path)
+
+
+@pytest.mark.parametrize("name", [".token.new", ".token.cms-new", ".tokenx.0123456789abcdef.cms-new"])
+def test_a_neighbour_is_left_alone(tmp_path: Path, name: str) -> None:
+    """Only what is named as cms alone names its temporary files is one."""
+    (tmp_path / name).write_text("mine")
+    put(str(tmp_path / "token"), long("secret"), 0o600)
+
+    assert "mine" == (tmp_path / name).read_text()
+
+
+def test_what_cannot_be_swept_is_not_in_the_way(tmp_path: Path) -> None:
+    """The next temporary file has another name."""
+    (tmp_path / ".token.0123456789abcdef.cms-new").mkdir()
+    put(str(tmp_path / "token"), long("secret"), 0o600)
+
+    assert long("secret") == (tmp_path / "token").read_bytes()
 
 
 def test_a_write_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The old token stays, and no temporary file does."""
     path = tmp_path / "token"
-    put(str(path), b"old", 0o600)
+    put(str(path), long("old"), 0o600)
 
     def fsync(_fd: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(OSError, match="No space left"):
-        put(str(path), b"new", 0o600)
+        put(str(path), long("new"), 0o600)
 
-    assert (b"old", ["token"]) == (path.read_bytes(), names(tmp_path))
+    assert (long("old"), ["token"]) == (path.read_bytes(), names(tmp_path))
 
 
 def test_gone_is_gone(tmp_path: Path) -> None:
     """Removing what is not there is nothing, nor is a folder made for it."""
-    put(str(tmp_path / "token"), b"secret", 0o600)
+    put(str(tmp_path / "token"), long("secret"), 0o600)
     put(str(tmp_path / "token"), None, 0o600)
     put(str(tmp_path / "folder" / "token"), None, 0o600)
 
     assert [] == names(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"eyJ.old.token", b"eyJ.old.token\n"])
+@pytest.mark.parametrize("content", [long("eyJ.old"), long("eyJ.old") + b"\n"])
 def test_an_old_token_file_is_replaced(tmp_path: Path, content: bytes) -> None:
     """As a daemon that was killed has left it."""
     path = tmp_path / "token"
     path.write_bytes(content)
-    put(str(path), b"new", 0o600)
+    put(str(path), long("new"), 0o600)
 
-    assert b"new" == path.read_bytes()
-
-
-def _text(path: Path) -> None:
-    path.write_text("set folder=imaps://outlook.office365.com\n")
+    assert long("new") == path.read_bytes()
 
 
-def _lines(path: Path) -> None:
-    path.write_text("one\ntwo\n")
+def _holding(content: bytes) -> Callable[[Path], None]:
+    def make(path: Path) -> None:
+        path.write_bytes(content)
+
+    return make
 
 
-def _binary(path: Path) -> None:
-    path.write_bytes(b"\xff\x00")
+SOMEBODYS = {
+    "empty": b"",
+    "a password": b"hunter2\n",
+    "a key": b"k" * 43 + b"=\n",
+    "one byte too few": b"x" * (tokenfiles.SHORTEST_TOKEN - 1) + b"\n",
+    "lines": long("one") + b"\n" + long("two") + b"\n",
+    "prose": b"A" * 65_536 + b" and then some prose\n" * 200,
+    "too long": b"A" * 65_536,
+    "binary": b"\xff\x00" * 200,
+    "not ASCII": "\u00fc".encode() * 200,
+}
 
 
 def _pipe(path: Path) -> None:
     os.mkfifo(path)
 
 
-@pytest.mark.parametrize("make", [_text, _lines, _binary, _pipe, Path.mkdir])
-@pytest.mark.parametrize("content", [b"secret", None])
+MAKERS = {name: _holding(content) for name, content in SOMEBODYS.items()} | {"a pipe": _pipe, "a folder": Path.mkdir}
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+@pytest.mark.parametrize("content", [long("secret"), None])
 def test_anything_else_is_left_alone(tmp_path: Path, make: Callable[[Path], None], content: bytes | None) -> None:
     """A path that was mistyped costs nobody a file: neither a token nor the lack of one takes its place."""
     make(tmp_path / "muttrc")
+    before = (tmp_path / "muttrc").stat()
     with pytest.raises(NotOurs, match="remove it, or choose another path"):
         put(str(tmp_path / "muttrc"), content, 0o600)
+    after = (tmp_path / "muttrc").stat()
 
-    assert ["muttrc"] == names(tmp_path)
+    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+
+
+@pytest.mark.parametrize("content", [b"short", b"x" * 65_536, long("two words")])
+def test_what_would_not_be_known_again_is_not_written(tmp_path: Path, content: bytes) -> None:
+    """It could neither be replaced nor removed later."""
+    with pytest.raises(NotOurs, match=f"the token has {len(content)} bytes"):
+        put(str(tmp_path / "token"), content, 0o600)
+
+    assert [] == names(tmp_path)
 
 
 def test_a_symbolic_link_is_left_alone(tmp_path: Path) -> None:
     """It leads to a file that somebody else decided on."""
-    (tmp_path / "real").write_text("token")
+    (tmp_path / "real").write_bytes(long("token"))
     (tmp_path / "link").symlink_to("real")
     with pytest.raises(OSError, match="symbolic links"):
-        put(str(tmp_path / "link"), b"secret", 0o600)
+        put(str(tmp_path / "link"), long("secret"), 0o600)
 
-    assert ("token", True) == ((tmp_path / "real").read_text(), (tmp_path / "link").is_symlink())
+    assert (long("token"), True) == ((tmp_path / "real").read_bytes(), (tmp_path / "link").is_symlink())
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 def test_anothers_file_is_left_alone(tmp_path: Path) -> None:
     """Even if it looks like a token."""
-    (tmp_path / "token").write_text("token")
+    (tmp_path / "token").write_bytes(long("token"))
     os.chown(tmp_path / "token", 64001, 64001)
     with pytest.raises(NotOurs):
-        put(str(tmp_path / "token"), b"secret", 0o600)
+        put(str(tmp_path / "token"), long("secret"), 0o600)
 
-    assert "token" == (tmp_path / "token").read_text()
+    assert long("token") == (tmp_path / "token").read_bytes()
 
 
 # --- files that are kept ---
@@ -250,7 +300,7 @@ async def test_a_newline_where_it_is_asked_for(tmp_path: Path) -> None:
 @in_trio
 async def test_without_a_token_an_old_file_goes(tmp_path: Path) -> None:
     """What a killed daemon has left is of unknown age."""
-    (tmp_path / "token").write_text("stale")
+    (tmp_path / "token").write_bytes(long("stale"))
     async with keeping(tmp_path, held=None) as kept:
         kept.files.apply([kept.spec()])
         await kept.until(None)
@@ -358,8 +408,10 @@ async def test_a_file_that_cannot_be_kept_is_told_once_and_tried_again(
             kept.hold("two")
             await trio.testing.wait_all_tasks_blocked()
             kept.path.rmdir()
-            jump(tokenfiles.RETRY_SECONDS)
-            await until(kept.path.is_file)
+            # In steps: the pause may begin only when a thread has ended.
+            while not kept.path.is_file():
+                jump(1.0)
+                await trio.sleep(0.01)
             await until(lambda: not kept.files.troubles)
 
     assert ["a token file cannot be kept", "a token file is as it should be again"] == [each["event"] for each in lines]
@@ -408,3 +460,127 @@ async def test_what_cannot_be_removed_is_told(tmp_path: Path) -> None:
             kept.path.mkdir()
 
     assert ["a token file cannot be kept"] == [each["event"] for each in lines]
+
+
+# --- changes of hands, and mounts that hang ---
+
+BOB = replace(ACCOUNT, user="b@example.test")
+
+
+@pytest.fixture
+def full(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Return what fills the disk."""
+
+    def fsync(_fd: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    return lambda: monkeypatch.setattr(os, "fsync", fsync)
+
+
+@pytest.mark.parametrize("changes", [{"newline": True}, {"mode": 0o640}, {"account": BOB}])
+@in_trio
+async def test_a_reload_whose_write_fails_leaves_no_old_token(
+    tmp_path: Path, full: Callable[[], None], changes: dict[str, Any]
+) -> None:
+    """The next task does not know until when it would be good, or whose it is."""
+    async with keeping(tmp_path) as kept:
+        kept.files.apply([kept.spec()])
+        await kept.until("one")
+        full()
+        kept.files.apply([replace(kept.spec(), **changes)])
+        await kept.until_trouble("No space left on device")
+        await kept.until(None)
+
+
+@pytest.fixture
+def puts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, int]]:
+    """Whether each call of `put` is a removal, and its permission bits, as they end."""
+    seen = []
+
+    def spy(path: str, content: bytes | None, mode: int) -> None:
+        put(path, content, mode)
+        seen.append((content is None, mode))
+
+    monkeypatch.setattr(tokenfiles, "put", spy)
+    return seen
+
+
+@pytest.mark.parametrize("changes", [{"mode": 0o640}, {"account": BOB}, {"protocol": "OTHER"}])
+@in_trio
+async def test_a_file_that_changes_hands_is_gone_before_it_is_written(
+    tmp_path: Path, puts: list[tuple[bool, int]], changes: dict[str, Any]
+) -> None:
+    """One account's token is never in what is another's file, nor open to those whom only the next one lets in."""
+    async with keeping(tmp_path) as kept:
+        kept.files.apply([kept.spec()])
+        await kept.until("one")
+        kept.files.apply([replace(kept.spec(), **changes)])
+        await until(lambda: len(puts) == 3)
+
+    assert [(False, 0o600), (True, 0o600), (False, changes.get("mode", 0o600))] == puts[:3]
+
+
+@in_trio
+async def test_a_file_that_comes_back_at_once_waits_for_its_end(tmp_path: Path, puts: list[tuple[bool, int]]) -> None:
+    """Two reloads in a row, away with it and back again, end with the file."""
+    async with keeping(tmp_path) as kept:
+        kept.files.apply([kept.spec()])
+        await kept.until("one")
+        kept.files.apply([])
+        kept.files.apply([kept.spec(mode=0o640)])
+        await until(lambda: len(puts) == 3)
+
+    assert [(False, 0o600), (True, 0o600), (False, 0o640)] == puts[:3]
+
+
+class Hanging:
+    """`put` on a mount that hangs until it is let go."""
+
+    def __init__(self) -> None:
+        self.began = threading.Event()
+        self.go_on = threading.Event()
+
+    def __call__(self, path: str, content: bytes | None, mode: int) -> None:
+        self.began.set()
+        self.go_on.wait()
+        put(path, content, mode)
+
+
+@pytest.fixture
+def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hanging]:
+    monkeypatch.setattr(tokenfiles, "LEAVE_SECONDS", 0.05)
+    hangs = Hanging()
+    monkeypatch.setattr(tokenfiles, "put", hangs)
+    yield hangs
+    hangs.go_on.set()
+
+
+def test_a_mount_that_hangs_does_not_hold_up_the_end(tmp_path: Path, hanging: Hanging) -> None:
+    """Neither in a write nor in the removal, and the log says what may have stayed behind."""
+
+    async def kept_until_the_end() -> None:
+        async with keeping(tmp_path) as kept:
+            kept.files.apply([kept.spec()])
+            await until(hanging.began.is_set)
+
+    with capture_logs() as lines:
+        in_trio(kept_until_the_end)()
+
+    assert ["removing it takes too long"] == [each["reason"] for each in lines]
+
+
+@in_trio
+async def test_a_write_that_was_given_up_is_over_before_the_next(tmp_path: Path, hanging: Hanging) -> None:
+    """What hung cannot put an old token over a newer one when it goes on."""
+    async with keeping(tmp_path) as kept:
+        kept.files.apply([kept.spec()])
+        await until(hanging.began.is_set)
+        kept.files.apply([kept.spec(newline=True)])
+        kept.hold("two")
+        await trio.testing.wait_all_tasks_blocked(0.02)
+        assert not kept.path.exists()
+        hanging.go_on.set()
+        await kept.until("two\n")
+        await trio.testing.wait_all_tasks_blocked()
+
+        assert "two\n" == kept.content
