@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,6 +31,11 @@ from cms_oauth import paths
 # What a shell reports of a process that SIGINT ended.
 INTERRUPTED = 130
 FAILED = 1
+
+# How long a daemon may take from claiming its state folder to listening at its control socket, in seconds: it loads
+# libraries and its configuration meanwhile.
+STARTING_SECONDS = 5.0
+_POLL_SECONDS = 0.05
 
 # Near enough to an address for a first file; the provider knows which ones there are.
 _ADDRESS = re.compile(r"[^\s@\"'\\]+@[^\s@\"'\\]+")
@@ -117,21 +123,42 @@ def _login(user: str, method: str, config: str) -> int:
 @contextmanager
 def _daemon_or_none(config: str) -> Iterator[Remote]:
     """Yield a conversation with the daemon that runs, else with one of this process for this command."""
+    with ExitStack() as stack:
+        found = _connect_if_running()
+        yield stack.enter_context(found) if found else _one_or_the_other(config, stack)
+
+
+def _one_or_the_other(config: str, stack: ExitStack) -> Remote:
+    """Return a conversation with one of this process, or with a daemon that turns out to be starting."""
+    from cms import alone, logs  # noqa: PLC0415 - half a daemon, which most commands do without
+
+    logs.setup(level="error")
+    process.harden()
+    loaded = load_config(_config_path(config))
+    deadline = time.monotonic() + STARTING_SECONDS
+    while True:
+        try:
+            own = stack.enter_context(alone.daemonless(loaded, paths.state_folder()))
+        except process.InUse:
+            if time.monotonic() > deadline:
+                raise
+        else:
+            _complain("no daemon is running: this is done without one")
+            return own
+        time.sleep(_POLL_SECONDS)
+        found = _connect_if_running()
+        if found:
+            return stack.enter_context(found)
+
+
+def _connect_if_running() -> Remote | None:
+    """Return a conversation with the daemon. Raises Barred if there is one, of somebody else."""
     try:
-        found = _connect()
+        return _connect()
     except remote.Barred:
         raise
     except NoDaemon:
-        from cms import alone, logs  # noqa: PLC0415 - half a daemon, which most commands do without
-
-        _complain("no daemon is running: this is done without one")
-        logs.setup(level="error")
-        process.harden()
-        with alone.daemonless(load_config(_config_path(config)), paths.state_folder()) as own:
-            yield own
-    else:
-        with found:
-            yield found
+        return None
 
 
 @cms.command("import")

@@ -40,6 +40,10 @@ class NotOurs(Exception):
     """The state folder cannot be used. The text says why, and what to do."""
 
 
+class InUse(NotOurs):
+    """Another cms works on the state folder. It may be a daemon that is just starting."""
+
+
 def harden() -> None:
     """Keep this process's memory, which holds access tokens, out of files and of other processes.
 
@@ -132,7 +136,7 @@ def _lock(lock: int, folder: str) -> None:
     except OSError as error:
         if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
             raise NotOurs(f"the state folder {folder} cannot be locked: {error.strerror}") from None
-        raise NotOurs(
+        raise InUse(
             f"another cms (process {_holder(lock)}) uses the state folder {folder}: stop it first, or see `cms status`"
         ) from None
     # For the message above, in the process that comes second. A full disk costs only that.

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -345,12 +345,35 @@ def test_a_state_folder_in_use_is_said(
     home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A daemon whose socket is not found still has its state to itself."""
+    monkeypatch.setattr(commands, "STARTING_SECONDS", 0.1)
     monkeypatch.setattr(logs, "setup", lambda *, level: None)
     monkeypatch.setattr(process, "harden", lambda: None)
     with process.claimed(str(home / "state" / "cms")):
         assert os.EX_CANTCREAT == main.main(["login"])
 
     assert "another cms" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("configured", "no_terminal")
+def test_a_daemon_that_is_just_starting_is_waited_for(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has claimed its state and does not listen yet: the sign-in is its own, once it does."""
+    monkeypatch.setattr(logs, "setup", lambda *, level: None)
+    monkeypatch.setattr(process, "harden", lambda: None)
+    with ExitStack() as started, process.claimed(str(home / "state" / "cms")):
+
+        def start(_seconds: float) -> None:
+            asked.append(started.enter_context(daemon(home, done(message="a is signed in"))))
+
+        asked: list[list[dict[str, Any]]] = []
+        monkeypatch.setattr("cms.commands.time.sleep", start)
+        code = main.main(["login"])
+
+    out, err = capsys.readouterr()
+    assert (0, [[{"command": "login", "user": "", "method": ""}]]) == (code, asked)
+    assert "a is signed in" in out
+    assert "" == err
 
 
 def test_another_users_daemon_is_not_gone_around(
