@@ -293,10 +293,13 @@ def _registered(grant: Grant) -> str:
     return f"{known.name} ({known.caveat})" if known else f"the application {grant.client_id} of the configuration"
 
 
+_LOST = 'it is lost when cms ends: to keep the next one, put Vault(key=File("...")) into the configuration'
+
+
 def ended(outcome: Outcome) -> Result:
     """Return a sign-in's end as a command's."""
     if isinstance(outcome, Granted):
         kept = f"saved, key from {outcome.key_from}" if outcome.persisted else "kept in memory only"
         said = f"{outcome.who or 'the account'} is signed in ({kept})"
-        return Result(True, said, extra={"persisted": outcome.persisted})
+        return Result(True, said, "" if outcome.persisted else _LOST, extra={"persisted": outcome.persisted})
     return Result(False, outcome.trouble.message, outcome.trouble.hint)

@@ -402,10 +402,12 @@ async def test_a_client_that_leaves_leaves_others_their_flow(tmp_path: Path) -> 
 
 
 def test_the_end_says_where_the_sign_in_is_kept() -> None:
-    """Memory only is said, and nobody's name is "the account"."""
+    """Memory only is said, with what to do about it, and nobody's name is "the account"."""
     result = ended(Granted(SECRET, 1.0, 3600.0, persisted=False))
 
     assert "the account is signed in (kept in memory only)" == result.message
+    assert 'put Vault(key=File("...")) into the configuration' in result.hint
+    assert "" == ended(Granted(SECRET, 1.0, 3600.0, persisted=True, key_from="keyring")).hint
     assert {"persisted": False} == result.extra
 
 
