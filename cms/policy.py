@@ -80,8 +80,13 @@ def decide(peer: Peer, request: Request, rules: Rules, names: Mapping[str, str])
     return Allow(serving[0], serving[0].scopes[request.protocol])
 
 
+def name_of(account: Account, names: Mapping[str, str]) -> str:
+    """Return the name for an account's SASL string, "" while nobody has signed in to one without a user."""
+    return account.user or names.get(account.grant.key, "")
+
+
 def _named(account: Account, names: Mapping[str, str]) -> Account:
-    return account if account.user else replace(account, user=names.get(account.grant.key, ""))
+    return account if account.user else replace(account, user=name_of(account, names))
 
 
 def _matches(user: str, accounts: list[Account]) -> list[Account]:
@@ -92,6 +97,12 @@ def _matches(user: str, accounts: list[Account]) -> list[Account]:
     only_one = len({account.user.lower() for account in accounts}) == 1
     return accounts if only_one else []
 
+
+NOBODY = Deny(
+    "sign-in-required",
+    "nobody has signed in to this account yet",
+    "whoever runs cms signs in: `cms login`",
+)
 
 _DENIED = Deny(
     "denied",

@@ -16,7 +16,7 @@ from cms.accounts import Grant
 from cms.connections import Connection, Connections, audit
 from cms.lifecycle import Deny, Token
 from cms.listener import Listener
-from cms.policy import Peer, Rules, admits, decide
+from cms.policy import NOBODY, Peer, Rules, admits, decide, name_of
 from cms.socketmap import BadQuery, Query
 from cms.teller import Keeper, Teller
 from cms_oauth import wire
@@ -37,11 +37,6 @@ _NO_DEFAULT = Deny(
 )
 
 # Postfix must not log in as "": the server's refusal would hide the cause.
-_NOBODY = Deny(
-    "sign-in-required",
-    "nobody has signed in to this account yet",
-    "whoever runs cms signs in: `cms login`",
-)
 
 
 class _Table:
@@ -100,8 +95,8 @@ class _Table:
             return user, decision
         reply = await self._teller.token(decision, PROTOCOL)
         # Who signed in may have become known only while the token was waited for.
-        user = decision.account.user or self._names().get(decision.account.grant.key, "")
-        return user, reply if user or isinstance(reply, Deny) else _NOBODY
+        user = name_of(decision.account, self._names())
+        return user, reply if user or isinstance(reply, Deny) else NOBODY
 
 
 def _is_sender(query: Query) -> bool:

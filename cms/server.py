@@ -16,7 +16,7 @@ from cms.clock import Clock, SystemClock
 from cms.connections import Connection, Connections, audit
 from cms.lifecycle import Deny, Token
 from cms.listener import Listener
-from cms.policy import Peer, Rules, admits, decide
+from cms.policy import NOBODY, Peer, Rules, admits, decide, name_of
 from cms.teller import Keeper, Teller
 from cms_oauth import wire
 
@@ -88,7 +88,9 @@ class _Server:
         token = await self._teller.token(
             decision, request.protocol, min_valid=request.min_valid, rejected=request.rejected
         )
-        return decision.account.user, token
+        # Who signed in may have become known only while the token was waited for.
+        user = name_of(decision.account, self._names())
+        return user, token if user or isinstance(token, Deny) else NOBODY
 
     def _rendered(self, request: wire.Request, user: str, reply: Token | Deny) -> bytes:
         """Return the bytes of a reply: a refusal has some only as JSON, so that no tool sends them as a credential."""

@@ -92,7 +92,7 @@ async def serving(
                 made,
                 rules,
                 lambda _grant: house.keeper,
-                lambda: names or {},
+                lambda: names if names is not None else {},
                 draining=house.draining,
                 clock=Stopped(),
                 task_status=task_status,
@@ -577,3 +577,20 @@ async def test_who_waits_over_a_reload_is_answered_by_the_new_configuration(tmp_
         said = await read_all(client)
 
     assert (PLAIN["token"], 2) == (said, len(house.keeper.asked))
+
+
+@in_trio
+async def test_a_name_that_comes_with_the_token_is_in_the_reply(tmp_path: Path) -> None:
+    """An account without a user: its first token and its name come together; without a name there is no reply."""
+    rules, names = replace(RULES, accounts=(NOBODY,)), dict[str, str]()
+    async with serving(tmp_path, rules=lambda: rules, names=names) as house:
+        nameless = json.loads(await house.ask(b"SMTP,json\n"))
+        house.keeper.open = trio.Event()
+        client = await house.connect()
+        await client.send_all(b"SMTP\n")
+        await until(lambda: len(house.keeper.asked) == 2)
+        names[NOBODY.grant.key] = "A@example.test"
+        house.keeper.open.set()
+        said = await read_all(client)
+
+    assert ("sign-in-required", PLAIN["xoauth2"]) == (nameless["error"]["code"], said)

@@ -139,8 +139,8 @@ class Held:
             raise _trouble(
                 "vault-damaged",
                 f"{self._path} {error}",
-                f"sign in again: `cms login {self._grant.login}`".replace(" `", "`")
-                + "; the file is kept aside. Or restore it from a backup",
+                f"sign in again: `{f'cms login {self._grant.login}'.strip()}`"
+                "; the file is kept aside. Or restore it from a backup",
             ) from None
 
     def _decrypt(self, raw: bytes) -> Entry:
@@ -415,7 +415,8 @@ def _locked_out(message: str) -> Unavailable:
     return _trouble(
         "locked",
         message,
-        f"unlock the keyring, or bring the key back; {RETRIES}. A key that is lost for good: "
+        "see to the key's source, Vault(...) in the configuration (a key file is its owner's, and 0600), unlock the keyring,"
+        f" or bring the key back; {RETRIES}. Only where the key is lost for good: "
         "`cms logout USER` gives the stored sign-in up",
     )
 
