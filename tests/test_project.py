@@ -89,7 +89,7 @@ def test_readmes_configuration_is_accepted(installation: Installation, tmp_path:
 
 def test_readmes_protocols_and_files_exist() -> None:
     """Links lead to files, and protocols are ones that cms knows."""
-    links = re.findall(r"\]\((?!https?:)([^)]+)\)", README)
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", README)
     protocols = re.findall(r"--proto=(\w+)", README)
 
     assert links
