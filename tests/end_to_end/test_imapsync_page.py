@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from support.contrib import replaced
 from support.daemon import Daemon, settings_lines
-from support.fragments import page, shown
+from support.fragments import contrib, page, shown
 from support.programs import require_program
 from support.reachable import ALICE
 from support.servers import MailServers
@@ -26,7 +26,7 @@ def broker(make_daemon: Callable[..., Daemon], servers: MailServers) -> Daemon:
     broker = make_daemon(ALICE)
     account = f', authority="{servers.entra.authority}", client_id="{CLIENT_ID}", redirect_uri="http://localhost/"'
     words = {FILE: f"{broker.home}/token", f'"{USER}"': f'"{USER}"{account}'}
-    broker.configure(settings_lines(broker.home, servers.entra) + replaced(shown("imapsync", "configuration"), **words))
+    broker.configure(settings_lines(broker.home, servers.entra) + replaced(contrib("token-file.cfg"), **words))
     broker.start()
     return broker
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from support.contrib import replaced
-from support.fragments import explains, shown
+from support.fragments import contrib, explains, shown
 from support.person import READER, USER, Person, person
 from support.reachable import Installation
 from support.servers import MailServers
@@ -52,7 +52,7 @@ def test_smtplib_sends(signed_in: Person, name: str) -> None:
     """With either mechanism."""
     subject = f"by Python with {name}."
 
-    done = run(signed_in, shown("python", "smtp"), **{'"test"': f'"{subject}"'}, **mechanism(name))
+    done = run(signed_in, contrib("send.py"), **{'"test"': f'"{subject}"'}, **mechanism(name))
 
     assert (0, "") == (done.returncode, done.stderr)
     assert f"Return-path: <{USER}>" in signed_in.servers.wait_for_mail(READER, subject)
@@ -72,7 +72,7 @@ def test_without_a_token(signed_in: Person) -> None:
     """The page's way to end: one line that the page explains, and an exit status that makes mail wait."""
     signed_in.logout()
     ended = run(signed_in, shown("python", "error"))
-    raised = run(signed_in, shown("python", "smtp"))
+    raised = run(signed_in, contrib("send.py"))
     signed_in.login()
 
     assert (75, "") == (ended.returncode, ended.stdout)
@@ -108,7 +108,7 @@ def test_a_refused_token_is_replaced(signed_in: Person) -> None:
     signed_in.outlive_pause()
     signed_in.servers.entra.directory.revoke_access(USER)
 
-    done = run(signed_in, shown("python", "smtp"), **{'"test"': f'"{subject}"', once: twice})
+    done = run(signed_in, contrib("send.py"), **{'"test"': f'"{subject}"', once: twice})
 
     assert (0, "") == (done.returncode, done.stderr)
     assert signed_in.servers.wait_for_mail(READER, subject)

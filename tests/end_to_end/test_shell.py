@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from support.contrib import replaced
-from support.fragments import explains, shown
+from support.fragments import contrib, explains, shown
 from support.person import READER, USER, Person, person
 from support.programs import require_program
 from support.reachable import Installation
@@ -81,9 +81,10 @@ def test_what_goes_wrong_everywhere_is_explained(signed_in: Person, options: str
 
 
 def curl(somebody: Person, example: str) -> tuple[int, str, str]:
-    """Run the page's function and a line that uses it; curl trusts the test's authority."""
+    """Run a line of the page's after the file with its function; curl trusts the test's authority."""
+    somebody.file("with-token.sh", contrib("with-token.sh"))
     trust = f"alias curl='curl --cacert {somebody.servers.ca_file}'\n"
-    done = somebody.shell(trust + shown("shell", "with_token") + in_place(somebody, example))
+    done = somebody.shell(f"{trust}. ./with-token.sh\n" + in_place(somebody, example))
     return done.returncode, done.stdout, done.stderr
 
 
