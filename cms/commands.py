@@ -22,14 +22,12 @@ from cms.accounts import Account, registration_of
 from cms.config import Config, ConfigError, FileSpec, SocketSpec
 from cms.config import load as load_config
 from cms.grants.messages import Place
-from cms.main import VALUES, Run, run_anew
+from cms.main import INTERRUPTED, VALUES, Run, run_anew
 from cms.remote import NoDaemon, Remote
 from cms.status import CRITICAL
 from cms.version import VERSION
 from cms_oauth import paths
 
-# What a shell reports of a process that SIGINT ended.
-INTERRUPTED = 130
 FAILED = 1
 
 # How long a daemon may take from claiming its state folder to listening at its control socket, in seconds: it loads

@@ -15,6 +15,9 @@ from typing import NamedTuple, NoReturn
 from cms.version import VERSION
 from cms_oauth import paths
 
+# What a shell reports of a process that SIGINT ended.
+INTERRUPTED = 130
+
 # The options of `cms run`, and what each may say: anything where nothing is named.
 VALUES: dict[str, tuple[str, ...]] = {
     "--config": (),
@@ -81,8 +84,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says; return the exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     run = read_plainly(given)
-    if run is not None:
-        return run_daemon(run)
+    try:
+        return run_command(given) if run is None else run_daemon(run)
+    # Ctrl-C while libraries are still being loaded: neither click nor the daemon looks after it yet.
+    except KeyboardInterrupt:
+        print("cms: given up", file=sys.stderr)
+        return INTERRUPTED
+
+
+def run_command(given: Sequence[str]) -> int:
+    """Do what click makes of a command line; return the exit status."""
     from cms import commands  # noqa: PLC0415 - click, which the daemon does without
 
     return commands.main(given)

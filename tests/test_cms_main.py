@@ -401,11 +401,35 @@ def test_giving_up_is_no_traceback(capsys: pytest.CaptureFixture[str], monkeypat
 
     monkeypatch.setattr("cms.remote.connect", interrupt)
 
-    assert commands.INTERRUPTED == main.main(["login"])
-    assert commands.INTERRUPTED == main.main(["refresh"])
+    assert main.INTERRUPTED == main.main(["login"])
+    assert main.INTERRUPTED == main.main(["refresh"])
     err = capsys.readouterr().err
     assert "the sign-in was given up" in err
     assert "Traceback" not in err
+
+
+_INTERRUPTED_IMPORT = """
+import sys
+from cms import main
+
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("click", "trio"):
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupt())
+sys.exit(main.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("command", ["run", "login", "status"])
+def test_giving_up_at_once_is_no_traceback(command: str) -> None:
+    """Ctrl-C may come while libraries are still being loaded, the daemon's as well."""
+    ran = subprocess.run(
+        [sys.executable, "-c", _INTERRUPTED_IMPORT, command], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+
+    assert (main.INTERRUPTED, "", "cms: given up\n") == (ran.returncode, ran.stdout, ran.stderr)
 
 
 # --- commands without a daemon ---
