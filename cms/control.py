@@ -290,7 +290,7 @@ def prompt_event(flow: Flow, shown: Prompt) -> dict[str, Any]:
 def _registered(grant: Grant) -> str:
     """Return whose application id a sign-in uses, and what is to be known of it."""
     known = registration_of(grant.client_id)
-    return f"{known.name} ({known.caveat})" if known else f"the application {grant.client_id} of the configuration"
+    return f"{known.name} ({known.caveat})" if known else f"{grant.client_id}, from the configuration"
 
 
 _LOST = 'it is lost when cms ends: to keep the next one, put Vault(key=File("...")) into the configuration'

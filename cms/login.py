@@ -110,7 +110,7 @@ def _next_event(remote: Remote, typed: Typed) -> dict[str, Any]:
 def in_words(event: Mapping[str, Any]) -> str:
     """Return what a prompt asks of a person."""
     who = event.get("user") or "the account that this is for"
-    head = f"Sign in as {who}. The application is {event.get('registration')}.\n"
+    head = f"Sign in as {who}. Application: {event.get('registration')}.\n"
     minutes = int(float(event.get("expires_in", 0)) / 60)
     limit = f"\nThere are {minutes} minutes for it; Ctrl-C gives up." if minutes else ""
     match event["method"]:

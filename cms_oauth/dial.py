@@ -128,7 +128,7 @@ def _no_connection(path: str, error: OSError) -> Failed:
         return Failed(
             "denied",
             f"permission denied on {path}",
-            "its owner must let you in: CredentialServer(..., mode=, group= or users=)",
+            "its owner must let you in: CredentialServer(..., mode=, group= or users=), and into every folder on the way",
         )
     if error.errno is None:
         # Not the kernel's word: the interpreter refuses a path longer than a socket address can hold.
