@@ -8,8 +8,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,8 +22,7 @@ import click
 from cms import login as terminal
 from cms import moving, process, remote
 from cms.accounts import Account, registration_of
-from cms.config import Config, ConfigError, FileSpec, SocketSpec
-from cms.config import load as load_config
+from cms.config import LOAD_SECONDS, Config, ConfigError, FileSpec, SocketSpec, load
 from cms.grants.messages import Place
 from cms.main import INTERRUPTED, VALUES, Run, run_anew
 from cms.remote import NoDaemon, Remote
@@ -73,6 +75,34 @@ def _config_path(config: str, usual: Callable[[], str] = paths.config_file) -> s
     """Return the file that is meant: the command's own option, else that before the command, else the usual one."""
     before = click.get_current_context().find_root().params.get("config")
     return config or before or usual()
+
+
+def _load(path: str) -> Config:
+    """Load a configuration: a program, which may not end. Raises ConfigError."""
+    loaded: Future[Config] = Future()
+
+    def run() -> None:
+        try:
+            loaded.set_result(load(path))
+        # BLE001: it is raised again, where somebody waits for it.
+        except BaseException as error:  # noqa: BLE001
+            loaded.set_exception(error)
+
+    # A daemon thread: this process can end without it.
+    loading = threading.Thread(target=run, name="configuration", daemon=True)
+    loading.start()
+    if not wait([loaded], LOAD_SECONDS).done:
+        message = f"it did not end within {LOAD_SECONDS:g} s"
+        raise ConfigError(path, _line_under_way(loading, path), message, "A configuration says what it has to and ends")
+    return loaded.result()
+
+
+def _line_under_way(thread: threading.Thread, path: str) -> int | None:
+    """Return the line of a file that a thread is in, None if it is in none."""
+    frame = sys._current_frames().get(thread.ident or 0)  # noqa: SLF001 - documented, for just this
+    while frame and frame.f_code.co_filename != path:
+        frame = frame.f_back
+    return frame.f_lineno if frame else None
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -132,7 +162,7 @@ def _one_or_the_other(config: str, stack: ExitStack) -> Remote:
 
     logs.setup(level="error")
     process.harden()
-    loaded = load_config(_config_path(config))
+    loaded = _load(_config_path(config))
     deadline = time.monotonic() + STARTING_SECONDS
     while True:
         try:
@@ -225,7 +255,7 @@ def check(config: str) -> int:
 
     A daemon that runs with this configuration is asked what it warns of.
     """
-    found = load_config(_config_path(config))
+    found = _load(_config_path(config))
     _say("\n".join(summary(found)))
     for warning in (*found.warnings, *_running_warnings(found.file)):
         _complain(f"warning: {warning}")

@@ -502,6 +502,48 @@ def test_a_faulty_configuration_is_named_by_line(tmp_path: Path, capsys: pytest.
     assert "Traceback" not in err
 
 
+_HASTY = """
+import sys
+from cms import commands, main
+commands.LOAD_SECONDS = 0.2
+sys.exit(main.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.usefixtures("home")
+@pytest.mark.parametrize("command", ["check", "login"])
+def test_a_configuration_that_hangs_is_given_up(tmp_path: Path, command: str) -> None:
+    """78, the line that it is in, and the process ends although the configuration does not."""
+    path = tmp_path / "endless.cfg"
+    path.write_text("import time\n\nwhile True: time.sleep(0.01)\n")
+
+    ran = subprocess.run(
+        [sys.executable, "-c", _HASTY, command, "-c", str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        timeout=30,
+    )
+
+    assert os.EX_CONFIG == ran.returncode
+    assert f"cms: {path}:3: it did not end within 0.2 s" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_a_configuration_that_cannot_be_opened_keeps_no_one_waiting(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a mount whose server is gone: there is no line then."""
+    gone = threading.Event()
+    monkeypatch.setattr(commands, "LOAD_SECONDS", 0.05)
+    monkeypatch.setattr(commands, "load", lambda _path: gone.wait())
+
+    assert os.EX_CONFIG == main.main(["check", "-c", str(tmp_path / "cms.cfg")])
+    gone.set()
+    assert f"cms: {tmp_path}/cms.cfg: it did not end within 0.05 s" in capsys.readouterr().err
+
+
 def test_init_writes_a_configuration_that_is_good(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It is for its owner alone, loads as it is, and the next two commands are said."""
     assert 0 == main.main(["init", "--user", "a@example.test"])
