@@ -534,15 +534,16 @@ async def test_a_file_that_comes_back_at_once_waits_for_its_end(tmp_path: Path, 
 
 
 class Hanging:
-    """`put` on a mount that hangs until it is let go."""
+    """`put` whose first call hangs until it is let go."""
 
     def __init__(self) -> None:
         self.began = threading.Event()
         self.go_on = threading.Event()
 
     def __call__(self, path: str, content: bytes | None, mode: int) -> None:
-        self.began.set()
-        self.go_on.wait()
+        if not self.began.is_set():
+            self.began.set()
+            self.go_on.wait()
         put(path, content, mode)
 
 
