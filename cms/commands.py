@@ -108,10 +108,13 @@ def _line_under_way(thread: threading.Thread, path: str) -> int | None:
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(VERSION, prog_name="cms")
 @_config_option
-def cms(config: str) -> None:
+@click.pass_context
+def cms(context: click.Context, config: str) -> None:
     """An OAuth2 token broker for mail: fresh Microsoft 365 access tokens on a Unix socket."""
     # Commands look for the option themselves.
-    del config
+    meant = cms.commands[context.invoked_subcommand or ""]
+    if config and not any(each.name == "config" for each in meant.params):
+        raise click.UsageError(f"-c is for the commands that read a configuration, and `cms {meant.name}` does not.")
 
 
 @cms.command()

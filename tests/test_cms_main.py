@@ -491,6 +491,14 @@ def test_check_finds_the_configuration_before_the_command_too(configured: Path, 
     assert 0 == main.main(["-c", str(other), "check", "-c", str(configured)])
 
 
+@pytest.mark.usefixtures("home")
+@pytest.mark.parametrize("command", ["status", "refresh", "reload", "demo"])
+def test_no_other_command_takes_a_configuration(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    """Which daemon is asked does not depend on it: what would be ignored is refused."""
+    assert 2 == main.main(["-c", "/x", command])
+    assert "-c is for the commands that read a configuration" in capsys.readouterr().err
+
+
 def test_a_faulty_configuration_is_named_by_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """78, file and line, no traceback."""
     path = tmp_path / "bad.cfg"
