@@ -235,7 +235,9 @@ def reload() -> int:
 @cms.command()
 @click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
 @click.option(
-    "--check", is_flag=True, help="Exit 0, 1, 2 or 3 as monitoring plugins do: good, warning, critical, unknown."
+    "--check",
+    is_flag=True,
+    help="Say one line and exit as monitoring plugins do: 0 good, 1 warning, 2 critical, 3 unknown.",
 )
 def status(as_json: bool, check: bool) -> int:
     """Show every account: its token, its sign-in, its last error, and whose move it is."""
@@ -243,11 +245,15 @@ def status(as_json: bool, check: bool) -> int:
         with _connect() as found:
             answer = found.ask("status")
     except NoDaemon as error:
-        _complain(error.message, error.hint)
-        return CRITICAL if check else os.EX_UNAVAILABLE
+        if not check:
+            raise
+        # Monitoring shows what is on standard output.
+        _say(f"{error.message}; {error.hint}")
+        return CRITICAL
     if not answer.get("ok"):
         return _ended(answer)
-    _say(json.dumps(answer["json"], indent=2) if as_json else str(answer["text"]).rstrip("\n"))
+    text = answer["message"] if check else answer["text"]
+    _say(json.dumps(answer["json"], indent=2) if as_json else str(text).rstrip("\n"))
     return int(answer["exit_code"]) if check else 0
 
 

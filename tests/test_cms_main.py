@@ -77,7 +77,7 @@ def done(*, ok: bool = True, message: str = "", hint: str = "", **more: Any) -> 
     return {"event": "done", "ok": ok, "message": message, "hint": hint, **more}
 
 
-STATUS = done(text="all is well\n", json={"version": 1}, exit_code=1)
+STATUS = done(message="1 ok", text="all is well\n", json={"version": 1}, exit_code=1)
 
 
 # --- the plain form ---
@@ -253,14 +253,14 @@ def test_a_command_is_told_and_its_end_said(
     [
         ([], 0, "all is well\n"),
         (["--json"], 0, '{\n  "version": 1\n}\n'),
-        (["--check"], 1, "all is well\n"),
+        (["--check"], 1, "1 ok\n"),
         (["--check", "--json"], 1, '{\n  "version": 1\n}\n'),
     ],
 )
 def test_status_in_every_form(
     home: Path, capsys: pytest.CaptureFixture[str], options: list[str], code: int, out: str
 ) -> None:
-    """Text or JSON; the exit code of monitoring plugins only when that is asked for."""
+    """Text or JSON; the one line and the exit code of monitoring plugins only when that is asked for."""
     with daemon(home, STATUS):
         assert code == main.main(["status", *options])
 
@@ -279,7 +279,6 @@ def test_a_status_that_fails_is_an_error(home: Path, capsys: pytest.CaptureFixtu
     ("arguments", "code"),
     [
         (["status"], os.EX_UNAVAILABLE),
-        (["status", "--check"], 2),
         (["refresh"], os.EX_UNAVAILABLE),
         (["reload"], os.EX_UNAVAILABLE),
     ],
@@ -288,12 +287,21 @@ def test_a_status_that_fails_is_an_error(home: Path, capsys: pytest.CaptureFixtu
 def test_no_daemon_is_said_with_the_next_command(
     capsys: pytest.CaptureFixture[str], arguments: list[str], code: int
 ) -> None:
-    """69, or what monitoring calls critical."""
+    """69 and nothing on standard output."""
     assert code == main.main(arguments)
     out, err = capsys.readouterr()
     assert "" == out
     assert "no daemon is running" in err
     assert "cms run" in err
+
+
+@pytest.mark.usefixtures("home")
+def test_no_daemon_is_critical_to_monitoring(capsys: pytest.CaptureFixture[str]) -> None:
+    """In one line on standard output, which is what it shows."""
+    assert 2 == main.main(["status", "--check"])
+    out, err = capsys.readouterr()
+    assert out.startswith("no daemon is running; start it with `cms run`")
+    assert (1, "") == (out.count("\n"), err)
 
 
 @pytest.fixture
