@@ -260,7 +260,10 @@ def test_missing_library(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     monkeypatch.setitem(sys.modules, name, None)  # cannot be imported
 
     assert os.EX_UNAVAILABLE == demo.main()
-    assert f"{name}. Install it with: pip install 'cms-oauth[sandbox]'" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert f"cms demo needs a library that is not installed: {name}." in err
+    assert "`make demo`" in err
+    assert "pip install '.[sandbox]'" in err
 
 
 @pytest.mark.parametrize(

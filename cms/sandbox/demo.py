@@ -9,7 +9,10 @@ from collections.abc import Sequence
 
 INTERRUPTED = 130
 
-_MISSING = "cms demo needs a library that is not installed: {name}. Install it with: pip install 'cms-oauth[sandbox]'"
+_MISSING = (
+    "cms demo needs a library that is not installed: {name}. In the folder with the source of cms, say `make demo`, "
+    "or install it with: pip install '.[sandbox]'"
+)
 
 
 def main(argv: Sequence[str] = ()) -> int:
