@@ -34,6 +34,8 @@ class Typed:
 
     def __init__(self, fd: int) -> None:
         self.fd: int | None = fd
+        # Lines that were handed on and of which the daemon has not said that they will not do.
+        self.unanswered = 0
         self._typed = b""
 
     @contextmanager
@@ -76,15 +78,18 @@ def sign_in(
 ) -> int:
     """Sign in over a connection to the daemon; return the exit code. `browse` opens an address, if anything can."""
     remote.send({"command": "login", "user": user, "method": method})
+    needed = False
     with typed.open():
         while True:
-            event = _next_event(remote, typed)
+            event = _next_event(remote, typed, needed=needed)
             match event.get("event"):
                 case "prompt":
+                    needed = event["method"] == "paste"
                     say(in_words(event))
                     if event["method"] == "browser" and browse:
                         browse(event["url"])
                 case "told":
+                    typed.unanswered -= 1
                     say(str(event.get("message")))
                 case _:
                     return _ended(event, say)
@@ -95,15 +100,29 @@ def _ended(event: Mapping[str, Any], say: Callable[[str], None]) -> int:
     return EX_OK if event.get("ok") else NOT_SIGNED_IN
 
 
-def _next_event(remote: Remote, typed: Typed) -> dict[str, Any]:
-    """Return what the daemon says next; hand on what is pasted meanwhile."""
+_NOTHING_PASTED = {
+    "event": "done",
+    "ok": False,
+    "message": "the input ended before the address was pasted",
+    "hint": "give the command in a terminal, or sign in with a code: `cms login --device`",
+}
+
+
+def _next_event(remote: Remote, typed: Typed, *, needed: bool) -> dict[str, Any]:
+    """Return what the daemon says next; hand on what is pasted meanwhile.
+
+    Where a pasted line is `needed` and none can come any more, that is the end.
+    """
     while not remote.ready:
+        if needed and typed.fd is None and not typed.unanswered:
+            return _NOTHING_PASTED
         watched = [remote.fileno(), *([] if typed.fd is None else [typed.fd])]
         readable, _, _ = select.select(watched, [], [])
         if remote.fileno() in readable:
             break
         for line in typed.read():
             remote.send({"pasted": line})
+            typed.unanswered += 1
     return remote.receive()
 
 

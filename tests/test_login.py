@@ -92,8 +92,8 @@ def test_a_sign_in_shows_what_to_do_and_how_it_ended() -> None:
         lines.tell(**DONE)
 
     said: list[str] = []
-    with daemon(script) as remote:
-        code = sign_in(remote, "a@example.test", "paste", nothing_typed(), say=said.append)
+    with typing(b"") as typed, daemon(script) as remote:
+        code = sign_in(remote, "a@example.test", "paste", typed, say=said.append)
 
     assert [{"command": "login", "user": "a@example.test", "method": "paste"}] == asked
     assert 0 == code
@@ -155,6 +155,31 @@ def test_an_input_at_its_end_is_no_reason_to_stop() -> None:
     assert (0, None) == (code, typed.fd)
 
 
+@pytest.mark.parametrize("pasted", [b"", b"wrong", b"wrong\nworse\n"])
+def test_nobody_waits_for_what_cannot_be_pasted_any_more(pasted: bytes) -> None:
+    """At the end of the input a sign-in by pasting is over, once the daemon has turned down what there was."""
+
+    def script(lines: Lines) -> None:
+        lines.hear()
+        lines.tell(**PROMPT)
+        for _ in pasted.split():
+            lines.hear()
+            lines.tell(event="told", message="no state")
+        assert "" == lines.heard.readline()
+
+    read, write = os.pipe()
+    os.write(write, pasted)
+    os.close(write)
+    said: list[str] = []
+    with daemon(script) as remote, remote:
+        code = sign_in(remote, "", "paste", Typed(read), say=said.append)
+    os.close(read)
+
+    assert NOT_SIGNED_IN == code
+    assert ["no state"] * len(pasted.split()) == said[1:-1]
+    assert "the input ended before the address was pasted" in said[-1]
+
+
 def test_a_desktops_browser_is_opened_for_a_browser_sign_in_only() -> None:
     """A device code or a link to paste from is for wherever the person is."""
     opened: list[str] = []
@@ -165,8 +190,8 @@ def test_a_desktops_browser_is_opened_for_a_browser_sign_in_only() -> None:
             lines.tell(**{**PROMPT, "method": method, "url": f"https://{method}.test/", "user_code": "X"})
             lines.tell(**DONE)
 
-        with daemon(script) as remote:
-            sign_in(remote, "", method, nothing_typed(), say=lambda _text: None, browse=opened.append)
+        with typing(b"") as typed, daemon(script) as remote:
+            sign_in(remote, "", method, typed, say=lambda _text: None, browse=opened.append)
 
     assert ["https://browser.test/"] == opened
 
