@@ -51,7 +51,7 @@ from cms_oauth import wire
 
 log = get_logger()
 
-_SIGNED_OUT = Trouble("signed-out", "the sign-in was given up with `cms logout`", "sign in again with `cms login`")
+_SIGNED_OUT = "the sign-in was given up with `cms logout`"
 _MEMORY_LOST = "the sign-in was kept in memory only, and the process that held it has ended"
 _RECONFIGURED = Deny("unavailable", "the configuration has changed meanwhile", "ask again", 1.0)
 _BUG = Trouble(
@@ -207,8 +207,10 @@ class Keeper:
         """Drop every token: the sign-in was given up."""
         self._epoch += 1
         self.persisted = None
+        again = f"cms login {self.who}".strip()
+        trouble = Trouble("signed-out", _SIGNED_OUT, f"sign in again with `{again}`")
         for scopes in self.lives:
-            self._publish(scopes, Life(None, NeedsSignIn(self._clock.boot(), _SIGNED_OUT)))
+            self._publish(scopes, Life(None, NeedsSignIn(self._clock.boot(), trouble)))
         # Only now: who is told of the change is told of the one who was signed in.
         self.who = self.grant.login
         self._wake_up()
