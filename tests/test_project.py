@@ -11,7 +11,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from support.programs import listed_packages, require_program
+from support.programs import give_up, listed_packages, require_program
 from support.reachable import Installation
 
 from cms.accounts import PERMISSIONS
@@ -38,7 +38,7 @@ def tracked() -> list[Path]:
     git = require_program("git", "git")
     listed = subprocess.run([git, "-C", ROOT, "ls-files", "-z"], capture_output=True, text=True, check=False)
     if listed.returncode:
-        pytest.skip("this is no checkout")
+        give_up("this is no checkout")
     return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
 
 

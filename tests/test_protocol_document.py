@@ -6,12 +6,12 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from support.programs import require_program
 from support.scripted import PATIENCE, Daemon
 
 from cms_oauth import wire
@@ -32,9 +32,9 @@ def request_of(example: str) -> wire.Request:
 @pytest.mark.parametrize("example", SHELL_EXAMPLES)
 def test_the_shell_examples_fetch_a_token(tmp_path: Path, example: str) -> None:
     """With the real nc and socat."""
-    for program in ("nc", "socat"):
-        if program in example and shutil.which(program) is None:
-            pytest.skip(f"{program} is not installed")
+    for program, package in (("nc", "netcat-openbsd"), ("socat", "socat")):
+        if program in example:
+            require_program(program, package)
     request = request_of(example)
     reply = wire.render(request.form, USER, "T") if request.form != "json" else b'{"version": 1}\n'
     with Daemon(tmp_path / "cms.sock", reply) as daemon:
