@@ -23,6 +23,7 @@ LADDER = {
     "the light half": (
         "cms_oauth",
         "cms_oauth.sasl",
+        "cms_oauth.diagnosis",
         "cms_oauth.wire",
         "cms_oauth.paths",
         "cms_oauth.dial",
@@ -130,6 +131,7 @@ HOMES = {
 # Pure modules, and the doors to the outside that are shut to them.
 PURE = (
     "cms_oauth.sasl",
+    "cms_oauth.diagnosis",
     "cms_oauth.wire",
     "cms.accounts",
     "cms.lifecycle",
