@@ -23,6 +23,8 @@ LADDER = {
     "the light half": (
         "cms_oauth",
         "cms_oauth.sasl",
+        "cms_oauth.verdicts",
+        "cms_oauth.diagnosis_mail",
         "cms_oauth.diagnosis",
         "cms_oauth.wire",
         "cms_oauth.paths",
@@ -131,6 +133,8 @@ HOMES = {
 # Pure modules, and the doors to the outside that are shut to them.
 PURE = (
     "cms_oauth.sasl",
+    "cms_oauth.verdicts",
+    "cms_oauth.diagnosis_mail",
     "cms_oauth.diagnosis",
     "cms_oauth.wire",
     "cms.accounts",

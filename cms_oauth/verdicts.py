@@ -1,0 +1,127 @@
+"""The words in which a failure is explained, and how they are filled in and shown: what the tables are made of.
+
+A verdict in a table is a template: `{mailbox}`, `{login}` and the like stand for what is known only when it happens.
+Pure, and without any table of its own: `diagnosis` is where replies are looked up.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+
+# Whose move it is. "wait" is Microsoft's: nothing helps but time.
+MOVERS = ("you", "administrator", "wait")
+
+# The same, as a person is told.
+_MOVES = {"you": "yours", "administrator": "your administrator's", "wait": "nobody's: wait"}
+
+# What Exchange's PowerShell takes as one argument without quotes.
+_BARE = re.compile(r"[A-Za-z0-9._@+-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One explanation. `name` is a word for programs, `cause` one sentence, `mover` a word of `MOVERS`.
+
+    `steps` are the exact commands or clicks, in order; `takes` says how long the fix takes to act; `link` is where it is
+    documented, "" where nowhere; `words` are what a person would search for.
+    """
+
+    name: str
+    cause: str
+    mover: str
+    steps: tuple[str, ...] = ()
+    takes: str = ""
+    link: str = ""
+    words: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What a token says of itself, where it is a JWT that can be decoded: best effort, never verified.
+
+    `scopes` are its delegated permissions and `roles` an application's; `expires` is Unix time, None where it names
+    none; `app` is the client id; `application` says that no person signed in.
+    """
+
+    audience: str = ""
+    scopes: tuple[str, ...] = ()
+    roles: tuple[str, ...] = ()
+    user: str = ""
+    tenant: str = ""
+    app: str = ""
+    expires: float | None = None
+    application: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is known beside the reply. Every field may be missing.
+
+    `user` is the SASL user, `host` the server's name, `claims` the token's; `offered` the mechanisms that the server
+    advertised, `greeting` its first line, `challenge` what it said in the middle of the login, `logged_in` that the
+    login itself had passed; `skew` how many seconds this machine's clock is ahead of a server's Date header, `now` Unix
+    time by this machine.
+    """
+
+    user: str = ""
+    host: str = ""
+    claims: Claims | None = None
+    offered: tuple[str, ...] = ()
+    skew: float | None = None
+    now: float | None = None
+    greeting: str = ""
+    challenge: str = ""
+    logged_in: bool = False
+
+
+def fill(verdict: Verdict, values: Mapping[str, str]) -> Verdict:
+    """Return the verdict with each `{name}` of these values in its place; other braces stay (PowerShell has some)."""
+
+    def filled(text: str) -> str:
+        return re.sub(r"\{(\w+)\}", lambda found: values.get(found[1], found[0]), text)
+
+    return replace(
+        verdict,
+        cause=filled(verdict.cause),
+        steps=tuple(map(filled, verdict.steps)),
+        takes=filled(verdict.takes),
+    )
+
+
+def for_powershell(text: str) -> str:
+    """Return the text as one argument of a PowerShell command, with nothing in it that PowerShell would act upon."""
+    text = printable(text)
+    # PowerShell takes the typographic single quotes for the plain one.
+    return text if _BARE.fullmatch(text) else "'" + re.sub("(['\u2018\u2019\u201a\u201b])", r"\1\1", text) + "'"
+
+
+def command(name: str, user: str) -> str:
+    """Return a command of cms's for this user, as a person types it."""
+    return f"`cms {name} {shlex.quote(printable(user))}`" if user else f"`cms {name}`"
+
+
+def printable(text: str) -> str:
+    """Return the text on one line, without what moves a cursor or a colour."""
+    return "".join(each if each.isprintable() else " " if each.isspace() else "?" for each in text)
+
+
+def as_lines(verdict: Verdict) -> list[str]:
+    """Return the verdict as a person reads it, a few lines without indentation of their own."""
+    lines = [f"what it means: {verdict.cause}", f"whose move it is: {_MOVES[verdict.mover]}"]
+    lines += [f"  {number}. {step}" for number, step in enumerate(verdict.steps, 1)]
+    lines += [f"how long it takes: {verdict.takes}"] if verdict.takes else []
+    lines += [f"see: {verdict.link}"] if verdict.link else []
+    return lines
+
+
+def as_data(verdict: Verdict) -> dict[str, object]:
+    """Return the verdict as JSON carries it."""
+    return asdict(verdict) | {"steps": list(verdict.steps), "words": list(verdict.words)}
+
+
+def evidence_data(evidence: Evidence) -> dict[str, object]:
+    """Return the evidence as JSON carries it: what a token says of itself, never the token."""
+    return asdict(evidence)
