@@ -38,6 +38,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
+from cms_oauth.diagnosis import Claims, claims_of
+
 # A refresh is due at a random point of this part of a token's life: early enough that an outage of a quarter of the
 # life passes unnoticed, spread so that many accounts do not ask at one moment.
 EARLIEST_SHARE = 0.5
@@ -119,6 +121,7 @@ KINDS = {
     "signed-out": "the sign-in was given up with `cms logout`",
     "refused": "the identity provider refused the grant",
     "wrong-user": "somebody else signed in",
+    "application": "the identity provider refused the application, or the machine, that signs in without a person",
     "unfit": "another program's sign-in cannot be taken over",
     "password": "another program's sign-in is encrypted with a password that nobody has said",
     "expired": "a sign-in was not completed in time",
@@ -129,13 +132,17 @@ KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """An access token and the boot-clock moments that matter for it, in seconds."""
+    """An access token and the boot-clock moments that matter for it, in seconds.
+
+    `claims` is what it says of itself, looked at once when it comes; None where it is opaque.
+    """
 
     secret: str = field(repr=False)
     issued: float
     expires: float
     refresh_at: float
     scopes: tuple[str, ...] = ()
+    claims: Claims | None = field(default=None, repr=False)
 
     @property
     def life(self) -> float:
@@ -152,11 +159,24 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True)
+class Ending:
+    """How an earlier sign-in of the same person ended: when it was given and when that was noticed, as Unix times.
+
+    `aadsts` is Entra's number for why.
+    """
+
+    given_at: float
+    ended_at: float
+    aadsts: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Granted:
     """The provider gave a token. `issued` is the boot-clock moment at which its answer arrived, `expires_in` seconds.
 
     By the time this is seen, a rotated refresh token is on disk. `persisted` is False in memory-only mode; `key_from`
-    says in words where the vault's key comes from. `who` is the user name that the provider reported.
+    says in words where the vault's key comes from. `who` is the user name that the provider reported. `given_at` is
+    when the sign-in behind it was given, as Unix time, 0 for one without a person; `endings` are those before it.
     """
 
     secret: str = field(repr=False)
@@ -166,6 +186,8 @@ class Granted:
     persisted: bool = True
     key_from: str = ""
     who: str = ""
+    given_at: float = 0.0
+    endings: tuple[Ending, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,9 +200,14 @@ class Transient:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The provider refused and trying again cannot help: a person has to sign in or change something."""
+    """The provider refused and trying again cannot help: a person has to sign in or change something.
+
+    `again_in` is 0 where cms hears of that change, as of a sign-in. Where it does not, as when an application is given
+    a new certificate, it is the seconds after which the change may have been made.
+    """
 
     trouble: Trouble
+    again_in: float = 0.0
 
 
 Outcome: TypeAlias = Granted | Transient | Refused
@@ -205,10 +232,15 @@ class Failing:
 
 @dataclass(frozen=True, slots=True)
 class NeedsSignIn:
-    """Only a sign-in helps. `since` is the boot-clock moment of the refusal."""
+    """Only a person helps. `since` is the boot-clock moment of the refusal.
+
+    `next_try` is when to look whether one has, None where that is heard of: a sign-in is, and what was mended for an
+    application elsewhere is not.
+    """
 
     since: float
     trouble: Trouble
+    next_try: float | None = None
 
 
 Phase: TypeAlias = Settled | Failing | NeedsSignIn
@@ -262,10 +294,12 @@ Answer: TypeAlias = Token | Wait | Deny
 
 def plan(life: Life, now: float) -> Plan:
     """What the keeper does next. A `SleepUntil` is always later than `now`."""
-    if isinstance(life.phase, NeedsSignIn):
-        return AwaitSignIn()
     when = now
-    if isinstance(life.phase, Failing):
+    if isinstance(life.phase, NeedsSignIn):
+        if life.phase.next_try is None:
+            return AwaitSignIn()
+        when = life.phase.next_try
+    elif isinstance(life.phase, Failing):
         when = life.phase.next_try
     elif life.held:
         when = life.held.refresh_at
@@ -304,7 +338,10 @@ def covers(token: Token, permission: str) -> bool:
 def denial(life: Life, now: float) -> Deny:
     """Why there is no usable token, and whose move it is."""
     if isinstance(life.phase, NeedsSignIn):
-        return Deny("sign-in-required", life.phase.trouble.message, life.phase.trouble.hint)
+        trouble, next_try = life.phase.trouble, life.phase.next_try
+        if next_try is None:
+            return Deny("sign-in-required", trouble.message, trouble.hint)
+        return Deny("unavailable", trouble.message, trouble.hint, max(0.0, next_try - now))
     if isinstance(life.phase, Failing):
         trouble = life.phase.trouble
         code = "locked" if trouble.kind == "locked" else "unavailable"
@@ -321,12 +358,20 @@ def absorb(life: Life, outcome: Outcome, now: float, luck: float, refresh_before
     """
     if isinstance(outcome, Refused):
         since = life.phase.since if isinstance(life.phase, NeedsSignIn) else now
-        return Life(life.held, NeedsSignIn(since, outcome.trouble))
+        return Life(life.held, NeedsSignIn(since, outcome.trouble, _again(outcome, now, luck)))
     if isinstance(outcome, Transient):
         return _failed(life, outcome, now, luck)
     if outcome.expires_in > 0:
         return Life(_token(outcome, now, luck, refresh_before), Settled())
     return _failed(life, Transient(_STILLBORN), now, luck)
+
+
+def _again(outcome: Refused, now: float, luck: float) -> float | None:
+    """Return when to try in spite of a refusal, None for never: spread like everything that is tried again."""
+    if outcome.again_in <= 0:
+        return None
+    latest = min(max(outcome.again_in, SHORTEST_PAUSE), LONGEST_PAUSE)
+    return now + SHORTEST_PAUSE + (latest - SHORTEST_PAUSE) * (0.5 + luck / 2)
 
 
 _STILLBORN = Trouble(
@@ -341,7 +386,7 @@ def _token(granted: Granted, now: float, luck: float, refresh_before: float | No
     issued = min(now, granted.issued)
     life = min(granted.expires_in, LONGEST_LIFE)
     refresh_at = max(issued + _due(life, luck, refresh_before), now + PAUSE_AFTER_GRANT)
-    return Token(granted.secret, issued, issued + life, refresh_at, granted.scopes)
+    return Token(granted.secret, issued, issued + life, refresh_at, granted.scopes, claims_of(granted.secret))
 
 
 def _due(life: float, luck: float, refresh_before: float | None) -> float:
@@ -357,7 +402,11 @@ def _due(life: float, luck: float, refresh_before: float | None) -> float:
 
 def _failed(life: Life, outcome: Transient, now: float, luck: float) -> Life:
     if isinstance(life.phase, NeedsSignIn):
-        return life
+        if life.phase.next_try is None:
+            return life
+        # What it was refused for may be mended, or not: that has to wait for a provider that answers.
+        again = now + max(pause(1, luck), min(outcome.retry_after, LONGEST_RETRY_AFTER))
+        return Life(life.held, replace(life.phase, next_try=again))
     before = life.phase if isinstance(life.phase, Failing) else None
     tries = before.tries + 1 if before else 1
     not_before = now + max(0.0, min(outcome.retry_after, LONGEST_RETRY_AFTER))

@@ -14,6 +14,7 @@ from typing import Any
 
 from cms.accounts import PERMISSIONS, Account, Scopes
 from cms.lifecycle import Failing, Life, NeedsSignIn, Settled, covers, usable
+from cms.preflight import misfit
 
 # Changes when a field of the JSON changes its meaning or goes; new fields may come at any time.
 JSON_VERSION = 1
@@ -154,11 +155,19 @@ def _row(entry: Entry, protocols: tuple[str, ...], life: Life, now: float, wall:
         entry.persisted,
         entry.key_from,
         entry.signing_in,
-        "; ".join(filter(None, (_consent_warning(entry, protocols, life), length_warning(life)))),
+        "; ".join(filter(None, (*_preflight_warnings(entry, protocols, life), length_warning(life)))),
     )
 
 
 def _consent_warning(entry: Entry, protocols: tuple[str, ...], life: Life) -> str:
+def _preflight_warnings(entry: Entry, protocols: tuple[str, ...], life: Life) -> Iterator[str]:
+    """Yield what to say of a token that cannot open each of these protocols, whether or not it is served."""
+    yield _consent_warning(entry, protocols, life)
+    scopes = entry.account.scopes
+    wrong = (misfit(life.held.claims, each, scopes[each]) for each in protocols if life.held)
+    yield from dict.fromkeys(f"{each.message}: {each.hint}" for each in wrong if each)
+
+
     """Return what to say of a token that does not cover each of these protocols, "" for one that does."""
     missing = [each for each in protocols if life.held and not covers(life.held, PERMISSIONS.get(each, ""))]
     if not missing:

@@ -9,6 +9,7 @@ from cms.accounts import Grant, Scopes, permission_for
 from cms.lifecycle import Deny, Token
 from cms.logs import get_logger
 from cms.policy import Allow
+from cms.preflight import misfit
 
 # Whole requests that wait for a token at one time. They wait only while none is held, 4 s each; a limit keeps a
 # thundering herd from taking all descriptors. Those beyond it are told to come again.
@@ -28,6 +29,13 @@ class Keeper(Protocol):
     ) -> Token | Deny: ...
 
 
+def _checked(reply: Token | Deny, protocol: str, scopes: Scopes) -> Token | Deny:
+    """Return a refusal in place of a token that says of itself that it cannot open this protocol."""
+    wrong = None if isinstance(reply, Deny) else misfit(reply.claims, protocol, scopes)
+    # A person has to mend it: mail waits for that.
+    return Deny("sign-in-required", wrong.message, wrong.hint) if wrong and wrong.certain else reply
+
+
 class Teller:
     """One socket's way to the keepers. `keeper_of` is asked anew for each token."""
 
@@ -44,8 +52,10 @@ class Teller:
         self._waiting += 1
         try:
             keeper = self._keeper_of(allowed.account.grant)
-            permission = permission_for(protocol, allowed.scopes)
-            return await keeper.ask(allowed.scopes, permission=permission, min_valid=min_valid, rejected=rejected)
+            looked_into = allowed.account.preflight
+            permission = permission_for(protocol, allowed.scopes) if looked_into else ""
+            reply = await keeper.ask(allowed.scopes, permission=permission, min_valid=min_valid, rejected=rejected)
+            return _checked(reply, protocol, allowed.scopes) if looked_into else reply
         except Exception:
             log.exception("a keeper failed at a request", user=allowed.account.user)
             return _BROKEN

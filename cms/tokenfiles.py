@@ -22,6 +22,7 @@ from cms.config import FileSpec
 from cms.keeper import Keeper
 from cms.lifecycle import Life, Token, covers, usable
 from cms.logs import get_logger
+from cms.preflight import misfit
 from cms_oauth import sasl
 
 # A disk that is full or read-only is somebody's to mend: looked at again when the token changes, and this often.
@@ -170,7 +171,14 @@ class _File:
         """Return the token that belongs into the file now."""
         token = usable(self.keeper.lives.get(self._scopes, Life()), self._clock.boot())
         # After a reload a scope set may begin with a token of the one before it.
-        return token if token and covers(token, permission_for(self.spec.protocol, self._scopes)) else None
+        return token if token and self._fits(token) else None
+
+    def _fits(self, token: Token) -> bool:
+        """Whether the token opens the file's protocol, as far as anybody can tell (`preflight=`)."""
+        if not self.spec.account.preflight:
+            return True
+        wrong = misfit(token.claims, self.spec.protocol, self._scopes)
+        return not (wrong and wrong.certain) and covers(token, permission_for(self.spec.protocol, self._scopes))
 
     async def _show(self, token: Token | None) -> None:
         if self._began and _secret(token) == _secret(self._shown):

@@ -1,0 +1,193 @@
+"""A token is looked into before it is served: the right resource by any of its names, an application's roles."""
+
+from __future__ import annotations
+
+import json
+from base64 import urlsafe_b64encode
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from support.keeper import FakeKeeper
+from support.trio_run import in_trio
+
+from cms.accounts import Account, Grant, Scopes
+from cms.lifecycle import Deny, Granted, Life, Outcome, Token, absorb
+from cms.policy import Allow
+from cms.preflight import EXCHANGE, GRAPH, misfit
+from cms.status import Entry, describe
+from cms.teller import Teller
+from cms_oauth.diagnosis import Claims
+
+MAIL: Scopes = ("https://outlook.office.com/SMTP.Send", "https://outlook.office.com/IMAP.AccessAsUser.All")
+GRAPH_SCOPES: Scopes = ("https://graph.microsoft.com/Mail.Send",)
+NOW = 1000.0
+
+
+def person(audience: str) -> Claims:
+    return Claims(audience=audience, scopes=("SMTP.Send",), user="a@example.test")
+
+
+def application(*roles: str) -> Claims:
+    return Claims(audience="https://outlook.office365.com", roles=roles, application=True)
+
+
+def message(claims: Claims | None, protocol: str = "SMTP", scopes: Scopes = MAIL) -> str:
+    found = misfit(claims, protocol, scopes)
+    return found.message if found else ""
+
+
+@pytest.mark.parametrize(
+    "audience",
+    [
+        "https://outlook.office.com",
+        "https://outlook.office.com/",
+        "https://outlook.office365.com",
+        "https://OUTLOOK.office365.com:443/",
+        "https://outlook.office365.us",
+        "https://outlook-dod.office365.us",
+        "https://partner.outlook.cn",
+        "outlook.office.com",
+        EXCHANGE,
+        EXCHANGE.upper(),
+        "",
+    ],
+)
+@pytest.mark.parametrize("protocol", ["SMTP", "IMAP", "POP"])
+def test_exchange_has_many_names(audience: str, protocol: str) -> None:
+    """Whatever the token calls Exchange Online, and where it names no resource, it is served."""
+    assert "" == message(person(audience), protocol)
+
+
+@pytest.mark.parametrize("protocol", ["SMTP", "IMAP", "POP"])
+@pytest.mark.parametrize("audience", ["https://graph.microsoft.com", "https://graph.microsoft.us/", GRAPH])
+def test_a_graph_token_opens_no_mail_protocol(audience: str, protocol: str) -> None:
+    """The commonest mistake of all is named, with both resources."""
+    expected = f"the token is for Microsoft Graph, and {protocol} needs one for Exchange Online"
+
+    assert expected == message(person(audience), protocol)
+
+
+def test_another_resource_is_named() -> None:
+    """By its host, or by its id."""
+    assert "the token is for vault.azure.net, and SMTP needs one for Exchange Online" == message(
+        person("https://vault.azure.net")
+    )
+    assert "the token is for 11111111-2222-3333-4444-555555555555, and SMTP needs one for Exchange Online" == message(
+        person("11111111-2222-3333-4444-555555555555")
+    )
+
+
+def test_a_resource_of_ones_own_is_right_where_it_was_asked_for() -> None:
+    """An Exchange of one's own, behind scopes= of one's own; an id may be any resource's but Exchange Online's."""
+    own = ("https://mail.example.test/SMTP.Send",)
+
+    assert "" == message(person("https://mail.example.test/"), scopes=own)
+    assert "" == message(person("11111111-2222-3333-4444-555555555555"), scopes=own)
+    assert "" == message(person(EXCHANGE), scopes=own)
+    assert "" != message(person(GRAPH), scopes=own)
+
+
+@pytest.mark.parametrize("audience", ["https://graph.microsoft.com", GRAPH, "11111111-2222-3333-4444-555555555555"])
+def test_a_protocol_of_ones_own_has_its_resource(audience: str) -> None:
+    """Under either name, and an id that nobody knows is served."""
+    assert "" == message(person(audience), "GRAPH", GRAPH_SCOPES)
+
+
+@pytest.mark.parametrize("audience", ["https://outlook.office.com", EXCHANGE, "https://vault.azure.net"])
+def test_a_protocol_of_ones_own_takes_no_other(audience: str) -> None:
+    """A mail token is none for Graph."""
+    assert "and GRAPH needs one for Microsoft Graph" in message(person(audience), "GRAPH", GRAPH_SCOPES)
+
+
+def test_what_cannot_be_decoded_is_served() -> None:
+    """A token is the server's to judge."""
+    assert misfit(None, "SMTP", MAIL) is None
+
+
+@pytest.mark.parametrize(
+    ("protocol", "role"), [("SMTP", "SMTP.SendAsApp"), ("IMAP", "IMAP.AccessAsApp"), ("POP", "POP.AccessAsApp")]
+)
+def test_an_application_needs_a_role_for_each_protocol(protocol: str, role: str) -> None:
+    """It has what it needs, or is told what is missing and who gives it. SMTP may have been given in Exchange."""
+    found = misfit(application("Mail.Send"), protocol, MAIL)
+
+    assert misfit(application(role), protocol, MAIL) is None
+    assert found is not None
+    assert (f"the application's token has no role {role}, which {protocol} needs", protocol != "SMTP") == (
+        found.message,
+        found.certain,
+    )
+    assert f"an administrator adds {role}" in found.hint
+
+
+def test_roles_are_for_mail_protocols() -> None:
+    """What another resource calls its permissions is not known here."""
+    graph = Claims(audience=GRAPH, roles=("Mail.Send",), application=True)
+
+    assert misfit(graph, "GRAPH", GRAPH_SCOPES) is None
+
+
+def jwt(**claims: Any) -> str:
+    parts = ({"typ": "JWT"}, claims)
+    encoded = [urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode() for part in parts]
+    return ".".join([*encoded, "c2lnbmF0dXJl"])
+
+
+def life(secret: str) -> Life:
+    outcome: Outcome = Granted(secret, NOW, 3600.0, MAIL)
+    return absorb(Life(), outcome, NOW, 0.5)
+
+
+def held(secret: str) -> Token:
+    token = life(secret).held
+    assert token is not None
+    return token
+
+
+GRAPH_TOKEN = jwt(aud="https://graph.microsoft.com", scp="Mail.Send", upn="a@example.test")
+MAIL_TOKEN = jwt(aud="https://outlook.office.com", scp="SMTP.Send", upn="a@example.test")
+APP_TOKEN = jwt(aud="https://outlook.office365.com", idtyp="app", roles=[])
+GRANT = Grant("https://login.example.test/common", "client", "a@example.test", (MAIL,))
+ACCOUNT = Account("a@example.test", GRANT, {"SMTP": MAIL, "IMAP": MAIL})
+
+
+@pytest.mark.parametrize(
+    ("secret", "protocol", "expected"),
+    [
+        (GRAPH_TOKEN, "SMTP", "sign-in-required"),
+        (MAIL_TOKEN, "SMTP", ""),
+        ("opaque", "SMTP", ""),
+        (APP_TOKEN, "SMTP", ""),
+        (APP_TOKEN, "IMAP", "sign-in-required"),
+    ],
+)
+@in_trio
+async def test_a_token_that_cannot_do_it_is_not_served(secret: str, protocol: str, expected: str) -> None:
+    """The request gets a coded error in place of the token; mail waits."""
+    keeper = FakeKeeper(reply=held(secret))
+    keeper.open.set()
+    reply = await Teller(lambda _grant: keeper).token(Allow(ACCOUNT, MAIL), protocol)
+
+    assert expected == (reply.code if isinstance(reply, Deny) else "")
+
+
+@in_trio
+async def test_preflight_can_be_switched_off() -> None:
+    """Then neither the token nor its scopes are looked at."""
+    keeper = FakeKeeper(reply=held(GRAPH_TOKEN))
+    keeper.open.set()
+    reply = await Teller(lambda _grant: keeper).token(Allow(replace(ACCOUNT, preflight=False), MAIL), "SMTP")
+
+    assert isinstance(reply, Token)
+    assert [""] == keeper.permissions
+
+
+def test_status_says_so() -> None:
+    """Each row warns of what its token cannot open, whether it is served or not."""
+    (row,) = describe([Entry(ACCOUNT, "a@example.test", {MAIL: life(GRAPH_TOKEN)})], NOW, 0.0)
+    (good,) = describe([Entry(ACCOUNT, "a@example.test", {MAIL: life(MAIL_TOKEN)})], NOW, 0.0)
+
+    assert "the token is for Microsoft Graph, and SMTP needs one for Exchange Online" in row.warning
+    assert "the token is for Microsoft Graph, and IMAP needs one" in row.warning
+    assert "" == good.warning
