@@ -22,6 +22,7 @@ from cms.lifecycle import (
     AwaitSignIn,
     Budget,
     Deny,
+    Ending,
     Fetch,
     Granted,
     Life,
@@ -107,6 +108,10 @@ class Keeper:
         self.who = grant.login
         self.persisted: bool | None = None
         self.key_from = ""
+        # When the sign-in was given and last redeemed, as Unix times, 0 for unknown; and how earlier ones ended.
+        self.given_at = 0.0
+        self.redeemed_at = 0.0
+        self.endings: tuple[Ending, ...] = ()
         self._provider = provider
         self._clock = clock
         self._luck = luck
@@ -207,6 +212,7 @@ class Keeper:
         """Drop every token: the sign-in was given up."""
         self._epoch += 1
         self.persisted = None
+        self.given_at, self.endings = 0.0, ()
         again = f"cms login {self.who}".strip()
         trouble = Trouble("signed-out", _SIGNED_OUT, f"sign in again with `{again}`")
         for scopes in self.lives:
@@ -283,6 +289,9 @@ class Keeper:
             self.who = outcome.who or self.who
             self.persisted = outcome.persisted
             self.key_from = outcome.key_from
+            self.given_at = outcome.given_at
+            self.redeemed_at = self._clock.wall()
+            self.endings = outcome.endings
         self._publish(scopes, life)
 
     def _explained(self, outcome: Outcome) -> Outcome:

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeAlias, TypeVar
 
-from cms.accounts import Grant, Scopes, Source
-from cms.lifecycle import Granted, Outcome, Refused, Transient, Trouble
+from cms.accounts import Grant, Kept, Proxy, Scopes, Source
+from cms.lifecycle import Ending, Granted, Outcome, Refused, Transient, Trouble
 
 # A token with all its group claims, as JSON, in a message: 64 KiB is several times the largest seen. What is longer
 # is not a message.
@@ -136,7 +136,7 @@ class Done:
 
 Reply: TypeAlias = Prompt | Done
 
-_Record = TypeVar("_Record", bound=Prompt | Outcome | Trouble)
+_Record = TypeVar("_Record", bound=Prompt | Ended | Trouble | Kept | Ending)
 
 _QUESTIONS: dict[str, type[Any]] = {
     each.__name__: each for each in (Open, Acquire, SignIn, Redirected, Cancel, Forget, Import)
@@ -229,9 +229,14 @@ def _outcome(body: dict[str, Any]) -> Outcome:
     kind = _OUTCOMES[body.pop("is")]
     if "trouble" in body:
         body["trouble"] = _checked(Trouble(**body["trouble"]))
-    if "scopes" in body:
-        body["scopes"] = tuple(body["scopes"])
-    outcome: Outcome = _checked(kind(**body))
+    for name in ("scopes", "keys"):
+        if name in body:
+            body[name] = tuple(body[name])
+    if "endings" in body:
+        body["endings"] = tuple(_checked(Ending(**each)) for each in body["endings"])
+    if "items" in body:
+        body["items"] = tuple(_checked(Kept(**each)) for each in body["items"])
+    outcome: Ended = _checked(kind(**body))
     return outcome
 
 
@@ -241,6 +246,8 @@ def _checked(record: _Record) -> _Record:
         raise TypeError
     return record
 
+    "tuple[Kept, ...]": lambda value: all(isinstance(each, Kept) for each in value),
+    "tuple[Ending, ...]": lambda value: all(isinstance(each, Ending) for each in value),
 
 def _number(value: Any) -> int:
     if type(value) is not int:

@@ -11,17 +11,19 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from cms.accounts import Grant, Scopes
+from cms.forecast import remember
 from cms.grants import catalogue, imports
 from cms.grants.entra import Answer, CodeFlow, Entra, Flow, no_sign_in
 from cms.grants.keys import Missing, read_source
 from cms.grants.messages import Import, Place, Prompt, SignIn
 from cms.grants.peers import Found, Unfit
 from cms.grants.vault import Entry, Held, Stored, Unavailable, Vault
-from cms.lifecycle import Granted, Outcome, Refused, Transient, Trouble
+from cms.lifecycle import Ending, Granted, Outcome, Refused, Transient, Trouble
 
 _NOWHERE = Trouble(
     "storage",
@@ -119,8 +121,9 @@ class Service:
         if answer.cache and answer.cache != entry.cache:
             stored = held.store(replace(entry, cache=answer.cache))
         elif not answer.unsure:
+            _note_ending(held, entry, answer.outcome)
             held.release()
-        return _explained(_told(answer.outcome, stored), held, grant)
+        return _explained(_told(answer.outcome, stored, entry), held, grant)
 
     def forget(self, grant: Grant) -> Outcome:
         """Delete what is kept of the grant."""
@@ -205,10 +208,12 @@ class Service:
             remembered = held.inspect()
             if remembered and not grant.login and _stranger(remembered, entry):
                 return Refused(_not_remembered(remembered.who, entry.who))
+            if remembered and remembered.home_account_id == entry.home_account_id:
+                entry = replace(entry, endings=remembered.endings)
             if line:
                 line.check()
             held.prepare(memory_will_do=not place.persisted)
-            return _told(answer.outcome, held.store(entry))
+            return _told(answer.outcome, held.store(entry), entry)
 
 
 def client_secret(grant: Grant) -> str:
@@ -250,10 +255,22 @@ def _not_remembered(remembered: str, who: str) -> Trouble:
     )
 
 
-def _told(outcome: Outcome, stored: Stored) -> Outcome:
-    if isinstance(outcome, Granted):
-        return replace(outcome, persisted=stored.persisted, key_from=stored.key_from)
-    return outcome
+def _told(outcome: Outcome, stored: Stored, entry: Entry) -> Outcome:
+    if not isinstance(outcome, Granted):
+        return outcome
+    known = replace(outcome, given_at=entry.signed_in, endings=entry.endings)
+    return replace(known, persisted=stored.persisted, key_from=stored.key_from)
+
+
+def _note_ending(held: Held, entry: Entry, outcome: Outcome) -> None:
+    """Keep when and why a sign-in ended, for the forecast of the next. What was cut off may have ended by that."""
+    if not isinstance(outcome, Refused) or held.interrupted:
+        return
+    endings = remember(entry.endings, Ending(entry.signed_in, time.time(), outcome.trouble.aadsts))
+    if endings != entry.endings:
+        # A disk that takes nothing loses a forecast, and no more.
+        with suppress(Unavailable):
+            held.store(replace(entry, endings=endings))
 
 
 def _explained(outcome: Outcome, held: Held, grant: Grant) -> Outcome:

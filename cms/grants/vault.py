@@ -39,7 +39,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cms.accounts import Grant
 from cms.grants.catalogue import NOTHING_TO_DO, RETRIES
 from cms.grants.keys import Key, Keys, Locked, Missing, sync_folder
-from cms.lifecycle import Transient, Trouble
+from cms.lifecycle import Ending, Transient, Trouble
 
 FORMAT = "cms-vault"
 VERSION = 1
@@ -83,7 +83,8 @@ def _storage(error: OSError, what: str) -> Unavailable:
 class Entry:
     """What the vault keeps of one grant.
 
-    `cache` is MSAL's cache as JSON, less its access and id tokens; `signed_in` Unix time.
+    `cache` is MSAL's cache as JSON, less its access and id tokens; `signed_in` Unix time. `endings` are how sign-ins of
+    the same person ended, this one included once it has.
     """
 
     cache: str = field(repr=False)
@@ -98,6 +99,7 @@ class Stored:
 
     persisted: bool
     key_from: str
+    endings: tuple[Ending, ...] = ()
 
 
 MEMORY = Stored(persisted=False, key_from="memory only")
@@ -152,7 +154,7 @@ class Held:
         self.stored = Stored(persisted=True, key_from=self._key.origin)
         try:
             clear = AESGCM(self._key.secret).decrypt(body[:NONCE_BYTES], body[NONCE_BYTES:], head + separator)
-            return Entry(**json.loads(clear))
+            return _entry(json.loads(clear))
         except (InvalidTag, ValueError, TypeError):
             raise ValueError("was truncated or tampered with") from None
 
@@ -249,16 +251,20 @@ class Held:
         self._mark.rename(self._path)
         sync_folder(self._path.parent)
 
-    def forget(self) -> None:
-        """Delete what is kept, and what was kept aside. Raises Unavailable if it cannot be deleted."""
-        self._vault.memory.pop(self._grant.key, None)
-        try:
-            for path in (self._path, self._mark, *self._path.parent.glob(f"{self._path.name}.damaged-*")):
-                path.unlink(missing_ok=True)
-            if self._path.parent.is_dir():
-                sync_folder(self._path.parent)
-        except OSError as error:
-            raise _storage(error, f"{self._path} cannot be deleted") from None
+    def forget(self) -> bool:
+        """Delete what is kept, what was kept aside, and the lock; say whether a sign-in was there.
+
+        Raises Unavailable if it cannot be deleted.
+        """
+        found = bool(self._vault.memory.pop(self._grant.key, None)) or self._path.exists()
+        self._vault.delete(self._path.stem)
+        return found
+
+
+def _entry(kept: dict[str, Any]) -> Entry:
+    """Return what a file holds. One of an earlier version says nothing of endings."""
+    endings = tuple(Ending(**each) for each in kept.pop("endings", ()))
+    return Entry(**kept, endings=endings)
 
 
 def _identity(grant: Grant) -> dict[str, str]:
