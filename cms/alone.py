@@ -52,6 +52,7 @@ async def _serve(sock: socket.socket, config: Config, opened: Open, argv: Sequen
     async with trio.open_nursery() as nursery:
         await nursery.start(worker.run)
         signins = SignIns(worker.sign_in, owner=os.geteuid(), signed_in=_nothing_to_tell)
+        signins.page = config.page
         await nursery.start(signins.run)
         peer = Peer(os.getpid(), os.geteuid(), os.getegid())
         await control.serve_one(stream, peer, _Commands(config.accounts, worker, signins), os.geteuid())

@@ -339,6 +339,8 @@ class App(control.Commands):
         self._here.start_soon(self._run_keeper, kept)
         return kept
 
+        self._signins.page = loaded.config.page
+        self._signins.changed()
     async def _run_keeper(self, kept: _Kept) -> None:
         with kept.scope:
             await kept.keeper.run()
@@ -360,6 +362,8 @@ class App(control.Commands):
             herald.tell(told)
 
     def _warn_of_memory(self) -> None:
+        if isinstance(before.phase, NeedsSignIn) is not isinstance(after.phase, NeedsSignIn):
+            self._signins.changed()
         if not self._said_memory:
             self._said_memory = True
             log.warning(MEMORY_WARNING)
@@ -424,6 +428,7 @@ class App(control.Commands):
 
     def status(self) -> Result:
         rows, daemon = self._rows(), self._daemon()
+            self._signins.where(keeper.grant),
         chosen = daemon.memory_chosen
         code = exit_code(rows, memory_chosen=chosen)
         said = {"text": as_text(rows, daemon), "json": as_json(rows, daemon), "exit_code": code}

@@ -33,6 +33,9 @@ MAX_REFRESH_BEFORE = 3000.0
 # that people already forward over SSH for CMS.
 OWN_REDIRECT = "http://localhost:8080"
 
+# Where CMS had its page.
+PAGE = "http://127.0.0.1:8080/"
+
 # OpenID Connect's, less those that Entra does not know.
 PROMPTS = ("login", "select_account", "consent", "none")
 
@@ -180,6 +183,16 @@ def redirect_uri(value: Given) -> str:
         raise Mistake(
             "redirect_uri= with http:// goes to localhost or 127.0.0.1 only", "Elsewhere Entra wants https://"
         )
+    return given
+
+
+def page(value: Given) -> str:
+    """Return the sign-in page's address: on this machine, with a port."""
+    given = text("url", value)
+    parts = _url("url", given)
+    here = parts.scheme == "http" and parts.hostname in _LOOPBACK
+    if not here or parts.port is None or parts.path not in ("", "/") or "?" in given or "#" in given:
+        raise Mistake("url= is http://127.0.0.1:PORT/ or http://localhost:PORT/", "The page is for this machine only")
     return given
 
 

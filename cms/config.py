@@ -82,6 +82,8 @@ class Config:
     ca: str | None
     warnings: tuple[str, ...]
     files: tuple[FileSpec, ...] = ()
+    # Where the sign-in page is to be, "" for the redirect addresses alone.
+    page: str = ""
 
     @property
     def grants(self) -> tuple[Grant, ...]:
@@ -183,6 +185,7 @@ def _compose(directives: Directives) -> Config:
         ca=directives.ca,
         warnings=tuple(directives.warnings),
         files=tuple(_file(each, accounts) for each in directives.files),
+        page=directives.page,
     )
 
 

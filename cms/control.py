@@ -283,6 +283,9 @@ def prompt_event(flow: Flow, shown: Prompt) -> dict[str, Any]:
         "user": flow.grant.login,
         "registration": _registered(flow.grant),
         "page": flow.page,
+        # Where the browser comes back to on this machine, 0 if it does not.
+        "port": flow.address.port if flow.address else 0,
+        "instead": flow.instead,
         **event,
     }
 

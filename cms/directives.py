@@ -118,6 +118,7 @@ class Directives:
         self.mailboxes: dict[AccountHandle, str] = {}
         self.vault_key: Source | None = None
         self.ca: str | None = None
+        self.page = ""
         # What cms reads, by resolved path: none of it may be where it writes.
         self._reads = {os.path.realpath(file): "the configuration itself"}
         self._once: dict[str, int] = {}
@@ -134,6 +135,7 @@ class Directives:
             "Protocol": self._protocol,
             "Vault": self._vault,
             "Tls": self._tls,
+            "SignInPage": self._sign_in_page,
             "File": self._file,
             "Credential": _credential,
             "Command": _command,
@@ -397,6 +399,10 @@ class Directives:
         if b"-----BEGIN CERTIFICATE-----" not in certificates:
             raise Mistake(f"ca= holds no certificate in PEM form: {path}")
         self.ca = path
+
+    def _sign_in_page(self, url: Given = arguments.PAGE) -> None:
+        self._check_once("SignInPage")
+        self.page = arguments.page(url)
 
     def _check_once(self, directive: str) -> None:
         if directive in self._once:

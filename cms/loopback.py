@@ -41,6 +41,8 @@ _REASONS = {
     405: "Method Not Allowed",
     413: "Content Too Large",
 }
+# What listening ends with on a machine without IPv4, or without IPv6.
+_NO_SUCH_KIND = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 # Headers that decide something: a second one is an attempt to be understood in two ways.
 _SINGLE = frozenset({"host", "origin", "content-length", "content-type"})
 
@@ -132,7 +134,8 @@ class Loopback:
     def __init__(self, handler: Handler, *, uid_of: UidOf) -> None:
         self._handler = handler
         self._uid_of = uid_of
-        self._doors: dict[int, _Door] = {}
+        # By host and port: http://localhost:8080 and http://127.0.0.1:8080 share the second's.
+        self._doors: dict[tuple[str, int], _Door] = {}
         self._opening = trio.Lock()
         self._connections = 0
         self._left = trio.Event()
@@ -144,34 +147,49 @@ class Loopback:
 
         Answers that are on their way when the last block ends still arrive: they live in `nursery`.
         """
-        async with self._opening:
-            door = await self._door(address, nursery)
-            door.holders += 1
+        held: list[_Door] = []
         try:
-            yield door.port
+            async with self._opening:
+                await self._hold(address, held, nursery)
+            yield held[0].port
         finally:
-            door.holders -= 1
-            if not door.holders:
-                door.scope.cancel()
+            for door in held:
+                door.leave()
 
     async def idle(self) -> None:
         """Wait until no connection is open."""
         while self._connections:
             await self._left.wait()
 
-    async def _door(self, address: Address, nursery: trio.Nursery) -> _Door:
-        door = self._doors.get(address.port)
+    async def _hold(self, address: Address, held: list[_Door], nursery: trio.Nursery) -> None:
+        """Add the doors of an address to `held`, each with one holder more. A machine may have one kind of IP only."""
+        port = address.port
+        for host in address.binds:
+            try:
+                door = await self._door(host, port, nursery)
+            except OSError as error:
+                if error.errno in _NO_SUCH_KIND:
+                    continue
+                raise _unreachable(port, error) from None
+            door.holders += 1
+            held.append(door)
+            port = door.port
+        if not held:
+            raise _missing(address)
+
+    async def _door(self, host: str, port: int, nursery: trio.Nursery) -> _Door:
+        door = self._doors.get((host, port))
         if door and door.holders:
             return door
         if door:
             await door.closed.wait()
-        listeners = await _bind(address)
+        listeners = await trio.open_tcp_listeners(port, host=host)
         door = _Door(listeners[0].socket.getsockname()[1])
-        self._doors[door.port] = door
-        nursery.start_soon(self._serve, door, listeners, nursery)
+        self._doors[host, door.port] = door
+        nursery.start_soon(self._serve, host, door, listeners, nursery)
         return door
 
-    async def _serve(self, door: _Door, listeners: list[trio.SocketListener], nursery: trio.Nursery) -> None:
+    async def _serve(self, host: str, door: _Door, listeners: list[trio.SocketListener], nursery: trio.Nursery) -> None:
         async def one(stream: trio.SocketStream) -> None:
             await self._connection(stream, door.port)
 
@@ -181,7 +199,7 @@ class Loopback:
         finally:
             for listener in listeners:
                 listener.socket.close()
-            del self._doors[door.port]
+            del self._doors[host, door.port]
             door.closed.set()
 
     async def _connection(self, stream: trio.SocketStream, port: int) -> None:
@@ -218,7 +236,7 @@ class Loopback:
 
 
 class _Door:
-    """One port that is listened at, and for how many."""
+    """One port at one address that is listened at, and for how many."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -226,22 +244,20 @@ class _Door:
         self.scope = trio.CancelScope()
         self.closed = trio.Event()
 
+    def leave(self) -> None:
+        """Close with the last holder."""
+        self.holders -= 1
+        if not self.holders:
+            self.scope.cancel()
 
-async def _bind(address: Address) -> list[trio.SocketListener]:
-    listeners: list[trio.SocketListener] = []
-    port = address.port
-    for host in address.binds:
-        try:
-            listeners += await trio.open_tcp_listeners(port, host=host)
-        except OSError as error:
-            # A machine without IPv6 still has its 127.0.0.1.
-            if listeners and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-                continue
-            for each in listeners:
-                each.socket.close()
-            raise _unreachable(port, error) from None
-        port = listeners[0].socket.getsockname()[1]
-    return listeners
+
+def _missing(address: Address) -> Unreachable:
+    """Say that this machine has no such loopback address."""
+    kind = "IPv6" if address.host == "::1" else "IPv4"
+    return Unreachable(
+        f"this machine has no {kind}, and the redirect address goes to {address.host}",
+        "sign in with --device or --paste; an application of your own can have http://localhost as its redirect",
+    )
 
 
 def _unreachable(port: int, error: OSError) -> Unreachable:

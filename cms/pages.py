@@ -41,9 +41,12 @@ def escape(text: str) -> str:
     return text.translate(_ESCAPES)
 
 
-def front(offers: Iterable[Offer], status: str) -> str:
-    """Return the page that lists the accounts which wait, with a way to start each, and the status of all."""
-    items = "".join(_item(offer) for offer in offers)
+def front(offers: Iterable[Offer], status: str, elsewhere: Iterable[str] = ()) -> str:
+    """Return the page that lists the accounts which wait, with a way to start each, and the status of all.
+
+    `elsewhere` are sentences about those that wait and cannot be signed in here.
+    """
+    items = "".join(_item(offer) for offer in offers) + "".join(f"<li>{escape(line)}</li>" for line in elsewhere)
     waiting = f"<ul>{items}</ul>" if items else "<p>No account waits for a sign-in.</p>"
     return _page("cms: sign in", f"{waiting}<h2>Status</h2><pre>{escape(status)}</pre>")
 

@@ -1,15 +1,20 @@
-"""Signing in: one flow for each Grant, and the local page and redirect address while a browser is waited for.
+"""Signing in: one flow for each Grant, and the local page for a browser, up only as long as somebody waits for one.
 
 A flow is a conversation with the grant worker that a person takes part in: it shows a `Prompt`, may bring back what
 the browser was redirected with, and ends in an outcome. Whoever asked for it holds it; it is given up when its last
 holder leaves, and after `FLOW_SECONDS` in any case. Neither verifier nor token ever comes here.
+
+The page is at `SignIns.page`, if the configuration names an address, and at the redirect address of every account that
+waits, where that has a port. An address without one is listened at while its flow is under way.
 """
 
 from __future__ import annotations
 
 import hmac
+import math
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from dataclasses import replace
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -39,12 +44,18 @@ from cms.proctcp import peer_uid
 FLOW_SECONDS = 600.0
 # How long the page stays for the other accounts that wait after one has been signed in.
 WALK_SECONDS = 600.0
-# How often a page that stays looks whether anybody still waits.
-WALK_LOOK_SECONDS = 5.0
+# What a port that somebody else holds is tried again after.
+RETRY_SECONDS = 30.0
+# A thousand accounts at a start are one change, not a thousand.
+GATHER_SECONDS = 0.1
+# How many sign-ins that are over a browser may load the last page of again.
+REMEMBERED = 16
 # How long the answer to a browser that has just signed in may delay the end of `cms login` without a daemon.
 SETTLE_SECONDS = 3.0
 # The longest address that a browser ends at: a code, a state and a session state.
 MAX_PASTED = 16 * 1024
+
+HTTP_PORT = 80
 
 _STRANGER = "this page answers only the browser of the user who runs cms"
 # As with a daemon that is the system's: the desktop's user and the daemon's are two.
@@ -75,6 +86,10 @@ class Flow:
         self.grant = grant
         self.method = method
         self.address: Address | None = None
+        # The local page of a browser's flow; "" for other flows.
+        self.page = ""
+        # Why this is not the method that was asked for, "" if it is.
+        self.instead = ""
         self.prompted: Prompt | None = None
         self.scope = trio.CancelScope()
         self.end: Outcome | None = None
@@ -114,17 +129,20 @@ class Flow:
 
     def brings(self, state: str) -> bool:
         """Whether this flow waits for a redirect with this state."""
-        expected = self.prompted.state if self.prompted and self.end is None else ""
-        return bool(expected) and hmac.compare_digest(expected.encode(), state.encode())
+        return self.end is None and self._has(state)
 
-    def awaits(self, state: str, path: str, port: int) -> bool:
-        """Whether this flow waits for a redirect with this state at exactly this place."""
+    def returns(self, state: str, path: str, port: int) -> bool:
+        """Whether a redirect with this state at exactly this place is this flow's, under way or over."""
         here = self.address is not None and (self.address.path, self.address.port) == (path, port)
-        return here and self.brings(state)
+        return here and self._has(state)
+
+    def _has(self, state: str) -> bool:
+        expected = self.prompted.state if self.prompted else ""
+        return bool(expected) and hmac.compare_digest(expected.encode(), state.encode())
 
     async def redirected(self, fields: Mapping[str, str]) -> None:
         """Hand on what the browser brought. Only the first time counts: browsers repeat requests."""
-        if self._session is None or self._redirected:
+        if self._session is None or self._redirected or self.end is not None:
             return
         self._redirected = True
         await self._session.redirected(fields)
@@ -156,11 +174,6 @@ class Flow:
             show(self)
             return await session.outcome()
 
-    @property
-    def page(self) -> str:
-        """The local page of a browser's flow; "" for other flows."""
-        return self.address.url if self.address else ""
-
     def announce(self) -> None:
         """Wake whoever waits for a prompt or an end."""
         self._changed.set()
@@ -176,14 +189,15 @@ def _pasted_fields(text: str) -> dict[str, str]:
         parts = urlsplit(address)
     except ValueError:
         raise BadHttp("not an address") from None
-    return parse_fields(parts.query or parts.fragment)
+    # Without a scheme it is what stands behind the question mark, as some browsers copy it.
+    return parse_fields(parts.query or parts.fragment or (parts.path.lstrip("?#") if not parts.scheme else ""))
 
 
 class SignIns:
     """All sign-ins under way, and the local page.
 
     `sign_in` starts one in the worker; `signed_in` is told how each ended, `prompted` of each prompt, for the hooks; `waiting` gives the grants that want a browser; `status` the text that the page shows. `owner` is the uid
-    whose browser may use the page.
+    whose browser may use the page. Call `changed` when `waiting` or `page` has another answer.
     """
 
     def __init__(
@@ -204,7 +218,15 @@ class SignIns:
         self._waiting = waiting
         self._status = status
         self._loopback = Loopback(self._respond, uid_of=uid_of)
+        # The page's own address, "" for none: see `cms.config.Config.page`.
+        self.page = ""
         self._flows: dict[str, Flow] = {}
+        self._over: deque[Flow] = deque(maxlen=REMEMBERED)
+        # Where the page is up for whoever waits, and what ends that.
+        self._doors: dict[Address, trio.CancelScope] = {}
+        # Where it could not be, which has been said.
+        self._barred: set[Address] = set()
+        self._news = trio.Event()
         self._nursery: trio.Nursery | None = None
         self._log = get_logger()
 
@@ -213,13 +235,15 @@ class SignIns:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             task_status.started()
-            await trio.sleep_forever()
+            await self._keep_page()
 
     def start(self, grant: Grant, method: str) -> Flow:
         """Return the grant's flow: the one under way if it is of this method, else a new one in its place.
 
         The caller holds it (`Flow.held`) as long as it wants it to live. Needs `run`.
         """
+        instead = _not_here(grant) if method == "browser" else ""
+        method = "paste" if instead else method
         flow = self._flows.get(grant.key)
         if flow and flow.method == method:
             return flow
@@ -227,6 +251,7 @@ class SignIns:
             self._finish(flow, _given_up("cancelled", f"another sign-in took its place, with --{method}", ""))
             flow.scope.cancel()
         flow = self._flows[grant.key] = Flow(grant, method)
+        flow.instead = instead
         self._here.start_soon(self._carry, flow)
         return flow
 
@@ -234,6 +259,18 @@ class SignIns:
         """Return what the grant's sign-in waits for, in words; "" when there is none."""
         flow = self._flows.get(grant.key)
         return in_words(flow) if flow else ""
+
+    def where(self, grant: Grant) -> str:
+        """Return the address of the page at which this grant can be signed in now, "" where there is none."""
+        if not self._doors or _not_here(grant):
+            return ""
+        own = self._own_page()
+        return (own if own in self._doors else next(iter(self._doors))).url
+
+    def changed(self) -> None:
+        """Have the page come and go with those who wait."""
+        self._news.set()
+        self._news = trio.Event()
 
     def forget(self, grant: Grant) -> None:
         """Give up the grant's sign-in, if any: it was signed out, or left the configuration."""
@@ -268,8 +305,10 @@ class SignIns:
             return await flow.run(self._sign_in, flow.grant, self._show)
         try:
             wanted = address_of(flow.grant.redirect_uri)
-            async with self._loopback.open(wanted, self._here) as port:
+            async with AsyncExitStack() as doors:
+                port = await doors.enter_async_context(self._loopback.open(wanted, self._here))
                 flow.address = replace(wanted, port=port)
+                flow.page = await self._page_beside(flow.address, doors)
                 grant = flow.grant if wanted.port else replace(flow.grant, redirect_uri=flow.address.redirect_uri)
                 outcome = await flow.run(self._sign_in, grant, self._show)
                 if isinstance(outcome, Granted):
@@ -278,14 +317,68 @@ class SignIns:
             return _given_up("cancelled", error.message, error.hint)
         return outcome
 
+    async def _page_beside(self, address: Address, doors: AsyncExitStack) -> str:
+        """Return where the page is while a flow comes back to `address`: at its own address, if that can be had."""
+        own = self._own_page()
+        if own:
+            try:
+                await doors.enter_async_context(self._loopback.open(own, self._here))
+            except Unreachable as error:
+                self._log.warning("the sign-in page is not at its address", page=own.url, reason=error.message)
+            else:
+                return own.url
+        return address.url
+
     async def _walk(self, address: Address, *, task_status: trio.TaskStatus[None]) -> None:
-        """Keep the page up for a person who signs several accounts in, one after the other."""
+        """Keep the page where a flow ended, for a person who signs several accounts in, one after the other."""
         with trio.move_on_after(WALK_SECONDS):
             async with self._loopback.open(address, self._here):
                 task_status.started()
-                await trio.sleep(WALK_LOOK_SECONDS)
-                while self._waiting():  # noqa: ASYNC110 - lives change for many reasons, and a page may be late
-                    await trio.sleep(WALK_LOOK_SECONDS)
+                while self._waiting():
+                    await self._news.wait()
+
+    # The page, while somebody waits.
+
+    async def _keep_page(self) -> None:
+        """Listen at every address that `_wanted` names, and at no other, until cancelled."""
+        while True:
+            news = self._news
+            wanted = self._wanted()
+            for address in [*self._doors]:
+                if address not in wanted:
+                    self._doors.pop(address).cancel()
+            self._barred &= wanted.keys()
+            for address in wanted:
+                if address not in self._doors:
+                    await self._here.start(self._be_at, address)
+            with trio.move_on_after(RETRY_SECONDS if self._barred else math.inf):
+                await news.wait()
+            await trio.sleep(GATHER_SECONDS)
+
+    def _wanted(self) -> dict[Address, None]:
+        """Return where a browser may look for the page now, in the order of what people are told first."""
+        waiting = [grant for grant in self._waiting() if not _not_here(grant)]
+        own = [self._own_page()] if waiting else []
+        return dict.fromkeys(filter(None, [*own, *(_fixed(grant.redirect_uri) for grant in waiting)]))
+
+    def _own_page(self) -> Address | None:
+        return replace(address_of(self.page), path="/") if self.page else None
+
+    async def _be_at(self, address: Address, *, task_status: trio.TaskStatus[None]) -> None:
+        """Have the page at an address until cancelled; say once who is in the way."""
+        try:
+            with trio.CancelScope() as scope:
+                async with self._loopback.open(address, self._here):
+                    self._doors[address] = scope
+                    self._barred.discard(address)
+                    self._log.info("the sign-in page is up: accounts wait for a browser", page=address.url)
+                    task_status.started()
+                    await trio.sleep_forever()
+        except Unreachable as error:
+            if address not in self._barred:
+                self._log.warning("the sign-in page cannot be shown", reason=error.message, do=error.hint)
+            self._barred.add(address)
+            task_status.started()
 
     def _show(self, flow: Flow) -> None:
         assert flow.prompted is not None, "shown when there is a prompt"
@@ -298,6 +391,7 @@ class SignIns:
             return
         if self._flows.get(flow.grant.key) is flow:
             del self._flows[flow.grant.key]
+        self._over.append(flow)
         if isinstance(outcome, Granted):
             self._log.info("signed in", account=flow.grant.login, who=outcome.who)
         else:
@@ -305,6 +399,7 @@ class SignIns:
         self._signed_in(flow.grant, outcome)
         flow.end = outcome
         flow.announce()
+        self.changed()
 
     async def _respond(self, request: Request, port: int, uid: int | None) -> Response:
         """Answer one request of a browser."""
@@ -320,7 +415,7 @@ class SignIns:
         if "state" in fields:
             return await self._returned(fields, request.path, port)
         if request.path == "/":
-            return Response(200, pages.front(self._offers(), self._status()))
+            return Response(200, pages.front(self._offers(), self._status(), self._named_elsewhere()))
         return _told(404, "Nothing here", "open the address that `cms login` shows")
 
     async def _started(self, fields: Mapping[str, str], origin: str, port: int) -> Response:
@@ -328,7 +423,7 @@ class SignIns:
         if not _is_ours(origin.removeprefix("http://"), port) or not origin.startswith("http://"):
             return _told(403, "Not from this page", "start the sign-in from the page itself")
         grant = next((each for each in self._waiting() if each.key == fields.get("grant")), None)
-        if grant is None:
+        if grant is None or _not_here(grant):
             return _told(404, "Nobody waits", "that account does not wait for a sign-in any more")
         flow = self.start(grant, "browser")
         flow.keep()
@@ -337,9 +432,11 @@ class SignIns:
 
     async def _returned(self, fields: Mapping[str, str], path: str, port: int) -> Response:
         """Take what a browser was redirected with; every flow of the port is told apart by its state."""
-        flow = next((each for each in list(self._flows.values()) if each.awaits(fields["state"], path, port)), None)
+        known = [*self._flows.values(), *self._over]
+        flow = next((each for each in known if each.returns(fields["state"], path, port)), None)
         if flow is None:
             return _told(400, "Not under way", "this sign-in is over, or was never started here")
+        # A page that is loaded again brings the same once more, and is answered the same.
         await flow.redirected(fields)
         return self._ended(await flow.outcome())
 
@@ -354,7 +451,16 @@ class SignIns:
         """Return the accounts that wait, those under way with where they go on."""
         under_way = [flow for flow in self._flows.values() if flow.page and flow.prompted]
         offers = {flow.grant.key: _offer(flow.grant, flow.prompted.url if flow.prompted else "") for flow in under_way}
-        return [*offers.values(), *(_offer(grant) for grant in self._waiting() if grant.key not in offers)]
+        waiting = [grant for grant in self._waiting() if not _not_here(grant)]
+        return [*offers.values(), *(_offer(grant) for grant in waiting if grant.key not in offers)]
+
+    def _named_elsewhere(self) -> list[str]:
+        """Say of the accounts that wait and that no page here can sign in what does."""
+        named = (grant.login for grant in self._waiting() if _not_here(grant))
+        return [
+            f"{login or 'whoever signs in'}: give `cms login {login}".rstrip() + " --paste` in a terminal"
+            for login in named
+        ]
 
 
 def in_words(flow: Flow) -> str:
@@ -367,6 +473,21 @@ def in_words(flow: Flow) -> str:
     if shown.user_code:
         return f"open {shown.url} anywhere and enter {shown.user_code}"
     return f"open {shown.url} anywhere and give `cms login --paste` the address that the browser ends at"
+
+
+def _not_here(grant: Grant) -> str:
+    """Say that a grant's redirect address is not on this machine, "" if it is."""
+    try:
+        address_of(grant.redirect_uri)
+    except Unreachable as error:
+        return error.message
+    return ""
+
+
+def _fixed(redirect_uri: str) -> Address | None:
+    """Return where the page is beside a redirect address, None if its port is not fixed."""
+    address = address_of(redirect_uri)
+    return replace(address, path="/") if address.port else None
 
 
 def _offer(grant: Grant, url: str = "") -> pages.Offer:
@@ -386,4 +507,6 @@ def _text(body: bytes) -> str:
 
 def _is_ours(host: str, port: int) -> bool:
     """Whether a Host names this machine's loopback: a name that only resolves to it is somebody's DNS rebinding."""
-    return host.lower() in {f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")}
+    # Browsers leave out the port that is HTTP's own.
+    ends = (f":{port}", "") if port == HTTP_PORT else (f":{port}",)
+    return host.lower() in {name + end for name in ("127.0.0.1", "localhost", "[::1]") for end in ends}

@@ -51,7 +51,7 @@ class Entry:
     """What the broker hands in for one account. `user` is the name that requests ask for, "" while nobody signed in.
 
     `lives` may hold more scope sets than the account's own. `persisted` is None while no worker has said. `signing_in`
-    says what a sign-in under way waits for, "" when there is none.
+    says what a sign-in under way waits for, "" when there is none; `page` is where the account can sign in, "" for nowhere.
     """
 
     account: Account
@@ -60,6 +60,7 @@ class Entry:
     persisted: bool | None = None
     key_from: str = ""
     signing_in: str = ""
+    page: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +232,10 @@ def _next_move(entry: Entry, state: str, life: Life) -> str:
         return f"finish the sign-in: {entry.signing_in}"
     if isinstance(life.phase, NeedsSignIn):
         login = f"cms login {entry.user}".rstrip()
-        return life.phase.trouble.hint or f"sign in: `{login}`"
+        move = life.phase.trouble.hint or f"sign in: `{login}`"
+        # Only where signing in is what helps.
+        there = f"; or open {entry.page} in a browser on this machine" if entry.page and "`cms login" in move else ""
+        return move + there
     if isinstance(life.phase, Failing):
         return life.phase.trouble.hint or "nobody has to do anything: it is tried again by itself"
     return ""

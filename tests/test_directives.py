@@ -694,3 +694,43 @@ class TestArgumentLists:
         refusal = refuse("Office365_Account('a@example.com', user='a@example.com')")
 
         assert "Office365_Account: multiple values for argument 'user'" == refusal.message
+class TestSignInPage:
+    @pytest.mark.parametrize(
+        ("directive", "page"),
+        [
+            ("", ""),
+            ("SignInPage()", "http://127.0.0.1:8080/"),
+            ("SignInPage(url='http://localhost:9000')", "http://localhost:9000"),
+            ("SignInPage('http://127.0.0.1:80/')", "http://127.0.0.1:80/"),
+        ],
+    )
+    def test_address(self, load_text: Loader, directive: str, page: str) -> None:
+        """The page is where the file says, by default where CMS had it, and nowhere of its own without the line."""
+        assert page == load_text(ACCOUNT + directive).page
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "https://127.0.0.1:8080/",
+            "http://example.com:8080/",
+            "http://0.0.0.0:8080/",
+            "http://localhost/",
+            "http://localhost:8080/sign-in",
+            "http://localhost:8080/?a=b",
+            "http://localhost:8080/#a",
+        ],
+    )
+    def test_elsewhere(self, refuse: Refuser, url: str) -> None:
+        """Another machine, another path, or no port."""
+        refusal = refuse(f"{ACCOUNT}SignInPage('{url}')")
+
+        assert (3, "SignInPage: url= is http://127.0.0.1:PORT/ or http://localhost:PORT/") == (
+            refusal.line,
+            refusal.message,
+        )
+
+    def test_twice(self, refuse: Refuser) -> None:
+        """There is one page."""
+        assert "SignInPage: a second SignInPage" in str(refuse("SignInPage()\nSignInPage()"))
+
+

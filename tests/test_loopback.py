@@ -226,6 +226,42 @@ async def test_a_machine_without_ipv6_listens_on_what_it_has(monkeypatch: pytest
 
 
 @in_trio
+async def test_a_machine_without_ipv4_listens_on_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """localhost is served on ::1 alone; a redirect to 127.0.0.1 is told the ways around."""
+    real = trio.open_tcp_listeners
+
+    async def without_ipv4(port: int, *, host: str) -> list[trio.SocketListener]:
+        if host == "127.0.0.1":
+            raise OSError(99, "Cannot assign requested address")
+        return await real(port, host=host)
+
+    monkeypatch.setattr(trio, "open_tcp_listeners", without_ipv4)
+    served = Loopback(Echo(), uid_of=anybody)
+    async with trio.open_nursery() as nursery:
+        async with served.open(Address("localhost", 0, "/"), nursery) as port:
+            assert b"200" in await talk(port, b"GET / HTTP/1.1\r\n\r\n", "::1")
+        with pytest.raises(Unreachable) as raised:
+            await served.open(HERE, nursery).__aenter__()
+
+    assert "this machine has no IPv4" in raised.value.message
+    assert "--device or --paste" in raised.value.hint
+
+
+@in_trio
+async def test_localhost_and_its_address_share_a_port() -> None:
+    """The page at http://127.0.0.1:8080/ and a redirect to http://localhost:8080 go together, in either order."""
+    served = Loopback(Echo(), uid_of=anybody)
+    async with trio.open_nursery() as nursery, served.open(HERE, nursery) as port:
+        async with served.open(Address("localhost", port, "/"), nursery):
+            for host in ("127.0.0.1", "::1"):
+                assert b"200" in await talk(port, b"GET / HTTP/1.1\r\n\r\n", host)
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(OSError, match="all attempts"):
+            await trio.open_tcp_stream("::1", port)
+        assert b"200" in await talk(port, b"GET / HTTP/1.1\r\n\r\n")
+
+
+@in_trio
 async def test_a_port_in_use_is_named_with_its_holder_and_the_ways_around() -> None:
     """The message has the port, the program, and --device and --paste."""
     served = Loopback(Echo(), uid_of=anybody)
@@ -254,7 +290,7 @@ async def test_a_port_taken_in_one_family_only_is_given_back() -> None:
 
 @pytest.mark.parametrize(
     ("error", "words"),
-    [(OSError(13, "no"), "may not be listened at"), (OSError(99, "Cannot assign"), "Cannot assign")],
+    [(OSError(13, "no"), "may not be listened at"), (OSError(24, "Too many"), "Too many")],
 )
 def test_other_reasons_are_given(error: OSError, words: str) -> None:
     """Whatever keeps a port from us is said."""

@@ -35,6 +35,14 @@ def test_an_account_that_waits_has_a_button_and_one_under_way_a_link() -> None:
     assert "<pre>all</pre>" in page
 
 
+def test_who_cannot_be_signed_in_here_is_said() -> None:
+    """An account that no button helps has a sentence in the list."""
+    page = pages.front([], "", ["<a@example.test>: elsewhere"])
+
+    assert "<li>&lt;a@example.test&gt;: elsewhere</li>" in page
+    assert "No account waits" not in page
+
+
 def test_nobody_waiting_is_said() -> None:
     """An empty list is a sentence."""
     assert "No account waits" in pages.front([], "")

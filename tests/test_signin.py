@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -15,7 +16,7 @@ from cms import signin
 from cms.accounts import Grant
 from cms.grants.messages import Prompt
 from cms.lifecycle import Granted, Outcome, Refused, Transient, Trouble
-from cms.loopback import Address
+from cms.loopback import Address, Unreachable
 from cms.signin import Flow, SignIns
 
 SECRET = "eyJ.access.token"
@@ -131,6 +132,7 @@ async def visit(
     return int(head.split(" ")[1]), page
 
 
+HERE = Address("127.0.0.1", 0, "/back")
 BACK = "/back?code=the-code&state=state-of-a@example.test"
 
 
@@ -203,14 +205,27 @@ async def test_a_repeated_redirect_counts_once() -> None:
 
 
 @in_trio
-async def test_a_redirect_after_the_end_is_too_late() -> None:
-    """The state of a flow that is over is no state any more."""
-    async with browsing(lambda: [grant("b@example.test")]) as (_, flow):
-        await visit(flow, BACK)
+async def test_the_last_page_can_be_loaded_again() -> None:
+    """A browser that brings the same once more is told the same, and the worker hears of it once."""
+    async with browsing(lambda: [grant("b@example.test")]) as (house, flow):
+        _, first = await visit(flow, BACK)
         await flow.outcome()
-        status, _ = await visit(flow, BACK)
+        status, again = await visit(flow, BACK)
 
-    assert 400 == status
+    assert (200, first) == (status, again)
+    assert 1 == len(house.worker.sessions[0].fields)
+
+
+@in_trio
+async def test_a_redirect_after_an_end_without_one_is_too_late() -> None:
+    """Who comes back to a sign-in that was given up is told how it ended, and the worker hears nothing."""
+    async with browsing() as (house, flow), house.signins._loopback.open(flow.address or HERE, house.signins._here):
+        house.signins.start(grant(), "device")
+        status, page = await visit(flow, BACK)
+
+    assert 200 == status
+    assert "another sign-in took its place" in page
+    assert [] == house.worker.sessions[0].fields
 
 
 @in_trio
@@ -368,16 +383,33 @@ async def test_the_redirect_address_gets_the_port_that_is_listened_at() -> None:
     assert expected == house.worker.sessions[0].grant.redirect_uri
 
 
-@in_trio
-async def test_a_redirect_that_cannot_be_listened_at_ends_the_flow_with_the_way_around() -> None:
-    """https://localhost is for --paste."""
+@in_trio_clock
+async def test_a_redirect_that_leads_nowhere_here_is_pasted() -> None:
+    """https://localhost is on no machine's loopback listener: the flow is one by pasting, and says why."""
     async with running(House()) as house:
         flow = house.signins.start(grant(redirect_uri="https://localhost"), "browser")
         with flow.held():
-            end = await flow.prompt()
+            shown = await flow.prompt()
+            again = house.signins.start(grant(redirect_uri="https://localhost"), "browser")
+
+            assert isinstance(shown, Prompt)
+            assert ("paste", "paste", flow) == (flow.method, shown.method, again)
+            assert "https://localhost is not plain HTTP on this machine" in flow.instead
+            assert "" == flow.page
+
+
+@in_trio
+async def test_a_port_that_cannot_be_had_ends_the_flow_with_the_ways_around() -> None:
+    """Somebody may stop the program that holds it, or sign in in another way."""
+    async with running(House()) as house:
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            taken = f"http://127.0.0.1:{other.getsockname()[1]}/back"
+            flow = house.signins.start(grant(redirect_uri=taken), "browser")
+            with flow.held():
+                end = await flow.prompt()
 
     assert isinstance(end, Refused)
-    assert "--paste" in end.trouble.hint
+    assert "--device or --paste" in end.trouble.hint
     assert [] == house.worker.sessions
 
 
@@ -495,29 +527,199 @@ async def test_stopping_ends_every_flow() -> None:
     assert isinstance(flow.end, Refused)
 
 
-@in_trio_clock
-async def test_the_page_stays_no_longer_than_somebody_waits() -> None:
-    """A walk through the accounts ends when nobody waits any more, or after ten minutes."""
-    house = House()
-    waiting = [OTHER]
-    house.signins._waiting = lambda: waiting
-    opened: list[float] = []
+# --- the page, while somebody waits; on a clock that jumps, and so without sockets ---
+
+FIRST = grant("a@example.test", "http://127.0.0.1:8080/oauth2/msal")
+SECOND = grant("b@example.test", "http://localhost:9090")
+ANY_PORT = grant("c@example.test", "http://localhost/")
+NOT_HERE = grant("d@example.test", "https://localhost")
+
+AT_FIRST, AT_SECOND = Address("127.0.0.1", 8080, "/"), Address("localhost", 9090, "/")
+AT_PAGE = Address("localhost", 7070, "/")
+
+
+class Doors:
+    """Stands for the listeners: which are open, and which somebody else has."""
+
+    def __init__(self) -> None:
+        self.opened: list[Address] = []
+        self.taken: set[Address] = set()
+        self.tries = 0
 
     @asynccontextmanager
-    async def door(_address: object, _nursery: object) -> AsyncIterator[int]:
-        yield 1
-        opened.append(trio.current_time())
+    async def open(self, address: Address, _nursery: object) -> AsyncIterator[int]:
+        self.tries += 1
+        await trio.lowlevel.checkpoint()
+        if address in self.taken:
+            raise Unreachable(f"port {address.port} is in use by thief (pid 7)", "stop that program")
+        self.opened.append(address)
+        try:
+            yield address.port or 4242
+        finally:
+            self.opened.remove(address)
 
-    house.signins._loopback.open = door  # type: ignore[method-assign,assignment]  # no real socket on a jumping clock
-    address = Address("127.0.0.1", 1, "/")
-    async with running(house), trio.open_nursery() as nursery:
-        before = trio.current_time()
-        await nursery.start(house.signins._walk, address)
-        await trio.sleep(17)
+
+@asynccontextmanager
+async def page_for(*waiting: Grant) -> AsyncIterator[tuple[House, Doors, list[Grant]]]:
+    """Give a house in which these wait, its doors, and who waits: change that list, and say so."""
+    who = list(waiting)
+    house, doors = House(lambda: who), Doors()
+    house.signins._loopback = doors  # type: ignore[assignment]  # no real socket on a jumping clock
+    async with running(house):
+        yield house, doors, who
+
+
+async def gathered() -> None:
+    """Let the page come and go."""
+    await trio.sleep(2 * signin.GATHER_SECONDS)
+
+
+@in_trio_clock
+async def test_the_page_is_up_as_long_as_somebody_waits() -> None:
+    """It is at each one's redirect address, and goes with the last who waits there."""
+    async with page_for(FIRST, SECOND) as (house, doors, waiting):
+        await gathered()
+        both = set(doors.opened)
+        waiting.remove(FIRST)
+        house.signins.changed()
+        await gathered()
+        one = list(doors.opened)
         waiting.clear()
-        await trio.sleep(60)
+        house.signins.changed()
+        await gathered()
 
-        assert 20.0 == pytest.approx(opened[0] - before)
+        assert ({AT_FIRST, AT_SECOND}, [AT_SECOND], []) == (both, one, doors.opened)
+        waiting.append(FIRST)
+        house.signins.changed()
+        await gathered()
+
+        assert [AT_FIRST] == doors.opened
+
+
+@in_trio_clock
+async def test_the_page_has_an_address_of_its_own() -> None:
+    """It is at that as well, and people are told that one."""
+    async with page_for(FIRST, ANY_PORT, NOT_HERE) as (house, doors, _):
+        house.signins.page = "http://localhost:7070"
+        house.signins.changed()
+        await gathered()
+
+        assert {AT_PAGE, AT_FIRST} == set(doors.opened)
+        told = {each.login: house.signins.where(each) for each in (FIRST, ANY_PORT, NOT_HERE)}
+        page = "http://localhost:7070/"
+        assert {FIRST.login: page, ANY_PORT.login: page, NOT_HERE.login: ""} == told
+
+
+@in_trio_clock
+async def test_without_a_fixed_port_there_is_no_page_before_a_flow() -> None:
+    """What nobody could find is not listened at; nor is a page for accounts that it cannot sign in."""
+    async with page_for(ANY_PORT, NOT_HERE) as (house, doors, waiting):
+        await gathered()
+        none = list(doors.opened)
+        waiting.remove(ANY_PORT)
+        house.signins.page = "http://localhost:7070"
+        house.signins.changed()
+        await gathered()
+
+        assert ([], [], "") == (none, doors.opened, house.signins.where(ANY_PORT))
+
+
+@in_trio_clock
+async def test_a_port_in_use_is_told_once_and_tried_again(capsys: pytest.CaptureFixture[str]) -> None:
+    """The log names who has it; when that program has gone, the page comes up by itself."""
+    async with page_for(FIRST, SECOND) as (house, doors, _):
+        doors.taken.add(AT_FIRST)
+        await trio.sleep(5 * signin.RETRY_SECONDS)
+        said, tries = capsys.readouterr().out, doors.tries
+        elsewhere = house.signins.where(FIRST)
+        doors.taken.clear()
+        await trio.sleep(2 * signin.RETRY_SECONDS)
+
+        assert (1, 1) == (said.count("cannot be shown"), said.count("in use by thief (pid 7)"))
+        assert 4 < tries < 8
+        assert AT_SECOND.url == elsewhere
+        assert {AT_FIRST, AT_SECOND} == set(doors.opened)
+
+
+@in_trio_clock
+async def test_a_flow_shows_the_page_at_its_own_address() -> None:
+    """Whether the grant waits or not, the page is there while its flow is under way."""
+    async with page_for() as (house, doors, _):
+        house.signins.page = "http://localhost:7070"
+        flow = house.signins.start(ANY_PORT, "browser")
+        with flow.held():
+            await flow.prompt()
+
+            assert ("http://localhost:7070/", 4242) == (flow.page, flow.address and flow.address.port)
+            assert AT_PAGE in doors.opened
+        await gathered()
+
+        assert [] == doors.opened
+
+
+@in_trio_clock
+async def test_a_flow_goes_on_without_the_pages_own_address() -> None:
+    """If somebody else has that port, the page is where the browser comes back to."""
+    async with page_for() as (house, doors, _):
+        house.signins.page = "http://localhost:7070"
+        doors.taken.add(AT_PAGE)
+        flow = house.signins.start(FIRST, "browser")
+        with flow.held():
+            await flow.prompt()
+
+            assert AT_FIRST.url == flow.page
+
+
+@in_trio_clock
+async def test_the_page_stays_where_a_flow_ended_while_others_wait() -> None:
+    """A walk through the accounts goes on at the port where the first ended; it ends with the last, or in ten minutes."""
+    async with page_for(ANY_PORT, OTHER) as (house, doors, waiting):
+        flow = house.signins.start(ANY_PORT, "browser")
+        with flow.held():
+            await flow.prompt()
+            await flow.redirected({"code": "x"})
+            await flow.outcome()
+        await gathered()
+        there = list(doors.opened)
+        await trio.sleep(signin.WALK_SECONDS)
+
+        assert ([4242], []) == ([each.port for each in there], doors.opened)
+        await house.signins._here.start(house.signins._walk, AT_FIRST)
+        waiting.clear()
+        house.signins.changed()
+        await gathered()
+
+        assert [] == doors.opened
+
+
+@in_trio
+async def test_the_page_says_who_cannot_be_signed_in_there() -> None:
+    """A redirect address on no loopback has the command instead of a button, and no flow starts for it."""
+    async with browsing(lambda: [NOT_HERE, grant("", "https://localhost")]) as (house, flow):
+        assert flow.address is not None
+        _, page = await visit(flow, "/")
+        origin = f"http://127.0.0.1:{flow.address.port}"
+        status, _ = await visit(flow, "/start", method="POST", form=f"grant={NOT_HERE.key}", origin=origin)
+
+    assert "d@example.test: give `cms login d@example.test --paste` in a terminal" in page
+    assert "whoever signs in: give `cms login --paste` in a terminal" in page
+    assert (404, 1) == (status, len(house.worker.sessions))
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "expected"),
+    [
+        ("127.0.0.1", 80, True),
+        ("LOCALHOST:80", 80, True),
+        ("localhost", 8080, False),
+        ("[::1]:8080", 8080, True),
+        ("127.0.0.1:8081", 8080, False),
+        ("localhost.evil.test:80", 80, False),
+    ],
+)
+def test_a_host_is_this_machines_loopback_with_the_right_port(host: str, port: int, expected: bool) -> None:
+    """Browsers leave out port 80, and no other."""
+    assert expected == signin._is_ours(host, port)
 
 
 # --- pasting ---
@@ -541,6 +743,10 @@ GOOD = "code=the-code&state=state-of-a%40example.test"
         f"https://login.example.test/common/oauth2/nativeclient?{GOOD}",
         f"http://localhost/anything#{GOOD}",
         "  http://127.0.0.1:8080/oauth2/msal?code=the-\n  code&state=state-of-a%40example.test  ",
+        GOOD,
+        f"?{GOOD}",
+        f"#{GOOD}",
+        f"localhost:8080/?{GOOD}",
     ],
 )
 @in_trio_clock

@@ -224,6 +224,20 @@ def test_a_refusal_without_a_hint_gets_the_command(user: str, expected: str) -> 
     assert expected == describe([refused], NOW, WALL)[0].next_move
 
 
+@pytest.mark.parametrize(
+    ("hint", "expected"),
+    [
+        ("", "sign in: `cms login a@x`; or open http://127.0.0.1:8080/ in a browser on this machine"),
+        ("ask your administrator", "ask your administrator"),
+    ],
+)
+def test_the_page_is_named_where_signing_in_helps(hint: str, expected: str) -> None:
+    """Beside the command there is the page, if it is up."""
+    refused = entry(absorb(Life(), Refused(Trouble("refused", "no", hint)), NOW, 0.5), user="a@x")
+
+    assert expected == describe([replace(refused, page="http://127.0.0.1:8080/")], NOW, WALL)[0].next_move
+
+
 def test_an_account_has_a_row_for_each_token_it_needs() -> None:
     """Mail protocols share one token and one row; another resource has its own state."""
     account = replace(ACCOUNT, scopes={"SMTP": MAIL, "GRAPH": GRAPH, "IMAP": MAIL})
