@@ -27,6 +27,7 @@ from cms.listener import Listener, ListenError, open_listener
 from cms.logs import get_logger
 from cms.notices import notice
 from cms.process import NotOurs, claimed, signals
+from cms.recent import Recent
 from cms.signin import METHODS, Flow, SignIns
 from cms.sockets import Loaded, Sockets, look_up
 from cms.status import (
@@ -58,6 +59,9 @@ STOP_PAUSE = 0.1
 
 # systemd's status line follows the lives, but a thousand accounts at a start are one change, not a thousand.
 STATUS_PAUSE = 1.0
+
+# `cms reload` says who has to sign in, and for a new account that takes a worker's start and a look into the vault.
+RELOAD_PATIENCE = 3.0
 
 # `cms refresh` waits for what it has asked for: as long as the worker may take, and a start of it.
 REFRESH_MARGIN = 5.0
@@ -177,7 +181,10 @@ class App(control.Commands):
         # Grant key -> the users that the configuration names for it.
         self._users: dict[str, list[str]] = {}
         self._provider = _Current()
-        self._sockets = Sockets(lambda grant: self._kept[grant.key].keeper, lambda: self._names, options.clock)
+        self._recent = Recent(options.clock.boot)
+        self._sockets = Sockets(
+            lambda grant: self._kept[grant.key].keeper, lambda: self._names, options.clock, self._recent
+        )
         self._files = TokenFiles(lambda grant: self._kept[grant.key].keeper, options.clock)
         self._signins = SignIns(
             self._sign_in,
@@ -428,10 +435,10 @@ class App(control.Commands):
 
     def status(self) -> Result:
         rows, daemon = self._rows(), self._daemon()
-            self._signins.where(keeper.grant),
         chosen = daemon.memory_chosen
         code = exit_code(rows, memory_chosen=chosen)
-        said = {"text": as_text(rows, daemon), "json": as_json(rows, daemon), "exit_code": code}
+        document = {**as_json(rows, daemon), "requests": self._recent.as_data(self._clock.wall())}
+        said = {"text": as_text(rows, daemon), "json": document, "exit_code": code}
         return Result(True, as_systemd(rows), extra=said)
 
     def _daemon(self) -> Daemon:
@@ -519,7 +526,17 @@ class App(control.Commands):
                 return _unchanged("the reload failed; the log has the traceback")
             finally:
                 self._systemd.ready()
-        return Result(True, f"{self._names_in_words([kept.keeper for kept in self._kept.values()])}: configured")
+        keepers = [kept.keeper for kept in self._kept.values()]
+        return Result(True, f"{self._names_in_words(keepers)}: configured", await self._to_do(keepers))
+
+    async def _to_do(self, keepers: Sequence[Keeper]) -> str:
+        """Return what a new configuration leaves to its owner: what it is warned about, and who has to sign in."""
+        with trio.move_on_after(RELOAD_PATIENCE):
+            for keeper in keepers:
+                await keeper.settled()
+        warned = self._loaded.config.warnings if self._loaded else ()
+        moves = [row.next_move for row in self._rows() if row.state in ("sign-in-required", "signing-in")]
+        return "\n".join([*(f"warning: {each}" for each in warned), *dict.fromkeys(moves)])
 
     async def _reload(self) -> None:
         loaded = await self._load()

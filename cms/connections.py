@@ -13,6 +13,7 @@ import trio
 from cms.listener import Listener
 from cms.logs import get_logger
 from cms.policy import Peer
+from cms.recent import Recent
 
 # Connections without a whole request. The oldest makes room for a new one: a client that means it has sent its line
 # long before so many others have come.
@@ -44,8 +45,11 @@ class Connection:
 class Connections:
     """One listener's connections; `converse` serves one to its end. `resting` has them in the order of their rest."""
 
-    def __init__(self, listener: Listener, converse: Callable[[Connection], Awaitable[None]]) -> None:
+    def __init__(
+        self, listener: Listener, converse: Callable[[Connection], Awaitable[None]], recent: Recent | None = None
+    ) -> None:
         self.resting: dict[Connection, None] = {}
+        self._recent = recent
         self._listener = listener
         self._converse = converse
         self._draining = False
@@ -114,11 +118,13 @@ class Connections:
                 self.resting.pop(connection, None)
 
 
+    def audit(self, peer: Peer, *, outcome: str, user: str, protocol: str, form: str) -> None:
+        """Write the line that says who asked for what and got it or not, and keep it in mind: never the token."""
+        log.info("request", outcome=outcome, user=user, protocol=protocol, form=form, uid=peer.uid, pid=peer.pid)
+        if self._recent:
+            self._recent.note(peer, outcome=outcome, user=user, protocol=protocol, form=form)
+
+
 async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
     await event.wait()
     scope.cancel()
-
-
-def audit(peer: Peer, *, outcome: str, user: str, protocol: str, form: str) -> None:
-    """Write the line that says who asked for what and got it or not: never the token."""
-    log.info("request", outcome=outcome, user=user, protocol=protocol, form=form, uid=peer.uid, pid=peer.pid)

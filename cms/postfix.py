@@ -13,10 +13,11 @@ import trio
 
 from cms import socketmap
 from cms.accounts import Grant
-from cms.connections import Connection, Connections, audit
+from cms.connections import Connection, Connections
 from cms.lifecycle import Deny, Token
 from cms.listener import Listener
 from cms.policy import NOBODY, Peer, Rules, admits, decide, name_of
+from cms.recent import Recent
 from cms.socketmap import BadQuery, Query
 from cms.teller import Keeper, Teller
 from cms_oauth import wire
@@ -48,21 +49,22 @@ class _Table:
         rules: Callable[[], Rules],
         keeper_of: Callable[[Grant], Keeper],
         names: Callable[[], Mapping[str, str]],
+        recent: Recent | None = None,
     ) -> None:
-        self.connections = Connections(listener, self._converse)
+        self.connections = Connections(listener, self._converse, recent)
         self._rules = rules
         self._names = names
         self._teller = Teller(keeper_of)
 
     async def _converse(self, connection: Connection) -> None:
         if not admits(connection.peer, self._rules()):
-            audit(connection.peer, outcome="denied", user="", protocol=PROTOCOL, form=FORM)
+            self._audit(connection.peer, "", "denied")
             return
         try:
             await self._answer_all(connection)
         except BadQuery as bad:
             connection.expire_in(REPLY_SECONDS)
-            audit(connection.peer, outcome="bad-request", user="", protocol=PROTOCOL, form=FORM)
+            self._audit(connection.peer, "", "bad-request")
             await connection.send(socketmap.permanent(str(bad)))
 
     async def _answer_all(self, connection: Connection) -> None:
@@ -82,7 +84,10 @@ class _Table:
         try:
             await connection.send(_rendered(query, user, reply))
         finally:
-            audit(connection.peer, outcome=outcome, user=user, protocol=PROTOCOL, form=FORM)
+            self._audit(connection.peer, user, outcome)
+
+    def _audit(self, peer: Peer, user: str, outcome: str) -> None:
+        self.connections.audit(peer, outcome=outcome, user=user, protocol=PROTOCOL, form=FORM)
 
     async def _find(self, peer: Peer, query: Query) -> tuple[str, Token | Deny]:
         """Return the user of a query's account, and its token or why there is none."""
@@ -139,10 +144,12 @@ async def serve(
     names: Callable[[], Mapping[str, str]],
     *,
     draining: trio.Event,
+    recent: Recent | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve a table until cancelled, or until `draining` is set and the last query is answered.
 
-    `rules`, `keeper_of` and `names` (grant key to whoever signed in) are asked anew for each query.
+    `rules`, `keeper_of` and `names` (grant key to whoever signed in) are asked anew for each query; `recent` hears of
+    it.
     """
-    await _Table(listener, rules, keeper_of, names).connections.run(draining, task_status=task_status)
+    await _Table(listener, rules, keeper_of, names, recent).connections.run(draining, task_status=task_status)

@@ -13,10 +13,11 @@ import trio
 
 from cms.accounts import Grant
 from cms.clock import Clock, SystemClock
-from cms.connections import Connection, Connections, audit
+from cms.connections import Connection, Connections
 from cms.lifecycle import Deny, Token
 from cms.listener import Listener
 from cms.policy import NOBODY, Peer, Rules, admits, decide, name_of
+from cms.recent import Recent
 from cms.teller import Keeper, Teller
 from cms_oauth import wire
 
@@ -40,8 +41,10 @@ class _Server:
         keeper_of: Callable[[Grant], Keeper],
         names: Callable[[], Mapping[str, str]],
         clock: Clock,
+        *,
+        recent: Recent | None = None,
     ) -> None:
-        self.connections = Connections(listener, self._converse)
+        self.connections = Connections(listener, self._converse, recent)
         self._rules = rules
         self._names = names
         self._clock = clock
@@ -50,7 +53,7 @@ class _Server:
     async def _converse(self, connection: Connection) -> None:
         connection.expire_in(wire.REQUEST_SECONDS)
         if not admits(connection.peer, self._rules()):
-            _audit(connection.peer, _NAMELESS, "", "denied")
+            self._audit(connection.peer, _NAMELESS, "", "denied")
             return
         received = await _receive(connection.sock)
         if self.connections.begin(connection) and received:
@@ -66,7 +69,10 @@ class _Server:
             # The client reads to the end: it need not wait for the log.
             connection.sock.shutdown(trio.socket.SHUT_WR)
         finally:
-            _audit(connection.peer, request, user, outcome)
+            self._audit(connection.peer, request, user, outcome)
+
+    def _audit(self, peer: Peer, request: wire.Request, user: str, outcome: str) -> None:
+        self.connections.audit(peer, outcome=outcome, user=user, protocol=request.protocol, form=request.form)
 
     async def _find(self, peer: Peer, received: bytes) -> tuple[wire.Request, str, Token | Deny]:
         """Return the request, the user for the SASL string, and the token or why there is none."""
@@ -112,14 +118,15 @@ async def serve(
     *,
     draining: trio.Event,
     clock: Clock | None = None,
+    recent: Recent | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve a socket until cancelled, or until `draining` is set and the last whole request is answered.
 
-    `rules`, `keeper_of` and `names` (grant key to whoever signed in) are asked anew for each request. The listener is
-    closed as soon as no more connections are taken.
+    `rules`, `keeper_of` and `names` (grant key to whoever signed in) are asked anew for each request; `recent` hears of
+    it. The listener is closed as soon as no more connections are taken.
     """
-    server = _Server(listener, rules, keeper_of, names, clock or SystemClock())
+    server = _Server(listener, rules, keeper_of, names, clock or SystemClock(), recent=recent)
     await server.connections.run(draining, task_status=task_status)
 
 
@@ -136,7 +143,3 @@ async def _receive(sock: trio.socket.SocketType) -> bytes:
 
 def _json(body: Mapping[str, object]) -> bytes:
     return json.dumps(body).encode() + b"\n"
-
-
-def _audit(peer: Peer, request: wire.Request, user: str, outcome: str) -> None:
-    audit(peer, outcome=outcome, user=user, protocol=request.protocol, form=request.form)

@@ -21,6 +21,7 @@ from cms.keeper import Keeper
 from cms.listener import Listener, ListenError, open_listener
 from cms.logs import get_logger
 from cms.policy import Rules
+from cms.recent import Recent
 
 Inherited: TypeAlias = MutableMapping[str, socket.socket]
 
@@ -82,8 +83,13 @@ class Sockets:
     """The token sockets. `open` may come before `run`, `apply` may not."""
 
     def __init__(
-        self, keeper_of: Callable[[Grant], Keeper], names: Callable[[], Mapping[str, str]], clock: Clock
+        self,
+        keeper_of: Callable[[Grant], Keeper],
+        names: Callable[[], Mapping[str, str]],
+        clock: Clock,
+        recent: Recent | None = None,
     ) -> None:
+        self._recent = recent
         self._keeper_of = keeper_of
         self._names = names
         self._clock = clock
@@ -156,8 +162,9 @@ class Sockets:
 
     async def _run_one(self, served: _Served) -> None:
         serve = postfix.serve if served.spec.speaks == "postfix" else partial(server.serve, clock=self._clock)
+        serve = partial(serve, draining=served.draining, recent=self._recent)
         try:
-            await serve(served.listener, lambda: served.rules, self._keeper_of, self._names, draining=served.draining)
+            await serve(served.listener, lambda: served.rules, self._keeper_of, self._names)
         finally:
             served.ended.set()
 

@@ -160,7 +160,6 @@ def _row(entry: Entry, protocols: tuple[str, ...], life: Life, now: float, wall:
     )
 
 
-def _consent_warning(entry: Entry, protocols: tuple[str, ...], life: Life) -> str:
 def _preflight_warnings(entry: Entry, protocols: tuple[str, ...], life: Life) -> Iterator[str]:
     """Yield what to say of a token that cannot open each of these protocols, whether or not it is served."""
     yield _consent_warning(entry, protocols, life)
@@ -169,6 +168,7 @@ def _preflight_warnings(entry: Entry, protocols: tuple[str, ...], life: Life) ->
     yield from dict.fromkeys(f"{each.message}: {each.hint}" for each in wrong if each)
 
 
+def _consent_warning(entry: Entry, protocols: tuple[str, ...], life: Life) -> str:
     """Return what to say of a token that does not cover each of these protocols, "" for one that does."""
     missing = [each for each in protocols if life.held and not covers(life.held, PERMISSIONS.get(each, ""))]
     if not missing:
@@ -307,6 +307,8 @@ def as_json(rows: Sequence[Row], daemon: Daemon | None = None) -> dict[str, Any]
     document: dict[str, Any] = {"version": JSON_VERSION}
     if daemon:
         document["daemon"] = asdict(daemon)
+        if any(row.persisted is False for row in rows):
+            document["daemon"]["warnings"] = [*daemon.warnings, MEMORY_WARNING]
     document["accounts"] = [asdict(row) for row in rows]
     return document
 
