@@ -7,14 +7,15 @@ it came. Pure: the tests of `cms-oauth`, `cms doctor` and docs/troubleshooting.m
 from __future__ import annotations
 
 import json
-import math
 import re
+import shlex
 from binascii import Error as NotBase64
 from binascii import a2b_base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
-from cms_oauth import diagnosis_mail
+from cms_oauth import diagnosis_mail as mail
 from cms_oauth.verdicts import (
     MOVERS,
     Claims,
@@ -39,6 +40,8 @@ __all__ = (
     "claims_of",
     "diagnose",
     "evidence_data",
+    "identifiers_of",
+    "is_stale",
     "of_entra",
 )
 
@@ -47,6 +50,9 @@ _JWT_PARTS = 3
 
 # A token has some 2 KB, and whatever is longer than a socket's reply is none.
 _MAX_TOKEN = 100_000
+
+# Unix time of the year 9999: what is later is no moment (nor are NaN and infinity, which JSON's reader lets through).
+_LAST_MOMENT = 253_402_300_800
 
 # Longer claims are no names, and no reply needs more to be recognised by a person.
 _MAX_TEXT = 512
@@ -71,7 +77,7 @@ _URL_SAFE = str.maketrans("-_", "+/")
 
 
 def _claims(claims: Mapping[str, Any]) -> Claims:
-    scopes, roles, expires = _text(claims, "scp"), claims.get("roles"), claims.get("exp")
+    scopes, roles = _text(claims, "scp"), claims.get("roles")
     audience = claims.get("aud")
     return Claims(
         audience=_text({"aud": audience[0] if isinstance(audience, list) and audience else audience}, "aud"),
@@ -80,14 +86,15 @@ def _claims(claims: Mapping[str, Any]) -> Claims:
         user=_text(claims, *_NAMES),
         tenant=_text(claims, "tid"),
         app=_text(claims, "appid", "azp"),
-        expires=float(expires) if _is_number(expires) else None,
+        expires=_moment(claims.get("exp")),
         application=claims.get("idtyp") == "app" or (not scopes and bool(roles)),
     )
 
 
-def _is_number(value: Any) -> bool:
-    """Return whether it is a moment in time: not True, nor what JSON's readers take for infinite or for no number."""
-    return not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value)
+def _moment(value: Any) -> float | None:
+    """Return a moment in Unix time, None for what is none; nor is True, though Python counts it among the numbers."""
+    known = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LAST_MOMENT
+    return float(value) if known else None
 
 
 def _text(claims: Mapping[str, Any], *names: str) -> str:
@@ -95,16 +102,263 @@ def _text(claims: Mapping[str, Any], *names: str) -> str:
     return next((printable(text[:_MAX_TEXT]) for name in names if isinstance(text := claims.get(name), str)), "")
 
 
+# Exchange's resources, by cloud (microsoft.md B1), and the identifier that version 2 tokens name instead.
+_AUDIENCES = {
+    "outlook.office.com": "worldwide",
+    "outlook.office365.com": "worldwide",
+    "outlook.office365.us": "GCC High",
+    "outlook-dod.office365.us": "DoD",
+    "partner.outlook.cn": "China",
+    "00000002-0000-0ff1-ce00-000000000000": "",
+}
+
+# Where the servers of a cloud are, the most telling ending first.
+_HOSTS = (
+    ("outlook-dod.office365.us", "DoD"),
+    (".office365.us", "GCC High"),
+    (".outlook.cn", "China"),
+    (".office365.com", "worldwide"),
+    (".outlook.com", "worldwide"),
+)
+
+# What tells of Exchange in a greeting or a reply, where the host's name does not.
+_EXCHANGE = re.compile(r"microsoft|\.outlook\.com|\.office365\.", re.IGNORECASE)
+
+# Scopes that are never right for mail servers, whoever runs them.
+_GRAPH = re.compile(
+    r"graph\.(microsoft|windows)|graph\.chinacloudapi|^00000003-0000-0000-c000-000000000000$", re.IGNORECASE
+)
+
+# Domains of personal accounts, in whatever country, and the tenant that all of them are in.
+_PERSONAL = re.compile(r"@(outlook|hotmail|live|msn|passport|windowslive)\.[a-z.]+$", re.IGNORECASE)
+_PERSONAL_TENANT = "9188040d-6c67-4c5b-b112-36a304b66dad"
+_NOT_FOR_PERSONAL = "smtp.office365.com"
+
+# Entra and Exchange bear five minutes between clocks.
+_SKEW_SECONDS = 300.0
+
+_WANTED = {"smtp": "SMTP.Send", "imap": "IMAP.AccessAsUser.All", "pop": "POP.AccessAsUser.All"}
+_ROLES = {"smtp": "SMTP.SendAsApp", "imap": "IMAP.AccessAsApp", "pop": "POP.AccessAsApp"}
+
+# What servers say in the middle of a login of a token that is not, or no longer, good (RFC 7628, 3.2.2; Dovecot).
+_STALE = re.compile(r"invalid_token|expired|revoked|\"status\":\s*\"?401", re.IGNORECASE)
+
+Finding = Callable[[str, Evidence], Verdict | None]
+
+
 def diagnose(protocol: str, reply: str, evidence: Evidence | None = None) -> tuple[Verdict, ...]:
     """Return what the reply means, the likeliest first; never nothing.
 
-    `protocol` is "smtp", "imap" or "pop"; `reply` the server's own words.
+    `protocol` is "smtp", "imap" or "pop"; `reply` the server's own words, from the code on.
     """
-    evidence = evidence or Evidence()
-    found = next((row for row in diagnosis_mail.ROWS if protocol in row.protocols and row.pattern.search(reply)), None)
-    verdicts = found.causes if found else (_unknown(reply),)
-    values = {"mailbox": for_powershell(evidence.user or "USER@DOMAIN"), "login": command("login", evidence.user)}
-    return tuple(fill(each, values) for each in verdicts)
+    evidence, reply = evidence or Evidence(), printable(reply).strip()
+    row = next((row for row in mail.ROWS if protocol in row.protocols and row.pattern.search(reply)), None)
+    software = _software(reply, evidence)
+    if row is None:
+        verdicts = [mail.OTHER_SERVER] if software else []
+    else:
+        verdicts = _ranked(row, protocol, evidence, foreign=bool(software))
+    values = _values(protocol, reply, evidence) | {"software": software}
+    known = tuple(fill(each, values) for each in dict.fromkeys(verdicts))
+    return known if row else (*known, _unknown(reply))
+
+
+def _ranked(row: mail.Row, protocol: str, evidence: Evidence, *, foreign: bool) -> list[Verdict]:
+    """Return a row's causes and what the evidence shows: that first where the reply itself names no cause."""
+    shown = [found for finding in _FINDINGS if (found := finding(protocol, evidence))]
+    fitting = [each for each in row.causes if _fits(each, protocol, evidence)] or list(row.causes)
+    if not row.unsaid:
+        return fitting + [each for each in shown if each.name in _CERTAIN]
+    if not foreign:
+        return shown + fitting
+    # Nothing that Exchange's administrators could do helps with another server.
+    certain = [each for each in shown if each.name == mail.EXPIRED.name]
+    return certain + [mail.OTHER_SERVER] + [each for each in shown if each.name in _ANYWHERE]
+
+
+def is_stale(evidence: Evidence) -> bool:
+    """Return whether the token itself is at fault, expired or revoked, so that another one may help."""
+    return bool(_expired("", evidence) or _revoked("", evidence))
+
+
+def _expired(_: str, evidence: Evidence) -> Verdict | None:
+    if not evidence.claims or evidence.claims.expires is None or evidence.now is None:
+        return None
+    if evidence.claims.expires > evidence.now - (evidence.skew or 0):
+        return None
+    return mail.CLOCK if evidence.claims.expires > evidence.now else mail.EXPIRED
+
+
+def _revoked(_: str, evidence: Evidence) -> Verdict | None:
+    return mail.REVOKED if _STALE.search(evidence.challenge) else None
+
+
+def _shared_syntax(_: str, evidence: Evidence) -> Verdict | None:
+    return mail.SHARED_SYNTAX if "\\" in evidence.user else None
+
+
+def _audience(_: str, evidence: Evidence) -> Verdict | None:
+    """Find a token that is not for Exchange; another server's tokens are its own business, if they aren't Graph's."""
+    audience = evidence.claims.audience if evidence.claims else ""
+    foreign = audience and _is_exchange(evidence) and _resource(audience) not in _AUDIENCES
+    return mail.AUDIENCE if foreign or _GRAPH.search(audience) else None
+
+
+def _cloud(_: str, evidence: Evidence) -> Verdict | None:
+    audience = _AUDIENCES.get(_resource(evidence.claims.audience), "") if evidence.claims else ""
+    host = _cloud_of(evidence.host)
+    return mail.CLOUD if audience and host and audience != host else None
+
+
+def _scope(protocol: str, evidence: Evidence) -> Verdict | None:
+    claims = evidence.claims
+    if claims is None or claims.application or not claims.scopes:
+        return None
+    return None if _WANTED[protocol].lower() in map(_permission, claims.scopes) else mail.SCOPE
+
+
+def _role(protocol: str, evidence: Evidence) -> Verdict | None:
+    claims = evidence.claims
+    if claims is None or not claims.application or _ROLES[protocol].lower() in map(_permission, claims.roles):
+        return None
+    # SMTP needs no permission of Entra's where Exchange has given a role to the application (microsoft.md B4).
+    return mail.APPLICATION_ROLE if claims.roles or protocol != "smtp" else None
+
+
+def _application(_: str, evidence: Evidence) -> Verdict | None:
+    return mail.SERVICE_PRINCIPAL if evidence.claims and evidence.claims.application else None
+
+
+def _user(protocol: str, evidence: Evidence) -> Verdict | None:
+    """Find a token of somebody else's: a shared mailbox's that is opened, or a login that SMTP does not like."""
+    if not _is_other_user(evidence):
+        return None
+    return mail.OTHER_USER if protocol == "smtp" else mail.FULL_ACCESS
+
+
+def _personal_host(protocol: str, evidence: Evidence) -> Verdict | None:
+    wrong = protocol == "smtp" and _is_personal(evidence) and evidence.host.lower() == _NOT_FOR_PERSONAL
+    return mail.PERSONAL_HOST if wrong else None
+
+
+def _clock(_: str, evidence: Evidence) -> Verdict | None:
+    return mail.CLOCK if abs(evidence.skew or 0) > _SKEW_SECONDS else None
+
+
+# In the order in which they count: what makes any server refuse, then what this one wants, then what is only likely.
+_FINDINGS: tuple[Finding, ...] = (
+    _expired,
+    _revoked,
+    _shared_syntax,
+    _audience,
+    _cloud,
+    _scope,
+    _role,
+    _user,
+    _application,
+    _personal_host,
+    _clock,
+)
+
+# Findings that are worth a word though the reply has named another cause, and those that count at any server.
+_CERTAIN = {each.name for each in (mail.EXPIRED, mail.AUDIENCE, mail.SCOPE, mail.CLOUD)}
+_ANYWHERE = {each.name for each in (mail.CLOCK, mail.REVOKED, mail.AUDIENCE, mail.OTHER_USER, mail.FULL_ACCESS)}
+
+
+def _fits(cause: Verdict, protocol: str, evidence: Evidence) -> bool:
+    """Return whether a cause may be the one, by what is known."""
+    personal = _is_personal(evidence)
+    if cause.name.startswith("personal-"):
+        return personal
+    if cause.mover == "administrator" and personal:
+        return False
+    if cause is mail.SERVICE_PRINCIPAL:
+        return evidence.claims is None or evidence.claims.application
+    if cause in (mail.FULL_ACCESS, mail.OTHER_USER):
+        return evidence.claims is None or _user(protocol, evidence) is not None
+    return True
+
+
+def _is_other_user(evidence: Evidence) -> bool:
+    claimed = evidence.claims.user if evidence.claims else ""
+    return bool(claimed and evidence.user) and claimed.lower() != evidence.user.lower()
+
+
+def _is_personal(evidence: Evidence) -> bool:
+    tenant = evidence.claims.tenant if evidence.claims else ""
+    return tenant == _PERSONAL_TENANT or bool(_PERSONAL.search(evidence.user))
+
+
+def _is_exchange(evidence: Evidence) -> bool:
+    return bool(_cloud_of(evidence.host) or _EXCHANGE.search(evidence.greeting))
+
+
+def _software(reply: str, evidence: Evidence) -> str:
+    """Return whose server it is, "" for Exchange and for what does not say."""
+    said = f"{reply}\n{evidence.greeting}"
+    if _EXCHANGE.search(said):
+        return ""
+    return next((name for name, pattern in mail.SOFTWARE if any(map(pattern.search, said.split("\n")))), "")
+
+
+def _cloud_of(host: str) -> str:
+    return next((cloud for ending, cloud in _HOSTS if f".{host.lower()}".endswith(ending)), "")
+
+
+def _resource(audience: str) -> str:
+    return audience.lower().removeprefix("https://").rstrip("/")
+
+
+def _permission(scope: str) -> str:
+    return scope.rpartition("/")[2].lower()
+
+
+def _values(protocol: str, reply: str, evidence: Evidence) -> dict[str, str]:
+    """Return what the templates of the verdicts name."""
+    claims, user = evidence.claims or Claims(), printable(evidence.user)
+    return {
+        "mailbox": for_powershell(user or "USER@DOMAIN"),
+        "trustee": for_powershell(claims.user or "PERSON@DOMAIN"),
+        "user": user or "the user",
+        "shell_user": shlex.quote(user or "USER@DOMAIN"),
+        "login": command("login", user),
+        "claimed": claims.user or "somebody else",
+        "audience": claims.audience,
+        "permissions": ", ".join(claims.scopes or claims.roles) or "nothing",
+        "app": claims.app or "APPLICATION-ID",
+        "wanted": _WANTED.get(protocol, ""),
+        "app_role": _ROLES.get(protocol, ""),
+        "protocol": protocol.upper(),
+        "test": protocol,
+        "host": printable(evidence.host) or "HOST",
+        "challenge": printable(evidence.challenge)[:_MAX_TEXT] or "its word for both",
+        "wait": span(seconds) if (seconds := wait_of(reply)) is not None else "some minutes",
+        "ago": span((evidence.now or 0) - (evidence.skew or 0) - (claims.expires or 0)),
+        "skew": f"{span(abs(evidence.skew or 0))} {'ahead' if (evidence.skew or 0) > 0 else 'behind'}",
+    }
+
+
+# How replies name a time, and what one of its units is in seconds.
+_WAITS = (
+    (re.compile(r"backoff time: *(\d{1,9}) milliseconds", re.IGNORECASE), 0.001),
+    (re.compile(r"retry-after:? *(\d{1,9})\b", re.IGNORECASE), 1.0),
+    (re.compile(r"(?:in|after|for) (\d{1,9}) ?(?:s\b|sec)", re.IGNORECASE), 1.0),
+    (re.compile(r"(?:in|after|for) (\d{1,9}) ?min", re.IGNORECASE), 60.0),
+)
+
+
+def wait_of(reply: str) -> float | None:
+    """Return for how many seconds a reply asks, None where it names no time."""
+    return next((int(found[1]) * unit for pattern, unit in _WAITS if (found := pattern.search(reply))), None)
+
+
+# From how many of a unit on it is used, and what one is in seconds: 119 s, 2 minutes, 2 hours, 2 days.
+_UNITS = ((172_800, 86_400, "days"), (7_200, 3_600, "hours"), (120, 60, "minutes"))
+
+
+def span(seconds: float) -> str:
+    """Return a time as a person says it."""
+    return next((f"{seconds / one:.0f} {unit}" for least, one, unit in _UNITS if seconds >= least), f"{seconds:.0f} s")
 
 
 def of_entra(
@@ -116,7 +370,7 @@ def of_entra(
         for part in (f"AADSTS{aadsts}" if aadsts else "", error, suberror, f"HTTP {status}" if status else "")
         if part
     )
-    return (fill(_unknown(said), {"login": command("login", user)}),)
+    return (_unknown(said),)
 
 
 # What support asks for: Exchange's server, time and id; Entra's trace and correlation ids.
@@ -130,8 +384,17 @@ def identifiers_of(reply: str) -> tuple[str, ...]:
     return tuple(_IDENTIFIERS.findall(printable(reply)))
 
 
+_UNKNOWN = Verdict(
+    "unknown",
+    "No row of cms's tables knows this reply: {reply}",
+    "you",
+    ("read the reply itself: it is all that is known",),
+)
+_FOR_SUPPORT = "give support these identifiers: {identifiers}"
+
+
 def _unknown(reply: str) -> Verdict:
-    shown = printable(reply).strip()[:_MAX_TEXT] or "nothing"
-    steps = ["read the reply itself: it is all that is known"]
-    steps += [f"give support these identifiers: {' '.join(known)}"] if (known := identifiers_of(reply)) else []
-    return Verdict("unknown", f"No row of cms's tables knows this reply: {shown}", "you", tuple(steps))
+    """Return what is said of a reply that no row knows: the reply, on one line, and what support asks for."""
+    known = identifiers_of(reply)
+    values = {"reply": printable(reply).strip()[:_MAX_TEXT] or "nothing", "identifiers": " ".join(known)}
+    return fill(replace(_UNKNOWN, steps=(*_UNKNOWN.steps, *([_FOR_SUPPORT] if known else []))), values)
