@@ -17,16 +17,27 @@ Scopes = tuple[str, ...]
 # All three share one audience, so one token request serves them together.
 PERMISSIONS = {"SMTP": "SMTP.Send", "IMAP": "IMAP.AccessAsUser.All", "POP": "POP.AccessAsUser.All"}
 
+# Ways to a token in which nobody signs in: an application proves itself, or the machine that it runs on does.
+UNATTENDED = ("app", "managed-identity")
+
+# What an application asks for: all permissions that an administrator has consented to (client credentials name no
+# others, Microsoft: "OAuth 2.0 client credentials flow").
+ALL_CONSENTED = ".default"
+
 
 @dataclass(frozen=True, slots=True)
 class Cloud:
-    """One national cloud of Microsoft's: `login` is the authority host, `resource` the prefix of mail scopes."""
+    """One national cloud of Microsoft's: `login` is the authority host, `resource` the prefix of mail scopes.
+
+    `app_resource` is the prefix where an application asks for itself, "" for the same.
+    """
 
     name: str
     login: str
     resource: str
     imap_host: str
     smtp_host: str
+    app_resource: str = ""
 
 
 CLOUDS = {
@@ -38,6 +49,7 @@ CLOUDS = {
             "https://outlook.office.com",
             "outlook.office365.com",
             "smtp.office365.com",
+            app_resource="https://outlook.office365.com",
         ),
         Cloud(
             "gcc-high",
@@ -136,6 +148,24 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
+class Proxy:
+    """An HTTP proxy on the way to Entra. `url` is `http://HOST:PORT`; `user` and `password` are what it asks for.
+
+    `no_proxy` are the names that are reached without it.
+    """
+
+    url: str
+    no_proxy: tuple[str, ...] = ()
+    user: str = ""
+    password: Source | None = None
+
+    def serves(self, host: str) -> bool:
+        """Whether this host is reached through it: not if `no_proxy` has it, or a domain that it is in, or `*`."""
+        name = f".{host.lower()}"
+        return not any(each == "*" or name.endswith(f".{each.lower().removeprefix('.')}") for each in self.no_proxy)
+
+
+@dataclass(frozen=True, slots=True)
 class Grant:
     """One sign-in and all that is needed to redeem it. Times are seconds.
 
@@ -157,11 +187,20 @@ class Grant:
     certificate: Source | None = None
     client_assertion: Source | None = None
     refresh_before: float | None = None
+    certificate_password: Source | None = None
+
+    @property
+    def unattended(self) -> bool:
+        """Whether nobody signs in: then there is no refresh token, and nothing in the vault."""
+        return self.sign_in in UNATTENDED
 
     @property
     def key(self) -> str:
         """Name this grant: stable over restarts, safe as a file name, and without an address in it."""
         identity = f"{self.authority.lower()}\n{self.client_id.lower()}\n{self.login.lower()}"
+        if self.unattended:
+            # Somebody may sign in to the very same application.
+            identity += f"\n{self.sign_in}"
         return hashlib.sha256(identity.encode()).hexdigest()[:32]
 
 
@@ -188,6 +227,11 @@ def mail_scopes(resource: str, protocols: Iterable[str]) -> Scopes:
     return tuple(f"{resource}/{permission}" for protocol, permission in PERMISSIONS.items() if protocol in wanted)
 
 
+def app_scopes(cloud: Cloud) -> Scopes:
+    """Return what an application asks for to open mailboxes: one token does for all mail protocols."""
+    return (f"{cloud.app_resource or cloud.resource}/{ALL_CONSENTED}",)
+
+
 def resource(scopes: Scopes) -> str:
     """Return the resource that a scope set is for: a token is for one."""
     return scopes[0].rpartition("/")[0] if scopes else ""
@@ -199,7 +243,7 @@ def permission_for(protocol: str, scopes: Scopes) -> str:
     A protocol with scopes of its own is known by the first of them. `.default` is whatever was consented to.
     """
     own = scopes[0].rpartition("/")[2] if scopes else ""
-    return PERMISSIONS.get(protocol, "" if own == ".default" else own)
+    return PERMISSIONS.get(protocol, "" if own == ALL_CONSENTED else own)
 
 
 def registration_for(user: str | None, *, use_default: bool) -> Registration:

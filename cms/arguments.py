@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import SplitResult, urlsplit
 
-from cms.accounts import Scopes, Source
+from cms.accounts import UNATTENDED, Scopes, Source
 
 # What a configuration gives: anything, until it is checked.
 Given: TypeAlias = object
@@ -39,9 +39,7 @@ PAGE = "http://127.0.0.1:8080/"
 # OpenID Connect's, less those that Entra does not know.
 PROMPTS = ("login", "select_account", "consent", "none")
 
-SIGN_IN_WAYS = ("browser", "device", "paste")
-# Planned words: refused with what works today instead of a guess at a misspelling.
-SIGN_IN_WAYS_TO_COME = ("app", "managed-identity", "broker")
+SIGN_IN_WAYS = ("browser", "device", "paste", "broker", *UNATTENDED)
 
 TENANTS = ("common", "organizations", "consumers")
 
@@ -232,13 +230,6 @@ def refresh_before(value: Given) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= MAX_REFRESH_BEFORE:
         raise Mistake(f"refresh_before= is a number of seconds, from 1 to {MAX_REFRESH_BEFORE:.0f}")
     return float(value)
-
-
-def sign_in(value: Given) -> str:
-    """Return a way to sign in that this version has."""
-    if value in SIGN_IN_WAYS_TO_COME:
-        raise Mistake(f'sign_in="{value}" comes with a later version', f"These work now: {', '.join(SIGN_IN_WAYS)}")
-    return choice("sign_in", value, SIGN_IN_WAYS)
 
 
 def secret(name: str, value: Given) -> Source:

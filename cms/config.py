@@ -10,7 +10,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 
 from cms import trust
-from cms.accounts import PERMISSIONS, Account, Grant, Scopes, Source, mail_scopes
+from cms.accounts import (
+    ALL_CONSENTED,
+    PERMISSIONS,
+    Account,
+    Grant,
+    Proxy,
+    Scopes,
+    Source,
+    app_scopes,
+    mail_scopes,
+    resource,
+)
 from cms.arguments import Mistake, nearest
 from cms.directives import AccountHandle, Directives, FileHandle, SocketHandle
 from cms.trust import SYSTEM, System
@@ -261,10 +272,23 @@ def _scopes(
         shared.setdefault((account.grant.key, account.cloud.resource), set()).update(names)
     found = {}
     for account, names in used.items():
-        resource = account.cloud.resource
-        mail = account.scopes or mail_scopes(resource, shared[account.grant.key, resource])
+        asked = mail_scopes(account.cloud.resource, shared[account.grant.key, account.cloud.resource])
+        mail = account.scopes or (app_scopes(account.cloud) if account.grant.unattended else asked)
         found[account] = {name: mail if name in PERMISSIONS else directives.protocols[name].scopes for name in names}
+        _check_app_scopes(directives.file, account, found[account])
     return found
+
+
+def _check_app_scopes(file: str, account: AccountHandle, scopes: Mapping[str, Scopes]) -> None:
+    """Refuse single permissions where nobody signs in: Entra gives an application what was consented to, or nothing."""
+    for name, wanted in scopes.items():
+        if account.grant.unattended and wanted[0].rpartition("/")[2] != ALL_CONSENTED:
+            raise ConfigError(
+                file,
+                account.line,
+                f'with sign_in="{account.grant.sign_in}" the scopes of {name} are one resource\'s {ALL_CONSENTED}',
+                f'Such as "{resource(wanted)}/{ALL_CONSENTED}"',
+            )
 
 
 def _file(told: FileHandle, accounts: Mapping[AccountHandle, Account]) -> FileSpec:

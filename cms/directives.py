@@ -20,6 +20,7 @@ from cms.accounts import (
     CLOUDS,
     PERMISSIONS,
     REGISTRATIONS,
+    UNATTENDED,
     Cloud,
     Grant,
     Registration,
@@ -43,6 +44,12 @@ _READABLE_BY_ALL = 0o004
 
 # What a socket speaks: the token protocol (docs/protocol.md), or Postfix's socketmap.
 SPEAKS = ("tokens", "postfix")
+
+# What an application proves itself with, as arguments of Office365_Account.
+CREDENTIALS = ("client_secret", "certificate", "client_assertion")
+
+# Ways to sign in that Entra and its broker have for public clients only.
+_PUBLIC_ONLY = ("device", "broker")
 
 _BROWSE = "cms serves tokens and moves no mail"
 _INSTEAD = "mbsync does that, with a token from cms-oauth"
@@ -167,6 +174,7 @@ class Directives:
         sign_in_as: Given = None,
         client_secret: Given = None,
         certificate: Given = None,
+        certificate_password: Given = None,
         client_assertion: Given = None,
         cloud: Given = "global",
         authority: Given = None,
@@ -179,26 +187,27 @@ class Directives:
     ) -> AccountHandle:
         address = _optional(user, lambda given: arguments.address("user", given))
         login = _login(address, sign_in_as)
+        way = arguments.choice("sign_in", sign_in, arguments.SIGN_IN_WAYS)
         home = CLOUDS[arguments.choice("cloud", cloud, tuple(CLOUDS))]
-        registered = _registration(
-            login, client_id, arguments.flag("use_default_registration", use_default_registration)
-        )
+        registered = _registration(login, client_id, use_default_registration, way)
         host = _optional(authority, arguments.authority) or _login_host(home, registered)
         grant = Grant(
             authority=f"{host}/{_optional(tenant, arguments.tenant) or _home_tenant(home, registered)}",
             client_id=registered.client_id,
-            login=(login or "").lower(),
-            sign_in=arguments.sign_in(sign_in),
+            login="" if way in UNATTENDED else (login or "").lower(),
+            sign_in=way,
             redirect_uri=_optional(redirect_uri, arguments.redirect_uri) or registered.redirect_uri,
             origin=registered.origin if origin is None else arguments.origin(origin),
             prompt=_optional(prompt, lambda given: arguments.choice("prompt", given, arguments.PROMPTS)),
             registration=registered.name,
-            client_secret=_optional(client_secret, lambda given: arguments.secret("client_secret", given)),
-            certificate=_optional(certificate, lambda given: arguments.secret("certificate", given)),
-            client_assertion=_optional(client_assertion, lambda given: arguments.secret("client_assertion", given)),
+            client_secret=_secret("client_secret", client_secret),
+            certificate=_secret("certificate", certificate),
+            certificate_password=_secret("certificate_password", certificate_password),
+            client_assertion=_secret("client_assertion", client_assertion),
             refresh_before=_optional(refresh_before, arguments.refresh_before),
         )
-        _check_secrets(grant)
+        _check_credentials(grant)
+        _check_unattended(grant, address, sign_in_as, tenant)
         checked_scopes = _optional(scopes, arguments.scopes)
         return self._add(
             AccountHandle(
@@ -493,8 +502,12 @@ def _login(user: str | None, sign_in_as: Given) -> str | None:
     return arguments.address("sign_in_as", sign_in_as)
 
 
-def _registration(login: str | None, client_id: Given, use_default: bool) -> Registration:
+def _registration(login: str | None, client_id: Given, use_default_registration: Given, way: str) -> Registration:
     """Return the registration that an account uses: named, the domain's, the default, or one of the owner's own."""
+    use_default = arguments.flag("use_default_registration", use_default_registration)
+    if client_id is None and way == "managed-identity":
+        # The machine's own identity, which needs no name.
+        return Registration("", "", "common", arguments.OWN_REDIRECT, None, "")
     if client_id is None:
         return registration_for(login, use_default=use_default)
     if use_default:
@@ -519,14 +532,60 @@ def _home_tenant(cloud: Cloud, registered: Registration) -> str:
     return "consumers" if cloud.name == "personal" else registered.tenant
 
 
-def _check_secrets(grant: Grant) -> None:
-    for name in ("certificate", "client_assertion"):
-        if getattr(grant, name):
-            raise Mistake(f"{name}= comes with a later version", "client_secret= works now")
-    if grant.client_secret and grant.registration:
-        raise Mistake("client_secret= belongs to an application of your own", "Name that one in client_id=")
-    if grant.client_secret and grant.sign_in == "device":
-        raise Mistake('sign_in="device" is for applications without client_secret=', 'sign_in="paste" works anywhere')
+def _secret(name: str, given: Given) -> Source | None:
+    return _optional(given, lambda found: arguments.secret(name, found))
+
+
+def _check_credentials(grant: Grant) -> None:
+    """Refuse what an application cannot prove itself with. An application has one credential at a time."""
+    given = [name for name in CREDENTIALS if getattr(grant, name)]
+    if len(given) > 1:
+        raise Mistake(f"{given[0]}= and {given[1]}= exclude each other", "An application proves itself in one way")
+    if grant.certificate_password and not grant.certificate:
+        raise Mistake("certificate_password= opens certificate=, and there is none")
+    if given and grant.registration:
+        raise Mistake(f"{given[0]}= belongs to an application of your own", "Name that one in client_id=")
+    if given and grant.sign_in == "managed-identity":
+        raise Mistake(
+            f'{given[0]}= is not for sign_in="managed-identity"', "Azure vouches for its machine: leave it out"
+        )
+    if given and grant.sign_in in _PUBLIC_ONLY:
+        raise Mistake(
+            f'sign_in="{grant.sign_in}" is for applications without {given[0]}=', 'sign_in="paste" works anywhere'
+        )
+    if not given and grant.sign_in == "app":
+        raise Mistake(
+            f'sign_in="app" needs one of {", ".join(f"{name}=" for name in CREDENTIALS)}',
+            'Such as certificate=File("/etc/cms/app.pem")',
+        )
+
+
+def _check_unattended(grant: Grant, user: str | None, sign_in_as: Given, tenant: Given) -> None:
+    """Refuse what makes no sense where nobody signs in."""
+    if not grant.unattended:
+        return
+    way = f'sign_in="{grant.sign_in}"'
+    if user is None:
+        raise Mistake(f"{way} needs user=, the mailbox", "An application has none of its own")
+    if sign_in_as is not None:
+        raise Mistake(f"sign_in_as= says who signs in, and with {way} nobody does", "Leave it out")
+    if grant.sign_in == "managed-identity":
+        _check_machine(grant, tenant)
+    elif grant.registration:
+        raise Mistake(f"{way} needs client_id=", "The application is one of your own (docs/microsoft-setup.md)")
+    elif grant.authority.rpartition("/")[2] in arguments.TENANTS:
+        raise Mistake(f"{way} needs tenant=, the one that the application works in", "Its GUID, or its domain")
+
+
+def _check_machine(grant: Grant, tenant: Given) -> None:
+    """Refuse what says more of a machine's identity than Azure asks."""
+    way = f'sign_in="{grant.sign_in}"'
+    if tenant is not None:
+        raise Mistake(f"tenant= is not for {way}", "The machine's identity is in a tenant already: leave it out")
+    if grant.registration:
+        raise Mistake(f"{way} needs a client_id= of your own, or none", "It names a user-assigned identity")
+    if grant.authority.endswith("/consumers"):
+        raise Mistake(f'{way} is not for cloud="personal"', "Outlook.com lets people sign in, and no machines")
 
 
 def _protocols(given: Given) -> tuple[str, ...]:

@@ -370,8 +370,7 @@ def _again(outcome: Refused, now: float, luck: float) -> float | None:
     """Return when to try in spite of a refusal, None for never: spread like everything that is tried again."""
     if outcome.again_in <= 0:
         return None
-    latest = min(max(outcome.again_in, SHORTEST_PAUSE), LONGEST_PAUSE)
-    return now + SHORTEST_PAUSE + (latest - SHORTEST_PAUSE) * (0.5 + luck / 2)
+    return now + max(SHORTEST_PAUSE, min(outcome.again_in, LONGEST_PAUSE) * (0.5 + luck / 2))
 
 
 _STILLBORN = Trouble(
@@ -401,12 +400,8 @@ def _due(life: float, luck: float, refresh_before: float | None) -> float:
 
 
 def _failed(life: Life, outcome: Transient, now: float, luck: float) -> Life:
-    if isinstance(life.phase, NeedsSignIn):
-        if life.phase.next_try is None:
-            return life
-        # What it was refused for may be mended, or not: that has to wait for a provider that answers.
-        again = now + max(pause(1, luck), min(outcome.retry_after, LONGEST_RETRY_AFTER))
-        return Life(life.held, replace(life.phase, next_try=again))
+    if isinstance(life.phase, NeedsSignIn) and life.phase.next_try is None:
+        return life
     before = life.phase if isinstance(life.phase, Failing) else None
     tries = before.tries + 1 if before else 1
     not_before = now + max(0.0, min(outcome.retry_after, LONGEST_RETRY_AFTER))

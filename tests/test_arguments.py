@@ -78,7 +78,6 @@ TAKEN = [
     (arguments.scopes, [f"api://{GUID}/Mail.Use"], (f"api://{GUID}/Mail.Use",)),
     (arguments.refresh_before, 600, 600.0),
     (arguments.refresh_before, 1.5, 1.5),
-    (arguments.sign_in, "paste", "paste"),
     (secret, Source("credential", ("secret",)), Source("credential", ("secret",))),
     (bits, 0o660, 0o660),
     (flag, False, False),
@@ -147,8 +146,6 @@ REFUSED = [
     (arguments.refresh_before, True, "refresh_before= is a number of seconds"),
     (arguments.refresh_before, "600", "refresh_before= is a number of seconds"),
     (arguments.refresh_before, float("nan"), "refresh_before= is a number of seconds"),
-    (arguments.sign_in, "app", 'sign_in="app" comes with a later version'),
-    (arguments.sign_in, SECRET, "sign_in= is one of browser, device, paste"),
     (secret, SECRET, "client_secret= takes no literal: say where it is, not what it is"),
     (secret, b"hunter2", "client_secret= takes no literal"),
     (bits, True, "mode= is permission bits such as 0o600, not a value of type bool"),
@@ -185,14 +182,6 @@ def test_decimal_permissions() -> None:
         bits(666)
 
     assert "Octal: 0o666" == caught.value.hint
-
-
-def test_ways_that_work() -> None:
-    """A way to sign in that is yet to come is answered with those that are there."""
-    with pytest.raises(Mistake) as caught:
-        arguments.sign_in("managed-identity")
-
-    assert "These work now: browser, device, paste" == caught.value.hint
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from cms.config import SocketSpec
 
 MY_ID = "0a1b2c3d-1111-2222-3333-444455556666"
 SECRET = "hunter2-Zq8Q~example"
+APP = "'a@example.com', sign_in='app', tenant='example.com'"
 
 PEM = "-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n"
 
@@ -142,6 +144,61 @@ class TestOffice365Account:
         assert "https://login.microsoftonline.us/common" == grant.authority
         assert (("https://outlook.office365.us/SMTP.Send",),) == grant.scope_sets
 
+    def test_one_application_many_mailboxes(self, load_text: Loader) -> None:
+        """Mailboxes of one tenant and application are one grant with one token, whatever protocols each is for."""
+        lines = [
+            f"a{number} = Office365_Account('{user}', tenant='example.com', client_id='{MY_ID}', sign_in='app',"
+            " client_secret=File('/s'))\n"
+            for number, user in enumerate(("a@example.com", "b@example.com"))
+        ]
+        served = "CredentialServer('/s1', [a0])\nCredentialServer('/s2', [a1], protocols=['IMAP', 'POP'])"
+        config = load_text("".join(lines) + served)
+        (grant,) = config.grants
+
+        assert ["a@example.com", "b@example.com"] == [account.user for account in config.accounts]
+        assert ("", (("https://outlook.office365.com/.default",),)) == (grant.login, grant.scope_sets)
+
+    @pytest.mark.parametrize(
+        ("cloud", "scope"),
+        [
+            ("global", "https://outlook.office365.com/.default"),
+            ("gcc-high", "https://outlook.office365.us/.default"),
+            ("dod", "https://outlook-dod.office365.us/.default"),
+            ("china", "https://partner.outlook.cn/.default"),
+        ],
+    )
+    def test_application_scope(self, load_text: Loader, cloud: str, scope: str) -> None:
+        """An application asks for everything that it may have of its cloud's Exchange: that takes no other form."""
+        said = f"cloud='{cloud}', client_id='{MY_ID}', client_secret=File('/s')"
+
+        assert ((scope,),) == account_of(load_text, f"{APP}, {said}").grant.scope_sets
+
+    def test_managed_identity(self, load_text: Loader) -> None:
+        """The machine's own identity needs no application; one of several is named by its client id."""
+        own = account_of(load_text, "'a@example.com', sign_in='managed-identity'").grant
+        named = account_of(load_text, f"'a@example.com', sign_in='managed-identity', client_id='{MY_ID}'").grant
+
+        assert (("", MY_ID), False) == ((own.client_id, named.client_id), own.key == named.key)
+
+    def test_a_person_and_an_application(self, load_text: Loader) -> None:
+        """Somebody may sign in to the very application that has mailboxes of its own: two grants, nothing shared."""
+        said = f"'a@example.com', tenant='example.com', client_id='{MY_ID}', client_secret=File('/s')"
+        person, app = account_of(load_text, said).grant, account_of(load_text, f"{said}, sign_in='app'").grant
+
+        assert (False, True) == (person.unattended, app.unattended)
+        assert replace(person, login="").key != app.key
+
+    def test_application_scopes(self, refuse: Refuser) -> None:
+        """An application that names single permissions is refused with the form that Entra takes."""
+        said = f"{APP}, client_id='{MY_ID}', client_secret=File('/s'), scopes=['https://outlook.office.com/SMTP.Send']"
+        refusal = refuse(f"a = Office365_Account({said})\nCredentialServer('/x', [a])")
+
+        assert (1, 'with sign_in="app" the scopes of SMTP are one resource\'s .default') == (
+            refusal.line,
+            refusal.message,
+        )
+        assert 'Such as "https://outlook.office.com/.default"' == refusal.hint
+
     def test_whoever_signs_in(self, load_text: Loader) -> None:
         """Without a user, the account is whoever signs in."""
         account = account_of(load_text, "")
@@ -170,16 +227,59 @@ class TestOffice365Account:
             ),
             ("'a@example.com', client_secret=File('/c')", "client_secret= belongs to an application of your own"),
             (
-                f"'a@example.com', client_id='{MY_ID}', certificate=File('/c')",
-                "certificate= comes with a later version",
+                f"'a@example.com', client_id='{MY_ID}', client_secret=File('/s'), client_assertion=Command(['c'])",
+                "client_secret= and client_assertion= exclude each other",
             ),
             (
-                f"'a@example.com', client_id='{MY_ID}', client_secret=File('/s'), client_assertion=Command(['c'])",
-                "client_assertion= comes with a later version",
+                f"'a@example.com', client_id='{MY_ID}', client_secret=File('/s'), certificate_password=File('/p')",
+                "certificate_password= opens certificate=, and there is none",
+            ),
+            (
+                f"{APP}, client_id='{MY_ID}'",
+                'sign_in="app" needs one of client_secret=, certificate=, client_assertion=',
+            ),
+            (
+                f"{APP}, certificate=File('/c'), client_id='thunderbird'",
+                "certificate= belongs to an application of your own",
+            ),
+            (
+                f"sign_in='app', tenant='example.com', client_id='{MY_ID}', client_secret=File('/s')",
+                'sign_in="app" needs user=, the mailbox',
+            ),
+            (
+                f"{APP}, client_id='{MY_ID}', client_secret=File('/s'), sign_in_as='b@example.com'",
+                'sign_in_as= says who signs in, and with sign_in="app" nobody does',
+            ),
+            *(
+                (
+                    f"'a@example.com', sign_in='app', {tenant} client_id='{MY_ID}', client_secret=File('/s')",
+                    'sign_in="app" needs tenant=, the one that the application works in',
+                )
+                for tenant in ("", "tenant='common',", "tenant='organizations',", "cloud='personal',")
+            ),
+            (
+                f"'a@example.com', sign_in='managed-identity', client_id='{MY_ID}', client_secret=File('/s')",
+                'client_secret= is not for sign_in="managed-identity"',
+            ),
+            (
+                "'a@example.com', sign_in='managed-identity', tenant='example.com'",
+                'tenant= is not for sign_in="managed-identity"',
+            ),
+            (
+                "'a@example.com', sign_in='managed-identity', client_id='thunderbird'",
+                'sign_in="managed-identity" needs a client_id= of your own, or none',
+            ),
+            (
+                "'a@example.com', sign_in='managed-identity', cloud='personal'",
+                'sign_in="managed-identity" is not for cloud="personal"',
             ),
             (
                 f"'a@example.com', client_id='{MY_ID}', client_secret=File('/s'), sign_in='device'",
                 'sign_in="device" is for applications without client_secret=',
+            ),
+            (
+                f"'a@example.com', client_id='{MY_ID}', certificate=File('/s'), sign_in='broker'",
+                'sign_in="broker" is for applications without certificate=',
             ),
         ],
     )
@@ -189,7 +289,7 @@ class TestOffice365Account:
 
         assert (2, f"Office365_Account: {message}") == (refusal.line, refusal.message)
 
-    @pytest.mark.parametrize("name", ["client_secret", "certificate", "client_assertion"])
+    @pytest.mark.parametrize("name", ["client_secret", "certificate", "certificate_password", "client_assertion"])
     def test_literal_secret(self, refuse: Refuser, name: str) -> None:
         """A secret in the file is refused with its line and the remedy, and appears in no part of the refusal."""
         refusal = refuse(f"a = Office365_Account('a@example.com',\n    client_id='{MY_ID}',\n    {name}='{SECRET}')")
@@ -638,6 +738,98 @@ class TestTls:
         assert "Tls: a second Tls; the first is in line 1" == refuse("Tls('ca.pem')\nTls('ca.pem')").message
 
 
+class TestSignInPage:
+    @pytest.mark.parametrize(
+        ("directive", "page"),
+        [
+            ("", ""),
+            ("SignInPage()", "http://127.0.0.1:8080/"),
+            ("SignInPage(url='http://localhost:9000')", "http://localhost:9000"),
+            ("SignInPage('http://127.0.0.1:80/')", "http://127.0.0.1:80/"),
+        ],
+    )
+    def test_address(self, load_text: Loader, directive: str, page: str) -> None:
+        """The page is where the file says, by default where CMS had it, and nowhere of its own without the line."""
+        assert page == load_text(ACCOUNT + directive).page
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "https://127.0.0.1:8080/",
+            "http://example.com:8080/",
+            "http://0.0.0.0:8080/",
+            "http://localhost/",
+            "http://localhost:8080/sign-in",
+            "http://localhost:8080/?a=b",
+            "http://localhost:8080/#a",
+        ],
+    )
+    def test_elsewhere(self, refuse: Refuser, url: str) -> None:
+        """Another machine, another path, or no port."""
+        refusal = refuse(f"{ACCOUNT}SignInPage('{url}')")
+
+        assert (3, "SignInPage: url= is http://127.0.0.1:PORT/ or http://localhost:PORT/") == (
+            refusal.line,
+            refusal.message,
+        )
+
+    def test_twice(self, refuse: Refuser) -> None:
+        """There is one page."""
+        assert "SignInPage: a second SignInPage" in str(refuse("SignInPage()\nSignInPage()"))
+
+
+class TestProxy:
+    def test_none(self, load_text: Loader) -> None:
+        """Without the directive the environment says what is the way."""
+        assert load_text(ACCOUNT).proxy is None
+
+    @pytest.mark.parametrize(
+        ("arguments", "proxy"),
+        [
+            ("'http://Proxy.Example.com:3128'", Proxy("http://proxy.example.com:3128")),
+            ("'http://proxy:3128/', ['.Example.com', '*']", Proxy("http://proxy:3128", (".example.com", "*"))),
+            ("url='http://corp%5Cann@proxy:80'", Proxy("http://proxy:80", (), "corp\\ann")),
+            (
+                "'http://ann@proxy:80', no_proxy=['a.b'], password=Credential('proxy')",
+                Proxy("http://proxy:80", ("a.b",), "ann", Source("credential", ("proxy",))),
+            ),
+        ],
+    )
+    def test_what_it_says(self, load_text: Loader, arguments: str, proxy: Proxy) -> None:
+        """Where it is, who asks, where the password is, and what is reached without it."""
+        assert proxy == load_text(f"{ACCOUNT}Proxy({arguments})").proxy
+
+    @pytest.mark.parametrize(
+        ("arguments", "why"),
+        [
+            (f"'http://ann:{SECRET}@proxy:80'", "url= has a password in it"),
+            ("'https://proxy:80'", "url= is http://HOST:PORT"),
+            ("'socks5://proxy:80'", "url= is http://HOST:PORT"),
+            ("'http://proxy'", "url= is http://HOST:PORT"),
+            ("'http://proxy:80/path'", "url= is http://HOST:PORT"),
+            ("'http://proxy:80?a'", "url= is http://HOST:PORT"),
+            ("'proxy:80'", "url= is no address"),
+            ("'http://proxy:port'", "url= is no address"),
+            ("'http://proxy:80', 'localhost'", "no_proxy= is a list"),
+            ("'http://proxy:80', ['localhost:80']", "no_proxy= is names of hosts"),
+            ("'http://proxy:80', password=File('p')", "password= belongs to a user"),
+            (f"'http://ann@proxy:80', password='{SECRET}'", "password= takes no literal"),
+        ],
+    )
+    def test_refused(self, refuse: Refuser, arguments: str, why: str) -> None:
+        """What is no proxy, or would have its password in the file, is refused and never quoted."""
+        refusal = str(refuse(f"Proxy({arguments})"))
+
+        assert f"Proxy: {why}" in refusal
+        assert SECRET not in refusal
+
+    def test_once(self, refuse: Refuser) -> None:
+        """There is one way."""
+        said = refuse("Proxy('http://proxy:80')\nProxy('http://proxy:80')").message
+
+        assert "Proxy: a second Proxy; the first is in line 1" == said
+
+
 class TestMailSynchronising:
     @pytest.mark.parametrize(
         ("directive", "tool"),
@@ -694,43 +886,3 @@ class TestArgumentLists:
         refusal = refuse("Office365_Account('a@example.com', user='a@example.com')")
 
         assert "Office365_Account: multiple values for argument 'user'" == refusal.message
-class TestSignInPage:
-    @pytest.mark.parametrize(
-        ("directive", "page"),
-        [
-            ("", ""),
-            ("SignInPage()", "http://127.0.0.1:8080/"),
-            ("SignInPage(url='http://localhost:9000')", "http://localhost:9000"),
-            ("SignInPage('http://127.0.0.1:80/')", "http://127.0.0.1:80/"),
-        ],
-    )
-    def test_address(self, load_text: Loader, directive: str, page: str) -> None:
-        """The page is where the file says, by default where CMS had it, and nowhere of its own without the line."""
-        assert page == load_text(ACCOUNT + directive).page
-
-    @pytest.mark.parametrize(
-        "url",
-        [
-            "https://127.0.0.1:8080/",
-            "http://example.com:8080/",
-            "http://0.0.0.0:8080/",
-            "http://localhost/",
-            "http://localhost:8080/sign-in",
-            "http://localhost:8080/?a=b",
-            "http://localhost:8080/#a",
-        ],
-    )
-    def test_elsewhere(self, refuse: Refuser, url: str) -> None:
-        """Another machine, another path, or no port."""
-        refusal = refuse(f"{ACCOUNT}SignInPage('{url}')")
-
-        assert (3, "SignInPage: url= is http://127.0.0.1:PORT/ or http://localhost:PORT/") == (
-            refusal.line,
-            refusal.message,
-        )
-
-    def test_twice(self, refuse: Refuser) -> None:
-        """There is one page."""
-        assert "SignInPage: a second SignInPage" in str(refuse("SignInPage()\nSignInPage()"))
-
-

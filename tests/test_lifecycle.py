@@ -146,12 +146,14 @@ class Walk:
 
     def remember(self, outcome: Outcome, arrived: float) -> None:
         """Take one provider answer into the model."""
-        self.refused = isinstance(outcome, Refused)
-        if isinstance(outcome, Granted) and self.is_granted(outcome):
+        self.refused = isinstance(outcome, Refused) and not outcome.again_in
+        if isinstance(outcome, Refused):
+            self.earliest_fetch = self.now + SHORTEST_PAUSE
+        elif isinstance(outcome, Granted) and self.is_granted(outcome):
             self.latest = outcome.secret
             self.expiry[outcome.secret] = arrived + outcome.expires_in
             self.earliest_fetch = arrived + PAUSE_AFTER_GRANT
-        elif not self.refused:
+        else:
             asked = outcome.retry_after if isinstance(outcome, Transient) else 0.0
             self.retry_after = self.now + min(asked, LONGEST_RETRY_AFTER)
             self.last_failure = self.now
@@ -190,7 +192,7 @@ class Walk:
         """`cms refresh`: a person may do that at any time, and Retry-After still holds."""
         if isinstance(self.life.phase, Failing):
             self.earliest_fetch = min(self.earliest_fetch, max(self.retry_after, self.last_failure + PAUSE_AFTER_GRANT))
-        if self.refused:
+        if isinstance(self.life.phase, NeedsSignIn):
             self.earliest_fetch = -math.inf
         self.refused = False
         self.life = revive(self.life, self.now)
@@ -226,6 +228,8 @@ class World:
     jumps: tuple[float, ...] = (0.0, 0.2, 1.0, 5.0, 61.0, 600.0, 1800.0)
     faults: float = 0.3
     refresh_befores: tuple[float | None, ...] = (None,)
+    # What a refusal says of when to look again.
+    again_in: tuple[float, ...] = (0.0,)
 
 
 WORLDS = {
@@ -238,6 +242,7 @@ WORLDS = {
     "huge Retry-After": World((3600.0,), retry_afters=(0.0, 3600.0, 1e9, math.inf, -5.0), faults=0.7),
     "suspend": World((3600.0,), jumps=(0.0, 1.0, 2 * HOUR, 8 * HOUR, 3 * DAY)),
     "outage": World((3600.0,), faults=0.95),
+    "an application": World((3600.0,), faults=0.6, again_in=(0.0, 1800.0, 5.0, 1e9, math.inf)),
     "a busy day": World((3600.0,), jumps=(0.0, 0.05, 0.5, 20.0, 61.0), faults=0.02),
 }
 
@@ -248,7 +253,7 @@ def an_outcome(world: World, random: Random) -> Outcome:
     if luck >= world.faults:
         return Granted("token", 0.0, random.choice(world.lives))
     if luck < world.faults * 0.1:
-        return Refused(REVOKED)
+        return Refused(REVOKED, random.choice(world.again_in))
     return Transient(random.choice((DOWN, LOCKED)), random.choice(world.retry_afters))
 
 
@@ -723,6 +728,23 @@ def test_a_refusal_remembers_when_it_began() -> None:
     again = absorb(absorb(Life(), Refused(DOWN), 10.0, 0.5), Refused(REVOKED), 500.0, 0.5)
 
     assert NeedsSignIn(10.0, REVOKED) == again.phase
+
+
+@pytest.mark.parametrize(("again_in", "luck", "pause"), [(1800.0, 0.0, 900.0), (1800.0, 0.5, 1350.0), (5.0, 0.9, 60.0)])
+def test_a_refusal_that_may_heal_by_itself(again_in: float, luck: float, pause: float) -> None:
+    """What nobody tells cms of, as that an application has a new certificate, is looked for: slowly, never in a loop."""
+    refused = absorb(Life(), Refused(REVOKED, again_in), 10.0, luck)
+
+    assert SleepUntil(10.0 + pause) == plan(refused, 10.0)
+    assert Deny("unavailable", REVOKED.message, REVOKED.hint, pause) == answer(refused, 10.0)
+    assert Fetch() == plan(refused, 10.0 + pause)
+
+
+def test_an_outage_after_such_a_refusal() -> None:
+    """When the provider cannot be asked whether it still refuses, that is tried again as any other failure is."""
+    refused = absorb(Life(), Refused(REVOKED, 1800.0), 10.0, 0.5)
+
+    assert DOWN == failing(refused, 2000.0).phase.trouble  # type: ignore[union-attr]  # Settled has none
 
 
 def test_a_sign_in_ends_a_refusal() -> None:

@@ -268,6 +268,6 @@ def _source(body: dict[str, Any] | None) -> Source | None:
 
 def _grant(body: dict[str, Any]) -> Grant:
     body["scope_sets"] = tuple(_words(scopes) for scopes in body["scope_sets"])
-    for name in ("client_secret", "certificate", "client_assertion"):
+    for name in ("client_secret", "certificate", "certificate_password", "client_assertion"):
         body[name] = _source(body[name])
     return Grant(**body)
