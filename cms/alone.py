@@ -34,7 +34,7 @@ def daemonless(config: Config, state_folder: str, *, argv: Sequence[str] = WORKE
     with claimed(state_folder):
         ours, theirs = socket.socketpair()
         # The worker ends with this command, and so would a sign-in that only its memory holds.
-        opened = Open(state_folder, config.vault_key, config.ca, persist=True)
+        opened = Open(state_folder, config.vault_key, config.ca, persist=True, proxy=config.proxy)
         thread = threading.Thread(target=trio.run, args=(_serve, theirs, config, opened, argv), name="sign-in")
         thread.start()
         try:

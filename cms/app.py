@@ -309,7 +309,9 @@ class App(control.Commands):
 
     def _opened(self, config: Config) -> messages.Open:
         options = self._options
-        return messages.Open(options.state_folder, config.vault_key, config.ca, options.timeout, options.idle)
+        return messages.Open(
+            options.state_folder, config.vault_key, config.ca, options.timeout, options.idle, proxy=config.proxy
+        )
 
     async def _hire(self, opened: messages.Open) -> _Hired:
         worker = Worker(opened, argv=self._options.worker_argv, environment=self._options.worker_environment)

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypeAlias
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from cms.accounts import UNATTENDED, Scopes, Source
 
@@ -57,6 +57,7 @@ _PROTOCOL = re.compile(rf"[A-Z][A-Z0-9_-]{{0,{MAX_PROTOCOL - 1}}}", re.ASCII)
 
 _GUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _DOMAIN = re.compile(r"([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z0-9-]{2,63}", re.ASCII)
+_HOST = re.compile(r"\.?[a-z0-9-]+(\.[a-z0-9-]+)*", re.ASCII)
 _SCOPE = re.compile(r"((?:https|api)://[^/\s]+(?:/[^/\s]+)*)/([A-Za-z0-9._-]+)", re.ASCII)
 
 
@@ -191,6 +192,33 @@ def page(value: Given) -> str:
     here = parts.scheme == "http" and parts.hostname in _LOOPBACK
     if not here or parts.port is None or parts.path not in ("", "/") or "?" in given or "#" in given:
         raise Mistake("url= is http://127.0.0.1:PORT/ or http://localhost:PORT/", "The page is for this machine only")
+    return given
+
+
+def proxy(value: Given) -> tuple[str, str]:
+    """Return a proxy's `http://HOST:PORT`, and the user that it is asked as, "" for none."""
+    given = text("url", value)
+    userinfo, at, _place = given.removeprefix("http://").rpartition("@")
+    if ":" in userinfo:
+        raise Mistake(
+            "url= has a password in it",
+            'A password is given as a source, never as text: Proxy("http://USER@HOST:PORT", password=File("PATH"))',
+        )
+    parts = _url("url", given.replace(f"{userinfo}{at}", "", 1))
+    if parts.scheme != "http" or parts.port is None or parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise Mistake(
+            "url= is http://HOST:PORT", "What goes through is encrypted in any case: the proxy is asked for a tunnel"
+        )
+    return f"http://{parts.netloc.lower()}", unquote(userinfo)
+
+
+def host(name: str, value: Given) -> str:
+    """Return a host's name, a domain's with or without a dot before it, or `*`; without a port."""
+    given = text(name, value).lower()
+    if given != "*" and not _HOST.fullmatch(given):
+        raise Mistake(
+            f"{name}= is names of hosts or domains such as login.example.com or .example.com", "Without ports"
+        )
     return given
 
 

@@ -95,6 +95,8 @@ class Config:
     files: tuple[FileSpec, ...] = ()
     # Where the sign-in page is to be, "" for the redirect addresses alone.
     page: str = ""
+    # The way to Entra, None for what the environment says.
+    proxy: Proxy | None = None
 
     @property
     def grants(self) -> tuple[Grant, ...]:
@@ -197,6 +199,7 @@ def _compose(directives: Directives) -> Config:
         warnings=tuple(directives.warnings),
         files=tuple(_file(each, accounts) for each in directives.files),
         page=directives.page,
+        proxy=directives.proxy,
     )
 
 

@@ -23,6 +23,7 @@ from cms.accounts import (
     UNATTENDED,
     Cloud,
     Grant,
+    Proxy,
     Registration,
     Scopes,
     Source,
@@ -126,6 +127,7 @@ class Directives:
         self.vault_key: Source | None = None
         self.ca: str | None = None
         self.page = ""
+        self.proxy: Proxy | None = None
         # What cms reads, by resolved path: none of it may be where it writes.
         self._reads = {os.path.realpath(file): "the configuration itself"}
         self._once: dict[str, int] = {}
@@ -143,6 +145,7 @@ class Directives:
             "Vault": self._vault,
             "Tls": self._tls,
             "SignInPage": self._sign_in_page,
+            "Proxy": self._proxy,
             "File": self._file,
             "Credential": _credential,
             "Command": _command,
@@ -412,6 +415,15 @@ class Directives:
     def _sign_in_page(self, url: Given = arguments.PAGE) -> None:
         self._check_once("SignInPage")
         self.page = arguments.page(url)
+
+    def _proxy(self, url: Given, no_proxy: Given = (), *, password: Given = None) -> None:
+        self._check_once("Proxy")
+        address, user = arguments.proxy(url)
+        secret = _optional(password, lambda given: arguments.secret("password", given))
+        if secret and not user:
+            raise Mistake("password= belongs to a user, and url= names none", 'Such as "http://USER@HOST:PORT"')
+        names = tuple(arguments.host("no_proxy", each) for each in arguments.sequence("no_proxy", no_proxy))
+        self.proxy = Proxy(address, names, user, secret)
 
     def _check_once(self, directive: str) -> None:
         if directive in self._once:

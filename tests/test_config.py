@@ -234,7 +234,7 @@ class TestAccountsAndGrants:
 
 
 class TestFaults:
-    @pytest.mark.parametrize("name", ["Notify", "Proxy"])
+    @pytest.mark.parametrize("name", ["Notify"])
     def test_directives_of_later_versions(self, refuse: Refuser, name: str) -> None:
         """A directive that this version does not have is refused with its line, not ignored."""
         refusal = refuse(f"# comment\n{name}('x')")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support.configuration import Loader, Refuser, loader, refuser
 
-from cms.accounts import CMS_ORIGIN, CMS_REDIRECT, Account, Source
+from cms.accounts import CMS_ORIGIN, CMS_REDIRECT, Account, Proxy, Source
 from cms.config import SocketSpec
 
 MY_ID = "0a1b2c3d-1111-2222-3333-444455556666"

@@ -69,6 +69,7 @@ LADDER = {
         "cms.grants.budget",
         "cms.grants.entra",
         "cms.grants.service",
+        "cms.grants.way",
         "cms.grants.desk",
         "cms.grants.__main__",
     ),

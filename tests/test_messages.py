@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cms.accounts import Grant, Source
+from cms.accounts import Grant, Proxy, Source
 from cms.grants import messages
 from cms.grants.messages import (
     Acquire,
@@ -43,6 +43,7 @@ QUESTIONS: list[Question] = [
     Redirected(2, {"code": "secret-code", "state": "s"}),
     Cancel(2),
     Forget(3, GRANT),
+    Open("/state", proxy=Proxy("http://proxy:3128", ("localhost",), "ann", Source("credential", ("proxy",)))),
     Import(4, GRANT, Place("/home/ann/tokens", "pizauth", "work", "secret-password")),
 ]
 TROUBLE = Trouble("refused", "no", "sign in", 50173, "correlation", "basic_action", "{}")

@@ -53,7 +53,7 @@ def crash(_kind: type[BaseException], error: BaseException, _trace: object) -> N
 def office(opened: Open) -> Office:
     """Bring together what works on the questions."""
     vault = Vault(opened.state_folder, Keys(opened.key), opened.timeout)
-    return Service(vault, Entra(opened.ca), persist=opened.persist)
+    return Service(vault, Entra(opened.ca, opened.proxy), persist=opened.persist)
 
 
 def main() -> int:

@@ -35,9 +35,11 @@ import requests
 from msal.exceptions import MsalServiceError
 from requests.adapters import HTTPAdapter
 
-from cms.accounts import Grant, Scopes
+from cms.accounts import Grant, Proxy, Scopes
 from cms.grants import catalogue
 from cms.grants.budget import POOLS, Budget
+from cms.grants.keys import Missing
+from cms.grants.way import Way, no_password, no_tls, refusal
 from cms.lifecycle import Granted, Outcome, Refused, Transient, Trouble
 
 # A token answer has some 10 KB, a discovery document less.
@@ -111,9 +113,30 @@ def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
     return request
 
 
-def new_session() -> requests.Session:
+class _NoPassword(requests.exceptions.ProxyError):
+    """The proxy's password cannot be read. The text says why."""
+
+
+class _Session(requests.Session):
+    """A session that goes the way that the configuration names, else that of the environment."""
+
+    def __init__(self, way: Way | None) -> None:
+        super().__init__()
+        self._way = way
+
+    def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
+        settings = super().merge_environment_settings(url, proxies, stream, verify, cert)
+        if self._way:
+            try:
+                settings["proxies"] = self._way.to(url)
+            except Missing as missing:
+                raise _NoPassword(str(missing)) from None
+        return settings
+
+
+def new_session(way: Way | None = None) -> requests.Session:
     """Return a session that threads may share: it keeps connections, and nothing else."""
-    session = requests.Session()
+    session = _Session(way)
     session.cookies.set_policy(_NoCookies())
     session.auth = _no_auth
     # Nothing is tried twice: that is the keeper's to decide, and so is Retry-After.
@@ -134,6 +157,13 @@ class _Adapter(HTTPAdapter):
         if not proxy.lower().startswith("socks"):
             manager.pool_classes_by_scheme = POOLS
         return manager
+
+    def proxy_headers(self, proxy: str) -> dict[str, str]:
+        """Say who asks, in UTF-8, as RFC 7617 has it. requests knows Latin-1 only."""
+        user, password = requests.utils.get_auth_from_url(proxy)
+        if not user:
+            return {}
+        return {"Proxy-Authorization": f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,10 +344,11 @@ def _object(text: str) -> dict[str, Any]:
 class Entra:
     """Everything that goes to the identity provider. One per process, shared by its threads."""
 
-    def __init__(self, ca: str | None = None) -> None:
+    def __init__(self, ca: str | None = None, proxy: Proxy | None = None) -> None:
         silence()
         self._ca = authorities(ca, os.environ)
-        self._session = new_session()
+        self._way = Way(proxy) if proxy else None
+        self._session = new_session(self._way)
         self._discovery = Discovery(self._session, self._ca)
         self._noted: set[tuple[str, Scopes]] = set()
 
@@ -326,6 +357,8 @@ class Entra:
         self._discovery = Discovery(self._session, self._ca)
         for adapter in self._session.adapters.values():
             adapter.close()
+        if self._way:
+            self._way.forget()
 
     def redeem(
         self, grant: Grant, scopes: Scopes, cache: str, home_account_id: str, *, who: str = "", secret: str = ""
@@ -418,7 +451,7 @@ def _network_trouble(error: OSError, grant: Grant) -> Trouble:
     if isinstance(error, requests.Timeout):
         return Trouble("timeout", f"{host} did not answer in time", catalogue.NOTHING_TO_DO)
     if isinstance(error, requests.exceptions.SSLError) or not isinstance(error, requests.RequestException):
-        return Trouble(
+        return no_tls(str(error), host) or Trouble(
             "network",
             f"no trusted TLS connection to {host}",
             f"{catalogue.RETRIES}; behind a proxy that inspects TLS, name its certificate authority: Tls(ca=...)",
@@ -431,6 +464,10 @@ def _garbage(grant: Grant) -> Trouble:
     return Trouble(
         "garbage",
         f"what answered for {host} was no identity provider's answer",
+    if isinstance(error, _NoPassword):
+        return no_password(str(error))
+    if isinstance(error, requests.exceptions.ProxyError):
+        return refusal(str(error), host)
         f"{catalogue.RETRIES}; a captive portal or a proxy may be in between",
     )
 

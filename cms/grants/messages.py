@@ -31,7 +31,8 @@ class Open:
 
     `state_folder` is a path; `key` is None for the order of `cms.grants.vault`; `ca` a PEM file or None; `timeout` the
     seconds that one grant may take inside the worker; `idle` the seconds after which an unused worker leaves. With `persist`
-    a sign-in that could be kept in memory only does not begin: the worker is about to end.
+    a sign-in that could be kept in memory only does not begin: the worker is about to end. `proxy` is the way to Entra,
+    None for what the environment says.
     """
 
     state_folder: str
@@ -39,6 +40,7 @@ class Open:
     ca: str | None = None
     timeout: float = 25.0
     idle: float = 5.0
+    proxy: Proxy | None = None
     persist: bool = False
 
 
@@ -271,3 +273,11 @@ def _grant(body: dict[str, Any]) -> Grant:
     for name in ("client_secret", "certificate", "certificate_password", "client_assertion"):
         body[name] = _source(body[name])
     return Grant(**body)
+            body["proxy"] = _proxy(body["proxy"])
+def _proxy(body: dict[str, Any] | None) -> Proxy | None:
+    if not body:
+        return None
+    _words((body["url"], body["user"]))
+    return Proxy(**body | {"no_proxy": _words(body["no_proxy"]), "password": _source(body["password"])})
+
+
