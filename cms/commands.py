@@ -148,7 +148,15 @@ def login(user: str, method: str | None, config: str) -> int:
 
 def _login(user: str, method: str, config: str) -> int:
     with _daemon_or_none(config) as found:
-        return terminal.sign_in(found, user, method, terminal.terminal(), say=_say, browse=terminal.browser())
+        return terminal.sign_in(
+            found,
+            user,
+            method,
+            terminal.terminal(),
+            say=_say,
+            browse=terminal.browser(),
+            shown_on=terminal.screen(),
+        )
 
 
 @contextmanager

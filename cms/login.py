@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
+import pwd
 import select
 import shutil
+import socket
 import sys
 import termios
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO
 
 from cms.remote import Remote
 
@@ -23,6 +27,19 @@ _ERASE = (b"\x7f", b"\x08")
 
 # Where a browser can be shown.
 _DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY")
+
+# sshd sets both for a terminal, the first for a command as well: client, its port, server, its port.
+_SSH = ("SSH_CONNECTION", "SSH_TTY")
+_SSH_PORT = "22"
+
+# Seconds after the turn of one that the count is written.
+_AFTER = 0.02
+
+# Terminals that show text line by line and no more: a real teletype, and Emacs' shell.
+_PLAIN = ("dumb", "")
+
+# Back to the beginning of the line, and clear what is in it (ECMA-48).
+_ANEW = "\r\x1b[K"
 
 
 class Typed:
@@ -67,6 +84,55 @@ class Typed:
         return [text for line in lines if (text := line.decode(errors="replace").strip())]
 
 
+class Screen:
+    """A terminal that a person looks at: it can draw, and write a line anew."""
+
+    def __init__(self, out: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        self._out = out
+        self._clock = clock
+        self._ends = math.inf
+
+    def count_down(self, seconds: float) -> None:
+        """From now on `tick` tells how much of this is left."""
+        self._ends = self._clock() + seconds
+
+    def tick(self) -> float | None:
+        """Write how much time is left, if that is counted; return the seconds until the next time, None for never."""
+        left = self._ends - self._clock()
+        if left == math.inf:
+            return None
+        minutes, seconds = divmod(max(0, math.ceil(left)), 60)
+        self._write(f"{_ANEW}Waiting: {minutes}:{seconds:02} left. Ctrl-C gives up.")
+        # A little after the second's turn, so that each is written once.
+        return left % 1 + _AFTER if left > 0 else None
+
+    def clear(self) -> None:
+        """Take the line away that `tick` has written."""
+        if self._ends < math.inf:
+            self._write(_ANEW)
+
+    def code(self, address: str) -> str:
+        """Return an address as a QR code, "" where this terminal cannot show one."""
+        if (self._out.encoding or "").lower().replace("-", "") != "utf8" or os.environ.get("TERM") in _PLAIN:
+            return ""
+        from cms import qr  # noqa: PLC0415 - a library that only this way of signing in needs
+
+        code = qr.drawn(address)
+        width, height = os.get_terminal_size(self._out.fileno())
+        lines = code.splitlines()
+        return code if len(lines[0]) <= width and len(lines) < height else ""
+
+    def _write(self, text: str) -> None:
+        self._out.write(text)
+        self._out.flush()
+
+
+def screen(out: TextIO | None = None) -> Screen | None:
+    """Return the standard output as a screen, None where it is none."""
+    out = out or sys.stdout
+    return Screen(out) if out.isatty() else None
+
+
 def sign_in(
     remote: Remote,
     user: str,
@@ -75,19 +141,24 @@ def sign_in(
     *,
     say: Callable[[str], None] = print,
     browse: Callable[[str], None] | None = None,
+    shown_on: Screen | None = None,
 ) -> int:
     """Sign in over a connection to the daemon; return the exit code. `browse` opens an address, if anything can."""
     remote.send({"command": "login", "user": user, "method": method})
     needed = False
     with typed.open():
         while True:
-            event = _next_event(remote, typed, needed=needed)
+            event = _next_event(remote, typed, shown_on, needed=needed)
+            if shown_on:
+                shown_on.clear()
             match event.get("event"):
                 case "prompt":
                     needed = event["method"] == "paste"
-                    say(in_words(event))
+                    say(in_words(event, shown_on, tunnel=over_ssh()))
                     if event["method"] == "browser" and browse:
                         browse(event["url"])
+                    if event["method"] == "device" and shown_on:
+                        shown_on.count_down(float(event.get("expires_in", 0)))
                 case "told":
                     typed.unanswered -= 1
                     say(str(event.get("message")))
@@ -108,7 +179,7 @@ _NOTHING_PASTED = {
 }
 
 
-def _next_event(remote: Remote, typed: Typed, *, needed: bool) -> dict[str, Any]:
+def _next_event(remote: Remote, typed: Typed, shown_on: Screen | None, *, needed: bool) -> dict[str, Any]:
     """Return what the daemon says next; hand on what is pasted meanwhile.
 
     Where a pasted line is `needed` and none can come any more, that is the end.
@@ -117,37 +188,75 @@ def _next_event(remote: Remote, typed: Typed, *, needed: bool) -> dict[str, Any]
         if needed and typed.fd is None and not typed.unanswered:
             return _NOTHING_PASTED
         watched = [remote.fileno(), *([] if typed.fd is None else [typed.fd])]
-        readable, _, _ = select.select(watched, [], [])
+        readable, _, _ = select.select(watched, [], [], shown_on.tick() if shown_on else None)
         if remote.fileno() in readable:
             break
-        for line in typed.read():
+        for line in typed.read() if readable else ():
             remote.send({"pasted": line})
             typed.unanswered += 1
     return remote.receive()
 
 
-def in_words(event: Mapping[str, Any]) -> str:
-    """Return what a prompt asks of a person."""
+def in_words(event: Mapping[str, Any], shown_on: Screen | None = None, *, tunnel: str = "") -> str:
+    """Return what a prompt asks of a person. `tunnel` is what `over_ssh` returns."""
     who = event.get("user") or "the account that this is for"
     head = f"Sign in as {who}. Application: {event.get('registration')}.\n"
     minutes = int(float(event.get("expires_in", 0)) / 60)
     limit = f"\nThere are {minutes} minutes for it; Ctrl-C gives up." if minutes else ""
     match event["method"]:
         case "device":
-            return f"{head}\nOpen {event['url']} in a browser anywhere, and enter the code\n\n    {event['user_code']}\n{limit}"
+            code = shown_on.code(event["url"]) if shown_on else ""
+            drawing = f"\n{code}\n" if code else ""
+            return f"{head}{drawing}\nOpen {event['url']} in a browser anywhere, and enter the code\n\n    {event['user_code']}\n{limit}"
         case "browser":
-            ways = f"The page {event['page']} leads there too. If the browser is on another machine, paste here the address that it ends at."
-            return f"{head}\nOpen this in a browser on this machine:\n\n{event['url']}\n\n{ways}{limit}"
+            return f"{head}\n{_to_a_browser(event, tunnel)}{limit}"
+    instead = f"{event['instead']}, so its address is pasted.\n" if event.get("instead") else ""
     return (
-        f"{head}\nOpen this in a browser anywhere:\n\n{event['url']}\n\n"
+        f"{head}{instead}\nOpen this in a browser anywhere:\n\n{event['url']}\n\n"
         f"It ends at a page that may not load. Paste the address of that page here, whole.{limit}"
     )
 
 
+def _to_a_browser(event: Mapping[str, Any], tunnel: str) -> str:
+    """Return how a browser gets to the link and back to this machine."""
+    if tunnel:
+        port = event.get("port")
+        return (
+            f"You are here over SSH. Give this on the machine that has your browser, and leave it running:\n\n"
+            f"ssh -L {port}:127.0.0.1:{port} {tunnel}\n\nThen open this there:\n\n{event['url']}\n\n"
+            "Or open the link without that, and paste here the address that the browser ends at."
+        )
+    return (
+        f"Open this in a browser on this machine:\n\n{event['url']}\n\n"
+        f"The page {event['page']} leads there too. If the browser is on another machine, paste here the address that it ends at."
+    )
+
+
+def over_ssh(environment: Mapping[str, str] | None = None) -> str:
+    """Return this machine and user as an ssh command names them, "" where the person is not here over SSH."""
+    environment = os.environ if environment is None else environment
+    if not any(environment.get(name) for name in _SSH):
+        return ""
+    words = environment.get("SSH_CONNECTION", "").split()
+    host, port = words[2:4] if len(words) == len(("from", "port", "to", "port")) else (socket.gethostname(), _SSH_PORT)
+    there = f"{_user_name(environment)}@{host}"
+    return there if port == _SSH_PORT else f"-p {port} {there}"
+
+
+def _user_name(environment: Mapping[str, str]) -> str:
+    named = environment.get("USER") or environment.get("LOGNAME")
+    if named:
+        return named
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return "USER"
+
+
 def browser() -> Callable[[str], None] | None:
-    """Return what opens an address on this desktop, None where there is none."""
+    """Return what opens an address on this desktop, None where there is none or the person is elsewhere."""
     opener = shutil.which("xdg-open")
-    if not opener or not any(os.environ.get(name) for name in _DISPLAYS):
+    if not opener or not any(os.environ.get(name) for name in _DISPLAYS) or over_ssh():
         return None
 
     def browse(url: str) -> None:

@@ -23,6 +23,7 @@ import trio
 
 from cms import pages
 from cms.accounts import Grant
+from cms.grants import catalogue
 from cms.grants.messages import Prompt
 from cms.lifecycle import Granted, Outcome, Refused, Trouble
 from cms.logs import get_logger
@@ -77,6 +78,22 @@ SignIn = Callable[[Grant, str], AbstractAsyncContextManager[Session]]
 
 def _given_up(kind: str, message: str, hint: str = "start again with `cms login`") -> Refused:
     return Refused(Trouble(kind, message, hint))
+
+
+# Entra tells the browser, and answers the device that polls as if nobody had come yet (Microsoft, "Conditional Access:
+# Authentication flows").
+_BLOCKED = (
+    'organisations often block this way of signing in (a policy on "authentication flows"): the browser then shows '
+    "AADSTS53003 or says that access is blocked, and nothing of that arrives here. The other ways: {login} --browser "
+    "and {login} --paste. Or start again: {login} --device"
+)
+
+
+def _explained(outcome: Outcome, grant: Grant) -> Outcome:
+    """Say what may be behind a device code that ran out."""
+    if isinstance(outcome, Refused) and outcome.trouble.kind == "expired":
+        return Refused(replace(outcome.trouble, hint=catalogue.hint(_BLOCKED, grant)))
+    return outcome
 
 
 class Flow:
@@ -297,6 +314,8 @@ class SignIns:
             if limit.cancelled_caught:
                 minutes = int(FLOW_SECONDS / 60)
                 outcome = _given_up("expired", f"nobody completed the sign-in within {minutes} minutes")
+            if flow.method == "device":
+                outcome = _explained(outcome, flow.grant)
         finally:
             self._finish(flow, outcome)
 

@@ -58,6 +58,8 @@ LADDER = {
         "cms.logs",
         "cms.proctcp",
         "cms.remote",
+        "cms.notify",
+        "cms.qr",
         "cms.grants",
         "cms.grants.messages",
         "cms.grants.catalogue",
@@ -129,6 +131,8 @@ HOMES = {
     "click": ("cms_oauth.options", "cms.commands"),
     "trio": (*LADDER["rung 2: the trio shell"], *LADDER["rung 3: composition"]),
     "aiosmtpd": ("cms.sandbox.submission",),
+    "jeepney": ("cms.notify",),
+    "segno": ("cms.qr",),
     "trustme": ("cms.sandbox.entra",),
     # Only type checkers have it: what the standard library takes where it says "anything readable".
     "_typeshed": ("cms_oauth.mailtest",),

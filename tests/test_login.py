@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import io
 import json
 import os
 import socket
 import stat
+import struct
 import termios
 import threading
 from collections.abc import Callable, Iterator
@@ -17,8 +20,8 @@ from typing import Any, TextIO
 import pytest
 from support.waiting import until
 
-from cms import login
-from cms.login import NOT_SIGNED_IN, Typed, in_words, sign_in
+from cms import login, qr
+from cms.login import NOT_SIGNED_IN, Screen, Typed, in_words, sign_in
 from cms.remote import Remote
 
 PROMPT: dict[str, Any] = {
@@ -253,6 +256,184 @@ def test_a_typed_mistake_can_be_taken_back() -> None:
         assert ["ab"] == typed.read()
 
 
+class Window(io.StringIO):
+    """A terminal of this size, as far as a Screen asks."""
+
+    def __init__(self, columns: int = 80, rows: int = 24, *, encoding: str = "utf-8") -> None:
+        super().__init__()
+        self._master, self._slave = os.openpty()
+        fcntl.ioctl(self._slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        self._encoding = encoding
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]  # a StringIO has none
+        return self._encoding
+
+    def fileno(self) -> int:
+        return self._slave
+
+    def isatty(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        os.close(self._master)
+        os.close(self._slave)
+        super().close()
+
+
+@pytest.fixture
+def window(monkeypatch: pytest.MonkeyPatch) -> Iterator[Window]:
+    monkeypatch.setenv("TERM", "xterm")
+    with Window() as made:
+        yield made
+
+
+def test_the_time_left_is_written_over_itself(window: Window) -> None:
+    """Each second once, down to nothing; then nothing more is due."""
+    now = [100.0]
+    screen = Screen(window, lambda: now[0])
+    screen.count_down(61.5)
+    waits = []
+    for _ in range(3):
+        wait = screen.tick()
+        assert wait is not None
+        waits.append(wait)
+        now[0] += wait
+    now[0] = 200.0
+    end = screen.tick()
+    screen.clear()
+
+    lines = window.getvalue().split("\r\x1b[K")
+    assert ["", "1:02", "1:01", "1:00", "0:00", ""] == [line.removeprefix("Waiting: ")[:4] for line in lines]
+    assert ([0.52, 1.0, 1.0], None) == ([round(wait, 2) for wait in waits], end)
+
+
+def test_a_screen_without_a_count_is_left_alone(window: Window) -> None:
+    """Only a device code counts down."""
+    screen = Screen(window)
+    screen.clear()
+
+    assert (None, "") == (screen.tick(), window.getvalue())
+
+
+def test_a_device_code_comes_with_a_drawing_and_a_count(window: Window) -> None:
+    """The address as a QR code above the words, and below them what is left of the time."""
+    ready = threading.Event()
+
+    def script(lines: Lines) -> None:
+        lines.hear()
+        lines.tell(**{**PROMPT, "method": "device", "url": "https://x.test/device", "user_code": "ABCD-1234"})
+        assert ready.wait(60)
+        lines.tell(**DONE)
+
+    class Watched(Screen):
+        def tick(self) -> float | None:
+            wait = super().tick()
+            if "left. Ctrl-C gives up" in window.getvalue():
+                ready.set()
+            return wait
+
+    said: list[str] = []
+    with typing(b"") as typed, daemon(script) as remote:
+        code = sign_in(remote, "", "device", typed, say=said.append, shown_on=Watched(window))
+
+    assert 0 == code
+    assert said[0].index(qr.drawn("https://x.test/device")) < said[0].index("ABCD-1234")
+    assert "Waiting: 10:00 left. Ctrl-C gives up." in window.getvalue()
+    assert window.getvalue().endswith("\r\x1b[K")
+
+
+@pytest.mark.parametrize(
+    ("columns", "rows", "encoding", "term", "expected"),
+    [
+        (80, 24, "utf-8", "xterm", True),
+        (80, 24, "UTF8", "xterm", True),
+        (30, 24, "utf-8", "xterm", False),
+        (80, 12, "utf-8", "xterm", False),
+        (80, 24, "ascii", "xterm", False),
+        (80, 24, "utf-8", "dumb", False),
+    ],
+)
+def test_a_code_is_drawn_where_it_can_be_shown(
+    columns: int, rows: int, encoding: str, term: str, *, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Block characters, enough columns, and enough lines to see it whole."""
+    monkeypatch.setenv("TERM", term)
+    with Window(columns, rows, encoding=encoding) as window:
+        assert expected is bool(Screen(window).code("https://microsoft.com/devicelogin"))
+
+
+def test_only_a_terminal_is_a_screen(window: Window) -> None:
+    """What is piped gets no drawing and no count."""
+    assert login.screen(io.StringIO()) is None
+    assert isinstance(login.screen(window), Screen)
+
+
+def test_a_drawing_is_a_rectangle_of_blocks() -> None:
+    """Light modules are drawn, so that a dark terminal is the dark ones."""
+    lines = qr.drawn("https://microsoft.com/devicelogin").splitlines()
+
+    assert {33} == {len(line) for line in lines}
+    assert 17 == len(lines)
+    assert {" ", "\u2580", "\u2584", "\u2588"} == set("".join(lines))
+
+
+# --- over SSH ---
+
+OVER_SSH = {"SSH_CONNECTION": "198.51.100.9 50000 192.0.2.7 22", "USER": "ann"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, ""),
+        (OVER_SSH, "ann@192.0.2.7"),
+        ({**OVER_SSH, "SSH_CONNECTION": "::1 5 2001:db8::7 2222"}, "-p 2222 ann@2001:db8::7"),
+        ({"SSH_TTY": "/dev/pts/1", "LOGNAME": "ann"}, f"ann@{socket.gethostname()}"),
+    ],
+)
+def test_an_ssh_connection_is_known_by_its_variables(environment: dict[str, str], expected: str) -> None:
+    """User, host and port as the other machine's ssh names them."""
+    assert expected == login.over_ssh(environment)
+
+
+def test_without_a_name_the_uids_own_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither USER nor LOGNAME: the login of this uid, or a word to replace."""
+    environment = {"SSH_CONNECTION": OVER_SSH["SSH_CONNECTION"]}
+    monkeypatch.setattr(os, "getuid", lambda: 0)
+    root = login.over_ssh(environment)
+    monkeypatch.setattr(os, "getuid", lambda: 64999)
+
+    assert ("root@192.0.2.7", "USER@192.0.2.7") == (root, login.over_ssh(environment))
+
+
+def test_over_ssh_the_one_line_is_shown_that_makes_the_browser_work() -> None:
+    """The redirect's own port is forwarded, and the page of this machine is not spoken of."""
+    event = {**PROMPT, "method": "browser", "port": 41234, "page": "http://127.0.0.1:41234/"}
+    words = in_words(event, tunnel="ann@192.0.2.7")
+
+    assert "\nssh -L 41234:127.0.0.1:41234 ann@192.0.2.7\n" in words
+    assert "machine that has your browser" in words
+    assert PROMPT["url"] in words
+    assert "leads there too" not in words
+
+
+@pytest.mark.usefixtures("opener")
+def test_no_browser_is_opened_over_ssh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even where X is forwarded: the browser would be the other machine's."""
+    monkeypatch.setenv("DISPLAY", "localhost:10.0")
+    monkeypatch.setenv("SSH_CONNECTION", OVER_SSH["SSH_CONNECTION"])
+
+    assert login.browser() is None
+
+
+def test_a_change_of_method_is_explained() -> None:
+    """Who asked for a browser and gets to paste is told why."""
+    words = in_words({**PROMPT, "instead": "the redirect address https://localhost is not plain HTTP on this machine"})
+
+    assert "https://localhost is not plain HTTP on this machine, so its address is pasted." in words
+
+
 @pytest.fixture
 def opener(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An xdg-open on the PATH that writes down what it is to open."""
@@ -260,7 +441,7 @@ def opener(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     program.write_text(f'#!/bin/sh\necho "$1" > {tmp_path}/opened\n')
     program.chmod(stat.S_IRWXU)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "SSH_CONNECTION", "SSH_TTY"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path / "opened"
 

@@ -491,6 +491,34 @@ async def test_nobody_has_longer_than_ten_minutes() -> None:
 
 
 @in_trio_clock
+async def test_a_device_code_that_ran_out_may_have_been_blocked() -> None:
+    """A policy shows in the browser only: the person is told of it, and of the other ways; whoever noticed the time."""
+    async with running(House()) as house:
+        ends = []
+        for early in (None, Refused(Trouble("expired", "the code has expired", "again"))):
+            house.worker.early = early
+            flow = house.signins.start(grant(), "device")
+            with flow.held():
+                ends.append(await flow.outcome())
+
+        for end in ends:
+            assert isinstance(end, Refused)
+            assert "expired" == end.trouble.kind
+            for word in ("authentication flows", "53003", "`cms login a@example.test --browser`", "--paste`"):
+                assert word in end.trouble.hint
+
+
+@in_trio_clock
+async def test_another_end_of_a_device_code_keeps_its_own_hint() -> None:
+    """Only a code that ran out is explained so."""
+    async with running(House()) as house:
+        house.worker.early = REFUSED
+        flow = house.signins.start(grant(), "device")
+        with flow.held():
+            assert REFUSED == await flow.outcome()
+
+
+@in_trio_clock
 async def test_a_sign_out_gives_the_flow_up() -> None:
     """What was signed out, or left the configuration, is not signed in by an old prompt."""
     async with running(House()) as house:
