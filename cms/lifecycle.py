@@ -38,7 +38,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from cms_oauth.diagnosis import Claims, claims_of
+from cms_oauth.claims import Claims, claims_of
 
 # A refresh is due at a random point of this part of a token's life: early enough that an outage of a quarter of the
 # life passes unnoticed, spread so that many accounts do not ask at one moment.

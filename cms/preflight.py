@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cms.accounts import PERMISSIONS, Scopes, resource
-from cms_oauth.diagnosis import Claims
+from cms_oauth.claims import Claims
 
 # Exchange Online's application id, which a token may name where another has its address (v2.0 access tokens have the
 # id; which of the two, the resource decides). Microsoft Graph's is the one mistaken for it.

@@ -6,19 +6,16 @@ it came. Pure: the tests of `cms-oauth`, `cms doctor` and docs/troubleshooting.m
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
-from binascii import Error as NotBase64
-from binascii import a2b_base64
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
+from cms_oauth import diagnosis_entra as entra
 from cms_oauth import diagnosis_mail as mail
+from cms_oauth.claims import Claims, claims_of
 from cms_oauth.verdicts import (
     MOVERS,
-    Claims,
     Evidence,
     Verdict,
     as_data,
@@ -43,64 +40,11 @@ __all__ = (
     "identifiers_of",
     "is_stale",
     "of_entra",
+    "of_row",
 )
 
-# Header, claims, signature (RFC 7519).
-_JWT_PARTS = 3
-
-# A token has some 2 KB, and whatever is longer than a socket's reply is none.
-_MAX_TOKEN = 100_000
-
-# Unix time of the year 9999: what is later is no moment (nor are NaN and infinity, which JSON's reader lets through).
-_LAST_MOMENT = 253_402_300_800
-
-# Longer claims are no names, and no reply needs more to be recognised by a person.
+# No reply needs more to be recognised by a person.
 _MAX_TEXT = 512
-
-# Which claim names the user differs between the versions of tokens; the first that is there counts.
-_NAMES = ("upn", "preferred_username", "unique_name", "email")
-
-
-def claims_of(token: str) -> Claims | None:
-    """Return what the token says of itself; None for one that is no JWT, which is nobody's mistake."""
-    parts = token.split(".")
-    if len(parts) != _JWT_PARTS or len(token) > _MAX_TOKEN:
-        return None
-    try:
-        claims = json.loads(a2b_base64(parts[1].translate(_URL_SAFE) + "==="))
-    except (ValueError, NotBase64, RecursionError):
-        return None
-    return _claims(claims) if isinstance(claims, dict) else None
-
-
-_URL_SAFE = str.maketrans("-_", "+/")
-
-
-def _claims(claims: Mapping[str, Any]) -> Claims:
-    scopes, roles = _text(claims, "scp"), claims.get("roles")
-    audience = claims.get("aud")
-    return Claims(
-        audience=_text({"aud": audience[0] if isinstance(audience, list) and audience else audience}, "aud"),
-        scopes=tuple(scopes.split()),
-        roles=tuple(each for each in roles if isinstance(each, str)) if isinstance(roles, list) else (),
-        user=_text(claims, *_NAMES),
-        tenant=_text(claims, "tid"),
-        app=_text(claims, "appid", "azp"),
-        expires=_moment(claims.get("exp")),
-        application=claims.get("idtyp") == "app" or (not scopes and bool(roles)),
-    )
-
-
-def _moment(value: Any) -> float | None:
-    """Return a moment in Unix time, None for what is none; nor is True, though Python counts it among the numbers."""
-    known = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LAST_MOMENT
-    return float(value) if known else None
-
-
-def _text(claims: Mapping[str, Any], *names: str) -> str:
-    """Return the first of these claims that is a text, as it may be shown."""
-    return next((printable(text[:_MAX_TEXT]) for name in names if isinstance(text := claims.get(name), str)), "")
-
 
 # Exchange's resources, by cloud (microsoft.md B1), and the identifier that version 2 tokens name instead.
 _AUDIENCES = {
@@ -361,16 +305,40 @@ def span(seconds: float) -> str:
     return next((f"{seconds / one:.0f} {unit}" for least, one, unit in _UNITS if seconds >= least), f"{seconds:.0f} s")
 
 
+# What Entra itself says of one of its numbers.
+_LOOK_UP = "https://login.microsoftonline.com/error?code="
+_ERROR_CODES = "https://learn.microsoft.com/en-us/entra/identity-platform/reference-error-codes"
+
+
 def of_entra(
-    aadsts: int | None, error: str = "", suberror: str = "", status: int | None = None, *, user: str = ""
+    aadsts: int | None,
+    error: str = "",
+    suberror: str = "",
+    status: int | None = None,
+    *,
+    user: str = "",
+    redirect: str = "the redirect address",
 ) -> tuple[Verdict, ...]:
-    """Return what a refusal of Entra's means: its AADSTS number, `error`, `suberror` and HTTP status, as far as known."""
-    said = ", ".join(
-        part
-        for part in (f"AADSTS{aadsts}" if aadsts else "", error, suberror, f"HTTP {status}" if status else "")
-        if part
-    )
-    return (_unknown(said),)
+    """Return what a refusal of Entra's means: its AADSTS number, `error`, `suberror` and HTTP status, as far as known.
+
+    `user` is whose sign-in it was and `redirect` its redirect address, for the commands. Never nothing.
+    """
+    row = entra.row_of(aadsts, error, suberror, status)
+    said = (f"AADSTS{aadsts}" if aadsts else "", error, suberror, f"HTTP {status}" if status else "")
+    shown = printable(", ".join(filter(None, said)))[:_MAX_TEXT] or "no reason given"
+    values = {"login": command("login", user), "consent": command("admin-consent-url", user), "redirect": redirect}
+    verdict = fill(of_row(row), values)
+    return (replace(verdict, cause=f"{verdict.cause[:-1]} ({shown}).", link=verdict.link or _more_of(aadsts)),)
+
+
+def of_row(row: entra.Row) -> Verdict:
+    """Return a row of Entra's table as a verdict, still with its placeholders: half a sentence becomes a whole one."""
+    cause = f"{row.message[0].upper()}{row.message[1:]}."
+    return Verdict(row.name, cause, row.mover, (row.hint, *row.more), row.takes, row.link, row.words)
+
+
+def _more_of(aadsts: int | None) -> str:
+    return f"{_LOOK_UP}{aadsts}" if aadsts else _ERROR_CODES
 
 
 # What support asks for: Exchange's server, time and id; Entra's trace and correlation ids.

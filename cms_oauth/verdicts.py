@@ -11,6 +11,23 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
+from cms_oauth.claims import Claims, printable
+
+__all__ = (
+    "MOVERS",
+    "Claims",
+    "Evidence",
+    "Verdict",
+    "as_data",
+    "as_lines",
+    "command",
+    "evidence_data",
+    "fill",
+    "fill_text",
+    "for_powershell",
+    "printable",
+)
+
 # Whose move it is. "wait" is Microsoft's: nothing helps but time.
 MOVERS = ("you", "administrator", "wait")
 
@@ -39,24 +56,6 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Claims:
-    """What a token says of itself, where it is a JWT that can be decoded: best effort, never verified.
-
-    `scopes` are its delegated permissions and `roles` an application's; `expires` is Unix time, None where it names
-    none; `app` is the client id; `application` says that no person signed in.
-    """
-
-    audience: str = ""
-    scopes: tuple[str, ...] = ()
-    roles: tuple[str, ...] = ()
-    user: str = ""
-    tenant: str = ""
-    app: str = ""
-    expires: float | None = None
-    application: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Evidence:
     """What is known beside the reply. Every field may be missing.
 
@@ -77,17 +76,28 @@ class Evidence:
     logged_in: bool = False
 
 
+def fill_text(text: str, values: Mapping[str, str]) -> str:
+    """Return the text with each `{name}` of these values in its place; other braces stay (PowerShell has some).
+
+    An option after a command belongs inside its backquotes: `{login} --browser`.
+    """
+
+    def filled(found: re.Match[str]) -> str:
+        value, option = values.get(found[1]), found[2] or ""
+        if value is None:
+            return found[0]
+        return f"{value[:-1]}{option}`" if option and value.endswith("`") else value + option
+
+    return re.sub(r"\{(\w+)\}( --\w+)?", filled, text)
+
+
 def fill(verdict: Verdict, values: Mapping[str, str]) -> Verdict:
-    """Return the verdict with each `{name}` of these values in its place; other braces stay (PowerShell has some)."""
-
-    def filled(text: str) -> str:
-        return re.sub(r"\{(\w+)\}", lambda found: values.get(found[1], found[0]), text)
-
+    """Return the verdict with each `{name}` of these values in its place."""
     return replace(
         verdict,
-        cause=filled(verdict.cause),
-        steps=tuple(map(filled, verdict.steps)),
-        takes=filled(verdict.takes),
+        cause=fill_text(verdict.cause, values),
+        steps=tuple(fill_text(step, values) for step in verdict.steps),
+        takes=fill_text(verdict.takes, values),
     )
 
 
@@ -101,11 +111,6 @@ def for_powershell(text: str) -> str:
 def command(name: str, user: str) -> str:
     """Return a command of cms's for this user, as a person types it."""
     return f"`cms {name} {shlex.quote(printable(user))}`" if user else f"`cms {name}`"
-
-
-def printable(text: str) -> str:
-    """Return the text on one line, without what moves a cursor or a colour."""
-    return "".join(each if each.isprintable() else " " if each.isspace() else "?" for each in text)
 
 
 def as_lines(verdict: Verdict) -> list[str]:

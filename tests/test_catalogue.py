@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from cms.accounts import Grant
 from cms.grants import catalogue
 from cms.lifecycle import KINDS, Refused, Transient, Trouble
+from cms_oauth import diagnosis_entra as entra
 
+ALL_ROWS = [*entra.ROWS.values(), *entra.SUBERRORS.values(), *entra.ERRORS.values()]
 GRANT = Grant("https://login.example/common", "client", "ann@example.test", redirect_uri="http://localhost/x")
 
 
@@ -23,7 +25,7 @@ def refusal(number: int, **more: object) -> dict[str, object]:
     }
 
 
-@pytest.mark.parametrize("number", catalogue.ROWS)
+@pytest.mark.parametrize("number", entra.ROWS)
 def test_every_number_says_what_and_who(number: int) -> None:
     """Each known number gives a message in our own words, the number to look up, the next move and a known kind."""
     outcome = catalogue.explain(refusal(number), GRANT)
@@ -36,7 +38,7 @@ def test_every_number_says_what_and_who(number: int) -> None:
     assert not re.search(r"[{}]", trouble.hint)
     assert trouble.kind in KINDS
     assert "11111111-2222-3333-4444-555555555555" == trouble.correlation_id
-    assert catalogue.ROWS[number].transient == isinstance(outcome, Transient)
+    assert entra.ROWS[number].transient == isinstance(outcome, Transient)
 
 
 @pytest.mark.parametrize(
@@ -55,6 +57,10 @@ def test_every_number_says_what_and_who(number: int) -> None:
         (700084, "24 hours"),
         (7000218, "client_secret"),
         (65001, "need admin approval"),
+        (65001, "`cms admin-consent-url ann@example.test`"),
+        (90094, "`cms admin-consent-url ann@example.test`"),
+        (90095, "`cms admin-consent-url ann@example.test`"),
+        (90008, "`cms admin-consent-url ann@example.test`"),
     ],
 )
 def test_next_move(number: int, words: str) -> None:
@@ -64,8 +70,8 @@ def test_next_move(number: int, words: str) -> None:
     assert words in trouble.message + trouble.hint
 
 
-@pytest.mark.parametrize("row", [*catalogue.ROWS.values(), *catalogue._SUBERRORS.values(), *catalogue._ERRORS.values()])
-def test_a_refusal_names_the_next_command(row: catalogue.Row) -> None:
+@pytest.mark.parametrize("row", ALL_ROWS)
+def test_a_refusal_names_the_next_command(row: entra.Row) -> None:
     """Nothing tries a refused sign-in again by itself: each hint ends in a command that does."""
     assert row.transient or any(word in row.hint for word in ("{login}", "`cms refresh`", "`cms reload`"))
 
@@ -76,7 +82,7 @@ def test_long_pauses(number: int) -> None:
     outcome = catalogue.explain(refusal(number), GRANT)
 
     assert isinstance(outcome, Transient)
-    assert catalogue.LONG_PAUSE == outcome.retry_after
+    assert entra.LONG_PAUSE == outcome.retry_after
 
 
 @pytest.mark.parametrize(
@@ -101,14 +107,14 @@ def test_unknown_answers(answer: dict[str, object], expected: type) -> None:
     assert expected is type(catalogue.explain(answer, GRANT))
 
 
-@pytest.mark.parametrize("suberror", catalogue._SUBERRORS)
+@pytest.mark.parametrize("suberror", entra.SUBERRORS)
 def test_suberrors(suberror: str) -> None:
     """Each suberror of Microsoft's has a meaning of its own, and is passed on."""
     outcome = catalogue.explain({"error": "invalid_grant", "suberror": suberror}, GRANT)
 
     assert isinstance(outcome, Refused)
     assert suberror == outcome.trouble.suberror
-    assert catalogue._SUBERRORS[suberror].message in outcome.trouble.message
+    assert entra.SUBERRORS[suberror].message in outcome.trouble.message
 
 
 def test_number_from_prose() -> None:
@@ -155,8 +161,8 @@ def test_never_raises_and_never_quotes(answer: dict[str, object]) -> None:
     assert "\n" not in trouble.message
 
 
-@pytest.mark.parametrize("row", [row for row in catalogue.ROWS.values() if row.transient])
-def test_a_person_is_not_told_to_wait_for_cms(row: catalogue.Row) -> None:
+@pytest.mark.parametrize("row", [row for row in entra.ROWS.values() if row.transient])
+def test_a_person_is_not_told_to_wait_for_cms(row: entra.Row) -> None:
     """Nothing tries again what a person has asked for: the hint names their command instead, and keeps the rest."""
     trouble = Trouble(row.kind, row.message, row.hint)
     told = catalogue.in_person(Transient(trouble, 5.0), "start again: `cms login`")

@@ -17,7 +17,7 @@ from cms.policy import Allow
 from cms.preflight import EXCHANGE, GRAPH, misfit
 from cms.status import Entry, describe
 from cms.teller import Teller
-from cms_oauth.diagnosis import Claims
+from cms_oauth.claims import Claims
 
 MAIL: Scopes = ("https://outlook.office.com/SMTP.Send", "https://outlook.office.com/IMAP.AccessAsUser.All")
 GRAPH_SCOPES: Scopes = ("https://graph.microsoft.com/Mail.Send",)
