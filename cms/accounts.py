@@ -27,9 +27,10 @@ ALL_CONSENTED = ".default"
 
 @dataclass(frozen=True, slots=True)
 class Cloud:
-    """One national cloud of Microsoft's: `login` is the authority host, `resource` the prefix of mail scopes.
+    """One national cloud of Microsoft's (Microsoft: "National clouds", "Authenticate an IMAP, POP or SMTP connection").
 
-    `app_resource` is the prefix where an application asks for itself, "" for the same.
+    `login` is the authority host, `resource` the prefix of mail scopes, `graph` that of Graph's. `app_resource` is the
+    prefix where an application asks for itself, "" for the same as `resource`.
     """
 
     name: str
@@ -37,6 +38,8 @@ class Cloud:
     resource: str
     imap_host: str
     smtp_host: str
+    pop_host: str
+    graph: str
     app_resource: str = ""
 
 
@@ -49,6 +52,8 @@ CLOUDS = {
             "https://outlook.office.com",
             "outlook.office365.com",
             "smtp.office365.com",
+            "outlook.office365.com",
+            "https://graph.microsoft.com",
             app_resource="https://outlook.office365.com",
         ),
         Cloud(
@@ -57,6 +62,8 @@ CLOUDS = {
             "https://outlook.office365.us",
             "outlook.office365.us",
             "smtp.office365.us",
+            "outlook.office365.us",
+            "https://graph.microsoft.us",
         ),
         Cloud(
             "dod",
@@ -64,6 +71,8 @@ CLOUDS = {
             "https://outlook-dod.office365.us",
             "outlook-dod.office365.us",
             "outlook-dod.office365.us",
+            "outlook-dod.office365.us",
+            "https://dod-graph.microsoft.us",
         ),
         Cloud(
             "china",
@@ -71,6 +80,8 @@ CLOUDS = {
             "https://partner.outlook.cn",
             "partner.outlook.cn",
             "smtp.partner.outlook.cn",
+            "partner.outlook.cn",
+            "https://microsoftgraph.chinacloudapi.cn",
         ),
         Cloud(
             "personal",
@@ -78,6 +89,8 @@ CLOUDS = {
             "https://outlook.office.com",
             "outlook.office365.com",
             "smtp-mail.outlook.com",
+            "outlook.office365.com",
+            "https://graph.microsoft.com",
         ),
     )
 }
@@ -85,9 +98,11 @@ CLOUDS = {
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """A known application id. `origin` is set for registrations of the SPA platform, which demand that header.
+    """A known application id.
 
-    `domains` are the mail domains whose users get this registration unless they ask for the default.
+    `origin` is set for registrations of the SPA platform, which demand that header. `device` says whether its owner
+    allows the device flow, None where nobody has said. `domains` are the mail domains whose users get this registration
+    unless they ask for the default.
     """
 
     name: str
@@ -97,7 +112,22 @@ class Registration:
     origin: str | None
     caveat: str
     domains: tuple[str, ...] = ()
+    device: bool | None = None
 
+    @property
+    def platform(self) -> str:
+        """How the redirect address is registered: "spa", or "native" (Mobile and desktop applications)."""
+        return "spa" if self.origin else "native"
+
+    @property
+    def whose(self) -> str:
+        """Whose application this is and what to know about it, for people; "" for one that cms does not know."""
+        spa = f"; {SPA_CAVEAT}" if self.platform == "spa" else ""
+        return f"{self.name}'s application: {self.caveat}{spa}" if self.name else ""
+
+
+# Microsoft, "Refresh tokens in the Microsoft identity platform": 24 hours for the redirect type "spa".
+SPA_CAVEAT = "its redirect is a single-page application's, so each sign-in with it may end after 24 hours"
 
 CMS_REDIRECT = "http://127.0.0.1:8080/oauth2/msal"
 CMS_ORIGIN = "http://127.0.0.1:8080/"
@@ -110,6 +140,7 @@ REGISTRATIONS = (
         CMS_REDIRECT,
         CMS_ORIGIN,
         "cloud_mdir_sync's own, in a private person's tenant: it may vanish; register your own for anything that matters",
+        device=False,
     ),
     Registration(
         "nvidia",
@@ -119,6 +150,7 @@ REGISTRATIONS = (
         CMS_ORIGIN,
         "cloud_mdir_sync's registration for nvidia.com",
         ("nvidia.com",),
+        device=False,
     ),
     Registration(
         "thunderbird",
@@ -205,6 +237,26 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """A stored sign-in, without its secrets. `key` is its Grant's; the next three are its identity.
+
+    `who` signed in, and `signed_in` says when (Unix time): "" and 0 where only the file's header could be read.
+    """
+
+    key: str
+    authority: str
+    client_id: str
+    login: str
+    who: str = ""
+    signed_in: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """Who this is the sign-in of, for people."""
+        return self.login or self.who
+
+
+@dataclass(frozen=True, slots=True)
 class Account:
     """A name that mail tools ask for, over a Grant. `user` goes into the SASL string.
 
@@ -217,6 +269,7 @@ class Account:
     preflight: bool = True
     imap_host: str = ""
     smtp_host: str = ""
+    pop_host: str = ""
     # The mailbox that Office365(mailbox, account) names, for tests that open one.
     mailbox: str = ""
 

@@ -112,7 +112,7 @@ class Lost(Enum):
     HUNG = "hung"
 
 
-End: TypeAlias = Outcome | Lost
+End: TypeAlias = messages.Ended | Lost
 
 _TROUBLE = {
     Lost.LEFT: "the grant worker leaves as soon as it has started",
@@ -155,10 +155,10 @@ class _Question:
 class LogLines:
     """Cuts what a process prints into lines of bounded length and number."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = LOG_LINES, whose: str = "worker") -> None:
         self._partial = b""
-        self._overlong = False
-        self._left = LOG_LINES
+        self._whose = whose
+        self._left = most
 
     def feed(self, chunk: bytes) -> list[str]:
         """Return the lines that this chunk has completed."""
@@ -178,7 +178,7 @@ class LogLines:
         kept = lines[: self._left]
         self._left -= len(kept)
         if kept and not self._left:
-            kept.append("... the rest of what this worker prints is left out")
+            kept.append(f"... the rest of what this {self._whose} prints is left out")
         return kept
 
 
@@ -387,7 +387,16 @@ class SignInSession:
 
 def _outcome(end: End | None) -> Outcome:
     assert end is not None, "only asked once the question has ended"
-    return _transient(end) if isinstance(end, Lost) else end
+    return _transient(end) if isinstance(end, Lost) else _of_token(end)
+
+
+# Whose the questions are that concern no grant.
+_NOBODY = Grant("", "", "")
+
+
+def _of_token(end: messages.Ended) -> Outcome:
+    """Return the end of a question about one grant: a worker that answers it with a finding has mixed them up."""
+    return end if isinstance(end, Outcome) else _transient(Lost.DIED)
 
 
 class Worker(Provider):
@@ -425,20 +434,25 @@ class Worker(Provider):
 
     async def acquire(self, grant: Grant, scopes: Scopes) -> Outcome:
         """Redeem the grant for a token with exactly these scopes."""
-        return await self._settle(grant, lambda number: messages.Acquire(number, grant, scopes))
+        return _of_token(await self._settle(grant, lambda number: messages.Acquire(number, grant, scopes)))
 
     async def forget(self, grant: Grant) -> Outcome:
         """Delete the stored sign-in. Ends with `Granted` of an empty secret when nothing is left."""
-        outcome = await self._settle(grant, lambda number: messages.Forget(number, grant))
+        outcome = _of_token(await self._settle(grant, lambda number: messages.Forget(number, grant)))
         holder = self._holders.get(grant.key)
         if holder and isinstance(outcome, Granted):
             del self._holders[grant.key]
             self._release(holder)
         return outcome
 
-    async def bring_in(self, grant: Grant, place: messages.Place) -> Outcome:
-        """Take over another program's sign-in, and store it."""
-        return await self._settle(grant, lambda number: messages.Import(number, grant, place))
+    async def bring_in(self, grant: Grant, place: messages.Place, *, keep: bool = False) -> Outcome:
+        """Take over another program's sign-in, and store it; with `keep`, only where there is none."""
+        return _of_token(await self._settle(grant, lambda number: messages.Import(number, grant, place, keep)))
+
+    async def attend(self, ask: Callable[[int], messages.Chore]) -> messages.Ended:
+        """Put a question about the vault or the surroundings as a whole; `ask` gives it its number."""
+        holder = next((key for key, child in self._holders.items() if child.takes_questions), "")
+        return await self._settle(_NOBODY, ask, holder)
 
     @asynccontextmanager
     async def sign_in(self, grant: Grant, method: str, claims: str = "") -> AsyncIterator[SignInSession]:
@@ -470,9 +484,11 @@ class Worker(Provider):
         if child not in self._holders.values() and child is not self._current:
             child.dismiss()
 
-    async def _settle(self, grant: Grant, ask: Callable[[int], messages.Question]) -> Outcome:
+    async def _settle(
+        self, grant: Grant, ask: Callable[[int], messages.Question], holder: str = ""
+    ) -> messages.Ended:
         chances = dict(CHANCES)
-        while child := self._child_for(grant):
+        while child := self._child_for(holder or grant.key):
             end = await self._put(child, grant, ask)
             if not isinstance(end, Lost):
                 return end
@@ -497,8 +513,8 @@ class Worker(Provider):
             case Granted(persisted=False, secret=secret) if secret:
                 self._holders[question.grant.key] = child
 
-    def _child_for(self, grant: Grant) -> _Child | None:
-        holder = self._holders.get(grant.key)
+    def _child_for(self, key: str) -> _Child | None:
+        holder = self._holders.get(key)
         if holder and holder.takes_questions:
             return holder
         if self._current is None or not self._current.takes_questions:

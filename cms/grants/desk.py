@@ -28,17 +28,24 @@ from cms.grants import catalogue
 from cms.grants.messages import (
     Acquire,
     Cancel,
+    Chore,
+    Discard,
     Done,
+    Ended,
+    Explore,
+    Export,
     Forget,
     Garbage,
     Import,
     Lines,
     Open,
+    Peek,
     Prompt,
     Question,
     Redirected,
     Reply,
     SignIn,
+    Survey,
     pack,
     unpack_question,
 )
@@ -72,13 +79,15 @@ class Office(Protocol):
 
     def sign_in(self, question: SignIn, line: Line) -> Outcome: ...
 
+    def attend(self, question: Chore) -> Ended: ...
+
 
 @dataclass(eq=False, slots=True)
 class Job:
     """One question under way. `deadline` is a moment of the monotonic clock, and `late` what is answered then."""
 
     number: int
-    work: Callable[[], Outcome]
+    work: Callable[[], Ended]
     deadline: float
     late: Transient
     mailbox: Mailbox | None = None
@@ -113,7 +122,7 @@ class Desk:
         self._abandoned: set[Job] = set()
         self._signing_in: dict[int, Job] = {}
         # What threads have for the main one: a prompt to send, or a job with its outcome.
-        self._results: queue.SimpleQueue[Prompt | tuple[Job, Outcome]] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[Prompt | tuple[Job, Ended]] = queue.SimpleQueue()
         self._wake_read, self._wake_write = socket.socketpair()
         self._busy_until = clock()
         self._resting = False
@@ -184,17 +193,17 @@ class Desk:
             case Open():
                 self._opened = question
                 self._office = self._make_office(question)
-            case Acquire() | Forget() | Import():
-                self._queue(question)
             case SignIn():
                 self._sign_in(question)
-            case _:
+            case Redirected() | Cancel():
                 self._pass_on(question)
+            case _:
+                self._queue(question)
 
-    def _queue(self, question: Acquire | Forget | Import) -> None:
+    def _queue(self, question: Acquire | Forget | Import | Chore) -> None:
         self._pending.append(self._job(question, _work(self._the_office(), question)))
 
-    def _job(self, question: Acquire | Forget | Import | SignIn, work: Callable[[], Outcome]) -> Job:
+    def _job(self, question: Acquire | Forget | Import | Chore | SignIn, work: Callable[[], Ended]) -> Job:
         late = _timed_out(question, self._opened.timeout)
         return Job(question.number, work, self._clock() + self._opened.timeout, late)
 
@@ -234,12 +243,12 @@ class Desk:
 
     def _work(self, job: Job) -> None:
         try:
-            outcome = job.work()
+            outcome: Ended = job.work()
         except BaseException as error:  # noqa: BLE001 - whatever it is, the broker gets an answer
             outcome = unexpected(error)
         self._tell((job, outcome))
 
-    def _tell(self, result: Prompt | tuple[Job, Outcome]) -> None:
+    def _tell(self, result: Prompt | tuple[Job, Ended]) -> None:
         """Hand something to the main thread."""
         self._results.put(result)
         # Closed when the main thread has stopped waiting.
@@ -307,7 +316,7 @@ class Desk:
             sock.close()
 
 
-def _work(office: Office, question: Acquire | Forget | Import) -> Callable[[], Outcome]:
+def _work(office: Office, question: Acquire | Forget | Import | Chore) -> Callable[[], Ended]:
     match question:
         case Acquire():
             return lambda: office.acquire(question.grant, question.scopes)
@@ -315,10 +324,14 @@ def _work(office: Office, question: Acquire | Forget | Import) -> Callable[[], O
             return lambda: office.forget(question.grant)
         case Import():
             return lambda: office.bring_in(question)
+        case _:
+            return lambda: office.attend(question)
 
 
-def _timed_out(question: Acquire | Forget | Import | SignIn, seconds: float) -> Transient:
+def _timed_out(question: Acquire | Forget | Import | Chore | SignIn, seconds: float) -> Transient:
     match question:
+        case Export() | Peek() | Survey() | Discard() | Explore():
+            return Transient(Trouble("timeout", f"there was no answer within {seconds:g} s", "give the command again"))
         case Acquire():
             done, hint = "renewed", f"{catalogue.RETRIES}; what arrives late is not lost"
         case Forget():

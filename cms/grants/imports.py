@@ -12,13 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from cms.accounts import Grant
-from cms.grants import peers, seals
+from cms.grants import exports, peers, seals
 from cms.grants.keys import Keyring, Locked, Missing, run_command
 from cms.grants.messages import Place
 from cms.grants.peers import Found, Unfit
 
-# An MSAL cache of many accounts has some hundred KB.
-MAX_FILE = 1024 * 1024
+# An MSAL cache of many accounts has some hundred KB, an export of a thousand sign-ins some MB.
+MAX_FILE = 8 * 1024 * 1024
 
 # As mutt_oauth2.py and oama call it. --batch: there is no terminal here; gpg-agent asks where it has a display.
 GPG = ("gpg", "--quiet", "--batch", "--decrypt", "--")
@@ -49,6 +49,14 @@ def find(place: Place, grant: Grant, environ: Mapping[str, str] = os.environ) ->
     return _unsealed(peers.choose(peers.read(raw, place.source, place.path), grant, place.entry, place.path), place)
 
 
+def exported(place: Place) -> list[exports.Sealed]:
+    """Return what an export of cms's own holds. Raises Unfit, and NoPassword where a person has to say the passphrase."""
+    raw = _read(place.path)
+    if not place.password and exports.is_export(raw):
+        raise NoPassword
+    return exports.unseal(raw, place.password, place.path)
+
+
 def _contents(place: Place, environ: Mapping[str, str]) -> bytes:
     """Return what the program itself would read: decrypted where its way of storing is."""
     path = place.path
@@ -58,6 +66,8 @@ def _contents(place: Place, environ: Mapping[str, str]) -> bytes:
             return _from_keyring(path)
         path = str(kept)
     raw = _read(path)
+    if exports.is_export(raw):
+        raise Unfit(f"{path} is an export of cms's own", f"`cms import --from {exports.SOURCE} {path}`")
     dump = seals.open_pizauth(raw)
     if dump is not None:
         return dump

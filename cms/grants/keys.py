@@ -71,6 +71,8 @@ class Key:
 
     secret: bytes = field(repr=False)
     origin: str
+    # Whether cms has made it, and nobody else has a use for it.
+    made: bool = field(default=False, compare=False)
 
     @property
     def id(self) -> str:
@@ -112,9 +114,18 @@ class KeySource(Protocol):
     def make(self) -> bytes:
         """Return a key for a vault that is empty so far, made now if need be, or raise Missing or Locked."""
 
+    @property
+    def makes(self) -> bool:
+        """Whether what `make` has returned last was made by it."""
+
+    def remove(self, wanted: str) -> bool:
+        """Delete the key with this id, which cms has made; say whether it was here. Raises Missing or Locked."""
+
 
 class _Fixed:
-    """A source that holds one key, whatever its id."""
+    """A source that holds one key, whatever its id, and which is its owner's to change."""
+
+    makes = False
 
     def __init__(self, origin: str, read: Callable[[], bytes]) -> None:
         self.origin = origin
@@ -128,6 +139,9 @@ class _Fixed:
 
     def make(self) -> bytes:
         return parse_key(self._read())
+
+    def remove(self, wanted: str) -> bool:  # noqa: ARG002 - the protocol's
+        return False
 
 
 class KeyFile(_Fixed):
@@ -144,7 +158,21 @@ class KeyFile(_Fixed):
             self._create(secrets.token_bytes(KEY_BYTES))
         except OSError as error:
             raise Missing(f"cannot be made: {error.strerror}") from None
+        self.makes = True
         return super().make()
+
+    def remove(self, wanted: str) -> bool:
+        try:
+            if key_id(parse_key(read_private(str(self._path)))) != wanted:
+                return False
+            self._path.unlink()
+            sync_folder(self._path.parent)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise Missing(f"cannot be deleted: {error.strerror}") from None
+        self.makes = False
+        return True
 
     def find(self, wanted: str) -> bytes:
         try:
@@ -178,8 +206,11 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def read_private(path: str) -> bytes:
-    """Return a secret file's bytes. Raises Missing if it could be anybody else's, FileNotFoundError if it is none."""
+def read_private(path: str, closed_to: int = 0o077) -> bytes:
+    """Return a secret file's bytes. Raises Missing if it could be anybody else's, FileNotFoundError if it is none.
+
+    `closed_to` are the permission bits that it must not have.
+    """
     try:
         with Path(path).open("rb") as file:
             status = os.fstat(file.fileno())
@@ -187,8 +218,8 @@ def read_private(path: str) -> bytes:
                 raise Missing("is no regular file")
             if status.st_uid not in (os.geteuid(), 0):
                 raise Missing(f"belongs to uid {status.st_uid}, not to uid {os.geteuid()}")
-            if status.st_mode & 0o077:
-                raise Missing(f"has mode {stat.S_IMODE(status.st_mode):04o}: it must be 0600 or less")
+            if status.st_mode & closed_to:
+                raise Missing(f"has mode {stat.S_IMODE(status.st_mode):04o}: it must be {0o666 & ~closed_to:04o} or less")
             return file.read(MAX_SECRET)
     except FileNotFoundError:
         raise
@@ -264,11 +295,14 @@ def _output(process: subprocess.Popen[bytes], deadline: float, limit: int) -> by
     return output
 
 
-def read_source(source: Source, environ: Mapping[str, str] = os.environ) -> bytes:
-    """Return the secret that a source of the configuration holds, for instance a client secret."""
+def read_source(source: Source, environ: Mapping[str, str] = os.environ, *, private: bool = True) -> bytes:
+    """Return the secret that a source of the configuration holds, for instance a client secret. Raises Missing.
+
+    A file that is not `private` may be read by others, and written by nobody else.
+    """
     try:
         if source.kind == "file":
-            return read_private(source.value[0])
+            return read_private(source.value[0], 0o077 if private else 0o022)
         if source.kind == "credential":
             return read_credential(source.value[0], environ)
         return run_command(source.value)
@@ -311,6 +345,8 @@ class Patience:
 class Ring(Protocol):
     """What is used of a keyring backend."""
 
+    def delete_password(self, service: str, username: str) -> None: ...
+
     def get_password(self, service: str, username: str) -> str | None: ...
 
     def set_password(self, service: str, username: str, password: str) -> None: ...
@@ -320,6 +356,7 @@ class Keyring:
     """The desktop's keyring. Neither a prompt nor a hanging service blocks it for longer than its patience."""
 
     origin = "keyring"
+    makes = True
 
     def __init__(self, ring: Callable[[], Ring] | None = None, patience: Patience | None = None) -> None:
         self._ring = ring or desktop_ring
@@ -330,6 +367,18 @@ class Keyring:
 
     def make(self) -> bytes:
         return self._ask(lambda: _deposit(self._ring()))
+
+    def remove(self, wanted: str) -> bool:
+        return bool(self._ask(lambda: _withdraw(self._ring(), wanted)))
+
+    def check(self) -> None:
+        """Raise Missing, or Locked, where no key could be kept now."""
+
+        def look() -> bytes:
+            self._ring()
+            return b""
+
+        self._ask(look)
 
     def recall(self, attributes: Mapping[str, str]) -> bytes:
         """Return what another program keeps under these attributes. Raises Missing, or Locked."""
@@ -364,6 +413,16 @@ def _deposit(ring: Ring) -> bytes:
         return _recall(ring, key_id(secret))
     except Missing:
         raise Missing("does not keep what is stored in it") from None
+
+
+def _withdraw(ring: Ring, wanted: str) -> bytes:
+    """Delete a key; return it, b"" where it is not."""
+    try:
+        secret = _recall(ring, wanted)
+    except Missing:
+        return b""
+    ring.delete_password(SERVICE, wanted)
+    return secret
 
 
 def desktop_ring() -> Ring:
@@ -507,13 +566,38 @@ class Keys:
         with self._lock:
             for source in self._makers:
                 try:
-                    key = Key(source.make(), source.origin)
+                    key = Key(source.make(), source.origin, source.makes)
                 except Missing as missing:
                     self._judge(source, missing)
                 else:
                     self._found[key.id] = key
                     return key
         return None
+
+    def remove(self, wanted: str) -> str:
+        """Delete the key with this id, which cms has made; return its place in words, "" if it was nowhere.
+
+        Raises Missing, or Locked, where it cannot be told or deleted.
+        """
+        with self._lock:
+            self._found.pop(wanted, None)
+            for source in self._makers:
+                try:
+                    if source.remove(wanted):
+                        return source.origin
+                except Absent:
+                    continue
+                except Missing as missing:
+                    raise type(missing)(f"{source.origin} {missing}") from None
+        return ""
+
+    def no_keyring(self) -> str:
+        """Say why the desktop keyring can keep no key now, "" if it can."""
+        try:
+            Keyring().check()
+        except Missing as missing:
+            return f"keyring {missing}"
+        return ""
 
     def _judge(self, source: KeySource, missing: Missing) -> None:
         """Pass over a usual source that is not there; nothing else is worth less than what was asked for."""

@@ -1,7 +1,7 @@
 """What crosses between the broker and the grant worker: both ways, as values and as lines of JSON.
 
-The broker asks (`Open`, `Acquire`, `SignIn`, `Redirected`, `Cancel`, `Forget`, `Import`), the worker answers
-(`Prompt`, `Done`).
+The broker asks (`Open`, `Acquire`, `SignIn`, `Redirected`, `Cancel`, `Forget`, `Import`, and the `Chore`s), the worker
+answers (`Prompt`, `Done`).
 Every question has a number of its own, and every answer names it. A line that is no message raises `Garbage`, whose
 text never quotes the line: it could hold a token.
 """
@@ -16,9 +16,8 @@ from typing import Any, TypeAlias, TypeVar
 from cms.accounts import Grant, Kept, Proxy, Scopes, Source
 from cms.lifecycle import Ending, Granted, Outcome, Refused, Transient, Trouble
 
-# A token with all its group claims, as JSON, in a message: 64 KiB is several times the largest seen. What is longer
-# is not a message.
-MAX_MESSAGE = 256 * 1024
+# An export of a thousand sign-ins, some 4 KB each. What is longer is not a message.
+MAX_MESSAGE = 8 * 1024 * 1024
 
 
 class Garbage(ValueError):
@@ -40,8 +39,8 @@ class Open:
     ca: str | None = None
     timeout: float = 25.0
     idle: float = 5.0
-    proxy: Proxy | None = None
     persist: bool = False
+    proxy: Proxy | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +101,63 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Import:
-    """Take another program's sign-in over: redeem it, and store it as this grant's."""
+    """Take another program's sign-in over: redeem it, and store it as this grant's.
+
+    With `source` "cms" the place is an export of cms's own, and `keep` leaves a sign-in that is there already.
+    """
 
     number: int
     grant: Grant
     place: Place
+    keep: bool = False
 
 
-Question: TypeAlias = Open | Acquire | SignIn | Redirected | Cancel | Forget | Import
+@dataclass(frozen=True, slots=True)
+class Export:
+    """Encrypt what the vault holds of these grants to a passphrase. Ends with `Exported`."""
+
+    number: int
+    grants: tuple[Grant, ...]
+    passphrase: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Peek:
+    """Say which sign-ins an export of cms's own holds. Ends with `Listed`."""
+
+    number: int
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """Say whose sign-ins these vault files hold, named by their grants' keys. Ends with `Listed`."""
+
+    number: int
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Discard:
+    """Delete these vault files, named by their grants' keys, which no account has. Ends as a `Forget` does."""
+
+    number: int
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Explore:
+    """Look around for a first configuration: whose tenant a discovery document tells of ("": nobody's), which keyring
+    there is. Ends with `Explored`.
+    """
+
+    number: int
+    url: str
+
+
+# Questions about the vault or the surroundings as a whole.
+Chore: TypeAlias = Export | Peek | Survey | Discard | Explore
+Question: TypeAlias = Open | Acquire | SignIn | Redirected | Cancel | Forget | Import | Chore
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +177,48 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
+class Exported:
+    """An encrypted export, ready to be written to a file, and the keys of the grants that are in it."""
+
+    text: str = field(repr=False)
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """Stored sign-ins."""
+
+    items: tuple[Kept, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Explored:
+    """What was found. `tenant` is "" where nobody has told; then `why` says so, for people, and `unknown` if the
+    provider knows no such domain.
+
+    `no_keyring` says why this process can keep no key in a keyring, "" where it can.
+    """
+
+    tenant: str
+    why: str
+    unknown: bool
+    no_keyring: str
+
+
+Finding: TypeAlias = Exported | Listed | Explored
+Ended: TypeAlias = Outcome | Finding
+
+
+@dataclass(frozen=True, slots=True)
 class Done:
-    """The end of one question. A Forget ends with `Granted` of an empty secret when nothing is left."""
+    """The end of one question.
+
+    A Forget ends with `Granted` of an empty secret when nothing is left. `persisted` says then whether anything had
+    been there, and `key_from` which place a key was deleted from that nothing needs any more.
+    """
 
     number: int
-    outcome: Outcome
+    outcome: Ended
 
 
 Reply: TypeAlias = Prompt | Done
@@ -141,9 +226,12 @@ Reply: TypeAlias = Prompt | Done
 _Record = TypeVar("_Record", bound=Prompt | Ended | Trouble | Kept | Ending)
 
 _QUESTIONS: dict[str, type[Any]] = {
-    each.__name__: each for each in (Open, Acquire, SignIn, Redirected, Cancel, Forget, Import)
+    each.__name__: each
+    for each in (Open, Acquire, SignIn, Redirected, Cancel, Forget, Import, Export, Peek, Survey, Discard, Explore)
 }
-_OUTCOMES: dict[str, type[Any]] = {each.__name__: each for each in (Granted, Transient, Refused)}
+_OUTCOMES: dict[str, type[Any]] = {
+    each.__name__: each for each in (Granted, Transient, Refused, Exported, Listed, Explored)
+}
 
 # What a value of each type that the fields of a reply are declared with may be. A bool is no number.
 _FITS: dict[str, Callable[[Any], bool]] = {
@@ -153,6 +241,8 @@ _FITS: dict[str, Callable[[Any], bool]] = {
     "int | None": lambda value: value is None or type(value) is int,
     "float": lambda value: type(value) in (int, float),
     "tuple[str, ...]": lambda value: all(isinstance(word, str) for word in value),
+    "tuple[Kept, ...]": lambda value: all(isinstance(each, Kept) for each in value),
+    "tuple[Ending, ...]": lambda value: all(isinstance(each, Ending) for each in value),
     "Trouble": lambda value: isinstance(value, Trouble),
 }
 
@@ -186,13 +276,17 @@ def unpack_question(line: bytes) -> Question:
         kind = _QUESTIONS[body.pop("is")]
         if "grant" in body:
             body["grant"] = _grant(body["grant"])
-        if "scopes" in body:
-            body["scopes"] = _words(body["scopes"])
+        if "grants" in body:
+            body["grants"] = tuple(_grant(each) for each in body["grants"])
+        for name in ("scopes", "keys"):
+            if name in body:
+                body[name] = _words(body[name])
         if kind is Open:
             body["key"] = _source(body["key"])
+            body["proxy"] = _proxy(body["proxy"])
         if kind is not Open:
             body["number"] = _number(body["number"])
-        if kind is Import:
+        if "place" in body:
             _words(body["place"].values())
             body["place"] = Place(**body["place"])
         if kind is Redirected:
@@ -227,7 +321,7 @@ def _object(line: bytes) -> dict[str, Any]:
     return body
 
 
-def _outcome(body: dict[str, Any]) -> Outcome:
+def _outcome(body: dict[str, Any]) -> Ended:
     kind = _OUTCOMES[body.pop("is")]
     if "trouble" in body:
         body["trouble"] = _checked(Trouble(**body["trouble"]))
@@ -248,8 +342,6 @@ def _checked(record: _Record) -> _Record:
         raise TypeError
     return record
 
-    "tuple[Kept, ...]": lambda value: all(isinstance(each, Kept) for each in value),
-    "tuple[Ending, ...]": lambda value: all(isinstance(each, Ending) for each in value),
 
 def _number(value: Any) -> int:
     if type(value) is not int:
@@ -264,6 +356,13 @@ def _words(values: Iterable[Any]) -> tuple[str, ...]:
     return words
 
 
+def _proxy(body: dict[str, Any] | None) -> Proxy | None:
+    if not body:
+        return None
+    _words((body["url"], body["user"]))
+    return Proxy(**body | {"no_proxy": _words(body["no_proxy"]), "password": _source(body["password"])})
+
+
 def _source(body: dict[str, Any] | None) -> Source | None:
     return Source(body["kind"], _words(body["value"])) if body else None
 
@@ -273,11 +372,3 @@ def _grant(body: dict[str, Any]) -> Grant:
     for name in ("client_secret", "certificate", "certificate_password", "client_assertion"):
         body[name] = _source(body[name])
     return Grant(**body)
-            body["proxy"] = _proxy(body["proxy"])
-def _proxy(body: dict[str, Any] | None) -> Proxy | None:
-    if not body:
-        return None
-    _words((body["url"], body["user"]))
-    return Proxy(**body | {"no_proxy": _words(body["no_proxy"]), "password": _source(body["password"])})
-
-

@@ -16,6 +16,8 @@ Three files lie beside `GRANT.vault`:
   found lying there, an earlier redemption was cut off, which explains a refusal.
 - `GRANT.vault.damaged-TIME` is what could not be read and was replaced by a new sign-in. It goes with `cms logout`: a
   copy of another grant's file, for instance, can be decrypted.
+
+With the last sign-in the key goes, where cms has made it: nothing is left then.
 """
 
 from __future__ import annotations
@@ -27,16 +29,17 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from cms.accounts import Grant
+from cms.accounts import Grant, Kept
 from cms.grants.catalogue import NOTHING_TO_DO, RETRIES
 from cms.grants.keys import Key, Keys, Locked, Missing, sync_folder
 from cms.lifecycle import Ending, Transient, Trouble
@@ -59,6 +62,11 @@ LOCK_PAUSE = 0.02
 
 # Names the key of a vault that holds no file any more: a logout and a new sign-in need no second keyring entry.
 KEY_NAME = "key-id"
+# A second line of that file says so where cms has made the key itself.
+MADE = "made"
+
+# What may need the key: sign-ins, those under way, and what was kept aside of them.
+_NEEDY = ("*.vault", "*.redeeming", "*.vault.damaged-*")
 
 
 class Unavailable(Exception):
@@ -91,6 +99,7 @@ class Entry:
     home_account_id: str
     who: str
     signed_in: float
+    endings: tuple[Ending, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +108,6 @@ class Stored:
 
     persisted: bool
     key_from: str
-    endings: tuple[Ending, ...] = ()
 
 
 MEMORY = Stored(persisted=False, key_from="memory only")
@@ -135,7 +143,7 @@ class Held:
         except OSError as error:
             raise _storage(error, f"{self._path} cannot be read") from None
         try:
-            return self._decrypt(raw)
+            return self.decrypt(raw)
         except ValueError as error:
             self._damaged = True
             raise _trouble(
@@ -145,7 +153,8 @@ class Held:
                 "; the file is kept aside. Or restore it from a backup",
             ) from None
 
-    def _decrypt(self, raw: bytes) -> Entry:
+    def decrypt(self, raw: bytes) -> Entry:
+        """Return what is in a file of this grant. Raises ValueError, which says what is wrong, and Unavailable."""
         head, separator, body = raw.partition(b"\n")
         header = parse_header(head + separator)
         if {name: header.get(name) for name in _identity(self._grant)} != _identity(self._grant):
@@ -154,7 +163,7 @@ class Held:
         self.stored = Stored(persisted=True, key_from=self._key.origin)
         try:
             clear = AESGCM(self._key.secret).decrypt(body[:NONCE_BYTES], body[NONCE_BYTES:], head + separator)
-            return _entry(json.loads(clear))
+            return entry_of(json.loads(clear))
         except (InvalidTag, ValueError, TypeError):
             raise ValueError("was truncated or tampered with") from None
 
@@ -261,7 +270,7 @@ class Held:
         return found
 
 
-def _entry(kept: dict[str, Any]) -> Entry:
+def entry_of(kept: dict[str, Any]) -> Entry:
     """Return what a file holds. One of an earlier version says nothing of endings."""
     endings = tuple(Ending(**each) for each in kept.pop("endings", ()))
     return Entry(**kept, endings=endings)
@@ -319,6 +328,77 @@ class Vault:
         with _locked(lock, self._patience), self._lock_file(f"{grant.key}.lock"):
             yield Held(self, grant)
 
+    def delete(self, name: str) -> None:
+        """Delete all files of a grant, named by its key, whose lock is held. Raises Unavailable."""
+        path = self.folder / f"{name}.vault"
+        aside = self.folder.glob(f"{path.name}.damaged-*")
+        try:
+            # The lock last: until then nobody else comes in.
+            for each in (path, path.with_suffix(".redeeming"), *aside, path.with_suffix(".lock")):
+                each.unlink(missing_ok=True)
+            if self.folder.is_dir():
+                sync_folder(self.folder)
+        except OSError as error:
+            raise _storage(error, f"{path} cannot be deleted") from None
+
+    def discard(self, name: str) -> bool:
+        """Delete the files of a grant that no account has; say whether there were any. Raises Unavailable."""
+        with self._lock_file(f"{name}.lock"):
+            found = (self.folder / f"{name}.vault").exists()
+            self.delete(name)
+        return found
+
+    def survey(self, names: Iterable[str]) -> list[Kept]:
+        """Return whose sign-ins these are, as far as that can be told; what is no vault file is left out."""
+        return [kept for name in names if (kept := self._kept(name))]
+
+    def _kept(self, name: str) -> Kept | None:
+        try:
+            with (self.folder / f"{name}.vault").open("rb") as file:
+                raw = file.read(MAX_FILE)
+        except OSError:
+            return None
+        try:
+            head = parse_header(raw.partition(b"\n")[0] + b"\n")
+            grant = Grant(str(head["authority"]), str(head["client_id"]), str(head["login"]))
+        except (ValueError, KeyError):
+            # It cannot be used, and it is still there to be deleted.
+            return Kept(name, "", "", "")
+        kept, entry = Kept(name, grant.authority, grant.client_id, grant.login), self._readable(grant, raw)
+        return replace(kept, who=entry.who, signed_in=entry.signed_in) if entry else kept
+
+    def _readable(self, grant: Grant, raw: bytes) -> Entry | None:
+        """Return what is in a file, None where the key or the file will not do."""
+        try:
+            return Held(self, grant).decrypt(raw)
+        except (Unavailable, ValueError):
+            return None
+
+    def drop_key(self) -> str:
+        """Delete the key that cms has made, once nothing needs it; return its place in words, "" where it stays.
+
+        Raises Unavailable where it should go and cannot.
+        """
+        if self.keys.memory_only or not self.folder.is_dir():
+            return ""
+        with self._lock_file("key.lock"):
+            if self.memory or any(True for pattern in _NEEDY for _ in self.folder.glob(pattern)):
+                return ""
+            try:
+                place = self._remove_key()
+                for name in (KEY_NAME, "key.lock"):
+                    (self.folder / name).unlink(missing_ok=True)
+                sync_folder(self.folder)
+            except Missing as missing:
+                raise _locked_out(f"the vault's key cannot be deleted: {missing}") from None
+            except OSError as error:
+                raise _storage(error, f"the name of the key in {self.folder} cannot be deleted") from None
+        return place
+
+    def _remove_key(self) -> str:
+        named, made = self._named_key()
+        return self.keys.remove(named) if made else ""
+
     def find_key(self, wanted: str) -> Key:
         """Return the key with this id, or raise Unavailable: `locked`, and tried again."""
         try:
@@ -348,12 +428,21 @@ class Vault:
                 found.add(parse_header(file.readline(MAX_HEADER))["key"])
         return found
 
-    def _remembered_key(self) -> Key | None:
+    def _named_key(self) -> tuple[str, bool]:
+        """Return the id of the key that was used last, "" for none, and whether cms has made it."""
         try:
-            return self.keys.find((self.folder / KEY_NAME).read_text().strip())
+            lines = (self.folder / KEY_NAME).read_text().split()
+        except (OSError, UnicodeError):
+            return "", False
+        return lines[0] if lines else "", lines[1:] == [MADE]
+
+    def _remembered_key(self) -> Key | None:
+        named, _ = self._named_key()
+        try:
+            return self.keys.find(named) if named else None
         except Locked as locked:
             raise _locked_out(f"the vault's key cannot be had: {locked}") from None
-        except (OSError, UnicodeError, Missing):
+        except Missing:
             return None
 
     def _new_key(self) -> Key | None:
@@ -363,7 +452,7 @@ class Vault:
                 named = self.folder / KEY_NAME
                 # The folder keeps others out; like all that is in it, this is nobody else's even without it.
                 named.touch(0o600)
-                named.write_text(key.id + "\n")
+                named.write_text(f"{key.id}\n{MADE}\n" if key.made else f"{key.id}\n")
         except Missing as missing:
             raise _locked_out(f"there is no place for the vault's key: {missing}") from None
         except OSError as error:
@@ -401,12 +490,26 @@ class Vault:
         finally:
             os.close(descriptor)
 
+    def _same(self, descriptor: int, name: str) -> bool:
+        """Say whether the file that is open here is the one that others find under its name."""
+        if descriptor < 0:
+            return False
+        try:
+            return os.path.samestat(os.fstat(descriptor), (self.folder / name).stat())
+        except FileNotFoundError:
+            return False
+
     def _take(self, name: str) -> int:
         """Lock a lock file; return its descriptor, which holds the lock until it is closed."""
         descriptor = -1
         try:
-            descriptor = os.open(self.folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            _until(lambda: _flock(descriptor), self._patience)
+            deadline = time.monotonic() + self._patience
+            while not self._same(descriptor, name):
+                # Whoever had it before has deleted it with its sign-in, or this is the first try.
+                if descriptor >= 0:
+                    os.close(descriptor)
+                descriptor = os.open(self.folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                _until(partial(_flock, descriptor), deadline)
         except OSError as error:
             if descriptor >= 0:
                 os.close(descriptor)
@@ -435,8 +538,7 @@ def _flock(descriptor: int) -> bool:
     return True
 
 
-def _until(attempt: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
+def _until(attempt: Callable[[], bool], deadline: float) -> None:
     while not attempt():
         if time.monotonic() > deadline:
             raise _busy()

@@ -54,6 +54,10 @@ class Place:
 
 class NoRing:
     origin = "keyring"
+    makes = False
+
+    def remove(self, wanted: str) -> bool:
+        raise Absent("is not there")
 
     def find(self, wanted: str) -> bytes:
         raise Absent("is not there")

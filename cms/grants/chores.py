@@ -1,0 +1,89 @@
+"""What the worker does with the vault as a whole, and the look around before there is a configuration."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Protocol
+
+from cms.grants import exports, imports
+from cms.grants.messages import Chore, Discard, Ended, Explore, Explored, Export, Exported, Listed, Peek, Survey
+from cms.grants.peers import Unfit
+from cms.grants.vault import Unavailable, Vault
+from cms.lifecycle import Granted, Refused, Transient, Trouble
+
+# `tenant` of an issuer, which is https://HOST/TENANT/v2.0 (OpenID Connect discovery, as Entra does it).
+_ISSUER = re.compile(r"https://[^/]+/([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})/v2\.0/?")
+
+# Entra's numbers for a tenant that does not exist, be the name one that could be one or not.
+_NO_TENANT = (90002, 900023)
+
+
+class Discoverer(Protocol):
+    """What is needed of `cms.grants.entra.Entra`."""
+
+    def issuer(self, authority: str) -> str | Trouble:
+        """Return the issuer that an authority's discovery document names, or why there is none."""
+
+
+def attend(vault: Vault, discoverer: Discoverer, question: Chore) -> Ended:
+    """Answer a question."""
+    try:
+        match question:
+            case Export():
+                return _export(vault, question)
+            case Peek():
+                return Listed(tuple(each.kept for each in imports.exported(question.place)))
+            case Survey():
+                return Listed(tuple(vault.survey(question.keys)))
+            case Discard():
+                found = [vault.discard(key) for key in question.keys]
+                return gone(vault, found=any(found))
+            case Explore():
+                return _explore(vault, discoverer, question.url)
+    except imports.NoPassword:
+        return Refused(Trouble("password", "the export is encrypted to a passphrase"))
+    except Unfit as unfit:
+        return Refused(Trouble("unfit", unfit.message, unfit.hint))
+    except Unavailable as unavailable:
+        return unavailable.outcome
+
+
+def gone(vault: Vault, *, found: bool) -> Granted:
+    """Return the end of a question that has deleted something, having deleted the key that is needed no more.
+
+    A key that cannot be deleted now stays for the next sign-in: that takes nothing from what has been done.
+    """
+    try:
+        place = vault.drop_key()
+    except Unavailable:
+        place = ""
+    return Granted("", time.clock_gettime(time.CLOCK_BOOTTIME), 0.0, persisted=found, key_from=place)
+
+
+def _export(vault: Vault, question: Export) -> Ended:
+    sign_ins = []
+    for grant in question.grants:
+        with vault.hold(grant) as held:
+            entry = held.read()
+        if entry:
+            sign_ins.append((grant, entry))
+    if not sign_ins:
+        return Refused(Trouble("no-sign-in", "nobody is signed in: there is nothing to export", "`cms login` first"))
+    try:
+        text = exports.seal(sign_ins, question.passphrase)
+    except MemoryError:
+        said = "there is too little memory to encrypt the export: 128 MiB are needed"
+        return Transient(Trouble("storage", said, "close something, then try again"))
+    return Exported(text, tuple(grant.key for grant, _ in sign_ins))
+
+
+def _explore(vault: Vault, discoverer: Discoverer, url: str) -> Explored:
+    no_keyring = vault.keys.no_keyring()
+    found = discoverer.issuer(url) if url else ""
+    if isinstance(found, Trouble):
+        return Explored("", found.message, found.aadsts in _NO_TENANT, no_keyring)
+    issuer = _ISSUER.fullmatch(found)
+    if issuer:
+        return Explored(issuer[1].lower(), "", unknown=False, no_keyring=no_keyring)
+    return Explored("", "the provider names no tenant" if found else "", unknown=False, no_keyring=no_keyring)
