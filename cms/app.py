@@ -19,13 +19,15 @@ from cms import control, herald, listener, network
 from cms.accounts import Account, Grant, Scopes
 from cms.clock import Clock, SystemClock
 from cms.config import LOAD_SECONDS, Config, ConfigError, load
-from cms.control import Result
+from cms.control import Result, nobody_signs_in, nothing_to_sign_out
+from cms.forecast import Forecast, forecast, warned_at
 from cms.grants import messages
+from cms.hooks import Hooks
 from cms.keeper import Keeper
 from cms.lifecycle import Granted, Life, NeedsSignIn, Outcome, Settled, Transient, Trouble
 from cms.listener import Listener, ListenError, open_listener
 from cms.logs import get_logger
-from cms.notices import notice
+from cms.notices import Facts, notice
 from cms.process import NotOurs, claimed, signals
 from cms.recent import Recent
 from cms.signin import METHODS, Flow, SignIns
@@ -191,9 +193,13 @@ class App(control.Commands):
             owner=os.geteuid(),
             signed_in=self._signed_in,
             waiting=self._waiting,
+            prompted=self._prompted,
             status=lambda: as_text(self._rows()),
         )
         self._loaded: Loaded | None = None
+        # Grant key -> what its sign-in waits for.
+        self._prompts: dict[str, messages.Prompt] = {}
+        self._hooks = Hooks(self._facts, options.clock, options.environ)
         self._nursery: trio.Nursery | None = None
         self._stop = trio.Event()
         self._news = trio.Event()
@@ -231,6 +237,7 @@ class App(control.Commands):
         self._provider.employ(await self._hire(self._opened(loaded.config)))
         self._change_over(loaded, opened)
         nursery.start_soon(partial(control.serve, controlled, self, owner=os.geteuid()))
+        await nursery.start(self._hooks.run)
         nursery.start_soon(self._watch_clock)
         nursery.start_soon(network.watch, self._wake)
         nursery.start_soon(self._systemd.watchdog)
@@ -280,6 +287,7 @@ class App(control.Commands):
 
     async def _tell_systemd(self) -> None:
         while True:
+        self._hooks.wake()
             self._news = trio.Event()
             self._systemd.status(as_systemd(self._rows()))
             await self._news.wait()
@@ -342,6 +350,9 @@ class App(control.Commands):
         self._news.set()
 
     def _keep(self, grant: Grant) -> _Kept:
+        self._signins.page = loaded.config.page
+        self._signins.changed()
+        self._hooks.apply(loaded.config.hooks, self._kept, desktop=loaded.config.desktop)
         keeper = Keeper(grant, self._provider, self._clock, luck=self._options.luck, on_change=self._on_change)
         kept = _Kept(keeper, trio.CancelScope())
         self._names[grant.key] = keeper.who
@@ -373,6 +384,31 @@ class App(control.Commands):
     def _warn_of_memory(self) -> None:
         if isinstance(before.phase, NeedsSignIn) is not isinstance(after.phase, NeedsSignIn):
             self._signins.changed()
+        self._hooks.changed(keeper.grant.key)
+
+    def _facts(self, key: str) -> Facts | None:
+        """Return what hooks may be told of a sign-in, None when it has left the configuration."""
+        kept, prompt = self._kept.get(key), self._prompts.get(key)
+        if kept is None:
+            return None
+        keeper, grant = kept.keeper, kept.keeper.grant
+        expected = _forecast(keeper, self._clock.wall())
+        return Facts(
+            self._name_of(keeper),
+            list(keeper.lives.values()),
+            login=f"cms login {keeper.who}".strip() if grant.sign_in in METHODS else "",
+            prompt_hint=self._signins.awaited(grant),
+            url=prompt.url if prompt else "",
+            code=prompt.user_code if prompt else "",
+            page=self._signins.where(grant),
+            given_at=keeper.given_at,
+            forecast=expected,
+            warn_at=self._clock.boot() + warned_at(expected, keeper.given_at) - self._clock.wall() if expected else 0.0,
+        )
+
+    def _prompted(self, grant: Grant, prompt: messages.Prompt) -> None:
+        self._prompts[grant.key] = prompt
+        self._hooks.changed(grant.key)
         if not self._said_memory:
             self._said_memory = True
             log.warning(MEMORY_WARNING)
@@ -409,6 +445,7 @@ class App(control.Commands):
             # The configuration has changed since it began.
             kept.keeper.refresh()
 
+        self._prompts.pop(grant.key, None)
     def _waiting(self) -> list[Grant]:
         keepers = [kept.keeper for kept in self._kept.values()]
         return [each.grant for each in keepers if each.grant.sign_in == "browser" and _needs_sign_in(each)]
@@ -437,6 +474,10 @@ class App(control.Commands):
 
     def status(self) -> Result:
         rows, daemon = self._rows(), self._daemon()
+            self._signins.where(keeper.grant),
+            keeper.given_at,
+            _forecast(keeper, self._clock.wall()),
+            keeper.credential_expires,
         chosen = daemon.memory_chosen
         code = exit_code(rows, memory_chosen=chosen)
         document = {**as_json(rows, daemon), "requests": self._recent.as_data(self._clock.wall())}
@@ -602,5 +643,14 @@ def _trouble_of(keeper: Keeper) -> Trouble | None:
 
 
 def _unchanged(reason: str) -> Result:
+def _forecast(keeper: Keeper, wall: float) -> Forecast | None:
+    """Return when a keeper's sign-in is expected to end; one that has ended needs no forecast."""
+    if _needs_sign_in(keeper):
+        return None
+    # Only registrations of the single-page platform have an Origin.
+    spa = keeper.grant.origin is not None
+    return forecast(keeper.given_at, keeper.redeemed_at, keeper.endings, spa, wall)
+
+
     log.error("the reload failed: the running configuration stays in force", reason=reason)
     return Result(False, reason, "the running configuration stays in force: mend this, then `cms reload`")

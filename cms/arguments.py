@@ -36,6 +36,9 @@ OWN_REDIRECT = "http://localhost:8080"
 # Where CMS had its page.
 PAGE = "http://127.0.0.1:8080/"
 
+# More than a day is forgotten by whoever set it.
+DAY = 24 * 60 * 60.0
+
 # OpenID Connect's, less those that Entra does not know.
 PROMPTS = ("login", "select_account", "consent", "none")
 
@@ -89,6 +92,40 @@ def text(name: str, value: Given) -> str:
     if not value or not value.isprintable():
         raise Mistake(f"{name}= is empty or has control characters in it")
     return value
+
+
+def choices(name: str, value: Given, known: Sequence[str]) -> tuple[str, ...]:
+    """Return some of the known words, each once, in their own order; at least one."""
+    given = [choice(name, each, known) for each in texts(name, value)]
+    return tuple(each for each in known if each in given)
+
+
+def seconds(name: str, value: Given, least: float, *, zero: bool = False) -> float:
+    """Return seconds of a day at most, from `least` up; with `zero`, 0 as well."""
+    fits = isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= DAY
+    if not fits and not (zero and type(value) is int and value == 0):
+        ways = f"0 for never, or from {least:.0f}" if zero else f"from {least:.0f}"
+        raise Mistake(f"{name}= is a number of seconds: {ways} to {DAY:.0f}")
+    assert isinstance(value, int | float), "it fits"
+    return float(value)
+
+
+def command(name: str, value: Given, folder: str) -> tuple[str, ...]:
+    """Return a program and its arguments, from a list or from the program's path alone.
+
+    A program without a slash is looked up in PATH; `~` is a home folder, and a relative path starts at `folder`.
+    """
+    given = value if isinstance(value, list | tuple) else [value]
+    if not given:
+        raise Mistake(f"{name}= is an empty list", f'Such as {name}=["notify-me", "--mail"]')
+    program, *rest = (text(name, os.fspath(each) if isinstance(each, os.PathLike) else each) for each in given)
+    if "/" in program or program.startswith("~"):
+        program = path(name, program, folder)
+    elif not isinstance(value, list | tuple) and " " in program:
+        raise Mistake(
+            f"{name}= is one program's name, and no shell reads it", f'A list: {name}=["PROGRAM", "ARGUMENT"]'
+        )
+    return (program, *rest)
 
 
 def flag(name: str, value: Given) -> bool:

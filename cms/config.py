@@ -24,6 +24,7 @@ from cms.accounts import (
 )
 from cms.arguments import Mistake, nearest
 from cms.directives import AccountHandle, Directives, FileHandle, SocketHandle
+from cms.notices import Hook
 from cms.trust import SYSTEM, System
 
 # What the caller allows `load`, which runs somebody's Python in a thread: long enough for a file that asks a password
@@ -97,6 +98,9 @@ class Config:
     page: str = ""
     # The way to Entra, None for what the environment says.
     proxy: Proxy | None = None
+    # Who is told of what, and whether the desktop is.
+    hooks: tuple[Hook, ...] = ()
+    desktop: bool = True
 
     @property
     def grants(self) -> tuple[Grant, ...]:
@@ -200,6 +204,8 @@ def _compose(directives: Directives) -> Config:
         files=tuple(_file(each, accounts) for each in directives.files),
         page=directives.page,
         proxy=directives.proxy,
+        hooks=tuple(directives.hooks),
+        desktop=directives.desktop,
     )
 
 

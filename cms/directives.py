@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import shutil
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from cms.accounts import (
     registration_of,
 )
 from cms.arguments import Given, Mistake
+from cms.notices import EVENTS, GRACE_SECONDS, REMIND_SECONDS, USUAL_EVENTS, Hook
 
 T = TypeVar("T")
 
@@ -39,6 +41,9 @@ DEFAULT_MODE = 0o600
 # Where users or groups decide, everybody may connect: who is refused is refused before a byte is read.
 POLICY_MODE = 0o666
 GROUP_MODE = 0o660
+
+# A person who is told more often than this hears nothing any more.
+MIN_REMIND = 60.0
 
 _WRITABLE_BY_ALL = 0o002
 _READABLE_BY_ALL = 0o004
@@ -126,6 +131,8 @@ class Directives:
         self.mailboxes: dict[AccountHandle, str] = {}
         self.vault_key: Source | None = None
         self.ca: str | None = None
+        self.hooks: list[Hook] = []
+        self.desktop = True
         self.page = ""
         self.proxy: Proxy | None = None
         # What cms reads, by resolved path: none of it may be where it writes.
@@ -144,6 +151,7 @@ class Directives:
             "Protocol": self._protocol,
             "Vault": self._vault,
             "Tls": self._tls,
+            "Notify": self._notify,
             "SignInPage": self._sign_in_page,
             "Proxy": self._proxy,
             "File": self._file,
@@ -404,6 +412,33 @@ class Directives:
     def _tls(self, ca: Given) -> None:
         self._check_once("Tls")
         path = self._read(arguments.path("ca", ca, self.folder), "the ca=")
+    def _notify(
+        self,
+        command: Given = None,
+        events: Given = USUAL_EVENTS,
+        remind: Given = REMIND_SECONDS,
+        grace: Given = GRACE_SECONDS,
+        *,
+        desktop: Given = None,
+    ) -> None:
+        if command is None and desktop is None:
+            raise Mistake("there is nothing to notify with", 'Such as Notify(["notify-me", "--mail"])')
+        if desktop is not None:
+            self._check_once("Notify(desktop=...)")
+            self.desktop = arguments.flag("desktop", desktop)
+        if command is not None:
+            line = self.line()
+            hook = Hook(
+                arguments.command("command", command, self.folder),
+                arguments.choices("events", events, tuple(EVENTS)),
+                arguments.seconds("remind", remind, MIN_REMIND, zero=True),
+                arguments.seconds("grace", grace, 0.0),
+                line=line,
+            )
+            if shutil.which(hook.argv[0]) is None:
+                self.warn(line, f"there is no program {hook.argv[0]}: nobody is notified before there is one")
+            self.hooks.append(hook)
+
         try:
             certificates = Path(path).read_bytes()
         except OSError as error:

@@ -12,7 +12,7 @@ from cms.logs import get_logger
 from cms.notices import Notice
 
 # Notices of something that is not as it should be.
-_WARNINGS = ("sign-in-required", "locked", "failing")
+_WARNINGS = ("sign-in-required", "sign-in-due", "locked", "failing")
 
 # systemd shows a line of its status in one line of a terminal; what is longer is cut there anyway.
 MAX_STATUS = 400

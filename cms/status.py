@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from cms.accounts import PERMISSIONS, Account, Scopes
+from cms.forecast import Forecast, warned_at
 from cms.lifecycle import Failing, Life, NeedsSignIn, Settled, covers, usable
 from cms.preflight import misfit
 
@@ -63,6 +64,7 @@ class Entry:
     page: str = ""
 
 
+    `given_at` is when the sign-in was given, as Unix time, 0 for unknown; `forecast` when it is expected to end.
 @dataclass(frozen=True, slots=True)
 class Held:
     """The token that is held: `age`, `left` and `refresh_in` in seconds, `expires_at` and `refresh_at` as Unix times.
@@ -72,6 +74,9 @@ class Held:
     """
 
     age: int
+    given_at: float = 0.0
+    forecast: Forecast | None = None
+    credential_expires: float = 0.0
     left: int
     expires_at: int
     refresh_in: int | None
@@ -113,6 +118,10 @@ class Row:
     next_move: str
     persisted: bool | None
     key_from: str
+
+    `signed_in_at` is when the sign-in was given, as Unix time, and `signed_in_age` that in seconds, None for unknown;
+    `ends_in` are the seconds to the forecast's moment, and `sign_in_due` says that it is near. `sign_in` is the way in
+    which the account signs in; `credential_expires_at` is when its application's certificate ends, as Unix time.
     signing_in: str
     warning: str = ""
 
@@ -126,6 +135,13 @@ class Daemon:
     uptime: float
     config: str
     sockets: tuple[str, ...] = ()
+    signed_in_at: int | None = None
+    signed_in_age: int | None = None
+    forecast: Forecast | None = None
+    ends_in: int | None = None
+    sign_in_due: bool = False
+    sign_in: str = ""
+    credential_expires_at: int | None = None
     warnings: tuple[str, ...] = ()
     memory_chosen: bool = False
     files: tuple[str, ...] = ()
@@ -171,6 +187,20 @@ def _preflight_warnings(entry: Entry, protocols: tuple[str, ...], life: Life) ->
 def _consent_warning(entry: Entry, protocols: tuple[str, ...], life: Life) -> str:
     """Return what to say of a token that does not cover each of these protocols, "" for one that does."""
     missing = [each for each in protocols if life.held and not covers(life.held, PERMISSIONS.get(each, ""))]
+    return _with_sign_in(row, entry, wall)
+
+
+def _with_sign_in(row: Row, entry: Entry, wall: float) -> Row:
+    """Add when the sign-in was given, and when it is expected to end."""
+    if not entry.given_at:
+        return row
+    row = replace(row, signed_in_at=int(entry.given_at), signed_in_age=max(0, int(wall - entry.given_at)))
+    if entry.forecast is None:
+        return row
+    due = wall >= warned_at(entry.forecast, entry.given_at)
+    move = row.next_move or (f"sign in before mail has to wait: `cms login {entry.user}`" if due else "")
+    ends_in = max(0, int(entry.forecast.due - wall))
+    return replace(row, forecast=entry.forecast, ends_in=ends_in, sign_in_due=due, next_move=move)
     if not missing:
         return ""
     return (
@@ -326,13 +356,28 @@ def as_systemd(rows: Sequence[Row]) -> str:
 # States in which nothing gets better until a person has done something.
 _FOR_PEOPLE = ("sign-in-required", "signing-in", "locked")
 
+    return "; ".join(filter(None, (_kept_text(row), _given_text(row))))
+
+
+def _kept_text(row: Row) -> str:
+    if row.sign_in in _WITHOUT:
+        return _WITHOUT[row.sign_in]
 
 def exit_code(rows: Sequence[Row], *, memory_chosen: bool = False) -> int:
     """Return what `cms status --check` exits with.
 
     2 when an account has no usable token, 1 when one is failing or needs a person while its token is good, is just
-    starting, or keeps its sign-in in memory without having been told to; 3 when there is no account; else 0.
+    starting, keeps its sign-in in memory without having been told to, or is expected to need a sign-in soon; 3 when there is no account; else 0.
     """
+def _given_text(row: Row) -> str:
+    if row.signed_in_age is None:
+        return ""
+    given = f"given {duration(row.signed_in_age)} ago"
+    if row.forecast is None or row.ends_in is None:
+        return given
+    return f"{given}; next expected {_soon(row.ends_in)} ({row.forecast.reason}; {row.forecast.certainty})"
+
+
     if not rows:
         return UNKNOWN
     return max(_severity(row, memory_chosen=memory_chosen) for row in rows)
@@ -374,4 +419,6 @@ def _wrapped(label: str, text: str) -> str:
 
 def _printable(text: str) -> str:
     """Take out what could move a terminal's cursor or start another line: parts of messages come from elsewhere."""
+    if row.sign_in_due:
+        return WARNING
     return "".join(each if each.isprintable() else " " for each in text)

@@ -234,14 +234,6 @@ class TestAccountsAndGrants:
 
 
 class TestFaults:
-    @pytest.mark.parametrize("name", ["Notify"])
-    def test_directives_of_later_versions(self, refuse: Refuser, name: str) -> None:
-        """A directive that this version does not have is refused with its line, not ignored."""
-        refusal = refuse(f"# comment\n{name}('x')")
-
-        assert (2, f"there is no directive {name}") == (refusal.line, refusal.message)
-        assert re.match(r"Did you mean|Known: Office365_Account, ", refusal.hint)
-
     def test_nearest_directive(self, refuse: Refuser) -> None:
         """A misspelt directive is answered with file, line and the nearest one."""
         refusal = refuse("Office365_Acount('a@example.com')")

@@ -122,6 +122,6 @@ def test_notices_are_lines_of_the_log(event: str) -> None:
         herald.tell(Notice(event, "a@example.test", "what happened", "the next move"))
         herald.tell(Notice(event, "a@example.test", "what happened"))
 
-    level = "info" if event in {"recovered", "signed-in"} else "warning"
+    level = "info" if event in {"recovered", "signed-in", "refreshed"} else "warning"
     line = {"event": "what happened", "log_level": level, "notice": event, "account": "a@example.test"}
     assert [line | {"do": "the next move"}, line] == lines

@@ -95,6 +95,7 @@ LADDER = {
     ),
     "rung 3: composition": (
         "cms.process",
+        "cms.hooks",
         "cms.app",
         "cms.login",
         "cms.moving",
@@ -132,9 +133,9 @@ HOMES = {
     "platformdirs": ("cms_oauth.paths",),
     "click": ("cms_oauth.options", "cms.commands"),
     "trio": (*LADDER["rung 2: the trio shell"], *LADDER["rung 3: composition"]),
-    "aiosmtpd": ("cms.sandbox.submission",),
     "jeepney": ("cms.notify",),
     "segno": ("cms.qr",),
+    "aiosmtpd": ("cms.sandbox.submission",),
     "trustme": ("cms.sandbox.entra",),
     # Only type checkers have it: what the standard library takes where it says "anything readable".
     "_typeshed": ("cms_oauth.mailtest",),

@@ -406,6 +406,11 @@ def test_json_is_versioned_and_complete() -> None:
         "key_from": "keyring",
         "signing_in": "",
         "warning": "",
+        "signed_in_at": None,
+        "signed_in_age": None,
+        "forecast": None,
+        "ends_in": None,
+        "sign_in_due": False,
     } == document["accounts"][0]
 
 
