@@ -192,14 +192,14 @@ class App(control.Commands):
             self._sign_in,
             owner=os.geteuid(),
             signed_in=self._signed_in,
-            waiting=self._waiting,
             prompted=self._prompted,
+            waiting=self._waiting,
             status=lambda: as_text(self._rows()),
         )
-        self._loaded: Loaded | None = None
         # Grant key -> what its sign-in waits for.
         self._prompts: dict[str, messages.Prompt] = {}
         self._hooks = Hooks(self._facts, options.clock, options.environ)
+        self._loaded: Loaded | None = None
         self._nursery: trio.Nursery | None = None
         self._stop = trio.Event()
         self._news = trio.Event()
@@ -234,10 +234,10 @@ class App(control.Commands):
         await nursery.start(self._sockets.run)
         await nursery.start(self._files.run)
         await nursery.start(self._signins.run)
+        await nursery.start(self._hooks.run)
         self._provider.employ(await self._hire(self._opened(loaded.config)))
         self._change_over(loaded, opened)
         nursery.start_soon(partial(control.serve, controlled, self, owner=os.geteuid()))
-        await nursery.start(self._hooks.run)
         nursery.start_soon(self._watch_clock)
         nursery.start_soon(network.watch, self._wake)
         nursery.start_soon(self._systemd.watchdog)
@@ -284,10 +284,10 @@ class App(control.Commands):
         for kept in self._kept.values():
             kept.keeper.wake()
         self._files.wake()
+        self._hooks.wake()
 
     async def _tell_systemd(self) -> None:
         while True:
-        self._hooks.wake()
             self._news = trio.Event()
             self._systemd.status(as_systemd(self._rows()))
             await self._news.wait()
@@ -347,12 +347,12 @@ class App(control.Commands):
             del self._names[key]
         self._sockets.apply(loaded, opened)
         self._files.apply(loaded.config.files)
-        self._news.set()
-
-    def _keep(self, grant: Grant) -> _Kept:
         self._signins.page = loaded.config.page
         self._signins.changed()
         self._hooks.apply(loaded.config.hooks, self._kept, desktop=loaded.config.desktop)
+        self._news.set()
+
+    def _keep(self, grant: Grant) -> _Kept:
         keeper = Keeper(grant, self._provider, self._clock, luck=self._options.luck, on_change=self._on_change)
         kept = _Kept(keeper, trio.CancelScope())
         self._names[grant.key] = keeper.who
@@ -380,10 +380,6 @@ class App(control.Commands):
         told = notice(before, after, self._name_of(keeper))
         if told:
             herald.tell(told)
-
-    def _warn_of_memory(self) -> None:
-        if isinstance(before.phase, NeedsSignIn) is not isinstance(after.phase, NeedsSignIn):
-            self._signins.changed()
         self._hooks.changed(keeper.grant.key)
 
     def _facts(self, key: str) -> Facts | None:
@@ -409,6 +405,10 @@ class App(control.Commands):
     def _prompted(self, grant: Grant, prompt: messages.Prompt) -> None:
         self._prompts[grant.key] = prompt
         self._hooks.changed(grant.key)
+
+    def _warn_of_memory(self) -> None:
+        if isinstance(before.phase, NeedsSignIn) is not isinstance(after.phase, NeedsSignIn):
+            self._signins.changed()
         if not self._said_memory:
             self._said_memory = True
             log.warning(MEMORY_WARNING)
@@ -436,6 +436,7 @@ class App(control.Commands):
 
     def _signed_in(self, grant: Grant, outcome: Outcome) -> None:
         kept = self._kept.get(grant.key)
+        self._prompts.pop(grant.key, None)
         if kept is None:
             return
         if kept.keeper.grant.scope_sets[:1] == grant.scope_sets[:1]:
@@ -445,7 +446,6 @@ class App(control.Commands):
             # The configuration has changed since it began.
             kept.keeper.refresh()
 
-        self._prompts.pop(grant.key, None)
     def _waiting(self) -> list[Grant]:
         keepers = [kept.keeper for kept in self._kept.values()]
         return [each.grant for each in keepers if each.grant.sign_in == "browser" and _needs_sign_in(each)]
@@ -465,6 +465,10 @@ class App(control.Commands):
             keeper.persisted,
             keeper.key_from,
             self._signins.awaited(keeper.grant),
+            self._signins.where(keeper.grant),
+            keeper.given_at,
+            _forecast(keeper, self._clock.wall()),
+            keeper.credential_expires,
         )
 
     def _rows(self) -> list[Row]:
@@ -474,10 +478,6 @@ class App(control.Commands):
 
     def status(self) -> Result:
         rows, daemon = self._rows(), self._daemon()
-            self._signins.where(keeper.grant),
-            keeper.given_at,
-            _forecast(keeper, self._clock.wall()),
-            keeper.credential_expires,
         chosen = daemon.memory_chosen
         code = exit_code(rows, memory_chosen=chosen)
         document = {**as_json(rows, daemon), "requests": self._recent.as_data(self._clock.wall())}
@@ -632,6 +632,15 @@ def _about(name: str, message: str) -> str:
     return message if name in message else f"{name}: {message}"
 
 
+def _forecast(keeper: Keeper, wall: float) -> Forecast | None:
+    """Return when a keeper's sign-in is expected to end; one that has ended needs no forecast."""
+    if _needs_sign_in(keeper):
+        return None
+    # Only registrations of the single-page platform have an Origin.
+    spa = keeper.grant.origin is not None
+    return forecast(keeper.given_at, keeper.redeemed_at, keeper.endings, spa, wall)
+
+
 def _needs_sign_in(keeper: Keeper) -> bool:
     return any(isinstance(life.phase, NeedsSignIn) for life in keeper.lives.values())
 
@@ -643,14 +652,5 @@ def _trouble_of(keeper: Keeper) -> Trouble | None:
 
 
 def _unchanged(reason: str) -> Result:
-def _forecast(keeper: Keeper, wall: float) -> Forecast | None:
-    """Return when a keeper's sign-in is expected to end; one that has ended needs no forecast."""
-    if _needs_sign_in(keeper):
-        return None
-    # Only registrations of the single-page platform have an Origin.
-    spa = keeper.grant.origin is not None
-    return forecast(keeper.given_at, keeper.redeemed_at, keeper.endings, spa, wall)
-
-
     log.error("the reload failed: the running configuration stays in force", reason=reason)
     return Result(False, reason, "the running configuration stays in force: mend this, then `cms reload`")

@@ -409,9 +409,6 @@ class Directives:
         self._check_once("Vault")
         self.vault_key = _key_source(key)
 
-    def _tls(self, ca: Given) -> None:
-        self._check_once("Tls")
-        path = self._read(arguments.path("ca", ca, self.folder), "the ca=")
     def _notify(
         self,
         command: Given = None,
@@ -439,6 +436,9 @@ class Directives:
                 self.warn(line, f"there is no program {hook.argv[0]}: nobody is notified before there is one")
             self.hooks.append(hook)
 
+    def _tls(self, ca: Given) -> None:
+        self._check_once("Tls")
+        path = self._read(arguments.path("ca", ca, self.folder), "the ca=")
         try:
             certificates = Path(path).read_bytes()
         except OSError as error:

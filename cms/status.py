@@ -53,6 +53,7 @@ class Entry:
 
     `lives` may hold more scope sets than the account's own. `persisted` is None while no worker has said. `signing_in`
     says what a sign-in under way waits for, "" when there is none; `page` is where the account can sign in, "" for nowhere.
+    `given_at` is when the sign-in was given, as Unix time, 0 for unknown; `forecast` when it is expected to end.
     """
 
     account: Account
@@ -62,9 +63,11 @@ class Entry:
     key_from: str = ""
     signing_in: str = ""
     page: str = ""
+    given_at: float = 0.0
+    forecast: Forecast | None = None
+    credential_expires: float = 0.0
 
 
-    `given_at` is when the sign-in was given, as Unix time, 0 for unknown; `forecast` when it is expected to end.
 @dataclass(frozen=True, slots=True)
 class Held:
     """The token that is held: `age`, `left` and `refresh_in` in seconds, `expires_at` and `refresh_at` as Unix times.
@@ -74,9 +77,6 @@ class Held:
     """
 
     age: int
-    given_at: float = 0.0
-    forecast: Forecast | None = None
-    credential_expires: float = 0.0
     left: int
     expires_at: int
     refresh_in: int | None
@@ -107,6 +107,10 @@ class Row:
 
     `next_move` says whose move it is and the command, "" when nobody has to do anything. `warning` is what may go wrong
     although all is well with the token.
+
+    `signed_in_at` is when the sign-in was given, as Unix time, and `signed_in_age` that in seconds, None for unknown;
+    `ends_in` are the seconds to the forecast's moment, and `sign_in_due` says that it is near. `sign_in` is the way in
+    which the account signs in; `credential_expires_at` is when its application's certificate ends, as Unix time.
     """
 
     user: str
@@ -118,12 +122,15 @@ class Row:
     next_move: str
     persisted: bool | None
     key_from: str
-
-    `signed_in_at` is when the sign-in was given, as Unix time, and `signed_in_age` that in seconds, None for unknown;
-    `ends_in` are the seconds to the forecast's moment, and `sign_in_due` says that it is near. `sign_in` is the way in
-    which the account signs in; `credential_expires_at` is when its application's certificate ends, as Unix time.
     signing_in: str
     warning: str = ""
+    signed_in_at: int | None = None
+    signed_in_age: int | None = None
+    forecast: Forecast | None = None
+    ends_in: int | None = None
+    sign_in_due: bool = False
+    sign_in: str = ""
+    credential_expires_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,13 +142,6 @@ class Daemon:
     uptime: float
     config: str
     sockets: tuple[str, ...] = ()
-    signed_in_at: int | None = None
-    signed_in_age: int | None = None
-    forecast: Forecast | None = None
-    ends_in: int | None = None
-    sign_in_due: bool = False
-    sign_in: str = ""
-    credential_expires_at: int | None = None
     warnings: tuple[str, ...] = ()
     memory_chosen: bool = False
     files: tuple[str, ...] = ()
@@ -174,19 +174,6 @@ def _row(entry: Entry, protocols: tuple[str, ...], life: Life, now: float, wall:
         entry.signing_in,
         "; ".join(filter(None, (*_preflight_warnings(entry, protocols, life), length_warning(life)))),
     )
-
-
-def _preflight_warnings(entry: Entry, protocols: tuple[str, ...], life: Life) -> Iterator[str]:
-    """Yield what to say of a token that cannot open each of these protocols, whether or not it is served."""
-    yield _consent_warning(entry, protocols, life)
-    scopes = entry.account.scopes
-    wrong = (misfit(life.held.claims, each, scopes[each]) for each in protocols if life.held)
-    yield from dict.fromkeys(f"{each.message}: {each.hint}" for each in wrong if each)
-
-
-def _consent_warning(entry: Entry, protocols: tuple[str, ...], life: Life) -> str:
-    """Return what to say of a token that does not cover each of these protocols, "" for one that does."""
-    missing = [each for each in protocols if life.held and not covers(life.held, PERMISSIONS.get(each, ""))]
     return _with_sign_in(row, entry, wall)
 
 
@@ -201,6 +188,19 @@ def _with_sign_in(row: Row, entry: Entry, wall: float) -> Row:
     move = row.next_move or (f"sign in before mail has to wait: `cms login {entry.user}`" if due else "")
     ends_in = max(0, int(entry.forecast.due - wall))
     return replace(row, forecast=entry.forecast, ends_in=ends_in, sign_in_due=due, next_move=move)
+
+
+def _preflight_warnings(entry: Entry, protocols: tuple[str, ...], life: Life) -> Iterator[str]:
+    """Yield what to say of a token that cannot open each of these protocols, whether or not it is served."""
+    yield _consent_warning(entry, protocols, life)
+    scopes = entry.account.scopes
+    wrong = (misfit(life.held.claims, each, scopes[each]) for each in protocols if life.held)
+    yield from dict.fromkeys(f"{each.message}: {each.hint}" for each in wrong if each)
+
+
+def _consent_warning(entry: Entry, protocols: tuple[str, ...], life: Life) -> str:
+    """Return what to say of a token that does not cover each of these protocols, "" for one that does."""
+    missing = [each for each in protocols if life.held and not covers(life.held, PERMISSIONS.get(each, ""))]
     if not missing:
         return ""
     return (
@@ -325,11 +325,26 @@ def _problem_fields(problem: Problem | None) -> list[tuple[str, str]]:
 
 
 def _sign_in_text(row: Row) -> str:
+    return "; ".join(filter(None, (_kept_text(row), _given_text(row))))
+
+
+def _kept_text(row: Row) -> str:
+    if row.sign_in in _WITHOUT:
+        return _WITHOUT[row.sign_in]
     if row.persisted is None:
         return ""
     if not row.persisted:
         return "MEMORY ONLY: lost when cms or its worker ends"
     return f"saved, encrypted; key from {row.key_from}" if row.key_from else "saved, encrypted"
+
+
+def _given_text(row: Row) -> str:
+    if row.signed_in_age is None:
+        return ""
+    given = f"given {duration(row.signed_in_age)} ago"
+    if row.forecast is None or row.ends_in is None:
+        return given
+    return f"{given}; next expected {_soon(row.ends_in)} ({row.forecast.reason}; {row.forecast.certainty})"
 
 
 def as_json(rows: Sequence[Row], daemon: Daemon | None = None) -> dict[str, Any]:
@@ -356,12 +371,6 @@ def as_systemd(rows: Sequence[Row]) -> str:
 # States in which nothing gets better until a person has done something.
 _FOR_PEOPLE = ("sign-in-required", "signing-in", "locked")
 
-    return "; ".join(filter(None, (_kept_text(row), _given_text(row))))
-
-
-def _kept_text(row: Row) -> str:
-    if row.sign_in in _WITHOUT:
-        return _WITHOUT[row.sign_in]
 
 def exit_code(rows: Sequence[Row], *, memory_chosen: bool = False) -> int:
     """Return what `cms status --check` exits with.
@@ -369,15 +378,6 @@ def exit_code(rows: Sequence[Row], *, memory_chosen: bool = False) -> int:
     2 when an account has no usable token, 1 when one is failing or needs a person while its token is good, is just
     starting, keeps its sign-in in memory without having been told to, or is expected to need a sign-in soon; 3 when there is no account; else 0.
     """
-def _given_text(row: Row) -> str:
-    if row.signed_in_age is None:
-        return ""
-    given = f"given {duration(row.signed_in_age)} ago"
-    if row.forecast is None or row.ends_in is None:
-        return given
-    return f"{given}; next expected {_soon(row.ends_in)} ({row.forecast.reason}; {row.forecast.certainty})"
-
-
     if not rows:
         return UNKNOWN
     return max(_severity(row, memory_chosen=memory_chosen) for row in rows)
@@ -387,6 +387,8 @@ def _severity(row: Row, *, memory_chosen: bool) -> int:
     if not row.usable and row.state != "starting":
         return CRITICAL
     if row.state not in {"ok", "renewing"} or (row.persisted is False and not memory_chosen):
+        return WARNING
+    if row.sign_in_due:
         return WARNING
     return OK
 
@@ -419,6 +421,4 @@ def _wrapped(label: str, text: str) -> str:
 
 def _printable(text: str) -> str:
     """Take out what could move a terminal's cursor or start another line: parts of messages come from elsewhere."""
-    if row.sign_in_due:
-        return WARNING
     return "".join(each if each.isprintable() else " " for each in text)
