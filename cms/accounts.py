@@ -119,12 +119,6 @@ class Registration:
         """How the redirect address is registered: "spa", or "native" (Mobile and desktop applications)."""
         return "spa" if self.origin else "native"
 
-    @property
-    def whose(self) -> str:
-        """Whose application this is and what to know about it, for people; "" for one that cms does not know."""
-        spa = f"; {SPA_CAVEAT}" if self.platform == "spa" else ""
-        return f"{self.name}'s application: {self.caveat}{spa}" if self.name else ""
-
 
 # Microsoft, "Refresh tokens in the Microsoft identity platform": 24 hours for the redirect type "spa".
 SPA_CAVEAT = "its redirect is a single-page application's, so each sign-in with it may end after 24 hours"
@@ -311,3 +305,12 @@ def registration_for(user: str | None, *, use_default: bool) -> Registration:
 def registration_of(client_id: str) -> Registration | None:
     """Return what is known of an application id, if anything."""
     return next((each for each in REGISTRATIONS if each.client_id == client_id.lower()), None)
+
+
+def application(grant: Grant) -> str:
+    """Return whose application a sign-in uses, and what to know about it, for people."""
+    known = registration_of(grant.client_id)
+    if not grant.client_id:
+        return "the machine's own identity"
+    whose = f"{known.name} ({known.caveat})" if known else f"{grant.client_id}, from the configuration"
+    return f"{whose}; {SPA_CAVEAT}" if grant.origin else whose

@@ -259,6 +259,14 @@ def host(name: str, value: Given) -> str:
     return given
 
 
+def mail_host(name: str, value: Given) -> str:
+    """Return a mail server's name, without a port: mail tools have that in their own configuration."""
+    given = text(name, value).lower()
+    if not _HOST.fullmatch(given) or given.startswith("."):
+        raise Mistake(f"{name}= is a host's name such as outlook.office365.com", "Without a scheme or a port")
+    return given
+
+
 def _url(name: str, given: str) -> SplitResult:
     try:
         parts = urlsplit(given)

@@ -21,7 +21,7 @@ import click
 
 from cms import login as terminal
 from cms import moving, process, remote
-from cms.accounts import Account, registration_of
+from cms.accounts import Account, application
 from cms.config import LOAD_SECONDS, Config, ConfigError, FileSpec, SocketSpec, load
 from cms.grants.messages import Place
 from cms.main import INTERRUPTED, VALUES, Run, run_anew
@@ -361,10 +361,8 @@ def summary(config: Config) -> list[str]:
 
 
 def _account_line(account: Account) -> str:
-    known = registration_of(account.grant.client_id)
-    whose = f"{known.name}'s application: {known.caveat}" if known else f"application {account.grant.client_id}"
     protocols = ", ".join(account.scopes) or "no protocol"
-    return f"account {_name(account)}: {protocols}; signs in by {account.grant.sign_in}, with {whose}"
+    return f"account {_name(account)}: {protocols}; signs in by {account.grant.sign_in}; application: {application(account.grant)}"
 
 
 def _socket_line(spec: SocketSpec) -> str:

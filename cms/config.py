@@ -23,6 +23,7 @@ from cms.accounts import (
     resource,
 )
 from cms.arguments import Mistake, nearest
+from cms.combinations import foreign
 from cms.directives import AccountHandle, Directives, FileHandle, SocketHandle
 from cms.notices import Hook
 from cms.trust import SYSTEM, System
@@ -194,6 +195,7 @@ def _compose(directives: Directives) -> Config:
     protocols = _protocols_of(directives)
     _warn_of_idle(directives, protocols)
     accounts = _accounts(directives, protocols)
+    _warn_of_resources(directives, accounts)
     return Config(
         file=file,
         accounts=tuple(accounts.values()),
@@ -247,6 +249,15 @@ def _warn_of_idle(directives: Directives, protocols: Mapping[AccountHandle, tupl
             directives.warn(account.line, f"no CredentialServer serves {whose}, so nothing is done for it")
 
 
+def _warn_of_resources(directives: Directives, accounts: Mapping[AccountHandle, Account]) -> None:
+    """Say where a Protocol is for another cloud than that of an account which it is served for."""
+    for handle, account in accounts.items():
+        for name, scopes in account.scopes.items():
+            wrong = "" if name in PERMISSIONS else foreign(handle.cloud, scopes)
+            if wrong:
+                directives.warn(handle.line, f"{name} for {account.user or 'this account'}: {wrong}")
+
+
 def _accounts(
     directives: Directives, protocols: Mapping[AccountHandle, tuple[str, ...]]
 ) -> dict[AccountHandle, Account]:
@@ -266,6 +277,7 @@ def _accounts(
             preflight=account.preflight,
             imap_host=account.cloud.imap_host,
             smtp_host=account.cloud.smtp_host,
+            pop_host=account.cloud.pop_host,
             mailbox=directives.mailboxes.get(account, ""),
         )
         for account in used

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 import trio
 
-from cms.accounts import Grant, registration_of
+from cms.accounts import Grant, application
 from cms.grants.messages import Place, Prompt
 from cms.lifecycle import Granted, Outcome, Refused
 from cms.listener import Listener
@@ -52,6 +52,28 @@ class Result:
 
 class Commands(Protocol):
     """What the daemon can be told. `user` is "" for the only account, and with `refresh` for all of them."""
+
+def nobody_signs_in(user: str, grant: Grant, *, alone: bool = False) -> Result:
+    """Say of an account whose application, or machine, gets its tokens by itself what there is to do instead."""
+    who = "this machine" if grant.sign_in == "managed-identity" else "an application"
+    said = f'nobody signs in for {user}: {who} gets its tokens by itself (sign_in="{grant.sign_in}")'
+    if alone:
+        return Result(False, said, "start the daemon: `cms run`")
+    return Result(False, said, "`cms refresh` asks for one now, and `cms status` says what is wrong if none comes")
+
+
+def nothing_to_sign_out(user: str) -> Result:
+    """Say of such an account how it is given up."""
+    said = f"nobody has signed in for {user}, and nothing is stored for it"
+    return Result(False, said, "to give it up, take it out of the configuration, then `cms reload`")
+
+
+# Sends an event to whoever gave the command; returns the answer, {} for none. Nobody answers what is only "told".
+Ask = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
+
+# Commands that converse: moving sign-ins to another machine and from one, deleting those without an account, and all.
+ERRANDS = ("export", "restore", "prune", "leave")
+
 
     def status(self) -> Result:
         """Return a Result whose `extra` has `text`, `json` (the object) and `exit_code` (of `--check`)."""
@@ -281,19 +303,13 @@ def prompt_event(flow: Flow, shown: Prompt) -> dict[str, Any]:
     return {
         "event": "prompt",
         "user": flow.grant.login,
-        "registration": _registered(flow.grant),
+        "registration": application(flow.grant),
         "page": flow.page,
         # Where the browser comes back to on this machine, 0 if it does not.
         "port": flow.address.port if flow.address else 0,
         "instead": flow.instead,
         **event,
     }
-
-
-def _registered(grant: Grant) -> str:
-    """Return whose application id a sign-in uses, and what is to be known of it."""
-    known = registration_of(grant.client_id)
-    return f"{known.name} ({known.caveat})" if known else f"{grant.client_id}, from the configuration"
 
 
 _LOST = 'it is lost when cms ends: to keep the next one, put Vault(key=File("...")) into the configuration'

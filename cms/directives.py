@@ -12,11 +12,11 @@ import os
 import shutil
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from cms import arguments, trust
+from cms import arguments, combinations, trust
 from cms.accounts import (
     CLOUDS,
     PERMISSIONS,
@@ -195,15 +195,17 @@ class Directives:
         prompt: Given = None,
         refresh_before: Given = None,
         preflight: Given = True,
+        imap_host: Given = None,
+        smtp_host: Given = None,
+        pop_host: Given = None,
     ) -> AccountHandle:
         address = _optional(user, lambda given: arguments.address("user", given))
         login = _login(address, sign_in_as)
         way = arguments.choice("sign_in", sign_in, arguments.SIGN_IN_WAYS)
-        home = CLOUDS[arguments.choice("cloud", cloud, tuple(CLOUDS))]
+        home = _cloud(cloud, imap_host=imap_host, smtp_host=smtp_host, pop_host=pop_host)
         registered = _registration(login, client_id, use_default_registration, way)
-        host = _optional(authority, arguments.authority) or _login_host(home, registered)
         grant = Grant(
-            authority=f"{host}/{_optional(tenant, arguments.tenant) or _home_tenant(home, registered)}",
+            authority=_authority(home, registered, authority, tenant),
             client_id=registered.client_id,
             login="" if way in UNATTENDED else (login or "").lower(),
             sign_in=way,
@@ -219,12 +221,9 @@ class Directives:
         )
         _check_credentials(grant)
         _check_unattended(grant, address, sign_in_as, tenant)
-        checked_scopes = _optional(scopes, arguments.scopes)
-        return self._add(
-            AccountHandle(
-                self.line(), address or "", grant, home, checked_scopes, arguments.flag("preflight", preflight)
-            )
-        )
+        looked_into = arguments.flag("preflight", preflight)
+        own = _optional(scopes, arguments.scopes)
+        return self._add(AccountHandle(self.line(), address or "", grant, home, own, looked_into))
 
     def _add(self, account: AccountHandle) -> AccountHandle:
         for other in self.accounts:
@@ -236,6 +235,9 @@ class Directives:
                     f"a second account for {whose}; the first is in line {other.line}", "Use the first for both"
                 )
         self.accounts.append(account)
+        case = combinations.Case(account.grant, account.cloud, account.user, account.scopes or ())
+        for warning in combinations.warnings(case):
+            self.warn(account.line, warning)
         return account
 
     def _office365(self, mailbox: Given, account: Given) -> IgnoredHandle:
@@ -540,6 +542,12 @@ def _is_google(given: Given) -> bool:
     return isinstance(given, IgnoredHandle) and given.directive == "GMail_Account"
 
 
+def _cloud(name: Given, **hosts: Given) -> Cloud:
+    """Return the cloud of this name, with the mail hosts that an account has of its own."""
+    own = {each: arguments.mail_host(each, given) for each, given in hosts.items() if given is not None}
+    return replace(CLOUDS[arguments.choice("cloud", name, tuple(CLOUDS))], **own)
+
+
 def _login(user: str | None, sign_in_as: Given) -> str | None:
     """Return who signs in, None for whoever does."""
     if sign_in_as is None:
@@ -565,12 +573,17 @@ def _registration(login: str | None, client_id: Given, use_default_registration:
     return by_name.get(given) or registration_of(given) or own
 
 
+def _authority(cloud: Cloud, registered: Registration, authority: Given, tenant: Given) -> str:
+    host = _optional(authority, arguments.authority) or _login_host(cloud, registered)
+    return f"{host}/{_optional(tenant, arguments.tenant) or _home_tenant(cloud, registered)}"
+
+
 def _login_host(cloud: Cloud, registered: Registration) -> str:
     """Return a cloud's login host. The registrations that cms knows are in the worldwide cloud only."""
     if registered.name and cloud.login != CLOUDS["global"].login:
         raise Mistake(
             f'cloud="{cloud.name}" needs client_id=: each national cloud has applications of its own',
-            "docs/configuration.md says how to register one",
+            "docs/microsoft-setup.md says how to register one",
         )
     return cloud.login
 

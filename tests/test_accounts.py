@@ -18,6 +18,8 @@ from cms.accounts import (
     Registration,
     Scopes,
     Source,
+    app_scopes,
+    application,
     mail_scopes,
     permission_for,
     registration_for,
@@ -105,13 +107,30 @@ def test_one_token_request_has_one_audience(cloud: Cloud) -> None:
     assert {("https", urlsplit(resource).netloc)} == audiences
 
 
+# Each row: login host, mail resource, IMAP and POP host, SMTP host, Graph, and what an application asks for.
 EXPECTED_CLOUDS = {
-    "global": ("login.microsoftonline.com", "outlook.office.com", "outlook.office365.com", "smtp.office365.com"),
-    "gcc-high": ("login.microsoftonline.us", "outlook.office365.us", "outlook.office365.us", "smtp.office365.us"),
+    "global": (
+        "login.microsoftonline.com",
+        "outlook.office.com",
+        "outlook.office365.com",
+        "smtp.office365.com",
+        "graph.microsoft.com",
+        "outlook.office365.com",
+    ),
+    "gcc-high": (
+        "login.microsoftonline.us",
+        "outlook.office365.us",
+        "outlook.office365.us",
+        "smtp.office365.us",
+        "graph.microsoft.us",
+        "outlook.office365.us",
+    ),
     "dod": (
         "login.microsoftonline.us",
         "outlook-dod.office365.us",
         "outlook-dod.office365.us",
+        "outlook-dod.office365.us",
+        "dod-graph.microsoft.us",
         "outlook-dod.office365.us",
     ),
     "china": (
@@ -119,24 +138,36 @@ EXPECTED_CLOUDS = {
         "partner.outlook.cn",
         "partner.outlook.cn",
         "smtp.partner.outlook.cn",
+        "microsoftgraph.chinacloudapi.cn",
+        "partner.outlook.cn",
     ),
-    "personal": ("login.microsoftonline.com", "outlook.office.com", "outlook.office365.com", "smtp-mail.outlook.com"),
+    "personal": (
+        "login.microsoftonline.com",
+        "outlook.office.com",
+        "outlook.office365.com",
+        "smtp-mail.outlook.com",
+        "graph.microsoft.com",
+        "outlook.office.com",
+    ),
 }
 
 
 def test_clouds_are_where_microsoft_says() -> None:
-    """Login host, token resource, IMAP and SMTP hosts of each national cloud."""
+    """Login host, token resources and mail hosts of each national cloud; IMAP and POP share a host."""
     actual = {
         cloud.name: (
             cloud.login.removeprefix("https://"),
             cloud.resource.removeprefix("https://"),
             cloud.imap_host,
             cloud.smtp_host,
+            cloud.graph.removeprefix("https://"),
+            app_scopes(cloud)[0].removeprefix("https://").removesuffix("/.default"),
         )
         for cloud in CLOUDS.values()
     }
 
     assert EXPECTED_CLOUDS == actual
+    assert {cloud.imap_host for cloud in CLOUDS.values()} == {cloud.pop_host for cloud in CLOUDS.values()}
 
 
 @pytest.mark.parametrize(
@@ -213,3 +244,23 @@ def test_a_source_says_where_it_reads(source: Source, expected: str) -> None:
 def test_a_protocol_needs_a_permission(protocol: str, scopes: Scopes, expected: str) -> None:
     """A mail protocol its own, another one the first that it asks for, and all that there is nothing by name."""
     assert expected == permission_for(protocol, scopes)
+
+
+@pytest.mark.parametrize(
+    ("registration", "platform"), [(each, "spa" if each.name != "thunderbird" else "native") for each in REGISTRATIONS]
+)
+def test_the_platform_of_a_registration(registration: Registration, platform: str) -> None:
+    """A single-page application's redirect demands an Origin; all others refuse one."""
+    assert platform == registration.platform
+
+
+def test_whose_application_it_is() -> None:
+    """People are told whose application signs them in, and that a single-page application's sign-ins end soon."""
+    own = replace(GRANT, client_id="0a1b2c3d-1111-2222-3333-444455556666")
+
+    assert application(replace(GRANT, origin="http://127.0.0.1:8080/")) == (
+        f"cms ({DEFAULT_REGISTRATION.caveat}); its redirect is a single-page application's, so each sign-in with it may"
+        " end after 24 hours"
+    )
+    assert "0a1b2c3d-1111-2222-3333-444455556666, from the configuration" == application(own)
+    assert "the machine's own identity" == application(replace(own, client_id=""))

@@ -464,8 +464,8 @@ Vault(key=File("{home}/key"))
     assert 0 == main.main(["check", "-c", str(path)])
     out, err = capsys.readouterr()
     assert f"{path}: good" in out
-    assert "account a@example.test: SMTP, IMAP; signs in by browser, with cms's application" in out
-    assert "with application 11111111-" in out
+    assert "account a@example.test: SMTP, IMAP; signs in by browser; application: cms (" in out
+    assert "application: 11111111-" in out
     assert "mode 0666; for whoever its mode lets in; serves a@example.test, b@example.test with SMTP, IMAP" in out
     assert "group root; for its owner, root, user root, group root" in out
     assert f"vault key: file {home}/key" in out

@@ -323,6 +323,54 @@ class TestOffice365Account:
         )
 
 
+class TestMailHosts:
+    def test_own(self, load_text: Loader) -> None:
+        """A mail server of one's own takes the place of the cloud's, each by itself."""
+        account = account_of(load_text, "'a@example.com', imap_host='IMAP.example.com', cloud='personal'")
+        other = account_of(load_text, "'a@example.com', smtp_host='s.example.com', pop_host='p.example.com'")
+
+        assert ("imap.example.com", "smtp-mail.outlook.com", "outlook.office365.com") == (
+            account.imap_host,
+            account.smtp_host,
+            account.pop_host,
+        )
+        assert ("outlook.office365.com", "s.example.com", "p.example.com") == (
+            other.imap_host,
+            other.smtp_host,
+            other.pop_host,
+        )
+
+    @pytest.mark.parametrize("host", ["imap.example.com:993", "imaps://imap.example.com", ".example.com", "*"])
+    def test_no_host(self, refuse: Refuser, host: str) -> None:
+        """A port, a scheme and a domain are no host's name."""
+        said = refuse(f"Office365_Account('a@example.com', imap_host='{host}')").message
+
+        assert "imap_host= is a host's name" in said
+
+
+class TestCombinations:
+    def test_warning(self, load_text: Loader) -> None:
+        """What cannot work together is a warning with its line, and loads."""
+        config = load_text(f"{ACCOUNT}b = Office365_Account('b@outlook.com', 'organizations')")
+
+        assert any(":3: b@outlook.com is a personal account" in each for each in config.warnings)
+
+    def test_protocols(self, load_text: Loader) -> None:
+        """A Protocol for another cloud's resource is told at the accounts that it is served for."""
+        config = load_text(
+            f"""\
+            a = Office365_Account('a@example.com')
+            b = Office365_Account('b@example.us', cloud='gcc-high', client_id='{MY_ID}')
+            graph = Protocol('GRAPH', ['https://graph.microsoft.com/Mail.Send'])
+            CredentialServer('cms.sock', [a, b], protocols=['SMTP', graph])
+            """
+        )
+
+        assert 1 == len(config.warnings)
+        assert 'cms.cfg:2: GRAPH for b@example.us: graph.microsoft.com is not in cloud="gcc-high"' in config.warnings[0]
+        assert "https://graph.microsoft.us" in config.warnings[0]
+
+
 class TestOffice365:
     def test_mailbox(self, load_text: Loader) -> None:
         """It names the mailbox and turns IMAP on, beside the socket's protocols."""

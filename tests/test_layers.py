@@ -55,6 +55,7 @@ LADDER = {
         "cms.arguments",
         "cms.directives",
         "cms.config",
+        "cms.combinations",
     ),
     "rung 1: the grant worker, what crosses to it, and plain tools": (
         "cms.logs",
@@ -163,6 +164,7 @@ PURE = (
     "cms.grants.messages",
     "cms.grants.catalogue",
     "cms.grants.peers",
+    "cms.combinations",
     "cms.grants.seals",
 )
 IMPURE = {
