@@ -1,0 +1,156 @@
+"""Hooks and the forecast, as users have them: a real worker, a real Entra over TLS, real programs as hooks."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import trio
+from support.house import ANN, HOUR, House, in_house, open_house, until
+
+from cms.control import Result
+from cms.grants.messages import Prompt
+from cms.lifecycle import Granted
+
+DAY = 24 * HOUR
+# The longest that cms believes in: two renewals a week.
+LONG_LIFE = 6 * DAY
+
+# A hook that keeps what it is told, each time in one piece: a file for each notice.
+KEEP = """
+import os, sys, tempfile
+lines = [f"{name}={value}" for name, value in sorted(os.environ.items())]
+descriptor, draft = tempfile.mkstemp(dir=sys.argv[1], prefix="draft-")
+os.write(descriptor, "\\n".join(lines).encode())
+os.rename(draft, draft.replace("draft-", "notice-"))
+"""
+
+
+class Told:
+    """What a hook was told so far."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "told"
+        self.folder.mkdir()
+        self.program = folder / "keep.py"
+        self.program.write_text(KEEP)
+
+    @property
+    def argv(self) -> list[str]:
+        return [sys.executable, "-I", str(self.program), str(self.folder)]
+
+    def all(self, event: str) -> list[dict[str, str]]:
+        """Return the environments of all notices of an event."""
+        texts = [path.read_text() for path in self.folder.glob("notice-*")]
+        facts = [dict(line.split("=", 1) for line in text.splitlines() if "=" in line) for text in texts]
+        return [each for each in facts if each["CMS_EVENT"] == event]
+
+    def due_at(self, moment: float) -> dict[str, str]:
+        """Return the notice of a sign-in that is due at this Unix time, nothing while there is none."""
+        return next((each for each in self.all("sign-in-due") if each["CMS_DUE"] == str(int(moment))), {})
+
+    async def one(self, event: str) -> dict[str, str]:
+        """Wait for a notice of an event, and return it; the next call is for the next."""
+        found = await until(lambda: self.all(event), f"a notice: {event}")
+        for path in self.folder.glob("notice-*"):
+            if f"CMS_EVENT={event}\n" in path.read_text():
+                path.unlink()
+        return found[0]
+
+
+async def notify(house: House, told: Told, options: str = "") -> None:
+    """Add a hook to the configuration, and reload."""
+    config = house.folder / "cms.cfg"
+    config.write_text(f"{config.read_text()}Notify({told.argv!r}{options})\n")
+    reloaded = await house.app.reload()
+    assert reloaded.ok, reloaded
+
+
+@in_house
+async def test_a_sign_in_that_is_required_is_told_until_it_is_done(tmp_path: Path) -> None:
+    """A hook hears that a sign-in is required, with the command; again after 15 minutes; its link; and its end."""
+    told = Told(tmp_path)
+    async with open_house(tmp_path) as house:
+        await notify(house, told)
+        house.entra.revoke(ANN)
+        await house.app.refresh(ANN)
+        first = await told.one("sign-in-required")
+        await house.pass_time(15 * 60 + 1)
+        again = await told.one("sign-in-required")
+        outcome = await house.sign_in(ANN)
+        assert isinstance(outcome, Granted)
+        done = await told.one("signed-in")
+
+    assert (ANN, f"cms login {ANN}", "", "50173") == tuple(
+        first[name] for name in ("CMS_ACCOUNT", "CMS_LOGIN", "CMS_URL", "CMS_AADSTS")
+    )
+    assert f"cms login {ANN}" in first["CMS_HINT"]
+    assert first["CMS_MESSAGE"] == again["CMS_MESSAGE"]
+    assert (ANN, "") == (done["CMS_ACCOUNT"], done["CMS_URL"])
+
+
+@in_house
+async def test_the_link_of_a_sign_in_is_told(tmp_path: Path) -> None:
+    """Whoever starts a sign-in somewhere else finds its link, or its code, in the hook's variables."""
+    told = Told(tmp_path)
+    async with open_house(tmp_path, signed_in=False) as house:
+        await notify(house, told, ", events=['sign-in-required']")
+        await told.one("sign-in-required")
+        flow = house.app.login(ANN, "device")
+        assert not isinstance(flow, Result)
+        with flow.held():
+            shown = await flow.prompt()
+            assert isinstance(shown, Prompt)
+            asked = await told.one("sign-in-required")
+            approve = house.entra.approve_device
+            await trio.to_thread.run_sync(approve, asked["CMS_CODE"], ANN)
+
+    assert (shown.url, shown.user_code) == (asked["CMS_URL"], asked["CMS_CODE"])
+    assert asked["CMS_CODE"] in asked["CMS_HINT"]
+
+
+@in_house
+async def test_no_token_is_ever_told(tmp_path: Path) -> None:
+    """Whatever a hook is told, neither an access token nor a refresh token is in it, nor the vault's key."""
+    told = Told(tmp_path)
+    async with open_house(tmp_path) as house:
+        await notify(house, told, ", events=['refreshed', 'signed-in', 'sign-in-required']")
+        await house.app.refresh(ANN)
+        await told.one("refreshed")
+        await house.app.refresh(ANN)
+        token = await house.token(ANN)
+        told_of = await told.one("refreshed")
+
+    assert not [name for name, value in told_of.items() if token in value or "eyJ" in value]
+    assert {"CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET", "SSLKEYLOGFILE"}.isdisjoint(told_of)
+
+
+@in_house
+async def test_the_forecast_knows_the_organisations_rhythm(tmp_path: Path) -> None:
+    """After two sign-ins that ended after a week each, the third one's end is foretold: status, monitoring and hook."""
+    told = Told(tmp_path)
+    async with open_house(tmp_path, life=LONG_LIFE) as house:
+        await notify(house, told, ", events=['sign-in-due']")
+        for _ in range(2):
+            await house.pass_time(7 * DAY)
+            house.entra.revoke(ANN, 70043)
+            await house.app.refresh(ANN)
+            assert house.row(ANN)["forecast"] is None
+            assert isinstance(await house.sign_in(ANN), Granted)
+        fresh, given = house.row(ANN), house.clock.wall()
+        assert 0 == house.exit_code()
+        await house.pass_time(6.5 * DAY)
+        due, text, code = house.row(ANN), house.text(), house.exit_code()
+        # The end of the second one was foretold as well, as possible.
+        notice = await until(lambda: told.due_at(due["forecast"]["due"]), "the notice of the third one")
+
+    assert abs(fresh["signed_in_at"] - given) < 60
+    assert abs(fresh["forecast"]["due"] - given - 7 * DAY) < 60
+    assert ("likely", "sign-in frequency of the organisation, seen twice") == (
+        fresh["forecast"]["certainty"],
+        fresh["forecast"]["reason"],
+    )
+    assert (False, True, 1) == (fresh["sign_in_due"], due["sign_in_due"], code)
+    assert "given 6 d 12 h ago; next expected in 1" in text
+    assert f"cms login {ANN}" in notice["CMS_HINT"]
+    assert "(likely)" in notice["CMS_MESSAGE"]
