@@ -72,7 +72,7 @@ async def test_a_request_is_answered_with_guarded_headers() -> None:
     head, _, page = said.decode().partition("\r\n\r\n")
     request, uid = echo.requests[0]
     assert ("HTTP/1.1 200 OK", f"/x at {port}") == (head.split("\r\n")[0], page)
-    for header in ("Cache-Control: no-store", "Content-Security-Policy:", "Referrer-Policy: no-referrer"):
+    for header in ("Cache-Control: no-store", "Content-Security-Policy:", "Referrer-Policy: same-origin"):
         assert header in head
     assert ("GET", "/x", "a=1", "h", 4242) == (
         request.method,

@@ -1,0 +1,133 @@
+"""The sign-in page in a real browser: one walk through all accounts that wait, over real TLS, as the user who runs cms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from support.browser import Browser, browser
+from support.daemon import Daemon, account_line, settings_lines
+from support.ports import free_port, listens
+from support.programs import require_root
+from support.reachable import ALICE
+from support.waiting import until
+
+from cms.sandbox.entra import Entra
+
+ANN, BOB = "ann@example.test", "bob@example.test"
+AT_THE_PAGE = "cms: sign in"
+
+
+@dataclass
+class Walk:
+    """A daemon with two accounts that wait, a browser of its user's, and where the page and the redirects are."""
+
+    daemon: Daemon
+    person: Browser
+    page: str
+    ports: tuple[int, int]
+
+
+@pytest.fixture
+def walk(make_daemon: Callable[..., Daemon], entra: Entra) -> Iterator[Walk]:
+    """ANN's application comes back to a port of its own, BOB's to any."""
+    require_root()
+    daemon = make_daemon(ALICE)
+    page, back = free_port(), free_port()
+    for user in (ANN, BOB):
+        entra.add_user(user)
+    there = f'redirect_uri="http://127.0.0.1:{back}/some/path"'
+    daemon.configure(
+        settings_lines(daemon.home, entra)
+        + account_line("ann", ANN, entra).replace('redirect_uri="http://localhost/"', there)
+        + account_line("bob", BOB, entra)
+        + f'CredentialServer("{daemon.sockets}/cms.sock", accounts=[ann, bob])\n'
+        + f'SignInPage(url="http://127.0.0.1:{page}/")\n'
+    )
+    daemon.start()
+    with browser(daemon.folder, ALICE, Path(entra.cert_file)) as person:
+        yield Walk(daemon, person, f"http://127.0.0.1:{page}/", (page, back))
+
+
+def sign_in(person: Browser, user: str) -> None:
+    """Be the person at the provider's own page."""
+    person.await_title("Sign in")
+    person.choose(user)
+    person.press("Accept")
+
+
+def test_a_browser_walks_through_every_account_that_waits(walk: Walk, entra: Entra) -> None:
+    """One address, as the status names it; after each account the page leads to the next, and goes with the last."""
+    person, daemon = walk.person, walk.daemon
+    assert walk.page in until(lambda: named(daemon, walk.page), "the page's address in the status")
+
+    shown = person.open(walk.page)
+    person.keep("sign-in-page")
+    assert AT_THE_PAGE in shown
+    assert f"{ANN} Sign in" in shown
+    assert f"{BOB} Sign in" in shown
+    assert 2 == shown.count("sign-in-required")
+
+    person.press("Sign in", beside=ANN)
+    sign_in(person, ANN)
+    shown = person.await_title("Signed in")
+    person.keep("signed-in")
+    assert f"{ANN} is signed in" in shown
+    assert f"{BOB} Sign in" in shown
+    assert person.address.startswith(f"http://127.0.0.1:{walk.ports[1]}/some/path?")
+
+    # The same page once more: it is no second sign-in, and no error.
+    again = person.reload()
+    assert f"{ANN} is signed in" in again
+    assert 1 == entra.count("token", grant_type="authorization_code")
+
+    person.press("Sign in", beside=BOB)
+    person.await_title("Sign in")
+    # Entra posts a form to the application where that is asked for, from a page of its own.
+    person.open(f"{person.address}&response_mode=form_post")
+    sign_in(person, BOB)
+    shown = person.await_title("Signed in")
+    assert f"{BOB} is signed in" in shown
+    assert "Next" not in shown
+
+    until(lambda: not any(map(listens, walk.ports)), "the end of the page")
+    for user in (ANN, BOB):
+        assert 0 == daemon.token(daemon.sockets / "cms.sock", user).returncode
+
+
+def test_the_page_survives_a_reload_of_the_configuration(walk: Walk, entra: Entra) -> None:
+    """A sign-in that is under way in the browser ends well although the daemon reads its configuration meanwhile."""
+    person, daemon = walk.person, walk.daemon
+    until(lambda: named(daemon, walk.page), "the page's address in the status")
+    person.open(walk.page)
+    person.press("Sign in", beside=ANN)
+    person.await_title("Sign in")
+
+    assert 0 == daemon.cms("reload").returncode
+    sign_in(person, ANN)
+    assert f"{ANN} is signed in" in person.await_title("Signed in")
+    shown = person.open(walk.page)
+    assert f"{BOB} Sign in" in shown
+    assert f"{ANN} Sign in" not in shown
+
+
+def test_who_declines_is_told_whose_move_it_is(walk: Walk) -> None:
+    """The provider's refusal is on the page, with the next command, and the account still waits."""
+    person = walk.person
+    until(lambda: named(walk.daemon, walk.page), "the page's address in the status")
+    person.open(walk.page)
+    person.press("Sign in", beside=ANN)
+    person.await_title("Sign in")
+    person.press("Cancel")
+
+    shown = person.await_title("Not signed in")
+    assert "cms login" in shown
+    assert f"{ANN} Sign in" in shown
+
+
+def named(daemon: Daemon, address: str) -> str:
+    """Return what `cms status` prints once it names an address for every account."""
+    said = " ".join(daemon.cms("status").stdout.split())
+    return said if 2 == said.count(f"open {address} in a browser on this machine") else ""

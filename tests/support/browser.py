@@ -1,0 +1,164 @@
+"""A real browser, Debian's chromium, without a window: driven by selenium, and as a user of the test's choice.
+
+It speaks to this machine only: no name but localhost resolves, and nothing of its own goes out.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509 import load_pem_x509_certificate
+from selenium import webdriver
+from selenium.common.exceptions import TimeoutException
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import Select, WebDriverWait
+
+from support import evidence
+from support.programs import require_program
+from support.reachable import bare_environment, become
+
+# What the browser showed is kept here, for people; git ignores the folder.
+SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
+
+# A browser's start takes a second on a quiet machine. Two slow cores run a dozen other programs meanwhile.
+SECONDS = 60.0
+
+_ARGUMENTS = (
+    "--headless=new",
+    # Containers do not let a process make namespaces, which chromium's own sandbox is made of. It shows our pages only.
+    "--no-sandbox",
+    # A container's /dev/shm has 64 MB, and chromium wants more.
+    "--disable-dev-shm-usage",
+    "--disable-gpu",
+    "--window-size=1000,760",
+    "--no-first-run",
+    "--no-default-browser-check",
+    "--no-pings",
+    "--no-proxy-server",
+    "--disable-background-networking",
+    "--disable-client-side-phishing-detection",
+    "--disable-component-update",
+    "--disable-default-apps",
+    "--disable-domain-reliability",
+    "--disable-extensions",
+    "--disable-sync",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1",
+)
+
+
+class Browser:
+    """What a person does with a browser. Each step waits until the page shows it."""
+
+    def __init__(self, driver: webdriver.Chrome) -> None:
+        self._driver = driver
+        self._wait = WebDriverWait(driver, SECONDS)
+
+    def open(self, address: str) -> str:
+        """Open an address; return what the page shows."""
+        self._driver.get(address)
+        return self.text
+
+    @property
+    def text(self) -> str:
+        """What the page shows."""
+        return self._find("body").text
+
+    @property
+    def source(self) -> str:
+        """The page itself."""
+        return self._driver.page_source
+
+    @property
+    def address(self) -> str:
+        return self._driver.current_url
+
+    def await_title(self, title: str) -> str:
+        """Return what the page with this title shows, once the browser has come to it."""
+        try:
+            self._wait.until(lambda _driver: self._there(title), f"{title!r} is not the title")
+        except TimeoutException as late:
+            late.add_note(self.text)
+            raise
+        return self.text
+
+    def press(self, words: str, beside: str = "") -> None:
+        """Press the button with these words, in the list entry with the words of `beside`."""
+        inside = f"//li[contains(., '{beside}')]" if beside else ""
+        self._find(f"{inside}//button[normalize-space(.)='{words}']", By.XPATH).click()
+
+    def choose(self, option: str) -> None:
+        """Choose an entry of the page's list."""
+        Select(self._find("select")).select_by_visible_text(option)
+
+    def reload(self) -> str:
+        """Load the page again; return what it shows."""
+        self._driver.refresh()
+        return self.text
+
+    def keep(self, name: str) -> None:
+        """Keep a picture of what the browser shows."""
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        self._driver.save_screenshot(str(SCREENSHOTS / f"{name}.png"))
+
+    def _there(self, title: str) -> bool:
+        """Whether the page with this title is here, all of it."""
+        return title == self._driver.title and "complete" == self._driver.execute_script("return document.readyState")
+
+    def _find(self, what: str, by: str = By.TAG_NAME) -> WebElement:
+        return self._driver.find_element(by, what)
+
+
+@contextmanager
+def browser(folder: Path, uid: int, certificate: Path) -> Iterator[Browser]:
+    """Run a browser as this uid, which trusts one server's certificate; `folder` must be enterable by all."""
+    home = folder / "browser"
+    home.mkdir(mode=0o700)
+    os.chown(home, uid, uid)
+    options = webdriver.ChromeOptions()
+    # Named, so that selenium looks for no browser and no driver, here or elsewhere.
+    options.binary_location = require_program("chromium", "chromium")
+    for each in (
+        *_ARGUMENTS,
+        f"--user-data-dir={home}/profile",
+        f"--ignore-certificate-errors-spki-list={_pin(certificate)}",
+    ):
+        options.add_argument(each)
+    service = webdriver.ChromeService(
+        str(_driver(folder, uid)),
+        env=bare_environment(HOME=str(home), TMPDIR=str(home)),
+        log_output=str(home / "driver.log"),
+    )
+    driver = webdriver.Chrome(options, service)
+    try:
+        driver.set_page_load_timeout(SECONDS)
+        yield Browser(driver)
+        evidence.keep("output", driver.page_source)
+    finally:
+        driver.quit()
+
+
+def _driver(folder: Path, uid: int) -> Path:
+    """Write a program that is the driver, as this uid."""
+    driver = require_program("chromedriver", "chromium-driver")
+    command = become(uid, [driver]) if uid != os.geteuid() else [driver]
+    path = folder / "driver"
+    path.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
+    path.chmod(0o755)
+    return path
+
+
+def _pin(certificate: Path) -> str:
+    """Return what chromium calls a certificate: the hash of its public key."""
+    blocks = certificate.read_bytes()
+    begin = blocks.index(b"-----BEGIN CERTIFICATE-----")
+    key = load_pem_x509_certificate(blocks[begin:]).public_key()
+    digest = hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
+    return base64.b64encode(digest).decode()
