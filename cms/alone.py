@@ -8,15 +8,18 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import trio
 
 from cms import control
 from cms.accounts import Account, Grant
 from cms.config import Config
-from cms.control import Result
+from cms.control import Ask, Result, nothing_to_sign_out
+from cms.custody import ERRANDS, Custody, Left, farewell
 from cms.grants.messages import Open, Place
 from cms.lifecycle import Granted, Outcome
 from cms.policy import Peer
@@ -51,11 +54,12 @@ async def _serve(sock: socket.socket, config: Config, opened: Open, argv: Sequen
     stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
     async with trio.open_nursery() as nursery:
         await nursery.start(worker.run)
+        custody = Custody(worker, opened.state_folder, lambda: config.accounts)
         signins = SignIns(worker.sign_in, owner=os.geteuid(), signed_in=_nothing_to_tell)
         signins.page = config.page
         await nursery.start(signins.run)
         peer = Peer(os.getpid(), os.geteuid(), os.getegid())
-        await control.serve_one(stream, peer, _Commands(config.accounts, worker, signins), os.geteuid())
+        await control.serve_one(stream, peer, _Commands(config.accounts, worker, signins, custody), os.geteuid())
         await signins.settle()
         nursery.cancel_scope.cancel()
 
@@ -67,7 +71,8 @@ def _nothing_to_tell(_grant: Grant, _outcome: Outcome) -> None:
 class _Commands:
     """What can be done without a daemon."""
 
-    def __init__(self, accounts: Sequence[Account], worker: Worker, signins: SignIns) -> None:
+    def __init__(self, accounts: Sequence[Account], worker: Worker, signins: SignIns, custody: Custody) -> None:
+        self._custody = custody
         self._accounts = accounts
         self._worker = worker
         self._signins = signins
@@ -83,11 +88,25 @@ class _Commands:
     async def logout(self, user: str) -> Result:
         grant = self._grant(user)
         if isinstance(grant, Result):
-            return grant
-        outcome = await self._worker.forget(grant)
-        if isinstance(outcome, Granted):
-            return Result(True, f"the sign-in of {grant.login or 'the account'} is deleted from this machine")
-        return Result(False, outcome.trouble.message, outcome.trouble.hint)
+            strays = await self._custody.strays_of(user)
+            return await self._custody.part_with(strays) if strays else grant
+        if grant.unattended:
+            return nothing_to_sign_out(user or "the account")
+        return await self._forget([grant])
+
+    async def _forget(self, grants: Sequence[Grant]) -> Result:
+        outcome = await self._custody.forget(grants)
+        if isinstance(outcome, Result):
+            return outcome
+        names = ", ".join(each.login or "the account" for each in grants)
+        return farewell(Left(tuple(grants), names, outcome.persisted, outcome.key_from), time.time())
+
+    async def errand(self, command: str, message: Mapping[str, Any], ask: Ask) -> Result:
+        if command != "leave":
+            return await ERRANDS[command](self._custody, message, ask)
+        grants = list({each.grant.key: each.grant for each in self._accounts if not each.grant.unattended}.values())
+        strays = await self._custody.discard(await self._custody.look())
+        return strays if isinstance(strays, Result) else await self._forget(grants)
 
     def _personal(self, user: str) -> Grant | Result:
         """Return the sign-in that a user name means, if it is a person's."""

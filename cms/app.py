@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import trio
 
@@ -19,7 +20,8 @@ from cms import control, herald, listener, network
 from cms.accounts import Account, Grant, Scopes
 from cms.clock import Clock, SystemClock
 from cms.config import LOAD_SECONDS, Config, ConfigError, load
-from cms.control import Result, nobody_signs_in, nothing_to_sign_out
+from cms.control import Ask, Result, nobody_signs_in, nothing_to_sign_out
+from cms.custody import ERRANDS, Custody, Left, expiry_of, farewell
 from cms.forecast import Forecast, forecast, warned_at
 from cms.grants import messages
 from cms.hooks import Hooks
@@ -139,8 +141,11 @@ class _Current(Provider):
     async def forget(self, grant: Grant) -> Outcome:
         return await self._there.worker.forget(grant)
 
-    async def bring_in(self, grant: Grant, place: messages.Place) -> Outcome:
-        return await self._there.worker.bring_in(grant, place)
+    async def bring_in(self, grant: Grant, place: messages.Place, *, keep: bool = False) -> Outcome:
+        return await self._there.worker.bring_in(grant, place, keep=keep)
+
+    async def attend(self, ask: Callable[[int], messages.Chore]) -> messages.Ended:
+        return await self._there.worker.attend(ask)
 
     def sign_in(self, grant: Grant, method: str, claims: str) -> AbstractAsyncContextManager[SignInSession]:
         return self._there.worker.sign_in(grant, method, claims)
@@ -183,6 +188,8 @@ class App(control.Commands):
         # Grant key -> the users that the configuration names for it.
         self._users: dict[str, list[str]] = {}
         self._provider = _Current()
+        self._custody = Custody(self._provider, options.state_folder, lambda: self._accounts, self._signed_in)
+        self._recent = Recent(options.clock.boot)
         self._recent = Recent(options.clock.boot)
         self._sockets = Sockets(
             lambda grant: self._kept[grant.key].keeper, lambda: self._names, options.clock, self._recent
@@ -239,6 +246,7 @@ class App(control.Commands):
         self._change_over(loaded, opened)
         nursery.start_soon(partial(control.serve, controlled, self, owner=os.geteuid()))
         nursery.start_soon(self._watch_clock)
+        nursery.start_soon(self._custody.look)
         nursery.start_soon(network.watch, self._wake)
         nursery.start_soon(self._systemd.watchdog)
         if self._systemd.listens:
@@ -496,6 +504,7 @@ class App(control.Commands):
             (*config.warnings, *self._files.troubles),
             config.vault_key is not None and config.vault_key.kind == "memory",
             self._files.paths,
+            self._custody.orphans,
         )
 
     def login(self, user: str, method: str) -> Flow | Result:
@@ -529,16 +538,35 @@ class App(control.Commands):
     async def logout(self, user: str) -> Result:
         keepers = self._keepers_of(user)
         if isinstance(keepers, Result):
-            return keepers
-        names = self._names_in_words(keepers)
+            strays = await self._custody.strays_of(user)
+            return await self._custody.part_with(strays) if strays else keepers
+        for keeper in keepers:
+            if keeper.grant.unattended:
+                return nothing_to_sign_out(self._names_in_words([keeper]))
+        return await self._sign_out(keepers)
+
+    async def _sign_out(self, keepers: Sequence[Keeper]) -> Result:
+        names, grants = self._names_in_words(keepers), tuple(keeper.grant for keeper in keepers)
+        held = [life.held for keeper in keepers for life in keeper.lives.values() if life.held]
+        found, key_from = bool(held), ""
         for keeper in keepers:
             self._signins.forget(keeper.grant)
             outcome = await self._provider.forget(keeper.grant)
             if not isinstance(outcome, Granted):
                 said = f"{self._name_of(keeper)} is still signed in: {outcome.trouble.message}"
                 return Result(False, said, outcome.trouble.hint)
+            found, key_from = found or outcome.persisted, key_from or outcome.key_from
             keeper.signed_out()
-        return Result(True, f"{names}: signed out, and the stored sign-in deleted")
+        now = self._clock.wall()
+        return farewell(Left(grants, names, found, key_from, expiry_of(held, self._clock.boot(), now)), now)
+
+    async def errand(self, command: str, message: Mapping[str, Any], ask: Ask) -> Result:
+        if command != "leave":
+            return await ERRANDS[command](self._custody, message, ask)
+        strays = await self._custody.discard(await self._custody.look())
+        if isinstance(strays, Result):
+            return strays
+        return await self._sign_out([kept.keeper for kept in self._kept.values() if not kept.keeper.grant.unattended])
 
     async def refresh(self, user: str) -> Result:
         keepers = self._keepers_of(user) if user else [kept.keeper for kept in self._kept.values()]
@@ -592,6 +620,7 @@ class App(control.Commands):
                 hired.scope.cancel()
             raise
         self._change_over(loaded, opened)
+        self._here.start_soon(self._custody.look)
         if hired is not before:
             self._warn_of_loss()
             self._provider.employ(hired)

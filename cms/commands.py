@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import click
 
 from cms import login as terminal
-from cms import moving, process, remote
+from cms import consent, moving, process, remote
 from cms.accounts import Account, application
 from cms.config import LOAD_SECONDS, Config, ConfigError, FileSpec, SocketSpec, load
 from cms.grants.messages import Place
@@ -68,6 +68,11 @@ def _complain(message: str, hint: str = "") -> None:
 
 def _config_option(command: Command) -> Command:
     option = click.option("-c", "--config", metavar="FILE", default="", help="The configuration file.")
+    return option(command)
+
+
+def _passphrase_option(command: Command) -> Command:
+    option = click.option("--passphrase-file", metavar="PATH", default="", help="Where an export's passphrase is.")
     return option(command)
 
 
@@ -206,25 +211,72 @@ def _connect_if_running() -> Remote | None:
 @click.option(
     "--account", "user", metavar="USER", default="", help="For whom (not needed if there is only one account)."
 )
+@click.option("--force", is_flag=True, help="Replace a sign-in that is there already (cms's own exports).")
+@_passphrase_option
 @click.option("--entry", metavar="NAME", default="", help="Which one, if there are several sign-ins in it.")
 @_config_option
-def bring_in(place: str, source: str, user: str, entry: str, config: str) -> int:
-    """Take over the sign-in that another program keeps in a file, or in the keyring under a NAME (oama).
+def bring_in(
+    place: str, source: str, user: str, entry: str, passphrase_file: str, config: str, *, force: bool
+) -> int:
+    """Take over sign-ins from a file: one that `cms export` has written, or another program's; or from a keyring entry.
 
-    Formats: mutt_oauth2, msal (oauth2ms), sasl-xoauth2, email-oauth2-proxy, oama, pizauth. The client id has to be the
-    same; docs/moving.md has the commands for each program.
+    Formats: cms, mutt_oauth2, msal (oauth2ms), sasl-xoauth2, email-oauth2-proxy, oama, pizauth. The client id has to be
+    the same; docs/moving.md has the commands for each program.
     """
     with _daemon_or_none(config) as found:
+        path = moving.whereabouts(place, source)
+        if moving.is_ours(path, source):
+            passphrase = moving.Passphrase(passphrase_file)
+            return _ended(moving.restore(found, user, path, passphrase, force=force, say=_say))
         return _ended(moving.bring_in(found, user, Place(moving.whereabouts(place, source), source, entry)))
 
 
 @cms.command()
-@click.argument("user", default="")
+@click.argument("users_and_file", nargs=-1, required=True, metavar="[USER]... FILE")
+@click.option("--force", is_flag=True, help="Overwrite FILE.")
+@_passphrase_option
 @_config_option
-def logout(user: str, config: str) -> int:
-    """Delete the sign-in of USER from this machine."""
+def export(users_and_file: tuple[str, ...], passphrase_file: str, config: str, *, force: bool) -> int:
+    """Write the sign-ins of the USERs, or of all, to FILE, encrypted to a passphrase: for `cms import` elsewhere.
+
+    The passphrase is typed twice, or is the first line of --passphrase-file or of the standard input. What is signed
+    in here stays so.
+    """
+    *users, file = users_and_file
+    path = Path(file)
+    try:
+        moving.check_target(path, force=force)
+        with _daemon_or_none(config) as found:
+            answer = moving.export(found, tuple(users), moving.Passphrase(passphrase_file))
+        if answer.get("ok"):
+            moving.write_private(path, str(answer.get("export")), force=force)
+    except FileExistsError:
+        _complain(f"{path} exists already and stays as it is", "name another file, or overwrite it with --force")
+        return FAILED
+    if answer.get("ok"):
+        answer["hint"] = f"to {path}. On the other machine: `cms import {path.name}`. Delete the file after that"
+    return _ended(answer)
+
+
+@cms.command()
+@click.argument("user", default="")
+@click.option("--all", "everybody", is_flag=True, help="Everybody, and what no account has.")
+@_config_option
+def logout(user: str, config: str, *, everybody: bool) -> int:
+    """Delete the sign-in of USER from this machine, with the vault's key if nobody else is signed in."""
+    if user and everybody:
+        raise click.UsageError("--all leaves nobody out: name a USER or say --all.")
     with _daemon_or_none(config) as found:
-        return _ended(found.ask("logout", user=user))
+        return _ended(found.ask("leave") if everybody else found.ask("logout", user=user))
+
+
+@cms.command()
+@click.option("--yes", is_flag=True, help="Delete without asking.")
+@_config_option
+def prune(config: str, *, yes: bool) -> int:
+    """Show the stored sign-ins that no account of the configuration has, and delete them."""
+    with _daemon_or_none(config) as found:
+        return _ended(moving.converse(found, "prune", moving.answers(lambda: "", _say, yes=yes), yes=yes))
 
 
 @cms.command()
@@ -279,6 +331,28 @@ def check(config: str) -> int:
     return 0
 
 
+@cms.command("admin-consent-url")
+@click.argument("user", default="")
+@click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
+@_config_option
+def admin_consent_url(user: str, config: str, *, as_json: bool) -> int:
+    """Print what to send to an administrator who has to consent to the application of USER (or of all accounts).
+
+    The address comes first on standard output, then a letter that explains it.
+    """
+    accounts = consent.meant(_load(_config_path(config)).accounts, user)
+    if isinstance(accounts, str):
+        _complain(accounts)
+        return os.EX_USAGE
+    why_not = consent.nobody_to_ask(accounts[0])
+    if why_not:
+        _complain(why_not)
+        return FAILED
+    asked = consent.petition(accounts)
+    _say(json.dumps(consent.as_data(asked), indent=2) if as_json else f"{asked.urls[0]}\n\n{consent.letter(asked)}")
+    return 0
+
+
 def _running_warnings(file: str) -> list[str]:
     """Return what the tokens that a daemon holds are warned about, if one runs with this configuration file."""
     try:
@@ -289,6 +363,23 @@ def _running_warnings(file: str) -> list[str]:
     if os.path.realpath(status.get("daemon", {}).get("config", "")) != os.path.realpath(file):
         return []
     return [f"{row['user'] or 'an account'}: {row['warning']}" for row in status["accounts"] if row.get("warning")]
+
+
+@cms.command()
+@click.argument("user", default="")
+@click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
+@click.option("--bundle", metavar="FILE", default="", help="Write a report without names and secrets, for a bug report.")
+@click.option("--as", "asking", metavar="UNIXUSER", multiple=True, help="Who must reach the sockets as well.")
+@_config_option
+def doctor(user: str, bundle: str, asking: tuple[str, ...], config: str, *, as_json: bool) -> int:
+    """Look at everything that mail needs, for USER or for every account: what is wrong, and whose move it is.
+
+    Exits as monitoring plugins do: 0 good, 1 warning, 2 critical.
+    """
+    from cms import doctor as surgery  # noqa: PLC0415 - ssl, http and smtplib, for this command only
+
+    world = surgery.World(_config_path(config), _load, user, asking)
+    return surgery.attend(world, bundle, _say, as_json=as_json)
 
 
 @cms.command()
@@ -405,6 +496,9 @@ def main(arguments: Sequence[str]) -> int:
     except process.NotOurs as error:
         _complain(str(error))
         return os.EX_CANTCREAT
+    except moving.Unsaid as error:
+        _complain(str(error), "nothing was written or changed")
+        return FAILED
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         _complain(f"{where}{error.strerror or error}")

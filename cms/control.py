@@ -7,17 +7,20 @@ One connection is one command. Both sides speak lines of JSON:
     {"command": "import", "user": "", "path": "/...", ...}   -> {"event": "password", ...} where one is needed, then "done"
     {"password": "..."}  (during an import)
     {"pasted": "http://127.0.0.1:8080/?code=..."}  (during a login)  -> {"event": "told", ...} if it will not do
+    {"command": "export", "users": []}  (and restore, prune)  -> {"event": "password" or "question", ...}, "told", then "done"
+    {"password": "..."} or {"yes": true or false}  (the answers)
 
-Commands: ping, status, login, import, logout, refresh, reload, stop. The last line of every answer is
+Commands: ping, status, login, import, export, restore, prune, logout, leave, refresh, reload, stop. The last line of every answer is
 `{"event": "done", "ok": true or false, "message": ..., "hint": ...}`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 
 import trio
@@ -50,9 +53,6 @@ class Result:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Commands(Protocol):
-    """What the daemon can be told. `user` is "" for the only account, and with `refresh` for all of them."""
-
 def nobody_signs_in(user: str, grant: Grant, *, alone: bool = False) -> Result:
     """Say of an account whose application, or machine, gets its tokens by itself what there is to do instead."""
     who = "this machine" if grant.sign_in == "managed-identity" else "an application"
@@ -75,6 +75,9 @@ Ask = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
 ERRANDS = ("export", "restore", "prune", "leave")
 
 
+class Commands(Protocol):
+    """What the daemon can be told. `user` is "" for the only account, and with `refresh` for all of them."""
+
     def status(self) -> Result:
         """Return a Result whose `extra` has `text`, `json` (the object) and `exit_code` (of `--check`)."""
         ...
@@ -85,6 +88,10 @@ ERRANDS = ("export", "restore", "prune", "leave")
 
     async def bring_in(self, user: str, place: Place) -> Outcome | Result:
         """Take over another program's sign-in. A Result says why it cannot be tried."""
+        ...
+
+    async def errand(self, command: str, message: Mapping[str, Any], ask: Ask) -> Result:
+        """Carry out one of `ERRANDS`, which may converse with whoever gives it."""
         ...
 
     async def logout(self, user: str) -> Result: ...
@@ -204,6 +211,8 @@ async def _carry_out(lines: Lines, message: Mapping[str, Any], commands: Command
         await _login(lines, user, message.get("method", ""), commands)
     elif command == "import":
         await _import(lines, user, message, commands)
+    elif command in ERRANDS:
+        await _finish(lines, await commands.errand(command, message, partial(_asked, lines)))
     else:
         await _finish(lines, await _result(command, user, commands))
 
@@ -266,6 +275,16 @@ async def _password(lines: Lines) -> str | None:
         password = message.get("password")
         return password if isinstance(password, str) and password else None
     return None
+
+
+async def _asked(lines: Lines, event: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Send an event; return what comes back, {} if the client leaves or nobody is at its terminal."""
+    await lines.send(event)
+    if event["event"] == "told":
+        return {}
+    with suppress(Garbled), trio.move_on_after(FLOW_SECONDS):
+        return await lines.receive() or {}
+    return {}
 
 
 async def _follow(lines: Lines, flow: Flow) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from cms.accounts import PERMISSIONS, Account, Scopes
+from cms.accounts import PERMISSIONS, Account, Kept, Scopes
 from cms.forecast import Forecast, warned_at
 from cms.lifecycle import Failing, Life, NeedsSignIn, Settled, covers, usable
 from cms.preflight import misfit
@@ -135,7 +135,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
-    """Facts about the daemon itself. `uptime` is in seconds; `memory_chosen` when the configuration asked for it."""
+    """Facts about the daemon itself. `uptime` is in seconds; `memory_chosen` when the configuration asked for it.
+
+    `orphans` are stored sign-ins that no account of the configuration has.
+    """
 
     version: str
     pid: int
@@ -145,6 +148,7 @@ class Daemon:
     warnings: tuple[str, ...] = ()
     memory_chosen: bool = False
     files: tuple[str, ...] = ()
+    orphans: tuple[Kept, ...] = ()
 
 
 def describe(entries: Sequence[Entry], now: float, wall: float) -> list[Row]:
@@ -277,6 +281,7 @@ def as_text(rows: Sequence[Row], daemon: Daemon | None = None) -> str:
     if any(row.persisted is False for row in rows):
         blocks.append(_wrapped("WARNING", MEMORY_WARNING))
     blocks += [_row_text(row) for row in rows] or ["no accounts are configured"]
+    blocks += [_orphans_text(daemon.orphans)] if daemon and daemon.orphans else []
     return "\n\n".join(blocks) + "\n"
 
 
@@ -286,6 +291,19 @@ def _daemon_text(daemon: Daemon) -> str:
     lines += [_wrapped("token file", path) for path in daemon.files]
     lines += [_wrapped("warning", warning) for warning in daemon.warnings]
     return "\n".join(lines)
+
+
+def _orphans_text(orphans: Sequence[Kept]) -> str:
+    lines = [_wrapped("", stored(each)) for each in orphans]
+    move = "`cms prune` deletes them; or put the account back into the configuration, and its sign-in is used again"
+    return "\n".join(["stored sign-ins without an account:", *lines, _wrapped("next move", move)])
+
+
+def stored(kept: Kept) -> str:
+    """Return a stored sign-in in words, for a list of them."""
+    if not kept.authority:
+        return f"a file that cannot be read now ({kept.key}.vault)"
+    return f"{kept.name or '(whoever signed in)'}: {kept.authority}, application {kept.client_id}"
 
 
 def _row_text(row: Row) -> str:
@@ -352,6 +370,7 @@ def as_json(rows: Sequence[Row], daemon: Daemon | None = None) -> dict[str, Any]
     document: dict[str, Any] = {"version": JSON_VERSION}
     if daemon:
         document["daemon"] = asdict(daemon)
+        document["orphans"] = document["daemon"].pop("orphans")
         if any(row.persisted is False for row in rows):
             document["daemon"]["warnings"] = [*daemon.warnings, MEMORY_WARNING]
     document["accounts"] = [asdict(row) for row in rows]

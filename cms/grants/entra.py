@@ -402,6 +402,20 @@ class Entra:
             call.keep_unrotated(refresh_token)
         return call.signed_in(result, scopes)
 
+    def issuer(self, authority: str) -> str | Trouble:
+        """Return the issuer that an authority's discovery document names, or why there is none."""
+        grant = Grant(authority, "", "")
+        try:
+            reply = self._discovery.of(authority, Budget())
+        except OSError as error:
+            return _network_trouble(error, grant)
+        except ValueError:
+            return _garbage(grant)
+        if is_discovery(reply):
+            return str(_object(reply.text).get("issuer"))
+        outcome = _no_discovery(reply, grant)
+        return outcome.trouble if isinstance(outcome, Transient | Refused) else _garbage(grant)
+
     def begin(self, grant: Grant, method: str, claims: str = "", secret: str = "") -> Flow | Outcome:
         """Begin a sign-in for all scope sets of the grant: `method` is "browser", "device" or "paste"."""
         call = self._call(grant, secret)

@@ -17,10 +17,10 @@ from typing import Protocol
 
 from cms.accounts import Grant, Scopes
 from cms.forecast import remember
-from cms.grants import catalogue, imports
+from cms.grants import catalogue, chores, exports, imports
 from cms.grants.entra import Answer, CodeFlow, Entra, Flow, no_sign_in
 from cms.grants.keys import Missing, read_source
-from cms.grants.messages import Import, Place, Prompt, SignIn
+from cms.grants.messages import Chore, Ended, Import, Place, Prompt, SignIn
 from cms.grants.peers import Found, Unfit
 from cms.grants.vault import Entry, Held, Stored, Unavailable, Vault
 from cms.lifecycle import Ending, Granted, Outcome, Refused, Transient, Trouble
@@ -129,15 +129,20 @@ class Service:
         """Delete what is kept of the grant."""
         try:
             with self._vault.hold(grant) as held:
-                held.forget()
+                found = held.forget()
         except Unavailable as unavailable:
             return catalogue.in_person(unavailable.outcome, f"try again: {catalogue.command('logout', grant)}")
-        return Granted("", time.clock_gettime(time.CLOCK_BOOTTIME), 0.0)
+        return chores.gone(self._vault, found=found)
+
+    def attend(self, question: Chore) -> Ended:
+        """Answer a question about the vault or the surroundings as a whole."""
+        return chores.attend(self._vault, self._entra, question)
 
     def bring_in(self, question: Import) -> Outcome:
         """Take over another program's sign-in: redeem it here, and store its successor."""
         try:
-            outcome = self._bring_in(question.grant, question.place)
+            ours = question.place.source == exports.SOURCE
+            outcome = self._restore(question) if ours else self._bring_in(question.grant, question.place)
         except imports.NoPassword:
             return Refused(Trouble("password", f"the sign-in in {question.place.path} is encrypted with a password"))
         except Unfit as unfit:
@@ -151,6 +156,33 @@ class Service:
         found = imports.find(place, grant)
         answer = self._entra.adopt(grant, found.refresh_token, client_secret(grant))
         return _not_anew(self._keep(grant, answer, room), found, grant)
+
+    def _restore(self, question: Import) -> Outcome:
+        """Take over a sign-in from another machine: redeemed at once, which proves it and stores its successor."""
+        grant, found = question.grant, imports.exported(question.place)
+        entry = next((each.entry for each in found if each.grant.key == grant.key), None)
+        if entry is None:
+            return Refused(
+                Trouble("unfit", f"{question.place.path} holds no sign-in of {grant.login or 'this account'}")
+            )
+        self._prepared(grant)
+        with self._vault.hold(grant) as held:
+            if question.keep and held.inspect():
+                return Refused(Trouble("signed-in", f"{grant.login or entry.who} is signed in already"))
+            held.prepare()
+            answer = self._entra.redeem(
+                grant,
+                _first(grant),
+                entry.cache,
+                entry.home_account_id,
+                who=entry.who,
+                secret=client_secret(grant),
+            )
+            if not isinstance(answer.outcome, Granted):
+                held.release()
+                return answer.outcome
+            entry = replace(entry, cache=answer.cache or entry.cache)
+            return _told(answer.outcome, held.store(entry), entry)
 
     def sign_in(self, question: SignIn, line: Line) -> Outcome:
         """Sign a person in, and store that."""
@@ -214,6 +246,11 @@ class Service:
                 line.check()
             held.prepare(memory_will_do=not place.persisted)
             return _told(answer.outcome, held.store(entry), entry)
+
+
+def _first(grant: Grant) -> Scopes:
+    """Return the scopes of the token that a sign-in gets."""
+    return grant.scope_sets[0] if grant.scope_sets else ()
 
 
 def client_secret(grant: Grant) -> str:
