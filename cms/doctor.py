@@ -1,0 +1,534 @@
+"""`cms doctor`: every check in order, side by side where they need nothing of each other, each under a deadline.
+
+A check looks (`probes*`) and judges (`doctor_*`). What several checks need, such as the configuration, is looked at
+once: the first to need it does it, the others wait. Whatever a check does, it is over for the report when its time is.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import platform
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO, TypeVar, cast
+from urllib.parse import urlsplit
+
+from cms import doctor_access, doctor_judge, doctor_tools, probes, probes_mail, probes_network, remote
+from cms.accounts import PERMISSIONS, Account
+from cms.bundle import Redactor, redacted
+from cms.config import Config, ConfigError, SocketSpec
+from cms.doctor_findings import Finding, as_data, as_text, exit_code, failed, passed, skipped, summary, warned, yours
+from cms.doctor_judge import Asked
+from cms.remote import NoDaemon
+from cms.version import VERSION
+from cms_oauth import dial, paths, wire
+from cms_oauth.claims import claims_of
+from cms_oauth.mailtest import place_of
+
+T = TypeVar("T")
+
+# The oldest Python that cms runs on (requires-python in pyproject.toml).
+OLDEST_PYTHON = (3, 11)
+
+# The mail servers' ports, and what a host of each protocol is called in an Account.
+_HOSTS = {"SMTP": "smtp_host", "IMAP": "imap_host", "POP": "pop_host"}
+
+# Redrawing the line of progress more often than this shows nothing more.
+_REDRAW_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long things may take, in seconds: a `step` of a network probe, a whole `mail` test, a whole `check`.
+
+    `margin` is what a check may take beside what it waits for: starting children, a full machine.
+    """
+
+    step: float = probes_network.STEP_SECONDS
+    mail: float = probes_mail.SECONDS
+    check: float = 10.0
+
+
+@dataclass
+class World:
+    """What one examination is about, and what has been looked at already.
+
+    `user` is "" for every account; `asking` are further users that must reach the sockets. `load` reads the
+    configuration at `path`, and `missing` says that there is none where it is looked for.
+    """
+
+    path: str
+    load: Callable[[str], Config]
+    user: str = ""
+    asking: Sequence[str] = ()
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    home: str = field(default_factory=lambda: str(Path.home()))
+    wall: Callable[[], float] = time.time
+    limits: Limits = field(default_factory=Limits)
+    _known: dict[str, Future[Any]] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def once(self, name: str, look: Callable[[], T]) -> T:
+        """Return what `look` finds, which only the first to ask for this name calls."""
+        with self._lock:
+            first = name not in self._known
+            future = self._known.setdefault(name, Future())
+        if first:
+            _fill(future, look)
+        return cast("T", future.result())
+
+    # What several checks need.
+
+    @property
+    def config(self) -> Config | ConfigError | None:
+        """The configuration, why it cannot be used, or None where there is none."""
+        return self.once("configuration", self._load)
+
+    def _load(self) -> Config | ConfigError | None:
+        if not os.path.lexists(self.path):
+            return None
+        try:
+            return self.load(self.path)
+        except ConfigError as error:
+            return error
+
+    @property
+    def accounts(self) -> list[Account]:
+        """The accounts that are meant."""
+        found = self.config.accounts if isinstance(self.config, Config) else ()
+        return [each for each in found if not self.user or self.user.lower() in (each.user.lower(), each.grant.login)]
+
+    @property
+    def sockets(self) -> tuple[SocketSpec, ...]:
+        return self.config.sockets if isinstance(self.config, Config) else ()
+
+    @property
+    def status(self) -> Mapping[str, Any] | NoDaemon:
+        """What the running daemon says of itself, or why none can be asked."""
+        return self.once("status", _status)
+
+    @property
+    def rows(self) -> list[Mapping[str, Any]]:
+        """The status' rows of the accounts that are meant."""
+        rows = [] if isinstance(self.status, NoDaemon) else self.status.get("accounts", [])
+        users = {each.user.lower() for each in self.accounts} | {self.user.lower()}
+        return [row for row in rows if not self.user or str(row.get("user", "")).lower() in users]
+
+    @property
+    def logins(self) -> list[doctor_judge.Https]:
+        """What the login hosts have shown of themselves."""
+        return self.once("logins", self._ask_logins)
+
+    def _ask_logins(self) -> list[doctor_judge.Https]:
+        return together([_looking(self, door) for door in self._doors()])
+
+    def _doors(self) -> list[probes_network.Door]:
+        config = self.config
+        if not isinstance(config, Config):
+            return []
+        hosts = dict.fromkeys(
+            "{0.scheme}://{0.netloc}".format(urlsplit(each.grant.authority)) for each in self.accounts
+        )
+        return [_door(config, host, self.environ) for host in hosts]
+
+    @property
+    def tokens(self) -> dict[tuple[str, str], tuple[Asked, str]]:
+        """What was answered for each account and protocol, with the token: that never leaves this object's checks."""
+        return self.once("tokens", self._ask_for_tokens)
+
+    def _ask_for_tokens(self) -> dict[tuple[str, str], tuple[Asked, str]]:
+        wanted = [(account, protocol) for account in self.accounts for protocol in account.scopes]
+        asked = together([_asking(self, account, protocol) for account, protocol in wanted])
+        return {(account.user, protocol): found for (account, protocol), found in zip(wanted, asked, strict=True)}
+
+    @property
+    def servers(self) -> list[tuple[str, Account, str]]:
+        """Return each mail protocol of each account, with the server's place, "" where none is known."""
+        pairs = [(protocol, each) for protocol in _HOSTS for each in self.accounts if protocol in each.scopes]
+        return [(protocol, each, getattr(each, _HOSTS[protocol], "") or each.imap_host) for protocol, each in pairs]
+
+
+def _fill(future: Future[Any], look: Callable[[], Any]) -> None:
+    try:
+        future.set_result(look())
+    # BLE001: it is raised again in whoever waits for it.
+    except BaseException as error:  # noqa: BLE001
+        future.set_exception(error)
+
+
+def start(look: Callable[[], T]) -> Future[T]:
+    """Look in a thread that nobody has to wait for: the process can end without it."""
+    future: Future[T] = Future()
+    threading.Thread(target=_fill, args=(future, look), daemon=True).start()
+    return future
+
+
+def together(looks: Sequence[Callable[[], T]]) -> list[T]:
+    """Return what each finds, looking side by side."""
+    return [future.result() for future in [start(look) for look in looks]]
+
+
+def _status() -> Mapping[str, Any] | NoDaemon:
+    try:
+        with remote.connect(paths.control_candidates()) as found:
+            document: Mapping[str, Any] = found.ask("status").get("json", {})
+    except NoDaemon as error:
+        return error
+    return document
+
+
+def _looking(world: World, door: probes_network.Door) -> Callable[[], doctor_judge.Https]:
+    return lambda: probes_network.https(door, world.environ, world.limits.step, world.wall)
+
+
+def _door(config: Config, host: str, environ: Mapping[str, str]) -> probes_network.Door:
+    if config.proxy is None or not config.proxy.serves(urlsplit(host).hostname or ""):
+        return probes_network.door(host, config.ca, {} if config.proxy else environ)
+    plain = probes_network.door(host, config.ca, {})
+    return probes_network.through(plain, config.proxy.url, config.proxy.user)
+
+
+def _asking(world: World, account: Account, protocol: str) -> Callable[[], tuple[Asked, str]]:
+    return lambda: _ask(world.sockets, account, protocol)
+
+
+def _ask(sockets: Sequence[SocketSpec], account: Account, protocol: str) -> tuple[Asked, str]:
+    """Ask the daemon for a token as a mail program does, over a socket that serves this account and protocol."""
+    serving = (each for each in sockets if each.speaks == "tokens" and protocol in each.protocols)
+    spec = next((each for each in serving if account in each.accounts), None)
+    if spec is None:
+        return Asked(account, protocol, message="no CredentialServer serves it"), ""
+    request = wire.build_request(wire.Request(protocol, "json", account.user))
+    reply = dial.round_trip(spec.path, request, dial.now() + wire.CLIENT_SECONDS, wire.MAX_REPLY)
+    if isinstance(reply, dial.Failed):
+        return Asked(account, protocol, code=reply.code, message=reply.message, hint=reply.hint), ""
+    return _understood(account, protocol, reply.text)
+
+
+def _understood(account: Account, protocol: str, text: bytes) -> tuple[Asked, str]:
+    try:
+        answer = json.loads(text)
+        refused = answer.get("error")
+        if refused:
+            code, message, hint = (str(refused.get(name, "")) for name in ("code", "message", "hint"))
+            return Asked(account, protocol, code=code, message=message, hint=hint), ""
+        token = str(answer["token"])
+    except (ValueError, KeyError, AttributeError):
+        said = "the socket answered nothing: this user may not ask there"
+        return Asked(account, protocol, code="denied", message=said, hint="`cms doctor` as the daemon's owner"), ""
+    return Asked(account, protocol, got=True, claims=claims_of(token)), token
+
+
+# The checks.
+
+
+def _configuration(world: World) -> Iterator[Finding]:
+    config = world.config
+    if config is None:
+        step = "`cms init`" if not world.path or not Path(world.path).exists() else "`cms check`"
+        cause = "without one there is nothing to serve"
+        yield failed("configuration", f"there is none at {world.path}", yours("no-configuration", cause, step))
+    elif isinstance(config, ConfigError):
+        where = config.file if config.line is None else f"{config.file}:{config.line}"
+        verdict = yours("configuration", config.message, config.hint or "mend that line", "`cms check`")
+        yield failed("configuration", where, verdict)
+    else:
+        yield passed("configuration", f"{config.file}: {len(config.accounts)} accounts, {len(config.sockets)} sockets")
+        yield from (warned("configuration", each) for each in config.warnings)
+        if world.user and not world.accounts:
+            known = ", ".join(each.user for each in config.accounts)
+            yield failed(
+                "configuration", f"no account {world.user}", yours("no-account", f"there are: {known}", "name one")
+            )
+
+
+def _program(_world: World) -> Iterator[Finding]:
+    yield doctor_judge.python(sys.version_info[:3], OLDEST_PYTHON)
+    yield doctor_judge.libraries(probes.libraries())
+
+
+def _clock(world: World) -> Iterator[Finding]:
+    yield from map(doctor_judge.clock, world.logins)
+    if not world.logins:
+        yield skipped("clock", "no configuration says which server to compare it with")
+
+
+def _names(world: World) -> Iterator[Finding]:
+    hosts = [*(each.host for each in world._doors()), *(_host(place) for _, _, place in world.servers if place)]  # noqa: SLF001 - the checks are its own
+    looks = [_naming(host) for host in dict.fromkeys(hosts)]
+    yield from map(doctor_judge.names, together(looks))
+
+
+def _naming(host: str) -> Callable[[], doctor_judge.Names]:
+    return lambda: probes_network.names(host)
+
+
+def _host(place: str) -> str:
+    found = place_of("imap", place)
+    return found.host if found else place
+
+
+def _tls(world: World) -> Iterator[Finding]:
+    yield from map(doctor_judge.tls, world.logins)
+
+
+def _proxy(world: World) -> Iterator[Finding]:
+    yield from map(doctor_judge.proxy, world.logins)
+
+
+def _key(world: World) -> Iterator[Finding]:
+    config = world.config
+    folder = probes.state_folder(paths.state_folder())
+    source = config.vault_key if isinstance(config, Config) else None
+    yield doctor_judge.key(probes.key(source, folder.vaults), world.rows)
+
+
+def _state_folder(_world: World) -> Iterator[Finding]:
+    yield doctor_judge.state_folder(probes.state_folder(paths.state_folder()), os.geteuid())
+
+
+def _daemon(world: World) -> Iterator[Finding]:
+    if isinstance(world.status, NoDaemon):
+        yield doctor_judge.no_daemon(world.status.message, world.status.hint)
+        return
+    config = world.config
+    file = config.file if isinstance(config, Config) else ""
+    yield from doctor_judge.daemon(world.status, VERSION, file, probes.age_of(file, world.wall()) if file else None)
+
+
+def access(config: Config, asking: Sequence[str], *, connect: bool) -> list[Finding]:
+    """Return, for each socket, who gets tokens there; `connect` tries it as far as this process may."""
+    owner = probes.owner_of(config)
+    named = [(name, probes.identity(name)) for name in asking]
+    unknown = [failed("socket", f"there is no user {name}", _NO_USER) for name, who in named if who is None]
+    looks = []
+    for spec in config.sockets:
+        identities = [*probes.expected(spec, owner), *(who for _, who in named if who)]
+        looks += [_reaching(spec, who, owner, connect=connect) for who in dict.fromkeys(identities)]
+    return [*unknown, *together(looks)]
+
+
+_NO_USER = yours("no-user", "this machine knows no such user", "check the spelling: `getent passwd`")
+
+
+def _reaching(spec: SocketSpec, who: doctor_access.Identity, owner: int, *, connect: bool) -> Callable[[], Finding]:
+    def look() -> Finding:
+        way = probes.way(spec.path)
+        found = doctor_access.judge(spec.path, way, probes.rules(spec, owner), who)
+        there = connect and not way.missing and not way.error
+        return doctor_access.confirm(found, spec.path, who, probes.try_socket(spec, who) if there else None)
+
+    return look
+
+
+def _sockets(world: World) -> Iterator[Finding]:
+    if isinstance(world.config, Config):
+        yield from access(world.config, world.asking, connect=True)
+
+
+def _sign_in(world: World) -> Iterator[Finding]:
+    yield from (doctor_judge.sign_in(row, world.wall()) for row in world.rows)
+
+
+def _token(world: World) -> Iterator[Finding]:
+    yield from (doctor_judge.token(asked) for asked, _ in world.tokens.values())
+
+
+def _consent(world: World) -> Iterator[Finding]:
+    yield from filter(None, (doctor_judge.consent(asked) for asked, _ in world.tokens.values()))
+
+
+def _servers(world: World) -> Iterator[Finding]:
+    places = dict.fromkeys((protocol, place) for protocol, _, place in world.servers if place)
+    looks = [_knocking(world, protocol, place) for protocol, place in places]
+    yield from map(doctor_judge.reached, together(looks))
+
+
+def _knocking(world: World, protocol: str, text: str) -> Callable[[], doctor_judge.Reached]:
+    place = place_of(protocol.lower(), text)
+    if place is None:
+        return lambda: doctor_judge.Reached(text, 0, "it is no HOST or HOST:PORT")
+    return lambda: probes_network.reached(place.host, place.port, world.limits.step)
+
+
+def _mail(protocol: str) -> Callable[[World], Iterator[Finding]]:
+    def check(world: World) -> Iterator[Finding]:
+        mine = [(account, place) for each, account, place in world.servers if each == protocol and place]
+        yield from together([_testing(world, protocol, account, place) for account, place in mine])
+
+    return check
+
+
+def _mailbox(world: World) -> Iterator[Finding]:
+    mine = [(account, place) for each, account, place in world.servers if each == "IMAP" and place and account.mailbox]
+    yield from together([_testing(world, "IMAP", account, place, account.mailbox) for account, place in mine])
+
+
+def _testing(world: World, protocol: str, account: Account, place: str, mailbox: str = "") -> Callable[[], Finding]:
+    def look() -> Finding:
+        _, token = world.tokens[account.user, protocol]
+        if not token:
+            return skipped(
+                f"mailbox {mailbox}" if mailbox else protocol, f"{account.user} at {place}: there is no token"
+            )
+        return doctor_judge.mail(
+            probes_mail.run(protocol, place, account.user, token, mailbox=mailbox, seconds=world.limits.mail)
+        )
+
+    return look
+
+
+def _tools(world: World) -> Iterator[Finding]:
+    served = doctor_tools.Served(world.sockets, paths.find_socket())
+    files = probes.tool_files(world.home)
+    found = [use for file in files for use in doctor_tools.uses(file)]
+    for file in files:
+        if file.error:
+            yield skipped(doctor_tools.CHECK, f"{file.tool}: {file.path}: {file.error}")
+    yield from (doctor_tools.judge(use, served) for use in found)
+    if not found:
+        yield skipped(doctor_tools.CHECK, "none was found that asks cms; docs/clients/ has a page for each")
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One check: what it is called, and what it finds."""
+
+    name: str
+    find: Callable[[World], Iterator[Finding]]
+
+
+CHECKS = (
+    Check("configuration", _configuration),
+    Check("python, libraries", _program),
+    Check("clock", _clock),
+    Check("dns", _names),
+    Check("tls", _tls),
+    Check("proxy", _proxy),
+    Check("key", _key),
+    Check("state folder", _state_folder),
+    Check("daemon", _daemon),
+    Check("socket", _sockets),
+    Check("sign-in", _sign_in),
+    Check("token", _token),
+    Check("consent", _consent),
+    Check("mail servers", _servers),
+    *(Check(protocol, _mail(protocol)) for protocol in PERMISSIONS),
+    Check("mailbox", _mailbox),
+    Check("mail tools", _tools),
+)
+
+
+def examine(
+    world: World,
+    tell: Callable[[Finding], None],
+    progress: Callable[[Sequence[str]], None] = lambda _names: None,
+    checks: Sequence[Check] = CHECKS,
+) -> list[Finding]:
+    """Make every check, side by side; tell each finding in the checks' order as soon as it can be; return them all.
+
+    `progress` hears, again and again, the names of the checks that are not done.
+    """
+    deadline = time.monotonic() + world.limits.check + world.limits.mail
+    begun = [(check, start(_finding(check, world))) for check in checks]
+    found: list[Finding] = []
+    for check, future in begun:
+        while not wait([future], _REDRAW_SECONDS).done and time.monotonic() < deadline:
+            progress([each.name for each, pending in begun if not pending.done()])
+        progress([])
+        now = future.result() if future.done() else [_late(check)]
+        for each in now:
+            tell(each)
+        found += now
+    return found
+
+
+def _finding(check: Check, world: World) -> Callable[[], list[Finding]]:
+    def find() -> list[Finding]:
+        try:
+            return list(check.find(world))
+        # BLE001: a fault of one check must not take the others' findings.
+        except Exception as error:  # noqa: BLE001
+            cause = f"the check itself failed: {type(error).__name__}"
+            return [failed(check.name, cause, yours("bug", "this is a fault of cms", "report it with `--bundle FILE`"))]
+
+    return find
+
+
+def _late(check: Check) -> Finding:
+    cause = "something that it asked does not answer"
+    return failed(check.name, "it did not end in time", yours("hang", cause, "look at the lines above; then try again"))
+
+
+class Progress:
+    """The line at the bottom of a terminal that says what is still being looked at. Silent where there is no terminal."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._shows = stream.isatty()
+        self._shown = ""
+
+    def __call__(self, names: Sequence[str]) -> None:
+        """Show these names in place of the last."""
+        columns = shutil.get_terminal_size().columns
+        line = f"looking at: {', '.join(names)}"[: columns - 1] if names else ""
+        if self._shows and line != self._shown:
+            # To the line's begin, and clear it (ECMA-48, CR and EL).
+            self._stream.write(f"\r\x1b[K{line}")
+            self._stream.flush()
+            self._shown = line
+
+
+def bundle(world: World, findings: Sequence[Finding]) -> dict[str, Any]:
+    """Return a report for strangers: what was found and what the daemon says, with nobody's names and secrets in it."""
+    status = {} if isinstance(world.status, NoDaemon) else dict(world.status)
+    machine = {"system": platform.platform(), "python": platform.python_version(), "cms": VERSION}
+    report = {**as_data(findings, VERSION), "machine": machine, "status": status}
+    config = world.config if isinstance(world.config, Config) else None
+    accounts = config.accounts if config else ()
+    addresses = [address for each in accounts for address in (each.user, each.grant.login)]
+    tenants = {each.grant.authority.rpartition("/")[2] for each in accounts} - COMMON_TENANTS
+    domains = {address.rpartition("@")[2] for address in addresses}
+    redactor = Redactor([*probes.personal_names(), *(tenants - domains)], world.home, [*addresses, world.user])
+    found: dict[str, Any] = redacted(report, redactor)
+    return found
+
+
+# Tenants that are nobody's.
+COMMON_TENANTS = frozenset(("common", "organizations", "consumers"))
+
+
+def write_bundle(path: str, report: Mapping[str, Any]) -> None:
+    """Write a report where nothing is yet, for its owner alone. Raises FileExistsError, or another OSError."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "w", encoding="utf-8") as file:
+        json.dump(report, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+
+
+def attend(world: World, bundle_path: str, say: Callable[[str], None], *, as_json: bool) -> int:
+    """Be the command; return its exit status. Raises OSError where the report cannot be written."""
+    if bundle_path and os.path.lexists(bundle_path):
+        raise FileExistsError(errno.EEXIST, "it exists already and stays as it is", bundle_path)
+    progress = Progress(sys.stderr)
+
+    def tell(finding: Finding) -> None:
+        if not as_json:
+            progress([])
+            say("\n".join(as_text(finding)))
+
+    findings = examine(world, tell, progress)
+    say(json.dumps(as_data(findings, VERSION), indent=2) if as_json else f"\n{summary(findings)}")
+    if bundle_path:
+        write_bundle(bundle_path, bundle(world, findings))
+        if not as_json:
+            say(f"Wrote {bundle_path}. Look through it before you send it: it has the domains of the addresses")
+    return exit_code(findings)

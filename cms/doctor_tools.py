@@ -1,0 +1,201 @@
+"""The mail tools of this machine: what their configurations ask of cms, and whether it is the right thing. Pure.
+
+A tool asks through `cms-oauth` in a command, or by itself as exim's `readsocket` does. Both are found as text: no tool's
+whole grammar is needed to see which socket, user and protocol a line names.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from cms.config import SocketSpec
+from cms.doctor_findings import Finding, failed, passed, warned, yours
+from cms_oauth.verdicts import Verdict
+
+CHECK = "mail tools"
+
+# Where each tool has its configuration; `~` is a user's home folder, and a `*` any name.
+PLACES = {
+    "exim": (
+        "/etc/exim4/exim4.conf",
+        "/etc/exim4/exim4.conf.template",
+        "/etc/exim4/conf.d/*/*",
+        "/etc/exim/exim.conf",
+        "/usr/exim/configure",
+    ),
+    "msmtp": ("~/.msmtprc", "~/.config/msmtp/config", "/etc/msmtprc"),
+    "mpop": ("~/.mpoprc", "~/.config/mpop/config"),
+    "mbsync": ("~/.mbsyncrc", "~/.config/isyncrc"),
+    "mutt": ("~/.muttrc", "~/.mutt/muttrc", "~/.config/mutt/muttrc"),
+    "neomutt": ("~/.neomuttrc", "~/.config/neomutt/neomuttrc"),
+    "aerc": ("~/.config/aerc/accounts.conf",),
+    "getmail": ("~/.getmail/*", "~/.config/getmail/*"),
+    "offlineimap": ("~/.offlineimaprc", "~/.config/offlineimap/config"),
+}
+
+# exim expands what has a $ in it: only exim knows what comes of that.
+_READSOCKET = re.compile(r"\$\{readsocket\s*\{([^{}]+)\}\s*\{\s*([A-Z][A-Z0-9_-]*)(?:,[^\s{}]*)?(?:\s+([^{}]*?))?\s*\}")
+_COMMAND = re.compile(r"cms-oauth\b[^\n]*")
+
+# What ends a command inside a tool's own line: a closing quote, a pipe, a parenthesis.
+_ENDS = re.compile(r"[|;&<>()]")
+
+_USER = ("--user", "-u")
+_SOCKET = ("--cms_sock", "--cms-sock")
+_PROTOCOL = ("--proto",)
+_TESTS = {"--test-smtp": "SMTP", "--test-imap": "IMAP", "--test-pop": "POP"}
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A tool's configuration file. `error` says why it could not be read, "" when it was."""
+
+    tool: str
+    path: str
+    text: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One line that asks for a token. `socket` is "" for the usual place, `user` for the only account.
+
+    `user` is "$" where the tool works it out when it asks.
+    """
+
+    tool: str
+    path: str
+    line: int
+    socket: str
+    user: str
+    protocol: str
+
+    @property
+    def place(self) -> str:
+        return f"{self.path}:{self.line}"
+
+
+def uses(file: File) -> list[Use]:
+    """Return what a configuration asks of cms, in its order."""
+    return [use for number, line in _lines(file.text) for use in _uses_in(file, number, line)]
+
+
+def _lines(text: str) -> Iterator[tuple[int, str]]:
+    """Yield the lines that are no comment, each with its number; what a backslash continues is one line."""
+    begun, number = "", 0
+    for here, line in enumerate(text.splitlines(), 1):
+        number = number if begun else here
+        if line.endswith("\\"):
+            begun += line[:-1] + " "
+            continue
+        whole, begun = begun + line, ""
+        if not whole.lstrip().startswith(("#", ";")):
+            yield number, whole
+
+
+def _uses_in(file: File, number: int, line: str) -> Iterator[Use]:
+    for found in _READSOCKET.finditer(line):
+        yield Use(file.tool, file.path, number, found[1].strip(), _plain(found[3] or ""), found[2])
+    for found in _COMMAND.finditer(line):
+        named = _options(found[0])
+        yield Use(file.tool, file.path, number, named["socket"], _plain(named["user"]), named["protocol"])
+
+
+def _plain(user: str) -> str:
+    return "$" if "$" in user or "%" in user else user
+
+
+def _options(command: str) -> dict[str, str]:
+    """Return what a `cms-oauth` command names, by what it is."""
+    words = [word.strip("\"',") for word in _words(_ENDS.split(command)[0])]
+    named = {"socket": "", "user": "", "protocol": "SMTP"}
+    for word, following in pairwise([*words, ""]):
+        name, equals, value = word.partition("=")
+        given = value if equals else following
+        if name in _USER:
+            named["user"] = given
+        elif name in _SOCKET:
+            named["socket"] = given
+        elif name in _PROTOCOL:
+            named["protocol"] = given.upper()
+        elif name in _TESTS:
+            named["protocol"] = _TESTS[name]
+    return named
+
+
+def _words(text: str) -> list[str]:
+    """Return the words of a command that stands inside a tool's own quotes."""
+    try:
+        return shlex.split(text.replace('\\"', '"').rstrip("\"'`"))
+    except ValueError:
+        # A quote that the tool's own line opened before the command.
+        return text.split()
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What the configuration offers. `usual` is the socket that `cms-oauth` finds by itself."""
+
+    sockets: Sequence[SocketSpec]
+    usual: str
+
+
+def judge(use: Use, served: Served) -> Finding:
+    """Return whether a tool asks the right socket for the right user and protocol."""
+    asked = use.socket or served.usual
+    spec = next((each for each in served.sockets if each.path == asked), None)
+    where = f"{use.tool} ({use.place})"
+    if "$" in asked:
+        return warned(CHECK, f"{where} works out its socket by itself", _known_only_then(use))
+    if spec is None:
+        return failed(
+            CHECK, f"{where} asks at {asked}, where this configuration has no socket", _other_socket(use, served)
+        )
+    wrong = _wrong_user(use, spec) or _wrong_protocol(use, spec)
+    if wrong:
+        return failed(CHECK, f"{where} asks for what it does not get", wrong)
+    whom = {"": "the only account", "$": "whoever sends"}.get(use.user, use.user)
+    return passed(CHECK, f"{where} asks for {use.protocol} of {whom} at {asked}")
+
+
+def _known_only_then(use: Use) -> Verdict:
+    return yours("tool-socket-unknown", f"{use.place} has a variable in the socket's path", "look at it yourself")
+
+
+def _other_socket(use: Use, served: Served) -> Verdict:
+    known = ", ".join(each.path for each in served.sockets) or "none at all"
+    said = "the path is another" if use.socket else "it names none, and the usual place is another"
+    return yours(
+        "tool-socket",
+        f"{said}: the configuration has {known}",
+        f"in {use.path}, line {use.line}: name one of these with --cms_sock=",
+    )
+
+
+def _wrong_user(use: Use, spec: SocketSpec) -> Verdict | None:
+    names = [each.user for each in spec.accounts]
+    if use.user == "$" or "" in names or use.user.lower() in {each.lower() for each in names}:
+        return None
+    known = ", ".join(names)
+    if not use.user:
+        return None if len({each.lower() for each in names}) == 1 else _user(use, "it names no user", known)
+    return _user(use, f"{spec.path} does not serve {use.user}", known)
+
+
+def _user(use: Use, cause: str, known: str) -> Verdict:
+    return yours("tool-user", f"{cause}: it serves {known}", f"in {use.path}, line {use.line}: name one of these")
+
+
+def _wrong_protocol(use: Use, spec: SocketSpec) -> Verdict | None:
+    if use.protocol in spec.protocols:
+        return None
+    return yours(
+        "tool-protocol",
+        f"{spec.path} serves {', '.join(spec.protocols)}, and no {use.protocol}",
+        f'add "{use.protocol}" to protocols= of this CredentialServer, or mend line {use.line} of {use.path}',
+        "`cms reload`",
+    )
