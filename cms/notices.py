@@ -183,7 +183,8 @@ def _bad_news(hook: Hook, heard: Heard, facts: Facts, trouble: _Standing | None,
         return _of_trouble(facts, trouble)
     if hook.prompts and facts.url not in ("", heard.url):
         return _prompt(facts, trouble.trouble.message if trouble else "a sign-in waits for a person")
-    if not trouble and facts.forecast and now >= facts.warn_at and heard.warned != facts.given_at:
+    idle = not trouble and not facts.url
+    if idle and facts.forecast and now >= facts.warn_at and heard.warned != facts.given_at:
         return _foretold(facts, facts.forecast)
     return None
 
