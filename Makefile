@@ -15,12 +15,13 @@ SOURCES := pyproject.toml $(shell find cms cms_oauth -name '*.py')
 # Two at a time: the tests start real servers, and CI has two cores.
 JOBS ?= 2
 
-.PHONY: help demo test lint packages clean
+.PHONY: help demo test lint docs packages clean
 
 help:
 	@echo 'make demo    try cms against a simulated Microsoft 365: no account is needed, nothing leaves this machine'
 	@echo 'make test    lint, type check and run all tests (root installs the Debian packages they need)'
 	@echo 'make lint    ruff and mypy only'
+	@echo 'make docs    make docs/troubleshooting.md from the tables of verdicts'
 	@echo 'make clean   remove what these made'
 
 demo: $(INSTALLED)
@@ -36,6 +37,10 @@ lint: $(TEST_STAMP)
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
+
+docs: $(INSTALLED)
+	$(VENV)/bin/python -m cms_oauth.troubleshooting > docs/troubleshooting.md.new
+	mv docs/troubleshooting.md.new docs/troubleshooting.md
 
 packages:
 	tests/install-debian-packages

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from cms_oauth import diagnosis_entra as entra
+from cms_oauth import diagnosis_local as local
 from cms_oauth import diagnosis_mail as mail
 from cms_oauth.claims import Claims, claims_of
 from cms_oauth.verdicts import (
@@ -39,8 +40,10 @@ __all__ = (
     "evidence_data",
     "identifiers_of",
     "is_stale",
+    "of_client",
     "of_entra",
     "of_row",
+    "printable",
 )
 
 # No reply needs more to be recognised by a person.
@@ -269,7 +272,7 @@ def _values(protocol: str, reply: str, evidence: Evidence) -> dict[str, str]:
         "claimed": claims.user or "somebody else",
         "audience": claims.audience,
         "permissions": ", ".join(claims.scopes or claims.roles) or "nothing",
-        "app": claims.app or "APPLICATION-ID",
+        "app": for_powershell(claims.app or "APPLICATION-ID"),
         "wanted": _WANTED.get(protocol, ""),
         "app_role": _ROLES.get(protocol, ""),
         "protocol": protocol.upper(),
@@ -339,6 +342,14 @@ def of_row(row: entra.Row) -> Verdict:
 
 def _more_of(aadsts: int | None) -> str:
     return f"{_LOOK_UP}{aadsts}" if aadsts else _ERROR_CODES
+
+
+def of_client(code: str, message: str, user: str = "") -> tuple[Verdict, ...]:
+    """Return what the client's own failure means: its code (`wire.EXIT_CODES`) and its message. Never nothing."""
+    said = f"{message} ({code})"
+    row = next((row for row in local.ROWS if row.pattern.search(said)), None)
+    row = row or next((row for row in local.ROWS if row.code == code), None)
+    return (fill(row.verdict, {"login": command("login", user)}),) if row else (_unknown(said),)
 
 
 # What support asks for: Exchange's server, time and id; Entra's trace and correlation ids.

@@ -31,7 +31,7 @@ _AN_HOUR = "minutes, up to an hour"
 _AT_ONCE = "at once"
 
 _EMAIL_APPS = "Microsoft 365 admin center > Users > Active users > the user > Mail > Manage email apps"
-_LOOK_AT_SMTP = "look: Get-CASMailbox {mailbox} | fl SmtpClientAuthenticationDisabled; Get-TransportConfig | fl SmtpClientAuthenticationDisabled  (blank in the mailbox: as the organisation)"
+_LOOK_AT_SMTP = "look: `Get-CASMailbox {mailbox} | fl SmtpClientAuthenticationDisabled`; `Get-TransportConfig | fl SmtpClientAuthenticationDisabled`  (blank in the mailbox: as the organisation)"
 
 # --- switched off: the mailbox, the organisation, its policies ---
 
@@ -40,7 +40,7 @@ SMTP_AUTH_MAILBOX = Verdict(
     "Authenticated SMTP is switched off for this mailbox.",
     "administrator",
     (
-        "Set-CASMailbox -Identity {mailbox} -SmtpClientAuthenticationDisabled $false",
+        "`Set-CASMailbox -Identity {mailbox} -SmtpClientAuthenticationDisabled $false`",
         f"or click: {_EMAIL_APPS} > Authenticated SMTP",
         _LOOK_AT_SMTP,
     ),
@@ -53,8 +53,8 @@ SMTP_AUTH_ORGANISATION = Verdict(
     "Authenticated SMTP is switched off for the whole organisation, and nothing switches it on for this mailbox.",
     "administrator",
     (
-        "for this mailbox, which wins: Set-CASMailbox -Identity {mailbox} -SmtpClientAuthenticationDisabled $false",
-        "or for everybody: Set-TransportConfig -SmtpClientAuthenticationDisabled $false",
+        "for this mailbox, which wins: `Set-CASMailbox -Identity {mailbox} -SmtpClientAuthenticationDisabled $false`",
+        "or for everybody: `Set-TransportConfig -SmtpClientAuthenticationDisabled $false`",
         _LOOK_AT_SMTP,
     ),
     _AN_HOUR,
@@ -66,7 +66,7 @@ SMTP_AUTH_SOMEWHERE = Verdict(
     "Authenticated SMTP is switched off for the mailbox, or for the organisation with nothing that switches it on for the mailbox.",
     "administrator",
     (
-        "Set-CASMailbox -Identity {mailbox} -SmtpClientAuthenticationDisabled $false",
+        "`Set-CASMailbox -Identity {mailbox} -SmtpClientAuthenticationDisabled $false`",
         f"or click: {_EMAIL_APPS} > Authenticated SMTP",
         _LOOK_AT_SMTP,
     ),
@@ -82,9 +82,9 @@ def _protocol_off(protocol: str, switch: str) -> Verdict:
         f"{protocol} is switched off for this mailbox.",
         "administrator",
         (
-            f"Set-CASMailbox -Identity {{mailbox}} -{switch} $true",
+            f"`Set-CASMailbox -Identity {{mailbox}} -{switch} $true`",
             f"or click: {_EMAIL_APPS} > {protocol}",
-            f"look: Get-CASMailbox {{mailbox}} | fl {switch}",
+            f"look: `Get-CASMailbox {{mailbox}} | fl {switch}`",
         ),
         _AN_HOUR,
         _IMAP_POP,
@@ -101,7 +101,7 @@ SECURITY_DEFAULTS = Verdict(
     (
         "look: Microsoft Entra admin center > Overview > Properties > Manage security defaults",
         "replace security defaults by conditional access policies that leave this user's mail programs in",
-        "and switch the protocol on for the mailbox: Set-CASMailbox -Identity {mailbox} -SmtpClientAuthenticationDisabled $false",
+        "and switch the protocol on for the mailbox: `Set-CASMailbox -Identity {mailbox} -SmtpClientAuthenticationDisabled $false`",
     ),
     _AN_HOUR,
     _SECURITY_DEFAULTS,
@@ -113,7 +113,7 @@ CONDITIONAL_ACCESS = Verdict(
     "administrator",
     (
         'find the policy: Microsoft Entra admin center > Users > Sign-in logs, filtered by the user and the client app "Authenticated SMTP" or "IMAP"',
-        "exempt the user or the application there; look as well: Get-AuthenticationPolicy",
+        "exempt the user or the application there; look as well: `Get-AuthenticationPolicy`",
     ),
     _AN_HOUR,
     _CONDITIONAL_ACCESS,
@@ -140,7 +140,7 @@ LICENCE = Verdict(
     "There is no mailbox behind this address: no licence with an Exchange plan, or the mailbox is not there yet.",
     "administrator",
     (
-        "look: Get-EXOMailbox {mailbox}",
+        "look: `Get-EXOMailbox {mailbox}`",
         "assign a licence with Exchange Online: Microsoft 365 admin center > Users > Active users > the user > Licenses and apps",
     ),
     "up to a day for a new mailbox",
@@ -153,7 +153,7 @@ BASIC_AUTH = Verdict(
     "you",
     (
         "let the mail program use XOAUTH2 with a token of cms's: see docs/clients/",
-        "check it: cms-oauth --user={shell_user} --test-{test}={host}",
+        "check it: `cms-oauth --user={shell_user} --test-{test}={host}`",
     ),
     _AT_ONCE,
     _BASIC,
@@ -177,7 +177,7 @@ SEND_AS = Verdict(
     "you",
     (
         "make the envelope sender and From: the mailbox that logs in, or an alias of it",
-        "or let an administrator allow it: Add-RecipientPermission SENDER@DOMAIN -Trustee {mailbox} -AccessRights SendAs",
+        "or let an administrator allow it: `Add-RecipientPermission SENDER@DOMAIN -Trustee {mailbox} -AccessRights SendAs`",
     ),
     _AN_HOUR,
     _PERMISSIONS,
@@ -188,8 +188,8 @@ FULL_ACCESS = Verdict(
     "Whoever signed in may not open the mailbox {user}: for a shared mailbox full access is needed.",
     "administrator",
     (
-        "Add-MailboxPermission -Identity {mailbox} -User {trustee} -AccessRights FullAccess -AutoMapping $false",
-        "look: Get-MailboxPermission -Identity {mailbox}",
+        "`Add-MailboxPermission -Identity {mailbox} -User {trustee} -AccessRights FullAccess -AutoMapping $false`",
+        "look: `Get-MailboxPermission -Identity {mailbox}`",
     ),
     _AN_HOUR,
     _PERMISSIONS,
@@ -201,7 +201,7 @@ OTHER_USER = Verdict(
     "you",
     (
         "if {user} is an alias of the same mailbox: name the sign-in address in the configuration, user={claimed}",
-        "if it is a shared mailbox: log in as {claimed} and send From: {user}, which Add-RecipientPermission {mailbox} -Trustee {trustee} -AccessRights SendAs allows",
+        "if it is a shared mailbox: log in as {claimed} and send From: {user}, which `Add-RecipientPermission {mailbox} -Trustee {trustee} -AccessRights SendAs` allows",
         "if the wrong person signed in: {login}",
     ),
     _AT_ONCE,
@@ -225,9 +225,9 @@ SERVICE_PRINCIPAL = Verdict(
     "The token is an application's, and Exchange does not know the application, or not for this mailbox.",
     "administrator",
     (
-        "New-ServicePrincipal -AppId {app} -ObjectId OBJECT-ID  (of the enterprise application, not of the app registration)",
-        "Add-MailboxPermission -Identity {mailbox} -User OBJECT-ID -AccessRights FullAccess",
-        "look: Get-ServicePrincipal | fl; Get-MailboxPermission -Identity {mailbox}",
+        "`New-ServicePrincipal -AppId {app} -ObjectId OBJECT-ID`  (of the enterprise application, not of the app registration)",
+        "`Add-MailboxPermission -Identity {mailbox} -User OBJECT-ID -AccessRights FullAccess`",
+        "look: `Get-ServicePrincipal | fl`; `Get-MailboxPermission -Identity {mailbox}`",
     ),
     _AN_HOUR,
     f"{_OAUTH}#register-service-principals-in-exchange",
@@ -239,7 +239,7 @@ APPLICATION_ROLE = Verdict(
     "administrator",
     (
         "add the application permission {app_role} (Office 365 Exchange Online) to the app registration, and grant admin consent",
-        "then a fresh token: cms refresh",
+        "then a fresh token: `cms refresh`",
     ),
     _AN_HOUR,
     f"{_OAUTH}#use-client-credentials-grant-flow-to-authenticate-smtp-imap-and-pop-connections",
@@ -250,7 +250,7 @@ LOGON_FAILURE = Verdict(
     "The login passed, but the application may not use the mailbox: the mailbox permission is missing, or not everywhere yet.",
     "administrator",
     (
-        "Add-MailboxPermission -Identity {mailbox} -User OBJECT-ID -AccessRights FullAccess",
+        "`Add-MailboxPermission -Identity {mailbox} -User OBJECT-ID -AccessRights FullAccess`",
         "if that was done just now: wait",
     ),
     "up to an hour",
@@ -264,7 +264,7 @@ EXPIRED = Verdict(
     "token-expired",
     "The token expired {ago} ago.",
     "you",
-    ("ask for another one: cms refresh", "if it is old again: the daemon does not get fresh ones; see cms status"),
+    ("ask for another one: `cms refresh`", "if it is old again: the daemon does not get fresh ones; see `cms status`"),
     _AT_ONCE,
     f"{_LEARN}/entra/identity-platform/access-tokens",
     ("access token expired", "535 5.7.3", "AUTHENTICATE failed"),
@@ -273,7 +273,7 @@ REVOKED = Verdict(
     "token-revoked",
     "The server takes the token for expired or revoked ({challenge}).",
     "you",
-    ("ask for another one: cms refresh", "if that is refused as well, sign in again: {login}"),
+    ("ask for another one: `cms refresh`", "if that is refused as well, sign in again: {login}"),
     _AT_ONCE,
     f"{_LEARN}/entra/identity-platform/access-tokens",
     ("invalid_token", "401 Bearer", "token revoked"),
@@ -282,7 +282,7 @@ CLOCK = Verdict(
     "clock-wrong",
     "This machine's clock is {skew} off, so tokens look valid when they are not, or expired when they are not.",
     "you",
-    ("set the clock: timedatectl set-ntp true", "then a fresh token: cms refresh"),
+    ("set the clock: `timedatectl set-ntp true`", "then a fresh token: `cms refresh`"),
     _AT_ONCE,
     "",
     ("clock skew", "token not yet valid", "ntp"),
@@ -476,7 +476,7 @@ TOO_BIG = Verdict(
     "you",
     (
         "send a link instead, or split it",
-        "or let an administrator allow more, up to 150 MB: Set-Mailbox -Identity {mailbox} -MaxSendSize 150MB -MaxReceiveSize 150MB",
+        "or let an administrator allow more, up to 150 MB: `Set-Mailbox -Identity {mailbox} -MaxSendSize 150MB -MaxReceiveSize 150MB`",
     ),
     _AN_HOUR,
     f"{_LIMITS}#message-limits",
@@ -547,7 +547,7 @@ PROXY_FAILURE = Verdict(
     "wait",
     (
         "try again in some minutes",
-        "if it stays so for this mailbox alone, an administrator looks at it: Get-EXOMailbox {mailbox}, and its licence",
+        "if it stays so for this mailbox alone, an administrator looks at it: `Get-EXOMailbox {mailbox}`, and its licence",
     ),
     "minutes, seldom hours",
     _HEALTH,
@@ -576,8 +576,8 @@ CERTIFICATE = Verdict(
     "The server's certificate does not hold: another name, an authority that this machine does not know, or somebody in between.",
     "you",
     (
-        "use the host name that is in the certificate",
-        "behind a proxy that breaks TLS open: SSL_CERT_FILE=its certificate authority",
+        "use the host name that is in it; for an authority of your own, or behind a proxy that breaks TLS open, set SSL_CERT_FILE",
+        "look: `openssl s_client -connect {host}:PORT -showcerts`",
     ),
     _AT_ONCE,
     "",
@@ -604,7 +604,7 @@ NO_NAME = Verdict(
     "no-such-host",
     "The host name is not known to the name service: a typing mistake, or no network.",
     "you",
-    ("check the spelling; try: getent hosts {host}",),
+    ("check the spelling; try: `getent hosts {host}`",),
     _AT_ONCE,
     "",
     ("Name or service not known", "Temporary failure in name resolution"),
@@ -728,6 +728,12 @@ ROWS = (
         SERVICE_PRINCIPAL,
         source=_D4,
         unsaid=True,
+    ),
+    _row(
+        "imap",
+        r"\[NONEXISTENT\]|(no such|unknown) mailbox|mailbox (does not|doesn.t) exist",
+        LICENCE,
+        source="RFC 5530",
     ),
     _row("imap pop", r"\[EXPIRED\]", REVOKED, source="RFC 5530"),
     _row("imap", r"\[AUTHORIZATIONFAILED\]", FULL_ACCESS, source="RFC 5530"),

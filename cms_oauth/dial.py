@@ -7,6 +7,7 @@ cost it two thirds of its start again.
 from __future__ import annotations
 
 import errno
+import os
 import time
 
 try:
@@ -121,16 +122,57 @@ def _left(deadline: float) -> float:
 def _no_connection(path: str, error: OSError) -> Failed:
     """Say why there is no talking to whoever has this path."""
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
-        return Failed("no-daemon", f"there is no socket at {path}", "start the daemon, run: cms run")
+        return Failed("no-daemon", f"there is no socket at {path}{_missing(path)}", "start the daemon, run: cms run")
+    if error.errno == errno.ECONNREFUSED and (kind := _other_kind(path)):
+        return Failed(
+            "no-daemon",
+            f"{path} is {kind}, not a socket",
+            "name the daemon's socket with --cms_sock; cms status shows where it is",
+        )
     if error.errno == errno.ECONNREFUSED:
-        return Failed("no-daemon", f"nobody listens on {path}", "start the daemon, run: cms run")
+        return Failed(
+            "no-daemon",
+            f"nobody listens on {path}: the daemon that made it is no longer there",
+            "start the daemon, run: cms run",
+        )
     if error.errno in (errno.EACCES, errno.EPERM):
         return Failed(
             "denied",
-            f"permission denied on {path}",
+            f"permission denied on {path}{_closed(path)}",
             "its owner must let you in: CredentialServer(..., mode=, group= or users=), and into every folder on the way",
         )
     if error.errno is None:
         # Not the kernel's word: the interpreter refuses a path longer than a socket address can hold.
         return Failed("bad-request", f"{path} is no path for a socket: {error}", "name a shorter one with --cms_sock")
     return Failed("no-daemon", f"cannot talk to {path}: {error.strerror}", "run: cms status")
+
+
+def _folders(path: str) -> list[str]:
+    """Return the folders on the way to a path, the outermost first."""
+    folders = []
+    while (above := os.path.dirname(path)) != path:  # noqa: PTH120 - pathlib would double the client's start
+        folders.append(above or ".")
+        path = above
+    return folders[::-1]
+
+
+def _missing(path: str) -> str:
+    """Name the first folder on the way that is not there, or is none."""
+    for folder in _folders(path):
+        if not os.path.isdir(folder):  # noqa: PTH112 - as above
+            what = "is no folder" if os.path.exists(folder) else "does not exist"  # noqa: PTH110 - as above
+            return f": {folder} {what}"
+    return ""
+
+
+def _closed(path: str) -> str:
+    """Name the first folder on the way that this user may not enter."""
+    folder = next((each for each in _folders(path) if not os.access(each, os.X_OK)), "")
+    return f": uid {os.geteuid()} may not enter {folder}" if folder else ""
+
+
+def _other_kind(path: str) -> str:
+    """Return what a path is that is no socket, "" for a socket: the kernel refuses a connection to both alike."""
+    if os.path.isdir(path):  # noqa: PTH112 - as above
+        return "a folder"
+    return "a file" if os.path.isfile(path) else ""  # noqa: PTH113 - as above

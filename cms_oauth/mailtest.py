@@ -5,6 +5,8 @@ off), so each test goes on to a command that needs the mailbox: RSET, EXAMINE IN
 
 The dialogue goes to stderr in the style of smtplib's debug output; stdout stays empty. A credential is sent once, over
 verified TLS only, and never shown. smtplib, imaplib and poplib are imported here and nowhere else.
+
+What comes of it is a `Report`: the server's own words, what they mean (`diagnosis`), and what that was judged by.
 """
 
 from __future__ import annotations
@@ -17,15 +19,18 @@ import smtplib
 import socket
 import ssl
 import sys
+import time
 from binascii import Error as NotBase64
-from binascii import a2b_base64
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from cms_oauth import sasl
+from cms_oauth import diagnosis, sasl
+from cms_oauth.claims import claims_of
 from cms_oauth.dial import Failed
+from cms_oauth.verdicts import Evidence, Verdict
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -51,15 +56,6 @@ _UPGRADED_PORTS = {"imap": 143, "pop": 110}
 # What IMAP and POP servers say when it is theirs to mend and time helps (reference: Exchange's replies, RFC 5530, 3206).
 _TEMPORARY = ("[UNAVAILABLE]", "[INUSE]", "[LIMIT]", "[SYS/TEMP]", "[IN-USE]", "THROTTLED", "SERVER UNAVAILABLE")
 
-_HINTS = {
-    "smtp": "is {user} the mailbox that signed in, and is authenticated SMTP on for it? An admin sees: "
-    "Get-CASMailbox {user} | fl SmtpClientAuthenticationDisabled",
-    "imap": "is {user} a mailbox that the sign-in may open, and is IMAP on for it? An admin sees: "
-    "Get-CASMailbox {user} | fl ImapEnabled",
-    "pop": "is {user} a mailbox that the sign-in may open, and is POP on for it? An admin sees: "
-    "Get-CASMailbox {user} | fl PopEnabled",
-}
-
 _SMTP_DONE = 250
 _SMTP_CONTINUE = 334
 _SMTP_PASSED = 235
@@ -72,13 +68,37 @@ _POP_MAX_LINE = 16 * 1024
 
 
 class _Refused(Exception):
-    """The server's answer is the end of the test. `text` is its own words; `hint` "" for the protocol's usual one."""
+    """The server's answer is the end of the test. `text` is its own words."""
 
-    def __init__(self, text: str, *, temporary: bool = False, hint: str = "") -> None:
+    def __init__(self, text: str, *, temporary: bool = False) -> None:
         super().__init__(text)
         self.text = text
         self.temporary = temporary
-        self.hint = hint
+
+
+class Report:
+    """What came of a test. `failed` is None where it passed; `reply` is the server's last word on the login.
+
+    `verdicts` explain a failure, the likeliest first; `stale` says that another token may help; `trace` is the dialogue.
+    """
+
+    __slots__ = ("evidence", "failed", "reply", "stale", "trace", "verdicts")
+
+    def __init__(
+        self,
+        failed: Failed | None,
+        *,
+        reply: str = "",
+        verdicts: tuple[Verdict, ...] = (),
+        evidence: Evidence | None = None,
+        trace: list[str] | None = None,
+    ) -> None:
+        self.failed = failed
+        self.reply = reply
+        self.verdicts = verdicts
+        self.evidence = evidence or Evidence()
+        self.trace = trace or []
+        self.stale = failed is not None and diagnosis.is_stale(self.evidence)
 
 
 class Place:
@@ -109,14 +129,24 @@ def place_of(test: str, text: str) -> Place | None:
 
 
 class Login:
-    """Who logs in and with what, and the dialogue as far as it may be shown."""
+    """Who logs in, with what and for which mailbox of IMAP's, and the dialogue as far as it may be shown.
+
+    `greeting`, `offered` and `challenge` are what the server said before it decided; `passed` is its answer to a login
+    that passed.
+    """
 
     # A piece of a credential as long as this is one, whatever a server has cut off around it; `mask` looks for words
     # of at least this length.
     _TELLING = 20
 
-    def __init__(self, user: str, token: str) -> None:
+    def __init__(self, user: str, token: str, mailbox: str = "INBOX") -> None:
         self.user = user
+        self.mailbox = mailbox
+        self.trace: list[str] = []
+        self.greeting = ""
+        self.offered: tuple[str, ...] = ()
+        self.challenge = ""
+        self.passed = ""
         self._texts = {"XOAUTH2": sasl.xoauth2(user, token), "OAUTHBEARER": sasl.oauthbearer(user, token)}
         self._forms = "\n".join([token, *map(sasl.encode, (token, *self._texts.values()))])
 
@@ -133,29 +163,55 @@ class Login:
         return "<credential>" if any(piece in self._forms for piece in pieces) else word[0]
 
     def show(self, text: str) -> None:
-        """Show one line of the dialogue on stderr."""
-        print(self.mask(text), file=sys.stderr, flush=True)
+        """Show one line of the dialogue on stderr, and keep it."""
+        self.trace.append(self.mask(text))
+        print(self.trace[-1], file=sys.stderr, flush=True)
+
+    def greet(self, text: str) -> None:
+        """Keep the server's first line; later ones are none."""
+        self.greeting = self.greeting or self.mask(text)
 
 
-def run(test: str, host: str, user: str, token: str, seconds: float = TEST_SECONDS) -> Failed | None:
-    """Log in and do something there; return why that did not work, None when it did.
+def run(
+    test: str, host: str, user: str, token: str, seconds: float = TEST_SECONDS, *, mailbox: str = "INBOX"
+) -> Report:
+    """Log in and do something there; return what came of it. In the main thread only, whose alarm clock it uses.
 
-    `test` is "smtp", "imap" or "pop"; `seconds` bounds everything.
+    `test` is "smtp", "imap" or "pop"; `seconds` bounds everything; `mailbox` is what an IMAP test opens.
     """
     place = place_of(test, host)
     if place is None:
-        return Failed("bad-request", f"{host!r} is no HOST or HOST:PORT", "run: cms-oauth --help")
-    login = Login(user, token)
+        return Report(Failed("bad-request", f"{host!r} is no HOST or HOST:PORT", "run: cms-oauth --help"))
+    login = Login(user, token, mailbox)
     try:
         with _deadline(seconds):
             _TESTS[test](place, login, _context())
     except _Refused as refused:
-        code, hint = ("unavailable", "try again later") if refused.temporary else ("denied", _HINTS[test])
-        what = f"{place} refused {user} over {test.upper()}: {login.mask(refused.text)}"
-        return Failed(code, what, (refused.hint or hint).format(user=user))
+        reply = login.mask(refused.text)
+        code = "unavailable" if refused.temporary else "denied"
+        what = f"{place} refused {user} over {test.upper()}: {reply}"
     except (OSError, EOFError, ValueError, smtplib.SMTPException, imaplib.IMAP4.error, poplib.error_proto) as error:
-        return _no_dialogue(place, login, error)
-    return None
+        code, what, reply = "unavailable", *_no_dialogue(place, login, error)
+    else:
+        return Report(None, reply=login.passed, evidence=_evidence(place, login, token), trace=login.trace)
+    evidence = _evidence(place, login, token)
+    verdicts = diagnosis.diagnose(test, reply, evidence)
+    failed = Failed(code, what, verdicts[0].hint())
+    return Report(failed, reply=reply, verdicts=verdicts, evidence=evidence, trace=login.trace)
+
+
+def _evidence(place: Place, login: Login, token: str) -> Evidence:
+    """Return what the reply is to be judged by."""
+    return Evidence(
+        user=login.user,
+        host=place.host,
+        claims=claims_of(token),
+        offered=login.offered,
+        now=time.time(),
+        greeting=login.greeting,
+        challenge=login.challenge,
+        logged_in=bool(login.passed),
+    )
 
 
 def _context() -> ssl.SSLContext:
@@ -185,30 +241,37 @@ def _deadline(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _no_dialogue(place: Place, login: Login, error: Exception) -> Failed:
-    """Say why there was no talking to the server, or none to the end."""
+def _no_dialogue(place: Place, login: Login, error: Exception) -> tuple[str, str]:
+    """Say why there was no talking to the server, or none to the end: in a sentence, and in words to look up."""
+    if isinstance(error, smtplib.SMTPResponseException) and error.smtp_code > 0:
+        reply = login.mask(_smtp_text(error.smtp_code, error.smtp_error))
+        return f"{place} ended the dialogue: {reply}", reply
+    what = _no_connection(place, error)
+    if not what:
+        what = f"{place} gave no whole answer: {login.mask(str(error)) or 'the connection was closed'}"
+    return what, what
+
+
+def _no_connection(place: Place, error: Exception) -> str:
+    """Say why there was no connection, "" when there was one."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return Failed(
-            "unavailable",
-            f"the certificate of {place} does not hold: {error.verify_message}",
-            "use the host name that is in it; for an authority of your own set SSL_CERT_FILE",
-        )
+        return f"the certificate of {place} does not hold: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
-        return Failed("unavailable", f"no TLS with {place}: {error.reason}", "check host and port")
+        return f"no TLS with {place}: {error.reason}"
     if isinstance(error, socket.gaierror):
-        return Failed("unavailable", f"{place.host} cannot be resolved: {error.strerror}", "check the host name")
+        return f"{place.host} cannot be resolved: {error.strerror}"
     if isinstance(error, OSError) and error.strerror and not isinstance(error, smtplib.SMTPException):
-        return Failed("unavailable", f"no connection with {place}: {error.strerror}", "check host, port and firewall")
-    what = login.mask(str(error)) or "the connection was closed"
-    return Failed("unavailable", f"{place} gave no whole answer: {what}", "try again; check host and port")
+        return f"no connection with {place}: {error.strerror}"
+    return ""
 
 
-def _mechanism(offered: list[str]) -> str:
+def _mechanism(login: Login, offered: list[str]) -> str:
     """Return the mechanism to use of those that a server offers."""
+    login.offered = tuple(offered)
     for mechanism in _MECHANISMS:
         if mechanism in offered:
             return mechanism
-    raise _Refused(f"it offers no OAuth2 login, only: {' '.join(offered) or 'none'}", hint="check host and port")
+    raise _Refused(f"it offers no OAuth2 login, only: {' '.join(offered) or 'none'}")
 
 
 def _answers(login: Login, mechanism: str) -> Callable[[bytes], bytes | None]:
@@ -217,7 +280,9 @@ def _answers(login: Login, mechanism: str) -> Callable[[bytes], bytes | None]:
 
     def answer(challenge: bytes) -> bytes | None:
         if challenge:
-            login.show(f"challenge: {challenge.decode(errors='replace')!r}")
+            text = challenge.decode(errors="replace")
+            login.challenge = login.mask(text)
+            login.show(f"challenge: {text!r}")
         return next(answers, None)
 
     return answer
@@ -237,7 +302,7 @@ def _decoded(challenge: bytes | str) -> bytes:
 
 
 def _in_clear() -> _Refused:
-    return _Refused("it offers no TLS there, and no token is sent in clear", hint="check host and port")
+    return _Refused("it offers no TLS there, and no token is sent in clear")
 
 
 class _Smtp(smtplib.SMTP):
@@ -257,6 +322,7 @@ class _Smtp(smtplib.SMTP):
 
     def getreply(self) -> tuple[int, bytes]:
         code, message = super().getreply()
+        self._login.greet(_smtp_text(code, message))
         self._login.show(f"reply: retcode ({code}); Msg: {message!r}")
         return code, message
 
@@ -290,7 +356,7 @@ def _smtp_login(smtp: smtplib.SMTP, login: Login) -> tuple[int, bytes]:
     In two steps, since a command line may not be as long as a token (RFC 4954, 4); in one, once, where a server says
     that it does not know that way: by then it has not seen the token.
     """
-    mechanism = _mechanism(smtp.esmtp_features.get("auth", "").upper().split())
+    mechanism = _mechanism(login, smtp.esmtp_features.get("auth", "").upper().split())
     answer = _answers(login, mechanism)
     code, message = smtp.docmd("AUTH", mechanism)
     if code == _SMTP_UNRECOGNISED:
@@ -299,11 +365,17 @@ def _smtp_login(smtp: smtplib.SMTP, login: Login) -> tuple[int, bytes]:
         code, message = smtp.docmd(_line(answer(_decoded(message))))
     if code != _SMTP_PASSED:
         raise _of_smtp(code, message)
+    login.passed = _smtp_text(code, message)
     return code, message
 
 
 def _of_smtp(code: int, message: bytes) -> _Refused:
-    return _Refused(f"{code} {message.decode(errors='replace')}", temporary=code < _SMTP_PERMANENT)
+    return _Refused(_smtp_text(code, message), temporary=code < _SMTP_PERMANENT)
+
+
+def _smtp_text(code: int, message: bytes | str) -> str:
+    text = message if isinstance(message, str) else message.decode(errors="replace")
+    return f"{code} {' '.join(text.split())}"
 
 
 class _Imap(imaplib.IMAP4):
@@ -319,6 +391,7 @@ class _Imap(imaplib.IMAP4):
 
     def readline(self) -> bytes:
         line = super().readline()
+        self._login.greet(line.decode(errors="replace").strip())
         self._login.show(f"reply: {line!r}")
         return line
 
@@ -344,28 +417,42 @@ def _test_imap(place: Place, login: Login, context: ssl.SSLContext) -> None:
 
 
 def _imap_login(imap: imaplib.IMAP4, login: Login) -> None:
-    """Log in, and open INBOX so that nothing in it changes."""
-    mechanism = _mechanism([each.removeprefix("AUTH=") for each in imap.capabilities if each.startswith("AUTH=")])
+    """Log in, and open the mailbox so that nothing in it changes."""
+    mechanism = _mechanism(
+        login, [each.removeprefix("AUTH=") for each in imap.capabilities if each.startswith("AUTH=")]
+    )
     with _said_no():
-        imap.authenticate(mechanism, _answers(login, mechanism))
-    with _said_no(_HINTS["imap"]):
-        status, data = imap.select("INBOX", readonly=True)
+        # Any: typeshed has it for text, and it is a list of bytes.
+        said: Any = imap.authenticate(mechanism, _answers(login, mechanism))
+    login.passed = f"{said[0]} {said[1][0].decode(errors='replace')}"
+    with _said_no(after_login=True):
+        status, data = imap.select(_mailbox_name(login.mailbox), readonly=True)
         if status != "OK":
             raise imaplib.IMAP4.error((data[0] or b"").decode(errors="replace"))
 
 
+def _mailbox_name(name: str) -> str:
+    """Return a mailbox's name as IMAP carries it: modified UTF-7 (RFC 3501, 5.1.3), quoted where it is no plain word."""
+
+    def shifted(found: re.Match[str]) -> str:
+        return f"&{b2a_base64(found[0].encode('utf-16-be'), newline=False).decode().rstrip('=').replace('/', ',')}-"
+
+    encoded = re.sub(r"[^\x20-\x7e]+", shifted, name.replace("&", "&-"))
+    return encoded if encoded.isalnum() else '"' + re.sub(r'(["\\])', r"\\\1", encoded) + '"'
+
+
 @contextmanager
-def _said_no(after_login: str = "") -> Iterator[None]:
+def _said_no(*, after_login: bool = False) -> Iterator[None]:
     """Turn imaplib's exception for NO and BAD into the server's answer; a lost connection stays what it is.
 
-    What is refused after a login that passed may be Exchange's trouble as well as the mailbox's (`after_login`).
+    What is refused after a login that passed may be Exchange's trouble as well as the mailbox's.
     """
     try:
         yield
     except imaplib.IMAP4.abort:
         raise
     except imaplib.IMAP4.error as error:
-        raise _Refused(str(error), temporary=bool(after_login) or _is_temporary(str(error)), hint=after_login) from None
+        raise _Refused(str(error), temporary=after_login or _is_temporary(str(error))) from None
 
 
 def _is_temporary(text: str) -> bool:
@@ -384,6 +471,7 @@ class _Pop(poplib.POP3):
             with suppress(AttributeError):
                 self.close()
             raise
+        self._login.greet(self.getwelcome().decode(errors="replace"))
         self._login.show(f"reply: {self.getwelcome()!r}")
 
     def ask(self, command: str) -> str:
@@ -430,19 +518,20 @@ def _test_pop(place: Place, login: Login, context: ssl.SSLContext) -> None:
         _pop_login(pop, login)
         status = pop.ask("STAT")
         if not status.startswith("+OK"):
-            raise _Refused(status, temporary=True, hint=_HINTS["pop"])
+            raise _Refused(status, temporary=True)
         pop.ask("QUIT")
 
 
 def _pop_login(pop: _Pop, login: Login) -> None:
     sasl_line = next((line for line in pop.capabilities() if line.startswith("SASL ")), "")
-    mechanism = _mechanism(sasl_line.split()[1:])
+    mechanism = _mechanism(login, sasl_line.split()[1:])
     answer = _answers(login, mechanism)
     reply = pop.ask(f"AUTH {mechanism}")
     while reply.startswith("+") and not reply.startswith("+OK"):
         reply = pop.ask(_line(answer(_decoded(reply[2:]))))
     if not reply.startswith("+OK"):
         raise _Refused(reply, temporary=_is_temporary(reply))
+    login.passed = reply
 
 
 _TESTS = {"smtp": _test_smtp, "imap": _test_imap, "pop": _test_pop}

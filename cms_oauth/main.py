@@ -31,7 +31,7 @@ _STDOUT, _STDERR = 1, 2
 class Options:
     """What the command line asks for. `socket` is "" for the usual places, `user` "" for the only account.
 
-    `test` is "", "smtp", "imap" or "pop", and `host` is then HOST or HOST:PORT.
+    `test` is "", "smtp", "imap" or "pop", and `host` is then HOST or HOST:PORT; `output` "json" is then the test's.
     """
 
     __slots__ = ("host", "newline", "output", "protocol", "rejected", "socket", "test", "user")
@@ -99,13 +99,12 @@ def run(arguments: list[str]) -> int:
     if isinstance(refused, dial.Failed):
         return report(refused)
     answer = fetch(options, dial.now() + wire.CLIENT_SECONDS, refused)
+    if options.test:
+        from cms_oauth import trial  # noqa: PLC0415 - smtplib and ssl, for a test only
+
+        return trial.run(options, answer)
     if isinstance(answer, dial.Failed):
         return report(answer)
-    if options.test:
-        from cms_oauth import mailtest  # noqa: PLC0415 - smtplib and ssl, for a test only
-
-        failed = mailtest.run(options.test, options.host, answer.user, answer.token)
-        return report(failed) if failed else 0
     text = answer.document or wire.render(options.output, answer.user, answer.token).decode()
     return write(text + "\n" if options.newline else text)
 
@@ -155,7 +154,9 @@ def fetch(options: Options, deadline: float, refused: str = "") -> Credential | 
         wire.parse_request(wire.build_request(question))
     except wire.BadRequest as bad:
         return dial.Failed("bad-request", bad.message, "check --user and --proto, or run: cms-oauth --help")
-    answer = _ask(options.socket or paths.find_socket(), question, deadline, as_json=options.output == "json")
+    answer = _ask(
+        options.socket or paths.find_socket(), question, deadline, as_json=options.output == "json" and not options.test
+    )
     if isinstance(answer, Credential) and answer.token == refused:
         return dial.Failed(
             "unavailable",
@@ -226,7 +227,9 @@ def _silence(path: str, *, unread: bool) -> dial.Failed:
             f"{path} hung up on uid {os.geteuid()} before reading the request",
             "its owner must let you in: CredentialServer(..., users= or groups=)",
         )
-    return dial.Failed("unavailable", f"{path} answered nothing, and not why", "run: cms status")
+    return dial.Failed(
+        "unavailable", f"{path} answered nothing, and not why: it refuses, or is not cms's", "run: cms status"
+    )
 
 
 def _babble(path: str, text: bytes, *, cut_off: bool) -> dial.Failed:

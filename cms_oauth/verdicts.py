@@ -54,6 +54,11 @@ class Verdict:
     link: str = ""
     words: tuple[str, ...] = ()
 
+    def hint(self) -> str:
+        """Return the next move on one line, with whose it is where that is not the reader."""
+        step = self.steps[0] if self.steps else "nothing to do"
+        return f"for your administrator: {step}" if self.mover == "administrator" else step
+
 
 @dataclass(frozen=True, slots=True)
 class Evidence:

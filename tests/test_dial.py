@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import socket
 import subprocess
 import sys
@@ -88,47 +89,86 @@ def test_a_reply_beyond_the_limit_is_none(path: Path) -> None:
 
 
 def test_no_socket(path: Path) -> None:
-    """The daemon was never started here, or the path is wrong."""
-    for missing in (path, path / "below", f"{__file__}/below"):
+    """The daemon was never started here, or the path is wrong: then what is wrong with it is said."""
+    below = Path(__file__) / "below"
+    for missing, why in [
+        (path, ""),
+        (path / "below", f": {path} does not exist"),
+        (path / "below" / "it", f": {path} does not exist"),
+        (below, f": {__file__} is no folder"),
+    ]:
         got = failed(ask(missing))
 
         assert "no-daemon" == got.code
-        assert f"there is no socket at {missing}" == got.message
+        assert f"there is no socket at {missing}{why}" == got.message
         assert "cms run" in got.hint
 
 
+def test_a_relative_path(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its folders are those of the current folder."""
+    monkeypatch.chdir(path.parent)
+
+    assert "there is no socket at no.sock" == failed(ask("no.sock")).message
+    assert "there is no socket at no/no.sock: no does not exist" == failed(ask("no/no.sock")).message
+
+
 def test_nobody_listens(path: Path) -> None:
-    """A socket file that its daemon has left, and a file that is no socket."""
+    """A socket file that its daemon has left."""
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(path))
-    plain = path.with_name("plain")
-    plain.touch()
 
-    for dead in (path, plain):
-        got = failed(ask(dead))
-        assert "no-daemon" == got.code
-        assert f"nobody listens on {dead}" == got.message
+    got = failed(ask(path))
+
+    assert "no-daemon" == got.code
+    assert f"nobody listens on {path}: the daemon that made it is no longer there" == got.message
+
+
+def test_what_is_no_socket_is_said_to_be_none(path: Path) -> None:
+    """The kernel refuses the connection as it does to a socket whose daemon has gone; a person has another mistake."""
+    path.touch()
+    file, folder = failed(ask(path)), failed(ask(path.parent))
+
+    assert ("no-daemon", f"{path} is a file, not a socket") == (file.code, file.message)
+    assert f"{path.parent} is a folder, not a socket" == folder.message
+    assert "--cms_sock" in file.hint
+
+
+ASK_AS_NOBODY = """
+import os, sys
+from cms_oauth import dial
+os.geteuid() or os.setuid(65534)
+answer = dial.round_trip(sys.argv[1], b"", dial.now() + 5, 10)
+print(os.geteuid(), answer.code, answer.message)
+"""
+
+
+def ask_as_nobody(path: Path) -> list[str]:
+    """Return the uid that asked, the code and the message."""
+    done = subprocess.run(
+        [sys.executable, "-c", ASK_AS_NOBODY, str(path)], capture_output=True, text=True, check=True, cwd="/"
+    )
+    return done.stdout.strip().split(" ", 2)
 
 
 def test_permission_denied(path: Path) -> None:
     """An unprivileged user at a 0600 socket is told so; the owner is not (root, were the test run as root)."""
-    program = (
-        "import os, sys; from cms_oauth import dial; os.geteuid() or os.setuid(65534); "
-        "answer = dial.round_trip(sys.argv[1], b'', dial.now() + 5, 10); print(answer.code, answer.message)"
-    )
     with Daemon(path, b"x"):
         assert b"x" == reply(ask(path)).text
         path.chmod(0o000)
         path.parent.chmod(0o000)
         try:
-            done = subprocess.run(
-                [sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True, cwd="/"
-            )
+            uid, code, message = ask_as_nobody(path)
         finally:
             path.parent.chmod(0o700)
 
-    assert f"denied permission denied on {path}\n" == done.stdout
+    assert "denied" == code
+    assert re.fullmatch(f"permission denied on {re.escape(str(path))}: uid {uid} may not enter /.*", message)
     assert "denied" == dial._no_connection(str(path), PermissionError(errno.EACCES, "Permission denied")).code
+
+
+def test_permission_denied_by_the_file_itself(path: Path) -> None:
+    """No folder is named where all of them are open."""
+    assert f"permission denied on {path}" == dial._no_connection(str(path), PermissionError(errno.EACCES, "no")).message
 
 
 def test_a_path_too_long_for_a_socket() -> None:

@@ -461,9 +461,9 @@ def test_a_test_gets_the_credential_and_its_failure_is_reported(
     calls: list[tuple[str, ...]] = []
     outcomes = [None, dial.Failed("denied", "535", "ask an admin")]
 
-    def fake(*arguments: str) -> dial.Failed | None:
+    def fake(*arguments: str) -> mailtest.Report:
         calls.append(arguments)
-        return outcomes.pop(0)
+        return mailtest.Report(outcomes.pop(0))
 
     monkeypatch.setattr(mailtest, "run", fake)
     passed = client(XOAUTH2, arguments=("--test-imap=host",))

@@ -123,10 +123,12 @@ def test_click_takes_values_in_an_argument_of_their_own() -> None:
 
 @pytest.mark.parametrize("test", ["smtp", "imap", "pop"])
 def test_a_test_chooses_its_own_protocol(test: str) -> None:
-    """--proto and --output are for printing a token."""
+    """--proto and --output are for printing a token; but for JSON, which a test has a form of its own in."""
     expected = Options(user="u", protocol=test.upper(), test=test, host="host:1")
+    as_json = Options(user="u", protocol=test.upper(), test=test, host="host:1", output="json")
 
-    assert expected == read(["--user=u", f"--test-{test}=host:1", "--proto=GRAPH", "--output=json"])
+    assert expected == read(["--user=u", f"--test-{test}=host:1", "--proto=GRAPH", "--output=token"])
+    assert as_json == read(["--user=u", f"--test-{test}=host:1", "--output=json"])
     assert expected == read(["--user=u", f"--test_{test}", "host:1"])
 
 

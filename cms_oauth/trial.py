@@ -1,0 +1,76 @@
+"""`cms-oauth --test-...` from the token to the exit status: the test, another token where one may help, and the verdict.
+
+The dialogue and the verdict go to stderr. stdout stays empty, except that `--output=json` puts all of it there as one
+object: `ok`, `reply`, `verdicts`, `evidence`, `trace`, and `error` where the test failed. No token is in it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from cms_oauth import diagnosis, dial, mailtest, wire
+from cms_oauth.main import Credential, Options, fetch, report, write
+
+
+def run(options: Options, answer: Credential | dial.Failed) -> int:
+    """Test the login with what the daemon answered; return the exit status."""
+    if isinstance(answer, dial.Failed):
+        return _end(options, mailtest.Report(answer, verdicts=diagnosis.of_client(answer.code, answer.message)))
+    outcome = mailtest.run(options.test, options.host, answer.user, answer.token)
+    if outcome.stale:
+        outcome = _with_another(options, answer, outcome)
+    return _end(options, outcome)
+
+
+def _with_another(options: Options, refused: Credential, outcome: mailtest.Report) -> mailtest.Report:
+    """Ask cms once for another token than the refused one, and try that; say so."""
+    _say("the server takes this token for one that is no longer good; asking cms for another one")
+    answer = fetch(options, dial.now() + wire.CLIENT_SECONDS, refused.token)
+    if isinstance(answer, dial.Failed):
+        _say(f"{answer.message} - {answer.hint}")
+        return outcome
+    again = mailtest.run(options.test, options.host, answer.user, answer.token)
+    again.trace[:0] = outcome.trace
+    return again
+
+
+def _end(options: Options, outcome: mailtest.Report) -> int:
+    """Show the verdict, and all of it as data where that is wanted."""
+    for line in _explained(outcome):
+        _say(line, prefix="")
+    if options.output == "json":
+        status = write(json.dumps(_as_data(outcome)) + "\n")
+        if status:
+            return status
+    return report(outcome.failed) if outcome.failed else 0
+
+
+def _explained(outcome: mailtest.Report) -> list[str]:
+    """Return the likeliest verdict in full, what else it may be in a line each, and what support asks for."""
+    if not outcome.verdicts or not outcome.trace:
+        return []
+    first, *others = outcome.verdicts
+    lines = diagnosis.as_lines(first)
+    lines += ["less likely:"] if others else []
+    lines += [f"  - {each.cause} {each.hint()}" for each in others]
+    known = diagnosis.identifiers_of(outcome.reply)
+    return lines + ([f"for Microsoft's support: {' '.join(known)}"] if known else [])
+
+
+def _as_data(outcome: mailtest.Report) -> dict[str, object]:
+    failed = outcome.failed
+    data: dict[str, object] = {
+        "ok": failed is None,
+        "reply": outcome.reply,
+        "verdicts": [diagnosis.as_data(each) for each in outcome.verdicts],
+        "evidence": diagnosis.evidence_data(outcome.evidence),
+        "trace": outcome.trace,
+    }
+    if failed:
+        data["error"] = {"code": failed.code, "message": failed.message, "hint": failed.hint}
+    return data
+
+
+def _say(line: str, prefix: str = "cms-oauth: ") -> None:
+    print(prefix + diagnosis.printable(line), file=sys.stderr, flush=True)
