@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import Protocol
 
 from support import evidence
 from support.person import Person, person
@@ -63,10 +64,16 @@ def login(installation: Installation, servers: MailServers, more: str = "") -> I
         yield named
 
 
+class Inhabitant(Protocol):
+    """Whoever can sit at a terminal: runs a program to its end."""
+
+    def run(self, *command: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]: ...
+
+
 class Terminal:
     """A program in a terminal; `keys` are tmux's names of keys, or text."""
 
-    def __init__(self, somebody: Login, *command: str, **environment: str) -> None:
+    def __init__(self, somebody: Inhabitant, *command: str, **environment: str) -> None:
         self._somebody = somebody
         self._socket = f"terminal-{next(_numbers)}"
         variables = [word for name, value in environment.items() for word in ("-e", f"{name}={value}")]
@@ -81,6 +88,12 @@ class Terminal:
         evidence.keep("output", shown)
         return shown
 
+    def text(self) -> str:
+        """Return what the screen shows, with lines whole that were too long for it."""
+        shown = self._tmux("capture-pane", "-p", "-J").stdout
+        evidence.keep("output", shown)
+        return "\n".join(line.rstrip() for line in shown.split("\n"))
+
     def wait_for(self, *words: str) -> str:
         """Return the screen once it shows all of these."""
         try:
@@ -93,6 +106,11 @@ class Terminal:
         """Press keys: names of tmux's, `Enter` for example, or text."""
         self._tmux("send-keys", *keys)
 
+    def paste(self, text: str) -> None:
+        """Paste a text, which may be a secret: it is in no command line."""
+        self._tmux("load-buffer", "-", stdin=text)
+        self._tmux("paste-buffer", "-d", "-r")
+
     def close(self) -> None:
         """End whatever runs."""
         self._tmux("kill-server")
@@ -101,12 +119,12 @@ class Terminal:
         screen = self.screen()
         return screen if all(word in screen for word in words) else ""
 
-    def _tmux(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return self._somebody.run(require_program("tmux", "tmux"), "-u", "-S", self._socket, *words)
+    def _tmux(self, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        return self._somebody.run(require_program("tmux", "tmux"), "-u", "-S", self._socket, *words, stdin=stdin)
 
 
 @contextmanager
-def terminal(somebody: Login, *command: str, **environment: str) -> Iterator[Terminal]:
+def terminal(somebody: Inhabitant, *command: str, **environment: str) -> Iterator[Terminal]:
     """Run a program in a terminal; it is ended with the block."""
     window = Terminal(somebody, *command, **environment)
     try:

@@ -1,0 +1,242 @@
+"""Every way to sign in, as a person does it: the real `cms login` in a terminal, against Entra over real TLS."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlencode
+
+import pytest
+from support.daemon import Daemon, account_line, settings_lines
+from support.ports import free_port, listens
+from support.terminal import Terminal, terminal
+from support.waiting import TooLate, until
+
+from cms.sandbox.directory import Client
+from cms.sandbox.entra import CLIENT_ID, Entra
+
+ANN = "ann@example.test"
+
+DEVICE_CODE = "urn:ietf:params:oauth:grant-type:device_code"
+NATIVE = "https://login.microsoftonline.com/common/oauth2/nativeclient"
+
+
+@dataclass
+class Desk:
+    """A person with a terminal, and a daemon or none."""
+
+    daemon: Daemon
+    entra: Entra
+
+    def configure(self, redirect_uri: str = "http://localhost/", more: str = "", **arguments: str) -> None:
+        """Write the configuration of one account."""
+        given = "".join(f', {name}="{value}"' for name, value in arguments.items())
+        account = account_line("ann", ANN, self.entra, given).replace("http://localhost/", redirect_uri)
+        server = f'CredentialServer("{self.daemon.sockets}/cms.sock", accounts=[ann])\n'
+        self.daemon.configure(settings_lines(self.daemon.home, self.entra) + account + server + more)
+
+    def run(self, *command: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a program of the person's."""
+        variables = [f"{name}={value}" for name, value in environment.items()]
+        return self.daemon.run("env", "-C", str(self.daemon.home), *variables, *command, stdin=stdin)
+
+    @contextmanager
+    def login(self, *options: str, **environment: str) -> Iterator[Terminal]:
+        """Give `cms login` in a terminal."""
+        command = (self.daemon.installation.command("cms"), "login", "-c", str(self.daemon.config), *options)
+        with terminal(self, *command, **environment) as window:
+            yield window
+
+    def signed_in(self) -> bool:
+        """Whether a mail program gets a token."""
+        return 0 == self.daemon.token(self.daemon.sockets / "cms.sock", ANN).returncode
+
+
+@pytest.fixture
+def desk(daemon: Daemon, entra: Entra) -> Desk:
+    """An account that waits; the daemon is not started yet."""
+    entra.add_user(ANN)
+    entra.device_interval = 1
+    return Desk(daemon, entra)
+
+
+def wait_for(window: Terminal, *words: str) -> str:
+    """Return what a terminal shows, its lines whole, once all of these are in it."""
+
+    def shown() -> str:
+        text = window.text()
+        return text if all(word in text for word in words) else ""
+
+    try:
+        return until(shown, f"{words} in the terminal")
+    except TooLate as problem:
+        problem.add_note(window.text())
+        raise
+
+
+def link(window: Terminal) -> str:
+    """Return the link to the provider that a terminal shows."""
+    shown = wait_for(window, "/authorize?", "Ctrl-C gives up")
+    return next(line for line in shown.split("\n") if "/authorize?" in line)
+
+
+def paste(window: Terminal, text: str) -> None:
+    """Paste a line."""
+    window.paste(text)
+    window.press("Enter")
+
+
+def workers(desk: Desk) -> set[str]:
+    """Return the processes that talk to the provider."""
+    ending = f"{desk.daemon.installation.python}\0-I\0-m\0cms.grants\0"
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended meanwhile
+            if ending == (process / "cmdline").read_text(errors="replace"):
+                found.add(process.name)
+    return found
+
+
+def test_a_device_code_in_a_terminal(desk: Desk) -> None:
+    """Address, code, drawing and what is left of the time; once the person has entered the code, that it worked."""
+    desk.configure()
+    desk.daemon.start()
+    with desk.login("--device") as window:
+        shown = window.wait_for(desk.entra.device_url, "█▀", "left. Ctrl-C gives up.")
+        earlier = re.search(r"Waiting: (\d+:\d\d) left", shown)
+        assert earlier
+        until(lambda: earlier[0] not in window.screen(), "the next second")
+        assert 1 == window.screen().count("Waiting: ")
+
+        code = re.search(r"^ {4}([A-Z0-9-]{6,})\s*$", shown, re.MULTILINE)
+        assert code
+        desk.entra.approve_device(code[1], ANN)
+        assert "Waiting" not in window.wait_for(f"{ANN} is signed in")
+    assert until(desk.signed_in, "a token")
+
+
+@pytest.mark.parametrize("with_daemon", [True, False])
+def test_ctrl_c_leaves_no_poll_behind(desk: Desk, *, with_daemon: bool) -> None:
+    """The sign-in is given up at once: with the worker that polled, nobody is left who could go on polling."""
+    desk.configure()
+    if with_daemon:
+        desk.daemon.start()
+    others = workers(desk)
+    with desk.login("--device") as window:
+        window.wait_for("left. Ctrl-C gives up.")
+        assert desk.entra.wait_for(1, grant_type=DEVICE_CODE, seconds=30)
+        polling = workers(desk) - others
+        assert polling
+        window.press("C-c")
+        window.wait_for("the sign-in was given up")
+    until(lambda: not polling & workers(desk), "the end of the worker that polled")
+    polls = desk.entra.count(grant_type=DEVICE_CODE)
+    if with_daemon:
+        until(lambda: "sign-in ended" in desk.daemon.log, "the end in the log")
+        assert "signing-in" not in desk.daemon.cms("status").stdout
+
+    assert polls == desk.entra.count(grant_type=DEVICE_CODE)
+    assert not desk.signed_in()
+
+
+def test_a_device_code_that_runs_out_names_the_other_ways(desk: Desk) -> None:
+    """As where a policy blocks the flow: the browser says so, and here nothing comes."""
+    desk.entra.device_life = 3.0
+    desk.configure()
+    desk.daemon.start()
+    with desk.login("--device") as window:
+        shown = wait_for(window, "was not completed", "Or start again")
+
+    for word in ('"authentication flows"', "AADSTS53003", f"cms login {ANN} --browser", "--paste"):
+        assert word in shown
+
+
+def test_what_is_piped_has_neither_drawing_nor_count(desk: Desk) -> None:
+    """A log or a program that reads gets words, each once."""
+    desk.entra.device_life = 2.0
+    desk.configure()
+    desk.daemon.start()
+    done = desk.daemon.cms("login", "-c", str(desk.daemon.config), ANN, "--device")
+
+    assert 1 == done.returncode
+    assert desk.entra.device_url in done.stdout
+    assert not set("█▀▄\r\x1b") & set(done.stdout)
+    assert "Waiting" not in done.stdout
+
+
+def test_a_browser_on_this_machine(desk: Desk) -> None:
+    """The page's own address is named beside the link; the link leads back to any path of the redirect address."""
+    port, page = free_port(), free_port()
+    desk.configure(f"http://127.0.0.1:{port}/any/path", f'SignInPage("http://localhost:{page}/")\n')
+    with desk.login() as window:
+        window.wait_for(f"The page http://localhost:{page}/ leads there too.")
+        back = desk.entra.sign_in(link(window), ANN)
+        assert f"{ANN} is signed in" in back.text
+        assert back.url.startswith(f"http://127.0.0.1:{port}/any/path?")
+        assert "no daemon is running" in window.wait_for(f"{ANN} is signed in")
+    until(lambda: not listens(port) and not listens(page), "the end of both listeners")
+
+
+@pytest.mark.parametrize("redirect", ["http://127.0.0.1:{port}/", "http://localhost/"])
+def test_over_ssh_the_line_that_brings_the_browser_here(desk: Desk, redirect: str) -> None:
+    """What is forwarded is the port that the browser comes back to, also where that is any free one."""
+    desk.configure(redirect.format(port=free_port()))
+    desk.daemon.start()
+    connection = "198.51.100.9 50000 192.0.2.7 22"
+    with desk.login(SSH_CONNECTION=connection, USER="ann", DISPLAY="localhost:10.0") as window:
+        shown = window.wait_for("machine that has your browser", "ann@192.0.2.7")
+        line = re.search(r"^ssh -L (\d+):127\.0\.0\.1:(\d+) ann@192\.0\.2\.7\s*$", shown, re.MULTILINE)
+        assert line
+        assert line[1] == line[2]
+        assert listens(int(line[1]))
+        assert f"{ANN} is signed in" in desk.entra.sign_in(link(window), ANN).text
+        window.wait_for(f"{ANN} is signed in")
+
+
+@pytest.mark.parametrize("redirect", [NATIVE, "https://localhost/"])
+def test_a_redirect_that_leads_nowhere_here_is_pasted_by_itself(desk: Desk, redirect: str) -> None:
+    """The configuration says a browser, and cms why it is pasting; a code alone and a stranger's address are refused."""
+    if redirect != NATIVE:
+        desk.entra.register(Client(CLIENT_ID, (redirect,)))
+    desk.configure(redirect)
+    desk.daemon.start()
+    with desk.login() as window:
+        wait_for(window, "so its address is pasted", "Paste the address of that page here")
+        end = desk.entra.sign_in(link(window), ANN, follow=False)
+        paste(window, end.fields["code"])
+        window.wait_for("the address has no state in it")
+        paste(window, f"{redirect}?" + urlencode({**end.fields, "state": "stranger"}))
+        window.wait_for("the end of another sign-in")
+        # What stands behind the question mark is enough.
+        paste(window, urlencode(end.fields))
+        window.wait_for(f"{ANN} is signed in")
+    assert until(desk.signed_in, "a token")
+
+
+def test_a_pasted_line_may_be_longer_than_a_terminals_own(desk: Desk) -> None:
+    """A terminal cuts lines at 4,095 bytes, and an address with its fields may be longer."""
+    desk.configure()
+    desk.daemon.start()
+    with desk.login("--paste") as window:
+        end = desk.entra.sign_in(link(window), ANN, follow=False)
+        paste(window, f"{end.url}&filler={'x' * 6000}")
+        window.wait_for(f"{ANN} is signed in")
+
+
+def test_a_port_in_use_is_told_with_who_has_it(desk: Desk) -> None:
+    """The log and the person hear of it, with the other ways; once the port is free the page comes by itself."""
+    port = free_port()
+    desk.configure(f"http://127.0.0.1:{port}/")
+    with socket.create_server(("127.0.0.1", port)):
+        desk.daemon.start()
+        until(lambda: "the sign-in page cannot be shown" in desk.daemon.log, "a word in the log")
+        with desk.login() as window:
+            wait_for(window, f"port {port} is in use by ", f"(pid {os.getpid()})", "--device or --paste")
+
+    assert 1 == desk.daemon.log.count("the sign-in page cannot be shown")
