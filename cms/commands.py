@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 
 import click
 
-from cms import login as terminal
 from cms import consent, moving, process, remote
+from cms import login as terminal
 from cms.accounts import Account, application
 from cms.config import LOAD_SECONDS, Config, ConfigError, FileSpec, SocketSpec, load
 from cms.grants.messages import Place
