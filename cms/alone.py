@@ -18,7 +18,7 @@ import trio
 from cms import control
 from cms.accounts import Account, Grant
 from cms.config import Config
-from cms.control import Ask, Result, nothing_to_sign_out
+from cms.control import Ask, Result, nobody_signs_in, nothing_to_sign_out
 from cms.custody import ERRANDS, Custody, Left, farewell
 from cms.grants.messages import Open, Place
 from cms.lifecycle import Granted, Outcome
@@ -91,7 +91,7 @@ class _Commands:
             strays = await self._custody.strays_of(user)
             return await self._custody.part_with(strays) if strays else grant
         if grant.unattended:
-            return nothing_to_sign_out(user or "the account")
+            return nothing_to_sign_out(self._users_of(grant))
         return await self._forget([grant])
 
     async def _forget(self, grants: Sequence[Grant]) -> Result:
@@ -113,8 +113,10 @@ class _Commands:
         grant = self._grant(user)
         if isinstance(grant, Result) or grant.sign_in in METHODS:
             return grant
-        said = f"{grant.login} signs in by {grant.sign_in}, without a person"
-        return Result(False, said, "start the daemon: `cms run`")
+        return nobody_signs_in(self._users_of(grant), grant, alone=True)
+
+    def _users_of(self, grant: Grant) -> str:
+        return ", ".join(each.user for each in self._accounts if each.grant.key == grant.key)
 
     def _grant(self, user: str) -> Grant | Result:
         """Return the sign-in that a user name means, "" for the only one."""

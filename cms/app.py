@@ -44,6 +44,7 @@ from cms.status import (
     as_text,
     describe,
     exit_code,
+    expiry_warning,
     length_warning,
 )
 from cms.tokenfiles import TokenFiles
@@ -214,6 +215,8 @@ class App(control.Commands):
         self._said_memory = False
         # Whose long tokens have been told.
         self._said_long: set[tuple[str, Scopes]] = set()
+        # Of whose certificates the end has been told, and which.
+        self._said_expiry: set[tuple[str, float]] = set()
 
     async def run(self, *, task_status: trio.TaskStatus[App] = trio.TASK_STATUS_IGNORED) -> None:
         """Live until told to stop. Raises ConfigError or ListenError if it cannot start."""
@@ -385,6 +388,7 @@ class App(control.Commands):
         if keeper.persisted is False:
             self._warn_of_memory()
         self._warn_of_length(keeper, scopes, after)
+        self._warn_of_expiry(keeper)
         told = notice(before, after, self._name_of(keeper))
         if told:
             herald.tell(told)
@@ -425,6 +429,13 @@ class App(control.Commands):
         warning, whose = length_warning(life), (keeper.grant.key, scopes)
         if warning and whose not in self._said_long:
             self._said_long.add(whose)
+            log.warning(warning, account=self._name_of(keeper))
+
+    def _warn_of_expiry(self, keeper: Keeper) -> None:
+        """Say once of each certificate that its end is near."""
+        warning, which = expiry_warning(keeper.credential_expires, self._clock.wall()), keeper.credential_expires
+        if warning and (keeper.grant.key, which) not in self._said_expiry:
+            self._said_expiry.add((keeper.grant.key, which))
             log.warning(warning, account=self._name_of(keeper))
 
     def _warn_of_loss(self) -> None:
@@ -532,8 +543,7 @@ class App(control.Commands):
         keeper = next(filter(_needs_sign_in, keepers), keepers[0])
         if keeper.grant.sign_in in METHODS:
             return keeper
-        said = f"{self._name_of(keeper)} is not signed in by a person ({keeper.grant.sign_in})"
-        return Result(False, said, "`cms refresh` asks for its token now")
+        return nobody_signs_in(self._name_of(keeper), keeper.grant)
 
     async def logout(self, user: str) -> Result:
         keepers = self._keepers_of(user)
@@ -671,7 +681,9 @@ def _forecast(keeper: Keeper, wall: float) -> Forecast | None:
 
 
 def _needs_sign_in(keeper: Keeper) -> bool:
-    return any(isinstance(life.phase, NeedsSignIn) for life in keeper.lives.values())
+    """Whether a person has to sign in: what was refused to an application is no such thing."""
+    refused = (life.phase for life in keeper.lives.values() if isinstance(life.phase, NeedsSignIn))
+    return not keeper.grant.unattended and any(refused)
 
 
 def _trouble_of(keeper: Keeper) -> Trouble | None:

@@ -108,6 +108,8 @@ class Keeper:
         self.who = grant.login
         self.persisted: bool | None = None
         self.key_from = ""
+        # When the application's certificate ends, as Unix time, 0 for none.
+        self.credential_expires = 0.0
         # When the sign-in was given and last redeemed, as Unix times, 0 for unknown; and how earlier ones ended.
         self.given_at = 0.0
         self.redeemed_at = 0.0
@@ -289,6 +291,7 @@ class Keeper:
             self.who = outcome.who or self.who
             self.persisted = outcome.persisted
             self.key_from = outcome.key_from
+            self.credential_expires = outcome.credential_expires
             self.given_at = outcome.given_at
             self.redeemed_at = self._clock.wall()
             self.endings = outcome.endings

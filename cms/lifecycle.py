@@ -177,6 +177,7 @@ class Granted:
     By the time this is seen, a rotated refresh token is on disk. `persisted` is False in memory-only mode; `key_from`
     says in words where the vault's key comes from. `who` is the user name that the provider reported. `given_at` is
     when the sign-in behind it was given, as Unix time, 0 for one without a person; `endings` are those before it.
+    `credential_expires` is the Unix time at which the application's certificate ends, 0 for none.
     """
 
     secret: str = field(repr=False)
@@ -188,6 +189,7 @@ class Granted:
     who: str = ""
     given_at: float = 0.0
     endings: tuple[Ending, ...] = ()
+    credential_expires: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ STATES = {
     "locked": "the vault's key cannot be had; it is tried again",
     "signing-in": "a sign-in waits for a person",
     "sign-in-required": "only a sign-in helps",
+    "refused": "the application is refused, and what its next move says has to be mended; it is tried again",
 }
 
 # Exit codes that monitoring systems of the Nagios family understand.
@@ -45,6 +46,16 @@ MEMORY_WARNING = (
     "sign-ins are kept in MEMORY ONLY: when cms or its worker ends, everybody has to sign in again; "
     "Vault(key=...) in the configuration names a place for a key"
 )
+
+
+# A new certificate has to be made, uploaded and put in its place, by people who may be away: a month before.
+EXPIRY_WARNING = 30 * 24 * 60 * 60.0
+
+# What stands where others have a sign-in.
+_WITHOUT = {
+    "app": "none needed: an application, which is asked for anew each time",
+    "managed-identity": "none needed: this machine's own identity in Azure",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +98,7 @@ class Held:
 class Problem:
     """The last error: `lasts` and `retry_in` in seconds, `since` and `retry_at` as Unix times, `aadsts` Entra's number.
 
-    `retry_in` and `retry_at` are None when only a person helps; `tries` is 0 then.
+    `retry_in` and `retry_at` are None when only a sign-in helps; `tries` is 0 where a person has to mend something.
     """
 
     kind: str
@@ -110,7 +121,8 @@ class Row:
 
     `signed_in_at` is when the sign-in was given, as Unix time, and `signed_in_age` that in seconds, None for unknown;
     `ends_in` are the seconds to the forecast's moment, and `sign_in_due` says that it is near. `sign_in` is the way in
-    which the account signs in; `credential_expires_at` is when its application's certificate ends, as Unix time.
+    which the account signs in; `credential_expires_at` is when its application's certificate ends, as Unix time,
+    and `credential_due` says that it is near.
     """
 
     user: str
@@ -131,6 +143,7 @@ class Row:
     sign_in_due: bool = False
     sign_in: str = ""
     credential_expires_at: int | None = None
+    credential_due: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +177,8 @@ def _rows(entry: Entry, now: float, wall: float) -> Iterator[Row]:
 
 
 def _row(entry: Entry, protocols: tuple[str, ...], life: Life, now: float, wall: float) -> Row:
-    state = _state(life, now, entry.signing_in)
-    return Row(
+    state = _state(entry, life, now)
+    row = Row(
         entry.user,
         state,
         protocols,
@@ -176,7 +189,10 @@ def _row(entry: Entry, protocols: tuple[str, ...], life: Life, now: float, wall:
         entry.persisted,
         entry.key_from,
         entry.signing_in,
-        "; ".join(filter(None, (*_preflight_warnings(entry, protocols, life), length_warning(life)))),
+        "; ".join(filter(None, (*_preflight_warnings(entry, protocols, life), *_warnings(entry, life, wall)))),
+        sign_in=entry.account.grant.sign_in,
+        credential_expires_at=int(entry.credential_expires) or None,
+        credential_due=bool(expiry_warning(entry.credential_expires, wall)),
     )
     return _with_sign_in(row, entry, wall)
 
@@ -224,9 +240,23 @@ def length_warning(life: Life) -> str:
     )
 
 
-def _state(life: Life, now: float, signing_in: str) -> str:
+def _warnings(entry: Entry, life: Life, wall: float) -> tuple[str, str]:
+    return length_warning(life), expiry_warning(entry.credential_expires, wall)
+
+
+def expiry_warning(expires: float, wall: float) -> str:
+    """Return what to say of an application's certificate that ends soon, "" for one that does not, or for none."""
+    if not expires or expires - wall > EXPIRY_WARNING:
+        return ""
+    when = f"ends in {duration(expires - wall)}" if expires > wall else "has ended"
+    return f"the application's certificate {when}: upload a new one to its registration, then put it in the old one's place"
+
+
+def _state(entry: Entry, life: Life, now: float) -> str:
     if isinstance(life.phase, NeedsSignIn):
-        return "signing-in" if signing_in else "sign-in-required"
+        if entry.account.grant.unattended:
+            return "refused"
+        return "signing-in" if entry.signing_in else "sign-in-required"
     if isinstance(life.phase, Failing):
         return "locked" if life.phase.trouble.kind == "locked" else "failing"
     if life.held is None:
@@ -255,9 +285,11 @@ def _problem(life: Life, now: float, wall: float) -> Problem | None:
     known = Problem(
         trouble.kind, trouble.message, trouble.aadsts, trouble.correlation_id, int(lasts), int(wall - lasts)
     )
-    if isinstance(life.phase, NeedsSignIn):
+    if life.phase.next_try is None:
         return known
     retry_in = max(0.0, life.phase.next_try - now)
+    if isinstance(life.phase, NeedsSignIn):
+        return replace(known, retry_in=int(retry_in), retry_at=int(wall + retry_in))
     return replace(known, tries=life.phase.tries, retry_in=int(retry_in), retry_at=int(wall + retry_in))
 
 
@@ -338,6 +370,8 @@ def _problem_fields(problem: Problem | None) -> list[tuple[str, str]]:
     fields = [("last error", error), ("correlation", problem.correlation_id)]
     if problem.retry_in is None:
         return [*fields, ("since", f"{duration(problem.lasts)} ago")]
+    if not problem.tries:
+        return [*fields, ("next try", f"{_soon(problem.retry_in)}; refused for {duration(problem.lasts)}")]
     tries = "1 try" if problem.tries == 1 else f"{problem.tries} tries"
     return [*fields, ("next try", f"{_soon(problem.retry_in)}, after {tries} in {duration(problem.lasts)}")]
 
@@ -388,7 +422,7 @@ def as_systemd(rows: Sequence[Row]) -> str:
 
 
 # States in which nothing gets better until a person has done something.
-_FOR_PEOPLE = ("sign-in-required", "signing-in", "locked")
+_FOR_PEOPLE = ("sign-in-required", "signing-in", "refused", "locked")
 
 
 def exit_code(rows: Sequence[Row], *, memory_chosen: bool = False) -> int:
@@ -407,7 +441,7 @@ def _severity(row: Row, *, memory_chosen: bool) -> int:
         return CRITICAL
     if row.state not in {"ok", "renewing"} or (row.persisted is False and not memory_chosen):
         return WARNING
-    if row.sign_in_due:
+    if row.sign_in_due or row.credential_due:
         return WARNING
     return OK
 

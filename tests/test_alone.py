@@ -111,7 +111,8 @@ def test_an_account_of_no_persons_is_left_alone(tmp_path: Path, command: str) ->
     with alone(tmp_path, account("machine@example.test", "app")) as remote:
         end = remote.ask(command, user="", path="/f")
 
-    assert (False, "machine@example.test signs in by app, without a person") == (end["ok"], end["message"])
+    assert not end["ok"]
+    assert end["message"].startswith("nobody signs in for machine@example.test: an application")
 
 
 def test_an_import_for_nobody_is_said(tmp_path: Path) -> None:
@@ -171,7 +172,15 @@ def test_an_account_that_signs_in_by_itself_needs_no_person(tmp_path: Path) -> N
     with alone(tmp_path, account("good@example.test", "app")) as remote:
         end = remote.ask("login")
 
-    assert "without a person" in end["message"]
+    assert "nobody signs in for good@example.test" in end["message"]
+
+
+def test_an_application_is_not_signed_out(tmp_path: Path) -> None:
+    """There is nothing to forget, and what gives the account up is said."""
+    with alone(tmp_path, account("good@example.test", "app")) as remote:
+        end = remote.ask("logout")
+
+    assert "nobody has signed in for good@example.test" in end["message"]
 
 
 @pytest.mark.parametrize("command", ["status", "refresh", "reload", "stop"])

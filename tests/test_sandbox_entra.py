@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import msal
 import pytest
 import requests
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding
 from msal.exceptions import MsalServiceError
+from support.proofs import AppCertificate, Issuer
 
+from cms.sandbox.assertions import ASSERTION_TYPE
 from cms.sandbox.directory import APP_ID, APP_SECRET, CLIENT_ID, MAIL_SCOPES, TENANT, Client
 from cms.sandbox.entra import Entra
 from cms.sandbox.errors import KINDS
 from cms.sandbox.faults import CLAIMS, Fault
 from cms.sandbox.person import Stuck
-from cms.sandbox.tokens import digest
+from cms.sandbox.tokens import b64url, digest
 from cms.sandbox.web import Reply, Request, as_html
 
 A, B = "a@example.test", "b@example.test"
@@ -490,7 +496,7 @@ def test_unknown_grant_type(entra: Entra, session: requests.Session) -> None:
     assert [90014] == answer["error_codes"]
 
 
-def for_app(entra: Entra, session: requests.Session, secret: str, scope: str) -> dict[str, Any]:
+def for_app(entra: Entra, session: requests.Session, secret: str | dict[str, str], scope: str) -> dict[str, Any]:
     """Ask as an application in its own tenant."""
     authority = f"{entra.authority}/{TENANT}"
     app = msal.ConfidentialClientApplication(
@@ -512,7 +518,7 @@ def test_application_alone(entra: Entra, session: requests.Session) -> None:
     ("secret", "scope", "number"),
     [
         ("wrong", "https://outlook.office365.com/.default", 7000215),
-        (APP_SECRET, "https://outlook.office365.com/SMTP.Send", 70011),
+        (APP_SECRET, "https://outlook.office365.com/SMTP.Send", 1002012),
     ],
 )
 def test_application_refused(entra: Entra, session: requests.Session, secret: str, scope: str, number: int) -> None:
@@ -523,7 +529,7 @@ def test_application_refused(entra: Entra, session: requests.Session, secret: st
 @pytest.mark.parametrize(
     ("fields", "number"),
     [
-        ({"client_id": CLIENT_ID, "grant_type": "client_credentials"}, 7000218),
+        ({"client_id": CLIENT_ID, "grant_type": "client_credentials"}, 7000216),
         ({"client_id": APP_ID, "grant_type": "refresh_token"}, 7000218),
         ({"client_id": APP_ID, "grant_type": "refresh_token", "client_secret": "no"}, 7000215),
     ],
@@ -544,18 +550,110 @@ def test_application_needs_its_tenant(entra: Entra, session: requests.Session) -
     assert [9001023] == answer.json()["error_codes"]
 
 
-def test_application_with_an_assertion(entra: Entra, session: requests.Session) -> None:
-    """An assertion takes the secret's place; its signature is nothing that the sandbox could check."""
+CERTIFICATE, OTHER = AppCertificate(), AppCertificate()
+ISSUER = Issuer()
+
+
+def by_certificate(shown: AppCertificate, signed_with: AppCertificate) -> dict[str, str]:
+    """Return what MSAL takes: the certificate that is named, and the key that signs."""
+    key = signed_with.pem().decode().partition("-----BEGIN CERTIFICATE")[0]
+    return {"private_key": key, "public_certificate": shown.public}
+
+
+@pytest.mark.parametrize(
+    ("proof", "number"),
+    [
+        (by_certificate(CERTIFICATE, CERTIFICATE), 0),
+        (by_certificate(OTHER, OTHER), 700027),
+        (by_certificate(CERTIFICATE, OTHER), 700027),
+    ],
+    ids=["registered", "another", "signed by another"],
+)
+def test_application_with_a_certificate(
+    entra: Entra, session: requests.Session, clock: FakeTime, proof: dict[str, str], number: int
+) -> None:
+    """MSAL's own assertion is checked: the certificate is a registered one, and its key has signed."""
+    clock.now = time.time()
+    entra.register(Client(APP_ID, (), certificates=(CERTIFICATE.public,)))
+    result = for_app(entra, session, proof, "https://outlook.office365.com/.default")
+
+    assert number == (0 if "access_token" in result else code_of(result))
+
+
+def test_application_with_an_old_thumbprint(entra: Entra, session: requests.Session, clock: FakeTime) -> None:
+    """SHA-1 and RS256 are what older programs send."""
+    clock.now = time.time()
+    entra.register(Client(APP_ID, (), certificates=(CERTIFICATE.public,)))
+    thumbprint = CERTIFICATE.certificate.fingerprint(hashes.SHA1()).hex()
+    proof = by_certificate(CERTIFICATE, CERTIFICATE) | {"thumbprint": thumbprint}
+
+    assert "access_token" in for_app(entra, session, proof, "https://outlook.office365.com/.default")
+
+
+def with_assertion(entra: Entra, session: requests.Session, assertion: str, **more: str) -> int:
+    """Ask with an assertion; return the number that it is refused with, 0 for a token."""
     fields = {
         "client_id": APP_ID,
         "grant_type": "client_credentials",
-        "client_assertion": "x.y.z",
+        "client_assertion": assertion,
+        "client_assertion_type": ASSERTION_TYPE,
         "scope": "https://outlook.office.com/.default",
     }
+    answer = session.post(f"{entra.authority}/{TENANT}/oauth2/v2.0/token", data=fields | more).json()
+    return 0 if "access_token" in answer else int(answer["error_codes"][0])
 
-    answer = session.post(f"{entra.authority}/{TENANT}/oauth2/v2.0/token", data=fields)
 
-    assert "access_token" in answer.json()
+@pytest.mark.parametrize(
+    ("claims", "number"),
+    [
+        ({}, 0),
+        ({"iss": "https://elsewhere.example"}, 700211),
+        ({"sub": "system:serviceaccount:mail:other"}, 700213),
+        ({"aud": "api://else"}, 700212),
+        ({"exp": 1.0}, 700024),
+        ({"iss": APP_ID, "sub": "another"}, 700027),
+    ],
+)
+def test_federated_assertion(entra: Entra, session: requests.Session, claims: dict[str, Any], number: int) -> None:
+    """An issuer outside vouches for the application, if a federated credential names it to the letter."""
+    entra.register(Client(APP_ID, (), federations=(ISSUER.federation,)))
+
+    assert number == with_assertion(entra, session, ISSUER.assertion(entra.directory.now(), **claims))
+
+
+def test_assertion_that_is_none(entra: Entra, session: requests.Session) -> None:
+    """What is no JWT, is not said to be one, or has somebody else's signature is refused."""
+    entra.register(Client(APP_ID, (), federations=(ISSUER.federation,)))
+    forged = replace(ISSUER, key=OTHER.key).assertion(entra.directory.now())
+
+    assert 50027 == with_assertion(entra, session, "x.y.z")
+    assert 90014 == with_assertion(entra, session, forged, client_assertion_type="")
+    assert 50013 == with_assertion(entra, session, forged)
+
+
+@pytest.mark.parametrize(
+    ("claims", "number"), [({}, 0), ({"sub": "another"}, 700021), ({"aud": "https://elsewhere.example"}, 700023)]
+)
+def test_assertion_of_the_applications_own(
+    entra: Entra, session: requests.Session, claims: dict[str, str], number: int
+) -> None:
+    """A certificate's assertion is for this application and this endpoint, and no other's can be used for it."""
+    entra.register(Client(APP_ID, (), certificates=(CERTIFICATE.public,)))
+    now, endpoint = entra.directory.now(), f"{entra.authority}/{TENANT}/oauth2/v2.0/token"
+    said = {"iss": APP_ID, "sub": APP_ID, "aud": endpoint, "nbf": now, "exp": now + 600} | claims
+    thumbprint = b64url(CERTIFICATE.certificate.fingerprint(hashes.SHA256()))
+    head = {"alg": "RS256", "typ": "JWT", "x5t#S256": thumbprint}
+    signed = ".".join(b64url(json.dumps(part).encode()) for part in (head, said))
+    signature = b64url(CERTIFICATE.key.sign(signed.encode(), padding.PKCS1v15(), hashes.SHA256()))
+
+    assert number == with_assertion(entra, session, f"{signed}.{signature}")
+
+
+def test_expired_secret(entra: Entra, session: requests.Session) -> None:
+    """The right secret, too late: 7000222."""
+    entra.register(Client(APP_ID, (), secret=APP_SECRET, expired=True))
+
+    assert 7000222 == code_of(for_app(entra, session, APP_SECRET, "https://outlook.office365.com/.default"))
 
 
 # --- introspection

@@ -48,6 +48,9 @@ REVOKED = Trouble(
     "refused", "the sign-in was revoked", "sign in again: `cms login a@example.test`", 50173, "5e2b7f0a-corr"
 )
 
+EXPIRED_SECRET = Trouble("application", "the client secret has expired", "make a new secret, then wait", 7000222)
+MACHINE = replace(ACCOUNT, grant=replace(GRANT, login="", sign_in="app"))
+
 
 def failing(trouble: Trouble = DOWN) -> Failing:
     """Return the phase of five minutes and three tries of trouble; the next try is in two minutes."""
@@ -71,6 +74,8 @@ ENTRIES = {
     "sign-in-required": entry(Life(None, NeedsSignIn(NOW - 7200.0, REVOKED))),
     "sign-in-required, usable": entry(Life(TOKEN, NeedsSignIn(NOW - 60.0, REVOKED))),
     "signing-in": entry(Life(None, NeedsSignIn(NOW - 60.0, REVOKED)), signing_in=SIGNING_IN),
+    "refused": entry(Life(None, NeedsSignIn(NOW - 7200.0, EXPIRED_SECRET, NOW + 900.0)), account=MACHINE),
+    "refused, usable": entry(Life(TOKEN, NeedsSignIn(NOW - 60.0, EXPIRED_SECRET, NOW + 900.0)), account=MACHINE),
 }
 
 
@@ -111,6 +116,30 @@ def test_both_warnings_are_told() -> None:
     assert [True, True] == [each in warning for each in ("does not cover IMAP,", "; the token has 3001 bytes")]
 
 
+def test_a_refused_application_is_told_what_to_mend() -> None:
+    """Nobody is to sign in: the text says what happened, when it is looked at again, and whose move it is."""
+    text = " ".join(as_text([row_of("refused")]).split())
+
+    assert "AADSTS7000222: the client secret has expired" in text
+    assert "next try in 15 min; refused for 2 h" in text
+    assert "next move make a new secret, then wait" in text
+    assert "sign-in none needed: an application, which is asked for anew each time" in text
+    assert "cms login" not in text
+
+
+@pytest.mark.parametrize(
+    ("days", "warning"),
+    [(31.0, ""), (29.5, "certificate ends in 29 d 12 h: upload a new one"), (-1.0, "certificate has ended: upload")],
+)
+def test_a_certificate_that_ends_soon(days: float, warning: str) -> None:
+    """A month before its end it is warned about, in the text, in JSON and for monitoring, while all is well."""
+    ends = WALL + days * 86_400
+    row = describe([replace(ENTRIES["ok"], account=MACHINE, credential_expires=ends)], NOW, WALL)[0]
+
+    assert (int(ends), True) == (row.credential_expires_at, warning in row.warning)
+    assert (bool(warning), WARNING if warning else OK) == (bool(row.warning), exit_code([row]))
+
+
 def test_every_word_of_the_table_is_used() -> None:
     """Whoever reads the table reads no state that does not exist."""
     assert set(STATES) == {row_of(name).state for name in ENTRIES}
@@ -129,6 +158,8 @@ def test_every_word_of_the_table_is_used() -> None:
         ("locked", CRITICAL),
         ("sign-in-required", CRITICAL),
         ("signing-in", CRITICAL),
+        ("refused", CRITICAL),
+        ("refused, usable", WARNING),
     ],
 )
 def test_monitoring_tells_good_from_soon_from_now(name: str, expected: int) -> None:
@@ -411,6 +442,9 @@ def test_json_is_versioned_and_complete() -> None:
         "forecast": None,
         "ends_in": None,
         "sign_in_due": False,
+        "sign_in": "browser",
+        "credential_expires_at": None,
+        "credential_due": False,
     } == document["accounts"][0]
 
 

@@ -23,7 +23,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
@@ -35,7 +35,7 @@ import requests
 from msal.exceptions import MsalServiceError
 from requests.adapters import HTTPAdapter
 
-from cms.accounts import Grant, Proxy, Scopes
+from cms.accounts import Grant, Proxy, Scopes, resource
 from cms.grants import catalogue
 from cms.grants.budget import POOLS, Budget
 from cms.grants.keys import Missing
@@ -59,6 +59,8 @@ _REQUEST_TIMEOUT = 408
 _SERVER_ERROR = 500
 _UNAVAILABLE = 503
 _OK = 200
+# Microsoft ("How to use managed identities on an Azure VM", error handling): tried again, as any 5xx is.
+_NOT_READY = (404, 410)
 
 # What MSAL raises for an answer that is none, wherever in it that shows. ValueError includes JSON's and Unicode's,
 # ArithmeticError a lifetime that is infinite.
@@ -66,6 +68,13 @@ _GARBLED = (ValueError, ArithmeticError, LookupError, TypeError, AttributeError,
 
 # What the vault keeps of MSAL's cache: access tokens live in the broker only, and nobody needs the id token again.
 _KEPT = ("RefreshToken", "Account", "AppMetadata")
+
+
+# What an application proves itself with, as MSAL takes it: "" for nothing, a secret, or a dictionary.
+Secret: TypeAlias = str | Mapping[str, Any]
+
+# Whom to name when a managed identity's question gets no answer. What MSAL really asks depends on its environment.
+METADATA = "http://azure-metadata"
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,18 +212,12 @@ class Http:
         data: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Reply:
+        return self._send("POST", url, params=params, data=data, headers={**(headers or {}), **self._origin})
+
+    def _send(self, method: str, url: str, **kwargs: Any) -> Reply:
         self.status, self.retry_after, self.unsure = 0, 0.0, True
         try:
-            reply = fetch(
-                self._session,
-                "POST",
-                url,
-                self._ca,
-                self.budget,
-                params=params,
-                data=data,
-                headers={**(headers or {}), **self._origin},
-            )
+            reply = fetch(self._session, method, url, self._ca, self.budget, **kwargs)
         except requests.RequestException:
             self.unsure = self.budget.reached
             raise
@@ -225,6 +228,24 @@ class Http:
 
     def close(self) -> None:
         """Leave the session alone: it is shared."""
+
+
+class Metadata(Http):
+    """The HTTP client of one question to the machine's own metadata service, which everything is read from."""
+
+    def __init__(self) -> None:
+        session = new_session()
+        # It is on this machine, or next to it: no proxy leads there, and none may see what it answers.
+        session.trust_env = False
+        super().__init__(session, None, "", None, Budget())
+
+    def get(self, _url: str, **_kwargs: Any) -> Reply:
+        """Ask. The service answers 404 and 410 while it starts or is updated."""
+        with self._session:
+            reply = self._send("GET", _url, **_kwargs)
+        if self.status in _NOT_READY:
+            self.status = _UNAVAILABLE
+        return reply
 
 
 def authorities(ca: str | None, environ: Mapping[str, str]) -> str | None:
@@ -361,7 +382,7 @@ class Entra:
             self._way.forget()
 
     def redeem(
-        self, grant: Grant, scopes: Scopes, cache: str, home_account_id: str, *, who: str = "", secret: str = ""
+        self, grant: Grant, scopes: Scopes, cache: str, home_account_id: str, *, who: str = "", secret: Secret = ""
     ) -> Answer:
         """Redeem the refresh token in MSAL's `cache` for an access token with these scopes.
 
@@ -377,7 +398,7 @@ class Entra:
         return self._redeem(grant, lesser, cache, home_account_id, who=who, secret=secret)
 
     def _redeem(
-        self, grant: Grant, scopes: Scopes, cache: str, home_account_id: str, *, who: str, secret: str
+        self, grant: Grant, scopes: Scopes, cache: str, home_account_id: str, *, who: str, secret: Secret
     ) -> Answer:
         call = self._call(grant, secret, cache)
         if not isinstance(call, Call):
@@ -391,7 +412,7 @@ class Entra:
         self._compare(grant, scopes, result)
         return Answer(call.granted(result, scopes, who), call.kept(), home_account_id, who)
 
-    def adopt(self, grant: Grant, refresh_token: str, secret: str = "") -> Answer:
+    def adopt(self, grant: Grant, refresh_token: str, secret: Secret = "") -> Answer:
         """Redeem a refresh token that another program got for the same application."""
         call = self._call(grant, secret)
         if not isinstance(call, Call):
@@ -416,7 +437,26 @@ class Entra:
         outcome = _no_discovery(reply, grant)
         return outcome.trouble if isinstance(outcome, Transient | Refused) else _garbage(grant)
 
-    def begin(self, grant: Grant, method: str, claims: str = "", secret: str = "") -> Flow | Outcome:
+    def mint(self, grant: Grant, scopes: Scopes, secret: Secret) -> Outcome:
+        """Ask for a token for the application itself: there is nothing to redeem, and nothing to keep."""
+        call = self._call(grant, secret)
+        if not isinstance(call, Call):
+            return call
+        result = call.ask(lambda: call.app.acquire_token_for_client(list(scopes)))
+        return call.granted(result, scopes, "") if isinstance(result, dict) else result
+
+    def mint_by_machine(self, grant: Grant, scopes: Scopes) -> Outcome:
+        """Ask the machine that cms runs on for a token of its managed identity."""
+        if "IDENTITY_SERVER_THUMBPRINT" in os.environ:
+            return Refused(_SERVICE_FABRIC)
+        machine = Machine(grant)
+        try:
+            result = machine.token(scopes)
+        except OSError as error:
+            return Transient(_no_key_file(error))
+        return machine.granted(result, scopes, "") if isinstance(result, dict) else result
+
+    def begin(self, grant: Grant, method: str, claims: str = "", secret: Secret = "") -> Flow | Outcome:
         """Begin a sign-in for all scope sets of the grant: `method` is "browser", "device" or "paste"."""
         call = self._call(grant, secret)
         if not isinstance(call, Call):
@@ -429,7 +469,7 @@ class Entra:
             )
         return _begin_device(call, claims)
 
-    def _call(self, grant: Grant, secret: str, cache: str = "") -> Call | Outcome:
+    def _call(self, grant: Grant, secret: Secret, cache: str = "") -> Call | Outcome:
         """Return a fresh MSAL app over the cache, and one budget for all that is asked, or why there is none now."""
         budget = Budget()
         try:
@@ -464,6 +504,10 @@ def _network_trouble(error: OSError, grant: Grant) -> Trouble:
     host = urlsplit(grant.authority).netloc
     if isinstance(error, requests.Timeout):
         return Trouble("timeout", f"{host} did not answer in time", catalogue.NOTHING_TO_DO)
+    if isinstance(error, _NoPassword):
+        return no_password(str(error))
+    if isinstance(error, requests.exceptions.ProxyError):
+        return refusal(str(error), host)
     if isinstance(error, requests.exceptions.SSLError) or not isinstance(error, requests.RequestException):
         return no_tls(str(error), host) or Trouble(
             "network",
@@ -473,15 +517,27 @@ def _network_trouble(error: OSError, grant: Grant) -> Trouble:
     return Trouble("network", f"{host} cannot be reached, or the connection broke", catalogue.RETRIES)
 
 
+def _no_key_file(error: OSError) -> Trouble:
+    """Say what Azure Arc wants: who may read a file of its group's may ask (Microsoft: "Azure Arc managed identity")."""
+    return Trouble(
+        "locked",
+        f"Azure Arc's key file cannot be read: {error.strerror}",
+        f"let cms's user into the group himds, and start cms again; {catalogue.RETRIES}",
+    )
+
+
+_SERVICE_FABRIC = Trouble(
+    "application",
+    "cms does not know the managed identities of Azure Service Fabric",
+    'give an application of your own to the account: sign_in="app"',
+)
+
+
 def _garbage(grant: Grant) -> Trouble:
     host = urlsplit(grant.authority).netloc
     return Trouble(
         "garbage",
         f"what answered for {host} was no identity provider's answer",
-    if isinstance(error, _NoPassword):
-        return no_password(str(error))
-    if isinstance(error, requests.exceptions.ProxyError):
-        return refusal(str(error), host)
         f"{catalogue.RETRIES}; a captive portal or a proxy may be in between",
     )
 
@@ -492,26 +548,13 @@ def _status_trouble(status: int) -> Trouble:
     return Trouble("server", f"the provider failed (HTTP {status})", catalogue.NOTHING_TO_DO)
 
 
-class Call:
-    """One exchange: a fresh MSAL app with a cache and an HTTP client of its own."""
+class Exchange:
+    """One exchange with a provider, and what its end means."""
 
-    def __init__(self, grant: Grant, secret: str, cache: str, http: Http) -> None:
+    def __init__(self, grant: Grant, http: Http) -> None:
         self.grant = grant
         self.http = http
         self._replies: dict[str, object] = {}
-        self._cache = msal.SerializableTokenCache()
-        self._cache.deserialize(cache or None)
-        kind = msal.ConfidentialClientApplication if secret else msal.PublicClientApplication
-        self.app = kind(
-            grant.client_id,
-            client_credential=secret or None,
-            authority=grant.authority,
-            instance_discovery=False,
-            token_cache=self._cache,
-            http_client=http,
-            http_cache=self._replies,
-            app_name="cms",
-        )
 
     def renew(self) -> None:
         """Begin another exchange: time has passed, for a person."""
@@ -562,6 +605,60 @@ class Call:
         """Return the token, with its life counted from the moment at which the answer arrived."""
         life = _seconds(result["expires_in"]) or 0.0
         return Granted(result["access_token"], self.http.answered, life, scopes, who=who)
+
+
+class Machine(Exchange):
+    """A question to the machine that cms runs on: its managed identity needs no app, and nothing is kept."""
+
+    def __init__(self, grant: Grant) -> None:
+        super().__init__(replace(grant, authority=METADATA), Metadata())
+        identity = (
+            msal.UserAssignedManagedIdentity(client_id=grant.client_id)
+            if grant.client_id
+            else msal.SystemAssignedManagedIdentity()
+        )
+        self._client = msal.ManagedIdentityClient(identity, http_client=self.http, http_cache=self._replies)
+
+    def token(self, scopes: Scopes) -> dict[str, Any] | Outcome:
+        """Return a token for the resource that the scopes name. Raises OSError where a key file cannot be read."""
+        files: list[OSError] = []
+
+        def question() -> Any:
+            try:
+                return self._client.acquire_token_for_client(resource=resource(scopes))
+            except requests.RequestException:
+                raise
+            except OSError as error:
+                files.append(error)
+                raise
+
+        result = self.ask(question)
+        if files:
+            raise files[0]
+        return result
+
+
+class Call(Exchange):
+    """One exchange with Entra: a fresh MSAL app with a cache and an HTTP client of its own.
+
+    `secret` is what the application proves itself with, as MSAL takes it; "" for a public client.
+    """
+
+    def __init__(self, grant: Grant, secret: Secret, cache: str, http: Http) -> None:
+        super().__init__(grant, http)
+        self._cache = msal.SerializableTokenCache()
+        self._cache.deserialize(cache or None)
+        kind = msal.ConfidentialClientApplication if secret else msal.PublicClientApplication
+        self.app = kind(
+            grant.client_id,
+            client_credential=secret or None,
+            authority=grant.authority,
+            instance_discovery=False,
+            token_cache=self._cache,
+            http_client=http,
+            http_cache=self._replies,
+            app_name="cms",
+        )
 
     def kept(self) -> str:
         """Return the cache as the vault is to keep it."""

@@ -17,9 +17,8 @@ from typing import Protocol
 
 from cms.accounts import Grant, Scopes
 from cms.forecast import remember
-from cms.grants import catalogue, chores, exports, imports
+from cms.grants import application, catalogue, chores, exports, imports
 from cms.grants.entra import Answer, CodeFlow, Entra, Flow, no_sign_in
-from cms.grants.keys import Missing, read_source
 from cms.grants.messages import Chore, Ended, Import, Place, Prompt, SignIn
 from cms.grants.peers import Found, Unfit
 from cms.grants.vault import Entry, Held, Stored, Unavailable, Vault
@@ -104,6 +103,8 @@ class Service:
 
     def acquire(self, grant: Grant, scopes: Scopes) -> Outcome:
         """Redeem the grant for a token; by the time of the answer its successor is stored."""
+        if grant.unattended:
+            return self._mint(grant, scopes)
         try:
             with self._vault.hold(grant) as held:
                 entry = held.read()
@@ -113,8 +114,22 @@ class Service:
         except Unavailable as unavailable:
             return unavailable.outcome
 
+    def _mint(self, grant: Grant, scopes: Scopes) -> Outcome:
+        """Ask for a token for which nobody signs in. The vault, and its key, have no part in it."""
+        try:
+            credential = application.credential(grant)
+        except Unavailable as unavailable:
+            return unavailable.outcome
+        if grant.sign_in == "managed-identity":
+            outcome = self._entra.mint_by_machine(grant, scopes)
+        else:
+            outcome = self._entra.mint(grant, scopes, credential.value)
+        if isinstance(outcome, Granted):
+            return replace(outcome, credential_expires=credential.expires)
+        return application.explain(outcome, grant)
+
     def _redeem(self, held: Held, grant: Grant, scopes: Scopes, entry: Entry) -> Outcome:
-        secret = client_secret(grant)
+        secret = application.credential(grant).value
         held.prepare()
         answer = self._entra.redeem(grant, scopes, entry.cache, entry.home_account_id, who=entry.who, secret=secret)
         stored = held.stored
@@ -154,7 +169,7 @@ class Service:
     def _bring_in(self, grant: Grant, place: Place) -> Outcome:
         room = self._prepared(grant)
         found = imports.find(place, grant)
-        answer = self._entra.adopt(grant, found.refresh_token, client_secret(grant))
+        answer = self._entra.adopt(grant, found.refresh_token, application.credential(grant).value)
         return _not_anew(self._keep(grant, answer, room), found, grant)
 
     def _restore(self, question: Import) -> Outcome:
@@ -176,7 +191,7 @@ class Service:
                 entry.cache,
                 entry.home_account_id,
                 who=entry.who,
-                secret=client_secret(grant),
+                secret=application.credential(grant).value,
             )
             if not isinstance(answer.outcome, Granted):
                 held.release()
@@ -199,7 +214,7 @@ class Service:
         grant = question.grant
         # Before anybody takes the trouble.
         place = self._prepared(grant)
-        flow = self._entra.begin(grant, question.method, question.claims, client_secret(grant))
+        flow = self._entra.begin(grant, question.method, question.claims, application.credential(grant).value)
         if isinstance(flow, Transient | Refused | Granted):
             return flow
         line.check()
@@ -251,25 +266,6 @@ class Service:
 def _first(grant: Grant) -> Scopes:
     """Return the scopes of the token that a sign-in gets."""
     return grant.scope_sets[0] if grant.scope_sets else ()
-
-
-def client_secret(grant: Grant) -> str:
-    """Return the application's secret, "" if it has none. Raises Unavailable."""
-    if grant.client_secret is None:
-        return ""
-    try:
-        return read_source(grant.client_secret).decode().strip()
-    except (Missing, UnicodeDecodeError) as error:
-        why = str(error) if isinstance(error, Missing) else "is no text"
-        raise Unavailable(
-            Transient(
-                Trouble(
-                    "locked",
-                    f"the client secret cannot be had: {grant.client_secret} {why}",
-                    f"check client_secret of the account in the configuration; {catalogue.RETRIES}",
-                )
-            )
-        ) from None
 
 
 def _prompt(question: SignIn, flow: Flow) -> Prompt:

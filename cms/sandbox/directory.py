@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cms.accounts import REGISTRATIONS
+from cms.sandbox.assertions import Federation, Proofs
 from cms.sandbox.errors import Refusal
 from cms.sandbox.faults import CLAIMS
 from cms.sandbox.tokens import USUAL_SIZE, Signer
@@ -72,12 +73,25 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A registered application. `redirects` are compared without the port on loopback, "*" there is any path."""
+    """A registered application. `redirects` are compared without the port on loopback, "*" there is any path.
+
+    It proves itself with `secret`, which may have `expired`, one of `certificates` (PEM) or an assertion of
+    `federations`. Without a person it opens `mailboxes`, as the administrator of Exchange lets it.
+    """
 
     client_id: str
     redirects: tuple[str, ...]
     spa: bool = False
     secret: str = field(default="", repr=False)
+    expired: bool = False
+    certificates: tuple[str, ...] = ()
+    federations: tuple[Federation, ...] = ()
+    mailboxes: tuple[str, ...] = ()
+
+    @property
+    def proofs(self) -> Proofs:
+        """What it has to prove itself with."""
+        return Proofs(self.secret, self.certificates, self.federations, self.expired)
 
     def allows(self, redirect_uri: str) -> bool:
         """Whether this redirect address is registered."""
@@ -136,12 +150,18 @@ class Directory:
         who = {"upn": user.name, "unique_name": user.name, "oid": user.oid, "mailboxes": user.mailboxes}
         return self._sign(who, tuple(scopes), life, client or CLIENT_ID)
 
-    def mint_for_app(self, scope: str, client_id: str) -> str:
-        """Return an access token of an application's own."""
+    def mint_for_app(self, resource: str, client_id: str) -> str:
+        """Return an access token of an application's own, for everything that it may do there."""
+        registered = self.clients.get(client_id.lower())
         roles = ["SMTP.SendAsApp", "IMAP.AccessAsApp", "POP.AccessAsApp"]
-        return self._sign(
-            {"roles": roles, "scp": " ".join(roles), "idtyp": "app"}, (scope,), self.settings.token_life, client_id
-        )
+        who = {
+            "roles": roles,
+            "scp": " ".join(roles),
+            "idtyp": "app",
+            "oid": str(uuid.uuid5(uuid.NAMESPACE_DNS, client_id)),
+            "mailboxes": registered.mailboxes if registered else (),
+        }
+        return self._sign(who, (f"{resource}/.default",), self.settings.token_life, client_id)
 
     def id_token(self, user: User, client_id: str, nonce: str) -> str:
         """Return what MSAL makes the account of."""
@@ -198,7 +218,7 @@ def _usual_clients() -> list[Client]:
         "http://127.0.0.1/*",
         "https://login.microsoftonline.com/common/oauth2/nativeclient",
     )
-    own = [Client(CLIENT_ID, anywhere), Client(APP_ID, (), secret=APP_SECRET)]
+    own = [Client(CLIENT_ID, anywhere), Client(APP_ID, anywhere, secret=APP_SECRET)]
     known = [Client(each.client_id, (each.redirect_uri,), each.origin is not None) for each in REGISTRATIONS]
     return own + known
 

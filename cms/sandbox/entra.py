@@ -356,8 +356,8 @@ class Entra(Settings):
         return as_html(pages.message("Done", "You may close this window and go back to your device."))
 
     def _token(self, request: Request) -> Reply:
-        tenant = request.path.split("/")[1]
-        return as_json(self.redeemer.token(request.fields, request.headers.get("origin", ""), tenant))
+        endpoint = f"{self.authority}{request.path}"
+        return as_json(self.redeemer.token(request.fields, request.headers.get("origin", ""), endpoint))
 
 
 _REFUSED = Kind("", "").status

@@ -62,6 +62,40 @@ KINDS = {
     700082: Kind(_GRANT, "The refresh token has expired due to inactivity.", "token_expired"),
     700084: Kind(_GRANT, "The refresh token was issued to a single page app and has a fixed, limited lifetime."),
     7000112: Kind("unauthorized_client", "The application is disabled."),
+    50013: Kind(_GRANT, "The assertion is not valid."),
+    50027: Kind("invalid_request", "The JWT token is invalid or malformed."),
+    700021: Kind("invalid_client", "The client assertion's application identifier does not match 'client_id'."),
+    700023: Kind("invalid_client", "The client assertion's audience does not match."),
+    700024: Kind("invalid_client", "The client assertion is not within its valid time range.", status=UNAUTHORIZED),
+    700027: Kind(
+        "invalid_client",
+        "The certificate with identifier used to sign the client assertion is not registered.",
+        status=UNAUTHORIZED,
+    ),
+    700211: Kind(
+        "invalid_client",
+        "No matching federated identity record found for presented assertion issuer.",
+        status=UNAUTHORIZED,
+    ),
+    700212: Kind(
+        "invalid_client",
+        "No matching federated identity record found for presented assertion audience.",
+        status=UNAUTHORIZED,
+    ),
+    700213: Kind(
+        "invalid_client",
+        "No matching federated identity record found for presented assertion subject.",
+        status=UNAUTHORIZED,
+    ),
+    1002012: Kind(
+        "invalid_scope", "The provided value for scope is not valid: client credential flows need a scope of /.default."
+    ),
+    7000216: Kind(
+        "invalid_client",
+        "'client_assertion', 'client_secret' or 'request' is required for the 'client_credentials' grant type.",
+        status=UNAUTHORIZED,
+    ),
+    7000222: Kind("invalid_client", "The provided client secret keys are expired.", status=UNAUTHORIZED),
     7000215: Kind("invalid_client", "Invalid client secret provided.", status=UNAUTHORIZED),
     7000218: Kind(
         "invalid_client",

@@ -10,7 +10,9 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
+from cms.sandbox.assertions import check
 from cms.sandbox.directory import RESERVED, TENANT, Client, Directory, User, resource_of
 from cms.sandbox.errors import DECLINED, SLOW_DOWN, Refusal
 from cms.sandbox.tokens import client_info, digest, s256
@@ -144,15 +146,15 @@ class Redeemer:
         )
         return record.user.name if record and record.user else ""
 
-    def token(self, fields: Mapping[str, str], origin: str, tenant: str) -> dict[str, Any]:
-        """Answer a request to the token endpoint; raises Refusal."""
+    def token(self, fields: Mapping[str, str], origin: str, endpoint: str) -> dict[str, Any]:
+        """Answer a request to the token endpoint, which is at this address; raises Refusal."""
         client = self.directory.client(fields.get("client_id", ""))
         self._check_origin(client, origin)
         grant_type = fields.get("grant_type", "")
         if grant_type == "client_credentials":
-            return self._for_app(client, fields, tenant)
-        if client.secret and fields.get("client_secret") != client.secret:
-            raise Refusal(7000215 if "client_secret" in fields else 7000218)
+            return self._for_app(client, fields, endpoint)
+        if client.proofs.any:
+            self._check_proof(client, fields, endpoint)
         redeem = {"authorization_code": self._code, "refresh_token": self._refresh, DEVICE_GRANT: self._device}
         if grant_type not in redeem:
             raise Refusal(90014, "The grant_type is missing or unknown.")
@@ -211,19 +213,18 @@ class Redeemer:
         old.used += 1
         return answer
 
-    def _for_app(self, client: Client, fields: Mapping[str, str], tenant: str) -> dict[str, Any]:
-        if tenant in ("common", "organizations", "consumers"):
+    def _check_proof(self, client: Client, fields: Mapping[str, str], endpoint: str) -> None:
+        check(client.proofs, client.client_id, fields, endpoint, self.directory.now())
+
+    def _for_app(self, client: Client, fields: Mapping[str, str], endpoint: str) -> dict[str, Any]:
+        if urlsplit(endpoint).path.split("/")[1] in ("common", "organizations", "consumers"):
             raise Refusal(9001023)
-        proof = fields.get("client_secret", "") or fields.get("client_assertion", "")
-        if not client.secret or not proof:
-            raise Refusal(7000218)
-        if "client_assertion" not in fields and proof != client.secret:
-            raise Refusal(7000215)
+        self._check_proof(client, fields, endpoint)
         scopes = _scopes(fields)
         if len(scopes) != 1 or not scopes[0].endswith("/.default"):
-            raise Refusal(70011, "An application asks for one resource's /.default.")
+            raise Refusal(1002012, "An application asks for one resource's /.default.")
         life = int(self.directory.settings.token_life)
-        token = self.directory.mint_for_app(scopes[0], client.client_id)
+        token = self.directory.mint_for_app(scopes[0].removesuffix("/.default"), client.client_id)
         return {"token_type": "Bearer", "expires_in": life, "ext_expires_in": life, "access_token": token}
 
     def _issue(
