@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 import threading
 import time
@@ -37,25 +36,7 @@ FAILED = 1
 STARTING_SECONDS = 5.0
 _POLL_SECONDS = 0.05
 
-# Near enough to an address for a first file; the provider knows which ones there are.
-_ADDRESS = re.compile(r"[^\s@\"'\\]+@[^\s@\"'\\]+")
-
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-_TEMPLATE = """\
-# The configuration of cms: a Python file. `cms check` tries it, `cms reload` gives it to the running daemon.
-
-# Who signs in. Without more, the application id of cloud_mdir_sync is used; add tenant= and client_id= for your own.
-account = Office365_Account(user={user})
-
-# Where mail programs ask for tokens, and for which protocols. mode=0o600: programs of this user only. For others, say
-# who: users=["mailer"], or group="Debian-exim" for exim.
-CredentialServer({socket}, accounts=[account], protocols=["SMTP", "IMAP"], mode=0o600)
-
-# Where the key comes from that encrypts the sign-in on disk. The desktop keyring is tried if this is not said; a server
-# without one keeps the key in a file that only this user can read.
-# Vault(key=File({key}))
-"""
 
 
 def _say(text: str) -> None:
@@ -215,9 +196,7 @@ def _connect_if_running() -> Remote | None:
 @_passphrase_option
 @click.option("--entry", metavar="NAME", default="", help="Which one, if there are several sign-ins in it.")
 @_config_option
-def bring_in(
-    place: str, source: str, user: str, entry: str, passphrase_file: str, config: str, *, force: bool
-) -> int:
+def bring_in(place: str, *, source: str, user: str, entry: str, passphrase_file: str, config: str, force: bool) -> int:
     """Take over sign-ins from a file: one that `cms export` has written, or another program's; or from a keyring entry.
 
     Formats: cms, mutt_oauth2, msal (oauth2ms), sasl-xoauth2, email-oauth2-proxy, oama, pizauth. The client id has to be
@@ -299,8 +278,13 @@ def reload() -> int:
     is_flag=True,
     help="Say one line and exit as monitoring plugins do: 0 good, 1 warning, 2 critical, 3 unknown.",
 )
-def status(as_json: bool, check: bool) -> int:
+@click.option(
+    "--watch", "live", is_flag=True, help="Show it live on this terminal, and the last requests; Ctrl-C ends."
+)
+def status(as_json: bool, check: bool, live: bool) -> int:
     """Show every account: its token, its sign-in, its last error, and whose move it is."""
+    if live:
+        return _watch(alone=not (as_json or check))
     try:
         with _connect() as found:
             answer = found.ask("status")
@@ -315,6 +299,23 @@ def status(as_json: bool, check: bool) -> int:
     text = answer["message"] if check else answer["text"]
     _say(json.dumps(answer["json"], indent=2) if as_json else str(text).rstrip("\n"))
     return int(answer["exit_code"]) if check else 0
+
+
+def _watch(*, alone: bool) -> int:
+    from cms import watch  # noqa: PLC0415 - for this one option
+
+    if not alone:
+        raise click.UsageError("--watch is for a person: --json and --check are for programs.")
+    if not sys.stdout.isatty():
+        raise click.UsageError("--watch needs a terminal; `cms status` prints the same once.")
+    watch.watch(_status_document, watch.Screen(sys.stdout.fileno()))
+    return 0
+
+
+def _status_document() -> dict[str, Any]:
+    with _connect() as found:
+        document: dict[str, Any] = found.ask("status").get("json", {})
+    return document
 
 
 @cms.command()
@@ -368,7 +369,9 @@ def _running_warnings(file: str) -> list[str]:
 @cms.command()
 @click.argument("user", default="")
 @click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
-@click.option("--bundle", metavar="FILE", default="", help="Write a report without names and secrets, for a bug report.")
+@click.option(
+    "--bundle", metavar="FILE", default="", help="Write a report without names and secrets, for a bug report."
+)
 @click.option("--as", "asking", metavar="UNIXUSER", multiple=True, help="Who must reach the sockets as well.")
 @_config_option
 def doctor(user: str, bundle: str, asking: tuple[str, ...], config: str, *, as_json: bool) -> int:
@@ -385,30 +388,65 @@ def doctor(user: str, bundle: str, asking: tuple[str, ...], config: str, *, as_j
 @cms.command()
 @_config_option
 @click.option("--user", prompt="Mail address", help="The mail address to sign in with.")
-def init(config: str, user: str) -> int:
-    """Write a first configuration. One that exists is never touched."""
-    if not _ADDRESS.fullmatch(user):
-        _complain(f"{user} is no mail address")
+@click.option("--system", is_flag=True, help="For the whole machine's service: /etc/cms/cms.cfg.")
+@click.option("--offline", is_flag=True, help="Do not look up the address's tenant.")
+@click.option("--tenant", default="", help="The tenant, where it is known.")
+@click.option("--client-id", default="", help="An application of your own.")
+@click.option("--redirect-uri", default="", help="The redirect address of that application.")
+@click.option("--authority", default="", hidden=True, help="Another login host, https://HOST[:PORT].")
+@click.option("--ca", default="", metavar="FILE", help="Certificate authorities to trust, where a proxy inspects TLS.")
+@click.option("--smtp-host", default="", hidden=True)
+@click.option("--imap-host", default="", hidden=True)
+@click.option("--browser", "method", flag_value="browser", help="Sign in with a browser on this machine.")
+@click.option("--device", "method", flag_value="device", help="Sign in with a code, in a browser anywhere.")
+@click.option("--paste", "method", flag_value="paste", help="Sign in anywhere, and paste the browser's last address.")
+@click.option("--yes", is_flag=True, help="Ask nothing: do every step that is not switched off.")
+@click.option("--no-unit", "unit", flag_value=False, default=True, help="Install no systemd unit.")
+@click.option("--no-sign-in", "sign_in", flag_value=False, default=True, help="Do not sign in.")
+@click.option("--no-test", "test", flag_value=False, default=True, help="Do not try the mail servers.")
+@click.option("--no-show", "show", flag_value=False, default=True, help="Show nothing for mail programs.")
+def init(config: str, *, system: bool, yes: bool, method: str | None, **wishes: Any) -> int:
+    """Set cms up: write a first configuration, start cms, sign in, try the mail servers. Each step can be declined.
+
+    A configuration that exists is never touched.
+    """
+    from cms import alone, firstrun  # noqa: PLC0415 - half a daemon, which most commands do without
+
+    if not firstrun.is_address(wishes["user"]):
+        _complain(f"{wishes['user']} is no mail address")
         return os.EX_USAGE
-    path = _config_path(config, paths.own_config_file)
-    names = {"user": user, "socket": paths.default_socket(), "key": f"{paths.state_folder()}/vault.key"}
-    # JSON strings are Python strings, in the quotes that the documentation has.
-    text = _TEMPLATE.format(**{name: json.dumps(value) for name, value in names.items()})
-    try:
-        _write_new(Path(path), text)
-    except FileExistsError:
-        _complain(f"{path} exists already and stays as it is", f"edit it, then `cms check -c {path}`")
-        return FAILED
-    option = f" -c {path}" if path != paths.config_file() else ""
-    _say(f"Wrote {path}. Next:\n\n    cms run{option}\n\nand in another terminal\n\n    cms login")
-    return 0
+    path = paths.system_config_file() if system else _config_path(config, paths.own_config_file)
+    # The daemon that is told of it may have another current folder.
+    chosen = firstrun.Wishes(os.path.abspath(path), method=method or "", **wishes)  # noqa: PTH100 - links stay links
+    return firstrun.begin(chosen, _Terminal(yes=yes), firstrun.Around(alone.explored, _load, _connect))
 
 
-def _write_new(path: Path, text: str) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with path.open("x", encoding="utf-8") as file:
-        path.chmod(0o600)
-        file.write(text)
+class _Terminal:
+    """Whoever sits at the terminal, for `cms init`; with `yes` nobody is asked anything."""
+
+    def __init__(self, *, yes: bool) -> None:
+        self._yes = yes
+
+    @property
+    def there(self) -> bool:
+        return self._yes or sys.stdin.isatty()
+
+    def say(self, text: str) -> None:
+        _say(text)
+
+    def agree(self, question: str) -> bool:
+        return self._yes or bool(self._asked(lambda: click.confirm(question, default=True)))
+
+    def choose(self, question: str, choices: Sequence[str], usual: str) -> str:
+        if self._yes:
+            return usual
+        return str(self._asked(lambda: click.prompt(question, usual, type=click.Choice(choices))))
+
+    def _asked(self, ask: Callable[[], Any]) -> Any:
+        try:
+            return ask()
+        except click.Abort:
+            raise KeyboardInterrupt from None
 
 
 @cms.command(context_settings={"ignore_unknown_options": True})

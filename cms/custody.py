@@ -206,8 +206,12 @@ class Custody:
         """Import one sign-in; tell about it, and return how it went: "imported", "kept", "failed" or "homeless"."""
         grant = next((each.grant for each in self._accounts() if each.grant.key == kept.key), None)
         if grant is None:
-            await ask(_told(f"{kept.name or 'somebody'}: no account of the configuration is this one. Put in, or change:\n"
-                            f"\n    {directive(kept)}\n\nthen `cms reload`, if cms runs, and import again"))
+            await ask(
+                _told(
+                    f"{kept.name or 'somebody'}: no account of the configuration is this one. Put in, or change:\n"
+                    f"\n    {directive(kept)}\n\nthen `cms reload`, if cms runs, and import again"
+                )
+            )
             return "homeless"
         name = kept.name or "the account"
         outcome = await self._provider.bring_in(grant, place, keep=not force)
@@ -276,17 +280,15 @@ def farewell(left: Left, now: float) -> Result:
     if not left.found:
         return Result(True, f"{left.names}: nobody was signed in, so there was nothing to delete")
     said = f"{left.names}: signed out, and the stored sign-in deleted{_key_gone(left.key_from)}"
-    return Result(True, said, "\n".join([*_still_good(left.expires, now), *_elsewhere(left.grants)]))
+    return Result(True, said, "\n".join([_still_good(left.expires, now), *_elsewhere(left.grants)]))
 
 
-def _still_good(expires: float, now: float) -> list[str]:
+def _still_good(expires: float, now: float) -> str:
+    said = "Microsoft has no way to revoke a single token"
     if expires <= now:
-        return ["Microsoft has no way to revoke a single token: one handed out in the last hour or so may still work."]
+        return f"{said}: one handed out in the last hour or so may still work."
     clock = time.strftime("%H:%M", time.localtime(expires))
-    return [
-        "Microsoft has no way to revoke a single token: the access token that programs were given works until "
-        f"{clock}, {duration(expires - now)} from now."
-    ]
+    return f"{said}: the access token that programs were given works until {clock}, {duration(expires - now)} from now."
 
 
 def _elsewhere(grants: Sequence[Grant]) -> list[str]:

@@ -47,8 +47,13 @@ def config_file() -> str:
     own = own_config_file()
     if "CONFIGURATION_DIRECTORY" in os.environ or os.path.exists(own):  # noqa: PTH110 - as in _of_logind
         return own
-    system = f"{_SYSTEM_CONFIG}/{_CONFIG}"
+    system = system_config_file()
     return system if os.path.exists(system) else own  # noqa: PTH110 - as above
+
+
+def system_config_file() -> str:
+    """Return the path of the system service's configuration file."""
+    return f"{_SYSTEM_CONFIG}/{_CONFIG}"
 
 
 def own_config_file() -> str:

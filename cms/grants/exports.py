@@ -120,8 +120,8 @@ def _header(head: bytes, name: str) -> dict[str, Any]:
         n, r, p = (_whole(header[each]) for each in "nrp")
     except (ValueError, LookupError, TypeError) as error:
         raise _damaged(name, error) from None
-    # scrypt wants a power of two.
-    if n < 2 or n & (n - 1) or 128 * n * r > MOST_MEMORY or p > MOST_ROUNDS or not 0 < len(salt) <= MOST_SALT:
+    # scrypt wants a power of two above 1.
+    if n == 1 or n & (n - 1) or 128 * n * r > MOST_MEMORY or p > MOST_ROUNDS or not 0 < len(salt) <= MOST_SALT:
         raise _damaged(name)
     return {"salt": salt, "n": n, "r": r, "p": p}
 
@@ -139,7 +139,9 @@ def _derive(passphrase: str, salt: bytes, n: int, r: int, p: int) -> bytes:
 
 def _damaged(name: str, error: Exception | None = None) -> Unfit:
     if isinstance(error, MemoryError):
-        return Unfit(f"there is too little memory to open {name}", "128 MiB are needed; close something, then try again")
+        return Unfit(
+            f"there is too little memory to open {name}", "128 MiB are needed; close something, then try again"
+        )
     return Unfit(f"{name} is damaged", "copy it again from where `cms export` has written it, or export again")
 
 

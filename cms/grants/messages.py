@@ -147,8 +147,9 @@ class Discard:
 
 @dataclass(frozen=True, slots=True)
 class Explore:
-    """Look around for a first configuration: whose tenant a discovery document tells of ("": nobody's), which keyring
-    there is. Ends with `Explored`.
+    """Look around for a first configuration. Ends with `Explored`.
+
+    `url` is the authority whose discovery document names a tenant, "" to ask nobody.
     """
 
     number: int
@@ -193,10 +194,10 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class Explored:
-    """What was found. `tenant` is "" where nobody has told; then `why` says so, for people, and `unknown` if the
-    provider knows no such domain.
+    """What was found.
 
-    `no_keyring` says why this process can keep no key in a keyring, "" where it can.
+    `tenant` is "" where nobody has told; then `why` says so, for people, and `unknown` if the provider knows no such
+    domain. `no_keyring` says why this process can keep no key in a keyring, "" where it can.
     """
 
     tenant: str

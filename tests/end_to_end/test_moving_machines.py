@@ -190,9 +190,7 @@ def test_no_passphrase_no_export(machines: tuple[Daemon, Daemon]) -> None:
     assert not [path for path in here.home.iterdir() if "file" in path.name]
 
 
-def test_what_is_stored_without_an_account_is_listed_and_pruned(
-    machines: tuple[Daemon, Daemon], entra: Entra
-) -> None:
+def test_what_is_stored_without_an_account_is_listed_and_pruned(machines: tuple[Daemon, Daemon], entra: Entra) -> None:
     """An account taken out of the configuration keeps its sign-in: it is listed, comes back, or goes with `cms prune`."""
     here, _ = machines
     here.configure(configuration(here, entra, ANN))

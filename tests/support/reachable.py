@@ -58,6 +58,8 @@ class Installation:
             _copy(each, self._packages)
         for package in ("cms", "cms_oauth"):
             self._copy_own(package)
+        for data in ("contrib", "systemd"):
+            shutil.copytree(_find("cms").parent / data, self._packages / "cms" / "data" / data)
         for command, module in COMMANDS.items():
             self._write_command(command, module)
 
