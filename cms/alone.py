@@ -16,12 +16,12 @@ from typing import Any
 import trio
 
 from cms import control
-from cms.accounts import Account, Grant
+from cms.accounts import Account, Grant, Source
 from cms.config import Config
 from cms.control import Ask, Result, nobody_signs_in, nothing_to_sign_out
 from cms.custody import ERRANDS, Custody, Left, farewell
-from cms.grants.messages import Open, Place
-from cms.lifecycle import Granted, Outcome
+from cms.grants.messages import Explore, Explored, Open, Place
+from cms.lifecycle import Outcome, Refused, Transient
 from cms.policy import Peer
 from cms.process import claimed
 from cms.remote import Remote
@@ -46,6 +46,26 @@ def daemonless(config: Config, state_folder: str, *, argv: Sequence[str] = WORKE
         finally:
             # The other end has seen us leave, gives up what is under way, and ends.
             thread.join()
+
+
+def explored(url: str, ca: str, *, argv: Sequence[str] = WORKER_ARGV) -> Explored:
+    """Look around for a first configuration: whose tenant a discovery document tells of, which keyring there is.
+
+    `url` is an authority, "" to ask nobody; `ca` a file of certificate authorities, "" for the usual ones.
+    """
+    return trio.run(_explored, url, Open("", Source("memory"), ca or None), argv)
+
+
+async def _explored(url: str, opened: Open, argv: Sequence[str]) -> Explored:
+    worker = Worker(opened, argv=argv)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(worker.run)
+        end = await worker.attend(lambda number: Explore(number, url))
+        nursery.cancel_scope.cancel()
+    if isinstance(end, Explored):
+        return end
+    why = end.trouble.message if isinstance(end, Transient | Refused) else "the grant worker did not answer"
+    return Explored("", why, unknown=False, no_keyring="nobody could look for a keyring")
 
 
 async def _serve(sock: socket.socket, config: Config, opened: Open, argv: Sequence[str]) -> None:
