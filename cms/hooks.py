@@ -73,6 +73,8 @@ DESKTOP = Hook(
     remind=4 * 60 * 60.0,
     prompts=False,
 )
+# Where systemd has a user's session bus.
+USUAL_BUS = "/run/user/{uid}/bus"
 # What the desktop's program is told beside the facts: the number of the notification that this one replaces.
 REPLACES = "CMS_REPLACES"
 
@@ -121,12 +123,17 @@ class Hooks:
         """Go on with these hooks and sign-ins. A hook that stays is not told again what it has been told."""
         self._hooks = (LOG, *([DESKTOP] if desktop else []), *dict.fromkeys(hooks))
         known = set(keys)
-        self._heard = {key: told for key, told in self._heard.items() if key in known}
+        self._heard = {key: self._known(key) for key in known}
         self._looks = dict.fromkeys(known, 0.0)
         self._queue = {
             told: notice for told, notice in self._queue.items() if told.hook in self._hooks and told.key in known
         }
         self._nudge.set()
+
+    def _known(self, key: str) -> dict[Hook, Heard]:
+        """Return what each hook has been told of a sign-in; one that is new begins here and now."""
+        facts, told = self._facts(key), self._heard.get(key, {})
+        return {hook: told.get(hook) or first_heard(facts) for hook in self._hooks} if facts else {}
 
     def changed(self, key: str) -> None:
         """Look at a sign-in soon: something has changed."""
@@ -154,15 +161,14 @@ class Hooks:
         if facts is None:
             del self._looks[key]
             return
-        heard, again = self._heard.get(key, {}), math.inf
-        told: dict[Hook, Heard] = {}
+        heard, again = self._known(key), math.inf
         for hook in self._hooks:
-            hearing = hear(hook, heard.get(hook) or first_heard(facts), facts, now)
-            told[hook] = hearing.heard
+            hearing = hear(hook, heard[hook], facts, now)
+            heard[hook] = hearing.heard
             again = min(again, hearing.again)
             for notice in hearing.notices:
                 self._put(hook, key, notice)
-        self._heard[key], self._looks[key] = told, again
+        self._heard[key], self._looks[key] = heard, again
 
     def _put(self, hook: Hook, key: str, notice: Notice) -> None:
         if hook == LOG:
@@ -228,7 +234,7 @@ def desktop_bus(environ: Mapping[str, str], uid: int) -> str:
     shown = environ.get("DISPLAY") or environ.get("WAYLAND_DISPLAY") or (folder and any(Path(folder).glob("wayland-*")))
     if not shown:
         return ""
-    usual = f"/run/user/{uid}/bus"
+    usual = USUAL_BUS.format(uid=uid)
     return environ.get("DBUS_SESSION_BUS_ADDRESS") or (f"unix:path={usual}" if Path(usual).is_socket() else "")
 
 
