@@ -25,7 +25,7 @@ from cms.config import LOAD_SECONDS, Config, ConfigError, FileSpec, SocketSpec, 
 from cms.grants.messages import Place
 from cms.main import INTERRUPTED, VALUES, Run, run_anew
 from cms.remote import NoDaemon, Remote
-from cms.status import CRITICAL
+from cms.status import CRITICAL, expiry_warning
 from cms.version import VERSION
 from cms_oauth import paths
 
@@ -327,9 +327,21 @@ def check(config: str) -> int:
     """
     found = _load(_config_path(config))
     _say("\n".join(summary(found)))
-    for warning in (*found.warnings, *_running_warnings(found.file)):
+    for warning in (*found.warnings, *_expiries(found), *_running_warnings(found.file)):
         _complain(f"warning: {warning}")
     return 0
+
+
+def _expiries(found: Config) -> Iterator[str]:
+    """Yield what to say of applications' certificates that end soon, where they can be read here."""
+    certified = [grant for grant in found.grants if grant.certificate]
+    if certified:
+        # Half a second of cryptography, for the few configurations that have certificates.
+        from cms.grants.application import certificate_expiry  # noqa: PLC0415
+    for grant in certified:
+        warning = expiry_warning(certificate_expiry(grant), time.time())
+        if warning:
+            yield f"{grant.certificate}: {warning}"
 
 
 @cms.command("admin-consent-url")

@@ -489,6 +489,27 @@ def test_check_says_what_the_running_daemon_warns_of(
     assert told == ("warning: a@example.test: the token is long" in capsys.readouterr().err)
 
 
+@pytest.mark.parametrize(("days", "warned"), [(10.5, True), (100.0, False)])
+def test_check_reads_an_applications_certificate(
+    home: Path, capsys: pytest.CaptureFixture[str], days: float, warned: bool
+) -> None:
+    """Its end is told a month ahead, with its place; nothing is asked of Entra."""
+    certificate = write_private(home / "app.pem", AppCertificate(time.time() + days * DAY).pem())
+    path = home / "my.cfg"
+    path.write_text(
+        f"""
+app = Office365_Account("a@example.test", tenant="t.test", sign_in="app",
+    client_id="11111111-2222-3333-4444-555555555555", certificate=File("{certificate}"))
+CredentialServer("{home}/my.sock", accounts=[app])
+"""
+    )
+
+    assert 0 == main.main(["check", "-c", str(path)])
+    out, err = capsys.readouterr()
+    assert warned == (f"warning: file {certificate}: the application's certificate ends in 10 d" in err)
+    assert "signs in by app" in out
+
+
 def test_check_finds_the_configuration_before_the_command_too(configured: Path, tmp_path: Path) -> None:
     """`cms -c FILE check` is `cms check -c FILE`, whose own option wins."""
     other = tmp_path / "bad.cfg"
