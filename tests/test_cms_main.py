@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
+from support.proofs import DAY, AppCertificate, write_private
 
 from cms import app, commands, logs, main, process
 from cms.main import VALUES, Run, read_plainly
