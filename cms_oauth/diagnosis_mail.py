@@ -665,9 +665,10 @@ ROWS = (
     # Time that the reply names comes before everything else it may say.
     _row(_ANY, r"throttled|backoff time|retry-after|4\.7\.500|server busy", THROTTLED, source=_D4),
     # SMTP, at the login.
-    _row("smtp", r"disabled for the tenant|smtp_auth_disabled", SMTP_AUTH_ORGANISATION),
+    _row("smtp", r"disabled for the tenant", SMTP_AUTH_ORGANISATION),
     _row("smtp", r"disabled for the mailbox", SMTP_AUTH_MAILBOX),
     _row("smtp", r"security defaults", SECURITY_DEFAULTS),
+    _row("smtp", r"smtp_auth_disabled", SMTP_AUTH_SOMEWHERE),
     _row("smtp", r"did not meet the criteria", CONDITIONAL_ACCESS, SECURITY_DEFAULTS, SMTP_AUTH_SOMEWHERE),
     _row(_ANY, r"basic auth\w* is (disabled|not supported)|5\.7\.30\b", BASIC_AUTH),
     _row("smtp", r"credentials were incorrect", CREDENTIALS, OTHER_USER),
@@ -681,9 +682,7 @@ ROWS = (
     _row("smtp", r"sendasdenied|5\.7\.60|5\.2\.252|send as this sender|sender address rejected: not owned", SEND_AS),
     _row("smtp", r"logon failure|logonfailed", LOGON_FAILURE, SERVICE_PRINCIPAL),
     _row("smtp", r"^432|concurrent|thread limit", TOO_MANY_CONNECTIONS),
-    _row(
-        "smtp", r"quotaexceeded(?!.*mailbox)|5\.1\.90|daily limit|recipient ?rate ?limit|submission rate", SENDING_LIMIT
-    ),
+    _row("smtp", r"submissionquotaexceeded|5\.1\.90|daily limit|recipient ?rate ?limit|submission rate", SENDING_LIMIT),
     _row("smtp", r"5\.7\.70[58]\b", ORGANISATION_LIMIT, source="Microsoft's list of NDR codes"),
     _row("smtp", r"5\.3\.4|5\.2\.3\b|^552|message size|sendsizelimit|too large", TOO_BIG),
     _row("smtp", r"5\.1\.8\b|bad outbound sender", RESTRICTED),

@@ -132,7 +132,7 @@ class Login:
     """Who logs in, with what and for which mailbox of IMAP's, and the dialogue as far as it may be shown.
 
     `greeting`, `offered` and `challenge` are what the server said before it decided; `passed` is its answer to a login
-    that passed.
+    that passed; `farewell` is what it said when it left in the middle.
     """
 
     # A piece of a credential as long as this is one, whatever a server has cut off around it; `mask` looks for words
@@ -147,6 +147,7 @@ class Login:
         self.offered: tuple[str, ...] = ()
         self.challenge = ""
         self.passed = ""
+        self.farewell = ""
         self._texts = {"XOAUTH2": sasl.xoauth2(user, token), "OAUTHBEARER": sasl.oauthbearer(user, token)}
         self._forms = "\n".join([token, *map(sasl.encode, (token, *self._texts.values()))])
 
@@ -244,8 +245,9 @@ def _deadline(seconds: float) -> Iterator[None]:
 def _no_dialogue(place: Place, login: Login, error: Exception) -> tuple[str, str]:
     """Say why there was no talking to the server, or none to the end: in a sentence, and in words to look up."""
     if isinstance(error, smtplib.SMTPResponseException) and error.smtp_code > 0:
-        reply = login.mask(_smtp_text(error.smtp_code, error.smtp_error))
-        return f"{place} ended the dialogue: {reply}", reply
+        login.farewell = login.mask(_smtp_text(error.smtp_code, error.smtp_error))
+    if login.farewell:
+        return f"{place} ended the dialogue: {login.farewell}", login.farewell
     what = _no_connection(place, error)
     if not what:
         what = f"{place} gave no whole answer: {login.mask(str(error)) or 'the connection was closed'}"
@@ -391,7 +393,10 @@ class _Imap(imaplib.IMAP4):
 
     def readline(self) -> bytes:
         line = super().readline()
-        self._login.greet(line.decode(errors="replace").strip())
+        text = line.decode(errors="replace").strip()
+        self._login.greet(text)
+        if text.upper().startswith("* BYE "):
+            self._login.farewell = self._login.mask(text[len("* BYE ") :])
         self._login.show(f"reply: {line!r}")
         return line
 

@@ -451,7 +451,7 @@ def test_an_imap_connection_that_breaks_is_no_refusal(tester: Tester) -> None:
     outcome = tester("imap", script, at_once=True)
 
     assert "unavailable" == outcome.code()
-    assert "gave no whole answer" in outcome.message()
+    assert "ended the dialogue: Server Unavailable. 15" in outcome.message()
 
 
 def test_an_imap_server_with_a_challenge_that_is_no_base64(tester: Tester) -> None:
