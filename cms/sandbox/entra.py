@@ -7,7 +7,7 @@
         entra.faults.add(Fault("status", status=503))
         assert 1 == entra.count("token", grant_type="refresh_token")
 
-Two servers on 127.0.0.1: HTTPS for what MSAL and browsers call, plain HTTP for introspection (as Dovecot asks) and
+Two servers on loopback: HTTPS for what MSAL and browsers call, plain HTTP for introspection (as Dovecot asks) and
 for `cms.sandbox.remote`.
 """
 
@@ -32,7 +32,7 @@ from cms.sandbox.errors import KINDS, Kind, Refusal
 from cms.sandbox.faults import CLAIMS, Fault, Faults
 from cms.sandbox.redeem import Redeemer
 from cms.sandbox.tokens import digest
-from cms.sandbox.web import Reply, Request, Server, as_html, as_json, redirect
+from cms.sandbox.web import HOST_NAME, Reply, Request, Server, as_html, as_json, redirect
 
 __all__ = ["CLIENT_ID", "MAIL_SCOPES", "Asked", "Entra", "Fault", "Settings"]
 
@@ -122,7 +122,7 @@ class Entra(Settings):
     @property
     def plain_url(self) -> str:
         """The plain HTTP server."""
-        return f"http://127.0.0.1:{self._plain.port}"
+        return f"http://{HOST_NAME}:{self._plain.port}"
 
     def add_user(self, name: str, mailboxes: Iterable[str] = ()) -> User:
         """Make a user, who may open others' mailboxes as well."""
@@ -199,7 +199,7 @@ class Entra(Settings):
     def _certify(self, folder: Path) -> ssl.SSLContext:
         folder.chmod(0o755)  # a mail server or worker under another uid reads the CA here
         authority = trustme.CA()
-        certificate = authority.issue_cert("localhost", "127.0.0.1")
+        certificate = authority.issue_cert("localhost", "127.0.0.1", "::1")
         self.ca_file = str(folder / "ca.pem")
         self.cert_file = str(folder / "server.pem")
         authority.cert_pem.write_to_path(self.ca_file)

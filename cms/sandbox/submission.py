@@ -23,9 +23,8 @@ from typing import Any, Self
 
 from aiosmtpd.smtp import SMTP, AuthResult
 
+from cms.sandbox.web import HOST
 from cms_oauth import sasl
-
-HOST = "127.0.0.1"
 
 # RFC 4954 section 4: lines of an authentication exchange have up to 12288 octets. aiosmtpd stops at 512 for commands
 # and at 1001 for lines, less than any credential of ours.

@@ -19,7 +19,20 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-HOST = "127.0.0.1"
+
+def _loopback() -> str:
+    """Return 127.0.0.1, or ::1 on a machine without IPv4."""
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", 0))
+        except OSError:
+            return "::1"
+    return "127.0.0.1"
+
+
+HOST = _loopback()
+# As it stands in an address.
+HOST_NAME = f"[{HOST}]" if ":" in HOST else HOST
 
 # A connection that says nothing for so long is dropped: far above any keep-alive that a test waits for.
 IDLE_SECONDS = 120.0
@@ -74,7 +87,7 @@ def redirect(url: str) -> Reply:
 
 
 class Server:
-    """Serve a handler on 127.0.0.1 from `start` to `stop`; a second `start` takes the same port again."""
+    """Serve a handler on `HOST` from `start` to `stop`; a second `start` takes the same port again."""
 
     def __init__(self, handler: Handler, context: ssl.SSLContext | None = None) -> None:
         self.port = 0
@@ -105,6 +118,7 @@ class Server:
 
 
 class _Tcp(socketserver.ThreadingTCPServer):
+    address_family = socket.AF_INET6 if ":" in HOST else socket.AF_INET
     allow_reuse_address = True
     daemon_threads = True
     request_queue_size = 128

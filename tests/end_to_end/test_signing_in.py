@@ -6,7 +6,7 @@ import os
 import re
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,9 @@ from urllib.parse import urlencode
 
 import pytest
 from support.daemon import Daemon, account_line, settings_lines
+from support.island import Island, island
 from support.ports import free_port, listens
+from support.reachable import Installation
 from support.terminal import Terminal, terminal
 from support.waiting import TooLate, until
 
@@ -33,18 +35,25 @@ class Desk:
 
     daemon: Daemon
     entra: Entra
+    # The words before a command of the person's.
+    before: Sequence[str] = ()
 
-    def configure(self, redirect_uri: str = "http://localhost/", more: str = "", **arguments: str) -> None:
+    def configure(self, redirect_uri: str = "http://localhost/", more: str = "") -> None:
         """Write the configuration of one account."""
-        given = "".join(f', {name}="{value}"' for name, value in arguments.items())
-        account = account_line("ann", ANN, self.entra, given).replace("http://localhost/", redirect_uri)
+        account = account_line("ann", ANN, self.entra).replace("http://localhost/", redirect_uri)
         server = f'CredentialServer("{self.daemon.sockets}/cms.sock", accounts=[ann])\n'
         self.daemon.configure(settings_lines(self.daemon.home, self.entra) + account + server + more)
+
+    def move_to(self, there: Island) -> None:
+        """Have the account at another Entra, and the person where that is."""
+        moved = self.daemon.config.read_text().replace(self.entra.authority, there.authority)
+        self.daemon.configure(moved.replace(self.entra.ca_file, there.ca_file))
+        self.before = there.inside
 
     def run(self, *command: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a program of the person's."""
         variables = [f"{name}={value}" for name, value in environment.items()]
-        return self.daemon.run("env", "-C", str(self.daemon.home), *variables, *command, stdin=stdin)
+        return self.daemon.run(*self.before, "env", "-C", str(self.daemon.home), *variables, *command, stdin=stdin)
 
     @contextmanager
     def login(self, *options: str, **environment: str) -> Iterator[Terminal]:
@@ -240,3 +249,24 @@ def test_a_port_in_use_is_told_with_who_has_it(desk: Desk) -> None:
             wait_for(window, f"port {port} is in use by ", f"(pid {os.getpid()})", "--device or --paste")
 
     assert 1 == desk.daemon.log.count("the sign-in page cannot be shown")
+
+
+def test_a_machine_without_ipv4_is_reached_at_localhost(desk: Desk, installation: Installation) -> None:
+    """Where ::1 is the only address, http://localhost is there, for Entra, the worker, the browser and cms alike."""
+    desk.configure()
+    with island(installation, desk.daemon.folder, ANN) as there:
+        desk.move_to(there)
+        with desk.login() as window:
+            assert f"{ANN} is signed in" in there.sign_in(link(window), ANN)
+            window.wait_for(f"{ANN} is signed in (saved")
+
+
+def test_a_machine_without_ipv4_is_told_the_ways_around_127_0_0_1(desk: Desk, installation: Installation) -> None:
+    """A redirect address that cannot be here ends the sign-in by browser with the commands that work; and they do."""
+    desk.configure(f"http://127.0.0.1:{free_port()}/")
+    with island(installation, desk.daemon.folder, ANN) as there:
+        desk.move_to(there)
+        with desk.login() as window:
+            wait_for(window, "this machine has no IPv4", "goes to 127.0.0.1", "--device or --paste")
+        with desk.login("--device") as window:
+            window.wait_for("/device", "left. Ctrl-C gives up.")
