@@ -62,6 +62,14 @@ class Daemon:
         self.launch(before=before, **environment)
         until(self._ready, "the daemon's READY=1")
 
+    def resume(self, sock: Path | str, user: str) -> None:
+        """Start the daemon of somebody who is signed in, and wait until there is a token.
+
+        A client waits for seconds only, and on a busy machine the first token takes longer.
+        """
+        self.start()
+        until(lambda: ask(sock, f"SMTP,token {user}".encode()), "a token")
+
     def launch(self, *, before: Sequence[str] = (), **environment: str) -> None:
         """Start the daemon."""
         self.notices.clear()

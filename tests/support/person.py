@@ -79,10 +79,13 @@ class Person:
     def receive(self) -> str:
         """Put a message into the account's mailbox; return its subject."""
         text, subject = self.message(sender=READER, to=USER)
-        new = self.servers.folder / "mail" / USER / "Maildir" / "new"
-        _give(new.parent, new, new.parent / "cur", new.parent / "tmp")
-        (new / subject.replace(" ", "-")).write_text(text)
-        os.chown(new / subject.replace(" ", "-"), MAIL_UID, MAIL_UID)
+        maildir = self.servers.folder / "mail" / USER / "Maildir"
+        _give(maildir, *(maildir / folder for folder in ("new", "cur", "tmp")))
+        draft = maildir / "tmp" / subject.replace(" ", "-")
+        draft.write_text(text)
+        os.chown(draft, MAIL_UID, MAIL_UID)
+        # Whole: somebody may be reading.
+        draft.rename(maildir / "new" / draft.name)
         return subject
 
     def outlive_pause(self) -> None:
@@ -93,6 +96,10 @@ class Person:
             return bool(answer["expires_in"] <= self.servers.entra.token_life - 2)
 
         until(aged, "the token to age")
+
+    def start_broker(self) -> None:
+        """Start the daemon again, while the account is signed in."""
+        self.broker.resume(self.socket, USER)
 
     def logout(self) -> None:
         """Sign the account out."""
