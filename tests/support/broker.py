@@ -71,7 +71,7 @@ class Broker:
         try:
             self.daemon.stop()
             self.daemon.start(before=before)
-            assert self.entra.wait_for(asked + 1, grant_type="refresh_token")
+            assert self.entra.wait_for(asked + 1, seconds=PATIENCE, grant_type="refresh_token")
             yield
         finally:
             self.entra.faults.clear()

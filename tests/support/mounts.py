@@ -10,6 +10,7 @@ from pathlib import Path
 
 from support.programs import require_program, require_root
 from support.reachable import open_folder
+from support.waiting import PATIENCE
 
 # What a vault file's reservation takes several times over, and an instant to fill.
 _SIZE = "512k"
@@ -58,4 +59,4 @@ def small_disk() -> Iterator[SmallDisk]:
 
 
 def _run(program: str, *arguments: str | Path) -> None:
-    subprocess.run([require_program(program, "mount"), *arguments], check=True, timeout=30)
+    subprocess.run([require_program(program, "mount"), *arguments], check=True, timeout=PATIENCE)

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self, TypeAlias
 
 # How long a script waits for its client before the test fails instead of hanging.
-PATIENCE = 10.0
+PATIENCE = 120.0
 
 HANG_UP = "hang up"  # close the connection without having read anything
 HOLD = "hold"  # read, and never answer

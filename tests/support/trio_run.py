@@ -12,13 +12,13 @@ import trio.testing
 from cms.clock import Clock
 
 # A test that waits for real processes and sockets and has not ended by now never will.
-TEST_SECONDS = 60.0
+TEST_SECONDS = 300.0
 
 Test = TypeVar("Test", bound=Callable[..., Awaitable[None]])
 
 
 def in_trio(test: Test) -> Callable[..., None]:
-    """Run the test in real time; it fails when it takes a minute."""
+    """Run the test in real time; it fails when it takes minutes."""
 
     @functools.wraps(test)
     def run(*args: Any, **kwargs: Any) -> None:

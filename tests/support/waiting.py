@@ -8,8 +8,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# Two cores run a dozen processes of these tests: what takes a tenth of a second alone can take many then.
-PATIENCE = 30.0
+# What has not happened by now never will. Two cores run a dozen processes of these tests: what takes a tenth of a second
+# alone can take a great many of them then.
+PATIENCE = 120.0
 _POLL = 0.02
 
 
