@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import resource
+import sys
+import termios
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,6 +54,26 @@ def cpu_seconds(pid: int) -> float:
     # Behind the name, which may have spaces and parentheses in it: fields 14 and 15 of proc(5).
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def is_done(pid: int) -> bool:
+    """Whether the process has read all that lies in its pipes, and sleeps."""
+    if any(map(_unread, Path(f"/proc/{pid}/fd").iterdir())):
+        return False
+    # The field behind the name, which may have spaces and parentheses in it.
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+
+
+def _unread(descriptor: Path) -> int:
+    """Return how many bytes a process can read from a descriptor of its own, if that is the reading end of a pipe."""
+    reads_only = descriptor.lstat().st_mode & 0o700 == 0o500
+    if not reads_only or not str(descriptor.readlink()).startswith("pipe:"):
+        return 0
+    ours = os.open(descriptor, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        return int.from_bytes(fcntl.ioctl(ours, termios.FIONREAD, bytes(4)), sys.byteorder)
+    finally:
+        os.close(ours)
 
 
 def core_limits(pid: int) -> tuple[str, str]:

@@ -14,20 +14,28 @@ import socket
 import ssl
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from tempfile import mkdtemp
 
 import trustme
 
 from cms.sandbox.entra import Entra
+from support import proc
+from support.evidence import children
 from support.machine import EXIM_USER, Machine
+from support.ports import free_port
 from support.programs import require_program, require_root
 from support.reachable import bare_environment, open_folder
 from support.waiting import PATIENCE, until
 
 # Owns all mailboxes; neither a login nor one of Debian's.
 MAIL_UID = 64100
+
+# One look whether a server answers yet; another one follows.
+_TRY_SECONDS = 10.0
 
 # Dovecot's name of a service -> the permission that its tokens need.
 _SCOPES = {"imap": "IMAP.AccessAsUser.All", "pop3": "POP.AccessAsUser.All", "smtp": "SMTP.Send"}
@@ -167,6 +175,7 @@ class MailServers:
     pop: int
     submission: int
     machine: Machine
+    dovecot: int = 0
 
     @property
     def ca_file(self) -> str:
@@ -179,10 +188,13 @@ class MailServers:
         return ssl.create_default_context(cafile=self.ca_file)
 
     def add_user(self, name: str) -> str:
-        """Make a user of the sandbox's with an empty mailbox here."""
+        """Make a user of the sandbox's with an empty mailbox here, whatever other tests have left in it."""
         self.entra.add_user(name)
         mailbox = self.folder / "mail" / name.lower()
-        mailbox.mkdir(exist_ok=True)
+        if mailbox.exists():
+            # With Dovecot's indexes: a message alone that vanishes behind its back is missed in them.
+            mailbox.rename(Path(mkdtemp(dir=self.folder)) / mailbox.name)
+        mailbox.mkdir()
         os.chown(mailbox, MAIL_UID, MAIL_UID)
         return name
 
@@ -198,8 +210,16 @@ class MailServers:
 
     def mail_of(self, name: str) -> list[str]:
         """Return the messages in somebody's mailbox, in no order."""
-        files = (self.folder / "mail" / name.lower() / "Maildir").glob("[cn]*/*")
-        return [file.read_text(errors="replace") for file in files if file.is_file()]
+        while True:
+            # A message that is renamed on the way may be seen under both names.
+            with suppress(FileNotFoundError):
+                found = {file.name.partition(":")[0]: file.read_text(errors="replace") for file in self._messages(name)}
+                return list(found.values())
+
+    def _messages(self, name: str) -> list[Path]:
+        """Return the files of somebody's messages. Dovecot moves them from `new` to `cur`, so none is missed."""
+        maildir = self.folder / "mail" / name.lower() / "Maildir"
+        return [file for folder in ("new", "cur") for file in (maildir / folder).glob("*")]
 
     def wait_for_mail(self, name: str, text: str) -> str:
         """Return the message that has this text in it, once it has been delivered."""
@@ -208,9 +228,22 @@ class MailServers:
         return found[0]
 
     def log(self) -> str:
-        """Return what both servers have logged."""
+        """Return what both servers have logged; of Dovecot all that it has done so far."""
+        until(lambda: proc.is_done(self._logger), "Dovecot's log")
         dovecot = self.folder / "dovecot.log"
         return (dovecot.read_text(errors="replace") if dovecot.exists() else "") + self.machine.log()
+
+    @cached_property
+    def _logger(self) -> int:
+        """The process to which Dovecot's others hand what is to be logged, and then go on."""
+        (found,) = (int(each) for each in children(self.dovecot) if _name(each) == "log")
+        return found
+
+
+def _name(process: str) -> str:
+    with suppress(FileNotFoundError, ProcessLookupError):  # gone meanwhile
+        return Path(f"/proc/{process}/comm").read_text().strip()
+    return ""
 
 
 @contextmanager
@@ -229,12 +262,11 @@ def mail_servers() -> Iterator[MailServers]:
 
 
 def free_ports(number: int) -> list[int]:
-    """Return ports of 127.0.0.1 that nothing listens on. They are taken at once, so that they differ."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
+    """Return ports of 127.0.0.1 that nobody listens at, and that differ."""
+    found: set[int] = set()
+    while len(found) < number:
+        found.add(free_port())
+    return list(found)
 
 
 def _prepare(folder: Path) -> None:
@@ -260,7 +292,7 @@ def _dovecot(servers: MailServers) -> Iterator[None]:
     passdbs = "".join(_PASSDB.format(protocol=protocol, folder=folder) for protocol in _SCOPES)
     (folder / "dovecot.conf").write_text(settings + passdbs)
     command = [require_program("dovecot", "dovecot-core"), "-F", "-c", str(folder / "dovecot.conf")]
-    with _running(command, folder / "dovecot.out"):
+    with _running(command, folder / "dovecot.out") as servers.dovecot:
         until(lambda: _greets(servers.imap, servers.tls), "Dovecot's greeting")
         until((folder / "sasl").exists, "Dovecot's SASL socket")
         yield
@@ -276,13 +308,14 @@ def _exim(servers: MailServers) -> Iterator[None]:
 
 
 @contextmanager
-def _running(command: list[str], output: Path) -> Iterator[None]:
+def _running(command: list[str], output: Path) -> Iterator[int]:
+    """Run a server for the block, which is given its process."""
     with (
         output.open("wb") as file,
         subprocess.Popen(command, stdout=file, stderr=file, env=dict(bare_environment())) as process,
     ):
         try:
-            yield
+            yield process.pid
         except BaseException as problem:
             problem.add_note(f"{command[0]}: {output.read_text(errors='replace')}")
             raise
@@ -294,7 +327,7 @@ def _running(command: list[str], output: Path) -> Iterator[None]:
 def _greets(port: int, tls: ssl.SSLContext) -> bool:
     try:
         with (
-            socket.create_connection(("localhost", port), 1) as plain,
+            socket.create_connection(("localhost", port), _TRY_SECONDS) as plain,
             tls.wrap_socket(plain, server_hostname="localhost") as secure,
         ):
             return bool(secure.recv(1))
@@ -304,7 +337,7 @@ def _greets(port: int, tls: ssl.SSLContext) -> bool:
 
 def _speaks_smtp(port: int) -> bool:
     try:
-        with smtplib.SMTP("localhost", port, timeout=1) as server:
+        with smtplib.SMTP("localhost", port, timeout=_TRY_SECONDS) as server:
             return server.noop()[0] == 250
     except (OSError, smtplib.SMTPException):
         return False
