@@ -84,7 +84,7 @@ def test_it_does_not_start_without_a_broker(signed_in: Login) -> None:
     done = signed_in.run("aerc")
     attempts = signed_in.attempts() - before
     said = why(signed_in)
-    signed_in.broker.start()
+    signed_in.start_broker()
 
     assert (1, 0) == (done.returncode, attempts)
     assert "(no-daemon)" in said.stderr

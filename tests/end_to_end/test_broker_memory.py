@@ -118,12 +118,20 @@ def story(broker: Broker, entra: Watched) -> Story:
     ):
         with unanswered(entra, grant_type, act):
             brokers[moment] = proc.contents(broker.pid)
-            workers[moment] = b"\0".join(proc.contents(each) for each in proc.workers(broker.pid))
+            workers[moment] = b"\0".join(map(contents_of_worker, proc.workers(broker.pid)))
     tokens = {ask(broker.path, f"IMAP,token {USER}".encode()) for _ in range(20)}
     brokers["afterwards"] = proc.contents(broker.pid)
     key = base64.b64decode((broker.daemon.home / "vault-key").read_bytes())
     keys = {key, base64.b64encode(key), base64.urlsafe_b64encode(key), key.hex().encode()}
     return Story(brokers, workers, {**entra.secrets, "vault key": keys, "access_token": tokens})
+
+
+def contents_of_worker(pid: int) -> bytes:
+    """Return what is in a worker's memory, nothing of one that leaves just now."""
+    try:
+        return proc.contents(pid)
+    except OSError:
+        return b""
 
 
 def sign_in_with_a_browser(broker: Broker) -> None:
@@ -146,7 +154,7 @@ def unanswered(entra: Entra, grant_type: str, act: Callable[[], object]) -> Iter
     with ThreadPoolExecutor(1) as pool:
         acted = pool.submit(act)
         try:
-            assert entra.wait_for(asked + 1, grant_type=grant_type)
+            assert entra.wait_for(asked + 1, seconds=PATIENCE, grant_type=grant_type)
             yield
         finally:
             entra.faults.clear()

@@ -142,7 +142,7 @@ def test_without_a_broker_no_login_is_tried(signed_in: Login, settings: str) -> 
     before = signed_in.attempts()
     done, _ = send(signed_in, *session)
     attempts = signed_in.attempts() - before
-    signed_in.broker.start()
+    signed_in.start_broker()
 
     assert (1, 0) == (done.returncode, attempts), done.stderr
     if settings == "page":

@@ -175,7 +175,9 @@ def unharmed(broker: Broker, before: Before, token: bytes) -> None:
     assert token.decode() not in said
     until(lambda: proc.descriptors(broker.pid) <= before.descriptors, "no descriptor left behind")
     assert proc.memory(broker.pid) - before.memory < SLACK
-    assert token == ask(broker.path, b"SMTP,token\n")
+    # It may be another one: on a slow machine the first is a minute old by now, and who asks for more gets it renewed.
+    served = broker.entra.introspect(ask(broker.path, b"SMTP,token\n").decode())
+    assert (True, USER) == (served["active"], served.get("email"))
 
 
 def test_nonsense_at_the_token_socket(broker: Broker, before: Before) -> None:

@@ -322,7 +322,7 @@ def test_without_a_broker_git_asks_nobody(signed_in: Person) -> None:
     filled = credential(signed_in, "fill", username=USER)
     # Its exit status is 0 all the same (git 2.39): the page says so.
     done, _ = series(signed_in, PERL5LIB=plug_in(signed_in))
-    signed_in.broker.start()
+    signed_in.start_broker()
 
     assert 0 != filled.returncode
     assert "told us to quit" in filled.stderr

@@ -97,7 +97,7 @@ def test_without_a_broker_no_login_is_tried(signed_in: Login) -> None:
     before = signed_in.attempts()
     done = sync(signed_in)
     attempts = signed_in.attempts() - before
-    signed_in.broker.start()
+    signed_in.start_broker()
     again = sync(signed_in)
 
     assert (1, 0, 0) == (done.returncode, attempts, again.returncode)

@@ -113,7 +113,7 @@ def test_it_needs_no_daemon(daemon: Daemon, entra: Entra, signed_in: SignedIn, s
     put(daemon, section, signed_in)
     ended = run(daemon, command(section), stdin=f"{PASSWORD}\n")
     (daemon.home / FILES[section][0]).unlink()
-    daemon.start()
+    daemon.resume(daemon.sockets / "cms.sock", USER)
 
     assert 0 == ended.returncode, ended.stderr
     assert "no daemon is running: this is done without one" in ended.stderr
@@ -137,7 +137,7 @@ def test_an_entry_of_the_keyring_is_named(
         ended = run(daemon, command("oama"), bus=bus)
     finally:
         desktop.stop()
-    daemon.start()
+    daemon.resume(daemon.sockets / "cms.sock", USER)
 
     assert 0 == ended.returncode, ended.stderr
     assert USER == served(daemon, entra)

@@ -61,7 +61,7 @@ def test_without_a_broker_no_login_is_tried(signed_in: Person) -> None:
     before = signed_in.servers.log().count("method=")
     done = signed_in.run("mpop", "-q")
     attempts = signed_in.servers.log().count("method=") - before
-    signed_in.broker.start()
+    signed_in.start_broker()
     again = signed_in.run("mpop", "-q")
 
     assert EX_CONFIG == done.returncode

@@ -92,7 +92,7 @@ def test_mail_waits_while_the_broker_is_down(signed_in: Person) -> None:
     cron(signed_in)
     waiting = queued(signed_in)
     attempts = logins(signed_in) - before
-    signed_in.broker.start()
+    signed_in.start_broker()
     cron(signed_in)
 
     assert EX_CONFIG == alone.returncode

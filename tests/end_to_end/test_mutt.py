@@ -96,7 +96,7 @@ def test_without_a_broker_no_login_is_tried(signed_in: Login, program: str) -> N
     with terminal(signed_in, program) as window:
         window.wait_for(shown_instead[program])
     attempts = signed_in.attempts() - before
-    signed_in.broker.start()
+    signed_in.start_broker()
 
     assert (1, 0) == (done.returncode, attempts)
     assert "(no-daemon)" in done.stderr

@@ -85,7 +85,7 @@ def test_a_broker_that_is_down(signed_in: Person) -> None:
     signed_in.broker.stop()
     raised = run(signed_in, shown("python", "imap"))
     ended = run(signed_in, shown("python", "error"))
-    signed_in.broker.start()
+    signed_in.start_broker()
 
     assert "(no-daemon)" in raised.stderr
     assert explains("python", raised.stderr)

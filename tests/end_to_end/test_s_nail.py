@@ -60,7 +60,7 @@ def test_without_a_broker_no_login_is_tried(signed_in: Login) -> None:
     before = signed_in.attempts()
     done, subject = send(signed_in)
     attempts = signed_in.attempts() - before
-    signed_in.broker.start()
+    signed_in.start_broker()
     again, later = send(signed_in)
 
     assert (NOT_SENT, 0, 0) == (done.returncode, attempts, again.returncode)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from base64 import b64decode
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from support import evidence
+from support import evidence, proc
 from support.daemon import Daemon, account_line, ask, settings_lines
-from support.evidence import descendants, is_cms
+from support.evidence import is_cms
 from support.programs import require_root
 from support.reachable import ALICE, BOB
 from support.waiting import until
@@ -42,9 +42,7 @@ def processes(daemon: Daemon) -> dict[str, int]:
     """Return broker and worker by name."""
     assert daemon.process is not None
     broker = daemon.process.pid
-    below = [int(each) for each in descendants(broker)]
-    workers = {f"worker {each}": each for each in below if b"cms.grants" in Path(f"/proc/{each}/cmdline").read_bytes()}
-    return {"broker": broker, **workers}
+    return {"broker": broker, **{f"worker {each}": each for each in proc.workers(broker)}}
 
 
 def test_memory_is_nobodys_to_read(running: Daemon, entra: Entra) -> None:
@@ -53,10 +51,9 @@ def test_memory_is_nobodys_to_read(running: Daemon, entra: Entra) -> None:
 
     def look(url: str) -> str:
         for name, process in processes(running).items():
-            limits = Path(f"/proc/{process}/limits").read_text()
-            core = re.search(r"^Max core file size +(\S+ +\S+)", limits, re.MULTILINE)
-            # The kernel gives the files of a process that is not dumpable to root.
-            seen[name] = (core[1].split()[1] if core else "?", Path(f"/proc/{process}/environ").stat().st_uid)
+            with suppress(FileNotFoundError, ProcessLookupError):  # a worker that has left meanwhile
+                # The kernel gives the files of a process that is not dumpable to root.
+                seen[name] = (proc.core_limits(process)[1], Path(f"/proc/{process}/environ").stat().st_uid)
         return entra.sign_in(url, USER, follow=False).url
 
     running.log_in(USER, look)
@@ -73,7 +70,8 @@ def test_no_process_is_told_a_secret(running: Daemon, entra: Entra) -> None:
     assert token
     for process in processes(running).values():
         for name in ("cmdline", "environ"):
-            assert token not in Path(f"/proc/{process}/{name}").read_bytes()
+            with suppress(FileNotFoundError, ProcessLookupError):  # a worker that has left meanwhile
+                assert token not in Path(f"/proc/{process}/{name}").read_bytes()
 
 
 def test_nothing_readable_is_left_for_others(running: Daemon, entra: Entra) -> None:
