@@ -407,8 +407,8 @@ def doctor(user: str, bundle: str, asking: tuple[str, ...], config: str, *, as_j
 @click.option("--redirect-uri", default="", help="The redirect address of that application.")
 @click.option("--authority", default="", hidden=True, help="Another login host, https://HOST[:PORT].")
 @click.option("--ca", default="", metavar="FILE", help="Certificate authorities to trust, where a proxy inspects TLS.")
-@click.option("--smtp-host", default="", hidden=True)
-@click.option("--imap-host", default="", hidden=True)
+@click.option("--try-smtp", default="", hidden=True, help="Another mail server to try, HOST[:PORT].")
+@click.option("--try-imap", default="", hidden=True, help="As --try-smtp.")
 @click.option("--browser", "method", flag_value="browser", help="Sign in with a browser on this machine.")
 @click.option("--device", "method", flag_value="device", help="Sign in with a code, in a browser anywhere.")
 @click.option("--paste", "method", flag_value="paste", help="Sign in anywhere, and paste the browser's last address.")
@@ -446,6 +446,9 @@ class _Terminal:
     def say(self, text: str) -> None:
         _say(text)
 
+    def complain(self, text: str) -> None:
+        _complain(text)
+
     def agree(self, question: str) -> bool:
         return self._yes or bool(self._asked(lambda: click.confirm(question, default=True)))
 
@@ -453,6 +456,9 @@ class _Terminal:
         if self._yes:
             return usual
         return str(self._asked(lambda: click.prompt(question, usual, type=click.Choice(choices))))
+
+    def reply(self, question: str, usual: str) -> str:
+        return usual if self._yes else str(self._asked(lambda: click.prompt(question, usual)))
 
     def _asked(self, ask: Callable[[], Any]) -> Any:
         try:

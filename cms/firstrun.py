@@ -74,8 +74,8 @@ CredentialServer({socket})
 class Wishes:
     """What the command line says. `config` is the file's path; `method` "" for whichever fits; steps are on unless False.
 
-    `authority`, `client_id` and `redirect_uri` are "" for the usual ones, and so are the hosts. With `yes` every
-    question is answered by its default.
+    `authority`, `client_id` and `redirect_uri` are "" for the usual ones; `try_smtp` and `try_imap` are servers to try
+    in place of the account's own.
     """
 
     config: str
@@ -86,8 +86,8 @@ class Wishes:
     authority: str = ""
     redirect_uri: str = ""
     ca: str = ""
-    smtp_host: str = ""
-    imap_host: str = ""
+    try_smtp: str = ""
+    try_imap: str = ""
     method: str = ""
     unit: bool = True
     sign_in: bool = True
@@ -109,8 +109,10 @@ class Person(Protocol):
         ...
 
     def say(self, text: str) -> None: ...
+    def complain(self, text: str) -> None: ...
     def agree(self, question: str) -> bool: ...
     def choose(self, question: str, choices: Sequence[str], usual: str) -> str: ...
+    def reply(self, question: str, usual: str) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +147,7 @@ class Steps:
     def __post_init__(self) -> None:
         self.left = {
             "run": f"cms run{self.option}",
-            "login": "cms login          # in another terminal",
+            "login": "cms login",
             "test": "cms status",
         }
 
@@ -175,7 +177,9 @@ def begin(wishes: Wishes, person: Person, around: Around) -> int:
 
 def _begin(wishes: Wishes, person: Person, steps: Steps, around: Around) -> int:
     if os.path.lexists(wishes.config):
-        person.say(f"{wishes.config} exists already and stays as it is: edit it, then `cms check -c {wishes.config}`")
+        person.complain(
+            f"{wishes.config} exists already and stays as it is\nedit it, then `cms check -c {wishes.config}`"
+        )
         return FAILED
     tenant, no_keyring = _look_around(wishes, around)
     if tenant.said:
@@ -204,20 +208,20 @@ def _live(wishes: Wishes, person: Person, steps: Steps, around: Around) -> int:
             )
     if wishes.show:
         _show(person, account)
-    if steps.left:
-        person.say(_go_on(steps))
+    person.say(_go_on(steps))
     return status
 
 
 def _said(person: Person, problem: str) -> int:
-    person.say(problem)
+    person.complain(problem)
     return FAILED
 
 
 def _go_on(steps: Steps) -> str:
     if not steps.left:
         return "All is set up: `cms status` shows how it is."
-    return "\n".join(["\nNext:\n", *(f"    {command}" for command in steps.left.values()), ""])
+    apart = " (`cms run` in a terminal of its own)" if "run" in steps.left else ""
+    return "\n".join([f"\nNext{apart}:\n", *(f"    {command}" for command in steps.left.values()), ""])
 
 
 # Finding out.
@@ -295,8 +299,6 @@ def _account_words(wishes: Wishes, tenant: Tenant) -> Iterator[str]:
         "cloud": "personal" if tenant.personal else "",
         "authority": wishes.authority,
         "redirect_uri": wishes.redirect_uri,
-        "smtp_host": wishes.smtp_host,
-        "imap_host": wishes.imap_host,
     }
     return (f"{name}={json.dumps(value)}" for name, value in said.items() if value)
 
@@ -445,7 +447,7 @@ def _sign_in_and_test(wishes: Wishes, person: Person, steps: Steps, account: Acc
     steps.done("login")
     if not wishes.test or not person.agree("Try the mail servers with it?"):
         return 0
-    results = [_test(person, account, what, host) for what, host in _tests_of(account)]
+    results = [_test(person, account, what, host) for what, host in _tests_of(wishes, account)]
     steps.done("test")
     return 0 if all(results) else FAILED
 
@@ -460,8 +462,8 @@ def _sign_in(wishes: Wishes, person: Person, account: Account, connect: Connect)
         )
 
 
-def _tests_of(account: Account) -> list[tuple[str, str]]:
-    hosts = {"smtp": account.smtp_host, "imap": account.imap_host}
+def _tests_of(wishes: Wishes, account: Account) -> list[tuple[str, str]]:
+    hosts = {"smtp": wishes.try_smtp or account.smtp_host, "imap": wishes.try_imap or account.imap_host}
     return [(what, host) for what, host in hosts.items() if host and what.upper() in account.scopes]
 
 
@@ -490,17 +492,23 @@ def _test(person: Person, account: Account, what: str, host: str) -> bool:
 
 def _show(person: Person, account: Account) -> None:
     """Show what the mail programs of this machine need."""
-    tools = fragments.found()
-    names = ", ".join(dict.fromkeys(each.name for each in tools))
-    if not tools or not person.agree(f"Show what these need to use it: {names}?"):
-        return
+    tools = _chosen(person, fragments.found())
     program = "cms-oauth" if shutil.which("cms-oauth") else str(Path(_command()).parent / "cms-oauth")
     setting = fragments.Setting(account.user, _own_name(account), account.smtp_host, account.imap_host, program)
     for tool in tools:
         text = fragments.fragment(tool, setting)
         person.say(f"\n==== {tool.name}: {tool.goes}; docs/clients/{tool.page}.md ====\n\n{text}")
-    if paths.find_socket() != paths.default_socket():
+    if tools and paths.find_socket() != paths.default_socket():
         person.say(f"Programs look for the socket elsewhere: set CMS_SOCK={paths.default_socket()}")
+
+
+def _chosen(person: Person, tools: Sequence[fragments.Tool]) -> list[fragments.Tool]:
+    """Return the programs that the person wants to see something of."""
+    if not tools:
+        return []
+    person.say(f"\nMail programs here: {', '.join(each.name for each in tools)}.")
+    said = person.reply("Show what to put into the files of which (all, none, or names)", "all").lower()
+    return [each for each in tools if said == "all" or each.name.lower() in said]
 
 
 def _own_name(account: Account) -> str:

@@ -129,7 +129,8 @@ def test_a_sign_out_deletes(tmp_path: Path) -> None:
         end = remote.ask("logout")
 
     assert end["ok"]
-    assert "good@example.test is deleted" in end["message"]
+    assert "good@example.test: signed out, and the stored sign-in deleted" == end["message"]
+    assert "no way to revoke a single token" in end["hint"]
 
 
 def test_a_sign_out_that_fails_says_why(tmp_path: Path) -> None:

@@ -194,7 +194,7 @@ async def test_whoever_signs_in_has_a_name_then(world: World) -> None:
         found = await app.logout("W@example.test")
 
     assert "whoever signs in: fresh" == before
-    assert Result(True, "w@example.test: signed out, and the stored sign-in deleted") == found
+    assert (True, "w@example.test: signed out, and the stored sign-in deleted") == (found.ok, found.message)
 
 
 @in_trio
@@ -339,7 +339,9 @@ async def test_signing_out_is_heard_at_once(world: World) -> None:
         after = await world.ask()
 
     assert (True, "") == (before.startswith("token-"), after)
-    assert Result(True, "a@example.test: signed out, and the stored sign-in deleted") == result
+    assert (True, "a@example.test: signed out, and the stored sign-in deleted") == (result.ok, result.message)
+    assert "the access token that programs were given works until" in result.hint
+    assert "https://mysignins.microsoft.com" in result.hint
 
 
 @in_trio

@@ -585,7 +585,7 @@ def test_a_configuration_that_cannot_be_opened_keeps_no_one_waiting(
 
 def test_init_writes_a_configuration_that_is_good(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It is for its owner alone, loads as it is, and the next two commands are said."""
-    assert 0 == main.main(["init", "--user", "a@example.test"])
+    assert 0 == main.main(["init", "--offline", "--user", "a@example.test"])
     out = capsys.readouterr().out
     path = home / "config" / "cms" / "cms.cfg"
 
@@ -600,7 +600,7 @@ def test_init_elsewhere_names_the_file_in_the_next_command(home: Path, capsys: p
     """-c has to be given again."""
     path = home / "my.cfg"
 
-    assert 0 == main.main(["init", "-c", str(path), "--user", "a@example.test"])
+    assert 0 == main.main(["init", "--offline", "-c", str(path), "--user", "a@example.test"])
     assert f"cms run -c {path}" in capsys.readouterr().out
 
 
@@ -608,7 +608,7 @@ def test_init_never_touches_what_exists(configured: Path, capsys: pytest.Capture
     """A configuration is somebody's work."""
     before = configured.read_text()
 
-    assert 1 == main.main(["init", "--user", "a@example.test"])
+    assert 1 == main.main(["init", "--offline", "--user", "a@example.test"])
     assert before == configured.read_text()
     assert "stays as it is" in capsys.readouterr().err
 
@@ -616,7 +616,7 @@ def test_init_never_touches_what_exists(configured: Path, capsys: pytest.Capture
 @pytest.mark.parametrize("user", ["nobody", "a b@example.test", "a@example.test\n", '"@x', "@x", "a@b@c"])
 def test_init_takes_only_an_address(home: Path, user: str) -> None:
     """What is no address is refused, and nothing is written."""
-    assert os.EX_USAGE == main.main(["init", "--user", user])
+    assert os.EX_USAGE == main.main(["init", "--offline", "--user", user])
     assert [] == list(home.iterdir())
 
 
@@ -624,7 +624,7 @@ def test_a_folder_that_cannot_be_made_is_said(home: Path, capsys: pytest.Capture
     """What the machine refuses is one line."""
     (home / "config").write_text("a file")
 
-    assert os.EX_OSERR == main.main(["init", "--user", "a@example.test"])
+    assert os.EX_OSERR == main.main(["init", "--offline", "--user", "a@example.test"])
     err = capsys.readouterr().err
     assert "cms: " in err
     assert "Traceback" not in err

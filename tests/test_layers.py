@@ -118,8 +118,10 @@ LADDER = {
         "cms.app",
         "cms.login",
         "cms.moving",
+        "cms.fragments",
         "cms.alone",
         "cms.main",
+        "cms.firstrun",
         "cms.commands",
     ),
 }

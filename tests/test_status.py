@@ -413,7 +413,7 @@ def test_json_is_versioned_and_complete() -> None:
     """The JSON is plain data with every field of the rows and of the daemon."""
     document = json.loads(json.dumps(as_json([row_of("ok")], DAEMON)))
 
-    assert {"version", "daemon", "accounts"} == set(document)
+    assert {"version", "daemon", "accounts", "orphans"} == set(document)
     assert (JSON_VERSION, "1.2.3", ["/run/cms/cms.sock"]) == (
         document["version"],
         document["daemon"]["version"],

@@ -27,7 +27,7 @@ from urllib.parse import urlencode
 import trustme
 
 from cms.sandbox import pages, person
-from cms.sandbox.directory import CLIENT_ID, MAIL_SCOPES, Client, Directory, Settings, User
+from cms.sandbox.directory import CLIENT_ID, MAIL_SCOPES, TENANT, Client, Directory, Settings, User
 from cms.sandbox.errors import KINDS, Kind, Refusal
 from cms.sandbox.faults import CLAIMS, Fault, Faults
 from cms.sandbox.redeem import Redeemer
@@ -304,7 +304,7 @@ class Entra(Settings):
         base = f"{self.authority}/{tenant}"
         return as_json(
             {
-                "issuer": f"{base}/v2.0",
+                "issuer": f"{self.authority}/{self._tenant_of(tenant)}/v2.0",
                 "authorization_endpoint": f"{base}/oauth2/v2.0/authorize",
                 "token_endpoint": f"{base}/oauth2/v2.0/token",
                 "device_authorization_endpoint": f"{base}/oauth2/v2.0/devicecode",
@@ -315,6 +315,14 @@ class Entra(Settings):
                 "token_endpoint_auth_methods_supported": ["client_secret_post", "private_key_jwt"],
             }
         )
+
+    def _tenant_of(self, name: str) -> str:
+        """Return the tenant that a domain is in; other names are tenants themselves."""
+        if "." not in name:
+            return name
+        if name.lower() not in {user.name.rpartition("@")[2].lower() for user in self.users.values()}:
+            raise Refusal(90002)
+        return TENANT
 
     def _instance(self, _request: Request) -> Reply:
         host = self.authority.removeprefix("https://")

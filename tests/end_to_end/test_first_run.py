@@ -1,0 +1,206 @@
+"""`cms init` in a terminal, as somebody gives it who has read the README alone: real TLS to Entra and to mail servers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import pytest
+from support import evidence
+from support.daemon import Daemon
+from support.reachable import ALICE
+from support.servers import MailServers
+from support.terminal import Terminal, terminal
+from support.waiting import until
+
+from cms.sandbox.directory import CLIENT_ID, TENANT
+
+_numbers = count()
+
+# A systemd of one user's, as far as `cms init` uses it: it keeps what it is told, and starts what a unit says.
+_SYSTEMCTL = """#!/bin/sh
+echo "$@" >> "$HOME/systemctl.log"
+case "$*" in
+*enable*)
+    command=$(sed -n 's/^ExecStart=//p' "$HOME/config/systemd/user/cms.service")
+    setsid $command > "$HOME/unit.log" 2>&1 < /dev/null &
+    echo $! > "$HOME/unit.pid"
+    until [ -S "$XDG_RUNTIME_DIR/cms/control.sock" ]; do sleep 0.1; done ;;
+esac
+"""
+
+
+@dataclass
+class Newcomer:
+    """Somebody with a home folder and nothing in it. `user` is their address."""
+
+    daemon: Daemon
+    servers: MailServers
+    user: str
+
+    @property
+    def home(self) -> Path:
+        return self.daemon.home
+
+    @property
+    def config(self) -> Path:
+        return self.home / "config" / "cms" / "cms.cfg"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """A PATH with cms and a few tools, and the test's authority for the mail servers."""
+        path = f"{self.home}/bin:{self.daemon.installation.folder}/bin:/usr/bin:/bin"
+        return {"PATH": path, "SSL_CERT_FILE": self.servers.ca_file}
+
+    def run(self, *command: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a program at home."""
+        variables = [f"{name}={value}" for name, value in {**self.environment, **environment}.items()]
+        done = self.daemon.run("env", "-C", str(self.home), *variables, *command, stdin=stdin)
+        evidence.keep("output", done.stderr)
+        return done
+
+    def program(self, name: str, text: str) -> None:
+        """Put a program into the PATH."""
+        path = self.home / "bin" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        path.chmod(0o755)
+        os.chown(path.parent, self.daemon.uid, self.daemon.uid)
+
+    def words(self, *more: str) -> list[str]:
+        """Return the command, told of the sandbox in the place of Microsoft."""
+        entra = self.servers.entra
+        there = [f"--authority={entra.authority}", f"--ca={entra.ca_file}", f"--client-id={CLIENT_ID}"]
+        tried = [f"--try-smtp=localhost:{self.servers.submission}", f"--try-imap=localhost:{self.servers.imap}"]
+        init = [self.daemon.installation.command("cms"), "init", *there, *tried]
+        return [*init, "--redirect-uri=http://localhost/", *more]
+
+    @contextmanager
+    def init(self, *more: str) -> Iterator[Terminal]:
+        """Give the command in a terminal."""
+        with terminal(self, *self.words(*more), **self.environment) as window:
+            yield window
+
+    def paste(self, window: Terminal, since: int = 0) -> None:
+        """Be the person with a browser: open the link, paste the address that it ends at."""
+
+        def link() -> str:
+            shown = window.text()
+            lines = [line.strip() for line in shown.split("\n") if "/authorize?" in line]
+            return lines[-1] if lines and "Ctrl-C gives up" in shown else ""
+
+        url = until(link, "a link in the terminal")
+        page = self.servers.entra.sign_in(url, self.user, follow=False).url
+        window.paste(page)
+        window.press("Enter")
+
+
+@pytest.fixture
+def newcomer(make_daemon: Callable[..., Daemon], servers: MailServers) -> Iterator[Newcomer]:
+    """A user of a domain that the sandbox's Entra knows."""
+    daemon = make_daemon(ALICE)
+    user = f"newcomer{next(_numbers)}@domain.com"
+    servers.add_user(user)
+    somebody = Newcomer(daemon, servers, user)
+    yield somebody
+    started = daemon.home / "unit.pid"
+    if started.exists():
+        os.kill(int(started.read_text()), signal.SIGTERM)
+
+
+def test_from_an_address_to_a_first_token(newcomer: Newcomer) -> None:
+    """Address, sign-in, both mail servers, and the lines for a mail program: nothing else is typed than Enter."""
+    newcomer.program("msmtp", "#!/bin/sh\n")
+    newcomer.program("systemctl", _SYSTEMCTL)
+
+    with newcomer.init("--paste") as window:
+        window.wait_for("Mail address:")
+        window.press(newcomer.user, "Enter")
+        window.wait_for(f"domain.com is the tenant {TENANT}", f"Wrote {newcomer.config}", "Install the systemd unit")
+        window.press("Enter")
+        window.wait_for("cms runs now", f"Sign in as {newcomer.user} now?")
+        window.press("Enter")
+        newcomer.paste(window)
+        window.wait_for("is signed in", "Try the mail servers")
+        window.press("Enter")
+        window.wait_for(
+            "SMTP: localhost", "IMAP: localhost", "takes the token", "Mail programs here: msmtp", "Show what"
+        )
+        window.press("msmtp", "Enter")
+        shown = window.wait_for("passwordeval", "All is set up")
+
+    assert f"--user={newcomer.user} --proto=SMTP --output=token" in shown
+    assert "shared@domain.com" not in shown
+    told = (newcomer.home / "systemctl.log").read_text().split("\n")
+    assert "--user enable --now cms.service" in told
+    token = newcomer.run("cms-oauth", "--proto=IMAP", "--output=token").stdout
+    evidence.keep_secret(token.strip())
+    assert newcomer.servers.entra.introspect(token.strip())["active"]
+
+
+def test_without_systemd_a_daemon_runs_for_as_long_as_it_is_needed(newcomer: Newcomer) -> None:
+    """The sign-in and the tests need one; after it the commands that remain are said, and the sign-in is kept."""
+    newcomer.program("systemctl", "#!/bin/sh\nexit 1\n")
+
+    with newcomer.init(f"--user={newcomer.user}", "--yes", "--no-show") as window:
+        newcomer.paste(window)
+        shown = window.wait_for("IMAP: localhost", "takes the token", "Next (", "cms run")
+
+    assert "cms login" not in shown
+    assert "Install the systemd unit" not in shown
+    assert 69 == newcomer.run("cms", "status").returncode
+    assert "Vault(key=File(" in newcomer.config.read_text()
+    assert list((newcomer.home / "state" / "cms").glob("*.vault"))
+
+
+def test_each_step_can_be_declined(newcomer: Newcomer) -> None:
+    """What is left is said as commands; the configuration is written, and is good."""
+    newcomer.program("systemctl", _SYSTEMCTL)
+    newcomer.program("msmtp", "#!/bin/sh\n")
+
+    with newcomer.init(f"--user={newcomer.user}") as window:
+        window.wait_for("Install the systemd unit")
+        window.press("n", "Enter")
+        window.wait_for("Sign in as")
+        window.press("n", "Enter")
+        window.wait_for("Mail programs here: msmtp")
+        window.press("none", "Enter")
+        window.wait_for("Next (", "cms run", "cms login")
+
+    assert 0 == newcomer.run("cms", "check").returncode
+    assert not (newcomer.home / "config" / "systemd").exists()
+
+
+def test_giving_up_leaves_what_is_done(newcomer: Newcomer) -> None:
+    """Ctrl-C while the browser is waited for: no daemon stays, and how to go on is said. A second time touches nothing."""
+    newcomer.program("systemctl", "#!/bin/sh\nexit 1\n")
+
+    with newcomer.init(f"--user={newcomer.user}", "--paste") as window:
+        window.wait_for("Sign in as")
+        window.press("Enter")
+        window.wait_for("Ctrl-C gives up")
+        window.press("C-c")
+        window.wait_for("Stopped here", "Next (", "cms run", "cms login")
+
+    before = newcomer.config.read_bytes()
+    again = newcomer.run(*newcomer.words(f"--user={newcomer.user}"))
+    assert (1, True) == (again.returncode, "exists already and stays as it is" in again.stderr)
+    assert before == newcomer.config.read_bytes()
+    assert 69 == newcomer.run("cms", "status").returncode
+
+
+def test_nobody_at_the_terminal_gets_a_configuration(newcomer: Newcomer) -> None:
+    """Without --yes nothing else is done; a domain that nobody knows, and nobody asked, are said."""
+    unknown = newcomer.run(*newcomer.words("--user=somebody@nowhere.test"))
+    newcomer.config.unlink()
+    offline = newcomer.run(*newcomer.words(f"--user={newcomer.user}", "--offline"))
+
+    assert "Microsoft knows no organisation called nowhere.test" in unknown.stdout
+    assert (0, True) == (offline.returncode, "Written without a tenant" in offline.stdout)
+    assert "tenant=" not in newcomer.config.read_text()
