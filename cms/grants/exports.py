@@ -89,6 +89,9 @@ def unseal(raw: bytes, passphrase: str, name: str) -> list[Sealed]:
     try:
         key = _derive(passphrase, header["salt"], header["n"], header["r"], header["p"])
         sealed = base64.b64decode(body.strip(), validate=True)
+        if _text(sealed).encode() != body.strip():
+            # Several texts stand for the same bytes; only one of them was written.
+            raise _damaged(name)
         clear = AESGCM(key).decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], head + b"\n")
     except InvalidTag:
         hint = "try again with the one that was given at `cms export`; if it is right, the file was changed on its way"
