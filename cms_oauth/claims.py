@@ -68,7 +68,7 @@ def _claims(claims: Mapping[str, Any]) -> Claims:
     return Claims(
         audience=_text({"aud": audience[0] if isinstance(audience, list) and audience else audience}, "aud"),
         scopes=tuple(scopes.split()),
-        roles=tuple(each for each in roles if isinstance(each, str)) if isinstance(roles, list) else (),
+        roles=tuple(printable(each) for each in roles if isinstance(each, str)) if isinstance(roles, list) else (),
         user=_text(claims, *_NAMES),
         tenant=_text(claims, "tid"),
         app=_text(claims, "appid", "azp"),

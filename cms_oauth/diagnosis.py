@@ -261,9 +261,9 @@ def _permission(scope: str) -> str:
 
 
 def _values(protocol: str, reply: str, evidence: Evidence) -> dict[str, str]:
-    """Return what the templates of the verdicts name."""
-    claims, user = evidence.claims or Claims(), printable(evidence.user)
-    return {
+    """Return what the templates of the verdicts name: each on one line, since much of it comes from outside."""
+    claims, user = evidence.claims or Claims(), evidence.user
+    values = {
         "mailbox": for_powershell(user or "USER@DOMAIN"),
         "trustee": for_powershell(claims.user or "PERSON@DOMAIN"),
         "user": user or "the user",
@@ -277,12 +277,13 @@ def _values(protocol: str, reply: str, evidence: Evidence) -> dict[str, str]:
         "app_role": _ROLES.get(protocol, ""),
         "protocol": protocol.upper(),
         "test": protocol,
-        "host": printable(evidence.host) or "HOST",
-        "challenge": printable(evidence.challenge)[:_MAX_TEXT] or "its word for both",
+        "host": evidence.host or "HOST",
+        "challenge": evidence.challenge[:_MAX_TEXT] or "its word for both",
         "wait": span(seconds) if (seconds := wait_of(reply)) is not None else "some minutes",
         "ago": span((evidence.now or 0) - (evidence.skew or 0) - (claims.expires or 0)),
         "skew": f"{span(abs(evidence.skew or 0))} {'ahead' if (evidence.skew or 0) > 0 else 'behind'}",
     }
+    return {name: printable(value) for name, value in values.items()}
 
 
 # How replies name a time, and what one of its units is in seconds.

@@ -35,7 +35,7 @@ MOVERS = ("you", "administrator", "wait")
 _MOVES = {"you": "yours", "administrator": "your administrator's", "wait": "nobody's: wait"}
 
 # What Exchange's PowerShell takes as one argument without quotes.
-_BARE = re.compile(r"[A-Za-z0-9._@+-]+")
+_BARE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@+-]*")
 
 
 @dataclass(frozen=True, slots=True)
