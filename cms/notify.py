@@ -16,6 +16,7 @@ from typing import Any
 
 from jeepney import DBusAddress, DBusErrorResponse, new_method_call
 from jeepney.io.blocking import DBusConnection, open_dbus_connection
+from jeepney.wrappers import unwrap_msg
 
 SERVICE = DBusAddress(
     "/org/freedesktop/Notifications",
@@ -78,7 +79,7 @@ def show(connection: DBusConnection, facts: Mapping[str, str]) -> int:
 
 def _call(connection: DBusConnection, method: str, signature: str | None = None, body: tuple[Any, ...] = ()) -> Any:
     message = new_method_call(SERVICE, method, signature, body)
-    return connection.send_and_get_reply(message, timeout=ANSWER_SECONDS, unwrap=True)[0]
+    return unwrap_msg(connection.send_and_get_reply(message, timeout=ANSWER_SECONDS))[0]
 
 
 def main() -> int:
