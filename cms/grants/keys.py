@@ -436,7 +436,10 @@ def desktop_ring() -> Ring:
 
     for name in ("keyring", "keyring.backend"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    chosen: Any = keyring.core.load_config()
+    chosen: Any = None
+    # pathlib's, for a user without a home folder, as in containers: nobody has chosen a keyring there.
+    with suppress(RuntimeError):
+        chosen = keyring.core.load_config()
     if chosen is None and _usable(SecretService.Keyring):
         chosen = SecretService.Keyring()  # type: ignore[no-untyped-call]  # keyring's own lack
     if chosen is None:
