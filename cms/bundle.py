@@ -25,7 +25,8 @@ _EDGE = r"[A-Za-z0-9]"
 _ADDRESS = re.compile(r"([^\s@\"'`<>(),;:=/\\{}\[\]]+)@([A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?)")
 _GUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _IPV4 = re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?![\d.]*\d)")
-_IPV6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?:%\w+)?(?![\w:])")
+# Two colons side by side, or more of them than a time of day has.
+_IPV6 = re.compile(r"(?<![\w:.])(?=[0-9A-Fa-f:]*::|(?:[0-9A-Fa-f]+:){3})[0-9A-Fa-f:]{2,39}(?:%\w+)?(?![\w:])")
 # A JSON web token, and anything else as long as no word is: keys, codes, refresh tokens, hashes.
 _JWT = re.compile(r"eyJ[\w+/=-]{6,}(?:\.[\w+/=-]*)*")
 _LONG = re.compile(r"[A-Za-z0-9+_=~!*-]{20,}")

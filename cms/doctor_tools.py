@@ -7,7 +7,6 @@ whole grammar is needed to see which socket, user and protocol a line names.
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -111,7 +110,7 @@ def _plain(user: str) -> str:
 
 def _options(command: str) -> dict[str, str]:
     """Return what a `cms-oauth` command names, by what it is."""
-    words = [word.strip("\"',") for word in _words(_ENDS.split(command)[0])]
+    words = _words(_ENDS.split(command)[0])
     named = {"socket": "", "user": "", "protocol": "SMTP"}
     for word, following in pairwise([*words, ""]):
         name, equals, value = word.partition("=")
@@ -128,12 +127,8 @@ def _options(command: str) -> dict[str, str]:
 
 
 def _words(text: str) -> list[str]:
-    """Return the words of a command that stands inside a tool's own quotes."""
-    try:
-        return shlex.split(text.replace('\\"', '"').rstrip("\"'`"))
-    except ValueError:
-        # A quote that the tool's own line opened before the command.
-        return text.split()
+    """Return the words of a command that stands inside a tool's own quotes, or is a list of quoted words."""
+    return [word.strip(",") for word in re.split(r"[\s\"'`\\]+", text)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,6 +94,7 @@ LADDER = {
         "cms.probes_network",
         "cms.probes_mail",
         "cms.doctor",
+        "cms.watch",
     ),
     "rung 2: the trio shell": (
         "cms.worker",
