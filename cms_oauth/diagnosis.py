@@ -330,7 +330,8 @@ def of_entra(
     row = entra.row_of(aadsts, error, suberror, status)
     said = (f"AADSTS{aadsts}" if aadsts else "", error, suberror, f"HTTP {status}" if status else "")
     shown = printable(", ".join(filter(None, said)))[:_MAX_TEXT] or "no reason given"
-    values = {"login": command("login", user), "consent": command("admin-consent-url", user), "redirect": redirect}
+    commands = {"login": command("login", user), "consent": command("admin-consent-url", user)}
+    values = {**commands, "redirect": redirect, "origin": entra.origin_of(redirect)}
     verdict = fill(of_row(row), values)
     return (replace(verdict, cause=f"{verdict.cause[:-1]} ({shown}).", link=verdict.link or _more_of(aadsts)),)
 

@@ -37,6 +37,8 @@ _BUG = "this looks like a bug in cms or its configuration: report it with the co
 _CHECK_ACCOUNT = "check user, tenant and sign_in_as of the account in the configuration, then `cms reload` and {login}"
 _CONSENT_URL = "the administrator has to consent: give them the address that {consent} prints, then {login}"
 
+_PLATFORMS = "docs/microsoft-setup.md says what a registration's platform decides, and how to register one of your own"
+
 _AT_ONCE = "at once"
 _AN_HOUR = "minutes, up to an hour"
 
@@ -148,6 +150,7 @@ _BY_NUMBERS: dict[tuple[int, ...], Row] = {
         "single-page-24-hours",
         "the sign-in has ended after 24 hours because the application's redirect address is registered as a single-page application",
         "sign in again: {login}; to end this for good, use a registration of the platform 'Mobile and desktop'",
+        more=(_PLATFORMS,),
         link=_REVOKED,
         words=("spa refresh token 24 hours", "log in every day"),
     ),
@@ -322,7 +325,8 @@ _BY_NUMBERS: dict[tuple[int, ...], Row] = {
     (9002327,): Row(
         "origin-wanted",
         "the redirect address is registered as a single-page application, which demands an Origin header",
-        f"set origin= of the account to the redirect address's origin, {_RELOAD}; or register it as 'Mobile and desktop', {_THEN}",
+        f"set origin=\"{{origin}}\" for the account, {_RELOAD}; or register the address as 'Mobile and desktop', {_THEN}",
+        more=(_PLATFORMS,),
         link=_REDIRECT,
         words=(
             "tokens issued for the 'Single-Page Application' client-type may only be redeemed via cross-origin requests",
@@ -332,6 +336,7 @@ _BY_NUMBERS: dict[tuple[int, ...], Row] = {
         "origin-unwanted",
         "the redirect address is not registered as a single-page application, but an Origin header was sent",
         f'set origin="" for the account, {_RELOAD}',
+        more=(_PLATFORMS,),
         link=_REDIRECT,
         words=("cross-origin token redemption is permitted only for the 'Single-Page Application' client-type",),
     ),
@@ -542,6 +547,11 @@ _TOO_MANY_REQUESTS = 429
 _TIMED_OUT = 408
 _UNAUTHORIZED = 401
 _SERVER_ERRORS = range(500, 600)
+
+
+def origin_of(redirect: str) -> str:
+    """Return the origin of a redirect address, for the Origin header."""
+    return "/".join(redirect.split("/")[:3]) if "://" in redirect else "http://HOST:PORT"
 
 
 def row_of(number: int | None, error: str = "", suberror: str = "", status: int | None = None) -> Row:

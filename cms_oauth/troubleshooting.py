@@ -39,6 +39,7 @@ _PLACEHOLDERS = {
     "login": "`cms login user@domain.com`",
     "consent": "`cms admin-consent-url user@domain.com`",
     "redirect": "http://localhost",
+    "origin": "http://localhost",
     "audience": "another resource",
     "permissions": "other permissions",
     "wanted": "SMTP.Send (IMAP.AccessAsUser.All, POP.AccessAsUser.All)",

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cms.accounts import Grant
+from cms.accounts import DEFAULT_REGISTRATION, Grant
 from cms.grants import catalogue
 from cms.lifecycle import KINDS, Refused, Transient, Trouble
 from cms_oauth import diagnosis_entra as entra
@@ -48,7 +49,11 @@ def test_every_number_says_what_and_who(number: int) -> None:
         (50076, "`cms login ann@example.test --browser`"),
         (70019, "`cms login ann@example.test --device`"),
         (50011, "register exactly http://localhost/x"),
-        (9002327, "set origin="),
+        (9002327, 'set origin="http://localhost"'),
+        (9002327, "the registration of the application client"),
+        (9002326, "the registration of the application client"),
+        (50011, "the registration of the application client"),
+        (700084, "the registration of the application client"),
         (9002326, 'origin=""'),
         (50057, "then `cms refresh`"),
         (7000222, "then `cms refresh`"),
@@ -68,6 +73,15 @@ def test_next_move(number: int, words: str) -> None:
     trouble = catalogue.explain(refusal(number), GRANT).trouble  # type: ignore[union-attr]  # explain never grants
 
     assert words in trouble.message + trouble.hint
+
+
+def test_a_known_registration_is_named() -> None:
+    """Where the registration is the reason, people are told whose it is."""
+    grant = replace(GRANT, client_id=DEFAULT_REGISTRATION.client_id, redirect_uri=DEFAULT_REGISTRATION.redirect_uri)
+    trouble = catalogue.explain(refusal(9002327), grant).trouble  # type: ignore[union-attr]  # explain never grants
+
+    assert "the registration of the application cms" in trouble.message
+    assert 'set origin="http://127.0.0.1:8080" for the account' in trouble.hint
 
 
 @pytest.mark.parametrize("row", ALL_ROWS)

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from cms.accounts import Grant
+from cms.accounts import Grant, registration_of
 from cms.lifecycle import Outcome, Refused, Transient, Trouble
 from cms_oauth.diagnosis_entra import NOTHING_TO_DO as NOTHING_TO_DO  # noqa: PLC0414 - part of what this offers
 from cms_oauth.diagnosis_entra import RETRIES as RETRIES  # noqa: PLC0414 - the same
-from cms_oauth.diagnosis_entra import row_of
+from cms_oauth.diagnosis_entra import origin_of, row_of
 from cms_oauth.verdicts import fill_text
 
 # What may be quoted of an answer: identifiers, never prose. Longer ones are none of Entra's.
@@ -30,6 +30,9 @@ _MAX_CLAIMS = 4096
 # The application has not been consented to, or not for all that it asks for.
 NO_CONSENT = 65001
 
+# How the application is registered is the reason: its redirect addresses, and the platform that they are of.
+REGISTRATION_NUMBERS = frozenset({700084, 9002326, 9002327, 50011, 500113, 900971, 500119})
+
 # Refusals that a refresh token used twice may come as: what the provider says then differs, and it may say nothing.
 REUSE_NUMBERS = frozenset({None, 70000, 70008, 700082, 54005})
 
@@ -42,7 +45,7 @@ def explain(answer: Mapping[str, Any], grant: Grant, who: str = "") -> Outcome:
     row = row_of(number, word, suberror)
     trouble = Trouble(
         row.kind,
-        f"{row.message} ({_evidence(number, word, suberror)})",
+        f"{row.message} ({_evidence(number, word, suberror)}){_registration(number, grant)}",
         hint(row.hint, grant, who),
         number,
         _identifier(answer.get("correlation_id")),
@@ -68,7 +71,7 @@ def in_person(outcome: Outcome, again: str) -> Outcome:
 def hint(text: str, grant: Grant, who: str = "") -> str:
     """Fill in the commands for this grant, and its redirect address."""
     commands = {"login": command("login", grant, who), "consent": command("admin-consent-url", grant, who)}
-    return fill_text(text, {**commands, "redirect": grant.redirect_uri})
+    return fill_text(text, {**commands, "redirect": grant.redirect_uri, "origin": origin_of(grant.redirect_uri)})
 
 
 def command(name: str, grant: Grant, who: str = "") -> str:
@@ -82,6 +85,14 @@ def _number(answer: Mapping[str, Any]) -> int | None:
         return codes[0]
     found = _AADSTS.search(str(answer.get("error_description", "")))
     return int(found[1]) if found else None
+
+
+def _registration(number: int | None, grant: Grant) -> str:
+    """Say whose registration is the reason, where it is one."""
+    if number not in REGISTRATION_NUMBERS:
+        return ""
+    known = registration_of(grant.client_id)
+    return f", in the registration of the application {known.name if known else grant.client_id}"
 
 
 def _identifier(value: object) -> str:
