@@ -14,7 +14,7 @@ _ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;",
 
 _STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:54rem;margin:3rem auto;padding:0 1rem}"
-    "pre{white-space:pre-wrap;padding:1rem;background:#8881}button{font:inherit;padding:.3rem 1rem}"
+    "pre{white-space:pre-wrap;padding:1rem;background:#8881;font-size:.85em}li{margin:.4rem 0}button{font:inherit;padding:.3rem 1rem}"
 )
 _STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 

@@ -18,6 +18,7 @@ import trio
 import trio.testing
 from structlog.testing import capture_logs
 from support.app_world import MAIL, World, account, read
+from support.ports import free_port, listens
 from support.trio_run import FakeClock, in_trio, in_trio_jumps, jump, until
 
 from cms import app as module
@@ -328,6 +329,27 @@ async def test_the_page_offers_who_waits_for_a_browser(world: World) -> None:
         waiting = [grant.login for grant in app._waiting()]
 
     assert ["unsigned@example.test"] == waiting
+
+
+@in_trio
+async def test_the_page_is_up_and_in_the_status_while_somebody_waits(world: World) -> None:
+    """At the configuration's address; a reload moves it, and it goes with the last who waits."""
+    first, second = free_port(), free_port()
+    world.page = f"http://127.0.0.1:{first}/"
+    world.accounts = [account("unsigned@example.test", redirect_uri="http://localhost/")]
+
+    def told(port: int) -> bool:
+        (row,) = app.status().extra["json"]["accounts"]
+        return f"or open http://127.0.0.1:{port}/ in a browser" in row["next_move"]
+
+    async with world.daemon() as app:
+        await until(lambda: told(first) and listens(first))
+        world.page = f"http://127.0.0.1:{second}/"
+        assert (await app.reload()).ok
+        await until(lambda: told(second) and listens(second) and not listens(first))
+        world.accounts = [account("a@example.test")]
+        assert (await app.reload()).ok
+        await until(lambda: not listens(second))
 
 
 @in_trio

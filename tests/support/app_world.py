@@ -35,6 +35,7 @@ class World:
     sockets: dict[str, dict[str, Any]] = field(default_factory=lambda: {"cms.sock": {}})
     files: list[FileSpec] = field(default_factory=list)
     vault_key: Source | None = None
+    page: str = ""
     warnings: tuple[str, ...] = ()
     fault: Exception | None = None
     options: dict[str, Any] = field(default_factory=dict)
@@ -46,7 +47,7 @@ class World:
             raise self.fault
         sockets = tuple(self.spec(name, **options) for name, options in self.sockets.items())
         files = tuple(self.files)
-        return Config(path, tuple(self.accounts), sockets, self.vault_key, None, self.warnings, files)
+        return Config(path, tuple(self.accounts), sockets, self.vault_key, None, self.warnings, files, self.page)
 
     def spec(self, name: str, **options: Any) -> SocketSpec:
         spec = SocketSpec(self.path(name), tuple(self.accounts), ("SMTP",), 0o600, None, None, None, 7)

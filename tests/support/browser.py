@@ -38,7 +38,7 @@ _ARGUMENTS = (
     # A container's /dev/shm has 64 MB, and chromium wants more.
     "--disable-dev-shm-usage",
     "--disable-gpu",
-    "--window-size=1000,760",
+    "--window-size=1000,800",
     "--no-first-run",
     "--no-default-browser-check",
     "--no-pings",
