@@ -23,7 +23,7 @@ from cms.accounts import Grant
 from cms.grants import budget
 from cms.grants import entra as module
 from cms.grants.entra import Answer, CodeFlow, DeviceFlow
-from cms.lifecycle import Granted, Outcome, Refused, Transient
+from cms.lifecycle import Granted, Outcome, Refused, Transient, Trouble
 from cms.sandbox.directory import APP_ID, APP_SECRET
 from cms.sandbox.entra import Entra, Fault
 
@@ -732,6 +732,31 @@ class TestSignIn:
         assert isinstance(call, module.Call)
 
         assert "wrong-user" == refused(call.signed_in(dict(TOKEN), SCOPES))
+
+    @pytest.mark.parametrize(
+        ("claims", "home", "who"),
+        [
+            ({"preferred_username": "ANN@example.test"}, "new", "ANN@example.test"),
+            ({"upn": ANN}, "new", ANN),
+            ({"preferred_username": "mail@else.test", "upn": ANN}, "new", ANN),
+            ({"preferred_username": "anna@example.test"}, "home", "anna@example.test"),
+            ({}, "home", ""),
+            ({"preferred_username": "anna@example.test"}, "new", None),
+            ({"preferred_username": "anna@example.test", "upn": BEN}, "", None),
+        ],
+    )
+    def test_recognised(self, claims: dict[str, str], home: str, who: str | None) -> None:
+        """By either name, in whatever case, or by the account that has signed in before under another name."""
+        grant = Grant("https://login.example/tenant", "id", ANN)
+        found = module.recognised(grant, {"id_token_claims": claims}, home, "home")
+
+        assert who == (None if isinstance(found, Trouble) else found)
+
+    def test_somebody_unknown_is_nobody(self) -> None:
+        """No account is not the same as no account before."""
+        grant = Grant("https://login.example/tenant", "id", ANN)
+
+        assert isinstance(module.recognised(grant, {}, "", ""), Trouble)
 
     def test_two_resources(self, server: Entra) -> None:
         """A sign-in asks consent for every scope set, and redeems for the first one."""

@@ -22,14 +22,13 @@ from support.waiting import until
 from cms.accounts import Grant, Scopes, Source
 from cms.grants import __main__ as main_module
 from cms.grants import desk as desk_module
-from cms.grants import service as service_module
 from cms.grants.desk import Desk
 from cms.grants.entra import Answer, CodeFlow
 from cms.grants.entra import Entra as Provider
 from cms.grants.keys import Keys
 from cms.grants.messages import Acquire, Cancel, Done, Forget, Import, Open, Place, Prompt, Redirected, SignIn, pack
 from cms.grants.service import Cancelled, Line, Mailbox, Service
-from cms.grants.vault import Entry, Vault
+from cms.grants.vault import Vault
 from cms.lifecycle import Granted, Outcome, Refused, Transient, Trouble
 from cms.sandbox.directory import APP_ID, APP_SECRET
 from cms.sandbox.entra import Entra, Fault
@@ -569,14 +568,36 @@ class TestService:
         service(first).forget(grant)
         assert "granted" == kind(self.sign_in(first, grant, browse(entra, BEN)))
 
-    @pytest.mark.parametrize(
-        ("home", "who", "stranger"), [("home", "new@x.test", False), ("new", "OLD@x.test", False), ("new", "", True)]
-    )
-    def test_who_is_somebody_else(self, home: str, who: str, stranger: bool) -> None:
-        """A person may be renamed, or have another account under the same name."""
-        entry = Entry("{}", "home", "old@x.test", 0.0)
+    def test_a_renamed_person(self, first: Open, grant: Grant, entra: Entra, capfd: pytest.CaptureFixture[str]) -> None:
+        """The account is the same under its new name: that is accepted, and said."""
+        self.sign_in(first, grant, browse(entra))
+        entra.directory.rename(ANN, "anna@example.test")
+        outcome = self.sign_in(first, grant, browse(entra, "anna@example.test"))
 
-        assert stranger == service_module._stranger(entry, replace(entry, home_account_id=home, who=who))
+        assert isinstance(outcome, Granted)
+        assert "anna@example.test" == outcome.who
+        assert f"{ANN} is called anna@example.test now" in capfd.readouterr().err
+
+    def test_a_new_name_proves_nothing(self, first: Open, grant: Grant, entra: Entra) -> None:
+        """Where nobody has signed in before, another name is another person."""
+        entra.directory.rename(ANN, "anna@example.test")
+
+        assert "wrong-user" == kind(self.sign_in(first, grant, browse(entra, "anna@example.test")))
+
+    @pytest.mark.parametrize("login", [ANN, ""])
+    def test_another_account_of_the_same_name(self, first: Open, entra: Entra, login: str) -> None:
+        """A name that was given to somebody else does not open the mailbox; who means it signs out first."""
+        grant = grant_for(entra, login)
+        self.sign_in(first, grant, browse(entra))
+        entra.directory.add_user(ANN, anew=True)
+        outcome = self.sign_in(first, grant, browse(entra))
+        assert isinstance(outcome, Refused)
+        assert "wrong-user" == outcome.trouble.kind
+        assert f"{ANN} signed in, but with another account than the {ANN} before" in outcome.trouble.message
+        assert f"`cms logout {login}` first".replace(" `", "`") in outcome.trouble.hint
+
+        service(first).forget(grant)
+        assert "granted" == kind(self.sign_in(first, grant, browse(entra)))
 
     def test_forget(self, first: Open, grant: Grant, entra: Entra) -> None:
         """What was forgotten is gone; an empty token says so. Forgetting nothing is as good."""

@@ -412,11 +412,12 @@ class Entra:
         self._compare(grant, scopes, result)
         return Answer(call.granted(result, scopes, who), call.kept(), home_account_id, who)
 
-    def adopt(self, grant: Grant, refresh_token: str, secret: Secret = "") -> Answer:
+    def adopt(self, grant: Grant, refresh_token: str, secret: Secret = "", known: str = "") -> Answer:
         """Redeem a refresh token that another program got for the same application."""
         call = self._call(grant, secret)
         if not isinstance(call, Call):
             return Answer(call)
+        call.known = known
         scopes, _ = wanted(grant)
         result = call.ask(lambda: call.app.acquire_token_by_refresh_token(refresh_token, list(scopes)))
         if isinstance(result, dict):
@@ -456,11 +457,17 @@ class Entra:
             return Transient(_no_key_file(error))
         return machine.granted(result, scopes, "") if isinstance(result, dict) else result
 
-    def begin(self, grant: Grant, method: str, claims: str = "", secret: Secret = "") -> Flow | Outcome:
-        """Begin a sign-in for all scope sets of the grant: `method` is "browser", "device" or "paste"."""
+    def begin(
+        self, grant: Grant, method: str, claims: str = "", secret: Secret = "", known: str = ""
+    ) -> Flow | Outcome:
+        """Begin a sign-in for all scope sets of the grant: `method` is "browser", "device" or "paste".
+
+        `known` is the home account of the sign-in that this one replaces, "" for none.
+        """
         call = self._call(grant, secret)
         if not isinstance(call, Call):
             return call
+        call.known = known
         if method != "device":
             return _begin_code(call, claims)
         if secret:
@@ -641,8 +648,11 @@ class Machine(Exchange):
 class Call(Exchange):
     """One exchange with Entra: a fresh MSAL app with a cache and an HTTP client of its own.
 
-    `secret` is what the application proves itself with, as MSAL takes it; "" for a public client.
+    `secret` is what the application proves itself with, as MSAL takes it; "" for a public client. `known` is the home
+    account that has signed in before, "" for none.
     """
+
+    known = ""
 
     def __init__(self, grant: Grant, secret: Secret, cache: str, http: Http) -> None:
         super().__init__(grant, http)
@@ -680,14 +690,34 @@ class Call(Exchange):
         """Return the end of a sign-in: only the person whom the grant names may have signed in."""
         if not isinstance(result, dict):
             return Answer(result)
-        claims = result.get("id_token_claims") or {}
-        who = str(claims.get("preferred_username") or claims.get("upn") or "")
-        if self.grant.login and who.casefold() != self.grant.login.casefold():
-            return Answer(Refused(_wrong_user(self.grant, who)))
         tokens = list(json.loads(self.kept()).get("RefreshToken", {}).values())
-        if not tokens or not tokens[0].get("home_account_id"):
+        home = str(tokens[0].get("home_account_id") or "") if tokens else ""
+        who = recognised(self.grant, result, home, self.known)
+        if isinstance(who, Trouble):
+            return Answer(Refused(who))
+        if not home:
             return Answer(Refused(_nothing_to_keep(self.grant)))
-        return Answer(self.granted(result, scopes, who), self.kept(), tokens[0]["home_account_id"], who)
+        return Answer(self.granted(result, scopes, who), self.kept(), home, who)
+
+
+def recognised(grant: Grant, result: Mapping[str, Any], home: str, known: str) -> str | Trouble:
+    """Return the name of who has signed in, or why it is not whom the grant names.
+
+    `home` is the account that has signed in, `known` the one of the sign-in before, "" for none. Its name may have
+    been changed since then. A name can be given to somebody else too, which is for the vault's keeper to notice.
+    """
+    claims = result.get("id_token_claims") or {}
+    names = [str(claims[name]) for name in ("preferred_username", "upn") if claims.get(name)]
+    login, who = grant.login.casefold(), next(iter(names), "")
+    right = next((name for name in names if name.casefold() == login), "")
+    if right or not login:
+        return right or who
+    if not known or home != known:
+        return _wrong_user(grant, who)
+    note(
+        f"{grant.login} is called {who} now, and is the account that has signed in before: put the new name into the configuration"
+    )
+    return who
 
 
 def _seconds(value: object) -> float | None:

@@ -167,9 +167,9 @@ class Service:
         return catalogue.in_person(outcome, "import again")
 
     def _bring_in(self, grant: Grant, place: Place) -> Outcome:
-        room = self._prepared(grant)
+        room, known = self._prepared(grant)
         found = imports.find(place, grant)
-        answer = self._entra.adopt(grant, found.refresh_token, application.credential(grant).value)
+        answer = self._entra.adopt(grant, found.refresh_token, application.credential(grant).value, known)
         return _not_anew(self._keep(grant, answer, room), found, grant)
 
     def _restore(self, question: Import) -> Outcome:
@@ -213,23 +213,27 @@ class Service:
     def _sign_in(self, question: SignIn, line: Line) -> Outcome:
         grant = question.grant
         # Before anybody takes the trouble.
-        place = self._prepared(grant)
-        flow = self._entra.begin(grant, question.method, question.claims, application.credential(grant).value)
+        place, known = self._prepared(grant)
+        secret = application.credential(grant).value
+        flow = self._entra.begin(grant, question.method, question.claims, secret, known)
         if isinstance(flow, Transient | Refused | Granted):
             return flow
         line.check()
         line.prompt(_prompt(question, flow))
         return self._keep(grant, self._finish(grant, flow, line), place, line)
 
-    def _prepared(self, grant: Grant) -> Stored:
-        """Return where a new sign-in would go, having made sure that it could. Raises Unavailable."""
+    def _prepared(self, grant: Grant) -> tuple[Stored, str]:
+        """Return where a new sign-in would go, having made sure that it could, and whose it would replace.
+
+        The latter is a home account id, "" for nobody's. Raises Unavailable.
+        """
         with self._vault.hold(grant) as held:
-            held.inspect()
+            remembered = held.inspect()
             place = held.prepare()
             held.release()
         if self._persist and not place.persisted:
             raise Unavailable(Transient(_NOWHERE))
-        return place
+        return place, remembered.home_account_id if remembered else ""
 
     def _finish(self, grant: Grant, flow: Flow, line: Line) -> Answer:
         """Wait for the person, and redeem what that brings."""
@@ -253,9 +257,9 @@ class Service:
         entry = Entry(answer.cache, answer.home_account_id, answer.who, time.time())
         with self._vault.hold(grant) as held:
             remembered = held.inspect()
-            if remembered and not grant.login and _stranger(remembered, entry):
-                return Refused(_not_remembered(remembered.who, entry.who))
-            if remembered and remembered.home_account_id == entry.home_account_id:
+            if remembered and remembered.home_account_id != entry.home_account_id:
+                return Refused(_somebody_else(grant, remembered.who, entry.who))
+            if remembered:
                 entry = replace(entry, endings=remembered.endings)
             if line:
                 line.check()
@@ -274,18 +278,18 @@ def _prompt(question: SignIn, flow: Flow) -> Prompt:
     )
 
 
-def _stranger(remembered: Entry, entry: Entry) -> bool:
-    """Say whether somebody else has signed in. A name can change, and so can the account behind a name; not both."""
-    renamed = remembered.home_account_id == entry.home_account_id
-    return not renamed and remembered.who.casefold() != entry.who.casefold()
-
-
-def _not_remembered(remembered: str, who: str) -> Trouble:
-    return Trouble(
-        "wrong-user",
-        f"{who or 'somebody without a name'} signed in, but the account is {remembered}'s: nothing was stored",
-        f"sign in as {remembered}: `cms login`; if it is to be another's account from now on, `cms logout` first",
-    )
+def _somebody_else(grant: Grant, remembered: str, who: str) -> Trouble:
+    """Say that another account has signed in than the one before: a name alone does not make it the same."""
+    if remembered.casefold() == who.casefold():
+        said = (
+            f"{who} signed in, but with another account than the {remembered} before, which was made anew or given to "
+            "somebody else: nothing was stored"
+        )
+    else:
+        said = f"{who or 'somebody without a name'} signed in, but the account is {remembered}'s: nothing was stored"
+    logout = catalogue.command("logout", grant)
+    hint = f"sign in as {remembered}: {{login}}; if it is to be this one from now on, {logout} first"
+    return Trouble("wrong-user", said, catalogue.hint(hint, grant))
 
 
 def _told(outcome: Outcome, stored: Stored, entry: Entry) -> Outcome:

@@ -110,11 +110,17 @@ class Directory:
         for client in _usual_clients():
             self.clients[client.client_id] = client
 
-    def add_user(self, name: str, mailboxes: Iterable[str] = ()) -> User:
-        """Make a user; a second one of the same name replaces the first."""
-        oid = str(uuid.uuid5(uuid.NAMESPACE_DNS, name.lower()))
+    def add_user(self, name: str, mailboxes: Iterable[str] = (), *, anew: bool = False) -> User:
+        """Make a user; a second one of the same name replaces the first, as another account if made `anew`."""
+        oid = str(uuid.uuid4() if anew else uuid.uuid5(uuid.NAMESPACE_DNS, name.lower()))
         self.users[name.lower()] = User(name, oid, tuple(mailboxes))
         return self.users[name.lower()]
+
+    def rename(self, name: str, new: str) -> None:
+        """Give a user another name: the account stays what it is."""
+        user = self.users.pop(name.lower())
+        user.name = new
+        self.users[new.lower()] = user
 
     def user(self, name: str) -> User:
         """Return a user, in whatever case the name is written; raises Refusal."""
