@@ -419,6 +419,8 @@ def _withdraw(ring: Ring, wanted: str) -> bytes:
     """Delete a key; return it, b"" where it is not."""
     try:
         secret = _recall(ring, wanted)
+    except Locked:
+        raise
     except Missing:
         return b""
     ring.delete_password(SERVICE, wanted)

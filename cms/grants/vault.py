@@ -386,6 +386,7 @@ class Vault:
                 return ""
             try:
                 place = self._remove_key()
+                self._sweep()
                 for name in (KEY_NAME, "key.lock"):
                     (self.folder / name).unlink(missing_ok=True)
                 sync_folder(self.folder)
@@ -394,6 +395,14 @@ class Vault:
             except OSError as error:
                 raise _storage(error, f"the name of the key in {self.folder} cannot be deleted") from None
         return place
+
+    def _sweep(self) -> None:
+        """Delete the locks of grants that have nothing else, and that nobody holds."""
+        for path in self.folder.glob("*.lock"):
+            # Not the daemon's own, which goes by another rule, nor the key's, which is held.
+            if len(path.stem) == len(Grant("", "", "").key):
+                with suppress(Unavailable), self._lock_file(path.name, patience=0.0):
+                    path.unlink(missing_ok=True)
 
     def _remove_key(self) -> str:
         named, made = self._named_key()
@@ -479,12 +488,12 @@ class Vault:
             raise _storage(error, f"the state folder {self.folder} cannot be used") from None
 
     @contextmanager
-    def _lock_file(self, name: str) -> Iterator[None]:
+    def _lock_file(self, name: str, patience: float | None = None) -> Iterator[None]:
         """Hold a lock file against other processes. A folder that is not there yet has nothing to protect."""
         if self.keys.memory_only or not self.folder.is_dir():
             yield
             return
-        descriptor = self._take(name)
+        descriptor = self._take(name, self._patience if patience is None else patience)
         try:
             yield
         finally:
@@ -499,11 +508,11 @@ class Vault:
         except FileNotFoundError:
             return False
 
-    def _take(self, name: str) -> int:
+    def _take(self, name: str, patience: float) -> int:
         """Lock a lock file; return its descriptor, which holds the lock until it is closed."""
         descriptor = -1
         try:
-            deadline = time.monotonic() + self._patience
+            deadline = time.monotonic() + patience
             while not self._same(descriptor, name):
                 # Whoever had it before has deleted it with its sign-in, or this is the first try.
                 if descriptor >= 0:
