@@ -10,6 +10,7 @@ from support.configuration import Loader, Refuser, loader, refuser
 
 from cms.accounts import CMS_ORIGIN, CMS_REDIRECT, Account, Proxy, Source
 from cms.config import SocketSpec
+from cms.notices import USUAL_EVENTS, Hook
 
 MY_ID = "0a1b2c3d-1111-2222-3333-444455556666"
 SECRET = "hunter2-Zq8Q~example"
@@ -934,3 +935,81 @@ class TestArgumentLists:
         refusal = refuse("Office365_Account('a@example.com', user='a@example.com')")
 
         assert "Office365_Account: multiple values for argument 'user'" == refusal.message
+
+
+class TestNotify:
+    BASE = "a = Office365_Account('a@example.com')\nCredentialServer('cms.sock', [a])\n"
+
+    def hooks_of(self, load_text: Loader, text: str) -> tuple[Hook, ...]:
+        config = load_text(self.BASE + text)
+        assert () == config.warnings
+        return config.hooks
+
+    def test_defaults(self, load_text: Loader) -> None:
+        """A program alone is told of all that is for people; reminders and grace are a quarter of an hour and ten minutes."""
+        expected = Hook(("sh", "-c", "true"), USUAL_EVENTS, 900.0, 600.0, prompts=True)
+
+        assert (expected,) == self.hooks_of(load_text, "Notify(['sh', '-c', 'true'])")
+        assert load_text(self.BASE).desktop
+
+    def test_everything(self, load_text: Loader, tmp_path: Path) -> None:
+        """Several, by position and by name; a path starts at the configuration's folder."""
+        program = tmp_path / "tell me"
+        program.write_text("#!/bin/sh\n")
+        program.chmod(0o755)
+        found = self.hooks_of(
+            load_text, "Notify('./tell me', ['refreshed', 'failing'], 0, 5)\nNotify(['sh'], remind=60.0, desktop=False)"
+        )
+
+        assert (
+            Hook((str(program),), ("failing", "refreshed"), 0.0, 5.0),
+            Hook(("sh",), USUAL_EVENTS, 60.0, 600.0),
+        ) == found
+
+    def test_the_desktop_can_be_turned_off(self, load_text: Loader) -> None:
+        """By itself, without a program."""
+        config = load_text(self.BASE + "Notify(desktop=False)")
+
+        assert ((), False) == (config.hooks, config.desktop)
+
+    def test_a_program_that_is_not_there_is_warned_about(self, load_text: Loader, tmp_path: Path) -> None:
+        """It may be installed later; until then nobody is notified."""
+        config = load_text(self.BASE + "Notify('no-such-program')")
+
+        assert (
+            f"{tmp_path}/cms.cfg:3: there is no program no-such-program: nobody is notified before there is one",
+        ) == config.warnings
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("Notify()", "Notify: there is nothing to notify with"),
+            ("Notify([])", "Notify: command= is an empty list"),
+            ("Notify('notify-send hello')", "Notify: command= is one program's name, and no shell reads it"),
+            ("Notify(7)", "Notify: command= is a string, not a value of type int"),
+            ("Notify(['sh', 7])", "Notify: command= is a string, not a value of type int"),
+            ("Notify('sh', events='failing')", "Notify: events= is a list, not a value of type str"),
+            ("Notify('sh', events=[])", "Notify: events= is an empty list"),
+            ("Notify('sh', remind=59)", "Notify: remind= is a number of seconds: 0 for never, or from 60 to 86400"),
+            ("Notify('sh', remind=False)", "Notify: remind= is a number of seconds: 0 for never, or from 60 to 86400"),
+            ("Notify('sh', grace=-1)", "Notify: grace= is a number of seconds: from 0 to 86400"),
+            ("Notify('sh', grace='1')", "Notify: grace= is a number of seconds: from 0 to 86400"),
+            ("Notify('sh', grace=float('nan'))", "Notify: grace= is a number of seconds: from 0 to 86400"),
+            ("Notify(desktop='no')", "Notify: desktop= is True or False, not a value of type str"),
+        ],
+    )
+    def test_refused(self, refuse: Refuser, text: str, message: str) -> None:
+        """What cannot be is refused with its argument."""
+        assert (3, message) == ((refusal := refuse(self.BASE + text)).line, refusal.message)
+
+    def test_an_event_that_there_is_not(self, refuse: Refuser) -> None:
+        """The nearest one is named."""
+        refusal = refuse(self.BASE + "Notify('sh', events=['sign-in-require'])")
+
+        assert "Did you mean sign-in-required?" == refusal.hint
+
+    def test_the_desktop_is_named_once(self, refuse: Refuser) -> None:
+        """Two lines could disagree."""
+        refusal = refuse(self.BASE + "Notify(desktop=False)\nNotify(desktop=True)")
+
+        assert "Notify: a second Notify(desktop=...); the first is in line 3" == refusal.message

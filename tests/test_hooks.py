@@ -18,13 +18,16 @@ import pytest
 import trio
 import trio.testing
 from structlog.testing import capture_logs
+from support.configuration import loader
+from support.contrib import ROOT
+from support.fragments import blocks
 from support.trio_run import FakeClock, in_trio, in_trio_jumps, jump, until
 
 from cms import hooks as module
 from cms.forecast import Forecast
 from cms.hooks import DESKTOP, FACTS, HOOK_SECONDS, MAX_LINES, Hooks, desktop_bus, facts_of, hook_environment, run_hook
 from cms.lifecycle import Life, NeedsSignIn, Token, Trouble
-from cms.notices import EVENTS, Facts, Hook, Notice
+from cms.notices import EVENTS, REMIND_SECONDS, USUAL_EVENTS, Facts, Hook, Notice
 
 ANN, BOB = "ann@example.test", "bob@example.test"
 REVOKED = Trouble("refused", "the password was changed", "sign in again")
@@ -441,3 +444,63 @@ class TestDesktop:
         """Whatever lies in the current folder, and whatever PYTHONPATH says."""
         assert (sys.executable, "-I", "-m", "cms.notify") == DESKTOP.argv
         assert "refreshed" not in DESKTOP.events
+
+
+PAGE = (ROOT / "docs" / "operations.md").read_text()
+# Stands for each program that the page names: notes its arguments and what it reads.
+FAKE = """#!/bin/sh
+{ printf '%s|' "${0##*/}" "$@"; echo; cat; } >> "${0%/*}/log"
+"""
+
+
+class TestDocument:
+    @pytest.fixture
+    def programs(self, tmp_path: Path) -> Path:
+        """A folder with the programs of the page."""
+        folder = tmp_path / "programs"
+        folder.mkdir()
+        for name in ("mail", "curl", "notify-send"):
+            (folder / name).write_text(FAKE)
+            (folder / name).chmod(0o755)
+        return folder
+
+    def test_the_examples_say_what_they_promise(self, tmp_path: Path, programs: Path) -> None:
+        """Each hook of the page loads without a warning, and hands the facts on, whatever is in them."""
+        (text,) = (block.text for block in blocks(PAGE) if block.mark == "test: notices")
+        config = loader(tmp_path)(text)
+        notice = replace(NOTICE, message='it\'s "over" `id` $HOME', page="http://127.0.0.1:8080/")
+
+        @in_trio
+        async def tell() -> None:
+            for hook in config.hooks:
+                path = {"PATH": f"{programs}:{os.environ['PATH']}"}
+                assert [] == await run_hook(hook.argv, path | facts_of(notice), notice)
+
+        with capture_logs() as lines:
+            tell()
+
+        assert ([], ()) == (lines, config.warnings)
+        told = 'it\'s "over" `id` $HOME'
+        assert [
+            f"mail|-s|sign-in-required: {ANN}|root|",
+            told,
+            "sign in again",
+            "http://127.0.0.1:8080/",
+            f"curl|-sS|-H|Title: sign-in-required|-d|{ANN}: {told}|https://ntfy.example.com/your-topic|",
+            f"notify-send|--app-name=cms|sign-in-required: {ANN}|{told}. sign in again|",
+        ] == (programs / "log").read_text().splitlines()
+
+    def test_the_mail_comes_every_six_hours(self, tmp_path: Path) -> None:
+        """As the page says of it."""
+        (text,) = (block.text for block in blocks(PAGE) if block.mark == "test: notices")
+        first, second, third = loader(tmp_path)(text).hooks
+
+        assert (6 * 3600.0, REMIND_SECONDS) == (first.remind, second.remind)
+        assert (set(first.events), set(USUAL_EVENTS)) == (set(second.events), set(third.events))
+
+    def test_every_variable_and_event_is_documented(self) -> None:
+        """In docs/configuration.md, by name."""
+        text = (ROOT / "docs" / "configuration.md").read_text().partition("## Notify")[2]
+
+        assert [] == [name for name in FACTS if f"`{name}`" not in text]
+        assert [] == [event for event in EVENTS if f'`"{event}"`' not in text]

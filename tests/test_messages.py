@@ -25,7 +25,7 @@ from cms.grants.messages import (
     Reply,
     SignIn,
 )
-from cms.lifecycle import Granted, Refused, Transient, Trouble
+from cms.lifecycle import Ending, Granted, Refused, Transient, Trouble
 
 GRANT = Grant(
     "https://login.example/common",
@@ -52,6 +52,7 @@ REPLIES: list[Reply] = [
     Done(1, Granted("secret-token", 5.0, 3600.0, ("a", "b"), persisted=False, key_from="memory only", who="ann")),
     Done(1, Transient(TROUBLE, 120.0)),
     Done(1, Refused(TROUBLE)),
+    Done(1, Granted("secret-token", 5.0, 3600.0, given_at=7.5, endings=(Ending(1.0, 2.0, 70043), Ending(3.0, 4.0)))),
 ]
 
 
@@ -135,6 +136,11 @@ def _lies() -> list[dict[str, Any]]:
         done(granted, scopes=7),
         done(granted, scopes=[7]),
         done(granted, persisted="yes"),
+        done(granted, given_at="yesterday"),
+        done(granted, endings=[7]),
+        done(granted, endings=[{"given_at": 1.0, "ended_at": "now", "aadsts": None}]),
+        done(granted, endings=[{"given_at": 1.0, "ended_at": 2.0, "aadsts": "70043"}]),
+        done(granted, endings=[{"given_at": 1.0, "ended_at": 2.0, "why": 1}]),
         done(transient, retry_after="120"),
         done(transient, trouble={**transient["outcome"]["trouble"], "aadsts": "50173"}),
         done(transient, trouble={**transient["outcome"]["trouble"], "claims": {}}),

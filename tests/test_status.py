@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from cms.accounts import Account, Grant
+from cms.forecast import Forecast
 from cms.lifecycle import Failing, Life, NeedsSignIn, Refused, Token, Transient, Trouble, absorb
 from cms.status import (
     CRITICAL,
@@ -502,3 +503,52 @@ def test_no_output_has_a_secret(name: str) -> None:
 def test_durations_read_as_people_say_them(seconds: float, expected: str) -> None:
     """The two largest units that are not zero."""
     assert expected == duration(seconds)
+
+
+DAY = 86_400.0
+EXPECTED = Forecast(WALL + 2 * DAY, "sign-in frequency of the organisation, seen twice", "likely")
+
+
+def given(days: float, **more: object) -> Row:
+    """The row of an account that signed in so many days ago."""
+    return describe([entry(Life(TOKEN), given_at=WALL - days * DAY, **more)], NOW, WALL)[0]
+
+
+def test_the_status_says_when_a_sign_in_was_given() -> None:
+    """Without a forecast that alone; nothing where it is not known."""
+    row = given(12)
+
+    assert (int(WALL - 12 * DAY), int(12 * DAY), None, None) == (
+        row.signed_in_at,
+        row.signed_in_age,
+        row.forecast,
+        row.ends_in,
+    )
+    assert "saved, encrypted; key from keyring; given 12 d ago\n" in as_text([row])
+    assert "given" not in as_text([row_of("ok")])
+
+
+def test_the_status_says_when_a_sign_in_is_expected_to_end() -> None:
+    """When, why, and how sure that is; as data too."""
+    row = given(12, forecast=EXPECTED)
+    text = " ".join(as_text([row]).split())
+
+    assert "given 12 d ago; next expected in 2 d (sign-in frequency of the organisation, seen twice; likely)" in text
+    assert {"due": EXPECTED.due, "reason": EXPECTED.reason, "certainty": "likely"} == as_json([row])["accounts"][0][
+        "forecast"
+    ]
+    assert (OK, False, "") == (exit_code([row]), row.sign_in_due, row.next_move)
+
+
+def test_monitoring_is_warned_before_a_sign_in_ends() -> None:
+    """Within a day of it, with the command; and a moment that has passed is told as now."""
+    near, past = (given(12, forecast=replace(EXPECTED, due=WALL + left)) for left in (DAY - 1, -60.0))
+
+    assert [WARNING, WARNING] == [exit_code([near]), exit_code([past])]
+    assert "sign in before mail has to wait: `cms login a@example.test`" == near.next_move
+    assert "next expected now" in as_text([past])
+
+
+def test_a_clock_that_went_back_makes_no_negative_age() -> None:
+    """A sign-in of the future is one of just now."""
+    assert 0 == given(-1).signed_in_age
