@@ -191,7 +191,6 @@ class App(control.Commands):
         self._provider = _Current()
         self._custody = Custody(self._provider, options.state_folder, lambda: self._accounts, self._signed_in)
         self._recent = Recent(options.clock.boot)
-        self._recent = Recent(options.clock.boot)
         self._sockets = Sockets(
             lambda grant: self._kept[grant.key].keeper, lambda: self._names, options.clock, self._recent
         )
@@ -370,8 +369,6 @@ class App(control.Commands):
         self._here.start_soon(self._run_keeper, kept)
         return kept
 
-        self._signins.page = loaded.config.page
-        self._signins.changed()
     async def _run_keeper(self, kept: _Kept) -> None:
         with kept.scope:
             await kept.keeper.run()
@@ -384,6 +381,8 @@ class App(control.Commands):
             return
         self._names[keeper.grant.key] = keeper.who
         self._news.set()
+        if isinstance(before.phase, NeedsSignIn) is not isinstance(after.phase, NeedsSignIn):
+            self._signins.changed()
         self._files.wake(keeper)
         if keeper.persisted is False:
             self._warn_of_memory()
@@ -419,8 +418,6 @@ class App(control.Commands):
         self._hooks.changed(grant.key)
 
     def _warn_of_memory(self) -> None:
-        if isinstance(before.phase, NeedsSignIn) is not isinstance(after.phase, NeedsSignIn):
-            self._signins.changed()
         if not self._said_memory:
             self._said_memory = True
             log.warning(MEMORY_WARNING)

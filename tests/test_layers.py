@@ -69,9 +69,9 @@ LADDER = {
     "rung 1: the grant worker, what crosses to it, and plain tools": (
         "cms.logs",
         "cms.proctcp",
-        "cms.remote",
         "cms.notify",
         "cms.qr",
+        "cms.remote",
         "cms.grants",
         "cms.grants.messages",
         "cms.grants.catalogue",
@@ -138,8 +138,8 @@ DEFERRED = {
         "cms_oauth.main",
         "cms_oauth.options",
     ): "click costs four times what a fetch does: only unusual options pay for it",
-    ("cms_oauth", "cms_oauth.library"): "the client imports the package, and needs none of what it offers programs",
     ("cms_oauth.main", "cms_oauth.trial"): "smtplib, ssl and the tables of verdicts, for a test only",
+    ("cms_oauth", "cms_oauth.library"): "the client imports the package, and needs none of what it offers programs",
     ("cms.main", "cms.commands"): "click, which the daemon does without",
     ("cms.commands", "cms.sandbox.demo"): "`cms demo` is the one command that starts the sandbox",
 }
@@ -171,17 +171,17 @@ HOMES = {
 # Pure modules, and the doors to the outside that are shut to them.
 PURE = (
     "cms_oauth.sasl",
-    "cms_oauth.verdicts",
     "cms_oauth.claims",
-    "cms_oauth.diagnosis_mail",
+    "cms_oauth.verdicts",
     "cms_oauth.diagnosis_entra",
     "cms_oauth.diagnosis_local",
+    "cms_oauth.diagnosis_mail",
     "cms_oauth.diagnosis",
     "cms_oauth.wire",
     "cms.accounts",
-    "cms.preflight",
     "cms.consent",
     "cms.combinations",
+    "cms.preflight",
     "cms.lifecycle",
     "cms.forecast",
     "cms.policy",
@@ -198,7 +198,6 @@ PURE = (
     "cms.grants.messages",
     "cms.grants.catalogue",
     "cms.grants.peers",
-    "cms.combinations",
     "cms.grants.seals",
 )
 IMPURE = {
