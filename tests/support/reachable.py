@@ -59,7 +59,7 @@ class Installation:
         for package in ("cms", "cms_oauth"):
             self._copy_own(package)
         for data in ("contrib", "systemd"):
-            shutil.copytree(_find("cms").parent / data, self._packages / "cms" / "data" / data)
+            shutil.copytree(_find("cms").parent / data, self._packages / "cms" / "data" / data, dirs_exist_ok=True)
         for command, module in COMMANDS.items():
             self._write_command(command, module)
 
