@@ -166,10 +166,9 @@ def _personal_tenant(case: Case) -> str:
 
 def _personal_user(case: Case) -> str:
     """A guest of a tenant has no mailbox in it."""
-    at_home = case.tenant in {"consumers", "common", PERSONAL_TENANT}
-    if not is_personal(case.domain) or (at_home and case.cloud.name in {"global", "personal"}):
-        return ""
-    if case.cloud.name == "personal":
+    at_home = case.tenant in {"consumers", "common", PERSONAL_TENANT} and case.cloud.name == "global"
+    # Of cloud="personal" with a tenant there is a warning already.
+    if not is_personal(case.domain) or at_home or case.cloud.name == "personal":
         return ""
     return (
         f"{case.person} is a personal account, which no organisation's tenant has a mailbox for: say"

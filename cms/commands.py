@@ -20,7 +20,7 @@ import click
 
 from cms import consent, moving, process, remote
 from cms import login as terminal
-from cms.accounts import Account, application
+from cms.accounts import Account, Proxy, application
 from cms.config import LOAD_SECONDS, Config, ConfigError, FileSpec, SocketSpec, load
 from cms.grants.messages import Place
 from cms.main import INTERRUPTED, VALUES, Run, run_anew
@@ -503,6 +503,7 @@ def summary(config: Config) -> list[str]:
         *(_account_line(account) for account in config.accounts),
         *(_socket_line(spec) for spec in config.sockets),
         *(_file_line(spec) for spec in config.files),
+        *([_proxy_line(config.proxy)] if config.proxy else []),
         f"vault key: {key}",
     ]
 
@@ -510,6 +511,12 @@ def summary(config: Config) -> list[str]:
 def _account_line(account: Account) -> str:
     protocols = ", ".join(account.scopes) or "no protocol"
     return f"account {_name(account)}: {protocols}; signs in by {account.grant.sign_in}; application: {application(account.grant)}"
+
+
+def _proxy_line(proxy: Proxy) -> str:
+    who = f", as {proxy.user}" if proxy.user else ""
+    but = f"; without it: {', '.join(proxy.no_proxy)}" if proxy.no_proxy else ""
+    return f"proxy {proxy.url}{who}: the way to Entra{but}"
 
 
 def _socket_line(spec: SocketSpec) -> str:

@@ -460,12 +460,14 @@ PostfixTable("{home}/postfix.sock", accounts=[account], default=account)
 TokenFile("{home}/token", account, "IMAP", mode=0o640, newline=True)
 MailDir("x")
 Vault(key=File("{home}/key"))
+Proxy("http://ann@proxy.test:3128", no_proxy=["localhost"])
 """
     )
 
     assert 0 == main.main(["check", "-c", str(path)])
     out, err = capsys.readouterr()
     assert f"{path}: good" in out
+    assert "proxy http://proxy.test:3128, as ann: the way to Entra; without it: localhost" in out
     assert "account a@example.test: SMTP, IMAP; signs in by browser; application: cms (" in out
     assert "application: 11111111-" in out
     assert "mode 0666; for whoever its mode lets in; serves a@example.test, b@example.test with SMTP, IMAP" in out

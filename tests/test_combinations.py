@@ -70,6 +70,11 @@ WRONG = {
         "example.com",
         "leave tenant= out",
     ),
+    "personal, and an organisation for a person": (
+        case("a@outlook.com", TENANT, "personal"),
+        TENANT,
+        "leave tenant= out",
+    ),
     "personal, and any organisation": (case(tenant="organizations", cloud="personal"), "", "leave tenant= out"),
     "an organisation's user among persons": (case(tenant="consumers"), "a@example.com", 'cloud="personal"'),
     "the same, by its GUID": (case(tenant=PERSONAL_TENANT), "a@example.com", 'cloud="personal"'),

@@ -105,6 +105,18 @@ def test_environment_no_proxy(entra: Entra, company: Company, monkeypatch: pytes
     assert [] == company.tunnels
 
 
+@pytest.mark.parametrize("address", ["ftp://127.0.0.1:9", "http:///nowhere"])
+def test_environment_with_no_proxy(entra: Entra, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    """What is no HTTP proxy is told with the variables and with what takes their place."""
+    monkeypatch.setenv("HTTPS_PROXY", address)
+
+    found = trouble(entra, None)
+
+    assert "the environment names a way to localhost" in found.message
+    assert "HTTPS_PROXY" in found.hint
+    assert "Proxy(...)" in found.hint
+
+
 def test_password(entra: Entra, company: Company, tmp_path: Path) -> None:
     """A proxy that wants a password gets the one that the source holds, whatever is in it."""
     keep_secret(PASSWORD)

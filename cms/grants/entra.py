@@ -39,7 +39,7 @@ from cms.accounts import Grant, Proxy, Scopes, resource
 from cms.grants import catalogue
 from cms.grants.budget import POOLS, Budget
 from cms.grants.keys import Missing
-from cms.grants.way import Way, no_password, no_tls, refusal
+from cms.grants.way import Way, no_password, no_proxy, no_tls, refusal
 from cms.lifecycle import Granted, Outcome, Refused, Transient, Trouble
 
 # A token answer has some 10 KB, a discovery document less.
@@ -513,6 +513,9 @@ def _network_trouble(error: OSError, grant: Grant) -> Trouble:
         return Trouble("timeout", f"{host} did not answer in time", catalogue.NOTHING_TO_DO)
     if isinstance(error, _NoPassword):
         return no_password(str(error))
+    if isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.InvalidSchema):
+        # Not the authority's own: that was read with the configuration.
+        return no_proxy(host)
     if isinstance(error, requests.exceptions.ProxyError):
         return refusal(str(error), host)
     if isinstance(error, requests.exceptions.SSLError) or not isinstance(error, requests.RequestException):

@@ -95,6 +95,16 @@ def refusal(reason: str, host: str) -> Trouble:
     )
 
 
+def no_proxy(host: str) -> Trouble:
+    """Say that what the environment names as a proxy is none. One of the configuration's has been checked."""
+    return Trouble(
+        "network",
+        f"the environment names a way to {host} that cms cannot use",
+        "HTTPS_PROXY and ALL_PROXY are http://HOST:PORT (SOCKS needs the Python package PySocks beside cms): change them"
+        " where cms is started, and start it again; or put Proxy(...) into the configuration, which counts before them, then `cms reload`",
+    )
+
+
 def no_tls(reason: str, host: str) -> Trouble | None:
     """Say that something answered which does not speak TLS; None where `reason` is another fault of TLS."""
     if not _NO_TLS.search(reason):
