@@ -29,6 +29,7 @@ demo: $(INSTALLED)
 
 test: packages lint
 	rm -f .coverage .coverage.*
+	@echo 'What a browser shows in the tests is kept in build/screenshots/.'
 	$(VENV)/bin/coverage run -m pytest --numprocesses $(JOBS) --dist loadfile
 	$(VENV)/bin/coverage combine --quiet
 	$(VENV)/bin/coverage report

@@ -219,7 +219,7 @@ class Loopback:
             await trio.aclose_forcefully(stream)
 
     async def _exchange(self, stream: trio.SocketStream, port: int) -> None:
-        # Asked first, while the other end is surely there. Reading the kernel's tables takes a millisecond.
+        # Asked first, while the other end is surely there.
         uid = self._uid_of(stream.socket.getpeername()[:2], stream.socket.getsockname()[:2])
         with trio.move_on_after(REQUEST_SECONDS) as scope:
             try:

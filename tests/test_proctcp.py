@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,31 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+@pytest.fixture(params=["asked", "looked up"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways to find out: the kernel's answer, where there is one, and its tables."""
+    if request.param == "looked up":
+        silence(monkeypatch)
+    name: str = request.param
+    return name
+
+
+def silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a kernel that does not answer: there is no netlink of this number."""
+    monkeypatch.setattr(proctcp, "NETLINK_SOCK_DIAG", 31)
+
+
+def kernel_answers() -> bool:
+    """Whether this kernel has sock_diag for TCP. Containers of some makes do not."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()),
+        server.accept()[0] as accepted,
+    ):
+        return proctcp._ask(accepted.getpeername(), accepted.getsockname()) is not None
+
+
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
 def test_a_real_connection_is_found(family: socket.AddressFamily, host: str) -> None:
     """The other end of a connection from this process is this user's."""
@@ -40,6 +66,7 @@ def test_a_real_connection_is_found(family: socket.AddressFamily, host: str) -> 
     assert os.getuid() == found
 
 
+@pytest.mark.usefixtures("way")
 def test_a_dual_stack_client_is_found() -> None:
     """A browser may reach 127.0.0.1 through an IPv6 socket: the kernel lists it so."""
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_INET6) as client:
@@ -64,10 +91,69 @@ def test_only_an_open_socket_counts(table: Path, state: str, inode: int, expecte
     assert expected == peer_uid(("127.0.0.1", 50_000), ("127.0.0.1", 8080))
 
 
-def test_without_tables_nobody_is_found(table: Path) -> None:
-    """No /proc: nobody is let in."""
-    assert not table.exists()
-    assert None is peer_uid(("127.0.0.1", 50_000), ("127.0.0.1", 8080))
+def test_without_tables_nobody_is_found(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No /proc and no answer: nobody is let in."""
+    silence(monkeypatch)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()),
+        server.accept()[0] as accepted,
+    ):
+        assert not table.exists()
+        assert None is peer_uid(accepted.getpeername(), accepted.getsockname())
+
+
+def test_the_kernels_answer_needs_no_tables(table: Path) -> None:
+    """Where the kernel answers, its tables are not read, however long they are."""
+    expected = os.getuid() if kernel_answers() else None
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()),
+        server.accept()[0] as accepted,
+    ):
+        assert not table.exists()
+        assert expected == peer_uid(accepted.getpeername(), accepted.getsockname())
+
+
+def answer(*, kind: int = 20, state: int = 1, uid: int = 1000, inode: int = 77) -> bytes:
+    """What the kernel says of a connection: nlmsghdr and inet_diag_msg."""
+    return (
+        struct.pack("=IHHII", 88, kind, 0, 1, 0)
+        + struct.pack("=BBBB", 2, state, 0, 0)
+        + bytes(48)
+        + struct.pack("=IIIII", 0, 0, 0, uid, inode)
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (answer(), 1000),
+        (answer(uid=0), 0),
+        # The listener that the kernel names where the connection is gone, and one that nobody has open any more.
+        (answer(state=10), None),
+        (answer(inode=0), None),
+        # NLMSG_ERROR, and less than an answer.
+        (answer(kind=2), None),
+        (answer()[:60], None),
+        (b"", None),
+    ],
+)
+def test_an_answer_is_read_with_care(said: bytes, expected: int | None) -> None:
+    """Only an established connection that is open in a process has a user."""
+    assert expected == proctcp._owner_in(said)
+
+
+def test_a_connection_that_is_closed_is_nobodys() -> None:
+    """Its listener is not taken for it, nor the other end."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        client = socket.create_connection(server.getsockname())
+        with server.accept()[0] as accepted:
+            ends = accepted.getpeername(), accepted.getsockname()
+            client.close()
+
+            assert None is peer_uid(*ends)
+            assert None is peer_uid(server.getsockname(), ("127.0.0.1", 1))
 
 
 def test_the_holder_of_a_port_is_named() -> None:
