@@ -191,7 +191,6 @@ def test_proxy_down(entra: Entra, company: Company) -> None:
     company.stop()
 
     found = trouble(entra, Proxy(company.url))
-    company.start()
 
     assert "the proxy on the way to localhost" in found.message
     assert "cannot be reached" in found.message

@@ -75,7 +75,7 @@ def place(entra: Entra) -> str:
 
 
 def test_a_proxy_with_a_password(broker: Daemon, entra: Entra, proxy: Proxy) -> None:
-    """Sign-in and refresh go through it; while it is away that is told, and mail tools get their token again after."""
+    """Sign-in and refresh go through it; while it refuses that is told, and mail tools get their token again after."""
     keep_secret(PASSWORD)
     proxy.user, proxy.password = "ann", PASSWORD
     secret = broker.home / "proxy.password"
@@ -88,13 +88,13 @@ def test_a_proxy_with_a_password(broker: Daemon, entra: Entra, proxy: Proxy) -> 
     until(lambda: token(broker), "the first token")
     assert {place(entra)} == set(proxy.tunnels)
 
-    proxy.stop()
+    proxy.status = 503
     restart(broker, {})
-    until(lambda: "the proxy on the way to" in status(broker), "the status to tell of the proxy")
+    until(lambda: "the proxy does not let cms through" in status(broker), "the status to tell of the proxy")
     assert "" == token(broker)
-    assert "check Proxy(...) in the configuration" in status(broker)
+    assert "whoever runs the proxy has to allow it" in status(broker)
 
-    proxy.start()
+    proxy.status = 0
     proxy.tunnels.clear()
     restart(broker, {})
     until(lambda: token(broker), "a token by way of the proxy")

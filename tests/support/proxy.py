@@ -47,8 +47,8 @@ class Proxy:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Listen, on the same port as before if there was one."""
-        self._server = _Server(("127.0.0.1", self.port), self)
+        """Listen on a port of the system's choice."""
+        self._server = _Server(("127.0.0.1", 0), self)
         self.port = self._server.server_port
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
@@ -75,8 +75,6 @@ class Proxy:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    # A stopped proxy's port is taken again while old connections linger.
-    allow_reuse_address = True
 
     def __init__(self, address: tuple[str, int], proxy: Proxy) -> None:
         super().__init__(address, _Handler)
