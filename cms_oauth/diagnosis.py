@@ -278,6 +278,7 @@ def _values(protocol: str, reply: str, evidence: Evidence) -> dict[str, str]:
         "protocol": protocol.upper(),
         "test": protocol,
         "host": evidence.host or "HOST",
+        "offered": ", ".join(evidence.offered) or "none",
         "challenge": evidence.challenge[:_MAX_TEXT] or "its word for both",
         "wait": span(seconds) if (seconds := wait_of(reply)) is not None else "some minutes",
         "ago": span((evidence.now or 0) - (evidence.skew or 0) - (claims.expires or 0)),
@@ -322,10 +323,12 @@ def of_entra(
     *,
     user: str = "",
     redirect: str = "the redirect address",
+    retry_after: float | None = None,
 ) -> tuple[Verdict, ...]:
     """Return what a refusal of Entra's means: its AADSTS number, `error`, `suberror` and HTTP status, as far as known.
 
-    `user` is whose sign-in it was and `redirect` its redirect address, for the commands. Never nothing.
+    `user` is whose sign-in it was and `redirect` its redirect address, for the commands; `retry_after` is the pause in
+    seconds that the answer named. Never nothing.
     """
     row = entra.row_of(aadsts, error, suberror, status)
     said = (f"AADSTS{aadsts}" if aadsts else "", error, suberror, f"HTTP {status}" if status else "")
@@ -333,7 +336,10 @@ def of_entra(
     commands = {"login": command("login", user), "consent": command("admin-consent-url", user)}
     values = {**commands, "redirect": redirect, "origin": entra.origin_of(redirect)}
     verdict = fill(of_row(row), values)
-    return (replace(verdict, cause=f"{verdict.cause[:-1]} ({shown}).", link=verdict.link or _more_of(aadsts)),)
+    takes = verdict.takes if retry_after is None else span(retry_after)
+    return (
+        replace(verdict, cause=f"{verdict.cause[:-1]} ({shown}).", takes=takes, link=verdict.link or _more_of(aadsts)),
+    )
 
 
 def of_row(row: entra.Row) -> Verdict:

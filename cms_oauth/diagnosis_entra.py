@@ -525,7 +525,7 @@ ERRORS = {
 # What an HTTP status says where nothing else is known.
 THROTTLED = _wait(
     "throttled",
-    "the provider asked for a pause (HTTP 429)",
+    "the provider asked for a pause",
     takes="a minute, or what Retry-After names",
     kind="throttled",
     words=("HTTP 429", "Too Many Requests", "Retry-After"),
@@ -537,6 +537,7 @@ NOT_THE_PROVIDER = _wait(
     "not-the-provider",
     "the answer is not one that an identity provider gives",
     f"{RETRIES}; a captive portal or a proxy may be in between",
+    kind="garbage",
     words=("captive portal", "HTML instead of JSON"),
 )
 
@@ -546,7 +547,7 @@ UNKNOWN = _wait("unknown", "the provider answered with an error that cms does no
 _TOO_MANY_REQUESTS = 429
 _TIMED_OUT = 408
 _UNAUTHORIZED = 401
-_SERVER_ERRORS = range(500, 600)
+_SERVER_ERROR = 500
 
 
 def origin_of(redirect: str) -> str:
@@ -564,6 +565,6 @@ def _of_status(status: int | None) -> Row | None:
         return THROTTLED
     if status == _UNAUTHORIZED:
         return ERRORS["invalid_client"]
-    if status == _TIMED_OUT or status in _SERVER_ERRORS:
+    if status == _TIMED_OUT or (status or 0) >= _SERVER_ERROR:
         return FAILED
     return NOT_THE_PROVIDER if status else None

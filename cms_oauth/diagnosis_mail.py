@@ -329,9 +329,11 @@ SCOPE = Verdict(
 
 PERSONAL_OFF = Verdict(
     "personal-switches",
-    "IMAP or POP is switched off for this personal account: both are, until somebody turns them on.",
+    "IMAP and POP are switched off for this personal account until somebody turns them on; with newer accounts SMTP is too.",
     "you",
-    ("Outlook.com > Settings > Mail > Forwarding and IMAP: let devices and apps use IMAP, and POP; save",),
+    (
+        "Outlook.com > Settings > Mail > Forwarding and IMAP (in older views: Sync email): let devices and apps use IMAP, and POP; save",
+    ),
     "minutes",
     _PERSONAL,
     ("outlook.com IMAP disabled", "Let devices and apps use POP", "hotmail User is authenticated but not connected"),
@@ -374,7 +376,7 @@ OTHER_SERVER = Verdict(
 )
 NO_OAUTH = Verdict(
     "no-oauth",
-    "The server offers no OAuth2 login at this place.",
+    "The server takes no OAuth2 login at this place; what it offers: {offered}.",
     "you",
     ("check host and port: SMTP wants port 587 with STARTTLS, IMAP 993, POP 995; port 25 takes no logins",),
     _AT_ONCE,
@@ -657,7 +659,15 @@ _OWN = "cms_oauth.mailtest"
 
 # What a refusal may have for causes that does not name one; evidence sorts them (`diagnosis`).
 _LAST = (FULL_ACCESS, SECURITY_DEFAULTS, CONDITIONAL_ACCESS, ENTERPRISE_APP, LICENCE, SERVICE_PRINCIPAL)
-_SMTP_CAUSES = (SMTP_AUTH_SOMEWHERE, PERSONAL_ALIAS, SECURITY_DEFAULTS, CONDITIONAL_ACCESS, LICENCE, SERVICE_PRINCIPAL)
+_SMTP_CAUSES = (
+    SMTP_AUTH_SOMEWHERE,
+    PERSONAL_ALIAS,
+    PERSONAL_OFF,
+    SECURITY_DEFAULTS,
+    CONDITIONAL_ACCESS,
+    LICENCE,
+    SERVICE_PRINCIPAL,
+)
 _IMAP_CAUSES = (IMAP_OFF, PERSONAL_OFF, *_LAST)
 _POP_CAUSES = (POP_OFF, PERSONAL_OFF, *_LAST)
 

@@ -457,7 +457,14 @@ def _said_no(*, after_login: bool = False) -> Iterator[None]:
     except imaplib.IMAP4.abort:
         raise
     except imaplib.IMAP4.error as error:
-        raise _Refused(str(error), temporary=after_login or _is_temporary(str(error))) from None
+        text = _own_words(str(error))
+        raise _Refused(text, temporary=after_login or _is_temporary(text)) from None
+
+
+def _own_words(text: str) -> str:
+    """Return the server's answer without what imaplib puts around it: `EXAMINE command error: BAD [b'...']`."""
+    found = re.fullmatch(r"\w+ command error: (\w+) \[b(['\"])(.*)\2\]", text)
+    return f"{found[1]} {found[3]}" if found else text
 
 
 def _is_temporary(text: str) -> bool:

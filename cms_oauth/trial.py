@@ -48,7 +48,8 @@ def _end(options: Options, outcome: mailtest.Report) -> int:
 
 def _explained(outcome: mailtest.Report) -> list[str]:
     """Return the likeliest verdict in full, what else it may be in a line each, and what support asks for."""
-    if not outcome.verdicts or not outcome.trace:
+    if not outcome.verdicts or not outcome.evidence.host:
+        # What the client itself met with is told in one line, as ever.
         return []
     first, *others = outcome.verdicts
     lines = diagnosis.as_lines(first)

@@ -48,6 +48,7 @@ _PLACEHOLDERS = {
     "protocol": "SMTP (IMAP, POP)",
     "test": "smtp",
     "host": "the host",
+    "offered": "passwords alone, or nothing",
     "software": "Dovecot, Postfix, exim or other",
     "challenge": "as it says in the middle of the login",
     "wait": "as long as it names",

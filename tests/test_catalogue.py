@@ -90,6 +90,17 @@ def test_a_refusal_names_the_next_command(row: entra.Row) -> None:
     assert row.transient or any(word in row.hint for word in ("{login}", "`cms refresh`", "`cms reload`"))
 
 
+@pytest.mark.parametrize(
+    ("status", "kind"), [(429, "throttled"), (503, "server"), (408, "server"), (999, "server"), (302, "garbage")]
+)
+def test_a_status_without_an_error(status: int, kind: str) -> None:
+    """Its number is shown, and cms tries again."""
+    trouble = catalogue.of_status(status)
+
+    assert (kind, True) == (trouble.kind, trouble.message.endswith(f"(HTTP {status})"))
+    assert catalogue.RETRIES in trouble.hint
+
+
 @pytest.mark.parametrize("number", [50196, 90055, 50053])
 def test_long_pauses(number: int) -> None:
     """A loop, a throttled tenant and a locked account are left alone for a quarter of an hour."""

@@ -120,7 +120,9 @@ def test_a_personal_account_has_no_administrator(user: str) -> None:
 
     assert ["personal-switches"] == names("imap", REFUSALS["imap"], known)
     assert ["personal-switches", "microsoft-outage"] == names("imap", "User is authenticated but not connected.", known)
-    assert ["personal-alias"] == names("smtp", REFUSALS["smtp"], replace(known, host="smtp-mail.outlook.com"))
+    assert ["personal-alias", "personal-switches"] == names(
+        "smtp", REFUSALS["smtp"], replace(known, host="smtp-mail.outlook.com")
+    )
     assert "personal-host" == names("smtp", REFUSALS["smtp"], replace(known, host="smtp.office365.com"))[0]
 
 
@@ -226,6 +228,14 @@ def test_throttling_names_its_time(reply: str, expected: str) -> None:
         assert expected in verdict.cause
 
 
+def test_what_the_server_offers_is_named() -> None:
+    """Where it takes no OAuth2 login."""
+    offers = evidence("smtp", None, offered=("LOGIN", "PLAIN"))
+
+    assert "what it offers: LOGIN, PLAIN." in diagnose("smtp", "it offers no OAuth2 login", offers)[0].cause
+    assert "what it offers: none." in diagnose("smtp", "504 5.7.4 Unrecognized authentication type")[0].cause
+
+
 def test_times() -> None:
     """In the unit that a person would take."""
     assert ["0 s", "119 s", "2 minutes", "2 hours", "2 days"] == [span(s) for s in (0, 119, 120, 7200, 172_800)]
@@ -319,6 +329,12 @@ def test_a_number_that_no_row_knows() -> None:
     assert "https://login.microsoftonline.com/error?code=50126" == of_entra(50126)[0].link
     assert "reference-error-codes" in of_entra(None, "something_new")[0].link
     assert "no reason given" in of_entra(None)[0].cause
+
+
+def test_the_pause_that_an_answer_names() -> None:
+    """Retry-After is how long it takes; without it the row says what is usual."""
+    assert "2 minutes" == of_entra(None, status=429, retry_after=120)[0].takes
+    assert "Retry-After" in of_entra(None, status=429)[0].takes
 
 
 def test_the_redirect_address_is_named() -> None:

@@ -55,6 +55,12 @@ def explain(answer: Mapping[str, Any], grant: Grant, who: str = "") -> Outcome:
     return Transient(trouble, row.pause) if row.transient else Refused(trouble)
 
 
+def of_status(status: int) -> Trouble:
+    """Return what an HTTP status means that comes without an OAuth error."""
+    row = row_of(None, status=status)
+    return Trouble(row.kind, f"{row.message} (HTTP {status})", row.hint)
+
+
 def in_person(outcome: Outcome, again: str) -> Outcome:
     """Return what to tell the person who has asked for this very thing: nobody but them tries it again.
 

@@ -501,7 +501,7 @@ class Entra:
 def _no_discovery(reply: Reply, grant: Grant) -> Outcome:
     after = retry_after(reply)
     if reply.status_code in (_TOO_MANY_REQUESTS, _REQUEST_TIMEOUT) or reply.status_code >= _SERVER_ERROR:
-        return Transient(_status_trouble(reply.status_code), after)
+        return Transient(catalogue.of_status(reply.status_code), after)
     answer = _object(reply.text)
     return catalogue.explain(answer, grant) if "error" in answer else Transient(_garbage(grant), after)
 
@@ -550,12 +550,6 @@ def _garbage(grant: Grant) -> Trouble:
         f"what answered for {host} was no identity provider's answer",
         f"{catalogue.RETRIES}; a captive portal or a proxy may be in between",
     )
-
-
-def _status_trouble(status: int) -> Trouble:
-    if status == _TOO_MANY_REQUESTS:
-        return Trouble("throttled", "the provider asked for a pause (HTTP 429)", catalogue.NOTHING_TO_DO)
-    return Trouble("server", f"the provider failed (HTTP {status})", catalogue.NOTHING_TO_DO)
 
 
 class Exchange:
@@ -608,7 +602,7 @@ class Exchange:
         return status in (_TOO_MANY_REQUESTS, _REQUEST_TIMEOUT) or status >= _SERVER_ERROR
 
     def _failure(self) -> Transient:
-        trouble = _status_trouble(self.http.status) if self._failed() else _garbage(self.grant)
+        trouble = catalogue.of_status(self.http.status) if self._failed() else _garbage(self.grant)
         return Transient(trouble, self.http.retry_after)
 
     def granted(self, result: Mapping[str, Any], scopes: Scopes, who: str) -> Granted:
