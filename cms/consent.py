@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from cms.accounts import ALL_CONSENTED, CLOUDS, Account, Grant, Scopes, application
-from cms.combinations import PERSONAL_TENANT, is_personal
+from cms.combinations import ANY_TENANT, PERSONAL_TENANT, is_personal
 
 # The page wants a tenant that an administrator can be of; `common` would let personal accounts in, and is refused.
 ANY_ORGANISATION = "organizations"
@@ -95,7 +95,7 @@ def nobody_to_ask(account: Account) -> str:
         )
     tenant = _tenant(grant)
     domain = (grant.login or account.user).rpartition("@")[2].lower()
-    if tenant in ("consumers", PERSONAL_TENANT) or (tenant == "common" and is_personal(domain)):
+    if tenant in ("consumers", PERSONAL_TENANT) or (tenant in ANY_TENANT and is_personal(domain)):
         return (
             "this is a personal account, which has no administrator: its owner consents when signing in,"
             " with `cms login`"

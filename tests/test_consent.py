@@ -160,6 +160,7 @@ class TestNobodyToAsk:
         "arguments",
         [
             "'a@outlook.com'",
+            "'a@outlook.com', tenant='organizations'",
             "'a@example.com', cloud='personal'",
             "'a@example.com', tenant='9188040d-6c67-4c5b-b112-36a304b66dad'",
         ],
