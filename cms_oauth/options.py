@@ -47,7 +47,11 @@ def _named(context: click.Context, parameter: click.Parameter, value: str | None
     help="SMTP, IMAP, POP, or a protocol that the configuration names.",
 )
 @click.option(
-    "--output", type=click.Choice(wire.FORMS), default="xoauth2", show_default=True, help="The form to print."
+    "--output",
+    type=click.Choice(wire.FORMS),
+    default="xoauth2",
+    show_default=True,
+    help="The form to print; with a test, json is all that it found.",
 )
 @click.option("--no_newline", "--no-newline", is_flag=True, help="Print no newline after it.")
 @click.option(

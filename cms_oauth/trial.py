@@ -52,11 +52,12 @@ def _explained(outcome: mailtest.Report) -> list[str]:
         # What the client itself met with is told in one line, as ever.
         return []
     first, *others = outcome.verdicts
-    lines = diagnosis.as_lines(first)
+    lines = diagnosis.as_lines(first, likely=bool(others))
     lines += ["less likely:"] if others else []
     lines += [f"  - {each.cause} {each.hint()}" for each in others]
-    known = diagnosis.identifiers_of(outcome.reply)
-    return lines + ([f"for Microsoft's support: {' '.join(known)}"] if known else [])
+    support = f"for Microsoft's support: {' '.join(diagnosis.identifiers_of(outcome.reply))}"
+    # An unknown reply has them among its steps.
+    return lines if support.endswith(": ") or first.name == "unknown" else [*lines, support]
 
 
 def _as_data(outcome: mailtest.Report) -> dict[str, object]:

@@ -60,7 +60,7 @@ _PLACEHOLDERS = {
 def page() -> str:
     """Return the whole page."""
     sections = (
-        ("A mail server refuses", _unique(_of_mail(*_LOGINS))),
+        ("A mail server refuses the login", _unique(_of_mail(*_LOGINS))),
         ("A message or a mailbox is refused, not the login", _unique(_of_mail(*_OTHERS))),
         ("There is no connection with the mail server", _unique(_of_mail(*_CONNECTIONS))),
         ("Microsoft refuses the sign-in", _unique(_of_entra())),

@@ -118,9 +118,10 @@ def command(name: str, user: str) -> str:
     return f"`cms {name} {shlex.quote(printable(user))}`" if user else f"`cms {name}`"
 
 
-def as_lines(verdict: Verdict) -> list[str]:
-    """Return the verdict as a person reads it, a few lines without indentation of their own."""
-    lines = [f"what it means: {verdict.cause}", f"whose move it is: {_MOVES[verdict.mover]}"]
+def as_lines(verdict: Verdict, *, likely: bool = False) -> list[str]:
+    """Return the verdict as a person reads it, a few lines; `likely` says that it may be another one."""
+    meaning = "what it most likely means" if likely else "what it means"
+    lines = [f"{meaning}: {verdict.cause}", f"whose move it is: {_MOVES[verdict.mover]}"]
     lines += [f"  {number}. {step}" for number, step in enumerate(verdict.steps, 1)]
     lines += [f"how long it takes: {verdict.takes}"] if verdict.takes else []
     lines += [f"see: {verdict.link}"] if verdict.link else []

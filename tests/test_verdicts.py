@@ -100,6 +100,7 @@ def test_as_a_person_reads_it() -> None:
         "see: https://x.test",
     ] == as_lines(SWITCHED_OFF)
     assert ["what it means: So.", "whose move it is: nobody's: wait"] == as_lines(Verdict("x", "So.", "wait"))
+    assert "what it most likely means: So." == as_lines(Verdict("x", "So.", "wait"), likely=True)[0]
     assert "whose move it is: yours" in as_lines(Verdict("x", "So.", "you"))
 
 
