@@ -39,6 +39,9 @@ PAGE = "http://127.0.0.1:8080/"
 # More than a day is forgotten by whoever set it.
 DAY = 24 * 60 * 60.0
 
+# Where an application's registration lets brokers on Linux end (MSAL: `enable_broker_on_linux`).
+BROKER_REDIRECT = "https://login.microsoftonline.com/common/oauth2/nativeclient"
+
 # OpenID Connect's, less those that Entra does not know.
 PROMPTS = ("login", "select_account", "consent", "none")
 

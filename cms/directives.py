@@ -569,7 +569,8 @@ def _registration(login: str | None, client_id: Given, use_default_registration:
         raise Mistake("client_id= and use_default_registration=True exclude each other")
     by_name = {each.name: each for each in REGISTRATIONS}
     given = arguments.guid("client_id", client_id, tuple(by_name))
-    own = Registration("", given, "common", arguments.OWN_REDIRECT, None, "")
+    redirect = arguments.BROKER_REDIRECT if way == "broker" else arguments.OWN_REDIRECT
+    own = Registration("", given, "common", redirect, None, "")
     return by_name.get(given) or registration_of(given) or own
 
 

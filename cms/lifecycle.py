@@ -121,6 +121,7 @@ KINDS = {
     "signed-out": "the sign-in was given up with `cms logout`",
     "refused": "the identity provider refused the grant",
     "wrong-user": "somebody else signed in",
+    "broker": "Microsoft's broker on this desktop cannot be asked",
     "application": "the identity provider refused the application, or the machine, that signs in without a person",
     "unfit": "another program's sign-in cannot be taken over",
     "password": "another program's sign-in is encrypted with a password that nobody has said",

@@ -210,6 +210,8 @@ def in_words(event: Mapping[str, Any], shown_on: Screen | None = None, *, tunnel
             return f"{head}{drawing}\nOpen {event['url']} in a browser anywhere, and enter the code\n\n    {event['user_code']}\n{limit}"
         case "browser":
             return f"{head}\n{_to_a_browser(event, tunnel)}{limit}"
+        case "broker":
+            return f"{head}\nSign in in the window that Microsoft's broker opens on the desktop.{limit}"
     instead = f"{event['instead']}, so its address is pasted.\n" if event.get("instead") else ""
     return (
         f"{head}{instead}\nOpen this in a browser anywhere:\n\n{event['url']}\n\n"

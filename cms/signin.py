@@ -62,7 +62,7 @@ _STRANGER = "this page answers only the browser of the user who runs cms"
 # As with a daemon that is the system's: the desktop's user and the daemon's are two.
 _ELSEWHERE = f"{_STRANGER}: copy the address of this page, and paste it into the terminal where `cms login` waits"
 
-METHODS = ("browser", "device", "paste")
+METHODS = ("browser", "device", "paste", "broker")
 
 
 class Session(Protocol):
@@ -489,6 +489,8 @@ def in_words(flow: Flow) -> str:
         return ""
     if flow.page:
         return f"open {flow.page} in a browser on this machine"
+    if flow.method == "broker":
+        return "sign in in the window that Microsoft's broker has opened on this machine's desktop"
     if shown.user_code:
         return f"open {shown.url} anywhere and enter {shown.user_code}"
     return f"open {shown.url} anywhere and give `cms login --paste` the address that the browser ends at"

@@ -83,6 +83,7 @@ LADDER = {
         "cms.grants.imports",
         "cms.grants.budget",
         "cms.grants.way",
+        "cms.grants.brokered",
         "cms.grants.entra",
         "cms.grants.certificates",
         "cms.grants.application",

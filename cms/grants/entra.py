@@ -36,7 +36,7 @@ from msal.exceptions import MsalServiceError
 from requests.adapters import HTTPAdapter
 
 from cms.accounts import Grant, Proxy, Scopes, resource
-from cms.grants import catalogue
+from cms.grants import brokered, catalogue
 from cms.grants.budget import POOLS, Budget
 from cms.grants.keys import Missing
 from cms.grants.way import Way, no_password, no_proxy, no_tls, refusal
@@ -65,6 +65,9 @@ _NOT_READY = (404, 410)
 # What MSAL raises for an answer that is none, wherever in it that shows. ValueError includes JSON's and Unicode's,
 # ArithmeticError a lifetime that is infinite.
 _GARBLED = (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RuntimeError, AssertionError)
+
+# What MSAL's cache says of an account that a broker has signed in (msal.application._GRANT_TYPE_BROKER).
+_BROKER = "broker"
 
 # What the vault keeps of MSAL's cache: access tokens live in the broker only, and nobody needs the id token again.
 _KEPT = ("RefreshToken", "Account", "AppMetadata")
@@ -400,13 +403,17 @@ class Entra:
     def _redeem(
         self, grant: Grant, scopes: Scopes, cache: str, home_account_id: str, *, who: str, secret: Secret
     ) -> Answer:
-        call = self._call(grant, secret, cache)
+        broker = _is_brokered(cache)
+        call = self._call(grant, secret, cache, broker=broker)
         if not isinstance(call, Call):
             return Answer(call)
         account = {"home_account_id": home_account_id, "environment": urlsplit(grant.authority).hostname}
-        result = call.ask(
-            lambda: call.app.acquire_token_silent_with_error(list(scopes), account, force_refresh=True), who
-        )
+        if broker:
+            result = brokered.silently(call, scopes, call.account(home_account_id), who)
+        else:
+            result = call.ask(
+                lambda: call.app.acquire_token_silent_with_error(list(scopes), account, force_refresh=True), who
+            )
         if not isinstance(result, dict):
             return Answer(result, unsure=call.http.unsure)
         self._compare(grant, scopes, result)
@@ -460,14 +467,18 @@ class Entra:
     def begin(
         self, grant: Grant, method: str, claims: str = "", secret: Secret = "", known: str = ""
     ) -> Flow | Outcome:
-        """Begin a sign-in for all scope sets of the grant: `method` is "browser", "device" or "paste".
+        """Begin a sign-in for all scope sets of the grant: `method` is "browser", "device", "paste" or "broker".
 
         `known` is the home account of the sign-in that this one replaces, "" for none.
         """
-        call = self._call(grant, secret)
+        dark = brokered.no_display(os.environ) if method == "broker" else None
+        call = dark or self._call(grant, secret, broker=method == "broker")
         if not isinstance(call, Call):
             return call
         call.known = known
+        if method == "broker":
+            first, consent = wanted(grant)
+            return BrokerFlow(call, _same_resource(first, consent), claims, SIGN_IN_SECONDS)
         if method != "device":
             return _begin_code(call, claims)
         if secret:
@@ -476,7 +487,7 @@ class Entra:
             )
         return _begin_device(call, claims)
 
-    def _call(self, grant: Grant, secret: Secret, cache: str = "") -> Call | Outcome:
+    def _call(self, grant: Grant, secret: Secret, cache: str = "", *, broker: bool = False) -> Call | Outcome:
         """Return a fresh MSAL app over the cache, and one budget for all that is asked, or why there is none now."""
         budget = Budget()
         try:
@@ -487,7 +498,12 @@ class Entra:
             return Transient(_garbage(grant))
         if not is_discovery(reply):
             return _no_discovery(reply, grant)
-        return Call(grant, secret, cache, Http(self._session, self._ca, reply.text, grant.origin, budget))
+        http = Http(self._session, self._ca, reply.text, grant.origin, budget)
+        try:
+            call = Call(grant, secret, cache, http, broker=broker)
+        except ImportError:
+            return brokered.NO_LIBRARY
+        return call if call.has_broker or not broker else brokered.NOT_RUNNING
 
     def _compare(self, grant: Grant, scopes: Scopes, result: Mapping[str, Any]) -> None:
         """Warn once where the server grants other scopes than were asked for: MSAL and we think of it by those."""
@@ -645,13 +661,14 @@ class Machine(Exchange):
 class Call(Exchange):
     """One exchange with Entra: a fresh MSAL app with a cache and an HTTP client of its own.
 
+    With `broker`, it is the broker on this desktop that is asked for tokens. Raises ImportError without its library.
     `secret` is what the application proves itself with, as MSAL takes it; "" for a public client. `known` is the home
     account that has signed in before, "" for none.
     """
 
     known = ""
 
-    def __init__(self, grant: Grant, secret: Secret, cache: str, http: Http) -> None:
+    def __init__(self, grant: Grant, secret: Secret, cache: str, http: Http, *, broker: bool = False) -> None:
         super().__init__(grant, http)
         self._cache = msal.SerializableTokenCache()
         self._cache.deserialize(cache or None)
@@ -665,7 +682,22 @@ class Call(Exchange):
             http_client=http,
             http_cache=self._replies,
             app_name="cms",
+            **({"enable_broker_on_linux": True} if broker else {}),
         )
+
+    @property
+    def has_broker(self) -> bool:
+        """Whether the broker is asked: MSAL goes on without one that does not start, and tells nobody."""
+        return bool(self.app._enable_broker)  # noqa: SLF001 - there is no other way to know
+
+    def arrived(self, moment: float) -> None:
+        """Count a token's life from this boot-clock moment: a broker's answer comes by another way than HTTP."""
+        self.http.answered = moment
+
+    def account(self, home_account_id: str) -> dict[str, Any]:
+        """Return what MSAL knows of an account."""
+        known = (each for each in self.app.get_accounts() if each["home_account_id"] == home_account_id)
+        return next(known, {"home_account_id": home_account_id})
 
     def kept(self) -> str:
         """Return the cache as the vault is to keep it."""
@@ -687,8 +719,10 @@ class Call(Exchange):
         """Return the end of a sign-in: only the person whom the grant names may have signed in."""
         if not isinstance(result, dict):
             return Answer(result)
-        tokens = list(json.loads(self.kept()).get("RefreshToken", {}).values())
-        home = str(tokens[0].get("home_account_id") or "") if tokens else ""
+        # The broker keeps refresh tokens to itself.
+        kind = "Account" if self.has_broker else "RefreshToken"
+        known = list(json.loads(self.kept()).get(kind, {}).values())
+        home = str(known[0].get("home_account_id") or "") if known else ""
         who = recognised(self.grant, result, home, self.known)
         if isinstance(who, Trouble):
             return Answer(Refused(who))
@@ -768,6 +802,12 @@ def _consented(scopes: Scopes, cache: str) -> Scopes:
     known = {scope for token in tokens for scope in token.get("target", "").split()}
     lesser = tuple(scope for scope in scopes if scope in known)
     return lesser if len(lesser) < len(scopes) else ()
+
+
+def _is_brokered(cache: str) -> bool:
+    """Whether it is the broker that has signed in: then it has the refresh token, too."""
+    accounts = json.loads(cache).get("Account", {}).values() if cache else ()
+    return any(each.get("account_source") == _BROKER for each in accounts)
 
 
 def _same_resource(first: Scopes, scopes: Scopes) -> Scopes:
@@ -863,7 +903,17 @@ class DeviceFlow:
         return self._call.signed_in(result, self._scopes)
 
 
-Flow: TypeAlias = CodeFlow | DeviceFlow
+class BrokerFlow(brokered.BrokerFlow):
+    """A sign-in in the broker's window."""
+
+    call: Call
+
+    def answered(self, wait: Callable[[float], object]) -> Answer:
+        """Open the window, and return the end of the sign-in."""
+        return self.call.signed_in(self.finish(wait), self.scopes)
+
+
+Flow: TypeAlias = CodeFlow | DeviceFlow | BrokerFlow
 
 
 def _begin_device(call: Call, claims: str) -> DeviceFlow | Outcome:

@@ -18,7 +18,7 @@ from typing import Protocol
 from cms.accounts import Grant, Scopes
 from cms.forecast import remember
 from cms.grants import application, catalogue, chores, exports, imports
-from cms.grants.entra import Answer, CodeFlow, Entra, Flow, no_sign_in
+from cms.grants.entra import Answer, BrokerFlow, CodeFlow, Entra, Flow, no_sign_in
 from cms.grants.messages import Chore, Ended, Import, Place, Prompt, SignIn
 from cms.grants.peers import Found, Unfit
 from cms.grants.vault import Entry, Held, Stored, Unavailable, Vault
@@ -237,6 +237,8 @@ class Service:
 
     def _finish(self, grant: Grant, flow: Flow, line: Line) -> Answer:
         """Wait for the person, and redeem what that brings."""
+        if isinstance(flow, BrokerFlow):
+            return flow.answered(line.wait)
         if isinstance(flow, CodeFlow):
             fields = line.wait(flow.expires_in)
             return Answer(Refused(_expired(grant))) if fields is None else flow.finish(fields)
