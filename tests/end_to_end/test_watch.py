@@ -25,11 +25,9 @@ class Owner:
 
     def run(self, *command: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
         program, *arguments = command
-        return self.daemon.run("env", "-C", str(self.daemon.home), program, *arguments, stdin=stdin, **environment)
-
-    @property
-    def path(self) -> str:
-        return f"{self.daemon.installation.folder}/bin:/usr/bin:/bin"
+        return self.daemon.run(
+            "env", "-C", str(self.daemon.home), program, *arguments, stdin=stdin, uid=None, **environment
+        )
 
 
 @pytest.fixture
@@ -45,8 +43,8 @@ def test_watching(broker: Broker) -> None:
     """Rows, a count-down and the last requests; a daemon that goes and comes back; Ctrl-C leaves the shell as it was."""
     owner = Owner(broker.daemon)
     # Ctrl-C is for the watch alone.
-    command = "trap : INT; cms status --watch; echo after: $?; stty -a | grep -o ' echo '"
-    with terminal(owner, "sh", "-c", command, PATH=owner.path) as window:
+    command = f"trap : INT; {broker.daemon.installation.command('cms')} status --watch; echo after: $?; stty -a | grep -o ' echo '"
+    with terminal(owner, "sh", "-c", command) as window:
         window.wait_for("ACCOUNT", USER, "SMTP, IMAP", "left", "NEXT REFRESH", "LAST REQUESTS", "none yet")
         broker.daemon.token(broker.path, USER)
         window.wait_for("ago", f"(uid {os.geteuid()}, process", "SMTP", "granted")
