@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from cms_oauth import diagnosis_entra as entra
@@ -123,9 +123,10 @@ def _ranked(row: mail.Row, protocol: str, evidence: Evidence, *, foreign: bool) 
     return certain + [mail.OTHER_SERVER] + [each for each in shown if each.name in _ANYWHERE]
 
 
-def is_stale(evidence: Evidence) -> bool:
+def is_stale(verdicts: Sequence[Verdict]) -> bool:
     """Return whether the token itself is at fault, expired or revoked, so that another one may help."""
-    return bool(_expired("", evidence) or _revoked("", evidence))
+    first = [each.name for each in verdicts if each.name != mail.OTHER_SERVER.name][:1]
+    return first in ([mail.EXPIRED.name], [mail.REVOKED.name])
 
 
 def _expired(_: str, evidence: Evidence) -> Verdict | None:

@@ -157,7 +157,11 @@ BASIC_AUTH = Verdict(
     ),
     _AT_ONCE,
     _BASIC,
-    ("basic authentication is disabled", "550 5.7.30 Basic authentication is not supported for Client Submission"),
+    (
+        "basic authentication is disabled",
+        "550 5.7.30 Basic authentication is not supported for Client Submission",
+        "app password",
+    ),
 )
 CREDENTIALS = Verdict(
     "credentials-incorrect",
@@ -345,6 +349,7 @@ PERSONAL_ALIAS = Verdict(
     (
         "see which one it is: account.microsoft.com > Your info > Account info",
         "name it as user= in the configuration, then `cms reload` and {login}",
+        "if it is that already: scopes= must name https://outlook.office.com/, not https://outlook.office365.com/",
     ),
     _AT_ONCE,
     _PERSONAL,

@@ -98,7 +98,7 @@ class Report:
         self.verdicts = verdicts
         self.evidence = evidence or Evidence()
         self.trace = trace or []
-        self.stale = failed is not None and diagnosis.is_stale(self.evidence)
+        self.stale = failed is not None and diagnosis.is_stale(verdicts)
 
 
 class Place:

@@ -262,14 +262,26 @@ def test_identifiers() -> None:
     assert () == identifiers_of("535 [10.0.0.1] no")
 
 
-def test_stale() -> None:
-    """Expired by its own word, or by the server's: another token may help. A wrong clock is not the token's fault."""
-    assert is_stale(evidence("smtp", replace(GOOD, expires=NOW - 1)))
-    assert is_stale(Evidence(challenge='{"status": "401", "schemes": "bearer"}'))
-    assert not is_stale(evidence("smtp"))
-    assert not is_stale(evidence("smtp", None))
-    assert not is_stale(replace(evidence("smtp", replace(GOOD, expires=NOW - 1)), now=None))
-    assert not is_stale(Evidence(challenge='{"status":"400","schemes":"Bearer"}'))
+@pytest.mark.parametrize(
+    ("reply", "known", "expected"),
+    [
+        (REFUSALS["smtp"], evidence("smtp", replace(GOOD, expires=NOW - 1)), True),
+        (REFUSALS["smtp"], evidence("smtp", challenge='{"status": "401", "schemes": "bearer"}'), True),
+        ("[EXPIRED] The access token has expired", Evidence(), True),
+        ("[AUTHENTICATIONFAILED] Authentication failed.", Evidence(challenge='{"status":"invalid_token"}'), True),
+        ("[AUTHENTICATIONFAILED] Authentication failed.", Evidence(), False),
+        (REFUSALS["smtp"], evidence("smtp"), False),
+        (REFUSALS["smtp"], evidence("smtp", None), False),
+        (REFUSALS["smtp"], Evidence(challenge='{"status":"400","schemes":"Bearer"}'), False),
+        (REFUSALS["smtp"], evidence("smtp", replace(GOOD, expires=NOW - 1), now=None), False),
+        ("535 5.7.139 is disabled for the Tenant.", evidence("smtp", replace(GOOD, expires=NOW - 1)), False),
+    ],
+)
+def test_another_token_may_help(reply: str, known: Evidence, *, expected: bool) -> None:
+    """Where it is expired by its own word, or no longer good by the server's; not where the cause is another."""
+    protocol = "smtp" if reply.startswith("535") else "imap"
+
+    assert expected == is_stale(diagnose(protocol, reply, known))
 
 
 texts = st.text(max_size=60)
