@@ -5,7 +5,9 @@ from __future__ import annotations
 import getpass
 import io
 import json
+import os
 import socket
+import stat
 import sys
 import threading
 from collections.abc import Iterator
@@ -118,3 +120,162 @@ def test_a_password_may_come_through_a_pipe(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(sys, "stdin", io.StringIO(" pass word \nnext\n"))
 
     assert " pass word " == moving.ask_password("what")
+
+
+# --- cms's own exports ---
+
+
+class Spoken:
+    """A person who types these, one after the other."""
+
+    def __init__(self, *words: str) -> None:
+        self._words = list(words)
+        self.asked: list[str] = []
+
+    def __call__(self, question: str) -> str:
+        self.asked.append(question)
+        return self._words.pop(0)
+
+
+@pytest.fixture
+def at_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The standard input is a terminal."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+
+
+@pytest.mark.parametrize(
+    ("text", "source", "expected"),
+    [
+        ('{"format": "cms-export"}\n', "", True),
+        ('{"format": "cms-export"}\n', "msal", False),
+        ("nonsense", "cms", True),
+        ("nonsense", "", False),
+        ('{"format": "cms-vault"}\n', "", False),
+        ("[]\n", "", False),
+        ("", "", False),
+    ],
+)
+def test_an_export_says_what_it_is(tmp_path: Path, text: str, source: str, *, expected: bool) -> None:
+    """In its first line; --from decides otherwise."""
+    (tmp_path / "f").write_text(text)
+
+    assert expected == moving.is_ours(str(tmp_path / "f"), source)
+    assert not moving.is_ours(str(tmp_path / "none"), "")
+
+
+@pytest.mark.usefixtures("at_terminal")
+def test_a_new_passphrase_is_typed_twice() -> None:
+    """And twice the same, of some length."""
+    typed = Spoken("correct horse", "correct horse")
+
+    assert "correct horse" == moving.Passphrase(ask=typed).new()
+    assert ["A passphrase for the export", "The same once more"] == typed.asked
+    for words, said in (
+        (("correct horse", "correct hors"), "not the same"),
+        (("short",), "too short"),
+        (("",), "too short"),
+    ):
+        with pytest.raises(moving.Unsaid, match=said):
+            moving.Passphrase(ask=Spoken(*words)).new()
+
+
+def test_scripts_say_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line of the standard input, or the first of a file."""
+    file = tmp_path / "phrase"
+    file.write_text("correct horse\nmore\n")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("battery staple\n"))
+
+    assert "battery staple" == moving.Passphrase().new()
+    assert ["correct horse"] * 2 == [moving.Passphrase(str(file)).new(), moving.Passphrase(str(file)).known()]
+    with pytest.raises(moving.Unsaid, match="cannot be read"):
+        moving.Passphrase(str(tmp_path / "none")).known()
+
+
+def test_nobody_at_a_terminal_agrees_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is in the standard input."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO("yes\n"))
+
+    assert not moving.confirm("Replace it?")
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"), [("y\n", True), ("YES\n", True), ("\n", False), ("no\n", False), ("", False)]
+)
+def test_a_person_agrees_or_not(monkeypatch: pytest.MonkeyPatch, typed: str, *, expected: bool) -> None:
+    """No is what Enter means."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+
+    assert expected == moving.confirm("Replace it?")
+
+
+def test_an_export_is_asked_for() -> None:
+    """Once the daemon knows whose, the passphrase is."""
+    done = {**DONE, "export": "text"}
+    with daemon({"event": "password", "message": "the export"}, done) as (remote, heard):
+        end = moving.export(remote, ("a",), moving.Passphrase(ask=Spoken("correct horse")))
+
+    assert done == end
+    assert [{"command": "export", "users": ["a"]}, {"password": "correct horse"}] == heard
+
+
+def test_an_import_answers_what_it_is_asked() -> None:
+    """The passphrase, and whether to replace; what is told is shown and wants no answer."""
+    told: list[str] = []
+    ours, theirs = socket.socketpair()
+
+    def play() -> None:
+        with theirs, theirs.makefile("rb") as lines:
+            assert "restore" == json.loads(lines.readline())["command"]
+            theirs.sendall(b'{"event": "password", "message": "p"}\n')
+            assert {"password": "correct horse"} == json.loads(lines.readline())
+            theirs.sendall(b'{"event": "told", "message": "hello"}\n{"event": "question", "message": "Replace?"}\n')
+            assert {"yes": False} == json.loads(lines.readline())
+            theirs.sendall(json.dumps(DONE).encode() + b"\n")
+
+    thread = threading.Thread(target=play)
+    thread.start()
+    with Remote(ours) as remote:
+        phrase = moving.Passphrase(ask=Spoken("correct horse"))
+        assert DONE == moving.restore(remote, "", "/f", phrase, force=False, say=told.append)
+    thread.join()
+    assert ["hello"] == told
+
+
+def test_yes_answers_every_question() -> None:
+    """For `cms prune --yes`."""
+    answer = moving.answers(lambda: "", print, yes=True)
+
+    assert {"yes": True} == answer({"event": "question", "message": "Delete?"})
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, links: bool) -> None:
+    """0600, never over another one unless told to; also where a file has one name only, as on a memory stick."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    path = tmp_path / "file"
+    moving.write_private(path, "first", force=False)
+
+    assert ("first", 0o600) == (path.read_text(), stat.S_IMODE(path.stat().st_mode))
+    with pytest.raises(FileExistsError):
+        moving.write_private(path, "second", force=False)
+    moving.write_private(path, "third", force=True)
+    assert ("third", [path]) == (path.read_text(), list(tmp_path.iterdir()))
+
+
+def test_where_it_goes_is_looked_at_before_anybody_types(tmp_path: Path) -> None:
+    """A passphrase for nothing is no pleasure."""
+    (tmp_path / "there").symlink_to("nowhere")
+
+    moving.check_target(tmp_path / "new", force=False)
+    moving.check_target(tmp_path / "there", force=True)
+    with pytest.raises(FileExistsError):
+        moving.check_target(tmp_path / "there", force=False)
+    with pytest.raises(NotADirectoryError):
+        moving.check_target(tmp_path / "none" / "new", force=False)
