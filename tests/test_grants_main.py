@@ -812,6 +812,22 @@ class TestService:
         assert "device" == line.prompted[0].method
         assert "" == line.prompted[0].state
 
+    @pytest.mark.parametrize("method", ["browser", "paste", "device"])
+    def test_a_challenge_is_answered(self, first: Open, grant: Grant, entra: Entra, method: str) -> None:
+        """What a refused refresh demands is carried into the next sign-in, whichever way that is made."""
+        entra.device_interval = 1
+        self.sign_in(first, grant, browse(entra))
+        entra.challenge(ANN)
+        refused = service(first).acquire(grant, SCOPES)
+        assert isinstance(refused, Refused)
+        line = browse(entra)
+        if method == "device":
+            line._before = lambda prompt: entra.approve_device(prompt.user_code, ANN)
+        question = SignIn(1, grant, method, refused.trouble.claims)
+
+        assert "granted" == kind(service(first).sign_in(question, line))
+        assert "granted" == kind(service(first).acquire(grant, SCOPES))
+
     def test_device_is_not_polled_in_a_pause(self, first: Open, grant: Grant, entra: Entra) -> None:
         """A pause that the provider asks for is kept; one that outlives the code is waited for no longer than that."""
         worker = service(first)

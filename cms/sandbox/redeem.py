@@ -51,6 +51,7 @@ class Device:
     scopes: tuple[str, ...]
     user_code: str
     expires: float
+    claims: str = ""
     user: User | None = None
     declined: bool = False
     last_poll: float = 0.0
@@ -94,8 +95,7 @@ class Redeemer:
         client = self.check_authorize(fields)
         scopes = _scopes(fields)
         self._consent(user, client.client_id, scopes)
-        if user.challenge and _meets(fields.get("claims", ""), user.challenge):
-            user.challenge = ""
+        _answer_challenge(user, fields.get("claims", ""))
         expires = self.directory.now() + self.directory.settings.code_life
         proof = fields.get("code_challenge", "")
         secret = f"1.{secrets.token_urlsafe(300)}"
@@ -111,7 +111,9 @@ class Redeemer:
         secret = secrets.token_urlsafe(60)
         user_code = "".join(secrets.choice(_CODE_ALPHABET) for _ in range(9))
         expires = self.directory.now() + settings.device_life
-        self._devices[digest(secret)] = Device(client.client_id, _scopes(fields), user_code, expires)
+        self._devices[digest(secret)] = Device(
+            client.client_id, _scopes(fields), user_code, expires, fields.get("claims", "")
+        )
         return {
             "device_code": secret,
             "user_code": user_code,
@@ -128,6 +130,7 @@ class Redeemer:
             raise Refusal(70018)
         user = self.directory.user(name)
         self._consent(user, device.client_id, device.scopes)
+        _answer_challenge(user, device.claims)
         device.user, device.declined = user, decline
 
     def revoke(self, name: str, aadsts: int = 50173) -> None:
@@ -265,6 +268,12 @@ class Redeemer:
 
     def _consented(self, user: User, client_id: str, scopes: tuple[str, ...]) -> bool:
         return all((client_id, scope) in user.consents for scope in scopes)
+
+
+def _answer_challenge(user: User, claims: str) -> None:
+    """Take a sign-in that carries what was demanded of this person for an answer to it."""
+    if user.challenge and _meets(claims, user.challenge):
+        user.challenge = ""
 
 
 def _meets(claims: str, challenge: str) -> bool:
