@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cms.accounts import Account, Grant, Source
-from cms.alone import daemonless
+from cms.alone import daemonless, explored
 from cms.config import Config
 from cms.process import NotOurs, claimed
 from cms.remote import Remote
@@ -205,3 +205,52 @@ def test_giving_up_ends_everything(tmp_path: Path) -> None:
 
     with claimed(str(tmp_path / "state")):
         assert (tmp_path / "state" / "closed").exists()
+
+
+def conversed(remote: Remote, command: str, answer: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    """Give a command that asks once; return its end."""
+    event = remote.ask(command, **fields)
+    while event["event"] != "done":
+        if event["event"] != "told":
+            remote.send(answer)
+        event = remote.receive()
+    return event
+
+
+def test_an_export_needs_no_daemon(tmp_path: Path) -> None:
+    """The text comes over the same conversation."""
+    with alone(tmp_path) as remote:
+        end = conversed(remote, "export", {"password": "correct horse"}, users=[])
+
+    assert (True, "exported: good@example.test", "sealed") == (end["ok"], end["message"], end["export"])
+
+
+def test_what_no_account_has_can_leave(tmp_path: Path) -> None:
+    """By its name, by pruning, or with everybody."""
+    (tmp_path / "state").mkdir(mode=0o700)
+    (tmp_path / "state" / "stray.vault").touch()
+    with alone(tmp_path) as remote:
+        gone = remote.ask("logout", user="stray")
+    with alone(tmp_path) as remote:
+        pruned = conversed(remote, "prune", {"yes": True})
+    with alone(tmp_path) as remote:
+        left = conversed(remote, "leave", {})
+
+    assert "stray: signed out, and the stored sign-in deleted" == gone["message"]
+    assert "deleted: 1" == pruned["message"]
+    assert "good@example.test: signed out, and the stored sign-in deleted" == left["message"]
+
+
+@pytest.mark.parametrize(("url", "expected"), [("tenant", ("tenant", "")), ("refused", ("", "no network"))])
+def test_looking_around_needs_no_configuration(url: str, expected: tuple[str, str]) -> None:
+    """A worker is asked, and leaves."""
+    found = explored(url, "", argv=[sys.executable, FAKE])
+
+    assert expected == (found.tenant, found.why)
+
+
+def test_a_worker_that_cannot_start_has_found_nothing() -> None:
+    """Then no keyring can be counted on."""
+    found = explored("x", "", argv=["/bin/false"])
+
+    assert ("", True) == (found.tenant, bool(found.no_keyring))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ from support.trio_run import in_trio, in_trio_clock
 
 from cms import control
 from cms.accounts import DEFAULT_REGISTRATION, Grant
-from cms.control import Commands, Garbled, Lines, Result, ended
+from cms.control import Ask, Commands, Garbled, Lines, Result, ended
 from cms.grants.messages import Place, Prompt
 from cms.lifecycle import Granted, Outcome, Refused, Trouble
 from cms.listener import open_listener
@@ -57,6 +57,12 @@ class FakeCommands(Commands):
         if place.path == "/sealed" and not place.password:
             return Refused(Trouble("password", "it has a password"))
         return self.refusal or GRANTED
+
+    async def errand(self, command: str, message: Mapping[str, Any], ask: Ask) -> Result:
+        self.told.append((command, str(message.get("users"))))
+        await ask({"event": "told", "message": "hello"})
+        answer = await ask({"event": "question", "message": "Really?"})
+        return Result(bool(answer.get("yes")), "done with it")
 
     async def logout(self, user: str) -> Result:
         self.told.append(("logout", user))
@@ -495,3 +501,40 @@ async def test_messages_come_in_any_pieces() -> None:
 
         assert [{"a": 1}, {"b": 2}, {"c": 3}, None] == [first, second, third, await lines.receive()]
     await stream.aclose()
+
+
+@pytest.mark.parametrize("command", control.ERRANDS)
+@in_trio
+async def test_an_errand_converses(tmp_path: Path, command: str) -> None:
+    """What is told wants no answer, a question gets one, and the last line is the end."""
+    async with serving(tmp_path) as house:
+        lines = await house.connect()
+        await lines.send({"command": command, "users": ["a"]})
+        events = [await lines.receive(), await lines.receive()]
+        await lines.send({"yes": True})
+        end = await lines.receive()
+        await lines._stream.aclose()
+
+    assert ["told", "question"] == [event["event"] for event in events if event]
+    assert end is not None
+    assert (True, "done with it") == (end["ok"], end["message"])
+    assert [(command, "['a']")] == house.commands.told
+
+
+@pytest.mark.parametrize("answer", [b"nonsense\n", b""])
+@in_trio
+async def test_whoever_leaves_or_babbles_has_not_agreed(tmp_path: Path, answer: bytes) -> None:
+    """No answer is an empty one."""
+    async with serving(tmp_path) as house:
+        lines = await house.connect()
+        await lines.send({"command": "prune"})
+        await lines.receive()
+        await lines.receive()
+        assert isinstance(lines._stream, trio.SocketStream)
+        await lines._stream.send_all(answer)
+        await lines._stream.send_eof()
+        end = await lines.receive()
+        await lines._stream.aclose()
+
+    assert end is not None
+    assert not end["ok"]

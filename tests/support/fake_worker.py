@@ -14,9 +14,27 @@ import sys
 import time
 from pathlib import Path
 
+from cms.accounts import Kept
 from cms.grants import messages
-from cms.grants.messages import Acquire, Cancel, Done, Forget, Import, Place, Prompt, Redirected, SignIn
-from cms.lifecycle import Granted, Outcome, Refused, Transient, Trouble
+from cms.grants.messages import (
+    Acquire,
+    Cancel,
+    Discard,
+    Done,
+    Explore,
+    Explored,
+    Export,
+    Exported,
+    Forget,
+    Import,
+    Listed,
+    Place,
+    Prompt,
+    Redirected,
+    SignIn,
+    Survey,
+)
+from cms.lifecycle import Granted, Refused, Transient, Trouble
 
 
 class Fake:
@@ -53,6 +71,22 @@ class Fake:
             case Forget(number=number):
                 self.memory.clear()
                 self.done(number, Granted("", 0.0, 0.0))
+            case _:
+                self.attend(question)
+
+    def attend(self, question: messages.Question) -> None:
+        """Answer a question about the vault or the surroundings as a whole."""
+        match question:
+            case Survey(number=number, keys=keys):
+                self.done(number, Listed(tuple(Kept(key, "https://login.example.test/x", "c", key) for key in keys)))
+            case Discard(number=number):
+                self.done(number, Granted("", 0.0, 0.0))
+            case Explore(number=number, url=url) if url != "refused":
+                self.done(number, Explored(url, "", unknown=False, no_keyring=""))
+            case Explore(number=number):
+                self.done(number, Transient(Trouble("network", "no network")))
+            case Export(number=number, grants=grants):
+                self.done(number, Exported("sealed", tuple(grant.key for grant in grants)))
 
     def act(self, number: int, what: str) -> None:  # noqa: C901, PLR0912 - one case for each way to behave
         """Do what the login says; "-once" means the first process only."""
@@ -147,7 +181,7 @@ class Fake:
             with (self.folder / name).open("a") as out:
                 out.write(f"{text}\n")
 
-    def done(self, number: int, outcome: Outcome) -> None:
+    def done(self, number: int, outcome: messages.Ended) -> None:
         self.send(Done(number, outcome))
 
     def send(self, reply: messages.Reply) -> None:
