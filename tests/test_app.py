@@ -332,15 +332,15 @@ async def test_the_page_offers_who_waits_for_a_browser(world: World) -> None:
 
 
 @in_trio
-async def test_the_page_is_up_and_in_the_status_while_somebody_waits(world: World) -> None:
-    """At the configuration's address; a reload moves it, and it goes with the last who waits."""
+async def test_the_page_is_up_while_somebody_waits(world: World) -> None:
+    """At the configuration's address, which the status knows; a reload moves it, and it goes with the last who waits."""
     first, second = free_port(), free_port()
     world.page = f"http://127.0.0.1:{first}/"
     world.accounts = [account("unsigned@example.test", redirect_uri="http://localhost/")]
 
     def told(port: int) -> bool:
-        (row,) = app.status().extra["json"]["accounts"]
-        return f"or open http://127.0.0.1:{port}/ in a browser" in row["next_move"]
+        (entry,) = app._entries()
+        return f"http://127.0.0.1:{port}/" == entry.page
 
     async with world.daemon() as app:
         await until(lambda: told(first) and listens(first))
