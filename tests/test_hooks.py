@@ -487,16 +487,20 @@ class TestDocument:
             "sign in again",
             "http://127.0.0.1:8080/",
             f"curl|-sS|-H|Title: sign-in-required|-d|{ANN}: {told}|https://ntfy.example.com/your-topic|",
+            "curl|-sS|smtp://localhost|--mail-from|cms@localhost|--mail-rcpt|root@localhost|-T|-|",
+            f"Subject: sign-in-required: {ANN}",
+            "",
+            f"{told}. sign in again",
             f"notify-send|--app-name=cms|sign-in-required: {ANN}|{told}. sign in again|",
         ] == (programs / "log").read_text().splitlines()
 
     def test_the_mail_comes_every_six_hours(self, tmp_path: Path) -> None:
         """As the page says of it."""
         (text,) = (block.text for block in blocks(PAGE) if block.mark == "test: notices")
-        first, second, third = loader(tmp_path)(text).hooks
+        first, second, _, last = loader(tmp_path)(text).hooks
 
         assert (6 * 3600.0, REMIND_SECONDS) == (first.remind, second.remind)
-        assert (set(first.events), set(USUAL_EVENTS)) == (set(second.events), set(third.events))
+        assert (set(first.events), set(USUAL_EVENTS)) == (set(second.events), set(last.events))
 
     def test_every_variable_and_event_is_documented(self) -> None:
         """In docs/configuration.md, by name."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import trio
 from support.house import ANN, HOUR, House, in_house, open_house, until
+from support.ports import free_port
 
 from cms.control import Result
 from cms.grants.messages import Prompt
@@ -87,6 +88,24 @@ async def test_a_sign_in_that_is_required_is_told_until_it_is_done(tmp_path: Pat
     assert f"cms login {ANN}" in first["CMS_HINT"]
     assert first["CMS_MESSAGE"] == again["CMS_MESSAGE"]
     assert (ANN, "") == (done["CMS_ACCOUNT"], done["CMS_URL"])
+
+
+@in_house
+async def test_the_page_is_told(tmp_path: Path) -> None:
+    """Where a browser is to be used, the page for all that wait is in the notice."""
+    told, page = Told(tmp_path), f"http://127.0.0.1:{free_port()}/"
+    async with open_house(tmp_path) as house:
+        await notify(house, told, f")\nSignInPage(url={page!r}")
+        house.entra.revoke(ANN)
+        await house.app.refresh(ANN)
+        await told.one("sign-in-required")
+        await until(
+            lambda: house.row(ANN)["next_move"].endswith(f"open {page} in a browser on this machine"), "the page"
+        )
+        await house.pass_time(15 * 60 + 1)
+        again = await told.one("sign-in-required")
+
+    assert page == again["CMS_PAGE"]
 
 
 @in_house
