@@ -323,13 +323,22 @@ def _status_document() -> dict[str, Any]:
 def check(config: str) -> int:
     """Read the configuration, say what it means, and start nothing.
 
-    A daemon that runs with this configuration is asked what it warns of.
+    The key, the folders of the sockets and the groups are looked at as a daemon would use them. A daemon that runs with this configuration is asked what it warns of.
     """
     found = _load(_config_path(config))
     _say("\n".join(summary(found)))
-    for warning in (*found.warnings, *_expiries(found), *_running_warnings(found.file)):
+    for warning in (*found.warnings, *_obstacles(found), *_expiries(found), *_running_warnings(found.file)):
         _complain(f"warning: {warning}")
     return 0
+
+
+def _obstacles(found: Config) -> Iterator[str]:
+    """Yield what is wrong with the key, the folders and the groups that a daemon would use, and what to do about it."""
+    from cms import doctor as surgery  # noqa: PLC0415 - as for `cms doctor`
+
+    for each in surgery.usable(found):
+        verdict = each.verdicts[0]
+        yield f"{each.message}: {verdict.cause}; {', then '.join(verdict.steps)}"
 
 
 def _expiries(found: Config) -> Iterator[str]:

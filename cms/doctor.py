@@ -25,7 +25,19 @@ from cms import doctor_access, doctor_judge, doctor_tools, probes, probes_mail, 
 from cms.accounts import PERMISSIONS, Account
 from cms.bundle import Redactor, redacted
 from cms.config import Config, ConfigError, SocketSpec
-from cms.doctor_findings import Finding, as_data, as_text, exit_code, failed, passed, skipped, summary, warned, yours
+from cms.doctor_findings import (
+    LEVELS,
+    Finding,
+    as_data,
+    as_text,
+    exit_code,
+    failed,
+    passed,
+    skipped,
+    summary,
+    warned,
+    yours,
+)
 from cms.doctor_judge import Asked
 from cms.remote import NoDaemon
 from cms.version import VERSION
@@ -327,6 +339,22 @@ def _reaching(spec: SocketSpec, who: doctor_access.Identity, owner: int, *, conn
         return doctor_access.confirm(found, spec.path, who, probes.try_socket(spec, who) if there else None)
 
     return look
+
+
+def usable(config: Config) -> list[Finding]:
+    """Return what would keep a daemon with this configuration from serving, as far as it can be seen without one."""
+    owner = probes.owner_of(config)
+    folder = probes.state_folder(paths.state_folder())
+    found = [doctor_judge.key(probes.key(config.vault_key, folder.vaults), ())]
+    for spec in config.sockets:
+        found += (
+            [doctor_access.ungiven(spec.path, spec.group)] if spec.group and not probes.may_give_to(spec.group) else []
+        )
+        there = probes.planned(spec, owner)
+        # What is missing cms makes.
+        identities = [] if there.missing else probes.expected(spec, owner)
+        found += [doctor_access.judge(spec.path, there, probes.rules(spec, owner), who) for who in identities]
+    return [each for each in found if LEVELS[each.level]]
 
 
 def _sockets(world: World) -> Iterator[Finding]:

@@ -121,6 +121,13 @@ def _barred(step: Step, path: str, identity: Identity, rules: Rules) -> Verdict:
 _RELOAD = "`cms reload`"
 
 
+def ungiven(path: str, group: str) -> Finding:
+    """Return that the daemon's user could not make a group the owner of its socket."""
+    cause = f"only root and the members of {group} can give it a file"
+    step = f"`sudo usermod -aG {group} USER`, with the daemon's USER, who then logs in again; or run cms as root"
+    return failed(CHECK, f"{path} cannot belong to group {group}", yours("group", cause, step))
+
+
 def _refused(identity: Identity) -> Verdict:
     return yours(
         "policy",

@@ -143,6 +143,30 @@ def way(path: str) -> Way:
     return Way(tuple(steps))
 
 
+def planned(spec: SocketSpec, owner: int) -> Way:
+    """Return the way to a socket as it is, or as it will be once a daemon of this owner has made the socket."""
+    found = way(spec.path)
+    if found.missing != spec.path:
+        return found
+    number = trust.group_id(spec.group) if spec.group else None
+    group = number if number is not None else _primary_group(owner)
+    made = Step(spec.path, stat.S_IFSOCK | spec.mode, owner, group, trust.user_name(owner), spec.group or f"#{group}")
+    return Way((*found.steps, made))
+
+
+def _primary_group(uid: int) -> int:
+    try:
+        return pwd.getpwuid(uid).pw_gid
+    except KeyError:
+        return uid
+
+
+def may_give_to(group: str) -> bool:
+    """Whether this process could make a group the owner of a socket: root may, and each member of it."""
+    number = trust.group_id(group)
+    return os.geteuid() == ROOT or number in (os.getegid(), *os.getgroups())
+
+
 def _step(path: str, facts: os.stat_result) -> Step:
     try:
         group = grp.getgrgid(facts.st_gid).gr_name

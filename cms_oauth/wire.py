@@ -107,8 +107,12 @@ def build_request(request: Request) -> bytes:
         options.append(f"rejected={request.rejected}")
     head = ",".join([request.protocol, *options])
     line = f"{head} {request.user}" if request.user else head
-    # A command line that is no UTF-8 reaches Python as surrogates; as the bytes they were, the request is refused.
-    return line.encode(errors="surrogateescape") + b"\n"
+    try:
+        # A command line that is no UTF-8 reaches Python as surrogates; as the bytes they were, the request is refused.
+        return line.encode(errors="surrogateescape") + b"\n"
+    except UnicodeEncodeError:
+        # Half of a pair never was bytes: as some that are no UTF-8 either, it is refused as well.
+        return line.encode(errors="surrogatepass") + b"\n"
 
 
 def parse_request(received: bytes) -> Request:

@@ -266,3 +266,10 @@ def test_the_longest_reply_fits_the_limit() -> None:
 
     assert len(reply) < wire.MAX_REPLY
     assert sasl.is_token("t" * 32_768)
+
+
+@pytest.mark.parametrize("user", ["\ud800@example.test", "\udcffx\ud800", "a\udfff"])
+def test_a_user_that_is_no_text_is_a_bad_request(user: str) -> None:
+    """Half a surrogate pair, and what a command line in another encoding becomes: refused, and no traceback."""
+    with pytest.raises(wire.BadRequest, match="a request is UTF-8 text"):
+        wire.parse_request(wire.build_request(wire.Request("SMTP", user=user)))

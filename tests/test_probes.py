@@ -1,0 +1,261 @@
+"""What is there on this machine: versions, folders, keys, sockets and who gets to them, mail tools' files."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import socket
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support.programs import require_root
+
+from cms import probes
+from cms.accounts import Account, Grant, Source
+from cms.config import Config, SocketSpec
+from cms.doctor_access import Identity, Tried
+from cms.doctor_judge import Folder, KeyFacts
+
+ACCOUNT = Account("a@example.test", Grant("https://login.example.test/common", "client", "a@example.test"), {})
+ME = Identity(pwd.getpwuid(os.geteuid()).pw_name, os.geteuid(), os.getegid())
+NOBODY = pwd.getpwnam("nobody")
+
+
+def spec(path: Path | str, **changes: object) -> SocketSpec:
+    plain = SocketSpec(str(path), (ACCOUNT,), ("SMTP",), 0o600, None, None, None, 1)
+    return replace(plain, **changes)  # type: ignore[arg-type] # fields of its own, by name
+
+
+def test_the_libraries_are_those_of_the_project() -> None:
+    """Each with what is installed and what is needed; those of extras are for something else."""
+    found = {each.name: each for each in probes.libraries()}
+
+    assert {"trio", "msal", "click"} <= found.keys()
+    assert "aiosmtpd" not in found
+    assert found["trio"].found
+    assert found["trio"].lowest
+    assert [] == probes.libraries("no-such-distribution")
+    assert "" == probes._version("no-such-distribution")
+
+
+def test_the_state_folder(tmp_path: Path) -> None:
+    """Whose it is, its mode, its room, its sign-ins; or that it is not there, or out of sight."""
+    tmp_path.chmod(0o700)
+    (tmp_path / "one.vault").touch()
+    found = probes.state_folder(str(tmp_path))
+
+    assert (True, os.geteuid(), 0o700, 1) == (found.exists, found.uid, found.mode, found.vaults)
+    assert found.free > 0
+    assert Folder(f"{tmp_path}/no", exists=False) == probes.state_folder(f"{tmp_path}/no")
+    assert "Not a directory" == probes.state_folder(f"{tmp_path}/one.vault/no").error
+
+
+def key(tmp_path: Path, mode: int = 0o600) -> Source:
+    path = tmp_path / "key"
+    path.touch()
+    path.chmod(mode)
+    return Source("file", (str(path),))
+
+
+def test_a_key_file(tmp_path: Path) -> None:
+    """Private, there where sign-ins need it, and a file."""
+    missing = Source("file", (f"{tmp_path}/no",))
+
+    assert "" == probes.key(key(tmp_path), 1).problem
+    assert "its mode is 0644: others may read it" == probes.key(key(tmp_path, 0o644), 1).problem
+    assert ("", "it is not there") == (probes.key(missing, 0).problem, probes.key(missing, 1).problem)
+    assert "it is no regular file" == probes.key(Source("file", (str(tmp_path),)), 0).problem
+    assert "Not a directory" == probes.key(Source("file", (f"{tmp_path}/key/no",)), 0).problem
+
+
+def test_other_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that is there, a desktop to ask, or nothing that can be seen."""
+    monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", "unix:path=/nowhere")
+
+    assert KeyFacts("") == probes.key(None, 0)
+    assert KeyFacts("command", "sh") == probes.key(Source("command", ("sh", "-c", "secret words")), 0)
+    assert "there is no such program" == probes.key(Source("command", ("/no/such/program",)), 0).problem
+    assert "there is no such program" == probes.key(Source("command", ("no-such-program",)), 0).problem
+    assert KeyFacts("credential", "cms.key") == probes.key(Source("credential", ("cms.key",)), 0)
+    assert KeyFacts("keyring") == probes.key(Source("keyring"), 0)
+    monkeypatch.delenv("DBUS_SESSION_BUS_ADDRESS")
+    monkeypatch.setattr(os, "geteuid", lambda: 54321)
+    assert "there is no desktop session to ask" == probes.key(Source("keyring"), 0).problem
+
+
+@contextmanager
+def listening(path: Path, answer: bytes | None) -> Iterator[list[bytes]]:
+    """Be a daemon that says this to each request; None: that never answers."""
+    asked: list[bytes] = []
+
+    def serve() -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            with client:
+                if answer is None:
+                    ended.wait(60)
+                    return
+                asked.append(client.recv(1024))
+                client.sendall(answer)
+
+    ended = threading.Event()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield asked
+        ended.set()
+        listener.shutdown(socket.SHUT_RDWR)
+    thread.join(60)
+
+
+def test_the_way_to_a_socket(tmp_path: Path) -> None:
+    """Each folder from the root on, and the socket; the first part that is missing, or that cannot be seen."""
+    path = tmp_path / "cms.sock"
+    with listening(path, b""):
+        found = probes.way(str(path))
+
+    assert ("/", str(path)) == (found.steps[0].path, found.steps[-1].path)
+    assert stat.S_ISSOCK(found.steps[-1].mode)
+    assert (str(tmp_path / "no"), "") == (probes.way(f"{tmp_path}/no/x").missing, probes.way(f"{tmp_path}/no/x").error)
+    assert "Not a directory" in probes.way(f"{path}/x").error
+
+
+def test_a_socket_that_is_to_be(tmp_path: Path) -> None:
+    """As the daemon will make it, in a folder that is there; one whose folder is missing is no way yet."""
+    group = grp.getgrgid(NOBODY.pw_gid).gr_name
+    made = probes.planned(spec(tmp_path / "cms.sock", mode=0o660, group=group), os.geteuid()).steps[-1]
+    own = probes.planned(spec(tmp_path / "cms.sock"), os.geteuid()).steps[-1]
+
+    assert (stat.S_IFSOCK | 0o660, os.geteuid(), NOBODY.pw_gid) == (made.mode, made.uid, made.gid)
+    assert (os.getegid(), 4_000_000) == (own.gid, probes.planned(spec(tmp_path / "x"), 4_000_000).steps[-1].gid)
+    assert probes.planned(spec(tmp_path / "no" / "x"), 0).missing
+
+
+def test_who_is_who() -> None:
+    """Users by name and number, with their groups; nobody by a name that is not there."""
+    found = probes.identity("nobody")
+
+    assert found is not None
+    assert ("nobody", NOBODY.pw_uid, NOBODY.pw_gid) == (found.name, found.uid, found.gid)
+    assert Identity("#4000000", 4_000_000, 4_000_000) == probes.identity("4000000")
+    assert probes.identity("no-such-user") is None
+
+
+def test_who_has_to_reach_a_socket() -> None:
+    """Those that it names, members of its groups too, each once; the daemon's user where it names nobody."""
+    group = grp.getgrgid(NOBODY.pw_gid).gr_name
+    named = spec("/x", users=("nobody", "no-such-user"), groups=(group, "no-such-group"))
+
+    assert "nobody" in [each.name for each in probes.expected(named, 0)]
+    assert [ME.name] == [each.name for each in probes.expected(spec("/x"), os.geteuid())]
+    assert ["#4000000"] == [each.name for each in probes.expected(spec("/x"), 4_000_000)]
+
+
+def test_the_rules_of_a_socket() -> None:
+    """Numbers of users and groups; None where the bits decide."""
+    named = probes.rules(spec("/x", users=("nobody", "no-such-user"), groups=("0",)), 7)
+    plain = probes.rules(spec("/x"), 7)
+
+    assert (frozenset({NOBODY.pw_uid}), frozenset({0}), 7) == (named.users, named.groups, named.owner)
+    assert (None, None) == (plain.users, plain.groups)
+
+
+@pytest.mark.parametrize(
+    ("answer", "speaks", "expected"),
+    [
+        (b"{}", "tokens", Tried(reached=True, answered=True)),
+        (b"9:NOTFOUND ,", "postfix", Tried(reached=True, answered=True)),
+        (b"", "tokens", Tried(reached=True)),
+        (None, "tokens", Tried(reached=False, error="the daemon did not answer in time")),
+    ],
+)
+def test_a_real_connection(tmp_path: Path, answer: bytes | None, speaks: str, expected: Tried) -> None:
+    """An answer, none, or a daemon that hangs: no token is asked for."""
+    path = tmp_path / "cms.sock"
+    with listening(path, answer) as asked:
+        tried = probes._tried(probes._as_self(spec(path, speaks=speaks), 0.3))
+
+    assert expected == tried
+    assert asked in ([], [b"-,json\n"], [b"12:cms nobody@x,"])
+
+
+def test_a_connection_that_is_none(tmp_path: Path) -> None:
+    """In the kernel's words."""
+    assert Tried(reached=False, error="No such file or directory") == probes._tried(
+        probes._as_self(spec(tmp_path / "no"), 1.0)
+    )
+
+
+def test_another_user_connects_as_that_user(tmp_path: Path) -> None:
+    """Root becomes each; a folder or a mode that bars the user bars the connection."""
+    require_root()
+    tmp_path.chmod(0o755)
+    path = tmp_path / "cms.sock"
+    nobody = Identity("nobody", NOBODY.pw_uid, NOBODY.pw_gid)
+    with listening(path, b"{}"):
+        path.chmod(0o600)
+        barred, mine = probes.try_socket(spec(path), nobody), probes.try_socket(spec(path), ME)
+
+    assert Tried(reached=False, error="Permission denied") == barred
+    assert Tried(reached=True, answered=True) == mine
+
+
+def test_nobody_else_can_be_tried_without_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whoever asks can be tried; nobody else."""
+    monkeypatch.setattr(os, "geteuid", lambda: 1234)
+    me = Identity("me", 1234, 1234)
+
+    assert probes.try_socket(spec(tmp_path / "no"), ME) is None
+    assert Tried(reached=False, error="No such file or directory") == probes.try_socket(spec(tmp_path / "no"), me)
+
+
+def test_a_group_can_be_given_a_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By root, and by its members."""
+    monkeypatch.setattr(os, "geteuid", lambda: 1234)
+    monkeypatch.setattr(os, "getegid", lambda: 1234)
+    monkeypatch.setattr(os, "getgroups", lambda: [77])
+
+    assert (True, True, False) == (probes.may_give_to("77"), probes.may_give_to("1234"), probes.may_give_to("78"))
+
+
+def test_tools_files(tmp_path: Path) -> None:
+    """Those that are there, each with its text, or why it cannot be read."""
+    (tmp_path / ".msmtprc").write_text("host x\n")
+    (tmp_path / ".config" / "aerc").mkdir(parents=True)
+    (tmp_path / ".config" / "aerc" / "accounts.conf").write_text("[a]\n")
+    (tmp_path / ".muttrc").mkdir()
+    found = [each for each in probes.tool_files(str(tmp_path)) if each.path.startswith(str(tmp_path))]
+
+    assert [("msmtp", "host x\n"), ("aerc", "[a]\n")] == [(each.tool, each.text) for each in found]
+    assert "No such file or directory" == probes._tool_file("mutt", f"{tmp_path}/no").error
+
+
+def test_ages_and_owners(tmp_path: Path) -> None:
+    """How old a file is, and whose daemon a configuration is for: the owner of its socket, else this user's."""
+    file = tmp_path / "file"
+    file.touch()
+    os.utime(file, (1000, 1000))
+    config = Config("/c", (ACCOUNT,), (spec(tmp_path / "no"), spec(file)), None, None, ())
+
+    assert (50.0, None) == (probes.age_of(str(file), 1050.0), probes.age_of(f"{tmp_path}/no", 1.0))
+    assert os.geteuid() == probes.owner_of(config)
+    assert os.geteuid() == probes.owner_of(replace(config, sockets=()))
+
+
+def test_personal_names_are_peoples() -> None:
+    """And this machine's; never a service's or root's."""
+    names = probes.personal_names()
+
+    assert "root" not in names
+    assert socket.gethostname() in names or socket.gethostname() == "localhost"
