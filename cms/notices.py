@@ -222,8 +222,13 @@ def _standing(hook: Hook, facts: Facts, now: float) -> _Standing | None:
 
 def _event(phase: _Standing) -> str:
     if isinstance(phase, NeedsSignIn):
-        return "sign-in-required"
+        return _refused(phase)
     return "locked" if phase.trouble.kind == "locked" else "failing"
+
+
+def _refused(phase: NeedsSignIn) -> str:
+    """Return the event for a refusal: where it is looked at again by itself, nobody is to sign in."""
+    return "sign-in-required" if phase.next_try is None else "failing"
 
 
 def _reminder(hook: Hook, heard: Heard) -> float:
@@ -233,7 +238,7 @@ def _reminder(hook: Hook, heard: Heard) -> float:
 
 def _of_trouble(facts: Facts, phase: _Standing) -> Notice:
     trouble = phase.trouble
-    if isinstance(phase, Failing):
+    if _event(phase) != "sign-in-required":
         return Notice(_event(phase), facts.account, trouble.message, trouble.hint, aadsts=trouble.aadsts)
     asked = _prompt(facts, trouble.message)
     return replace(asked, hint=facts.prompt_hint or trouble.hint, aadsts=trouble.aadsts)
@@ -282,7 +287,7 @@ def _told(phase: Phase) -> str:
     if isinstance(phase, Settled):
         return ""
     if isinstance(phase, NeedsSignIn):
-        return "sign-in-required"
+        return _refused(phase)
     if phase.trouble.kind == "locked":
         return "locked"
     return "failing" if phase.last_try - phase.since >= GRACE_SECONDS else ""

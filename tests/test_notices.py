@@ -59,6 +59,8 @@ SIGNED_IN = Notice("signed-in", "u", "the sign-in gave a token")
 CHANGES = {
     "a refusal": (Life(TOKEN), Life(TOKEN, NeedsSignIn(5.0, REVOKED)), REQUIRED),
     "a refusal after failures": (Life(None, failing(0.0)), Life(None, NeedsSignIn(5.0, REVOKED)), REQUIRED),
+    "an application refused": (Life(TOKEN), Life(TOKEN, NeedsSignIn(5.0, DOWN, 900.0)), TOLD_DOWN),
+    "an application that works again": (Life(TOKEN, NeedsSignIn(5.0, DOWN, 900.0)), Life(NEWER), RECOVERED),
     "another refusal": (Life(None, NeedsSignIn(5.0, DOWN)), Life(None, NeedsSignIn(5.0, REVOKED)), None),
     "a first failure": (Life(TOKEN), Life(TOKEN, failing(0.0)), None),
     "a failure in the grace period": (Life(TOKEN, failing(0.0)), Life(TOKEN, failing(GRACE_SECONDS - 1)), None),
@@ -198,6 +200,15 @@ class TestHook:
         assert NOW + 2 * REMIND_SECONDS == each.again
         assert ["signed-in", "refreshed"] == each.hears(well(NOW + REMIND_SECONDS + 5), NOW + REMIND_SECONDS + 9)
         assert [] == each.hears(well(NOW + REMIND_SECONDS + 5), NOW + 9 * REMIND_SECONDS)
+
+    def test_a_refused_application_asks_nobody_to_sign_in(self) -> None:
+        """It is told at once, as failing, with what is to be mended; then that it works again."""
+        each = Listener()
+        refused = replace(ended(), lives=[Life(token(1000.0), NeedsSignIn(4000.0, DOWN, NOW + 900.0))], login="")
+
+        assert [replace(TOLD_DOWN, aadsts=None)] == list(each.notices(refused))
+        assert ([], math.inf) == (each.hears(refused, NOW + 1e6), each.again)
+        assert ["recovered", "refreshed"] == each.hears(well(NOW + 950.0), NOW + 1000.0)
 
     def test_no_reminders_where_none_are_wanted(self) -> None:
         """With 0 it is told once."""
