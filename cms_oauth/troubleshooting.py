@@ -47,11 +47,11 @@ _PLACEHOLDERS = {
     "app": "APPLICATION-ID",
     "protocol": "SMTP (IMAP, POP)",
     "test": "smtp",
-    "host": "the host",
+    "host": "HOST",
     "offered": "passwords alone, or nothing",
     "software": "Dovecot, Postfix, exim or other",
     "challenge": "as it says in the middle of the login",
-    "wait": "as long as it names",
+    "wait": "the time that it names",
     "ago": "some time",
     "skew": "minutes",
 }
@@ -119,15 +119,8 @@ def _of_entra() -> Iterator[Verdict]:
 
 
 def _numbers(row: entra.Row) -> list[str]:
-    """Return the AADSTS numbers of a row, a long run of them by its ends."""
-    numbers = sorted(number for number, each in entra.ROWS.items() if each is row)
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and runs[-1][-1] == number - 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return [f"AADSTS{run[0]}" if len(run) == 1 else f"AADSTS{run[0]} to AADSTS{run[-1]}" for run in runs]
+    """Return the AADSTS numbers of a row, each in full: people search for the one that they have met."""
+    return [f"AADSTS{number}" for number, each in sorted(entra.ROWS.items()) if each is row]
 
 
 def _unique(verdicts: Iterable[Verdict]) -> list[Verdict]:

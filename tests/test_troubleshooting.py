@@ -45,7 +45,7 @@ def test_it_is_found_by_the_words_of_a_message() -> None:
         "Suggested Backoff Time",
         "AADSTS65001",
         "AADSTS700082",
-        "AADSTS20001 to AADSTS20033",
+        "AADSTS20017",
         "need admin approval",
         "Connection refused",
     ):
