@@ -734,3 +734,17 @@ def test_no_trouble_is_told_of_a_settled_keeper() -> None:
 def test_a_message_names_its_account_once(message: str) -> None:
     """Some troubles name the account themselves."""
     assert 1 == module._about("a@example.test", message).count("a@example.test")
+
+
+@in_trio
+async def test_hooks_hear_of_the_accounts_that_there_are(world: World) -> None:
+    """By the name that the configuration gives, with the command that signs in; of one that has gone, nothing."""
+    world.accounts = [account("unsigned@example.test"), account("machine@example.test", sign_in="app")]
+    async with world.daemon() as app:
+        facts = [app._facts(key) for key in (*app._kept, "gone")]
+
+    assert [
+        ("unsigned@example.test", "cms login unsigned@example.test"),
+        ("machine@example.test", ""),
+        None,
+    ] == [each and (each.account, each.login) for each in facts]
