@@ -53,7 +53,8 @@ def explored(url: str, ca: str, *, argv: Sequence[str] = WORKER_ARGV) -> Explore
 
     `url` is an authority, "" to ask nobody; `ca` a file of certificate authorities, "" for the usual ones.
     """
-    return trio.run(_explored, url, Open("", Source("memory"), ca or None), argv)
+    # Nothing is kept: there is no state folder yet.
+    return trio.run(_explored, url, Open(os.devnull, Source("memory"), ca or None), argv)
 
 
 async def _explored(url: str, opened: Open, argv: Sequence[str]) -> Explored:
