@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 
 import pytest
+import requests
 
 from cms.accounts import Grant
 from cms.grants.application import explain
@@ -132,6 +134,24 @@ def test_azure_arc_without_its_key_file(azure: Metadata, entra: Entra, monkeypat
 
     assert isinstance(outcome, Transient)
     assert ("locked", True) == (outcome.trouble.kind, "group himds" in outcome.trouble.hint)
+
+
+@pytest.mark.parametrize(
+    ("headers", "params", "error"),
+    [
+        ({}, {"resource": "https://x", "api-version": "2018-02-01"}, "bad_request_102"),
+        ({"Metadata": "true"}, {"resource": "https://x", "api-version": "1"}, "invalid_request"),
+        ({"Metadata": "true"}, {"api-version": "2018-02-01"}, "invalid_request"),
+    ],
+)
+def test_the_stand_in_is_as_strict(
+    azure: Metadata, headers: dict[str, str], params: dict[str, str], error: str
+) -> None:
+    """What Azure refuses, so does what stands for it here: a program cannot pass with half a request."""
+    url = f"{azure.vm['AZURE_POD_IDENTITY_AUTHORITY_HOST']}/metadata/identity/oauth2/token"
+    answer = requests.get(url, headers=headers, params=params, timeout=10)
+
+    assert (400, error) == (answer.status_code, answer.json()["error"])
 
 
 def test_service_fabric(azure: Metadata, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -632,7 +632,13 @@ def test_assertion_that_is_none(entra: Entra, session: requests.Session) -> None
 
 
 @pytest.mark.parametrize(
-    ("claims", "number"), [({}, 0), ({"sub": "another"}, 700021), ({"aud": "https://elsewhere.example"}, 700023)]
+    ("claims", "number"),
+    [
+        ({}, 0),
+        ({"sub": "another"}, 700021),
+        ({"aud": "https://elsewhere.example"}, 700023),
+        ({"alg": "none"}, 700027),
+    ],
 )
 def test_assertion_of_the_applications_own(
     entra: Entra, session: requests.Session, claims: dict[str, str], number: int
@@ -642,7 +648,7 @@ def test_assertion_of_the_applications_own(
     now, endpoint = entra.directory.now(), f"{entra.authority}/{TENANT}/oauth2/v2.0/token"
     said = {"iss": APP_ID, "sub": APP_ID, "aud": endpoint, "nbf": now, "exp": now + 600} | claims
     thumbprint = b64url(CERTIFICATE.certificate.fingerprint(hashes.SHA256()))
-    head = {"alg": "RS256", "typ": "JWT", "x5t#S256": thumbprint}
+    head = {"alg": said.pop("alg", "RS256"), "typ": "JWT", "x5t#S256": thumbprint}
     signed = ".".join(b64url(json.dumps(part).encode()) for part in (head, said))
     signature = b64url(CERTIFICATE.key.sign(signed.encode(), padding.PKCS1v15(), hashes.SHA256()))
 
