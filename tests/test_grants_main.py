@@ -26,7 +26,20 @@ from cms.grants.desk import Desk
 from cms.grants.entra import Answer, CodeFlow
 from cms.grants.entra import Entra as Provider
 from cms.grants.keys import Keys
-from cms.grants.messages import Acquire, Cancel, Done, Forget, Import, Open, Place, Prompt, Redirected, SignIn, pack
+from cms.grants.messages import (
+    MAX_MESSAGE,
+    Acquire,
+    Cancel,
+    Done,
+    Forget,
+    Import,
+    Open,
+    Place,
+    Prompt,
+    Redirected,
+    SignIn,
+    pack,
+)
 from cms.grants.service import Cancelled, Line, Mailbox, Service
 from cms.grants.vault import Vault
 from cms.lifecycle import Granted, Outcome, Refused, Transient, Trouble
@@ -435,7 +448,7 @@ class TestDesk:
             b"the-secret\n",
             b"[]\n",
             pack(Open("")),
-            b"x" * 300_000,
+            b"x" * (MAX_MESSAGE + 1),
             b'{"is": "Acquire", "number": 1, "the-secret": 1}\n',
         ],
         ids=["text", "list", "second Open", "endless", "fields"],
