@@ -255,6 +255,8 @@ def test_arguments_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("name", ["trustme", "aiosmtpd"])
 def test_missing_library(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Without the extra's libraries the command says how to install them."""
+    # The package is imported anew, which makes it another attribute of `cms`: that is undone as well.
+    monkeypatch.setattr("cms.sandbox", sys.modules["cms.sandbox"])
     for module in [module for module in sys.modules if module.startswith(("cms.sandbox", name))]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, name, None)  # cannot be imported
