@@ -162,3 +162,21 @@ def test_connection_that_will_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(TimeoutError):
             server.stop()
         release.set()
+
+
+def test_a_pause_keeps_the_port() -> None:
+    """While it is paused connections are refused, nobody else can listen at its port, and `start` is there again."""
+    server = Server(handler)
+    server.start()
+    before = server.port
+    server.pause()
+
+    with socket.socket() as stranger, pytest.raises(OSError, match="in use"):
+        stranger.bind((web.HOST, before))
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((web.HOST, before), timeout=10)
+    server.start()
+    told = ask(server, "GET", "/page")
+    server.stop()
+
+    assert (before, (201, "hello")) == (server.port, told)

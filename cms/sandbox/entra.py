@@ -103,7 +103,7 @@ class Entra(Settings):
     def go_down(self) -> None:
         """Refuse connections, as an endpoint that is down does; what is known stays known."""
         self.faults.release()
-        self._tls.stop()
+        self._tls.pause()
 
     def come_up(self) -> None:
         """Listen again, on the same port."""
@@ -187,7 +187,7 @@ class Entra(Settings):
         """Return how many requests there have been."""
         return len(self.asked(endpoint, **wanted))
 
-    def wait_for(self, number: int, endpoint: str = "token", *, seconds: float = 10.0, **wanted: object) -> bool:
+    def wait_for(self, number: int, endpoint: str = "token", *, seconds: float = 60.0, **wanted: object) -> bool:
         """Wait until there have been so many requests; False when there were not in time."""
         with self._changed:
             return self._changed.wait_for(lambda: self.count(endpoint, **wanted) >= number, seconds)

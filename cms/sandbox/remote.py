@@ -114,7 +114,7 @@ class Remote:
         """Return how many requests there have been."""
         return len(self.asked(endpoint, **wanted))
 
-    def wait_for(self, number: int, endpoint: str = "token", *, seconds: float = 10.0, **wanted: object) -> bool:
+    def wait_for(self, number: int, endpoint: str = "token", *, seconds: float = 60.0, **wanted: object) -> bool:
         """Wait until there have been so many requests."""
         return bool(self._ask("wait_for", number=number, endpoint=endpoint, seconds=seconds, **wanted))
 

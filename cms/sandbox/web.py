@@ -95,17 +95,33 @@ class Server:
         self._context = context
         self._tcp: _Tcp | None = None
         self._thread: threading.Thread | None = None
+        # Bound and not listening: keeps the port ours in a pause.
+        self._kept: socket.socket | None = None
 
     def start(self) -> None:
         """Listen; returns when connections are accepted."""
         self._tcp = _Tcp((HOST, self.port), self._handler, self._context)
+        self._release()
         self.port = self._tcp.server_address[1]
         # The poll interval is how long stop() waits at most; the default of half a second adds up over many tests.
         self._thread = threading.Thread(target=self._tcp.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
 
+    def pause(self) -> None:
+        """Refuse connections until `start`, and let nobody else have the port meanwhile."""
+        self.stop()
+        self._kept = socket.socket(_Tcp.address_family)
+        self._kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._kept.bind((HOST, self.port))
+
+    def _release(self) -> None:
+        if self._kept:
+            self._kept.close()
+            self._kept = None
+
     def stop(self) -> None:
         """Close the listener and every connection; raise what a handler raised. Does nothing when not started."""
+        self._release()
         if self._tcp is None or self._thread is None:
             return
         tcp, self._tcp = self._tcp, None
