@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import trio
@@ -126,8 +127,7 @@ class _Commands:
         if command != "leave":
             return await ERRANDS[command](self._custody, message, ask)
         grants = list({each.grant.key: each.grant for each in self._accounts if not each.grant.unattended}.values())
-        strays = await self._custody.discard(await self._custody.look())
-        return strays if isinstance(strays, Result) else await self._forget(grants)
+        return await self._custody.leave(partial(self._forget, grants))
 
     def _personal(self, user: str) -> Grant | Result:
         """Return the sign-in that a user name means, if it is a person's."""

@@ -570,10 +570,8 @@ class App(control.Commands):
     async def errand(self, command: str, message: Mapping[str, Any], ask: Ask) -> Result:
         if command != "leave":
             return await ERRANDS[command](self._custody, message, ask)
-        strays = await self._custody.discard(await self._custody.look())
-        if isinstance(strays, Result):
-            return strays
-        return await self._sign_out([kept.keeper for kept in self._kept.values() if not kept.keeper.grant.unattended])
+        attended = [kept.keeper for kept in self._kept.values() if not kept.keeper.grant.unattended]
+        return await self._custody.leave(partial(self._sign_out, attended))
 
     async def refresh(self, user: str) -> Result:
         keepers = self._keepers_of(user) if user else [kept.keeper for kept in self._kept.values()]

@@ -127,6 +127,18 @@ class Custody:
             found, key_from = found or end.persisted, key_from or end.key_from
         return Granted("", 0.0, 0.0, persisted=found, key_from=key_from)
 
+    async def leave(self, sign_out: Callable[[], Awaitable[Result]]) -> Result:
+        """Delete what no account has, then have everybody else signed out; tell of both."""
+        strays = await self.look()
+        gone = await self.discard(strays) if strays else None
+        if isinstance(gone, Result):
+            return gone
+        result = await sign_out()
+        if gone is None:
+            return result
+        also = f"without an account, and deleted: {len(strays)}{_key_gone(gone.key_from)}"
+        return replace(result, message=f"{result.message}\n{also}")
+
     async def prune(self, message: Mapping[str, Any], ask: Ask) -> Result:
         """Delete what no account has, once whoever asks for it has seen it and agreed."""
         strays = await self.look()
@@ -278,7 +290,8 @@ def _key_gone(key_from: str) -> str:
 def farewell(left: Left, now: float) -> Result:
     """Return what a sign-out has done, and what it cannot do. `now` is Unix time."""
     if not left.found:
-        return Result(True, f"{left.names}: nobody was signed in, so there was nothing to delete")
+        who = f"{left.names}: " if left.names else ""
+        return Result(True, f"{who}nobody was signed in, so there was nothing to delete")
     said = f"{left.names}: signed out, and the stored sign-in deleted{_key_gone(left.key_from)}"
     return Result(True, said, "\n".join([_still_good(left.expires, now), *_elsewhere(left.grants)]))
 

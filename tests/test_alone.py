@@ -238,7 +238,8 @@ def test_what_no_account_has_can_leave(tmp_path: Path) -> None:
 
     assert "stray: signed out, and the stored sign-in deleted" == gone["message"]
     assert "deleted: 1" == pruned["message"]
-    assert "good@example.test: signed out, and the stored sign-in deleted" == left["message"]
+    said = "good@example.test: signed out, and the stored sign-in deleted\nwithout an account, and deleted: 1"
+    assert said == left["message"]
 
 
 @pytest.mark.parametrize(("url", "expected"), [("tenant", ("tenant", "")), ("refused", ("", "no network"))])

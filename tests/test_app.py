@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -748,3 +748,26 @@ async def test_hooks_hear_of_the_accounts_that_there_are(world: World) -> None:
         ("machine@example.test", ""),
         None,
     ] == [each and (each.account, each.login) for each in facts]
+
+
+@in_trio
+async def test_everybody_is_signed_out(world: World) -> None:
+    """`cms logout --all`; and what no account has is told in the status until then."""
+    stray = world.folder / "state" / "stray.vault"
+    stray.parent.mkdir(mode=0o700, exist_ok=True)
+    stray.touch()
+    async with world.daemon() as app:
+        await until(lambda: bool(app.status().extra["json"]["orphans"]))
+        result = await app.errand("leave", {}, _nobody)
+        pruned = await app.errand("prune", {"yes": True}, _nobody)
+        unknown = await app.logout("stray")
+
+    assert result.ok
+    assert "a@example.test: signed out, and the stored sign-in deleted" in result.message
+    assert "without an account, and deleted: 1" in result.message
+    assert pruned.ok
+    assert "stray: signed out" in unknown.message
+
+
+async def _nobody(_event: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {}

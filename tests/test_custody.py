@@ -178,6 +178,26 @@ async def test_parting_with_what_has_no_account(tmp_path: Path) -> None:
 
 
 @in_trio
+async def test_everybody_leaves_those_without_an_account_first(tmp_path: Path) -> None:
+    """Both are told of; where those cannot be deleted nobody is signed out."""
+
+    async def sign_out() -> Result:
+        return Result(True, "ann@x.test: signed out")
+
+    async def never() -> Result:
+        raise AssertionError
+
+    empty = await custody(tmp_path, Office()).leave(sign_out)
+    (tmp_path / "stray.vault").touch()
+    office = Office({Survey: [Listed((kept("bob@x.test"),))] * 4, Discard: [Granted("", 0.0, 0.0), NO]})
+    found = custody(tmp_path, office)
+
+    assert (True, "ann@x.test: signed out") == said(empty)
+    assert (True, "ann@x.test: signed out\nwithout an account, and deleted: 1") == said(await found.leave(sign_out))
+    assert (False, "it is damaged") == said(await found.leave(never))
+
+
+@in_trio
 async def test_several_are_forgotten_as_one(tmp_path: Path) -> None:
     """The key goes with the last; what fails ends it."""
     ends: list[Outcome] = [Granted("", 0.0, 0.0), Granted("", 0.0, 0.0, persisted=False, key_from="keyring")]
@@ -357,6 +377,7 @@ def test_a_farewell_says_what_still_works() -> None:
 def test_nobody_was_signed_in() -> None:
     """Nothing was deleted, and nothing else is said of it."""
     result = farewell(Left((), "ann@x.test", found=False), 0.0)
+    assert "nobody was signed in, so there was nothing to delete" == farewell(Left((), "", found=False), 0.0).message
 
     assert (True, "ann@x.test: nobody was signed in, so there was nothing to delete", "") == (
         result.ok,

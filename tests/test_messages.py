@@ -7,23 +7,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cms.accounts import Grant, Proxy, Source
+from cms.accounts import Grant, Kept, Proxy, Source
 from cms.grants import messages
 from cms.grants.messages import (
     Acquire,
     Cancel,
+    Discard,
     Done,
+    Explore,
+    Explored,
+    Export,
+    Exported,
     Forget,
     Garbage,
     Import,
     Lines,
+    Listed,
     Open,
+    Peek,
     Place,
     Prompt,
     Question,
     Redirected,
     Reply,
     SignIn,
+    Survey,
 )
 from cms.lifecycle import Ending, Granted, Refused, Transient, Trouble
 
@@ -43,6 +51,11 @@ QUESTIONS: list[Question] = [
     Redirected(2, {"code": "secret-code", "state": "s"}),
     Cancel(2),
     Forget(3, GRANT),
+    Export(5, (GRANT, GRANT), "secret-passphrase"),
+    Peek(6, Place("/home/ann/signins", "cms", "", "secret-password")),
+    Survey(7, ("a", "b")),
+    Discard(8, ()),
+    Explore(9, "https://login.example/x.test"),
     Open("/state", proxy=Proxy("http://proxy:3128", ("localhost",), "ann", Source("credential", ("proxy",)))),
     Import(4, GRANT, Place("/home/ann/tokens", "pizauth", "work", "secret-password")),
 ]
@@ -52,6 +65,10 @@ REPLIES: list[Reply] = [
     Done(1, Granted("secret-token", 5.0, 3600.0, ("a", "b"), persisted=False, key_from="memory only", who="ann")),
     Done(1, Transient(TROUBLE, 120.0)),
     Done(1, Refused(TROUBLE)),
+    Done(5, Exported("secret-text", ("a", "b"))),
+    Done(6, Listed((Kept("key", "authority", "client", "login", "who", 7.5), Kept("key", "", "", "")))),
+    Done(7, Listed(())),
+    Done(9, Explored("tenant", "why", unknown=True, no_keyring="no keyring")),
     Done(1, Granted("secret-token", 5.0, 3600.0, given_at=7.5, endings=(Ending(1.0, 2.0, 70043), Ending(3.0, 4.0)))),
 ]
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
-from cms.accounts import Account, Grant
+from cms.accounts import Account, Grant, Kept
 from cms.forecast import Forecast
 from cms.lifecycle import Failing, Life, NeedsSignIn, Refused, Token, Transient, Trouble, absorb
 from cms.status import (
@@ -372,6 +372,19 @@ cms 1.2.3, process 4711, up 1 d 1 h, configuration /etc/cms/cms.cfg
   socket        /run/cms/cms.sock
   warning       the socket is open to all
 """
+
+
+def test_what_is_stored_without_an_account_comes_last() -> None:
+    """Whose it is, or that nobody can tell, and what to do about it; in the JSON beside the accounts."""
+    kept = Kept("key1", "https://login.example.test/common", "client", "bob@example.test", "bob@example.test", 1.0)
+    daemon = replace(DAEMON, orphans=(kept, Kept("key2", "", "", "")))
+    text = as_text([row_of("ok")], daemon)
+
+    last = text.partition("stored sign-ins without an account:")[2]
+    assert "bob@example.test: https://login.example.test/common, application client" in last
+    assert "a file that cannot be read now (key2.vault)" in last
+    assert "`cms prune` deletes them" in last
+    assert [asdict(each) for each in daemon.orphans] == list(as_json([], daemon)["orphans"])
 
 
 def test_the_daemon_comes_first() -> None:
