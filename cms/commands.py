@@ -323,7 +323,8 @@ def _status_document() -> dict[str, Any]:
 def check(config: str) -> int:
     """Read the configuration, say what it means, and start nothing.
 
-    The key, the folders of the sockets and the groups are looked at as a daemon would use them. A daemon that runs with this configuration is asked what it warns of.
+    The key, the folders of the sockets and the groups are looked at as a daemon would use them. A daemon that runs with
+    this configuration is asked what it warns of.
     """
     found = _load(_config_path(config))
     _say("\n".join(summary(found)))
