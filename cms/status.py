@@ -412,12 +412,16 @@ def as_json(rows: Sequence[Row], daemon: Daemon | None = None) -> dict[str, Any]
 
 
 def as_systemd(rows: Sequence[Row]) -> str:
-    """Return one line for systemd's STATUS=: how many accounts are in which state, and the first that needs a person."""
+    """Return one line for systemd's STATUS= and `cms status --check`.
+
+    How many accounts are in which state, and the first that needs a person now, or else soon.
+    """
     counts = Counter(row.state for row in rows)
     line = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]) or "no accounts"
     if any(row.persisted is False for row in rows):
         line += "; sign-ins in memory only"
-    first = next((row for row in rows if row.state in _FOR_PEOPLE), None)
+    waiting = [row for row in rows if row.state in _FOR_PEOPLE] or [row for row in rows if row.sign_in_due]
+    first = waiting[0] if waiting else None
     return f"{line}; {_printable(first.user or 'an account')}: {_printable(first.next_move)}" if first else line
 
 

@@ -560,6 +560,8 @@ def test_monitoring_is_warned_before_a_sign_in_ends() -> None:
     assert [WARNING, WARNING] == [exit_code([near]), exit_code([past])]
     assert "sign in before mail has to wait: `cms login a@example.test`" == near.next_move
     assert "next expected now" in as_text([past])
+    assert f"1 ok; {near.user}: {near.next_move}" == as_systemd([near])
+    assert as_systemd([near, row_of("locked")]).endswith(row_of("locked").next_move)
 
 
 def test_a_clock_that_went_back_makes_no_negative_age() -> None:
