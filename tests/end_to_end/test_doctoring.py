@@ -1,0 +1,211 @@
+"""`cms doctor` where mail works and where it does not, with the real daemon and real mail servers."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from support.daemon import Daemon, account_line, daemons, settings_lines
+from support.evidence import keep
+from support.programs import require_root
+from support.reachable import ALICE, Installation
+from support.servers import MailServers
+
+USER = "user.of.mail@domain.com"
+
+# The command, as far as the test's mail servers have ports of their own: no configuration names those.
+_COMMAND = """
+import json, sys
+from dataclasses import replace
+from cms import commands, main
+hosts, *arguments = sys.argv[1:]
+def swap(accounts):
+    return tuple(replace(each, **json.loads(hosts)) for each in accounts)
+def load(path, real=commands.load):
+    found = real(path)
+    sockets = tuple(replace(each, accounts=swap(each.accounts)) for each in found.sockets)
+    return replace(found, accounts=swap(found.accounts), sockets=sockets)
+commands.load = load
+sys.exit(main.main(["doctor", *arguments]))
+"""
+
+# What the whole may take against servers that answer.
+_WHOLE_SECONDS = 10.0
+
+
+class Patient:
+    """Somebody with a daemon, and what the doctor says to them."""
+
+    def __init__(self, daemon: Daemon, servers: MailServers) -> None:
+        self.daemon = daemon
+        self.servers = servers
+        self.socket = daemon.sockets / "cms.sock"
+
+    def configure(self, *, more: str = "", account: str = "", protocols: str = '"SMTP", "IMAP", "POP"') -> None:
+        """Write a configuration whose mail servers are the test's."""
+        self.daemon.configure(
+            settings_lines(self.daemon.home, self.servers.entra)
+            + account_line("account", USER, self.servers.entra, account)
+            + f'CredentialServer("{self.socket}", [account], protocols=[{protocols}]{more})\n'
+            + 'Office365("INBOX", account)\n'
+        )
+
+    def doctor(self, *arguments: str, uid: int | None = None) -> subprocess.CompletedProcess[str]:
+        """Run the doctor, as the owner or somebody else."""
+        servers = self.servers
+        ports = {"smtp_host": servers.submission, "imap_host": servers.imap, "pop_host": servers.pop}
+        hosts = json.dumps({name: f"localhost:{port}" for name, port in ports.items()})
+        python = str(self.daemon.installation.folder / "bin" / "python")
+        words = ("-I", "-c", _COMMAND, hosts, "-c", str(self.daemon.config), *arguments)
+        done = self.daemon.run(python, *words, uid=uid, SSL_CERT_FILE=servers.ca_file)
+        keep("output", done.stdout)
+        return done
+
+    def findings(self, *arguments: str, uid: int | None = None) -> list[dict[str, Any]]:
+        """Return what the doctor finds."""
+        done = self.doctor("--json", *arguments, uid=uid)
+        assert done.stdout, done.stderr
+        found: list[dict[str, Any]] = json.loads(done.stdout)["findings"]
+        return found
+
+
+@contextmanager
+def patient(installation: Installation, servers: MailServers) -> Iterator[Patient]:
+    servers.add_user(USER)
+    with daemons(installation) as make:
+        somebody = Patient(make(ALICE), servers)
+        somebody.configure()
+        somebody.daemon.start()
+        somebody.daemon.sign_in(USER, servers.entra)
+        yield somebody
+
+
+@pytest.fixture(scope="module")
+def healthy(installation: Installation, servers: MailServers) -> Iterator[Patient]:
+    """Somebody whose mail works."""
+    require_root()
+    with patient(installation, servers) as somebody:
+        yield somebody
+
+
+def levels(findings: list[dict[str, Any]]) -> dict[str, str]:
+    """Return the worst level of each check."""
+    order = ("pass", "skip", "warn", "fail")
+    worst: dict[str, str] = {}
+    for each in findings:
+        worst[each["check"]] = max(worst.get(each["check"], "pass"), each["level"], key=order.index)
+    return worst
+
+
+def test_everything_is_well(healthy: Patient) -> None:
+    """Each check passes, and the whole takes less than ten seconds; a proxy is none, and nobody's tool asks cms."""
+    begun = time.monotonic()
+    findings = healthy.findings()
+    took = time.monotonic() - begun
+
+    assert {
+        **dict.fromkeys(("configuration", "python", "libraries", "clock", "dns", "tls", "proxy", "key"), "pass"),
+        **dict.fromkeys(("state folder", "daemon", "socket", "sign-in", "token", "consent"), "pass"),
+        **dict.fromkeys(("mail servers", "SMTP", "IMAP", "POP", "mailbox INBOX"), "pass"),
+        "mail tools": "skip",
+    } == levels(findings), [each for each in findings if each["level"] != "pass"]
+    assert took < _WHOLE_SECONDS
+
+
+def test_a_person_reads_lines(healthy: Patient) -> None:
+    """In the checks' order, with a summary; nothing of a progress display where there is no terminal."""
+    done = healthy.doctor(USER)
+    checks = [line.split()[1] for line in done.stdout.splitlines() if line.startswith(("pass", "skip"))]
+
+    assert (0, "") == (done.returncode, done.stderr)
+    assert checks.index("configuration") < checks.index("clock") < checks.index("daemon") < checks.index("SMTP")
+    assert done.stdout.splitlines()[-1].endswith("passed")
+    assert "\x1b" not in done.stdout
+
+
+def test_another_user_does_not_reach_the_socket(healthy: Patient) -> None:
+    """As root each user really connects; the owner's socket is nobody else's."""
+    # Root runs no other user's configuration.
+    copy = healthy.daemon.folder / "cms.cfg"
+    shutil.copy(healthy.daemon.config, copy)
+    findings = healthy.findings("--as", "nobody", "-c", str(copy), uid=0)
+    found = [each for each in findings if each["check"] == "socket"]
+    verdicts = [each["verdicts"][0]["name"] for each in found if each["level"] == "fail"]
+
+    assert ["socket-mode"] == verdicts
+    assert any(each["level"] == "pass" for each in found)
+
+
+def test_a_tool_that_asks_at_the_wrong_place(healthy: Patient) -> None:
+    """Its line is named, with the sockets that there are."""
+    file = healthy.daemon.home / ".msmtprc"
+    file.write_text(f'passwordeval "cms-oauth --user={USER} --cms_sock=/nowhere/cms.sock --output=token"\n')
+    os.chown(file, ALICE, ALICE)
+    try:
+        (found,) = [each for each in healthy.findings() if each["check"] == "mail tools"]
+    finally:
+        file.unlink()
+
+    assert ("fail", "tool-socket") == (found["level"], found["verdicts"][0]["name"])
+    assert f"{file}:1" in found["message"]
+
+
+def test_the_bundle_has_nothing_of_anybody(healthy: Patient) -> None:
+    """Of the person it has the domain; it is its owner's alone, and overwrites nothing."""
+    path = healthy.daemon.home / "report.json"
+    first, second = healthy.doctor("--bundle", str(path)), healthy.doctor("--bundle", str(path))
+    text = path.read_text()
+    # The run's search for secrets looks through what is kept.
+    keep("output", text)
+    local = USER.partition("@")[0]
+
+    assert "Look through it before you send it" in first.stdout
+    assert (0o600, ALICE) == (stat.S_IMODE(path.stat().st_mode), path.stat().st_uid)
+    assert "it exists already and stays as it is" in second.stderr
+    assert "@domain.com" in text
+    for word in (local, str(healthy.daemon.home), os.uname().nodename):
+        assert word not in text
+    assert "findings" in json.loads(text)
+
+
+def test_without_a_daemon_it_says_what_to_do(make_daemon: Callable[..., Daemon], servers: MailServers) -> None:
+    """Everything else is looked at; what needs a token is told as such."""
+    somebody = Patient(make_daemon(ALICE), servers)
+    somebody.configure()
+    findings = somebody.findings()
+    found = levels(findings)
+
+    assert ("fail", "fail", "fail", "pass", "pass") == tuple(
+        found[check] for check in ("daemon", "socket", "token", "tls", "mail servers")
+    )
+    assert ("skip", "skip", "skip") == (found["SMTP"], found["IMAP"], found["POP"])
+    assert "cms run" in json.dumps(findings)
+
+
+def test_without_a_configuration_it_says_what_to_do(make_daemon: Callable[..., Daemon]) -> None:
+    """And looks at nothing that only a configuration names: no server anywhere is asked."""
+    daemon = make_daemon(ALICE)
+    done = daemon.cms("doctor")
+
+    assert 2 == done.returncode
+    assert "`cms init`" in done.stdout
+    assert "no configuration says which server to compare it with" in done.stdout
+
+
+def test_a_faulty_configuration_is_named_by_its_line(make_daemon: Callable[..., Daemon]) -> None:
+    """As `cms check` does."""
+    daemon = make_daemon(ALICE)
+    daemon.configure('account = Office365_Account(usr="a@example.test")\n')
+    done = daemon.cms("doctor", "-c", str(daemon.config))
+
+    assert 2 == done.returncode
+    assert f"{daemon.config}:1" in done.stdout
+    assert "usr" in done.stdout
