@@ -311,6 +311,9 @@ def span(seconds: float) -> str:
     return next((f"{seconds / one:.0f} {unit}" for least, one, unit in _UNITS if seconds >= least), f"{seconds:.0f} s")
 
 
+# The arguments that name what an application proves itself with.
+_CREDENTIAL = "client_secret, certificate or client_assertion"
+
 # What Entra itself says of one of its numbers.
 _LOOK_UP = "https://login.microsoftonline.com/error?code="
 _ERROR_CODES = "https://learn.microsoft.com/en-us/entra/identity-platform/reference-error-codes"
@@ -335,7 +338,8 @@ def of_entra(
     said = (f"AADSTS{aadsts}" if aadsts else "", error, suberror, f"HTTP {status}" if status else "")
     shown = printable(", ".join(filter(None, said)))[:_MAX_TEXT] or "no reason given"
     commands = {"login": command("login", user), "consent": command("admin-consent-url", user)}
-    values = {**commands, "redirect": redirect, "origin": entra.origin_of(redirect)}
+    known = {"redirect": redirect, "origin": entra.origin_of(redirect), "credential": _CREDENTIAL}
+    values = {**commands, **known}
     verdict = fill(of_row(row), values)
     takes = verdict.takes if retry_after is None else span(retry_after)
     return (

@@ -522,6 +522,123 @@ ERRORS = {
     "invalid_tenant": ROWS[90002],
 }
 
+# The same for an application that signs in by itself: nobody is told to sign in, and cms looks again by itself.
+# `{credential}` is the argument that names what it proves itself with.
+_WAIT_OR_REFRESH = "then wait, or `cms refresh`"
+_PERMIT = "have the administrator consent to the application in that tenant"
+_FEDERATION = f"{_LEARN}/workload-id/workload-identity-federation"
+_APPLICATION_BY_NUMBERS: dict[tuple[int, ...], Row] = {
+    (7000215,): Row(
+        "application-secret-wrong",
+        "the client secret is wrong",
+        f"put the secret's value, which is not its id, where {{credential}} points; {_WAIT_OR_REFRESH}",
+        link=_CREDENTIALS,
+        words=("invalid client secret provided",),
+    ),
+    (7000222,): Row(
+        "application-secret-expired",
+        "the client secret has expired",
+        f"make a new secret in the registration and put its value where {{credential}} points; {_WAIT_OR_REFRESH}",
+        link=_CREDENTIALS,
+        words=("client secret keys are expired",),
+    ),
+    (7000216, 7000218): Row(
+        "application-without-proof",
+        "the application has proved itself with nothing that its registration knows",
+        "give client_secret, certificate or client_assertion of the account in the configuration, then `cms reload`",
+        link=_CREDENTIALS,
+        words=("client_assertion, client_secret or client_assertion_type is required",),
+    ),
+    (700027, 700030, 50012, 5000224): Row(
+        "application-certificate",
+        "the certificate was not accepted: it has expired, or the registration does not have it",
+        f"upload the certificate, without its key, to the registration, and check this machine's clock; {_WAIT_OR_REFRESH}",
+        link=_CREDENTIALS,
+        words=("client assertion contains an invalid signature", "certificate thumbprint"),
+    ),
+    (700024,): Row(
+        "application-assertion-time",
+        "the assertion is not valid now: it has expired, or a clock is wrong",
+        f"see that what {{credential}} points to is rotated in time, and check this machine's clock; {_WAIT_OR_REFRESH}",
+        link=_FEDERATION,
+        words=("client assertion is not within its valid time range",),
+    ),
+    (70021, 700211, 700212, 700213, 700214): Row(
+        "application-federation",
+        "no federated credential of the application fits the assertion",
+        f"a federated credential in the registration must have the assertion's issuer, subject and audience; {_WAIT_OR_REFRESH}",
+        link=_FEDERATION,
+        words=("no matching federated identity record found",),
+    ),
+    (700021, 50027, 50013): Row(
+        "application-assertion",
+        "the assertion is not one that Entra can use",
+        f"see that {{credential}} points to an assertion for this application, issued by whom it trusts; {_WAIT_OR_REFRESH}",
+        link=_FEDERATION,
+        words=("assertion is invalid", "invalid JWT token"),
+    ),
+    (700016, 70001): Row(
+        "application-unknown",
+        "the tenant does not know the application",
+        f"check client_id= and tenant= of the account in the configuration, then `cms reload`; or {_PERMIT}, {_WAIT_OR_REFRESH}",
+        link=_REGISTER,
+        words=("application was not found in the directory",),
+    ),
+    (7000229, 501051, 50105, 65001): _admin(
+        "application-not-permitted",
+        "the application has no permission in the tenant yet",
+        f"{_PERMIT}: docs/microsoft-setup.md has the steps; {_WAIT_OR_REFRESH}",
+        link=_CONSENT,
+        words=("missing service principal in the tenant", "application is not assigned to a role"),
+    ),
+    (7000112,): Row(
+        "application-switched-off",
+        "the application was disabled",
+        f"have its owner enable it, {_WAIT_OR_REFRESH}; or use another client_id",
+        link=_REGISTER,
+        words=("application is disabled",),
+    ),
+    (90002, 90038, 50059): ROWS[90002],
+    (9001023, 50194): Row(
+        "application-needs-tenant",
+        "an application needs the tenant that it works in",
+        "set tenant= of the account to the tenant's GUID or domain, then `cms reload`",
+        link=_REGISTER,
+        words=("grant type is not supported over the /common endpoint",),
+    ),
+    (500011, 650052, 50001): ROWS[650052],
+    (70011, 1002012, 28000, 700022): Row(
+        "application-scope",
+        "the scope is not one that an application can ask for",
+        "check scopes= of the account: one resource's .default, and nothing else; then `cms reload`",
+        link=_SCOPES,
+        words=("provided value for scope is not valid", ".default"),
+    ),
+    (53003, 53004, 530035, 530031): _admin(
+        "application-conditional-access",
+        "a conditional-access policy of the organisation blocks the application",
+        f"the administrator has to exempt it, or allow this machine's address; {_WAIT_OR_REFRESH}",
+        link=_ACCESS,
+        words=("conditional access for workload identities",),
+    ),
+}
+APPLICATION_ROWS = {number: row for numbers, row in _APPLICATION_BY_NUMBERS.items() for number in numbers}
+APPLICATION_REFUSED = Row(
+    "application-not-accepted",
+    "the provider refused the application",
+    f"check its registration, {_WAIT_OR_REFRESH}; or client_id=, tenant= and {{credential}} of the account, then `cms reload`",
+    link=_REGISTER,
+    words=("invalid_client", "unauthorized_client"),
+)
+# IMDS, the App Service and Azure Arc answer in error words of their own, which say less than the status.
+NO_IDENTITY = Row(
+    "no-managed-identity",
+    "this machine has no such managed identity",
+    f"assign it in Azure (`az vm identity assign`), {_WAIT_OR_REFRESH}; or name another in client_id=, then `cms reload`",
+    link=f"{_LEARN}/identity/managed-identities-azure-resources/overview",
+    words=("Identity not found", "managed identity", "IMDS"),
+)
+
 # What an HTTP status says where nothing else is known.
 THROTTLED = _wait(
     "throttled",
@@ -556,8 +673,18 @@ def origin_of(redirect: str) -> str:
 
 
 def row_of(number: int | None, error: str = "", suberror: str = "", status: int | None = None) -> Row:
-    """Return the row of a refusal: its number's, else its suberror's, its error word's, its status's, else `UNKNOWN`."""
-    return ROWS.get(number or 0) or SUBERRORS.get(suberror) or ERRORS.get(error) or _of_status(status) or UNKNOWN
+    """Return the row of a refusal: its number's, else its suberror's, its error word's, its status's, else `UNKNOWN`.
+
+    Numbers that applications alone meet are known too.
+    """
+    return (
+        ROWS.get(number or 0)
+        or APPLICATION_ROWS.get(number or 0)
+        or SUBERRORS.get(suberror)
+        or ERRORS.get(error)
+        or _of_status(status)
+        or UNKNOWN
+    )
 
 
 def _of_status(status: int | None) -> Row | None:

@@ -6,7 +6,8 @@ Each row has the words that a person would search for, so that the page is found
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
 from cms_oauth import diagnosis_entra as entra
 from cms_oauth import diagnosis_local as local
@@ -37,6 +38,7 @@ _PLACEHOLDERS = {
     "trustee": "person@domain.com",
     "claimed": "person@domain.com",
     "login": "`cms login user@domain.com`",
+    "credential": "client_secret (certificate, client_assertion)",
     "consent": "`cms admin-consent-url user@domain.com`",
     "redirect": "http://localhost",
     "origin": "http://localhost",
@@ -64,6 +66,7 @@ def page() -> str:
         ("A message or a mailbox is refused, not the login", _unique(_of_mail(*_OTHERS))),
         ("There is no connection with the mail server", _unique(_of_mail(*_CONNECTIONS))),
         ("Microsoft refuses the sign-in", _unique(_of_entra())),
+        ("Microsoft refuses an application that signs in by itself", _unique(_of_applications())),
         ("cms gives no token", _unique(row.verdict for row in local.ROWS)),
     )
     return _TOP + "".join(f"\n## {title}\n" + "".join(map(_entry, verdicts)) for title, verdicts in sections)
@@ -103,24 +106,22 @@ def _of_mail(*verdicts: Verdict) -> Iterator[Verdict]:
 
 
 def _of_entra() -> Iterator[Verdict]:
-    """Yield Entra's rows, each with its numbers among its words."""
-    numbered = (*entra.ROWS.values(), *entra.SUBERRORS.values(), *entra.ERRORS.values())
-    for row in dict.fromkeys((*numbered, entra.THROTTLED, entra.FAILED, entra.NOT_THE_PROVIDER)):
-        verdict = fill(of_row(row), _PLACEHOLDERS)
-        yield Verdict(
-            verdict.name,
-            verdict.cause,
-            verdict.mover,
-            verdict.steps,
-            verdict.takes,
-            verdict.link,
-            (*_numbers(row), *verdict.words),
-        )
+    rows = (*entra.ROWS.values(), *entra.SUBERRORS.values(), *entra.ERRORS.values())
+    statuses = (entra.THROTTLED, entra.FAILED, entra.NOT_THE_PROVIDER)
+    return (_numbered(row, entra.ROWS) for row in (*rows, *statuses))
 
 
-def _numbers(row: entra.Row) -> list[str]:
-    """Return the AADSTS numbers of a row, each in full: people search for the one that they have met."""
-    return [f"AADSTS{number}" for number, each in sorted(entra.ROWS.items()) if each is row]
+def _of_applications() -> Iterator[Verdict]:
+    """Yield the rows that are not those of persons as well."""
+    rows = (*entra.APPLICATION_ROWS.values(), entra.APPLICATION_REFUSED, entra.NO_IDENTITY)
+    return (_numbered(row, entra.APPLICATION_ROWS) for row in rows if row not in entra.ROWS.values())
+
+
+def _numbered(row: entra.Row, rows: Mapping[int, entra.Row]) -> Verdict:
+    """Return a row with its numbers among its words, each in full: people search for the one that they have met."""
+    verdict = fill(of_row(row), _PLACEHOLDERS)
+    numbers = (f"AADSTS{number}" for number, each in sorted(rows.items()) if each is row)
+    return replace(verdict, words=(*numbers, *verdict.words))
 
 
 def _unique(verdicts: Iterable[Verdict]) -> list[Verdict]:

@@ -11,9 +11,10 @@ from support.proofs import AppCertificate, write_private
 
 from cms.accounts import Grant, Source
 from cms.grants import application
-from cms.grants.application import ROWS, certificate_expiry, credential, explain
+from cms.grants.application import certificate_expiry, credential, explain
 from cms.grants.vault import Unavailable
 from cms.lifecycle import Refused, Transient, Trouble
+from cms_oauth.diagnosis_entra import APPLICATION_ROWS
 
 MADE = AppCertificate()
 GRANT = Grant("https://login.example/tenant", "id", "", sign_in="app")
@@ -98,7 +99,7 @@ def test_absent(tmp_path: Path) -> None:
     assert f"the client assertion cannot be had: file {tmp_path / 'none'} does not exist" == trouble.message
 
 
-@pytest.mark.parametrize("number", [*ROWS, 12345, None])
+@pytest.mark.parametrize("number", [*APPLICATION_ROWS, 12345, None])
 def test_refusals_name_no_sign_in(number: int | None) -> None:
     """Every refusal says whose move it is, none tells anybody to sign in, and each is looked at again."""
     said = Trouble("refused", f"some words (AADSTS{number}, invalid_client)", "sign in: `cms login`", number, "corr")

@@ -99,6 +99,27 @@ def test_no_number_is_in_the_table_alone() -> None:
     assert {28000} == set(entra.ROWS) - {number for _, numbers in NUMBERS for number in numbers}
 
 
+@pytest.mark.parametrize("number", entra.APPLICATION_ROWS)
+def test_what_applications_alone_meet_is_known(number: int) -> None:
+    """A number that people meet as well has people's row, unless it is asked for an application."""
+    verdict = of_entra(number, "invalid_client")[0]
+
+    assert "unknown" != verdict.name
+    assert not any("{" in step for step in verdict.steps)
+
+
+@pytest.mark.parametrize(
+    "row",
+    list(dict.fromkeys((*entra.APPLICATION_ROWS.values(), entra.APPLICATION_REFUSED, entra.NO_IDENTITY))),
+    ids=lambda row: row.name,
+)
+def test_no_application_is_told_to_sign_in(row: entra.Row) -> None:
+    """There is nobody who could: the hint ends in another command."""
+    assert "{login}" not in row.hint
+    assert re.search(r"`cms (refresh|reload)`|client_id", row.hint)
+    assert row.words
+
+
 @pytest.mark.parametrize("error", ERRORS)
 def test_every_error_word(error: str) -> None:
     """For what comes without a number."""

@@ -29,7 +29,8 @@ def test_every_row_is_in_it() -> None:
     """Whichever table it stands in."""
     text = PAGE.read_text()
     names = {cause.name for row in diagnosis_mail.ROWS for cause in row.causes}
-    names |= {row.name for row in diagnosis_entra.ROWS.values()} | {row.verdict.name for row in diagnosis_local.ROWS}
+    names |= {row.name for row in (*diagnosis_entra.ROWS.values(), *diagnosis_entra.APPLICATION_ROWS.values())}
+    names |= {row.verdict.name for row in diagnosis_local.ROWS}
 
     assert {name for name in names if f"\n### {name}\n" not in text} == set()
 
@@ -46,6 +47,7 @@ def test_it_is_found_by_the_words_of_a_message() -> None:
         "AADSTS65001",
         "AADSTS700082",
         "AADSTS20017",
+        "AADSTS700024",
         "need admin approval",
         "Connection refused",
     ):

@@ -15,6 +15,7 @@ from cms.grants import catalogue, certificates
 from cms.grants.keys import Missing, read_source
 from cms.grants.vault import Unavailable
 from cms.lifecycle import LONGEST_PAUSE, Outcome, Refused, Transient, Trouble
+from cms_oauth.diagnosis_entra import APPLICATION_REFUSED, APPLICATION_ROWS, NO_IDENTITY
 
 # How soon a refusal is looked at again: what is mended in Entra, or in a file, tells nobody here of it.
 AGAIN_SECONDS = LONGEST_PAUSE
@@ -86,84 +87,6 @@ def _unavailable(name: str, source: Source, why: str) -> Unavailable:
     )
 
 
-# What Entra's refusals mean for an application (Microsoft: "Microsoft Entra authentication and authorization error
-# codes"), and what mends them. `{credential}` is the argument that names what it proves itself with.
-_THEN = "then wait, or `cms refresh`"
-_REGISTRATION = (
-    f"check client_id= and tenant= of the account in the configuration, then `cms reload`; or {{consent}}, {_THEN}"
-)
-_CONSENT = "have the administrator consent to the application in that tenant"
-
-_BY_NUMBERS: dict[tuple[int, ...], tuple[str, str]] = {
-    (7000215,): (
-        "the client secret is wrong",
-        f"put the secret's value, which is not its id, where {{credential}} points; {_THEN}",
-    ),
-    (7000222,): (
-        "the client secret has expired",
-        f"make a new secret in the registration and put its value where {{credential}} points; {_THEN}",
-    ),
-    (7000216, 7000218): (
-        "the application has proved itself with nothing that its registration knows",
-        "give client_secret, certificate or client_assertion of the account in the configuration, then `cms reload`",
-    ),
-    (700027, 700030, 50012, 5000224): (
-        "the certificate was not accepted: it has expired, or the registration does not have it",
-        f"upload the certificate, without its key, to the registration, and check this machine's clock; {_THEN}",
-    ),
-    (700024,): (
-        "the assertion is not valid now: it has expired, or a clock is wrong",
-        f"see that what {{credential}} points to is rotated in time, and check this machine's clock; {_THEN}",
-    ),
-    (70021, 700211, 700212, 700213, 700214): (
-        "no federated credential of the application fits the assertion",
-        f"a federated credential in the registration must have the assertion's issuer, subject and audience; {_THEN}",
-    ),
-    (700021, 50027, 50013): (
-        "the assertion is not one that Entra can use",
-        f"see that {{credential}} points to an assertion for this application, issued by whom it trusts; {_THEN}",
-    ),
-    (700016, 70001): ("the tenant does not know the application", _REGISTRATION.replace("{consent}", _CONSENT)),
-    (7000229, 501051, 50105, 65001): (
-        "the application has no permission in the tenant yet",
-        f"{_CONSENT}: docs/microsoft-setup.md has the steps; {_THEN}",
-    ),
-    (7000112,): ("the application was disabled", f"have its owner enable it, {_THEN}; or use another client_id"),
-    (90002, 90038, 50059): (
-        "the tenant does not exist in this cloud",
-        "check tenant= and cloud= of the account in the configuration, then `cms reload`",
-    ),
-    (9001023, 50194): (
-        "an application needs the tenant that it works in",
-        "set tenant= of the account to the tenant's GUID or domain, then `cms reload`",
-    ),
-    (500011, 650052, 50001): (
-        "the tenant has no Exchange Online for this request",
-        f"check the subscription, {_THEN}; or cloud= of the account in the configuration, then `cms reload`",
-    ),
-    (70011, 1002012, 28000, 700022): (
-        "the scope is not one that an application can ask for",
-        "check scopes= of the account: one resource's .default, and nothing else; then `cms reload`",
-    ),
-    (53003, 53004, 530035, 530031): (
-        "a conditional-access policy of the organisation blocks the application",
-        f"the administrator has to exempt it, or allow this machine's address; {_THEN}",
-    ),
-}
-ROWS = {number: row for numbers, row in _BY_NUMBERS.items() for number in numbers}
-
-_OTHER = (
-    "the provider refused the application",
-    f"check its registration, {_THEN}; or client_id=, tenant= and {{credential}} of the account, then `cms reload`",
-)
-
-# IMDS, the App Service and Azure Arc answer in error words of their own, which say less than the status.
-_NO_IDENTITY = (
-    "this machine has no such managed identity",
-    f"assign it in Azure (`az vm identity assign`), {_THEN}; or name another in client_id=, then `cms reload`",
-)
-
-
 def explain(outcome: Outcome, grant: Grant) -> Outcome:
     """Return what a refusal means where nobody signs in: nobody is told to, and it is looked at again by itself."""
     if not isinstance(outcome, Refused):
@@ -173,19 +96,12 @@ def explain(outcome: Outcome, grant: Grant) -> Outcome:
         return Refused(trouble, AGAIN_SECONDS)
     evidence = trouble.message.rpartition(" (")[2].removesuffix(")")
     if grant.sign_in == "managed-identity":
-        message, hint = _NO_IDENTITY
+        row = NO_IDENTITY
     else:
-        message, hint = ROWS.get(trouble.aadsts or 0, _OTHER)
-    told = replace(
-        trouble, kind="application", message=f"{message} ({evidence})", hint=hint.replace("{credential}", _named(grant))
-    )
+        row = APPLICATION_ROWS.get(trouble.aadsts or 0, APPLICATION_REFUSED)
+    hint = catalogue.hint(row.hint, grant)
+    told = replace(trouble, kind="application", message=f"{row.message} ({evidence})", hint=hint)
     return Refused(told, AGAIN_SECONDS)
-
-
-def _named(grant: Grant) -> str:
-    """Return the argument that names what the application proves itself with."""
-    names = ("client_secret", "certificate", "client_assertion")
-    return next((name for name in names if getattr(grant, name)), "the credential")
 
 
 def certificate_expiry(grant: Grant, read: Callable[[Source], bytes] = read_source) -> float:

@@ -75,9 +75,16 @@ def in_person(outcome: Outcome, again: str) -> Outcome:
 
 
 def hint(text: str, grant: Grant, who: str = "") -> str:
-    """Fill in the commands for this grant, and its redirect address."""
+    """Fill in the commands for this grant, its redirect address and the argument with its application's secret."""
     commands = {"login": command("login", grant, who), "consent": command("admin-consent-url", grant, who)}
-    return fill_text(text, {**commands, "redirect": grant.redirect_uri, "origin": origin_of(grant.redirect_uri)})
+    address = {"redirect": grant.redirect_uri, "origin": origin_of(grant.redirect_uri)}
+    return fill_text(text, {**commands, **address, "credential": _proof(grant)})
+
+
+def _proof(grant: Grant) -> str:
+    """Return the argument that names what the application proves itself with."""
+    names = ("client_secret", "certificate", "client_assertion")
+    return next((name for name in names if getattr(grant, name)), "the credential")
 
 
 def command(name: str, grant: Grant, who: str = "") -> str:
