@@ -6,7 +6,7 @@ import os
 import re
 import socket
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,8 @@ import pytest
 from support.daemon import Daemon, account_line, settings_lines
 from support.island import Island, island
 from support.ports import free_port, listens
-from support.reachable import Installation
+from support.programs import require_program, require_root
+from support.reachable import ALICE, BOB, Installation
 from support.terminal import Terminal, terminal
 from support.waiting import TooLate, until
 
@@ -24,6 +25,7 @@ from cms.sandbox.directory import Client
 from cms.sandbox.entra import CLIENT_ID, Entra
 
 ANN = "ann@example.test"
+ROOT = 0
 
 DEVICE_CODE = "urn:ietf:params:oauth:grant-type:device_code"
 NATIVE = "https://login.microsoftonline.com/common/oauth2/nativeclient"
@@ -249,6 +251,23 @@ def test_a_port_in_use_is_told_with_who_has_it(desk: Desk) -> None:
             wait_for(window, f"port {port} is in use by ", f"(pid {os.getpid()})", "--device or --paste")
 
     assert 1 == desk.daemon.log.count("the sign-in page cannot be shown")
+
+
+@pytest.mark.parametrize(("uid", "status"), [(ALICE, "200"), (ROOT, "200"), (BOB, "403")])
+def test_the_page_is_its_owners_and_roots(
+    make_daemon: Callable[..., Daemon], entra: Entra, uid: int, status: str
+) -> None:
+    """Whose browser it is the kernel says: an sshd forwards as the user or as root, and anybody else is turned away."""
+    require_root()
+    desk, port = Desk(make_daemon(ALICE), entra), free_port()
+    desk.configure(f"http://127.0.0.1:{port}/back")
+    desk.daemon.start()
+    until(lambda: listens(port), "the page")
+    asked = ("--silent", "--write-out", "\n%{http_code}", f"http://127.0.0.1:{port}/")
+    page, _, answered = desk.daemon.run(require_program("curl", "curl"), *asked, uid=uid).stdout.rpartition("\n")
+
+    assert status == answered
+    assert (status == "200") == (ANN in page)
 
 
 def test_a_machine_without_ipv4_is_reached_at_localhost(desk: Desk, installation: Installation) -> None:
