@@ -167,7 +167,8 @@ def _missing(path: str) -> str:
 
 def _closed(path: str) -> str:
     """Name the first folder on the way that this user may not enter."""
-    folder = next((each for each in _folders(path) if not os.access(each, os.X_OK)), "")
+    # By the effective user, as the kernel judges a connection.
+    folder = next((each for each in _folders(path) if not os.access(each, os.X_OK, effective_ids=True)), "")
     return f": uid {os.geteuid()} may not enter {folder}" if folder else ""
 
 
