@@ -434,9 +434,21 @@ class Directives:
                 arguments.seconds("grace", grace, 0.0),
                 line=line,
             )
-            if shutil.which(hook.argv[0]) is None:
-                self.warn(line, f"there is no program {hook.argv[0]}: nobody is notified before there is one")
+            self._warn_of_program(hook)
             self.hooks.append(hook)
+
+    def _warn_of_program(self, hook: Hook) -> None:
+        """Warn of a hook that is not there, or that somebody else could change."""
+        program, found = hook.argv[0], shutil.which(hook.argv[0])
+        if found is None:
+            self.warn(hook.line, f"there is no program {program}: nobody is notified before there is one")
+            return
+        try:
+            trust.check(found, self.system)
+        except trust.Untrusted as untrusted:
+            self.warn(
+                hook.line, f"others could change {program}, which runs as whoever runs cms. {untrusted.hint} mends that"
+            )
 
     def _tls(self, ca: Given) -> None:
         self._check_once("Tls")

@@ -120,6 +120,12 @@ def read(path: str, system: System) -> bytes:
         return file.read()
 
 
+def check(path: str, system: System) -> None:
+    """Raise Untrusted if somebody besides the caller and root could change what is at this path; OSError as it comes."""
+    for where, facts in _steps(Path(path), system.lstat):
+        _judge(where, facts, system)
+
+
 def keeps_others_out(path: str, system: System) -> bool:
     """Whether a folder above `path` is closed to those who are neither its owner nor in its group.
 

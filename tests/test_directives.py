@@ -980,6 +980,19 @@ class TestNotify:
             f"{tmp_path}/cms.cfg:3: there is no program no-such-program: nobody is notified before there is one",
         ) == config.warnings
 
+    def test_a_program_that_others_could_change_is_warned_about(self, load_text: Loader, tmp_path: Path) -> None:
+        """It runs as whoever runs cms, with all that they may read."""
+        program = tmp_path / "hook"
+        program.write_text("#!/bin/sh\n")
+        program.chmod(0o777)
+        config = load_text(self.BASE + f"Notify('{program}')")
+
+        (warning,) = config.warnings
+        assert warning.startswith(
+            f"{tmp_path}/cms.cfg:3: others could change {program}, which runs as whoever runs cms"
+        )
+        assert warning.endswith(f". `chmod go-w {program}` mends that")
+
     @pytest.mark.parametrize(
         ("text", "message"),
         [
