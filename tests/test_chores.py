@@ -201,9 +201,9 @@ def test_forgetting_says_whether_there_was_anything(moved: Path, first: Open, gr
 
 
 def test_a_key_that_cannot_be_deleted_takes_nothing_from_a_sign_out(
-    moved: Path, first: Open, grant: Grant, monkeypatch: pytest.MonkeyPatch
+    moved: Path, first: Open, grant: Grant, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It stays for the next sign-in."""
+    """It stays for the next sign-in, and the log says so."""
     assert moved.exists()
     key = Path(first.state_folder).parent / "vault.key"
     key.chmod(0o644)
@@ -211,6 +211,7 @@ def test_a_key_that_cannot_be_deleted_takes_nothing_from_a_sign_out(
 
     assert isinstance(end, Granted)
     assert ("", True) == (end.key_from, key.exists())
+    assert "warning: the vault's key cannot be deleted" in capsys.readouterr().err
 
 
 class Says:

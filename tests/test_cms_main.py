@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import socket
@@ -656,3 +657,90 @@ def test_the_arguments_are_the_processs_own(
 
     assert 0 == main.main()
     assert VERSION in capsys.readouterr().out
+
+
+# --- moving and leaving ---
+
+
+def test_an_export_is_written_for_its_owner(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the daemon says goes into the file; where it is, and what to do with it, is said."""
+    file = home / "signins"
+    monkeypatch.setattr(sys, "stdin", io.StringIO("correct horse\n"))
+    with conversing(
+        home, {"event": "password", "message": "p"}, done(message="exported: a", export="sealed\n")
+    ) as heard:
+        assert 0 == main.main(["export", "a@example.test", str(file)])
+
+    assert ("sealed\n", 0o600) == (file.read_text(), stat.S_IMODE(file.stat().st_mode))
+    assert [["a@example.test"], "correct horse"] == [heard[0]["users"], heard[1]["password"]]
+    assert f"to {file}. On the other machine: `cms import signins`" in capsys.readouterr().out
+
+
+def test_an_export_that_fails_writes_nothing(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And one over a file that is there is not begun."""
+    file = home / "signins"
+    with conversing(home, done(ok=False, message="nobody is signed in")):
+        assert 1 == main.main(["export", str(file)])
+    assert not file.exists()
+    file.touch()
+
+    assert 1 == main.main(["export", str(file)])
+    assert "exists already and stays as it is" in capsys.readouterr().err
+
+
+def test_a_passphrase_that_will_not_do_is_said(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line, no traceback."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO("short\n"))
+    with conversing(home, {"event": "password", "message": "p"}):
+        assert 1 == main.main(["export", str(home / "signins")])
+
+    assert "cms: the passphrase is too short" in capsys.readouterr().err
+
+
+def test_everybody_or_somebody_leaves(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--all is a command of its own for the daemon, and takes no user."""
+    with daemon(home, done(message="all gone")) as asked:
+        assert 0 == main.main(["logout", "--all"])
+
+    assert [{"command": "leave"}] == asked
+    assert 2 == main.main(["logout", "a@example.test", "--all"])
+    assert "--all leaves nobody out" in capsys.readouterr().err
+
+
+def test_pruning_shows_and_asks(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is told is shown; --yes goes along."""
+    with conversing(home, {"event": "told", "message": "bob"}, done(message="deleted: 1")) as heard:
+        assert 0 == main.main(["prune", "--yes"])
+
+    assert [True] == [each["yes"] for each in heard]
+    assert "bob\ndeleted: 1\n" == capsys.readouterr().out
+
+
+@contextmanager
+def conversing(home: Path, *events: dict[str, Any]) -> Iterator[list[dict[str, Any]]]:
+    """Be a daemon that goes through these events in one conversation; what is told wants no answer."""
+    heard: list[dict[str, Any]] = []
+    folder = home / "run" / "cms"
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def play() -> None:
+        client, _ = listening.accept()
+        with client, client.makefile("rb") as lines:
+            heard.append(json.loads(lines.readline()))
+            for event in events:
+                client.sendall(json.dumps(event).encode() + b"\n")
+                if event["event"] in ("password", "question") and (line := lines.readline()):
+                    heard.append(json.loads(line))
+
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(folder / "control.sock"))
+        listening.listen()
+        thread = threading.Thread(target=play, daemon=True)
+        thread.start()
+        yield heard
+        thread.join()
+    (folder / "control.sock").unlink()

@@ -7,6 +7,7 @@ import time
 from typing import Protocol
 
 from cms.grants import exports, imports
+from cms.grants.entra import note
 from cms.grants.messages import Chore, Discard, Ended, Explore, Explored, Export, Exported, Listed, Peek, Survey
 from cms.grants.peers import Unfit
 from cms.grants.vault import Unavailable, Vault
@@ -56,7 +57,8 @@ def gone(vault: Vault, *, found: bool) -> Granted:
     """
     try:
         place = vault.drop_key()
-    except Unavailable:
+    except Unavailable as unavailable:
+        note(f"{unavailable.outcome.trouble.message}; it stays for the next sign-in")
         place = ""
     return Granted("", time.clock_gettime(time.CLOCK_BOOTTIME), 0.0, persisted=found, key_from=place)
 
