@@ -326,7 +326,8 @@ def _verdicts_of(problem: Mapping[str, Any], row: Mapping[str, Any]) -> tuple[Ve
     own = Verdict(str(problem.get("kind")), str(problem.get("message")), "you", (_move_of(row),))
     if not problem.get("aadsts"):
         return (replace(own, mover="wait") if row.get("state") == "failing" else own,)
-    return of_entra(int(problem["aadsts"]), user=str(row.get("user", "")))
+    by_itself = problem.get("kind") == "application"
+    return of_entra(int(problem["aadsts"]), user=str(row.get("user", "")), application=by_itself)
 
 
 def _forecast(row: Mapping[str, Any], who: str, wall: float) -> Finding:

@@ -328,13 +328,14 @@ def of_entra(
     user: str = "",
     redirect: str = "the redirect address",
     retry_after: float | None = None,
+    application: bool = False,
 ) -> tuple[Verdict, ...]:
     """Return what a refusal of Entra's means: its AADSTS number, `error`, `suberror` and HTTP status, as far as known.
 
     `user` is whose sign-in it was and `redirect` its redirect address, for the commands; `retry_after` is the pause in
-    seconds that the answer named. Never nothing.
+    seconds that the answer named; `application` says that one signs in by itself. Never nothing.
     """
-    row = entra.row_of(aadsts, error, suberror, status)
+    row = entra.row_of_application(aadsts) if application else entra.row_of(aadsts, error, suberror, status)
     said = (f"AADSTS{aadsts}" if aadsts else "", error, suberror, f"HTTP {status}" if status else "")
     shown = printable(", ".join(filter(None, said)))[:_MAX_TEXT] or "no reason given"
     commands = {"login": command("login", user), "consent": command("admin-consent-url", user)}

@@ -687,6 +687,11 @@ def row_of(number: int | None, error: str = "", suberror: str = "", status: int 
     )
 
 
+def row_of_application(number: int | None) -> Row:
+    """Return the row of a refusal of an application that signs in by itself."""
+    return APPLICATION_ROWS.get(number or 0, APPLICATION_REFUSED)
+
+
 def _of_status(status: int | None) -> Row | None:
     if status == _TOO_MANY_REQUESTS:
         return THROTTLED

@@ -104,8 +104,12 @@ def test_what_applications_alone_meet_is_known(number: int) -> None:
     """A number that people meet as well has people's row, unless it is asked for an application."""
     verdict = of_entra(number, "invalid_client")[0]
 
+    asked = of_entra(number, "invalid_client", application=True)[0]
+
     assert "unknown" != verdict.name
-    assert not any("{" in step for step in verdict.steps)
+    assert entra.APPLICATION_ROWS[number].name == asked.name
+    assert not any("{" in step for step in verdict.steps + asked.steps)
+    assert "application-not-accepted" == of_entra(None, "invalid_client", application=True)[0].name
 
 
 @pytest.mark.parametrize(

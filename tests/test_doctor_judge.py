@@ -197,6 +197,15 @@ def test_a_sign_in(row: dict[str, Any], level: str) -> None:
     assert level == told(judge.sign_in(row, 0.0))[0]
 
 
+def test_an_application_is_not_told_to_sign_in() -> None:
+    """Its refusals have rows of their own."""
+    problem = {"kind": "application", "message": "no permission", "aadsts": 65001}
+    finding = judge.sign_in({**ROW, "problem": problem, "state": "failing"}, 0.0)
+
+    assert "application-not-permitted" == finding.verdicts[0].name
+    assert not any("cms login" in step for step in finding.verdicts[0].steps)
+
+
 def test_a_refusal_of_entras_is_explained_by_its_number() -> None:
     """And what nobody can mend but time is nobody's move."""
     refused = judge.sign_in({**ROW, "problem": PROBLEM, "state": "sign-in-required"}, 0.0)

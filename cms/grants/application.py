@@ -15,7 +15,7 @@ from cms.grants import catalogue, certificates
 from cms.grants.keys import Missing, read_source
 from cms.grants.vault import Unavailable
 from cms.lifecycle import LONGEST_PAUSE, Outcome, Refused, Transient, Trouble
-from cms_oauth.diagnosis_entra import APPLICATION_REFUSED, APPLICATION_ROWS, NO_IDENTITY
+from cms_oauth.diagnosis_entra import NO_IDENTITY, row_of_application
 
 # How soon a refusal is looked at again: what is mended in Entra, or in a file, tells nobody here of it.
 AGAIN_SECONDS = LONGEST_PAUSE
@@ -95,10 +95,7 @@ def explain(outcome: Outcome, grant: Grant) -> Outcome:
     if trouble.kind == "application":
         return Refused(trouble, AGAIN_SECONDS)
     evidence = trouble.message.rpartition(" (")[2].removesuffix(")")
-    if grant.sign_in == "managed-identity":
-        row = NO_IDENTITY
-    else:
-        row = APPLICATION_ROWS.get(trouble.aadsts or 0, APPLICATION_REFUSED)
+    row = NO_IDENTITY if grant.sign_in == "managed-identity" else row_of_application(trouble.aadsts)
     hint = catalogue.hint(row.hint, grant)
     told = replace(trouble, kind="application", message=f"{row.message} ({evidence})", hint=hint)
     return Refused(told, AGAIN_SECONDS)
