@@ -7,7 +7,8 @@ Two facts about a token are independent of each other, so they are two fields an
 
 - *what we hold*: a `Token`, or nothing;
 - *what we are trying*: `Settled` (the last call worked, or none was made yet), `Failing` (the provider could not be
-  asked or did not answer well; it is tried again), or `NeedsSignIn` (the provider refused; only a person helps).
+  asked or did not answer well; it is tried again), or `NeedsSignIn` (the provider refused; only a person helps, and
+  where nobody would hear of that, as with an application, it is looked at again now and then).
 
 A provider that is down does not take a valid token away, and a sign-in that has ended does not either: `Failing` and
 `NeedsSignIn` say what happens when the token runs out, not that it has.

@@ -219,7 +219,9 @@ def read_private(path: str, closed_to: int = 0o077) -> bytes:
             if status.st_uid not in (os.geteuid(), 0):
                 raise Missing(f"belongs to uid {status.st_uid}, not to uid {os.geteuid()}")
             if status.st_mode & closed_to:
-                raise Missing(f"has mode {stat.S_IMODE(status.st_mode):04o}: it must be {0o666 & ~closed_to:04o} or less")
+                raise Missing(
+                    f"has mode {stat.S_IMODE(status.st_mode):04o}: it must be {0o666 & ~closed_to:04o} or less"
+                )
             return file.read(MAX_SECRET)
     except FileNotFoundError:
         raise

@@ -174,7 +174,7 @@ async def test_a_refused_application_does_not_insist(tmp_path: Path) -> None:
 
 
 @in_house
-async def test_a_certificate_renewed_in_its_place(tmp_path: Path) -> None:
+async def test_a_certificate_renewed_in_its_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It is read anew at each mint; the month before its end is told in status, in JSON, and in the log once."""
     async with open_house(tmp_path, signed_in=False) as house:
         now = house.clock.truth()
@@ -184,7 +184,8 @@ async def test_a_certificate_renewed_in_its_place(tmp_path: Path) -> None:
         (tmp_path / "cms.cfg").write_text(accounts(tmp_path, house.entra, app(f'certificate=File("{path}")')))
         assert (await house.app.reload()).ok
         await mint(house)
-        before = house.row(SALES)
+        await mint(house)
+        before, logged = house.row(SALES), capsys.readouterr().out
         register(house.entra, certificates=(new.public,))
         refused = await house.app.refresh(SALES)
         served = "token" in await house.told(SALES)
@@ -194,6 +195,7 @@ async def test_a_certificate_renewed_in_its_place(tmp_path: Path) -> None:
 
     assert int(old.ends) == before["credential_expires_at"]
     assert "the application's certificate ends in 1" in before["warning"]
+    assert 1 == logged.count("the application's certificate ends in 1")
     assert (False, True) == (refused.ok, served)
     assert "the certificate was not accepted" in refused.message
     assert "upload the certificate" in refused.hint
