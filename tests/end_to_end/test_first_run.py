@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -82,9 +83,9 @@ class Newcomer:
         return [*init, "--redirect-uri=http://localhost/", *more]
 
     @contextmanager
-    def init(self, *more: str) -> Iterator[Terminal]:
+    def init(self, *more: str, **environment: str) -> Iterator[Terminal]:
         """Give the command in a terminal."""
-        with terminal(self, *self.words(*more), **self.environment) as window:
+        with terminal(self, *self.words(*more), **self.environment, **environment) as window:
             yield window
 
     def paste(self, window: Terminal, since: int = 0) -> None:
@@ -111,7 +112,10 @@ def newcomer(make_daemon: Callable[..., Daemon], servers: MailServers) -> Iterat
     yield somebody
     started = daemon.home / "unit.pid"
     if started.exists():
-        os.kill(int(started.read_text()), signal.SIGTERM)
+        process = int(started.read_text())
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGTERM)
+        until(lambda: not Path(f"/proc/{process}").exists(), "the end of the service")
 
 
 def test_from_an_address_to_a_first_token(newcomer: Newcomer) -> None:
@@ -157,6 +161,31 @@ def test_without_systemd_a_daemon_runs_for_as_long_as_it_is_needed(newcomer: New
     assert 69 == newcomer.run("cms", "status").returncode
     assert "Vault(key=File(" in newcomer.config.read_text()
     assert list((newcomer.home / "state" / "cms").glob("*.vault"))
+
+
+def test_on_a_desktop_the_browser_opens_by_itself(newcomer: Newcomer) -> None:
+    """Where there is one; nothing is typed at all."""
+    newcomer.program("systemctl", "#!/bin/sh\nexit 1\n")
+    newcomer.program("xdg-open", '#!/bin/sh\necho "$1" > "$HOME/opened.new"; mv "$HOME/opened.new" "$HOME/opened"\n')
+    opened = newcomer.home / "opened"
+
+    with newcomer.init(f"--user={newcomer.user}", "--yes", "--no-show", "--no-test", DISPLAY=":0") as window:
+        until(opened.exists, "the browser")
+        newcomer.servers.entra.sign_in(opened.read_text().strip(), newcomer.user)
+        window.wait_for("is signed in", "Next (")
+
+
+def test_with_a_code(newcomer: Newcomer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On another device."""
+    newcomer.program("systemctl", "#!/bin/sh\nexit 1\n")
+    monkeypatch.setattr(newcomer.servers.entra, "device_interval", 1)
+
+    with newcomer.init(f"--user={newcomer.user}", "--yes", "--no-show", "--no-test", "--device") as window:
+        shown = window.wait_for("and enter the code", "left. Ctrl-C gives up.")
+        code = re.search(r"^    ([A-Z0-9-]{6,})$", shown, re.MULTILINE)
+        assert code
+        newcomer.servers.entra.approve_device(code[1], newcomer.user)
+        window.wait_for("is signed in", "Next (")
 
 
 def test_each_step_can_be_declined(newcomer: Newcomer) -> None:
