@@ -215,6 +215,14 @@ def test_each_way_is_explained(changes: dict[str, str], words: str) -> None:
         assert each in text
 
 
+def test_a_window_of_the_brokers_needs_no_address() -> None:
+    """It opens by itself, on the desktop."""
+    text = in_words({**PROMPT, "method": "broker", "url": ""})
+
+    assert "Sign in in the window that Microsoft's broker opens on the desktop.\nThere are 10 minutes" in text
+    assert "http" not in text
+
+
 def test_an_account_without_a_user_and_a_prompt_without_an_end() -> None:
     """What is not known is left out."""
     text = in_words({**PROMPT, "user": "", "expires_in": 0})

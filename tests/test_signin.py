@@ -399,6 +399,21 @@ async def test_a_redirect_that_leads_nowhere_here_is_pasted() -> None:
 
 
 @in_trio
+async def test_a_window_of_the_brokers_is_where_to_go() -> None:
+    """Nothing listens for it, and no link leads to it."""
+    async with running(House()) as house:
+        flow = house.signins.start(grant(), "broker")
+        with flow.held():
+            assert isinstance(await flow.prompt(), Prompt)
+            awaited = house.signins.awaited(grant())
+
+    assert ("", "sign in in the window that Microsoft's broker has opened on this machine's desktop") == (
+        flow.page,
+        awaited,
+    )
+
+
+@in_trio
 async def test_a_port_that_cannot_be_had_ends_the_flow_with_the_ways_around() -> None:
     """Somebody may stop the program that holds it, or sign in in another way."""
     async with running(House()) as house:
