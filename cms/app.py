@@ -181,7 +181,7 @@ class App(control.Commands):
     def __init__(self, options: AppOptions) -> None:
         self._options = options
         self._clock = options.clock
-        self._started = options.clock.boot()
+        self._started = self._loaded_at = options.clock.boot()
         self._systemd = herald.Systemd(options.environ, os.getpid())
         self._kept: dict[str, _Kept] = {}
         # Grant key -> who signed in. One object for good: every request reads it.
@@ -343,7 +343,7 @@ class App(control.Commands):
 
     def _change_over(self, loaded: Loaded, opened: Mapping[str, Listener]) -> None:
         """Go from one configuration to the next. Nothing here waits."""
-        self._loaded, self._users = loaded, {}
+        self._loaded, self._loaded_at, self._users = loaded, self._clock.boot(), {}
         for account in loaded.config.accounts:
             self._users.setdefault(account.grant.key, []).extend(filter(None, [account.user]))
         before, self._kept = self._kept, {}
@@ -513,6 +513,7 @@ class App(control.Commands):
             config.vault_key is not None and config.vault_key.kind == "memory",
             self._files.paths,
             self._custody.orphans,
+            self._clock.boot() - self._loaded_at,
         )
 
     def login(self, user: str, method: str) -> Flow | Result:

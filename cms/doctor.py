@@ -245,9 +245,8 @@ def _understood(account: Account, protocol: str, text: bytes) -> tuple[Asked, st
 def _configuration(world: World) -> Iterator[Finding]:
     config = world.config
     if config is None:
-        step = "`cms init`" if not world.path or not Path(world.path).exists() else "`cms check`"
         cause = "without one there is nothing to serve"
-        yield failed("configuration", f"there is none at {world.path}", yours("no-configuration", cause, step))
+        yield failed("configuration", f"there is none at {world.path}", yours("no-configuration", cause, "`cms init`"))
     elif isinstance(config, ConfigError):
         where = config.file if config.line is None else f"{config.file}:{config.line}"
         verdict = yours("configuration", config.message, config.hint or "mend that line", "`cms check`")

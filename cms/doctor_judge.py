@@ -289,17 +289,11 @@ def daemon(status: Mapping[str, Any], installed: str, config: str, changed: floa
     if config and told.get("config") != config:
         cause = f"it runs with {told.get('config')}, and {config} was looked at"
         found.append(warned("daemon", "another configuration", yours("other-config", cause, "name it with -c FILE")))
-    elif changed is not None and changed < uptime and _is_newer(changed, told):
-        cause = f"the configuration was written {duration(changed)} ago, after the daemon's start"
+    elif changed is not None and changed < float(told.get("loaded", uptime)):
+        cause = f"the configuration was written {duration(changed)} ago, after the daemon had read it"
         found.append(warned("daemon", "it may not know the configuration", yours("reload", cause, "`cms reload`")))
     warnings = [each for each in told.get("warnings", ()) if isinstance(each, str)]
     return [*found, *(warned("daemon", each) for each in warnings)]
-
-
-def _is_newer(changed: float, told: Mapping[str, Any]) -> bool:
-    """Whether the file was written after it was last loaded; a daemon that does not tell has loaded it at its start."""
-    loaded = told.get("loaded")
-    return loaded is None or changed < float(loaded)
 
 
 def no_daemon(message: str, hint: str) -> Finding:

@@ -60,7 +60,9 @@ def misfit(claims: Claims | None, protocol: str, scopes: Scopes) -> Misfit | Non
 def _wrong_audience(claims: Claims, protocol: str, scopes: Scopes) -> Misfit | None:
     given, wanted = resource_name(claims.audience), resource_name(resource(scopes))
     mail = protocol in PERMISSIONS
-    if not given or given == wanted or (mail and given == EXCHANGE):
+    # Graph has permissions of the same names, and opens no mail server whoever asked for it.
+    asked_for = given == wanted and not (mail and given == GRAPH)
+    if not given or asked_for or (mail and given == EXCHANGE):
         return None
     # An id that is not known may be any resource's but Exchange's.
     if not _is_known(given) and wanted != EXCHANGE:

@@ -150,7 +150,8 @@ class Row:
 class Daemon:
     """Facts about the daemon itself. `uptime` is in seconds; `memory_chosen` when the configuration asked for it.
 
-    `orphans` are stored sign-ins that no account of the configuration has.
+    `orphans` are stored sign-ins that no account of the configuration has; `loaded` says how many seconds ago the
+    configuration was read.
     """
 
     version: str
@@ -162,6 +163,7 @@ class Daemon:
     memory_chosen: bool = False
     files: tuple[str, ...] = ()
     orphans: tuple[Kept, ...] = ()
+    loaded: float = 0.0
 
 
 def describe(entries: Sequence[Entry], now: float, wall: float) -> list[Row]:

@@ -66,6 +66,7 @@ def test_a_graph_token_opens_no_mail_protocol(audience: str, protocol: str) -> N
     expected = f"the token is for Microsoft Graph, and {protocol} needs one for Exchange Online"
 
     assert expected == message(person(audience), protocol)
+    assert expected == message(person(audience), protocol, scopes=("https://graph.microsoft.com/SMTP.Send",))
 
 
 def test_another_resource_is_named() -> None:

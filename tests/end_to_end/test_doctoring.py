@@ -49,12 +49,12 @@ class Patient:
         self.servers = servers
         self.socket = daemon.sockets / "cms.sock"
 
-    def configure(self, *, more: str = "", account: str = "", protocols: str = '"SMTP", "IMAP", "POP"') -> None:
+    def configure(self, account: str = "") -> None:
         """Write a configuration whose mail servers are the test's."""
         self.daemon.configure(
             settings_lines(self.daemon.home, self.servers.entra)
             + account_line("account", USER, self.servers.entra, account)
-            + f'CredentialServer("{self.socket}", [account], protocols=[{protocols}]{more})\n'
+            + f'CredentialServer("{self.socket}", [account], protocols=["SMTP", "IMAP", "POP"])\n'
             + 'Office365("INBOX", account)\n'
         )
 
@@ -78,11 +78,12 @@ class Patient:
 
 
 @contextmanager
-def patient(installation: Installation, servers: MailServers) -> Iterator[Patient]:
+def patient(installation: Installation, servers: MailServers, account: str = "") -> Iterator[Patient]:
+    """Somebody who has signed in; `account` goes into the directive."""
     servers.add_user(USER)
     with daemons(installation) as make:
         somebody = Patient(make(ALICE), servers)
-        somebody.configure()
+        somebody.configure(account=account)
         somebody.daemon.start()
         somebody.daemon.sign_in(USER, servers.entra)
         yield somebody
@@ -156,6 +157,33 @@ def test_a_tool_that_asks_at_the_wrong_place(healthy: Patient) -> None:
 
     assert ("fail", "tool-socket") == (found["level"], found["verdicts"][0]["name"])
     assert f"{file}:1" in found["message"]
+
+
+def test_a_reload_makes_it_known(healthy: Patient) -> None:
+    """A configuration that was written after the daemon has read it is warned about, until it has."""
+    later = time.time() + 1
+    os.utime(healthy.daemon.config, (later, later))
+    before = levels(healthy.findings())["daemon"]
+    os.utime(healthy.daemon.config)
+    reloaded = healthy.daemon.cms("reload")
+    after = levels(healthy.findings())["daemon"]
+
+    assert ("warn", 0, "pass") == (before, reloaded.returncode, after)
+
+
+def test_a_token_for_another_resource_is_not_served(installation: Installation, servers: MailServers) -> None:
+    """The commonest mistake of all: the request is refused with a code, the status warns, and the doctor says why."""
+    require_root()
+    graph = ', scopes=["https://graph.microsoft.com/SMTP.Send"]'
+    with patient(installation, servers, graph) as somebody:
+        asked = somebody.daemon.token(somebody.socket, USER)
+        status = " ".join(somebody.daemon.cms("status").stdout.split())
+        found = [each for each in somebody.findings() if each["check"] == "token"]
+
+    assert (75, "") == (asked.returncode, asked.stdout)
+    assert "the token is for Microsoft Graph, and SMTP needs one for Exchange Online" in asked.stderr
+    assert "the token is for Microsoft Graph, and SMTP needs one for Exchange Online" in status
+    assert {"sign-in-required"} == {each["verdicts"][0]["name"] for each in found}
 
 
 def test_the_bundle_has_nothing_of_anybody(healthy: Patient) -> None:
