@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from support.grants import ANN, PATIENCE, SCOPES, TurnsUpLocked, desk, grant_for, opened, process, service
+from support.proofs import AppCertificate, write_private
 from support.waiting import until
 
 from cms.accounts import Grant, Scopes, Source
@@ -30,20 +31,24 @@ from cms.grants.messages import (
     MAX_MESSAGE,
     Acquire,
     Cancel,
+    Chore,
     Done,
+    Ended,
     Forget,
     Import,
+    Listed,
     Open,
     Place,
     Prompt,
     Redirected,
     SignIn,
+    Survey,
     pack,
 )
 from cms.grants.service import Cancelled, Line, Mailbox, Service
 from cms.grants.vault import Vault
 from cms.lifecycle import Granted, Outcome, Refused, Transient, Trouble
-from cms.sandbox.directory import APP_ID, APP_SECRET
+from cms.sandbox.directory import APP_ID, APP_SECRET, Client
 from cms.sandbox.entra import Entra, Fault
 
 BEN = "ben@example.test"
@@ -70,7 +75,8 @@ def state(tmp_path: Path) -> Path:
     return tmp_path / "state"
 
 
-def kind(outcome: Outcome) -> str:
+def kind(outcome: Ended) -> str:
+    assert isinstance(outcome, Outcome), outcome
     return "granted" if isinstance(outcome, Granted) else outcome.trouble.kind
 
 
@@ -100,6 +106,9 @@ class Office:
 
     def bring_in(self, question: Import) -> Outcome:
         return TOKEN
+
+    def attend(self, question: Chore) -> Ended:
+        return Listed(())
 
     def sign_in(self, question: SignIn, line: Line) -> Outcome:
         line.prompt(Prompt(question.number, question.method, "https://login.test/"))
@@ -416,6 +425,7 @@ class TestDesk:
             (Forget(1, GRANT), "deleted within 25 s", f"`cms logout {ANN}`"),
             (SignIn(1, GRANT, "browser"), "made within 25 s", f"`cms login {ANN}`"),
             (Import(1, GRANT, Place("/x")), "taken over within 25 s", "import it again"),
+            (Survey(1, ("x",)), "no answer within 25 s", "give the command again"),
         ],
     )
     def test_what_is_said_in_the_end(self, question: Any, message: str, hint: str) -> None:
@@ -887,6 +897,16 @@ class TestService:
         assert isinstance(outcome, Transient)
         assert "locked" == outcome.trouble.kind
         assert str(path) in outcome.trouble.message
+
+    def test_a_certificate_in_place_of_a_secret(self, first: Open, grant: Grant, entra: Entra, tmp_path: Path) -> None:
+        """An application that people sign in to may have one too; when it ends is told with each token."""
+        made = AppCertificate()
+        entra.register(Client(APP_ID, ("http://localhost/*",), certificates=(made.public,)))
+        path = write_private(tmp_path / "app.pem", made.pem())
+        grant = replace(grant, client_id=APP_ID, certificate=Source("file", (str(path),)))
+        outcomes = (self.sign_in(first, grant, browse(entra)), service(first).acquire(grant, SCOPES))
+
+        assert [float(int(made.ends))] * 2 == [getattr(each, "credential_expires", 0.0) for each in outcomes]
 
     def test_memory_only(self, first: Open, grant: Grant, entra: Entra, state: Path) -> None:
         """With no place for a key the sign-in lasts as long as its process, and every answer says so."""

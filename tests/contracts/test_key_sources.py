@@ -38,6 +38,9 @@ class DictRing:
     def set_password(self, service: str, username: str, password: str) -> None:
         self.entries[service, username] = password
 
+    def delete_password(self, service: str, username: str) -> None:
+        del self.entries[service, username]
+
 
 class Place:
     """Somewhere a key can be, as several processes see it one after another."""
@@ -159,3 +162,11 @@ def test_origin_in_words(place: Place) -> None:
         assert key.secret.hex() not in text
         assert base64.b64encode(key.secret).decode() not in text
         assert repr(key.secret) not in text
+
+
+def test_what_cms_has_made_can_be_removed_and_nothing_else(place: Place) -> None:
+    """A key that somebody has given stays; a second time there is nothing to remove."""
+    key = made(place.opened())
+
+    assert (key.origin if key.made else "") == place.opened().remove(key.id)
+    assert "" == place.opened().remove(key.id)

@@ -182,22 +182,24 @@ def test_what_is_stored_without_an_account_is_listed_and_pruned(machines: tuple[
     here.configure(configuration(here, entra, ANN))
     assert 0 == here.cms("reload").returncode
 
-    listed = cms_status(here)
+    listed = orphans(here, 1)
     refused = cms(here, "prune")
     pruned = cms(here, "prune", "--yes")
 
-    assert [(BOB, BOB)] == [(each["login"], each["who"]) for each in listed["orphans"]]
+    assert [(BOB, BOB)] == [(each["login"], each["who"]) for each in listed]
     assert (1, True) == (refused[0], "nothing was deleted" in refused[1])
     assert (0, True) == (pruned[0], "deleted: 1" in pruned[1])
-    assert [] == cms_status(here)["orphans"]
+    assert [] == orphans(here, 0)
     assert serves(here, ANN)
 
 
-def cms_status(machine: Daemon) -> dict[str, list[dict[str, str]]]:
-    """Return `cms status --json`, once what a reload has found is in it."""
+def orphans(machine: Daemon, number: int) -> list[dict[str, str]]:
+    """Return what `cms status` lists without an account, once it is so many and the worker has said whose."""
+    found: list[dict[str, str]] = []
 
-    def settled() -> dict[str, list[dict[str, str]]] | None:
-        found: dict[str, list[dict[str, str]]] = json.loads(machine.cms("status", "--json").stdout)
-        return found if all(each["who"] for each in found["orphans"]) else None
+    def settled() -> bool:
+        found[:] = json.loads(machine.cms("status", "--json").stdout)["orphans"]
+        return len(found) == number and all(each["who"] for each in found)
 
-    return until(settled, "the worker's word on what is stored without an account")
+    until(settled, f"{number} stored sign-ins without an account")
+    return found
