@@ -54,11 +54,15 @@ class NoRing:
     """A desktop without a keyring."""
 
     origin = "keyring"
+    makes = True
 
     def find(self, wanted: str) -> bytes:
         raise Absent("is not there")
 
     def make(self) -> bytes:
+        raise Absent("is not there")
+
+    def remove(self, wanted: str) -> bool:
         raise Absent("is not there")
 
 
@@ -121,6 +125,7 @@ class Broker:
         """Return the outcome in the next reply."""
         reply = self.receive()
         assert isinstance(reply, Done), reply
+        assert isinstance(reply.outcome, Outcome), reply
         return reply.outcome
 
     def prompt(self) -> Prompt:
@@ -143,6 +148,7 @@ class Broker:
         self.send(SignIn(number, grant, method, claims))
         reply = self.receive()
         if isinstance(reply, Done):
+            assert isinstance(reply.outcome, Outcome), reply
             return reply.outcome
         assert isinstance(reply, Prompt)
         if method == "device":
