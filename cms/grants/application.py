@@ -14,7 +14,7 @@ from cms.accounts import Grant, Source
 from cms.grants import catalogue, certificates
 from cms.grants.keys import Missing, read_source
 from cms.grants.vault import Unavailable
-from cms.lifecycle import LONGEST_PAUSE, Outcome, Refused, Transient, Trouble
+from cms.lifecycle import LONGEST_PAUSE, Granted, Outcome, Refused, Transient, Trouble
 from cms_oauth.diagnosis_entra import NO_IDENTITY, row_of_application
 
 # How soon a refusal is looked at again: what is mended in Entra, or in a file, tells nobody here of it.
@@ -30,6 +30,10 @@ class Credential:
 
     value: str | Mapping[str, Any] = field(default="", repr=False)
     expires: float = 0.0
+
+    def behind(self, outcome: Outcome) -> Outcome:
+        """Return an outcome that was had by this, which says until when that works."""
+        return replace(outcome, credential_expires=self.expires) if isinstance(outcome, Granted) else outcome
 
 
 NONE = Credential()

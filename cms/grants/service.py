@@ -124,21 +124,21 @@ class Service:
             outcome = self._entra.mint_by_machine(grant, scopes)
         else:
             outcome = self._entra.mint(grant, scopes, credential.value)
-        if isinstance(outcome, Granted):
-            return replace(outcome, credential_expires=credential.expires)
-        return application.explain(outcome, grant)
+        return application.explain(credential.behind(outcome), grant)
 
     def _redeem(self, held: Held, grant: Grant, scopes: Scopes, entry: Entry) -> Outcome:
-        secret = application.credential(grant).value
+        credential = application.credential(grant)
         held.prepare()
-        answer = self._entra.redeem(grant, scopes, entry.cache, entry.home_account_id, who=entry.who, secret=secret)
+        answer = self._entra.redeem(
+            grant, scopes, entry.cache, entry.home_account_id, who=entry.who, secret=credential.value
+        )
         stored = held.stored
         if answer.cache and answer.cache != entry.cache:
             stored = held.store(replace(entry, cache=answer.cache))
         elif not answer.unsure:
             _note_ending(held, entry, answer.outcome)
             held.release()
-        return _explained(_told(answer.outcome, stored, entry), held, grant)
+        return credential.behind(_explained(_told(answer.outcome, stored, entry), held, grant))
 
     def forget(self, grant: Grant) -> Outcome:
         """Delete what is kept of the grant."""
@@ -214,13 +214,13 @@ class Service:
         grant = question.grant
         # Before anybody takes the trouble.
         place, known = self._prepared(grant)
-        secret = application.credential(grant).value
-        flow = self._entra.begin(grant, question.method, question.claims, secret, known)
+        credential = application.credential(grant)
+        flow = self._entra.begin(grant, question.method, question.claims, credential.value, known)
         if isinstance(flow, Transient | Refused | Granted):
             return flow
         line.check()
         line.prompt(_prompt(question, flow))
-        return self._keep(grant, self._finish(grant, flow, line), place, line)
+        return credential.behind(self._keep(grant, self._finish(grant, flow, line), place, line))
 
     def _prepared(self, grant: Grant) -> tuple[Stored, str]:
         """Return where a new sign-in would go, having made sure that it could, and whose it would replace.
