@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cms.status import CRITICAL, OK, WARNING
+from cms.status import CRITICAL, OK, WARNING, WIDTH
 from cms_oauth import verdicts
 from cms_oauth.verdicts import Verdict, as_lines, printable
 
@@ -61,12 +62,21 @@ def exit_code(findings: Sequence[Finding]) -> int:
 
 def as_text(finding: Finding) -> list[str]:
     """Return a finding as lines for a terminal."""
-    head = f"{finding.level:<5} {finding.check:<{_TITLES}} {printable(finding.message)}"
+    margin = " " * (_TITLES + 7)
+    head = textwrap.wrap(
+        printable(finding.message),
+        WIDTH,
+        initial_indent=f"{finding.level:<5} {finding.check:<{_TITLES}} ",
+        subsequent_indent=margin,
+        # Addresses and paths are never broken: they get copied. Nor are the steps below, for the same reason.
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
     if not finding.verdicts:
-        return [head]
+        return head
     likeliest, *others = finding.verdicts
     lines = [*as_lines(likeliest), *(f"it could also be: {each.cause}" for each in others)]
-    return [head, *(f"{'':<{_TITLES + 7}}{line}" for line in lines)]
+    return [*head, *(f"{margin}{line}" for line in lines)]
 
 
 def summary(findings: Sequence[Finding]) -> str:

@@ -92,6 +92,7 @@ class Https:
 
     `issuer` is who issued its certificate, known even where it was not `trusted`; `error` what went wrong, "" when
     nothing did; `proxy` the address of the proxy on the way, without what it is asked with; `ca` the file of Tls(ca=).
+    `unseen` says why it was not looked at, "" when it was.
     """
 
     host: str
@@ -102,6 +103,7 @@ class Https:
     error: str = ""
     proxy: str = ""
     ca: str = ""
+    unseen: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,8 @@ def names(found: Names) -> Finding:
 
 def clock(found: Https) -> Finding:
     if found.skew is None:
-        return skipped("clock", f"{found.host} told no time: {found.error or 'its answer has no Date'}")
+        reason = found.unseen or found.error or "its answer has no Date"
+        return skipped("clock", f"{found.host} told no time: {reason}")
     way = "ahead of" if found.skew > 0 else "behind"
     said = f"{duration(abs(found.skew))} {way} {found.host}"
     if abs(found.skew) < SKEW_WARNS:
@@ -136,6 +139,8 @@ def clock(found: Https) -> Finding:
 
 
 def tls(found: Https) -> Finding:
+    if found.unseen:
+        return skipped("tls", f"{found.host}: {found.unseen}")
     if not found.trusted:
         return _untrusted(found) if found.issuer else failed("tls", f"{found.host}: {found.error}", _unreachable(found))
     said = f"{found.host}: {found.version}, certificate from {found.issuer}"
@@ -176,6 +181,8 @@ def _unreachable(found: Https) -> Verdict:
 
 
 def proxy(found: Https) -> Finding:
+    if found.unseen:
+        return skipped("proxy", f"{found.proxy}, to {found.host}: {found.unseen}")
     if not found.proxy:
         return passed("proxy", f"none on the way to {found.host}")
     if found.error and not found.issuer:

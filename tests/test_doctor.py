@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from cms import doctor, doctor_tools, probes
-from cms.accounts import Account, Grant, Proxy
+from cms.accounts import Account, Grant, Proxy, Source
 from cms.config import Config, ConfigError, SocketSpec
 from cms.doctor import Check, Limits, Progress, World, attend, bundle, examine, usable, write_bundle
 from cms.doctor_findings import Finding, passed
@@ -380,11 +380,14 @@ def test_a_login_host_that_is_not_there(home: Path) -> None:
     local = replace(ACCOUNT, grant=replace(GRANT, authority="https://127.0.0.1:1/t"))
     plain = world(home, config(accounts=(local,)))
     proxied = world(home, config(accounts=(local,), proxy=Proxy("http://127.0.0.1:2", (), "me")))
+    secret = Proxy("http://127.0.0.1:2", (), "me", Source("file", ("/password",)))
+    unseen = world(home, config(accounts=(local,), proxy=secret))
     beside = world(home, config(accounts=(local,), proxy=Proxy("http://127.0.0.1:2", ("127.0.0.1",))))
 
     assert (["skip"], ["fail"], ["pass"]) == tuple(levels(find(name, plain)) for name in ("clock", "tls", "proxy"))
     assert "http://127.0.0.1:2, to 127.0.0.1:1: Connection refused" == find("proxy", proxied)[0].message
     assert "none on the way" in find("proxy", beside)[0].message
+    assert ["skip"] == levels(find("proxy", unseen))
 
 
 def test_sockets_are_looked_at_for_each_user(home: Path) -> None:

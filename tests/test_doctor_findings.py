@@ -55,3 +55,13 @@ def test_programs_get_all_of_it() -> None:
 def test_nothing_moves_the_cursor() -> None:
     """Parts of messages come from elsewhere."""
     assert "\x1b" not in "".join(as_text(failed("a", "\x1b[2J")))
+
+
+def test_a_long_message_is_wrapped() -> None:
+    """Below itself; a path is never broken."""
+    path = "/p" * 60
+    lines = as_text(passed("libraries", "word " * 30 + path))
+
+    assert max(len(line) for line in lines if path not in line) <= 100
+    assert all(line.startswith(" " * 23) for line in lines[1:])
+    assert path in lines[-1]

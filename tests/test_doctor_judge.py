@@ -90,6 +90,15 @@ def test_the_proxy(found: Https, expected: tuple[str, str]) -> None:
     assert expected == told(judge.proxy(found))
 
 
+def test_a_login_host_that_was_not_looked_at() -> None:
+    """It is neither good nor bad, and the reason is said."""
+    unseen = Https("login", proxy="http://p:1", unseen="no password")
+
+    for look in (judge.clock, judge.tls, judge.proxy):
+        assert "skip" == look(unseen).level
+        assert "no password" in look(unseen).message
+
+
 def test_mail_servers() -> None:
     """A port that is open, or closed on the way."""
     assert ("pass", "") == told(judge.reached(Reached("smtp", 587)))

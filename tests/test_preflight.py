@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from base64 import urlsafe_b64encode
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,11 +13,14 @@ from support.keeper import FakeKeeper
 from support.trio_run import in_trio
 
 from cms.accounts import Account, Grant, Scopes
+from cms.clock import SystemClock
+from cms.config import FileSpec
 from cms.lifecycle import Deny, Granted, Life, Outcome, Token, absorb
 from cms.policy import Allow
 from cms.preflight import EXCHANGE, GRAPH, misfit
 from cms.status import Entry, describe
 from cms.teller import Teller
+from cms.tokenfiles import _File
 from cms_oauth.claims import Claims
 
 MAIL: Scopes = ("https://outlook.office.com/SMTP.Send", "https://outlook.office.com/IMAP.AccessAsUser.All")
@@ -182,6 +186,18 @@ async def test_preflight_can_be_switched_off() -> None:
 
     assert isinstance(reply, Token)
     assert [""] == keeper.permissions
+
+
+@in_trio
+async def test_no_token_file_holds_such_a_token(tmp_path: Path) -> None:
+    """Unless preflight is switched off."""
+    files = [
+        _File(FileSpec(str(tmp_path / "x"), account, "SMTP", 0o600, False, 1), None, SystemClock(), None)  # type: ignore[arg-type] # no keeper is asked
+        for account in (ACCOUNT, replace(ACCOUNT, preflight=False))
+    ]
+
+    assert [False, True] == [file._fits(held(GRAPH_TOKEN)) for file in files]
+    assert [True, True] == [file._fits(held(MAIL_TOKEN)) for file in files]
 
 
 def test_status_says_so() -> None:
