@@ -59,15 +59,22 @@ _TEST_SECONDS = 90.0
 _TEMPLATE = """\
 # The configuration of cms: a Python file. `cms check` tries it, `cms reload` gives it to the running daemon.
 
-# Who signs in.{whose} docs/configuration.md has all that can be said here.
+# Who signs in.{whose}
+# docs/configuration.md has all that can be said here.
 account = Office365_Account({account})
 
-# Where mail programs ask for tokens, and for which protocols. {who}
+# Where mail programs ask for tokens, and for which protocols.
+# {who}
 CredentialServer({socket})
 
-# Where the key comes from that encrypts the sign-in on disk. {why}
+# Where the key comes from that encrypts the sign-in on disk.
+# {why}
 {vault}
 {more}"""
+
+_USUAL = """
+# The application is cloud_mdir_sync's, whose sign-ins may end after a day; client_id= names your own, which
+# docs/microsoft-setup.md makes in ten minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,10 +249,15 @@ def known_tenant(wishes: Wishes) -> Tenant | None:
     domain = domain_of(wishes.user)
     if _PERSONAL.fullmatch(domain):
         return Tenant(personal=True, said=f"{domain} is for personal accounts.")
-    registration = registration_for(wishes.user, use_default=False)
-    if registration is not DEFAULT_REGISTRATION and not wishes.client_id:
-        return Tenant(said=f"{domain} has an application of its own: {registration.caveat}.")
+    if not wishes.client_id and not _uses_default(wishes):
+        caveat = registration_for(wishes.user, use_default=False).caveat
+        return Tenant(said=f"{domain} has an application of its own: {caveat}.")
     return Tenant(said="Written without a tenant (--offline).") if wishes.offline else None
+
+
+def _uses_default(wishes: Wishes) -> bool:
+    """Say whether the sign-in is with the default application."""
+    return not wishes.client_id and registration_for(wishes.user, use_default=False) is DEFAULT_REGISTRATION
 
 
 def tenant_of(user: str, explored: Explored) -> Tenant:
@@ -280,7 +292,7 @@ def text_of(wishes: Wishes, tenant: Tenant, no_keyring: str) -> str:
     if system or no_keyring:
         why = "A file that only cms reads: no keyring keeps it here."
     return _TEMPLATE.format(
-        whose=tenant.note or " Without more, cloud_mdir_sync's application id is used; client_id= names your own.",
+        whose=f"{tenant.note}{_USUAL if _uses_default(wishes) else ''}",
         account=", ".join(_account_words(wishes, tenant)),
         who=who,
         socket=server,
