@@ -42,8 +42,9 @@ def broker(make_daemon: Callable[..., Daemon], entra: Entra) -> Broker:
 def test_watching(broker: Broker) -> None:
     """Rows, a count-down and the last requests; a daemon that goes and comes back; Ctrl-C leaves the shell as it was."""
     owner = Owner(broker.daemon)
-    # Ctrl-C is for the watch alone.
-    command = f"trap : INT; {broker.daemon.installation.command('cms')} status --watch; echo after: $?; stty -a | grep -o ' echo '"
+    # Ctrl-C is for the watch alone; the shell stays, since tmux tells of its end in a line that scrolls the first away.
+    cms = broker.daemon.installation.command("cms")
+    command = f"trap : INT; {cms} status --watch; echo after: $?; stty -a | grep -o ' echo '; cat"
     with terminal(owner, "sh", "-c", command) as window:
         window.wait_for("ACCOUNT", USER, "SMTP, IMAP", "left", "NEXT REFRESH", "LAST REQUESTS", "none yet")
         broker.daemon.token(broker.path, USER)
