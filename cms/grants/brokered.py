@@ -8,6 +8,7 @@ put by a thread of its own, which is left to itself when its time is over.
 from __future__ import annotations
 
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -50,7 +51,8 @@ def unavailable(why: str, hint: str) -> Transient:
 
 NO_LIBRARY = unavailable(
     "MSAL's library for it is not installed",
-    f"install it (`pip install 'cms-oauth[broker]'`) and start cms again; {catalogue.RETRIES}",
+    # As README installs cms: no index of packages has it.
+    f"where the source of cms is, say `{sys.prefix}/bin/pip install '.[broker]'`, and start cms again; {catalogue.RETRIES}",
 )
 NOT_RUNNING = unavailable(
     "it does not start", f"install microsoft-identity-broker and intune-portal on this desktop; {catalogue.RETRIES}"
