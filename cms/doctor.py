@@ -40,6 +40,7 @@ from cms.doctor_findings import (
 )
 from cms.doctor_judge import Asked
 from cms.remote import NoDaemon
+from cms.trust import oddity
 from cms.version import VERSION
 from cms_oauth import dial, paths, wire
 from cms_oauth.claims import claims_of
@@ -551,7 +552,9 @@ def write_bundle(path: str, report: Mapping[str, Any]) -> None:
 def attend(world: World, bundle_path: str, say: Callable[[str], None], *, as_json: bool) -> int:
     """Be the command; return its exit status. Raises OSError where the report cannot be written."""
     if bundle_path and os.path.lexists(bundle_path):
-        raise FileExistsError(errno.EEXIST, "it exists already and stays as it is", bundle_path)
+        what = oddity(Path(bundle_path))
+        said = f"it is {what} and stays as it is: name a file" if what else "it exists already and stays as it is"
+        raise FileExistsError(errno.EEXIST, said, bundle_path)
     progress = Progress(sys.stderr)
 
     def tell(finding: Finding) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import getpass
 import json
 import os
@@ -15,6 +16,7 @@ from typing import Any
 
 from cms.grants.messages import Place
 from cms.remote import Remote
+from cms.trust import oddity
 
 # The one format that may have its sign-in in the keyring, under the mail address.
 NAMED = "oama"
@@ -158,6 +160,9 @@ def bring_in(remote: Remote, user: str, place: Place, ask: Callable[[str], str] 
 
 def check_target(path: Path, *, force: bool) -> None:
     """Raise FileExistsError for a file that must not be overwritten, OSError for a place that takes none."""
+    # A rename puts a file in the place of a device, where it is root's.
+    if what := oddity(path):
+        raise OSError(errno.EINVAL, f"it is {what} and stays as it is: name a file", str(path))
     if not force and os.path.lexists(path):
         raise FileExistsError
     if not path.parent.is_dir():
@@ -187,6 +192,8 @@ def write_private(path: Path, text: str, *, force: bool) -> None:
             file.flush()
             os.fsync(descriptor)
         if force:
+            # Whoever typed a passphrase has taken their time.
+            check_target(path, force=True)
             draft.rename(path)
         else:
             _put(draft, path)

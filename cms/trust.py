@@ -139,6 +139,25 @@ def keeps_others_out(path: str, system: System) -> bool:
     return any(stat.S_ISDIR(facts.st_mode) and not facts.st_mode & stat.S_IXOTH for facts in folders)
 
 
+# What a path can lead to that is no file, in words.
+_ODDITIES = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+def oddity(path: Path) -> str:
+    """Return what is at a path that is no regular file ("a device"), "" for a file, and for nothing that can be seen."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return ""
+    return _ODDITIES.get(stat.S_IFMT(mode), "")
+
+
 def _steps(path: Path, lstat: Lstat) -> Iterator[Step]:
     """Yield every folder, link and file that decides what `path` is, from the root down; last the thing itself."""
     root, *names = (Path.cwd() / path).parts

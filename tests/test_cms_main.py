@@ -690,6 +690,15 @@ def test_an_export_that_fails_writes_nothing(home: Path, capsys: pytest.CaptureF
     assert "exists already and stays as it is" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("force", [[], ["--force"]])
+def test_a_device_is_no_place_for_an_export(home: Path, capsys: pytest.CaptureFixture[str], force: list[str]) -> None:
+    """It is named for what it is, and nobody is asked for a passphrase."""
+    assert os.EX_OSERR == main.main(["export", os.devnull, *force])
+
+    assert "cms: /dev/null: it is a device and stays as it is: name a file\n" == capsys.readouterr().err
+    assert stat.S_ISCHR(Path(os.devnull).stat().st_mode)
+
+
 def test_a_passphrase_that_will_not_do_is_said(
     home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

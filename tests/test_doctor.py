@@ -465,6 +465,15 @@ def test_the_bundle(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert text == path.read_text()
 
 
+def test_a_bundle_is_a_file(home: Path) -> None:
+    """What is there and is none stays, and is named: as root /dev/null could be replaced."""
+    os.mkfifo(home / "odd")
+
+    for path, what in ((str(home / "odd"), "a pipe"), (os.devnull, "a device"), (str(home), "a folder")):
+        with pytest.raises(FileExistsError, match=f"it is {what} and stays as it is: name a file"):
+            attend(world(home), path, print, as_json=False)
+
+
 def test_a_quiet_bundle(home: Path) -> None:
     """With --json the report's place is not told on standard output."""
     said = list[str]()

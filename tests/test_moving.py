@@ -10,7 +10,7 @@ import socket
 import stat
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,11 @@ def daemon(*answers: dict[str, Any]) -> Iterator[tuple[Remote, list[dict[str, An
     with Remote(ours) as remote:
         yield remote, heard
     thread.join()
+
+
+def bind(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
 
 
 def nobody(_question: str) -> str:
@@ -267,6 +272,31 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
         moving.write_private(path, "second", force=False)
     moving.write_private(path, "third", force=True)
     assert ("third", [path]) == (path.read_text(), list(tmp_path.iterdir()))
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize(("make", "what"), [(os.mkfifo, "a pipe"), (Path.mkdir, "a folder"), (bind, "a socket")])
+def test_only_a_file_is_overwritten(tmp_path: Path, make: Callable[[Path], None], what: str, *, force: bool) -> None:
+    """As root a rename would put a file in the place of /dev/null; --force means files, at a link's end too."""
+    path, link = tmp_path / "odd", tmp_path / "link"
+    make(path)
+    link.symlink_to(path)
+    before = path.stat().st_mode
+
+    for each in (path, link):
+        with pytest.raises(OSError, match=f"it is {what} and stays as it is") as raised:
+            moving.check_target(each, force=force)
+        assert str(each) == raised.value.filename
+    assert before == path.stat().st_mode
+
+
+def test_what_has_become_a_pipe_meanwhile_stays(tmp_path: Path) -> None:
+    """While somebody typed a passphrase."""
+    os.mkfifo(tmp_path / "odd")
+
+    with pytest.raises(OSError, match="it is a pipe"):
+        moving.write_private(tmp_path / "odd", "text", force=True)
+    assert [tmp_path / "odd"] == list(tmp_path.iterdir())
 
 
 def test_where_it_goes_is_looked_at_before_anybody_types(tmp_path: Path) -> None:
