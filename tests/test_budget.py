@@ -22,6 +22,7 @@ from cms.accounts import Grant
 from cms.grants import budget as module
 from cms.grants import entra
 from cms.grants.budget import Budget
+from cms.grants.transport import fetch, new_session
 from cms.lifecycle import Transient
 
 # Long enough for a handshake on a slow machine, short enough to wait for.
@@ -126,7 +127,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[[Script], Server]]:
 
 @pytest.fixture
 def session() -> Iterator[requests.Session]:
-    with entra.new_session() as opened:
+    with new_session() as opened:
         yield opened
 
 
@@ -184,7 +185,7 @@ def test_an_answer_that_does_not_come_ends_in_time(
     budget = spent(monkeypatch)
     began = time.monotonic()
     with pytest.raises(requests.Timeout):
-        entra.fetch(session, "POST", server.url, server.ca, budget)
+        fetch(session, "POST", server.url, server.ca, budget)
 
     assert SHORT <= time.monotonic() - began < LONG / 2
     assert reached == budget.reached
@@ -195,10 +196,10 @@ def test_a_kept_connection_has_the_new_deadline(
 ) -> None:
     """A second exchange on the connection of the first is bounded like that, and the first one's end does not end it."""
     server = serve(kept)
-    assert "{}" == entra.fetch(session, "GET", server.url, server.ca, Budget()).text
+    assert "{}" == fetch(session, "GET", server.url, server.ca, Budget()).text
     budget = spent(monkeypatch)
     with pytest.raises(requests.Timeout):
-        entra.fetch(session, "POST", server.url, server.ca, budget)
+        fetch(session, "POST", server.url, server.ca, budget)
 
     assert budget.reached
 
@@ -220,10 +221,10 @@ def test_a_connection_outlives_the_budget_that_made_it(
 
     server = serve(patient)
     budget = spent(monkeypatch)
-    entra.fetch(session, "GET", server.url, server.ca, budget)
+    fetch(session, "GET", server.url, server.ca, budget)
     # As its timer would, had it not been stopped.
     budget._shut()
-    entra.fetch(session, "GET", server.url, server.ca, Budget())
+    fetch(session, "GET", server.url, server.ca, Budget())
     session.close()
 
     assert [0, 0] == numbers
@@ -233,7 +234,7 @@ def test_a_budget_that_is_over_asks_nothing(session: requests.Session, monkeypat
     """And so nothing has reached anybody."""
     budget = spent(monkeypatch, 0.0)
     with pytest.raises(requests.Timeout):
-        entra.fetch(session, "POST", "https://localhost:1/", None, budget)
+        fetch(session, "POST", "https://localhost:1/", None, budget)
 
     assert not budget.reached
 
@@ -263,7 +264,7 @@ def test_tls_that_breaks_after_the_question(serve: Callable[[Script], Server], s
     server = serve(broken)
     budget = Budget()
     with pytest.raises(requests.exceptions.SSLError):
-        entra.fetch(session, "POST", server.url, server.ca, budget)
+        fetch(session, "POST", server.url, server.ca, budget)
 
     assert budget.reached
 
@@ -274,7 +275,7 @@ def test_tls_that_is_not_trusted(serve: Callable[[Script], Server], session: req
     trustme.CA().cert_pem.write_to_path(str(tmp_path / "other.pem"))
     budget = Budget()
     with pytest.raises(requests.exceptions.SSLError):
-        entra.fetch(session, "POST", server.url, str(tmp_path / "other.pem"), budget)
+        fetch(session, "POST", server.url, str(tmp_path / "other.pem"), budget)
 
     assert not budget.reached
 
@@ -313,7 +314,7 @@ def test_dead_addresses_leave_time_for_a_live_one(
     server = serve(answer)
     with black_hole() as hole:
         resolves_to(monkeypatch, hole, hole, server.port)
-        reply = entra.fetch(session, "GET", server.url, server.ca, spent(monkeypatch, 4 * SHORT))
+        reply = fetch(session, "GET", server.url, server.ca, spent(monkeypatch, 4 * SHORT))
 
     assert "{}" == reply.text
 
@@ -325,7 +326,7 @@ def test_a_black_hole_ends_in_time(session: requests.Session, monkeypatch: pytes
         resolves_to(monkeypatch, *[hole] * 9)
         budget = spent(monkeypatch)
         with pytest.raises(requests.Timeout):
-            entra.fetch(session, "POST", "https://localhost/", None, budget)
+            fetch(session, "POST", "https://localhost/", None, budget)
 
     assert time.monotonic() - began < LONG / 2
     assert not budget.reached
@@ -342,7 +343,7 @@ def test_a_name_server_that_does_not_answer(session: requests.Session, monkeypat
     monkeypatch.setattr(socket, "getaddrinfo", ask)
     budget = spent(monkeypatch)
     with pytest.raises(requests.Timeout):
-        entra.fetch(session, "POST", "https://localhost/", None, budget)
+        fetch(session, "POST", "https://localhost/", None, budget)
     released.set()
 
     assert not budget.reached
@@ -360,7 +361,7 @@ def test_a_name_that_means_nothing(session: requests.Session, monkeypatch: pytes
     monkeypatch.setattr(socket, "getaddrinfo", ask)
     budget = Budget()
     with pytest.raises(requests.ConnectionError):
-        entra.fetch(session, "POST", "https://localhost/", None, budget)
+        fetch(session, "POST", "https://localhost/", None, budget)
 
     assert not budget.reached
 
@@ -385,7 +386,7 @@ def test_a_proxy_has_the_same_deadline(
     monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{server.port}")
     budget = spent(monkeypatch)
     with pytest.raises(requests.Timeout):
-        entra.fetch(session, "POST", "https://login.test/", None, budget)
+        fetch(session, "POST", "https://login.test/", None, budget)
 
     assert not budget.reached
 

@@ -8,21 +8,19 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from email.utils import formatdate
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
-import urllib3
-from requests.adapters import BaseAdapter
+from support.canned import AUTHORITY, DISCOVERED, Canned
 from support.grants import ANN, SCOPES, grant_for
 
 from cms.accounts import Grant
 from cms.grants import budget
 from cms.grants import entra as module
 from cms.grants.entra import Answer, CodeFlow, DeviceFlow
+from cms.grants.transport import MAX_ANSWER, Reply
 from cms.lifecycle import Granted, Outcome, Refused, Transient, Trouble
 from cms.sandbox.directory import APP_ID, APP_SECRET
 from cms.sandbox.entra import Entra, Fault
@@ -198,21 +196,6 @@ class TestTraps:
 
         assert isinstance(module.Entra().begin(grant_for(server), "browser"), CodeFlow)
 
-    @pytest.mark.parametrize(
-        ("ca", "environ", "expected"),
-        [
-            ("/ca", {"SSL_CERT_FILE": "/etc/passwd"}, "/ca"),
-            (None, {"SSL_CERT_FILE": "/etc/passwd", "SSL_CERT_DIR": "/etc"}, "/etc/passwd"),
-            (None, {"SSL_CERT_FILE": "/no/such", "SSL_CERT_DIR": "/etc"}, "/etc"),
-            (None, {"SSL_CERT_FILE": "/no/such", "SSL_CERT_DIR": ""}, None),
-            (None, {"SSL_CERT_FILE": "/etc/passwd", "REQUESTS_CA_BUNDLE": "/x"}, None),
-            (None, {"SSL_CERT_FILE": "/etc/passwd", "CURL_CA_BUNDLE": "/x"}, None),
-        ],
-    )
-    def test_trap_5_order(self, ca: str | None, environ: dict[str, str], expected: str | None) -> None:
-        """The configuration, then what requests follows itself, then OpenSSL's file and folder, if they exist."""
-        assert expected == module.authorities(ca, environ)
-
     def test_trap_6_offline_is_an_outcome(self, person: Person) -> None:
         """Making an MSAL app asks the network and raises: here an outage is a transient fault, and it ends."""
         person.server.go_down()
@@ -314,18 +297,6 @@ class TestRedeem:
 
         assert isinstance(outcome, Transient)
         assert ("throttled", seconds) == (outcome.trouble.kind, outcome.retry_after)
-
-    def test_retry_after_as_a_date(self) -> None:
-        """Retry-After may be a date; one that has passed asks for nothing."""
-        reply = module.Reply(503, "", {"Retry-After": formatdate(1000.0, usegmt=True)})
-
-        assert 100.0 == module.retry_after(reply, lambda: 900.0)
-        assert 0.0 == module.retry_after(reply, lambda: 1100.0)
-
-    @pytest.mark.parametrize("status", [200, 400, 407, 408, 500, 502, 504])
-    def test_retry_after_of_something_in_between(self, status: int) -> None:
-        """Only a provider that throttles or is down asks for a pause: a proxy must not stop an account."""
-        assert 0.0 == module.retry_after(module.Reply(status, "", {"Retry-After": "300"}))
 
     def test_loop_detection(self, person: Person) -> None:
         """AADSTS50196 is a pause, not the end of the sign-in."""
@@ -437,45 +408,7 @@ class TestDiscovery:
 
         assert 2 == person.server.count("discovery")
 
-    @pytest.mark.parametrize(
-        "text", ["", "[]", "{}", '{"token_endpoint": "http://x", "authorization_endpoint": "https://x"}']
-    )
-    def test_what_is_no_document(self, text: str) -> None:
-        """Only a document with endpoints over TLS is one."""
-        assert not module.is_discovery(module.Reply(200, text))
 
-
-class Canned(BaseAdapter):
-    """Answers without a network; remembers what was sent."""
-
-    def __init__(self, *answers: tuple[int, bytes] | Exception, headers: dict[str, str] | None = None) -> None:
-        super().__init__()
-        self.answers = list(answers)
-        self.headers = headers or {}
-        self.sent: list[requests.PreparedRequest] = []
-
-    def send(self, request: requests.PreparedRequest, *_args: object, **_kwargs: object) -> requests.Response:
-        self.sent.append(request)
-        answer = self.answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        response = requests.Response()
-        response.status_code, body = answer
-        response.url = request.url or ""
-        response.headers.update(self.headers)
-        response.raw = urllib3.HTTPResponse(BytesIO(body), self.headers, preload_content=False)
-        return response
-
-    def close(self) -> None:
-        pass
-
-
-DISCOVERED = json.dumps(
-    {
-        "token_endpoint": "https://login.test/tid/oauth2/v2.0/token",
-        "authorization_endpoint": "https://login.test/tid/oauth2/v2.0/authorize",
-    }
-).encode()
 CACHE = json.dumps(
     {
         "RefreshToken": {
@@ -490,7 +423,7 @@ CACHE = json.dumps(
         }
     }
 )
-OFFLINE = Grant("https://login.test/tid", "client", ANN, (("https://x.test/A",),))
+OFFLINE = Grant(AUTHORITY, "client", ANN, (("https://x.test/A",),))
 
 
 def exchange(canned: Canned, grant: Grant = OFFLINE) -> Answer:
@@ -555,25 +488,9 @@ class TestOddAnswers:
         assert "garbage" == transient(answer)
         assert answer.unsure
 
-    @pytest.mark.parametrize("status", [301, 302, 307, 308])
-    def test_redirects_are_not_followed(self, status: int) -> None:
-        """A refresh token goes to the token endpoint, and not to where that redirects."""
-        canned = Canned((200, DISCOVERED), (status, b""), headers={"Location": "https://evil.test/"})
-        answer = exchange(canned)
-
-        assert "garbage" == transient(answer)
-        assert ["login.test", "login.test"] == [(request.url or "").split("/")[2] for request in canned.sent]
-
-    def test_endless(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """An answer without end costs a bounded amount of memory, and where no time is left nothing is asked."""
-        assert "garbage" == transient(told(b" " * (module.MAX_ANSWER + 1)))
-        monkeypatch.setattr(budget, "EXCHANGE_SECONDS", -1.0)
-        answer = exchange(Canned())
-        assert ("timeout", False) == (transient(answer), answer.unsure)
-
-    def test_endless_discovery(self) -> None:
-        """A discovery document without end is none."""
-        assert "garbage" == transient(exchange(Canned((200, b" " * (module.MAX_ANSWER + 1)))))
+    def test_endless(self) -> None:
+        """An answer without end is none."""
+        assert "garbage" == transient(told(b" " * (MAX_ANSWER + 1)))
 
     def test_lifetime_as_text(self) -> None:
         """A lifetime that comes as text is one."""
@@ -592,37 +509,6 @@ class TestOddAnswers:
 
         assert isinstance(outcome, Transient)
         assert 300.0 == outcome.retry_after
-
-    @pytest.mark.parametrize(
-        ("error", "kind"),
-        [
-            (requests.ConnectTimeout("x"), "timeout"),
-            (requests.ReadTimeout("x"), "timeout"),
-            (requests.exceptions.SSLError("x"), "network"),
-            (requests.exceptions.ProxyError("x"), "network"),
-            (requests.ConnectionError(), "network"),
-            (requests.exceptions.ChunkedEncodingError("x"), "network"),
-            (requests.exceptions.InvalidProxyURL("x"), "network"),
-        ],
-        ids=lambda each: type(each).__name__,
-    )
-    def test_every_exception_of_requests(self, error: Exception, kind: str) -> None:
-        """Each failure of a request is a transient fault; where no connection of ours says so, all may have been sent."""
-        answer = exchange(Canned((200, DISCOVERED), error))
-
-        assert (kind, True) == (transient(answer), answer.unsure)
-
-    def test_netrc_and_cookies(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Neither ~/.netrc nor another account's cookie goes to Entra."""
-        (tmp_path / ".netrc").write_text("default login x password y\n")
-        (tmp_path / ".netrc").chmod(0o600)
-        monkeypatch.setenv("HOME", str(tmp_path))
-        monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
-        canned = Canned((200, DISCOVERED), (200, json.dumps(TOKEN).encode()), headers={"Set-Cookie": "fpc=x"})
-        exchange(canned)
-
-        for request in canned.sent:
-            assert not {"authorization", "cookie"} & {name.lower() for name in request.headers}
 
 
 class TestSignIn:
@@ -888,8 +774,8 @@ class TestDevice:
     def test_slow_down(self, flow: DeviceFlow, monkeypatch: pytest.MonkeyPatch) -> None:
         """A provider that wants fewer questions gets fewer."""
 
-        def slow(_url: str, **_kwargs: object) -> module.Reply:
-            return module.Reply(400, '{"error": "slow_down"}')
+        def slow(_url: str, **_kwargs: object) -> Reply:
+            return Reply(400, '{"error": "slow_down"}')
 
         monkeypatch.setattr(flow._call.http, "post", slow)
 

@@ -83,6 +83,7 @@ LADDER = {
         "cms.grants.imports",
         "cms.grants.budget",
         "cms.grants.way",
+        "cms.grants.transport",
         "cms.grants.brokered",
         "cms.grants.entra",
         "cms.grants.certificates",
@@ -148,7 +149,7 @@ DEFERRED = {
 # Every third-party library, and the only files that know it.
 HOMES = {
     "msal": ("cms.grants.entra",),
-    "requests": ("cms.grants.entra",),
+    "requests": ("cms.grants.transport",),
     "urllib3": ("cms.grants.budget",),
     "keyring": ("cms.grants.keys",),
     "secretstorage": ("cms.grants.keys",),

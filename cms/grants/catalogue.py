@@ -37,7 +37,7 @@ REGISTRATION_NUMBERS = frozenset({700084, 9002326, 9002327, 50011, 500113, 90097
 REUSE_NUMBERS = frozenset({None, 70000, 70008, 700082, 54005})
 
 
-def explain(answer: Mapping[str, Any], grant: Grant, who: str = "") -> Outcome:
+def explain(answer: Mapping[str, Any], grant: Grant, who: str = "") -> Transient | Refused:
     """Return what an OAuth error answer means for the grant. `who` is the user remembered, if anybody is."""
     number = _number(answer)
     word = _identifier(answer.get("error"))

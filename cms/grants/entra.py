@@ -1,11 +1,11 @@
-"""Entra, by way of MSAL: the only file that imports msal and requests. Plain synchronous code.
+"""Entra, by way of MSAL: the only file that imports msal. Plain synchronous code.
 
 MSAL is used so that none of its habits shows:
 
 - a fresh app for every call, so that its throttling layer never replays a failure of up to an hour ago as an answer;
 - `force_refresh`, so that a refused refresh token is never hidden behind an ageing access token;
 - discovery is ours, once per process, so that making an app needs no network and tells no config error from an outage;
-- HTTP is ours: one deadline (`cms.grants.budget`), a bound on size, no cookies, no redirects, no netrc; it remembers status and Retry-After.
+- HTTP is ours (`cms.grants.transport`): it has a deadline and a bound on size, and remembers status and Retry-After.
 
 Nothing that MSAL returns leaves but the access token, its lifetime, and who signed in; the cache goes to the vault.
 """
@@ -18,49 +18,37 @@ import logging
 import math
 import os
 import sys
-import threading
-import time
 import warnings
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from email.utils import parsedate_to_datetime
-from http.cookiejar import DefaultCookiePolicy
-from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 import msal
-import requests
 from msal.exceptions import MsalServiceError
-from requests.adapters import HTTPAdapter
 
 from cms.accounts import Grant, Proxy, Scopes, resource
 from cms.grants import brokered, catalogue
-from cms.grants.budget import POOLS, Budget
-from cms.grants.keys import Missing
-from cms.grants.way import Way, no_password, no_proxy, no_tls, refusal
+from cms.grants.budget import Budget
+from cms.grants.transport import (
+    Discovery,
+    Http,
+    Metadata,
+    NoAnswer,
+    authorities,
+    garbage,
+    is_fault,
+    network_trouble,
+    new_session,
+)
+from cms.grants.way import Way
 from cms.lifecycle import Granted, Outcome, Refused, Transient, Trouble
-
-# A token answer has some 10 KB, a discovery document less.
-MAX_ANSWER = 1024 * 1024
-
-# MSAL's own bound. A longer Retry-After is a mistake, and a day without mail would be its price.
-MAX_RETRY_AFTER = 60 * 60.0
 
 # A sign-in that nobody completes: Entra's own codes live about this long.
 SIGN_IN_SECONDS = 600.0
 
 # A token that claims a longer life than a year does so by mistake.
 MAX_LIFE = 366 * 24 * 60 * 60.0
-
-_TOO_MANY_REQUESTS = 429
-_REQUEST_TIMEOUT = 408
-_SERVER_ERROR = 500
-_UNAVAILABLE = 503
-_OK = 200
-# Microsoft ("How to use managed identities on an Azure VM", error handling): tried again, as any 5xx is.
-_NOT_READY = (404, 410)
 
 # What MSAL raises for an answer that is none, wherever in it that shows. ValueError includes JSON's and Unicode's,
 # ArithmeticError a lifetime that is infinite.
@@ -111,258 +99,6 @@ def silence() -> None:
     warnings.filterwarnings("ignore", message="response_mode='form_post' is recommended", category=UserWarning)
     # Its clock is the wall's, which may have been set back; ours paces the polling.
     warnings.filterwarnings("ignore", message="Attempted too soon", category=UserWarning)
-
-
-class _NoCookies(DefaultCookiePolicy):
-    """Accounts share one session, and must not share Entra's cookies."""
-
-    def __init__(self) -> None:
-        super().__init__(allowed_domains=[])
-
-
-def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """Stand in for ~/.netrc, whose `default` entry would go to Entra as an Authorization header."""
-    return request
-
-
-class _NoPassword(requests.exceptions.ProxyError):
-    """The proxy's password cannot be read. The text says why."""
-
-
-class _Session(requests.Session):
-    """A session that goes the way that the configuration names, else that of the environment."""
-
-    def __init__(self, way: Way | None) -> None:
-        super().__init__()
-        self._way = way
-
-    def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
-        settings = super().merge_environment_settings(url, proxies, stream, verify, cert)
-        if self._way:
-            try:
-                settings["proxies"] = self._way.to(url)
-            except Missing as missing:
-                raise _NoPassword(str(missing)) from None
-        return settings
-
-
-def new_session(way: Way | None = None) -> requests.Session:
-    """Return a session that threads may share: it keeps connections, and nothing else."""
-    session = _Session(way)
-    session.cookies.set_policy(_NoCookies())
-    session.auth = _no_auth
-    # Nothing is tried twice: that is the keeper's to decide, and so is Retry-After.
-    session.mount("https://", _Adapter(pool_maxsize=16))
-    return session
-
-
-class _Adapter(HTTPAdapter):
-    """Makes connections that keep to a budget."""
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = POOLS
-
-    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
-        manager = super().proxy_manager_for(proxy, **kwargs)
-        # A SOCKS proxy has a way of its own to connect, which is bounded by its timeouts alone.
-        if not proxy.lower().startswith("socks"):
-            manager.pool_classes_by_scheme = POOLS
-        return manager
-
-    def proxy_headers(self, proxy: str) -> dict[str, str]:
-        """Say who asks, in UTF-8, as RFC 7617 has it. requests knows Latin-1 only."""
-        user, password = requests.utils.get_auth_from_url(proxy)
-        if not user:
-            return {}
-        return {"Proxy-Authorization": f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"}
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What MSAL reads of an HTTP response."""
-
-    status_code: int
-    text: str = field(repr=False)
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-
-
-class Http:
-    """The HTTP client of one exchange. It remembers what MSAL does not tell."""
-
-    def __init__(
-        self, session: requests.Session, ca: str | None, discovered: str, origin: str | None, budget: Budget
-    ) -> None:
-        self.budget = budget
-        self.status = 0
-        self.retry_after = 0.0
-        self.answered = 0.0
-        # Something was sent, and how it ended is not known.
-        self.unsure = False
-        self._session = session
-        self._ca = ca
-        self._discovered = discovered
-        self._origin = {"Origin": origin} if origin else {}
-
-    def get(self, _url: str, **_kwargs: object) -> Reply:
-        """Answer MSAL's only GET, which is for discovery."""
-        return Reply(_OK, self._discovered)
-
-    def post(
-        self,
-        url: str,
-        params: Mapping[str, str] | None = None,
-        data: Mapping[str, str] | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> Reply:
-        return self._send("POST", url, params=params, data=data, headers={**(headers or {}), **self._origin})
-
-    def _send(self, method: str, url: str, **kwargs: Any) -> Reply:
-        self.status, self.retry_after, self.unsure = 0, 0.0, True
-        try:
-            reply = fetch(self._session, method, url, self._ca, self.budget, **kwargs)
-        except requests.RequestException:
-            self.unsure = self.budget.reached
-            raise
-        self.answered = time.clock_gettime(time.CLOCK_BOOTTIME)
-        self.status = reply.status_code
-        self.retry_after = retry_after(reply)
-        return reply
-
-    def close(self) -> None:
-        """Leave the session alone: it is shared."""
-
-
-class Metadata(Http):
-    """The HTTP client of one question to the machine's own metadata service, which everything is read from."""
-
-    def __init__(self) -> None:
-        session = new_session()
-        # It is on this machine, or next to it: no proxy leads there, and none may see what it answers.
-        session.trust_env = False
-        super().__init__(session, None, "", None, Budget())
-
-    def get(self, _url: str, **_kwargs: Any) -> Reply:
-        """Ask. The service answers 404 and 410 while it starts or is updated."""
-        with self._session:
-            reply = self._send("GET", _url, **_kwargs)
-        if self.status in _NOT_READY:
-            self.status = _UNAVAILABLE
-        return reply
-
-
-def authorities(ca: str | None, environ: Mapping[str, str]) -> str | None:
-    """Return the file or folder of the certificate authorities to trust; None leaves it to requests.
-
-    requests knows REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE, and of what everybody else on the machine follows nothing. What
-    does not exist is passed over, as OpenSSL does.
-    """
-    if ca or environ.get("REQUESTS_CA_BUNDLE") or environ.get("CURL_CA_BUNDLE"):
-        return ca
-    named = (environ.get(name, "") for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"))
-    return next((path for path in named if path and Path(path).exists()), None)
-
-
-def fetch(session: requests.Session, method: str, url: str, ca: str | None, budget: Budget, **kwargs: Any) -> Reply:
-    """Return one whole response. Raises requests' exceptions, and ValueError for one that does not end."""
-    seconds = budget.left
-    if not seconds:
-        budget.reached = False
-        raise requests.Timeout("no time left to ask")
-    try:
-        # As an argument it is final: see `authorities`.
-        with (
-            budget.spend(),
-            session.request(
-                method, url, timeout=seconds, verify=ca, allow_redirects=False, stream=True, **kwargs
-            ) as response,
-        ):
-            reply = Reply(response.status_code, _body(response), response.headers)
-    except requests.RequestException:
-        if budget.left:
-            raise
-        # However the connection has put it, it was shut.
-        raise requests.Timeout("an answer that takes too long") from None
-    if budget.cut:
-        raise requests.Timeout("an answer that was cut off")
-    return reply
-
-
-def _body(response: requests.Response) -> str:
-    body = b""
-    for chunk in response.iter_content(16 * 1024):
-        body += chunk
-        if len(body) > MAX_ANSWER:
-            raise ValueError("an answer without end")
-    return body.decode(errors="replace")
-
-
-def retry_after(reply: Reply, now: Callable[[], float] = time.time) -> float:
-    """Return the seconds that Retry-After asks for, as a number or a date; 0 for none that makes sense.
-
-    With another status it is no provider's, but that of something in between.
-    """
-    if reply.status_code not in (_TOO_MANY_REQUESTS, _UNAVAILABLE):
-        return 0.0
-    value = reply.headers.get("Retry-After", "").strip()
-    if value.isdecimal():
-        return min(float(value), MAX_RETRY_AFTER)
-    try:
-        return min(max(0.0, parsedate_to_datetime(value).timestamp() - now()), MAX_RETRY_AFTER)
-    except (ValueError, OverflowError):
-        return 0.0
-
-
-class Discovery:
-    """The openid-configuration of each authority, fetched once and shared by all threads."""
-
-    def __init__(self, session: requests.Session, ca: str | None) -> None:
-        self._session = session
-        self._ca = ca
-        self._lock = threading.Lock()
-        self._known: dict[str, Future[Reply]] = {}
-
-    def of(self, authority: str, budget: Budget) -> Reply:
-        """Return the document, or whatever the server said instead. Raises what `fetch` raises."""
-        with self._lock:
-            future = self._known.get(authority)
-            first = future is None
-            if future is None:
-                future = self._known[authority] = Future()
-        if first:
-            self._fetch(authority, future, budget)
-        try:
-            return future.result(budget.left)
-        except TimeoutError:
-            raise requests.Timeout("another thread's question takes too long") from None
-
-    def _fetch(self, authority: str, future: Future[Reply], budget: Budget) -> None:
-        """Settle the future; those who wait share a failure, those who come later try anew."""
-        try:
-            url = f"{authority}/v2.0/.well-known/openid-configuration"
-            reply = fetch(self._session, "GET", url, self._ca, budget)
-        except BaseException as error:  # noqa: BLE001 - passed on to every thread that waits for it
-            del self._known[authority]
-            future.set_exception(error)
-            return
-        if not is_discovery(reply):
-            del self._known[authority]
-        future.set_result(reply)
-
-
-def is_discovery(reply: Reply) -> bool:
-    """Say whether a response is an openid-configuration and not, for instance, a captive portal."""
-    document = _object(reply.text) if reply.status_code == _OK else {}
-    needed = (document.get("authorization_endpoint"), document.get("token_endpoint"))
-    return all(isinstance(url, str) and url.startswith("https://") for url in needed)
-
-
-def _object(text: str) -> dict[str, Any]:
-    try:
-        body = json.loads(text)
-    except ValueError:
-        return {}
-    return body if isinstance(body, dict) else {}
 
 
 class Entra:
@@ -433,17 +169,8 @@ class Entra:
 
     def issuer(self, authority: str) -> str | Trouble:
         """Return the issuer that an authority's discovery document names, or why there is none."""
-        grant = Grant(authority, "", "")
-        try:
-            reply = self._discovery.of(authority, Budget())
-        except OSError as error:
-            return _network_trouble(error, grant)
-        except ValueError:
-            return _garbage(grant)
-        if is_discovery(reply):
-            return str(_object(reply.text).get("issuer"))
-        outcome = _no_discovery(reply, grant)
-        return outcome.trouble if isinstance(outcome, Transient | Refused) else _garbage(grant)
+        found = self._discovery.document(Grant(authority, "", ""), Budget())
+        return str(json.loads(found).get("issuer")) if isinstance(found, str) else found.trouble
 
     def mint(self, grant: Grant, scopes: Scopes, secret: Secret) -> Outcome:
         """Ask for a token for the application itself: there is nothing to redeem, and nothing to keep."""
@@ -490,15 +217,10 @@ class Entra:
     def _call(self, grant: Grant, secret: Secret, cache: str = "", *, broker: bool = False) -> Call | Outcome:
         """Return a fresh MSAL app over the cache, and one budget for all that is asked, or why there is none now."""
         budget = Budget()
-        try:
-            reply = self._discovery.of(grant.authority, budget)
-        except OSError as error:
-            return Transient(_network_trouble(error, grant))
-        except ValueError:
-            return Transient(_garbage(grant))
-        if not is_discovery(reply):
-            return _no_discovery(reply, grant)
-        http = Http(self._session, self._ca, reply.text, grant.origin, budget)
+        document = self._discovery.document(grant, budget)
+        if not isinstance(document, str):
+            return document
+        http = Http(self._session, self._ca, document, grant.origin, budget)
         try:
             call = Call(grant, secret, cache, http, broker=broker)
         except ImportError:
@@ -512,35 +234,6 @@ class Entra:
         if echoed and missing and (grant.key, scopes) not in self._noted:
             self._noted.add((grant.key, scopes))
             note(f"{grant.login or grant.key}: asked for {' '.join(missing)}, but the provider granted other scopes")
-
-
-def _no_discovery(reply: Reply, grant: Grant) -> Outcome:
-    after = retry_after(reply)
-    if reply.status_code in (_TOO_MANY_REQUESTS, _REQUEST_TIMEOUT) or reply.status_code >= _SERVER_ERROR:
-        return Transient(catalogue.of_status(reply.status_code), after)
-    answer = _object(reply.text)
-    return catalogue.explain(answer, grant) if "error" in answer else Transient(_garbage(grant), after)
-
-
-def _network_trouble(error: OSError, grant: Grant) -> Trouble:
-    """Say what became of a request. requests' exceptions are OSErrors; a CA file that is none raises a bare one."""
-    host = urlsplit(grant.authority).netloc
-    if isinstance(error, requests.Timeout):
-        return Trouble("timeout", f"{host} did not answer in time", catalogue.NOTHING_TO_DO)
-    if isinstance(error, _NoPassword):
-        return no_password(str(error))
-    if isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.InvalidSchema):
-        # Not the authority's own: that was read with the configuration.
-        return no_proxy(host)
-    if isinstance(error, requests.exceptions.ProxyError):
-        return refusal(str(error), host)
-    if isinstance(error, requests.exceptions.SSLError) or not isinstance(error, requests.RequestException):
-        return no_tls(str(error), host) or Trouble(
-            "network",
-            f"no trusted TLS connection to {host}",
-            f"{catalogue.RETRIES}; behind a proxy that inspects TLS, name its certificate authority: Tls(ca=...)",
-        )
-    return Trouble("network", f"{host} cannot be reached, or the connection broke", catalogue.RETRIES)
 
 
 def _no_key_file(error: OSError) -> Trouble:
@@ -557,15 +250,6 @@ _SERVICE_FABRIC = Trouble(
     "cms does not know the managed identities of Azure Service Fabric",
     'give an application of your own to the account: sign_in="app"',
 )
-
-
-def _garbage(grant: Grant) -> Trouble:
-    host = urlsplit(grant.authority).netloc
-    return Trouble(
-        "garbage",
-        f"what answered for {host} was no identity provider's answer",
-        f"{catalogue.RETRIES}; a captive portal or a proxy may be in between",
-    )
 
 
 class Exchange:
@@ -587,10 +271,10 @@ class Exchange:
         try:
             result = question()
         except OSError as error:
-            return Transient(_network_trouble(error, self.grant))
+            return Transient(network_trouble(error, self.grant))
         except (MsalServiceError, *_GARBLED):
             return self._failure()
-        if self._failed():
+        if is_fault(self.http.status):
             return self._failure()
         if result is None and not self.http.status:
             return Refused(no_sign_in(self.grant))
@@ -610,15 +294,11 @@ class Exchange:
                 else outcome
             )
         if not isinstance(result.get("access_token"), str) or _seconds(result.get("expires_in")) is None:
-            return Transient(_garbage(self.grant))
+            return Transient(garbage(self.grant))
         return result
 
-    def _failed(self) -> bool:
-        status = self.http.status
-        return status in (_TOO_MANY_REQUESTS, _REQUEST_TIMEOUT) or status >= _SERVER_ERROR
-
     def _failure(self) -> Transient:
-        trouble = catalogue.of_status(self.http.status) if self._failed() else _garbage(self.grant)
+        trouble = catalogue.of_status(self.http.status) if is_fault(self.http.status) else garbage(self.grant)
         return Transient(trouble, self.http.retry_after)
 
     def granted(self, result: Mapping[str, Any], scopes: Scopes, who: str) -> Granted:
@@ -646,7 +326,7 @@ class Machine(Exchange):
         def question() -> Any:
             try:
                 return self._client.acquire_token_for_client(resource=resource(scopes))
-            except requests.RequestException:
+            except NoAnswer:
                 raise
             except OSError as error:
                 files.append(error)
