@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, urlsplit
@@ -31,6 +31,8 @@ ANSWER_SECONDS = 60.0
 LINGER_SECONDS = 1.0
 # A browser opens half a dozen connections to a host; more than these are no browser's.
 MAX_CONNECTIONS = 32
+# Anybody else's are told so and closed. These are counted apart, so that nobody can take all places.
+MAX_STRANGERS = 8
 
 _LOOPBACK = {"127.0.0.1": ("127.0.0.1",), "localhost": ("127.0.0.1", "::1"), "::1": ("::1",)}
 _REASONS = {
@@ -121,23 +123,27 @@ def address_of(redirect_uri: str) -> Address:
     return Address(host, parts.port or 0, parts.path or "/")
 
 
-Handler = Callable[[Request, int, int | None], Awaitable[Response]]
+Handler = Callable[[Request, int], Awaitable[Response]]
 UidOf = Callable[[End, End], int | None]
 
 
 class Loopback:
     """HTTP at loopback ports, each up only while somebody holds it open.
 
-    `handler` gets each request, the port, and the uid at the other end (None: not found).
+    `handler` gets each request of the users of `serves`, and the port. Other users, and whoever is not found, get
+    `otherwise` whatever they ask: nothing of it is read.
     """
 
-    def __init__(self, handler: Handler, *, uid_of: UidOf) -> None:
+    def __init__(self, handler: Handler, *, uid_of: UidOf, serves: Collection[int], otherwise: Response) -> None:
         self._handler = handler
         self._uid_of = uid_of
+        self._serves = serves
+        self._otherwise = render(otherwise)
         # By host and port: http://localhost:8080 and http://127.0.0.1:8080 share the second's.
         self._doors: dict[tuple[str, int], _Door] = {}
         self._opening = trio.Lock()
         self._connections = 0
+        self._strangers = 0
         self._left = trio.Event()
         self._log = get_logger()
 
@@ -157,7 +163,7 @@ class Loopback:
                 door.leave()
 
     async def idle(self) -> None:
-        """Wait until no connection is open."""
+        """Wait until no connection of those who are served is open."""
         while self._connections:
             await self._left.wait()
 
@@ -204,35 +210,59 @@ class Loopback:
 
     async def _connection(self, stream: trio.SocketStream, port: int) -> None:
         """Serve one connection; whatever goes wrong in it ends with it."""
-        self._connections += 1
         try:
-            if self._connections <= MAX_CONNECTIONS:
-                await self._exchange(stream, port)
+            # Asked first, while the other end is surely there.
+            uid = self._uid_of(stream.socket.getpeername()[:2], stream.socket.getsockname()[:2])
+            await (self._serve_one(stream, port) if uid in self._serves else self._turn_away(stream))
         except (OSError, trio.BrokenResourceError):
             pass
         except Exception as error:  # noqa: BLE001 - a fault in one answer must not end the sign-in of others
             self._log.error("sign-in page failed", error=type(error).__name__)
         finally:
+            await trio.aclose_forcefully(stream)
+
+    async def _serve_one(self, stream: trio.SocketStream, port: int) -> None:
+        self._connections += 1
+        try:
+            if self._connections <= MAX_CONNECTIONS:
+                await self._exchange(stream, port)
+        finally:
             self._connections -= 1
             self._left.set()
             self._left = trio.Event()
-            await trio.aclose_forcefully(stream)
 
     async def _exchange(self, stream: trio.SocketStream, port: int) -> None:
-        # Asked first, while the other end is surely there.
-        uid = self._uid_of(stream.socket.getpeername()[:2], stream.socket.getsockname()[:2])
         with trio.move_on_after(REQUEST_SECONDS) as scope:
             try:
                 request = await read_request(stream)
                 scope.deadline = trio.current_time() + ANSWER_SECONDS
-                response = await self._handler(request, port, uid)
+                response = await self._handler(request, port)
             except BadHttp as bad:
                 response = Response(bad.status)
             await stream.send_all(render(response))
             await stream.send_eof()
-        with trio.move_on_after(LINGER_SECONDS):
-            while await stream.receive_some(MAX_HEAD):
-                pass
+        await _linger(stream)
+
+    async def _turn_away(self, stream: trio.SocketStream) -> None:
+        """Say to a stranger that nobody is served but others, at the latest after a second of silence."""
+        self._strangers += 1
+        try:
+            if self._strangers <= MAX_STRANGERS:
+                # A browser that is answered before it has asked takes it for a fault of the line, and asks again.
+                with trio.move_on_after(LINGER_SECONDS):
+                    await stream.receive_some(MAX_HEAD)
+                with trio.move_on_after(LINGER_SECONDS):
+                    await stream.send_all(self._otherwise)
+                    await stream.send_eof()
+                await _linger(stream)
+        finally:
+            self._strangers -= 1
+
+
+async def _linger(stream: trio.SocketStream) -> None:
+    with trio.move_on_after(LINGER_SECONDS):
+        while await stream.receive_some(MAX_HEAD):
+            pass
 
 
 class _Door:

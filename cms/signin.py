@@ -60,7 +60,9 @@ HTTP_PORT = 80
 
 _STRANGER = "this page answers only the browser of the user who runs cms"
 # As with a daemon that is the system's: the desktop's user and the daemon's are two.
-_ELSEWHERE = f"{_STRANGER}: copy the address of this page, and paste it into the terminal where `cms login` waits"
+_ELSEWHERE = (
+    "if a sign-in has ended here: copy the address of this page, and paste it into the terminal where `cms login` waits"
+)
 
 METHODS = ("browser", "device", "paste", "broker")
 
@@ -229,12 +231,12 @@ class SignIns:
         uid_of: UidOf = peer_uid,
     ) -> None:
         self._sign_in = sign_in
-        self._owner = owner
         self._signed_in = signed_in
         self._prompted = prompted
         self._waiting = waiting
         self._status = status
-        self._loopback = Loopback(self._respond, uid_of=uid_of)
+        stranger = Response(403, pages.ended("Not your page", [_STRANGER, _ELSEWHERE]))
+        self._loopback = Loopback(self._respond, uid_of=uid_of, serves=(owner, ROOT), otherwise=stranger)
         # The page's own address, "" for none: see `cms.config.Config.page`.
         self.page = ""
         self._flows: dict[str, Flow] = {}
@@ -420,10 +422,8 @@ class SignIns:
         flow.announce()
         self.changed()
 
-    async def _respond(self, request: Request, port: int, uid: int | None) -> Response:
+    async def _respond(self, request: Request, port: int) -> Response:
         """Answer one request of a browser."""
-        if uid not in (self._owner, ROOT):
-            return _told(403, "Not your page", _ELSEWHERE if "state=" in request.query else _STRANGER)
         if not _is_ours(request.headers.get("host", ""), port):
             return _told(400, "Not this host", "open the address that `cms login` shows")
         fields = parse_fields(request.query if request.method == "GET" else _text(request.body))

@@ -26,24 +26,28 @@ HERE = Address("127.0.0.1", 0, "/back")
 
 
 class Echo:
-    """Answers every request with its path, and remembers who asked."""
+    """Answers every request with its path, and remembers it."""
 
     def __init__(self) -> None:
-        self.requests: list[tuple[Request, int | None]] = []
+        self.requests: list[Request] = []
         self.gate = trio.Event()
         self.gate.set()
         self.fails = False
 
-    async def __call__(self, request: Request, port: int, uid: int | None) -> Response:
-        self.requests.append((request, uid))
+    async def __call__(self, request: Request, port: int) -> Response:
+        self.requests.append(request)
         if self.fails:
             raise RuntimeError("bug")
         await self.gate.wait()
         return Response(200, f"{request.path} at {port}")
 
 
-def anybody(_peer: object, _ours: object) -> int:
-    return 4242
+OWNER, STRANGER = 4242, 4343
+
+
+def served_by(echo: Echo, uid: int | None = OWNER) -> Loopback:
+    """Return a server that the owner's browser may use, where everybody who comes has this uid."""
+    return Loopback(echo, uid_of=lambda _peer, _ours: uid, serves=(OWNER,), otherwise=Response(403, "not yours"))
 
 
 async def talk(port: int, sent: bytes, host: str = "127.0.0.1") -> bytes:
@@ -65,29 +69,23 @@ async def talk(port: int, sent: bytes, host: str = "127.0.0.1") -> bytes:
 async def test_a_request_is_answered_with_guarded_headers() -> None:
     """No cache, no frame, no script, no referrer; one request a connection."""
     echo = Echo()
-    served = Loopback(echo, uid_of=anybody)
+    served = served_by(echo)
     async with trio.open_nursery() as nursery, served.open(HERE, nursery) as port:
         said = await talk(port, b"GET /x?a=1 HTTP/1.1\r\nHost: h\r\n\r\n")
 
     head, _, page = said.decode().partition("\r\n\r\n")
-    request, uid = echo.requests[0]
+    request = echo.requests[0]
     assert ("HTTP/1.1 200 OK", f"/x at {port}") == (head.split("\r\n")[0], page)
     for header in ("Cache-Control: no-store", "Content-Security-Policy:", "Referrer-Policy: same-origin"):
         assert header in head
-    assert ("GET", "/x", "a=1", "h", 4242) == (
-        request.method,
-        request.path,
-        request.query,
-        request.headers["host"],
-        uid,
-    )
+    assert ("GET", "/x", "a=1", "h") == (request.method, request.path, request.query, request.headers["host"])
 
 
 @in_trio
 async def test_a_form_comes_whole() -> None:
     """A body arrives in as many pieces as it likes."""
     echo = Echo()
-    served = Loopback(echo, uid_of=anybody)
+    served = served_by(echo)
     async with trio.open_nursery() as nursery, served.open(HERE, nursery) as port:
         stream = await trio.open_tcp_stream("127.0.0.1", port)
         async with stream:
@@ -96,7 +94,7 @@ async def test_a_form_comes_whole() -> None:
                 await trio.testing.wait_all_tasks_blocked()
             assert b"200" in await stream.receive_some()
 
-    assert b"a=bcd" == echo.requests[0][0].body
+    assert b"a=bcd" == echo.requests[0].body
 
 
 @pytest.mark.parametrize(
@@ -121,7 +119,7 @@ async def test_a_form_comes_whole() -> None:
 async def test_what_no_browser_sends_is_refused(sent: bytes, status: bytes) -> None:
     """Anything longer or stranger than a browser's request never reaches the handler."""
     echo = Echo()
-    served = Loopback(echo, uid_of=anybody)
+    served = served_by(echo)
     async with trio.open_nursery() as nursery, served.open(HERE, nursery) as port:
         said = await talk(port, sent)
 
@@ -133,7 +131,7 @@ async def test_what_no_browser_sends_is_refused(sent: bytes, status: bytes) -> N
 async def test_a_fault_in_an_answer_ends_with_its_connection(capsys: pytest.CaptureFixture[str]) -> None:
     """The next request is answered."""
     echo = Echo()
-    served = Loopback(echo, uid_of=anybody)
+    served = served_by(echo)
     async with trio.open_nursery() as nursery, served.open(HERE, nursery) as port:
         echo.fails = True
         first = await talk(port, b"GET / HTTP/1.1\r\n\r\n")
@@ -151,7 +149,7 @@ async def test_more_connections_than_a_browser_has_are_dropped(monkeypatch: pyte
     monkeypatch.setattr(loopback, "MAX_CONNECTIONS", 1)
     echo = Echo()
     echo.gate = trio.Event()
-    served = Loopback(echo, uid_of=anybody)
+    served = served_by(echo)
     async with trio.open_nursery() as nursery, served.open(HERE, nursery) as port:
         first = await trio.open_tcp_stream("127.0.0.1", port)
         await first.send_all(b"GET / HTTP/1.1\r\n\r\n")
@@ -163,11 +161,52 @@ async def test_more_connections_than_a_browser_has_are_dropped(monkeypatch: pyte
         await first.aclose()
 
 
+@pytest.mark.parametrize("uid", [STRANGER, None])
+@pytest.mark.parametrize("sent", [b"GET /x?code=1 HTTP/1.1\r\n\r\n", b"GET", b""])
+@in_trio
+async def test_a_stranger_is_told_so_unheard(sent: bytes, uid: int | None) -> None:
+    """Another user's request, or that of somebody who is not found, is not even looked at."""
+    echo = Echo()
+    served = served_by(echo, uid)
+    async with trio.open_nursery() as nursery, served.open(HERE, nursery) as port:
+        said = await talk(port, sent)
+
+    assert (True, True) == (said.startswith(b"HTTP/1.1 403 "), said.endswith(b"not yours"))
+    assert [] == echo.requests
+
+
+@in_trio_clock
+async def test_a_silent_stranger_is_told_so_and_leaves_soon() -> None:
+    """Who says nothing, and never goes, has a place for two seconds and not for ten."""
+    stream = SlowStream()
+    took = await seconds_of(served_by(Echo(), STRANGER), stream)
+
+    assert (b" 403 " in stream.sent, 2 * loopback.LINGER_SECONDS) == (True, took)
+
+
+@in_trio_clock
+async def test_strangers_take_no_places_but_their_own() -> None:
+    """However many are there: the next of them is closed unheard, and the owner is served."""
+    who, echo = [STRANGER], Echo()
+    served = Loopback(echo, uid_of=lambda _peer, _ours: who[0], serves=(OWNER,), otherwise=Response(403))
+    async with trio.open_nursery() as nursery:
+        for _ in range(loopback.MAX_CONNECTIONS):
+            nursery.start_soon(seconds_of, served, SlowStream())
+        await trio.testing.wait_all_tasks_blocked()
+        late = SlowStream()
+        assert 0 == await seconds_of(served, late)
+        who[0] = OWNER
+        stream = SlowStream(b"GET / HTTP/1.1\r\n\r\n", b"")
+        await seconds_of(served, stream)
+
+    assert (b"", True) == (late.sent, b" 200 " in stream.sent)
+
+
 @in_trio
 async def test_a_port_is_shared_and_closed_with_its_last_holder() -> None:
     """Two flows listen at one port; when both have gone nobody listens, and it can be opened anew."""
     echo = Echo()
-    served = Loopback(echo, uid_of=anybody)
+    served = served_by(echo)
     async with trio.open_nursery() as nursery:
         async with served.open(HERE, nursery) as port:
             same = Address("127.0.0.1", port, "/other")
@@ -187,7 +226,7 @@ async def test_an_answer_outlives_its_listener() -> None:
     """The page that says "signed in" arrives although the sign-in, and with it the listener, has ended."""
     echo = Echo()
     echo.gate = trio.Event()
-    served = Loopback(echo, uid_of=anybody)
+    served = served_by(echo)
     async with trio.open_nursery() as nursery:
         async with served.open(HERE, nursery) as port:
             stream = await trio.open_tcp_stream("127.0.0.1", port)
@@ -203,7 +242,7 @@ async def test_an_answer_outlives_its_listener() -> None:
 @in_trio
 async def test_localhost_means_both_families() -> None:
     """Browsers take ::1 for localhost where they can."""
-    served = Loopback(Echo(), uid_of=anybody)
+    served = served_by(Echo())
     async with trio.open_nursery() as nursery, served.open(Address("localhost", 0, "/"), nursery) as port:
         for host in ("127.0.0.1", "::1"):
             assert b"200" in await talk(port, b"GET / HTTP/1.1\r\n\r\n", host)
@@ -220,7 +259,7 @@ async def test_a_machine_without_ipv6_listens_on_what_it_has(monkeypatch: pytest
         return await real(port, host=host)
 
     monkeypatch.setattr(trio, "open_tcp_listeners", without_ipv6)
-    served = Loopback(Echo(), uid_of=anybody)
+    served = served_by(Echo())
     async with trio.open_nursery() as nursery, served.open(Address("localhost", 0, "/"), nursery) as port:
         assert b"200" in await talk(port, b"GET / HTTP/1.1\r\n\r\n")
 
@@ -236,7 +275,7 @@ async def test_a_machine_without_ipv4_listens_on_what_it_has(monkeypatch: pytest
         return await real(port, host=host)
 
     monkeypatch.setattr(trio, "open_tcp_listeners", without_ipv4)
-    served = Loopback(Echo(), uid_of=anybody)
+    served = served_by(Echo())
     async with trio.open_nursery() as nursery:
         async with served.open(Address("localhost", 0, "/"), nursery) as port:
             assert b"200" in await talk(port, b"GET / HTTP/1.1\r\n\r\n", "::1")
@@ -250,7 +289,7 @@ async def test_a_machine_without_ipv4_listens_on_what_it_has(monkeypatch: pytest
 @in_trio
 async def test_localhost_and_its_address_share_a_port() -> None:
     """The page at http://127.0.0.1:8080/ and a redirect to http://localhost:8080 go together, in either order."""
-    served = Loopback(Echo(), uid_of=anybody)
+    served = served_by(Echo())
     async with trio.open_nursery() as nursery, served.open(HERE, nursery) as port:
         async with served.open(Address("localhost", port, "/"), nursery):
             for host in ("127.0.0.1", "::1"):
@@ -264,7 +303,7 @@ async def test_localhost_and_its_address_share_a_port() -> None:
 @in_trio
 async def test_a_port_in_use_is_named_with_its_holder_and_the_ways_around() -> None:
     """The message has the port, the program, and --device and --paste."""
-    served = Loopback(Echo(), uid_of=anybody)
+    served = served_by(Echo())
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         async with trio.open_nursery() as nursery:
@@ -279,7 +318,7 @@ async def test_a_port_in_use_is_named_with_its_holder_and_the_ways_around() -> N
 @in_trio
 async def test_a_port_taken_in_one_family_only_is_given_back() -> None:
     """If ::1 has it, nothing stays open on 127.0.0.1."""
-    served = Loopback(Echo(), uid_of=anybody)
+    served = served_by(Echo())
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as other:
         port = other.getsockname()[1]
         async with trio.open_nursery() as nursery:
@@ -390,7 +429,7 @@ async def seconds_of(served: Loopback, stream: SlowStream) -> float:
 async def test_a_silent_connection_has_ten_seconds() -> None:
     """Then it is closed without a word, or a second later at most."""
     stream = SlowStream(b"GET / HT")
-    took = await seconds_of(Loopback(Echo(), uid_of=anybody), stream)
+    took = await seconds_of(served_by(Echo()), stream)
 
     assert (b"", True) == (stream.sent, took <= loopback.REQUEST_SECONDS + loopback.LINGER_SECONDS)
 
@@ -401,6 +440,6 @@ async def test_an_answer_may_take_a_minute() -> None:
     echo = Echo()
     echo.gate = trio.Event()
     stream = SlowStream(b"GET / HTTP/1.1\r\n\r\n")
-    took = await seconds_of(Loopback(echo, uid_of=anybody), stream)
+    took = await seconds_of(served_by(echo), stream)
 
     assert (b"", loopback.ANSWER_SECONDS + loopback.LINGER_SECONDS) == (stream.sent, took)

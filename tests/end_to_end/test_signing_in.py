@@ -17,7 +17,7 @@ from support.daemon import Daemon, account_line, settings_lines
 from support.island import Island, island
 from support.ports import free_port, listens
 from support.programs import require_program, require_root
-from support.reachable import ALICE, BOB, Installation
+from support.reachable import ALICE, BOB, Installation, become
 from support.terminal import Terminal, terminal
 from support.waiting import TooLate, until
 
@@ -268,6 +268,32 @@ def test_the_page_is_its_owners_and_roots(
 
     assert status == answered
     assert (status == "200") == (ANN in page)
+
+
+# As many connections as a stranger likes, none of which says anything; a word once all are there.
+_HORDE = """
+import socket, sys
+held = [socket.create_connection(("127.0.0.1", int(sys.argv[1]))) for _ in range(100)]
+print("here", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_strangers_who_stay_silent_keep_nobody_out(make_daemon: Callable[..., Daemon], entra: Entra) -> None:
+    """Another user's hundred idle connections take no place of the owner's browser."""
+    require_root()
+    desk, port = Desk(make_daemon(ALICE), entra), free_port()
+    desk.configure(f"http://127.0.0.1:{port}/back")
+    desk.daemon.start()
+    until(lambda: listens(port), "the page")
+    horde = become(BOB, [desk.daemon.installation.python, "-I", "-c", _HORDE, str(port)])
+    with subprocess.Popen(horde, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as strangers:
+        assert strangers.stdout
+        assert "here\n" == strangers.stdout.readline()
+        page = desk.daemon.run(require_program("curl", "curl"), "--silent", f"http://127.0.0.1:{port}/").stdout
+        strangers.communicate()
+
+    assert ANN in page
 
 
 def test_a_machine_without_ipv4_is_reached_at_localhost(desk: Desk, installation: Installation) -> None:
