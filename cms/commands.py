@@ -335,9 +335,9 @@ def check(config: str) -> int:
 
 def _obstacles(found: Config) -> Iterator[str]:
     """Yield what is wrong with the key, the folders and the groups that a daemon would use, and what to do about it."""
-    from cms import doctor as surgery  # noqa: PLC0415 - as for `cms doctor`
+    from cms.doctor import consultation  # noqa: PLC0415 - as for `cms doctor`
 
-    for each in surgery.usable(found):
+    for each in consultation.usable(found):
         verdict = each.verdicts[0]
         yield f"{each.message}: {verdict.cause}; {', then '.join(verdict.steps)}"
 
@@ -401,10 +401,10 @@ def doctor(user: str, bundle: str, asking: tuple[str, ...], config: str, *, as_j
 
     Exits as monitoring plugins do: 0 good, 1 warning, 2 critical.
     """
-    from cms import doctor as surgery  # noqa: PLC0415 - ssl, http and smtplib, for this command only
+    from cms.doctor import consultation  # noqa: PLC0415 - ssl, http and smtplib, for this command only
 
-    world = surgery.World(_config_path(config), _load, user, asking)
-    return surgery.attend(world, bundle, _say, as_json=as_json)
+    world = consultation.World(_config_path(config), _load, user, asking)
+    return consultation.attend(world, bundle, _say, as_json=as_json)
 
 
 @cms.command()

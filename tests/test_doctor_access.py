@@ -7,8 +7,8 @@ import stat
 import pytest
 
 from cms.accounts import Account, Grant
-from cms.doctor_access import Identity, Step, Tried, Way, barrier, confirm, judge
-from cms.doctor_findings import failed, passed
+from cms.doctor.access import Identity, Step, Tried, Way, barrier, confirm, judge
+from cms.doctor.findings import failed, passed
 from cms.policy import Rules
 
 OWNER, ALICE, EXIM = Identity("cms", 100, 100), Identity("alice", 1000, 1000, (50,)), Identity("Debian-exim", 101, 105)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cms.doctor_findings import Finding, as_data, as_text, exit_code, failed, passed, skipped, summary, warned, yours
+from cms.doctor.findings import Finding, as_data, as_text, exit_code, failed, passed, skipped, summary, warned, yours
 
 CLOCK = yours("clock", "the clock is wrong", "set it")
 OTHER = yours("other", "it is something else", "mend that")

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from cms import doctor_judge as judge
 from cms.accounts import Account, Grant
-from cms.doctor_findings import Finding
-from cms.doctor_judge import Asked, Folder, Https, KeyFacts, Library, MailTest, Names, Reached
+from cms.doctor import judge
+from cms.doctor.findings import Finding
+from cms.doctor.judge import Asked, Folder, Https, KeyFacts, Library, MailTest, Names, Reached
 from cms_oauth.claims import Claims
 from cms_oauth.verdicts import Verdict
 

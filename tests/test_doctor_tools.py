@@ -6,7 +6,7 @@ import pytest
 
 from cms.accounts import Account, Grant
 from cms.config import SocketSpec
-from cms.doctor_tools import File, Served, Use, judge, uses
+from cms.doctor.tools import File, Served, Use, judge, uses
 
 PATH = "/run/cms/cms.sock"
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cms.accounts import PERMISSIONS, Account
-from cms.doctor_findings import Finding, failed, passed, skipped, warned, yours
+from cms.doctor.findings import Finding, failed, passed, skipped, warned, yours
 from cms.preflight import misfit
 from cms.status import duration
 from cms_oauth.claims import Claims

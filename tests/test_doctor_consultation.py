@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from cms import doctor, doctor_tools, probes
 from cms.accounts import Account, Grant, Proxy, Source
 from cms.config import Config, ConfigError, SocketSpec
-from cms.doctor import Check, Limits, Progress, World, attend, bundle, examine, usable, write_bundle
-from cms.doctor_findings import Finding, passed
+from cms.doctor import consultation, probes, tools
+from cms.doctor.consultation import Check, Limits, Progress, World, attend, bundle, examine, usable, write_bundle
+from cms.doctor.findings import Finding, passed
 from cms.remote import NoDaemon
 
 MAIL = ("https://outlook.office.com/SMTP.Send",)
@@ -65,7 +65,7 @@ def world(home: Path, found: Config | ConfigError | None = None, **more: Any) ->
 
 def find(name: str, of: World) -> list[Finding]:
     """Return what one check finds."""
-    return [each for check in doctor.CHECKS if check.name == name for each in check.find(of)]
+    return [each for check in consultation.CHECKS if check.name == name for each in check.find(of)]
 
 
 def levels(findings: list[Finding]) -> list[str]:
@@ -410,7 +410,7 @@ def test_mail_tools(home: Path) -> None:
 
 def test_a_tools_file_that_cannot_be_read(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is skipped, by name."""
-    files = [doctor_tools.File("mutt", "/m", error="Permission denied")]
+    files = [tools.File("mutt", "/m", error="Permission denied")]
     monkeypatch.setattr(probes, "tool_files", lambda _home: files)
 
     assert "mutt: /m: Permission denied" == find("mail tools", world(home))[0].message

@@ -22,7 +22,7 @@ from urllib.parse import unquote, urlsplit
 import certifi
 
 from cms.accounts import Proxy
-from cms.doctor_judge import Https, Names, Reached
+from cms.doctor.judge import Https, Names, Reached
 
 # For one step of a probe: a name, a connection, an answer.
 STEP_SECONDS = 4.0

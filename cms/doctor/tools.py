@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from cms.config import SocketSpec
-from cms.doctor_findings import Finding, failed, passed, warned, yours
+from cms.doctor.findings import Finding, failed, passed, warned, yours
 from cms_oauth.verdicts import Verdict
 
 CHECK = "mail tools"

@@ -1,6 +1,6 @@
 """`cms doctor`: every check in order, side by side where they need nothing of each other, each under a deadline.
 
-A check looks (`probes*`) and judges (`doctor_*`). What several checks need, such as the configuration, is looked at
+A check looks (`probes`) and judges (`judge`, `access`, `tools`). What several checks need, such as the configuration, is looked at
 once: the first to need it does it, the others wait. Whatever a check does, it is over for the report when its time is.
 """
 
@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Any, TextIO, TypeVar, cast
 from urllib.parse import urlsplit
 
-from cms import doctor_access, doctor_judge, doctor_tools, probes, probes_mail, probes_network, remote
+from cms import remote
 from cms.accounts import PERMISSIONS, Account
-from cms.bundle import Redactor, redacted
 from cms.config import Config, ConfigError, SocketSpec
-from cms.doctor_findings import (
+from cms.doctor import access, judge, probes, probes_mail, probes_network, tools
+from cms.doctor.bundle import Redactor, redacted
+from cms.doctor.findings import (
     LEVELS,
     Finding,
     as_data,
@@ -38,7 +39,7 @@ from cms.doctor_findings import (
     warned,
     yours,
 )
-from cms.doctor_judge import Asked
+from cms.doctor.judge import Asked
 from cms.remote import NoDaemon
 from cms.trust import oddity
 from cms.version import VERSION
@@ -136,11 +137,11 @@ class World:
         return [row for row in rows if not self.user or str(row.get("user", "")).lower() in users]
 
     @property
-    def logins(self) -> list[doctor_judge.Https]:
+    def logins(self) -> list[judge.Https]:
         """What the login hosts have shown of themselves."""
         return self.once("logins", self._ask_logins)
 
-    def _ask_logins(self) -> list[doctor_judge.Https]:
+    def _ask_logins(self) -> list[judge.Https]:
         config = self.config
         secret = isinstance(config, Config) and config.proxy is not None and config.proxy.password is not None
         return together([_looking(self, door, secret=secret) for door in self._doors()])
@@ -203,9 +204,9 @@ def _status() -> Mapping[str, Any] | NoDaemon:
 _UNREAD = "the proxy asks for a password, which the grant worker alone reads; `cms status` shows what it met"
 
 
-def _looking(world: World, door: probes_network.Door, *, secret: bool) -> Callable[[], doctor_judge.Https]:
+def _looking(world: World, door: probes_network.Door, *, secret: bool) -> Callable[[], judge.Https]:
     if secret and door.proxy:
-        return lambda: doctor_judge.Https(door.place, proxy=door.proxy, unseen=_UNREAD)
+        return lambda: judge.Https(door.place, proxy=door.proxy, unseen=_UNREAD)
     return lambda: probes_network.https(door, world.environ, world.limits.step, world.wall)
 
 
@@ -270,12 +271,12 @@ def _configuration(world: World) -> Iterator[Finding]:
 
 
 def _program(_world: World) -> Iterator[Finding]:
-    yield doctor_judge.python(sys.version_info[:3], OLDEST_PYTHON)
-    yield doctor_judge.libraries(probes.libraries())
+    yield judge.python(sys.version_info[:3], OLDEST_PYTHON)
+    yield judge.libraries(probes.libraries())
 
 
 def _clock(world: World) -> Iterator[Finding]:
-    yield from map(doctor_judge.clock, world.logins)
+    yield from map(judge.clock, world.logins)
     if not world.logins:
         yield skipped("clock", "no configuration says which server to compare it with")
 
@@ -283,10 +284,10 @@ def _clock(world: World) -> Iterator[Finding]:
 def _names(world: World) -> Iterator[Finding]:
     hosts = [*(each.host for each in world._doors()), *(_host(place) for _, _, place in world.servers if place)]  # noqa: SLF001 - the checks are its own
     looks = [_naming(host) for host in dict.fromkeys(hosts)]
-    yield from map(doctor_judge.names, together(looks))
+    yield from map(judge.names, together(looks))
 
 
-def _naming(host: str) -> Callable[[], doctor_judge.Names]:
+def _naming(host: str) -> Callable[[], judge.Names]:
     return lambda: probes_network.names(host)
 
 
@@ -296,34 +297,34 @@ def _host(place: str) -> str:
 
 
 def _tls(world: World) -> Iterator[Finding]:
-    yield from map(doctor_judge.tls, world.logins)
+    yield from map(judge.tls, world.logins)
 
 
 def _proxy(world: World) -> Iterator[Finding]:
-    yield from map(doctor_judge.proxy, world.logins)
+    yield from map(judge.proxy, world.logins)
 
 
 def _key(world: World) -> Iterator[Finding]:
     config = world.config
     folder = probes.state_folder(paths.state_folder())
     source = config.vault_key if isinstance(config, Config) else None
-    yield doctor_judge.key(probes.key(source, folder.vaults), world.rows)
+    yield judge.key(probes.key(source, folder.vaults), world.rows)
 
 
 def _state_folder(_world: World) -> Iterator[Finding]:
-    yield doctor_judge.state_folder(probes.state_folder(paths.state_folder()), os.geteuid())
+    yield judge.state_folder(probes.state_folder(paths.state_folder()), os.geteuid())
 
 
 def _daemon(world: World) -> Iterator[Finding]:
     if isinstance(world.status, NoDaemon):
-        yield doctor_judge.no_daemon(world.status.message, world.status.hint)
+        yield judge.no_daemon(world.status.message, world.status.hint)
         return
     config = world.config
     file = config.file if isinstance(config, Config) else ""
-    yield from doctor_judge.daemon(world.status, VERSION, file, probes.age_of(file, world.wall()) if file else None)
+    yield from judge.daemon(world.status, VERSION, file, probes.age_of(file, world.wall()) if file else None)
 
 
-def access(config: Config, asking: Sequence[str], *, connect: bool) -> list[Finding]:
+def reached(config: Config, asking: Sequence[str], *, connect: bool) -> list[Finding]:
     """Return, for each socket, who gets tokens there; `connect` tries it as far as this process may."""
     owner = probes.owner_of(config)
     named = [(name, probes.identity(name)) for name in asking]
@@ -338,12 +339,12 @@ def access(config: Config, asking: Sequence[str], *, connect: bool) -> list[Find
 _NO_USER = yours("no-user", "this machine knows no such user", "check the spelling: `getent passwd`")
 
 
-def _reaching(spec: SocketSpec, who: doctor_access.Identity, owner: int, *, connect: bool) -> Callable[[], Finding]:
+def _reaching(spec: SocketSpec, who: access.Identity, owner: int, *, connect: bool) -> Callable[[], Finding]:
     def look() -> Finding:
         way = probes.way(spec.path)
-        found = doctor_access.judge(spec.path, way, probes.rules(spec, owner), who)
+        found = access.judge(spec.path, way, probes.rules(spec, owner), who)
         there = connect and not way.missing and not way.error
-        return doctor_access.confirm(found, spec.path, who, probes.try_socket(spec, who) if there else None)
+        return access.confirm(found, spec.path, who, probes.try_socket(spec, who) if there else None)
 
     return look
 
@@ -352,45 +353,43 @@ def usable(config: Config) -> list[Finding]:
     """Return what would keep a daemon with this configuration from serving, as far as it can be seen without one."""
     owner = probes.owner_of(config)
     folder = probes.state_folder(paths.state_folder())
-    found = [doctor_judge.key(probes.key(config.vault_key, folder.vaults), ())]
+    found = [judge.key(probes.key(config.vault_key, folder.vaults), ())]
     for spec in config.sockets:
-        found += (
-            [doctor_access.ungiven(spec.path, spec.group)] if spec.group and not probes.may_give_to(spec.group) else []
-        )
+        found += [access.ungiven(spec.path, spec.group)] if spec.group and not probes.may_give_to(spec.group) else []
         there = probes.planned(spec, owner)
         # What is missing cms makes.
         identities = [] if there.missing else probes.expected(spec, owner)
-        found += [doctor_access.judge(spec.path, there, probes.rules(spec, owner), who) for who in identities]
+        found += [access.judge(spec.path, there, probes.rules(spec, owner), who) for who in identities]
     return [each for each in found if LEVELS[each.level]]
 
 
 def _sockets(world: World) -> Iterator[Finding]:
     if isinstance(world.config, Config):
-        yield from access(world.config, world.asking, connect=True)
+        yield from reached(world.config, world.asking, connect=True)
 
 
 def _sign_in(world: World) -> Iterator[Finding]:
-    yield from (doctor_judge.sign_in(row, world.wall()) for row in world.rows)
+    yield from (judge.sign_in(row, world.wall()) for row in world.rows)
 
 
 def _token(world: World) -> Iterator[Finding]:
-    yield from (doctor_judge.token(asked) for asked, _ in world.tokens.values())
+    yield from (judge.token(asked) for asked, _ in world.tokens.values())
 
 
 def _consent(world: World) -> Iterator[Finding]:
-    yield from filter(None, (doctor_judge.consent(asked) for asked, _ in world.tokens.values()))
+    yield from filter(None, (judge.consent(asked) for asked, _ in world.tokens.values()))
 
 
 def _servers(world: World) -> Iterator[Finding]:
     places = dict.fromkeys((protocol, place) for protocol, _, place in world.servers if place)
     looks = [_knocking(world, protocol, place) for protocol, place in places]
-    yield from map(doctor_judge.reached, together(looks))
+    yield from map(judge.reached, together(looks))
 
 
-def _knocking(world: World, protocol: str, text: str) -> Callable[[], doctor_judge.Reached]:
+def _knocking(world: World, protocol: str, text: str) -> Callable[[], judge.Reached]:
     place = place_of(protocol.lower(), text)
     if place is None:
-        return lambda: doctor_judge.Reached(text, 0, "it is no HOST or HOST:PORT")
+        return lambda: judge.Reached(text, 0, "it is no HOST or HOST:PORT")
     return lambda: probes_network.reached(place.host, place.port, world.limits.step)
 
 
@@ -414,7 +413,7 @@ def _testing(world: World, protocol: str, account: Account, place: str, mailbox:
             return skipped(
                 f"mailbox {mailbox}" if mailbox else protocol, f"{account.user} at {place}: there is no token"
             )
-        return doctor_judge.mail(
+        return judge.mail(
             probes_mail.run(protocol, place, account.user, token, mailbox=mailbox, seconds=world.limits.mail)
         )
 
@@ -422,15 +421,15 @@ def _testing(world: World, protocol: str, account: Account, place: str, mailbox:
 
 
 def _tools(world: World) -> Iterator[Finding]:
-    served = doctor_tools.Served(world.sockets, paths.find_socket())
+    served = tools.Served(world.sockets, paths.find_socket())
     files = probes.tool_files(world.home)
-    found = [use for file in files for use in doctor_tools.uses(file)]
+    found = [use for file in files for use in tools.uses(file)]
     for file in files:
         if file.error:
-            yield skipped(doctor_tools.CHECK, f"{file.tool}: {file.path}: {file.error}")
-    yield from (doctor_tools.judge(use, served) for use in found)
+            yield skipped(tools.CHECK, f"{file.tool}: {file.path}: {file.error}")
+    yield from (tools.judge(use, served) for use in found)
     if not found:
-        yield skipped(doctor_tools.CHECK, "none was found that asks cms; docs/clients/ has a page for each")
+        yield skipped(tools.CHECK, "none was found that asks cms; docs/clients/ has a page for each")
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,9 @@ import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cms import probes_network
-from cms.doctor_judge import Https, Names, Reached
-from cms.probes_network import Door, authorities, door, https, issuer_of, names, reached, through
+from cms.doctor import probes_network
+from cms.doctor.judge import Https, Names, Reached
+from cms.doctor.probes_network import Door, authorities, door, https, issuer_of, names, reached, through
 from cms.sandbox.entra import Entra
 
 # Short enough for a test, and long enough for a machine that is busy to refuse a connection.

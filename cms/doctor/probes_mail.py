@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from cms.doctor_judge import MailTest
+from cms.doctor.judge import MailTest
 from cms_oauth import mailtest
 from cms_oauth.verdicts import Verdict, as_data
 
@@ -36,7 +36,7 @@ def run(protocol: str, host: str, user: str, token: str, *, mailbox: str = "", s
         "seconds": seconds,
     }
     known = MailTest(protocol, user, host, mailbox=mailbox)
-    argv = [sys.executable, "-P", "-m", "cms.probes_mail"]
+    argv = [sys.executable, "-P", "-m", "cms.doctor.probes_mail"]
     try:
         done = subprocess.run(
             argv, input=json.dumps(told), capture_output=True, text=True, timeout=seconds + _MARGIN, check=False

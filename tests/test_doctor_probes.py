@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 from support.programs import require_root
 
-from cms import probes
 from cms.accounts import Account, Grant, Source
 from cms.config import Config, SocketSpec
-from cms.doctor_access import Identity, Tried
-from cms.doctor_judge import Folder, KeyFacts
+from cms.doctor import probes
+from cms.doctor.access import Identity, Tried
+from cms.doctor.judge import Folder, KeyFacts
 
 ACCOUNT = Account("a@example.test", Grant("https://login.example.test/common", "client", "a@example.test"), {})
 ME = Identity(pwd.getpwuid(os.geteuid()).pw_name, os.geteuid(), os.getegid())

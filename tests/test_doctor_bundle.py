@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cms.bundle import PUBLIC_IDS, Redactor, redacted
+from cms.doctor.bundle import PUBLIC_IDS, Redactor, redacted
 
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJhdWQiOiJodHRwcyJ9.c2lnbmF0dXJlLW9mLXRoZS10b2tlbg"
 GUID = "43083d15-7273-40c1-b7db-39efd9ccc17a"

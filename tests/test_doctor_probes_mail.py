@@ -11,8 +11,8 @@ from dataclasses import replace
 
 import pytest
 
-from cms import probes_mail
-from cms.doctor_judge import MailTest
+from cms.doctor import probes_mail
+from cms.doctor.judge import MailTest
 from cms_oauth.verdicts import Verdict
 
 TOKEN = "a-token-that-nobody-should-see-anywhere"

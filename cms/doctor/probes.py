@@ -21,9 +21,9 @@ from pathlib import Path
 from cms import trust
 from cms.accounts import Source
 from cms.config import Config, SocketSpec
-from cms.doctor_access import Identity, Step, Tried, Way
-from cms.doctor_judge import Folder, KeyFacts, Library
-from cms.doctor_tools import PLACES, File
+from cms.doctor.access import Identity, Step, Tried, Way
+from cms.doctor.judge import Folder, KeyFacts, Library
+from cms.doctor.tools import PLACES, File
 from cms.policy import ROOT, Rules
 
 # A requirement such as `trio>=0.35`; those with a marker after `;` are for something else.

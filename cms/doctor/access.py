@@ -9,7 +9,7 @@ from __future__ import annotations
 import stat
 from dataclasses import dataclass, replace
 
-from cms.doctor_findings import Finding, failed, passed, warned, yours
+from cms.doctor.findings import Finding, failed, passed, warned, yours
 from cms.policy import ROOT, Peer, Rules, admits
 from cms_oauth.verdicts import Verdict
 
