@@ -432,14 +432,14 @@ def init(config: str, *, system: bool, yes: bool, method: str | None, **wishes: 
 
     A configuration that exists is never touched.
     """
-    from cms import alone, firstrun  # noqa: PLC0415 - half a daemon, which most commands do without
+    from cms import alone, firstfile, firstrun  # noqa: PLC0415 - half a daemon, which most commands do without
 
-    if not firstrun.is_address(wishes["user"]):
+    if not firstfile.is_address(wishes["user"]):
         _complain(f"{wishes['user']} is no mail address")
         return os.EX_USAGE
     path = paths.system_config_file() if system else _config_path(config, paths.own_config_file)
     # The daemon that is told of it may have another current folder.
-    chosen = firstrun.Wishes(os.path.abspath(path), method=method or "", **wishes)  # noqa: PTH100 - links stay links
+    chosen = firstfile.Wishes(os.path.abspath(path), method=method or "", **wishes)  # noqa: PTH100 - links stay links
     return firstrun.begin(chosen, _Terminal(yes=yes), firstrun.Around(alone.explored, _load, _connect))
 
 

@@ -6,10 +6,8 @@ this machine need. Ctrl-C leaves what has been done, and says how to go on.
 
 from __future__ import annotations
 
-import json
 import os
 import pwd
-import re
 import shutil
 import subprocess
 import sys
@@ -23,88 +21,26 @@ from typing import Protocol
 
 from cms import fragments
 from cms import login as terminal
-from cms.accounts import CLOUDS, DEFAULT_REGISTRATION, Account, registration_for
+from cms.accounts import CLOUDS, Account
 from cms.config import Config
+from cms.firstfile import Tenant, Wishes, domain_of, known_tenant, tenant_of, text_of, write
 from cms.grants.messages import Explored
 from cms.main import INTERRUPTED
 from cms.remote import NoDaemon, Remote
+from cms.units import UNIT, command, has_systemd, systemctl, unit_path, unit_text
 from cms_oauth import paths
 
 FAILED = 1
 
-# Near enough to an address for a first file; the provider knows which ones there are.
-_ADDRESS = re.compile(r"[^\s@\"'\\]+@[^\s@\"'\\]+")
-
-# Microsoft's own domains for private persons, in all their countries: outlook.com, hotmail.co.uk, live.de, msn.com.
-_PERSONAL = re.compile(r"(outlook|hotmail|live|msn)\.[a-z]{2,3}(\.[a-z]{2})?")
-# The tenant that all personal accounts are in (Microsoft: "OpenID Connect on the Microsoft identity platform").
-_PERSONAL_TENANT = "9188040d-6c67-4c5b-b112-36a304b66dad"
-
-SYSTEM_STATE = "/var/lib/cms"
-SYSTEM_RUNTIME = "/run/cms"
-UNIT = "cms.service"
-
 # As `cms login` has them.
 WAYS = ("browser", "paste", "device")
 
-# systemctl talks to a running systemd, or there is none.
-_SYSTEMCTL_SECONDS = 30.0
 # A daemon loads its libraries and its configuration; on a small machine under load that takes a while.
 _START_SECONDS = 30.0
 _STOP_SECONDS = 10.0
 _POLL_SECONDS = 0.05
 # cms-oauth gives its test a minute.
 _TEST_SECONDS = 90.0
-
-_TEMPLATE = """\
-# The configuration of cms: a Python file. `cms check` tries it, `cms reload` gives it to the running daemon.
-
-# Who signs in.{whose}
-# docs/configuration.md has all that can be said here.
-account = Office365_Account({account})
-
-# Where mail programs ask for tokens, and for which protocols.
-# {who}
-CredentialServer({socket})
-
-# Where the key comes from that encrypts the sign-in on disk.
-# {why}
-{vault}
-{more}"""
-
-_USUAL = """
-# The application is cloud_mdir_sync's, whose sign-ins may end after a day; client_id= names your own, which
-# docs/microsoft-setup.md makes in ten minutes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wishes:
-    """What the command line says. `config` is the file's path; `method` "" for whichever fits; steps are on unless False.
-
-    `authority`, `client_id` and `redirect_uri` are "" for the usual ones; `try_smtp` and `try_imap` are servers to try
-    in place of the account's own.
-    """
-
-    config: str
-    user: str = ""
-    offline: bool = False
-    tenant: str = ""
-    client_id: str = ""
-    authority: str = ""
-    redirect_uri: str = ""
-    ca: str = ""
-    try_smtp: str = ""
-    try_imap: str = ""
-    method: str = ""
-    unit: bool = True
-    sign_in: bool = True
-    test: bool = True
-    show: bool = True
-
-    @property
-    def for_system(self) -> bool:
-        """Whether this is the configuration of the whole machine's service."""
-        return self.config == paths.system_config_file()
 
 
 class Person(Protocol):
@@ -120,16 +56,6 @@ class Person(Protocol):
     def agree(self, question: str) -> bool: ...
     def choose(self, question: str, choices: Sequence[str], usual: str) -> str: ...
     def reply(self, question: str, usual: str) -> str: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Tenant:
-    """What is known of an address' organisation. `said` is for the person, `note` for the file."""
-
-    id: str = ""
-    personal: bool = False
-    said: str = ""
-    note: str = ""
 
 
 Connect = Callable[[], Remote]
@@ -160,14 +86,6 @@ class Steps:
 
     def done(self, name: str) -> None:
         self.left.pop(name, None)
-
-
-def domain_of(user: str) -> str:
-    return user.rpartition("@")[2].lower()
-
-
-def is_address(user: str) -> bool:
-    return bool(_ADDRESS.fullmatch(user))
 
 
 def begin(wishes: Wishes, person: Person, around: Around) -> int:
@@ -206,7 +124,7 @@ def _live(wishes: Wishes, person: Person, steps: Steps, around: Around) -> int:
     """Do the steps that need a daemon."""
     # Read as `cms run` will read it.
     account, status = around.load(wishes.config).accounts[0], 0
-    if wishes.unit and _has_systemd() and person.agree("Install the systemd unit, and start cms with your session?"):
+    if wishes.unit and has_systemd() and person.agree("Install the systemd unit, and start cms with your session?"):
         _install_unit(wishes, person, steps)
     if wishes.sign_in and person.agree(f"Sign in as {account.user} now?"):
         with daemon(wishes.config, around.connect) as problem:
@@ -242,96 +160,6 @@ def _look_around(wishes: Wishes, around: Around) -> tuple[Tenant, str]:
     return known or tenant_of(wishes.user, explored), explored.no_keyring
 
 
-def known_tenant(wishes: Wishes) -> Tenant | None:
-    """Return what is known of an address without asking anybody, None for nothing."""
-    if wishes.tenant:
-        return Tenant(wishes.tenant)
-    domain = domain_of(wishes.user)
-    if _PERSONAL.fullmatch(domain):
-        return Tenant(personal=True, said=f"{domain} is for personal accounts.")
-    if not wishes.client_id and not _uses_default(wishes):
-        caveat = registration_for(wishes.user, use_default=False).caveat
-        return Tenant(said=f"{domain} has an application of its own: {caveat}.")
-    return Tenant(said="Written without a tenant (--offline).") if wishes.offline else None
-
-
-def _uses_default(wishes: Wishes) -> bool:
-    """Say whether the sign-in is with the default application."""
-    return not wishes.client_id and registration_for(wishes.user, use_default=False) is DEFAULT_REGISTRATION
-
-
-def tenant_of(user: str, explored: Explored) -> Tenant:
-    """Return what a look at the provider has shown."""
-    domain = domain_of(user)
-    if explored.tenant == _PERSONAL_TENANT:
-        return Tenant(personal=True, said=f"{domain} is for personal accounts.")
-    if explored.tenant:
-        note = f" The tenant is that of {domain}."
-        return Tenant(explored.tenant, said=f"{domain} is the tenant {explored.tenant}.", note=note)
-    if explored.unknown:
-        said = f"Microsoft knows no organisation called {domain}: is the address right? Written without a tenant."
-        return Tenant(said=said)
-    return Tenant(said=f"The tenant of {domain} could not be looked up ({explored.why}). Written without it.")
-
-
-# The file.
-
-
-def text_of(wishes: Wishes, tenant: Tenant, no_keyring: str) -> str:
-    """Return the configuration's text."""
-    system = wishes.for_system
-    socket = f"{SYSTEM_RUNTIME}/cms.sock" if system else paths.default_socket()
-    state = SYSTEM_STATE if system else paths.state_folder()
-    rules = f"users={json.dumps(_mailers())}" if system else "mode=0o600"
-    server = f'{json.dumps(socket)}, accounts=[account], protocols=["SMTP", "IMAP"], {rules}'
-    vault = f"Vault(key=File({json.dumps(f'{state}/vault.key')}))"
-    who = (
-        "users= are who may ask." if system else 'mode=0o600: programs of this user only. For others: users=["mailer"].'
-    )
-    why = "The desktop's keyring has it; a file is the way without one:"
-    if system or no_keyring:
-        why = "A file that only cms reads: no keyring keeps it here."
-    return _TEMPLATE.format(
-        whose=f"{tenant.note}{_USUAL if _uses_default(wishes) else ''}",
-        account=", ".join(_account_words(wishes, tenant)),
-        who=who,
-        socket=server,
-        why=why,
-        vault=vault if system or no_keyring else f"# {vault}",
-        more=f"\n# The certificate authorities to trust.\nTls(ca={json.dumps(wishes.ca)})\n" if wishes.ca else "",
-    )
-
-
-def _account_words(wishes: Wishes, tenant: Tenant) -> Iterator[str]:
-    # JSON strings are Python strings, in the quotes that the documentation has.
-    said = {
-        "user": wishes.user,
-        "tenant": tenant.id,
-        "client_id": wishes.client_id,
-        "cloud": "personal" if tenant.personal else "",
-        "authority": wishes.authority,
-        "redirect_uri": wishes.redirect_uri,
-    }
-    return (f"{name}={json.dumps(value)}" for name, value in said.items() if value)
-
-
-def _mailers() -> list[str]:
-    """Return who asks the whole machine's cms: the mail server's user, else whoever has become root, else root."""
-    for name in ("Debian-exim", os.environ.get("SUDO_USER", "")):
-        with suppress(KeyError):
-            if name:
-                return [pwd.getpwnam(name).pw_name]
-    return ["root"]
-
-
-def write(path: Path, text: str, *, system: bool = False) -> None:
-    """Write a file that is not there yet. The system's is for its service's user to read. Raises FileExistsError."""
-    path.parent.mkdir(mode=0o755 if system else 0o700, parents=True, exist_ok=True)
-    with path.open("x", encoding="utf-8") as file:
-        path.chmod(0o644 if system else 0o600)
-        file.write(text)
-
-
 _SYSTEM_NEXT = """
 This is the configuration of the whole machine's service (docs/operations.md, As a service). Next, as root:
 
@@ -343,50 +171,6 @@ This is the configuration of the whole machine's service (docs/operations.md, As
 """
 
 
-# The unit.
-
-
-def _has_systemd() -> bool:
-    """Say whether this user has a systemd that answers."""
-    return shutil.which("systemctl") is not None and _systemctl("show-environment") == ""
-
-
-def _systemctl(*words: str) -> str:
-    """Give systemd a command; return what went wrong, "" for nothing."""
-    try:
-        done = subprocess.run(
-            ["systemctl", "--user", *words],  # noqa: S607 - whichever the machine has
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=_SYSTEMCTL_SECONDS,
-            stdin=subprocess.DEVNULL,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return f"systemctl cannot be run: {type(error).__name__}"
-    return "" if done.returncode == 0 else done.stderr.strip() or f"systemctl ended with status {done.returncode}"
-
-
-def unit_text(config: str) -> str:
-    """Return the user's unit with this installation's command in it."""
-    text = fragments.data(f"systemd/user/{UNIT}").read_text()
-    option = f" -c {config}" if config != paths.own_config_file() else ""
-    return re.sub(r"^ExecStart=.*$", lambda _: f"ExecStart={_command()} run{option}", text, flags=re.MULTILINE)
-
-
-def _command() -> str:
-    """Return the path of this very `cms`: that of its virtual environment, not of a link that may move."""
-    beside = Path(sys.executable).parent / "cms"
-    return str(beside) if beside.exists() else shutil.which("cms") or f"{sys.executable} -P -m cms.main"
-
-
-def unit_path() -> Path:
-    """Return where systemd looks for this user's units (systemd.unit(5))."""
-    base = os.environ.get("XDG_CONFIG_HOME", "")
-    folder = Path(base) if base.startswith("/") else Path.home() / ".config"
-    return folder / "systemd" / "user" / UNIT
-
-
 def _install_unit(wishes: Wishes, person: Person, steps: Steps) -> None:
     path, text = unit_path(), unit_text(wishes.config)
     if path.exists() and path.read_text() != text:
@@ -394,7 +178,7 @@ def _install_unit(wishes: Wishes, person: Person, steps: Steps) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
-    problem = _systemctl("daemon-reload") or _systemctl("enable", "--now", UNIT)
+    problem = systemctl("daemon-reload") or systemctl("enable", "--now", UNIT)
     if problem:
         person.say(f"Wrote {path}, but it could not be started: {problem}\nSee `journalctl --user -u {UNIT}`.")
         return
@@ -505,7 +289,7 @@ def _test(person: Person, account: Account, what: str, host: str) -> bool:
 def _show(person: Person, account: Account) -> None:
     """Show what the mail programs of this machine need."""
     tools = _chosen(person, fragments.found())
-    program = "cms-oauth" if shutil.which("cms-oauth") else str(Path(_command()).parent / "cms-oauth")
+    program = "cms-oauth" if shutil.which("cms-oauth") else str(Path(command()).parent / "cms-oauth")
     setting = fragments.Setting(account.user, _own_name(account), account.smtp_host, account.imap_host, program)
     for tool in tools:
         text = fragments.fragment(tool, setting)

@@ -124,6 +124,8 @@ LADDER = {
         "cms.login",
         "cms.moving",
         "cms.fragments",
+        "cms.units",
+        "cms.firstfile",
         "cms.alone",
         "cms.main",
         "cms.firstrun",
