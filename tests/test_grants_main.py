@@ -24,8 +24,8 @@ from cms.accounts import Grant, Scopes, Source
 from cms.grants import __main__ as main_module
 from cms.grants import desk as desk_module
 from cms.grants.desk import Desk
-from cms.grants.entra import Answer, CodeFlow
 from cms.grants.entra import Entra as Provider
+from cms.grants.flows import Answer, CodeFlow
 from cms.grants.keys import Keys
 from cms.grants.messages import (
     MAX_MESSAGE,

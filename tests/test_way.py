@@ -15,6 +15,7 @@ from support.proxy import proxies
 
 from cms.accounts import Proxy, Source
 from cms.grants import entra as module
+from cms.grants.flows import CodeFlow, Flow
 from cms.grants.way import Way, no_tls, refusal
 from cms.lifecycle import Transient, Trouble
 from cms.sandbox.entra import Entra
@@ -51,7 +52,7 @@ def secret(folder: Path, text: bytes = PASSWORD.encode() + b"\n", mode: int = 0o
     return Source("file", (str(path),))
 
 
-def begin(entra: Entra, proxy: Proxy | None) -> module.Flow | object:
+def begin(entra: Entra, proxy: Proxy | None) -> Flow | object:
     """Ask Entra for its discovery document, which is how every exchange begins."""
     return module.Entra(entra.ca_file, proxy).begin(grant_for(entra), "browser")
 
@@ -64,7 +65,7 @@ def trouble(entra: Entra, proxy: Proxy | None) -> Trouble:
 
 def test_a_proxy_is_gone_through(entra: Entra, company: Company) -> None:
     """What the configuration names is the way."""
-    assert isinstance(begin(entra, Proxy(company.url)), module.CodeFlow)
+    assert isinstance(begin(entra, Proxy(company.url)), CodeFlow)
     assert [entra.authority.removeprefix("https://")] == company.tunnels
 
 
@@ -74,7 +75,7 @@ def test_the_configuration_decides(entra: Entra, company: Company, monkeypatch: 
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.setenv("NO_PROXY", "*")
 
-    assert isinstance(begin(entra, Proxy(company.url)), module.CodeFlow)
+    assert isinstance(begin(entra, Proxy(company.url)), CodeFlow)
     assert 1 == len(company.tunnels)
 
 
@@ -82,7 +83,7 @@ def test_no_proxy(entra: Entra, company: Company, monkeypatch: pytest.MonkeyPatc
     """A host that is named is reached directly, past the environment's proxy as well."""
     monkeypatch.setenv("HTTPS_PROXY", company.url)
 
-    assert isinstance(begin(entra, Proxy(company.url, ("localhost",))), module.CodeFlow)
+    assert isinstance(begin(entra, Proxy(company.url, ("localhost",))), CodeFlow)
     assert [] == company.tunnels
 
 
@@ -91,7 +92,7 @@ def test_environment(entra: Entra, company: Company, monkeypatch: pytest.MonkeyP
     """Without a word in the configuration the usual variables are the way."""
     monkeypatch.setenv(name, company.url)
 
-    assert isinstance(begin(entra, None), module.CodeFlow)
+    assert isinstance(begin(entra, None), CodeFlow)
     assert 1 == len(company.tunnels)
 
 
@@ -101,7 +102,7 @@ def test_environment_no_proxy(entra: Entra, company: Company, monkeypatch: pytes
     monkeypatch.setenv("HTTPS_PROXY", company.url)
     monkeypatch.setenv("NO_PROXY", names)
 
-    assert isinstance(begin(entra, None), module.CodeFlow)
+    assert isinstance(begin(entra, None), CodeFlow)
     assert [] == company.tunnels
 
 
@@ -122,7 +123,7 @@ def test_password(entra: Entra, company: Company, tmp_path: Path) -> None:
     keep_secret(PASSWORD)
     company.user, company.password = "ann@corp", PASSWORD
 
-    assert isinstance(begin(entra, Proxy(company.url, (), "ann@corp", secret(tmp_path))), module.CodeFlow)
+    assert isinstance(begin(entra, Proxy(company.url, (), "ann@corp", secret(tmp_path))), CodeFlow)
 
 
 def test_wrong_password(entra: Entra, company: Company) -> None:
@@ -145,7 +146,7 @@ def test_changed_password(entra: Entra, company: Company, tmp_path: Path) -> Non
     secret(tmp_path, b"new")
     client.rest()
 
-    assert isinstance(client.begin(grant_for(entra), "browser"), module.CodeFlow)
+    assert isinstance(client.begin(grant_for(entra), "browser"), CodeFlow)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +207,7 @@ def test_inspecting_proxy(entra: Entra, company: Company, tmp_path: Path) -> Non
 
     assert "no trusted TLS connection" in found.message
     assert "Tls(ca=...)" in found.hint
-    assert isinstance(client.begin(grant_for(entra), "browser"), module.CodeFlow)
+    assert isinstance(client.begin(grant_for(entra), "browser"), CodeFlow)
     assert any("openid-configuration" in each for each in company.seen)
 
 

@@ -18,7 +18,8 @@ from typing import Protocol
 from cms.accounts import Grant, Scopes
 from cms.forecast import remember
 from cms.grants import application, catalogue, chores, exports, imports
-from cms.grants.entra import Answer, BrokerFlow, CodeFlow, Entra, Flow, no_sign_in
+from cms.grants.entra import Entra, no_sign_in
+from cms.grants.flows import Answer, BrokerFlow, CodeFlow, Flow
 from cms.grants.messages import Chore, Ended, Import, Place, Prompt, SignIn
 from cms.grants.peers import Found, Unfit
 from cms.grants.vault import Entry, Held, Stored, Unavailable, Vault
