@@ -267,6 +267,10 @@ class Account:
     # The mailbox that Office365(mailbox, account) names, for tests that open one.
     mailbox: str = ""
 
+    def answers_to(self, name: str) -> bool:
+        """Whether a person means this account by a name: its user, who signs in for it, or "" for any."""
+        return name.lower() in ("", self.user.lower(), self.grant.login)
+
 
 def mail_scopes(resource: str, protocols: Iterable[str]) -> Scopes:
     """Return the delegated scopes that one token request names for these mail protocols, in one fixed order."""

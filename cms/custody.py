@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from cms.accounts import CLOUDS, Account, Grant, Kept
 from cms.control import Ask, Result, ended
-from cms.grants.messages import Chore, Discard, Ended, Export, Exported, Listed, Peek, Place, Survey
+from cms.grants.messages import BROKERED, Chore, Discard, Ended, Export, Exported, Listed, Peek, Place, Survey
 from cms.lifecycle import Granted, Outcome, Refused, Transient
 from cms.logs import get_logger
 from cms.signin import METHODS
@@ -26,6 +26,9 @@ log = get_logger()
 
 # What `Place.source` calls an export of cms's own.
 OURS = "cms"
+
+# What stands for an account without a user.
+_WHOEVER = "(whoever signs in)"
 
 _WORK_PAGE = "https://mysignins.microsoft.com"
 _PERSONAL_PAGE = "https://account.microsoft.com"
@@ -94,6 +97,13 @@ class Custody:
     def _strays(self) -> tuple[str, ...]:
         known = {account.grant.key for account in self._accounts()}
         return tuple(sorted(path.stem for path in self._folder.glob("*.vault") if path.stem not in known))
+
+    def stored_at(self, grant: Grant) -> float:
+        """Return when something was last stored of a sign-in, as Unix time, 0 for never."""
+        try:
+            return (self._folder / f"{grant.key}.vault").stat().st_mtime
+        except OSError:
+            return 0.0
 
     async def strays_of(self, user: str) -> tuple[Kept, ...]:
         """Return the sign-ins without an account that a user name means."""
@@ -168,26 +178,19 @@ class Custody:
         end = await self._provider.attend(lambda number: Export(number, grants, passphrase))
         if not isinstance(end, Exported):
             return _failed(end)
-        return self._exported(end, chosen)
+        return _exported(end, chosen)
 
     def _chosen(self, users: Sequence[str]) -> list[Account] | Result:
         """Return the accounts that these users name, all for none, of those that people sign in for."""
-        known = {each.user.lower(): each for each in self._accounts()}
-        unknown = [user for user in users if user not in known]
+        accounts = self._accounts()
+        unknown = [user for user in users if not any(each.answers_to(user) for each in accounts)]
         if unknown:
-            return Result(False, f"there is no account {unknown[0]}", f"the configuration has: {', '.join(known)}")
-        chosen = [each for name, each in known.items() if not users or name in users]
+            known = _in_words(accounts) or "no account at all"
+            return Result(False, f"there is no account {unknown[0]}", f"the configuration has: {known}")
+        chosen = [each for each in accounts if not users or any(each.answers_to(user) for user in users)]
         return [each for each in chosen if each.grant.sign_in in METHODS] or Result(
             False, "there is no account that a person signs in for", "nothing but those can be exported"
         )
-
-    def _exported(self, end: Exported, chosen: Sequence[Account]) -> Result:
-        names = [each.user or "(whoever signs in)" for each in chosen if each.grant.key in end.keys]
-        missing = [each.user or "(whoever signs in)" for each in chosen if each.grant.key not in end.keys]
-        said = f"exported: {', '.join(names)}"
-        if missing:
-            said += f"\nnot signed in, and so not exported: {', '.join(missing)}"
-        return Result(True, said, extra={"export": end.text})
 
     async def restore(self, message: Mapping[str, Any], ask: Ask) -> Result:
         """Take over the sign-ins of an export that this configuration has accounts for."""
@@ -239,6 +242,23 @@ class Custody:
         self._signed_in(grant, outcome)
         await ask(_told(f"{name}: imported, and tried: a fresh token was had with it"))
         return "imported"
+
+
+def _exported(end: Exported, chosen: Sequence[Account]) -> Result:
+    """Return the end of an export of these accounts: who is in it, who is not, and why not."""
+    kept = {*end.keys, *end.brokered}
+    brokered = [each for each in chosen if each.grant.key in end.brokered]
+    missing = [each for each in chosen if each.grant.key not in kept]
+    said = [f"exported: {_in_words(each for each in chosen if each.grant.key in end.keys)}"]
+    if missing:
+        said.append(f"not signed in, and so not exported: {_in_words(missing)}")
+    if brokered:
+        said.append(f"cannot be exported: {_in_words(brokered)}: {BROKERED}; `cms login` on the other machine")
+    return Result(True, "\n".join(said), extra={"export": end.text})
+
+
+def _in_words(accounts: Iterable[Account]) -> str:
+    return ", ".join(dict.fromkeys(each.user or _WHOEVER for each in accounts))
 
 
 def _summed(ends: Sequence[str]) -> Result:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.fake_broker import Error, FakeBroker, Person, Status, forget
-from support.grants import ANN, SCOPES, grant_for, opened, service
+from support.grants import ANN, SCOPES, desk, grant_for, opened, service
 
 from cms.accounts import Grant
 from cms.grants import brokered
-from cms.grants.messages import Open, Prompt, SignIn
+from cms.grants.messages import Export, Exported, Listed, Open, Peek, Place, Prompt, SignIn
 from cms.grants.service import Cancelled
 from cms.lifecycle import Granted, Outcome, Refused, Transient
 from cms.sandbox.entra import Entra
@@ -95,6 +96,25 @@ def test_a_window_first_and_none_after(first: Open, grant: Grant, broker: FakeBr
     window = broker.asked[1][1]
     assert (ANN, list(SCOPES)) == (window["login_hint"], window["scopes"])
     assert 0 == entra.count("token")
+
+
+def test_no_export_has_it(first: Open, tmp_path: Path, grant: Grant, broker: FakeBroker, entra: Entra) -> None:
+    """The refresh token is the broker's: such a sign-in is left out of an export, which says so, and alone makes none."""
+    sign_in(first, grant)
+    own = replace(grant_for(entra, BEN), sign_in="paste")
+    entra.add_user(BEN)
+    with desk(first) as other:
+        assert isinstance(other.sign_in(own, entra), Granted)
+    both, alone = (service(first).attend(Export(1, grants, "correct horse")) for grants in ((grant, own), (grant,)))
+
+    assert isinstance(both, Exported)
+    assert ((own.key,), (grant.key,)) == (both.keys, both.brokered)
+    (tmp_path / "export").write_text(both.text)
+    held = service(first).attend(Peek(2, Place(str(tmp_path / "export"), "cms", password="correct horse")))
+    assert isinstance(held, Listed)
+    assert [BEN] == [each.who for each in held.items]
+    assert isinstance(alone, Refused)
+    assert told(alone).startswith("unfit: nothing can be exported: Microsoft's broker keeps the sign-in")
 
 
 def test_claims_are_carried_in(first: Open, grant: Grant, broker: FakeBroker) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +226,31 @@ async def test_an_export_has_whom_it_was_asked_for(tmp_path: Path) -> None:
     assert (True, "exported: ann@x.test\nnot signed in, and so not exported: bob@x.test") == said(everybody)
     assert (True, "exported: ann@x.test", "text") == (*said(ann), ann.extra["export"])
     assert [2, 1] == [len(question.grants) for question in office.asked]
+
+
+@in_trio
+async def test_what_the_broker_keeps_is_named(tmp_path: Path) -> None:
+    """Whose sign-in is not in the file, why, and what to do for them."""
+    accounts = [account("ann@x.test"), account("bob@x.test", "broker")]
+    office = Office({Export: [Exported("text", (accounts[0].grant.key,), (accounts[1].grant.key,))]})
+
+    end = await custody(tmp_path, office, accounts).export({}, Person([{"password": "correct horse"}]).ask)
+
+    kept = "Microsoft's broker keeps the sign-in, for this device alone; `cms login` on the other machine"
+    assert (True, f"exported: ann@x.test\ncannot be exported: bob@x.test: {kept}") == said(end)
+
+
+@in_trio
+async def test_whoever_signs_in_for_mailboxes_may_be_named(tmp_path: Path) -> None:
+    """Hints name who signs in: that means all their mailboxes, and their one sign-in."""
+    accounts = [replace(account("me@x.test"), user=user) for user in ("sales@x.test", "jobs@x.test")]
+    office = Office({Export: [Exported("text", (grant("me@x.test").key,))]})
+    found = custody(tmp_path, office, [*accounts, account("bob@x.test")])
+
+    end = await found.export({"users": ["Me@x.test"]}, Person([{"password": "correct horse"}]).ask)
+
+    assert (True, "exported: sales@x.test, jobs@x.test") == said(end)
+    assert [(grant("me@x.test"),)] == [question.grants for question in office.asked]
 
 
 @pytest.mark.parametrize(

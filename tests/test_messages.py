@@ -65,7 +65,7 @@ REPLIES: list[Reply] = [
     Done(1, Granted("secret-token", 5.0, 3600.0, ("a", "b"), persisted=False, key_from="memory only", who="ann")),
     Done(1, Transient(TROUBLE, 120.0)),
     Done(1, Refused(TROUBLE)),
-    Done(5, Exported("secret-text", ("a", "b"))),
+    Done(5, Exported("secret-text", ("a", "b"), ("c",))),
     Done(6, Listed((Kept("key", "authority", "client", "login", "who", 7.5), Kept("key", "", "", "")))),
     Done(7, Listed(())),
     Done(9, Explored("tenant", "why", unknown=True, no_keyring="no keyring")),

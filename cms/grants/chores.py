@@ -7,8 +7,20 @@ import time
 from typing import Protocol
 
 from cms.grants import exports, imports
-from cms.grants.entra import note
-from cms.grants.messages import Chore, Discard, Ended, Explore, Explored, Export, Exported, Listed, Peek, Survey
+from cms.grants.entra import is_brokered, note
+from cms.grants.messages import (
+    BROKERED,
+    Chore,
+    Discard,
+    Ended,
+    Explore,
+    Explored,
+    Export,
+    Exported,
+    Listed,
+    Peek,
+    Survey,
+)
 from cms.grants.peers import Unfit
 from cms.grants.vault import Unavailable, Vault
 from cms.lifecycle import Granted, Refused, Transient, Trouble
@@ -64,12 +76,15 @@ def gone(vault: Vault, *, found: bool) -> Granted:
 
 
 def _export(vault: Vault, question: Export) -> Ended:
-    sign_ins = []
+    found = []
     for grant in question.grants:
         with vault.hold(grant) as held:
             entry = held.read()
         if entry:
-            sign_ins.append((grant, entry))
+            found.append((grant, entry))
+    sign_ins = [(grant, entry) for grant, entry in found if not is_brokered(entry.cache)]
+    if found and not sign_ins:
+        return Refused(Trouble("unfit", f"nothing can be exported: {BROKERED}", "`cms login` on the other machine"))
     if not sign_ins:
         return Refused(Trouble("no-sign-in", "nobody is signed in: there is nothing to export", "`cms login` first"))
     try:
@@ -77,7 +92,8 @@ def _export(vault: Vault, question: Export) -> Ended:
     except MemoryError:
         said = "there is too little memory to encrypt the export: 128 MiB are needed"
         return Transient(Trouble("storage", said, "close something, then try again"))
-    return Exported(text, tuple(grant.key for grant, _ in sign_ins))
+    keys = tuple(grant.key for grant, _ in sign_ins)
+    return Exported(text, keys, tuple(grant.key for grant, _ in found if grant.key not in keys))
 
 
 def _explore(vault: Vault, discoverer: Discoverer, url: str) -> Explored:

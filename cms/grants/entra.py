@@ -122,7 +122,7 @@ class Entra:
     def _redeem(
         self, grant: Grant, scopes: Scopes, cache: str, home_account_id: str, *, who: str, secret: Secret
     ) -> Answer:
-        broker = _is_brokered(cache)
+        broker = is_brokered(cache)
         call = self._call(grant, secret, cache, broker=broker)
         if not isinstance(call, Call):
             return Answer(call)
@@ -456,7 +456,7 @@ def _consented(scopes: Scopes, cache: str) -> Scopes:
     return lesser if len(lesser) < len(scopes) else ()
 
 
-def _is_brokered(cache: str) -> bool:
+def is_brokered(cache: str) -> bool:
     """Whether it is the broker that has signed in: then it has the refresh token, too."""
     accounts = json.loads(cache).get("Account", {}).values() if cache else ()
     return any(each.get("account_source") == _BROKER for each in accounts)

@@ -20,6 +20,10 @@ from cms.lifecycle import Ending, Granted, Outcome, Refused, Transient, Trouble
 MAX_MESSAGE = 8 * 1024 * 1024
 
 
+# Why some sign-ins are in no export, for people: their refresh token never comes here.
+BROKERED = "Microsoft's broker keeps the sign-in, for this device alone"
+
+
 class Garbage(ValueError):
     """Bytes that are no message. The text never quotes them."""
 
@@ -179,10 +183,14 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """An encrypted export, ready to be written to a file, and the keys of the grants that are in it."""
+    """An encrypted export, ready to be written to a file, and the keys of the grants that are in it.
+
+    `brokered` are those that cannot be: `BROKERED`.
+    """
 
     text: str = field(repr=False)
     keys: tuple[str, ...]
+    brokered: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,7 +334,7 @@ def _outcome(body: dict[str, Any]) -> Ended:
     kind = _OUTCOMES[body.pop("is")]
     if "trouble" in body:
         body["trouble"] = _checked(Trouble(**body["trouble"]))
-    for name in ("scopes", "keys"):
+    for name in ("scopes", "keys", "brokered"):
         if name in body:
             body[name] = tuple(body[name])
     if "endings" in body:
