@@ -108,19 +108,20 @@ class _Commands:
         return grant if isinstance(grant, Result) else await self._worker.bring_in(grant, place)
 
     async def logout(self, user: str) -> Result:
-        grant = self._grant(user)
-        if isinstance(grant, Result):
+        grants = self._grants(user)
+        if isinstance(grants, Result):
             strays = await self._custody.strays_of(user)
-            return await self._custody.part_with(strays) if strays else grant
-        if grant.unattended:
-            return nothing_to_sign_out(self._users_of(grant))
-        return await self._forget([grant])
+            return await self._custody.part_with(strays) if strays else grants
+        for grant in grants:
+            if grant.unattended:
+                return nothing_to_sign_out(self._users_of(grant))
+        return await self._forget(grants)
 
     async def _forget(self, grants: Sequence[Grant]) -> Result:
         outcome = await self._custody.forget(grants)
         if isinstance(outcome, Result):
             return outcome
-        names = ", ".join(each.login or "the account" for each in grants)
+        names = ", ".join(dict.fromkeys(each.login or "the account" for each in grants))
         return farewell(Left(tuple(grants), names, outcome.persisted, outcome.key_from), time.time())
 
     async def errand(self, command: str, message: Mapping[str, Any], ask: Ask) -> Result:
@@ -131,19 +132,23 @@ class _Commands:
 
     def _personal(self, user: str) -> Grant | Result:
         """Return the sign-in that a user name means, if it is a person's."""
-        grant = self._grant(user)
-        if isinstance(grant, Result) or grant.sign_in in METHODS:
+        grants = self._grants(user)
+        if isinstance(grants, Result):
+            return grants
+        # A name may stand for several, of which nobody here knows which one waits: each has its turn.
+        grant = min(grants, key=self._custody.stored_at)
+        if grant.sign_in in METHODS:
             return grant
         return nobody_signs_in(self._users_of(grant), grant, alone=True)
 
     def _users_of(self, grant: Grant) -> str:
         return ", ".join(each.user for each in self._accounts if each.grant.key == grant.key)
 
-    def _grant(self, user: str) -> Grant | Result:
-        """Return the sign-in that a user name means, "" for the only one."""
-        grants = {each.grant.key: each.grant for each in self._accounts if user.lower() in ("", each.user.lower())}
-        if len(grants) == 1:
-            return next(iter(grants.values()))
+    def _grants(self, user: str) -> list[Grant] | Result:
+        """Return the sign-ins that a user name means, "" for the only one."""
+        grants = {each.grant.key: each.grant for each in self._accounts if each.answers_to(user)}
+        if len(grants) == 1 or (grants and user):
+            return list(grants.values())
         names = ", ".join(each.user or "(whoever signs in)" for each in self._accounts) or "none at all"
         said = f"there is no account {user}" if user else "there is more than one account"
         return Result(False, said if self._accounts else "there is no account", f"the configuration has: {names}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -150,6 +151,47 @@ def test_an_account_that_is_not_clear_is_asked_for(tmp_path: Path, command: str)
 
     assert (False, "there is more than one account") == (end["ok"], end["message"])
     assert "a@x.test, b@x.test" in end["hint"]
+
+
+def mailbox(user: str, login: str, client: str = "client") -> Account:
+    """A mailbox that somebody else signs in for."""
+    grant = Grant("https://login.example.test/common", client, login, (SCOPES,), sign_in="paste")
+    return Account(user, grant, {"SMTP": SCOPES})
+
+
+@pytest.mark.parametrize("name", ["sales@x.test", "Good@Example.test"])
+def test_whoever_signs_in_for_a_mailbox_may_be_named(tmp_path: Path, name: str) -> None:
+    """Hints print the command with the one or the other: both are accepted, for every command."""
+    sales, other = mailbox("sales@x.test", "good@example.test"), account("other@x.test")
+    with alone(tmp_path, sales, other) as remote:
+        end = signed_in(remote, user=name)
+    with alone(tmp_path, sales, other) as remote:
+        out = remote.ask("logout", user=name)
+
+    assert (True, True) == (end["ok"], out["ok"])
+    assert out["message"].startswith("good@example.test: signed out")
+
+
+def test_a_name_of_two_sign_ins_means_the_one_that_was_stored_first(tmp_path: Path) -> None:
+    """One that was never stored comes before all: the same command, given again, reaches each; a sign-out all."""
+    first, second = (mailbox("a@x.test", "good@example.test", client) for client in ("one", "two"))
+    state, asked = tmp_path / "state", []
+    state.mkdir()
+    (state / f"{first.grant.key}.vault").touch()
+    for _ in range(2):
+        with alone(tmp_path, first, second) as remote:
+            remote.send({"command": "login", "user": "a@x.test"})
+            remote.receive()
+        asked.append((state / "clients").read_text().split()[-1])
+        # The fake worker stores nothing: this is what the real one leaves.
+        stored = state / f"{second.grant.key}.vault"
+        stored.touch()
+        os.utime(stored, (2_000_000_000, 2_000_000_000))
+    with alone(tmp_path, first, second) as remote:
+        out = remote.ask("logout", user="a@x.test")
+
+    assert ["two", "one"] == asked
+    assert out["message"].startswith("good@example.test: signed out")
 
 
 @pytest.mark.parametrize("command", ["login", "logout"])

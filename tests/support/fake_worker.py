@@ -59,6 +59,7 @@ class Fake:
                 self.act(number, grant.login.partition("@")[0])
             case SignIn(number=number, grant=grant, method=method, claims=claims):
                 self.note("claims", claims)
+                self.note("clients", grant.client_id)
                 self.sign_in(number, grant.login.partition("@")[0], method)
             case Redirected(number=number, fields=fields):
                 self.redirected(number, fields["code"])
