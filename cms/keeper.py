@@ -44,6 +44,7 @@ from cms.lifecycle import (
     press,
     revive,
     soonest,
+    turn_down,
     usable,
 )
 from cms.logs import get_logger
@@ -193,8 +194,8 @@ class Keeper:
     def signed_in(self, scopes: Scopes, outcome: Outcome) -> None:
         """Take over a sign-in's outcome: a token for these scopes, and the other scope sets are due with it.
 
-        A sign-in that failed changes nothing but a challenge to carry into the next: what was held before is as good
-        as it was.
+        A sign-in that was refused says what stands in the way of those that are required, and changes no more: what
+        was held before is as good as it was.
         """
         match outcome:
             case Granted():
@@ -204,10 +205,11 @@ class Keeper:
                     if each != scopes:
                         self._publish(each, Life() if somebody_else else revive(self.lives[each], self._clock.boot()))
                 self._absorb(scopes, outcome)
-            case Refused(trouble=trouble) if trouble.claims:
+            case Refused():
                 for each, life in self.lives.items():
-                    if isinstance(life.phase, NeedsSignIn):
-                        self._publish(each, replace(life, phase=replace(life.phase, trouble=trouble)))
+                    known = turn_down(life, outcome)
+                    if known is not life:
+                        self._publish(each, known)
         self._wake_up()
 
     def signed_out(self) -> None:

@@ -22,6 +22,7 @@ randomness of their own:
     hurry(life, now)              the life after something that makes an early try worthwhile
     press(life, budget, now)      the life after a client has shown that the held token will not do
     revive(life, now)             the life after a person has asked for a try, or has signed in
+    turn_down(life, refused)      the life after a person has tried to sign in and was refused
 
 `now` is CLOCK_BOOTTIME in seconds, everywhere: it goes on in suspend and no clock step moves it.
 
@@ -130,6 +131,10 @@ KINDS = {
     "cancelled": "a sign-in was given up",
     "reused": "the refresh token was refused because it had been used before",
 }
+
+
+# What a sign-in ends with that came to no answer: it says nothing of what stands in the way of the next one.
+UNFINISHED = frozenset({"expired", "cancelled"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -440,6 +445,18 @@ def revive(life: Life, now: float) -> Life:
     if isinstance(life.phase, Failing):
         return _sooner(life, life.phase, max(now, life.phase.last_try + PAUSE_AFTER_GRANT))
     return Life(_due_now(life.held, now) if life.held else None, Settled())
+
+
+def turn_down(life: Life, refused: Refused) -> Life:
+    """Return the life after a person has tried to sign in and was refused.
+
+    Where that is what it waits for, it is now known what stands in the way; nothing else changes. A challenge that
+    nobody has met yet stays for the next sign-in. Returns the very same life where nothing changes.
+    """
+    if not isinstance(life.phase, NeedsSignIn) or refused.trouble.kind in UNFINISHED:
+        return life
+    trouble = replace(refused.trouble, claims=refused.trouble.claims or life.phase.trouble.claims)
+    return replace(life, phase=replace(life.phase, trouble=trouble))
 
 
 def _sooner(life: Life, failing: Failing, when: float) -> Life:

@@ -102,14 +102,15 @@ class Facts:
 class Heard:
     """What a hook has been told of one sign-in.
 
-    `event` is the trouble that stands, "" for none, told first at `since` and last at `at` (boot clock). `url` is the
-    link that was told last; `newest` the newest token, `given_at` the sign-in and `warned` the sign-in whose end was
+    `event` is the trouble that stands, "" for none, told first at `since` and last at `at` (boot clock), and `reason` the
+    message that it was told with. `url` is the link that was told last; `newest` the newest token, `given_at` the sign-in and `warned` the sign-in whose end was
     foretold, each as far as the hook knows.
     """
 
     event: str = ""
     since: float = 0.0
     at: float = 0.0
+    reason: str = ""
     url: str = ""
     newest: float = 0.0
     given_at: float = 0.0
@@ -175,11 +176,11 @@ def _settled(heard: Heard, facts: Facts) -> Heard:
         given_at=facts.given_at or heard.given_at,
         url=heard.url if facts.url else "",
     )
-    return replace(known, event="", since=0.0, at=0.0) if _ended(heard, facts) else known
+    return replace(known, event="", since=0.0, at=0.0, reason="") if _ended(heard, facts) else known
 
 
 def _bad_news(hook: Hook, heard: Heard, facts: Facts, trouble: _Standing | None, now: float) -> Notice | None:
-    if trouble and (_event(trouble) != heard.event or now >= _reminder(hook, heard)):
+    if trouble and (_is_news(heard, trouble) or now >= _reminder(hook, heard)):
         return _of_trouble(facts, trouble)
     if hook.prompts and facts.url not in ("", heard.url):
         return _prompt(facts, trouble.trouble.message if trouble else "a sign-in waits for a person")
@@ -187,6 +188,12 @@ def _bad_news(hook: Hook, heard: Heard, facts: Facts, trouble: _Standing | None,
     if idle and facts.forecast and now >= facts.warn_at and heard.warned != facts.given_at:
         return _foretold(facts, facts.forecast)
     return None
+
+
+def _is_news(heard: Heard, trouble: _Standing) -> bool:
+    """Whether this has not been told: a sign-in that was refused has a reason of its own. Outages only vary."""
+    event = _event(trouble)
+    return event != heard.event or (event == "sign-in-required" and trouble.trouble.message != heard.reason)
 
 
 def _told_of(heard: Heard, bad: Notice | None, facts: Facts, trouble: _Standing | None, now: float) -> Heard:
@@ -199,7 +206,8 @@ def _told_of(heard: Heard, bad: Notice | None, facts: Facts, trouble: _Standing 
     if trouble is None:
         return heard
     event = _event(trouble)
-    return replace(heard, event=event, since=heard.since if event == heard.event else now, at=now)
+    since = heard.since if event == heard.event else now
+    return replace(heard, event=event, since=since, at=now, reason=trouble.trouble.message)
 
 
 def _again(hook: Hook, heard: Heard, facts: Facts, now: float) -> float:

@@ -416,7 +416,8 @@ class SignIns:
         if isinstance(outcome, Granted):
             self._log.info("signed in", account=flow.grant.login, who=outcome.who)
         else:
-            self._log.warning("sign-in ended", account=flow.grant.login, reason=outcome.trouble.message)
+            trouble = outcome.trouble
+            self._log.warning("sign-in ended", account=flow.grant.login, reason=trouble.message, do=trouble.hint)
         self._signed_in(flow.grant, outcome)
         flow.end = outcome
         flow.announce()

@@ -207,6 +207,16 @@ def test_a_hint_that_promises_nothing_gets_the_command_as_well() -> None:
     assert refused is catalogue.in_person(refused, "again")
 
 
+def test_a_person_who_was_refused_begins_anew() -> None:
+    """What the administrator has mended shows by another sign-in: there is none yet that could be refreshed."""
+    blocked = catalogue.explain({"error_codes": [53003]}, GRANT)
+    told = catalogue.in_person(blocked, catalogue.hint("start again: {login}", GRANT))
+
+    assert isinstance(told, Refused)
+    assert told.trouble.hint.endswith("then start again: `cms login ann@example.test`")
+    assert "cms refresh" not in told.trouble.hint
+
+
 def test_login_command() -> None:
     """The command names who signs in, or who is remembered, or nobody."""
     nobody = Grant("https://login.example/common", "client", "")

@@ -330,6 +330,24 @@ async def test_a_challenge_is_kept_for_the_next_sign_in() -> None:
 
 
 @in_trio_clock
+async def test_a_refused_sign_in_is_why_there_is_no_token_until_one_works() -> None:
+    """Clients and whoever listens hear of it, once; who gives up, or an outage, changes nothing; a sign-in ends it."""
+    blocked = Refused(Trouble("refused", "a policy blocks this sign-in", "the administrator", aadsts=53003))
+    async with keeping(REVOKED) as world:
+        await trio.sleep(5.0)
+        seen = len(world.changes)
+        for outcome in (blocked, Refused(Trouble("cancelled", "given up")), DOWN):
+            world.keeper.signed_in(MAIL, outcome)
+        denied = await world.keeper.ask(MAIL)
+
+        assert isinstance(denied, Deny)
+        assert ("sign-in-required", blocked.trouble.message) == (denied.code, denied.message)
+        assert seen + 1 == len(world.changes)
+        world.keeper.signed_in(MAIL, world.provider.token())
+        assert Settled() == world.life.phase
+
+
+@in_trio_clock
 async def test_signing_out_drops_every_token() -> None:
     """No token is answered from that moment on, also none that was under way, and nothing is asked again."""
     async with keeping(grant=BOTH) as world:

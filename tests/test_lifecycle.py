@@ -60,6 +60,7 @@ from cms.lifecycle import (
     press,
     revive,
     soonest,
+    turn_down,
     usable,
 )
 
@@ -74,6 +75,7 @@ ROUNDING = 1e-6
 DOWN = Trouble("server", "the provider answers 503", "nothing to do")
 REVOKED = Trouble("refused", "the grant was revoked", "cms login", aadsts=50173)
 LOCKED = Trouble("locked", "the keyring is locked", "unlock it")
+BLOCKED = Trouble("refused", "a policy blocks this sign-in", "the administrator", aadsts=53003)
 
 
 def fresh(expires_in: float = HOUR, *, now: float = 0.0, luck: float = 0.5, secret: str = "secret") -> Life:
@@ -198,6 +200,13 @@ class Walk:
         self.life = revive(self.life, self.now)
         self.check()
 
+    def is_turned_down(self, kind: str) -> None:
+        """A person tries to sign in, and is refused or gives up."""
+        before = plan(self.life, self.now), self.life.held, type(self.life.phase)
+        self.life = turn_down(self.life, Refused(replace(BLOCKED, kind=kind)))
+        assert before == (plan(self.life, self.now), self.life.held, type(self.life.phase))
+        self.check()
+
     def check(self) -> None:
         """Check what holds at every moment, whatever was done last."""
         planned = plan(self.life, self.now)
@@ -259,7 +268,8 @@ def an_outcome(world: World, random: Random) -> Outcome:
 
 def one_step(walk: Walk, world: World, random: Random) -> None:
     """Take one random step."""
-    match random.choices(("passes", "due", "fetches", "asks", "hurries", "revives"), (3, 2, 4, 4, 1, 0.2))[0]:
+    steps = {"passes": 3, "due": 2, "fetches": 4, "asks": 4, "hurries": 1, "revives": 0.2, "is turned down": 0.2}
+    match random.choices([*steps], [*steps.values()])[0]:
         case "passes":
             walk.passes(random.choice(world.jumps))
         case "due":
@@ -272,6 +282,8 @@ def one_step(walk: Walk, world: World, random: Random) -> None:
             walk.asks(random.choice((0.0, 60.0, 600.0, 3599.0, 86_400.0)), rejected=random.random() < 0.3)
         case "hurries":
             walk.hurries()
+        case "is turned down":
+            walk.is_turned_down(random.choice(("refused", "wrong-user", "expired", "cancelled")))
         case _:
             walk.revives()
 
@@ -331,6 +343,10 @@ class Walks(RuleBasedStateMachine):
     @rule()
     def the_network_changes(self) -> None:
         self.walk.hurries()
+
+    @rule(kind=st.sampled_from(("refused", "expired")))
+    def a_sign_in_is_refused(self, kind: str) -> None:
+        self.walk.is_turned_down(kind)
 
     @rule()
     def a_person_refreshes(self) -> None:
@@ -761,6 +777,42 @@ def test_revive_tries_a_refusal_once_more() -> None:
 
     assert (Fetch(), Fetch()) == (plan(empty, 20.0), plan(held, 20.0))
     assert token_of(fresh()).secret == token_of(held).secret
+
+
+@pytest.mark.parametrize("held", [Life(), fresh()])
+@pytest.mark.parametrize("again_in", [0.0, 900.0])
+def test_a_sign_in_that_was_refused_says_why_one_is_still_required(held: Life, again_in: float) -> None:
+    """Only the reason is another: token, plan and since when are as they were."""
+    before = absorb(held, Refused(REVOKED, again_in), 10.0, 0.5)
+    after = turn_down(before, Refused(BLOCKED))
+
+    assert isinstance(before.phase, NeedsSignIn)
+    assert Life(before.held, replace(before.phase, trouble=BLOCKED)) == after
+
+
+def test_a_challenge_stays_until_it_is_met() -> None:
+    """The wrong person's sign-in, or one without a challenge of its own, does not lose the one that is to be met."""
+    challenged = absorb(Life(), Refused(replace(REVOKED, claims="{}")), 10.0, 0.5)
+    other = turn_down(challenged, Refused(replace(BLOCKED, claims='{"a":1}')))
+
+    for life, claims in ((turn_down(challenged, Refused(BLOCKED)), "{}"), (other, '{"a":1}')):
+        assert isinstance(life.phase, NeedsSignIn)
+        assert (53003, claims) == (life.phase.trouble.aadsts, life.phase.trouble.claims)
+
+
+@pytest.mark.parametrize(
+    ("life", "kind"),
+    [
+        (Life(), "refused"),
+        (fresh(), "refused"),
+        (failing(fresh(), 10.0), "refused"),
+        (absorb(Life(), Refused(REVOKED), 10.0, 0.5), "expired"),
+        (absorb(Life(), Refused(REVOKED), 10.0, 0.5), "cancelled"),
+    ],
+)
+def test_a_sign_in_that_nobody_waits_for_or_finished_changes_nothing(life: Life, kind: str) -> None:
+    """What works goes on working, and a window that was closed is no reason for anything."""
+    assert life is turn_down(life, Refused(replace(BLOCKED, kind=kind)))
 
 
 def test_revive_tries_a_failure_now() -> None:

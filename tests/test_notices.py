@@ -210,6 +210,20 @@ class TestHook:
         assert ([], math.inf) == (each.hears(refused, NOW + 1e6), each.again)
         assert ["recovered", "refreshed"] == each.hears(well(NOW + 950.0), NOW + 1000.0)
 
+    def test_a_refused_sign_in_is_told_once(self) -> None:
+        """What stands in the way is news; what it is, told, no more until the next reminder."""
+        each = Listener()
+        each.hears(ended())
+        blocked = Trouble("refused", "a policy blocks this sign-in", "the administrator", aadsts=53003)
+        refused = replace(ended(), lives=[Life(token(1000.0), NeedsSignIn(4000.0, blocked))])
+        told = each.notices(refused, NOW + 60)
+
+        assert [("sign-in-required", "a policy blocks this sign-in", "the administrator", 53003)] == [
+            (one.event, one.message, one.hint, one.aadsts) for one in told
+        ]
+        assert ([], NOW + 60 + REMIND_SECONDS) == (each.hears(refused, NOW + 61), each.again)
+        assert ["signed-in", "refreshed"] == each.hears(well(NOW + 90), NOW + 91)
+
     def test_no_reminders_where_none_are_wanted(self) -> None:
         """With 0 it is told once."""
         each = Listener(replace(ALL, remind=0.0))

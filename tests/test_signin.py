@@ -173,6 +173,18 @@ async def test_a_failure_is_told_with_its_next_move() -> None:
     assert "ask your administrator" in page
 
 
+@in_trio
+async def test_the_end_is_in_the_log_with_its_next_move(capsys: pytest.CaptureFixture[str]) -> None:
+    """Who reads the log alone knows what happened and what to do."""
+    async with browsing() as (house, flow):
+        house.worker.sessions[0].end = REFUSED
+        await visit(flow, "/back?error=access_denied&state=state-of-a@example.test")
+    ended = next(line for line in capsys.readouterr().out.splitlines() if "sign-in ended" in line)
+
+    assert "consent is required" in ended
+    assert "ask your administrator" in ended
+
+
 @pytest.mark.parametrize(
     "target",
     [

@@ -27,6 +27,8 @@ _AADSTS = re.compile(r"AADSTS(\d{2,9})")
 _MAX_CLAIMS = 4096
 
 
+_REFRESH = "`cms refresh`"
+
 # The application has not been consented to, or not for all that it asks for.
 NO_CONSENT = 65001
 
@@ -64,8 +66,11 @@ def of_status(status: int) -> Trouble:
 def in_person(outcome: Outcome, again: str) -> Outcome:
     """Return what to tell the person who has asked for this very thing: nobody but them tries it again.
 
-    `again` is what they do once they have done what else the hint says.
+    `again` is what they do once they have done what else the hint says: `cms refresh` has nothing to refresh with yet.
     """
+    if isinstance(outcome, Refused) and _REFRESH in outcome.trouble.hint:
+        trouble = replace(outcome.trouble, hint=outcome.trouble.hint.replace(_REFRESH, again))
+        return replace(outcome, trouble=trouble)
     if not isinstance(outcome, Transient):
         return outcome
     text = outcome.trouble.hint

@@ -23,8 +23,9 @@ from support.waiting import TooLate, until
 
 from cms.sandbox.directory import Client
 from cms.sandbox.entra import CLIENT_ID, Entra
+from cms.sandbox.faults import Fault
 
-ANN = "ann@example.test"
+ANN, BEN = "ann@example.test", "ben@example.test"
 ROOT = 0
 
 DEVICE_CODE = "urn:ietf:params:oauth:grant-type:device_code"
@@ -101,6 +102,11 @@ def paste(window: Terminal, text: str) -> None:
     """Paste a line."""
     window.paste(text)
     window.press("Enter")
+
+
+def whole(text: str) -> str:
+    """Return a text without its line breaks."""
+    return " ".join(text.split())
 
 
 def workers(desk: Desk) -> set[str]:
@@ -228,6 +234,38 @@ def test_a_redirect_that_leads_nowhere_here_is_pasted_by_itself(desk: Desk, redi
         paste(window, urlencode(end.fields))
         window.wait_for(f"{ANN} is signed in")
     assert until(desk.signed_in, "a token")
+
+
+def test_somebody_else_signs_in(desk: Desk) -> None:
+    """Both are named, with what to do; nobody is signed in, and the status says why."""
+    desk.entra.add_user(BEN)
+    desk.configure()
+    desk.daemon.start()
+    with desk.login() as window:
+        assert f"{BEN} signed in, but {ANN} was to" in desk.entra.sign_in(link(window), BEN).text
+        wait_for(window, f"{BEN} signed in, but {ANN} was to: nothing was stored", "sign in as the right user")
+
+    assert f"{BEN} signed in, but {ANN} was to" in whole(desk.daemon.cms("status").stdout)
+    assert not desk.signed_in()
+
+
+def test_a_refused_sign_in_is_remembered_until_one_works(desk: Desk) -> None:
+    """The reason is in the status and its next move in the log, though nobody has ever signed in."""
+    desk.configure()
+    desk.daemon.start()
+    desk.entra.faults.add(Fault("aadsts", "authorize", aadsts=53003))
+    with desk.login("--paste") as window:
+        paste(window, desk.entra.sign_in(link(window), ANN, follow=False).url)
+        wait_for(window, "blocks this sign-in (AADSTS53003", f"then start again: `cms login {ANN}`")
+    status = whole(desk.daemon.cms("status").stdout)
+
+    assert "blocks this sign-in (AADSTS53003" in status
+    assert f"then start again: `cms login {ANN}`" in status
+    ended = next(line for line in desk.daemon.log.splitlines() if "sign-in ended" in line)
+    assert f"then start again: `cms login {ANN}`" in ended
+    desk.daemon.sign_in(ANN, desk.entra)
+    until(desk.signed_in, "a token")
+    assert "AADSTS53003" not in desk.daemon.cms("status").stdout
 
 
 def test_a_pasted_line_may_be_longer_than_a_terminals_own(desk: Desk) -> None:
