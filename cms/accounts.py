@@ -291,10 +291,15 @@ def resource(scopes: Scopes) -> str:
 def permission_for(protocol: str, scopes: Scopes) -> str:
     """Return what a token of these scopes must grant to be good for a protocol, "" where nobody can tell.
 
-    A protocol with scopes of its own is known by the first of them. `.default` is whatever was consented to.
+    Scopes that name a mail permission are Exchange's, and each mail protocol needs its own of them. Other scopes are
+    known by the first: a mail server of one's own calls its permissions as it likes. `.default` is whatever was
+    consented to.
     """
-    own = scopes[0].rpartition("/")[2] if scopes else ""
-    return PERMISSIONS.get(protocol, "" if own == ALL_CONSENTED else own)
+    names = [each.rpartition("/")[2] for each in scopes]
+    own = names[0] if names else ""
+    exchange = {each.lower() for each in PERMISSIONS.values()} & {each.lower() for each in names}
+    wanted = PERMISSIONS.get(protocol) if exchange else None
+    return wanted or ("" if own == ALL_CONSENTED else own)
 
 
 def registration_for(user: str | None, *, use_default: bool) -> Registration:

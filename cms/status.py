@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from cms.accounts import PERMISSIONS, Account, Kept, Scopes
+from cms.accounts import Account, Kept, Scopes, permission_for
 from cms.forecast import Forecast, warned_at
 from cms.lifecycle import Failing, Life, NeedsSignIn, Settled, covers, usable
 from cms.preflight import misfit
@@ -222,7 +222,8 @@ def _preflight_warnings(entry: Entry, protocols: tuple[str, ...], life: Life) ->
 
 def _consent_warning(entry: Entry, protocols: tuple[str, ...], life: Life) -> str:
     """Return what to say of a token that does not cover each of these protocols, "" for one that does."""
-    missing = [each for each in protocols if life.held and not covers(life.held, PERMISSIONS.get(each, ""))]
+    asked = entry.account.scopes
+    missing = [each for each in protocols if life.held and not covers(life.held, permission_for(each, asked[each]))]
     if not missing:
         return ""
     return (

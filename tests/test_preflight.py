@@ -15,6 +15,7 @@ from support.trio_run import in_trio
 from cms.accounts import Account, Grant, Scopes
 from cms.clock import SystemClock
 from cms.config import FileSpec
+from cms.doctor.judge import Asked, consent
 from cms.lifecycle import Deny, Granted, Life, Outcome, Token, absorb
 from cms.policy import Allow
 from cms.preflight import EXCHANGE, GRAPH, misfit
@@ -208,3 +209,26 @@ def test_status_says_so() -> None:
     assert "the token is for Microsoft Graph, and SMTP needs one for Exchange Online" in row.warning
     assert "the token is for Microsoft Graph, and IMAP needs one" in row.warning
     assert "" == good.warning
+
+
+# A mail server of one's own, whose provider calls its permission as it likes.
+OWN: Scopes = ("https://dovecot.example.test/mail.access",)
+OWN_ACCOUNT = replace(ACCOUNT, grant=replace(GRANT, scope_sets=(OWN,)), scopes={"SMTP": OWN, "IMAP": OWN})
+OWN_TOKEN = replace(held(jwt(aud="dovecot", scp="mail.access")), scopes=OWN)
+
+
+@in_trio
+async def test_a_permission_of_ones_own_is_served(tmp_path: Path) -> None:
+    """Nobody is told to consent to Exchange's: at the socket, in a token file, in the status and by the doctor."""
+    keeper = FakeKeeper(reply=OWN_TOKEN)
+    keeper.open.set()
+    reply = await Teller(lambda _grant: keeper).token(Allow(OWN_ACCOUNT, OWN), "IMAP")
+    spec = FileSpec(str(tmp_path / "x"), OWN_ACCOUNT, "SMTP", 0o600, False, 1)
+    file = _File(spec, None, SystemClock(), None)  # type: ignore[arg-type] # no keeper is asked
+    (row,) = describe([Entry(OWN_ACCOUNT, "a@example.test", {OWN: Life(OWN_TOKEN)})], NOW, 0.0)
+    finding = consent(Asked(OWN_ACCOUNT, "IMAP", got=True, claims=OWN_TOKEN.claims))
+
+    assert (OWN_TOKEN, ["mail.access"]) == (reply, keeper.permissions)
+    assert (True, "") == (file._fits(OWN_TOKEN), row.warning)
+    assert finding is not None
+    assert "pass" == finding.level

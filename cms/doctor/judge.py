@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cms.accounts import PERMISSIONS, Account
+from cms.accounts import Account, permission_for
 from cms.doctor.findings import Finding, failed, passed, skipped, warned, yours
 from cms.preflight import misfit
 from cms.status import duration
@@ -385,8 +385,8 @@ def _claims(asked: Asked, claims: Claims, what: str) -> Finding:
 
 def consent(asked: Asked) -> Finding | None:
     """Return whether the sign-in covers what a mail protocol needs, None where nobody can tell."""
-    permission = PERMISSIONS.get(asked.protocol)
-    if permission is None or asked.claims is None or asked.claims.application or not asked.claims.scopes:
+    permission = permission_for(asked.protocol, asked.account.scopes.get(asked.protocol, ()))
+    if not permission or asked.claims is None or asked.claims.application or not asked.claims.scopes:
         return None
     what = f"{asked.account.user}, {asked.protocol}"
     if permission.lower() in {each.rpartition("/")[2].lower() for each in asked.claims.scopes}:
