@@ -211,7 +211,6 @@ def _evidence(place: Place, login: Login, token: str) -> Evidence:
         now=time.time(),
         greeting=login.greeting,
         challenge=login.challenge,
-        logged_in=bool(login.passed),
     )
 
 

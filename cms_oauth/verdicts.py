@@ -65,9 +65,8 @@ class Evidence:
     """What is known beside the reply. Every field may be missing.
 
     `user` is the SASL user, `host` the server's name, `claims` the token's; `offered` the mechanisms that the server
-    advertised, `greeting` its first line, `challenge` what it said in the middle of the login, `logged_in` that the
-    login itself had passed; `skew` how many seconds this machine's clock is ahead of a server's Date header, `now` Unix
-    time by this machine.
+    advertised, `greeting` its first line, `challenge` what it said in the middle of the login; `skew` how many seconds
+    this machine's clock is ahead of a server's Date header, `now` Unix time by this machine.
     """
 
     user: str = ""
@@ -78,7 +77,6 @@ class Evidence:
     now: float | None = None
     greeting: str = ""
     challenge: str = ""
-    logged_in: bool = False
 
 
 def fill_text(text: str, values: Mapping[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""The vault: one encrypted file per Grant. The only file that imports cryptography.
+"""The vault: one encrypted file per Grant.
 
     {"authority": ..., "format": "cms-vault", "key": ..., "version": 1, ...} LF     the header, in clear, authenticated
     nonce (12 bytes)  ciphertext and tag (AES-256-GCM)                              an `Entry` as JSON
