@@ -437,7 +437,10 @@ def init(config: str, *, system: bool, yes: bool, method: str | None, **wishes: 
     if not firstfile.is_address(wishes["user"]):
         _complain(f"{wishes['user']} is no mail address")
         return os.EX_USAGE
-    path = paths.system_config_file() if system else _config_path(config, paths.own_config_file)
+    named = _config_path(config, str)
+    if system and named:
+        raise click.UsageError("--system names the file already: leave -c out.")
+    path = named or (paths.system_config_file() if system else paths.own_config_file())
     # The daemon that is told of it may have another current folder.
     chosen = firstfile.Wishes(os.path.abspath(path), method=method or "", **wishes)  # noqa: PTH100 - links stay links
     return firstrun.begin(chosen, _Terminal(yes=yes), firstrun.Around(alone.explored, _load, _connect))

@@ -15,11 +15,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from cms import fragments
+from cms import fragments, units
 from cms import login as terminal
 from cms.accounts import CLOUDS, Account
 from cms.config import Config
@@ -27,7 +27,7 @@ from cms.firstfile import Tenant, Wishes, domain_of, known_tenant, tenant_of, te
 from cms.grants.messages import Explored
 from cms.main import INTERRUPTED
 from cms.remote import NoDaemon, Remote
-from cms.units import UNIT, command, has_systemd, systemctl, unit_path, unit_text
+from cms.units import Systemd, command
 from cms_oauth import paths
 
 FAILED = 1
@@ -72,31 +72,44 @@ class Around:
 
 @dataclass(slots=True)
 class Steps:
-    """What is left to do by hand, as commands; each step that is done takes its own away."""
+    """What is left to do by hand: lines of commands by the step's name. Each step that is done takes its own away."""
 
-    option: str
-    left: dict[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.left = {
-            "run": f"cms run{self.option}",
-            "login": "cms login",
-            "test": "cms status",
-        }
+    left: dict[str, list[str]]
+    apart: str
 
     def done(self, name: str) -> None:
         self.left.pop(name, None)
 
+    @property
+    def said(self) -> str:
+        if not self.left:
+            return "All is set up: `cms status` shows how it is."
+        apart = self.apart if "run" in self.left else ""
+        lines = (f"    {line}" for step in self.left.values() for line in step)
+        return "\n".join([f"\nNext{apart}:\n", *lines, ""])
+
+
+def steps_for(wishes: Wishes) -> Steps:
+    """Return all that there is to do once the file is written."""
+    if not wishes.for_system:
+        option = f" -c {wishes.config}" if wishes.config != paths.config_file() else ""
+        run, login = [f"cms run{option}"], ["cms login"]
+        return Steps({"run": run, "login": login, "test": ["cms status"]}, " (`cms run` in a terminal of its own)")
+    login = [f"sudo -u {units.SERVICE_USER} cms login {wishes.user} --paste"]
+    left = {"place": units.in_place(), "run": units.by_hand(), "login": login}
+    return Steps(left, ", as root (docs/operations.md, As a service)")
+
 
 def begin(wishes: Wishes, person: Person, around: Around) -> int:
     """Do all of it; return the exit status."""
-    steps = Steps(f" -c {wishes.config}" if wishes.config != paths.config_file() else "")
+    # What there is to do may depend on whether the file is there.
+    steps = steps_for(wishes)
     try:
         return _begin(wishes, person, steps, around)
     except KeyboardInterrupt:
         person.say("\nStopped here; what has been done stays.")
         if Path(wishes.config).exists():
-            person.say(_go_on(steps))
+            person.say(steps.said)
         return INTERRUPTED
 
 
@@ -111,21 +124,29 @@ def _begin(wishes: Wishes, person: Person, steps: Steps, around: Around) -> int:
         person.say(tenant.said)
     write(Path(wishes.config), text_of(wishes, tenant, no_keyring), system=wishes.for_system)
     person.say(f"Wrote {wishes.config}.")
-    if wishes.for_system:
-        person.say(_SYSTEM_NEXT.format(config=wishes.config, user=wishes.user))
-        return 0
     if not person.there:
-        person.say(_go_on(steps))
+        person.say(steps.said)
         return 0
-    return _live(wishes, person, steps, around)
+    return _service(wishes, person, steps) if wishes.for_system else _live(wishes, person, steps, around)
+
+
+def _service(wishes: Wishes, person: Person, steps: Steps) -> int:
+    """Have the machine's service run; the sign-in is its user's, later."""
+    where = units.hidden()
+    if where:
+        person.say(f"The service sees nothing below {where}, where this cms is: cms has to be installed elsewhere.")
+    else:
+        question = "Make the user cms, install the systemd unit, and start cms with this machine?"
+        _offer_unit(wishes, person, steps, question)
+    person.say(steps.said)
+    return 0
 
 
 def _live(wishes: Wishes, person: Person, steps: Steps, around: Around) -> int:
     """Do the steps that need a daemon."""
     # Read as `cms run` will read it.
     account, status = around.load(wishes.config).accounts[0], 0
-    if wishes.unit and has_systemd() and person.agree("Install the systemd unit, and start cms with your session?"):
-        _install_unit(wishes, person, steps)
+    _offer_unit(wishes, person, steps, "Install the systemd unit, and start cms with your session?")
     if wishes.sign_in and person.agree(f"Sign in as {account.user} now?"):
         with daemon(wishes.config, around.connect) as problem:
             status = (
@@ -133,20 +154,13 @@ def _live(wishes: Wishes, person: Person, steps: Steps, around: Around) -> int:
             )
     if wishes.show:
         _show(person, account)
-    person.say(_go_on(steps))
+    person.say(steps.said)
     return status
 
 
 def _said(person: Person, problem: str) -> int:
     person.complain(problem)
     return FAILED
-
-
-def _go_on(steps: Steps) -> str:
-    if not steps.left:
-        return "All is set up: `cms status` shows how it is."
-    apart = " (`cms run` in a terminal of its own)" if "run" in steps.left else ""
-    return "\n".join([f"\nNext{apart}:\n", *(f"    {command}" for command in steps.left.values()), ""])
 
 
 # Finding out.
@@ -160,30 +174,14 @@ def _look_around(wishes: Wishes, around: Around) -> tuple[Tenant, str]:
     return known or tenant_of(wishes.user, explored), explored.no_keyring
 
 
-_SYSTEM_NEXT = """
-This is the configuration of the whole machine's service (docs/operations.md, As a service). Next, as root:
-
-    useradd --system --home-dir /var/lib/cms --shell /usr/sbin/nologin cms
-    cp systemd/system/cms.service systemd/system/cms.socket /etc/systemd/system/
-    systemctl daemon-reload
-    systemctl enable --now cms.service
-    sudo -u cms cms login {user} --paste
-"""
-
-
-def _install_unit(wishes: Wishes, person: Person, steps: Steps) -> None:
-    path, text = unit_path(), unit_text(wishes.config)
-    if path.exists() and path.read_text() != text:
-        person.say(f"{path} is there already, is another one, and stays as it is: `systemctl --user start {UNIT}`")
+def _offer_unit(wishes: Wishes, person: Person, steps: Steps, question: str) -> None:
+    systemd = Systemd(system=wishes.for_system)
+    if not (wishes.unit and systemd.ready() and person.agree(question)):
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    problem = systemctl("daemon-reload") or systemctl("enable", "--now", UNIT)
-    if problem:
-        person.say(f"Wrote {path}, but it could not be started: {problem}\nSee `journalctl --user -u {UNIT}`.")
-        return
-    steps.done("run")
-    person.say(f"Wrote {path}; cms runs now, and with every session of yours.")
+    installed = systemd.install(wishes.config)
+    person.say(installed.said)
+    if installed.running:
+        steps.done("run")
 
 
 # A daemon for the steps that need one.

@@ -659,6 +659,14 @@ def test_the_arguments_are_the_processs_own(
     assert VERSION in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("words", [["init", "--system", "-c", "my.cfg"], ["-c", "my.cfg", "init", "--system"]])
+def test_the_systems_file_has_its_name(home: Path, capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    """--system and -c are two files: neither is written."""
+    assert 2 == main.main([*words, "--user=a@example.test", "--offline"])
+
+    assert "--system names the file already: leave -c out." in capsys.readouterr().err
+
+
 # --- moving and leaving ---
 
 

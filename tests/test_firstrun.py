@@ -7,6 +7,7 @@ import os
 import socket
 import stat
 import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -20,10 +21,10 @@ from cms import firstrun, fragments
 from cms.accounts import CLOUDS
 from cms.config import load
 from cms.firstfile import Tenant, Wishes, text_of, write
-from cms.firstrun import Around, Steps, begin
+from cms.firstrun import Around, begin, steps_for
 from cms.grants.messages import Explored
 from cms.remote import NoDaemon, Remote
-from cms.units import unit_path
+from cms.units import Systemd
 
 QUIET = Explored("", "", unknown=False, no_keyring="")
 
@@ -57,8 +58,9 @@ def test_whom_it_asks(home: Path) -> None:
 
 
 def test_the_systems_is_readable_and_names_who_may_ask(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its paths are the service's, its key a file, and nothing else is done: only what to do next is said."""
+    """Its paths are the service's, its key a file, and nothing else is done: what to do next is said, by real paths."""
     monkeypatch.setenv("SUDO_USER", "root")
+    monkeypatch.setattr("cms.units.USUAL_COMMAND", str(home / "local" / "cms"))
     person = Person(agreed=("",))
     mine = Wishes(str(home / "etc" / "cms" / "cms.cfg"), USER)
 
@@ -71,6 +73,38 @@ def test_the_systems_is_readable_and_names_who_may_ask(home: Path, monkeypatch: 
     assert 'Vault(key=File("/var/lib/cms/vault.key"))' in text
     assert f"sudo -u cms cms login {USER} --paste" in person.said
     assert load(mine.config).sockets[0].users
+    assert str(fragments.data("systemd/system/cms.service")) in person.said
+    assert f"cms-oauth {home}/local/" in person.said
+
+
+@pytest.mark.parametrize("agreed", [True, False])
+def test_the_machines_service_is_offered_to_root(home: Path, monkeypatch: pytest.MonkeyPatch, *, agreed: bool) -> None:
+    """Where there is a systemd: after it only the sign-in is left."""
+    program(home, "systemctl", "exit 0")
+    program(home, "useradd", "exit 0")
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr(sys, "prefix", "/srv/cms")
+    monkeypatch.setattr("cms.units._SYSTEM_UNITS", str(home / "units"))
+    monkeypatch.setattr("cms.units.USUAL_COMMAND", str(home / "bin" / "systemctl"))
+    person = Person(agreed=("Make the user cms",) if agreed else ())
+
+    assert 0 == begin(Wishes(str(home / "etc" / "cms" / "cms.cfg"), USER), person, around())
+    assert agreed == (home / "units" / "cms.service").exists()
+    assert agreed != ("systemctl enable --now cms.service" in person.said)
+    assert "sudo -u cms cms login" in person.said
+
+
+def test_a_cms_that_the_service_cannot_see(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ProtectHome= hides home folders: that is said before anything is installed, and where cms belongs."""
+    program(home, "systemctl", "exit 0")
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr(sys, "prefix", "/home/ann/cms")
+    monkeypatch.setattr("cms.units.USUAL_COMMAND", str(home / "local" / "cms"))
+    person = Person(gives_up="Make the user cms")
+
+    assert 0 == begin(Wishes(str(home / "etc" / "cms" / "cms.cfg"), USER), person, around())
+    assert "The service sees nothing below /home, where this cms is" in person.said
+    assert "python3 -m venv /opt/cms" in person.said
 
 
 # --- systemd ---
@@ -101,14 +135,14 @@ def test_installing_the_unit(home: Path, script: str, expected: str, *, left: bo
 def test_another_unit_is_left_alone(home: Path) -> None:
     """It may be somebody's work."""
     program(home, "systemctl", "exit 0")
-    unit_path().parent.mkdir(parents=True)
-    unit_path().write_text("[Service]\n")
+    Systemd().path.parent.mkdir(parents=True)
+    Systemd().path.write_text("[Service]\n")
     person = Person(agreed=("systemd",))
 
     begin(wishes(home, offline=True), person, around())
 
     assert "is there already, is another one, and stays as it is" in person.said
-    assert "[Service]\n" == unit_path().read_text()
+    assert "[Service]\n" == Systemd().path.read_text()
 
 
 # --- a daemon ---
@@ -234,10 +268,11 @@ def test_a_mail_server_that_hangs_is_said(home: Path, monkeypatch: pytest.Monkey
 
 def test_what_is_left_to_do() -> None:
     """Each step takes its own command away."""
-    steps = Steps(" -c /x")
+    steps = steps_for(Wishes("/x", USER))
     steps.done("login")
     steps.done("login")
-    assert {"run": "cms run -c /x", "test": "cms status"} == steps.left
+    assert {"run": ["cms run -c /x"], "test": ["cms status"]} == steps.left
+    assert "(`cms run` in a terminal of its own)" in steps.said
     for name in ("run", "test"):
         steps.done(name)
-    assert "All is set up" in firstrun._go_on(steps)
+    assert "All is set up" in steps.said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pwd
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,8 @@ import pytest
 from support.newcomers import empty_home, program
 
 from cms import fragments, units
-from cms.units import unit_path, unit_text
+from cms.units import Systemd
+from cms_oauth import paths
 
 
 @pytest.fixture
@@ -21,7 +23,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_unit_runs_this_very_cms(home: Path) -> None:
     """By its path, and with the configuration where that is not the usual one; else it is the project's own unit."""
-    usual, other = unit_text(str(home / "config" / "cms" / "cms.cfg")), unit_text("/other.cfg")
+    usual, other = Systemd().text(str(home / "config" / "cms" / "cms.cfg")), Systemd().text("/other.cfg")
     (line,) = [each for each in usual.split("\n") if each.startswith("ExecStart=")]
 
     assert line.endswith("cms run")
@@ -29,7 +31,7 @@ def test_the_unit_runs_this_very_cms(home: Path) -> None:
     assert "cms run -c /other.cfg" in other
     own = fragments.data("systemd/user/cms.service").read_text()
     assert own.replace("%h/.local/bin/cms run", line.removeprefix("ExecStart=")) == usual
-    assert home / "config" / "systemd" / "user" / "cms.service" == unit_path()
+    assert home / "config" / "systemd" / "user" / "cms.service" == Systemd().path
 
 
 def test_units_have_their_place_without_xdg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -37,7 +39,7 @@ def test_units_have_their_place_without_xdg(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
 
-    assert tmp_path / ".config" / "systemd" / "user" / "cms.service" == unit_path()
+    assert tmp_path / ".config" / "systemd" / "user" / "cms.service" == Systemd().path
 
 
 def test_a_systemctl_that_cannot_be_run(home: Path) -> None:
@@ -45,8 +47,8 @@ def test_a_systemctl_that_cannot_be_run(home: Path) -> None:
     program(home, "systemctl", "")
     (home / "bin" / "systemctl").write_text("#!/nowhere\n")
 
-    assert not units.has_systemd()
-    assert "cannot be run" in units.systemctl("show-environment")
+    assert not Systemd().ready()
+    assert "cannot be run" in Systemd().tell("show-environment")
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -68,4 +70,103 @@ def test_a_systemctl_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(subprocess, "run", hang)
 
-    assert "cannot be run" in units.systemctl("show-environment")
+    assert "cannot be run" in Systemd().tell("show-environment")
+
+
+# --- the machine's service ---
+
+
+@pytest.fixture
+def machine(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine of root's whose systemd and useradd write down what they are told, with cms in /opt."""
+    for name in ("systemctl", "useradd"):
+        program(home, name, f'echo "{name} $*" >> {home}/told')
+    monkeypatch.setattr(units, "_SYSTEM_UNITS", str(home / "units"))
+    monkeypatch.setattr(units, "USUAL_COMMAND", str(home / "local" / "bin" / "cms"))
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    return home
+
+
+def told(machine: Path) -> list[str]:
+    return (machine / "told").read_text().splitlines()
+
+
+def users(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Have these users, and no others."""
+    known = {name: pwd.getpwuid(0) for name in names}
+    monkeypatch.setattr(pwd, "getpwnam", lambda name: known[name])
+
+
+def test_the_machines_service(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its user is made, its unit starts this very cms, and systemd is told of it: the machine's, not root's own."""
+    users(monkeypatch)
+    installed = Systemd(system=True).install("/etc/cms/cms.cfg")
+    unit = (machine / "units" / "cms.service").read_text()
+
+    assert (True, True) == (installed.running, "cms runs now, and whenever this machine does" in installed.said)
+    assert f"ExecStart={units.command()} run -c /etc/cms/cms.cfg\n" in unit
+    assert "User=cms\n" in unit
+    made = "useradd --system --home-dir /var/lib/cms --shell /usr/sbin/nologin cms"
+    assert [made, "systemctl daemon-reload", "systemctl enable --now cms.service"] == told(machine)
+
+
+def test_a_user_who_is_there_is_not_made(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is another unit touched, or anything done that a user could not be made for."""
+    users(monkeypatch, "cms")
+    assert Systemd(system=True).install(paths.system_config_file()).running
+    assert ["systemctl daemon-reload", "systemctl enable --now cms.service"] == told(machine)
+    assert f"ExecStart={units.command()} run\n" in Systemd(system=True).path.read_text()
+
+    Systemd(system=True).path.write_text("[Service]\n")
+    assert "`systemctl start cms.service`" in Systemd(system=True).install(paths.system_config_file()).said
+    users(monkeypatch)
+    program(machine, "useradd", "echo no room >&2; exit 1")
+    Systemd(system=True).path.unlink()
+    installed = Systemd(system=True).install(paths.system_config_file())
+    assert (False, "Nothing was installed: no room.") == (installed.running, installed.said)
+    assert not Systemd(system=True).path.exists()
+
+
+def test_only_root_has_the_machines_systemd(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others are not asked whether to install what they may not."""
+    assert Systemd(system=True).ready()
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    assert not Systemd(system=True).ready()
+
+
+def test_the_commands_name_files_that_are_there(machine: Path) -> None:
+    """Wherever cms was installed; they can be pasted as they are."""
+    (copy,) = [each for each in units.by_hand() if each.startswith("cp ")]
+    _, *files, folder = copy.split(" ")
+
+    assert f"{machine}/units/" == folder
+    assert ["cms.service", "cms.socket"] == [Path(each).name for each in files]
+    assert all(Path(each).is_absolute() and Path(each).is_file() for each in files)
+
+
+def test_where_the_units_command_comes_from(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link to this cms, or a new installation where the service could not see it; nothing if there is one."""
+    place, usual = f"{machine}/local/bin/", Path(units.USUAL_COMMAND)
+    monkeypatch.setattr(sys, "executable", "/srv/cms/bin/python")
+    monkeypatch.setattr(sys, "prefix", "/srv/cms")
+    assert [f"ln -sf /srv/cms/bin/cms /srv/cms/bin/cms-oauth {place}"] == units.in_place()
+
+    monkeypatch.setattr(units, "_HIDDEN", ("/hidden",))
+    monkeypatch.setattr(sys, "prefix", "/hidden/cms")
+    link = f"ln -sf /opt/cms/bin/cms /opt/cms/bin/cms-oauth {place}"
+    assert ["python3 -m venv /opt/cms", "/opt/cms/bin/pip install .", link] == units.in_place()
+    assert "/hidden" == units.hidden()
+
+    usual.parent.mkdir(parents=True)
+    usual.touch()
+    assert [] == units.in_place()
+
+
+def test_the_project_knows_what_its_unit_starts() -> None:
+    """The link has the name that the unit has, and its user is the one that is made."""
+    unit = fragments.data("systemd/system/cms.service").read_text()
+
+    assert f"ExecStart={units.USUAL_COMMAND} run\n" in unit
+    assert f"User={units.SERVICE_USER}\n" in unit
+    assert " ".join(units.MAKE_USER) in unit
+    assert "ProtectHome=yes" in unit
