@@ -30,9 +30,9 @@ NOTHING_TO_DO = f"nothing to do: {RETRIES}"
 SIGN_IN = "sign in again: {login}"
 _BROWSER = "sign in again in a browser: {login} --browser"
 # What is mended elsewhere shows by nothing here: a person has to say that it was.
-_THEN = "then `cms refresh`"
+THEN_REFRESH = "then `cms refresh`"
 _RELOAD = "then `cms reload`"
-_ASK_ADMIN = f"ask the administrator of your organisation, {_THEN}"
+_ASK_ADMIN = f"ask the administrator of your organisation, {THEN_REFRESH}"
 _BUG = "this looks like a bug in cms or its configuration: report it with the correlation id; {login} starts anew"
 _CHECK_ACCOUNT = "check user, tenant and sign_in_as of the account in the configuration, then `cms reload` and {login}"
 _CONSENT_URL = "the administrator has to consent: give them the address that {consent} prints, then {login}"
@@ -212,7 +212,7 @@ _BY_NUMBERS: dict[tuple[int, ...], Row] = {
     (53000, 53001, 53002, 53003, 530031, 530032, 530035): _admin(
         "conditional-access",
         "a conditional-access policy of the organisation blocks this sign-in",
-        f"the administrator has to exempt the application or the user, or a managed device has to be used; {_THEN}",
+        f"the administrator has to exempt the application or the user, or a managed device has to be used; {THEN_REFRESH}",
         "which policy: Microsoft Entra admin center > Users > Sign-in logs > the sign-in > Conditional Access",
         link=_ACCESS,
         words=("blocked by conditional access", "device not compliant", "security defaults", "access has been blocked"),
@@ -256,7 +256,7 @@ _BY_NUMBERS: dict[tuple[int, ...], Row] = {
     (650052, 500011, 50001): _admin(
         "no-exchange",
         "the tenant has no Exchange Online for this request",
-        f"ask the administrator to check the subscription, {_THEN}; or cloud= of the account in the configuration, {_RELOAD}",
+        f"ask the administrator to check the subscription, {THEN_REFRESH}; or cloud= of the account in the configuration, {_RELOAD}",
         link=_CLOUDS,
         words=("resource principal not found in the tenant", "lacks a service principal", "no subscription"),
     ),
@@ -286,7 +286,7 @@ _BY_NUMBERS: dict[tuple[int, ...], Row] = {
     (7000218,): Row(
         "secret-wanted",
         "the application wants a client secret",
-        f"allow public client flows in its registration, {_THEN}; or give client_secret in the configuration, {_RELOAD}",
+        f"allow public client flows in its registration, {THEN_REFRESH}; or give client_secret in the configuration, {_RELOAD}",
         more=(
             "app registration > Authentication > Allow public client flows: Yes, and a redirect address of the platform Mobile and desktop",
         ),
@@ -303,14 +303,14 @@ _BY_NUMBERS: dict[tuple[int, ...], Row] = {
     (7000215, 7000222, 70002): Row(
         "secret-wrong",
         "the client secret is wrong or has expired",
-        f"make a new secret (its value, not its id) and put it where client_secret points, {_THEN}",
+        f"make a new secret (its value, not its id) and put it where client_secret points, {THEN_REFRESH}",
         link=_CREDENTIALS,
         words=("invalid client secret provided", "client secret keys expired"),
     ),
     (700027, 50012, 700030): Row(
         "certificate-refused",
         "the client certificate was not accepted",
-        f"check the certificate in the registration and this clock, {_THEN}",
+        f"check the certificate in the registration and this clock, {THEN_REFRESH}",
         link=_CREDENTIALS,
         words=("client assertion contains an invalid signature", "thumbprint"),
     ),
@@ -325,7 +325,7 @@ _BY_NUMBERS: dict[tuple[int, ...], Row] = {
     (9002327,): Row(
         "origin-wanted",
         "the redirect address is registered as a single-page application, which demands an Origin header",
-        f"set origin=\"{{origin}}\" for the account, {_RELOAD}; or register the address as 'Mobile and desktop', {_THEN}",
+        f"set origin=\"{{origin}}\" for the account, {_RELOAD}; or register the address as 'Mobile and desktop', {THEN_REFRESH}",
         more=(_PLATFORMS,),
         link=_REDIRECT,
         words=(
@@ -432,13 +432,13 @@ _BY_NUMBERS: dict[tuple[int, ...], Row] = {
     (80001, 80002, 80005, 80014): _wait(
         "on-premises-agent",
         "the organisation's own sign-in service cannot be reached",
-        f"{RETRIES}; tell the administrator",
+        f"wait: {RETRIES}; tell the administrator",
         words=("authentication agent unable to connect to Active Directory",),
     ),
     (*range(40008, 40016), *range(20001, 20034)): _wait(
         "federation",
         "the organisation's federated sign-in service failed",
-        f"{RETRIES}; tell the administrator",
+        f"wait: {RETRIES}; tell the administrator",
         words=("federated identity provider", "OAuth2IdPRetryableServerError"),
     ),
 }
@@ -510,7 +510,7 @@ ERRORS = {
     "unauthorized_client": Row(
         "application-not-allowed",
         "the application may not do this",
-        f"check its registration, {_THEN}; or use another, {_RELOAD}",
+        f"check its registration, {THEN_REFRESH}; or use another, {_RELOAD}",
         link=_REGISTER,
         words=("unauthorized_client",),
     ),
@@ -524,21 +524,21 @@ ERRORS = {
 
 # The same for an application that signs in by itself: nobody is told to sign in, and cms looks again by itself.
 # `{credential}` is the argument that names what it proves itself with.
-_WAIT_OR_REFRESH = "then wait, or `cms refresh`"
+WAIT_OR_REFRESH = "then wait, or `cms refresh`"
 _PERMIT = "have the administrator consent to the application in that tenant"
 _FEDERATION = f"{_LEARN}/workload-id/workload-identity-federation"
 _APPLICATION_BY_NUMBERS: dict[tuple[int, ...], Row] = {
     (7000215,): Row(
         "application-secret-wrong",
         "the client secret is wrong",
-        f"put the secret's value, which is not its id, where {{credential}} points; {_WAIT_OR_REFRESH}",
+        f"put the secret's value, which is not its id, where {{credential}} points; {WAIT_OR_REFRESH}",
         link=_CREDENTIALS,
         words=("invalid client secret provided",),
     ),
     (7000222,): Row(
         "application-secret-expired",
         "the client secret has expired",
-        f"make a new secret in the registration and put its value where {{credential}} points; {_WAIT_OR_REFRESH}",
+        f"make a new secret in the registration and put its value where {{credential}} points; {WAIT_OR_REFRESH}",
         link=_CREDENTIALS,
         words=("client secret keys are expired",),
     ),
@@ -552,49 +552,49 @@ _APPLICATION_BY_NUMBERS: dict[tuple[int, ...], Row] = {
     (700027, 700030, 50012, 5000224): Row(
         "application-certificate",
         "the certificate was not accepted: it has expired, or the registration does not have it",
-        f"upload the certificate, without its key, to the registration, and check this machine's clock; {_WAIT_OR_REFRESH}",
+        f"upload the certificate, without its key, to the registration, and check this machine's clock; {WAIT_OR_REFRESH}",
         link=_CREDENTIALS,
         words=("client assertion contains an invalid signature", "certificate thumbprint"),
     ),
     (700024,): Row(
         "application-assertion-time",
         "the assertion is not valid now: it has expired, or a clock is wrong",
-        f"see that what {{credential}} points to is rotated in time, and check this machine's clock; {_WAIT_OR_REFRESH}",
+        f"see that what {{credential}} points to is rotated in time, and check this machine's clock; {WAIT_OR_REFRESH}",
         link=_FEDERATION,
         words=("client assertion is not within its valid time range",),
     ),
     (70021, 700211, 700212, 700213, 700214): Row(
         "application-federation",
         "no federated credential of the application fits the assertion",
-        f"a federated credential in the registration must have the assertion's issuer, subject and audience; {_WAIT_OR_REFRESH}",
+        f"a federated credential in the registration must have the assertion's issuer, subject and audience; {WAIT_OR_REFRESH}",
         link=_FEDERATION,
         words=("no matching federated identity record found",),
     ),
     (700021, 50027, 50013): Row(
         "application-assertion",
         "the assertion is not one that Entra can use",
-        f"see that {{credential}} points to an assertion for this application, issued by whom it trusts; {_WAIT_OR_REFRESH}",
+        f"see that {{credential}} points to an assertion for this application, issued by whom it trusts; {WAIT_OR_REFRESH}",
         link=_FEDERATION,
         words=("assertion is invalid", "invalid JWT token"),
     ),
     (700016, 70001): Row(
         "application-unknown",
         "the tenant does not know the application",
-        f"check client_id= and tenant= of the account in the configuration, then `cms reload`; or {_PERMIT}, {_WAIT_OR_REFRESH}",
+        f"check client_id= and tenant= of the account in the configuration, then `cms reload`; or {_PERMIT}, {WAIT_OR_REFRESH}",
         link=_REGISTER,
         words=("application was not found in the directory",),
     ),
     (7000229, 501051, 50105, 65001): _admin(
         "application-not-permitted",
         "the application has no permission in the tenant yet",
-        f"{_PERMIT}: docs/microsoft-setup.md has the steps; {_WAIT_OR_REFRESH}",
+        f"{_PERMIT}: docs/microsoft-setup.md has the steps; {WAIT_OR_REFRESH}",
         link=_CONSENT,
         words=("missing service principal in the tenant", "application is not assigned to a role"),
     ),
     (7000112,): Row(
         "application-switched-off",
         "the application was disabled",
-        f"have its owner enable it, {_WAIT_OR_REFRESH}; or use another client_id",
+        f"have its owner enable it, {WAIT_OR_REFRESH}; or use another client_id",
         link=_REGISTER,
         words=("application is disabled",),
     ),
@@ -617,7 +617,7 @@ _APPLICATION_BY_NUMBERS: dict[tuple[int, ...], Row] = {
     (53003, 53004, 530035, 530031): _admin(
         "application-conditional-access",
         "a conditional-access policy of the organisation blocks the application",
-        f"the administrator has to exempt it, or allow this machine's address; {_WAIT_OR_REFRESH}",
+        f"the administrator has to exempt it, or allow this machine's address; {WAIT_OR_REFRESH}",
         link=_ACCESS,
         words=("conditional access for workload identities",),
     ),
@@ -626,7 +626,7 @@ APPLICATION_ROWS = {number: row for numbers, row in _APPLICATION_BY_NUMBERS.item
 APPLICATION_REFUSED = Row(
     "application-not-accepted",
     "the provider refused the application",
-    f"check its registration, {_WAIT_OR_REFRESH}; or client_id=, tenant= and {{credential}} of the account, then `cms reload`",
+    f"check its registration, {WAIT_OR_REFRESH}; or client_id=, tenant= and {{credential}} of the account, then `cms reload`",
     link=_REGISTER,
     words=("invalid_client", "unauthorized_client"),
 )
@@ -634,7 +634,7 @@ APPLICATION_REFUSED = Row(
 NO_IDENTITY = Row(
     "no-managed-identity",
     "this machine has no such managed identity",
-    f"assign it in Azure (`az vm identity assign`), {_WAIT_OR_REFRESH}; or name another in client_id=, then `cms reload`",
+    f"assign it in Azure (`az vm identity assign`), {WAIT_OR_REFRESH}; or name another in client_id=, then `cms reload`",
     link=f"{_LEARN}/identity/managed-identities-azure-resources/overview",
     words=("Identity not found", "managed identity", "IMDS"),
 )

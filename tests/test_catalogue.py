@@ -30,7 +30,7 @@ def refusal(number: int, **more: object) -> dict[str, object]:
 def test_every_number_says_what_and_who(number: int) -> None:
     """Each known number gives a message in our own words, the number to look up, the next move and a known kind."""
     outcome = catalogue.explain(refusal(number), GRANT)
-    trouble = outcome.trouble  # type: ignore[union-attr]  # explain never grants
+    trouble = outcome.trouble
 
     assert number == trouble.aadsts
     assert f"AADSTS{number}" in trouble.message
@@ -70,7 +70,7 @@ def test_every_number_says_what_and_who(number: int) -> None:
 )
 def test_next_move(number: int, words: str) -> None:
     """The hint names the command or the setting that helps."""
-    trouble = catalogue.explain(refusal(number), GRANT).trouble  # type: ignore[union-attr]  # explain never grants
+    trouble = catalogue.explain(refusal(number), GRANT).trouble
 
     assert words in trouble.message + trouble.hint
 
@@ -78,7 +78,7 @@ def test_next_move(number: int, words: str) -> None:
 def test_a_known_registration_is_named() -> None:
     """Where the registration is the reason, people are told whose it is."""
     grant = replace(GRANT, client_id=DEFAULT_REGISTRATION.client_id, redirect_uri=DEFAULT_REGISTRATION.redirect_uri)
-    trouble = catalogue.explain(refusal(9002327), grant).trouble  # type: ignore[union-attr]  # explain never grants
+    trouble = catalogue.explain(refusal(9002327), grant).trouble
 
     assert "the registration of the application cms" in trouble.message
     assert 'set origin="http://127.0.0.1:8080" for the account' in trouble.hint
@@ -88,6 +88,61 @@ def test_a_known_registration_is_named() -> None:
 def test_a_refusal_names_the_next_command(row: entra.Row) -> None:
     """Nothing tries a refused sign-in again by itself: each hint ends in a command that does."""
     assert row.transient or any(word in row.hint for word in ("{login}", "`cms refresh`", "`cms reload`"))
+
+
+def at_a_sign_in(answer: dict[str, object]) -> Trouble:
+    """Return what somebody is told whose sign-in ended with this answer."""
+    outcome = catalogue.in_person(catalogue.explain(answer, GRANT), catalogue.hint("start again: {login}", GRANT))
+    return outcome.trouble  # type: ignore[union-attr]  # explain never grants
+
+
+EVERY_ANSWER: dict[str, tuple[entra.Row, dict[str, object]]] = {
+    **{f"AADSTS{each}": (row, refusal(each)) for each, row in (entra.APPLICATION_ROWS | entra.ROWS).items()},
+    **{each: (row, {"error": "invalid_grant", "suberror": each}) for each, row in entra.SUBERRORS.items()},
+    **{each: (row, {"error": each}) for each, row in entra.ERRORS.items()},
+}
+
+
+@pytest.mark.parametrize("what", EVERY_ANSWER)
+def test_a_sign_in_that_failed_ends_in_a_command_that_can_help(what: str) -> None:
+    """Signing in anew, or asking for consent; whose move it is; and no command to a daemon that may not be there."""
+    row, answer = EVERY_ANSWER[what]
+    text = at_a_sign_in(answer).hint
+
+    assert "`cms login ann@example.test" in text or "`cms admin-consent-url ann@example.test`" in text
+    assert {"administrator": "administrator", "wait": "wait ", "you": ""}[row.mover] in text
+    assert "cms refresh" not in text
+    assert not re.search("by itself|cms tries|nothing to do|wait,", text)
+    # Where the configuration has to change, a command follows that helps without a daemon as well.
+    assert text.count("`cms reload`") == len(re.findall(r"`cms reload`, if cms runs(, and|; then) (start|`cms)", text))
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (53003, "or a managed device has to be used; then start again: `cms login ann@example.test`"),
+        (7000218, "allow public client flows in its registration, then start again: `cms login ann@example.test`;"),
+        (7000218, "then `cms reload`, if cms runs, and start again: `cms login ann@example.test`"),
+        (50034, "then `cms reload`, if cms runs, and `cms login ann@example.test`"),
+        (50011, "and `cms reload`, if cms runs; then `cms login ann@example.test`"),
+        (50053, "wait 15 minutes, then start again: `cms login ann@example.test`; if it lasts, the administrator"),
+        (50196, "wait 15 minutes, then start again: `cms login ann@example.test`; if it lasts, look for a second"),
+        (90055, "wait 15 minutes, then start again: `cms login ann@example.test`"),
+        (90033, "wait a minute, then start again: `cms login ann@example.test`"),
+        (80001, "wait a minute, then start again: `cms login ann@example.test`; tell the administrator"),
+        (700024, "check this machine's clock; then start again: `cms login ann@example.test`"),
+    ],
+)
+def test_what_a_person_is_told_at_a_sign_in(number: int, words: str) -> None:
+    """The sentence is whole, and in the order in which things are done."""
+    assert words in at_a_sign_in(refusal(number)).hint
+
+
+def test_a_failed_import_is_made_anew() -> None:
+    """The command is the one that was given."""
+    refused = catalogue.explain(refusal(53003), GRANT)
+
+    assert catalogue.in_person(refused, "import again").trouble.hint.endswith("; then import again")  # type: ignore[union-attr]  # as above
 
 
 @pytest.mark.parametrize(
@@ -179,7 +234,7 @@ def test_claims_challenge(claims: object, expected: str) -> None:
 )
 def test_never_raises_and_never_quotes(answer: dict[str, object]) -> None:
     """Whatever an answer holds, it is explained; only identifiers of it are repeated."""
-    trouble = catalogue.explain(answer, GRANT).trouble  # type: ignore[union-attr]  # explain never grants
+    trouble = catalogue.explain(answer, GRANT).trouble
 
     for text in (trouble.correlation_id, trouble.suberror):
         assert re.fullmatch(r"[A-Za-z0-9_.-]{0,64}", text)

@@ -755,7 +755,7 @@ class TestService:
 
         outcome = self.sign_in(first, grant, line)
         assert isinstance(outcome, Transient)
-        assert ("server", f"start again: `cms login {ANN}`") == (outcome.trouble.kind, outcome.trouble.hint)
+        assert ("server", f"wait a minute, then start again: `cms login {ANN}`") == (outcome.trouble.kind, outcome.trouble.hint)
         assert [] == line.prompted
 
     def test_nobody_comes(self, first: Open, grant: Grant) -> None:

@@ -7,27 +7,38 @@ the provider wrote in prose is repeated: messages are in our own words, with the
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from cms.accounts import Grant, registration_of
-from cms.lifecycle import Outcome, Refused, Transient, Trouble
+from cms.lifecycle import Granted, Outcome, Refused, Transient, Trouble
 from cms_oauth.diagnosis_entra import NOTHING_TO_DO as NOTHING_TO_DO  # noqa: PLC0414 - part of what this offers
 from cms_oauth.diagnosis_entra import RETRIES as RETRIES  # noqa: PLC0414 - the same
-from cms_oauth.diagnosis_entra import origin_of, row_of
+from cms_oauth.diagnosis_entra import THEN_REFRESH, WAIT_OR_REFRESH, origin_of, row_of
 from cms_oauth.verdicts import fill_text
 
 # What may be quoted of an answer: identifiers, never prose. Longer ones are none of Entra's.
 _IDENTIFIER = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _AADSTS = re.compile(r"AADSTS(\d{2,9})")
+# How a page shows it: conditional access writes "Error Code: 53003" among the details.
+_SHOWN = re.compile(r"AADSTS\s*(\d{2,9})|Error Code:\s*(\d{5,9})\b", re.IGNORECASE)
 
 # Conditional-access challenges are some hundred bytes of JSON; a challenge goes into a URL, which bounds it.
 _MAX_CLAIMS = 4096
 
 
+# What a hint says cms does by itself; with the first kind nothing helps but time.
+_PROMISE = re.compile(
+    f"(?P<wait>{NOTHING_TO_DO}(?:, after a pause)?|wait: {RETRIES}(?: until somebody has)?)|{RETRIES}"
+)
+# The commands to a daemon. Whoever signs in may have none yet, and has no sign-in that could be refreshed.
 _REFRESH = "`cms refresh`"
+_RELOAD = re.compile(f"`cms reload`(?: and {_REFRESH})?(?P<login>(?P<joint> and|; then) `cms login)?")
+
+_MINUTE = 60.0
 
 # The application has not been consented to, or not for all that it asks for.
 NO_CONSENT = 65001
@@ -45,16 +56,29 @@ def explain(answer: Mapping[str, Any], grant: Grant, who: str = "") -> Transient
     word = _identifier(answer.get("error"))
     suberror = _identifier(answer.get("suberror"))
     row = row_of(number, word, suberror)
+    # Some rows are made for applications, which are looked at again by themselves; here a person has to say so.
+    move = row.hint.replace(WAIT_OR_REFRESH, THEN_REFRESH)
     trouble = Trouble(
         row.kind,
         f"{row.message} ({_evidence(number, word, suberror)}){_registration(number, grant)}",
-        hint(row.hint, grant, who),
+        hint(move, grant, who),
         number,
         _identifier(answer.get("correlation_id")),
         suberror,
         _claims(answer.get("claims")),
     )
     return Transient(trouble, row.pause) if row.transient else Refused(trouble)
+
+
+def of_page(text: str, grant: Grant) -> Trouble | None:
+    """Return what a page of the provider's says that a person copies from; None where there is no number in it."""
+    found = _SHOWN.search(text)
+    if not found:
+        return None
+    refusal = explain({"error_codes": [int(found[1] or found[2])]}, grant)
+    outcome = in_person(refusal, hint("start again: {login}", grant))
+    assert isinstance(outcome, Transient | Refused), "what refuses grants nothing"
+    return outcome.trouble
 
 
 def of_status(status: int) -> Trouble:
@@ -66,17 +90,29 @@ def of_status(status: int) -> Trouble:
 def in_person(outcome: Outcome, again: str) -> Outcome:
     """Return what to tell the person who has asked for this very thing: nobody but them tries it again.
 
-    `again` is what they do once they have done what else the hint says: `cms refresh` has nothing to refresh with yet.
+    `again` is what they do once they have done what else the hint says. A daemon may be there or not.
     """
-    if isinstance(outcome, Refused) and _REFRESH in outcome.trouble.hint:
-        trouble = replace(outcome.trouble, hint=outcome.trouble.hint.replace(_REFRESH, again))
-        return replace(outcome, trouble=trouble)
-    if not isinstance(outcome, Transient):
+    if isinstance(outcome, Granted):
         return outcome
-    text = outcome.trouble.hint
-    known = next((each for each in (NOTHING_TO_DO, RETRIES) if each in text), None)
-    text = text.replace(known, again) if known else f"{text}; {again}"
-    return replace(outcome, trouble=replace(outcome.trouble, hint=text))
+    text = _RELOAD.sub(lambda found: _reloaded(found, again), outcome.trouble.hint).replace(_REFRESH, again)
+    if isinstance(outcome, Transient):
+        text = _promised(text, again, outcome.retry_after)
+    return outcome if text == outcome.trouble.hint else replace(outcome, trouble=replace(outcome.trouble, hint=text))
+
+
+def _reloaded(found: re.Match[str], again: str) -> str:
+    """Return what comes after a change of the configuration."""
+    if found["login"]:
+        return f"`cms reload`, if cms runs{',' if found['joint'] == ' and' else ''}{found['login']}"
+    return f"`cms reload`, if cms runs, and {again}"
+
+
+def _promised(text: str, again: str, pause: float) -> str:
+    """Return the text with what the person does in the place of what cms would; `pause` is in seconds."""
+    minutes = math.ceil(pause / _MINUTE)
+    wait = f"wait {minutes} minutes" if minutes > 1 else "wait a minute"
+    text, promises = _PROMISE.subn(lambda found: f"{wait}, then {again}" if found["wait"] else again, text)
+    return text if promises or again in text else f"{text}; {again}"
 
 
 def hint(text: str, grant: Grant, who: str = "") -> str:
