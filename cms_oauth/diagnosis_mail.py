@@ -340,7 +340,12 @@ PERSONAL_OFF = Verdict(
     ),
     "minutes",
     _PERSONAL,
-    ("outlook.com IMAP disabled", "Let devices and apps use POP", "hotmail User is authenticated but not connected"),
+    (
+        "outlook.com IMAP disabled",
+        "Let devices and apps use POP",
+        "hotmail User is authenticated but not connected",
+        "hotmail SmtpClientAuthentication is disabled for the Mailbox",
+    ),
 )
 PERSONAL_ALIAS = Verdict(
     "personal-alias",
@@ -680,11 +685,20 @@ ROWS = (
     # Time that the reply names comes before everything else it may say.
     _row(_ANY, r"throttled|backoff time|retry-after|4\.7\.500|server busy", THROTTLED, source=_D4),
     # SMTP, at the login.
-    _row("smtp", r"disabled for the tenant", SMTP_AUTH_ORGANISATION),
-    _row("smtp", r"disabled for the mailbox", SMTP_AUTH_MAILBOX),
+    _row("smtp", r"disabled for the tenant", SMTP_AUTH_ORGANISATION, PERSONAL_OFF, PERSONAL_ALIAS),
+    _row("smtp", r"disabled for the mailbox", SMTP_AUTH_MAILBOX, PERSONAL_OFF, PERSONAL_ALIAS),
     _row("smtp", r"security defaults", SECURITY_DEFAULTS),
-    _row("smtp", r"smtp_auth_disabled", SMTP_AUTH_SOMEWHERE),
-    _row("smtp", r"did not meet the criteria", CONDITIONAL_ACCESS, SECURITY_DEFAULTS, SMTP_AUTH_SOMEWHERE),
+    _row("smtp", r"smtp_auth_disabled", SMTP_AUTH_SOMEWHERE, PERSONAL_OFF, PERSONAL_ALIAS),
+    _row(
+        "smtp",
+        r"did not meet the criteria",
+        CONDITIONAL_ACCESS,
+        SECURITY_DEFAULTS,
+        SMTP_AUTH_SOMEWHERE,
+        PERSONAL_OFF,
+        PERSONAL_ALIAS,
+        BASIC_AUTH,
+    ),
     _row(_ANY, r"basic auth\w* is (disabled|not supported)|5\.7\.30\b", BASIC_AUTH),
     _row("smtp", r"credentials were incorrect", CREDENTIALS, OTHER_USER),
     _row("smtp", r"4\.7\.66|tls 1\.[01]\b", OLD_TLS, source="Microsoft's note on legacy TLS clients"),

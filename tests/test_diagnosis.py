@@ -126,6 +126,29 @@ def test_a_personal_account_has_no_administrator(user: str) -> None:
     assert "personal-host" == names("smtp", REFUSALS["smtp"], replace(known, host="smtp.office365.com"))[0]
 
 
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "535 5.7.139 Authentication unsuccessful, SmtpClientAuthentication is disabled for the Mailbox.",
+        "535 5.7.139 Authentication unsuccessful, SmtpClientAuthentication is disabled for the Tenant.",
+        "535 5.7.139 Authentication unsuccessful. Visit https://aka.ms/smtp_auth_disabled",
+        "535 5.7.139 Authentication unsuccessful, the request did not meet the criteria to be authenticated.",
+    ],
+)
+def test_a_personal_account_is_never_sent_to_an_administrator(reply: str) -> None:
+    """Whatever the reply says is switched off: its owner switches it on, in the settings of Outlook.com."""
+    first, *others = diagnose("smtp", reply, Evidence(user="a@outlook.com", host="smtp-mail.outlook.com"))
+
+    assert "personal-switches" == first.name
+    assert "Sync email" in first.steps[0]
+    assert {"you"} == {each.mover for each in (first, *others)}
+
+
+def test_an_app_password_does_not_meet_the_criteria_either() -> None:
+    """It is the last candidate for an account of an organisation's."""
+    assert "password-used" in names("smtp", "535 5.7.139 the request did not meet the criteria", evidence("smtp"))
+
+
 def test_the_tenant_of_personal_accounts() -> None:
     """Their domain may be their owner's own."""
     claims = replace(GOOD, tenant="9188040d-6c67-4c5b-b112-36a304b66dad")
