@@ -462,6 +462,29 @@ class TestOddAnswers:
         """A lifetime that comes as text is one."""
         assert 3599.0 == granted(told({**TOKEN, "expires_in": "3599"}).outcome).expires_in
 
+    @pytest.mark.parametrize(
+        ("scope", "expected"),
+        [
+            ({"scope": "https://x.test/B"}, ("https://x.test/B",)),
+            ({"scope": "openid HTTPS://Y.test/a https://x.test/B"}, ("HTTPS://Y.test/a", "https://x.test/B")),
+            ({"scope": "https://x.test/B HTTPS://X.test/a"}, ("https://x.test/A",)),
+            ({"scope": "openid profile email"}, ("https://x.test/A",)),
+            ({"scope": ""}, ("https://x.test/A",)),
+            ({}, ("https://x.test/A",)),
+        ],
+    )
+    def test_the_scopes_are_the_answers(self, scope: dict[str, str], expected: tuple[str, ...]) -> None:
+        """As the provider names them, and those that were asked for where it names none."""
+        assert expected == granted(told({**TOKEN, **scope}).outcome).scopes
+
+    def test_all_that_was_consented_to(self) -> None:
+        """Asked for as a whole, it is one, however the answer spells it out."""
+        default = ("https://x.test/.default",)
+        body = json.dumps({**TOKEN, "scope": "https://x.test/A"}).encode()
+        answer = exchange(Canned((200, DISCOVERED), (200, body)), replace(OFFLINE, scope_sets=(default,)))
+
+        assert default == granted(answer.outcome).scopes
+
     @pytest.mark.parametrize("status", [408, 429, 500])
     def test_status_decides(self, status: int) -> None:
         """What comes with such a status is a fault, whatever it says of the grant."""

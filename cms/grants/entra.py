@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 import msal
 from msal.exceptions import MsalServiceError
 
-from cms.accounts import Grant, Proxy, Scopes, resource
+from cms.accounts import ALL_CONSENTED, Grant, Proxy, Scopes, resource
 from cms.grants import brokered, catalogue, flows
 from cms.grants.budget import Budget
 from cms.grants.flows import Answer, Flow, wanted
@@ -282,7 +282,7 @@ class Exchange:
     def granted(self, result: Mapping[str, Any], scopes: Scopes, who: str) -> Granted:
         """Return the token, with its life counted from the moment at which the answer arrived."""
         life = _seconds(result["expires_in"]) or 0.0
-        return Granted(result["access_token"], self.http.answered, life, scopes, who=who)
+        return Granted(result["access_token"], self.http.answered, life, _granted_scopes(result, scopes), who=who)
 
 
 class Machine(Exchange):
@@ -387,6 +387,21 @@ class Call(Exchange):
         if not home:
             return Answer(Refused(_nothing_to_keep(self.grant)))
         return Answer(self.granted(result, scopes, who), self.kept(), home, who)
+
+
+def _granted_scopes(result: Mapping[str, Any], asked: Scopes) -> Scopes:
+    """Return what the provider says that its token is for: what was asked for where it says nothing of that.
+
+    It may grant less (RFC 6749, 5.1). What a sign-in has of its own opens nothing; `.default` is all there is to grant.
+    """
+    told = result.get("scope")
+    named = tuple(each for each in str(told or "").split() if each.lower() not in _SIGN_INS_OWN)
+    whole = {each.lower() for each in asked} <= {each.lower() for each in named}
+    return asked if whole or not named or any(each.endswith(f"/{ALL_CONSENTED}") for each in asked) else named
+
+
+# Scopes that ask for no permission at a resource (OpenID Connect Core, 5.4 and 11).
+_SIGN_INS_OWN = frozenset(("openid", "profile", "email", "address", "phone", "offline_access"))
 
 
 def recognised(grant: Grant, result: Mapping[str, Any], home: str, known: str) -> str | Trouble:

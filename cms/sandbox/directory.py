@@ -67,6 +67,8 @@ class User:
     mailboxes: tuple[str, ...] = ()
     challenge: str = ""
     consents: set[tuple[str, str]] = field(default_factory=set)
+    # Scopes that tokens for this user come without, and their answers say so.
+    withheld: set[str] = field(default_factory=set)
     # Access tokens issued before this moment are introspected as inactive.
     valid_from: float = 0.0
 
@@ -144,6 +146,10 @@ class Directory:
         """Forget this user's consent to one scope, or to all."""
         user = self.user(name)
         user.consents = {each for each in user.consents if scope not in ("", each[1])}
+
+    def withhold(self, name: str, scope: str) -> None:
+        """Give this user's tokens without a scope, whoever consents to it."""
+        self.user(name).withheld.add(scope)
 
     def revoke_access(self, name: str) -> None:
         """Introspect as inactive whatever access token this user has been given so far."""

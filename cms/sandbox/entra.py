@@ -165,6 +165,10 @@ class Entra(Settings):
         """Answer AADSTS65001 for this scope, or for all, until the user consents again by signing in."""
         self.directory.withdraw_consent(user, scope)
 
+    def withhold(self, user: str, scope: str) -> None:
+        """Grant one scope less than is asked for, which the answer's `scope` says, as Entra may (RFC 6749, 5.1)."""
+        self.directory.withhold(user, scope)
+
     def mint(self, user: str, scopes: Iterable[str] = MAIL_SCOPES, life: float | None = None) -> str:
         """Return an access token without a sign-in; a negative life gives one that has expired."""
         return self.directory.mint(user, scopes, life)

@@ -240,6 +240,7 @@ class Redeemer:
         if not self._consented(user, client.client_id, scopes):
             raise Refusal(65001)
         life = int(self.directory.settings.token_life)
+        scopes = tuple(each for each in scopes if each not in user.withheld)
         answer = {
             "token_type": "Bearer",
             "scope": " ".join(scopes),

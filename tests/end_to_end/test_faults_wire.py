@@ -267,6 +267,21 @@ async def test_end_of_a_sign_in(tmp_path: Path, name: str) -> None:
 
 
 @in_house
+async def test_a_scope_less_is_one_protocol_less(tmp_path: Path) -> None:
+    """By the `scope` of Entra's answer: that protocol is refused with a code, the other has its token."""
+    async with open_house(tmp_path, signed_in=False) as house:
+        house.entra.withhold(ANN, "https://outlook.office.com/IMAP.AccessAsUser.All")
+        await house.sign_in(ANN)
+        refused = json.loads(await house.raw(f"IMAP,json {ANN}\n".encode()))["error"]
+
+        assert await house.token(ANN)
+        assert b"" == await house.raw(f"IMAP {ANN}\n".encode())
+        assert ("sign-in-required", True) == (refused["code"], "IMAP.AccessAsUser.All" in refused["message"])
+        assert "does not cover IMAP, which the configuration asks for" in house.text()
+        assert isinstance(await house.token(ANN), str), "the other still goes on"
+
+
+@in_house
 async def test_claims_are_carried_into_the_next_sign_in(tmp_path: Path) -> None:
     """The challenge that came with AADSTS50076 is in the next authorize request, and in no later one."""
     async with open_house(tmp_path) as house:
