@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -58,9 +59,12 @@ FACTS: dict[str, Callable[[Notice], str]] = {
     "CMS_AADSTS": lambda notice: str(notice.aadsts or ""),
 }
 
-# A hook gets what the grant worker gets of the environment, less what leads to the vault's key, and what a program
-# needs to show something on a desktop.
-_LESS = ("CREDENTIALS_DIRECTORY",)
+# A hook gets what the grant worker gets of the environment, less what leads to the vault's key or to a token of the
+# machine's own (an Azure identity), and what a program needs to show something on a desktop.
+_LESS = re.compile(r"CREDENTIALS_DIRECTORY|AZURE_\w+|IDENTITY_\w+|IMDS_\w+|MSI_\w+")
+# It may reach the network by the machine's proxy, but not in the name that the worker goes by: NAME:PASSWORD@.
+_PROXIED = re.compile(r"(?:https?|all)_proxy", re.IGNORECASE)
+_USERINFO = re.compile(r"(?:(?<=://)|^(?!\w+://)).*@")
 _MORE = ("DISPLAY", "WAYLAND_DISPLAY", "XAUTHORITY")
 
 # The log's own hook: what it is told of otherwise are changes of a life (`cms.notices.notice`).
@@ -214,8 +218,13 @@ class Hooks:
 def hook_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the part of an environment that a hook may have."""
     stems = tuple(name.removesuffix("*") for name in ENVIRONMENT if name.endswith("*"))
-    names = ({*ENVIRONMENT} | {*_MORE}) - {*_LESS}
-    return {name: value for name, value in environ.items() if name in names or name.startswith(stems)}
+    names = {*ENVIRONMENT, *_MORE}
+    given = {name: value for name, value in environ.items() if name in names or name.startswith(stems)}
+    return {
+        name: _USERINFO.sub("", value, count=1) if _PROXIED.fullmatch(name) else value
+        for name, value in given.items()
+        if not _LESS.fullmatch(name)
+    }
 
 
 def facts_of(notice: Notice) -> dict[str, str]:

@@ -28,6 +28,7 @@ from cms.forecast import Forecast
 from cms.hooks import DESKTOP, FACTS, HOOK_SECONDS, MAX_LINES, Hooks, desktop_bus, facts_of, hook_environment, run_hook
 from cms.lifecycle import Life, NeedsSignIn, Token, Trouble
 from cms.notices import EVENTS, REMIND_SECONDS, USUAL_EVENTS, Facts, Hook, Notice
+from cms.worker import ENVIRONMENT
 
 ANN, BOB = "ann@example.test", "bob@example.test"
 REVOKED = Trouble("refused", "the password was changed", "sign in again")
@@ -226,6 +227,29 @@ class TestSurroundings:
         }
 
         assert given == hook_environment(given | dict.fromkeys(others, "x"))
+
+    def test_no_secret_of_the_machines_own(self) -> None:
+        """What opens an Azure identity is the worker's alone, each variable of it."""
+        opening = {name for name in ENVIRONMENT if "a managed identity" in ENVIRONMENT[name]}
+
+        assert {"IDENTITY_HEADER", "MSI_SECRET"} < opening
+        assert {} == hook_environment(dict.fromkeys(opening, "x"))
+
+    @pytest.mark.parametrize("name", ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"])
+    @pytest.mark.parametrize(
+        ("said", "told"),
+        [
+            ("http://ann:pa55word@proxy.test:3128/", "http://proxy.test:3128/"),
+            ("http://ann:pa55/w@rd@proxy.test:3128", "http://proxy.test:3128"),
+            ("ann:pa55word@proxy.test:3128", "proxy.test:3128"),
+            ("http://proxy.test:3128", "http://proxy.test:3128"),
+            ("proxy.test:3128", "proxy.test:3128"),
+            ("", ""),
+        ],
+    )
+    def test_a_proxys_password_is_the_workers(self, name: str, said: str, told: str) -> None:
+        """A hook has the proxy's address, so that it can post a message, and must log in by itself."""
+        assert {name: told} == hook_environment({name: said})
 
     def test_a_desktop_is_a_display_and_a_bus(self, tmp_path: Path) -> None:
         """One without the other is none; the bus may be where systemd puts it for this user."""
