@@ -222,6 +222,8 @@ def export(users_and_file: tuple[str, ...], passphrase_file: str, config: str, *
     in here stays so.
     """
     *users, file = users_and_file
+    if why := moving.no_file_name(file):
+        raise click.UsageError(f"FILE is missing ({why}): `cms export USER FILE`.")
     path = Path(file)
     try:
         moving.check_target(path, force=force)

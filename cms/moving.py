@@ -6,6 +6,7 @@ import errno
 import getpass
 import json
 import os
+import re
 import secrets
 import sys
 from collections.abc import Callable, Mapping
@@ -156,6 +157,17 @@ def bring_in(remote: Remote, user: str, place: Place, ask: Callable[[str], str] 
         return {"ok": False, "message": "no password, no import", "hint": "nothing was changed"}
     remote.send({"password": password})
     return remote.receive()
+
+
+# Where somebody has forgotten the file's name, its place has the last user's: an address.
+_ADDRESS = re.compile(r"[^@/]+@[^@/]+")
+
+
+def no_file_name(word: str) -> str:
+    """Say why a word is not taken for the name of an export, "" when it is one."""
+    if word == "-":
+        return "an export goes to a file and not to the standard output"
+    return f"{word} is an account's name: a file called so is ./{word}" if _ADDRESS.fullmatch(word) else ""
 
 
 def check_target(path: Path, *, force: bool) -> None:

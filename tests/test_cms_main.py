@@ -686,6 +686,38 @@ def test_an_export_is_written_for_its_owner(
     assert f"to {file}. On the other machine: `cms import signins`" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["a@example.test"], "a@example.test is an account's name: a file called so is ./a@example.test"),
+        (["a@example.test", "b@example.test"], "b@example.test is an account's name"),
+        (["-"], "not to the standard output"),
+    ],
+)
+def test_a_forgotten_file_is_missed(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, words: list[str], why: str
+) -> None:
+    """A USER's name in the place of FILE would export everybody, into a file of that name."""
+    monkeypatch.chdir(home)
+
+    assert 2 == main.main(["export", *words])
+    said = capsys.readouterr().err
+    assert "FILE is missing" in said
+    assert why in said
+    assert "`cms export USER FILE`" in said
+    assert [] == list(home.iterdir())
+
+
+def test_a_file_may_be_named_like_an_address(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a folder before it there is no mistaking it."""
+    monkeypatch.chdir(home)
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    with conversing(home, done(ok=False, message="no")) as heard:
+        main.main(["export", "./a@example.test"])
+
+    assert [{"command": "export", "users": []}] == heard
+
+
 def test_an_export_that_fails_writes_nothing(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """And one over a file that is there is not begun."""
     file = home / "signins"
