@@ -42,6 +42,10 @@ _PLAIN = ("dumb", "")
 _ANEW = "\r\x1b[K"
 
 
+# Most refusals of Entra's stay in the browser.
+_OR_AN_ERROR = "An error there with a number, such as AADSTS50105, can be pasted here too."
+
+
 class Typed:
     """Lines that a person types or pastes, read without waiting for a whole one.
 
@@ -209,13 +213,13 @@ def in_words(event: Mapping[str, Any], shown_on: Screen | None = None, *, tunnel
             drawing = f"\n{code}\n" if code else ""
             return f"{head}{drawing}\nOpen {event['url']} in a browser anywhere, and enter the code\n\n    {event['user_code']}\n{limit}"
         case "browser":
-            return f"{head}\n{_to_a_browser(event, tunnel)}{limit}"
+            return f"{head}\n{_to_a_browser(event, tunnel)}\n{_OR_AN_ERROR}{limit}"
         case "broker":
             return f"{head}\nSign in in the window that Microsoft's broker opens on the desktop.{limit}"
     instead = f"{event['instead']}, so its address is pasted.\n" if event.get("instead") else ""
     return (
         f"{head}{instead}\nOpen this in a browser anywhere:\n\n{event['url']}\n\n"
-        f"It ends at a page that may not load. Paste the address of that page here, whole.{limit}"
+        f"It ends at a page that may not load. Paste the address of that page here, whole.\n{_OR_AN_ERROR}{limit}"
     )
 
 

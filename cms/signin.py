@@ -91,10 +91,22 @@ _BLOCKED = (
 )
 
 
-def _explained(outcome: Outcome, grant: Grant) -> Outcome:
-    """Say what may be behind a device code that ran out."""
-    if isinstance(outcome, Refused) and outcome.trouble.kind == "expired":
-        return Refused(replace(outcome.trouble, hint=catalogue.hint(_BLOCKED, grant)))
+# Most refusals stay on a page of Entra's, which never leads back here.
+_STAYED = (
+    'start again: {login}. If the browser said "need admin approval", give the administrator the address that '
+    "{consent} prints. If it showed an error with a number, such as AADSTS50105, paste that into the terminal while "
+    "{login} waits, or look the number up in docs/troubleshooting.md"
+)
+_EXPIRED = {"device": _BLOCKED, "browser": _STAYED, "paste": _STAYED}
+
+_WAITS_ON = "The sign-in still waits; Ctrl-C gives it up."
+
+
+def _explained(outcome: Outcome, flow: Flow) -> Outcome:
+    """Say what may be behind a sign-in that nobody came back from."""
+    text = _EXPIRED.get(flow.method)
+    if text and isinstance(outcome, Refused) and outcome.trouble.kind == "expired":
+        return Refused(replace(outcome.trouble, hint=catalogue.hint(text, flow.grant)))
     return outcome
 
 
@@ -167,10 +179,19 @@ class Flow:
         await self._session.redirected(fields)
 
     async def pasted(self, text: str) -> str:
-        """Hand on the address that a browser ended at. Returns "" or a sentence that says what is wrong with it."""
+        """Hand on the address that a browser ended at. Returns "", or what is wrong with it in words for a person.
+
+        An error that the browser shows instead is explained, by its number alone.
+        """
         try:
-            fields = _pasted_fields(text)
+            fields: Mapping[str, str] | None = _pasted_fields(text)
         except BadHttp:
+            fields = None
+        if not (fields and self.brings(fields.get("state", ""))):
+            shown = catalogue.of_page(text[:MAX_PASTED], self.grant)
+            if shown:
+                return f"{shown.message}\n{shown.hint}\n{_WAITS_ON}"
+        if fields is None:
             return "that is no address that a sign-in ends at: copy it from the browser's address bar, whole"
         if "state" not in fields:
             return "the address has no state in it: paste all of it, not the code alone"
@@ -316,8 +337,7 @@ class SignIns:
             if limit.cancelled_caught:
                 minutes = int(FLOW_SECONDS / 60)
                 outcome = _given_up("expired", f"nobody completed the sign-in within {minutes} minutes")
-            if flow.method == "device":
-                outcome = _explained(outcome, flow.grant)
+            outcome = _explained(outcome, flow)
         finally:
             self._finish(flow, outcome)
 

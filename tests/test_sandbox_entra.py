@@ -828,6 +828,16 @@ def test_refusal_at_authorize(mail: Mail, entra: Entra) -> None:
     assert [90094] == [each.aadsts for each in entra.asked("authorize")]
 
 
+def test_refusal_on_a_page_of_its_own(mail: Mail, entra: Entra) -> None:
+    """Or it stays with the person at the browser, and the application hears nothing."""
+    entra.faults.add(Fault("page", "authorize", aadsts=50105))
+
+    with pytest.raises(Stuck, match="AADSTS50105"):
+        mail.sign_in()
+    assert [50105] == [each.aadsts for each in entra.asked("authorize")]
+    assert "access_token" in mail.sign_in()
+
+
 def test_wrong_user(mail: Mail, entra: Entra) -> None:
     """Somebody else signs in than was meant to."""
     entra.faults.add(Fault("wrong-user", "authorize", user=A, as_user=B))

@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from urllib.parse import urlencode
 
 import pytest
 import trio
@@ -535,6 +536,25 @@ async def test_a_device_code_that_ran_out_may_have_been_blocked() -> None:
                 assert word in end.trouble.hint
 
 
+@pytest.mark.parametrize("method", ["browser", "paste"])
+@in_trio_clock
+async def test_a_sign_in_nobody_came_back_from_may_have_been_refused(method: str) -> None:
+    """Whoever noticed the time: the approval that an administrator gives, and what to do with a number, are named."""
+    async with running(House()) as house:
+        ends = []
+        for early in (None, Refused(Trouble("expired", "not in time", "again"))):
+            house.worker.early = early
+            flow = house.signins.start(grant(), method)
+            with flow.held():
+                ends.append(await flow.outcome())
+
+        for end in ends:
+            assert isinstance(end, Refused)
+            assert "expired" == end.trouble.kind
+            for word in ("`cms login a@", "need admin approval", "`cms admin-consent-url a@", "paste", "docs/troubleshooting.md"):
+                assert word in end.trouble.hint
+
+
 @in_trio_clock
 async def test_another_end_of_a_device_code_keeps_its_own_hint() -> None:
     """Only a code that ran out is explained so."""
@@ -826,6 +846,8 @@ async def test_an_address_is_taken_whatever_its_path(address: str) -> None:
         ("http://[", "no address"),
         ("x" * (signin.MAX_PASTED + 1), "no address"),
         ("", "no state"),
+        ("AADSTS", "no state"),
+        ("Request Id: 12345678-aadd", "no state"),
     ],
 )
 @in_trio_clock
@@ -837,6 +859,41 @@ async def test_what_will_not_do_is_refused_with_a_sentence(text: str, words: str
         assert words in said
         assert [] == house.worker.sessions[0].fields
         assert flow.end is None
+
+
+@pytest.mark.parametrize(
+    ("text", "number", "hint"),
+    [
+        ("AADSTS50105: Your administrator told <a>you</a> no.", 50105, "the administrator has to assign the user"),
+        ("Message: aadsts90094: eve=1&x=2", 90094, "`cms admin-consent-url a@example.test`"),
+        ("More details: Error Code: 53003 Request Id: 12345", 53003, "start again: `cms login a@example.test`"),
+        ("AADSTS700016", 700016, "`cms login a@example.test`"),
+        ("AADSTS99999", 99999, "`cms login a@example.test`"),
+        ("https://x.test/?error=a&error_description=AADSTS65005&state=other", 65005, "registration"),
+    ],
+)
+@in_trio_clock
+async def test_an_error_page_is_explained(text: str, number: int, hint: str) -> None:
+    """By its number, with the next move; no word of the page is repeated, and the flow goes on waiting."""
+    async with pasting() as (house, flow):
+        said = await flow.pasted(text)
+
+        assert f"(AADSTS{number})" in said
+        assert hint in said
+        assert said.endswith("The sign-in still waits; Ctrl-C gives it up.")
+        assert not [word for word in ("Your", "eve", "12345", "error_description") if word in said]
+        assert ([], None) == (house.worker.sessions[0].fields, flow.end)
+        assert "" == await flow.pasted(GOOD)
+
+
+@in_trio_clock
+async def test_an_address_with_an_error_is_the_end() -> None:
+    """What Entra sends back goes to the worker, whose answer it is, though a number is in it."""
+    fields = {"error": "access_denied", "error_description": "AADSTS65004: no", "state": "state-of-a@example.test"}
+    async with pasting() as (house, flow):
+        said = await flow.pasted(f"https://x.test/?{urlencode(fields)}")
+
+    assert ("", [fields]) == (said, house.worker.sessions[0].fields)
 
 
 @in_trio_clock

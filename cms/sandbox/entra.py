@@ -287,7 +287,7 @@ class Entra(Settings):
             return as_html(_PORTAL)
         if fault.kind == "truncated":
             return Reply(body=usual.body[: len(usual.body) // 2] if usual else _HALF)
-        if fault.kind == "aadsts":
+        if fault.kind in ("aadsts", "page"):
             return self._fault_refusal(fault, request, asked)
         if fault.kind == "status":
             headers = (("Retry-After", fault.retry_after),) if fault.retry_after else ()
@@ -298,7 +298,7 @@ class Entra(Settings):
     def _fault_refusal(self, fault: Fault, request: Request, asked: Asked) -> Reply:
         kind = KINDS.get(fault.aadsts)
         refusal = Refusal(fault.aadsts, "(scripted)", kind=kind, claims=fault.claims)
-        if asked.endpoint == "authorize" and "redirect_uri" in request.fields:
+        if asked.endpoint == "authorize" and "redirect_uri" in request.fields and fault.kind != "page":
             asked.aadsts = fault.aadsts
             return self._sent_back(request.fields, self._denial(refusal))
         return self._refuse(refusal, request, asked)

@@ -17,6 +17,7 @@ KINDS = {
     "html": "a page of somebody else's with status 200, as a captive portal gives",
     "truncated": "the first half of the answer, well-formed as far as HTTP is concerned",
     "aadsts": "Microsoft's refusal with the number `aadsts`, with `claims` where given",
+    "page": "at authorize: the same refusal on a page of its own, which leads nowhere, as most of Microsoft's do",
     "wrong-user": "at authorize: `as_user` signs in, whoever was meant to",
 }
 

@@ -24,6 +24,7 @@ from support.waiting import TooLate, until
 from cms.sandbox.directory import Client
 from cms.sandbox.entra import CLIENT_ID, Entra
 from cms.sandbox.faults import Fault
+from cms.sandbox.person import Stuck
 
 ANN, BEN = "ann@example.test", "ben@example.test"
 ROOT = 0
@@ -266,6 +267,25 @@ def test_a_refused_sign_in_is_remembered_until_one_works(desk: Desk) -> None:
     desk.daemon.sign_in(ANN, desk.entra)
     until(desk.signed_in, "a token")
     assert "AADSTS53003" not in desk.daemon.cms("status").stdout
+
+
+@pytest.mark.parametrize("with_daemon", [True, False])
+def test_a_refusal_that_stays_in_the_browser(desk: Desk, *, with_daemon: bool) -> None:
+    """Its line is pasted and explained, and the sign-in goes on: once the administrator has acted, the link works."""
+    desk.configure()
+    if with_daemon:
+        desk.daemon.start()
+    desk.entra.faults.add(Fault("page", "authorize", aadsts=50105))
+    with desk.login() as window:
+        there = link(window)
+        assert "such as AADSTS50105, can be pasted here too" in window.text()
+        with pytest.raises(Stuck) as shown:
+            desk.entra.sign_in(there, ANN)
+        paste(window, str(shown.value))
+        explained = "the user is not assigned to the application (AADSTS50105)"
+        wait_for(window, explained, "the administrator has to assign the user", "The sign-in still waits")
+        desk.entra.sign_in(there, ANN)
+        window.wait_for(f"{ANN} is signed in")
 
 
 def test_a_pasted_line_may_be_longer_than_a_terminals_own(desk: Desk) -> None:
