@@ -551,7 +551,13 @@ async def test_a_sign_in_nobody_came_back_from_may_have_been_refused(method: str
         for end in ends:
             assert isinstance(end, Refused)
             assert "expired" == end.trouble.kind
-            for word in ("`cms login a@", "need admin approval", "`cms admin-consent-url a@", "paste", "docs/troubleshooting.md"):
+            for word in (
+                "`cms login a@",
+                "need admin approval",
+                "`cms admin-consent-url a@",
+                "paste",
+                "docs/troubleshooting.md",
+            ):
                 assert word in end.trouble.hint
 
 
