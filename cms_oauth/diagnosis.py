@@ -113,7 +113,7 @@ def diagnose(protocol: str, reply: str, evidence: Evidence | None = None) -> tup
 def _ranked(row: mail.Row, protocol: str, evidence: Evidence, *, foreign: bool) -> list[Verdict]:
     """Return a row's causes and what the evidence shows: that first where the reply itself names no cause."""
     shown = [found for finding in _FINDINGS if (found := finding(protocol, evidence))]
-    fitting = [each for each in row.causes if _fits(each, protocol, evidence)] or list(row.causes)
+    fitting = _fitting(row, protocol, evidence)
     if not row.unsaid:
         return fitting + [each for each in shown if each.name in _CERTAIN]
     if not foreign:
@@ -121,6 +121,12 @@ def _ranked(row: mail.Row, protocol: str, evidence: Evidence, *, foreign: bool) 
     # Nothing that Exchange's administrators could do helps with another server.
     certain = [each for each in shown if each.name == mail.EXPIRED.name]
     return certain + [mail.OTHER_SERVER] + [each for each in shown if each.name in _ANYWHERE]
+
+
+def _fitting(row: mail.Row, protocol: str, evidence: Evidence) -> list[Verdict]:
+    """Return a row's causes that may be the one; those of personal accounts last where the account may be another."""
+    fitting = [each for each in row.causes if _fits(each, protocol, evidence)] or list(row.causes)
+    return fitting if _is_personal(evidence) else sorted(fitting, key=_is_of_personal_accounts)
 
 
 def is_stale(verdicts: Sequence[Verdict]) -> bool:
@@ -216,8 +222,8 @@ _ANYWHERE = {each.name for each in (mail.CLOCK, mail.REVOKED, mail.AUDIENCE, mai
 def _fits(cause: Verdict, protocol: str, evidence: Evidence) -> bool:
     """Return whether a cause may be the one, by what is known."""
     personal = _is_personal(evidence)
-    if cause.name.startswith("personal-"):
-        return personal
+    if _is_of_personal_accounts(cause):
+        return personal or _may_be_personal(evidence)
     if cause.mover == "administrator" and personal:
         return False
     if cause is mail.SERVICE_PRINCIPAL:
@@ -232,7 +238,18 @@ def _is_other_user(evidence: Evidence) -> bool:
     return bool(claimed and evidence.user) and claimed.lower() != evidence.user.lower()
 
 
+def _is_of_personal_accounts(cause: Verdict) -> bool:
+    return cause.name.startswith("personal-")
+
+
+def _may_be_personal(evidence: Evidence) -> bool:
+    """Return whether nothing tells: the owner's address may be of any domain, and the token names no tenant."""
+    return evidence.personal is None and evidence.claims is None
+
+
 def _is_personal(evidence: Evidence) -> bool:
+    if evidence.personal is not None:
+        return evidence.personal
     tenant = evidence.claims.tenant if evidence.claims else ""
     return tenant == _PERSONAL_TENANT or bool(_PERSONAL.search(evidence.user))
 

@@ -174,11 +174,19 @@ class Login:
 
 
 def run(
-    test: str, host: str, user: str, token: str, seconds: float = TEST_SECONDS, *, mailbox: str = "INBOX"
+    test: str,
+    host: str,
+    user: str,
+    token: str,
+    seconds: float = TEST_SECONDS,
+    *,
+    mailbox: str = "INBOX",
+    personal: bool | None = None,
 ) -> Report:
     """Log in and do something there; return what came of it. In the main thread only, whose alarm clock it uses.
 
     `test` is "smtp", "imap" or "pop"; `seconds` bounds everything; `mailbox` is what an IMAP test opens.
+    `personal` says whether the account is a personal one, where the caller knows.
     """
     place = place_of(test, host)
     if place is None:
@@ -194,14 +202,14 @@ def run(
     except (OSError, EOFError, ValueError, smtplib.SMTPException, imaplib.IMAP4.error, poplib.error_proto) as error:
         code, what, reply = "unavailable", *_no_dialogue(place, login, error)
     else:
-        return Report(None, reply=login.passed, evidence=_evidence(place, login, token), trace=login.trace)
-    evidence = _evidence(place, login, token)
+        return Report(None, reply=login.passed, evidence=_evidence(place, login, token, personal), trace=login.trace)
+    evidence = _evidence(place, login, token, personal)
     verdicts = diagnosis.diagnose(test, reply, evidence)
     failed = Failed(code, what, verdicts[0].hint())
     return Report(failed, reply=reply, verdicts=verdicts, evidence=evidence, trace=login.trace)
 
 
-def _evidence(place: Place, login: Login, token: str) -> Evidence:
+def _evidence(place: Place, login: Login, token: str, personal: bool | None) -> Evidence:
     """Return what the reply is to be judged by."""
     return Evidence(
         user=login.user,
@@ -211,6 +219,7 @@ def _evidence(place: Place, login: Login, token: str) -> Evidence:
         now=time.time(),
         greeting=login.greeting,
         challenge=login.challenge,
+        personal=personal,
     )
 
 

@@ -66,7 +66,8 @@ class Evidence:
 
     `user` is the SASL user, `host` the server's name, `claims` the token's; `offered` the mechanisms that the server
     advertised, `greeting` its first line, `challenge` what it said in the middle of the login; `skew` how many seconds
-    this machine's clock is ahead of a server's Date header, `now` Unix time by this machine.
+    this machine's clock is ahead of a server's Date header, `now` Unix time by this machine;
+    `personal` whether the account is a personal one, None where nobody has said.
     """
 
     user: str = ""
@@ -77,6 +78,7 @@ class Evidence:
     now: float | None = None
     greeting: str = ""
     challenge: str = ""
+    personal: bool | None = None
 
 
 def fill_text(text: str, values: Mapping[str, str]) -> str:

@@ -110,7 +110,7 @@ def test_what_the_evidence_rules_out_is_not_said() -> None:
     with_claims = names("imap", REFUSALS["imap"], evidence("imap"))
     without = names("imap", REFUSALS["imap"], evidence("imap", None))
 
-    assert {"service-principal", "no-full-access"} == set(without) - set(with_claims)
+    assert {"service-principal", "no-full-access", "personal-switches"} == set(without) - set(with_claims)
 
 
 @pytest.mark.parametrize("user", ["a@outlook.com", "a@hotmail.co.uk", "a@live.de", "a@msn.com"])
@@ -147,6 +147,19 @@ def test_a_personal_account_is_never_sent_to_an_administrator(reply: str) -> Non
 def test_an_app_password_does_not_meet_the_criteria_either() -> None:
     """It is the last candidate for an account of an organisation's."""
     assert "password-used" in names("smtp", "535 5.7.139 the request did not meet the criteria", evidence("smtp"))
+
+
+@pytest.mark.parametrize(("protocol", "likeliest"), [("smtp", "smtp-auth-off"), ("imap", "imap-off")])
+def test_a_personal_account_with_a_domain_of_its_own(protocol: str, likeliest: str) -> None:
+    """Its token is opaque and its address is like any other: its causes come last, unless somebody knows better."""
+    known = evidence(protocol, None, user="jane@gmail.com")
+    unsaid, yes, no = (names(protocol, REFUSALS[protocol], replace(known, personal=it)) for it in (None, True, False))
+
+    assert (likeliest, "personal-switches") == (unsaid[0], unsaid[-1])
+    assert {"personal-host", "personal-alias", "personal-switches"} >= set(yes)
+    assert "personal-switches" in yes
+    assert not any(name.startswith("personal-") for name in no)
+    assert "personal-switches" not in names(protocol, REFUSALS[protocol], evidence(protocol))
 
 
 def test_the_tenant_of_personal_accounts() -> None:

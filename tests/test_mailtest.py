@@ -664,6 +664,16 @@ def test_the_keys_of_the_session_are_never_logged(
     assert not (tmp_path / "keys").exists()
 
 
+@pytest.mark.parametrize("personal", [None, True, False])
+def test_who_knows_that_an_account_is_personal_says_so(*, personal: bool | None) -> None:
+    """The caller's word is among what the reply is judged by."""
+    with MailServer(lambda talk: None) as server:
+        pass
+    report = mailtest.run("imap", f"127.0.0.1:{server.port}", USER, TOKEN, personal=personal)
+
+    assert personal is report.evidence.personal
+
+
 def test_a_host_that_cannot_be_reached_or_resolved(capfd: pytest.CaptureFixture[str]) -> None:
     """A closed port; a name that no server has (RFC 6761)."""
     with MailServer(lambda talk: None) as server:
