@@ -235,7 +235,9 @@ class TestSurroundings:
         assert {"IDENTITY_HEADER", "MSI_SECRET"} < opening
         assert {} == hook_environment(dict.fromkeys(opening, "x"))
 
-    @pytest.mark.parametrize("name", ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"])
+    @pytest.mark.parametrize(
+        "name", ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"]
+    )
     @pytest.mark.parametrize(
         ("said", "told"),
         [

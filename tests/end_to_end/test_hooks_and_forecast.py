@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import trio
+from support import evidence
 from support.house import ANN, HOUR, House, in_house, open_house, until
 from support.ports import free_port
 
@@ -42,9 +43,12 @@ class Told:
 
     def all(self, event: str) -> list[dict[str, str]]:
         """Return the environments of all notices of an event."""
+        return [each for each in self.everything() if each["CMS_EVENT"] == event]
+
+    def everything(self) -> list[dict[str, str]]:
+        """Return the environments of all notices."""
         texts = [path.read_text() for path in self.folder.glob("notice-*")]
-        facts = [dict(line.split("=", 1) for line in text.splitlines() if "=" in line) for text in texts]
-        return [each for each in facts if each["CMS_EVENT"] == event]
+        return [dict(line.split("=", 1) for line in text.splitlines() if "=" in line) for text in texts]
 
     def due_at(self, moment: float) -> dict[str, str]:
         """Return the notice of a sign-in that is due at this Unix time, nothing while there is none."""
@@ -130,18 +134,23 @@ async def test_the_link_of_a_sign_in_is_told(tmp_path: Path) -> None:
 
 @in_house
 async def test_no_token_is_ever_told(tmp_path: Path) -> None:
-    """Whatever a hook is told, neither an access token nor a refresh token is in it, nor the vault's key."""
-    told = Told(tmp_path)
+    """Whatever a hook is told, none of all that Entra gave away is in it, nor what was sent to it, nor the vault's key."""
+    told, evidence_folder = Told(tmp_path), evidence.folder()
+    assert evidence_folder is not None
     async with open_house(tmp_path) as house:
         await notify(house, told, ", events=['refreshed', 'signed-in', 'sign-in-required']")
         await house.app.refresh(ANN)
-        await told.one("refreshed")
+        await until(lambda: told.all("refreshed"), "a notice: refreshed")
+        house.entra.revoke(ANN)
         await house.app.refresh(ANN)
-        token = await house.token(ANN)
-        told_of = await told.one("refreshed")
+        await until(lambda: told.all("sign-in-required"), "a notice: sign-in-required")
+        assert isinstance(await house.sign_in(ANN), Granted)
+        await until(lambda: told.all("signed-in"), "a notice: signed-in")
+        token, key = await house.token(ANN), (tmp_path / "key").read_bytes().strip()
 
-    assert not [name for name, value in told_of.items() if token in value or "eyJ" in value]
-    assert {"CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET", "SSLKEYLOGFILE"}.isdisjoint(told_of)
+    issued = evidence.known_secrets(evidence_folder).union(*map(evidence.pieces, evidence.spellings(key)))
+    assert all(evidence.holds_secret(f"x={each}", issued) for each in (token, key.decode()))
+    assert [] == [name for each in told.everything() for name in each if evidence.holds_secret(each[name], issued)]
 
 
 @in_house

@@ -82,10 +82,10 @@ def keep_files(where: Path) -> None:
             keep("logs", file.read_bytes())
     for name in _KEY_FILES:
         for file in filter(Path.is_file, where.rglob(name)):
-            keep_secret(*_spellings(file.read_bytes().strip()))
+            keep_secret(*spellings(file.read_bytes().strip()))
 
 
-def _spellings(key: bytes) -> Iterator[str]:
+def spellings(key: bytes) -> Iterator[str]:
     """Yield the ways to write a key that is in base64."""
     with suppress(ValueError):
         raw = b64decode(key, validate=True)
@@ -133,10 +133,23 @@ def _secret_values(fields: dict[str, Any]) -> Iterator[str]:
 
 def found_secrets(where: Path) -> list[str]:
     """Return, for each file of the evidence that holds a secret, a line that says so without quoting it."""
+    wanted = known_secrets(where)
+    return [problem for file in sorted(where.iterdir()) if (problem := _problem(file, wanted))]
+
+
+def known_secrets(where: Path) -> set[str]:
+    """Return the words by which all secrets so far are known."""
     wanted: set[str] = set()
     for file in where.glob("secrets-*"):
         wanted.update(*(pieces(line) for line in file.read_text().splitlines()))
-    return [problem for file in sorted(where.iterdir()) if (problem := _problem(file, wanted))]
+    return wanted
+
+
+def holds_secret(text: str, wanted: set[str]) -> bool:
+    """Whether a text has one of these words in it, as it is or in base64, or any web token."""
+    plain = _plain(text)
+    sizes = {len(each) for each in wanted}
+    return bool(_JWT.search(plain)) or any(_holds(word, wanted, sizes) for word in set(_WORD.findall(plain)))
 
 
 def pieces(secret: str) -> set[str]:
