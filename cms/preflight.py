@@ -2,14 +2,15 @@
 
 A mail server refuses a token for another resource with the same few words as a wrong password, and counts a failed
 login. So it is looked at before it is served. What cannot be decoded is served, for a token is the server's to judge,
-and so is what nobody can tell from outside.
+and so is what nobody can tell from outside: a resource that is not known here is warned about, and no more.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cms.accounts import PERMISSIONS, Scopes, resource
+from cms.accounts import PERMISSIONS, Scopes, permission_for, resource
+from cms.lifecycle import Token, covers
 from cms_oauth.claims import Claims
 
 # Exchange Online's application id, which a token may name where another has its address (v2.0 access tokens have the
@@ -33,6 +34,27 @@ GRAPH_HOSTS = frozenset(
     ("graph.microsoft.com", "graph.microsoft.us", "dod-graph.microsoft.us", "microsoftgraph.chinacloudapi.cn")
 )
 
+# Resources that are certainly no mail server, and what they are: Azure's management, whose tokens `az account
+# get-access-token` gives unasked (Microsoft: "Azure Resource Manager", "National clouds"), Azure AD Graph, which Graph
+# has replaced, and Key Vault. Whatever else a token names may be another name of the right resource.
+OTHERS = {
+    GRAPH: "Microsoft Graph",
+    **dict.fromkeys(
+        (
+            "797f4846-ba00-4fd7-ba43-dac1f8f63013",
+            "management.azure.com",
+            "management.core.windows.net",
+            "management.usgovcloudapi.net",
+            "management.core.usgovcloudapi.net",
+            "management.chinacloudapi.cn",
+            "management.core.chinacloudapi.cn",
+        ),
+        "the management of Azure",
+    ),
+    **dict.fromkeys(("00000002-0000-0000-c000-000000000000", "graph.windows.net"), "Azure AD Graph"),
+    **dict.fromkeys(("vault.azure.net", "vault.usgovcloudapi.net", "vault.azure.cn"), "Azure Key Vault"),
+}
+
 # What an application's token needs for each mail protocol (Microsoft: "Authenticate an IMAP, POP or SMTP connection
 # using OAuth", client credentials).
 ROLES = {"SMTP": "SMTP.SendAsApp", "IMAP": "IMAP.AccessAsApp", "POP": "POP.AccessAsApp"}
@@ -45,6 +67,12 @@ class Misfit:
     message: str
     hint: str
     certain: bool = True
+
+
+def fits(token: Token, protocol: str, scopes: Scopes) -> bool:
+    """Whether a token is served for a protocol: its scopes cover it, and it is not certain to be for something else."""
+    wrong = misfit(token.claims, protocol, scopes)
+    return covers(token, permission_for(protocol, scopes)) and not (wrong and wrong.certain)
 
 
 def misfit(claims: Claims | None, protocol: str, scopes: Scopes) -> Misfit | None:
@@ -62,16 +90,25 @@ def _wrong_audience(claims: Claims, protocol: str, scopes: Scopes) -> Misfit | N
     mail = protocol in PERMISSIONS
     # Graph has permissions of the same names, and opens no mail server whoever asked for it.
     asked_for = given == wanted and not (mail and given == GRAPH)
-    if not given or asked_for or (mail and given == EXCHANGE):
-        return None
     # An id that is not known may be any resource's but Exchange's.
-    if not _is_known(given) and wanted != EXCHANGE:
+    unknown_id = "." not in given and given not in {EXCHANGE, *OTHERS} and wanted != EXCHANGE
+    if not given or asked_for or (mail and given == EXCHANGE) or unknown_id:
         return None
-    hint = "name the mail scopes alone, or leave scopes= out, then `cms reload` and `cms login`"
     return Misfit(
         f"the token is for {_in_words(given)}, and {protocol} needs one for {_in_words(EXCHANGE if mail else wanted)}",
-        hint if mail else f"check the scopes of {protocol} in the configuration, then `cms reload` and `cms login`",
+        _mend(claims, protocol),
+        certain=given in OTHERS or given == EXCHANGE,
     )
+
+
+def _mend(claims: Claims, protocol: str) -> str:
+    """Say how a token for the right resource is got: by a sign-in, or where nobody signs in by asking again."""
+    right = "name the mail scopes alone, or leave scopes= out"
+    if protocol not in PERMISSIONS:
+        right = f"check the scopes of {protocol} in the configuration"
+    elif claims.application:
+        right = "name the .default of the mail resource alone, or leave scopes= out"
+    return f"{right}, then `cms reload` and `cms {'refresh' if claims.application else 'login'}`"
 
 
 def _wrong_roles(claims: Claims, protocol: str) -> Misfit | None:
@@ -96,9 +133,5 @@ def resource_name(audience: str) -> str:
     return EXCHANGE if host in EXCHANGE_HOSTS else GRAPH if host in GRAPH_HOSTS else host
 
 
-def _is_known(name: str) -> bool:
-    return name in {EXCHANGE, GRAPH} or "." in name
-
-
 def _in_words(name: str) -> str:
-    return {EXCHANGE: "Exchange Online", GRAPH: "Microsoft Graph"}.get(name, name)
+    return {EXCHANGE: "Exchange Online", **OTHERS}.get(name, name)

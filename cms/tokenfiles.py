@@ -16,13 +16,13 @@ from pathlib import Path
 
 import trio
 
-from cms.accounts import Grant, permission_for
+from cms.accounts import Grant
 from cms.clock import Clock
 from cms.config import FileSpec
 from cms.keeper import Keeper
-from cms.lifecycle import Life, Token, covers, usable
+from cms.lifecycle import Life, Token, usable
 from cms.logs import get_logger
-from cms.preflight import misfit
+from cms.preflight import fits
 from cms_oauth import sasl
 
 # A disk that is full or read-only is somebody's to mend: looked at again when the token changes, and this often.
@@ -177,8 +177,7 @@ class _File:
         """Whether the token opens the file's protocol, as far as anybody can tell (`preflight=`)."""
         if not self.spec.account.preflight:
             return True
-        wrong = misfit(token.claims, self.spec.protocol, self._scopes)
-        return not (wrong and wrong.certain) and covers(token, permission_for(self.spec.protocol, self._scopes))
+        return fits(token, self.spec.protocol, self._scopes)
 
     async def _show(self, token: Token | None) -> None:
         if self._began and _secret(token) == _secret(self._shown):

@@ -18,7 +18,7 @@ from cms.config import FileSpec
 from cms.doctor.judge import Asked, consent
 from cms.lifecycle import Deny, Granted, Life, Outcome, Token, absorb
 from cms.policy import Allow
-from cms.preflight import EXCHANGE, GRAPH, misfit
+from cms.preflight import EXCHANGE, GRAPH, fits, misfit
 from cms.status import Entry, describe
 from cms.teller import Teller
 from cms.tokenfiles import _File
@@ -75,13 +75,48 @@ def test_a_graph_token_opens_no_mail_protocol(audience: str, protocol: str) -> N
 
 
 def test_another_resource_is_named() -> None:
-    """By its host, or by its id."""
-    assert "the token is for vault.azure.net, and SMTP needs one for Exchange Online" == message(
+    """By its name, its host, or its id."""
+    assert "the token is for Azure Key Vault, and SMTP needs one for Exchange Online" == message(
         person("https://vault.azure.net")
+    )
+    assert "the token is for webmail.apps.mil, and SMTP needs one for Exchange Online" == message(
+        person("https://webmail.apps.mil")
     )
     assert "the token is for 11111111-2222-3333-4444-555555555555, and SMTP needs one for Exchange Online" == message(
         person("11111111-2222-3333-4444-555555555555")
     )
+
+
+@pytest.mark.parametrize(
+    ("audience", "certain"),
+    [
+        ("https://graph.microsoft.com", True),
+        ("https://microsoftgraph.chinacloudapi.cn", True),
+        ("https://management.azure.com/", True),
+        ("https://management.core.usgovcloudapi.net/", True),
+        ("00000002-0000-0000-c000-000000000000", True),
+        ("https://webmail.apps.mil", False),
+        ("https://outlook.cn", False),
+        ("https://substrate.office.com", False),
+        ("11111111-2222-3333-4444-555555555555", False),
+    ],
+)
+def test_only_what_is_known_to_be_another_is_refused(audience: str, certain: bool) -> None:
+    """Any other may be a name of Exchange's that is not known here: it is served, and warned about."""
+    found = misfit(person(audience), "SMTP", MAIL)
+    token = replace(held(MAIL_TOKEN), claims=person(audience))
+
+    assert found is not None
+    assert (certain, not certain) == (found.certain, fits(token, "SMTP", MAIL))
+
+
+def test_nobody_signs_in_for_an_application() -> None:
+    """Its token is asked for anew instead; a person's needs a sign-in."""
+    graph = Claims(audience=GRAPH, application=True)
+    hints = [misfit(each, "SMTP", MAIL) for each in (graph, person(GRAPH))]
+
+    assert [True, False] == ["`cms refresh`" in each.hint for each in hints if each]
+    assert [False, True] == ["`cms login`" in each.hint for each in hints if each]
 
 
 def test_a_resource_of_ones_own_is_right_where_it_was_asked_for() -> None:
