@@ -9,7 +9,6 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,9 @@ import pytest
 import requests
 import trustme
 
-from cms.accounts import Grant
 from cms.grants import budget as module
-from cms.grants import entra
 from cms.grants.budget import Budget
 from cms.grants.transport import fetch, new_session
-from cms.lifecycle import Transient
 
 # Long enough for a handshake on a slow machine, short enough to wait for.
 SHORT = 0.5
@@ -366,18 +362,6 @@ def test_a_name_that_means_nothing(session: requests.Session, monkeypatch: pytes
     assert not budget.reached
 
 
-def test_a_question_of_another_thread_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Discovery is shared, and so is waiting for it: each by its own deadline."""
-    grant = Grant("https://login.test/tid", "client", "ann@example.test", (("https://x.test/A",),))
-    client = entra.Entra()
-    client._discovery._known[grant.authority] = Future()
-    monkeypatch.setattr(module, "EXCHANGE_SECONDS", 0.1)
-    outcome = client.begin(grant, "browser")
-
-    assert isinstance(outcome, Transient)
-    assert "timeout" == outcome.trouble.kind
-
-
 def test_a_proxy_has_the_same_deadline(
     serve: Callable[[Script], Server], session: requests.Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -389,19 +373,3 @@ def test_a_proxy_has_the_same_deadline(
         fetch(session, "POST", "https://login.test/", None, budget)
 
     assert not budget.reached
-
-
-def test_a_socks_proxy_keeps_its_own_way(session: requests.Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its manager is left as it is: connections of ours would pass it by."""
-
-    class Manager:
-        def __init__(self, *_args: object, **_kwargs: object) -> None:
-            self.pool_classes_by_scheme = {"https": None}
-
-        def clear(self) -> None:
-            pass
-
-    monkeypatch.setattr(requests.adapters, "SOCKSProxyManager", Manager)
-    adapter: Any = session.get_adapter("https://login.test/")
-
-    assert {"https": None} == adapter.proxy_manager_for("socks5://127.0.0.1:1").pool_classes_by_scheme

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import json
+from concurrent.futures import Future
 from email.utils import formatdate
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
 from support.canned import AUTHORITY, DISCOVERED, TOKEN_ENDPOINT, Canned
 
-from cms.accounts import Grant
+from cms.accounts import Grant, Proxy, Source
 from cms.grants import budget
-from cms.grants.budget import Budget
+from cms.grants.budget import POOLS, Budget
 from cms.grants.transport import (
     MAX_ANSWER,
     Discovery,
@@ -28,6 +31,7 @@ from cms.grants.transport import (
     new_session,
     retry_after,
 )
+from cms.grants.way import Way
 from cms.lifecycle import Refused, Transient
 
 GRANT = Grant(AUTHORITY, "client", "ann@example.test", (("https://x.test/A",),))
@@ -214,12 +218,83 @@ class TestDiscovery:
         assert isinstance(outcome, Refused)
         assert 90002 == outcome.trouble.aadsts
 
+    def test_a_question_of_another_thread_is_not_waited_for_without_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Discovery is shared, and so is waiting for it: each by its own deadline."""
+        found = discovery(Canned())
+        found._known[GRANT.authority] = Future()
+        monkeypatch.setattr(budget, "EXCHANGE_SECONDS", 0.1)
+        outcome = found.document(GRANT, Budget())
+
+        assert isinstance(outcome, Transient)
+        assert "timeout" == outcome.trouble.kind
+
     @pytest.mark.parametrize(
         "text", ["", "[]", "{}", '{"token_endpoint": "http://x", "authorization_endpoint": "https://x"}']
     )
     def test_what_is_no_document(self, text: str) -> None:
         """Only a document with endpoints over TLS is one."""
         assert not is_discovery(Reply(200, text))
+
+
+class TestProxies:
+    """The way that the configuration names, or the environment."""
+
+    def proxies_of(self, way: Way | None) -> Any:
+        """Return what a session makes of a request to the provider, with a proxy in the environment."""
+        return new_session(way).merge_environment_settings(TOKEN_ENDPOINT, {}, True, None, None)["proxies"]
+
+    def test_the_configuration_counts_before_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """One proxy is the way, and the other one none."""
+        monkeypatch.setenv("https_proxy", "http://of-the-environment.test:1")
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+
+        assert "http://of-the-environment.test:1" == self.proxies_of(None)["https"]
+        assert "http://company.test:8080" == self.proxies_of(Way(Proxy("http://company.test:8080")))["https"]
+
+    def test_a_password_that_cannot_be_read(self, tmp_path: Path) -> None:
+        """It is a failure of the request, that says whose password it was."""
+        way = Way(Proxy("http://company.test:8080", (), "ann", Source("file", (str(tmp_path / "missing"),))))
+        http = Http(new_session(way), None, "", None, Budget())
+        with pytest.raises(NoAnswer) as raised:
+            http.post(TOKEN_ENDPOINT)
+
+        assert "the proxy's password cannot be had" in network_trouble(raised.value, GRANT).message
+
+    def test_a_way_that_is_none(self) -> None:
+        """What the environment names as a proxy and is none is told as that."""
+        trouble = network_trouble(requests.exceptions.InvalidSchema("Missing dependencies for SOCKS support."), GRANT)
+
+        assert "the environment names a way" in trouble.message
+
+    def test_who_asks_is_said_in_utf_8(self) -> None:
+        """RFC 7617 has user and password so; without a user nothing is said."""
+        adapter: Any = new_session().get_adapter(TOKEN_ENDPOINT)
+        expected = {"Proxy-Authorization": f"Basic {base64.b64encode('ann:ö'.encode()).decode()}"}
+
+        assert expected == adapter.proxy_headers("http://ann:%C3%B6@company.test:1")
+        assert {} == adapter.proxy_headers("http://company.test:1")
+
+    def test_a_tunnel_keeps_to_the_budget(self) -> None:
+        """Connections through a proxy are ours as well."""
+        adapter: Any = new_session().get_adapter(TOKEN_ENDPOINT)
+
+        assert POOLS == adapter.proxy_manager_for("http://company.test:1").pool_classes_by_scheme
+
+    def test_a_socks_proxy_keeps_its_own_way(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Its manager is left as it is: connections of ours would pass it by."""
+
+        class Manager:
+            def __init__(self, *_args: object, **_kwargs: object) -> None:
+                self.pool_classes_by_scheme = {"https": None}
+
+            def clear(self) -> None:
+                pass
+
+        monkeypatch.setattr(requests.adapters, "SOCKSProxyManager", Manager)
+        adapter: Any = new_session().get_adapter(TOKEN_ENDPOINT)
+
+        assert {"https": None} == adapter.proxy_manager_for("socks5://127.0.0.1:1").pool_classes_by_scheme
 
 
 @pytest.mark.parametrize(
