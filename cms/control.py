@@ -324,7 +324,8 @@ def prompt_event(flow: Flow, shown: Prompt) -> dict[str, Any]:
         "user": flow.grant.login,
         "registration": application(flow.grant),
         "page": flow.page,
-        # Where the browser comes back to on this machine, 0 if it does not.
+        # Where the browser comes back to on this machine, "" and 0 if it does not.
+        "host": flow.host,
         "port": flow.address.port if flow.address else 0,
         "instead": flow.instead,
         **event,

@@ -226,16 +226,22 @@ def in_words(event: Mapping[str, Any], shown_on: Screen | None = None, *, tunnel
 def _to_a_browser(event: Mapping[str, Any], tunnel: str) -> str:
     """Return how a browser gets to the link and back to this machine."""
     if tunnel:
-        port = event.get("port")
         return (
             f"You are here over SSH. Give this on the machine that has your browser, and leave it running:\n\n"
-            f"ssh -L {port}:127.0.0.1:{port} {tunnel}\n\nThen open this there:\n\n{event['url']}\n\n"
+            f"ssh -L {_forwarded(event)} {tunnel}\n\nThen open this there:\n\n{event['url']}\n\n"
             "Or open the link without that, and paste here the address that the browser ends at."
         )
     return (
         f"Open this in a browser on this machine:\n\n{event['url']}\n\n"
         f"The page {event['page']} leads there too. If the browser is on another machine, paste here the address that it ends at."
     )
+
+
+def _forwarded(event: Mapping[str, Any]) -> str:
+    """Return what `ssh -L` takes to bring a browser to where the prompt says. Some shells take brackets for a pattern."""
+    # A daemon that was not started again since an upgrade names no host.
+    host, port = event.get("host") or "127.0.0.1", event.get("port")
+    return f"'{port}:[{host}]:{port}'" if ":" in host else f"{port}:{host}:{port}"
 
 
 def over_ssh(environment: Mapping[str, str] | None = None) -> str:

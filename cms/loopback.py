@@ -162,6 +162,10 @@ class Loopback:
             for door in held:
                 door.leave()
 
+    def host(self, address: Address) -> str:
+        """Return the IP address at which an address that is held open is listened at: the first, if there are two."""
+        return next(host for host in address.binds if (host, address.port) in self._doors)
+
     async def idle(self) -> None:
         """Wait until no connection of those who are served is open."""
         while self._connections:

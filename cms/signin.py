@@ -117,6 +117,8 @@ class Flow:
         self.grant = grant
         self.method = method
         self.address: Address | None = None
+        # The IP address that is listened at for it, "" for none: a machine may have one kind only.
+        self.host = ""
         # The local page of a browser's flow; "" for other flows.
         self.page = ""
         # Why this is not the method that was asked for, "" if it is.
@@ -349,6 +351,7 @@ class SignIns:
             async with AsyncExitStack() as doors:
                 port = await doors.enter_async_context(self._loopback.open(wanted, self._here))
                 flow.address = replace(wanted, port=port)
+                flow.host = self._loopback.host(flow.address)
                 flow.page = await self._page_beside(flow.address, doors)
                 grant = flow.grant if wanted.port else replace(flow.grant, redirect_uri=flow.address.redirect_uri)
                 outcome = await flow.run(self._sign_in, grant, self._show)

@@ -21,6 +21,7 @@ from cms.control import Ask, Commands, Garbled, Lines, Result, ended
 from cms.grants.messages import Place, Prompt
 from cms.lifecycle import Granted, Outcome, Refused, Trouble
 from cms.listener import open_listener
+from cms.loopback import Address
 from cms.policy import Peer
 from cms.signin import FLOW_SECONDS, Flow
 
@@ -422,6 +423,15 @@ def test_an_application_of_ones_own_is_named_by_its_id() -> None:
     flow = Flow(Grant("https://login.example.test/common", "my-own", ""), "paste")
 
     assert "my-own" in control.prompt_event(flow, Prompt(1, "paste", "https://x.test/"))["registration"]
+
+
+def test_a_prompt_says_where_the_browser_comes_back_to() -> None:
+    """The very address that is listened at, and no other that the name may have."""
+    flow = Flow(Grant("https://login.example.test/common", "my-own", ""), "browser")
+    flow.address, flow.host = Address("localhost", 8080, "/"), "::1"
+    event = control.prompt_event(flow, Prompt(1, "browser", "https://x.test/"))
+
+    assert ("::1", 8080) == (event["host"], event["port"])
 
 
 def test_a_code_that_outlives_its_flow_is_no_promise() -> None:

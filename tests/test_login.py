@@ -415,12 +415,20 @@ def test_without_a_name_the_uids_own_is_taken(monkeypatch: pytest.MonkeyPatch) -
     assert ("root@192.0.2.7", "USER@192.0.2.7") == (root, login.over_ssh(environment))
 
 
-def test_over_ssh_the_one_line_is_shown_that_makes_the_browser_work() -> None:
-    """The redirect's own port is forwarded, and the page of this machine is not spoken of."""
-    event = {**PROMPT, "method": "browser", "port": 41234, "page": "http://127.0.0.1:41234/"}
+@pytest.mark.parametrize(
+    ("host", "forwarded"),
+    [
+        ({"host": "127.0.0.1"}, "41234:127.0.0.1:41234"),
+        ({"host": "::1"}, "'41234:[::1]:41234'"),
+        ({}, "41234:127.0.0.1:41234"),
+    ],
+)
+def test_over_ssh_the_one_line_is_shown_that_makes_the_browser_work(host: dict[str, str], forwarded: str) -> None:
+    """The redirect's own address and port are forwarded, and the page of this machine is not spoken of."""
+    event = {**PROMPT, **host, "method": "browser", "port": 41234, "page": "http://127.0.0.1:41234/"}
     words = in_words(event, tunnel="ann@192.0.2.7")
 
-    assert "\nssh -L 41234:127.0.0.1:41234 ann@192.0.2.7\n" in words
+    assert f"\nssh -L {forwarded} ann@192.0.2.7\n" in words
     assert "machine that has your browser" in words
     assert PROMPT["url"] in words
     assert "leads there too" not in words

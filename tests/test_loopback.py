@@ -246,6 +246,7 @@ async def test_localhost_means_both_families() -> None:
     async with trio.open_nursery() as nursery, served.open(Address("localhost", 0, "/"), nursery) as port:
         for host in ("127.0.0.1", "::1"):
             assert b"200" in await talk(port, b"GET / HTTP/1.1\r\n\r\n", host)
+        assert "127.0.0.1" == served.host(Address("localhost", port, "/"))
 
 
 @in_trio

@@ -639,6 +639,9 @@ class Doors:
         finally:
             self.opened.remove(address)
 
+    def host(self, address: Address) -> str:
+        return address.binds[0]
+
 
 @asynccontextmanager
 async def page_for(*waiting: Grant) -> AsyncIterator[tuple[House, Doors, list[Grant]]]:

@@ -355,11 +355,13 @@ def test_strangers_who_stay_silent_keep_nobody_out(make_daemon: Callable[..., Da
 
 
 def test_a_machine_without_ipv4_is_reached_at_localhost(desk: Desk, installation: Installation) -> None:
-    """Where ::1 is the only address, http://localhost is there, for Entra, the worker, the browser and cms alike."""
+    """Where ::1 is the only address, http://localhost is there, for Entra, the worker, the browser, ssh and cms alike."""
     desk.configure()
     with island(installation, desk.daemon.folder, ANN) as there:
         desk.move_to(there)
-        with desk.login() as window:
+        with desk.login(SSH_CONNECTION="2001:db8::9 50000 2001:db8::7 22", USER="ann") as window:
+            shown = wait_for(window, "ssh -L ", "ann@2001:db8::7")
+            assert re.search(r"^ssh -L '(\d+):\[::1\]:\1' ann@2001:db8::7$", shown, re.MULTILINE)
             assert f"{ANN} is signed in" in there.sign_in(link(window), ANN)
             window.wait_for(f"{ANN} is signed in (saved")
 
