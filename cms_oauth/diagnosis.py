@@ -10,6 +10,7 @@ import re
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from email.utils import parsedate_to_datetime
 
 from cms_oauth import diagnosis_entra as entra
 from cms_oauth import diagnosis_local as local
@@ -36,6 +37,7 @@ __all__ = (
     "as_data",
     "as_lines",
     "claims_of",
+    "clock_of",
     "diagnose",
     "evidence_data",
     "identifiers_of",
@@ -303,6 +305,21 @@ def _values(protocol: str, reply: str, evidence: Evidence) -> dict[str, str]:
         "skew": f"{span(abs(evidence.skew or 0))} {'ahead' if (evidence.skew or 0) > 0 else 'behind'}",
     }
     return {name: printable(value) for name, value in values.items()}
+
+
+# Exchange greets a client of SMTP with its own time, in the form of RFC 5322 (microsoft.md D2).
+_READY_AT = re.compile(
+    r"microsoft .{0,80} ready at (\w{3}, \d{1,2} \w{3} \d{4} \d\d:\d\d:\d\d [+-]\d{4})", re.IGNORECASE
+)
+
+
+def clock_of(greeting: str) -> float | None:
+    """Return the Unix time that Exchange's greeting names, None where it names none."""
+    found = _READY_AT.search(greeting)
+    try:
+        return parsedate_to_datetime(found[1]).timestamp() if found else None
+    except (ValueError, OverflowError):
+        return None
 
 
 # How replies name a time, and what one of its units is in seconds.

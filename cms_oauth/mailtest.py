@@ -24,6 +24,7 @@ from binascii import Error as NotBase64
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -131,7 +132,8 @@ def place_of(test: str, text: str) -> Place | None:
 class Login:
     """Who logs in, with what and for which mailbox of IMAP's, and the dialogue as far as it may be shown.
 
-    `greeting`, `offered` and `challenge` are what the server said before it decided; `passed` is its answer to a login
+    `greeting`, `offered` and `challenge` are what the server said before it decided, and `greeted` is how far this
+    machine's clock was ahead of the time in its greeting, None where that had none; `passed` is its answer to a login
     that passed; `farewell` is what it said when it left in the middle.
     """
 
@@ -144,6 +146,7 @@ class Login:
         self.mailbox = mailbox
         self.trace: list[str] = []
         self.greeting = ""
+        self.greeted: float | None = None
         self.offered: tuple[str, ...] = ()
         self.challenge = ""
         self.passed = ""
@@ -170,7 +173,9 @@ class Login:
 
     def greet(self, text: str) -> None:
         """Keep the server's first line; later ones are none."""
-        self.greeting = self.greeting or self.mask(text)
+        if not self.greeting:
+            self.greeting, said = self.mask(text), diagnosis.clock_of(text)
+            self.greeted = None if said is None else time.time() - said
 
 
 def run(
@@ -182,16 +187,19 @@ def run(
     *,
     mailbox: str = "INBOX",
     personal: bool | None = None,
+    skew: float | None = None,
 ) -> Report:
     """Log in and do something there; return what came of it. In the main thread only, whose alarm clock it uses.
 
     `test` is "smtp", "imap" or "pop"; `seconds` bounds everything; `mailbox` is what an IMAP test opens.
-    `personal` says whether the account is a personal one, where the caller knows.
+    `personal` says whether the account is a personal one and `skew` how many seconds this machine's clock is ahead,
+    where the caller knows; else the time in Exchange's greeting tells the latter.
     """
     place = place_of(test, host)
     if place is None:
         return Report(Failed("bad-request", f"{host!r} is no HOST or HOST:PORT", "run: cms-oauth --help"))
     login = Login(user, token, mailbox)
+    given = Evidence(claims=claims_of(token), personal=personal, skew=skew)
     try:
         with _deadline(seconds):
             _TESTS[test](place, login, _context())
@@ -202,24 +210,24 @@ def run(
     except (OSError, EOFError, ValueError, smtplib.SMTPException, imaplib.IMAP4.error, poplib.error_proto) as error:
         code, what, reply = "unavailable", *_no_dialogue(place, login, error)
     else:
-        return Report(None, reply=login.passed, evidence=_evidence(place, login, token, personal), trace=login.trace)
-    evidence = _evidence(place, login, token, personal)
+        return Report(None, reply=login.passed, evidence=_evidence(given, place, login), trace=login.trace)
+    evidence = _evidence(given, place, login)
     verdicts = diagnosis.diagnose(test, reply, evidence)
     failed = Failed(code, what, verdicts[0].hint())
     return Report(failed, reply=reply, verdicts=verdicts, evidence=evidence, trace=login.trace)
 
 
-def _evidence(place: Place, login: Login, token: str, personal: bool | None) -> Evidence:
-    """Return what the reply is to be judged by."""
-    return Evidence(
+def _evidence(given: Evidence, place: Place, login: Login) -> Evidence:
+    """Return what the reply is to be judged by: what was known before, and what the dialogue has told."""
+    return replace(
+        given,
         user=login.user,
         host=place.host,
-        claims=claims_of(token),
         offered=login.offered,
+        skew=login.greeted if given.skew is None else given.skew,
         now=time.time(),
         greeting=login.greeting,
         challenge=login.challenge,
-        personal=personal,
     )
 
 

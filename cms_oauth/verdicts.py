@@ -66,7 +66,7 @@ class Evidence:
 
     `user` is the SASL user, `host` the server's name, `claims` the token's; `offered` the mechanisms that the server
     advertised, `greeting` its first line, `challenge` what it said in the middle of the login; `skew` how many seconds
-    this machine's clock is ahead of a server's Date header, `now` Unix time by this machine;
+    this machine's clock is ahead of a server's, by a Date header or a greeting, `now` Unix time by this machine;
     `personal` whether the account is a personal one, None where nobody has said.
     """
 

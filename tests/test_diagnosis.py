@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cms_oauth import diagnosis, diagnosis_mail
-from cms_oauth.diagnosis import diagnose, identifiers_of, is_stale, of_client, of_entra, span, wait_of
+from cms_oauth.diagnosis import clock_of, diagnose, identifiers_of, is_stale, of_client, of_entra, span, wait_of
 from cms_oauth.verdicts import MOVERS, Claims, Evidence
 
 USER = "user@contoso.example"
@@ -287,6 +287,22 @@ def test_an_unknown_reply_is_shown() -> None:
     assert len(verdict.cause) < 700
     assert f"give support these identifiers: {ID}" == verdict.steps[-1]
     assert "nothing" in diagnose("imap", "")[0].cause
+
+
+@pytest.mark.parametrize(
+    ("greeting", "expected"),
+    [
+        ("220 AM0.outlook.com Microsoft ESMTP MAIL Service ready at Fri, 15 Jan 2027 08:00:00 +0000 [08DE]", NOW),
+        ("220 AM0.outlook.com Microsoft ESMTP MAIL Service ready at Fri, 15 Jan 2027 09:00:00 +0100", NOW),
+        ("220 AM0.outlook.com Microsoft ESMTP MAIL Service ready at Fri, 99 Jan 2027 09:00:00 +0100", None),
+        ("220 AM0.outlook.com Microsoft ESMTP MAIL Service ready", None),
+        ("220 mail.example.net ESMTP Exim 4.96 Fri, 15 Jan 2027 08:00:00 +0000", None),
+        ("* OK The Microsoft Exchange IMAP4 service is ready.", None),
+    ],
+)
+def test_the_time_in_a_greeting(greeting: str, expected: float | None) -> None:
+    """Exchange's alone: another server's clock may be as wrong as this machine's."""
+    assert expected == clock_of(greeting)
 
 
 def test_identifiers() -> None:

@@ -6,8 +6,10 @@ import json
 import re
 import ssl
 import sys
+import time
 from base64 import b64encode
 from collections.abc import Callable
+from email.utils import formatdate
 from pathlib import Path
 
 import pytest
@@ -102,10 +104,16 @@ def assert_masked(text: str) -> None:
 
 
 def submission(
-    talk: Talk, tls: ssl.SSLContext, auth: str = "LOGIN XOAUTH2", login: Script | None = None, starttls: bool = True
+    talk: Talk,
+    tls: ssl.SSLContext,
+    auth: str = "LOGIN XOAUTH2",
+    login: Script | None = None,
+    *,
+    starttls: bool = True,
+    greeting: str = "220 mail.example.test Microsoft ESMTP MAIL Service ready",
 ) -> None:
     """Speak as Exchange does on port 587, up to AUTH; `login` goes on from there."""
-    talk.say("220 mail.example.test Microsoft ESMTP MAIL Service ready")
+    talk.say(greeting)
     talk.hear()
     if starttls:
         talk.say("250-mail.example.test", "250 STARTTLS")
@@ -662,6 +670,22 @@ def test_the_keys_of_the_session_are_never_logged(
 
     assert outcome.failed is None
     assert not (tmp_path / "keys").exists()
+
+
+@pytest.mark.parametrize(("ahead", "skew", "expected"), [(7200, None, 7200), (-7200, None, -7200), (7200, 3.0, 3)])
+def test_the_clock_is_judged_by_exchanges_greeting(
+    tls: ssl.SSLContext, ahead: float, skew: float | None, expected: float
+) -> None:
+    """Where no caller has a better source; then a refusal that names no cause is the clock's fault."""
+    greeting = f"220 x Microsoft ESMTP MAIL Service ready at {formatdate(time.time() - ahead)} [08DE]"
+    script = answering("334 ", "535 5.7.3 Authentication unsuccessful")
+    with MailServer(lambda talk: submission(talk, tls, login=script, greeting=greeting)) as server:
+        report = mailtest.run("smtp", f"localhost:{server.port}", USER, TOKEN, skew=skew)
+    found = report.evidence.skew
+
+    assert found is not None
+    assert found == pytest.approx(expected, abs=60)
+    assert (skew is None) == ("clock-wrong" == report.verdicts[0].name)
 
 
 @pytest.mark.parametrize("personal", [None, True, False])

@@ -1,7 +1,7 @@
 """Recorded dialogues with mail servers, as data, and the script that plays a server's part of one.
 
 A line of a dialogue is `S: what the server says`, `C: what the client's line begins with`, `TLS` where the connection
-goes on encrypted, or `CLOSE`. TAG is the tag of IMAP's last command. `+NAME` stands for another opening.
+goes on encrypted, or `CLOSE`. TAG is the tag of IMAP's last command. `+NAME` stands for another opening, DATE for the time.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 from base64 import urlsafe_b64encode
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,7 @@ class Player:
         for line in self._lines:
             kind, _, text = line.partition(": ")
             if kind == "S":
-                talk.say(text.replace("TAG", tag))
+                talk.say(text.replace("TAG", tag).replace("DATE", formatdate()))
             elif kind == "C":
                 tag = self._hear(talk, text) or tag
             elif kind == "TLS":
