@@ -27,6 +27,7 @@ from cms.firstfile import Tenant, Wishes, domain_of, known_tenant, tenant_of, te
 from cms.grants.messages import Explored
 from cms.main import INTERRUPTED
 from cms.remote import NoDaemon, Remote
+from cms.trust import user_name
 from cms.units import Systemd, command
 from cms_oauth import paths
 
@@ -127,10 +128,10 @@ def _begin(wishes: Wishes, person: Person, steps: Steps, around: Around) -> int:
     if not person.there:
         person.say(steps.said)
         return 0
-    return _service(wishes, person, steps) if wishes.for_system else _live(wishes, person, steps, around)
+    return _service(wishes, person, steps, around) if wishes.for_system else _live(wishes, person, steps, around)
 
 
-def _service(wishes: Wishes, person: Person, steps: Steps) -> int:
+def _service(wishes: Wishes, person: Person, steps: Steps, around: Around) -> int:
     """Have the machine's service run; the sign-in is its user's, later."""
     where = units.hidden()
     if where:
@@ -138,6 +139,8 @@ def _service(wishes: Wishes, person: Person, steps: Steps) -> int:
     else:
         question = "Make the user cms, install the systemd unit, and start cms with this machine?"
         _offer_unit(wishes, person, steps, question)
+    if wishes.show:
+        _show(person, around.load(wishes.config).accounts[0], [each for each in fragments.found() if each.of_machine])
     person.say(steps.said)
     return 0
 
@@ -153,7 +156,7 @@ def _live(wishes: Wishes, person: Person, steps: Steps, around: Around) -> int:
                 _said(person, problem) if problem else _sign_in_and_test(wishes, person, steps, account, around.connect)
             )
     if wishes.show:
-        _show(person, account)
+        _show(person, account, fragments.found())
     person.say(steps.said)
     return status
 
@@ -284,15 +287,20 @@ def _test(person: Person, account: Account, what: str, host: str) -> bool:
     return False
 
 
-def _show(person: Person, account: Account) -> None:
+def _show(person: Person, account: Account, tools: Sequence[fragments.Tool]) -> None:
     """Show what the mail programs of this machine need."""
-    tools = _chosen(person, fragments.found())
     program = "cms-oauth" if shutil.which("cms-oauth") else str(Path(command()).parent / "cms-oauth")
-    setting = fragments.Setting(account.user, _own_name(account), account.smtp_host, account.imap_host, program)
-    for tool in tools:
+    setting = fragments.Setting(
+        *(account.user, _own_name(account), account.smtp_host, account.imap_host, program),
+        login=os.environ.get("SUDO_USER") or user_name(os.getuid()),
+        runtime=os.path.dirname(paths.default_socket()),  # noqa: PTH120 - as the configuration has it
+    )
+    chosen = _chosen(person, tools)
+    for tool in chosen:
         text = fragments.fragment(tool, setting)
         person.say(f"\n==== {tool.name}: {tool.goes}; docs/clients/{tool.page}.md ====\n\n{text}")
-    if tools and paths.find_socket() != paths.default_socket():
+    others = any(not each.of_machine for each in chosen)
+    if others and paths.find_socket() != paths.default_socket():
         person.say(f"Programs look for the socket elsewhere: set CMS_SOCK={paths.default_socket()}")
 
 

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +237,21 @@ def test_what_is_shown(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert f'set from = "{USER}"' in person.said
     assert "passwordeval" not in person.said
     assert f"set CMS_SOCK={home}/run/cms/cms.sock" in person.said
+
+
+def test_what_the_machines_mail_server_needs(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With --system: exim's lines, for the login that became root, and none of what a user's programs need."""
+    monkeypatch.setenv("SUDO_USER", "daemon")
+    monkeypatch.setattr(
+        fragments, "TOOLS", [replace(each, programs=()) for each in _TOOLS if each.name in ("exim", "msmtp")]
+    )
+    person = Person(shown="all")
+
+    assert 0 == begin(Wishes(str(home / "etc" / "cms" / "cms.cfg"), USER, unit=False), person, around())
+
+    assert "Mail programs here: exim." in person.said
+    assert f"  daemon = {USER} \\\n  root  = {USER}\n" in person.said
+    assert 'users=["Debian-exim"])' in person.said
 
 
 _TOOLS = fragments.TOOLS

@@ -67,5 +67,6 @@ def wishes(home: Path, **more: Any) -> Wishes:
 
 def program(home: Path, name: str, text: str) -> None:
     path = home / "bin" / name
+    path.parent.mkdir(exist_ok=True)
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(0o755)
