@@ -330,9 +330,20 @@ def check(config: str) -> int:
     """
     found = _load(_config_path(config))
     _say("\n".join(summary(found)))
+    if note := _where_to_look(found):
+        _say(note)
     for warning in (*found.warnings, *_obstacles(found), *_expiries(found), *_running_warnings(found.file)):
         _complain(f"warning: {warning}")
     return 0
+
+
+def _where_to_look(found: Config) -> str:
+    """Return what programs have to be told where cms-oauth looks at none of the sockets, "" where it finds one."""
+    named = [spec.path for spec in found.sockets if spec.speaks != "postfix"]
+    usual = {os.path.realpath(each) for each in paths.socket_candidates()}
+    if not named or any(os.path.realpath(each) in usual for each in named):
+        return ""
+    return f"note: cms-oauth does not look there by itself: programs need --cms_sock={named[0]} or CMS_SOCK={named[0]}"
 
 
 def _obstacles(found: Config) -> Iterator[str]:

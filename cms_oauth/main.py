@@ -154,9 +154,11 @@ def fetch(options: Options, deadline: float, refused: str = "") -> Credential | 
         wire.parse_request(wire.build_request(question))
     except wire.BadRequest as bad:
         return dial.Failed("bad-request", bad.message, "check --user and --proto, or run: cms-oauth --help")
-    answer = _ask(
-        options.socket or paths.find_socket(), question, deadline, as_json=options.output == "json" and not options.test
-    )
+    # No shell expands the ~ in --name=~/x, and the environment's files are read by none.
+    path = os.path.expanduser(options.socket) if options.socket else paths.find_socket()  # noqa: PTH111 - see paths.py
+    answer = _ask(path, question, deadline, as_json=options.output == "json" and not options.test)
+    if isinstance(answer, dial.Failed) and not options.socket and not os.path.lexists(path):
+        answer.message += _looked_at(path)
     if isinstance(answer, Credential) and answer.token == refused:
         return dial.Failed(
             "unavailable",
@@ -164,6 +166,14 @@ def fetch(options: Options, deadline: float, refused: str = "") -> Credential | 
             "try again in 5 minutes; if fresh ones are refused as well, run: cms status",
         )
     return answer
+
+
+def _looked_at(path: str) -> str:
+    """Say where else a socket was looked for, and how another place is named."""
+    if os.environ.get("CMS_SOCK"):
+        return ", which CMS_SOCK names"
+    others = "".join(f", nor at {each}" for each in paths.socket_candidates() if each != path)
+    return f"{others}; --cms_sock or CMS_SOCK names another place"
 
 
 def _ask(path: str, question: wire.Request, deadline: float, *, as_json: bool) -> Credential | dial.Failed:

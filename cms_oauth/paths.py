@@ -82,7 +82,8 @@ def socket_candidates() -> Iterator[str]:
     """Yield where a token socket may be, the likeliest first; $CMS_SOCK alone where that is set."""
     named = os.environ.get("CMS_SOCK")
     if named:
-        yield named
+        # A file of the environment's is read by no shell.
+        yield os.path.expanduser(named)  # noqa: PTH111 - as in _of_logind
     else:
         for folder in _client_folders():
             yield f"{folder}/{_SOCKET}"

@@ -480,6 +480,24 @@ Proxy("http://ann@proxy.test:3128", no_proxy=["localhost"])
     assert "warning:" in err
 
 
+@pytest.mark.parametrize(
+    ("place", "noted"),
+    [("{home}/elsewhere.sock", True), ("{home}/run/cms/cms.sock", False), ("{home}/system/cms.sock", False)],
+)
+def test_check_says_when_clients_do_not_look_there(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, place: str, noted: bool
+) -> None:
+    """The session's folder and the service's are looked at; any other has to be named, and that is no fault."""
+    monkeypatch.delenv("CMS_SOCK", raising=False)
+    path, sock = home / "my.cfg", place.format(home=home)
+    path.write_text(f'CredentialServer("{sock}", accounts=[Office365_Account(user="a@example.test")])')
+
+    assert 0 == main.main(["check", "-c", str(path)])
+    out = capsys.readouterr().out
+    assert noted == (f"programs need --cms_sock={sock} or CMS_SOCK={sock}\n" in out)
+    assert noted == ("note:" in out)
+
+
 @pytest.mark.parametrize(("config", "told"), [("cms.cfg", True), ("other.cfg", False)])
 def test_check_says_what_the_running_daemon_warns_of(
     home: Path, configured: Path, capsys: pytest.CaptureFixture[str], config: str, told: bool

@@ -260,6 +260,47 @@ def test_the_usual_places_are_searched(
     assert XOAUTH2.decode() + "\n" == capfd.readouterr().out
 
 
+def test_where_it_looked_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A daemon may run with its socket elsewhere: then a person is told each place, and how another is named."""
+    monkeypatch.delenv("CMS_SOCK", raising=False)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setattr("cms_oauth.paths._USERS_RUNTIME", str(tmp_path / "none"))
+    monkeypatch.setattr("cms_oauth.paths._SYSTEM_RUNTIME", str(tmp_path / "system"))
+    places = f"there is no socket at {tmp_path}/cms/cms.sock: {tmp_path}/cms does not exist, nor at {tmp_path}/system/"
+
+    assert 69 == main.run([])
+    said = capfd.readouterr().err
+    assert places in said
+    assert "; --cms_sock or CMS_SOCK names another place (no-daemon) - start the daemon, run: cms run\n" in said
+
+
+def test_a_named_place_is_the_only_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """And where it was named is said."""
+    monkeypatch.setenv("CMS_SOCK", f"{tmp_path}/none")
+
+    assert 69 == main.run([])
+    assert f"no socket at {tmp_path}/none, which CMS_SOCK names (no-daemon)" in capfd.readouterr().err
+    assert 69 == main.run([f"--cms_sock={tmp_path}/no"])
+    assert f"no socket at {tmp_path}/no (no-daemon)" in capfd.readouterr().err
+
+
+def test_a_tilde_is_the_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """No shell expands it in `--cms_sock=~/cms.sock`, nor in a file of the environment's."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with Daemon(tmp_path / "cms.sock", XOAUTH2, XOAUTH2):
+        assert 0 == main.run(["--cms_sock=~/cms.sock"])
+        monkeypatch.setenv("CMS_SOCK", "~/cms.sock")
+        assert 0 == main.run([])
+
+    assert 2 * f"{XOAUTH2.decode()}\n" == capfd.readouterr().out
+
+
 # --- --rejected ---
 
 
