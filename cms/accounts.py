@@ -302,6 +302,16 @@ def permission_for(protocol: str, scopes: Scopes) -> str:
     return wanted or ("" if own == ALL_CONSENTED else own)
 
 
+def uncovered(permission: str, scopes: Scopes, who: str) -> tuple[str, str]:
+    """Say why a token for these scopes lacks a permission, and what to do; `who` signs in, "" for whoever does."""
+    login = f"`{f'cms login {who}'.strip()}`"
+    if permission.lower() in {each.rpartition("/")[2].lower() for each in scopes}:
+        said = f"the sign-in does not cover {permission}: it was given before the configuration asked for that"
+        return said, f"sign in again and consent: {login}"
+    hint = f"add it to scopes= of the account, or leave scopes= out, then `cms reload` and {login}"
+    return f"scopes= in the configuration names no {permission}", hint
+
+
 def registration_for(user: str | None, *, use_default: bool) -> Registration:
     """Return the registration that a user's domain has of its own, else the default one."""
     domain = (user or "").rpartition("@")[2].lower()

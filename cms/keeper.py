@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import trio
 
-from cms.accounts import Grant, Scopes, resource
+from cms.accounts import Grant, Scopes, resource, uncovered
 from cms.clock import Clock
 from cms.lifecycle import (
     DEFAULT_MIN_VALID,
@@ -184,12 +184,8 @@ class Keeper:
             self._wake_up()
             reply = await self._awaited(scopes, need)
         if isinstance(reply, Token) and not covers(reply, permission):
-            return self._without(permission)
+            return Deny("sign-in-required", *uncovered(permission, scopes, self.who))
         return self._owned(reply, need)
-
-    def _without(self, permission: str) -> Deny:
-        said = f"the sign-in does not cover {permission}: it was given before the configuration asked for that"
-        return Deny("sign-in-required", said, f"sign in again and consent: `{f'cms login {self.who}'.strip()}`")
 
     def signed_in(self, scopes: Scopes, outcome: Outcome) -> None:
         """Take over a sign-in's outcome: a token for these scopes, and the other scope sets are due with it.

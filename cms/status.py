@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from cms.accounts import Account, Kept, Scopes, permission_for
+from cms.accounts import Account, Kept, Scopes, permission_for, uncovered
 from cms.forecast import Forecast, warned_at
 from cms.lifecycle import Failing, Life, NeedsSignIn, Settled, covers, usable
-from cms.preflight import misfit
+from cms.preflight import fits, misfit
 
 # Changes when a field of the JSON changes its meaning or goes; new fields may come at any time.
 JSON_VERSION = 1
@@ -122,7 +122,8 @@ class Row:
     `signed_in_at` is when the sign-in was given, as Unix time, and `signed_in_age` that in seconds, None for unknown;
     `ends_in` are the seconds to the forecast's moment, and `sign_in_due` says that it is near. `sign_in` is the way in
     which the account signs in; `credential_expires_at` is when its application's certificate ends, as Unix time,
-    and `credential_due` says that it is near.
+    and `credential_due` says that it is near. `refused` are those of the protocols that the token is not served for,
+    although it is usable (`preflight=`).
     """
 
     user: str
@@ -144,6 +145,7 @@ class Row:
     sign_in: str = ""
     credential_expires_at: int | None = None
     credential_due: bool = False
+    refused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +197,7 @@ def _row(entry: Entry, protocols: tuple[str, ...], life: Life, now: float, wall:
         sign_in=entry.account.grant.sign_in,
         credential_expires_at=int(entry.credential_expires) or None,
         credential_due=bool(expiry_warning(entry.credential_expires, wall)),
+        refused=_refused(entry, protocols, life),
     )
     return _with_sign_in(row, entry, wall)
 
@@ -212,24 +215,30 @@ def _with_sign_in(row: Row, entry: Entry, wall: float) -> Row:
     return replace(row, forecast=entry.forecast, ends_in=ends_in, sign_in_due=due, next_move=move)
 
 
+def _refused(entry: Entry, protocols: tuple[str, ...], life: Life) -> tuple[str, ...]:
+    if not entry.account.preflight or life.held is None:
+        return ()
+    return tuple(each for each in protocols if not fits(life.held, each, entry.account.scopes[each]))
+
+
 def _preflight_warnings(entry: Entry, protocols: tuple[str, ...], life: Life) -> Iterator[str]:
     """Yield what to say of a token that cannot open each of these protocols, whether or not it is served."""
-    yield _consent_warning(entry, protocols, life)
+    yield from _consent_warnings(entry, protocols, life)
     scopes = entry.account.scopes
     wrong = (misfit(life.held.claims, each, scopes[each]) for each in protocols if life.held)
     yield from dict.fromkeys(f"{each.message}: {each.hint}" for each in wrong if each)
 
 
-def _consent_warning(entry: Entry, protocols: tuple[str, ...], life: Life) -> str:
-    """Return what to say of a token that does not cover each of these protocols, "" for one that does."""
-    asked = entry.account.scopes
-    missing = [each for each in protocols if life.held and not covers(life.held, permission_for(each, asked[each]))]
-    if not missing:
-        return ""
-    return (
-        f"the sign-in does not cover {', '.join(missing)}, which the configuration asks for: sign in again and consent,"
-        f" `cms login {entry.user}`"
-    )
+def _consent_warnings(entry: Entry, protocols: tuple[str, ...], life: Life) -> Iterator[str]:
+    """Yield what to say of a token that does not cover each of these protocols: nothing of one that does."""
+    lacking: dict[str, list[str]] = {}
+    for each in protocols if life.held else ():
+        scopes = entry.account.scopes[each]
+        permission = permission_for(each, scopes)
+        if life.held and not covers(life.held, permission):
+            lacking.setdefault(uncovered(permission, scopes, entry.user)[1], []).append(each)
+    for hint, names in lacking.items():
+        yield f"the sign-in does not cover {', '.join(names)}, which the configuration asks for: {hint}"
 
 
 def length_warning(life: Life) -> str:
@@ -423,9 +432,11 @@ def as_systemd(rows: Sequence[Row]) -> str:
     line = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]) or "no accounts"
     if any(row.persisted is False for row in rows):
         line += "; sign-ins in memory only"
-    waiting = [row for row in rows if row.state in _FOR_PEOPLE] or [row for row in rows if row.sign_in_due]
-    first = waiting[0] if waiting else None
-    return f"{line}; {_printable(first.user or 'an account')}: {_printable(first.next_move)}" if first else line
+    now = [row for row in rows if row.state in _FOR_PEOPLE or row.refused]
+    first = next(iter([*now, *(row for row in rows if row.sign_in_due)]), None)
+    if first is None:
+        return line
+    return f"{line}; {_printable(first.user or 'an account')}: {_printable(first.next_move or first.warning)}"
 
 
 # States in which nothing gets better until a person has done something.
@@ -435,7 +446,8 @@ _FOR_PEOPLE = ("sign-in-required", "signing-in", "refused", "locked")
 def exit_code(rows: Sequence[Row], *, memory_chosen: bool = False) -> int:
     """Return what `cms status --check` exits with.
 
-    2 when an account has no usable token, 1 when one is failing or needs a person while its token is good, is just
+    2 when an account has no usable token, or one that is served for none of its protocols; 1 when one is not served for
+    some of them, is failing or needs a person while its token is good, is just
     starting, keeps its sign-in in memory without having been told to, or is expected to need a sign-in soon; 3 when there is no account; else 0.
     """
     if not rows:
@@ -446,6 +458,8 @@ def exit_code(rows: Sequence[Row], *, memory_chosen: bool = False) -> int:
 def _severity(row: Row, *, memory_chosen: bool) -> int:
     if not row.usable and row.state != "starting":
         return CRITICAL
+    if row.refused:
+        return WARNING if set(row.protocols) - set(row.refused) else CRITICAL
     if row.state not in {"ok", "renewing"} or (row.persisted is False and not memory_chosen):
         return WARNING
     if row.sign_in_due or row.credential_due:

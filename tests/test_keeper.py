@@ -625,6 +625,21 @@ async def test_a_token_that_lacks_the_permission_is_not_answered() -> None:
 
 
 @in_trio_clock
+async def test_a_permission_that_the_configuration_does_not_name() -> None:
+    """It is to be corrected: no sign-in would bring it."""
+
+    def prepare(world: World) -> None:
+        world.provider.script.extend([Granted("lesser", world.clock.boot(), HOUR, MAIL, who="a@example.test")] * 2)
+
+    async with keeping(prepare=prepare) as world:
+        reply = await world.keeper.ask(MAIL, permission="POP.AccessAsUser.All")
+
+        assert isinstance(reply, Deny)
+        assert "scopes= in the configuration names no POP.AccessAsUser.All" == reply.message
+        assert "add it to scopes= of the account" in reply.hint
+
+
+@in_trio_clock
 async def test_settings_that_may_mend_a_failure_are_tried() -> None:
     """A refusal and an outage of before are asked about again under the new settings."""
     async with keeping(REVOKED, DOWN) as world:

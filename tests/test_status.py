@@ -98,6 +98,35 @@ def test_a_protocol_that_the_token_does_not_cover_is_warned_about() -> None:
     assert "cms login a@example.test" in row.warning
 
 
+def test_a_protocol_that_the_configuration_does_not_name_is_mended_there() -> None:
+    """Signing in again would not help."""
+    own = replace(ACCOUNT, scopes={"SMTP": MAIL[:1], "IMAP": MAIL[:1]})
+    lives = {MAIL[:1]: Life(replace(TOKEN, scopes=MAIL[:1]))}
+    row = describe([entry(Life(), account=own, lives=lives)], NOW, WALL)[0]
+
+    assert "does not cover IMAP, which the configuration asks for: add it to scopes= of the account" in row.warning
+
+
+@pytest.mark.parametrize(
+    ("scopes", "preflight", "refused", "expected"),
+    [
+        (MAIL, True, (), OK),
+        (MAIL[:1], True, ("IMAP",), WARNING),
+        (("https://outlook.office.com/POP.AccessAsUser.All",), True, ("SMTP", "IMAP"), CRITICAL),
+        (("https://outlook.office.com/POP.AccessAsUser.All",), False, (), OK),
+    ],
+)
+def test_monitoring_hears_of_requests_that_are_refused(
+    scopes: tuple[str, ...], preflight: bool, refused: tuple[str, ...], expected: int
+) -> None:
+    """A token that is there and served for nothing is as good as none; the line says what to do."""
+    account = replace(ACCOUNT, preflight=preflight)
+    rows = describe([entry(Life(replace(TOKEN, scopes=scopes)), account=account)], NOW, WALL)
+
+    assert ("ok", refused, expected) == (rows[0].state, rows[0].refused, exit_code(rows))
+    assert bool(refused) == ("does not cover" in as_systemd(rows))
+
+
 @pytest.mark.parametrize(("size", "warned"), [(LONG_TOKEN, False), (LONG_TOKEN + 1, True)])
 def test_a_long_token_is_warned_about(size: int, warned: bool) -> None:
     """In the text and the JSON, with its size and the programs that fail with it; nothing of it is shown."""
@@ -459,6 +488,7 @@ def test_json_is_versioned_and_complete() -> None:
         "sign_in": "browser",
         "credential_expires_at": None,
         "credential_due": False,
+        "refused": [],
     } == document["accounts"][0]
 
 
