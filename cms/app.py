@@ -464,7 +464,7 @@ class App(control.Commands):
 
     def _waiting(self) -> list[Grant]:
         keepers = [kept.keeper for kept in self._kept.values()]
-        return [each.grant for each in keepers if each.grant.sign_in == "browser" and _needs_sign_in(each)]
+        return [each.grant for each in keepers if _needs_sign_in(each)]
 
     @property
     def _accounts(self) -> tuple[Account, ...]:

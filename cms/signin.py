@@ -236,9 +236,9 @@ def _pasted_fields(text: str) -> dict[str, str]:
 
 
 class SignIns:
-    """All sign-ins under way, and the local page.
+    """All sign-ins under way, and the local page, which names everybody who waits and signs in whom it can.
 
-    `sign_in` starts one in the worker; `signed_in` is told how each ended, `prompted` of each prompt, for the hooks; `waiting` gives the grants that want a browser; `status` the text that the page shows. `owner` is the uid
+    `sign_in` starts one in the worker; `signed_in` is told how each ended, `prompted` of each prompt, for the hooks; `waiting` gives the grants that a person has to sign in; `status` the text that the page shows. `owner` is the uid
     whose browser may use the page. Call `changed` when `waiting` or `page` has another answer.
     """
 
@@ -304,7 +304,7 @@ class SignIns:
 
     def where(self, grant: Grant) -> str:
         """Return the address of the page at which this grant can be signed in now, "" where there is none."""
-        if not self._doors or _not_here(grant):
+        if not self._doors or not _by_the_page(grant):
             return ""
         own = self._own_page()
         return (own if own in self._doors else next(iter(self._doors))).url
@@ -378,7 +378,7 @@ class SignIns:
         with trio.move_on_after(WALK_SECONDS):
             async with self._loopback.open(address, self._here):
                 task_status.started()
-                while self._waiting():
+                while any(map(_by_the_page, self._waiting())):
                     await self._news.wait()
 
     # The page, while somebody waits.
@@ -401,7 +401,7 @@ class SignIns:
 
     def _wanted(self) -> dict[Address, None]:
         """Return where a browser may look for the page now, in the order of what people are told first."""
-        waiting = [grant for grant in self._waiting() if not _not_here(grant)]
+        waiting = [grant for grant in self._waiting() if _by_the_page(grant)]
         own = [self._own_page()] if waiting else []
         return dict.fromkeys(filter(None, [*own, *(_fixed(grant.redirect_uri) for grant in waiting)]))
 
@@ -458,7 +458,8 @@ class SignIns:
         if "state" in fields:
             return await self._returned(fields, request.path, port)
         if request.path == "/":
-            return Response(200, pages.front(self._offers(), self._status(), self._named_elsewhere()))
+            offers = self._offers()
+            return Response(200, pages.front(offers, self._status(), self._named_elsewhere(offers)))
         return _told(404, "Nothing here", "open the address that `cms login` shows")
 
     async def _started(self, fields: Mapping[str, str], origin: str, port: int) -> Response:
@@ -466,7 +467,7 @@ class SignIns:
         if not _is_ours(origin.removeprefix("http://"), port) or not origin.startswith("http://"):
             return _told(403, "Not from this page", "start the sign-in from the page itself")
         grant = next((each for each in self._waiting() if each.key == fields.get("grant")), None)
-        if grant is None or _not_here(grant):
+        if grant is None or not _by_the_page(grant):
             return _told(404, "Nobody waits", "that account does not wait for a sign-in any more")
         flow = self.start(grant, "browser")
         flow.keep()
@@ -494,16 +495,13 @@ class SignIns:
         """Return the accounts that wait, those under way with where they go on."""
         under_way = [flow for flow in self._flows.values() if flow.page and flow.prompted]
         offers = {flow.grant.key: _offer(flow.grant, flow.prompted.url if flow.prompted else "") for flow in under_way}
-        waiting = [grant for grant in self._waiting() if not _not_here(grant)]
+        waiting = filter(_by_the_page, self._waiting())
         return [*offers.values(), *(_offer(grant) for grant in waiting if grant.key not in offers)]
 
-    def _named_elsewhere(self) -> list[str]:
-        """Say of the accounts that wait and that no page here can sign in what does."""
-        named = (grant.login for grant in self._waiting() if _not_here(grant))
-        return [
-            f"{login or 'whoever signs in'}: give `cms login {login}".rstrip() + " --paste` in a terminal"
-            for login in named
-        ]
+    def _named_elsewhere(self, offers: Sequence[pages.Offer]) -> list[str]:
+        """Say of the accounts that wait, and that the page does not sign in, what does."""
+        here = {offer.key for offer in offers}
+        return [_elsewhere(grant) for grant in self._waiting() if grant.key not in here]
 
 
 def in_words(flow: Flow) -> str:
@@ -527,6 +525,17 @@ def _not_here(grant: Grant) -> str:
     except Unreachable as error:
         return error.message
     return ""
+
+
+def _by_the_page(grant: Grant) -> bool:
+    """Whether the page signs a grant in: its person wants a browser, and that comes back to this machine."""
+    return grant.sign_in == "browser" and not _not_here(grant)
+
+
+def _elsewhere(grant: Grant) -> str:
+    """Return the command for an account that the page does not sign in. Its own way is what `cms login` takes."""
+    command = f"cms login {grant.login}".rstrip() + (" --paste" if grant.sign_in == "browser" else "")
+    return f"{grant.login or 'whoever signs in'}: give `{command}` in a terminal"
 
 
 def _fixed(redirect_uri: str) -> Address | None:

@@ -179,8 +179,8 @@ async def test_accounts_are_found_by_name(world: World) -> None:
         ambiguous = await app.logout("")
 
     assert [True, True] == found
-    assert Result(False, "there is no account 'b@example.test'", "name one of these: a@example.test") == unknown
-    assert "name one of these: a@example.test, b@example.test" == ambiguous.hint
+    assert Result(False, "there is no account 'b@example.test'", "name one of these, `cms login USER`: a@example.test") == unknown
+    assert "name one of these, `cms logout USER`: a@example.test, b@example.test" == ambiguous.hint
 
 
 @in_trio
@@ -320,15 +320,15 @@ async def test_a_machines_account_needs_no_person(world: World) -> None:
 
 
 @in_trio
-async def test_the_page_offers_who_waits_for_a_browser(world: World) -> None:
-    """Accounts that need a sign-in, and are configured for a browser."""
+async def test_the_page_hears_of_all_who_wait(world: World) -> None:
+    """Accounts that need a sign-in by a person, in whatever way: the page signs in some, and names the others."""
     world.accounts = [account("a@example.test"), account("unsigned@example.test")]
     world.accounts.append(account("unsigned@b.test", sign_in="device"))
     async with world.daemon() as app:
         await until_settled(app)
         waiting = [grant.login for grant in app._waiting()]
 
-    assert ["unsigned@example.test"] == waiting
+    assert ["unsigned@example.test", "unsigned@b.test"] == waiting
 
 
 @in_trio

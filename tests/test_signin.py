@@ -709,6 +709,20 @@ async def test_without_a_fixed_port_there_is_no_page_before_a_flow() -> None:
 
 
 @in_trio_clock
+async def test_no_page_comes_for_those_whom_it_does_not_sign_in() -> None:
+    """An account that is signed in with a code is named on a page that is there, and is no reason for one."""
+    device = replace(FIRST, sign_in="device")
+    async with page_for(device, SECOND) as (house, doors, waiting):
+        await gathered()
+        with_another = list(doors.opened), house.signins.where(device)
+        waiting.remove(SECOND)
+        house.signins.changed()
+        await gathered()
+
+        assert (([AT_SECOND], ""), []) == (with_another, doors.opened)
+
+
+@in_trio_clock
 async def test_a_port_in_use_is_told_once_and_tried_again(capsys: pytest.CaptureFixture[str]) -> None:
     """The log names who has it; when that program has gone, the page comes up by itself."""
     async with page_for(FIRST, SECOND) as (house, doors, _):
@@ -778,16 +792,23 @@ async def test_the_page_stays_where_a_flow_ended_while_others_wait() -> None:
 
 @in_trio
 async def test_the_page_says_who_cannot_be_signed_in_there() -> None:
-    """A redirect address on no loopback has the command instead of a button, and no flow starts for it."""
-    async with browsing(lambda: [NOT_HERE, grant("", "https://localhost")]) as (house, flow):
+    """What wants no browser, or does not come back here, has the command instead of a button, and is not started."""
+    device = replace(grant("e@example.test"), sign_in="device")
+    begun = replace(grant("a@example.test"), sign_in="paste")
+    async with browsing(lambda: [NOT_HERE, grant("", "https://localhost"), device, begun]) as (house, flow):
         assert flow.address is not None
         _, page = await visit(flow, "/")
         origin = f"http://127.0.0.1:{flow.address.port}"
-        status, _ = await visit(flow, "/start", method="POST", form=f"grant={NOT_HERE.key}", origin=origin)
+        for one in (NOT_HERE, device):
+            status, _ = await visit(flow, "/start", method="POST", form=f"grant={one.key}", origin=origin)
+            assert 404 == status
 
     assert "d@example.test: give `cms login d@example.test --paste` in a terminal" in page
     assert "whoever signs in: give `cms login --paste` in a terminal" in page
-    assert (404, 1) == (status, len(house.worker.sessions))
+    assert "e@example.test: give `cms login e@example.test` in a terminal" in page
+    # It has been begun in a browser all the same.
+    assert "a@example.test: give" not in page
+    assert 1 == len(house.worker.sessions)
 
 
 @pytest.mark.parametrize(
