@@ -42,6 +42,7 @@ __all__ = (
     "evidence_data",
     "identifiers_of",
     "is_stale",
+    "may_be_stale",
     "of_client",
     "of_entra",
     "of_row",
@@ -101,7 +102,7 @@ def diagnose(protocol: str, reply: str, evidence: Evidence | None = None) -> tup
     `protocol` is "smtp", "imap" or "pop"; `reply` the server's own words, from the code on.
     """
     evidence, reply = evidence or Evidence(), printable(reply).strip()
-    row = next((row for row in mail.ROWS if protocol in row.protocols and row.pattern.search(reply)), None)
+    row = _row_of(protocol, reply)
     software = _software(reply, evidence)
     if row is None:
         verdicts = [mail.OTHER_SERVER] if software else []
@@ -112,9 +113,18 @@ def diagnose(protocol: str, reply: str, evidence: Evidence | None = None) -> tup
     return known if row else (*known, _unknown(reply))
 
 
+def _row_of(protocol: str, reply: str) -> mail.Row | None:
+    return next((row for row in mail.ROWS if protocol in row.protocols and row.pattern.search(reply)), None)
+
+
+def _shown(protocol: str, evidence: Evidence) -> list[Verdict]:
+    """Return what the evidence alone says."""
+    return [found for finding in _FINDINGS if (found := finding(protocol, evidence))]
+
+
 def _ranked(row: mail.Row, protocol: str, evidence: Evidence, *, foreign: bool) -> list[Verdict]:
     """Return a row's causes and what the evidence shows: that first where the reply itself names no cause."""
-    shown = [found for finding in _FINDINGS if (found := finding(protocol, evidence))]
+    shown = _shown(protocol, evidence)
     fitting = _fitting(row, protocol, evidence)
     if not row.unsaid:
         return fitting + [each for each in shown if each.name in _CERTAIN]
@@ -135,6 +145,15 @@ def is_stale(verdicts: Sequence[Verdict]) -> bool:
     """Return whether the token itself is at fault, expired or revoked, so that another one may help."""
     first = [each.name for each in verdicts if each.name != mail.OTHER_SERVER.name][:1]
     return first in ([mail.EXPIRED.name], [mail.REVOKED.name])
+
+
+def may_be_stale(protocol: str, reply: str, evidence: Evidence) -> bool:
+    """Return whether Exchange refuses a login without a word of why, and nothing is known against the token.
+
+    Exchange tells of a revoked token in no other way: it sends no challenge.
+    """
+    row = _row_of(protocol, printable(reply).strip())
+    return row is not None and row.unsaid and _is_exchange(evidence) and not _shown(protocol, evidence)
 
 
 def _expired(_: str, evidence: Evidence) -> Verdict | None:

@@ -93,13 +93,14 @@ class Report:
         verdicts: tuple[Verdict, ...] = (),
         evidence: Evidence | None = None,
         trace: list[str] | None = None,
+        stale: bool = False,
     ) -> None:
         self.failed = failed
         self.reply = reply
         self.verdicts = verdicts
         self.evidence = evidence or Evidence()
         self.trace = trace or []
-        self.stale = failed is not None and diagnosis.is_stale(verdicts)
+        self.stale = stale
 
 
 class Place:
@@ -214,7 +215,10 @@ def run(
     evidence = _evidence(given, place, login)
     verdicts = diagnosis.diagnose(test, reply, evidence)
     failed = Failed(code, what, verdicts[0].hint())
-    return Report(failed, reply=reply, verdicts=verdicts, evidence=evidence, trace=login.trace)
+    # What is refused after the login is refused to whoever it was that the token has let in.
+    unsaid = not login.passed and diagnosis.may_be_stale(test, reply, evidence)
+    stale = unsaid or diagnosis.is_stale(verdicts)
+    return Report(failed, reply=reply, verdicts=verdicts, evidence=evidence, trace=login.trace, stale=stale)
 
 
 def _evidence(given: Evidence, place: Place, login: Login) -> Evidence:

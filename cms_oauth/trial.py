@@ -25,12 +25,16 @@ def run(options: Options, answer: Credential | dial.Failed) -> int:
 
 def _with_another(options: Options, refused: Credential, outcome: mailtest.Report) -> mailtest.Report:
     """Ask cms once for another token than the refused one, and try that; say so."""
-    _say("the server takes this token for one that is no longer good; asking cms for another one")
+    known = diagnosis.is_stale(outcome.verdicts)
+    why = "takes this token for one that is no longer good" if known else "does not say why it refuses this token"
+    _say(f"the server {why}; asking cms for another one")
     answer = fetch(options, dial.now() + wire.CLIENT_SECONDS, refused.token)
     if isinstance(answer, dial.Failed):
         _say(f"{answer.message} - {answer.hint}")
         return outcome
     again = mailtest.run(options.test, options.host, answer.user, answer.token)
+    if again.failed and again.reply:
+        _say("a fresh one was refused as well")
     again.trace[:0] = outcome.trace
     return again
 

@@ -10,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cms_oauth import diagnosis, diagnosis_mail
-from cms_oauth.diagnosis import clock_of, diagnose, identifiers_of, is_stale, of_client, of_entra, span, wait_of
+from cms_oauth.diagnosis import (
+    clock_of,
+    diagnose,
+    identifiers_of,
+    is_stale,
+    may_be_stale,
+    of_client,
+    of_entra,
+    span,
+    wait_of,
+)
 from cms_oauth.verdicts import MOVERS, Claims, Evidence
 
 USER = "user@contoso.example"
@@ -334,6 +344,24 @@ def test_another_token_may_help(reply: str, known: Evidence, *, expected: bool) 
     protocol = "smtp" if reply.startswith("535") else "imap"
 
     assert expected == is_stale(diagnose(protocol, reply, known))
+
+
+@pytest.mark.parametrize(
+    ("reply", "known", "expected"),
+    [
+        (REFUSALS["smtp"], evidence("smtp"), True),
+        (REFUSALS["smtp"], evidence("smtp", None), True),
+        (REFUSALS["smtp"], evidence("smtp", host="localhost", greeting="220 x Microsoft ESMTP MAIL Service"), True),
+        (REFUSALS["smtp"], evidence("smtp", host="mail.example.net", greeting="220 x ESMTP Postfix"), False),
+        (REFUSALS["smtp"], evidence("smtp", replace(GOOD, audience="https://graph.microsoft.com")), False),
+        (REFUSALS["smtp"], evidence("smtp", replace(GOOD, user="ann@contoso.example")), False),
+        ("535 5.7.139 SmtpClientAuthentication is disabled for the Mailbox.", evidence("smtp"), False),
+        ("599 what", evidence("smtp"), False),
+    ],
+)
+def test_exchange_does_not_tell_of_a_stale_token(reply: str, known: Evidence, *, expected: bool) -> None:
+    """Where it gives no reason and none is known, another token is worth a try."""
+    assert expected == may_be_stale("smtp", reply, known)
 
 
 texts = st.text(max_size=60)

@@ -152,25 +152,39 @@ GOOD_IMAP = (
 EXPIRED = BY_NAME["IMAP: refused with an expired token"]
 
 
+UNSAID = BY_NAME["IMAP: refused, and nothing wrong with the token"]
+
+
 class OnceRefused(Player):
     """Refuses the first login as the dialogue has it; the second one passes."""
 
-    def __init__(self, tls: ssl.SSLContext) -> None:
-        super().__init__(EXPIRED.lines, tls)
-        opening = EXPIRED.lines[: EXPIRED.lines.index("S: + ")]
-        self._turns = [EXPIRED.lines, (*opening, *GOOD_IMAP)]
+    def __init__(self, tls: ssl.SSLContext, dialogue: Dialogue) -> None:
+        super().__init__(dialogue.lines, tls)
+        opening = dialogue.lines[: dialogue.lines.index("S: + ")]
+        self._turns = [dialogue.lines, (*opening, *GOOD_IMAP)]
 
     def __call__(self, talk: Any) -> None:
         self._lines = self._turns.pop(0)
         super().__call__(talk)
 
 
-def test_an_expired_token_is_replaced_once(
-    tls: ssl.SSLContext, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("dialogue", "why"),
+    [
+        (EXPIRED, "takes this token for one that is no longer good"),
+        (UNSAID, "does not say why it refuses this token"),
+    ],
+    ids=["expired", "unsaid"],
+)
+def test_a_token_that_may_be_stale_is_replaced_once(
+    dialogue: Dialogue, why: str, tls: ssl.SSLContext, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """cms is asked for another token than the refused one, which is said; with that the test passes."""
-    refused, fresh = jwt(GOOD | {"exp": -60}), jwt(GOOD)
-    player = OnceRefused(tls)
+    """cms is asked for another token than the refused one, which is said; with that the test passes.
+
+    Exchange says of a revoked token no more than of any other that it refuses.
+    """
+    refused, fresh = dialogue.token(), jwt(GOOD | {"jti": "fresh"})
+    player = OnceRefused(tls, dialogue)
     granted = [wire.render("xoauth2", USER, token) for token in (refused, fresh)]
     with Daemon(tmp_path / "cms.sock", *granted) as daemon, MailServer(player) as server:
         status = main.run([f"--cms_sock={daemon.path}", f"--test-imap=localhost:{server.port}", "--output=json"])
@@ -179,10 +193,25 @@ def test_an_expired_token_is_replaced_once(
 
     assert (0, [], True) == (status, player.surprises, said["ok"])
     assert [b"IMAP\n", b"IMAP,rejected=" + main._hash(refused).encode() + b"\n"] == daemon.requests
-    assert "asking cms for another one" in err
+    assert f"the server {why}; asking cms for another one" in err
+    assert "refused as well" not in err
     assert 2 == sum("AUTHENTICATE XOAUTH2" in line for line in said["trace"])
     assert [] == said["verdicts"]
     assert "error" not in said
+
+
+def test_a_fresh_token_that_is_refused_as_well(
+    tls: ssl.SSLContext, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """That is said, and cms is not asked a third time."""
+    with world(tmp_path, UNSAID, tls, UNSAID.token(), jwt(GOOD | {"jti": "fresh"})) as it:
+        status = main.run(it.arguments)
+        asked = len(it.daemon.requests)
+    out, err = capfd.readouterr()
+
+    assert (77, 2) == (status, asked)
+    assert "imap-off" == names(json.loads(out))[0]
+    assert 1 == err.count("cms-oauth: a fresh one was refused as well\n")
 
 
 def test_where_cms_has_no_other_token_the_first_answer_counts(
