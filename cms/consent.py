@@ -58,6 +58,11 @@ LETTER_WIDTH = 100
 _APPLICATIONS = {"SMTP": "SMTP.SendAsApp", "IMAP": "IMAP.AccessAsApp", "POP": "POP.AccessAsApp"}
 
 
+def portal(authority: str) -> str:
+    """Return where applications of an authority's cloud are registered and consented to."""
+    return _PORTALS.get(urlsplit(authority).netloc, _PORTAL)
+
+
 @dataclass(frozen=True, slots=True)
 class Permission:
     """One permission, the resource that it is for ("" for a sign-in's own), and what it is needed for."""
@@ -128,7 +133,7 @@ def petition(accounts: Sequence[Account]) -> Petition:
         redirect_uri=grant.redirect_uri,
         permissions=_own(accounts) if grant.unattended else _delegated(asked),
         unattended=grant.unattended,
-        portal=_PORTALS.get(urlsplit(grant.authority).netloc, _PORTAL),
+        portal=portal(grant.authority),
     )
 
 

@@ -79,10 +79,14 @@ class Wishes:
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """What is known of an address' organisation. `said` is for the person, `note` for the file."""
+    """What is known of an address' organisation. `said` is for the person, `note` for the file.
+
+    `cloud` is the national cloud it is in, "" for none.
+    """
 
     id: str = ""
     personal: bool = False
+    cloud: str = ""
     said: str = ""
     note: str = ""
 
@@ -120,7 +124,9 @@ def tenant_of(user: str, explored: Explored) -> Tenant:
         return Tenant(personal=True, said=f"{domain} is for personal accounts.")
     if explored.tenant:
         note = f" The tenant is that of {domain}."
-        return Tenant(explored.tenant, said=f"{domain} is the tenant {explored.tenant}.", note=note)
+        where = f", in the national cloud {explored.cloud}" if explored.cloud else ""
+        said = f"{domain} is the tenant {explored.tenant}{where}."
+        return Tenant(explored.tenant, said=said, note=note, cloud=explored.cloud)
     if explored.unknown:
         said = f"Microsoft knows no organisation called {domain}: is the address right? Written without a tenant."
         return Tenant(said=said)
@@ -158,7 +164,7 @@ def _account_words(wishes: Wishes, tenant: Tenant) -> Iterator[str]:
         "user": wishes.user,
         "tenant": tenant.id,
         "client_id": wishes.client_id,
-        "cloud": "personal" if tenant.personal else "",
+        "cloud": "personal" if tenant.personal else tenant.cloud,
         "authority": wishes.authority,
         "redirect_uri": wishes.redirect_uri,
     }

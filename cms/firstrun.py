@@ -23,6 +23,7 @@ from cms import fragments, units
 from cms import login as terminal
 from cms.accounts import CLOUDS, Account
 from cms.config import Config
+from cms.consent import portal
 from cms.firstfile import Tenant, Wishes, domain_of, known_tenant, tenant_of, text_of, write
 from cms.grants.messages import Explored
 from cms.main import INTERRUPTED
@@ -42,6 +43,11 @@ _STOP_SECONDS = 10.0
 _POLL_SECONDS = 0.05
 # cms-oauth gives its test a minute.
 _TEST_SECONDS = 90.0
+
+# Microsoft: "Authentication and the Microsoft identity platform in national clouds".
+_OWN_APPLICATION = """\
+nothing was written: the cloud {cloud} knows no application of the other clouds, so you need one of your own there
+register it at {portal} (docs/microsoft-setup.md, National clouds), then `cms init --client-id=ID`"""
 
 
 class Person(Protocol):
@@ -123,6 +129,9 @@ def _begin(wishes: Wishes, person: Person, steps: Steps, around: Around) -> int:
     tenant, no_keyring = _look_around(wishes, around)
     if tenant.said:
         person.say(tenant.said)
+    if tenant.cloud and not wishes.client_id:
+        person.complain(_OWN_APPLICATION.format(cloud=tenant.cloud, portal=portal(CLOUDS[tenant.cloud].login)))
+        return FAILED
     write(Path(wishes.config), text_of(wishes, tenant, no_keyring), system=wishes.for_system)
     person.say(f"Wrote {wishes.config}.")
     if not person.there:

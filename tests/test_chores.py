@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 from support.grants import ANN, Broker, desk, grant_for, opened, service
 
-from cms.accounts import Grant, Kept
+from cms.accounts import CLOUDS, Grant, Kept
 from cms.grants import chores, exports
 from cms.grants.messages import (
     Discard,
@@ -215,12 +216,12 @@ def test_a_key_that_cannot_be_deleted_takes_nothing_from_a_sign_out(
 
 
 class Says:
-    """A provider that names this issuer, or this trouble."""
+    """A provider that names this issuer, or this trouble; `more` is in its document as well."""
 
-    def __init__(self, answer: str | Trouble) -> None:
-        self._answer = answer
+    def __init__(self, answer: str | Trouble, **more: str) -> None:
+        self._answer = answer if isinstance(answer, Trouble) else {"issuer": answer, **more}
 
-    def issuer(self, authority: str) -> str | Trouble:
+    def discovered(self, authority: str) -> Mapping[str, Any] | Trouble:
         assert authority == "https://login.example.test/x.test"
         return self._answer
 
@@ -240,6 +241,31 @@ def test_looking_around(first: Open, answer: str | Trouble, expected: tuple[str,
 
     assert isinstance(end, Explored)
     assert expected == (end.tenant, end.why, end.unknown)
+
+
+@pytest.mark.parametrize(
+    ("instance", "scope", "expected"),
+    [
+        ("microsoftonline.com", "", ""),
+        ("microsoftonline.com", "GCC", ""),
+        ("microsoftonline.com", "DOD", ""),
+        ("microsoftonline.us", "DODCON", "gcc-high"),
+        ("microsoftonline.us", "", "gcc-high"),
+        ("microsoftonline.us", "DOD", "dod"),
+        ("partner.microsoftonline.cn", "", "china"),
+        ("", "", ""),
+    ],
+)
+def test_the_cloud_of_a_tenant(first: Open, instance: str, scope: str, expected: str) -> None:
+    """The document of any cloud names that of the tenant; GCC is in the global one."""
+    provider = Says(
+        f"https://login.example.test/{TENANT}/v2.0", cloud_instance_name=instance, tenant_region_sub_scope=scope
+    )
+    end = chores.attend(service(first)._vault, provider, Explore(1, "https://login.example.test/x.test"))
+
+    assert isinstance(end, Explored)
+    assert (TENANT, expected) == (end.tenant, end.cloud)
+    assert expected in ("", *CLOUDS)
 
 
 def test_looking_around_for_real(first: Open, grant: Grant, entra: Entra) -> None:

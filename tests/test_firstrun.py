@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.newcomers import USER, Person, empty_home, program, wishes
+from support.newcomers import GUID, USER, Person, empty_home, program, wishes
 
 from cms import firstrun, fragments
 from cms.accounts import CLOUDS
@@ -56,6 +56,23 @@ def test_whom_it_asks(home: Path) -> None:
 
     login = CLOUDS["global"].login
     assert [(f"{login}/example.test", ""), ("https://localhost:1/example.test", "/ca.pem"), ("", "")] == asked
+
+
+@pytest.mark.parametrize("cloud", ["gcc-high", "dod", "china"])
+def test_a_national_cloud_needs_an_application_of_its_own(home: Path, cloud: str) -> None:
+    """Without one nothing is written, and where to register it is said; with one the file names the cloud."""
+    person, found = Person(), Explored(GUID, "", unknown=False, no_keyring="", cloud=cloud)
+    path = home / "config" / "cms" / "cms.cfg"
+
+    assert 1 == begin(wishes(home), person, around(found))
+    assert f"example.test is the tenant {GUID}, in the national cloud {cloud}." in person.said
+    portal = "https://portal.azure.cn" if cloud == "china" else "https://portal.azure.us"
+    assert f"register it at {portal} " in person.said
+    assert not path.exists()
+
+    assert 0 == begin(wishes(home, client_id=GUID, sign_in=False), person, around(found))
+    account = load(str(path)).accounts[0]
+    assert (CLOUDS[cloud].imap_host, GUID) == (account.imap_host, account.grant.client_id)
 
 
 def test_the_systems_is_readable_and_names_who_may_ask(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,7 +68,7 @@ REPLIES: list[Reply] = [
     Done(5, Exported("secret-text", ("a", "b"), ("c",))),
     Done(6, Listed((Kept("key", "authority", "client", "login", "who", 7.5), Kept("key", "", "", "")))),
     Done(7, Listed(())),
-    Done(9, Explored("tenant", "why", unknown=True, no_keyring="no keyring")),
+    Done(9, Explored("tenant", "why", unknown=True, no_keyring="no keyring", cloud="dod")),
     Done(1, Granted("secret-token", 5.0, 3600.0, given_at=7.5, endings=(Ending(1.0, 2.0, 70043), Ending(3.0, 4.0)))),
 ]
 

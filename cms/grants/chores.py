@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from cms.grants import exports, imports
 from cms.grants.entra import is_brokered, note
@@ -28,6 +29,12 @@ from cms.lifecycle import Granted, Refused, Transient, Trouble
 # `tenant` of an issuer, which is https://HOST/TENANT/v2.0 (OpenID Connect discovery, as Entra does it).
 _ISSUER = re.compile(r"https://[^/]+/([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})/v2\.0/?")
 
+# `cloud_instance_name` of tenants outside of the global cloud. The United States' two have the same; one is told by
+# its `tenant_region_sub_scope` DOD, where the other's is DODCON. (Both are Microsoft's additions to the document, seen
+# in it for public tenants of each cloud; GCC, which is in the global cloud, has the sub scope GCC.)
+_INSTANCES = {"microsoftonline.us": "gcc-high", "partner.microsoftonline.cn": "china"}
+_DOD = "dod"
+
 # Entra's numbers for a tenant that does not exist, be the name one that could be one or not.
 _NO_TENANT = (90002, 900023)
 
@@ -35,8 +42,8 @@ _NO_TENANT = (90002, 900023)
 class Discoverer(Protocol):
     """What is needed of `cms.grants.entra.Entra`."""
 
-    def issuer(self, authority: str) -> str | Trouble:
-        """Return the issuer that an authority's discovery document names, or why there is none."""
+    def discovered(self, authority: str) -> Mapping[str, Any] | Trouble:
+        """Return an authority's discovery document, or why there is none."""
 
 
 def attend(vault: Vault, discoverer: Discoverer, question: Chore) -> Ended:
@@ -98,10 +105,16 @@ def _export(vault: Vault, question: Export) -> Ended:
 
 def _explore(vault: Vault, discoverer: Discoverer, url: str) -> Explored:
     no_keyring = vault.keys.no_keyring()
-    found = discoverer.issuer(url) if url else ""
+    found = discoverer.discovered(url) if url else {}
     if isinstance(found, Trouble):
         return Explored("", found.message, found.aadsts in _NO_TENANT, no_keyring)
-    issuer = _ISSUER.fullmatch(found)
-    if issuer:
-        return Explored(issuer[1].lower(), "", unknown=False, no_keyring=no_keyring)
-    return Explored("", "the provider names no tenant" if found else "", unknown=False, no_keyring=no_keyring)
+    issuer = _ISSUER.fullmatch(str(found.get("issuer")))
+    tenant = issuer[1].lower() if issuer else ""
+    why = "" if issuer or not found else "the provider names no tenant"
+    return Explored(tenant, why, unknown=False, no_keyring=no_keyring, cloud=_cloud(found))
+
+
+def _cloud(document: Mapping[str, Any]) -> str:
+    """Return the national cloud that a discovery document is about, "" for none."""
+    instance, scope = (str(document.get(each)) for each in ("cloud_instance_name", "tenant_region_sub_scope"))
+    return _DOD if _INSTANCES.get(instance) == "gcc-high" and scope == "DOD" else _INSTANCES.get(instance, "")

@@ -150,10 +150,10 @@ class Entra:
             call.keep_unrotated(refresh_token)
         return call.signed_in(result, scopes)
 
-    def issuer(self, authority: str) -> str | Trouble:
-        """Return the issuer that an authority's discovery document names, or why there is none."""
+    def discovered(self, authority: str) -> Mapping[str, Any] | Trouble:
+        """Return an authority's discovery document, or why there is none."""
         found = self._discovery.document(Grant(authority, "", ""), Budget())
-        return str(json.loads(found).get("issuer")) if isinstance(found, str) else found.trouble
+        return dict(json.loads(found)) if isinstance(found, str) else found.trouble
 
     def mint(self, grant: Grant, scopes: Scopes, secret: Secret) -> Outcome:
         """Ask for a token for the application itself: there is nothing to redeem, and nothing to keep."""

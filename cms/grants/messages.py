@@ -205,13 +205,15 @@ class Explored:
     """What was found.
 
     `tenant` is "" where nobody has told; then `why` says so, for people, and `unknown` if the provider knows no such
-    domain. `no_keyring` says why this process can keep no key in a keyring, "" where it can.
+    domain. `no_keyring` says why this process can keep no key in a keyring, "" where it can. `cloud` is the national
+    cloud that the tenant is in, as `cloud=` has it, "" for none.
     """
 
     tenant: str
     why: str
     unknown: bool
     no_keyring: str
+    cloud: str = ""
 
 
 Finding: TypeAlias = Exported | Listed | Explored
