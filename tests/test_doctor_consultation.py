@@ -8,7 +8,7 @@ import os
 import socket
 import stat
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +18,10 @@ import pytest
 
 from cms.accounts import Account, Grant, Proxy, Source
 from cms.config import Config, ConfigError, SocketSpec
-from cms.doctor import consultation, probes, tools
+from cms.doctor import consultation, probes, probes_mail, tools
 from cms.doctor.consultation import Check, Limits, Progress, World, attend, bundle, examine, usable, write_bundle
 from cms.doctor.findings import Finding, passed
+from cms.doctor.judge import MailTest
 from cms.remote import NoDaemon
 
 MAIL = ("https://outlook.office.com/SMTP.Send",)
@@ -287,7 +288,7 @@ def test_no_daemon(home: Path) -> None:
 
 
 @contextmanager
-def tokens(path: Path, answer: bytes) -> Iterator[None]:
+def tokens(path: Path, answer: bytes | Callable[[bytes], bytes]) -> Iterator[None]:
     """Be a token socket that says this to each request."""
 
     def serve() -> None:
@@ -297,8 +298,8 @@ def tokens(path: Path, answer: bytes) -> Iterator[None]:
             except OSError:
                 return
             with client:
-                client.recv(4096)
-                client.sendall(answer)
+                request = client.recv(4096)
+                client.sendall(answer(request) if callable(answer) else answer)
 
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
@@ -308,6 +309,43 @@ def tokens(path: Path, answer: bytes) -> Iterator[None]:
         yield
         listener.shutdown(socket.SHUT_RDWR)
     thread.join(60)
+
+
+NAMELESS = [replace(ACCOUNT, user="", grant=replace(GRANT, login="", client_id=each)) for each in ("one", "two")]
+
+
+def test_accounts_that_the_configuration_does_not_name(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The daemon knows who has signed in: each is asked for, and logs in, under that name, and none for another."""
+    rows = [{"user": user, "state": "ok", "protocols": ["SMTP"]} for user in ("ann@x.test", "bob@x.test")]
+    accounts = (*NAMELESS, ACCOUNT)
+    status = {**STATUS, "accounts": [*rows, {"user": ACCOUNT.user, "state": "ok", "protocols": ["SMTP"]}]}
+    offered = config(replace(spec(home / "cms.sock"), accounts=accounts), accounts=accounts)
+    with daemon(home, status), tokens(home / "cms.sock", echo):
+        of = world(home, offered)
+        said = [each.message.partition(",")[0] for each in find("token", of)]
+        monkeypatch.setattr(
+            probes_mail, "run", lambda protocol, place, user, _token, **_: MailTest(protocol, user, place)
+        )
+        logins = [each.message.partition(" ")[0] for each in find("SMTP", of)]
+        of.user = "bob@x.test"
+        meant = of.accounts
+
+    assert ["ann@x.test", "bob@x.test", ACCOUNT.user] == said == logins
+    assert [NAMELESS[1]] == meant
+
+
+def echo(request: bytes) -> bytes:
+    """Answer a request as a daemon does that has a token for everybody."""
+    return json.dumps({"token": "opaque", "user": request.split()[-1].decode()}).encode()
+
+
+def test_a_daemon_with_other_accounts_names_nobody(home: Path) -> None:
+    """Its rows are not this configuration's."""
+    with daemon(home, STATUS):
+        of = world(home, config(accounts=(NAMELESS[0], replace(ACCOUNT, user="zoe@example.test"))))
+        name = of.name_of(NAMELESS[0])
+
+    assert "" == name
 
 
 REFUSED = {"error": {"code": "sign-in-required", "message": "nobody has signed in", "hint": "`cms login`"}}

@@ -118,7 +118,21 @@ class World:
     def accounts(self) -> list[Account]:
         """The accounts that are meant."""
         found = self.config.accounts if isinstance(self.config, Config) else ()
-        return [each for each in found if not self.user or self.user.lower() in (each.user.lower(), each.grant.login)]
+        if not self.user:
+            return list(found)
+        return [each for each in found if each.answers_to(self.user) or self.name_of(each).lower() == self.user.lower()]
+
+    def name_of(self, account: Account) -> str:
+        """Return whom an account serves: where the configuration names nobody, who has signed in, "" for nobody yet."""
+        if account.user or not isinstance(self.config, Config) or isinstance(self.status, NoDaemon):
+            return account.user
+        # A row for each token of each account, in the configuration's order.
+        owners = [each for each in self.config.accounts for _ in set(each.scopes.values())]
+        users = [str(row.get("user", "")) for row in self.status.get("accounts", [])]
+        pairs = list(zip(owners, users, strict=False))
+        # A daemon with another configuration has other rows.
+        same = len(owners) == len(users) and all(user == each.user for each, user in pairs if each.user)
+        return next((user for each, user in pairs if same and each == account), "")
 
     @property
     def sockets(self) -> tuple[SocketSpec, ...]:
@@ -133,7 +147,7 @@ class World:
     def rows(self) -> list[Mapping[str, Any]]:
         """The status' rows of the accounts that are meant."""
         rows = [] if isinstance(self.status, NoDaemon) else self.status.get("accounts", [])
-        users = {each.user.lower() for each in self.accounts} | {self.user.lower()}
+        users = {self.name_of(each).lower() for each in self.accounts} | {self.user.lower()}
         return [row for row in rows if not self.user or str(row.get("user", "")).lower() in users]
 
     @property
@@ -156,14 +170,17 @@ class World:
         return [_door(config, host, self.environ) for host in hosts]
 
     @property
-    def tokens(self) -> dict[tuple[str, str], tuple[Asked, str]]:
+    def tokens(self) -> list[tuple[Asked, str]]:
         """What was answered for each account and protocol, with the token: that never leaves this object's checks."""
         return self.once("tokens", self._ask_for_tokens)
 
-    def _ask_for_tokens(self) -> dict[tuple[str, str], tuple[Asked, str]]:
+    def _ask_for_tokens(self) -> list[tuple[Asked, str]]:
         wanted = [(account, protocol) for account in self.accounts for protocol in account.scopes]
-        asked = together([_asking(self, account, protocol) for account, protocol in wanted])
-        return {(account.user, protocol): found for (account, protocol), found in zip(wanted, asked, strict=True)}
+        return together([_asking(self, account, protocol) for account, protocol in wanted])
+
+    def token_of(self, account: Account, protocol: str) -> tuple[Asked, str]:
+        """Return what was answered for one account, which may have no name, and a protocol of its own."""
+        return next(found for found in self.tokens if (found[0].account, found[0].protocol) == (account, protocol))
 
     @property
     def servers(self) -> list[tuple[str, Account, str]]:
@@ -218,16 +235,16 @@ def _door(config: Config, host: str, environ: Mapping[str, str]) -> probes_netwo
 
 
 def _asking(world: World, account: Account, protocol: str) -> Callable[[], tuple[Asked, str]]:
-    return lambda: _ask(world.sockets, account, protocol)
+    return lambda: _ask(world, account, protocol)
 
 
-def _ask(sockets: Sequence[SocketSpec], account: Account, protocol: str) -> tuple[Asked, str]:
+def _ask(world: World, account: Account, protocol: str) -> tuple[Asked, str]:
     """Ask the daemon for a token as a mail program does, over a socket that serves this account and protocol."""
-    serving = (each for each in sockets if each.speaks == "tokens" and protocol in each.protocols)
+    serving = (each for each in world.sockets if each.speaks == "tokens" and protocol in each.protocols)
     spec = next((each for each in serving if account in each.accounts), None)
     if spec is None:
         return Asked(account, protocol, message="no CredentialServer serves it"), ""
-    request = wire.build_request(wire.Request(protocol, "json", account.user))
+    request = wire.build_request(wire.Request(protocol, "json", world.name_of(account)))
     reply = dial.round_trip(spec.path, request, dial.now() + wire.CLIENT_SECONDS, wire.MAX_REPLY)
     if isinstance(reply, dial.Failed):
         return Asked(account, protocol, code=reply.code, message=reply.message, hint=reply.hint), ""
@@ -245,7 +262,9 @@ def _understood(account: Account, protocol: str, text: bytes) -> tuple[Asked, st
     except (ValueError, KeyError, AttributeError):
         said = "the socket answered nothing: this user may not ask there"
         return Asked(account, protocol, code="denied", message=said, hint="`cms doctor` as the daemon's owner"), ""
-    return Asked(account, protocol, got=True, claims=claims_of(token)), token
+    # Where the configuration names nobody, the daemon knows who has signed in.
+    user = str(answer.get("user") or account.user)
+    return Asked(account, protocol, got=True, claims=claims_of(token), user=user), token
 
 
 # The checks.
@@ -373,11 +392,11 @@ def _sign_in(world: World) -> Iterator[Finding]:
 
 
 def _token(world: World) -> Iterator[Finding]:
-    yield from (judge.token(asked) for asked, _ in world.tokens.values())
+    yield from (judge.token(asked) for asked, _ in world.tokens)
 
 
 def _consent(world: World) -> Iterator[Finding]:
-    yield from filter(None, (judge.consent(asked) for asked, _ in world.tokens.values()))
+    yield from filter(None, (judge.consent(asked) for asked, _ in world.tokens))
 
 
 def _servers(world: World) -> Iterator[Finding]:
@@ -408,13 +427,11 @@ def _mailbox(world: World) -> Iterator[Finding]:
 
 def _testing(world: World, protocol: str, account: Account, place: str, mailbox: str = "") -> Callable[[], Finding]:
     def look() -> Finding:
-        _, token = world.tokens[account.user, protocol]
+        asked, token = world.token_of(account, protocol)
         if not token:
-            return skipped(
-                f"mailbox {mailbox}" if mailbox else protocol, f"{account.user} at {place}: there is no token"
-            )
+            return skipped(f"mailbox {mailbox}" if mailbox else protocol, f"{asked.who} at {place}: there is no token")
         return judge.mail(
-            probes_mail.run(protocol, place, account.user, token, mailbox=mailbox, seconds=world.limits.mail)
+            probes_mail.run(protocol, place, asked.user, token, mailbox=mailbox, seconds=world.limits.mail)
         )
 
     return look

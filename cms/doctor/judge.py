@@ -348,8 +348,8 @@ def _forecast(row: Mapping[str, Any], who: str, wall: float) -> Finding:
 class Asked:
     """What the daemon answered when it was asked for a token over a socket: `claims` of it, or the refusal.
 
-    `claims` is None for a token that is opaque, and for none; `got` says whether there is one. The token itself is not
-    here: reports are made of this.
+    `claims` is None for a token that is opaque, and for none; `got` says whether there is one, and `user` whose it is.
+    The token itself is not here: reports are made of this.
     """
 
     account: Account
@@ -359,11 +359,17 @@ class Asked:
     code: str = ""
     message: str = ""
     hint: str = ""
+    user: str = ""
+
+    @property
+    def who(self) -> str:
+        """Whose token it is or would be, for people."""
+        return self.user or self.account.user or "(whoever signs in)"
 
 
 def token(asked: Asked) -> Finding:
     """Return whether a token is to be had for a protocol, and says of itself what the protocol needs."""
-    what = f"{asked.account.user or '(whoever signs in)'}, {asked.protocol}"
+    what = f"{asked.who}, {asked.protocol}"
     if not asked.got:
         if not asked.code:
             return skipped("token", f"{what}: {asked.message}")
@@ -388,10 +394,10 @@ def consent(asked: Asked) -> Finding | None:
     permission = permission_for(asked.protocol, asked.account.scopes.get(asked.protocol, ()))
     if not permission or asked.claims is None or asked.claims.application or not asked.claims.scopes:
         return None
-    what = f"{asked.account.user}, {asked.protocol}"
+    what = f"{asked.who}, {asked.protocol}"
     if permission.lower() in {each.rpartition("/")[2].lower() for each in asked.claims.scopes}:
         return passed("consent", f"{what}: {permission} was consented to")
-    step = f"sign in again and consent: `cms login {asked.account.user}`"
+    step = f"sign in again and consent: `{f'cms login {asked.user or asked.account.user}'.strip()}`"
     return failed("consent", f"{what}: {permission} was not consented to", yours("consent", _UNASKED, step))
 
 
