@@ -101,6 +101,40 @@ NO_OTHER_TOKEN = Verdict(
     "5 minutes",
     words=("cms has no other token than the refused one",),
 )
+OTHER_RESOURCE = Verdict(
+    "token-for-another-resource",
+    "The configuration asks for another resource's token, which no mail server takes, so cms does not hand it out.",
+    "you",
+    (
+        "correct scopes= of the account: the mail scopes of https://outlook.office.com/ alone, or no scopes= at all",
+        "`cms reload`",
+        "{login}",
+    ),
+    _AT_ONCE,
+    words=("the token is for Microsoft Graph, and SMTP needs one for Exchange Online", "scopes="),
+)
+NO_ROLE = Verdict(
+    "token-without-role",
+    "The application's token lacks the permission that this protocol needs, so cms does not hand it out.",
+    "administrator",
+    (
+        "Microsoft Entra admin center > App registrations > the application > API permissions > Add a permission > APIs my organization uses: Office 365 Exchange Online > Application permissions; then Grant admin consent",
+        "then a fresh token: `cms refresh`",
+    ),
+    "minutes, up to an hour",
+    words=("the application's token has no role", "IMAP.AccessAsApp", "POP.AccessAsApp"),
+)
+NOT_COVERED = Verdict(
+    "sign-in-does-not-cover",
+    "The sign-in was given before the configuration asked for this protocol, and does not cover it.",
+    "you",
+    (
+        "sign in again, and consent: {login}",
+        "if you don't need the protocol: leave it out of scopes= and protocols=, then `cms reload`",
+    ),
+    _AT_ONCE,
+    words=("the sign-in does not cover", "consent"),
+)
 SIGN_IN = Verdict(
     "sign-in-required",
     "Somebody has to sign in: there is no sign-in yet, or Microsoft has ended it.",
@@ -194,6 +228,10 @@ ROWS = (
     _row("no answer in time from", NO_ANSWER),
     _row("is no path for a socket", BAD_PATH),
     _row("no other token than the refused one", NO_OTHER_TOKEN),
+    # Refused before any server is asked (cms.preflight): a sign-in alone would not help.
+    _row(r"the token is for .* needs one for", OTHER_RESOURCE),
+    _row(r"token has no role", NO_ROLE),
+    _row(r"the sign-in does not cover", NOT_COVERED),
     # What the daemon itself says has words of its own for each case: the code tells.
     _row(r"\bsign-in-required\b", SIGN_IN, "sign-in-required"),
     _row(r"\blocked\b", LOCKED, "locked"),

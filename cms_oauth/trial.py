@@ -16,7 +16,8 @@ from cms_oauth.main import Credential, Options, fetch, report, write
 def run(options: Options, answer: Credential | dial.Failed) -> int:
     """Test the login with what the daemon answered; return the exit status."""
     if isinstance(answer, dial.Failed):
-        return _end(options, mailtest.Report(answer, verdicts=diagnosis.of_client(answer.code, answer.message)))
+        verdicts = diagnosis.of_client(answer.code, answer.message, options.user)
+        return _end(options, mailtest.Report(answer, verdicts=verdicts))
     outcome = mailtest.run(options.test, options.host, answer.user, answer.token)
     if outcome.stale:
         outcome = _with_another(options, answer, outcome)

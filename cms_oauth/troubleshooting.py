@@ -67,7 +67,7 @@ def page() -> str:
         ("There is no connection with the mail server", _unique(_of_mail(*_CONNECTIONS))),
         ("Microsoft refuses the sign-in", _unique(_of_entra())),
         ("Microsoft refuses an application that signs in by itself", _unique(_of_applications())),
-        ("cms gives no token", _unique(row.verdict for row in local.ROWS)),
+        ("cms gives no token", _unique(fill(row.verdict, _PLACEHOLDERS) for row in local.ROWS)),
     )
     return _TOP + "".join(f"\n## {title}\n" + "".join(map(_entry, verdicts)) for title, verdicts in sections)
 

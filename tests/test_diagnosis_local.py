@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 from support.scripted import HANG_UP, HOLD, Answer, Daemon
 
+from cms.preflight import misfit
 from cms_oauth import diagnosis_local as local
 from cms_oauth import dial, main, wire
 from cms_oauth.diagnosis import of_client
+from cms_oauth.verdicts import Claims
 
 TOKEN = "eyJ0eXAi.T-o_k~e+n/" + "x" * 40
 XOAUTH2 = wire.render("xoauth2", "user@domain.com", TOKEN)
@@ -98,6 +100,35 @@ def test_failures_that_need_another_user_or_another_machine() -> None:
     assert "no-permission" == of_client(closed.code, closed.message)[0].name
     assert isinstance(long, dial.Failed)
     assert "bad-path" == of_client(long.code, long.message)[0].name
+
+
+@pytest.mark.parametrize(
+    ("claims", "protocol", "name", "mover"),
+    [
+        (Claims(audience="https://graph.microsoft.com"), "SMTP", "token-for-another-resource", "you"),
+        (Claims(audience="https://graph.microsoft.com"), "API", "token-for-another-resource", "you"),
+        (Claims(application=True), "IMAP", "token-without-role", "administrator"),
+    ],
+)
+def test_what_the_preflight_refuses(claims: Claims, protocol: str, name: str, mover: str) -> None:
+    """By its own words: nobody is told to sign in first, since that alone brings the same token again."""
+    found = misfit(claims, protocol, ("https://outlook.office.com/SMTP.Send",))
+
+    assert found
+    first = of_client("sign-in-required", found.message, "user@domain.com")[0]
+
+    assert (name, mover) == (first.name, first.mover)
+    assert "cms login" not in first.steps[0]
+    assert not any("{" in step for step in first.steps)
+
+
+def test_a_sign_in_that_does_not_cover_a_protocol() -> None:
+    """Is the one of them that a sign-in mends."""
+    said = "the sign-in does not cover POP.AccessAsUser.All: it was given before the configuration asked for that"
+    first = of_client("sign-in-required", said, "user@domain.com")[0]
+
+    assert "sign-in-does-not-cover" == first.name
+    assert "`cms login user@domain.com`" in first.steps[0]
 
 
 def test_no_other_token(tmp_path: Path) -> None:

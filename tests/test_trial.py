@@ -301,6 +301,18 @@ def test_without_a_daemon_the_data_says_so(tmp_path: Path, capfd: pytest.Capture
     assert ("no-daemon", ["no-socket"]) == (said["error"]["code"], names(said))
 
 
+def test_what_the_preflight_refuses_as_data(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The first step is not a sign-in, and the command for that names the account that was asked for."""
+    said = "the token is for Microsoft Graph, and IMAP needs one for Exchange Online"
+    refusal = json.dumps(wire.json_refusal("sign-in-required", said, "name the mail scopes alone")).encode()
+    with Daemon(tmp_path / "cms.sock", b"", refusal) as daemon:
+        status = main.run([f"--cms_sock={daemon.path}", f"--user={USER}", "--test-imap=localhost", "--output=json"])
+    data = json.loads(capfd.readouterr().out)
+
+    assert (75, ["token-for-another-resource"]) == (status, names(data))
+    assert f"`cms login {USER}`" == data["verdicts"][0]["steps"][-1]
+
+
 def test_what_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     """As for a token."""
     with Path("/dev/full").open("w") as full:
