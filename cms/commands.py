@@ -422,7 +422,7 @@ def doctor(user: str, bundle: str, asking: tuple[str, ...], config: str, *, as_j
 
 @cms.command()
 @_config_option
-@click.option("--user", prompt="Mail address", help="The mail address to sign in with.")
+@click.option("--user", default="", metavar="ADDRESS", help="The mail address to sign in with.")
 @click.option("--system", is_flag=True, help="For the whole machine's service: /etc/cms/cms.cfg.")
 @click.option("--offline", is_flag=True, help="Do not look up the address's tenant.")
 @click.option("--tenant", default="", help="The tenant, where it is known.")
@@ -447,9 +447,6 @@ def init(config: str, *, system: bool, yes: bool, method: str | None, **wishes: 
     """
     from cms import alone, firstfile, firstrun  # noqa: PLC0415 - half a daemon, which most commands do without
 
-    if not firstfile.is_address(wishes["user"]):
-        _complain(f"{wishes['user']} is no mail address")
-        return os.EX_USAGE
     named = _config_path(config, str)
     if system and named:
         raise click.UsageError("--system names the file already: leave -c out.")
@@ -485,6 +482,15 @@ class _Terminal:
 
     def reply(self, question: str, usual: str) -> str:
         return usual if self._yes else str(self._asked(lambda: click.prompt(question, usual)))
+
+    def ask(self, question: str) -> str:
+        try:
+            return str(self._asked(lambda: click.prompt(question))).strip()
+        except KeyboardInterrupt:
+            if sys.stdin.isatty():
+                raise
+            # The end of a pipe looks like Ctrl-C to click.
+            return ""
 
     def _asked(self, ask: Callable[[], Any]) -> Any:
         try:

@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -24,11 +24,11 @@ from cms import login as terminal
 from cms.accounts import CLOUDS, Account
 from cms.config import Config
 from cms.consent import portal
-from cms.firstfile import Tenant, Wishes, domain_of, known_tenant, tenant_of, text_of, write
+from cms.firstfile import Tenant, Wishes, domain_of, is_address, known_tenant, tenant_of, text_of, write
 from cms.grants.messages import Explored
 from cms.main import INTERRUPTED
 from cms.remote import NoDaemon, Remote
-from cms.trust import user_name
+from cms.trust import oddity, user_name
 from cms.units import Systemd, command
 from cms_oauth import paths
 
@@ -63,6 +63,9 @@ class Person(Protocol):
     def agree(self, question: str) -> bool: ...
     def choose(self, question: str, choices: Sequence[str], usual: str) -> str: ...
     def reply(self, question: str, usual: str) -> str: ...
+    def ask(self, question: str) -> str:
+        """Ask whoever there is, even with --yes; return "" where the input ends and is no terminal."""
+        ...
 
 
 Connect = Callable[[], Remote]
@@ -109,23 +112,45 @@ def steps_for(wishes: Wishes) -> Steps:
 
 def begin(wishes: Wishes, person: Person, around: Around) -> int:
     """Do all of it; return the exit status."""
+    if os.path.lexists(wishes.config):
+        person.complain(_taken(wishes.config))
+        return FAILED
     # What there is to do may depend on whether the file is there.
-    steps = steps_for(wishes)
+    steps: Steps | None = None
     try:
+        user = wishes.user or _address(person)
+        if not is_address(user):
+            person.complain(f"{user} is no mail address" if user else "no mail address\n`cms init --user=ADDRESS`")
+            return os.EX_USAGE
+        wishes = replace(wishes, user=user)
+        steps = steps_for(wishes)
         return _begin(wishes, person, steps, around)
     except KeyboardInterrupt:
-        person.say("\nStopped here; what has been done stays.")
-        if Path(wishes.config).exists():
-            person.say(steps.said)
+        if steps and Path(wishes.config).exists():
+            person.say(f"\nStopped here; what has been done stays.\n{steps.said}")
+        else:
+            person.say("\nStopped here; nothing was written.")
         return INTERRUPTED
 
 
+def _taken(config: str) -> str:
+    """Say what is at the configuration's place, and what to do."""
+    what = oddity(Path(config))
+    if what:
+        return f"{config} is {what} and stays as it is: name a file"
+    return f"{config} exists already and stays as it is\nedit it, then `cms check -c {config}`"
+
+
+def _address(person: Person) -> str:
+    """Ask for the address until it is one; return "" where nobody says any."""
+    while said := person.ask("Mail address"):
+        if is_address(said):
+            return said
+        person.complain(f"{said} is no mail address")
+    return ""
+
+
 def _begin(wishes: Wishes, person: Person, steps: Steps, around: Around) -> int:
-    if os.path.lexists(wishes.config):
-        person.complain(
-            f"{wishes.config} exists already and stays as it is\nedit it, then `cms check -c {wishes.config}`"
-        )
-        return FAILED
     tenant, no_keyring = _look_around(wishes, around)
     if tenant.said:
         person.say(tenant.said)

@@ -617,6 +617,22 @@ def test_init_writes_a_configuration_that_is_good(home: Path, capsys: pytest.Cap
     assert "account a@example.test" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("typed", "code", "said"),
+    [("a@example.test\n", 0, "cms login"), ("", os.EX_USAGE, "no mail address\n`cms init --user=ADDRESS`")],
+)
+def test_init_takes_the_address_from_a_pipe(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, typed: str, code: int, said: str
+) -> None:
+    """One that has none is told how to name it; it is nobody who gave up."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+
+    assert code == main.main(["init", "--offline"])
+    shown = capsys.readouterr()
+    assert said in shown.out + shown.err
+    assert (code == 0) == (home / "config" / "cms" / "cms.cfg").exists()
+
+
 def test_init_elsewhere_names_the_file_in_the_next_command(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """-c has to be given again."""
     path = home / "my.cfg"

@@ -228,8 +228,34 @@ def test_giving_up_says_how_to_go_on(home: Path) -> None:
 
     assert 130 == begin(wishes(home), early, Around(interrupt, load, nobody))
     assert 130 == begin(wishes(home, offline=True), late, around())
-    assert ["\nStopped here; what has been done stays."] == early.heard
+    assert ["\nStopped here; nothing was written."] == early.heard
+    assert "Stopped here; what has been done stays." in late.said
     assert "    cms login\n" in late.said
+
+
+def test_the_address_is_asked_for_until_it_is_one(home: Path) -> None:
+    """A typing error costs a line, and not the command; nobody there is told of the option."""
+    typing, gone, early = Person(addresses=["ann", "a b@c", USER]), Person(addresses=["ann"]), Person(gives_up="Mail")
+    nameless = replace(wishes(home, offline=True), user="")
+
+    assert os.EX_USAGE == begin(nameless, gone, around())
+    assert "cms: ann is no mail address\ncms: no mail address\n`cms init --user=ADDRESS`" == gone.said
+    assert 130 == begin(nameless, early, around())
+    assert ["\nStopped here; nothing was written."] == early.heard
+    assert not Path(nameless.config).exists()
+    assert 0 == begin(nameless, typing, around())
+    assert [USER] == [each.user for each in load(nameless.config).accounts]
+
+
+def test_what_is_there_is_told_before_anything_is_asked(home: Path) -> None:
+    """A configuration, or what is none at all."""
+    person = Person(gives_up="Mail")
+    (home / "my.cfg").touch()
+
+    assert 1 == begin(Wishes(str(home / "my.cfg")), person, around())
+    assert 1 == begin(Wishes(os.devnull), person, around())
+    assert "my.cfg exists already and stays as it is" in person.said
+    assert "/dev/null is a device and stays as it is: name a file" in person.said
 
 
 def test_steps_that_are_switched_off_are_not_asked_for(home: Path) -> None:

@@ -25,6 +25,7 @@ class Person:
     gives_up: str = "-"
     shown: str = "none"
     heard: list[str] = field(default_factory=list)
+    addresses: list[str] = field(default_factory=list)
 
     def say(self, text: str) -> None:
         self.heard.append(text)
@@ -42,6 +43,11 @@ class Person:
 
     def reply(self, _question: str, _usual: str) -> str:
         return self.shown
+
+    def ask(self, question: str) -> str:
+        if self.gives_up in question:
+            raise KeyboardInterrupt
+        return self.addresses.pop(0) if self.addresses else ""
 
     @property
     def said(self) -> str:
