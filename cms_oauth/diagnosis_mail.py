@@ -647,8 +647,8 @@ NO_ANSWER = Verdict(
 class Row:
     """A reply and its causes, the likeliest first where nothing else is known.
 
-    `pattern` is searched for, whatever the case. `unsaid` says that the reply does not name its cause: then what the
-    token and the server tell decides. `source` is where the wording comes from.
+    `pattern` is searched for, whatever the case. `unsaid` says that the reply does not name its cause, or is known to
+    name a wrong one: then what the token and the server tell decides. `source` is where the wording comes from.
     """
 
     protocols: tuple[str, ...]
@@ -698,9 +698,10 @@ ROWS = (
         PERSONAL_OFF,
         PERSONAL_ALIAS,
         BASIC_AUTH,
+        unsaid=True,
     ),
     _row(_ANY, r"basic auth\w* is (disabled|not supported)|5\.7\.30\b", BASIC_AUTH),
-    _row("smtp", r"credentials were incorrect", CREDENTIALS, OTHER_USER),
+    _row("smtp", r"credentials were incorrect", CREDENTIALS, OTHER_USER, unsaid=True),
     _row("smtp", r"4\.7\.66|tls 1\.[01]\b", OLD_TLS, source="Microsoft's note on legacy TLS clients"),
     _row("smtp", r"starttls command first|must issue a? ?starttls", NO_TLS, source=_OTHERS),
     _row("smtp", r"^504|5\.7\.4 unrecogni[sz]ed", NO_OAUTH, NO_TLS),
@@ -731,7 +732,9 @@ ROWS = (
         TOO_MANY_CONNECTIONS,
         source=_D4,
     ),
-    _row("pop", r"logon failure|login-delay|in-use", POP_POLLING, BACKEND, source=_D4),
+    _row("pop", r"login-delay|in-use", POP_POLLING, BACKEND, source=_D4),
+    # Said of whatever is wrong with the login, and of one that comes too often.
+    _row("pop", r"logon failure", POP_POLLING, BACKEND, *_POP_CAUSES, source=_D4, unsaid=True),
     # IMAP and POP: the login.
     _row(
         "imap",

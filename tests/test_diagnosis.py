@@ -115,6 +115,30 @@ def test_a_cause_that_the_reply_names_comes_first(reply: str) -> None:
     assert "token-expired" == both[-1]
 
 
+@pytest.mark.parametrize(
+    ("reply", "usual"),
+    [
+        ("535 5.7.139 Authentication unsuccessful, the user credentials were incorrect.", "credentials-incorrect"),
+        ("535 5.7.139 Authentication unsuccessful, the request did not meet the criteria.", "conditional-access"),
+    ],
+)
+def test_the_evidence_counts_before_a_reply_that_only_guesses(reply: str, usual: str) -> None:
+    """Exchange says so of a token for Graph, too: what is certain comes first."""
+    graph = evidence("smtp", replace(GOOD, audience="https://graph.microsoft.com"))
+
+    assert ["token-audience", usual] == names("smtp", reply, graph)[:2]
+    assert usual == names("smtp", reply, evidence("smtp"))[0]
+
+
+def test_a_logon_failure_of_pops_names_no_cause() -> None:
+    """Too many of them are likeliest; but a token for Graph never opens a mailbox, and POP may be switched off."""
+    reply = "-ERR Logon failure: unknown user name or bad password."
+    graph = evidence("pop", replace(GOOD, audience="https://graph.microsoft.com"))
+
+    assert ["pop-polling", "server-trouble", "pop-off"] == names("pop", reply, evidence("pop"))[:3]
+    assert ["token-audience", "pop-polling"] == names("pop", reply, graph)[:2]
+
+
 def test_what_the_evidence_rules_out_is_not_said() -> None:
     """A delegated token needs no service principal, and who owns the mailbox needs no full access to it."""
     with_claims = names("imap", REFUSALS["imap"], evidence("imap"))
