@@ -90,6 +90,13 @@ _SKEW_SECONDS = 300.0
 _WANTED = {"smtp": "SMTP.Send", "imap": "IMAP.AccessAsUser.All", "pop": "POP.AccessAsUser.All"}
 _ROLES = {"smtp": "SMTP.SendAsApp", "imap": "IMAP.AccessAsApp", "pop": "POP.AccessAsApp"}
 
+# What switches a protocol on for a mailbox, as an argument of Set-CASMailbox.
+_SWITCHES = {
+    "smtp": "-SmtpClientAuthenticationDisabled $false",
+    "imap": "-ImapEnabled $true",
+    "pop": "-PopEnabled $true",
+}
+
 # What servers say in the middle of a login of a token that is not, or no longer, good (RFC 7628, 3.2.2; Dovecot).
 _STALE = re.compile(r"invalid_token|expired|revoked|\"status\":\s*\"?401", re.IGNORECASE)
 
@@ -315,6 +322,7 @@ def _values(protocol: str, reply: str, evidence: Evidence) -> dict[str, str]:
         "wanted": _WANTED.get(protocol, ""),
         "app_role": _ROLES.get(protocol, ""),
         "protocol": protocol.upper(),
+        "switch": _SWITCHES.get(protocol, ""),
         "test": protocol,
         "host": evidence.host or "HOST",
         "offered": ", ".join(evidence.offered) or "none",

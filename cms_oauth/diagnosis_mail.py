@@ -101,7 +101,7 @@ SECURITY_DEFAULTS = Verdict(
     (
         "look: Microsoft Entra admin center > Overview > Properties > Manage security defaults",
         "replace security defaults by conditional access policies that leave this user's mail programs in",
-        "and switch the protocol on for the mailbox: `Set-CASMailbox -Identity {mailbox} -SmtpClientAuthenticationDisabled $false`",
+        "and switch {protocol} on for the mailbox: `Set-CASMailbox -Identity {mailbox} {switch}`",
     ),
     _AN_HOUR,
     _SECURITY_DEFAULTS,

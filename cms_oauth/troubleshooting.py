@@ -48,6 +48,7 @@ _PLACEHOLDERS = {
     "app_role": "SMTP.SendAsApp (IMAP.AccessAsApp, POP.AccessAsApp)",
     "app": "APPLICATION-ID",
     "protocol": "SMTP (IMAP, POP)",
+    "switch": "-SmtpClientAuthenticationDisabled $false (-ImapEnabled $true, -PopEnabled $true)",
     "test": "smtp",
     "host": "HOST",
     "offered": "passwords alone, or nothing",

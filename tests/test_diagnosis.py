@@ -267,6 +267,24 @@ def test_clouds(host: str, audience: str, *, wrong: bool) -> None:
     assert wrong == ("token-cloud" in names("imap", REFUSALS["imap"], known))
 
 
+@pytest.mark.parametrize(
+    ("protocol", "switch"),
+    [
+        ("smtp", "-SmtpClientAuthenticationDisabled $false"),
+        ("imap", "-ImapEnabled $true"),
+        ("pop", "-PopEnabled $true"),
+    ],
+)
+def test_security_defaults_are_followed_by_the_protocols_own_switch(protocol: str, switch: str) -> None:
+    """Not by SMTP's where IMAP or POP was refused."""
+    verdicts = diagnose(protocol, REFUSALS[protocol], evidence(protocol))
+    found = next(each for each in verdicts if each.name == "security-defaults")
+
+    assert (
+        f"switch {protocol.upper()} on for the mailbox: `Set-CASMailbox -Identity {USER} {switch}`" in found.steps[-1]
+    )
+
+
 def test_commands_name_the_mailbox() -> None:
     """Quoted as PowerShell wants it; unknown, a stand-in."""
     known = evidence("smtp", None, user="o'neil@contoso.example")
