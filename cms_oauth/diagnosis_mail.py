@@ -160,6 +160,7 @@ BASIC_AUTH = Verdict(
     (
         "basic authentication is disabled",
         "550 5.7.30 Basic authentication is not supported for Client Submission",
+        "NO LOGIN failed",
         "app password",
     ),
 )
@@ -777,11 +778,13 @@ ROWS = (
     ),
     _row(
         "imap",
-        r"authenticate failed|authentication ?failed|invalid credentials|login failed",
+        r"authenticate failed|authentication ?failed|invalid credentials",
         *_IMAP_CAUSES,
         source=_D4,
         unsaid=True,
     ),
+    # The answer to LOGIN, which has a password; a token goes with AUTHENTICATE.
+    _row("imap", r"login failed", BASIC_AUTH, *_IMAP_CAUSES, source="seed 002", unsaid=True),
     _row(
         "pop",
         r"authentication fail|unknown user name|\[AUTH\]|\[SYS/PERM\]|invalid credentials",

@@ -44,7 +44,7 @@ MORE = (
     ("imap", "NO [AUTHORIZATIONFAILED] no such right", "no-full-access", "RFC 5530"),
     ("imap", "NO [PRIVACYREQUIRED] plaintext authentication disallowed", "no-tls", "RFC 5530"),
     ("imap", "NO [NONEXISTENT] Unknown mailbox", "no-mailbox", "RFC 5530"),
-    ("imap", "NO LOGIN failed.", "imap-off", "seed 002"),
+    ("imap", "NO LOGIN failed.", "password-used", "seed 002"),
     ("imap", "BAD unsupported authentication mechanism", "no-oauth", "Dovecot"),
     ("imap", "SSL read error", "tls-broken", "seed 002"),
     ("imap", "Connection closed. 14", "server-trouble", "microsoft.md D4"),
