@@ -31,7 +31,7 @@ IDLE_LIFE = 90 * DAY
 IDLE_SHOWN = 7 * DAY
 
 # Why earlier sign-ins ended, by Entra's number: only these say something of the next one.
-FREQUENCY, PASSWORD = "sign-in frequency", "password"
+FREQUENCY, PASSWORD, IDLENESS = "sign-in frequency", "password", "idleness"
 REASONS = {
     70043: FREQUENCY,
     50078: FREQUENCY,
@@ -39,6 +39,7 @@ REASONS = {
     50132: PASSWORD,
     50133: PASSWORD,
     50089: PASSWORD,
+    700082: IDLENESS,
 }
 
 # How many endings of each reason are kept: enough to see a pattern, and the one before it.
@@ -88,7 +89,7 @@ def forecast(
         _of_platform(given_at, last_redeemed) if spa else None,
         _of_frequency(given_at, endings, now),
         _of_password(endings, now),
-        _of_idleness(last_redeemed, now),
+        _of_idleness(last_redeemed, endings, now),
     ]
     return min(filter(None, found), key=lambda each: each.due, default=None)
 
@@ -162,7 +163,9 @@ def _of_password(endings: Sequence[Ending], now: float) -> Forecast | None:
     return Forecast(due, "the password was changed at such intervals", "possible")
 
 
-def _of_idleness(last_redeemed: float, now: float) -> Forecast | None:
+def _of_idleness(last_redeemed: float, endings: Sequence[Ending], now: float) -> Forecast | None:
     if not last_redeemed or now - last_redeemed < IDLE_SHOWN:
         return None
-    return Forecast(last_redeemed + IDLE_LIFE, "90 days without a renewal", "certain")
+    before = any(_reason(each) == IDLENESS for each in endings)
+    words = "90 days without a renewal"
+    return Forecast(last_redeemed + IDLE_LIFE, f"{words}, which ended one before" if before else words, "certain")

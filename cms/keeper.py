@@ -212,7 +212,7 @@ class Keeper:
         """Drop every token: the sign-in was given up."""
         self._epoch += 1
         self.persisted = None
-        self.given_at, self.endings = 0.0, ()
+        self.given_at, self.redeemed_at, self.endings = 0.0, 0.0, ()
         again = f"cms login {self.who}".strip()
         trouble = Trouble("signed-out", _SIGNED_OUT, f"sign in again with `{again}`")
         for scopes in self.lives:
@@ -293,6 +293,10 @@ class Keeper:
             self.given_at = outcome.given_at
             self.redeemed_at = self._clock.wall()
             self.endings = outcome.endings
+        elif isinstance(outcome, Transient) and outcome.given_at:
+            # A sign-in of an earlier daemon's that has given this one nothing yet.
+            self.given_at, self.endings = outcome.given_at, outcome.endings
+            self.redeemed_at = max(self.redeemed_at, outcome.redeemed_at)
         self._publish(scopes, life)
 
     def _explained(self, outcome: Outcome) -> Outcome:

@@ -201,10 +201,17 @@ class Granted:
 
 @dataclass(frozen=True, slots=True)
 class Transient:
-    """No token this time; the sign-in may be as good as ever. `retry_after` is in seconds, 0 when nobody named one."""
+    """No token this time; the sign-in may be as good as ever. `retry_after` is in seconds, 0 when nobody named one.
+
+    `given_at`, `redeemed_at` and `endings` are what is known of the sign-in: when it was given and when it last gave a
+    token, as Unix times, 0 for unknown, and how those before it ended.
+    """
 
     trouble: Trouble
     retry_after: float = 0.0
+    given_at: float = 0.0
+    redeemed_at: float = 0.0
+    endings: tuple[Ending, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

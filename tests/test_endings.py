@@ -16,10 +16,11 @@ from cms.accounts import Grant, Source
 from cms.forecast import REMEMBERED
 from cms.grants.keys import Keys
 from cms.grants.vault import NONCE_BYTES, Entry, Vault
-from cms.lifecycle import Ending, Granted, Outcome, Refused
+from cms.lifecycle import Ending, Granted, Outcome, Refused, Transient
 from cms.sandbox.entra import Entra
+from cms.sandbox.faults import Fault
 
-FREQUENCY, NO_CONSENT = 70043, 65001
+FREQUENCY, IDLE, NO_CONSENT = 70043, 700082, 65001
 
 
 @pytest.fixture
@@ -89,6 +90,74 @@ def test_a_refusal_that_is_no_ending_is_not_remembered(worker: Broker, entra: En
     assert () == granted(worker.sign_in(grant, entra)).endings
 
 
+def test_a_sign_in_that_was_idle_for_too_long_is_remembered(worker: Broker, entra: Entra, grant: Grant) -> None:
+    """An ending by 90 days of idleness, too."""
+    worker.sign_in(grant, entra)
+    entra.revoke(ANN, IDLE)
+    worker.acquire(grant)
+
+    assert [IDLE] == [each.aadsts for each in granted(worker.sign_in(grant, entra)).endings]
+
+
+def test_a_failure_says_what_is_known_of_the_sign_in(worker: Broker, entra: Entra, grant: Grant) -> None:
+    """When it was given and last redeemed, and how those before it ended: a daemon that has just started has no more."""
+    worker.sign_in(grant, entra)
+    entra.revoke(ANN, FREQUENCY)
+    worker.acquire(grant)
+    given = granted(worker.sign_in(grant, entra))
+    before = time.time()
+    worker.acquire(grant)
+    renewed = time.time()
+    entra.faults.add(Fault("status"))
+    failed = worker.acquire(grant)
+
+    assert isinstance(failed, Transient), failed
+    assert (given.given_at, given.endings) == (failed.given_at, failed.endings)
+    assert before <= failed.redeemed_at <= renewed
+
+
+def test_a_new_sign_in_counts_as_redeemed(worker: Broker, entra: Entra, grant: Grant) -> None:
+    """It has given a token."""
+    given = granted(worker.sign_in(grant, entra)).given_at
+    entra.faults.add(Fault("status"))
+    failed = worker.acquire(grant)
+
+    assert isinstance(failed, Transient), failed
+    assert given == failed.redeemed_at
+
+
+@pytest.mark.parametrize("method", ["browser", "device"])
+def test_a_challenge_is_met_by_the_next_sign_in_whoever_begins_it(
+    worker: Broker, entra: Entra, grant: Grant, method: str
+) -> None:
+    """`cms login` without a daemon has not heard the refusal; the sign-in that meets it ends it."""
+    entra.device_interval = 1
+    worker.sign_in(grant, entra)
+    entra.challenge(ANN)
+    refused = worker.acquire(grant)
+    assert isinstance(refused, Refused), refused
+    assert refused.trouble.claims
+
+    granted(worker.sign_in(grant, entra, method=method))
+    granted(worker.acquire(grant))
+
+
+def test_a_challenge_of_a_sign_in_is_kept_as_well(worker: Broker, entra: Entra, grant: Grant) -> None:
+    """What a sign-in was refused with, the next one carries, even if others of the person's were refused meanwhile."""
+    worker.sign_in(grant, entra)
+    entra.challenge(ANN)
+    refused = worker.sign_in(grant, entra)
+    assert isinstance(refused, Refused), refused
+    entra.faults.add(Fault("aadsts", aadsts=53003))
+    again = worker.sign_in(grant, entra)
+    assert isinstance(again, Refused), again
+    assert "" == again.trouble.claims
+    # The sandbox took it for met with that; for a policy it is not.
+    entra.challenge(ANN)
+
+    granted(worker.sign_in(grant, entra))
+
+
 def test_a_logout_forgets(worker: Broker, entra: Entra, grant: Grant) -> None:
     """Whoever signs out leaves nothing behind, not even how long sign-ins lived."""
     worker.sign_in(grant, entra)
@@ -145,6 +214,58 @@ class TestFiles:
         assert isinstance(refused, Refused)
         assert FREQUENCY == refused.trouble.aadsts
         assert () == granted(first.sign_in(grant, entra)).endings
+
+    def test_a_disk_that_takes_nothing_loses_a_challenge(
+        self, first: Broker, entra: Entra, grant: Grant, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """The refusal is told all the same, nothing is left behind, and what was stored is whole."""
+
+        def full(*_args: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        first.sign_in(grant, entra)
+        entra.challenge(ANN)
+        with monkeypatch.context() as patched:
+            patched.setattr("cms.grants.vault.Held._write", full)
+            refused = first.sign_in(grant, entra)
+
+        assert isinstance(refused, Refused), refused
+        assert refused.trouble.claims
+        assert [] == list((tmp_path / "state").glob("*.redeeming"))
+        entra.directory.user(ANN).challenge = ""
+        granted(first.acquire(grant))
+
+    def test_what_was_cut_off_stays_known(self, first: Broker, entra: Entra, grant: Grant, tmp_path: Path) -> None:
+        """A challenge is not worth the mark that explains a refusal later."""
+        first.sign_in(grant, entra)
+        mark = tmp_path / "state" / f"{grant.key}.redeeming"
+        mark.touch()
+        entra.challenge(ANN)
+        refused = first.sign_in(grant, entra)
+
+        assert isinstance(refused, Refused), refused
+        assert mark.exists()
+
+    def test_a_provider_that_rotates_nothing_is_written_of_once_a_day(
+        self, first: Broker, entra: Entra, grant: Grant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """When it was last redeemed is known to the day."""
+        entra.rotate = False
+        first.sign_in(grant, entra)
+        path = tmp_path / "state" / f"{grant.key}.vault"
+        before = path.stat().st_ino, path.read_bytes()
+        granted(first.acquire(grant))
+        now = time.time() + 25 * 60 * 60
+        same = (path.stat().st_ino, path.read_bytes()) == before
+        with monkeypatch.context() as patched:
+            patched.setattr("cms.grants.service.time.time", lambda: now)
+            granted(first.acquire(grant))
+        entra.faults.add(Fault("status"))
+        failed = first.acquire(grant)
+
+        assert same
+        assert isinstance(failed, Transient), failed
+        assert now == failed.redeemed_at
 
 
 KEPT = Entry("{}", "oid.tid", ANN, 1_700_000_000.0)

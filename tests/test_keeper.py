@@ -16,6 +16,7 @@ from cms.keeper import Keeper, token_hash
 from cms.lifecycle import (
     PAUSE_AFTER_GRANT,
     Deny,
+    Ending,
     Failing,
     Granted,
     Life,
@@ -315,6 +316,27 @@ async def test_a_sign_in_that_fails_changes_nothing() -> None:
         world.keeper.signed_in(MAIL, DOWN)
 
         assert before == world.life
+
+
+@in_trio_clock
+async def test_a_failure_tells_of_the_sign_in() -> None:
+    """A daemon that starts while the provider is down knows when the sign-in was given and redeemed, for the forecast."""
+    ending = Ending(1.0, 2.0, 70043)
+    known = replace(DOWN, given_at=5.0, redeemed_at=7.0, endings=(ending,))
+    async with keeping(known) as world:
+        await trio.sleep(1.0)
+        keeper = world.keeper
+        first = keeper.given_at, keeper.redeemed_at, keeper.endings
+        # What it has seen itself is newer.
+        keeper.redeemed_at = 9.0
+        keeper._absorb(MAIL, known)
+        newer = keeper.redeemed_at
+        keeper._absorb(MAIL, DOWN)
+
+        assert (5.0, 7.0, (ending,)) == first
+        assert (9.0, 5.0) == (newer, keeper.given_at)
+        keeper.signed_out()
+        assert (0.0, 0.0, ()) == (keeper.given_at, keeper.redeemed_at, keeper.endings)
 
 
 @in_trio_clock

@@ -63,7 +63,7 @@ TROUBLE = Trouble("refused", "no", "sign in", 50173, "correlation", "basic_actio
 REPLIES: list[Reply] = [
     Prompt(2, "device", "https://login.example/device", "CODE", 900.0, "http://localhost/", "state"),
     Done(1, Granted("secret-token", 5.0, 3600.0, ("a", "b"), persisted=False, key_from="memory only", who="ann")),
-    Done(1, Transient(TROUBLE, 120.0)),
+    Done(1, Transient(TROUBLE, 120.0, 1.0, 2.0, (Ending(1.0, 2.0, 700082),))),
     Done(1, Refused(TROUBLE)),
     Done(5, Exported("secret-text", ("a", "b"), ("c",))),
     Done(6, Listed((Kept("key", "authority", "client", "login", "who", 7.5), Kept("key", "", "", "")))),

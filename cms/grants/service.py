@@ -23,7 +23,7 @@ from cms.grants.flows import Answer, BrokerFlow, CodeFlow, Flow
 from cms.grants.messages import Chore, Ended, Import, Place, Prompt, SignIn
 from cms.grants.peers import Found, Unfit
 from cms.grants.vault import Entry, Held, Stored, Unavailable, Vault
-from cms.lifecycle import Ending, Granted, Outcome, Refused, Transient, Trouble
+from cms.lifecycle import DAY, Ending, Granted, Outcome, Refused, Transient, Trouble
 
 _NOWHERE = Trouble(
     "storage",
@@ -134,8 +134,8 @@ class Service:
             grant, scopes, entry.cache, entry.home_account_id, who=entry.who, secret=credential.value
         )
         stored = held.stored
-        if answer.cache and answer.cache != entry.cache:
-            stored = held.store(replace(entry, cache=answer.cache))
+        if answer.cache and _is_news(answer.cache, entry):
+            stored = held.store(_renewed(entry, answer.cache))
         elif not answer.unsure:
             _note_ending(held, entry, answer.outcome)
             held.release()
@@ -168,9 +168,11 @@ class Service:
         return catalogue.in_person(outcome, "import again")
 
     def _bring_in(self, grant: Grant, place: Place) -> Outcome:
-        room, known = self._prepared(grant)
+        room, remembered = self._prepared(grant)
         found = imports.find(place, grant)
-        answer = self._entra.adopt(grant, found.refresh_token, application.credential(grant).value, known)
+        answer = self._entra.adopt(
+            grant, found.refresh_token, application.credential(grant).value, _account_of(remembered)
+        )
         return _not_anew(self._keep(grant, answer, room), found, grant)
 
     def _restore(self, question: Import) -> Outcome:
@@ -197,7 +199,7 @@ class Service:
             if not isinstance(answer.outcome, Granted):
                 held.release()
                 return answer.outcome
-            entry = replace(entry, cache=answer.cache or entry.cache)
+            entry = _renewed(entry, answer.cache or entry.cache)
             return _told(answer.outcome, held.store(entry), entry)
 
     def sign_in(self, question: SignIn, line: Line) -> Outcome:
@@ -209,24 +211,39 @@ class Service:
             outcome = unavailable.outcome
         except Cancelled:
             return Refused(Trouble("cancelled", "the sign-in was given up", catalogue.hint("again: {login}", grant)))
+        self._note_claims(grant, outcome)
         return catalogue.in_person(outcome, catalogue.hint("start again: {login}", grant))
 
     def _sign_in(self, question: SignIn, line: Line) -> Outcome:
         grant = question.grant
         # Before anybody takes the trouble.
-        place, known = self._prepared(grant)
+        place, remembered = self._prepared(grant)
         credential = application.credential(grant)
-        flow = self._entra.begin(grant, question.method, question.claims, credential.value, known)
+        # Whoever asks may have missed the refusal that demanded this: it may have been another process's.
+        claims = question.claims or (remembered.claims if remembered else "")
+        flow = self._entra.begin(grant, question.method, claims, credential.value, _account_of(remembered))
         if isinstance(flow, Transient | Refused | Granted):
             return flow
         line.check()
         line.prompt(_prompt(question, flow))
         return credential.behind(self._keep(grant, self._finish(grant, flow, line), place, line))
 
-    def _prepared(self, grant: Grant) -> tuple[Stored, str]:
-        """Return where a new sign-in would go, having made sure that it could, and whose it would replace.
+    def _note_claims(self, grant: Grant, outcome: Outcome) -> None:
+        """Keep a challenge that a sign-in was refused with, where there is an earlier sign-in to keep it with."""
+        if not isinstance(outcome, Refused) or not outcome.trouble.claims:
+            return
+        # A disk that takes nothing loses a challenge: the next sign-in is refused once more.
+        with suppress(Unavailable), self._vault.hold(grant) as held:
+            entry = held.inspect()
+            if entry and not held.interrupted:
+                held.prepare()
+                _keep_beside(held, entry, replace(entry, claims=outcome.trouble.claims))
+                held.release()
 
-        The latter is a home account id, "" for nobody's. Raises Unavailable.
+    def _prepared(self, grant: Grant) -> tuple[Stored, Entry | None]:
+        """Return where a new sign-in would go, having made sure that it could, and what it would replace.
+
+        Raises Unavailable.
         """
         with self._vault.hold(grant) as held:
             remembered = held.inspect()
@@ -234,7 +251,7 @@ class Service:
             held.release()
         if self._persist and not place.persisted:
             raise Unavailable(Transient(_NOWHERE))
-        return place, remembered.home_account_id if remembered else ""
+        return place, remembered
 
     def _finish(self, grant: Grant, flow: Flow, line: Line) -> Answer:
         """Wait for the person, and redeem what that brings."""
@@ -257,7 +274,8 @@ class Service:
         """Store a new sign-in, in `place` or a better one. Raises `Cancelled` for one that was given up meanwhile."""
         if not isinstance(answer.outcome, Granted):
             return answer.outcome
-        entry = Entry(answer.cache, answer.home_account_id, answer.who, time.time())
+        now = time.time()
+        entry = Entry(answer.cache, answer.home_account_id, answer.who, now, redeemed=now)
         with self._vault.hold(grant) as held:
             remembered = held.inspect()
             if remembered and remembered.home_account_id != entry.home_account_id:
@@ -295,22 +313,48 @@ def _somebody_else(grant: Grant, remembered: str, who: str) -> Trouble:
     return Trouble("wrong-user", said, catalogue.hint(hint, grant))
 
 
+def _account_of(entry: Entry | None) -> str:
+    """Return the home account id of whoever is signed in, "" for nobody."""
+    return entry.home_account_id if entry else ""
+
+
+def _is_news(cache: str, entry: Entry) -> bool:
+    """Whether what a redemption has left is to be stored: a provider that rotates nothing is written of once a day."""
+    return cache != entry.cache or bool(entry.claims) or time.time() - entry.redeemed > DAY
+
+
+def _renewed(entry: Entry, cache: str) -> Entry:
+    """Return what is kept once a sign-in has given a token: no challenge stands against it."""
+    return replace(entry, cache=cache, redeemed=time.time(), claims="")
+
+
 def _told(outcome: Outcome, stored: Stored, entry: Entry) -> Outcome:
-    if not isinstance(outcome, Granted):
-        return outcome
-    known = replace(outcome, given_at=entry.signed_in, endings=entry.endings)
-    return replace(known, persisted=stored.persisted, key_from=stored.key_from)
+    """Return the outcome with what is known of the sign-in that was redeemed."""
+    match outcome:
+        case Granted():
+            known = replace(outcome, given_at=entry.signed_in, endings=entry.endings)
+            return replace(known, persisted=stored.persisted, key_from=stored.key_from)
+        case Transient():
+            return replace(outcome, given_at=entry.signed_in, endings=entry.endings, redeemed_at=entry.redeemed)
+    return outcome
 
 
 def _note_ending(held: Held, entry: Entry, outcome: Outcome) -> None:
-    """Keep when and why a sign-in ended, for the forecast of the next. What was cut off may have ended by that."""
+    """Keep when and why a sign-in ended, for the forecast of the next, and what the next has to meet.
+
+    What was cut off may have ended by that.
+    """
     if not isinstance(outcome, Refused) or held.interrupted:
         return
     endings = remember(entry.endings, Ending(entry.signed_in, time.time(), outcome.trouble.aadsts))
-    if endings != entry.endings:
-        # A disk that takes nothing loses a forecast, and no more.
+    _keep_beside(held, entry, replace(entry, endings=endings, claims=outcome.trouble.claims or entry.claims))
+
+
+def _keep_beside(held: Held, entry: Entry, known: Entry) -> None:
+    """Store what is known beside the sign-in itself, where that is news. A disk that takes nothing loses it, and no more."""
+    if known != entry:
         with suppress(Unavailable):
-            held.store(replace(entry, endings=endings))
+            held.store(known)
 
 
 def _explained(outcome: Outcome, held: Held, grant: Grant) -> Outcome:

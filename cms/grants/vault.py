@@ -91,8 +91,9 @@ def _storage(error: OSError, what: str) -> Unavailable:
 class Entry:
     """What the vault keeps of one grant.
 
-    `cache` is MSAL's cache as JSON, less its access and id tokens; `signed_in` Unix time. `endings` are how sign-ins of
-    the same person ended, this one included once it has.
+    `cache` is MSAL's cache as JSON, less its access and id tokens; `signed_in` Unix time, and so is `redeemed`: when it
+    last gave a token, 0 for unknown. `endings` are how sign-ins of the same person ended, this one included once it has.
+    `claims` is a conditional-access challenge that the next sign-in has to meet, "" for none.
     """
 
     cache: str = field(repr=False)
@@ -100,6 +101,8 @@ class Entry:
     who: str
     signed_in: float
     endings: tuple[Ending, ...] = ()
+    redeemed: float = 0.0
+    claims: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +274,7 @@ class Held:
 
 
 def entry_of(kept: dict[str, Any]) -> Entry:
-    """Return what a file holds. One of an earlier version says nothing of endings."""
+    """Return what a file holds. One of an earlier version says less."""
     endings = tuple(Ending(**each) for each in kept.pop("endings", ()))
     return Entry(**kept, endings=endings)
 
