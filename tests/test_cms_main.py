@@ -622,7 +622,7 @@ def test_init_writes_a_configuration_that_is_good(home: Path, capsys: pytest.Cap
     [("a@example.test\n", 0, "cms login"), ("", os.EX_USAGE, "no mail address\n`cms init --user=ADDRESS`")],
 )
 def test_init_takes_the_address_from_a_pipe(
-    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, typed: str, code: int, said: str
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *, typed: str, code: int, said: str
 ) -> None:
     """One that has none is told how to name it; it is nobody who gave up."""
     monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
