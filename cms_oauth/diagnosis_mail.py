@@ -659,8 +659,13 @@ class Row:
     unsaid: bool = False
 
 
+# An enhanced status code (RFC 3463) in the pattern of a row: it stands alone, and is no piece of an address.
+_CODE = re.compile(r"#(\d\.\d+\.\d+)")
+
+
 def _row(protocols: str, pattern: str, *causes: Verdict, source: str = "microsoft.md D3", unsaid: bool = False) -> Row:
-    return Row(tuple(protocols.split()), re.compile(pattern, re.IGNORECASE), causes, source, unsaid)
+    whole = _CODE.sub(lambda code: rf"(?<![\d.]){re.escape(code[1])}(?!\.?\d)", pattern)
+    return Row(tuple(protocols.split()), re.compile(whole, re.IGNORECASE), causes, source, unsaid)
 
 
 _ANY = "smtp imap pop"
@@ -684,7 +689,7 @@ _POP_CAUSES = (POP_OFF, PERSONAL_OFF, *_LAST)
 
 ROWS = (
     # Time that the reply names comes before everything else it may say.
-    _row(_ANY, r"throttled|backoff time|retry-after|4\.7\.500|server busy", THROTTLED, source=_D4),
+    _row(_ANY, r"throttled|backoff time|retry-after|#4.7.500|server busy", THROTTLED, source=_D4),
     # SMTP, at the login.
     _row("smtp", r"disabled for the tenant", SMTP_AUTH_ORGANISATION, PERSONAL_OFF, PERSONAL_ALIAS),
     _row("smtp", r"disabled for the mailbox", SMTP_AUTH_MAILBOX, PERSONAL_OFF, PERSONAL_ALIAS),
@@ -701,24 +706,24 @@ ROWS = (
         BASIC_AUTH,
         unsaid=True,
     ),
-    _row(_ANY, r"basic auth\w* is (disabled|not supported)|5\.7\.30\b", BASIC_AUTH),
+    _row(_ANY, r"basic auth\w* is (disabled|not supported)|#5.7.30", BASIC_AUTH),
     _row("smtp", r"credentials were incorrect", CREDENTIALS, OTHER_USER, unsaid=True),
-    _row("smtp", r"4\.7\.66|tls 1\.[01]\b", OLD_TLS, source="Microsoft's note on legacy TLS clients"),
+    _row("smtp", r"#4.7.66|tls 1\.[01]\b", OLD_TLS, source="Microsoft's note on legacy TLS clients"),
     _row("smtp", r"starttls command first|must issue a? ?starttls", NO_TLS, source=_OTHERS),
-    _row("smtp", r"^504|5\.7\.4 unrecogni[sz]ed", NO_OAUTH, NO_TLS),
+    _row("smtp", r"^504|#5.7.4 unrecogni[sz]ed", NO_OAUTH, NO_TLS),
     _row("smtp", r"not enabled|not advertised|^502", NO_OAUTH, source=_OTHERS),
-    _row("smtp", r"5\.5\.124|^501|invalid xoauth2", MALFORMED),
+    _row("smtp", r"#5.5.124|^501|invalid xoauth2", MALFORMED),
     # SMTP, when a message is sent.
-    _row("smtp", r"5\.7\.57|^530", NOT_LOGGED_IN),
-    _row("smtp", r"sendasdenied|5\.7\.60|5\.2\.252|send as this sender|sender address rejected: not owned", SEND_AS),
+    _row("smtp", r"#5.7.57|^530", NOT_LOGGED_IN),
+    _row("smtp", r"sendasdenied|#5.7.60|#5.2.252|send as this sender|sender address rejected: not owned", SEND_AS),
     _row("smtp", r"logon failure|logonfailed", LOGON_FAILURE, SERVICE_PRINCIPAL),
     _row("smtp", r"^432|concurrent|thread limit", TOO_MANY_CONNECTIONS),
-    _row("smtp", r"submissionquotaexceeded|5\.1\.90|daily limit|recipient ?rate ?limit|submission rate", SENDING_LIMIT),
-    _row("smtp", r"5\.7\.70[58]\b", ORGANISATION_LIMIT, source="Microsoft's list of NDR codes"),
-    _row("smtp", r"5\.3\.4|5\.2\.3\b|^552|message size|sendsizelimit|too large", TOO_BIG),
-    _row("smtp", r"5\.1\.8\b|bad outbound sender", RESTRICTED),
-    _row("smtp", r"5\.2\.2\b|mailbox (is )?full", MAILBOX_FULL),
-    _row("smtp", r"PRX\d", PROXY_FAILURE, LICENCE),
+    _row("smtp", r"submissionquotaexceeded|#5.1.90|daily limit|recipient ?rate ?limit|submission rate", SENDING_LIMIT),
+    _row("smtp", r"#5.7.705|#5.7.708", ORGANISATION_LIMIT, source="Microsoft's list of NDR codes"),
+    _row("smtp", r"#5.3.4|#5.2.3|^552|message size|sendsizelimit|too large", TOO_BIG),
+    _row("smtp", r"#5.1.8|bad outbound sender", RESTRICTED),
+    _row("smtp", r"#5.2.2|mailbox (is )?full", MAILBOX_FULL),
+    _row("smtp", r"\bPRX\d\b", PROXY_FAILURE, LICENCE),
     _row("smtp", r"^421 4\.4\.2|connection dropped", NO_ANSWER),
     _row("smtp", r"temporary authentication failure|^4[235]\d", BACKEND),
     _row("smtp", r"authentication unsuccessful|^535|^534|^538", *_SMTP_CAUSES, unsaid=True),

@@ -67,6 +67,26 @@ def test_replies_that_no_dialogue_has(protocol: str, reply: str, name: str, sour
     assert name == diagnose(protocol, reply)[0].name
 
 
+@pytest.mark.parametrize(
+    ("reply", "name"),
+    [
+        (
+            "535 5.7.3 Authentication unsuccessful [YT1PRX0101CA0001.prod.outlook.com 2026-11-20T09:15:27Z 08DE]",
+            "smtp-auth-off",
+        ),
+        ("535 5.7.3 Authentication unsuccessful [BL1PRX1.prod.outlook.com 2026-11-20T09:15:27Z 08DE]", "smtp-auth-off"),
+        ("535 5.7.3 Authentication unsuccessful [15.1.8.2]", "smtp-auth-off"),
+        ("535 5.7.3 Authentication unsuccessful [5.2.3.4]", "smtp-auth-off"),
+        ("535 5.7.3 Authentication unsuccessful [10.5.2.2]", "smtp-auth-off"),
+        ("535 5.7.3 Authentication unsuccessful [10.5.7.60]", "smtp-auth-off"),
+        ("554 5.7.60. Client", "send-as-denied"),
+    ],
+)
+def test_a_name_or_an_address_is_no_code(reply: str, name: str) -> None:
+    """What support is given at the end of a reply tells nothing of the cause."""
+    assert name == diagnose("smtp", reply)[0].name
+
+
 def test_every_row_is_reached() -> None:
     """By a recorded dialogue or by one of these: a row that is always too late goes."""
     said = [(each.protocol, line) for each in all_dialogues() for line in each.lines]
