@@ -446,7 +446,12 @@ THROTTLED = Verdict(
     ("try again after {wait}, and then with fewer connections or fewer messages a minute",),
     "{wait}",
     _LIMITS,
-    ("Request is throttled", "Suggested Backoff Time", "Server busy 4.7.500"),
+    (
+        "Request is throttled",
+        "Suggested Backoff Time",
+        "Server busy 4.7.500",
+        "imapsync Trying command when NOT connected",
+    ),
 )
 TOO_MANY_CONNECTIONS = Verdict(
     "too-many-connections",
@@ -505,7 +510,19 @@ BAD_MESSAGE = Verdict(
     ),
     _AT_ONCE,
     f"{_LIMITS}#message-limits",
-    ("BAD Command Argument Error 11", "BYE Connection closed"),
+    ("BAD Command Argument Error 11",),
+)
+HUNG_UP = Verdict(
+    "connection-closed",
+    "Exchange hung up: after ten errors of one session it does (messages that are too big, lines that are too long), and when it has trouble of its own.",
+    "you",
+    (
+        "see the errors before it, such as `BAD Command Argument Error 11`: a message was not taken; then connect again",
+        "if it comes in the middle of a login: try again in some minutes",
+    ),
+    "minutes",
+    f"{_LIMITS}#message-limits",
+    ("BYE Connection closed",),
 )
 FOLDER = Verdict(
     "folder-name",
@@ -741,10 +758,12 @@ ROWS = (
     _row("pop", r"login-delay|in-use", POP_POLLING, BACKEND, source=_D4),
     # Said of whatever is wrong with the login, and of one that comes too often.
     _row("pop", r"logon failure", POP_POLLING, BACKEND, *_POP_CAUSES, source=_D4, unsaid=True),
+    _row("imap", r"trying command when not connected", THROTTLED, HUNG_UP, source="seed 002"),
+    _row("imap", r"^(\* )?(bye )?connection closed\.?$", HUNG_UP, BAD_MESSAGE, BACKEND, source="seed 002"),
     # IMAP and POP: the login.
     _row(
         "imap",
-        r"not connected",
+        r"authenticated but not connected",
         IMAP_OFF,
         PERSONAL_OFF,
         FULL_ACCESS,
@@ -756,7 +775,7 @@ ROWS = (
     ),
     _row(
         "pop",
-        r"not connected",
+        r"authenticated but not connected",
         POP_OFF,
         PERSONAL_OFF,
         FULL_ACCESS,

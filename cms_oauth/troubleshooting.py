@@ -93,6 +93,7 @@ _OTHERS = (
     mail.ORGANISATION_LIMIT,
     mail.TOO_BIG,
     mail.BAD_MESSAGE,
+    mail.HUNG_UP,
     mail.FOLDER,
     mail.MAILBOX_FULL,
     mail.RESTRICTED,
