@@ -126,7 +126,8 @@ def _row_of(protocol: str, reply: str) -> mail.Row | None:
 
 def _shown(protocol: str, evidence: Evidence) -> list[Verdict]:
     """Return what the evidence alone says."""
-    return [found for finding in _FINDINGS if (found := finding(protocol, evidence))]
+    found = (finding(protocol, evidence) for finding in _FINDINGS)
+    return list(dict.fromkeys(filter(None, found)))
 
 
 def _ranked(row: mail.Row, protocol: str, evidence: Evidence, *, foreign: bool) -> list[Verdict]:
@@ -172,6 +173,11 @@ def _expired(_: str, evidence: Evidence) -> Verdict | None:
 
 
 def _revoked(_: str, evidence: Evidence) -> Verdict | None:
+    """Find what the server calls stale; but Dovecot calls every token so that it refuses, another user's too."""
+    return mail.REVOKED if _STALE.search(evidence.challenge) and not _is_other_user(evidence) else None
+
+
+def _perhaps_revoked(_: str, evidence: Evidence) -> Verdict | None:
     return mail.REVOKED if _STALE.search(evidence.challenge) else None
 
 
@@ -237,6 +243,7 @@ _FINDINGS: tuple[Finding, ...] = (
     _scope,
     _role,
     _user,
+    _perhaps_revoked,
     _application,
     _personal_host,
     _clock,

@@ -233,6 +233,21 @@ def test_another_server_with_an_expired_token() -> None:
     assert ["token-expired", "not-exchange"] == names("imap", "[AUTHENTICATIONFAILED] Authentication failed.", known)
 
 
+def test_dovecot_calls_another_users_token_invalid_too() -> None:
+    """The user that is known to be another one comes first, and no other token is asked for."""
+    known = evidence(
+        "imap",
+        replace(GOOD, user="ann@contoso.example"),
+        host="mail.example.net",
+        greeting="* OK Dovecot ready.",
+        challenge='{"status":"invalid_token"}',
+    )
+    verdicts = diagnose("imap", "[AUTHENTICATIONFAILED] Authentication failed.", known)
+
+    assert ["not-exchange", "no-full-access", "token-revoked"] == [each.name for each in verdicts]
+    assert not is_stale(verdicts)
+
+
 def test_another_servers_unknown_reply() -> None:
     """Whose server it is, and the reply itself."""
     assert ["not-exchange", "unknown"] == names("smtp", "599 what", Evidence(greeting="220 mail ESMTP Exim 4.96"))
