@@ -158,6 +158,33 @@ def test_a_challenge_of_a_sign_in_is_kept_as_well(worker: Broker, entra: Entra, 
     granted(worker.sign_in(grant, entra))
 
 
+def test_the_very_first_sign_in_meets_its_challenge(tmp_path: Path, entra: Entra, grant: Grant) -> None:
+    """Nobody has signed in yet, and that stays so: what was demanded is known to the next worker all the same."""
+    for end in (Refused, Granted):
+        entra.challenge(ANN)
+        with desk(opened(tmp_path / "state", entra)) as worker:
+            assert isinstance(worker.sign_in(grant, entra), end)
+            if end is Refused:
+                missing = worker.acquire(grant)
+
+    assert isinstance(missing, Refused), missing
+    assert "no-sign-in" == missing.trouble.kind
+
+
+def test_a_damaged_file_is_not_replaced_by_a_challenge(
+    worker: Broker, entra: Entra, grant: Grant, tmp_path: Path
+) -> None:
+    """Only a sign-in replaces it."""
+    worker.sign_in(grant, entra)
+    for path in (tmp_path / "state").glob("*.vault"):
+        path.write_bytes(path.read_bytes()[:-1])
+    before = [(path.name, path.read_bytes()) for path in (tmp_path / "state").glob("*.vault*")]
+    entra.challenge(ANN)
+
+    assert isinstance(worker.sign_in(grant, entra), Refused)
+    assert before == [(path.name, path.read_bytes()) for path in (tmp_path / "state").glob("*.vault*")]
+
+
 def test_a_logout_forgets(worker: Broker, entra: Entra, grant: Grant) -> None:
     """Whoever signs out leaves nothing behind, not even how long sign-ins lived."""
     worker.sign_in(grant, entra)

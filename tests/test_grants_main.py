@@ -755,7 +755,10 @@ class TestService:
 
         outcome = self.sign_in(first, grant, line)
         assert isinstance(outcome, Transient)
-        assert ("server", f"wait a minute, then start again: `cms login {ANN}`") == (outcome.trouble.kind, outcome.trouble.hint)
+        assert ("server", f"wait a minute, then start again: `cms login {ANN}`") == (
+            outcome.trouble.kind,
+            outcome.trouble.hint,
+        )
         assert [] == line.prompted
 
     def test_nobody_comes(self, first: Open, grant: Grant) -> None:
@@ -850,6 +853,14 @@ class TestService:
 
         assert "granted" == kind(service(first).sign_in(question, line))
         assert "granted" == kind(service(first).acquire(grant, SCOPES))
+
+    def test_a_challenge_alone_keeps_no_process(self, first: Open, grant: Grant, entra: Entra) -> None:
+        """In memory, nothing but a sign-in is a reason for the worker to stay."""
+        worker = service(replace(first, key=Source("memory")))
+        entra.challenge(ANN)
+
+        assert "refused" == kind(worker.sign_in(SignIn(1, grant, "browser"), browse(entra)))
+        assert not worker.stays
 
     def test_device_is_not_polled_in_a_pause(self, first: Open, grant: Grant, entra: Entra) -> None:
         """A pause that the provider asks for is kept; one that outlives the code is waited for no longer than that."""

@@ -32,6 +32,22 @@ _NOWHERE = Trouble(
 )
 
 
+# What a challenge is kept in before anybody has signed in.
+_NOBODY = Entry("", "", "", 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """What there is for a new sign-in: where it would go, whose it would replace, and a challenge that it has to meet.
+
+    `account` is a home account id, "" for nobody's.
+    """
+
+    place: Stored
+    account: str
+    claims: str
+
+
 class Line(Protocol):
     """The way to the person who signs in."""
 
@@ -168,12 +184,10 @@ class Service:
         return catalogue.in_person(outcome, "import again")
 
     def _bring_in(self, grant: Grant, place: Place) -> Outcome:
-        room, remembered = self._prepared(grant)
+        room = self._prepared(grant)
         found = imports.find(place, grant)
-        answer = self._entra.adopt(
-            grant, found.refresh_token, application.credential(grant).value, _account_of(remembered)
-        )
-        return _not_anew(self._keep(grant, answer, room), found, grant)
+        answer = self._entra.adopt(grant, found.refresh_token, application.credential(grant).value, room.account)
+        return _not_anew(self._keep(grant, answer, room.place), found, grant)
 
     def _restore(self, question: Import) -> Outcome:
         """Take over a sign-in from another machine: redeemed at once, which proves it and stores its successor."""
@@ -217,41 +231,41 @@ class Service:
     def _sign_in(self, question: SignIn, line: Line) -> Outcome:
         grant = question.grant
         # Before anybody takes the trouble.
-        place, remembered = self._prepared(grant)
+        room = self._prepared(grant)
         credential = application.credential(grant)
         # Whoever asks may have missed the refusal that demanded this: it may have been another process's.
-        claims = question.claims or (remembered.claims if remembered else "")
-        flow = self._entra.begin(grant, question.method, claims, credential.value, _account_of(remembered))
+        claims = question.claims or room.claims
+        flow = self._entra.begin(grant, question.method, claims, credential.value, room.account)
         if isinstance(flow, Transient | Refused | Granted):
             return flow
         line.check()
         line.prompt(_prompt(question, flow))
-        return credential.behind(self._keep(grant, self._finish(grant, flow, line), place, line))
+        return credential.behind(self._keep(grant, self._finish(grant, flow, line), room.place, line))
 
     def _note_claims(self, grant: Grant, outcome: Outcome) -> None:
-        """Keep a challenge that a sign-in was refused with, where there is an earlier sign-in to keep it with."""
+        """Keep a challenge that a sign-in was refused with."""
         if not isinstance(outcome, Refused) or not outcome.trouble.claims:
             return
         # A disk that takes nothing loses a challenge: the next sign-in is refused once more.
         with suppress(Unavailable), self._vault.hold(grant) as held:
             entry = held.inspect()
-            if entry and not held.interrupted:
-                held.prepare()
-                _keep_beside(held, entry, replace(entry, claims=outcome.trouble.claims))
-                held.release()
+            if held.interrupted or held.damaged:
+                return
+            # In memory, nothing but a sign-in is a reason for this process to stay.
+            if held.prepare().persisted or entry:
+                entry = entry or _NOBODY
+                _keep_beside(held, replace(entry, claims=held.claims), replace(entry, claims=outcome.trouble.claims))
+            held.release()
 
-    def _prepared(self, grant: Grant) -> tuple[Stored, Entry | None]:
-        """Return where a new sign-in would go, having made sure that it could, and what it would replace.
-
-        Raises Unavailable.
-        """
+    def _prepared(self, grant: Grant) -> _Room:
+        """Return what there is for a new sign-in, having made sure that it could be stored. Raises Unavailable."""
         with self._vault.hold(grant) as held:
             remembered = held.inspect()
             place = held.prepare()
             held.release()
         if self._persist and not place.persisted:
             raise Unavailable(Transient(_NOWHERE))
-        return place, remembered
+        return _Room(place, remembered.home_account_id if remembered else "", held.claims)
 
     def _finish(self, grant: Grant, flow: Flow, line: Line) -> Answer:
         """Wait for the person, and redeem what that brings."""
@@ -311,11 +325,6 @@ def _somebody_else(grant: Grant, remembered: str, who: str) -> Trouble:
     logout = catalogue.command("logout", grant)
     hint = f"sign in as {remembered}: {{login}}; if it is to be this one from now on, {logout} first"
     return Trouble("wrong-user", said, catalogue.hint(hint, grant))
-
-
-def _account_of(entry: Entry | None) -> str:
-    """Return the home account id of whoever is signed in, "" for nobody."""
-    return entry.home_account_id if entry else ""
 
 
 def _is_news(cache: str, entry: Entry) -> bool:

@@ -93,7 +93,8 @@ class Entry:
 
     `cache` is MSAL's cache as JSON, less its access and id tokens; `signed_in` Unix time, and so is `redeemed`: when it
     last gave a token, 0 for unknown. `endings` are how sign-ins of the same person ended, this one included once it has.
-    `claims` is a conditional-access challenge that the next sign-in has to meet, "" for none.
+    `claims` is a conditional-access challenge that the next sign-in has to meet, "" for none: it may be there before
+    anybody has signed in, and then there is no `cache`.
     """
 
     cache: str = field(repr=False)
@@ -127,14 +128,22 @@ class Held:
         # What a successor is encrypted with; None keeps it in memory.
         self._key: Key | None = None
         self._prepared = False
-        self._damaged = False
+        # Whether a file is there that cannot be read.
+        self.damaged = False
+        # A challenge that the next sign-in has to meet, also where nobody has signed in yet.
+        self.claims = ""
         # Where what was read is kept.
         self.stored = MEMORY
         # Whether an earlier redemption was cut off: what it got, if anything, was lost.
         self.interrupted = self._mark.exists()
 
     def read(self) -> Entry | None:
-        """Return what is kept, None if nothing is. Raises Unavailable for a damaged file or a missing key."""
+        """Return the sign-in that is kept, None if none is. Raises Unavailable for a damaged file or a missing key."""
+        entry = self._kept()
+        self.claims = entry.claims if entry else ""
+        return entry if entry and entry.cache else None
+
+    def _kept(self) -> Entry | None:
         kept = self._vault.memory.get(self._grant.key)
         if kept or self._vault.keys.memory_only:
             return kept
@@ -148,7 +157,7 @@ class Held:
         try:
             return self.decrypt(raw)
         except ValueError as error:
-            self._damaged = True
+            self.damaged = True
             raise _trouble(
                 "vault-damaged",
                 f"{self._path} {error}",
@@ -257,7 +266,7 @@ class Held:
             file.truncate()
             file.flush()
             os.fsync(descriptor)
-        if self._damaged:
+        if self.damaged:
             aside = f"{self._path.name}.damaged-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
             self._path.rename(self._path.with_name(aside))
         self._mark.rename(self._path)
