@@ -377,11 +377,29 @@ _BY_NUMBERS: dict[tuple[int, ...], Row] = {
         "start the sign-in again: {login}",
         words=("code was already redeemed", "PKCE code verifier mismatch"),
     ),
-    (70018, 90120, 50134): Row(
+    (70018,): Row(
         "device-code-wrong",
-        "the device code is wrong or was used already",
+        "the device code is wrong",
         "start again: {login} --device",
         words=("bad_verification_code",),
+    ),
+    (90119,): Row(
+        "device-code-missing",
+        "no device code was typed in",
+        "start again, and type the code that is shown: {login} --device",
+        words=("InvalidUserCode", "user code is null or empty"),
+    ),
+    (90120,): Row(
+        "device-code-used",
+        "the sign-in with this device code was approved or declined already",
+        "start again: {login} --device",
+        words=("InvalidDeviceFlowRequest", "already authorized or declined"),
+    ),
+    (50134,): Row(
+        "device-code-elsewhere",
+        "the device code was made in another of Microsoft's data centres than the one that was asked to approve it",
+        "start again: {login} --device; if it comes back, sign in in a browser: {login} --browser",
+        words=("DeviceFlowAuthorizeWrongDatacenter", "wrong data center"),
     ),
     (70016,): _wait(
         "device-code-pending",
@@ -390,7 +408,7 @@ _BY_NUMBERS: dict[tuple[int, ...], Row] = {
         takes="up to 15 minutes",
         words=("authorization_pending",),
     ),
-    (70019, 90119): Row(
+    (70019,): Row(
         "device-code-expired",
         "the device code has expired",
         "start again: {login} --device",

@@ -52,7 +52,11 @@ NUMBERS = (
     ("you", (90014, 900144, 9002313, 90023, 90100)),
     ("you", (54005, 501481, 700005)),
     ("wait", (70016,)),
-    ("you", (70018, 70019, 90119, 90120, 50134)),
+    ("you", (70018,)),
+    ("you", (70019,)),
+    ("you", (90119,)),
+    ("you", (90120,)),
+    ("you", (50134,)),
     ("administrator", (135010, 135011)),
     ("wait", (50196,)),
     ("wait", (90033, 90006, 90012, 90024, 90090, 50033, 50087, 70012)),
@@ -92,6 +96,18 @@ def test_every_number(mover: str, number: int) -> None:
     assert mover == verdict.mover
     assert verdict.name not in {"unknown", "refused"}
     assert f"AADSTS{number}" in verdict.cause
+
+
+def test_each_trouble_with_a_device_code_is_named() -> None:
+    """Wrong, expired, missing, used, or from another data centre: five causes."""
+    said = {number: of_entra(number)[0].cause for number in (70018, 70019, 90119, 90120, 50134)}
+
+    assert len(said) == len(set(said.values()))
+    assert "wrong" in said[70018]
+    assert "expired" in said[70019]
+    assert "No device code" in said[90119]
+    assert "already" in said[90120]
+    assert "data centres" in said[50134]
 
 
 def test_no_number_is_in_the_table_alone() -> None:
