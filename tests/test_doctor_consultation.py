@@ -512,6 +512,52 @@ def test_a_bundle_is_a_file(home: Path) -> None:
             attend(world(home), path, print, as_json=False)
 
 
+def test_a_bundle_has_a_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is missed before the round, not after."""
+    said = list[str]()
+
+    with pytest.raises(FileNotFoundError, match="there is no such folder"):
+        attend(world(home), str(home / "no" / "report.json"), said.append, as_json=False)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(PermissionError, match="no file can be written there"):
+        attend(world(home), str(home / "report.json"), said.append, as_json=False)
+    assert [] == said
+
+
+def test_the_bundle_has_facts_of_the_daemon(home: Path) -> None:
+    """Those of a list: no link of a sign-in, no path, nobody else's sign-in or request, and no mailbox's name."""
+    row = {"user": "zoe@x.test", "state": "signing-in", "signing_in": "https://link", "key_from": "file /k/zoe"}
+    status = {"daemon": STATUS["daemon"], "accounts": [row], "orphans": [{"login": "secret"}], "recent": ["who"]}
+    account = replace(ACCOUNT, mailbox="Scheidung Müller")
+    with daemon(home, status):
+        of = world(home, config(accounts=(account,)))
+        report = bundle(of, [passed("mailbox Scheidung Müller", "zoe opened Scheidung Müller")])
+
+    assert {
+        "daemon": {"version": "0.0.1", "uptime": 5},
+        "accounts": [{"user": "user-2@x.test", "state": "signing-in"}],
+    } == report["status"]
+    assert ("mailbox mailbox-1", "user-2 opened mailbox-1") == (
+        report["findings"][0]["check"],
+        report["findings"][0]["message"],
+    )
+
+
+def test_a_bundle_waits_for_no_daemon_that_hangs(home: Path) -> None:
+    """What cannot be had in time is not in it."""
+    never = threading.Event()
+
+    def load(_path: str) -> Config:
+        never.wait(120)
+        return config()
+
+    of = replace(world(home, config(), limits=Limits(step=0.2)), load=load)
+    report = bundle(of, [passed("x", "fine")])
+    never.set()
+
+    assert ({}, ["fine"]) == (report["status"], [each["message"] for each in report["findings"]])
+
+
 def test_a_quiet_bundle(home: Path) -> None:
     """With --json the report's place is not told on standard output."""
     said = list[str]()

@@ -25,7 +25,7 @@ from cms import remote
 from cms.accounts import PERMISSIONS, Account
 from cms.config import Config, ConfigError, SocketSpec
 from cms.doctor import access, judge, probes, probes_mail, probes_network, tools
-from cms.doctor.bundle import Redactor, redacted
+from cms.doctor.bundle import Redactor, addresses_in, redacted
 from cms.doctor.findings import (
     LEVELS,
     Finding,
@@ -98,6 +98,12 @@ class World:
         if first:
             _fill(future, look)
         return cast("T", future.result())
+
+    def in_time(self, look: Callable[[], T]) -> T | None:
+        """Return what a look finds within a step's time, None where it does not end, or fails."""
+        future = start(look)
+        done = wait([future], self.limits.step).done
+        return future.result() if done and future.exception() is None else None
 
     # What several checks need.
 
@@ -538,20 +544,43 @@ class Progress:
             self._shown = line
 
 
+# What of the daemon's own words goes into a report for strangers: facts that say nothing of anybody. An account's user
+# and its problem's message are redacted; links of a sign-in, paths, other sign-ins and requests stay here.
+DAEMON_FACTS = ("version", "uptime", "loaded", "memory_chosen")
+ROW_FACTS = (
+    *("user", "state", "protocols", "usable", "token", "problem", "persisted", "warning", "refused"),
+    *("signed_in_age", "forecast", "ends_in", "sign_in_due", "sign_in", "credential_expires_at", "credential_due"),
+)
+
+
+def _facts(status: Mapping[str, Any]) -> dict[str, Any]:
+    daemon, rows = status.get("daemon", {}), status.get("accounts", [])
+    return {
+        "daemon": {name: daemon[name] for name in DAEMON_FACTS if name in daemon},
+        "accounts": [{name: row[name] for name in ROW_FACTS if name in row} for row in rows],
+    }
+
+
 def bundle(world: World, findings: Sequence[Finding]) -> dict[str, Any]:
     """Return a report for strangers: what was found and what the daemon says, with nobody's names and secrets in it."""
-    status = {} if isinstance(world.status, NoDaemon) else dict(world.status)
-    machine = {"system": platform.platform(), "python": platform.python_version(), "cms": VERSION}
-    report = {**as_data(findings, VERSION), "machine": machine, "status": status}
-    config = world.config if isinstance(world.config, Config) else None
-    accounts = config.accounts if config else ()
-    addresses = [address for each in accounts for address in (each.user, each.grant.login)]
+    status = world.in_time(lambda: world.status)
+    report = {**as_data(findings, VERSION), "status": _facts(status) if isinstance(status, Mapping) else {}}
+    config = world.in_time(lambda: world.config)
+    accounts = config.accounts if isinstance(config, Config) else ()
+    addresses = {address for each in accounts for address in (each.user, each.grant.login)} | addresses_in(report)
     tenants = {each.grant.authority.rpartition("/")[2] for each in accounts} - COMMON_TENANTS
     domains = {address.rpartition("@")[2] for address in addresses}
-    redactor = Redactor([*probes.personal_names(), *(tenants - domains)], world.home, [*addresses, world.user])
+    mailboxes = {each.mailbox for each in accounts} - PUBLIC_MAILBOXES
+    names = [*probes.personal_names(), *(tenants - domains)]
+    redactor = Redactor(names, world.home, [*sorted(addresses), world.user], mailboxes)
     found: dict[str, Any] = redacted(report, redactor)
-    return found
+    # A kernel's name may have words of its builder's after the number.
+    kernel = f"{platform.system()} {platform.release().partition('-')[0]}"
+    return {**found, "machine": {"system": kernel, "python": platform.python_version(), "cms": VERSION}}
 
+
+# Mailboxes that everybody has.
+PUBLIC_MAILBOXES = frozenset(("", "INBOX"))
 
 # Tenants that are nobody's.
 COMMON_TENANTS = frozenset(("common", "organizations", "consumers"))
@@ -565,12 +594,23 @@ def write_bundle(path: str, report: Mapping[str, Any]) -> None:
         file.write("\n")
 
 
+def _check_place(path: str) -> None:
+    """Raise OSError where no report could be written: before the round, which takes its time."""
+    if os.path.lexists(path):
+        what = oddity(Path(path))
+        said = f"it is {what} and stays as it is: name a file" if what else "it exists already and stays as it is"
+        raise FileExistsError(errno.EEXIST, said, path)
+    folder = Path(path).parent
+    if not folder.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "there is no such folder", str(folder))
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, "no file can be written there", str(folder))
+
+
 def attend(world: World, bundle_path: str, say: Callable[[str], None], *, as_json: bool) -> int:
     """Be the command; return its exit status. Raises OSError where the report cannot be written."""
-    if bundle_path and os.path.lexists(bundle_path):
-        what = oddity(Path(bundle_path))
-        said = f"it is {what} and stays as it is: name a file" if what else "it exists already and stays as it is"
-        raise FileExistsError(errno.EEXIST, said, bundle_path)
+    if bundle_path:
+        _check_place(bundle_path)
     progress = Progress(sys.stderr)
 
     def tell(finding: Finding) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -202,6 +203,36 @@ def test_the_bundle_has_nothing_of_anybody(healthy: Patient) -> None:
     for word in (local, str(healthy.daemon.home), os.uname().nodename):
         assert word not in text
     assert "findings" in json.loads(text)
+
+
+def test_the_bundle_of_somebody_sick(make_daemon: Callable[..., Daemon], servers: MailServers) -> None:
+    """Refusals have more to say, and a mailbox may have a name: neither is anybody's business."""
+    user, mailbox = "q7@domain.com", "Scheidung Mueller"
+    servers.add_user(user)
+    somebody = Patient(make_daemon(ALICE), servers)
+    somebody.daemon.configure(
+        settings_lines(somebody.daemon.home, servers.entra)
+        + account_line("account", user, servers.entra)
+        + f'CredentialServer("{somebody.socket}", [account], protocols=["SMTP", "IMAP"])\n'
+        + f'Office365("{mailbox}", account)\n'
+    )
+    somebody.daemon.start()
+    somebody.daemon.sign_in(user, servers.entra)
+    path = somebody.daemon.home / "report.json"
+    shown = somebody.doctor("--bundle", str(path))
+    servers.entra.revoke(user)
+    somebody.daemon.cms("refresh")
+    revoked = somebody.daemon.home / "revoked.json"
+    somebody.doctor("--bundle", str(revoked))
+    texts = [each.read_text() for each in (path, revoked)]
+
+    assert mailbox in shown.stdout
+    assert "mailbox-1" in texts[0]
+    assert "50173" in texts[1]
+    for text in texts:
+        keep("output", text)
+        assert not re.search(r"(?<![a-z0-9])q7(?![a-z0-9])", text, re.IGNORECASE)
+        assert not [word for word in ("Scheidung", "Mueller", str(somebody.daemon.home)) if word in text]
 
 
 def test_without_a_daemon_it_says_what_to_do(make_daemon: Callable[..., Daemon], servers: MailServers) -> None:
