@@ -403,7 +403,7 @@ def of_entra(
     `user` is whose sign-in it was and `redirect` its redirect address, for the commands; `retry_after` is the pause in
     seconds that the answer named; `application` says that one signs in by itself. Never nothing.
     """
-    row = entra.row_of_application(aadsts) if application else entra.row_of(aadsts, error, suberror, status)
+    row = (entra.row_of_application if application else entra.row_of)(aadsts, error, suberror, status)
     said = (f"AADSTS{aadsts}" if aadsts else "", error, suberror, f"HTTP {status}" if status else "")
     shown = printable(", ".join(filter(None, said)))[:_MAX_TEXT] or "no reason given"
     commands = {"login": command("login", user), "consent": command("admin-consent-url", user)}

@@ -705,9 +705,16 @@ def row_of(number: int | None, error: str = "", suberror: str = "", status: int 
     )
 
 
-def row_of_application(number: int | None) -> Row:
-    """Return the row of a refusal of an application that signs in by itself."""
-    return APPLICATION_ROWS.get(number or 0, APPLICATION_REFUSED)
+def row_of_application(number: int | None, error: str = "", suberror: str = "", status: int | None = None) -> Row:
+    """Return the row of a refusal of an application that signs in by itself: its number's, else `APPLICATION_REFUSED`.
+
+    What is the provider's own trouble is so for applications too.
+    """
+    row = APPLICATION_ROWS.get(number or 0)
+    if row:
+        return row
+    other = row_of(number, error, suberror, status)
+    return other if other.transient and other not in (UNKNOWN, NOT_THE_PROVIDER) else APPLICATION_REFUSED
 
 
 def _of_status(status: int | None) -> Row | None:

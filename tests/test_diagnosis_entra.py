@@ -140,6 +140,28 @@ def test_no_application_is_told_to_sign_in(row: entra.Row) -> None:
     assert row.words
 
 
+@pytest.mark.parametrize(
+    ("number", "error", "status", "name", "mover"),
+    [
+        (90033, "temporarily_unavailable", 503, "provider-trouble", "wait"),
+        (None, "temporarily_unavailable", 400, "provider-trouble", "wait"),
+        (None, "", 429, "throttled", "wait"),
+        (None, "", 500, "provider-failed", "wait"),
+        (None, "invalid_client", 401, "application-not-accepted", "you"),
+        (424242, "of_tomorrow", 400, "application-not-accepted", "you"),
+        (None, "", None, "application-not-accepted", "you"),
+        (7000222, "invalid_client", 503, "application-secret-expired", "you"),
+    ],
+)
+def test_the_providers_own_trouble_is_no_refusal_of_an_application(
+    number: int | None, error: str, status: int | None, name: str, mover: str
+) -> None:
+    """Nobody is told to look at a registration while Entra has a fault or asks for a pause."""
+    verdict = of_entra(number, error, status=status, application=True)[0]
+
+    assert (name, mover) == (verdict.name, verdict.mover)
+
+
 @pytest.mark.parametrize("error", ERRORS)
 def test_every_error_word(error: str) -> None:
     """For what comes without a number."""
