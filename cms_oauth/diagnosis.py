@@ -82,7 +82,12 @@ _GRAPH = re.compile(
 # Domains of personal accounts, in whatever country, and the tenant that all of them are in.
 _PERSONAL = re.compile(r"@(outlook|hotmail|live|msn|passport|windowslive)\.[a-z.]+$", re.IGNORECASE)
 _PERSONAL_TENANT = "9188040d-6c67-4c5b-b112-36a304b66dad"
-_NOT_FOR_PERSONAL = "smtp.office365.com"
+# Their servers (microsoft.md B1), with the names that Outlook.com's IMAP and POP have had before.
+_FOR_PERSONAL = {
+    "smtp": re.compile(r"smtp[a-z-]*\.outlook\.com", re.IGNORECASE),
+    "imap": re.compile(r"outlook\.office365\.com|imap[a-z-]*\.outlook\.com", re.IGNORECASE),
+    "pop": re.compile(r"outlook\.office365\.com|pop[a-z-]*\.outlook\.com", re.IGNORECASE),
+}
 
 # Entra and Exchange bear five minutes between clocks.
 _SKEW_SECONDS = 300.0
@@ -225,7 +230,8 @@ def _user(protocol: str, evidence: Evidence) -> Verdict | None:
 
 
 def _personal_host(protocol: str, evidence: Evidence) -> Verdict | None:
-    wrong = protocol == "smtp" and _is_personal(evidence) and evidence.host.lower() == _NOT_FOR_PERSONAL
+    """Find a server of Microsoft's that has no personal accounts."""
+    wrong = _is_personal(evidence) and _cloud_of(evidence.host) and not _FOR_PERSONAL[protocol].fullmatch(evidence.host)
     return mail.PERSONAL_HOST if wrong else None
 
 

@@ -196,6 +196,31 @@ def test_a_personal_account_with_a_domain_of_its_own(protocol: str, likeliest: s
     assert "personal-switches" not in names(protocol, REFUSALS[protocol], evidence(protocol))
 
 
+@pytest.mark.parametrize(
+    ("protocol", "host", "wrong"),
+    [
+        ("smtp", "smtp.office365.com", True),
+        ("smtp", "outlook.office365.com", True),
+        ("smtp", "SMTP-mail.Outlook.com", False),
+        ("imap", "outlook.office365.com", False),
+        ("imap", "imap-mail.outlook.com", False),
+        ("imap", "smtp-mail.outlook.com", True),
+        ("imap", "smtp.office365.com", True),
+        ("imap", "outlook.office365.us", True),
+        ("pop", "outlook.office365.com", False),
+        ("pop", "pop-mail.outlook.com", False),
+        ("pop", "imap-mail.outlook.com", True),
+        ("pop", "partner.outlook.cn", True),
+        ("imap", "localhost", False),
+    ],
+)
+def test_the_wrong_host_for_a_personal_account(protocol: str, host: str, *, wrong: bool) -> None:
+    """Whatever the protocol; a host that is not Microsoft's is the owner's business."""
+    known = Evidence(user="a@outlook.com", host=host)
+
+    assert wrong == ("personal-host" == names(protocol, REFUSALS[protocol], known)[0])
+
+
 def test_the_tenant_of_personal_accounts() -> None:
     """Their domain may be their owner's own."""
     claims = replace(GOOD, tenant="9188040d-6c67-4c5b-b112-36a304b66dad")
