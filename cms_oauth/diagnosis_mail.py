@@ -147,6 +147,19 @@ LICENCE = Verdict(
     f"{_LEARN}/microsoft-365/admin/manage/assign-licenses-to-users",
     ("unlicensed mailbox", "mailbox not provisioned", "licence"),
 )
+# Seed 002 has it from reports of 2021 and before; Microsoft documents no such rule.
+ADMINISTRATOR = Verdict(
+    "administrator-mailbox",
+    "An old report says that IMAP does not open the mailbox of an administrator of the organisation; Microsoft documents nothing of the kind.",
+    "administrator",
+    (
+        "if {user} is an administrator, and nothing else explains it: Microsoft Entra admin center > Users > the user > Assigned roles",
+        "give the roles to an account of their own, which reads no mail",
+    ),
+    _AN_HOUR,
+    "",
+    ("IMAP for administrators of an Office 365 domain", "global administrator IMAP LOGIN failed"),
+)
 BASIC_AUTH = Verdict(
     "password-used",
     "A password was sent, and Exchange Online takes none any more: the mail program does not use OAuth2.",
@@ -701,7 +714,7 @@ _SMTP_CAUSES = (
     LICENCE,
     SERVICE_PRINCIPAL,
 )
-_IMAP_CAUSES = (IMAP_OFF, PERSONAL_OFF, *_LAST)
+_IMAP_CAUSES = (IMAP_OFF, PERSONAL_OFF, *_LAST, ADMINISTRATOR)
 _POP_CAUSES = (POP_OFF, PERSONAL_OFF, *_LAST)
 
 ROWS = (
@@ -770,6 +783,7 @@ ROWS = (
         LICENCE,
         OUTAGE,
         SERVICE_PRINCIPAL,
+        ADMINISTRATOR,
         source=_D4,
         unsaid=True,
     ),

@@ -221,6 +221,17 @@ def test_the_wrong_host_for_a_personal_account(protocol: str, host: str, *, wron
     assert wrong == ("personal-host" == names(protocol, REFUSALS[protocol], known)[0])
 
 
+@pytest.mark.parametrize("reply", [REFUSALS["imap"], "User is authenticated but not connected.", "LOGIN failed."])
+def test_an_old_report_on_administrators_comes_last(reply: str) -> None:
+    """It is said to be one, for IMAP alone, and nobody with a personal account hears of it."""
+    *_, last = diagnose("imap", reply, evidence("imap"))
+
+    assert "administrator-mailbox" == last.name
+    assert last.cause.startswith("An old report says")
+    assert "administrator-mailbox" not in names("pop", REFUSALS["pop"], evidence("pop"))
+    assert "administrator-mailbox" not in names("imap", reply, evidence("imap", None, user="a@outlook.com"))
+
+
 def test_the_tenant_of_personal_accounts() -> None:
     """Their domain may be their owner's own."""
     claims = replace(GOOD, tenant="9188040d-6c67-4c5b-b112-36a304b66dad")
