@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from support.newcomers import GUID, USER, Person, empty_home, program, wishes
 
-from cms import firstrun, fragments
+from cms import firstrun, fragments, remote
 from cms.accounts import CLOUDS
 from cms.config import load
 from cms.firstfile import Tenant, Wishes, text_of, write
@@ -167,18 +167,23 @@ def test_another_unit_is_left_alone(home: Path) -> None:
 
 
 @contextmanager
-def a_daemon(config: str, answers: int = 1) -> Any:
-    """Be a daemon with this configuration; yields what connects to it."""
+def a_daemon(config: str, answers: int = 1, signs_in: bool = True) -> Any:
+    """Be a daemon with this configuration; yields what connects to it. The last of two answers ends a sign-in."""
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind("\0cms-firstrun-" + str(os.getpid()))
         listening.listen()
 
         def play() -> None:
-            for _ in range(answers):
+            for number in range(answers):
                 client, _ = listening.accept()
                 with client, client.makefile("rb") as lines:
                     lines.readline()
-                    answer = {"event": "done", "ok": True, "json": {"daemon": {"config": config}}}
+                    answer = {
+                        "event": "done",
+                        "ok": number == 0 or signs_in,
+                        "message": f"{USER} is signed in" if signs_in else "the sign-in ran out",
+                        "json": {"daemon": {"config": config}},
+                    }
                     client.sendall(json.dumps(answer).encode() + b"\n")
 
         thread = threading.Thread(target=play)
@@ -200,6 +205,41 @@ def test_a_daemon_that_runs_is_used(home: Path) -> None:
         assert "" == problem
     with a_daemon("/other.cfg") as connect, firstrun.daemon(mine, connect) as problem:
         assert "A daemon runs with another configuration, /other.cfg" in problem
+
+
+@pytest.mark.parametrize(
+    ("signs_in", "tries", "expected", "left"),
+    [(True, False, 0, ["cms status"]), (True, True, 1, []), (False, True, 1, ["cms login", "cms status"])],
+)
+def test_a_sign_in(  # noqa: PLR0917 - the cases are its arguments
+    home: Path, monkeypatch: pytest.MonkeyPatch, signs_in: bool, tries: bool, expected: int, left: list[str]
+) -> None:
+    """At the daemon that runs; after it the mail servers are tried, if that is wanted. What is left to do is said."""
+    person = Person(agreed=("Sign in", "Try the mail") if tries else ("Sign in",))
+    mine = wishes(home, offline=True, method="device", try_smtp="localhost:1", try_imap="localhost:1")
+
+    with Path(os.devnull).open() as nothing, a_daemon(mine.config, 2, signs_in) as connect:
+        monkeypatch.setattr(sys, "stdin", nothing)
+        assert expected == begin(mine, person, around(connect=connect))
+
+    assert (f"{USER} is signed in" if signs_in else "the sign-in ran out") in person.said
+    assert (tries and signs_in) == ("SMTP: localhost:1 does not take the token" in person.said)
+    assert left == [each for each in ("cms login", "cms status") if f"    {each}\n" in person.said]
+
+
+def test_a_daemon_of_its_own_ends_with_the_block(home: Path) -> None:
+    """It is there for as long as it is needed, and a process that is no child of it answers nothing after that."""
+    mine = wishes(home)
+    write(Path(mine.config), text_of(mine, Tenant(), "no keyring"))
+
+    def connect() -> Remote:
+        return remote.connect([str(home / "run" / "cms" / "control.sock")])
+
+    with firstrun.daemon(mine.config, connect) as problem:
+        assert "" == problem
+        connect().__exit__(None, None, None)
+    with pytest.raises(NoDaemon):
+        connect()
 
 
 def test_a_daemon_that_cannot_start_is_said(home: Path) -> None:
@@ -256,6 +296,16 @@ def test_what_is_there_is_told_before_anything_is_asked(home: Path) -> None:
     assert 1 == begin(Wishes(os.devnull), person, around())
     assert "my.cfg exists already and stays as it is" in person.said
     assert "/dev/null is a device and stays as it is: name a file" in person.said
+
+
+@pytest.mark.parametrize("config", ["config/cms/cms.cfg", "etc/cms/cms.cfg"])
+def test_with_nobody_there_only_the_file_is_written(home: Path, config: str) -> None:
+    """A user's and the machine's: nothing is asked, and what to do is said."""
+    person = Person(there=False, gives_up="")
+
+    assert 0 == begin(Wishes(str(home / config), USER, tenant=GUID), person, around())
+    assert "\nNext" in person.said
+    assert (home / config).exists()
 
 
 def test_steps_that_are_switched_off_are_not_asked_for(home: Path) -> None:
