@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+import ast
+from dataclasses import replace
 
+import pytest
+from support.fragments import contrib, page
+
+from cms import fragments
 from cms.accounts import Account, Grant
 from cms.config import SocketSpec
-from cms.doctor.tools import File, Served, Use, judge, uses
+from cms.doctor.tools import PLACES, File, Served, Use, judge, uses
 
 PATH = "/run/cms/cms.sock"
 
@@ -38,6 +43,18 @@ MBSYNC = """\
 AuthMechs XOAUTH2
 PassCmd "cms-oauth --user user@domain.com --proto IMAP --output token"
 """
+MACROS = """\
+RUNTIME = /run/cms
+SOCKET = RUNTIME/exim.sock
+CREDENTIAL = ${lookup{$sender_address}lsearch{/etc/exim4/users}}
+  client_send = : ${readsocket{SOCKET}{SMTP CREDENTIAL}{20s}}
+  client_send = : ${readsocket{OTHER}{SMTP WHOEVER}{20s}}
+"""
+WITH_VARIABLE = """\
+passwordeval "env CMS_SOCK=/a.sock cms-oauth --output=token"
+passwordeval "CMS_SOCK='/b.sock' LANG=C /usr/bin/cms-oauth --proto=IMAP --output=token"
+passwordeval "CMS_SOCK=/b.sock cms-oauth --cms_sock=/c.sock"
+"""
 MUTT = """\
 set imap_oauth_refresh_command="cms-oauth --user user@domain.com --cms-sock=/tmp/x.sock --proto=imap --output=token"
 set smtp_oauth_refresh_command="cms-oauth --user user@domain.com \\
@@ -57,6 +74,9 @@ TEST = "alias t='cms-oauth --test-imap=outlook.office365.com'\n"
         ("mutt", MUTT, [(1, "/tmp/x.sock", "user@domain.com", "IMAP"), (2, "", "user@domain.com", "SMTP")]),
         ("aerc", AERC, [(1, "", "", "IMAP")]),
         ("getmail", GETMAIL, [(1, "", "user@domain.com", "POP")]),
+        ("exim", MACROS, [(4, "/run/cms/exim.sock", "$", "SMTP"), (5, "OTHER", "$", "SMTP")]),
+        ("msmtp", WITH_VARIABLE, [(1, "/a.sock", "", "SMTP"), (2, "/b.sock", "", "IMAP"), (3, "/c.sock", "", "SMTP")]),
+        ("mutt", 'x = "cms-oauth --proto=$1"\n', [(1, "", "", "$")]),
         ("mutt", TEST, [(1, "", "", "IMAP")]),
         ("mutt", "; cms-oauth --user a@b\nset from=user@domain.com\n", []),
     ],
@@ -109,6 +129,51 @@ def test_what_is_wrong_fails(asked: Use, offered: Served, name: str, words: str)
     assert "/home/u/.msmtprc:3" in found.message
 
 
-def test_a_variable_in_the_path_is_the_tools_business() -> None:
+@pytest.mark.parametrize("socket", ["${HOME}/cms.sock", "SOCKET", "~/cms.sock"])
+def test_what_is_no_whole_path_is_the_tools_business(socket: str) -> None:
     """It is warned about: nobody else knows what comes of it."""
-    assert "warn" == judge(use(socket="${HOME}/cms.sock"), served()).level
+    assert "warn" == judge(use(socket=socket), served()).level
+
+
+def test_a_link_leads_to_the_same_socket() -> None:
+    """As /var/run leads to /run."""
+    same = replace(served(), real=lambda path: path.removeprefix("/var"))
+
+    assert ["pass", "fail"] == [judge(use(socket=f"/var{PATH}"), each).level for each in (same, served())]
+
+
+def test_exim_names_its_socket_in_its_own_way() -> None:
+    """It has no options of cms-oauth's."""
+    exim = replace(use(socket="/else"), tool="exim")
+
+    assert "in readsocket" in judge(exim, served()).verdicts[0].steps[0]
+    assert "with --cms_sock=" in judge(use(socket="/else"), served()).verdicts[0].steps[0]
+
+
+def offered(page_name: str) -> Served:
+    """Return what the configuration of a page in docs/clients/ serves."""
+    line = next(line for line in page(page_name).splitlines() if line.startswith("CredentialServer("))
+    call = ast.parse(line, mode="eval").body
+    assert isinstance(call, ast.Call)
+    path = ast.literal_eval(call.args[0])
+    protocols = next(ast.literal_eval(each.value) for each in call.keywords if each.arg == "protocols")
+    users = ("user@domain.com", "shared@domain.com", "bob@domain.com")
+    spec = SocketSpec(path, tuple(map(account, users)), tuple(protocols), 0o600, None, None, None, 1)
+    return Served((spec,), spec.path)
+
+
+READY = [each for each in fragments.TOOLS if each.name in PLACES and "cms" in contrib(each.file)]
+
+
+@pytest.mark.parametrize("ready", READY, ids=lambda each: each.name)
+def test_the_ready_files_pass(ready: fragments.Tool) -> None:
+    """Each file in contrib/ that the doctor looks at, with the configuration that its page gives."""
+    found = uses(File(ready.name, ready.file, contrib(ready.file)))
+
+    assert found
+    assert {"pass"} == {judge(each, offered("exim" if ready.name == "exim" else "README")).level for each in found}
+
+
+def test_a_protocol_that_is_worked_out_later() -> None:
+    """Nobody knows it now."""
+    assert "asks for a protocol of" in judge(use(protocol="$"), served()).message

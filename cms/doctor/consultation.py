@@ -444,7 +444,7 @@ def _testing(world: World, protocol: str, account: Account, place: str, mailbox:
 
 
 def _tools(world: World) -> Iterator[Finding]:
-    served = tools.Served(world.sockets, paths.find_socket())
+    served = tools.Served(world.sockets, paths.find_socket(), os.path.realpath)
     files = probes.tool_files(world.home)
     found = [use for file in files for use in tools.uses(file)]
     for file in files:

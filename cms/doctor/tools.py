@@ -7,7 +7,7 @@ whole grammar is needed to see which socket, user and protocol a line names.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -38,7 +38,11 @@ PLACES = {
 
 # exim expands what has a $ in it: only exim knows what comes of that.
 _READSOCKET = re.compile(r"\$\{readsocket\s*\{([^{}]+)\}\s*\{\s*([A-Z][A-Z0-9_-]*)(?:,[^\s{}]*)?(?:\s+([^{}]*?))?\s*\}")
-_COMMAND = re.compile(r"cms-oauth\b[^\n]*")
+_COMMAND = re.compile(r"(?:\bCMS_SOCK=[\"']?([^\s\"']+)[\"']?\s+(?:\w+=\S*\s+)*(?:\S*/)?)?(cms-oauth\b[^\n]*)")
+
+# exim's own names for texts, which stand in any later line (exim's specification, 6.4 "Macros in the configuration file").
+_MACRO = re.compile(r"([A-Z]\w*)\s*==?\s*(.*?)\s*")
+_MACRO_NAME = re.compile(r"[A-Z][A-Z0-9_]*")
 
 # What ends a command inside a tool's own line: a closing quote, a pipe, a parenthesis.
 _ENDS = re.compile(r"[|;&<>()]")
@@ -63,7 +67,7 @@ class File:
 class Use:
     """One line that asks for a token. `socket` is "" for the usual place, `user` for the only account.
 
-    `user` is "$" where the tool works it out when it asks.
+    `user` and `protocol` are "$" where the tool works them out when it asks.
     """
 
     tool: str
@@ -80,7 +84,21 @@ class Use:
 
 def uses(file: File) -> list[Use]:
     """Return what a configuration asks of cms, in its order."""
-    return [use for number, line in _lines(file.text) for use in _uses_in(file, number, line)]
+    lines = list(_lines(file.text))
+    macros = _macros(line for _, line in lines) if file.tool == "exim" else {}
+    return [use for number, line in lines for use in _uses_in(file, number, line, macros)]
+
+
+def _macros(lines: Iterable[str]) -> dict[str, str]:
+    """Return exim's macros, each with those that it is made of in their places."""
+    macros: dict[str, str] = {}
+    for found in filter(None, map(_MACRO.fullmatch, lines)):
+        macros[found[1]] = _expanded(found[2], macros)
+    return macros
+
+
+def _expanded(text: str, macros: Mapping[str, str]) -> str:
+    return _MACRO_NAME.sub(lambda found: macros.get(found[0], found[0]), text)
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:
@@ -96,16 +114,19 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
             yield number, whole
 
 
-def _uses_in(file: File, number: int, line: str) -> Iterator[Use]:
+def _uses_in(file: File, number: int, line: str, macros: Mapping[str, str]) -> Iterator[Use]:
     for found in _READSOCKET.finditer(line):
-        yield Use(file.tool, file.path, number, found[1].strip(), _plain(found[3] or ""), found[2])
+        place, user = (_expanded(text.strip(), macros) for text in (found[1], found[3] or ""))
+        yield Use(file.tool, file.path, number, place, _plain(user), found[2])
     for found in _COMMAND.finditer(line):
-        named = _options(found[0])
-        yield Use(file.tool, file.path, number, named["socket"], _plain(named["user"]), named["protocol"])
+        named = _options(found[2])
+        place = named["socket"] or found[1] or ""
+        yield Use(file.tool, file.path, number, place, _plain(named["user"]), named["protocol"])
 
 
 def _plain(user: str) -> str:
-    return "$" if "$" in user or "%" in user else user
+    """Return a user, or "$" for one that is worked out later: a variable, or a macro of another file's."""
+    return "$" if "$" in user or "%" in user or _MACRO_NAME.fullmatch(user) else user
 
 
 def _options(command: str) -> dict[str, str]:
@@ -120,7 +141,7 @@ def _options(command: str) -> dict[str, str]:
         elif name in _SOCKET:
             named["socket"] = given
         elif name in _PROTOCOL:
-            named["protocol"] = given.upper()
+            named["protocol"] = given.upper() if given.isalnum() else "$"
         elif name in _TESTS:
             named["protocol"] = _TESTS[name]
     return named
@@ -133,18 +154,22 @@ def _words(text: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What the configuration offers. `usual` is the socket that `cms-oauth` finds by itself."""
+    """What the configuration offers. `usual` is the socket that `cms-oauth` finds by itself.
+
+    `real` gives a path without the links on its way: /var/run is /run.
+    """
 
     sockets: Sequence[SocketSpec]
     usual: str
+    real: Callable[[str], str] = str
 
 
 def judge(use: Use, served: Served) -> Finding:
     """Return whether a tool asks the right socket for the right user and protocol."""
     asked = use.socket or served.usual
-    spec = next((each for each in served.sockets if each.path == asked), None)
+    spec = next((each for each in served.sockets if served.real(each.path) == served.real(asked)), None)
     where = f"{use.tool} ({use.place})"
-    if "$" in asked:
+    if "$" in asked or not asked.startswith("/"):
         return warned(CHECK, f"{where} works out its socket by itself", _known_only_then(use))
     if spec is None:
         return failed(
@@ -154,20 +179,22 @@ def judge(use: Use, served: Served) -> Finding:
     if wrong:
         return failed(CHECK, f"{where} asks for what it does not get", wrong)
     whom = {"": "the only account", "$": "whoever sends"}.get(use.user, use.user)
-    return passed(CHECK, f"{where} asks for {use.protocol} of {whom} at {asked}")
+    return passed(CHECK, f"{where} asks for {use.protocol.replace('$', 'a protocol')} of {whom} at {asked}")
 
 
 def _known_only_then(use: Use) -> Verdict:
-    return yours("tool-socket-unknown", f"{use.place} has a variable in the socket's path", "look at it yourself")
+    cause = f"{use.place} names the socket as {use.socket}, which is no whole path"
+    return yours("tool-socket-unknown", cause, "look at it yourself")
 
 
 def _other_socket(use: Use, served: Served) -> Verdict:
     known = ", ".join(each.path for each in served.sockets) or "none at all"
     said = "the path is another" if use.socket else "it names none, and the usual place is another"
+    how = "in readsocket, or in the macro that is there" if use.tool == "exim" else "with --cms_sock="
     return yours(
         "tool-socket",
         f"{said}: the configuration has {known}",
-        f"in {use.path}, line {use.line}: name one of these with --cms_sock=",
+        f"in {use.path}, line {use.line}: name one of these {how}",
     )
 
 
@@ -186,7 +213,7 @@ def _user(use: Use, cause: str, known: str) -> Verdict:
 
 
 def _wrong_protocol(use: Use, spec: SocketSpec) -> Verdict | None:
-    if use.protocol in spec.protocols:
+    if use.protocol == "$" or use.protocol in spec.protocols:
         return None
     return yours(
         "tool-protocol",
