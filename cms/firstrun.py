@@ -85,7 +85,8 @@ class Steps:
     """What is left to do by hand: lines of commands by the step's name. Each step that is done takes its own away."""
 
     left: dict[str, list[str]]
-    apart: str
+    how: str = ""
+    to_run: str = ""
 
     def done(self, name: str) -> None:
         self.left.pop(name, None)
@@ -94,9 +95,9 @@ class Steps:
     def said(self) -> str:
         if not self.left:
             return "All is set up: `cms status` shows how it is."
-        apart = self.apart if "run" in self.left else ""
+        how = f"{self.how}{self.to_run if 'run' in self.left else ''}"
         lines = (f"    {line}" for step in self.left.values() for line in step)
-        return "\n".join([f"\nNext{apart}:\n", *lines, ""])
+        return "\n".join([f"\nNext{how}:\n", *lines, ""])
 
 
 def steps_for(wishes: Wishes) -> Steps:
@@ -104,10 +105,11 @@ def steps_for(wishes: Wishes) -> Steps:
     if not wishes.for_system:
         option = f" -c {wishes.config}" if wishes.config != paths.config_file() else ""
         run, login = [f"cms run{option}"], ["cms login"]
-        return Steps({"run": run, "login": login, "test": ["cms status"]}, " (`cms run` in a terminal of its own)")
+        left = {"run": run, "login": login, "test": ["cms status"]}
+        return Steps(left, to_run=" (`cms run` in a terminal of its own)")
     login = [f"sudo -u {units.SERVICE_USER} cms login {wishes.user} --paste"]
     left = {"place": units.in_place(), "run": units.by_hand(), "login": login}
-    return Steps(left, ", as root (docs/operations.md, As a service)")
+    return Steps(left, how=", as root (docs/operations.md, As a service)")
 
 
 def begin(wishes: Wishes, person: Person, around: Around) -> int:

@@ -29,8 +29,8 @@ _SYSTEM_UNITS = "/etc/systemd/system"
 # Where docs/operations.md installs the machine's cms.
 _SYSTEM_PREFIX = "/opt/cms"
 
-# What ProtectHome= hides from a service (systemd.exec(5)).
-_HIDDEN = ("/home", "/root", "/run/user")
+# What ProtectHome= and PrivateTmp= hide from a service (systemd.exec(5)).
+_HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 - nothing is written there
 
 # systemctl talks to a running systemd, useradd to a few files; or something is wrong.
 _SECONDS = 30.0

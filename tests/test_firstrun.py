@@ -109,6 +109,7 @@ def test_the_machines_service_is_offered_to_root(home: Path, monkeypatch: pytest
     assert 0 == begin(Wishes(str(home / "etc" / "cms" / "cms.cfg"), USER), person, around())
     assert agreed == (home / "units" / "cms.service").exists()
     assert agreed != ("systemctl enable --now cms.service" in person.said)
+    assert "\nNext, as root (docs/operations.md, As a service):\n" in person.said
     assert "sudo -u cms cms login" in person.said
 
 

@@ -169,4 +169,6 @@ def test_the_project_knows_what_its_unit_starts() -> None:
     assert f"ExecStart={units.USUAL_COMMAND} run\n" in unit
     assert f"User={units.SERVICE_USER}\n" in unit
     assert " ".join(units.MAKE_USER) in unit
-    assert "ProtectHome=yes" in unit
+    assert "ProtectHome=yes\n" in unit
+    assert "PrivateTmp=yes\n" in unit
+    assert ["/home", "/tmp", ""] == [units.hidden(each) for each in ("/home/ann/cms", "/tmp/cms", "/opt/cms")]
