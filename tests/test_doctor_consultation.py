@@ -18,10 +18,10 @@ import pytest
 
 from cms.accounts import Account, Grant, Proxy, Source
 from cms.config import Config, ConfigError, SocketSpec
-from cms.doctor import consultation, probes, probes_mail, tools
+from cms.doctor import consultation, probes, probes_mail, probes_network, tools
 from cms.doctor.consultation import Check, Limits, Progress, World, attend, bundle, examine, usable, write_bundle
 from cms.doctor.findings import Finding, passed
-from cms.doctor.judge import MailTest
+from cms.doctor.judge import Https, MailTest
 from cms.remote import NoDaemon
 
 MAIL = ("https://outlook.office.com/SMTP.Send",)
@@ -387,6 +387,29 @@ def test_mail_servers_are_tried_with_the_token(home: Path) -> None:
 
     assert (["fail"], ["fail"]) == (levels(port), levels(login))
     assert "127.0.0.1:1" in port[0].message
+
+
+def test_a_refusal_is_judged_by_the_clock_too(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the skew that the account's own login host has shown; where it has shown none, nothing is said of it."""
+    skews = list[float | None]()
+
+    def run(protocol: str, place: str, user: str, _token: str, *, skew: float | None, **_: Any) -> MailTest:
+        skews.append(skew)
+        return MailTest(protocol, user, place)
+
+    def https(door: probes_network.Door, *_: object) -> Https:
+        return Https(door.place, trusted=True, skew=700.0 if door.host == "login.example.test" else None)
+
+    monkeypatch.setattr(probes_mail, "run", run)
+    monkeypatch.setattr(probes_network, "https", https)
+    other = replace(ACCOUNT, user="b@x.test", grant=replace(GRANT, authority="https://other.example.test:1/t"))
+    for account in (ACCOUNT, other):
+        with tokens(home / "cms.sock", json.dumps({"token": "opaque"}).encode()):
+            mine = config(spec(home / "cms.sock", accounts=(account,)), accounts=(account,))
+            find("SMTP", world(home, mine, limits=Limits(step=60.0)))
+        (home / "cms.sock").unlink()
+
+    assert [700.0, None] == skews
 
 
 def test_a_host_that_is_none(home: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import socket
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -13,6 +15,9 @@ import pytest
 
 from cms.doctor import probes_mail
 from cms.doctor.judge import MailTest
+from cms_oauth import mailtest
+from cms_oauth.dial import Failed
+from cms_oauth.mailtest import Report
 from cms_oauth.verdicts import Verdict
 
 TOKEN = "a-token-that-nobody-should-see-anywhere"
@@ -84,6 +89,28 @@ def test_the_child(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
 
     assert ("unavailable", "") == (said["code"], shown.err)
     assert said["verdicts"][0]["name"]
+
+
+def test_the_child_judges_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told how wrong this machine's is."""
+    skews = list[float | None]()
+
+    def run(test: str, host: str, *_: str, skew: float | None, **__: object) -> Report:
+        skews.append(skew)
+        return Report(Failed("denied", f"{test} at {host}", ""))
+
+    def child(argv: list[str], *, input: str, **_: object) -> subprocess.CompletedProcess[str]:  # noqa: A002 - as subprocess.run calls it
+        monkeypatch.setattr(sys, "stdin", io.StringIO(input))
+        with contextlib.redirect_stdout(io.StringIO()) as shown:
+            probes_mail.main()
+        return subprocess.CompletedProcess(argv, 0, shown.getvalue(), "")
+
+    monkeypatch.setattr(mailtest, "run", run)
+    monkeypatch.setattr(subprocess, "run", child)
+    found = [probes_mail.run("SMTP", "h", USER, TOKEN, skew=skew) for skew in (7200.0, None)]
+
+    assert [7200.0, None] == skews
+    assert ["smtp at h"] * 2 == [each.message for each in found]
 
 
 def test_the_child_opens_the_mailbox_that_is_named(

@@ -166,6 +166,11 @@ class World:
         secret = isinstance(config, Config) and config.proxy is not None and config.proxy.password is not None
         return together([_looking(self, door, secret=secret) for door in self._doors()])
 
+    def skew_at(self, account: Account) -> float | None:
+        """Return how far this clock is ahead of an account's login host, None where that is not known in time."""
+        host = probes_network.door(account.grant.authority, None, {}).place
+        return next((each.skew for each in self.in_time(lambda: self.logins) or () if each.host == host), None)
+
     def _doors(self) -> list[probes_network.Door]:
         config = self.config
         if not isinstance(config, Config):
@@ -437,7 +442,12 @@ def _testing(world: World, protocol: str, account: Account, place: str, mailbox:
         if not token:
             return skipped(f"mailbox {mailbox}" if mailbox else protocol, f"{asked.who} at {place}: there is no token")
         return judge.mail(
-            probes_mail.run(protocol, place, asked.user, token, mailbox=mailbox, seconds=world.limits.mail)
+            probes_mail.run(
+                *(protocol, place, asked.user, token),
+                mailbox=mailbox,
+                seconds=world.limits.mail,
+                skew=world.skew_at(account),
+            )
         )
 
     return look

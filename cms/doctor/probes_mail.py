@@ -25,8 +25,20 @@ SECONDS = 8.0
 _MARGIN = 4.0
 
 
-def run(protocol: str, host: str, user: str, token: str, *, mailbox: str = "", seconds: float = SECONDS) -> MailTest:
-    """Log in, do one real thing, and return what came of it. `mailbox` is opened over IMAP in place of INBOX."""
+def run(
+    protocol: str,
+    host: str,
+    user: str,
+    token: str,
+    *,
+    mailbox: str = "",
+    seconds: float = SECONDS,
+    skew: float | None = None,
+) -> MailTest:
+    """Log in, do one real thing, and return what came of it. `mailbox` is opened over IMAP in place of INBOX.
+
+    `skew` is how many seconds this machine's clock is ahead, None for unknown: a refusal is judged by it too.
+    """
     told = {
         "test": protocol.lower(),
         "host": host,
@@ -34,6 +46,7 @@ def run(protocol: str, host: str, user: str, token: str, *, mailbox: str = "", s
         "token": token,
         "mailbox": mailbox,
         "seconds": seconds,
+        "skew": skew,
     }
     known = MailTest(protocol, user, host, mailbox=mailbox)
     argv = [sys.executable, "-P", "-m", "cms.doctor.probes_mail"]
