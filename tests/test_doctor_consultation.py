@@ -21,7 +21,7 @@ from cms.config import Config, ConfigError, SocketSpec
 from cms.doctor import consultation, probes, probes_mail, probes_network, tools
 from cms.doctor.consultation import Check, Limits, Progress, World, attend, bundle, examine, usable, write_bundle
 from cms.doctor.findings import Finding, passed
-from cms.doctor.judge import Https, MailTest
+from cms.doctor.judge import Https, MailTest, Names
 from cms.remote import NoDaemon
 
 MAIL = ("https://outlook.office.com/SMTP.Send",)
@@ -110,6 +110,25 @@ def test_a_check_that_hangs_gets_a_verdict(home: Path) -> None:
     assert [("fine", "pass", ""), ("hangs", "fail", "hang")] == [
         (each.check, each.level, each.verdicts[0].name if each.verdicts else "") for each in found
     ]
+
+
+def test_what_hangs_takes_nothing_from_the_others(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that nobody resolves is told as such, and the other's addresses are."""
+    never = threading.Event()
+
+    def names(host: str) -> Names:
+        if host == "login.example.test":
+            never.wait(120)
+        return Names(host, ("192.0.2.1",))
+
+    monkeypatch.setattr(probes_network, "names", names)
+    found = find("dns", world(home, config(), limits=Limits(check=2.0)))
+    never.set()
+
+    assert {
+        "login.example.test: the resolver does not answer in time": "fail",
+        "127.0.0.1 is 192.0.2.1": "pass",
+    } == {each.message: each.level for each in found}
 
 
 def test_who_is_waited_for_is_shown(home: Path) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO, TypeVar, cast
+from typing import Any, Generic, TextIO, TypeVar, cast
 from urllib.parse import urlsplit
 
 from cms import remote
@@ -61,14 +61,21 @@ _REDRAW_SECONDS = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long things may take, in seconds: a `step` of a network probe, a whole `mail` test, a whole `check`.
-
-    `margin` is what a check may take beside what it waits for: starting children, a full machine.
-    """
+    """How long things may take, in seconds: a `step` of a network probe, a whole `mail` test, a whole `check`."""
 
     step: float = probes_network.STEP_SECONDS
     mail: float = probes_mail.SECONDS
     check: float = 10.0
+
+    @property
+    def whole(self) -> float:
+        """The time for everything: a mail test begins when the tokens that it needs are there."""
+        return self.check + self.mail
+
+    @property
+    def test(self) -> float:
+        """The time for a mail test and all that it waits for: a tenth is left to tell of it."""
+        return 0.9 * self.whole
 
 
 @dataclass
@@ -164,7 +171,7 @@ class World:
     def _ask_logins(self) -> list[judge.Https]:
         config = self.config
         secret = isinstance(config, Config) and config.proxy is not None and config.proxy.password is not None
-        return together([_looking(self, door, secret=secret) for door in self._doors()])
+        return together([_looking(self, door, secret=secret) for door in self._doors()], 0.8 * self.limits.check)
 
     def skew_at(self, account: Account) -> float | None:
         """Return how far this clock is ahead of an account's login host, None where that is not known in time."""
@@ -187,7 +194,7 @@ class World:
 
     def _ask_for_tokens(self) -> list[tuple[Asked, str]]:
         wanted = [(account, protocol) for account in self.accounts for protocol in account.scopes]
-        return together([_asking(self, account, protocol) for account, protocol in wanted])
+        return together([_asking(self, account, protocol) for account, protocol in wanted], 0.9 * self.limits.check)
 
     def token_of(self, account: Account, protocol: str) -> tuple[Asked, str]:
         """Return what was answered for one account, which may have no name, and a protocol of its own."""
@@ -215,9 +222,19 @@ def start(look: Callable[[], T]) -> Future[T]:
     return future
 
 
-def together(looks: Sequence[Callable[[], T]]) -> list[T]:
-    """Return what each finds, looking side by side."""
-    return [future.result() for future in [start(look) for look in looks]]
+@dataclass(frozen=True, slots=True)
+class Look(Generic[T]):
+    """One of several looks side by side. `late` is what stands for it where it does not end in time."""
+
+    find: Callable[[], T]
+    late: T
+
+
+def together(looks: Sequence[Look[T]], seconds: float) -> list[T]:
+    """Return what each finds, looking side by side, within so many seconds: what hangs takes nothing from the others."""
+    begun = [(start(look.find), look.late) for look in looks]
+    wait([future for future, _ in begun], seconds)
+    return [future.result() if future.done() else late for future, late in begun]
 
 
 def _status() -> Mapping[str, Any] | NoDaemon:
@@ -232,10 +249,15 @@ def _status() -> Mapping[str, Any] | NoDaemon:
 _UNREAD = "the proxy asks for a password, which the grant worker alone reads; `cms status` shows what it met"
 
 
-def _looking(world: World, door: probes_network.Door, *, secret: bool) -> Callable[[], judge.Https]:
+def _looking(world: World, door: probes_network.Door, *, secret: bool) -> Look[judge.Https]:
     if secret and door.proxy:
-        return lambda: judge.Https(door.place, proxy=door.proxy, unseen=_UNREAD)
-    return lambda: probes_network.https(door, world.environ, world.limits.step, world.wall)
+        unseen = judge.Https(door.place, proxy=door.proxy, unseen=_UNREAD)
+        return Look(lambda: unseen, unseen)
+    late = judge.Https(door.place, proxy=door.proxy, error=_NO_ANSWER)
+    return Look(lambda: probes_network.https(door, world.environ, world.limits.step, world.wall), late)
+
+
+_NO_ANSWER = "no answer in time"
 
 
 def _door(config: Config, host: str, environ: Mapping[str, str]) -> probes_network.Door:
@@ -245,8 +267,11 @@ def _door(config: Config, host: str, environ: Mapping[str, str]) -> probes_netwo
     return probes_network.through(plain, config.proxy.url, config.proxy.user)
 
 
-def _asking(world: World, account: Account, protocol: str) -> Callable[[], tuple[Asked, str]]:
-    return lambda: _ask(world, account, protocol)
+def _asking(world: World, account: Account, protocol: str) -> Look[tuple[Asked, str]]:
+    late = Asked(
+        account, protocol, code="unavailable", message="the daemon did not answer in time", hint="`cms status`"
+    )
+    return Look(lambda: _ask(world, account, protocol), (late, ""))
 
 
 def _ask(world: World, account: Account, protocol: str) -> tuple[Asked, str]:
@@ -314,11 +339,11 @@ def _clock(world: World) -> Iterator[Finding]:
 def _names(world: World) -> Iterator[Finding]:
     hosts = [*(each.host for each in world._doors()), *(_host(place) for _, _, place in world.servers if place)]  # noqa: SLF001 - the checks are its own
     looks = [_naming(host) for host in dict.fromkeys(hosts)]
-    yield from map(judge.names, together(looks))
+    yield from map(judge.names, together(looks, 0.9 * world.limits.check))
 
 
-def _naming(host: str) -> Callable[[], judge.Names]:
-    return lambda: probes_network.names(host)
+def _naming(host: str) -> Look[judge.Names]:
+    return Look(lambda: probes_network.names(host), judge.Names(host, error="the resolver does not answer in time"))
 
 
 def _host(place: str) -> str:
@@ -363,20 +388,20 @@ def reached(config: Config, asking: Sequence[str], *, connect: bool) -> list[Fin
     for spec in config.sockets:
         identities = [*probes.expected(spec, owner), *(who for _, who in named if who)]
         looks += [_reaching(spec, who, owner, connect=connect) for who in dict.fromkeys(identities)]
-    return [*unknown, *together(looks)]
+    return [*unknown, *together(looks, Limits().check)]
 
 
 _NO_USER = yours("no-user", "this machine knows no such user", "check the spelling: `getent passwd`")
 
 
-def _reaching(spec: SocketSpec, who: access.Identity, owner: int, *, connect: bool) -> Callable[[], Finding]:
+def _reaching(spec: SocketSpec, who: access.Identity, owner: int, *, connect: bool) -> Look[Finding]:
     def look() -> Finding:
         way = probes.way(spec.path)
         found = access.judge(spec.path, way, probes.rules(spec, owner), who)
         there = connect and not way.missing and not way.error
         return access.confirm(found, spec.path, who, probes.try_socket(spec, who) if there else None)
 
-    return look
+    return Look(look, _late(access.CHECK, f"{spec.path}, for {who.name}"))
 
 
 def usable(config: Config) -> list[Finding]:
@@ -413,34 +438,39 @@ def _consent(world: World) -> Iterator[Finding]:
 def _servers(world: World) -> Iterator[Finding]:
     places = dict.fromkeys((protocol, place) for protocol, _, place in world.servers if place)
     looks = [_knocking(world, protocol, place) for protocol, place in places]
-    yield from map(judge.reached, together(looks))
+    yield from map(judge.reached, together(looks, 0.9 * world.limits.check))
 
 
-def _knocking(world: World, protocol: str, text: str) -> Callable[[], judge.Reached]:
+def _knocking(world: World, protocol: str, text: str) -> Look[judge.Reached]:
     place = place_of(protocol.lower(), text)
     if place is None:
-        return lambda: judge.Reached(text, 0, "it is no HOST or HOST:PORT")
-    return lambda: probes_network.reached(place.host, place.port, world.limits.step)
+        none = judge.Reached(text, 0, "it is no HOST or HOST:PORT")
+        return Look(lambda: none, none)
+    late = judge.Reached(place.host, place.port, _NO_ANSWER)
+    return Look(lambda: probes_network.reached(place.host, place.port, world.limits.step), late)
 
 
 def _mail(protocol: str) -> Callable[[World], Iterator[Finding]]:
     def check(world: World) -> Iterator[Finding]:
         mine = [(account, place) for each, account, place in world.servers if each == protocol and place]
-        yield from together([_testing(world, protocol, account, place) for account, place in mine])
+        yield from together([_testing(world, protocol, account, place) for account, place in mine], world.limits.test)
 
     return check
 
 
 def _mailbox(world: World) -> Iterator[Finding]:
     mine = [(account, place) for each, account, place in world.servers if each == "IMAP" and place and account.mailbox]
-    yield from together([_testing(world, "IMAP", account, place, account.mailbox) for account, place in mine])
+    looks = [_testing(world, "IMAP", account, place, account.mailbox) for account, place in mine]
+    yield from together(looks, world.limits.test)
 
 
-def _testing(world: World, protocol: str, account: Account, place: str, mailbox: str = "") -> Callable[[], Finding]:
+def _testing(world: World, protocol: str, account: Account, place: str, mailbox: str = "") -> Look[Finding]:
+    check = f"mailbox {mailbox}" if mailbox else protocol
+
     def look() -> Finding:
         asked, token = world.token_of(account, protocol)
         if not token:
-            return skipped(f"mailbox {mailbox}" if mailbox else protocol, f"{asked.who} at {place}: there is no token")
+            return skipped(check, f"{asked.who} at {place}: there is no token")
         return judge.mail(
             probes_mail.run(
                 *(protocol, place, asked.user, token),
@@ -450,7 +480,7 @@ def _testing(world: World, protocol: str, account: Account, place: str, mailbox:
             )
         )
 
-    return look
+    return Look(look, _late(check, f"{account.user} at {place}".strip()))
 
 
 def _tools(world: World) -> Iterator[Finding]:
@@ -504,14 +534,14 @@ def examine(
 
     `progress` hears, again and again, the names of the checks that are not done.
     """
-    deadline = time.monotonic() + world.limits.check + world.limits.mail
+    deadline = time.monotonic() + world.limits.whole
     begun = [(check, start(_finding(check, world))) for check in checks]
     found: list[Finding] = []
     for check, future in begun:
         while not wait([future], _REDRAW_SECONDS).done and time.monotonic() < deadline:
             progress([each.name for each, pending in begun if not pending.done()])
         progress([])
-        now = future.result() if future.done() else [_late(check)]
+        now = future.result() if future.done() else [_late(check.name)]
         for each in now:
             tell(each)
         found += now
@@ -530,9 +560,9 @@ def _finding(check: Check, world: World) -> Callable[[], list[Finding]]:
     return find
 
 
-def _late(check: Check) -> Finding:
+def _late(check: str, what: str = "it") -> Finding:
     cause = "something that it asked does not answer"
-    return failed(check.name, "it did not end in time", yours("hang", cause, "look at the lines above; then try again"))
+    return failed(check, f"{what} did not end in time", yours("hang", cause, "look at the lines above; then try again"))
 
 
 class Progress:
