@@ -19,7 +19,7 @@ import trio
 from cms import control
 from cms.accounts import Account, Grant, Source
 from cms.config import Config
-from cms.control import Ask, Result, nobody_signs_in, nothing_to_sign_out
+from cms.control import Ask, Result, no_single_account, nobody_signs_in, nothing_to_sign_out
 from cms.custody import ERRANDS, Custody, Left, farewell
 from cms.grants.messages import Explore, Explored, Open, Place
 from cms.lifecycle import Outcome, Refused, Transient
@@ -100,15 +100,15 @@ class _Commands:
         self._signins = signins
 
     def login(self, user: str, method: str) -> Flow | Result:
-        grant = self._personal(user)
+        grant = self._personal(user, "login")
         return grant if isinstance(grant, Result) else self._signins.start(grant, method or grant.sign_in)
 
     async def bring_in(self, user: str, place: Place) -> Outcome | Result:
-        grant = self._personal(user)
+        grant = self._personal(user, "import")
         return grant if isinstance(grant, Result) else await self._worker.bring_in(grant, place)
 
     async def logout(self, user: str) -> Result:
-        grants = self._grants(user)
+        grants = self._grants(user, "logout")
         if isinstance(grants, Result):
             strays = await self._custody.strays_of(user)
             return await self._custody.part_with(strays) if strays else grants
@@ -130,9 +130,9 @@ class _Commands:
         grants = list({each.grant.key: each.grant for each in self._accounts if not each.grant.unattended}.values())
         return await self._custody.leave(partial(self._forget, grants))
 
-    def _personal(self, user: str) -> Grant | Result:
+    def _personal(self, user: str, command: str) -> Grant | Result:
         """Return the sign-in that a user name means, if it is a person's."""
-        grants = self._grants(user)
+        grants = self._grants(user, command)
         if isinstance(grants, Result):
             return grants
         # A name may stand for several, of which nobody here knows which one waits: each has its turn.
@@ -144,14 +144,15 @@ class _Commands:
     def _users_of(self, grant: Grant) -> str:
         return ", ".join(each.user for each in self._accounts if each.grant.key == grant.key)
 
-    def _grants(self, user: str) -> list[Grant] | Result:
+    def _grants(self, user: str, command: str) -> list[Grant] | Result:
         """Return the sign-ins that a user name means, "" for the only one."""
         grants = {each.grant.key: each.grant for each in self._accounts if each.answers_to(user)}
         if len(grants) == 1 or (grants and user):
             return list(grants.values())
-        names = ", ".join(each.user or "(whoever signs in)" for each in self._accounts) or "none at all"
-        said = f"there is no account {user}" if user else "there is more than one account"
-        return Result(False, said if self._accounts else "there is no account", f"the configuration has: {names}")
+        if not self._accounts:
+            return Result(False, "there is no account", "the configuration has none at all: it needs an Account(...)")
+        names = ", ".join(each.user or "(whoever signs in)" for each in self._accounts)
+        return no_single_account(user, names, command)
 
     def status(self) -> Result:
         return _NO_DAEMON

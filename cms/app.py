@@ -20,7 +20,7 @@ from cms import control, herald, listener, network
 from cms.accounts import Account, Grant, Scopes
 from cms.clock import Clock, SystemClock
 from cms.config import LOAD_SECONDS, Config, ConfigError, load
-from cms.control import Ask, Result, nobody_signs_in, nothing_to_sign_out
+from cms.control import Ask, Result, no_single_account, nobody_signs_in, nothing_to_sign_out
 from cms.custody import ERRANDS, Custody, Left, expiry_of, farewell
 from cms.forecast import Forecast, forecast, warned_at
 from cms.grants import messages
@@ -517,13 +517,13 @@ class App(control.Commands):
         )
 
     def login(self, user: str, method: str) -> Flow | Result:
-        keeper = self._personal(user)
+        keeper = self._personal(user, "login")
         if isinstance(keeper, Result):
             return keeper
         return self._signins.start(keeper.grant, method or keeper.grant.sign_in)
 
     async def bring_in(self, user: str, place: messages.Place) -> Outcome | Result:
-        keeper = self._personal(user)
+        keeper = self._personal(user, "import")
         if isinstance(keeper, Result):
             return keeper
         grant = keeper.grant
@@ -532,9 +532,9 @@ class App(control.Commands):
             self._signed_in(grant, outcome)
         return outcome
 
-    def _personal(self, user: str) -> Keeper | Result:
+    def _personal(self, user: str, command: str) -> Keeper | Result:
         """Return the keeper that a user name means, if a person signs in for it."""
-        keepers = self._keepers_of(user)
+        keepers = self._keepers_of(user, command)
         if isinstance(keepers, Result):
             return keepers
         # A name may stand for several grants: first the one that waits.
@@ -544,7 +544,7 @@ class App(control.Commands):
         return nobody_signs_in(self._name_of(keeper), keeper.grant)
 
     async def logout(self, user: str) -> Result:
-        keepers = self._keepers_of(user)
+        keepers = self._keepers_of(user, "logout")
         if isinstance(keepers, Result):
             strays = await self._custody.strays_of(user)
             return await self._custody.part_with(strays) if strays else keepers
@@ -575,7 +575,7 @@ class App(control.Commands):
         return await self._custody.leave(partial(self._sign_out, attended))
 
     async def refresh(self, user: str) -> Result:
-        keepers = self._keepers_of(user) if user else [kept.keeper for kept in self._kept.values()]
+        keepers = self._keepers_of(user, "refresh") if user else [kept.keeper for kept in self._kept.values()]
         if isinstance(keepers, Result):
             return keepers
         for keeper in keepers:
@@ -643,7 +643,7 @@ class App(control.Commands):
         await trio.sleep(STOP_PAUSE)
         self._stop.set()
 
-    def _keepers_of(self, user: str) -> list[Keeper] | Result:
+    def _keepers_of(self, user: str, command: str) -> list[Keeper] | Result:
         """Return the keepers that a user name means, "" for the only account's."""
         named = {key: kept.keeper for key, kept in self._kept.items() if user.lower() in self._names_of(kept.keeper)}
         if not user and len(self._kept) == 1:
@@ -651,8 +651,7 @@ class App(control.Commands):
         if named:
             return list(named.values())
         known = self._names_in_words([kept.keeper for kept in self._kept.values()])
-        said = f"there is no account {user!r:.80}" if user else "there are several accounts"
-        return Result(False, said, f"name one of these: {known}")
+        return no_single_account(user, known or "none is configured", command)
 
     def _names_of(self, keeper: Keeper) -> set[str]:
         return {user.lower() for user in (*self._users.get(keeper.grant.key, ()), keeper.who) if user}

@@ -202,12 +202,15 @@ def bring_in(place: str, *, source: str, user: str, entry: str, passphrase_file:
     Formats: cms, mutt_oauth2, msal (oauth2ms), sasl-xoauth2, email-oauth2-proxy, oama, pizauth. The client id has to be
     the same; docs/moving.md has the commands for each program.
     """
+    path = moving.whereabouts(place, source)
+    if why_not := moving.plainly_none(path):
+        _complain(why_not, "name the file that `cms export` or the program has written")
+        return FAILED
     with _daemon_or_none(config) as found:
-        path = moving.whereabouts(place, source)
         if moving.is_ours(path, source):
             passphrase = moving.Passphrase(passphrase_file)
             return _ended(moving.restore(found, user, path, passphrase, force=force, say=_say))
-        return _ended(moving.bring_in(found, user, Place(moving.whereabouts(place, source), source, entry)))
+        return _ended(moving.bring_in(found, user, Place(path, source, entry)))
 
 
 @cms.command()

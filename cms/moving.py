@@ -45,6 +45,22 @@ def whereabouts(place: str, source: str) -> str:
     return os.path.abspath(place)  # noqa: PTH100 - as above
 
 
+def plainly_none(path: str) -> str:
+    """Say what is at a path that holds no sign-in for anybody, "" for a file, a name, and what only a daemon can see."""
+    file = Path(path)
+    if not file.is_absolute():
+        return ""
+    try:
+        size = file.stat().st_size
+    except PermissionError:
+        return ""
+    except OSError as error:
+        return f"{path} cannot be read: {error.strerror}"
+    if what := oddity(file):
+        return f"{path} is {what}"
+    return "" if size else f"{path} is empty"
+
+
 def is_ours(place: str, source: str) -> bool:
     """Say whether a file is an export of cms's own: because that was said, or because its first line says so."""
     if source:

@@ -121,7 +121,7 @@ def test_an_import_for_nobody_is_said(tmp_path: Path) -> None:
     with alone(tmp_path) as remote:
         end = remote.ask("import", user="c@x.test", path="/f")
 
-    assert (False, "there is no account c@x.test") == (end["ok"], end["message"])
+    assert (False, "there is no account 'c@x.test'") == (end["ok"], end["message"])
 
 
 def test_a_sign_out_deletes(tmp_path: Path) -> None:
@@ -143,14 +143,21 @@ def test_a_sign_out_that_fails_says_why(tmp_path: Path) -> None:
     assert not end["ok"]
 
 
-@pytest.mark.parametrize("command", ["login", "logout"])
-def test_an_account_that_is_not_clear_is_asked_for(tmp_path: Path, command: str) -> None:
-    """The accounts that there are are named."""
+@pytest.mark.parametrize(
+    ("command", "usage"),
+    [
+        ("login", "`cms login USER`"),
+        ("logout", "`cms logout USER`"),
+        ("import", "`cms import FILE --account USER`"),
+    ],
+)
+def test_an_account_that_is_not_clear_is_asked_for(tmp_path: Path, command: str, usage: str) -> None:
+    """The accounts that there are are named, and how one is told to the command."""
     with alone(tmp_path, account("a@x.test"), account("b@x.test")) as remote:
-        end = remote.ask(command)
+        end = remote.ask(command, path="/f")
 
-    assert (False, "there is more than one account") == (end["ok"], end["message"])
-    assert "a@x.test, b@x.test" in end["hint"]
+    assert (False, "there are several accounts") == (end["ok"], end["message"])
+    assert f"name one of these, {usage}: a@x.test, b@x.test" == end["hint"]
 
 
 def mailbox(user: str, login: str, client: str = "client") -> Account:
@@ -200,7 +207,7 @@ def test_an_account_that_nobody_knows_is_said(tmp_path: Path, command: str) -> N
     with alone(tmp_path) as remote:
         end = remote.ask(command, user="c@x.test")
 
-    assert (False, "there is no account c@x.test") == (end["ok"], end["message"])
+    assert (False, "there is no account 'c@x.test'") == (end["ok"], end["message"])
     assert "good@example.test" in end["hint"]
 
 

@@ -319,11 +319,21 @@ def no_terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def test_an_import_is_the_daemons(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """From where, for whom, what it is, and which; a refusal is a failure."""
+    file = home / "f"
+    file.write_text("{}")
     with daemon(home, done(ok=False, message="no", hint="why")) as asked:
-        code = main.main(["import", "/f", "--from=pizauth", "--account", "a", "--entry=e"])
+        code = main.main(["import", str(file), "--from=pizauth", "--account", "a", "--entry=e"])
 
-    assert (1, [{"command": "import", "user": "a", "path": "/f", "source": "pizauth", "entry": "e"}]) == (code, asked)
+    question = {"command": "import", "user": "a", "path": str(file), "source": "pizauth", "entry": "e"}
+    assert (1, [question]) == (code, asked)
     assert "cms: no\nwhy\n" == capsys.readouterr().err
+
+
+def test_an_import_of_nothing_is_none(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before anybody is asked for whom it is."""
+    assert 1 == main.main(["import", str(home / "none")])
+
+    assert f"cms: {home}/none cannot be read: No such file or directory\nname the file" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("no_terminal")
@@ -348,7 +358,7 @@ def test_a_login_without_a_daemon_is_done_without_one(
     assert 1 == main.main(["login", "b@example.test"])
     out, err = capsys.readouterr()
     assert "no daemon is running: this is done without one" in err
-    assert "there is no account b@example.test" in out
+    assert "there is no account 'b@example.test'" in out
 
 
 @pytest.mark.usefixtures("configured")

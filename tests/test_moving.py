@@ -107,6 +107,36 @@ def test_a_path_is_absolute_and_a_name_is_not(
     assert expected.format(here=tmp_path) == moving.whereabouts(place, source)
 
 
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (lambda _path: None, "cannot be read: No such file or directory"),
+        (Path.mkdir, "is a folder"),
+        (bind, "is a socket"),
+        (Path.touch, "is empty"),
+        (lambda path: path.write_text("{}"), ""),
+    ],
+)
+def test_what_holds_no_sign_in_is_said_first(tmp_path: Path, make: Callable[[Path], Any], why: str) -> None:
+    """Whose sign-in it is, is the next question."""
+    path = tmp_path / "f"
+    make(path)
+
+    assert (f"{path} {why}" if why else "") == moving.plainly_none(str(path))
+
+
+def test_what_only_a_daemon_can_see_is_its_to_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A root's daemon opens more than who asks it; and a name is no file."""
+
+    def closed(_path: Path) -> os.stat_result:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "stat", closed)
+
+    assert "" == moving.plainly_none(str(tmp_path / "f"))
+    assert "" == moving.plainly_none("a@example.test")
+
+
 def test_a_password_is_typed_unseen(monkeypatch: pytest.MonkeyPatch) -> None:
     """At a terminal."""
 
