@@ -102,6 +102,8 @@ GOOD, BAD = passed("socket", "may"), failed("socket", "may not")
         (GOOD, Tried(reached=True), "was turned away"),
         (GOOD, Tried(reached=False, error="Connection refused"), "gets no connection"),
         (BAD, None, "may not"),
+        (GOOD, Tried(reached=False, hangs=True), "no answer in time"),
+        (BAD, Tried(reached=False, hangs=True), "may not"),
         (BAD, Tried(reached=True, answered=True), "was answered"),
         (BAD, Tried(reached=True), "may not"),
         (BAD, Tried(reached=False, error="Permission denied"), "may not"),

@@ -152,11 +152,15 @@ def _by_groups(path: str, identity: Identity) -> Finding:
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """What came of a real connection as a user: `reached` a listener, `answered` by it; `error` in the kernel's words."""
+    """What came of a real connection as a user: `reached` a listener, `answered` by it; `error` in the kernel's words.
+
+    `hangs` says that the connection stayed open, and nothing came: a stranger's would have been closed.
+    """
 
     reached: bool
     answered: bool = False
     error: str = ""
+    hangs: bool = False
 
 
 def confirm(found: Finding, path: str, identity: Identity, tried: Tried | None) -> Finding:
@@ -173,6 +177,13 @@ def _unheard(found: Finding, path: str, identity: Identity, tried: Tried | None)
     """Return the finding, or another where nobody listens or an access list keeps the user out."""
     if tried is None or tried.reached or found.level == "fail":
         return found
+    if tried.hangs:
+        cause = "something listens there, and does not get to its clients: it is stopped, or the machine is overloaded"
+        steps = (
+            "`cms status`",
+            "if that does not answer either: `systemctl --user restart cms`, or end it and `cms run`",
+        )
+        return failed(CHECK, f"{path} gives {identity.name} no answer in time", yours("daemon-hangs", cause, *steps))
     cause = f"connecting as {identity.name} failed: {tried.error}"
     step = "start the daemon: `cms run`; if it runs, an access list (`getfacl`) or a security module keeps the user out"
     return failed(CHECK, f"{identity.name} gets no connection at {path}", yours("no-connection", cause, step))

@@ -241,7 +241,7 @@ try:
     client.shutdown(socket.SHUT_WR)
     answer = client.recv(1)
 except TimeoutError:
-    print("error the daemon did not answer in time")
+    print("hangs")
 except OSError:
     print("silent")
 else:
@@ -284,7 +284,7 @@ def _as_self(spec: SocketSpec, seconds: float) -> str:
             client.shutdown(socket.SHUT_WR)
             return "answered" if client.recv(1) else "silent"
         except TimeoutError:
-            return "error the daemon did not answer in time"
+            return "hangs"
         except OSError:
             return "silent"
 
@@ -292,7 +292,7 @@ def _as_self(spec: SocketSpec, seconds: float) -> str:
 def _tried(word: str) -> Tried:
     if word.startswith("error "):
         return Tried(reached=False, error=word.removeprefix("error "))
-    return Tried(reached=True, answered=word == "answered")
+    return Tried(reached=word != "hangs", answered=word == "answered", hangs=word == "hangs")
 
 
 # Mail tools.
