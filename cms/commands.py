@@ -57,6 +57,26 @@ def _passphrase_option(command: Command) -> Command:
     return option(command)
 
 
+def _ways(*, browser: str, device: str, paste: str) -> Callable[[Command], Command]:
+    """Give a command the options that say how to sign in, as its argument `method`: "" for none. The texts are helps."""
+
+    def with_options(command: Command) -> Command:
+        for way, text in (("--paste", paste), ("--device", device), ("--browser", browser)):
+            command = click.option(way, is_flag=True, expose_value=False, callback=_one_way, help=text)(command)
+        return command
+
+    return with_options
+
+
+def _one_way(context: click.Context, option: click.Parameter, value: bool) -> None:
+    """Take the way that an option names. Raises UsageError for a second one, of which click would take the last."""
+    before = context.params.setdefault("method", "")
+    if value and before:
+        raise click.UsageError(f"--{before} and --{option.name} are two ways to sign in: name one.")
+    if value:
+        context.params["method"] = option.name
+
+
 def _config_path(config: str, usual: Callable[[], str] = paths.config_file) -> str:
     """Return the file that is meant: the command's own option, else that before the command, else the usual one."""
     before = click.get_current_context().find_root().params.get("config")
@@ -119,14 +139,16 @@ def run(config: str, log_level: str, log_form: str) -> None:
 
 @cms.command()
 @click.argument("user", default="")
-@click.option("--browser", "method", flag_value="browser", help="With a browser on this machine.")
-@click.option("--device", "method", flag_value="device", help="With a code, in a browser anywhere.")
-@click.option("--paste", "method", flag_value="paste", help="In a browser anywhere, whose last address is pasted here.")
+@_ways(
+    browser="With a browser on this machine.",
+    device="With a code, in a browser anywhere.",
+    paste="In a browser anywhere, whose last address is pasted here.",
+)
 @_config_option
-def login(user: str, method: str | None, config: str) -> int:
+def login(user: str, method: str, config: str) -> int:
     """Sign in as USER (not needed if there is only one account), with or without a running daemon."""
     try:
-        return _login(user, method or "", config)
+        return _login(user, method, config)
     except KeyboardInterrupt:
         _complain("\nthe sign-in was given up")
         return INTERRUPTED
@@ -435,15 +457,17 @@ def doctor(user: str, bundle: str, asking: tuple[str, ...], config: str, *, as_j
 @click.option("--ca", default="", metavar="FILE", help="Certificate authorities to trust, where a proxy inspects TLS.")
 @click.option("--try-smtp", default="", hidden=True, help="Another mail server to try, HOST[:PORT].")
 @click.option("--try-imap", default="", hidden=True, help="As --try-smtp.")
-@click.option("--browser", "method", flag_value="browser", help="Sign in with a browser on this machine.")
-@click.option("--device", "method", flag_value="device", help="Sign in with a code, in a browser anywhere.")
-@click.option("--paste", "method", flag_value="paste", help="Sign in anywhere, and paste the browser's last address.")
+@_ways(
+    browser="Sign in with a browser on this machine.",
+    device="Sign in with a code, in a browser anywhere.",
+    paste="Sign in anywhere, and paste the browser's last address.",
+)
 @click.option("--yes", is_flag=True, help="Ask nothing: do every step that is not switched off.")
 @click.option("--no-unit", "unit", flag_value=False, default=True, help="Install no systemd unit.")
 @click.option("--no-sign-in", "sign_in", flag_value=False, default=True, help="Do not sign in.")
 @click.option("--no-test", "test", flag_value=False, default=True, help="Do not try the mail servers.")
 @click.option("--no-show", "show", flag_value=False, default=True, help="Show nothing for mail programs.")
-def init(config: str, *, system: bool, yes: bool, method: str | None, **wishes: Any) -> int:
+def init(config: str, *, system: bool, yes: bool, method: str, **wishes: Any) -> int:
     """Set cms up: write a first configuration, start cms, sign in, try the mail servers. Each step can be declined.
 
     A configuration that exists is never touched.
@@ -455,7 +479,7 @@ def init(config: str, *, system: bool, yes: bool, method: str | None, **wishes: 
         raise click.UsageError("--system names the file already: leave -c out.")
     path = named or (paths.system_config_file() if system else paths.own_config_file())
     # The daemon that is told of it may have another current folder.
-    chosen = firstfile.Wishes(os.path.abspath(path), method=method or "", **wishes)  # noqa: PTH100 - links stay links
+    chosen = firstfile.Wishes(os.path.abspath(path), method=method, **wishes)  # noqa: PTH100 - links stay links
     return firstrun.begin(chosen, _Terminal(yes=yes), firstrun.Around(alone.explored, _load, _connect))
 
 

@@ -347,6 +347,25 @@ def test_a_login_is_the_daemons(home: Path, capsys: pytest.CaptureFixture[str], 
     assert "a is signed in" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("command", [["login"], ["init", "--user=a@example.test"]])
+@pytest.mark.parametrize(("first", "second"), [("device", "paste"), ("paste", "device"), ("browser", "device")])
+def test_there_is_one_way_to_sign_in_at_a_time(
+    capsys: pytest.CaptureFixture[str], command: list[str], first: str, second: str
+) -> None:
+    """Nobody has to know which of two would win."""
+    assert 2 == main.main([*command, f"--{first}", f"--{second}"])
+    assert f"--{first} and --{second} are two ways to sign in: name one." in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("no_terminal")
+def test_a_way_that_is_named_twice_is_one(home: Path) -> None:
+    """As with any option."""
+    with daemon(home, done()) as asked:
+        main.main(["login", "a", "--device", "--device"])
+
+    assert "device" == asked[0]["method"]
+
+
 @pytest.mark.usefixtures("no_terminal", "configured")
 def test_a_login_without_a_daemon_is_done_without_one(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
