@@ -444,8 +444,8 @@ def _wrong_user(grant: Grant, who: str) -> Trouble:
         "wrong-user",
         f"{who or 'somebody without a name'} signed in, but {grant.login} was to: nothing was stored",
         catalogue.hint(
-            "sign in as the right user, in a private window for instance: {login}; if it was the right one, set "
-            "sign_in_as of the account",
+            "sign in as the right user, in a private window for instance: {login}; if it was the right one, sign_in_as= of "
+            "the account has to be that name (or user=, where that signs in), then `cms reload` and {login}",
             grant,
         ),
     )

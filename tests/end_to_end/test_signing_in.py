@@ -244,7 +244,8 @@ def test_somebody_else_signs_in(desk: Desk) -> None:
     desk.daemon.start()
     with desk.login() as window:
         assert f"{BEN} signed in, but {ANN} was to" in desk.entra.sign_in(link(window), BEN).text
-        wait_for(window, f"{BEN} signed in, but {ANN} was to: nothing was stored", "sign in as the right user")
+        both = f"{BEN} signed in, but {ANN} was to: nothing was stored"
+        wait_for(window, both, "sign in as the right user", "sign_in_as= of the account has")
 
     assert f"{BEN} signed in, but {ANN} was to" in whole(desk.daemon.cms("status").stdout)
     assert not desk.signed_in()
