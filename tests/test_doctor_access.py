@@ -7,7 +7,7 @@ import stat
 import pytest
 
 from cms.accounts import Account, Grant
-from cms.doctor.access import Identity, Step, Tried, Way, barrier, confirm, judge
+from cms.doctor.access import Identity, Step, Tried, Way, barrier, by_trial, confirm, judge
 from cms.doctor.findings import failed, passed
 from cms.policy import Rules
 
@@ -92,6 +92,22 @@ def test_a_supplementary_group_is_not_enough_for_exim() -> None:
 
 
 GOOD, BAD = passed("socket", "may"), failed("socket", "may not")
+
+
+@pytest.mark.parametrize(
+    ("tried", "expected"),
+    [
+        (Tried(reached=True, answered=True), ""),
+        (Tried(reached=True), "policy"),
+        (Tried(reached=False, hangs=True), "daemon-hangs"),
+        (None, ""),
+    ],
+)
+def test_without_rules_a_connection_decides(tried: Tried | None, expected: str) -> None:
+    """Root sees what the daemon's own rules come to, without reading them."""
+    found = by_trial("/s/cms.sock", Way((Step("/s/cms.sock", 0o140666, 1, 1, "a", "a"),)), Identity("u", 7, 7), tried)
+
+    assert expected == (found.verdicts[0].name if found.verdicts else "")
 
 
 @pytest.mark.parametrize(

@@ -197,6 +197,26 @@ def test_a_connection_that_is_none(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(("answer", "answered"), [(b"{}", True), (b"", False)])
+def test_a_socket_of_which_only_the_path_is_known(tmp_path: Path, answer: bytes, answered: bool) -> None:
+    """It is asked in each way that a socket of cms's may speak, until it answers."""
+    with listening(tmp_path / "cms.sock", answer):
+        tried = probes.try_path(str(tmp_path / "cms.sock"), ME)
+
+    assert Tried(reached=True, answered=answered) == tried
+
+
+def test_the_control_socket_of_a_configurations_owner(tmp_path: Path) -> None:
+    """Where logind has a folder for that user; root's own daemon is found without."""
+    (tmp_path / "cms.cfg").touch()
+    if os.geteuid() == 0:
+        os.chown(tmp_path / "cms.cfg", 1234, 1234)
+    uid = (tmp_path / "cms.cfg").stat().st_uid
+
+    assert f"/run/user/{uid}/cms/control.sock" == probes.owners_control(str(tmp_path / "cms.cfg"))
+    assert ["", ""] == [probes.owners_control(path) for path in (str(tmp_path / "no"), "/")]
+
+
 def test_another_user_connects_as_that_user(tmp_path: Path) -> None:
     """Root becomes each; a folder or a mode that bars the user bars the connection."""
     require_root()

@@ -98,7 +98,9 @@ def _no_way(path: str, way: Way) -> Finding:
     return failed(CHECK, f"nobody gets a token at {path}", yours("no-socket", cause, _START))
 
 
-_AS_ROOT = "give the command as root: `sudo cms doctor`"
+_AS_ROOT = (
+    "give the command as root: `sudo cms doctor --as USER`, which asks the daemon where its configuration is not root's"
+)
 _START = "start the daemon: `cms run`, or `systemctl --user start cms`"
 
 
@@ -171,6 +173,14 @@ def confirm(found: Finding, path: str, identity: Identity, tried: Tried | None) 
         return passed(CHECK, f"{identity.name} was answered at {path}")
     cause = "the daemon closed the connection without a word: its rules are others than this configuration's"
     return failed(CHECK, f"{identity.name} was turned away at {path}", yours("rules-differ", cause, _RELOAD))
+
+
+def by_trial(path: str, way: Way, identity: Identity, tried: Tried | None) -> Finding:
+    """Return what a real connection shows of a socket whose rules are not known."""
+    found = judge(path, way, Rules(ROOT, (), ()), identity)
+    if found.level != "fail" and tried and tried.reached and not tried.answered:
+        return failed(CHECK, f"{identity.name} may not ask at {path}", _refused(identity))
+    return confirm(found, path, identity, tried)
 
 
 def _unheard(found: Finding, path: str, identity: Identity, tried: Tried | None) -> Finding:

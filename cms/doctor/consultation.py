@@ -40,6 +40,7 @@ from cms.doctor.findings import (
     yours,
 )
 from cms.doctor.judge import Asked
+from cms.policy import ROOT
 from cms.remote import NoDaemon
 from cms.trust import oddity
 from cms.version import VERSION
@@ -154,7 +155,7 @@ class World:
     @property
     def status(self) -> Mapping[str, Any] | NoDaemon:
         """What the running daemon says of itself, or why none can be asked."""
-        return self.once("status", _status)
+        return self.once("status", lambda: _status(self.path))
 
     @property
     def rows(self) -> list[Mapping[str, Any]]:
@@ -237,9 +238,11 @@ def together(looks: Sequence[Look[T]], seconds: float) -> list[T]:
     return [future.result() if future.done() else late for future, late in begun]
 
 
-def _status() -> Mapping[str, Any] | NoDaemon:
+def _status(config: str) -> Mapping[str, Any] | NoDaemon:
+    # Root may look at the daemon of whoever's configuration it is.
+    owners = (probes.owners_control(config),) if os.geteuid() == ROOT else ()
     try:
-        with remote.connect(paths.control_candidates()) as found:
+        with remote.connect((*filter(None, owners), *paths.control_candidates())) as found:
             document: Mapping[str, Any] = found.ask("status").get("json", {})
     except NoDaemon as error:
         return error
@@ -421,6 +424,20 @@ def usable(config: Config) -> list[Finding]:
 def _sockets(world: World) -> Iterator[Finding]:
     if isinstance(world.config, Config):
         yield from reached(world.config, world.asking, connect=True)
+    elif isinstance(world.config, ConfigError) and os.geteuid() == ROOT and not isinstance(world.status, NoDaemon):
+        # Root runs nobody else's configuration. The daemon knows its sockets, and a connection shows who may ask.
+        listed = [path for path in world.status.get("daemon", {}).get("sockets", ()) if isinstance(path, str)]
+        yield from together([_trying(path, name) for path in listed for name in world.asking], Limits().check)
+
+
+def _trying(path: str, name: str) -> Look[Finding]:
+    def look() -> Finding:
+        who = probes.identity(name)
+        if who is None:
+            return failed(access.CHECK, f"there is no user {name}", _NO_USER)
+        return access.by_trial(path, probes.way(path), who, probes.try_path(path, who))
+
+    return Look(look, _late(access.CHECK, f"{path}, for {name}"))
 
 
 def _sign_in(world: World) -> Iterator[Finding]:

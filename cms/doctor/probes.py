@@ -261,6 +261,16 @@ def try_socket(spec: SocketSpec, who: Identity, seconds: float = CONNECT_SECONDS
     return _tried(_as_self(spec, seconds))
 
 
+def try_path(path: str, who: Identity) -> Tried | None:
+    """Connect to a socket of which only the path is known, in each way that a socket of cms's may speak."""
+    tried = None
+    for speaks in _QUESTIONS:
+        tried = try_socket(SocketSpec(path, (), (), 0, None, None, None, 0, speaks=speaks), who)
+        if tried is None or tried.answered or not tried.reached:
+            return tried
+    return tried
+
+
 def _as_user(spec: SocketSpec, who: Identity, seconds: float) -> str:
     program = _CHILD.replace("{request!r}", repr(_QUESTIONS[spec.speaks]))
     numbers = map(str, (who.uid, who.gid, seconds, *who.groups))
@@ -330,6 +340,14 @@ def owner_of(config: Config) -> int:
         with suppress(OSError):
             return Path(spec.path).stat().st_uid
     return os.geteuid()
+
+
+def owners_control(config: str) -> str:
+    """Return where the daemon of a configuration's owner has its control socket, "" where that is nobody's of a person."""
+    with suppress(OSError):
+        owner = Path(config).stat().st_uid
+        return f"/run/user/{owner}/cms/control.sock" if owner != ROOT else ""
+    return ""
 
 
 def personal_names() -> list[str]:

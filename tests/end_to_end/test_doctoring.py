@@ -146,6 +146,16 @@ def test_another_user_does_not_reach_the_socket(healthy: Patient) -> None:
     assert any(each["level"] == "pass" for each in found)
 
 
+def test_root_asks_the_daemon_of_another_user(healthy: Patient) -> None:
+    """Its configuration is not root's to run: the daemon knows its sockets, and a connection shows who may ask."""
+    findings = healthy.findings("--as", "nobody", "--as", str(ALICE), "--as", "no-such-user", uid=0)
+    found = [each for each in findings if each["check"] == "socket"]
+
+    assert [("fail", "socket-mode"), ("pass", ""), ("fail", "no-user")] == [
+        (each["level"], each["verdicts"][0]["name"] if each["verdicts"] else "") for each in found
+    ]
+
+
 def test_a_tool_that_asks_at_the_wrong_place(healthy: Patient) -> None:
     """Its line is named, with the sockets that there are."""
     file = healthy.daemon.home / ".msmtprc"
