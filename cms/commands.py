@@ -150,7 +150,9 @@ def login(user: str, method: str, config: str) -> int:
     try:
         return _login(user, method, config)
     except KeyboardInterrupt:
-        _complain("\nthe sign-in was given up")
+        # The terminal has shown ^C in the line.
+        click.echo(err=True)
+        _complain("the sign-in was given up")
         return INTERRUPTED
 
 

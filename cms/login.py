@@ -58,6 +58,8 @@ class Typed:
         # Lines that were handed on and of which the daemon has not said that they will not do.
         self.unanswered = 0
         self._typed = b""
+        # What a person types for the end of input, while the terminal does not look after it.
+        self._end = b""
 
     @contextmanager
     def open(self) -> Iterator[Typed]:
@@ -69,6 +71,7 @@ class Typed:
         before = termios.tcgetattr(fd)
         during = termios.tcgetattr(fd)
         during[3] &= ~termios.ICANON
+        self._end = before[6][termios.VEOF]
         termios.tcsetattr(fd, termios.TCSADRAIN, during)
         try:
             yield self
@@ -79,8 +82,8 @@ class Typed:
         """Return the lines that have become whole; wait for at least a byte. At the end, `fd` becomes None."""
         assert self.fd is not None, "there is nothing more to read"
         piece = os.read(self.fd, _PIECE)
-        if not piece:
-            self.fd, piece = None, b"\n"
+        if not piece or (self._end and self._end in piece):
+            self.fd, piece = None, piece.partition(self._end or b"\n")[0] + b"\n"
         for index in range(len(piece)):
             byte = piece[index : index + 1]
             self._typed = self._typed[:-1] if byte in _ERASE else self._typed + byte

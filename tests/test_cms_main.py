@@ -444,7 +444,7 @@ def test_giving_up_is_no_traceback(capsys: pytest.CaptureFixture[str], monkeypat
     assert main.INTERRUPTED == main.main(["login"])
     assert main.INTERRUPTED == main.main(["refresh"])
     err = capsys.readouterr().err
-    assert "the sign-in was given up" in err
+    assert "\ncms: the sign-in was given up\n" in err
     assert "Traceback" not in err
 
 

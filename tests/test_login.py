@@ -104,6 +104,24 @@ def test_a_sign_in_shows_what_to_do_and_how_it_ended() -> None:
     assert "\na@example.test is signed in" == said[1]
 
 
+def test_ctrl_d_ends_the_input_of_a_terminal() -> None:
+    """As it does at a shell's prompt: what was typed before it counts, and nothing more can come."""
+    ours, theirs = os.openpty()
+    with Typed(theirs).open() as typed:
+        os.write(ours, b"http://127.0.0.1/?code=1\x04")
+        lines = typed.read()
+
+    assert (["http://127.0.0.1/?code=1"], None) == (lines, typed.fd)
+    os.close(ours)
+    os.close(theirs)
+
+
+def test_ctrl_d_is_no_end_of_a_pipe() -> None:
+    """There it is a byte like any other."""
+    with typing(b"a\x04b\n") as typed, typed.open():
+        assert ["a\x04b"] == typed.read()
+
+
 def test_a_failure_has_its_own_exit_code() -> None:
     """Message and hint are shown."""
 
