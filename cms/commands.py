@@ -30,6 +30,7 @@ from cms.version import VERSION
 from cms_oauth import paths
 
 FAILED = 1
+_STDOUT = 1
 
 # How long a daemon may take from claiming its state folder to listening at its control socket, in seconds: it loads
 # libraries and its configuration meanwhile.
@@ -624,7 +625,27 @@ def main(arguments: Sequence[str]) -> int:
         _complain(str(error), "nothing was written or changed")
         return FAILED
     except OSError as error:
+        if _is_of_output(error):
+            return _unwritten(error)
         where = f"{error.filename}: " if error.filename else ""
         _complain(f"{where}{error.strerror or error}")
         return os.EX_OSERR
     return ended if isinstance(ended, int) else 0
+
+
+def _is_of_output(error: OSError) -> bool:
+    """Whether what failed was to write on the terminal, or on what stands in its place, and not a file of ours."""
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    return bool(trace and trace.tb_frame.f_code is click.echo.__code__)
+
+
+def _unwritten(error: OSError) -> int:
+    """Say that the standard output takes no more; return the exit status."""
+    # The interpreter would try again at its end, with a traceback.
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, _STDOUT)
+    os.close(null)
+    _complain(f"nobody takes the output: {error.strerror}")
+    return os.EX_IOERR

@@ -472,6 +472,17 @@ def test_giving_up_at_once_is_no_traceback(command: str) -> None:
     assert (main.INTERRUPTED, "", "cms: given up\n") == (ran.returncode, ran.stdout, ran.stderr)
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["check"]])
+def test_an_output_that_is_full_is_said(configured: Path, arguments: list[str]) -> None:
+    """In one line, with the exit status that cms-oauth has for it."""
+    command = [sys.executable, "-m", "cms.main", *arguments]
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, cwd=ROOT)
+
+    assert "cms: nobody takes the output: No space left on device\n" == ran.stderr
+    assert os.EX_IOERR == ran.returncode
+
+
 # --- commands without a daemon ---
 
 
