@@ -147,7 +147,10 @@ def run(config: str, log_level: str, log_form: str) -> None:
 )
 @_config_option
 def login(user: str, method: str, config: str) -> int:
-    """Sign in as USER (not needed if there is only one account), with or without a running daemon."""
+    """Sign in as USER, with or without a running daemon.
+
+    USER is not needed if there is only one account.
+    """
     try:
         return _login(user, method, config)
     except KeyboardInterrupt:
@@ -222,7 +225,9 @@ def _connect_if_running() -> Remote | None:
 @click.option("--entry", metavar="NAME", default="", help="Which one, if there are several sign-ins in it.")
 @_config_option
 def bring_in(place: str, *, source: str, user: str, entry: str, passphrase_file: str, config: str, force: bool) -> int:
-    """Take over sign-ins from a file: one that `cms export` has written, or another program's; or from a keyring entry.
+    """Take over sign-ins from a file or a keyring entry.
+
+    The file is one that `cms export` has written, or another program's.
 
     Formats: cms, mutt_oauth2, msal (oauth2ms), sasl-xoauth2, email-oauth2-proxy, oama, pizauth. The client id has to be
     the same; docs/moving.md has the commands for each program.
@@ -244,10 +249,10 @@ def bring_in(place: str, *, source: str, user: str, entry: str, passphrase_file:
 @_passphrase_option
 @_config_option
 def export(users_and_file: tuple[str, ...], passphrase_file: str, config: str, *, force: bool) -> int:
-    """Write the sign-ins of the USERs, or of all, to FILE, encrypted to a passphrase: for `cms import` elsewhere.
+    """Write sign-ins to FILE, for `cms import` elsewhere.
 
-    The passphrase is typed twice, or is the first line of --passphrase-file or of the standard input. What is signed
-    in here stays so.
+    Those of the USERs, or of all. FILE is encrypted with a passphrase, which is typed twice, or is the first line
+    of --passphrase-file or of the standard input. What is signed in here stays so.
     """
     *users, file = users_and_file
     if why := moving.no_file_name(file):
@@ -272,7 +277,10 @@ def export(users_and_file: tuple[str, ...], passphrase_file: str, config: str, *
 @click.option("--all", "everybody", is_flag=True, help="Everybody, and what no account has.")
 @_config_option
 def logout(user: str, config: str, *, everybody: bool) -> int:
-    """Delete the sign-in of USER from this machine, with the vault's key if nobody else is signed in."""
+    """Delete the sign-in of USER from this machine.
+
+    The vault's key goes with it if nobody else is signed in.
+    """
     if user and everybody:
         raise click.UsageError("--all leaves nobody out: name a USER or say --all.")
     with _daemon_or_none(config) as found:
@@ -283,7 +291,10 @@ def logout(user: str, config: str, *, everybody: bool) -> int:
 @click.option("--yes", is_flag=True, help="Delete without asking.")
 @_config_option
 def prune(config: str, *, yes: bool) -> int:
-    """Show the stored sign-ins that no account of the configuration has, and delete them."""
+    """Show and delete stored sign-ins that no account has.
+
+    They were given for accounts that the configuration has no longer.
+    """
     with _daemon_or_none(config) as found:
         return _ended(moving.converse(found, "prune", moving.answers(lambda: "", _say, yes=yes), yes=yes))
 
@@ -312,7 +323,10 @@ def reload() -> int:
     "--watch", "live", is_flag=True, help="Show it live on this terminal, and the last requests; Ctrl-C ends."
 )
 def status(as_json: bool, check: bool, live: bool) -> int:
-    """Show every account: its token, its sign-in, its last error, and whose move it is."""
+    """Show every account, and whose move it is.
+
+    Its token, its sign-in, its last error, and the next command.
+    """
     if live:
         return _watch(alone=not (as_json or check))
     try:
@@ -351,7 +365,7 @@ def _status_document() -> dict[str, Any]:
 @cms.command()
 @_config_option
 def check(config: str) -> int:
-    """Read the configuration, say what it means, and start nothing.
+    """Say what the configuration means; start nothing.
 
     The key, the folders of the sockets and the groups are looked at as a daemon would use them. A daemon that runs with
     this configuration is asked what it warns of.
@@ -400,8 +414,9 @@ def _expiries(found: Config) -> Iterator[str]:
 @click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
 @_config_option
 def admin_consent_url(user: str, config: str, *, as_json: bool) -> int:
-    """Print what to send to an administrator who has to consent to the application of USER (or of all accounts).
+    """Print what to send to whoever has to consent.
 
+    That is an administrator, and the application that of USER, or of all accounts.
     The address comes first on standard output, then a letter that explains it.
     """
     accounts = consent.meant(_load(_config_path(config)).accounts, user)
@@ -438,9 +453,9 @@ def _running_warnings(file: str) -> list[str]:
 @click.option("--as", "asking", metavar="UNIXUSER", multiple=True, help="Who must reach the sockets as well.")
 @_config_option
 def doctor(user: str, bundle: str, asking: tuple[str, ...], config: str, *, as_json: bool) -> int:
-    """Look at everything that mail needs, for USER or for every account: what is wrong, and whose move it is.
+    """Look for what is wrong with all that mail needs.
 
-    Exits as monitoring plugins do: 0 good, 1 warning, 2 critical.
+    For USER or for every account, with whose move it is. Exits as monitoring plugins do: 0 good, 1 warning, 2 critical.
     """
     from cms.doctor import consultation  # noqa: PLC0415 - ssl, http and smtplib, for this command only
 
@@ -471,9 +486,9 @@ def doctor(user: str, bundle: str, asking: tuple[str, ...], config: str, *, as_j
 @click.option("--no-test", "test", flag_value=False, default=True, help="Do not try the mail servers.")
 @click.option("--no-show", "show", flag_value=False, default=True, help="Show nothing for mail programs.")
 def init(config: str, *, system: bool, yes: bool, method: str, **wishes: Any) -> int:
-    """Set cms up: write a first configuration, start cms, sign in, try the mail servers. Each step can be declined.
+    """Set cms up, step by step.
 
-    A configuration that exists is never touched.
+    It writes a first configuration, starts cms, signs in and tries the mail servers; each step can be declined. A configuration that exists is never touched.
     """
     from cms import alone, firstfile, firstrun  # noqa: PLC0415 - half a daemon, which most commands do without
 
@@ -532,7 +547,7 @@ class _Terminal:
 @cms.command(context_settings={"ignore_unknown_options": True})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def demo(arguments: tuple[str, ...]) -> int:
-    """Show everything at work in a sandbox, without a Microsoft account."""
+    """Show everything in a sandbox: no account is needed."""
     from cms.sandbox.demo import main as run_demo  # noqa: PLC0415 - of no use to any other command
 
     return run_demo(arguments)

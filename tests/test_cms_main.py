@@ -483,6 +483,16 @@ def test_an_output_that_is_full_is_said(configured: Path, arguments: list[str]) 
     assert os.EX_IOERR == ran.returncode
 
 
+@pytest.mark.parametrize("command", sorted(commands.cms.commands))
+def test_the_list_of_commands_fits_a_terminal(command: str) -> None:
+    """80 columns: what is cut off in the middle misleads."""
+    room = 78 - len("  ") - max(map(len, commands.cms.commands)) - len("  ")
+    short = commands.cms.commands[command].get_short_help_str(room)
+
+    assert short
+    assert not short.endswith("...")
+
+
 # --- commands without a daemon ---
 
 
