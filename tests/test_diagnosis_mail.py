@@ -9,7 +9,7 @@ from support.dialogues import all_dialogues
 
 from cms_oauth import diagnosis_mail as mail
 from cms_oauth.diagnosis import diagnose
-from cms_oauth.verdicts import MOVERS, Verdict
+from cms_oauth.verdicts import MOVERS, Evidence, Verdict
 
 CAUSES = list(dict.fromkeys(cause for row in mail.ROWS for cause in row.causes))
 
@@ -135,3 +135,13 @@ def test_names_are_unique() -> None:
 def test_every_row_has_a_source() -> None:
     """Where the wording comes from."""
     assert [] == [row.pattern.pattern for row in mail.ROWS if not row.source]
+
+
+def test_the_certificates_command_can_be_given_as_it_stands() -> None:
+    """With ports, and with STARTTLS where the port begins in clear."""
+    said = " ".join(
+        diagnose("smtp", "certificate verify failed: CERTIFICATE_VERIFY_FAILED", Evidence(host="m.test"))[0].steps
+    )
+
+    assert "`openssl s_client -connect m.test:993 -showcerts`" in said
+    assert "`openssl s_client -connect m.test:587 -starttls smtp -showcerts`" in said
