@@ -620,8 +620,8 @@ CERTIFICATE = Verdict(
     "you",
     (
         "use the host name that is in it; for an authority of your own, or behind a proxy that breaks TLS open, set SSL_CERT_FILE",
-        "look: `openssl s_client -connect {host}:993 -showcerts` for IMAP, and for SMTP "
-        "`openssl s_client -connect {host}:587 -starttls smtp -showcerts`",
+        "look at IMAP's: `openssl s_client -connect {host}:993 -showcerts`",
+        "look at SMTP's: `openssl s_client -connect {host}:587 -starttls smtp -showcerts`",
     ),
     _AT_ONCE,
     "",
