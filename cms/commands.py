@@ -25,12 +25,14 @@ from cms.config import LOAD_SECONDS, Config, ConfigError, FileSpec, SocketSpec, 
 from cms.grants.messages import Place
 from cms.main import INTERRUPTED, VALUES, Run, run_anew
 from cms.remote import NoDaemon, Remote
-from cms.status import CRITICAL, expiry_warning
+from cms.status import CRITICAL, UNKNOWN, expiry_warning
 from cms.version import VERSION
 from cms_oauth import paths
 
 FAILED = 1
 _STDOUT = 1
+
+_SYSTEMD = "/run/systemd/system"
 
 # How long a daemon may take from claiming its state folder to listening at its control socket, in seconds: it loads
 # libraries and its configuration meanwhile.
@@ -337,7 +339,7 @@ def status(as_json: bool, check: bool, live: bool) -> int:
             raise
         # Monitoring shows what is on standard output.
         _say(f"{error.message}; {error.hint}")
-        return CRITICAL
+        return CRITICAL if _is_configured() or not isinstance(error, remote.Absent) else UNKNOWN
     if not answer.get("ok"):
         return _ended(answer)
     text = answer["message"] if check else answer["text"]
@@ -554,7 +556,21 @@ def demo(arguments: tuple[str, ...]) -> int:
 
 
 def _connect() -> Remote:
-    return remote.connect(paths.control_candidates())
+    try:
+        return remote.connect(paths.control_candidates())
+    except remote.Absent as absent:
+        raise remote.Absent(absent.message, _how_to_start()) from None
+
+
+def _how_to_start() -> str:
+    if not _is_configured():
+        return "nothing is configured yet: `cms init` does that, and starts it"
+    # As sd_booted(3) tells.
+    return "start it with `cms run`" + (", or `systemctl --user start cms`" if Path(_SYSTEMD).is_dir() else "")
+
+
+def _is_configured() -> bool:
+    return os.path.lexists(paths.config_file())
 
 
 def _told(command: str, **fields: str) -> int:

@@ -32,6 +32,10 @@ class NoDaemon(Exception):
         self.hint = hint
 
 
+class Absent(NoDaemon):
+    """No daemon listens anywhere where one is looked for."""
+
+
 class Barred(NoDaemon):
     """There is a daemon, and it is somebody else's."""
 
@@ -131,7 +135,7 @@ def connect(paths: Iterable[str]) -> Remote:
         barred = barred or f"the daemon at {path} belongs to {stranger}"
     if barred:
         raise Barred(barred, "give the command as that user, as in `sudo -u USER cms ...`, or as root")
-    raise NoDaemon("no daemon is running", "start it with `cms run`, or `systemctl --user start cms`")
+    raise Absent("no daemon is running", "start it with `cms run`")
 
 
 def _stranger(sock: socket.socket) -> str:

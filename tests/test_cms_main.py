@@ -41,6 +41,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, folder in (("XDG_CONFIG_HOME", "config"), ("XDG_STATE_HOME", "state"), ("XDG_RUNTIME_DIR", "run")):
         monkeypatch.setenv(name, str(tmp_path / folder))
     monkeypatch.setattr("cms_oauth.paths._SYSTEM_RUNTIME", str(tmp_path / "system"))
+    monkeypatch.setattr("cms_oauth.paths._SYSTEM_CONFIG", str(tmp_path / "etc"))
     return tmp_path
 
 
@@ -286,7 +287,7 @@ def test_a_status_that_fails_is_an_error(home: Path, capsys: pytest.CaptureFixtu
         (["reload"], os.EX_UNAVAILABLE),
     ],
 )
-@pytest.mark.usefixtures("home")
+@pytest.mark.usefixtures("configured")
 def test_no_daemon_is_said_with_the_next_command(
     capsys: pytest.CaptureFixture[str], arguments: list[str], code: int
 ) -> None:
@@ -299,6 +300,27 @@ def test_no_daemon_is_said_with_the_next_command(
 
 
 @pytest.mark.usefixtures("home")
+def test_nothing_configured_is_unknown_to_monitoring(capsys: pytest.CaptureFixture[str]) -> None:
+    """A machine that was given no configuration has nothing to watch; a person is told how to begin."""
+    assert 3 == main.main(["status", "--check"])
+    assert "`cms init`" in capsys.readouterr().out
+    assert os.EX_UNAVAILABLE == main.main(["status"])
+    assert "cms: no daemon is running\nnothing is configured yet: `cms init` does" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("booted", [True, False])
+@pytest.mark.usefixtures("configured")
+def test_systemd_is_named_where_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, booted: bool
+) -> None:
+    """A container has none, most of the time."""
+    monkeypatch.setattr(commands, "_SYSTEMD", str(tmp_path if booted else tmp_path / "none"))
+
+    assert os.EX_UNAVAILABLE == main.main(["refresh"])
+    assert booted == ("systemctl --user start cms" in capsys.readouterr().err)
+
+
+@pytest.mark.usefixtures("configured")
 def test_no_daemon_is_critical_to_monitoring(capsys: pytest.CaptureFixture[str]) -> None:
     """In one line on standard output, which is what it shows."""
     assert 2 == main.main(["status", "--check"])
