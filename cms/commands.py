@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import stat
 import sys
 import threading
 import time
@@ -376,7 +378,13 @@ def check(config: str) -> int:
     _say("\n".join(summary(found)))
     if note := _where_to_look(found):
         _say(note)
-    for warning in (*found.warnings, *_obstacles(found), *_expiries(found), *_running_warnings(found.file)):
+    for warning in (
+        *found.warnings,
+        *_secrets(found),
+        *_obstacles(found),
+        *_expiries(found),
+        *_running_warnings(found.file),
+    ):
         _complain(f"warning: {warning}")
     return 0
 
@@ -397,6 +405,34 @@ def _obstacles(found: Config) -> Iterator[str]:
     for each in consultation.usable(found):
         verdict = each.verdicts[0]
         yield f"{each.message}: {verdict.cause}; {', then '.join(verdict.steps)}"
+
+
+# What else writes such a file, for programs of other users to read: a Kubernetes volume has mode 0644.
+_WRITTEN_BY_OTHERS = "client_assertion"
+_SOURCES = ("client_secret", "certificate", "certificate_password", _WRITTEN_BY_OTHERS)
+
+
+def _secrets(found: Config) -> Iterator[str]:
+    """Yield what is wrong with the files that secrets are read from. The vault's key cms makes where it is missing."""
+    named = [(name, source) for grant in found.grants for name in _SOURCES if (source := getattr(grant, name))]
+    if found.proxy and found.proxy.password:
+        named.append(("the proxy's password", found.proxy.password))
+    for name, source in dict.fromkeys(each for each in named if each[1].kind == "file"):
+        (path,) = source.value
+        if why := _closed_or_open(path, name):
+            yield f"{name}: {path} {why}"
+
+
+def _closed_or_open(path: str, name: str) -> str:
+    """Return what is wrong with a secret's file, and what to do about it; "" for nothing."""
+    try:
+        with Path(path).open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+    except OSError as error:
+        return f"cannot be read: {error.strerror}; whoever runs cms must be able to"
+    if mode & stat.S_IROTH and name != _WRITTEN_BY_OTHERS:
+        return f"can be read by everybody on this machine: `chmod o-rwx {shlex.quote(path)}`"
+    return ""
 
 
 def _expiries(found: Config) -> Iterator[str]:

@@ -605,6 +605,42 @@ CredentialServer("{home}/my.sock", accounts=[app])
     assert "signs in by app" in out
 
 
+@pytest.mark.parametrize(
+    ("mode", "why"),
+    [
+        (None, "{path} cannot be read: No such file or directory"),
+        (0o644, "{path} can be read by everybody on this machine: `chmod o-rwx {path}`"),
+        (0o640, ""),
+    ],
+)
+def test_check_looks_at_the_files_of_secrets(
+    home: Path, capsys: pytest.CaptureFixture[str], mode: int | None, why: str
+) -> None:
+    """One that is missing, or open to everybody, is found before it is needed. Nothing of it is shown."""
+    secret, config = home / "secret", home / "my.cfg"
+    config.write_text(
+        f"""
+account = Office365_Account(
+    user="a@example.test", tenant="t.test", client_id="11111111-2222-3333-4444-555555555555", sign_in="app",
+    client_secret=File("{secret}"),
+)
+Vault(key=File("{home}/key"))
+CredentialServer("{home}/cms.sock", accounts=[account])
+Proxy("http://ann@proxy.test:3128", password=File("{home}/none"))
+"""
+    )
+    if mode is not None:
+        secret.write_text("s3cret")
+        secret.chmod(mode)
+
+    assert 0 == main.main(["check", "-c", str(config)])
+    out, err = capsys.readouterr()
+    assert bool(why) == ("warning: client_secret: " in err)
+    assert why.format(path=secret) in err
+    assert f"warning: the proxy's password: {home}/none cannot be read" in err
+    assert "s3cret" not in out + err
+
+
 def test_check_finds_the_configuration_before_the_command_too(configured: Path, tmp_path: Path) -> None:
     """`cms -c FILE check` is `cms check -c FILE`, whose own option wins."""
     other = tmp_path / "bad.cfg"
