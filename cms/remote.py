@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import socket
 import struct
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from cms.policy import ROOT
+from cms.trust import user_name
 
 # The status of some thousand accounts. What is longer is no answer of a daemon's.
 MAX_ANSWER = 16 * 1024 * 1024
@@ -19,6 +22,9 @@ MAX_ANSWER = 16 * 1024 * 1024
 # long as the worker gives it (25 s), or for a configuration to load (10 s).
 PATIENCE = {"status": 10.0}
 LONGEST_PATIENCE = 60.0
+
+# Whose socket it is that lies in a folder of somebody's own.
+_UNKNOWN = "another user"
 
 _CREDENTIALS = struct.Struct("=iII")
 
@@ -107,12 +113,13 @@ def _gone() -> NoDaemon:
 
 
 def _silent() -> NoDaemon:
-    return NoDaemon("the daemon runs but does not answer", "see its log; `systemctl --user restart cms` starts it anew")
+    hint = "see its log; `systemctl --user restart cms` starts it anew, or end it and `cms run`"
+    return NoDaemon("the daemon runs but does not answer", hint)
 
 
 def connect(paths: Iterable[str]) -> Remote:
     """Return a connection to the first daemon that listens at one of these control sockets, or raise NoDaemon."""
-    barred = ""
+    barred = None
     for path in paths:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.settimeout(PATIENCE["status"])
@@ -121,7 +128,7 @@ def connect(paths: Iterable[str]) -> Remote:
             sock.settimeout(None)
             stranger = _stranger(sock)
         except PermissionError:
-            stranger = "another user"
+            stranger = _owner(path)
         except BlockingIOError:
             # Its queue is full, for nobody takes from it: Linux says so at once to a socket with a timeout.
             sock.close()
@@ -132,13 +139,27 @@ def connect(paths: Iterable[str]) -> Remote:
         if not stranger:
             return Remote(sock)
         sock.close()
-        barred = barred or f"the daemon at {path} belongs to {stranger}"
+        barred = barred or _barred(path, stranger)
     if barred:
-        raise Barred(barred, "give the command as that user, as in `sudo -u USER cms ...`, or as root")
+        raise barred
     raise Absent("no daemon is running", "start it with `cms run`")
+
+
+def _owner(path: str) -> str:
+    """Return whose socket this is that may not be opened."""
+    try:
+        return user_name(Path(path).stat().st_uid)
+    except OSError:
+        return _UNKNOWN
+
+
+def _barred(path: str, whose: str) -> Barred:
+    name = "USER" if whose == _UNKNOWN else shlex.quote(whose)
+    hint = f"give the command as that user, `sudo -u {name} cms ...`, or as root"
+    return Barred(f"the daemon at {path} belongs to {whose}", hint)
 
 
 def _stranger(sock: socket.socket) -> str:
     """Return whose daemon it is, "" for one that we may tell things to: our own or root's, and any if we are root."""
     _, uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-    return "" if os.geteuid() in (uid, ROOT) or uid == ROOT else f"uid {uid}"
+    return "" if os.geteuid() in (uid, ROOT) or uid == ROOT else user_name(uid)

@@ -13,6 +13,7 @@ import grp
 import os
 import pwd
 import re
+import shlex
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ def group_id(name: str) -> int | None:
 
 
 def user_name(uid: int) -> str:
-    """Return a user's name, in the form that `sudo -u` takes where the number has none."""
+    """Return a user's name, in the form that `sudo -u` takes where the number has none: a shell wants that quoted."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -195,7 +196,10 @@ def _judge(where: Path, facts: os.stat_result, system: System) -> None:
 def _strange_owner(what: str, where: Path, owner: int, system: System) -> tuple[str, str]:
     name = system.user_name(owner)
     if system.caller() == 0:
-        return f"{what} belongs to {name}, and root runs no other user's configuration", f"`sudo -u {name} cms ...`"
+        return (
+            f"{what} belongs to {name}, and root runs no other user's configuration",
+            f"`sudo -u {shlex.quote(name)} cms ...`",
+        )
     me = system.user_name(system.caller())
     return f"{what} belongs to {name}, who could change what cms runs as {me}", f"`chown {me} {where}`, or use a copy"
 

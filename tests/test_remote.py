@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -13,6 +14,7 @@ import pytest
 from cms import remote
 from cms.policy import ROOT
 from cms.remote import Barred, NoDaemon, Remote, connect
+from cms.trust import user_name
 
 QUEUE = 4
 
@@ -138,8 +140,9 @@ def test_another_users_daemon_is_told_nothing(daemon: str, monkeypatch: pytest.M
     with pytest.raises(Barred) as raised:
         connect([daemon])
 
-    assert f"belongs to uid {os.getuid()}" in raised.value.message
-    assert "sudo -u" in raised.value.hint
+    ours = user_name(os.getuid())
+    assert f"belongs to {ours}" in raised.value.message
+    assert f"`sudo -u {shlex.quote(ours)} cms ...`" in raised.value.hint
 
 
 def test_a_socket_that_may_not_be_opened_is_another_users(daemon: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,8 +154,26 @@ def test_a_socket_that_may_not_be_opened_is_another_users(daemon: str, monkeypat
 
     monkeypatch.setattr(socket, "socket", Closed)
 
-    with pytest.raises(Barred, match="another user"):
+    with pytest.raises(Barred) as raised:
         connect([daemon])
+    with pytest.raises(Barred) as unseen:
+        connect([f"{daemon}/in-a-folder-of-theirs"])
+
+    assert f"belongs to {user_name(os.getuid())}" in raised.value.message
+    assert "belongs to another user" in unseen.value.message
+    assert "`sudo -u USER cms ...`" in unseen.value.hint
+
+
+def test_a_user_without_a_name_is_given_so_that_a_shell_takes_it(daemon: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A number alone would be the beginning of a comment."""
+    monkeypatch.setattr(remote, "user_name", lambda uid: f"#{uid}")
+    monkeypatch.setattr(os, "geteuid", lambda: 4242)
+    monkeypatch.setattr(remote, "ROOT", 4243)
+
+    with pytest.raises(Barred) as raised:
+        connect([daemon])
+
+    assert f"`sudo -u '#{os.getuid()}' cms ...`" in raised.value.hint
 
 
 def test_root_may_talk_to_anybodys_daemon(daemon: str, monkeypatch: pytest.MonkeyPatch) -> None:

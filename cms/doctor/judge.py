@@ -5,6 +5,7 @@ A fact is a value, so every judgement is tested without a network, a clock or a 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -223,7 +224,7 @@ def state_folder(found: Folder, uid: int) -> Finding:
         return skipped("state folder", f"{found.path}: {found.error}")
     said = f"{found.path}: owner {found.owner}, mode {found.mode:04o}, {found.free // (1 << 20)} MiB free"
     if uid not in {found.uid, 0}:
-        step = f"`sudo -u {found.owner} cms ...`"
+        step = f"`sudo -u {shlex.quote(found.owner)} cms ...`"
         return failed("state folder", said, yours("not-ours", f"it belongs to {found.owner}", step))
     if found.mode & _WRITABLE_BY_OTHERS:
         return warned("state folder", said, yours("open-folder", "others get into it", f"`chmod 700 {found.path}`"))

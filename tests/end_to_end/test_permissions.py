@@ -234,7 +234,7 @@ def test_root_runs_nobody_elses_configuration(alice: Daemon) -> None:
         done = run_as(EVERYTHING, alice, "cms", *arguments, "-c", str(alice.config))
 
         assert os.EX_CONFIG == done.returncode
-        assert f"sudo -u #{ALICE} cms" in done.stderr
+        assert f"sudo -u '#{ALICE}' cms" in done.stderr
 
 
 def test_a_state_folder_of_anothers_is_refused(alice: Daemon) -> None:
