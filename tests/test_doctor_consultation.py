@@ -18,7 +18,7 @@ import pytest
 
 from cms.accounts import Account, Grant, Proxy, Source
 from cms.config import Config, ConfigError, SocketSpec
-from cms.doctor import consultation, probes, probes_mail, probes_network, tools
+from cms.doctor import access, consultation, probes, probes_mail, probes_network, tools
 from cms.doctor.consultation import Check, Limits, Progress, World, attend, bundle, examine, usable, write_bundle
 from cms.doctor.findings import Finding, passed
 from cms.doctor.judge import Https, MailTest, Names
@@ -475,6 +475,23 @@ def test_sockets_are_looked_at_for_each_user(home: Path) -> None:
     of = world(home, config(spec(home / "cms.sock")), asking=("no-such-user", "nobody"))
 
     assert ["no-user", "no-socket", "no-socket"] == [each.verdicts[0].name for each in find("socket", of)]
+
+
+def test_root_asks_the_daemon_for_its_sockets(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the configuration is another user's, which root does not run: each user that is named is tried there."""
+    path = str(home / "cms.sock")
+    status = {"daemon": {"version": "0.0.1", "pid": 7, "uptime": 5, "sockets": [path]}, "accounts": []}
+    way = access.Way((access.Step(path, 0o140666, 7, 7, "ann", "ann"),))
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(probes, "way", lambda _path: way)
+    monkeypatch.setattr(probes, "try_path", lambda _path, _who: access.Tried(reached=True, answered=True))
+    with daemon(home, status):
+        of = world(home, ConfigError("/c/cms.cfg", None, "it belongs to ann"), asking=("nobody", "no-such-user"))
+        found = find("socket", of)
+
+    assert [("pass", f"nobody may ask at {path}"), ("fail", "there is no user no-such-user")] == [
+        (each.level, each.message) for each in found
+    ]
 
 
 def test_mail_tools(home: Path) -> None:
