@@ -154,7 +154,7 @@ class _Commands:
         names = ", ".join(each.user or "(whoever signs in)" for each in self._accounts)
         return no_single_account(user, names, command)
 
-    def status(self) -> Result:
+    def status(self, user: str = "", columns: int = 0) -> Result:  # noqa: ARG002 - the protocol's
         return _NO_DAEMON
 
     async def refresh(self, user: str) -> Result:  # noqa: ARG002 - the protocol's

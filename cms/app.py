@@ -36,6 +36,7 @@ from cms.signin import METHODS, Flow, SignIns
 from cms.sockets import Loaded, Sockets, look_up
 from cms.status import (
     MEMORY_WARNING,
+    WIDTH,
     Daemon,
     Entry,
     Row,
@@ -492,12 +493,16 @@ class App(control.Commands):
 
     # What the control socket may ask.
 
-    def status(self) -> Result:
-        rows, daemon = self._rows(), self._daemon()
+    def status(self, user: str = "", columns: int = WIDTH) -> Result:
+        keepers = self._keepers_of(user, "status") if user else []
+        if isinstance(keepers, Result):
+            return keepers
+        meant = [each for each in self._entries() if not user or self._kept[each.account.grant.key].keeper in keepers]
+        rows, daemon = describe(meant, self._clock.boot(), self._clock.wall()), self._daemon()
         chosen = daemon.memory_chosen
         code = exit_code(rows, memory_chosen=chosen)
         document = {**as_json(rows, daemon), "requests": self._recent.as_data(self._clock.wall())}
-        said = {"text": as_text(rows, daemon), "json": document, "exit_code": code}
+        said = {"text": as_text(rows, daemon, columns), "json": document, "exit_code": code}
         return Result(True, as_systemd(rows), extra=said)
 
     def _daemon(self) -> Daemon:

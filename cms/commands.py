@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import stat
 import sys
 import threading
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -317,6 +319,7 @@ def reload() -> int:
 
 
 @cms.command()
+@click.argument("user", default="")
 @click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
 @click.option(
     "--check",
@@ -326,16 +329,16 @@ def reload() -> int:
 @click.option(
     "--watch", "live", is_flag=True, help="Show it live on this terminal, and the last requests; Ctrl-C ends."
 )
-def status(as_json: bool, check: bool, live: bool) -> int:
+def status(user: str, *, as_json: bool, check: bool, live: bool) -> int:
     """Show every account, and whose move it is.
 
-    Its token, its sign-in, its last error, and the next command.
+    Or that of USER alone. Its token, its sign-in, its last error, and the next command.
     """
     if live:
-        return _watch(alone=not (as_json or check))
+        return _watch(user, alone=not (as_json or check))
     try:
         with _connect() as found:
-            answer = found.ask("status")
+            answer = found.ask("status", **_shown_to(user))
     except NoDaemon as error:
         if not check:
             raise
@@ -349,20 +352,31 @@ def status(as_json: bool, check: bool, live: bool) -> int:
     return int(answer["exit_code"]) if check else 0
 
 
-def _watch(*, alone: bool) -> int:
+def _shown_to(user: str) -> dict[str, Any]:
+    """Return what a daemon is told of whom to show, and of the terminal where there is one."""
+    fields: dict[str, Any] = {"user": user} if user else {}
+    if sys.stdout.isatty():
+        fields["columns"] = shutil.get_terminal_size().columns
+    return fields
+
+
+def _watch(user: str, *, alone: bool) -> int:
     from cms import watch  # noqa: PLC0415 - for this one option
 
     if not alone:
         raise click.UsageError("--watch is for a person: --json and --check are for programs.")
-    if not sys.stdout.isatty():
+    if not sys.stdout.isatty() or os.environ.get("TERM", "dumb") == "dumb":
         raise click.UsageError("--watch needs a terminal; `cms status` prints the same once.")
-    watch.watch(_status_document, watch.Screen(sys.stdout.fileno()))
+    watch.watch(partial(_status_document, user), watch.Screen(sys.stdout.fileno()))
     return 0
 
 
-def _status_document() -> dict[str, Any]:
+def _status_document(user: str) -> dict[str, Any]:
     with _connect() as found:
-        document: dict[str, Any] = found.ask("status").get("json", {})
+        answer = found.ask("status", **_shown_to(user))
+    if not answer.get("ok"):
+        raise NoDaemon(str(answer.get("message")), str(answer.get("hint")))
+    document: dict[str, Any] = answer.get("json", {})
     return document
 
 

@@ -2,7 +2,7 @@
 
 One connection is one command. Both sides speak lines of JSON:
 
-    {"command": "status"}                                    -> {"event": "done", "ok": true, "text": ..., "json": ...}
+    {"command": "status", "user": "", "columns": 80}         -> {"event": "done", "ok": true, "text": ..., "json": ...}
     {"command": "login", "user": "", "method": "device"}     -> {"event": "prompt", "url": ..., ...}, then "done"
     {"command": "import", "user": "", "path": "/...", ...}   -> {"event": "password", ...} where one is needed, then "done"
     {"password": "..."}  (during an import)
@@ -32,6 +32,7 @@ from cms.listener import Listener
 from cms.logs import get_logger
 from cms.policy import ROOT, Peer
 from cms.signin import FLOW_SECONDS, MAX_PASTED, METHODS, Flow
+from cms.status import WIDTH
 
 # A pasted address is the longest thing that anybody sends; JSON may double it.
 MAX_LINE = 2 * MAX_PASTED + 1024
@@ -89,8 +90,11 @@ ERRANDS = ("export", "restore", "prune", "leave")
 class Commands(Protocol):
     """What the daemon can be told. `user` is "" for the only account, and with `refresh` for all of them."""
 
-    def status(self) -> Result:
-        """Return a Result whose `extra` has `text`, `json` (the object) and `exit_code` (of `--check`)."""
+    def status(self, user: str = "", columns: int = WIDTH) -> Result:
+        """Return a Result whose `extra` has `text`, `json` (the object) and `exit_code` (of `--check`).
+
+        They tell of all accounts, or of those that `user` means; the text is for a terminal of so many columns.
+        """
         ...
 
     def login(self, user: str, method: str) -> Flow | Result:
@@ -224,6 +228,9 @@ async def _carry_out(lines: Lines, message: Mapping[str, Any], commands: Command
         await _import(lines, user, message, commands)
     elif command in ERRANDS:
         await _finish(lines, await commands.errand(command, message, partial(_asked, lines)))
+    elif command == "status":
+        columns = message.get("columns")
+        await _finish(lines, commands.status(user, columns if isinstance(columns, int) else WIDTH))
     else:
         await _finish(lines, await _result(command, user, commands))
 
@@ -233,8 +240,6 @@ async def _result(command: str, user: str, commands: Commands) -> Result:
     match command:
         case "ping":
             return Result(True, "here")
-        case "status":
-            return commands.status()
         case "logout":
             return await commands.logout(user)
         case "refresh":

@@ -20,8 +20,9 @@ from cms.preflight import fits, misfit
 # Changes when a field of the JSON changes its meaning or goes; new fields may come at any time.
 JSON_VERSION = 1
 
-# Terminals are at least this wide, and lines longer than this are hard to read in any.
+# Lines longer than this are hard to read in any terminal, and beside the labels there is no room for words below that.
 WIDTH = 100
+_NARROWEST = 40
 _LABEL = 14
 
 STATES = {
@@ -319,28 +320,32 @@ def _next_move(entry: Entry, state: str, life: Life) -> str:
     return ""
 
 
-def as_text(rows: Sequence[Row], daemon: Daemon | None = None) -> str:
-    """Return a block of lines for each row, for a terminal; the daemon's own facts first. Ends with a newline."""
-    blocks = [_daemon_text(daemon)] if daemon else []
+def as_text(rows: Sequence[Row], daemon: Daemon | None = None, width: int = WIDTH) -> str:
+    """Return a block of lines for each row, for a terminal; the daemon's own facts first. Ends with a newline.
+
+    `width` is the terminal's, in columns.
+    """
+    width = max(_NARROWEST, min(width, WIDTH))
+    blocks = [_daemon_text(daemon, width)] if daemon else []
     if any(row.persisted is False for row in rows):
-        blocks.append(_wrapped("WARNING", MEMORY_WARNING))
-    blocks += [_row_text(row) for row in rows] or ["no accounts are configured"]
-    blocks += [_orphans_text(daemon.orphans)] if daemon and daemon.orphans else []
+        blocks.append(_wrapped("WARNING", MEMORY_WARNING, width))
+    blocks += [_row_text(row, width) for row in rows] or ["no accounts are configured"]
+    blocks += [_orphans_text(daemon.orphans, width)] if daemon and daemon.orphans else []
     return "\n\n".join(blocks) + "\n"
 
 
-def _daemon_text(daemon: Daemon) -> str:
+def _daemon_text(daemon: Daemon, width: int) -> str:
     lines = [f"cms {daemon.version}, process {daemon.pid}, up {duration(daemon.uptime)}, configuration {daemon.config}"]
-    lines += [_wrapped("socket", path) for path in daemon.sockets]
-    lines += [_wrapped("token file", path) for path in daemon.files]
-    lines += [_wrapped("warning", warning) for warning in daemon.warnings]
+    lines += [_wrapped("socket", path, width) for path in daemon.sockets]
+    lines += [_wrapped("token file", path, width) for path in daemon.files]
+    lines += [_wrapped("warning", warning, width) for warning in daemon.warnings]
     return "\n".join(lines)
 
 
-def _orphans_text(orphans: Sequence[Kept]) -> str:
-    lines = [_wrapped("", stored(each)) for each in orphans]
+def _orphans_text(orphans: Sequence[Kept], width: int) -> str:
+    lines = [_wrapped("", stored(each), width) for each in orphans]
     move = "`cms prune` deletes them; or put the account back into the configuration, and its sign-in is used again"
-    return "\n".join(["stored sign-ins without an account:", *lines, _wrapped("next move", move)])
+    return "\n".join(["stored sign-ins without an account:", *lines, _wrapped("next move", move, width)])
 
 
 def stored(kept: Kept) -> str:
@@ -350,7 +355,7 @@ def stored(kept: Kept) -> str:
     return f"{kept.name or '(whoever signed in)'}: {kept.authority}, application {kept.client_id}"
 
 
-def _row_text(row: Row) -> str:
+def _row_text(row: Row, width: int) -> str:
     fields = [
         ("protocols", ", ".join(row.protocols) or "none"),
         ("token", _token_text(row)),
@@ -360,7 +365,7 @@ def _row_text(row: Row) -> str:
         ("next move", row.next_move),
     ]
     head = f"{_printable(row.user) or '(whoever signs in)'}: {row.state}"
-    return "\n".join([head, *(_wrapped(label, text) for label, text in fields if text)])
+    return "\n".join([head, *(_wrapped(label, text, width) for label, text in fields if text)])
 
 
 def _token_text(row: Row) -> str:
@@ -481,11 +486,11 @@ def _soon(seconds: int) -> str:
     return f"in {duration(seconds)}" if seconds else "now"
 
 
-def _wrapped(label: str, text: str) -> str:
+def _wrapped(label: str, text: str, width: int) -> str:
     """Return a labelled paragraph that fits the terminal. Addresses and paths are never broken: they get copied."""
     return textwrap.fill(
         _printable(text),
-        WIDTH,
+        width,
         initial_indent=f"  {label:<{_LABEL}}",
         subsequent_indent=" " * (_LABEL + 2),
         break_long_words=False,

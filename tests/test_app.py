@@ -168,6 +168,19 @@ async def test_status_tells_of_every_account(world: World) -> None:
 
 
 @in_trio
+async def test_the_status_of_one_account(world: World) -> None:
+    """By any of its names; and of nobody's there is none."""
+    world.accounts.append(account("unsigned@example.test"))
+    async with world.daemon() as app:
+        await until_settled(app)
+        one, nobody = app.status("Unsigned@example.test"), app.status("b@example.test")
+
+    assert ["unsigned@example.test"] == [row["user"] for row in one.extra["json"]["accounts"]]
+    assert "\na@example.test" not in one.extra["text"]
+    assert (False, "there is no account 'b@example.test'") == (nobody.ok, nobody.message)
+
+
+@in_trio
 async def test_accounts_are_found_by_name(world: World) -> None:
     """In any case; without a name the only one; else the answer names those that there are."""
     async with world.daemon() as app:
@@ -179,7 +192,10 @@ async def test_accounts_are_found_by_name(world: World) -> None:
         ambiguous = await app.logout("")
 
     assert [True, True] == found
-    assert Result(False, "there is no account 'b@example.test'", "name one of these, `cms login USER`: a@example.test") == unknown
+    assert (
+        Result(False, "there is no account 'b@example.test'", "name one of these, `cms login USER`: a@example.test")
+        == unknown
+    )
     assert "name one of these, `cms logout USER`: a@example.test, b@example.test" == ambiguous.hint
 
 

@@ -271,6 +271,32 @@ def test_status_in_every_form(
     assert out == capsys.readouterr().out
 
 
+def test_a_status_is_for_whom_it_is_asked(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One account's, and as wide as the terminal."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    monkeypatch.setenv("COLUMNS", "44")
+    with daemon(home, STATUS) as asked:
+        assert 0 == main.main(["status", "a@example.test"])
+
+    assert [{"command": "status", "user": "a@example.test", "columns": 44}] == asked
+
+
+def test_a_terminal_that_cannot_draw_is_not_watched(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Emacs' shell would show control sequences."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "dumb")
+
+    assert 2 == main.main(["status", "--watch"])
+    assert "--watch needs a terminal" in capsys.readouterr().err
+
+
 def test_a_status_that_fails_is_an_error(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As from a daemon of another version."""
     with daemon(home, done(ok=False, message="what?")):

@@ -24,6 +24,7 @@ from cms.listener import open_listener
 from cms.loopback import Address
 from cms.policy import Peer
 from cms.signin import FLOW_SECONDS, Flow
+from cms.status import WIDTH
 
 SECRET = "eyJ.access.token"
 GRANT = Grant("https://login.example.test/common", DEFAULT_REGISTRATION.client_id, "a@example.test")
@@ -44,9 +45,10 @@ class FakeCommands(Commands):
     flow: Flow = field(default_factory=new_flow)
     refusal: Result | None = None
 
-    def status(self) -> Result:
+    def status(self, user: str = "", columns: int = WIDTH) -> Result:
         if self.refusal:
             raise RuntimeError("bug")
+        self.told.append(("status", user, str(columns)))
         return Result(True, "", extra={"text": "all is well\n", "json": {"version": 1}, "exit_code": 0})
 
     def login(self, user: str, method: str) -> Flow | Result:
@@ -131,6 +133,16 @@ async def test_each_command_is_carried_out(tmp_path: Path, command: str) -> None
         reply = await house.ask({"command": command, "user": "a"})
 
     assert {"event": "done", "ok": ok, "message": message, "hint": hint} == reply
+
+
+@pytest.mark.parametrize(("said", "columns"), [({}, WIDTH), ({"columns": 44}, 44), ({"columns": "x"}, WIDTH)])
+@in_trio
+async def test_the_status_is_for_somebodys_terminal(tmp_path: Path, said: dict[str, Any], columns: int) -> None:
+    """Whom it shows, and how wide; a client of another version says nothing of it."""
+    async with serving(tmp_path) as house:
+        await house.ask({"command": "status", "user": "a", **said})
+
+    assert [("status", "a", str(columns))] == house.commands.told
 
 
 @in_trio

@@ -441,6 +441,15 @@ def test_lines_fit_a_terminal_and_addresses_stay_whole() -> None:
     assert [url] == [line.strip() for line in lines if len(line) > WIDTH]
 
 
+@pytest.mark.parametrize(("columns", "longest"), [(44, 44), (80, 80), (500, WIDTH), (3, 40)])
+def test_lines_fit_a_narrow_terminal(columns: int, longest: int) -> None:
+    """As wide as it is, between what is readable and what has room for words."""
+    rows = describe([entry(Life(None, NeedsSignIn(NOW, replace(REVOKED, message="word " * 60))))], NOW, WALL)
+    lines = [line for line in as_text(rows, width=columns).splitlines() if "word" in line]
+
+    assert longest - len("word ") <= max(map(len, lines)) <= longest
+
+
 def test_no_message_can_move_the_cursor_or_forge_a_line() -> None:
     """Words of the provider and names of users come from elsewhere: control characters are taken out."""
     evil = "bad\x1b[2Jthing\r\nb@example.test: ok"
