@@ -71,6 +71,8 @@ def daemon(home: Path, *answers: dict[str, Any]) -> Iterator[list[dict[str, Any]
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(folder / "control.sock"))
         listening.listen()
+        # A command that asks less often than it was to is a failure, and no test that hangs.
+        listening.settimeout(60)
         thread = threading.Thread(target=play, daemon=True)
         thread.start()
         yield asked
