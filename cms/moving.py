@@ -78,12 +78,19 @@ def ask_password(question: str) -> str:
     return sys.stdin.readline().rstrip("\n")
 
 
+# Anything else is asked again. The end of the input is no answer, and so is a line without one.
+_ANSWERS = {"y": True, "yes": True, "n": False, "no": False, "": False}
+
+
 def confirm(question: str) -> bool:
     """Ask a person at the terminal; nobody there says no."""
     if not sys.stdin.isatty():
         return False
-    print(f"{question} [y/N] ", end="", flush=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    while True:
+        print(f"{question} [y/N] ", end="", flush=True)
+        said = sys.stdin.readline().strip().lower()
+        if said in _ANSWERS:
+            return _ANSWERS[said]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +103,8 @@ class Passphrase:
     def new(self) -> str:
         """Return one for a new file, typed twice at a terminal. Raises Unsaid."""
         first = self._said("A passphrase for the export")
+        if not first:
+            raise Unsaid("there was no passphrase")
         if len(first) < LEAST_PASSPHRASE:
             raise Unsaid(f"the passphrase is too short: {LEAST_PASSPHRASE} characters at least")
         if not self.file and sys.stdin.isatty() and self.ask("The same once more") != first:
@@ -213,7 +222,11 @@ def _put(draft: Path, path: Path) -> None:
 def write_private(path: Path, text: str, *, force: bool) -> None:
     """Write a file that its owner alone may read, whole or not at all. Raises FileExistsError and other OSErrors."""
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        # Nobody has named the draft.
+        raise OSError(error.errno, error.strerror, str(path)) from None
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)

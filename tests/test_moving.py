@@ -245,6 +245,36 @@ def test_a_person_agrees_or_not(monkeypatch: pytest.MonkeyPatch, typed: str, *, 
     assert expected == moving.confirm("Replace it?")
 
 
+def test_what_is_no_answer_is_asked_again(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is decided by a slip; the end of the input says no."""
+    spoken = io.StringIO("maybe\nyes\n")
+    monkeypatch.setattr(spoken, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stdin", spoken)
+
+    assert moving.confirm("Replace it?")
+    assert 2 == capsys.readouterr().out.count("Replace it?")
+    assert not moving.confirm("Replace it?")
+
+
+def test_no_passphrase_at_all_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under cron there is no input: nothing was too short."""
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+
+    with pytest.raises(moving.Unsaid, match="there was no passphrase"):
+        moving.Passphrase().new()
+
+
+def test_a_folder_that_takes_no_file_is_told_by_the_files_name(tmp_path: Path) -> None:
+    """The name that somebody gave, not that of a draft."""
+    path = tmp_path / "file" / "signins"
+    path.parent.touch()
+
+    with pytest.raises(NotADirectoryError) as raised:
+        moving.write_private(path, "text", force=False)
+
+    assert str(path) == raised.value.filename
+
+
 def test_an_export_is_asked_for() -> None:
     """Once the daemon knows whose, the passphrase is."""
     done = {**DONE, "export": "text"}
