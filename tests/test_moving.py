@@ -209,7 +209,7 @@ def test_a_new_passphrase_is_typed_twice() -> None:
     for words, said in (
         (("correct horse", "correct hors"), "not the same"),
         (("short",), "too short"),
-        (("",), "too short"),
+        (("",), "there was no passphrase"),
     ):
         with pytest.raises(moving.Unsaid, match=said):
             moving.Passphrase(ask=Spoken(*words)).new()
