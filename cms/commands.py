@@ -281,14 +281,19 @@ def export(users_and_file: tuple[str, ...], passphrase_file: str, config: str, *
 @cms.command()
 @click.argument("user", default="")
 @click.option("--all", "everybody", is_flag=True, help="Everybody, and what no account has.")
+@click.option("--yes", is_flag=True, help="With --all: delete without asking.")
 @_config_option
-def logout(user: str, config: str, *, everybody: bool) -> int:
+def logout(user: str, config: str, *, everybody: bool, yes: bool) -> int:
     """Delete the sign-in of USER from this machine.
 
     The vault's key goes with it if nobody else is signed in.
     """
     if user and everybody:
         raise click.UsageError("--all leaves nobody out: name a USER or say --all.")
+    # A script has said what it means.
+    if everybody and not yes and sys.stdin.isatty() and not moving.confirm("Delete every sign-in of this machine?"):
+        _complain("nothing was deleted")
+        return FAILED
     with _daemon_or_none(config) as found:
         return _ended(found.ask("leave") if everybody else found.ask("logout", user=user))
 

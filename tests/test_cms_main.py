@@ -930,6 +930,23 @@ def test_everybody_or_somebody_leaves(home: Path, capsys: pytest.CaptureFixture[
     assert "--all leaves nobody out" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("typed", "options", "asked"),
+    [("n\n", [], []), ("y\n", [], [{"command": "leave"}]), ("", ["--yes"], [{"command": "leave"}])],
+)
+def test_a_person_is_asked_before_everybody_leaves(
+    home: Path, monkeypatch: pytest.MonkeyPatch, typed: str, options: list[str], asked: list[dict[str, Any]]
+) -> None:
+    """All sign-ins are quickly gone, and slowly had again."""
+    stdin = io.StringIO(typed)
+    monkeypatch.setattr(stdin, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdin", stdin)
+    with daemon(home, *[done()] * len(asked)) as told:
+        assert (not asked) == main.main(["logout", "--all", *options])
+
+    assert asked == told
+
+
 def test_pruning_shows_and_asks(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What is told is shown; --yes goes along."""
     with conversing(home, {"event": "told", "message": "bob"}, done(message="deleted: 1")) as heard:
