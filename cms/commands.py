@@ -601,8 +601,8 @@ class _Terminal:
             raise KeyboardInterrupt from None
 
 
-@cms.command(context_settings={"ignore_unknown_options": True})
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@cms.command(context_settings={"ignore_unknown_options": True}, options_metavar="")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="")
 def demo(arguments: tuple[str, ...]) -> int:
     """Show everything in a sandbox: no account is needed."""
     from cms.sandbox.demo import main as run_demo  # noqa: PLC0415 - of no use to any other command

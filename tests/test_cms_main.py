@@ -533,6 +533,13 @@ def test_an_output_that_is_full_is_said(configured: Path, arguments: list[str]) 
     assert os.EX_IOERR == ran.returncode
 
 
+def test_the_demonstration_offers_no_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    """It takes none."""
+    assert 0 == main.main(["demo", "--help"])
+
+    assert "ARGUMENTS" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("command", sorted(commands.cms.commands))
 def test_the_list_of_commands_fits_a_terminal(command: str) -> None:
     """80 columns: what is cut off in the middle misleads."""
