@@ -235,7 +235,7 @@ def test_a_good_configuration(home: Path) -> None:
     """What it has, its warnings, and whether it has the account that was named."""
     of = world(home, config(warnings=("look out",)))
 
-    assert [("pass", "/c/cms.cfg: 1 accounts, 0 sockets"), ("warn", "look out")] == [
+    assert [("pass", "/c/cms.cfg: 1 account, 0 sockets"), ("warn", "look out")] == [
         (each.level, each.message) for each in find("configuration", of)
     ]
     assert ["pass"] == levels(find("configuration", world(home, config(), user="Ann.Lee@example.test")))

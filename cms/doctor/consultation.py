@@ -319,7 +319,7 @@ def _configuration(world: World) -> Iterator[Finding]:
         verdict = yours("configuration", config.message, config.hint or "mend that line", "`cms check`")
         yield failed("configuration", where, verdict)
     else:
-        yield passed("configuration", f"{config.file}: {len(config.accounts)} accounts, {len(config.sockets)} sockets")
+        yield passed("configuration", f"{config.file}: {_counted(config.accounts, "account")}, {_counted(config.sockets, "socket")}")
         yield from (warned("configuration", each) for each in config.warnings)
         if world.user and not world.accounts:
             known = ", ".join(each.user for each in config.accounts)
@@ -419,6 +419,10 @@ def usable(config: Config) -> list[Finding]:
         identities = [] if there.missing else probes.expected(spec, owner)
         found += [access.judge(spec.path, there, probes.rules(spec, owner), who) for who in identities]
     return [each for each in found if LEVELS[each.level]]
+
+
+def _counted(things: Sequence[object], what: str) -> str:
+    return f"{len(things)} {what}" + ("" if len(things) == 1 else "s")
 
 
 def _sockets(world: World) -> Iterator[Finding]:
