@@ -319,7 +319,8 @@ def _configuration(world: World) -> Iterator[Finding]:
         verdict = yours("configuration", config.message, config.hint or "mend that line", "`cms check`")
         yield failed("configuration", where, verdict)
     else:
-        yield passed("configuration", f"{config.file}: {_counted(config.accounts, "account")}, {_counted(config.sockets, "socket")}")
+        has = f"{_counted(config.accounts, 'account')}, {_counted(config.sockets, 'socket')}"
+        yield passed("configuration", f"{config.file}: {has}")
         yield from (warned("configuration", each) for each in config.warnings)
         if world.user and not world.accounts:
             known = ", ".join(each.user for each in config.accounts)
