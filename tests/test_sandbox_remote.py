@@ -33,6 +33,26 @@ def where() -> Iterator[dict[str, str]]:
         process.terminate()
 
 
+@pytest.mark.parametrize(("word", "status"), [("--help", 0), ("--fast", 64)])
+def test_what_is_no_user_starts_nothing(word: str, status: int) -> None:
+    """Somebody looks for how it is used."""
+    ran = subprocess.run([*ARGV[:3], word], capture_output=True, text=True, check=False, timeout=60)
+
+    assert status == ran.returncode
+    assert "usage: python -m cms.sandbox [USER ...]\n" == ran.stdout + ran.stderr
+
+
+_WITHOUT = "import sys; sys.modules['trustme'] = None; from cms.sandbox.__main__ import main; sys.exit(main([]))"
+
+
+def test_without_its_libraries_it_names_them() -> None:
+    """They are an extra's, and this is no bug."""
+    ran = subprocess.run([sys.executable, "-c", _WITHOUT], capture_output=True, text=True, check=False, timeout=60)
+
+    assert 69 == ran.returncode
+    assert "cms.sandbox needs trustme, of cms's extra: pip install '.[sandbox]'\n" == ran.stderr
+
+
 @pytest.fixture
 def remote(where: dict[str, str]) -> Iterator[Remote]:
     remote = Remote(where["control"])

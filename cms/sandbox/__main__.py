@@ -14,14 +14,24 @@ import threading
 from collections.abc import Sequence
 from typing import TextIO
 
-from cms.sandbox.directory import CLIENT_ID
-from cms.sandbox.entra import Entra
-from cms.sandbox.remote import attach, describe
-from cms.sandbox.submission import Submission
+_USAGE = "usage: python -m cms.sandbox [USER ...]"
 
 
 def main(argv: Sequence[str], given: int = 0, out: TextIO = sys.stdout) -> int:
     """Run until the file descriptor `given` ends, or a signal; `argv` names users."""
+    if wrong := [each for each in argv if each.startswith("-")]:
+        asked = {"-h", "--help"} & set(wrong)
+        print(_USAGE, file=out if asked else sys.stderr)
+        return os.EX_OK if asked else os.EX_USAGE
+    try:
+        # PLC0415: only here is it known whether the libraries of the extra "sandbox" are there.
+        from cms.sandbox.directory import CLIENT_ID  # noqa: PLC0415
+        from cms.sandbox.entra import Entra  # noqa: PLC0415
+        from cms.sandbox.remote import attach, describe  # noqa: PLC0415
+        from cms.sandbox.submission import Submission  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        print(f"cms.sandbox needs {error.name}, of cms's extra: pip install '.[sandbox]'", file=sys.stderr)
+        return os.EX_UNAVAILABLE
     over = threading.Event()
     threading.Thread(target=_read_out, args=(given, over), daemon=True).start()
     for number in (signal.SIGTERM, signal.SIGINT):
