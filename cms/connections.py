@@ -117,7 +117,6 @@ class Connections:
             finally:
                 self.resting.pop(connection, None)
 
-
     def audit(self, peer: Peer, *, outcome: str, user: str, protocol: str, form: str) -> None:
         """Write the line that says who asked for what and got it or not, and keep it in mind: never the token."""
         log.info("request", outcome=outcome, user=user, protocol=protocol, form=form, uid=peer.uid, pid=peer.pid)

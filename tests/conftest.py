@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +24,9 @@ _WATCH = pytest.StashKey[evidence.Watch]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Open the folder of evidence, once for all processes of the run, and begin to gather."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell starts what it puts in the background so, and Ctrl-C would be lost on the programs under test.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if not _is_worker(config):
         os.environ[evidence.FOLDER_VARIABLE] = tempfile.mkdtemp(prefix="cms-evidence-")
     evidence.witness_sandbox()

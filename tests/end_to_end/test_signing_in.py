@@ -295,7 +295,7 @@ def test_a_pasted_line_may_be_longer_than_a_terminals_own(desk: Desk) -> None:
     desk.daemon.start()
     with desk.login("--paste") as window:
         end = desk.entra.sign_in(link(window), ANN, follow=False)
-        paste(window, f"{end.url}&filler={'x' * 6000}")
+        paste(window, f"{end.url}&filler={'long.' * 1200}")
         window.wait_for(f"{ANN} is signed in")
 
 
