@@ -494,9 +494,7 @@ class Worker(Provider):
         if child not in self._holders.values() and child is not self._current:
             child.dismiss()
 
-    async def _settle(
-        self, grant: Grant, ask: Callable[[int], messages.Question], holder: str = ""
-    ) -> messages.Ended:
+    async def _settle(self, grant: Grant, ask: Callable[[int], messages.Question], holder: str = "") -> messages.Ended:
         chances = dict(CHANCES)
         while child := self._child_for(holder or grant.key):
             end = await self._put(child, grant, ask)
