@@ -30,6 +30,7 @@ _BEGIN, _END = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
 # To the upper left; to the end of a line, and of the screen, cleared (ECMA-48: CUP, EL, ED).
 _HOME, _REST_OF_LINE, _REST_OF_SCREEN = "\x1b[H", "\x1b[K", "\x1b[J"
 
+_GAP = "  "
 _COLUMNS = ("ACCOUNT", "STATE", "PROTOCOLS", "TOKEN", "NEXT REFRESH")
 
 Document = Mapping[str, Any]
@@ -43,8 +44,8 @@ def page(
     `gone` says why the daemon cannot be asked, "" when it was; what it said last is shown with it. `name_of` names a
     user by number.
     """
-    rows = _rows(document.get("accounts", ()))
-    requests = _requests(document.get("requests", ()), name_of)
+    rows = _rows(document.get("accounts", ()), width)
+    requests = _requests(document.get("requests", ()), name_of, width)
     head = [_head(document.get("daemon", {})), *([f"NO ANSWER: {gone}; waiting for it"] if gone else []), ""]
     room = max(_LEAST_REQUESTS, height - len(head) - len(rows) - 2)
     rows = rows[: max(1, height - len(head) - 2 - min(room, len(requests)))]
@@ -59,9 +60,11 @@ def _head(daemon: Document) -> str:
     return f"cms {daemon.get('version')}, process {daemon.get('pid')}, up {up} (Ctrl-C ends)"
 
 
-def _rows(accounts: Sequence[Document]) -> list[str]:
+def _rows(accounts: Sequence[Document], width: int) -> list[str]:
     table = [_COLUMNS, *map(_cells, accounts)]
     widths = [max(len(cells[column]) for cells in table) for column in range(len(_COLUMNS))]
+    if accounts and sum(widths) + len(_GAP) * (len(widths) - 1) > width:
+        return [line for account, cells in zip(accounts, table[1:], strict=True) for line in _block(account, cells)]
     lines = [_aligned(_COLUMNS, widths)]
     for account, cells in zip(accounts, table[1:], strict=True):
         lines.append(_aligned(cells, widths))
@@ -69,8 +72,18 @@ def _rows(accounts: Sequence[Document]) -> list[str]:
     return lines if accounts else [*lines, "no accounts are configured"]
 
 
+def _block(account: Document, cells: Sequence[str]) -> Iterator[str]:
+    """Yield an account's lines for a terminal that is too narrow for the table."""
+    user, state, protocols, left, due = cells
+    yield f"{user}: {state}"
+    yield f"    {protocols}: {left}"
+    if due:
+        yield f"    {due}" if due.startswith("next") else f"    next refresh {due}"
+    yield from (f"    {line}" for line in _remarks(account))
+
+
 def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
-    return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+    return _GAP.join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
 
 
 def _cells(account: Document) -> tuple[str, ...]:
@@ -99,9 +112,12 @@ def _remarks(account: Document) -> Iterator[str]:
             yield f"{label}: {account[name]}"
 
 
-def _requests(requests: Sequence[Document], name_of: Callable[[int], str]) -> list[str]:
+def _requests(requests: Sequence[Document], name_of: Callable[[int], str], width: int) -> list[str]:
     table = [_request(each, name_of) for each in requests]
     widths = [max((len(cells[column]) for cells in table), default=0) for column in range(5)]
+    if sum(widths) + len(_GAP) * (len(widths) - 1) > width:
+        # Who has asked is what can be cut off.
+        return [_GAP.join((ago, outcome, what, user, who)) for ago, who, what, user, outcome in table]
     return [_aligned(cells, widths) for cells in table] or ["none yet"]
 
 

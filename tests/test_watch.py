@@ -58,6 +58,22 @@ def test_each_account_has_a_line() -> None:
     ] == shown()
 
 
+def test_a_narrow_terminal_has_a_block_for_each_account() -> None:
+    """Nothing of an account is cut off at 44 columns, and of a request only who has asked."""
+    assert [
+        "a@example.test: ok",
+        "    SMTP, IMAP: 50 min left",
+        "    next refresh in 1 min 15 s",
+        "",
+        "LAST REQUESTS",
+        "3 s ago  granted  SMTP  a@example.test  use…",
+    ] == shown(44)[2:]
+    row = {**ROW, "token": None, "problem": {"message": "no network", "retry_in": 61}}
+    assert ["    SMTP, IMAP: none", "    next try in 1 min 1 s", "    last error: no network"] == shown(
+        44, accounts=[row]
+    )[3:6]
+
+
 def test_what_is_wrong_stands_below() -> None:
     """The last error, what may go wrong, and whose move it is; the next try in place of the next refresh."""
     problem = {"message": "no network", "retry_in": 61}
