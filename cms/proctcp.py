@@ -13,6 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from cms.trust import user_name
+
 # More than one answer has.
 _CHUNK = 8192
 
@@ -109,7 +111,7 @@ def holder_of(port: int) -> str:
     suffix = f":{port:04X}"
     for row in _rows():
         if row.state == _LISTENING and row.local.endswith(suffix):
-            return _process_with(row.inode) or f" by a program of uid {row.uid}"
+            return _process_with(row.inode) or f" by a program of {user_name(row.uid)} (uid {row.uid})"
     return ""
 
 

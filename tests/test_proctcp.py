@@ -167,9 +167,9 @@ def test_the_holder_of_a_port_is_named() -> None:
 def test_a_holder_that_hides_is_named_by_user(table: Path) -> None:
     """Another user's processes cannot be looked into: the table has the uid all the same."""
     (proctcp.PROCESSES / "1").mkdir(parents=True)
-    table.write_text(HEAD + row("0100007F:1F90", "00000000:0000", "0A", 1001, 5))
+    table.write_text(HEAD + row("0100007F:1F90", "00000000:0000", "0A", 0, 5))
 
-    assert " by a program of uid 1001" == holder_of(8080)
+    assert " by a program of root (uid 0)" == holder_of(8080)
 
 
 def test_a_port_that_nobody_holds(table: Path) -> None:
