@@ -215,7 +215,12 @@ def _look_around(wishes: Wishes, around: Around) -> tuple[Tenant, str]:
 
 def _offer_unit(wishes: Wishes, person: Person, steps: Steps, question: str) -> None:
     systemd = Systemd(system=wishes.for_system)
-    if not (wishes.unit and systemd.ready() and person.agree(question)):
+    if not wishes.unit:
+        return
+    if not systemd.ready():
+        person.say("No systemd answers here, so no unit is offered: cms runs as long as `cms run` does.")
+        return
+    if not person.agree(question):
         return
     installed = systemd.install(wishes.config)
     person.say(installed.said)
@@ -336,7 +341,7 @@ def _show(person: Person, account: Account, tools: Sequence[fragments.Tool]) -> 
         text = fragments.fragment(tool, setting)
         person.say(f"\n==== {tool.name}: {tool.goes}; docs/clients/{tool.page}.md ====\n\n{text}")
     others = any(not each.of_machine for each in chosen)
-    if others and paths.find_socket() != paths.default_socket():
+    if others and paths.default_socket() not in paths.socket_candidates():
         person.say(f"Programs look for the socket elsewhere: set CMS_SOCK={paths.default_socket()}")
 
 
@@ -345,8 +350,25 @@ def _chosen(person: Person, tools: Sequence[fragments.Tool]) -> list[fragments.T
     if not tools:
         return []
     person.say(f"\nMail programs here: {', '.join(each.name for each in tools)}.")
-    said = person.reply("Show what to put into the files of which (all, none, or names)", "all").lower()
-    return [each for each in tools if said == "all" or each.name.lower() in said]
+    while True:
+        said = person.reply("Show what to put into the files of which (all, none, or names)", "all").lower()
+        chosen, strange = _named(said, tools)
+        if not strange:
+            return chosen
+        person.say(f"None of them is called {strange}.")
+
+
+def _named(said: str, tools: Sequence[fragments.Tool]) -> tuple[list[fragments.Tool], str]:
+    """Return the programs that an answer means, and what of it means none."""
+    if said in ("all", "none"):
+        return (list(tools) if said == "all" else []), ""
+    meant, rest = [], said
+    # neomutt before mutt.
+    for tool in sorted(tools, key=lambda each: len(each.name), reverse=True):
+        if tool.name.lower() in rest:
+            meant.append(tool)
+            rest = rest.replace(tool.name.lower(), " ")
+    return [each for each in tools if each in meant], " ".join(rest.replace(",", " ").split())
 
 
 def _own_name(account: Account) -> str:

@@ -318,16 +318,20 @@ def test_steps_that_are_switched_off_are_not_asked_for(home: Path) -> None:
 
 
 def test_what_is_shown(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The programs that a person has named, with the user's words; and where the socket is, if nobody would look there."""
+    """The programs that a person has named, with the user's words; and where the socket is, if nobody would look there.
+
+    What is none of the programs is asked for again.
+    """
     program(home, "msmtp", "")
     program(home, "mutt", "")
     monkeypatch.setattr(fragments, "TOOLS", [each for each in _TOOLS if each.name in ("msmtp", "mutt")])
     monkeypatch.setenv("CMS_SOCK", "/elsewhere/cms.sock")
-    person = Person(shown="mutt, and nothing else")
+    person = Person(shown="mutt", slips=["mutt, pine"])
 
     begin(wishes(home, offline=True), person, around())
 
     assert "Mail programs here: msmtp, mutt." in person.said
+    assert "None of them is called pine." in person.said
     assert f'set from = "{USER}"' in person.said
     assert "passwordeval" not in person.said
     assert f"set CMS_SOCK={home}/run/cms/cms.sock" in person.said

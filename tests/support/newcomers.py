@@ -24,6 +24,8 @@ class Person:
     agreed: tuple[str, ...] = ()
     gives_up: str = "-"
     shown: str = "none"
+    # What is answered to that before.
+    slips: list[str] = field(default_factory=list)
     heard: list[str] = field(default_factory=list)
     addresses: list[str] = field(default_factory=list)
 
@@ -42,7 +44,7 @@ class Person:
         return usual
 
     def reply(self, _question: str, _usual: str) -> str:
-        return self.shown
+        return self.slips.pop(0) if self.slips else self.shown
 
     def ask(self, question: str) -> str:
         if self.gives_up in question:
