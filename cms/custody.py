@@ -62,6 +62,18 @@ class Left:
     expires: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Discarded:
+    """What had no account and has been deleted, and the worker's answer."""
+
+    gone: tuple[Kept, ...]
+    end: Granted
+
+    @property
+    def in_words(self) -> str:
+        return f"deleted: {len(self.gone)}{_key_gone(self.end.key_from)}"
+
+
 class Custody:
     """What a daemon, or a command without one, does with the vault as a whole.
 
@@ -85,7 +97,12 @@ class Custody:
 
     async def look(self) -> tuple[Kept, ...]:
         """Return, and remember, what is stored without an account. The worker is asked only if there is something."""
-        keys = self._strays()
+        try:
+            keys = self._strays()
+        except OSError as error:
+            # As little as a worker that does not answer: no reason for the daemon to end.
+            log.warning("the state folder cannot be read", reason=str(error))
+            return ()
         found = await self._provider.attend(lambda number: Survey(number, keys)) if keys else Listed(())
         if isinstance(found, Listed):
             self.orphans = found.items
@@ -111,21 +128,28 @@ class Custody:
             return ()
         return tuple(each for each in await self.look() if user.lower() in (each.login.lower(), each.who.lower()))
 
-    async def discard(self, strays: Sequence[Kept]) -> Granted | Result:
-        """Delete these; a Result says why not."""
-        keys = tuple(each.key for each in strays)
+    async def discard(self, strays: Sequence[Kept]) -> Discarded | Result:
+        """Delete those of these that still have no account; a Result says why not."""
+        try:
+            # A person may have taken minutes to agree, and a reload brought an account back. From here to the worker
+            # nothing waits.
+            now = set(self._strays())
+        except OSError as error:
+            return Result(False, f"the state folder cannot be read: {error.strerror}", "nothing was deleted")
+        gone = tuple(each for each in strays if each.key in now)
+        keys = tuple(each.key for each in gone)
         end = await self._provider.attend(lambda number: Discard(number, keys))
         await self.look()
-        return end if isinstance(end, Granted) else _failed(end)
+        return Discarded(gone, end) if isinstance(end, Granted) else _failed(end)
 
     async def part_with(self, strays: Sequence[Kept]) -> Result:
         """Sign out of what no account has."""
-        end = await self.discard(strays)
-        if isinstance(end, Result):
-            return end
-        grants = tuple(Grant(each.authority, each.client_id, each.login) for each in strays)
-        names = ", ".join(each.name for each in strays)
-        return farewell(Left(grants, names, end.persisted, end.key_from), time.time())
+        done = await self.discard(strays)
+        if isinstance(done, Result):
+            return done
+        grants = tuple(Grant(each.authority, each.client_id, each.login) for each in done.gone)
+        names = ", ".join(each.name for each in done.gone)
+        return farewell(Left(grants, names, done.end.persisted, done.end.key_from), time.time())
 
     async def forget(self, grants: Sequence[Grant]) -> Granted | Result:
         """Delete all that is stored of these; a Result says what is still there, and why."""
@@ -140,13 +164,13 @@ class Custody:
     async def leave(self, sign_out: Callable[[], Awaitable[Result]]) -> Result:
         """Delete what no account has, then have everybody else signed out; tell of both."""
         strays = await self.look()
-        gone = await self.discard(strays) if strays else None
-        if isinstance(gone, Result):
-            return gone
+        done = await self.discard(strays) if strays else None
+        if isinstance(done, Result):
+            return done
         result = await sign_out()
-        if gone is None:
+        if done is None:
             return result
-        also = f"without an account, and deleted: {len(strays)}{_key_gone(gone.key_from)}"
+        also = f"without an account, and {done.in_words}"
         return replace(result, message=f"{result.message}\n{also}")
 
     async def prune(self, message: Mapping[str, Any], ask: Ask) -> Result:
@@ -158,10 +182,8 @@ class Custody:
         await ask({"event": "told", "message": "\n".join(["Stored sign-ins without an account:", *shown])})
         if not message.get("yes") and not (await ask(_question("Delete them?"))).get("yes"):
             return Result(False, "nothing was deleted", "`cms prune --yes` deletes them without asking")
-        end = await self.discard(strays)
-        if isinstance(end, Result):
-            return end
-        return Result(True, f"deleted: {len(strays)}{_key_gone(end.key_from)}")
+        done = await self.discard(strays)
+        return done if isinstance(done, Result) else Result(True, done.in_words)
 
     # To another machine, and from one.
 

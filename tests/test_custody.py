@@ -76,6 +76,11 @@ def custody(folder: Path, office: Office, accounts: Sequence[Account] = (), **mo
     return Custody(office, str(folder), lambda: accounts, **more)
 
 
+def stray(folder: Path, login: str = "bob@x.test") -> None:
+    """Store a sign-in of this login."""
+    (folder / f"{grant(login).key}.vault").touch()
+
+
 def said(result: Result) -> tuple[bool, str]:
     return result.ok, result.message
 
@@ -138,13 +143,45 @@ async def test_pruning_is_agreed_to(
     tmp_path: Path, message: dict[str, Any], answers: list[dict[str, Any]], expected: tuple[bool, str]
 ) -> None:
     """By --yes or by a person who has seen whose they are; whoever leaves has not agreed."""
-    (tmp_path / "stray.vault").touch()
+    stray(tmp_path)
     gone = Granted("", 0.0, 0.0, key_from="keyring")
     office = Office({Survey: [Listed((kept("bob@x.test"),))] * 2, Discard: [gone]})
     person = Person(list(answers))
 
     assert expected == said(await custody(tmp_path, office).prune(message, person.ask))
     assert "bob@x.test: https://login.microsoftonline.com/common, application client, signed in on" in person.heard[0]
+
+
+@in_trio
+async def test_an_account_that_comes_back_during_the_question_keeps_its_sign_in(tmp_path: Path) -> None:
+    """A person takes minutes to agree; a reload does not wait for that. What was deleted is counted, and no more."""
+    stray(tmp_path, "ann@x.test")
+    stray(tmp_path, "bob@x.test")
+    accounts: list[Account] = []
+    office = Office({Survey: [Listed((kept("ann@x.test"), kept("bob@x.test")))] * 2, Discard: [GOOD]})
+
+    async def agree(event: Mapping[str, Any]) -> Mapping[str, Any]:
+        accounts[:] = [account("ann@x.test")]
+        return {"yes": event["event"] == "question"}
+
+    assert (True, "deleted: 1") == said(await custody(tmp_path, office, accounts).prune({}, agree))
+    assert [(kept("bob@x.test").key,)] == [each.keys for each in office.asked if isinstance(each, Discard)]
+
+
+@in_trio
+async def test_a_state_folder_that_cannot_be_read_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon looks by itself: a disk that fails is no reason for it to end, and nothing is deleted."""
+
+    def fail(_folder: Path, _pattern: str) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Path, "glob", fail)
+    found = custody(tmp_path, Office())
+
+    assert () == await found.look()
+    assert (False, "the state folder cannot be read: Input/output error") == said(
+        await found.part_with([kept("bob@x.test")])
+    )
 
 
 @in_trio
@@ -159,7 +196,7 @@ async def test_nothing_to_prune(tmp_path: Path) -> None:
 @in_trio
 async def test_what_cannot_be_deleted_is_said(tmp_path: Path, end: Ended) -> None:
     """A worker that answers another question is a bug, and no more than that."""
-    (tmp_path / "stray.vault").touch()
+    stray(tmp_path)
     office = Office({Survey: [Listed((kept("bob@x.test"),))] * 4, Discard: [end, end]})
     found = custody(tmp_path, office)
 
@@ -170,7 +207,8 @@ async def test_what_cannot_be_deleted_is_said(tmp_path: Path, end: Ended) -> Non
 @in_trio
 async def test_parting_with_what_has_no_account(tmp_path: Path) -> None:
     """As any other sign-out."""
-    office = Office({Discard: [Granted("", 0.0, 0.0)]})
+    stray(tmp_path)
+    office = Office({Discard: [Granted("", 0.0, 0.0)], Survey: [Listed(())]})
 
     assert (True, "bob@x.test: signed out, and the stored sign-in deleted") == said(
         await custody(tmp_path, office).part_with([kept("bob@x.test")])
@@ -188,7 +226,7 @@ async def test_everybody_leaves_those_without_an_account_first(tmp_path: Path) -
         raise AssertionError
 
     empty = await custody(tmp_path, Office()).leave(sign_out)
-    (tmp_path / "stray.vault").touch()
+    stray(tmp_path)
     office = Office({Survey: [Listed((kept("bob@x.test"),))] * 4, Discard: [Granted("", 0.0, 0.0), NO]})
     found = custody(tmp_path, office)
 
