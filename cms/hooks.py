@@ -197,13 +197,14 @@ class Hooks:
             await self._filled.wait()
 
     async def _tell(self, told: _Told, notice: Notice) -> None:
-        environment = hook_environment(self._environ) | facts_of(notice)
-        if told.hook == DESKTOP:
-            bus = desktop_bus(self._environ, os.getuid())
-            if not bus:
-                return
-            environment |= {"DBUS_SESSION_BUS_ADDRESS": bus, REPLACES: self._shown.get(told.key, "")}
         try:
+            environment = hook_environment(self._environ) | facts_of(notice)
+            if told.hook == DESKTOP:
+                # Asks the file system, which may refuse: Python before 3.14 hands some of that on.
+                bus = desktop_bus(self._environ, os.getuid())
+                if not bus:
+                    return
+                environment |= {"DBUS_SESSION_BUS_ADDRESS": bus, REPLACES: self._shown.get(told.key, "")}
             printed = await run_hook(told.hook.argv, environment, notice)
         except Exception:
             log.exception("a hook could not be run by a bug")

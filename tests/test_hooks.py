@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import shlex
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, MutableMapping
+from collections.abc import AsyncIterator, Mapping, MutableMapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -465,6 +466,24 @@ class TestDesktop:
             world.apply(world.noting('"hook"'), desktop=False)
             world.change("a", well(world.clock.boot()))
             await world.until_lines("hook", "hook", "hook")
+
+    @in_trio
+    async def test_a_desktop_that_cannot_be_looked_for_stops_no_hook(
+        self, world: World, desktop: Hook, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A folder that may not be entered makes Path.is_socket() raise: the notice is lost, the daemon goes on."""
+
+        def refuse(_environ: Mapping[str, str], _uid: int) -> str:
+            raise PermissionError(errno.EACCES, "Permission denied", "/run/user/7/bus")
+
+        monkeypatch.setattr(module, "desktop_bus", refuse)
+        with capture_logs() as lines:
+            async with world.running():
+                world.apply(world.noting('"hook"'), desktop=True)
+                world.change("a", ended())
+                await world.until_lines("hook")
+
+        assert ["a hook could not be run by a bug"] == [line["event"] for line in lines]
 
     def test_its_program_is_the_installed_one(self) -> None:
         """Whatever lies in the current folder, and whatever PYTHONPATH says."""
