@@ -602,6 +602,28 @@ def test_the_bundle_has_facts_of_the_daemon(home: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "waits",
+    [
+        "open https://login.example.test/device and type the code F7Q2KXW9Z",
+        "https://login.example.test/common/oauth2/v2.0/authorize?client_id=c&state=F7Q2KXW9Z",
+    ],
+    ids=["by device", "by paste"],
+)
+def test_a_bundle_tells_nobody_how_to_finish_a_sign_in(home: Path, waits: str) -> None:
+    """Whoever has a live code or link could sign in with an account of their own; its owner is told where it is."""
+    problem = {"kind": "refused", "message": "no sign-in yet"}
+    row = {"user": "ann.lee@example.test", "state": "signing-in", "signing_in": waits, "problem": problem}
+    row["next_move"] = f"finish the sign-in: {waits}"
+    with daemon(home, {"daemon": STATUS["daemon"], "accounts": [row]}):
+        of = world(home, config())
+        report = bundle(of, find("sign-in", of))
+
+    (finding,) = report["findings"]
+    assert ["finish the sign-in that waits: `cms status` shows how"] == finding["verdicts"][0]["steps"]
+    assert [] == [each for each in ("F7Q2KXW9Z", "login.example.test") if each in json.dumps(report)]
+
+
 def test_a_bundle_waits_for_no_daemon_that_hangs(home: Path) -> None:
     """What cannot be had in time is not in it."""
     never = threading.Event()

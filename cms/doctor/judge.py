@@ -325,11 +325,19 @@ def sign_in(row: Mapping[str, Any], wall: float) -> Finding:
 
 def _verdicts_of(problem: Mapping[str, Any], row: Mapping[str, Any]) -> tuple[Verdict, ...]:
     """Return what a refusal means: Entra's table where it has a number, else the daemon's own words."""
-    own = Verdict(str(problem.get("kind")), str(problem.get("message")), "you", (_move_of(row),))
+    own = Verdict(str(problem.get("kind")), str(problem.get("message")), "you", (_step_of(row),))
     if not problem.get("aadsts"):
         return (replace(own, mover="wait") if row.get("state") == "failing" else own,)
     by_itself = problem.get("kind") == "application"
     return of_entra(int(problem["aadsts"]), user=str(row.get("user", "")), application=by_itself)
+
+
+def _step_of(row: Mapping[str, Any]) -> str:
+    """Return the next move as a report may have it: the link or code of a sign-in that waits is whoever's reads it."""
+    return _FINISH if row.get("state") == "signing-in" else _move_of(row)
+
+
+_FINISH = "finish the sign-in that waits: `cms status` shows how"
 
 
 def _forecast(row: Mapping[str, Any], who: str, wall: float) -> Finding:
