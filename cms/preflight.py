@@ -88,8 +88,10 @@ def misfit(claims: Claims | None, protocol: str, scopes: Scopes) -> Misfit | Non
 def _wrong_audience(claims: Claims, protocol: str, scopes: Scopes) -> Misfit | None:
     given, wanted = resource_name(claims.audience), resource_name(resource(scopes))
     mail = protocol in PERMISSIONS
+    # Some resources go by several names: a token that was asked for by one may have another.
+    same = given == wanted or (given in OTHERS and OTHERS[given] == OTHERS.get(wanted))
     # Graph has permissions of the same names, and opens no mail server whoever asked for it.
-    asked_for = given == wanted and not (mail and given == GRAPH)
+    asked_for = same and not (mail and given == GRAPH)
     # An id that is not known may be any resource's but Exchange's.
     unknown_id = "." not in given and given not in {EXCHANGE, *OTHERS} and wanted != EXCHANGE
     if not given or asked_for or (mail and given == EXCHANGE) or unknown_id:

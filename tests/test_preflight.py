@@ -141,6 +141,23 @@ def test_a_protocol_of_ones_own_takes_no_other(audience: str) -> None:
     assert "and GRAPH needs one for Microsoft Graph" in message(person(audience), "GRAPH", GRAPH_SCOPES)
 
 
+@pytest.mark.parametrize(
+    ("audience", "expected"),
+    [
+        ("https://management.azure.com/", ""),
+        ("https://management.core.windows.net/", ""),
+        ("797f4846-ba00-4fd7-ba43-dac1f8f63013", ""),
+        ("https://vault.azure.net", "the token is for Azure Key Vault, and ARM needs one for the management of Azure"),
+        (GRAPH, "the token is for Microsoft Graph, and ARM needs one for the management of Azure"),
+    ],
+)
+def test_a_resource_with_several_names_is_one(audience: str, expected: str) -> None:
+    """Azure's management is asked for by one name, and its tokens have another; any other resource's are refused."""
+    scopes = ("https://management.azure.com/.default",)
+
+    assert expected == message(person(audience), "ARM", scopes)
+
+
 def test_what_cannot_be_decoded_is_served() -> None:
     """A token is the server's to judge."""
     assert misfit(None, "SMTP", MAIL) is None
