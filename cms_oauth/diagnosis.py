@@ -52,10 +52,13 @@ __all__ = (
 # No reply needs more to be recognised by a person.
 _MAX_TEXT = 512
 
-# Exchange's resources, by cloud (microsoft.md B1), and the identifier that version 2 tokens name instead.
+# Exchange's resources, by cloud (microsoft.md B1) where they tell it, and the identifier that version 2 tokens name
+# instead.
 _AUDIENCES = {
     "outlook.office.com": "worldwide",
     "outlook.office365.com": "worldwide",
+    "outlook.com": "",
+    "ps.outlook.com": "",
     "outlook.office365.us": "GCC High",
     "outlook-dod.office365.us": "DoD",
     "partner.outlook.cn": "China",

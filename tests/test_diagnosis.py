@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cms.preflight import EXCHANGE_HOSTS
 from cms_oauth import diagnosis, diagnosis_mail
 from cms_oauth.diagnosis import (
     clock_of,
@@ -296,6 +297,23 @@ def test_another_servers_tokens_are_its_own_business() -> None:
 
     assert "token-audience" not in names("imap", "authentication failed", own)
     assert "token-audience" == names("imap", "authentication failed", graph)[0]
+
+
+@pytest.mark.parametrize("host", sorted(EXCHANGE_HOSTS))
+def test_what_is_served_as_exchanges_is_no_foreign_token(host: str) -> None:
+    """The daemon and the diagnosis agree on Exchange's names: none that is let through is called the wrong resource."""
+    known = evidence("imap", replace(GOOD, audience=f"https://{host}"))
+
+    assert "token-audience" not in names("imap", REFUSALS["imap"], known)
+
+
+@pytest.mark.parametrize("host", ["outlook.office365.com", "outlook.office365.us", "partner.outlook.cn"])
+@pytest.mark.parametrize("audience", ["https://outlook.com", "https://ps.outlook.com"])
+def test_a_name_without_a_cloud_is_no_other_clouds(host: str, audience: str) -> None:
+    """Exchange's older names do not tell where they are."""
+    known = evidence("imap", replace(GOOD, audience=audience), host=host)
+
+    assert "token-cloud" not in names("imap", REFUSALS["imap"], known)
 
 
 @pytest.mark.parametrize(
