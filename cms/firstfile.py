@@ -12,16 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cms.accounts import DEFAULT_REGISTRATION, registration_for
+from cms.combinations import PERSONAL_TENANT, is_personal
 from cms.grants.messages import Explored
 from cms_oauth import paths
 
 # Near enough to an address for a first file; the provider knows which ones there are.
 _ADDRESS = re.compile(r"[^\s@\"'\\]+@[^\s@\"'\\]+")
-
-# Microsoft's own domains for private persons, in all their countries: outlook.com, hotmail.co.uk, live.de, msn.com.
-_PERSONAL = re.compile(r"(outlook|hotmail|live|msn)\.[a-z]{2,3}(\.[a-z]{2})?")
-# The tenant that all personal accounts are in (Microsoft: "OpenID Connect on the Microsoft identity platform").
-_PERSONAL_TENANT = "9188040d-6c67-4c5b-b112-36a304b66dad"
 
 SYSTEM_STATE = "/var/lib/cms"
 SYSTEM_RUNTIME = "/run/cms"
@@ -104,7 +100,7 @@ def known_tenant(wishes: Wishes) -> Tenant | None:
     if wishes.tenant:
         return Tenant(wishes.tenant)
     domain = domain_of(wishes.user)
-    if _PERSONAL.fullmatch(domain):
+    if is_personal(domain):
         return Tenant(personal=True, said=f"{domain} is for personal accounts.")
     if not wishes.client_id and not _uses_default(wishes):
         caveat = registration_for(wishes.user, use_default=False).caveat
@@ -120,7 +116,7 @@ def _uses_default(wishes: Wishes) -> bool:
 def tenant_of(user: str, explored: Explored) -> Tenant:
     """Return what a look at the provider has shown."""
     domain = domain_of(user)
-    if explored.tenant == _PERSONAL_TENANT:
+    if explored.tenant == PERSONAL_TENANT:
         return Tenant(personal=True, said=f"{domain} is for personal accounts.")
     if explored.tenant:
         note = f" The tenant is that of {domain}."

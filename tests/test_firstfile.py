@@ -13,6 +13,7 @@ import trustme
 from support.newcomers import GUID, USER, empty_home, wishes
 
 from cms import firstfile
+from cms.combinations import PERSONAL_TENANT
 from cms.config import load
 from cms.firstfile import Tenant, known_tenant, tenant_of, text_of, write
 from cms.grants.messages import Explored
@@ -32,7 +33,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (USER, {"tenant": GUID}, Tenant(GUID)),
         ("ann@outlook.com", {}, Tenant(personal=True, said="outlook.com is for personal accounts.")),
         ("ann@hotmail.co.uk", {}, Tenant(personal=True, said="hotmail.co.uk is for personal accounts.")),
+        ("ann@windowslive.com", {}, Tenant(personal=True, said="windowslive.com is for personal accounts.")),
         ("ann@live.example.test", {}, None),
+        ("ann@msn.de", {}, None),
         (USER, {"offline": True}, Tenant(said="Written without a tenant (--offline).")),
         (USER, {}, None),
         ("ann@nvidia.com", {"client_id": "x"}, None),
@@ -55,7 +58,7 @@ def test_a_domain_with_an_application_of_its_own(home: Path) -> None:
     ("explored", "expected"),
     [
         (Explored(GUID, "", unknown=False, no_keyring=""), (GUID, False, "example.test is the tenant")),
-        (Explored(firstfile._PERSONAL_TENANT, "", unknown=False, no_keyring=""), ("", True, "for personal accounts")),
+        (Explored(PERSONAL_TENANT, "", unknown=False, no_keyring=""), ("", True, "for personal accounts")),
         (
             Explored("", "", unknown=True, no_keyring=""),
             ("", False, "Microsoft knows no organisation called example.test"),
