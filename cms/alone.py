@@ -76,7 +76,7 @@ async def _serve(sock: socket.socket, config: Config, opened: Open, argv: Sequen
     stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
     async with trio.open_nursery() as nursery:
         await nursery.start(worker.run)
-        custody = Custody(worker, opened.state_folder, lambda: config.accounts)
+        custody = Custody(worker, opened.state_folder, lambda: config.accounts, unserved=lambda: config.unserved)
         signins = SignIns(worker.sign_in, owner=os.geteuid(), signed_in=_nothing_to_tell)
         signins.page = config.page
         await nursery.start(signins.run)

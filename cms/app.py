@@ -190,7 +190,9 @@ class App(control.Commands):
         # Grant key -> the users that the configuration names for it.
         self._users: dict[str, list[str]] = {}
         self._provider = _Current()
-        self._custody = Custody(self._provider, options.state_folder, lambda: self._accounts, self._signed_in)
+        self._custody = Custody(
+            self._provider, options.state_folder, lambda: self._accounts, self._signed_in, lambda: self._unserved
+        )
         self._recent = Recent(options.clock.boot)
         self._sockets = Sockets(
             lambda grant: self._kept[grant.key].keeper, lambda: self._names, options.clock, self._recent
@@ -470,6 +472,10 @@ class App(control.Commands):
     @property
     def _accounts(self) -> tuple[Account, ...]:
         return self._loaded.config.accounts if self._loaded else ()
+
+    @property
+    def _unserved(self) -> frozenset[str]:
+        return self._loaded.config.unserved if self._loaded else frozenset()
 
     def _entries(self) -> list[Entry]:
         return [self._entry(account, self._kept[account.grant.key].keeper) for account in self._accounts]

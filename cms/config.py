@@ -102,6 +102,8 @@ class Config:
     # Who is told of what, and whether the desktop is.
     hooks: tuple[Hook, ...] = ()
     desktop: bool = True
+    # The keys of the sign-ins whose accounts are in the file and served by nothing.
+    unserved: frozenset[str] = frozenset()
 
     @property
     def grants(self) -> tuple[Grant, ...]:
@@ -208,6 +210,7 @@ def _compose(directives: Directives) -> Config:
         proxy=directives.proxy,
         hooks=tuple(directives.hooks),
         desktop=directives.desktop,
+        unserved=frozenset(each.grant.key for each in directives.accounts if each not in accounts),
     )
 
 

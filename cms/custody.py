@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -77,7 +77,8 @@ class Discarded:
 class Custody:
     """What a daemon, or a command without one, does with the vault as a whole.
 
-    `orphans` are the stored sign-ins that no account has, as of the last `look`.
+    `orphans` are the stored sign-ins that no account has, as of the last `look`. `unserved` are the keys of those whose
+    account is in the configuration and served by nothing: they are wanted, and go only where somebody signs them out.
     """
 
     def __init__(
@@ -86,33 +87,41 @@ class Custody:
         state_folder: str,
         accounts: Callable[[], Sequence[Account]],
         signed_in: Callable[[Grant, Outcome], None] = lambda _grant, _outcome: None,
+        unserved: Callable[[], Collection[str]] = frozenset,
     ) -> None:
         self.orphans: tuple[Kept, ...] = ()
         self._provider = provider
         self._folder = Path(state_folder)
         self._accounts = accounts
         self._signed_in = signed_in
+        self._unserved = unserved
 
     # Stored sign-ins that no account has.
 
     async def look(self) -> tuple[Kept, ...]:
         """Return, and remember, what is stored without an account. The worker is asked only if there is something."""
+        found = await self._listed(unserved=False)
+        if found is None:
+            return ()
+        self.orphans = found
+        return found
+
+    async def _listed(self, *, unserved: bool) -> tuple[Kept, ...] | None:
+        """Return what is stored without an account that is served, None where nobody can look."""
         try:
-            keys = self._strays()
+            keys = self._strays(unserved=unserved)
         except OSError as error:
             # As little as a worker that does not answer: no reason for the daemon to end.
             log.warning("the state folder cannot be read", reason=str(error))
-            return ()
+            return None
         found = await self._provider.attend(lambda number: Survey(number, keys)) if keys else Listed(())
-        if isinstance(found, Listed):
-            self.orphans = found.items
-        else:
-            # Whose they are shows another time; that they are there shows now.
-            self.orphans = tuple(Kept(key, "", "", "") for key in keys)
-        return self.orphans
+        # Whose they are may show another time; that they are there shows now.
+        return found.items if isinstance(found, Listed) else tuple(Kept(key, "", "", "") for key in keys)
 
-    def _strays(self) -> tuple[str, ...]:
+    def _strays(self, *, unserved: bool) -> tuple[str, ...]:
         known = {account.grant.key for account in self._accounts()}
+        if not unserved:
+            known.update(self._unserved())
         return tuple(sorted(path.stem for path in self._folder.glob("*.vault") if path.stem not in known))
 
     def stored_at(self, grant: Grant) -> float:
@@ -123,17 +132,18 @@ class Custody:
             return 0.0
 
     async def strays_of(self, user: str) -> tuple[Kept, ...]:
-        """Return the sign-ins without an account that a user name means."""
+        """Return the sign-ins without an account that is served which a user name means."""
         if not user:
             return ()
-        return tuple(each for each in await self.look() if user.lower() in (each.login.lower(), each.who.lower()))
+        found = await self._listed(unserved=True) or ()
+        return tuple(each for each in found if user.lower() in (each.login.lower(), each.who.lower()))
 
-    async def discard(self, strays: Sequence[Kept]) -> Discarded | Result:
-        """Delete those of these that still have no account; a Result says why not."""
+    async def discard(self, strays: Sequence[Kept], *, unserved: bool) -> Discarded | Result:
+        """Delete those of these that still have no account (`unserved`: none that is served); a Result says why not."""
         try:
             # A person may have taken minutes to agree, and a reload brought an account back. From here to the worker
             # nothing waits.
-            now = set(self._strays())
+            now = set(self._strays(unserved=unserved))
         except OSError as error:
             return Result(False, f"the state folder cannot be read: {error.strerror}", "nothing was deleted")
         gone = tuple(each for each in strays if each.key in now)
@@ -144,7 +154,7 @@ class Custody:
 
     async def part_with(self, strays: Sequence[Kept]) -> Result:
         """Sign out of what no account has."""
-        done = await self.discard(strays)
+        done = await self.discard(strays, unserved=True)
         if isinstance(done, Result):
             return done
         grants = tuple(Grant(each.authority, each.client_id, each.login) for each in done.gone)
@@ -163,8 +173,8 @@ class Custody:
 
     async def leave(self, sign_out: Callable[[], Awaitable[Result]]) -> Result:
         """Delete what no account has, then have everybody else signed out; tell of both."""
-        strays = await self.look()
-        done = await self.discard(strays) if strays else None
+        strays = await self._listed(unserved=True)
+        done = await self.discard(strays, unserved=True) if strays else None
         if isinstance(done, Result):
             return done
         result = await sign_out()
@@ -182,7 +192,7 @@ class Custody:
         await ask({"event": "told", "message": "\n".join(["Stored sign-ins without an account:", *shown])})
         if not message.get("yes") and not (await ask(_question("Delete them?"))).get("yes"):
             return Result(False, "nothing was deleted", "`cms prune --yes` deletes them without asking")
-        done = await self.discard(strays)
+        done = await self.discard(strays, unserved=False)
         return done if isinstance(done, Result) else Result(True, done.in_words)
 
     # To another machine, and from one.

@@ -291,6 +291,17 @@ def test_what_no_account_has_can_leave(tmp_path: Path) -> None:
     assert said == left["message"]
 
 
+def test_an_account_that_nothing_serves_is_not_pruned(tmp_path: Path) -> None:
+    """It is in the file, and so its sign-in is wanted."""
+    (tmp_path / "state").mkdir(mode=0o700)
+    (tmp_path / "state" / "unserved.vault").touch()
+    config = Config("cms.cfg", (account("good@example.test"),), (), None, None, (), unserved=frozenset({"unserved"}))
+    with daemonless(config, str(tmp_path / "state"), argv=[sys.executable, FAKE]) as remote:
+        end = conversed(remote, "prune", {"yes": True})
+
+    assert "every stored sign-in has its account: there is nothing to prune" == end["message"]
+
+
 @pytest.mark.parametrize(("url", "expected"), [("tenant", ("tenant", "")), ("refused", ("", "no network"))])
 def test_looking_around_needs_no_configuration(url: str, expected: tuple[str, str]) -> None:
     """A worker is asked, and leaves."""

@@ -785,5 +785,18 @@ async def test_everybody_is_signed_out(world: World) -> None:
     assert "stray: signed out" in unknown.message
 
 
+@in_trio
+async def test_an_account_that_nothing_serves_is_not_pruned(world: World) -> None:
+    """It is in the file, and so its sign-in is wanted."""
+    stored = world.folder / "state" / "unserved.vault"
+    stored.parent.mkdir(mode=0o700, exist_ok=True)
+    stored.touch()
+    world.options["load"] = lambda path: replace(world.load(path), unserved=frozenset({"unserved"}))
+    async with world.daemon() as app:
+        pruned = await app.errand("prune", {"yes": True}, _nobody)
+
+    assert "every stored sign-in has its account: there is nothing to prune" == pruned.message
+
+
 async def _nobody(_event: Mapping[str, Any]) -> Mapping[str, Any]:
     return {}

@@ -223,6 +223,18 @@ class TestAccountsAndGrants:
             ":3: no CredentialServer serves this account" in config.warnings[1],
         ]
 
+    def test_unserved(self, load_text: Loader) -> None:
+        """What is in the file and served by nothing is known: its sign-in is nobody's to prune."""
+        text = """\
+            a = Office365_Account("a@example.com")
+            b = Office365_Account("b@example.com")
+            CredentialServer("cms.sock", [a])
+            """
+        config = load_text(text)
+        both = load_text(text.replace("[a]", "[a, b]"))
+
+        assert (frozenset({both.accounts[1].grant.key}), frozenset()) == (config.unserved, both.unserved)
+
     def test_no_account(self, refuse: Refuser) -> None:
         """A file without an account is refused: one that was emptied by accident must not empty a running daemon."""
         refusal = refuse("# nothing\n")

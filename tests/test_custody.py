@@ -169,6 +169,27 @@ async def test_an_account_that_comes_back_during_the_question_keeps_its_sign_in(
 
 
 @in_trio
+async def test_an_account_that_nothing_serves_keeps_its_sign_in(tmp_path: Path) -> None:
+    """It is in the file: its socket may come back. Signing out takes it, by its name or with everybody."""
+
+    async def sign_out() -> Result:
+        return Result(True, "nobody else")
+
+    stray(tmp_path)
+    key, bob = kept("bob@x.test").key, (kept("bob@x.test"),)
+    office = Office({Survey: [Listed(bob)] * 2, Discard: [GOOD] * 2})
+    found = custody(tmp_path, office, unserved=lambda: {key})
+
+    assert () == await found.look()
+    assert "nothing to prune" in (await found.prune({"yes": True}, Person().ask)).message
+    assert [] == office.asked
+    assert bob == await found.strays_of("bob@x.test")
+    assert "bob@x.test: signed out" in (await found.part_with(bob)).message
+    assert (True, "nobody else\nwithout an account, and deleted: 1") == said(await found.leave(sign_out))
+    assert [(key,)] * 2 == [each.keys for each in office.asked if isinstance(each, Discard)]
+
+
+@in_trio
 async def test_a_state_folder_that_cannot_be_read_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A daemon looks by itself: a disk that fails is no reason for it to end, and nothing is deleted."""
 
