@@ -12,7 +12,7 @@ from support.grants import NoRing
 
 from cms.accounts import Grant, Kept, Source
 from cms.grants import vault as vault_module
-from cms.grants.keys import KEY_BYTES, SERVICE, Absent, KeyFile, Keyring, Keys, Locked, Missing, Patience, key_id
+from cms.grants.keys import KEY_BYTES, SERVICE, Absent, Key, KeyFile, Keyring, Keys, Locked, Missing, Patience, key_id
 from cms.grants.vault import Entry, Unavailable, Vault
 
 GRANT = Grant("https://login.example/common", "client", "ann@example.test")
@@ -136,6 +136,26 @@ def test_a_key_that_may_be_needed_stays(home: Home, needs_it: str) -> None:
     forget(vault)
 
     assert ("", True) == (vault.drop_key(), home.has_key)
+
+
+def test_a_key_that_was_just_chosen_stays(home: Home) -> None:
+    """From the moment that it is chosen it is needed: another sign-out comes too late to delete it."""
+    store(home.vault())
+    forget(home.vault())
+    dropped = []
+
+    class Raced(Vault):
+        def choose_key(self, reserve: Callable[[], None] = lambda: None) -> Key | None:
+            key = super().choose_key(reserve)
+            dropped.append(home.vault().drop_key())
+            return key
+
+    made = home.vault()
+    store(Raced(str(made.folder), made.keys, 20.0))
+
+    assert ([""], True) == (dropped, home.has_key)
+    with home.vault().hold(GRANT) as held:
+        assert ENTRY == held.read()
 
 
 def test_a_key_that_is_somebody_elses_stays(tmp_path: Path) -> None:

@@ -195,9 +195,11 @@ class Held:
         disk are then no reason to lose it.
         """
         try:
-            self._key = self._key or self._vault.choose_key()
             if self._key:
+                # The file that it has read needs it.
                 self._reserve()
+            else:
+                self._key = self._vault.choose_key(self._reserve)
         except Unavailable:
             if not (memory_will_do or self._in_memory):
                 raise
@@ -427,19 +429,28 @@ class Vault:
         except Missing as missing:
             raise _locked_out(f"the vault's key {wanted} cannot be had: {missing}") from None
 
-    def choose_key(self) -> Key | None:
-        """Return the key for a new file; None for memory only. A key is made only where no file needs another one."""
+    def choose_key(self, reserve: Callable[[], None] = lambda: None) -> Key | None:
+        """Return the key for a new file; None for memory only. A key is made only where no file needs another one.
+
+        `reserve` puts down what keeps the key from being deleted, before anybody else may look for that.
+        """
         if self.keys.memory_only:
             return None
         self._make_folder()
         with self._lock_file("key.lock"):
-            needed = sorted(self._needed_keys())
-            if not needed:
-                return self._remembered_key() or self._new_key()
-            for wanted in needed[1:]:
-                with suppress(Unavailable):
-                    return self.find_key(wanted)
-            return self.find_key(needed[0])
+            key = self._usable_key()
+            if key:
+                reserve()
+            return key
+
+    def _usable_key(self) -> Key | None:
+        needed = sorted(self._needed_keys())
+        if not needed:
+            return self._remembered_key() or self._new_key()
+        for wanted in needed[1:]:
+            with suppress(Unavailable):
+                return self.find_key(wanted)
+        return self.find_key(needed[0])
 
     def _needed_keys(self) -> set[str]:
         """Return the ids of the keys that vault files here need. Those of damaged headers need none that is known."""
