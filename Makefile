@@ -40,7 +40,7 @@ lint: $(TEST_STAMP)
 	$(VENV)/bin/mypy
 
 docs: $(INSTALLED)
-	$(VENV)/bin/python -m cms_oauth.troubleshooting > docs/troubleshooting.md.new
+	$(VENV)/bin/python -m cms_oauth.diagnosis.page > docs/troubleshooting.md.new
 	mv docs/troubleshooting.md.new docs/troubleshooting.md
 
 packages:

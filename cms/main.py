@@ -10,62 +10,18 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import NamedTuple, NoReturn
 
+from cms.cli.run_line import INTERRUPTED, Run, read_plainly
 from cms.version import VERSION
 from cms_oauth import paths
-
-# What a shell reports of a process that SIGINT ended.
-INTERRUPTED = 130
-
-# The options of `cms run`, and what each may say: anything where nothing is named.
-VALUES: dict[str, tuple[str, ...]] = {
-    "--config": (),
-    "--log-level": ("debug", "info", "warning", "error"),
-    "--log-form": ("auto", "console", "logfmt", "journal", "json"),
-}
-
-
-class Run(NamedTuple):
-    """What `cms run` is told. Each is "" where it is not said."""
-
-    config: str = ""
-    log_level: str = ""
-    log_form: str = ""
-
-    def plain(self) -> list[str]:
-        """Return the arguments that `read_plainly` reads as this."""
-        return ["run", *(f"{name}={value}" for name, value in zip(VALUES, self, strict=True) if value)]
-
-
-def read_plainly(arguments: Sequence[str]) -> Run | None:
-    """Return what a command line in the plain form says: `run`, then -c FILE or --NAME=VALUE. None for any other."""
-    if arguments[:1] != ["run"]:
-        return None
-    found: dict[str, str] = {}
-    rest = list(arguments[1:])
-    while rest:
-        argument = rest.pop(0)
-        if argument == "-c" and rest:
-            argument = f"--config={rest.pop(0)}"
-        name, equals, value = argument.partition("=")
-        if not equals or not value or name in found or name not in VALUES or value not in (VALUES[name] or (value,)):
-            return None
-        found[name] = value
-    return Run(*(found.get(name, "") for name in VALUES))
-
-
-def run_anew(run: Run) -> NoReturn:
-    """Execute `cms run` in its plain form, in this process's place."""
-    flags = ["-P", "-m", "cms.main"]  # -P: nothing in the current folder is imported
-    os.execv(sys.executable, [sys.executable, *flags, *run.plain()])  # noqa: S606 - no shell is wanted
 
 
 def run_daemon(run: Run) -> int:
     """Be the daemon until told to stop; return the exit status."""
     import trio  # noqa: PLC0415 - no other command pays for the daemon
 
-    from cms import app, logs, process  # noqa: PLC0415 - as above
+    from cms.daemon import app  # noqa: PLC0415 - as above
+    from cms.system import logs, process  # noqa: PLC0415 - as above
 
     logs.setup(level=run.log_level or "info", form=run.log_form or "auto")
     process.harden()
@@ -94,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run_command(given: Sequence[str]) -> int:
     """Do what click makes of a command line; return the exit status."""
-    from cms import commands  # noqa: PLC0415 - click, which the daemon does without
+    from cms.cli import commands  # noqa: PLC0415 - click, which the daemon does without
 
     return commands.main(given)
 

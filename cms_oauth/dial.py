@@ -4,8 +4,6 @@ The client needs nothing of `socket` that `_socket`, the C half of it, does not 
 cost it two thirds of its start again.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import time

@@ -14,7 +14,7 @@ import json
 import sys
 from collections.abc import Mapping
 
-from cms_oauth import dial, sasl, wire
+from cms_oauth import dial, fetch, sasl, wire
 from cms_oauth import main as client
 
 _NAME = "git-credential-cms"
@@ -52,9 +52,9 @@ def answer(arguments: list[str]) -> int:
     return _get(options, named) if action == "get" else _erase(options, asked.get("password", ""))
 
 
-def _read(arguments: list[str]) -> client.Options | None:
+def _read(arguments: list[str]) -> fetch.Options | None:
     options = client.read_exactly(arguments)
-    allowed = client.Options(user=options.user, socket=options.socket) if options else None
+    allowed = fetch.Options(user=options.user, socket=options.socket) if options else None
     return options if options == allowed else None
 
 
@@ -63,31 +63,31 @@ def _asked(description: bytes) -> Mapping[str, str]:
     return dict(line.split("=", 1) for line in text.split("\n") if "=" in line)
 
 
-def _get(options: client.Options, named: str) -> int:
+def _get(options: fetch.Options, named: str) -> int:
     options.output = "json"
-    granted = client.fetch(options, dial.now() + wire.CLIENT_SECONDS)
+    granted = fetch.fetch(options, dial.now() + wire.CLIENT_SECONDS)
     if isinstance(granted, dial.Failed):
         if not (named and granted.code == "unknown-account"):
-            client.write("quit=1\n")
+            fetch.write("quit=1\n")
         return _report(granted)
     lines = [f"username={granted.user}", f"password={granted.token}"]
     expires_at = json.loads(granted.document).get("expires_at")
     if isinstance(expires_at, int):
         # git 2.41 and newer drop the password then; older ones take no notice of the line.
         lines.append(f"password_expiry_utc={expires_at}")
-    return client.write("".join(f"{line}\n" for line in lines))
+    return fetch.write("".join(f"{line}\n" for line in lines))
 
 
-def _erase(options: client.Options, refused: str) -> int:
+def _erase(options: fetch.Options, refused: str) -> int:
     """Have a token replaced. Every helper is told of a refusal: no password, or one that is no token, was not cms's."""
     if not sasl.is_token(refused):
         return 0
-    replaced = client.fetch(options, dial.now() + wire.CLIENT_SECONDS, refused)
+    replaced = fetch.fetch(options, dial.now() + wire.CLIENT_SECONDS, refused)
     return _report(replaced) if isinstance(replaced, dial.Failed) else 0
 
 
 def _report(failed: dial.Failed) -> int:
-    return client.report(failed, _NAME)
+    return fetch.report(failed, _NAME)
 
 
 if __name__ == "__main__":

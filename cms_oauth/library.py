@@ -14,7 +14,7 @@ Ask for each connection anew and keep no token: cms has a fresh one at any time,
 
 from __future__ import annotations
 
-from cms_oauth import dial, main, sasl, wire
+from cms_oauth import dial, fetch, sasl, wire
 
 # Where mail must wait for something that a later daemon knows and this library does not (docs/protocol.md, Codes).
 _EX_TEMPFAIL = 75
@@ -58,7 +58,7 @@ def token(user: str = "", protocol: str = "SMTP", *, rejected: str = "", socket:
 class SmtpAnswers:
     """What `smtplib.SMTP.auth` calls: answers one submission server, with one token."""
 
-    def __init__(self, mechanism: str, credential: main.Credential) -> None:
+    def __init__(self, mechanism: str, credential: fetch.Credential) -> None:
         self._mechanism = mechanism
         self._credential = credential
 
@@ -69,7 +69,7 @@ class SmtpAnswers:
 class ImapAnswers:
     """What `imaplib.IMAP4.authenticate` calls: answers one IMAP server, with one token."""
 
-    def __init__(self, mechanism: str, credential: main.Credential) -> None:
+    def __init__(self, mechanism: str, credential: fetch.Credential) -> None:
         self._mechanism = mechanism
         self._credential = credential
 
@@ -109,7 +109,7 @@ class Login:
         """Say that the server refused the last login: the next one gets another token, as `token(rejected=)` does."""
         self._refused = self._used
 
-    def _fetched(self, protocol: str) -> main.Credential:
+    def _fetched(self, protocol: str) -> fetch.Credential:
         # A refusal is told once: where there is no other token now, a later connection may well do with this one.
         refused, self._refused = self._refused, ""
         credential = _fetch(self.user, protocol, refused, self._socket)
@@ -117,16 +117,16 @@ class Login:
         return credential
 
 
-def _answer(mechanism: str, credential: main.Credential, challenge: bytes | None) -> str:
+def _answer(mechanism: str, credential: fetch.Credential, challenge: bytes | None) -> str:
     """Answer the invitation to begin, which is empty, with the credential; the reason of a refusal without it."""
     if challenge:
         return sasl.closing_answer(mechanism)
     return _FORMS[mechanism](credential.user, credential.token)
 
 
-def _fetch(user: str, protocol: str, rejected: str, socket: str) -> main.Credential:
-    options = main.Options(user=user, protocol=protocol, socket=socket)
-    answer = main.fetch(options, dial.now() + wire.CLIENT_SECONDS, rejected)
+def _fetch(user: str, protocol: str, rejected: str, socket: str) -> fetch.Credential:
+    options = fetch.Options(user=user, protocol=protocol, socket=socket)
+    answer = fetch.fetch(options, dial.now() + wire.CLIENT_SECONDS, rejected)
     if isinstance(answer, dial.Failed):
         raise TokenError(answer.code, answer.message, answer.hint, answer.retry_after)
     return answer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from cms_oauth import dial, wire
-from cms_oauth.main import Options, report
+from cms_oauth.fetch import Options, report
 
 _TESTS = ("smtp", "imap", "pop")
 

@@ -5,8 +5,6 @@ session by XDG_*. A pipe of exim's or a cron job has neither: then a client look
 platformdirs costs three times the client's whole start, so it is imported only where nothing else has decided.
 """
 
-from __future__ import annotations
-
 import os
 
 TYPE_CHECKING = False  # `typing` itself costs the client twice its start
@@ -78,7 +76,7 @@ def default_socket() -> str:
     return f"{runtime_folder()}/{_SOCKET}"
 
 
-def socket_candidates() -> Iterator[str]:
+def socket_candidates() -> "Iterator[str]":
     """Yield where a token socket may be, the likeliest first; $CMS_SOCK alone where that is set."""
     named = os.environ.get("CMS_SOCK")
     if named:
@@ -99,7 +97,7 @@ def find_socket() -> str:
     return likeliest
 
 
-def _client_folders() -> Iterator[str]:
+def _client_folders() -> "Iterator[str]":
     """Yield where a daemon may have its sockets.
 
     Not RUNTIME_DIRECTORY: in a client it names the folder of whichever service runs that client.

@@ -4,8 +4,6 @@ XOAUTH2 is Google's and Microsoft's form (`user=U^Aauth=Bearer T^A^A`); OAUTHBEA
 but `binascii`, which costs the client nothing.
 """
 
-from __future__ import annotations
-
 from binascii import b2a_base64
 
 _SEPARATOR = "\x01"

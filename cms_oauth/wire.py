@@ -10,8 +10,6 @@ answered with one versioned object, on a refusal too. docs/protocol.md is the pr
 The client imports this file for every mail: plain classes and no imports beyond `sasl` keep that cheap.
 """
 
-from __future__ import annotations
-
 from cms_oauth import sasl
 
 # A user name has at most 320 octets (RFC 5321), a protocol name and options well under 200: anything longer is no

@@ -13,9 +13,8 @@ from support.configuration import loader
 from support.contrib import ROOT
 from support.fragments import Block, blocks
 
-from cms import commands
-from cms.accounts import CLOUDS, PERMISSIONS
-from cms.consent import _PORTALS
+from cms.cli import commands
+from cms_oauth.microsoft import _PORTALS, CLOUDS, PERMISSIONS
 
 PAGE = (ROOT / "docs" / "microsoft-setup.md").read_text()
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()

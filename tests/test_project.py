@@ -14,7 +14,7 @@ import pytest
 from support.programs import give_up, listed_packages, require_program
 from support.reachable import Installation
 
-from cms.accounts import PERMISSIONS
+from cms_oauth.microsoft import PERMISSIONS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

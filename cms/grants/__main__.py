@@ -1,7 +1,7 @@
 """The grant worker: `python -I -m cms.grants` with one end of a socketpair as its standard input.
 
 The only process that ever holds a refresh token, a client secret or the vault's key. See `cms.grants.messages` for
-what is said over the socket, and `cms.grants.desk` for how long it lives.
+what is said over the socket, and `cms.grants.dispatcher` for how long it lives.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import socket
 import sys
 from contextlib import suppress
 
-from cms.grants.desk import Desk, Office, unexpected
-from cms.grants.entra import Entra
-from cms.grants.keys import Keys
+from cms.grants.dispatcher import Desk, Office, unexpected
+from cms.grants.entra.client import Entra
 from cms.grants.messages import Open
 from cms.grants.service import Service
-from cms.grants.vault import Vault
+from cms.grants.vault.keys import Keys
+from cms.grants.vault.store import Vault
 
 _PR_SET_DUMPABLE = 4
 

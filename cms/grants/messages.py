@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeAlias, TypeVar
 
-from cms.accounts import Grant, Kept, Proxy, Scopes, Source
-from cms.lifecycle import Ending, Granted, Outcome, Refused, Transient, Trouble
+from cms.core.accounts import Grant, Kept, Proxy, Scopes, Source
+from cms.core.lifecycle import Ending, Granted, Outcome, Refused, Transient, Trouble
 
 # An export of a thousand sign-ins, some 4 KB each. What is longer is not a message.
 MAX_MESSAGE = 8 * 1024 * 1024

@@ -15,15 +15,19 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from cms.accounts import Grant, Scopes
-from cms.forecast import remember
-from cms.grants import application, catalogue, chores, exports, imports
-from cms.grants.entra import Entra, no_sign_in
-from cms.grants.flows import Answer, BrokerFlow, CodeFlow, Flow
+from cms.core import refusals
+from cms.core.accounts import Grant, Scopes
+from cms.core.forecast import remember
+from cms.core.lifecycle import DAY, Ending, Granted, Outcome, Refused, Transient, Trouble
+from cms.grants import housekeeping
+from cms.grants.entra import credentials
+from cms.grants.entra.client import Entra, no_sign_in
+from cms.grants.entra.flows import Answer, BrokerFlow, CodeFlow, Flow
 from cms.grants.messages import Chore, Ended, Import, Place, Prompt, SignIn
-from cms.grants.peers import Found, Unfit
-from cms.grants.vault import Entry, Held, Stored, Unavailable, Vault
-from cms.lifecycle import DAY, Ending, Granted, Outcome, Refused, Transient, Trouble
+from cms.grants.secrets import Unavailable
+from cms.grants.transfer import export_file, find
+from cms.grants.transfer.formats import Found, Unfit
+from cms.grants.vault.store import Entry, Held, Stored, Vault
 
 _NOWHERE = Trouble(
     "storage",
@@ -134,17 +138,17 @@ class Service:
     def _mint(self, grant: Grant, scopes: Scopes) -> Outcome:
         """Ask for a token for which nobody signs in. The vault, and its key, have no part in it."""
         try:
-            credential = application.credential(grant)
+            credential = credentials.credential(grant)
         except Unavailable as unavailable:
             return unavailable.outcome
         if grant.sign_in == "managed-identity":
             outcome = self._entra.mint_by_machine(grant, scopes)
         else:
             outcome = self._entra.mint(grant, scopes, credential.value)
-        return application.explain(credential.behind(outcome), grant)
+        return credentials.explain(credential.behind(outcome), grant)
 
     def _redeem(self, held: Held, grant: Grant, scopes: Scopes, entry: Entry) -> Outcome:
-        credential = application.credential(grant)
+        credential = credentials.credential(grant)
         held.prepare()
         answer = self._entra.redeem(
             grant, scopes, entry.cache, entry.home_account_id, who=entry.who, secret=credential.value
@@ -163,35 +167,35 @@ class Service:
             with self._vault.hold(grant) as held:
                 found = held.forget()
         except Unavailable as unavailable:
-            return catalogue.in_person(unavailable.outcome, f"try again: {catalogue.command('logout', grant)}")
-        return chores.gone(self._vault, found=found)
+            return refusals.in_person(unavailable.outcome, f"try again: {refusals.command('logout', grant)}")
+        return housekeeping.gone(self._vault, found=found)
 
     def attend(self, question: Chore) -> Ended:
         """Answer a question about the vault or the surroundings as a whole."""
-        return chores.attend(self._vault, self._entra, question)
+        return housekeeping.attend(self._vault, self._entra, question)
 
     def bring_in(self, question: Import) -> Outcome:
         """Take over another program's sign-in: redeem it here, and store its successor."""
         try:
-            ours = question.place.source == exports.SOURCE
+            ours = question.place.source == export_file.SOURCE
             outcome = self._restore(question) if ours else self._bring_in(question.grant, question.place)
-        except imports.NoPassword:
+        except find.NoPassword:
             return Refused(Trouble("password", f"the sign-in in {question.place.path} is encrypted with a password"))
         except Unfit as unfit:
             return Refused(Trouble("unfit", unfit.message, unfit.hint))
         except Unavailable as unavailable:
             outcome = unavailable.outcome
-        return catalogue.in_person(outcome, "import again")
+        return refusals.in_person(outcome, "import again")
 
     def _bring_in(self, grant: Grant, place: Place) -> Outcome:
         room = self._prepared(grant)
-        found = imports.find(place, grant)
-        answer = self._entra.adopt(grant, found.refresh_token, application.credential(grant).value, room.account)
+        found = find.find(place, grant)
+        answer = self._entra.adopt(grant, found.refresh_token, credentials.credential(grant).value, room.account)
         return _not_anew(self._keep(grant, answer, room.place), found, grant)
 
     def _restore(self, question: Import) -> Outcome:
         """Take over a sign-in from another machine: redeemed at once, which proves it and stores its successor."""
-        grant, found = question.grant, imports.exported(question.place)
+        grant, found = question.grant, find.exported(question.place)
         entry = next((each.entry for each in found if each.grant.key == grant.key), None)
         if entry is None:
             return Refused(
@@ -208,7 +212,7 @@ class Service:
                 entry.cache,
                 entry.home_account_id,
                 who=entry.who,
-                secret=application.credential(grant).value,
+                secret=credentials.credential(grant).value,
             )
             if not isinstance(answer.outcome, Granted):
                 held.release()
@@ -224,15 +228,15 @@ class Service:
         except Unavailable as unavailable:
             outcome = unavailable.outcome
         except Cancelled:
-            return Refused(Trouble("cancelled", "the sign-in was given up", catalogue.hint("again: {login}", grant)))
+            return Refused(Trouble("cancelled", "the sign-in was given up", refusals.hint("again: {login}", grant)))
         self._note_claims(grant, outcome)
-        return catalogue.in_person(outcome, catalogue.hint("start again: {login}", grant))
+        return refusals.in_person(outcome, refusals.hint("start again: {login}", grant))
 
     def _sign_in(self, question: SignIn, line: Line) -> Outcome:
         grant = question.grant
         # Before anybody takes the trouble.
         room = self._prepared(grant)
-        credential = application.credential(grant)
+        credential = credentials.credential(grant)
         # Whoever asks may have missed the refusal that demanded this: it may have been another process's.
         claims = question.claims or room.claims
         flow = self._entra.begin(grant, question.method, claims, credential.value, room.account)
@@ -322,9 +326,9 @@ def _somebody_else(grant: Grant, remembered: str, who: str) -> Trouble:
         )
     else:
         said = f"{who or 'somebody without a name'} signed in, but the account is {remembered}'s: nothing was stored"
-    logout = catalogue.command("logout", grant)
+    logout = refusals.command("logout", grant)
     hint = f"sign in as {remembered}: {{login}}; if it is to be this one from now on, {logout} first"
-    return Trouble("wrong-user", said, catalogue.hint(hint, grant))
+    return Trouble("wrong-user", said, refusals.hint(hint, grant))
 
 
 def _is_news(cache: str, entry: Entry) -> bool:
@@ -368,7 +372,7 @@ def _keep_beside(held: Held, entry: Entry, known: Entry) -> None:
 
 def _explained(outcome: Outcome, held: Held, grant: Grant) -> Outcome:
     """Say so where a refusal is the price of a redemption that was cut off."""
-    if not (isinstance(outcome, Refused) and held.interrupted and outcome.trouble.aadsts in catalogue.REUSE_NUMBERS):
+    if not (isinstance(outcome, Refused) and held.interrupted and outcome.trouble.aadsts in refusals.REUSE_NUMBERS):
         return outcome
     return Refused(
         replace(
@@ -376,7 +380,7 @@ def _explained(outcome: Outcome, held: Held, grant: Grant) -> Outcome:
             kind="reused",
             message="the refresh token was refused, most likely because it had been used before: cms was cut off "
             f"after redeeming it and before storing its successor ({outcome.trouble.message})",
-            hint=catalogue.hint("sign in again: {login}", grant),
+            hint=refusals.hint("sign in again: {login}", grant),
         )
     )
 
@@ -388,7 +392,7 @@ def _not_anew(outcome: Outcome, found: Found, grant: Grant) -> Outcome:
     trouble = outcome.trouble
     hint = trouble.hint
     if trouble.kind == "wrong-user":
-        hint = catalogue.hint(
+        hint = refusals.hint(
             "import it for the account that it belongs to (--account=USER), or set sign_in_as of this one if that is "
             "who signs in for it; or sign in anew: {login}",
             grant,
@@ -410,4 +414,4 @@ def _expired(grant: Grant, *, device: bool = False) -> Trouble:
             "start again: {login} --device; organisations often block this way of signing in without saying so: "
             "{login} --browser and {login} --paste are the others"
         )
-    return Trouble("expired", "the sign-in was not completed in time", catalogue.hint(hint, grant))
+    return Trouble("expired", "the sign-in was not completed in time", refusals.hint(hint, grant))

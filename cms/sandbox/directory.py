@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from cms.accounts import REGISTRATIONS
+from cms.core.accounts import REGISTRATIONS
 from cms.sandbox.assertions import Federation, Proofs
 from cms.sandbox.errors import Refusal
 from cms.sandbox.faults import CLAIMS

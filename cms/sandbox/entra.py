@@ -7,8 +7,7 @@
         entra.faults.add(Fault("status", status=503))
         assert 1 == entra.count("token", grant_type="refresh_token")
 
-Two servers on loopback: HTTPS for what MSAL and browsers call, plain HTTP for introspection (as Dovecot asks) and
-for `cms.sandbox.remote`.
+Two servers on loopback: HTTPS for what MSAL and browsers call, plain HTTP for introspection (as Dovecot asks).
 """
 
 from __future__ import annotations

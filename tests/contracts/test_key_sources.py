@@ -9,18 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from cms.accounts import Source
-from cms.grants.keys import (
-    CREDENTIAL,
-    KEY_BYTES,
-    Absent,
-    Key,
-    Keyring,
-    Keys,
-    KeySource,
-    Missing,
-    key_id,
-)
+from cms.core.accounts import Source
+from cms.grants.secrets import Absent, Missing
+from cms.grants.vault.keyring import KEY_BYTES, Key, Keyring, KeySource, key_id
+from cms.grants.vault.keys import CREDENTIAL, Keys
 
 GIVEN = bytes(range(KEY_BYTES))
 OTHER = bytes(KEY_BYTES)

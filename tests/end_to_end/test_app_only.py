@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 from support.daemon import Daemon, ask
 from support.house import HOUR, House, in_house, open_house
+from support.metadata import ASSIGNED_ID, OWN_ID, Metadata
 from support.proofs import DAY, AppCertificate, Issuer, write_private
 from support.waiting import until
 
 from cms.sandbox.directory import APP_ID, APP_SECRET, TENANT, Client
 from cms.sandbox.entra import Entra
-from cms.sandbox.metadata import ASSIGNED_ID, OWN_ID, Metadata
 from cms.sandbox.submission import Submission
 
 SALES, JOBS, STRANGER = (f"{name}@domain.com" for name in ("sales", "jobs", "stranger"))

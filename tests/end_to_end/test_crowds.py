@@ -20,7 +20,7 @@ from support.programs import require_program, require_root
 from support.reachable import ALICE, Installation
 from support.waiting import PATIENCE, until
 
-from cms.lifecycle import PAUSE_AFTER_GRANT
+from cms.core.lifecycle import PAUSE_AFTER_GRANT
 from cms.sandbox.entra import Entra
 from cms_oauth import wire
 

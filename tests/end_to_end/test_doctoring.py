@@ -26,15 +26,16 @@ USER = "user.of.mail@domain.com"
 _COMMAND = """
 import json, sys
 from dataclasses import replace
-from cms import commands, main
+from cms import main
+from cms.cli import commands
 hosts, *arguments = sys.argv[1:]
 def swap(accounts):
     return tuple(replace(each, **json.loads(hosts)) for each in accounts)
-def load(path, real=commands.load):
+def load(path, real=commands.load_config):
     found = real(path)
     sockets = tuple(replace(each, accounts=swap(each.accounts)) for each in found.sockets)
     return replace(found, accounts=swap(found.accounts), sockets=sockets)
-commands.load = load
+commands.load_config = load
 sys.exit(main.main(["doctor", *arguments]))
 """
 

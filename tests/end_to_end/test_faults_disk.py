@@ -12,7 +12,7 @@ import pytest
 from support.house import ANN, BOB, HOUR, House, in_house, open_house, until
 from support.mounts import SmallDisk, small_disk
 
-from cms.lifecycle import Granted, Transient
+from cms.core.lifecycle import Granted, Transient
 from cms.sandbox.faults import Fault
 
 # Past the moment at which an hour's token is renewed, before the first retry.

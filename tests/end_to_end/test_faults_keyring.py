@@ -16,8 +16,8 @@ from support.desktop import Desktop
 from support.evidence import keep_secret
 from support.house import ANN, BOB, HOUR, House, in_house, open_house, until
 
-from cms.grants.keys import KEY_BYTES, SERVICE
-from cms.lifecycle import Granted, Transient
+from cms.core.lifecycle import Granted, Transient
+from cms.grants.vault.keyring import KEY_BYTES, SERVICE
 
 DUE = 0.64 * HOUR
 

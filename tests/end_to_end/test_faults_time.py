@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from support.house import ANN, BOB, HOUR, House, in_house, open_house, until
 
-from cms.app import WATCH_SECONDS
-from cms.lifecycle import SHORTEST_PAUSE
+from cms.core.lifecycle import SHORTEST_PAUSE
+from cms.daemon.app import WATCH_SECONDS
 from cms.sandbox.faults import Fault
 
 STEPS = pytest.mark.parametrize("step", [2 * HOUR, -2 * HOUR], ids=["forward", "back"])

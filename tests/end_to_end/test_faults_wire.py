@@ -17,7 +17,7 @@ import trio
 import trustme
 from support.house import ANN, BOB, HOUR, House, in_house, open_house, until
 
-from cms.lifecycle import SHORTEST_PAUSE, Granted, Refused
+from cms.core.lifecycle import SHORTEST_PAUSE, Granted, Refused
 from cms.sandbox.entra import Entra
 from cms.sandbox.faults import CLAIMS, Fault
 from cms_oauth.wire import WAIT_SECONDS

@@ -15,10 +15,10 @@ import trio
 from support import babbling_worker
 from support.house import ANN, BOB, HOUR, House, in_house, open_house, until
 
+from cms.core.lifecycle import Granted
+from cms.daemon.worker import WORKER_MARGIN
 from cms.grants.messages import MAX_MESSAGE, Done, pack
-from cms.lifecycle import Granted
 from cms.sandbox.faults import Fault
-from cms.worker import WORKER_MARGIN
 from cms_oauth.wire import WAIT_SECONDS
 
 TIMEOUT = 10.0

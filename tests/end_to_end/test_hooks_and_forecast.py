@@ -10,9 +10,9 @@ from support import evidence
 from support.house import ANN, HOUR, House, in_house, open_house, until
 from support.ports import free_port
 
-from cms.control import Result
+from cms.core.lifecycle import Granted
+from cms.daemon.control.answers import Result
 from cms.grants.messages import Prompt
-from cms.lifecycle import Granted
 
 DAY = 24 * HOUR
 # The longest that cms believes in: two renewals a week.

@@ -25,7 +25,7 @@ from support.daemon import Daemon, account_line, ask, settings_lines
 from support.kills import KILLED, Ward, Witness, hesitate, kill, ward, workers_of
 from support.waiting import PATIENCE, until
 
-from cms.remote import Remote, connect
+from cms.cli.client import Remote, connect
 from cms.sandbox.faults import Fault
 
 # How many processes each test kills at least. The tests count, and this is their sum.

@@ -13,7 +13,7 @@ from support import evidence
 from support.daemon import Daemon, account_line, settings_lines
 from support.desktop import Desktop
 
-from cms.grants.keys import SERVICE
+from cms.grants.vault.keyring import SERVICE
 from cms.sandbox.entra import Entra
 
 ANN, BOB = "ann@leaving.test", "bob@leaving.test"

@@ -8,8 +8,8 @@ from support.daemon import Daemon, account_line, ask, settings_lines
 from support.reachable import ALICE
 from support.waiting import until
 
+from cms.core.status import LONG_TOKEN
 from cms.sandbox.entra import Entra
-from cms.status import LONG_TOKEN
 
 ME = "me@domain.com"
 SIZE = 3500

@@ -11,9 +11,9 @@ from typing import Any
 
 import trio
 
-from cms.accounts import Account, Grant, Scopes, Source
-from cms.app import App, AppOptions, run
-from cms.config import Config, FileSpec, SocketSpec
+from cms.config.model import Config, FileSpec, SocketSpec
+from cms.core.accounts import Account, Grant, Scopes, Source
+from cms.daemon.app import App, AppOptions, run
 from support.trio_run import until
 
 FAKE = str(Path(__file__).parent / "fake_worker.py")

@@ -8,8 +8,9 @@ from textwrap import dedent
 
 import pytest
 
-from cms.config import Config, ConfigError, load
-from cms.trust import System
+from cms.config.load import load
+from cms.config.model import Config, ConfigError
+from cms.config.trust import System
 
 USERS = {"alice": 1000, "bob": 1001, "Debian-exim": 105, "postfix": 106}
 GROUPS = {"mail": 8, "Debian-exim": 110}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from cms.accounts import Grant
-from cms.grants.entra import Entra as Provider
-from cms.grants.flows import Answer, CodeFlow, Flow
-from cms.lifecycle import Granted, Outcome, Refused, Transient
+from cms.core.accounts import Grant
+from cms.core.lifecycle import Granted, Outcome, Refused, Transient
+from cms.grants.entra.client import Entra as Provider
+from cms.grants.entra.flows import Answer, CodeFlow, Flow
 from cms.sandbox.entra import Entra
 from support.grants import ANN, SCOPES, grant_for
 

@@ -14,7 +14,8 @@ import sys
 import time
 from pathlib import Path
 
-from cms.accounts import Kept
+from cms.core.accounts import Kept
+from cms.core.lifecycle import Granted, Refused, Transient, Trouble
 from cms.grants import messages
 from cms.grants.messages import (
     Acquire,
@@ -34,7 +35,6 @@ from cms.grants.messages import (
     SignIn,
     Survey,
 )
-from cms.lifecycle import Granted, Refused, Transient, Trouble
 
 
 class Fake:

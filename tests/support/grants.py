@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cms.accounts import Grant, Source
-from cms.grants.desk import Desk, Office
-from cms.grants.entra import Entra as Provider
-from cms.grants.keys import Absent, Keys, Locked
+from cms.core.accounts import Grant, Source
+from cms.core.lifecycle import Outcome
+from cms.grants.dispatcher import Desk, Office
+from cms.grants.entra.client import Entra as Provider
 from cms.grants.messages import (
     Acquire,
     Done,
@@ -31,9 +31,10 @@ from cms.grants.messages import (
     pack,
     unpack_reply,
 )
+from cms.grants.secrets import Absent, Locked
 from cms.grants.service import Service
-from cms.grants.vault import Vault
-from cms.lifecycle import Outcome
+from cms.grants.vault.keys import Keys
+from cms.grants.vault.store import Vault
 from cms.sandbox.directory import MAIL_SCOPES
 from cms.sandbox.entra import CLIENT_ID, Entra
 

@@ -26,13 +26,13 @@ from typing import Any, TypeVar
 import trio
 import trio.testing
 
-from cms.app import App, AppOptions, run
+from cms.core.lifecycle import Fetch, Outcome, SleepUntil, plan, soonest
+from cms.daemon.app import App, AppOptions, run
+from cms.daemon.children import worker_environment
+from cms.daemon.keeper import Keeper
 from cms.grants.messages import Prompt
-from cms.keeper import Keeper
-from cms.lifecycle import Fetch, Outcome, SleepUntil, plan, soonest
 from cms.sandbox.directory import CLIENT_ID
 from cms.sandbox.entra import Entra
-from cms.worker import worker_environment
 from support import moving_clock
 from support.evidence import descendants
 from support.moving_clock import MovingClock

@@ -14,6 +14,8 @@ from support.programs import require_program, require_root
 from support.reachable import Installation, bare_environment
 from support.waiting import PATIENCE
 
+SANDBOX = str(Path(__file__).parent / "sandbox_process.py")
+
 _ALONE = 'mount --bind "$0" /etc/hosts && ip link set lo up && ip address del 127.0.0.1/8 dev lo && exec "$@"'
 
 _PERSON = """
@@ -50,7 +52,7 @@ def island(installation: Installation, folder: Path, *users: str) -> Iterator[Is
     hosts.write_text("::1 localhost\n")
     private = ("--net", "--mount", "--propagation", "private")
     alone = [require_program("unshare", "util-linux"), *private, "sh", "-c", _ALONE, str(hosts)]
-    sandbox = [str(installation.python), "-I", "-m", "cms.sandbox", *users]
+    sandbox = [str(installation.python), "-I", SANDBOX, *users]
     pipe = subprocess.PIPE
     with subprocess.Popen([*alone, *sandbox], stdin=pipe, stdout=pipe, text=True, env=bare_environment()) as process:
         assert process.stdin

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import trio
 
-from cms.accounts import Scopes
-from cms.lifecycle import Deny, Token
+from cms.core.accounts import Scopes
+from cms.core.lifecycle import Deny, Token
 
 SECRET = "eyJ.access.token"
 SCOPES: Scopes = ("https://outlook.office.com/SMTP.Send",)

@@ -23,11 +23,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from cms.accounts import Grant
-from cms.grants.keys import Keys
+from cms.core.accounts import Grant
+from cms.core.lifecycle import Granted, Outcome
 from cms.grants.messages import Acquire, Open
-from cms.grants.vault import Entry, Vault
-from cms.lifecycle import Granted, Outcome
+from cms.grants.vault.keys import Keys
+from cms.grants.vault.store import Entry, Vault
 from cms.sandbox.entra import Entra
 from cms.sandbox.redeem import Refresh
 from cms.sandbox.tokens import digest

@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from cms.clock import Clock
+from cms.system.clock import Clock
 
 # Seconds that have passed beside the real ones, and by how much the wall clock is wrong.
 _OFFSETS = struct.Struct("=dd")

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from cms import fragments
-from cms.firstfile import Wishes
+from cms.cli.init import mail_programs
+from cms.cli.init.first_config import Wishes
 
 USER = "ann@example.test"
 GUID = "5a5a5a5a-0000-4000-8000-000000000001"
@@ -65,7 +65,7 @@ def empty_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setattr("cms_oauth.paths._SYSTEM_CONFIG", str(tmp_path / "etc" / "cms"))
-    monkeypatch.setattr(fragments, "TOOLS", ())
+    monkeypatch.setattr(mail_programs, "TOOLS", ())
     return tmp_path
 
 

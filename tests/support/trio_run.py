@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import trio
 import trio.testing
 
-from cms.clock import Clock
+from cms.system.clock import Clock
 
 # A test that waits for real processes and sockets and has not ended by now never will.
 TEST_SECONDS = 300.0

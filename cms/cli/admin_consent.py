@@ -1,0 +1,255 @@
+"""What an administrator is asked for: the address of Entra's admin-consent page, and a letter that explains it.
+
+Pure: an account in, text out (Microsoft: "Admin consent on the Microsoft identity platform").
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from cms.core.accounts import ALL_CONSENTED, Account, Grant, Scopes, application
+from cms_oauth.microsoft import ANY_TENANT, APPLICATIONS, CLOUDS, PERSONAL_TENANT, is_personal, portal
+
+# The page wants a tenant that an administrator can be of; `common` would let personal accounts in, and is refused.
+ANY_ORGANISATION = "organizations"
+
+# Comes back with the browser, to a page of nobody's: nothing is compared.
+STATE = "cms"
+
+# What every sign-in asks for beside its scopes. Without consent to these, people are asked for it all the same.
+SIGN_IN_SCOPES = ("openid", "profile", "offline_access")
+
+# Where an application's permissions for IMAP and POP alone are consented to (Microsoft: "Authenticate an IMAP, POP or
+# SMTP connection using OAuth"); with SMTP it is the resource that its tokens are for.
+IMAP_POP_CONSENT = ("https://ps.outlook.com/.default",)
+
+GUIDE = "https://learn.microsoft.com/entra/identity/enterprise-apps/grant-admin-consent"
+
+_REASONS = {
+    "SMTP.Send": "send mail from the mailbox over SMTP",
+    "IMAP.AccessAsUser.All": "read and file the mail of the mailbox over IMAP",
+    "POP.AccessAsUser.All": "fetch the mail of the mailbox over POP",
+    "openid": "learn who has signed in, so that nobody else's sign-in is taken",
+    "profile": "learn the name of who has signed in, for the same reason",
+    "offline_access": "stay signed in, instead of asking for a sign-in every hour",
+    "SMTP.SendAsApp": "send mail from the mailboxes that Exchange lets the application use, over SMTP",
+    "IMAP.AccessAsApp": "read and file mail in the mailboxes that Exchange lets the application use, over IMAP",
+    "POP.AccessAsApp": "fetch mail from the mailboxes that Exchange lets the application use, over POP",
+    "Mail.Send": "send mail through Microsoft Graph",
+    "Mail.Read": "read mail through Microsoft Graph",
+    "Mail.ReadWrite": "read and file mail through Microsoft Graph",
+    ALL_CONSENTED: "what its registration lists, and nothing else",
+}
+_OTHER_REASON = "used by a program of ours that asks cms for it"
+
+# As mail programs show it without wrapping it again.
+LETTER_WIDTH = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Permission:
+    """One permission, the resource that it is for ("" for a sign-in's own), and what it is needed for."""
+
+    name: str
+    resource: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Petition:
+    """Everything that an administrator has to know. `urls` are to be opened one after the other, mostly one.
+
+    `unattended` says that nobody signs in: the permissions are the application's own.
+    """
+
+    client_id: str
+    application: str
+    tenant: str
+    users: tuple[str, ...]
+    urls: tuple[str, ...]
+    redirect_uri: str
+    permissions: tuple[Permission, ...]
+    unattended: bool
+    portal: str
+
+
+def nobody_to_ask(account: Account) -> str:
+    """Return why there is no administrator to ask about an account, "" where there is one."""
+    grant = account.grant
+    if grant.sign_in == "managed-identity":
+        return (
+            "a managed identity has no consent page: its permissions are assigned to it, by the commands in"
+            " docs/microsoft-setup.md"
+        )
+    tenant = _tenant(grant)
+    domain = (grant.login or account.user).rpartition("@")[2].lower()
+    if tenant in ("consumers", PERSONAL_TENANT) or (tenant in ANY_TENANT and is_personal(domain)):
+        return (
+            "this is a personal account, which has no administrator: its owner consents when signing in,"
+            " with `cms login`"
+        )
+    return ""
+
+
+def meant(accounts: Sequence[Account], user: str) -> tuple[Account, ...] | str:
+    """Return the accounts that a name means, "" for all; a sentence where they are of several applications, or none."""
+    found = [each for each in accounts if user.lower() in ("", each.user.lower(), each.grant.login)]
+    names = ", ".join(dict.fromkeys(each.user or "(whoever signs in)" for each in accounts))
+    if not found:
+        return f"there is no account {user}: the configuration has {names}"
+    if len({(each.grant.authority, each.grant.client_id, each.grant.sign_in) for each in found}) > 1:
+        return f"the accounts are not all of one application and tenant: name one of {names}"
+    return tuple(found)
+
+
+def petition(accounts: Sequence[Account]) -> Petition:
+    """Return what to ask for these accounts, which share one application and tenant."""
+    grant = accounts[0].grant
+    asked = _asked(accounts)
+    tenant = _tenant(grant)
+    return Petition(
+        client_id=grant.client_id,
+        application=application(grant),
+        tenant=ANY_ORGANISATION if tenant == "common" else tenant,
+        users=tuple(dict.fromkeys(account.user for account in accounts if account.user)),
+        urls=tuple(_url(grant, scopes) for scopes in asked),
+        redirect_uri=grant.redirect_uri,
+        permissions=_own(accounts) if grant.unattended else _delegated(asked),
+        unattended=grant.unattended,
+        portal=portal(grant.authority),
+    )
+
+
+def _tenant(grant: Grant) -> str:
+    return grant.authority.rpartition("/")[2]
+
+
+def _asked(accounts: Sequence[Account]) -> list[Scopes]:
+    """Return the scopes of each request: one for each resource, the first with what a sign-in itself asks for."""
+    grant = accounts[0].grant
+    if grant.unattended:
+        return [_application_scopes(accounts)]
+    by_resource: dict[str, dict[str, None]] = {}
+    for account in accounts:
+        for scopes in account.grant.scope_sets:
+            for scope in scopes:
+                by_resource.setdefault(scope.rpartition("/")[0], {})[scope] = None
+    first, *others = (tuple(scopes) for scopes in by_resource.values())
+    return [(*first, *SIGN_IN_SCOPES), *others]
+
+
+def _application_scopes(accounts: Sequence[Account]) -> Scopes:
+    scopes = accounts[0].grant.scope_sets[0]
+    protocols = {name for account in accounts for name in account.scopes}
+    worldwide = scopes[0] == f"{CLOUDS['global'].app_resource}/{ALL_CONSENTED}"
+    return IMAP_POP_CONSENT if worldwide and protocols <= {"IMAP", "POP"} else scopes
+
+
+def _url(grant: Grant, scopes: Scopes) -> str:
+    host, _, tenant = grant.authority.rpartition("/")
+    fields = {
+        "client_id": grant.client_id,
+        "scope": " ".join(scopes),
+        "redirect_uri": grant.redirect_uri,
+        "state": STATE,
+    }
+    place = ANY_ORGANISATION if tenant == "common" else tenant
+    return f"{host}/{place}/v2.0/adminconsent?{urlencode(fields, quote_via=quote)}"
+
+
+def _delegated(asked: Sequence[Scopes]) -> tuple[Permission, ...]:
+    return tuple(_permission(*scope.rpartition("/")[::2]) for scopes in asked for scope in scopes)
+
+
+def _permission(resource: str, name: str) -> Permission:
+    return Permission(name, resource, _REASONS.get(name, _OTHER_REASON))
+
+
+def _own(accounts: Sequence[Account]) -> tuple[Permission, ...]:
+    """Return an application's permissions. A request names none: they are what its registration lists."""
+    protocols = dict.fromkeys(name for account in accounts for name in account.scopes)
+    names = [APPLICATIONS[each] for each in protocols if each in APPLICATIONS]
+    return tuple(_permission("Office 365 Exchange Online", name) for name in names)
+
+
+def as_data(asked: Petition) -> dict[str, Any]:
+    """Return a petition for programs."""
+    return {**asdict(asked), "url": asked.urls[0], "text": letter(asked)}
+
+
+def letter(asked: Petition) -> str:
+    """Return a text that is ready to be sent to an administrator."""
+    parts = (
+        "Subject: admin consent to an application for mail",
+        _filled(_opening(asked)),
+        _what(asked),
+        _permissions(asked),
+        _filled(_bounds(asked)),
+        _how(asked),
+        _otherwise(asked),
+        f"Microsoft's own description: {GUIDE}",
+    )
+    return "\n\n".join(parts)
+
+
+def _filled(text: str, indent: str = "") -> str:
+    """Return a paragraph in lines for a letter. Addresses and names stay whole."""
+    return textwrap.fill(text, LETTER_WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
+def _opening(asked: Petition) -> str:
+    whose = " and ".join(asked.users) or "my mailbox"
+    return (
+        f"Mail programs on one of our machines use {whose} through cms, which fetches the access tokens that Exchange"
+        " Online asks for. Please grant admin consent to its application:"
+    )
+
+
+def _what(asked: Petition) -> str:
+    tenant = "yours, whichever you sign in to" if asked.tenant == ANY_ORGANISATION else asked.tenant
+    rows = (("Application (client) ID", asked.client_id), ("Whose it is", asked.application), ("Tenant", tenant))
+    return "\n".join(_filled(f"    {f'{name}:':<25}{value}", " " * 29) for name, value in rows)
+
+
+def _permissions(asked: Petition) -> str:
+    kind = "Application permissions" if asked.unattended else "Delegated permissions"
+    width = max((len(each.name) for each in asked.permissions), default=0)
+    rows = (f"    {each.name:<{width}}  {each.reason}" for each in asked.permissions)
+    return "\n".join([f"{kind}, and what each is for:", "", *rows])
+
+
+def _bounds(asked: Petition) -> str:
+    if asked.unattended:
+        return (
+            "What this does not allow: a mailbox that Exchange has not opened to the application by name"
+            " (Add-MailboxPermission, or a role assignment with a scope); anything that is not listed above; signing in"
+            " as anybody."
+        )
+    return (
+        "What this does not allow: anything without a person who has signed in, or in a mailbox that this person may"
+        " not open anyway; anything that is not listed above. The sign-in itself stays Microsoft's, with your policies"
+        " and multi-factor authentication, and the application sees no password."
+    )
+
+
+def _how(asked: Petition) -> str:
+    links = "\n\n".join(f"    {url}" for url in asked.urls)
+    these = "these, one after the other," if len(asked.urls) > 1 else "this"
+    end = f"The browser ends at {asked.redirect_uri}, where no page may load. If its address says admin_consent=True, it is done."
+    return f"To grant it, open {these} as a Cloud Application Administrator, and accept:\n\n{links}\n\n{_filled(end)}"
+
+
+def _otherwise(asked: Petition) -> str:
+    there = _filled(
+        f"If the link does not work: {asked.portal} > Enterprise applications > the application with the ID above >"
+        " Permissions > Grant admin consent. It is listed there once somebody of the organisation has tried to sign in"
+        " with it, or after"
+    )
+    limits = _filled(
+        "Who may use it can be limited there too: Properties > Assignment required, then Users and groups."
+    )
+    return f"{there}\n\n    az ad sp create --id {asked.client_id}\n\n{limits}"

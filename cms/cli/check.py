@@ -1,0 +1,132 @@
+"""TODO(docstring) cms.cli.check."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from cms.cli.client import NoDaemon
+from cms.cli.connect import connect
+from cms.config.model import Config, FileSpec, SocketSpec
+from cms.core.accounts import Account, Proxy, application
+from cms.core.status import expiry_warning
+from cms_oauth import paths
+
+
+def where_to_look(found: Config) -> str:
+    """Return what programs have to be told where cms-oauth looks at none of the sockets, "" where it finds one."""
+    named = [spec.path for spec in found.sockets if spec.speaks != "postfix"]
+    usual = {os.path.realpath(each) for each in paths.socket_candidates()}
+    if not named or any(os.path.realpath(each) in usual for each in named):
+        return ""
+    return f"note: cms-oauth does not look there by itself: programs need --cms_sock={named[0]} or CMS_SOCK={named[0]}"
+
+
+def obstacles(found: Config) -> Iterator[str]:
+    """Yield what is wrong with the key, the folders and the groups that a daemon would use, and what to do about it."""
+    from cms.cli.doctor import checks  # noqa: PLC0415 - as for `cms doctor`
+
+    for each in checks.usable(found):
+        verdict = each.verdicts[0]
+        yield f"{each.message}: {verdict.cause}; {', then '.join(verdict.steps)}"
+
+
+# What else writes such a file, for programs of other users to read: a Kubernetes volume has mode 0644.
+_WRITTEN_BY_OTHERS = "client_assertion"
+_SOURCES = ("client_secret", "certificate", "certificate_password", _WRITTEN_BY_OTHERS)
+
+
+def secret_files(found: Config) -> Iterator[str]:
+    """Yield what is wrong with the files that secrets are read from. The vault's key cms makes where it is missing."""
+    named = [(name, source) for grant in found.grants for name in _SOURCES if (source := getattr(grant, name))]
+    if found.proxy and found.proxy.password:
+        named.append(("the proxy's password", found.proxy.password))
+    for name, source in dict.fromkeys(each for each in named if each[1].kind == "file"):
+        (path,) = source.value
+        if why := _closed_or_open(path, name):
+            yield f"{name}: {path} {why}"
+
+
+def _closed_or_open(path: str, name: str) -> str:
+    """Return what is wrong with a secret's file, and what to do about it; "" for nothing."""
+    try:
+        with Path(path).open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+    except OSError as error:
+        return f"cannot be read: {error.strerror}; whoever runs cms must be able to"
+    if mode & stat.S_IROTH and name != _WRITTEN_BY_OTHERS:
+        return f"can be read by everybody on this machine: `chmod o-rwx {shlex.quote(path)}`"
+    return ""
+
+
+def expiries(found: Config) -> Iterator[str]:
+    """Yield what to say of applications' certificates that end soon, where they can be read here."""
+    certified = [grant for grant in found.grants if grant.certificate]
+    if certified:
+        # Half a second of cryptography, for the few configurations that have certificates.
+        from cms.grants.entra.credentials import certificate_expiry  # noqa: PLC0415
+    for grant in certified:
+        warning = expiry_warning(certificate_expiry(grant), time.time())
+        if warning:
+            yield f"{grant.certificate}: {warning}"
+
+
+def running_warnings(file: str) -> list[str]:
+    """Return what the tokens that a daemon holds are warned about, if one runs with this configuration file."""
+    try:
+        with connect() as found:
+            status = found.ask("status").get("json", {})
+    except NoDaemon:
+        return []
+    if os.path.realpath(status.get("daemon", {}).get("config", "")) != os.path.realpath(file):
+        return []
+    return [f"{row['user'] or 'an account'}: {row['warning']}" for row in status["accounts"] if row.get("warning")]
+
+
+def summary(config: Config) -> list[str]:
+    """Return what a configuration means, line by line."""
+    key = config.vault_key or "found by itself: a systemd credential, else the desktop keyring, else memory only"
+    return [
+        f"{config.file}: good",
+        *(_account_line(account) for account in config.accounts),
+        *(_socket_line(spec) for spec in config.sockets),
+        *(_file_line(spec) for spec in config.files),
+        *([_proxy_line(config.proxy)] if config.proxy else []),
+        f"vault key: {key}",
+    ]
+
+
+def _account_line(account: Account) -> str:
+    protocols = ", ".join(account.scopes) or "no protocol"
+    return f"account {_name(account)}: {protocols}; signs in by {account.grant.sign_in}; application: {application(account.grant)}"
+
+
+def _proxy_line(proxy: Proxy) -> str:
+    who = f", as {proxy.user}" if proxy.user else ""
+    but = f"; without it: {', '.join(proxy.no_proxy)}" if proxy.no_proxy else ""
+    return f"proxy {proxy.url}{who}: the way to Entra{but}"
+
+
+def _socket_line(spec: SocketSpec) -> str:
+    named = [*(f"user {each}" for each in spec.users or ()), *(f"group {each}" for each in spec.groups or ())]
+    limited = spec.users is not None or spec.groups is not None
+    who = ", ".join(["its owner", "root", *named]) if limited else "whoever its mode lets in"
+    group = f", group {spec.group}" if spec.group else ""
+    users = ", ".join(_name(account) for account in spec.accounts)
+    what = "Postfix table" if spec.speaks == "postfix" else "socket"
+    default = f", by host {_name(spec.default)}" if spec.default else ""
+    served = f"serves {users} with {', '.join(spec.protocols)}{default}"
+    return f"{what} {spec.path}: mode {spec.mode:04o}{group}; for {who}; {served}"
+
+
+def _file_line(spec: FileSpec) -> str:
+    end = " and a newline" if spec.newline else ""
+    return f"token file {spec.path}: mode {spec.mode:04o}; the {spec.protocol} token of {_name(spec.account)}{end}"
+
+
+def _name(account: Account) -> str:
+    return account.user or "(whoever signs in)"

@@ -1,0 +1,165 @@
+"""The other end of the control socket: how the `cms` command talks to a running daemon. Blocking, without trio."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import socket
+import struct
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from cms.core.policy import ROOT
+from cms.system.users import user_name
+
+# The status of some thousand accounts. What is longer is no answer of a daemon's.
+MAX_ANSWER = 16 * 1024 * 1024
+
+# How long an answer may take, in seconds. The daemon answers at once what it knows; the rest waits for Entra, for as
+# long as the worker gives it (25 s), or for a configuration to load (10 s).
+PATIENCE = {"status": 10.0}
+LONGEST_PATIENCE = 60.0
+
+# Whose socket it is that lies in a folder of somebody's own.
+_UNKNOWN = "another user"
+
+_CREDENTIALS = struct.Struct("=iII")
+
+
+class NoDaemon(Exception):
+    """No daemon can be spoken to. `hint` is the next command."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class Absent(NoDaemon):
+    """No daemon listens anywhere where one is looked for."""
+
+
+class Barred(NoDaemon):
+    """There is a daemon, and it is somebody else's."""
+
+
+class Remote:
+    """A connection to a daemon, for one command: messages both ways."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._received = bytearray()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._sock.close()
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        """Send a message. Raises NoDaemon if the daemon has gone."""
+        try:
+            self._sock.sendall(json.dumps(message).encode() + b"\n")
+        except OSError:
+            raise _gone() from None
+
+    def receive(self) -> dict[str, Any]:
+        """Return the next message. Raises NoDaemon if the daemon leaves, or is silent, before it has said it."""
+        while b"\n" not in self._received:
+            try:
+                chunk = self._sock.recv(65536)
+            except TimeoutError:
+                raise _silent() from None
+            except OSError:
+                chunk = b""
+            if not chunk or len(self._received) > MAX_ANSWER:
+                raise _gone()
+            self._received += chunk
+        return self._taken()
+
+    @property
+    def ready(self) -> bool:
+        """Whether `receive` has a message already, without a word from the daemon."""
+        return b"\n" in self._received
+
+    def _taken(self) -> dict[str, Any]:
+        line, _, rest = bytes(self._received).partition(b"\n")
+        self._received[:] = rest
+        try:
+            message = json.loads(line)
+        except ValueError:
+            message = None
+        if not isinstance(message, dict):
+            raise NoDaemon("the daemon's answer makes no sense", "start it again: it may be of another version")
+        return message
+
+    def ask(self, command: str, **fields: Any) -> dict[str, Any]:
+        """Give a command that is answered with one message; return that."""
+        self._sock.settimeout(PATIENCE.get(command, LONGEST_PATIENCE))
+        self.send({"command": command, **fields})
+        return self.receive()
+
+
+def _gone() -> NoDaemon:
+    return NoDaemon("the daemon ended before it had answered", "see its log; start it again with `cms run`")
+
+
+def _silent() -> NoDaemon:
+    hint = "see its log; `systemctl --user restart cms` starts it anew, or end it and `cms run`"
+    return NoDaemon("the daemon runs but does not answer", hint)
+
+
+def connect(paths: Iterable[str]) -> Remote:
+    """Return a connection to the first daemon that listens at one of these control sockets, or raise NoDaemon."""
+    barred = None
+    for path in paths:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.settimeout(PATIENCE["status"])
+        try:
+            sock.connect(path)
+            sock.settimeout(None)
+            stranger = _stranger(sock)
+        except PermissionError:
+            stranger = _owner(path)
+        except BlockingIOError:
+            # Its queue is full, for nobody takes from it: Linux says so at once to a socket with a timeout.
+            sock.close()
+            raise _silent() from None
+        except OSError:
+            sock.close()
+            continue
+        if not stranger:
+            return Remote(sock)
+        sock.close()
+        barred = barred or _barred(path, stranger)
+    if barred:
+        raise barred
+    raise Absent("no daemon is running", "start it with `cms run`")
+
+
+def _owner(path: str) -> str:
+    """Return whose socket this is that may not be opened."""
+    try:
+        return user_name(Path(path).stat().st_uid)
+    except OSError:
+        return _UNKNOWN
+
+
+def _barred(path: str, whose: str) -> Barred:
+    name = "USER" if whose == _UNKNOWN else shlex.quote(whose)
+    hint = f"give the command as that user, `sudo -u {name} cms ...`, or as root"
+    return Barred(f"the daemon at {path} belongs to {whose}", hint)
+
+
+def _stranger(sock: socket.socket) -> str:
+    """Return whose daemon it is, "" for one that we may tell things to: our own or root's, and any if we are root."""
+    _, uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return "" if os.geteuid() in (uid, ROOT) or uid == ROOT else user_name(uid)

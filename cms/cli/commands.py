@@ -1,0 +1,517 @@
+"""The commands of `cms`, as click knows them. Each is a few lines over the daemon's control socket.
+
+Nobody's mistake ends in a traceback: what happened, whose move it is, and the next command.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from cms.cli import admin_consent, client, transfer
+from cms.cli import login as terminal
+from cms.cli.check import expiries, obstacles, running_warnings, secret_files, summary, where_to_look
+from cms.cli.client import NoDaemon
+from cms.cli.connect import FAILED, complain, config_path, connect, daemon_or_none, is_configured, load_config, say
+from cms.cli.run_line import INTERRUPTED, VALUES, Run, run_anew
+from cms.config.model import ConfigError
+from cms.core.status import CRITICAL, UNKNOWN
+from cms.grants.messages import Place
+from cms.system import process
+from cms.version import VERSION
+from cms_oauth import paths
+
+_STDOUT = 1
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _config_option(command: Command) -> Command:
+    option = click.option("-c", "--config", metavar="FILE", default="", help="The configuration file.")
+    return option(command)
+
+
+def _passphrase_option(command: Command) -> Command:
+    option = click.option("--passphrase-file", metavar="PATH", default="", help="Where an export's passphrase is.")
+    return option(command)
+
+
+def _ways(*, browser: str, device: str, paste: str) -> Callable[[Command], Command]:
+    """Give a command the options that say how to sign in, as its argument `method`: "" for none. The texts are helps."""
+
+    def with_options(command: Command) -> Command:
+        for way, text in (("--paste", paste), ("--device", device), ("--browser", browser)):
+            command = click.option(way, is_flag=True, expose_value=False, callback=_one_way, help=text)(command)
+        return command
+
+    return with_options
+
+
+def _one_way(context: click.Context, option: click.Parameter, value: bool) -> None:
+    """Take the way that an option names. Raises UsageError for a second one, of which click would take the last."""
+    before = context.params.setdefault("method", "")
+    if value and before:
+        raise click.UsageError(f"--{before} and --{option.name} are two ways to sign in: name one.")
+    if value:
+        context.params["method"] = option.name
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(VERSION, prog_name="cms")
+@_config_option
+@click.pass_context
+def cms(context: click.Context, config: str) -> None:
+    """An OAuth2 token broker for mail: fresh Microsoft 365 access tokens on a Unix socket."""
+    # Commands look for the option themselves.
+    meant = cms.commands[context.invoked_subcommand or ""]
+    if config and not any(each.name == "config" for each in meant.params):
+        raise click.UsageError(f"-c is for the commands that read a configuration, and `cms {meant.name}` does not.")
+
+
+@cms.command()
+@_config_option
+@click.option("--log-level", type=click.Choice(VALUES["--log-level"]), default="info", show_default=True)
+@click.option(
+    "--log-form",
+    type=click.Choice(VALUES["--log-form"]),
+    default="auto",
+    show_default=True,
+)
+def run(config: str, log_level: str, log_form: str) -> None:
+    """Run the daemon in the foreground."""
+    run_anew(Run(config_path(config), log_level, log_form))
+
+
+@cms.command()
+@click.argument("user", default="")
+@_ways(
+    browser="With a browser on this machine.",
+    device="With a code, in a browser anywhere.",
+    paste="In a browser anywhere, whose last address is pasted here.",
+)
+@_config_option
+def login(user: str, method: str, config: str) -> int:
+    """Sign in as USER, with or without a running daemon.
+
+    USER is not needed if there is only one account.
+    """
+    try:
+        return _login(user, method, config)
+    except KeyboardInterrupt:
+        # The terminal has shown ^C in the line.
+        click.echo(err=True)
+        complain("the sign-in was given up")
+        return INTERRUPTED
+
+
+def _login(user: str, method: str, config: str) -> int:
+    with daemon_or_none(config) as found:
+        return terminal.sign_in(
+            found,
+            user,
+            method,
+            terminal.terminal(),
+            say=say,
+            browse=terminal.browser(),
+            shown_on=terminal.screen(),
+        )
+
+
+@cms.command("import")
+@click.argument("place", metavar="FILE_OR_NAME")
+@click.option("--from", "source", metavar="FORMAT", default="", help="What it is, if that is not plain from it.")
+@click.option(
+    "--account", "user", metavar="USER", default="", help="For whom (not needed if there is only one account)."
+)
+@click.option("--force", is_flag=True, help="Replace a sign-in that is there already (cms's own exports).")
+@_passphrase_option
+@click.option("--entry", metavar="NAME", default="", help="Which one, if there are several sign-ins in it.")
+@_config_option
+def bring_in(place: str, *, source: str, user: str, entry: str, passphrase_file: str, config: str, force: bool) -> int:
+    """Take over sign-ins from a file or a keyring entry.
+
+    The file is one that `cms export` has written, or another program's.
+
+    Formats: cms, mutt_oauth2, msal (oauth2ms), sasl-xoauth2, email-oauth2-proxy, oama, pizauth. The client id has to be
+    the same; docs/moving.md has the commands for each program.
+    """
+    path = transfer.whereabouts(place, source)
+    if why_not := transfer.plainly_none(path):
+        complain(why_not, "name the file that `cms export` or the program has written")
+        return FAILED
+    with daemon_or_none(config) as found:
+        if transfer.is_ours(path, source):
+            passphrase = transfer.Passphrase(passphrase_file)
+            return _ended(transfer.restore(found, user, path, passphrase, force=force, say=say))
+        return _ended(transfer.bring_in(found, user, Place(path, source, entry)))
+
+
+@cms.command()
+@click.argument("users_and_file", nargs=-1, required=True, metavar="[USER]... FILE")
+@click.option("--force", is_flag=True, help="Overwrite FILE.")
+@_passphrase_option
+@_config_option
+def export(users_and_file: tuple[str, ...], passphrase_file: str, config: str, *, force: bool) -> int:
+    """Write sign-ins to FILE, for `cms import` elsewhere.
+
+    Those of the USERs, or of all. FILE is encrypted with a passphrase, which is typed twice, or is the first line
+    of --passphrase-file or of the standard input. What is signed in here stays so.
+    """
+    *users, file = users_and_file
+    if why := transfer.no_file_name(file):
+        raise click.UsageError(f"FILE is missing ({why}): `cms export USER FILE`.")
+    path = Path(file)
+    try:
+        transfer.check_target(path, force=force)
+        with daemon_or_none(config) as found:
+            answer = transfer.export(found, tuple(users), transfer.Passphrase(passphrase_file))
+        if answer.get("ok"):
+            transfer.write_private(path, str(answer.get("export")), force=force)
+    except FileExistsError:
+        complain(f"{path} exists already and stays as it is", "name another file, or overwrite it with --force")
+        return FAILED
+    if answer.get("ok"):
+        answer["hint"] = f"to {path}. On the other machine: `cms import {path.name}`. Delete the file after that"
+    return _ended(answer)
+
+
+@cms.command()
+@click.argument("user", default="")
+@click.option("--all", "everybody", is_flag=True, help="Everybody, and what no account has.")
+@click.option("--yes", is_flag=True, help="With --all: delete without asking.")
+@_config_option
+def logout(user: str, config: str, *, everybody: bool, yes: bool) -> int:
+    """Delete the sign-in of USER from this machine.
+
+    The vault's key goes with it if nobody else is signed in.
+    """
+    if user and everybody:
+        raise click.UsageError("--all leaves nobody out: name a USER or say --all.")
+    # A script has said what it means.
+    if everybody and not yes and sys.stdin.isatty() and not transfer.confirm("Delete every sign-in of this machine?"):
+        complain("nothing was deleted")
+        return FAILED
+    with daemon_or_none(config) as found:
+        return _ended(found.ask("leave") if everybody else found.ask("logout", user=user))
+
+
+@cms.command()
+@click.option("--yes", is_flag=True, help="Delete without asking.")
+@_config_option
+def prune(config: str, *, yes: bool) -> int:
+    """Show and delete stored sign-ins that no account has.
+
+    They were given for accounts that the configuration has no longer.
+    """
+    with daemon_or_none(config) as found:
+        return _ended(transfer.converse(found, "prune", transfer.answers(lambda: "", say, yes=yes), yes=yes))
+
+
+@cms.command()
+@click.argument("user", default="")
+def refresh(user: str) -> int:
+    """Fetch new tokens now, for USER or for every account."""
+    return _told("refresh", user=user)
+
+
+@cms.command()
+def reload() -> int:
+    """Read the configuration again. A faulty one changes nothing."""
+    return _told("reload")
+
+
+@cms.command()
+@click.argument("user", default="")
+@click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Say one line and exit as monitoring plugins do: 0 good, 1 warning, 2 critical, 3 unknown.",
+)
+@click.option(
+    "--watch", "live", is_flag=True, help="Show it live on this terminal, and the last requests; Ctrl-C ends."
+)
+def status(user: str, *, as_json: bool, check: bool, live: bool) -> int:
+    """Show every account, and whose move it is.
+
+    Or that of USER alone. Its token, its sign-in, its last error, and the next command.
+    """
+    if live:
+        return _watch(user, alone=not (as_json or check))
+    try:
+        with connect() as found:
+            answer = found.ask("status", **_shown_to(user))
+    except NoDaemon as error:
+        if not check:
+            raise
+        # Monitoring shows what is on standard output.
+        say(f"{error.message}; {error.hint}")
+        return CRITICAL if is_configured() or not isinstance(error, client.Absent) else UNKNOWN
+    if not answer.get("ok"):
+        return _ended(answer)
+    text = answer["message"] if check else answer["text"]
+    say(json.dumps(answer["json"], indent=2) if as_json else str(text).rstrip("\n"))
+    return int(answer["exit_code"]) if check else 0
+
+
+def _shown_to(user: str) -> dict[str, Any]:
+    """Return what a daemon is told of whom to show, and of the terminal where there is one."""
+    fields: dict[str, Any] = {"user": user} if user else {}
+    if sys.stdout.isatty():
+        fields["columns"] = shutil.get_terminal_size().columns
+    return fields
+
+
+def _watch(user: str, *, alone: bool) -> int:
+    from cms.cli import watch  # noqa: PLC0415 - for this one option
+
+    if not alone:
+        raise click.UsageError("--watch is for a person: --json and --check are for programs.")
+    if not sys.stdout.isatty() or os.environ.get("TERM", "dumb") == "dumb":
+        raise click.UsageError("--watch needs a terminal; `cms status` prints the same once.")
+    watch.watch(partial(_status_document, user), watch.Screen(sys.stdout.fileno()))
+    return 0
+
+
+def _status_document(user: str) -> dict[str, Any]:
+    with connect() as found:
+        answer = found.ask("status", **_shown_to(user))
+    if not answer.get("ok"):
+        raise NoDaemon(str(answer.get("message")), str(answer.get("hint")))
+    document: dict[str, Any] = answer.get("json", {})
+    return document
+
+
+@cms.command()
+@_config_option
+def check(config: str) -> int:
+    """Say what the configuration means; start nothing.
+
+    The key, the folders of the sockets and the groups are looked at as a daemon would use them. A daemon that runs with
+    this configuration is asked what it warns of.
+    """
+    found = load_config(config_path(config))
+    say("\n".join(summary(found)))
+    if note := where_to_look(found):
+        say(note)
+    for warning in (
+        *found.warnings,
+        *secret_files(found),
+        *obstacles(found),
+        *expiries(found),
+        *running_warnings(found.file),
+    ):
+        complain(f"warning: {warning}")
+    return 0
+
+
+@cms.command("admin-consent-url")
+@click.argument("user", default="")
+@click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
+@_config_option
+def admin_consent_url(user: str, config: str, *, as_json: bool) -> int:
+    """Print what to send to whoever has to consent.
+
+    That is an administrator, and the application that of USER, or of all accounts.
+    The address comes first on standard output, then a letter that explains it.
+    """
+    accounts = admin_consent.meant(load_config(config_path(config)).accounts, user)
+    if isinstance(accounts, str):
+        complain(accounts)
+        return os.EX_USAGE
+    why_not = admin_consent.nobody_to_ask(accounts[0])
+    if why_not:
+        complain(why_not)
+        return FAILED
+    asked = admin_consent.petition(accounts)
+    say(
+        json.dumps(admin_consent.as_data(asked), indent=2)
+        if as_json
+        else f"{asked.urls[0]}\n\n{admin_consent.letter(asked)}"
+    )
+    return 0
+
+
+@cms.command()
+@click.argument("user", default="")
+@click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
+@click.option(
+    "--bundle", metavar="FILE", default="", help="Write a report without names and secrets, for a bug report."
+)
+@click.option("--as", "asking", metavar="UNIXUSER", multiple=True, help="Who must reach the sockets as well.")
+@_config_option
+def doctor(user: str, bundle: str, asking: tuple[str, ...], config: str, *, as_json: bool) -> int:
+    """Look for what is wrong with all that mail needs.
+
+    For USER or for every account, with whose move it is. Exits as monitoring plugins do: 0 good, 1 warning, 2 critical.
+    """
+    # ssl, http and smtplib, for this command only.
+    from cms.cli.doctor import examination  # noqa: PLC0415
+    from cms.cli.doctor import run as doctoring  # noqa: PLC0415
+
+    world = examination.World(config_path(config), load_config, user, asking)
+    return doctoring.attend(world, bundle, say, as_json=as_json)
+
+
+@cms.command()
+@_config_option
+@click.option("--user", default="", metavar="ADDRESS", help="The mail address to sign in with.")
+@click.option("--system", is_flag=True, help="For the whole machine's service: /etc/cms/cms.cfg.")
+@click.option("--offline", is_flag=True, help="Do not look up the address's tenant.")
+@click.option("--tenant", default="", help="The tenant, where it is known.")
+@click.option("--client-id", default="", help="An application of your own.")
+@click.option("--redirect-uri", default="", help="The redirect address of that application.")
+@click.option("--authority", default="", hidden=True, help="Another login host, https://HOST[:PORT].")
+@click.option("--ca", default="", metavar="FILE", help="Certificate authorities to trust, where a proxy inspects TLS.")
+@click.option("--try-smtp", default="", hidden=True, help="Another mail server to try, HOST[:PORT].")
+@click.option("--try-imap", default="", hidden=True, help="As --try-smtp.")
+@_ways(
+    browser="Sign in with a browser on this machine.",
+    device="Sign in with a code, in a browser anywhere.",
+    paste="Sign in anywhere, and paste the browser's last address.",
+)
+@click.option("--yes", is_flag=True, help="Ask nothing: do every step that is not switched off.")
+@click.option("--no-unit", "unit", flag_value=False, default=True, help="Install no systemd unit.")
+@click.option("--no-sign-in", "sign_in", flag_value=False, default=True, help="Do not sign in.")
+@click.option("--no-test", "test", flag_value=False, default=True, help="Do not try the mail servers.")
+@click.option("--no-show", "show", flag_value=False, default=True, help="Show nothing for mail programs.")
+def init(config: str, *, system: bool, yes: bool, method: str, **wishes: Any) -> int:
+    """Set cms up, step by step.
+
+    It writes a first configuration, starts cms, signs in and tries the mail servers; each step can be declined. A configuration that exists is never touched.
+    """
+    # Half a daemon, which most commands do without.
+    from cms.cli import daemonless  # noqa: PLC0415
+    from cms.cli.init import first_config, wizard  # noqa: PLC0415
+
+    named = config_path(config, str)
+    if system and named:
+        raise click.UsageError("--system names the file already: leave -c out.")
+    path = named or (paths.system_config_file() if system else paths.own_config_file())
+    # The daemon that is told of it may have another current folder.
+    chosen = first_config.Wishes(os.path.abspath(path), method=method, **wishes)  # noqa: PTH100 - links stay links
+    return wizard.begin(chosen, _Terminal(yes=yes), wizard.Around(daemonless.explored, load_config, connect))
+
+
+class _Terminal:
+    """Whoever sits at the terminal, for `cms init`; with `yes` nobody is asked anything."""
+
+    def __init__(self, *, yes: bool) -> None:
+        self._yes = yes
+
+    @property
+    def there(self) -> bool:
+        return self._yes or sys.stdin.isatty()
+
+    def say(self, text: str) -> None:
+        say(text)
+
+    def complain(self, text: str) -> None:
+        complain(text)
+
+    def agree(self, question: str) -> bool:
+        return self._yes or bool(self._asked(lambda: click.confirm(question, default=True)))
+
+    def choose(self, question: str, choices: Sequence[str], usual: str) -> str:
+        if self._yes:
+            return usual
+        return str(self._asked(lambda: click.prompt(question, usual, type=click.Choice(choices))))
+
+    def reply(self, question: str, usual: str) -> str:
+        return usual if self._yes else str(self._asked(lambda: click.prompt(question, usual)))
+
+    def ask(self, question: str) -> str:
+        try:
+            return str(self._asked(lambda: click.prompt(question))).strip()
+        except KeyboardInterrupt:
+            if sys.stdin.isatty():
+                raise
+            # The end of a pipe looks like Ctrl-C to click.
+            return ""
+
+    def _asked(self, ask: Callable[[], Any]) -> Any:
+        try:
+            return ask()
+        except click.Abort:
+            raise KeyboardInterrupt from None
+
+
+@cms.command(context_settings={"ignore_unknown_options": True}, options_metavar="")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="")
+def demo(arguments: tuple[str, ...]) -> int:
+    """Show everything in a sandbox: no account is needed."""
+    from cms.sandbox.demo import main as run_demo  # noqa: PLC0415 - of no use to any other command
+
+    return run_demo(arguments)
+
+
+def _told(command: str, **fields: str) -> int:
+    """Tell the daemon something and say what came of it."""
+    with connect() as found:
+        return _ended(found.ask(command, **fields))
+
+
+def _ended(answer: dict[str, Any]) -> int:
+    message, hint = str(answer.get("message")), str(answer.get("hint") or "")
+    if not answer.get("ok"):
+        complain(message, hint)
+        return FAILED
+    say("\n".join(filter(None, [message, hint])))
+    return 0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a command; return its exit status."""
+    try:
+        ended = cms.main(list(arguments), standalone_mode=False)
+    except click.Abort:
+        complain("given up")
+        return INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except ConfigError as error:
+        complain(str(error))
+        return os.EX_CONFIG
+    except NoDaemon as error:
+        complain(error.message, error.hint)
+        return os.EX_UNAVAILABLE
+    except process.NotOurs as error:
+        complain(str(error))
+        return os.EX_CANTCREAT
+    except transfer.Unsaid as error:
+        complain(str(error), "nothing was written or changed")
+        return FAILED
+    except OSError as error:
+        if _is_of_output(error):
+            return _unwritten(error)
+        where = f"{error.filename}: " if error.filename else ""
+        complain(f"{where}{error.strerror or error}")
+        return os.EX_OSERR
+    return ended if isinstance(ended, int) else 0
+
+
+def _is_of_output(error: OSError) -> bool:
+    """Whether what failed was to write on the terminal, or on what stands in its place, and not a file of ours."""
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    return bool(trace and trace.tb_frame.f_code is click.echo.__code__)
+
+
+def _unwritten(error: OSError) -> int:
+    """Say that the standard output takes no more; return the exit status."""
+    # The interpreter would try again at its end, with a traceback.
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, _STDOUT)
+    os.close(null)
+    complain(f"nobody takes the output: {error.strerror}")
+    return os.EX_IOERR

@@ -1,0 +1,447 @@
+"""What the facts of one machine mean: pure judgement, one function for each kind of fact. `probes*` gather the facts.
+
+A fact is a value, so every judgement is tested without a network, a clock or a permission.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cms.cli.doctor.findings import Finding, failed, passed, skipped, warned, yours
+from cms.core.accounts import Account, permission_for
+from cms.core.preflight import misfit
+from cms.core.status import duration
+from cms_oauth.claims import Claims
+from cms_oauth.diagnosis.lookup import of_entra
+from cms_oauth.diagnosis.verdicts import Verdict
+
+# Entra and Exchange bear five minutes between clocks; half a minute is a clock that nobody sets.
+SKEW_WARNS = 30.0
+SKEW_FAILS = 300.0
+
+# A vault file has some kilobytes, and is written anew beside the old one. A full disk costs a rotated sign-in.
+SPACE_WARNS = 64 * 1024 * 1024
+SPACE_FAILS = 1024 * 1024
+
+# A sign-in that ends within a week is worth a word today.
+FORECAST_WARNS = 7 * 86_400.0
+
+# Who issues the certificates that Microsoft's login hosts show to the world. Any other is somebody's on the way.
+PUBLIC_ISSUERS = ("digicert", "microsoft", "globalsign", "baltimore", "entrust", "sectigo", "geotrust", "cfca")
+
+_WRITABLE_BY_OTHERS = 0o077
+
+
+# The program itself.
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """A library that cms needs: the version that is there ("" for none), and the lowest that it was tested with."""
+
+    name: str
+    found: str
+    lowest: str
+
+
+def python(found: Sequence[int], lowest: Sequence[int]) -> Finding:
+    said = ".".join(map(str, found))
+    if tuple(found[: len(lowest)]) >= tuple(lowest):
+        return passed("python", said)
+    wanted = ".".join(map(str, lowest))
+    return failed("python", said, yours("old-python", f"cms needs Python {wanted}", "install cms with a newer one"))
+
+
+def libraries(found: Sequence[Library]) -> Finding:
+    old = [each for each in found if _numbers(each.found) < _numbers(each.lowest)]
+    if not old:
+        return passed("libraries", ", ".join(f"{each.name} {each.found}" for each in found) or "none is needed")
+    told = ", ".join(f"{each.name} {each.found or 'is missing'} (needs {each.lowest})" for each in old)
+    wanted = " ".join(f"'{each.name}>={each.lowest}'" for each in old)
+    step = f"in the environment of cms: `pip install --upgrade {wanted}`"
+    return failed("libraries", told, yours("old-library", "cms was never tried with versions that old", step))
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """Return the numbers of a version up to the first part that is none."""
+    numbers: list[int] = []
+    for part in version.split("."):
+        if not part.isdecimal():
+            break
+        numbers.append(int(part))
+    return tuple(numbers)
+
+
+# The network.
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What a host's name stands for, or why nobody knows."""
+
+    host: str
+    addresses: tuple[str, ...] = ()
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Https:
+    """What a login host has shown of itself. `skew` is how many seconds this machine's clock is ahead of its Date.
+
+    `issuer` is who issued its certificate, known even where it was not `trusted`; `error` what went wrong, "" when
+    nothing did; `proxy` the address of the proxy on the way, without what it is asked with; `ca` the file of Tls(ca=).
+    `unseen` says why it was not looked at, "" when it was.
+    """
+
+    host: str
+    trusted: bool = False
+    issuer: str = ""
+    version: str = ""
+    skew: float | None = None
+    error: str = ""
+    proxy: str = ""
+    ca: str = ""
+    unseen: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """Whether a mail server takes connections."""
+
+    host: str
+    port: int
+    error: str = ""
+
+
+def names(found: Names) -> Finding:
+    if found.addresses:
+        return passed("dns", f"{found.host} is {', '.join(found.addresses[:3])}")
+    step = f"`getent hosts {found.host}`; if that fails too, look at /etc/resolv.conf and the network"
+    return failed("dns", f"{found.host}: {found.error}", yours("no-name", "the host's name cannot be resolved", step))
+
+
+def clock(found: Https) -> Finding:
+    if found.skew is None:
+        reason = found.unseen or found.error or "its answer has no Date"
+        return skipped("clock", f"{found.host} told no time: {reason}")
+    way = "ahead of" if found.skew > 0 else "behind"
+    said = f"{duration(abs(found.skew))} {way} {found.host}"
+    if abs(found.skew) < SKEW_WARNS:
+        return passed("clock", said)
+    verdict = yours(
+        "clock",
+        "this machine's clock is wrong, and tokens are refused as expired or as not valid yet",
+        "`timedatectl set-ntp true`, then `timedatectl status`",
+    )
+    return (failed if abs(found.skew) >= SKEW_FAILS else warned)("clock", said, verdict)
+
+
+def tls(found: Https) -> Finding:
+    if found.unseen:
+        return skipped("tls", f"{found.host}: {found.unseen}")
+    if not found.trusted:
+        return _untrusted(found) if found.issuer else failed("tls", f"{found.host}: {found.error}", _unreachable(found))
+    said = f"{found.host}: {found.version}, certificate from {found.issuer}"
+    if found.ca:
+        return passed("tls", f"{said}, trusted by Tls(ca=)")
+    if any(word in found.issuer.lower() for word in PUBLIC_ISSUERS):
+        return passed("tls", said)
+    return warned("tls", said, _INTERCEPTED)
+
+
+_INTERCEPTED = Verdict(
+    "interception",
+    "somebody between here and Microsoft issues the certificates, such as a company's proxy: it can read the sign-in",
+    "administrator",
+    ("ask that the login host be left alone (Microsoft asks for that too: no TLS inspection)",),
+)
+
+
+def _untrusted(found: Https) -> Finding:
+    return failed(
+        "tls",
+        f"{found.host}: the certificate from {found.issuer} is not trusted",
+        yours(
+            "corporate-certificate",
+            "a proxy that looks into TLS, or another authority of your company's, is not known to cms",
+            'Tls(ca="FILE") in the configuration, with your company\'s root certificate in FILE (often'
+            " /etc/ssl/certs/ca-certificates.crt)",
+            "`cms reload`",
+        ),
+    )
+
+
+def _unreachable(found: Https) -> Verdict:
+    if found.proxy:
+        return yours("proxy", f"the way goes through the proxy {found.proxy}", "check HTTPS_PROXY, or Proxy(...)")
+    step = "check the firewall; where the way out is a proxy, set HTTPS_PROXY or Proxy(...) in the configuration"
+    return yours("unreachable", "no TLS connection with the login host", step)
+
+
+def proxy(found: Https) -> Finding:
+    if found.unseen:
+        return skipped("proxy", f"{found.proxy}, to {found.host}: {found.unseen}")
+    if not found.proxy:
+        return passed("proxy", f"none on the way to {found.host}")
+    if found.error and not found.issuer:
+        return failed("proxy", f"{found.proxy}, to {found.host}: {found.error}", _unreachable(found))
+    return passed("proxy", f"{found.proxy}, to {found.host}; mail servers are reached without it")
+
+
+def reached(found: Reached) -> Finding:
+    if not found.error:
+        return passed("mail servers", f"{found.host}:{found.port} takes connections")
+    step = "many networks close port 587 or 993 to the outside: ask, or try from another network"
+    verdict = yours("mail-port", f"no connection with {found.host}:{found.port}", step)
+    return failed("mail servers", f"{found.host}:{found.port}: {found.error}", verdict)
+
+
+# The machine.
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """The state folder. `free` is in bytes; `vaults` how many sign-ins are in it; `error` why it could not be seen."""
+
+    path: str
+    exists: bool = True
+    uid: int = 0
+    owner: str = ""
+    mode: int = 0o700
+    free: int = 0
+    vaults: int = 0
+    error: str = ""
+
+
+def state_folder(found: Folder, uid: int) -> Finding:
+    """Return whether the state folder is private and has room. `uid` is who asks."""
+    if not found.exists:
+        return passed("state folder", f"{found.path} is not there yet: cms makes it")
+    if found.error:
+        return skipped("state folder", f"{found.path}: {found.error}")
+    said = f"{found.path}: owner {found.owner}, mode {found.mode:04o}, {found.free // (1 << 20)} MiB free"
+    if uid not in {found.uid, 0}:
+        step = f"`sudo -u {shlex.quote(found.owner)} cms ...`"
+        return failed("state folder", said, yours("not-ours", f"it belongs to {found.owner}", step))
+    if found.mode & _WRITABLE_BY_OTHERS:
+        return warned("state folder", said, yours("open-folder", "others get into it", f"`chmod 700 {found.path}`"))
+    if found.free < SPACE_WARNS:
+        verdict = yours("disk-full", "a renewed sign-in that cannot be written is lost", "make room on that disk")
+        return (failed if found.free < SPACE_FAILS else warned)("state folder", said, verdict)
+    return passed("state folder", f"{said}, {found.vaults} sign-ins")
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFacts:
+    """Where the vault's key is to come from. `kind` is Source's, "" for found by itself; `where` the path or name.
+
+    `problem` says what is wrong with it as far as it can be seen without the key, and `step` what to do.
+    """
+
+    kind: str
+    where: str = ""
+    problem: str = ""
+    step: str = ""
+
+
+def key(found: KeyFacts, rows: Sequence[Mapping[str, Any]]) -> Finding:
+    """Return whether the vault's key is to be had. `rows` are the accounts of a status, none without a daemon."""
+    if any(row.get("state") == "locked" for row in rows):
+        row = next(row for row in rows if row.get("state") == "locked")
+        return failed("key", _message_of(row), yours("locked", "the vault's key cannot be had", _move_of(row)))
+    if found.problem:
+        return failed("key", f"{found.where}: {found.problem}", yours("key", "no sign-in can be read", found.step))
+    if any(row.get("persisted") is False for row in rows) and found.kind != "memory":
+        cause = "sign-ins are kept in memory only, and are lost when cms ends"
+        return warned("key", "none", yours("memory-only", cause, 'Vault(key=File("...")) names a place for a key'))
+    used = next((str(row["key_from"]) for row in rows if row.get("key_from")), "")
+    return passed("key", used or " ".join(filter(None, (_KINDS.get(found.kind, found.kind), found.where))))
+
+
+_KINDS = {
+    "": "found by itself: a systemd credential, else the desktop keyring",
+    "file": "file",
+    "credential": "systemd credential",
+    "command": "command",
+    "keyring": "desktop keyring",
+    "memory": "memory only, as configured",
+}
+
+
+def _message_of(row: Mapping[str, Any]) -> str:
+    return str((row.get("problem") or {}).get("message") or row.get("state"))
+
+
+def _move_of(row: Mapping[str, Any]) -> str:
+    return str(row.get("next_move") or "`cms status`")
+
+
+# The daemon.
+
+
+def daemon(status: Mapping[str, Any], installed: str, config: str, changed: float | None) -> list[Finding]:
+    """Return what the running daemon tells of itself.
+
+    `config` is the configuration that was looked at, "" for none; `changed` how long ago it was written, in seconds.
+    """
+    told = status.get("daemon", {})
+    version, uptime = str(told.get("version")), float(told.get("uptime", 0))
+    said = f"cms {version}, process {told.get('pid')}, up {duration(uptime)}"
+    found = [passed("daemon", said)]
+    if version != installed:
+        step = "`systemctl --user restart cms`, or stop it and `cms run`"
+        found = [warned("daemon", said, yours("old-daemon", f"cms {installed} is installed, and another runs", step))]
+    if config and told.get("config") != config:
+        cause = f"it runs with {told.get('config')}, and {config} was looked at"
+        found.append(warned("daemon", "another configuration", yours("other-config", cause, "name it with -c FILE")))
+    elif changed is not None and changed < float(told.get("loaded", uptime)):
+        cause = f"the configuration was written {duration(changed)} ago, after the daemon had read it"
+        found.append(warned("daemon", "it may not know the configuration", yours("reload", cause, "`cms reload`")))
+    warnings = [each for each in told.get("warnings", ()) if isinstance(each, str)]
+    return [*found, *(warned("daemon", each) for each in warnings)]
+
+
+def no_daemon(message: str, hint: str) -> Finding:
+    return failed("daemon", message, yours("no-daemon", "without it no mail program gets a token", hint))
+
+
+# Sign-ins and tokens.
+
+
+def sign_in(row: Mapping[str, Any], wall: float) -> Finding:
+    """Return what a row of the status says of a sign-in. `wall` is Unix time."""
+    who = f"{row.get('user') or '(whoever signs in)'}, {', '.join(row.get('protocols', ()))}"
+    state, problem = str(row.get("state")), row.get("problem")
+    if not problem:
+        return _forecast(row, who, wall)
+    verdicts = _verdicts_of(problem, row)
+    said = f"{who}: {state}: {problem.get('message')}"
+    # Mail goes on by the token that is held, until it ends.
+    return (warned if row.get("usable") else failed)("sign-in", said, *verdicts)
+
+
+def _verdicts_of(problem: Mapping[str, Any], row: Mapping[str, Any]) -> tuple[Verdict, ...]:
+    """Return what a refusal means: Entra's table where it has a number, else the daemon's own words."""
+    own = Verdict(str(problem.get("kind")), str(problem.get("message")), "you", (_step_of(row),))
+    if not problem.get("aadsts"):
+        return (replace(own, mover="wait") if row.get("state") == "failing" else own,)
+    by_itself = problem.get("kind") == "application"
+    return of_entra(int(problem["aadsts"]), user=str(row.get("user", "")), application=by_itself)
+
+
+def _step_of(row: Mapping[str, Any]) -> str:
+    """Return the next move as a report may have it: the link or code of a sign-in that waits is whoever's reads it."""
+    return _FINISH if row.get("state") == "signing-in" else _move_of(row)
+
+
+_FINISH = "finish the sign-in that waits: `cms status` shows how"
+
+
+def _forecast(row: Mapping[str, Any], who: str, wall: float) -> Finding:
+    told = row.get("forecast")
+    said = f"{who}: {row.get('state')}"
+    if not told:
+        return passed("sign-in", said)
+    left = float(told["due"]) - wall
+    until = f"{said}; it ends in {duration(left)} ({told['certainty']}: {told['reason']})"
+    if left > FORECAST_WARNS:
+        return passed("sign-in", until)
+    user = str(row.get("user", ""))
+    return warned("sign-in", until, yours("sign-in-ends", str(told["reason"]), f"sign in before: `cms login {user}`"))
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the daemon answered when it was asked for a token over a socket: `claims` of it, or the refusal.
+
+    `claims` is None for a token that is opaque, and for none; `got` says whether there is one, and `user` whose it is.
+    The token itself is not here: reports are made of this.
+    """
+
+    account: Account
+    protocol: str
+    got: bool = False
+    claims: Claims | None = None
+    code: str = ""
+    message: str = ""
+    hint: str = ""
+    user: str = ""
+
+    @property
+    def who(self) -> str:
+        """Whose token it is or would be, for people."""
+        return self.user or self.account.user or "(whoever signs in)"
+
+
+def token(asked: Asked) -> Finding:
+    """Return whether a token is to be had for a protocol, and says of itself what the protocol needs."""
+    what = f"{asked.who}, {asked.protocol}"
+    if not asked.got:
+        if not asked.code:
+            return skipped("token", f"{what}: {asked.message}")
+        verdict = yours(asked.code, asked.message, asked.hint or "`cms status`")
+        return failed("token", f"{what}: {asked.code}", verdict)
+    if asked.claims is None:
+        return passed("token", f"{what}: opaque, as personal accounts' are: nothing to be seen in it")
+    return _claims(asked, asked.claims, what)
+
+
+def _claims(asked: Asked, claims: Claims, what: str) -> Finding:
+    wrong = misfit(claims, asked.protocol, asked.account.scopes.get(asked.protocol, ()))
+    if wrong:
+        level = failed if wrong.certain else warned
+        return level("token", f"{what}: {wrong.message}", yours("unfit-token", wrong.message, wrong.hint))
+    granted = " ".join(claims.roles or claims.scopes) or "no permission by name"
+    return passed("token", f"{what}: for {claims.audience or 'no resource by name'}, {granted}")
+
+
+def consent(asked: Asked) -> Finding | None:
+    """Return whether the sign-in covers what a mail protocol needs, None where nobody can tell."""
+    permission = permission_for(asked.protocol, asked.account.scopes.get(asked.protocol, ()))
+    if not permission or asked.claims is None or asked.claims.application or not asked.claims.scopes:
+        return None
+    what = f"{asked.who}, {asked.protocol}"
+    if permission.lower() in {each.rpartition("/")[2].lower() for each in asked.claims.scopes}:
+        return passed("consent", f"{what}: {permission} was consented to")
+    step = f"sign in again and consent: `{f'cms login {asked.user or asked.account.user}'.strip()}`"
+    return failed("consent", f"{what}: {permission} was not consented to", yours("consent", _UNASKED, step))
+
+
+_UNASKED = "the sign-in was given before the configuration asked for that"
+
+
+# Mail servers.
+
+
+@dataclass(frozen=True, slots=True)
+class MailTest:
+    """What a mail server said to a login. `code` is as in `wire.EXIT_CODES`, "" when all went well.
+
+    `verdicts` explain the refusal where the test has them; `reply` is the server's own words.
+    """
+
+    protocol: str
+    user: str
+    host: str
+    code: str = ""
+    message: str = ""
+    hint: str = ""
+    reply: str = ""
+    mailbox: str = ""
+    verdicts: tuple[Verdict, ...] = ()
+
+
+def mail(found: MailTest) -> Finding:
+    """Return whether a mail server takes the token."""
+    what = f"{found.user} at {found.host}"
+    check = f"mailbox {found.mailbox}" if found.mailbox else found.protocol
+    if not found.code:
+        done = f"{found.mailbox} was opened" if found.mailbox else "the login passed, and a command after it"
+        return passed(check, f"{what}: {done}")
+    if found.verdicts:
+        return failed(check, found.message, *found.verdicts)
+    mover = "wait" if found.code == "unavailable" else "you"
+    return failed(check, found.message, Verdict(found.code, found.message, mover, (found.hint or "try again",)))

@@ -1,0 +1,156 @@
+"""A report that may be sent to strangers: what `cms doctor` found, with names, addresses and ids taken out. Pure.
+
+What is left of a person is the domain of an address. A placeholder stands for the same thing everywhere in a report, so
+that it can still be followed who asked for what. What looks like a secret goes, whether it is one or not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from cms.core.accounts import REGISTRATIONS
+from cms_oauth.microsoft import CLOUDS, EXCHANGE, GRAPH, PERMISSIONS, ROLES
+
+# A single letter is a word of the report too.
+SHORTEST_NAME = 2
+
+# Ids that say which application or resource, and nothing of anybody.
+PUBLIC_IDS = frozenset((EXCHANGE, GRAPH, *(each.client_id for each in REGISTRATIONS)))
+
+# Microsoft's hosts and permissions: long as they are, they are no secrets.
+_PLACES = (
+    place.rpartition("/")[2]
+    for each in CLOUDS.values()
+    for place in (each.login, each.resource, each.app_resource, each.graph, each.imap_host, each.smtp_host)
+)
+PUBLIC_WORDS = frozenset(each.lower() for each in (*_PLACES, *PERMISSIONS.values(), *ROLES.values()))
+
+# Letters that may be in a name: not part of a longer word.
+_EDGE = r"[^\W_]"
+
+# In an address of the web, the @ is written %40.
+_ADDRESS = re.compile(r"((?:(?!%40)[^\s@\"'`<>(),;:=/\\{}\[\]&?])+)(@|%40)([^\W_](?:[\w.-]*[^\W_])?)")
+_GUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_IPV4 = re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?![\d.]*\d)")
+# Two colons side by side, or more of them than a time of day has.
+_IPV6 = re.compile(r"(?<![\w:.])(?=[0-9A-Fa-f:]*::|(?:[0-9A-Fa-f]+:){3})[0-9A-Fa-f:]{2,39}(?:%\w+)?(?![\w:])")
+# Whose home folder a path leads to.
+_HOME = re.compile(r"(?<=/home/)[^/\s:\"'`,]+")
+# A JSON web token, and anything else as long as no word is: keys, codes, refresh tokens, hashes.
+_JWT = re.compile(r"eyJ[\w+/=-]{6,}(?:\.[\w+/=-]*)*")
+_LONG = re.compile(r"[A-Za-z0-9+_=~!*.-]{20,}")
+_HEX = re.compile(r"(?<![A-Za-z0-9])[0-9a-fA-F]{16,}(?![A-Za-z0-9])")
+# What long words of the report's own are made of, such as SmtpClientAuthenticationDisabled: no secret has the shape.
+_JOINTS = re.compile(r"[+_=~!*.-]+")
+_WORDS = re.compile(r"[a-z]{1,19}|(?:[A-Z]{0,5}[A-Z][a-z]{2,18})+|[A-Z]{1,19}")
+# Words of a passphrase, which the report's own never are: as many, in one.
+_PASSPHRASE = re.compile(r"(?:[a-z]{2,}[+_=~!*-]+){3,}[a-z]{2,}")
+# user:password@ in the address of a proxy.
+_CREDENTIALS = re.compile(r"(?<=://)[^\s/@]+@")
+
+
+class Redactor:
+    """Takes out of texts what is nobody's business. `names` are those of users and hosts, `home` is a home folder."""
+
+    def __init__(
+        self,
+        names: Iterable[str] = (),
+        home: str = "",
+        addresses: Iterable[str] = (),
+        mailboxes: Iterable[str] = (),
+    ) -> None:
+        self._home = home.rstrip("/")
+        self._known: dict[str, dict[str, str]] = {}
+        self._domains: set[str] = set()
+        locals_ = [each.rpartition("@")[0] for each in addresses if "@" in each]
+        for each in locals_:
+            self._placeholder("user", each)
+        kinds = (("user", locals_), ("name", names), ("mailbox", mailboxes))
+        self._names = {name.lower(): kind for kind, each in kinds for name in each if len(name) >= SHORTEST_NAME}
+
+    def redact(self, text: str) -> str:
+        """Return the text as it may be sent."""
+        changes = (self._homes, self._credentials, self._addresses, self._words, self._secrets, self._ids, self._hosts)
+        for change in changes:
+            text = change(text)
+        return text
+
+    def _homes(self, text: str) -> str:
+        if self._home:
+            text = re.sub(rf"{re.escape(self._home)}(?![\w.-])", "~", text)
+        return _HOME.sub(self._numbered("name"), text)
+
+    def _credentials(self, text: str) -> str:
+        return _JWT.sub("<secret>", _CREDENTIALS.sub("<credentials>@", text))
+
+    def _secrets(self, text: str) -> str:
+        return _LONG.sub(self._secret, text)
+
+    def _secret(self, found: re.Match[str]) -> str:
+        """Return what stands for a long word: itself where it is an id, which is looked at later, or made of words."""
+        word = found[0]
+        plain = word.strip(".-").lower()
+        if _GUID.fullmatch(word) or plain in PUBLIC_WORDS or plain in self._domains:
+            return word
+        made_of_words = all(map(_WORDS.fullmatch, filter(None, _JOINTS.split(word))))
+        return word if made_of_words and not _PASSPHRASE.search(word) else "<secret>"
+
+    def _addresses(self, text: str) -> str:
+        return _ADDRESS.sub(self._address, text)
+
+    def _address(self, found: re.Match[str]) -> str:
+        if found[1].endswith("<credentials>"):
+            return found[0]
+        self._domains.add(found[3].lower())
+        return f"{self._placeholder('user', found[1])}{found[2]}{found[3]}"
+
+    def _ids(self, text: str) -> str:
+        text = _GUID.sub(
+            lambda found: found[0] if found[0].lower() in PUBLIC_IDS else self._placeholder("id", found[0]), text
+        )
+        return _HEX.sub("<secret>", text)
+
+    def _hosts(self, text: str) -> str:
+        text = _IPV4.sub(self._numbered("address"), text)
+        return _IPV6.sub(self._numbered("address"), text)
+
+    def _words(self, text: str) -> str:
+        """Take out names that stand alone, the longest first: one may be part of another."""
+        for name in sorted(self._names, key=len, reverse=True):
+            pattern = rf"(?<!{_EDGE}){re.escape(name)}(?!{_EDGE})"
+            text = re.sub(pattern, self._numbered(self._names[name]), text, flags=re.IGNORECASE)
+        return text
+
+    def _numbered(self, kind: str) -> Callable[[re.Match[str]], str]:
+        return lambda found: self._placeholder(kind, found[0])
+
+    def _placeholder(self, kind: str, found: str) -> str:
+        known = self._known.setdefault(kind, {})
+        number = known.setdefault(found.lower(), f"{len(known) + 1}")
+        return f"{kind}-{number}"
+
+
+def addresses_in(data: Any) -> set[str]:
+    """Return the addresses that are anywhere in JSON data: their owners' names may stand alone elsewhere in it."""
+    match data:
+        case str():
+            return {f"{found[1]}@{found[3]}" for found in _ADDRESS.finditer(data)}
+        case dict():
+            return addresses_in(list(data.values()))
+        case list() | tuple():
+            return set().union(*map(addresses_in, data))
+    return set()
+
+
+def redacted(data: Any, redactor: Redactor) -> Any:
+    """Return JSON data with every text in it redacted; names of fields are the report's own."""
+    match data:
+        case str():
+            return redactor.redact(data)
+        case dict():
+            return {name: redacted(each, redactor) for name, each in data.items()}
+        case list() | tuple():
+            return [redacted(each, redactor) for each in data]
+    return data

@@ -1,0 +1,285 @@
+"""TODO(docstring) cms.cli.doctor.examination."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar, cast
+from urllib.parse import urlsplit
+
+from cms.cli import client
+from cms.cli.client import NoDaemon
+from cms.cli.doctor import assess, probe_machine, probe_mail, probe_network
+from cms.cli.doctor.assess import Asked
+from cms.cli.doctor.findings import (
+    Finding,
+    failed,
+    yours,
+)
+from cms.config.model import Config, ConfigError, SocketSpec
+from cms.core.accounts import Account
+from cms.core.policy import ROOT
+from cms_oauth import dial, paths, wire
+from cms_oauth.claims import claims_of
+
+T = TypeVar("T")
+
+# The mail servers' ports, and what a host of each protocol is called in an Account.
+_HOSTS = {"SMTP": "smtp_host", "IMAP": "imap_host", "POP": "pop_host"}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long things may take, in seconds: a `step` of a network probe, a whole `mail` test, a whole `check`."""
+
+    step: float = probe_network.STEP_SECONDS
+    mail: float = probe_mail.SECONDS
+    check: float = 10.0
+
+    @property
+    def whole(self) -> float:
+        """The time for everything: a mail test begins when the tokens that it needs are there."""
+        return self.check + self.mail
+
+    @property
+    def test(self) -> float:
+        """The time for a mail test and all that it waits for: a tenth is left to tell of it."""
+        return 0.9 * self.whole
+
+
+@dataclass
+class World:
+    """What one examination is about, and what has been looked at already.
+
+    `user` is "" for every account; `asking` are further users that must reach the sockets. `load` reads the
+    configuration at `path`, and `missing` says that there is none where it is looked for.
+    """
+
+    path: str
+    load: Callable[[str], Config]
+    user: str = ""
+    asking: Sequence[str] = ()
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    home: str = field(default_factory=lambda: str(Path.home()))
+    wall: Callable[[], float] = time.time
+    limits: Limits = field(default_factory=Limits)
+    _known: dict[str, Future[Any]] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def once(self, name: str, look: Callable[[], T]) -> T:
+        """Return what `look` finds, which only the first to ask for this name calls."""
+        with self._lock:
+            first = name not in self._known
+            future = self._known.setdefault(name, Future())
+        if first:
+            _fill(future, look)
+        return cast("T", future.result())
+
+    def in_time(self, look: Callable[[], T]) -> T | None:
+        """Return what a look finds within a step's time, None where it does not end, or fails."""
+        future = start(look)
+        done = wait([future], self.limits.step).done
+        return future.result() if done and future.exception() is None else None
+
+    # What several checks need.
+
+    @property
+    def config(self) -> Config | ConfigError | None:
+        """The configuration, why it cannot be used, or None where there is none."""
+        return self.once("configuration", self._load)
+
+    def _load(self) -> Config | ConfigError | None:
+        if not os.path.lexists(self.path):
+            return None
+        try:
+            return self.load(self.path)
+        except ConfigError as error:
+            return error
+
+    @property
+    def accounts(self) -> list[Account]:
+        """The accounts that are meant."""
+        found = self.config.accounts if isinstance(self.config, Config) else ()
+        if not self.user:
+            return list(found)
+        return [each for each in found if each.answers_to(self.user) or self.name_of(each).lower() == self.user.lower()]
+
+    def name_of(self, account: Account) -> str:
+        """Return whom an account serves: where the configuration names nobody, who has signed in, "" for nobody yet."""
+        if account.user or not isinstance(self.config, Config) or isinstance(self.status, NoDaemon):
+            return account.user
+        # A row for each token of each account, in the configuration's order.
+        owners = [each for each in self.config.accounts for _ in set(each.scopes.values())]
+        users = [str(row.get("user", "")) for row in self.status.get("accounts", [])]
+        pairs = list(zip(owners, users, strict=False))
+        # A daemon with another configuration has other rows.
+        same = len(owners) == len(users) and all(user == each.user for each, user in pairs if each.user)
+        return next((user for each, user in pairs if same and each == account), "")
+
+    @property
+    def sockets(self) -> tuple[SocketSpec, ...]:
+        return self.config.sockets if isinstance(self.config, Config) else ()
+
+    @property
+    def status(self) -> Mapping[str, Any] | NoDaemon:
+        """What the running daemon says of itself, or why none can be asked."""
+        return self.once("status", lambda: _status(self.path))
+
+    @property
+    def rows(self) -> list[Mapping[str, Any]]:
+        """The status' rows of the accounts that are meant."""
+        rows = [] if isinstance(self.status, NoDaemon) else self.status.get("accounts", [])
+        users = {self.name_of(each).lower() for each in self.accounts} | {self.user.lower()}
+        return [row for row in rows if not self.user or str(row.get("user", "")).lower() in users]
+
+    @property
+    def logins(self) -> list[assess.Https]:
+        """What the login hosts have shown of themselves."""
+        return self.once("logins", self._ask_logins)
+
+    def _ask_logins(self) -> list[assess.Https]:
+        config = self.config
+        secret = isinstance(config, Config) and config.proxy is not None and config.proxy.password is not None
+        return together([_looking(self, door, secret=secret) for door in self._doors()], 0.8 * self.limits.check)
+
+    def skew_at(self, account: Account) -> float | None:
+        """Return how far this clock is ahead of an account's login host, None where that is not known in time."""
+        host = probe_network.door(account.grant.authority, None, {}).place
+        return next((each.skew for each in self.in_time(lambda: self.logins) or () if each.host == host), None)
+
+    def _doors(self) -> list[probe_network.Door]:
+        config = self.config
+        if not isinstance(config, Config):
+            return []
+        hosts = dict.fromkeys(
+            "{0.scheme}://{0.netloc}".format(urlsplit(each.grant.authority)) for each in self.accounts
+        )
+        return [_door(config, host, self.environ) for host in hosts]
+
+    @property
+    def tokens(self) -> list[tuple[Asked, str]]:
+        """What was answered for each account and protocol, with the token: that never leaves this object's checks."""
+        return self.once("tokens", self._ask_for_tokens)
+
+    def _ask_for_tokens(self) -> list[tuple[Asked, str]]:
+        wanted = [(account, protocol) for account in self.accounts for protocol in account.scopes]
+        return together([_asking(self, account, protocol) for account, protocol in wanted], 0.9 * self.limits.check)
+
+    def token_of(self, account: Account, protocol: str) -> tuple[Asked, str]:
+        """Return what was answered for one account, which may have no name, and a protocol of its own."""
+        return next(found for found in self.tokens if (found[0].account, found[0].protocol) == (account, protocol))
+
+    @property
+    def servers(self) -> list[tuple[str, Account, str]]:
+        """Return each mail protocol of each account, with the server's place, "" where none is known."""
+        pairs = [(protocol, each) for protocol in _HOSTS for each in self.accounts if protocol in each.scopes]
+        return [(protocol, each, getattr(each, _HOSTS[protocol], "") or each.imap_host) for protocol, each in pairs]
+
+
+def _fill(future: Future[Any], look: Callable[[], Any]) -> None:
+    try:
+        future.set_result(look())
+    # BLE001: it is raised again in whoever waits for it.
+    except BaseException as error:  # noqa: BLE001
+        future.set_exception(error)
+
+
+def start(look: Callable[[], T]) -> Future[T]:
+    """Look in a thread that nobody has to wait for: the process can end without it."""
+    future: Future[T] = Future()
+    threading.Thread(target=_fill, args=(future, look), daemon=True).start()
+    return future
+
+
+@dataclass(frozen=True, slots=True)
+class Look(Generic[T]):
+    """One of several looks side by side. `late` is what stands for it where it does not end in time."""
+
+    find: Callable[[], T]
+    late: T
+
+
+def together(looks: Sequence[Look[T]], seconds: float) -> list[T]:
+    """Return what each finds, looking side by side, within so many seconds: what hangs takes nothing from the others."""
+    begun = [(start(look.find), look.late) for look in looks]
+    wait([future for future, _ in begun], seconds)
+    return [future.result() if future.done() else late for future, late in begun]
+
+
+def _status(config: str) -> Mapping[str, Any] | NoDaemon:
+    # Root may look at the daemon of whoever's configuration it is.
+    owners = (probe_machine.owners_control(config),) if os.geteuid() == ROOT else ()
+    try:
+        with client.connect((*filter(None, owners), *paths.control_candidates())) as found:
+            document: Mapping[str, Any] = found.ask("status").get("json", {})
+    except NoDaemon as error:
+        return error
+    return document
+
+
+_UNREAD = "the proxy asks for a password, which the grant worker alone reads; `cms status` shows what it met"
+
+
+def _looking(world: World, door: probe_network.Door, *, secret: bool) -> Look[assess.Https]:
+    if secret and door.proxy:
+        unseen = assess.Https(door.place, proxy=door.proxy, unseen=_UNREAD)
+        return Look(lambda: unseen, unseen)
+    late = assess.Https(door.place, proxy=door.proxy, error=NO_ANSWER)
+    return Look(lambda: probe_network.https(door, world.environ, world.limits.step, world.wall), late)
+
+
+NO_ANSWER = "no answer in time"
+
+
+def _door(config: Config, host: str, environ: Mapping[str, str]) -> probe_network.Door:
+    if config.proxy is None or not config.proxy.serves(urlsplit(host).hostname or ""):
+        return probe_network.door(host, config.ca, {} if config.proxy else environ)
+    plain = probe_network.door(host, config.ca, {})
+    return probe_network.through(plain, config.proxy.url, config.proxy.user)
+
+
+def _asking(world: World, account: Account, protocol: str) -> Look[tuple[Asked, str]]:
+    late = Asked(
+        account, protocol, code="unavailable", message="the daemon did not answer in time", hint="`cms status`"
+    )
+    return Look(lambda: _ask(world, account, protocol), (late, ""))
+
+
+def _ask(world: World, account: Account, protocol: str) -> tuple[Asked, str]:
+    """Ask the daemon for a token as a mail program does, over a socket that serves this account and protocol."""
+    serving = (each for each in world.sockets if each.speaks == "tokens" and protocol in each.protocols)
+    spec = next((each for each in serving if account in each.accounts), None)
+    if spec is None:
+        return Asked(account, protocol, message="no CredentialServer serves it"), ""
+    request = wire.build_request(wire.Request(protocol, "json", world.name_of(account)))
+    reply = dial.round_trip(spec.path, request, dial.now() + wire.CLIENT_SECONDS, wire.MAX_REPLY)
+    if isinstance(reply, dial.Failed):
+        return Asked(account, protocol, code=reply.code, message=reply.message, hint=reply.hint), ""
+    return _understood(account, protocol, reply.text)
+
+
+def _understood(account: Account, protocol: str, text: bytes) -> tuple[Asked, str]:
+    try:
+        answer = json.loads(text)
+        refused = answer.get("error")
+        if refused:
+            code, message, hint = (str(refused.get(name, "")) for name in ("code", "message", "hint"))
+            return Asked(account, protocol, code=code, message=message, hint=hint), ""
+        token = str(answer["token"])
+    except (ValueError, KeyError, AttributeError):
+        said = "the socket answered nothing: this user may not ask there"
+        return Asked(account, protocol, code="denied", message=said, hint="`cms doctor` as the daemon's owner"), ""
+    # Where the configuration names nobody, the daemon knows who has signed in.
+    user = str(answer.get("user") or account.user)
+    return Asked(account, protocol, got=True, claims=claims_of(token), user=user), token
+
+
+def late(check: str, what: str = "it") -> Finding:
+    cause = "something that it asked does not answer"
+    return failed(check, f"{what} did not end in time", yours("hang", cause, "look at the lines above; then try again"))

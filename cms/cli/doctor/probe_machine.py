@@ -1,0 +1,362 @@
+"""Looks at this machine for `cms doctor` and `cms check`: versions, folders, keys, sockets, users, mail tools' files.
+
+Gathers facts and judges none: that is done where it can be tested without a machine.
+"""
+
+from __future__ import annotations
+
+import grp
+import importlib.metadata
+import os
+import pwd
+import re
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from cms.cli.doctor.access import Identity, Step, Tried, Way
+from cms.cli.doctor.assess import Folder, KeyFacts, Library
+from cms.cli.doctor.mail_tools import PLACES, File
+from cms.config.model import Config, SocketSpec
+from cms.core.accounts import Source
+from cms.core.policy import ROOT, Rules
+from cms.system import users
+
+# A requirement such as `trio>=0.35`; those with a marker after `;` are for something else.
+_REQUIREMENT = re.compile(r"([A-Za-z0-9_.-]+)>=([0-9.]+)$")
+
+# A mail tool's configuration has some kilobytes; what is longer is none.
+_MOST = 1024 * 1024
+
+# A group may have a thousand members, and each is asked for in turn.
+_MOST_MEMBERS = 8
+
+# Numbers of users that are people (login.defs(5), UID_MIN and UID_MAX of Debian).
+_FIRST_PERSON, _LAST_PERSON = 1000, 60_000
+
+# A daemon answers a stranger or a bad request at once.
+CONNECT_SECONDS = 5.0
+
+
+def libraries(distribution: str = "cms-oauth") -> list[Library]:
+    """Return the libraries that cms needs, each with the version that is installed."""
+    try:
+        required = importlib.metadata.requires(distribution) or []
+    except importlib.metadata.PackageNotFoundError:
+        # Run from a source tree: nobody says what is needed.
+        return []
+    named = filter(None, map(_REQUIREMENT.fullmatch, required))
+    return [Library(each[1], _version(each[1]), each[2]) for each in named]
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def state_folder(path: str) -> Folder:
+    """Return what there is of the state folder."""
+    try:
+        facts = os.stat(path)  # noqa: PTH116 - as the other calls here
+        disk = os.statvfs(path)
+        vaults = len(list(Path(path).glob("*.vault")))
+    except FileNotFoundError:
+        return Folder(path, exists=False)
+    except OSError as error:
+        return Folder(path, error=error.strerror or str(error))
+    owner, mode = users.user_name(facts.st_uid), stat.S_IMODE(facts.st_mode)
+    return Folder(path, True, facts.st_uid, owner, mode, disk.f_bavail * disk.f_frsize, vaults)
+
+
+def key(source: Source | None, vaults: int) -> KeyFacts:
+    """Return what can be seen of the vault's key without reading it. `vaults` is how many sign-ins need it."""
+    if source is None:
+        return KeyFacts("")
+    # A command's arguments are its owner's business.
+    where = source.value[0] if source.value else ""
+    look: Callable[[str, int], tuple[str, str]] = _LOOKS.get(source.kind, _nothing_to_see)
+    return KeyFacts(source.kind, where, *look(where, vaults))
+
+
+def _nothing_to_see(_where: str, _vaults: int) -> tuple[str, str]:
+    return "", ""
+
+
+def _key_file(path: str, vaults: int) -> tuple[str, str]:
+    try:
+        facts = os.stat(path)  # noqa: PTH116 - as above
+    except FileNotFoundError:
+        return ("it is not there", "restore it; or `cms logout` and sign in again") if vaults else ("", "")
+    except OSError as error:
+        return error.strerror or str(error), f"let cms read it: `ls -l {path}`"
+    if not stat.S_ISREG(facts.st_mode):
+        return "it is no regular file", "name a file in Vault(key=File(...))"
+    if stat.S_IMODE(facts.st_mode) & (stat.S_IRWXG | stat.S_IRWXO):
+        return f"its mode is {stat.S_IMODE(facts.st_mode):04o}: others may read it", f"`chmod 600 {path}`"
+    return "", ""
+
+
+def _key_command(program: str, _vaults: int) -> tuple[str, str]:
+    found = os.access(program, os.X_OK) if os.sep in program else bool(_which(program))
+    return ("", "") if found else ("there is no such program", "install it, or name its whole path")
+
+
+def _which(program: str) -> str:
+    folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    return next((folder for folder in folders if os.access(Path(folder, program), os.X_OK)), "")
+
+
+def _key_in_keyring(_where: str, _vaults: int) -> tuple[str, str]:
+    uid = os.geteuid()
+    if os.environ.get("DBUS_SESSION_BUS_ADDRESS") or Path(f"/run/user/{uid}/bus").exists():
+        return "", ""
+    return "there is no desktop session to ask", 'log in to the desktop, or use Vault(key=File("..."))'
+
+
+_LOOKS: dict[str, Callable[[str, int], tuple[str, str]]] = {
+    "file": _key_file,
+    "command": _key_command,
+    "keyring": _key_in_keyring,
+}
+
+
+# Sockets, and who has to reach them.
+
+
+def way(path: str) -> Way:
+    """Return each folder on the way to a socket, and the socket."""
+    steps: list[Step] = []
+    for part in [*reversed(Path(path).parents), Path(path)]:
+        try:
+            facts = part.stat()
+        except FileNotFoundError:
+            return Way(tuple(steps), missing=str(part))
+        except OSError as error:
+            return Way(tuple(steps), error=f"{part}: {error.strerror}")
+        steps.append(_step(str(part), facts))
+    return Way(tuple(steps))
+
+
+def planned(spec: SocketSpec, owner: int) -> Way:
+    """Return the way to a socket as it is, or as it will be once a daemon of this owner has made the socket."""
+    found = way(spec.path)
+    if found.missing != spec.path:
+        return found
+    number = users.group_id(spec.group) if spec.group else None
+    group = number if number is not None else _primary_group(owner)
+    made = Step(spec.path, stat.S_IFSOCK | spec.mode, owner, group, users.user_name(owner), spec.group or f"#{group}")
+    return Way((*found.steps, made))
+
+
+def _primary_group(uid: int) -> int:
+    try:
+        return pwd.getpwuid(uid).pw_gid
+    except KeyError:
+        return uid
+
+
+def may_give_to(group: str) -> bool:
+    """Whether this process could make a group the owner of a socket: root may, and each member of it."""
+    number = users.group_id(group)
+    return os.geteuid() == ROOT or number in (os.getegid(), *os.getgroups())
+
+
+def _step(path: str, facts: os.stat_result) -> Step:
+    try:
+        group = grp.getgrgid(facts.st_gid).gr_name
+    except KeyError:
+        group = f"#{facts.st_gid}"
+    return Step(path, facts.st_mode, facts.st_uid, facts.st_gid, users.user_name(facts.st_uid), group)
+
+
+def rules(spec: SocketSpec, owner: int) -> Rules:
+    """Return a socket's rules, as the daemon of this owner has them. Names that nobody has are left out."""
+    named = None if spec.users is None else frozenset(filter(_is_known, map(users.user_id, spec.users)))
+    groups = None if spec.groups is None else frozenset(filter(_is_known, map(users.group_id, spec.groups)))
+    return Rules(owner, spec.accounts, spec.protocols, _numbers(named), _numbers(groups), spec.default)
+
+
+def _is_known(number: int | None) -> bool:
+    return number is not None
+
+
+def _numbers(found: frozenset[int | None] | None) -> frozenset[int] | None:
+    return None if found is None else frozenset(each for each in found if each is not None)
+
+
+def identity(name: str) -> Identity | None:
+    """Return a user of this machine by name or number, None where there is none of that name."""
+    uid = users.user_id(name)
+    if uid is None:
+        return None
+    try:
+        known = pwd.getpwuid(uid)
+    except KeyError:
+        # A number that no name belongs to, such as a container's user.
+        return Identity(f"#{uid}", uid, uid)
+    groups = {group for group in os.getgrouplist(known.pw_name, known.pw_gid) if group != known.pw_gid}
+    return Identity(known.pw_name, uid, known.pw_gid, tuple(sorted(groups)))
+
+
+def expected(spec: SocketSpec, owner: int) -> list[Identity]:
+    """Return who has to reach a socket: those that its users= and groups= name, else the daemon's own user."""
+    names = [*(spec.users or ()), *(each for group in spec.groups or () for each in _members(group))]
+    found = [identity(name) for name in dict.fromkeys(names)]
+    return [each for each in found if each] or [identity(str(owner)) or Identity(f"#{owner}", owner, owner)]
+
+
+def _members(group: str) -> list[str]:
+    number = users.group_id(group)
+    try:
+        known = grp.getgrgid(number if number is not None else -1)
+    except (KeyError, OverflowError):
+        return []
+    primary = (each.pw_name for each in pwd.getpwall() if each.pw_gid == known.gr_gid)
+    return list(dict.fromkeys([*known.gr_mem, *primary]))[:_MOST_MEMBERS]
+
+
+# What a child does as another user. Nothing is imported after the change: cms itself may be out of that user's sight.
+# A stranger is turned away without a byte; anybody else is told that this is no request, and nobody gets a token.
+_CHILD = """
+import os, socket, sys
+path, uid, gid, seconds, *groups = sys.argv[1:]
+os.setgroups([int(each) for each in groups])
+os.setresgid(int(gid), int(gid), int(gid))
+os.setresuid(int(uid), int(uid), int(uid))
+client = socket.socket(socket.AF_UNIX)
+client.settimeout(float(seconds))
+try:
+    client.connect(path)
+except OSError as error:
+    print("error", error.strerror or error)
+    sys.exit()
+try:
+    client.sendall({request!r})
+    client.shutdown(socket.SHUT_WR)
+    answer = client.recv(1)
+except TimeoutError:
+    print("hangs")
+except OSError:
+    print("silent")
+else:
+    print("answered" if answer else "silent")
+"""
+
+# No protocol has such a name, and no table of Postfix's: each is answered, with a refusal.
+_QUESTIONS = {"tokens": b"-,json\n", "postfix": b"12:cms nobody@x,"}
+
+
+def try_socket(spec: SocketSpec, who: Identity, seconds: float = CONNECT_SECONDS) -> Tried | None:
+    """Connect to a socket as a user and see whether it answers. None where this process may not become that user."""
+    if os.geteuid() not in (ROOT, who.uid):
+        return None
+    if os.geteuid() == ROOT:
+        return _tried(_as_user(spec, who, seconds))
+    return _tried(_as_self(spec, seconds))
+
+
+def try_path(path: str, who: Identity) -> Tried | None:
+    """Connect to a socket of which only the path is known, in each way that a socket of cms's may speak."""
+    tried = None
+    for speaks in _QUESTIONS:
+        tried = try_socket(SocketSpec(path, (), (), 0, None, None, None, 0, speaks=speaks), who)
+        if tried is None or tried.answered or not tried.reached:
+            return tried
+    return tried
+
+
+def _as_user(spec: SocketSpec, who: Identity, seconds: float) -> str:
+    program = _CHILD.replace("{request!r}", repr(_QUESTIONS[spec.speaks]))
+    numbers = map(str, (who.uid, who.gid, seconds, *who.groups))
+    argv = [sys.executable, "-I", "-c", program, spec.path, *numbers]
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=seconds + CONNECT_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        return "error it did not end in time"
+    return done.stdout.strip() or "error it could not become that user"
+
+
+def _as_self(spec: SocketSpec, seconds: float) -> str:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(seconds)
+        try:
+            client.connect(spec.path)
+        except OSError as error:
+            return f"error {error.strerror or error}"
+        try:
+            client.sendall(_QUESTIONS[spec.speaks])
+            client.shutdown(socket.SHUT_WR)
+            return "answered" if client.recv(1) else "silent"
+        except TimeoutError:
+            return "hangs"
+        except OSError:
+            return "silent"
+
+
+def _tried(word: str) -> Tried:
+    if word.startswith("error "):
+        return Tried(reached=False, error=word.removeprefix("error "))
+    return Tried(reached=word != "hangs", answered=word == "answered", hangs=word == "hangs")
+
+
+# Mail tools.
+
+
+def tool_files(home: str) -> list[File]:
+    """Return the configuration files of mail tools that are there, each with its text."""
+    return [_tool_file(tool, path) for tool, places in PLACES.items() for path in _existing(places, home)]
+
+
+def _existing(places: Sequence[str], home: str) -> Iterator[str]:
+    for place in places:
+        root, pattern = (home, place[2:]) if place.startswith("~") else ("/", place[1:])
+        yield from (str(path) for path in sorted(Path(root).glob(pattern)) if path.is_file())
+
+
+def _tool_file(tool: str, path: str) -> File:
+    try:
+        with Path(path).open(encoding="utf-8", errors="replace") as file:
+            return File(tool, path, file.read(_MOST))
+    except OSError as error:
+        return File(tool, path, error=error.strerror or str(error))
+
+
+def age_of(path: str, now: float) -> float | None:
+    """Return how long ago a file was written, in seconds; `now` is Unix time. None where nobody can tell."""
+    with suppress(OSError):
+        return now - Path(path).stat().st_mtime
+    return None
+
+
+def owner_of(config: Config) -> int:
+    """Return the user that the daemon of this configuration runs as: the owner of its first socket, else this one."""
+    for spec in config.sockets:
+        with suppress(OSError):
+            return Path(spec.path).stat().st_uid
+    return os.geteuid()
+
+
+def owners_control(config: str) -> str:
+    """Return where the daemon of a configuration's owner has its control socket, "" where that is nobody's of a person."""
+    with suppress(OSError):
+        owner = Path(config).stat().st_uid
+        return f"/run/user/{owner}/cms/control.sock" if owner != ROOT else ""
+    return ""
+
+
+def personal_names() -> list[str]:
+    """Return the names of this machine, and of the people on it: never a service's."""
+    host = socket.gethostname()
+    people = [each for each in pwd.getpwall() if _FIRST_PERSON <= each.pw_uid < _LAST_PERSON]
+    homes = (Path(each.pw_dir).name for each in people)
+    return [
+        name
+        for name in {*(each.pw_name for each in people), *homes, host, host.partition(".")[0]}
+        if name != "localhost"
+    ]

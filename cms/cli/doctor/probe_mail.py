@@ -1,0 +1,89 @@
+"""Logs in at a mail server for `cms doctor`, in a child process: what hangs is killed, and several go side by side.
+
+The child is this file. It gets the token on its standard input, never as an argument, and prints one JSON object.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from cms.cli.doctor.assess import MailTest
+from cms_oauth.diagnosis.verdicts import Verdict, as_data
+from cms_oauth.mailtest import run as mailtest
+
+# A good server answers a login within a second or two.
+SECONDS = 8.0
+
+# What a child takes to start and to end, over its own deadline.
+_MARGIN = 4.0
+
+
+def run(
+    protocol: str,
+    host: str,
+    user: str,
+    token: str,
+    *,
+    mailbox: str = "",
+    seconds: float = SECONDS,
+    skew: float | None = None,
+) -> MailTest:
+    """Log in, do one real thing, and return what came of it. `mailbox` is opened over IMAP in place of INBOX.
+
+    `skew` is how many seconds this machine's clock is ahead, None for unknown: a refusal is judged by it too.
+    """
+    told = {
+        "test": protocol.lower(),
+        "host": host,
+        "user": user,
+        "token": token,
+        "mailbox": mailbox,
+        "seconds": seconds,
+        "skew": skew,
+    }
+    known = MailTest(protocol, user, host, mailbox=mailbox)
+    argv = [sys.executable, "-P", "-m", "cms.cli.doctor.probe_mail"]
+    try:
+        done = subprocess.run(
+            argv, input=json.dumps(told), capture_output=True, text=True, timeout=seconds + _MARGIN, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return replace(known, code="unavailable", message=f"{host} did not answer within {seconds:g} s")
+    return _understood(done.stdout, known)
+
+
+def _understood(text: str, known: MailTest) -> MailTest:
+    try:
+        said: dict[str, Any] = json.loads(text)
+    except ValueError:
+        return replace(known, code="unavailable", message=f"the test of {known.host} ended without a result")
+    verdicts = tuple(_verdict(each) for each in said.pop("verdicts", ()))
+    return replace(known, **said, verdicts=verdicts)
+
+
+def _verdict(data: Mapping[str, Any]) -> Verdict:
+    fields: dict[str, Any] = {name: tuple(each) if isinstance(each, list) else each for name, each in data.items()}
+    return Verdict(**fields)
+
+
+def main() -> None:
+    """Be the child."""
+    told: dict[str, Any] = json.load(sys.stdin)
+    mailbox = told.pop("mailbox")
+    # The dialogue is not for the terminal that the doctor writes to.
+    with contextlib.redirect_stderr(io.StringIO()):
+        report = mailtest.run(**told, **({"mailbox": mailbox} if mailbox else {}))
+    failed = report.failed
+    said = {"code": failed.code, "message": failed.message, "hint": failed.hint} if failed else {}
+    print(json.dumps({**said, "reply": report.reply, "verdicts": [as_data(each) for each in report.verdicts]}))
+
+
+if __name__ == "__main__":
+    main()

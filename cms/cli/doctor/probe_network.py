@@ -1,0 +1,208 @@
+"""Looks at the network for `cms doctor`: names, the login hosts over TLS, proxies, mail servers' ports.
+
+The standard library alone: what these probes find is what requests and MSAL would meet, without their retries. Each
+call ends within the seconds that it is given for one step; the doctor bounds the whole.
+"""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import ssl
+import time
+from base64 import b64encode
+from collections.abc import Callable, Mapping
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import certifi
+
+from cms.cli.doctor.assess import Https, Names, Reached
+from cms.core.accounts import Proxy
+
+# For one step of a probe: a name, a connection, an answer.
+STEP_SECONDS = 4.0
+
+# The X.509 issuer's attributes that name it best, as object identifiers in DER: organizationName, then commonName.
+_ORGANIZATION, _COMMON_NAME = b"\x55\x04\x0a", b"\x55\x04\x03"
+
+_LONG_FORM = 0x80
+_CONTEXT_0 = 0xA0
+
+
+def names(host: str) -> Names:
+    """Return what a host's name stands for. May take as long as the resolver does."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError as error:
+        return Names(host, error=error.strerror or str(error))
+    return Names(host, tuple(dict.fromkeys(str(each[4][0]) for each in found)))
+
+
+def reached(host: str, port: int, seconds: float = STEP_SECONDS) -> Reached:
+    """Return whether a host takes connections at a port."""
+    try:
+        socket.create_connection((host, port), seconds).close()
+    except OSError as error:
+        return Reached(host, port, error.strerror or str(error) or type(error).__name__)
+    return Reached(host, port)
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """How to get to a login host: `ca` is Tls(ca=)'s file, "" for none; `proxy` an http:// address, "" for none."""
+
+    host: str
+    port: int
+    ca: str = ""
+    proxy: str = ""
+    credentials: str = ""
+
+    @property
+    def place(self) -> str:
+        return self.host if self.port == http.client.HTTPS_PORT else f"{self.host}:{self.port}"
+
+
+def door(login: str, ca: str | None, environ: Mapping[str, str]) -> Door:
+    """Return the way to a login host, `https://HOST[:PORT]`, that the environment says."""
+    parts = urlsplit(login)
+    host, port = parts.hostname or "", parts.port or http.client.HTTPS_PORT
+    proxies = {name.lower().removesuffix("_proxy"): value for name, value in environ.items() if _is_proxy(name)}
+    proxy = proxies.get("https") or proxies.get("all") or ""
+    beside = tuple(filter(None, (each.strip() for each in proxies.get("no", "").split(","))))
+    if not proxy or not Proxy(proxy, beside).serves(host):
+        return Door(host, port, ca or "")
+    return through(Door(host, port, ca or ""), proxy)
+
+
+def through(plain: Door, proxy: str, user: str = "", password: str = "") -> Door:
+    """Return the same door, with a proxy in front of it. Its address is shown without its credentials."""
+    parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    given = user or unquote(parts.username or ""), password or unquote(parts.password or "")
+    credentials = ":".join(given) if given[0] else ""
+    return replace(plain, proxy=f"{parts.scheme}://{parts.hostname}:{parts.port or 8080}", credentials=credentials)
+
+
+def _is_proxy(name: str) -> bool:
+    return name.lower().endswith("_proxy")
+
+
+def authorities(ca: str, environ: Mapping[str, str]) -> str:
+    """Return the file or folder of the authorities that the grant worker trusts, as requests and cms choose it."""
+    named = (
+        environ.get(name, "") for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
+    )
+    return ca or next((path for path in named if path and Path(path).exists()), certifi.where())
+
+
+def https(
+    where: Door,
+    environ: Mapping[str, str],
+    seconds: float = STEP_SECONDS,
+    wall: Callable[[], float] = time.time,
+) -> Https:
+    """Ask a login host for its time, over TLS; where its certificate is not trusted, look at whose it is."""
+    known = Https(where.place, proxy=where.proxy, ca=where.ca)
+    try:
+        with closing(_connection(where, _context(authorities(where.ca, environ)), seconds)) as connection:
+            connection.connect()
+            seen = _seen(known, connection.sock)
+            return replace(seen, skew=_skew(connection, wall))
+    except ssl.SSLCertVerificationError as error:
+        return replace(known, error=error.verify_message, issuer=_issuer_unverified(where, seconds))
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        return replace(known, error=_in_words(error))
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def _context(authorities: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    folder = Path(authorities).is_dir()
+    context.load_verify_locations(capath=authorities if folder else None, cafile=None if folder else authorities)
+    return context
+
+
+def _connection(where: Door, context: ssl.SSLContext, seconds: float) -> http.client.HTTPSConnection:
+    if not where.proxy:
+        return http.client.HTTPSConnection(where.host, where.port, timeout=seconds, context=context)
+    parts = urlsplit(where.proxy)
+    connection = http.client.HTTPSConnection(parts.hostname or "", parts.port, timeout=seconds, context=context)
+    told = (
+        {"Proxy-Authorization": f"Basic {b64encode(where.credentials.encode()).decode()}"} if where.credentials else {}
+    )
+    connection.set_tunnel(where.host, where.port, told)
+    return connection
+
+
+def _seen(known: Https, sock: object) -> Https:
+    assert isinstance(sock, ssl.SSLSocket), "a connection that has come about is one over TLS"
+    # typeshed knows the shapes of a certificate's fields as one.
+    parts: Any = (sock.getpeercert() or {}).get("issuer", ())
+    issuer = {name: value for part in parts for name, value in part}
+    named = issuer.get("organizationName") or issuer.get("commonName") or "nobody by name"
+    return replace(known, trusted=True, issuer=named, version=str(sock.version()))
+
+
+def _skew(connection: http.client.HTTPSConnection, wall: Callable[[], float]) -> float | None:
+    """Return how many seconds this machine's clock is ahead of the server's, None where it tells no time."""
+    with suppress(OSError, http.client.HTTPException, ValueError, TypeError):
+        before = wall()
+        connection.request("HEAD", "/", headers={"Connection": "close", "User-Agent": "cms"})
+        told = connection.getresponse().headers["Date"]
+        # The answer was written somewhere between; a Date has whole seconds.
+        return (before + wall()) / 2 - parsedate_to_datetime(told).timestamp()
+    return None
+
+
+def _issuer_unverified(where: Door, seconds: float) -> str:
+    """Return who issued a certificate that is not trusted. Nothing is sent over that connection."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    try:
+        with closing(_connection(where, context, seconds)) as connection:
+            connection.connect()
+            certificate = connection.sock.getpeercert(binary_form=True)
+    except (OSError, http.client.HTTPException):
+        certificate = None
+    return issuer_of(certificate or b"") or "an authority that cannot be read"
+
+
+def issuer_of(certificate: bytes) -> str:
+    """Return who issued a certificate in DER, "" for what is none.
+
+    RFC 5280, 4.1: Certificate { TBSCertificate { [0] version OPTIONAL, serialNumber, signature, issuer, ... } ... }.
+    """
+    try:
+        fields = _elements(_elements(_elements(certificate)[0][1])[0][1])
+        issuer = [value for tag, value in fields if tag != _CONTEXT_0][2]
+        attributes = [_elements(pair) for _, parts in _elements(issuer) for _, pair in _elements(parts)]
+        named = {identifier[1]: value[1].decode(errors="replace") for identifier, value in attributes}
+    except (IndexError, ValueError):
+        return ""
+    return named.get(_ORGANIZATION) or named.get(_COMMON_NAME) or ""
+
+
+def _elements(der: bytes) -> list[tuple[int, bytes]]:
+    """Return the elements of a piece of DER, each with its tag (X.690, 8.1). Raises IndexError where one is cut off."""
+    found = []
+    while der:
+        tag, length, start = der[0], der[1], 2
+        if length >= _LONG_FORM:
+            start += length - _LONG_FORM
+            length = int.from_bytes(der[2:start], "big")
+        if start + length > len(der):
+            raise IndexError
+        found.append((tag, der[start : start + length]))
+        der = der[start + length :]
+    return found

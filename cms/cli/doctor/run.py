@@ -1,0 +1,173 @@
+"""TODO(docstring) cms.cli.doctor.run."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import wait
+from pathlib import Path
+from typing import Any, TextIO
+
+from cms.cli.doctor import probe_machine
+from cms.cli.doctor.bundle import Redactor, addresses_in, redacted
+from cms.cli.doctor.checks import CHECKS, Check
+from cms.cli.doctor.examination import World, late, start
+from cms.cli.doctor.findings import (
+    Finding,
+    as_data,
+    as_text,
+    exit_code,
+    failed,
+    summary,
+    yours,
+)
+from cms.config.model import Config
+from cms.system.files import oddity
+from cms.version import VERSION
+
+# Redrawing the line of progress more often than this shows nothing more.
+_REDRAW_SECONDS = 0.1
+
+
+def examine(
+    world: World,
+    tell: Callable[[Finding], None],
+    progress: Callable[[Sequence[str]], None] = lambda _names: None,
+    checks: Sequence[Check] = CHECKS,
+) -> list[Finding]:
+    """Make every check, side by side; tell each finding in the checks' order as soon as it can be; return them all.
+
+    `progress` hears, again and again, the names of the checks that are not done.
+    """
+    deadline = time.monotonic() + world.limits.whole
+    begun = [(check, start(_finding(check, world))) for check in checks]
+    found: list[Finding] = []
+    for check, future in begun:
+        while not wait([future], _REDRAW_SECONDS).done and time.monotonic() < deadline:
+            progress([each.name for each, pending in begun if not pending.done()])
+        progress([])
+        now = future.result() if future.done() else [late(check.name)]
+        for each in now:
+            tell(each)
+        found += now
+    return found
+
+
+def _finding(check: Check, world: World) -> Callable[[], list[Finding]]:
+    def find() -> list[Finding]:
+        try:
+            return list(check.find(world))
+        # BLE001: a fault of one check must not take the others' findings.
+        except Exception as error:  # noqa: BLE001
+            cause = f"the check itself failed: {type(error).__name__}"
+            return [failed(check.name, cause, yours("bug", "this is a fault of cms", "report it with `--bundle FILE`"))]
+
+    return find
+
+
+class Progress:
+    """The line at the bottom of a terminal that says what is still being looked at. Silent where there is no terminal."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._shows = stream.isatty()
+        self._shown = ""
+
+    def __call__(self, names: Sequence[str]) -> None:
+        """Show these names in place of the last."""
+        columns = shutil.get_terminal_size().columns
+        line = f"looking at: {', '.join(names)}"[: columns - 1] if names else ""
+        if self._shows and line != self._shown:
+            # To the line's begin, and clear it (ECMA-48, CR and EL).
+            self._stream.write(f"\r\x1b[K{line}")
+            self._stream.flush()
+            self._shown = line
+
+
+# What of the daemon's own words goes into a report for strangers: facts that say nothing of anybody. An account's user
+# and its problem's message are redacted; links of a sign-in, paths, other sign-ins and requests stay here.
+DAEMON_FACTS = ("version", "uptime", "loaded", "memory_chosen")
+ROW_FACTS = (
+    *("user", "state", "protocols", "usable", "token", "problem", "persisted", "warning", "refused"),
+    *("signed_in_age", "forecast", "ends_in", "sign_in_due", "sign_in", "credential_expires_at", "credential_due"),
+)
+
+
+def _facts(status: Mapping[str, Any]) -> dict[str, Any]:
+    daemon, rows = status.get("daemon", {}), status.get("accounts", [])
+    return {
+        "daemon": {name: daemon[name] for name in DAEMON_FACTS if name in daemon},
+        "accounts": [{name: row[name] for name in ROW_FACTS if name in row} for row in rows],
+    }
+
+
+def bundle(world: World, findings: Sequence[Finding]) -> dict[str, Any]:
+    """Return a report for strangers: what was found and what the daemon says, with nobody's names and secrets in it."""
+    status = world.in_time(lambda: world.status)
+    report = {**as_data(findings, VERSION), "status": _facts(status) if isinstance(status, Mapping) else {}}
+    config = world.in_time(lambda: world.config)
+    accounts = config.accounts if isinstance(config, Config) else ()
+    addresses = {address for each in accounts for address in (each.user, each.grant.login)} | addresses_in(report)
+    tenants = {each.grant.authority.rpartition("/")[2] for each in accounts} - COMMON_TENANTS
+    domains = {address.rpartition("@")[2] for address in addresses}
+    mailboxes = {each.mailbox for each in accounts} - PUBLIC_MAILBOXES
+    names = [*probe_machine.personal_names(), *(tenants - domains)]
+    redactor = Redactor(names, world.home, [*sorted(addresses), world.user], mailboxes)
+    found: dict[str, Any] = redacted(report, redactor)
+    # A kernel's name may have words of its builder's after the number.
+    kernel = f"{platform.system()} {platform.release().partition('-')[0]}"
+    return {**found, "machine": {"system": kernel, "python": platform.python_version(), "cms": VERSION}}
+
+
+# Mailboxes that everybody has.
+PUBLIC_MAILBOXES = frozenset(("", "INBOX"))
+
+# Tenants that are nobody's.
+COMMON_TENANTS = frozenset(("common", "organizations", "consumers"))
+
+
+def write_bundle(path: str, report: Mapping[str, Any]) -> None:
+    """Write a report where nothing is yet, for its owner alone. Raises FileExistsError, or another OSError."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "w", encoding="utf-8") as file:
+        json.dump(report, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+
+
+def _check_place(path: str) -> None:
+    """Raise OSError where no report could be written: before the round, which takes its time."""
+    if os.path.lexists(path):
+        what = oddity(Path(path))
+        said = f"it is {what} and stays as it is: name a file" if what else "it exists already and stays as it is"
+        raise FileExistsError(errno.EEXIST, said, path)
+    folder = Path(path).parent
+    if not folder.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "there is no such folder", str(folder))
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, "no file can be written there", str(folder))
+
+
+def attend(world: World, bundle_path: str, say: Callable[[str], None], *, as_json: bool) -> int:
+    """Be the command; return its exit status. Raises OSError where the report cannot be written."""
+    if bundle_path:
+        _check_place(bundle_path)
+    progress = Progress(sys.stderr)
+
+    def tell(finding: Finding) -> None:
+        if not as_json:
+            progress([])
+            say("\n".join(as_text(finding)))
+
+    findings = examine(world, tell, progress)
+    say(json.dumps(as_data(findings, VERSION), indent=2) if as_json else f"\n{summary(findings)}")
+    if bundle_path:
+        write_bundle(bundle_path, bundle(world, findings))
+        if not as_json:
+            say(f"Wrote {bundle_path}. Look through it before you send it: it has the domains of the addresses")
+    return exit_code(findings)

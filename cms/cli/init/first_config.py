@@ -1,0 +1,184 @@
+"""The first configuration: what is known of an address without asking or by a look at the provider, and the file's text."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from cms.core.accounts import DEFAULT_REGISTRATION, registration_for
+from cms.grants.messages import Explored
+from cms_oauth import paths
+from cms_oauth.microsoft import PERSONAL_TENANT, is_personal
+
+# Near enough to an address for a first file; the provider knows which ones there are.
+_ADDRESS = re.compile(r"[^\s@\"'\\]+@[^\s@\"'\\]+")
+
+SYSTEM_STATE = "/var/lib/cms"
+SYSTEM_RUNTIME = "/run/cms"
+
+_TEMPLATE = """\
+# The configuration of cms: a Python file. `cms check` tries it, `cms reload` gives it to the running daemon.
+
+# Who signs in.{whose}
+# docs/configuration.md has all that can be said here.
+account = Office365_Account({account})
+
+# Where mail programs ask for tokens, and for which protocols.
+# {who}
+CredentialServer({socket})
+
+# Where the key comes from that encrypts the sign-in on disk.
+# {why}
+{vault}
+{more}"""
+
+_USUAL = """
+# The application is cloud_mdir_sync's, whose sign-ins may end after a day; client_id= names your own, which
+# docs/microsoft-setup.md makes in ten minutes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the command line says. `config` is the file's path; `method` "" for whichever fits; steps are on unless False.
+
+    `authority`, `client_id` and `redirect_uri` are "" for the usual ones; `try_smtp` and `try_imap` are servers to try
+    in place of the account's own.
+    """
+
+    config: str
+    user: str = ""
+    offline: bool = False
+    tenant: str = ""
+    client_id: str = ""
+    authority: str = ""
+    redirect_uri: str = ""
+    ca: str = ""
+    try_smtp: str = ""
+    try_imap: str = ""
+    method: str = ""
+    unit: bool = True
+    sign_in: bool = True
+    test: bool = True
+    show: bool = True
+
+    @property
+    def for_system(self) -> bool:
+        """Whether this is the configuration of the whole machine's service."""
+        return self.config == paths.system_config_file()
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """What is known of an address' organisation. `said` is for the person, `note` for the file.
+
+    `cloud` is the national cloud it is in, "" for none.
+    """
+
+    id: str = ""
+    personal: bool = False
+    cloud: str = ""
+    said: str = ""
+    note: str = ""
+
+
+def domain_of(user: str) -> str:
+    return user.rpartition("@")[2].lower()
+
+
+def is_address(user: str) -> bool:
+    return bool(_ADDRESS.fullmatch(user))
+
+
+def known_tenant(wishes: Wishes) -> Tenant | None:
+    """Return what is known of an address without asking anybody, None for nothing."""
+    if wishes.tenant:
+        return Tenant(wishes.tenant)
+    domain = domain_of(wishes.user)
+    if is_personal(domain):
+        return Tenant(personal=True, said=f"{domain} is for personal accounts.")
+    if not wishes.client_id and not _uses_default(wishes):
+        caveat = registration_for(wishes.user, use_default=False).caveat
+        return Tenant(said=f"{domain} has an application of its own: {caveat}.")
+    return Tenant(said="Written without a tenant (--offline).") if wishes.offline else None
+
+
+def _uses_default(wishes: Wishes) -> bool:
+    """Say whether the sign-in is with the default application."""
+    return not wishes.client_id and registration_for(wishes.user, use_default=False) is DEFAULT_REGISTRATION
+
+
+def tenant_of(user: str, explored: Explored) -> Tenant:
+    """Return what a look at the provider has shown."""
+    domain = domain_of(user)
+    if explored.tenant == PERSONAL_TENANT:
+        return Tenant(personal=True, said=f"{domain} is for personal accounts.")
+    if explored.tenant:
+        note = f" The tenant is that of {domain}."
+        where = f", in the national cloud {explored.cloud}" if explored.cloud else ""
+        said = f"{domain} is the tenant {explored.tenant}{where}."
+        return Tenant(explored.tenant, said=said, note=note, cloud=explored.cloud)
+    if explored.unknown:
+        said = f"Microsoft knows no organisation called {domain}: is the address right? Written without a tenant."
+        return Tenant(said=said)
+    return Tenant(said=f"The tenant of {domain} could not be looked up ({explored.why}). Written without it.")
+
+
+def text_of(wishes: Wishes, tenant: Tenant, no_keyring: str) -> str:
+    """Return the configuration's text."""
+    system = wishes.for_system
+    socket = f"{SYSTEM_RUNTIME}/cms.sock" if system else paths.default_socket()
+    state = SYSTEM_STATE if system else paths.state_folder()
+    rules = f"users={json.dumps(_mailers())}" if system else "mode=0o600"
+    server = f'{json.dumps(socket)}, accounts=[account], protocols=["SMTP", "IMAP"], {rules}'
+    vault = f"Vault(key=File({json.dumps(f'{state}/vault.key')}))"
+    who = (
+        "users= are who may ask." if system else 'mode=0o600: programs of this user only. For others: users=["mailer"].'
+    )
+    why = "The desktop's keyring has it; a file is the way without one:"
+    if system or no_keyring:
+        why = "A file that only cms reads: no keyring keeps it here."
+    return _TEMPLATE.format(
+        whose=f"{tenant.note}{_USUAL if _uses_default(wishes) else ''}",
+        account=", ".join(_account_words(wishes, tenant)),
+        who=who,
+        socket=server,
+        why=why,
+        vault=vault if system or no_keyring else f"# {vault}",
+        more=f"\n# The certificate authorities to trust.\nTls(ca={json.dumps(wishes.ca)})\n" if wishes.ca else "",
+    )
+
+
+def _account_words(wishes: Wishes, tenant: Tenant) -> Iterator[str]:
+    # JSON strings are Python strings, in the quotes that the documentation has.
+    said = {
+        "user": wishes.user,
+        "tenant": tenant.id,
+        "client_id": wishes.client_id,
+        "cloud": "personal" if tenant.personal else tenant.cloud,
+        "authority": wishes.authority,
+        "redirect_uri": wishes.redirect_uri,
+    }
+    return (f"{name}={json.dumps(value)}" for name, value in said.items() if value)
+
+
+def _mailers() -> list[str]:
+    """Return who asks the whole machine's cms: the mail server's user, else whoever has become root, else root."""
+    for name in ("Debian-exim", os.environ.get("SUDO_USER", "")):
+        with suppress(KeyError):
+            if name:
+                return [pwd.getpwnam(name).pw_name]
+    return ["root"]
+
+
+def write(path: Path, text: str, *, system: bool = False) -> None:
+    """Write a file that is not there yet. The system's is for its service's user to read. Raises FileExistsError."""
+    path.parent.mkdir(mode=0o755 if system else 0o700, parents=True, exist_ok=True)
+    with path.open("x", encoding="utf-8") as file:
+        path.chmod(0o644 if system else 0o600)
+        file.write(text)

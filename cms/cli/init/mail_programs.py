@@ -1,0 +1,212 @@
+"""What each mail program on this machine needs to use cms: the files of contrib/, with the user's own words in them.
+
+contrib/ and systemd/ lie in the package where it was installed, and beside it in a source checkout.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+_GIT_SEND_EMAIL = "/usr/lib/git-core/git-send-email"
+
+# docs/clients/emacs.md, Set up; a test compares them.
+_EMACS = """\
+(add-to-list 'load-path "~/.emacs.d/lisp")
+(require 'cms)
+(add-to-list 'auth-sources 'cms)
+(setq cms-hosts '("smtp.office365.com")
+      user-full-name "User Name"
+      user-mail-address "user@domain.com"
+      smtpmail-smtp-user "user@domain.com"
+      smtpmail-smtp-server "smtp.office365.com"
+      smtpmail-smtp-service 587
+      smtpmail-stream-type 'starttls
+      smtpmail-auth-supported '(xoauth2)
+      send-mail-function 'smtpmail-send-it
+      message-send-mail-function 'smtpmail-send-it)
+; cms.el is CONTRIB/cms.el
+"""
+
+# exim and Postfix ask the whole machine's cms, since no other user can reach a socket of ours. ADJUSTED is what there
+# is to adjust in the tool's file; docs/clients/exim.md and postfix.md have the rest, and a test compares them.
+_EXIM = """\
+In the whole machine's /etc/cms/cms.cfg (`cms init --system` writes one), then `systemctl reload cms`:
+
+    CredentialServer("/run/cms/exim.sock", accounts=[account], protocols=["SMTP"], users=["Debian-exim"])
+
+As root `cp CONTRIB/exim4.conf /etc/exim4/exim4.conf`; then these lines in the place of the same ones at its top, with
+each login of this machine that may send:
+
+ADJUSTED"""
+_POSTFIX = """\
+In the whole machine's /etc/cms/cms.cfg (`cms init --system` writes one), then `systemctl reload cms`:
+
+    PostfixTable("/run/cms/postfix.sock", accounts=[account], users=["postfix"])
+
+As root `cp CONTRIB/postfix-main.cf /etc/postfix/main.cf` and
+`cat CONTRIB/postfix-master.cf >> /etc/postfix/master.cf`; then these lines in the place of the same ones at the top of
+main.cf, with each login of this machine that may send. Postfix needs a SASL plug-in for XOAUTH2: the page has one.
+
+ADJUSTED"""
+
+# docs/clients/imapsync.md and fetchmail.md, Set up; the line for cms is that of contrib/token-file.cfg.
+_KEPT_FILE = """\
+In the configuration of cms, then `cms reload`:
+
+    TokenFile("/run/user/1000/cms/imap-token", account, "IMAP")
+
+"""
+_IMAPSYNC = f"""\
+{_KEPT_FILE}Then, with what the other side needs:
+
+    imapsync --oauthaccesstoken1 /run/user/1000/cms/imap-token --user1 user@domain.com --host1 outlook.office365.com --ssl1
+"""
+_FETCHMAIL = f"""\
+{_KEPT_FILE}In ~/.fetchmailrc:
+
+    poll outlook.office365.com protocol imap auth oauthbearer
+      user "user@domain.com" passwordfile "/run/user/1000/cms/imap-token" sslmode wrapped sslcertck
+"""
+_FETCHMAIL_LEAST = 7
+
+_VERSION_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A mail program. It is there if all `programs` are, and none of `without`.
+
+    `file` is its ready file in contrib/, `goes` where that belongs, `page` its page in docs/clients/. `text` is shown in
+    the file's place where the file is to be copied as it is, or has decisions in it. Releases before `least` cannot
+    log in with a token.
+    """
+
+    name: str
+    programs: tuple[str, ...]
+    file: str
+    goes: str
+    page: str
+    text: str = ""
+    without: tuple[str, ...] = ()
+    least: int = 0
+
+    @property
+    def of_machine(self) -> bool:
+        """Whether it serves the whole machine, as the whole machine's cms does."""
+        return self.goes.startswith("/etc/")
+
+
+TOOLS = (
+    Tool("msmtp", ("msmtp",), "msmtp.conf", "~/.msmtprc (chmod 600)", "msmtp"),
+    Tool("git send-email", (_GIT_SEND_EMAIL, "msmtp"), "gitconfig-msmtp", "~/.gitconfig", "git"),
+    Tool("git send-email", (_GIT_SEND_EMAIL,), "gitconfig-credential", "~/.gitconfig", "git", without=("msmtp",)),
+    Tool("mutt", ("mutt",), "muttrc", "~/.muttrc", "mutt"),
+    Tool("neomutt", ("neomutt",), "muttrc", "~/.neomuttrc", "mutt", without=("mutt",)),
+    Tool("aerc", ("aerc",), "aerc-accounts.conf", "~/.config/aerc/accounts.conf (chmod 600)", "aerc"),
+    Tool("mbsync", ("mbsync",), "mbsyncrc", "~/.mbsyncrc", "mbsync"),
+    Tool("offlineimap", ("offlineimap",), "offlineimaprc", "~/.offlineimaprc (chmod 600)", "offlineimap"),
+    Tool("getmail", ("getmail",), "getmailrc", "~/.config/getmail/getmailrc (chmod 600)", "getmail"),
+    Tool("mpop", ("mpop",), "mpop.conf", "~/.mpoprc (chmod 600)", "mpop"),
+    Tool("s-nail", ("s-nail",), "mailrc", "~/.mailrc", "s-nail"),
+    Tool("Emacs", ("emacs",), "cms.el", "~/.emacs.d/init.el, and cms.el to ~/.emacs.d/lisp/", "emacs", _EMACS),
+    Tool("exim", ("/usr/sbin/exim4",), "exim4.conf", "/etc/exim4/exim4.conf", "exim", _EXIM),
+    Tool("Postfix", ("/usr/sbin/postfix",), "postfix-main.cf", "/etc/postfix/main.cf", "postfix", _POSTFIX),
+    Tool("imapsync", ("imapsync",), "token-file.cfg", "its command line", "imapsync", _IMAPSYNC),
+    Tool(
+        "fetchmail", ("fetchmail",), "token-file.cfg", "~/.fetchmailrc", "fetchmail", _FETCHMAIL, least=_FETCHMAIL_LEAST
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What is put in the place of the examples' own words.
+
+    `program` is how `cms-oauth` is called here, `login` the person's name on this machine, and `runtime` the folder of
+    their cms's sockets.
+    """
+
+    user: str
+    name: str
+    smtp_host: str
+    imap_host: str
+    program: str = "cms-oauth"
+    login: str = "alice"
+    runtime: str = "/run/user/1000/cms"
+
+    @property
+    def words(self) -> Mapping[str, str]:
+        """Return what is replaced by what."""
+        return {
+            "user@domain.com": self.user,
+            "user%40domain.com": quote(self.user, safe="."),
+            "User Name": self.name,
+            "smtp.office365.com": self.smtp_host,
+            "outlook.office365.com": self.imap_host,
+            "cms-oauth": self.program,
+            "/run/user/1000/cms": self.runtime,
+        }
+
+
+def data(name: str) -> Path:
+    """Return the path of a file that comes with cms: `contrib/NAME` or `systemd/...`."""
+    package = Path(__file__).parents[2]
+    inside = package / "data" / name
+    return inside if inside.exists() else package.parent / name
+
+
+def found(which: Callable[[str], str | None] = shutil.which) -> list[Tool]:
+    """Return the mail programs of this machine."""
+    return [each for each in TOOLS if all(map(which, each.programs)) and not any(map(which, each.without))]
+
+
+def release(program: str) -> int:
+    """Return the number before the first dot of what a program calls its release, 0 where it says none."""
+    command = [program, "-f", "/dev/null", "--version"]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=_VERSION_SECONDS, stdin=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return 0
+    said = re.search(r"release (\d+)\.", done.stdout)
+    return int(said[1]) if said else 0
+
+
+def fragment(tool: Tool, setting: Setting, release: Callable[[str], int] = release) -> str:
+    """Return what a program's configuration needs, for a person to copy."""
+    if tool.least and release(tool.programs[0]) < tool.least:
+        return f"{tool.name} logs in with tokens from version {tool.least} on only: the page names others that do.\n"
+    example = data(f"contrib/{tool.file}").read_text()
+    text = tool.text.replace("ADJUSTED", _adjusted(example, setting)) if tool.text else _of_one_account(example)
+    for old, new in setting.words.items():
+        text = text.replace(old, new)
+    # Last, since a path may have any words in it.
+    return text.replace("CONTRIB", str(data("contrib")))
+
+
+def _of_one_account(text: str) -> str:
+    """Leave out the paragraphs of an example that are about a second account."""
+    return "\n\n".join(each for each in text.split("\n\n") if "shared@domain.com" not in each)
+
+
+def _adjusted(text: str, setting: Setting) -> str:
+    """Return what there is to adjust in an example with several logins, for one login and one account."""
+    _, _, rest = text.partition("# ---- Adjust these")
+    lines = rest.partition("# ---- Adjust nothing")[0].split("\n")[1:]
+    # Who is root has that line already.
+    others = ("bob", "alice") if setting.login == "root" else ("bob",)
+    kept = (each for each in lines if not each.startswith("#") and not any(_of_login(each, name) for name in others))
+    one = re.sub(r"(?:, |:)shared@domain\.com", "", "\n".join(kept)).replace("alice", setting.login)
+    return re.sub(r"\n{2,}", "\n", one).strip() + "\n"
+
+
+def _of_login(line: str, name: str) -> bool:
+    """Say whether a line of an example's table is about this login."""
+    return bool(re.match(rf"\s+(\{{ )?{name}\b", line))

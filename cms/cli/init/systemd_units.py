@@ -1,0 +1,162 @@
+"""systemd's units, with this installation's command in them: a user's service, and the whole machine's."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from cms.cli.init import mail_programs
+from cms_oauth import paths
+
+UNIT = "cms.service"
+
+# Whom the machine's service runs as (systemd/system/cms.service), and how that user is made.
+SERVICE_USER = "cms"
+MAKE_USER = ("useradd", "--system", "--home-dir", "/var/lib/cms", "--shell", "/usr/sbin/nologin", SERVICE_USER)
+
+# What systemd/system/cms.service starts as it stands.
+USUAL_COMMAND = "/usr/local/bin/cms"
+
+# Where an administrator's units are (systemd.unit(5)).
+_SYSTEM_UNITS = "/etc/systemd/system"
+
+# Where docs/operations.md installs the machine's cms.
+_SYSTEM_PREFIX = "/opt/cms"
+
+# What ProtectHome= and PrivateTmp= hide from a service (systemd.exec(5)).
+_HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 - nothing is written there
+
+# systemctl talks to a running systemd, useradd to a few files; or something is wrong.
+_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """How it went. `running` says whether cms runs now, `said` is for people."""
+
+    running: bool
+    said: str
+
+
+@dataclass(frozen=True, slots=True)
+class Systemd:
+    """A systemd: this user's, or the machine's."""
+
+    system: bool = False
+
+    @property
+    def path(self) -> Path:
+        """Where it looks for units that are not a package's (systemd.unit(5))."""
+        if self.system:
+            return Path(_SYSTEM_UNITS) / UNIT
+        base = os.environ.get("XDG_CONFIG_HOME", "")
+        folder = Path(base) if base.startswith("/") else Path.home() / ".config"
+        return folder / "systemd" / "user" / UNIT
+
+    @property
+    def option(self) -> str:
+        return "" if self.system else " --user"
+
+    def ready(self) -> bool:
+        """Say whether it answers, and takes units from whoever asks."""
+        if self.system and os.geteuid() != 0:
+            return False
+        return shutil.which("systemctl") is not None and self.tell("show-environment") == ""
+
+    def tell(self, *words: str) -> str:
+        """Give it a command; return what went wrong, "" for nothing."""
+        return _ran("systemctl", *([] if self.system else ["--user"]), *words)
+
+    def text(self, config: str) -> str:
+        """Return the unit with this installation's command in it."""
+        text = source(UNIT, system=self.system).read_text()
+        usual = paths.system_config_file() if self.system else paths.own_config_file()
+        option = f" -c {config}" if config != usual else ""
+        return re.sub(r"^ExecStart=.*$", lambda _: f"ExecStart={command()} run{option}", text, flags=re.MULTILINE)
+
+    def install(self, config: str) -> Installed:
+        """Write the unit, enable and start it; never over another one."""
+        path, text = self.path, self.text(config)
+        if path.exists() and path.read_text() != text:
+            start = f"`systemctl{self.option} start {UNIT}`"
+            return Installed(False, f"{path} is there already, is another one, and stays as it is: {start}")
+        problem = _made_user() if self.system else ""
+        if problem:
+            return Installed(False, f"Nothing was installed: {problem}.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        problem = self.tell("daemon-reload") or self.tell("enable", "--now", UNIT)
+        if problem:
+            journal = f"journalctl{self.option} -u {UNIT}"
+            return Installed(False, f"Wrote {path}, but it could not be started: {problem}\nSee `{journal}`.")
+        whenever = "whenever this machine does" if self.system else "with every session of yours"
+        return Installed(True, f"Wrote {path}; cms runs now, and {whenever}.")
+
+
+def source(name: str, *, system: bool) -> Path:
+    """Return where a unit is that comes with cms."""
+    return mail_programs.data(f"systemd/{'system' if system else 'user'}/{name}")
+
+
+def command() -> str:
+    """Return the path of this very `cms`: that of its virtual environment, not of a link that may move."""
+    beside = Path(sys.executable).parent / "cms"
+    return str(beside) if beside.exists() else shutil.which("cms") or f"{sys.executable} -P -m cms.main"
+
+
+def hidden(path: str = "") -> str:
+    """Return the folder that keeps a program (this `cms`) from the machine's service, "" for none."""
+    where = Path(path or sys.prefix).resolve()
+    return next((each for each in _HIDDEN if where.is_relative_to(each)), "")
+
+
+def in_place() -> list[str]:
+    """Return the commands that put cms where the service and everybody's PATH have it, none if it is there."""
+    usual = Path(USUAL_COMMAND)
+    if usual.exists() and not hidden(USUAL_COMMAND):
+        return []
+    folder = f"{_SYSTEM_PREFIX}/bin" if hidden() else str(Path(sys.executable).parent)
+    install = [f"python3 -m venv {_SYSTEM_PREFIX}", f"{folder}/pip install ."] if hidden() else []
+    return [*install, f"ln -sf {folder}/cms {folder}/cms-oauth {usual.parent}/"]
+
+
+def by_hand() -> list[str]:
+    """Return the commands that root sets the machine's service up with."""
+    files = " ".join(str(source(each, system=True)) for each in (UNIT, "cms.socket"))
+    return [
+        " ".join(MAKE_USER),
+        f"cp {files} {_SYSTEM_UNITS}/",
+        "systemctl daemon-reload",
+        f"systemctl enable --now {UNIT}",
+    ]
+
+
+def _made_user() -> str:
+    """Have the service's user; return what is in the way, "" for nothing."""
+    try:
+        pwd.getpwnam(SERVICE_USER)
+    except KeyError:
+        return _ran(*MAKE_USER)
+    return ""
+
+
+def _ran(program: str, *words: str) -> str:
+    """Run a program; return what went wrong, "" for nothing."""
+    try:
+        done = subprocess.run(
+            [program, *words],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_SECONDS,
+            stdin=subprocess.DEVNULL,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"{program} cannot be run: {type(error).__name__}"
+    return "" if done.returncode == 0 else done.stderr.strip() or f"{program} ended with status {done.returncode}"

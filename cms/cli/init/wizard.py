@@ -1,0 +1,382 @@
+"""`cms init`: from nothing to a first token. Each step can be declined, and what a step needs is said where it is not there.
+
+It writes a configuration, offers the systemd unit, signs in, tries the mail servers, and shows what the mail programs of
+this machine need. Ctrl-C leaves what has been done, and says how to go on.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from cms.cli import login as terminal
+from cms.cli.client import NoDaemon, Remote
+from cms.cli.init import mail_programs, systemd_units
+from cms.cli.init.first_config import Tenant, Wishes, domain_of, is_address, known_tenant, tenant_of, text_of, write
+from cms.cli.init.systemd_units import Systemd, command
+from cms.cli.run_line import INTERRUPTED
+from cms.config.model import Config
+from cms.core.accounts import Account
+from cms.grants.messages import Explored
+from cms.system.files import oddity
+from cms.system.users import user_name
+from cms_oauth import paths
+from cms_oauth.microsoft import CLOUDS, portal
+
+FAILED = 1
+
+# As `cms login` has them.
+WAYS = ("browser", "paste", "device")
+
+# A daemon loads its libraries and its configuration; on a small machine under load that takes a while.
+_START_SECONDS = 30.0
+_STOP_SECONDS = 10.0
+_POLL_SECONDS = 0.05
+# cms-oauth gives its test a minute.
+_TEST_SECONDS = 90.0
+
+# Microsoft: "Authentication and the Microsoft identity platform in national clouds".
+_OWN_APPLICATION = """\
+nothing was written: the cloud {cloud} knows no application of the other clouds, so you need one of your own there
+register it at {portal} (docs/microsoft-setup.md, National clouds), then `cms init --client-id=ID`"""
+
+
+class Person(Protocol):
+    """Whoever sits at the terminal. Raises KeyboardInterrupt where they give up."""
+
+    @property
+    def there(self) -> bool:
+        """Whether anybody answers questions, be it with --yes."""
+        ...
+
+    def say(self, text: str) -> None: ...
+    def complain(self, text: str) -> None: ...
+    def agree(self, question: str) -> bool: ...
+    def choose(self, question: str, choices: Sequence[str], usual: str) -> str: ...
+    def reply(self, question: str, usual: str) -> str: ...
+    def ask(self, question: str) -> str:
+        """Ask whoever there is, even with --yes; return "" where the input ends and is no terminal."""
+        ...
+
+
+Connect = Callable[[], Remote]
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What there is beside the terminal: how to look around, to load a configuration, and to reach the daemon."""
+
+    explore: Callable[[str, str], Explored]
+    load: Callable[[str], Config]
+    connect: Connect
+
+
+@dataclass(slots=True)
+class Steps:
+    """What is left to do by hand: lines of commands by the step's name. Each step that is done takes its own away."""
+
+    left: dict[str, list[str]]
+    how: str = ""
+    to_run: str = ""
+
+    def done(self, name: str) -> None:
+        self.left.pop(name, None)
+
+    @property
+    def said(self) -> str:
+        if not self.left:
+            return "All is set up: `cms status` shows how it is."
+        how = f"{self.how}{self.to_run if 'run' in self.left else ''}"
+        lines = (f"    {line}" for step in self.left.values() for line in step)
+        return "\n".join([f"\nNext{how}:\n", *lines, ""])
+
+
+def steps_for(wishes: Wishes) -> Steps:
+    """Return all that there is to do once the file is written."""
+    if not wishes.for_system:
+        option = f" -c {wishes.config}" if wishes.config != paths.config_file() else ""
+        run, login = [f"cms run{option}"], ["cms login"]
+        left = {"run": run, "login": login, "test": ["cms status"]}
+        return Steps(left, to_run=" (`cms run` in a terminal of its own)")
+    login = [f"sudo -u {systemd_units.SERVICE_USER} cms login {wishes.user} --paste"]
+    left = {"place": systemd_units.in_place(), "run": systemd_units.by_hand(), "login": login}
+    return Steps(left, how=", as root (docs/operations.md, As a service)")
+
+
+def begin(wishes: Wishes, person: Person, around: Around) -> int:
+    """Do all of it; return the exit status."""
+    if os.path.lexists(wishes.config):
+        person.complain(_taken(wishes.config))
+        return FAILED
+    # What there is to do may depend on whether the file is there.
+    steps: Steps | None = None
+    try:
+        user = wishes.user or _address(person)
+        if not is_address(user):
+            person.complain(f"{user} is no mail address" if user else "no mail address\n`cms init --user=ADDRESS`")
+            return os.EX_USAGE
+        wishes = replace(wishes, user=user)
+        steps = steps_for(wishes)
+        return _begin(wishes, person, steps, around)
+    except KeyboardInterrupt:
+        if steps and Path(wishes.config).exists():
+            person.say(f"\nStopped here; what has been done stays.\n{steps.said}")
+        else:
+            person.say("\nStopped here; nothing was written.")
+        return INTERRUPTED
+
+
+def _taken(config: str) -> str:
+    """Say what is at the configuration's place, and what to do."""
+    what = oddity(Path(config))
+    if what:
+        return f"{config} is {what} and stays as it is: name a file"
+    return f"{config} exists already and stays as it is\nedit it, then `cms check -c {config}`"
+
+
+def _address(person: Person) -> str:
+    """Ask for the address until it is one; return "" where nobody says any."""
+    while said := person.ask("Mail address"):
+        if is_address(said):
+            return said
+        person.complain(f"{said} is no mail address")
+    return ""
+
+
+def _begin(wishes: Wishes, person: Person, steps: Steps, around: Around) -> int:
+    tenant, no_keyring = _look_around(wishes, around)
+    if tenant.said:
+        person.say(tenant.said)
+    if tenant.cloud and not wishes.client_id:
+        person.complain(_OWN_APPLICATION.format(cloud=tenant.cloud, portal=portal(CLOUDS[tenant.cloud].login)))
+        return FAILED
+    write(Path(wishes.config), text_of(wishes, tenant, no_keyring), system=wishes.for_system)
+    person.say(f"Wrote {wishes.config}.")
+    if not person.there:
+        person.say(steps.said)
+        return 0
+    return _service(wishes, person, steps, around) if wishes.for_system else _live(wishes, person, steps, around)
+
+
+def _service(wishes: Wishes, person: Person, steps: Steps, around: Around) -> int:
+    """Have the machine's service run; the sign-in is its user's, later."""
+    where = systemd_units.hidden()
+    if where:
+        person.say(f"The service sees nothing below {where}, where this cms is: cms has to be installed elsewhere.")
+    else:
+        question = "Make the user cms, install the systemd unit, and start cms with this machine?"
+        _offer_unit(wishes, person, steps, question)
+    if wishes.show:
+        _show(
+            person, around.load(wishes.config).accounts[0], [each for each in mail_programs.found() if each.of_machine]
+        )
+    person.say(steps.said)
+    return 0
+
+
+def _live(wishes: Wishes, person: Person, steps: Steps, around: Around) -> int:
+    """Do the steps that need a daemon."""
+    # Read as `cms run` will read it.
+    account, status = around.load(wishes.config).accounts[0], 0
+    _offer_unit(wishes, person, steps, "Install the systemd unit, and start cms with your session?")
+    if wishes.sign_in and person.agree(f"Sign in as {account.user} now?"):
+        with daemon(wishes.config, around.connect) as problem:
+            status = (
+                _said(person, problem) if problem else _sign_in_and_test(wishes, person, steps, account, around.connect)
+            )
+    if wishes.show:
+        _show(person, account, mail_programs.found())
+    person.say(steps.said)
+    return status
+
+
+def _said(person: Person, problem: str) -> int:
+    person.complain(problem)
+    return FAILED
+
+
+# Finding out.
+
+
+def _look_around(wishes: Wishes, around: Around) -> tuple[Tenant, str]:
+    """Return whose address this is, and why no keyring keeps a key here ("" if one does)."""
+    known = known_tenant(wishes)
+    login = wishes.authority or CLOUDS["global"].login
+    explored = around.explore("" if known else f"{login}/{domain_of(wishes.user)}", wishes.ca)
+    return known or tenant_of(wishes.user, explored), explored.no_keyring
+
+
+def _offer_unit(wishes: Wishes, person: Person, steps: Steps, question: str) -> None:
+    systemd = Systemd(system=wishes.for_system)
+    if not wishes.unit:
+        return
+    if not systemd.ready():
+        person.say("No systemd answers here, so no unit is offered: cms runs as long as `cms run` does.")
+        return
+    if not person.agree(question):
+        return
+    installed = systemd.install(wishes.config)
+    person.say(installed.said)
+    if installed.running:
+        steps.done("run")
+
+
+# A daemon for the steps that need one.
+
+
+@contextmanager
+def daemon(config: str, connect: Connect) -> Iterator[str]:
+    """Have a daemon run for the block: the one that runs, else one that ends with it. Yield what is wrong, "" if nothing."""
+    running = _runs(config, connect)
+    if running is not None:
+        yield running
+        return
+    with tempfile.TemporaryFile() as output:
+        command = [sys.executable, "-P", "-m", "cms.main", "run", f"--config={config}"]
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        )
+        try:
+            yield _started(process, connect) or ""
+        finally:
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_STOP_SECONDS)
+            process.kill()
+            process.wait()
+
+
+def _runs(config: str, connect: Connect) -> str | None:
+    """Return None if no daemon runs, "" if one does with this configuration, else what is wrong."""
+    try:
+        with connect() as found:
+            status = found.ask("status").get("json", {})
+    except NoDaemon:
+        return None
+    other = status.get("daemon", {}).get("config", "")
+    if os.path.realpath(other) == os.path.realpath(config):
+        return ""
+    return f"A daemon runs with another configuration, {other}: stop it, or take the account over into that file."
+
+
+def _started(process: subprocess.Popen[bytes], connect: Connect) -> str | None:
+    """Wait until a daemon answers; return what is wrong, None if nothing."""
+    deadline = time.monotonic() + _START_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        with suppress(NoDaemon), connect():
+            return None
+        time.sleep(_POLL_SECONDS)
+    return "cms could not be started for the sign-in: `cms run` says why."
+
+
+# The sign-in, and what it is for.
+
+
+def _sign_in_and_test(wishes: Wishes, person: Person, steps: Steps, account: Account, connect: Connect) -> int:
+    if status := _sign_in(wishes, person, account, connect):
+        return status
+    steps.done("login")
+    if not wishes.test or not person.agree("Try the mail servers with it?"):
+        return 0
+    results = [_test(person, account, what, host) for what, host in _tests_of(wishes, account)]
+    steps.done("test")
+    return 0 if all(results) else FAILED
+
+
+def _sign_in(wishes: Wishes, person: Person, account: Account, connect: Connect) -> int:
+    browse = terminal.browser()
+    usual = wishes.method or ("browser" if browse else "paste")
+    method = wishes.method or person.choose("With a browser here, by pasting an address, or with a code?", WAYS, usual)
+    with connect() as found:
+        return terminal.sign_in(
+            found, account.user, method, terminal.terminal(), say=person.say, browse=browse, shown_on=terminal.screen()
+        )
+
+
+def _tests_of(wishes: Wishes, account: Account) -> list[tuple[str, str]]:
+    hosts = {"smtp": wishes.try_smtp or account.smtp_host, "imap": wishes.try_imap or account.imap_host}
+    return [(what, host) for what, host in hosts.items() if host and what.upper() in account.scopes]
+
+
+def _test(person: Person, account: Account, what: str, host: str) -> bool:
+    """Log in at a mail server as `cms-oauth --test-...` does; say how it went."""
+    code = "import sys; from cms_oauth.main import main; sys.exit(main())"
+    words = [f"--user={account.user}", f"--cms_sock={paths.default_socket()}", f"--test-{what}={host}"]
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", code, *words],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_TEST_SECONDS,
+            stdin=subprocess.DEVNULL,
+        )
+    except subprocess.TimeoutExpired:
+        person.say(f"{what.upper()}: {host} gave no answer in time. Again: `cms-oauth --test-{what}={host}`")
+        return False
+    if done.returncode == 0:
+        person.say(f"{what.upper()}: {host} takes the token.")
+        return True
+    person.say(f"{what.upper()}: {host} does not take the token:\n\n{done.stdout}{done.stderr}")
+    return False
+
+
+def _show(person: Person, account: Account, tools: Sequence[mail_programs.Tool]) -> None:
+    """Show what the mail programs of this machine need."""
+    program = "cms-oauth" if shutil.which("cms-oauth") else str(Path(command()).parent / "cms-oauth")
+    setting = mail_programs.Setting(
+        *(account.user, _own_name(account), account.smtp_host, account.imap_host, program),
+        login=os.environ.get("SUDO_USER") or user_name(os.getuid()),
+        runtime=os.path.dirname(paths.default_socket()),  # noqa: PTH120 - as the configuration has it
+    )
+    chosen = _chosen(person, tools)
+    for tool in chosen:
+        text = mail_programs.fragment(tool, setting)
+        person.say(f"\n==== {tool.name}: {tool.goes}; docs/clients/{tool.page}.md ====\n\n{text}")
+    others = any(not each.of_machine for each in chosen)
+    if others and paths.default_socket() not in paths.socket_candidates():
+        person.say(f"Programs look for the socket elsewhere: set CMS_SOCK={paths.default_socket()}")
+
+
+def _chosen(person: Person, tools: Sequence[mail_programs.Tool]) -> list[mail_programs.Tool]:
+    """Return the programs that the person wants to see something of."""
+    if not tools:
+        return []
+    person.say(f"\nMail programs here: {', '.join(each.name for each in tools)}.")
+    while True:
+        said = person.reply("Show what to put into the files of which (all, none, or names)", "all").lower()
+        chosen, strange = _named(said, tools)
+        if not strange:
+            return chosen
+        person.say(f"None of them is called {strange}.")
+
+
+def _named(said: str, tools: Sequence[mail_programs.Tool]) -> tuple[list[mail_programs.Tool], str]:
+    """Return the programs that an answer means, and what of it means none."""
+    if said in ("all", "none"):
+        return (list(tools) if said == "all" else []), ""
+    meant, rest = [], said
+    # neomutt before mutt.
+    for tool in sorted(tools, key=lambda each: len(each.name), reverse=True):
+        if tool.name.lower() in rest:
+            meant.append(tool)
+            rest = rest.replace(tool.name.lower(), " ")
+    return [each for each in tools if each in meant], " ".join(rest.replace(",", " ").split())
+
+
+def _own_name(account: Account) -> str:
+    """Return the user's name as the machine has it, else what stands before the @."""
+    gecos = ""
+    with suppress(KeyError):
+        gecos = pwd.getpwuid(os.getuid()).pw_gecos.partition(",")[0]
+    return gecos or account.user.partition("@")[0]

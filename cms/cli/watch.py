@@ -1,0 +1,218 @@
+"""`cms status --watch`: the rows of the status, live on a terminal, and who has asked for what below them.
+
+The daemon is asked once a second, as `cms status` asks it: so there is nothing to keep up with, and when it goes away
+and comes back the next question finds it.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import termios
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any, NoReturn
+
+from cms.cli.client import NoDaemon
+from cms.core.status import duration
+from cms.system import users
+
+# What is counted down in seconds is shown anew each second.
+PAUSE_SECONDS = 1.0
+
+# Of a screen that is too small for everything, the last requests get this many lines at least.
+_LEAST_REQUESTS = 4
+
+# xterm's control sequences, which every terminal of today has: another screen to draw on, and no cursor on it.
+_BEGIN, _END = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
+# To the upper left; to the end of a line, and of the screen, cleared (ECMA-48: CUP, EL, ED).
+_HOME, _REST_OF_LINE, _REST_OF_SCREEN = "\x1b[H", "\x1b[K", "\x1b[J"
+
+_GAP = "  "
+_COLUMNS = ("ACCOUNT", "STATE", "PROTOCOLS", "TOKEN", "NEXT REFRESH")
+
+Document = Mapping[str, Any]
+
+
+def page(
+    document: Document, width: int, height: int, *, gone: str = "", name_of: Callable[[int], str] = users.user_name
+) -> list[str]:
+    """Return a screenful: at most `height` lines of at most `width` characters.
+
+    `gone` says why the daemon cannot be asked, "" when it was; what it said last is shown with it. `name_of` names a
+    user by number.
+    """
+    rows = _rows(document.get("accounts", ()), width)
+    requests = _requests(document.get("requests", ()), name_of, width)
+    head = [_head(document.get("daemon", {})), *([f"NO ANSWER: {gone}; waiting for it"] if gone else []), ""]
+    room = max(_LEAST_REQUESTS, height - len(head) - len(rows) - 2)
+    rows = rows[: max(1, height - len(head) - 2 - min(room, len(requests)))]
+    lines = [*head, *rows, "", "LAST REQUESTS", *requests[:room]]
+    return [_fitting(line, width) for line in lines[:height]]
+
+
+def _head(daemon: Document) -> str:
+    if not daemon:
+        return "cms: no daemon has answered yet (Ctrl-C ends)"
+    up = duration(float(daemon.get("uptime", 0)))
+    return f"cms {daemon.get('version')}, process {daemon.get('pid')}, up {up} (Ctrl-C ends)"
+
+
+def _rows(accounts: Sequence[Document], width: int) -> list[str]:
+    table = [_COLUMNS, *map(_cells, accounts)]
+    widths = [max(len(cells[column]) for cells in table) for column in range(len(_COLUMNS))]
+    if accounts and sum(widths) + len(_GAP) * (len(widths) - 1) > width:
+        return [line for account, cells in zip(accounts, table[1:], strict=True) for line in _block(account, cells)]
+    lines = [_aligned(_COLUMNS, widths)]
+    for account, cells in zip(accounts, table[1:], strict=True):
+        lines.append(_aligned(cells, widths))
+        lines += [f"    {line}" for line in _remarks(account)]
+    return lines if accounts else [*lines, "no accounts are configured"]
+
+
+def _block(account: Document, cells: Sequence[str]) -> Iterator[str]:
+    """Yield an account's lines for a terminal that is too narrow for the table."""
+    user, state, protocols, left, due = cells
+    yield f"{user}: {state}"
+    yield f"    {protocols}: {left}"
+    if due:
+        yield f"    {due}" if due.startswith("next") else f"    next refresh {due}"
+    yield from (f"    {line}" for line in _remarks(account))
+
+
+def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
+    return _GAP.join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+
+
+def _cells(account: Document) -> tuple[str, ...]:
+    token = account.get("token")
+    left, due = "none", ""
+    if token:
+        left = f"{duration(token['left'])} left" if account.get("usable") else "NOT USABLE"
+        due = "" if token.get("refresh_in") is None else _soon(token["refresh_in"])
+    problem = account.get("problem") or {}
+    if problem.get("retry_in") is not None:
+        due = f"next try {_soon(problem['retry_in'])}"
+    user = account.get("user") or "(whoever signs in)"
+    return str(user), str(account.get("state")), ", ".join(account.get("protocols", ())) or "none", left, due
+
+
+def _soon(seconds: int) -> str:
+    return f"in {duration(seconds)}" if seconds else "now"
+
+
+def _remarks(account: Document) -> Iterator[str]:
+    problem = account.get("problem") or {}
+    if problem.get("message"):
+        yield f"last error: {problem['message']}"
+    for name, label in (("warning", "warning"), ("next_move", "next move")):
+        if account.get(name):
+            yield f"{label}: {account[name]}"
+
+
+def _requests(requests: Sequence[Document], name_of: Callable[[int], str], width: int) -> list[str]:
+    table = [_request(each, name_of) for each in requests]
+    widths = [max((len(cells[column]) for cells in table), default=0) for column in range(5)]
+    if sum(widths) + len(_GAP) * (len(widths) - 1) > width:
+        # Who has asked is what can be cut off.
+        return [_GAP.join((ago, outcome, what, user, who)) for ago, who, what, user, outcome in table]
+    return [_aligned(cells, widths) for cells in table] or ["none yet"]
+
+
+def _request(asked: Document, name_of: Callable[[int], str]) -> tuple[str, ...]:
+    who = f"{name_of(int(asked['uid']))} (uid {asked['uid']}, process {asked['pid']})"
+    what = str(asked.get("protocol") or "-")
+    return f"{duration(asked['age'])} ago", who, what, str(asked.get("user") or "-"), str(asked["outcome"])
+
+
+def _fitting(line: str, width: int) -> str:
+    """Return a line without what moves a cursor, cut off at the terminal's edge."""
+    plain = "".join(each if each.isprintable() else " " for each in line)
+    return plain if len(plain) <= width else f"{plain[: width - 1]}…"
+
+
+class Screen:
+    """A terminal's other screen. `pause` ends early when the terminal's size changes."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._nudge = -1
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """Draw there while the block runs; put the terminal back however it ends, by SIGTERM too."""
+        self._nudge, nudged = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        wakeup = signal.set_wakeup_fd(nudged, warn_on_full_buffer=False)
+        before = {number: signal.signal(number, each) for number, each in _HANDLERS.items()}
+        typing = termios.tcgetattr(self._fd)
+        try:
+            self._silence(typing)
+            self._write(_BEGIN)
+            yield
+        finally:
+            self._write(_END)
+            # What was typed meanwhile was for nobody.
+            termios.tcsetattr(self._fd, termios.TCSAFLUSH, typing)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(wakeup)
+            os.close(self._nudge)
+            os.close(nudged)
+
+    def _silence(self, typing: list[Any]) -> None:
+        """Show no keys that are typed: they would stand in the picture."""
+        silent = [*typing]
+        silent[3] &= ~(termios.ECHO | termios.ECHOCTL)
+        termios.tcsetattr(self._fd, termios.TCSADRAIN, silent)
+
+    def size(self) -> tuple[int, int]:
+        """Return columns and lines."""
+        size = os.get_terminal_size(self._fd)
+        return max(20, size.columns), max(5, size.lines)
+
+    def draw(self, lines: Sequence[str]) -> None:
+        """Show these lines and nothing else."""
+        # One write: half a picture is never seen.
+        self._write(_HOME + "\r\n".join(f"{line}{_REST_OF_LINE}" for line in lines) + _REST_OF_SCREEN)
+
+    def pause(self, seconds: float) -> None:
+        """Wait, until the terminal's size changes at the longest."""
+        if select.select([self._nudge], [], [], seconds)[0]:
+            with suppress(BlockingIOError):
+                os.read(self._nudge, 512)
+
+    def _write(self, text: str) -> None:
+        data = text.encode(errors="replace")
+        while data:
+            data = data[os.write(self._fd, data) :]
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - a signal handler's arguments
+    raise KeyboardInterrupt
+
+
+def _look_again(number: int, frame: FrameType | None) -> None:
+    """A signal's number in the pipe is all that is wanted of it."""
+
+
+_HANDLERS: dict[int, Callable[[int, FrameType | None], None]] = {
+    signal.SIGINT: _end,
+    signal.SIGTERM: _end,
+    signal.SIGWINCH: _look_again,
+}
+
+
+def watch(ask: Callable[[], Document], screen: Screen) -> None:
+    """Show the status until somebody ends it. `ask` returns the status' JSON or raises NoDaemon."""
+    document: Document = {}
+    with suppress(KeyboardInterrupt), screen.open():
+        while True:
+            gone = ""
+            try:
+                document = ask()
+            except NoDaemon as error:
+                gone = error.message
+            screen.draw(page(document, *screen.size(), gone=gone))
+            screen.pause(PAUSE_SECONDS)

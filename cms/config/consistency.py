@@ -1,0 +1,189 @@
+"""What an account's cloud, tenant, user, scopes and application say together, and cannot all mean.
+
+A table of rules over one account, without I/O. Each is a suspicion and warns, since clouds differ and tenants have
+several domains; what is certain is refused where it is read (`cms.config.directives`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from cms.core.accounts import Grant, Registration, Scopes, registration_of
+from cms_oauth.microsoft import (
+    ANY_TENANT,
+    INITIAL_DOMAINS,
+    LOGIN_HOSTS,
+    PERSONAL_TENANT,
+    RESOURCES,
+    Cloud,
+    is_personal,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One account. `user` is its mailbox; who signs in is `grant.login`. `scopes` are empty where it names none."""
+
+    grant: Grant
+    cloud: Cloud
+    user: str
+    scopes: Scopes = ()
+
+    @property
+    def tenant(self) -> str:
+        return self.grant.authority.rpartition("/")[2]
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self.grant.authority).hostname or ""
+
+    @property
+    def person(self) -> str:
+        """Who signs in, or the mailbox where nobody does."""
+        return self.grant.login or self.user
+
+    @property
+    def domain(self) -> str:
+        return self.person.rpartition("@")[2].lower()
+
+    @property
+    def registration(self) -> Registration | None:
+        return registration_of(self.grant.client_id)
+
+
+def warnings(case: Case) -> tuple[str, ...]:
+    """Return what cannot work together, each with what to write instead."""
+    return tuple(found for rule in RULES if (found := rule(case)))
+
+
+def foreign(cloud: Cloud, scopes: Scopes) -> str:
+    """Return what is wrong with scopes that are for another cloud's resource, "" for none that is known to be."""
+    for scope in scopes:
+        host = urlsplit(scope).netloc.lower()
+        clouds = RESOURCES.get(host, (cloud.name,))
+        if cloud.name not in clouds:
+            return (
+                f'{host} is not in cloud="{cloud.name}": its mail is at {cloud.resource} and its Graph at {cloud.graph}.'
+                f" Name those, or {_either(clouds)}"
+            )
+    return ""
+
+
+def _either(clouds: tuple[str, ...]) -> str:
+    return " or ".join(f'cloud="{each}"' for each in clouds)
+
+
+def _foreign_host(case: Case) -> str:
+    clouds = LOGIN_HOSTS.get(case.host, (case.cloud.name,))
+    if case.cloud.name in clouds:
+        return ""
+    return (
+        f'{case.host} is not the login host of cloud="{case.cloud.name}", which is {case.cloud.login}: leave authority='
+        f" out, or say {_either(clouds)}"
+    )
+
+
+def _foreign_scopes(case: Case) -> str:
+    return foreign(case.cloud, case.scopes)
+
+
+def _foreign_domain(case: Case) -> str:
+    """Tenants have no accounts in another cloud, and the domain that each begins with shows which it is in."""
+    for domain in (case.tenant, case.domain):
+        for ending, clouds in INITIAL_DOMAINS.items():
+            if domain.endswith(ending) and case.cloud.name not in clouds:
+                return f'{domain} is no tenant of cloud="{case.cloud.name}": say {_either(clouds)}'
+    return ""
+
+
+def _personal_cloud(case: Case) -> str:
+    if case.cloud.name != "personal" or case.tenant in {"consumers", "common", PERSONAL_TENANT}:
+        return ""
+    return (
+        f'cloud="personal" is for accounts of Outlook.com, and tenant="{case.tenant}" for an organisation\'s: leave'
+        " tenant= out for the one, cloud= for the other"
+    )
+
+
+def _personal_tenant(case: Case) -> str:
+    if case.cloud.name == "personal" or case.tenant not in {"consumers", PERSONAL_TENANT} or is_personal(case.domain):
+        return ""
+    return (
+        f'tenant="{case.tenant}" is for personal accounts only, and {case.person or "the account"} may be none: leave'
+        ' tenant= out, or say cloud="personal" instead of it'
+    )
+
+
+def _personal_user(case: Case) -> str:
+    """A guest of a tenant has no mailbox in it."""
+    at_home = case.tenant in {"consumers", "common", PERSONAL_TENANT} and case.cloud.name == "global"
+    # Of cloud="personal" with a tenant there is a warning already.
+    if not is_personal(case.domain) or at_home or case.cloud.name == "personal":
+        return ""
+    return (
+        f"{case.person} is a personal account, which no organisation's tenant has a mailbox for: say"
+        ' cloud="personal", and leave tenant= out'
+    )
+
+
+def _two_tenants(case: Case) -> str:
+    """A tenant has one name below onmicrosoft.com as a rule, and its users have that or a domain of its own."""
+    ending = ".onmicrosoft.com"
+    if not (case.tenant.endswith(ending) and case.domain.endswith(ending)) or case.tenant == case.domain:
+        return ""
+    return (
+        f"{case.person} is of the tenant {case.domain}, and tenant= names {case.tenant}: say"
+        f' tenant="{case.domain}", unless both are one organisation\'s'
+    )
+
+
+def _closed_registration(case: Case) -> str:
+    known = case.registration
+    if known is None or known.tenant in ANY_TENANT or case.tenant == known.tenant:
+        return ""
+    return (
+        f'the application "{known.name}" is for its own organisation only: leave tenant= and cloud= out, or name'
+        " another in client_id="
+    )
+
+
+def _device(case: Case) -> str:
+    known = case.registration
+    if case.grant.sign_in != "device" or known is None or known.device is not False:
+        return ""
+    return (
+        f'the application "{known.name}" is not known to allow sign_in="device", and cms cannot change that: say'
+        ' sign_in="paste", or register one of your own (docs/microsoft-setup.md)'
+    )
+
+
+def _origin(case: Case) -> str:
+    """Entra refuses a redemption that says another platform than the redirect address is registered for."""
+    known, grant = case.registration, case.grant
+    if known is None or grant.redirect_uri != known.redirect_uri or bool(grant.origin) == bool(known.origin):
+        return ""
+    if known.origin:
+        return (
+            f'the application "{known.name}" has its redirect address registered for single-page applications, and'
+            " Entra refuses those without an Origin header (AADSTS9002327): leave origin= out"
+        )
+    return (
+        f'the application "{known.name}" is no single-page application, and Entra refuses an Origin header then'
+        " (AADSTS9002326): leave origin= out"
+    )
+
+
+RULES: tuple[Callable[[Case], str], ...] = (
+    _foreign_host,
+    _foreign_scopes,
+    _foreign_domain,
+    _personal_cloud,
+    _personal_tenant,
+    _personal_user,
+    _two_tenants,
+    _closed_registration,
+    _device,
+    _origin,
+)

@@ -1,0 +1,262 @@
+"""Grants and Accounts, and the clouds, scopes and registrations that they are made of: data, no logic of time.
+
+A Grant is one sign-in: (authority, client id, who signs in). An Account is a name that mail tools ask for, the user
+that goes into the SASL string, and the scopes of each protocol, over a Grant. Several Accounts may share a Grant: a
+shared mailbox or a second resource is never a second redemption of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from cms_oauth.microsoft import PERMISSIONS, Cloud
+
+Scopes = tuple[str, ...]
+
+# Ways to a token in which nobody signs in: an application proves itself, or the machine that it runs on does.
+UNATTENDED = ("app", "managed-identity")
+
+# What an application asks for: all permissions that an administrator has consented to (client credentials name no
+# others, Microsoft: "OAuth 2.0 client credentials flow").
+ALL_CONSENTED = ".default"
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """A known application id.
+
+    `origin` is set for registrations of the SPA platform, which demand that header. `device` says whether its owner
+    allows the device flow, None where nobody has said. `domains` are the mail domains whose users get this registration
+    unless they ask for the default.
+    """
+
+    name: str
+    client_id: str
+    tenant: str
+    redirect_uri: str
+    origin: str | None
+    caveat: str
+    domains: tuple[str, ...] = ()
+    device: bool | None = None
+
+    @property
+    def platform(self) -> str:
+        """How the redirect address is registered: "spa", or "native" (Mobile and desktop applications)."""
+        return "spa" if self.origin else "native"
+
+
+# Microsoft, "Refresh tokens in the Microsoft identity platform": 24 hours for the redirect type "spa".
+SPA_CAVEAT = "its redirect is a single-page application's, so each sign-in with it may end after 24 hours"
+
+CMS_REDIRECT = "http://127.0.0.1:8080/oauth2/msal"
+CMS_ORIGIN = "http://127.0.0.1:8080/"
+
+REGISTRATIONS = (
+    Registration(
+        "cms",
+        "122f4826-adf9-465d-8e84-e9d00bc9f234",
+        "common",
+        CMS_REDIRECT,
+        CMS_ORIGIN,
+        "cloud_mdir_sync's own, in a private person's tenant: it may vanish; register your own for anything that matters",
+        device=False,
+    ),
+    Registration(
+        "nvidia",
+        "472bb794-a546-4311-96f9-76bc79989214",
+        "43083d15-7273-40c1-b7db-39efd9ccc17a",
+        CMS_REDIRECT,
+        CMS_ORIGIN,
+        "cloud_mdir_sync's registration for nvidia.com",
+        ("nvidia.com",),
+        device=False,
+    ),
+    Registration(
+        "thunderbird",
+        "9e5f94bc-e8a4-4e73-b8be-63364c29d753",
+        "common",
+        "https://localhost",
+        None,
+        "Thunderbird's: its authors ask others not to copy it, and it may be withdrawn",
+    ),
+)
+DEFAULT_REGISTRATION = REGISTRATIONS[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a secret is to be read, never the secret itself. Opened by the grant worker only.
+
+    `kind` is "file" (a path), "credential" (a systemd credential's name), "command" (an argument vector),
+    "keyring" or "memory" (both without a value).
+    """
+
+    kind: str
+    value: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.kind} {' '.join(self.value)}".strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """An HTTP proxy on the way to Entra. `url` is `http://HOST:PORT`; `user` and `password` are what it asks for.
+
+    `no_proxy` are the names that are reached without it.
+    """
+
+    url: str
+    no_proxy: tuple[str, ...] = ()
+    user: str = ""
+    password: Source | None = None
+
+    def serves(self, host: str) -> bool:
+        """Whether this host is reached through it: not if `no_proxy` has it, or a domain that it is in, or `*`."""
+        name = f".{host.lower()}"
+        return not any(each == "*" or name.endswith(f".{each.lower().removeprefix('.')}") for each in self.no_proxy)
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """One sign-in and all that is needed to redeem it. Times are seconds.
+
+    The first three fields are its identity: a vault file is redeemed nowhere but where it was given. `login` is who
+    signs in, in lower case, "" for whoever does. `scope_sets` are the token requests that its accounts need; a sign-in
+    asks for all of them at once. `authority` is `https://HOST[:PORT]/TENANT`.
+    """
+
+    authority: str
+    client_id: str
+    login: str
+    scope_sets: tuple[Scopes, ...] = ()
+    sign_in: str = "browser"
+    redirect_uri: str = CMS_REDIRECT
+    origin: str | None = None
+    prompt: str | None = None
+    registration: str = ""
+    client_secret: Source | None = None
+    certificate: Source | None = None
+    client_assertion: Source | None = None
+    refresh_before: float | None = None
+    certificate_password: Source | None = None
+
+    @property
+    def unattended(self) -> bool:
+        """Whether nobody signs in: then there is no refresh token, and nothing in the vault."""
+        return self.sign_in in UNATTENDED
+
+    @property
+    def key(self) -> str:
+        """Name this grant: stable over restarts, safe as a file name, and without an address in it."""
+        identity = f"{self.authority.lower()}\n{self.client_id.lower()}\n{self.login.lower()}"
+        if self.unattended:
+            # Somebody may sign in to the very same application.
+            identity += f"\n{self.sign_in}"
+        return hashlib.sha256(identity.encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A stored sign-in, without its secrets. `key` is its Grant's; the next three are its identity.
+
+    `who` signed in, and `signed_in` says when (Unix time): "" and 0 where only the file's header could be read.
+    """
+
+    key: str
+    authority: str
+    client_id: str
+    login: str
+    who: str = ""
+    signed_in: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """Who this is the sign-in of, for people."""
+        return self.login or self.who
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A name that mail tools ask for, over a Grant. `user` goes into the SASL string.
+
+    `scopes` gives, for each protocol, the exact scope set whose token serves it: a member of `grant.scope_sets`.
+    """
+
+    user: str
+    grant: Grant
+    scopes: Mapping[str, Scopes]
+    preflight: bool = True
+    imap_host: str = ""
+    smtp_host: str = ""
+    pop_host: str = ""
+    # The mailbox that Office365(mailbox, account) names, for tests that open one.
+    mailbox: str = ""
+
+    def answers_to(self, name: str) -> bool:
+        """Whether a person means this account by a name: its user, who signs in for it, or "" for any."""
+        return name.lower() in ("", self.user.lower(), self.grant.login)
+
+
+def mail_scopes(resource: str, protocols: Iterable[str]) -> Scopes:
+    """Return the delegated scopes that one token request names for these mail protocols, in one fixed order."""
+    wanted = set(protocols)
+    return tuple(f"{resource}/{permission}" for protocol, permission in PERMISSIONS.items() if protocol in wanted)
+
+
+def app_scopes(cloud: Cloud) -> Scopes:
+    """Return what an application asks for to open mailboxes: one token does for all mail protocols."""
+    return (f"{cloud.app_resource or cloud.resource}/{ALL_CONSENTED}",)
+
+
+def resource(scopes: Scopes) -> str:
+    """Return the resource that a scope set is for: a token is for one."""
+    return scopes[0].rpartition("/")[0] if scopes else ""
+
+
+def permission_for(protocol: str, scopes: Scopes) -> str:
+    """Return what a token of these scopes must grant to be good for a protocol, "" where nobody can tell.
+
+    Scopes that name a mail permission are Exchange's, and each mail protocol needs its own of them. Other scopes are
+    known by the first: a mail server of one's own calls its permissions as it likes. `.default` is whatever was
+    consented to.
+    """
+    names = [each.rpartition("/")[2] for each in scopes]
+    own = names[0] if names else ""
+    exchange = {each.lower() for each in PERMISSIONS.values()} & {each.lower() for each in names}
+    wanted = PERMISSIONS.get(protocol) if exchange else None
+    return wanted or ("" if own == ALL_CONSENTED else own)
+
+
+def uncovered(permission: str, scopes: Scopes, who: str) -> tuple[str, str]:
+    """Say why a token for these scopes lacks a permission, and what to do; `who` signs in, "" for whoever does."""
+    login = f"`{f'cms login {who}'.strip()}`"
+    if permission.lower() in {each.rpartition("/")[2].lower() for each in scopes}:
+        said = f"the sign-in does not cover {permission}: it was given before the configuration asked for that"
+        return said, f"sign in again and consent: {login}"
+    hint = f"add it to scopes= of the account, or leave scopes= out, then `cms reload` and {login}"
+    return f"scopes= in the configuration names no {permission}", hint
+
+
+def registration_for(user: str | None, *, use_default: bool) -> Registration:
+    """Return the registration that a user's domain has of its own, else the default one."""
+    domain = (user or "").rpartition("@")[2].lower()
+    for registration in REGISTRATIONS:
+        if not use_default and domain and domain in registration.domains:
+            return registration
+    return DEFAULT_REGISTRATION
+
+
+def registration_of(client_id: str) -> Registration | None:
+    """Return what is known of an application id, if anything."""
+    return next((each for each in REGISTRATIONS if each.client_id == client_id.lower()), None)
+
+
+def application(grant: Grant) -> str:
+    """Return whose application a sign-in uses, and what to know about it, for people."""
+    known = registration_of(grant.client_id)
+    if not grant.client_id:
+        return "the machine's own identity"
+    whose = f"{known.name} ({known.caveat})" if known else f"{grant.client_id}, from the configuration"
+    return f"{whose}; {SPA_CAVEAT}" if grant.origin else whose

@@ -1,0 +1,503 @@
+"""What the broker knows, for people and for monitoring: described once as rows, rendered as text, JSON or one line.
+
+A row is one token that an account needs, with the protocols that it opens: mail protocols share one, so most accounts
+have one row. Nothing here holds a secret.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from cms.core.accounts import Account, Kept, Scopes, permission_for, uncovered
+from cms.core.forecast import Forecast, warned_at
+from cms.core.lifecycle import Failing, Life, NeedsSignIn, Settled, covers, usable
+from cms.core.preflight import fits, misfit
+
+# Changes when a field of the JSON changes its meaning or goes; new fields may come at any time.
+JSON_VERSION = 1
+
+# Lines longer than this are hard to read in any terminal, and beside the labels there is no room for words below that.
+WIDTH = 100
+_NARROWEST = 40
+_LABEL = 14
+
+STATES = {
+    "ok": "a usable token is held and nothing is due",
+    "starting": "the first token is being fetched",
+    "renewing": "a new token is due or under way",
+    "failing": "the provider cannot be asked or does not answer well; it is tried again",
+    "locked": "the vault's key cannot be had; it is tried again",
+    "signing-in": "a sign-in waits for a person",
+    "sign-in-required": "only a sign-in helps",
+    "refused": "the application is refused, and what its next move says has to be mended; it is tried again",
+}
+
+# Exit codes that monitoring systems of the Nagios family understand.
+OK, WARNING, CRITICAL, UNKNOWN = range(4)
+
+# exim takes 4,090 characters of base64 as a credential, and msmtp and neomutt about as many: that is this many bytes of
+# token beside the user's name.
+LONG_TOKEN = 3000
+
+MEMORY_WARNING = (
+    "sign-ins are kept in MEMORY ONLY: when cms or its worker ends, everybody has to sign in again; "
+    "Vault(key=...) in the configuration names a place for a key"
+)
+
+
+# A new certificate has to be made, uploaded and put in its place, by people who may be away: a month before.
+EXPIRY_WARNING = 30 * 24 * 60 * 60.0
+
+# What stands where others have a sign-in.
+_WITHOUT = {
+    "app": "none needed: an application, which is asked for anew each time",
+    "managed-identity": "none needed: this machine's own identity in Azure",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the broker hands in for one account. `user` is the name that requests ask for, "" while nobody signed in.
+
+    `lives` may hold more scope sets than the account's own. `persisted` is None while no worker has said. `signing_in`
+    says what a sign-in under way waits for, "" when there is none; `page` is where the account can sign in, "" for nowhere.
+    `given_at` is when the sign-in was given, as Unix time, 0 for unknown; `forecast` when it is expected to end.
+    """
+
+    account: Account
+    user: str
+    lives: Mapping[Scopes, Life]
+    persisted: bool | None = None
+    key_from: str = ""
+    signing_in: str = ""
+    page: str = ""
+    given_at: float = 0.0
+    forecast: Forecast | None = None
+    credential_expires: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The token that is held: `age`, `left` and `refresh_in` in seconds, `expires_at` and `refresh_at` as Unix times.
+
+    `refresh_in` and `refresh_at` are None while the provider fails or a sign-in is required: then nothing is planned
+    by the token's age.
+    """
+
+    age: int
+    left: int
+    expires_at: int
+    refresh_in: int | None
+    refresh_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """The last error: `lasts` and `retry_in` in seconds, `since` and `retry_at` as Unix times, `aadsts` Entra's number.
+
+    `retry_in` and `retry_at` are None when only a sign-in helps; `tries` is 0 where a person has to mend something.
+    """
+
+    kind: str
+    message: str
+    aadsts: int | None
+    correlation_id: str
+    lasts: int
+    since: int
+    tries: int = 0
+    retry_in: int | None = None
+    retry_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One token of one account. `usable` says whether a client is given one now, `state` is a word of `STATES`.
+
+    `next_move` says whose move it is and the command, "" when nobody has to do anything. `warning` is what may go wrong
+    although all is well with the token.
+
+    `signed_in_at` is when the sign-in was given, as Unix time, and `signed_in_age` that in seconds, None for unknown;
+    `ends_in` are the seconds to the forecast's moment, and `sign_in_due` says that it is near. `sign_in` is the way in
+    which the account signs in; `credential_expires_at` is when its application's certificate ends, as Unix time,
+    and `credential_due` says that it is near. `refused` are those of the protocols that the token is not served for,
+    although it is usable (`preflight=`).
+    """
+
+    user: str
+    state: str
+    protocols: tuple[str, ...]
+    usable: bool
+    token: Held | None
+    problem: Problem | None
+    next_move: str
+    persisted: bool | None
+    key_from: str
+    signing_in: str
+    warning: str = ""
+    signed_in_at: int | None = None
+    signed_in_age: int | None = None
+    forecast: Forecast | None = None
+    ends_in: int | None = None
+    sign_in_due: bool = False
+    sign_in: str = ""
+    credential_expires_at: int | None = None
+    credential_due: bool = False
+    refused: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """Facts about the daemon itself. `uptime` is in seconds; `memory_chosen` when the configuration asked for it.
+
+    `orphans` are stored sign-ins that no account of the configuration has; `loaded` says how many seconds ago the
+    configuration was read.
+    """
+
+    version: str
+    pid: int
+    uptime: float
+    config: str
+    sockets: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    memory_chosen: bool = False
+    files: tuple[str, ...] = ()
+    orphans: tuple[Kept, ...] = ()
+    loaded: float = 0.0
+
+
+def describe(entries: Sequence[Entry], now: float, wall: float) -> list[Row]:
+    """Return the rows of these accounts, in their order. `now` is CLOCK_BOOTTIME, `wall` Unix time."""
+    return [row for entry in entries for row in _rows(entry, now, wall)]
+
+
+def _rows(entry: Entry, now: float, wall: float) -> Iterator[Row]:
+    # dict keeps the order in which the configuration names the protocols.
+    for scopes in dict.fromkeys(entry.account.scopes.values()):
+        protocols = tuple(name for name, each in entry.account.scopes.items() if each == scopes)
+        yield _row(entry, protocols, entry.lives.get(scopes, Life()), now, wall)
+
+
+def _row(entry: Entry, protocols: tuple[str, ...], life: Life, now: float, wall: float) -> Row:
+    state = _state(entry, life, now)
+    row = Row(
+        entry.user,
+        state,
+        protocols,
+        usable(life, now) is not None,
+        _held(life, now, wall),
+        _problem(life, now, wall),
+        _next_move(entry, state, life),
+        entry.persisted,
+        entry.key_from,
+        entry.signing_in,
+        "; ".join(filter(None, (*_preflight_warnings(entry, protocols, life), *_warnings(entry, life, wall)))),
+        sign_in=entry.account.grant.sign_in,
+        credential_expires_at=int(entry.credential_expires) or None,
+        credential_due=bool(expiry_warning(entry.credential_expires, wall)),
+        refused=_refused(entry, protocols, life),
+    )
+    return _with_sign_in(row, entry, wall)
+
+
+def _with_sign_in(row: Row, entry: Entry, wall: float) -> Row:
+    """Add when the sign-in was given, and when it is expected to end."""
+    if not entry.given_at:
+        return row
+    row = replace(row, signed_in_at=int(entry.given_at), signed_in_age=max(0, int(wall - entry.given_at)))
+    if entry.forecast is None:
+        return row
+    due = wall >= warned_at(entry.forecast, entry.given_at)
+    move = row.next_move or (f"sign in before mail has to wait: `cms login {entry.user}`" if due else "")
+    ends_in = max(0, int(entry.forecast.due - wall))
+    return replace(row, forecast=entry.forecast, ends_in=ends_in, sign_in_due=due, next_move=move)
+
+
+def _refused(entry: Entry, protocols: tuple[str, ...], life: Life) -> tuple[str, ...]:
+    if not entry.account.preflight or life.held is None:
+        return ()
+    return tuple(each for each in protocols if not fits(life.held, each, entry.account.scopes[each]))
+
+
+def _preflight_warnings(entry: Entry, protocols: tuple[str, ...], life: Life) -> Iterator[str]:
+    """Yield what to say of a token that cannot open each of these protocols, whether or not it is served."""
+    yield from _consent_warnings(entry, protocols, life)
+    scopes = entry.account.scopes
+    wrong = (misfit(life.held.claims, each, scopes[each]) for each in protocols if life.held)
+    yield from dict.fromkeys(f"{each.message}: {each.hint}" for each in wrong if each)
+
+
+def _consent_warnings(entry: Entry, protocols: tuple[str, ...], life: Life) -> Iterator[str]:
+    """Yield what to say of a token that does not cover each of these protocols: nothing of one that does."""
+    lacking: dict[str, list[str]] = {}
+    for each in protocols if life.held else ():
+        scopes = entry.account.scopes[each]
+        permission = permission_for(each, scopes)
+        if life.held and not covers(life.held, permission):
+            lacking.setdefault(uncovered(permission, scopes, entry.user)[1], []).append(each)
+    for hint, names in lacking.items():
+        yield f"the sign-in does not cover {', '.join(names)}, which the configuration asks for: {hint}"
+
+
+def length_warning(life: Life) -> str:
+    """Return what to say of a token that mail programs may not take for its length, "" for any other."""
+    size = len(life.held.secret) if life.held else 0
+    if size <= LONG_TOKEN:
+        return ""
+    return (
+        f"the token has {size} bytes, and exim, msmtp and neomutt fail with more than about {LONG_TOKEN}: permissions of"
+        " the application and group claims make tokens long (docs/configuration.md, Long tokens)"
+    )
+
+
+def _warnings(entry: Entry, life: Life, wall: float) -> tuple[str, str]:
+    return length_warning(life), expiry_warning(entry.credential_expires, wall)
+
+
+def expiry_warning(expires: float, wall: float) -> str:
+    """Return what to say of an application's certificate that ends soon, "" for one that does not, or for none."""
+    if not expires or expires - wall > EXPIRY_WARNING:
+        return ""
+    when = f"ends in {duration(expires - wall)}" if expires > wall else "has ended"
+    return f"the application's certificate {when}: upload a new one to its registration, then put it in the old one's place"
+
+
+def _state(entry: Entry, life: Life, now: float) -> str:
+    if isinstance(life.phase, NeedsSignIn):
+        if entry.account.grant.unattended:
+            return "refused"
+        return "signing-in" if entry.signing_in else "sign-in-required"
+    if isinstance(life.phase, Failing):
+        return "locked" if life.phase.trouble.kind == "locked" else "failing"
+    if life.held is None:
+        return "starting"
+    return "ok" if usable(life, now) and life.held.refresh_at > now else "renewing"
+
+
+def _held(life: Life, now: float, wall: float) -> Held | None:
+    held = life.held
+    if held is None:
+        return None
+    refresh_in = max(0.0, held.refresh_at - now) if isinstance(life.phase, Settled) else None
+    return Held(
+        int(now - held.issued),
+        max(0, int(held.expires - now)),
+        int(wall + held.expires - now),
+        None if refresh_in is None else int(refresh_in),
+        None if refresh_in is None else int(wall + refresh_in),
+    )
+
+
+def _problem(life: Life, now: float, wall: float) -> Problem | None:
+    if isinstance(life.phase, Settled):
+        return None
+    trouble, lasts = life.phase.trouble, now - life.phase.since
+    known = Problem(
+        trouble.kind, trouble.message, trouble.aadsts, trouble.correlation_id, int(lasts), int(wall - lasts)
+    )
+    if life.phase.next_try is None:
+        return known
+    retry_in = max(0.0, life.phase.next_try - now)
+    if isinstance(life.phase, NeedsSignIn):
+        return replace(known, retry_in=int(retry_in), retry_at=int(wall + retry_in))
+    return replace(known, tries=life.phase.tries, retry_in=int(retry_in), retry_at=int(wall + retry_in))
+
+
+def _next_move(entry: Entry, state: str, life: Life) -> str:
+    if state == "signing-in":
+        return f"finish the sign-in: {entry.signing_in}"
+    if isinstance(life.phase, NeedsSignIn):
+        login = f"cms login {entry.user}".rstrip()
+        move = life.phase.trouble.hint or f"sign in: `{login}`"
+        # Only where signing in is what helps.
+        there = f"; or open {entry.page} in a browser on this machine" if entry.page and "`cms login" in move else ""
+        return move + there
+    if isinstance(life.phase, Failing):
+        return life.phase.trouble.hint or "nobody has to do anything: it is tried again by itself"
+    return ""
+
+
+def as_text(rows: Sequence[Row], daemon: Daemon | None = None, width: int = WIDTH) -> str:
+    """Return a block of lines for each row, for a terminal; the daemon's own facts first. Ends with a newline.
+
+    `width` is the terminal's, in columns.
+    """
+    width = max(_NARROWEST, min(width, WIDTH))
+    blocks = [_daemon_text(daemon, width)] if daemon else []
+    if any(row.persisted is False for row in rows):
+        blocks.append(_wrapped("WARNING", MEMORY_WARNING, width))
+    blocks += [_row_text(row, width) for row in rows] or ["no accounts are configured"]
+    blocks += [_orphans_text(daemon.orphans, width)] if daemon and daemon.orphans else []
+    return "\n\n".join(blocks) + "\n"
+
+
+def _daemon_text(daemon: Daemon, width: int) -> str:
+    lines = [f"cms {daemon.version}, process {daemon.pid}, up {duration(daemon.uptime)}, configuration {daemon.config}"]
+    lines += [_wrapped("socket", path, width) for path in daemon.sockets]
+    lines += [_wrapped("token file", path, width) for path in daemon.files]
+    lines += [_wrapped("warning", warning, width) for warning in daemon.warnings]
+    return "\n".join(lines)
+
+
+def _orphans_text(orphans: Sequence[Kept], width: int) -> str:
+    lines = [_wrapped("", stored(each), width) for each in orphans]
+    move = "`cms prune` deletes them; or put the account back into the configuration, and its sign-in is used again"
+    return "\n".join(["stored sign-ins without an account:", *lines, _wrapped("next move", move, width)])
+
+
+def stored(kept: Kept) -> str:
+    """Return a stored sign-in in words, for a list of them."""
+    if not kept.authority:
+        return f"a file that cannot be read now ({kept.key}.vault)"
+    return f"{kept.name or '(whoever signed in)'}: {kept.authority}, application {kept.client_id}"
+
+
+def _row_text(row: Row, width: int) -> str:
+    fields = [
+        ("protocols", ", ".join(row.protocols) or "none"),
+        ("token", _token_text(row)),
+        *_problem_fields(row.problem),
+        ("sign-in", _sign_in_text(row)),
+        ("warning", row.warning),
+        ("next move", row.next_move),
+    ]
+    head = f"{_printable(row.user) or '(whoever signs in)'}: {row.state}"
+    return "\n".join([head, *(_wrapped(label, text, width) for label, text in fields if text)])
+
+
+def _token_text(row: Row) -> str:
+    if row.token is None:
+        return "none"
+    left = f"{duration(row.token.left)} left" if row.usable else "NOT USABLE any more"
+    parts = [f"{duration(row.token.age)} old", left]
+    if row.token.refresh_in is not None:
+        parts.append(f"next refresh {_soon(row.token.refresh_in)}")
+    return ", ".join(parts)
+
+
+def _problem_fields(problem: Problem | None) -> list[tuple[str, str]]:
+    if problem is None:
+        return []
+    error = problem.message
+    if problem.aadsts and f"AADSTS{problem.aadsts}" not in error:
+        error = f"AADSTS{problem.aadsts}: {error}"
+    fields = [("last error", error), ("correlation", problem.correlation_id)]
+    if problem.retry_in is None:
+        return [*fields, ("since", f"{duration(problem.lasts)} ago")]
+    if not problem.tries:
+        return [*fields, ("next try", f"{_soon(problem.retry_in)}; refused for {duration(problem.lasts)}")]
+    tries = "1 try" if problem.tries == 1 else f"{problem.tries} tries"
+    return [*fields, ("next try", f"{_soon(problem.retry_in)}, after {tries} in {duration(problem.lasts)}")]
+
+
+def _sign_in_text(row: Row) -> str:
+    return "; ".join(filter(None, (_kept_text(row), _given_text(row))))
+
+
+def _kept_text(row: Row) -> str:
+    if row.sign_in in _WITHOUT:
+        return _WITHOUT[row.sign_in]
+    if row.persisted is None:
+        return ""
+    if not row.persisted:
+        return "MEMORY ONLY: lost when cms or its worker ends"
+    return f"saved, encrypted; key from {row.key_from}" if row.key_from else "saved, encrypted"
+
+
+def _given_text(row: Row) -> str:
+    if row.signed_in_age is None:
+        return ""
+    given = f"given {duration(row.signed_in_age)} ago"
+    if row.forecast is None or row.ends_in is None:
+        return given
+    return f"{given}; next expected {_soon(row.ends_in)} ({row.forecast.reason}; {row.forecast.certainty})"
+
+
+def as_json(rows: Sequence[Row], daemon: Daemon | None = None) -> dict[str, Any]:
+    """Return the versioned object that `cms status --json` prints."""
+    document: dict[str, Any] = {"version": JSON_VERSION}
+    if daemon:
+        document["daemon"] = asdict(daemon)
+        document["orphans"] = document["daemon"].pop("orphans")
+        if any(row.persisted is False for row in rows):
+            document["daemon"]["warnings"] = [*daemon.warnings, MEMORY_WARNING]
+    document["accounts"] = [asdict(row) for row in rows]
+    return document
+
+
+def as_systemd(rows: Sequence[Row]) -> str:
+    """Return one line for systemd's STATUS= and `cms status --check`.
+
+    How many accounts are in which state, and the first that needs a person now, or else soon.
+    """
+    counts = Counter(row.state for row in rows)
+    line = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]) or "no accounts"
+    if any(row.persisted is False for row in rows):
+        line += "; sign-ins in memory only"
+    now = [row for row in rows if row.state in _FOR_PEOPLE or row.refused]
+    first = next(iter([*now, *(row for row in rows if row.sign_in_due)]), None)
+    if first is None:
+        return line
+    return f"{line}; {_printable(first.user or 'an account')}: {_printable(first.next_move or first.warning)}"
+
+
+# States in which nothing gets better until a person has done something.
+_FOR_PEOPLE = ("sign-in-required", "signing-in", "refused", "locked")
+
+
+def exit_code(rows: Sequence[Row], *, memory_chosen: bool = False) -> int:
+    """Return what `cms status --check` exits with.
+
+    2 when an account has no usable token, or one that is served for none of its protocols; 1 when one is not served for
+    some of them, is failing or needs a person while its token is good, is just
+    starting, keeps its sign-in in memory without having been told to, or is expected to need a sign-in soon; 3 when there is no account; else 0.
+    """
+    if not rows:
+        return UNKNOWN
+    return max(_severity(row, memory_chosen=memory_chosen) for row in rows)
+
+
+def _severity(row: Row, *, memory_chosen: bool) -> int:
+    if not row.usable and row.state != "starting":
+        return CRITICAL
+    if row.refused:
+        return WARNING if set(row.protocols) - set(row.refused) else CRITICAL
+    if row.state not in {"ok", "renewing"} or (row.persisted is False and not memory_chosen):
+        return WARNING
+    if row.sign_in_due or row.credential_due:
+        return WARNING
+    return OK
+
+
+def duration(seconds: float) -> str:
+    """Return a length of time as a person says it, in the two largest units: `1 h 5 min`, `2 d 3 h`, `40 s`."""
+    left, parts = max(0, int(seconds)), []
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")):
+        count, left = divmod(left, size)
+        if count:
+            parts.append(f"{count} {unit}")
+    return " ".join(parts[:2]) or "0 s"
+
+
+def _soon(seconds: int) -> str:
+    return f"in {duration(seconds)}" if seconds else "now"
+
+
+def _wrapped(label: str, text: str, width: int) -> str:
+    """Return a labelled paragraph that fits the terminal. Addresses and paths are never broken: they get copied."""
+    return textwrap.fill(
+        _printable(text),
+        width,
+        initial_indent=f"  {label:<{_LABEL}}",
+        subsequent_indent=" " * (_LABEL + 2),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _printable(text: str) -> str:
+    """Take out what could move a terminal's cursor or start another line: parts of messages come from elsewhere."""
+    return "".join(each if each.isprintable() else " " for each in text)

@@ -1,0 +1,96 @@
+"""TODO(docstring) cms.daemon.control.answers."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from cms.core.accounts import Grant
+from cms.core.lifecycle import Granted, Outcome
+from cms.core.status import WIDTH
+from cms.daemon.signin.flow import Flow
+from cms.grants.messages import Place
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a command ended. `hint` is the next move; `extra` more fields of the answer, as for `status`."""
+
+    ok: bool
+    message: str
+    hint: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+def nobody_signs_in(user: str, grant: Grant, *, alone: bool = False) -> Result:
+    """Say of an account whose application, or machine, gets its tokens by itself what there is to do instead."""
+    who = "this machine" if grant.sign_in == "managed-identity" else "an application"
+    said = f'nobody signs in for {user}: {who} gets its tokens by itself (sign_in="{grant.sign_in}")'
+    if alone:
+        return Result(False, said, "start the daemon: `cms run`")
+    return Result(False, said, "`cms refresh` asks for one now, and `cms status` says what is wrong if none comes")
+
+
+# How an account is named to each command.
+_NAMED_TO = {"import": "cms import FILE --account USER"}
+
+
+def no_single_account(user: str, known: str, command: str) -> Result:
+    """Say that a user name, or none, means no account, and how `command` is told one of those that are `known`."""
+    said = f"there is no account {user!r:.80}" if user else "there are several accounts"
+    usage = _NAMED_TO.get(command, f"cms {command} USER")
+    return Result(False, said, f"name one of these, `{usage}`: {known}")
+
+
+def nothing_to_sign_out(user: str) -> Result:
+    """Say of such an account how it is given up."""
+    said = f"nobody has signed in for {user}, and nothing is stored for it"
+    return Result(False, said, "to give it up, take it out of the configuration, then `cms reload`, if cms runs")
+
+
+# Sends an event to whoever gave the command; returns the answer, {} for none. Nobody answers what is only "told".
+Ask = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
+
+# Commands that converse: moving sign-ins to another machine and from one, deleting those without an account, and all.
+ERRANDS = ("export", "restore", "prune", "leave")
+
+
+class Commands(Protocol):
+    """What the daemon can be told. `user` is "" for the only account, and with `refresh` for all of them."""
+
+    def status(self, user: str = "", columns: int = WIDTH) -> Result:
+        """Return a Result whose `extra` has `text`, `json` (the object) and `exit_code` (of `--check`).
+
+        They tell of all accounts, or of those that `user` means; the text is for a terminal of so many columns.
+        """
+        ...
+
+    def login(self, user: str, method: str) -> Flow | Result:
+        """Start or join a sign-in ("" as the method: the account's own way). A Result says why it cannot be."""
+        ...
+
+    async def bring_in(self, user: str, place: Place) -> Outcome | Result:
+        """Take over another program's sign-in. A Result says why it cannot be tried."""
+        ...
+
+    async def errand(self, command: str, message: Mapping[str, Any], ask: Ask) -> Result:
+        """Carry out one of `ERRANDS`, which may converse with whoever gives it."""
+        ...
+
+    async def logout(self, user: str) -> Result: ...
+    async def refresh(self, user: str) -> Result: ...
+    async def reload(self) -> Result: ...
+    def stop(self) -> Result: ...
+
+
+_LOST = 'it is lost when cms ends: to keep the next one, put Vault(key=File("...")) into the configuration'
+
+
+def ended(outcome: Outcome) -> Result:
+    """Return a sign-in's end as a command's."""
+    if isinstance(outcome, Granted):
+        kept = f"saved, key from {outcome.key_from}" if outcome.persisted else "kept in memory only"
+        said = f"{outcome.who or 'the account'} is signed in ({kept})"
+        return Result(True, said, "" if outcome.persisted else _LOST, extra={"persisted": outcome.persisted})
+    return Result(False, outcome.trouble.message, outcome.trouble.hint)

@@ -1,0 +1,278 @@
+"""The control socket that `cms status`, `cms login` and the others talk to: for the owner and root alone.
+
+One connection is one command. Both sides speak lines of JSON:
+
+    {"command": "status", "user": "", "columns": 80}         -> {"event": "done", "ok": true, "text": ..., "json": ...}
+    {"command": "login", "user": "", "method": "device"}     -> {"event": "prompt", "url": ..., ...}, then "done"
+    {"command": "import", "user": "", "path": "/...", ...}   -> {"event": "password", ...} where one is needed, then "done"
+    {"password": "..."}  (during an import)
+    {"pasted": "http://127.0.0.1:8080/?code=..."}  (during a login)  -> {"event": "told", ...} if it will not do
+    {"command": "export", "users": []}  (and restore, prune)  -> {"event": "password" or "question", ...}, "told", then "done"
+    {"password": "..."} or {"yes": true or false}  (the answers)
+
+Commands: ping, status, login, import, export, restore, prune, logout, leave, refresh, reload, stop. The last line of every answer is
+`{"event": "done", "ok": true or false, "message": ..., "hint": ...}`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any
+
+import trio
+
+from cms.core.accounts import application
+from cms.core.lifecycle import Refused
+from cms.core.policy import ROOT, Peer
+from cms.core.status import WIDTH
+from cms.daemon.control.answers import ERRANDS, Commands, Result, ended
+from cms.daemon.signin.flow import FLOW_SECONDS, MAX_PASTED, METHODS, Flow
+from cms.grants.messages import Place, Prompt
+from cms.system.listener import Listener
+from cms.system.logs import get_logger
+
+# A pasted address is the longest thing that anybody sends; JSON may double it.
+MAX_LINE = 2 * MAX_PASTED + 1024
+# Commands come from a program that sends them at once.
+COMMAND_SECONDS = 5.0
+# More commands at one time than people and monitoring have; beyond it the newest is turned away.
+MAX_CONNECTIONS = 64
+
+log = get_logger()
+
+
+class Garbled(ValueError):
+    """A line that is no message of this protocol."""
+
+
+class Lines:
+    """A connection as lines of JSON, both ways, each of bounded length."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+        self._sending = trio.Lock()
+        self._received = bytearray()
+
+    async def send(self, message: Mapping[str, Any]) -> None:
+        async with self._sending:
+            await self._stream.send_all(json.dumps(message).encode() + b"\n")
+
+    async def receive(self) -> dict[str, Any] | None:
+        """Return the next message, None at the end. Raises Garbled."""
+        while b"\n" not in self._received:
+            if len(self._received) > MAX_LINE:
+                raise Garbled("a line that is too long")
+            chunk = await self._stream.receive_some()
+            if not chunk:
+                return None
+            self._received += chunk
+        line, _, rest = bytes(self._received).partition(b"\n")
+        self._received[:] = rest
+        return _object(line)
+
+
+def _object(line: bytes) -> dict[str, Any]:
+    try:
+        message = json.loads(line)
+    except ValueError:
+        raise Garbled("a line that is not JSON") from None
+    if not isinstance(message, dict):
+        raise Garbled("a line that is no JSON object")
+    return message
+
+
+async def serve(
+    listener: Listener,
+    commands: Commands,
+    *,
+    owner: int,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve the control socket until cancelled; close the listener then."""
+    limiter = trio.Semaphore(MAX_CONNECTIONS)
+    async with trio.open_nursery() as nursery:
+        task_status.started()
+        try:
+            while True:
+                sock, peer = await listener.accept()
+                nursery.start_soon(_limited, limiter, trio.SocketStream(sock), peer, commands, owner)
+        finally:
+            listener.close()
+
+
+async def _limited(
+    limiter: trio.Semaphore, stream: trio.SocketStream, peer: Peer, commands: Commands, owner: int
+) -> None:
+    try:
+        limiter.acquire_nowait()
+    except trio.WouldBlock:
+        await trio.aclose_forcefully(stream)
+        return
+    try:
+        await serve_one(stream, peer, commands, owner)
+    finally:
+        limiter.release()
+
+
+async def serve_one(stream: trio.abc.Stream, peer: Peer, commands: Commands, owner: int) -> None:
+    """Serve one connection; whatever goes wrong in it ends with it."""
+    try:
+        await _answer(Lines(stream), peer, commands, owner)
+    except (OSError, trio.BrokenResourceError):
+        pass
+    except Exception:
+        log.exception("a command failed", pid=peer.pid, uid=peer.uid)
+    finally:
+        await trio.aclose_forcefully(stream)
+
+
+async def _answer(lines: Lines, peer: Peer, commands: Commands, owner: int) -> None:
+    if peer.uid not in (owner, ROOT):
+        log.warning("a stranger at the control socket", pid=peer.pid, uid=peer.uid)
+        await _finish(lines, Result(False, "this daemon takes commands from its owner and from root only"))
+        return
+    message: dict[str, Any] | None = None
+    try:
+        with trio.move_on_after(COMMAND_SECONDS):
+            message = await lines.receive()
+    except Garbled as error:
+        await _finish(lines, Result(False, f"cms was sent {error}", _OTHER_VERSION))
+    if message is not None:
+        await _carry_out(lines, message, commands)
+
+
+_OTHER_VERSION = "the daemon may be of another version than this command: start the daemon again"
+
+
+async def _carry_out(lines: Lines, message: Mapping[str, Any], commands: Commands) -> None:
+    command, user = message.get("command"), message.get("user", "")
+    if not isinstance(command, str) or not isinstance(user, str):
+        await _finish(lines, Result(False, "cms was sent no command", _OTHER_VERSION))
+    elif command == "login":
+        await _login(lines, user, message.get("method", ""), commands)
+    elif command == "import":
+        await _import(lines, user, message, commands)
+    elif command in ERRANDS:
+        await _finish(lines, await commands.errand(command, message, partial(_asked, lines)))
+    elif command == "status":
+        columns = message.get("columns")
+        await _finish(lines, commands.status(user, columns if isinstance(columns, int) else WIDTH))
+    else:
+        await _finish(lines, await _result(command, user, commands))
+
+
+async def _result(command: str, user: str, commands: Commands) -> Result:
+    log.debug("command", command=command, user=user)
+    match command:
+        case "ping":
+            return Result(True, "here")
+        case "logout":
+            return await commands.logout(user)
+        case "refresh":
+            return await commands.refresh(user)
+        case "reload":
+            return await commands.reload()
+        case "stop":
+            return commands.stop()
+    return Result(False, f"the daemon knows no command {command[:20]!r}", _OTHER_VERSION)
+
+
+async def _finish(lines: Lines, result: Result) -> None:
+    done = {"event": "done", "ok": result.ok, "message": result.message, "hint": result.hint}
+    await lines.send({**done, **result.extra})
+
+
+async def _login(lines: Lines, user: str, method: object, commands: Commands) -> None:
+    if method not in ("", *METHODS) or not isinstance(method, str):
+        await _finish(lines, Result(False, f"no such way to sign in: {method!r:.20}"))
+        return
+    flow = commands.login(user, method)
+    if isinstance(flow, Result):
+        await _finish(lines, flow)
+        return
+    with flow.held():
+        await _follow(lines, flow)
+
+
+async def _import(lines: Lines, user: str, message: Mapping[str, Any], commands: Commands) -> None:
+    said = [message.get(name, "") for name in ("path", "source", "entry")]
+    if not all(isinstance(each, str) for each in said) or not said[0]:
+        await _finish(lines, Result(False, "cms was not told what to import", _OTHER_VERSION))
+        return
+    place = Place(*said)
+    end = await commands.bring_in(user, place)
+    if isinstance(end, Refused) and end.trouble.kind == "password":
+        await lines.send({"event": "password", "message": end.trouble.message})
+        password = await _password(lines)
+        if password is None:
+            return
+        end = await commands.bring_in(user, replace(place, password=password))
+    await _finish(lines, end if isinstance(end, Result) else ended(end))
+
+
+async def _password(lines: Lines) -> str | None:
+    """Return what the client says that a person has typed, None if it leaves or says nothing."""
+    with suppress(Garbled), trio.move_on_after(FLOW_SECONDS):
+        message = await lines.receive() or {}
+        password = message.get("password")
+        return password if isinstance(password, str) and password else None
+    return None
+
+
+async def _asked(lines: Lines, event: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Send an event; return what comes back, {} if the client leaves or nobody is at its terminal."""
+    await lines.send(event)
+    if event["event"] == "told":
+        return {}
+    with suppress(Garbled), trio.move_on_after(FLOW_SECONDS):
+        return await lines.receive() or {}
+    return {}
+
+
+async def _follow(lines: Lines, flow: Flow) -> None:
+    """Go on until the sign-in ends or the client leaves."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_tell, lines, flow, nursery.cancel_scope)
+        nursery.start_soon(_listen, lines, flow, nursery.cancel_scope)
+
+
+async def _tell(lines: Lines, flow: Flow, scope: trio.CancelScope) -> None:
+    with suppress(OSError, trio.BrokenResourceError):
+        shown = await flow.prompt()
+        if isinstance(shown, Prompt):
+            await lines.send(prompt_event(flow, shown))
+        await _finish(lines, ended(await flow.outcome()))
+    scope.cancel()
+
+
+async def _listen(lines: Lines, flow: Flow, scope: trio.CancelScope) -> None:
+    """Take what the client pastes; when it leaves, so do we."""
+    with suppress(Garbled, OSError, trio.BrokenResourceError):
+        while (message := await lines.receive()) is not None:
+            wrong = await flow.pasted(str(message.get("pasted", "")))
+            if wrong:
+                await lines.send({"event": "told", "message": wrong})
+    scope.cancel()
+
+
+def prompt_event(flow: Flow, shown: Prompt) -> dict[str, Any]:
+    """Return what a terminal needs to know of a prompt."""
+    event = asdict(shown)
+    del event["number"], event["state"]
+    # A device code may live for longer than the flow that waits for it.
+    event["expires_in"] = min(shown.expires_in, FLOW_SECONDS)
+    return {
+        "event": "prompt",
+        "user": flow.grant.login,
+        "registration": application(flow.grant),
+        "page": flow.page,
+        # Where the browser comes back to on this machine, "" and 0 if it does not.
+        "host": flow.host,
+        "port": flow.address.port if flow.address else 0,
+        "instead": flow.instead,
+        **event,
+    }

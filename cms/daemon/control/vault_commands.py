@@ -1,0 +1,383 @@
+"""The broker's half of moving and leaving: exports, their import, what lies in the vault without an account, farewells.
+
+What is secret stays in the worker. Through here pass an export, which is encrypted, and the passphrase that a person has
+typed. Whoever gives the command is asked, and told, by way of `Ask`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from cms.core.accounts import Account, Grant, Kept
+from cms.core.lifecycle import Granted, Outcome, Refused, Transient
+from cms.core.status import duration, stored
+from cms.daemon.control.answers import Ask, Result, ended
+from cms.daemon.signin.flow import METHODS
+from cms.grants.messages import BROKERED, Chore, Discard, Ended, Export, Exported, Listed, Peek, Place, Survey
+from cms.system.logs import get_logger
+from cms_oauth.microsoft import CLOUDS
+
+log = get_logger()
+
+# What `Place.source` calls an export of cms's own.
+OURS = "cms"
+
+# What stands for an account without a user.
+_WHOEVER = "(whoever signs in)"
+
+_WORK_PAGE = "https://mysignins.microsoft.com"
+_PERSONAL_PAGE = "https://account.microsoft.com"
+_PERSONAL_TENANTS = ("consumers", "9188040d-6c67-4c5b-b112-36a304b66dad")
+
+_STAYS_VALID = (
+    "The sign-in on the other machine goes on working: Microsoft ends none by its use elsewhere. "
+    "If that machine is to have it no more: `cms logout` there. Then delete the file."
+)
+
+
+class Provider(Protocol):
+    """What is needed of the grant worker."""
+
+    async def attend(self, ask: Callable[[int], Chore]) -> Ended: ...
+    async def forget(self, grant: Grant) -> Outcome: ...
+    async def bring_in(self, grant: Grant, place: Place, *, keep: bool = False) -> Outcome: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """Who has been signed out. `found` says whether anything was there; `key_from` where the key went from, "" if it stays.
+
+    `expires` is when the last access token that was handed out expires (Unix time), 0 for none that is known.
+    """
+
+    grants: tuple[Grant, ...]
+    names: str
+    found: bool
+    key_from: str = ""
+    expires: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Discarded:
+    """What had no account and has been deleted, and the worker's answer."""
+
+    gone: tuple[Kept, ...]
+    end: Granted
+
+    @property
+    def in_words(self) -> str:
+        return f"deleted: {len(self.gone)}{_key_gone(self.end.key_from)}"
+
+
+class Custody:
+    """What a daemon, or a command without one, does with the vault as a whole.
+
+    `orphans` are the stored sign-ins that no account has, as of the last `look`. `unserved` are the keys of those whose
+    account is in the configuration and served by nothing: they are wanted, and go only where somebody signs them out.
+    """
+
+    def __init__(
+        self,
+        provider: Provider,
+        state_folder: str,
+        accounts: Callable[[], Sequence[Account]],
+        signed_in: Callable[[Grant, Outcome], None] = lambda _grant, _outcome: None,
+        unserved: Callable[[], Collection[str]] = frozenset,
+    ) -> None:
+        self.orphans: tuple[Kept, ...] = ()
+        self._provider = provider
+        self._folder = Path(state_folder)
+        self._accounts = accounts
+        self._signed_in = signed_in
+        self._unserved = unserved
+
+    # Stored sign-ins that no account has.
+
+    async def look(self) -> tuple[Kept, ...]:
+        """Return, and remember, what is stored without an account. The worker is asked only if there is something."""
+        found = await self._listed(unserved=False)
+        if found is None:
+            return ()
+        self.orphans = found
+        return found
+
+    async def _listed(self, *, unserved: bool) -> tuple[Kept, ...] | None:
+        """Return what is stored without an account that is served, None where nobody can look."""
+        try:
+            keys = self._strays(unserved=unserved)
+        except OSError as error:
+            # As little as a worker that does not answer: no reason for the daemon to end.
+            log.warning("the state folder cannot be read", reason=str(error))
+            return None
+        found = await self._provider.attend(lambda number: Survey(number, keys)) if keys else Listed(())
+        # Whose they are may show another time; that they are there shows now.
+        return found.items if isinstance(found, Listed) else tuple(Kept(key, "", "", "") for key in keys)
+
+    def _strays(self, *, unserved: bool) -> tuple[str, ...]:
+        known = {account.grant.key for account in self._accounts()}
+        if not unserved:
+            known.update(self._unserved())
+        return tuple(sorted(path.stem for path in self._folder.glob("*.vault") if path.stem not in known))
+
+    def stored_at(self, grant: Grant) -> float:
+        """Return when something was last stored of a sign-in, as Unix time, 0 for never."""
+        try:
+            return (self._folder / f"{grant.key}.vault").stat().st_mtime
+        except OSError:
+            return 0.0
+
+    async def strays_of(self, user: str) -> tuple[Kept, ...]:
+        """Return the sign-ins without an account that is served which a user name means."""
+        if not user:
+            return ()
+        found = await self._listed(unserved=True) or ()
+        return tuple(each for each in found if user.lower() in (each.login.lower(), each.who.lower()))
+
+    async def discard(self, strays: Sequence[Kept], *, unserved: bool) -> Discarded | Result:
+        """Delete those of these that still have no account (`unserved`: none that is served); a Result says why not."""
+        try:
+            # A person may have taken minutes to agree, and a reload brought an account back. From here to the worker
+            # nothing waits.
+            now = set(self._strays(unserved=unserved))
+        except OSError as error:
+            return Result(False, f"the state folder cannot be read: {error.strerror}", "nothing was deleted")
+        gone = tuple(each for each in strays if each.key in now)
+        keys = tuple(each.key for each in gone)
+        end = await self._provider.attend(lambda number: Discard(number, keys))
+        await self.look()
+        return Discarded(gone, end) if isinstance(end, Granted) else _failed(end)
+
+    async def part_with(self, strays: Sequence[Kept]) -> Result:
+        """Sign out of what no account has."""
+        done = await self.discard(strays, unserved=True)
+        if isinstance(done, Result):
+            return done
+        grants = tuple(Grant(each.authority, each.client_id, each.login) for each in done.gone)
+        names = ", ".join(each.name for each in done.gone)
+        return farewell(Left(grants, names, done.end.persisted, done.end.key_from), time.time())
+
+    async def forget(self, grants: Sequence[Grant]) -> Granted | Result:
+        """Delete all that is stored of these; a Result says what is still there, and why."""
+        found, key_from = False, ""
+        for grant in grants:
+            end = await self._provider.forget(grant)
+            if not isinstance(end, Granted):
+                return ended(end)
+            found, key_from = found or end.persisted, key_from or end.key_from
+        return Granted("", 0.0, 0.0, persisted=found, key_from=key_from)
+
+    async def leave(self, sign_out: Callable[[], Awaitable[Result]]) -> Result:
+        """Delete what no account has, then have everybody else signed out; tell of both."""
+        strays = await self._listed(unserved=True)
+        done = await self.discard(strays, unserved=True) if strays else None
+        if isinstance(done, Result):
+            return done
+        result = await sign_out()
+        if done is None:
+            return result
+        also = f"without an account, and {done.in_words}"
+        return replace(result, message=f"{result.message}\n{also}")
+
+    async def prune(self, message: Mapping[str, Any], ask: Ask) -> Result:
+        """Delete what no account has, once whoever asks for it has seen it and agreed."""
+        strays = await self.look()
+        if not strays:
+            return Result(True, "every stored sign-in has its account: there is nothing to prune")
+        shown = [f"  {stored(each)}{_since(each)}" for each in strays]
+        await ask({"event": "told", "message": "\n".join(["Stored sign-ins without an account:", *shown])})
+        if not message.get("yes") and not (await ask(_question("Delete them?"))).get("yes"):
+            return Result(False, "nothing was deleted", "`cms prune --yes` deletes them without asking")
+        done = await self.discard(strays, unserved=False)
+        return done if isinstance(done, Result) else Result(True, done.in_words)
+
+    # To another machine, and from one.
+
+    async def export(self, message: Mapping[str, Any], ask: Ask) -> Result:
+        """Return the sign-ins of the users, or of all, as the text of an encrypted file (`extra["export"]`)."""
+        users = [each.lower() for each in message.get("users", ()) if isinstance(each, str)]
+        chosen = self._chosen(users)
+        if isinstance(chosen, Result):
+            return chosen
+        passphrase = str((await ask({"event": "password", "message": "the export"})).get("password", ""))
+        if not passphrase:
+            return Result(False, "no passphrase, no export", "nothing was written")
+        grants = tuple({each.grant.key: each.grant for each in chosen}.values())
+        end = await self._provider.attend(lambda number: Export(number, grants, passphrase))
+        if not isinstance(end, Exported):
+            return _failed(end)
+        return _exported(end, chosen)
+
+    def _chosen(self, users: Sequence[str]) -> list[Account] | Result:
+        """Return the accounts that these users name, all for none, of those that people sign in for."""
+        accounts = self._accounts()
+        unknown = [user for user in users if not any(each.answers_to(user) for each in accounts)]
+        if unknown:
+            known = _in_words(accounts) or "no account at all"
+            return Result(False, f"there is no account {unknown[0]}", f"the configuration has: {known}")
+        chosen = [each for each in accounts if not users or any(each.answers_to(user) for user in users)]
+        return [each for each in chosen if each.grant.sign_in in METHODS] or Result(
+            False, "there is no account that a person signs in for", "nothing but those can be exported"
+        )
+
+    async def restore(self, message: Mapping[str, Any], ask: Ask) -> Result:
+        """Take over the sign-ins of an export that this configuration has accounts for."""
+        place = Place(str(message.get("path", "")), OURS)
+        opened = await self._opened(place, ask)
+        if isinstance(opened, Result):
+            return opened
+        place, items = opened
+        user = str(message.get("user", "")).lower()
+        wanted = [each for each in items if not user or user in (each.login.lower(), each.who.lower())]
+        if not wanted:
+            held = ", ".join(each.name for each in items)
+            return Result(False, f"{place.path} holds no sign-in of {user or 'anybody'}", f"it holds: {held}")
+        force = bool(message.get("force"))
+        return _summed([await self._restore(each, place, ask, force=force) for each in wanted])
+
+    async def _opened(self, place: Place, ask: Ask) -> tuple[Place, tuple[Kept, ...]] | Result:
+        end = await self._provider.attend(lambda number: Peek(number, place))
+        if isinstance(end, Refused) and end.trouble.kind == "password":
+            password = str((await ask({"event": "password", "message": end.trouble.message})).get("password", ""))
+            if not password:
+                return Result(False, "no passphrase, no import", "nothing was changed")
+            place = replace(place, password=password)
+            end = await self._provider.attend(lambda number: Peek(number, place))
+        return (place, end.items) if isinstance(end, Listed) else _failed(end)
+
+    async def _restore(self, kept: Kept, place: Place, ask: Ask, *, force: bool) -> str:
+        """Import one sign-in; tell about it, and return how it went: "imported", "kept", "failed" or "homeless"."""
+        grant = next((each.grant for each in self._accounts() if each.grant.key == kept.key), None)
+        if grant is None:
+            await ask(
+                _told(
+                    f"{kept.name or 'somebody'}: no account of the configuration is this one. Put in, or change:\n"
+                    f"\n    {directive(kept)}\n\nthen `cms reload`, if cms runs, and import again"
+                )
+            )
+            return "homeless"
+        name = kept.name or "the account"
+        outcome = await self._provider.bring_in(grant, place, keep=not force)
+        if isinstance(outcome, Refused) and outcome.trouble.kind == "signed-in":
+            if not (await ask(_question(f"{outcome.trouble.message}. Replace that sign-in?"))).get("yes"):
+                await ask(_told(f"{name}: signed in already, and kept as it is (--force replaces it)"))
+                return "kept"
+            outcome = await self._provider.bring_in(grant, place)
+        if not isinstance(outcome, Granted):
+            trouble = outcome.trouble
+            await ask(_told("; ".join(filter(None, [f"{name}: not imported: {trouble.message}", trouble.hint]))))
+            return "failed"
+        self._signed_in(grant, outcome)
+        await ask(_told(f"{name}: imported, and tried: a fresh token was had with it"))
+        return "imported"
+
+
+def _exported(end: Exported, chosen: Sequence[Account]) -> Result:
+    """Return the end of an export of these accounts: who is in it, who is not, and why not."""
+    kept = {*end.keys, *end.brokered}
+    brokered = [each for each in chosen if each.grant.key in end.brokered]
+    missing = [each for each in chosen if each.grant.key not in kept]
+    said = [f"exported: {_in_words(each for each in chosen if each.grant.key in end.keys)}"]
+    if missing:
+        said.append(f"not signed in, and so not exported: {_in_words(missing)}")
+    if brokered:
+        said.append(f"cannot be exported: {_in_words(brokered)}: {BROKERED}; `cms login` on the other machine")
+    return Result(True, "\n".join(said), extra={"export": end.text})
+
+
+def _in_words(accounts: Iterable[Account]) -> str:
+    return ", ".join(dict.fromkeys(each.user or _WHOEVER for each in accounts))
+
+
+def _summed(ends: Sequence[str]) -> Result:
+    """Return the end of an import from how each sign-in went."""
+    good = not {"failed", "homeless"} & set(ends)
+    if "imported" in ends:
+        return Result(good, f"imported: {ends.count('imported')} of {len(ends)}", _STAYS_VALID)
+    return Result(good, "nothing was imported", "" if good else "what was refused, and why, is said above")
+
+
+def _told(message: str) -> dict[str, Any]:
+    return {"event": "told", "message": message}
+
+
+def _question(message: str) -> dict[str, Any]:
+    return {"event": "question", "message": message}
+
+
+def _failed(end: Ended) -> Result:
+    """Return the end of a command that did not come to what it was for."""
+    if isinstance(end, Transient | Refused):
+        return ended(end)
+    log.error("the grant worker has answered another question", answer=type(end).__name__)
+    return Result(False, "the grant worker has answered another question", "this is a bug in cms")
+
+
+def _since(kept: Kept) -> str:
+    return time.strftime(", signed in on %Y-%m-%d", time.localtime(kept.signed_in)) if kept.signed_in else ""
+
+
+def directive(kept: Kept) -> str:
+    """Return the line of a configuration that has a sign-in's account."""
+    where = urlsplit(kept.authority)
+    host = f"{where.scheme}://{where.netloc}"
+    words = [f"user={json.dumps(kept.login)}"] if kept.login else []
+    words += [f"tenant={json.dumps(where.path.strip('/'))}", f"client_id={json.dumps(kept.client_id)}"]
+    cloud = next((each.name for each in CLOUDS.values() if each.login.lower() == host.lower()), None)
+    if cloud is None:
+        words.append(f"authority={json.dumps(host)}")
+    elif cloud != "global":
+        words.append(f"cloud={json.dumps(cloud)}")
+    return f"Office365_Account({', '.join(words)})"
+
+
+def _key_gone(key_from: str) -> str:
+    return f"; and the key that they were encrypted with ({key_from}): nothing needs it any more" if key_from else ""
+
+
+def farewell(left: Left, now: float) -> Result:
+    """Return what a sign-out has done, and what it cannot do. `now` is Unix time."""
+    if not left.found:
+        who = f"{left.names}: " if left.names else ""
+        return Result(True, f"{who}nobody was signed in, so there was nothing to delete")
+    said = f"{left.names}: signed out, and the stored sign-in deleted{_key_gone(left.key_from)}"
+    return Result(True, said, "\n".join([_still_good(left.expires, now), *_elsewhere(left.grants)]))
+
+
+def _still_good(expires: float, now: float) -> str:
+    said = "Microsoft has no way to revoke a single token"
+    if expires <= now:
+        return f"{said}: one handed out in the last hour or so may still work."
+    clock = time.strftime("%H:%M", time.localtime(expires))
+    return f"{said}: the access token that programs were given works until {clock}, {duration(expires - now)} from now."
+
+
+def _elsewhere(grants: Sequence[Grant]) -> list[str]:
+    """Return where a person, or an administrator, ends what this machine cannot."""
+    tenants = {urlsplit(each.authority).path.strip("/").lower() for each in grants}
+    personal = bool(tenants & {*_PERSONAL_TENANTS, "common"}) or not tenants
+    work = bool(tenants - set(_PERSONAL_TENANTS)) or not tenants
+    lines = ["To end the sign-ins of this account on all machines:"]
+    if work:
+        lines.append(f'  {_WORK_PAGE} ("Sign out everywhere"), or an administrator ("Revoke sessions" of the user)')
+    if personal:
+        lines.append(f"  {_PERSONAL_PAGE} (Security, for a personal account)")
+    return lines
+
+
+def expiry_of(held: Sequence[Any], boot: float, wall: float) -> float:
+    """Return when the last of these tokens expires, as Unix time; 0 for none."""
+    return max((wall + token.expires - boot for token in held if token), default=0.0)
+
+
+# The commands that converse, by their names on the control socket.
+ERRANDS: Mapping[str, Callable[[Custody, Mapping[str, Any], Ask], Awaitable[Result]]] = {
+    "export": Custody.export,
+    "restore": Custody.restore,
+    "prune": Custody.prune,
+}

@@ -1,0 +1,359 @@
+"""Keeps one Grant: one task that plans, asks the provider, absorbs its outcome and publishes the life.
+
+A keeper is the only one to ask the provider for its Grant, one question at a time, so single flight needs no lock:
+whoever needs a token makes a fetch due and waits for the life to change. It sleeps until the plan says so or somebody
+nudges it; nothing here polls.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import trio
+
+from cms.core.accounts import Grant, Scopes, resource, uncovered
+from cms.core.lifecycle import (
+    DEFAULT_MIN_VALID,
+    PAUSE_AFTER_GRANT,
+    AwaitSignIn,
+    Budget,
+    Deny,
+    Ending,
+    Fetch,
+    Granted,
+    Life,
+    NeedsSignIn,
+    Outcome,
+    Refused,
+    Settled,
+    SleepUntil,
+    Token,
+    Transient,
+    Trouble,
+    Wait,
+    absorb,
+    answer,
+    covers,
+    denial,
+    hurry,
+    plan,
+    press,
+    revive,
+    soonest,
+    turn_down,
+    usable,
+)
+from cms.daemon.worker import Provider
+from cms.system.clock import Clock
+from cms.system.logs import get_logger
+from cms_oauth import wire
+
+log = get_logger()
+
+_SIGNED_OUT = "the sign-in was given up with `cms logout`"
+_MEMORY_LOST = "the sign-in was kept in memory only, and the process that held it has ended"
+_RECONFIGURED = Deny("unavailable", "the configuration has changed meanwhile", "ask again", 1.0)
+_BUG = Trouble(
+    "worker", "asking for a token failed inside cms", "it is tried again by itself; the log has the traceback"
+)
+
+
+def token_hash(secret: str) -> str:
+    """Return the name by which a mail client may say that this token was refused: `rejected=` on the wire."""
+    return hashlib.sha256(secret.encode()).hexdigest()[: wire.HASH_DIGITS]
+
+
+def _unheard(_keeper: Keeper, _scopes: Scopes, _before: Life, _after: Life) -> None:
+    """Nobody listens for changes."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Need:
+    """What a client needs of a token, as `Keeper.ask` takes it."""
+
+    permission: str
+    min_valid: int | None
+    rejected: str
+
+    def refuses(self, token: Token | None) -> bool:
+        """Whether this is the very token that a mail server refused."""
+        return bool(self.rejected and token and token_hash(token.secret) == self.rejected)
+
+    def suits(self, token: Token | None) -> bool:
+        """Whether another token would not be any better."""
+        return token is None or (covers(token, self.permission) and not self.refuses(token))
+
+
+class Keeper:
+    """Keeps the tokens of one Grant, one life for each of its scope sets.
+
+    `who` is the user name that the provider reported, `persisted` whether the sign-in outlives the worker (None before
+    that is known), `key_from` where the vault's key comes from. `on_change` hears of every life that a provider call, a
+    sign-in or a sign-out has changed.
+    """
+
+    def __init__(
+        self,
+        grant: Grant,
+        provider: Provider,
+        clock: Clock,
+        *,
+        luck: Callable[[], float] = random.random,
+        on_change: Callable[[Keeper, Scopes, Life, Life], None] = _unheard,
+    ) -> None:
+        self.grant = grant
+        self.lives: dict[Scopes, Life] = dict.fromkeys(grant.scope_sets, Life())
+        self.who = grant.login
+        self.persisted: bool | None = None
+        self.key_from = ""
+        # When the application's certificate ends, as Unix time, 0 for none.
+        self.credential_expires = 0.0
+        # When the sign-in was given and last redeemed, as Unix times, 0 for unknown; and how earlier ones ended.
+        self.given_at = 0.0
+        self.redeemed_at = 0.0
+        self.endings: tuple[Ending, ...] = ()
+        self._provider = provider
+        self._clock = clock
+        self._luck = luck
+        self._on_change = on_change
+        self._budget = Budget()
+        self._nudge = trio.Event()
+        self._change = trio.Event()
+        # Counts sign-ins and sign-outs: what was asked before one is stale after it.
+        self._epoch = 0
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep the tokens fresh until cancelled."""
+        task_status.started()
+        while True:
+            match soonest(list(self.lives.values()), self._clock.boot()):
+                case Fetch():
+                    await self._fetch(self._most_urgent())
+                case SleepUntil(when):
+                    await self._sleep(when - self._clock.boot())
+                case AwaitSignIn():
+                    await self._sleep(float("inf"))
+
+    def take(self, grant: Grant) -> None:
+        """Go on with other settings of the same Grant: no token is lost to them.
+
+        A scope set that is new starts with a token that this sign-in has for the same resource, and is due: mail goes
+        on by that while the provider is asked. What failed or was refused is tried anew, as the settings may mend it.
+        """
+        assert grant.key == self.grant.key, "another sign-in is another keeper's"
+        if grant == self.grant:
+            return
+        now, before = self._clock.boot(), self.lives
+        self.grant = grant
+        self.lives = {scopes: self._taken_over(before, scopes, now) for scopes in grant.scope_sets}
+        self._tell()
+        self._wake_up()
+
+    def _taken_over(self, before: dict[Scopes, Life], scopes: Scopes, now: float) -> Life:
+        life = before.get(scopes)
+        if life:
+            return life if isinstance(life.phase, Settled) else revive(life, now)
+        held = [
+            life.held for known, life in before.items() if usable(life, now) and resource(known) == resource(scopes)
+        ]
+        return revive(Life(held[0]), now) if held else Life()
+
+    def retire(self) -> None:
+        """Answer nobody any more: the Grant has left the configuration, and its tokens with it."""
+        self._epoch += 1
+        self.lives = {}
+        self._tell()
+
+    async def ask(
+        self, scopes: Scopes, *, permission: str = "", min_valid: int | None = None, rejected: str = ""
+    ) -> Token | Deny:
+        """Return a token for a client, or why there is none, after `wire.WAIT_SECONDS` at most.
+
+        `permission` is what the token must grant for the client's protocol ("" for anything), `min_valid` the life in
+        seconds that the client asked for, `rejected` the hash of a token that a mail server refused: that one is
+        answered only if no other can be had.
+        """
+        need = _Need(permission, min_valid, rejected)
+        self._press(scopes, need)
+        reply = self._answer(scopes, need)
+        if isinstance(reply, Wait):
+            # Its timer may be late, as after a suspend: a client's need is as good a reason to look at the clock.
+            self._wake_up()
+            reply = await self._awaited(scopes, need)
+        if isinstance(reply, Token) and not covers(reply, permission):
+            return Deny("sign-in-required", *uncovered(permission, scopes, self.who))
+        return self._owned(reply, need)
+
+    def signed_in(self, scopes: Scopes, outcome: Outcome) -> None:
+        """Take over a sign-in's outcome: a token for these scopes, and the other scope sets are due with it.
+
+        A sign-in that was refused says what stands in the way of those that are required, and changes no more: what
+        was held before is as good as it was.
+        """
+        match outcome:
+            case Granted():
+                self._epoch += 1
+                somebody_else = bool(self.who and outcome.who and outcome.who.lower() != self.who.lower())
+                for each in self.lives:
+                    if each != scopes:
+                        self._publish(each, Life() if somebody_else else revive(self.lives[each], self._clock.boot()))
+                self._absorb(scopes, outcome)
+            case Refused():
+                for each, life in self.lives.items():
+                    known = turn_down(life, outcome)
+                    if known is not life:
+                        self._publish(each, known)
+        self._wake_up()
+
+    def signed_out(self) -> None:
+        """Drop every token: the sign-in was given up."""
+        self._epoch += 1
+        self.persisted = None
+        self.given_at, self.redeemed_at, self.endings = 0.0, 0.0, ()
+        again = f"cms login {self.who}".strip()
+        trouble = Trouble("signed-out", _SIGNED_OUT, f"sign in again with `{again}`")
+        for scopes in self.lives:
+            self._publish(scopes, Life(None, NeedsSignIn(self._clock.boot(), trouble)))
+        # Only now: who is told of the change is told of the one who was signed in.
+        self.who = self.grant.login
+        self._wake_up()
+
+    def refresh(self) -> None:
+        """Make everything due now because its owner says so; what needs a sign-in is tried once as well."""
+        for scopes, life in self.lives.items():
+            self.lives[scopes] = revive(life, self._clock.boot())
+        self._wake_up()
+
+    def wake(self) -> None:
+        """Look at the clock again, as after a suspend, and bring forward what a working network may mend."""
+        for scopes in self.lives:
+            self._hurry(scopes)
+        self._wake_up()
+
+    async def changed(self) -> None:
+        """Wait for the next change of any life."""
+        await self._change.wait()
+
+    async def settled(self) -> None:
+        """Wait until what is due now, or after the shortest pause, has been answered. Longer pauses are not waited for."""
+        asked = dict(self.lives)
+        while any(self.lives.get(scopes) is life and self._is_imminent(life) for scopes, life in asked.items()):
+            await self.changed()
+
+    def _is_imminent(self, life: Life) -> bool:
+        now = self._clock.boot()
+        match plan(life, now):
+            case Fetch():
+                return True
+            case SleepUntil(when):
+                return when - now <= PAUSE_AFTER_GRANT
+            case AwaitSignIn():
+                return False
+
+    async def _sleep(self, seconds: float) -> None:
+        # Nothing runs between the plan and this line, so no nudge is missed.
+        self._nudge = trio.Event()
+        with trio.move_on_after(seconds):
+            await self._nudge.wait()
+
+    def _wake_up(self) -> None:
+        self._nudge.set()
+
+    def _most_urgent(self) -> Scopes:
+        """Return a scope set that is due: one without a usable token first."""
+        now = self._clock.boot()
+        due = [scopes for scopes, life in self.lives.items() if isinstance(plan(life, now), Fetch)]
+        return min(due, key=lambda scopes: usable(self.lives[scopes], now) is not None)
+
+    async def _fetch(self, scopes: Scopes) -> None:
+        epoch = self._epoch
+        try:
+            outcome = await self._provider.acquire(self.grant, scopes)
+            if epoch == self._epoch:
+                self._absorb(scopes, outcome)
+        except Exception:
+            # A bug, or an outcome that is none. This account fails and is tried again; no other notices.
+            log.exception("asking for a token failed", login=self.grant.login)
+            self._absorb(scopes, Transient(_BUG))
+
+    def _absorb(self, scopes: Scopes, outcome: Outcome) -> None:
+        if scopes not in self.lives:
+            # The configuration asks for them no more.
+            return
+        outcome = self._explained(outcome)
+        life = absorb(self.lives[scopes], outcome, self._clock.boot(), self._luck(), self.grant.refresh_before)
+        if isinstance(outcome, Granted):
+            self.who = outcome.who or self.who
+            self.persisted = outcome.persisted
+            self.key_from = outcome.key_from
+            self.credential_expires = outcome.credential_expires
+            self.given_at = outcome.given_at
+            self.redeemed_at = self._clock.wall()
+            self.endings = outcome.endings
+        elif isinstance(outcome, Transient) and outcome.given_at:
+            # A sign-in of an earlier daemon's that has given this one nothing yet.
+            self.given_at, self.endings = outcome.given_at, outcome.endings
+            self.redeemed_at = max(self.redeemed_at, outcome.redeemed_at)
+        self._publish(scopes, life)
+
+    def _explained(self, outcome: Outcome) -> Outcome:
+        """Say where a sign-in went that was there: another process than the one that held it knows of none."""
+        match outcome:
+            case Refused(trouble=Trouble(kind="no-sign-in") as trouble) if self.persisted is False:
+                return Refused(replace(trouble, message=_MEMORY_LOST))
+        return outcome
+
+    def _publish(self, scopes: Scopes, life: Life) -> None:
+        before, self.lives[scopes] = self.lives[scopes], life
+        self._tell()
+        self._on_change(self, scopes, before, life)
+
+    def _tell(self) -> None:
+        """Wake everybody who waits for a change."""
+        self._change.set()
+        self._change = trio.Event()
+
+    def _hurry(self, scopes: Scopes) -> None:
+        self.lives[scopes] = hurry(self.lives[scopes], self._clock.boot())
+
+    def _press(self, scopes: Scopes, need: _Need) -> None:
+        """Make a fetch due if this client's request is a reason for one."""
+        before = self.lives.get(scopes)
+        if before is None:
+            return
+        self._hurry(scopes)
+        refused = need.refuses(before.held)
+        if refused or need.min_valid is not None:
+            self.lives[scopes], self._budget, over_budget = press(
+                self.lives[scopes], self._budget, self._clock.boot(), min_valid=need.min_valid or 0.0, rejected=refused
+            )
+            if over_budget:
+                log.warning("no new token for this request: too many were asked for of late", login=self.grant.login)
+        if self.lives[scopes] is not before:
+            self._wake_up()
+
+    def _answer(self, scopes: Scopes, need: _Need) -> Token | Wait | Deny:
+        life = self.lives.get(scopes)
+        if life is None:
+            return _RECONFIGURED
+        wanted = DEFAULT_MIN_VALID if need.min_valid is None else need.min_valid
+        return answer(life, self._clock.boot(), wanted, rejected=not need.suits(life.held))
+
+    async def _awaited(self, scopes: Scopes, need: _Need) -> Token | Deny:
+        """Return the answer once no fetch is under way, or the second best after `wire.WAIT_SECONDS`."""
+        with trio.move_on_after(wire.WAIT_SECONDS):
+            while True:
+                await self.changed()
+                reply = self._answer(scopes, need)
+                if not isinstance(reply, Wait):
+                    return reply
+        now = self._clock.boot()
+        return usable(self.lives[scopes], now) or denial(self.lives[scopes], now)
+
+    def _owned(self, reply: Token | Deny, need: _Need) -> Token | Deny:
+        if isinstance(reply, Token) and need.refuses(reply):
+            log.warning("answered a token that a mail server refused: no other can be had", login=self.grant.login)
+        return reply

@@ -1,0 +1,175 @@
+"""The token sockets of one configuration, and their change to those of the next."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import socket
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
+
+import trio
+
+from cms.config.model import Config, ConfigError, SocketSpec
+from cms.core.accounts import Grant
+from cms.core.policy import Rules
+from cms.daemon.keeper import Keeper
+from cms.daemon.serving import postfix_table, token_socket
+from cms.daemon.serving.recent import Recent
+from cms.system.clock import Clock
+from cms.system.listener import Listener, ListenError, open_listener
+from cms.system.logs import get_logger
+
+Inherited: TypeAlias = MutableMapping[str, socket.socket]
+
+log = get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration, and what of it had to be looked up on this machine: the rules of each socket by its path."""
+
+    config: Config
+    rules: Mapping[str, Rules]
+
+
+def look_up(config: Config) -> Loaded:
+    """Look up the users and groups that may ask. May block: user databases can lie behind a network."""
+    return Loaded(config, {spec.path: _rules(spec, config.file) for spec in config.sockets})
+
+
+def _rules(spec: SocketSpec, file: str) -> Rules:
+    try:
+        users = None if spec.users is None else frozenset(map(_uid, spec.users))
+        groups = None if spec.groups is None else frozenset(map(_gid, spec.groups))
+    except KeyError as error:
+        raise ConfigError(file, spec.line, f"users= or groups=: {error.args[0]}") from None
+    return Rules(os.geteuid(), spec.accounts, spec.protocols, users, groups, spec.default)
+
+
+def _uid(name: str) -> int:
+    return int(name) if name.isdecimal() else pwd.getpwnam(name).pw_uid
+
+
+def _gid(name: str) -> int:
+    return int(name) if name.isdecimal() else grp.getgrnam(name).gr_gid
+
+
+class _Served:
+    """One socket that is being served, under rules that a reload may change."""
+
+    def __init__(self, spec: SocketSpec, rules: Rules, listening: Listener) -> None:
+        self.spec = spec
+        self.rules = rules
+        self.listener = listening
+        self.draining = trio.Event()
+        self.ended = trio.Event()
+
+    def fits(self, spec: SocketSpec) -> bool:
+        """Whether this speaks as the specification wants, at a file as it wants it. systemd's are as systemd makes them."""
+        same_file = self.listener.inode is None or (self.spec.mode, self.spec.group) == (spec.mode, spec.group)
+        return same_file and self.spec.speaks == spec.speaks
+
+    def take(self, spec: SocketSpec, rules: Rules) -> None:
+        """Go on under another specification that the file fits."""
+        self.spec = spec
+        self.rules = rules
+
+
+class Sockets:
+    """The token sockets. `open` may come before `run`, `apply` may not."""
+
+    def __init__(
+        self,
+        keeper_of: Callable[[Grant], Keeper],
+        names: Callable[[], Mapping[str, str]],
+        clock: Clock,
+        recent: Recent | None = None,
+    ) -> None:
+        self._recent = recent
+        self._keeper_of = keeper_of
+        self._names = names
+        self._clock = clock
+        self._served: dict[str, _Served] = {}
+        self._nursery: trio.Nursery | None = None
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return tuple(self._served)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve what `apply` says, until cancelled."""
+        async with trio.open_nursery() as self._nursery:
+            task_status.started()
+            await trio.sleep_forever()
+
+    async def open(self, specs: Iterable[SocketSpec], inherited: Inherited) -> dict[str, Listener]:
+        """Return the sockets that are new or have to change, by path. After a ListenError all is as it was."""
+        opened: dict[str, Listener] = {}
+        try:
+            for spec in specs:
+                served = self._served.get(spec.path)
+                if served is None or not served.fits(spec):
+                    opened[spec.path] = await _open(spec, inherited, served.listener if served else None)
+        except ListenError:
+            await self.put_back(opened)
+            raise
+        return opened
+
+    async def put_back(self, opened: Mapping[str, Listener]) -> None:
+        """Undo `open`: what is served at a path gets the path back."""
+        for path, listening in opened.items():
+            try:
+                await self._restore(path, listening)
+            except ListenError as error:
+                log.error("a socket is lost: it cannot be put back", socket=path, reason=str(error))  # noqa: TRY400 - the text says all
+            finally:
+                listening.close()
+
+    async def _restore(self, path: str, listening: Listener) -> None:
+        served = self._served.get(path)
+        if served:
+            self._serve(_Served(served.spec, served.rules, await _open(served.spec, {}, listening)))
+
+    def apply(self, loaded: Loaded, opened: Mapping[str, Listener]) -> None:
+        """Serve exactly the configured sockets. Those that end finish the requests that they have."""
+        for path in self._served.keys() - loaded.rules.keys():
+            self._served.pop(path).draining.set()
+        for spec in loaded.config.sockets:
+            rules = loaded.rules[spec.path]
+            if spec.path in opened:
+                self._serve(_Served(spec, rules, opened[spec.path]))
+            else:
+                self._served[spec.path].take(spec, rules)
+
+    async def drain(self) -> None:
+        """Take no more requests, and wait for those that are under way."""
+        for served in self._served.values():
+            served.draining.set()
+        for served in self._served.values():
+            await served.ended.wait()
+
+    def _serve(self, served: _Served) -> None:
+        assert self._nursery is not None, "sockets are served inside run()"
+        before = self._served.get(served.spec.path)
+        if before:
+            before.draining.set()
+        self._served[served.spec.path] = served
+        self._nursery.start_soon(self._run_one, served)
+
+    async def _run_one(self, served: _Served) -> None:
+        serve = (
+            postfix_table.serve if served.spec.speaks == "postfix" else partial(token_socket.serve, clock=self._clock)
+        )
+        serve = partial(serve, draining=served.draining, recent=self._recent)
+        try:
+            await serve(served.listener, lambda: served.rules, self._keeper_of, self._names)
+        finally:
+            served.ended.set()
+
+
+async def _open(spec: SocketSpec, inherited: Inherited, replaces: Listener | None) -> Listener:
+    return await open_listener(spec.path, spec.mode, group=spec.group, inherited=inherited, replaces=replaces)

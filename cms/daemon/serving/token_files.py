@@ -1,0 +1,283 @@
+"""Files that always hold a fresh token, for programs that read one: one task for each, replacing it by renaming.
+
+A reader finds a whole usable token or no file. What is at a path is replaced or removed only if it is a regular file of
+our own user's that holds a token's length of one word and nothing else: a path that was mistyped costs nobody a file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import stat
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+
+import trio
+
+from cms.config.model import FileSpec
+from cms.core.accounts import Grant
+from cms.core.lifecycle import Life, Token, usable
+from cms.core.preflight import fits
+from cms.daemon.keeper import Keeper
+from cms.system.clock import Clock
+from cms.system.logs import get_logger
+from cms_oauth import sasl
+
+# A disk that is full or read-only is somebody's to mend: looked at again when the token changes, and this often.
+RETRY_SECONDS = 60.0
+
+# How long the end of a task waits for its file to go: a mount that hangs must not hold up a shutdown or a reload.
+LEAVE_SECONDS = 1.0
+
+# Passwords and keys of one word are shorter, and Entra's tokens have a thousand characters and more.
+SHORTEST_TOKEN = 200
+
+# Bytes. No token has as many, and no file has to be read further to see that it is none.
+_TOO_LONG = 64 * 1024
+
+_RANDOM_BYTES = 8
+
+log = get_logger()
+
+
+class NotOurs(Exception):
+    """What is at the path, or shall be, cannot be told from somebody's own file. The text says what to do."""
+
+
+def put(path: str, content: bytes | None, mode: int) -> None:
+    """Make a file hold this, or be gone. May block. Raises OSError and NotOurs, and then the file is as it was."""
+    _check_ours(path)
+    folder, _, name = path.rpartition("/")
+    _sweep(folder, name)
+    if content is None:
+        Path(path).unlink(missing_ok=True)
+        return
+    if not _is_token(content):
+        raise NotOurs(f"the token has {len(content)} bytes: cms could not tell the file from others and remove it")
+    Path(folder).mkdir(mode=0o700, exist_ok=True)
+    temporary = f"{folder}/.{name}.{secrets.token_hex(_RANDOM_BYTES)}.cms-new"
+    try:
+        _write(temporary, content, mode)
+        os.rename(temporary, path)  # noqa: PTH104 - one system call, as the docstring says
+    except BaseException:
+        with suppress(OSError):
+            Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _sweep(folder: str, name: str) -> None:
+    """Take away what a crash left of a file that was being written. No user's file has such a name by chance."""
+    left = re.compile(rf"\.{re.escape(name)}\.[0-9a-f]{{{2 * _RANDOM_BYTES}}}\.cms-new")
+    # What cannot be listed or removed is not in the way of the next one, whose name is another.
+    with suppress(OSError):
+        for each in Path(folder).iterdir():
+            if left.fullmatch(each.name):
+                each.unlink(missing_ok=True)
+
+
+def _write(path: str, content: bytes, mode: int) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        # Before the content: it is never there for anybody but who may read it.
+        os.fchmod(fd, mode)
+        file.write(content)
+        file.flush()
+        os.fsync(fd)
+
+
+def _check_ours(path: str) -> None:
+    """Raise NotOurs unless the path is free, or a token file of ours."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        facts = os.fstat(fd)
+        ours = stat.S_ISREG(facts.st_mode) and facts.st_uid == os.geteuid() and facts.st_size < _TOO_LONG
+        ours = ours and _is_token(os.read(fd, _TOO_LONG))
+    finally:
+        os.close(fd)
+    if not ours:
+        raise NotOurs("something else is there already, and no token file of ours: remove it, or choose another path")
+
+
+def _is_token(content: bytes) -> bool:
+    """Whether this is a token and nothing else, but for a newline at the end."""
+    text = content.removesuffix(b"\n").decode("ascii", errors="replace")
+    return len(text) >= SHORTEST_TOKEN and len(content) < _TOO_LONG and sasl.is_token(text)
+
+
+class _File:
+    """One token file. `run` keeps it as it has to be; `trouble` says why it is not, "" when it is."""
+
+    def __init__(self, spec: FileSpec, keeper: Keeper, clock: Clock, after: _File | None) -> None:
+        self.spec = spec
+        self.keeper = keeper
+        self.trouble = ""
+        self.scope = trio.CancelScope()
+        # Whether the file goes with the task: not where another task takes it over.
+        self.leaves = True
+        self.ended = trio.Event()
+        self._after = after
+        # One call at a time for a path, so that one that was given up while it hung is over before the next; and none of
+        # the threads that others wait for.
+        self.limiter: trio.CapacityLimiter = after.limiter if after else trio.CapacityLimiter(1)
+        self._clock = clock
+        self._scopes = spec.account.scopes[spec.protocol]
+        self._nudge = trio.Event()
+        self._shown: Token | None = None
+        self._began = False
+
+    def wake(self) -> None:
+        """Look at the token and the clock again."""
+        self._nudge.set()
+
+    async def run(self) -> None:
+        try:
+            if self._after:
+                await self._after.ended.wait()
+                self._after = None
+            with self.scope:
+                await self._keep()
+        finally:
+            if self.leaves:
+                await self._leave()
+            self.ended.set()
+
+    async def _keep(self) -> None:
+        while True:
+            # Before looking: a change while it is being written is not missed.
+            self._nudge = trio.Event()
+            with trio.move_on_after(await self._settle()):
+                await self._nudge.wait()
+
+    async def _settle(self) -> float:
+        """Bring the file up to date; return the seconds after which it has to be looked at again."""
+        token = self._good()
+        try:
+            await self._show(token)
+        except (OSError, NotOurs) as error:
+            self._complain(_reason(error))
+            await self._hide_what_ends()
+            return RETRY_SECONDS
+        if self.trouble:
+            log.info("a token file is as it should be again", file=self.spec.path)
+            self.trouble = ""
+        return token.usable_until - self._clock.boot() if token else float("inf")
+
+    def _good(self) -> Token | None:
+        """Return the token that belongs into the file now."""
+        token = usable(self.keeper.lives.get(self._scopes, Life()), self._clock.boot())
+        # After a reload a scope set may begin with a token of the one before it.
+        return token if token and self._fits(token) else None
+
+    def _fits(self, token: Token) -> bool:
+        """Whether the token opens the file's protocol, as far as anybody can tell (`preflight=`)."""
+        if not self.spec.account.preflight:
+            return True
+        return fits(token, self.spec.protocol, self._scopes)
+
+    async def _show(self, token: Token | None) -> None:
+        if self._began and _secret(token) == _secret(self._shown):
+            self._shown = token
+            return
+        content = (token.secret + "\n" * self.spec.newline).encode() if token else None
+        await self._put(content)
+        self._shown, self._began = token, True
+
+    async def _put(self, content: bytes | None) -> None:
+        await trio.to_thread.run_sync(
+            put, self.spec.path, content, self.spec.mode, abandon_on_cancel=True, limiter=self.limiter
+        )
+
+    def _complain(self, reason: str) -> None:
+        trouble = f"the token file {self.spec.path} cannot be kept: {reason}"
+        if trouble != self.trouble:
+            log.error("a token file cannot be kept", file=self.spec.path, reason=reason)
+        self.trouble = trouble
+
+    async def _hide_what_ends(self) -> None:
+        """Take away what could not be replaced in time: a token that ends, or one of unknown age or another account."""
+        ends = self._shown and self._clock.boot() + RETRY_SECONDS >= self._shown.usable_until
+        if ends or not self._began:
+            await self._remove()
+
+    async def _remove(self) -> None:
+        try:
+            await self._put(None)
+            self._shown = None
+        except (OSError, NotOurs) as error:
+            self._complain(_reason(error))
+
+    async def _leave(self) -> None:
+        with trio.move_on_after(LEAVE_SECONDS, shield=True) as scope:
+            await self._remove()
+        if scope.cancelled_caught:
+            self._complain("removing it takes too long")
+
+
+def _reason(error: OSError | NotOurs) -> str:
+    return str(error.strerror if isinstance(error, OSError) else error)
+
+
+def _secret(token: Token | None) -> str:
+    return token.secret if token else ""
+
+
+def _holds(spec: FileSpec) -> tuple[str, str, int]:
+    """Return whose token is in a file, and for whom: where that changes, the next task must not find the old token."""
+    return spec.account.user, spec.protocol, spec.mode
+
+
+class TokenFiles:
+    """The token files of one configuration, and their change to those of the next."""
+
+    def __init__(self, keeper_of: Callable[[Grant], Keeper], clock: Clock) -> None:
+        self._keeper_of = keeper_of
+        self._clock = clock
+        self._files: dict[str, _File] = {}
+        # The latest of each path, also those that are no longer kept: the next one begins when it has ended.
+        self._latest: dict[str, _File] = {}
+        self._nursery: trio.Nursery | None = None
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return tuple(self._files)
+
+    @property
+    def troubles(self) -> tuple[str, ...]:
+        """Why files are not as they should be, for the status."""
+        return tuple(file.trouble for file in self._files.values() if file.trouble)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep what `apply` says, until cancelled; then the files are gone."""
+        async with trio.open_nursery() as self._nursery:
+            task_status.started()
+            await trio.sleep_forever()
+
+    def apply(self, specs: Iterable[FileSpec]) -> None:
+        """Keep exactly these files. Nothing here waits."""
+        assert self._nursery is not None, "files are kept inside run()"
+        before, self._files = self._files, {}
+        for spec in specs:
+            keeper, old = self._keeper_of(spec.account.grant), before.pop(spec.path, None)
+            if old and old.spec == spec and old.keeper is keeper:
+                self._files[spec.path] = old
+                continue
+            if old:
+                old.leaves = old.keeper is not keeper or _holds(old.spec) != _holds(spec)
+                old.scope.cancel()
+            file = _File(spec, keeper, self._clock, self._latest.get(spec.path))
+            self._files[spec.path] = self._latest[spec.path] = file
+            self._nursery.start_soon(file.run)
+        for old in before.values():
+            old.scope.cancel()
+        self.wake()
+
+    def wake(self, keeper: Keeper | None = None) -> None:
+        """Look at the tokens of a keeper, or of all, and at the clock again: after a change of a life, or a suspend."""
+        for file in self._files.values():
+            if keeper in (None, file.keeper):
+                file.wake()

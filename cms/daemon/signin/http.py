@@ -1,0 +1,384 @@
+"""A small, bounded HTTP/1.1 server on loopback addresses, for one browser of one person: one request a connection.
+
+It knows requests and responses, and where to listen for a redirect address. What the requests mean is `signin.py`'s.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from urllib.parse import parse_qsl, urlsplit
+
+import trio
+
+from cms.daemon.signin.pages import POLICY
+from cms.system.logs import get_logger
+from cms.system.tcp_owner import End, holder_of
+
+# An authorization code of Entra's has some 1-2 KB, and a browser sends a few KB of headers with it.
+MAX_HEAD = 32 * 1024
+# A form_post brings code, state and session_state.
+MAX_BODY = 32 * 1024
+MAX_FIELDS = 32
+# A browser sends its request at once; a person only decides before it.
+REQUEST_SECONDS = 10.0
+# What an answer may take: the redirect's waits for the provider to redeem the code.
+ANSWER_SECONDS = 60.0
+# How long the rest of a request is read and thrown away, so that the kernel's reset does not overtake the answer.
+LINGER_SECONDS = 1.0
+# A browser opens half a dozen connections to a host; more than these are no browser's.
+MAX_CONNECTIONS = 32
+# Anybody else's are told so and closed. These are counted apart, so that nobody can take all places.
+MAX_STRANGERS = 8
+
+_LOOPBACK = {"127.0.0.1": ("127.0.0.1",), "localhost": ("127.0.0.1", "::1"), "::1": ("::1",)}
+_REASONS = {
+    200: "OK",
+    400: "Bad Request",
+    403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    413: "Content Too Large",
+}
+# What listening ends with on a machine without IPv4, or without IPv6.
+_NO_SUCH_KIND = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+# Headers that decide something: a second one is an attempt to be understood in two ways.
+_SINGLE = frozenset({"host", "origin", "content-length", "content-type"})
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One HTTP request. Header names are in lower case; query and body may hold an authorization code."""
+
+    method: str
+    path: str
+    query: str = field(default="", repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    body: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One HTTP response: a page of HTML."""
+
+    status: int
+    page: str = ""
+
+
+class BadHttp(ValueError):
+    """What came is no request that this server takes. The text never quotes it."""
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Unreachable(Exception):
+    """A redirect address cannot be listened at. Both texts are whole sentences for a person."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a redirect address wants its listener. `port` is 0 for any; `host` is as browsers will name it."""
+
+    host: str
+    port: int
+    path: str
+
+    @property
+    def binds(self) -> tuple[str, ...]:
+        return _LOOPBACK[self.host]
+
+    @property
+    def url(self) -> str:
+        """Where the local page is."""
+        return f"http://{self._name}:{self.port}/"
+
+    @property
+    def redirect_uri(self) -> str:
+        return f"http://{self._name}:{self.port}{self.path}"
+
+    @property
+    def _name(self) -> str:
+        return f"[{self.host}]" if ":" in self.host else self.host
+
+
+def address_of(redirect_uri: str) -> Address:
+    """Return where to listen for a redirect address, or raise Unreachable where this machine cannot."""
+    parts = urlsplit(redirect_uri)
+    host = parts.hostname or ""
+    if parts.scheme != "http" or host not in _LOOPBACK:
+        raise Unreachable(
+            f"the redirect address {redirect_uri} is not plain HTTP on this machine",
+            "sign in with --paste: open the link anywhere and paste back the address that the browser ends at",
+        )
+    return Address(host, parts.port or 0, parts.path or "/")
+
+
+Handler = Callable[[Request, int], Awaitable[Response]]
+UidOf = Callable[[End, End], int | None]
+
+
+class Loopback:
+    """HTTP at loopback ports, each up only while somebody holds it open.
+
+    `handler` gets each request of the users of `serves`, and the port. Other users, and whoever is not found, get
+    `otherwise` whatever they ask: nothing of it is read.
+    """
+
+    def __init__(self, handler: Handler, *, uid_of: UidOf, serves: Collection[int], otherwise: Response) -> None:
+        self._handler = handler
+        self._uid_of = uid_of
+        self._serves = serves
+        self._otherwise = render(otherwise)
+        # By host and port: http://localhost:8080 and http://127.0.0.1:8080 share the second's.
+        self._doors: dict[tuple[str, int], _Door] = {}
+        self._opening = trio.Lock()
+        self._connections = 0
+        self._strangers = 0
+        self._left = trio.Event()
+        self._log = get_logger()
+
+    @asynccontextmanager
+    async def open(self, address: Address, nursery: trio.Nursery) -> AsyncIterator[int]:
+        """Listen while the block runs; give the port. Raises Unreachable. Blocks that name one port share it.
+
+        Answers that are on their way when the last block ends still arrive: they live in `nursery`.
+        """
+        held: list[_Door] = []
+        try:
+            async with self._opening:
+                await self._hold(address, held, nursery)
+            yield held[0].port
+        finally:
+            for door in held:
+                door.leave()
+
+    def host(self, address: Address) -> str:
+        """Return the IP address at which an address that is held open is listened at: the first, if there are two."""
+        return next(host for host in address.binds if (host, address.port) in self._doors)
+
+    async def idle(self) -> None:
+        """Wait until no connection of those who are served is open."""
+        while self._connections:
+            await self._left.wait()
+
+    async def _hold(self, address: Address, held: list[_Door], nursery: trio.Nursery) -> None:
+        """Add the doors of an address to `held`, each with one holder more. A machine may have one kind of IP only."""
+        port = address.port
+        for host in address.binds:
+            try:
+                door = await self._door(host, port, nursery)
+            except OSError as error:
+                if error.errno in _NO_SUCH_KIND:
+                    continue
+                raise _unreachable(port, error) from None
+            door.holders += 1
+            held.append(door)
+            port = door.port
+        if not held:
+            raise _missing(address)
+
+    async def _door(self, host: str, port: int, nursery: trio.Nursery) -> _Door:
+        door = self._doors.get((host, port))
+        if door and door.holders:
+            return door
+        if door:
+            await door.closed.wait()
+        listeners = await trio.open_tcp_listeners(port, host=host)
+        door = _Door(listeners[0].socket.getsockname()[1])
+        self._doors[host, door.port] = door
+        nursery.start_soon(self._serve, host, door, listeners, nursery)
+        return door
+
+    async def _serve(self, host: str, door: _Door, listeners: list[trio.SocketListener], nursery: trio.Nursery) -> None:
+        async def one(stream: trio.SocketStream) -> None:
+            await self._connection(stream, door.port)
+
+        try:
+            with door.scope:
+                await trio.serve_listeners(one, listeners, handler_nursery=nursery)
+        finally:
+            for listener in listeners:
+                listener.socket.close()
+            del self._doors[host, door.port]
+            door.closed.set()
+
+    async def _connection(self, stream: trio.SocketStream, port: int) -> None:
+        """Serve one connection; whatever goes wrong in it ends with it."""
+        try:
+            # Asked first, while the other end is surely there.
+            uid = self._uid_of(stream.socket.getpeername()[:2], stream.socket.getsockname()[:2])
+            await (self._serve_one(stream, port) if uid in self._serves else self._turn_away(stream))
+        except (OSError, trio.BrokenResourceError):
+            pass
+        except Exception as error:  # noqa: BLE001 - a fault in one answer must not end the sign-in of others
+            self._log.error("sign-in page failed", error=type(error).__name__)
+        finally:
+            await trio.aclose_forcefully(stream)
+
+    async def _serve_one(self, stream: trio.SocketStream, port: int) -> None:
+        self._connections += 1
+        try:
+            if self._connections <= MAX_CONNECTIONS:
+                await self._exchange(stream, port)
+        finally:
+            self._connections -= 1
+            self._left.set()
+            self._left = trio.Event()
+
+    async def _exchange(self, stream: trio.SocketStream, port: int) -> None:
+        with trio.move_on_after(REQUEST_SECONDS) as scope:
+            try:
+                request = await read_request(stream)
+                scope.deadline = trio.current_time() + ANSWER_SECONDS
+                response = await self._handler(request, port)
+            except BadHttp as bad:
+                response = Response(bad.status)
+            await stream.send_all(render(response))
+            await stream.send_eof()
+        await _linger(stream)
+
+    async def _turn_away(self, stream: trio.SocketStream) -> None:
+        """Say to a stranger that nobody is served but others, at the latest after a second of silence."""
+        self._strangers += 1
+        try:
+            if self._strangers <= MAX_STRANGERS:
+                # A browser that is answered before it has asked takes it for a fault of the line, and asks again.
+                with trio.move_on_after(LINGER_SECONDS):
+                    await stream.receive_some(MAX_HEAD)
+                with trio.move_on_after(LINGER_SECONDS):
+                    await stream.send_all(self._otherwise)
+                    await stream.send_eof()
+                await _linger(stream)
+        finally:
+            self._strangers -= 1
+
+
+async def _linger(stream: trio.SocketStream) -> None:
+    with trio.move_on_after(LINGER_SECONDS):
+        while await stream.receive_some(MAX_HEAD):
+            pass
+
+
+class _Door:
+    """One port at one address that is listened at, and for how many."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.holders = 0
+        self.scope = trio.CancelScope()
+        self.closed = trio.Event()
+
+    def leave(self) -> None:
+        """Close with the last holder."""
+        self.holders -= 1
+        if not self.holders:
+            self.scope.cancel()
+
+
+def _missing(address: Address) -> Unreachable:
+    """Say that this machine has no such loopback address."""
+    kind = "IPv6" if address.host == "::1" else "IPv4"
+    return Unreachable(
+        f"this machine has no {kind}, and the redirect address goes to {address.host}",
+        "sign in with --device or --paste; an application of your own can have http://localhost as its redirect",
+    )
+
+
+def _unreachable(port: int, error: OSError) -> Unreachable:
+    ways = "or sign in with --device or --paste"
+    if error.errno == errno.EADDRINUSE:
+        return Unreachable(f"port {port} is in use{holder_of(port)}", f"stop that program and try again, {ways}")
+    if error.errno == errno.EACCES:
+        return Unreachable(f"port {port} may not be listened at by uid {os.getuid()}", f"try as root, {ways}")
+    return Unreachable(f"port {port} cannot be listened at: {error.strerror or error}", f"mend that, {ways}")
+
+
+async def read_request(stream: trio.abc.ReceiveStream) -> Request:
+    """Return one whole request, or raise BadHttp for anything longer or stranger than a browser's."""
+    received = b""
+    while b"\r\n\r\n" not in received:
+        received += await _more(stream)
+        if len(received) > MAX_HEAD:
+            raise BadHttp("the head is too long", 413)
+    head, _, body = received.partition(b"\r\n\r\n")
+    request, length = parse_head(head)
+    while len(body) < length:
+        body += await _more(stream)
+    return Request(request.method, request.path, request.query, request.headers, body[:length])
+
+
+async def _more(stream: trio.abc.ReceiveStream) -> bytes:
+    chunk = await stream.receive_some(4096)
+    if not chunk:
+        raise BadHttp("the request ends early")
+    return bytes(chunk)
+
+
+def parse_head(head: bytes) -> tuple[Request, int]:
+    """Return the request in a head (without the empty line) and the length of its body, or raise BadHttp."""
+    start, *lines = head.decode("latin-1").split("\r\n")
+    words = start.split(" ")
+    if len(words) != len(("GET", "/", "HTTP/1.1")) or not words[2].startswith("HTTP/1.") or words[1][:1] != "/":
+        raise BadHttp("not an HTTP/1 request line")
+    headers: dict[str, str] = {}
+    for line in lines:
+        name, colon, value = line.partition(":")
+        name = name.lower()
+        if not colon or not name or name != name.strip() or (name in headers and name in _SINGLE):
+            raise BadHttp("a header that is none")
+        headers[name] = value.strip()
+    path, _, query = words[1].partition("?")
+    return Request(words[0], path, query, headers), _body_length(headers)
+
+
+def _body_length(headers: Mapping[str, str]) -> int:
+    if "transfer-encoding" in headers:
+        raise BadHttp("a body is sent whole here")
+    length = headers.get("content-length", "0")
+    if not (length.isascii() and length.isdigit()):
+        raise BadHttp("a length that is none")
+    if len(length) > len(str(MAX_BODY)) or int(length) > MAX_BODY:
+        raise BadHttp("the body is too long", 413)
+    return int(length)
+
+
+def parse_fields(text: str) -> dict[str, str]:
+    """Return query or form fields. Raises BadHttp where there are too many, or one of them twice."""
+    try:
+        pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_FIELDS, errors="strict")
+    except (ValueError, UnicodeDecodeError):
+        raise BadHttp("fields that are none") from None
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise BadHttp("a field is there twice")
+    return fields
+
+
+def render(response: Response) -> bytes:
+    """Return the bytes of a response. No browser keeps it, frames it, or tells another site where it was.
+
+    With `no-referrer` a browser would send `Origin: null` with our own forms (Fetch, "append a request Origin header").
+    """
+    page = response.page.encode()
+    lines = [
+        f"HTTP/1.1 {response.status} {_REASONS[response.status]}",
+        "Content-Type: text/html; charset=utf-8",
+        f"Content-Length: {len(page)}",
+        "Cache-Control: no-store",
+        f"Content-Security-Policy: {POLICY}",
+        "Referrer-Policy: same-origin",
+        "X-Content-Type-Options: nosniff",
+        "X-Frame-Options: DENY",
+        "Connection: close",
+    ]
+    return "\r\n".join([*lines, "", ""]).encode() + page

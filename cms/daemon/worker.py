@@ -1,0 +1,430 @@
+"""Starts the grant worker, matches its answers to questions, and outlives its deaths: the provider as keepers see it.
+
+The worker is a child process that is asked over a socketpair (`cms.grants.messages`) and leaves when it has been idle.
+A question is lost with the process it was put to, in one of three ways, and each has its own remedy:
+
+- *left*: the process was on its way out when the question came. Asked again, nobody notices.
+- *died*: it crashed, was killed or babbled. Asked again once; then it is a transient fault like any other.
+- *hung*: this very question was not answered in time. The process is killed, and only the others are asked again.
+
+No outcome is an exception here: a keeper always gets one, whatever became of the process.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from enum import Enum
+from typing import Protocol, TypeAlias
+
+import trio
+
+from cms.core.accounts import Grant, Scopes
+from cms.core.lifecycle import Granted, Outcome, Transient, Trouble
+from cms.daemon.children import REAP_SECONDS, close_pipes, end_process, log_output, worker_environment
+from cms.grants import messages
+from cms.system.logs import get_logger
+
+# -I: `-m` alone would import a keyring.py that lies in the current folder.
+WORKER_ARGV = (sys.executable, "-I", "-m", "cms.grants")
+
+# The worker keeps each grant's deadline (`Open.timeout`) itself. This much later it is taken for hung: time to start
+# Python on a slow machine, to read the vault and to fsync it.
+WORKER_MARGIN = 10.0
+
+# Time to finish and store what has been sent to Entra, when the broker stops: within the 5 s that stopping may take.
+GRACE_SECONDS = 3.0
+
+# How often one question is put again for each way of losing it. A worker that leaves at once, every time, is broken.
+CHANCES = {"left": 3, "died": 1, "hung": 0}
+
+# How many answers a process remembers, to tell a question that waits for its turn from one that hangs.
+REMEMBERED_ANSWERS = 4096
+
+log = get_logger()
+
+
+class Provider(Protocol):
+    """What a keeper needs: one method. It never raises; every end is an outcome."""
+
+    async def acquire(self, grant: Grant, scopes: Scopes) -> Outcome: ...
+
+
+class Lost(Enum):
+    """How a question was lost with its process."""
+
+    LEFT = "left"
+    DIED = "died"
+    HUNG = "hung"
+
+
+End: TypeAlias = messages.Ended | Lost
+
+_TROUBLE = {
+    Lost.LEFT: "the grant worker leaves as soon as it has started",
+    Lost.DIED: "the grant worker died before it answered",
+    Lost.HUNG: "the grant worker did not answer in time and was ended",
+}
+_RETRIED = "it is tried again by itself; the log says what the worker printed"
+
+
+def _transient(lost: Lost) -> Transient:
+    return Transient(Trouble("worker", _TROUBLE[lost], _RETRIED))
+
+
+_STOPPING = Transient(Trouble("shutdown", "cms is stopping", "start it again"))
+
+
+class _Question:
+    """One question on its way: `due` is the moment (trio's clock) from which its deadline counts."""
+
+    def __init__(self, number: int, grant: Grant) -> None:
+        self.number = number
+        self.grant = grant
+        self.due = trio.current_time()
+        self.prompt: messages.Prompt | None = None
+        self.end: End | None = None
+        self._news = trio.Event()
+
+    def settle(self, end: End) -> None:
+        self.end = end
+        self.touch()
+
+    def touch(self) -> None:
+        self._news.set()
+        self._news = trio.Event()
+
+    async def news(self) -> None:
+        await self._news.wait()
+
+
+class _Child:
+    """One process: from its start to its end, with the questions that were put to it."""
+
+    def __init__(self, opened: messages.Open, argv: Sequence[str], environment: Mapping[str, str]) -> None:
+        self.takes_questions = True
+        self._opened = opened
+        self._argv = argv
+        self._environment = environment
+        self._pending: dict[int, _Question] = {}
+        self._answered: deque[tuple[int, float]] = deque(maxlen=REMEMBERED_ANSWERS)
+        self._outbox, self._outgoing = trio.open_memory_channel[bytes](math.inf)
+        self._talk = trio.CancelScope()
+        self._grace = GRACE_SECONDS
+        self.post(opened)
+
+    def post(self, message: messages.Question) -> None:
+        """Queue a message; a process that is gone takes none."""
+        with suppress(trio.ClosedResourceError, trio.BrokenResourceError):
+            self._outbox.send_nowait(messages.pack(message))
+
+    def ask(self, question: _Question, message: messages.Question) -> None:
+        self._pending[question.number] = question
+        self.post(message)
+
+    def drop(self, question: _Question) -> None:
+        """Nobody waits for this answer any more."""
+        self._pending.pop(question.number, None)
+
+    def dismiss(self) -> None:
+        """Close the socket: the process finishes what it has sent to Entra, within the grace period, and ends."""
+        self.takes_questions = False
+        self._talk.cancel()
+
+    def kill(self, why: str) -> None:
+        log.warning("grant worker ended by force", why=why, unanswered=len(self._pending))
+        self._grace = 0.0
+        self.dismiss()
+
+    async def run(self) -> None:
+        """Live from start to end. Cancelling does nothing: `dismiss` it, and it ends within the grace period."""
+        verdict = Lost.DIED
+        with trio.CancelScope(shield=True):
+            try:
+                verdict = await self._live()
+            except OSError as error:
+                log.warning("grant worker cannot be started", error=str(error))
+            finally:
+                self.takes_questions = False
+                self._outbox.close()
+                for question in list(self._pending.values()):
+                    question.settle(verdict)
+                self._pending.clear()
+
+    async def _live(self) -> Lost:
+        process, sock = await self._start()
+        async with trio.open_nursery() as pumps:
+            for output in (process.stdout, process.stderr):
+                pumps.start_soon(log_output, output)
+            await self._converse(trio.SocketStream(sock))
+            sock.close()
+            await end_process(process, self._grace)
+            # What the process printed last is in the pipe; a child of its own may hold the pipe open for longer.
+            pumps.cancel_scope.deadline = trio.current_time() + REAP_SECONDS
+        await close_pipes(process)
+        return Lost.LEFT if process.returncode == 0 and self._grace else Lost.DIED
+
+    async def _start(self) -> tuple[trio.Process, trio.socket.SocketType]:
+        ours, theirs = socket.socketpair()
+        try:
+            process = await trio.lowlevel.open_process(
+                list(self._argv),
+                stdin=theirs.fileno(),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=self._environment,
+            )
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        return process, trio.socket.from_stdlib_socket(ours)
+
+    async def _converse(self, stream: trio.SocketStream) -> None:
+        """Send and receive until the process closes its end, babbles, or is dismissed."""
+        with self._talk:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._send, stream)
+                try:
+                    await self._receive(stream)
+                except messages.Garbage as garbage:
+                    self.kill(f"it sent {garbage}")
+                nursery.cancel_scope.cancel()
+        self.takes_questions = False
+
+    async def _send(self, stream: trio.SocketStream) -> None:
+        # A process that is gone is noticed by the receiving half.
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            async for line in self._outgoing:
+                await stream.send_all(line)
+
+    async def _receive(self, stream: trio.SocketStream) -> None:
+        lines = messages.Lines()
+        with suppress(trio.BrokenResourceError):
+            async for chunk in stream:
+                for line in lines.feed(bytes(chunk)):
+                    self._take(messages.unpack_reply(line))
+
+    def _take(self, reply: messages.Reply) -> None:
+        question = self._pending.get(reply.number)
+        if question is None:
+            log.debug("an answer that nobody waits for", number=reply.number)
+        elif isinstance(reply, messages.Prompt):
+            question.prompt = reply
+            # The person's time; what comes after it has the worker's deadline again.
+            question.due = trio.current_time() + reply.expires_in
+            question.touch()
+        else:
+            del self._pending[reply.number]
+            self._answered.append((reply.number, trio.current_time()))
+            question.settle(reply.outcome)
+
+    async def wait_for(self, question: _Question, done: Callable[[_Question], bool]) -> None:
+        """Wait until the question is done, or is overdue: then it is lost as hung, and the process with it."""
+        while not done(question):
+            with trio.move_on_at(self._deadline(question)):
+                await question.news()
+            if not done(question) and trio.current_time() >= self._deadline(question):
+                self._hang()
+
+    def _deadline(self, question: _Question) -> float:
+        """Return when the question is overdue.
+
+        The worker takes questions in turn with a few threads: this one's turn came, at the latest, with the last
+        answer to an older one.
+        """
+        turns = (when for number, when in self._answered if number < question.number)
+        return max((question.due, *turns)) + self._opened.timeout + WORKER_MARGIN
+
+    def _hang(self) -> None:
+        now = trio.current_time()
+        for question in [each for each in self._pending.values() if now >= self._deadline(each)]:
+            self.drop(question)
+            question.settle(Lost.HUNG)
+        self.kill("it did not answer in time")
+
+
+class SignInSession:
+    """One sign-in under way in the worker."""
+
+    def __init__(self, child: _Child, question: _Question) -> None:
+        self._child = child
+        self._question = question
+
+    async def prompt(self) -> messages.Prompt | Outcome:
+        """Return what the person must do, or the end if the sign-in ended before it came to that."""
+        await self._child.wait_for(self._question, lambda each: bool(each.prompt or each.end))
+        return self._question.prompt or _outcome(self._question.end)
+
+    async def redirected(self, fields: Mapping[str, str]) -> None:
+        """Pass on what the browser brought; from here the worker has its deadline."""
+        self._child.post(messages.Redirected(self._question.number, dict(fields)))
+        self._question.due = trio.current_time()
+        self._question.touch()
+        await trio.lowlevel.checkpoint()
+
+    async def outcome(self) -> Outcome:
+        await self._child.wait_for(self._question, lambda each: each.end is not None)
+        return _outcome(self._question.end)
+
+
+def _outcome(end: End | None) -> Outcome:
+    assert end is not None, "only asked once the question has ended"
+    return _transient(end) if isinstance(end, Lost) else _of_token(end)
+
+
+# Whose the questions are that concern no grant.
+_NOBODY = Grant("", "", "")
+
+
+def _of_token(end: messages.Ended) -> Outcome:
+    """Return the end of a question about one grant: a worker that answers it with a finding has mixed them up."""
+    return end if isinstance(end, Outcome) else _transient(Lost.DIED)
+
+
+class Worker(Provider):
+    """The grant worker, whichever process it is at the moment. Started when there is a question, never before."""
+
+    def __init__(
+        self,
+        opened: messages.Open,
+        *,
+        argv: Sequence[str] = WORKER_ARGV,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self._opened = opened
+        self._argv = argv
+        self._environment = worker_environment(os.environ) if environment is None else dict(environment)
+        self._numbers = itertools.count(1)
+        self._nursery: trio.Nursery | None = None
+        self._children: set[_Child] = set()
+        self._current: _Child | None = None
+        # Grant key -> the process that has the only copy of its sign-in: memory-only mode.
+        self._holders: dict[str, _Child] = {}
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve questions until cancelled; then the processes get their grace period and end."""
+        try:
+            async with trio.open_nursery() as self._nursery:
+                task_status.started()
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    for child in self._children:
+                        child.dismiss()
+        finally:
+            self._nursery = None
+
+    async def acquire(self, grant: Grant, scopes: Scopes) -> Outcome:
+        """Redeem the grant for a token with exactly these scopes."""
+        return _of_token(await self._settle(grant, lambda number: messages.Acquire(number, grant, scopes)))
+
+    async def forget(self, grant: Grant) -> Outcome:
+        """Delete the stored sign-in. Ends with `Granted` of an empty secret when nothing is left."""
+        outcome = _of_token(await self._settle(grant, lambda number: messages.Forget(number, grant)))
+        holder = self._holders.get(grant.key)
+        if holder and isinstance(outcome, Granted):
+            del self._holders[grant.key]
+            self._release(holder)
+        return outcome
+
+    async def bring_in(self, grant: Grant, place: messages.Place, *, keep: bool = False) -> Outcome:
+        """Take over another program's sign-in, and store it; with `keep`, only where there is none."""
+        return _of_token(await self._settle(grant, lambda number: messages.Import(number, grant, place, keep)))
+
+    async def attend(self, ask: Callable[[int], messages.Chore]) -> messages.Ended:
+        """Put a question about the vault or the surroundings as a whole; `ask` gives it its number."""
+        holder = next((key for key, child in self._holders.items() if child.takes_questions), "")
+        return await self._settle(_NOBODY, ask, holder)
+
+    @asynccontextmanager
+    async def sign_in(self, grant: Grant, method: str, claims: str = "") -> AsyncIterator[SignInSession]:
+        """Start a sign-in; leaving the block gives up one that has not ended.
+
+        It has a process of its own, so that a person's ten minutes hold up no refresh: unless sign-ins live in memory
+        only, where the process that has one must take the others too.
+        """
+        child = self._holder(grant) or self._start()
+        question = _Question(next(self._numbers), grant)
+        if child:
+            child.ask(question, messages.SignIn(question.number, grant, method, claims))
+        else:
+            child = _Child(self._opened, self._argv, self._environment)
+            question.settle(_STOPPING)
+        try:
+            yield SignInSession(child, question)
+        finally:
+            self._leave(child, question)
+
+    def _leave(self, child: _Child, question: _Question) -> None:
+        child.post(messages.Cancel(question.number))
+        child.drop(question)
+        self._remember(child, question)
+        self._release(child)
+
+    def _release(self, child: _Child) -> None:
+        """Let a process go that nobody needs: that of a sign-in, once it does not hold the only copy of one."""
+        if child not in self._holders.values() and child is not self._current:
+            child.dismiss()
+
+    async def _settle(self, grant: Grant, ask: Callable[[int], messages.Question], holder: str = "") -> messages.Ended:
+        chances = dict(CHANCES)
+        while child := self._child_for(holder or grant.key):
+            end = await self._put(child, grant, ask)
+            if not isinstance(end, Lost):
+                return end
+            if not chances[end.value]:
+                return _transient(end)
+            chances[end.value] -= 1
+        return _STOPPING
+
+    async def _put(self, child: _Child, grant: Grant, ask: Callable[[int], messages.Question]) -> End:
+        question = _Question(next(self._numbers), grant)
+        child.ask(question, ask(question.number))
+        try:
+            await child.wait_for(question, lambda each: each.end is not None)
+        finally:
+            child.drop(question)
+        assert question.end is not None, "it was waited for"
+        self._remember(child, question)
+        return question.end
+
+    def _remember(self, child: _Child, question: _Question) -> None:
+        match question.end:
+            case Granted(persisted=False, secret=secret) if secret:
+                self._holders[question.grant.key] = child
+
+    def _child_for(self, key: str) -> _Child | None:
+        holder = self._holders.get(key)
+        if holder and holder.takes_questions:
+            return holder
+        if self._current is None or not self._current.takes_questions:
+            self._current = self._start()
+        return self._current
+
+    def _holder(self, grant: Grant) -> _Child | None:
+        """Return the process that holds this grant's sign-in in its memory, else one that holds others."""
+        holders = [self._holders.get(grant.key), *self._holders.values()]
+        return next((child for child in holders if child and child.takes_questions), None)
+
+    def _start(self) -> _Child | None:
+        if self._nursery is None or self._nursery.cancel_scope.cancel_called:
+            return None
+        child = _Child(self._opened, self._argv, self._environment)
+        self._children.add(child)
+        self._nursery.start_soon(self._run_child, child)
+        return child
+
+    async def _run_child(self, child: _Child) -> None:
+        try:
+            await child.run()
+        finally:
+            self._children.discard(child)

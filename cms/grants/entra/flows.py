@@ -1,0 +1,180 @@
+"""Sign-ins that a person is part of: by authorization code, on another device, in the broker's window.
+
+Each is begun with an exchange (`Call`), whose app is MSAL's, and ends with that exchange's `signed_in`. The verifier, the
+nonce and the device code stay in here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias
+
+from cms.core import refusals
+from cms.core.accounts import Grant, Scopes
+from cms.core.lifecycle import Outcome, Refused, Transient, Trouble
+from cms.grants.entra import ms_broker
+from cms.grants.network.http import Http
+
+# A sign-in that nobody completes: Entra's own codes live about this long.
+SIGN_IN_SECONDS = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The end of one exchange with Entra.
+
+    `cache` is what the vault is to keep, "" for nothing new. `unsure` says that a refresh token may have been redeemed
+    although no successor arrived.
+    """
+
+    outcome: Outcome
+    cache: str = field(default="", repr=False)
+    home_account_id: str = ""
+    who: str = ""
+    unsure: bool = False
+
+
+class Call(ms_broker.Exchange, Protocol):
+    """What is needed of `cms.grants.entra.Call`."""
+
+    http: Http
+
+    def renew(self) -> None: ...
+
+    def signed_in(self, result: ms_broker.Result, scopes: Scopes) -> Answer: ...
+
+
+def wanted(grant: Grant) -> tuple[Scopes, Scopes]:
+    """Return the scopes of the token that a sign-in gets, and all scopes that it asks consent for."""
+    first = grant.scope_sets[0] if grant.scope_sets else ()
+    return first, tuple(dict.fromkeys(scope for scopes in grant.scope_sets for scope in scopes))
+
+
+def _same_resource(first: Scopes, scopes: Scopes) -> Scopes:
+    """Return those of `scopes` that one token can have: a device flow cannot ask consent for a second resource."""
+    resources = {scope.rpartition("/")[0] for scope in first}
+    return tuple(scope for scope in scopes if scope.rpartition("/")[0] in resources)
+
+
+class CodeFlow:
+    """A sign-in by authorization code. The verifier and the nonce stay in here."""
+
+    user_code = ""
+    expires_in = SIGN_IN_SECONDS
+
+    def __init__(self, call: Call, flow: dict[str, Any], scopes: Scopes) -> None:
+        self._call = call
+        self._flow = flow
+        self._scopes = scopes
+        self.url: str = flow["auth_uri"]
+        self.state: str = flow["state"]
+        self.redirect_uri = call.grant.redirect_uri
+
+    def finish(self, fields: Mapping[str, str]) -> Answer:
+        """Redeem the code that the redirect brought."""
+        if fields.get("state") != self.state or not (fields.get("code") or fields.get("error")):
+            return Answer(Refused(_foreign(self._call.grant)))
+        self._call.renew()
+        result = self._call.ask(
+            lambda: self._call.app.acquire_token_by_auth_code_flow(
+                dict(self._flow), dict(fields), scopes=list(self._scopes) or None
+            )
+        )
+        return self._call.signed_in(result, self._scopes)
+
+
+def _foreign(grant: Grant) -> Trouble:
+    return Trouble(
+        "refused",
+        "the address that came back belongs to another sign-in",
+        refusals.hint("start again, and use the newest link only: {login}", grant),
+    )
+
+
+class DeviceFlow:
+    """A sign-in on another device, polled: one request for each call of `poll`."""
+
+    state = ""
+    redirect_uri = ""
+
+    def __init__(self, call: Call, flow: dict[str, Any], scopes: Scopes, claims: str) -> None:
+        self._call = call
+        self._flow = flow
+        self._scopes = scopes
+        self._claims = claims or None
+        self.url: str = flow["verification_uri"]
+        self.user_code: str = flow["user_code"]
+        self.expires_in = float(flow["expires_in"])
+
+    @property
+    def interval(self) -> float:
+        """Seconds to wait before the next poll: the provider may ask for more as it goes."""
+        return max(float(self._flow["interval"]), self._call.http.retry_after)
+
+    def poll(self) -> Answer | None:
+        """Ask once. None while the person has not finished, or the provider could not be asked."""
+        pending = False
+
+        def once() -> Any:
+            nonlocal pending
+            answer = self._call.app.acquire_token_by_device_flow(
+                self._flow, claims_challenge=self._claims, exit_condition=lambda _flow: True
+            )
+            pending = answer.get("error") in ("authorization_pending", "slow_down")
+            return answer
+
+        self._call.renew()
+        result = self._call.ask(once)
+        if pending or isinstance(result, Transient):
+            return None
+        return self._call.signed_in(result, self._scopes)
+
+
+class BrokerFlow(ms_broker.BrokerFlow):
+    """A sign-in in the broker's window."""
+
+    call: Call
+
+    def answered(self, wait: Callable[[float], object]) -> Answer:
+        """Open the window, and return the end of the sign-in."""
+        return self.call.signed_in(self.finish(wait), self.scopes)
+
+
+Flow: TypeAlias = CodeFlow | DeviceFlow | BrokerFlow
+
+
+def begin(call: Call, method: str, claims: str) -> Flow | Outcome:
+    """Begin a sign-in for all scope sets of the grant: `method` is "browser", "device", "paste" or "broker"."""
+    if method == "broker":
+        first, consent = wanted(call.grant)
+        return BrokerFlow(call, _same_resource(first, consent), claims, SIGN_IN_SECONDS)
+    return _begin_device(call, claims) if method == "device" else _begin_code(call, claims)
+
+
+def _begin_code(call: Call, claims: str) -> CodeFlow:
+    first, consent = wanted(call.grant)
+    flow = call.app.initiate_auth_code_flow(
+        list(consent),
+        redirect_uri=call.grant.redirect_uri,
+        prompt=call.grant.prompt,
+        login_hint=call.grant.login or None,
+        claims_challenge=claims or None,
+        response_mode="query",
+    )
+    return CodeFlow(call, flow, first)
+
+
+def _begin_device(call: Call, claims: str) -> DeviceFlow | Outcome:
+    first, consent = wanted(call.grant)
+    flow: dict[str, Any] = {}
+
+    def initiate() -> Any:
+        flow.update(
+            call.app.initiate_device_flow(list(_same_resource(first, consent)), claims_challenge=claims or None)
+        )
+        # Without a code it is the provider's error, dressed up by MSAL.
+        return {"access_token": "-", "expires_in": 1} if "user_code" in flow and "verification_uri" in flow else flow
+
+    result = call.ask(initiate)
+    return DeviceFlow(call, flow, first, claims) if isinstance(result, dict) else result

@@ -1,0 +1,121 @@
+"""What the worker does with the vault as a whole, and the look around before there is a configuration."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from cms.core.lifecycle import Granted, Refused, Transient, Trouble
+from cms.grants.entra.client import is_brokered, note
+from cms.grants.messages import (
+    BROKERED,
+    Chore,
+    Discard,
+    Ended,
+    Explore,
+    Explored,
+    Export,
+    Exported,
+    Listed,
+    Peek,
+    Survey,
+)
+from cms.grants.secrets import Unavailable
+from cms.grants.transfer import export_file, find
+from cms.grants.transfer.formats import Unfit
+from cms.grants.vault.store import Vault
+
+# `tenant` of an issuer, which is https://HOST/TENANT/v2.0 (OpenID Connect discovery, as Entra does it).
+_ISSUER = re.compile(r"https://[^/]+/([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})/v2\.0/?")
+
+# `cloud_instance_name` of tenants outside of the global cloud. The United States' two have the same; one is told by
+# its `tenant_region_sub_scope` DOD, where the other's is DODCON. (Both are Microsoft's additions to the document, seen
+# in it for public tenants of each cloud; GCC, which is in the global cloud, has the sub scope GCC.)
+_INSTANCES = {"microsoftonline.us": "gcc-high", "partner.microsoftonline.cn": "china"}
+_DOD = "dod"
+
+# Entra's numbers for a tenant that does not exist, be the name one that could be one or not.
+_NO_TENANT = (90002, 900023)
+
+
+class Discoverer(Protocol):
+    """What is needed of `cms.grants.entra.Entra`."""
+
+    def discovered(self, authority: str) -> Mapping[str, Any] | Trouble:
+        """Return an authority's discovery document, or why there is none."""
+
+
+def attend(vault: Vault, discoverer: Discoverer, question: Chore) -> Ended:
+    """Answer a question."""
+    try:
+        match question:
+            case Export():
+                return _export(vault, question)
+            case Peek():
+                return Listed(tuple(each.kept for each in find.exported(question.place)))
+            case Survey():
+                return Listed(tuple(vault.survey(question.keys)))
+            case Discard():
+                found = [vault.discard(key) for key in question.keys]
+                return gone(vault, found=any(found))
+            case Explore():
+                return _explore(vault, discoverer, question.url)
+    except find.NoPassword:
+        return Refused(Trouble("password", "the export is encrypted to a passphrase"))
+    except Unfit as unfit:
+        return Refused(Trouble("unfit", unfit.message, unfit.hint))
+    except Unavailable as unavailable:
+        return unavailable.outcome
+
+
+def gone(vault: Vault, *, found: bool) -> Granted:
+    """Return the end of a question that has deleted something, having deleted the key that is needed no more.
+
+    A key that cannot be deleted now stays for the next sign-in: that takes nothing from what has been done.
+    """
+    try:
+        place = vault.drop_key()
+    except Unavailable as unavailable:
+        note(f"{unavailable.outcome.trouble.message}; it stays for the next sign-in")
+        place = ""
+    return Granted("", time.clock_gettime(time.CLOCK_BOOTTIME), 0.0, persisted=found, key_from=place)
+
+
+def _export(vault: Vault, question: Export) -> Ended:
+    found = []
+    for grant in question.grants:
+        with vault.hold(grant) as held:
+            entry = held.read()
+        if entry:
+            found.append((grant, entry))
+    sign_ins = [(grant, entry) for grant, entry in found if not is_brokered(entry.cache)]
+    if found and not sign_ins:
+        return Refused(Trouble("unfit", f"nothing can be exported: {BROKERED}", "`cms login` on the other machine"))
+    if not sign_ins:
+        return Refused(Trouble("no-sign-in", "nobody is signed in: there is nothing to export", "`cms login` first"))
+    try:
+        text = export_file.seal(sign_ins, question.passphrase)
+    except MemoryError:
+        said = "there is too little memory to encrypt the export: 128 MiB are needed"
+        return Transient(Trouble("storage", said, "close something, then try again"))
+    keys = tuple(grant.key for grant, _ in sign_ins)
+    return Exported(text, keys, tuple(grant.key for grant, _ in found if grant.key not in keys))
+
+
+def _explore(vault: Vault, discoverer: Discoverer, url: str) -> Explored:
+    no_keyring = vault.keys.no_keyring()
+    found = discoverer.discovered(url) if url else {}
+    if isinstance(found, Trouble):
+        return Explored("", found.message, found.aadsts in _NO_TENANT, no_keyring)
+    issuer = _ISSUER.fullmatch(str(found.get("issuer")))
+    tenant = issuer[1].lower() if issuer else ""
+    why = "" if issuer or not found else "the provider names no tenant"
+    return Explored(tenant, why, unknown=False, no_keyring=no_keyring, cloud=_cloud(found))
+
+
+def _cloud(document: Mapping[str, Any]) -> str:
+    """Return the national cloud that a discovery document is about, "" for none."""
+    instance, scope = (str(document.get(each)) for each in ("cloud_instance_name", "tenant_region_sub_scope"))
+    return _DOD if _INSTANCES.get(instance) == "gcc-high" and scope == "DOD" else _INSTANCES.get(instance, "")

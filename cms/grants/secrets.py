@@ -1,0 +1,157 @@
+"""TODO(docstring) cms.grants.secrets."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import stat
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from cms.core.accounts import Source
+from cms.core.lifecycle import Transient
+
+# A command may ask gpg-agent or a network; a grant as a whole has 25 s.
+COMMAND_SECONDS = 10.0
+
+# A key or a client secret is some hundred bytes at most; a certificate a few thousand.
+MAX_SECRET = 64 * 1024
+
+
+class Missing(Exception):
+    """The source does not have the key. The text says why, and never what."""
+
+
+class Absent(Missing):
+    """There is no such place here at all, or none that would keep a secret."""
+
+
+class Locked(Missing):
+    """Nobody can tell whether the source has the key: a person has to unlock something first."""
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_private(path: str, closed_to: int = 0o077) -> bytes:
+    """Return a secret file's bytes. Raises Missing if it could be anybody else's, FileNotFoundError if it is none.
+
+    `closed_to` are the permission bits that it must not have.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise Missing("is no regular file")
+            if status.st_uid not in (os.geteuid(), 0):
+                raise Missing(f"belongs to uid {status.st_uid}, not to uid {os.geteuid()}")
+            if status.st_mode & closed_to:
+                raise Missing(
+                    f"has mode {stat.S_IMODE(status.st_mode):04o}: it must be {0o666 & ~closed_to:04o} or less"
+                )
+            return file.read(MAX_SECRET)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise Missing(f"cannot be read: {error.strerror}") from None
+
+
+def read_credential(name: str, environ: Mapping[str, str]) -> bytes:
+    """Return a systemd credential's bytes, or raise Missing."""
+    folder = environ.get("CREDENTIALS_DIRECTORY")
+    if not folder:
+        raise Absent("is not there: CREDENTIALS_DIRECTORY is not set")
+    try:
+        return (Path(folder) / name).read_bytes()[:MAX_SECRET]
+    except FileNotFoundError:
+        raise Absent(f"is not there: no credential has the name {name}") from None
+    except OSError as error:
+        raise Missing(f"cannot be read: {error.strerror}") from None
+
+
+def run_command(argv: Sequence[str], seconds: float = COMMAND_SECONDS, limit: int = MAX_SECRET) -> bytes:
+    """Return what a command prints, `limit` bytes at most, or raise Missing; Locked when it does not end in time."""
+    try:
+        # Its errors are not shown: nobody knows what a program that handles secrets prints.
+        process = subprocess.Popen(
+            list(argv),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise Missing(f"cannot be started: {error.strerror}") from None
+    with process:
+        try:
+            output = _output(process, time.monotonic() + seconds, limit)
+        except subprocess.TimeoutExpired:
+            _kill(process)
+            raise Locked(f"did not end within {seconds:g} s: it may wait for a person") from None
+        if len(output) > limit:
+            _kill(process)
+            raise Missing(f"prints more than {limit} bytes")
+    if process.returncode:
+        raise Missing(f"ended with status {process.returncode}")
+    return output
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End a process with all that it has started."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _output(process: subprocess.Popen[bytes], deadline: float, limit: int) -> bytes:
+    """Return what a process has printed by its end; of more than `limit` bytes as many as show that it is too much.
+
+    A child of its own, gpg-agent for instance, may hold the pipe open for ever. Raises TimeoutExpired.
+    """
+    assert process.stdout is not None, "it is a pipe"
+    pipe, ended = process.stdout.fileno(), os.pidfd_open(process.pid)
+    output, more = b"", b"-"
+    try:
+        while more and len(output) <= limit:
+            ready, _, _ = select.select([pipe, ended], [], [], max(0.0, deadline - time.monotonic()))
+            if not ready:
+                raise subprocess.TimeoutExpired(process.args, 0.0)
+            more = os.read(pipe, limit + 1) if pipe in ready else b""
+            output += more
+    finally:
+        os.close(ended)
+    if not more:
+        process.wait(max(0.0, deadline - time.monotonic()))
+    return output
+
+
+def read_source(source: Source, environ: Mapping[str, str] = os.environ, *, private: bool = True) -> bytes:
+    """Return the secret that a source of the configuration holds, for instance a client secret. Raises Missing.
+
+    A file that is not `private` may be read by others, and written by nobody else.
+    """
+    try:
+        if source.kind == "file":
+            return read_private(source.value[0], 0o077 if private else 0o022)
+        if source.kind == "credential":
+            return read_credential(source.value[0], environ)
+        return run_command(source.value)
+    except FileNotFoundError:
+        raise Missing("does not exist") from None
+
+
+class Unavailable(Exception):
+    """The vault cannot do what was asked. `outcome` says why; nothing was changed."""
+
+    def __init__(self, outcome: Transient) -> None:
+        super().__init__(outcome.trouble.kind)
+        self.outcome = outcome

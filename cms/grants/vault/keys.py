@@ -1,0 +1,211 @@
+"""Where the vault's key comes from: the only file that imports keyring.
+
+A source is asked for the key with a certain id, or to make one. It answers, or raises `Missing` when it has none, or
+`Locked` when it cannot tell without a person. A key is never made while there is a vault file that needs another one.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from cms.core.accounts import Source
+from cms.grants.secrets import Absent, Locked, Missing, read_credential, read_private, run_command, sync_folder
+from cms.grants.vault.keyring import KEY_BYTES, Key, Keyring, KeySource, key_id, parse_key
+
+# The name of the systemd credential that is used when the configuration names no source.
+CREDENTIAL = "cms.key"
+
+# Questions that come in one batch share a failed search instead of waiting for one search each.
+FAILURE_SECONDS = 1.0
+
+
+class _Fixed:
+    """A source that holds one key, whatever its id, and which is its owner's to change."""
+
+    makes = False
+
+    def __init__(self, origin: str, read: Callable[[], bytes]) -> None:
+        self.origin = origin
+        self._read = read
+
+    def find(self, wanted: str) -> bytes:
+        secret = parse_key(self._read())
+        if key_id(secret) != wanted:
+            raise Missing("holds another key")
+        return secret
+
+    def make(self) -> bytes:
+        return parse_key(self._read())
+
+    def remove(self, wanted: str) -> bool:  # noqa: ARG002 - the protocol's
+        return False
+
+
+class KeyFile(_Fixed):
+    """A file of mode 0600 that cms makes itself while there is no vault file."""
+
+    def __init__(self, path: str) -> None:
+        self._path = Path(path)
+        super().__init__(f"key file {path}", lambda: read_private(path))
+
+    def make(self) -> bytes:
+        with suppress(FileNotFoundError):
+            return parse_key(read_private(str(self._path)))
+        try:
+            self._create(secrets.token_bytes(KEY_BYTES))
+        except OSError as error:
+            raise Missing(f"cannot be made: {error.strerror}") from None
+        self.makes = True
+        return super().make()
+
+    def remove(self, wanted: str) -> bool:
+        try:
+            if key_id(parse_key(read_private(str(self._path)))) != wanted:
+                return False
+            self._path.unlink()
+            sync_folder(self._path.parent)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise Missing(f"cannot be deleted: {error.strerror}") from None
+        self.makes = False
+        return True
+
+    def find(self, wanted: str) -> bytes:
+        try:
+            return super().find(wanted)
+        except FileNotFoundError:
+            raise Missing("does not exist") from None
+
+    def _create(self, secret: bytes) -> None:
+        """Make the file whole or not at all; where another process was faster, its key counts."""
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        draft = self._path.with_name(f"{self._path.name}.{secrets.token_hex(4)}")
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(base64.b64encode(secret) + b"\n")
+                file.flush()
+                os.fsync(descriptor)
+            with suppress(FileExistsError):
+                os.link(draft, self._path)
+        finally:
+            draft.unlink()
+        sync_folder(self._path.parent)
+
+
+class Keys:
+    """All sources of one vault, in order, and what was found in them."""
+
+    def __init__(
+        self,
+        named: Source | None,
+        *,
+        environ: Mapping[str, str] = os.environ,
+        ring: KeySource | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.memory_only = named is not None and named.kind == "memory"
+        self.seen_locked = False
+        self._named = named
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._found: dict[str, Key] = {}
+        self._failed: dict[str, tuple[float, Missing]] = {}
+        ring = ring or Keyring()
+        credential = _Fixed("systemd credential", lambda: read_credential(CREDENTIAL, environ))
+        usual: tuple[KeySource, ...] = (credential, ring)
+        own = _source(named, environ, ring)
+        self._makers = (own,) if own else () if self.memory_only else usual
+        self._finders = (own, *(each for each in usual if each is not own)) if own else usual
+
+    def find(self, wanted: str) -> Key:
+        """Return the key with this id, wherever it is. Raises Missing, or Locked if a person could help."""
+        with self._lock:
+            if wanted not in self._found:
+                self._found[wanted] = self._search(wanted)
+            return self._found[wanted]
+
+    def _search(self, wanted: str) -> Key:
+        when, failure = self._failed.get(wanted, (float("-inf"), None))
+        if failure and self._clock() - when < FAILURE_SECONDS:
+            raise failure
+        reasons: list[str] = []
+        kind = Missing
+        for source in self._finders:
+            try:
+                return Key(source.find(wanted), source.origin)
+            except Missing as missing:
+                reasons.append(f"{source.origin} {missing}")
+                if isinstance(missing, Locked):
+                    self.seen_locked, kind = True, Locked
+        failure = kind("; ".join(reasons))
+        self._failed[wanted] = (self._clock(), failure)
+        raise failure
+
+    def make(self) -> Key | None:
+        """Return a key for an empty vault; None when there is no place to keep one, which means memory only.
+
+        Raises Missing when the configuration names a place that does not work, Locked when a person has to unlock one.
+        """
+        with self._lock:
+            for source in self._makers:
+                try:
+                    key = Key(source.make(), source.origin, source.makes)
+                except Missing as missing:
+                    self._judge(source, missing)
+                else:
+                    self._found[key.id] = key
+                    return key
+        return None
+
+    def remove(self, wanted: str) -> str:
+        """Delete the key with this id, which cms has made; return its place in words, "" if it was nowhere.
+
+        Raises Missing, or Locked, where it cannot be told or deleted.
+        """
+        with self._lock:
+            self._found.pop(wanted, None)
+            for source in self._makers:
+                try:
+                    if source.remove(wanted):
+                        return source.origin
+                except Absent:
+                    continue
+                except Missing as missing:
+                    raise type(missing)(f"{source.origin} {missing}") from None
+        return ""
+
+    def no_keyring(self) -> str:
+        """Say why the desktop keyring can keep no key now, "" if it can."""
+        try:
+            Keyring().check()
+        except Missing as missing:
+            return f"keyring {missing}"
+        return ""
+
+    def _judge(self, source: KeySource, missing: Missing) -> None:
+        """Pass over a usual source that is not there; nothing else is worth less than what was asked for."""
+        self.seen_locked |= isinstance(missing, Locked)
+        if self._named or not isinstance(missing, Absent):
+            raise type(missing)(f"{source.origin} {missing}") from None
+
+
+def _source(named: Source | None, environ: Mapping[str, str], ring: KeySource) -> KeySource | None:
+    match named:
+        case Source(kind="file", value=(path,)):
+            return KeyFile(path)
+        case Source(kind="credential", value=(name,)):
+            return _Fixed("systemd credential", lambda: read_credential(name, environ))
+        case Source(kind="command", value=argv):
+            return _Fixed("command", lambda: run_command(argv))
+        case Source(kind="keyring"):
+            return ring
+    return None

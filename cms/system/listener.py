@@ -1,0 +1,322 @@
+"""Unix sockets to listen at: made so that nobody meets one half made, or adopted from systemd.
+
+A socket is bound to a temporary name, gets its group and mode, starts to listen, and is then renamed over its path:
+there is no moment in which a client finds it missing, deaf or open to the wrong user, and no umask is touched.
+"""
+
+from __future__ import annotations
+
+import errno
+import grp
+import math
+import os
+import secrets
+import socket
+import stat
+import struct
+from collections.abc import Callable, MutableMapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from cms.core.policy import Peer
+from cms.system.logs import get_logger
+
+# sockaddr_un has room for 108 bytes, and the last is NUL.
+MAX_PATH = 107
+
+# As many clients as the kernel lets wait: one that finds the queue full fails at once (EAGAIN) if it has a timeout.
+BACKLOG = 4096
+
+# The first descriptor that systemd passes (sd_listen_fds(3)).
+LISTEN_FDS_START = 3
+
+# getsockopt(2) of Linux 4.13 and newer; Python has no name for it. It takes at most 1,024 bytes from Python: 256
+# groups. Who is in more is known by primary group and uid alone.
+SO_PEERGROUPS = 59
+_GROUPS_BYTES = 1024
+_CREDENTIALS = struct.Struct("=iII")
+
+# accept() errors that pass when something is closed, and the pause before it is tried again when nothing could be.
+SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+SHORTAGE_SECONDS = 0.1
+# A shortage may end and begin anew with every connection: the log hears of it once in so many seconds.
+SHORTAGE_NEWS_SECONDS = 60.0
+# Rounds of the scheduler until a connection that has just been accepted has read what already lies there, and until
+# one that has been given up is closed: in the first of two its task runs, and after the second its effect is seen.
+_SETTLING_ROUNDS = 2
+
+
+class ListenError(Exception):
+    """A socket cannot be made. The text is for whoever wrote its path: what happened, and what to do."""
+
+
+@dataclass(eq=False)
+class Listener:
+    """A listening socket. `inode` is (device, inode) of its own file, None for a socket that somebody else made."""
+
+    path: str
+    sock: trio.socket.SocketType
+    inode: tuple[int, int] | None = None
+    _quiet_until: float = -math.inf
+
+    async def accept(self, relieve: Callable[[], bool] = bool) -> tuple[trio.socket.SocketType, Peer]:
+        """Return the next connection and who made it.
+
+        When the process or the machine is out of descriptors or memory, `relieve` is asked to close something; it
+        returns whether it could.
+        """
+        while True:
+            try:
+                sock, _ = await self.sock.accept()
+            except OSError as error:
+                await self._survive(error, relieve)
+                continue
+            try:
+                return sock, peer_of(sock)
+            except OSError:
+                sock.close()
+
+    async def _survive(self, error: OSError, relieve: Callable[[], bool]) -> None:
+        if error.errno == errno.ECONNABORTED:
+            return
+        if error.errno not in SHORTAGES:
+            raise error
+        if trio.current_time() >= self._quiet_until:
+            get_logger().error("cannot accept connections for now", socket=self.path, error=os.strerror(error.errno))
+            self._quiet_until = trio.current_time() + SHORTAGE_NEWS_SECONDS
+        # The youngest may be whole: let it be read before it is judged to be one that can go.
+        await _settle()
+        if relieve():
+            await _settle()
+        else:
+            await trio.sleep(SHORTAGE_SECONDS)
+
+    def close(self) -> None:
+        """Stop listening; remove the file if it is still our own. May be called again."""
+        inode, self.inode = self.inode, None
+        with suppress(OSError):
+            if _inode(os.lstat(self.path)) == inode:
+                Path(self.path).unlink()
+        self.sock.close()
+
+
+async def _settle() -> None:
+    for _ in range(_SETTLING_ROUNDS):
+        await trio.lowlevel.checkpoint()
+
+
+def peer_of(sock: trio.socket.SocketType) -> Peer:
+    """Return who connected, as the kernel knew it at connect()."""
+    pid, uid, gid = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    try:
+        packed = sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, _GROUPS_BYTES)
+    except OSError:
+        packed = b""
+    return Peer(pid, uid, gid, struct.unpack(f"{len(packed) // 4}I", packed))
+
+
+def adopt(environ: MutableMapping[str, str], pid: int) -> dict[str, socket.socket]:
+    """Return the listening sockets that systemd passed, by path, and take the variables out of the environment.
+
+    They count only when LISTEN_PID is `pid`: otherwise they were meant for an ancestor. What is no listening Unix
+    socket is closed with a warning.
+    """
+    named = environ.pop("LISTEN_PID", "")
+    count = environ.pop("LISTEN_FDS", "")
+    environ.pop("LISTEN_FDNAMES", None)
+    if named != str(pid) or not count.isascii() or not count.isdigit():
+        return {}
+    found = {}
+    for fd in range(LISTEN_FDS_START, LISTEN_FDS_START + int(count)):
+        adopted = _adopted(fd)
+        if adopted:
+            found[_same(adopted.getsockname())] = adopted
+    return found
+
+
+def _adopted(fd: int) -> socket.socket | None:
+    log = get_logger()
+    try:
+        sock = socket.socket(fileno=fd)
+    except OSError:
+        log.warning("a descriptor that LISTEN_FDS announces is no socket", fd=fd)
+        return None
+    sock.set_inheritable(False)
+    name = sock.getsockname() if sock.family == socket.AF_UNIX else ""
+    listens = sock.type == socket.SOCK_STREAM and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    if listens and isinstance(name, str) and name:
+        return sock
+    log.warning("a socket of LISTEN_FDS is no listening Unix socket with a path: closed", fd=fd)
+    sock.close()
+    return None
+
+
+def discard(inherited: MutableMapping[str, socket.socket]) -> None:
+    """Close the inherited sockets that no CredentialServer has taken, with a warning for each."""
+    for path, sock in inherited.items():
+        get_logger().warning("systemd passed a socket that no CredentialServer names: closed", socket=path)
+        sock.close()
+    inherited.clear()
+
+
+async def open_listener(
+    path: str,
+    mode: int,
+    *,
+    group: str | None = None,
+    inherited: MutableMapping[str, socket.socket] | None = None,
+    replaces: Listener | None = None,
+) -> Listener:
+    """Listen at a path, with these permission bits and this group, or with the inherited socket of that path.
+
+    A dead socket file is replaced, and the live one of `replaces` too, without a moment in which neither is there; a
+    live socket of another daemon and a file that is no socket never are. Raises ListenError.
+    """
+    passed = (inherited or {}).pop(_same(path), None)
+    if passed:
+        return _inherited(path, mode, passed)
+    # In a thread: groups can lie behind a network, and clients are being served.
+    gid = await trio.to_thread.run_sync(_gid, group)
+    try:
+        if len(os.fsencode(path)) > MAX_PATH:
+            raise ListenError(
+                f"the socket path {path} is too long: Linux allows {MAX_PATH} bytes; choose a shorter one"
+            )
+        _make_folders(Path(path).parent)
+        _check_free(path, replaces)
+        return _listen(path, mode, gid)
+    except OSError as error:
+        raise _explained(path, group, error) from error
+
+
+def _inherited(path: str, mode: int, sock: socket.socket) -> Listener:
+    sock.listen(BACKLOG)
+    with suppress(OSError):
+        actual = stat.S_IMODE(os.stat(path).st_mode)  # noqa: PTH116 - the same as everywhere here
+        if actual & ~mode:
+            get_logger().warning(
+                "systemd made a socket that lets in more than the configuration says: set SocketMode= of its unit",
+                socket=path,
+                socket_mode=f"{actual:04o}",
+                configured=f"{mode:04o}",
+            )
+    return Listener(path, trio.socket.from_stdlib_socket(sock))
+
+
+def _same(path: str) -> str:
+    """Return one spelling for all absolute paths that name one socket: /var/run is a link to /run."""
+    folder, _, name = path.rpartition("/")
+    return f"{Path(folder or '/').resolve()}/{name}"
+
+
+def _gid(group: str | None) -> int:
+    """Return a group's number by its name or number, -1 for none."""
+    if group is None:
+        return -1
+    if group.isascii() and group.isdigit():
+        return int(group)
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise ListenError(f"there is no group {group!r} here: check group= of the CredentialServer") from None
+
+
+def _make_folders(folder: Path) -> None:
+    """Make the folders that are missing, for us alone: what a socket's mode allows is for its owner to widen."""
+    if not folder.exists():
+        _make_folders(folder.parent)
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+
+
+def _check_free(path: str, replaces: Listener | None) -> None:
+    """Raise ListenError unless the path is free, a dead socket, or our own."""
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(found.st_mode):
+        raise ListenError(f"{path} is there already and is no socket: remove it, or choose another path")
+    if replaces and _inode(found) == replaces.inode:
+        return
+    holder = _holder(path)
+    if holder is not None:
+        raise ListenError(
+            f"another daemon listens at {path}{holder}: stop it first, or choose another path for this one"
+        )
+
+
+def _holder(path: str) -> str | None:
+    """Return who listens at a socket, as the end of a sentence; None for nobody."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dialled:
+        dialled.setblocking(False)
+        try:
+            dialled.connect(path)
+        except (ConnectionRefusedError, FileNotFoundError):
+            return None
+        except BlockingIOError:
+            # Its queue is full: somebody is there, and busy.
+            return ""
+        credentials = dialled.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        pid, uid, _ = _CREDENTIALS.unpack(credentials)
+        return f" (pid {pid}, uid {uid})"
+
+
+def _listen(path: str, mode: int, gid: int) -> Listener:
+    """Make the socket under a temporary name, and give it its path when it is ready."""
+    temporary = _temporary(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        # Until the mode is set, nobody but us could connect even if it listened.
+        os.fchmod(sock.fileno(), 0o600)
+        sock.bind(temporary)
+        inode = _own(temporary, mode, gid)
+        sock.listen(BACKLOG)
+        os.rename(temporary, path)  # noqa: PTH104 - one system call, as the docstring says
+    except BaseException:
+        sock.close()
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return Listener(path, trio.socket.from_stdlib_socket(sock), inode)
+
+
+def _temporary(path: str) -> str:
+    """Return a name beside the path that nobody else uses, and that fits into an address as the path does."""
+    folder, _, name = path.rpartition("/")
+    unique = secrets.token_hex(4)
+    candidate = f".{name}.{unique}"
+    room = MAX_PATH - len(os.fsencode(folder)) - 1
+    return f"{folder}/{candidate if len(os.fsencode(candidate)) <= room else unique[:room]}"
+
+
+def _own(path: str, mode: int, gid: int) -> tuple[int, int]:
+    """Set group and mode of the socket file that we have just made, whatever has been put in its place since."""
+    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        ours = f"/proc/self/fd/{fd}"
+        if gid >= 0:
+            os.chown(ours, -1, gid)
+        os.chmod(ours, mode)  # noqa: PTH101 - as above
+        return _inode(os.fstat(fd))
+    finally:
+        os.close(fd)
+
+
+def _inode(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
+
+
+def _explained(path: str, group: str | None, error: OSError) -> ListenError:
+    """Return what a failed system call means to whoever wrote the path."""
+    folder, uid = str(Path(path).parent), os.geteuid()
+    if error.errno == errno.EPERM and group is not None:
+        return ListenError(
+            f"uid {uid} may not give {path} to the group {group}: "
+            f"make it a member (usermod -aG {group} USER) and start cms again, or run cms as root"
+        )
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return ListenError(f"uid {uid} may not write to {folder}: choose a folder of that user's, or change its mode")
+    return ListenError(f"cannot listen at {path}: {error.strerror or error}")

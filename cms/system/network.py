@@ -1,0 +1,63 @@
+"""Hears from the kernel when the network has changed: an address or a default route has come or gone.
+
+What failed for want of a network is worth a try then, and nobody has to wait out a pause. rtnetlink(7) says more than
+is needed here; that it says something is enough.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+
+import trio
+
+from cms.system.logs import get_logger
+
+# rtnetlink(7): groups of changes. Python has no names for them.
+RTMGRP_IPV4_IFADDR = 0x10
+RTMGRP_IPV4_ROUTE = 0x40
+RTMGRP_IPV6_IFADDR = 0x100
+RTMGRP_IPV6_ROUTE = 0x400
+GROUPS = RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_IFADDR | RTMGRP_IPV6_ROUTE
+
+# A cable or a VPN brings many changes at once, and its name server last.
+SETTLING_SECONDS = 2.0
+
+# More than one message of the kernel's has; what a longer one says is not needed.
+_CHUNK = 64 * 1024
+
+log = get_logger()
+
+
+def listen() -> socket.socket:
+    """Return a socket that is readable when the network has changed. Raises OSError where that is not allowed."""
+    heard = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+    try:
+        heard.bind((0, GROUPS))
+    except OSError:
+        heard.close()
+        raise
+    return heard
+
+
+async def watch(changed: Callable[[], None], open_socket: Callable[[], socket.socket] = listen) -> None:
+    """Call `changed` after every change of the network, until cancelled. Returns where the kernel does not tell."""
+    try:
+        heard = trio.socket.from_stdlib_socket(open_socket())
+    except OSError as error:
+        # Pauses between tries go on as they are: nothing is lost but time.
+        log.info("changes of the network are not noticed here", reason=error.strerror)
+        return
+    with heard:
+        while await _next(heard):
+            await trio.sleep(SETTLING_SECONDS)
+            changed()
+
+
+async def _next(heard: trio.socket.SocketType) -> bool:
+    """Wait for a change; False when no more can come."""
+    try:
+        return bool(await heard.recv(_CHUNK))
+    except OSError:
+        # ENOBUFS: there were more changes than the socket could hold. That is news enough.
+        return True

@@ -1,0 +1,150 @@
+"""What the daemon asks of the kernel for itself: a memory that nobody reads, room for sockets, signals, one folder."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import resource
+import signal
+import stat
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import trio
+
+from cms.system.logs import get_logger, log_uncaught
+
+# prctl(2)
+_PR_SET_DUMPABLE = 4
+
+# Each client holds a descriptor while it asks. More than this serves nobody, and some libraries close every descriptor
+# up to the limit one by one.
+MANY_FILES = 65_536
+
+# What a signal asks for. SIGINT is Ctrl-C of `cms run` in a terminal.
+SIGNALS = {signal.SIGTERM: "stop", signal.SIGINT: "stop", signal.SIGHUP: "reload"}
+
+# Lies in the state folder, locked for as long as a daemon uses it. Never removed: two daemons could then each lock
+# a file of that name.
+LOCK_FILE = "daemon.lock"
+
+log = get_logger()
+
+
+class NotOurs(Exception):
+    """The state folder cannot be used. The text says why, and what to do."""
+
+
+class InUse(NotOurs):
+    """Another cms works on the state folder. It may be a daemon that is just starting."""
+
+
+def harden() -> None:
+    """Keep this process's memory, which holds access tokens, out of files and of other processes.
+
+    No core dumps: a dump is the memory, on a disk, often readable by the administrator's crash reporter. Not dumpable:
+    a program of the same user could otherwise attach as a debugger or read /proc/PID/mem. The limit of the one alone
+    is not enough, as a pipe in core_pattern ignores it.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0):
+        log.warning("this process cannot be hidden from debuggers", errno=ctypes.get_errno())
+
+
+def allow_many_files() -> None:
+    """Raise the soft limit of open files to the hard one, within reason: the usual 1,024 are few for a busy host."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, MANY_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def log_bugs() -> None:
+    """Send the tracebacks of uncaught exceptions to the log, where they are masked, instead of to standard error."""
+    sys.excepthook = log_uncaught
+    threading.excepthook = _thread_died
+    sys.unraisablehook = _unraisable
+
+
+def _thread_died(died: threading.ExceptHookArgs) -> None:
+    log.error("a thread ended by a bug", exc_info=died.exc_value)
+
+
+def _unraisable(lost: sys.UnraisableHookArgs) -> None:
+    log.error("an exception that could not be raised", exc_info=lost.exc_value)
+
+
+class Signals:
+    """A stream of what signals ask for: "stop" or "reload"."""
+
+    def __init__(self, received: AsyncIterator[int]) -> None:
+        self._received = received
+
+    def __aiter__(self) -> Signals:
+        return self
+
+    async def __anext__(self) -> str:
+        return SIGNALS[signal.Signals(await anext(self._received))]
+
+
+@contextmanager
+def signals() -> Iterator[Signals]:
+    """Take this process's signals while the block runs. In the main thread only."""
+    with trio.open_signal_receiver(*SIGNALS) as received:
+        yield Signals(received)
+
+
+@contextmanager
+def claimed(folder: str) -> Iterator[None]:
+    """Hold the state folder, made if it is missing, for this process alone. Raises NotOurs.
+
+    Two daemons over one folder would each redeem a grant that the other has just rotated.
+    """
+    try:
+        _make_private(Path(folder))
+        lock = os.open(Path(folder, LOCK_FILE), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise NotOurs(f"the state folder {folder} cannot be used: {error.strerror or error}") from None
+    try:
+        _lock(lock, folder)
+        yield
+    finally:
+        # Closing gives the lock up; so does the end of the process, however it comes.
+        os.close(lock)
+
+
+def _make_private(folder: Path) -> None:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.stat()
+    if found.st_uid != os.geteuid():
+        raise NotOurs(
+            f"the state folder {folder} belongs to uid {found.st_uid}, and this is uid {os.geteuid()}: "
+            f"run cms as its owner, as in `sudo -u '#{found.st_uid}' cms ...`"
+        )
+    if stat.S_IMODE(found.st_mode) & 0o077:
+        folder.chmod(0o700)
+
+
+def _lock(lock: int, folder: str) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            raise NotOurs(f"the state folder {folder} cannot be locked: {error.strerror}") from None
+        raise InUse(
+            f"another cms (process {_holder(lock)}) uses the state folder {folder}: stop it first, or see `cms status`"
+        ) from None
+    # For the message above, in the process that comes second. A full disk costs only that.
+    with suppress(OSError):
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, b"%d\n" % os.getpid(), 0)
+
+
+def _holder(lock: int) -> str:
+    written = os.pread(lock, 20, 0).decode(errors="replace").strip()
+    return written if written.isdigit() else "unknown"

@@ -1,0 +1,76 @@
+"""Tells the world outside how the daemon is: systemd by datagrams, people by lines of the log."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import MutableMapping
+
+import trio
+
+from cms.system.logs import get_logger
+
+# systemd shows a line of its status in one line of a terminal; what is longer is cut there anyway.
+MAX_STATUS = 400
+
+log = get_logger()
+
+
+class Systemd:
+    """Speaks sd_notify(3), where systemd asked for it; says nothing anywhere else.
+
+    The variables are taken out of the environment: they are meant for this process and none that it starts.
+    """
+
+    def __init__(self, environ: MutableMapping[str, str], pid: int) -> None:
+        self._address = _address(environ.pop("NOTIFY_SOCKET", ""))
+        self._pulse = _pulse(environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", ""), pid)
+
+    @property
+    def listens(self) -> bool:
+        return bool(self._address)
+
+    def ready(self) -> None:
+        self._send("READY=1")
+
+    def status(self, text: str) -> None:
+        """Show one line in `systemctl status`."""
+        self._send(f"STATUS={' '.join(text.split())[:MAX_STATUS]}")
+
+    def reloading(self) -> None:
+        """Announce a reload; `ready` ends it. systemd 253 and newer want the moment, to tell it from an older one."""
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={now}")
+
+    def stopping(self) -> None:
+        self._send("STOPPING=1")
+
+    async def watchdog(self) -> None:
+        """Show that the loop that serves clients turns, twice as often as systemd wants to see it."""
+        while self._pulse:
+            self._send("WATCHDOG=1")
+            await trio.sleep(self._pulse)
+
+    def _send(self, message: str) -> None:
+        if not self._address:
+            return
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
+                sock.sendto(message.encode(), self._address)
+        except OSError:
+            # sd_notify(3): a service does its work whether or not anybody hears of it.
+            return
+
+
+def _address(name: str) -> str:
+    """Return the address to send to, "" for none that this speaks to (vsock: is for virtual machines)."""
+    if name.startswith("@"):
+        return f"\0{name[1:]}"
+    return name if name.startswith("/") else ""
+
+
+def _pulse(usec: str, watched: str, pid: int) -> float:
+    """Return the seconds between two signs of life, 0 when none are wanted of this process."""
+    if watched not in ("", str(pid)) or not (usec.isascii() and usec.isdigit()):
+        return 0.0
+    return int(usec) / 2_000_000

@@ -1,0 +1,165 @@
+"""Who is at the other end of a local TCP connection, and who listens at a port: what the kernel knows.
+
+TCP has no SO_PEERCRED. The kernel answers for one connection over netlink (sock_diag(7)), in no time however many there
+are; where it does not, /proc/net/tcp and tcp6 name the user of every socket of this machine.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from cms.system.users import user_name
+
+# More than one answer has.
+_CHUNK = 8192
+
+# An address and a port, as getpeername() gives them.
+End = tuple[str, int]
+
+TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
+PROCESSES = Path("/proc")
+
+# sock_diag(7), linux/sock_diag.h and linux/inet_diag.h: Python has no names for these.
+NETLINK_SOCK_DIAG = 4
+_BY_FAMILY = 20
+_REQUEST = 1
+_ALL_STATES = 0xFFFF_FFFF
+_NO_COOKIE = (0xFFFF_FFFF, 0xFFFF_FFFF)
+# nlmsghdr: length, type, flags, number, port.
+_HEADER = struct.Struct("=IHHII")
+# inet_diag_req_v2 without the socket: family, protocol, what else is wanted, padding, states.
+_QUESTION = struct.Struct("=BBBBI")
+# inet_diag_sockid: both ports and addresses as on the wire, then interface and cookie.
+_PORTS = struct.Struct("!HH16s16s")
+_REST = struct.Struct("=III")
+# inet_diag_msg without the socket: family, state, timer, tries; then expiry, both queues, uid, inode.
+_STATE = struct.Struct("=BBBB")
+_OWNER = struct.Struct("=IIIII")
+_ANSWER = _HEADER.size + _STATE.size + _PORTS.size + _REST.size + _OWNER.size
+
+# States as the kernel numbers them (include/net/tcp_states.h).
+_ESTABLISHED = "01"
+_LISTENING = "0A"
+_NUMBER_OF_ESTABLISHED = int(_ESTABLISHED, 16)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One socket. Those without an owner any more have inode 0, and claim to be root's."""
+
+    local: str
+    remote: str
+    state: str
+    uid: int
+    inode: int
+
+
+def peer_uid(peer: End, ours: End) -> int | None:
+    """Return the local user whose socket is at `peer` of a connection with `ours`; None where there is none.
+
+    Only a socket that is open in a process counts: one that was closed at once after its request claims to be root's.
+    """
+    told = _ask(peer, ours)
+    return _look_up(peer, ours) if told is None else told
+
+
+def _ask(peer: End, ours: End) -> int | None:
+    """Return what the kernel answers; None where there is no such connection, or the kernel does not answer at all."""
+    family = socket.AF_INET6 if ":" in peer[0] else socket.AF_INET
+    ends = (socket.inet_pton(family, peer[0]), socket.inet_pton(family, ours[0]))
+    which = _PORTS.pack(peer[1], ours[1], *ends) + _REST.pack(0, *_NO_COOKIE)
+    body = _QUESTION.pack(family, socket.IPPROTO_TCP, 0, 0, _ALL_STATES) + which
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG) as kernel:
+            kernel.setblocking(False)
+            kernel.sendto(_HEADER.pack(_HEADER.size + len(body), _BY_FAMILY, _REQUEST, 1, 0) + body, (0, 0))
+            # The answer is there when the question has been sent.
+            answer, (sender, _) = kernel.recvfrom(_CHUNK)
+    except OSError:
+        return None
+    return _owner_in(answer) if sender == 0 else None
+
+
+def _owner_in(answer: bytes) -> int | None:
+    """Return the user of an answer, None where it is no established connection that is open in a process."""
+    if len(answer) < _ANSWER or _HEADER.unpack_from(answer)[1] != _BY_FAMILY:
+        return None
+    _, state, _, _ = _STATE.unpack_from(answer, _HEADER.size)
+    *_, uid, inode = _OWNER.unpack_from(answer, _ANSWER - _OWNER.size)
+    # For a connection that is gone the kernel names whoever listens at that port.
+    return uid if inode and state == _NUMBER_OF_ESTABLISHED else None
+
+
+def _look_up(peer: End, ours: End) -> int | None:
+    """Return what the tables say."""
+    wanted = _spellings(peer, ours)
+    # A busy machine has thousands of sockets, and the broker stands still while this is looked up.
+    local = tuple({f"{local} " for local, _ in wanted})
+    for row in _rows(lambda line: any(each in line for each in local)):
+        if row.state == _ESTABLISHED and row.inode and (row.local, row.remote) in wanted:
+            return row.uid
+    return None
+
+
+def holder_of(port: int) -> str:
+    """Return who listens at a port, as the end of a sentence: " by NAME (pid N)" or less, or ""."""
+    suffix = f":{port:04X}"
+    for row in _rows():
+        if row.state == _LISTENING and row.local.endswith(suffix):
+            return _process_with(row.inode) or f" by a program of {user_name(row.uid)} (uid {row.uid})"
+    return ""
+
+
+def _rows(likely: Callable[[str], bool] = bool) -> Iterator[_Row]:
+    """Yield the rows of the tables whose line is likely to be one that is looked for."""
+    for table in TABLES:
+        try:
+            lines = table.read_text(encoding="ascii").splitlines()[1:]
+        except OSError:
+            # No IPv6 here, or no /proc: then nobody is found, and nobody is let in.
+            continue
+        yield from map(_row, filter(likely, lines))
+
+
+def _row(line: str) -> _Row:
+    words = line.split()
+    return _Row(words[1], words[2], words[3], int(words[7]), int(words[9]))
+
+
+def _spellings(peer: End, ours: End) -> set[tuple[str, str]]:
+    """Return how the kernel may write a connection: an IPv4 one is in the IPv6 table if its socket is of that kind."""
+    pairs = {(_spell(peer), _spell(ours))}
+    if ":" not in peer[0]:
+        pairs.add((_spell((f"::ffff:{peer[0]}", peer[1])), _spell((f"::ffff:{ours[0]}", ours[1]))))
+    return pairs
+
+
+def _spell(end: End) -> str:
+    """Return an address as the tables have it: 32-bit words in the machine's own byte order."""
+    host, port = end
+    packed = socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
+    words = struct.unpack(f"={len(packed) // 4}I", packed)
+    return "".join(f"{word:08X}" for word in words) + f":{port:04X}"
+
+
+def _process_with(inode: int) -> str:
+    """Return " by NAME (pid N)" of the process that has this socket open, where we may look."""
+    wanted = f"socket:[{inode}]"
+    for process in PROCESSES.glob("[0-9]*"):
+        with suppress(OSError):  # it has ended meanwhile, or is somebody else's
+            if wanted in _links(process / "fd"):
+                name = (process / "comm").read_text(encoding="utf-8", errors="replace").strip()
+                return f" by {name} (pid {process.name})"
+    return ""
+
+
+def _links(folder: Path) -> Iterator[str]:
+    """Yield where the links of a folder lead; those that go meanwhile are left out."""
+    for link in folder.iterdir():
+        with suppress(OSError):
+            yield str(link.readlink())

@@ -1,0 +1,727 @@
+"""What Entra's refusals mean, whose move they are, and what to do: one row for each meaning.
+
+Microsoft says to branch on `error` and `suberror`, and that the AADSTS numbers may change; but only the numbers tell
+a person what to do. So the number's row decides where there is one, then the suberror's, then the error word's, then
+the HTTP status's. The grant worker's messages are made from these rows as well (`cms.core.refusals`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_LEARN = "https://learn.microsoft.com/en-us/entra"
+_REVOKED = f"{_LEARN}/identity-platform/refresh-tokens"
+_MFA = f"{_LEARN}/identity/authentication/concept-mfa-howitworks"
+_CONSENT = f"{_LEARN}/identity/enterprise-apps/grant-admin-consent"
+_ACCESS = f"{_LEARN}/identity/conditional-access/overview"
+_REDIRECT = f"{_LEARN}/identity-platform/reply-url"
+_REGISTER = f"{_LEARN}/identity-platform/quickstart-register-app"
+_CREDENTIALS = f"{_LEARN}/identity-platform/how-to-add-credentials"
+_CLOUDS = f"{_LEARN}/identity-platform/authentication-national-cloud"
+_SCOPES = f"{_LEARN}/identity-platform/scopes-oidc"
+
+# Entra answers a loop of identical requests, a locked-out user or a throttled tenant for some ten minutes and more.
+LONG_PAUSE = 15 * 60.0
+
+# What cms does on its own account. A person who has asked for something is told what to do instead.
+RETRIES = "cms tries again by itself"
+NOTHING_TO_DO = f"nothing to do: {RETRIES}"
+
+SIGN_IN = "sign in again: {login}"
+_BROWSER = "sign in again in a browser: {login} --browser"
+# What is mended elsewhere shows by nothing here: a person has to say that it was.
+THEN_REFRESH = "then `cms refresh`"
+_RELOAD = "then `cms reload`"
+_ASK_ADMIN = f"ask the administrator of your organisation, {THEN_REFRESH}"
+_BUG = "this looks like a bug in cms or its configuration: report it with the correlation id; {login} starts anew"
+_CHECK_ACCOUNT = "check user, tenant and sign_in_as of the account in the configuration, then `cms reload` and {login}"
+_CONSENT_URL = "the administrator has to consent: give them the address that {consent} prints, then {login}"
+
+_PLATFORMS = "docs/microsoft-setup.md says what a registration's platform decides, and how to register one of your own"
+
+_AT_ONCE = "at once"
+_AN_HOUR = "minutes, up to an hour"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One meaning. `message` is half a sentence, `hint` the next move; `more` goes further than one line can.
+
+    `mover` is a word of `verdicts.MOVERS`; for "wait" cms tries again, after `pause` seconds at least. `kind` is the
+    word for programs that the worker's troubles use.
+    """
+
+    name: str
+    message: str
+    hint: str
+    mover: str = "you"
+    more: tuple[str, ...] = ()
+    takes: str = _AT_ONCE
+    link: str = ""
+    words: tuple[str, ...] = ()
+    kind: str = "refused"
+    pause: float = 0.0
+
+    @property
+    def transient(self) -> bool:
+        """Whether cms tries again by itself; the others await a person."""
+        return self.mover == "wait"
+
+
+def _admin(
+    name: str, message: str, hint: str, *more: str, link: str = "", words: tuple[str, ...] = (), takes: str = _AN_HOUR
+) -> Row:
+    return Row(name, message, hint, "administrator", more, takes, link, words)
+
+
+def _wait(
+    name: str,
+    message: str,
+    hint: str = NOTHING_TO_DO,
+    *more: str,
+    takes: str = "minutes",
+    pause: float = 0.0,
+    kind: str = "server",
+    words: tuple[str, ...] = (),
+) -> Row:
+    return Row(name, message, hint, "wait", more, takes, "", words, kind, pause)
+
+
+_BY_NUMBERS: dict[tuple[int, ...], Row] = {
+    (50076, 50074): Row(
+        "mfa-required",
+        "multi-factor authentication is now required",
+        _BROWSER,
+        link=_MFA,
+        words=("MFA required", "multi-factor authentication", "interaction_required"),
+    ),
+    (50079, 50072): Row(
+        "mfa-not-set-up",
+        "multi-factor authentication has to be set up first",
+        _BROWSER,
+        more=("or set it up beforehand: https://mysignins.microsoft.com/security-info",),
+        link=_MFA,
+        words=("enroll MFA", "more information required"),
+    ),
+    (50078,): Row(
+        "mfa-too-old",
+        "the last multi-factor authentication is too old for the organisation's policy",
+        _BROWSER,
+        link=_MFA,
+        words=("MFA expired due to policies",),
+    ),
+    (50158,): Row(
+        "external-challenge",
+        "an external security check has to be passed",
+        _BROWSER,
+        link=_MFA,
+        words=("Duo", "custom controls"),
+    ),
+    (50173,): Row(
+        "revoked",
+        "the sign-in was revoked: the password was changed, or sessions were ended",
+        SIGN_IN,
+        link=_REVOKED,
+        words=("password change", "revoke sessions", "fresh auth token needed"),
+    ),
+    (50132, 50133, 50089): Row(
+        "session-ended",
+        "the session is no longer valid: the password was changed or has expired",
+        SIGN_IN,
+        link=_REVOKED,
+        words=("session is invalid", "flow token expired"),
+    ),
+    (70008, 700082): Row(
+        "refresh-token-expired",
+        "the sign-in has expired or was revoked, or had not been used for too long",
+        SIGN_IN,
+        more=("keep the daemon running: it uses the sign-in long before the 90 days that end an idle one",),
+        link=_REVOKED,
+        words=("refresh token expired due to inactivity", "90 days", "why must I log in again"),
+    ),
+    (70043,): Row(
+        "sign-in-frequency",
+        "the organisation's sign-in frequency policy has ended the sign-in",
+        "sign in again: {login}; it will end again by that policy, unless the administrator exempts the account",
+        link=f"{_LEARN}/identity/conditional-access/concept-session-lifetime",
+        words=("sign-in frequency", "refresh token expired conditional access"),
+    ),
+    (700084,): Row(
+        "single-page-24-hours",
+        "the sign-in has ended after 24 hours because the application's redirect address is registered as a single-page application",
+        "sign in again: {login}; to end this for good, use a registration of the platform 'Mobile and desktop'",
+        more=(_PLATFORMS,),
+        link=_REVOKED,
+        words=("spa refresh token 24 hours", "log in every day"),
+    ),
+    (70000,): Row(
+        "refresh-token-invalid",
+        "the refresh token is no longer valid",
+        "sign in again: {login}; a personal account may have to be unlocked at account.microsoft.com first",
+        link=_REVOKED,
+        words=("invalid_grant", "service abuse mode"),
+    ),
+    (50126,): Row("wrong-password", "wrong user name or password", SIGN_IN, words=("invalid username or password",)),
+    (50053,): _wait(
+        "locked-out",
+        "the account is locked for a while, or this address is blocked",
+        f"wait: {RETRIES}; if it lasts, the administrator finds the reason in the sign-in log",
+        takes="10 minutes and more",
+        pause=LONG_PAUSE,
+        words=("smart lockout", "malicious IP address", "account is locked"),
+    ),
+    (50055, 50144, 50056): Row(
+        "password-expired",
+        "the password has expired",
+        "change the password, then {login}",
+        link="https://aka.ms/sspr",
+        words=("password expired", "no password set"),
+    ),
+    (50057,): _admin("account-disabled", "the account is disabled", _ASK_ADMIN, words=("user account is disabled",)),
+    (50034, 51004, 50020, 90072, 16000, 50014): Row(
+        "user-not-in-tenant",
+        "the tenant does not know this user",
+        _CHECK_ACCOUNT,
+        more=('a personal account wants tenant="consumers"; a guest signs in at the home tenant',),
+        words=("user account does not exist in tenant", "external user", "wrong tenant"),
+    ),
+    (500208,): Row(
+        "account-type",
+        "the application or the tenant does not accept this type of account",
+        _CHECK_ACCOUNT,
+        more=(
+            'personal accounts: tenant="consumers"; work and school accounts: tenant="organizations" or the tenant itself',
+        ),
+        words=("personal Microsoft account not supported", "domain is not a valid login domain for the account type"),
+    ),
+    (50105,): _admin(
+        "not-assigned",
+        "the user is not assigned to the application",
+        "the administrator has to assign the user, then {login}",
+        "Microsoft Entra admin center > Enterprise applications > the application > Users and groups > Add user",
+        link=f"{_LEARN}/identity/enterprise-apps/assign-user-or-group-access-portal",
+        words=("user not assigned to a role for the application",),
+    ),
+    (50097, 50155, 50187): _admin(
+        "device-required",
+        "the organisation demands an authenticated device",
+        "a device flow cannot satisfy this: {login} --browser in a browser that knows the device, or ask the administrator",
+        link=_ACCESS,
+        words=("device authentication required", "compliant device"),
+    ),
+    (53000, 53001, 53002, 53003, 530031, 530032, 530035): _admin(
+        "conditional-access",
+        "a conditional-access policy of the organisation blocks this sign-in",
+        f"the administrator has to exempt the application or the user, or a managed device has to be used; {THEN_REFRESH}",
+        "which policy: Microsoft Entra admin center > Users > Sign-in logs > the sign-in > Conditional Access",
+        link=_ACCESS,
+        words=("blocked by conditional access", "device not compliant", "security defaults", "access has been blocked"),
+    ),
+    (53004, 53010, 53011, 50131): Row(
+        "risk",
+        "the sign-in was blocked as risky",
+        "sign in in a browser from a network that the organisation trusts: {login} --browser; else ask the administrator",
+        link=f"{_LEARN}/id-protection/concept-identity-protection-risks",
+        words=("risky sign-in", "suspicious activity"),
+    ),
+    (65001,): Row(
+        "no-consent",
+        "nobody has consented to these permissions yet",
+        "sign in and consent: {login}; if that ends with 'need admin approval', give the administrator the address that {consent} prints",
+        link=_CONSENT,
+        words=("user or administrator has not consented", "need admin approval", "consent_required"),
+    ),
+    (65004,): Row(
+        "consent-declined",
+        "consent was declined",
+        "sign in again and accept: {login}",
+        link=_CONSENT,
+        words=("user declined to consent",),
+    ),
+    (65002,): Row(
+        "first-party-id",
+        "the client id belongs to Microsoft and is not open to cms",
+        f"use a client id of your own, {_RELOAD}",
+        more=("docs/microsoft-setup.md shows how to register one in ten minutes",),
+        link=_REGISTER,
+        words=("consent between first party application", "preauthorization"),
+    ),
+    (65005, 650056, 650057, 65006): Row(
+        "permissions-not-listed",
+        "the application's registration does not list these permissions",
+        "add SMTP.Send, IMAP.AccessAsUser.All and POP.AccessAsUser.All to the registration, then {login}",
+        link=_REGISTER,
+        words=("misconfigured application", "invalid resource", "required resource access"),
+    ),
+    (650052, 500011, 50001): _admin(
+        "no-exchange",
+        "the tenant has no Exchange Online for this request",
+        f"ask the administrator to check the subscription, {THEN_REFRESH}; or cloud= of the account in the configuration, {_RELOAD}",
+        link=_CLOUDS,
+        words=("resource principal not found in the tenant", "lacks a service principal", "no subscription"),
+    ),
+    (90094, 90095, 90008): _admin(
+        "admin-consent",
+        "an administrator has to consent to the application",
+        _CONSENT_URL,
+        link=_CONSENT,
+        words=("need admin approval", "admin consent required", "administrator consent"),
+    ),
+    (700016, 700011, 70001): Row(
+        "client-id-unknown",
+        "the tenant does not know the client id",
+        _CHECK_ACCOUNT,
+        more=("client_id= is the Application (client) ID of the registration, not its object id",),
+        link=_REGISTER,
+        words=("application with identifier was not found in the directory", "unauthorized_client"),
+    ),
+    (7000112,): Row(
+        "application-disabled",
+        "the application was disabled by its owner",
+        f"use another client_id in the configuration, {_RELOAD}",
+        more=("a registration of your own cannot vanish overnight: docs/microsoft-setup.md",),
+        link=_REGISTER,
+        words=("application is disabled",),
+    ),
+    (7000218,): Row(
+        "secret-wanted",
+        "the application wants a client secret",
+        f"allow public client flows in its registration, {THEN_REFRESH}; or give client_secret in the configuration, {_RELOAD}",
+        more=(
+            "app registration > Authentication > Allow public client flows: Yes, and a redirect address of the platform Mobile and desktop",
+        ),
+        link=_REGISTER,
+        words=("request body must contain client_assertion or client_secret", "device code invalid_client"),
+    ),
+    (700025,): Row(
+        "secret-unwanted",
+        "the application is a public client",
+        f"remove client_secret from the configuration, {_RELOAD}",
+        link=_CREDENTIALS,
+        words=("client is public so neither client_assertion nor client_secret should be presented",),
+    ),
+    (7000215, 7000222, 70002): Row(
+        "secret-wrong",
+        "the client secret is wrong or has expired",
+        f"make a new secret (its value, not its id) and put it where client_secret points, {THEN_REFRESH}",
+        link=_CREDENTIALS,
+        words=("invalid client secret provided", "client secret keys expired"),
+    ),
+    (700027, 50012, 700030): Row(
+        "certificate-refused",
+        "the client certificate was not accepted",
+        f"check the certificate in the registration and this clock, {THEN_REFRESH}",
+        link=_CREDENTIALS,
+        words=("client assertion contains an invalid signature", "thumbprint"),
+    ),
+    (50011, 500113, 900971, 500119): Row(
+        "redirect-not-registered",
+        "the redirect address is not registered",
+        "register exactly {redirect}, or set redirect_uri in the configuration and `cms reload`; then {login}",
+        more=("app registration > Authentication > Add a platform > Mobile and desktop applications",),
+        link=_REDIRECT,
+        words=("redirect URI mismatch", "reply URL specified in the request does not match"),
+    ),
+    (9002327,): Row(
+        "origin-wanted",
+        "the redirect address is registered as a single-page application, which demands an Origin header",
+        f"set origin=\"{{origin}}\" for the account, {_RELOAD}; or register the address as 'Mobile and desktop', {THEN_REFRESH}",
+        more=(_PLATFORMS,),
+        link=_REDIRECT,
+        words=(
+            "tokens issued for the 'Single-Page Application' client-type may only be redeemed via cross-origin requests",
+        ),
+    ),
+    (9002326,): Row(
+        "origin-unwanted",
+        "the redirect address is not registered as a single-page application, but an Origin header was sent",
+        f'set origin="" for the account, {_RELOAD}',
+        more=(_PLATFORMS,),
+        link=_REDIRECT,
+        words=("cross-origin token redemption is permitted only for the 'Single-Page Application' client-type",),
+    ),
+    (50194, 90130, 9002332): Row(
+        "application-not-for-tenant",
+        "the application does not serve this tenant",
+        f"set tenant= of the account, {_RELOAD}",
+        more=("a single-tenant application wants its own tenant's id or domain, never common",),
+        link=_REGISTER,
+        words=("not configured as a multi-tenant application", "/common endpoint is not supported"),
+    ),
+    (90002, 90038, 50059): Row(
+        "no-such-tenant",
+        "the tenant does not exist in this cloud",
+        f"check tenant= and cloud= of the account in the configuration, {_RELOAD}",
+        link=_CLOUDS,
+        words=("tenant not found", "national cloud", "no tenant-identifying information"),
+    ),
+    (70011, 28002, 700022, 28000, 700023, 9001023): Row(
+        "bad-scopes",
+        "these scopes cannot be asked for together here",
+        f"check scopes= and tenant= of the account, {_RELOAD}",
+        more=(
+            "ask for one resource's scopes at a time; an application's own sign-in wants a tenant of its own, not common",
+        ),
+        link=_SCOPES,
+        words=("scope is not valid", "multiple resources", "invalid_scope"),
+    ),
+    (90014, 900144, 9002313, 90023, 90100): Row(
+        "malformed-request",
+        "the request was malformed",
+        _BUG,
+        words=("request body must contain the parameter", "invalid_request"),
+    ),
+    (54005, 501481, 700005): Row(
+        "code-used",
+        "the authorization code was used already or belongs to another sign-in",
+        "start the sign-in again: {login}",
+        words=("code was already redeemed", "PKCE code verifier mismatch"),
+    ),
+    (70018,): Row(
+        "device-code-wrong",
+        "the device code is wrong",
+        "start again: {login} --device",
+        words=("bad_verification_code",),
+    ),
+    (90119,): Row(
+        "device-code-missing",
+        "no device code was typed in",
+        "start again, and type the code that is shown: {login} --device",
+        words=("InvalidUserCode", "user code is null or empty"),
+    ),
+    (90120,): Row(
+        "device-code-used",
+        "the sign-in with this device code was approved or declined already",
+        "start again: {login} --device",
+        words=("InvalidDeviceFlowRequest", "already authorized or declined"),
+    ),
+    (50134,): Row(
+        "device-code-elsewhere",
+        "the device code was made in another of Microsoft's data centres than the one that was asked to approve it",
+        "start again: {login} --device; if it comes back, sign in in a browser: {login} --browser",
+        words=("DeviceFlowAuthorizeWrongDatacenter", "wrong data center"),
+    ),
+    (70016,): _wait(
+        "device-code-pending",
+        "nobody has finished the sign-in with the device code yet",
+        f"wait: {RETRIES} until somebody has",
+        takes="up to 15 minutes",
+        words=("authorization_pending",),
+    ),
+    (70019,): Row(
+        "device-code-expired",
+        "the device code has expired",
+        "start again: {login} --device",
+        more=(
+            "if the browser said that access was blocked: the organisation blocks this flow; use {login} --browser or {login} --paste",
+        ),
+        link=f"{_LEARN}/identity/conditional-access/policy-block-authentication-flows",
+        words=("expired_token", "device code flow blocked"),
+        kind="expired",
+    ),
+    (135010, 135011): _admin(
+        "device-registration",
+        "the device's registration is broken or disabled",
+        _ASK_ADMIN,
+        words=("device key not found",),
+    ),
+    (50196,): _wait(
+        "request-loop",
+        "the provider takes the many equal requests for a loop",
+        f"{NOTHING_TO_DO}, after a pause; if it lasts, look for a second program that uses this account",
+        takes="5 to 15 minutes",
+        pause=LONG_PAUSE,
+        kind="throttled",
+        words=("client request loop has been detected",),
+    ),
+    (90055,): _wait(
+        "tenant-throttled",
+        "the tenant is throttled",
+        takes="15 minutes and more",
+        pause=LONG_PAUSE,
+        kind="throttled",
+        words=("tenant throttled", "too many requests"),
+    ),
+    (90033, 90006, 90012, 90024, 90090, 50033, 50087, 70012): _wait(
+        "provider-trouble",
+        "the provider has a temporary fault",
+        words=("temporarily_unavailable", "server_error", "retryable error"),
+    ),
+    (80001, 80002, 80005, 80014): _wait(
+        "on-premises-agent",
+        "the organisation's own sign-in service cannot be reached",
+        f"wait: {RETRIES}; tell the administrator",
+        words=("authentication agent unable to connect to Active Directory",),
+    ),
+    (*range(40008, 40016), *range(20001, 20034)): _wait(
+        "federation",
+        "the organisation's federated sign-in service failed",
+        f"wait: {RETRIES}; tell the administrator",
+        words=("federated identity provider", "OAuth2IdPRetryableServerError"),
+    ),
+}
+ROWS = {number: row for numbers, row in _BY_NUMBERS.items() for number in numbers}
+
+SUBERRORS = {
+    "basic_action": Row(
+        "browser-wanted", "the provider wants something done in a browser", _BROWSER, words=("basic_action",)
+    ),
+    "additional_action": Row(
+        "more-wanted",
+        "the provider wants something done outside its sign-in page",
+        _BROWSER,
+        words=("additional_action",),
+    ),
+    "message_only": Row(
+        "refused-with-reason",
+        "the provider refuses, and a browser sign-in shows why",
+        _BROWSER,
+        words=("message_only",),
+    ),
+    "consent_required": ROWS[65001],
+    "user_password_expired": ROWS[50055],
+    "bad_token": ROWS[70000],
+    "token_expired": ROWS[70008],
+    # A mismatch within a family of Microsoft's own clients: for the person it is a sign-in that no longer fits.
+    "client_mismatch": ROWS[70000],
+    "protection_policy_required": _admin(
+        "app-protection",
+        "the organisation demands app protection, which Linux lacks",
+        _ASK_ADMIN,
+        link=f"{_LEARN}/identity/conditional-access/policy-all-users-approved-app-or-app-protection",
+        words=("Intune app protection policy", "protection_policy_required"),
+    ),
+    "device_authentication_failed": ROWS[50097],
+}
+
+_PERSON_WANTED = Row(
+    "person-wanted", "the provider wants to see the person", _BROWSER, words=("interaction_required", "login_required")
+)
+_DECLINED = Row(
+    "declined",
+    "the sign-in was declined, by the person or by a policy",
+    SIGN_IN,
+    words=("access_denied", "authorization_declined"),
+)
+ERRORS = {
+    "temporarily_unavailable": ROWS[90033],
+    "server_error": ROWS[90033],
+    "invalid_grant": Row(
+        "refused", "the provider refused the sign-in", SIGN_IN, link=_REVOKED, words=("invalid_grant",)
+    ),
+    "interaction_required": _PERSON_WANTED,
+    "login_required": _PERSON_WANTED,
+    "consent_required": ROWS[65001],
+    "access_denied": _DECLINED,
+    "authorization_declined": _DECLINED,
+    "authorization_pending": ROWS[70016],
+    "slow_down": ROWS[70016],
+    "bad_verification_code": ROWS[70018],
+    "expired_token": ROWS[70019],
+    "invalid_client": Row(
+        "application-refused",
+        "the provider refused the application",
+        f"check client_id and client_secret, {_RELOAD} and `cms refresh`",
+        link=_CREDENTIALS,
+        words=("invalid_client", "HTTP 401"),
+    ),
+    "unauthorized_client": Row(
+        "application-not-allowed",
+        "the application may not do this",
+        f"check its registration, {THEN_REFRESH}; or use another, {_RELOAD}",
+        link=_REGISTER,
+        words=("unauthorized_client",),
+    ),
+    "invalid_scope": ROWS[70011],
+    "invalid_resource": ROWS[650052],
+    "invalid_request": ROWS[90014],
+    "unsupported_grant_type": ROWS[90014],
+    "unsupported_response_type": ROWS[90014],
+    "invalid_tenant": ROWS[90002],
+}
+
+# The same for an application that signs in by itself: nobody is told to sign in, and cms looks again by itself.
+# `{credential}` is the argument that names what it proves itself with.
+WAIT_OR_REFRESH = "then wait, or `cms refresh`"
+_PERMIT = "have the administrator consent to the application in that tenant"
+_FEDERATION = f"{_LEARN}/workload-id/workload-identity-federation"
+_APPLICATION_BY_NUMBERS: dict[tuple[int, ...], Row] = {
+    (7000215,): Row(
+        "application-secret-wrong",
+        "the client secret is wrong",
+        f"put the secret's value, which is not its id, where {{credential}} points; {WAIT_OR_REFRESH}",
+        link=_CREDENTIALS,
+        words=("invalid client secret provided",),
+    ),
+    (7000222,): Row(
+        "application-secret-expired",
+        "the client secret has expired",
+        f"make a new secret in the registration and put its value where {{credential}} points; {WAIT_OR_REFRESH}",
+        link=_CREDENTIALS,
+        words=("client secret keys are expired",),
+    ),
+    (7000216, 7000218): Row(
+        "application-without-proof",
+        "the application has proved itself with nothing that its registration knows",
+        "give client_secret, certificate or client_assertion of the account in the configuration, then `cms reload`",
+        link=_CREDENTIALS,
+        words=("client_assertion, client_secret or client_assertion_type is required",),
+    ),
+    (700027, 700030, 50012, 5000224): Row(
+        "application-certificate",
+        "the certificate was not accepted: it has expired, or the registration does not have it",
+        f"upload the certificate, without its key, to the registration, and check this machine's clock; {WAIT_OR_REFRESH}",
+        link=_CREDENTIALS,
+        words=("client assertion contains an invalid signature", "certificate thumbprint"),
+    ),
+    (700024,): Row(
+        "application-assertion-time",
+        "the assertion is not valid now: it has expired, or a clock is wrong",
+        f"see that what {{credential}} points to is rotated in time, and check this machine's clock; {WAIT_OR_REFRESH}",
+        link=_FEDERATION,
+        words=("client assertion is not within its valid time range",),
+    ),
+    (70021, 700211, 700212, 700213, 700214): Row(
+        "application-federation",
+        "no federated credential of the application fits the assertion",
+        f"a federated credential in the registration must have the assertion's issuer, subject and audience; {WAIT_OR_REFRESH}",
+        link=_FEDERATION,
+        words=("no matching federated identity record found",),
+    ),
+    (700021, 50027, 50013): Row(
+        "application-assertion",
+        "the assertion is not one that Entra can use",
+        f"see that {{credential}} points to an assertion for this application, issued by whom it trusts; {WAIT_OR_REFRESH}",
+        link=_FEDERATION,
+        words=("assertion is invalid", "invalid JWT token"),
+    ),
+    (700016, 70001): Row(
+        "application-unknown",
+        "the tenant does not know the application",
+        f"check client_id= and tenant= of the account in the configuration, then `cms reload`; or {_PERMIT}, {WAIT_OR_REFRESH}",
+        link=_REGISTER,
+        words=("application was not found in the directory",),
+    ),
+    (7000229, 501051, 50105, 65001): _admin(
+        "application-not-permitted",
+        "the application has no permission in the tenant yet",
+        f"{_PERMIT}: docs/microsoft-setup.md has the steps; {WAIT_OR_REFRESH}",
+        link=_CONSENT,
+        words=("missing service principal in the tenant", "application is not assigned to a role"),
+    ),
+    (7000112,): Row(
+        "application-switched-off",
+        "the application was disabled",
+        f"have its owner enable it, {WAIT_OR_REFRESH}; or use another client_id",
+        link=_REGISTER,
+        words=("application is disabled",),
+    ),
+    (90002, 90038, 50059): ROWS[90002],
+    (9001023, 50194): Row(
+        "application-needs-tenant",
+        "an application needs the tenant that it works in",
+        "set tenant= of the account to the tenant's GUID or domain, then `cms reload`",
+        link=_REGISTER,
+        words=("grant type is not supported over the /common endpoint",),
+    ),
+    (500011, 650052, 50001): ROWS[650052],
+    (70011, 1002012, 28000, 700022): Row(
+        "application-scope",
+        "the scope is not one that an application can ask for",
+        "check scopes= of the account: one resource's .default, and nothing else; then `cms reload`",
+        link=_SCOPES,
+        words=("provided value for scope is not valid", ".default"),
+    ),
+    (53003, 53004, 530035, 530031): _admin(
+        "application-conditional-access",
+        "a conditional-access policy of the organisation blocks the application",
+        f"the administrator has to exempt it, or allow this machine's address; {WAIT_OR_REFRESH}",
+        link=_ACCESS,
+        words=("conditional access for workload identities",),
+    ),
+}
+APPLICATION_ROWS = {number: row for numbers, row in _APPLICATION_BY_NUMBERS.items() for number in numbers}
+APPLICATION_REFUSED = Row(
+    "application-not-accepted",
+    "the provider refused the application",
+    f"check its registration, {WAIT_OR_REFRESH}; or client_id=, tenant= and {{credential}} of the account, then `cms reload`",
+    link=_REGISTER,
+    words=("invalid_client", "unauthorized_client"),
+)
+# IMDS, the App Service and Azure Arc answer in error words of their own, which say less than the status.
+NO_IDENTITY = Row(
+    "no-managed-identity",
+    "this machine has no such managed identity",
+    f"assign it in Azure (`az vm identity assign`), {WAIT_OR_REFRESH}; or name another in client_id=, then `cms reload`",
+    link=f"{_LEARN}/identity/managed-identities-azure-resources/overview",
+    words=("Identity not found", "managed identity", "IMDS"),
+)
+
+# What an HTTP status says where nothing else is known.
+THROTTLED = _wait(
+    "throttled",
+    "the provider asked for a pause",
+    takes="a minute, or what Retry-After names",
+    kind="throttled",
+    words=("HTTP 429", "Too Many Requests", "Retry-After"),
+)
+FAILED = _wait(
+    "provider-failed", "the provider failed", words=("HTTP 500", "HTTP 502", "HTTP 503", "HTTP 504", "HTTP 408")
+)
+NOT_THE_PROVIDER = _wait(
+    "not-the-provider",
+    "the answer is not one that an identity provider gives",
+    f"{RETRIES}; a captive portal or a proxy may be in between",
+    kind="garbage",
+    words=("captive portal", "HTML instead of JSON"),
+)
+
+# A word that says nothing about the sign-in does not end it: tried again, slowly.
+UNKNOWN = _wait("unknown", "the provider answered with an error that cms does not know")
+
+_TOO_MANY_REQUESTS = 429
+_TIMED_OUT = 408
+_UNAUTHORIZED = 401
+_SERVER_ERROR = 500
+
+
+def origin_of(redirect: str) -> str:
+    """Return the origin of a redirect address, for the Origin header."""
+    return "/".join(redirect.split("/")[:3]) if "://" in redirect else "http://HOST:PORT"
+
+
+def row_of(number: int | None, error: str = "", suberror: str = "", status: int | None = None) -> Row:
+    """Return the row of a refusal: its number's, else its suberror's, its error word's, its status's, else `UNKNOWN`.
+
+    Numbers that applications alone meet are known too.
+    """
+    return (
+        ROWS.get(number or 0)
+        or APPLICATION_ROWS.get(number or 0)
+        or SUBERRORS.get(suberror)
+        or ERRORS.get(error)
+        or _of_status(status)
+        or UNKNOWN
+    )
+
+
+def row_of_application(number: int | None, error: str = "", suberror: str = "", status: int | None = None) -> Row:
+    """Return the row of a refusal of an application that signs in by itself: its number's, else `APPLICATION_REFUSED`.
+
+    What is the provider's own trouble is so for applications too.
+    """
+    row = APPLICATION_ROWS.get(number or 0)
+    if row:
+        return row
+    other = row_of(number, error, suberror, status)
+    return other if other.transient and other not in (UNKNOWN, NOT_THE_PROVIDER) else APPLICATION_REFUSED
+
+
+def _of_status(status: int | None) -> Row | None:
+    if status == _TOO_MANY_REQUESTS:
+        return THROTTLED
+    if status == _UNAUTHORIZED:
+        return ERRORS["invalid_client"]
+    if status == _TIMED_OUT or (status or 0) >= _SERVER_ERROR:
+        return FAILED
+    return NOT_THE_PROVIDER if status else None

@@ -1,0 +1,432 @@
+"""What a mail server or Entra said, and what it means: the cause, whose move it is, and the exact fix.
+
+Tables, not code: a reply is looked up, candidates are ranked by the evidence at hand, and what no row knows is shown as
+it came. Pure: the tests of `cms-oauth`, `cms doctor` and docs/troubleshooting.md are all made from here.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from email.utils import parsedate_to_datetime
+
+from cms_oauth.claims import Claims, claims_of
+from cms_oauth.diagnosis import entra, local, mail
+from cms_oauth.diagnosis.verdicts import (
+    MOVERS,
+    Evidence,
+    Verdict,
+    as_data,
+    as_lines,
+    command,
+    evidence_data,
+    fill,
+    for_powershell,
+    printable,
+)
+from cms_oauth.microsoft import AUDIENCES, PERSONAL, PERSONAL_TENANT_ID, WANTED, WANTED_ROLES, bare_audience, cloud_of
+
+__all__ = (
+    "MOVERS",
+    "Claims",
+    "Evidence",
+    "Verdict",
+    "as_data",
+    "as_lines",
+    "claims_of",
+    "clock_of",
+    "diagnose",
+    "evidence_data",
+    "identifiers_of",
+    "is_stale",
+    "may_be_stale",
+    "of_client",
+    "of_entra",
+    "of_row",
+    "printable",
+)
+
+# No reply needs more to be recognised by a person.
+_MAX_TEXT = 512
+
+# What tells of Exchange in a greeting or a reply, where the host's name does not.
+_EXCHANGE = re.compile(r"microsoft|\.outlook\.com|\.office365\.", re.IGNORECASE)
+
+# Scopes that are never right for mail servers, whoever runs them.
+_GRAPH = re.compile(
+    r"graph\.(microsoft|windows)|graph\.chinacloudapi|^00000003-0000-0000-c000-000000000000$", re.IGNORECASE
+)
+# Their servers (microsoft.md B1), with the names that Outlook.com's IMAP and POP have had before.
+_FOR_PERSONAL = {
+    "smtp": re.compile(r"smtp[a-z-]*\.outlook\.com", re.IGNORECASE),
+    "imap": re.compile(r"outlook\.office365\.com|imap[a-z-]*\.outlook\.com", re.IGNORECASE),
+    "pop": re.compile(r"outlook\.office365\.com|pop[a-z-]*\.outlook\.com", re.IGNORECASE),
+}
+
+# Entra and Exchange bear five minutes between clocks.
+_SKEW_SECONDS = 300.0
+
+# What switches a protocol on for a mailbox, as an argument of Set-CASMailbox.
+_SWITCHES = {
+    "smtp": "-SmtpClientAuthenticationDisabled $false",
+    "imap": "-ImapEnabled $true",
+    "pop": "-PopEnabled $true",
+}
+
+# What servers say in the middle of a login of a token that is not, or no longer, good (RFC 7628, 3.2.2; Dovecot).
+_STALE = re.compile(r"invalid_token|expired|revoked|\"status\":\s*\"?401", re.IGNORECASE)
+
+Finding = Callable[[str, Evidence], Verdict | None]
+
+
+def diagnose(protocol: str, reply: str, evidence: Evidence | None = None) -> tuple[Verdict, ...]:
+    """Return what the reply means, the likeliest first; never nothing.
+
+    `protocol` is "smtp", "imap" or "pop"; `reply` the server's own words, from the code on.
+    """
+    evidence, reply = evidence or Evidence(), printable(reply).strip()
+    row = _row_of(protocol, reply)
+    software = _software(reply, evidence)
+    if row is None:
+        verdicts = [mail.OTHER_SERVER] if software else []
+    else:
+        verdicts = _ranked(row, protocol, evidence, foreign=bool(software))
+    values = _values(protocol, reply, evidence) | {"software": software}
+    known = tuple(fill(each, values) for each in dict.fromkeys(verdicts))
+    return known if row else (*known, _unknown(reply))
+
+
+def _row_of(protocol: str, reply: str) -> mail.Row | None:
+    return next((row for row in mail.ROWS if protocol in row.protocols and row.pattern.search(reply)), None)
+
+
+def _shown(protocol: str, evidence: Evidence) -> list[Verdict]:
+    """Return what the evidence alone says."""
+    found = (finding(protocol, evidence) for finding in _FINDINGS)
+    return list(dict.fromkeys(filter(None, found)))
+
+
+def _ranked(row: mail.Row, protocol: str, evidence: Evidence, *, foreign: bool) -> list[Verdict]:
+    """Return a row's causes and what the evidence shows: that first where the reply itself names no cause."""
+    shown = _shown(protocol, evidence)
+    fitting = _fitting(row, protocol, evidence)
+    if not row.unsaid:
+        return fitting + [each for each in shown if each.name in _CERTAIN]
+    if not foreign:
+        return shown + fitting
+    # Nothing that Exchange's administrators could do helps with another server.
+    certain = [each for each in shown if each.name == mail.EXPIRED.name]
+    return certain + [mail.OTHER_SERVER] + [each for each in shown if each.name in _ANYWHERE]
+
+
+def _fitting(row: mail.Row, protocol: str, evidence: Evidence) -> list[Verdict]:
+    """Return a row's causes that may be the one; those of personal accounts last where the account may be another."""
+    fitting = [each for each in row.causes if _fits(each, protocol, evidence)] or list(row.causes)
+    return fitting if _is_personal(evidence) else sorted(fitting, key=_is_of_personal_accounts)
+
+
+def is_stale(verdicts: Sequence[Verdict]) -> bool:
+    """Return whether the token itself is at fault, expired or revoked, so that another one may help."""
+    first = [each.name for each in verdicts if each.name != mail.OTHER_SERVER.name][:1]
+    return first in ([mail.EXPIRED.name], [mail.REVOKED.name])
+
+
+def may_be_stale(protocol: str, reply: str, evidence: Evidence) -> bool:
+    """Return whether Exchange refuses a login without a word of why, and nothing is known against the token.
+
+    Exchange tells of a revoked token in no other way: it sends no challenge.
+    """
+    row = _row_of(protocol, printable(reply).strip())
+    return row is not None and row.unsaid and _is_exchange(evidence) and not _shown(protocol, evidence)
+
+
+def _expired(_: str, evidence: Evidence) -> Verdict | None:
+    if not evidence.claims or evidence.claims.expires is None or evidence.now is None:
+        return None
+    if evidence.claims.expires > evidence.now - (evidence.skew or 0):
+        return None
+    return mail.CLOCK if evidence.claims.expires > evidence.now else mail.EXPIRED
+
+
+def _revoked(_: str, evidence: Evidence) -> Verdict | None:
+    """Find what the server calls stale; but Dovecot calls every token so that it refuses, another user's too."""
+    return mail.REVOKED if _STALE.search(evidence.challenge) and not _is_other_user(evidence) else None
+
+
+def _perhaps_revoked(_: str, evidence: Evidence) -> Verdict | None:
+    return mail.REVOKED if _STALE.search(evidence.challenge) else None
+
+
+def _shared_syntax(_: str, evidence: Evidence) -> Verdict | None:
+    return mail.SHARED_SYNTAX if "\\" in evidence.user else None
+
+
+def _audience(_: str, evidence: Evidence) -> Verdict | None:
+    """Find a token that is not for Exchange; another server's tokens are its own business, if they aren't Graph's."""
+    audience = evidence.claims.audience if evidence.claims else ""
+    foreign = audience and _is_exchange(evidence) and bare_audience(audience) not in AUDIENCES
+    return mail.AUDIENCE if foreign or _GRAPH.search(audience) else None
+
+
+def _cloud(_: str, evidence: Evidence) -> Verdict | None:
+    audience = AUDIENCES.get(bare_audience(evidence.claims.audience), "") if evidence.claims else ""
+    host = cloud_of(evidence.host)
+    return mail.CLOUD if audience and host and audience != host else None
+
+
+def _scope(protocol: str, evidence: Evidence) -> Verdict | None:
+    claims = evidence.claims
+    if claims is None or claims.application or not claims.scopes:
+        return None
+    return None if WANTED[protocol].lower() in map(_permission, claims.scopes) else mail.SCOPE
+
+
+def _role(protocol: str, evidence: Evidence) -> Verdict | None:
+    claims = evidence.claims
+    if claims is None or not claims.application or WANTED_ROLES[protocol].lower() in map(_permission, claims.roles):
+        return None
+    # SMTP needs no permission of Entra's where Exchange has given a role to the application (microsoft.md B4).
+    return mail.APPLICATION_ROLE if claims.roles or protocol != "smtp" else None
+
+
+def _application(_: str, evidence: Evidence) -> Verdict | None:
+    return mail.SERVICE_PRINCIPAL if evidence.claims and evidence.claims.application else None
+
+
+def _user(protocol: str, evidence: Evidence) -> Verdict | None:
+    """Find a token of somebody else's: a shared mailbox's that is opened, or a login that SMTP does not like."""
+    if not _is_other_user(evidence):
+        return None
+    return mail.OTHER_USER if protocol == "smtp" else mail.FULL_ACCESS
+
+
+def _personal_host(protocol: str, evidence: Evidence) -> Verdict | None:
+    """Find a server of Microsoft's that has no personal accounts."""
+    wrong = _is_personal(evidence) and cloud_of(evidence.host) and not _FOR_PERSONAL[protocol].fullmatch(evidence.host)
+    return mail.PERSONAL_HOST if wrong else None
+
+
+def _clock(_: str, evidence: Evidence) -> Verdict | None:
+    return mail.CLOCK if abs(evidence.skew or 0) > _SKEW_SECONDS else None
+
+
+# In the order in which they count: what makes any server refuse, then what this one wants, then what is only likely.
+_FINDINGS: tuple[Finding, ...] = (
+    _expired,
+    _revoked,
+    _shared_syntax,
+    _audience,
+    _cloud,
+    _scope,
+    _role,
+    _user,
+    _perhaps_revoked,
+    _application,
+    _personal_host,
+    _clock,
+)
+
+# Findings that are worth a word though the reply has named another cause, and those that count at any server.
+_CERTAIN = {each.name for each in (mail.EXPIRED, mail.AUDIENCE, mail.SCOPE, mail.CLOUD)}
+_ANYWHERE = {each.name for each in (mail.CLOCK, mail.REVOKED, mail.AUDIENCE, mail.OTHER_USER, mail.FULL_ACCESS)}
+
+
+def _fits(cause: Verdict, protocol: str, evidence: Evidence) -> bool:
+    """Return whether a cause may be the one, by what is known."""
+    personal = _is_personal(evidence)
+    if _is_of_personal_accounts(cause):
+        return personal or _may_be_personal(evidence)
+    if cause.mover == "administrator" and personal:
+        return False
+    if cause is mail.SERVICE_PRINCIPAL:
+        return evidence.claims is None or evidence.claims.application
+    if cause in (mail.FULL_ACCESS, mail.OTHER_USER):
+        return evidence.claims is None or _user(protocol, evidence) is not None
+    return True
+
+
+def _is_other_user(evidence: Evidence) -> bool:
+    claimed = evidence.claims.user if evidence.claims else ""
+    return bool(claimed and evidence.user) and claimed.lower() != evidence.user.lower()
+
+
+def _is_of_personal_accounts(cause: Verdict) -> bool:
+    return cause.name.startswith("personal-")
+
+
+def _may_be_personal(evidence: Evidence) -> bool:
+    """Return whether nothing tells: the owner's address may be of any domain, and the token names no tenant."""
+    return evidence.personal is None and evidence.claims is None
+
+
+def _is_personal(evidence: Evidence) -> bool:
+    if evidence.personal is not None:
+        return evidence.personal
+    tenant = evidence.claims.tenant if evidence.claims else ""
+    return tenant == PERSONAL_TENANT_ID or bool(PERSONAL.search(evidence.user))
+
+
+def _is_exchange(evidence: Evidence) -> bool:
+    return bool(cloud_of(evidence.host) or _EXCHANGE.search(evidence.greeting))
+
+
+def _software(reply: str, evidence: Evidence) -> str:
+    """Return whose server it is, "" for Exchange and for what does not say."""
+    said = f"{reply}\n{evidence.greeting}"
+    if _EXCHANGE.search(said):
+        return ""
+    return next((name for name, pattern in mail.SOFTWARE if any(map(pattern.search, said.split("\n")))), "")
+
+
+def _permission(scope: str) -> str:
+    return scope.rpartition("/")[2].lower()
+
+
+def _values(protocol: str, reply: str, evidence: Evidence) -> dict[str, str]:
+    """Return what the templates of the verdicts name: each on one line, since much of it comes from outside."""
+    claims, user = evidence.claims or Claims(), evidence.user
+    values = {
+        "mailbox": for_powershell(user or "USER@DOMAIN"),
+        "trustee": for_powershell(claims.user or "PERSON@DOMAIN"),
+        "user": user or "the user",
+        "shell_user": shlex.quote(user or "USER@DOMAIN"),
+        "login": command("login", user),
+        "claimed": claims.user or "somebody else",
+        "audience": claims.audience,
+        "permissions": ", ".join(claims.scopes or claims.roles) or "nothing",
+        "app": for_powershell(claims.app or "APPLICATION-ID"),
+        "wanted": WANTED.get(protocol, ""),
+        "app_role": WANTED_ROLES.get(protocol, ""),
+        "protocol": protocol.upper(),
+        "switch": _SWITCHES.get(protocol, ""),
+        "test": protocol,
+        "host": evidence.host or "HOST",
+        "offered": ", ".join(evidence.offered) or "none",
+        "challenge": evidence.challenge[:_MAX_TEXT] or "its word for both",
+        "wait": span(seconds) if (seconds := wait_of(reply)) is not None else "some minutes",
+        "ago": span((evidence.now or 0) - (evidence.skew or 0) - (claims.expires or 0)),
+        "skew": f"{span(abs(evidence.skew or 0))} {'ahead' if (evidence.skew or 0) > 0 else 'behind'}",
+    }
+    return {name: printable(value) for name, value in values.items()}
+
+
+# Exchange greets a client of SMTP with its own time, in the form of RFC 5322 (microsoft.md D2).
+_READY_AT = re.compile(
+    r"microsoft .{0,80} ready at (\w{3}, \d{1,2} \w{3} \d{4} \d\d:\d\d:\d\d [+-]\d{4})", re.IGNORECASE
+)
+
+
+def clock_of(greeting: str) -> float | None:
+    """Return the Unix time that Exchange's greeting names, None where it names none."""
+    found = _READY_AT.search(greeting)
+    try:
+        return parsedate_to_datetime(found[1]).timestamp() if found else None
+    except (ValueError, OverflowError):
+        return None
+
+
+# How replies name a time, and what one of its units is in seconds.
+_WAITS = (
+    (re.compile(r"backoff time: *(\d{1,9}) milliseconds", re.IGNORECASE), 0.001),
+    (re.compile(r"retry-after:? *(\d{1,9})\b", re.IGNORECASE), 1.0),
+    (re.compile(r"(?:in|after|for) (\d{1,9}) ?(?:s\b|sec)", re.IGNORECASE), 1.0),
+    (re.compile(r"(?:in|after|for) (\d{1,9}) ?min", re.IGNORECASE), 60.0),
+)
+
+
+def wait_of(reply: str) -> float | None:
+    """Return for how many seconds a reply asks, None where it names no time."""
+    return next((int(found[1]) * unit for pattern, unit in _WAITS if (found := pattern.search(reply))), None)
+
+
+# From how many of a unit on it is used, and what one is in seconds: 119 s, 2 minutes, 2 hours, 2 days.
+_UNITS = ((172_800, 86_400, "days"), (7_200, 3_600, "hours"), (120, 60, "minutes"))
+
+
+def span(seconds: float) -> str:
+    """Return a time as a person says it."""
+    return next((f"{seconds / one:.0f} {unit}" for least, one, unit in _UNITS if seconds >= least), f"{seconds:.0f} s")
+
+
+# The arguments that name what an application proves itself with.
+_CREDENTIAL = "client_secret, certificate or client_assertion"
+
+# What Entra itself says of one of its numbers.
+_LOOK_UP = "https://login.microsoftonline.com/error?code="
+_ERROR_CODES = "https://learn.microsoft.com/en-us/entra/identity-platform/reference-error-codes"
+
+
+def of_entra(
+    aadsts: int | None,
+    error: str = "",
+    suberror: str = "",
+    status: int | None = None,
+    *,
+    user: str = "",
+    redirect: str = "the redirect address",
+    retry_after: float | None = None,
+    application: bool = False,
+) -> tuple[Verdict, ...]:
+    """Return what a refusal of Entra's means: its AADSTS number, `error`, `suberror` and HTTP status, as far as known.
+
+    `user` is whose sign-in it was and `redirect` its redirect address, for the commands; `retry_after` is the pause in
+    seconds that the answer named; `application` says that one signs in by itself. Never nothing.
+    """
+    row = (entra.row_of_application if application else entra.row_of)(aadsts, error, suberror, status)
+    said = (f"AADSTS{aadsts}" if aadsts else "", error, suberror, f"HTTP {status}" if status else "")
+    shown = printable(", ".join(filter(None, said)))[:_MAX_TEXT] or "no reason given"
+    commands = {"login": command("login", user), "consent": command("admin-consent-url", user)}
+    known = {"redirect": redirect, "origin": entra.origin_of(redirect), "credential": _CREDENTIAL}
+    values = {**commands, **known}
+    verdict = fill(of_row(row), values)
+    takes = verdict.takes if retry_after is None else span(retry_after)
+    return (
+        replace(verdict, cause=f"{verdict.cause[:-1]} ({shown}).", takes=takes, link=verdict.link or _more_of(aadsts)),
+    )
+
+
+def of_row(row: entra.Row) -> Verdict:
+    """Return a row of Entra's table as a verdict, still with its placeholders: half a sentence becomes a whole one."""
+    cause = f"{row.message[0].upper()}{row.message[1:]}."
+    return Verdict(row.name, cause, row.mover, (row.hint, *row.more), row.takes, row.link, row.words)
+
+
+def _more_of(aadsts: int | None) -> str:
+    return f"{_LOOK_UP}{aadsts}" if aadsts else _ERROR_CODES
+
+
+def of_client(code: str, message: str, user: str = "") -> tuple[Verdict, ...]:
+    """Return what the client's own failure means: its code (`wire.EXIT_CODES`) and its message. Never nothing."""
+    said = f"{message} ({code})"
+    row = next((row for row in local.ROWS if row.pattern.search(said)), None)
+    row = row or next((row for row in local.ROWS if row.code == code), None)
+    return (fill(row.verdict, {"login": command("login", user)}),) if row else (_unknown(said),)
+
+
+# What support asks for: Exchange's server, time and id; Entra's trace and correlation ids.
+_IDENTIFIERS = re.compile(
+    r"\[\S+\.(?:outlook|office365|protection|exchangelabs)\.\S+[^\]]*\]|(?:trace|correlation) id: ?\S+", re.IGNORECASE
+)
+
+
+def identifiers_of(reply: str) -> tuple[str, ...]:
+    """Return what Microsoft's support asks for, as it stands in a reply."""
+    return tuple(_IDENTIFIERS.findall(printable(reply)))
+
+
+_UNKNOWN = Verdict(
+    "unknown",
+    "No row of cms's tables knows this reply: {reply}",
+    "you",
+    ("read the reply itself: it is all that is known",),
+)
+_FOR_SUPPORT = "give support these identifiers: {identifiers}"
+
+
+def _unknown(reply: str) -> Verdict:
+    """Return what is said of a reply that no row knows: the reply, on one line, and what support asks for."""
+    known = identifiers_of(reply)
+    values = {"reply": printable(reply).strip()[:_MAX_TEXT] or "nothing", "identifiers": " ".join(known)}
+    return fill(replace(_UNKNOWN, steps=(*_UNKNOWN.steps, *([_FOR_SUPPORT] if known else []))), values)

@@ -1,0 +1,872 @@
+"""What SMTP, IMAP and POP servers answer, and the causes: Exchange Online's replies first, then those of others.
+
+The patterns are from logs, from Microsoft's documentation and from the sources of servers. Microsoft changes its
+wording, so each asks for no more than what tells one reply from another. The first row that fits counts.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from cms_oauth.diagnosis.verdicts import Verdict
+
+_LEARN = "https://learn.microsoft.com/en-us"
+_ONLINE = f"{_LEARN}/exchange/clients-and-mobile-in-exchange-online"
+_SMTP_AUTH = f"{_ONLINE}/authenticated-client-smtp-submission"
+_OAUTH = f"{_LEARN}/exchange/client-developer/legacy-protocols/how-to-authenticate-an-imap-pop-smtp-application-by-using-oauth"
+_IMAP_POP = f"{_ONLINE}/pop3-and-imap4/enable-or-disable-pop3-or-imap4-access"
+_BASIC = f"{_ONLINE}/deprecation-of-basic-authentication-exchange-online"
+_LEGACY_TLS = f"{_ONLINE}/opt-in-exchange-online-endpoint-for-legacy-tls-using-smtp-auth"
+_SECURITY_DEFAULTS = f"{_LEARN}/entra/fundamentals/security-defaults"
+_CONDITIONAL_ACCESS = f"{_LEARN}/entra/identity/conditional-access/overview"
+_LIMITS = f"{_LEARN}/office365/servicedescriptions/exchange-online-service-description/exchange-online-limits"
+_SENDING_LIMITS = f"{_LIMITS}#sending-limits"
+_PERMISSIONS = f"{_LEARN}/exchange/recipients-in-exchange-online/manage-permissions-for-recipients"
+_RESTRICTED = f"{_LEARN}/defender-office-365/outbound-spam-restore-restricted-users"
+_PERSONAL = "https://support.microsoft.com/en-us/office/pop-imap-and-smtp-settings-8361e398-8af4-4e97-b147-6c6c4ac95353"
+_HEALTH = "https://status.cloud.microsoft"
+
+_AN_HOUR = "minutes, up to an hour"
+_AT_ONCE = "at once"
+
+_EMAIL_APPS = "Microsoft 365 admin center > Users > Active users > the user > Mail > Manage email apps"
+_LOOK_AT_SMTP = "look: `Get-CASMailbox {mailbox} | fl SmtpClientAuthenticationDisabled`; `Get-TransportConfig | fl SmtpClientAuthenticationDisabled`  (blank in the mailbox: as the organisation)"
+
+# --- switched off: the mailbox, the organisation, its policies ---
+
+SMTP_AUTH_MAILBOX = Verdict(
+    "smtp-auth-off-mailbox",
+    "Authenticated SMTP is switched off for this mailbox.",
+    "administrator",
+    (
+        "`Set-CASMailbox -Identity {mailbox} -SmtpClientAuthenticationDisabled $false`",
+        f"or click: {_EMAIL_APPS} > Authenticated SMTP",
+        _LOOK_AT_SMTP,
+    ),
+    _AN_HOUR,
+    _SMTP_AUTH,
+    ("SmtpClientAuthentication is disabled for the Mailbox", "535 5.7.139", "Authenticated SMTP"),
+)
+SMTP_AUTH_ORGANISATION = Verdict(
+    "smtp-auth-off-organisation",
+    "Authenticated SMTP is switched off for the whole organisation, and nothing switches it on for this mailbox.",
+    "administrator",
+    (
+        "for this mailbox, which wins: `Set-CASMailbox -Identity {mailbox} -SmtpClientAuthenticationDisabled $false`",
+        "or for everybody: `Set-TransportConfig -SmtpClientAuthenticationDisabled $false`",
+        _LOOK_AT_SMTP,
+    ),
+    _AN_HOUR,
+    _SMTP_AUTH,
+    ("SmtpClientAuthentication is disabled for the Tenant", "535 5.7.139", "aka.ms/smtp_auth_disabled"),
+)
+SMTP_AUTH_SOMEWHERE = Verdict(
+    "smtp-auth-off",
+    "Authenticated SMTP is switched off for the mailbox, or for the organisation with nothing that switches it on for the mailbox.",
+    "administrator",
+    (
+        "`Set-CASMailbox -Identity {mailbox} -SmtpClientAuthenticationDisabled $false`",
+        f"or click: {_EMAIL_APPS} > Authenticated SMTP",
+        _LOOK_AT_SMTP,
+    ),
+    _AN_HOUR,
+    _SMTP_AUTH,
+    ("535 5.7.3 Authentication unsuccessful", "Authenticated SMTP", "SMTP AUTH"),
+)
+
+
+def _protocol_off(protocol: str, switch: str) -> Verdict:
+    return Verdict(
+        f"{protocol.lower()}-off",
+        f"{protocol} is switched off for this mailbox.",
+        "administrator",
+        (
+            f"`Set-CASMailbox -Identity {{mailbox}} -{switch} $true`",
+            f"or click: {_EMAIL_APPS} > {protocol}",
+            f"look: `Get-CASMailbox {{mailbox}} | fl {switch}`",
+        ),
+        _AN_HOUR,
+        _IMAP_POP,
+        (f"{switch} False", f"enable {protocol} Office 365", "User is authenticated but not connected"),
+    )
+
+
+IMAP_OFF = _protocol_off("IMAP", "ImapEnabled")
+POP_OFF = _protocol_off("POP", "PopEnabled")
+SECURITY_DEFAULTS = Verdict(
+    "security-defaults",
+    "The organisation's security defaults block this protocol for the user.",
+    "administrator",
+    (
+        "look: Microsoft Entra admin center > Overview > Properties > Manage security defaults",
+        "replace security defaults by conditional access policies that leave this user's mail programs in",
+        "and switch {protocol} on for the mailbox: `Set-CASMailbox -Identity {mailbox} {switch}`",
+    ),
+    _AN_HOUR,
+    _SECURITY_DEFAULTS,
+    ("user is locked by your organization's security defaults policy", "535 5.7.139", "security defaults SMTP AUTH"),
+)
+CONDITIONAL_ACCESS = Verdict(
+    "conditional-access",
+    "A policy of the organisation (conditional access, an authentication policy, a location) refuses this login.",
+    "administrator",
+    (
+        'find the policy: Microsoft Entra admin center > Users > Sign-in logs, filtered by the user and the client app "Authenticated SMTP" or "IMAP"',
+        "exempt the user or the application there; look as well: `Get-AuthenticationPolicy`",
+    ),
+    _AN_HOUR,
+    _CONDITIONAL_ACCESS,
+    (
+        "the request did not meet the criteria to be authenticated successfully",
+        "535 5.7.139",
+        "conditional access SMTP",
+    ),
+)
+ENTERPRISE_APP = Verdict(
+    "enterprise-app-off",
+    "Sign-in is disabled for the application, or for Office 365 Exchange Online itself, in the organisation's enterprise applications.",
+    "administrator",
+    (
+        "Microsoft Entra admin center > Enterprise applications > the application > Properties: Enabled for users to sign in = Yes",
+        "the same for Office 365 Exchange Online; where Assignment required is Yes, assign the user",
+    ),
+    _AN_HOUR,
+    f"{_LEARN}/entra/identity/enterprise-apps/disable-user-sign-in-portal",
+    ("AUTHENTICATE failed", "enabled for users to sign-in", "AADSTS50105"),
+)
+LICENCE = Verdict(
+    "no-mailbox",
+    "There is no mailbox behind this address: no licence with an Exchange plan, or the mailbox is not there yet.",
+    "administrator",
+    (
+        "look: `Get-EXOMailbox {mailbox}`",
+        "assign a licence with Exchange Online: Microsoft 365 admin center > Users > Active users > the user > Licenses and apps",
+    ),
+    "up to a day for a new mailbox",
+    f"{_LEARN}/microsoft-365/admin/manage/assign-licenses-to-users",
+    ("unlicensed mailbox", "mailbox not provisioned", "licence"),
+)
+# Seed 002 has it from reports of 2021 and before; Microsoft documents no such rule.
+ADMINISTRATOR = Verdict(
+    "administrator-mailbox",
+    "An old report says that IMAP does not open the mailbox of an administrator of the organisation; Microsoft documents nothing of the kind.",
+    "administrator",
+    (
+        "if {user} is an administrator, and nothing else explains it: Microsoft Entra admin center > Users > the user > Assigned roles",
+        "give the roles to an account of their own, which reads no mail",
+    ),
+    _AN_HOUR,
+    "",
+    ("IMAP for administrators of an Office 365 domain", "global administrator IMAP LOGIN failed"),
+)
+BASIC_AUTH = Verdict(
+    "password-used",
+    "A password was sent, and Exchange Online takes none any more: the mail program does not use OAuth2.",
+    "you",
+    (
+        "let the mail program use XOAUTH2 with a token of cms's: see docs/clients/",
+        "check it: `cms-oauth --user={shell_user} --test-{test}={host}`",
+    ),
+    _AT_ONCE,
+    _BASIC,
+    (
+        "basic authentication is disabled",
+        "550 5.7.30 Basic authentication is not supported for Client Submission",
+        "NO LOGIN failed",
+        "app password",
+    ),
+)
+CREDENTIALS = Verdict(
+    "credentials-incorrect",
+    "Exchange took the token, or a password in its place, for a wrong one.",
+    "you",
+    ("sign in again: {login}", "make sure that the mail program sends a token and no password: see docs/clients/"),
+    _AT_ONCE,
+    _OAUTH,
+    ("the user credentials were incorrect", "535 5.7.139"),
+)
+
+# --- who may open or send as what ---
+
+SEND_AS = Verdict(
+    "send-as-denied",
+    "The login is good, but this user may not send with this sender address.",
+    "you",
+    (
+        "make the envelope sender and From: the mailbox that logs in, or an alias of it",
+        "or let an administrator allow it: `Add-RecipientPermission SENDER@DOMAIN -Trustee {mailbox} -AccessRights SendAs`",
+    ),
+    _AN_HOUR,
+    _PERMISSIONS,
+    ("SendAsDenied", "5.7.60 Client does not have permissions to send as this sender", "5.2.252"),
+)
+FULL_ACCESS = Verdict(
+    "no-full-access",
+    "Whoever signed in may not open the mailbox {user}: for a shared mailbox full access is needed.",
+    "administrator",
+    (
+        "`Add-MailboxPermission -Identity {mailbox} -User {trustee} -AccessRights FullAccess -AutoMapping $false`",
+        "look: `Get-MailboxPermission -Identity {mailbox}`",
+    ),
+    _AN_HOUR,
+    _PERMISSIONS,
+    ("shared mailbox", "FullAccess", "User is authenticated but not connected", "Add-MailboxPermission"),
+)
+OTHER_USER = Verdict(
+    "token-user",
+    "The token is that of {claimed}, and the login names {user}.",
+    "you",
+    (
+        "if {user} is an alias of the same mailbox: name the sign-in address in the configuration, user={claimed}",
+        "if it is a shared mailbox: log in as {claimed} and send From: {user}, which `Add-RecipientPermission {mailbox} -Trustee {trustee} -AccessRights SendAs` allows",
+        "if the wrong person signed in: {login}",
+    ),
+    _AT_ONCE,
+    _OAUTH,
+    ("535 5.7.3 shared mailbox", "XOAUTH2 wrong user", "alias"),
+)
+SHARED_SYNTAX = Verdict(
+    "shared-syntax",
+    "The login names USER\\MAILBOX, a form for shared mailboxes that Exchange Online no longer takes.",
+    "you",
+    (
+        "name the shared mailbox alone as user=, and the person who signs in as sign_in_as=, in the configuration",
+        "then `cms reload`; docs/shared-mailboxes.md has the whole of it",
+    ),
+    _AT_ONCE,
+    _OAUTH,
+    ("user@domain\\shared@domain", "shared mailbox IMAP"),
+)
+SERVICE_PRINCIPAL = Verdict(
+    "service-principal",
+    "The token is an application's, and Exchange does not know the application, or not for this mailbox.",
+    "administrator",
+    (
+        "`New-ServicePrincipal -AppId {app} -ObjectId OBJECT-ID`  (of the enterprise application, not of the app registration)",
+        "`Add-MailboxPermission -Identity {mailbox} -User OBJECT-ID -AccessRights FullAccess`",
+        "look: `Get-ServicePrincipal | fl`; `Get-MailboxPermission -Identity {mailbox}`",
+    ),
+    _AN_HOUR,
+    f"{_OAUTH}#register-service-principals-in-exchange",
+    ("New-ServicePrincipal", "client credentials IMAP AUTHENTICATE failed", "app-only 535 5.7.3"),
+)
+APPLICATION_ROLE = Verdict(
+    "application-permission",
+    "The token is an application's and lacks the permission {app_role}: it has {permissions}.",
+    "administrator",
+    (
+        "add the application permission {app_role} (Office 365 Exchange Online) to the app registration, and grant admin consent",
+        "then a fresh token: `cms refresh`",
+    ),
+    _AN_HOUR,
+    f"{_OAUTH}#use-client-credentials-grant-flow-to-authenticate-smtp-imap-and-pop-connections",
+    ("IMAP.AccessAsApp", "POP.AccessAsApp", "SMTP.SendAsApp"),
+)
+LOGON_FAILURE = Verdict(
+    "mailbox-logon-failure",
+    "The login passed, but the application may not use the mailbox: the mailbox permission is missing, or not everywhere yet.",
+    "administrator",
+    (
+        "`Add-MailboxPermission -Identity {mailbox} -User OBJECT-ID -AccessRights FullAccess`",
+        "if that was done just now: wait",
+    ),
+    "up to an hour",
+    _OAUTH,
+    ("430 4.2.0 STOREDRV; mailbox logon failure", "MapiExceptionLogonFailed"),
+)
+
+# --- the token ---
+
+EXPIRED = Verdict(
+    "token-expired",
+    "The token expired {ago} ago.",
+    "you",
+    ("ask for another one: `cms refresh`", "if it is old again: the daemon does not get fresh ones; see `cms status`"),
+    _AT_ONCE,
+    f"{_LEARN}/entra/identity-platform/access-tokens",
+    ("access token expired", "535 5.7.3", "AUTHENTICATE failed"),
+)
+REVOKED = Verdict(
+    "token-revoked",
+    "The server takes the token for expired or revoked ({challenge}).",
+    "you",
+    ("ask for another one: `cms refresh`", "if that is refused as well, sign in again: {login}"),
+    _AT_ONCE,
+    f"{_LEARN}/entra/identity-platform/access-tokens",
+    ("invalid_token", "401 Bearer", "token revoked"),
+)
+CLOCK = Verdict(
+    "clock-wrong",
+    "This machine's clock is {skew} off, so tokens look valid when they are not, or expired when they are not.",
+    "you",
+    ("set the clock: `timedatectl set-ntp true`", "then a fresh token: `cms refresh`"),
+    _AT_ONCE,
+    "",
+    ("clock skew", "token not yet valid", "ntp"),
+)
+AUDIENCE = Verdict(
+    "token-audience",
+    "The token is for {audience}, and mail servers take only those for Exchange: a scope of another resource was asked for.",
+    "you",
+    (
+        "ask for {wanted} in full, with https://outlook.office.com/ before it: a bare name is taken for Microsoft Graph's",
+        "in cms: remove scopes= of the account, or correct it, then `cms reload` and {login}",
+    ),
+    _AT_ONCE,
+    _OAUTH,
+    ("aud graph.microsoft.com", "535 5.7.3 Graph token", "00000003-0000-0000-c000-000000000000"),
+)
+CLOUD = Verdict(
+    "token-cloud",
+    "The token is for {audience}, and {host} belongs to another of Microsoft's clouds.",
+    "you",
+    (
+        "check cloud= of the account and the host: outlook.office365.com and smtp.office365.com serve the worldwide cloud alone",
+        "then `cms reload` and {login}",
+    ),
+    _AT_ONCE,
+    f"{_LEARN}/entra/identity-platform/authentication-national-cloud",
+    ("GCC High", "DoD", "21Vianet", "outlook.office365.us"),
+)
+SCOPE = Verdict(
+    "token-scope",
+    "The token lacks {wanted}: it allows {permissions}.",
+    "you",
+    (
+        "add {wanted} to the permissions of the app registration, if they lack it",
+        "let cms ask for it: protocols= of the CredentialServer must name {protocol}; then `cms reload`",
+        "sign in again, and consent: {login}",
+    ),
+    _AT_ONCE,
+    _OAUTH,
+    ("SMTP.Send missing", "IMAP.AccessAsUser.All missing", "535 5.7.3 scp"),
+)
+
+# --- personal accounts ---
+
+PERSONAL_OFF = Verdict(
+    "personal-switches",
+    "IMAP and POP are switched off for this personal account until somebody turns them on; with newer accounts SMTP is too.",
+    "you",
+    (
+        "Outlook.com > Settings > Mail > Forwarding and IMAP (in older views: Sync email): let devices and apps use IMAP, and POP; save",
+    ),
+    "minutes",
+    _PERSONAL,
+    (
+        "outlook.com IMAP disabled",
+        "Let devices and apps use POP",
+        "hotmail User is authenticated but not connected",
+        "hotmail SmtpClientAuthentication is disabled for the Mailbox",
+    ),
+)
+PERSONAL_ALIAS = Verdict(
+    "personal-alias",
+    "A personal account logs in with its sign-in address, not with an alias of it.",
+    "you",
+    (
+        "see which one it is: account.microsoft.com > Your info > Account info",
+        "name it as user= in the configuration, then `cms reload` and {login}",
+        "if it is that already: scopes= must name https://outlook.office.com/, not https://outlook.office365.com/",
+    ),
+    _AT_ONCE,
+    _PERSONAL,
+    ("hotmail 535 5.7.3", "outlook.com alias SMTP"),
+)
+PERSONAL_HOST = Verdict(
+    "personal-host",
+    "{user} is a personal account, and {host} is not its server.",
+    "you",
+    ("SMTP: smtp-mail.outlook.com, port 587; IMAP and POP: outlook.office365.com, ports 993 and 995",),
+    _AT_ONCE,
+    _PERSONAL,
+    ("smtp-mail.outlook.com", "hotmail smtp.office365.com"),
+)
+
+# --- wrong place, wrong form ---
+
+OTHER_SERVER = Verdict(
+    "not-exchange",
+    "This is a {software} server, not Exchange: it speaks for itself, and knows nothing of Microsoft's switches.",
+    "you",
+    (
+        "check the host: Exchange Online is smtp.office365.com, port 587, and outlook.office365.com, ports 993 and 995",
+        "if {host} is your own server: its log says why, and it must be told how to check tokens (issuer, audience, user)",
+    ),
+    _AT_ONCE,
+    "https://doc.dovecot.org/main/core/config/auth/databases/oauth2.html",
+    ("Dovecot AUTHENTICATIONFAILED", "Postfix 535 5.7.8", "exim 535 Incorrect authentication data"),
+)
+NO_OAUTH = Verdict(
+    "no-oauth",
+    "The server takes no OAuth2 login at this place; what it offers: {offered}.",
+    "you",
+    ("check host and port: SMTP wants port 587 with STARTTLS, IMAP 993, POP 995; port 25 takes no logins",),
+    _AT_ONCE,
+    _PERSONAL,
+    ("504 5.7.4 Unrecognized authentication type", "503 5.5.1 authentication not enabled", "AUTH not advertised"),
+)
+NO_TLS = Verdict(
+    "no-tls",
+    "The server offers no TLS there, or something between you and it hides the offer; no token is sent in clear.",
+    "you",
+    (
+        "check host and port: SMTP wants 587 with STARTTLS (or 465), IMAP 993, POP 995",
+        "if they are right: a firewall or virus scanner on the way takes STARTTLS out",
+    ),
+    _AT_ONCE,
+    _PERSONAL,
+    ("Must issue a STARTTLS command first", "530 5.7.0", "LOGINDISABLED"),
+)
+MALFORMED = Verdict(
+    "malformed-login",
+    "The server could not read the login: the user name or the form of the credential is not what it expects.",
+    "you",
+    (
+        "check user= of the account: a plain address, without spaces",
+        "if another program sent it: user=U^Aauth=Bearer TOKEN^A^A in base64, on one line; docs/protocol.md",
+    ),
+    _AT_ONCE,
+    f"{_OAUTH}#sasl-xoauth2",
+    ("501 5.5.124 Invalid XOAUTH2 auth data", "501 5.5.4", "501 5.5.2 Cannot Base64-decode"),
+)
+NOT_LOGGED_IN = Verdict(
+    "not-logged-in",
+    "A message was sent without a login, or after one that failed.",
+    "you",
+    ("see the refusal of AUTH before it: that one is the cause", "let the mail program log in: docs/clients/"),
+    _AT_ONCE,
+    _SMTP_AUTH,
+    ("530 5.7.57 Client not authenticated to send mail", "Client was not authenticated to send anonymous mail"),
+)
+OLD_TLS = Verdict(
+    "old-tls",
+    "The connection used TLS 1.0 or 1.1, which Exchange Online no longer takes.",
+    "you",
+    ("update the program or the library that speaks TLS; something between that breaks TLS open may be the old one",),
+    _AT_ONCE,
+    _LEGACY_TLS,
+    ("421 4.7.66 TLS 1.0 and 1.1 are not supported",),
+)
+
+# --- limits, which look like authentication trouble when a program shows its last line only ---
+
+THROTTLED = Verdict(
+    "throttled",
+    "The server asks for a pause of {wait}: too much was done with this mailbox; the login itself is fine.",
+    "wait",
+    ("try again after {wait}, and then with fewer connections or fewer messages a minute",),
+    "{wait}",
+    _LIMITS,
+    (
+        "Request is throttled",
+        "Suggested Backoff Time",
+        "Server busy 4.7.500",
+        "imapsync Trying command when NOT connected",
+    ),
+)
+TOO_MANY_CONNECTIONS = Verdict(
+    "too-many-connections",
+    "Too many connections at once for this mailbox.",
+    "you",
+    (
+        "SMTP: let the mail program send over 3 connections at most; IMAP: reduce its number of connections",
+        "what was not sent goes through at the next try",
+    ),
+    "minutes",
+    _LIMITS,
+    ("432 4.3.2 Concurrent connections limit exceeded", "aka.ms/concurrent_sending", "sender thread limit exceeded"),
+)
+SENDING_LIMIT = Verdict(
+    "sending-limit",
+    "The mailbox has sent what it may: 30 messages a minute, or 10,000 recipients a day.",
+    "wait",
+    (
+        "send more slowly; the daily limit opens again within 24 hours",
+        "for bulk mail: another service, such as Azure Communication Services",
+    ),
+    "a minute, or up to a day",
+    _SENDING_LIMITS,
+    ("SubmissionQuotaExceeded", "5.1.90 daily limit for message recipients", "30 messages per minute"),
+)
+ORGANISATION_LIMIT = Verdict(
+    "organisation-limit",
+    "The whole organisation has reached its sending limit, or mail from it is blocked as suspicious.",
+    "administrator",
+    (
+        "see the Defender portal > Review > Restricted entities, and what was sent; then ask Microsoft's support to lift the block",
+    ),
+    "up to a day",
+    _RESTRICTED,
+    ("5.7.705 tenant has exceeded threshold", "5.7.708 traffic not accepted from this IP"),
+)
+TOO_BIG = Verdict(
+    "message-too-big",
+    "The message is too big, with its attachments as they are encoded (a third more than on disk); the login is fine.",
+    "you",
+    (
+        "send a link instead, or split it",
+        "or let an administrator allow more, up to 150 MB: `Set-Mailbox -Identity {mailbox} -MaxSendSize 150MB -MaxReceiveSize 150MB`",
+    ),
+    _AN_HOUR,
+    f"{_LIMITS}#message-limits",
+    ("552 5.3.4 Message size exceeds fixed limit", "5.2.3", "Maximum size of appendable message has been exceeded"),
+)
+BAD_MESSAGE = Verdict(
+    "bad-message",
+    "Exchange did not take the message: too big (45 MB are usual), with lines too long, or the mailbox is full; the login is fine.",
+    "you",
+    (
+        "leave out messages of more than 45 MB and lines of more than 10,500 characters; look at the mailbox's quota",
+        "after ten such errors Exchange closes the connection: connect again",
+    ),
+    _AT_ONCE,
+    f"{_LIMITS}#message-limits",
+    ("BAD Command Argument Error 11",),
+)
+HUNG_UP = Verdict(
+    "connection-closed",
+    "Exchange hung up: after ten errors of one session it does (messages that are too big, lines that are too long), and when it has trouble of its own.",
+    "you",
+    (
+        "see the errors before it, such as `BAD Command Argument Error 11`: a message was not taken; then connect again",
+        "if it comes in the middle of a login: try again in some minutes",
+    ),
+    "minutes",
+    f"{_LIMITS}#message-limits",
+    ("BYE Connection closed",),
+)
+FOLDER = Verdict(
+    "folder-name",
+    "Exchange has a folder of this name already, written in other capitals, or keeps the name for itself; the login is fine.",
+    "you",
+    ("give the folder another name",),
+    _AT_ONCE,
+    "",
+    ("Folder name is reserved", "Mailbox already exists"),
+)
+MAILBOX_FULL = Verdict(
+    "mailbox-full",
+    "The mailbox is full; what is sent is kept in Sent Items, which counts as well.",
+    "you",
+    ("delete mail and empty Deleted Items, or ask an administrator for a bigger quota",),
+    "minutes",
+    f"{_LIMITS}#mailbox-storage-limits",
+    ("554 5.2.2 mailbox full", "Quota exceeded", "OVERQUOTA"),
+)
+RESTRICTED = Verdict(
+    "sender-restricted",
+    "Microsoft has stopped this mailbox from sending: too much of its mail looked like spam.",
+    "administrator",
+    (
+        "look for how the mailbox was misused, and change its password",
+        "Defender portal > Email & collaboration > Review > Restricted entities > Unblock",
+    ),
+    "up to a day",
+    _RESTRICTED,
+    ("550 5.1.8 Access denied, bad outbound sender", "restricted entities"),
+)
+
+# --- Microsoft's, or the network's ---
+
+BACKEND = Verdict(
+    "server-trouble",
+    "The server has trouble of its own, or is busy; nothing is wrong with the login.",
+    "wait",
+    ("try again in some minutes; if it lasts for an hour, see https://status.cloud.microsoft",),
+    "minutes, seldom hours",
+    _HEALTH,
+    (
+        "454 4.7.0 Temporary authentication failure",
+        "421 4.3.2 Service not active",
+        "Server Unavailable. 15",
+        "Connection is closed. 14",
+    ),
+)
+PROXY_FAILURE = Verdict(
+    "front-end-trouble",
+    "Exchange's front end could not reach the mailbox.",
+    "wait",
+    (
+        "try again in some minutes",
+        "if it stays so for this mailbox alone, an administrator looks at it: `Get-EXOMailbox {mailbox}`, and its licence",
+    ),
+    "minutes, seldom hours",
+    _HEALTH,
+    ("451 4.7.0 Temporary server error. Please try again later. PRX4", "PRX2", "PRX5", "PRX6"),
+)
+OUTAGE = Verdict(
+    "microsoft-outage",
+    "Exchange took the login and then did not find the mailbox, which comes and goes with trouble of Microsoft's own.",
+    "wait",
+    ("try again in an hour; see https://status.cloud.microsoft and, as an administrator, the service health page",),
+    "minutes, seldom days",
+    _HEALTH,
+    ("User is authenticated but not connected", "outage", "Connection closed. 14"),
+)
+POP_POLLING = Verdict(
+    "pop-polling",
+    "Exchange refuses POP logins that come too often.",
+    "you",
+    ("let the mail program ask every few minutes, not more than once a minute, and with one program only",),
+    "minutes",
+    _IMAP_POP,
+    ("-ERR Logon failure", "LOGIN-DELAY", "IN-USE"),
+)
+CERTIFICATE = Verdict(
+    "certificate",
+    "The server's certificate does not hold: another name, an authority that this machine does not know, or somebody in between.",
+    "you",
+    (
+        "use the host name that is in it; for an authority of your own, or behind a proxy that breaks TLS open, set SSL_CERT_FILE",
+        "look at IMAP's: `openssl s_client -connect {host}:993 -showcerts`",
+        "look at SMTP's: `openssl s_client -connect {host}:587 -starttls smtp -showcerts`",
+    ),
+    _AT_ONCE,
+    "",
+    (
+        "CERTIFICATE_VERIFY_FAILED",
+        "self-signed certificate",
+        "unable to get local issuer certificate",
+        "Hostname mismatch",
+    ),
+)
+TLS_BROKEN = Verdict(
+    "tls-broken",
+    "The connection did not come to TLS, or lost it: a port that speaks in clear, or something in between.",
+    "you",
+    (
+        "check the port: 587 and 143 and 110 begin in clear, 465, 993 and 995 with TLS",
+        "if it comes and goes: try again",
+    ),
+    _AT_ONCE,
+    "",
+    ("WRONG_VERSION_NUMBER", "SSL read error", "UNEXPECTED_EOF_WHILE_READING"),
+)
+NO_NAME = Verdict(
+    "no-such-host",
+    "The host name is not known to the name service: a typing mistake, or no network.",
+    "you",
+    ("check the spelling; try: `getent hosts {host}`",),
+    _AT_ONCE,
+    "",
+    ("Name or service not known", "Temporary failure in name resolution"),
+)
+NO_CONNECTION = Verdict(
+    "no-connection",
+    "There is no connection with the server: nothing listens there, or a firewall is in between.",
+    "you",
+    (
+        "check host and port; outgoing 587 (SMTP), 993 (IMAP) and 995 (POP) must be open, which many networks allow while they block 25 and 465",
+    ),
+    _AT_ONCE,
+    "",
+    ("Connection refused", "Network is unreachable", "No route to host", "Connection timed out"),
+)
+NO_ANSWER = Verdict(
+    "no-answer",
+    "The server, or something in between, went away or fell silent in the middle.",
+    "wait",
+    ("try again; if it stays so, check host and port, and firewalls and virus scanners that look into mail",),
+    "minutes",
+    "",
+    ("Connection unexpectedly closed", "timed out", "421 4.4.2 Connection dropped"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A reply and its causes, the likeliest first where nothing else is known.
+
+    `pattern` is searched for, whatever the case. `unsaid` says that the reply does not name its cause, or is known to
+    name a wrong one: then what the token and the server tell decides. `source` is where the wording comes from.
+    """
+
+    protocols: tuple[str, ...]
+    pattern: re.Pattern[str]
+    causes: tuple[Verdict, ...]
+    source: str
+    unsaid: bool = False
+
+
+# An enhanced status code (RFC 3463) in the pattern of a row: it stands alone, and is no piece of an address.
+_CODE = re.compile(r"#(\d\.\d+\.\d+)")
+
+
+def _row(protocols: str, pattern: str, *causes: Verdict, source: str = "microsoft.md D3", unsaid: bool = False) -> Row:
+    whole = _CODE.sub(lambda code: rf"(?<![\d.]){re.escape(code[1])}(?!\.?\d)", pattern)
+    return Row(tuple(protocols.split()), re.compile(whole, re.IGNORECASE), causes, source, unsaid)
+
+
+_ANY = "smtp imap pop"
+_D4 = "microsoft.md D4"
+_OTHERS = "sources of Dovecot, Postfix and exim"
+_OWN = "cms_oauth.mailtest"
+
+# What a refusal may have for causes that does not name one; evidence sorts them (`diagnosis`).
+_LAST = (FULL_ACCESS, SECURITY_DEFAULTS, CONDITIONAL_ACCESS, ENTERPRISE_APP, LICENCE, SERVICE_PRINCIPAL)
+_SMTP_CAUSES = (
+    SMTP_AUTH_SOMEWHERE,
+    PERSONAL_ALIAS,
+    PERSONAL_OFF,
+    SECURITY_DEFAULTS,
+    CONDITIONAL_ACCESS,
+    LICENCE,
+    SERVICE_PRINCIPAL,
+)
+_IMAP_CAUSES = (IMAP_OFF, PERSONAL_OFF, *_LAST, ADMINISTRATOR)
+_POP_CAUSES = (POP_OFF, PERSONAL_OFF, *_LAST)
+
+ROWS = (
+    # Time that the reply names comes before everything else it may say.
+    _row(_ANY, r"throttled|backoff time|retry-after|#4.7.500|server busy", THROTTLED, source=_D4),
+    # SMTP, at the login.
+    _row("smtp", r"disabled for the tenant", SMTP_AUTH_ORGANISATION, PERSONAL_OFF, PERSONAL_ALIAS),
+    _row("smtp", r"disabled for the mailbox", SMTP_AUTH_MAILBOX, PERSONAL_OFF, PERSONAL_ALIAS),
+    _row("smtp", r"security defaults", SECURITY_DEFAULTS),
+    _row("smtp", r"smtp_auth_disabled", SMTP_AUTH_SOMEWHERE, PERSONAL_OFF, PERSONAL_ALIAS),
+    _row(
+        "smtp",
+        r"did not meet the criteria",
+        CONDITIONAL_ACCESS,
+        SECURITY_DEFAULTS,
+        SMTP_AUTH_SOMEWHERE,
+        PERSONAL_OFF,
+        PERSONAL_ALIAS,
+        BASIC_AUTH,
+        unsaid=True,
+    ),
+    _row(_ANY, r"basic auth\w* is (disabled|not supported)|#5.7.30", BASIC_AUTH),
+    _row("smtp", r"credentials were incorrect", CREDENTIALS, OTHER_USER, unsaid=True),
+    _row("smtp", r"#4.7.66|tls 1\.[01]\b", OLD_TLS, source="Microsoft's note on legacy TLS clients"),
+    _row("smtp", r"starttls command first|must issue a? ?starttls", NO_TLS, source=_OTHERS),
+    _row("smtp", r"^504|#5.7.4 unrecogni[sz]ed", NO_OAUTH, NO_TLS),
+    _row("smtp", r"not enabled|not advertised|^502", NO_OAUTH, source=_OTHERS),
+    _row("smtp", r"#5.5.124|^501|invalid xoauth2", MALFORMED),
+    # SMTP, when a message is sent.
+    _row("smtp", r"#5.7.57|^530", NOT_LOGGED_IN),
+    _row("smtp", r"sendasdenied|#5.7.60|#5.2.252|send as this sender|sender address rejected: not owned", SEND_AS),
+    _row("smtp", r"logon failure|logonfailed", LOGON_FAILURE, SERVICE_PRINCIPAL),
+    _row("smtp", r"^432|concurrent|thread limit", TOO_MANY_CONNECTIONS),
+    _row("smtp", r"submissionquotaexceeded|#5.1.90|daily limit|recipient ?rate ?limit|submission rate", SENDING_LIMIT),
+    _row("smtp", r"#5.7.705|#5.7.708", ORGANISATION_LIMIT, source="Microsoft's list of NDR codes"),
+    _row("smtp", r"#5.3.4|#5.2.3|^552|message size|sendsizelimit|too large", TOO_BIG),
+    _row("smtp", r"#5.1.8|bad outbound sender", RESTRICTED),
+    _row("smtp", r"#5.2.2|mailbox (is )?full", MAILBOX_FULL),
+    _row("smtp", r"\bPRX\d\b", PROXY_FAILURE, LICENCE),
+    _row("smtp", r"^421 4\.4\.2|connection dropped", NO_ANSWER),
+    _row("smtp", r"temporary authentication failure|^4[235]\d", BACKEND),
+    _row("smtp", r"authentication unsuccessful|^535|^534|^538", *_SMTP_CAUSES, unsaid=True),
+    # IMAP and POP: what is not about the login at all.
+    _row("imap", r"appendable message|\[TOOBIG\]", TOO_BIG, source="seed 002"),
+    _row("imap", r"command argument error", BAD_MESSAGE, source="seed 002"),
+    _row("imap", r"name is reserved|already exists", FOLDER, source="seed 002"),
+    _row("imap pop", r"overquota|quota exceeded", MAILBOX_FULL, source="RFC 5530"),
+    _row(
+        "imap pop",
+        r"too many|maximum number of connections|connection limit|\[LIMIT\]",
+        TOO_MANY_CONNECTIONS,
+        source=_D4,
+    ),
+    _row("pop", r"login-delay|in-use", POP_POLLING, BACKEND, source=_D4),
+    # Said of whatever is wrong with the login, and of one that comes too often.
+    _row("pop", r"logon failure", POP_POLLING, BACKEND, *_POP_CAUSES, source=_D4, unsaid=True),
+    _row("imap", r"trying command when not connected", THROTTLED, HUNG_UP, source="seed 002"),
+    _row("imap", r"^(\* )?(bye )?connection closed\.?$", HUNG_UP, BAD_MESSAGE, BACKEND, source="seed 002"),
+    # IMAP and POP: the login.
+    _row(
+        "imap",
+        r"authenticated but not connected",
+        IMAP_OFF,
+        PERSONAL_OFF,
+        FULL_ACCESS,
+        LICENCE,
+        OUTAGE,
+        SERVICE_PRINCIPAL,
+        ADMINISTRATOR,
+        source=_D4,
+        unsaid=True,
+    ),
+    _row(
+        "pop",
+        r"authenticated but not connected",
+        POP_OFF,
+        PERSONAL_OFF,
+        FULL_ACCESS,
+        LICENCE,
+        OUTAGE,
+        SERVICE_PRINCIPAL,
+        source=_D4,
+        unsaid=True,
+    ),
+    _row(
+        "imap",
+        r"\[NONEXISTENT\]|(no such|unknown) mailbox|mailbox (does not|doesn.t) exist",
+        LICENCE,
+        source="RFC 5530",
+    ),
+    _row("imap pop", r"\[EXPIRED\]", REVOKED, source="RFC 5530"),
+    _row("imap", r"\[AUTHORIZATIONFAILED\]", FULL_ACCESS, source="RFC 5530"),
+    _row("imap", r"\[PRIVACYREQUIRED\]|logindisabled", NO_TLS, source="RFC 5530"),
+    _row(
+        "imap pop",
+        r"unavailable|\[SYS/TEMP\]|\[INUSE\]|connection (is )?closed\. ?\d|temporary|try again",
+        BACKEND,
+        source=_D4,
+    ),
+    _row(
+        "imap",
+        r"authenticate failed|authentication ?failed|invalid credentials",
+        *_IMAP_CAUSES,
+        source=_D4,
+        unsaid=True,
+    ),
+    # The answer to LOGIN, which has a password; a token goes with AUTHENTICATE.
+    _row("imap", r"login failed", BASIC_AUTH, *_IMAP_CAUSES, source="seed 002", unsaid=True),
+    _row(
+        "pop",
+        r"authentication fail|unknown user name|\[AUTH\]|\[SYS/PERM\]|invalid credentials",
+        *_POP_CAUSES,
+        source=_D4,
+        unsaid=True,
+    ),
+    _row("imap pop", r"unsupported|unknown command|command unrecogni[sz]ed", NO_OAUTH, source=_OTHERS),
+    # No dialogue came of it.
+    _row(_ANY, r"offers no oauth2 login", NO_OAUTH, source=_OWN),
+    _row(_ANY, r"offers no tls", NO_TLS, source=_OWN),
+    _row(_ANY, r"the certificate of|certificate.verify", CERTIFICATE, source=_OWN),
+    _row(
+        _ANY,
+        r"no tls with|ssl (read|write)? ?error|wrong.version.number|eof occurred in violation",
+        TLS_BROKEN,
+        source=_OWN,
+    ),
+    _row(_ANY, r"cannot be resolved|name or service not known", NO_NAME, source=_OWN),
+    _row(_ANY, r"no connection with|connection refused|unreachable|no route to host", NO_CONNECTION, source=_OWN),
+    _row(
+        _ANY,
+        r"no whole answer|not done after|connection was closed|timed out|unexpectedly closed|connection reset",
+        NO_ANSWER,
+        source=_OWN,
+    ),
+)
+
+# Servers that are not Exchange, by how they greet and by words of theirs that no other server uses.
+SOFTWARE = (
+    (
+        "Dovecot",
+        re.compile(
+            r"\bdovecot\b|\[AUTHENTICATIONFAILED\] Authentication failed|^-ERR \[AUTH\] Authentication failed",
+            re.IGNORECASE,
+        ),
+    ),
+    ("Postfix", re.compile(r"\bESMTP Postfix\b|5\.7\.8 Error: authentication failed", re.IGNORECASE)),
+    (
+        "exim",
+        re.compile(r"\bESMTP Exim\b|Incorrect authentication data|Unable to authenticate at present", re.IGNORECASE),
+    ),
+    ("Google", re.compile(r"\bgsmtp\b|\bGimap ready\b|Username and Password not accepted", re.IGNORECASE)),
+    ("Cyrus", re.compile(r"\bCyrus (IMAP|POP3)\b", re.IGNORECASE)),
+    ("Courier", re.compile(r"\bCourier-IMAP\b", re.IGNORECASE)),
+)

@@ -1,0 +1,85 @@
+"""`cms-oauth --test-...` from the token to the exit status: the test, another token where one may help, and the verdict.
+
+The dialogue and the verdict go to stderr. stdout stays empty, except that `--output=json` puts all of it there as one
+object: `ok`, `reply`, `verdicts`, `evidence`, `trace`, and `error` where the test failed. No token is in it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from cms_oauth import dial, wire
+from cms_oauth.diagnosis import lookup
+from cms_oauth.fetch import Credential, Options, fetch, report, write
+from cms_oauth.mailtest import run as mailtest
+
+
+def run(options: Options, answer: Credential | dial.Failed) -> int:
+    """Test the login with what the daemon answered; return the exit status."""
+    if isinstance(answer, dial.Failed):
+        verdicts = lookup.of_client(answer.code, answer.message, options.user)
+        return _end(options, mailtest.Report(answer, verdicts=verdicts))
+    outcome = mailtest.run(options.test, options.host, answer.user, answer.token)
+    if outcome.stale:
+        outcome = _with_another(options, answer, outcome)
+    return _end(options, outcome)
+
+
+def _with_another(options: Options, refused: Credential, outcome: mailtest.Report) -> mailtest.Report:
+    """Ask cms once for another token than the refused one, and try that; say so."""
+    known = lookup.is_stale(outcome.verdicts)
+    why = "takes this token for one that is no longer good" if known else "does not say why it refuses this token"
+    _say(f"the server {why}; asking cms for another one")
+    answer = fetch(options, dial.now() + wire.CLIENT_SECONDS, refused.token)
+    if isinstance(answer, dial.Failed):
+        _say(f"{answer.message} - {answer.hint}")
+        return outcome
+    again = mailtest.run(options.test, options.host, answer.user, answer.token)
+    if again.failed and again.reply:
+        _say("a fresh one was refused as well")
+    again.trace[:0] = outcome.trace
+    return again
+
+
+def _end(options: Options, outcome: mailtest.Report) -> int:
+    """Show the verdict, and all of it as data where that is wanted."""
+    for line in _explained(outcome):
+        _say(line, prefix="")
+    if options.output == "json":
+        status = write(json.dumps(_as_data(outcome)) + "\n")
+        if status:
+            return status
+    return report(outcome.failed) if outcome.failed else 0
+
+
+def _explained(outcome: mailtest.Report) -> list[str]:
+    """Return the likeliest verdict in full, what else it may be in a line each, and what support asks for."""
+    if not outcome.verdicts or not outcome.evidence.host:
+        # What the client itself met with is told in one line, as ever.
+        return []
+    first, *others = outcome.verdicts
+    lines = lookup.as_lines(first, likely=bool(others))
+    lines += ["less likely:"] if others else []
+    lines += [f"  - {each.cause} {each.hint()}" for each in others]
+    support = f"for Microsoft's support: {' '.join(lookup.identifiers_of(outcome.reply))}"
+    # An unknown reply has them among its steps.
+    return lines if support.endswith(": ") or first.name == "unknown" else [*lines, support]
+
+
+def _as_data(outcome: mailtest.Report) -> dict[str, object]:
+    failed = outcome.failed
+    data: dict[str, object] = {
+        "ok": failed is None,
+        "reply": outcome.reply,
+        "verdicts": [lookup.as_data(each) for each in outcome.verdicts],
+        "evidence": lookup.evidence_data(outcome.evidence),
+        "trace": outcome.trace,
+    }
+    if failed:
+        data["error"] = {"code": failed.code, "message": failed.message, "hint": failed.hint}
+    return data
+
+
+def _say(line: str, prefix: str = "cms-oauth: ") -> None:
+    print(prefix + lookup.printable(line), file=sys.stderr, flush=True)

@@ -1,0 +1,157 @@
+"""TODO(docstring) cms_oauth.mailtest.dialogue."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from binascii import Error as NotBase64
+from binascii import a2b_base64
+from collections.abc import Callable
+
+from cms_oauth import sasl
+from cms_oauth.diagnosis import lookup
+
+# For one answer, and for one of a host's addresses to be reached: the next one wants its chance within the minute.
+ANSWER_SECONDS = 20.0
+
+# Exchange advertises XOAUTH2 alone; OAUTHBEARER is for servers that know only the standard.
+_MECHANISMS = ("XOAUTH2", "OAUTHBEARER")
+
+_DEFAULT_PORTS = {"smtp": 587, "imap": 993, "pop": 995}
+
+# Submission has TLS from the first byte on port 465 alone; IMAP and POP have it everywhere but on their oldest ports.
+_SMTPS_PORT = 465
+_UPGRADED_PORTS = {"imap": 143, "pop": 110}
+
+# What IMAP and POP servers say when it is theirs to mend and time helps (reference: Exchange's replies, RFC 5530, 3206).
+_TEMPORARY = ("[UNAVAILABLE]", "[INUSE]", "[LIMIT]", "[SYS/TEMP]", "[IN-USE]", "THROTTLED", "SERVER UNAVAILABLE")
+
+
+class Refused(Exception):
+    """The server's answer is the end of the test. `text` is its own words."""
+
+    def __init__(self, text: str, *, temporary: bool = False) -> None:
+        super().__init__(text)
+        self.text = text
+        self.temporary = temporary
+
+
+class Place:
+    """Where to log in. `tls_at_once` is False where the connection begins in clear and is upgraded."""
+
+    __slots__ = ("host", "port", "tls_at_once")
+
+    def __init__(self, host: str, port: int, *, tls_at_once: bool) -> None:
+        self.host = host
+        self.port = port
+        self.tls_at_once = tls_at_once
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+def place_of(test: str, text: str) -> Place | None:
+    """Return the place that HOST, HOST:PORT, [ADDRESS]:PORT or a bare IPv6 address names; None when it names none."""
+    shape = re.fullmatch(
+        r"\[([^\]\s]+)\](?::(\d{1,5}))?|([^:\[\]\s]+)(?::(\d{1,5}))?|([0-9A-Fa-f.]*:[0-9A-Fa-f]*:[0-9A-Fa-f:.]*)", text
+    )
+    if not shape:
+        return None
+    host = shape[1] or shape[3] or shape[5]
+    port = int(shape[2] or shape[4] or _DEFAULT_PORTS[test])
+    at_once = port == _SMTPS_PORT if test == "smtp" else port != _UPGRADED_PORTS[test]
+    return Place(host, port, tls_at_once=at_once) if 0 < port < 1 << 16 else None
+
+
+class Login:
+    """Who logs in, with what and for which mailbox of IMAP's, and the dialogue as far as it may be shown.
+
+    `greeting`, `offered` and `challenge` are what the server said before it decided, and `greeted` is how far this
+    machine's clock was ahead of the time in its greeting, None where that had none; `passed` is its answer to a login
+    that passed; `farewell` is what it said when it left in the middle.
+    """
+
+    # A piece of a credential as long as this is one, whatever a server has cut off around it; `mask` looks for words
+    # of at least this length.
+    _TELLING = 20
+
+    def __init__(self, user: str, token: str, mailbox: str = "INBOX") -> None:
+        self.user = user
+        self.mailbox = mailbox
+        self.trace: list[str] = []
+        self.greeting = ""
+        self.greeted: float | None = None
+        self.offered: tuple[str, ...] = ()
+        self.challenge = ""
+        self.passed = ""
+        self.farewell = ""
+        self._texts = {"XOAUTH2": sasl.xoauth2(user, token), "OAUTHBEARER": sasl.oauthbearer(user, token)}
+        self._forms = "\n".join([token, *map(sasl.encode, (token, *self._texts.values()))])
+
+    def text(self, mechanism: str) -> str:
+        """Return the initial response of a mechanism, not encoded."""
+        return self._texts[mechanism]
+
+    def mask(self, text: str) -> str:
+        """Return the text with each word hidden that has a telling piece of the credential in it."""
+        return re.sub(r"[^\s'\"\\]{20,}", self._masked, text)
+
+    def _masked(self, word: re.Match[str]) -> str:
+        pieces = (word[0][start : start + self._TELLING] for start in range(len(word[0]) - self._TELLING + 1))
+        return "<credential>" if any(piece in self._forms for piece in pieces) else word[0]
+
+    def show(self, text: str) -> None:
+        """Show one line of the dialogue on stderr, and keep it."""
+        self.trace.append(self.mask(text))
+        print(self.trace[-1], file=sys.stderr, flush=True)
+
+    def greet(self, text: str) -> None:
+        """Keep the server's first line; later ones are none."""
+        if not self.greeting:
+            self.greeting, said = self.mask(text), lookup.clock_of(text)
+            self.greeted = None if said is None else time.time() - said
+
+
+def mechanism_of(login: Login, offered: list[str]) -> str:
+    """Return the mechanism to use of those that a server offers."""
+    login.offered = tuple(offered)
+    for mechanism in _MECHANISMS:
+        if mechanism in offered:
+            return mechanism
+    raise Refused(f"it offers no OAuth2 login, only: {' '.join(offered) or 'none'}")
+
+
+def answers(login: Login, mechanism: str) -> Callable[[bytes], bytes | None]:
+    """Return what answers a server's challenges: the credential once, then what ends an error, then None to cancel."""
+    answers = iter((login.text(mechanism).encode(), sasl.closing_answer(mechanism).encode()))
+
+    def answer(challenge: bytes) -> bytes | None:
+        if challenge:
+            text = challenge.decode(errors="replace")
+            login.challenge = login.mask(text)
+            login.show(f"challenge: {text!r}")
+        return next(answers, None)
+
+    return answer
+
+
+def line(answer: bytes | None) -> str:
+    """Return an answer as SMTP and POP carry it; `*` cancels."""
+    return "*" if answer is None else sasl.encode(answer.decode())
+
+
+def decoded(challenge: bytes | str) -> bytes:
+    """Return a challenge without its base64, or as it is where it has none."""
+    try:
+        return a2b_base64(challenge)
+    except NotBase64:
+        return challenge if isinstance(challenge, bytes) else challenge.encode()
+
+
+def in_clear() -> Refused:
+    return Refused("it offers no TLS there, and no token is sent in clear")
+
+
+def is_temporary(text: str) -> bool:
+    return any(word in text.upper() for word in _TEMPORARY)

@@ -1,0 +1,112 @@
+"""TODO(docstring) cms_oauth.mailtest.imap."""
+
+from __future__ import annotations
+
+import imaplib
+import re
+import ssl
+from binascii import b2a_base64
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from cms_oauth.mailtest.dialogue import (
+    ANSWER_SECONDS,
+    Login,
+    Place,
+    Refused,
+    answers,
+    in_clear,
+    is_temporary,
+    mechanism_of,
+)
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+
+class _Imap(imaplib.IMAP4):
+    """imaplib's client with the dialogue shown."""
+
+    def __init__(self, place: Place, login: Login, **tls: Any) -> None:
+        self._login = login
+        super().__init__(place.host, place.port, timeout=ANSWER_SECONDS, **tls)
+
+    def send(self, data: ReadableBuffer) -> None:
+        self._login.show(f"send: {data!r}")
+        super().send(data)
+
+    def readline(self) -> bytes:
+        line = super().readline()
+        text = line.decode(errors="replace").strip()
+        self._login.greet(text)
+        if text.upper().startswith("* BYE "):
+            self._login.farewell = self._login.mask(text[len("* BYE ") :])
+        self._login.show(f"reply: {line!r}")
+        return line
+
+
+class _Imaps(_Imap, imaplib.IMAP4_SSL):
+    """The same over TLS from the first byte."""
+
+
+def test_imap(place: Place, login: Login, context: ssl.SSLContext) -> None:
+    imap = _Imaps(place, login, ssl_context=context) if place.tls_at_once else _Imap(place, login)
+    try:
+        if not place.tls_at_once:
+            if "STARTTLS" not in imap.capabilities:
+                raise in_clear()
+            imap.starttls(context)
+        _imap_login(imap, login)
+        with suppress(imaplib.IMAP4.error, OSError):
+            imap.logout()
+    finally:
+        # imaplib's own way to close logs out first, and what goes wrong with that hides what went wrong before.
+        with suppress(OSError):
+            imap.shutdown()
+
+
+def _imap_login(imap: imaplib.IMAP4, login: Login) -> None:
+    """Log in, and open the mailbox so that nothing in it changes."""
+    mechanism = mechanism_of(
+        login, [each.removeprefix("AUTH=") for each in imap.capabilities if each.startswith("AUTH=")]
+    )
+    with _said_no():
+        # Any: typeshed has it for text, and it is a list of bytes.
+        said: Any = imap.authenticate(mechanism, answers(login, mechanism))
+    login.passed = f"{said[0]} {said[1][0].decode(errors='replace')}"
+    with _said_no(after_login=True):
+        status, data = imap.select(_mailbox_name(login.mailbox), readonly=True)
+        if status != "OK":
+            raise imaplib.IMAP4.error((data[0] or b"").decode(errors="replace"))
+
+
+def _mailbox_name(name: str) -> str:
+    """Return a mailbox's name as IMAP carries it: modified UTF-7 (RFC 3501, 5.1.3), quoted where it is no plain word."""
+
+    def shifted(found: re.Match[str]) -> str:
+        return f"&{b2a_base64(found[0].encode('utf-16-be'), newline=False).decode().rstrip('=').replace('/', ',')}-"
+
+    encoded = re.sub(r"[^\x20-\x7e]+", shifted, name.replace("&", "&-"))
+    return encoded if encoded.isalnum() else '"' + re.sub(r'(["\\])', r"\\\1", encoded) + '"'
+
+
+@contextmanager
+def _said_no(*, after_login: bool = False) -> Iterator[None]:
+    """Turn imaplib's exception for NO and BAD into the server's answer; a lost connection stays what it is.
+
+    What is refused after a login that passed may be Exchange's trouble as well as the mailbox's.
+    """
+    try:
+        yield
+    except imaplib.IMAP4.abort:
+        raise
+    except imaplib.IMAP4.error as error:
+        text = _own_words(str(error))
+        raise Refused(text, temporary=after_login or is_temporary(text)) from None
+
+
+def _own_words(text: str) -> str:
+    """Return the server's answer without what imaplib puts around it: `EXAMINE command error: BAD [b'...']`."""
+    found = re.fullmatch(r"\w+ command error: (\w+) \[b(['\"])(.*)\2\]", text)
+    return f"{found[1]} {found[3]}" if found else text

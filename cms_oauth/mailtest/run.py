@@ -1,0 +1,176 @@
+"""`--test-smtp`, `--test-imap`, `--test-pop`: log in at a real server, do one real thing, and show the dialogue.
+
+A server may take a login and still refuse all that comes after it (Exchange does, for a mailbox with IMAP switched
+off), so each test goes on to a command that needs the mailbox: RSET, EXAMINE INBOX, STAT.
+
+The dialogue goes to stderr in the style of smtplib's debug output; stdout stays empty. A credential is sent once, over
+verified TLS only, and never shown. smtplib, imaplib and poplib are imported here and nowhere else.
+
+What comes of it is a `Report`: the server's own words, what they mean (`diagnosis`), and what that was judged by.
+"""
+
+from __future__ import annotations
+
+import imaplib
+import poplib
+import signal
+import smtplib
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from types import FrameType
+
+from cms_oauth.claims import claims_of
+from cms_oauth.diagnosis import lookup
+from cms_oauth.diagnosis.verdicts import Evidence, Verdict
+from cms_oauth.dial import Failed
+from cms_oauth.mailtest.dialogue import Login, Place, Refused, place_of
+from cms_oauth.mailtest.imap import test_imap
+from cms_oauth.mailtest.pop import test_pop
+from cms_oauth.mailtest.smtp import smtp_text, test_smtp
+
+# Exchange answers within a second or two, an overloaded server within 30; this is for everything.
+TEST_SECONDS = 60.0
+
+# Once the time is up, libraries that take a timeout for one failed address of several are told again.
+_RING_AGAIN_SECONDS = 1.0
+
+
+class Report:
+    """What came of a test. `failed` is None where it passed; `reply` is the server's last word on the login.
+
+    `verdicts` explain a failure, the likeliest first; `stale` says that another token may help; `trace` is the dialogue.
+    """
+
+    __slots__ = ("evidence", "failed", "reply", "stale", "trace", "verdicts")
+
+    def __init__(
+        self,
+        failed: Failed | None,
+        *,
+        reply: str = "",
+        verdicts: tuple[Verdict, ...] = (),
+        evidence: Evidence | None = None,
+        trace: list[str] | None = None,
+        stale: bool = False,
+    ) -> None:
+        self.failed = failed
+        self.reply = reply
+        self.verdicts = verdicts
+        self.evidence = evidence or Evidence()
+        self.trace = trace or []
+        self.stale = stale
+
+
+def run(
+    test: str,
+    host: str,
+    user: str,
+    token: str,
+    seconds: float = TEST_SECONDS,
+    *,
+    mailbox: str = "INBOX",
+    personal: bool | None = None,
+    skew: float | None = None,
+) -> Report:
+    """Log in and do something there; return what came of it. In the main thread only, whose alarm clock it uses.
+
+    `test` is "smtp", "imap" or "pop"; `seconds` bounds everything; `mailbox` is what an IMAP test opens.
+    `personal` says whether the account is a personal one and `skew` how many seconds this machine's clock is ahead,
+    where the caller knows; else the time in Exchange's greeting tells the latter.
+    """
+    place = place_of(test, host)
+    if place is None:
+        return Report(Failed("bad-request", f"{host!r} is no HOST or HOST:PORT", "run: cms-oauth --help"))
+    login = Login(user, token, mailbox)
+    given = Evidence(claims=claims_of(token), personal=personal, skew=skew)
+    try:
+        with _deadline(seconds):
+            _TESTS[test](place, login, _context())
+    except Refused as refused:
+        reply = login.mask(refused.text)
+        code = "unavailable" if refused.temporary else "denied"
+        what = f"{place} refused {user} over {test.upper()}: {reply}"
+    except (OSError, EOFError, ValueError, smtplib.SMTPException, imaplib.IMAP4.error, poplib.error_proto) as error:
+        code, what, reply = "unavailable", *_no_dialogue(place, login, error)
+    else:
+        return Report(None, reply=login.passed, evidence=_evidence(given, place, login), trace=login.trace)
+    evidence = _evidence(given, place, login)
+    verdicts = lookup.diagnose(test, reply, evidence)
+    failed = Failed(code, what, verdicts[0].hint())
+    # What is refused after the login is refused to whoever it was that the token has let in.
+    unsaid = not login.passed and lookup.may_be_stale(test, reply, evidence)
+    stale = unsaid or lookup.is_stale(verdicts)
+    return Report(failed, reply=reply, verdicts=verdicts, evidence=evidence, trace=login.trace, stale=stale)
+
+
+def _evidence(given: Evidence, place: Place, login: Login) -> Evidence:
+    """Return what the reply is to be judged by: what was known before, and what the dialogue has told."""
+    return replace(
+        given,
+        user=login.user,
+        host=place.host,
+        offered=login.offered,
+        skew=login.greeted if given.skew is None else given.skew,
+        now=time.time(),
+        greeting=login.greeting,
+        challenge=login.challenge,
+    )
+
+
+def _context() -> ssl.SSLContext:
+    """Return what TLS is made with: certificate and host name verified against the system's authorities.
+
+    SSL_CERT_FILE names others. Not `create_default_context`, which writes the session's keys where SSLKEYLOGFILE says.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_default_certs()
+    return context
+
+
+@contextmanager
+def _deadline(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError in the block after so many seconds, wherever it is: a server may drip a byte a second for ever."""
+
+    def ring(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a signal handler's arguments
+        raise TimeoutError(f"not done after {seconds:.0f} s")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds, _RING_AGAIN_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _no_dialogue(place: Place, login: Login, error: Exception) -> tuple[str, str]:
+    """Say why there was no talking to the server, or none to the end: in a sentence, and in words to look up."""
+    if isinstance(error, smtplib.SMTPResponseException) and error.smtp_code > 0:
+        login.farewell = login.mask(smtp_text(error.smtp_code, error.smtp_error))
+    if login.farewell:
+        return f"{place} ended the dialogue: {login.farewell}", login.farewell
+    what = _no_connection(place, error)
+    if not what:
+        what = f"{place} gave no whole answer: {login.mask(str(error)) or 'the connection was closed'}"
+    return what, what
+
+
+def _no_connection(place: Place, error: Exception) -> str:
+    """Say why there was no connection, "" when there was one."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the certificate of {place} does not hold: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"no TLS with {place}: {error.reason}"
+    if isinstance(error, socket.gaierror):
+        return f"{place.host} cannot be resolved: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror and not isinstance(error, smtplib.SMTPException):
+        return f"no connection with {place}: {error.strerror}"
+    return ""
+
+
+_TESTS = {"smtp": test_smtp, "imap": test_imap, "pop": test_pop}

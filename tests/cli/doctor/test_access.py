@@ -1,0 +1,134 @@
+"""Who gets to a socket: every folder's bits, the socket's bits, its rules, and what a real connection shows."""
+
+from __future__ import annotations
+
+import stat
+
+import pytest
+
+from cms.cli.doctor.access import Identity, Step, Tried, Way, barrier, by_trial, confirm, judge
+from cms.cli.doctor.findings import failed, passed
+from cms.core.accounts import Account, Grant
+from cms.core.policy import Rules
+
+OWNER, ALICE, EXIM = Identity("cms", 100, 100), Identity("alice", 1000, 1000, (50,)), Identity("Debian-exim", 101, 105)
+ROOT = Identity("root", 0, 0)
+PATH = "/run/cms/cms.sock"
+ACCOUNT = Account("a@example.test", Grant("https://login.example.test/common", "client", "a@example.test"), {})
+
+
+def step(path: str, mode: int, kind: int = stat.S_IFDIR, uid: int = 100, gid: int = 100) -> Step:
+    return Step(path, kind | mode, uid, gid, "cms", "cms")
+
+
+def way(folder: int = 0o755, sock: int = 0o666, gid: int = 100) -> Way:
+    folders = (step("/", 0o755, uid=0, gid=0), step("/run/cms", folder, gid=gid))
+    return Way((*folders, step(PATH, sock, stat.S_IFSOCK, gid=gid)))
+
+
+def rules(users: frozenset[int] | None = None, groups: frozenset[int] | None = None) -> Rules:
+    return Rules(100, (ACCOUNT,), ("SMTP",), users, groups)
+
+
+@pytest.mark.parametrize(
+    ("folder", "sock", "who", "expected"),
+    [
+        (0o755, 0o666, ALICE, None),
+        (0o700, 0o666, ALICE, "/run/cms"),
+        (0o700, 0o666, OWNER, None),
+        (0o700, 0o000, ROOT, None),
+        (0o755, 0o600, ALICE, PATH),
+        (0o755, 0o600, OWNER, None),
+        (0o755, 0o066, OWNER, PATH),
+        (0o711, 0o662, ALICE, None),
+    ],
+)
+def test_the_kernel_decides_by_owner_group_and_others(
+    folder: int, sock: int, who: Identity, expected: str | None
+) -> None:
+    """The first step that bars the way, as for the owner, the group and everybody else; nothing bars root."""
+    barred = barrier(way(folder, sock), who)
+
+    assert expected == (barred.path if barred else None)
+
+
+def test_a_group_counts_whether_primary_or_not() -> None:
+    """Supplementary groups open what the group may; others' bits do not count for a member."""
+    assert barrier(way(0o750, 0o660, gid=50), ALICE) is None
+    assert barrier(way(0o750, 0o660, gid=105), EXIM) is None
+    assert barrier(way(0o705, 0o666, gid=50), ALICE) == step("/run/cms", 0o705, gid=50)
+
+
+def test_who_may_ask() -> None:
+    """A way that is open, and rules that name the user or leave it to the bits."""
+    assert passed("socket", f"alice may ask at {PATH}") == judge(PATH, way(), rules(), ALICE)
+    assert "pass" == judge(PATH, way(), rules(frozenset({101})), EXIM).level
+
+
+@pytest.mark.parametrize(
+    ("there", "limits", "name", "words"),
+    [
+        (way(folder=0o700), rules(), "folder-closed", "chmod o+x /run/cms"),
+        (way(sock=0o600), rules(), "socket-mode", 'users=["Debian-exim"]'),
+        (way(sock=0o600), rules(frozenset()), "socket-mode", "mode=0o666"),
+        (way(), rules(frozenset({1})), "policy", 'add "Debian-exim" to users='),
+        (Way((), missing="/run/cms"), rules(), "no-socket", "cms run"),
+        (Way((), error="/run/cms: Permission denied"), rules(), "socket-unknown", "sudo cms doctor"),
+    ],
+)
+def test_who_may_not_ask_is_told_why(there: Way, limits: Rules, name: str, words: str) -> None:
+    """The very folder, the socket's mode, or the rules; and what to do about it."""
+    found = judge(PATH, there, limits, EXIM)
+
+    assert ("fail", name) == (found.level, found.verdicts[0].name)
+    assert words in " ".join(found.verdicts[0].steps)
+
+
+def test_a_supplementary_group_is_not_enough_for_exim() -> None:
+    """Its transports drop those: what they alone open is warned about."""
+    found = judge(PATH, way(), rules(groups=frozenset({50})), ALICE)
+
+    assert ("warn", "supplementary-group") == (found.level, found.verdicts[0].name)
+
+
+GOOD, BAD = passed("socket", "may"), failed("socket", "may not")
+
+
+@pytest.mark.parametrize(
+    ("tried", "expected"),
+    [
+        (Tried(reached=True, answered=True), ""),
+        (Tried(reached=True), "policy"),
+        (Tried(reached=False, hangs=True), "daemon-hangs"),
+        (None, ""),
+    ],
+)
+def test_without_rules_a_connection_decides(tried: Tried | None, expected: str) -> None:
+    """Root sees what the daemon's own rules come to, without reading them."""
+    found = by_trial("/s/cms.sock", Way((Step("/s/cms.sock", 0o140666, 1, 1, "a", "a"),)), Identity("u", 7, 7), tried)
+
+    assert expected == (found.verdicts[0].name if found.verdicts else "")
+
+
+@pytest.mark.parametrize(
+    ("found", "tried", "expected"),
+    [
+        (GOOD, None, "may"),
+        (GOOD, Tried(reached=True, answered=True), "may"),
+        (GOOD, Tried(reached=True), "was turned away"),
+        (GOOD, Tried(reached=False, error="Connection refused"), "gets no connection"),
+        (BAD, None, "may not"),
+        (GOOD, Tried(reached=False, hangs=True), "no answer in time"),
+        (BAD, Tried(reached=False, hangs=True), "may not"),
+        (BAD, Tried(reached=True, answered=True), "was answered"),
+        (BAD, Tried(reached=True), "may not"),
+        (BAD, Tried(reached=False, error="Permission denied"), "may not"),
+    ],
+)
+def test_a_real_connection_is_right(found: object, tried: Tried | None, expected: str) -> None:
+    """Where modes and rules tell one story and the kernel or the daemon another, theirs is told."""
+    assert isinstance(found, type(GOOD))
+    confirmed = confirm(found, PATH, EXIM, tried)
+
+    assert expected in confirmed.message
+    assert ("pass" if expected in {"may", "was answered"} else "fail") == confirmed.level

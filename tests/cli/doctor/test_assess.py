@@ -1,0 +1,283 @@
+"""Facts in, findings out: each with the level that it deserves, and a verdict where it does not pass."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from cms.cli.doctor import assess
+from cms.cli.doctor.assess import Asked, Folder, Https, KeyFacts, Library, MailTest, Names, Reached
+from cms.cli.doctor.findings import Finding
+from cms.core.accounts import Account, Grant
+from cms_oauth.claims import Claims
+from cms_oauth.diagnosis.verdicts import Verdict
+
+MAIL = ("https://outlook.office.com/SMTP.Send",)
+ACCOUNT = Account(
+    "a@example.test", Grant("https://login.example.test/common", "client", "a@example.test"), {"SMTP": MAIL}
+)
+DAY = 86_400.0
+
+
+def told(found: Finding) -> tuple[str, str]:
+    """Return a finding's level, and the name of its first verdict."""
+    assert (found.level in {"pass", "skip"}) is not bool(found.verdicts)
+    return found.level, found.verdicts[0].name if found.verdicts else ""
+
+
+def test_python_and_libraries() -> None:
+    """As old as the project says, or not."""
+    fine = [Library("trio", "0.35.0", "0.35"), Library("click", "8.5.1rc1", "8.5")]
+
+    assert ("pass", "") == told(assess.python((3, 11, 0), (3, 11)))
+    assert ("fail", "old-python") == told(assess.python((3, 10, 9), (3, 11)))
+    assert ("pass", "") == told(assess.libraries(fine))
+    assert ("pass", "") == told(assess.libraries([]))
+    old = assess.libraries([*fine, Library("msal", "1.4", "1.39"), Library("requests", "", "2.34")])
+    assert ("fail", "old-library") == told(old)
+    assert "msal 1.4 (needs 1.39), requests is missing (needs 2.34)" == old.message
+    assert "`pip install --upgrade 'msal>=1.39' 'requests>=2.34'`" in old.verdicts[0].steps[0]
+
+
+def test_names() -> None:
+    """A name that means something, or not."""
+    assert ("pass", "") == told(assess.names(Names("h", ("192.0.2.1",))))
+    assert ("fail", "no-name") == told(assess.names(Names("h", error="Name or service not known")))
+
+
+@pytest.mark.parametrize(
+    ("skew", "expected"),
+    [(0.4, "pass"), (-29.0, "pass"), (31.0, "warn"), (-299.0, "warn"), (300.0, "fail"), (-DAY, "fail"), (None, "skip")],
+)
+def test_the_clock(skew: float | None, expected: str) -> None:
+    """Entra bears five minutes; half a minute is a clock that nobody sets."""
+    assert expected == assess.clock(Https("login", skew=skew)).level
+
+
+SEEN = Https("login", trusted=True, issuer="DigiCert Inc", version="TLSv1.3")
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (SEEN, ("pass", "")),
+        (replace(SEEN, issuer="Example Proxy CA"), ("warn", "interception")),
+        (replace(SEEN, issuer="Example Proxy CA", ca="/ca.pem"), ("pass", "")),
+        (Https("login", issuer="Example Proxy CA", error="self-signed"), ("fail", "corporate-certificate")),
+        (Https("login", error="refused"), ("fail", "unreachable")),
+        (Https("login", error="refused", proxy="http://p:1"), ("fail", "proxy")),
+    ],
+)
+def test_tls(found: Https, expected: tuple[str, str]) -> None:
+    """A certificate of the world's, of a company's, or none that is trusted: whose it is, is said."""
+    assert expected == told(assess.tls(found))
+    assert found.issuer in assess.tls(found).message
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (SEEN, ("pass", "")),
+        (replace(SEEN, proxy="http://p:1"), ("pass", "")),
+        (Https("login", error="refused", proxy="http://p:1"), ("fail", "proxy")),
+        (Https("login", error="self-signed", issuer="x", proxy="http://p:1"), ("pass", "")),
+    ],
+)
+def test_the_proxy(found: Https, expected: tuple[str, str]) -> None:
+    """None, one that works, or one that does not."""
+    assert expected == told(assess.proxy(found))
+
+
+def test_a_login_host_that_was_not_looked_at() -> None:
+    """It is neither good nor bad, and the reason is said."""
+    unseen = Https("login", proxy="http://p:1", unseen="no password")
+
+    for look in (assess.clock, assess.tls, assess.proxy):
+        assert "skip" == look(unseen).level
+        assert "no password" in look(unseen).message
+
+
+def test_mail_servers() -> None:
+    """A port that is open, or closed on the way."""
+    assert ("pass", "") == told(assess.reached(Reached("smtp", 587)))
+    assert ("fail", "mail-port") == told(assess.reached(Reached("smtp", 587, "timed out")))
+
+
+FOLDER = Folder("/state", True, 100, "cms", 0o700, 1 << 40, 2)
+
+
+@pytest.mark.parametrize(
+    ("found", "uid", "expected"),
+    [
+        (FOLDER, 100, ("pass", "")),
+        (FOLDER, 0, ("pass", "")),
+        (FOLDER, 1000, ("fail", "not-ours")),
+        (Folder("/state", exists=False), 1000, ("pass", "")),
+        (Folder("/state", error="Permission denied"), 1000, ("skip", "")),
+        (replace(FOLDER, mode=0o755), 100, ("warn", "open-folder")),
+        (replace(FOLDER, free=1 << 25), 100, ("warn", "disk-full")),
+        (replace(FOLDER, free=1000), 100, ("fail", "disk-full")),
+    ],
+)
+def test_the_state_folder(found: Folder, uid: int, expected: tuple[str, str]) -> None:
+    """Ours, private, and with room for a rotated sign-in."""
+    assert expected == told(assess.state_folder(found, uid))
+
+
+LOCKED = {"state": "locked", "problem": {"message": "the keyring is locked"}, "next_move": "log in to the desktop"}
+
+
+@pytest.mark.parametrize(
+    ("found", "rows", "expected", "words"),
+    [
+        (KeyFacts(""), [], ("pass", ""), "found by itself"),
+        (KeyFacts("file", "/key"), [], ("pass", ""), "file /key"),
+        (KeyFacts("odd", "x"), [], ("pass", ""), "odd x"),
+        (KeyFacts("file", "/key"), [{"key_from": "file /key"}], ("pass", ""), "file /key"),
+        (KeyFacts("file", "/key", "it is not there", "restore it"), [], ("fail", "key"), "/key: it is not there"),
+        (KeyFacts("keyring"), [LOCKED], ("fail", "locked"), "the keyring is locked"),
+        (KeyFacts("keyring"), [{"state": "locked"}], ("fail", "locked"), "locked"),
+        (KeyFacts(""), [{"persisted": False}], ("warn", "memory-only"), "none"),
+        (KeyFacts("memory"), [{"persisted": False}], ("pass", ""), "memory only, as configured"),
+    ],
+)
+def test_the_key(found: KeyFacts, rows: list[dict[str, Any]], expected: tuple[str, str], words: str) -> None:
+    """What the daemon says of it comes before what can be seen of its place."""
+    finding = assess.key(found, rows)
+
+    assert expected == told(finding)
+    assert words in finding.message
+
+
+DAEMON = {"daemon": {"version": "1.2", "pid": 7, "uptime": 100, "config": "/c", "warnings": []}}
+
+
+def test_the_daemon() -> None:
+    """One that is of the installed version, with the configuration that was looked at, passes."""
+    assert [("pass", "")] == [told(each) for each in assess.daemon(DAEMON, "1.2", "/c", 200.0)]
+    assert [("pass", "")] == [told(each) for each in assess.daemon(DAEMON, "1.2", "", None)]
+
+
+def test_a_daemon_that_is_not_what_is_installed() -> None:
+    """Another version, another configuration, one that was written after the start, and its own warnings."""
+    warned = {"daemon": {**DAEMON["daemon"], "warnings": ["memory only", 3]}}
+
+    assert ("warn", "old-daemon") == told(assess.daemon(DAEMON, "1.3", "/c", 200.0)[0])
+    assert [("pass", ""), ("warn", "other-config")] == [told(each) for each in assess.daemon(DAEMON, "1.2", "/d", 1.0)]
+    assert [("pass", ""), ("warn", "reload")] == [told(each) for each in assess.daemon(DAEMON, "1.2", "/c", 50.0)]
+    (_, finding) = assess.daemon(warned, "1.2", "/c", 200.0)
+    assert ("warn", "memory only") == (finding.level, finding.message)
+
+
+def test_a_daemon_that_has_loaded_since_knows() -> None:
+    """A daemon that tells when it has loaded its configuration is believed."""
+    loaded = {"daemon": {**DAEMON["daemon"], "loaded": 40.0}}
+
+    assert 1 == len(assess.daemon(loaded, "1.2", "/c", 50.0))
+    assert 2 == len(assess.daemon(loaded, "1.2", "/c", 30.0))
+
+
+def test_no_daemon() -> None:
+    """It is said, with the command."""
+    assert ("fail", "no-daemon") == told(assess.no_daemon("no daemon is running", "start it"))
+
+
+ROW = {"user": "a@example.test", "protocols": ["SMTP"], "state": "ok", "usable": True, "problem": None}
+PROBLEM = {"kind": "refused", "message": "the sign-in was revoked", "aadsts": 50173}
+DUE = {"reason": "it ended after a day before", "certainty": "likely"}
+
+
+@pytest.mark.parametrize(
+    ("row", "level"),
+    [
+        (ROW, "pass"),
+        ({**ROW, "forecast": {**DUE, "due": 30 * DAY}}, "pass"),
+        ({**ROW, "forecast": {**DUE, "due": DAY}}, "warn"),
+        ({**ROW, "problem": PROBLEM, "state": "sign-in-required"}, "warn"),
+        ({**ROW, "problem": PROBLEM, "state": "sign-in-required", "usable": False}, "fail"),
+        ({**ROW, "problem": {"kind": "network", "message": "no network"}, "state": "failing"}, "warn"),
+        ({"state": "failing", "problem": {"kind": "network", "message": "no network", "aadsts": None}}, "fail"),
+    ],
+)
+def test_a_sign_in(row: dict[str, Any], level: str) -> None:
+    """What is wrong with it, or when it will end."""
+    assert level == told(assess.sign_in(row, 0.0))[0]
+
+
+def test_an_application_is_not_told_to_sign_in() -> None:
+    """Its refusals have rows of their own."""
+    problem = {"kind": "application", "message": "no permission", "aadsts": 65001}
+    finding = assess.sign_in({**ROW, "problem": problem, "state": "failing"}, 0.0)
+
+    assert "application-not-permitted" == finding.verdicts[0].name
+    assert not any("cms login" in step for step in finding.verdicts[0].steps)
+
+
+def test_a_refusal_of_entras_is_explained_by_its_number() -> None:
+    """And what nobody can mend but time is nobody's move."""
+    refused = assess.sign_in({**ROW, "problem": PROBLEM, "state": "sign-in-required"}, 0.0)
+    failing = assess.sign_in({**ROW, "problem": {"kind": "network", "message": "no network"}, "state": "failing"}, 0.0)
+
+    assert "50173" in refused.verdicts[0].cause
+    assert "wait" == failing.verdicts[0].mover
+
+
+GOOD = Asked(ACCOUNT, "SMTP", got=True, claims=Claims("https://outlook.office.com", ("SMTP.Send",)))
+GRAPH = Asked(ACCOUNT, "SMTP", got=True, claims=Claims("https://graph.microsoft.com", ("Mail.Send",)))
+ROLELESS = Claims("https://outlook.office365.com", roles=("IMAP.AccessAsApp",), application=True)
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        (GOOD, ("pass", "")),
+        (Asked(ACCOUNT, "SMTP", got=True), ("pass", "")),
+        (Asked(ACCOUNT, "SMTP", got=True, claims=Claims()), ("pass", "")),
+        (GRAPH, ("fail", "unfit-token")),
+        (Asked(ACCOUNT, "SMTP", got=True, claims=ROLELESS), ("warn", "unfit-token")),
+        (Asked(ACCOUNT, "SMTP", message="no CredentialServer serves it"), ("skip", "")),
+        (Asked(ACCOUNT, "SMTP", code="sign-in-required", message="no"), ("fail", "sign-in-required")),
+    ],
+)
+def test_a_token(asked: Asked, expected: tuple[str, str]) -> None:
+    """There, and for the protocol; or why not."""
+    assert expected == told(assess.token(asked))
+
+
+def test_consent() -> None:
+    """Where scopes can be seen, that of the protocol is among them."""
+    unasked = replace(GOOD, claims=Claims("https://outlook.office.com", ("IMAP.AccessAsUser.All",)))
+    good, bad = assess.consent(GOOD), assess.consent(unasked)
+
+    assert good is not None
+    assert bad is not None
+    assert (("pass", ""), ("fail", "consent")) == (told(good), told(bad))
+    assert assess.consent(replace(GOOD, protocol="GRAPH")) is None
+    assert assess.consent(replace(GOOD, claims=None)) is None
+    assert assess.consent(replace(GOOD, claims=Claims())) is None
+    assert assess.consent(replace(GOOD, claims=ROLELESS)) is None
+
+
+MAILED = MailTest("IMAP", "a@example.test", "outlook.office365.com")
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (MAILED, ("pass", "")),
+        (replace(MAILED, mailbox="inbox"), ("pass", "")),
+        (replace(MAILED, code="denied", verdicts=(Verdict("imap-off", "off", "administrator"),)), ("fail", "imap-off")),
+        (replace(MAILED, code="unavailable", message="late"), ("fail", "unavailable")),
+        (replace(MAILED, code="bad-request", message="no host", hint="name one"), ("fail", "bad-request")),
+    ],
+)
+def test_a_mail_server(found: MailTest, expected: tuple[str, str]) -> None:
+    """The test's own verdicts, or what is known without any."""
+    assert expected == told(assess.mail(found))
+
+
+def test_a_mailbox_has_a_line_of_its_own() -> None:
+    """Named as the configuration names it."""
+    assert "mailbox Sent" == assess.mail(replace(MAILED, mailbox="Sent")).check

@@ -1,0 +1,78 @@
+"""What the doctor finds, as lines, as JSON and as an exit code."""
+
+from __future__ import annotations
+
+import pytest
+
+from cms.cli.doctor.findings import (
+    Finding,
+    as_data,
+    as_text,
+    exit_code,
+    failed,
+    passed,
+    skipped,
+    summary,
+    warned,
+    yours,
+)
+
+CLOCK = yours("clock", "the clock is wrong", "set it")
+OTHER = yours("other", "it is something else", "mend that")
+
+
+def test_a_finding_is_a_line_and_its_verdict() -> None:
+    """What it means, whose move it is and the command; other causes in one line each."""
+    lines = as_text(failed("clock", "2 h ahead", CLOCK, OTHER))
+
+    assert "fail  clock            2 h ahead" == lines[0]
+    assert [
+        "what it means: the clock is wrong",
+        "whose move it is: yours",
+        "1. set it",
+        "it could also be: it is something else",
+    ] == [line.strip() for line in lines[1:]]
+    assert ["pass  clock            right"] == as_text(passed("clock", "right"))
+
+
+@pytest.mark.parametrize(
+    ("findings", "code", "text"),
+    [
+        ([], 0, "nothing to check"),
+        ([passed("a", "b"), skipped("a", "b")], 0, "1 skipped, 1 passed"),
+        ([passed("a", "b"), warned("a", "b")], 1, "1 warned, 1 passed"),
+        ([failed("a", "b"), warned("a", "b"), passed("a", "b")], 2, "1 failed, 1 warned, 1 passed"),
+    ],
+)
+def test_the_worst_decides(findings: list[Finding], code: int, text: str) -> None:
+    """Exit codes are monitoring's; what could not be looked at is neither good nor bad."""
+    assert (code, text) == (exit_code(findings), summary(findings))
+
+
+def test_programs_get_all_of_it() -> None:
+    """A versioned object."""
+    data = as_data([warned("clock", "late", CLOCK)], "1.2")
+    (finding,) = data["findings"]
+
+    assert (1, "1.2", 1) == (data["version"], data["cms"], data["exit_code"])
+    assert ("clock", "warn", "late", "clock") == (
+        finding["check"],
+        finding["level"],
+        finding["message"],
+        finding["verdicts"][0]["name"],
+    )
+
+
+def test_nothing_moves_the_cursor() -> None:
+    """Parts of messages come from elsewhere."""
+    assert "\x1b" not in "".join(as_text(failed("a", "\x1b[2J")))
+
+
+def test_a_long_message_is_wrapped() -> None:
+    """Below itself; a path is never broken."""
+    path = "/p" * 60
+    lines = as_text(passed("libraries", "word " * 30 + path))
+
+    assert max(len(line) for line in lines if path not in line) <= 100
+    assert all(line.startswith(" " * 23) for line in lines[1:])
+    assert path in lines[-1]

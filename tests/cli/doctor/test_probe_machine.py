@@ -1,0 +1,290 @@
+"""What is there on this machine: versions, folders, keys, sockets and who gets to them, mail tools' files."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import socket
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support.programs import require_root
+
+from cms.cli.doctor import probe_machine
+from cms.cli.doctor.access import Identity, Tried
+from cms.cli.doctor.assess import Folder, KeyFacts
+from cms.config.model import Config, SocketSpec
+from cms.core.accounts import Account, Grant, Source
+
+ACCOUNT = Account("a@example.test", Grant("https://login.example.test/common", "client", "a@example.test"), {})
+ME = Identity(pwd.getpwuid(os.geteuid()).pw_name, os.geteuid(), os.getegid())
+NOBODY = pwd.getpwnam("nobody")
+
+
+def spec(path: Path | str, **changes: object) -> SocketSpec:
+    plain = SocketSpec(str(path), (ACCOUNT,), ("SMTP",), 0o600, None, None, None, 1)
+    return replace(plain, **changes)  # type: ignore[arg-type] # fields of its own, by name
+
+
+def test_the_libraries_are_those_of_the_project() -> None:
+    """Each with what is installed and what is needed; those of extras are for something else."""
+    found = {each.name: each for each in probe_machine.libraries()}
+
+    assert {"trio", "msal", "click"} <= found.keys()
+    assert "aiosmtpd" not in found
+    assert found["trio"].found
+    assert found["trio"].lowest
+    assert [] == probe_machine.libraries("no-such-distribution")
+    assert "" == probe_machine._version("no-such-distribution")
+
+
+def test_the_state_folder(tmp_path: Path) -> None:
+    """Whose it is, its mode, its room, its sign-ins; or that it is not there, or out of sight."""
+    tmp_path.chmod(0o700)
+    (tmp_path / "one.vault").touch()
+    found = probe_machine.state_folder(str(tmp_path))
+
+    assert (True, os.geteuid(), 0o700, 1) == (found.exists, found.uid, found.mode, found.vaults)
+    assert found.free > 0
+    assert Folder(f"{tmp_path}/no", exists=False) == probe_machine.state_folder(f"{tmp_path}/no")
+    assert "Not a directory" == probe_machine.state_folder(f"{tmp_path}/one.vault/no").error
+
+
+def key(tmp_path: Path, mode: int = 0o600) -> Source:
+    path = tmp_path / "key"
+    path.touch()
+    path.chmod(mode)
+    return Source("file", (str(path),))
+
+
+def test_a_key_file(tmp_path: Path) -> None:
+    """Private, there where sign-ins need it, and a file."""
+    missing = Source("file", (f"{tmp_path}/no",))
+
+    assert "" == probe_machine.key(key(tmp_path), 1).problem
+    assert "its mode is 0644: others may read it" == probe_machine.key(key(tmp_path, 0o644), 1).problem
+    assert ("", "it is not there") == (probe_machine.key(missing, 0).problem, probe_machine.key(missing, 1).problem)
+    assert "it is no regular file" == probe_machine.key(Source("file", (str(tmp_path),)), 0).problem
+    assert "Not a directory" == probe_machine.key(Source("file", (f"{tmp_path}/key/no",)), 0).problem
+
+
+def test_other_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that is there, a desktop to ask, or nothing that can be seen."""
+    monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", "unix:path=/nowhere")
+
+    assert KeyFacts("") == probe_machine.key(None, 0)
+    assert KeyFacts("command", "sh") == probe_machine.key(Source("command", ("sh", "-c", "secret words")), 0)
+    assert "there is no such program" == probe_machine.key(Source("command", ("/no/such/program",)), 0).problem
+    assert "there is no such program" == probe_machine.key(Source("command", ("no-such-program",)), 0).problem
+    assert KeyFacts("credential", "cms.key") == probe_machine.key(Source("credential", ("cms.key",)), 0)
+    assert KeyFacts("keyring") == probe_machine.key(Source("keyring"), 0)
+    monkeypatch.delenv("DBUS_SESSION_BUS_ADDRESS")
+    monkeypatch.setattr(os, "geteuid", lambda: 54321)
+    assert "there is no desktop session to ask" == probe_machine.key(Source("keyring"), 0).problem
+
+
+@contextmanager
+def listening(path: Path, answer: bytes | None) -> Iterator[list[bytes]]:
+    """Be a daemon that says this to each request; None: that never answers."""
+    asked: list[bytes] = []
+
+    def serve() -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            with client:
+                if answer is None:
+                    ended.wait(60)
+                    return
+                asked.append(client.recv(1024))
+                client.sendall(answer)
+
+    ended = threading.Event()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield asked
+        ended.set()
+        listener.shutdown(socket.SHUT_RDWR)
+    thread.join(60)
+
+
+def test_the_way_to_a_socket(tmp_path: Path) -> None:
+    """Each folder from the root on, and the socket; the first part that is missing, or that cannot be seen."""
+    path = tmp_path / "cms.sock"
+    with listening(path, b""):
+        found = probe_machine.way(str(path))
+
+    assert ("/", str(path)) == (found.steps[0].path, found.steps[-1].path)
+    assert stat.S_ISSOCK(found.steps[-1].mode)
+    assert (str(tmp_path / "no"), "") == (
+        probe_machine.way(f"{tmp_path}/no/x").missing,
+        probe_machine.way(f"{tmp_path}/no/x").error,
+    )
+    assert "Not a directory" in probe_machine.way(f"{path}/x").error
+
+
+def test_a_socket_that_is_to_be(tmp_path: Path) -> None:
+    """As the daemon will make it, in a folder that is there; one whose folder is missing is no way yet."""
+    group = grp.getgrgid(NOBODY.pw_gid).gr_name
+    made = probe_machine.planned(spec(tmp_path / "cms.sock", mode=0o660, group=group), os.geteuid()).steps[-1]
+    own = probe_machine.planned(spec(tmp_path / "cms.sock"), os.geteuid()).steps[-1]
+
+    assert (stat.S_IFSOCK | 0o660, os.geteuid(), NOBODY.pw_gid) == (made.mode, made.uid, made.gid)
+    assert (os.getegid(), 4_000_000) == (own.gid, probe_machine.planned(spec(tmp_path / "x"), 4_000_000).steps[-1].gid)
+    assert probe_machine.planned(spec(tmp_path / "no" / "x"), 0).missing
+
+
+def test_who_is_who() -> None:
+    """Users by name and number, with their groups; nobody by a name that is not there."""
+    found = probe_machine.identity("nobody")
+
+    assert found is not None
+    assert ("nobody", NOBODY.pw_uid, NOBODY.pw_gid) == (found.name, found.uid, found.gid)
+    assert Identity("#4000000", 4_000_000, 4_000_000) == probe_machine.identity("4000000")
+    assert probe_machine.identity("no-such-user") is None
+
+
+def test_who_has_to_reach_a_socket() -> None:
+    """Those that it names, members of its groups too, each once; the daemon's user where it names nobody."""
+    group = grp.getgrgid(NOBODY.pw_gid).gr_name
+    named = spec("/x", users=("nobody", "no-such-user"), groups=(group, "no-such-group"))
+
+    assert "nobody" in [each.name for each in probe_machine.expected(named, 0)]
+    assert [ME.name] == [each.name for each in probe_machine.expected(spec("/x"), os.geteuid())]
+    assert ["#4000000"] == [each.name for each in probe_machine.expected(spec("/x"), 4_000_000)]
+
+
+def test_the_rules_of_a_socket() -> None:
+    """Numbers of users and groups; None where the bits decide."""
+    named = probe_machine.rules(spec("/x", users=("nobody", "no-such-user"), groups=("0",)), 7)
+    plain = probe_machine.rules(spec("/x"), 7)
+
+    assert (frozenset({NOBODY.pw_uid}), frozenset({0}), 7) == (named.users, named.groups, named.owner)
+    assert (None, None) == (plain.users, plain.groups)
+
+
+@pytest.mark.parametrize(
+    ("answer", "speaks", "expected"),
+    [
+        (b"{}", "tokens", Tried(reached=True, answered=True)),
+        (b"9:NOTFOUND ,", "postfix", Tried(reached=True, answered=True)),
+        (b"", "tokens", Tried(reached=True)),
+        (None, "tokens", Tried(reached=False, hangs=True)),
+    ],
+)
+def test_a_real_connection(tmp_path: Path, answer: bytes | None, speaks: str, expected: Tried) -> None:
+    """An answer, none, or a daemon that hangs: no token is asked for."""
+    path = tmp_path / "cms.sock"
+    with listening(path, answer) as asked:
+        tried = probe_machine._tried(probe_machine._as_self(spec(path, speaks=speaks), 0.3))
+
+    assert expected == tried
+    assert asked in ([], [b"-,json\n"], [b"12:cms nobody@x,"])
+
+
+def test_a_connection_that_is_none(tmp_path: Path) -> None:
+    """In the kernel's words."""
+    assert Tried(reached=False, error="No such file or directory") == probe_machine._tried(
+        probe_machine._as_self(spec(tmp_path / "no"), 1.0)
+    )
+
+
+@pytest.mark.parametrize(("answer", "answered"), [(b"{}", True), (b"", False)])
+def test_a_socket_of_which_only_the_path_is_known(tmp_path: Path, answer: bytes, answered: bool) -> None:
+    """It is asked in each way that a socket of cms's may speak, until it answers."""
+    with listening(tmp_path / "cms.sock", answer):
+        tried = probe_machine.try_path(str(tmp_path / "cms.sock"), ME)
+
+    assert Tried(reached=True, answered=answered) == tried
+
+
+def test_the_control_socket_of_a_configurations_owner(tmp_path: Path) -> None:
+    """Where logind has a folder for that user; root's own daemon is found without."""
+    (tmp_path / "cms.cfg").touch()
+    if os.geteuid() == 0:
+        os.chown(tmp_path / "cms.cfg", 1234, 1234)
+    uid = (tmp_path / "cms.cfg").stat().st_uid
+
+    assert f"/run/user/{uid}/cms/control.sock" == probe_machine.owners_control(str(tmp_path / "cms.cfg"))
+    assert ["", ""] == [probe_machine.owners_control(path) for path in (str(tmp_path / "no"), "/")]
+
+
+def test_another_user_connects_as_that_user(tmp_path: Path) -> None:
+    """Root becomes each; a folder or a mode that bars the user bars the connection."""
+    require_root()
+    tmp_path.chmod(0o755)
+    path = tmp_path / "cms.sock"
+    nobody = Identity("nobody", NOBODY.pw_uid, NOBODY.pw_gid)
+    with listening(path, b"{}"):
+        path.chmod(0o600)
+        barred, mine = probe_machine.try_socket(spec(path), nobody), probe_machine.try_socket(spec(path), ME)
+
+    assert Tried(reached=False, error="Permission denied") == barred
+    assert Tried(reached=True, answered=True) == mine
+
+
+def test_nobody_else_can_be_tried_without_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whoever asks can be tried; nobody else."""
+    monkeypatch.setattr(os, "geteuid", lambda: 1234)
+    me = Identity("me", 1234, 1234)
+
+    assert probe_machine.try_socket(spec(tmp_path / "no"), ME) is None
+    assert Tried(reached=False, error="No such file or directory") == probe_machine.try_socket(
+        spec(tmp_path / "no"), me
+    )
+
+
+def test_a_group_can_be_given_a_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By root, and by its members."""
+    monkeypatch.setattr(os, "geteuid", lambda: 1234)
+    monkeypatch.setattr(os, "getegid", lambda: 1234)
+    monkeypatch.setattr(os, "getgroups", lambda: [77])
+
+    assert (True, True, False) == (
+        probe_machine.may_give_to("77"),
+        probe_machine.may_give_to("1234"),
+        probe_machine.may_give_to("78"),
+    )
+
+
+def test_tools_files(tmp_path: Path) -> None:
+    """Those that are there, each with its text, or why it cannot be read."""
+    (tmp_path / ".msmtprc").write_text("host x\n")
+    (tmp_path / ".config" / "aerc").mkdir(parents=True)
+    (tmp_path / ".config" / "aerc" / "accounts.conf").write_text("[a]\n")
+    (tmp_path / ".muttrc").mkdir()
+    found = [each for each in probe_machine.tool_files(str(tmp_path)) if each.path.startswith(str(tmp_path))]
+
+    assert [("msmtp", "host x\n"), ("aerc", "[a]\n")] == [(each.tool, each.text) for each in found]
+    assert "No such file or directory" == probe_machine._tool_file("mutt", f"{tmp_path}/no").error
+
+
+def test_ages_and_owners(tmp_path: Path) -> None:
+    """How old a file is, and whose daemon a configuration is for: the owner of its socket, else this user's."""
+    file = tmp_path / "file"
+    file.touch()
+    os.utime(file, (1000, 1000))
+    config = Config("/c", (ACCOUNT,), (spec(tmp_path / "no"), spec(file)), None, None, ())
+
+    assert (50.0, None) == (probe_machine.age_of(str(file), 1050.0), probe_machine.age_of(f"{tmp_path}/no", 1.0))
+    assert os.geteuid() == probe_machine.owner_of(config)
+    assert os.geteuid() == probe_machine.owner_of(replace(config, sockets=()))
+
+
+def test_personal_names_are_peoples() -> None:
+    """And this machine's; never a service's or root's."""
+    names = probe_machine.personal_names()
+
+    assert "root" not in names
+    assert socket.gethostname() in names or socket.gethostname() == "localhost"

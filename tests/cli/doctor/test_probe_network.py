@@ -1,0 +1,248 @@
+"""What the doctor sees of the network: names, certificates, clocks, proxies, ports; and that nothing hangs."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import certifi
+import pytest
+import trustme
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cms.cli.doctor import probe_network
+from cms.cli.doctor.assess import Https, Names, Reached
+from cms.cli.doctor.probe_network import Door, authorities, door, https, issuer_of, names, reached, through
+from cms.sandbox.entra import Entra
+
+# Short enough for a test, and long enough for a machine that is busy to refuse a connection.
+SHORT = 0.5
+
+# A test that took longer has waited for something that never comes.
+_HANG = 20.0
+
+
+@contextmanager
+def silent() -> Iterator[int]:
+    """Take connections at a port, and say nothing, ever."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+def closed_port() -> int:
+    """Return a port that nobody listens at."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+    return port
+
+
+def where(entra: Entra, *, trusted: bool = True) -> Door:
+    parts = urlsplit(entra.authority)
+    return Door(parts.hostname or "", parts.port or 0, str(entra.ca_file) if trusted else "")
+
+
+def test_names() -> None:
+    """Each address once, or why there is none."""
+    assert "127.0.0.1" in names("localhost").addresses
+    assert Names("no.such.host.invalid", error=names("no.such.host.invalid").error) == names("no.such.host.invalid")
+    assert names("no.such.host.invalid").error
+
+
+def test_ports() -> None:
+    """Open, or closed, or silent: a name that means nothing is an error as well."""
+    with silent() as port:
+        assert Reached("127.0.0.1", port) == reached("127.0.0.1", port)
+    port = closed_port()
+
+    assert Reached("127.0.0.1", port, "Connection refused") == reached("127.0.0.1", port)
+
+
+def test_a_login_host(entra: Entra) -> None:
+    """Its certificate's issuer, its TLS, and how far this machine's clock is from its own."""
+    seen = https(where(entra), {}, wall=lambda: time.time() + 600)
+
+    assert (True, "trustme", "") == (seen.trusted, seen.issuer.partition(" ")[0], seen.error)
+    assert seen.version.startswith("TLSv1.")
+    assert seen.skew is not None
+    assert 595 < seen.skew < 605
+
+
+def test_a_certificate_that_is_not_trusted(entra: Entra) -> None:
+    """Whose it is, is told all the same; nothing is sent there."""
+    seen = https(where(entra, trusted=False), {})
+
+    assert (False, "trustme", None) == (seen.trusted, seen.issuer.partition(" ")[0], seen.skew)
+    assert seen.error
+
+
+def test_nobody_there() -> None:
+    """In the kernel's words."""
+    port = closed_port()
+
+    assert Https(f"127.0.0.1:{port}", error="Connection refused") == https(Door("127.0.0.1", port), {})
+
+
+@pytest.mark.parametrize("proxied", [False, True])
+def test_a_server_that_never_answers_is_told_not_waited_for(proxied: bool) -> None:
+    """Whether it is the login host or the proxy before it."""
+    begun = time.monotonic()
+    with silent() as port:
+        plain = Door("127.0.0.1", port)
+        seen = https(through(Door("login.invalid", 443), f"http://127.0.0.1:{port}") if proxied else plain, {}, SHORT)
+
+    assert "no answer in time" == seen.error
+    assert time.monotonic() - begun < _HANG
+
+
+def test_a_login_host_that_is_none() -> None:
+    """Something else listens there: no TLS, and no hang."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=_say_hello, args=(listener,))
+        thread.start()
+        seen = https(Door("127.0.0.1", listener.getsockname()[1]), {})
+        thread.join(60)
+
+    assert not seen.trusted
+    assert seen.error
+
+
+def _say_hello(listener: socket.socket) -> None:
+    client, _ = listener.accept()
+    with client:
+        client.sendall(b"220 hello, I speak SMTP\r\n" * 4)
+        client.recv(1024)
+
+
+def test_a_host_that_tells_no_time(entra: Entra, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its clock is not known, and that is all."""
+
+    def no_date(*_: object) -> None:
+        raise TypeError
+
+    monkeypatch.setattr(probe_network, "parsedate_to_datetime", no_date)
+    seen = https(where(entra), {})
+
+    assert (True, None) == (seen.trusted, seen.skew)
+
+
+@contextmanager
+def proxy(target: int, asked: list[bytes], answer: bytes = b"HTTP/1.1 200 OK\r\n\r\n") -> Iterator[int]:
+    """Be an HTTP proxy for one connection, to a port of this machine, whatever is asked for."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=_forward, args=(listener, target, asked, answer))
+        thread.start()
+        yield listener.getsockname()[1]
+        thread.join(60)
+
+
+def _forward(listener: socket.socket, target: int, asked: list[bytes], answer: bytes) -> None:
+    client, _ = listener.accept()
+    with client, socket.create_connection(("127.0.0.1", target)) as server:
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += client.recv(4096)
+        asked.append(head)
+        client.sendall(answer)
+        back = threading.Thread(target=_pump, args=(server, client))
+        back.start()
+        _pump(client, server)
+        back.join(60)
+
+
+def _pump(source: socket.socket, sink: socket.socket) -> None:
+    try:
+        while chunk := source.recv(4096):
+            sink.sendall(chunk)
+        sink.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass
+
+
+def test_a_proxy_is_asked_to_lead_there(entra: Entra) -> None:
+    """With what it asks for, which is not shown."""
+    asked: list[bytes] = []
+    direct = where(entra)
+    with proxy(direct.port, asked) as port:
+        seen = https(through(direct, f"http://me:pass%20word@127.0.0.1:{port}"), {})
+
+    assert (True, f"http://127.0.0.1:{port}") == (seen.trusted, seen.proxy)
+    assert asked[0].startswith(f"CONNECT {direct.host}:{direct.port} ".encode())
+    # base64 of me:pass word
+    assert b"Proxy-Authorization: Basic bWU6cGFzcyB3b3Jk\r\n" in asked[0]
+
+
+def test_a_proxy_that_refuses(entra: Entra) -> None:
+    """Its refusal is the error."""
+    asked: list[bytes] = []
+    with proxy(where(entra).port, asked, b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n") as port:
+        seen = https(through(where(entra), f"127.0.0.1:{port}"), {})
+
+    assert (False, "") == (seen.trusted, seen.issuer)
+    assert "407" in seen.error
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, ""),
+        ({"HTTPS_PROXY": "http://p:3128"}, "http://p:3128"),
+        ({"https_proxy": "p"}, "http://p:8080"),
+        ({"ALL_PROXY": "http://p:3128", "http_proxy": "http://q:1"}, "http://p:3128"),
+        ({"HTTPS_PROXY": "http://p:3128", "NO_PROXY": "other.test, example.test"}, ""),
+        ({"HTTPS_PROXY": "http://p:3128", "NO_PROXY": "*"}, ""),
+        ({"HTTPS_PROXY": "http://p:3128", "NO_PROXY": "other.test"}, "http://p:3128"),
+        ({"HTTPS_PROXY": ""}, ""),
+    ],
+)
+def test_the_environment_says_the_way(environ: dict[str, str], expected: str) -> None:
+    """As requests reads it."""
+    assert expected == door("https://login.example.test", None, environ).proxy
+
+
+def test_a_door_has_a_name() -> None:
+    """With the port where that is not the usual one."""
+    assert "login.example.test" == door("https://login.example.test", None, {}).place
+    assert "localhost:8443" == door("https://localhost:8443", "/ca.pem", {}).place
+    assert "/ca.pem" == door("https://localhost:8443", "/ca.pem", {}).ca
+
+
+def test_whom_the_worker_trusts(tmp_path: Path) -> None:
+    """Tls(ca=) first, then what the environment names and is there, then what requests brings."""
+    (tmp_path / "ca.pem").touch()
+    named = {"REQUESTS_CA_BUNDLE": f"{tmp_path}/no", "SSL_CERT_FILE": f"{tmp_path}/ca.pem"}
+
+    assert ("/mine", f"{tmp_path}/ca.pem", certifi.where()) == (
+        authorities("/mine", named),
+        authorities("", named),
+        authorities("", {}),
+    )
+
+
+def test_authorities_may_be_a_folder(entra: Entra, tmp_path: Path) -> None:
+    """One without the right certificate in it trusts nobody."""
+    seen = https(where(entra, trusted=False), {"SSL_CERT_DIR": str(tmp_path)})
+
+    assert not seen.trusted
+
+
+def test_the_issuer_of_a_certificate() -> None:
+    """The organisation, from a certificate of today; nothing from what is none."""
+    authority = trustme.CA(organization_name="Example Proxy CA")
+    pem = authority.issue_cert("example.test").cert_chain_pems[0].bytes().decode()
+    der = ssl.PEM_cert_to_DER_cert(pem)
+
+    assert "Example Proxy CA" == issuer_of(der)
+    assert ["", "", ""] == [issuer_of(each) for each in (b"", der[:40], b"\x30\x03\x02\x01")]
+
+
+@given(certificate=st.binary(max_size=200))
+def test_no_certificate_breaks_the_reader(certificate: bytes) -> None:
+    """Whatever a server sends."""
+    assert isinstance(issuer_of(certificate), str)

@@ -1,0 +1,659 @@
+"""The doctor's round: checks side by side and under a deadline, what they share looked at once, and the report."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import socket
+import stat
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cms.cli.client import NoDaemon
+from cms.cli.doctor import access, checks, mail_tools, probe_machine, probe_mail, probe_network
+from cms.cli.doctor.assess import Https, MailTest, Names
+from cms.cli.doctor.checks import Check, usable
+from cms.cli.doctor.examination import Limits, World
+from cms.cli.doctor.findings import Finding, passed
+from cms.cli.doctor.run import Progress, attend, bundle, examine, write_bundle
+from cms.config.model import Config, ConfigError, SocketSpec
+from cms.core.accounts import Account, Grant, Proxy, Source
+
+MAIL = ("https://outlook.office.com/SMTP.Send",)
+GRANT = Grant("https://login.example.test/common", "client", "ann.lee@example.test", (MAIL,))
+ACCOUNT = Account("ann.lee@example.test", GRANT, {"SMTP": MAIL}, smtp_host="127.0.0.1:1", mailbox="INBOX")
+
+
+def config(*sockets: SocketSpec, **changes: Any) -> Config:
+    return replace(Config("/c/cms.cfg", (ACCOUNT,), sockets, None, None, ()), **changes)
+
+
+def spec(path: Path | str, **changes: Any) -> SocketSpec:
+    return replace(SocketSpec(str(path), (ACCOUNT,), ("SMTP",), 0o600, None, None, None, 1), **changes)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Folders of our own, and no daemon."""
+    for name in ("RUNTIME_DIRECTORY", "STATE_DIRECTORY", "CONFIGURATION_DIRECTORY", "CMS_SOCK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, folder in (("XDG_CONFIG_HOME", "config"), ("XDG_STATE_HOME", "state"), ("XDG_RUNTIME_DIR", "run")):
+        monkeypatch.setenv(name, str(tmp_path / folder))
+    monkeypatch.setattr("cms_oauth.paths._SYSTEM_RUNTIME", str(tmp_path / "system"))
+    return tmp_path
+
+
+def world(home: Path, found: Config | ConfigError | None = None, **more: Any) -> World:
+    """Return a world whose configuration is this."""
+    path = home / "cms.cfg"
+    if found is not None:
+        path.touch()
+
+    def load(_path: str) -> Config:
+        if isinstance(found, ConfigError):
+            raise found
+        assert found is not None
+        return found
+
+    limits = Limits(step=1.0, mail=1.0, check=30.0)
+    return World(str(path), load, **{"home": str(home), "environ": {}, "limits": limits, **more})
+
+
+def find(name: str, of: World) -> list[Finding]:
+    """Return what one check finds."""
+    return [each for check in checks.CHECKS if check.name == name for each in check.find(of)]
+
+
+def levels(findings: list[Finding]) -> list[str]:
+    return [each.level for each in findings]
+
+
+# The round.
+
+
+def test_checks_run_side_by_side_and_are_told_in_order(home: Path) -> None:
+    """The first waits for the last to begin; the report has them in the table's order all the same."""
+    both, order = threading.Barrier(2, timeout=60), list[str]()
+
+    def check(name: str) -> Check:
+        def look(_world: World) -> Iterator[Finding]:
+            both.wait()
+            yield passed(name, "done")
+
+        return Check(name, look)
+
+    found = examine(world(home), lambda each: order.append(each.check), checks=(check("a"), check("b")))
+
+    assert ["a", "b"] == order == [each.check for each in found]
+
+
+def test_a_check_that_hangs_gets_a_verdict(home: Path) -> None:
+    """The others are told, and the whole ends."""
+    never = threading.Event()
+
+    def hang(_world: World) -> Iterator[Finding]:
+        never.wait(120)
+        yield passed("hangs", "at last")
+
+    def fine(_world: World) -> Iterator[Finding]:
+        yield passed("fine", "done")
+
+    limited = world(home, limits=Limits(check=1.5, mail=0.5))
+    found = examine(limited, lambda _: None, checks=(Check("fine", fine), Check("hangs", hang)))
+    never.set()
+
+    assert [("fine", "pass", ""), ("hangs", "fail", "hang")] == [
+        (each.check, each.level, each.verdicts[0].name if each.verdicts else "") for each in found
+    ]
+
+
+def test_what_hangs_takes_nothing_from_the_others(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that nobody resolves is told as such, and the other's addresses are."""
+    never = threading.Event()
+
+    def names(host: str) -> Names:
+        if host == "login.example.test":
+            never.wait(120)
+        return Names(host, ("192.0.2.1",))
+
+    monkeypatch.setattr(probe_network, "names", names)
+    found = find("dns", world(home, config(), limits=Limits(check=2.0)))
+    never.set()
+
+    assert {
+        "login.example.test: the resolver does not answer in time": "fail",
+        "127.0.0.1 is 192.0.2.1": "pass",
+    } == {each.message: each.level for each in found}
+
+
+def test_who_is_waited_for_is_shown(home: Path) -> None:
+    """Again and again, until it is done."""
+    seen = threading.Event()
+
+    def look(_world: World) -> Iterator[Finding]:
+        seen.wait(120)
+        yield passed("slow", "done")
+
+    def progress(names: Sequence[str]) -> None:
+        if list(names) == ["slow"]:
+            seen.set()
+
+    assert ["pass"] == levels(examine(world(home), lambda _: None, progress, (Check("slow", look),)))
+
+
+def test_a_check_that_fails_takes_no_other_with_it(home: Path) -> None:
+    """A bug is told as one, without its traceback."""
+
+    def broken(of: World) -> Iterator[Finding]:
+        yield passed(of.user, f"{int('secret')}")
+
+    (found,) = examine(world(home), lambda _: None, checks=(Check("broken", broken),))
+
+    assert ("fail", "bug") == (found.level, found.verdicts[0].name)
+    assert "secret" not in repr(found)
+
+
+def test_what_is_shared_is_looked_at_once(home: Path) -> None:
+    """By the first who needs it, and a fault of it is everybody's."""
+    looked = list[str]()
+
+    def look() -> str:
+        looked.append("once")
+        return "found"
+
+    def fail() -> str:
+        raise ValueError
+
+    of = world(home)
+
+    assert ["found", "found"] == [of.once("x", look), of.once("x", look)]
+    assert ["once"] == looked
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"^$"):
+            of.once("y", fail)
+
+
+class Tty(io.StringIO):
+    """A terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_one_line_of_a_terminal() -> None:
+    """Replaced in place, cut at the edge, cleared at the end; nothing where there is no terminal."""
+    tty, piped = Tty(), io.StringIO()
+    for stream in (tty, piped):
+        progress = Progress(stream)
+        for names in (["dns", "tls"], ["dns", "tls"], ["x" * 500], []):
+            progress(names)
+
+    assert tty.getvalue().startswith("\r\x1b[Klooking at: dns, tls\r\x1b[Klooking at: xxx")
+    assert tty.getvalue().endswith("\r\x1b[K")
+    assert len(tty.getvalue()) < 500
+    assert "" == piped.getvalue()
+
+
+# The checks.
+
+
+def test_no_configuration(home: Path) -> None:
+    """What can be looked at without one is, and no server is asked."""
+    of = world(home)
+    (found,) = find("configuration", of)
+
+    assert ("fail", "no-configuration", ("`cms init`",)) == (
+        found.level,
+        found.verdicts[0].name,
+        found.verdicts[0].steps,
+    )
+    assert ["skip"] == levels(find("clock", of))
+    assert [] == [
+        each for name in ("dns", "tls", "proxy", "socket", "token", "SMTP", "mailbox") for each in find(name, of)
+    ]
+
+
+def test_a_faulty_configuration(home: Path) -> None:
+    """Its file and line, what is wrong, and what to do."""
+    (found,) = find("configuration", world(home, ConfigError("/c/cms.cfg", 3, "no such thing", "write another")))
+    (whole,) = find("configuration", world(home, ConfigError("/c/cms.cfg", None, "it names no account")))
+
+    assert ("/c/cms.cfg:3", "no such thing", "write another") == (
+        found.message,
+        found.verdicts[0].cause,
+        found.verdicts[0].steps[0],
+    )
+    assert ("/c/cms.cfg", "mend that line") == (whole.message, whole.verdicts[0].steps[0])
+
+
+def test_a_good_configuration(home: Path) -> None:
+    """What it has, its warnings, and whether it has the account that was named."""
+    of = world(home, config(warnings=("look out",)))
+
+    assert [("pass", "/c/cms.cfg: 1 account, 0 sockets"), ("warn", "look out")] == [
+        (each.level, each.message) for each in find("configuration", of)
+    ]
+    assert ["pass"] == levels(find("configuration", world(home, config(), user="Ann.Lee@example.test")))
+    assert ["pass", "fail"] == levels(find("configuration", world(home, config(), user="bob@example.test")))
+
+
+def test_the_program(home: Path) -> None:
+    """This Python and these libraries are what the tests run with."""
+    assert ["pass", "pass"] == levels(find("python, libraries", world(home)))
+
+
+@contextmanager
+def daemon(home: Path, status: Mapping[str, Any]) -> Iterator[None]:
+    """Be a daemon that says this of itself, once."""
+    folder = home / "run" / "cms"
+    folder.mkdir(parents=True)
+
+    def play() -> None:
+        client, _ = listener.accept()
+        with client, client.makefile("rb") as lines:
+            lines.readline()
+            client.sendall(json.dumps({"event": "done", "ok": True, "json": status}).encode() + b"\n")
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(folder / "control.sock"))
+        listener.listen()
+        thread = threading.Thread(target=play, daemon=True)
+        thread.start()
+        yield
+        thread.join(60)
+
+
+STATUS = {
+    "daemon": {"version": "0.0.1", "pid": 7, "uptime": 5, "config": "/c/cms.cfg", "warnings": []},
+    "accounts": [
+        {"user": "ann.lee@example.test", "state": "ok", "protocols": ["SMTP"], "key_from": "file /key"},
+        {"user": "bob@example.test", "state": "ok", "protocols": ["SMTP"]},
+    ],
+}
+
+
+def test_the_daemon_is_asked_once_for_all(home: Path) -> None:
+    """Its version, its rows of the accounts that are meant, where its key is from."""
+    with daemon(home, STATUS):
+        of = world(home, config(), user="ann.lee@example.test")
+        found = find("daemon", of)
+
+    assert ["warn"] == levels(found)
+    assert "old-daemon" == found[0].verdicts[0].name
+    assert ["ann.lee@example.test, SMTP: ok"] == [each.message for each in find("sign-in", of)]
+    assert ["file /key"] == [each.message for each in find("key", of)]
+    assert 2 == len(replace_user(of).rows)
+
+
+def replace_user(of: World) -> World:
+    """Return the same world, for every account."""
+    of.user = ""
+    return of
+
+
+def test_no_daemon(home: Path) -> None:
+    """It is said, and nothing that it alone knows is."""
+    of = world(home, config())
+
+    assert isinstance(of.status, NoDaemon)
+    assert ["fail"] == levels(find("daemon", of))
+    assert ([], ["pass"]) == (find("sign-in", of), levels(find("key", of)))
+    assert ["pass"] == levels(find("state folder", of))
+
+
+@contextmanager
+def tokens(path: Path, answer: bytes | Callable[[bytes], bytes]) -> Iterator[None]:
+    """Be a token socket that says this to each request."""
+
+    def serve() -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            with client:
+                request = client.recv(4096)
+                client.sendall(answer(request) if callable(answer) else answer)
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield
+        listener.shutdown(socket.SHUT_RDWR)
+    thread.join(60)
+
+
+NAMELESS = [replace(ACCOUNT, user="", grant=replace(GRANT, login="", client_id=each)) for each in ("one", "two")]
+
+
+def test_accounts_that_the_configuration_does_not_name(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The daemon knows who has signed in: each is asked for, and logs in, under that name, and none for another."""
+    rows = [{"user": user, "state": "ok", "protocols": ["SMTP"]} for user in ("ann@x.test", "bob@x.test")]
+    accounts = (*NAMELESS, ACCOUNT)
+    status = {**STATUS, "accounts": [*rows, {"user": ACCOUNT.user, "state": "ok", "protocols": ["SMTP"]}]}
+    offered = config(replace(spec(home / "cms.sock"), accounts=accounts), accounts=accounts)
+    with daemon(home, status), tokens(home / "cms.sock", echo):
+        of = world(home, offered)
+        said = [each.message.partition(",")[0] for each in find("token", of)]
+        monkeypatch.setattr(
+            probe_mail, "run", lambda protocol, place, user, _token, **_: MailTest(protocol, user, place)
+        )
+        logins = [each.message.partition(" ")[0] for each in find("SMTP", of)]
+        of.user = "bob@x.test"
+        meant = of.accounts
+
+    assert ["ann@x.test", "bob@x.test", ACCOUNT.user] == said == logins
+    assert [NAMELESS[1]] == meant
+
+
+def echo(request: bytes) -> bytes:
+    """Answer a request as a daemon does that has a token for everybody."""
+    return json.dumps({"token": "opaque", "user": request.split()[-1].decode()}).encode()
+
+
+def test_a_daemon_with_other_accounts_names_nobody(home: Path) -> None:
+    """Its rows are not this configuration's."""
+    with daemon(home, STATUS):
+        of = world(home, config(accounts=(NAMELESS[0], replace(ACCOUNT, user="zoe@example.test"))))
+        name = of.name_of(NAMELESS[0])
+
+    assert "" == name
+
+
+REFUSED = {"error": {"code": "sign-in-required", "message": "nobody has signed in", "hint": "`cms login`"}}
+
+
+@pytest.mark.parametrize(
+    ("answer", "level", "words"),
+    [
+        (json.dumps({"token": "opaque"}).encode(), "pass", "opaque"),
+        (json.dumps(REFUSED).encode(), "fail", "sign-in-required"),
+        (b"", "fail", "denied"),
+        (b"[]", "fail", "denied"),
+    ],
+)
+def test_a_token_is_asked_for_as_a_mail_program_does(home: Path, answer: bytes, level: str, words: str) -> None:
+    """Over the socket that serves the account; what comes back is judged, and no token is in any finding."""
+    with tokens(home / "cms.sock", answer):
+        (found,) = find("token", world(home, config(spec(home / "cms.sock"))))
+
+    assert level == found.level
+    assert words in found.message
+
+
+def test_a_token_that_nobody_can_ask_for(home: Path) -> None:
+    """A table of Postfix's alone, or a socket that is not there."""
+    postfix = world(home, config(spec(home / "cms.sock", speaks="postfix")))
+    missing = world(home, config(spec(home / "cms.sock")))
+
+    assert (["skip"], ["fail"]) == (levels(find("token", postfix)), levels(find("token", missing)))
+    assert [] == find("consent", missing)
+    assert ["skip"] == levels(find("SMTP", missing))
+
+
+def test_mail_servers_are_tried_with_the_token(home: Path) -> None:
+    """One that is not there is told by both: the port, and the login."""
+    with tokens(home / "cms.sock", json.dumps({"token": "opaque"}).encode()):
+        of = world(home, config(spec(home / "cms.sock")))
+        port, login = find("mail servers", of), find("SMTP", of)
+
+    assert (["fail"], ["fail"]) == (levels(port), levels(login))
+    assert "127.0.0.1:1" in port[0].message
+
+
+def test_a_refusal_is_judged_by_the_clock_too(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the skew that the account's own login host has shown; where it has shown none, nothing is said of it."""
+    skews = list[float | None]()
+
+    def run(protocol: str, place: str, user: str, _token: str, *, skew: float | None, **_: Any) -> MailTest:
+        skews.append(skew)
+        return MailTest(protocol, user, place)
+
+    def https(door: probe_network.Door, *_: object) -> Https:
+        return Https(door.place, trusted=True, skew=700.0 if door.host == "login.example.test" else None)
+
+    monkeypatch.setattr(probe_mail, "run", run)
+    monkeypatch.setattr(probe_network, "https", https)
+    other = replace(ACCOUNT, user="b@x.test", grant=replace(GRANT, authority="https://other.example.test:1/t"))
+    for account in (ACCOUNT, other):
+        with tokens(home / "cms.sock", json.dumps({"token": "opaque"}).encode()):
+            mine = config(spec(home / "cms.sock", accounts=(account,)), accounts=(account,))
+            find("SMTP", world(home, mine, limits=Limits(step=60.0)))
+        (home / "cms.sock").unlink()
+
+    assert [700.0, None] == skews
+
+
+def test_a_host_that_is_none(home: Path) -> None:
+    """It is no place to knock at."""
+    odd = config(accounts=(replace(ACCOUNT, smtp_host="no host"),))
+    (found,) = find("mail servers", world(home, odd))
+
+    assert "it is no HOST or HOST:PORT" in found.message
+
+
+def test_a_mailbox_waits_for_a_token(home: Path) -> None:
+    """Without one it is not looked at."""
+    imap = replace(ACCOUNT, scopes={"IMAP": MAIL}, imap_host="127.0.0.1:1")
+    (found,) = find("mailbox", world(home, config(accounts=(imap,))))
+
+    assert ("skip", "mailbox INBOX") == (found.level, found.check)
+
+
+def test_names_of_login_and_mail_hosts(home: Path) -> None:
+    """Each once."""
+    local = replace(ACCOUNT, grant=replace(GRANT, authority="https://localhost:1/t"), smtp_host="localhost:1")
+    found = find("dns", world(home, config(accounts=(local,))))
+
+    assert ["pass"] == levels(found)
+
+
+def test_a_login_host_that_is_not_there(home: Path) -> None:
+    """No clock to compare with, no TLS, and the proxy of the configuration is named where there is one."""
+    local = replace(ACCOUNT, grant=replace(GRANT, authority="https://127.0.0.1:1/t"))
+    plain = world(home, config(accounts=(local,)))
+    proxied = world(home, config(accounts=(local,), proxy=Proxy("http://127.0.0.1:2", (), "me")))
+    secret = Proxy("http://127.0.0.1:2", (), "me", Source("file", ("/password",)))
+    unseen = world(home, config(accounts=(local,), proxy=secret))
+    beside = world(home, config(accounts=(local,), proxy=Proxy("http://127.0.0.1:2", ("127.0.0.1",))))
+
+    assert (["skip"], ["fail"], ["pass"]) == tuple(levels(find(name, plain)) for name in ("clock", "tls", "proxy"))
+    assert "http://127.0.0.1:2, to 127.0.0.1:1: Connection refused" == find("proxy", proxied)[0].message
+    assert "none on the way" in find("proxy", beside)[0].message
+    assert ["skip"] == levels(find("proxy", unseen))
+
+
+def test_sockets_are_looked_at_for_each_user(home: Path) -> None:
+    """Those that are named here too; one that this machine does not know is said."""
+    of = world(home, config(spec(home / "cms.sock")), asking=("no-such-user", "nobody"))
+
+    assert ["no-user", "no-socket", "no-socket"] == [each.verdicts[0].name for each in find("socket", of)]
+
+
+def test_root_asks_the_daemon_for_its_sockets(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the configuration is another user's, which root does not run: each user that is named is tried there."""
+    path = str(home / "cms.sock")
+    status = {"daemon": {"version": "0.0.1", "pid": 7, "uptime": 5, "sockets": [path]}, "accounts": []}
+    way = access.Way((access.Step(path, 0o140666, 7, 7, "ann", "ann"),))
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(probe_machine, "way", lambda _path: way)
+    monkeypatch.setattr(probe_machine, "try_path", lambda _path, _who: access.Tried(reached=True, answered=True))
+    with daemon(home, status):
+        of = world(home, ConfigError("/c/cms.cfg", None, "it belongs to ann"), asking=("nobody", "no-such-user"))
+        found = find("socket", of)
+
+    assert [("pass", f"nobody may ask at {path}"), ("fail", "there is no user no-such-user")] == [
+        (each.level, each.message) for each in found
+    ]
+
+
+def test_mail_tools(home: Path) -> None:
+    """Those that ask cms are compared with the configuration; without any that is said; what cannot be read too."""
+    of = world(home, config(spec(home / "cms.sock")))
+    assert "skip" in levels(find("mail tools", of))
+    (home / ".msmtprc").write_text(f'passwordeval "cms-oauth --cms_sock={home}/cms.sock"\n')
+
+    assert ("pass", "msmtp") == next(
+        (each.level, each.message.split()[0]) for each in find("mail tools", of) if str(home) in each.message
+    )
+
+
+def test_a_tools_file_that_cannot_be_read(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is skipped, by name."""
+    files = [mail_tools.File("mutt", "/m", error="Permission denied")]
+    monkeypatch.setattr(probe_machine, "tool_files", lambda _home: files)
+
+    assert "mutt: /m: Permission denied" == find("mail tools", world(home))[0].message
+
+
+# What `cms check` asks.
+
+
+def test_what_would_keep_a_daemon_from_serving(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that others cannot enter, a group that cannot be given; a missing folder is made, and nothing is wrong."""
+    home.chmod(0o700)
+    barred = usable(config(spec(home / "cms.sock", users=("nobody",), mode=0o666)))
+    assert ["folder-closed"] == [each.verdicts[0].name for each in barred]
+    assert [] == usable(config(spec(home / "no" / "cms.sock", users=("nobody",))))
+    assert [] == usable(config(spec(home / "cms.sock")))
+    monkeypatch.setattr(probe_machine, "may_give_to", lambda _group: False)
+    ungiven = usable(config(spec(home / "cms.sock", group="0", mode=0o660)))
+
+    assert ["group"] == [each.verdicts[0].name for each in ungiven]
+
+
+# The command.
+
+
+def test_the_report_for_programs(home: Path) -> None:
+    """One JSON object, and the exit code in it and out of it."""
+    said = list[str]()
+    code = attend(world(home), "", said.append, as_json=True)
+    (text,) = said
+
+    assert (2, 2) == (code, json.loads(text)["exit_code"])
+
+
+def test_the_bundle(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Written once, for its owner alone, with the domain and no more of anybody; never over another file."""
+    path, said = home / "report.json", list[str]()
+    of = world(home, config(spec(home / "ann.lee.sock")))
+    attend(of, str(path), said.append, as_json=False)
+    text = path.read_text()
+
+    assert 0o600 == stat.S_IMODE(path.stat().st_mode)
+    assert "user-1@example.test" in text
+    assert "ann.lee" not in text
+    assert str(home) not in text
+    assert os.uname().nodename not in text
+    assert "Look through it before you send it" in said[-1]
+    assert "ann.lee" not in capsys.readouterr().err
+    with pytest.raises(FileExistsError):
+        attend(of, str(path), said.append, as_json=False)
+    with pytest.raises(FileExistsError):
+        write_bundle(str(path), {})
+    assert text == path.read_text()
+
+
+def test_a_bundle_is_a_file(home: Path) -> None:
+    """What is there and is none stays, and is named: as root /dev/null could be replaced."""
+    os.mkfifo(home / "odd")
+
+    for path, what in ((str(home / "odd"), "a pipe"), (os.devnull, "a device"), (str(home), "a folder")):
+        with pytest.raises(FileExistsError, match=f"it is {what} and stays as it is: name a file"):
+            attend(world(home), path, print, as_json=False)
+
+
+def test_a_bundle_has_a_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is missed before the round, not after."""
+    said = list[str]()
+
+    with pytest.raises(FileNotFoundError, match="there is no such folder"):
+        attend(world(home), str(home / "no" / "report.json"), said.append, as_json=False)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(PermissionError, match="no file can be written there"):
+        attend(world(home), str(home / "report.json"), said.append, as_json=False)
+    assert [] == said
+
+
+def test_the_bundle_has_facts_of_the_daemon(home: Path) -> None:
+    """Those of a list: no link of a sign-in, no path, nobody else's sign-in or request, and no mailbox's name."""
+    row = {"user": "zoe@x.test", "state": "signing-in", "signing_in": "https://link", "key_from": "file /k/zoe"}
+    status = {"daemon": STATUS["daemon"], "accounts": [row], "orphans": [{"login": "secret"}], "recent": ["who"]}
+    account = replace(ACCOUNT, mailbox="Scheidung Müller")
+    with daemon(home, status):
+        of = world(home, config(accounts=(account,)))
+        report = bundle(of, [passed("mailbox Scheidung Müller", "zoe opened Scheidung Müller")])
+
+    assert {
+        "daemon": {"version": "0.0.1", "uptime": 5},
+        "accounts": [{"user": "user-2@x.test", "state": "signing-in"}],
+    } == report["status"]
+    assert ("mailbox mailbox-1", "user-2 opened mailbox-1") == (
+        report["findings"][0]["check"],
+        report["findings"][0]["message"],
+    )
+
+
+@pytest.mark.parametrize(
+    "waits",
+    [
+        "open https://login.example.test/device and type the code F7Q2KXW9Z",
+        "https://login.example.test/common/oauth2/v2.0/authorize?client_id=c&state=F7Q2KXW9Z",
+    ],
+    ids=["by device", "by paste"],
+)
+def test_a_bundle_tells_nobody_how_to_finish_a_sign_in(home: Path, waits: str) -> None:
+    """Whoever has a live code or link could sign in with an account of their own; its owner is told where it is."""
+    problem = {"kind": "refused", "message": "no sign-in yet"}
+    row = {"user": "ann.lee@example.test", "state": "signing-in", "signing_in": waits, "problem": problem}
+    row["next_move"] = f"finish the sign-in: {waits}"
+    with daemon(home, {"daemon": STATUS["daemon"], "accounts": [row]}):
+        of = world(home, config())
+        report = bundle(of, find("sign-in", of))
+
+    (finding,) = report["findings"]
+    assert ["finish the sign-in that waits: `cms status` shows how"] == finding["verdicts"][0]["steps"]
+    assert [] == [each for each in ("F7Q2KXW9Z", "login.example.test") if each in json.dumps(report)]
+
+
+def test_a_bundle_waits_for_no_daemon_that_hangs(home: Path) -> None:
+    """What cannot be had in time is not in it."""
+    never = threading.Event()
+
+    def load(_path: str) -> Config:
+        never.wait(120)
+        return config()
+
+    of = replace(world(home, config(), limits=Limits(step=0.2)), load=load)
+    report = bundle(of, [passed("x", "fine")])
+    never.set()
+
+    assert ({}, ["fine"]) == (report["status"], [each["message"] for each in report["findings"]])
+
+
+def test_a_quiet_bundle(home: Path) -> None:
+    """With --json the report's place is not told on standard output."""
+    said = list[str]()
+    attend(world(home), str(home / "report.json"), said.append, as_json=True)
+
+    assert 1 == len(said)
+    assert (home / "report.json").exists()
+
+
+def test_a_tenant_is_somebodys_name(home: Path) -> None:
+    """Where it is not the address's own domain."""
+    tenant = replace(ACCOUNT, grant=replace(GRANT, authority="https://login.example.test/contoso.onmicrosoft.test"))
+    said = bundle(world(home, config(accounts=(tenant,))), [passed("x", "contoso.onmicrosoft.test of example.test")])
+
+    assert said["findings"][0]["message"].startswith("name-")
+    assert said["findings"][0]["message"].endswith(" of example.test")

@@ -1,0 +1,120 @@
+"""A first configuration: whose address it is for, and what is written."""
+
+from __future__ import annotations
+
+import pwd
+import stat
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from support.newcomers import GUID, USER, empty_home, wishes
+
+from cms.cli.init import first_config
+from cms.cli.init.first_config import Tenant, known_tenant, tenant_of, text_of, write
+from cms.config.load import load
+from cms.grants.messages import Explored
+from cms_oauth.microsoft import PERSONAL_TENANT
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return empty_home(tmp_path, monkeypatch)
+
+
+# --- whose address it is ---
+
+
+@pytest.mark.parametrize(
+    ("user", "more", "expected"),
+    [
+        (USER, {"tenant": GUID}, Tenant(GUID)),
+        ("ann@outlook.com", {}, Tenant(personal=True, said="outlook.com is for personal accounts.")),
+        ("ann@hotmail.co.uk", {}, Tenant(personal=True, said="hotmail.co.uk is for personal accounts.")),
+        ("ann@windowslive.com", {}, Tenant(personal=True, said="windowslive.com is for personal accounts.")),
+        ("ann@live.example.test", {}, None),
+        ("ann@msn.de", {}, None),
+        (USER, {"offline": True}, Tenant(said="Written without a tenant (--offline).")),
+        (USER, {}, None),
+        ("ann@nvidia.com", {"client_id": "x"}, None),
+    ],
+)
+def test_what_nobody_has_to_be_asked(home: Path, user: str, more: dict[str, Any], expected: Tenant | None) -> None:
+    """What was said, Microsoft's own domains, domains with an application of their own, and --offline."""
+    assert expected == known_tenant(replace(wishes(home, **more), user=user))
+
+
+def test_a_domain_with_an_application_of_its_own(home: Path) -> None:
+    """That application knows its tenant."""
+    found = known_tenant(replace(wishes(home), user="ann@nvidia.com"))
+
+    assert found is not None
+    assert ("", "nvidia.com has an application of its own") == (found.id, found.said.partition(":")[0])
+
+
+@pytest.mark.parametrize(
+    ("explored", "expected"),
+    [
+        (Explored(GUID, "", unknown=False, no_keyring=""), (GUID, False, "example.test is the tenant")),
+        (Explored(PERSONAL_TENANT, "", unknown=False, no_keyring=""), ("", True, "for personal accounts")),
+        (
+            Explored("", "", unknown=True, no_keyring=""),
+            ("", False, "Microsoft knows no organisation called example.test"),
+        ),
+        (Explored("", "no network", unknown=False, no_keyring=""), ("", False, "could not be looked up (no network)")),
+    ],
+)
+def test_what_the_provider_says(explored: Explored, expected: tuple[str, bool, str]) -> None:
+    """Found, a domain of personal accounts, unknown, or nobody answered: it is said, and never stops anything."""
+    found = tenant_of(USER, explored)
+
+    assert expected[:2] == (found.id, found.personal)
+    assert expected[2] in found.said
+
+
+# --- the file ---
+
+
+@pytest.mark.parametrize("no_keyring", ["", "keyring is not there"])
+@pytest.mark.parametrize("tenant", [Tenant(), Tenant(GUID, note=" Found."), Tenant(personal=True)])
+def test_what_is_written_loads(home: Path, tenant: Tenant, no_keyring: str) -> None:
+    """Each kind of account, with a keyring and without; its key is in a file where no keyring keeps it."""
+    path = home / "my.cfg"
+    write(path, text_of(wishes(home), tenant, no_keyring))
+    config = load(str(path))
+
+    assert 0o600 == stat.S_IMODE(path.stat().st_mode)
+    assert [USER] == [each.user for each in config.accounts]
+    assert bool(no_keyring) == (config.vault_key is not None)
+    assert [str(home / "run" / "cms" / "cms.sock")] == [each.path for each in config.sockets]
+    assert (tenant.id or "c") in config.accounts[0].grant.authority
+
+
+def test_what_was_said_is_in_it(home: Path) -> None:
+    """An application of one's own, another login host, and an authority to trust."""
+    ca = home / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(ca)
+    more = {"client_id": GUID, "authority": "https://localhost:1", "redirect_uri": "http://localhost/", "ca": str(ca)}
+    path = home / "my.cfg"
+    write(path, text_of(wishes(home, **more), Tenant(), ""))
+    config = load(str(path))
+
+    found = config.accounts[0].grant
+    assert ("https://localhost:1/common", GUID, "http://localhost/") == (
+        found.authority,
+        found.client_id,
+        found.redirect_uri,
+    )
+    assert str(ca) == config.ca
+
+
+@pytest.mark.parametrize(("sudo", "expected"), [("", "root"), ("nobody-of-this-name", "root"), ("daemon", "daemon")])
+def test_who_asks_the_systems(monkeypatch: pytest.MonkeyPatch, sudo: str, expected: str) -> None:
+    """The mail server's user where there is one, else whoever has become root, else root."""
+    known = {"daemon": pwd.getpwuid(1), "Debian-exim": pwd.getpwuid(1)}
+    monkeypatch.setenv("SUDO_USER", sudo)
+    assert first_config._mailers() in (["Debian-exim"], [expected])
+    monkeypatch.setattr(pwd, "getpwnam", lambda name: {"daemon": known["daemon"]}[name])
+    assert [expected] == first_config._mailers()

@@ -1,0 +1,393 @@
+"""`cms init`, step by step: what is done about systemd and a daemon, and what is said."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.newcomers import GUID, USER, Person, empty_home, program, wishes
+
+from cms.cli import client as remote
+from cms.cli.client import NoDaemon, Remote
+from cms.cli.init import mail_programs, wizard
+from cms.cli.init.first_config import Tenant, Wishes, text_of, write
+from cms.cli.init.systemd_units import Systemd
+from cms.cli.init.wizard import Around, begin, steps_for
+from cms.config.load import load
+from cms.grants.messages import Explored
+from cms_oauth.microsoft import CLOUDS
+
+QUIET = Explored("", "", unknown=False, no_keyring="")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return empty_home(tmp_path, monkeypatch)
+
+
+def nobody() -> Remote:
+    raise NoDaemon("no daemon is running", "")
+
+
+def around(explored: Explored = QUIET, connect: Callable[[], Remote] = nobody) -> Around:
+    return Around(lambda _url, _ca: explored, load, connect)
+
+
+def test_whom_it_asks(home: Path) -> None:
+    """The login host of the global cloud, or another one; nobody where nothing has to be found out."""
+    asked: list[tuple[str, str]] = []
+
+    def explore(url: str, ca: str) -> Explored:
+        asked.append((url, ca))
+        return QUIET
+
+    for more in ({}, {"authority": "https://localhost:1", "ca": "/ca.pem"}, {"offline": True}):
+        wizard._look_around(wishes(home, **more), Around(explore, load, nobody))
+
+    login = CLOUDS["global"].login
+    assert [(f"{login}/example.test", ""), ("https://localhost:1/example.test", "/ca.pem"), ("", "")] == asked
+
+
+@pytest.mark.parametrize("cloud", ["gcc-high", "dod", "china"])
+def test_a_national_cloud_needs_an_application_of_its_own(home: Path, cloud: str) -> None:
+    """Without one nothing is written, and where to register it is said; with one the file names the cloud."""
+    person, found = Person(), Explored(GUID, "", unknown=False, no_keyring="", cloud=cloud)
+    path = home / "config" / "cms" / "cms.cfg"
+
+    assert 1 == begin(wishes(home), person, around(found))
+    assert f"example.test is the tenant {GUID}, in the national cloud {cloud}." in person.said
+    portal = "https://portal.azure.cn" if cloud == "china" else "https://portal.azure.us"
+    assert f"register it at {portal} " in person.said
+    assert not path.exists()
+
+    assert 0 == begin(wishes(home, client_id=GUID, sign_in=False), person, around(found))
+    account = load(str(path)).accounts[0]
+    assert (CLOUDS[cloud].imap_host, GUID) == (account.imap_host, account.grant.client_id)
+
+
+def test_the_systems_is_readable_and_names_who_may_ask(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its paths are the service's, its key a file, and nothing else is done: what to do next is said, by real paths."""
+    monkeypatch.setenv("SUDO_USER", "root")
+    monkeypatch.setattr("cms.cli.init.systemd_units.USUAL_COMMAND", str(home / "local" / "cms"))
+    person = Person(agreed=("",))
+    mine = Wishes(str(home / "etc" / "cms" / "cms.cfg"), USER)
+
+    assert 0 == begin(mine, person, around())
+    text = Path(mine.config).read_text()
+    assert (0o644, 0o755) == tuple(
+        stat.S_IMODE(each.stat().st_mode) for each in (Path(mine.config), home / "etc" / "cms")
+    )
+    assert '"/run/cms/cms.sock"' in text
+    assert 'Vault(key=File("/var/lib/cms/vault.key"))' in text
+    assert f"sudo -u cms cms login {USER} --paste" in person.said
+    assert load(mine.config).sockets[0].users
+    assert str(mail_programs.data("systemd/system/cms.service")) in person.said
+    assert f"cms-oauth {home}/local/" in person.said
+
+
+@pytest.mark.parametrize("agreed", [True, False])
+def test_the_machines_service_is_offered_to_root(home: Path, monkeypatch: pytest.MonkeyPatch, *, agreed: bool) -> None:
+    """Where there is a systemd: after it only the sign-in is left."""
+    program(home, "systemctl", "exit 0")
+    program(home, "useradd", "exit 0")
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr(sys, "prefix", "/srv/cms")
+    monkeypatch.setattr("cms.cli.init.systemd_units._SYSTEM_UNITS", str(home / "units"))
+    monkeypatch.setattr("cms.cli.init.systemd_units.USUAL_COMMAND", str(home / "bin" / "systemctl"))
+    person = Person(agreed=("Make the user cms",) if agreed else ())
+
+    assert 0 == begin(Wishes(str(home / "etc" / "cms" / "cms.cfg"), USER), person, around())
+    assert agreed == (home / "units" / "cms.service").exists()
+    assert agreed != ("systemctl enable --now cms.service" in person.said)
+    assert "\nNext, as root (docs/operations.md, As a service):\n" in person.said
+    assert "sudo -u cms cms login" in person.said
+
+
+def test_a_cms_that_the_service_cannot_see(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ProtectHome= hides home folders: that is said before anything is installed, and where cms belongs."""
+    program(home, "systemctl", "exit 0")
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr(sys, "prefix", "/home/ann/cms")
+    monkeypatch.setattr("cms.cli.init.systemd_units.USUAL_COMMAND", str(home / "local" / "cms"))
+    person = Person(gives_up="Make the user cms")
+
+    assert 0 == begin(Wishes(str(home / "etc" / "cms" / "cms.cfg"), USER), person, around())
+    assert "The service sees nothing below /home, where this cms is" in person.said
+    assert "python3 -m venv /opt/cms" in person.said
+
+
+# --- systemd ---
+
+
+@pytest.mark.parametrize(
+    ("script", "expected", "left"),
+    [
+        ("exit 0", "cms runs now, and with every session of yours", False),
+        (
+            '[ "$2" = show-environment ] && exit 0; echo no such thing >&2; exit 5',
+            "could not be started: no such thing",
+            True,
+        ),
+        ('[ "$2" = show-environment ] && exit 0; exit 5', "systemctl ended with status 5", True),
+    ],
+)
+def test_installing_the_unit(home: Path, script: str, expected: str, *, left: bool) -> None:
+    """Started, or why not: then `cms run` is left to do."""
+    program(home, "systemctl", script)
+    person = Person(agreed=("systemd",))
+
+    assert 0 == begin(wishes(home, offline=True), person, around())
+    assert expected in person.said
+    assert left == ("    cms run\n" in person.said)
+
+
+def test_another_unit_is_left_alone(home: Path) -> None:
+    """It may be somebody's work."""
+    program(home, "systemctl", "exit 0")
+    Systemd().path.parent.mkdir(parents=True)
+    Systemd().path.write_text("[Service]\n")
+    person = Person(agreed=("systemd",))
+
+    begin(wishes(home, offline=True), person, around())
+
+    assert "is there already, is another one, and stays as it is" in person.said
+    assert "[Service]\n" == Systemd().path.read_text()
+
+
+# --- a daemon ---
+
+
+@contextmanager
+def a_daemon(config: str, answers: int = 1, signs_in: bool = True) -> Any:
+    """Be a daemon with this configuration; yields what connects to it. The last of two answers ends a sign-in."""
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("\0cms-firstrun-" + str(os.getpid()))
+        listening.listen()
+
+        def play() -> None:
+            for number in range(answers):
+                client, _ = listening.accept()
+                with client, client.makefile("rb") as lines:
+                    lines.readline()
+                    answer = {
+                        "event": "done",
+                        "ok": number == 0 or signs_in,
+                        "message": f"{USER} is signed in" if signs_in else "the sign-in ran out",
+                        "json": {"daemon": {"config": config}},
+                    }
+                    client.sendall(json.dumps(answer).encode() + b"\n")
+
+        thread = threading.Thread(target=play)
+        thread.start()
+
+        def connect() -> Remote:
+            sock = socket.socket(socket.AF_UNIX)
+            sock.connect("\0cms-firstrun-" + str(os.getpid()))
+            return Remote(sock)
+
+        yield connect
+        thread.join()
+
+
+def test_a_daemon_that_runs_is_used(home: Path) -> None:
+    """If it has this configuration; another one's is said."""
+    mine = str(home / "cms.cfg")
+    with a_daemon(mine) as connect, wizard.daemon(mine, connect) as problem:
+        assert "" == problem
+    with a_daemon("/other.cfg") as connect, wizard.daemon(mine, connect) as problem:
+        assert "A daemon runs with another configuration, /other.cfg" in problem
+
+
+@pytest.mark.parametrize(
+    ("signs_in", "tries", "expected", "left"),
+    [(True, False, 0, ["cms status"]), (True, True, 1, []), (False, True, 1, ["cms login", "cms status"])],
+)
+def test_a_sign_in(  # noqa: PLR0917 - the cases are its arguments
+    home: Path, monkeypatch: pytest.MonkeyPatch, signs_in: bool, tries: bool, expected: int, left: list[str]
+) -> None:
+    """At the daemon that runs; after it the mail servers are tried, if that is wanted. What is left to do is said."""
+    person = Person(agreed=("Sign in", "Try the mail") if tries else ("Sign in",))
+    mine = wishes(home, offline=True, method="device", try_smtp="localhost:1", try_imap="localhost:1")
+
+    with Path(os.devnull).open() as nothing, a_daemon(mine.config, 2, signs_in) as connect:
+        monkeypatch.setattr(sys, "stdin", nothing)
+        assert expected == begin(mine, person, around(connect=connect))
+
+    assert (f"{USER} is signed in" if signs_in else "the sign-in ran out") in person.said
+    assert (tries and signs_in) == ("SMTP: localhost:1 does not take the token" in person.said)
+    assert left == [each for each in ("cms login", "cms status") if f"    {each}\n" in person.said]
+
+
+def test_a_daemon_of_its_own_ends_with_the_block(home: Path) -> None:
+    """It is there for as long as it is needed, and a process that is no child of it answers nothing after that."""
+    mine = wishes(home)
+    write(Path(mine.config), text_of(mine, Tenant(), "no keyring"))
+
+    def connect() -> Remote:
+        return remote.connect([str(home / "run" / "cms" / "control.sock")])
+
+    with wizard.daemon(mine.config, connect) as problem:
+        assert "" == problem
+        connect().__exit__(None, None, None)
+    with pytest.raises(NoDaemon):
+        connect()
+
+
+def test_a_daemon_that_cannot_start_is_said(home: Path) -> None:
+    """With the command that says why; the sign-in is not tried."""
+    person = Person(agreed=("Sign in",))
+    bad = wishes(home, offline=True)
+
+    def broken(path: str) -> Any:
+        found = load(path)
+        Path(path).write_text("nonsense(")
+        return found
+
+    assert 1 == begin(bad, person, Around(lambda _url, _ca: QUIET, broken, nobody))
+    assert "cms could not be started for the sign-in: `cms run` says why." in person.said
+
+
+# --- the whole ---
+
+
+def test_giving_up_says_how_to_go_on(home: Path) -> None:
+    """With what is there already; before the file is written there is nothing to go on from."""
+    early, late = Person(), Person(gives_up="Sign in")
+
+    def interrupt(_url: str, _ca: str) -> Explored:
+        raise KeyboardInterrupt
+
+    assert 130 == begin(wishes(home), early, Around(interrupt, load, nobody))
+    assert 130 == begin(wishes(home, offline=True), late, around())
+    assert ["\nStopped here; nothing was written."] == early.heard
+    assert "Stopped here; what has been done stays." in late.said
+    assert "    cms login\n" in late.said
+
+
+def test_the_address_is_asked_for_until_it_is_one(home: Path) -> None:
+    """A typing error costs a line, and not the command; nobody there is told of the option."""
+    typing, gone, early = Person(addresses=["ann", "a b@c", USER]), Person(addresses=["ann"]), Person(gives_up="Mail")
+    nameless = replace(wishes(home, offline=True), user="")
+
+    assert os.EX_USAGE == begin(nameless, gone, around())
+    assert "cms: ann is no mail address\ncms: no mail address\n`cms init --user=ADDRESS`" == gone.said
+    assert 130 == begin(nameless, early, around())
+    assert ["\nStopped here; nothing was written."] == early.heard
+    assert not Path(nameless.config).exists()
+    assert 0 == begin(nameless, typing, around())
+    assert [USER] == [each.user for each in load(nameless.config).accounts]
+
+
+def test_what_is_there_is_told_before_anything_is_asked(home: Path) -> None:
+    """A configuration, or what is none at all."""
+    person = Person(gives_up="Mail")
+    (home / "my.cfg").touch()
+
+    assert 1 == begin(Wishes(str(home / "my.cfg")), person, around())
+    assert 1 == begin(Wishes(os.devnull), person, around())
+    assert "my.cfg exists already and stays as it is" in person.said
+    assert "/dev/null is a device and stays as it is: name a file" in person.said
+
+
+@pytest.mark.parametrize("config", ["config/cms/cms.cfg", "etc/cms/cms.cfg"])
+def test_with_nobody_there_only_the_file_is_written(home: Path, config: str) -> None:
+    """A user's and the machine's: nothing is asked, and what to do is said."""
+    person = Person(there=False, gives_up="")
+
+    assert 0 == begin(Wishes(str(home / config), USER, tenant=GUID), person, around())
+    assert "\nNext" in person.said
+    assert (home / config).exists()
+
+
+def test_steps_that_are_switched_off_are_not_asked_for(home: Path) -> None:
+    """--no-unit, --no-sign-in, --no-show."""
+    program(home, "systemctl", "exit 0")
+    person = Person(gives_up="")
+
+    assert 0 == begin(wishes(home, offline=True, unit=False, sign_in=False, show=False), person, around())
+
+
+def test_what_is_shown(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The programs that a person has named, with the user's words; and where the socket is, if nobody would look there.
+
+    What is none of the programs is asked for again.
+    """
+    program(home, "msmtp", "")
+    program(home, "mutt", "")
+    monkeypatch.setattr(mail_programs, "TOOLS", [each for each in _TOOLS if each.name in ("msmtp", "mutt")])
+    monkeypatch.setenv("CMS_SOCK", "/elsewhere/cms.sock")
+    person = Person(shown="mutt", slips=["mutt, pine"])
+
+    begin(wishes(home, offline=True), person, around())
+
+    assert "Mail programs here: msmtp, mutt." in person.said
+    assert "None of them is called pine." in person.said
+    assert f'set from = "{USER}"' in person.said
+    assert "passwordeval" not in person.said
+    assert f"set CMS_SOCK={home}/run/cms/cms.sock" in person.said
+
+
+def test_what_the_machines_mail_server_needs(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With --system: exim's lines, for the login that became root, and none of what a user's programs need."""
+    monkeypatch.setenv("SUDO_USER", "daemon")
+    monkeypatch.setattr(
+        mail_programs, "TOOLS", [replace(each, programs=()) for each in _TOOLS if each.name in ("exim", "msmtp")]
+    )
+    person = Person(shown="all")
+
+    assert 0 == begin(Wishes(str(home / "etc" / "cms" / "cms.cfg"), USER, unit=False), person, around())
+
+    assert "Mail programs here: exim." in person.said
+    assert f"  daemon = {USER} \\\n  root  = {USER}\n" in person.said
+    assert 'users=["Debian-exim"])' in person.said
+
+
+_TOOLS = mail_programs.TOOLS
+
+
+def test_a_mail_server_that_refuses_is_shown(home: Path) -> None:
+    """With all that the test says; one that is not named is not tried."""
+    write(home / "my.cfg", text_of(wishes(home), Tenant(), ""))
+    account, person = load(str(home / "my.cfg")).accounts[0], Person()
+
+    assert not wizard._test(person, account, "smtp", "localhost:1")
+    assert "SMTP: localhost:1 does not take the token:" in person.said
+    mine = wishes(home, try_smtp="localhost:1")
+    assert [("smtp", "localhost:1"), ("imap", account.imap_host)] == wizard._tests_of(mine, account)
+
+
+def test_a_mail_server_that_hangs_is_said(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """cms-oauth has a deadline of its own; this one is behind it."""
+
+    def hang(*arguments: Any, **_: Any) -> None:
+        raise subprocess.TimeoutExpired(arguments[0], 1.0)
+
+    write(home / "my.cfg", text_of(wishes(home), Tenant(), ""))
+    person = Person()
+    monkeypatch.setattr(subprocess, "run", hang)
+
+    assert not wizard._test(person, load(str(home / "my.cfg")).accounts[0], "imap", "localhost")
+    assert "gave no answer in time" in person.said
+
+
+def test_what_is_left_to_do() -> None:
+    """Each step takes its own command away."""
+    steps = steps_for(Wishes("/x", USER))
+    steps.done("login")
+    steps.done("login")
+    assert {"run": ["cms run -c /x"], "test": ["cms status"]} == steps.left
+    assert "(`cms run` in a terminal of its own)" in steps.said
+    for name in ("run", "test"):
+        steps.done(name)
+    assert "All is set up" in steps.said

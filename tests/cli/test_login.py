@@ -1,0 +1,507 @@
+"""The terminal's half of a sign-in."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+import os
+import socket
+import stat
+import struct
+import termios
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import pytest
+from support.waiting import until
+
+from cms.cli import login, qr
+from cms.cli.client import Remote
+from cms.cli.login import NOT_SIGNED_IN, Screen, Typed, in_words, sign_in
+
+PROMPT: dict[str, Any] = {
+    "event": "prompt",
+    "user": "a@example.test",
+    "registration": "cms (it may vanish)",
+    "method": "paste",
+    "url": "https://login.example.test/authorize",
+    "user_code": "",
+    "page": "",
+    "expires_in": 600.0,
+}
+DONE = {"event": "done", "ok": True, "message": "a@example.test is signed in", "hint": ""}
+
+
+@dataclass
+class Lines:
+    """The daemon's end of the conversation."""
+
+    heard: TextIO
+    said: TextIO
+
+    def hear(self) -> Any:
+        return json.loads(self.heard.readline())
+
+    def tell(self, **event: Any) -> None:
+        self.said.write(json.dumps(event) + "\n")
+        self.said.flush()
+
+
+@contextmanager
+def daemon(script: Callable[[Lines], None]) -> Iterator[Remote]:
+    """Give a connection to a daemon that follows a script."""
+    ours, theirs = socket.socketpair()
+
+    def play() -> None:
+        # Not one file for both ways: its buffer forgets what it has read ahead when it is written to.
+        with theirs, theirs.makefile("r") as heard, theirs.makefile("w") as said:
+            script(Lines(heard, said))
+
+    thread = threading.Thread(target=play)
+    thread.start()
+    with Remote(ours) as made:
+        yield made
+    thread.join()
+
+
+def nothing_typed() -> Typed:
+    typed = Typed(0)
+    typed.fd = None
+    return typed
+
+
+@contextmanager
+def typing(text: bytes) -> Iterator[Typed]:
+    """Give an input with this text in it and no end."""
+    read, write = os.pipe()
+    os.write(write, text)
+    yield Typed(read)
+    os.close(read)
+    os.close(write)
+
+
+def test_a_sign_in_shows_what_to_do_and_how_it_ended() -> None:
+    """The prompt, then the end; the exit code is 0."""
+    asked: list[Any] = []
+
+    def script(lines: Lines) -> None:
+        asked.append(lines.hear())
+        lines.tell(**PROMPT)
+        lines.tell(**DONE)
+
+    said: list[str] = []
+    with typing(b"") as typed, daemon(script) as remote:
+        code = sign_in(remote, "a@example.test", "paste", typed, say=said.append)
+
+    assert [{"command": "login", "user": "a@example.test", "method": "paste"}] == asked
+    assert 0 == code
+    assert PROMPT["url"] in said[0]
+    assert "\na@example.test is signed in" == said[1]
+
+
+def test_ctrl_d_ends_the_input_of_a_terminal() -> None:
+    """As it does at a shell's prompt: what was typed before it counts, and nothing more can come."""
+    ours, theirs = os.openpty()
+    with Typed(theirs).open() as typed:
+        os.write(ours, b"http://127.0.0.1/?code=1\x04")
+        lines = typed.read()
+
+    assert (["http://127.0.0.1/?code=1"], None) == (lines, typed.fd)
+    os.close(ours)
+    os.close(theirs)
+
+
+def test_ctrl_d_is_no_end_of_a_pipe() -> None:
+    """There it is a byte like any other."""
+    with typing(b"a\x04b\n") as typed, typed.open():
+        assert ["a\x04b"] == typed.read()
+
+
+def test_a_failure_has_its_own_exit_code() -> None:
+    """Message and hint are shown."""
+
+    def script(lines: Lines) -> None:
+        lines.hear()
+        lines.tell(event="done", ok=False, message="nobody came", hint="try again")
+
+    said: list[str] = []
+    with daemon(script) as remote:
+        code = sign_in(remote, "", "", nothing_typed(), say=said.append)
+
+    assert (NOT_SIGNED_IN, ["\nnobody came\ntry again"]) == (code, said)
+
+
+def test_what_is_pasted_is_handed_on() -> None:
+    """What will not do is answered, and the next is tried."""
+    pasted: list[Any] = []
+
+    def script(lines: Lines) -> None:
+        lines.hear()
+        lines.tell(**PROMPT)
+        pasted.append(lines.hear())
+        lines.tell(event="told", message="no state")
+        pasted.append(lines.hear())
+        lines.tell(**DONE)
+
+    said: list[str] = []
+    with typing(b"first\n\nsecond\n") as typed, daemon(script) as remote:
+        code = sign_in(remote, "", "paste", typed, say=said.append)
+
+    assert 0 == code
+    assert [{"pasted": "first"}, {"pasted": "second"}] == pasted
+    assert "no state" in said
+
+
+def test_an_input_at_its_end_is_no_reason_to_stop() -> None:
+    """Without a terminal the sign-in goes on elsewhere."""
+
+    def script(lines: Lines) -> None:
+        lines.hear()
+        assert "last" == lines.hear()["pasted"]
+        lines.tell(**DONE)
+
+    read, write = os.pipe()
+    os.write(write, b"last")
+    os.close(write)
+    typed = Typed(read)
+    with daemon(script) as remote:
+        code = sign_in(remote, "", "", typed, say=lambda _text: None)
+    os.close(read)
+
+    assert (0, None) == (code, typed.fd)
+
+
+@pytest.mark.parametrize("pasted", [b"", b"wrong", b"wrong\nworse\n"])
+def test_nobody_waits_for_what_cannot_be_pasted_any_more(pasted: bytes) -> None:
+    """At the end of the input a sign-in by pasting is over, once the daemon has turned down what there was."""
+
+    def script(lines: Lines) -> None:
+        lines.hear()
+        lines.tell(**PROMPT)
+        for _ in pasted.split():
+            lines.hear()
+            lines.tell(event="told", message="no state")
+        assert "" == lines.heard.readline()
+
+    read, write = os.pipe()
+    os.write(write, pasted)
+    os.close(write)
+    said: list[str] = []
+    with daemon(script) as remote, remote:
+        code = sign_in(remote, "", "paste", Typed(read), say=said.append)
+    os.close(read)
+
+    assert NOT_SIGNED_IN == code
+    assert ["no state"] * len(pasted.split()) == said[1:-1]
+    assert "the input ended before the address was pasted" in said[-1]
+
+
+def test_a_desktops_browser_is_opened_for_a_browser_sign_in_only() -> None:
+    """A device code or a link to paste from is for wherever the person is."""
+    opened: list[str] = []
+    for method in ("browser", "device", "paste"):
+
+        def script(lines: Lines, method: str = method) -> None:
+            lines.hear()
+            lines.tell(**{**PROMPT, "method": method, "url": f"https://{method}.test/", "user_code": "X"})
+            lines.tell(**DONE)
+
+        with typing(b"") as typed, daemon(script) as remote:
+            sign_in(remote, "", method, typed, say=lambda _text: None, browse=opened.append)
+
+    assert ["https://browser.test/"] == opened
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"method": "browser", "page": "http://127.0.0.1:8080/"}, "http://127.0.0.1:8080/"),
+        ({"method": "device", "user_code": "ABCD-1234"}, "ABCD-1234"),
+        ({"method": "paste"}, "Paste the address"),
+    ],
+)
+def test_each_way_is_explained(changes: dict[str, str], words: str) -> None:
+    """Who signs in, with whose application, where, and for how long."""
+    text = in_words({**PROMPT, **changes})
+
+    for each in (words, "a@example.test", "it may vanish", PROMPT["url"], "10 minutes"):
+        assert each in text
+
+
+def test_a_window_of_the_brokers_needs_no_address() -> None:
+    """It opens by itself, on the desktop."""
+    text = in_words({**PROMPT, "method": "broker", "url": ""})
+
+    assert "Sign in in the window that Microsoft's broker opens on the desktop.\nThere are 10 minutes" in text
+    assert "http" not in text
+
+
+def test_an_account_without_a_user_and_a_prompt_without_an_end() -> None:
+    """What is not known is left out."""
+    text = in_words({**PROMPT, "user": "", "expires_in": 0})
+
+    assert "the account that this is for" in text
+    assert "minutes" not in text
+
+
+def test_a_terminal_gives_more_than_its_own_lines_hold() -> None:
+    """An address of 10,000 characters comes whole: the terminal's own editing would cut it at 4,095."""
+    address = "https://x.test/?code=" + "c" * 10_000
+    master, slave = os.openpty()
+    before = termios.tcgetattr(slave)
+    typed = Typed(slave)
+    lines: list[str] = []
+    with typed.open():
+        paste = threading.Thread(target=lambda: write_all(master, address.encode() + b"\n"))
+        paste.start()
+        while not lines:
+            lines += typed.read()
+        paste.join()
+
+    assert [address] == lines
+    assert before == termios.tcgetattr(slave)
+    os.close(master)
+    os.close(slave)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write, and read what the terminal echoes so that it does not fill up."""
+    while data:
+        data = data[os.write(fd, data[:256]) :]
+        os.read(fd, 65_536)
+
+
+def test_a_typed_mistake_can_be_taken_back() -> None:
+    """Backspace works although the terminal's own editing is off."""
+    with typing(b"ax\x7fb\n") as typed:
+        assert ["ab"] == typed.read()
+
+
+class Window(io.StringIO):
+    """A terminal of this size, as far as a Screen asks."""
+
+    def __init__(self, columns: int = 80, rows: int = 24, *, encoding: str = "utf-8") -> None:
+        super().__init__()
+        self._master, self._slave = os.openpty()
+        fcntl.ioctl(self._slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        self._encoding = encoding
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]  # a StringIO has none
+        return self._encoding
+
+    def fileno(self) -> int:
+        return self._slave
+
+    def isatty(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        os.close(self._master)
+        os.close(self._slave)
+        super().close()
+
+
+@pytest.fixture
+def window(monkeypatch: pytest.MonkeyPatch) -> Iterator[Window]:
+    monkeypatch.setenv("TERM", "xterm")
+    with Window() as made:
+        yield made
+
+
+def test_the_time_left_is_written_over_itself(window: Window) -> None:
+    """Each second once, down to nothing; then nothing more is due."""
+    now = [100.0]
+    screen = Screen(window, lambda: now[0])
+    screen.count_down(61.5)
+    waits = []
+    for _ in range(3):
+        wait = screen.tick()
+        assert wait is not None
+        waits.append(wait)
+        now[0] += wait
+    now[0] = 200.0
+    end = screen.tick()
+    screen.clear()
+
+    lines = window.getvalue().split("\r\x1b[K")
+    assert ["", "1:02", "1:01", "1:00", "0:00", ""] == [line.removeprefix("Waiting: ")[:4] for line in lines]
+    assert ([0.52, 1.0, 1.0], None) == ([round(wait, 2) for wait in waits], end)
+
+
+def test_a_screen_without_a_count_is_left_alone(window: Window) -> None:
+    """Only a device code counts down."""
+    screen = Screen(window)
+    screen.clear()
+
+    assert (None, "") == (screen.tick(), window.getvalue())
+
+
+def test_a_device_code_comes_with_a_drawing_and_a_count(window: Window) -> None:
+    """The address as a QR code above the words, and below them what is left of the time."""
+    ready = threading.Event()
+
+    def script(lines: Lines) -> None:
+        lines.hear()
+        lines.tell(**{**PROMPT, "method": "device", "url": "https://x.test/device", "user_code": "ABCD-1234"})
+        assert ready.wait(60)
+        lines.tell(**DONE)
+
+    class Watched(Screen):
+        def tick(self) -> float | None:
+            wait = super().tick()
+            if "left. Ctrl-C gives up" in window.getvalue():
+                ready.set()
+            return wait
+
+    said: list[str] = []
+    with typing(b"") as typed, daemon(script) as remote:
+        code = sign_in(remote, "", "device", typed, say=said.append, shown_on=Watched(window))
+
+    assert 0 == code
+    assert said[0].index(qr.drawn("https://x.test/device")) < said[0].index("ABCD-1234")
+    assert "Waiting: 10:00 left. Ctrl-C gives up." in window.getvalue()
+    assert window.getvalue().endswith("\r\x1b[K")
+
+
+@pytest.mark.parametrize(
+    ("columns", "rows", "encoding", "term", "expected"),
+    [
+        (80, 24, "utf-8", "xterm", True),
+        (80, 24, "UTF8", "xterm", True),
+        (30, 24, "utf-8", "xterm", False),
+        (80, 12, "utf-8", "xterm", False),
+        (80, 24, "ascii", "xterm", False),
+        (80, 24, "utf-8", "dumb", False),
+    ],
+)
+def test_a_code_is_drawn_where_it_can_be_shown(
+    columns: int, rows: int, encoding: str, term: str, *, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Block characters, enough columns, and enough lines to see it whole."""
+    monkeypatch.setenv("TERM", term)
+    with Window(columns, rows, encoding=encoding) as window:
+        assert expected is bool(Screen(window).code("https://microsoft.com/devicelogin"))
+
+
+def test_only_a_terminal_is_a_screen(window: Window) -> None:
+    """What is piped gets no drawing and no count."""
+    assert login.screen(io.StringIO()) is None
+    assert isinstance(login.screen(window), Screen)
+
+
+def test_a_drawing_is_a_rectangle_of_blocks() -> None:
+    """Light modules are drawn, so that a dark terminal is the dark ones."""
+    lines = qr.drawn("https://microsoft.com/devicelogin").splitlines()
+
+    assert {33} == {len(line) for line in lines}
+    assert 17 == len(lines)
+    assert {" ", "\u2580", "\u2584", "\u2588"} == set("".join(lines))
+
+
+# --- over SSH ---
+
+OVER_SSH = {"SSH_CONNECTION": "198.51.100.9 50000 192.0.2.7 22", "USER": "ann"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, ""),
+        (OVER_SSH, "ann@192.0.2.7"),
+        ({**OVER_SSH, "SSH_CONNECTION": "::1 5 2001:db8::7 2222"}, "-p 2222 ann@2001:db8::7"),
+        ({"SSH_TTY": "/dev/pts/1", "LOGNAME": "ann"}, f"ann@{socket.gethostname()}"),
+    ],
+)
+def test_an_ssh_connection_is_known_by_its_variables(environment: dict[str, str], expected: str) -> None:
+    """User, host and port as the other machine's ssh names them."""
+    assert expected == login.over_ssh(environment)
+
+
+def test_without_a_name_the_uids_own_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither USER nor LOGNAME: the login of this uid, or a word to replace."""
+    environment = {"SSH_CONNECTION": OVER_SSH["SSH_CONNECTION"]}
+    monkeypatch.setattr(os, "getuid", lambda: 0)
+    root = login.over_ssh(environment)
+    monkeypatch.setattr(os, "getuid", lambda: 64999)
+
+    assert ("root@192.0.2.7", "USER@192.0.2.7") == (root, login.over_ssh(environment))
+
+
+@pytest.mark.parametrize(
+    ("host", "forwarded"),
+    [
+        ({"host": "127.0.0.1"}, "41234:127.0.0.1:41234"),
+        ({"host": "::1"}, "'41234:[::1]:41234'"),
+        ({}, "41234:127.0.0.1:41234"),
+    ],
+)
+def test_over_ssh_the_one_line_is_shown_that_makes_the_browser_work(host: dict[str, str], forwarded: str) -> None:
+    """The redirect's own address and port are forwarded, and the page of this machine is not spoken of."""
+    event = {**PROMPT, **host, "method": "browser", "port": 41234, "page": "http://127.0.0.1:41234/"}
+    words = in_words(event, tunnel="ann@192.0.2.7")
+
+    assert f"\nssh -L {forwarded} ann@192.0.2.7\n" in words
+    assert "machine that has your browser" in words
+    assert PROMPT["url"] in words
+    assert "leads there too" not in words
+
+
+@pytest.mark.usefixtures("opener")
+def test_no_browser_is_opened_over_ssh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even where X is forwarded: the browser would be the other machine's."""
+    monkeypatch.setenv("DISPLAY", "localhost:10.0")
+    monkeypatch.setenv("SSH_CONNECTION", OVER_SSH["SSH_CONNECTION"])
+
+    assert login.browser() is None
+
+
+def test_a_change_of_method_is_explained() -> None:
+    """Who asked for a browser and gets to paste is told why."""
+    words = in_words({**PROMPT, "instead": "the redirect address https://localhost is not plain HTTP on this machine"})
+
+    assert "https://localhost is not plain HTTP on this machine, so its address is pasted." in words
+
+
+@pytest.fixture
+def opener(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An xdg-open on the PATH that writes down what it is to open."""
+    program = tmp_path / "xdg-open"
+    program.write_text(f'#!/bin/sh\necho "$1" > {tmp_path}/opened\n')
+    program.chmod(stat.S_IRWXU)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "SSH_CONNECTION", "SSH_TTY"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path / "opened"
+
+
+def test_a_browser_is_opened_on_a_desktop(opener: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a display and xdg-open, the address is opened by itself."""
+    monkeypatch.setenv("DISPLAY", ":0")
+    browse = login.browser()
+    assert browse is not None
+    browse("https://x.test/")
+
+    assert until(lambda: opener.exists() and opener.read_text() == "https://x.test/\n", "the address")
+
+
+@pytest.mark.usefixtures("opener")
+def test_no_browser_is_opened_without_a_desktop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No display: nothing is started. Nor without xdg-open."""
+    assert login.browser() is None
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert login.browser() is None
+
+
+def test_the_terminal_is_the_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a person types comes from there."""
+    with open(os.devnull) as devnull:  # noqa: PTH123 - a device
+        monkeypatch.setattr("sys.stdin", devnull)
+
+        assert devnull.fileno() == login.terminal().fd

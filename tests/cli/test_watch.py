@@ -1,0 +1,217 @@
+"""`cms status --watch`: what a screenful shows, and what a terminal is like after it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import signal
+import struct
+import termios
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from cms.cli import watch
+from cms.cli.client import NoDaemon
+from cms.cli.watch import Screen, page
+
+ROW = {
+    "user": "a@example.test",
+    "state": "ok",
+    "protocols": ["SMTP", "IMAP"],
+    "usable": True,
+    "token": {"age": 600, "left": 3000, "refresh_in": 75},
+    "problem": None,
+    "next_move": "",
+    "warning": "",
+}
+ASKED = {
+    "age": 3,
+    "uid": 1000,
+    "pid": 4711,
+    "user": "a@example.test",
+    "protocol": "SMTP",
+    "form": "token",
+    "outcome": "granted",
+}
+DAEMON = {"version": "1.2", "pid": 12, "uptime": 3700}
+
+
+def shown(width: int = 120, height: int = 40, gone: str = "", **document: Any) -> list[str]:
+    whole = {"daemon": DAEMON, "accounts": [ROW], "requests": [ASKED], **document}
+    return page(whole, width, height, gone=gone, name_of=lambda uid: f"user{uid}")
+
+
+def test_each_account_has_a_line() -> None:
+    """Its state, its protocols, what is left of its token, and when the next one is fetched."""
+    assert [
+        "cms 1.2, process 12, up 1 h 1 min (Ctrl-C ends)",
+        "",
+        "ACCOUNT         STATE  PROTOCOLS   TOKEN        NEXT REFRESH",
+        "a@example.test  ok     SMTP, IMAP  50 min left  in 1 min 15 s",
+        "",
+        "LAST REQUESTS",
+        "3 s ago  user1000 (uid 1000, process 4711)  SMTP  a@example.test  granted",
+    ] == shown()
+
+
+def test_a_narrow_terminal_has_a_block_for_each_account() -> None:
+    """Nothing of an account is cut off at 44 columns, and of a request only who has asked."""
+    assert [
+        "a@example.test: ok",
+        "    SMTP, IMAP: 50 min left",
+        "    next refresh in 1 min 15 s",
+        "",
+        "LAST REQUESTS",
+        "3 s ago  granted  SMTP  a@example.test  use…",
+    ] == shown(44)[2:]
+    row = {**ROW, "token": None, "problem": {"message": "no network", "retry_in": 61}}
+    assert ["    SMTP, IMAP: none", "    next try in 1 min 1 s", "    last error: no network"] == shown(
+        44, accounts=[row]
+    )[3:6]
+
+
+def test_what_is_wrong_stands_below() -> None:
+    """The last error, what may go wrong, and whose move it is; the next try in place of the next refresh."""
+    problem = {"message": "no network", "retry_in": 61}
+    token = {"age": 9, "left": 0, "refresh_in": None}
+    row = {**ROW, "state": "failing", "usable": False, "token": token, "problem": problem}
+    lines = shown(accounts=[{**row, "warning": "long", "next_move": "wait"}])
+
+    assert "a@example.test  failing  SMTP, IMAP  NOT USABLE  next try in 1 min 1 s" == lines[3]
+    assert ["    last error: no network", "    warning: long", "    next move: wait"] == lines[4:7]
+
+
+def test_what_is_not_there_is_said() -> None:
+    """No user yet, no token, no request, no account, a stranger that said nothing."""
+    nobody = {**ROW, "user": "", "token": None, "protocols": []}
+    stranger = {**ASKED, "user": "", "protocol": ""}
+
+    assert any("(whoever signs in)  ok     none       none" in line for line in shown(accounts=[nobody]))
+    assert "none yet" == shown(requests=[])[-1]
+    assert "no accounts are configured" in shown(accounts=[])
+    assert shown(requests=[stranger])[-1].endswith("-  -  granted")
+    assert "cms: no daemon has answered yet (Ctrl-C ends)" == page({}, 80, 24)[0]
+
+
+def test_a_daemon_that_is_gone_is_said_above() -> None:
+    """With what it said last."""
+    lines = shown(gone="no daemon is running")
+
+    assert "NO ANSWER: no daemon is running; waiting for it" == lines[1]
+    assert any("a@example.test" in line for line in lines)
+
+
+def test_a_refresh_that_is_due_is_now() -> None:
+    """A count-down ends with a word."""
+    row = {**ROW, "token": {"age": 1, "left": 9, "refresh_in": 0}}
+
+    assert shown(accounts=[row])[3].endswith("now")
+
+
+@pytest.mark.parametrize("height", range(5, 60, 5))
+@pytest.mark.parametrize("width", [20, 80])
+def test_it_fits_the_screen(width: int, height: int) -> None:
+    """However small it is, and however many accounts and requests there are: some of both are on it."""
+    row = {**ROW, "warning": "w" * 300}
+    lines = shown(width, height, accounts=[row] * 30, requests=[ASKED] * 50)
+
+    assert len(lines) <= height
+    assert max(map(len, lines)) <= width
+    if height >= 10:
+        assert any(line.startswith("3 s ago") for line in lines)
+        assert any(line.startswith("a@example.test") for line in lines)
+
+
+def test_nothing_moves_the_cursor() -> None:
+    """Parts of messages come from elsewhere."""
+    assert "\x1b" not in "".join(shown(accounts=[{**ROW, "warning": "\x1b[2J"}]))
+
+
+@pytest.fixture
+def line() -> Iterator[tuple[int, int]]:
+    """A terminal of 100 columns and 30 lines: the side of whoever looks, and the program's."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
+    yield ours, theirs
+    os.close(ours)
+    os.close(theirs)
+
+
+def read(ours: int) -> str:
+    # The terminal makes CR LF of each LF.
+    return os.read(ours, 65536).decode().replace("\r\r\n", "\r\n")
+
+
+def test_a_screen_is_put_back(line: tuple[int, int]) -> None:
+    """The other screen and a hidden cursor while it is open; neither afterwards, and the signals are as before."""
+    ours, theirs = line
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGWINCH)]
+    screen = Screen(theirs)
+    with screen.open():
+        begun = read(ours)
+        size = screen.size()
+        screen.draw(["one", "two"])
+        drawn = read(ours)
+
+    assert ("\x1b[?1049h\x1b[?25l", (100, 30), "\x1b[?25h\x1b[?1049l") == (begun, size, read(ours))
+    assert "\x1b[Hone\x1b[K\r\ntwo\x1b[K\x1b[J" == drawn
+    assert handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGWINCH)]
+
+
+def test_a_new_size_ends_the_pause(line: tuple[int, int]) -> None:
+    """The screen is drawn anew at once."""
+    screen = Screen(line[1])
+    with screen.open():
+        os.kill(os.getpid(), signal.SIGWINCH)
+        # For a minute, were it not for the signal.
+        screen.pause(60.0)
+        drained = read_nothing(screen)
+
+    assert drained
+
+
+def read_nothing(screen: Screen) -> bool:
+    """Whether a pause is a pause again."""
+    screen.pause(0.01)
+    return True
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_watching_ends_cleanly(line: tuple[int, int], number: int) -> None:
+    """At Ctrl-C and at SIGTERM, with the terminal as it was; a daemon that goes away meanwhile is no end."""
+    answers = iter(({"daemon": DAEMON, "accounts": [ROW]}, None, {"daemon": DAEMON, "accounts": []}))
+    ours, theirs = line
+
+    def ask() -> dict[str, Any]:
+        try:
+            answer = next(answers)
+        except StopIteration:
+            os.kill(os.getpid(), number)
+            return {}
+        if answer is None:
+            raise NoDaemon("no daemon is running", "start it")
+        return answer
+
+    seen: list[str] = []
+    looking = threading.Thread(target=lambda: seen.extend(until_the_end(ours)), daemon=True)
+    looking.start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(watch, "PAUSE_SECONDS", 0.01)
+        watch.watch(ask, Screen(theirs))
+    looking.join(60)
+    text = "".join(seen)
+
+    assert text.index("a@example.test") < text.index("NO ANSWER: no daemon is running") < text.index("no accounts are")
+    assert text.endswith("\x1b[?25h\x1b[?1049l")
+
+
+def until_the_end(ours: int) -> Iterator[str]:
+    """Yield what is drawn, up to the return to the first screen."""
+    text = ""
+    while not text.endswith("\x1b[?1049l"):
+        text = read(ours)
+        yield text

@@ -1,0 +1,564 @@
+"""What a reply means: which candidate comes first by what the token and the server tell."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cms_oauth.diagnosis import lookup, mail
+from cms_oauth.diagnosis.lookup import (
+    clock_of,
+    diagnose,
+    identifiers_of,
+    is_stale,
+    may_be_stale,
+    of_client,
+    of_entra,
+    span,
+    wait_of,
+)
+from cms_oauth.diagnosis.verdicts import MOVERS, Claims, Evidence
+from cms_oauth.microsoft import EXCHANGE_HOSTS
+
+USER = "user@contoso.example"
+NOW = 1_800_000_000.0
+GOOD = Claims(
+    audience="https://outlook.office.com",
+    scopes=("SMTP.Send", "IMAP.AccessAsUser.All", "POP.AccessAsUser.All"),
+    user=USER,
+    tenant="t",
+    app="11111111-2222-3333-4444-555555555555",
+    expires=NOW + 3600,
+)
+APPLICATION = replace(GOOD, user="", scopes=(), application=True)
+HOSTS = {"smtp": "smtp.office365.com", "imap": "outlook.office365.com", "pop": "outlook.office365.com"}
+ID = "[AM0PR04CA0123.eurprd04.prod.outlook.com 2026-11-20T09:15:27.311Z 08DE2791D54B1C3F]"
+REFUSALS = {
+    "smtp": f"535 5.7.3 Authentication unsuccessful {ID}",
+    "imap": "AUTHENTICATE failed.",
+    "pop": "-ERR Authentication failure: unknown user name or bad password.",
+}
+
+
+def evidence(protocol: str, claims: Claims | None = GOOD, **more: object) -> Evidence:
+    known = Evidence(user=USER, host=HOSTS[protocol], claims=claims, now=NOW)
+    return replace(known, **more)  # type: ignore[arg-type]  # the fields' types differ
+
+
+def names(protocol: str, reply: str, known: Evidence | None = None) -> list[str]:
+    return [each.name for each in diagnose(protocol, reply, known)]
+
+
+@pytest.mark.parametrize(
+    ("claims", "more", "expected"),
+    [
+        (GOOD, {}, ("smtp-auth-off", "imap-off", "pop-off")),
+        (None, {}, ("smtp-auth-off", "imap-off", "pop-off")),
+        (Claims(), {}, ("smtp-auth-off", "imap-off", "pop-off")),
+        (replace(GOOD, audience="https://graph.microsoft.com"), {}, ("token-audience",) * 3),
+        (replace(GOOD, audience="00000003-0000-0000-c000-000000000000"), {}, ("token-audience",) * 3),
+        (replace(GOOD, audience="https://vault.azure.net"), {}, ("token-audience",) * 3),
+        (replace(GOOD, audience="00000002-0000-0ff1-ce00-000000000000"), {}, ("smtp-auth-off", "imap-off", "pop-off")),
+        (replace(GOOD, audience="https://outlook.office365.com/"), {}, ("smtp-auth-off", "imap-off", "pop-off")),
+        (replace(GOOD, audience="https://outlook.office365.us"), {}, ("token-cloud",) * 3),
+        (replace(GOOD, scopes=("EWS.AccessAsUser.All",)), {}, ("token-scope",) * 3),
+        (replace(GOOD, scopes=("SMTP.Send",)), {}, ("smtp-auth-off", "token-scope", "token-scope")),
+        (replace(GOOD, user="ann@contoso.example"), {}, ("token-user", "no-full-access", "no-full-access")),
+        (replace(GOOD, user=USER.upper()), {}, ("smtp-auth-off", "imap-off", "pop-off")),
+        (replace(GOOD, expires=NOW - 1), {}, ("token-expired",) * 3),
+        (replace(GOOD, expires=NOW + 60), {"skew": -120.0}, ("clock-wrong",) * 3),
+        (replace(GOOD, expires=NOW - 60), {"skew": 120.0}, ("smtp-auth-off", "imap-off", "pop-off")),
+        (GOOD, {"skew": 600.0}, ("clock-wrong",) * 3),
+        (APPLICATION, {}, ("service-principal", "application-permission", "application-permission")),
+        (
+            replace(APPLICATION, roles=("IMAP.AccessAsApp",)),
+            {},
+            ("application-permission", "service-principal", "application-permission"),
+        ),
+        (GOOD, {"challenge": '{"status":"invalid_token"}'}, ("token-revoked",) * 3),
+        (GOOD, {"user": f"ann@contoso.example\\{USER}"}, ("shared-syntax",) * 3),
+    ],
+)
+def test_what_the_evidence_decides(claims: Claims | None, more: dict[str, object], expected: tuple[str, ...]) -> None:
+    """A refusal that names no cause: audience, permission, user, time, clock, application; else what is switched off."""
+    first = tuple(names(protocol, reply, evidence(protocol, claims, **more))[0] for protocol, reply in REFUSALS.items())
+
+    assert expected == first
+
+
+def test_what_is_worse_comes_first() -> None:
+    """An expired token for another resource with too little allowed, of somebody else's: mended in this order."""
+    worst = Claims(
+        audience="https://graph.microsoft.com", scopes=("Mail.Read",), user="ann@contoso.example", expires=NOW - 5
+    )
+
+    assert ["token-expired", "token-audience", "token-scope", "token-user", "smtp-auth-off"] == names(
+        "smtp", REFUSALS["smtp"], evidence("smtp", worst)
+    )[:5]
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "535 5.7.139 Authentication unsuccessful, SmtpClientAuthentication is disabled for the Tenant.",
+        "535 5.7.139 Authentication unsuccessful, user is locked by your organization's security defaults policy.",
+    ],
+)
+def test_a_cause_that_the_reply_names_comes_first(reply: str) -> None:
+    """What is wrong with the token as well is said after it."""
+    both = names("smtp", reply, evidence("smtp", replace(GOOD, expires=NOW - 5)))
+
+    assert names("smtp", reply)[0] == both[0]
+    assert "token-expired" == both[-1]
+
+
+@pytest.mark.parametrize(
+    ("reply", "usual"),
+    [
+        ("535 5.7.139 Authentication unsuccessful, the user credentials were incorrect.", "credentials-incorrect"),
+        ("535 5.7.139 Authentication unsuccessful, the request did not meet the criteria.", "conditional-access"),
+    ],
+)
+def test_the_evidence_counts_before_a_reply_that_only_guesses(reply: str, usual: str) -> None:
+    """Exchange says so of a token for Graph, too: what is certain comes first."""
+    graph = evidence("smtp", replace(GOOD, audience="https://graph.microsoft.com"))
+
+    assert ["token-audience", usual] == names("smtp", reply, graph)[:2]
+    assert usual == names("smtp", reply, evidence("smtp"))[0]
+
+
+def test_a_logon_failure_of_pops_names_no_cause() -> None:
+    """Too many of them are likeliest; but a token for Graph never opens a mailbox, and POP may be switched off."""
+    reply = "-ERR Logon failure: unknown user name or bad password."
+    graph = evidence("pop", replace(GOOD, audience="https://graph.microsoft.com"))
+
+    assert ["pop-polling", "server-trouble", "pop-off"] == names("pop", reply, evidence("pop"))[:3]
+    assert ["token-audience", "pop-polling"] == names("pop", reply, graph)[:2]
+
+
+def test_what_the_evidence_rules_out_is_not_said() -> None:
+    """A delegated token needs no service principal, and who owns the mailbox needs no full access to it."""
+    with_claims = names("imap", REFUSALS["imap"], evidence("imap"))
+    without = names("imap", REFUSALS["imap"], evidence("imap", None))
+
+    assert {"service-principal", "no-full-access", "personal-switches"} == set(without) - set(with_claims)
+
+
+@pytest.mark.parametrize("user", ["a@outlook.com", "a@hotmail.co.uk", "a@live.de", "a@msn.com"])
+def test_a_personal_account_has_no_administrator(user: str) -> None:
+    """Its owner is told what to click."""
+    known = Evidence(user=user, host="outlook.office365.com", now=NOW)
+
+    assert ["personal-switches"] == names("imap", REFUSALS["imap"], known)
+    assert ["personal-switches", "microsoft-outage"] == names("imap", "User is authenticated but not connected.", known)
+    assert ["personal-alias", "personal-switches"] == names(
+        "smtp", REFUSALS["smtp"], replace(known, host="smtp-mail.outlook.com")
+    )
+    assert "personal-host" == names("smtp", REFUSALS["smtp"], replace(known, host="smtp.office365.com"))[0]
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "535 5.7.139 Authentication unsuccessful, SmtpClientAuthentication is disabled for the Mailbox.",
+        "535 5.7.139 Authentication unsuccessful, SmtpClientAuthentication is disabled for the Tenant.",
+        "535 5.7.139 Authentication unsuccessful. Visit https://aka.ms/smtp_auth_disabled",
+        "535 5.7.139 Authentication unsuccessful, the request did not meet the criteria to be authenticated.",
+    ],
+)
+def test_a_personal_account_is_never_sent_to_an_administrator(reply: str) -> None:
+    """Whatever the reply says is switched off: its owner switches it on, in the settings of Outlook.com."""
+    first, *others = diagnose("smtp", reply, Evidence(user="a@outlook.com", host="smtp-mail.outlook.com"))
+
+    assert "personal-switches" == first.name
+    assert "Sync email" in first.steps[0]
+    assert {"you"} == {each.mover for each in (first, *others)}
+
+
+def test_an_app_password_does_not_meet_the_criteria_either() -> None:
+    """It is the last candidate for an account of an organisation's."""
+    assert "password-used" in names("smtp", "535 5.7.139 the request did not meet the criteria", evidence("smtp"))
+
+
+@pytest.mark.parametrize(("protocol", "likeliest"), [("smtp", "smtp-auth-off"), ("imap", "imap-off")])
+def test_a_personal_account_with_a_domain_of_its_own(protocol: str, likeliest: str) -> None:
+    """Its token is opaque and its address is like any other: its causes come last, unless somebody knows better."""
+    known = evidence(protocol, None, user="jane@gmail.com")
+    unsaid, yes, no = (names(protocol, REFUSALS[protocol], replace(known, personal=it)) for it in (None, True, False))
+
+    assert (likeliest, "personal-switches") == (unsaid[0], unsaid[-1])
+    assert {"personal-host", "personal-alias", "personal-switches"} >= set(yes)
+    assert "personal-switches" in yes
+    assert not any(name.startswith("personal-") for name in no)
+    assert "personal-switches" not in names(protocol, REFUSALS[protocol], evidence(protocol))
+
+
+@pytest.mark.parametrize(
+    ("protocol", "host", "wrong"),
+    [
+        ("smtp", "smtp.office365.com", True),
+        ("smtp", "outlook.office365.com", True),
+        ("smtp", "SMTP-mail.Outlook.com", False),
+        ("imap", "outlook.office365.com", False),
+        ("imap", "imap-mail.outlook.com", False),
+        ("imap", "smtp-mail.outlook.com", True),
+        ("imap", "smtp.office365.com", True),
+        ("imap", "outlook.office365.us", True),
+        ("pop", "outlook.office365.com", False),
+        ("pop", "pop-mail.outlook.com", False),
+        ("pop", "imap-mail.outlook.com", True),
+        ("pop", "partner.outlook.cn", True),
+        ("imap", "localhost", False),
+    ],
+)
+def test_the_wrong_host_for_a_personal_account(protocol: str, host: str, *, wrong: bool) -> None:
+    """Whatever the protocol; a host that is not Microsoft's is the owner's business."""
+    known = Evidence(user="a@outlook.com", host=host)
+
+    assert wrong == ("personal-host" == names(protocol, REFUSALS[protocol], known)[0])
+
+
+@pytest.mark.parametrize("reply", [REFUSALS["imap"], "User is authenticated but not connected.", "LOGIN failed."])
+def test_an_old_report_on_administrators_comes_last(reply: str) -> None:
+    """It is said to be one, for IMAP alone, and nobody with a personal account hears of it."""
+    *_, last = diagnose("imap", reply, evidence("imap"))
+
+    assert "administrator-mailbox" == last.name
+    assert last.cause.startswith("An old report says")
+    assert "administrator-mailbox" not in names("pop", REFUSALS["pop"], evidence("pop"))
+    assert "administrator-mailbox" not in names("imap", reply, evidence("imap", None, user="a@outlook.com"))
+
+
+def test_the_tenant_of_personal_accounts() -> None:
+    """Their domain may be their owner's own."""
+    claims = replace(GOOD, tenant="9188040d-6c67-4c5b-b112-36a304b66dad")
+
+    assert ["personal-switches"] == names("imap", REFUSALS["imap"], evidence("imap", claims))
+
+
+@pytest.mark.parametrize(
+    ("protocol", "reply", "greeting", "software"),
+    [
+        ("imap", "[AUTHENTICATIONFAILED] Authentication failed.", "", "Dovecot"),
+        ("imap", "authentication failed", "* OK [CAPABILITY IMAP4rev1] Dovecot (Debian) ready.", "Dovecot"),
+        ("pop", "-ERR [AUTH] Authentication failed.", "", "Dovecot"),
+        ("smtp", "535 5.7.8 Error: authentication failed: x", "", "Postfix"),
+        ("smtp", "535 5.7.8 no", "220 mail ESMTP Postfix (Debian/GNU)", "Postfix"),
+        ("smtp", "535 Incorrect authentication data", "", "exim"),
+        ("smtp", "535-5.7.8 Username and Password not accepted.", "", "Google"),
+        ("imap", "login failed", "* OK x Cyrus IMAP 3.6 server ready", "Cyrus"),
+        ("imap", "LOGIN failed", "* OK Courier-IMAP ready", "Courier"),
+    ],
+)
+def test_other_servers_are_recognised(protocol: str, reply: str, greeting: str, software: str) -> None:
+    """Nothing that Exchange's administrators could do is said of them."""
+    verdicts = diagnose(protocol, reply, evidence(protocol, host="mail.example.net", greeting=greeting))
+
+    assert "not-exchange" == verdicts[0].name
+    assert f"This is a {software} server, not Exchange" in verdicts[0].cause
+    assert {each.mover for each in verdicts} == {"you"}
+
+
+def test_another_server_with_an_expired_token() -> None:
+    """Then the time comes first: no server takes it."""
+    known = evidence("imap", replace(GOOD, expires=NOW - 9), host="mail.example.net", greeting="* OK Dovecot ready.")
+
+    assert ["token-expired", "not-exchange"] == names("imap", "[AUTHENTICATIONFAILED] Authentication failed.", known)
+
+
+def test_dovecot_calls_another_users_token_invalid_too() -> None:
+    """The user that is known to be another one comes first, and no other token is asked for."""
+    known = evidence(
+        "imap",
+        replace(GOOD, user="ann@contoso.example"),
+        host="mail.example.net",
+        greeting="* OK Dovecot ready.",
+        challenge='{"status":"invalid_token"}',
+    )
+    verdicts = diagnose("imap", "[AUTHENTICATIONFAILED] Authentication failed.", known)
+
+    assert ["not-exchange", "no-full-access", "token-revoked"] == [each.name for each in verdicts]
+    assert not is_stale(verdicts)
+
+
+def test_another_servers_unknown_reply() -> None:
+    """Whose server it is, and the reply itself."""
+    assert ["not-exchange", "unknown"] == names("smtp", "599 what", Evidence(greeting="220 mail ESMTP Exim 4.96"))
+
+
+def test_another_servers_tokens_are_its_own_business() -> None:
+    """But Graph's are nobody's."""
+    own = evidence("imap", replace(GOOD, audience="https://mail.example.net"), host="mail.example.net")
+    graph = replace(own, claims=replace(GOOD, audience="https://graph.microsoft.com"))
+
+    assert "token-audience" not in names("imap", "authentication failed", own)
+    assert "token-audience" == names("imap", "authentication failed", graph)[0]
+
+
+@pytest.mark.parametrize("host", sorted(EXCHANGE_HOSTS))
+def test_what_is_served_as_exchanges_is_no_foreign_token(host: str) -> None:
+    """The daemon and the diagnosis agree on Exchange's names: none that is let through is called the wrong resource."""
+    known = evidence("imap", replace(GOOD, audience=f"https://{host}"))
+
+    assert "token-audience" not in names("imap", REFUSALS["imap"], known)
+
+
+@pytest.mark.parametrize("host", ["outlook.office365.com", "outlook.office365.us", "partner.outlook.cn"])
+@pytest.mark.parametrize("audience", ["https://outlook.com", "https://ps.outlook.com"])
+def test_a_name_without_a_cloud_is_no_other_clouds(host: str, audience: str) -> None:
+    """Exchange's older names do not tell where they are."""
+    known = evidence("imap", replace(GOOD, audience=audience), host=host)
+
+    assert "token-cloud" not in names("imap", REFUSALS["imap"], known)
+
+
+@pytest.mark.parametrize(
+    ("host", "audience", "wrong"),
+    [
+        ("outlook.office365.us", "https://outlook.office.com", True),
+        ("outlook.office365.us", "https://outlook.office365.us", False),
+        ("outlook-dod.office365.us", "https://outlook-dod.office365.us", False),
+        ("outlook-dod.office365.us", "https://outlook.office365.us", True),
+        ("partner.outlook.cn", "https://partner.outlook.cn", False),
+        ("smtp.partner.outlook.cn", "https://outlook.office.com", True),
+        ("smtp-mail.outlook.com", "https://outlook.office.com", False),
+        ("notoutlook.com.example.net", "https://outlook.office365.us", False),
+    ],
+)
+def test_clouds(host: str, audience: str, *, wrong: bool) -> None:
+    """Each national cloud takes its own tokens."""
+    known = evidence("imap", replace(GOOD, audience=audience), host=host)
+
+    assert wrong == ("token-cloud" in names("imap", REFUSALS["imap"], known))
+
+
+@pytest.mark.parametrize(
+    ("protocol", "switch"),
+    [
+        ("smtp", "-SmtpClientAuthenticationDisabled $false"),
+        ("imap", "-ImapEnabled $true"),
+        ("pop", "-PopEnabled $true"),
+    ],
+)
+def test_security_defaults_are_followed_by_the_protocols_own_switch(protocol: str, switch: str) -> None:
+    """Not by SMTP's where IMAP or POP was refused."""
+    verdicts = diagnose(protocol, REFUSALS[protocol], evidence(protocol))
+    found = next(each for each in verdicts if each.name == "security-defaults")
+
+    assert (
+        f"switch {protocol.upper()} on for the mailbox: `Set-CASMailbox -Identity {USER} {switch}`" in found.steps[-1]
+    )
+
+
+def test_commands_name_the_mailbox() -> None:
+    """Quoted as PowerShell wants it; unknown, a stand-in."""
+    known = evidence("smtp", None, user="o'neil@contoso.example")
+    named, unnamed = diagnose("smtp", REFUSALS["smtp"], known)[0], diagnose("smtp", REFUSALS["smtp"])[0]
+
+    assert (
+        "Set-CASMailbox -Identity 'o''neil@contoso.example' -SmtpClientAuthenticationDisabled $false" in named.steps[0]
+    )
+    assert "-Identity USER@DOMAIN " in unnamed.steps[0]
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        ("BAD Request is throttled. Suggested Backoff Time: 299961 milliseconds", "5 minutes"),
+        ("Request is throttled. Suggested Backoff Time: 45000 milliseconds", "45 s"),
+        ("Request is throttled. Retry-After: 7200", "2 hours"),
+        ("451 4.7.500 Server busy, try again in 3 minutes", "3 minutes"),
+        ("451 4.7.500 Server busy, try again after 30 seconds", "30 s"),
+        ("451 4.7.500 Server busy", "some minutes"),
+    ],
+)
+def test_throttling_names_its_time(reply: str, expected: str) -> None:
+    """As the reply does, in what a person reads, wherever it is said."""
+    for protocol in ("smtp", "imap", "pop"):
+        verdict = diagnose(protocol, reply, evidence(protocol, replace(GOOD, expires=NOW - 5)))[0]
+
+        assert ("throttled", "wait", expected) == (verdict.name, verdict.mover, verdict.takes)
+        assert expected in verdict.cause
+
+
+def test_what_the_server_offers_is_named() -> None:
+    """Where it takes no OAuth2 login."""
+    offers = evidence("smtp", None, offered=("LOGIN", "PLAIN"))
+
+    assert "what it offers: LOGIN, PLAIN." in diagnose("smtp", "it offers no OAuth2 login", offers)[0].cause
+    assert "what it offers: none." in diagnose("smtp", "504 5.7.4 Unrecognized authentication type")[0].cause
+
+
+def test_times() -> None:
+    """In the unit that a person would take."""
+    assert ["0 s", "119 s", "2 minutes", "2 hours", "2 days"] == [span(s) for s in (0, 119, 120, 7200, 172_800)]
+    assert wait_of("no time in it") is None
+
+
+def test_an_unknown_reply_is_shown() -> None:
+    """On one line, printable, as long as is bearable, with what support asks for."""
+    verdict = diagnose("smtp", f"599 what\r\n\x1b[31mis this {{login}} {ID} " + "x" * 9999)[0]
+
+    assert "unknown" == verdict.name
+    assert "599 what  ?[31mis this {login}" in verdict.cause
+    assert len(verdict.cause) < 700
+    assert f"give support these identifiers: {ID}" == verdict.steps[-1]
+    assert "nothing" in diagnose("imap", "")[0].cause
+
+
+@pytest.mark.parametrize(
+    ("greeting", "expected"),
+    [
+        ("220 AM0.outlook.com Microsoft ESMTP MAIL Service ready at Fri, 15 Jan 2027 08:00:00 +0000 [08DE]", NOW),
+        ("220 AM0.outlook.com Microsoft ESMTP MAIL Service ready at Fri, 15 Jan 2027 09:00:00 +0100", NOW),
+        ("220 AM0.outlook.com Microsoft ESMTP MAIL Service ready at Fri, 99 Jan 2027 09:00:00 +0100", None),
+        ("220 AM0.outlook.com Microsoft ESMTP MAIL Service ready", None),
+        ("220 mail.example.net ESMTP Exim 4.96 Fri, 15 Jan 2027 08:00:00 +0000", None),
+        ("* OK The Microsoft Exchange IMAP4 service is ready.", None),
+    ],
+)
+def test_the_time_in_a_greeting(greeting: str, expected: float | None) -> None:
+    """Exchange's alone: another server's clock may be as wrong as this machine's."""
+    assert expected == clock_of(greeting)
+
+
+def test_identifiers() -> None:
+    """Exchange's server, time and id; Entra's trace and correlation ids."""
+    entra = "AADSTS50034: x. Trace ID: 1-2 Correlation ID: 3-4 Timestamp: 2026"
+
+    assert (ID,) == identifiers_of(REFUSALS["smtp"])
+    assert ("Trace ID: 1-2", "Correlation ID: 3-4") == identifiers_of(entra)
+    assert () == identifiers_of("535 [10.0.0.1] no")
+
+
+@pytest.mark.parametrize(
+    ("reply", "known", "expected"),
+    [
+        (REFUSALS["smtp"], evidence("smtp", replace(GOOD, expires=NOW - 1)), True),
+        (REFUSALS["smtp"], evidence("smtp", challenge='{"status": "401", "schemes": "bearer"}'), True),
+        ("[EXPIRED] The access token has expired", Evidence(), True),
+        ("[AUTHENTICATIONFAILED] Authentication failed.", Evidence(challenge='{"status":"invalid_token"}'), True),
+        ("[AUTHENTICATIONFAILED] Authentication failed.", Evidence(), False),
+        (REFUSALS["smtp"], evidence("smtp"), False),
+        (REFUSALS["smtp"], evidence("smtp", None), False),
+        (REFUSALS["smtp"], Evidence(challenge='{"status":"400","schemes":"Bearer"}'), False),
+        (REFUSALS["smtp"], evidence("smtp", replace(GOOD, expires=NOW - 1), now=None), False),
+        ("535 5.7.139 is disabled for the Tenant.", evidence("smtp", replace(GOOD, expires=NOW - 1)), False),
+    ],
+)
+def test_another_token_may_help(reply: str, known: Evidence, *, expected: bool) -> None:
+    """Where it is expired by its own word, or no longer good by the server's; not where the cause is another."""
+    protocol = "smtp" if reply.startswith("535") else "imap"
+
+    assert expected == is_stale(diagnose(protocol, reply, known))
+
+
+@pytest.mark.parametrize(
+    ("reply", "known", "expected"),
+    [
+        (REFUSALS["smtp"], evidence("smtp"), True),
+        (REFUSALS["smtp"], evidence("smtp", None), True),
+        (REFUSALS["smtp"], evidence("smtp", host="localhost", greeting="220 x Microsoft ESMTP MAIL Service"), True),
+        (REFUSALS["smtp"], evidence("smtp", host="mail.example.net", greeting="220 x ESMTP Postfix"), False),
+        (REFUSALS["smtp"], evidence("smtp", replace(GOOD, audience="https://graph.microsoft.com")), False),
+        (REFUSALS["smtp"], evidence("smtp", replace(GOOD, user="ann@contoso.example")), False),
+        ("535 5.7.139 SmtpClientAuthentication is disabled for the Mailbox.", evidence("smtp"), False),
+        ("599 what", evidence("smtp"), False),
+    ],
+)
+def test_exchange_does_not_tell_of_a_stale_token(reply: str, known: Evidence, *, expected: bool) -> None:
+    """Where it gives no reason and none is known, another token is worth a try."""
+    assert expected == may_be_stale("smtp", reply, known)
+
+
+texts = st.text(max_size=60)
+
+
+@given(
+    st.sampled_from(["smtp", "imap", "pop"]),
+    texts
+    | st.sampled_from([f"535 {word}" for word in ("", "5.7.3 x", "throttled")])
+    | st.sampled_from(list(REFUSALS.values())),
+    st.builds(
+        Evidence,
+        user=texts,
+        host=texts,
+        claims=st.none()
+        | st.builds(
+            Claims, texts, st.tuples(texts), st.tuples(texts), texts, texts, texts, st.none() | st.floats(0, 1e11)
+        ),
+        skew=st.none() | st.floats(-1e6, 1e6),
+        now=st.none() | st.floats(0, 1e11),
+        greeting=texts,
+        challenge=texts,
+    ),
+)
+def test_there_is_always_a_verdict(protocol: str, reply: str, known: Evidence) -> None:
+    """Whatever came: one at least, with nothing to fill in, that says whose move it is; none twice; on one line each."""
+    verdicts = diagnose(protocol, reply, known)
+
+    assert verdicts
+    assert len({each.name for each in verdicts}) == len(verdicts)
+    for verdict in verdicts:
+        assert verdict.mover in MOVERS
+        assert verdict.cause.isprintable()
+        assert all(step.isprintable() for step in verdict.steps)
+
+
+# --- Entra ---
+
+
+def test_a_refusal_of_entras() -> None:
+    """Its number's row, with the evidence, the commands for the user, and where it is documented."""
+    verdict = of_entra(65001, "invalid_grant", "consent_required", 400, user=USER)[0]
+
+    assert ("no-consent", "you") == (verdict.name, verdict.mover)
+    assert verdict.cause.endswith("(AADSTS65001, invalid_grant, consent_required, HTTP 400).")
+    assert f"`cms login {USER}`" in verdict.steps[0]
+    assert f"`cms admin-consent-url {USER}`" in verdict.steps[0]
+    assert verdict.link.startswith("https://learn.microsoft.com/")
+
+
+def test_a_number_that_no_row_knows() -> None:
+    """Is shown, with where Entra itself explains it; its word decides."""
+    verdict = of_entra(424242, "invalid_grant")[0]
+
+    assert "refused" == verdict.name
+    assert "AADSTS424242" in verdict.cause
+    assert "https://login.microsoftonline.com/error?code=50126" == of_entra(50126)[0].link
+    assert "reference-error-codes" in of_entra(None, "something_new")[0].link
+    assert "no reason given" in of_entra(None)[0].cause
+
+
+def test_the_pause_that_an_answer_names() -> None:
+    """Retry-After is how long it takes; without it the row says what is usual."""
+    assert "2 minutes" == of_entra(None, status=429, retry_after=120)[0].takes
+    assert "Retry-After" in of_entra(None, status=429)[0].takes
+
+
+def test_the_redirect_address_is_named() -> None:
+    """Exactly as it must be registered."""
+    assert "register exactly http://localhost/x" in of_entra(50011, redirect="http://localhost/x")[0].steps[0]
+    assert "{" not in of_entra(50011)[0].steps[0]
+
+
+# --- the client itself ---
+
+
+def test_the_clients_own_failures() -> None:
+    """By their words, else by their code."""
+    assert "no-socket" == of_client("no-daemon", "there is no socket at /x")[0].name
+    assert "denied" == of_client("denied", "this protocol is not for you")[0].name
+    assert "unknown" == of_client("of-tomorrow", "what")[0].name
+
+
+def test_the_page_of_links() -> None:
+    """Each link is https, without a space."""
+    links = {cause.link for row in mail.ROWS for cause in row.causes} - {""}
+
+    assert [] == [link for link in links if not re.fullmatch(r"https://[\w./#-]+", link)]
+    assert lookup.MOVERS == MOVERS

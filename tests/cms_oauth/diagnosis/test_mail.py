@@ -1,0 +1,147 @@
+"""The table of mail servers' replies: every row can be reached, and says all that a row has to."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from support.dialogues import all_dialogues
+
+from cms_oauth.diagnosis import mail
+from cms_oauth.diagnosis.lookup import diagnose
+from cms_oauth.diagnosis.verdicts import MOVERS, Evidence, Verdict
+
+CAUSES = list(dict.fromkeys(cause for row in mail.ROWS for cause in row.causes))
+
+# Replies that no recorded dialogue has, each with its source and the first verdict.
+MORE = (
+    (
+        "smtp",
+        "535 5.7.139 Authentication unsuccessful. Visit https://aka.ms/smtp_auth_disabled",
+        "smtp-auth-off",
+        "[C]",
+    ),
+    ("smtp", "501 5.5.4 Invalid argument", "malformed-login", "microsoft.md D3"),
+    ("smtp", "530 5.7.1 Client was not authenticated", "not-logged-in", "Exchange"),
+    ("smtp", "530 5.7.0 Must issue a STARTTLS command first", "no-tls", "Postfix"),
+    ("smtp", "502 5.5.1 Command not implemented", "no-oauth", "RFC 5321"),
+    ("smtp", "503 AUTH command used when not advertised", "no-oauth", "exim"),
+    (
+        "smtp",
+        "550 5.7.708 Service unavailable. Access denied, traffic not accepted from this IP",
+        "organisation-limit",
+        "NDR",
+    ),
+    ("smtp", "554 5.7.60 Client does not have permissions to send as this sender", "send-as-denied", "microsoft.md D3"),
+    ("smtp", "554 5.2.0 STOREDRV.Submission.Exception:SendAsDeniedException", "send-as-denied", "microsoft.md D3"),
+    ("smtp", "534 5.7.9 Application-specific password required", "smtp-auth-off", "RFC 4954"),
+    ("smtp", "451 4.7.0 Temporary server error. Please try again later. PRX6", "front-end-trouble", "microsoft.md D3"),
+    ("smtp", "no TLS with localhost:465: WRONG_VERSION_NUMBER", "tls-broken", "OpenSSL"),
+    ("imap", "NO Maximum size of appendable message has been exceeded", "message-too-big", "seed 002"),
+    ("imap", "NO Folder name is reserved", "folder-name", "seed 002"),
+    ("imap", "NO Mailbox already exists", "folder-name", "seed 002"),
+    ("imap", "NO [OVERQUOTA] Quota exceeded", "mailbox-full", "RFC 5530"),
+    ("imap", "NO [AUTHORIZATIONFAILED] no such right", "no-full-access", "RFC 5530"),
+    ("imap", "NO [PRIVACYREQUIRED] plaintext authentication disallowed", "no-tls", "RFC 5530"),
+    ("imap", "NO [NONEXISTENT] Unknown mailbox", "no-mailbox", "RFC 5530"),
+    ("imap", "NO LOGIN failed.", "password-used", "seed 002"),
+    ("imap", "Connection closed.", "connection-closed", "seed 002; mailtest takes `* BYE` off"),
+    ("imap", "BYE Connection closed", "connection-closed", "seed 002"),
+    ("imap", "Trying command when NOT connected!", "throttled", "seed 002, imapsync's own words"),
+    ("imap", "BAD unsupported authentication mechanism", "no-oauth", "Dovecot"),
+    ("imap", "SSL read error", "tls-broken", "seed 002"),
+    ("imap", "Connection closed. 14", "server-trouble", "microsoft.md D4"),
+    ("pop", "-ERR [LOGIN-DELAY] wait", "pop-polling", "RFC 2449"),
+    ("pop", "-ERR Unknown command.", "no-oauth", "Dovecot"),
+    ("imap", "host:993 gave no whole answer: socket error: EOF", "no-answer", "mailtest"),
+    ("smtp", "the certificate of host:587 does not hold: self-signed certificate", "certificate", "mailtest"),
+    ("smtp", "host cannot be resolved: Name or service not known", "no-such-host", "mailtest"),
+    ("pop", "no connection with host:995: Connection refused", "no-connection", "mailtest"),
+    ("imap", "host:993 gave no whole answer: not done after 60 s", "no-answer", "mailtest"),
+    ("smtp", "it offers no TLS there, and no token is sent in clear", "no-tls", "mailtest"),
+    ("smtp", "it offers no OAuth2 login, only: LOGIN PLAIN", "no-oauth", "mailtest"),
+)
+
+
+@pytest.mark.parametrize(("protocol", "reply", "name", "source"), MORE)
+def test_replies_that_no_dialogue_has(protocol: str, reply: str, name: str, source: str) -> None:
+    """The first verdict, with no evidence at all."""
+    assert source
+    assert name == diagnose(protocol, reply)[0].name
+
+
+@pytest.mark.parametrize(
+    ("reply", "name"),
+    [
+        (
+            "535 5.7.3 Authentication unsuccessful [YT1PRX0101CA0001.prod.outlook.com 2026-11-20T09:15:27Z 08DE]",
+            "smtp-auth-off",
+        ),
+        ("535 5.7.3 Authentication unsuccessful [BL1PRX1.prod.outlook.com 2026-11-20T09:15:27Z 08DE]", "smtp-auth-off"),
+        ("535 5.7.3 Authentication unsuccessful [15.1.8.2]", "smtp-auth-off"),
+        ("535 5.7.3 Authentication unsuccessful [5.2.3.4]", "smtp-auth-off"),
+        ("535 5.7.3 Authentication unsuccessful [10.5.2.2]", "smtp-auth-off"),
+        ("535 5.7.3 Authentication unsuccessful [10.5.7.60]", "smtp-auth-off"),
+        ("554 5.7.60. Client", "send-as-denied"),
+    ],
+)
+def test_a_name_or_an_address_is_no_code(reply: str, name: str) -> None:
+    """What support is given at the end of a reply tells nothing of the cause."""
+    assert name == diagnose("smtp", reply)[0].name
+
+
+def test_every_row_is_reached() -> None:
+    """By a recorded dialogue or by one of these: a row that is always too late goes."""
+    said = [(each.protocol, line) for each in all_dialogues() for line in each.lines]
+    said += [(protocol, reply) for protocol, reply, _, _ in MORE]
+    reached = {
+        next(
+            (number for number, row in enumerate(mail.ROWS) if protocol in row.protocols and row.pattern.search(line)),
+            -1,
+        )
+        for protocol, reply in said
+        for line in (reply.removeprefix("S: ").removeprefix("TAG "),)
+    }
+
+    assert [] == [row.pattern.pattern for number, row in enumerate(mail.ROWS) if number not in reached]
+
+
+@pytest.mark.parametrize("cause", CAUSES, ids=lambda cause: cause.name)
+def test_every_verdict_is_whole(cause: Verdict) -> None:
+    """A sentence, whose move it is, what to do, how long it takes, words to find it by; a link where there is one."""
+    assert re.fullmatch(r"[A-Z{][^\n]*\.", cause.cause)
+    assert cause.mover in MOVERS
+    assert cause.steps
+    assert cause.takes
+    assert cause.words
+    assert re.fullmatch(r"(https://\S+)?", cause.link)
+
+
+@pytest.mark.parametrize("cause", CAUSES, ids=lambda cause: cause.name)
+def test_an_administrator_gets_a_command_or_clicks(cause: Verdict) -> None:
+    """Exact ones, to pass on."""
+    exact = re.compile(r"`(Get|Set|Add|New)-\w+|> |`cms |permission")
+
+    assert cause.mover != "administrator" or any(exact.search(step) for step in cause.steps)
+
+
+def test_names_are_unique() -> None:
+    """A program can tell the verdicts apart."""
+    names = [each.name for each in vars(mail).values() if isinstance(each, Verdict)]
+
+    assert sorted(set(names)) == sorted(names)
+
+
+def test_every_row_has_a_source() -> None:
+    """Where the wording comes from."""
+    assert [] == [row.pattern.pattern for row in mail.ROWS if not row.source]
+
+
+def test_the_certificates_command_can_be_given_as_it_stands() -> None:
+    """With ports, and with STARTTLS where the port begins in clear."""
+    said = " ".join(
+        diagnose("smtp", "certificate verify failed: CERTIFICATE_VERIFY_FAILED", Evidence(host="m.test"))[0].steps
+    )
+
+    assert "`openssl s_client -connect m.test:993 -showcerts`" in said
+    assert "`openssl s_client -connect m.test:587 -starttls smtp -showcerts`" in said

@@ -1,0 +1,177 @@
+"""Every spelling of the options, and that both parsers agree."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cms_oauth import wire
+from cms_oauth.fetch import Options
+from cms_oauth.main import read_exactly
+from cms_oauth.options import read
+
+# Values with everything that a parser could stumble over, the obvious ones often.
+VALUES = st.sampled_from(["SMTP", "IMAP", "user@domain.com", "/run/cms.sock", *wire.FORMS]) | st.text(max_size=12)
+NAMES = st.sampled_from(
+    [
+        *("--user", "--cms_sock", "--cms-sock", "--proto", "--output", "--no_newline", "--no-newline", "--rejected"),
+        *(
+            "--test-smtp",
+            "--test_imap",
+            "--test-pop",
+            "--help",
+            "--version",
+            "-h",
+            "--",
+            "-",
+            "--us",
+            "--usér",
+            "--cms-",
+        ),
+        *("-_user", "__user", "--_user", "---user", "--user_", "--no_newline_", "--cms__sock", "-user"),
+    ]
+)
+ARGUMENTS = st.lists(
+    st.one_of(NAMES, st.builds("{}={}".format, NAMES, VALUES), VALUES),
+    max_size=6,
+)
+FAST = st.lists(
+    st.one_of(
+        st.builds(
+            "{}={}".format, st.sampled_from(["--user", "--cms_sock", "--cms-sock", "--proto"]), st.text(min_size=1)
+        ),
+        st.builds("--output={}".format, st.sampled_from(wire.FORMS)),
+        st.sampled_from(["--no_newline", "--no-newline", "--rejected"]),
+    ),
+    max_size=6,
+    unique_by=lambda argument: argument.partition("=")[0].replace("-", "_"),
+)
+
+
+@given(st.one_of(ARGUMENTS, FAST))
+def test_both_parsers_agree_on_all_that_the_fast_one_takes(arguments: list[str]) -> None:
+    """Whatever is not left to click is read as click reads it."""
+    fast = read_exactly(arguments)
+
+    assert fast is None or fast == read(arguments)
+
+
+@given(FAST)
+def test_the_usual_forms_are_taken(arguments: list[str]) -> None:
+    """The fast parser is no use if it leaves everything to click."""
+    assert isinstance(read_exactly(arguments), Options)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--user", "u"],
+        ["--user="],
+        ["--user"],
+        ["--user=a", "--user=b"],
+        ["--cms_sock=a", "--cms-sock=b"],
+        ["--output=XOAUTH2"],
+        ["--no_newline=yes"],
+        ["--no_newline="],
+        ["--test-smtp=host"],
+        ["--help"],
+        ["-_user=u"],
+        ["__user=u"],
+        ["u"],
+        [""],
+        ["--"],
+        ["--output=token", "--version"],
+    ],
+)
+def test_anything_unusual_is_left_to_click(arguments: list[str]) -> None:
+    """Values in a second argument, empty ones, repeats, mistakes, tests and help."""
+    assert read_exactly(arguments) is None
+
+
+def test_completion_is_left_to_click(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell asks for completions by a variable, with no arguments at all."""
+    monkeypatch.setenv("_CMS_OAUTH_COMPLETE", "bash_source")
+
+    assert read_exactly([]) is None
+
+
+@pytest.mark.parametrize("reader", [read_exactly, read])
+def test_cmss_own_command_line_is_read(reader: object) -> None:
+    """Both spellings, and CMS's defaults: SMTP, xoauth2, with a newline."""
+    assert callable(reader)
+
+    assert Options() == reader([])
+    assert Options(
+        user="user@domain.com", socket="/run/cms.sock", protocol="IMAP", output="token", newline=False, rejected=True
+    ) == reader(
+        [
+            "--user=user@domain.com",
+            "--cms_sock=/run/cms.sock",
+            "--proto=IMAP",
+            "--output=token",
+            "--no_newline",
+            "--rejected",
+        ]
+    )
+    assert Options(socket="/s", newline=False) == reader(["--cms-sock=/s", "--no-newline"])
+
+
+def test_click_takes_values_in_an_argument_of_their_own() -> None:
+    """As every program that reads options does."""
+    assert Options(user="u", socket="/s") == read(["--user", "u", "--cms-sock", "/s"])
+
+
+@pytest.mark.parametrize("test", ["smtp", "imap", "pop"])
+def test_a_test_chooses_its_own_protocol(test: str) -> None:
+    """--proto and --output are for printing a token; but for JSON, which a test has a form of its own in."""
+    expected = Options(user="u", protocol=test.upper(), test=test, host="host:1")
+    as_json = Options(user="u", protocol=test.upper(), test=test, host="host:1", output="json")
+
+    assert expected == read(["--user=u", f"--test-{test}=host:1", "--proto=GRAPH", "--output=token"])
+    assert as_json == read(["--user=u", f"--test-{test}=host:1", "--output=json"])
+    assert expected == read(["--user=u", f"--test_{test}", "host:1"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--test-smtp=a", "--test-imap=b"], "one test at a time"),
+        (["--test-smtp=a", "--rejected"], "--rejected prints a token"),
+        (["--bogus"], "No such option"),
+        (["--output=bogus"], "'bogus' is not one of"),
+        (["--user="], "the value is empty"),
+        (["--test-smtp="], "the value is empty"),
+        (["--user"], "requires an argument"),
+        (["stray"], "unexpected extra argument"),
+    ],
+)
+def test_a_mistake_is_one_line_and_ex_usage(
+    capfd: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    """No usage text of several lines, no traceback, nothing on stdout."""
+    status = read(arguments)
+    out, err = capfd.readouterr()
+
+    assert 64 == status
+    assert "" == out
+    assert words in err
+    assert err.startswith("cms-oauth: ")
+    assert err.endswith("run: cms-oauth --help\n")
+    assert 1 == err.count("\n")
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"), [("--help", "--test-smtp"), ("-h", "--rejected"), ("--version", "cms-oauth ")]
+)
+def test_help_and_version_are_printed(capsys: pytest.CaptureFixture[str], argument: str, words: str) -> None:
+    """On stdout, and the command has done its work."""
+    assert 0 == read([argument])
+    assert words in capsys.readouterr().out
+
+
+def test_options_are_compared_by_what_they_ask() -> None:
+    """Equal options are equal and hash alike; they are nothing else."""
+    assert {Options(user="u")} == {Options(user="u"), Options(user="u")}
+    assert Options(user="u") != Options()
+    assert Options() != "Options()"

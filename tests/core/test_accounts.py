@@ -1,0 +1,267 @@
+"""Grants and accounts, and the data they are made of."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from urllib.parse import urlsplit
+
+import pytest
+
+from cms.core.accounts import (
+    DEFAULT_REGISTRATION,
+    REGISTRATIONS,
+    Account,
+    Grant,
+    Registration,
+    Scopes,
+    Source,
+    app_scopes,
+    application,
+    mail_scopes,
+    permission_for,
+    registration_for,
+    registration_of,
+)
+from cms_oauth.microsoft import CLOUDS, PERMISSIONS, Cloud
+
+GRANT = Grant("https://login.microsoftonline.com/common", "122f4826-adf9-465d-8e84-e9d00bc9f234", "a@example.test")
+OFFICE = "https://outlook.office.com"
+
+
+def test_a_grant_keeps_its_key_for_ever() -> None:
+    """The key names the vault file: another one after an upgrade would lose every sign-in."""
+    assert GRANT.key == "a6bf742d8268191ed40e09314bfc5e08"
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        replace(GRANT, login="A@Example.TEST"),
+        replace(GRANT, client_id=GRANT.client_id.upper()),
+        replace(GRANT, authority="https://LOGIN.microsoftonline.com/common"),
+        replace(GRANT, scope_sets=(("x",),), sign_in="device", prompt="login", refresh_before=60.0),
+        replace(GRANT, client_secret=Source("file", ("/secret",)), redirect_uri="http://localhost", origin=None),
+    ],
+)
+def test_how_a_grant_is_written_or_used_does_not_change_its_key(same: Grant) -> None:
+    """Letter case, scopes and ways of signing in do not make it another sign-in."""
+    assert GRANT.key == same.key
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(GRANT, login="b@example.test"),
+        replace(GRANT, login=""),
+        replace(GRANT, client_id="472bb794-a546-4311-96f9-76bc79989214"),
+        replace(GRANT, authority="https://login.microsoftonline.com/organizations"),
+        replace(GRANT, authority="https://login.microsoftonline.us/common"),
+        # What moves over a field's edge is another identity too.
+        Grant(GRANT.authority, "", GRANT.client_id + GRANT.login),
+    ],
+)
+def test_another_identity_has_another_key(other: Grant) -> None:
+    """Authority, client id and who signs in are the identity: a change of one means a new sign-in."""
+    assert GRANT.key != other.key
+
+
+def test_a_key_is_a_file_name_and_no_address() -> None:
+    """A listing of the state folder shows nobody's address."""
+    assert set("0123456789abcdef").issuperset(GRANT.key)
+    assert len(GRANT.key) == 32
+
+
+def test_accounts_share_a_grant() -> None:
+    """A shared mailbox is another account over the sign-in of its delegate, with one token for both."""
+    scopes = mail_scopes(OFFICE, ["SMTP"])
+    own = Account("a@example.test", replace(GRANT, scope_sets=(scopes,)), {"SMTP": scopes})
+    shared = Account("sales@example.test", own.grant, {"SMTP": scopes})
+
+    assert (own.grant.key, own.scopes["SMTP"]) == (shared.grant.key, shared.scopes["SMTP"])
+
+
+@pytest.mark.parametrize(
+    "protocols", [["POP", "SMTP", "IMAP"], ["IMAP", "IMAP", "POP", "SMTP"], {"SMTP", "POP", "IMAP"}]
+)
+def test_scopes_come_in_one_order(protocols: list[str]) -> None:
+    """However the configuration orders protocols, they make one scope set, and so one token."""
+    expected = (f"{OFFICE}/SMTP.Send", f"{OFFICE}/IMAP.AccessAsUser.All", f"{OFFICE}/POP.AccessAsUser.All")
+
+    assert expected == mail_scopes(OFFICE, protocols)
+
+
+@pytest.mark.parametrize("protocols", [[], ["GRAPH"]])
+def test_what_is_no_mail_protocol_adds_no_scope(protocols: list[str]) -> None:
+    """Other protocols get their scopes from the configuration, never from here."""
+    assert mail_scopes(OFFICE, protocols) == ()
+
+
+@pytest.mark.parametrize("cloud", CLOUDS.values(), ids=CLOUDS)
+def test_one_token_request_has_one_audience(cloud: Cloud) -> None:
+    """Entra refuses a request that mixes resources (AADSTS28000): all scopes of a set are on one host, over https."""
+    resource = cloud.resource
+    audiences = {urlsplit(scope)[:2] for scope in mail_scopes(resource, PERMISSIONS)}
+
+    assert {("https", urlsplit(resource).netloc)} == audiences
+
+
+# Each row: login host, mail resource, IMAP and POP host, SMTP host, Graph, and what an application asks for.
+EXPECTED_CLOUDS = {
+    "global": (
+        "login.microsoftonline.com",
+        "outlook.office.com",
+        "outlook.office365.com",
+        "smtp.office365.com",
+        "graph.microsoft.com",
+        "outlook.office365.com",
+    ),
+    "gcc-high": (
+        "login.microsoftonline.us",
+        "outlook.office365.us",
+        "outlook.office365.us",
+        "smtp.office365.us",
+        "graph.microsoft.us",
+        "outlook.office365.us",
+    ),
+    "dod": (
+        "login.microsoftonline.us",
+        "outlook-dod.office365.us",
+        "outlook-dod.office365.us",
+        "outlook-dod.office365.us",
+        "dod-graph.microsoft.us",
+        "outlook-dod.office365.us",
+    ),
+    "china": (
+        "login.partner.microsoftonline.cn",
+        "partner.outlook.cn",
+        "partner.outlook.cn",
+        "smtp.partner.outlook.cn",
+        "microsoftgraph.chinacloudapi.cn",
+        "partner.outlook.cn",
+    ),
+    "personal": (
+        "login.microsoftonline.com",
+        "outlook.office.com",
+        "outlook.office365.com",
+        "smtp-mail.outlook.com",
+        "graph.microsoft.com",
+        "outlook.office.com",
+    ),
+}
+
+
+def test_clouds_are_where_microsoft_says() -> None:
+    """Login host, token resources and mail hosts of each national cloud; IMAP and POP share a host."""
+    actual = {
+        cloud.name: (
+            cloud.login.removeprefix("https://"),
+            cloud.resource.removeprefix("https://"),
+            cloud.imap_host,
+            cloud.smtp_host,
+            cloud.graph.removeprefix("https://"),
+            app_scopes(cloud)[0].removeprefix("https://").removesuffix("/.default"),
+        )
+        for cloud in CLOUDS.values()
+    }
+
+    assert EXPECTED_CLOUDS == actual
+    assert {cloud.imap_host for cloud in CLOUDS.values()} == {cloud.pop_host for cloud in CLOUDS.values()}
+
+
+@pytest.mark.parametrize(
+    ("user", "use_default", "expected"),
+    [
+        ("a@example.test", False, "cms"),
+        ("a@nvidia.com", False, "nvidia"),
+        ("a@NVIDIA.com", False, "nvidia"),
+        ("a@nvidia.com", True, "cms"),
+        ("a@not-nvidia.com", False, "cms"),
+        ("a@nvidia.com.example.test", False, "cms"),
+        ("nvidia.com", False, "nvidia"),
+        ("", False, "cms"),
+        (None, False, "cms"),
+    ],
+)
+def test_a_domain_may_have_a_registration_of_its_own(user: str | None, expected: str, *, use_default: bool) -> None:
+    """CMS's configuration files mean the registration of the user's domain, unless they ask for the default."""
+    assert expected == registration_for(user, use_default=use_default).name
+
+
+def test_cms_files_without_a_client_id_get_the_documented_one() -> None:
+    """The default is what CMS documents, its redirect address and Origin header included."""
+    assert (
+        "122f4826-adf9-465d-8e84-e9d00bc9f234",
+        "common",
+        "http://127.0.0.1:8080/oauth2/msal",
+        "http://127.0.0.1:8080/",
+    ) == (
+        DEFAULT_REGISTRATION.client_id,
+        DEFAULT_REGISTRATION.tenant,
+        DEFAULT_REGISTRATION.redirect_uri,
+        DEFAULT_REGISTRATION.origin,
+    )
+
+
+@pytest.mark.parametrize("registration", REGISTRATIONS, ids=lambda each: each.name)
+def test_a_registration_is_found_by_its_id_and_has_a_caveat(registration: Registration) -> None:
+    """Whoever borrows an application is told whose it is, in any letter case of the id."""
+    known = registration_of(registration.client_id.upper())
+
+    assert registration is known
+    assert registration.caveat
+
+
+def test_an_application_of_ones_own_is_unknown() -> None:
+    """Nothing is claimed of an id that is in no table."""
+    assert registration_of("00000000-0000-0000-0000-000000000000") is None
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (Source("file", ("/run/key",)), "file /run/key"),
+        (Source("command", ("pass", "show", "key")), "command pass show key"),
+        (Source("memory"), "memory"),
+    ],
+)
+def test_a_source_says_where_it_reads(source: Source, expected: str) -> None:
+    """Status and logs name the place of a secret, which is no secret."""
+    assert expected == str(source)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "scopes", "expected"),
+    [
+        ("SMTP", ("https://outlook.office.com/SMTP.Send",), "SMTP.Send"),
+        ("IMAP", ("https://outlook.office.com/SMTP.Send",), "IMAP.AccessAsUser.All"),
+        ("POP", ("https://mail.example.test/imap.accessasuser.all",), "POP.AccessAsUser.All"),
+        ("IMAP", ("https://outlook.office.com/.default",), ""),
+        ("IMAP", ("https://dovecot.example.test/mail.access",), "mail.access"),
+        ("GRAPH", ("https://graph.microsoft.com/Mail.Send", "https://graph.microsoft.com/User.Read"), "Mail.Send"),
+        ("ALL", ("https://graph.microsoft.com/.default",), ""),
+        ("NONE", (), ""),
+    ],
+)
+def test_a_protocol_needs_a_permission(protocol: str, scopes: Scopes, expected: str) -> None:
+    """A mail protocol its own of Exchange's; scopes of one's own the first of them; all that there is nothing by name."""
+    assert expected == permission_for(protocol, scopes)
+
+
+@pytest.mark.parametrize(
+    ("registration", "platform"), [(each, "spa" if each.name != "thunderbird" else "native") for each in REGISTRATIONS]
+)
+def test_the_platform_of_a_registration(registration: Registration, platform: str) -> None:
+    """A single-page application's redirect demands an Origin; all others refuse one."""
+    assert platform == registration.platform
+
+
+def test_whose_application_it_is() -> None:
+    """People are told whose application signs them in, and that a single-page application's sign-ins end soon."""
+    own = replace(GRANT, client_id="0a1b2c3d-1111-2222-3333-444455556666")
+
+    assert application(replace(GRANT, origin="http://127.0.0.1:8080/")) == (
+        f"cms ({DEFAULT_REGISTRATION.caveat}); its redirect is a single-page application's, so each sign-in with it may"
+        " end after 24 hours"
+    )
+    assert "0a1b2c3d-1111-2222-3333-444455556666, from the configuration" == application(own)
+    assert "the machine's own identity" == application(replace(own, client_id=""))

@@ -1,0 +1,374 @@
+"""What people are told, and that they are told it once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cms.core.forecast import Forecast
+from cms.core.lifecycle import (
+    Failing,
+    Granted,
+    Life,
+    NeedsSignIn,
+    Outcome,
+    Refused,
+    Token,
+    Transient,
+    Trouble,
+    absorb,
+    revive,
+)
+from cms.core.notices import (
+    EVENTS,
+    GRACE_SECONDS,
+    REMIND_SECONDS,
+    USUAL_EVENTS,
+    Facts,
+    Heard,
+    Hearing,
+    Hook,
+    Notice,
+    first_heard,
+    hear,
+    notice,
+)
+
+TOKEN = Token("secret", 0.0, 3600.0, 2000.0)
+NEWER = Token("newer", 100.0, 3700.0, 2100.0)
+DOWN = Trouble("server", "the provider answers 503", "nobody's move")
+LOCKED = Trouble("locked", "the keyring is locked", "unlock it")
+REVOKED = Trouble("refused", "AADSTS50173", "cms login u@example.test")
+
+
+def failing(lasted: float, trouble: Trouble = DOWN) -> Failing:
+    return Failing(1000.0, 3, 1000.0 + lasted, 1100.0 + lasted, 0.0, trouble)
+
+
+REQUIRED = Notice("sign-in-required", "u", "AADSTS50173", "cms login u@example.test")
+TOLD_LOCKED = Notice("locked", "u", "the keyring is locked", "unlock it")
+TOLD_DOWN = Notice("failing", "u", "the provider answers 503", "nobody's move")
+RECOVERED = Notice("recovered", "u", "a new token came, all is well again")
+SIGNED_IN = Notice("signed-in", "u", "the sign-in gave a token")
+
+CHANGES = {
+    "a refusal": (Life(TOKEN), Life(TOKEN, NeedsSignIn(5.0, REVOKED)), REQUIRED),
+    "a refusal after failures": (Life(None, failing(0.0)), Life(None, NeedsSignIn(5.0, REVOKED)), REQUIRED),
+    "an application refused": (Life(TOKEN), Life(TOKEN, NeedsSignIn(5.0, DOWN, 900.0)), TOLD_DOWN),
+    "an application that works again": (Life(TOKEN, NeedsSignIn(5.0, DOWN, 900.0)), Life(NEWER), RECOVERED),
+    "another refusal": (Life(None, NeedsSignIn(5.0, DOWN)), Life(None, NeedsSignIn(5.0, REVOKED)), None),
+    "a first failure": (Life(TOKEN), Life(TOKEN, failing(0.0)), None),
+    "a failure in the grace period": (Life(TOKEN, failing(0.0)), Life(TOKEN, failing(GRACE_SECONDS - 1)), None),
+    "the first failure past it": (Life(TOKEN, failing(500.0)), Life(TOKEN, failing(GRACE_SECONDS)), TOLD_DOWN),
+    "another failure past it": (Life(TOKEN, failing(GRACE_SECONDS)), Life(TOKEN, failing(GRACE_SECONDS + 60)), None),
+    "a locked key": (Life(TOKEN), Life(TOKEN, failing(0.0, LOCKED)), TOLD_LOCKED),
+    "a key that stays locked": (Life(TOKEN, failing(0.0, LOCKED)), Life(TOKEN, failing(999.0, LOCKED)), None),
+    "a locked key after an outage": (Life(TOKEN, failing(700.0)), Life(TOKEN, failing(760.0, LOCKED)), TOLD_LOCKED),
+    "recovery that nobody was waiting for": (Life(TOKEN, failing(30.0)), Life(NEWER), None),
+    "recovery": (Life(TOKEN, failing(GRACE_SECONDS)), Life(NEWER), RECOVERED),
+    "recovery of a locked key": (Life(None, failing(0.0, LOCKED)), Life(NEWER), RECOVERED),
+    "a sign-in": (Life(TOKEN, NeedsSignIn(5.0, REVOKED)), Life(NEWER), SIGNED_IN),
+    "one more try of a refusal": (Life(TOKEN, NeedsSignIn(5.0, REVOKED)), Life(TOKEN), None),
+    "the first token": (Life(), Life(TOKEN), None),
+    "a renewal": (Life(TOKEN), Life(NEWER), None),
+    "nothing": (Life(), Life(), None),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_each_change_is_told_or_not(name: str) -> None:
+    """A person hears of what needs one at once, of an outage once it lasts, of recovery only from what was told."""
+    before, after, expected = CHANGES[name]
+
+    assert expected == notice(before, after, "u")
+
+
+def test_an_outage_of_hours_is_told_once_and_its_end_once() -> None:
+    """However many tries an outage takes, there is one notice of it and one of its end."""
+    life, now, told = Life(TOKEN), 2000.0, []
+    outcomes: list[Outcome] = [*[Transient(DOWN)] * 12, Granted("newer", 0.0, 3600.0)]
+    for outcome in outcomes:
+        now += 1800.0
+        after = absorb(life, outcome, now, 0.5)
+        told.append(notice(life, after, "u"))
+        life = after
+
+    assert ["failing", "recovered"] == [each.event for each in told if each]
+
+
+def test_a_refusal_that_is_tried_again_in_vain_is_told_again() -> None:
+    """`cms refresh` asks for one more try, and whoever asked hears of its refusal."""
+    refused = absorb(Life(TOKEN), Refused(REVOKED), 10.0, 0.5)
+    again = revive(refused, 20.0)
+
+    assert REQUIRED == notice(again, absorb(again, Refused(REVOKED), 21.0, 0.5), "u")
+
+
+def test_every_event_is_in_the_table() -> None:
+    """Whoever lists the events that a hook may ask for lists all that the log is told, and what hooks alone are told."""
+    told = {expected.event for _, _, expected in CHANGES.values() if expected}
+
+    assert set(EVENTS) == told | {"refreshed", "sign-in-due"}
+
+
+# What hooks are told.
+
+ALL = Hook(("hook",), events=tuple(EVENTS))
+NOW = 5000.0
+OUT = Trouble("signed-out", "the sign-in was given up")
+DUE = Forecast(1_800_000_000.0, "sign-in frequency", "likely")
+
+
+def token(issued: float) -> Token:
+    return Token("secret", issued, issued + 3600.0, issued + 2000.0)
+
+
+def well(issued: float = 1000.0, **more: Any) -> Facts:
+    """An account that has a token."""
+    return Facts("u", [Life(token(issued))], login="cms login u", given_at=100.0, **more)
+
+
+def ended(**more: Any) -> Facts:
+    """An account that needs a sign-in, with a token that is good for a while."""
+    return Facts("u", [Life(token(1000.0), NeedsSignIn(4000.0, REVOKED))], login="cms login u", given_at=100.0, **more)
+
+
+def failing_since(since: float, trouble: Trouble = DOWN) -> Facts:
+    phase = Failing(since, 3, since + 60.0, since + 120.0, 0.0, trouble)
+    return Facts("u", [Life(token(1000.0), phase)], given_at=100.0)
+
+
+@dataclass
+class Listener:
+    """A hook, and what it has been told so far."""
+
+    hook: Hook = ALL
+    heard: Heard = field(default_factory=lambda: first_heard(well()))
+    last: Hearing | None = None
+
+    def hears(self, facts: Facts, now: float = NOW) -> list[str]:
+        """Return the events that it is told."""
+        return [each.event for each in self.notices(facts, now)]
+
+    def notices(self, facts: Facts, now: float = NOW) -> tuple[Notice, ...]:
+        self.last = hear(self.hook, self.heard, facts, now)
+        self.heard = self.last.heard
+        return self.last.notices
+
+    @property
+    def again(self) -> float:
+        assert self.last
+        return self.last.again
+
+
+class TestHook:
+    def test_what_was_there_before_is_no_news(self) -> None:
+        """A hook that comes to an account where all is well hears nothing."""
+        assert [] == Listener().hears(well())
+        assert (Heard(newest=1000.0, given_at=100.0), math.inf) == (first_heard(well()), math.inf)
+
+    def test_a_required_sign_in_is_told_with_the_command_and_the_page(self) -> None:
+        """What happened, whose move it is, the command, the page, and Entra's number."""
+        lost = replace(REVOKED, aadsts=50173)
+        facts = replace(ended(page="http://127.0.0.1:8080/"), lives=[Life(None, NeedsSignIn(1.0, lost))])
+        told = Listener().notices(facts)
+
+        expected = Notice(
+            "sign-in-required",
+            "u",
+            "AADSTS50173",
+            "cms login u@example.test",
+            login="cms login u",
+            page="http://127.0.0.1:8080/",
+            aadsts=50173,
+        )
+        assert (expected,) == told
+
+    def test_it_is_told_again_until_it_is_done(self) -> None:
+        """Once, then at each interval, and no more once a newer token is there."""
+        each = Listener()
+
+        assert ["sign-in-required"] == each.hears(ended())
+        assert NOW + REMIND_SECONDS == each.again
+        assert [] == each.hears(ended(), NOW + REMIND_SECONDS - 1)
+        assert ["sign-in-required"] == each.hears(ended(), NOW + REMIND_SECONDS)
+        assert NOW + 2 * REMIND_SECONDS == each.again
+        assert ["signed-in", "refreshed"] == each.hears(well(NOW + REMIND_SECONDS + 5), NOW + REMIND_SECONDS + 9)
+        assert [] == each.hears(well(NOW + REMIND_SECONDS + 5), NOW + 9 * REMIND_SECONDS)
+
+    def test_a_refused_application_asks_nobody_to_sign_in(self) -> None:
+        """It is told at once, as failing, with what is to be mended; then that it works again."""
+        each = Listener()
+        refused = replace(ended(), lives=[Life(token(1000.0), NeedsSignIn(4000.0, DOWN, NOW + 900.0))], login="")
+
+        assert [replace(TOLD_DOWN, aadsts=None)] == list(each.notices(refused))
+        assert ([], math.inf) == (each.hears(refused, NOW + 1e6), each.again)
+        assert ["recovered", "refreshed"] == each.hears(well(NOW + 950.0), NOW + 1000.0)
+
+    def test_a_refused_sign_in_is_told_once(self) -> None:
+        """What stands in the way is news; what it is, told, no more until the next reminder."""
+        each = Listener()
+        each.hears(ended())
+        blocked = Trouble("refused", "a policy blocks this sign-in", "the administrator", aadsts=53003)
+        refused = replace(ended(), lives=[Life(token(1000.0), NeedsSignIn(4000.0, blocked))])
+        told = each.notices(refused, NOW + 60)
+
+        assert [("sign-in-required", "a policy blocks this sign-in", "the administrator", 53003)] == [
+            (one.event, one.message, one.hint, one.aadsts) for one in told
+        ]
+        assert ([], NOW + 60 + REMIND_SECONDS) == (each.hears(refused, NOW + 61), each.again)
+        assert ["signed-in", "refreshed"] == each.hears(well(NOW + 90), NOW + 91)
+
+    def test_no_reminders_where_none_are_wanted(self) -> None:
+        """With 0 it is told once."""
+        each = Listener(replace(ALL, remind=0.0))
+
+        assert ["sign-in-required"] == each.hears(ended())
+        assert ([], math.inf) == (each.hears(ended(), NOW + 1e6), each.again)
+
+    def test_a_try_that_is_not_answered_yet_is_no_sign_in(self) -> None:
+        """`cms refresh` makes it look well for a moment: neither its end nor its beginning is told."""
+        each = Listener()
+        each.hears(ended())
+
+        assert [] == each.hears(well())
+        assert [] == each.hears(ended(), NOW + 1)
+
+    def test_the_link_is_told_at_once_and_in_reminders(self) -> None:
+        """A sign-in that begins is told with its link and code, once; a reminder has them again."""
+        each = Listener()
+        waiting = ended(url="https://login/device", code="ABCD", prompt_hint="open it and enter ABCD")
+        each.hears(ended())
+        told = each.notices(waiting, NOW + 60)
+
+        assert ("https://login/device", "ABCD", "open it and enter ABCD", "AADSTS50173") == (
+            told[0].url,
+            told[0].code,
+            told[0].hint,
+            told[0].message,
+        )
+        assert [] == each.hears(waiting, NOW + 61)
+        assert "ABCD" == each.notices(waiting, NOW + 60 + REMIND_SECONDS)[0].code
+        assert [] == each.hears(ended(), NOW + 70 + REMIND_SECONDS)
+
+    def test_a_sign_in_nobody_needed(self) -> None:
+        """Whoever signs in early is told the link and the end of it, and no reminder."""
+        each = Listener()
+
+        assert ["sign-in-required"] == each.hears(well(url="https://login/1"))
+        assert [] == each.hears(well(url="https://login/1"), NOW + 2 * REMIND_SECONDS)
+        assert [] == each.hears(well())
+        assert ["signed-in", "refreshed"] == each.hears(replace(well(NOW), given_at=200.0))
+
+    def test_the_desktop_is_not_told_of_what_was_begun_in_front_of_it(self) -> None:
+        """Without `prompts` a link is part of a notice that is due, and no reason for one."""
+        each = Listener(replace(ALL, prompts=False))
+
+        assert [] == each.hears(well(url="https://login/1"))
+        assert "https://login/1" == each.notices(ended(url="https://login/1"))[0].url
+        assert [] == each.hears(ended(url="https://login/2"))
+
+    def test_who_signed_out_is_not_asked_to_sign_in(self) -> None:
+        """`cms logout` is somebody's wish."""
+        assert [] == Listener().hears(Facts("u", [Life(None, NeedsSignIn(1.0, OUT))]))
+
+    def test_an_outage_is_told_after_the_hooks_own_grace(self) -> None:
+        """At the very moment, by the clock and not by the next try; its end only if it was told."""
+        patient, hasty = Listener(), Listener(replace(ALL, grace=30.0))
+
+        assert ["failing"] == hasty.hears(failing_since(NOW - 30))
+        assert ([], NOW - 30 + GRACE_SECONDS) == (patient.hears(failing_since(NOW - 30)), patient.again)
+        assert ["recovered", "refreshed"] == hasty.hears(well(NOW + 5), NOW + 6)
+        assert ["refreshed"] == patient.hears(well(NOW + 5), NOW + 6)
+
+    def test_a_locked_key_is_told_at_once(self) -> None:
+        """Only a person unlocks it."""
+        each = Listener()
+
+        assert ["locked"] == each.hears(failing_since(NOW, LOCKED))
+        assert [] == each.hears(failing_since(NOW, LOCKED), NOW + 999)
+        assert ["recovered", "refreshed"] == each.hears(well(NOW + 1000), NOW + 1001)
+
+    def test_the_worst_is_told(self) -> None:
+        """Of several tokens of one sign-in, what needs a person first."""
+        lives = [*failing_since(NOW - 9999).lives, *failing_since(NOW, LOCKED).lives, *ended().lives]
+        each = Listener()
+
+        assert ["sign-in-required"] == each.hears(Facts("u", lives))
+        assert ["locked"] == each.hears(Facts("u", lives[:2]))
+        assert ["failing"] == each.hears(Facts("u", lives[:1]))
+
+    def test_the_end_is_foretold_once_for_each_sign_in(self) -> None:
+        """At the moment of the warning, with reason, certainty and command; again only of the next sign-in."""
+        each = Listener()
+        near = well(forecast=DUE, warn_at=NOW + 10)
+
+        assert ([], NOW + 10) == (each.hears(near), each.again)
+        told = each.notices(near, NOW + 10)
+        expected = Notice(
+            "sign-in-due",
+            "u",
+            "the sign-in is expected to end soon: sign-in frequency (likely)",
+            "sign in before mail has to wait: `cms login u`",
+            login="cms login u",
+            due=DUE.due,
+        )
+        assert (expected,) == told
+        assert ([], math.inf) == (each.hears(near, NOW + 20), each.again)
+        assert ["signed-in", "sign-in-due"] == each.hears(replace(near, given_at=200.0), NOW + 30)
+
+    def test_nobody_is_told_to_sign_in_where_nobody_can(self) -> None:
+        """An account without a person's sign-in has no such command."""
+        told = Listener().notices(replace(well(forecast=DUE, warn_at=0.0), login=""))
+
+        assert ("sign-in-due", "") == (told[0].event, told[0].hint)
+
+    def test_only_what_was_asked_for(self) -> None:
+        """What a hook has not asked for is kept in mind all the same: the sign-in that ends a trouble is told."""
+        each = Listener(replace(ALL, events=("signed-in",)))
+
+        assert [] == each.hears(ended())
+        assert ["signed-in"] == each.hears(well(NOW + 1), NOW + 2)
+
+    def test_each_new_token_is_told_to_whoever_asks(self) -> None:
+        """`refreshed` is not among the usual events."""
+        each = Listener()
+
+        assert ["refreshed"] == each.hears(well(2000.0))
+        assert [] == each.hears(well(2000.0))
+        assert {"refreshed"} == set(EVENTS) - set(USUAL_EVENTS)
+
+
+phases = st.one_of(
+    st.just(Life(None).phase),
+    st.builds(NeedsSignIn, st.floats(0, 1e5), st.sampled_from([REVOKED, OUT])),
+    st.builds(lambda since, trouble: failing_since(since, trouble).lives[0].phase, st.floats(0, 1e5), st.just(DOWN)),
+    st.builds(lambda since, trouble: failing_since(since, trouble).lives[0].phase, st.floats(0, 1e5), st.just(LOCKED)),
+)
+lives_of_all_kinds = st.builds(Life, st.none() | st.floats(0, 1e5).map(token), phases)
+facts_of_all_kinds = st.builds(
+    Facts,
+    st.just("u"),
+    st.lists(lives_of_all_kinds, max_size=3),
+    url=st.sampled_from(["", "https://login/1", "https://login/2"]),
+    given_at=st.sampled_from([0.0, 100.0, 200.0]),
+    forecast=st.sampled_from([None, DUE]),
+    warn_at=st.floats(0, 1e5),
+)
+
+
+@given(st.lists(st.tuples(facts_of_all_kinds, st.floats(0.001, 1e4)), max_size=12), st.booleans())
+def test_nothing_is_told_twice_at_one_moment(steps: list[tuple[Facts, float]], prompts: bool) -> None:
+    """Whatever happens: looking again at once tells nothing, and the next look is never now or earlier."""
+    each, now = Listener(replace(ALL, prompts=prompts), Heard()), 0.0
+    for facts, pause in steps:
+        now += pause
+        each.hears(facts, now)
+
+        assert each.again > now
+        assert [] == each.hears(facts, now)

@@ -1,0 +1,195 @@
+"""Who may have which token."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cms.core.accounts import Account, Grant, mail_scopes
+from cms.core.lifecycle import Deny
+from cms.core.policy import Allow, Peer, Rules, admits, decide
+from cms_oauth.wire import EXIT_CODES, Request
+
+OWNER, ALICE, EXIM, MAIL = 1000, 1001, 100, 200
+SCOPES = mail_scopes("https://outlook.office.com", ["SMTP", "IMAP"])
+GRAPH = ("https://graph.microsoft.com/Mail.Send",)
+
+
+def account(user: str, *, login: str | None = None, **scopes: tuple[str, ...]) -> Account:
+    grant = Grant("https://login.example/common", "id", user if login is None else login)
+    return Account(user, grant, scopes or {"SMTP": SCOPES, "IMAP": SCOPES})
+
+
+A, B = account("Alice@Example.test"), account("b@example.test")
+NAMELESS = account("")
+
+
+def rules(*accounts: Account, users: set[int] | None = None, groups: set[int] | None = None) -> Rules:
+    return Rules(
+        OWNER,
+        accounts or (A, B),
+        ("SMTP", "IMAP"),
+        None if users is None else frozenset(users),
+        None if groups is None else frozenset(groups),
+    )
+
+
+def ask(request: Request, its: Rules, names: dict[str, str] | None = None, uid: int = OWNER) -> Allow | Deny:
+    return decide(Peer(1, uid, uid), request, its, names or {})
+
+
+def code(answer: Allow | Deny) -> str:
+    return answer.code if isinstance(answer, Deny) else "allowed"
+
+
+@pytest.mark.parametrize(
+    ("peer", "its", "expected"),
+    [
+        (Peer(1, ALICE, ALICE), rules(), True),
+        (Peer(1, ALICE, ALICE), rules(users={ALICE}), True),
+        (Peer(1, EXIM, EXIM), rules(users={ALICE}), False),
+        (Peer(1, OWNER, OWNER), rules(users={ALICE}), True),
+        (Peer(1, 0, 0), rules(users={ALICE}), True),
+        (Peer(1, ALICE, ALICE), rules(users=set()), False),
+        (Peer(1, ALICE, ALICE), rules(groups=set()), False),
+        (Peer(1, EXIM, MAIL), rules(groups={MAIL}), True),
+        (Peer(1, EXIM, EXIM, (MAIL,)), rules(groups={MAIL}), True),
+        (Peer(1, EXIM, EXIM, (EXIM, 7)), rules(groups={MAIL}), False),
+        # A uid is no gid, however alike the numbers are.
+        (Peer(1, MAIL, EXIM), rules(groups={MAIL}), False),
+        (Peer(1, EXIM, MAIL), rules(users={MAIL}), False),
+        # A user or a group is enough where both are given.
+        (Peer(1, ALICE, ALICE), rules(users={ALICE}, groups={MAIL}), True),
+        (Peer(1, EXIM, MAIL), rules(users={ALICE}, groups={MAIL}), True),
+        (Peer(1, EXIM, EXIM), rules(users={ALICE}, groups={MAIL}), False),
+        (Peer(1, 65534, 65534), rules(users={ALICE}), False),
+        # Members of root's group are not root.
+        (Peer(1, ALICE, 0), rules(users={EXIM}), False),
+    ],
+)
+def test_exactly_the_named_the_owner_and_root_may_ask(peer: Peer, its: Rules, *, expected: bool) -> None:
+    """With users or groups given these, the owner and root may ask; without, whoever the permission bits let in."""
+    assert expected == admits(peer, its)
+
+
+NUMBERS = st.integers(0, 5)
+
+
+@given(NUMBERS, NUMBERS, st.lists(NUMBERS), st.frozensets(NUMBERS), st.frozensets(NUMBERS))
+def test_a_stranger_gets_no_token_whatever_it_asks(
+    uid: int, gid: int, more: list[int], users: frozenset[int], groups: frozenset[int]
+) -> None:
+    """Nobody outside users and groups, but the owner and root, ever gets an Allow."""
+    peer = Peer(1, uid, gid, tuple(more))
+    its = Rules(3, (A,), ("SMTP",), users, groups)
+    expected = uid in users or uid in {0, 3} or bool(groups & {gid, *more})
+
+    assert expected == isinstance(decide(peer, Request("SMTP"), its, {}), Allow)
+
+
+def test_a_stranger_learns_nothing_but_that_it_may_not_ask() -> None:
+    """What a stranger is told does not depend on the accounts and protocols that there are."""
+    its = rules(users={ALICE})
+    told = {ask(Request(*what), its, uid=EXIM) for what in (("SMTP",), ("IMAP", "token", "b@example.test"), ("NONE",))}
+
+    assert ["denied"] == [code(each) for each in told]
+
+
+@pytest.mark.parametrize("user", ["alice@example.test", "ALICE@EXAMPLE.TEST", "Alice@Example.test"])
+def test_users_are_chosen_in_any_case(user: str) -> None:
+    """Mail tools write addresses as they like; the name in the token's SASL string is the configuration's."""
+    assert Allow(A, SCOPES) == ask(Request("SMTP", user=user), rules())
+
+
+@pytest.mark.parametrize("user", ["c@example.test", "alice", "alice@example.test.evil.test", "*"])
+def test_an_unknown_user_is_told_so_without_a_list_of_those_that_are_known(user: str) -> None:
+    """A name that is not served is unknown-account, and the answer names no account."""
+    answer = ask(Request("SMTP", user=user), rules())
+
+    assert code(answer) == "unknown-account"
+    assert "example.test" not in str(answer)
+
+
+def test_one_mailbox_is_never_taken_for_another() -> None:
+    """Letters that only look or fold alike are different names: ß is not ss."""
+    its = rules(account("strasse@example.test"))
+
+    assert code(ask(Request("SMTP", user="straße@example.test"), its)) == "unknown-account"
+
+
+def test_no_user_means_the_only_account() -> None:
+    """A request without a user gets the only account of the socket."""
+    assert Allow(B, SCOPES) == ask(Request("SMTP"), rules(B))
+
+
+def test_no_user_is_refused_where_there_is_a_choice() -> None:
+    """cms never guesses which of two accounts was meant."""
+    answer = ask(Request("SMTP"), rules())
+
+    assert code(answer) == "unknown-account"
+    assert "--user" in str(answer)
+
+
+def test_accounts_of_one_name_are_one_account() -> None:
+    """A second resource is another Account of the same name: a request gets the one that serves its protocol."""
+    graph = account("ALICE@example.test", GRAPH=GRAPH)
+    its = Rules(OWNER, (A, graph), ("SMTP", "GRAPH"))
+
+    assert Allow(graph, GRAPH) == ask(Request("GRAPH"), its)
+    assert Allow(A, SCOPES) == ask(Request("SMTP", user="alice@example.test"), its)
+
+
+@pytest.mark.parametrize("protocol", ["POP", "GRAPH", "X"])
+def test_a_protocol_that_is_not_served_is_told_so(protocol: str) -> None:
+    """A protocol outside the socket's own, or without scopes in the account, is unknown-protocol."""
+    assert code(ask(Request(protocol, user=A.user), rules())) == "unknown-protocol"
+
+
+def test_a_socket_opens_no_protocol_that_only_the_account_has() -> None:
+    """The account's scopes do not widen what its socket serves."""
+    its = Rules(OWNER, (A,), ("SMTP",))
+
+    assert code(ask(Request("IMAP"), its)) == "unknown-protocol"
+
+
+def test_an_account_without_scopes_for_a_protocol_does_not_serve_it() -> None:
+    """The socket's protocols do not widen what the account has scopes for."""
+    its = Rules(OWNER, (account("a@example.test", SMTP=SCOPES),), ("SMTP", "IMAP"))
+
+    assert code(ask(Request("IMAP"), its)) == "unknown-protocol"
+
+
+def test_an_account_without_a_user_is_whoever_signed_in() -> None:
+    """user=None: the name is the one that signed in, for choosing and for the SASL string."""
+    names = {NAMELESS.grant.key: "Who@example.test"}
+    answers = [ask(Request("SMTP", user=user), rules(NAMELESS), names) for user in ("", "who@EXAMPLE.test")]
+
+    assert [("Who@example.test", NAMELESS.grant)] * 2 == [
+        (answer.account.user, answer.account.grant) for answer in answers if isinstance(answer, Allow)
+    ]
+
+
+def test_an_account_that_nobody_signed_in_to_makes_mail_wait() -> None:
+    """Until someone has signed in, any name may be the right one: sign-in-required, so that mail is not bounced."""
+    answer = ask(Request("SMTP", user="who@example.test"), rules(NAMELESS, B))
+
+    assert (code(answer), EXIT_CODES[code(answer)]) == ("sign-in-required", 75)
+
+
+def test_without_a_user_the_nameless_account_is_still_the_only_one() -> None:
+    """A request without a user reaches the only account's keeper, which knows why there is no token yet."""
+    assert Allow(NAMELESS, SCOPES) == ask(Request("SMTP"), rules(NAMELESS))
+
+
+def test_every_refusal_has_a_code_of_the_wire_and_a_next_move() -> None:
+    """Each denial says what happened and whose move it is, under a code that the protocol knows."""
+    refusals = [
+        ask(Request("SMTP"), rules(users=set()), uid=EXIM),
+        ask(Request("SMTP"), rules()),
+        ask(Request("SMTP", user="x"), rules()),
+        ask(Request("SMTP", user="x"), rules(NAMELESS)),
+        ask(Request("POP", user=A.user), rules()),
+    ]
+
+    assert all(isinstance(each, Deny) and each.code in EXIT_CODES and each.message and each.hint for each in refusals)

@@ -1,0 +1,287 @@
+"""A token is looked into before it is served: the right resource by any of its names, an application's roles."""
+
+from __future__ import annotations
+
+import json
+from base64 import urlsafe_b64encode
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.keeper import FakeKeeper
+from support.trio_run import in_trio
+
+from cms.cli.doctor.assess import Asked, consent
+from cms.config.model import FileSpec
+from cms.core.accounts import Account, Grant, Scopes
+from cms.core.lifecycle import Deny, Granted, Life, Outcome, Token, absorb
+from cms.core.policy import Allow
+from cms.core.preflight import fits, misfit
+from cms.core.status import Entry, describe
+from cms.daemon.serving.issue import Teller
+from cms.daemon.serving.token_files import _File
+from cms.system.clock import SystemClock
+from cms_oauth.claims import Claims
+from cms_oauth.microsoft import EXCHANGE, GRAPH
+
+MAIL: Scopes = ("https://outlook.office.com/SMTP.Send", "https://outlook.office.com/IMAP.AccessAsUser.All")
+GRAPH_SCOPES: Scopes = ("https://graph.microsoft.com/Mail.Send",)
+NOW = 1000.0
+
+
+def person(audience: str) -> Claims:
+    return Claims(audience=audience, scopes=("SMTP.Send",), user="a@example.test")
+
+
+def application(*roles: str) -> Claims:
+    return Claims(audience="https://outlook.office365.com", roles=roles, application=True)
+
+
+def message(claims: Claims | None, protocol: str = "SMTP", scopes: Scopes = MAIL) -> str:
+    found = misfit(claims, protocol, scopes)
+    return found.message if found else ""
+
+
+@pytest.mark.parametrize(
+    "audience",
+    [
+        "https://outlook.office.com",
+        "https://outlook.office.com/",
+        "https://outlook.office365.com",
+        "https://OUTLOOK.office365.com:443/",
+        "https://outlook.office365.us",
+        "https://outlook-dod.office365.us",
+        "https://partner.outlook.cn",
+        "outlook.office.com",
+        EXCHANGE,
+        EXCHANGE.upper(),
+        "",
+    ],
+)
+@pytest.mark.parametrize("protocol", ["SMTP", "IMAP", "POP"])
+def test_exchange_has_many_names(audience: str, protocol: str) -> None:
+    """Whatever the token calls Exchange Online, and where it names no resource, it is served."""
+    assert "" == message(person(audience), protocol)
+
+
+@pytest.mark.parametrize("protocol", ["SMTP", "IMAP", "POP"])
+@pytest.mark.parametrize("audience", ["https://graph.microsoft.com", "https://graph.microsoft.us/", GRAPH])
+def test_a_graph_token_opens_no_mail_protocol(audience: str, protocol: str) -> None:
+    """The commonest mistake of all is named, with both resources."""
+    expected = f"the token is for Microsoft Graph, and {protocol} needs one for Exchange Online"
+
+    assert expected == message(person(audience), protocol)
+    assert expected == message(person(audience), protocol, scopes=("https://graph.microsoft.com/SMTP.Send",))
+
+
+def test_another_resource_is_named() -> None:
+    """By its name, its host, or its id."""
+    assert "the token is for Azure Key Vault, and SMTP needs one for Exchange Online" == message(
+        person("https://vault.azure.net")
+    )
+    assert "the token is for webmail.apps.mil, and SMTP needs one for Exchange Online" == message(
+        person("https://webmail.apps.mil")
+    )
+    assert "the token is for 11111111-2222-3333-4444-555555555555, and SMTP needs one for Exchange Online" == message(
+        person("11111111-2222-3333-4444-555555555555")
+    )
+
+
+@pytest.mark.parametrize(
+    ("audience", "certain"),
+    [
+        ("https://graph.microsoft.com", True),
+        ("https://microsoftgraph.chinacloudapi.cn", True),
+        ("https://management.azure.com/", True),
+        ("https://management.core.usgovcloudapi.net/", True),
+        ("00000002-0000-0000-c000-000000000000", True),
+        ("https://webmail.apps.mil", False),
+        ("https://outlook.cn", False),
+        ("https://substrate.office.com", False),
+        ("11111111-2222-3333-4444-555555555555", False),
+    ],
+)
+def test_only_what_is_known_to_be_another_is_refused(audience: str, certain: bool) -> None:
+    """Any other may be a name of Exchange's that is not known here: it is served, and warned about."""
+    found = misfit(person(audience), "SMTP", MAIL)
+    token = replace(held(MAIL_TOKEN), claims=person(audience))
+
+    assert found is not None
+    assert (certain, not certain) == (found.certain, fits(token, "SMTP", MAIL))
+
+
+def test_nobody_signs_in_for_an_application() -> None:
+    """Its token is asked for anew instead; a person's needs a sign-in."""
+    graph = Claims(audience=GRAPH, application=True)
+    hints = [misfit(each, "SMTP", MAIL) for each in (graph, person(GRAPH))]
+
+    assert [True, False] == ["`cms refresh`" in each.hint for each in hints if each]
+    assert [False, True] == ["`cms login`" in each.hint for each in hints if each]
+
+
+def test_a_resource_of_ones_own_is_right_where_it_was_asked_for() -> None:
+    """An Exchange of one's own, behind scopes= of one's own; an id may be any resource's but Exchange Online's."""
+    own = ("https://mail.example.test/SMTP.Send",)
+
+    assert "" == message(person("https://mail.example.test/"), scopes=own)
+    assert "" == message(person("11111111-2222-3333-4444-555555555555"), scopes=own)
+    assert "" == message(person(EXCHANGE), scopes=own)
+    assert "" != message(person(GRAPH), scopes=own)
+
+
+@pytest.mark.parametrize("audience", ["https://graph.microsoft.com", GRAPH, "11111111-2222-3333-4444-555555555555"])
+def test_a_protocol_of_ones_own_has_its_resource(audience: str) -> None:
+    """Under either name, and an id that nobody knows is served."""
+    assert "" == message(person(audience), "GRAPH", GRAPH_SCOPES)
+
+
+@pytest.mark.parametrize("audience", ["https://outlook.office.com", EXCHANGE, "https://vault.azure.net"])
+def test_a_protocol_of_ones_own_takes_no_other(audience: str) -> None:
+    """A mail token is none for Graph."""
+    assert "and GRAPH needs one for Microsoft Graph" in message(person(audience), "GRAPH", GRAPH_SCOPES)
+
+
+@pytest.mark.parametrize(
+    ("audience", "expected"),
+    [
+        ("https://management.azure.com/", ""),
+        ("https://management.core.windows.net/", ""),
+        ("797f4846-ba00-4fd7-ba43-dac1f8f63013", ""),
+        ("https://vault.azure.net", "the token is for Azure Key Vault, and ARM needs one for the management of Azure"),
+        (GRAPH, "the token is for Microsoft Graph, and ARM needs one for the management of Azure"),
+    ],
+)
+def test_a_resource_with_several_names_is_one(audience: str, expected: str) -> None:
+    """Azure's management is asked for by one name, and its tokens have another; any other resource's are refused."""
+    scopes = ("https://management.azure.com/.default",)
+
+    assert expected == message(person(audience), "ARM", scopes)
+
+
+def test_what_cannot_be_decoded_is_served() -> None:
+    """A token is the server's to judge."""
+    assert misfit(None, "SMTP", MAIL) is None
+
+
+@pytest.mark.parametrize(
+    ("protocol", "role"), [("SMTP", "SMTP.SendAsApp"), ("IMAP", "IMAP.AccessAsApp"), ("POP", "POP.AccessAsApp")]
+)
+def test_an_application_needs_a_role_for_each_protocol(protocol: str, role: str) -> None:
+    """It has what it needs, or is told what is missing and who gives it. SMTP may have been given in Exchange."""
+    found = misfit(application("Mail.Send"), protocol, MAIL)
+
+    assert misfit(application(role), protocol, MAIL) is None
+    assert found is not None
+    assert (f"the application's token has no role {role}, which {protocol} needs", protocol != "SMTP") == (
+        found.message,
+        found.certain,
+    )
+    assert f"an administrator adds {role}" in found.hint
+
+
+def test_roles_are_for_mail_protocols() -> None:
+    """What another resource calls its permissions is not known here."""
+    graph = Claims(audience=GRAPH, roles=("Mail.Send",), application=True)
+
+    assert misfit(graph, "GRAPH", GRAPH_SCOPES) is None
+
+
+def jwt(**claims: Any) -> str:
+    parts = ({"typ": "JWT"}, claims)
+    encoded = [urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode() for part in parts]
+    return ".".join([*encoded, "c2lnbmF0dXJl"])
+
+
+def life(secret: str) -> Life:
+    outcome: Outcome = Granted(secret, NOW, 3600.0, MAIL)
+    return absorb(Life(), outcome, NOW, 0.5)
+
+
+def held(secret: str) -> Token:
+    token = life(secret).held
+    assert token is not None
+    return token
+
+
+GRAPH_TOKEN = jwt(aud="https://graph.microsoft.com", scp="Mail.Send", upn="a@example.test")
+MAIL_TOKEN = jwt(aud="https://outlook.office.com", scp="SMTP.Send", upn="a@example.test")
+APP_TOKEN = jwt(aud="https://outlook.office365.com", idtyp="app", roles=[])
+GRANT = Grant("https://login.example.test/common", "client", "a@example.test", (MAIL,))
+ACCOUNT = Account("a@example.test", GRANT, {"SMTP": MAIL, "IMAP": MAIL})
+
+
+@pytest.mark.parametrize(
+    ("secret", "protocol", "expected"),
+    [
+        (GRAPH_TOKEN, "SMTP", "sign-in-required"),
+        (MAIL_TOKEN, "SMTP", ""),
+        ("opaque", "SMTP", ""),
+        (APP_TOKEN, "SMTP", ""),
+        (APP_TOKEN, "IMAP", "sign-in-required"),
+    ],
+)
+@in_trio
+async def test_a_token_that_cannot_do_it_is_not_served(secret: str, protocol: str, expected: str) -> None:
+    """The request gets a coded error in place of the token; mail waits."""
+    keeper = FakeKeeper(reply=held(secret))
+    keeper.open.set()
+    reply = await Teller(lambda _grant: keeper).token(Allow(ACCOUNT, MAIL), protocol)
+
+    assert expected == (reply.code if isinstance(reply, Deny) else "")
+
+
+@in_trio
+async def test_preflight_can_be_switched_off() -> None:
+    """Then neither the token nor its scopes are looked at."""
+    keeper = FakeKeeper(reply=held(GRAPH_TOKEN))
+    keeper.open.set()
+    reply = await Teller(lambda _grant: keeper).token(Allow(replace(ACCOUNT, preflight=False), MAIL), "SMTP")
+
+    assert isinstance(reply, Token)
+    assert [""] == keeper.permissions
+
+
+@in_trio
+async def test_no_token_file_holds_such_a_token(tmp_path: Path) -> None:
+    """Unless preflight is switched off."""
+    files = [
+        _File(FileSpec(str(tmp_path / "x"), account, "SMTP", 0o600, False, 1), None, SystemClock(), None)  # type: ignore[arg-type] # no keeper is asked
+        for account in (ACCOUNT, replace(ACCOUNT, preflight=False))
+    ]
+
+    assert [False, True] == [file._fits(held(GRAPH_TOKEN)) for file in files]
+    assert [True, True] == [file._fits(held(MAIL_TOKEN)) for file in files]
+
+
+def test_status_says_so() -> None:
+    """Each row warns of what its token cannot open, whether it is served or not."""
+    (row,) = describe([Entry(ACCOUNT, "a@example.test", {MAIL: life(GRAPH_TOKEN)})], NOW, 0.0)
+    (good,) = describe([Entry(ACCOUNT, "a@example.test", {MAIL: life(MAIL_TOKEN)})], NOW, 0.0)
+
+    assert "the token is for Microsoft Graph, and SMTP needs one for Exchange Online" in row.warning
+    assert "the token is for Microsoft Graph, and IMAP needs one" in row.warning
+    assert "" == good.warning
+
+
+# A mail server of one's own, whose provider calls its permission as it likes.
+OWN: Scopes = ("https://dovecot.example.test/mail.access",)
+OWN_ACCOUNT = replace(ACCOUNT, grant=replace(GRANT, scope_sets=(OWN,)), scopes={"SMTP": OWN, "IMAP": OWN})
+OWN_TOKEN = replace(held(jwt(aud="dovecot", scp="mail.access")), scopes=OWN)
+
+
+@in_trio
+async def test_a_permission_of_ones_own_is_served(tmp_path: Path) -> None:
+    """Nobody is told to consent to Exchange's: at the socket, in a token file, in the status and by the doctor."""
+    keeper = FakeKeeper(reply=OWN_TOKEN)
+    keeper.open.set()
+    reply = await Teller(lambda _grant: keeper).token(Allow(OWN_ACCOUNT, OWN), "IMAP")
+    spec = FileSpec(str(tmp_path / "x"), OWN_ACCOUNT, "SMTP", 0o600, False, 1)
+    file = _File(spec, None, SystemClock(), None)  # type: ignore[arg-type] # no keeper is asked
+    (row,) = describe([Entry(OWN_ACCOUNT, "a@example.test", {OWN: Life(OWN_TOKEN)})], NOW, 0.0)
+    finding = consent(Asked(OWN_ACCOUNT, "IMAP", got=True, claims=OWN_TOKEN.claims))
+
+    assert (OWN_TOKEN, ["mail.access"]) == (reply, keeper.permissions)
+    assert (True, "") == (file._fits(OWN_TOKEN), row.warning)
+    assert finding is not None
+    assert "pass" == finding.level

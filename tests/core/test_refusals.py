@@ -1,0 +1,291 @@
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cms.core import refusals
+from cms.core.accounts import DEFAULT_REGISTRATION, Grant
+from cms.core.lifecycle import KINDS, Refused, Transient, Trouble
+from cms_oauth.diagnosis import entra
+
+ALL_ROWS = [*entra.ROWS.values(), *entra.SUBERRORS.values(), *entra.ERRORS.values()]
+GRANT = Grant("https://login.example/common", "client", "ann@example.test", redirect_uri="http://localhost/x")
+
+
+def refusal(number: int, **more: object) -> dict[str, object]:
+    return {
+        "error": "invalid_grant",
+        "error_description": f"AADSTS{number}: prose that is nobody's business. Trace ID: x",
+        "error_codes": [number],
+        "correlation_id": "11111111-2222-3333-4444-555555555555",
+        **more,
+    }
+
+
+@pytest.mark.parametrize("number", [*entra.ROWS, *(each for each in entra.APPLICATION_ROWS if each not in entra.ROWS)])
+def test_every_number_says_what_and_who(number: int) -> None:
+    """Each known number gives a message in our own words, the number to look up, the next move and a known kind."""
+    outcome = refusals.explain(refusal(number), GRANT)
+    trouble = outcome.trouble
+
+    assert number == trouble.aadsts
+    assert f"AADSTS{number}" in trouble.message
+    assert "prose" not in trouble.message + trouble.hint
+    assert trouble.hint
+    assert not re.search(r"[{}]", trouble.hint)
+    assert trouble.kind in KINDS
+    assert "11111111-2222-3333-4444-555555555555" == trouble.correlation_id
+    assert entra.row_of(number).transient == isinstance(outcome, Transient)
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (50173, "`cms login ann@example.test`"),
+        (50076, "`cms login ann@example.test --browser`"),
+        (70019, "`cms login ann@example.test --device`"),
+        (50011, "register exactly http://localhost/x"),
+        (9002327, 'set origin="http://localhost"'),
+        (9002327, "the registration of the application client"),
+        (9002326, "the registration of the application client"),
+        (50011, "the registration of the application client"),
+        (700084, "the registration of the application client"),
+        (9002326, 'origin=""'),
+        (50057, "then `cms refresh`"),
+        (7000222, "then `cms refresh`"),
+        (700027, "then `cms refresh`"),
+        (700025, "then `cms reload`"),
+        (700084, "24 hours"),
+        (7000218, "client_secret"),
+        (65001, "need admin approval"),
+        (65001, "`cms admin-consent-url ann@example.test`"),
+        (90094, "`cms admin-consent-url ann@example.test`"),
+        (90095, "`cms admin-consent-url ann@example.test`"),
+        (90008, "`cms admin-consent-url ann@example.test`"),
+    ],
+)
+def test_next_move(number: int, words: str) -> None:
+    """The hint names the command or the setting that helps."""
+    trouble = refusals.explain(refusal(number), GRANT).trouble
+
+    assert words in trouble.message + trouble.hint
+
+
+def test_a_known_registration_is_named() -> None:
+    """Where the registration is the reason, people are told whose it is."""
+    grant = replace(GRANT, client_id=DEFAULT_REGISTRATION.client_id, redirect_uri=DEFAULT_REGISTRATION.redirect_uri)
+    trouble = refusals.explain(refusal(9002327), grant).trouble
+
+    assert "the registration of the application cms" in trouble.message
+    assert 'set origin="http://127.0.0.1:8080" for the account' in trouble.hint
+
+
+@pytest.mark.parametrize("row", ALL_ROWS)
+def test_a_refusal_names_the_next_command(row: entra.Row) -> None:
+    """Nothing tries a refused sign-in again by itself: each hint ends in a command that does."""
+    assert row.transient or any(word in row.hint for word in ("{login}", "`cms refresh`", "`cms reload`"))
+
+
+def at_a_sign_in(answer: dict[str, object]) -> Trouble:
+    """Return what somebody is told whose sign-in ended with this answer."""
+    outcome = refusals.in_person(refusals.explain(answer, GRANT), refusals.hint("start again: {login}", GRANT))
+    return outcome.trouble  # type: ignore[union-attr]  # explain never grants
+
+
+EVERY_ANSWER: dict[str, tuple[entra.Row, dict[str, object]]] = {
+    **{f"AADSTS{each}": (row, refusal(each)) for each, row in (entra.APPLICATION_ROWS | entra.ROWS).items()},
+    **{each: (row, {"error": "invalid_grant", "suberror": each}) for each, row in entra.SUBERRORS.items()},
+    **{each: (row, {"error": each}) for each, row in entra.ERRORS.items()},
+}
+
+
+@pytest.mark.parametrize("what", EVERY_ANSWER)
+def test_a_sign_in_that_failed_ends_in_a_command_that_can_help(what: str) -> None:
+    """Signing in anew, or asking for consent; whose move it is; and no command to a daemon that may not be there."""
+    row, answer = EVERY_ANSWER[what]
+    text = at_a_sign_in(answer).hint
+
+    assert "`cms login ann@example.test" in text or "`cms admin-consent-url ann@example.test`" in text
+    assert {"administrator": "administrator", "wait": "wait ", "you": ""}[row.mover] in text
+    assert "cms refresh" not in text
+    assert not re.search("by itself|cms tries|nothing to do|wait,", text)
+    # Where the configuration has to change, a command follows that helps without a daemon as well.
+    assert text.count("`cms reload`") == len(re.findall(r"`cms reload`, if cms runs(, and|; then) (start|`cms)", text))
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (53003, "or a managed device has to be used; then start again: `cms login ann@example.test`"),
+        (7000218, "allow public client flows in its registration, then start again: `cms login ann@example.test`;"),
+        (7000218, "then `cms reload`, if cms runs, and start again: `cms login ann@example.test`"),
+        (50034, "then `cms reload`, if cms runs, and `cms login ann@example.test`"),
+        (50011, "and `cms reload`, if cms runs; then `cms login ann@example.test`"),
+        (50053, "wait 15 minutes, then start again: `cms login ann@example.test`; if it lasts, the administrator"),
+        (50196, "wait 15 minutes, then start again: `cms login ann@example.test`; if it lasts, look for a second"),
+        (90055, "wait 15 minutes, then start again: `cms login ann@example.test`"),
+        (90033, "wait a minute, then start again: `cms login ann@example.test`"),
+        (80001, "wait a minute, then start again: `cms login ann@example.test`; tell the administrator"),
+        (700024, "check this machine's clock; then start again: `cms login ann@example.test`"),
+    ],
+)
+def test_what_a_person_is_told_at_a_sign_in(number: int, words: str) -> None:
+    """The sentence is whole, and in the order in which things are done."""
+    assert words in at_a_sign_in(refusal(number)).hint
+
+
+def test_a_failed_import_is_made_anew() -> None:
+    """The command is the one that was given."""
+    refused = refusals.explain(refusal(53003), GRANT)
+
+    assert refusals.in_person(refused, "import again").trouble.hint.endswith("; then import again")  # type: ignore[union-attr]  # as above
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(429, "throttled"), (503, "server"), (408, "server"), (999, "server"), (302, "garbage")]
+)
+def test_a_status_without_an_error(status: int, kind: str) -> None:
+    """Its number is shown, and cms tries again."""
+    trouble = refusals.of_status(status)
+
+    assert (kind, True) == (trouble.kind, trouble.message.endswith(f"(HTTP {status})"))
+    assert refusals.RETRIES in trouble.hint
+
+
+@pytest.mark.parametrize("number", [50196, 90055, 50053])
+def test_long_pauses(number: int) -> None:
+    """A loop, a throttled tenant and a locked account are left alone for a quarter of an hour."""
+    outcome = refusals.explain(refusal(number), GRANT)
+
+    assert isinstance(outcome, Transient)
+    assert entra.LONG_PAUSE == outcome.retry_after
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ({"error": "invalid_grant"}, Refused),
+        ({"error": "invalid_grant", "error_codes": [123456789]}, Refused),
+        ({"error": "interaction_required"}, Refused),
+        ({"error": "invalid_client"}, Refused),
+        ({"error": "temporarily_unavailable"}, Transient),
+        ({"error": "temporarily_unavailable", "error_codes": [424242]}, Transient),
+        ({"error": "server_error"}, Transient),
+        ({"error": "something_new"}, Transient),
+        ({"error": None}, Transient),
+        ({"error": "invalid_grant", "error_codes": [90033]}, Transient),
+        ({"error": "something_new", "suberror": "bad_token"}, Refused),
+        ({"error": "invalid_grant", "suberror": "something_new"}, Refused),
+    ],
+)
+def test_unknown_answers(answer: dict[str, object], expected: type) -> None:
+    """Without a known number the suberror decides, then the error; what says nothing of the sign-in does not end it."""
+    assert expected is type(refusals.explain(answer, GRANT))
+
+
+@pytest.mark.parametrize("suberror", entra.SUBERRORS)
+def test_suberrors(suberror: str) -> None:
+    """Each suberror of Microsoft's has a meaning of its own, and is passed on."""
+    outcome = refusals.explain({"error": "invalid_grant", "suberror": suberror}, GRANT)
+
+    assert isinstance(outcome, Refused)
+    assert suberror == outcome.trouble.suberror
+    assert entra.SUBERRORS[suberror].message in outcome.trouble.message
+
+
+def test_number_from_prose() -> None:
+    """An answer of the authorize page has its number in the description only."""
+    outcome = refusals.explain({"error": "access_denied", "error_description": "AADSTS65004: declined"}, GRANT)
+
+    assert isinstance(outcome, Refused)
+    assert 65004 == outcome.trouble.aadsts
+
+
+@pytest.mark.parametrize(
+    ("claims", "expected"),
+    [
+        ('{"access_token": {}}', '{"access_token": {}}'),
+        ("[1]", ""),
+        ("{", ""),
+        (5, ""),
+        ('{"x": "' + "y" * 5000 + '"}', ""),
+        (None, ""),
+    ],
+)
+def test_claims_challenge(claims: object, expected: str) -> None:
+    """A challenge is carried exactly as it came; what is none is dropped."""
+    outcome = refusals.explain(refusal(50076, claims=claims), GRANT)
+
+    assert isinstance(outcome, Refused)
+    assert expected == outcome.trouble.claims
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["error", "suberror", "error_codes", "error_description", "correlation_id", "claims"]),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.text(), lambda deeper: st.lists(deeper, max_size=2)
+        ),
+    )
+)
+def test_never_raises_and_never_quotes(answer: dict[str, object]) -> None:
+    """Whatever an answer holds, it is explained; only identifiers of it are repeated."""
+    trouble = refusals.explain(answer, GRANT).trouble
+
+    for text in (trouble.correlation_id, trouble.suberror):
+        assert re.fullmatch(r"[A-Za-z0-9_.-]{0,64}", text)
+    assert "\n" not in trouble.message
+
+
+@pytest.mark.parametrize("row", [row for row in entra.ROWS.values() if row.transient])
+def test_a_person_is_not_told_to_wait_for_cms(row: entra.Row) -> None:
+    """Nothing tries again what a person has asked for: the hint names their command instead, and keeps the rest."""
+    trouble = Trouble(row.kind, row.message, row.hint)
+    told = refusals.in_person(Transient(trouble, 5.0), "start again: `cms login`")
+
+    assert isinstance(told, Transient)
+    assert 5.0 == told.retry_after
+    assert "start again: `cms login`" in told.trouble.hint
+    assert not re.search("by itself|cms tries|nothing to do", told.trouble.hint)
+
+
+def test_a_hint_that_promises_nothing_gets_the_command_as_well() -> None:
+    """And an end that is no fault is left alone."""
+    refused = Refused(Trouble("refused", "no", "ask"))
+    told = refusals.in_person(Transient(Trouble("worker", "died", "see the log")), "again")
+
+    assert "see the log; again" == told.trouble.hint  # type: ignore[union-attr]  # what is transient stays so
+    assert refused is refusals.in_person(refused, "again")
+
+
+def test_a_person_who_was_refused_begins_anew() -> None:
+    """What the administrator has mended shows by another sign-in: there is none yet that could be refreshed."""
+    blocked = refusals.explain({"error_codes": [53003]}, GRANT)
+    told = refusals.in_person(blocked, refusals.hint("start again: {login}", GRANT))
+
+    assert isinstance(told, Refused)
+    assert told.trouble.hint.endswith("then start again: `cms login ann@example.test`")
+    assert "cms refresh" not in told.trouble.hint
+
+
+def test_login_command() -> None:
+    """The command names who signs in, or who is remembered, or nobody."""
+    nobody = Grant("https://login.example/common", "client", "")
+
+    assert "`cms login ann@example.test`" == refusals.hint("{login}", GRANT, "ben@example.test")
+    assert "`cms login ben@example.test`" == refusals.hint("{login}", nobody, "ben@example.test")
+    assert "`cms login`" == refusals.hint("{login}", nobody)
+    assert "`cms login --paste`." == refusals.hint("{login} --paste.", nobody)
+
+
+@pytest.mark.parametrize("codes", [[True], [-1], [0], ["50173"], 50173, []])
+def test_no_number(codes: object) -> None:
+    """What is no number is not shown as one."""
+    outcome = refusals.explain({"error": "invalid_grant", "error_codes": codes}, GRANT)
+
+    assert isinstance(outcome, Refused)
+    assert outcome.trouble.aadsts is None

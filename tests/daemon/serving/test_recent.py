@@ -1,0 +1,99 @@
+"""The last requests: kept for whoever runs cms, bounded, and without a secret."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from support.house import ANN, House, in_house, open_house, until
+
+from cms.core.policy import Peer
+from cms.core.status import MEMORY_WARNING
+from cms.daemon.serving.recent import MAX_RECENT, Recent
+
+
+def test_the_newest_comes_first() -> None:
+    """Who asked for what, with what outcome, and how long ago."""
+    times = iter((100.0, 130.5, 160.0))
+    recent = Recent(lambda: next(times))
+    recent.note(Peer(7, 1000, 100), outcome="granted", user="a@example.test", protocol="SMTP", form="token")
+    recent.note(Peer(8, 1001, 100), outcome="denied", user="", protocol="", form="xoauth2")
+
+    assert [
+        {
+            "uid": 1001,
+            "pid": 8,
+            "user": "",
+            "protocol": "",
+            "form": "xoauth2",
+            "outcome": "denied",
+            "age": 29,
+            "at": 4970,
+        },
+        {
+            "uid": 1000,
+            "pid": 7,
+            "user": "a@example.test",
+            "protocol": "SMTP",
+            "form": "token",
+            "outcome": "granted",
+            "age": 60,
+            "at": 4940,
+        },
+    ] == recent.as_data(5000.0)
+
+
+def test_no_more_than_so_many_are_kept() -> None:
+    """A daemon that runs for months holds no more than one that just began."""
+    recent = Recent(lambda: 1.0)
+    for number in range(MAX_RECENT + 5):
+        recent.note(Peer(number, 0, 0), outcome="granted", user="", protocol="SMTP", form="token")
+    kept = recent.as_data(1.0)
+
+    assert (MAX_RECENT, MAX_RECENT + 4) == (len(kept), kept[0]["pid"])
+
+
+@in_house
+async def test_status_tells_the_last_requests(tmp_path: Path) -> None:
+    """Granted and refused, of every socket, and never with a token in it."""
+    async with open_house(tmp_path) as house:
+        token = await house.token(ANN)
+        await house.raw(b"SMTP nobody@example.test\n")
+        requests = await until(lambda: two(house), "two requests in the status")
+
+    assert [("unknown-account", "nobody@example.test"), ("granted", ANN)] == [
+        (each["outcome"], each["user"]) for each in requests
+    ]
+    assert (os.getuid(), os.getpid()) == (requests[0]["uid"], requests[0]["pid"])
+    assert token not in json.dumps(requests)
+
+
+def two(house: House) -> list[dict[str, Any]]:
+    """Return what the status says was asked, once there are two requests: a client has its reply before they are noted."""
+    requests: list[dict[str, Any]] = house.app.status().extra["json"]["requests"]
+    return requests if len(requests) == 2 else []
+
+
+@in_house
+async def test_a_reload_says_what_is_to_be_done(tmp_path: Path) -> None:
+    """What the configuration is warned about, and who has to sign in."""
+    async with open_house(tmp_path, signed_in=False) as house:
+        with (tmp_path / "cms.cfg").open("a") as file:
+            file.write('MailDir("~/Mail")\n')
+        result = await house.app.reload()
+
+    assert result.ok
+    assert "warning: " in result.hint
+    assert "MailDir is ignored" in result.hint
+    assert f"cms login {ANN}" in result.hint
+
+
+@in_house
+async def test_memory_only_is_a_warning_for_programs_too(tmp_path: Path) -> None:
+    """`cms status --json` warns as the text does."""
+    async with open_house(tmp_path, key='"memory"') as house:
+        warnings = house.app.status().extra["json"]["daemon"]["warnings"]
+
+    assert [MEMORY_WARNING] == warnings

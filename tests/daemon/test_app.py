@@ -1,0 +1,804 @@
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, MutableMapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from structlog.testing import capture_logs
+from support.app_world import MAIL, World, account, read
+from support.ports import free_port, listens
+from support.trio_run import FakeClock, in_trio, in_trio_jumps, jump, until
+
+from cms.config.model import ConfigError, FileSpec
+from cms.core.accounts import Source
+from cms.core.lifecycle import Granted, Life, NeedsSignIn, Outcome, Refused, Trouble
+from cms.core.status import LONG_TOKEN, MEMORY_WARNING
+from cms.daemon import app as module
+from cms.daemon import children, worker
+from cms.daemon.app import App
+from cms.daemon.control.answers import Result
+from cms.daemon.serving import socketmap, token_files
+from cms.daemon.serving.sockets import Sockets
+from cms.daemon.signin.flow import Flow
+from cms.grants.messages import Place, Prompt
+from cms.system import listener, process
+from cms.system.listener import ListenError
+
+GRAPH = ("https://graph.microsoft.com/Mail.Send",)
+
+Lines = list[MutableMapping[str, Any]]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+async def pasted(flow: Flow | Result) -> bool:
+    """Sign in as a person does who pastes the address; whether it worked."""
+    assert isinstance(flow, Flow)
+    with flow.held():
+        assert isinstance(await flow.prompt(), Prompt)
+        assert await flow.pasted("http://127.0.0.1/?code=c&state=s") == ""
+        return isinstance(await flow.outcome(), Granted)
+
+
+def events(lines: Lines) -> list[str]:
+    return [line["event"] for line in lines]
+
+
+def life(app: App, number: int = 0) -> Life:
+    """The life of an account's first scope set."""
+    keeper = list(app._kept.values())[number].keeper
+    return keeper.lives[keeper.grant.scope_sets[0]]
+
+
+async def until_settled(app: App) -> None:
+    for kept in app._kept.values():
+        await kept.keeper.settled()
+
+
+def test_the_daemon_imports_nothing_of_the_workers() -> None:
+    """Neither MSAL nor keyring nor cryptography nor requests, nor click, is in the broker's memory."""
+    program = "import sys, cms.daemon.app; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+
+    assert set() == set(loaded) & {"msal", "keyring", "cryptography", "requests", "click", "secretstorage"}
+    assert "trio" in loaded
+
+
+@in_trio
+async def test_it_serves_a_token_and_leaves_nothing_behind(world: World) -> None:
+    """Configuration in, a token on the socket; in the end exit code 0, no socket file and no worker."""
+    async with world.daemon():
+        answer = await world.ask()
+
+    assert answer.startswith("token-")
+    left = [Path(path).exists() for path in (world.path(), world.path("run/control.sock"), f"/proc/{world.started[0]}")]
+    assert (0, [False] * 3) == (world.code, left)
+
+
+@in_trio
+async def test_one_daemon_for_each_state_folder(world: World) -> None:
+    """The second one ends at once with a reason and touches nothing of the first."""
+    other = World(world.folder)
+    with capture_logs() as lines:
+        async with world.daemon():
+            await other.run()
+            answer = await world.ask()
+
+    assert (os.EX_CANTCREAT, True) == (other.code, answer.startswith("token-"))
+    assert 1 == len([line for line in lines if f"another cms (process {os.getpid()})" in line.get("reason", "")])
+
+
+@in_trio
+async def test_a_configuration_that_cannot_be_used_ends_the_start(world: World) -> None:
+    """Exit code 78, and the file and the line in the log."""
+    world.fault = ConfigError("/etc/cms.cfg", 3, "there is no directive Acount", "Did you mean Account?")
+    with capture_logs() as lines:
+        await world.run()
+
+    assert os.EX_CONFIG == world.code
+    assert ["/etc/cms.cfg:3: there is no directive Acount. Did you mean Account?"] == [each["reason"] for each in lines]
+
+
+@pytest.mark.parametrize("name", ["users", "groups"])
+def test_users_and_groups_are_looked_up(name: str, world: World) -> None:
+    """A name that has gone from the machine since the file was checked is a fault of that line."""
+    world.sockets = {"cms.sock": {name: ("nobody-of-that-name",)}}
+    with capture_logs() as lines:
+        in_trio(world.run)()
+
+    assert os.EX_CONFIG == world.code
+    assert "cms.cfg:7: users= or groups=:" in lines[0]["reason"]
+
+
+@in_trio
+async def test_a_socket_that_cannot_be_made_ends_the_start(world: World) -> None:
+    """Exit code 73, the path in the log, and no control socket left behind."""
+    Path(world.path()).write_text("not a socket")
+    with capture_logs() as lines:
+        await world.run()
+
+    assert (os.EX_CANTCREAT, False) == (world.code, Path(world.path("run/control.sock")).exists())
+    assert world.path() in lines[-1]["reason"]
+
+
+@in_trio
+async def test_a_configuration_that_hangs_is_given_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody's program that does not end costs a deadline and a sentence, not the daemon."""
+    monkeypatch.setattr(module, "LOAD_SECONDS", 0.05)
+    hangs = threading.Event()
+
+    def load(_path: str) -> Any:
+        hangs.wait()
+
+    world.options["load"] = load
+    with capture_logs() as lines:
+        await world.run()
+    hangs.set()
+
+    assert os.EX_CONFIG == world.code
+    assert "it did not end within" in lines[0]["reason"]
+
+
+@in_trio
+async def test_status_tells_of_every_account(world: World) -> None:
+    """Text, JSON and the exit code for monitoring; the warnings of the configuration and the sockets are in them."""
+    world.accounts = [account("a@example.test"), account("unsigned@example.test")]
+    world.warnings = ("a warning of the file",)
+    async with world.daemon() as app:
+        await until_settled(app)
+        result = app.status()
+
+    assert (True, 2) == (result.ok, result.extra["exit_code"])
+    states = {row["user"]: row["state"] for row in result.extra["json"]["accounts"]}
+    assert {"a@example.test": "ok", "unsigned@example.test": "sign-in-required"} == states
+    assert [True] * 3 == [part in result.extra["text"] for part in ("a warning", world.path(), str(os.getpid()))]
+
+
+@in_trio
+async def test_the_status_of_one_account(world: World) -> None:
+    """By any of its names; and of nobody's there is none."""
+    world.accounts.append(account("unsigned@example.test"))
+    async with world.daemon() as app:
+        await until_settled(app)
+        one, nobody = app.status("Unsigned@example.test"), app.status("b@example.test")
+
+    assert ["unsigned@example.test"] == [row["user"] for row in one.extra["json"]["accounts"]]
+    assert "\na@example.test" not in one.extra["text"]
+    assert (False, "there is no account 'b@example.test'") == (nobody.ok, nobody.message)
+
+
+@in_trio
+async def test_accounts_are_found_by_name(world: World) -> None:
+    """In any case; without a name the only one; else the answer names those that there are."""
+    async with world.daemon() as app:
+        await until_settled(app)
+        found = [(await app.refresh(name)).ok for name in ("A@Example.TEST", "")]
+        unknown = app.login("b@example.test", "")
+        world.accounts.append(account("b@example.test"))
+        await app.reload()
+        ambiguous = await app.logout("")
+
+    assert [True, True] == found
+    assert (
+        Result(False, "there is no account 'b@example.test'", "name one of these, `cms login USER`: a@example.test")
+        == unknown
+    )
+    assert "name one of these, `cms logout USER`: a@example.test, b@example.test" == ambiguous.hint
+
+
+@in_trio
+async def test_whoever_signs_in_has_a_name_then(world: World) -> None:
+    """An account without a user is found and served by the name that the provider reported."""
+    world.accounts = [account("", login="")]
+    async with world.daemon() as app:
+        await until_settled(app)
+        before = (await app.refresh("")).message
+        keeper = app._kept[world.accounts[0].grant.key].keeper
+        keeper.signed_in(MAIL, Granted("fresh", app._clock.boot(), 3600.0, who="w@example.test"))
+        found = await app.logout("W@example.test")
+
+    assert "whoever signs in: fresh" == before
+    assert (True, "w@example.test: signed out, and the stored sign-in deleted") == (found.ok, found.message)
+
+
+@in_trio
+async def test_a_sign_in_serves_at_once(world: World) -> None:
+    """`login` asks the worker with the challenge of the last refusal; its token is served, and status shows the wait."""
+    world.accounts = [account("unsigned@example.test")]
+    async with world.daemon() as app:
+        await until_settled(app)
+        refused = await world.ask("SMTP,token unsigned@example.test")
+        flow = app.login("unsigned@example.test", "paste")
+        assert isinstance(flow, Flow)
+        with flow.held():
+            await flow.prompt()
+            waits = app.status().extra["json"]["accounts"][0]["state"]
+            worked = await pasted(flow)
+        answer = await world.ask("SMTP,token unsigned@example.test")
+
+    assert ("", "signing-in", True) == (refused, waits, worked)
+    assert answer.startswith("token-")
+    assert '{"a":1}' == (world.folder / "state" / "claims").read_text().strip()
+
+
+@in_trio
+async def test_a_long_token_is_told_once(world: World) -> None:
+    """In the log when it comes first, in the status as long as it is held."""
+    with capture_logs() as lines:
+        async with world.daemon() as app:
+            await until_settled(app)
+            keeper = app._kept[world.accounts[0].grant.key].keeper
+            for secret in ("x" * (LONG_TOKEN + 1), "y" * (LONG_TOKEN + 2)):
+                keeper.signed_in(MAIL, Granted(secret, app._clock.boot(), 3600.0))
+            status = app.status()
+
+    assert 1 == len([event for event in events(lines) if f"the token has {LONG_TOKEN + 1} bytes" in event])
+    assert f"the token has {LONG_TOKEN + 2} bytes" in status.extra["json"]["accounts"][0]["warning"]
+
+
+@in_trio
+async def test_a_token_file_follows_its_account(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has the account's token, goes with a sign-out, comes and goes with a reload and with the daemon."""
+    # The scripted worker's tokens are words.
+    monkeypatch.setattr(token_files, "SHORTEST_TOKEN", 1)
+    path = tmp_path / "token"
+    spec = FileSpec(str(path), world.accounts[0], "SMTP", 0o600, False, 1)
+    world.files = [spec]
+    async with world.daemon() as app:
+        await until(path.exists)
+        served, shown = path.read_text(), await world.ask()
+        text = app.status().extra["text"]
+        await app.logout("")
+        await until(lambda: not path.exists())
+        await app.refresh("")
+        await until(path.exists)
+        world.files = []
+        await app.reload()
+        await until(lambda: not path.exists())
+        world.files = [spec]
+        await app.reload()
+        await until(path.exists)
+
+    assert (served, False) == (shown, path.exists())
+    assert str(path) in text
+
+
+@in_trio
+async def test_a_token_file_that_cannot_be_kept_is_in_the_status(world: World, tmp_path: Path) -> None:
+    """Beside the configuration's own warnings."""
+    (tmp_path / "taken").mkdir()
+    world.files = [FileSpec(str(tmp_path / "taken"), world.accounts[0], "SMTP", 0o600, False, 1)]
+    async with world.daemon() as app:
+        await until(lambda: app._files.troubles)
+        text = " ".join(app.status().extra["text"].split())
+
+    assert f"the token file {tmp_path}/taken cannot be kept" in text
+
+
+@in_trio
+async def test_a_postfix_table_is_a_socket_like_others(world: World) -> None:
+    """It is served, and a reload that makes a token socket of it leaves no moment without one."""
+    world.sockets = {"cms.sock": {"speaks": "postfix"}}
+    async with world.daemon() as app:
+        await until_settled(app)
+        async with world.client(socketmap.query("cms", "smtp.office365.com")) as stream:
+            said = bytes(await stream.receive_some())
+        world.sockets = {"cms.sock": {}}
+        await app.reload()
+        token = await world.ask()
+
+    assert socketmap.found("a@example.test", token) == said
+
+
+@in_trio
+async def test_an_import_serves_at_once(world: World) -> None:
+    """What the worker has taken over is a sign-in: its token is served; one that fails changes nothing."""
+    world.accounts = [account("unsigned@example.test"), account("refused@example.test")]
+    async with world.daemon() as app:
+        await until_settled(app)
+        imported = await app.bring_in("unsigned@example.test", Place("/f"))
+        served = await world.ask("SMTP,token unsigned@example.test")
+        before = life(app, 1)
+        refused = await app.bring_in("refused@example.test", Place("/f"))
+        unknown = await app.bring_in("nobody@example.test", Place("/f"))
+
+        assert before == life(app, 1)
+    assert isinstance(imported, Granted)
+    assert imported.secret == served
+    assert isinstance(refused, Refused)
+    assert isinstance(unknown, Result)
+
+
+@in_trio
+async def test_a_machines_account_needs_no_person(world: World) -> None:
+    """`login` of an account that signs in as an application says what to do instead."""
+    world.accounts = [account("machine@example.test", sign_in="app")]
+    async with world.daemon() as app:
+        result = app.login("", "")
+
+    assert isinstance(result, Result)
+    assert not result.ok
+    assert "nobody signs in for machine@example.test: an application gets its tokens by itself" in result.message
+    assert "`cms refresh` asks for one now" in result.hint
+
+
+@in_trio
+async def test_the_page_hears_of_all_who_wait(world: World) -> None:
+    """Accounts that need a sign-in by a person, in whatever way: the page signs in some, and names the others."""
+    world.accounts = [account("a@example.test"), account("unsigned@example.test")]
+    world.accounts.append(account("unsigned@b.test", sign_in="device"))
+    async with world.daemon() as app:
+        await until_settled(app)
+        waiting = [grant.login for grant in app._waiting()]
+
+    assert ["unsigned@example.test", "unsigned@b.test"] == waiting
+
+
+@in_trio
+async def test_the_page_is_up_while_somebody_waits(world: World) -> None:
+    """At the configuration's address, which the status knows; a reload moves it, and it goes with the last who waits."""
+    first, second = free_port(), free_port()
+    world.page = f"http://127.0.0.1:{first}/"
+    world.accounts = [account("unsigned@example.test", redirect_uri="http://localhost/")]
+
+    def told(port: int) -> bool:
+        (entry,) = app._entries()
+        return f"http://127.0.0.1:{port}/" == entry.page
+
+    async with world.daemon() as app:
+        await until(lambda: told(first) and listens(first))
+        world.page = f"http://127.0.0.1:{second}/"
+        assert (await app.reload()).ok
+        await until(lambda: told(second) and listens(second) and not listens(first))
+        world.accounts = [account("a@example.test")]
+        assert (await app.reload()).ok
+        await until(lambda: not listens(second))
+
+
+@in_trio
+async def test_signing_out_is_heard_at_once(world: World) -> None:
+    """The stored sign-in is deleted, and no token of it is served any more."""
+    async with world.daemon() as app:
+        before = await world.ask()
+        result = await app.logout("a@example.test")
+        after = await world.ask()
+
+    assert (True, "") == (before.startswith("token-"), after)
+    assert (True, "a@example.test: signed out, and the stored sign-in deleted") == (result.ok, result.message)
+    assert "the access token that programs were given works until" in result.hint
+    assert "https://mysignins.microsoft.com" in result.hint
+
+
+@in_trio
+async def test_a_sign_out_that_fails_says_so(world: World) -> None:
+    """While the stored sign-in is there, the account is signed in, and the answer says what keeps it."""
+    world.accounts = [account("kept@example.test")]
+    async with world.daemon() as app:
+        result = await app.logout("")
+        answer = await world.ask("SMTP,token kept@example.test")
+
+    assert Result(False, "kept@example.test is still signed in: the disk is read-only", "mount it") == result
+    assert answer.startswith("token-")
+
+
+@in_trio
+async def test_refresh_waits_for_the_outcome(world: World) -> None:
+    """Of one account or of all: fresh tokens, or the reason of those that got none."""
+    world.accounts = [account("a@example.test"), account("unsigned@example.test")]
+    async with world.daemon() as app:
+        await until_settled(app)
+        await trio.sleep(max(0.0, 1.0 - app._clock.boot() + life(app).held.issued))  # type: ignore[union-attr]  # held
+        before = await world.ask()
+        one = await app.refresh("a@example.test")
+        after = await world.ask()
+        everybody = await app.refresh("")
+        unknown = await app.refresh("nobody@example.test")
+
+    assert (Result(True, "a@example.test: fresh"), True) == (one, before != after)
+    assert Result(False, "unsigned@example.test: nobody has signed in", "sign in") == everybody
+    assert not unknown.ok
+
+
+@in_trio_jumps
+async def test_refresh_does_not_wait_for_ever(world: World) -> None:
+    """A worker that does not answer: the command says that there is no answer yet."""
+    world.accounts = [account("hang@example.test")]
+    world.options["timeout"] = 1.0
+    results = []
+
+    async def refresh(app: App) -> None:
+        results.append(await app.refresh(""))
+
+    async with world.daemon() as app, trio.open_nursery() as nursery:
+        nursery.start_soon(refresh, app)
+        await trio.testing.wait_all_tasks_blocked()
+        jump(1.0 + module.REFRESH_MARGIN)
+
+    assert [Result(False, "there is no answer yet", "`cms status` shows it when it comes")] == results
+
+
+@in_trio
+async def test_a_reload_keeps_every_token_whose_grant_is_the_same(world: World) -> None:
+    """One account stays, one changes, one comes, one goes: only the changed and the new one ask for tokens."""
+    world.accounts = [account(f"{name}@example.test") for name in ("stays", "changes", "goes")]
+    async with world.daemon() as app:
+        await until_settled(app)
+        stays = await world.ask("SMTP,token stays@example.test")
+        world.accounts = [account("stays@example.test"), account("comes@example.test")]
+        world.accounts.append(account("changes@example.test", refresh_before=60.0))
+        result = await app.reload()
+        await until_settled(app)
+        answers = [await world.ask(f"SMTP,token {name}@example.test") for name in ("stays", "comes", "changes", "goes")]
+
+    assert Result(True, "stays@example.test, comes@example.test, changes@example.test: configured") == result
+    assert (stays, "") == (answers[0], answers[3])
+    assert [True, True] == [answer.startswith("token-") for answer in answers[1:3]]
+    assert 1 == len(world.started)
+
+
+@in_trio
+async def test_a_reload_changes_sockets(world: World) -> None:
+    """One goes, one comes, one gets another mode, one other rules: all without a moment in which it is not there."""
+    everybody = {"users": ("0", str(os.getuid()))}
+    world.sockets = {"goes.sock": {}, "mode.sock": {}, "rules.sock": {}}
+    async with world.daemon() as app:
+        before = os.stat(world.path("rules.sock")).st_ino  # noqa: PTH116 - a fact about a file
+        world.sockets = {"comes.sock": {}, "mode.sock": {"mode": 0o660}, "rules.sock": everybody | {"protocols": ()}}
+        result = await app.reload()
+        answers = [await world.ask(name=name) for name in ("comes.sock", "mode.sock", "rules.sock")]
+        after = os.stat(world.path("rules.sock")).st_ino  # noqa: PTH116 - as above
+        mode = stat.S_IMODE(os.stat(world.path("mode.sock")).st_mode)  # noqa: PTH116 - as above
+        left = Path(world.path("goes.sock")).exists()
+
+    assert (True, before, 0o660, False) == (result.ok, after, mode, left)
+    assert [True, True, False] == [answer.startswith("token-") for answer in answers]
+
+
+@in_trio
+async def test_a_reload_that_fails_changes_nothing(world: World) -> None:
+    """Whether the file is wrong, a socket cannot be made or cms has a bug: what ran goes on, and the log says so."""
+    Path(world.path("file")).write_text("not a socket")
+    faults = [ConfigError("cms.cfg", 3, "no such directive"), None, RuntimeError("a bug")]
+    with capture_logs() as lines:
+        async with world.daemon() as app:
+            before = await world.ask()
+            world.vault_key = Source("keyring")
+            world.accounts, world.sockets = [], {"new.sock": {}, "cms.sock": {"mode": 0o666}, "file": {}}
+            results = []
+            for world.fault in faults:
+                results.append(await app.reload())
+            after = await world.ask()
+            mode = stat.S_IMODE(os.stat(world.path()).st_mode)  # noqa: PTH116 - a fact about a file
+            left = Path(world.path("new.sock")).exists()
+
+    assert (before, [False] * 3, 0o600, False) == (after, [result.ok for result in results], mode, left)
+    assert ["the running configuration stays in force" in result.hint for result in results] == [True] * 3
+    assert 3 == events(lines).count("the reload failed: the running configuration stays in force")
+
+
+@in_trio
+async def test_another_key_means_another_worker(world: World) -> None:
+    """A reload that changes where the vault's key comes from starts a worker anew, and tries what had failed."""
+    world.accounts = [account("a@example.test"), account("unsigned@example.test")]
+    async with world.daemon() as app:
+        await until_settled(app)
+        world.vault_key = Source("keyring")
+        await app.reload()
+        await until_settled(app)
+        workers = len(world.started)
+        await app.reload()
+
+    assert (2, 2) == (workers, len(world.started))
+
+
+@in_trio
+async def test_a_question_moves_to_the_new_worker(world: World) -> None:
+    """What the old worker had not answered when it was replaced is asked again, without a failure in between."""
+    world.accounts = [account("hang-once@example.test")]
+    async with world.daemon() as app:
+        await world.noted("hung")
+        world.vault_key = Source("keyring")
+        await app.reload()
+        answer = await world.ask("SMTP,token hang-once@example.test")
+
+    assert answer.startswith("token-")
+
+
+@in_trio
+async def test_an_account_that_goes_takes_its_sign_in_along(world: World) -> None:
+    """A sign-in under way for an account that a reload removes is given up, and its end changes nothing."""
+    world.accounts = [account("a@example.test"), account("unsigned@example.test")]
+    async with world.daemon() as app:
+        await until_settled(app)
+        flow = app.login("unsigned@example.test", "paste")
+        assert isinstance(flow, Flow)
+        with flow.held():
+            await flow.prompt()
+            world.accounts.pop()
+            await app.reload()
+            outcome = await flow.outcome()
+
+    assert isinstance(outcome, Refused)
+    assert "cancelled" == outcome.trouble.kind
+
+
+@in_trio
+async def test_a_sign_in_that_began_before_a_reload_counts(world: World) -> None:
+    """Its token may be for other scopes than are wanted now, so the stored sign-in is redeemed for those."""
+    world.accounts = [account("unsigned@example.test")]
+    async with world.daemon() as app:
+        await until_settled(app)
+        old = world.accounts[0].grant
+        world.accounts = [account("unsigned@example.test", scope_sets=(GRAPH, MAIL))]
+        await app.reload()
+        await until_settled(app)
+        app._signed_in(old, Granted("for mail", app._clock.boot(), 3600.0))
+        held = life(app).held
+        phase = life(app).phase
+
+    assert (None, False) == (held, isinstance(phase, NeedsSignIn))
+
+
+@in_trio
+async def test_memory_only_is_said_loudly(world: World) -> None:
+    """Once when it is seen, and at the start when it was chosen."""
+    chosen = World(world.folder / "chosen", vault_key=Source("memory"))
+    world.accounts = [account("memory@example.test")]
+    with capture_logs() as lines:
+        async with world.daemon() as app:
+            await until_settled(app)
+            quiet = events(lines).count(MEMORY_WARNING)
+            await pasted(app.login("", "paste"))
+            await app.refresh("")
+        seen = events(lines).count(MEMORY_WARNING)
+        async with chosen.daemon() as app:
+            known = app.status().extra["json"]["daemon"]["memory_chosen"]
+
+    assert (0, 1, 2, True) == (quiet, seen, events(lines).count(MEMORY_WARNING), known)
+
+
+@in_trio_jumps
+async def test_a_suspend_is_noticed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After two hours in which only the boot clock went on, the expired token is replaced without anybody asking."""
+    monkeypatch.setattr(module, "WATCH_SECONDS", 5.0)
+    clock = FakeClock(boot=time.clock_gettime(time.CLOCK_BOOTTIME) - trio.current_time())
+    world.options["clock"] = clock
+    with capture_logs() as lines:
+        async with world.daemon() as app:
+            await until_settled(app)
+            first = life(app).held
+            jump(module.WATCH_SECONDS)
+            await trio.testing.wait_all_tasks_blocked()
+            clock.asleep += 7200.0
+            jump(module.WATCH_SECONDS)
+            await until(lambda: life(app).held is not first)
+
+    assert [7200] == [line["seconds"] for line in lines if line["event"] == "back from a suspend"]
+
+
+@in_trio
+async def test_stopping_finishes_what_was_asked(world: World) -> None:
+    """A request that is whole is answered, one that is not is dropped, the worker stores; all within 5 seconds."""
+    line = b"SMTP a@example.test\n"
+    async with world.daemon() as app:
+        await until_settled(app)
+        world.accounts.append(account("storing@example.test"))
+        await app.reload()
+        await world.noted("storing")
+        async with world.client(line) as asking, world.client(line[:5]) as silent:
+            await trio.testing.wait_all_tasks_blocked()
+            began = trio.current_time()
+            app._stop.set()
+            answers = [await read(asking), await read(silent)]
+
+    assert trio.current_time() - began < 5.0
+    assert (True, b"") == (answers[0].startswith(b"user=a@example.test\x01auth=Bearer token-"), answers[1])
+    assert Path(world.path("state/stored")).exists()
+
+
+def test_stopping_takes_five_seconds_at_most() -> None:
+    """All that a stop may wait for, one after the other, and room for the rest."""
+    waits = module.STOP_PAUSE + module.DRAIN_SECONDS + worker.GRACE_SECONDS + 2 * children.REAP_SECONDS
+
+    assert waits < 4.7
+
+
+@in_trio_jumps
+async def test_stopping_does_not_wait_for_a_token(world: World) -> None:
+    """A client that waits for a token that does not come is let go after the drain's time."""
+    world.accounts = [account("hang@example.test")]
+    async with world.daemon() as app, world.client(b"SMTP hang@example.test\n") as client:
+        await world.noted("hung")
+        app._stop.set()
+        await trio.testing.wait_all_tasks_blocked()
+        jump(module.DRAIN_SECONDS)
+
+        assert b"" == await read(client)
+
+
+@in_trio
+async def test_the_control_socket_stops_it(world: World) -> None:
+    """`stop` is answered before the end."""
+    async with world.daemon(), world.client(b'{"command": "stop"}\n', "run/control.sock") as client:
+        answer = await read(client)
+
+    assert b'"message": "cms is stopping"' in answer
+    assert 0 == world.code
+
+
+@in_trio
+async def test_signals_reload_and_stop_it(world: World) -> None:
+    """SIGHUP reloads the configuration, SIGTERM ends the daemon."""
+    world.options["heed_signals"] = True
+    with capture_logs() as lines:
+        async with world.daemon():
+            os.kill(os.getpid(), signal.SIGHUP)
+            await until(lambda: "reloaded" in events(lines))
+            os.kill(os.getpid(), signal.SIGTERM)
+            await until(lambda: world.code is not None)
+
+    assert 0 == world.code
+
+
+@in_trio
+async def test_systemd_hears_of_everything(world: World) -> None:
+    """Ready when requests are taken, status as lives change, reloading and ready again, stopping."""
+    heard: list[str] = []
+    with trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_DGRAM) as sock:
+        await sock.bind(world.path("notify"))
+        world.options["environ"] = {"NOTIFY_SOCKET": world.path("notify"), "WATCHDOG_USEC": "60000000"}
+        async with world.daemon() as app:
+            await until_settled(app)
+            while not any("1 ok" in each for each in heard):
+                heard.append((await sock.recv(1000)).decode())
+            await app.reload()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, b"\0" * 16)
+        while "STOPPING=1" not in heard:
+            heard.append((await sock.recv(1000)).decode())
+
+    words = [each.partition("=")[0] for each in heard]
+    assert {"READY", "STATUS", "WATCHDOG", "RELOADING", "STOPPING"} == set(words)
+    assert words.index("RELOADING") < len(words) - 1 - words[::-1].index("READY")
+
+
+@in_trio
+async def test_sockets_of_systemd_are_adopted(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that the configuration names is served and keeps its file; another is closed with a warning."""
+    adopted, stray = [socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) for _ in range(2)]
+    adopted.bind(world.path())
+    stray.bind(world.path("stray.sock"))
+    monkeypatch.setattr(listener, "adopt", lambda *_: {world.path(): adopted, world.path("stray.sock"): stray})
+    with capture_logs() as lines:
+        async with world.daemon() as app:
+            world.sockets = {"cms.sock": {"mode": 0o666}}
+            await app.reload()
+            answer = await world.ask()
+
+    assert (True, True, -1) == (answer.startswith("token-"), Path(world.path()).exists(), stray.fileno())
+    assert any("no CredentialServer names" in event for event in events(lines))
+
+
+@in_trio
+async def test_a_socket_that_cannot_be_put_back_is_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When even undoing a failed reload fails, the log names the socket that is lost; the rest goes on."""
+    Path(world.path("file")).write_text("not a socket")
+    world.sockets = {"cms.sock": {}, "other.sock": {}}
+    with capture_logs() as lines:
+        async with world.daemon() as app:
+            await until_settled(app)
+
+            async def lost(*_: object) -> None:
+                raise ListenError("the folder has gone")
+
+            monkeypatch.setattr(Sockets, "_restore", lost)
+            world.sockets = {"cms.sock": {"mode": 0o666}, "other.sock": {}, "file": {}}
+            result = await app.reload()
+            answer = await world.ask(name="other.sock")
+
+    assert (False, True) == (result.ok, answer.startswith("token-"))
+    assert [world.path()] == [line["socket"] for line in lines if line["event"].startswith("a socket is lost")]
+
+
+@in_trio
+async def test_notices_go_to_the_log(world: World) -> None:
+    """An account that needs a person is a warning with its name and the next move."""
+    world.accounts = [account("unsigned@example.test")]
+    with capture_logs() as lines:
+        async with world.daemon() as app:
+            await until_settled(app)
+
+    told = [line for line in lines if line.get("notice") == "sign-in-required"]
+    assert [("warning", "unsigned@example.test", "sign in")] == [
+        (line["log_level"], line["account"], line["do"]) for line in told
+    ]
+
+
+@in_trio
+async def test_the_state_folder_is_free_again(world: World) -> None:
+    """After the end another daemon can have it."""
+    async with world.daemon():
+        pass
+    with process.claimed(world.path("state")):
+        pass
+    async with replace(world, code=None).daemon():
+        answer = await world.ask()
+
+    assert answer.startswith("token-")
+
+
+def test_no_trouble_is_told_of_a_settled_keeper() -> None:
+    """`_was_stopped` is about one kind of trouble alone."""
+    outcomes: list[Outcome] = [Refused(Trouble("shutdown", "x")), Granted("x", 0.0, 1.0)]
+
+    assert [False, False] == [module._was_stopped(outcome) for outcome in outcomes]
+
+
+@pytest.mark.parametrize("message", ["a@example.test has not signed in yet", "nobody has signed in"])
+def test_a_message_names_its_account_once(message: str) -> None:
+    """Some troubles name the account themselves."""
+    assert 1 == module._about("a@example.test", message).count("a@example.test")
+
+
+@in_trio
+async def test_hooks_hear_of_the_accounts_that_there_are(world: World) -> None:
+    """By the name that the configuration gives, with the command that signs in; of one that has gone, nothing."""
+    world.accounts = [account("unsigned@example.test"), account("machine@example.test", sign_in="app")]
+    async with world.daemon() as app:
+        facts = [app._facts(key) for key in (*app._kept, "gone")]
+
+    assert [
+        ("unsigned@example.test", "cms login unsigned@example.test"),
+        ("machine@example.test", ""),
+        None,
+    ] == [each and (each.account, each.login) for each in facts]
+
+
+@in_trio
+async def test_everybody_is_signed_out(world: World) -> None:
+    """`cms logout --all`; and what no account has is told in the status until then."""
+    stray = world.folder / "state" / "stray.vault"
+    stray.parent.mkdir(mode=0o700, exist_ok=True)
+    stray.touch()
+    async with world.daemon() as app:
+        await until(lambda: bool(app.status().extra["json"]["orphans"]))
+        result = await app.errand("leave", {}, _nobody)
+        pruned = await app.errand("prune", {"yes": True}, _nobody)
+        unknown = await app.logout("stray")
+
+    assert result.ok
+    assert "a@example.test: signed out, and the stored sign-in deleted" in result.message
+    assert "without an account, and deleted: 1" in result.message
+    assert pruned.ok
+    assert "stray: signed out" in unknown.message
+
+
+@in_trio
+async def test_an_account_that_nothing_serves_is_not_pruned(world: World) -> None:
+    """It is in the file, and so its sign-in is wanted."""
+    stored = world.folder / "state" / "unserved.vault"
+    stored.parent.mkdir(mode=0o700, exist_ok=True)
+    stored.touch()
+    world.options["load"] = lambda path: replace(world.load(path), unserved=frozenset({"unserved"}))
+    async with world.daemon() as app:
+        pruned = await app.errand("prune", {"yes": True}, _nobody)
+
+    assert "every stored sign-in has its account: there is nothing to prune" == pruned.message
+
+
+async def _nobody(_event: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {}

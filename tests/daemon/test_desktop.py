@@ -1,0 +1,193 @@
+"""The desktop's notification, on a real session bus with a notification service of the test's own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from jeepney import HeaderFields, MessageType, message_bus, new_error, new_method_return
+from jeepney.io.blocking import open_dbus_connection
+from support.desktop import Desktop
+from support.trio_run import FakeClock, in_trio, until
+from support.waiting import PATIENCE
+
+from cms.core.lifecycle import Life, NeedsSignIn, Token, Trouble
+from cms.core.notices import Facts
+from cms.daemon import desktop as notify
+from cms.daemon.hooks import DESKTOP, FACTS, REPLACES, Hooks
+
+ANN = "ann@example.test"
+TOLD = {
+    "CMS_EVENT": "sign-in-required",
+    "CMS_ACCOUNT": ANN,
+    "CMS_MESSAGE": "the password of <ann> & co was changed",
+    "CMS_HINT": f"sign in again: `cms login {ANN}`",
+    "CMS_PAGE": "http://127.0.0.1:8080/",
+}
+TEXT = (
+    f"the password of <ann> & co was changed\nsign in again: `cms login {ANN}`\nThe page for it: http://127.0.0.1:8080/"
+)
+MARKED_UP = TEXT.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+class Service:
+    """What shows notifications on a desktop: the session's environment has to name its bus. `shown` is what it was asked."""
+
+    def __init__(self, capabilities: list[str]) -> None:
+        self.shown: list[tuple[Any, ...]] = []
+        self._capabilities = capabilities
+        self._bus = open_dbus_connection("SESSION")
+        self._bus.send_and_get_reply(message_bus.RequestName("org.freedesktop.Notifications"), timeout=PATIENCE)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._over.set()
+        self._thread.join(PATIENCE)
+        self._bus.close()
+
+    def _serve(self) -> None:
+        while not self._over.is_set():
+            try:
+                asked = self._bus.receive(timeout=0.05)
+            except TimeoutError:
+                continue
+            if asked.header.message_type is MessageType.method_call:
+                self._bus.send(self._answer(asked))
+
+    def _answer(self, asked: Any) -> Any:
+        match asked.header.fields[HeaderFields.member]:
+            case "GetCapabilities":
+                return new_method_return(asked, "as", (self._capabilities,))
+            case "Notify":
+                self.shown.append(asked.body)
+                return new_method_return(asked, "u", (asked.body[1] or 40 + len(self.shown),))
+        return new_error(asked, "org.freedesktop.DBus.Error.UnknownMethod")
+
+
+@pytest.fixture
+def desktop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desktop]:
+    """A session with a bus, and nobody on it who shows anything."""
+    session = Desktop(tmp_path)
+    for name in (*FACTS, REPLACES):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", session.environment["DBUS_SESSION_BUS_ADDRESS"])
+    yield session
+    session.stop()
+
+
+@pytest.fixture
+def capabilities() -> list[str]:
+    return ["body", "body-markup"]
+
+
+@pytest.fixture
+def service(desktop: Desktop, capabilities: list[str]) -> Iterator[Service]:
+    """A notification service in that session."""
+    running = Service(capabilities)
+    yield running
+    running.stop()
+
+
+def tell(monkeypatch: pytest.MonkeyPatch, **facts: str) -> int:
+    """Run the program in this process with these facts beside those of a sign-in; return its exit status."""
+    for name, value in {**TOLD, **facts}.items():
+        monkeypatch.setenv(name, value)
+    return notify.main()
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "text"), [(["body", "body-markup"], MARKED_UP), (["body"], TEXT)], ids=["markup", "plain"]
+)
+def test_a_notice_is_shown(
+    service: Service, text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Title, text, urgency; what looks like markup is none; the number is printed for the next one."""
+    assert 0 == tell(monkeypatch)
+    assert [
+        ("cms", 0, "mail-unread", f"Sign in to send mail: {ANN}", text, [], {"urgency": ("y", notify.CRITICAL)}, -1)
+    ] == service.shown
+    assert "41\n" == capsys.readouterr().out
+
+
+def test_one_takes_the_place_of_another(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number that it is given is the one that it replaces; what is no number is none."""
+    tell(monkeypatch, CMS_REPLACES="41", CMS_EVENT="signed-in")
+    tell(monkeypatch, CMS_REPLACES="the first")
+
+    assert [(41, {"urgency": ("y", notify.LOW)}), (0, {"urgency": ("y", notify.CRITICAL)})] == [
+        (each[1], each[6]) for each in service.shown
+    ]
+
+
+def test_every_event_that_a_desktop_hears_of_has_a_title() -> None:
+    """And nothing that waits for a person is shown as if it could wait."""
+    assert set(DESKTOP.events) == set(notify.TITLES)
+    assert ("cms: ", notify.NORMAL) == notify.title_of({})
+
+
+def test_a_desktop_that_shows_nothing_is_no_fault(
+    desktop: Desktop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a notification service a sentence for the log, and no failure."""
+    assert 0 == tell(monkeypatch)
+    assert "the desktop shows no notifications: org.freedesktop.DBus.Error.ServiceUnknown\n" == capsys.readouterr().out
+
+
+@pytest.mark.parametrize("address", ["unix:path=/nowhere/at/all", "tcp:host=localhost,port=1"])
+def test_a_bus_that_is_not_there(
+    address: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It fails with a sentence, and without a traceback."""
+    monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", address)
+
+    assert 1 == tell(monkeypatch)
+    assert capsys.readouterr().out.startswith("the desktop's bus cannot be reached: ")
+
+
+def test_the_daemon_shows_what_is_to_be_done_and_that_it_is_done(desktop: Desktop, service: Service) -> None:
+    """From a trouble to its notification, by the real program; its end takes the notification's place."""
+    environ = {
+        "PATH": os.environ["PATH"],
+        "DISPLAY": ":0",
+        "DBUS_SESSION_BUS_ADDRESS": desktop.environment["DBUS_SESSION_BUS_ADDRESS"],
+    }
+
+    @in_trio
+    async def run() -> None:
+        clock = FakeClock()
+        required = Life(None, NeedsSignIn(1.0, Trouble("refused", "the password was changed", "sign in again")))
+        facts = {"a": Facts(ANN, [required])}
+        hooks = Hooks(facts.get, clock, environ)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(hooks.run)
+            hooks.apply((), facts, desktop=True)
+            await until(lambda: hooks._shown)
+            now = clock.boot()
+            facts["a"] = Facts(ANN, [Life(Token("secret", now, now + 3600, now + 1800))])
+            hooks.changed("a")
+            await until(lambda: len(service.shown) > 1)
+            nursery.cancel_scope.cancel()
+
+    run()
+
+    assert [(0, f"Sign in to send mail: {ANN}"), (41, f"Signed in: {ANN}")] == [
+        (each[1], each[3]) for each in service.shown
+    ]
+    assert "the password was changed\nsign in again" == service.shown[0][4]
+
+
+def test_nothing_of_the_bus_is_in_the_daemon() -> None:
+    """Whatever a desktop's library costs, a program of its own pays for it."""
+    program = "import sys, cms.daemon.app; print('jeepney' in sys.modules)"
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+
+    assert "False\n" == printed

@@ -1,0 +1,728 @@
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+import trio
+from structlog.testing import capture_logs
+from support.trio_run import FakeClock, in_trio_clock
+
+from cms.core.accounts import Grant, Scopes
+from cms.core.lifecycle import (
+    PAUSE_AFTER_GRANT,
+    Deny,
+    Ending,
+    Failing,
+    Granted,
+    Life,
+    NeedsSignIn,
+    Outcome,
+    Refused,
+    Settled,
+    Token,
+    Transient,
+    Trouble,
+)
+from cms.daemon.keeper import Keeper, token_hash
+from cms.daemon.worker import Provider
+from cms_oauth import wire
+
+MAIL: Scopes = ("https://outlook.office.com/SMTP.Send",)
+GRAPH: Scopes = ("https://graph.microsoft.com/Mail.Send",)
+GRANT = Grant("https://login.example.test/t", "client", "a@example.test", (MAIL,))
+BOTH = replace(GRANT, scope_sets=(MAIL, GRAPH))
+
+HOUR = 3600.0
+DOWN = Transient(Trouble("network", "no route to the provider", "nothing to do"))
+THROTTLED = Transient(Trouble("throttled", "asked for a pause", ""), retry_after=120.0)
+REVOKED = Refused(Trouble("refused", "the grant was revoked", "sign in again", aadsts=50173))
+NOBODY = Refused(Trouble("no-sign-in", "nobody has signed in yet", "sign in"))
+
+
+class FakeProvider(Provider):
+    """Answers what the script says, in turn, and then tokens that live for `life` seconds; notes who asked when."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.clock = clock
+        self.script: deque[Outcome | Exception] = deque()
+        self.life = HOUR
+        self.takes = 0.1
+        self.asked: list[tuple[float, Scopes]] = []
+        self.under_way = 0
+
+    async def acquire(self, grant: Grant, scopes: Scopes) -> Outcome:
+        self.asked.append((self.clock.boot(), scopes))
+        self.under_way += 1
+        assert self.under_way == 1, "one question at a time for each grant"
+        try:
+            await trio.sleep(self.takes)
+        finally:
+            self.under_way -= 1
+        end = self.script.popleft() if self.script else self.token()
+        if isinstance(end, Exception):
+            raise end
+        return end
+
+    def token(self, who: str = "a@example.test") -> Granted:
+        return Granted(f"token-{len(self.asked)}", self.clock.boot(), self.life, key_from="fake", who=who)
+
+    @property
+    def times(self) -> list[float]:
+        """When it was asked, in seconds since the first time."""
+        return [round(when - self.asked[0][0], 1) for when, _ in self.asked]
+
+
+class World:
+    """A keeper with everything around it faked."""
+
+    def __init__(self, grant: Grant) -> None:
+        self.clock = FakeClock()
+        self.provider = FakeProvider(self.clock)
+        self.changes: list[tuple[Scopes, str, str]] = []
+        self.keeper = Keeper(grant, self.provider, self.clock, luck=lambda: 0.0, on_change=self.note)
+
+    def note(self, _keeper: Keeper, scopes: Scopes, before: Life, after: Life) -> None:
+        self.changes.append((scopes, type(before.phase).__name__, type(after.phase).__name__))
+
+    @property
+    def life(self) -> Life:
+        return self.keeper.lives[MAIL]
+
+    async def secret(self, *, min_valid: int | None = None, rejected: str = "") -> str:
+        """Ask as a client does: the token's secret, or the code of the refusal."""
+        reply = await self.keeper.ask(MAIL, min_valid=min_valid, rejected=rejected)
+        return reply.secret if isinstance(reply, Token) else reply.code
+
+
+@asynccontextmanager
+async def keeping(
+    *script: Outcome | Exception, grant: Grant = GRANT, prepare: Callable[[World], None] = lambda _: None
+) -> AsyncIterator[World]:
+    """A keeper that runs, over a provider with this script, ended after the block."""
+    world = World(grant)
+    world.provider.script.extend(script)
+    prepare(world)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(lambda task_status: world.keeper.run(task_status=task_status))
+        yield world
+        nursery.cancel_scope.cancel()
+
+
+def rejected(secret: str) -> str:
+    return token_hash(secret)
+
+
+@in_trio_clock
+async def test_a_token_is_fetched_at_the_start_and_renewed_in_time() -> None:
+    """The first fetch is at once, the next when half of the life is over: three in two hours, none between."""
+    async with keeping() as world:
+        await trio.sleep(1.4 * HOUR)
+
+        assert [0.0, 1800.1, 3600.2] == world.provider.times
+        assert "token-3" == await world.secret()
+
+
+@in_trio_clock
+async def test_an_idle_keeper_does_not_wake() -> None:
+    """Between a fetch and the next nothing runs: trio jumps from the one straight to the other."""
+    async with keeping() as world:
+        await trio.sleep(1.0)
+        before = trio.lowlevel.current_statistics().seconds_to_next_deadline
+
+        assert 1799.1 == round(before, 1)
+        assert 1 == len(world.provider.asked)
+
+
+@in_trio_clock
+async def test_a_valid_token_is_answered_at_once_while_a_renewal_is_under_way() -> None:
+    """Clients do not notice a refresh."""
+    async with keeping() as world:
+        await trio.sleep(1.0)
+        world.provider.takes = 30.0
+        await trio.sleep(1800.0)
+        before = trio.current_time()
+
+        assert ("token-1", 1, before) == (await world.secret(), world.provider.under_way, trio.current_time())
+
+
+@in_trio_clock
+async def test_fifty_clients_share_one_fetch() -> None:
+    """Whoever comes before the first token waits for that one."""
+    answers: list[str] = []
+
+    async def client(world: World) -> None:
+        answers.append(await world.secret())
+
+    async with keeping() as world, trio.open_nursery() as nursery:
+        for _ in range(50):
+            nursery.start_soon(client, world)
+
+    assert (["token-1"] * 50, 1) == (answers, len(world.provider.asked))
+
+
+@in_trio_clock
+async def test_nobody_waits_longer_than_the_wire_allows() -> None:
+    """A fetch that takes too long is answered with a refusal after 4 seconds, and its token serves the next."""
+    async with keeping(prepare=lambda world: setattr(world.provider, "takes", 10.0)) as world:
+        first = await world.secret()
+        waited = trio.current_time()
+        await trio.sleep(10.0)
+
+        assert ("unavailable", wire.WAIT_SECONDS, "token-1") == (first, waited, await world.secret())
+
+
+@in_trio_clock
+async def test_an_outage_while_a_token_is_valid_is_not_noticed() -> None:
+    """The provider fails for minutes: the held token is answered throughout, and tries keep their pauses."""
+    async with keeping(DOWN) as world:
+        world.provider.script.clear()
+        await trio.sleep(1.0)
+        world.provider.script.extend([DOWN] * 5)
+        await trio.sleep(1800.0)
+
+        assert ("token-1", Failing) == (await world.secret(), type(world.life.phase))
+        await trio.sleep(600.0)
+        assert [0.0, 1800.1, 1860.2, 1920.3, 1980.4, 2040.5, 2100.6] == world.provider.times
+        assert ("token-7", Settled()) == (await world.secret(), world.life.phase)
+
+
+@in_trio_clock
+async def test_an_outage_past_expiry_ends_in_a_refusal_and_heals_itself() -> None:
+    """Without a usable token clients hear what is wrong, and the first success serves them again."""
+    async with keeping(*[DOWN] * 3) as world:
+        await trio.sleep(30.0)
+        reply = await world.keeper.ask(MAIL)
+        await trio.sleep(200.0)
+
+        assert isinstance(reply, Deny)
+        assert ("unavailable", "no route to the provider") == (reply.code, reply.message)
+        assert "token-4" == await world.secret()
+
+
+@in_trio_clock
+async def test_a_clients_need_brings_the_next_try_forward() -> None:
+    """After many failures the pause is long; a client shortens it to a minute, and gets the token when it comes."""
+    async with keeping(*[DOWN] * 6) as world:
+        world.keeper._luck = lambda: 0.99
+        await trio.sleep(65.0 * 60.0)
+        failing = world.life.phase
+        assert isinstance(failing, Failing)
+        assert failing.next_try > world.clock.boot() + 60.0
+        tries = len(world.provider.asked)
+        world.provider.script.clear()
+
+        assert "token" in await world.secret()
+        assert tries + 1 == len(world.provider.asked)
+
+
+@in_trio_clock
+async def test_retry_after_is_honoured_whoever_asks() -> None:
+    """Clients, a wake-up and the owner's refresh together cannot make a try before the provider allows it."""
+    async with keeping(THROTTLED) as world:
+        for _ in range(11):
+            await trio.sleep(10.0)
+            world.keeper.wake()
+            world.keeper.refresh()
+            await world.secret()
+        await trio.sleep(30.0)
+
+        assert [0.0, 120.1] == world.provider.times
+
+
+@in_trio_clock
+async def test_a_refusal_needs_a_person_and_costs_no_valid_token() -> None:
+    """The held token is answered until it runs out; then the refusal says whose move it is. Nothing is tried again."""
+    async with keeping() as world:
+        await trio.sleep(1.0)
+        world.provider.script.append(REVOKED)
+        await trio.sleep(2000.0)
+        held = await world.secret()
+        await trio.sleep(HOUR)
+        reply = await world.keeper.ask(MAIL)
+
+        assert ("token-1", 2) == (held, len(world.provider.asked))
+        assert isinstance(reply, Deny)
+        assert ("sign-in-required", "sign in again") == (reply.code, reply.hint)
+
+
+@in_trio_clock
+async def test_a_sign_in_serves_at_once_and_makes_the_rest_due() -> None:
+    """Its token is answered right away, and the other scope set, refused before, gets one too."""
+    async with keeping(REVOKED, REVOKED, grant=BOTH) as world:
+        await trio.sleep(1.0)
+        world.keeper.signed_in(MAIL, replace(world.provider.token(), secret="fresh", persisted=False))
+        known = await world.secret(), world.keeper.persisted, world.keeper.key_from
+        await trio.sleep(1.0)
+
+        assert ("fresh", False, "fake") == known
+        assert [MAIL, GRAPH, GRAPH] == [scopes for _, scopes in world.provider.asked]
+        assert isinstance(await world.keeper.ask(GRAPH), Token)
+
+
+@in_trio_clock
+async def test_a_sign_in_that_was_lost_with_a_process_is_told_as_that() -> None:
+    """Whoever signed in into memory is not told "has not signed in yet"; whoever never did is."""
+    async with keeping(NOBODY, NOBODY) as world:
+        await trio.sleep(1.0)
+        never = await world.keeper.ask(MAIL)
+        world.keeper.signed_in(MAIL, replace(world.provider.token(), persisted=False))
+        await trio.sleep(1.1 * HOUR)
+        lost = await world.keeper.ask(MAIL)
+
+        assert isinstance(never, Deny)
+        assert isinstance(lost, Deny)
+        assert ("nobody has signed in yet", "sign in") == (never.message, never.hint)
+        assert ("sign-in-required", "sign in") == (lost.code, lost.hint)
+        assert "kept in memory only, and the process that held it has ended" in lost.message
+
+
+@in_trio_clock
+async def test_what_was_asked_before_a_sign_in_is_stale_after_it() -> None:
+    """A refusal of the old sign-in that arrives late does not undo the new one."""
+    async with keeping(REVOKED) as world:
+        await trio.sleep(0.05)
+        world.keeper.signed_in(MAIL, replace(world.provider.token(), secret="fresh"))
+        await trio.sleep(1.0)
+
+        assert ("fresh", Settled()) == (await world.secret(), world.life.phase)
+
+
+@in_trio_clock
+async def test_somebody_else_gets_nothing_of_what_was_held() -> None:
+    """When another person signs in, the tokens of the first are dropped, not answered in the second's name."""
+    async with keeping(grant=replace(BOTH, login="")) as world:
+        await trio.sleep(1.0)
+        world.provider.takes = 2.0
+        world.keeper.signed_in(MAIL, world.provider.token("b@example.test"))
+        dropped, who = world.keeper.lives[GRAPH].held, world.keeper.who
+        await trio.sleep(3.0)
+
+        assert (None, "b@example.test") == (dropped, who)
+        assert isinstance(await world.keeper.ask(GRAPH), Token)
+
+
+@in_trio_clock
+async def test_a_sign_in_that_fails_changes_nothing() -> None:
+    """A cancelled sign-in leaves the valid token and the plan as they were."""
+    async with keeping() as world:
+        await trio.sleep(1.0)
+        before = world.life
+        world.keeper.signed_in(MAIL, Refused(Trouble("cancelled", "given up")))
+        world.keeper.signed_in(MAIL, Refused(Trouble("refused", "MFA", claims="{}")))
+        world.keeper.signed_in(MAIL, DOWN)
+
+        assert before == world.life
+
+
+@in_trio_clock
+async def test_a_failure_tells_of_the_sign_in() -> None:
+    """A daemon that starts while the provider is down knows when the sign-in was given and redeemed, for the forecast."""
+    ending = Ending(1.0, 2.0, 70043)
+    known = replace(DOWN, given_at=5.0, redeemed_at=7.0, endings=(ending,))
+    async with keeping(known) as world:
+        await trio.sleep(1.0)
+        keeper = world.keeper
+        first = keeper.given_at, keeper.redeemed_at, keeper.endings
+        # What it has seen itself is newer.
+        keeper.redeemed_at = 9.0
+        keeper._absorb(MAIL, known)
+        newer = keeper.redeemed_at
+        keeper._absorb(MAIL, DOWN)
+
+        assert (5.0, 7.0, (ending,)) == first
+        assert (9.0, 5.0) == (newer, keeper.given_at)
+        keeper.signed_out()
+        assert (0.0, 0.0, ()) == (keeper.given_at, keeper.redeemed_at, keeper.endings)
+
+
+@in_trio_clock
+async def test_a_challenge_is_kept_for_the_next_sign_in() -> None:
+    """A sign-in refused with claims, while one is required, hands them to the next try; a valid token stays."""
+    async with keeping(REVOKED, grant=BOTH) as world:
+        await trio.sleep(1.0)
+        world.keeper.signed_in(MAIL, Refused(Trouble("refused", "MFA required", aadsts=50076, claims='{"a":1}')))
+
+        assert isinstance(world.life.phase, NeedsSignIn)
+        assert '{"a":1}' == world.life.phase.trouble.claims
+        assert Settled() == world.keeper.lives[GRAPH].phase
+
+
+@in_trio_clock
+async def test_a_refused_sign_in_is_why_there_is_no_token_until_one_works() -> None:
+    """Clients and whoever listens hear of it, once; who gives up, or an outage, changes nothing; a sign-in ends it."""
+    blocked = Refused(Trouble("refused", "a policy blocks this sign-in", "the administrator", aadsts=53003))
+    async with keeping(REVOKED) as world:
+        await trio.sleep(5.0)
+        seen = len(world.changes)
+        for outcome in (blocked, Refused(Trouble("cancelled", "given up")), DOWN):
+            world.keeper.signed_in(MAIL, outcome)
+        denied = await world.keeper.ask(MAIL)
+
+        assert isinstance(denied, Deny)
+        assert ("sign-in-required", blocked.trouble.message) == (denied.code, denied.message)
+        assert seen + 1 == len(world.changes)
+        world.keeper.signed_in(MAIL, world.provider.token())
+        assert Settled() == world.life.phase
+
+
+@in_trio_clock
+async def test_signing_out_drops_every_token() -> None:
+    """No token is answered from that moment on, also none that was under way, and nothing is asked again."""
+    async with keeping(grant=BOTH) as world:
+        await trio.sleep(3.0)
+        world.keeper.refresh()
+        await trio.sleep(0.05)
+        world.keeper.signed_out()
+        replies = [await world.keeper.ask(scopes) for scopes in BOTH.scope_sets]
+        await trio.sleep(HOUR)
+
+        assert ["sign-in-required"] * 2 == [reply.code for reply in replies if isinstance(reply, Deny)]
+        again = f"sign in again with `cms login {BOTH.login}`"
+        assert [again] * 2 == [reply.hint for reply in replies if isinstance(reply, Deny)]
+        assert [None, None] == [life.held for life in world.keeper.lives.values()]
+        assert (3, None) == (len(world.provider.asked), world.keeper.persisted)
+
+
+@in_trio_clock
+async def test_the_owners_refresh_tries_at_once() -> None:
+    """A settled life, a failing one and one that needs a sign-in are each tried now, once."""
+    async with keeping() as world:
+        for outcome in (None, DOWN, REVOKED):
+            await trio.sleep(2.0)
+            if outcome:
+                world.provider.script.append(outcome)
+                world.keeper.refresh()
+                await trio.sleep(2.0)
+            world.keeper.refresh()
+            await trio.sleep(1.0)
+
+            assert Settled() == world.life.phase
+
+    assert 6 == len(world.provider.asked)
+
+
+@in_trio_clock
+async def test_a_suspend_delays_no_renewal_once_the_keeper_is_woken() -> None:
+    """After two hours of suspend the token has expired: a wake-up, or a client, has a new one fetched at once."""
+    async with keeping() as world:
+        await trio.sleep(1.0)
+        world.clock.asleep += 2 * HOUR
+        world.keeper.wake()
+        await trio.sleep(1.0)
+        woken = await world.secret()
+        world.clock.asleep += 2 * HOUR
+
+        assert ("token-2", "token-3") == (woken, await world.secret())
+
+
+@in_trio_clock
+async def test_wall_clock_steps_change_nothing() -> None:
+    """Two hours forth and back: no fetch, and the same token."""
+    async with keeping() as world:
+        await trio.sleep(1.0)
+        for step in (2 * HOUR, -4 * HOUR):
+            world.clock.stepped += step
+            world.keeper.wake()
+            await trio.sleep(1.0)
+
+            assert ("token-1", 1) == (await world.secret(), len(world.provider.asked))
+
+
+@in_trio_clock
+async def test_a_rejected_token_is_replaced() -> None:
+    """The client waits for the new one; a hash of any other token gets the one that is held."""
+    async with keeping() as world:
+        await trio.sleep(2.0)
+        other = await world.secret(rejected=rejected("another"))
+
+        assert ("token-1", "token-2") == (other, await world.secret(rejected=rejected("token-1")))
+
+
+@in_trio_clock
+async def test_a_rejected_token_is_answered_only_when_no_other_can_be_had() -> None:
+    """Beyond the budget, and while the provider fails, the refused token is answered and the log says so."""
+    async with keeping() as world:
+        await trio.sleep(2.0)
+        await world.secret(rejected=rejected("token-1"))
+        await trio.sleep(2.0)
+        with capture_logs() as lines:
+            over_budget = await world.secret(rejected=rejected("token-2"))
+            await trio.sleep(400.0)
+            world.provider.script.append(DOWN)
+            failed = await world.secret(rejected=rejected("token-2"))
+
+    said = [line["event"].partition(":")[0] for line in lines]
+    assert ("token-2", "token-2", 3) == (over_budget, failed, len(world.provider.asked))
+    refused = "answered a token that a mail server refused"
+    assert ["no new token for this request", refused, refused] == said
+
+
+@in_trio_clock
+async def test_a_rejected_token_is_answered_when_the_wait_is_over() -> None:
+    """A provider that takes longer than a client can wait: the refused token is better than none."""
+    async with keeping() as world:
+        await trio.sleep(2.0)
+        world.provider.takes = 60.0
+        with capture_logs() as lines:
+            answered = await world.secret(rejected=rejected("token-1"))
+
+    assert ("token-1", 1) == (answered, len(lines))
+
+
+@in_trio_clock
+async def test_a_demand_for_life_is_met_by_a_fresh_token() -> None:
+    """`min` above what is left mints one; above what any token has, the newest is answered without a loop of mints."""
+    async with keeping() as world:
+        await trio.sleep(1000.0)
+        fresh = await world.secret(min_valid=3000)
+        greedy = [await world.secret(min_valid=80_000) for _ in range(3)]
+
+    assert ("token-2", ["token-2"] * 3, 2) == (fresh, greedy, len(world.provider.asked))
+
+
+@in_trio_clock
+async def test_one_budget_for_a_grant() -> None:
+    """Demands for two scope sets draw on the same budget."""
+    async with keeping(grant=BOTH) as world:
+        await trio.sleep(1000.0)
+        first = await world.keeper.ask(MAIL, min_valid=3000)
+        second = await world.keeper.ask(GRAPH, min_valid=3000)
+
+    assert isinstance(first, Token)
+    assert isinstance(second, Token)
+    assert ("token-3", "token-2") == (first.secret, second.secret)
+
+
+@in_trio_clock
+async def test_scope_sets_fail_apart() -> None:
+    """What is refused for one scope set leaves the other its tokens, also the next ones."""
+    async with keeping(REVOKED, grant=BOTH) as world:
+        await trio.sleep(HOUR)
+        mail, graph = await world.keeper.ask(MAIL), await world.keeper.ask(GRAPH)
+
+        assert isinstance(mail, Deny)
+        assert isinstance(graph, Token)
+        assert [MAIL, GRAPH, GRAPH] == [scopes for _, scopes in world.provider.asked]
+
+
+@in_trio_clock
+async def test_who_has_no_token_comes_first() -> None:
+    """Of two due scope sets the one without a usable token is fetched before the other."""
+    async with keeping(DOWN, grant=BOTH) as world:
+        await trio.sleep(30.0)
+        world.keeper.refresh()
+        await trio.sleep(1.0)
+
+        assert [MAIL, GRAPH, MAIL, GRAPH] == [scopes for _, scopes in world.provider.asked]
+
+
+@in_trio_clock
+async def test_accounts_do_not_delay_each_other() -> None:
+    """A provider call that takes a minute for one grant leaves another's clients alone."""
+    async with keeping(prepare=lambda world: setattr(world.provider, "takes", 60.0)) as slow, keeping() as quick:
+        answer = await quick.secret()
+
+        assert ("token-1", 0.1, 1) == (answer, round(trio.current_time(), 1), slow.provider.under_way)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        ValueError("a bug"),
+        ExceptionGroup("several", [OSError("one")]),
+        Granted("x", math.nan, HOUR),
+        Granted("x", 0.0, -5.0),
+        Granted("x", 0.0, "soon"),  # type: ignore[arg-type]  # what a worker may send in spite of its types
+        None,
+    ],
+)
+def test_no_outcome_ends_a_keeper(odd: Outcome | Exception) -> None:
+    """An exception, a token without a life, nonsense: the next try comes after its pause, and serves."""
+    answers: list[str] = []
+
+    @in_trio_clock
+    async def run() -> None:
+        async with keeping(odd) as world:
+            await trio.sleep(90.0)
+            answers.append(await world.secret())
+
+    with capture_logs() as lines:
+        run()
+
+    assert 1 == len(answers)
+    assert answers[0] in {"token-2", "x"}
+    assert [] == [line for line in lines if line["log_level"] not in {"error", "info"}]
+
+
+@in_trio_clock
+async def test_every_change_is_told_once() -> None:
+    """`on_change` hears of each outcome, not of plans that were brought forward."""
+    async with keeping(DOWN, REVOKED) as world:
+        await trio.sleep(30.0)
+        world.keeper.wake()
+        await world.secret()
+        await trio.sleep(60.0)
+        world.keeper.signed_in(MAIL, world.provider.token())
+
+    assert [
+        (MAIL, "Settled", "Failing"),
+        (MAIL, "Failing", "NeedsSignIn"),
+        (MAIL, "NeedsSignIn", "Settled"),
+    ] == world.changes
+
+
+@in_trio_clock
+async def test_without_a_listener_changes_go_unheard() -> None:
+    """`on_change` may be left out."""
+    clock = FakeClock()
+    async with trio.open_nursery() as nursery:
+        keeper = Keeper(GRANT, FakeProvider(clock), clock)
+        nursery.start_soon(keeper.run)
+        reply = await keeper.ask(MAIL)
+        nursery.cancel_scope.cancel()
+
+    assert isinstance(reply, Token)
+
+
+SMTP_AND_IMAP: Scopes = (*MAIL, "https://outlook.office.com/IMAP.AccessAsUser.All")
+IMAP = "IMAP.AccessAsUser.All"
+
+
+@in_trio_clock
+async def test_other_settings_cost_no_token() -> None:
+    """A margin of its own, another redirect: the token stays, and nobody asks for one."""
+    async with keeping() as world:
+        before = await world.secret()
+        world.keeper.take(replace(GRANT, refresh_before=60.0, redirect_uri="http://localhost:1"))
+        world.keeper.take(world.keeper.grant)
+
+        assert (before, 1) == (await world.secret(), len(world.provider.asked))
+        assert 60.0 == world.keeper.grant.refresh_before
+
+
+@in_trio_clock
+async def test_a_protocol_more_costs_the_others_nothing() -> None:
+    """The old token serves its protocols while one for all of them is fetched at once, and no other resource's does."""
+    async with keeping(grant=BOTH) as world:
+        before = await world.secret()
+        await world.keeper.settled()
+        world.provider.script.extend([DOWN])
+        world.keeper.take(replace(BOTH, scope_sets=(SMTP_AND_IMAP, GRAPH)))
+        held = await world.keeper.ask(SMTP_AND_IMAP, permission="SMTP.Send")
+        gone = await world.keeper.ask(MAIL)
+        await world.keeper.settled()
+
+        assert isinstance(held, Token)
+        assert before == held.secret
+        assert Deny("unavailable", "the configuration has changed meanwhile", "ask again", 1.0) == gone
+        assert [SMTP_AND_IMAP] == [scopes for _, scopes in world.provider.asked[2:]]
+
+
+@in_trio_clock
+async def test_a_token_that_lacks_the_permission_is_not_answered() -> None:
+    """One for the protocol is waited for while it is on its way; if there is none, only a sign-in helps."""
+
+    def prepare(world: World) -> None:
+        world.provider.script.extend([Granted("lesser", world.clock.boot(), HOUR, MAIL, who="a@example.test")] * 2)
+
+    async with keeping(grant=replace(GRANT, scope_sets=(SMTP_AND_IMAP,)), prepare=prepare) as world:
+        smtp = await world.keeper.ask(SMTP_AND_IMAP, permission="SMTP.Send")
+        imap = await world.keeper.ask(SMTP_AND_IMAP, permission=IMAP)
+        world.keeper.refresh()
+        await world.keeper.settled()
+        world.keeper.refresh()
+        later = world.keeper.ask(SMTP_AND_IMAP, permission=IMAP)
+        await trio.sleep(PAUSE_AFTER_GRANT)
+        whole = await later
+
+        assert isinstance(smtp, Token)
+        assert isinstance(imap, Deny)
+        assert ("sign-in-required", True) == (imap.code, "cms login a@example.test" in imap.hint)
+        assert isinstance(whole, Token)
+        assert "token-3" == whole.secret
+
+
+@in_trio_clock
+async def test_a_permission_that_the_configuration_does_not_name() -> None:
+    """It is to be corrected: no sign-in would bring it."""
+
+    def prepare(world: World) -> None:
+        world.provider.script.extend([Granted("lesser", world.clock.boot(), HOUR, MAIL, who="a@example.test")] * 2)
+
+    async with keeping(prepare=prepare) as world:
+        reply = await world.keeper.ask(MAIL, permission="POP.AccessAsUser.All")
+
+        assert isinstance(reply, Deny)
+        assert "scopes= in the configuration names no POP.AccessAsUser.All" == reply.message
+        assert "add it to scopes= of the account" in reply.hint
+
+
+@in_trio_clock
+async def test_settings_that_may_mend_a_failure_are_tried() -> None:
+    """A refusal and an outage of before are asked about again under the new settings."""
+    async with keeping(REVOKED, DOWN) as world:
+        refused = await world.secret()
+        world.keeper.take(replace(GRANT, prompt="login"))
+        failed = await world.secret()
+        world.keeper.take(replace(GRANT, prompt="consent"))
+        await world.keeper.settled()
+
+        assert ("sign-in-required", "unavailable", "token-3") == (refused, failed, await world.secret())
+
+
+@in_trio_clock
+async def test_a_retired_keeper_answers_nobody() -> None:
+    """Whoever waits is told at once, and the answer that was on the way is dropped without a word to anybody."""
+    async with keeping() as world, trio.open_nursery() as nursery:
+        codes: list[str] = []
+
+        async def wait() -> None:
+            codes.append(await world.secret())
+
+        nursery.start_soon(wait)
+        await trio.sleep(0.05)
+        world.keeper.retire()
+        await trio.sleep(0.01)
+        at_once = list(codes)
+        await trio.sleep(1.0)
+
+        assert (["unavailable"], ["unavailable"], []) == (at_once, codes, world.changes)
+        assert {} == world.keeper.lives
+
+
+@in_trio_clock
+async def test_what_is_configured_no_more_is_dropped_when_it_arrives() -> None:
+    """A token of a scope set that a reload has taken away while it was on its way is nobody's."""
+    async with keeping() as world:
+        await trio.sleep(0.05)
+        world.keeper.take(replace(GRANT, scope_sets=(GRAPH,)))
+        await world.keeper.settled()
+
+        assert [GRAPH] == list(world.keeper.lives)
+        assert [GRAPH] == [scopes for scopes, _, _ in world.changes]
+
+
+@in_trio_clock
+async def test_a_refresh_right_after_a_fetch_is_waited_for() -> None:
+    """The pause between two fetches delays a refresh by a second; whoever waits for it gets the new token."""
+    async with keeping() as world:
+        first = await world.secret()
+        world.keeper.refresh()
+        await world.keeper.settled()
+
+        assert ("token-1", "token-2") == (first, await world.secret())
+
+
+@in_trio_clock
+async def test_settled_is_when_no_fetch_is_due() -> None:
+    """It waits for what is under way, success or not, and returns at once when there is nothing to wait for."""
+    async with keeping(DOWN, grant=BOTH) as world:
+        await world.keeper.settled()
+        first = trio.current_time()
+        await world.keeper.settled()
+
+        assert (0.2, first, 2) == (round(first, 1), trio.current_time(), len(world.provider.asked))

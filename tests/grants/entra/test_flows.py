@@ -1,0 +1,215 @@
+"""Sign-ins of a person, from the link that is shown to the end that the provider gives them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from support.exchanges import Person, code_flow, granted, refused, transient
+from support.grants import ANN, SCOPES, grant_for
+
+from cms.core.lifecycle import Refused, Transient
+from cms.grants.entra.client import Entra as Provider
+from cms.grants.entra.flows import DeviceFlow
+from cms.grants.network.http import Reply
+from cms.sandbox.entra import Entra, Fault
+
+BEN = "ben@example.test"
+
+
+@pytest.fixture(autouse=True)
+def _direct(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reach the sandbox directly, whatever proxy this machine uses."""
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def server() -> Iterator[Entra]:
+    with Entra([ANN, BEN]) as running:
+        yield running
+
+
+@pytest.fixture
+def person(server: Entra) -> Person:
+    return Person(server)
+
+
+class TestCode:
+    """The authorization code flow."""
+
+    def test_what_the_link_carries(self, server: Entra) -> None:
+        """The link has PKCE, the hint, the redirect address and the prompt, and asks for an answer to be read."""
+        grant = grant_for(server, prompt="select_account")
+        flow = code_flow(Provider(server.ca_file).begin(grant, "paste", '{"access_token":{}}'))
+        for words in (
+            "code_challenge_method=S256",
+            "login_hint=ann%40example.test",
+            "redirect_uri=http%3A%2F%2Flocalhost%3A1%2Foauth2",
+            "prompt=select_account",
+            "response_mode=query",
+            "claims=",
+            "offline_access",
+            f"state={flow.state}",
+        ):
+            assert words in flow.url
+        assert "code_verifier" not in flow.url
+        assert grant.redirect_uri == flow.redirect_uri
+
+    @pytest.mark.parametrize("fields", [{}, {"state": "other", "code": "x"}, {"code": "x"}])
+    def test_foreign_answer(self, person: Person, fields: dict[str, str]) -> None:
+        """What another sign-in brought is not redeemed."""
+        flow = code_flow(person.client.begin(person.grant, "browser"))
+
+        assert "refused" == refused(flow.finish(fields))
+        assert "refused" == refused(flow.finish({"state": flow.state}))
+        assert 1 == person.server.count("token")
+
+    def test_declined(self, person: Person) -> None:
+        """A person who declines ends the sign-in, with Entra's number."""
+        flow = code_flow(person.client.begin(person.grant, "browser"))
+        page = person.server.sign_in(flow.url, ANN, decision="decline", follow=False)
+        answer = flow.finish(page.fields)
+
+        assert isinstance(answer.outcome, Refused)
+        assert answer.outcome.trouble.aadsts
+
+    def test_code_twice(self, person: Person) -> None:
+        """A code is good once."""
+        flow = code_flow(person.client.begin(person.grant, "browser"))
+        fields = person.server.sign_in(flow.url, ANN, follow=False).fields
+        granted(flow.finish(fields).outcome)
+
+        assert "refused" == refused(flow.finish(fields))
+
+    def test_token_endpoint_down(self, person: Person) -> None:
+        """An outage while the code is redeemed is a transient fault."""
+        flow = code_flow(person.client.begin(person.grant, "browser"))
+        fields = person.server.sign_in(flow.url, ANN, follow=False).fields
+        person.server.faults.add(Fault("status", status=503))
+
+        assert "server" == transient(flow.finish(fields))
+
+    def test_foreign_nonce(self, person: Person) -> None:
+        """An id token of another sign-in is no answer to this one."""
+        flow = code_flow(person.client.begin(person.grant, "browser"))
+        fields = person.server.sign_in(flow.url, ANN, follow=False).fields
+        flow._flow["nonce"] = "another"
+
+        assert "garbage" == transient(flow.finish(fields))
+
+    def test_two_resources(self, server: Entra) -> None:
+        """A sign-in asks consent for every scope set, and redeems for the first one."""
+        graph = ("https://graph.microsoft.com/Mail.Send",)
+        person = Person(server, replace(grant_for(server), scope_sets=(SCOPES, graph)))
+
+        assert SCOPES == granted(person.answer.outcome).scopes
+        assert graph == granted(person.redeem(scopes=graph).outcome).scopes
+
+    def test_no_scopes(self, server: Entra) -> None:
+        """An account that no socket serves yet has a link to sign in by."""
+        flow = code_flow(Provider(server.ca_file).begin(replace(grant_for(server), scope_sets=()), "browser"))
+
+        assert "outlook" not in flow.url
+
+
+class TestDevice:
+    """The device flow."""
+
+    @pytest.fixture
+    def flow(self, server: Entra) -> DeviceFlow:
+        flow = Provider(server.ca_file).begin(grant_for(server), "device")
+        assert isinstance(flow, DeviceFlow)
+        return flow
+
+    def test_polled(self, flow: DeviceFlow, server: Entra) -> None:
+        """Each poll is one request; the person's approval ends it."""
+        assert (5.0, 900.0) == (flow.interval, flow.expires_in)
+        assert flow.url.startswith("https://")
+        assert flow.poll() is None
+        server.approve_device(flow.user_code, ANN)
+        answer = flow.poll()
+
+        assert answer is not None
+        assert ANN == granted(answer.outcome).who
+        assert 2 == server.count("token")
+
+    def test_wrong_user(self, flow: DeviceFlow, server: Entra) -> None:
+        """Somebody else's approval is refused."""
+        server.approve_device(flow.user_code, BEN)
+        answer = flow.poll()
+
+        assert answer is not None
+        assert "wrong-user" == refused(answer)
+
+    def test_declined(self, flow: DeviceFlow, server: Entra) -> None:
+        """A person who declines ends it."""
+        server.approve_device(flow.user_code, ANN, decision="decline")
+        answer = flow.poll()
+
+        assert answer is not None
+        assert isinstance(answer.outcome, Refused)
+
+    def test_expired(self, flow: DeviceFlow, server: Entra) -> None:
+        """A code that has expired ends it."""
+        server.faults.add(Fault("aadsts", aadsts=70019))
+        answer = flow.poll()
+
+        assert answer is not None
+        assert "expired" == refused(answer)
+
+    @pytest.mark.parametrize("fault", ["reset", "html", "truncated", "status"])
+    def test_faults_do_not_end_it(self, flow: DeviceFlow, server: Entra, fault: str) -> None:
+        """An outage while the person types is waited out."""
+        server.faults.add(Fault(fault))
+        assert flow.poll() is None
+        server.approve_device(flow.user_code, ANN)
+
+        assert flow.poll() is not None
+
+    def test_retry_after(self, flow: DeviceFlow, server: Entra) -> None:
+        """A provider that asks for a pause gets it; after that its usual pace counts again."""
+        server.faults.add(Fault("status", status=429, retry_after="120"))
+        assert flow.poll() is None
+        assert 120.0 == flow.interval
+        assert flow.poll() is None
+
+        assert 5.0 == flow.interval
+
+    def test_slow_down(self, flow: DeviceFlow, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A provider that wants fewer questions gets fewer."""
+
+        def slow(_url: str, **_kwargs: object) -> Reply:
+            return Reply(400, '{"error": "slow_down"}')
+
+        monkeypatch.setattr(flow._call.http, "post", slow)
+
+        assert flow.poll() is None
+        assert 10.0 == flow.interval
+
+    @pytest.mark.parametrize(
+        ("fault", "expected"),
+        [
+            (Fault("aadsts", "devicecode", aadsts=7000218), Refused),
+            (Fault("status", "devicecode", status=503), Transient),
+            (Fault("html", "devicecode"), Transient),
+            (Fault("reset", "devicecode"), Transient),
+        ],
+    )
+    def test_no_code(self, server: Entra, fault: Fault, expected: type) -> None:
+        """Where Entra gives no code there is nothing to show, and the reason is its own."""
+        server.faults.add(fault)
+
+        assert expected is type(Provider(server.ca_file).begin(grant_for(server), "device"))
+
+    def test_one_resource(self, server: Entra) -> None:
+        """A device code asks for one resource: Entra refuses to mix them here."""
+        graph = ("https://graph.microsoft.com/Mail.Send",)
+        grant = replace(grant_for(server), scope_sets=(SCOPES[:1], graph, SCOPES[1:]))
+        Provider(server.ca_file).begin(grant, "device")
+
+        asked = server.asked("devicecode")[0].scope.split()
+        assert set(SCOPES) == {scope for scope in asked if scope.startswith("https://")}

@@ -1,0 +1,375 @@
+"""One deadline for a whole exchange, against servers that keep a client waiting in every way there is."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import trustme
+
+from cms.grants.network import deadline
+from cms.grants.network.deadline import Budget
+from cms.grants.network.http import fetch, new_session
+
+# Long enough for a handshake on a slow machine, short enough to wait for.
+SHORT = 0.5
+# What nothing that keeps to a short budget comes near.
+LONG = 10.0
+
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+
+Script = Callable[["Peer"], None]
+
+
+@pytest.fixture(autouse=True)
+def _direct(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reach the servers here directly, whatever proxy this machine uses."""
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+
+
+class Peer:
+    """The server's end of one connection."""
+
+    def __init__(self, raw: socket.socket, context: ssl.SSLContext, stopped: threading.Event) -> None:
+        self.raw = raw
+        self.sock = raw
+        self._context = context
+        self._stopped = stopped
+
+    def start_tls(self) -> None:
+        self.sock = self._context.wrap_socket(self.raw, server_side=True)
+
+    def read_request(self) -> None:
+        data = b""
+        while b"\r\n\r\n" not in data:
+            more = self.sock.recv(65536)
+            if not more:
+                raise ConnectionError
+            data += more
+
+    def drip(self, first: bytes = b"") -> None:
+        """Send a byte at a time, none of which is the last one."""
+        self.sock.sendall(first)
+        while not self._stopped.wait(SHORT / 10):
+            self.sock.sendall(b"1")
+
+    def hold(self) -> None:
+        self._stopped.wait(LONG)
+
+
+class Server:
+    """A TLS server that does what its script says with each connection."""
+
+    def __init__(self, folder: Path, script: Script) -> None:
+        authority = trustme.CA()
+        self.ca = str(folder / "ca.pem")
+        authority.cert_pem.write_to_path(self.ca)
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("localhost").configure_cert(self._context)
+        self._script = script
+        self._stopped = threading.Event()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.url = f"https://localhost:{self.port}/"
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                raw, _ = self._listener.accept()
+                thread = threading.Thread(target=self._converse, args=(raw,))
+                self._threads.append(thread)
+                thread.start()
+
+    def _converse(self, raw: socket.socket) -> None:
+        peer = Peer(raw, self._context, self._stopped)
+        with suppress(OSError):
+            self._script(peer)
+        peer.sock.close()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._listener.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(LONG)
+        self._listener.close()
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[[Script], Server]]:
+    servers: list[Server] = []
+
+    def start(script: Script) -> Server:
+        servers.append(Server(tmp_path, script))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture
+def session() -> Iterator[requests.Session]:
+    with new_session() as opened:
+        yield opened
+
+
+def spent(monkeypatch: pytest.MonkeyPatch, seconds: float = SHORT) -> Budget:
+    """Return a budget of so many seconds."""
+    with monkeypatch.context() as patched:
+        patched.setattr(deadline, "EXCHANGE_SECONDS", seconds)
+        return Budget()
+
+
+def silent_before_tls(peer: Peer) -> None:
+    peer.hold()
+
+
+def silent(peer: Peer) -> None:
+    peer.start_tls()
+    peer.read_request()
+    peer.hold()
+
+
+def dripping_head(peer: Peer) -> None:
+    peer.start_tls()
+    peer.read_request()
+    peer.drip(b"HTTP/1.1 200 OK\r\nX-Header: ")
+
+
+def dripping_body(peer: Peer) -> None:
+    peer.start_tls()
+    peer.read_request()
+    peer.drip(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+
+
+def kept(peer: Peer) -> None:
+    """Answer a first request well, and drip at the second one on the same connection."""
+    peer.start_tls()
+    peer.read_request()
+    peer.sock.sendall(ANSWER)
+    peer.read_request()
+    peer.drip(b"HTTP/1.1 200 OK\r\nX-Header: ")
+
+
+@pytest.mark.parametrize(
+    ("script", "reached"),
+    [(silent_before_tls, False), (silent, True), (dripping_head, True), (dripping_body, True)],
+)
+def test_an_answer_that_does_not_come_ends_in_time(
+    serve: Callable[[Script], Server],
+    session: requests.Session,
+    monkeypatch: pytest.MonkeyPatch,
+    script: Script,
+    reached: bool,
+) -> None:
+    """Silent or dripping, before or after the headers: the deadline is one, and it is known whether anything was sent."""
+    server = serve(script)
+    budget = spent(monkeypatch)
+    began = time.monotonic()
+    with pytest.raises(requests.Timeout):
+        fetch(session, "POST", server.url, server.ca, budget)
+
+    assert SHORT <= time.monotonic() - began < LONG / 2
+    assert reached == budget.reached
+
+
+def test_a_kept_connection_has_the_new_deadline(
+    serve: Callable[[Script], Server], session: requests.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second exchange on the connection of the first is bounded like that, and the first one's end does not end it."""
+    server = serve(kept)
+    assert "{}" == fetch(session, "GET", server.url, server.ca, Budget()).text
+    budget = spent(monkeypatch)
+    with pytest.raises(requests.Timeout):
+        fetch(session, "POST", server.url, server.ca, budget)
+
+    assert budget.reached
+
+
+def test_a_connection_outlives_the_budget_that_made_it(
+    serve: Callable[[Script], Server], session: requests.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was answered in time is over for its budget: the connection is kept for others."""
+    connections = itertools.count()
+    numbers: list[int] = []
+
+    def patient(peer: Peer) -> None:
+        number = next(connections)
+        peer.start_tls()
+        while True:
+            peer.read_request()
+            numbers.append(number)
+            peer.sock.sendall(ANSWER)
+
+    server = serve(patient)
+    budget = spent(monkeypatch)
+    fetch(session, "GET", server.url, server.ca, budget)
+    # As its timer would, had it not been stopped.
+    budget._shut()
+    fetch(session, "GET", server.url, server.ca, Budget())
+    session.close()
+
+    assert [0, 0] == numbers
+
+
+def test_a_budget_that_is_over_asks_nothing(session: requests.Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And so nothing has reached anybody."""
+    budget = spent(monkeypatch, 0.0)
+    with pytest.raises(requests.Timeout):
+        fetch(session, "POST", "https://localhost:1/", None, budget)
+
+    assert not budget.reached
+
+
+def test_a_connection_made_too_late_is_shut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What turns up after the end is of no use to anybody, and nothing is sent over it."""
+    ours, theirs = socket.socketpair()
+    budget = spent(monkeypatch, 0.0)
+    budget.guard(ours)
+    with pytest.raises(BrokenPipeError):
+        ours.sendall(b"x")
+    budget._watch(None)
+    ours.close()
+    theirs.close()
+
+
+def test_tls_that_breaks_after_the_question(serve: Callable[[Script], Server], session: requests.Session) -> None:
+    """An error of TLS does not mean that nothing was sent."""
+
+    def broken(peer: Peer) -> None:
+        peer.start_tls()
+        peer.read_request()
+        # Past TLS, on a descriptor of its own.
+        with socket.socket(fileno=os.dup(peer.sock.fileno())) as raw:
+            raw.sendall(b"no record of TLS at all\r\n" * 4)
+
+    server = serve(broken)
+    budget = Budget()
+    with pytest.raises(requests.exceptions.SSLError):
+        fetch(session, "POST", server.url, server.ca, budget)
+
+    assert budget.reached
+
+
+def test_tls_that_is_not_trusted(serve: Callable[[Script], Server], session: requests.Session, tmp_path: Path) -> None:
+    """A certificate of somebody else's ends it before anything is sent."""
+    server = serve(silent)
+    trustme.CA().cert_pem.write_to_path(str(tmp_path / "other.pem"))
+    budget = Budget()
+    with pytest.raises(requests.exceptions.SSLError):
+        fetch(session, "POST", server.url, str(tmp_path / "other.pem"), budget)
+
+    assert not budget.reached
+
+
+@contextmanager
+def black_hole() -> Iterator[int]:
+    """Yield a port of 127.0.0.1 at which nobody answers an attempt to connect: its queue is full."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        callers = [socket.socket() for _ in range(4)]
+        for caller in callers:
+            caller.setblocking(False)
+            caller.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]
+        for caller in callers:
+            caller.close()
+
+
+def resolves_to(monkeypatch: pytest.MonkeyPatch, *ports: int) -> None:
+    """Let every name mean these ports of 127.0.0.1, one after the other."""
+    addresses = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", port)) for port in ports]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_kwargs: addresses)
+
+
+def test_dead_addresses_leave_time_for_a_live_one(
+    serve: Callable[[Script], Server], session: requests.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each address gets its share, so that a network where half of them are dead is only a slow one."""
+
+    def answer(peer: Peer) -> None:
+        peer.start_tls()
+        peer.read_request()
+        peer.sock.sendall(ANSWER)
+
+    server = serve(answer)
+    with black_hole() as hole:
+        resolves_to(monkeypatch, hole, hole, server.port)
+        reply = fetch(session, "GET", server.url, server.ca, spent(monkeypatch, 4 * SHORT))
+
+    assert "{}" == reply.text
+
+
+def test_a_black_hole_ends_in_time(session: requests.Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many addresses a name has, nothing but the one deadline counts."""
+    began = time.monotonic()
+    with black_hole() as hole:
+        resolves_to(monkeypatch, *[hole] * 9)
+        budget = spent(monkeypatch)
+        with pytest.raises(requests.Timeout):
+            fetch(session, "POST", "https://localhost/", None, budget)
+
+    assert time.monotonic() - began < LONG / 2
+    assert not budget.reached
+
+
+def test_a_name_server_that_does_not_answer(session: requests.Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asking for a name cannot be ended; waiting for it can."""
+    released = threading.Event()
+
+    def ask(*_args: object, **_kwargs: object) -> list[Any]:
+        released.wait(LONG)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", ask)
+    budget = spent(monkeypatch)
+    with pytest.raises(requests.Timeout):
+        fetch(session, "POST", "https://localhost/", None, budget)
+    released.set()
+
+    assert not budget.reached
+
+
+@pytest.mark.parametrize("found", [socket.gaierror(-2, "unknown"), []], ids=["unknown", "no address"])
+def test_a_name_that_means_nothing(session: requests.Session, monkeypatch: pytest.MonkeyPatch, found: Any) -> None:
+    """An unknown name, and one without addresses, are connections that were not made."""
+
+    def ask(*_args: object, **_kwargs: object) -> Any:
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    monkeypatch.setattr(socket, "getaddrinfo", ask)
+    budget = Budget()
+    with pytest.raises(requests.ConnectionError):
+        fetch(session, "POST", "https://localhost/", None, budget)
+
+    assert not budget.reached
+
+
+def test_a_proxy_has_the_same_deadline(
+    serve: Callable[[Script], Server], session: requests.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy that takes the connection and does not make ours is given up on; nothing has reached the server."""
+    server = serve(silent_before_tls)
+    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{server.port}")
+    budget = spent(monkeypatch)
+    with pytest.raises(requests.Timeout):
+        fetch(session, "POST", "https://login.test/", None, budget)
+
+    assert not budget.reached

@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cms.core.accounts import Grant, Kept, Proxy, Source
+from cms.core.lifecycle import Ending, Granted, Refused, Transient, Trouble
+from cms.grants import messages
+from cms.grants.messages import (
+    Acquire,
+    Cancel,
+    Discard,
+    Done,
+    Explore,
+    Explored,
+    Export,
+    Exported,
+    Forget,
+    Garbage,
+    Import,
+    Lines,
+    Listed,
+    Open,
+    Peek,
+    Place,
+    Prompt,
+    Question,
+    Redirected,
+    Reply,
+    SignIn,
+    Survey,
+)
+
+GRANT = Grant(
+    "https://login.example/common",
+    "client",
+    "ann@example.test",
+    (("https://outlook.office.com/SMTP.Send",), ("https://graph.microsoft.com/Mail.Send",)),
+    client_secret=Source("file", ("/etc/secret",)),
+    origin="http://127.0.0.1:8080/",
+)
+QUESTIONS: list[Question] = [
+    Open("/state", Source("command", ("pass", "show", "cms")), "/ca.pem", 3.0, 0.5),
+    Open("/state"),
+    Acquire(1, GRANT, GRANT.scope_sets[0]),
+    SignIn(2, GRANT, "browser", '{"access_token":{}}'),
+    Redirected(2, {"code": "secret-code", "state": "s"}),
+    Cancel(2),
+    Forget(3, GRANT),
+    Export(5, (GRANT, GRANT), "secret-passphrase"),
+    Peek(6, Place("/home/ann/signins", "cms", "", "secret-password")),
+    Survey(7, ("a", "b")),
+    Discard(8, ()),
+    Explore(9, "https://login.example/x.test"),
+    Open("/state", proxy=Proxy("http://proxy:3128", ("localhost",), "ann", Source("credential", ("proxy",)))),
+    Import(4, GRANT, Place("/home/ann/tokens", "pizauth", "work", "secret-password")),
+]
+TROUBLE = Trouble("refused", "no", "sign in", 50173, "correlation", "basic_action", "{}")
+REPLIES: list[Reply] = [
+    Prompt(2, "device", "https://login.example/device", "CODE", 900.0, "http://localhost/", "state"),
+    Done(1, Granted("secret-token", 5.0, 3600.0, ("a", "b"), persisted=False, key_from="memory only", who="ann")),
+    Done(1, Transient(TROUBLE, 120.0, 1.0, 2.0, (Ending(1.0, 2.0, 700082),))),
+    Done(1, Refused(TROUBLE)),
+    Done(5, Exported("secret-text", ("a", "b"), ("c",))),
+    Done(6, Listed((Kept("key", "authority", "client", "login", "who", 7.5), Kept("key", "", "", "")))),
+    Done(7, Listed(())),
+    Done(9, Explored("tenant", "why", unknown=True, no_keyring="no keyring", cloud="dod")),
+    Done(1, Granted("secret-token", 5.0, 3600.0, given_at=7.5, endings=(Ending(1.0, 2.0, 70043), Ending(3.0, 4.0)))),
+]
+
+
+@pytest.mark.parametrize("question", QUESTIONS, ids=lambda each: type(each).__name__)
+def test_question_survives_the_way(question: Question) -> None:
+    """What the broker asks is what the worker reads, in one line."""
+    line = messages.pack(question)
+
+    assert 1 == line.count(b"\n")
+    assert question == messages.unpack_question(line)
+
+
+@pytest.mark.parametrize("reply", REPLIES, ids=repr)
+def test_reply_survives_the_way(reply: Reply) -> None:
+    """What the worker answers is what the broker reads, in one line."""
+    line = messages.pack(reply)
+
+    assert 1 == line.count(b"\n")
+    assert reply == messages.unpack_reply(line)
+
+
+def _broken_questions() -> list[bytes]:
+    acquire = json.loads(messages.pack(QUESTIONS[2]))
+    opened = json.loads(messages.pack(QUESTIONS[0]))
+    redirected = json.loads(messages.pack(QUESTIONS[4]))
+    imported = json.loads(messages.pack(QUESTIONS[-1]))
+
+    def without(body: dict[str, Any], name: str) -> dict[str, Any]:
+        return {key: value for key, value in body.items() if key != name}
+
+    broken: list[Any] = [
+        [],
+        "Acquire",
+        {},
+        {"is": "Done"},
+        {"is": []},
+        without(acquire, "grant"),
+        without(acquire, "number"),
+        without(opened, "key"),
+        {**acquire, "number": "1"},
+        {**acquire, "number": True},
+        {**acquire, "scopes": [1]},
+        {**acquire, "scopes": None},
+        {**acquire, "grant": "ann"},
+        {**acquire, "grant": {**acquire["grant"], "scope_sets": [[1]]}},
+        {**acquire, "grant": {**acquire["grant"], "surprise": 1}},
+        {**acquire, "surprise": 1},
+        {**opened, "key": {"kind": "file"}},
+        {**redirected, "fields": {"code": 1}},
+        {**redirected, "fields": "code"},
+        {**imported, "place": "/home/ann/tokens"},
+        {**imported, "place": {**imported["place"], "path": None}},
+        {**imported, "place": {**imported["place"], "surprise": ""}},
+    ]
+    return [b"", b"\xff", b"nonsense", *(json.dumps(each).encode() for each in broken)]
+
+
+@pytest.mark.parametrize("line", _broken_questions())
+def test_no_question(line: bytes) -> None:
+    """A line that is no question is Garbage, and nothing else is raised."""
+    with pytest.raises(Garbage):
+        messages.unpack_question(line)
+
+
+def _lies() -> list[dict[str, Any]]:
+    """Return replies in which one field is not what it is declared as."""
+    prompt, granted, transient = (json.loads(messages.pack(each)) for each in REPLIES[:3])
+
+    def done(reply: dict[str, Any], **wrong: Any) -> dict[str, Any]:
+        return {**reply, "outcome": {**reply["outcome"], **wrong}}
+
+    return [
+        {**prompt, "url": 1},
+        {**prompt, "number": True},
+        {**prompt, "expires_in": "soon"},
+        {**granted, "number": "1"},
+        done(granted, secret=5),
+        done(granted, issued=None),
+        done(granted, expires_in="an hour"),
+        done(granted, expires_in=True),
+        done(granted, scopes=7),
+        done(granted, scopes=[7]),
+        done(granted, persisted="yes"),
+        done(granted, given_at="yesterday"),
+        done(granted, endings=[7]),
+        done(granted, endings=[{"given_at": 1.0, "ended_at": "now", "aadsts": None}]),
+        done(granted, endings=[{"given_at": 1.0, "ended_at": 2.0, "aadsts": "70043"}]),
+        done(granted, endings=[{"given_at": 1.0, "ended_at": 2.0, "why": 1}]),
+        done(transient, retry_after="120"),
+        done(transient, trouble={**transient["outcome"]["trouble"], "aadsts": "50173"}),
+        done(transient, trouble={**transient["outcome"]["trouble"], "claims": {}}),
+    ]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"is": "Open"},
+        {"is": "Prompt", "number": 1},
+        {"is": "Done", "number": 1, "outcome": {"is": "Granted"}},
+        {"is": "Done", "number": 1, "outcome": {"is": "Nonsense"}},
+        {"is": "Done", "number": 1, "outcome": {"is": "Refused", "trouble": 1}},
+        {"is": "Done", "number": 1, "outcome": None},
+        {"is": "Done"},
+        {},
+        *_lies(),
+    ],
+)
+def test_no_reply(body: dict[str, Any]) -> None:
+    """A line that is no reply is Garbage, and nothing else is raised."""
+    with pytest.raises(Garbage):
+        messages.unpack_reply(json.dumps(body).encode())
+
+
+def test_garbage_never_quotes() -> None:
+    """The text of Garbage has nothing of the line, which could hold a token."""
+    for unpack in (messages.unpack_question, messages.unpack_reply):
+        with pytest.raises(Garbage) as caught:
+            unpack(b'{"is": "Done", "outcome": {"is": "Granted", "secret": "eyJ-the-token"}}')
+
+        assert "eyJ" not in str(caught.value)
+        assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize("message", [QUESTIONS[4], QUESTIONS[-1], REPLIES[1]], ids=["Redirected", "Import", "Done"])
+def test_secrets_do_not_print(message: Question | Reply) -> None:
+    """Neither a code nor a password nor a token is in the repr of what carries it."""
+    assert "secret-" not in repr(message)
+
+
+@given(st.lists(st.binary(max_size=20).filter(lambda line: b"\n" not in line), max_size=5), st.data())
+def test_lines_come_whole_however_they_are_cut(lines: list[bytes], data: st.DataObject) -> None:
+    """A stream gives the same lines whether it comes whole, byte by byte, or cut anywhere."""
+    stream = b"".join(line + b"\n" for line in lines)
+    cut = data.draw(st.integers(0, len(stream)))
+    whole, pieces = Lines(), Lines()
+
+    assert lines == whole.feed(stream)
+    assert lines == pieces.feed(stream[:cut]) + pieces.feed(stream[cut:])
+    bytewise = Lines()
+    assert lines == [line for at in range(len(stream)) for line in bytewise.feed(stream[at : at + 1])]
+
+
+def test_line_without_end() -> None:
+    """A line longer than a message is Garbage, whether its end has come or not; one as long is none."""
+    fits = b"x" * messages.MAX_MESSAGE
+
+    assert [fits] == Lines().feed(fits + b"\n")
+    for data in (fits + b"x", fits + b"x\n"):
+        with pytest.raises(Garbage):
+            Lines().feed(data)

@@ -1,0 +1,157 @@
+"""The file that carries sign-ins to another machine."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cms.core.accounts import Grant, Kept
+from cms.core.lifecycle import Ending
+from cms.grants.transfer import export_file
+from cms.grants.transfer.formats import Unfit
+from cms.grants.vault.store import Entry
+
+GRANT = Grant("https://login.example.test/common", "client", "ann@example.test")
+ENTRY = Entry('{"RefreshToken": {}}', "home.tenant", "ann@example.test", 1_795_000_000.0, (Ending(1.0, 2.0, 70043),))
+
+
+@pytest.fixture(autouse=True)
+def _cheap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Derive keys at a cost that a test can pay a hundred times."""
+    monkeypatch.setattr(export_file, "COST", {"n": 16, "r": 8, "p": 1})
+
+
+def sealed(passphrase: str = "correct horse") -> bytes:
+    return export_file.seal([(GRANT, ENTRY)], passphrase).encode()
+
+
+def with_header(**changed: Any) -> bytes:
+    """Return an export whose header says something else."""
+    head, _, body = sealed().partition(b"\n")
+    header = {name: value for name, value in {**json.loads(head), **changed}.items() if value is not None}
+    return json.dumps(header).encode() + b"\n" + body
+
+
+def refusal(raw: bytes, passphrase: str = "correct horse") -> str:
+    with pytest.raises(Unfit) as caught:
+        export_file.unseal(raw, passphrase, "/f")
+    assert caught.value.hint
+    return caught.value.message
+
+
+def test_what_was_sealed_is_opened() -> None:
+    """Identity and entry, when it was given and how earlier sign-ins ended included."""
+    (found,) = export_file.unseal(sealed(), "correct horse", "/f")
+
+    assert (GRANT, ENTRY) == (found.grant, found.entry)
+    expected = Kept(GRANT.key, GRANT.authority, "client", GRANT.login, ENTRY.who, ENTRY.signed_in)
+    assert expected == found.kept
+    assert "RefreshToken" not in repr(found)
+
+
+def test_two_exports_have_nothing_in_common() -> None:
+    """Salt and nonce are fresh each time, and nothing in the file is in clear but how to open it."""
+    first, second = sealed(), sealed()
+
+    assert first.split(b"\n")[1] != second.split(b"\n")[1]
+    assert {"format", "version", "kdf", "salt", "n", "r", "p"} == set(json.loads(first.split(b"\n")[0]))
+
+
+@pytest.mark.parametrize("passphrase", ["correct hors", "", "Correct horse", "correct horse "])
+def test_another_passphrase_opens_nothing(passphrase: str) -> None:
+    """Which is all that can be told of it."""
+    assert "the passphrase does not open /f" in refusal(sealed(), passphrase)
+
+
+def test_a_passphrase_is_any_line() -> None:
+    """Letters of any script, and bytes that are none in this locale."""
+    assert export_file.unseal(sealed("Dürüm\udcff"), "Dürüm\udcff", "/f")
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"version": 2}, "/f was written by a newer cms"),
+        ({"kdf": "argon2id"}, "/f was written by a newer cms"),
+        ({"format": "cms-vault"}, "/f is no export of cms's"),
+        ({"n": 2**30}, "/f is damaged"),
+        ({"n": 1}, "/f is damaged"),
+        ({"n": 17}, "/f is damaged"),
+        ({"n": 0}, "/f is damaged"),
+        ({"n": True}, "/f is damaged"),
+        ({"r": 2**20}, "/f is damaged"),
+        ({"p": 5}, "/f is damaged"),
+        ({"p": None}, "/f is damaged"),
+        ({"salt": ""}, "/f is damaged"),
+        ({"salt": "AAAA" * 30}, "/f is damaged"),
+        ({"salt": "?"}, "/f is damaged"),
+        ({"salt": 1}, "/f is damaged"),
+        ({"salt": base64.b64encode(b"another").decode()}, "the passphrase does not open /f, or the file is damaged"),
+        ({"more": 1}, "the passphrase does not open /f, or the file is damaged"),
+    ],
+)
+def test_a_header_is_checked_before_it_is_believed(changed: dict[str, Any], expected: str) -> None:
+    """It is authenticated too: but only after the key was derived at the cost that it names."""
+    assert expected == refusal(with_header(**changed))
+
+
+@pytest.mark.parametrize("raw", [b"", b"\n", b"[]\n", b"\xff\n", b"{}", b'{"format": "cms-export"'])
+def test_what_is_no_export_is_said(raw: bytes) -> None:
+    """A file of something else."""
+    assert "/f is no export of cms's" == refusal(raw)
+    assert not export_file.is_export(raw)
+
+
+@pytest.mark.parametrize("body", [b"", b"AAAA", b"\xff", b"not base64"])
+def test_a_body_that_was_cut_off_is_damaged(body: bytes) -> None:
+    """Whatever is missing of it."""
+    assert "damaged" in refusal(sealed().partition(b"\n")[0] + b"\n" + body)
+
+
+@pytest.mark.parametrize(
+    "clear",
+    [
+        {},
+        {"sign_ins": [{}]},
+        {"sign_ins": [{"authority": 1, "client_id": "c", "login": "l", "entry": {}}]},
+        {"sign_ins": [{"authority": "a", "client_id": "c", "login": "l", "entry": {"later": 1}}]},
+    ],
+)
+def test_contents_of_a_later_cms_are_told_from_damage(clear: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """They could be decrypted, so nobody has tampered with them."""
+    monkeypatch.setattr(
+        json, "loads", lambda raw: clear if b"sign_ins" in raw else json.JSONDecoder().decode(raw.decode())
+    )
+
+    assert "/f was written by a newer cms" == refusal(sealed())
+
+
+def test_too_little_memory_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """scrypt needs what it needs."""
+
+    def scarce(*_: object, **__: object) -> bytes:
+        raise MemoryError
+
+    raw = sealed()
+    monkeypatch.setattr(export_file, "_derive", scarce)
+
+    assert "there is too little memory to open /f" == refusal(raw)
+
+
+def test_no_changed_byte_goes_unnoticed() -> None:
+    """Any one byte that is another: the file is refused, and never with a traceback."""
+    whole = sealed()
+
+    @settings(max_examples=100, deadline=None)
+    @given(st.integers(0, len(whole) - 2), st.integers(1, 255))
+    def changed(place: int, bits: int) -> None:
+        raw = bytearray(whole)
+        raw[place] ^= bits
+        assert refusal(bytes(raw))
+
+    changed()

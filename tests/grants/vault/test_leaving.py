@@ -1,0 +1,359 @@
+"""What is left of a sign-in once it was given up, and of the key once the last one was: nothing."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.grants import NoRing
+
+from cms.core.accounts import Grant, Kept, Source
+from cms.grants.secrets import Absent, Locked, Missing, Unavailable
+from cms.grants.vault import store as vault_module
+from cms.grants.vault.keyring import KEY_BYTES, SERVICE, Key, Keyring, Patience, key_id
+from cms.grants.vault.keys import KeyFile, Keys
+from cms.grants.vault.store import Entry, Vault
+
+GRANT = Grant("https://login.example/common", "client", "ann@example.test")
+OTHER = Grant("https://login.example/common", "client", "ben@example.test")
+ENTRY = Entry('{"RefreshToken": {}}', "oid.tid", "ann@example.test", 1_700_000_000.0)
+
+
+class Ring:
+    """A keyring backend in memory, which may be locked."""
+
+    priority = 5
+
+    def __init__(self) -> None:
+        self.kept: dict[str, str] = {}
+        self.locked = False
+
+    def get_password(self, service: str, username: str) -> str | None:
+        self._check(service)
+        return self.kept.get(username)
+
+    def set_password(self, service: str, username: str, password: str) -> None:
+        self._check(service)
+        self.kept[username] = password
+
+    def delete_password(self, service: str, username: str) -> None:
+        self._check(service)
+        del self.kept[username]
+
+    def _check(self, service: str) -> None:
+        assert service == SERVICE
+        if self.locked:
+            raise Locked("is locked")
+
+
+class Home:
+    """A state folder whose key is in a keyring or in a file; each vault is opened as by a new process."""
+
+    def __init__(self, folder: Path, kind: str) -> None:
+        self.state = folder / "state"
+        self.ring = Ring()
+        self.file = folder / "vault.key"
+        self._named = Source("file", (str(self.file),)) if kind == "file" else None
+
+    def vault(self, patience: float = 20.0) -> Vault:
+        ring = NoRing() if self._named else Keyring(lambda: self.ring, Patience(20.0))
+        return Vault(str(self.state), Keys(self._named, environ={}, ring=ring), patience)
+
+    @property
+    def has_key(self) -> bool:
+        return bool(self.ring.kept) or self.file.exists()
+
+    @property
+    def names(self) -> set[str]:
+        return {path.name for path in self.state.iterdir()}
+
+
+@pytest.fixture(params=["file", "keyring"])
+def home(tmp_path: Path, request: pytest.FixtureRequest) -> Home:
+    return Home(tmp_path, request.param)
+
+
+def store(vault: Vault, grant: Grant = GRANT) -> None:
+    with vault.hold(grant) as held:
+        held.prepare()
+        held.store(ENTRY)
+
+
+def forget(vault: Vault, grant: Grant = GRANT) -> bool:
+    with vault.hold(grant) as held:
+        return held.forget()
+
+
+def reason(call: Callable[[], object]) -> str:
+    with pytest.raises(Unavailable) as caught:
+        call()
+    return f"{caught.value.outcome.trouble.kind}: {caught.value.outcome.trouble.message}"
+
+
+def test_nothing_is_left_after_the_last_one(home: Home) -> None:
+    """Not the file, not its lock, not the key, not the key's name; the next sign-in makes a new key."""
+    store(home.vault())
+    store(home.vault(), OTHER)
+    vault = home.vault()
+
+    assert (True, "", True) == (forget(vault), vault.drop_key(), home.has_key)
+    assert f"{GRANT.key}.lock" not in home.names
+    assert forget(vault, OTHER)
+    assert vault.drop_key()
+    assert (set(), False) == (home.names, home.has_key)
+    store(home.vault())
+    assert home.has_key
+
+
+def test_what_was_not_there_was_not_deleted(home: Home) -> None:
+    """Nobody was signed in: that is told."""
+    vault = home.vault()
+
+    assert not forget(vault)
+    assert "" == vault.drop_key()
+
+
+def test_locks_of_those_who_never_signed_in_go_too(home: Home) -> None:
+    """Unless somebody holds one."""
+    store(home.vault())
+    vault, third = home.vault(), Grant(GRANT.authority, GRANT.client_id, "third@example.test")
+    with home.vault().hold(OTHER):
+        pass
+    forget(vault)
+    with home.vault().hold(third):
+        vault.drop_key()
+
+    assert {f"{third.key}.lock"} == home.names
+
+
+@pytest.mark.parametrize("needs_it", ["x.vault", "x.redeeming", "x.vault.damaged-20260101T000000Z"])
+def test_a_key_that_may_be_needed_stays(home: Home, needs_it: str) -> None:
+    """By a file that nobody can read, too, and by a sign-in that is just being made."""
+    store(home.vault())
+    (home.state / needs_it).touch()
+    vault = home.vault()
+    forget(vault)
+
+    assert ("", True) == (vault.drop_key(), home.has_key)
+
+
+def test_a_key_that_was_just_chosen_stays(home: Home) -> None:
+    """From the moment that it is chosen it is needed: another sign-out comes too late to delete it."""
+    store(home.vault())
+    forget(home.vault())
+    dropped = []
+
+    class Raced(Vault):
+        def choose_key(self, reserve: Callable[[], None] = lambda: None) -> Key | None:
+            key = super().choose_key(reserve)
+            dropped.append(home.vault().drop_key())
+            return key
+
+    made = home.vault()
+    store(Raced(str(made.folder), made.keys, 20.0))
+
+    assert ([""], True) == (dropped, home.has_key)
+    with home.vault().hold(GRANT) as held:
+        assert ENTRY == held.read()
+
+
+def test_a_key_that_is_somebody_elses_stays(tmp_path: Path) -> None:
+    """A key file that was there before cms was."""
+    home = Home(tmp_path, "file")
+    home.file.write_bytes(os.urandom(KEY_BYTES))
+    home.file.chmod(0o600)
+    store(home.vault())
+    vault = home.vault()
+    forget(vault)
+
+    assert ("", True, set()) == (vault.drop_key(), home.has_key, home.names)
+
+
+def test_a_key_file_with_another_key_stays(tmp_path: Path) -> None:
+    """Somebody has replaced it: it is not cms's any more."""
+    home = Home(tmp_path, "file")
+    store(home.vault())
+    home.file.write_bytes(os.urandom(KEY_BYTES))
+    vault = home.vault()
+    forget(vault)
+
+    assert ("", True) == (vault.drop_key(), home.has_key)
+
+
+def test_a_key_file_that_is_gone_is_no_trouble(tmp_path: Path) -> None:
+    """What is to be deleted is gone."""
+    home = Home(tmp_path, "file")
+    store(home.vault())
+    home.file.unlink()
+    vault = home.vault()
+    forget(vault)
+
+    assert "" == vault.drop_key()
+
+
+def test_a_key_file_that_cannot_be_deleted_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It keeps its name, for the next sign-in to find it."""
+    home = Home(tmp_path, "file")
+    store(home.vault())
+    vault = home.vault()
+    forget(vault)
+
+    def refuse(_path: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+
+    assert "locked: the vault's key cannot be deleted" in reason(vault.drop_key)
+    assert "key-id" in home.names
+
+
+def test_a_locked_keyring_keeps_its_key(tmp_path: Path) -> None:
+    """Deleting it now is impossible, and said; it is used again by the next sign-in."""
+    home = Home(tmp_path, "keyring")
+    store(home.vault())
+    vault = home.vault()
+    forget(vault)
+    home.ring.locked = True
+
+    assert "keyring is locked" in reason(vault.drop_key)
+    home.ring.locked = False
+    before = dict(home.ring.kept)
+    store(home.vault())
+    assert before == home.ring.kept
+
+
+def test_a_keyring_that_is_not_there_any_more_has_nothing(tmp_path: Path) -> None:
+    """As after a move to a server."""
+    home = Home(tmp_path, "keyring")
+    store(home.vault())
+    vault = Vault(str(home.state), Keys(None, environ={}, ring=NoRing()), 20.0)
+    forget(vault)
+
+    assert "" == vault.drop_key()
+
+
+def test_a_key_that_nobody_has_in_the_keyring(tmp_path: Path) -> None:
+    """Somebody has deleted it before."""
+    home = Home(tmp_path, "keyring")
+    store(home.vault())
+    home.ring.kept.clear()
+    vault = home.vault()
+    forget(vault)
+
+    assert "" == vault.drop_key()
+
+
+def test_memory_has_no_key_to_delete(tmp_path: Path) -> None:
+    """Nor a folder."""
+    vault = Vault(str(tmp_path / "state"), Keys(Source("memory"), environ={}, ring=NoRing()), 20.0)
+
+    assert "" == vault.drop_key()
+
+
+def test_the_name_of_a_key_that_cannot_be_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is read-only by now."""
+    home = Home(tmp_path, "keyring")
+    store(home.vault())
+    vault = home.vault()
+    forget(vault)
+
+    def refuse(_folder: Path) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(vault_module, "sync_folder", refuse)
+
+    assert "storage: the name of the key" in reason(vault.drop_key)
+
+
+def test_a_lock_that_was_deleted_while_it_was_waited_for(tmp_path: Path) -> None:
+    """Who waited looks again: two processes never hold locks of the same name."""
+    home = Home(tmp_path, "file")
+    store(home.vault())
+    first, second = home.vault(), home.vault()
+    waiting, inside = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        waiting.set()
+        with second.hold(GRANT):
+            inside.set()
+
+    thread = threading.Thread(target=wait)
+    with first.hold(GRANT) as held:
+        thread.start()
+        waiting.wait(60.0)
+        held.forget()
+        assert not inside.is_set()
+    assert inside.wait(60.0)
+    thread.join(60.0)
+    with first.hold(GRANT), pytest.raises(Unavailable), home.vault(0.0).hold(GRANT):
+        raise AssertionError("held twice")
+
+
+# --- what lies there without an account ---
+
+
+def test_a_survey_says_whose_files_these_are(home: Home) -> None:
+    """By what is in them, where the key is at hand; what is no vault file is left out."""
+    store(home.vault())
+
+    expected = Kept(GRANT.key, GRANT.authority, GRANT.client_id, GRANT.login, ENTRY.who, ENTRY.signed_in)
+    assert [expected] == home.vault().survey([GRANT.key, "missing"])
+
+
+def test_a_survey_without_the_key_goes_by_the_header(tmp_path: Path) -> None:
+    """Which is in clear, and names the login."""
+    home = Home(tmp_path, "file")
+    store(home.vault())
+    home.file.unlink()
+
+    assert [Kept(GRANT.key, GRANT.authority, GRANT.client_id, GRANT.login)] == home.vault().survey([GRANT.key])
+
+
+@pytest.mark.parametrize("raw", [b"", b"nonsense\n", b'{"format": "cms-vault", "version": 1, "key": "x"}\n'])
+def test_a_survey_of_what_cannot_be_read(tmp_path: Path, raw: bytes) -> None:
+    """It is there all the same, to be deleted."""
+    home = Home(tmp_path, "file")
+    home.state.mkdir()
+    (home.state / "x.vault").write_bytes(raw)
+
+    assert [Kept("x", "", "", "")] == home.vault().survey(["x"])
+
+
+def test_what_no_account_has_is_deleted_by_its_name(home: Home) -> None:
+    """With all that lies beside it; what is not there is no trouble."""
+    store(home.vault())
+    vault = home.vault()
+    (home.state / f"{GRANT.key}.vault.damaged-1").touch()
+
+    assert (True, False) == (vault.discard(GRANT.key), vault.discard(GRANT.key))
+    assert not [name for name in home.names if name.startswith(GRANT.key)]
+
+
+# --- sources ---
+
+
+def test_no_keyring_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a first configuration: whether a key could be kept in one now."""
+
+    def absent() -> None:
+        raise Absent("is not there")
+
+    found = Keys(None, environ={}, ring=NoRing())
+    monkeypatch.setattr("cms.grants.vault.keyring.desktop_ring", absent)
+    assert "keyring is not there" == found.no_keyring()
+    monkeypatch.setattr("cms.grants.vault.keyring.desktop_ring", Ring)
+    assert "" == found.no_keyring()
+
+
+def test_a_key_file_of_no_keys_is_not_deleted(tmp_path: Path) -> None:
+    """Whatever was written into it."""
+    path = tmp_path / "key"
+    path.write_text("no key")
+    path.chmod(0o600)
+
+    with pytest.raises(Missing):
+        KeyFile(str(path)).remove(key_id(bytes(KEY_BYTES)))
+    assert path.exists()

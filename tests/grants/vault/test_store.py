@@ -1,0 +1,750 @@
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import signal
+import stat
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+from support.grants import NoRing, TurnsUpLocked
+
+from cms.core.accounts import Grant, Source
+from cms.grants.secrets import Locked, Missing, Unavailable
+from cms.grants.vault import keyring, keys
+from cms.grants.vault import store as vault_module
+from cms.grants.vault.keyring import KEY_BYTES
+from cms.grants.vault.keys import Keys
+from cms.grants.vault.store import Entry, Stored, Vault
+
+GRANT = Grant("https://login.example/common", "Client", "Ann@example.test")
+OTHER = Grant("https://login.example/common", "Client", "ben@example.test")
+ENTRY = Entry('{"RefreshToken": {"x": {"secret": "the-refresh-token"}}}', "oid.tid", "ann@example.test", 1700000000.0)
+NEWER = replace(ENTRY, cache='{"RefreshToken": {"x": {"secret": "its-successor"}}}')
+
+
+def prepare(vault: Vault, grant: Grant = GRANT) -> Stored:
+    """Say where a sign-in would go."""
+    with vault.hold(grant) as held:
+        place = held.prepare()
+        held.release()
+        return place
+
+
+def put(vault: Vault, grant: Grant = GRANT, entry: Entry = ENTRY) -> Stored:
+    """Store an entry, as after a sign-in."""
+    with vault.hold(grant) as held:
+        held.prepare()
+        return held.store(entry)
+
+
+class Lab:
+    """A state folder, and its vault as each new process opens it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.state = folder / "deep" / "state"
+        self.key = folder / "vault.key"
+        self.named: Source | None = Source("file", (str(self.key),))
+
+    def vault(self, patience: float = 20.0) -> Vault:
+        return Vault(str(self.state), Keys(self.named, environ={}, ring=NoRing()), patience)
+
+    def store(self, grant: Grant = GRANT, entry: Entry = ENTRY) -> Stored:
+        return put(self.vault(), grant, entry)
+
+    def read(self, grant: Grant = GRANT) -> Entry | None:
+        with self.vault().hold(grant) as held:
+            return held.read()
+
+    def interrupted(self) -> bool:
+        with self.vault().hold(GRANT) as held:
+            return held.interrupted
+
+    def path(self, grant: Grant = GRANT) -> Path:
+        return self.state / f"{grant.key}.vault"
+
+    def names(self) -> set[str]:
+        return {path.name for path in self.state.iterdir()}
+
+    def trouble(self, call: Callable[[], object] | None = None) -> str:
+        """Return the kind of trouble that a call, or else a read, ends with."""
+        with pytest.raises(Unavailable) as caught:
+            (call or self.read)()
+        return caught.value.outcome.trouble.kind
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    return Lab(tmp_path)
+
+
+def test_what_is_stored_is_read(lab: Lab) -> None:
+    """An entry comes back in the next process as it was stored, and is said to be persisted."""
+    assert lab.read() is None
+    assert Stored(persisted=True, key_from=f"key file {lab.key}") == lab.store()
+    assert ENTRY == lab.read()
+    assert NEWER != lab.read()
+    lab.store(entry=NEWER)
+    assert NEWER == lab.read()
+
+
+def test_private(lab: Lab) -> None:
+    """The folder is made 0700, its files 0600, whatever the umask."""
+    old = os.umask(0)
+    try:
+        lab.store()
+    finally:
+        os.umask(old)
+
+    assert 0o700 == stat.S_IMODE(lab.state.stat().st_mode)
+    assert {0o600} == {stat.S_IMODE((lab.state / name).stat().st_mode) for name in lab.names() - {"key-id"}}
+
+
+def test_open_folder_is_closed(lab: Lab) -> None:
+    """A folder of ours that others may enter is made private."""
+    lab.state.mkdir(parents=True)
+    lab.state.chmod(0o755)
+    lab.store()
+
+    assert 0o700 == stat.S_IMODE(lab.state.stat().st_mode)
+
+
+def test_folder_of_another_user(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A state folder that belongs to somebody else is not used."""
+    lab.state.mkdir(parents=True)
+    uid = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: uid + 1)
+
+    assert "storage" == lab.trouble(lambda: prepare(lab.vault()))
+    assert "storage" == lab.trouble()
+
+
+def test_nothing_in_clear(lab: Lab) -> None:
+    """The file holds neither a token nor any other part of the cache in clear; nor do a repr and a file name."""
+    lab.store()
+    raw = lab.path().read_bytes()
+
+    for word in (b"the-refresh-token", b"RefreshToken"):
+        assert word not in raw
+    assert "the-refresh-token" not in repr(ENTRY)
+    assert not any("ann" in name.lower() for name in lab.names())
+    assert "Vault(" + repr(str(lab.state)) + ")" == repr(lab.vault())
+
+
+def test_fresh_nonce(lab: Lab) -> None:
+    """The same entry is never encrypted alike twice."""
+    lab.store()
+    first = lab.path().read_bytes()
+    lab.store()
+
+    assert first.partition(b"\n")[0] == lab.path().read_bytes().partition(b"\n")[0]
+    assert first.partition(b"\n")[2][:12] != lab.path().read_bytes().partition(b"\n")[2][:12]
+
+
+def test_header_names_what_it_binds(lab: Lab) -> None:
+    """The header says, without the key, which sign-in a file belongs to and which key opens it."""
+    lab.store()
+    header = vault_module.parse_header(lab.path().read_bytes().partition(b"\n")[0] + b"\n")
+
+    assert {
+        "format": "cms-vault",
+        "version": 1,
+        "key": keyring.key_id(keyring.parse_key(lab.key.read_bytes())),
+        "authority": "https://login.example/common",
+        "client_id": "client",
+        "login": "ann@example.test",
+        "home_account": "oid.tid",
+    } == header
+
+
+@pytest.mark.parametrize("field", ["authority", "client_id", "login", "home_account", "format", "version"])
+def test_header_cannot_be_changed(lab: Lab, field: str) -> None:
+    """A changed header is found out: a grant is redeemed nowhere but where it was given."""
+    lab.store()
+    head, _, body = lab.path().read_bytes().partition(b"\n")
+    header = json.loads(head) | {field: "other"}
+    lab.path().write_bytes(json.dumps(header, sort_keys=True).encode() + b"\n" + body)
+
+    assert "vault-damaged" == lab.trouble()
+
+
+def test_file_of_another_grant(lab: Lab) -> None:
+    """A file that was copied over another one is not taken for it."""
+    lab.store()
+    lab.store(OTHER, NEWER)
+    shutil.copy(lab.path(OTHER), lab.path())
+
+    assert "vault-damaged" == lab.trouble()
+
+
+def test_any_flipped_bit(lab: Lab) -> None:
+    """A file with one bit changed anywhere is never read, is left as it is, and nothing but an outcome comes of it."""
+    lab.store()
+    whole = lab.path().read_bytes()
+    kinds = set()
+    for place in range(0, len(whole), 7):
+        changed = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+        lab.path().write_bytes(changed)
+        kinds.add(lab.trouble())
+        assert changed == lab.path().read_bytes()
+
+    # A changed key id names a key that nobody has.
+    assert {"vault-damaged", "locked"} == kinds
+
+
+def test_any_truncation(lab: Lab) -> None:
+    """A truncated file is never read."""
+    lab.store()
+    whole = lab.path().read_bytes()
+    for length in range(0, len(whole), 11):
+        lab.path().write_bytes(whole[:length])
+        assert "vault-damaged" == lab.trouble()
+
+
+@pytest.mark.parametrize("head", [b"[]", b"{}", b"\xff", b"1", b'{"format": "cms-vault", "version": 1, "key": 5}'])
+def test_other_formats(lab: Lab, head: bytes) -> None:
+    """What is no vault file of this version is damaged, whatever it is."""
+    lab.store()
+    lab.path().write_bytes(head + b"\n" + b"x" * 100)
+
+    assert "vault-damaged" == lab.trouble()
+
+
+def test_damaged_file_says_what_to_do(lab: Lab) -> None:
+    """The trouble names the file and the command, and promises to keep the file."""
+    lab.store()
+    lab.path().write_bytes(b"")
+    with pytest.raises(Unavailable) as caught:
+        lab.read()
+    trouble = caught.value.outcome.trouble
+
+    assert str(lab.path()) in trouble.message
+    assert "`cms login Ann@example.test`; the file is kept aside. Or restore it" in trouble.hint
+
+
+def test_damaged_file_is_kept_aside(lab: Lab) -> None:
+    """A new sign-in takes the damaged file's place; the file itself stays until a logout."""
+    lab.store()
+    damaged = lab.path().read_bytes()[:-1]
+    lab.path().write_bytes(damaged)
+    with lab.vault().hold(GRANT) as held:
+        held.inspect()
+        held.prepare()
+        held.store(NEWER)
+    aside = [name for name in lab.names() if ".damaged-" in name]
+
+    assert NEWER == lab.read()
+    assert [damaged] == [(lab.state / name).read_bytes() for name in aside]
+
+
+def test_a_logout_takes_what_was_kept_aside(lab: Lab) -> None:
+    """What was kept aside may be a sign-in that can be decrypted: it goes with a logout, and no other grant's does."""
+    for grant in (GRANT, OTHER):
+        lab.store(grant)
+        lab.path(grant).write_bytes(b"")
+        with lab.vault().hold(grant) as held:
+            held.inspect()
+            held.prepare()
+            held.store(NEWER)
+    with lab.vault().hold(GRANT) as held:
+        held.forget()
+    aside = [name for name in lab.names() if ".damaged-" in name]
+
+    assert [True] == [name.startswith(OTHER.key) for name in aside]
+
+
+def test_whole_file_is_not_kept_aside(lab: Lab) -> None:
+    """A new sign-in over one that can be read leaves nothing behind; nor does the first one."""
+    lab.store()
+    with lab.vault().hold(GRANT) as held:
+        held.inspect()
+        held.prepare()
+        held.store(NEWER)
+
+    assert NEWER == lab.read()
+    assert not [name for name in lab.names() if "damaged" in name]
+
+
+def test_inspect_waits_for_the_key(lab: Lab) -> None:
+    """A file whose key is not there is not damaged: it is not replaced."""
+    lab.store()
+    lab.key.unlink()
+    with lab.vault().hold(GRANT) as held, pytest.raises(Unavailable) as caught:
+        held.inspect()
+
+    assert "locked" == caught.value.outcome.trouble.kind
+
+
+class TestKey:
+    """Which key is used, and when one is made."""
+
+    def test_lost(self, lab: Lab) -> None:
+        """With its key gone a grant is locked, and no new key is made; with the key back it is read."""
+        lab.store()
+        secret = lab.key.read_bytes()
+        lab.key.unlink()
+        assert "locked" == lab.trouble()
+        assert "locked" == lab.trouble(lambda: lab.store(entry=NEWER))
+        assert "locked" == lab.trouble(lambda: lab.store(OTHER, NEWER))
+        assert not lab.key.exists()
+        lab.key.write_bytes(secret)
+        lab.key.chmod(0o600)
+
+        assert ENTRY == lab.read()
+
+    def test_another(self, lab: Lab) -> None:
+        """Another key in the same place is not used for anything while files need the old one."""
+        lab.store()
+        lab.key.write_bytes(bytes(KEY_BYTES))
+
+        assert "locked" == lab.trouble()
+        assert "locked" == lab.trouble(lambda: lab.store(OTHER, NEWER))
+
+    def test_logout_gives_it_up(self, lab: Lab) -> None:
+        """A sign-in whose key is lost for good can be given up, and then a new key is made."""
+        lab.store()
+        lab.key.unlink()
+        with lab.vault().hold(GRANT) as held:
+            held.forget()
+        lab.store(entry=NEWER)
+
+        assert NEWER == lab.read()
+
+    def test_kept_over_a_logout(self, lab: Lab) -> None:
+        """After the last sign-in was given up, the next one uses the same key, if it is still there."""
+        lab.store()
+        secret = lab.key.read_bytes()
+        with lab.vault().hold(GRANT) as held:
+            held.forget()
+        lab.store()
+
+        assert secret == lab.key.read_bytes()
+        assert (lab.state / "key-id").read_text().strip() not in secret.decode()
+
+    def test_one_of_several(self, lab: Lab) -> None:
+        """Where files have different keys, a new file gets one that is there."""
+        lab.store()
+        first = lab.key.rename(lab.key.with_name("first"))
+        old, new = lab.path(), lab.state.with_name("aside")
+        old.rename(new)
+        lab.store(OTHER)
+        new.rename(old)
+        second = lab.key.rename(lab.key.with_name("second"))
+        for kept in (first, second):
+            shutil.copy(kept, lab.key)
+            lab.store(replace(GRANT, login=kept.name))
+            assert ENTRY == lab.read(replace(GRANT, login=kept.name))
+
+    def test_unreadable_header_needs_no_key(self, lab: Lab) -> None:
+        """A file that names no key does not keep others from being stored."""
+        lab.state.mkdir(parents=True)
+        lab.path().write_bytes(b"")
+        lab.store(OTHER)
+
+        assert ENTRY == lab.read(OTHER)
+
+    def test_locked_place(self, lab: Lab) -> None:
+        """A keyring that is locked when the first key is to be made is waited for: no quiet fall-back to memory."""
+
+        class LockedRing(NoRing):
+            def make(self) -> bytes:
+                raise Locked("is locked")
+
+            def find(self, wanted: str) -> bytes:
+                raise Locked("is locked")
+
+        vault = Vault(str(lab.state), Keys(None, environ={}, ring=LockedRing()))
+
+        assert "locked" == lab.trouble(lambda: prepare(vault))
+        assert vault.stays
+        (lab.state / "key-id").write_text("0123456789abcdef\n")
+        assert "locked" == lab.trouble(lambda: prepare(vault))
+
+    def test_key_id_cannot_be_written(self, lab: Lab) -> None:
+        """A folder in which nothing can be written is trouble before a person signs in."""
+        (lab.state / "key-id").mkdir(parents=True)
+
+        assert "storage" == lab.trouble(lambda: prepare(lab.vault()))
+
+    def test_remembered_key_locked(self, lab: Lab) -> None:
+        """A remembered key that cannot be asked for is waited for, not replaced."""
+        lab.store()
+        with lab.vault().hold(GRANT) as held:
+            held.forget()
+        vault = lab.vault()
+
+        def locked(_wanted: str) -> Any:
+            raise Locked("keyring is locked")
+
+        vault.keys.find = locked  # type: ignore[method-assign,assignment]  # what a locked keyring does
+
+        assert "locked" == lab.trouble(lambda: prepare(vault))
+
+
+class TestMemory:
+    """Memory-only mode."""
+
+    @pytest.fixture(params=[None, Source("memory")], ids=["nowhere else", "asked for"])
+    def vault(self, request: pytest.FixtureRequest, lab: Lab) -> Vault:
+        lab.named = request.param
+        return lab.vault()
+
+    def test_kept_in_the_process(self, vault: Vault) -> None:
+        """An entry lasts as long as the process, which therefore must stay; no file holds it."""
+        assert Stored(persisted=False, key_from="memory only") == prepare(vault)
+        stays = [vault.stays]
+        assert Stored(persisted=False, key_from="memory only") == put(vault)
+        with vault.hold(GRANT) as held:
+            held.prepare()
+            assert ENTRY == held.read()
+            assert Stored(persisted=False, key_from="memory only") == held.stored
+        stays.append(vault.stays)
+        assert not list(vault.folder.glob("*.vault"))
+        with vault.hold(GRANT) as held:
+            held.forget()
+        stays.append(vault.stays)
+
+        assert [False, True, False] == stays
+
+    def test_files_are_left_alone(self, lab: Lab) -> None:
+        """When memory is asked for, what an earlier configuration left is neither read nor changed, until a logout."""
+        lab.store()
+        before = lab.path().read_bytes()
+        lab.named = Source("memory")
+
+        assert lab.read() is None
+        lab.store(entry=NEWER)
+        assert before == lab.path().read_bytes()
+        with lab.vault().hold(GRANT) as held:
+            held.forget()
+        assert not lab.path().exists()
+
+    def test_files_make_it_locked(self, lab: Lab) -> None:
+        """Files whose key is nowhere are never passed over in favour of memory."""
+        lab.store()
+        lab.key.unlink()
+        lab.named = None
+
+        assert "locked" == lab.trouble()
+        assert "locked" == lab.trouble(lambda: lab.store(entry=NEWER))
+
+    def test_ends_when_there_is_a_place(self, lab: Lab) -> None:
+        """As soon as there is a place for a key, what was in memory goes to disk at the next redemption."""
+        places: list[bytes] = []
+
+        class LateRing(NoRing):
+            def make(self) -> bytes:
+                return places[0] if places else super().make()
+
+            def find(self, wanted: str) -> bytes:
+                if not places:
+                    raise Missing("does not hold it")
+                return places[0]
+
+        ring = LateRing()
+        vault = Vault(str(lab.state), Keys(None, environ={}, ring=ring))
+        put(vault)
+        places.append(bytes(KEY_BYTES))
+        assert Stored(persisted=True, key_from="keyring") == put(vault, entry=NEWER)
+
+        assert not vault.stays
+        with Vault(str(lab.state), Keys(None, environ={}, ring=ring)).hold(GRANT) as held:
+            assert NEWER == held.read()
+
+    def test_a_locked_place_takes_nothing_away(self, lab: Lab) -> None:
+        """A keyring that turns up locked is no reason to lose a sign-in that memory holds; a new one waits for it."""
+        ring = TurnsUpLocked()
+        vault = Vault(str(lab.state), Keys(None, environ={}, ring=ring))
+        put(vault)
+        ring.there = True
+        assert Stored(persisted=False, key_from="memory only") == put(vault, entry=NEWER)
+        with vault.hold(GRANT) as held:
+            assert NEWER == held.read()
+
+        assert "locked" == lab.trouble(lambda: put(vault, OTHER))
+        with vault.hold(OTHER) as held:
+            assert Stored(persisted=False, key_from="memory only") == held.prepare(memory_will_do=True)
+
+    @pytest.mark.parametrize("broken", ["posix_fallocate", "fsync"])
+    def test_a_broken_disk_takes_nothing_away(self, lab: Lab, broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A disk that takes nothing, be it known before or after the redemption, leaves the sign-in in memory."""
+        lab.named = None
+        vault = lab.vault()
+        put(vault)
+        vault.keys = Keys(Source("file", (str(lab.key),)), environ={}, ring=NoRing())
+        # The key is made before the disk breaks.
+        prepare(vault, OTHER)
+
+        def fail(*_args: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, broken, fail)
+            assert Stored(persisted=False, key_from="memory only") == put(vault, entry=NEWER)
+        with vault.hold(GRANT) as held:
+            assert (NEWER, False) == (held.read(), held.interrupted)
+
+        assert Stored(persisted=True, key_from=f"key file {lab.key}") == put(vault, entry=NEWER)
+        assert not vault.stays
+
+
+class TestRedemption:
+    """The mark beside the file: what is known of a redemption that did not come to its end."""
+
+    def begin(self, lab: Lab) -> None:
+        with lab.vault().hold(GRANT) as held:
+            held.read()
+            held.prepare()
+
+    def test_stored(self, lab: Lab) -> None:
+        """Storing the successor takes the mark away, and leaves nothing else behind."""
+        lab.store()
+        assert not lab.interrupted()
+        before = lab.names()
+        with lab.vault().hold(GRANT) as held:
+            held.read()
+            held.prepare()
+            held.store(NEWER)
+
+        assert before == lab.names()
+        assert NEWER == lab.read()
+        assert not lab.interrupted()
+
+    def test_cut_off(self, lab: Lab) -> None:
+        """A redemption that was cut off is known of until a successor is stored, whatever fails in between."""
+        lab.store()
+        self.begin(lab)
+        assert lab.interrupted()
+        with lab.vault().hold(GRANT) as held:
+            held.read()
+            held.prepare()
+            held.release()
+        assert lab.interrupted()
+        lab.store(entry=NEWER)
+
+        assert not lab.interrupted()
+
+    def test_refused(self, lab: Lab) -> None:
+        """A redemption that the provider refused was none."""
+        lab.store()
+        with lab.vault().hold(GRANT) as held:
+            held.read()
+            held.prepare()
+            held.release()
+
+        assert not lab.interrupted()
+        assert ENTRY == lab.read()
+
+    @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+    def test_no_room(self, lab: Lab, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Where the successor could not be stored nothing is redeemed: that is known before."""
+        lab.store()
+
+        def full(*_args: object) -> None:
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(os, "posix_fallocate", full)
+        assert "storage" == lab.trouble(lambda: self.begin(lab))
+        assert not lab.interrupted()
+        assert ENTRY == lab.read()
+
+    def test_no_room_after_a_cut(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A disk that fills up does not make cms forget that a redemption was cut off."""
+        lab.store()
+        self.begin(lab)
+
+        def full(*_args: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(os, "posix_fallocate", full)
+        assert "storage" == lab.trouble(lambda: self.begin(lab))
+        assert lab.interrupted()
+
+    def test_disk_fails_while_storing(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A disk that fails nevertheless leaves the old file whole, and the redemption known to be cut off."""
+        lab.store()
+        with lab.vault().hold(GRANT) as held:
+            held.read()
+            held.prepare()
+
+            def broken(_descriptor: int) -> None:
+                raise OSError(errno.EIO, "Input/output error")
+
+            monkeypatch.setattr(os, "fsync", broken)
+            assert "storage" == lab.trouble(lambda: held.store(NEWER))
+        monkeypatch.undo()
+
+        assert ENTRY == lab.read()
+        assert lab.interrupted()
+
+
+def test_unreadable_file(lab: Lab) -> None:
+    """A file that cannot be read is trouble with the storage, not a missing sign-in."""
+    lab.state.mkdir(parents=True)
+    lab.path().mkdir()
+
+    assert "storage" == lab.trouble()
+
+
+def test_no_folder(lab: Lab) -> None:
+    """Reading and giving up make no folder; a folder that cannot be made is trouble with the storage."""
+    assert lab.read() is None
+    with lab.vault().hold(GRANT) as held:
+        held.forget()
+    assert not lab.state.exists()
+    lab.state.parent.touch()
+
+    assert "storage" == lab.trouble(lambda: prepare(lab.vault()))
+
+
+def test_file_cannot_be_deleted(lab: Lab) -> None:
+    """A sign-in that cannot be deleted is not said to be."""
+    lab.state.mkdir(parents=True)
+    lab.path().mkdir()
+
+    def forget() -> None:
+        with lab.vault().hold(GRANT) as held:
+            held.forget()
+
+    assert "storage" == lab.trouble(forget)
+
+
+def test_lock_cannot_be_made(lab: Lab) -> None:
+    """Without a lock nothing is redeemed."""
+    lab.state.mkdir(parents=True)
+    (lab.state / f"{GRANT.key}.lock").mkdir()
+
+    assert "storage" == lab.trouble()
+
+
+def test_no_locks(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a file system that knows no locks nothing is redeemed."""
+    lab.store()
+
+    def unsupported(_descriptor: int, _how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+
+    assert "storage" == lab.trouble()
+
+
+def test_one_at_a_time(lab: Lab) -> None:
+    """A grant that is held, by this process or by another, is waited for, but not for ever; others are not."""
+    lab.store()
+    vault = lab.vault(patience=0.05)
+    with vault.hold(GRANT):
+        for second in (vault, lab.vault(patience=0.05)):
+            with pytest.raises(Unavailable) as caught, second.hold(GRANT):
+                pass
+            assert "timeout" == caught.value.outcome.trouble.kind
+        with vault.hold(OTHER) as held:
+            assert held.read() is None
+
+    with vault.hold(GRANT) as held:
+        assert ENTRY == held.read()
+
+
+def test_waits_for_its_turn(lab: Lab) -> None:
+    """Whoever waits for a grant reads what the one before it has stored."""
+    lab.store()
+    read: list[Entry | None] = []
+    waiting = threading.Thread(target=lambda: read.append(lab.read()))
+    with lab.vault().hold(GRANT) as held:
+        waiting.start()
+        held.prepare()
+        held.store(NEWER)
+    waiting.join(20.0)
+
+    assert [NEWER] == read
+
+
+def test_other_grants_are_untouched(lab: Lab) -> None:
+    """Storing, forgetting and damage concern one grant's files and no other's."""
+    lab.store(OTHER)
+    before = lab.path(OTHER).stat()
+    lab.store()
+    lab.path().write_bytes(b"")
+    with suppress(Unavailable):
+        lab.read()
+    with lab.vault().hold(GRANT) as held:
+        held.forget()
+
+    assert before == lab.path(OTHER).stat()
+
+
+def _killed_at(number: int, work: Callable[[], object]) -> bool:
+    """Do some work in a child that is killed at the `number`th line of the vault's code; False if it got through."""
+    child = os.fork()
+    if child == 0:
+        left = number
+
+        def trace(frame: FrameType, event: str, _arg: object) -> Any:
+            nonlocal left
+            if frame.f_code.co_filename not in (vault_module.__file__, keys.__file__):
+                return None
+            left -= event == "line"
+            if left <= 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return trace
+
+        try:
+            sys.settrace(trace)
+            work()
+        finally:
+            os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+def test_killed_at_every_line(lab: Lab) -> None:
+    """Wherever in a redemption the process is killed, the file is whole, old or new; and only an unstored one is marked."""
+    lab.store()
+    old = lab.path().read_bytes()
+
+    def redeem() -> None:
+        with lab.vault().hold(GRANT) as held:
+            held.read()
+            held.prepare()
+            held.store(NEWER)
+
+    killed = 0
+    while _killed_at(killed + 1, redeem):
+        killed += 1
+        stored = lab.read()
+        assert stored in (ENTRY, NEWER)
+        assert not (stored == NEWER and lab.interrupted())
+        lab.path().write_bytes(old)
+        lab.path().with_suffix(".redeeming").unlink(missing_ok=True)
+
+    assert killed > 50
+    assert NEWER == lab.read()
+
+
+def test_killed_during_the_first_sign_in(lab: Lab) -> None:
+    """Wherever the very first store is cut off, key included, the next one works."""
+
+    def first() -> None:
+        vault = lab.vault()
+        prepare(vault)
+        put(vault)
+
+    killed = 0
+    while _killed_at(killed + 1, first):
+        killed += 1
+        assert lab.read() in (None, ENTRY)
+        lab.store(entry=NEWER)
+        assert NEWER == lab.read()
+        shutil.rmtree(lab.state)
+        lab.key.unlink()
+
+    assert killed > 50

@@ -1,0 +1,507 @@
+"""Sockets: made without a half-made moment, adopted from systemd, and never taken from somebody else."""
+
+from __future__ import annotations
+
+import errno
+import grp
+import os
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+from support.trio_run import in_trio, in_trio_clock
+
+from cms.system import listener
+from cms.system.listener import Listener, ListenError, adopt, discard, open_listener, peer_of
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "cms.sock")
+
+
+def dial(path: str) -> socket.socket:
+    client = socket.socket(socket.AF_UNIX)
+    client.connect(path)
+    return client
+
+
+def dead_socket(path: str) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(path)
+
+
+def mode_of(path: str) -> int:
+    return stat.S_IMODE(Path(path).stat().st_mode)
+
+
+async def refusal(path: str, mode: int = 0o600, group: str | None = None) -> str:
+    with pytest.raises(ListenError) as raised:
+        await open_listener(path, mode, group=group)
+    return str(raised.value)
+
+
+@in_trio
+async def test_listens_with_exactly_the_mode_that_was_asked_for(path: str) -> None:
+    """The permission bits are those of the configuration, whatever the umask."""
+    before = os.umask(0o077)
+    try:
+        made = await open_listener(path, 0o666)
+    finally:
+        os.umask(before)
+
+    assert 0o666 == mode_of(path)
+    made.close()
+
+
+@in_trio
+async def test_accepts_and_says_who(path: str) -> None:
+    """A connection comes with the pid, uid and groups that the kernel vouches for."""
+    made = await open_listener(path, 0o600)
+    with dial(path):
+        sock, peer = await made.accept()
+
+    assert (os.getpid(), os.getuid(), os.getgid()) == (peer.pid, peer.uid, peer.gid)
+    assert set(os.getgroups()) == set(peer.groups)
+    sock.close()
+    made.close()
+
+
+@in_trio
+async def test_nothing_but_the_socket_is_left_in_the_folder(path: str, tmp_path: Path) -> None:
+    """The temporary name is gone once the socket is there, and the socket once it is closed."""
+    made = await open_listener(path, 0o600)
+    during = [each.name for each in tmp_path.iterdir()]
+    made.close()
+    made.close()
+
+    assert ["cms.sock"] == during
+    assert [] == list(tmp_path.iterdir())
+
+
+@in_trio
+async def test_a_client_is_never_refused_while_a_socket_is_replaced(path: str) -> None:
+    """Replacing our own socket leaves no moment without one, and closing the old one keeps the new."""
+    first = await open_listener(path, 0o600)
+    second = await open_listener(path, 0o660, replaces=first)
+    first.close()
+    with dial(path):
+        sock, _ = await second.accept()
+
+    assert 0o660 == mode_of(path)
+    sock.close()
+    second.close()
+
+
+@in_trio
+async def test_a_dead_socket_is_replaced(path: str) -> None:
+    """A file that a killed daemon left behind is no obstacle."""
+    dead_socket(path)
+    made = await open_listener(path, 0o600)
+    with dial(path):
+        sock, _ = await made.accept()
+
+    sock.close()
+    made.close()
+
+
+@in_trio
+async def test_a_live_socket_of_another_daemon_stays(path: str) -> None:
+    """A daemon that listens is never displaced, and the message names it."""
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(path)
+        other.listen()
+        message = await refusal(path)
+
+        assert f"pid {os.getpid()}" in message
+        dial(path).close()
+
+
+@in_trio
+async def test_a_busy_daemon_counts_as_live(path: str) -> None:
+    """A full queue is a sign of life, not of death."""
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(path)
+        other.listen(0)
+        waiting = []
+        while True:
+            client = socket.socket(socket.AF_UNIX)
+            client.setblocking(False)
+            waiting.append(client)
+            try:
+                client.connect(path)
+            except BlockingIOError:
+                break
+        message = await refusal(path)
+        for client in waiting:
+            client.close()
+
+        assert "another daemon listens" in message
+
+
+@in_trio
+async def test_a_file_that_is_no_socket_stays(path: str) -> None:
+    """Nobody's file is lost to a mistyped path."""
+    Path(path).write_text("precious")
+
+    assert "is no socket" in await refusal(path)
+    assert "precious" == Path(path).read_text()
+
+
+@in_trio
+async def test_a_link_at_the_path_stays(path: str, tmp_path: Path) -> None:
+    """A symbolic link is not followed and not replaced."""
+    Path(path).symlink_to(tmp_path / "elsewhere")
+
+    assert "is no socket" in await refusal(path)
+
+
+@in_trio
+async def test_missing_folders_are_made_for_us_alone(tmp_path: Path) -> None:
+    """Every folder that has to be made is 0700."""
+    made = await open_listener(str(tmp_path / "a" / "b" / "cms.sock"), 0o666)
+
+    assert (0o700, 0o700) == (mode_of(str(tmp_path / "a")), mode_of(str(tmp_path / "a" / "b")))
+    made.close()
+
+
+@in_trio
+async def test_a_path_that_is_too_long_is_refused_with_the_limit(tmp_path: Path) -> None:
+    """The message gives the number of bytes that Linux allows."""
+    assert "107 bytes" in await refusal(str(tmp_path / ("x" * 107)))
+
+
+@in_trio
+async def test_the_longest_path_works(tmp_path: Path) -> None:
+    """All 107 bytes can be used, however short the name: the temporary one is never longer."""
+    folder = tmp_path / ("d" * (listener.MAX_PATH - len(str(tmp_path)) - 4))
+    for name in ("ab", "b"):
+        made = await open_listener(str(folder / name), 0o600)
+        dial(str(folder / name)).close()
+        made.close()
+
+
+@in_trio
+async def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
+    """A file where a folder should be ends in a sentence, not in a traceback."""
+    (tmp_path / "file").write_text("")
+
+    assert "cannot listen at" in await refusal(str(tmp_path / "file" / "cms.sock"))
+
+
+@in_trio
+async def test_a_group_gets_the_socket(path: str) -> None:
+    """`group` owns the file, by name or by number."""
+    for group in (grp.getgrgid(os.getgid()).gr_name, str(os.getgid())):
+        made = await open_listener(path, 0o660, group=group)
+
+        assert os.getgid() == Path(path).stat().st_gid
+        made.close()
+
+
+@in_trio
+async def test_an_unknown_group_is_refused(path: str) -> None:
+    """A group that this machine does not have is named."""
+    assert "no group 'nobody-has-this'" in await refusal(path, group="nobody-has-this")
+
+
+@pytest.mark.parametrize(
+    ("error", "group", "words"),
+    [
+        (OSError(errno.EPERM, "no"), "mail", "usermod -aG mail"),
+        (OSError(errno.EACCES, "no"), None, "may not write to /run/x"),
+        (OSError(errno.EROFS, "Read-only file system"), None, "Read-only file system"),
+    ],
+)
+def test_each_failure_says_what_to_do(error: OSError, group: str | None, words: str) -> None:
+    """What the kernel says is put in terms of the configuration."""
+    assert words in str(listener._explained("/run/x/cms.sock", group, error))
+
+
+@in_trio
+async def test_a_failure_leaves_nothing_behind(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A socket that cannot get its mode is taken away again."""
+
+    def refuse(*_args: object) -> None:
+        raise PermissionError(errno.EPERM, "no")
+
+    monkeypatch.setattr(os, "chmod", refuse)
+
+    assert "may not write" in await refusal(path)
+    assert [] == list(tmp_path.iterdir())
+
+
+# --- inherited sockets ---
+
+
+def bound(path: str) -> socket.socket:
+    made = socket.socket(socket.AF_UNIX)
+    made.bind(path)
+    return made
+
+
+def test_sockets_of_another_process_are_not_adopted() -> None:
+    """LISTEN_FDS of an ancestor is nothing to us, and no child of ours sees it."""
+    environ = {"LISTEN_PID": "1", "LISTEN_FDS": "1", "LISTEN_FDNAMES": "x", "HOME": "/"}
+
+    assert {} == adopt(environ, 2)
+    assert {"HOME": "/"} == environ
+
+
+@pytest.mark.parametrize("count", ["", "-1", "many", "0"])
+def test_a_count_that_is_none_adopts_nothing(count: str) -> None:
+    """Whatever is in the variable, nothing breaks."""
+    assert {} == adopt({"LISTEN_PID": "2", "LISTEN_FDS": count}, 2)
+
+
+_ADOPTER = """
+import os, socket, sys, warnings
+from cms.system.listener import adopt
+os.environ["LISTEN_PID"] = str(os.getpid())
+found = adopt(os.environ, os.getpid())
+print(sorted(found), [each.get_inheritable() for each in found.values()], "LISTEN_FDS" in os.environ)
+"""
+
+
+def test_sockets_are_adopted_by_path_and_not_passed_on(tmp_path: Path) -> None:
+    """The descriptors from 3 on become sockets by path, closed on exec; what is no listening Unix socket is dropped."""
+    path = str(tmp_path / "cms.sock")
+    with (
+        bound(path) as good,
+        socket.socket(socket.AF_UNIX) as deaf,
+        socket.create_server(("127.0.0.1", 0)) as tcp,
+        (tmp_path / "file").open("w") as file,
+    ):
+        good.listen()
+        passed = [good.fileno(), deaf.fileno(), tcp.fileno(), file.fileno()]
+        # The shell puts each where systemd would.
+        moves = " ".join(f"{3 + place}<&{fd}" for place, fd in enumerate(passed))
+        finished = subprocess.run(
+            ["bash", "-c", f'exec "$0" -c "$1" {moves}', sys.executable, _ADOPTER],
+            pass_fds=passed,
+            env={**os.environ, "LISTEN_FDS": "5"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+
+    assert f"['{path}'] [False] False" == finished.stdout.splitlines()[-1]
+
+
+def test_what_systemd_passed_is_told_apart(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process: the listening socket is adopted, all else that was passed is closed."""
+    monkeypatch.setattr(listener, "LISTEN_FDS_START", 300)
+    with bound(path) as good, socket.socket(socket.AF_UNIX) as deaf, socket.create_server(("127.0.0.1", 0)) as tcp:
+        good.listen()
+        for place, sock in enumerate((good, deaf, tcp)):
+            os.dup2(sock.fileno(), 300 + place)
+        found = adopt({"LISTEN_PID": "7", "LISTEN_FDS": "4"}, 7)
+
+        assert [os.path.realpath(path)] == list(found)
+        discard(found)
+
+
+@in_trio
+async def test_an_inherited_socket_serves_its_path_and_stays(path: str) -> None:
+    """The socket that systemd made for a path is used, and left in place when we end."""
+    with bound(path) as passed:
+        passed.listen()
+        inherited = {os.path.realpath(path): passed}
+        made = await open_listener(path, 0o777, inherited=inherited)
+        with dial(path):
+            sock, _ = await made.accept()
+        sock.close()
+        made.close()
+
+    assert {} == inherited
+    assert Path(path).exists()
+
+
+@in_trio
+async def test_an_inherited_socket_is_found_through_a_link(tmp_path: Path) -> None:
+    """/var/run/cms.sock and /run/cms.sock are one socket."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "var-run").symlink_to(tmp_path / "run")
+    with bound(str(tmp_path / "run" / "cms.sock")) as passed:
+        made = await open_listener(
+            str(tmp_path / "var-run" / "cms.sock"), 0o777, inherited={str(tmp_path / "run" / "cms.sock"): passed}
+        )
+
+        assert made.inode is None
+        made.close()
+
+
+@in_trio
+async def test_an_inherited_socket_that_is_open_too_wide_is_named(
+    path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """systemd's SocketMode= is 0666 unless it is set: who configured less is told."""
+    with bound(path) as passed:
+        Path(path).chmod(0o666)
+        made = await open_listener(path, 0o600, inherited={path: passed})
+        made.close()
+
+    assert "SocketMode=" in capsys.readouterr().out
+
+
+def test_what_nobody_takes_is_closed(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """An inherited socket that no CredentialServer names is closed and named, not left deaf."""
+    passed = bound(path)
+    inherited = {path: passed}
+    discard(inherited)
+
+    assert (-1, {}) == (passed.fileno(), inherited)
+    assert path in capsys.readouterr().out
+
+
+# --- shortages ---
+
+
+class FakeSocket:
+    """Accepts what a list says: errors are raised, sockets returned."""
+
+    def __init__(self, *steps: OSError | trio.socket.SocketType) -> None:
+        self.steps = list(steps)
+        self.calls = 0
+
+    async def accept(self) -> tuple[trio.socket.SocketType, object]:
+        self.calls += 1
+        step = self.steps.pop(0)
+        await trio.lowlevel.checkpoint()
+        if isinstance(step, OSError):
+            raise step
+        return step, None
+
+
+@pytest.fixture
+def accepted() -> Iterator[trio.socket.SocketType]:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        yield trio.socket.from_stdlib_socket(ours)
+
+
+def fake(*steps: OSError | trio.socket.SocketType) -> Listener:
+    return Listener("/x", FakeSocket(*steps))  # type: ignore[arg-type]  # the one method that is used
+
+
+@in_trio_clock
+async def test_a_shortage_is_waited_out(accepted: trio.socket.SocketType, capsys: pytest.CaptureFixture[str]) -> None:
+    """Out of descriptors, accepting goes on after a pause, says so once and takes no processor time."""
+    errors = [OSError(number, "short") for number in sorted(listener.SHORTAGES)]
+    before = trio.current_time()
+    sock, _ = await fake(*errors, accepted).accept()
+    sock.close()
+
+    assert len(errors) * listener.SHORTAGE_SECONDS == pytest.approx(trio.current_time() - before)
+    assert 1 == capsys.readouterr().out.count("cannot accept")
+
+
+@in_trio_clock
+async def test_a_shortage_that_comes_and_goes_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """One that ends and begins with every connection is one line; one of another time is another."""
+    pairs = [socket.socketpair() for _ in range(3)]
+    steps = [
+        step for ours, _ in pairs for step in (OSError(errno.EMFILE, "short"), trio.socket.from_stdlib_socket(ours))
+    ]
+    made = fake(*steps)
+    for pause in (0, listener.SHORTAGE_NEWS_SECONDS, 0):
+        (await made.accept())[0].close()
+        await trio.sleep(pause)
+    for _, theirs in pairs:
+        theirs.close()
+
+    assert 2 == capsys.readouterr().out.count("cannot accept")
+
+
+@in_trio_clock
+async def test_what_can_be_relieved_is_not_waited_for(accepted: trio.socket.SocketType) -> None:
+    """When something could be closed, the next try is at once."""
+    asked = []
+
+    def relieve() -> bool:
+        asked.append(1)
+        return True
+
+    before = trio.current_time()
+    sock, _ = await fake(OSError(errno.EMFILE, "short"), accepted).accept(relieve)
+    sock.close()
+
+    assert ([1], before) == (asked, trio.current_time())
+
+
+@in_trio_clock
+async def test_nothing_is_given_up_that_has_not_had_its_turn(accepted: trio.socket.SocketType) -> None:
+    """Tasks of connections that came just before the shortage have run when `relieve` is asked."""
+    rounds = 0
+    seen = []
+
+    async def count() -> None:
+        nonlocal rounds
+        while True:
+            rounds += 1
+            await trio.lowlevel.checkpoint()
+
+    def relieve() -> bool:
+        seen.append(rounds)
+        return True
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(count)
+        sock, _ = await fake(OSError(errno.EMFILE, "short"), accepted).accept(relieve)
+        nursery.cancel_scope.cancel()
+    sock.close()
+
+    assert seen[0] >= 2
+
+
+@in_trio_clock
+async def test_a_client_that_left_early_is_nothing(accepted: trio.socket.SocketType) -> None:
+    """ECONNABORTED concerns one client, who has gone."""
+    sock, _ = await fake(OSError(errno.ECONNABORTED, "gone"), accepted).accept()
+    sock.close()
+
+
+@in_trio_clock
+async def test_any_other_error_is_a_bug() -> None:
+    """An error that no waiting mends is raised."""
+    with pytest.raises(OSError, match="bad"):
+        await fake(OSError(errno.EBADF, "bad")).accept()
+
+
+@in_trio
+async def test_a_connection_whose_peer_is_unknown_is_dropped(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is served without a name."""
+    made = await open_listener(path, 0o600)
+    names = iter([OSError(errno.EINVAL, "no"), None])
+
+    def once(sock: trio.socket.SocketType) -> object:
+        problem = next(names)
+        if problem:
+            raise problem
+        return peer_of(sock)
+
+    monkeypatch.setattr(listener, "peer_of", once)
+    with dial(path) as first, dial(path):
+        sock, _ = await made.accept()
+
+        assert b"" == first.recv(1)
+        sock.close()
+    made.close()
+
+
+@in_trio
+async def test_a_peer_in_more_groups_than_fit_has_its_primary_one(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python cannot ask for more than 256 groups: then the supplementary ones are taken for none."""
+    made = await open_listener(path, 0o600)
+    monkeypatch.setattr(listener, "_GROUPS_BYTES", 4096)
+    with dial(path):
+        sock, peer = await made.accept()
+
+    assert ((), os.getgid()) == (peer.groups, peer.gid)
+    sock.close()
+    made.close()
