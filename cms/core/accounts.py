@@ -158,7 +158,7 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class StoredSignIn:
     """A stored sign-in, without its secrets. `key` is its Grant's; the next three are its identity.
 
     `who` signed in, and `signed_in` says when (Unix time): "" and 0 where only the file's header could be read.

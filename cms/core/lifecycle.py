@@ -19,10 +19,10 @@ randomness of their own:
     plan(life, now)               what the keeper does next
     answer(life, now, min_valid)  what a client is told now
     absorb(life, outcome, now)    the life after one provider call
-    hurry(life, now)              the life after something that makes an early try worthwhile
-    press(life, budget, now)      the life after a client has shown that the held token will not do
-    revive(life, now)             the life after a person has asked for a try, or has signed in
-    turn_down(life, refused)      the life after a person has tried to sign in and was refused
+    retry_sooner(life, now)              the life after something that makes an early try worthwhile
+    demand_fresh(life, budget, now)      the life after a client has shown that the held token will not do
+    retry_now(life, now)             the life after a person has asked for a try, or has signed in
+    sign_in_refused(life, refused)      the life after a person has tried to sign in and was refused
 
 `now` is CLOCK_BOOTTIME in seconds, everywhere: it goes on in suspend and no clock step moves it.
 
@@ -365,28 +365,28 @@ def denial(life: Life, now: float) -> Deny:
     return Deny("unavailable", "the token is being renewed", "try again in a few seconds", PAUSE_AFTER_GRANT)
 
 
-def absorb(life: Life, outcome: Outcome, now: float, luck: float, refresh_before: float | None = None) -> Life:
+def absorb(life: Life, outcome: Outcome, now: float, jitter: float, refresh_before: float | None = None) -> Life:
     """Return the life after one provider call.
 
-    `luck` is a random number in [0, 1) that spreads refreshes and retries; `refresh_before` is an account's own margin
+    `jitter` is a random number in [0, 1) that spreads refreshes and retries; `refresh_before` is an account's own margin
     before expiry, in seconds. A token that expired between the provider's answer and now (a suspend does that) is no
     fault of the provider's: it is fetched again at once.
     """
     if isinstance(outcome, Refused):
         since = life.phase.since if isinstance(life.phase, NeedsSignIn) else now
-        return Life(life.held, NeedsSignIn(since, outcome.trouble, _again(outcome, now, luck)))
+        return Life(life.held, NeedsSignIn(since, outcome.trouble, _again(outcome, now, jitter)))
     if isinstance(outcome, Transient):
-        return _failed(life, outcome, now, luck)
+        return _failed(life, outcome, now, jitter)
     if outcome.expires_in > 0:
-        return Life(_token(outcome, now, luck, refresh_before), Settled())
-    return _failed(life, Transient(_STILLBORN), now, luck)
+        return Life(_token(outcome, now, jitter, refresh_before), Settled())
+    return _failed(life, Transient(_STILLBORN), now, jitter)
 
 
-def _again(outcome: Refused, now: float, luck: float) -> float | None:
+def _again(outcome: Refused, now: float, jitter: float) -> float | None:
     """Return when to try in spite of a refusal, None for never: spread like everything that is tried again."""
     if outcome.again_in <= 0:
         return None
-    return now + max(SHORTEST_PAUSE, min(outcome.again_in, LONGEST_PAUSE) * (0.5 + luck / 2))
+    return now + max(SHORTEST_PAUSE, min(outcome.again_in, LONGEST_PAUSE) * (0.5 + jitter / 2))
 
 
 _STILLBORN = Trouble(
@@ -396,15 +396,15 @@ _STILLBORN = Trouble(
 )
 
 
-def _token(granted: Granted, now: float, luck: float, refresh_before: float | None) -> Token:
+def _token(granted: Granted, now: float, jitter: float, refresh_before: float | None) -> Token:
     # In this order a moment that is no number counts as now.
     issued = min(now, granted.issued)
     life = min(granted.expires_in, LONGEST_LIFE)
-    refresh_at = max(issued + _due(life, luck, refresh_before), now + PAUSE_AFTER_GRANT)
+    refresh_at = max(issued + _due(life, jitter, refresh_before), now + PAUSE_AFTER_GRANT)
     return Token(granted.secret, issued, issued + life, refresh_at, granted.scopes, claims_of(granted.secret))
 
 
-def _due(life: float, luck: float, refresh_before: float | None) -> float:
+def _due(life: float, jitter: float, refresh_before: float | None) -> float:
     """Return the age at which a token of this life is renewed."""
     earliest, latest = life * EARLIEST_SHARE, life * LATEST_SHARE
     if refresh_before is not None:
@@ -412,28 +412,28 @@ def _due(life: float, luck: float, refresh_before: float | None) -> float:
         earliest = min(earliest, latest)
     elif life - REFRESH_BEFORE_EXPIRY >= earliest:
         latest = min(latest, life - REFRESH_BEFORE_EXPIRY)
-    return earliest + (latest - earliest) * luck
+    return earliest + (latest - earliest) * jitter
 
 
-def _failed(life: Life, outcome: Transient, now: float, luck: float) -> Life:
+def _failed(life: Life, outcome: Transient, now: float, jitter: float) -> Life:
     if isinstance(life.phase, NeedsSignIn) and life.phase.next_try is None:
         return life
     before = life.phase if isinstance(life.phase, Failing) else None
     tries = before.tries + 1 if before else 1
     not_before = now + max(0.0, min(outcome.retry_after, LONGEST_RETRY_AFTER))
-    next_try = max(now + pause(tries, luck), not_before)
+    next_try = max(now + pause(tries, jitter), not_before)
     since = before.since if before else now
     return Life(life.held, Failing(since, tries, now, next_try, not_before, outcome.trouble))
 
 
-def pause(tries: int, luck: float) -> float:
+def pause(tries: int, jitter: float) -> float:
     """Seconds to wait after so many failures in a row: uniform between the shortest pause and a doubling ceiling."""
     # 2**5 minutes is past the longest pause; the exponent stays small however long an outage lasts.
     ceiling = min(LONGEST_PAUSE, SHORTEST_PAUSE * 2.0 ** min(tries, 6))
-    return SHORTEST_PAUSE + (ceiling - SHORTEST_PAUSE) * luck
+    return SHORTEST_PAUSE + (ceiling - SHORTEST_PAUSE) * jitter
 
 
-def hurry(life: Life, now: float) -> Life:
+def retry_sooner(life: Life, now: float) -> Life:
     """Bring the next try forward, as after a client's request, a resume or a network change.
 
     Only when no usable token is held; to 60 s after the last try at the earliest, never before Retry-After. Returns
@@ -444,7 +444,7 @@ def hurry(life: Life, now: float) -> Life:
     return _sooner(life, life.phase, life.phase.last_try + SHORTEST_PAUSE)
 
 
-def revive(life: Life, now: float) -> Life:
+def retry_now(life: Life, now: float) -> Life:
     """Make a fetch due now, as after `cms refresh` or a sign-in: a refusal too is tried once more.
 
     A person who asks may have mended what failed, so only Retry-After and the shortest pause of all bound this.
@@ -454,7 +454,7 @@ def revive(life: Life, now: float) -> Life:
     return Life(_due_now(life.held, now) if life.held else None, Settled())
 
 
-def turn_down(life: Life, refused: Refused) -> Life:
+def sign_in_refused(life: Life, refused: Refused) -> Life:
     """Return the life after a person has tried to sign in and was refused.
 
     Where that is what it waits for, it is now known what stands in the way; nothing else changes. A challenge that
@@ -492,7 +492,7 @@ class Budget:
         return tuple(when for when in self.mints if now - when < DAY)
 
 
-def press(
+def demand_fresh(
     life: Life, budget: Budget, now: float, *, min_valid: float = 0.0, rejected: bool = False
 ) -> tuple[Life, Budget, bool]:
     """Make a fetch due because the held token will not do, within the budget.

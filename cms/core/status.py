@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from cms.core.accounts import Account, Kept, Scopes, permission_for, uncovered
+from cms.core.accounts import Account, Scopes, StoredSignIn, permission_for, uncovered
 from cms.core.forecast import Forecast, warned_at
 from cms.core.lifecycle import Failing, Life, NeedsSignIn, Settled, covers, usable
 from cms.core.preflight import fits, misfit
@@ -165,7 +165,7 @@ class Daemon:
     warnings: tuple[str, ...] = ()
     memory_chosen: bool = False
     files: tuple[str, ...] = ()
-    orphans: tuple[Kept, ...] = ()
+    orphans: tuple[StoredSignIn, ...] = ()
     loaded: float = 0.0
 
 
@@ -342,13 +342,13 @@ def _daemon_text(daemon: Daemon, width: int) -> str:
     return "\n".join(lines)
 
 
-def _orphans_text(orphans: Sequence[Kept], width: int) -> str:
+def _orphans_text(orphans: Sequence[StoredSignIn], width: int) -> str:
     lines = [_wrapped("", stored(each), width) for each in orphans]
     move = "`cms prune` deletes them; or put the account back into the configuration, and its sign-in is used again"
     return "\n".join(["stored sign-ins without an account:", *lines, _wrapped("next move", move, width)])
 
 
-def stored(kept: Kept) -> str:
+def stored(kept: StoredSignIn) -> str:
     """Return a stored sign-in in words, for a list of them."""
     if not kept.authority:
         return f"a file that cannot be read now ({kept.key}.vault)"

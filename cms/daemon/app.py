@@ -98,7 +98,7 @@ class AppOptions:
     idle: float = messages.Open("").idle
     environ: MutableMapping[str, str] = field(default_factory=lambda: os.environ)
     load: Callable[[str], Config] = load
-    luck: Callable[[], float] = random.random
+    jitter: Callable[[], float] = random.random
     # False where somebody else takes the process's signals, or in a thread.
     heed_signals: bool = True
 
@@ -370,7 +370,7 @@ class App(answers.Commands):
         self._news.set()
 
     def _keep(self, grant: Grant) -> _Kept:
-        keeper = Keeper(grant, self._provider, self._clock, luck=self._options.luck, on_change=self._on_change)
+        keeper = Keeper(grant, self._provider, self._clock, jitter=self._options.jitter, on_change=self._on_change)
         kept = _Kept(keeper, trio.CancelScope())
         self._names[grant.key] = keeper.who
         self._here.start_soon(self._run_keeper, kept)

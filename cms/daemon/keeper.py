@@ -37,13 +37,13 @@ from cms.core.lifecycle import (
     absorb,
     answer,
     covers,
+    demand_fresh,
     denial,
-    hurry,
     plan,
-    press,
-    revive,
+    retry_now,
+    retry_sooner,
+    sign_in_refused,
     soonest,
-    turn_down,
     usable,
 )
 from cms.daemon.worker import Provider
@@ -101,7 +101,7 @@ class Keeper:
         provider: Provider,
         clock: Clock,
         *,
-        luck: Callable[[], float] = random.random,
+        jitter: Callable[[], float] = random.random,
         on_change: Callable[[Keeper, Scopes, Life, Life], None] = _unheard,
     ) -> None:
         self.grant = grant
@@ -117,7 +117,7 @@ class Keeper:
         self.endings: tuple[Ending, ...] = ()
         self._provider = provider
         self._clock = clock
-        self._luck = luck
+        self._jitter = jitter
         self._on_change = on_change
         self._budget = Budget()
         self._nudge = trio.Event()
@@ -155,11 +155,11 @@ class Keeper:
     def _taken_over(self, before: dict[Scopes, Life], scopes: Scopes, now: float) -> Life:
         life = before.get(scopes)
         if life:
-            return life if isinstance(life.phase, Settled) else revive(life, now)
+            return life if isinstance(life.phase, Settled) else retry_now(life, now)
         held = [
             life.held for known, life in before.items() if usable(life, now) and resource(known) == resource(scopes)
         ]
-        return revive(Life(held[0]), now) if held else Life()
+        return retry_now(Life(held[0]), now) if held else Life()
 
     def retire(self) -> None:
         """Answer nobody any more: the Grant has left the configuration, and its tokens with it."""
@@ -177,7 +177,7 @@ class Keeper:
         answered only if no other can be had.
         """
         need = _Need(permission, min_valid, rejected)
-        self._press(scopes, need)
+        self._demand_fresh(scopes, need)
         reply = self._answer(scopes, need)
         if isinstance(reply, Wait):
             # Its timer may be late, as after a suspend: a client's need is as good a reason to look at the clock.
@@ -199,11 +199,13 @@ class Keeper:
                 somebody_else = bool(self.who and outcome.who and outcome.who.lower() != self.who.lower())
                 for each in self.lives:
                     if each != scopes:
-                        self._publish(each, Life() if somebody_else else revive(self.lives[each], self._clock.boot()))
+                        self._publish(
+                            each, Life() if somebody_else else retry_now(self.lives[each], self._clock.boot())
+                        )
                 self._absorb(scopes, outcome)
             case Refused():
                 for each, life in self.lives.items():
-                    known = turn_down(life, outcome)
+                    known = sign_in_refused(life, outcome)
                     if known is not life:
                         self._publish(each, known)
         self._wake_up()
@@ -224,13 +226,13 @@ class Keeper:
     def refresh(self) -> None:
         """Make everything due now because its owner says so; what needs a sign-in is tried once as well."""
         for scopes, life in self.lives.items():
-            self.lives[scopes] = revive(life, self._clock.boot())
+            self.lives[scopes] = retry_now(life, self._clock.boot())
         self._wake_up()
 
     def wake(self) -> None:
         """Look at the clock again, as after a suspend, and bring forward what a working network may mend."""
         for scopes in self.lives:
-            self._hurry(scopes)
+            self._retry_sooner(scopes)
         self._wake_up()
 
     async def changed(self) -> None:
@@ -284,7 +286,7 @@ class Keeper:
             # The configuration asks for them no more.
             return
         outcome = self._explained(outcome)
-        life = absorb(self.lives[scopes], outcome, self._clock.boot(), self._luck(), self.grant.refresh_before)
+        life = absorb(self.lives[scopes], outcome, self._clock.boot(), self._jitter(), self.grant.refresh_before)
         if isinstance(outcome, Granted):
             self.who = outcome.who or self.who
             self.persisted = outcome.persisted
@@ -316,18 +318,18 @@ class Keeper:
         self._change.set()
         self._change = trio.Event()
 
-    def _hurry(self, scopes: Scopes) -> None:
-        self.lives[scopes] = hurry(self.lives[scopes], self._clock.boot())
+    def _retry_sooner(self, scopes: Scopes) -> None:
+        self.lives[scopes] = retry_sooner(self.lives[scopes], self._clock.boot())
 
-    def _press(self, scopes: Scopes, need: _Need) -> None:
+    def _demand_fresh(self, scopes: Scopes, need: _Need) -> None:
         """Make a fetch due if this client's request is a reason for one."""
         before = self.lives.get(scopes)
         if before is None:
             return
-        self._hurry(scopes)
+        self._retry_sooner(scopes)
         refused = need.refuses(before.held)
         if refused or need.min_valid is not None:
-            self.lives[scopes], self._budget, over_budget = press(
+            self.lives[scopes], self._budget, over_budget = demand_fresh(
                 self.lives[scopes], self._budget, self._clock.boot(), min_valid=need.min_valid or 0.0, rejected=refused
             )
             if over_budget:

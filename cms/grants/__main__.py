@@ -14,7 +14,7 @@ import socket
 import sys
 from contextlib import suppress
 
-from cms.grants.dispatcher import Desk, Office, unexpected
+from cms.grants.dispatcher import Dispatcher, Office, unexpected
 from cms.grants.entra.client import Entra
 from cms.grants.messages import Open
 from cms.grants.service import Service
@@ -65,7 +65,7 @@ def main() -> int:
     except OSError:
         print("error: this program is started by cms, with a socket as its standard input", file=sys.stderr)
         return os.EX_USAGE
-    return Desk(sock, office).run()
+    return Dispatcher(sock, office).run()
 
 
 if __name__ == "__main__":

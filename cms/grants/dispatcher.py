@@ -105,7 +105,7 @@ def unexpected(error: BaseException) -> Transient:
     )
 
 
-class Desk:
+class Dispatcher:
     """Serves one socket until it closes, or until nothing has come for a while."""
 
     def __init__(

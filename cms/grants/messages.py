@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeAlias, TypeVar
 
-from cms.core.accounts import Grant, Kept, Proxy, Scopes, Source
+from cms.core.accounts import Grant, Proxy, Scopes, Source, StoredSignIn
 from cms.core.lifecycle import Ending, Granted, Outcome, Refused, Transient, Trouble
 
 # An export of a thousand sign-ins, some 4 KB each. What is longer is not a message.
@@ -197,7 +197,7 @@ class Exported:
 class Listed:
     """Stored sign-ins."""
 
-    items: tuple[Kept, ...]
+    items: tuple[StoredSignIn, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +234,7 @@ class Done:
 
 Reply: TypeAlias = Prompt | Done
 
-_Record = TypeVar("_Record", bound=Prompt | Ended | Trouble | Kept | Ending)
+_Record = TypeVar("_Record", bound=Prompt | Ended | Trouble | StoredSignIn | Ending)
 
 _QUESTIONS: dict[str, type[Any]] = {
     each.__name__: each
@@ -252,7 +252,7 @@ _FITS: dict[str, Callable[[Any], bool]] = {
     "int | None": lambda value: value is None or type(value) is int,
     "float": lambda value: type(value) in (int, float),
     "tuple[str, ...]": lambda value: all(isinstance(word, str) for word in value),
-    "tuple[Kept, ...]": lambda value: all(isinstance(each, Kept) for each in value),
+    "tuple[StoredSignIn, ...]": lambda value: all(isinstance(each, StoredSignIn) for each in value),
     "tuple[Ending, ...]": lambda value: all(isinstance(each, Ending) for each in value),
     "Trouble": lambda value: isinstance(value, Trouble),
 }
@@ -342,7 +342,7 @@ def _outcome(body: dict[str, Any]) -> Ended:
     if "endings" in body:
         body["endings"] = tuple(_checked(Ending(**each)) for each in body["endings"])
     if "items" in body:
-        body["items"] = tuple(_checked(Kept(**each)) for each in body["items"])
+        body["items"] = tuple(_checked(StoredSignIn(**each)) for each in body["items"])
     outcome: Ended = _checked(kind(**body))
     return outcome
 

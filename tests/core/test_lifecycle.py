@@ -53,14 +53,14 @@ from cms.core.lifecycle import (
     absorb,
     answer,
     covers,
+    demand_fresh,
     denial,
-    hurry,
     pause,
     plan,
-    press,
-    revive,
+    retry_now,
+    retry_sooner,
+    sign_in_refused,
     soonest,
-    turn_down,
     usable,
 )
 
@@ -78,14 +78,14 @@ LOCKED = Trouble("locked", "the keyring is locked", "unlock it")
 BLOCKED = Trouble("refused", "a policy blocks this sign-in", "the administrator", aadsts=53003)
 
 
-def fresh(expires_in: float = HOUR, *, now: float = 0.0, luck: float = 0.5, secret: str = "secret") -> Life:
+def fresh(expires_in: float = HOUR, *, now: float = 0.0, jitter: float = 0.5, secret: str = "secret") -> Life:
     """Return a life whose token came at `now`."""
-    return absorb(Life(), Granted(secret, now, expires_in), now, luck)
+    return absorb(Life(), Granted(secret, now, expires_in), now, jitter)
 
 
-def failing(life: Life, now: float, *, retry_after: float = 0.0, luck: float = 0.0, trouble: Trouble = DOWN) -> Life:
+def failing(life: Life, now: float, *, retry_after: float = 0.0, jitter: float = 0.0, trouble: Trouble = DOWN) -> Life:
     """Return the life after one failure at `now`."""
-    return absorb(life, Transient(trouble, retry_after), now, luck)
+    return absorb(life, Transient(trouble, retry_after), now, jitter)
 
 
 def token_of(life: Life) -> Token:
@@ -122,7 +122,7 @@ class Walk:
         self.now += seconds
         self.check()
 
-    def fetches(self, outcome: Outcome, luck: float, *, takes: float, late: float) -> None:
+    def fetches(self, outcome: Outcome, jitter: float, *, takes: float, late: float) -> None:
         """The keeper does as planned. The answer `takes` so long to come, and reaches the broker `late`."""
         planned = plan(self.life, self.now)
         if not isinstance(planned, Fetch):
@@ -135,7 +135,7 @@ class Walk:
         held = usable(self.life, self.now)
         if isinstance(outcome, Granted):
             outcome = replace(outcome, secret=f"{outcome.secret}{len(self.expiry)}", issued=arrived)
-        self.life = absorb(self.life, outcome, self.now, luck, self.refresh_before)
+        self.life = absorb(self.life, outcome, self.now, jitter, self.refresh_before)
         self.remember(outcome, arrived)
         if not self.is_granted(outcome):
             assert held == usable(self.life, self.now), "a failure never drops a valid token"
@@ -162,11 +162,13 @@ class Walk:
             self.earliest_fetch = self.now + SHORTEST_PAUSE
 
     def asks(self, min_valid: float, *, rejected: bool) -> None:
-        """A client asks, as the keeper hears it: hurry, press, answer."""
+        """A client asks, as the keeper hears it: retry_sooner, demand_fresh, answer."""
         before, had = self.life, usable(self.life, self.now)
-        self.life = hurry(self.life, self.now)
+        self.life = retry_sooner(self.life, self.now)
         assert self.life == before or had is None, "nobody hurries while a usable token is held"
-        pressed, self.budget, over = press(self.life, self.budget, self.now, min_valid=min_valid, rejected=rejected)
+        pressed, self.budget, over = demand_fresh(
+            self.life, self.budget, self.now, min_valid=min_valid, rejected=rejected
+        )
         if pressed != self.life:
             assert not over
             self.mints.append(self.now)
@@ -187,7 +189,7 @@ class Walk:
 
     def hurries(self) -> None:
         """A resume or a network change."""
-        self.life = hurry(self.life, self.now)
+        self.life = retry_sooner(self.life, self.now)
         self.check()
 
     def revives(self) -> None:
@@ -197,13 +199,13 @@ class Walk:
         if isinstance(self.life.phase, NeedsSignIn):
             self.earliest_fetch = -math.inf
         self.refused = False
-        self.life = revive(self.life, self.now)
+        self.life = retry_now(self.life, self.now)
         self.check()
 
     def is_turned_down(self, kind: str) -> None:
         """A person tries to sign in, and is refused or gives up."""
         before = plan(self.life, self.now), self.life.held, type(self.life.phase)
-        self.life = turn_down(self.life, Refused(replace(BLOCKED, kind=kind)))
+        self.life = sign_in_refused(self.life, Refused(replace(BLOCKED, kind=kind)))
         assert before == (plan(self.life, self.now), self.life.held, type(self.life.phase))
         self.check()
 
@@ -258,10 +260,10 @@ WORLDS = {
 
 def an_outcome(world: World, random: Random) -> Outcome:
     """Return what the provider answers next."""
-    luck = random.random()
-    if luck >= world.faults:
+    jitter = random.random()
+    if jitter >= world.faults:
         return Granted("token", 0.0, random.choice(world.lives))
-    if luck < world.faults * 0.1:
+    if jitter < world.faults * 0.1:
         return Refused(REVOKED, random.choice(world.again_in))
     return Transient(random.choice((DOWN, LOCKED)), random.choice(world.retry_afters))
 
@@ -324,13 +326,13 @@ class Walks(RuleBasedStateMachine):
         if isinstance(planned, SleepUntil):
             self.walk.passes(planned.when - self.walk.now)
 
-    @rule(expires_in=LIVES, luck=LUCK, takes=st.floats(0.0, 25.0), late=st.just(0.0) | SECONDS)
-    def a_token_comes(self, expires_in: float, luck: float, takes: float, late: float) -> None:
-        self.walk.fetches(Granted("token", 0.0, expires_in), luck, takes=takes, late=late)
+    @rule(expires_in=LIVES, jitter=LUCK, takes=st.floats(0.0, 25.0), late=st.just(0.0) | SECONDS)
+    def a_token_comes(self, expires_in: float, jitter: float, takes: float, late: float) -> None:
+        self.walk.fetches(Granted("token", 0.0, expires_in), jitter, takes=takes, late=late)
 
-    @rule(retry_after=RETRY_AFTERS, luck=LUCK, trouble=st.sampled_from((DOWN, LOCKED)))
-    def a_fetch_fails(self, retry_after: float, luck: float, trouble: Trouble) -> None:
-        self.walk.fetches(Transient(trouble, retry_after), luck, takes=0.1, late=0.0)
+    @rule(retry_after=RETRY_AFTERS, jitter=LUCK, trouble=st.sampled_from((DOWN, LOCKED)))
+    def a_fetch_fails(self, retry_after: float, jitter: float, trouble: Trouble) -> None:
+        self.walk.fetches(Transient(trouble, retry_after), jitter, takes=0.1, late=0.0)
 
     @rule()
     def the_grant_is_refused(self) -> None:
@@ -366,10 +368,10 @@ a_few = settings(max_examples=100, deadline=None, derandomize=True)
 @a_few
 @given(LIVES, LUCK, st.floats(0.0, 2.0), st.floats(0.0, DAY))
 @example(HOUR, 0.5, 1.0, 0.0)
-def test_an_expired_token_is_never_answered(expires_in: float, luck: float, share: float, min_valid: float) -> None:
+def test_an_expired_token_is_never_answered(expires_in: float, jitter: float, share: float, min_valid: float) -> None:
     """From its expiry on nobody gets a token, whatever they ask for, whatever the provider does."""
     now = expires_in * (1.0 + share)
-    held = fresh(expires_in, luck=luck)
+    held = fresh(expires_in, jitter=jitter)
     answers = [
         answer(life, now, min_valid) for life in (held, failing(held, now), absorb(held, Refused(DOWN), now, 0.5))
     ]
@@ -389,10 +391,10 @@ def test_a_token_about_to_expire_is_not_answered(expires_in: float, margin: floa
 @a_few
 @given(LIVES, LUCK, st.floats(0.0, 1.2), st.floats(0.0, DAY), st.booleans())
 def test_nobody_waits_unless_a_fetch_is_due(
-    expires_in: float, luck: float, share: float, min_valid: float, rejected: bool
+    expires_in: float, jitter: float, share: float, min_valid: float, rejected: bool
 ) -> None:
     """Wait and a plan to fetch now go together; between fetches the answer is there at once."""
-    life, now = fresh(expires_in, luck=luck), expires_in * share
+    life, now = fresh(expires_in, jitter=jitter), expires_in * share
     assume(isinstance(plan(life, now), SleepUntil))
 
     assert not isinstance(answer(life, now, min_valid, rejected=rejected), Wait)
@@ -424,7 +426,7 @@ def test_better_a_short_life_than_none() -> None:
 def test_a_refused_token_is_better_than_none() -> None:
     """A token that a mail server rejected is answered once no other is on its way, and not before."""
     life = fresh()
-    due, _, _ = press(life, Budget(), 100.0, rejected=True)
+    due, _, _ = demand_fresh(life, Budget(), 100.0, rejected=True)
 
     assert Wait() == answer(due, 100.0, rejected=True)
     assert token_of(due) == answer(due, 100.0)
@@ -433,20 +435,20 @@ def test_a_refused_token_is_better_than_none() -> None:
 
 @a_few
 @given(LIVES, LUCK, st.floats(0.0, math.inf))
-def test_min_is_capped_at_what_a_fresh_token_has(expires_in: float, luck: float, min_valid: float) -> None:
+def test_min_is_capped_at_what_a_fresh_token_has(expires_in: float, jitter: float, min_valid: float) -> None:
     """However much life is asked for, a token that has just come has enough: no demand asks for what no token has."""
-    life = fresh(expires_in, luck=luck)
+    life = fresh(expires_in, jitter=jitter)
     due = replace(life, held=replace(token_of(life), refresh_at=0.0))
     just_come = min(FRESH_SECONDS, FRESH_SHARE * expires_in) / 2
 
     assert isinstance(plan(due, just_come), Fetch)
     assert token_of(due) == answer(due, just_come, min_valid)
-    assert (life, Budget(), False) == press(life, Budget(), just_come, min_valid=min_valid)
+    assert (life, Budget(), False) == demand_fresh(life, Budget(), just_come, min_valid=min_valid)
 
 
 def test_min_below_the_cap_is_exact() -> None:
     """A client that asks for 50 minutes of an hour gets them, not a second less."""
-    life, _, _ = press(fresh(), Budget(), 601.0, min_valid=3000.0)
+    life, _, _ = demand_fresh(fresh(), Budget(), 601.0, min_valid=3000.0)
 
     assert Wait() == answer(life, 601.0, 3000.0)
     assert token_of(life) == answer(life, 600.0, 3000.0)
@@ -488,10 +490,10 @@ def test_who_comes_between_two_tiny_tokens_is_told_to_come_back() -> None:
 
 @a_few
 @given(LIVES, LUCK, st.floats(0.0, DAY), RETRY_AFTERS)
-def test_no_plan_lies_in_the_past(expires_in: float, luck: float, now: float, retry_after: float) -> None:
+def test_no_plan_lies_in_the_past(expires_in: float, jitter: float, now: float, retry_after: float) -> None:
     """A plan is to fetch now or to sleep until later than now."""
-    held = fresh(expires_in, luck=luck)
-    plans = [plan(life, now) for life in (held, failing(held, 0.0, retry_after=retry_after, luck=luck))]
+    held = fresh(expires_in, jitter=jitter)
+    plans = [plan(life, now) for life in (held, failing(held, 0.0, retry_after=retry_after, jitter=jitter))]
 
     assert all(isinstance(each, Fetch) or (isinstance(each, SleepUntil) and each.when > now) for each in plans)
 
@@ -501,9 +503,9 @@ def test_no_plan_lies_in_the_past(expires_in: float, luck: float, now: float, re
 @example(HOUR, 0.0)
 @example(2 * REFRESH_BEFORE_EXPIRY, 0.999)
 @example(2 * REFRESH_BEFORE_EXPIRY - 1.0, 0.999)
-def test_a_refresh_is_due_between_half_and_three_quarters_of_a_life(expires_in: float, luck: float) -> None:
+def test_a_refresh_is_due_between_half_and_three_quarters_of_a_life(expires_in: float, jitter: float) -> None:
     """Early enough for an outage to pass unnoticed, and 15 minutes before expiry where half the life is not over then."""
-    due = token_of(fresh(expires_in, luck=luck)).refresh_at
+    due = token_of(fresh(expires_in, jitter=jitter)).refresh_at
     latest = 0.75 * expires_in
     if expires_in >= 2 * REFRESH_BEFORE_EXPIRY:
         latest = min(latest, expires_in - REFRESH_BEFORE_EXPIRY)
@@ -515,7 +517,7 @@ def test_a_refresh_is_due_between_half_and_three_quarters_of_a_life(expires_in: 
 @pytest.mark.parametrize("expires_in", [5.0, 600.0, 2400.0, HOUR, 24 * HOUR])
 def test_refreshes_are_spread(expires_in: float) -> None:
     """Many accounts whose tokens came at one moment do not ask for the next at one moment."""
-    moments = [token_of(fresh(expires_in, luck=luck)).refresh_at for luck in (0.0, 0.25, 0.5, 0.75, 0.999)]
+    moments = [token_of(fresh(expires_in, jitter=jitter)).refresh_at for jitter in (0.0, 0.25, 0.5, 0.75, 0.999)]
 
     assert sorted(set(moments)) == moments
     assert moments[-1] - moments[0] > 0.1 * expires_in
@@ -537,7 +539,8 @@ def test_refreshes_are_spread(expires_in: float) -> None:
 def test_an_account_may_have_a_margin_of_its_own(refresh_before: float | None, earliest: float, latest: float) -> None:
     """refresh_before moves the refresh of an hour's token as far forward as its owner asks, within reason."""
     moments = [
-        token_of(absorb(Life(), Granted("t", 0.0, HOUR), 0.0, luck, refresh_before)).refresh_at for luck in (0.0, 1.0)
+        token_of(absorb(Life(), Granted("t", 0.0, HOUR), 0.0, jitter, refresh_before)).refresh_at
+        for jitter in (0.0, 1.0)
     ]
 
     assert [earliest, latest] == moments
@@ -610,10 +613,10 @@ def test_a_refusal_never_drops_a_valid_token() -> None:
 
 
 @pytest.mark.parametrize("outcome", [Granted("t", 10.0, 0.001), Granted("t", 0.0, 5.0), Granted("t", 10.0, HOUR)])
-@pytest.mark.parametrize("luck", [0.0, 0.999])
-def test_no_fetch_follows_a_fetch_without_a_pause(outcome: Granted, luck: float) -> None:
+@pytest.mark.parametrize("jitter", [0.0, 0.999])
+def test_no_fetch_follows_a_fetch_without_a_pause(outcome: Granted, jitter: float) -> None:
     """However short a token lives and however late it comes, a second passes before the next fetch."""
-    life = absorb(Life(), outcome, 10.0, luck)
+    life = absorb(Life(), outcome, 10.0, jitter)
 
     assert plan(life, 10.0 + PAUSE_AFTER_GRANT - 0.01) != Fetch()
 
@@ -622,21 +625,21 @@ def test_no_fetch_follows_a_fetch_without_a_pause(outcome: Granted, luck: float)
 @given(st.integers(1, 2000), LUCK)
 @example(1, 0.0)
 @example(5, 0.999)
-def test_pauses_are_uniform_up_to_a_doubling_ceiling(tries: int, luck: float) -> None:
+def test_pauses_are_uniform_up_to_a_doubling_ceiling(tries: int, jitter: float) -> None:
     """The n-th pause is uniform(60 s, min(30 min, 60 s * 2**n))."""
     ceiling = 1800.0 if tries > 4 else 60.0 * 2**tries
 
-    assert 60.0 + (ceiling - 60.0) * luck == pytest.approx(pause(tries, luck))
+    assert 60.0 + (ceiling - 60.0) * jitter == pytest.approx(pause(tries, jitter))
 
 
 def test_pauses_grow_over_an_outage_and_start_again_after_it() -> None:
     """Each failure in a row lengthens the pause up to half an hour; a token sets it back."""
     life, now, pauses = fresh(), 2000.0, []
     for _ in range(7):
-        life = failing(life, now, luck=0.999999999)
+        life = failing(life, now, jitter=0.999999999)
         pauses.append(round(phase_of(life).next_try - now))
         now = phase_of(life).next_try
-    again = failing(absorb(life, Granted("new", now, HOUR), now, 0.5), now + 1.0, luck=0.999999999)
+    again = failing(absorb(life, Granted("new", now, HOUR), now, 0.5), now + 1.0, jitter=0.999999999)
 
     assert [120, 240, 480, 960, 1800, 1800, LONGEST_PAUSE] == pauses
     assert round(phase_of(again).next_try - now - 1.0) == 120
@@ -668,10 +671,10 @@ def test_a_token_covers_what_its_scopes_name(scopes: tuple[str, ...], permission
 
 @a_few
 @given(st.floats(0.0, LONGEST_RETRY_AFTER), LUCK, SECONDS, st.booleans())
-def test_retry_after_is_honoured(retry_after: float, luck: float, later: float, by_a_person: bool) -> None:
+def test_retry_after_is_honoured(retry_after: float, jitter: float, later: float, by_a_person: bool) -> None:
     """Before Retry-After is over nothing makes a fetch due: no client, no resume and no person."""
-    life = failing(Life(), 0.0, retry_after=retry_after, luck=luck)
-    sooner = revive(life, later) if by_a_person else hurry(life, later)
+    life = failing(Life(), 0.0, retry_after=retry_after, jitter=jitter)
+    sooner = retry_now(life, later) if by_a_person else retry_sooner(life, later)
     assume(later < retry_after)
 
     assert not isinstance(plan(life, later), Fetch)
@@ -689,7 +692,7 @@ def test_retry_after_lengthens_the_pause_by_an_hour_at_most(retry_after: float, 
 
 def test_hurry_goes_to_a_minute_after_the_last_try() -> None:
     """Without a usable token a client's request makes the next try due 60 s after the last, and no sooner."""
-    life = hurry(failing(failing(Life(), 0.0), 100.0, luck=0.9), 110.0)
+    life = retry_sooner(failing(failing(Life(), 0.0), 100.0, jitter=0.9), 110.0)
 
     assert phase_of(life).next_try == 160.0
     assert SleepUntil(160.0) == plan(life, 110.0)
@@ -697,24 +700,24 @@ def test_hurry_goes_to_a_minute_after_the_last_try() -> None:
 
 def test_hurry_goes_no_sooner_than_retry_after() -> None:
     """A client's request does not shorten the pause that the provider asked for."""
-    life = failing(Life(), 0.0, retry_after=90.0, luck=0.9)
+    life = failing(Life(), 0.0, retry_after=90.0, jitter=0.9)
 
     assert 114.0 == pytest.approx(phase_of(life).next_try)
-    assert phase_of(hurry(life, 70.0)).next_try == 90.0
+    assert phase_of(retry_sooner(life, 70.0)).next_try == 90.0
 
 
 def test_hurry_waits_while_a_usable_token_is_held() -> None:
-    """Who has a token is in no hurry: the outage is not made worse."""
-    life = failing(failing(fresh(), 100.0), 200.0, luck=0.9)
+    """Who has a token is in no retry_sooner: the outage is not made worse."""
+    life = failing(failing(fresh(), 100.0), 200.0, jitter=0.9)
 
-    assert hurry(life, 300.0) is life
-    assert hurry(life, HOUR) is not life
+    assert retry_sooner(life, 300.0) is life
+    assert retry_sooner(life, HOUR) is not life
 
 
 @pytest.mark.parametrize("life", [Life(), fresh(), Life(None, NeedsSignIn(0.0, REVOKED)), failing(Life(), 0.0)])
 def test_hurry_changes_nothing_else(life: Life) -> None:
     """Only a failing life can be hurried, and only to an earlier moment: else the very same life comes back."""
-    assert hurry(life, 2 * HOUR) is life
+    assert retry_sooner(life, 2 * HOUR) is life
 
 
 # What a refusal does, and what ends it.
@@ -746,10 +749,12 @@ def test_a_refusal_remembers_when_it_began() -> None:
     assert NeedsSignIn(10.0, REVOKED) == again.phase
 
 
-@pytest.mark.parametrize(("again_in", "luck", "pause"), [(1800.0, 0.0, 900.0), (1800.0, 0.5, 1350.0), (5.0, 0.9, 60.0)])
-def test_a_refusal_that_may_heal_by_itself(again_in: float, luck: float, pause: float) -> None:
+@pytest.mark.parametrize(
+    ("again_in", "jitter", "pause"), [(1800.0, 0.0, 900.0), (1800.0, 0.5, 1350.0), (5.0, 0.9, 60.0)]
+)
+def test_a_refusal_that_may_heal_by_itself(again_in: float, jitter: float, pause: float) -> None:
     """What nobody tells cms of, as that an application has a new certificate, is looked for: slowly, never in a loop."""
-    refused = absorb(Life(), Refused(REVOKED, again_in), 10.0, luck)
+    refused = absorb(Life(), Refused(REVOKED, again_in), 10.0, jitter)
 
     assert SleepUntil(10.0 + pause) == plan(refused, 10.0)
     assert Deny("unavailable", REVOKED.message, REVOKED.hint, pause) == answer(refused, 10.0)
@@ -772,8 +777,8 @@ def test_a_sign_in_ends_a_refusal() -> None:
 
 def test_revive_tries_a_refusal_once_more() -> None:
     """`cms refresh` and the sign-in of another scope set make a refused life due, without dropping its token."""
-    empty = revive(absorb(Life(), Refused(REVOKED), 10.0, 0.5), 20.0)
-    held = revive(absorb(fresh(), Refused(REVOKED), 10.0, 0.5), 20.0)
+    empty = retry_now(absorb(Life(), Refused(REVOKED), 10.0, 0.5), 20.0)
+    held = retry_now(absorb(fresh(), Refused(REVOKED), 10.0, 0.5), 20.0)
 
     assert (Fetch(), Fetch()) == (plan(empty, 20.0), plan(held, 20.0))
     assert token_of(fresh()).secret == token_of(held).secret
@@ -784,7 +789,7 @@ def test_revive_tries_a_refusal_once_more() -> None:
 def test_a_sign_in_that_was_refused_says_why_one_is_still_required(held: Life, again_in: float) -> None:
     """Only the reason is another: token, plan and since when are as they were."""
     before = absorb(held, Refused(REVOKED, again_in), 10.0, 0.5)
-    after = turn_down(before, Refused(BLOCKED))
+    after = sign_in_refused(before, Refused(BLOCKED))
 
     assert isinstance(before.phase, NeedsSignIn)
     assert Life(before.held, replace(before.phase, trouble=BLOCKED)) == after
@@ -793,9 +798,9 @@ def test_a_sign_in_that_was_refused_says_why_one_is_still_required(held: Life, a
 def test_a_challenge_stays_until_it_is_met() -> None:
     """The wrong person's sign-in, or one without a challenge of its own, does not lose the one that is to be met."""
     challenged = absorb(Life(), Refused(replace(REVOKED, claims="{}")), 10.0, 0.5)
-    other = turn_down(challenged, Refused(replace(BLOCKED, claims='{"a":1}')))
+    other = sign_in_refused(challenged, Refused(replace(BLOCKED, claims='{"a":1}')))
 
-    for life, claims in ((turn_down(challenged, Refused(BLOCKED)), "{}"), (other, '{"a":1}')):
+    for life, claims in ((sign_in_refused(challenged, Refused(BLOCKED)), "{}"), (other, '{"a":1}')):
         assert isinstance(life.phase, NeedsSignIn)
         assert (53003, claims) == (life.phase.trouble.aadsts, life.phase.trouble.claims)
 
@@ -812,28 +817,28 @@ def test_a_challenge_stays_until_it_is_met() -> None:
 )
 def test_a_sign_in_that_nobody_waits_for_or_finished_changes_nothing(life: Life, kind: str) -> None:
     """What works goes on working, and a window that was closed is no reason for anything."""
-    assert life is turn_down(life, Refused(replace(BLOCKED, kind=kind)))
+    assert life is sign_in_refused(life, Refused(replace(BLOCKED, kind=kind)))
 
 
 def test_revive_tries_a_failure_now() -> None:
     """A person who has just unlocked the keyring does not wait a minute, but a second."""
     life = failing(fresh(), 100.0, trouble=LOCKED)
 
-    assert SleepUntil(100.0 + PAUSE_AFTER_GRANT) == plan(revive(life, 100.5), 100.5)
-    assert Fetch() == plan(revive(life, 105.0), 105.0)
+    assert SleepUntil(100.0 + PAUSE_AFTER_GRANT) == plan(retry_now(life, 100.5), 100.5)
+    assert Fetch() == plan(retry_now(life, 105.0), 105.0)
 
 
 def test_revive_never_puts_a_try_off() -> None:
     """What is due stays due, at the moment at which it was."""
     life = failing(Life(), 0.0)
 
-    assert revive(life, 500.0) is life
-    assert token_of(fresh()).refresh_at == token_of(revive(fresh(), 3000.0)).refresh_at
+    assert retry_now(life, 500.0) is life
+    assert token_of(fresh()).refresh_at == token_of(retry_now(fresh(), 3000.0)).refresh_at
 
 
 def test_revive_keeps_a_second_from_the_last_fetch() -> None:
     """However fast somebody repeats `cms refresh`, a token is a second old before the next is fetched."""
-    assert SleepUntil(PAUSE_AFTER_GRANT) == plan(revive(fresh(), 0.25), 0.25)
+    assert SleepUntil(PAUSE_AFTER_GRANT) == plan(retry_now(fresh(), 0.25), 0.25)
 
 
 # What clients may ask for.
@@ -842,7 +847,7 @@ def test_revive_keeps_a_second_from_the_last_fetch() -> None:
 def pressed(now: float, budget: Budget, **demand: float | bool) -> tuple[bool, Budget, bool]:
     """Press a token that is an hour from its refresh; say whether a fetch became due."""
     life = fresh(4 * HOUR, now=now - 60.0)
-    after, budget, over = press(life, budget, now, **demand)  # type: ignore[arg-type]  # keywords of a test's table
+    after, budget, over = demand_fresh(life, budget, now, **demand)  # type: ignore[arg-type]  # keywords of a test's table
     return plan(after, now) == Fetch(), budget, over
 
 
@@ -869,8 +874,8 @@ def test_mints_are_six_a_day() -> None:
 
 def test_one_budget_is_for_all_scope_sets_of_a_grant() -> None:
     """Entra counts redemptions of the sign-in: what one scope set has used the other has not."""
-    mail, budget, _ = press(fresh(4 * HOUR), Budget(), 100.0, rejected=True)
-    graph, _, over = press(fresh(4 * HOUR, secret="graph"), budget, 101.0, rejected=True)
+    mail, budget, _ = demand_fresh(fresh(4 * HOUR), Budget(), 100.0, rejected=True)
+    graph, _, over = demand_fresh(fresh(4 * HOUR, secret="graph"), budget, 101.0, rejected=True)
 
     assert (Fetch(), True) == (plan(mail, 100.0), over)
     assert plan(graph, 101.0) != Fetch()
@@ -879,7 +884,7 @@ def test_one_budget_is_for_all_scope_sets_of_a_grant() -> None:
 PRESSES_IN_VAIN = {
     "nothing is held": (Life(), 100.0, False),
     "what is held has expired": (fresh(), HOUR, False),
-    "a fetch is due already": (fresh(luck=0.0), 1800.0, False),
+    "a fetch is due already": (fresh(jitter=0.0), 1800.0, False),
     "the provider fails": (failing(fresh(), 50.0), 100.0, False),
     "a sign-in is needed": (absorb(fresh(), Refused(REVOKED), 50.0, 0.5), 100.0, False),
     "the token came just now": (fresh(now=100.0), 100.5, True),
@@ -891,12 +896,12 @@ def test_a_demand_that_changes_nothing_costs_nothing(name: str) -> None:
     """Where a fetch is due anyhow, or cannot help, the budget is left for those whom it can help."""
     life, now, over = PRESSES_IN_VAIN[name]
 
-    assert (life, Budget(), over) == press(life, Budget(), now, rejected=True)
+    assert (life, Budget(), over) == demand_fresh(life, Budget(), now, rejected=True)
 
 
 def test_a_token_that_has_enough_is_not_replaced() -> None:
     """min= below what is left costs no mint."""
-    assert (fresh(), Budget(), False) == press(fresh(), Budget(), 600.0, min_valid=3000.0)
+    assert (fresh(), Budget(), False) == demand_fresh(fresh(), Budget(), 600.0, min_valid=3000.0)
 
 
 def test_a_budget_forgets_what_is_a_day_old() -> None:
@@ -913,8 +918,8 @@ def test_a_budget_forgets_what_is_a_day_old() -> None:
 
 SOONEST: dict[str, tuple[Callable[[], list[Life]], object]] = {
     "one is due": (lambda: [fresh(), Life()], Fetch()),
-    "the earlier of two": (lambda: [fresh(luck=0.0), fresh(luck=0.9)], SleepUntil(1800.0)),
-    "one waits for a person": (lambda: [Life(None, NeedsSignIn(0.0, REVOKED)), fresh(luck=0.0)], SleepUntil(1800.0)),
+    "the earlier of two": (lambda: [fresh(jitter=0.0), fresh(jitter=0.9)], SleepUntil(1800.0)),
+    "one waits for a person": (lambda: [Life(None, NeedsSignIn(0.0, REVOKED)), fresh(jitter=0.0)], SleepUntil(1800.0)),
     "all wait for a person": (lambda: [Life(None, NeedsSignIn(0.0, REVOKED))] * 2, AwaitSignIn()),
     "none": (list, AwaitSignIn()),
 }

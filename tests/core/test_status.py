@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from cms.core.accounts import Account, Grant, Kept
+from cms.core.accounts import Account, Grant, StoredSignIn
 from cms.core.forecast import Forecast
 from cms.core.lifecycle import Failing, Life, NeedsSignIn, Refused, Token, Transient, Trouble, absorb
 from cms.core.status import (
@@ -405,8 +405,10 @@ cms 1.2.3, process 4711, up 1 d 1 h, configuration /etc/cms/cms.cfg
 
 def test_what_is_stored_without_an_account_comes_last() -> None:
     """Whose it is, or that nobody can tell, and what to do about it; in the JSON beside the accounts."""
-    kept = Kept("key1", "https://login.example.test/common", "client", "bob@example.test", "bob@example.test", 1.0)
-    daemon = replace(DAEMON, orphans=(kept, Kept("key2", "", "", "")))
+    kept = StoredSignIn(
+        "key1", "https://login.example.test/common", "client", "bob@example.test", "bob@example.test", 1.0
+    )
+    daemon = replace(DAEMON, orphans=(kept, StoredSignIn("key2", "", "", "")))
     text = as_text([row_of("ok")], daemon)
 
     last = text.partition("stored sign-ins without an account:")[2]

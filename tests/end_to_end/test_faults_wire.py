@@ -133,7 +133,7 @@ async def test_outage(tmp_path: Path, name: str) -> None:
 @in_house
 async def test_retry_after(tmp_path: Path) -> None:
     """Retry-After is kept to the second, whoever asks meanwhile and whatever the usual pause would be."""
-    async with open_house(tmp_path, luck=0.0) as house:
+    async with open_house(tmp_path, jitter=0.0) as house:
         house.entra.faults.add(Fault("status", status=429, retry_after="120", times=None))
         await house.suspend(HOUR)
         first = await house.refusal(ANN)

@@ -114,12 +114,12 @@ def killed_in_turn(kept: Ward, name: str) -> list[tuple[str, str]]:
 @BEHAVIOURS
 def test_worker_killed_at_any_moment(tmp_path: Path, refuse_reuse: bool) -> None:
     """The same with eight refreshes under way at once."""
-    luck = random.Random(2)
+    jitter = random.Random(2)
     ends = Counter[str]()
     with Witness(refuse_reuse=refuse_reuse) as entra, ward(tmp_path, entra, *USERS) as kept:
         for _ in range(KILLS["any moment"] // 2):
             before = {grant: kept.remembered(grant) for grant in kept.grants}
-            kept.killed_at_random(luck)
+            kept.killed_at_random(jitter)
             ends.update(kept.judge(grant, *before[grant]) for grant in kept.grants)
 
     assert ({"granted", "reused"} if refuse_reuse else {"granted"}) == set(ends)
@@ -210,13 +210,13 @@ def make_house(daemon: Daemon) -> Iterator[Callable[..., House]]:
 
 def test_worker_killed_under_its_broker(make_house: Callable[..., House]) -> None:
     """The broker asks again by itself: nobody notices, and nothing is started or signed in anew."""
-    house, luck = make_house(refuse_reuse=False), random.Random(3)
+    house, jitter = make_house(refuse_reuse=False), random.Random(3)
     killed = 0
     while killed < KILLS["worker of a broker"]:
         before = house.entra.redeemed
         with house.refresh() as answer:
-            house.entra.wait_until_asked(before + luck.randint(1, len(house.users)))
-            hesitate(luck)
+            house.entra.wait_until_asked(before + jitter.randint(1, len(house.users)))
+            hesitate(jitter)
             killed += kill(house.workers)
 
             assert answer.receive()["ok"]
@@ -229,20 +229,20 @@ def test_broker_killed(make_house: Callable[..., House]) -> None:
     Its worker ends what it has begun, so that no refresh token is ever redeemed twice. What clients are told while it
     dies is a credential in full, or nothing.
     """
-    house, luck = make_house(refuse_reuse=True), random.Random(4)
+    house, jitter = make_house(refuse_reuse=True), random.Random(4)
     house.kill()
     killed = 1
     while killed < KILLS["broker"]:
-        killed += killed_while_starting(house, luck)
+        killed += killed_while_starting(house, jitter)
         before = house.entra.redeemed
         house.daemon.start()
-        if luck.random() < 0.5:
-            house.entra.wait_until_asked(before + luck.randint(0, len(house.users)))
-            hesitate(luck)
+        if jitter.random() < 0.5:
+            house.entra.wait_until_asked(before + jitter.randint(0, len(house.users)))
+            hesitate(jitter)
             house.kill()
         else:
             assert house.all_served()
-            assert all(map(is_whole, killed_while_serving(house, luck)))
+            assert all(map(is_whole, killed_while_serving(house, jitter)))
         killed += 1
         assert house.socket.is_socket()
         with pytest.raises(ConnectionRefusedError):
@@ -255,22 +255,22 @@ def test_broker_killed(make_house: Callable[..., House]) -> None:
     assert {"cms.sock"} == {path.name for path in house.daemon.sockets.iterdir()}
 
 
-def killed_while_starting(house: House, luck: random.Random) -> int:
+def killed_while_starting(house: House, jitter: random.Random) -> int:
     """Start the broker and kill it before it can be ready, or about then."""
     house.daemon.launch()
-    time.sleep(luck.uniform(0.0, house.start_seconds))
+    time.sleep(jitter.uniform(0.0, house.start_seconds))
     assert KILLED == house.daemon.stop(signal.SIGKILL)
     return 1
 
 
-def killed_while_serving(house: House, luck: random.Random) -> list[bytes]:
+def killed_while_serving(house: House, jitter: random.Random) -> list[bytes]:
     """Kill the broker while clients ask it; return what they got."""
     with ExitStack() as stack:
         clients = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(9)]
         for client, user in zip(clients, itertools.cycle(house.users), strict=False):
             client.connect(str(house.socket))
             client.sendall(f"SMTP {user}\n".encode())
-        hesitate(luck, SERVING)
+        hesitate(jitter, SERVING)
         house.kill()
         return [read(client) for client in clients]
 
@@ -290,13 +290,13 @@ def is_whole(answer: bytes) -> bool:
 
 def test_broker_and_worker_killed(make_house: Callable[..., House]) -> None:
     """What kills both, as a container's end does, costs nothing as long as Entra does what it documents."""
-    house, luck = make_house(refuse_reuse=False), random.Random(5)
+    house, jitter = make_house(refuse_reuse=False), random.Random(5)
     killed = 0
     while killed < KILLS["broker and worker"]:
         before = house.entra.redeemed
         with house.refresh():
-            house.entra.wait_until_asked(before + luck.randint(1, len(house.users)))
-            hesitate(luck)
+            house.entra.wait_until_asked(before + jitter.randint(1, len(house.users)))
+            hesitate(jitter)
             killed += house.kill_all()
         house.daemon.start()
 

@@ -34,7 +34,7 @@ NATIVE = "https://login.microsoftonline.com/common/oauth2/nativeclient"
 
 
 @dataclass
-class Desk:
+class Dispatcher:
     """A person with a terminal, and a daemon or none."""
 
     daemon: Daemon
@@ -72,11 +72,11 @@ class Desk:
 
 
 @pytest.fixture
-def desk(daemon: Daemon, entra: Entra) -> Desk:
+def desk(daemon: Daemon, entra: Entra) -> Dispatcher:
     """An account that waits; the daemon is not started yet."""
     entra.add_user(ANN)
     entra.device_interval = 1
-    return Desk(daemon, entra)
+    return Dispatcher(daemon, entra)
 
 
 def wait_for(window: Terminal, *words: str) -> str:
@@ -110,7 +110,7 @@ def whole(text: str) -> str:
     return " ".join(text.split())
 
 
-def workers(desk: Desk) -> set[str]:
+def workers(desk: Dispatcher) -> set[str]:
     """Return the processes that talk to the provider."""
     ending = f"{desk.daemon.installation.python}\0-I\0-m\0cms.grants\0"
     found = set()
@@ -121,7 +121,7 @@ def workers(desk: Desk) -> set[str]:
     return found
 
 
-def test_a_device_code_in_a_terminal(desk: Desk) -> None:
+def test_a_device_code_in_a_terminal(desk: Dispatcher) -> None:
     """Address, code, drawing and what is left of the time; once the person has entered the code, that it worked."""
     desk.configure()
     desk.daemon.start()
@@ -140,7 +140,7 @@ def test_a_device_code_in_a_terminal(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("with_daemon", [True, False])
-def test_ctrl_c_leaves_no_poll_behind(desk: Desk, *, with_daemon: bool) -> None:
+def test_ctrl_c_leaves_no_poll_behind(desk: Dispatcher, *, with_daemon: bool) -> None:
     """The sign-in is given up at once: with the worker that polled, nobody is left who could go on polling."""
     desk.configure()
     if with_daemon:
@@ -163,7 +163,7 @@ def test_ctrl_c_leaves_no_poll_behind(desk: Desk, *, with_daemon: bool) -> None:
     assert not desk.signed_in()
 
 
-def test_a_device_code_that_runs_out_names_the_other_ways(desk: Desk) -> None:
+def test_a_device_code_that_runs_out_names_the_other_ways(desk: Dispatcher) -> None:
     """As where a policy blocks the flow: the browser says so, and here nothing comes."""
     desk.entra.device_life = 3.0
     desk.configure()
@@ -175,7 +175,7 @@ def test_a_device_code_that_runs_out_names_the_other_ways(desk: Desk) -> None:
         assert word in shown
 
 
-def test_what_is_piped_has_neither_drawing_nor_count(desk: Desk) -> None:
+def test_what_is_piped_has_neither_drawing_nor_count(desk: Dispatcher) -> None:
     """A log or a program that reads gets words, each once."""
     desk.entra.device_life = 2.0
     desk.configure()
@@ -188,7 +188,7 @@ def test_what_is_piped_has_neither_drawing_nor_count(desk: Desk) -> None:
     assert "Waiting" not in done.stdout
 
 
-def test_a_browser_on_this_machine(desk: Desk) -> None:
+def test_a_browser_on_this_machine(desk: Dispatcher) -> None:
     """The page's own address is named beside the link; the link leads back to any path of the redirect address."""
     port, page = free_port(), free_port()
     desk.configure(f"http://127.0.0.1:{port}/any/path", f'SignInPage("http://localhost:{page}/")\n')
@@ -202,7 +202,7 @@ def test_a_browser_on_this_machine(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("redirect", ["http://127.0.0.1:{port}/", "http://localhost/"])
-def test_over_ssh_the_line_that_brings_the_browser_here(desk: Desk, redirect: str) -> None:
+def test_over_ssh_the_line_that_brings_the_browser_here(desk: Dispatcher, redirect: str) -> None:
     """What is forwarded is the port that the browser comes back to, also where that is any free one."""
     desk.configure(redirect.format(port=free_port()))
     desk.daemon.start()
@@ -218,7 +218,7 @@ def test_over_ssh_the_line_that_brings_the_browser_here(desk: Desk, redirect: st
 
 
 @pytest.mark.parametrize("redirect", [NATIVE, "https://localhost/"])
-def test_a_redirect_that_leads_nowhere_here_is_pasted_by_itself(desk: Desk, redirect: str) -> None:
+def test_a_redirect_that_leads_nowhere_here_is_pasted_by_itself(desk: Dispatcher, redirect: str) -> None:
     """The configuration says a browser, and cms why it is pasting; a code alone and a stranger's address are refused."""
     if redirect != NATIVE:
         desk.entra.register(Client(CLIENT_ID, (redirect,)))
@@ -237,7 +237,7 @@ def test_a_redirect_that_leads_nowhere_here_is_pasted_by_itself(desk: Desk, redi
     assert until(desk.signed_in, "a token")
 
 
-def test_somebody_else_signs_in(desk: Desk) -> None:
+def test_somebody_else_signs_in(desk: Dispatcher) -> None:
     """Both are named, with what to do; nobody is signed in, and the status says why."""
     desk.entra.add_user(BEN)
     desk.configure()
@@ -251,7 +251,7 @@ def test_somebody_else_signs_in(desk: Desk) -> None:
     assert not desk.signed_in()
 
 
-def test_a_refused_sign_in_is_remembered_until_one_works(desk: Desk) -> None:
+def test_a_refused_sign_in_is_remembered_until_one_works(desk: Dispatcher) -> None:
     """The reason is in the status and its next move in the log, though nobody has ever signed in."""
     desk.configure()
     desk.daemon.start()
@@ -271,7 +271,7 @@ def test_a_refused_sign_in_is_remembered_until_one_works(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("with_daemon", [True, False])
-def test_a_refusal_that_stays_in_the_browser(desk: Desk, *, with_daemon: bool) -> None:
+def test_a_refusal_that_stays_in_the_browser(desk: Dispatcher, *, with_daemon: bool) -> None:
     """Its line is pasted and explained, and the sign-in goes on: once the administrator has acted, the link works."""
     desk.configure()
     if with_daemon:
@@ -289,7 +289,7 @@ def test_a_refusal_that_stays_in_the_browser(desk: Desk, *, with_daemon: bool) -
         window.wait_for(f"{ANN} is signed in")
 
 
-def test_a_pasted_line_may_be_longer_than_a_terminals_own(desk: Desk) -> None:
+def test_a_pasted_line_may_be_longer_than_a_terminals_own(desk: Dispatcher) -> None:
     """A terminal cuts lines at 4,095 bytes, and an address with its fields may be longer."""
     desk.configure()
     desk.daemon.start()
@@ -299,7 +299,7 @@ def test_a_pasted_line_may_be_longer_than_a_terminals_own(desk: Desk) -> None:
         window.wait_for(f"{ANN} is signed in")
 
 
-def test_a_port_in_use_is_told_with_who_has_it(desk: Desk) -> None:
+def test_a_port_in_use_is_told_with_who_has_it(desk: Dispatcher) -> None:
     """The log and the person hear of it, with the other ways; once the port is free the page comes by itself."""
     port = free_port()
     desk.configure(f"http://127.0.0.1:{port}/")
@@ -318,7 +318,7 @@ def test_the_page_is_its_owners_and_roots(
 ) -> None:
     """Whose browser it is the kernel says: an sshd forwards as the user or as root, and anybody else is turned away."""
     require_root()
-    desk, port = Desk(make_daemon(ALICE), entra), free_port()
+    desk, port = Dispatcher(make_daemon(ALICE), entra), free_port()
     desk.configure(f"http://127.0.0.1:{port}/back")
     desk.daemon.start()
     until(lambda: listens(port), "the page")
@@ -341,7 +341,7 @@ sys.stdin.read()
 def test_strangers_who_stay_silent_keep_nobody_out(make_daemon: Callable[..., Daemon], entra: Entra) -> None:
     """Another user's hundred idle connections take no place of the owner's browser."""
     require_root()
-    desk, port = Desk(make_daemon(ALICE), entra), free_port()
+    desk, port = Dispatcher(make_daemon(ALICE), entra), free_port()
     desk.configure(f"http://127.0.0.1:{port}/back")
     desk.daemon.start()
     until(lambda: listens(port), "the page")
@@ -355,7 +355,7 @@ def test_strangers_who_stay_silent_keep_nobody_out(make_daemon: Callable[..., Da
     assert ANN in page
 
 
-def test_a_machine_without_ipv4_is_reached_at_localhost(desk: Desk, installation: Installation) -> None:
+def test_a_machine_without_ipv4_is_reached_at_localhost(desk: Dispatcher, installation: Installation) -> None:
     """Where ::1 is the only address, http://localhost is there, for Entra, the worker, the browser, ssh and cms alike."""
     desk.configure()
     with island(installation, desk.daemon.folder, ANN) as there:
@@ -367,7 +367,7 @@ def test_a_machine_without_ipv4_is_reached_at_localhost(desk: Desk, installation
             window.wait_for(f"{ANN} is signed in (saved")
 
 
-def test_a_machine_without_ipv4_is_told_the_ways_around_127_0_0_1(desk: Desk, installation: Installation) -> None:
+def test_a_machine_without_ipv4_is_told_the_ways_around_127_0_0_1(desk: Dispatcher, installation: Installation) -> None:
     """A redirect address that cannot be here ends the sign-in by browser with the commands that work; and they do."""
     desk.configure(f"http://127.0.0.1:{free_port()}/")
     with island(installation, desk.daemon.folder, ANN) as there:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from support.grants import ANN, Broker, desk, grant_for, opened, service
 
-from cms.core.accounts import Grant, Kept
+from cms.core.accounts import Grant, StoredSignIn
 from cms.core.lifecycle import Granted, Refused, Transient, Trouble
 from cms.grants import housekeeping
 from cms.grants.messages import (
@@ -291,4 +291,4 @@ def test_what_crosses_shows_no_secret() -> None:
     """Neither the passphrase nor the export is in a repr."""
     assert PASSPHRASE not in repr(Export(1, (), PASSPHRASE))
     assert "sealed text" not in repr(Exported("sealed text", ()))
-    assert "Kept" in repr(Listed((Kept("k", "", "", ""),)))
+    assert "StoredSignIn" in repr(Listed((StoredSignIn("k", "", "", ""),)))

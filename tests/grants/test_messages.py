@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cms.core.accounts import Grant, Kept, Proxy, Source
+from cms.core.accounts import Grant, Proxy, Source, StoredSignIn
 from cms.core.lifecycle import Ending, Granted, Refused, Transient, Trouble
 from cms.grants import messages
 from cms.grants.messages import (
@@ -66,7 +66,7 @@ REPLIES: list[Reply] = [
     Done(1, Transient(TROUBLE, 120.0, 1.0, 2.0, (Ending(1.0, 2.0, 700082),))),
     Done(1, Refused(TROUBLE)),
     Done(5, Exported("secret-text", ("a", "b"), ("c",))),
-    Done(6, Listed((Kept("key", "authority", "client", "login", "who", 7.5), Kept("key", "", "", "")))),
+    Done(6, Listed((StoredSignIn("key", "authority", "client", "login", "who", 7.5), StoredSignIn("key", "", "", "")))),
     Done(7, Listed(())),
     Done(9, Explored("tenant", "why", unknown=True, no_keyring="no keyring", cloud="dod")),
     Done(1, Granted("secret-token", 5.0, 3600.0, given_at=7.5, endings=(Ending(1.0, 2.0, 70043), Ending(3.0, 4.0)))),

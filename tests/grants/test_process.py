@@ -23,7 +23,7 @@ from support.waiting import until
 from cms.core.accounts import Grant, Scopes, Source
 from cms.core.lifecycle import Granted, Outcome, Refused, Transient, Trouble
 from cms.grants import __main__, dispatcher
-from cms.grants.dispatcher import Desk
+from cms.grants.dispatcher import Dispatcher
 from cms.grants.entra.client import Entra as Provider
 from cms.grants.entra.flows import Answer, CodeFlow
 from cms.grants.messages import (
@@ -337,7 +337,7 @@ class TestDesk:
 
         ours, theirs = socket.socketpair()
         statuses: list[int] = []
-        thread = threading.Thread(target=lambda: statuses.append(Desk(theirs, Office(work)).run()))
+        thread = threading.Thread(target=lambda: statuses.append(Dispatcher(theirs, Office(work)).run()))
         ours.sendall(pack(Open("")) + pack(Acquire(1, GRANT, SCOPES)))
         # The writing side stays open elsewhere, so that only sending fails.
         ours.shutdown(socket.SHUT_RD)

@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from cms.core.accounts import Kept
+from cms.core.accounts import StoredSignIn
 from cms.core.lifecycle import Granted, Refused, Transient, Trouble
 from cms.grants import messages
 from cms.grants.messages import (
@@ -79,7 +79,9 @@ class Fake:
         """Answer a question about the vault or the surroundings as a whole."""
         match question:
             case Survey(number=number, keys=keys):
-                self.done(number, Listed(tuple(Kept(key, "https://login.example.test/x", "c", key) for key in keys)))
+                self.done(
+                    number, Listed(tuple(StoredSignIn(key, "https://login.example.test/x", "c", key) for key in keys))
+                )
             case Discard(number=number):
                 self.done(number, Granted("", 0.0, 0.0))
             case Explore(number=number, url=url) if url != "refused":

@@ -15,7 +15,7 @@ from typing import Any
 
 from cms.core.accounts import Grant, Source
 from cms.core.lifecycle import Outcome
-from cms.grants.dispatcher import Desk, Office
+from cms.grants.dispatcher import Dispatcher, Office
 from cms.grants.entra.client import Entra as Provider
 from cms.grants.messages import (
     Acquire,
@@ -167,7 +167,7 @@ def desk(
     """Run a desk in a thread; its exit status is in `broker.status` after the block."""
     ours, theirs = socket.socketpair()
     statuses: list[int] = []
-    thread = threading.Thread(target=lambda: statuses.append(Desk(theirs, office, clock).run()))
+    thread = threading.Thread(target=lambda: statuses.append(Dispatcher(theirs, office, clock).run()))
     thread.start()
     broker = Broker(ours)
     try:

@@ -239,7 +239,7 @@ async def open_house(
     users: Sequence[str] = (ANN,),
     *,
     key: str = 'File("{folder}/key")',
-    luck: float = 0.5,
+    jitter: float = 0.5,
     environment: Mapping[str, str] | None = None,
     program: str = moving_clock.__file__,
     signed_in: bool = True,
@@ -265,7 +265,7 @@ async def open_house(
             worker_argv=[sys.executable, "-I", program, str(clock.file)],
             worker_environment={**worker_environment(os.environ), **coverage, **(environment or {})},
             environ={},
-            luck=lambda: luck,
+            jitter=lambda: jitter,
             heed_signals=False,
             **options,
         )

@@ -233,14 +233,14 @@ class Ward:
         assert (0, True) == (worker.popen.returncode, answered)
         return ""
 
-    def killed_at_random(self, luck: random.Random) -> None:
+    def killed_at_random(self, jitter: random.Random) -> None:
         """Refresh everything at once in a worker that is killed at some moment."""
         with self.victim() as worker:
             before = self.entra.redeemed
             for grant in self.grants:
                 self.ask(worker, grant)
-            self.entra.wait_until_asked(before + luck.randint(0, len(self.grants)))
-            hesitate(luck)
+            self.entra.wait_until_asked(before + jitter.randint(0, len(self.grants)))
+            hesitate(jitter)
             worker.popen.kill()
             assert worker.popen.wait(PATIENCE) == KILLED
 
@@ -298,9 +298,9 @@ def _end(outcome: Outcome) -> str:
     return "granted" if isinstance(outcome, Granted) else outcome.trouble.kind
 
 
-def hesitate(luck: random.Random, longest: float = _HESITATION) -> None:
+def hesitate(jitter: random.Random, longest: float = _HESITATION) -> None:
     """Let a moment pass, whose length nobody foresees: that nothing depends on it is what the tests are about."""
-    time.sleep(luck.uniform(0.0, longest))
+    time.sleep(jitter.uniform(0.0, longest))
 
 
 def kill(processes: Iterable[int]) -> int:

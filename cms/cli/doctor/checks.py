@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from cms.cli.client import NoDaemon
 from cms.cli.doctor import access, assess, mail_tools, probe_machine, probe_mail, probe_network
-from cms.cli.doctor.examination import NO_ANSWER, Limits, Look, World, late, together
+from cms.cli.doctor.examination import NO_ANSWER, Examination, Limits, Look, late, together
 from cms.cli.doctor.findings import (
     LEVELS,
     Finding,
@@ -38,7 +38,7 @@ OLDEST_PYTHON = (3, 11)
 # The checks.
 
 
-def _configuration(world: World) -> Iterator[Finding]:
+def _configuration(world: Examination) -> Iterator[Finding]:
     config = world.config
     if config is None:
         cause = "without one there is nothing to serve"
@@ -58,18 +58,18 @@ def _configuration(world: World) -> Iterator[Finding]:
             )
 
 
-def _program(_world: World) -> Iterator[Finding]:
+def _program(_world: Examination) -> Iterator[Finding]:
     yield assess.python(sys.version_info[:3], OLDEST_PYTHON)
     yield assess.libraries(probe_machine.libraries())
 
 
-def _clock(world: World) -> Iterator[Finding]:
+def _clock(world: Examination) -> Iterator[Finding]:
     yield from map(assess.clock, world.logins)
     if not world.logins:
         yield skipped("clock", "no configuration says which server to compare it with")
 
 
-def _names(world: World) -> Iterator[Finding]:
+def _names(world: Examination) -> Iterator[Finding]:
     hosts = [*(each.host for each in world._doors()), *(_host(place) for _, _, place in world.servers if place)]  # noqa: SLF001 - the checks are its own
     looks = [_naming(host) for host in dict.fromkeys(hosts)]
     yield from map(assess.names, together(looks, 0.9 * world.limits.check))
@@ -84,26 +84,26 @@ def _host(place: str) -> str:
     return found.host if found else place
 
 
-def _tls(world: World) -> Iterator[Finding]:
+def _tls(world: Examination) -> Iterator[Finding]:
     yield from map(assess.tls, world.logins)
 
 
-def _proxy(world: World) -> Iterator[Finding]:
+def _proxy(world: Examination) -> Iterator[Finding]:
     yield from map(assess.proxy, world.logins)
 
 
-def _key(world: World) -> Iterator[Finding]:
+def _key(world: Examination) -> Iterator[Finding]:
     config = world.config
     folder = probe_machine.state_folder(paths.state_folder())
     source = config.vault_key if isinstance(config, Config) else None
     yield assess.key(probe_machine.key(source, folder.vaults), world.rows)
 
 
-def _state_folder(_world: World) -> Iterator[Finding]:
+def _state_folder(_world: Examination) -> Iterator[Finding]:
     yield assess.state_folder(probe_machine.state_folder(paths.state_folder()), os.geteuid())
 
 
-def _daemon(world: World) -> Iterator[Finding]:
+def _daemon(world: Examination) -> Iterator[Finding]:
     if isinstance(world.status, NoDaemon):
         yield assess.no_daemon(world.status.message, world.status.hint)
         return
@@ -157,7 +157,7 @@ def _counted(things: Sequence[object], what: str) -> str:
     return f"{len(things)} {what}" + ("" if len(things) == 1 else "s")
 
 
-def _sockets(world: World) -> Iterator[Finding]:
+def _sockets(world: Examination) -> Iterator[Finding]:
     if isinstance(world.config, Config):
         yield from reached(world.config, world.asking, connect=True)
     elif isinstance(world.config, ConfigError) and os.geteuid() == ROOT and not isinstance(world.status, NoDaemon):
@@ -176,25 +176,25 @@ def _trying(path: str, name: str) -> Look[Finding]:
     return Look(look, late(access.CHECK, f"{path}, for {name}"))
 
 
-def _sign_in(world: World) -> Iterator[Finding]:
+def _sign_in(world: Examination) -> Iterator[Finding]:
     yield from (assess.sign_in(row, world.wall()) for row in world.rows)
 
 
-def _token(world: World) -> Iterator[Finding]:
+def _token(world: Examination) -> Iterator[Finding]:
     yield from (assess.token(asked) for asked, _ in world.tokens)
 
 
-def _consent(world: World) -> Iterator[Finding]:
+def _consent(world: Examination) -> Iterator[Finding]:
     yield from filter(None, (assess.consent(asked) for asked, _ in world.tokens))
 
 
-def _servers(world: World) -> Iterator[Finding]:
+def _servers(world: Examination) -> Iterator[Finding]:
     places = dict.fromkeys((protocol, place) for protocol, _, place in world.servers if place)
     looks = [_knocking(world, protocol, place) for protocol, place in places]
     yield from map(assess.reached, together(looks, 0.9 * world.limits.check))
 
 
-def _knocking(world: World, protocol: str, text: str) -> Look[assess.Reached]:
+def _knocking(world: Examination, protocol: str, text: str) -> Look[assess.Reached]:
     place = place_of(protocol.lower(), text)
     if place is None:
         none = assess.Reached(text, 0, "it is no HOST or HOST:PORT")
@@ -203,21 +203,21 @@ def _knocking(world: World, protocol: str, text: str) -> Look[assess.Reached]:
     return Look(lambda: probe_network.reached(place.host, place.port, world.limits.step), late)
 
 
-def _mail(protocol: str) -> Callable[[World], Iterator[Finding]]:
-    def check(world: World) -> Iterator[Finding]:
+def _mail(protocol: str) -> Callable[[Examination], Iterator[Finding]]:
+    def check(world: Examination) -> Iterator[Finding]:
         mine = [(account, place) for each, account, place in world.servers if each == protocol and place]
         yield from together([_testing(world, protocol, account, place) for account, place in mine], world.limits.test)
 
     return check
 
 
-def _mailbox(world: World) -> Iterator[Finding]:
+def _mailbox(world: Examination) -> Iterator[Finding]:
     mine = [(account, place) for each, account, place in world.servers if each == "IMAP" and place and account.mailbox]
     looks = [_testing(world, "IMAP", account, place, account.mailbox) for account, place in mine]
     yield from together(looks, world.limits.test)
 
 
-def _testing(world: World, protocol: str, account: Account, place: str, mailbox: str = "") -> Look[Finding]:
+def _testing(world: Examination, protocol: str, account: Account, place: str, mailbox: str = "") -> Look[Finding]:
     check = f"mailbox {mailbox}" if mailbox else protocol
 
     def look() -> Finding:
@@ -236,7 +236,7 @@ def _testing(world: World, protocol: str, account: Account, place: str, mailbox:
     return Look(look, late(check, f"{account.user} at {place}".strip()))
 
 
-def _tools(world: World) -> Iterator[Finding]:
+def _tools(world: Examination) -> Iterator[Finding]:
     served = mail_tools.Served(world.sockets, paths.find_socket(), os.path.realpath)
     files = probe_machine.tool_files(world.home)
     found = [use for file in files for use in mail_tools.uses(file)]
@@ -253,7 +253,7 @@ class Check:
     """One check: what it is called, and what it finds."""
 
     name: str
-    find: Callable[[World], Iterator[Finding]]
+    find: Callable[[Examination], Iterator[Finding]]
 
 
 CHECKS = (

@@ -54,7 +54,7 @@ class Limits:
 
 
 @dataclass
-class World:
+class Examination:
     """What one examination is about, and what has been looked at already.
 
     `user` is "" for every account; `asking` are further users that must reach the sockets. `load` reads the
@@ -226,7 +226,7 @@ def _status(config: str) -> Mapping[str, Any] | NoDaemon:
 _UNREAD = "the proxy asks for a password, which the grant worker alone reads; `cms status` shows what it met"
 
 
-def _looking(world: World, door: probe_network.Door, *, secret: bool) -> Look[assess.Https]:
+def _looking(world: Examination, door: probe_network.Door, *, secret: bool) -> Look[assess.Https]:
     if secret and door.proxy:
         unseen = assess.Https(door.place, proxy=door.proxy, unseen=_UNREAD)
         return Look(lambda: unseen, unseen)
@@ -244,14 +244,14 @@ def _door(config: Config, host: str, environ: Mapping[str, str]) -> probe_networ
     return probe_network.through(plain, config.proxy.url, config.proxy.user)
 
 
-def _asking(world: World, account: Account, protocol: str) -> Look[tuple[Asked, str]]:
+def _asking(world: Examination, account: Account, protocol: str) -> Look[tuple[Asked, str]]:
     late = Asked(
         account, protocol, code="unavailable", message="the daemon did not answer in time", hint="`cms status`"
     )
     return Look(lambda: _ask(world, account, protocol), (late, ""))
 
 
-def _ask(world: World, account: Account, protocol: str) -> tuple[Asked, str]:
+def _ask(world: Examination, account: Account, protocol: str) -> tuple[Asked, str]:
     """Ask the daemon for a token as a mail program does, over a socket that serves this account and protocol."""
     serving = (each for each in world.sockets if each.speaks == "tokens" and protocol in each.protocols)
     spec = next((each for each in serving if account in each.accounts), None)

@@ -17,7 +17,7 @@ from typing import Any, TextIO
 from cms.cli.doctor import probe_machine
 from cms.cli.doctor.bundle import Redactor, addresses_in, redacted
 from cms.cli.doctor.checks import CHECKS, Check
-from cms.cli.doctor.examination import World, late, start
+from cms.cli.doctor.examination import Examination, late, start
 from cms.cli.doctor.findings import (
     Finding,
     as_data,
@@ -36,7 +36,7 @@ _REDRAW_SECONDS = 0.1
 
 
 def examine(
-    world: World,
+    world: Examination,
     tell: Callable[[Finding], None],
     progress: Callable[[Sequence[str]], None] = lambda _names: None,
     checks: Sequence[Check] = CHECKS,
@@ -59,7 +59,7 @@ def examine(
     return found
 
 
-def _finding(check: Check, world: World) -> Callable[[], list[Finding]]:
+def _finding(check: Check, world: Examination) -> Callable[[], list[Finding]]:
     def find() -> list[Finding]:
         try:
             return list(check.find(world))
@@ -107,7 +107,7 @@ def _facts(status: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def bundle(world: World, findings: Sequence[Finding]) -> dict[str, Any]:
+def bundle(world: Examination, findings: Sequence[Finding]) -> dict[str, Any]:
     """Return a report for strangers: what was found and what the daemon says, with nobody's names and secrets in it."""
     status = world.in_time(lambda: world.status)
     report = {**as_data(findings, VERSION), "status": _facts(status) if isinstance(status, Mapping) else {}}
@@ -153,7 +153,7 @@ def _check_place(path: str) -> None:
         raise PermissionError(errno.EACCES, "no file can be written there", str(folder))
 
 
-def attend(world: World, bundle_path: str, say: Callable[[str], None], *, as_json: bool) -> int:
+def attend(world: Examination, bundle_path: str, say: Callable[[str], None], *, as_json: bool) -> int:
     """Be the command; return its exit status. Raises OSError where the report cannot be written."""
     if bundle_path:
         _check_place(bundle_path)

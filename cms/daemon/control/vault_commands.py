@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from cms.core.accounts import Account, Grant, Kept
+from cms.core.accounts import Account, Grant, StoredSignIn
 from cms.core.lifecycle import Granted, Outcome, Refused, Transient
 from cms.core.status import duration, stored
 from cms.daemon.control.answers import Ask, Result, ended
@@ -67,7 +67,7 @@ class Left:
 class Discarded:
     """What had no account and has been deleted, and the worker's answer."""
 
-    gone: tuple[Kept, ...]
+    gone: tuple[StoredSignIn, ...]
     end: Granted
 
     @property
@@ -90,7 +90,7 @@ class Custody:
         signed_in: Callable[[Grant, Outcome], None] = lambda _grant, _outcome: None,
         unserved: Callable[[], Collection[str]] = frozenset,
     ) -> None:
-        self.orphans: tuple[Kept, ...] = ()
+        self.orphans: tuple[StoredSignIn, ...] = ()
         self._provider = provider
         self._folder = Path(state_folder)
         self._accounts = accounts
@@ -99,7 +99,7 @@ class Custody:
 
     # Stored sign-ins that no account has.
 
-    async def look(self) -> tuple[Kept, ...]:
+    async def look(self) -> tuple[StoredSignIn, ...]:
         """Return, and remember, what is stored without an account. The worker is asked only if there is something."""
         found = await self._listed(unserved=False)
         if found is None:
@@ -107,7 +107,7 @@ class Custody:
         self.orphans = found
         return found
 
-    async def _listed(self, *, unserved: bool) -> tuple[Kept, ...] | None:
+    async def _listed(self, *, unserved: bool) -> tuple[StoredSignIn, ...] | None:
         """Return what is stored without an account that is served, None where nobody can look."""
         try:
             keys = self._strays(unserved=unserved)
@@ -117,7 +117,7 @@ class Custody:
             return None
         found = await self._provider.attend(lambda number: Survey(number, keys)) if keys else Listed(())
         # Whose they are may show another time; that they are there shows now.
-        return found.items if isinstance(found, Listed) else tuple(Kept(key, "", "", "") for key in keys)
+        return found.items if isinstance(found, Listed) else tuple(StoredSignIn(key, "", "", "") for key in keys)
 
     def _strays(self, *, unserved: bool) -> tuple[str, ...]:
         known = {account.grant.key for account in self._accounts()}
@@ -132,14 +132,14 @@ class Custody:
         except OSError:
             return 0.0
 
-    async def strays_of(self, user: str) -> tuple[Kept, ...]:
+    async def strays_of(self, user: str) -> tuple[StoredSignIn, ...]:
         """Return the sign-ins without an account that is served which a user name means."""
         if not user:
             return ()
         found = await self._listed(unserved=True) or ()
         return tuple(each for each in found if user.lower() in (each.login.lower(), each.who.lower()))
 
-    async def discard(self, strays: Sequence[Kept], *, unserved: bool) -> Discarded | Result:
+    async def discard(self, strays: Sequence[StoredSignIn], *, unserved: bool) -> Discarded | Result:
         """Delete those of these that still have no account (`unserved`: none that is served); a Result says why not."""
         try:
             # A person may have taken minutes to agree, and a reload brought an account back. From here to the worker
@@ -153,7 +153,7 @@ class Custody:
         await self.look()
         return Discarded(gone, end) if isinstance(end, Granted) else _failed(end)
 
-    async def part_with(self, strays: Sequence[Kept]) -> Result:
+    async def part_with(self, strays: Sequence[StoredSignIn]) -> Result:
         """Sign out of what no account has."""
         done = await self.discard(strays, unserved=True)
         if isinstance(done, Result):
@@ -240,7 +240,7 @@ class Custody:
         force = bool(message.get("force"))
         return _summed([await self._restore(each, place, ask, force=force) for each in wanted])
 
-    async def _opened(self, place: Place, ask: Ask) -> tuple[Place, tuple[Kept, ...]] | Result:
+    async def _opened(self, place: Place, ask: Ask) -> tuple[Place, tuple[StoredSignIn, ...]] | Result:
         end = await self._provider.attend(lambda number: Peek(number, place))
         if isinstance(end, Refused) and end.trouble.kind == "password":
             password = str((await ask({"event": "password", "message": end.trouble.message})).get("password", ""))
@@ -250,7 +250,7 @@ class Custody:
             end = await self._provider.attend(lambda number: Peek(number, place))
         return (place, end.items) if isinstance(end, Listed) else _failed(end)
 
-    async def _restore(self, kept: Kept, place: Place, ask: Ask, *, force: bool) -> str:
+    async def _restore(self, kept: StoredSignIn, place: Place, ask: Ask, *, force: bool) -> str:
         """Import one sign-in; tell about it, and return how it went: "imported", "kept", "failed" or "homeless"."""
         grant = next((each.grant for each in self._accounts() if each.grant.key == kept.key), None)
         if grant is None:
@@ -318,11 +318,11 @@ def _failed(end: Ended) -> Result:
     return Result(False, "the grant worker has answered another question", "this is a bug in cms")
 
 
-def _since(kept: Kept) -> str:
+def _since(kept: StoredSignIn) -> str:
     return time.strftime(", signed in on %Y-%m-%d", time.localtime(kept.signed_in)) if kept.signed_in else ""
 
 
-def directive(kept: Kept) -> str:
+def directive(kept: StoredSignIn) -> str:
     """Return the line of a configuration that has a sign-in's account."""
     where = urlsplit(kept.authority)
     host = f"{where.scheme}://{where.netloc}"

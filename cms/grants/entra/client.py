@@ -32,7 +32,7 @@ from cms.core.accounts import ALL_CONSENTED, Grant, Proxy, Scopes, resource
 from cms.core.lifecycle import Granted, Outcome, Refused, Transient, Trouble
 from cms.grants.entra import flows, ms_broker
 from cms.grants.entra.flows import Answer, Flow, wanted
-from cms.grants.network.deadline import Budget
+from cms.grants.network.deadline import Deadline
 from cms.grants.network.http import (
     Discovery,
     Http,
@@ -44,7 +44,7 @@ from cms.grants.network.http import (
     network_trouble,
     new_session,
 )
-from cms.grants.network.proxy import Way
+from cms.grants.network.proxy import ProxyRoute
 
 # A token that claims a longer life than a year does so by mistake.
 MAX_LIFE = 366 * 24 * 60 * 60.0
@@ -91,7 +91,7 @@ class Entra:
     def __init__(self, ca: str | None = None, proxy: Proxy | None = None) -> None:
         silence()
         self._ca = authorities(ca, os.environ)
-        self._way = Way(proxy) if proxy else None
+        self._way = ProxyRoute(proxy) if proxy else None
         self._session = new_session(self._way)
         self._discovery = Discovery(self._session, self._ca)
         self._noted: set[tuple[str, Scopes]] = set()
@@ -153,7 +153,7 @@ class Entra:
 
     def discovered(self, authority: str) -> Mapping[str, Any] | Trouble:
         """Return an authority's discovery document, or why there is none."""
-        found = self._discovery.document(Grant(authority, "", ""), Budget())
+        found = self._discovery.document(Grant(authority, "", ""), Deadline())
         return dict(json.loads(found)) if isinstance(found, str) else found.trouble
 
     def mint(self, grant: Grant, scopes: Scopes, secret: Secret) -> Outcome:
@@ -195,7 +195,7 @@ class Entra:
 
     def _call(self, grant: Grant, secret: Secret, cache: str = "", *, broker: bool = False) -> Call | Outcome:
         """Return a fresh MSAL app over the cache, and one budget for all that is asked, or why there is none now."""
-        budget = Budget()
+        budget = Deadline()
         document = self._discovery.document(grant, budget)
         if not isinstance(document, str):
             return document
@@ -241,7 +241,7 @@ class Exchange:
 
     def renew(self) -> None:
         """Begin another exchange: time has passed, for a person."""
-        self.http.budget = Budget()
+        self.http.budget = Deadline()
 
     def ask(self, question: Callable[[], Any], who: str = "") -> dict[str, Any] | Outcome:
         """Return MSAL's result that holds a token, or the outcome of what happened instead."""

@@ -1,7 +1,7 @@
 """The time that one exchange with a provider may take in all, and connections that keep to it.
 
 requests bounds each attempt to connect and each read. An exchange can have any number of both: a name with many dead
-addresses, a server that drips one byte at a time; and asking for a name has no bound at all. A `Budget` is one deadline
+addresses, a server that drips one byte at a time; and asking for a name has no bound at all. A `Deadline` is one deadline
 for everything. Names and addresses are tried within it, and when it is over the connection is shut, whatever it is doing.
 """
 
@@ -26,7 +26,7 @@ EXCHANGE_SECONDS = 20.0
 _Address: TypeAlias = tuple[Any, ...]
 
 
-class Budget:
+class Deadline:
     """The deadline of one exchange, from now. Its requests are made one after the other, in one thread."""
 
     def __init__(self) -> None:
@@ -97,7 +97,7 @@ class Budget:
 
 
 # The budget that this thread is spending.
-_CURRENT: ContextVar[Budget] = ContextVar("budget")
+_CURRENT: ContextVar[Deadline] = ContextVar("budget")
 
 
 def _resolve(host: str, port: int, seconds: float) -> list[_Address]:

@@ -26,8 +26,8 @@ from requests.adapters import HTTPAdapter
 from cms.core import refusals
 from cms.core.accounts import Grant
 from cms.core.lifecycle import Refused, Transient, Trouble
-from cms.grants.network.deadline import POOLS, Budget
-from cms.grants.network.proxy import Way, no_password, no_proxy, no_tls, refusal
+from cms.grants.network.deadline import POOLS, Deadline
+from cms.grants.network.proxy import ProxyRoute, no_password, no_proxy, no_tls, refusal
 from cms.grants.secrets import Missing
 
 # A token answer has some 10 KB, a discovery document less.
@@ -67,7 +67,7 @@ class _NoPassword(requests.exceptions.ProxyError):
 class _Session(requests.Session):
     """A session that goes the way that the configuration names, else that of the environment."""
 
-    def __init__(self, way: Way | None) -> None:
+    def __init__(self, way: ProxyRoute | None) -> None:
         super().__init__()
         self._way = way
 
@@ -81,7 +81,7 @@ class _Session(requests.Session):
         return settings
 
 
-def new_session(way: Way | None = None) -> requests.Session:
+def new_session(way: ProxyRoute | None = None) -> requests.Session:
     """Return a session that threads may share: it keeps connections, and nothing else."""
     session = _Session(way)
     session.cookies.set_policy(_NoCookies())
@@ -126,7 +126,7 @@ class Http:
     """The HTTP client of one exchange. It remembers what MSAL does not tell."""
 
     def __init__(
-        self, session: requests.Session, ca: str | None, discovered: str, origin: str | None, budget: Budget
+        self, session: requests.Session, ca: str | None, discovered: str, origin: str | None, budget: Deadline
     ) -> None:
         self.budget = budget
         self.status = 0
@@ -175,7 +175,7 @@ class Metadata(Http):
         session = new_session()
         # It is on this machine, or next to it: no proxy leads there, and none may see what it answers.
         session.trust_env = False
-        super().__init__(session, None, "", None, Budget())
+        super().__init__(session, None, "", None, Deadline())
 
     def get(self, _url: str, **_kwargs: Any) -> Reply:
         """Ask. The service answers 404 and 410 while it starts or is updated."""
@@ -198,7 +198,7 @@ def authorities(ca: str | None, environ: Mapping[str, str]) -> str | None:
     return next((path for path in named if path and Path(path).exists()), None)
 
 
-def fetch(session: requests.Session, method: str, url: str, ca: str | None, budget: Budget, **kwargs: Any) -> Reply:
+def fetch(session: requests.Session, method: str, url: str, ca: str | None, budget: Deadline, **kwargs: Any) -> Reply:
     """Return one whole response. Raises requests' exceptions, and ValueError for one that does not end."""
     seconds = budget.left
     if not seconds:
@@ -262,7 +262,7 @@ class Discovery:
         self._lock = threading.Lock()
         self._known: dict[str, Future[Reply]] = {}
 
-    def document(self, grant: Grant, budget: Budget) -> str | Transient | Refused:
+    def document(self, grant: Grant, budget: Deadline) -> str | Transient | Refused:
         """Return the document of the grant's authority, or the outcome of what happened instead."""
         try:
             reply = self._reply(grant.authority, budget)
@@ -272,7 +272,7 @@ class Discovery:
             return Transient(garbage(grant))
         return reply.text if is_discovery(reply) else _no_discovery(reply, grant)
 
-    def _reply(self, authority: str, budget: Budget) -> Reply:
+    def _reply(self, authority: str, budget: Deadline) -> Reply:
         """Return the document, or whatever the server said instead. Raises what `fetch` raises."""
         with self._lock:
             future = self._known.get(authority)
@@ -286,7 +286,7 @@ class Discovery:
         except TimeoutError:
             raise requests.Timeout("another thread's question takes too long") from None
 
-    def _fetch(self, authority: str, future: Future[Reply], budget: Budget) -> None:
+    def _fetch(self, authority: str, future: Future[Reply], budget: Deadline) -> None:
         """Settle the future; those who wait share a failure, those who come later try anew."""
         try:
             url = f"{authority}/v2.0/.well-known/openid-configuration"

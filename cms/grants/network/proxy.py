@@ -23,7 +23,7 @@ _WANTS_PASSWORD = 407
 _NO_TLS = re.compile("WRONG_VERSION_NUMBER|RECORD_LAYER_FAILURE|HTTP_REQUEST", re.IGNORECASE)
 
 
-class Way:
+class ProxyRoute:
     """A proxy of the configuration's. Its password is read when it is first needed, and anew after `forget`."""
 
     def __init__(self, proxy: Proxy) -> None:

@@ -22,7 +22,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
-from cms.core.accounts import Grant, Kept
+from cms.core.accounts import Grant, StoredSignIn
 from cms.grants.transfer.formats import Unfit
 from cms.grants.vault.store import Entry, entry_of
 
@@ -54,10 +54,10 @@ class Sealed:
     entry: Entry = field(repr=False)
 
     @property
-    def kept(self) -> Kept:
+    def kept(self) -> StoredSignIn:
         """Return what may be told of it."""
         grant, entry = self.grant, self.entry
-        return Kept(grant.key, grant.authority, grant.client_id, grant.login, entry.who, entry.signed_in)
+        return StoredSignIn(grant.key, grant.authority, grant.client_id, grant.login, entry.who, entry.signed_in)
 
 
 def is_export(raw: bytes) -> bool:

@@ -39,7 +39,7 @@ from typing import Any
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from cms.core.accounts import Grant, Kept
+from cms.core.accounts import Grant, StoredSignIn
 from cms.core.lifecycle import Ending, Transient, Trouble
 from cms.core.refusals import NOTHING_TO_DO, RETRIES
 from cms.grants.secrets import Locked, Missing, Unavailable, sync_folder
@@ -356,11 +356,11 @@ class Vault:
             self.delete(name)
         return found
 
-    def survey(self, names: Iterable[str]) -> list[Kept]:
+    def survey(self, names: Iterable[str]) -> list[StoredSignIn]:
         """Return whose sign-ins these are, as far as that can be told; what is no vault file is left out."""
         return [kept for name in names if (kept := self._kept(name))]
 
-    def _kept(self, name: str) -> Kept | None:
+    def _kept(self, name: str) -> StoredSignIn | None:
         try:
             with (self.folder / f"{name}.vault").open("rb") as file:
                 raw = file.read(MAX_FILE)
@@ -371,8 +371,8 @@ class Vault:
             grant = Grant(str(head["authority"]), str(head["client_id"]), str(head["login"]))
         except (ValueError, KeyError):
             # It cannot be used, and it is still there to be deleted.
-            return Kept(name, "", "", "")
-        kept, entry = Kept(name, grant.authority, grant.client_id, grant.login), self._readable(grant, raw)
+            return StoredSignIn(name, "", "", "")
+        kept, entry = StoredSignIn(name, grant.authority, grant.client_id, grant.login), self._readable(grant, raw)
         return replace(kept, who=entry.who, signed_in=entry.signed_in) if entry else kept
 
     def _readable(self, grant: Grant, raw: bytes) -> Entry | None:

@@ -20,7 +20,7 @@ from cms.cli.client import NoDaemon
 from cms.cli.doctor import access, checks, mail_tools, probe_machine, probe_mail, probe_network
 from cms.cli.doctor.assess import Https, MailTest, Names
 from cms.cli.doctor.checks import Check, usable
-from cms.cli.doctor.examination import Limits, World
+from cms.cli.doctor.examination import Examination, Limits
 from cms.cli.doctor.findings import Finding, passed
 from cms.cli.doctor.run import Progress, attend, bundle, examine, write_bundle
 from cms.config.model import Config, ConfigError, SocketSpec
@@ -50,7 +50,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def world(home: Path, found: Config | ConfigError | None = None, **more: Any) -> World:
+def world(home: Path, found: Config | ConfigError | None = None, **more: Any) -> Examination:
     """Return a world whose configuration is this."""
     path = home / "cms.cfg"
     if found is not None:
@@ -63,10 +63,10 @@ def world(home: Path, found: Config | ConfigError | None = None, **more: Any) ->
         return found
 
     limits = Limits(step=1.0, mail=1.0, check=30.0)
-    return World(str(path), load, **{"home": str(home), "environ": {}, "limits": limits, **more})
+    return Examination(str(path), load, **{"home": str(home), "environ": {}, "limits": limits, **more})
 
 
-def find(name: str, of: World) -> list[Finding]:
+def find(name: str, of: Examination) -> list[Finding]:
     """Return what one check finds."""
     return [each for check in checks.CHECKS if check.name == name for each in check.find(of)]
 
@@ -83,7 +83,7 @@ def test_checks_run_side_by_side_and_are_told_in_order(home: Path) -> None:
     both, order = threading.Barrier(2, timeout=60), list[str]()
 
     def check(name: str) -> Check:
-        def look(_world: World) -> Iterator[Finding]:
+        def look(_world: Examination) -> Iterator[Finding]:
             both.wait()
             yield passed(name, "done")
 
@@ -98,11 +98,11 @@ def test_a_check_that_hangs_gets_a_verdict(home: Path) -> None:
     """The others are told, and the whole ends."""
     never = threading.Event()
 
-    def hang(_world: World) -> Iterator[Finding]:
+    def hang(_world: Examination) -> Iterator[Finding]:
         never.wait(120)
         yield passed("hangs", "at last")
 
-    def fine(_world: World) -> Iterator[Finding]:
+    def fine(_world: Examination) -> Iterator[Finding]:
         yield passed("fine", "done")
 
     limited = world(home, limits=Limits(check=1.5, mail=0.5))
@@ -137,7 +137,7 @@ def test_who_is_waited_for_is_shown(home: Path) -> None:
     """Again and again, until it is done."""
     seen = threading.Event()
 
-    def look(_world: World) -> Iterator[Finding]:
+    def look(_world: Examination) -> Iterator[Finding]:
         seen.wait(120)
         yield passed("slow", "done")
 
@@ -151,7 +151,7 @@ def test_who_is_waited_for_is_shown(home: Path) -> None:
 def test_a_check_that_fails_takes_no_other_with_it(home: Path) -> None:
     """A bug is told as one, without its traceback."""
 
-    def broken(of: World) -> Iterator[Finding]:
+    def broken(of: Examination) -> Iterator[Finding]:
         yield passed(of.user, f"{int('secret')}")
 
     (found,) = examine(world(home), lambda _: None, checks=(Check("broken", broken),))
@@ -292,7 +292,7 @@ def test_the_daemon_is_asked_once_for_all(home: Path) -> None:
     assert 2 == len(replace_user(of).rows)
 
 
-def replace_user(of: World) -> World:
+def replace_user(of: Examination) -> Examination:
     """Return the same world, for every account."""
     of.user = ""
     return of

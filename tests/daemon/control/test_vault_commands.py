@@ -12,7 +12,7 @@ from support.trio_run import in_trio
 
 from cms.config.load import load
 from cms.config.model import Config
-from cms.core.accounts import Account, Grant, Kept
+from cms.core.accounts import Account, Grant, StoredSignIn
 from cms.core.lifecycle import Granted, Outcome, Refused, Token, Transient, Trouble
 from cms.daemon.control.answers import Result
 from cms.daemon.control.vault_commands import Custody, Left, directive, expiry_of, farewell
@@ -34,8 +34,8 @@ def account(login: str, sign_in: str = "paste") -> Account:
     return Account(login, grant(login, sign_in), {"SMTP": SCOPES})
 
 
-def kept(login: str) -> Kept:
-    return Kept(grant(login).key, AUTHORITY, "client", login, login, 1_795_000_000.0)
+def kept(login: str) -> StoredSignIn:
+    return StoredSignIn(grant(login).key, AUTHORITY, "client", login, login, 1_795_000_000.0)
 
 
 @dataclass
@@ -107,7 +107,7 @@ async def test_what_nobody_has_is_remembered(tmp_path: Path) -> None:
 
     assert (kept("bob@x.test"),) == await found.look() == found.orphans
     await found.look()
-    assert (Kept("stray", "", "", ""),) == found.orphans
+    assert (StoredSignIn("stray", "", "", ""),) == found.orphans
 
 
 @in_trio
@@ -336,7 +336,7 @@ async def test_an_export_that_cannot_be(
 # --- from another machine ---
 
 
-def bringing(*imports: Outcome, items: tuple[Kept, ...] = (kept("ann@x.test"),)) -> Office:
+def bringing(*imports: Outcome, items: tuple[StoredSignIn, ...] = (kept("ann@x.test"),)) -> Office:
     return Office({Peek: [WANTS, Listed(items)]}, list(imports))
 
 
@@ -430,7 +430,7 @@ def test_the_line_that_is_missing_makes_the_account(tmp_path: Path, authority: s
     """Put into a configuration, it is the very sign-in of the export."""
     client = "11111111-2222-4333-8444-555555555555"
     wanted = Grant(authority, client, login)
-    line = directive(Kept(wanted.key, authority, client, login))
+    line = directive(StoredSignIn(wanted.key, authority, client, login))
     path = tmp_path / "cms.cfg"
     path.write_text(f'account = {line}\nCredentialServer("{tmp_path}/cms.sock", accounts=[account])\n')
     path.chmod(0o600)

@@ -41,7 +41,7 @@ def long(word: str) -> bytes:
 
 
 @dataclass
-class Kept:
+class StoredSignIn:
     """Token files that are kept, the tokens of the keeper behind them, and where they are."""
 
     files: TokenFiles
@@ -87,10 +87,10 @@ def keeper(clock: FakeClock) -> Keeper:
 
 
 @asynccontextmanager
-async def keeping(folder: Path, *, held: str | None = "one") -> AsyncIterator[Kept]:
+async def keeping(folder: Path, *, held: str | None = "one") -> AsyncIterator[StoredSignIn]:
     """Keep what a test applies; the keeper holds a token from the beginning."""
     clock = FakeClock()
-    kept = Kept(None, keeper(clock), clock, folder)  # type: ignore[arg-type]  # made in the next line, of this very object
+    kept = StoredSignIn(None, keeper(clock), clock, folder)  # type: ignore[arg-type]  # made in the next line, of this very object
     kept.files = TokenFiles(lambda _grant: kept.keeper, clock)
     async with trio.open_nursery() as nursery:
         await nursery.start(kept.files.run)

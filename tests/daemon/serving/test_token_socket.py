@@ -487,24 +487,24 @@ async def test_a_client_that_was_told_to_make_room_is_not_answered() -> None:
 # --- nonsense ---
 
 
-def nonsense(luck: random.Random) -> bytes:
+def nonsense(jitter: random.Random) -> bytes:
     """Return random bytes, half of them near to a request."""
-    raw = luck.randbytes(luck.randrange(1, 80))
-    if luck.random() < 0.5:
+    raw = jitter.randbytes(jitter.randrange(1, 80))
+    if jitter.random() < 0.5:
         return raw
     words = [b"SMTP", b"IMAP", b",json", b",token", b",min=", b" ", b"a@example.test", b"\n", b"\r", b"=", raw[:5]]
-    return b"".join(luck.choice(words) for _ in range(luck.randrange(1, 8)))
+    return b"".join(jitter.choice(words) for _ in range(jitter.randrange(1, 8)))
 
 
 @in_trio
 async def test_ten_thousand_strings_of_nonsense_do_no_harm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """No traceback, no credential for what is no request, no descriptor lost."""
-    luck = random.Random(2)
+    jitter = random.Random(2)
     async with serving(tmp_path) as house:
         await house.ask(b"x\n")
         before = open_files()
         for _ in range(10_000):
-            request = nonsense(luck)
+            request = nonsense(jitter)
             client = blocking_ask(house.path, request)
             await trio.testing.wait_all_tasks_blocked()
             said = read_now(client)

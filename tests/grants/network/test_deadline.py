@@ -18,7 +18,7 @@ import requests
 import trustme
 
 from cms.grants.network import deadline
-from cms.grants.network.deadline import Budget
+from cms.grants.network.deadline import Deadline
 from cms.grants.network.http import fetch, new_session
 
 # Long enough for a handshake on a slow machine, short enough to wait for.
@@ -127,11 +127,11 @@ def session() -> Iterator[requests.Session]:
         yield opened
 
 
-def spent(monkeypatch: pytest.MonkeyPatch, seconds: float = SHORT) -> Budget:
+def spent(monkeypatch: pytest.MonkeyPatch, seconds: float = SHORT) -> Deadline:
     """Return a budget of so many seconds."""
     with monkeypatch.context() as patched:
         patched.setattr(deadline, "EXCHANGE_SECONDS", seconds)
-        return Budget()
+        return Deadline()
 
 
 def silent_before_tls(peer: Peer) -> None:
@@ -192,7 +192,7 @@ def test_a_kept_connection_has_the_new_deadline(
 ) -> None:
     """A second exchange on the connection of the first is bounded like that, and the first one's end does not end it."""
     server = serve(kept)
-    assert "{}" == fetch(session, "GET", server.url, server.ca, Budget()).text
+    assert "{}" == fetch(session, "GET", server.url, server.ca, Deadline()).text
     budget = spent(monkeypatch)
     with pytest.raises(requests.Timeout):
         fetch(session, "POST", server.url, server.ca, budget)
@@ -220,7 +220,7 @@ def test_a_connection_outlives_the_budget_that_made_it(
     fetch(session, "GET", server.url, server.ca, budget)
     # As its timer would, had it not been stopped.
     budget._shut()
-    fetch(session, "GET", server.url, server.ca, Budget())
+    fetch(session, "GET", server.url, server.ca, Deadline())
     session.close()
 
     assert [0, 0] == numbers
@@ -258,7 +258,7 @@ def test_tls_that_breaks_after_the_question(serve: Callable[[Script], Server], s
             raw.sendall(b"no record of TLS at all\r\n" * 4)
 
     server = serve(broken)
-    budget = Budget()
+    budget = Deadline()
     with pytest.raises(requests.exceptions.SSLError):
         fetch(session, "POST", server.url, server.ca, budget)
 
@@ -269,7 +269,7 @@ def test_tls_that_is_not_trusted(serve: Callable[[Script], Server], session: req
     """A certificate of somebody else's ends it before anything is sent."""
     server = serve(silent)
     trustme.CA().cert_pem.write_to_path(str(tmp_path / "other.pem"))
-    budget = Budget()
+    budget = Deadline()
     with pytest.raises(requests.exceptions.SSLError):
         fetch(session, "POST", server.url, str(tmp_path / "other.pem"), budget)
 
@@ -355,7 +355,7 @@ def test_a_name_that_means_nothing(session: requests.Session, monkeypatch: pytes
         return found
 
     monkeypatch.setattr(socket, "getaddrinfo", ask)
-    budget = Budget()
+    budget = Deadline()
     with pytest.raises(requests.ConnectionError):
         fetch(session, "POST", "https://localhost/", None, budget)
 

@@ -16,7 +16,7 @@ from support.canned import AUTHORITY, DISCOVERED, TOKEN_ENDPOINT, Canned
 from cms.core.accounts import Grant, Proxy, Source
 from cms.core.lifecycle import Refused, Transient
 from cms.grants.network import deadline
-from cms.grants.network.deadline import POOLS, Budget
+from cms.grants.network.deadline import POOLS, Deadline
 from cms.grants.network.http import (
     MAX_ANSWER,
     Discovery,
@@ -32,7 +32,7 @@ from cms.grants.network.http import (
     new_session,
     retry_after,
 )
-from cms.grants.network.proxy import Way
+from cms.grants.network.proxy import ProxyRoute
 
 GRANT = Grant(AUTHORITY, "client", "ann@example.test", (("https://x.test/A",),))
 ENDLESS = b" " * (MAX_ANSWER + 1)
@@ -45,7 +45,7 @@ def session(canned: Canned) -> requests.Session:
 
 
 def client(canned: Canned, origin: str | None = None) -> Http:
-    return Http(session(canned), None, DISCOVERED.decode(), origin, Budget())
+    return Http(session(canned), None, DISCOVERED.decode(), origin, Deadline())
 
 
 def discovery(canned: Canned) -> Discovery:
@@ -178,7 +178,7 @@ class TestDiscovery:
         canned = Canned((200, DISCOVERED))
         found = discovery(canned)
 
-        assert [DISCOVERED.decode()] * 2 == [found.document(GRANT, Budget()) for _ in range(2)]
+        assert [DISCOVERED.decode()] * 2 == [found.document(GRANT, Deadline()) for _ in range(2)]
         assert [f"{AUTHORITY}/v2.0/.well-known/openid-configuration"] == [request.url for request in canned.sent]
 
     @pytest.mark.parametrize(
@@ -197,15 +197,15 @@ class TestDiscovery:
     def test_faults_are_transient_and_forgotten(self, answer: tuple[int, bytes] | Exception, kind: str) -> None:
         """A fault costs one try, and is never taken for a wrong configuration."""
         found = discovery(Canned(answer, (200, DISCOVERED)))
-        outcome = found.document(GRANT, Budget())
+        outcome = found.document(GRANT, Deadline())
 
         assert isinstance(outcome, Transient)
         assert kind == outcome.trouble.kind
-        assert DISCOVERED.decode() == found.document(GRANT, Budget())
+        assert DISCOVERED.decode() == found.document(GRANT, Deadline())
 
     def test_retry_after(self) -> None:
         """A pause that is asked for here counts as anywhere."""
-        outcome = discovery(Canned((429, b""), headers={"Retry-After": "77"})).document(GRANT, Budget())
+        outcome = discovery(Canned((429, b""), headers={"Retry-After": "77"})).document(GRANT, Deadline())
 
         assert isinstance(outcome, Transient)
         assert 77.0 == outcome.retry_after
@@ -213,7 +213,7 @@ class TestDiscovery:
     def test_unknown_tenant(self) -> None:
         """A tenant that does not exist is Entra's refusal, with its number."""
         body = json.dumps({"error": "invalid_tenant", "error_codes": [90002]}).encode()
-        outcome = discovery(Canned((400, body))).document(GRANT, Budget())
+        outcome = discovery(Canned((400, body))).document(GRANT, Deadline())
 
         assert isinstance(outcome, Refused)
         assert 90002 == outcome.trouble.aadsts
@@ -223,7 +223,7 @@ class TestDiscovery:
         found = discovery(Canned())
         found._known[GRANT.authority] = Future()
         monkeypatch.setattr(deadline, "EXCHANGE_SECONDS", 0.1)
-        outcome = found.document(GRANT, Budget())
+        outcome = found.document(GRANT, Deadline())
 
         assert isinstance(outcome, Transient)
         assert "timeout" == outcome.trouble.kind
@@ -239,7 +239,7 @@ class TestDiscovery:
 class TestProxies:
     """The way that the configuration names, or the environment."""
 
-    def proxies_of(self, way: Way | None) -> Any:
+    def proxies_of(self, way: ProxyRoute | None) -> Any:
         """Return what a session makes of a request to the provider, with a proxy in the environment."""
         return new_session(way).merge_environment_settings(TOKEN_ENDPOINT, {}, True, None, None)["proxies"]
 
@@ -250,12 +250,12 @@ class TestProxies:
         monkeypatch.delenv("NO_PROXY", raising=False)
 
         assert "http://of-the-environment.test:1" == self.proxies_of(None)["https"]
-        assert "http://company.test:8080" == self.proxies_of(Way(Proxy("http://company.test:8080")))["https"]
+        assert "http://company.test:8080" == self.proxies_of(ProxyRoute(Proxy("http://company.test:8080")))["https"]
 
     def test_a_password_that_cannot_be_read(self, tmp_path: Path) -> None:
         """It is a failure of the request, that says whose password it was."""
-        way = Way(Proxy("http://company.test:8080", (), "ann", Source("file", (str(tmp_path / "missing"),))))
-        http = Http(new_session(way), None, "", None, Budget())
+        way = ProxyRoute(Proxy("http://company.test:8080", (), "ann", Source("file", (str(tmp_path / "missing"),))))
+        http = Http(new_session(way), None, "", None, Deadline())
         with pytest.raises(NoAnswer) as raised:
             http.post(TOKEN_ENDPOINT)
 

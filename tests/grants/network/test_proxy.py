@@ -17,7 +17,7 @@ from cms.core.accounts import Proxy, Source
 from cms.core.lifecycle import Transient, Trouble
 from cms.grants.entra import client as module
 from cms.grants.entra.flows import CodeFlow, Flow
-from cms.grants.network.proxy import Way, no_tls, refusal
+from cms.grants.network.proxy import ProxyRoute, no_tls, refusal
 from cms.sandbox.entra import Entra
 
 ANN = "ann@example.test"
@@ -230,8 +230,8 @@ def test_names_without_a_proxy(no_proxy: tuple[str, ...], host: str, served: boo
 
 def test_the_password_is_in_the_address_only(tmp_path: Path) -> None:
     """User and password are quoted as addresses have them; without a user there is neither."""
-    named = Way(Proxy("http://proxy:3128", (), "corp\\ann", secret(tmp_path, b"a:b@c")))
-    plain = Way(Proxy("http://proxy:3128"))
+    named = ProxyRoute(Proxy("http://proxy:3128", (), "corp\\ann", secret(tmp_path, b"a:b@c")))
+    plain = ProxyRoute(Proxy("http://proxy:3128"))
 
     assert "http://corp%5Cann:a%3Ab%40c@proxy:3128" == named.to(LOGIN)["https"]
     assert "http://proxy:3128" == plain.to(LOGIN)["https"]

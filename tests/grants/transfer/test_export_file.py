@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cms.core.accounts import Grant, Kept
+from cms.core.accounts import Grant, StoredSignIn
 from cms.core.lifecycle import Ending
 from cms.grants.transfer import export_file
 from cms.grants.transfer.formats import Unfit
@@ -49,7 +49,7 @@ def test_what_was_sealed_is_opened() -> None:
     (found,) = export_file.unseal(sealed(), "correct horse", "/f")
 
     assert (GRANT, ENTRY) == (found.grant, found.entry)
-    expected = Kept(GRANT.key, GRANT.authority, "client", GRANT.login, ENTRY.who, ENTRY.signed_in)
+    expected = StoredSignIn(GRANT.key, GRANT.authority, "client", GRANT.login, ENTRY.who, ENTRY.signed_in)
     assert expected == found.kept
     assert "RefreshToken" not in repr(found)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.grants import NoRing
 
-from cms.core.accounts import Grant, Kept, Source
+from cms.core.accounts import Grant, Source, StoredSignIn
 from cms.grants.secrets import Absent, Locked, Missing, Unavailable
 from cms.grants.vault import store as vault_module
 from cms.grants.vault.keyring import KEY_BYTES, SERVICE, Key, Keyring, Patience, key_id
@@ -299,7 +299,7 @@ def test_a_survey_says_whose_files_these_are(home: Home) -> None:
     """By what is in them, where the key is at hand; what is no vault file is left out."""
     store(home.vault())
 
-    expected = Kept(GRANT.key, GRANT.authority, GRANT.client_id, GRANT.login, ENTRY.who, ENTRY.signed_in)
+    expected = StoredSignIn(GRANT.key, GRANT.authority, GRANT.client_id, GRANT.login, ENTRY.who, ENTRY.signed_in)
     assert [expected] == home.vault().survey([GRANT.key, "missing"])
 
 
@@ -309,7 +309,7 @@ def test_a_survey_without_the_key_goes_by_the_header(tmp_path: Path) -> None:
     store(home.vault())
     home.file.unlink()
 
-    assert [Kept(GRANT.key, GRANT.authority, GRANT.client_id, GRANT.login)] == home.vault().survey([GRANT.key])
+    assert [StoredSignIn(GRANT.key, GRANT.authority, GRANT.client_id, GRANT.login)] == home.vault().survey([GRANT.key])
 
 
 @pytest.mark.parametrize("raw", [b"", b"nonsense\n", b'{"format": "cms-vault", "version": 1, "key": "x"}\n'])
@@ -319,7 +319,7 @@ def test_a_survey_of_what_cannot_be_read(tmp_path: Path, raw: bytes) -> None:
     home.state.mkdir()
     (home.state / "x.vault").write_bytes(raw)
 
-    assert [Kept("x", "", "", "")] == home.vault().survey(["x"])
+    assert [StoredSignIn("x", "", "", "")] == home.vault().survey(["x"])
 
 
 def test_what_no_account_has_is_deleted_by_its_name(home: Home) -> None:
