@@ -32,7 +32,7 @@ LADDER: dict[str, tuple[str, ...]] = {
         "cms.grants.messages",
         "cms.daemon",
         "cms.grants.entra.credentials",
-        "cms.sandbox.demo",
+        "cms.sandbox.stage",
     ),
     "cms.sandbox": ("cms.core.accounts",),
     "cms.main": ("cms.cli", "cms.daemon", "cms.system.logs", "cms.system.process"),

@@ -448,7 +448,7 @@ class _Terminal:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="")
 def demo(arguments: tuple[str, ...]) -> int:
     """Show everything in a sandbox: no account is needed."""
-    from cms.sandbox.demo import main as run_demo  # noqa: PLC0415 - of no use to any other command
+    from cms.sandbox.stage import main as run_demo  # noqa: PLC0415 - of no use to any other command
 
     return run_demo(arguments)
 

@@ -1,5 +1,5 @@
-"""An Entra and a submission server to try cms against without a Microsoft account: for `cms demo` and for the tests.
+"""A simulated Microsoft 365 for `cms demo` and the tests: Entra's endpoints, and a mail submission server.
 
-It stands outside the ladder of imports: nothing of cms needs it, and it uses nothing of the daemon's. Whatever it
-hands out is worthless anywhere else.
+It may import `cms.core.accounts` and `cms_oauth`. Nothing else of cms imports it; the command line loads `stage` when
+somebody runs `cms demo`. Tokens that it issues are worthless anywhere else.
 """

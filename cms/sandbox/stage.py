@@ -1,7 +1,9 @@
-"""What `cms demo` shows: all of cms against the sandbox, from the first sign-in to an authenticated submission.
+"""The `cms demo` command: all of cms against the sandbox, from the first sign-in to an authenticated submission.
 
-The programs are the real ones, run as processes of their own; Entra, the submission server and the person at the
-browser are simulated. Everything lives in one temporary folder, which goes away at the end.
+The programs are the real ones, run as separate processes; Entra, the submission server and the person at the browser
+are simulated. Everything lives in one temporary folder, which is removed at the end.
+
+The servers need the libraries of the extra "sandbox", so they are imported only when the demonstration starts.
 """
 
 from __future__ import annotations
@@ -20,12 +22,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from cms.sandbox import person
 from cms.sandbox.directory import CLIENT_ID
-from cms.sandbox.entra import Entra
-from cms.sandbox.submission import Submission
+
+if TYPE_CHECKING:
+    from cms.sandbox.entra import Entra
+    from cms.sandbox.submission import Submission
 
 USER = "you@sandbox.example"
 
@@ -58,6 +62,37 @@ CredentialServer({socket!r}, accounts=[account], protocols=["SMTP", "IMAP"])
 Vault(key=File({key!r}))
 Tls(ca={ca!r})
 """
+
+
+INTERRUPTED = 130
+
+_MISSING = (
+    "cms demo needs a library that is not installed: {name}. In the folder with the source of cms, say `make demo`, "
+    "or install it with: pip install '.[sandbox]'"
+)
+
+
+def main(argv: Sequence[str] = ()) -> int:
+    """Run the demonstration; return the exit status. It takes no arguments."""
+    if argv:
+        print("cms demo takes no arguments", file=sys.stderr)
+        return os.EX_USAGE
+    # These signals end the daemon that the demonstration has started, as Ctrl-C does.
+    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        return run_demo()
+    except ModuleNotFoundError as error:
+        print(_MISSING.format(name=(error.name or "").partition(".")[0]), file=sys.stderr)
+        return os.EX_UNAVAILABLE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 class Failed(Exception):
@@ -227,7 +262,13 @@ _PROGRAMS = {
 
 
 def run_demo(out: TextIO = sys.stdout, steps: Callable[[Stage], None] | None = None) -> int:
-    """Set the stage, play, and clear up whatever happens. Returns 0, or 1 after saying what failed."""
+    """Set the stage, play, and clear up whatever happens. Returns 0, or 1 after saying what failed.
+
+    Raises ModuleNotFoundError where a library of the extra "sandbox" is missing.
+    """
+    from cms.sandbox.entra import Entra  # noqa: PLC0415 - needs the extra's libraries, as the next line does
+    from cms.sandbox.submission import Submission  # noqa: PLC0415 - as above
+
     show = Show(out)
     show.line("This is a sandbox: a simulated Entra, a simulated submission server, and the real cms between them.")
     show.line("No account of yours is touched, and nothing leaves this machine.")

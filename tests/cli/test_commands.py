@@ -824,7 +824,7 @@ def test_a_wrong_command_line_is_clicks_to_explain(capsys: pytest.CaptureFixture
 
 def test_demo_is_the_sandboxs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its exit code is the command's, and its arguments are its own."""
-    monkeypatch.setattr("cms.sandbox.demo.main", len)
+    monkeypatch.setattr("cms.sandbox.stage.main", len)
 
     assert 2 == main.main(["demo", "--one", "two"])
 

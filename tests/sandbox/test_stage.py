@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cms.sandbox import demo, stage
+from cms.sandbox import stage
 from cms.sandbox.directory import MAIL_SCOPES
 from cms.sandbox.stage import USER, Failed, Show, Stage, inside, masked, run_demo
 
@@ -248,7 +248,7 @@ def test_environment_stays_inside(tmp_path: Path) -> None:
 
 def test_arguments_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     """`cms demo` takes none."""
-    assert os.EX_USAGE == demo.main(["--fast"])
+    assert os.EX_USAGE == stage.main(["--fast"])
     assert "takes no arguments" in capsys.readouterr().err
 
 
@@ -261,7 +261,7 @@ def test_missing_library(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pyt
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, name, None)  # cannot be imported
 
-    assert os.EX_UNAVAILABLE == demo.main()
+    assert os.EX_UNAVAILABLE == stage.main()
     err = capsys.readouterr().err
     assert f"cms demo needs a library that is not installed: {name}." in err
     assert "`make demo`" in err
@@ -272,9 +272,9 @@ def test_missing_library(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     ("end", "status"),
     [
         (None, 0),
-        (signal.SIGINT, demo.INTERRUPTED),
-        (signal.SIGTERM, demo.INTERRUPTED),
-        (signal.SIGHUP, demo.INTERRUPTED),
+        (signal.SIGINT, stage.INTERRUPTED),
+        (signal.SIGTERM, stage.INTERRUPTED),
+        (signal.SIGHUP, stage.INTERRUPTED),
     ],
 )
 def test_interrupted(monkeypatch: pytest.MonkeyPatch, end: signal.Signals | None, status: int) -> None:
@@ -289,5 +289,5 @@ def test_interrupted(monkeypatch: pytest.MonkeyPatch, end: signal.Signals | None
 
     monkeypatch.setattr(stage, "play", play)
 
-    assert (status, False) == (demo.main(), folders[0].exists())
+    assert (status, False) == (stage.main(), folders[0].exists())
     assert before is signal.getsignal(signal.SIGTERM)
