@@ -66,6 +66,7 @@ HOMES = {
     "cryptography": ("cms.grants", "cms.sandbox.assertions"),
     "certifi": ("cms.cli.doctor.probe_network",),
     "structlog": ("cms.system.logs",),
+    "h11": ("cms.daemon.signin.http",),
     "jeepney": ("cms.daemon.desktop",),
     "segno": ("cms.cli.qr",),
     "platformdirs": ("cms_oauth.paths",),

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from urllib.parse import parse_qsl, urlsplit
 
 import trio
@@ -35,18 +37,16 @@ MAX_CONNECTIONS = 32
 MAX_STRANGERS = 8
 
 _LOOPBACK = {"127.0.0.1": ("127.0.0.1",), "localhost": ("127.0.0.1", "::1"), "::1": ("::1",)}
-_REASONS = {
-    200: "OK",
-    400: "Bad Request",
-    403: "Forbidden",
-    404: "Not Found",
-    405: "Method Not Allowed",
-    413: "Content Too Large",
-}
 # What listening ends with on a machine without IPv4, or without IPv6.
 _NO_SUCH_KIND = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+_CHUNK = 4096
 # Headers that decide something: a second one is an attempt to be understood in two ways.
 _SINGLE = frozenset({"host", "origin", "content-length", "content-type"})
+# What h11 mends without a word: a line that ends in LF alone, a folded line, and the same length said twice. No browser
+# sends these, and another program may read them in another way.
+_AMBIGUOUS = re.compile(
+    rb"(?<!\r)\n|\n[ \t]|\ncontent-length:(?:[^\n]*,|.*\ncontent-length:)", re.IGNORECASE | re.DOTALL
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +193,9 @@ class Loopback:
             return door
         if door:
             await door.closed.wait()
+        # Only now: most daemons wait for a browser a few minutes a year, and h11 takes memory.
+        import h11  # noqa: F401, PLC0415 - loaded here, before the first browser comes
+
         listeners = await trio.open_tcp_listeners(port, host=host)
         door = _Door(listeners[0].socket.getsockname()[1])
         self._doors[host, door.port] = door
@@ -305,51 +308,50 @@ def _unreachable(port: int, error: OSError) -> Unreachable:
 
 async def read_request(stream: trio.abc.ReceiveStream) -> Request:
     """Return one whole request, or raise BadHttp for anything longer or stranger than a browser's."""
-    received = b""
-    while b"\r\n\r\n" not in received:
-        received += await _more(stream)
-        if len(received) > MAX_HEAD:
-            raise BadHttp("the head is too long", 413)
-    head, _, body = received.partition(b"\r\n\r\n")
-    request, length = parse_head(head)
-    while len(body) < length:
-        body += await _more(stream)
-    return Request(request.method, request.path, request.query, request.headers, body[:length])
+    import h11  # noqa: PLC0415 - `Loopback` has loaded it, when it opened the port
+
+    connection, received = h11.Connection(h11.SERVER, MAX_HEAD), b""
+    try:
+        while (event := connection.next_event()) is h11.NEED_DATA:
+            if len(received) == MAX_HEAD:
+                raise BadHttp("the head is too long", 413)
+            chunk = bytes(await stream.receive_some(min(_CHUNK, MAX_HEAD - len(received))))
+            received += chunk
+            connection.receive_data(chunk)
+        if not isinstance(event, h11.Request):
+            raise BadHttp("the connection ends without a request")
+        # h11 takes HTTP/9.9, and the targets that proxies get.
+        if event.http_version[:2] != b"1." or event.target[:1] != b"/":
+            raise BadHttp("not an HTTP/1 request for a path")
+        headers = _headers(received[: len(received) - len(connection.trailing_data[0])], event.headers)
+        body, method, target = b"", event.method.decode("ascii"), event.target.decode("ascii")
+        while not isinstance(event := connection.next_event(), h11.EndOfMessage):
+            if isinstance(event, h11.Data):
+                body += event.data
+            else:
+                connection.receive_data(bytes(await stream.receive_some(_CHUNK)))
+    except h11.RemoteProtocolError:
+        # The text of h11's error quotes the request, which may hold an authorization code.
+        raise BadHttp("not an HTTP/1 request") from None
+    path, _, query = target.partition("?")
+    return Request(method, path, query, headers, body)
 
 
-async def _more(stream: trio.abc.ReceiveStream) -> bytes:
-    chunk = await stream.receive_some(4096)
-    if not chunk:
-        raise BadHttp("the request ends early")
-    return bytes(chunk)
-
-
-def parse_head(head: bytes) -> tuple[Request, int]:
-    """Return the request in a head (without the empty line) and the length of its body, or raise BadHttp."""
-    start, *lines = head.decode("latin-1").split("\r\n")
-    words = start.split(" ")
-    if len(words) != len(("GET", "/", "HTTP/1.1")) or not words[2].startswith("HTTP/1.") or words[1][:1] != "/":
-        raise BadHttp("not an HTTP/1 request line")
+def _headers(head: bytes, pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Return the headers that h11 has read in a head; raise BadHttp if the head has two meanings, or a long body."""
+    if _AMBIGUOUS.search(head):
+        raise BadHttp("a header with two meanings")
     headers: dict[str, str] = {}
-    for line in lines:
-        name, colon, value = line.partition(":")
-        name = name.lower()
-        if not colon or not name or name != name.strip() or (name in headers and name in _SINGLE):
-            raise BadHttp("a header that is none")
-        headers[name] = value.strip()
-    path, _, query = words[1].partition("?")
-    return Request(words[0], path, query, headers), _body_length(headers)
-
-
-def _body_length(headers: Mapping[str, str]) -> int:
+    for raw_name, value in pairs:
+        name = raw_name.decode("ascii")
+        if name in headers and name in _SINGLE:
+            raise BadHttp("a header is there twice")
+        headers[name] = value.decode("latin-1")
     if "transfer-encoding" in headers:
-        raise BadHttp("a body is sent whole here")
-    length = headers.get("content-length", "0")
-    if not (length.isascii() and length.isdigit()):
-        raise BadHttp("a length that is none")
-    if len(length) > len(str(MAX_BODY)) or int(length) > MAX_BODY:
+        raise BadHttp("a chunked body")
+    if int(headers.get("content-length", "0")) > MAX_BODY:
         raise BadHttp("the body is too long", 413)
-    return int(length)
+    return headers
 
 
 def parse_fields(text: str) -> dict[str, str]:
@@ -371,7 +373,7 @@ def render(response: Response) -> bytes:
     """
     page = response.page.encode()
     lines = [
-        f"HTTP/1.1 {response.status} {_REASONS[response.status]}",
+        f"HTTP/1.1 {response.status} {HTTPStatus(response.status).phrase}",
         "Content-Type: text/html; charset=utf-8",
         f"Content-Length: {len(page)}",
         "Cache-Control: no-store",
