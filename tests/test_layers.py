@@ -63,7 +63,7 @@ HOMES = {
     "urllib3": ("cms.grants.network.deadline",),
     "keyring": ("cms.grants.vault.keyring",),
     "secretstorage": ("cms.grants.vault.keyring",),
-    "cryptography": ("cms.grants", "cms.sandbox.assertions"),
+    "cryptography": ("cms.grants", "cms.sandbox.assertions", "cms.cli.doctor.probe_network"),
     "certifi": ("cms.cli.doctor.probe_network",),
     "structlog": ("cms.system.logs",),
     "h11": ("cms.daemon.signin.http",),

@@ -357,8 +357,8 @@ def doctor(user: str, bundle: str, asking: tuple[str, ...], config: str, *, as_j
     from cms.cli.doctor import examination  # noqa: PLC0415
     from cms.cli.doctor import run as doctoring  # noqa: PLC0415
 
-    world = examination.Examination(config_path(config), load_config, user, asking)
-    return doctoring.attend(world, bundle, say, as_json=as_json)
+    meant = examination.Examination(config_path(config), load_config, user, asking)
+    return doctoring.attend(meant, bundle, say, as_json=as_json)
 
 
 @cms.command()

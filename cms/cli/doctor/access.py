@@ -1,7 +1,7 @@
-"""Can this user get to that socket, and will it be answered there? From modes and owners, as the kernel decides. Pure.
+"""Can this user connect to that socket, and does it answer them? Decided from modes and owners, as the kernel does. Pure.
 
-Every folder on the way needs its x bit, the socket its w bit (unix(7)), and then the socket's own rules decide. ACLs
-are not looked at: the group bits are their mask.
+Every folder that leads to the socket needs its x bit and the socket its w bit (unix(7)); then the socket's own rules
+decide. ACLs are not read: the group bits are their mask.
 """
 
 from __future__ import annotations
@@ -42,8 +42,11 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """What there is of a path, from the root on. `missing` is the first part that is not there, or `error` why it is not known."""
+class SocketPath:
+    """The folders that lead to a socket, from the root on, and the socket itself.
+
+    `missing` is the first part that does not exist; `error` says why a part could not be read.
+    """
 
     steps: tuple[Step, ...]
     missing: str = ""
@@ -61,28 +64,28 @@ def permitted(step: Step, identity: Identity, bit: int) -> bool:
     return bool(step.mode & bit)
 
 
-def barrier(way: Way, identity: Identity) -> Step | None:
-    """Return the first step of a way that does not let this user pass, None where all do."""
-    *folders, last = way.steps
+def barrier(there: SocketPath, identity: Identity) -> Step | None:
+    """Return the first part of a path that does not let this user pass, None where all do."""
+    *folders, last = there.steps
     return next(
         (step for step in folders if not permitted(step, identity, _SEARCH)),
         None if permitted(last, identity, _WRITE) else last,
     )
 
 
-def judge(path: str, way: Way, rules: Rules, identity: Identity) -> Finding:
+def assess(path: str, there: SocketPath, rules: Rules, identity: Identity) -> Finding:
     """Return whether this user gets tokens at this socket."""
-    if way.error or way.missing:
-        return _no_way(path, way)
-    found = _judge(path, way, rules, identity)
+    if there.error or there.missing:
+        return _no_path(path, there)
+    found = _assess(path, there, rules, identity)
     if found.level != "pass" or not identity.groups:
         return found
-    alone = _judge(path, way, rules, replace(identity, groups=()))
+    alone = _assess(path, there, rules, replace(identity, groups=()))
     return found if alone.level == "pass" else _by_groups(path, identity)
 
 
-def _judge(path: str, way: Way, rules: Rules, identity: Identity) -> Finding:
-    barred = barrier(way, identity)
+def _assess(path: str, there: SocketPath, rules: Rules, identity: Identity) -> Finding:
+    barred = barrier(there, identity)
     if barred:
         return failed(CHECK, f"{identity.name} does not get to {path}", _barred(barred, path, identity, rules))
     if not admits(Peer(0, identity.uid, identity.gid, identity.groups), rules):
@@ -90,11 +93,11 @@ def _judge(path: str, way: Way, rules: Rules, identity: Identity) -> Finding:
     return passed(CHECK, f"{identity.name} may ask at {path}")
 
 
-def _no_way(path: str, way: Way) -> Finding:
-    if way.error:
-        cause = f"the way to the socket cannot be seen: {way.error}"
+def _no_path(path: str, there: SocketPath) -> Finding:
+    if there.error:
+        cause = f"the path to the socket cannot be read: {there.error}"
         return failed(CHECK, f"{path} is out of sight", yours("socket-unknown", cause, _AS_ROOT))
-    cause = f"there is no {way.missing}"
+    cause = f"there is no {there.missing}"
     return failed(CHECK, f"nobody gets a token at {path}", yours("no-socket", cause, _START))
 
 
@@ -175,9 +178,9 @@ def confirm(found: Finding, path: str, identity: Identity, tried: Tried | None) 
     return failed(CHECK, f"{identity.name} was turned away at {path}", yours("rules-differ", cause, _RELOAD))
 
 
-def by_trial(path: str, way: Way, identity: Identity, tried: Tried | None) -> Finding:
+def by_trial(path: str, there: SocketPath, identity: Identity, tried: Tried | None) -> Finding:
     """Return what a real connection shows of a socket whose rules are not known."""
-    found = judge(path, way, Rules(ROOT, (), ()), identity)
+    found = assess(path, there, Rules(ROOT, (), ()), identity)
     if found.level != "fail" and tried and tried.reached and not tried.answered:
         return failed(CHECK, f"{identity.name} may not ask at {path}", _refused(identity))
     return confirm(found, path, identity, tried)

@@ -1,6 +1,6 @@
-"""What the facts of one machine mean: pure judgement, one function for each kind of fact. `probes*` gather the facts.
+"""What the facts mean that the `probe_*` modules gather: one function for each kind of fact, which returns a finding. Pure.
 
-A fact is a value, so every judgement is tested without a network, a clock or a permission.
+A fact is a value, so each function is tested without a network, a clock or a permission.
 """
 
 from __future__ import annotations
@@ -127,8 +127,8 @@ def clock(found: Https) -> Finding:
     if found.skew is None:
         reason = found.unseen or found.error or "its answer has no Date"
         return skipped("clock", f"{found.host} told no time: {reason}")
-    way = "ahead of" if found.skew > 0 else "behind"
-    said = f"{duration(abs(found.skew))} {way} {found.host}"
+    order = "ahead of" if found.skew > 0 else "behind"
+    said = f"{duration(abs(found.skew))} {order} {found.host}"
     if abs(found.skew) < SKEW_WARNS:
         return passed("clock", said)
     verdict = yours(

@@ -1,7 +1,7 @@
-"""`cms doctor`: every check in order, side by side where they need nothing of each other, each under a deadline.
+"""The checks of `cms doctor`, in the order of the report.
 
-A check looks (`probes`) and judges (`judge`, `access`, `tools`). What several checks need, such as the configuration, is looked at
-once: the first to need it does it, the others wait. Whatever a check does, it is over for the report when its time is.
+A check gathers facts with a `probe_*` module and hands them to the module that says what they mean (`assess`, `access`,
+`mail_tools`). Facts that several checks need, such as the configuration, come from the `Examination`, which looks once.
 """
 
 from __future__ import annotations
@@ -35,14 +35,13 @@ from cms_oauth.microsoft import PERMISSIONS
 OLDEST_PYTHON = (3, 11)
 
 
-# The checks.
-
-
-def _configuration(world: Examination) -> Iterator[Finding]:
-    config = world.config
+def _configuration(examination: Examination) -> Iterator[Finding]:
+    config = examination.config
     if config is None:
         cause = "without one there is nothing to serve"
-        yield failed("configuration", f"there is none at {world.path}", yours("no-configuration", cause, "`cms init`"))
+        yield failed(
+            "configuration", f"there is none at {examination.path}", yours("no-configuration", cause, "`cms init`")
+        )
     elif isinstance(config, ConfigError):
         where = config.file if config.line is None else f"{config.file}:{config.line}"
         verdict = yours("configuration", config.message, config.hint or "mend that line", "`cms check`")
@@ -51,10 +50,12 @@ def _configuration(world: Examination) -> Iterator[Finding]:
         has = f"{_counted(config.accounts, 'account')}, {_counted(config.sockets, 'socket')}"
         yield passed("configuration", f"{config.file}: {has}")
         yield from (warned("configuration", each) for each in config.warnings)
-        if world.user and not world.accounts:
+        if examination.user and not examination.accounts:
             known = ", ".join(each.user for each in config.accounts)
             yield failed(
-                "configuration", f"no account {world.user}", yours("no-account", f"there are: {known}", "name one")
+                "configuration",
+                f"no account {examination.user}",
+                yours("no-account", f"there are: {known}", "name one"),
             )
 
 
@@ -63,16 +64,19 @@ def _program(_world: Examination) -> Iterator[Finding]:
     yield assess.libraries(probe_machine.libraries())
 
 
-def _clock(world: Examination) -> Iterator[Finding]:
-    yield from map(assess.clock, world.logins)
-    if not world.logins:
+def _clock(examination: Examination) -> Iterator[Finding]:
+    yield from map(assess.clock, examination.logins)
+    if not examination.logins:
         yield skipped("clock", "no configuration says which server to compare it with")
 
 
-def _names(world: Examination) -> Iterator[Finding]:
-    hosts = [*(each.host for each in world._doors()), *(_host(place) for _, _, place in world.servers if place)]  # noqa: SLF001 - the checks are its own
+def _names(examination: Examination) -> Iterator[Finding]:
+    hosts = [
+        *(each.host for each in examination.doors),
+        *(_host(place) for _, _, place in examination.servers if place),
+    ]
     looks = [_naming(host) for host in dict.fromkeys(hosts)]
-    yield from map(assess.names, together(looks, 0.9 * world.limits.check))
+    yield from map(assess.names, together(looks, 0.9 * examination.limits.check))
 
 
 def _naming(host: str) -> Look[assess.Names]:
@@ -84,32 +88,34 @@ def _host(place: str) -> str:
     return found.host if found else place
 
 
-def _tls(world: Examination) -> Iterator[Finding]:
-    yield from map(assess.tls, world.logins)
+def _tls(examination: Examination) -> Iterator[Finding]:
+    yield from map(assess.tls, examination.logins)
 
 
-def _proxy(world: Examination) -> Iterator[Finding]:
-    yield from map(assess.proxy, world.logins)
+def _proxy(examination: Examination) -> Iterator[Finding]:
+    yield from map(assess.proxy, examination.logins)
 
 
-def _key(world: Examination) -> Iterator[Finding]:
-    config = world.config
+def _key(examination: Examination) -> Iterator[Finding]:
+    config = examination.config
     folder = probe_machine.state_folder(paths.state_folder())
     source = config.vault_key if isinstance(config, Config) else None
-    yield assess.key(probe_machine.key(source, folder.vaults), world.rows)
+    yield assess.key(probe_machine.key(source, folder.vaults), examination.rows)
 
 
 def _state_folder(_world: Examination) -> Iterator[Finding]:
     yield assess.state_folder(probe_machine.state_folder(paths.state_folder()), os.geteuid())
 
 
-def _daemon(world: Examination) -> Iterator[Finding]:
-    if isinstance(world.status, NoDaemon):
-        yield assess.no_daemon(world.status.message, world.status.hint)
+def _daemon(examination: Examination) -> Iterator[Finding]:
+    if isinstance(examination.status, NoDaemon):
+        yield assess.no_daemon(examination.status.message, examination.status.hint)
         return
-    config = world.config
+    config = examination.config
     file = config.file if isinstance(config, Config) else ""
-    yield from assess.daemon(world.status, VERSION, file, probe_machine.age_of(file, world.wall()) if file else None)
+    yield from assess.daemon(
+        examination.status, VERSION, file, probe_machine.age_of(file, examination.wall()) if file else None
+    )
 
 
 def reached(config: Config, asking: Sequence[str], *, connect: bool) -> list[Finding]:
@@ -129,10 +135,10 @@ _NO_USER = yours("no-user", "this machine knows no such user", "check the spelli
 
 def _reaching(spec: SocketSpec, who: access.Identity, owner: int, *, connect: bool) -> Look[Finding]:
     def look() -> Finding:
-        way = probe_machine.way(spec.path)
-        found = access.judge(spec.path, way, probe_machine.rules(spec, owner), who)
-        there = connect and not way.missing and not way.error
-        return access.confirm(found, spec.path, who, probe_machine.try_socket(spec, who) if there else None)
+        there = probe_machine.socket_path(spec.path)
+        found = access.assess(spec.path, there, probe_machine.rules(spec, owner), who)
+        reachable = connect and not there.missing and not there.error
+        return access.confirm(found, spec.path, who, probe_machine.try_socket(spec, who) if reachable else None)
 
     return Look(look, late(access.CHECK, f"{spec.path}, for {who.name}"))
 
@@ -149,7 +155,7 @@ def usable(config: Config) -> list[Finding]:
         there = probe_machine.planned(spec, owner)
         # What is missing cms makes.
         identities = [] if there.missing else probe_machine.expected(spec, owner)
-        found += [access.judge(spec.path, there, probe_machine.rules(spec, owner), who) for who in identities]
+        found += [access.assess(spec.path, there, probe_machine.rules(spec, owner), who) for who in identities]
     return [each for each in found if LEVELS[each.level]]
 
 
@@ -157,13 +163,17 @@ def _counted(things: Sequence[object], what: str) -> str:
     return f"{len(things)} {what}" + ("" if len(things) == 1 else "s")
 
 
-def _sockets(world: Examination) -> Iterator[Finding]:
-    if isinstance(world.config, Config):
-        yield from reached(world.config, world.asking, connect=True)
-    elif isinstance(world.config, ConfigError) and os.geteuid() == ROOT and not isinstance(world.status, NoDaemon):
+def _sockets(examination: Examination) -> Iterator[Finding]:
+    if isinstance(examination.config, Config):
+        yield from reached(examination.config, examination.asking, connect=True)
+    elif (
+        isinstance(examination.config, ConfigError)
+        and os.geteuid() == ROOT
+        and not isinstance(examination.status, NoDaemon)
+    ):
         # Root runs nobody else's configuration. The daemon knows its sockets, and a connection shows who may ask.
-        listed = [path for path in world.status.get("daemon", {}).get("sockets", ()) if isinstance(path, str)]
-        yield from together([_trying(path, name) for path in listed for name in world.asking], Limits().check)
+        listed = [path for path in examination.status.get("daemon", {}).get("sockets", ()) if isinstance(path, str)]
+        yield from together([_trying(path, name) for path in listed for name in examination.asking], Limits().check)
 
 
 def _trying(path: str, name: str) -> Look[Finding]:
@@ -171,79 +181,83 @@ def _trying(path: str, name: str) -> Look[Finding]:
         who = probe_machine.identity(name)
         if who is None:
             return failed(access.CHECK, f"there is no user {name}", _NO_USER)
-        return access.by_trial(path, probe_machine.way(path), who, probe_machine.try_path(path, who))
+        return access.by_trial(path, probe_machine.socket_path(path), who, probe_machine.try_path(path, who))
 
     return Look(look, late(access.CHECK, f"{path}, for {name}"))
 
 
-def _sign_in(world: Examination) -> Iterator[Finding]:
-    yield from (assess.sign_in(row, world.wall()) for row in world.rows)
+def _sign_in(examination: Examination) -> Iterator[Finding]:
+    yield from (assess.sign_in(row, examination.wall()) for row in examination.rows)
 
 
-def _token(world: Examination) -> Iterator[Finding]:
-    yield from (assess.token(asked) for asked, _ in world.tokens)
+def _token(examination: Examination) -> Iterator[Finding]:
+    yield from (assess.token(asked) for asked, _ in examination.tokens)
 
 
-def _consent(world: Examination) -> Iterator[Finding]:
-    yield from filter(None, (assess.consent(asked) for asked, _ in world.tokens))
+def _consent(examination: Examination) -> Iterator[Finding]:
+    yield from filter(None, (assess.consent(asked) for asked, _ in examination.tokens))
 
 
-def _servers(world: Examination) -> Iterator[Finding]:
-    places = dict.fromkeys((protocol, place) for protocol, _, place in world.servers if place)
-    looks = [_knocking(world, protocol, place) for protocol, place in places]
-    yield from map(assess.reached, together(looks, 0.9 * world.limits.check))
+def _servers(examination: Examination) -> Iterator[Finding]:
+    places = dict.fromkeys((protocol, place) for protocol, _, place in examination.servers if place)
+    looks = [_knocking(examination, protocol, place) for protocol, place in places]
+    yield from map(assess.reached, together(looks, 0.9 * examination.limits.check))
 
 
-def _knocking(world: Examination, protocol: str, text: str) -> Look[assess.Reached]:
+def _knocking(examination: Examination, protocol: str, text: str) -> Look[assess.Reached]:
     place = place_of(protocol.lower(), text)
     if place is None:
         none = assess.Reached(text, 0, "it is no HOST or HOST:PORT")
         return Look(lambda: none, none)
     late = assess.Reached(place.host, place.port, NO_ANSWER)
-    return Look(lambda: probe_network.reached(place.host, place.port, world.limits.step), late)
+    return Look(lambda: probe_network.reached(place.host, place.port, examination.limits.step), late)
 
 
 def _mail(protocol: str) -> Callable[[Examination], Iterator[Finding]]:
-    def check(world: Examination) -> Iterator[Finding]:
-        mine = [(account, place) for each, account, place in world.servers if each == protocol and place]
-        yield from together([_testing(world, protocol, account, place) for account, place in mine], world.limits.test)
+    def check(examination: Examination) -> Iterator[Finding]:
+        mine = [(account, place) for each, account, place in examination.servers if each == protocol and place]
+        yield from together(
+            [_testing(examination, protocol, account, place) for account, place in mine], examination.limits.test
+        )
 
     return check
 
 
-def _mailbox(world: Examination) -> Iterator[Finding]:
-    mine = [(account, place) for each, account, place in world.servers if each == "IMAP" and place and account.mailbox]
-    looks = [_testing(world, "IMAP", account, place, account.mailbox) for account, place in mine]
-    yield from together(looks, world.limits.test)
+def _mailbox(examination: Examination) -> Iterator[Finding]:
+    mine = [
+        (account, place) for each, account, place in examination.servers if each == "IMAP" and place and account.mailbox
+    ]
+    looks = [_testing(examination, "IMAP", account, place, account.mailbox) for account, place in mine]
+    yield from together(looks, examination.limits.test)
 
 
-def _testing(world: Examination, protocol: str, account: Account, place: str, mailbox: str = "") -> Look[Finding]:
+def _testing(examination: Examination, protocol: str, account: Account, place: str, mailbox: str = "") -> Look[Finding]:
     check = f"mailbox {mailbox}" if mailbox else protocol
 
     def look() -> Finding:
-        asked, token = world.token_of(account, protocol)
+        asked, token = examination.token_of(account, protocol)
         if not token:
             return skipped(check, f"{asked.who} at {place}: there is no token")
         return assess.mail(
             probe_mail.run(
                 *(protocol, place, asked.user, token),
                 mailbox=mailbox,
-                seconds=world.limits.mail,
-                skew=world.skew_at(account),
+                seconds=examination.limits.mail,
+                skew=examination.skew_at(account),
             )
         )
 
     return Look(look, late(check, f"{account.user} at {place}".strip()))
 
 
-def _tools(world: Examination) -> Iterator[Finding]:
-    served = mail_tools.Served(world.sockets, paths.find_socket(), os.path.realpath)
-    files = probe_machine.tool_files(world.home)
+def _tools(examination: Examination) -> Iterator[Finding]:
+    served = mail_tools.Served(examination.sockets, paths.find_socket(), os.path.realpath)
+    files = probe_machine.tool_files(examination.home)
     found = [use for file in files for use in mail_tools.uses(file)]
     for file in files:
         if file.error:
             yield skipped(mail_tools.CHECK, f"{file.tool}: {file.path}: {file.error}")
-    yield from (mail_tools.judge(use, served) for use in found)
+    yield from (mail_tools.assess(use, served) for use in found)
     if not found:
         yield skipped(mail_tools.CHECK, "none was found that asks cms; docs/clients/ has a page for each")
 

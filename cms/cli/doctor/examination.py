@@ -1,4 +1,8 @@
-"""TODO(docstring) cms.cli.doctor.examination."""
+"""One run of `cms doctor`: what it is about, and the facts that several of its checks need.
+
+Each fact is gathered once: the first check that asks for it looks, the others wait for the answer. Every look runs in a
+thread under a deadline, so that a resolver, server or daemon that hangs costs its own line of the report and no other.
+"""
 
 from __future__ import annotations
 
@@ -146,14 +150,16 @@ class Examination:
     def _ask_logins(self) -> list[assess.Https]:
         config = self.config
         secret = isinstance(config, Config) and config.proxy is not None and config.proxy.password is not None
-        return together([_looking(self, door, secret=secret) for door in self._doors()], 0.8 * self.limits.check)
+        return together([_looking(self, door, secret=secret) for door in self.doors], 0.8 * self.limits.check)
 
     def skew_at(self, account: Account) -> float | None:
         """Return how far this clock is ahead of an account's login host, None where that is not known in time."""
         host = probe_network.door(account.grant.authority, None, {}).place
         return next((each.skew for each in self.in_time(lambda: self.logins) or () if each.host == host), None)
 
-    def _doors(self) -> list[probe_network.Door]:
+    @property
+    def doors(self) -> list[probe_network.Door]:
+        """How to reach the login hosts of the accounts that are meant."""
         config = self.config
         if not isinstance(config, Config):
             return []
@@ -226,12 +232,12 @@ def _status(config: str) -> Mapping[str, Any] | NoDaemon:
 _UNREAD = "the proxy asks for a password, which the grant worker alone reads; `cms status` shows what it met"
 
 
-def _looking(world: Examination, door: probe_network.Door, *, secret: bool) -> Look[assess.Https]:
+def _looking(examination: Examination, door: probe_network.Door, *, secret: bool) -> Look[assess.Https]:
     if secret and door.proxy:
         unseen = assess.Https(door.place, proxy=door.proxy, unseen=_UNREAD)
         return Look(lambda: unseen, unseen)
     late = assess.Https(door.place, proxy=door.proxy, error=NO_ANSWER)
-    return Look(lambda: probe_network.https(door, world.environ, world.limits.step, world.wall), late)
+    return Look(lambda: probe_network.https(door, examination.environ, examination.limits.step, examination.wall), late)
 
 
 NO_ANSWER = "no answer in time"
@@ -244,20 +250,20 @@ def _door(config: Config, host: str, environ: Mapping[str, str]) -> probe_networ
     return probe_network.through(plain, config.proxy.url, config.proxy.user)
 
 
-def _asking(world: Examination, account: Account, protocol: str) -> Look[tuple[Asked, str]]:
+def _asking(examination: Examination, account: Account, protocol: str) -> Look[tuple[Asked, str]]:
     late = Asked(
         account, protocol, code="unavailable", message="the daemon did not answer in time", hint="`cms status`"
     )
-    return Look(lambda: _ask(world, account, protocol), (late, ""))
+    return Look(lambda: _ask(examination, account, protocol), (late, ""))
 
 
-def _ask(world: Examination, account: Account, protocol: str) -> tuple[Asked, str]:
+def _ask(examination: Examination, account: Account, protocol: str) -> tuple[Asked, str]:
     """Ask the daemon for a token as a mail program does, over a socket that serves this account and protocol."""
-    serving = (each for each in world.sockets if each.speaks == "tokens" and protocol in each.protocols)
+    serving = (each for each in examination.sockets if each.speaks == "tokens" and protocol in each.protocols)
     spec = next((each for each in serving if account in each.accounts), None)
     if spec is None:
         return Asked(account, protocol, message="no CredentialServer serves it"), ""
-    request = wire.build_request(wire.Request(protocol, "json", world.name_of(account)))
+    request = wire.build_request(wire.Request(protocol, "json", examination.name_of(account)))
     reply = dial.round_trip(spec.path, request, dial.now() + wire.CLIENT_SECONDS, wire.MAX_REPLY)
     if isinstance(reply, dial.Failed):
         return Asked(account, protocol, code=reply.code, message=reply.message, hint=reply.hint), ""

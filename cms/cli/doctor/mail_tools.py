@@ -164,7 +164,7 @@ class Served:
     real: Callable[[str], str] = str
 
 
-def judge(use: Use, served: Served) -> Finding:
+def assess(use: Use, served: Served) -> Finding:
     """Return whether a tool asks the right socket for the right user and protocol."""
     asked = use.socket or served.usual
     spec = next((each for each in served.sockets if served.real(each.path) == served.real(asked)), None)

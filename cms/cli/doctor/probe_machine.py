@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from cms.cli.doctor.access import Identity, Step, Tried, Way
+from cms.cli.doctor.access import Identity, SocketPath, Step, Tried
 from cms.cli.doctor.assess import Folder, KeyFacts, Library
 from cms.cli.doctor.mail_tools import PLACES, File
 from cms.config.model import Config, SocketSpec
@@ -129,29 +129,29 @@ _LOOKS: dict[str, Callable[[str, int], tuple[str, str]]] = {
 # Sockets, and who has to reach them.
 
 
-def way(path: str) -> Way:
-    """Return each folder on the way to a socket, and the socket."""
+def socket_path(path: str) -> SocketPath:
+    """Return each folder that leads to a socket, and the socket."""
     steps: list[Step] = []
     for part in [*reversed(Path(path).parents), Path(path)]:
         try:
             facts = part.stat()
         except FileNotFoundError:
-            return Way(tuple(steps), missing=str(part))
+            return SocketPath(tuple(steps), missing=str(part))
         except OSError as error:
-            return Way(tuple(steps), error=f"{part}: {error.strerror}")
+            return SocketPath(tuple(steps), error=f"{part}: {error.strerror}")
         steps.append(_step(str(part), facts))
-    return Way(tuple(steps))
+    return SocketPath(tuple(steps))
 
 
-def planned(spec: SocketSpec, owner: int) -> Way:
-    """Return the way to a socket as it is, or as it will be once a daemon of this owner has made the socket."""
-    found = way(spec.path)
+def planned(spec: SocketSpec, owner: int) -> SocketPath:
+    """Return the path of a socket as it is, or as it will be once a daemon of this owner has made the socket."""
+    found = socket_path(spec.path)
     if found.missing != spec.path:
         return found
     number = users.group_id(spec.group) if spec.group else None
     group = number if number is not None else _primary_group(owner)
     made = Step(spec.path, stat.S_IFSOCK | spec.mode, owner, group, users.user_name(owner), spec.group or f"#{group}")
-    return Way((*found.steps, made))
+    return SocketPath((*found.steps, made))
 
 
 def _primary_group(uid: int) -> int:

@@ -1,6 +1,6 @@
 """Looks at the network for `cms doctor`: names, the login hosts over TLS, proxies, mail servers' ports.
 
-The standard library alone: what these probes find is what requests and MSAL would meet, without their retries. Each
+They use the standard library's connections, so they find what requests and MSAL would find, without their retries. Each
 call ends within the seconds that it is given for one step; the doctor bounds the whole.
 """
 
@@ -26,12 +26,6 @@ from cms.core.accounts import Proxy
 
 # For one step of a probe: a name, a connection, an answer.
 STEP_SECONDS = 4.0
-
-# The X.509 issuer's attributes that name it best, as object identifiers in DER: organizationName, then commonName.
-_ORGANIZATION, _COMMON_NAME = b"\x55\x04\x0a", b"\x55\x04\x03"
-
-_LONG_FORM = 0x80
-_CONTEXT_0 = 0xA0
 
 
 def names(host: str) -> Names:
@@ -179,30 +173,14 @@ def _issuer_unverified(where: Door, seconds: float) -> str:
 
 
 def issuer_of(certificate: bytes) -> str:
-    """Return who issued a certificate in DER, "" for what is none.
+    """Return who issued a certificate in DER: the organization, else the common name. "" for anything else."""
+    # Half a second to import, which only a certificate that is not trusted costs.
+    from cryptography import x509  # noqa: PLC0415
+    from cryptography.x509.oid import NameOID  # noqa: PLC0415
 
-    RFC 5280, 4.1: Certificate { TBSCertificate { [0] version OPTIONAL, serialNumber, signature, issuer, ... } ... }.
-    """
     try:
-        fields = _elements(_elements(_elements(certificate)[0][1])[0][1])
-        issuer = [value for tag, value in fields if tag != _CONTEXT_0][2]
-        attributes = [_elements(pair) for _, parts in _elements(issuer) for _, pair in _elements(parts)]
-        named = {identifier[1]: value[1].decode(errors="replace") for identifier, value in attributes}
-    except (IndexError, ValueError):
+        issuer = x509.load_der_x509_certificate(certificate).issuer
+    except (ValueError, x509.InvalidVersion):
         return ""
-    return named.get(_ORGANIZATION) or named.get(_COMMON_NAME) or ""
-
-
-def _elements(der: bytes) -> list[tuple[int, bytes]]:
-    """Return the elements of a piece of DER, each with its tag (X.690, 8.1). Raises IndexError where one is cut off."""
-    found = []
-    while der:
-        tag, length, start = der[0], der[1], 2
-        if length >= _LONG_FORM:
-            start += length - _LONG_FORM
-            length = int.from_bytes(der[2:start], "big")
-        if start + length > len(der):
-            raise IndexError
-        found.append((tag, der[start : start + length]))
-        der = der[start + length :]
-    return found
+    named = (issuer.get_attributes_for_oid(oid) for oid in (NameOID.ORGANIZATION_NAME, NameOID.COMMON_NAME))
+    return next((str(found[0].value) for found in named if found), "")

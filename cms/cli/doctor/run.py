@@ -1,4 +1,8 @@
-"""TODO(docstring) cms.cli.doctor.run."""
+"""Runs `cms doctor`: all checks side by side, the report on the terminal or as JSON, and the file for a bug report.
+
+Findings are printed in the order of the checks, each as soon as those before it are done. A check that is not done when
+the time is up is reported as late.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +40,7 @@ _REDRAW_SECONDS = 0.1
 
 
 def examine(
-    world: Examination,
+    examination: Examination,
     tell: Callable[[Finding], None],
     progress: Callable[[Sequence[str]], None] = lambda _names: None,
     checks: Sequence[Check] = CHECKS,
@@ -45,8 +49,8 @@ def examine(
 
     `progress` hears, again and again, the names of the checks that are not done.
     """
-    deadline = time.monotonic() + world.limits.whole
-    begun = [(check, start(_finding(check, world))) for check in checks]
+    deadline = time.monotonic() + examination.limits.whole
+    begun = [(check, start(_finding(check, examination))) for check in checks]
     found: list[Finding] = []
     for check, future in begun:
         while not wait([future], _REDRAW_SECONDS).done and time.monotonic() < deadline:
@@ -59,10 +63,10 @@ def examine(
     return found
 
 
-def _finding(check: Check, world: Examination) -> Callable[[], list[Finding]]:
+def _finding(check: Check, examination: Examination) -> Callable[[], list[Finding]]:
     def find() -> list[Finding]:
         try:
-            return list(check.find(world))
+            return list(check.find(examination))
         # BLE001: a fault of one check must not take the others' findings.
         except Exception as error:  # noqa: BLE001
             cause = f"the check itself failed: {type(error).__name__}"
@@ -107,18 +111,18 @@ def _facts(status: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def bundle(world: Examination, findings: Sequence[Finding]) -> dict[str, Any]:
+def bundle(examination: Examination, findings: Sequence[Finding]) -> dict[str, Any]:
     """Return a report for strangers: what was found and what the daemon says, with nobody's names and secrets in it."""
-    status = world.in_time(lambda: world.status)
+    status = examination.in_time(lambda: examination.status)
     report = {**as_data(findings, VERSION), "status": _facts(status) if isinstance(status, Mapping) else {}}
-    config = world.in_time(lambda: world.config)
+    config = examination.in_time(lambda: examination.config)
     accounts = config.accounts if isinstance(config, Config) else ()
     addresses = {address for each in accounts for address in (each.user, each.grant.login)} | addresses_in(report)
     tenants = {each.grant.authority.rpartition("/")[2] for each in accounts} - COMMON_TENANTS
     domains = {address.rpartition("@")[2] for address in addresses}
     mailboxes = {each.mailbox for each in accounts} - PUBLIC_MAILBOXES
     names = [*probe_machine.personal_names(), *(tenants - domains)]
-    redactor = Redactor(names, world.home, [*sorted(addresses), world.user], mailboxes)
+    redactor = Redactor(names, examination.home, [*sorted(addresses), examination.user], mailboxes)
     found: dict[str, Any] = redacted(report, redactor)
     # A kernel's name may have words of its builder's after the number.
     kernel = f"{platform.system()} {platform.release().partition('-')[0]}"
@@ -153,7 +157,7 @@ def _check_place(path: str) -> None:
         raise PermissionError(errno.EACCES, "no file can be written there", str(folder))
 
 
-def attend(world: Examination, bundle_path: str, say: Callable[[str], None], *, as_json: bool) -> int:
+def attend(examination: Examination, bundle_path: str, say: Callable[[str], None], *, as_json: bool) -> int:
     """Be the command; return its exit status. Raises OSError where the report cannot be written."""
     if bundle_path:
         _check_place(bundle_path)
@@ -164,10 +168,10 @@ def attend(world: Examination, bundle_path: str, say: Callable[[str], None], *, 
             progress([])
             say("\n".join(as_text(finding)))
 
-    findings = examine(world, tell, progress)
+    findings = examine(examination, tell, progress)
     say(json.dumps(as_data(findings, VERSION), indent=2) if as_json else f"\n{summary(findings)}")
     if bundle_path:
-        write_bundle(bundle_path, bundle(world, findings))
+        write_bundle(bundle_path, bundle(examination, findings))
         if not as_json:
             say(f"Wrote {bundle_path}. Look through it before you send it: it has the domains of the addresses")
     return exit_code(findings)

@@ -6,7 +6,7 @@ import stat
 
 import pytest
 
-from cms.cli.doctor.access import Identity, Step, Tried, Way, barrier, by_trial, confirm, judge
+from cms.cli.doctor.access import Identity, SocketPath, Step, Tried, assess, barrier, by_trial, confirm
 from cms.cli.doctor.findings import failed, passed
 from cms.core.accounts import Account, Grant
 from cms.core.policy import Rules
@@ -21,9 +21,9 @@ def step(path: str, mode: int, kind: int = stat.S_IFDIR, uid: int = 100, gid: in
     return Step(path, kind | mode, uid, gid, "cms", "cms")
 
 
-def way(folder: int = 0o755, sock: int = 0o666, gid: int = 100) -> Way:
+def path_with(folder: int = 0o755, sock: int = 0o666, gid: int = 100) -> SocketPath:
     folders = (step("/", 0o755, uid=0, gid=0), step("/run/cms", folder, gid=gid))
-    return Way((*folders, step(PATH, sock, stat.S_IFSOCK, gid=gid)))
+    return SocketPath((*folders, step(PATH, sock, stat.S_IFSOCK, gid=gid)))
 
 
 def rules(users: frozenset[int] | None = None, groups: frozenset[int] | None = None) -> Rules:
@@ -46,39 +46,39 @@ def rules(users: frozenset[int] | None = None, groups: frozenset[int] | None = N
 def test_the_kernel_decides_by_owner_group_and_others(
     folder: int, sock: int, who: Identity, expected: str | None
 ) -> None:
-    """The first step that bars the way, as for the owner, the group and everybody else; nothing bars root."""
-    barred = barrier(way(folder, sock), who)
+    """The first step that bars the path, as for the owner, the group and everybody else; nothing bars root."""
+    barred = barrier(path_with(folder, sock), who)
 
     assert expected == (barred.path if barred else None)
 
 
 def test_a_group_counts_whether_primary_or_not() -> None:
     """Supplementary groups open what the group may; others' bits do not count for a member."""
-    assert barrier(way(0o750, 0o660, gid=50), ALICE) is None
-    assert barrier(way(0o750, 0o660, gid=105), EXIM) is None
-    assert barrier(way(0o705, 0o666, gid=50), ALICE) == step("/run/cms", 0o705, gid=50)
+    assert barrier(path_with(0o750, 0o660, gid=50), ALICE) is None
+    assert barrier(path_with(0o750, 0o660, gid=105), EXIM) is None
+    assert barrier(path_with(0o705, 0o666, gid=50), ALICE) == step("/run/cms", 0o705, gid=50)
 
 
 def test_who_may_ask() -> None:
-    """A way that is open, and rules that name the user or leave it to the bits."""
-    assert passed("socket", f"alice may ask at {PATH}") == judge(PATH, way(), rules(), ALICE)
-    assert "pass" == judge(PATH, way(), rules(frozenset({101})), EXIM).level
+    """A path that is open, and rules that name the user or leave it to the bits."""
+    assert passed("socket", f"alice may ask at {PATH}") == assess(PATH, path_with(), rules(), ALICE)
+    assert "pass" == assess(PATH, path_with(), rules(frozenset({101})), EXIM).level
 
 
 @pytest.mark.parametrize(
     ("there", "limits", "name", "words"),
     [
-        (way(folder=0o700), rules(), "folder-closed", "chmod o+x /run/cms"),
-        (way(sock=0o600), rules(), "socket-mode", 'users=["Debian-exim"]'),
-        (way(sock=0o600), rules(frozenset()), "socket-mode", "mode=0o666"),
-        (way(), rules(frozenset({1})), "policy", 'add "Debian-exim" to users='),
-        (Way((), missing="/run/cms"), rules(), "no-socket", "cms run"),
-        (Way((), error="/run/cms: Permission denied"), rules(), "socket-unknown", "sudo cms doctor"),
+        (path_with(folder=0o700), rules(), "folder-closed", "chmod o+x /run/cms"),
+        (path_with(sock=0o600), rules(), "socket-mode", 'users=["Debian-exim"]'),
+        (path_with(sock=0o600), rules(frozenset()), "socket-mode", "mode=0o666"),
+        (path_with(), rules(frozenset({1})), "policy", 'add "Debian-exim" to users='),
+        (SocketPath((), missing="/run/cms"), rules(), "no-socket", "cms run"),
+        (SocketPath((), error="/run/cms: Permission denied"), rules(), "socket-unknown", "sudo cms doctor"),
     ],
 )
-def test_who_may_not_ask_is_told_why(there: Way, limits: Rules, name: str, words: str) -> None:
+def test_who_may_not_ask_is_told_why(there: SocketPath, limits: Rules, name: str, words: str) -> None:
     """The very folder, the socket's mode, or the rules; and what to do about it."""
-    found = judge(PATH, there, limits, EXIM)
+    found = assess(PATH, there, limits, EXIM)
 
     assert ("fail", name) == (found.level, found.verdicts[0].name)
     assert words in " ".join(found.verdicts[0].steps)
@@ -86,7 +86,7 @@ def test_who_may_not_ask_is_told_why(there: Way, limits: Rules, name: str, words
 
 def test_a_supplementary_group_is_not_enough_for_exim() -> None:
     """Its transports drop those: what they alone open is warned about."""
-    found = judge(PATH, way(), rules(groups=frozenset({50})), ALICE)
+    found = assess(PATH, path_with(), rules(groups=frozenset({50})), ALICE)
 
     assert ("warn", "supplementary-group") == (found.level, found.verdicts[0].name)
 
@@ -105,7 +105,9 @@ GOOD, BAD = passed("socket", "may"), failed("socket", "may not")
 )
 def test_without_rules_a_connection_decides(tried: Tried | None, expected: str) -> None:
     """Root sees what the daemon's own rules come to, without reading them."""
-    found = by_trial("/s/cms.sock", Way((Step("/s/cms.sock", 0o140666, 1, 1, "a", "a"),)), Identity("u", 7, 7), tried)
+    found = by_trial(
+        "/s/cms.sock", SocketPath((Step("/s/cms.sock", 0o140666, 1, 1, "a", "a"),)), Identity("u", 7, 7), tried
+    )
 
     assert expected == (found.verdicts[0].name if found.verdicts else "")
 

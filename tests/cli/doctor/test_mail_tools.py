@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from support.fragments import contrib, page
 
-from cms.cli.doctor.mail_tools import PLACES, File, Served, Use, judge, uses
+from cms.cli.doctor.mail_tools import PLACES, File, Served, Use, assess, uses
 from cms.cli.init import mail_programs
 from cms.config.model import SocketSpec
 from cms.core.accounts import Account, Grant
@@ -106,7 +106,7 @@ def use(socket: str = PATH, user: str = "user@domain.com", protocol: str = "SMTP
 )
 def test_what_is_right_passes(asked: Use, offered: Served) -> None:
     """Whether it is said in full, or left to cms."""
-    assert "pass" == judge(asked, offered).level
+    assert "pass" == assess(asked, offered).level
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_what_is_right_passes(asked: Use, offered: Served) -> None:
 )
 def test_what_is_wrong_fails(asked: Use, offered: Served, name: str, words: str) -> None:
     """With the file, the line and what is right."""
-    found = judge(asked, offered)
+    found = assess(asked, offered)
 
     assert ("fail", name) == (found.level, found.verdicts[0].name)
     assert words in found.verdicts[0].cause
@@ -132,22 +132,22 @@ def test_what_is_wrong_fails(asked: Use, offered: Served, name: str, words: str)
 @pytest.mark.parametrize("socket", ["${HOME}/cms.sock", "SOCKET", "~/cms.sock"])
 def test_what_is_no_whole_path_is_the_tools_business(socket: str) -> None:
     """It is warned about: nobody else knows what comes of it."""
-    assert "warn" == judge(use(socket=socket), served()).level
+    assert "warn" == assess(use(socket=socket), served()).level
 
 
 def test_a_link_leads_to_the_same_socket() -> None:
     """As /var/run leads to /run."""
     same = replace(served(), real=lambda path: path.removeprefix("/var"))
 
-    assert ["pass", "fail"] == [judge(use(socket=f"/var{PATH}"), each).level for each in (same, served())]
+    assert ["pass", "fail"] == [assess(use(socket=f"/var{PATH}"), each).level for each in (same, served())]
 
 
 def test_exim_names_its_socket_in_its_own_way() -> None:
     """It has no options of cms-oauth's."""
     exim = replace(use(socket="/else"), tool="exim")
 
-    assert "in readsocket" in judge(exim, served()).verdicts[0].steps[0]
-    assert "with --cms_sock=" in judge(use(socket="/else"), served()).verdicts[0].steps[0]
+    assert "in readsocket" in assess(exim, served()).verdicts[0].steps[0]
+    assert "with --cms_sock=" in assess(use(socket="/else"), served()).verdicts[0].steps[0]
 
 
 def offered(page_name: str) -> Served:
@@ -171,9 +171,9 @@ def test_the_ready_files_pass(ready: mail_programs.Tool) -> None:
     found = uses(File(ready.name, ready.file, contrib(ready.file)))
 
     assert found
-    assert {"pass"} == {judge(each, offered("exim" if ready.name == "exim" else "README")).level for each in found}
+    assert {"pass"} == {assess(each, offered("exim" if ready.name == "exim" else "README")).level for each in found}
 
 
 def test_a_protocol_that_is_worked_out_later() -> None:
     """Nobody knows it now."""
-    assert "asks for a protocol of" in judge(use(protocol="$"), served()).message
+    assert "asks for a protocol of" in assess(use(protocol="$"), served()).message

@@ -123,19 +123,19 @@ def test_the_way_to_a_socket(tmp_path: Path) -> None:
     """Each folder from the root on, and the socket; the first part that is missing, or that cannot be seen."""
     path = tmp_path / "cms.sock"
     with listening(path, b""):
-        found = probe_machine.way(str(path))
+        found = probe_machine.socket_path(str(path))
 
     assert ("/", str(path)) == (found.steps[0].path, found.steps[-1].path)
     assert stat.S_ISSOCK(found.steps[-1].mode)
     assert (str(tmp_path / "no"), "") == (
-        probe_machine.way(f"{tmp_path}/no/x").missing,
-        probe_machine.way(f"{tmp_path}/no/x").error,
+        probe_machine.socket_path(f"{tmp_path}/no/x").missing,
+        probe_machine.socket_path(f"{tmp_path}/no/x").error,
     )
-    assert "Not a directory" in probe_machine.way(f"{path}/x").error
+    assert "Not a directory" in probe_machine.socket_path(f"{path}/x").error
 
 
 def test_a_socket_that_is_to_be(tmp_path: Path) -> None:
-    """As the daemon will make it, in a folder that is there; one whose folder is missing is no way yet."""
+    """As the daemon will make it, in a folder that is there; one whose folder is missing is no path yet."""
     group = grp.getgrgid(NOBODY.pw_gid).gr_name
     made = probe_machine.planned(spec(tmp_path / "cms.sock", mode=0o660, group=group), os.geteuid()).steps[-1]
     own = probe_machine.planned(spec(tmp_path / "cms.sock"), os.geteuid()).steps[-1]

@@ -483,9 +483,9 @@ def test_root_asks_the_daemon_for_its_sockets(home: Path, monkeypatch: pytest.Mo
     """Where the configuration is another user's, which root does not run: each user that is named is tried there."""
     path = str(home / "cms.sock")
     status = {"daemon": {"version": "0.0.1", "pid": 7, "uptime": 5, "sockets": [path]}, "accounts": []}
-    way = access.Way((access.Step(path, 0o140666, 7, 7, "ann", "ann"),))
+    there = access.SocketPath((access.Step(path, 0o140666, 7, 7, "ann", "ann"),))
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(probe_machine, "way", lambda _path: way)
+    monkeypatch.setattr(probe_machine, "socket_path", lambda _path: there)
     monkeypatch.setattr(probe_machine, "try_path", lambda _path, _who: access.Tried(reached=True, answered=True))
     with daemon(home, status):
         of = world(home, ConfigError("/c/cms.cfg", None, "it belongs to ann"), asking=("nobody", "no-such-user"))
