@@ -22,7 +22,7 @@ from cms.core.lifecycle import (
     Transient,
     Trouble,
     absorb,
-    revive,
+    retry_now,
 )
 from cms.core.notices import (
     EVENTS,
@@ -104,7 +104,7 @@ def test_an_outage_of_hours_is_told_once_and_its_end_once() -> None:
 def test_a_refusal_that_is_tried_again_in_vain_is_told_again() -> None:
     """`cms refresh` asks for one more try, and whoever asked hears of its refusal."""
     refused = absorb(Life(TOKEN), Refused(REVOKED), 10.0, 0.5)
-    again = revive(refused, 20.0)
+    again = retry_now(refused, 20.0)
 
     assert REQUIRED == notice(again, absorb(again, Refused(REVOKED), 21.0, 0.5), "u")
 
