@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from cms.core.accounts import ALL_CONSENTED, Account, Grant, Scopes, application
+from cms.core.accounts import ALL_CONSENTED, Account, Grant, Scopes, accounts_meant, application, users_in_words
 from cms_oauth.microsoft import ANY_TENANT, APPLICATIONS, CLOUDS, PERSONAL_TENANT, is_personal, portal
 
 # The page wants a tenant that an administrator can be of; `common` would let personal accounts in, and is refused.
@@ -97,13 +97,12 @@ def nobody_to_ask(account: Account) -> str:
 
 def meant(accounts: Sequence[Account], user: str) -> tuple[Account, ...] | str:
     """Return the accounts that a name means, "" for all; a sentence where they are of several applications, or none."""
-    found = [each for each in accounts if user.lower() in ("", each.user.lower(), each.grant.login)]
-    names = ", ".join(dict.fromkeys(each.user or "(whoever signs in)" for each in accounts))
+    found, names = accounts_meant(accounts, user), users_in_words(accounts)
     if not found:
         return f"there is no account {user}: the configuration has {names}"
     if len({(each.grant.authority, each.grant.client_id, each.grant.sign_in) for each in found}) > 1:
         return f"the accounts are not all of one application and tenant: name one of {names}"
-    return tuple(found)
+    return found
 
 
 def petition(accounts: Sequence[Account]) -> Petition:

@@ -18,13 +18,13 @@ import trio
 
 from cms.cli.client import Remote
 from cms.config.model import Config
-from cms.core.accounts import Account, Grant, Source
+from cms.core.accounts import Account, Grant, Source, Unclear, sign_ins_meant, users_in_words
 from cms.core.lifecycle import Outcome, Refused, Transient
 from cms.core.policy import Peer
 from cms.daemon.control import server
-from cms.daemon.control.answers import Ask, Result, no_single_account, nobody_signs_in, nothing_to_sign_out
+from cms.daemon.control.answers import Ask, Result, nobody_signs_in, nothing_to_sign_out
 from cms.daemon.control.vault_commands import ERRANDS, Custody, Left, farewell
-from cms.daemon.signin.flow import METHODS, Flow
+from cms.daemon.signin.flow import Flow
 from cms.daemon.signin.signins import SignIns
 from cms.daemon.worker import WORKER_ARGV, Worker
 from cms.grants.messages import Explore, Explored, Open, Place
@@ -109,10 +109,10 @@ class _Commands:
         return grant if isinstance(grant, Result) else await self._worker.bring_in(grant, place)
 
     async def logout(self, user: str) -> Result:
-        grants = self._grants(user, "logout")
-        if isinstance(grants, Result):
+        grants = sign_ins_meant(self._accounts, user, "logout")
+        if isinstance(grants, Unclear):
             strays = await self._custody.strays_of(user)
-            return await self._custody.part_with(strays) if strays else grants
+            return await self._custody.part_with(strays) if strays else Result(False, grants.message, grants.hint)
         for grant in grants:
             if grant.unattended:
                 return nothing_to_sign_out(self._users_of(grant))
@@ -133,27 +133,17 @@ class _Commands:
 
     def _personal(self, user: str, command: str) -> Grant | Result:
         """Return the sign-in that a user name means, if it is a person's."""
-        grants = self._grants(user, command)
-        if isinstance(grants, Result):
-            return grants
+        grants = sign_ins_meant(self._accounts, user, command)
+        if isinstance(grants, Unclear):
+            return Result(False, grants.message, grants.hint)
         # A name may stand for several, of which nobody here knows which one waits: each has its turn.
         grant = min(grants, key=self._custody.stored_at)
-        if grant.sign_in in METHODS:
+        if not grant.unattended:
             return grant
         return nobody_signs_in(self._users_of(grant), grant, alone=True)
 
     def _users_of(self, grant: Grant) -> str:
-        return ", ".join(each.user for each in self._accounts if each.grant.key == grant.key)
-
-    def _grants(self, user: str, command: str) -> list[Grant] | Result:
-        """Return the sign-ins that a user name means, "" for the only one."""
-        grants = {each.grant.key: each.grant for each in self._accounts if each.answers_to(user)}
-        if len(grants) == 1 or (grants and user):
-            return list(grants.values())
-        if not self._accounts:
-            return Result(False, "there is no account", "the configuration has none at all: it needs an Account(...)")
-        names = ", ".join(each.user or "(whoever signs in)" for each in self._accounts)
-        return no_single_account(user, names, command)
+        return users_in_words(each for each in self._accounts if each.grant.key == grant.key)
 
     def status(self, user: str = "", columns: int = 0) -> Result:  # noqa: ARG002 - the protocol's
         return _NO_DAEMON

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from cms.core.accounts import UNATTENDED, Scopes, Source
+from cms.core.accounts import METHODS, UNATTENDED, Scopes, Source
 
 # What a configuration gives: anything, until it is checked.
 Given: TypeAlias = object
@@ -45,7 +45,7 @@ BROKER_REDIRECT = "https://login.microsoftonline.com/common/oauth2/nativeclient"
 # OpenID Connect's, less those that Entra does not know.
 PROMPTS = ("login", "select_account", "consent", "none")
 
-SIGN_IN_WAYS = ("browser", "device", "paste", "broker", *UNATTENDED)
+SIGN_IN_WAYS = (*METHODS, *UNATTENDED)
 
 TENANTS = ("common", "organizations", "consumers")
 

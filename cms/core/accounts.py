@@ -8,14 +8,17 @@ shared mailbox or a second resource is never a second redemption of it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cms_oauth.microsoft import PERMISSIONS, Cloud
 
 Scopes = tuple[str, ...]
 
-# Ways to a token in which nobody signs in: an application proves itself, or the machine that it runs on does.
+# How a person signs in: the words that `sign_in=` and `cms login --method` take.
+METHODS = ("browser", "device", "paste", "broker")
+
+# Ways to a token in which no person signs in: an application proves itself, or the machine that it runs on does.
 UNATTENDED = ("app", "managed-identity")
 
 # What an application asks for: all permissions that an administrator has consented to (client credentials name no
@@ -194,9 +197,54 @@ class Account:
     # The mailbox that Office365(mailbox, account) names, for tests that open one.
     mailbox: str = ""
 
-    def answers_to(self, name: str) -> bool:
-        """Whether a person means this account by a name: its user, who signs in for it, or "" for any."""
-        return name.lower() in ("", self.user.lower(), self.grant.login)
+
+# What stands for an account without a user while nobody has signed in to it.
+NAMELESS = "(whoever signs in)"
+
+
+@dataclass(frozen=True, slots=True)
+class Unclear:
+    """Why a name means no single sign-in, and how a command is told which one."""
+
+    message: str
+    hint: str
+
+
+def accounts_meant(accounts: Sequence[Account], name: str, who: Mapping[str, str] = {}) -> tuple[Account, ...]:
+    """Return the accounts that a person means by a name, "" for all. Letters may be large or small.
+
+    An account goes by its user, by the login that the configuration names for it, and by the user who has signed in:
+    `who` tells that for a grant's key. (A mail program names the user alone: policy.py.)
+    """
+    wanted = name.lower()
+    return tuple(
+        each
+        for each in accounts
+        if wanted in ("", each.user.lower(), each.grant.login, who.get(each.grant.key, "").lower())
+    )
+
+
+def sign_ins_meant(
+    accounts: Sequence[Account], name: str, command: str, who: Mapping[str, str] = {}
+) -> tuple[Grant, ...] | Unclear:
+    """Return the sign-ins that a person means by a name, "" for the only one. `command` is what they are wanted for.
+
+    There may be several: one name can stand for accounts over different sign-ins.
+    """
+    grants = {each.grant.key: each.grant for each in accounts_meant(accounts, name, who)}
+    if len(grants) == 1 or (grants and name):
+        return tuple(grants.values())
+    if not accounts:
+        remedy = "add Office365_Account(...) and a CredentialServer(...) that serves it to the configuration"
+        return Unclear("there is no account", remedy)
+    said = f"there is no account {name!r:.80}" if name else "there are several accounts"
+    usage = "cms import FILE --account USER" if command == "import" else f"cms {command} USER"
+    return Unclear(said, f"name one of these, `{usage}`: {users_in_words(accounts, who)}")
+
+
+def users_in_words(accounts: Iterable[Account], who: Mapping[str, str] = {}) -> str:
+    """Return the names of accounts as a list for people, each once."""
+    return ", ".join(dict.fromkeys(each.user or who.get(each.grant.key) or NAMELESS for each in accounts))
 
 
 def mail_scopes(resource: str, protocols: Iterable[str]) -> Scopes:

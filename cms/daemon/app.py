@@ -18,7 +18,7 @@ import trio
 
 from cms.config.load import load
 from cms.config.model import LOAD_SECONDS, Config, ConfigError
-from cms.core.accounts import Account, Grant, Scopes
+from cms.core.accounts import Account, Grant, Scopes, Unclear, sign_ins_meant
 from cms.core.forecast import Forecast, forecast, warned_at
 from cms.core.lifecycle import Granted, Life, NeedsSignIn, Outcome, Settled, Transient, Trouble
 from cms.core.notices import Facts, notice
@@ -38,14 +38,14 @@ from cms.core.status import (
 )
 from cms.daemon import hooks
 from cms.daemon.control import answers, server
-from cms.daemon.control.answers import Ask, Result, no_single_account, nobody_signs_in, nothing_to_sign_out
+from cms.daemon.control.answers import Ask, Result, nobody_signs_in, nothing_to_sign_out
 from cms.daemon.control.vault_commands import ERRANDS, Custody, Left, expiry_of, farewell
 from cms.daemon.hooks import Hooks
 from cms.daemon.keeper import Keeper
 from cms.daemon.serving.recent import Recent
 from cms.daemon.serving.sockets import Loaded, Sockets, look_up
 from cms.daemon.serving.token_files import TokenFiles
-from cms.daemon.signin.flow import METHODS, Flow
+from cms.daemon.signin.flow import Flow
 from cms.daemon.signin.signins import SignIns
 from cms.daemon.worker import WORKER_ARGV, Provider, SignInSession, Worker
 from cms.grants import messages
@@ -410,7 +410,7 @@ class App(answers.Commands):
         return Facts(
             self._name_of(keeper),
             list(keeper.lives.values()),
-            login=f"cms login {keeper.who}".strip() if grant.sign_in in METHODS else "",
+            login=f"cms login {keeper.who}".strip() if not grant.unattended else "",
             prompt_hint=self._signins.awaited(grant),
             url=prompt.url if prompt else "",
             code=prompt.user_code if prompt else "",
@@ -554,7 +554,7 @@ class App(answers.Commands):
             return keepers
         # A name may stand for several grants: first the one that waits.
         keeper = next(filter(_needs_sign_in, keepers), keepers[0])
-        if keeper.grant.sign_in in METHODS:
+        if not keeper.grant.unattended:
             return keeper
         return nobody_signs_in(self._name_of(keeper), keeper.grant)
 
@@ -660,16 +660,11 @@ class App(answers.Commands):
 
     def _keepers_of(self, user: str, command: str) -> list[Keeper] | Result:
         """Return the keepers that a user name means, "" for the only account's."""
-        named = {key: kept.keeper for key, kept in self._kept.items() if user.lower() in self._names_of(kept.keeper)}
-        if not user and len(self._kept) == 1:
-            named = {key: kept.keeper for key, kept in self._kept.items()}
-        if named:
-            return list(named.values())
-        known = self._names_in_words([kept.keeper for kept in self._kept.values()])
-        return no_single_account(user, known or "none is configured", command)
-
-    def _names_of(self, keeper: Keeper) -> set[str]:
-        return {user.lower() for user in (*self._users.get(keeper.grant.key, ()), keeper.who) if user}
+        who = {key: kept.keeper.who for key, kept in self._kept.items()}
+        meant = sign_ins_meant(self._accounts, user, command, who)
+        if isinstance(meant, Unclear):
+            return Result(False, meant.message, meant.hint)
+        return [self._kept[grant.key].keeper for grant in meant]
 
     def _names_in_words(self, keepers: Sequence[Keeper]) -> str:
         return ", ".join(

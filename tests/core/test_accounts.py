@@ -15,12 +15,16 @@ from cms.core.accounts import (
     Registration,
     Scopes,
     Source,
+    Unclear,
+    accounts_meant,
     app_scopes,
     application,
     mail_scopes,
     permission_for,
     registration_for,
     registration_of,
+    sign_ins_meant,
+    users_in_words,
 )
 from cms_oauth.microsoft import CLOUDS, PERMISSIONS, Cloud
 
@@ -265,3 +269,71 @@ def test_whose_application_it_is() -> None:
     )
     assert "0a1b2c3d-1111-2222-3333-444455556666, from the configuration" == application(own)
     assert "the machine's own identity" == application(replace(own, client_id=""))
+
+
+ALICE = Account("alice@example.test", replace(GRANT, login="alice@example.test"), {})
+SHARED = Account("shared@example.test", ALICE.grant, {})
+APP = Account("app@example.test", replace(GRANT, login="", sign_in="app"), {})
+NOBODY_YET = Account("", replace(GRANT, login=""), {})
+ALL = (ALICE, SHARED, APP, NOBODY_YET)
+CAROL = {NOBODY_YET.grant.key: "Carol@example.test"}
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("", ALL),
+        ("Shared@Example.test", (SHARED,)),
+        # Who signs in for a mailbox stands for it too.
+        ("alice@example.test", (ALICE, SHARED)),
+        ("carol@example.test", (NOBODY_YET,)),
+        ("dave@example.test", ()),
+        ("@example.test", ()),
+    ],
+)
+def test_a_name_means_accounts(name: str, meant: tuple[Account, ...]) -> None:
+    """By user, by who is to sign in, by who has signed in; a part of a name means nothing."""
+    assert meant == accounts_meant(ALL, name, CAROL)
+
+
+def test_a_name_means_sign_ins_each_once() -> None:
+    """Two accounts over one sign-in are one answer, and the only sign-in needs no name."""
+    assert (ALICE.grant,) == sign_ins_meant(ALL, "alice@example.test", "login")
+    assert (ALICE.grant,) == sign_ins_meant((ALICE, SHARED), "", "login")
+
+
+def test_one_name_may_stand_for_several_sign_ins() -> None:
+    """Such as one mailbox with two applications."""
+    other = replace(ALICE, grant=replace(ALICE.grant, client_id="another"))
+
+    assert (ALICE.grant, other.grant) == sign_ins_meant((ALICE, other), "alice@example.test", "logout")
+
+
+@pytest.mark.parametrize(
+    ("name", "command", "message", "usage"),
+    [
+        ("", "login", "there are several accounts", "cms login USER"),
+        ("", "import", "there are several accounts", "cms import FILE --account USER"),
+        ("dave", "logout", "there is no account 'dave'", "cms logout USER"),
+    ],
+)
+def test_a_name_that_means_no_sign_in_is_told_the_names(name: str, command: str, message: str, usage: str) -> None:
+    """And how the command takes one of them."""
+    known = "alice@example.test, shared@example.test, app@example.test, Carol@example.test"
+
+    assert Unclear(message, f"name one of these, `{usage}`: {known}") == sign_ins_meant(ALL, name, command, CAROL)
+
+
+@pytest.mark.parametrize("name", ["", "dave"])
+def test_where_no_account_is_configured_the_hint_names_real_directives(name: str) -> None:
+    """There is no name to give: the configuration lacks the account."""
+    unclear = sign_ins_meant((), name, "login")
+
+    assert isinstance(unclear, Unclear)
+    assert "there is no account" == unclear.message
+    assert "Office365_Account(...) and a CredentialServer(...)" in unclear.hint
+
+
+def test_a_list_of_users_names_each_once() -> None:
+    """Where nobody has signed in yet, it says so."""
+    assert "alice@example.test, (whoever signs in)" == users_in_words((ALICE, ALICE, NOBODY_YET))

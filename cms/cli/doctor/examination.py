@@ -27,7 +27,7 @@ from cms.cli.doctor.findings import (
     yours,
 )
 from cms.config.model import Config, ConfigError, SocketSpec
-from cms.core.accounts import Account
+from cms.core.accounts import Account, accounts_meant
 from cms.core.policy import ROOT
 from cms_oauth import dial, paths, wire
 from cms_oauth.claims import claims_of
@@ -110,9 +110,8 @@ class Examination:
     def accounts(self) -> list[Account]:
         """The accounts that are meant."""
         found = self.config.accounts if isinstance(self.config, Config) else ()
-        if not self.user:
-            return list(found)
-        return [each for each in found if each.answers_to(self.user) or self.name_of(each).lower() == self.user.lower()]
+        who = {each.grant.key: self.name_of(each) for each in found if not each.user} if self.user else {}
+        return list(accounts_meant(found, self.user, who))
 
     def name_of(self, account: Account) -> str:
         """Return whom an account serves: where the configuration names nobody, who has signed in, "" for nobody yet."""

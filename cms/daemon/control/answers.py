@@ -32,17 +32,6 @@ def nobody_signs_in(user: str, grant: Grant, *, alone: bool = False) -> Result:
     return Result(False, said, "`cms refresh` asks for one now, and `cms status` says what is wrong if none comes")
 
 
-# How an account is named to each command.
-_NAMED_TO = {"import": "cms import FILE --account USER"}
-
-
-def no_single_account(user: str, known: str, command: str) -> Result:
-    """Say that a user name, or none, means no account, and how `command` is told one of those that are `known`."""
-    said = f"there is no account {user!r:.80}" if user else "there are several accounts"
-    usage = _NAMED_TO.get(command, f"cms {command} USER")
-    return Result(False, said, f"name one of these, `{usage}`: {known}")
-
-
 def nothing_to_sign_out(user: str) -> Result:
     """Say of such an account how it is given up."""
     said = f"nobody has signed in for {user}, and nothing is stored for it"

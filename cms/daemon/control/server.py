@@ -25,12 +25,12 @@ from typing import Any
 
 import trio
 
-from cms.core.accounts import application
+from cms.core.accounts import METHODS, application
 from cms.core.lifecycle import Refused
 from cms.core.policy import ROOT, Peer
 from cms.core.status import WIDTH
 from cms.daemon.control.answers import ERRANDS, Commands, Result, ended
-from cms.daemon.signin.flow import FLOW_SECONDS, MAX_PASTED, METHODS, Flow
+from cms.daemon.signin.flow import FLOW_SECONDS, MAX_PASTED, Flow
 from cms.grants.messages import Place, Prompt
 from cms.system.listener import Listener
 from cms.system.logs import get_logger

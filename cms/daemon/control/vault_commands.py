@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from cms.core.accounts import Account, Grant, StoredSignIn
+from cms.core.accounts import Account, Grant, StoredSignIn, accounts_meant, users_in_words
 from cms.core.lifecycle import Granted, Outcome, Refused, Transient
 from cms.core.status import duration, stored
 from cms.daemon.control.answers import Ask, Result, ended
-from cms.daemon.signin.flow import METHODS
 from cms.grants.messages import BROKERED, Chore, Discard, Ended, Export, Exported, Listed, Peek, Place, Survey
 from cms.system.logs import get_logger
 from cms_oauth.microsoft import CLOUDS
@@ -27,9 +26,6 @@ log = get_logger()
 
 # What `Place.source` calls an export of cms's own.
 OURS = "cms"
-
-# What stands for an account without a user.
-_WHOEVER = "(whoever signs in)"
 
 _WORK_PAGE = "https://mysignins.microsoft.com"
 _PERSONAL_PAGE = "https://account.microsoft.com"
@@ -216,12 +212,16 @@ class Custody:
     def _chosen(self, users: Sequence[str]) -> list[Account] | Result:
         """Return the accounts that these users name, all for none, of those that people sign in for."""
         accounts = self._accounts()
-        unknown = [user for user in users if not any(each.answers_to(user) for each in accounts)]
+        unknown = [user for user in users if not accounts_meant(accounts, user)]
         if unknown:
-            known = _in_words(accounts) or "no account at all"
+            known = users_in_words(accounts) or "no account at all"
             return Result(False, f"there is no account {unknown[0]}", f"the configuration has: {known}")
-        chosen = [each for each in accounts if not users or any(each.answers_to(user) for user in users)]
-        return [each for each in chosen if each.grant.sign_in in METHODS] or Result(
+        chosen = (
+            accounts
+            if not users
+            else [each for each in accounts if any(accounts_meant([each], user) for user in users)]
+        )
+        return [each for each in chosen if not each.grant.unattended] or Result(
             False, "there is no account that a person signs in for", "nothing but those can be exported"
         )
 
@@ -282,16 +282,12 @@ def _exported(end: Exported, chosen: Sequence[Account]) -> Result:
     kept = {*end.keys, *end.brokered}
     brokered = [each for each in chosen if each.grant.key in end.brokered]
     missing = [each for each in chosen if each.grant.key not in kept]
-    said = [f"exported: {_in_words(each for each in chosen if each.grant.key in end.keys)}"]
+    said = [f"exported: {users_in_words(each for each in chosen if each.grant.key in end.keys)}"]
     if missing:
-        said.append(f"not signed in, and so not exported: {_in_words(missing)}")
+        said.append(f"not signed in, and so not exported: {users_in_words(missing)}")
     if brokered:
-        said.append(f"cannot be exported: {_in_words(brokered)}: {BROKERED}; `cms login` on the other machine")
+        said.append(f"cannot be exported: {users_in_words(brokered)}: {BROKERED}; `cms login` on the other machine")
     return Result(True, "\n".join(said), extra={"export": end.text})
-
-
-def _in_words(accounts: Iterable[Account]) -> str:
-    return ", ".join(dict.fromkeys(each.user or _WHOEVER for each in accounts))
 
 
 def _summed(ends: Sequence[str]) -> Result:

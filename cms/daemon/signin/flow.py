@@ -26,8 +26,6 @@ FLOW_SECONDS = 600.0
 # The longest address that a browser ends at: a code, a state and a session state.
 MAX_PASTED = 16 * 1024
 
-METHODS = ("browser", "device", "paste", "broker")
-
 
 class Session(Protocol):
     """A sign-in that the grant worker carries out. Nothing here raises for what Entra or the worker did."""
