@@ -6,7 +6,6 @@ import json
 import os
 import shlex
 import socket
-import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +13,7 @@ from typing import Any, Self
 
 from cms.core.policy import ROOT
 from cms.system.users import user_name
+from cms_oauth.peer import credentials
 
 # The status of some thousand accounts. What is longer is no answer of a daemon's.
 MAX_ANSWER = 16 * 1024 * 1024
@@ -25,8 +25,6 @@ LONGEST_PATIENCE = 60.0
 
 # Whose socket it is that lies in a folder of somebody's own.
 _UNKNOWN = "another user"
-
-_CREDENTIALS = struct.Struct("=iII")
 
 
 class NoDaemon(Exception):
@@ -161,5 +159,5 @@ def _barred(path: str, whose: str) -> Barred:
 
 def _stranger(sock: socket.socket) -> str:
     """Return whose daemon it is, "" for one that we may tell things to: our own or root's, and any if we are root."""
-    _, uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    _, uid, *_ = credentials(sock)
     return "" if os.geteuid() in (uid, ROOT) or uid == ROOT else user_name(uid)

@@ -13,7 +13,6 @@ import os
 import secrets
 import socket
 import stat
-import struct
 from collections.abc import Callable, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ import trio
 
 from cms.core.policy import Peer
 from cms.system.logs import get_logger
+from cms_oauth.peer import credentials
 
 # sockaddr_un has room for 108 bytes, and the last is NUL.
 MAX_PATH = 107
@@ -32,12 +32,6 @@ BACKLOG = 4096
 
 # The first descriptor that systemd passes (sd_listen_fds(3)).
 LISTEN_FDS_START = 3
-
-# getsockopt(2) of Linux 4.13 and newer; Python has no name for it. It takes at most 1,024 bytes from Python: 256
-# groups. Who is in more is known by primary group and uid alone.
-SO_PEERGROUPS = 59
-_GROUPS_BYTES = 1024
-_CREDENTIALS = struct.Struct("=iII")
 
 # accept() errors that pass when something is closed, and the pause before it is tried again when nothing could be.
 SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -75,7 +69,7 @@ class Listener:
                 await self._survive(error, relieve)
                 continue
             try:
-                return sock, peer_of(sock)
+                return sock, Peer(*credentials(sock))
             except OSError:
                 sock.close()
 
@@ -106,16 +100,6 @@ class Listener:
 async def _settle() -> None:
     for _ in range(_SETTLING_ROUNDS):
         await trio.lowlevel.checkpoint()
-
-
-def peer_of(sock: trio.socket.SocketType) -> Peer:
-    """Return who connected, as the kernel knew it at connect()."""
-    pid, uid, gid = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-    try:
-        packed = sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, _GROUPS_BYTES)
-    except OSError:
-        packed = b""
-    return Peer(pid, uid, gid, struct.unpack(f"{len(packed) // 4}I", packed))
 
 
 def adopt(environ: MutableMapping[str, str], pid: int) -> dict[str, socket.socket]:
@@ -260,8 +244,7 @@ def _holder(path: str) -> str | None:
         except BlockingIOError:
             # Its queue is full: somebody is there, and busy.
             return ""
-        credentials = dialled.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        pid, uid, _ = _CREDENTIALS.unpack(credentials)
+        pid, uid, *_ = credentials(dialled)
         return f" (pid {pid}, uid {uid})"
 
 

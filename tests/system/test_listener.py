@@ -17,7 +17,9 @@ import trio
 from support.trio_run import in_trio, in_trio_clock
 
 from cms.system import listener
-from cms.system.listener import Listener, ListenError, adopt, discard, open_listener, peer_of
+from cms.system.listener import Listener, ListenError, adopt, discard, open_listener
+from cms_oauth import peer as peers
+from cms_oauth.peer import credentials
 
 
 @pytest.fixture
@@ -479,13 +481,13 @@ async def test_a_connection_whose_peer_is_unknown_is_dropped(path: str, monkeypa
     made = await open_listener(path, 0o600)
     names = iter([OSError(errno.EINVAL, "no"), None])
 
-    def once(sock: trio.socket.SocketType) -> object:
+    def once(sock: trio.socket.SocketType) -> tuple[int, int, int, tuple[int, ...]]:
         problem = next(names)
         if problem:
             raise problem
-        return peer_of(sock)
+        return credentials(sock)
 
-    monkeypatch.setattr(listener, "peer_of", once)
+    monkeypatch.setattr(listener, "credentials", once)
     with dial(path) as first, dial(path):
         sock, _ = await made.accept()
 
@@ -498,7 +500,7 @@ async def test_a_connection_whose_peer_is_unknown_is_dropped(path: str, monkeypa
 async def test_a_peer_in_more_groups_than_fit_has_its_primary_one(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Python cannot ask for more than 256 groups: then the supplementary ones are taken for none."""
     made = await open_listener(path, 0o600)
-    monkeypatch.setattr(listener, "_GROUPS_BYTES", 4096)
+    monkeypatch.setattr(peers, "_GROUPS_BYTES", 4096)
     with dial(path):
         sock, peer = await made.accept()
 

@@ -1,0 +1,35 @@
+"""Who is at the other end of a Unix socket, as the kernel knew it at connect(): process, user and groups."""
+
+import struct
+
+try:
+    import _socket as socket
+except ImportError:  # pragma: no cover - only interpreters other than CPython have no _socket
+    import socket  # type: ignore[no-redef] # the same names, more slowly
+
+# What type checkers take for typing.TYPE_CHECKING. `typing` itself would cost the client's start as much as a fetch.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Socket(Protocol):
+        """A connected Unix socket: of the standard library, or of trio."""
+
+        def getsockopt(self, level: int, option: int, size: int, /) -> bytes: ...
+
+
+# getsockopt(2) of Linux 4.13 and newer; Python has no name for it. It takes at most 1,024 bytes from Python: 256
+# groups. For a peer in more groups only uid and primary group are known.
+SO_PEERGROUPS = 59
+_GROUPS_BYTES = 1024
+_CREDENTIALS = struct.Struct("=iII")
+
+
+def credentials(sock: "Socket") -> tuple[int, int, int, tuple[int, ...]]:
+    """Return the peer's process id, uid, primary gid and supplementary groups. Raises OSError."""
+    pid, uid, gid = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    try:
+        packed = sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, _GROUPS_BYTES)
+    except OSError:
+        packed = b""
+    return pid, uid, gid, struct.unpack(f"{len(packed) // 4}I", packed)

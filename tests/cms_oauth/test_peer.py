@@ -1,0 +1,18 @@
+"""Who is at the other end of a Unix socket."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from cms_oauth import peer
+
+
+def test_both_ends_know_each_other() -> None:
+    """Process, user, primary group and supplementary groups, whichever end asks."""
+    one, other = socket.socketpair()
+    with one, other:
+        told = [peer.credentials(each) for each in (one, other)]
+
+    assert [(os.getpid(), os.getuid(), os.getgid())] * 2 == [each[:3] for each in told]
+    assert [set(os.getgroups())] * 2 == [set(each[3]) for each in told]
