@@ -23,7 +23,7 @@ LADDER: dict[str, tuple[str, ...]] = {
     "cms.core": (),
     "cms.system": ("cms.core",),
     "cms.config": ("cms.core", "cms.system"),
-    "cms.grants": ("cms.core", "cms.system.files"),
+    "cms.grants": ("cms.core", "cms.system.files", "cms.system.threads"),
     "cms.daemon": ("cms.core", "cms.config", "cms.system", "cms.grants.messages"),
     "cms.cli": (
         "cms.core",
@@ -54,7 +54,7 @@ FETCH = ("main", "fetch", "dial", "wire", "sasl", "paths")
 TOO_HEAVY = {"click", "json", "re", "typing", "dataclasses"}
 
 # Files of the worker import this of cms/system and nothing that would bring trio or a log along.
-PLAIN = ("cms.system.files",)
+PLAIN = ("cms.system.files", "cms.system.threads")
 
 # Every third-party library, and the only files that know it; a package means all that is in it.
 HOMES = {

@@ -34,15 +34,6 @@ class Locked(Missing):
     """Nobody can tell whether the source has the key: a person has to unlock something first."""
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def read_private(path: str, closed_to: int = 0o077) -> bytes:
     """Return a secret file's bytes. Raises Missing if it could be anybody else's, FileNotFoundError if it is none.
 

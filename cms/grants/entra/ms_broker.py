@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -18,6 +17,7 @@ from typing import Any, Protocol, TypeAlias
 from cms.core import refusals
 from cms.core.accounts import Grant, Scopes
 from cms.core.lifecycle import Outcome, Transient, Trouble
+from cms.system import threads
 
 # A question without a window. The worker gives a grant 25 s as a whole, and its vault needs some of them.
 SILENT_SECONDS = 20.0
@@ -118,18 +118,13 @@ class BrokerFlow:
 
 def _ask(call: Exchange, question: Callable[[], Any], who: str = "") -> Future[Result]:
     """Put a question in a thread of its own: nothing ends one that the broker does not answer."""
-    answer: Future[Result] = Future()
 
-    def run() -> None:
-        try:
-            result = call.ask(lambda: translated(question), who)
-            call.arrived(time.clock_gettime(time.CLOCK_BOOTTIME))
-            answer.set_result(result)
-        except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
-            answer.set_exception(error)
+    def run() -> Result:
+        result = call.ask(lambda: translated(question), who)
+        call.arrived(time.clock_gettime(time.CLOCK_BOOTTIME))
+        return result
 
-    threading.Thread(target=run, daemon=True).start()
-    return answer
+    return threads.start(run)
 
 
 def _awaited(asked: Future[Result], seconds: float, wait: Callable[[float], object]) -> Result:

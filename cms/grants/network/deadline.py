@@ -11,7 +11,6 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, TypeAlias
@@ -19,6 +18,8 @@ from typing import Any, TypeAlias
 from urllib3.connection import HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
+
+from cms.system import threads
 
 # Seconds. A grant as a whole has 25: this leaves some for the vault and its key.
 EXCHANGE_SECONDS = 20.0
@@ -102,15 +103,7 @@ _CURRENT: ContextVar[Deadline] = ContextVar("budget")
 
 def _resolve(host: str, port: int, seconds: float) -> list[_Address]:
     """Return a host's addresses. Raises what getaddrinfo raises, and TimeoutError: that has no deadline of its own."""
-    answer: Future[list[_Address]] = Future()
-
-    def ask() -> None:
-        try:
-            answer.set_result(socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM))
-        except Exception as error:  # noqa: BLE001 - raised again in the thread that waits
-            answer.set_exception(error)
-
-    threading.Thread(target=ask, daemon=True).start()
+    answer = threads.start(lambda: socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM))
     return answer.result(seconds)
 
 

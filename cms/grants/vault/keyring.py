@@ -7,13 +7,14 @@ import binascii
 import hashlib
 import logging
 import secrets
-import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, wait
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from cms.grants.secrets import Absent, Locked, Missing
+from cms.system import threads
 
 KEY_BYTES = 32
 
@@ -95,28 +96,16 @@ class Patience:
 
     def __init__(self, seconds: float = KEYRING_SECONDS) -> None:
         self._seconds = seconds
-        self._hanging: threading.Thread | None = None
+        self._hanging: Future[Any] | None = None
 
     def call(self, function: Callable[[], T]) -> T:
-        if self._hanging and self._hanging.is_alive():
+        if self._hanging and not self._hanging.done():
             raise Locked("does not answer: it may wait for a person")
-        results: list[T] = []
-        errors: list[BaseException] = []
-
-        def run() -> None:
-            try:
-                results.append(function())
-            except BaseException as error:  # noqa: BLE001 - raised again in the calling thread
-                errors.append(error)
-
-        self._hanging = threading.Thread(target=run, daemon=True)
-        self._hanging.start()
-        self._hanging.join(self._seconds)
-        if errors:
-            raise errors[0]
-        if not results:
+        call = threads.start(function)
+        self._hanging = call
+        if not wait([call], self._seconds).done:
             raise Locked(f"did not answer within {self._seconds:g} s: it may wait for a person")
-        return results[0]
+        return call.result()
 
 
 class Ring(Protocol):

@@ -16,8 +16,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from cms.core.accounts import Source
-from cms.grants.secrets import Absent, Locked, Missing, read_credential, read_private, run_command, sync_folder
+from cms.grants.secrets import Absent, Locked, Missing, read_credential, read_private, run_command
 from cms.grants.vault.keyring import KEY_BYTES, Key, Keyring, KeySource, key_id, parse_key
+from cms.system.files import sync_folder, write_private
 
 # The name of the systemd credential that is used when the configuration names no source.
 CREDENTIAL = "cms.key"
@@ -59,7 +60,13 @@ class KeyFile(_Fixed):
         with suppress(FileNotFoundError):
             return parse_key(read_private(str(self._path)))
         try:
-            self._create(secrets.token_bytes(KEY_BYTES))
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            text = base64.b64encode(secrets.token_bytes(KEY_BYTES)) + b"\n"
+            # Where another process was faster, its key counts.
+            with suppress(FileExistsError):
+                write_private(self._path, text, place=os.link)
+            # Vault files will need this key: a crash must not take its name away.
+            sync_folder(self._path.parent)
         except OSError as error:
             raise Missing(f"cannot be made: {error.strerror}") from None
         self.makes = True
@@ -83,22 +90,6 @@ class KeyFile(_Fixed):
             return super().find(wanted)
         except FileNotFoundError:
             raise Missing("does not exist") from None
-
-    def _create(self, secret: bytes) -> None:
-        """Make the file whole or not at all; where another process was faster, its key counts."""
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        draft = self._path.with_name(f"{self._path.name}.{secrets.token_hex(4)}")
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(base64.b64encode(secret) + b"\n")
-                file.flush()
-                os.fsync(descriptor)
-            with suppress(FileExistsError):
-                os.link(draft, self._path)
-        finally:
-            draft.unlink()
-        sync_folder(self._path.parent)
 
 
 class Keys:

@@ -42,9 +42,10 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cms.core.accounts import Grant, StoredSignIn
 from cms.core.lifecycle import Ending, Transient, Trouble
 from cms.core.refusals import NOTHING_TO_DO, RETRIES
-from cms.grants.secrets import Locked, Missing, Unavailable, sync_folder
+from cms.grants.secrets import Locked, Missing, Unavailable
 from cms.grants.vault.keyring import Key
 from cms.grants.vault.keys import Keys
+from cms.system.files import sync_folder, write_private
 
 FORMAT = "cms-vault"
 VERSION = 1
@@ -475,10 +476,8 @@ class Vault:
         try:
             key = self.keys.make()
             if key:
-                named = self.folder / KEY_NAME
-                # The folder keeps others out; like all that is in it, this is nobody else's even without it.
-                named.touch(0o600)
-                named.write_text(f"{key.id}\n{MADE}\n" if key.made else f"{key.id}\n")
+                text = f"{key.id}\n{MADE}\n" if key.made else f"{key.id}\n"
+                write_private(self.folder / KEY_NAME, text.encode())
         except Missing as missing:
             raise _locked_out(f"there is no place for the vault's key: {missing}") from None
         except OSError as error:
