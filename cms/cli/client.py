@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import socket
+from collections import deque
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from cms.core import json_lines
+from cms.core.json_lines import Garbled
 from cms.core.policy import ROOT
 from cms.system.users import user_name
 from cms_oauth.peer import credentials
@@ -49,7 +51,8 @@ class Remote:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._received = bytearray()
+        self._lines = json_lines.Lines(MAX_ANSWER)
+        self._received: deque[bytes] = deque()
 
     def __enter__(self) -> Self:
         return self
@@ -65,39 +68,33 @@ class Remote:
     def send(self, message: Mapping[str, Any]) -> None:
         """Send a message. Raises NoDaemon if the daemon has gone."""
         try:
-            self._sock.sendall(json.dumps(message).encode() + b"\n")
+            self._sock.sendall(json_lines.pack(message))
         except OSError:
             raise _gone() from None
 
     def receive(self) -> dict[str, Any]:
-        """Return the next message. Raises NoDaemon if the daemon leaves, or is silent, before it has said it."""
-        while b"\n" not in self._received:
+        """Return the next message. Raises NoDaemon if the daemon ends, or says nothing in time."""
+        while not self._received:
             try:
                 chunk = self._sock.recv(65536)
+                self._received += self._lines.feed(chunk)
             except TimeoutError:
                 raise _silent() from None
-            except OSError:
-                chunk = b""
-            if not chunk or len(self._received) > MAX_ANSWER:
+            except (OSError, Garbled):
+                raise _gone() from None
+            if not chunk:
                 raise _gone()
-            self._received += chunk
-        return self._taken()
+        try:
+            return json_lines.unpack(self._received.popleft())
+        except Garbled:
+            raise NoDaemon(
+                "the daemon's answer makes no sense", "start it again: it may be of another version"
+            ) from None
 
     @property
     def ready(self) -> bool:
-        """Whether `receive` has a message already, without a word from the daemon."""
-        return b"\n" in self._received
-
-    def _taken(self) -> dict[str, Any]:
-        line, _, rest = bytes(self._received).partition(b"\n")
-        self._received[:] = rest
-        try:
-            message = json.loads(line)
-        except ValueError:
-            message = None
-        if not isinstance(message, dict):
-            raise NoDaemon("the daemon's answer makes no sense", "start it again: it may be of another version")
-        return message
+        """True if `receive` returns without waiting for the daemon."""
+        return bool(self._received)
 
     def ask(self, command: str, **fields: Any) -> dict[str, Any]:
         """Give a command that is answered with one message; return that."""

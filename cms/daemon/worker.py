@@ -27,6 +27,7 @@ from typing import Protocol, TypeAlias
 import trio
 
 from cms.core.accounts import Grant, Scopes
+from cms.core.json_lines import Garbled, Lines
 from cms.core.lifecycle import Granted, Outcome, Transient, Trouble
 from cms.daemon.children import REAP_SECONDS, close_pipes, end_process, log_output, worker_environment
 from cms.grants import messages
@@ -195,7 +196,7 @@ class _Child:
                 nursery.start_soon(self._send, stream)
                 try:
                     await self._receive(stream)
-                except messages.Garbage as garbage:
+                except Garbled as garbage:
                     self.kill(f"it sent {garbage}")
                 nursery.cancel_scope.cancel()
         self.takes_questions = False
@@ -207,7 +208,7 @@ class _Child:
                 await stream.send_all(line)
 
     async def _receive(self, stream: trio.SocketStream) -> None:
-        lines = messages.Lines()
+        lines = Lines(messages.MAX_MESSAGE)
         with suppress(trio.BrokenResourceError):
             async for chunk in stream:
                 for line in lines.feed(bytes(chunk)):

@@ -25,8 +25,10 @@ from typing import Protocol
 
 from cms.core import refusals
 from cms.core.accounts import Grant, Scopes
+from cms.core.json_lines import Garbled, Lines
 from cms.core.lifecycle import Outcome, Transient, Trouble
 from cms.grants.messages import (
+    MAX_MESSAGE,
     Acquire,
     Cancel,
     Chore,
@@ -36,9 +38,7 @@ from cms.grants.messages import (
     Explore,
     Export,
     Forget,
-    Garbage,
     Import,
-    Lines,
     Open,
     Peek,
     Prompt,
@@ -116,7 +116,7 @@ class Dispatcher:
         self._clock = clock
         self._office: Office | None = None
         self._opened = Open("")
-        self._lines = Lines()
+        self._lines = Lines(MAX_MESSAGE)
         self._pending: deque[Job] = deque()
         self._running: set[Job] = set()
         self._abandoned: set[Job] = set()
@@ -131,7 +131,7 @@ class Dispatcher:
         """Serve; return the exit status."""
         try:
             self._serve()
-        except Garbage as garbage:
+        except Garbled as garbage:
             print(f"error: the broker sent {garbage}", file=sys.stderr, flush=True)
             return EXIT_GARBAGE
         finally:
@@ -188,7 +188,7 @@ class Dispatcher:
 
     def _take(self, question: Question) -> None:
         if isinstance(question, Open) is (self._office is not None):
-            raise Garbage("a first message that is not Open, or a second Open")
+            raise Garbled("a first message that is not Open, or a second Open")
         match question:
             case Open():
                 self._opened = question

@@ -2,18 +2,19 @@
 
 The broker asks (`Open`, `Acquire`, `SignIn`, `Redirected`, `Cancel`, `Forget`, `Import`, and the `Chore`s), the worker
 answers (`Prompt`, `Done`).
-Every question has a number of its own, and every answer names it. A line that is no message raises `Garbage`, whose
+Every question has a number of its own, and every answer names it. A line that is no message raises `Garbled`, whose
 text never quotes the line: it could hold a token.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeAlias, TypeVar
 
+from cms.core import json_lines
 from cms.core.accounts import Grant, Proxy, Scopes, Source, StoredSignIn
+from cms.core.json_lines import Garbled
 from cms.core.lifecycle import Ending, Granted, Outcome, Refused, Transient, Trouble
 
 # An export of a thousand sign-ins, some 4 KB each. What is longer is not a message.
@@ -22,10 +23,6 @@ MAX_MESSAGE = 8 * 1024 * 1024
 
 # Why some sign-ins are in no export, for people: their refresh token never comes here.
 BROKERED = "Microsoft's broker keeps the sign-in, for this device alone"
-
-
-class Garbage(ValueError):
-    """Bytes that are no message. The text never quotes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,31 +255,17 @@ _FITS: dict[str, Callable[[Any], bool]] = {
 }
 
 
-class Lines:
-    """Cuts a byte stream into lines without their LF, and keeps no more than one message of what has no end yet."""
-
-    def __init__(self) -> None:
-        self._rest = b""
-
-    def feed(self, data: bytes) -> list[bytes]:
-        """Return the lines that `data` completes, or raise Garbage for one that is too long."""
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        if any(len(line) > MAX_MESSAGE for line in (*lines, self._rest)):
-            raise Garbage("a line that is too long for a message")
-        return lines
-
-
 def pack(message: Question | Reply) -> bytes:
     """Return one line, LF included."""
     body = asdict(message)
     if isinstance(message, Done):
         body["outcome"]["is"] = type(message.outcome).__name__
-    return json.dumps({"is": type(message).__name__, **body}).encode() + b"\n"
+    return json_lines.pack({"is": type(message).__name__, **body})
 
 
 def unpack_question(line: bytes) -> Question:
-    """Return the question in a line, or raise Garbage."""
-    body = _object(line)
+    """Return the question in a line, or raise Garbled."""
+    body = json_lines.unpack(line)
     try:
         kind = _QUESTIONS[body.pop("is")]
         if "grant" in body:
@@ -304,13 +287,13 @@ def unpack_question(line: bytes) -> Question:
             _words(body["fields"].values())
         question: Question = kind(**body)
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise Garbage("a question that is none") from None
+        raise Garbled("a question that is none") from None
     return question
 
 
 def unpack_reply(line: bytes) -> Reply:
-    """Return the reply in a line, or raise Garbage."""
-    body = _object(line)
+    """Return the reply in a line, or raise Garbled."""
+    body = json_lines.unpack(line)
     try:
         kind = body.pop("is")
         if kind == "Prompt":
@@ -319,17 +302,7 @@ def unpack_reply(line: bytes) -> Reply:
             return Done(_number(body["number"]), _outcome(body["outcome"]))
     except (KeyError, TypeError, ValueError, AttributeError):
         pass
-    raise Garbage("a reply that is none") from None
-
-
-def _object(line: bytes) -> dict[str, Any]:
-    try:
-        body = json.loads(line)
-    except ValueError:
-        raise Garbage("a line that is not JSON") from None
-    if not isinstance(body, dict):
-        raise Garbage("a line that is not a JSON object")
-    return body
+    raise Garbled("a reply that is none") from None
 
 
 def _outcome(body: dict[str, Any]) -> Ended:

@@ -4,10 +4,9 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from cms.core.accounts import Grant, Proxy, Source, StoredSignIn
+from cms.core.json_lines import Garbled
 from cms.core.lifecycle import Ending, Granted, Refused, Transient, Trouble
 from cms.grants import messages
 from cms.grants.messages import (
@@ -20,9 +19,7 @@ from cms.grants.messages import (
     Export,
     Exported,
     Forget,
-    Garbage,
     Import,
-    Lines,
     Listed,
     Open,
     Peek,
@@ -129,8 +126,8 @@ def _broken_questions() -> list[bytes]:
 
 @pytest.mark.parametrize("line", _broken_questions())
 def test_no_question(line: bytes) -> None:
-    """A line that is no question is Garbage, and nothing else is raised."""
-    with pytest.raises(Garbage):
+    """A line that is no question is Garbled, and nothing else is raised."""
+    with pytest.raises(Garbled):
         messages.unpack_question(line)
 
 
@@ -179,15 +176,15 @@ def _lies() -> list[dict[str, Any]]:
     ],
 )
 def test_no_reply(body: dict[str, Any]) -> None:
-    """A line that is no reply is Garbage, and nothing else is raised."""
-    with pytest.raises(Garbage):
+    """A line that is no reply is Garbled, and nothing else is raised."""
+    with pytest.raises(Garbled):
         messages.unpack_reply(json.dumps(body).encode())
 
 
 def test_garbage_never_quotes() -> None:
-    """The text of Garbage has nothing of the line, which could hold a token."""
+    """The text of Garbled has nothing of the line, which could hold a token."""
     for unpack in (messages.unpack_question, messages.unpack_reply):
-        with pytest.raises(Garbage) as caught:
+        with pytest.raises(Garbled) as caught:
             unpack(b'{"is": "Done", "outcome": {"is": "Granted", "secret": "eyJ-the-token"}}')
 
         assert "eyJ" not in str(caught.value)
@@ -198,26 +195,3 @@ def test_garbage_never_quotes() -> None:
 def test_secrets_do_not_print(message: Question | Reply) -> None:
     """Neither a code nor a password nor a token is in the repr of what carries it."""
     assert "secret-" not in repr(message)
-
-
-@given(st.lists(st.binary(max_size=20).filter(lambda line: b"\n" not in line), max_size=5), st.data())
-def test_lines_come_whole_however_they_are_cut(lines: list[bytes], data: st.DataObject) -> None:
-    """A stream gives the same lines whether it comes whole, byte by byte, or cut anywhere."""
-    stream = b"".join(line + b"\n" for line in lines)
-    cut = data.draw(st.integers(0, len(stream)))
-    whole, pieces = Lines(), Lines()
-
-    assert lines == whole.feed(stream)
-    assert lines == pieces.feed(stream[:cut]) + pieces.feed(stream[cut:])
-    bytewise = Lines()
-    assert lines == [line for at in range(len(stream)) for line in bytewise.feed(stream[at : at + 1])]
-
-
-def test_line_without_end() -> None:
-    """A line longer than a message is Garbage, whether its end has come or not; one as long is none."""
-    fits = b"x" * messages.MAX_MESSAGE
-
-    assert [fits] == Lines().feed(fits + b"\n")
-    for data in (fits + b"x", fits + b"x\n"):
-        with pytest.raises(Garbage):
-            Lines().feed(data)

@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from cms.core.accounts import Grant, Source
+from cms.core.json_lines import Lines
 from cms.core.lifecycle import Outcome
 from cms.grants.dispatcher import Dispatcher, Office
 from cms.grants.entra.client import Entra as Provider
 from cms.grants.messages import (
+    MAX_MESSAGE,
     Acquire,
     Done,
     Forget,
-    Lines,
     Open,
     Prompt,
     Question,
@@ -101,7 +102,7 @@ class Broker:
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.status: int | None = None
-        self._lines = Lines()
+        self._lines = Lines(MAX_MESSAGE)
         self._replies: list[Reply] = []
         self._number = 0
         sock.settimeout(PATIENCE)

@@ -16,7 +16,7 @@ Commands: ping, status, login, import, export, restore, prune, logout, leave, re
 
 from __future__ import annotations
 
-import json
+from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -25,7 +25,9 @@ from typing import Any
 
 import trio
 
+from cms.core import json_lines
 from cms.core.accounts import METHODS, application
+from cms.core.json_lines import Garbled
 from cms.core.lifecycle import Refused
 from cms.core.policy import ROOT, Peer
 from cms.core.status import WIDTH
@@ -45,44 +47,27 @@ MAX_CONNECTIONS = 64
 log = get_logger()
 
 
-class Garbled(ValueError):
-    """A line that is no message of this protocol."""
-
-
 class Lines:
     """A connection as lines of JSON, both ways, each of bounded length."""
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
         self._sending = trio.Lock()
-        self._received = bytearray()
+        self._cut = json_lines.Lines(MAX_LINE)
+        self._received: deque[bytes] = deque()
 
     async def send(self, message: Mapping[str, Any]) -> None:
         async with self._sending:
-            await self._stream.send_all(json.dumps(message).encode() + b"\n")
+            await self._stream.send_all(json_lines.pack(message))
 
     async def receive(self) -> dict[str, Any] | None:
         """Return the next message, None at the end. Raises Garbled."""
-        while b"\n" not in self._received:
-            if len(self._received) > MAX_LINE:
-                raise Garbled("a line that is too long")
+        while not self._received:
             chunk = await self._stream.receive_some()
             if not chunk:
                 return None
-            self._received += chunk
-        line, _, rest = bytes(self._received).partition(b"\n")
-        self._received[:] = rest
-        return _object(line)
-
-
-def _object(line: bytes) -> dict[str, Any]:
-    try:
-        message = json.loads(line)
-    except ValueError:
-        raise Garbled("a line that is not JSON") from None
-    if not isinstance(message, dict):
-        raise Garbled("a line that is no JSON object")
-    return message
+            self._received += self._cut.feed(chunk)
+        return json_lines.unpack(self._received.popleft())
 
 
 async def serve(

@@ -16,12 +16,13 @@ import trio
 from support.trio_run import in_trio, in_trio_clock
 
 from cms.core.accounts import DEFAULT_REGISTRATION, Grant
+from cms.core.json_lines import Garbled
 from cms.core.lifecycle import Granted, Outcome, Refused, Trouble
 from cms.core.policy import Peer
 from cms.core.status import WIDTH
 from cms.daemon.control import answers, server
 from cms.daemon.control.answers import Ask, Commands, Result, ended
-from cms.daemon.control.server import Garbled, Lines
+from cms.daemon.control.server import Lines
 from cms.daemon.signin.flow import FLOW_SECONDS, Flow
 from cms.daemon.signin.http import Address
 from cms.grants.messages import Place, Prompt
