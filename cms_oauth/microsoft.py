@@ -1,17 +1,19 @@
-"""What is true of Microsoft 365 everywhere: clouds, hosts, resources, roles, personal accounts, portals.
+"""What is true of Microsoft 365 everywhere: clouds, hosts, resources, permissions, personal accounts, portals.
 
-Each fact stands here once, with its source; whatever needs it, cms or the client, reads it here.
+Each fact is here once, with its source, and cms and the client read it from here. What can be derived from the table of
+clouds is derived from it.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-# What each mail protocol needs of a token (Microsoft: "Authenticate an IMAP, POP or SMTP connection using OAuth").
-# All three share one audience, so one token request serves them together.
+# What each mail protocol needs of a person's token (Microsoft: "Authenticate an IMAP, POP or SMTP connection using
+# OAuth"). All three share one audience, so one token request serves them together.
 PERMISSIONS = {"SMTP": "SMTP.Send", "IMAP": "IMAP.AccessAsUser.All", "POP": "POP.AccessAsUser.All"}
+# And of an application's (the same page, client credentials).
+ROLES = {"SMTP": "SMTP.SendAsApp", "IMAP": "IMAP.AccessAsApp", "POP": "POP.AccessAsApp"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,28 +87,47 @@ CLOUDS = {
 }
 
 
-# Where every personal account is at home (Microsoft: "Microsoft identity platform and OpenID Connect", issuers).
+# The tenant of all personal accounts, by its id and by its name (Microsoft: "Microsoft identity platform and OpenID
+# Connect", issuers).
 PERSONAL_TENANT = "9188040d-6c67-4c5b-b112-36a304b66dad"
+CONSUMERS = "consumers"
+PERSONAL_TENANTS = frozenset((CONSUMERS, PERSONAL_TENANT))
+# Where a personal account can sign in.
+OPEN_TO_PERSONAL = PERSONAL_TENANTS | {"common"}
 
-# Words that stand for more than one tenant.
+# Words that stand for more than one tenant, and all words that are no tenant's own name.
 ANY_TENANT = ("common", "organizations")
+TENANT_WORDS = (*ANY_TENANT, CONSUMERS)
 
-# Outlook.com's own domains: a person's, never an organisation's. Those with an asterisk exist in many countries.
+# Outlook.com's own domains: a person's, never an organisation's.
 _PERSONAL_DOMAINS = ("outlook.com", "hotmail.com", "live.com", "msn.com", "passport.com", "windowslive.com")
+# Those that exist under the domains of many countries as well: hotmail.fr, live.co.uk, outlook.com.br.
 _PERSONAL_BRANDS = ("outlook", "hotmail", "live")
-# A country's: hotmail.fr, live.co.uk, outlook.com.br.
 _MOST_LABELS = 3
+# The labels of a country's domain are short: live.co.uk is Outlook.com's, live.nation.com is a company's.
+_LONGEST_LABEL = 3
+
+
+def is_personal(domain: str) -> bool:
+    """Return whether a mail domain is Outlook.com's. Personal accounts may have any other address as well."""
+    brand, *country = domain.lower().split(".")
+    short = 0 < len(country) < _MOST_LABELS and all(0 < len(each) <= _LONGEST_LABEL for each in country)
+    return domain.lower() in _PERSONAL_DOMAINS or (brand in _PERSONAL_BRANDS and short)
+
 
 # The login hosts that Microsoft documents, with their older names, and the clouds that each is for.
 LOGIN_HOSTS = {
     "login.microsoftonline.com": ("global", "personal"),
     "login.microsoft.com": ("global", "personal"),
     "login.windows.net": ("global", "personal"),
+    "sts.windows.net": ("global", "personal"),
     "login.live.com": ("personal",),
     "login.microsoftonline.us": ("gcc-high", "dod"),
     "login.partner.microsoftonline.cn": ("china",),
     "login.chinacloudapi.cn": ("china",),
 }
+# Names of one login service: a sign-in of one is good at all (the aliases of Microsoft's own instance discovery).
+LOGIN_ALIASES = frozenset(host for host, clouds in LOGIN_HOSTS.items() if "personal" in clouds)
 
 # The domain that each tenant has from the start, and the clouds whose tenants have it. Only what is certain: some
 # tenants of the American government have onmicrosoft.com.
@@ -115,54 +136,39 @@ INITIAL_DOMAINS = {
     ".onmschina.cn": ("china",),
 }
 
-# Resources that the clouds' own rows do not name.
-_MORE_RESOURCES = {
-    "outlook.office365.com": ("global", "personal"),
-    "ps.outlook.com": ("global",),
-    "webmail.apps.mil": ("dod",),
-}
-
-
-def _resources() -> dict[str, tuple[str, ...]]:
-    """Return the hosts of the resources that are known, each with the clouds that it is in."""
-    found: dict[str, tuple[str, ...]] = dict(_MORE_RESOURCES)
-    for cloud in CLOUDS.values():
-        for url in (cloud.resource, cloud.graph):
-            host = urlsplit(url).netloc
-            found[host] = tuple(dict.fromkeys((*found.get(host, ()), cloud.name)))
-    return found
-
-
-RESOURCES = _resources()
-
-
-def is_personal(domain: str) -> bool:
-    """Whether a mail domain is Outlook.com's. Personal accounts may have any other address as well."""
-    brand, _, country = domain.partition(".")
-    known = brand in _PERSONAL_BRANDS and bool(country) and domain.count(".") < _MOST_LABELS
-    return domain in _PERSONAL_DOMAINS or (known and all(len(each) <= _MOST_LABELS for each in country.split(".")))
-
-
 # Exchange Online's application id, which a token may name where another has its address (v2.0 access tokens have the
 # id; which of the two, the resource decides). Microsoft Graph's is the one mistaken for it.
 EXCHANGE = "00000002-0000-0ff1-ce00-000000000000"
 GRAPH = "00000003-0000-0000-c000-000000000000"
 
-# The addresses of one and the same resource, in each of Microsoft's clouds.
-EXCHANGE_HOSTS = frozenset(
-    (
-        "outlook.office.com",
-        "outlook.office365.com",
-        "outlook.com",
-        "ps.outlook.com",
-        "outlook.office365.us",
-        "outlook-dod.office365.us",
-        "partner.outlook.cn",
-    )
-)
-GRAPH_HOSTS = frozenset(
-    ("graph.microsoft.com", "graph.microsoft.us", "dod-graph.microsoft.us", "microsoftgraph.chinacloudapi.cn")
-)
+
+def _hosts(*urls: tuple[str, str]) -> dict[str, tuple[str, ...]]:
+    """Return the hosts of these addresses, each with the clouds that it is in."""
+    found: dict[str, tuple[str, ...]] = {}
+    for url, cloud in urls:
+        host = urlsplit(url).netloc
+        found[host] = (*found.get(host, ()), cloud)
+    return found
+
+
+GRAPH_HOSTS = _hosts(*((each.graph, each.name) for each in CLOUDS.values()))
+
+# The names that a token may have Exchange by, and the clouds that each is in; none where the name does not tell.
+EXCHANGE_HOSTS = {
+    **_hosts(*((each.resource, each.name) for each in CLOUDS.values())),
+    "outlook.office365.com": ("global", "personal"),
+    "outlook.com": (),
+    "ps.outlook.com": (),
+}
+
+# What a scope may name, and the clouds that have it (Microsoft: "National clouds").
+RESOURCES = {
+    **GRAPH_HOSTS,
+    **{host: clouds for host, clouds in EXCHANGE_HOSTS.items() if clouds},
+    # Documented for the consent of applications in the global cloud alone, whatever tokens call themselves.
+    "ps.outlook.com": ("global",),
+    "webmail.apps.mil": ("dod",),
+}
 
 # Resources that are certainly no mail server, and what they are: Azure's management, whose tokens `az account
 # get-access-token` gives unasked (Microsoft: "Azure Resource Manager", "National clouds"), Azure AD Graph, which Graph
@@ -181,71 +187,59 @@ OTHERS = {
         ),
         "the management of Azure",
     ),
-    **dict.fromkeys(("00000002-0000-0000-c000-000000000000", "graph.windows.net"), "Azure AD Graph"),
+    **dict.fromkeys(
+        ("00000002-0000-0000-c000-000000000000", "graph.windows.net", "graph.chinacloudapi.cn"), "Azure AD Graph"
+    ),
     **dict.fromkeys(("vault.azure.net", "vault.usgovcloudapi.net", "vault.azure.cn"), "Azure Key Vault"),
 }
 
-# What an application's token needs for each mail protocol (Microsoft: "Authenticate an IMAP, POP or SMTP connection
-# using OAuth", client credentials).
-ROLES = {"SMTP": "SMTP.SendAsApp", "IMAP": "IMAP.AccessAsApp", "POP": "POP.AccessAsApp"}
+
+def _host_of(audience: str) -> str:
+    """Return the host that an audience names, else the audience, in lower case."""
+    name = audience.strip().lower().rstrip("/")
+    _, scheme, rest = name.partition("://")
+    return rest.partition("/")[0].partition(":")[0] if scheme else name
 
 
 def resource_name(audience: str) -> str:
     """Return one name for the many spellings of a resource: the known ones' ids, else its host, else as it is."""
-    name = audience.strip().lower().rstrip("/")
-    _, scheme, rest = name.partition("://")
-    host = rest.partition("/")[0].partition(":")[0] if scheme else name
+    host = _host_of(audience)
     return EXCHANGE if host in EXCHANGE_HOSTS else GRAPH if host in GRAPH_HOSTS else host
 
 
+def clouds_of_audience(audience: str) -> tuple[str, ...]:
+    """Return the clouds whose mail a token is for, none where its audience does not tell."""
+    return EXCHANGE_HOSTS.get(_host_of(audience), ())
+
+
+# Where the mail servers of a cloud are, the most telling ending first (Microsoft: "Microsoft 365 URLs and IP address
+# ranges", of each cloud).
+_SERVERS = (
+    (".outlook-dod.office365.us", ("dod",)),
+    (".office365.us", ("gcc-high",)),
+    (".outlook.cn", ("china",)),
+    (".office365.com", ("global", "personal")),
+    (".outlook.com", ("global", "personal")),
+)
+
+
+def clouds_of_server(host: str) -> tuple[str, ...]:
+    """Return the clouds that a mail server may be in, none for a server that is not Microsoft's."""
+    return next((clouds for ending, clouds in _SERVERS if f".{host.lower()}".endswith(ending)), ())
+
+
 _PORTAL = "https://entra.microsoft.com"
-# Where administrators of the other clouds work, by login host.
-_PORTALS = {
+# Where administrators of the other clouds work, by login host (Microsoft: "National clouds").
+PORTALS = {
     "login.microsoftonline.us": "https://portal.azure.us",
     "login.partner.microsoftonline.cn": "https://portal.azure.cn",
 }
 
-APPLICATIONS = {"SMTP": "SMTP.SendAsApp", "IMAP": "IMAP.AccessAsApp", "POP": "POP.AccessAsApp"}
+# Where people end their sessions on all machines: at work or school, and of a personal account.
+WORK_SESSIONS = "https://mysignins.microsoft.com"
+PERSONAL_SESSIONS = "https://account.microsoft.com"
 
 
 def portal(authority: str) -> str:
     """Return where applications of an authority's cloud are registered and consented to."""
-    return _PORTALS.get(urlsplit(authority).netloc, _PORTAL)
-
-
-# Exchange's resources, by cloud (microsoft.md B1) where they tell it, and the identifier that version 2 tokens name
-# instead.
-AUDIENCES = {
-    "outlook.office.com": "worldwide",
-    "outlook.office365.com": "worldwide",
-    "outlook.com": "",
-    "ps.outlook.com": "",
-    "outlook.office365.us": "GCC High",
-    "outlook-dod.office365.us": "DoD",
-    "partner.outlook.cn": "China",
-    "00000002-0000-0ff1-ce00-000000000000": "",
-}
-
-# Where the servers of a cloud are, the most telling ending first.
-_HOSTS = (
-    ("outlook-dod.office365.us", "DoD"),
-    (".office365.us", "GCC High"),
-    (".outlook.cn", "China"),
-    (".office365.com", "worldwide"),
-    (".outlook.com", "worldwide"),
-)
-
-# Domains of personal accounts, in whatever country, and the tenant that all of them are in.
-PERSONAL = re.compile(r"@(outlook|hotmail|live|msn|passport|windowslive)\.[a-z.]+$", re.IGNORECASE)
-PERSONAL_TENANT_ID = "9188040d-6c67-4c5b-b112-36a304b66dad"
-
-WANTED = {"smtp": "SMTP.Send", "imap": "IMAP.AccessAsUser.All", "pop": "POP.AccessAsUser.All"}
-WANTED_ROLES = {"smtp": "SMTP.SendAsApp", "imap": "IMAP.AccessAsApp", "pop": "POP.AccessAsApp"}
-
-
-def cloud_of(host: str) -> str:
-    return next((cloud for ending, cloud in _HOSTS if f".{host.lower()}".endswith(ending)), "")
-
-
-def bare_audience(audience: str) -> str:
-    return audience.lower().removeprefix("https://").rstrip("/")
+    return PORTALS.get(urlsplit(authority).netloc, _PORTAL)

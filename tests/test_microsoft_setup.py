@@ -14,7 +14,7 @@ from support.contrib import ROOT
 from support.fragments import Block, blocks
 
 from cms.cli import commands
-from cms_oauth.microsoft import _PORTALS, CLOUDS, PERMISSIONS
+from cms_oauth.microsoft import CLOUDS, PERMISSIONS, PORTALS
 
 PAGE = (ROOT / "docs" / "microsoft-setup.md").read_text()
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
@@ -113,7 +113,7 @@ def test_clouds_are_those_that_cms_works_with() -> None:
         cells = [each.strip() for each in rows[cloud.name].split("|")]
         login = cloud.login.removeprefix("https://")
         assert [login, f"{cloud.resource}/", cloud.imap_host, cloud.smtp_host, cloud.graph] == cells
-    assert [] == [portal for portal in _PORTALS.values() if portal not in PAGE]
+    assert [] == [portal for portal in PORTALS.values() if portal not in PAGE]
 
 
 def test_links_lead_somewhere() -> None:

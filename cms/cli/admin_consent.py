@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from cms.core.accounts import ALL_CONSENTED, Account, Grant, Scopes, accounts_meant, application, users_in_words
-from cms_oauth.microsoft import ANY_TENANT, APPLICATIONS, CLOUDS, PERSONAL_TENANT, is_personal, portal
+from cms_oauth.microsoft import ANY_TENANT, CLOUDS, PERSONAL_TENANTS, ROLES, is_personal, portal
 
 # The page wants a tenant that an administrator can be of; `common` would let personal accounts in, and is refused.
 ANY_ORGANISATION = "organizations"
@@ -87,7 +87,7 @@ def nobody_to_ask(account: Account) -> str:
         )
     tenant = _tenant(grant)
     domain = (grant.login or account.user).rpartition("@")[2].lower()
-    if tenant in ("consumers", PERSONAL_TENANT) or (tenant in ANY_TENANT and is_personal(domain)):
+    if tenant in PERSONAL_TENANTS or (tenant in ANY_TENANT and is_personal(domain)):
         return (
             "this is a personal account, which has no administrator: its owner consents when signing in,"
             " with `cms login`"
@@ -171,7 +171,7 @@ def _permission(resource: str, name: str) -> Permission:
 def _own(accounts: Sequence[Account]) -> tuple[Permission, ...]:
     """Return an application's permissions. A request names none: they are what its registration lists."""
     protocols = dict.fromkeys(name for account in accounts for name in account.scopes)
-    names = [APPLICATIONS[each] for each in protocols if each in APPLICATIONS]
+    names = [ROLES[each] for each in protocols if each in ROLES]
     return tuple(_permission("Office 365 Exchange Online", name) for name in names)
 
 

@@ -15,6 +15,7 @@ from typing import TypeAlias
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from cms.core.accounts import METHODS, UNATTENDED, Scopes, Source
+from cms_oauth.microsoft import TENANT_WORDS
 
 # What a configuration gives: anything, until it is checked.
 Given: TypeAlias = object
@@ -46,8 +47,6 @@ BROKER_REDIRECT = "https://login.microsoftonline.com/common/oauth2/nativeclient"
 PROMPTS = ("login", "select_account", "consent", "none")
 
 SIGN_IN_WAYS = (*METHODS, *UNATTENDED)
-
-TENANTS = ("common", "organizations", "consumers")
 
 # MSAL adds these itself and refuses to be given them.
 _OWN_SCOPES = frozenset({"openid", "profile", "offline_access"})
@@ -173,9 +172,12 @@ def address(name: str, value: Given) -> str:
 def tenant(value: Given) -> str:
     """Return a tenant: GUID, domain, or one of Entra's three words."""
     given = text("tenant", value).lower()
-    if given in TENANTS or _GUID.fullmatch(given) or _DOMAIN.fullmatch(given):
+    if given in TENANT_WORDS or _GUID.fullmatch(given) or _DOMAIN.fullmatch(given):
         return given
-    raise Mistake(f"tenant= is a GUID, a domain, {', '.join(TENANTS[:-1])} or {TENANTS[-1]}", nearest(given, TENANTS))
+    raise Mistake(
+        f"tenant= is a GUID, a domain, {', '.join(TENANT_WORDS[:-1])} or {TENANT_WORDS[-1]}",
+        nearest(given, TENANT_WORDS),
+    )
 
 
 def guid(name: str, value: Given, names: Sequence[str]) -> str:

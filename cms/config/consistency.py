@@ -15,7 +15,8 @@ from cms_oauth.microsoft import (
     ANY_TENANT,
     INITIAL_DOMAINS,
     LOGIN_HOSTS,
-    PERSONAL_TENANT,
+    OPEN_TO_PERSONAL,
+    PERSONAL_TENANTS,
     RESOURCES,
     Cloud,
     is_personal,
@@ -99,7 +100,7 @@ def _foreign_domain(case: Case) -> str:
 
 
 def _personal_cloud(case: Case) -> str:
-    if case.cloud.name != "personal" or case.tenant in {"consumers", "common", PERSONAL_TENANT}:
+    if case.cloud.name != "personal" or case.tenant in OPEN_TO_PERSONAL:
         return ""
     return (
         f'cloud="personal" is for accounts of Outlook.com, and tenant="{case.tenant}" for an organisation\'s: leave'
@@ -108,7 +109,7 @@ def _personal_cloud(case: Case) -> str:
 
 
 def _personal_tenant(case: Case) -> str:
-    if case.cloud.name == "personal" or case.tenant not in {"consumers", PERSONAL_TENANT} or is_personal(case.domain):
+    if case.cloud.name == "personal" or case.tenant not in PERSONAL_TENANTS or is_personal(case.domain):
         return ""
     return (
         f'tenant="{case.tenant}" is for personal accounts only, and {case.person or "the account"} may be none: leave'
@@ -118,7 +119,7 @@ def _personal_tenant(case: Case) -> str:
 
 def _personal_user(case: Case) -> str:
     """A guest of a tenant has no mailbox in it."""
-    at_home = case.tenant in {"consumers", "common", PERSONAL_TENANT} and case.cloud.name == "global"
+    at_home = case.tenant in OPEN_TO_PERSONAL and case.cloud.name == "global"
     # Of cloud="personal" with a tenant there is a warning already.
     if not is_personal(case.domain) or at_home or case.cloud.name == "personal":
         return ""

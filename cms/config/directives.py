@@ -30,7 +30,7 @@ from cms.core.accounts import (
     registration_of,
 )
 from cms.core.notices import EVENTS, GRACE_SECONDS, REMIND_SECONDS, USUAL_EVENTS, Hook
-from cms_oauth.microsoft import CLOUDS, PERMISSIONS, Cloud
+from cms_oauth.microsoft import CLOUDS, CONSUMERS, PERMISSIONS, TENANT_WORDS, Cloud
 
 T = TypeVar("T")
 
@@ -600,7 +600,7 @@ def _login_host(cloud: Cloud, registered: Registration) -> str:
 
 
 def _home_tenant(cloud: Cloud, registered: Registration) -> str:
-    return "consumers" if cloud.name == "personal" else registered.tenant
+    return CONSUMERS if cloud.name == "personal" else registered.tenant
 
 
 def _secret(name: str, given: Given) -> Source | None:
@@ -644,7 +644,7 @@ def _check_unattended(grant: Grant, user: str | None, sign_in_as: Given, tenant:
         _check_machine(grant, tenant)
     elif grant.registration:
         raise Mistake(f"{way} needs client_id=", "The application is one of your own (docs/microsoft-setup.md)")
-    elif grant.authority.rpartition("/")[2] in arguments.TENANTS:
+    elif grant.authority.rpartition("/")[2] in TENANT_WORDS:
         raise Mistake(f"{way} needs tenant=, the one that the application works in", "Its GUID, or its domain")
 
 
@@ -655,7 +655,7 @@ def _check_machine(grant: Grant, tenant: Given) -> None:
         raise Mistake(f"tenant= is not for {way}", "The machine's identity is in a tenant already: leave it out")
     if grant.registration:
         raise Mistake(f"{way} needs a client_id= of your own, or none", "It names a user-assigned identity")
-    if grant.authority.endswith("/consumers"):
+    if grant.authority.endswith(f"/{CONSUMERS}"):
         raise Mistake(f'{way} is not for cloud="personal"', "Outlook.com lets people sign in, and no machines")
 
 

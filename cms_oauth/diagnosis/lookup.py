@@ -26,7 +26,17 @@ from cms_oauth.diagnosis.verdicts import (
     for_powershell,
     printable,
 )
-from cms_oauth.microsoft import AUDIENCES, PERSONAL, PERSONAL_TENANT_ID, WANTED, WANTED_ROLES, bare_audience, cloud_of
+from cms_oauth.microsoft import (
+    EXCHANGE,
+    OTHERS,
+    PERMISSIONS,
+    PERSONAL_TENANT,
+    ROLES,
+    clouds_of_audience,
+    clouds_of_server,
+    is_personal,
+    resource_name,
+)
 
 __all__ = (
     "MOVERS",
@@ -54,10 +64,6 @@ _MAX_TEXT = 512
 # What tells of Exchange in a greeting or a reply, where the host's name does not.
 _EXCHANGE = re.compile(r"microsoft|\.outlook\.com|\.office365\.", re.IGNORECASE)
 
-# Scopes that are never right for mail servers, whoever runs them.
-_GRAPH = re.compile(
-    r"graph\.(microsoft|windows)|graph\.chinacloudapi|^00000003-0000-0000-c000-000000000000$", re.IGNORECASE
-)
 # Their servers (microsoft.md B1), with the names that Outlook.com's IMAP and POP have had before.
 _FOR_PERSONAL = {
     "smtp": re.compile(r"smtp[a-z-]*\.outlook\.com", re.IGNORECASE),
@@ -164,28 +170,28 @@ def _shared_syntax(_: str, evidence: Evidence) -> Verdict | None:
 
 
 def _audience(_: str, evidence: Evidence) -> Verdict | None:
-    """Find a token that is not for Exchange; another server's tokens are its own business, if they aren't Graph's."""
-    audience = evidence.claims.audience if evidence.claims else ""
-    foreign = audience and _is_exchange(evidence) and bare_audience(audience) not in AUDIENCES
-    return mail.AUDIENCE if foreign or _GRAPH.search(audience) else None
+    """Find a token that is not for Exchange. Another server may want any token but one that is certainly not for mail."""
+    name = resource_name(evidence.claims.audience) if evidence.claims else ""
+    foreign = name and _is_exchange(evidence) and name != EXCHANGE
+    return mail.AUDIENCE if foreign or name in OTHERS else None
 
 
 def _cloud(_: str, evidence: Evidence) -> Verdict | None:
-    audience = AUDIENCES.get(bare_audience(evidence.claims.audience), "") if evidence.claims else ""
-    host = cloud_of(evidence.host)
-    return mail.CLOUD if audience and host and audience != host else None
+    token = clouds_of_audience(evidence.claims.audience) if evidence.claims else ()
+    server = clouds_of_server(evidence.host)
+    return mail.CLOUD if token and server and not set(token) & set(server) else None
 
 
 def _scope(protocol: str, evidence: Evidence) -> Verdict | None:
     claims = evidence.claims
     if claims is None or claims.application or not claims.scopes:
         return None
-    return None if WANTED[protocol].lower() in map(_permission, claims.scopes) else mail.SCOPE
+    return None if PERMISSIONS[protocol.upper()].lower() in map(_permission, claims.scopes) else mail.SCOPE
 
 
 def _role(protocol: str, evidence: Evidence) -> Verdict | None:
     claims = evidence.claims
-    if claims is None or not claims.application or WANTED_ROLES[protocol].lower() in map(_permission, claims.roles):
+    if claims is None or not claims.application or ROLES[protocol.upper()].lower() in map(_permission, claims.roles):
         return None
     # SMTP needs no permission of Entra's where Exchange has given a role to the application (microsoft.md B4).
     return mail.APPLICATION_ROLE if claims.roles or protocol != "smtp" else None
@@ -204,7 +210,8 @@ def _user(protocol: str, evidence: Evidence) -> Verdict | None:
 
 def _personal_host(protocol: str, evidence: Evidence) -> Verdict | None:
     """Find a server of Microsoft's that has no personal accounts."""
-    wrong = _is_personal(evidence) and cloud_of(evidence.host) and not _FOR_PERSONAL[protocol].fullmatch(evidence.host)
+    microsofts = bool(clouds_of_server(evidence.host))
+    wrong = microsofts and _is_personal(evidence) and not _FOR_PERSONAL[protocol].fullmatch(evidence.host)
     return mail.PERSONAL_HOST if wrong else None
 
 
@@ -265,11 +272,11 @@ def _is_personal(evidence: Evidence) -> bool:
     if evidence.personal is not None:
         return evidence.personal
     tenant = evidence.claims.tenant if evidence.claims else ""
-    return tenant == PERSONAL_TENANT_ID or bool(PERSONAL.search(evidence.user))
+    return tenant == PERSONAL_TENANT or is_personal(evidence.user.rpartition("@")[2])
 
 
 def _is_exchange(evidence: Evidence) -> bool:
-    return bool(cloud_of(evidence.host) or _EXCHANGE.search(evidence.greeting))
+    return bool(clouds_of_server(evidence.host) or _EXCHANGE.search(evidence.greeting))
 
 
 def _software(reply: str, evidence: Evidence) -> str:
@@ -297,8 +304,8 @@ def _values(protocol: str, reply: str, evidence: Evidence) -> dict[str, str]:
         "audience": claims.audience,
         "permissions": ", ".join(claims.scopes or claims.roles) or "nothing",
         "app": for_powershell(claims.app or "APPLICATION-ID"),
-        "wanted": WANTED.get(protocol, ""),
-        "app_role": WANTED_ROLES.get(protocol, ""),
+        "wanted": PERMISSIONS.get(protocol.upper(), ""),
+        "app_role": ROLES.get(protocol.upper(), ""),
         "protocol": protocol.upper(),
         "switch": _SWITCHES.get(protocol, ""),
         "test": protocol,

@@ -14,7 +14,7 @@ from cms.core.accounts import (
     app_scopes,
     mail_scopes,
 )
-from cms_oauth.microsoft import CLOUDS, INITIAL_DOMAINS, LOGIN_HOSTS, PERSONAL_TENANT, RESOURCES, Cloud, is_personal
+from cms_oauth.microsoft import CLOUDS, PERSONAL_TENANT, Cloud
 
 MY_ID = "0a1b2c3d-1111-2222-3333-444455556666"
 TENANT = "11112222-3333-4444-5555-666677778888"
@@ -156,36 +156,3 @@ def test_each_cloud_agrees_with_itself(known: Cloud) -> None:
 
     assert "" == foreign(known, scopes)
     assert () == warnings(case("", "consumers" if known.name == "personal" else "common", known.name, scopes=scopes))
-
-
-def test_tables_name_clouds() -> None:
-    """No row of a table names a cloud that there is not."""
-    named = {
-        cloud for table in (LOGIN_HOSTS, INITIAL_DOMAINS, RESOURCES) for clouds in table.values() for cloud in clouds
-    }
-
-    assert set(CLOUDS) == named
-
-
-@pytest.mark.parametrize(
-    ("domain", "personal"),
-    [
-        ("outlook.com", True),
-        ("outlook.de", True),
-        ("hotmail.co.uk", True),
-        ("live.com.mx", True),
-        ("msn.com", True),
-        ("windowslive.com", True),
-        ("msn.de", False),
-        ("live", False),
-        ("live.example.com", False),
-        ("outlook.example", False),
-        ("outlook.a.b.c", False),
-        ("myoutlook.com", False),
-        ("example.com", False),
-        ("", False),
-    ],
-)
-def test_personal_domains(domain: str, personal: bool) -> None:
-    """Outlook.com's own domains, with those of countries, and no company's that only sounds like one."""
-    assert personal == is_personal(domain)

@@ -17,7 +17,6 @@ from cms.core.accounts import (
     Source,
     Unclear,
     accounts_meant,
-    app_scopes,
     application,
     mail_scopes,
     permission_for,
@@ -107,69 +106,6 @@ def test_one_token_request_has_one_audience(cloud: Cloud) -> None:
     audiences = {urlsplit(scope)[:2] for scope in mail_scopes(resource, PERMISSIONS)}
 
     assert {("https", urlsplit(resource).netloc)} == audiences
-
-
-# Each row: login host, mail resource, IMAP and POP host, SMTP host, Graph, and what an application asks for.
-EXPECTED_CLOUDS = {
-    "global": (
-        "login.microsoftonline.com",
-        "outlook.office.com",
-        "outlook.office365.com",
-        "smtp.office365.com",
-        "graph.microsoft.com",
-        "outlook.office365.com",
-    ),
-    "gcc-high": (
-        "login.microsoftonline.us",
-        "outlook.office365.us",
-        "outlook.office365.us",
-        "smtp.office365.us",
-        "graph.microsoft.us",
-        "outlook.office365.us",
-    ),
-    "dod": (
-        "login.microsoftonline.us",
-        "outlook-dod.office365.us",
-        "outlook-dod.office365.us",
-        "outlook-dod.office365.us",
-        "dod-graph.microsoft.us",
-        "outlook-dod.office365.us",
-    ),
-    "china": (
-        "login.partner.microsoftonline.cn",
-        "partner.outlook.cn",
-        "partner.outlook.cn",
-        "smtp.partner.outlook.cn",
-        "microsoftgraph.chinacloudapi.cn",
-        "partner.outlook.cn",
-    ),
-    "personal": (
-        "login.microsoftonline.com",
-        "outlook.office.com",
-        "outlook.office365.com",
-        "smtp-mail.outlook.com",
-        "graph.microsoft.com",
-        "outlook.office.com",
-    ),
-}
-
-
-def test_clouds_are_where_microsoft_says() -> None:
-    """Login host, token resources and mail hosts of each national cloud; IMAP and POP share a host."""
-    actual = {
-        cloud.name: (
-            cloud.login.removeprefix("https://"),
-            cloud.resource.removeprefix("https://"),
-            cloud.imap_host,
-            cloud.smtp_host,
-            cloud.graph.removeprefix("https://"),
-            app_scopes(cloud)[0].removeprefix("https://").removesuffix("/.default"),
-        )
-        for cloud in CLOUDS.values()
-    }
-
-    assert EXPECTED_CLOUDS == actual
-    assert {cloud.imap_host for cloud in CLOUDS.values()} == {cloud.pop_host for cloud in CLOUDS.values()}
 
 
 @pytest.mark.parametrize(

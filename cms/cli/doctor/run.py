@@ -34,6 +34,7 @@ from cms.cli.doctor.findings import (
 from cms.config.model import Config
 from cms.system.files import oddity
 from cms.version import VERSION
+from cms_oauth.microsoft import TENANT_WORDS
 
 # Redrawing the line of progress more often than this shows nothing more.
 _REDRAW_SECONDS = 0.1
@@ -118,7 +119,7 @@ def bundle(examination: Examination, findings: Sequence[Finding]) -> dict[str, A
     config = examination.in_time(lambda: examination.config)
     accounts = config.accounts if isinstance(config, Config) else ()
     addresses = {address for each in accounts for address in (each.user, each.grant.login)} | addresses_in(report)
-    tenants = {each.grant.authority.rpartition("/")[2] for each in accounts} - COMMON_TENANTS
+    tenants = {each.grant.authority.rpartition("/")[2] for each in accounts} - set(TENANT_WORDS)
     domains = {address.rpartition("@")[2] for address in addresses}
     mailboxes = {each.mailbox for each in accounts} - PUBLIC_MAILBOXES
     names = [*probe_machine.personal_names(), *(tenants - domains)]
@@ -131,9 +132,6 @@ def bundle(examination: Examination, findings: Sequence[Finding]) -> dict[str, A
 
 # Mailboxes that everybody has.
 PUBLIC_MAILBOXES = frozenset(("", "INBOX"))
-
-# Tenants that are nobody's.
-COMMON_TENANTS = frozenset(("common", "organizations", "consumers"))
 
 
 def write_bundle(path: str, report: Mapping[str, Any]) -> None:

@@ -20,16 +20,13 @@ from cms.core.status import duration, stored
 from cms.daemon.control.answers import Ask, Result, ended
 from cms.grants.messages import BROKERED, Chore, Discard, Ended, Export, Exported, Listed, Peek, Place, Survey
 from cms.system.logs import get_logger
-from cms_oauth.microsoft import CLOUDS
+from cms_oauth.microsoft import CLOUDS, OPEN_TO_PERSONAL, PERSONAL_SESSIONS, PERSONAL_TENANTS, WORK_SESSIONS
 
 log = get_logger()
 
 # What `Place.source` calls an export of cms's own.
 OURS = "cms"
 
-_WORK_PAGE = "https://mysignins.microsoft.com"
-_PERSONAL_PAGE = "https://account.microsoft.com"
-_PERSONAL_TENANTS = ("consumers", "9188040d-6c67-4c5b-b112-36a304b66dad")
 
 _STAYS_VALID = (
     "The sign-in on the other machine goes on working: Microsoft ends none by its use elsewhere. "
@@ -356,13 +353,13 @@ def _still_good(expires: float, now: float) -> str:
 def _elsewhere(grants: Sequence[Grant]) -> list[str]:
     """Return where a person, or an administrator, ends what this machine cannot."""
     tenants = {urlsplit(each.authority).path.strip("/").lower() for each in grants}
-    personal = bool(tenants & {*_PERSONAL_TENANTS, "common"}) or not tenants
-    work = bool(tenants - set(_PERSONAL_TENANTS)) or not tenants
+    personal = bool(tenants & OPEN_TO_PERSONAL) or not tenants
+    work = bool(tenants - PERSONAL_TENANTS) or not tenants
     lines = ["To end the sign-ins of this account on all machines:"]
     if work:
-        lines.append(f'  {_WORK_PAGE} ("Sign out everywhere"), or an administrator ("Revoke sessions" of the user)')
+        lines.append(f'  {WORK_SESSIONS} ("Sign out everywhere"), or an administrator ("Revoke sessions" of the user)')
     if personal:
-        lines.append(f"  {_PERSONAL_PAGE} (Security, for a personal account)")
+        lines.append(f"  {PERSONAL_SESSIONS} (Security, for a personal account)")
     return lines
 
 

@@ -15,11 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from cms.core import refusals
 from cms.core.accounts import Grant, registration_of
-
-# Names of one login service: a sign-in of one is good at all (Microsoft's own list of aliases).
-_ALIASES = frozenset(
-    ("login.microsoftonline.com", "login.windows.net", "login.microsoft.com", "sts.windows.net", "login.live.com")
-)
+from cms_oauth.microsoft import LOGIN_ALIASES
 
 # mutt_oauth2.py's other registration; a Microsoft one says nothing of the cloud, which its users edit in the script.
 _MUTT_HOSTS = {"google": "accounts.google.com"}
@@ -350,7 +346,7 @@ def _meant(found: Sequence[Found], grant: Grant, entry: str) -> Found | None:
 def _check(found: Found, grant: Grant, place: str) -> None:
     """Refuse what cannot be redeemed where the account is: a sign-in belongs to one application at one service."""
     ours = _host(grant.authority)
-    if found.host and found.host.lower() != ours and not {found.host.lower(), ours} <= _ALIASES:
+    if found.host and found.host.lower() != ours and not {found.host.lower(), ours} <= LOGIN_ALIASES:
         raise Unfit(
             f"{place} holds a sign-in at {found.host}, and the account signs in at {ours}",
             refusals.hint("set cloud= or authority= of the account if it is the same mailbox; else {login}", grant),
