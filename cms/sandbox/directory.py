@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 from cms.core.accounts import REGISTRATIONS
 from cms.sandbox.assertions import Federation, Proofs
 from cms.sandbox.errors import Refusal
-from cms.sandbox.faults import CLAIMS
 from cms.sandbox.tokens import USUAL_SIZE, Signer
 
 TENANT = "5a5a5a5a-0000-4000-8000-000000000001"
@@ -67,7 +66,7 @@ class User:
     mailboxes: tuple[str, ...] = ()
     challenge: str = ""
     consents: set[tuple[str, str]] = field(default_factory=set)
-    # Scopes that tokens for this user come without, and their answers say so.
+    # Scopes that tokens for this user come without. The answer's `scope` says so, as Entra may do (RFC 6749, 5.1).
     withheld: set[str] = field(default_factory=set)
     # Access tokens issued before this moment are introspected as inactive.
     valid_from: float = 0.0
@@ -138,18 +137,10 @@ class Directory:
         except KeyError:
             raise Refusal(700016, f"Application with identifier '{client_id}'.") from None
 
-    def challenge(self, name: str, claims: str = CLAIMS) -> None:
-        """Demand a sign-in that carries these claims before anything more is given for this user."""
-        self.user(name).challenge = claims
-
     def withdraw_consent(self, name: str, scope: str = "") -> None:
         """Forget this user's consent to one scope, or to all."""
         user = self.user(name)
         user.consents = {each for each in user.consents if scope not in ("", each[1])}
-
-    def withhold(self, name: str, scope: str) -> None:
-        """Give this user's tokens without a scope, whoever consents to it."""
-        self.user(name).withheld.add(scope)
 
     def revoke_access(self, name: str) -> None:
         """Introspect as inactive whatever access token this user has been given so far."""

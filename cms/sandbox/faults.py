@@ -100,11 +100,6 @@ class Faults:
             this = self._round
             self._changed.wait_for(lambda: self._round != this, seconds)
 
-    def left(self) -> int:
-        """Return how many faults still wait, "until cleared" counted once."""
-        with self._changed:
-            return sum(left or 1 for _, left in self._waiting)
-
     def _count(self, place: int, fault: Fault, left: int | None) -> None:
         if left == 1:
             del self._waiting[place]

@@ -74,9 +74,10 @@ class Redeemer:
     """The grants of one directory."""
 
     directory: Directory
+    # What is known of each refresh token, by its digest.
+    refreshes: dict[str, Refresh] = field(default_factory=dict)
     _codes: dict[str, Code] = field(default_factory=dict)
     _devices: dict[str, Device] = field(default_factory=dict)
-    _refreshes: dict[str, Refresh] = field(default_factory=dict)
 
     def check_authorize(self, fields: Mapping[str, str]) -> Client:
         """Return the application that asks, or raise what Entra shows as a page: there is nowhere to redirect to."""
@@ -136,14 +137,14 @@ class Redeemer:
     def revoke(self, name: str, aadsts: int = 50173) -> None:
         """Refuse every refresh token that this user has so far, with this number."""
         user = self.directory.user(name)
-        for each in self._refreshes.values():
+        for each in self.refreshes.values():
             if each.user is user:
                 each.refused = aadsts
 
     def whose(self, fields: Mapping[str, str]) -> str:
         """Return the user whom a token request is for, "" where nobody can tell."""
         record = (
-            self._refreshes.get(digest(fields.get("refresh_token", "")))
+            self.refreshes.get(digest(fields.get("refresh_token", "")))
             or self._codes.get(digest(fields.get("code", "")))
             or self._devices.get(digest(fields.get("device_code", "")))
         )
@@ -201,7 +202,7 @@ class Redeemer:
         return self._issue(device.user, client, device.scopes)
 
     def _refresh(self, client: Client, fields: Mapping[str, str]) -> dict[str, Any]:
-        old = self._refreshes.get(digest(fields.get("refresh_token", "")))
+        old = self.refreshes.get(digest(fields.get("refresh_token", "")))
         if old is None:
             raise Refusal(_INVALID_GRANT, "There is no such refresh token.")
         if old.client_id != client.client_id:
@@ -261,7 +262,7 @@ class Redeemer:
         if old is not None and client.spa:
             expires = old.expires  # a single-page application's ends a day after the sign-in, rotated or not
         secret = f"1.{secrets.token_urlsafe(600)}"
-        self._refreshes[digest(secret)] = Refresh(user, client.client_id, expires, client.spa)
+        self.refreshes[digest(secret)] = Refresh(user, client.client_id, expires, client.spa)
         return secret
 
     def _consent(self, user: User, client_id: str, scopes: tuple[str, ...]) -> None:

@@ -12,7 +12,6 @@ import logging
 import re
 import ssl
 import threading
-import urllib.request
 from base64 import b64decode
 from binascii import Error as Base64Error
 from collections import defaultdict
@@ -35,7 +34,6 @@ START_SECONDS = 10.0
 ACCEPTED = "235 2.7.0 Authentication successful"
 REFUSED = "535 5.7.3 Authentication unsuccessful [SANDBOX.PROD.OUTLOOK.COM]"
 MALFORMED = "501 5.5.124 Invalid XOAUTH2 auth data"
-NO_TWO_STEPS = "504 5.7.4 Unrecognized authentication type"
 
 _OAUTHBEARER = re.compile(r"n,a=(?P<user>[^,]*),\x01(?:\w+=[^\x01]*\x01)*?auth=Bearer (?P<token>[^\x01]+)\x01\x01")
 
@@ -64,32 +62,17 @@ class Login:
     accepted: bool
 
 
-def introspection_at(url: str) -> Introspection:
-    """Return an introspection that asks over HTTP; the token goes behind `url`."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
-    def introspect(token: str) -> dict[str, Any]:
-        with opener.open(url + token, timeout=START_SECONDS) as answer:
-            told: dict[str, Any] = json.load(answer)
-        return told
-
-    return introspect
-
-
 @dataclass
 class Submission:
-    """The server, in a thread of its own from `start` to `stop`; `port` is 0 for one of the system's choice.
+    """The server, in its own thread from `start` to `stop`; `port` is 0 for one of the system's choice.
 
-    `error_challenge`: a failure is a JSON challenge first, as Google does it and the RFC has it. `one_line`: AUTH
-    without an initial response is refused with 504.
+    With `error_challenge` a failure comes as a JSON challenge first, as Google does it and the RFC says.
     """
 
     introspect: Introspection
     cert_file: str
     port: int = 0
-    mechanisms: tuple[str, ...] = ("XOAUTH2", "OAUTHBEARER")
     error_challenge: bool = False
-    one_line: bool = False
     messages: list[Received] = field(default_factory=list)
     logins: list[Login] = field(default_factory=list)
 
@@ -138,7 +121,7 @@ class Submission:
 
     async def auth_XOAUTH2(self, server: _Session, args: list[str]) -> AuthResult:  # noqa: N802 - as above
         """Authenticate by XOAUTH2."""
-        return await self._authenticate(server, args, _xoauth2)
+        return await self._authenticate(server, args, sasl.split)
 
     async def auth_OAUTHBEARER(self, server: _Session, args: list[str]) -> AuthResult:  # noqa: N802 - as above
         """Authenticate by OAUTHBEARER (RFC 7628)."""
@@ -154,8 +137,6 @@ class Submission:
         self, server: _Session, args: list[str], split: Callable[[str], tuple[str, str]]
     ) -> AuthResult:
         mechanism, *initial = args
-        if not initial and self.one_line:
-            return AuthResult(success=False, handled=False, message=NO_TWO_STEPS)
         response = _decode(initial[0]) if initial else await server.challenge_auth("")
         if not isinstance(response, bytes):
             return AuthResult(success=False, handled=True)  # "*", or no base64: aiosmtpd has answered
@@ -181,7 +162,7 @@ class _Session(SMTP):
         self, owner: Submission, context: ssl.SSLContext, loop: asyncio.AbstractEventLoop, sessions: set[_Session]
     ) -> None:
         self._sessions = sessions
-        # A table of its own: aiosmtpd's is shared by every server in the process.
+        # A separate table: aiosmtpd's is shared by every server in the process.
         self.command_size_limits = defaultdict(lambda: AUTH_LINE)
         super().__init__(
             owner,
@@ -190,7 +171,7 @@ class _Session(SMTP):
             tls_context=context,
             require_starttls=True,
             auth_required=True,
-            auth_exclude_mechanism=[each for each in _ALL if each not in owner.mechanisms],
+            auth_exclude_mechanism=("LOGIN", "PLAIN"),
             loop=loop,
         )
 
@@ -211,19 +192,12 @@ class _Session(SMTP):
         transport.abort()
 
 
-_ALL = ("LOGIN", "PLAIN", "XOAUTH2", "OAUTHBEARER")
-
-
 def _decode(initial: str) -> bytes:
     """Return an initial response; "=" is an empty one (RFC 4954)."""
     try:
         return b"" if initial == "=" else b64decode(initial, validate=True)
     except Base64Error:
         return b""
-
-
-def _xoauth2(text: str) -> tuple[str, str]:
-    return sasl.split(text)
 
 
 def _oauthbearer(text: str) -> tuple[str, str]:

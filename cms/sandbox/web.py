@@ -34,6 +34,8 @@ HOST = _loopback()
 # As it stands in an address.
 HOST_NAME = f"[{HOST}]" if ":" in HOST else HOST
 
+NOT_FOUND = 404
+
 # A connection that says nothing for so long is dropped: far above any keep-alive that a test waits for.
 IDLE_SECONDS = 120.0
 
@@ -92,7 +94,8 @@ class Server:
     def __init__(self, handler: Handler, context: ssl.SSLContext | None = None) -> None:
         self.port = 0
         self._handler = handler
-        self._context = context
+        # What connections to come are shown.
+        self.context = context
         self._tcp: _Tcp | None = None
         self._thread: threading.Thread | None = None
         # Bound and not listening: keeps the port ours in a pause.
@@ -100,7 +103,7 @@ class Server:
 
     def start(self) -> None:
         """Listen; returns when connections are accepted."""
-        self._tcp = _Tcp((HOST, self.port), self._handler, self._context)
+        self._tcp = _Tcp((HOST, self.port), self._handler, self.context)
         self._release()
         self.port = self._tcp.server_address[1]
         # The poll interval is how long stop() waits at most; the default of half a second adds up over many tests.
@@ -113,6 +116,11 @@ class Server:
         self._kept = socket.socket(_Tcp.address_family)
         self._kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._kept.bind((HOST, self.port))
+
+    def wait_until_left(self, at_most: int, seconds: float) -> bool:
+        """Wait until no more connections than this are open; False when there were more at the end."""
+        assert self._tcp is not None, "it has been started"
+        return self._tcp.wait_until_left(at_most, seconds)
 
     def _release(self) -> None:
         if self._kept:
@@ -175,13 +183,18 @@ class _Tcp(socketserver.ThreadingTCPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Forget what a vanished client caused; the base class prints it."""
 
+    def wait_until_left(self, at_most: int, seconds: float) -> bool:
+        """Wait until no more connections than this are open; False when there were more at the end."""
+        with self._changed:
+            return self._changed.wait_for(lambda: len(self._open) <= at_most, seconds)
+
     def hang_up(self) -> None:
         """Shut down every open connection and wait for the threads that served them."""
         with self._changed:
             for each in self._open:
                 with contextlib.suppress(OSError):
                     each.shutdown(socket.SHUT_RDWR)
-            if not self._changed.wait_for(lambda: not self._open, STOP_SECONDS):
+            if not self.wait_until_left(0, STOP_SECONDS):
                 raise TimeoutError("a connection of the sandbox did not end")
 
 

@@ -52,8 +52,8 @@ class Watched(Entra):
         super().__init__()
         self.secrets: dict[str, set[bytes]] = {name: set() for name in SECRET_FIELDS}
 
-    def _answer(self, request: Request) -> Reply:
-        reply = super()._answer(request)
+    def answer(self, request: Request) -> Reply:
+        reply = super().answer(request)
         fields: dict[str, Any] = {**request.fields, **_answered(reply)}
         for name in SECRET_FIELDS & fields.keys():
             self.secrets[name].add(str(fields[name]).encode())

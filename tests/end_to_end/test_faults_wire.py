@@ -71,7 +71,7 @@ def intercepted(entra: Entra) -> Iterator[None]:
 def _answer_with(context: ssl.SSLContext | None, entra: Entra) -> ssl.SSLContext | None:
     """Change the certificate; return what showed the one before."""
     entra.go_down()
-    before, entra._tls._context = entra._tls._context, context
+    before, entra.secure.context = entra.secure.context, context
     entra.come_up()
     return before
 
@@ -270,7 +270,7 @@ async def test_end_of_a_sign_in(tmp_path: Path, name: str) -> None:
 async def test_a_scope_less_is_one_protocol_less(tmp_path: Path) -> None:
     """By the `scope` of Entra's answer: that protocol is refused with a code, the other has its token."""
     async with open_house(tmp_path, signed_in=False) as house:
-        house.entra.withhold(ANN, "https://outlook.office.com/IMAP.AccessAsUser.All")
+        house.entra.directory.user(ANN).withheld.add("https://outlook.office.com/IMAP.AccessAsUser.All")
         await house.sign_in(ANN)
         refused = json.loads(await house.raw(f"IMAP,json {ANN}\n".encode()))["error"]
 
@@ -292,7 +292,7 @@ async def test_claims_are_carried_into_the_next_sign_in(tmp_path: Path) -> None:
         asked = [parse_qs(urlsplit(link).query).get("claims", ["{}"])[0] for link in house.links]
 
         assert [{}, json.loads(CLAIMS), {}] == [json.loads(claims) for claims in asked]
-        assert "" == house.entra.users[ANN].challenge, "the sandbox has seen it"
+        assert "" == house.entra.directory.user(ANN).challenge, "the sandbox has seen it"
 
 
 @in_house
@@ -302,7 +302,7 @@ async def test_a_refused_account_is_tried_once_when_its_owner_says_so(tmp_path: 
         house.entra.challenge(ANN)
         await house.pass_time(0.7 * HOUR)
         still = await house.app.refresh(ANN)
-        house.entra.users[ANN].challenge = ""
+        house.entra.directory.user(ANN).challenge = ""
         mended = await house.app.refresh(ANN)
 
         assert (False, True) == (still.ok, mended.ok)

@@ -126,7 +126,7 @@ def test_a_device_code_in_a_terminal(desk: Dispatcher) -> None:
     desk.configure()
     desk.daemon.start()
     with desk.login("--device") as window:
-        shown = window.wait_for(desk.entra.device_url, "█▀", "left. Ctrl-C gives up.")
+        shown = window.wait_for(desk.entra.endpoints.device_url, "█▀", "left. Ctrl-C gives up.")
         earlier = re.search(r"Waiting: (\d+:\d\d) left", shown)
         assert earlier
         until(lambda: earlier[0] not in window.screen(), "the next second")
@@ -183,7 +183,7 @@ def test_what_is_piped_has_neither_drawing_nor_count(desk: Dispatcher) -> None:
     done = desk.daemon.cms("login", "-c", str(desk.daemon.config), ANN, "--device")
 
     assert 1 == done.returncode
-    assert desk.entra.device_url in done.stdout
+    assert desk.entra.endpoints.device_url in done.stdout
     assert not set("█▀▄\r\x1b") & set(done.stdout)
     assert "Waiting" not in done.stdout
 

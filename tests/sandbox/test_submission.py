@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from cms.sandbox.entra import Entra
-from cms.sandbox.submission import Login, Submission, introspection_at
+from cms.sandbox.submission import Login, Submission
 from cms_oauth import sasl
 
 A, B, SHARED = "a@example.test", "b@example.test", "shared@example.test"
@@ -94,19 +94,6 @@ def test_token_that_does_not_count(entra: Entra, submission: Submission, user: s
     assert [Login("XOAUTH2", user, accepted=False)] == submission.logins
 
 
-def test_revoked_token(client: smtplib.SMTP, entra: Entra) -> None:
-    """A token whose access was revoked is refused."""
-    token = entra.mint(B)
-    entra.revoke(B, access=True)
-
-    assert 535 == log_in(client, B, token)[0]
-
-
-def test_shared_mailbox(client: smtplib.SMTP, entra: Entra) -> None:
-    """A delegate's token opens the mailbox that was shared, however its name is written."""
-    assert 235 == log_in(client, SHARED.upper(), entra.mint(A))[0]
-
-
 def test_nothing_before_authentication(client: smtplib.SMTP) -> None:
     """Mail without a login is refused."""
     assert 530 == client.mail(A)[0]
@@ -118,18 +105,6 @@ def test_nothing_before_tls(submission: Submission) -> None:
         plain.ehlo()
 
         assert (False, 530, 530) == (plain.has_extn("auth"), plain.docmd("AUTH", "XOAUTH2")[0], plain.mail(A)[0])
-
-
-def test_mechanisms(client: smtplib.SMTP, entra: Entra) -> None:
-    """Only the token mechanisms are offered: both, or Exchange's alone."""
-    with Submission(entra.introspect, entra.cert_file, mechanisms=("XOAUTH2",)) as exchange:
-        other = connect(entra, exchange)
-        offered = [each.esmtp_features["auth"].split() for each in (client, other)]
-        refused = other.docmd("AUTH", "OAUTHBEARER")[0]
-        other.close()
-
-    assert [["OAUTHBEARER", "XOAUTH2"], ["XOAUTH2"]] == offered
-    assert 504 == refused
 
 
 @pytest.mark.parametrize("mechanism", FORMS)
@@ -147,46 +122,12 @@ def test_error_challenge(entra: Entra, mechanism: str) -> None:
     assert b'"status": "401"' in base64.b64decode(challenge)
 
 
-def test_one_line_only(entra: Entra) -> None:
-    """A server of the kind that knows only the one-line form answers 504 to two steps."""
-    with Submission(entra.introspect, entra.cert_file, one_line=True) as submission:
-        client = connect(entra, submission)
-        token = entra.mint(A)
-        codes = [log_in(client, A, token, one_line=one_line)[0] for one_line in (False, True)]
-        client.close()
-
-    assert [504, 235] == codes
-
-
 @pytest.mark.parametrize(
     "words", ["XOAUTH2 =", "XOAUTH2 !!!", "XOAUTH2 dXNlcj1h", "OAUTHBEARER dXNlcj1h", "XOAUTH2 /w==", "OAUTHBEARER ="]
 )
 def test_malformed(client: smtplib.SMTP, words: str) -> None:
     """What is no credential at all is answered with 501."""
     assert (501, b"5.5.124 Invalid XOAUTH2 auth data") == client.docmd("AUTH", words)
-
-
-def test_cancelled(client: smtplib.SMTP) -> None:
-    """A client that thinks better of it sends a star."""
-    client.docmd("AUTH", "XOAUTH2")
-
-    assert 501 == client.docmd("*")[0]
-
-
-def test_introspection_over_http(entra: Entra) -> None:
-    """The server can ask over HTTP as well."""
-    with Submission(introspection_at(entra.introspect_url), entra.cert_file) as submission:
-        client = connect(entra, submission)
-        code = log_in(client, A, entra.mint(A))[0]
-        client.close()
-
-    assert 235 == code
-
-
-def test_port_taken(entra: Entra, submission: Submission) -> None:
-    """A port that is taken is an OSError for the starter."""
-    with pytest.raises(OSError, match="in use"):
-        Submission(entra.introspect, entra.cert_file, port=submission.port).start()
 
 
 def test_stop_ends_sessions(entra: Entra) -> None:

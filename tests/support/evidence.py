@@ -105,14 +105,14 @@ def _append(name: str, text: bytes | None) -> None:
 
 def witness_sandbox() -> None:
     """Learn the secrets that any sandbox of this process is sent or gives away."""
-    answer = Entra._answer
+    answer = Entra.answer
 
     def witnessed(self: Entra, request: Any) -> Any:
         reply = answer(self, request)
         keep_secret(*secrets_of(request.fields, reply.body, dict(reply.headers).get("Location", "")))
         return reply
 
-    Entra._answer = witnessed  # type: ignore[method-assign]  # the one place that sees both directions
+    Entra.answer = witnessed  # type: ignore[method-assign]  # the one place that sees both directions
 
 
 def secrets_of(fields: dict[str, str], body: bytes, location: str) -> Iterator[str]:

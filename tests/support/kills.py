@@ -82,14 +82,14 @@ class Witness(Entra):
         """What `Office365_Account(authority=...)` takes. An address: a name is looked up by a thread of its own."""
         return super().authority.replace("localhost", "127.0.0.1")
 
-    def _answer(self, request: Request) -> Reply:
+    def answer(self, request: Request) -> Reply:
         token = request.fields.get("refresh_token")
         if token is None:
-            return super()._answer(request)
+            return super().answer(request)
         one = Redemption(self.redeemer.whose(request.fields), digest(token), time.monotonic())
         self.redemptions.append(one)
         try:
-            return super()._answer(request)
+            return super().answer(request)
         finally:
             one.ended = time.monotonic()
 
@@ -113,14 +113,11 @@ class Witness(Entra):
 
     def refresh_token(self, token: str) -> Refresh:
         """Return what is known of a refresh token that was given away."""
-        return self.redeemer._refreshes[digest(token)]
+        return self.redeemer.refreshes[digest(token)]
 
     def wait_until_left(self, alone: int) -> None:
         """Wait until so many connections are left: whatever a dead worker had sent is dealt with then."""
-        tcp = self._tls._tcp
-        assert tcp is not None
-        with tcp._changed:
-            assert tcp._changed.wait_for(lambda: len(tcp._open) <= alone, PATIENCE)
+        assert self.secure.wait_until_left(alone, PATIENCE)
 
 
 def refresh_token(entry: Entry) -> str:

@@ -34,18 +34,18 @@ class Metadata:
         self._entra = entra
         for client_id in (OWN_ID, ASSIGNED_ID):
             entra.register(Client(client_id, (), mailboxes=tuple(mailboxes)))
-        entra.serve(VM_PATH, self._for_vm)
-        entra.serve(APP_SERVICE_PATH, self._for_app_service)
+        entra.plain.paths[VM_PATH] = self._for_vm
+        entra.plain.paths[APP_SERVICE_PATH] = self._for_app_service
 
     @property
     def vm(self) -> dict[str, str]:
         """What leads a program here as on a virtual machine."""
-        return {"AZURE_POD_IDENTITY_AUTHORITY_HOST": self._entra.plain_url}
+        return {"AZURE_POD_IDENTITY_AUTHORITY_HOST": self._entra.plain.url}
 
     @property
     def app_service(self) -> dict[str, str]:
         """What leads a program here as in the App Service."""
-        endpoint = f"{self._entra.plain_url}{APP_SERVICE_PATH}"
+        endpoint = f"{self._entra.plain.url}{APP_SERVICE_PATH}"
         return {"IDENTITY_ENDPOINT": endpoint, "IDENTITY_HEADER": self.header}
 
     def _for_vm(self, request: Request) -> Reply:

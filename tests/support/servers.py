@@ -286,7 +286,7 @@ def _prepare(folder: Path) -> None:
 def _dovecot(servers: MailServers) -> Iterator[None]:
     folder = servers.folder
     for protocol, scope in _SCOPES.items():
-        text = _INTROSPECTION.format(url=servers.entra.introspect_url, scope=scope)
+        text = _INTROSPECTION.format(url=servers.entra.plain.introspect_url, scope=scope)
         (folder / f"{protocol}.ext").write_text(text)
     settings = _DOVECOT.format(folder=folder, uid=MAIL_UID, imap=servers.imap, pop=servers.pop)
     passdbs = "".join(_PASSDB.format(protocol=protocol, folder=folder) for protocol in _SCOPES)

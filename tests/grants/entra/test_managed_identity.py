@@ -126,9 +126,9 @@ def test_azure_arc_without_its_key_file(azure: Metadata, entra: Entra, monkeypat
     def arc(_request: Request) -> Reply:
         return Reply(401, headers=challenge)
 
-    entra.serve("/arc", arc)
-    monkeypatch.setenv("IDENTITY_ENDPOINT", f"{entra.plain_url}/arc")
-    monkeypatch.setenv("IMDS_ENDPOINT", entra.plain_url)
+    entra.plain.paths["/arc"] = arc
+    monkeypatch.setenv("IDENTITY_ENDPOINT", f"{entra.plain.url}/arc")
+    monkeypatch.setenv("IMDS_ENDPOINT", entra.plain.url)
     assert not Path("/var/opt/azcmagent/tokens/none.key").exists()
     outcome = asked()
 
