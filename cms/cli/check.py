@@ -68,9 +68,9 @@ def expiries(found: Config) -> Iterator[str]:
     certified = [grant for grant in found.grants if grant.certificate]
     if certified:
         # Half a second of cryptography, for the few configurations that have certificates.
-        from cms.grants.entra.credentials import certificate_expiry  # noqa: PLC0415
+        from cms.grants.entra.credentials import certificate_end  # noqa: PLC0415
     for grant in certified:
-        warning = expiry_warning(certificate_expiry(grant), time.time())
+        warning = expiry_warning(certificate_end(grant).expires, time.time())
         if warning:
             yield f"{grant.certificate}: {warning}"
 

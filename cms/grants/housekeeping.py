@@ -9,9 +9,12 @@ from typing import Any, Protocol
 
 from cms.core.lifecycle import Granted, Refused, Transient, Trouble
 from cms.grants.entra.client import is_brokered, note
+from cms.grants.entra.credentials import certificate_end
 from cms.grants.messages import (
     BROKERED,
+    CheckCredentials,
     Chore,
+    CredentialEnds,
     Discard,
     Ended,
     Explore,
@@ -62,6 +65,8 @@ def attend(vault: Vault, discoverer: Discoverer, question: Chore) -> Ended:
                 return gone(vault, found=any(found))
             case Explore():
                 return _explore(vault, discoverer, question.url)
+            case CheckCredentials():
+                return CredentialEnds(tuple(certificate_end(grant) for grant in question.grants))
     except find.NoPassword:
         return Refused(Trouble("password", "the export is encrypted to a passphrase"))
     except Unfit as unfit:

@@ -1,25 +1,33 @@
-"""What crosses between the broker and the grant worker: both ways, as values and as lines of JSON.
+"""The messages between the broker and the grant worker, as values and as lines of JSON.
 
 The broker asks (`Open`, `Acquire`, `SignIn`, `Redirected`, `Cancel`, `Forget`, `Import`, and the `Chore`s), the worker
-answers (`Prompt`, `Done`).
-Every question has a number of its own, and every answer names it. A line that is no message raises `Garbled`, whose
-text never quotes the line: it could hold a token.
+answers (`Prompt`, `Done`). Every question has a number, and its answers carry the same number. A line that is no message
+raises `Garbled`, whose text never quotes the line: it could hold a token.
+
+A record is written as an object of its fields and `is`, its type. What is read has to have exactly the fields that its
+dataclass declares, each of the declared type; what a message may hold is declared nowhere else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
+from types import UnionType
+from typing import Any, TypeAlias, get_args, get_origin, get_type_hints
 
 from cms.core import json_lines
 from cms.core.accounts import Grant, Proxy, Scopes, Source, StoredSignIn
 from cms.core.json_lines import Garbled
-from cms.core.lifecycle import Ending, Granted, Outcome, Refused, Transient, Trouble
+from cms.core.lifecycle import Outcome
 
 # An export of a thousand sign-ins, some 4 KB each. What is longer is not a message.
 MAX_MESSAGE = 8 * 1024 * 1024
 
+# How long the worker takes over one question at most, in seconds: it answers then, whatever hangs. Everything that it
+# waits for has less: a key's source, a keyring, a whole exchange with a provider. A client waits for a little longer.
+QUESTION_SECONDS = 25.0
 
 # Why some sign-ins are in no export, for people: their refresh token never comes here.
 BROKERED = "Microsoft's broker keeps the sign-in, for this device alone"
@@ -27,18 +35,18 @@ BROKERED = "Microsoft's broker keeps the sign-in, for this device alone"
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """The first message, once: where the vault is, where its key comes from, and how the network is.
+    """The first message, once: where the vault is, where its key comes from, and how to reach the network.
 
-    `state_folder` is a path; `key` is None for the order of `cms.grants.vault`; `ca` a PEM file or None; `timeout` the
-    seconds that one grant may take inside the worker; `idle` the seconds after which an unused worker leaves. With `persist`
-    a sign-in that could be kept in memory only does not begin: the worker is about to end. `proxy` is the way to Entra,
-    None for what the environment says.
+    `state_folder` is a path; `key` is None for the order of `cms.grants.vault`; `ca` is a PEM file or None. `timeout` is
+    the seconds that the worker may take over one question, `idle` the seconds after which an unused worker exits. With
+    `persist`, a sign-in that could be kept in memory only is refused: the worker is about to exit. `proxy` is the proxy
+    on the way to Entra, None for what the environment says.
     """
 
     state_folder: str
     key: Source | None = None
     ca: str | None = None
-    timeout: float = 25.0
+    timeout: float = QUESTION_SECONDS
     idle: float = 5.0
     persist: bool = False
     proxy: Proxy | None = None
@@ -55,7 +63,10 @@ class Acquire:
 
 @dataclass(frozen=True, slots=True)
 class SignIn:
-    """Sign in. `method` is "browser", "device" or "paste"; `claims` a challenge of an earlier refusal, or ""."""
+    """Sign a person in. `method` is one of `cms.core.accounts.METHODS`: "browser", "device", "paste" or "broker".
+
+    `claims` is a conditional-access challenge of an earlier refusal, "" for none.
+    """
 
     number: int
     grant: Grant
@@ -157,8 +168,16 @@ class Explore:
     url: str
 
 
-# Questions about the vault or the surroundings as a whole.
-Chore: TypeAlias = Export | Peek | Survey | Discard | Explore
+@dataclass(frozen=True, slots=True)
+class CheckCredentials:
+    """Say when the certificates of these grants' applications end. Ends with `CredentialEnds`, one for each grant."""
+
+    number: int
+    grants: tuple[Grant, ...]
+
+
+# Questions that are not about one grant: the vault as a whole, the surroundings, the configuration's certificates.
+Chore: TypeAlias = Export | Peek | Survey | Discard | Explore | CheckCredentials
 Question: TypeAlias = Open | Acquire | SignIn | Redirected | Cancel | Forget | Import | Chore
 
 
@@ -213,7 +232,27 @@ class Explored:
     cloud: str = ""
 
 
-Finding: TypeAlias = Exported | Listed | Explored
+@dataclass(frozen=True, slots=True)
+class CredentialEnd:
+    """When the certificate of a grant's application ends. `key` is the grant's.
+
+    `expires` is Unix time, 0 for unknown; then `why` says why it cannot be read, for people, and is "" where the
+    application has no certificate.
+    """
+
+    key: str
+    expires: float = 0.0
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialEnds:
+    """The ends of certificates, in the order of the grants that were asked for."""
+
+    items: tuple[CredentialEnd, ...]
+
+
+Finding: TypeAlias = Exported | Listed | Explored | CredentialEnds
 Ended: TypeAlias = Outcome | Finding
 
 
@@ -231,128 +270,70 @@ class Done:
 
 Reply: TypeAlias = Prompt | Done
 
-_Record = TypeVar("_Record", bound=Prompt | Ended | Trouble | StoredSignIn | Ending)
-
-_QUESTIONS: dict[str, type[Any]] = {
-    each.__name__: each
-    for each in (Open, Acquire, SignIn, Redirected, Cancel, Forget, Import, Export, Peek, Survey, Discard, Explore)
-}
-_OUTCOMES: dict[str, type[Any]] = {
-    each.__name__: each for each in (Granted, Transient, Refused, Exported, Listed, Explored)
-}
-
-# What a value of each type that the fields of a reply are declared with may be. A bool is no number.
-_FITS: dict[str, Callable[[Any], bool]] = {
-    "str": lambda value: isinstance(value, str),
-    "bool": lambda value: isinstance(value, bool),
-    "int": lambda value: type(value) is int,
-    "int | None": lambda value: value is None or type(value) is int,
-    "float": lambda value: type(value) in (int, float),
-    "tuple[str, ...]": lambda value: all(isinstance(word, str) for word in value),
-    "tuple[StoredSignIn, ...]": lambda value: all(isinstance(each, StoredSignIn) for each in value),
-    "tuple[Ending, ...]": lambda value: all(isinstance(each, Ending) for each in value),
-    "Trouble": lambda value: isinstance(value, Trouble),
-}
-
 
 def pack(message: Question | Reply) -> bytes:
     """Return one line, LF included."""
-    body = asdict(message)
-    if isinstance(message, Done):
-        body["outcome"]["is"] = type(message.outcome).__name__
-    return json_lines.pack({"is": type(message).__name__, **body})
+    return json_lines.pack(_packed(message))
+
+
+def _packed(value: Any) -> Any:
+    if is_dataclass(value):
+        inside = {each.name: _packed(getattr(value, each.name)) for each in fields(value)}
+        return {"is": type(value).__name__, **inside}
+    if isinstance(value, tuple):
+        return [_packed(each) for each in value]
+    return dict(value) if isinstance(value, Mapping) else value
 
 
 def unpack_question(line: bytes) -> Question:
     """Return the question in a line, or raise Garbled."""
-    body = json_lines.unpack(line)
-    try:
-        kind = _QUESTIONS[body.pop("is")]
-        if "grant" in body:
-            body["grant"] = _grant(body["grant"])
-        if "grants" in body:
-            body["grants"] = tuple(_grant(each) for each in body["grants"])
-        for name in ("scopes", "keys"):
-            if name in body:
-                body[name] = _words(body[name])
-        if kind is Open:
-            body["key"] = _source(body["key"])
-            body["proxy"] = _proxy(body["proxy"])
-        if kind is not Open:
-            body["number"] = _number(body["number"])
-        if "place" in body:
-            _words(body["place"].values())
-            body["place"] = Place(**body["place"])
-        if kind is Redirected:
-            _words(body["fields"].values())
-        question: Question = kind(**body)
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise Garbled("a question that is none") from None
+    question: Question = _message(line, Question, "a question that is none")
     return question
 
 
 def unpack_reply(line: bytes) -> Reply:
     """Return the reply in a line, or raise Garbled."""
+    reply: Reply = _message(line, Reply, "a reply that is none")
+    return reply
+
+
+def _message(line: bytes, declared: Any, otherwise: str) -> Any:
     body = json_lines.unpack(line)
     try:
-        kind = body.pop("is")
-        if kind == "Prompt":
-            return _checked(Prompt(**body))
-        if kind == "Done":
-            return Done(_number(body["number"]), _outcome(body["outcome"]))
-    except (KeyError, TypeError, ValueError, AttributeError):
-        pass
-    raise Garbled("a reply that is none") from None
+        return _unpacked(body, declared)
+    except TypeError:
+        raise Garbled(otherwise) from None
 
 
-def _outcome(body: dict[str, Any]) -> Ended:
-    kind = _OUTCOMES[body.pop("is")]
-    if "trouble" in body:
-        body["trouble"] = _checked(Trouble(**body["trouble"]))
-    for name in ("scopes", "keys", "brokered"):
-        if name in body:
-            body[name] = tuple(body[name])
-    if "endings" in body:
-        body["endings"] = tuple(_checked(Ending(**each)) for each in body["endings"])
-    if "items" in body:
-        body["items"] = tuple(_checked(StoredSignIn(**each)) for each in body["items"])
-    outcome: Ended = _checked(kind(**body))
-    return outcome
+# The declared types of a record's fields, by name: the annotations are strings.
+_declared = cache(get_type_hints)
 
 
-def _checked(record: _Record) -> _Record:
-    """Return a record of a reply, or raise TypeError where a field is not what it is declared as."""
-    if not all(_FITS[str(each.type)](getattr(record, each.name)) for each in fields(record)):
+def _unpacked(value: Any, declared: Any) -> Any:
+    """Return a value of JSON as the declared type, or raise TypeError where it is none such."""
+    if is_dataclass(declared):
+        return _record(value, declared)
+    inside = get_args(declared)
+    match get_origin(declared):
+        case None if type(value) is declared or (declared is float and type(value) is int):
+            # Exact types: a bool is no number here.
+            return value
+        case origin if origin is UnionType:
+            for each in inside:
+                with suppress(TypeError):
+                    return _unpacked(value, each)
+        case origin if origin is tuple and isinstance(value, list) and inside[-1] is ...:
+            return tuple(_unpacked(each, inside[0]) for each in value)
+        case origin if origin is tuple and isinstance(value, list) and len(value) == len(inside):
+            return tuple(map(_unpacked, value, inside))
+        case origin if origin is Mapping and isinstance(value, dict):
+            return {_unpacked(name, inside[0]): _unpacked(each, inside[1]) for name, each in value.items()}
+    raise TypeError
+
+
+def _record(body: Any, declared: Any) -> Any:
+    """Return the record in an object, or raise TypeError."""
+    types = _declared(declared)
+    if not isinstance(body, dict) or body.keys() != {"is", *types} or body["is"] != declared.__name__:
         raise TypeError
-    return record
-
-
-def _number(value: Any) -> int:
-    if type(value) is not int:
-        raise TypeError
-    return value
-
-
-def _words(values: Iterable[Any]) -> tuple[str, ...]:
-    words = tuple(values)
-    if not all(isinstance(word, str) for word in words):
-        raise TypeError
-    return words
-
-
-def _proxy(body: dict[str, Any] | None) -> Proxy | None:
-    if not body:
-        return None
-    _words((body["url"], body["user"]))
-    return Proxy(**body | {"no_proxy": _words(body["no_proxy"]), "password": _source(body["password"])})
-
-
-def _source(body: dict[str, Any] | None) -> Source | None:
-    return Source(body["kind"], _words(body["value"])) if body else None
-
-
-def _grant(body: dict[str, Any]) -> Grant:
-    body["scope_sets"] = tuple(_words(scopes) for scopes in body["scope_sets"])
-    for name in ("client_secret", "certificate", "certificate_password", "client_assertion"):
-        body[name] = _source(body[name])
-    return Grant(**body)
+    return declared(**{name: _unpacked(body[name], each) for name, each in types.items()})

@@ -15,7 +15,7 @@ from pathlib import Path
 from cms.core.accounts import Source
 from cms.core.lifecycle import Transient
 
-# A command may ask gpg-agent or a network; a grant as a whole has 25 s.
+# A command may ask gpg-agent or a network, and must leave some of messages.QUESTION_SECONDS for the rest.
 COMMAND_SECONDS = 10.0
 
 # A key or a client secret is some hundred bytes at most; a certificate a few thousand.

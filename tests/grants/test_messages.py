@@ -5,13 +5,16 @@ from typing import Any
 
 import pytest
 
-from cms.core.accounts import Grant, Proxy, Source, StoredSignIn
+from cms.core.accounts import METHODS, Grant, Proxy, Source, StoredSignIn
 from cms.core.json_lines import Garbled
 from cms.core.lifecycle import Ending, Granted, Refused, Transient, Trouble
 from cms.grants import messages
 from cms.grants.messages import (
     Acquire,
     Cancel,
+    CheckCredentials,
+    CredentialEnd,
+    CredentialEnds,
     Discard,
     Done,
     Explore,
@@ -53,6 +56,7 @@ QUESTIONS: list[Question] = [
     Survey(7, ("a", "b")),
     Discard(8, ()),
     Explore(9, "https://login.example/x.test"),
+    CheckCredentials(10, (GRANT,)),
     Open("/state", proxy=Proxy("http://proxy:3128", ("localhost",), "ann", Source("credential", ("proxy",)))),
     Import(4, GRANT, Place("/home/ann/tokens", "pizauth", "work", "secret-password")),
 ]
@@ -65,6 +69,7 @@ REPLIES: list[Reply] = [
     Done(5, Exported("secret-text", ("a", "b"), ("c",))),
     Done(6, Listed((StoredSignIn("key", "authority", "client", "login", "who", 7.5), StoredSignIn("key", "", "", "")))),
     Done(7, Listed(())),
+    Done(10, CredentialEnds((CredentialEnd("key", 7.5), CredentialEnd("key", why="cannot be read")))),
     Done(9, Explored("tenant", "why", unknown=True, no_keyring="no keyring", cloud="dod")),
     Done(1, Granted("secret-token", 5.0, 3600.0, given_at=7.5, endings=(Ending(1.0, 2.0, 70043), Ending(3.0, 4.0)))),
 ]
@@ -114,7 +119,9 @@ def _broken_questions() -> list[bytes]:
         {**acquire, "grant": {**acquire["grant"], "scope_sets": [[1]]}},
         {**acquire, "grant": {**acquire["grant"], "surprise": 1}},
         {**acquire, "surprise": 1},
-        {**opened, "key": {"kind": "file"}},
+        {**opened, "key": {"is": "Source", "kind": "file"}},
+        {**opened, "timeout": "long"},
+        {**opened, "persist": 1},
         {**redirected, "fields": {"code": 1}},
         {**redirected, "fields": "code"},
         {**imported, "place": "/home/ann/tokens"},
@@ -134,6 +141,8 @@ def test_no_question(line: bytes) -> None:
 def _lies() -> list[dict[str, Any]]:
     """Return replies in which one field is not what it is declared as."""
     prompt, granted, transient = (json.loads(messages.pack(each)) for each in REPLIES[:3])
+    ending = transient["outcome"]["endings"][0]
+    assert {"is": "Ending", "given_at": 1.0, "ended_at": 2.0, "aadsts": 700082} == ending
 
     def done(reply: dict[str, Any], **wrong: Any) -> dict[str, Any]:
         return {**reply, "outcome": {**reply["outcome"], **wrong}}
@@ -152,9 +161,11 @@ def _lies() -> list[dict[str, Any]]:
         done(granted, persisted="yes"),
         done(granted, given_at="yesterday"),
         done(granted, endings=[7]),
-        done(granted, endings=[{"given_at": 1.0, "ended_at": "now", "aadsts": None}]),
-        done(granted, endings=[{"given_at": 1.0, "ended_at": 2.0, "aadsts": "70043"}]),
-        done(granted, endings=[{"given_at": 1.0, "ended_at": 2.0, "why": 1}]),
+        done(granted, endings=[{**ending, "ended_at": "now"}]),
+        done(granted, endings=[{**ending, "aadsts": "70043"}]),
+        done(granted, endings=[{**ending, "why": 1}]),
+        done(granted, endings=[{**ending, "is": "Trouble"}]),
+        done(granted, endings={"0": ending}),
         done(transient, retry_after="120"),
         done(transient, trouble={**transient["outcome"]["trouble"], "aadsts": "50173"}),
         done(transient, trouble={**transient["outcome"]["trouble"], "claims": {}}),
@@ -179,6 +190,12 @@ def test_no_reply(body: dict[str, Any]) -> None:
     """A line that is no reply is Garbled, and nothing else is raised."""
     with pytest.raises(Garbled):
         messages.unpack_reply(json.dumps(body).encode())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_way_to_sign_in_is_documented(method: str) -> None:
+    """`SignIn` names each method that people can choose."""
+    assert f'"{method}"' in str(SignIn.__doc__)
 
 
 def test_garbage_never_quotes() -> None:

@@ -1,24 +1,55 @@
 """Sign-in without a person: what an application proves itself with, and what its refusals mean.
 
-Everything is read anew at each mint: a renewed certificate, a secret that was replaced and an assertion that Kubernetes
-or a pipeline has rotated are used without anybody's saying so.
+Everything is read anew at each mint, so a renewed certificate, a replaced secret and an assertion that Kubernetes or a
+pipeline has rotated are used at once.
+
+A certificate comes in one file with its key: PEM, with the application's certificate before those of its issuers, or
+PKCS #12 (.pfx, .p12). Entra takes RSA keys only (Microsoft: "Microsoft identity platform application authentication
+certificate credentials").
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+    pkcs12,
+)
 
 from cms.core import refusals
 from cms.core.accounts import Grant, Source
 from cms.core.lifecycle import LONGEST_PAUSE, Granted, Outcome, Refused, Transient, Trouble
-from cms.grants.entra import certificates
+from cms.grants.messages import CredentialEnd
 from cms.grants.secrets import Missing, Unavailable, read_source
 from cms_oauth.diagnosis.entra import NO_IDENTITY, row_of_application
 
 # How soon a refusal is looked at again: what is mended in Entra, or in a file, tells nobody here of it.
 AGAIN_SECONDS = LONGEST_PAUSE
+
+_PEM_KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----.+?-----END [A-Z ]*PRIVATE KEY-----", re.DOTALL)
+_PEM_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+
+
+class Unusable(Exception):
+    """Bytes that are no certificate with its key. The text says what is wrong, and quotes nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A certificate and its key, both as PEM; `expires` is Unix time."""
+
+    private_key: str = field(repr=False)
+    public: str
+    expires: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +79,15 @@ def credential(grant: Grant) -> Credential:
         assertion = _text("client_assertion", grant.client_assertion, private=False)
         return Credential({"client_assertion": lambda: assertion})
     if grant.certificate:
-        return _certificate(grant.certificate, grant.certificate_password)
+        return _certificate_credential(grant.certificate, grant.certificate_password)
     return NONE
 
 
-def _certificate(source: Source, password: Source | None) -> Credential:
+def _certificate_credential(source: Source, password: Source | None) -> Credential:
     opened_by = _read("certificate_password", password).rstrip(b"\r\n") if password else b""
     try:
-        found = certificates.parse(_read("certificate", source), opened_by)
-    except certificates.Unusable as unusable:
+        found = parse(_read("certificate", source), opened_by)
+    except Unusable as unusable:
         raise _unavailable("certificate", source, str(unusable)) from None
     return Credential({"private_key": found.private_key, "public_certificate": found.public}, found.expires)
 
@@ -78,17 +109,13 @@ def _read(name: str, source: Source, *, private: bool = True) -> bytes:
         raise _unavailable(name, source, str(missing)) from None
 
 
+def _cannot_be_had(name: str, source: Source, why: str) -> str:
+    return f"the {name.replace('_', ' ')} cannot be had: {source} {why}"
+
+
 def _unavailable(name: str, source: Source, why: str) -> Unavailable:
-    what = name.replace("_", " ")
-    return Unavailable(
-        Transient(
-            Trouble(
-                "locked",
-                f"the {what} cannot be had: {source} {why}",
-                f"check {name} of the account in the configuration; {refusals.RETRIES}",
-            )
-        )
-    )
+    hint = f"check {name} of the account in the configuration; {refusals.RETRIES}"
+    return Unavailable(Transient(Trouble("locked", _cannot_be_had(name, source, why), hint)))
 
 
 def explain(outcome: Outcome, grant: Grant) -> Outcome:
@@ -105,16 +132,78 @@ def explain(outcome: Outcome, grant: Grant) -> Outcome:
     return Refused(told, AGAIN_SECONDS)
 
 
-def certificate_expiry(grant: Grant, read: Callable[[Source], bytes] = read_source) -> float:
-    """Return when the application's certificate ends, as Unix time, 0 for none or one that cannot be read without more.
+def certificate_end(grant: Grant) -> CredentialEnd:
+    """Return when the certificate of a grant's application ends, for `cms check`.
 
-    For `cms check`: no command is run and no key is opened but a PKCS #12 file's.
+    No command is run, and no key is opened but a PKCS #12 file's: that has the certificate inside.
     """
-    sources = [each for each in (grant.certificate, grant.certificate_password) if each]
-    if not grant.certificate or any(each.kind == "command" for each in sources):
-        return 0.0
+    source, password = grant.certificate, grant.certificate_password
+    if source is None:
+        return CredentialEnd(grant.key)
+    if command := next((each for each in (source, password) if each and each.kind == "command"), None):
+        return CredentialEnd(grant.key, why=f"{command} is not run to look at a certificate")
     try:
-        password = read(grant.certificate_password).rstrip(b"\r\n") if grant.certificate_password else b""
-        return certificates.expiry(read(grant.certificate), password)
-    except (Missing, certificates.Unusable):
-        return 0.0
+        opened_by = _read("certificate_password", password).rstrip(b"\r\n") if password else b""
+        return CredentialEnd(grant.key, expiry(_read("certificate", source), opened_by))
+    except Unavailable as unavailable:
+        return CredentialEnd(grant.key, why=unavailable.outcome.trouble.message)
+    except Unusable as unusable:
+        return CredentialEnd(grant.key, why=_cannot_be_had("certificate", source, str(unusable)))
+
+
+def parse(raw: bytes, password: bytes = b"") -> Certificate:
+    """Return what a file holds, PEM or PKCS #12. Raises Unusable."""
+    key, certificate = _from_pem(raw, password) if b"-----BEGIN " in raw else _from_pfx(raw, password)
+    if not isinstance(key, RSAPrivateKey):
+        raise Unusable("has no RSA key, and Entra takes no other")
+    if key.public_key() != certificate.public_key():
+        raise Unusable("has a key that is not the certificate's")
+    clear = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return Certificate(clear.decode(), certificate.public_bytes(Encoding.PEM).decode(), _end(certificate))
+
+
+def expiry(raw: bytes, password: bytes = b"") -> float:
+    """Return when the certificate in a file ends, as Unix time, without opening the key of a PEM file. Raises Unusable."""
+    return _end(_certificate(raw)) if b"-----BEGIN " in raw else _end(_from_pfx(raw, password)[1])
+
+
+def _end(certificate: x509.Certificate) -> float:
+    return certificate.not_valid_after_utc.timestamp()
+
+
+def _certificate(raw: bytes) -> x509.Certificate:
+    found = _PEM_CERTIFICATE.search(raw)
+    if not found:
+        raise Unusable("has no certificate in it: the key and the certificate belong into one file")
+    try:
+        return x509.load_pem_x509_certificate(found[0])
+    except ValueError:
+        raise Unusable("has a certificate that cannot be read") from None
+
+
+def _from_pem(raw: bytes, password: bytes) -> tuple[object, x509.Certificate]:
+    certificate = _certificate(raw)
+    found = _PEM_KEY.search(raw)
+    if not found:
+        raise Unusable("has no private key in it: the key and the certificate belong into one file")
+    encrypted = b"ENCRYPTED" in found[0]
+    if encrypted and not password:
+        raise Unusable("has an encrypted key: certificate_password= says where its password is")
+    try:
+        return load_pem_private_key(found[0], password if encrypted else None), certificate
+    except (ValueError, TypeError):
+        raise Unusable(f"has a key that cannot be read{': the password is wrong' if encrypted else ''}") from None
+
+
+def _from_pfx(raw: bytes, password: bytes) -> tuple[object, x509.Certificate]:
+    try:
+        key, certificate, _ = pkcs12.load_key_and_certificates(raw, password or None)
+    except ValueError:
+        raise Unusable(
+            "is neither PEM nor PKCS #12, or certificate_password= does not open it"
+            if password
+            else "is neither PEM nor PKCS #12, or is encrypted: certificate_password= says where its password is"
+        ) from None
+    if key is None or certificate is None:
+        raise Unusable("has not both a key and its certificate in it")
+    return key, certificate

@@ -19,7 +19,7 @@ from cms.core.accounts import Grant, Scopes
 from cms.core.lifecycle import Outcome, Transient, Trouble
 from cms.system import threads
 
-# A question without a window. The worker gives a grant 25 s as a whole, and its vault needs some of them.
+# A question without a window. This leaves some of messages.QUESTION_SECONDS for the vault and its key.
 SILENT_SECONDS = 20.0
 
 # How often somebody who waits for a window is looked after: only the line's other end wakes whoever waits for it.

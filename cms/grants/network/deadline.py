@@ -21,7 +21,7 @@ from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConn
 
 from cms.system import threads
 
-# Seconds. A grant as a whole has 25: this leaves some for the vault and its key.
+# This leaves some of messages.QUESTION_SECONDS for the vault and its key.
 EXCHANGE_SECONDS = 20.0
 
 _Address: TypeAlias = tuple[Any, ...]

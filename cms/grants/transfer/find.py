@@ -24,7 +24,7 @@ MAX_FILE = 8 * 1024 * 1024
 # As mutt_oauth2.py and oama call it. --batch: there is no terminal here; gpg-agent asks where it has a display.
 GPG = ("gpg", "--quiet", "--batch", "--decrypt", "--")
 
-# gpg-agent may ask for a passphrase; a question to the worker has 25 s.
+# gpg-agent may ask for a passphrase; this leaves some of messages.QUESTION_SECONDS for the provider.
 GPG_SECONDS = 20.0
 
 _ARMOUR = b"-----BEGIN PGP MESSAGE-----"

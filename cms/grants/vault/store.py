@@ -42,6 +42,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cms.core.accounts import Grant, StoredSignIn
 from cms.core.lifecycle import Ending, Transient, Trouble
 from cms.core.refusals import NOTHING_TO_DO, RETRIES
+from cms.grants.messages import QUESTION_SECONDS
 from cms.grants.secrets import Locked, Missing, Unavailable
 from cms.grants.vault.keyring import Key
 from cms.grants.vault.keys import Keys
@@ -310,7 +311,7 @@ def parse_header(line: bytes) -> dict[str, Any]:
 class Vault:
     """All vault files of one state folder. `patience` is how many seconds another worker's lock is waited for."""
 
-    def __init__(self, folder: str, keys: Keys, patience: float = 25.0) -> None:
+    def __init__(self, folder: str, keys: Keys, patience: float = QUESTION_SECONDS) -> None:
         self.folder = Path(folder)
         self.keys = keys
         self.memory: dict[str, Entry] = {}

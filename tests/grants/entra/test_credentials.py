@@ -7,16 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, pkcs12
 from support.proofs import AppCertificate, write_private
 
 from cms.core.accounts import Grant, Source
 from cms.core.lifecycle import Refused, Transient, Trouble
 from cms.grants.entra import credentials
-from cms.grants.entra.credentials import certificate_expiry, credential, explain
+from cms.grants.entra.credentials import Unusable, certificate_end, credential, expiry, explain, parse
 from cms.grants.secrets import Unavailable
 from cms_oauth.diagnosis.entra import APPLICATION_ROWS
 
 MADE = AppCertificate()
+OTHER = AppCertificate()
+# X.509 counts in whole seconds.
+ENDS = float(int(MADE.ends))
+CURVE = ec.generate_private_key(ec.SECP256R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+KEY, _, CERTIFICATE = MADE.pem().partition(b"-----BEGIN CERTIFICATE")
 GRANT = Grant("https://login.example/tenant", "id", "", sign_in="app")
 
 
@@ -143,18 +150,87 @@ def test_a_refusal_of_cms_own_stays() -> None:
     assert Refused(trouble, 1800.0) == explain(Refused(trouble), GRANT)
 
 
-def test_expiry_for_a_check(tmp_path: Path) -> None:
-    """`cms check` has the end of a certificate that is a file of its reader's; no command is run for it."""
+def test_the_end_of_a_certificate(tmp_path: Path) -> None:
+    """It is had without a PEM key's password, and without running a command; else there is a reason, and no secret."""
     path = file(write_private(tmp_path / "c.pem", MADE.pem("hunter2")))
     pfx = file(write_private(tmp_path / "c.pfx", MADE.pfx("hunter2")))
     password = file(write_private(tmp_path / "p", "hunter2"))
-    command = Source("command", ("false",))
+    command = Source("command", ("touch", str(tmp_path / "run")))
+
+    def end(**sources: Source) -> tuple[float, str]:
+        asked = grant(**sources)
+        found = certificate_end(asked)
+        assert asked.key == found.key
+        return found.expires, found.why
 
     ends = float(int(MADE.ends))
-    assert ends == certificate_expiry(grant(certificate=path))
-    assert ends == certificate_expiry(grant(certificate=pfx, certificate_password=password))
-    assert 0.0 == certificate_expiry(GRANT)
-    assert 0.0 == certificate_expiry(grant(certificate=command))
-    assert 0.0 == certificate_expiry(grant(certificate=pfx, certificate_password=command))
-    assert 0.0 == certificate_expiry(grant(certificate=file(tmp_path / "none")))
-    assert 0.0 == certificate_expiry(grant(certificate=password))
+    assert (ends, "") == end(certificate=path) == end(certificate=pfx, certificate_password=password)
+    assert (0.0, "") == end()
+    not_run = f"command touch {tmp_path}/run is not run to look at a certificate"
+    assert (0.0, not_run) == end(certificate=command) == end(certificate=pfx, certificate_password=command)
+    assert not (tmp_path / "run").exists()
+    none = file(tmp_path / "none")
+    assert (0.0, f"the certificate cannot be had: {none} does not exist") == end(certificate=none)
+    assert end(certificate=password)[1].startswith(f"the certificate cannot be had: {password} is neither PEM nor PKCS")
+    assert "hunter2" not in end(certificate=password)[1]
+
+
+@pytest.mark.parametrize(
+    ("raw", "password"),
+    [
+        (MADE.pem(), b""),
+        (MADE.public.encode() + KEY, b""),
+        (MADE.pem() + OTHER.public.encode(), b""),
+        (MADE.pem("hunter2"), b"hunter2"),
+        (MADE.pem(), b"not needed"),
+        (MADE.pfx(), b""),
+        (MADE.pfx("hunter2"), b"hunter2"),
+    ],
+    ids=[
+        "PEM",
+        "certificate first",
+        "with an issuer's",
+        "encrypted",
+        "password of nothing",
+        "PFX",
+        "PFX with password",
+    ],
+)
+def test_forms_of_a_certificate(raw: bytes, password: bytes) -> None:
+    """Each gives the key in clear, the application's own certificate, and its end."""
+    found = parse(raw, password)
+
+    assert (MADE.public, ENDS) == (found.public, found.expires)
+    assert parse(found.private_key.encode() + found.public.encode()) == found
+    assert ENDS == expiry(raw, password)
+    assert "PRIVATE" not in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("raw", "password", "why"),
+    [
+        (MADE.public.encode(), b"", "has no private key in it: the key and the certificate belong into one file"),
+        (KEY, b"", "has no certificate in it: the key and the certificate belong into one file"),
+        (MADE.pem("x"), b"", "has an encrypted key: certificate_password= says where its password is"),
+        (MADE.pem("x"), b"y", "has a key that cannot be read: the password is wrong"),
+        (KEY.replace(b"MII", b"!!!") + MADE.public.encode(), b"", "has a key that cannot be read"),
+        (KEY + MADE.public.replace("MII", "!!!").encode(), b"", "has a certificate that cannot be read"),
+        (KEY + OTHER.public.encode(), b"", "has a key that is not the certificate's"),
+        (CURVE + MADE.public.encode(), b"", "has no RSA key, and Entra takes no other"),
+        (MADE.pfx("x"), b"", "is neither PEM nor PKCS #12, or is encrypted: certificate_password= says where"),
+        (MADE.pfx("x"), b"y", "is neither PEM nor PKCS #12, or certificate_password= does not open it"),
+        (b"", b"", "is neither PEM nor PKCS #12"),
+        (
+            pkcs12.serialize_key_and_certificates(b"x", None, MADE.certificate, None, NoEncryption()),
+            b"",
+            "has not both a key and its certificate in it",
+        ),
+    ],
+)
+def test_unusable_certificate(raw: bytes, password: bytes, why: str) -> None:
+    """What will not do is told in words that mend it, and quoted nowhere."""
+    with pytest.raises(Unusable) as caught:
+        parse(raw, password)
+
+    assert str(caught.value).startswith(why)
+    assert "PRIVATE" not in str(caught.value)
