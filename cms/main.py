@@ -1,8 +1,8 @@
 """The `cms` command.
 
-`cms run` stays for months, and click costs a megabyte: so the daemon's own command line is read here when it has the
-plain form that service files use. All else is click's (`commands.py`); a `run` in another form is brought into the
-plain one there and executed anew.
+`cms run` stays for months, and click costs a megabyte. So a `run` in the plain form that service files use is read
+without click (`cli/run_line.py`). click reads everything else (`cli/commands.py`); it turns a `run` in another form into
+the plain one and executes this program again.
 """
 
 from __future__ import annotations
@@ -41,18 +41,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     run = read_plainly(given)
     try:
-        return run_command(given) if run is None else run_daemon(run)
+        if run is not None:
+            return run_daemon(run)
+        from cms.cli import commands  # noqa: PLC0415 - click, which the daemon does without
+
+        return commands.main(given)
     # Ctrl-C while libraries are still being loaded: neither click nor the daemon looks after it yet.
     except KeyboardInterrupt:
         print("cms: given up", file=sys.stderr)
         return INTERRUPTED
-
-
-def run_command(given: Sequence[str]) -> int:
-    """Do what click makes of a command line; return the exit status."""
-    from cms.cli import commands  # noqa: PLC0415 - click, which the daemon does without
-
-    return commands.main(given)
 
 
 if __name__ == "__main__":

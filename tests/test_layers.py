@@ -68,9 +68,9 @@ HOMES = {
     "structlog": ("cms.system.logs",),
     "h11": ("cms.daemon.signin.http",),
     "jeepney": ("cms.daemon.desktop",),
-    "segno": ("cms.cli.qr",),
+    "segno": ("cms.cli.login",),
     "platformdirs": ("cms_oauth.paths",),
-    "click": ("cms_oauth.options", "cms.cli.commands", "cms.cli.connect"),
+    "click": ("cms_oauth.options", "cms.cli.commands", "cms.cli.terminal"),
     "trio": (
         *("cms.daemon", "cms.main", "cms.cli.daemonless"),
         *("cms.system.listener", "cms.system.network", "cms.system.sd_notify", "cms.system.process"),

@@ -1,4 +1,7 @@
-"""TODO(docstring) cms.cli.check."""
+"""What `cms check` says: the meaning of a configuration, and what would keep a daemon from working with it.
+
+It starts nothing. Secrets' files are opened only to look at their mode.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,15 @@ from cms.config.model import Config, FileSpec, SocketSpec
 from cms.core.accounts import Account, Proxy, application
 from cms.core.status import expiry_warning
 from cms_oauth import paths
+
+
+def warnings(found: Config) -> Iterator[str]:
+    """Yield everything that deserves a warning, the configuration's own first."""
+    yield from found.warnings
+    yield from secret_files(found)
+    yield from obstacles(found)
+    yield from expiries(found)
+    yield from running_warnings(found.file)
 
 
 def where_to_look(found: Config) -> str:

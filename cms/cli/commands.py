@@ -1,6 +1,6 @@
-"""The commands of `cms`, as click knows them. Each is a few lines over the daemon's control socket.
+"""The commands of `cms`: their options, and a few lines each that call the module with the work.
 
-Nobody's mistake ends in a traceback: what happened, whose move it is, and the next command.
+No mistake of a user ends in a traceback. `main` prints what happened and the next command.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from typing import Any, TypeVar
 import click
 
 from cms.cli import admin_consent, client, transfer
-from cms.cli import login as terminal
-from cms.cli.check import expiries, obstacles, running_warnings, secret_files, summary, where_to_look
+from cms.cli.check import summary, warnings, where_to_look
 from cms.cli.client import NoDaemon
-from cms.cli.connect import FAILED, complain, config_path, connect, daemon_or_none, is_configured, load_config, say
+from cms.cli.connect import FAILED, connect, daemon_or_none, is_configured, load_config
+from cms.cli.login import sign_in_here
 from cms.cli.run_line import INTERRUPTED, VALUES, Run, run_anew
+from cms.cli.terminal import Terminal, complain, say
 from cms.config.model import ConfigError
 from cms.core.status import CRITICAL, UNKNOWN
 from cms.grants.messages import Place
@@ -37,6 +38,12 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def _config_option(command: Command) -> Command:
     option = click.option("-c", "--config", metavar="FILE", default="", help="The configuration file.")
     return option(command)
+
+
+def _config_path(config: str, usual: Callable[[], str] = paths.config_file) -> str:
+    """Return the file that is meant: the command's own option, else that before the command, else the usual one."""
+    before = click.get_current_context().find_root().params.get("config")
+    return config or before or usual()
 
 
 def _passphrase_option(command: Command) -> Command:
@@ -87,7 +94,7 @@ def cms(context: click.Context, config: str) -> None:
 )
 def run(config: str, log_level: str, log_form: str) -> None:
     """Run the daemon in the foreground."""
-    run_anew(Run(config_path(config), log_level, log_form))
+    run_anew(Run(_config_path(config), log_level, log_form))
 
 
 @cms.command()
@@ -104,25 +111,13 @@ def login(user: str, method: str, config: str) -> int:
     USER is not needed if there is only one account.
     """
     try:
-        return _login(user, method, config)
+        with daemon_or_none(_config_path(config)) as found:
+            return sign_in_here(found, user, method, say)
     except KeyboardInterrupt:
         # The terminal has shown ^C in the line.
         click.echo(err=True)
         complain("the sign-in was given up")
         return INTERRUPTED
-
-
-def _login(user: str, method: str, config: str) -> int:
-    with daemon_or_none(config) as found:
-        return terminal.sign_in(
-            found,
-            user,
-            method,
-            terminal.terminal(),
-            say=say,
-            browse=terminal.browser(),
-            shown_on=terminal.screen(),
-        )
 
 
 @cms.command("import")
@@ -147,7 +142,7 @@ def bring_in(place: str, *, source: str, user: str, entry: str, passphrase_file:
     if why_not := transfer.plainly_none(path):
         complain(why_not, "name the file that `cms export` or the program has written")
         return FAILED
-    with daemon_or_none(config) as found:
+    with daemon_or_none(_config_path(config)) as found:
         if transfer.is_ours(path, source):
             passphrase = transfer.Passphrase(passphrase_file)
             return _ended(transfer.restore(found, user, path, passphrase, force=force, say=say))
@@ -171,16 +166,11 @@ def export(users_and_file: tuple[str, ...], passphrase_file: str, config: str, *
     path = Path(file)
     try:
         transfer.check_target(path, force=force)
-        with daemon_or_none(config) as found:
-            answer = transfer.export(found, tuple(users), transfer.Passphrase(passphrase_file))
-        if answer.get("ok"):
-            transfer.write_private(path, str(answer.get("export")), force=force)
+        with daemon_or_none(_config_path(config)) as found:
+            return _ended(transfer.export(found, users, transfer.Passphrase(passphrase_file), path, force=force))
     except FileExistsError:
         complain(f"{path} exists already and stays as it is", "name another file, or overwrite it with --force")
         return FAILED
-    if answer.get("ok"):
-        answer["hint"] = f"to {path}. On the other machine: `cms import {path.name}`. Delete the file after that"
-    return _ended(answer)
 
 
 @cms.command()
@@ -199,7 +189,7 @@ def logout(user: str, config: str, *, everybody: bool, yes: bool) -> int:
     if everybody and not yes and sys.stdin.isatty() and not transfer.confirm("Delete every sign-in of this machine?"):
         complain("nothing was deleted")
         return FAILED
-    with daemon_or_none(config) as found:
+    with daemon_or_none(_config_path(config)) as found:
         return _ended(found.ask("leave") if everybody else found.ask("logout", user=user))
 
 
@@ -211,7 +201,7 @@ def prune(config: str, *, yes: bool) -> int:
 
     They were given for accounts that the configuration has no longer.
     """
-    with daemon_or_none(config) as found:
+    with daemon_or_none(_config_path(config)) as found:
         return _ended(transfer.converse(found, "prune", transfer.answers(lambda: "", say, yes=yes), yes=yes))
 
 
@@ -219,13 +209,15 @@ def prune(config: str, *, yes: bool) -> int:
 @click.argument("user", default="")
 def refresh(user: str) -> int:
     """Fetch new tokens now, for USER or for every account."""
-    return _told("refresh", user=user)
+    with connect() as found:
+        return _ended(found.ask("refresh", user=user))
 
 
 @cms.command()
 def reload() -> int:
     """Read the configuration again. A faulty one changes nothing."""
-    return _told("reload")
+    with connect() as found:
+        return _ended(found.ask("reload"))
 
 
 @cms.command()
@@ -298,17 +290,11 @@ def check(config: str) -> int:
     The key, the folders of the sockets and the groups are looked at as a daemon would use them. A daemon that runs with
     this configuration is asked what it warns of.
     """
-    found = load_config(config_path(config))
+    found = load_config(_config_path(config))
     say("\n".join(summary(found)))
     if note := where_to_look(found):
         say(note)
-    for warning in (
-        *found.warnings,
-        *secret_files(found),
-        *obstacles(found),
-        *expiries(found),
-        *running_warnings(found.file),
-    ):
+    for warning in warnings(found):
         complain(f"warning: {warning}")
     return 0
 
@@ -323,7 +309,7 @@ def admin_consent_url(user: str, config: str, *, as_json: bool) -> int:
     That is an administrator, and the application that of USER, or of all accounts.
     The address comes first on standard output, then a letter that explains it.
     """
-    accounts = admin_consent.meant(load_config(config_path(config)).accounts, user)
+    accounts = admin_consent.meant(load_config(_config_path(config)).accounts, user)
     if isinstance(accounts, str):
         complain(accounts)
         return os.EX_USAGE
@@ -357,7 +343,7 @@ def doctor(user: str, bundle: str, asking: tuple[str, ...], config: str, *, as_j
     from cms.cli.doctor import examination  # noqa: PLC0415
     from cms.cli.doctor import run as doctoring  # noqa: PLC0415
 
-    meant = examination.Examination(config_path(config), load_config, user, asking)
+    meant = examination.Examination(_config_path(config), load_config, user, asking)
     return doctoring.attend(meant, bundle, say, as_json=as_json)
 
 
@@ -392,56 +378,13 @@ def init(config: str, *, system: bool, yes: bool, method: str, **wishes: Any) ->
     from cms.cli import daemonless  # noqa: PLC0415
     from cms.cli.init import first_config, wizard  # noqa: PLC0415
 
-    named = config_path(config, str)
+    named = _config_path(config, str)
     if system and named:
         raise click.UsageError("--system names the file already: leave -c out.")
     path = named or (paths.system_config_file() if system else paths.own_config_file())
     # The daemon that is told of it may have another current folder.
     chosen = first_config.Wishes(os.path.abspath(path), method=method, **wishes)  # noqa: PTH100 - links stay links
-    return wizard.begin(chosen, _Terminal(yes=yes), wizard.Around(daemonless.explored, load_config, connect))
-
-
-class _Terminal:
-    """Whoever sits at the terminal, for `cms init`; with `yes` nobody is asked anything."""
-
-    def __init__(self, *, yes: bool) -> None:
-        self._yes = yes
-
-    @property
-    def there(self) -> bool:
-        return self._yes or sys.stdin.isatty()
-
-    def say(self, text: str) -> None:
-        say(text)
-
-    def complain(self, text: str) -> None:
-        complain(text)
-
-    def agree(self, question: str) -> bool:
-        return self._yes or bool(self._asked(lambda: click.confirm(question, default=True)))
-
-    def choose(self, question: str, choices: Sequence[str], usual: str) -> str:
-        if self._yes:
-            return usual
-        return str(self._asked(lambda: click.prompt(question, usual, type=click.Choice(choices))))
-
-    def reply(self, question: str, usual: str) -> str:
-        return usual if self._yes else str(self._asked(lambda: click.prompt(question, usual)))
-
-    def ask(self, question: str) -> str:
-        try:
-            return str(self._asked(lambda: click.prompt(question))).strip()
-        except KeyboardInterrupt:
-            if sys.stdin.isatty():
-                raise
-            # The end of a pipe looks like Ctrl-C to click.
-            return ""
-
-    def _asked(self, ask: Callable[[], Any]) -> Any:
-        try:
-            return ask()
-        except click.Abort:
-            raise KeyboardInterrupt from None
+    return wizard.begin(chosen, Terminal(yes=yes), wizard.Around(daemonless.explored, load_config, connect))
 
 
 @cms.command(context_settings={"ignore_unknown_options": True}, options_metavar="")
@@ -451,12 +394,6 @@ def demo(arguments: tuple[str, ...]) -> int:
     from cms.sandbox.stage import main as run_demo  # noqa: PLC0415 - of no use to any other command
 
     return run_demo(arguments)
-
-
-def _told(command: str, **fields: str) -> int:
-    """Tell the daemon something and say what came of it."""
-    with connect() as found:
-        return _ended(found.ask(command, **fields))
 
 
 def _ended(answer: dict[str, Any]) -> int:

@@ -1,27 +1,31 @@
-"""TODO(docstring) cms.cli.connect."""
+"""How a command gets what it works on: the configuration, and a daemon to talk to.
+
+A command that changes sign-ins needs no running daemon: without one, this process does the daemon's part itself for
+that one command (`daemonless`), behind the same conversation.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, wait
+from collections.abc import Iterator
+from concurrent.futures import wait
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-
-import click
+from types import FrameType
 
 from cms.cli import client
 from cms.cli.client import NoDaemon, Remote
+from cms.cli.terminal import complain
 from cms.config.load import load
 from cms.config.model import LOAD_SECONDS, Config, ConfigError
-from cms.system import process
+from cms.system import process, threads
 from cms_oauth import paths
 
 FAILED = 1
 
+# There while systemd runs, as sd_booted(3) has it.
 _SYSTEMD = "/run/systemd/system"
 
 # How long a daemon may take from claiming its state folder to listening at its control socket, in seconds: it loads
@@ -30,64 +34,45 @@ STARTING_SECONDS = 5.0
 _POLL_SECONDS = 0.05
 
 
-def say(text: str) -> None:
-    click.echo(text)
-
-
-def complain(message: str, hint: str = "") -> None:
-    click.echo("\n".join(filter(None, [f"cms: {message}", hint])), err=True)
-
-
-def config_path(config: str, usual: Callable[[], str] = paths.config_file) -> str:
-    """Return the file that is meant: the command's own option, else that before the command, else the usual one."""
-    before = click.get_current_context().find_root().params.get("config")
-    return config or before or usual()
-
-
 def load_config(path: str) -> Config:
-    """Load a configuration: a program, which may not end. Raises ConfigError."""
-    loaded: Future[Config] = Future()
-
-    def run() -> None:
-        try:
-            loaded.set_result(load(path))
-        # BLE001: it is raised again, where somebody waits for it.
-        except BaseException as error:  # noqa: BLE001
-            loaded.set_exception(error)
-
-    # A daemon thread: this process can end without it.
-    loading = threading.Thread(target=run, name="configuration", daemon=True)
-    loading.start()
-    if not wait([loaded], LOAD_SECONDS).done:
+    """Load a configuration, which is a program and may never end. Raises ConfigError."""
+    loading = threads.start(lambda: load(path), "configuration")
+    if not wait([loading], LOAD_SECONDS).done:
         message = f"it did not end within {LOAD_SECONDS:g} s"
-        raise ConfigError(path, _line_under_way(loading, path), message, "A configuration says what it has to and ends")
-    return loaded.result()
+        raise ConfigError(path, _line_under_way(path), message, "A configuration says what it has to and ends")
+    return loading.result()
 
 
-def _line_under_way(thread: threading.Thread, path: str) -> int | None:
-    """Return the line of a file that a thread is in, None if it is in none."""
-    frame = sys._current_frames().get(thread.ident or 0)  # noqa: SLF001 - documented, for just this
-    while frame and frame.f_code.co_filename != path:
-        frame = frame.f_back
-    return frame.f_lineno if frame else None
+def _line_under_way(path: str) -> int | None:
+    """Return the line of a file that is being executed, None if none is."""
+    for frame in sys._current_frames().values():  # noqa: SLF001 - documented, for just this
+        inner: FrameType | None = frame
+        while inner and inner.f_code.co_filename != path:
+            inner = inner.f_back
+        if inner:
+            return inner.f_lineno
+    return None
 
 
 @contextmanager
 def daemon_or_none(config: str) -> Iterator[Remote]:
-    """Yield a conversation with the daemon that runs, else with one of this process for this command."""
+    """Yield a conversation with the running daemon, or with this process in its place.
+
+    `config` is the configuration's path, read only in the second case.
+    """
     with ExitStack() as stack:
         found = _connect_if_running()
-        yield stack.enter_context(found) if found else _one_or_the_other(config, stack)
+        yield stack.enter_context(found) if found else _daemonless(config, stack)
 
 
-def _one_or_the_other(config: str, stack: ExitStack) -> Remote:
-    """Return a conversation with one of this process, or with a daemon that turns out to be starting."""
+def _daemonless(config: str, stack: ExitStack) -> Remote:
+    """Return a conversation with this process, or with a daemon that turns out to be starting."""
     from cms.cli import daemonless  # noqa: PLC0415 - half a daemon, which most commands do without
     from cms.system import logs  # noqa: PLC0415 - half a daemon, which most commands do without
 
     logs.setup(level="error")
     process.harden()
-    loaded = load_config(config_path(config))
+    loaded = load_config(config)
     deadline = time.monotonic() + STARTING_SECONDS
     while True:
         try:
@@ -105,7 +90,7 @@ def _one_or_the_other(config: str, stack: ExitStack) -> Remote:
 
 
 def _connect_if_running() -> Remote | None:
-    """Return a conversation with the daemon. Raises Barred if there is one, of somebody else."""
+    """Return a conversation with the daemon, None if none runs. Raises Barred if it belongs to another user."""
     try:
         return connect()
     except client.Barred:
@@ -115,17 +100,16 @@ def _connect_if_running() -> Remote | None:
 
 
 def connect() -> Remote:
+    """Return a conversation with the running daemon. Raises NoDaemon, which says how to start one."""
     try:
         return client.connect(paths.control_candidates())
     except client.Absent as absent:
-        raise client.Absent(absent.message, _how_to_start()) from None
-
-
-def _how_to_start() -> str:
-    if not is_configured():
-        return "nothing is configured yet: `cms init` does that, and starts it"
-    # As sd_booted(3) tells.
-    return "start it with `cms run`" + (", or `systemctl --user start cms`" if Path(_SYSTEMD).is_dir() else "")
+        hint = "start it with `cms run`"
+        if not is_configured():
+            hint = "nothing is configured yet: `cms init` does that, and starts it"
+        elif Path(_SYSTEMD).is_dir():
+            hint += ", or `systemctl --user start cms`"
+        raise client.Absent(absent.message, hint) from None
 
 
 def is_configured() -> bool:

@@ -1,7 +1,11 @@
-"""The terminal's half of a sign-in: what a person is shown, and what they paste."""
+"""The terminal's half of a sign-in: what it shows to the person, and what they paste.
+
+The daemon does the sign-in. It sends events over the control socket: a link or a code to show, and how it ended.
+"""
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import pwd
@@ -24,6 +28,9 @@ NOT_SIGNED_IN = 1
 _PIECE = 4096
 
 _ERASE = (b"\x7f", b"\x08")
+
+# The standard wants four modules of quiet around a code; two are enough against a terminal's dark ground, and save rows.
+QR_BORDER = 2
 
 # Where a browser can be shown.
 _DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY")
@@ -122,9 +129,7 @@ class Screen:
         """Return an address as a QR code, "" where this terminal cannot show one."""
         if (self._out.encoding or "").lower().replace("-", "") != "utf8" or os.environ.get("TERM") in _PLAIN:
             return ""
-        from cms.cli import qr  # noqa: PLC0415 - a library that only this way of signing in needs
-
-        code = qr.drawn(address)
+        code = qr_code(address)
         width, height = os.get_terminal_size(self._out.fileno())
         lines = code.splitlines()
         return code if len(lines[0]) <= width and len(lines) < height else ""
@@ -134,10 +139,25 @@ class Screen:
         self._out.flush()
 
 
+def qr_code(address: str) -> str:
+    """Return an address as a QR code for a phone: lines of block characters, light on dark as most terminals are."""
+    import segno  # noqa: PLC0415 - a library that only a sign-in with a code needs
+
+    out = io.StringIO()
+    segno.make(address, error="l", micro=False).terminal(out, border=QR_BORDER, compact=True)
+    return out.getvalue().rstrip("\n")
+
+
 def screen(out: TextIO | None = None) -> Screen | None:
     """Return the standard output as a screen, None where it is none."""
     out = out or sys.stdout
     return Screen(out) if out.isatty() else None
+
+
+def sign_in_here(remote: Remote, user: str, method: str, say: Callable[[str], None]) -> int:
+    """Sign in with this process's terminal, browser and screen; return the exit code."""
+    typed = Typed(sys.stdin.fileno())
+    return sign_in(remote, user, method, typed, say=say, browse=browser(), shown_on=screen())
 
 
 def sign_in(
@@ -170,12 +190,8 @@ def sign_in(
                     typed.unanswered -= 1
                     say(str(event.get("message")))
                 case _:
-                    return _ended(event, say)
-
-
-def _ended(event: Mapping[str, Any], say: Callable[[str], None]) -> int:
-    say("\n".join(filter(None, [f"\n{event.get('message')}", event.get("hint")])))
-    return EX_OK if event.get("ok") else NOT_SIGNED_IN
+                    say("\n".join(filter(None, [f"\n{event.get('message')}", event.get("hint")])))
+                    return EX_OK if event.get("ok") else NOT_SIGNED_IN
 
 
 _NOTHING_PASTED = {
@@ -280,8 +296,3 @@ def browser() -> Callable[[str], None] | None:
         os.posix_spawn(opener, [opener, url], os.environ, file_actions=quiet, setsid=True)
 
     return browse
-
-
-def terminal() -> Typed:
-    """Return the standard input as what a person types."""
-    return Typed(sys.stdin.fileno())

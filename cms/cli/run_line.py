@@ -1,4 +1,7 @@
-"""TODO(docstring) cms.cli.run_line."""
+"""The command line of `cms run` in its plain form, which is read without click.
+
+The plain form is what service files use: `run`, then options as `-c FILE` or `--NAME=VALUE`, each once.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The terminal's half of moving: which file is meant, passwords and passphrases, the questions that a daemon has."""
+"""The terminal's half of `cms export`, `import` and `prune`: which file is meant, passphrases, the daemon's questions."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import getpass
 import json
 import os
 import re
-import secrets
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 from cms.cli.client import Remote
 from cms.grants.messages import Place
-from cms.system.files import oddity
+from cms.system.files import oddity, place_new, write_private
 
 # The one format that may have its sign-in in the keyring, under the mail address.
 NAMED = "oama"
@@ -156,13 +155,18 @@ def answers(
     return answer
 
 
-def export(remote: Remote, users: tuple[str, ...], passphrase: Passphrase) -> dict[str, Any]:
-    """Have sign-ins encrypted; return the end, with the file's text as `export`. Raises Unsaid."""
-    return converse(remote, "export", answers(passphrase.new, _silent), users=list(users))
+def export(remote: Remote, users: Sequence[str], passphrase: Passphrase, path: Path, *, force: bool) -> dict[str, Any]:
+    """Have sign-ins encrypted, and write them to a file; return how it ended.
 
-
-def _silent(_message: str) -> None:
-    """Of an export nothing is told on the way."""
+    Raises Unsaid, FileExistsError, and other OSErrors.
+    """
+    ended = converse(remote, "export", answers(passphrase.new, lambda _: None), users=list(users))
+    if ended.get("ok"):
+        # Typing a passphrase takes a while: something else may have that name now.
+        check_target(path, force=force)
+        write_private(path, str(ended.get("export")).encode(), place=os.replace if force else place_new)
+        ended["hint"] = f"to {path}. On the other machine: `cms import {path.name}`. Delete the file after that"
+    return ended
 
 
 def restore(
@@ -204,39 +208,3 @@ def check_target(path: Path, *, force: bool) -> None:
         raise FileExistsError
     if not path.parent.is_dir():
         raise NotADirectoryError(None, "there is no such folder", str(path.parent))
-
-
-def _put(draft: Path, path: Path) -> None:
-    """Give a file its name, unless another has it. Raises FileExistsError."""
-    try:
-        # Unlike a rename it never replaces what somebody has put there meanwhile.
-        os.link(draft, path)
-    except FileExistsError:
-        raise
-    except OSError:
-        # The file systems of most memory sticks know no second name for a file.
-        check_target(path, force=False)
-        draft.rename(path)
-
-
-def write_private(path: Path, text: str, *, force: bool) -> None:
-    """Write a file that its owner alone may read, whole or not at all. Raises FileExistsError and other OSErrors."""
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        # Nobody has named the draft.
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(descriptor)
-        if force:
-            # Whoever typed a passphrase has taken their time.
-            check_target(path, force=True)
-            draft.rename(path)
-        else:
-            _put(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)

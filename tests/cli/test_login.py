@@ -20,7 +20,7 @@ from typing import Any, TextIO
 import pytest
 from support.waiting import until
 
-from cms.cli import login, qr
+from cms.cli import login
 from cms.cli.client import Remote
 from cms.cli.login import NOT_SIGNED_IN, Screen, Typed, in_words, sign_in
 
@@ -364,7 +364,7 @@ def test_a_device_code_comes_with_a_drawing_and_a_count(window: Window) -> None:
         code = sign_in(remote, "", "device", typed, say=said.append, shown_on=Watched(window))
 
     assert 0 == code
-    assert said[0].index(qr.drawn("https://x.test/device")) < said[0].index("ABCD-1234")
+    assert said[0].index(login.qr_code("https://x.test/device")) < said[0].index("ABCD-1234")
     assert "Waiting: 10:00 left. Ctrl-C gives up." in window.getvalue()
     assert window.getvalue().endswith("\r\x1b[K")
 
@@ -397,7 +397,7 @@ def test_only_a_terminal_is_a_screen(window: Window) -> None:
 
 def test_a_drawing_is_a_rectangle_of_blocks() -> None:
     """Light modules are drawn, so that a dark terminal is the dark ones."""
-    lines = qr.drawn("https://microsoft.com/devicelogin").splitlines()
+    lines = login.qr_code("https://microsoft.com/devicelogin").splitlines()
 
     assert {33} == {len(line) for line in lines}
     assert 17 == len(lines)
@@ -500,8 +500,20 @@ def test_no_browser_is_opened_without_a_desktop(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_terminal_is_the_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a person types comes from there."""
-    with open(os.devnull) as devnull:  # noqa: PTH123 - a device
-        monkeypatch.setattr("sys.stdin", devnull)
+    """What a person pastes comes from there."""
+    pasted: list[Any] = []
 
-        assert devnull.fileno() == login.terminal().fd
+    def script(lines: Lines) -> None:
+        lines.hear()
+        lines.tell(**PROMPT)
+        pasted.append(lines.hear())
+        lines.tell(**DONE)
+
+    read, write = os.pipe()
+    os.write(write, b"http://localhost/?code=1\n")
+    with open(read) as stdin, daemon(script) as remote:  # noqa: PTH123 - a descriptor
+        monkeypatch.setattr("sys.stdin", stdin)
+        assert login.EX_OK == login.sign_in_here(remote, "a", "paste", print)
+    os.close(write)
+
+    assert [{"pasted": "http://localhost/?code=1"}] == pasted

@@ -264,25 +264,32 @@ def test_no_passphrase_at_all_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         transfer.Passphrase().new()
 
 
-def test_a_folder_that_takes_no_file_is_told_by_the_files_name(tmp_path: Path) -> None:
-    """The name that somebody gave, not that of a draft."""
+def exported(path: Path, text: str = "text", *, force: bool = False) -> list[dict[str, Any]]:
+    """Export `a` to a file, with a daemon that answers with this text; return what the daemon heard."""
+    asks = {"event": "password", "message": "the export"}
+    with daemon(asks, {**DONE, "export": text}) as (remote, heard):
+        phrase = transfer.Passphrase(ask=Spoken("correct horse"))
+        assert transfer.export(remote, ("a",), phrase, path, force=force)["ok"]
+    return heard
+
+
+def test_a_folder_that_takes_no_file_is_named(tmp_path: Path) -> None:
+    """Before anything is written, and not by a draft's name."""
     path = tmp_path / "file" / "signins"
     path.parent.touch()
 
     with pytest.raises(NotADirectoryError) as raised:
-        transfer.write_private(path, "text", force=False)
+        exported(path)
 
-    assert str(path) == raised.value.filename
+    assert str(path.parent) == raised.value.filename
 
 
-def test_an_export_is_asked_for() -> None:
-    """Once the daemon knows whose, the passphrase is."""
-    done = {**DONE, "export": "text"}
-    with daemon({"event": "password", "message": "the export"}, done) as (remote, heard):
-        end = transfer.export(remote, ("a",), transfer.Passphrase(ask=Spoken("correct horse")))
+def test_an_export_is_asked_for_and_written(tmp_path: Path) -> None:
+    """Once the daemon knows whose, the passphrase is; what the daemon says goes into the file."""
+    heard = exported(tmp_path / "f", "sealed")
 
-    assert done == end
     assert [{"command": "export", "users": ["a"]}, {"password": "correct horse"}] == heard
+    assert "sealed" == (tmp_path / "f").read_text()
 
 
 def test_an_import_answers_what_it_is_asked() -> None:
@@ -315,22 +322,15 @@ def test_yes_answers_every_question() -> None:
     assert {"yes": True} == answer({"event": "question", "message": "Delete?"})
 
 
-@pytest.mark.parametrize("links", [True, False])
-def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, links: bool) -> None:
-    """0600, never over another one unless told to; also where a file has one name only, as on a memory stick."""
-
-    def refuse(*_: object) -> None:
-        raise PermissionError(1, "Operation not permitted")
-
-    if not links:
-        monkeypatch.setattr(os, "link", refuse)
+def test_an_export_replaces_a_file_only_with_force(tmp_path: Path) -> None:
+    """0600, and never over another one unless told to, even one that came while the passphrase was typed."""
     path = tmp_path / "file"
-    transfer.write_private(path, "first", force=False)
+    exported(path, "first")
 
     assert ("first", 0o600) == (path.read_text(), stat.S_IMODE(path.stat().st_mode))
     with pytest.raises(FileExistsError):
-        transfer.write_private(path, "second", force=False)
-    transfer.write_private(path, "third", force=True)
+        exported(path, "second")
+    exported(path, "third", force=True)
     assert ("third", [path]) == (path.read_text(), list(tmp_path.iterdir()))
 
 
@@ -355,7 +355,7 @@ def test_what_has_become_a_pipe_meanwhile_stays(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "odd")
 
     with pytest.raises(OSError, match="it is a pipe"):
-        transfer.write_private(tmp_path / "odd", "text", force=True)
+        exported(tmp_path / "odd", force=True)
     assert [tmp_path / "odd"] == list(tmp_path.iterdir())
 
 

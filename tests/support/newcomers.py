@@ -11,13 +11,14 @@ import pytest
 
 from cms.cli.init import mail_programs
 from cms.cli.init.first_config import Wishes
+from cms.cli.terminal import Terminal
 
 USER = "ann@example.test"
 GUID = "5a5a5a5a-0000-4000-8000-000000000001"
 
 
 @dataclass
-class Person:
+class Person(Terminal):
     """Somebody at the terminal: agrees to what is in `agreed`, gives up at `gives_up`."""
 
     there: bool = True

@@ -17,14 +17,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
-from cms.cli import login as terminal
+from cms.cli import login
 from cms.cli.client import NoDaemon, Remote
 from cms.cli.init import mail_programs, systemd_units
 from cms.cli.init.first_config import Tenant, Wishes, domain_of, is_address, known_tenant, tenant_of, text_of, write
 from cms.cli.init.systemd_units import Systemd, command
 from cms.cli.run_line import INTERRUPTED
+from cms.cli.terminal import Terminal
 from cms.config.model import Config
 from cms.core.accounts import Account
 from cms.grants.messages import Explored
@@ -49,24 +49,6 @@ _TEST_SECONDS = 90.0
 _OWN_APPLICATION = """\
 nothing was written: the cloud {cloud} knows no application of the other clouds, so you need one of your own there
 register it at {portal} (docs/microsoft-setup.md, National clouds), then `cms init --client-id=ID`"""
-
-
-class Person(Protocol):
-    """Whoever sits at the terminal. Raises KeyboardInterrupt where they give up."""
-
-    @property
-    def there(self) -> bool:
-        """Whether anybody answers questions, be it with --yes."""
-        ...
-
-    def say(self, text: str) -> None: ...
-    def complain(self, text: str) -> None: ...
-    def agree(self, question: str) -> bool: ...
-    def choose(self, question: str, choices: Sequence[str], usual: str) -> str: ...
-    def reply(self, question: str, usual: str) -> str: ...
-    def ask(self, question: str) -> str:
-        """Ask whoever there is, even with --yes; return "" where the input ends and is no terminal."""
-        ...
 
 
 Connect = Callable[[], Remote]
@@ -113,7 +95,7 @@ def steps_for(wishes: Wishes) -> Steps:
     return Steps(left, how=", as root (docs/operations.md, As a service)")
 
 
-def begin(wishes: Wishes, person: Person, around: Around) -> int:
+def begin(wishes: Wishes, person: Terminal, around: Around) -> int:
     """Do all of it; return the exit status."""
     if os.path.lexists(wishes.config):
         person.complain(_taken(wishes.config))
@@ -144,7 +126,7 @@ def _taken(config: str) -> str:
     return f"{config} exists already and stays as it is\nedit it, then `cms check -c {config}`"
 
 
-def _address(person: Person) -> str:
+def _address(person: Terminal) -> str:
     """Ask for the address until it is one; return "" where nobody says any."""
     while said := person.ask("Mail address"):
         if is_address(said):
@@ -153,7 +135,7 @@ def _address(person: Person) -> str:
     return ""
 
 
-def _begin(wishes: Wishes, person: Person, steps: Steps, around: Around) -> int:
+def _begin(wishes: Wishes, person: Terminal, steps: Steps, around: Around) -> int:
     tenant, no_keyring = _look_around(wishes, around)
     if tenant.said:
         person.say(tenant.said)
@@ -168,7 +150,7 @@ def _begin(wishes: Wishes, person: Person, steps: Steps, around: Around) -> int:
     return _service(wishes, person, steps, around) if wishes.for_system else _live(wishes, person, steps, around)
 
 
-def _service(wishes: Wishes, person: Person, steps: Steps, around: Around) -> int:
+def _service(wishes: Wishes, person: Terminal, steps: Steps, around: Around) -> int:
     """Have the machine's service run; the sign-in is its user's, later."""
     where = systemd_units.hidden()
     if where:
@@ -184,7 +166,7 @@ def _service(wishes: Wishes, person: Person, steps: Steps, around: Around) -> in
     return 0
 
 
-def _live(wishes: Wishes, person: Person, steps: Steps, around: Around) -> int:
+def _live(wishes: Wishes, person: Terminal, steps: Steps, around: Around) -> int:
     """Do the steps that need a daemon."""
     # Read as `cms run` will read it.
     account, status = around.load(wishes.config).accounts[0], 0
@@ -200,7 +182,7 @@ def _live(wishes: Wishes, person: Person, steps: Steps, around: Around) -> int:
     return status
 
 
-def _said(person: Person, problem: str) -> int:
+def _said(person: Terminal, problem: str) -> int:
     person.complain(problem)
     return FAILED
 
@@ -216,7 +198,7 @@ def _look_around(wishes: Wishes, around: Around) -> tuple[Tenant, str]:
     return known or tenant_of(wishes.user, explored), explored.no_keyring
 
 
-def _offer_unit(wishes: Wishes, person: Person, steps: Steps, question: str) -> None:
+def _offer_unit(wishes: Wishes, person: Terminal, steps: Steps, question: str) -> None:
     systemd = Systemd(system=wishes.for_system)
     if not wishes.unit:
         return
@@ -282,7 +264,7 @@ def _started(process: subprocess.Popen[bytes], connect: Connect) -> str | None:
 # The sign-in, and what it is for.
 
 
-def _sign_in_and_test(wishes: Wishes, person: Person, steps: Steps, account: Account, connect: Connect) -> int:
+def _sign_in_and_test(wishes: Wishes, person: Terminal, steps: Steps, account: Account, connect: Connect) -> int:
     if status := _sign_in(wishes, person, account, connect):
         return status
     steps.done("login")
@@ -293,14 +275,11 @@ def _sign_in_and_test(wishes: Wishes, person: Person, steps: Steps, account: Acc
     return 0 if all(results) else FAILED
 
 
-def _sign_in(wishes: Wishes, person: Person, account: Account, connect: Connect) -> int:
-    browse = terminal.browser()
-    usual = wishes.method or ("browser" if browse else "paste")
+def _sign_in(wishes: Wishes, person: Terminal, account: Account, connect: Connect) -> int:
+    usual = "browser" if login.browser() else "paste"
     method = wishes.method or person.choose("With a browser here, by pasting an address, or with a code?", WAYS, usual)
     with connect() as found:
-        return terminal.sign_in(
-            found, account.user, method, terminal.terminal(), say=person.say, browse=browse, shown_on=terminal.screen()
-        )
+        return login.sign_in_here(found, account.user, method, person.say)
 
 
 def _tests_of(wishes: Wishes, account: Account) -> list[tuple[str, str]]:
@@ -308,7 +287,7 @@ def _tests_of(wishes: Wishes, account: Account) -> list[tuple[str, str]]:
     return [(what, host) for what, host in hosts.items() if host and what.upper() in account.scopes]
 
 
-def _test(person: Person, account: Account, what: str, host: str) -> bool:
+def _test(person: Terminal, account: Account, what: str, host: str) -> bool:
     """Log in at a mail server as `cms-oauth --test-...` does; say how it went."""
     code = "import sys; from cms_oauth.main import main; sys.exit(main())"
     words = [f"--user={account.user}", f"--cms_sock={paths.default_socket()}", f"--test-{what}={host}"]
@@ -331,7 +310,7 @@ def _test(person: Person, account: Account, what: str, host: str) -> bool:
     return False
 
 
-def _show(person: Person, account: Account, tools: Sequence[mail_programs.Tool]) -> None:
+def _show(person: Terminal, account: Account, tools: Sequence[mail_programs.Tool]) -> None:
     """Show what the mail programs of this machine need."""
     program = "cms-oauth" if shutil.which("cms-oauth") else str(Path(command()).parent / "cms-oauth")
     setting = mail_programs.Setting(
@@ -348,7 +327,7 @@ def _show(person: Person, account: Account, tools: Sequence[mail_programs.Tool])
         person.say(f"Programs look for the socket elsewhere: set CMS_SOCK={paths.default_socket()}")
 
 
-def _chosen(person: Person, tools: Sequence[mail_programs.Tool]) -> list[mail_programs.Tool]:
+def _chosen(person: Terminal, tools: Sequence[mail_programs.Tool]) -> list[mail_programs.Tool]:
     """Return the programs that the person wants to see something of."""
     if not tools:
         return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import socket
@@ -16,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.command_line import empty_folders, good_configuration
 from support.newcomers import GUID, USER, Person, empty_home, program, wishes
 
+from cms import main
 from cms.cli import client as remote
 from cms.cli.client import NoDaemon, Remote
 from cms.cli.init import mail_programs, wizard
@@ -391,3 +394,90 @@ def test_what_is_left_to_do() -> None:
     for name in ("run", "test"):
         steps.done(name)
     assert "All is set up" in steps.said
+
+
+# --- the command line ---
+
+
+@pytest.fixture
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """As `home`, with the programs and the keyring of this machine."""
+    return empty_folders(tmp_path, monkeypatch)
+
+
+def test_init_writes_a_configuration_that_is_good(own_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is for its owner alone, loads as it is, and the next two commands are said."""
+    assert 0 == main.main(["init", "--offline", "--user", "a@example.test"])
+    out = capsys.readouterr().out
+    path = own_home / "config" / "cms" / "cms.cfg"
+
+    assert 0o600 == stat.S_IMODE(path.stat().st_mode)
+    assert "    cms run\n" in out
+    assert "    cms login\n" in out
+    assert 0 == main.main(["check"])
+    assert "account a@example.test" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("typed", "code", "said"),
+    [("a@example.test\n", 0, "cms login"), ("", os.EX_USAGE, "no mail address\n`cms init --user=ADDRESS`")],
+)
+def test_init_takes_the_address_from_a_pipe(
+    own_home: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    typed: str,
+    code: int,
+    said: str,
+) -> None:
+    """One that has none is told how to name it; it is nobody who gave up."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+
+    assert code == main.main(["init", "--offline"])
+    shown = capsys.readouterr()
+    assert said in shown.out + shown.err
+    assert (code == 0) == (own_home / "config" / "cms" / "cms.cfg").exists()
+
+
+def test_init_elsewhere_names_the_file_in_the_next_command(own_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """-c has to be given again."""
+    path = own_home / "my.cfg"
+
+    assert 0 == main.main(["init", "--offline", "-c", str(path), "--user", "a@example.test"])
+    assert f"cms run -c {path}" in capsys.readouterr().out
+
+
+def test_init_never_touches_what_exists(own_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A configuration is somebody's work."""
+    configured = good_configuration(own_home)
+    before = configured.read_text()
+
+    assert 1 == main.main(["init", "--offline", "--user", "a@example.test"])
+    assert before == configured.read_text()
+    assert "stays as it is" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("user", ["nobody", "a b@example.test", "a@example.test\n", '"@x', "@x", "a@b@c"])
+def test_init_takes_only_an_address(own_home: Path, user: str) -> None:
+    """What is no address is refused, and nothing is written."""
+    assert os.EX_USAGE == main.main(["init", "--offline", "--user", user])
+    assert [] == list(own_home.iterdir())
+
+
+def test_a_folder_that_cannot_be_made_is_said(own_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What the machine refuses is one line."""
+    (own_home / "config").write_text("a file")
+
+    assert os.EX_OSERR == main.main(["init", "--offline", "--user", "a@example.test"])
+    err = capsys.readouterr().err
+    assert "cms: " in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("words", [["init", "--system", "-c", "my.cfg"], ["-c", "my.cfg", "init", "--system"]])
+def test_the_systems_file_has_its_name(own_home: Path, capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    """--system and -c are two files: neither is written."""
+    assert 2 == main.main([*words, "--user=a@example.test", "--offline"])
+
+    assert "--system names the file already: leave -c out." in capsys.readouterr().err

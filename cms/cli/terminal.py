@@ -1,0 +1,68 @@
+"""What the `cms` command says to the person at its terminal, and how it asks them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+
+
+def say(text: str) -> None:
+    """Print to the standard output."""
+    click.echo(text)
+
+
+def complain(message: str, hint: str = "") -> None:
+    """Print to the standard error, with the next command on a line below."""
+    click.echo("\n".join(filter(None, [f"cms: {message}", hint])), err=True)
+
+
+class Terminal:
+    """Asks the person at the terminal. With `yes` most questions are answered without asking.
+
+    Every question raises KeyboardInterrupt if the person presses Ctrl-C.
+    """
+
+    def __init__(self, *, yes: bool) -> None:
+        self._yes = yes
+
+    @property
+    def there(self) -> bool:
+        """True if questions are answered, by a person or by `yes`."""
+        return self._yes or sys.stdin.isatty()
+
+    def say(self, text: str) -> None:
+        say(text)
+
+    def complain(self, text: str) -> None:
+        complain(text)
+
+    def agree(self, question: str) -> bool:
+        return self._yes or bool(_asked(lambda: click.confirm(question, default=True)))
+
+    def choose(self, question: str, choices: Sequence[str], usual: str) -> str:
+        if self._yes:
+            return usual
+        return str(_asked(lambda: click.prompt(question, usual, type=click.Choice(choices))))
+
+    def reply(self, question: str, usual: str) -> str:
+        return usual if self._yes else str(_asked(lambda: click.prompt(question, usual)))
+
+    def ask(self, question: str) -> str:
+        """Ask even with `yes`. Return "" if the input ends and is no terminal."""
+        try:
+            return str(_asked(lambda: click.prompt(question))).strip()
+        except KeyboardInterrupt:
+            if sys.stdin.isatty():
+                raise
+            # To click, the end of a pipe looks like Ctrl-C.
+            return ""
+
+
+def _asked(ask: Callable[[], Any]) -> Any:
+    try:
+        return ask()
+    except click.Abort:
+        raise KeyboardInterrupt from None

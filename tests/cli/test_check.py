@@ -1,0 +1,156 @@
+"""`cms check`: what a configuration means, and what it is warned about."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from support.command_line import daemon, done, empty_folders, good_configuration
+from support.proofs import DAY, AppCertificate, write_private
+
+from cms import main
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return empty_folders(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def configured(home: Path) -> Path:
+    return good_configuration(home)
+
+
+def test_check_says_what_a_configuration_means(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Accounts with whose application they use, sockets with who may ask, the key, and warnings."""
+    path = home / "my.cfg"
+    path.write_text(
+        f"""
+own = Office365_Account(user="b@example.test", client_id="11111111-2222-3333-4444-555555555555", tenant="t.test")
+account = Office365_Account(user="a@example.test")
+CredentialServer("{home}/open.sock", accounts=[account, own], protocols=["SMTP", "IMAP"], mode=0o666)
+CredentialServer("{home}/users.sock", accounts=[account], users=["root"], groups=["root"], group="root")
+PostfixTable("{home}/postfix.sock", accounts=[account], default=account)
+TokenFile("{home}/token", account, "IMAP", mode=0o640, newline=True)
+MailDir("x")
+Vault(key=File("{home}/key"))
+Proxy("http://ann@proxy.test:3128", no_proxy=["localhost"])
+"""
+    )
+
+    assert 0 == main.main(["check", "-c", str(path)])
+    out, err = capsys.readouterr()
+    assert f"{path}: good" in out
+    assert "proxy http://proxy.test:3128, as ann: the way to Entra; without it: localhost" in out
+    assert "account a@example.test: SMTP, IMAP; signs in by browser; application: cms (" in out
+    assert "application: 11111111-" in out
+    assert "mode 0666; for whoever its mode lets in; serves a@example.test, b@example.test with SMTP, IMAP" in out
+    assert "group root; for its owner, root, user root, group root" in out
+    assert f"vault key: file {home}/key" in out
+    table = f"Postfix table {home}/postfix.sock: mode 0600; for whoever its mode lets in; serves a@example.test"
+    assert f"{table} with SMTP, by host a@example.test" in out
+    assert f"token file {home}/token: mode 0640; the IMAP token of a@example.test and a newline" in out
+    assert "warning:" in err
+
+
+@pytest.mark.parametrize(
+    ("place", "noted"),
+    [("{home}/elsewhere.sock", True), ("{home}/run/cms/cms.sock", False), ("{home}/system/cms.sock", False)],
+)
+def test_check_says_when_clients_do_not_look_there(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, place: str, noted: bool
+) -> None:
+    """The session's folder and the service's are looked at; any other has to be named, and that is no fault."""
+    monkeypatch.delenv("CMS_SOCK", raising=False)
+    path, sock = home / "my.cfg", place.format(home=home)
+    path.write_text(f'CredentialServer("{sock}", accounts=[Office365_Account(user="a@example.test")])')
+
+    assert 0 == main.main(["check", "-c", str(path)])
+    out = capsys.readouterr().out
+    assert noted == (f"programs need --cms_sock={sock} or CMS_SOCK={sock}\n" in out)
+    assert noted == ("note:" in out)
+
+
+@pytest.mark.parametrize(("config", "told"), [("cms.cfg", True), ("other.cfg", False)])
+def test_check_says_what_the_running_daemon_warns_of(
+    home: Path, configured: Path, capsys: pytest.CaptureFixture[str], config: str, told: bool
+) -> None:
+    """Of the tokens that it holds now, if it runs with the very file that is checked."""
+    rows = [{"user": "a@example.test", "warning": "the token is long"}, {"user": "", "warning": ""}]
+    status = done(json={"daemon": {"config": str(configured.parent / config)}, "accounts": rows})
+    with daemon(home, status) as asked:
+        code = main.main(["check"])
+
+    assert (0, [{"command": "status"}]) == (code, asked)
+    assert told == ("warning: a@example.test: the token is long" in capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(("days", "warned"), [(10.5, True), (100.0, False)])
+def test_check_reads_an_applications_certificate(
+    home: Path, capsys: pytest.CaptureFixture[str], days: float, warned: bool
+) -> None:
+    """Its end is told a month ahead, with its place; nothing is asked of Entra."""
+    certificate = write_private(home / "app.pem", AppCertificate(time.time() + days * DAY).pem())
+    path = home / "my.cfg"
+    path.write_text(
+        f"""
+app = Office365_Account("a@example.test", tenant="t.test", sign_in="app",
+    client_id="11111111-2222-3333-4444-555555555555", certificate=File("{certificate}"))
+CredentialServer("{home}/my.sock", accounts=[app])
+"""
+    )
+
+    assert 0 == main.main(["check", "-c", str(path)])
+    out, err = capsys.readouterr()
+    assert warned == (f"warning: file {certificate}: the application's certificate ends in 10 d" in err)
+    assert "signs in by app" in out
+
+
+@pytest.mark.parametrize(
+    ("mode", "why"),
+    [
+        (None, "{path} cannot be read: No such file or directory"),
+        (0o644, "{path} can be read by everybody on this machine: `chmod o-rwx {path}`"),
+        (0o640, ""),
+    ],
+)
+def test_check_looks_at_the_files_of_secrets(
+    home: Path, capsys: pytest.CaptureFixture[str], mode: int | None, why: str
+) -> None:
+    """One that is missing, or open to everybody, is found before it is needed. Nothing of it is shown."""
+    secret, config = home / "secret", home / "my.cfg"
+    config.write_text(
+        f"""
+account = Office365_Account(
+    user="a@example.test", tenant="t.test", client_id="11111111-2222-3333-4444-555555555555", sign_in="app",
+    client_secret=File("{secret}"),
+)
+Vault(key=File("{home}/key"))
+CredentialServer("{home}/cms.sock", accounts=[account])
+Proxy("http://ann@proxy.test:3128", password=File("{home}/none"))
+"""
+    )
+    if mode is not None:
+        secret.write_text("s3cret")
+        secret.chmod(mode)
+
+    assert 0 == main.main(["check", "-c", str(config)])
+    out, err = capsys.readouterr()
+    assert bool(why) == ("warning: client_secret: " in err)
+    assert why.format(path=secret) in err
+    assert f"warning: the proxy's password: {home}/none cannot be read" in err
+    assert "s3cret" not in out + err
+
+
+def test_check_finds_the_configuration_before_the_command_too(configured: Path, tmp_path: Path) -> None:
+    """`cms -c FILE check` is `cms check -c FILE`, whose own option wins."""
+    other = tmp_path / "bad.cfg"
+    other.write_text("nonsense(")
+
+    assert 0 == main.main(["check"])
+    assert os.EX_CONFIG == main.main(["-c", str(other), "check"])
+    assert 0 == main.main(["-c", str(other), "check", "-c", str(configured)])

@@ -1,0 +1,131 @@
+"""The `cms` command as a process: what it loads, and how it begins and ends."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import trio
+from support.command_line import empty_folders
+
+from cms import main
+from cms.cli.run_line import INTERRUPTED
+from cms.daemon import app
+from cms.system import logs, process
+from cms.version import VERSION
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return empty_folders(tmp_path, monkeypatch)
+
+
+def test_the_daemon_is_made_of_what_the_command_line_says(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Configuration, folders and log, and a process that nobody looks into."""
+    seen: list[object] = []
+
+    def run(entry: object, options: app.AppOptions) -> int:
+        assert entry is app.run
+        seen.append((options.config_path, options.state_folder, options.runtime_folder, options.version))
+        return 7
+
+    monkeypatch.setattr(trio, "run", run)
+    monkeypatch.setattr(logs, "setup", lambda *, level, form: seen.append((level, form)))
+    for name in ("harden", "allow_many_files", "log_bugs"):
+        monkeypatch.setattr(process, name, lambda name=name: seen.append(name))
+    monkeypatch.chdir(home)
+
+    assert 7 == main.main(["run", "-c", "my.cfg", "--log-level=debug"])
+    assert [
+        ("debug", "auto"),
+        "harden",
+        "allow_many_files",
+        "log_bugs",
+        (str(home / "my.cfg"), str(home / "state" / "cms"), str(home / "run" / "cms"), VERSION),
+    ] == seen
+
+
+def test_a_daemon_without_a_folder_does_not_start(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The reason is one line in the log."""
+
+    def refuse() -> str:
+        raise PermissionError("/tmp/runtime-1 is somebody else's")
+
+    monkeypatch.setattr("cms_oauth.paths.state_folder", refuse)
+    monkeypatch.setattr(logs, "setup", lambda *, level, form: None)
+    for name in ("harden", "allow_many_files", "log_bugs"):
+        monkeypatch.setattr(process, name, lambda: None)
+
+    assert os.EX_CANTCREAT == main.main(["run"])
+    assert "somebody else's" in capsys.readouterr().out
+
+
+_LOOK = """
+import sys
+from cms import main
+main.run_daemon = lambda run: print(sorted({name.partition(".")[0] for name in sys.modules} & {"click", "msal"}))
+sys.exit(main.main(["run", "-c", "/x"]))
+"""
+
+
+def test_the_daemon_never_imports_click() -> None:
+    """Reading its command line costs nothing that stays."""
+    seen = subprocess.run([sys.executable, "-c", _LOOK], capture_output=True, text=True, check=True, cwd=ROOT)
+
+    assert "[]\n" == seen.stdout
+
+
+def test_the_version_is_the_projects() -> None:
+    """One number in two places."""
+    assert f'\nversion = "{VERSION}"\n' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_the_module_is_the_command() -> None:
+    """`python -m cms.main` is `cms`."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "cms.main", "--version"], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+
+    assert f"cms, version {VERSION}\n" == ran.stdout
+
+
+_INTERRUPTED_IMPORT = """
+import sys
+from cms import main
+
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("click", "trio"):
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupt())
+sys.exit(main.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("command", ["run", "login", "status"])
+def test_giving_up_at_once_is_no_traceback(command: str) -> None:
+    """Ctrl-C may come while libraries are still being loaded, the daemon's as well."""
+    ran = subprocess.run(
+        [sys.executable, "-c", _INTERRUPTED_IMPORT, command], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+
+    assert (INTERRUPTED, "", "cms: given up\n") == (ran.returncode, ran.stdout, ran.stderr)
+
+
+@pytest.mark.usefixtures("home")
+def test_the_arguments_are_the_processs_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the installed command is called."""
+    monkeypatch.setattr(sys, "argv", ["cms", "--version"])
+
+    assert 0 == main.main()
+    assert VERSION in capsys.readouterr().out
