@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -72,12 +73,17 @@ def place_new(draft: Path, path: Path) -> None:
         # Unlike a rename, a link never replaces a file that another program has put there meanwhile.
         os.link(draft, path)
     except FileExistsError:
-        raise
+        raise _exists(path) from None
     except OSError:
         # The file systems of most memory sticks know no second name for a file.
         if os.path.lexists(path):
-            raise FileExistsError from None
+            raise _exists(path) from None
         draft.rename(path)
+
+
+def _exists(path: Path) -> FileExistsError:
+    """Return an error that names the file, and not the draft."""
+    return FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
 
 
 def sweep_drafts(path: Path) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from cms.cli.client import NoDaemon
 from cms.cli.doctor import access, assess, mail_tools, probe_machine, probe_mail, probe_network
-from cms.cli.doctor.examination import NO_ANSWER, Examination, Limits, Look, late, together
+from cms.cli.doctor.examination import NO_ANSWER, Examination, Limits, Look, together, unfinished
 from cms.cli.doctor.findings import (
     LEVELS,
     Finding,
@@ -140,7 +140,7 @@ def _reaching(spec: SocketSpec, who: access.Identity, owner: int, *, connect: bo
         reachable = connect and not there.missing and not there.error
         return access.confirm(found, spec.path, who, probe_machine.try_socket(spec, who) if reachable else None)
 
-    return Look(look, late(access.CHECK, f"{spec.path}, for {who.name}"))
+    return Look(look, unfinished(access.CHECK, f"{spec.path}, for {who.name}"))
 
 
 def usable(config: Config) -> list[Finding]:
@@ -183,7 +183,7 @@ def _trying(path: str, name: str) -> Look[Finding]:
             return failed(access.CHECK, f"there is no user {name}", _NO_USER)
         return access.by_trial(path, probe_machine.socket_path(path), who, probe_machine.try_path(path, who))
 
-    return Look(look, late(access.CHECK, f"{path}, for {name}"))
+    return Look(look, unfinished(access.CHECK, f"{path}, for {name}"))
 
 
 def _sign_in(examination: Examination) -> Iterator[Finding]:
@@ -247,7 +247,7 @@ def _testing(examination: Examination, protocol: str, account: Account, place: s
             )
         )
 
-    return Look(look, late(check, f"{account.user} at {place}".strip()))
+    return Look(look, unfinished(check, f"{account.user} at {place}".strip()))
 
 
 def _tools(examination: Examination) -> Iterator[Finding]:

@@ -29,6 +29,7 @@ from cms.cli.doctor.findings import (
 from cms.config.model import Config, ConfigError, SocketSpec
 from cms.core.accounts import Account, accounts_meant
 from cms.core.policy import ROOT
+from cms.system import threads
 from cms_oauth import dial, paths, wire
 from cms_oauth.claims import claims_of
 
@@ -77,17 +78,15 @@ class Examination:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def once(self, name: str, look: Callable[[], T]) -> T:
-        """Return what `look` finds, which only the first to ask for this name calls."""
+        """Return what `look` finds, which only the first caller for this name starts."""
         with self._lock:
-            first = name not in self._known
-            future = self._known.setdefault(name, Future())
-        if first:
-            _fill(future, look)
-        return cast("T", future.result())
+            if name not in self._known:
+                self._known[name] = threads.start(look, name)
+        return cast("T", self._known[name].result())
 
     def in_time(self, look: Callable[[], T]) -> T | None:
-        """Return what a look finds within a step's time, None where it does not end, or fails."""
-        future = start(look)
+        """Return what a look finds within a step's time, None if it does not end by then, or fails."""
+        future = threads.start(look)
         done = wait([future], self.limits.step).done
         return future.result() if done and future.exception() is None else None
 
@@ -187,32 +186,17 @@ class Examination:
         return [(protocol, each, getattr(each, _HOSTS[protocol], "") or each.imap_host) for protocol, each in pairs]
 
 
-def _fill(future: Future[Any], look: Callable[[], Any]) -> None:
-    try:
-        future.set_result(look())
-    # BLE001: it is raised again in whoever waits for it.
-    except BaseException as error:  # noqa: BLE001
-        future.set_exception(error)
-
-
-def start(look: Callable[[], T]) -> Future[T]:
-    """Look in a thread that nobody has to wait for: the process can end without it."""
-    future: Future[T] = Future()
-    threading.Thread(target=_fill, args=(future, look), daemon=True).start()
-    return future
-
-
 @dataclass(frozen=True, slots=True)
 class Look(Generic[T]):
-    """One of several looks side by side. `late` is what stands for it where it does not end in time."""
+    """One of several looks side by side. `late` is reported for it if it does not end in time."""
 
     find: Callable[[], T]
     late: T
 
 
 def together(looks: Sequence[Look[T]], seconds: float) -> list[T]:
-    """Return what each finds, looking side by side, within so many seconds: what hangs takes nothing from the others."""
-    begun = [(start(look.find), look.late) for look in looks]
+    """Look side by side; return what each look has found after so many seconds. One that hangs delays no other."""
+    begun = [(threads.start(look.find), look.late) for look in looks]
     wait([future for future, _ in begun], seconds)
     return [future.result() if future.done() else late for future, late in begun]
 
@@ -285,6 +269,6 @@ def _understood(account: Account, protocol: str, text: bytes) -> tuple[Asked, st
     return Asked(account, protocol, got=True, claims=claims_of(token), user=user), token
 
 
-def late(check: str, what: str = "it") -> Finding:
+def unfinished(check: str, what: str = "it") -> Finding:
     cause = "something that it asked does not answer"
     return failed(check, f"{what} did not end in time", yours("hang", cause, "look at the lines above; then try again"))

@@ -21,7 +21,7 @@ from typing import Any, TextIO
 from cms.cli.doctor import probe_machine
 from cms.cli.doctor.bundle import Redactor, addresses_in, redacted
 from cms.cli.doctor.checks import CHECKS, Check
-from cms.cli.doctor.examination import Examination, late, start
+from cms.cli.doctor.examination import Examination, unfinished
 from cms.cli.doctor.findings import (
     Finding,
     as_data,
@@ -32,7 +32,8 @@ from cms.cli.doctor.findings import (
     yours,
 )
 from cms.config.model import Config
-from cms.system.files import oddity
+from cms.system import threads
+from cms.system.files import oddity, place_new, write_private
 from cms.version import VERSION
 from cms_oauth.microsoft import TENANT_WORDS
 
@@ -51,13 +52,13 @@ def examine(
     `progress` hears, again and again, the names of the checks that are not done.
     """
     deadline = time.monotonic() + examination.limits.whole
-    begun = [(check, start(_finding(check, examination))) for check in checks]
+    begun = [(check, threads.start(_finding(check, examination), check.name)) for check in checks]
     found: list[Finding] = []
     for check, future in begun:
         while not wait([future], _REDRAW_SECONDS).done and time.monotonic() < deadline:
             progress([each.name for each, pending in begun if not pending.done()])
         progress([])
-        now = future.result() if future.done() else [late(check.name)]
+        now = future.result() if future.done() else [unfinished(check.name)]
         for each in now:
             tell(each)
         found += now
@@ -135,11 +136,9 @@ PUBLIC_MAILBOXES = frozenset(("", "INBOX"))
 
 
 def write_bundle(path: str, report: Mapping[str, Any]) -> None:
-    """Write a report where nothing is yet, for its owner alone. Raises FileExistsError, or another OSError."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "w", encoding="utf-8") as file:
-        json.dump(report, file, indent=2, ensure_ascii=False)
-        file.write("\n")
+    """Write a report that only its owner may read. Raises FileExistsError, and other OSErrors."""
+    text = json.dumps(report, indent=2, ensure_ascii=False)
+    write_private(Path(path), f"{text}\n".encode(), place=place_new)
 
 
 def _check_place(path: str) -> None:

@@ -50,8 +50,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def world(home: Path, found: Config | ConfigError | None = None, **more: Any) -> Examination:
-    """Return a world whose configuration is this."""
+def examining(home: Path, found: Config | ConfigError | None = None, **more: Any) -> Examination:
+    """Return an examination of this configuration."""
     path = home / "cms.cfg"
     if found is not None:
         path.touch()
@@ -89,7 +89,7 @@ def test_checks_run_side_by_side_and_are_told_in_order(home: Path) -> None:
 
         return Check(name, look)
 
-    found = examine(world(home), lambda each: order.append(each.check), checks=(check("a"), check("b")))
+    found = examine(examining(home), lambda each: order.append(each.check), checks=(check("a"), check("b")))
 
     assert ["a", "b"] == order == [each.check for each in found]
 
@@ -105,7 +105,7 @@ def test_a_check_that_hangs_gets_a_verdict(home: Path) -> None:
     def fine(_world: Examination) -> Iterator[Finding]:
         yield passed("fine", "done")
 
-    limited = world(home, limits=Limits(check=1.5, mail=0.5))
+    limited = examining(home, limits=Limits(check=1.5, mail=0.5))
     found = examine(limited, lambda _: None, checks=(Check("fine", fine), Check("hangs", hang)))
     never.set()
 
@@ -124,7 +124,7 @@ def test_what_hangs_takes_nothing_from_the_others(home: Path, monkeypatch: pytes
         return Names(host, ("192.0.2.1",))
 
     monkeypatch.setattr(probe_network, "names", names)
-    found = find("dns", world(home, config(), limits=Limits(check=2.0)))
+    found = find("dns", examining(home, config(), limits=Limits(check=2.0)))
     never.set()
 
     assert {
@@ -145,7 +145,7 @@ def test_who_is_waited_for_is_shown(home: Path) -> None:
         if list(names) == ["slow"]:
             seen.set()
 
-    assert ["pass"] == levels(examine(world(home), lambda _: None, progress, (Check("slow", look),)))
+    assert ["pass"] == levels(examine(examining(home), lambda _: None, progress, (Check("slow", look),)))
 
 
 def test_a_check_that_fails_takes_no_other_with_it(home: Path) -> None:
@@ -154,7 +154,7 @@ def test_a_check_that_fails_takes_no_other_with_it(home: Path) -> None:
     def broken(of: Examination) -> Iterator[Finding]:
         yield passed(of.user, f"{int('secret')}")
 
-    (found,) = examine(world(home), lambda _: None, checks=(Check("broken", broken),))
+    (found,) = examine(examining(home), lambda _: None, checks=(Check("broken", broken),))
 
     assert ("fail", "bug") == (found.level, found.verdicts[0].name)
     assert "secret" not in repr(found)
@@ -171,7 +171,7 @@ def test_what_is_shared_is_looked_at_once(home: Path) -> None:
     def fail() -> str:
         raise ValueError
 
-    of = world(home)
+    of = examining(home)
 
     assert ["found", "found"] == [of.once("x", look), of.once("x", look)]
     assert ["once"] == looked
@@ -206,7 +206,7 @@ def test_progress_is_one_line_of_a_terminal() -> None:
 
 def test_no_configuration(home: Path) -> None:
     """What can be looked at without one is, and no server is asked."""
-    of = world(home)
+    of = examining(home)
     (found,) = find("configuration", of)
 
     assert ("fail", "no-configuration", ("`cms init`",)) == (
@@ -222,8 +222,8 @@ def test_no_configuration(home: Path) -> None:
 
 def test_a_faulty_configuration(home: Path) -> None:
     """Its file and line, what is wrong, and what to do."""
-    (found,) = find("configuration", world(home, ConfigError("/c/cms.cfg", 3, "no such thing", "write another")))
-    (whole,) = find("configuration", world(home, ConfigError("/c/cms.cfg", None, "it names no account")))
+    (found,) = find("configuration", examining(home, ConfigError("/c/cms.cfg", 3, "no such thing", "write another")))
+    (whole,) = find("configuration", examining(home, ConfigError("/c/cms.cfg", None, "it names no account")))
 
     assert ("/c/cms.cfg:3", "no such thing", "write another") == (
         found.message,
@@ -235,18 +235,18 @@ def test_a_faulty_configuration(home: Path) -> None:
 
 def test_a_good_configuration(home: Path) -> None:
     """What it has, its warnings, and whether it has the account that was named."""
-    of = world(home, config(warnings=("look out",)))
+    of = examining(home, config(warnings=("look out",)))
 
     assert [("pass", "/c/cms.cfg: 1 account, 0 sockets"), ("warn", "look out")] == [
         (each.level, each.message) for each in find("configuration", of)
     ]
-    assert ["pass"] == levels(find("configuration", world(home, config(), user="Ann.Lee@example.test")))
-    assert ["pass", "fail"] == levels(find("configuration", world(home, config(), user="bob@example.test")))
+    assert ["pass"] == levels(find("configuration", examining(home, config(), user="Ann.Lee@example.test")))
+    assert ["pass", "fail"] == levels(find("configuration", examining(home, config(), user="bob@example.test")))
 
 
 def test_the_program(home: Path) -> None:
     """This Python and these libraries are what the tests run with."""
-    assert ["pass", "pass"] == levels(find("python, libraries", world(home)))
+    assert ["pass", "pass"] == levels(find("python, libraries", examining(home)))
 
 
 @contextmanager
@@ -282,7 +282,7 @@ STATUS = {
 def test_the_daemon_is_asked_once_for_all(home: Path) -> None:
     """Its version, its rows of the accounts that are meant, where its key is from."""
     with daemon(home, STATUS):
-        of = world(home, config(), user="ann.lee@example.test")
+        of = examining(home, config(), user="ann.lee@example.test")
         found = find("daemon", of)
 
     assert ["warn"] == levels(found)
@@ -293,14 +293,14 @@ def test_the_daemon_is_asked_once_for_all(home: Path) -> None:
 
 
 def replace_user(of: Examination) -> Examination:
-    """Return the same world, for every account."""
+    """Return the same examination, for every account."""
     of.user = ""
     return of
 
 
 def test_no_daemon(home: Path) -> None:
     """It is said, and nothing that it alone knows is."""
-    of = world(home, config())
+    of = examining(home, config())
 
     assert isinstance(of.status, NoDaemon)
     assert ["fail"] == levels(find("daemon", of))
@@ -342,7 +342,7 @@ def test_accounts_that_the_configuration_does_not_name(home: Path, monkeypatch: 
     status = {**STATUS, "accounts": [*rows, {"user": ACCOUNT.user, "state": "ok", "protocols": ["SMTP"]}]}
     offered = config(replace(spec(home / "cms.sock"), accounts=accounts), accounts=accounts)
     with daemon(home, status), tokens(home / "cms.sock", echo):
-        of = world(home, offered)
+        of = examining(home, offered)
         said = [each.message.partition(",")[0] for each in find("token", of)]
         monkeypatch.setattr(
             probe_mail, "run", lambda protocol, place, user, _token, **_: MailTest(protocol, user, place)
@@ -363,7 +363,7 @@ def echo(request: bytes) -> bytes:
 def test_a_daemon_with_other_accounts_names_nobody(home: Path) -> None:
     """Its rows are not this configuration's."""
     with daemon(home, STATUS):
-        of = world(home, config(accounts=(NAMELESS[0], replace(ACCOUNT, user="zoe@example.test"))))
+        of = examining(home, config(accounts=(NAMELESS[0], replace(ACCOUNT, user="zoe@example.test"))))
         name = of.name_of(NAMELESS[0])
 
     assert "" == name
@@ -384,7 +384,7 @@ REFUSED = {"error": {"code": "sign-in-required", "message": "nobody has signed i
 def test_a_token_is_asked_for_as_a_mail_program_does(home: Path, answer: bytes, level: str, words: str) -> None:
     """Over the socket that serves the account; what comes back is judged, and no token is in any finding."""
     with tokens(home / "cms.sock", answer):
-        (found,) = find("token", world(home, config(spec(home / "cms.sock"))))
+        (found,) = find("token", examining(home, config(spec(home / "cms.sock"))))
 
     assert level == found.level
     assert words in found.message
@@ -392,8 +392,8 @@ def test_a_token_is_asked_for_as_a_mail_program_does(home: Path, answer: bytes, 
 
 def test_a_token_that_nobody_can_ask_for(home: Path) -> None:
     """A table of Postfix's alone, or a socket that is not there."""
-    postfix = world(home, config(spec(home / "cms.sock", speaks="postfix")))
-    missing = world(home, config(spec(home / "cms.sock")))
+    postfix = examining(home, config(spec(home / "cms.sock", speaks="postfix")))
+    missing = examining(home, config(spec(home / "cms.sock")))
 
     assert (["skip"], ["fail"]) == (levels(find("token", postfix)), levels(find("token", missing)))
     assert [] == find("consent", missing)
@@ -403,7 +403,7 @@ def test_a_token_that_nobody_can_ask_for(home: Path) -> None:
 def test_mail_servers_are_tried_with_the_token(home: Path) -> None:
     """One that is not there is told by both: the port, and the login."""
     with tokens(home / "cms.sock", json.dumps({"token": "opaque"}).encode()):
-        of = world(home, config(spec(home / "cms.sock")))
+        of = examining(home, config(spec(home / "cms.sock")))
         port, login = find("mail servers", of), find("SMTP", of)
 
     assert (["fail"], ["fail"]) == (levels(port), levels(login))
@@ -427,7 +427,7 @@ def test_a_refusal_is_judged_by_the_clock_too(home: Path, monkeypatch: pytest.Mo
     for account in (ACCOUNT, other):
         with tokens(home / "cms.sock", json.dumps({"token": "opaque"}).encode()):
             mine = config(spec(home / "cms.sock", accounts=(account,)), accounts=(account,))
-            find("SMTP", world(home, mine, limits=Limits(step=60.0)))
+            find("SMTP", examining(home, mine, limits=Limits(step=60.0)))
         (home / "cms.sock").unlink()
 
     assert [700.0, None] == skews
@@ -436,7 +436,7 @@ def test_a_refusal_is_judged_by_the_clock_too(home: Path, monkeypatch: pytest.Mo
 def test_a_host_that_is_none(home: Path) -> None:
     """It is no place to knock at."""
     odd = config(accounts=(replace(ACCOUNT, smtp_host="no host"),))
-    (found,) = find("mail servers", world(home, odd))
+    (found,) = find("mail servers", examining(home, odd))
 
     assert "it is no HOST or HOST:PORT" in found.message
 
@@ -444,7 +444,7 @@ def test_a_host_that_is_none(home: Path) -> None:
 def test_a_mailbox_waits_for_a_token(home: Path) -> None:
     """Without one it is not looked at."""
     imap = replace(ACCOUNT, scopes={"IMAP": MAIL}, imap_host="127.0.0.1:1")
-    (found,) = find("mailbox", world(home, config(accounts=(imap,))))
+    (found,) = find("mailbox", examining(home, config(accounts=(imap,))))
 
     assert ("skip", "mailbox INBOX") == (found.level, found.check)
 
@@ -452,7 +452,7 @@ def test_a_mailbox_waits_for_a_token(home: Path) -> None:
 def test_names_of_login_and_mail_hosts(home: Path) -> None:
     """Each once."""
     local = replace(ACCOUNT, grant=replace(GRANT, authority="https://localhost:1/t"), smtp_host="localhost:1")
-    found = find("dns", world(home, config(accounts=(local,))))
+    found = find("dns", examining(home, config(accounts=(local,))))
 
     assert ["pass"] == levels(found)
 
@@ -460,11 +460,11 @@ def test_names_of_login_and_mail_hosts(home: Path) -> None:
 def test_a_login_host_that_is_not_there(home: Path) -> None:
     """No clock to compare with, no TLS, and the proxy of the configuration is named where there is one."""
     local = replace(ACCOUNT, grant=replace(GRANT, authority="https://127.0.0.1:1/t"))
-    plain = world(home, config(accounts=(local,)))
-    proxied = world(home, config(accounts=(local,), proxy=Proxy("http://127.0.0.1:2", (), "me")))
+    plain = examining(home, config(accounts=(local,)))
+    proxied = examining(home, config(accounts=(local,), proxy=Proxy("http://127.0.0.1:2", (), "me")))
     secret = Proxy("http://127.0.0.1:2", (), "me", Source("file", ("/password",)))
-    unseen = world(home, config(accounts=(local,), proxy=secret))
-    beside = world(home, config(accounts=(local,), proxy=Proxy("http://127.0.0.1:2", ("127.0.0.1",))))
+    unseen = examining(home, config(accounts=(local,), proxy=secret))
+    beside = examining(home, config(accounts=(local,), proxy=Proxy("http://127.0.0.1:2", ("127.0.0.1",))))
 
     assert (["skip"], ["fail"], ["pass"]) == tuple(levels(find(name, plain)) for name in ("clock", "tls", "proxy"))
     assert "http://127.0.0.1:2, to 127.0.0.1:1: Connection refused" == find("proxy", proxied)[0].message
@@ -474,7 +474,7 @@ def test_a_login_host_that_is_not_there(home: Path) -> None:
 
 def test_sockets_are_looked_at_for_each_user(home: Path) -> None:
     """Those that are named here too; one that this machine does not know is said."""
-    of = world(home, config(spec(home / "cms.sock")), asking=("no-such-user", "nobody"))
+    of = examining(home, config(spec(home / "cms.sock")), asking=("no-such-user", "nobody"))
 
     assert ["no-user", "no-socket", "no-socket"] == [each.verdicts[0].name for each in find("socket", of)]
 
@@ -488,7 +488,7 @@ def test_root_asks_the_daemon_for_its_sockets(home: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(probe_machine, "socket_path", lambda _path: there)
     monkeypatch.setattr(probe_machine, "try_path", lambda _path, _who: access.Tried(reached=True, answered=True))
     with daemon(home, status):
-        of = world(home, ConfigError("/c/cms.cfg", None, "it belongs to ann"), asking=("nobody", "no-such-user"))
+        of = examining(home, ConfigError("/c/cms.cfg", None, "it belongs to ann"), asking=("nobody", "no-such-user"))
         found = find("socket", of)
 
     assert [("pass", f"nobody may ask at {path}"), ("fail", "there is no user no-such-user")] == [
@@ -498,7 +498,7 @@ def test_root_asks_the_daemon_for_its_sockets(home: Path, monkeypatch: pytest.Mo
 
 def test_mail_tools(home: Path) -> None:
     """Those that ask cms are compared with the configuration; without any that is said; what cannot be read too."""
-    of = world(home, config(spec(home / "cms.sock")))
+    of = examining(home, config(spec(home / "cms.sock")))
     assert "skip" in levels(find("mail tools", of))
     (home / ".msmtprc").write_text(f'passwordeval "cms-oauth --cms_sock={home}/cms.sock"\n')
 
@@ -512,7 +512,7 @@ def test_a_tools_file_that_cannot_be_read(home: Path, monkeypatch: pytest.Monkey
     files = [mail_tools.File("mutt", "/m", error="Permission denied")]
     monkeypatch.setattr(probe_machine, "tool_files", lambda _home: files)
 
-    assert "mutt: /m: Permission denied" == find("mail tools", world(home))[0].message
+    assert "mutt: /m: Permission denied" == find("mail tools", examining(home))[0].message
 
 
 # What `cms check` asks.
@@ -537,7 +537,7 @@ def test_what_would_keep_a_daemon_from_serving(home: Path, monkeypatch: pytest.M
 def test_the_report_for_programs(home: Path) -> None:
     """One JSON object, and the exit code in it and out of it."""
     said = list[str]()
-    code = attend(world(home), "", said.append, as_json=True)
+    code = attend(examining(home), "", said.append, as_json=True)
     (text,) = said
 
     assert (2, 2) == (code, json.loads(text)["exit_code"])
@@ -546,7 +546,7 @@ def test_the_report_for_programs(home: Path) -> None:
 def test_the_bundle(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Written once, for its owner alone, with the domain and no more of anybody; never over another file."""
     path, said = home / "report.json", list[str]()
-    of = world(home, config(spec(home / "ann.lee.sock")))
+    of = examining(home, config(spec(home / "ann.lee.sock")))
     attend(of, str(path), said.append, as_json=False)
     text = path.read_text()
 
@@ -559,8 +559,9 @@ def test_the_bundle(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "ann.lee" not in capsys.readouterr().err
     with pytest.raises(FileExistsError):
         attend(of, str(path), said.append, as_json=False)
-    with pytest.raises(FileExistsError):
+    with pytest.raises(FileExistsError) as raised:
         write_bundle(str(path), {})
+    assert str(path) == raised.value.filename
     assert text == path.read_text()
 
 
@@ -570,7 +571,7 @@ def test_a_bundle_is_a_file(home: Path) -> None:
 
     for path, what in ((str(home / "odd"), "a pipe"), (os.devnull, "a device"), (str(home), "a folder")):
         with pytest.raises(FileExistsError, match=f"it is {what} and stays as it is: name a file"):
-            attend(world(home), path, print, as_json=False)
+            attend(examining(home), path, print, as_json=False)
 
 
 def test_a_bundle_has_a_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -578,10 +579,10 @@ def test_a_bundle_has_a_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> N
     said = list[str]()
 
     with pytest.raises(FileNotFoundError, match="there is no such folder"):
-        attend(world(home), str(home / "no" / "report.json"), said.append, as_json=False)
+        attend(examining(home), str(home / "no" / "report.json"), said.append, as_json=False)
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(PermissionError, match="no file can be written there"):
-        attend(world(home), str(home / "report.json"), said.append, as_json=False)
+        attend(examining(home), str(home / "report.json"), said.append, as_json=False)
     assert [] == said
 
 
@@ -591,7 +592,7 @@ def test_the_bundle_has_facts_of_the_daemon(home: Path) -> None:
     status = {"daemon": STATUS["daemon"], "accounts": [row], "orphans": [{"login": "secret"}], "recent": ["who"]}
     account = replace(ACCOUNT, mailbox="Scheidung Müller")
     with daemon(home, status):
-        of = world(home, config(accounts=(account,)))
+        of = examining(home, config(accounts=(account,)))
         report = bundle(of, [passed("mailbox Scheidung Müller", "zoe opened Scheidung Müller")])
 
     assert {
@@ -618,7 +619,7 @@ def test_a_bundle_tells_nobody_how_to_finish_a_sign_in(home: Path, waits: str) -
     row = {"user": "ann.lee@example.test", "state": "signing-in", "signing_in": waits, "problem": problem}
     row["next_move"] = f"finish the sign-in: {waits}"
     with daemon(home, {"daemon": STATUS["daemon"], "accounts": [row]}):
-        of = world(home, config())
+        of = examining(home, config())
         report = bundle(of, find("sign-in", of))
 
     (finding,) = report["findings"]
@@ -634,7 +635,7 @@ def test_a_bundle_waits_for_no_daemon_that_hangs(home: Path) -> None:
         never.wait(120)
         return config()
 
-    of = replace(world(home, config(), limits=Limits(step=0.2)), load=load)
+    of = replace(examining(home, config(), limits=Limits(step=0.2)), load=load)
     report = bundle(of, [passed("x", "fine")])
     never.set()
 
@@ -644,7 +645,7 @@ def test_a_bundle_waits_for_no_daemon_that_hangs(home: Path) -> None:
 def test_a_quiet_bundle(home: Path) -> None:
     """With --json the report's place is not told on standard output."""
     said = list[str]()
-    attend(world(home), str(home / "report.json"), said.append, as_json=True)
+    attend(examining(home), str(home / "report.json"), said.append, as_json=True)
 
     assert 1 == len(said)
     assert (home / "report.json").exists()
@@ -653,7 +654,9 @@ def test_a_quiet_bundle(home: Path) -> None:
 def test_a_tenant_is_somebodys_name(home: Path) -> None:
     """Where it is not the address's own domain."""
     tenant = replace(ACCOUNT, grant=replace(GRANT, authority="https://login.example.test/contoso.onmicrosoft.test"))
-    said = bundle(world(home, config(accounts=(tenant,))), [passed("x", "contoso.onmicrosoft.test of example.test")])
+    said = bundle(
+        examining(home, config(accounts=(tenant,))), [passed("x", "contoso.onmicrosoft.test of example.test")]
+    )
 
     assert said["findings"][0]["message"].startswith("name-")
     assert said["findings"][0]["message"].endswith(" of example.test")
