@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 import subprocess
@@ -14,7 +13,6 @@ import pytest
 from support import evidence
 from support.daemon import Daemon, account_line, settings_lines
 from support.terminal import terminal
-from support.waiting import until
 
 from cms.sandbox.entra import Entra
 
@@ -173,33 +171,3 @@ class At:
     def run(self, *command: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
         variables = [f"{name}={value}" for name, value in environment.items()]
         return self.machine.run("env", "-C", str(self.machine.home), *variables, *command, stdin=stdin)
-
-
-def test_what_is_stored_without_an_account_is_listed_and_pruned(machines: tuple[Daemon, Daemon], entra: Entra) -> None:
-    """An account taken out of the configuration keeps its sign-in: it is listed, comes back, or goes with `cms prune`."""
-    here, _ = machines
-    here.sign_in(BOB, entra)
-    here.configure(configuration(here, entra, ANN))
-    assert 0 == here.cms("reload").returncode
-
-    listed = orphans(here, 1)
-    refused = cms(here, "prune")
-    pruned = cms(here, "prune", "--yes")
-
-    assert [(BOB, BOB)] == [(each["login"], each["who"]) for each in listed]
-    assert (1, True) == (refused[0], "nothing was deleted" in refused[1])
-    assert (0, True) == (pruned[0], "deleted: 1" in pruned[1])
-    assert [] == orphans(here, 0)
-    assert serves(here, ANN)
-
-
-def orphans(machine: Daemon, number: int) -> list[dict[str, str]]:
-    """Return what `cms status` lists without an account, once it is so many and the worker has said whose."""
-    found: list[dict[str, str]] = []
-
-    def settled() -> bool:
-        found[:] = json.loads(machine.cms("status", "--json").stdout)["orphans"]
-        return len(found) == number and all(each["who"] for each in found)
-
-    until(settled, f"{number} stored sign-ins without an account")
-    return found

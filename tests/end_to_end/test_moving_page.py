@@ -170,10 +170,7 @@ def test_no_process_is_told_the_password(daemon: Daemon, signed_in: SignedIn, tm
 
 def test_what_the_page_lists_as_said_is_said() -> None:
     """The table of troubles quotes the program, not a memory of it."""
-    source = "".join(
-        (ROOT / "cms" / "grants" / name).read_text()
-        for name in ("peers.py", "imports.py", "service.py", "catalogue.py")
-    )
+    source = "".join(path.read_text() for path in (ROOT / "cms" / "grants").rglob("*.py"))
     for said in (
         "holds no refresh token",
         "holds several sign-ins, and",
