@@ -31,7 +31,6 @@ LADDER: dict[str, tuple[str, ...]] = {
         "cms.system",
         "cms.grants.messages",
         "cms.daemon",
-        "cms.grants.entra.credentials",
         "cms.sandbox.stage",
     ),
     "cms.sandbox": ("cms.core.accounts",),

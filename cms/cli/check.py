@@ -1,10 +1,11 @@
 """What `cms check` says: the meaning of a configuration, and what would keep a daemon from working with it.
 
-It starts nothing. Secrets' files are opened only to look at their mode.
+It starts no daemon, and opens no file with a secret in it: a grant worker looks at certificates.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import stat
@@ -65,26 +66,35 @@ def secret_files(found: Config) -> Iterator[str]:
 
 def _closed_or_open(path: str, name: str) -> str:
     """Return what is wrong with a secret's file, and what to do about it; "" for nothing."""
+    # Not opened: secrets are the grant worker's alone.
     try:
-        with Path(path).open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
+        mode = Path(path).stat().st_mode
+        if not os.access(path, os.R_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
-        return f"cannot be read: {error.strerror}; whoever runs cms must be able to"
+        return f"cannot be read: {error.strerror}; the user that runs cms must be able to"
     if mode & stat.S_IROTH and name != _WRITTEN_BY_OTHERS:
         return f"can be read by everybody on this machine: `chmod o-rwx {shlex.quote(path)}`"
     return ""
 
 
 def expiries(found: Config) -> Iterator[str]:
-    """Yield what to say of applications' certificates that end soon, where they can be read here."""
-    certified = [grant for grant in found.grants if grant.certificate]
-    if certified:
-        # Half a second of cryptography, for the few configurations that have certificates.
-        from cms.grants.entra.credentials import certificate_end  # noqa: PLC0415
-    for grant in certified:
-        warning = expiry_warning(certificate_end(grant).expires, time.time())
-        if warning:
-            yield f"{grant.certificate}: {warning}"
+    """Yield a warning for each application's certificate that ends soon. A grant worker opens them: they have keys."""
+    certified = {grant.key: grant for grant in found.grants if grant.certificate}
+    if not certified:
+        return
+    # Half a daemon, for the few configurations that have certificates.
+    from cms.cli import daemonless  # noqa: PLC0415
+    from cms.system import logs  # noqa: PLC0415
+
+    logs.setup(level="error")
+    ends = daemonless.credential_ends(list(certified.values()))
+    if isinstance(ends, str):
+        yield f"the certificates could not be checked: {ends}"
+        return
+    for end in ends:
+        if warning := expiry_warning(end.expires, time.time()):
+            yield f"{certified[end.key].certificate}: {warning}"
 
 
 def running_warnings(file: str) -> list[str]:

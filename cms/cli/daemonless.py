@@ -9,7 +9,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -27,7 +27,17 @@ from cms.daemon.control.vault_commands import ERRANDS, Custody, Left, farewell
 from cms.daemon.signin.flow import Flow
 from cms.daemon.signin.signins import SignIns
 from cms.daemon.worker import WORKER_ARGV, Worker
-from cms.grants.messages import Explore, Explored, Open, Place
+from cms.grants.messages import (
+    CheckCredentials,
+    Chore,
+    CredentialEnd,
+    CredentialEnds,
+    Ended,
+    Explore,
+    Explored,
+    Open,
+    Place,
+)
 from cms.system.process import claimed
 
 _NO_DAEMON = Result(False, "no daemon is running", "start it with `cms run`")
@@ -55,20 +65,30 @@ def explored(url: str, ca: str, *, argv: Sequence[str] = WORKER_ARGV) -> Explore
 
     `url` is an authority, "" to ask nobody; `ca` a file of certificate authorities, "" for the usual ones.
     """
-    # Nothing is kept: there is no state folder yet.
-    return trio.run(_explored, url, Open(os.devnull, Source("memory"), ca or None), argv)
-
-
-async def _explored(url: str, opened: Open, argv: Sequence[str]) -> Explored:
-    worker = Worker(opened, argv=argv)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(worker.run)
-        end = await worker.attend(lambda number: Explore(number, url))
-        nursery.cancel_scope.cancel()
+    end = trio.run(_ask_worker, lambda number: Explore(number, url), ca or None, argv)
     if isinstance(end, Explored):
         return end
-    why = end.trouble.message if isinstance(end, Transient | Refused) else "the grant worker did not answer"
-    return Explored("", why, unknown=False, no_keyring="nobody could look for a keyring")
+    return Explored("", _why_not(end), unknown=False, no_keyring="nobody could look for a keyring")
+
+
+def credential_ends(grants: Sequence[Grant], *, argv: Sequence[str] = WORKER_ARGV) -> tuple[CredentialEnd, ...] | str:
+    """Ask a worker when the certificates of these grants' applications end; return why not if it cannot say."""
+    end = trio.run(_ask_worker, lambda number: CheckCredentials(number, tuple(grants)), None, argv)
+    return end.items if isinstance(end, CredentialEnds) else _why_not(end)
+
+
+async def _ask_worker(ask: Callable[[int], Chore], ca: str | None, argv: Sequence[str]) -> Ended:
+    """Put one question to a worker that keeps nothing: it gets no state folder."""
+    worker = Worker(Open(os.devnull, Source("memory"), ca), argv=argv)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(worker.run)
+        end = await worker.attend(ask)
+        nursery.cancel_scope.cancel()
+    return end
+
+
+def _why_not(end: Ended) -> str:
+    return end.trouble.message if isinstance(end, Transient | Refused) else "the grant worker did not answer"
 
 
 async def _serve(sock: socket.socket, config: Config, opened: Open, argv: Sequence[str]) -> None:

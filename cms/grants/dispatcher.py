@@ -31,6 +31,7 @@ from cms.grants.messages import (
     MAX_MESSAGE,
     Acquire,
     Cancel,
+    CheckCredentials,
     Chore,
     Discard,
     Done,
@@ -330,7 +331,7 @@ def _work(office: Office, question: Acquire | Forget | Import | Chore) -> Callab
 
 def _timed_out(question: Acquire | Forget | Import | Chore | SignIn, seconds: float) -> Transient:
     match question:
-        case Export() | Peek() | Survey() | Discard() | Explore():
+        case Export() | Peek() | Survey() | Discard() | Explore() | CheckCredentials():
             return Transient(Trouble("timeout", f"there was no answer within {seconds:g} s", "give the command again"))
         case Acquire():
             done, hint = "renewed", f"{refusals.RETRIES}; what arrives late is not lost"

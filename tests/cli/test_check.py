@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -11,6 +13,9 @@ from support.command_line import daemon, done, empty_folders, good_configuration
 from support.proofs import DAY, AppCertificate, write_private
 
 from cms import main
+from cms.system import logs
+
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 @pytest.fixture
@@ -91,9 +96,10 @@ def test_check_says_what_the_running_daemon_warns_of(
 
 @pytest.mark.parametrize(("days", "warned"), [(10.5, True), (100.0, False)])
 def test_check_reads_an_applications_certificate(
-    home: Path, capsys: pytest.CaptureFixture[str], days: float, warned: bool
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, days: float, warned: bool
 ) -> None:
     """Its end is told a month ahead, with its place; nothing is asked of Entra."""
+    monkeypatch.setattr(logs, "setup", lambda *, level: None)
     certificate = write_private(home / "app.pem", AppCertificate(time.time() + days * DAY).pem())
     path = home / "my.cfg"
     path.write_text(
@@ -154,3 +160,36 @@ def test_check_finds_the_configuration_before_the_command_too(configured: Path, 
     assert 0 == main.main(["check"])
     assert os.EX_CONFIG == main.main(["-c", str(other), "check"])
     assert 0 == main.main(["-c", str(other), "check", "-c", str(configured)])
+
+
+_OPENED = """
+import sys
+opened = []
+sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
+from cms import main
+status = main.main(["check", "-c", sys.argv[1]])
+print([path for path in sys.argv[2:] if path in opened])
+print([name for name in sys.modules if name in ("cryptography", "cms.grants.entra")])
+sys.exit(status)
+"""
+
+
+def test_check_opens_no_secret(home: Path) -> None:
+    """A certificate has its key beside it, and a password opens that: both are the worker's, in a process of its own."""
+    made = AppCertificate(time.time() + 5.5 * DAY)
+    certificate = write_private(home / "app.p12", made.pfx("hunter2"))
+    password = write_private(home / "password", "hunter2\n")
+    path = home / "my.cfg"
+    path.write_text(
+        f"""
+app = Office365_Account("a@example.test", tenant="t.test", sign_in="app",
+    client_id="11111111-2222-3333-4444-555555555555", certificate=File("{certificate}"),
+    certificate_password=File("{password}"))
+CredentialServer("{home}/my.sock", accounts=[app])
+"""
+    )
+    command = [sys.executable, "-c", _OPENED, str(path), str(certificate), str(password)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=60)
+
+    assert (0, ["[]", "[]"]) == (ran.returncode, ran.stdout.splitlines()[-2:])
+    assert "the application's certificate ends in 5 d" in ran.stderr

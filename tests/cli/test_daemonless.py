@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from cms.cli.client import Remote
-from cms.cli.daemonless import daemonless, explored
+from cms.cli.daemonless import credential_ends, daemonless, explored
 from cms.config.model import Config
 from cms.core.accounts import Account, Grant, Source
 from cms.system.process import NotOurs, claimed
@@ -315,3 +315,11 @@ def test_a_worker_that_cannot_start_has_found_nothing() -> None:
     found = explored("x", "", argv=["/bin/false"])
 
     assert ("", True) == (found.tenant, bool(found.no_keyring))
+
+
+def test_a_worker_that_cannot_start_says_why_no_certificate_was_checked() -> None:
+    """In words, and not as if none ended soon."""
+    ends = credential_ends([account("app@example.test").grant], argv=["/bin/false"])
+
+    assert isinstance(ends, str)
+    assert ends
