@@ -25,6 +25,7 @@ from cms.cli.run_line import INTERRUPTED, VALUES, Run, run_anew
 from cms.cli.terminal import Terminal, complain, say
 from cms.config.model import ConfigError
 from cms.core.status import CRITICAL, UNKNOWN
+from cms.core.status_text import WIDTH, as_text
 from cms.grants.messages import Place
 from cms.system import process
 from cms.version import VERSION
@@ -240,7 +241,7 @@ def status(user: str, *, as_json: bool, check: bool, live: bool) -> int:
         return _watch(user, alone=not (as_json or check))
     try:
         with connect() as found:
-            answer = found.ask("status", **_shown_to(user))
+            answer = found.ask("status", **({"user": user} if user else {}))
     except NoDaemon as error:
         if not check:
             raise
@@ -249,17 +250,14 @@ def status(user: str, *, as_json: bool, check: bool, live: bool) -> int:
         return CRITICAL if is_configured() or not isinstance(error, client.Absent) else UNKNOWN
     if not answer.get("ok"):
         return _ended(answer)
-    text = answer["message"] if check else answer["text"]
-    say(json.dumps(answer["json"], indent=2) if as_json else str(text).rstrip("\n"))
+    if as_json:
+        say(json.dumps(answer["json"], indent=2))
+    elif check:
+        say(answer["message"])
+    else:
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDTH
+        say(as_text(answer["json"], width).rstrip("\n"))
     return int(answer["exit_code"]) if check else 0
-
-
-def _shown_to(user: str) -> dict[str, Any]:
-    """Return what a daemon is told of whom to show, and of the terminal where there is one."""
-    fields: dict[str, Any] = {"user": user} if user else {}
-    if sys.stdout.isatty():
-        fields["columns"] = shutil.get_terminal_size().columns
-    return fields
 
 
 def _watch(user: str, *, alone: bool) -> int:
@@ -275,7 +273,7 @@ def _watch(user: str, *, alone: bool) -> int:
 
 def _status_document(user: str) -> dict[str, Any]:
     with connect() as found:
-        answer = found.ask("status", **_shown_to(user))
+        answer = found.ask("status", **({"user": user} if user else {}))
     if not answer.get("ok"):
         raise NoDaemon(str(answer.get("message")), str(answer.get("hint")))
     document: dict[str, Any] = answer.get("json", {})

@@ -165,7 +165,7 @@ class _Commands:
     def _users_of(self, grant: Grant) -> str:
         return users_in_words(each for each in self._accounts if each.grant.key == grant.key)
 
-    def status(self, user: str = "", columns: int = 0) -> Result:  # noqa: ARG002 - the protocol's
+    def status(self, user: str = "") -> Result:  # noqa: ARG002 - the protocol's
         return _NO_DAEMON
 
     async def refresh(self, user: str) -> Result:  # noqa: ARG002 - the protocol's

@@ -10,13 +10,14 @@ import os
 import select
 import signal
 import termios
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, NoReturn
 
 from cms.cli.client import NoDaemon
-from cms.core.status import duration
+from cms.core.status import duration, printable
+from cms.core.status_text import Document, facts, life_left, name, protocols, until
 from cms.system import users
 
 # What is counted down in seconds is shown anew each second.
@@ -33,7 +34,8 @@ _HOME, _REST_OF_LINE, _REST_OF_SCREEN = "\x1b[H", "\x1b[K", "\x1b[J"
 _GAP = "  "
 _COLUMNS = ("ACCOUNT", "STATE", "PROTOCOLS", "TOKEN", "NEXT REFRESH")
 
-Document = Mapping[str, Any]
+# Of an account's facts, those that a line of the table does not hold.
+_REMARKS = ("last error", "warning", "next move")
 
 
 def page(
@@ -68,7 +70,7 @@ def _rows(accounts: Sequence[Document], width: int) -> list[str]:
     lines = [_aligned(_COLUMNS, widths)]
     for account, cells in zip(accounts, table[1:], strict=True):
         lines.append(_aligned(cells, widths))
-        lines += [f"    {line}" for line in _remarks(account)]
+        lines += _remarks(account)
     return lines if accounts else [*lines, "no accounts are configured"]
 
 
@@ -79,7 +81,7 @@ def _block(account: Document, cells: Sequence[str]) -> Iterator[str]:
     yield f"    {protocols}: {left}"
     if due:
         yield f"    {due}" if due.startswith("next") else f"    next refresh {due}"
-    yield from (f"    {line}" for line in _remarks(account))
+    yield from _remarks(account)
 
 
 def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
@@ -87,29 +89,16 @@ def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def _cells(account: Document) -> tuple[str, ...]:
-    token = account.get("token")
-    left, due = "none", ""
-    if token:
-        left = f"{duration(token['left'])} left" if account.get("usable") else "NOT USABLE"
-        due = "" if token.get("refresh_in") is None else _soon(token["refresh_in"])
-    problem = account.get("problem") or {}
-    if problem.get("retry_in") is not None:
-        due = f"next try {_soon(problem['retry_in'])}"
-    user = account.get("user") or "(whoever signs in)"
-    return str(user), str(account.get("state")), ", ".join(account.get("protocols", ())) or "none", left, due
-
-
-def _soon(seconds: int) -> str:
-    return f"in {duration(seconds)}" if seconds else "now"
+    token, problem, due = account["token"], account["problem"], ""
+    if problem and problem["retry_in"] is not None:
+        due = f"next try {until(problem['retry_in'])}"
+    elif token and token["refresh_in"] is not None:
+        due = until(token["refresh_in"])
+    return name(account), account["state"], protocols(account), life_left(account), due
 
 
 def _remarks(account: Document) -> Iterator[str]:
-    problem = account.get("problem") or {}
-    if problem.get("message"):
-        yield f"last error: {problem['message']}"
-    for name, label in (("warning", "warning"), ("next_move", "next move")):
-        if account.get(name):
-            yield f"{label}: {account[name]}"
+    yield from (f"    {label}: {text}" for label, text in facts(account) if label in _REMARKS)
 
 
 def _requests(requests: Sequence[Document], name_of: Callable[[int], str], width: int) -> list[str]:
@@ -129,7 +118,7 @@ def _request(asked: Document, name_of: Callable[[int], str]) -> tuple[str, ...]:
 
 def _fitting(line: str, width: int) -> str:
     """Return a line without what moves a cursor, cut off at the terminal's edge."""
-    plain = "".join(each if each.isprintable() else " " for each in line)
+    plain = printable(line)
     return plain if len(plain) <= width else f"{plain[: width - 1]}…"
 
 

@@ -179,6 +179,13 @@ class StoredSignIn:
         """Who this is the sign-in of, for people."""
         return self.login or self.who
 
+    @property
+    def in_words(self) -> str:
+        """This sign-in as a line of a list."""
+        if not self.authority:
+            return f"a file that cannot be read now ({self.key}.vault)"
+        return f"{self.name or '(whoever signed in)'}: {self.authority}, application {self.client_id}"
+
 
 @dataclass(frozen=True, slots=True)
 class Account:

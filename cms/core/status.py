@@ -1,4 +1,4 @@
-"""What the broker knows, for people and for monitoring: described once as rows, rendered as text, JSON or one line.
+"""What the daemon knows, as rows: facts for `cms status`, its JSON and monitoring. status_text.py puts them into words.
 
 A row is one token that an account needs, with the protocols that it opens: mail protocols share one, so most accounts
 have one row. Nothing here holds a secret.
@@ -6,7 +6,6 @@ have one row. Nothing here holds a secret.
 
 from __future__ import annotations
 
-import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,11 +18,6 @@ from cms.core.preflight import fits, misfit
 
 # Changes when a field of the JSON changes its meaning or goes; new fields may come at any time.
 JSON_VERSION = 1
-
-# Lines longer than this are hard to read in any terminal, and beside the labels there is no room for words below that.
-WIDTH = 100
-_NARROWEST = 40
-_LABEL = 14
 
 STATES = {
     "ok": "a usable token is held and nothing is due",
@@ -48,15 +42,8 @@ MEMORY_WARNING = (
     "Vault(key=...) in the configuration names a place for a key"
 )
 
-
 # A new certificate has to be made, uploaded and put in its place, by people who may be away: a month before.
 EXPIRY_WARNING = 30 * 24 * 60 * 60.0
-
-# What stands where others have a sign-in.
-_WITHOUT = {
-    "app": "none needed: an application, which is asked for anew each time",
-    "managed-identity": "none needed: this machine's own identity in Azure",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,102 +307,6 @@ def _next_move(entry: Entry, state: str, life: Life) -> str:
     return ""
 
 
-def as_text(rows: Sequence[Row], daemon: Daemon | None = None, width: int = WIDTH) -> str:
-    """Return a block of lines for each row, for a terminal; the daemon's own facts first. Ends with a newline.
-
-    `width` is the terminal's, in columns.
-    """
-    width = max(_NARROWEST, min(width, WIDTH))
-    blocks = [_daemon_text(daemon, width)] if daemon else []
-    if any(row.persisted is False for row in rows):
-        blocks.append(_wrapped("WARNING", MEMORY_WARNING, width))
-    blocks += [_row_text(row, width) for row in rows] or ["no accounts are configured"]
-    blocks += [_orphans_text(daemon.orphans, width)] if daemon and daemon.orphans else []
-    return "\n\n".join(blocks) + "\n"
-
-
-def _daemon_text(daemon: Daemon, width: int) -> str:
-    lines = [f"cms {daemon.version}, process {daemon.pid}, up {duration(daemon.uptime)}, configuration {daemon.config}"]
-    lines += [_wrapped("socket", path, width) for path in daemon.sockets]
-    lines += [_wrapped("token file", path, width) for path in daemon.files]
-    lines += [_wrapped("warning", warning, width) for warning in daemon.warnings]
-    return "\n".join(lines)
-
-
-def _orphans_text(orphans: Sequence[StoredSignIn], width: int) -> str:
-    lines = [_wrapped("", stored(each), width) for each in orphans]
-    move = "`cms prune` deletes them; or put the account back into the configuration, and its sign-in is used again"
-    return "\n".join(["stored sign-ins without an account:", *lines, _wrapped("next move", move, width)])
-
-
-def stored(kept: StoredSignIn) -> str:
-    """Return a stored sign-in in words, for a list of them."""
-    if not kept.authority:
-        return f"a file that cannot be read now ({kept.key}.vault)"
-    return f"{kept.name or '(whoever signed in)'}: {kept.authority}, application {kept.client_id}"
-
-
-def _row_text(row: Row, width: int) -> str:
-    fields = [
-        ("protocols", ", ".join(row.protocols) or "none"),
-        ("token", _token_text(row)),
-        *_problem_fields(row.problem),
-        ("sign-in", _sign_in_text(row)),
-        ("warning", row.warning),
-        ("next move", row.next_move),
-    ]
-    head = f"{_printable(row.user) or '(whoever signs in)'}: {row.state}"
-    return "\n".join([head, *(_wrapped(label, text, width) for label, text in fields if text)])
-
-
-def _token_text(row: Row) -> str:
-    if row.token is None:
-        return "none"
-    left = f"{duration(row.token.left)} left" if row.usable else "NOT USABLE any more"
-    parts = [f"{duration(row.token.age)} old", left]
-    if row.token.refresh_in is not None:
-        parts.append(f"next refresh {_soon(row.token.refresh_in)}")
-    return ", ".join(parts)
-
-
-def _problem_fields(problem: Problem | None) -> list[tuple[str, str]]:
-    if problem is None:
-        return []
-    error = problem.message
-    if problem.aadsts and f"AADSTS{problem.aadsts}" not in error:
-        error = f"AADSTS{problem.aadsts}: {error}"
-    fields = [("last error", error), ("correlation", problem.correlation_id)]
-    if problem.retry_in is None:
-        return [*fields, ("since", f"{duration(problem.lasts)} ago")]
-    if not problem.tries:
-        return [*fields, ("next try", f"{_soon(problem.retry_in)}; refused for {duration(problem.lasts)}")]
-    tries = "1 try" if problem.tries == 1 else f"{problem.tries} tries"
-    return [*fields, ("next try", f"{_soon(problem.retry_in)}, after {tries} in {duration(problem.lasts)}")]
-
-
-def _sign_in_text(row: Row) -> str:
-    return "; ".join(filter(None, (_kept_text(row), _given_text(row))))
-
-
-def _kept_text(row: Row) -> str:
-    if row.sign_in in _WITHOUT:
-        return _WITHOUT[row.sign_in]
-    if row.persisted is None:
-        return ""
-    if not row.persisted:
-        return "MEMORY ONLY: lost when cms or its worker ends"
-    return f"saved, encrypted; key from {row.key_from}" if row.key_from else "saved, encrypted"
-
-
-def _given_text(row: Row) -> str:
-    if row.signed_in_age is None:
-        return ""
-    given = f"given {duration(row.signed_in_age)} ago"
-    if row.forecast is None or row.ends_in is None:
-        return given
-    return f"{given}; next expected {_soon(row.ends_in)} ({row.forecast.reason}; {row.forecast.certainty})"
-
-
 def as_json(rows: Sequence[Row], daemon: Daemon | None = None) -> dict[str, Any]:
     """Return the versioned object that `cms status --json` prints."""
     document: dict[str, Any] = {"version": JSON_VERSION}
@@ -441,7 +332,7 @@ def as_systemd(rows: Sequence[Row]) -> str:
     first = next(iter([*now, *(row for row in rows if row.sign_in_due)]), None)
     if first is None:
         return line
-    return f"{line}; {_printable(first.user or 'an account')}: {_printable(first.next_move or first.warning)}"
+    return f"{line}; {printable(first.user or 'an account')}: {printable(first.next_move or first.warning)}"
 
 
 # States in which nothing gets better until a person has done something.
@@ -482,22 +373,6 @@ def duration(seconds: float) -> str:
     return " ".join(parts[:2]) or "0 s"
 
 
-def _soon(seconds: int) -> str:
-    return f"in {duration(seconds)}" if seconds else "now"
-
-
-def _wrapped(label: str, text: str, width: int) -> str:
-    """Return a labelled paragraph that fits the terminal. Addresses and paths are never broken: they get copied."""
-    return textwrap.fill(
-        _printable(text),
-        width,
-        initial_indent=f"  {label:<{_LABEL}}",
-        subsequent_indent=" " * (_LABEL + 2),
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-
-
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Take out what could move a terminal's cursor or start another line: parts of messages come from elsewhere."""
     return "".join(each if each.isprintable() else " " for each in text)

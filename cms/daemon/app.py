@@ -24,18 +24,17 @@ from cms.core.lifecycle import Granted, Life, NeedsSignIn, Outcome, Settled, Tra
 from cms.core.notices import Facts, notice
 from cms.core.status import (
     MEMORY_WARNING,
-    WIDTH,
     Daemon,
     Entry,
     Row,
     as_json,
     as_systemd,
-    as_text,
     describe,
     exit_code,
     expiry_warning,
     length_warning,
 )
+from cms.core.status_text import as_text
 from cms.daemon import hooks
 from cms.daemon.control import answers, server
 from cms.daemon.control.answers import Ask, Result, nobody_signs_in, nothing_to_sign_out
@@ -208,7 +207,7 @@ class App(answers.Commands):
             signed_in=self._signed_in,
             prompted=self._prompted,
             waiting=self._waiting,
-            status=lambda: as_text(self._rows()),
+            status=lambda: as_text(as_json(self._rows())),
         )
         # Grant key -> what its sign-in waits for.
         self._prompts: dict[str, messages.Prompt] = {}
@@ -503,7 +502,7 @@ class App(answers.Commands):
 
     # What the control socket may ask.
 
-    def status(self, user: str = "", columns: int = WIDTH) -> Result:
+    def status(self, user: str = "") -> Result:
         keepers = self._keepers_of(user, "status") if user else []
         if isinstance(keepers, Result):
             return keepers
@@ -512,8 +511,7 @@ class App(answers.Commands):
         chosen = daemon.memory_chosen
         code = exit_code(rows, memory_chosen=chosen)
         document = {**as_json(rows, daemon), "requests": self._recent.as_data(self._clock.wall())}
-        said = {"text": as_text(rows, daemon, columns), "json": document, "exit_code": code}
-        return Result(True, as_systemd(rows), extra=said)
+        return Result(True, as_systemd(rows), extra={"json": document, "exit_code": code})
 
     def _daemon(self) -> Daemon:
         assert self._loaded is not None, "asked through a socket that opens later"

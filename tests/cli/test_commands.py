@@ -36,7 +36,7 @@ def configured(home: Path) -> Path:
     return good_configuration(home)
 
 
-STATUS = done(message="1 ok", text="all is well\n", json={"version": 1}, exit_code=1)
+STATUS = done(message="1 ok", json={"version": 1, "accounts": []}, exit_code=1)
 
 
 @pytest.mark.parametrize(
@@ -64,10 +64,10 @@ def test_a_command_is_told_and_its_end_said(
 @pytest.mark.parametrize(
     ("options", "code", "out"),
     [
-        ([], 0, "all is well\n"),
-        (["--json"], 0, '{\n  "version": 1\n}\n'),
+        ([], 0, "no accounts are configured\n"),
+        (["--json"], 0, '{\n  "version": 1,\n  "accounts": []\n}\n'),
         (["--check"], 1, "1 ok\n"),
-        (["--check", "--json"], 1, '{\n  "version": 1\n}\n'),
+        (["--check", "--json"], 1, '{\n  "version": 1,\n  "accounts": []\n}\n'),
     ],
 )
 def test_status_in_every_form(
@@ -82,17 +82,21 @@ def test_status_in_every_form(
 
 def test_a_status_is_for_whom_it_is_asked(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One account's, and as wide as the terminal."""
+    warning = "the daemon's socket can be reached by everybody on this machine"
+    facts = {"version": "1", "pid": 7, "uptime": 1, "config": "c", "sockets": [], "files": [], "warnings": [warning]}
 
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
 
-    monkeypatch.setattr(sys, "stdout", Terminal())
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
     monkeypatch.setenv("COLUMNS", "44")
-    with daemon(home, STATUS) as asked:
+    with daemon(home, done(json={"version": 1, "daemon": facts, "accounts": []}, exit_code=0)) as asked:
         assert 0 == main.main(["status", "a@example.test"])
 
-    assert [{"command": "status", "user": "a@example.test", "columns": 44}] == asked
+    assert [{"command": "status", "user": "a@example.test"}] == asked
+    assert 40 < max(map(len, terminal.getvalue().splitlines())) <= 44
 
 
 def test_a_terminal_that_cannot_draw_is_not_watched(

@@ -10,24 +10,19 @@ import struct
 import termios
 import threading
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import pytest
+from support.status_rows import row_of
 
 from cms.cli import watch
 from cms.cli.client import NoDaemon
 from cms.cli.watch import Screen, page
+from cms.core.status import Problem
 
-ROW = {
-    "user": "a@example.test",
-    "state": "ok",
-    "protocols": ["SMTP", "IMAP"],
-    "usable": True,
-    "token": {"age": 600, "left": 3000, "refresh_in": 75},
-    "problem": None,
-    "next_move": "",
-    "warning": "",
-}
+ROW = {**asdict(row_of("ok")), "token": {"age": 600, "left": 3000, "refresh_in": 75}}
+PROBLEM = {**asdict(Problem("network", "no network", None, "", 1, 0, tries=1)), "retry_in": 61}
 ASKED = {
     "age": 3,
     "uid": 1000,
@@ -68,7 +63,7 @@ def test_a_narrow_terminal_has_a_block_for_each_account() -> None:
         "LAST REQUESTS",
         "3 s ago  granted  SMTP  a@example.test  use…",
     ] == shown(44)[2:]
-    row = {**ROW, "token": None, "problem": {"message": "no network", "retry_in": 61}}
+    row = {**ROW, "token": None, "problem": PROBLEM}
     assert ["    SMTP, IMAP: none", "    next try in 1 min 1 s", "    last error: no network"] == shown(
         44, accounts=[row]
     )[3:6]
@@ -76,12 +71,11 @@ def test_a_narrow_terminal_has_a_block_for_each_account() -> None:
 
 def test_what_is_wrong_stands_below() -> None:
     """The last error, what may go wrong, and whose move it is; the next try in place of the next refresh."""
-    problem = {"message": "no network", "retry_in": 61}
     token = {"age": 9, "left": 0, "refresh_in": None}
-    row = {**ROW, "state": "failing", "usable": False, "token": token, "problem": problem}
+    row = {**ROW, "state": "failing", "usable": False, "token": token, "problem": PROBLEM}
     lines = shown(accounts=[{**row, "warning": "long", "next_move": "wait"}])
 
-    assert "a@example.test  failing  SMTP, IMAP  NOT USABLE  next try in 1 min 1 s" == lines[3]
+    assert "a@example.test  failing  SMTP, IMAP  NOT USABLE any more  next try in 1 min 1 s" == lines[3]
     assert ["    last error: no network", "    warning: long", "    next move: wait"] == lines[4:7]
 
 

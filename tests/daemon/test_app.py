@@ -156,7 +156,7 @@ async def test_a_configuration_that_hangs_is_given_up(world: World, monkeypatch:
 
 @in_trio
 async def test_status_tells_of_every_account(world: World) -> None:
-    """Text, JSON and the exit code for monitoring; the warnings of the configuration and the sockets are in them."""
+    """JSON and the exit code for monitoring; the warnings of the configuration and the sockets are in it."""
     world.accounts = [account("a@example.test"), account("unsigned@example.test")]
     world.warnings = ("a warning of the file",)
     async with world.daemon() as app:
@@ -166,7 +166,12 @@ async def test_status_tells_of_every_account(world: World) -> None:
     assert (True, 2) == (result.ok, result.extra["exit_code"])
     states = {row["user"]: row["state"] for row in result.extra["json"]["accounts"]}
     assert {"a@example.test": "ok", "unsigned@example.test": "sign-in-required"} == states
-    assert [True] * 3 == [part in result.extra["text"] for part in ("a warning", world.path(), str(os.getpid()))]
+    daemon = result.extra["json"]["daemon"]
+    assert (("a warning of the file",), (world.path(),), os.getpid()) == (
+        daemon["warnings"],
+        daemon["sockets"],
+        daemon["pid"],
+    )
 
 
 @in_trio
@@ -178,7 +183,6 @@ async def test_the_status_of_one_account(world: World) -> None:
         one, nobody = app.status("Unsigned@example.test"), app.status("b@example.test")
 
     assert ["unsigned@example.test"] == [row["user"] for row in one.extra["json"]["accounts"]]
-    assert "\na@example.test" not in one.extra["text"]
     assert (False, "there is no account 'b@example.test'") == (nobody.ok, nobody.message)
 
 
@@ -262,7 +266,7 @@ async def test_a_token_file_follows_its_account(world: World, tmp_path: Path, mo
     async with world.daemon() as app:
         await until(path.exists)
         served, shown = path.read_text(), await world.ask()
-        text = app.status().extra["text"]
+        files = app.status().extra["json"]["daemon"]["files"]
         await app.logout("")
         await until(lambda: not path.exists())
         await app.refresh("")
@@ -275,7 +279,7 @@ async def test_a_token_file_follows_its_account(world: World, tmp_path: Path, mo
         await until(path.exists)
 
     assert (served, False) == (shown, path.exists())
-    assert str(path) in text
+    assert (str(path),) == files
 
 
 @in_trio
@@ -285,9 +289,9 @@ async def test_a_token_file_that_cannot_be_kept_is_in_the_status(world: World, t
     world.files = [FileSpec(str(tmp_path / "taken"), world.accounts[0], "SMTP", 0o600, False, 1)]
     async with world.daemon() as app:
         await until(lambda: app._files.troubles)
-        text = " ".join(app.status().extra["text"].split())
+        warnings = app.status().extra["json"]["daemon"]["warnings"]
 
-    assert f"the token file {tmp_path}/taken cannot be kept" in text
+    assert [True] == [f"the token file {tmp_path}/taken cannot be kept" in each for each in warnings]
 
 
 @in_trio

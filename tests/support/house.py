@@ -27,6 +27,7 @@ import trio
 import trio.testing
 
 from cms.core.lifecycle import Fetch, Outcome, SleepUntil, plan, soonest
+from cms.core.status_text import as_text
 from cms.daemon.app import App, AppOptions, run
 from cms.daemon.children import worker_environment
 from cms.daemon.keeper import Keeper
@@ -144,7 +145,7 @@ class House:
 
     def text(self) -> str:
         """Return what `cms status` prints, on one line."""
-        return " ".join(str(self.app.status().extra["text"]).split())
+        return " ".join(as_text(self.app.status().extra["json"]).split())
 
     def exit_code(self) -> int:
         """Return what `cms status --check` ends with."""

@@ -8,7 +8,6 @@ from typing import Any, Protocol
 
 from cms.core.accounts import Grant
 from cms.core.lifecycle import Granted, Outcome
-from cms.core.status import WIDTH
 from cms.daemon.signin.flow import Flow
 from cms.grants.messages import Place
 
@@ -48,10 +47,10 @@ ERRANDS = ("export", "restore", "prune", "leave")
 class Commands(Protocol):
     """What the daemon can be told. `user` is "" for the only account, and with `refresh` for all of them."""
 
-    def status(self, user: str = "", columns: int = WIDTH) -> Result:
-        """Return a Result whose `extra` has `text`, `json` (the object) and `exit_code` (of `--check`).
+    def status(self, user: str = "") -> Result:
+        """Return a Result whose `extra` has `json` (the object) and `exit_code` (of `--check`).
 
-        They tell of all accounts, or of those that `user` means; the text is for a terminal of so many columns.
+        They tell of all accounts, or of those that `user` means.
         """
         ...
 

@@ -2,7 +2,7 @@
 
 One connection is one command. Both sides speak lines of JSON:
 
-    {"command": "status", "user": "", "columns": 80}         -> {"event": "done", "ok": true, "text": ..., "json": ...}
+    {"command": "status", "user": ""}                        -> {"event": "done", "ok": true, "json": ..., ...}
     {"command": "login", "user": "", "method": "device"}     -> {"event": "prompt", "url": ..., ...}, then "done"
     {"command": "import", "user": "", "path": "/...", ...}   -> {"event": "password", ...} where one is needed, then "done"
     {"password": "..."}  (during an import)
@@ -30,7 +30,6 @@ from cms.core.accounts import METHODS, application
 from cms.core.json_lines import Garbled
 from cms.core.lifecycle import Refused
 from cms.core.policy import ROOT, Peer
-from cms.core.status import WIDTH
 from cms.daemon.control.answers import ERRANDS, Commands, Result, ended
 from cms.daemon.signin.flow import FLOW_SECONDS, MAX_PASTED, Flow
 from cms.grants.messages import Place, Prompt
@@ -144,8 +143,7 @@ async def _carry_out(lines: Lines, message: Mapping[str, Any], commands: Command
     elif command in ERRANDS:
         await _finish(lines, await commands.errand(command, message, partial(_asked, lines)))
     elif command == "status":
-        columns = message.get("columns")
-        await _finish(lines, commands.status(user, columns if isinstance(columns, int) else WIDTH))
+        await _finish(lines, commands.status(user))
     else:
         await _finish(lines, await _result(command, user, commands))
 

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from cms.core.accounts import Account, Grant, StoredSignIn, accounts_meant, users_in_words
 from cms.core.lifecycle import Granted, Outcome, Refused, Transient
-from cms.core.status import duration, stored
+from cms.core.status import duration
 from cms.daemon.control.answers import Ask, Result, ended
 from cms.grants.messages import BROKERED, Chore, Discard, Ended, Export, Exported, Listed, Peek, Place, Survey
 from cms.system.logs import get_logger
@@ -182,7 +182,7 @@ class Custody:
         strays = await self.look()
         if not strays:
             return Result(True, "every stored sign-in has its account: there is nothing to prune")
-        shown = [f"  {stored(each)}{_since(each)}" for each in strays]
+        shown = [f"  {each.in_words}{_since(each)}" for each in strays]
         await ask({"event": "told", "message": "\n".join(["Stored sign-ins without an account:", *shown])})
         if not message.get("yes") and not (await ask(_question("Delete them?"))).get("yes"):
             return Result(False, "nothing was deleted", "`cms prune --yes` deletes them without asking")

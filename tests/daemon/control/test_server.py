@@ -19,7 +19,6 @@ from cms.core.accounts import DEFAULT_REGISTRATION, Grant
 from cms.core.json_lines import Garbled
 from cms.core.lifecycle import Granted, Outcome, Refused, Trouble
 from cms.core.policy import Peer
-from cms.core.status import WIDTH
 from cms.daemon.control import answers, server
 from cms.daemon.control.answers import Ask, Commands, Result, ended
 from cms.daemon.control.server import Lines
@@ -47,11 +46,11 @@ class FakeCommands(Commands):
     flow: Flow = field(default_factory=new_flow)
     refusal: Result | None = None
 
-    def status(self, user: str = "", columns: int = WIDTH) -> Result:
+    def status(self, user: str = "") -> Result:
         if self.refusal:
             raise RuntimeError("bug")
-        self.told.append(("status", user, str(columns)))
-        return Result(True, "", extra={"text": "all is well\n", "json": {"version": 1}, "exit_code": 0})
+        self.told.append(("status", user))
+        return Result(True, "", extra={"json": {"version": 1}, "exit_code": 0})
 
     def login(self, user: str, method: str) -> Flow | Result:
         self.told.append(("login", user, method))
@@ -137,24 +136,23 @@ async def test_each_command_is_carried_out(tmp_path: Path, command: str) -> None
     assert {"event": "done", "ok": ok, "message": message, "hint": hint} == reply
 
 
-@pytest.mark.parametrize(("said", "columns"), [({}, WIDTH), ({"columns": 44}, 44), ({"columns": "x"}, WIDTH)])
 @in_trio
-async def test_the_status_is_for_somebodys_terminal(tmp_path: Path, said: dict[str, Any], columns: int) -> None:
-    """Whom it shows, and how wide; a client of another version says nothing of it."""
+async def test_the_status_is_of_whom_it_is_asked(tmp_path: Path) -> None:
+    """One account's, or of all."""
     async with serving(tmp_path) as house:
-        await house.ask({"command": "status", "user": "a", **said})
+        await house.ask({"command": "status", "user": "a"})
 
-    assert [("status", "a", str(columns))] == house.commands.told
+    assert [("status", "a")] == house.commands.told
 
 
 @in_trio
-async def test_status_is_answered_in_every_form(tmp_path: Path) -> None:
-    """Text for people, an object for programs, a number for monitoring."""
+async def test_status_is_answered_as_facts(tmp_path: Path) -> None:
+    """An object for programs and for those who put it into words, and a number for monitoring."""
     async with serving(tmp_path) as house:
         reply = await house.ask({"command": "status"})
 
     assert reply is not None
-    assert ("all is well\n", {"version": 1}, 0) == (reply["text"], reply["json"], reply["exit_code"])
+    assert ({"version": 1}, 0) == (reply["json"], reply["exit_code"])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,159 @@
+"""The status in words: made from the object that `cms status --json` prints, so by whoever has that object.
+
+Everything that shows a row takes its words from here: `cms status`, its `--watch`, and the sign-in page.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from cms.core.accounts import NAMELESS, StoredSignIn
+from cms.core.status import MEMORY_WARNING, duration, printable
+
+# Lines longer than this are hard to read in any terminal, and beside the labels there is no room for words below that.
+WIDTH = 100
+_NARROWEST = 40
+_LABEL = 14
+
+# What an account shows that no person signs in for, in place of its sign-in.
+_WITHOUT = {
+    "app": "none needed: an application, which is asked for anew each time",
+    "managed-identity": "none needed: this machine's own identity in Azure",
+}
+
+_ORPHANS_MOVE = (
+    "`cms prune` deletes them; or put the account back into the configuration, and its sign-in is used again"
+)
+
+# A JSON object: of the whole status, the daemon, an account or its problem.
+Document = Mapping[str, Any]
+
+
+def as_text(document: Document, width: int = WIDTH) -> str:
+    """Return a block of lines for each row, for a terminal; the daemon's own facts first. Ends with a newline.
+
+    `width` is the terminal's, in columns.
+    """
+    width = max(_NARROWEST, min(width, WIDTH))
+    accounts, orphans = document["accounts"], document.get("orphans", ())
+    blocks = [_daemon(document["daemon"], width)] if "daemon" in document else []
+    if any(account["persisted"] is False for account in accounts):
+        blocks.append(_wrapped("WARNING", MEMORY_WARNING, width))
+    blocks += [_block(account, width) for account in accounts] or ["no accounts are configured"]
+    blocks += [_orphans(orphans, width)] if orphans else []
+    return "\n\n".join(blocks) + "\n"
+
+
+def name(account: Document) -> str:
+    """Return whose account it is."""
+    return account["user"] or NAMELESS
+
+
+def protocols(account: Document) -> str:
+    """Return what the account's token opens."""
+    return ", ".join(account["protocols"]) or "none"
+
+
+def life_left(account: Document) -> str:
+    """Return how long the token that is held can still be used."""
+    token = account["token"]
+    if not token:
+        return "none"
+    return f"{duration(token['left'])} left" if account["usable"] else "NOT USABLE any more"
+
+
+def until(seconds: int) -> str:
+    """Return when something happens that is so many seconds away."""
+    return f"in {duration(seconds)}" if seconds else "now"
+
+
+def facts(account: Document) -> Iterator[tuple[str, str]]:
+    """Yield what there is to say of an account, each with a label."""
+    problem = account["problem"]
+    said = (
+        ("protocols", protocols(account)),
+        ("token", _token(account)),
+        *(_problem(problem) if problem else ()),
+        ("sign-in", "; ".join(filter(None, (_kept(account), _given(account))))),
+        ("warning", account["warning"]),
+        ("next move", account["next_move"]),
+    )
+    yield from ((label, text) for label, text in said if text)
+
+
+def _daemon(daemon: Document, width: int) -> str:
+    up = duration(daemon["uptime"])
+    lines = [f"cms {daemon['version']}, process {daemon['pid']}, up {up}, configuration {daemon['config']}"]
+    lines += [_wrapped("socket", path, width) for path in daemon["sockets"]]
+    lines += [_wrapped("token file", path, width) for path in daemon["files"]]
+    # That one has a paragraph to itself.
+    lines += [_wrapped("warning", each, width) for each in daemon["warnings"] if each != MEMORY_WARNING]
+    return "\n".join(lines)
+
+
+def _orphans(orphans: Sequence[Document], width: int) -> str:
+    lines = [_wrapped("", StoredSignIn(**each).in_words, width) for each in orphans]
+    return "\n".join(["stored sign-ins without an account:", *lines, _wrapped("next move", _ORPHANS_MOVE, width)])
+
+
+def _block(account: Document, width: int) -> str:
+    head = f"{printable(name(account))}: {account['state']}"
+    return "\n".join([head, *(_wrapped(label, text, width) for label, text in facts(account))])
+
+
+def _token(account: Document) -> str:
+    token = account["token"]
+    if not token:
+        return life_left(account)
+    parts = [f"{duration(token['age'])} old", life_left(account)]
+    if token["refresh_in"] is not None:
+        parts.append(f"next refresh {until(token['refresh_in'])}")
+    return ", ".join(parts)
+
+
+def _problem(problem: Document) -> Iterator[tuple[str, str]]:
+    error, number, lasts = problem["message"], problem["aadsts"], duration(problem["lasts"])
+    yield "last error", f"AADSTS{number}: {error}" if number and f"AADSTS{number}" not in error else error
+    yield "correlation", problem["correlation_id"]
+    tries, retry_in = problem["tries"], problem["retry_in"]
+    if retry_in is None:
+        yield "since", f"{lasts} ago"
+    elif not tries:
+        yield "next try", f"{until(retry_in)}; refused for {lasts}"
+    else:
+        yield "next try", f"{until(retry_in)}, after {'1 try' if tries == 1 else f'{tries} tries'} in {lasts}"
+
+
+def _kept(account: Document) -> str:
+    """Say where the sign-in is stored."""
+    if account["sign_in"] in _WITHOUT:
+        return _WITHOUT[account["sign_in"]]
+    if account["persisted"] is None:
+        return ""
+    if not account["persisted"]:
+        return "MEMORY ONLY: lost when cms or its worker ends"
+    return f"saved, encrypted; key from {account['key_from']}" if account["key_from"] else "saved, encrypted"
+
+
+def _given(account: Document) -> str:
+    """Say when the sign-in was given, and when the next one is expected."""
+    if account["signed_in_age"] is None:
+        return ""
+    given, expected = f"given {duration(account['signed_in_age'])} ago", account["forecast"]
+    if expected is None or account["ends_in"] is None:
+        return given
+    return f"{given}; next expected {until(account['ends_in'])} ({expected['reason']}; {expected['certainty']})"
+
+
+def _wrapped(label: str, text: str, width: int) -> str:
+    """Return a labelled paragraph that fits the terminal. Addresses and paths are never broken: they get copied."""
+    return textwrap.fill(
+        printable(text),
+        width,
+        initial_indent=f"  {label:<{_LABEL}}",
+        subsequent_indent=" " * (_LABEL + 2),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

@@ -1,0 +1,215 @@
+"""The status in words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from support.status_rows import (
+    DAEMON,
+    DOWN,
+    ENTRIES,
+    EXPECTED,
+    NOW,
+    REVOKED,
+    TOKEN,
+    WALL,
+    entry,
+    failing,
+    given,
+    row_of,
+)
+
+from cms.core.accounts import StoredSignIn
+from cms.core.lifecycle import Life, NeedsSignIn, Transient, absorb
+from cms.core.status import Daemon, Row, as_json, describe
+from cms.core.status_text import WIDTH, as_text
+
+
+def text_of(rows: Sequence[Row], daemon: Daemon | None = None, width: int = WIDTH) -> str:
+    """Return the text that a client makes of what comes through the control socket."""
+    return as_text(json.loads(json.dumps(as_json(rows, daemon))), width)
+
+
+OK_TEXT = """\
+a@example.test: ok
+  protocols     SMTP, IMAP
+  token         10 min old, 50 min left, next refresh in 30 min
+  sign-in       saved, encrypted; key from keyring
+"""
+FAILING_TEXT = """\
+a@example.test: failing
+  protocols     SMTP, IMAP
+  token         1 h 6 min old, NOT USABLE any more
+  last error    the identity provider answers 503
+  correlation   corr-1
+  next try      in 2 min, after 3 tries in 5 min
+  sign-in       saved, encrypted; key from keyring
+  next move     nobody has to do anything: it is tried again by itself
+"""
+REQUIRED_TEXT = """\
+a@example.test: sign-in-required
+  protocols     SMTP, IMAP
+  token         none
+  last error    AADSTS50173: the sign-in was revoked
+  correlation   5e2b7f0a-corr
+  since         2 h ago
+  sign-in       saved, encrypted; key from keyring
+  next move     sign in again: `cms login a@example.test`
+"""
+STARTING_TEXT = """\
+a@example.test: starting
+  protocols     SMTP, IMAP
+  token         none
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("ok", OK_TEXT),
+        ("failing, expired", FAILING_TEXT),
+        ("sign-in-required", REQUIRED_TEXT),
+        ("starting", STARTING_TEXT),
+    ],
+)
+def test_the_text_is_a_block_for_each_account(name: str, expected: str) -> None:
+    """What a person reads: one fact a line, what went wrong and whose move it is."""
+    assert expected == text_of([row_of(name)])
+
+
+def test_entras_number_is_not_told_twice() -> None:
+    """A message that begins with its AADSTS number keeps it, once."""
+    told = replace(REVOKED, message="AADSTS50173: the grant was revoked")
+    text = text_of(describe([entry(Life(None, NeedsSignIn(NOW, told)))], NOW, WALL))
+
+    assert text.count("AADSTS50173") == 1
+
+
+def test_one_try_is_not_plural() -> None:
+    """A first failure reads as one; a try that is due reads as now."""
+    life = absorb(Life(TOKEN), Transient(DOWN), NOW - 60.0, 0.0)
+
+    assert "next try      now, after 1 try in 1 min" in text_of(describe([entry(life)], NOW, WALL))
+
+
+def test_blocks_are_apart_and_end_in_a_newline() -> None:
+    """Accounts are told apart at a glance."""
+    text = text_of([row_of("ok"), row_of("starting")])
+
+    assert f"{OK_TEXT}\n{STARTING_TEXT}" == text
+
+
+def test_memory_only_is_said_loudly() -> None:
+    """Before all accounts, and at each that is concerned."""
+    text = text_of(describe([replace(ENTRIES["ok"], persisted=False)], NOW, WALL))
+
+    assert text.startswith("  WARNING       sign-ins are kept in MEMORY ONLY")
+    assert "  sign-in       MEMORY ONLY: lost when cms or its worker ends\n" in text
+
+
+def test_a_saved_sign_in_without_a_known_key_is_still_said() -> None:
+    """A worker that does not say where its key comes from is taken at its word."""
+    assert "saved, encrypted\n" in text_of(describe([replace(ENTRIES["ok"], key_from="")], NOW, WALL))
+
+
+DAEMON_TEXT = """\
+cms 1.2.3, process 4711, up 1 d 1 h, configuration /etc/cms/cms.cfg
+  socket        /run/cms/cms.sock
+  warning       the socket is open to all
+"""
+
+
+def test_what_is_stored_without_an_account_comes_last() -> None:
+    """Whose it is, or that nobody can tell, and what to do about it."""
+    kept = StoredSignIn(
+        "key1", "https://login.example.test/common", "client", "bob@example.test", "bob@example.test", 1.0
+    )
+    daemon = replace(DAEMON, orphans=(kept, StoredSignIn("key2", "", "", "")))
+    text = text_of([row_of("ok")], daemon)
+
+    last = text.partition("stored sign-ins without an account:")[2]
+    assert "bob@example.test: https://login.example.test/common, application client" in last
+    assert "a file that cannot be read now (key2.vault)" in last
+    assert "`cms prune` deletes them" in last
+
+
+def test_the_daemon_comes_first() -> None:
+    """Version, process, uptime, configuration, sockets and warnings, before the accounts."""
+    assert f"{DAEMON_TEXT}\n{OK_TEXT}" == text_of([row_of("ok")], DAEMON)
+
+
+def test_no_account_is_said() -> None:
+    """An empty status is a sentence, not an empty screen."""
+    assert text_of([]) == "no accounts are configured\n"
+
+
+def test_an_account_that_nobody_signed_in_to_has_a_name_for_people() -> None:
+    """user=None before the first sign-in."""
+    assert text_of(describe([entry(Life(), user="")], NOW, WALL)).startswith("(whoever signs in): starting\n")
+
+
+def test_lines_fit_a_terminal_and_addresses_stay_whole() -> None:
+    """Prose is wrapped at 100 columns; a URL that has to be copied is never broken."""
+    url = "https://login.example/" + "x" * 150
+    told = replace(REVOKED, message="word " * 60, hint="")
+    rows = describe([entry(Life(None, NeedsSignIn(NOW, told)), signing_in=url)], NOW, WALL)
+    lines = text_of(rows, replace(DAEMON, warnings=("warn " * 50,))).splitlines()
+
+    assert [url] == [line.strip() for line in lines if len(line) > WIDTH]
+
+
+@pytest.mark.parametrize(("columns", "longest"), [(44, 44), (80, 80), (500, WIDTH), (3, 40)])
+def test_lines_fit_a_narrow_terminal(columns: int, longest: int) -> None:
+    """As wide as it is, between what is readable and what has room for words."""
+    rows = describe([entry(Life(None, NeedsSignIn(NOW, replace(REVOKED, message="word " * 60))))], NOW, WALL)
+    lines = [line for line in text_of(rows, width=columns).splitlines() if "word" in line]
+
+    assert longest - len("word ") <= max(map(len, lines)) <= longest
+
+
+def test_no_message_can_move_the_cursor_or_forge_a_line() -> None:
+    """Words of the provider and names of users come from elsewhere: control characters are taken out."""
+    evil = "bad\x1b[2Jthing\r\nb@example.test: ok"
+    rows = describe([entry(Life(None, failing(replace(DOWN, message=evil))), user="u\x1b[1m")], NOW, WALL)
+    text = text_of(rows)
+
+    assert text.replace("\n", "").isprintable()
+    assert "\nb@example.test" not in text
+
+
+def test_a_refused_application_is_told_what_to_mend() -> None:
+    """Nobody is to sign in: the text says what happened, when it is looked at again, and whose move it is."""
+    text = " ".join(text_of([row_of("refused")]).split())
+
+    assert "AADSTS7000222: the client secret has expired" in text
+    assert "next try in 15 min; refused for 2 h" in text
+    assert "next move make a new secret, then wait" in text
+    assert "sign-in none needed: an application, which is asked for anew each time" in text
+    assert "cms login" not in text
+
+
+def test_a_warning_is_told() -> None:
+    """Although all is well with the token."""
+    assert "\n  warning       it is long\n" in text_of([replace(row_of("ok"), warning="it is long")])
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_the_text_has_no_secret(name: str) -> None:
+    """It shows no token."""
+    assert "TOP-SECRET" not in text_of([row_of(name)], DAEMON)
+
+
+def test_the_text_says_when_a_sign_in_was_given_and_is_expected_to_end() -> None:
+    """When, why, and how sure that is; without a forecast the first alone; nothing where it is not known."""
+    foretold = " ".join(text_of([given(12, forecast=EXPECTED)]).split())
+    past = text_of([given(12, forecast=replace(EXPECTED, due=WALL - 60.0))])
+
+    assert (
+        "given 12 d ago; next expected in 2 d (sign-in frequency of the organisation, seen twice; likely)" in foretold
+    )
+    assert "next expected now" in past
+    assert "saved, encrypted; key from keyring; given 12 d ago\n" in text_of([given(12)])
+    assert "given" not in text_of([row_of("ok")])
