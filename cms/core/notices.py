@@ -74,6 +74,15 @@ class Hook:
 
 
 @dataclass(frozen=True, slots=True)
+class Remark:
+    """Something that may go wrong although all is well with the token: for the log alone, once for each `which`."""
+
+    which: str
+    message: str
+    account: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """What is true of one sign-in now. `prompt_hint`, `url`, `code` and `page` are as in `Notice`, "" while none waits.
 
@@ -91,6 +100,7 @@ class Facts:
     given_at: float = 0.0
     forecast: Forecast | None = None
     warn_at: float = math.inf
+    remarks: tuple[Remark, ...] = ()
 
     @property
     def newest(self) -> float:

@@ -66,8 +66,8 @@ _PROXIED = re.compile(r"(?:https?|all)_proxy", re.IGNORECASE)
 _USERINFO = re.compile(r"(?:(?<=://)|^(?!\w+://)).*@")
 _MORE = ("DISPLAY", "WAYLAND_DISPLAY", "XAUTHORITY")
 
-# The log's own hook: what it is told of otherwise are changes of a life (`cms.core.notices.notice`).
-LOG = Hook((), events=("sign-in-due",), remind=0.0, prompts=False)
+# The log: told like a hook, but at once and by no program, and never twice of one trouble.
+LOG = Hook((), remind=0.0, prompts=False)
 
 # The desktop's: whoever begins a sign-in is in front of it, and needs no telling of that.
 DESKTOP = Hook(
@@ -108,6 +108,8 @@ class Hooks:
         # Per sign-in: when to look next, and what each hook has been told.
         self._looks: dict[str, float] = {}
         self._heard: dict[str, dict[Hook, Heard]] = {}
+        # Which remarks are in the log.
+        self._remarked: set[str] = set()
         self._queue: dict[_Told, Notice] = {}
         self._full = False
         self._nudge = trio.Event()
@@ -132,6 +134,8 @@ class Hooks:
             told: notice for told, notice in self._queue.items() if told.hook in self._hooks and told.key in known
         }
         self._nudge.set()
+        for key in known:
+            self._tell_log(key)
 
     def _known(self, key: str) -> dict[Hook, Heard]:
         """Return what each hook has been told of a sign-in; one that is new begins here and now."""
@@ -139,7 +143,8 @@ class Hooks:
         return {hook: told.get(hook) or first_heard(facts) for hook in self._hooks} if facts else {}
 
     def changed(self, key: str) -> None:
-        """Look at a sign-in soon: something has changed."""
+        """Tell the log at once what has changed of a sign-in, and look soon what there is to tell the hooks."""
+        self._tell_log(key)
         self._looks[key] = 0.0
         self._nudge.set()
 
@@ -164,19 +169,31 @@ class Hooks:
         if facts is None:
             del self._looks[key]
             return
-        heard, again = self._known(key), math.inf
-        for hook in self._hooks:
-            hearing = hear(hook, heard[hook], facts, now)
-            heard[hook] = hearing.heard
-            again = min(again, hearing.again)
-            for notice in hearing.notices:
+        self._looks[key] = min(self._hear(hook, key, facts, now) for hook in self._hooks)
+
+    def _hear(self, hook: Hook, key: str, facts: Facts, now: float) -> float:
+        """Pass on what one hook is to be told of a sign-in now; return when to look again."""
+        heard = self._heard.setdefault(key, {})
+        hearing = hear(hook, heard.get(hook) or first_heard(facts), facts, now)
+        heard[hook] = hearing.heard
+        for notice in hearing.notices:
+            if hook == LOG:
+                tell(notice)
+            else:
                 self._put(hook, key, notice)
-        self._heard[key], self._looks[key] = heard, again
+        return hearing.again
+
+    def _tell_log(self, key: str) -> None:
+        facts = self._facts(key)
+        if facts is None:
+            return
+        self._hear(LOG, key, facts, self._clock.boot())
+        for remark in facts.remarks:
+            if remark.which not in self._remarked:
+                self._remarked.add(remark.which)
+                log.warning(remark.message, **({"account": remark.account} if remark.account else {}))
 
     def _put(self, hook: Hook, key: str, notice: Notice) -> None:
-        if hook == LOG:
-            tell(notice)
-            return
         told = _Told(hook, key, notice.event)
         if told not in self._queue and len(self._queue) >= MAX_WAITING:
             if not self._full:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import trio
 
@@ -46,10 +47,12 @@ from cms.core.lifecycle import (
     soonest,
     usable,
 )
-from cms.daemon.worker import Provider
 from cms.system.clock import Clock
 from cms.system.logs import get_logger
 from cms_oauth import wire
+
+# Asks the provider for a token. It never raises; every end is an outcome.
+Acquire: TypeAlias = Callable[[Grant, Scopes], Awaitable[Outcome]]
 
 log = get_logger()
 
@@ -98,7 +101,7 @@ class Keeper:
     def __init__(
         self,
         grant: Grant,
-        provider: Provider,
+        acquire: Acquire,
         clock: Clock,
         *,
         jitter: Callable[[], float] = random.random,
@@ -115,7 +118,7 @@ class Keeper:
         self.given_at = 0.0
         self.redeemed_at = 0.0
         self.endings: tuple[Ending, ...] = ()
-        self._provider = provider
+        self._acquire = acquire
         self._clock = clock
         self._jitter = jitter
         self._on_change = on_change
@@ -161,8 +164,8 @@ class Keeper:
         ]
         return retry_now(Life(held[0]), now) if held else Life()
 
-    def retire(self) -> None:
-        """Answer nobody any more: the Grant has left the configuration, and its tokens with it."""
+    def close(self) -> None:
+        """Drop all tokens and answer no more requests: the Grant has left the configuration."""
         self._epoch += 1
         self.lives = {}
         self._tell()
@@ -273,7 +276,7 @@ class Keeper:
     async def _fetch(self, scopes: Scopes) -> None:
         epoch = self._epoch
         try:
-            outcome = await self._provider.acquire(self.grant, scopes)
+            outcome = await self._acquire(self.grant, scopes)
             if epoch == self._epoch:
                 self._absorb(scopes, outcome)
         except Exception:

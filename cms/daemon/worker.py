@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from enum import Enum
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import trio
 
@@ -50,12 +50,6 @@ CHANCES = {"left": 3, "died": 1, "hung": 0}
 REMEMBERED_ANSWERS = 4096
 
 log = get_logger()
-
-
-class Provider(Protocol):
-    """What a keeper needs: one method. It never raises; every end is an outcome."""
-
-    async def acquire(self, grant: Grant, scopes: Scopes) -> Outcome: ...
 
 
 class Lost(Enum):
@@ -291,7 +285,7 @@ def _of_token(end: messages.Ended) -> Outcome:
     return end if isinstance(end, Outcome) else _transient(Lost.DIED)
 
 
-class Worker(Provider):
+class Worker:
     """The grant worker, whichever process it is at the moment. Started when there is a question, never before."""
 
     def __init__(
@@ -324,11 +318,25 @@ class Worker(Provider):
         finally:
             self._nursery = None
 
+    def reopen(self, opened: messages.Open) -> bool:
+        """Open the vault and the network otherwise from now on; return whether that differs from what was.
+
+        The processes so far get their grace period and end. What they have not answered by then is asked again, of a
+        process that begins with what the vault holds.
+        """
+        if opened == self._opened:
+            return False
+        self._opened, self._current = opened, None
+        self._holders.clear()
+        for child in self._children:
+            child.dismiss()
+        return True
+
     async def acquire(self, grant: Grant, scopes: Scopes) -> Outcome:
         """Redeem the grant for a token with exactly these scopes."""
         return _of_token(await self._settle(grant, lambda number: messages.Acquire(number, grant, scopes)))
 
-    async def forget(self, grant: Grant) -> Outcome:
+    async def sign_out(self, grant: Grant) -> Outcome:
         """Delete the stored sign-in. Ends with `Granted` of an empty secret when nothing is left."""
         outcome = _of_token(await self._settle(grant, lambda number: messages.Forget(number, grant)))
         holder = self._holders.get(grant.key)

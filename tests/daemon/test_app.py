@@ -23,7 +23,7 @@ from support.trio_run import FakeClock, in_trio, in_trio_jumps, jump, until
 
 from cms.config.model import ConfigError, FileSpec
 from cms.core.accounts import Source
-from cms.core.lifecycle import Granted, Life, NeedsSignIn, Outcome, Refused, Trouble
+from cms.core.lifecycle import Granted, Life, NeedsSignIn, Refused
 from cms.core.status import LONG_TOKEN, MEMORY_WARNING
 from cms.daemon import app as module
 from cms.daemon import children, worker
@@ -61,13 +61,13 @@ def events(lines: Lines) -> list[str]:
 
 def life(app: App, number: int = 0) -> Life:
     """The life of an account's first scope set."""
-    keeper = list(app._kept.values())[number].keeper
+    keeper = app.registry.keepers[number]
     return keeper.lives[keeper.grant.scope_sets[0]]
 
 
 async def until_settled(app: App) -> None:
-    for kept in app._kept.values():
-        await kept.keeper.settled()
+    for keeper in app.registry.keepers:
+        await keeper.settled()
 
 
 def test_the_daemon_imports_nothing_of_the_workers() -> None:
@@ -161,7 +161,7 @@ async def test_status_tells_of_every_account(world: World) -> None:
     world.warnings = ("a warning of the file",)
     async with world.daemon() as app:
         await until_settled(app)
-        result = app.status()
+        result = app.commands.status()
 
     assert (True, 2) == (result.ok, result.extra["exit_code"])
     states = {row["user"]: row["state"] for row in result.extra["json"]["accounts"]}
@@ -180,7 +180,7 @@ async def test_the_status_of_one_account(world: World) -> None:
     world.accounts.append(account("unsigned@example.test"))
     async with world.daemon() as app:
         await until_settled(app)
-        one, nobody = app.status("Unsigned@example.test"), app.status("b@example.test")
+        one, nobody = app.commands.status("Unsigned@example.test"), app.commands.status("b@example.test")
 
     assert ["unsigned@example.test"] == [row["user"] for row in one.extra["json"]["accounts"]]
     assert (False, "there is no account 'b@example.test'") == (nobody.ok, nobody.message)
@@ -191,11 +191,11 @@ async def test_accounts_are_found_by_name(world: World) -> None:
     """In any case; without a name the only one; else the answer names those that there are."""
     async with world.daemon() as app:
         await until_settled(app)
-        found = [(await app.refresh(name)).ok for name in ("A@Example.TEST", "")]
-        unknown = app.login("b@example.test", "")
+        found = [(await app.commands.refresh(name)).ok for name in ("A@Example.TEST", "")]
+        unknown = app.commands.login("b@example.test", "")
         world.accounts.append(account("b@example.test"))
-        await app.reload()
-        ambiguous = await app.logout("")
+        await app.commands.reload()
+        ambiguous = await app.commands.logout("")
 
     assert [True, True] == found
     assert (
@@ -211,12 +211,12 @@ async def test_whoever_signs_in_has_a_name_then(world: World) -> None:
     world.accounts = [account("", login="")]
     async with world.daemon() as app:
         await until_settled(app)
-        before = (await app.refresh("")).message
-        keeper = app._kept[world.accounts[0].grant.key].keeper
+        before = (await app.commands.refresh("")).message
+        keeper = app.registry.keeper_of(world.accounts[0].grant)
         keeper.signed_in(MAIL, Granted("fresh", app._clock.boot(), 3600.0, who="w@example.test"))
-        found = await app.logout("W@example.test")
+        found = await app.commands.logout("W@example.test")
 
-    assert "whoever signs in: fresh" == before
+    assert "(whoever signs in): fresh" == before
     assert (True, "w@example.test: signed out, and the stored sign-in deleted") == (found.ok, found.message)
 
 
@@ -227,11 +227,11 @@ async def test_a_sign_in_serves_at_once(world: World) -> None:
     async with world.daemon() as app:
         await until_settled(app)
         refused = await world.ask("SMTP,token unsigned@example.test")
-        flow = app.login("unsigned@example.test", "paste")
+        flow = app.commands.login("unsigned@example.test", "paste")
         assert isinstance(flow, Flow)
         with flow.held():
             await flow.prompt()
-            waits = app.status().extra["json"]["accounts"][0]["state"]
+            waits = app.commands.status().extra["json"]["accounts"][0]["state"]
             worked = await pasted(flow)
         answer = await world.ask("SMTP,token unsigned@example.test")
 
@@ -246,10 +246,10 @@ async def test_a_long_token_is_told_once(world: World) -> None:
     with capture_logs() as lines:
         async with world.daemon() as app:
             await until_settled(app)
-            keeper = app._kept[world.accounts[0].grant.key].keeper
+            keeper = app.registry.keeper_of(world.accounts[0].grant)
             for secret in ("x" * (LONG_TOKEN + 1), "y" * (LONG_TOKEN + 2)):
                 keeper.signed_in(MAIL, Granted(secret, app._clock.boot(), 3600.0))
-            status = app.status()
+            status = app.commands.status()
 
     assert 1 == len([event for event in events(lines) if f"the token has {LONG_TOKEN + 1} bytes" in event])
     assert f"the token has {LONG_TOKEN + 2} bytes" in status.extra["json"]["accounts"][0]["warning"]
@@ -266,16 +266,16 @@ async def test_a_token_file_follows_its_account(world: World, tmp_path: Path, mo
     async with world.daemon() as app:
         await until(path.exists)
         served, shown = path.read_text(), await world.ask()
-        files = app.status().extra["json"]["daemon"]["files"]
-        await app.logout("")
+        files = app.commands.status().extra["json"]["daemon"]["files"]
+        await app.commands.logout("")
         await until(lambda: not path.exists())
-        await app.refresh("")
+        await app.commands.refresh("")
         await until(path.exists)
         world.files = []
-        await app.reload()
+        await app.commands.reload()
         await until(lambda: not path.exists())
         world.files = [spec]
-        await app.reload()
+        await app.commands.reload()
         await until(path.exists)
 
     assert (served, False) == (shown, path.exists())
@@ -289,7 +289,7 @@ async def test_a_token_file_that_cannot_be_kept_is_in_the_status(world: World, t
     world.files = [FileSpec(str(tmp_path / "taken"), world.accounts[0], "SMTP", 0o600, False, 1)]
     async with world.daemon() as app:
         await until(lambda: app._files.troubles)
-        warnings = app.status().extra["json"]["daemon"]["warnings"]
+        warnings = app.commands.status().extra["json"]["daemon"]["warnings"]
 
     assert [True] == [f"the token file {tmp_path}/taken cannot be kept" in each for each in warnings]
 
@@ -303,7 +303,7 @@ async def test_a_postfix_table_is_a_socket_like_others(world: World) -> None:
         async with world.client(socketmap.query("cms", "smtp.office365.com")) as stream:
             said = bytes(await stream.receive_some())
         world.sockets = {"cms.sock": {}}
-        await app.reload()
+        await app.commands.reload()
         token = await world.ask()
 
     assert socketmap.found("a@example.test", token) == said
@@ -315,11 +315,11 @@ async def test_an_import_serves_at_once(world: World) -> None:
     world.accounts = [account("unsigned@example.test"), account("refused@example.test")]
     async with world.daemon() as app:
         await until_settled(app)
-        imported = await app.bring_in("unsigned@example.test", Place("/f"))
+        imported = await app.commands.bring_in("unsigned@example.test", Place("/f"))
         served = await world.ask("SMTP,token unsigned@example.test")
         before = life(app, 1)
-        refused = await app.bring_in("refused@example.test", Place("/f"))
-        unknown = await app.bring_in("nobody@example.test", Place("/f"))
+        refused = await app.commands.bring_in("refused@example.test", Place("/f"))
+        unknown = await app.commands.bring_in("nobody@example.test", Place("/f"))
 
         assert before == life(app, 1)
     assert isinstance(imported, Granted)
@@ -333,7 +333,7 @@ async def test_a_machines_account_needs_no_person(world: World) -> None:
     """`login` of an account that signs in as an application says what to do instead."""
     world.accounts = [account("machine@example.test", sign_in="app")]
     async with world.daemon() as app:
-        result = app.login("", "")
+        result = app.commands.login("", "")
 
     assert isinstance(result, Result)
     assert not result.ok
@@ -348,7 +348,7 @@ async def test_the_page_hears_of_all_who_wait(world: World) -> None:
     world.accounts.append(account("unsigned@b.test", sign_in="device"))
     async with world.daemon() as app:
         await until_settled(app)
-        waiting = [grant.login for grant in app._waiting()]
+        waiting = [grant.login for grant in app.registry.waiting()]
 
     assert ["unsigned@example.test", "unsigned@b.test"] == waiting
 
@@ -361,16 +361,15 @@ async def test_the_page_is_up_while_somebody_waits(world: World) -> None:
     world.accounts = [account("unsigned@example.test", redirect_uri="http://localhost/")]
 
     def told(port: int) -> bool:
-        (entry,) = app._entries()
-        return f"http://127.0.0.1:{port}/" == entry.page
+        return f"http://127.0.0.1:{port}/" == app.registry.where(world.accounts[0].grant)
 
     async with world.daemon() as app:
         await until(lambda: told(first) and listens(first))
         world.page = f"http://127.0.0.1:{second}/"
-        assert (await app.reload()).ok
+        assert (await app.commands.reload()).ok
         await until(lambda: told(second) and listens(second) and not listens(first))
         world.accounts = [account("a@example.test")]
-        assert (await app.reload()).ok
+        assert (await app.commands.reload()).ok
         await until(lambda: not listens(second))
 
 
@@ -379,7 +378,7 @@ async def test_signing_out_is_heard_at_once(world: World) -> None:
     """The stored sign-in is deleted, and no token of it is served any more."""
     async with world.daemon() as app:
         before = await world.ask()
-        result = await app.logout("a@example.test")
+        result = await app.commands.logout("a@example.test")
         after = await world.ask()
 
     assert (True, "") == (before.startswith("token-"), after)
@@ -393,7 +392,7 @@ async def test_a_sign_out_that_fails_says_so(world: World) -> None:
     """While the stored sign-in is there, the account is signed in, and the answer says what keeps it."""
     world.accounts = [account("kept@example.test")]
     async with world.daemon() as app:
-        result = await app.logout("")
+        result = await app.commands.logout("")
         answer = await world.ask("SMTP,token kept@example.test")
 
     assert Result(False, "kept@example.test is still signed in: the disk is read-only", "mount it") == result
@@ -408,10 +407,10 @@ async def test_refresh_waits_for_the_outcome(world: World) -> None:
         await until_settled(app)
         await trio.sleep(max(0.0, 1.0 - app._clock.boot() + life(app).held.issued))  # type: ignore[union-attr]  # held
         before = await world.ask()
-        one = await app.refresh("a@example.test")
+        one = await app.commands.refresh("a@example.test")
         after = await world.ask()
-        everybody = await app.refresh("")
-        unknown = await app.refresh("nobody@example.test")
+        everybody = await app.commands.refresh("")
+        unknown = await app.commands.refresh("nobody@example.test")
 
     assert (Result(True, "a@example.test: fresh"), True) == (one, before != after)
     assert Result(False, "unsigned@example.test: nobody has signed in", "sign in") == everybody
@@ -426,7 +425,7 @@ async def test_refresh_does_not_wait_for_ever(world: World) -> None:
     results = []
 
     async def refresh(app: App) -> None:
-        results.append(await app.refresh(""))
+        results.append(await app.commands.refresh(""))
 
     async with world.daemon() as app, trio.open_nursery() as nursery:
         nursery.start_soon(refresh, app)
@@ -445,7 +444,7 @@ async def test_a_reload_keeps_every_token_whose_grant_is_the_same(world: World) 
         stays = await world.ask("SMTP,token stays@example.test")
         world.accounts = [account("stays@example.test"), account("comes@example.test")]
         world.accounts.append(account("changes@example.test", refresh_before=60.0))
-        result = await app.reload()
+        result = await app.commands.reload()
         await until_settled(app)
         answers = [await world.ask(f"SMTP,token {name}@example.test") for name in ("stays", "comes", "changes", "goes")]
 
@@ -463,7 +462,7 @@ async def test_a_reload_changes_sockets(world: World) -> None:
     async with world.daemon() as app:
         before = os.stat(world.path("rules.sock")).st_ino  # noqa: PTH116 - a fact about a file
         world.sockets = {"comes.sock": {}, "mode.sock": {"mode": 0o660}, "rules.sock": everybody | {"protocols": ()}}
-        result = await app.reload()
+        result = await app.commands.reload()
         answers = [await world.ask(name=name) for name in ("comes.sock", "mode.sock", "rules.sock")]
         after = os.stat(world.path("rules.sock")).st_ino  # noqa: PTH116 - as above
         mode = stat.S_IMODE(os.stat(world.path("mode.sock")).st_mode)  # noqa: PTH116 - as above
@@ -485,7 +484,7 @@ async def test_a_reload_that_fails_changes_nothing(world: World) -> None:
             world.accounts, world.sockets = [], {"new.sock": {}, "cms.sock": {"mode": 0o666}, "file": {}}
             results = []
             for world.fault in faults:
-                results.append(await app.reload())
+                results.append(await app.commands.reload())
             after = await world.ask()
             mode = stat.S_IMODE(os.stat(world.path()).st_mode)  # noqa: PTH116 - a fact about a file
             left = Path(world.path("new.sock")).exists()
@@ -502,10 +501,10 @@ async def test_another_key_means_another_worker(world: World) -> None:
     async with world.daemon() as app:
         await until_settled(app)
         world.vault_key = Source("keyring")
-        await app.reload()
+        await app.commands.reload()
         await until_settled(app)
         workers = len(world.started)
-        await app.reload()
+        await app.commands.reload()
 
     assert (2, 2) == (workers, len(world.started))
 
@@ -517,7 +516,7 @@ async def test_a_question_moves_to_the_new_worker(world: World) -> None:
     async with world.daemon() as app:
         await world.noted("hung")
         world.vault_key = Source("keyring")
-        await app.reload()
+        await app.commands.reload()
         answer = await world.ask("SMTP,token hang-once@example.test")
 
     assert answer.startswith("token-")
@@ -529,12 +528,12 @@ async def test_an_account_that_goes_takes_its_sign_in_along(world: World) -> Non
     world.accounts = [account("a@example.test"), account("unsigned@example.test")]
     async with world.daemon() as app:
         await until_settled(app)
-        flow = app.login("unsigned@example.test", "paste")
+        flow = app.commands.login("unsigned@example.test", "paste")
         assert isinstance(flow, Flow)
         with flow.held():
             await flow.prompt()
             world.accounts.pop()
-            await app.reload()
+            await app.commands.reload()
             outcome = await flow.outcome()
 
     assert isinstance(outcome, Refused)
@@ -549,9 +548,9 @@ async def test_a_sign_in_that_began_before_a_reload_counts(world: World) -> None
         await until_settled(app)
         old = world.accounts[0].grant
         world.accounts = [account("unsigned@example.test", scope_sets=(GRAPH, MAIL))]
-        await app.reload()
+        await app.commands.reload()
         await until_settled(app)
-        app._signed_in(old, Granted("for mail", app._clock.boot(), 3600.0))
+        app.registry.signed_in(old, Granted("for mail", app._clock.boot(), 3600.0))
         held = life(app).held
         phase = life(app).phase
 
@@ -567,11 +566,11 @@ async def test_memory_only_is_said_loudly(world: World) -> None:
         async with world.daemon() as app:
             await until_settled(app)
             quiet = events(lines).count(MEMORY_WARNING)
-            await pasted(app.login("", "paste"))
-            await app.refresh("")
+            await pasted(app.commands.login("", "paste"))
+            await app.commands.refresh("")
         seen = events(lines).count(MEMORY_WARNING)
         async with chosen.daemon() as app:
-            known = app.status().extra["json"]["daemon"]["memory_chosen"]
+            known = app.commands.status().extra["json"]["daemon"]["memory_chosen"]
 
     assert (0, 1, 2, True) == (quiet, seen, events(lines).count(MEMORY_WARNING), known)
 
@@ -602,12 +601,12 @@ async def test_stopping_finishes_what_was_asked(world: World) -> None:
     async with world.daemon() as app:
         await until_settled(app)
         world.accounts.append(account("storing@example.test"))
-        await app.reload()
+        await app.commands.reload()
         await world.noted("storing")
         async with world.client(line) as asking, world.client(line[:5]) as silent:
             await trio.testing.wait_all_tasks_blocked()
             began = trio.current_time()
-            app._stop.set()
+            app.stop()
             answers = [await read(asking), await read(silent)]
 
     assert trio.current_time() - began < 5.0
@@ -628,7 +627,7 @@ async def test_stopping_does_not_wait_for_a_token(world: World) -> None:
     world.accounts = [account("hang@example.test")]
     async with world.daemon() as app, world.client(b"SMTP hang@example.test\n") as client:
         await world.noted("hung")
-        app._stop.set()
+        app.stop()
         await trio.testing.wait_all_tasks_blocked()
         jump(module.DRAIN_SECONDS)
 
@@ -670,7 +669,7 @@ async def test_systemd_hears_of_everything(world: World) -> None:
             await until_settled(app)
             while not any("1 ok" in each for each in heard):
                 heard.append((await sock.recv(1000)).decode())
-            await app.reload()
+            await app.commands.reload()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, b"\0" * 16)
         while "STOPPING=1" not in heard:
             heard.append((await sock.recv(1000)).decode())
@@ -690,7 +689,7 @@ async def test_sockets_of_systemd_are_adopted(world: World, monkeypatch: pytest.
     with capture_logs() as lines:
         async with world.daemon() as app:
             world.sockets = {"cms.sock": {"mode": 0o666}}
-            await app.reload()
+            await app.commands.reload()
             answer = await world.ask()
 
     assert (True, True, -1) == (answer.startswith("token-"), Path(world.path()).exists(), stray.fileno())
@@ -711,7 +710,7 @@ async def test_a_socket_that_cannot_be_put_back_is_told(world: World, monkeypatc
 
             monkeypatch.setattr(Sockets, "_restore", lost)
             world.sockets = {"cms.sock": {"mode": 0o666}, "other.sock": {}, "file": {}}
-            result = await app.reload()
+            result = await app.commands.reload()
             answer = await world.ask(name="other.sock")
 
     assert (False, True) == (result.ok, answer.startswith("token-"))
@@ -745,25 +744,12 @@ async def test_the_state_folder_is_free_again(world: World) -> None:
     assert answer.startswith("token-")
 
 
-def test_no_trouble_is_told_of_a_settled_keeper() -> None:
-    """`_was_stopped` is about one kind of trouble alone."""
-    outcomes: list[Outcome] = [Refused(Trouble("shutdown", "x")), Granted("x", 0.0, 1.0)]
-
-    assert [False, False] == [module._was_stopped(outcome) for outcome in outcomes]
-
-
-@pytest.mark.parametrize("message", ["a@example.test has not signed in yet", "nobody has signed in"])
-def test_a_message_names_its_account_once(message: str) -> None:
-    """Some troubles name the account themselves."""
-    assert 1 == module._about("a@example.test", message).count("a@example.test")
-
-
 @in_trio
 async def test_hooks_hear_of_the_accounts_that_there_are(world: World) -> None:
     """By the name that the configuration gives, with the command that signs in; of one that has gone, nothing."""
     world.accounts = [account("unsigned@example.test"), account("machine@example.test", sign_in="app")]
     async with world.daemon() as app:
-        facts = [app._facts(key) for key in (*app._kept, "gone")]
+        facts = [app.registry.facts(key) for key in (*app.registry.names, "gone")]
 
     assert [
         ("unsigned@example.test", "cms login unsigned@example.test"),
@@ -779,10 +765,10 @@ async def test_everybody_is_signed_out(world: World) -> None:
     stray.parent.mkdir(mode=0o700, exist_ok=True)
     stray.touch()
     async with world.daemon() as app:
-        await until(lambda: bool(app.status().extra["json"]["orphans"]))
-        result = await app.errand("leave", {}, _nobody)
-        pruned = await app.errand("prune", {"yes": True}, _nobody)
-        unknown = await app.logout("stray")
+        await until(lambda: bool(app.commands.status().extra["json"]["orphans"]))
+        result = await app.commands.errand("leave", {}, _nobody)
+        pruned = await app.commands.errand("prune", {"yes": True}, _nobody)
+        unknown = await app.commands.logout("stray")
 
     assert result.ok
     assert "a@example.test: signed out, and the stored sign-in deleted" in result.message
@@ -799,7 +785,7 @@ async def test_an_account_that_nothing_serves_is_not_pruned(world: World) -> Non
     stored.touch()
     world.options["load"] = lambda path: replace(world.load(path), unserved=frozenset({"unserved"}))
     async with world.daemon() as app:
-        pruned = await app.errand("prune", {"yes": True}, _nobody)
+        pruned = await app.commands.errand("prune", {"yes": True}, _nobody)
 
     assert "every stored sign-in has its account: there is nothing to prune" == pruned.message
 

@@ -360,7 +360,8 @@ class TestHooks:
                 await world.until_lines("x", "x")
                 await until(lambda: not world.hooks._full)
 
-        assert ["hooks are too slow: notices are left out"] == warnings(lines)
+        full = "hooks are too slow: notices are left out"
+        assert 1 == warnings(lines).count(full)
 
     @in_trio
     async def test_a_reload_swaps_them(self, world: World) -> None:

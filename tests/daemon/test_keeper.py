@@ -28,7 +28,6 @@ from cms.core.lifecycle import (
     Trouble,
 )
 from cms.daemon.keeper import Keeper, token_hash
-from cms.daemon.worker import Provider
 from cms_oauth import wire
 
 MAIL: Scopes = ("https://outlook.office.com/SMTP.Send",)
@@ -43,7 +42,7 @@ REVOKED = Refused(Trouble("refused", "the grant was revoked", "sign in again", a
 NOBODY = Refused(Trouble("no-sign-in", "nobody has signed in yet", "sign in"))
 
 
-class FakeProvider(Provider):
+class FakeProvider:
     """Answers what the script says, in turn, and then tokens that live for `life` seconds; notes who asked when."""
 
     def __init__(self, clock: FakeClock) -> None:
@@ -83,7 +82,7 @@ class World:
         self.clock = FakeClock()
         self.provider = FakeProvider(self.clock)
         self.changes: list[tuple[Scopes, str, str]] = []
-        self.keeper = Keeper(grant, self.provider, self.clock, jitter=lambda: 0.0, on_change=self.note)
+        self.keeper = Keeper(grant, self.provider.acquire, self.clock, jitter=lambda: 0.0, on_change=self.note)
 
     def note(self, _keeper: Keeper, scopes: Scopes, before: Life, after: Life) -> None:
         self.changes.append((scopes, type(before.phase).__name__, type(after.phase).__name__))
@@ -580,7 +579,7 @@ async def test_without_a_listener_changes_go_unheard() -> None:
     """`on_change` may be left out."""
     clock = FakeClock()
     async with trio.open_nursery() as nursery:
-        keeper = Keeper(GRANT, FakeProvider(clock), clock)
+        keeper = Keeper(GRANT, FakeProvider(clock).acquire, clock)
         nursery.start_soon(keeper.run)
         reply = await keeper.ask(MAIL)
         nursery.cancel_scope.cancel()
@@ -675,7 +674,7 @@ async def test_settings_that_may_mend_a_failure_are_tried() -> None:
 
 
 @in_trio_clock
-async def test_a_retired_keeper_answers_nobody() -> None:
+async def test_a_closed_keeper_answers_nobody() -> None:
     """Whoever waits is told at once, and the answer that was on the way is dropped without a word to anybody."""
     async with keeping() as world, trio.open_nursery() as nursery:
         codes: list[str] = []
@@ -685,7 +684,7 @@ async def test_a_retired_keeper_answers_nobody() -> None:
 
         nursery.start_soon(wait)
         await trio.sleep(0.05)
-        world.keeper.retire()
+        world.keeper.close()
         await trio.sleep(0.01)
         at_once = list(codes)
         await trio.sleep(1.0)

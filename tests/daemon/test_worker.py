@@ -292,7 +292,7 @@ async def test_questions_outside_of_run_are_answered_too(tmp_path: Path) -> None
     """Before and after `run` every question ends in the outcome that says cms is stopping."""
     async with running(tmp_path) as worker:
         pass
-    answers = [kind(await ask(worker, "a")), kind(await worker.forget(grant("a")))]
+    answers = [kind(await ask(worker, "a")), kind(await worker.sign_out(grant("a")))]
     async with worker.sign_in(grant("a"), "browser") as session:
         first, last = await session.prompt(), await session.outcome()
 
@@ -423,8 +423,8 @@ async def test_memory_only_sign_ins_stay_where_they_are(tmp_path: Path) -> None:
         known = kind(await ask(worker, "memory"))
         await _sign_in(worker, "another")
         processes = len(started(tmp_path))
-        forgotten = kind(await worker.forget(grant("memory")))
-        await worker.forget(grant("another"))
+        forgotten = kind(await worker.sign_out(grant("memory")))
+        await worker.sign_out(grant("another"))
         await exists(tmp_path / "closed")
         after = kind(await ask(worker, "memory"))
 
@@ -454,7 +454,7 @@ async def test_memory_only_sign_ins_die_with_their_process(tmp_path: Path) -> No
 async def test_forgetting_ends_without_a_secret(tmp_path: Path) -> None:
     """`forget` is answered by the worker like any question."""
     async with running(tmp_path) as worker:
-        outcome = await worker.forget(grant("a"))
+        outcome = await worker.sign_out(grant("a"))
 
     assert isinstance(outcome, Granted)
     assert "" == outcome.secret

@@ -115,13 +115,13 @@ async def at_work(folder: Path, said: Callable[[Entra], str], **options: Any) ->
     """Run a house whose accounts become the application's two mailboxes."""
     async with open_house(folder, signed_in=False, **options) as house:
         (folder / "cms.cfg").write_text(accounts(folder, house.entra, said(house.entra)))
-        assert (await house.app.reload()).ok
+        assert (await house.app.commands.reload()).ok
         yield house
 
 
 async def mint(house: House, **wanted: object) -> None:
     """Have a new token fetched, as `cms refresh` does, and see that it is one."""
-    result = await house.app.refresh("")
+    result = await house.app.commands.refresh("")
     assert result.ok, result
     assert {"active": True} | wanted == {
         name: value
@@ -182,12 +182,12 @@ async def test_a_certificate_renewed_in_its_place(tmp_path: Path, capsys: pytest
         path = write_private(tmp_path / "app.pem", old.pem())
         register(house.entra, certificates=(old.public, new.public))
         (tmp_path / "cms.cfg").write_text(accounts(tmp_path, house.entra, app(f'certificate=File("{path}")')))
-        assert (await house.app.reload()).ok
+        assert (await house.app.commands.reload()).ok
         await mint(house)
         await mint(house)
         before, logged = house.row(SALES), capsys.readouterr().out
         register(house.entra, certificates=(new.public,))
-        refused = await house.app.refresh(SALES)
+        refused = await house.app.commands.refresh(SALES)
         served = "token" in await house.told(SALES)
         write_private(path, new.pfx())
         await mint(house)

@@ -126,7 +126,7 @@ async def test_a_sign_out_on_a_full_disk(tmp_path: Path, disk: SmallDisk) -> Non
     """`cms logout` needs no room."""
     async with open_house(tmp_path, state=disk.folder) as house:
         disk.fill()
-        result = await house.app.logout(ANN)
+        result = await house.app.commands.logout(ANN)
 
         assert (True, False) == (result.ok, house.vault(ANN).exists())
         assert "sign-in-required" == (await house.refusal(ANN))["code"]
@@ -137,13 +137,13 @@ async def test_a_sign_out_on_a_read_only_disk(tmp_path: Path, disk: SmallDisk) -
     """`cms logout` says that the sign-in could not be deleted, and then nobody is signed out."""
     async with open_house(tmp_path, state=disk.folder) as house:
         disk.forbid_writing()
-        result = await house.app.logout(ANN)
+        result = await house.app.commands.logout(ANN)
 
         assert (False, True) == (result.ok, house.vault(ANN).exists())
         assert "Read-only file system" in result.message
         await house.token(ANN)
         disk.allow_writing()
-        assert (await house.app.logout(ANN)).ok
+        assert (await house.app.commands.logout(ANN)).ok
 
 
 # What may befall a vault file.

@@ -301,9 +301,9 @@ async def test_a_refused_account_is_tried_once_when_its_owner_says_so(tmp_path: 
     async with open_house(tmp_path) as house:
         house.entra.challenge(ANN)
         await house.pass_time(0.7 * HOUR)
-        still = await house.app.refresh(ANN)
+        still = await house.app.commands.refresh(ANN)
         house.entra.directory.user(ANN).challenge = ""
-        mended = await house.app.refresh(ANN)
+        mended = await house.app.commands.refresh(ANN)
 
         assert (False, True) == (still.ok, mended.ok)
         assert "AADSTS50076" in still.message

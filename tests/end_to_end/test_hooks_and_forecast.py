@@ -67,7 +67,7 @@ async def notify(house: House, told: Told, options: str = "") -> None:
     """Add a hook to the configuration, and reload."""
     config = house.folder / "cms.cfg"
     config.write_text(f"{config.read_text()}Notify({told.argv!r}{options})\n")
-    reloaded = await house.app.reload()
+    reloaded = await house.app.commands.reload()
     assert reloaded.ok, reloaded
 
 
@@ -78,7 +78,7 @@ async def test_a_sign_in_that_is_required_is_told_until_it_is_done(tmp_path: Pat
     async with open_house(tmp_path) as house:
         await notify(house, told)
         house.entra.revoke(ANN)
-        await house.app.refresh(ANN)
+        await house.app.commands.refresh(ANN)
         first = await told.one("sign-in-required")
         await house.pass_time(15 * 60 + 1)
         again = await told.one("sign-in-required")
@@ -101,7 +101,7 @@ async def test_the_page_is_told(tmp_path: Path) -> None:
     async with open_house(tmp_path) as house:
         await notify(house, told, f")\nSignInPage(url={page!r}")
         house.entra.revoke(ANN)
-        await house.app.refresh(ANN)
+        await house.app.commands.refresh(ANN)
         await told.one("sign-in-required")
         await until(
             lambda: house.row(ANN)["next_move"].endswith(f"open {page} in a browser on this machine"), "the page"
@@ -119,7 +119,7 @@ async def test_the_link_of_a_sign_in_is_told(tmp_path: Path) -> None:
     async with open_house(tmp_path, signed_in=False) as house:
         await notify(house, told, ", events=['sign-in-required']")
         await told.one("sign-in-required")
-        flow = house.app.login(ANN, "device")
+        flow = house.app.commands.login(ANN, "device")
         assert not isinstance(flow, Result)
         with flow.held():
             shown = await flow.prompt()
@@ -139,10 +139,10 @@ async def test_no_token_is_ever_told(tmp_path: Path) -> None:
     assert evidence_folder is not None
     async with open_house(tmp_path) as house:
         await notify(house, told, ", events=['refreshed', 'signed-in', 'sign-in-required']")
-        await house.app.refresh(ANN)
+        await house.app.commands.refresh(ANN)
         await until(lambda: told.all("refreshed"), "a notice: refreshed")
         house.entra.revoke(ANN)
-        await house.app.refresh(ANN)
+        await house.app.commands.refresh(ANN)
         await until(lambda: told.all("sign-in-required"), "a notice: sign-in-required")
         assert isinstance(await house.sign_in(ANN), Granted)
         await until(lambda: told.all("signed-in"), "a notice: signed-in")
@@ -162,7 +162,7 @@ async def test_the_forecast_knows_the_organisations_rhythm(tmp_path: Path) -> No
         for _ in range(2):
             await house.pass_time(7 * DAY)
             house.entra.revoke(ANN, 70043)
-            await house.app.refresh(ANN)
+            await house.app.commands.refresh(ANN)
             assert house.row(ANN)["forecast"] is None
             assert isinstance(await house.sign_in(ANN), Granted)
         fresh, given = house.row(ANN), house.clock.wall()

@@ -83,7 +83,7 @@ class World:
         async with trio.open_nursery() as nursery:
             app: App = await nursery.start(self.run)
             yield app
-            app._stop.set()
+            app.stop()
 
     async def noted(self, name: str) -> None:
         """Wait until the worker has noted this."""

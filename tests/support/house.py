@@ -139,22 +139,22 @@ class House:
 
     def row(self, user: str) -> dict[str, Any]:
         """Return what `cms status --json` says of a user."""
-        rows = self.app.status().extra["json"]["accounts"]
+        rows = self.app.commands.status().extra["json"]["accounts"]
         found: dict[str, Any] = next(row for row in rows if row["user"] == user)
         return found
 
     def text(self) -> str:
         """Return what `cms status` prints, on one line."""
-        return " ".join(as_text(self.app.status().extra["json"]).split())
+        return " ".join(as_text(self.app.commands.status().extra["json"]).split())
 
     def exit_code(self) -> int:
         """Return what `cms status --check` ends with."""
-        code: int = self.app.status().extra["exit_code"]
+        code: int = self.app.commands.status().extra["exit_code"]
         return code
 
     async def sign_in(self, user: str, *, as_user: str = "", meanwhile: Callable[[], None] = lambda: None) -> Outcome:
         """Sign in by pasted address, as `cms login --paste` does; do something while the person is at it."""
-        flow = self.app.login(user, "paste")
+        flow = self.app.commands.login(user, "paste")
         assert not hasattr(flow, "ok"), flow
         with flow.held():
             shown = await flow.prompt()
@@ -191,8 +191,7 @@ class House:
         for keeper in self.keepers:
             while any(isinstance(plan(life, self.clock.boot()), Fetch) for life in keeper.lives.values()):
                 await keeper.changed()
-        worker = self.app._provider._there.worker
-        await until(lambda: all(child.takes_questions for child in worker._children), "the end of a worker")
+        await until(lambda: all(child.takes_questions for child in self.app.worker._children), "the end of a worker")
 
     async def recovery(self, user: str) -> str:
         """Let minutes pass, as many as the refusals name, until there is a token again; return it."""
@@ -205,7 +204,7 @@ class House:
 
     @property
     def keepers(self) -> Sequence[Keeper]:
-        return [kept.keeper for kept in self.app._kept.values()]
+        return self.app.registry.keepers
 
     def _forward(self, seconds: float) -> None:
         self.clock.advance(seconds)

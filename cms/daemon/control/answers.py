@@ -1,15 +1,13 @@
-"""TODO(docstring) cms.daemon.control.answers."""
+"""What commands answer with, and the answers that more than one of them gives."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from cms.core.accounts import Grant
 from cms.core.lifecycle import Granted, Outcome
-from cms.daemon.signin.flow import Flow
-from cms.grants.messages import Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,34 +40,6 @@ Ask = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
 
 # Commands that converse: moving sign-ins to another machine and from one, deleting those without an account, and all.
 ERRANDS = ("export", "restore", "prune", "leave")
-
-
-class Commands(Protocol):
-    """What the daemon can be told. `user` is "" for the only account, and with `refresh` for all of them."""
-
-    def status(self, user: str = "") -> Result:
-        """Return a Result whose `extra` has `json` (the object) and `exit_code` (of `--check`).
-
-        They tell of all accounts, or of those that `user` means.
-        """
-        ...
-
-    def login(self, user: str, method: str) -> Flow | Result:
-        """Start or join a sign-in ("" as the method: the account's own way). A Result says why it cannot be."""
-        ...
-
-    async def bring_in(self, user: str, place: Place) -> Outcome | Result:
-        """Take over another program's sign-in. A Result says why it cannot be tried."""
-        ...
-
-    async def errand(self, command: str, message: Mapping[str, Any], ask: Ask) -> Result:
-        """Carry out one of `ERRANDS`, which may converse with whoever gives it."""
-        ...
-
-    async def logout(self, user: str) -> Result: ...
-    async def refresh(self, user: str) -> Result: ...
-    async def reload(self) -> Result: ...
-    def stop(self) -> Result: ...
 
 
 _LOST = 'it is lost when cms ends: to keep the next one, put Vault(key=File("...")) into the configuration'

@@ -30,7 +30,8 @@ from cms.core.accounts import METHODS, application
 from cms.core.json_lines import Garbled
 from cms.core.lifecycle import Refused
 from cms.core.policy import ROOT, Peer
-from cms.daemon.control.answers import ERRANDS, Commands, Result, ended
+from cms.daemon.commands import Commands
+from cms.daemon.control.answers import ERRANDS, Result, ended
 from cms.daemon.signin.flow import FLOW_SECONDS, MAX_PASTED, Flow
 from cms.grants.messages import Place, Prompt
 from cms.system.listener import Listener

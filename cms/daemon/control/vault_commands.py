@@ -1,24 +1,26 @@
-"""The broker's half of moving and leaving: exports, their import, what lies in the vault without an account, farewells.
+"""The daemon's side of `cms export`, its import, `cms prune` and `cms logout`: what concerns the vault as a whole.
 
 What is secret stays in the worker. Through here pass an export, which is encrypted, and the passphrase that a person has
-typed. Whoever gives the command is asked, and told, by way of `Ask`.
+typed. `Ask` puts questions to the person who gives the command, and tells them what happens.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 
 from cms.core.accounts import Account, Grant, StoredSignIn, accounts_meant, users_in_words
-from cms.core.lifecycle import Granted, Outcome, Refused, Transient
+from cms.core.lifecycle import Granted, Refused, Transient
 from cms.core.status import duration
 from cms.daemon.control.answers import Ask, Result, ended
-from cms.grants.messages import BROKERED, Chore, Discard, Ended, Export, Exported, Listed, Peek, Place, Survey
+from cms.daemon.registry import Registry
+from cms.daemon.worker import Worker
+from cms.grants.messages import BROKERED, Discard, Ended, Export, Exported, Listed, Peek, Place, Survey
 from cms.system.logs import get_logger
 from cms_oauth.microsoft import CLOUDS, OPEN_TO_PERSONAL, PERSONAL_SESSIONS, PERSONAL_TENANTS, WORK_SESSIONS
 
@@ -34,19 +36,12 @@ _STAYS_VALID = (
 )
 
 
-class Provider(Protocol):
-    """What is needed of the grant worker."""
-
-    async def attend(self, ask: Callable[[int], Chore]) -> Ended: ...
-    async def forget(self, grant: Grant) -> Outcome: ...
-    async def bring_in(self, grant: Grant, place: Place, *, keep: bool = False) -> Outcome: ...
-
-
 @dataclass(frozen=True, slots=True)
-class Left:
-    """Who has been signed out. `found` says whether anything was there; `key_from` where the key went from, "" if it stays.
+class SignedOut:
+    """Who has been signed out. `found` says whether anything was stored or held for them.
 
-    `expires` is when the last access token that was handed out expires (Unix time), 0 for none that is known.
+    `key_from` is the place that the vault's key was deleted from, "" if it stays. `expires` is when the last access token
+    that was handed out expires (Unix time), 0 for none that is known.
     """
 
     grants: tuple[Grant, ...]
@@ -57,65 +52,57 @@ class Left:
 
 
 @dataclass(frozen=True, slots=True)
-class Discarded:
-    """What had no account and has been deleted, and the worker's answer."""
+class Deleted:
+    """The stored sign-ins that have been deleted, and the worker's answer."""
 
-    gone: tuple[StoredSignIn, ...]
+    items: tuple[StoredSignIn, ...]
     end: Granted
 
-    @property
-    def in_words(self) -> str:
-        return f"deleted: {len(self.gone)}{_key_gone(self.end.key_from)}"
+    def __str__(self) -> str:
+        return f"deleted: {len(self.items)}{_key_gone(self.end.key_from)}"
 
 
-class Custody:
-    """What a daemon, or a command without one, does with the vault as a whole.
+class VaultCommands:
+    """The commands that concern the vault as a whole.
 
-    `orphans` are the stored sign-ins that no account has, as of the last `look`. `unserved` are the keys of those whose
-    account is in the configuration and served by nothing: they are wanted, and go only where somebody signs them out.
+    Two kinds of stored sign-ins have no keeper. No account of the configuration has an *unlisted* one: `cms prune`
+    deletes it. An *unserved* one has an account in the configuration that no socket or file serves: it is wanted, and is
+    deleted only when somebody signs out of it. `unlisted` are those of the last `look`.
     """
 
-    def __init__(
-        self,
-        provider: Provider,
-        state_folder: str,
-        accounts: Callable[[], Sequence[Account]],
-        signed_in: Callable[[Grant, Outcome], None] = lambda _grant, _outcome: None,
-        unserved: Callable[[], Collection[str]] = frozenset,
-    ) -> None:
-        self.orphans: tuple[StoredSignIn, ...] = ()
-        self._provider = provider
+    def __init__(self, worker: Worker, registry: Registry, state_folder: str) -> None:
+        self.unlisted: tuple[StoredSignIn, ...] = ()
+        self._worker = worker
+        self._registry = registry
         self._folder = Path(state_folder)
-        self._accounts = accounts
-        self._signed_in = signed_in
-        self._unserved = unserved
 
-    # Stored sign-ins that no account has.
+    # Stored sign-ins without a keeper.
 
     async def look(self) -> tuple[StoredSignIn, ...]:
-        """Return, and remember, what is stored without an account. The worker is asked only if there is something."""
-        found = await self._listed(unserved=False)
+        """Return, and remember, the unlisted sign-ins. The worker is asked only if there is one."""
+        found = await self._stored(unserved=False)
         if found is None:
             return ()
-        self.orphans = found
+        self.unlisted = found
         return found
 
-    async def _listed(self, *, unserved: bool) -> tuple[StoredSignIn, ...] | None:
-        """Return what is stored without an account that is served, None where nobody can look."""
+    async def _stored(self, *, unserved: bool) -> tuple[StoredSignIn, ...] | None:
+        """Return the unlisted sign-ins, and the unserved ones where asked for; None where the folder cannot be read."""
         try:
-            keys = self._strays(unserved=unserved)
+            keys = self._keys(unserved=unserved)
         except OSError as error:
             # As little as a worker that does not answer: no reason for the daemon to end.
             log.warning("the state folder cannot be read", reason=str(error))
             return None
-        found = await self._provider.attend(lambda number: Survey(number, keys)) if keys else Listed(())
+        found = await self._worker.attend(lambda number: Survey(number, keys)) if keys else Listed(())
         # Whose they are may show another time; that they are there shows now.
         return found.items if isinstance(found, Listed) else tuple(StoredSignIn(key, "", "", "") for key in keys)
 
-    def _strays(self, *, unserved: bool) -> tuple[str, ...]:
-        known = {account.grant.key for account in self._accounts()}
+    def _keys(self, *, unserved: bool) -> tuple[str, ...]:
+        config = self._registry.config
+        known = {account.grant.key for account in config.accounts}
         if not unserved:
-            known.update(self._unserved())
+            known.update(config.unserved)
         return tuple(sorted(path.stem for path in self._folder.glob("*.vault") if path.stem not in known))
 
     def stored_at(self, grant: Grant) -> float:
@@ -125,69 +112,53 @@ class Custody:
         except OSError:
             return 0.0
 
-    async def strays_of(self, user: str) -> tuple[StoredSignIn, ...]:
-        """Return the sign-ins without an account that is served which a user name means."""
+    async def named(self, user: str) -> tuple[StoredSignIn, ...]:
+        """Return the unlisted and unserved sign-ins that a user name means."""
         if not user:
             return ()
-        found = await self._listed(unserved=True) or ()
+        found = await self._stored(unserved=True) or ()
         return tuple(each for each in found if user.lower() in (each.login.lower(), each.who.lower()))
 
-    async def discard(self, strays: Sequence[StoredSignIn], *, unserved: bool) -> Discarded | Result:
-        """Delete those of these that still have no account (`unserved`: none that is served); a Result says why not."""
+    async def _delete(self, items: Sequence[StoredSignIn], *, unserved: bool) -> Deleted | Result:
+        """Delete those of these that are still unlisted (or `unserved`); a Result says why not."""
         try:
             # A person may have taken minutes to agree, and a reload brought an account back. From here to the worker
             # nothing waits.
-            now = set(self._strays(unserved=unserved))
+            now = set(self._keys(unserved=unserved))
         except OSError as error:
             return Result(False, f"the state folder cannot be read: {error.strerror}", "nothing was deleted")
-        gone = tuple(each for each in strays if each.key in now)
+        gone = tuple(each for each in items if each.key in now)
         keys = tuple(each.key for each in gone)
-        end = await self._provider.attend(lambda number: Discard(number, keys))
+        end = await self._worker.attend(lambda number: Discard(number, keys))
         await self.look()
-        return Discarded(gone, end) if isinstance(end, Granted) else _failed(end)
+        return Deleted(gone, end) if isinstance(end, Granted) else _failed(end)
 
-    async def part_with(self, strays: Sequence[StoredSignIn]) -> Result:
-        """Sign out of what no account has."""
-        done = await self.discard(strays, unserved=True)
+    async def sign_out(self, items: Sequence[StoredSignIn]) -> Result:
+        """Sign out of unlisted and unserved sign-ins."""
+        done = await self._delete(items, unserved=True)
         if isinstance(done, Result):
             return done
-        grants = tuple(Grant(each.authority, each.client_id, each.login) for each in done.gone)
-        names = ", ".join(each.name for each in done.gone)
-        return farewell(Left(grants, names, done.end.persisted, done.end.key_from), time.time())
+        grants = tuple(Grant(each.authority, each.client_id, each.login) for each in done.items)
+        names = ", ".join(each.name for each in done.items)
+        return signed_out(SignedOut(grants, names, done.end.persisted, done.end.key_from), time.time())
 
-    async def forget(self, grants: Sequence[Grant]) -> Granted | Result:
-        """Delete all that is stored of these; a Result says what is still there, and why."""
-        found, key_from = False, ""
-        for grant in grants:
-            end = await self._provider.forget(grant)
-            if not isinstance(end, Granted):
-                return ended(end)
-            found, key_from = found or end.persisted, key_from or end.key_from
-        return Granted("", 0.0, 0.0, persisted=found, key_from=key_from)
-
-    async def leave(self, sign_out: Callable[[], Awaitable[Result]]) -> Result:
-        """Delete what no account has, then have everybody else signed out; tell of both."""
-        strays = await self._listed(unserved=True)
-        done = await self.discard(strays, unserved=True) if strays else None
-        if isinstance(done, Result):
-            return done
-        result = await sign_out()
-        if done is None:
-            return result
-        also = f"without an account, and {done.in_words}"
-        return replace(result, message=f"{result.message}\n{also}")
+    async def delete_all(self) -> str | Result:
+        """Delete every unlisted and unserved sign-in; return what was deleted in words, "" for nothing."""
+        items = await self._stored(unserved=True)
+        done = await self._delete(items, unserved=True) if items else ""
+        return done if isinstance(done, Result) else str(done)
 
     async def prune(self, message: Mapping[str, Any], ask: Ask) -> Result:
-        """Delete what no account has, once whoever asks for it has seen it and agreed."""
-        strays = await self.look()
-        if not strays:
+        """Delete the unlisted sign-ins, once whoever asks for it has seen them and agreed."""
+        items = await self.look()
+        if not items:
             return Result(True, "every stored sign-in has its account: there is nothing to prune")
-        shown = [f"  {each.in_words}{_since(each)}" for each in strays]
+        shown = [f"  {each.in_words}{_since(each)}" for each in items]
         await ask({"event": "told", "message": "\n".join(["Stored sign-ins without an account:", *shown])})
         if not message.get("yes") and not (await ask(_question("Delete them?"))).get("yes"):
             return Result(False, "nothing was deleted", "`cms prune --yes` deletes them without asking")
-        done = await self.discard(strays, unserved=False)
-        return done if isinstance(done, Result) else Result(True, done.in_words)
+        done = await self._delete(items, unserved=False)
+        return done if isinstance(done, Result) else Result(True, str(done))
 
     # To another machine, and from one.
 
@@ -201,23 +172,19 @@ class Custody:
         if not passphrase:
             return Result(False, "no passphrase, no export", "nothing was written")
         grants = tuple({each.grant.key: each.grant for each in chosen}.values())
-        end = await self._provider.attend(lambda number: Export(number, grants, passphrase))
+        end = await self._worker.attend(lambda number: Export(number, grants, passphrase))
         if not isinstance(end, Exported):
             return _failed(end)
         return _exported(end, chosen)
 
     def _chosen(self, users: Sequence[str]) -> list[Account] | Result:
         """Return the accounts that these users name, all for none, of those that people sign in for."""
-        accounts = self._accounts()
-        unknown = [user for user in users if not accounts_meant(accounts, user)]
+        accounts, who = self._registry.config.accounts, self._registry.names
+        unknown = [user for user in users if not accounts_meant(accounts, user, who)]
         if unknown:
             known = users_in_words(accounts) or "no account at all"
             return Result(False, f"there is no account {unknown[0]}", f"the configuration has: {known}")
-        chosen = (
-            accounts
-            if not users
-            else [each for each in accounts if any(accounts_meant([each], user) for user in users)]
-        )
+        chosen = [each for each in accounts if any(accounts_meant([each], user, who) for user in users or [""])]
         return [each for each in chosen if not each.grant.unattended] or Result(
             False, "there is no account that a person signs in for", "nothing but those can be exported"
         )
@@ -238,18 +205,18 @@ class Custody:
         return _summed([await self._restore(each, place, ask, force=force) for each in wanted])
 
     async def _opened(self, place: Place, ask: Ask) -> tuple[Place, tuple[StoredSignIn, ...]] | Result:
-        end = await self._provider.attend(lambda number: Peek(number, place))
+        end = await self._worker.attend(lambda number: Peek(number, place))
         if isinstance(end, Refused) and end.trouble.kind == "password":
             password = str((await ask({"event": "password", "message": end.trouble.message})).get("password", ""))
             if not password:
                 return Result(False, "no passphrase, no import", "nothing was changed")
             place = replace(place, password=password)
-            end = await self._provider.attend(lambda number: Peek(number, place))
+            end = await self._worker.attend(lambda number: Peek(number, place))
         return (place, end.items) if isinstance(end, Listed) else _failed(end)
 
     async def _restore(self, kept: StoredSignIn, place: Place, ask: Ask, *, force: bool) -> str:
         """Import one sign-in; tell about it, and return how it went: "imported", "kept", "failed" or "homeless"."""
-        grant = next((each.grant for each in self._accounts() if each.grant.key == kept.key), None)
+        grant = next((each.grant for each in self._registry.config.accounts if each.grant.key == kept.key), None)
         if grant is None:
             await ask(
                 _told(
@@ -259,17 +226,17 @@ class Custody:
             )
             return "homeless"
         name = kept.name or "the account"
-        outcome = await self._provider.bring_in(grant, place, keep=not force)
+        outcome = await self._worker.bring_in(grant, place, keep=not force)
         if isinstance(outcome, Refused) and outcome.trouble.kind == "signed-in":
             if not (await ask(_question(f"{outcome.trouble.message}. Replace that sign-in?"))).get("yes"):
                 await ask(_told(f"{name}: signed in already, and kept as it is (--force replaces it)"))
                 return "kept"
-            outcome = await self._provider.bring_in(grant, place)
+            outcome = await self._worker.bring_in(grant, place)
         if not isinstance(outcome, Granted):
             trouble = outcome.trouble
             await ask(_told("; ".join(filter(None, [f"{name}: not imported: {trouble.message}", trouble.hint]))))
             return "failed"
-        self._signed_in(grant, outcome)
+        self._registry.signed_in(grant, outcome)
         await ask(_told(f"{name}: imported, and tried: a fresh token was had with it"))
         return "imported"
 
@@ -333,13 +300,13 @@ def _key_gone(key_from: str) -> str:
     return f"; and the key that they were encrypted with ({key_from}): nothing needs it any more" if key_from else ""
 
 
-def farewell(left: Left, now: float) -> Result:
+def signed_out(signed: SignedOut, now: float) -> Result:
     """Return what a sign-out has done, and what it cannot do. `now` is Unix time."""
-    if not left.found:
-        who = f"{left.names}: " if left.names else ""
+    if not signed.found:
+        who = f"{signed.names}: " if signed.names else ""
         return Result(True, f"{who}nobody was signed in, so there was nothing to delete")
-    said = f"{left.names}: signed out, and the stored sign-in deleted{_key_gone(left.key_from)}"
-    return Result(True, said, "\n".join([_still_good(left.expires, now), *_elsewhere(left.grants)]))
+    said = f"{signed.names}: signed out, and the stored sign-in deleted{_key_gone(signed.key_from)}"
+    return Result(True, said, "\n".join([_still_good(signed.expires, now), *_elsewhere(signed.grants)]))
 
 
 def _still_good(expires: float, now: float) -> str:
@@ -366,11 +333,3 @@ def _elsewhere(grants: Sequence[Grant]) -> list[str]:
 def expiry_of(held: Sequence[Any], boot: float, wall: float) -> float:
     """Return when the last of these tokens expires, as Unix time; 0 for none."""
     return max((wall + token.expires - boot for token in held if token), default=0.0)
-
-
-# The commands that converse, by their names on the control socket.
-ERRANDS: Mapping[str, Callable[[Custody, Mapping[str, Any], Ask], Awaitable[Result]]] = {
-    "export": Custody.export,
-    "restore": Custody.restore,
-    "prune": Custody.prune,
-}

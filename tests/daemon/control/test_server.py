@@ -19,8 +19,9 @@ from cms.core.accounts import DEFAULT_REGISTRATION, Grant
 from cms.core.json_lines import Garbled
 from cms.core.lifecycle import Granted, Outcome, Refused, Trouble
 from cms.core.policy import Peer
+from cms.daemon.commands import Commands
 from cms.daemon.control import answers, server
-from cms.daemon.control.answers import Ask, Commands, Result, ended
+from cms.daemon.control.answers import Ask, Result, ended
 from cms.daemon.control.server import Lines
 from cms.daemon.signin.flow import FLOW_SECONDS, Flow
 from cms.daemon.signin.http import Address

@@ -1,4 +1,4 @@
-"""The broker's half of moving and leaving, over a worker that answers what a test says."""
+"""What concerns the vault as a whole, over a worker that answers what a test says."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.trio_run import in_trio
+from support.trio_run import FakeClock, in_trio
 
 from cms.config.load import load
 from cms.config.model import Config
 from cms.core.accounts import Account, Grant, StoredSignIn
 from cms.core.lifecycle import Granted, Outcome, Refused, Token, Transient, Trouble
 from cms.daemon.control.answers import Result
-from cms.daemon.control.vault_commands import Custody, Left, directive, expiry_of, farewell
+from cms.daemon.control.vault_commands import SignedOut, VaultCommands, directive, expiry_of, signed_out
+from cms.daemon.registry import Registry
+from cms.daemon.worker import Worker
 from cms.grants.messages import Chore, Discard, Ended, Export, Exported, Listed, Peek, Place, Survey
 
 AUTHORITY = "https://login.microsoftonline.com/common"
-SCOPES = ("https://outlook.office.com/SMTP.Send",)
+SCOPES = ("https://outlook.worker.com/SMTP.Send",)
 NO = Refused(Trouble("unfit", "it is damaged", "copy it again"))
 WANTS = Refused(Trouble("password", "it is encrypted to a passphrase"))
 THERE = Refused(Trouble("signed-in", "ann@x.test is signed in already"))
@@ -39,22 +41,17 @@ def kept(login: str) -> StoredSignIn:
 
 
 @dataclass
-class Office:
-    """A worker: `chores` are its answers to one kind of question each, in turn; `imports` to imports; `ends` to Forget."""
+class FakeWorker(Worker):
+    """A worker: `chores` are its answers to one kind of question each, in turn; `imports` to imports."""
 
     chores: dict[type, list[Ended]] = field(default_factory=dict)
     imports: list[Outcome] = field(default_factory=list)
-    ends: list[Outcome] = field(default_factory=list)
     asked: list[Any] = field(default_factory=list)
 
     async def attend(self, ask: Callable[[int], Chore]) -> Ended:
         question = ask(1)
         self.asked.append(question)
         return self.chores[type(question)].pop(0)
-
-    async def forget(self, grant: Grant) -> Outcome:
-        self.asked.append(grant.login)
-        return self.ends.pop(0)
 
     async def bring_in(self, grant: Grant, place: Place, *, keep: bool = False) -> Outcome:
         self.asked.append((grant.login, place.password, keep))
@@ -73,11 +70,18 @@ class Person:
         return {} if event["event"] == "told" else self.answers.pop(0)
 
 
-def custody(folder: Path, office: Office, accounts: Sequence[Account] = (), **more: Any) -> Custody:
-    return Custody(office, str(folder), lambda: accounts, **more)
+def configured(*accounts: Account, unserved: frozenset[str] = frozenset()) -> Config:
+    return Config("cms.cfg", accounts, (), None, None, (), unserved=unserved)
 
 
-def stray(folder: Path, login: str = "bob@x.test") -> None:
+def commands(
+    folder: Path, worker: Worker, accounts: Sequence[Account] = (), *, unserved: frozenset[str] = frozenset()
+) -> VaultCommands:
+    registry = Registry(configured(*accounts, unserved=unserved), worker.acquire, FakeClock())
+    return VaultCommands(worker, registry, str(folder))
+
+
+def store(folder: Path, login: str = "bob@x.test") -> None:
     """Store a sign-in of this login."""
     (folder / f"{grant(login).key}.vault").touch()
 
@@ -93,33 +97,35 @@ def said(result: Result) -> tuple[bool, str]:
 async def test_the_worker_is_not_asked_where_every_file_has_its_account(tmp_path: Path) -> None:
     """A daemon that starts costs no question more than before."""
     (tmp_path / f"{grant('ann@x.test').key}.vault").touch()
-    office = Office()
+    worker = FakeWorker()
 
-    assert () == await custody(tmp_path, office, [account("ann@x.test")]).look()
-    assert [] == office.asked
+    assert () == await commands(tmp_path, worker, [account("ann@x.test")]).look()
+    assert [] == worker.asked
 
 
 @in_trio
 async def test_what_nobody_has_is_remembered(tmp_path: Path) -> None:
     """For the status, which does not wait for a worker; while the worker cannot tell whose, that it is there."""
     (tmp_path / "stray.vault").touch()
-    found = custody(tmp_path, Office({Survey: [Listed((kept("bob@x.test"),)), Transient(Trouble("worker", "died"))]}))
+    found = commands(
+        tmp_path, FakeWorker({Survey: [Listed((kept("bob@x.test"),)), Transient(Trouble("worker", "died"))]})
+    )
 
-    assert (kept("bob@x.test"),) == await found.look() == found.orphans
+    assert (kept("bob@x.test"),) == await found.look() == found.unlisted
     await found.look()
-    assert (StoredSignIn("stray", "", "", ""),) == found.orphans
+    assert (StoredSignIn("stray", "", "", ""),) == found.unlisted
 
 
 @in_trio
 async def test_a_user_name_finds_a_stored_sign_in(tmp_path: Path) -> None:
     """By login or by who signed in, in any case; no name finds none."""
     (tmp_path / "stray.vault").touch()
-    office = Office({Survey: [Listed((kept("bob@x.test"),))] * 2})
-    found = custody(tmp_path, office)
+    worker = FakeWorker({Survey: [Listed((kept("bob@x.test"),))] * 2})
+    found = commands(tmp_path, worker)
 
-    assert (kept("bob@x.test"),) == await found.strays_of("Bob@X.test")
-    assert () == await found.strays_of("ann@x.test")
-    assert () == await found.strays_of("")
+    assert (kept("bob@x.test"),) == await found.named("Bob@X.test")
+    assert () == await found.named("ann@x.test")
+    assert () == await found.named("")
 
 
 @pytest.mark.parametrize(
@@ -144,50 +150,46 @@ async def test_pruning_is_agreed_to(
     tmp_path: Path, message: dict[str, Any], answers: list[dict[str, Any]], expected: tuple[bool, str]
 ) -> None:
     """By --yes or by a person who has seen whose they are; whoever leaves has not agreed."""
-    stray(tmp_path)
+    store(tmp_path)
     gone = Granted("", 0.0, 0.0, key_from="keyring")
-    office = Office({Survey: [Listed((kept("bob@x.test"),))] * 2, Discard: [gone]})
+    worker = FakeWorker({Survey: [Listed((kept("bob@x.test"),))] * 2, Discard: [gone]})
     person = Person(list(answers))
 
-    assert expected == said(await custody(tmp_path, office).prune(message, person.ask))
+    assert expected == said(await commands(tmp_path, worker).prune(message, person.ask))
     assert "bob@x.test: https://login.microsoftonline.com/common, application client, signed in on" in person.heard[0]
 
 
 @in_trio
 async def test_an_account_that_comes_back_during_the_question_keeps_its_sign_in(tmp_path: Path) -> None:
     """A person takes minutes to agree; a reload does not wait for that. What was deleted is counted, and no more."""
-    stray(tmp_path, "ann@x.test")
-    stray(tmp_path, "bob@x.test")
-    accounts: list[Account] = []
-    office = Office({Survey: [Listed((kept("ann@x.test"), kept("bob@x.test")))] * 2, Discard: [GOOD]})
+    store(tmp_path, "ann@x.test")
+    store(tmp_path, "bob@x.test")
+    worker = FakeWorker({Survey: [Listed((kept("ann@x.test"), kept("bob@x.test")))] * 2, Discard: [GOOD]})
+    registry = Registry(configured(), worker.acquire, FakeClock())
 
     async def agree(event: Mapping[str, Any]) -> Mapping[str, Any]:
-        accounts[:] = [account("ann@x.test")]
+        registry.apply(configured(account("ann@x.test")))
         return {"yes": event["event"] == "question"}
 
-    assert (True, "deleted: 1") == said(await custody(tmp_path, office, accounts).prune({}, agree))
-    assert [(kept("bob@x.test").key,)] == [each.keys for each in office.asked if isinstance(each, Discard)]
+    assert (True, "deleted: 1") == said(await VaultCommands(worker, registry, str(tmp_path)).prune({}, agree))
+    assert [(kept("bob@x.test").key,)] == [each.keys for each in worker.asked if isinstance(each, Discard)]
 
 
 @in_trio
 async def test_an_account_that_nothing_serves_keeps_its_sign_in(tmp_path: Path) -> None:
     """It is in the file: its socket may come back. Signing out takes it, by its name or with everybody."""
-
-    async def sign_out() -> Result:
-        return Result(True, "nobody else")
-
-    stray(tmp_path)
+    store(tmp_path)
     key, bob = kept("bob@x.test").key, (kept("bob@x.test"),)
-    office = Office({Survey: [Listed(bob)] * 2, Discard: [GOOD] * 2})
-    found = custody(tmp_path, office, unserved=lambda: {key})
+    worker = FakeWorker({Survey: [Listed(bob)] * 2, Discard: [GOOD] * 2})
+    found = commands(tmp_path, worker, unserved=frozenset({key}))
 
     assert () == await found.look()
     assert "nothing to prune" in (await found.prune({"yes": True}, Person().ask)).message
-    assert [] == office.asked
-    assert bob == await found.strays_of("bob@x.test")
-    assert "bob@x.test: signed out" in (await found.part_with(bob)).message
-    assert (True, "nobody else\nwithout an account, and deleted: 1") == said(await found.leave(sign_out))
-    assert [(key,)] * 2 == [each.keys for each in office.asked if isinstance(each, Discard)]
+    assert [] == worker.asked
+    assert bob == await found.named("bob@x.test")
+    assert "bob@x.test: signed out" in (await found.sign_out(bob)).message
+    assert "deleted: 1" == await found.delete_all()
+    assert [(key,)] * 2 == [each.keys for each in worker.asked if isinstance(each, Discard)]
 
 
 @in_trio
@@ -198,11 +200,11 @@ async def test_a_state_folder_that_cannot_be_read_ends_nothing(tmp_path: Path, m
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(Path, "glob", fail)
-    found = custody(tmp_path, Office())
+    found = commands(tmp_path, FakeWorker())
 
     assert () == await found.look()
     assert (False, "the state folder cannot be read: Input/output error") == said(
-        await found.part_with([kept("bob@x.test")])
+        await found.sign_out([kept("bob@x.test")])
     )
 
 
@@ -210,7 +212,7 @@ async def test_a_state_folder_that_cannot_be_read_ends_nothing(tmp_path: Path, m
 async def test_nothing_to_prune(tmp_path: Path) -> None:
     """Then nobody is asked."""
     assert (True, "every stored sign-in has its account: there is nothing to prune") == said(
-        await custody(tmp_path, Office()).prune({}, Person().ask)
+        await commands(tmp_path, FakeWorker()).prune({}, Person().ask)
     )
 
 
@@ -218,56 +220,37 @@ async def test_nothing_to_prune(tmp_path: Path) -> None:
 @in_trio
 async def test_what_cannot_be_deleted_is_said(tmp_path: Path, end: Ended) -> None:
     """A worker that answers another question is a bug, and no more than that."""
-    stray(tmp_path)
-    office = Office({Survey: [Listed((kept("bob@x.test"),))] * 4, Discard: [end, end]})
-    found = custody(tmp_path, office)
+    store(tmp_path)
+    worker = FakeWorker({Survey: [Listed((kept("bob@x.test"),))] * 4, Discard: [end, end]})
+    found = commands(tmp_path, worker)
 
     assert not (await found.prune({"yes": True}, Person().ask)).ok
-    assert not (await found.part_with([kept("bob@x.test")])).ok
+    assert not (await found.sign_out([kept("bob@x.test")])).ok
 
 
 @in_trio
 async def test_parting_with_what_has_no_account(tmp_path: Path) -> None:
     """As any other sign-out."""
-    stray(tmp_path)
-    office = Office({Discard: [Granted("", 0.0, 0.0)], Survey: [Listed(())]})
+    store(tmp_path)
+    worker = FakeWorker({Discard: [Granted("", 0.0, 0.0)], Survey: [Listed(())]})
 
     assert (True, "bob@x.test: signed out, and the stored sign-in deleted") == said(
-        await custody(tmp_path, office).part_with([kept("bob@x.test")])
+        await commands(tmp_path, worker).sign_out([kept("bob@x.test")])
     )
 
 
 @in_trio
-async def test_everybody_leaves_those_without_an_account_first(tmp_path: Path) -> None:
-    """Both are told of; where those cannot be deleted nobody is signed out."""
+async def test_everything_that_nothing_serves_is_deleted(tmp_path: Path) -> None:
+    """It is told how much; what cannot be deleted is said."""
+    empty = await commands(tmp_path, FakeWorker()).delete_all()
+    store(tmp_path)
+    worker = FakeWorker({Survey: [Listed((kept("bob@x.test"),))] * 4, Discard: [Granted("", 0.0, 0.0), NO]})
+    found = commands(tmp_path, worker)
 
-    async def sign_out() -> Result:
-        return Result(True, "ann@x.test: signed out")
-
-    async def never() -> Result:
-        raise AssertionError
-
-    empty = await custody(tmp_path, Office()).leave(sign_out)
-    stray(tmp_path)
-    office = Office({Survey: [Listed((kept("bob@x.test"),))] * 4, Discard: [Granted("", 0.0, 0.0), NO]})
-    found = custody(tmp_path, office)
-
-    assert (True, "ann@x.test: signed out") == said(empty)
-    assert (True, "ann@x.test: signed out\nwithout an account, and deleted: 1") == said(await found.leave(sign_out))
-    assert (False, "it is damaged") == said(await found.leave(never))
-
-
-@in_trio
-async def test_several_are_forgotten_as_one(tmp_path: Path) -> None:
-    """The key goes with the last; what fails ends it."""
-    ends: list[Outcome] = [Granted("", 0.0, 0.0), Granted("", 0.0, 0.0, persisted=False, key_from="keyring")]
-    both = [grant("ann@x.test"), grant("bob@x.test")]
-
-    end = await custody(tmp_path, Office(ends=ends)).forget(both)
-    failed = await custody(tmp_path, Office(ends=[NO])).forget(both)
-
-    assert Granted("", 0.0, 0.0, persisted=True, key_from="keyring") == end
+    assert ("", "deleted: 1") == (empty, await found.delete_all())
+    failed = await found.delete_all()
     assert isinstance(failed, Result)
+    assert (False, "it is damaged") == said(failed)
 
 
 # --- to another machine ---
@@ -277,24 +260,24 @@ async def test_several_are_forgotten_as_one(tmp_path: Path) -> None:
 async def test_an_export_has_whom_it_was_asked_for(tmp_path: Path) -> None:
     """Everybody whom people sign in for, or those who are named; who is not signed in is told."""
     accounts = [account("ann@x.test"), account("bob@x.test"), account("machine@x.test", "app")]
-    office = Office({Export: [Exported("text", (grant("ann@x.test").key,))] * 2})
-    found, person = custody(tmp_path, office, accounts), Person([{"password": "correct horse"}] * 2)
+    worker = FakeWorker({Export: [Exported("text", (grant("ann@x.test").key,))] * 2})
+    found, person = commands(tmp_path, worker, accounts), Person([{"password": "correct horse"}] * 2)
 
     everybody = await found.export({"users": []}, person.ask)
     ann = await found.export({"users": ["Ann@x.test"]}, person.ask)
 
     assert (True, "exported: ann@x.test\nnot signed in, and so not exported: bob@x.test") == said(everybody)
     assert (True, "exported: ann@x.test", "text") == (*said(ann), ann.extra["export"])
-    assert [2, 1] == [len(question.grants) for question in office.asked]
+    assert [2, 1] == [len(question.grants) for question in worker.asked]
 
 
 @in_trio
 async def test_what_the_broker_keeps_is_named(tmp_path: Path) -> None:
     """Whose sign-in is not in the file, why, and what to do for them."""
     accounts = [account("ann@x.test"), account("bob@x.test", "broker")]
-    office = Office({Export: [Exported("text", (accounts[0].grant.key,), (accounts[1].grant.key,))]})
+    worker = FakeWorker({Export: [Exported("text", (accounts[0].grant.key,), (accounts[1].grant.key,))]})
 
-    end = await custody(tmp_path, office, accounts).export({}, Person([{"password": "correct horse"}]).ask)
+    end = await commands(tmp_path, worker, accounts).export({}, Person([{"password": "correct horse"}]).ask)
 
     kept = "Microsoft's broker keeps the sign-in, for this device alone; `cms login` on the other machine"
     assert (True, f"exported: ann@x.test\ncannot be exported: bob@x.test: {kept}") == said(end)
@@ -304,13 +287,13 @@ async def test_what_the_broker_keeps_is_named(tmp_path: Path) -> None:
 async def test_whoever_signs_in_for_mailboxes_may_be_named(tmp_path: Path) -> None:
     """Hints name who signs in: that means all their mailboxes, and their one sign-in."""
     accounts = [replace(account("me@x.test"), user=user) for user in ("sales@x.test", "jobs@x.test")]
-    office = Office({Export: [Exported("text", (grant("me@x.test").key,))]})
-    found = custody(tmp_path, office, [*accounts, account("bob@x.test")])
+    worker = FakeWorker({Export: [Exported("text", (grant("me@x.test").key,))]})
+    found = commands(tmp_path, worker, [*accounts, account("bob@x.test")])
 
     end = await found.export({"users": ["Me@x.test"]}, Person([{"password": "correct horse"}]).ask)
 
     assert (True, "exported: sales@x.test, jobs@x.test") == said(end)
-    assert [(grant("me@x.test"),)] == [question.grants for question in office.asked]
+    assert [(grant("me@x.test"),)] == [question.grants for question in worker.asked]
 
 
 @pytest.mark.parametrize(
@@ -328,7 +311,7 @@ async def test_an_export_that_cannot_be(
 ) -> None:
     """Why, and nothing is asked that is not needed."""
     accounts = [account("ann@x.test"), account("machine@x.test", "app")]
-    found = custody(tmp_path, Office({Export: [end]}), accounts)
+    found = commands(tmp_path, FakeWorker({Export: [end]}), accounts)
 
     assert (False, expected) == said(await found.export({"users": users}, Person([answer]).ask))
 
@@ -336,22 +319,23 @@ async def test_an_export_that_cannot_be(
 # --- from another machine ---
 
 
-def bringing(*imports: Outcome, items: tuple[StoredSignIn, ...] = (kept("ann@x.test"),)) -> Office:
-    return Office({Peek: [WANTS, Listed(items)]}, list(imports))
+def bringing(*imports: Outcome, items: tuple[StoredSignIn, ...] = (kept("ann@x.test"),)) -> FakeWorker:
+    return FakeWorker({Peek: [WANTS, Listed(items)]}, list(imports))
 
 
 @in_trio
 async def test_an_import_is_made_and_told(tmp_path: Path) -> None:
     """The keeper hears of it, too; what stays true of the other machine is said."""
-    heard: list[str] = []
-    office, person = bringing(GOOD), Person([{"password": "correct horse"}])
-    found = custody(tmp_path, office, [account("ann@x.test")], signed_in=lambda of, _outcome: heard.append(of.login))
+    worker, person = bringing(GOOD), Person([{"password": "correct horse"}])
+    registry = Registry(configured(account("ann@x.test")), worker.acquire, FakeClock())
 
-    result = await found.restore({"path": "/f"}, person.ask)
+    result = await VaultCommands(worker, registry, str(tmp_path)).restore({"path": "/f"}, person.ask)
+    (held,) = registry.keepers[0].lives.values()
 
     assert (True, "imported: 1 of 1") == said(result)
     assert "goes on working" in result.hint
-    assert (["ann@x.test"], ("ann@x.test", "correct horse", True)) == (heard, office.asked[-1])
+    assert held.held is not None
+    assert ("token", ("ann@x.test", "correct horse", True)) == (held.held.secret, worker.asked[-1])
     assert "told: ann@x.test: imported, and tried: a fresh token was had with it" == person.heard[-1]
 
 
@@ -365,7 +349,7 @@ async def test_one_that_is_there_is_replaced_if_a_person_says_so(
 ) -> None:
     """And is kept otherwise, which is no failure."""
     person = Person([{"password": "correct horse"}, {"yes": yes}])
-    found = custody(tmp_path, bringing(THERE, GOOD), [account("ann@x.test")])
+    found = commands(tmp_path, bringing(THERE, GOOD), [account("ann@x.test")])
 
     assert (True, expected) == said(await found.restore({"path": "/f"}, person.ask))
     assert "question: ann@x.test is signed in already. Replace that sign-in?" in person.heard
@@ -375,11 +359,11 @@ async def test_one_that_is_there_is_replaced_if_a_person_says_so(
 @in_trio
 async def test_by_force_nobody_is_asked(tmp_path: Path) -> None:
     """--force."""
-    office = bringing(GOOD)
-    found = custody(tmp_path, office, [account("ann@x.test")])
+    worker = bringing(GOOD)
+    found = commands(tmp_path, worker, [account("ann@x.test")])
 
     assert (await found.restore({"path": "/f", "force": True}, Person([{"password": "correct horse"}]).ask)).ok
-    assert ("ann@x.test", "correct horse", False) == office.asked[-1]
+    assert ("ann@x.test", "correct horse", False) == worker.asked[-1]
 
 
 @in_trio
@@ -387,7 +371,7 @@ async def test_what_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     """One refused, one without an account, one good: each is told, and the end is no success."""
     items = (kept("ann@x.test"), kept("bob@x.test"), kept("carol@x.test"))
     person = Person([{"password": "correct horse"}])
-    found = custody(tmp_path, bringing(NO, GOOD, items=items), [account("ann@x.test"), account("carol@x.test")])
+    found = commands(tmp_path, bringing(NO, GOOD, items=items), [account("ann@x.test"), account("carol@x.test")])
 
     assert (False, "imported: 1 of 3") == said(await found.restore({"path": "/f"}, person.ask))
     assert "told: ann@x.test: not imported: it is damaged; copy it again" in person.heard
@@ -409,7 +393,7 @@ async def test_an_import_that_cannot_be(
     tmp_path: Path, chores: list[Ended], answers: list[dict[str, Any]], expected: str
 ) -> None:
     """A wrong passphrase, a file of other people, no account."""
-    found = custody(tmp_path, Office({Peek: list(chores)}))
+    found = commands(tmp_path, FakeWorker({Peek: list(chores)}))
 
     assert (False, expected) == said(
         await found.restore({"path": "/f", "user": "ann@x.test"}, Person(list(answers)).ask)
@@ -439,17 +423,19 @@ def test_the_line_that_is_missing_makes_the_account(tmp_path: Path, authority: s
     assert [wanted.key] == [each.grant.key for each in loaded.accounts]
 
 
-# --- farewell ---
+# --- signed out ---
 
 
-def test_a_farewell_says_what_still_works() -> None:
+def test_a_sign_out_says_what_still_works() -> None:
     """Until when, and where it is ended: for a work account, a personal one, or one that may be either."""
     work = Grant("https://login.microsoftonline.com/5a5a5a5a-0000-4000-8000-000000000001", "c", "a")
     personal = Grant("https://login.microsoftonline.com/consumers", "c", "a")
     held = Token("t", 0.0, 4000.0, 100.0)
 
-    hints = [farewell(Left((each,), "a", found=True), 1000.0).hint for each in (work, personal, grant("a"))]
-    until = farewell(Left((work,), "a", found=True, expires=expiry_of([None, held], 1000.0, 5000.0)), 5000.0).hint
+    hints = [signed_out(SignedOut((each,), "a", found=True), 1000.0).hint for each in (work, personal, grant("a"))]
+    until = signed_out(
+        SignedOut((work,), "a", found=True, expires=expiry_of([None, held], 1000.0, 5000.0)), 5000.0
+    ).hint
 
     assert [(True, False), (False, True), (True, True)] == [
         ("mysignins.microsoft.com" in each, "account.microsoft.com" in each) for each in hints
@@ -461,8 +447,11 @@ def test_a_farewell_says_what_still_works() -> None:
 
 def test_nobody_was_signed_in() -> None:
     """Nothing was deleted, and nothing else is said of it."""
-    result = farewell(Left((), "ann@x.test", found=False), 0.0)
-    assert "nobody was signed in, so there was nothing to delete" == farewell(Left((), "", found=False), 0.0).message
+    result = signed_out(SignedOut((), "ann@x.test", found=False), 0.0)
+    assert (
+        "nobody was signed in, so there was nothing to delete"
+        == signed_out(SignedOut((), "", found=False), 0.0).message
+    )
 
     assert (True, "ann@x.test: nobody was signed in, so there was nothing to delete", "") == (
         result.ok,

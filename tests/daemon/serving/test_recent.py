@@ -72,7 +72,7 @@ async def test_status_tells_the_last_requests(tmp_path: Path) -> None:
 
 def two(house: House) -> list[dict[str, Any]]:
     """Return what the status says was asked, once there are two requests: a client has its reply before they are noted."""
-    requests: list[dict[str, Any]] = house.app.status().extra["json"]["requests"]
+    requests: list[dict[str, Any]] = house.app.commands.status().extra["json"]["requests"]
     return requests if len(requests) == 2 else []
 
 
@@ -82,7 +82,7 @@ async def test_a_reload_says_what_is_to_be_done(tmp_path: Path) -> None:
     async with open_house(tmp_path, signed_in=False) as house:
         with (tmp_path / "cms.cfg").open("a") as file:
             file.write('MailDir("~/Mail")\n')
-        result = await house.app.reload()
+        result = await house.app.commands.reload()
 
     assert result.ok
     assert "warning: " in result.hint
@@ -94,6 +94,6 @@ async def test_a_reload_says_what_is_to_be_done(tmp_path: Path) -> None:
 async def test_memory_only_is_a_warning_for_programs_too(tmp_path: Path) -> None:
     """`cms status --json` warns as the text does."""
     async with open_house(tmp_path, key='"memory"') as house:
-        warnings = house.app.status().extra["json"]["daemon"]["warnings"]
+        warnings = house.app.commands.status().extra["json"]["daemon"]["warnings"]
 
     assert [MEMORY_WARNING] == warnings

@@ -24,7 +24,6 @@ from cms.core.lifecycle import Life, Outcome, Token
 from cms.daemon.keeper import Keeper
 from cms.daemon.serving import token_files
 from cms.daemon.serving.token_files import NotOurs, TokenFiles, put
-from cms.daemon.worker import Provider
 
 SCOPES = ("https://outlook.office.com/IMAP.AccessAsUser.All",)
 GRANT = Grant("https://login.example.test/common", "client", "a@example.test", (SCOPES,))
@@ -75,15 +74,13 @@ class StoredSignIn:
         await until(lambda: any(text in each for each in self.files.troubles))
 
 
-class Nobody(Provider):
+async def nobody(_grant: Grant, _scopes: Scopes) -> Outcome:
     """Is never asked: the keepers here do not run."""
-
-    async def acquire(self, grant: Grant, scopes: Scopes) -> Outcome:
-        raise AssertionError
+    raise AssertionError
 
 
 def keeper(clock: FakeClock) -> Keeper:
-    return Keeper(GRANT, Nobody(), clock)
+    return Keeper(GRANT, nobody, clock)
 
 
 @asynccontextmanager

@@ -1,0 +1,243 @@
+"""The commands: what the control socket carries out for `cms login`, `cms status` and the others.
+
+The same commands serve without a daemon. Then the registry's keepers do not run, and what only a daemon can do (`status`,
+`refresh`, `reload`, `stop`) answers that none is running.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import trio
+
+from cms.config.model import ConfigError
+from cms.core.accounts import Unclear
+from cms.core.lifecycle import Granted, Outcome, Settled, Trouble
+from cms.core.status import Daemon, as_json, as_systemd, exit_code
+from cms.daemon.control.answers import (
+    Ask,
+    Result,
+    nobody_signs_in,
+    nothing_to_sign_out,
+)
+from cms.daemon.control.vault_commands import SignedOut, VaultCommands, expiry_of, signed_out
+from cms.daemon.keeper import Keeper
+from cms.daemon.registry import Registry, needs_sign_in
+from cms.daemon.signin.flow import Flow
+from cms.daemon.signin.signins import SignIns
+from cms.daemon.worker import Worker
+from cms.grants.messages import Place
+from cms.system.clock import Clock
+from cms.system.listener import ListenError
+from cms.system.logs import get_logger
+
+# `cms reload` says who has to sign in, and for a new account that takes a worker's start and a look into the vault.
+RELOAD_PATIENCE = 3.0
+
+_NO_DAEMON = Result(False, "no daemon is running", "start it with `cms run`")
+
+log = get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What a daemon has for its commands.
+
+    `facts` is what the status says of the daemon itself, `requests` its last requests as JSON carries them. `reload`
+    raises ConfigError or ListenError, and has changed nothing then. `patience` is how many seconds `cms refresh` waits.
+    """
+
+    facts: Callable[[], Daemon]
+    requests: Callable[[], list[dict[str, Any]]]
+    reload: Callable[[], Awaitable[None]]
+    stop: Callable[[], None]
+    patience: float
+
+
+class Commands:
+    """All commands. `user` is "" for the only account, and with `refresh` for all of them.
+
+    `daemon` is None where a command line carries its own command out.
+    """
+
+    def __init__(
+        self,
+        worker: Worker,
+        registry: Registry,
+        signins: SignIns,
+        vault: VaultCommands,
+        *,
+        clock: Clock,
+        daemon: Running | None = None,
+    ) -> None:
+        self._worker = worker
+        self._registry = registry
+        self._signins = signins
+        self._vault = vault
+        self._clock = clock
+        self._daemon = daemon
+
+    # Which account.
+
+    def _meant(self, user: str, command: str) -> list[Keeper] | Result:
+        """Return the keepers that a user name means; a Result says why there is none."""
+        keepers = self._registry.meant(user, command)
+        return Result(False, keepers.message, keepers.hint) if isinstance(keepers, Unclear) else keepers
+
+    def _personal(self, user: str, command: str) -> Keeper | Result:
+        """Return the keeper that a user name means, if a person signs in for it."""
+        keepers = self._meant(user, command)
+        if isinstance(keepers, Result):
+            return keepers
+        # A name may stand for several grants: first one that waits, then the one whose sign-in was stored first. So the
+        # same command, given again, reaches each.
+        keeper = min(keepers, key=lambda each: (not needs_sign_in(each), self._vault.stored_at(each.grant)))
+        if not keeper.grant.unattended:
+            return keeper
+        return nobody_signs_in(self._registry.in_words([keeper]), keeper.grant, alone=self._daemon is None)
+
+    # Signing in and out.
+
+    def login(self, user: str, method: str) -> Flow | Result:
+        """Start or join a sign-in ("" as the method: the account's own way). A Result says why it cannot be."""
+        keeper = self._personal(user, "login")
+        if isinstance(keeper, Result):
+            return keeper
+        return self._signins.start(keeper.grant, method or keeper.grant.sign_in)
+
+    async def bring_in(self, user: str, place: Place) -> Outcome | Result:
+        """Take over another program's sign-in. A Result says why it cannot be tried."""
+        keeper = self._personal(user, "import")
+        if isinstance(keeper, Result):
+            return keeper
+        outcome = await self._worker.bring_in(keeper.grant, place)
+        if isinstance(outcome, Granted):
+            self._registry.signed_in(keeper.grant, outcome)
+        return outcome
+
+    async def logout(self, user: str) -> Result:
+        """Sign out of the accounts that a name means, or of the stored sign-ins that nothing serves."""
+        keepers = self._meant(user, "logout")
+        if isinstance(keepers, Result):
+            stored = await self._vault.named(user)
+            return await self._vault.sign_out(stored) if stored else keepers
+        for keeper in keepers:
+            if keeper.grant.unattended:
+                return nothing_to_sign_out(self._registry.in_words([keeper]))
+        return await self._sign_out(keepers)
+
+    async def _leave(self) -> Result:
+        """Delete the stored sign-ins that nothing serves, then sign out of everything else; tell of both."""
+        deleted = await self._vault.delete_all()
+        if isinstance(deleted, Result):
+            return deleted
+        result = await self._sign_out([each for each in self._registry.keepers if not each.grant.unattended])
+        if not deleted:
+            return result
+        return replace(result, message=f"{result.message}\nwithout an account, and {deleted}")
+
+    async def _sign_out(self, keepers: Sequence[Keeper]) -> Result:
+        names, grants = self._registry.in_words(keepers), tuple(keeper.grant for keeper in keepers)
+        held = [life.held for keeper in keepers for life in keeper.lives.values() if life.held]
+        found, key_from = bool(held), ""
+        for keeper in keepers:
+            self._signins.forget(keeper.grant)
+            outcome = await self._worker.sign_out(keeper.grant)
+            if not isinstance(outcome, Granted):
+                said = f"{self._registry.name_of(keeper)} is still signed in: {outcome.trouble.message}"
+                return Result(False, said, outcome.trouble.hint)
+            found, key_from = found or outcome.persisted, key_from or outcome.key_from
+            keeper.signed_out()
+        now = self._clock.wall()
+        return signed_out(SignedOut(grants, names, found, key_from, expiry_of(held, self._clock.boot(), now)), now)
+
+    async def errand(self, command: str, message: Mapping[str, Any], ask: Ask) -> Result:
+        """Carry out one of `answers.ERRANDS`: those that may ask whoever gives the command."""
+        match command:
+            case "export":
+                return await self._vault.export(message, ask)
+            case "restore":
+                return await self._vault.restore(message, ask)
+            case "prune":
+                return await self._vault.prune(message, ask)
+        return await self._leave()
+
+    # What only a daemon can do.
+
+    def status(self, user: str = "") -> Result:
+        """Return a Result whose `extra` has `json` (the object) and `exit_code` (of `--check`).
+
+        They tell of all accounts, or of those that `user` means.
+        """
+        if self._daemon is None:
+            return _NO_DAEMON
+        keepers = self._meant(user, "status") if user else self._registry.keepers
+        if isinstance(keepers, Result):
+            return keepers
+        keys = {keeper.grant.key for keeper in keepers}
+        accounts = [each for each in self._registry.config.accounts if each.grant.key in keys]
+        rows, daemon = self._registry.rows(accounts), self._daemon.facts()
+        code = exit_code(rows, memory_chosen=daemon.memory_chosen)
+        document = {**as_json(rows, daemon), "requests": self._daemon.requests()}
+        return Result(True, as_systemd(rows), extra={"json": document, "exit_code": code})
+
+    async def refresh(self, user: str) -> Result:
+        """Have fresh tokens fetched now, and wait for them."""
+        if self._daemon is None:
+            return _NO_DAEMON
+        keepers = self._meant(user, "refresh") if user else self._registry.keepers
+        if isinstance(keepers, Result):
+            return keepers
+        for keeper in keepers:
+            keeper.refresh()
+        with trio.move_on_after(self._daemon.patience) as limit:
+            for keeper in keepers:
+                await keeper.settled()
+        troubled = [(keeper, trouble) for keeper in keepers if (trouble := _trouble_of(keeper))]
+        if troubled:
+            told = ((self._registry.name_of(keeper), trouble.message) for keeper, trouble in troubled)
+            # Some messages name the account themselves.
+            said = "; ".join(message if name in message else f"{name}: {message}" for name, message in told)
+            return Result(False, said, troubled[0][1].hint)
+        if limit.cancelled_caught:
+            return Result(False, "there is no answer yet", "`cms status` shows it when it comes")
+        return Result(True, f"{self._registry.in_words(keepers)}: fresh")
+
+    async def reload(self) -> Result:
+        """Go on with the configuration as it is now; say what is left to do. A failure changes nothing."""
+        if self._daemon is None:
+            return _NO_DAEMON
+        try:
+            await self._daemon.reload()
+        except (ConfigError, ListenError) as error:
+            return _unchanged(str(error))
+        except Exception:
+            log.exception("a reload failed by a bug")
+            return _unchanged("the reload failed; the log has the traceback")
+        keepers = self._registry.keepers
+        with trio.move_on_after(RELOAD_PATIENCE):
+            for keeper in keepers:
+                await keeper.settled()
+        warnings = [f"warning: {each}" for each in self._registry.config.warnings]
+        moves = [row.next_move for row in self._registry.rows() if row.state in ("sign-in-required", "signing-in")]
+        said = f"{self._registry.in_words(keepers)}: configured"
+        return Result(True, said, "\n".join([*warnings, *dict.fromkeys(moves)]))
+
+    def stop(self) -> Result:
+        if self._daemon is None:
+            return _NO_DAEMON
+        self._daemon.stop()
+        return Result(True, "cms is stopping")
+
+
+def _trouble_of(keeper: Keeper) -> Trouble | None:
+    """Return why a keeper's last try gave no token, None when it gave one."""
+    phases = (life.phase for life in keeper.lives.values())
+    return next((phase.trouble for phase in phases if not isinstance(phase, Settled)), None)
+
+
+def _unchanged(reason: str) -> Result:
+    log.error("the reload failed: the running configuration stays in force", reason=reason)
+    return Result(False, reason, "the running configuration stays in force: mend this, then `cms reload`")

@@ -1,0 +1,266 @@
+"""What the daemon knows of each grant: its keeper, the users that name it, who signed in, and what a sign-in waits for.
+
+Each of these facts is kept here and nowhere else. What follows a grant (token files, hooks, systemd's status line, the
+sign-in page) subscribes and is told of each change; commands, status and hooks ask.
+
+A command without a daemon has a registry too. It does not `run` there, so the keepers ask for no token, and what was
+never asked for is unknown: nobody is known to have to sign in.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import trio
+
+from cms.config.model import Config
+from cms.core.accounts import Account, Grant, Scopes, Unclear, sign_ins_meant, users_in_words
+from cms.core.forecast import Forecast, forecast, warned_at
+from cms.core.lifecycle import Life, NeedsSignIn, Outcome
+from cms.core.notices import Facts, Remark
+from cms.core.status import MEMORY_WARNING, Entry, Row, as_json, describe, expiry_warning, length_warning
+from cms.core.status_text import as_text
+from cms.daemon.keeper import Acquire, Keeper
+from cms.grants.messages import Prompt
+from cms.system.clock import Clock
+
+# What people are told of an account that names no user, before anybody has signed in for it.
+UNKNOWN = "whoever signs in"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Something has changed of the keeper's grant. `waiting` says whether `Registry.waiting` has another answer now."""
+
+    keeper: Keeper
+    waiting: bool = False
+
+
+Subscriber: TypeAlias = Callable[[Change], None]
+
+
+@dataclass(slots=True)
+class _Record:
+    """What is known of one grant. `users` are the names that the configuration gives it."""
+
+    keeper: Keeper
+    users: tuple[str, ...] = ()
+    # What a sign-in under way has asked a person for, None while none waits.
+    prompt: Prompt | None = None
+    # Ends the keeper's task.
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+
+class Registry:
+    """All grants of one configuration, and their change to those of the next.
+
+    `acquire` asks the provider for a token. `awaited` says what a grant's sign-in waits for, in words, and `where` the
+    address of the page that signs it in now, "" for none: what carries the sign-ins out sets both.
+    """
+
+    def __init__(
+        self, config: Config, acquire: Acquire, clock: Clock, *, jitter: Callable[[], float] = random.random
+    ) -> None:
+        self.config = config
+        # Grant key -> who signed in. One object for good: every request for a token reads it.
+        self.names: dict[str, str] = {}
+        self.awaited: Callable[[Grant], str] = lambda _grant: ""
+        self.where: Callable[[Grant], str] = lambda _grant: ""
+        self._acquire = acquire
+        self._clock = clock
+        self._jitter = jitter
+        self._records: dict[str, _Record] = {}
+        self._subscribers: list[Subscriber] = []
+        self._nursery: trio.Nursery | None = None
+        self.apply(config)
+
+    def subscribe(self, subscriber: Subscriber) -> None:
+        """Have each change told from now on. A subscriber must not wait, nor raise."""
+        self._subscribers.append(subscriber)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep the tokens of all grants fresh until cancelled."""
+        async with trio.open_nursery() as self._nursery:
+            for record in self._records.values():
+                self._nursery.start_soon(_keep, record)
+            task_status.started()
+            await trio.sleep_forever()
+
+    def apply(self, config: Config) -> list[Grant]:
+        """Go on with the grants of this configuration; return those that have left it. Nothing here waits."""
+        self.config = config
+        users: dict[str, tuple[str, ...]] = {}
+        for account in config.accounts:
+            users[account.grant.key] = (*users.get(account.grant.key, ()), *filter(None, [account.user]))
+        before, self._records = self._records, {}
+        for grant in config.grants:
+            record = before.pop(grant.key, None) or self._add(grant)
+            record.keeper.take(grant)
+            record.users = users[grant.key]
+            self._records[grant.key] = record
+        for key, record in before.items():
+            record.scope.cancel()
+            record.keeper.close()
+            del self.names[key]
+        return [record.keeper.grant for record in before.values()]
+
+    def _add(self, grant: Grant) -> _Record:
+        keeper = Keeper(grant, self._acquire, self._clock, jitter=self._jitter, on_change=self._changed)
+        record = _Record(keeper)
+        self.names[grant.key] = keeper.who
+        if self._nursery:
+            self._nursery.start_soon(_keep, record)
+        return record
+
+    def wake(self) -> None:
+        """Have every keeper look whether a try is worthwhile now, as after a suspend or a change of the network."""
+        for keeper in self.keepers:
+            keeper.wake()
+
+    # What happens to a grant.
+
+    def _changed(self, keeper: Keeper, _scopes: Scopes, before: Life, after: Life) -> None:
+        if keeper.grant.key not in self._records:
+            # A reload has taken the account away while its answer was on the way.
+            return
+        self.names[keeper.grant.key] = keeper.who
+        waiting = isinstance(before.phase, NeedsSignIn) is not isinstance(after.phase, NeedsSignIn)
+        self._tell(Change(keeper, waiting))
+
+    def _tell(self, change: Change) -> None:
+        for subscriber in self._subscribers:
+            subscriber(change)
+
+    def prompted(self, grant: Grant, prompt: Prompt) -> None:
+        """Note that a sign-in under way waits for a person."""
+        record = self._records.get(grant.key)
+        if record:
+            record.prompt = prompt
+            self._tell(Change(record.keeper))
+
+    def signed_in(self, grant: Grant, outcome: Outcome) -> None:
+        """Take over the end of a sign-in, whatever it is. A grant that has left the configuration is passed over."""
+        record = self._records.get(grant.key)
+        if record is None:
+            return
+        record.prompt = None
+        if record.keeper.grant.scope_sets[:1] == grant.scope_sets[:1]:
+            # The token of a sign-in is that of the grant's first scope set.
+            record.keeper.signed_in(grant.scope_sets[0], outcome)
+        else:
+            # The configuration has changed since it began.
+            record.keeper.refresh()
+
+    # What is known.
+
+    @property
+    def keepers(self) -> list[Keeper]:
+        return [record.keeper for record in self._records.values()]
+
+    def keeper_of(self, grant: Grant) -> Keeper:
+        return self._records[grant.key].keeper
+
+    def meant(self, name: str, command: str) -> list[Keeper] | Unclear:
+        """Return the keepers of the grants that a person means by a name, "" for the only one."""
+        grants = sign_ins_meant(self.config.accounts, name, command, self.names)
+        return grants if isinstance(grants, Unclear) else [self.keeper_of(grant) for grant in grants]
+
+    def waiting(self) -> list[Grant]:
+        """Return the grants that a person has to sign in."""
+        return [keeper.grant for keeper in self.keepers if needs_sign_in(keeper)]
+
+    def challenge(self, grant: Grant) -> str:
+        """Return the conditional-access challenge that the next sign-in of a grant has to meet, "" for none."""
+        record = self._records.get(grant.key)
+        phases = [life.phase for life in record.keeper.lives.values()] if record else []
+        claims = [phase.trouble.claims for phase in phases if isinstance(phase, NeedsSignIn)]
+        return next(filter(None, claims), "")
+
+    def name_of(self, keeper: Keeper) -> str:
+        """Return what people call a grant: the first user that the configuration names for it, or who signed in."""
+        # A reload may have taken the grant away while a command waited for its keeper.
+        record = self._records.get(keeper.grant.key)
+        return next(iter(record.users if record else ()), keeper.who) or UNKNOWN
+
+    def in_words(self, keepers: Iterable[Keeper]) -> str:
+        """Return the names of all accounts of these keepers, each once."""
+        keys = {keeper.grant.key for keeper in keepers}
+        return users_in_words((each for each in self.config.accounts if each.grant.key in keys), self.names)
+
+    def rows(self, accounts: Iterable[Account] | None = None) -> list[Row]:
+        """Return what `cms status` says of these accounts, or of all."""
+        entries = [self._entry(each) for each in (self.config.accounts if accounts is None else accounts)]
+        return describe(entries, self._clock.boot(), self._clock.wall())
+
+    def status_text(self) -> str:
+        """Return the status of all accounts as the sign-in page shows it."""
+        return as_text(as_json(self.rows()))
+
+    def _entry(self, account: Account) -> Entry:
+        keeper = self._records[account.grant.key].keeper
+        return Entry(
+            account,
+            account.user or keeper.who,
+            keeper.lives,
+            keeper.persisted,
+            keeper.key_from,
+            self.awaited(keeper.grant),
+            self.where(keeper.grant),
+            keeper.given_at,
+            _forecast(keeper, self._clock.wall()),
+            keeper.credential_expires,
+        )
+
+    def facts(self, key: str) -> Facts | None:
+        """Return what hooks may be told of a grant, None when it has left the configuration."""
+        record = self._records.get(key)
+        if record is None:
+            return None
+        keeper, grant, prompt = record.keeper, record.keeper.grant, record.prompt
+        expected = _forecast(keeper, self._clock.wall())
+        return Facts(
+            self.name_of(keeper),
+            list(keeper.lives.values()),
+            login=f"cms login {keeper.who}".strip() if not grant.unattended else "",
+            prompt_hint=self.awaited(grant),
+            url=prompt.url if prompt else "",
+            code=prompt.user_code if prompt else "",
+            page=self.where(grant),
+            given_at=keeper.given_at,
+            forecast=expected,
+            warn_at=self._clock.boot() + warned_at(expected, keeper.given_at) - self._clock.wall() if expected else 0.0,
+            remarks=tuple(self._remarks(keeper)),
+        )
+
+    def _remarks(self, keeper: Keeper) -> Iterator[Remark]:
+        name, key, vault = self.name_of(keeper), keeper.grant.key, self.config.vault_key
+        if keeper.persisted is False or (vault and vault.kind == "memory"):
+            yield Remark("memory", MEMORY_WARNING)
+        for scopes, life in keeper.lives.items():
+            if warning := length_warning(life):
+                yield Remark(f"length {key} {scopes}", warning, name)
+        if warning := expiry_warning(keeper.credential_expires, self._clock.wall()):
+            yield Remark(f"expiry {key} {keeper.credential_expires}", warning, name)
+
+
+async def _keep(record: _Record) -> None:
+    with record.scope:
+        await record.keeper.run()
+
+
+def needs_sign_in(keeper: Keeper) -> bool:
+    """Whether a person has to sign in: what was refused to an application is no such thing."""
+    refused = (life.phase for life in keeper.lives.values() if isinstance(life.phase, NeedsSignIn))
+    return not keeper.grant.unattended and any(refused)
+
+
+def _forecast(keeper: Keeper, wall: float) -> Forecast | None:
+    """Return when a keeper's sign-in is expected to end; one that has ended needs no forecast."""
+    if needs_sign_in(keeper):
+        return None
+    # Only registrations of the single-page platform have an Origin.
+    spa = keeper.grant.origin is not None
+    return forecast(keeper.given_at, keeper.redeemed_at, keeper.endings, spa, wall)
