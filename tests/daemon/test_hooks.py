@@ -110,6 +110,11 @@ def warnings(lines: Lines) -> list[str]:
     return [line["event"] for line in lines if line["log_level"] == "warning"]
 
 
+def printed(lines: Lines) -> list[str]:
+    """What hooks have printed, as the log has it."""
+    return [line["line"] for line in lines if line["event"] == "hook"]
+
+
 async def run(script: str, environment: dict[str, str] | None = None) -> list[str]:
     """Run a hook of a line of shell; return what it printed."""
     return await run_hook(("/bin/sh", "-c", script), {"PATH": os.environ["PATH"], **(environment or {})}, NOTICE)
@@ -413,9 +418,9 @@ class TestHooks:
             async with world.running():
                 world.apply(shell("echo one; echo two", events=("sign-in-required",)))
                 world.change("a", ended())
-                await until(lambda: len(lines) == 2)
+                await until(lambda: len(printed(lines)) == 2)
 
-        assert [("hook", "one"), ("hook", "two")] == [(line["event"], line["line"]) for line in lines]
+        assert ["one", "two"] == printed(lines)
 
     @in_trio
     async def test_a_hook_that_cannot_be_run_stops_no_other(self, world: World) -> None:
@@ -464,7 +469,7 @@ class TestDesktop:
                     "sign-in-required unix:path=/bus replaces:", "signed-in unix:path=/bus replaces:17"
                 )
 
-        assert [] == lines
+        assert [] == printed(lines)
 
     @in_trio
     async def test_there_is_none_without_a_desktop_or_when_it_is_turned_off(self, world: World, desktop: Hook) -> None:
@@ -494,7 +499,7 @@ class TestDesktop:
                 world.change("a", ended())
                 await world.until_lines("hook")
 
-        assert ["a hook could not be run by a bug"] == [line["event"] for line in lines]
+        assert 1 == [line["event"] for line in lines].count("a hook could not be run by a bug")
 
     def test_its_program_is_the_installed_one(self) -> None:
         """Whatever lies in the current folder, and whatever PYTHONPATH says."""
