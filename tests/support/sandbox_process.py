@@ -12,5 +12,5 @@ from cms.sandbox.entra import Entra
 
 if __name__ == "__main__":
     with Entra(sys.argv[1:]) as entra:
-        print(json.dumps({"authority": entra.authority, "ca_file": entra.cert_file}), flush=True)
+        print(json.dumps({"authority": entra.authority, "ca_file": entra.ca_file}), flush=True)
         sys.stdin.read()
