@@ -57,7 +57,7 @@ PLAIN = ("cms.system.files", "cms.system.threads")
 
 # Every third-party library, and the only files that know it; a package means all that is in it.
 HOMES = {
-    "msal": ("cms.grants.entra.client",),
+    "msal": ("cms.grants.entra.exchange",),
     "requests": ("cms.grants.network.http",),
     "urllib3": ("cms.grants.network.deadline",),
     "keyring": ("cms.grants.vault.keyring",),

@@ -338,7 +338,7 @@ class Worker:
 
     async def sign_out(self, grant: Grant) -> Outcome:
         """Delete the stored sign-in. Ends with `Granted` of an empty secret when nothing is left."""
-        outcome = _of_token(await self._settle(grant, lambda number: messages.Forget(number, grant)))
+        outcome = _of_token(await self._settle(grant, lambda number: messages.SignOut(number, grant)))
         holder = self._holders.get(grant.key)
         if holder and isinstance(outcome, Granted):
             del self._holders[grant.key]

@@ -14,7 +14,7 @@ import socket
 import sys
 from contextlib import suppress
 
-from cms.grants.dispatcher import Dispatcher, Office, unexpected
+from cms.grants.dispatcher import Dispatcher, unexpected
 from cms.grants.entra.client import Entra
 from cms.grants.messages import Open
 from cms.grants.service import Service
@@ -50,8 +50,8 @@ def crash(_kind: type[BaseException], error: BaseException, _trace: object) -> N
     unexpected(error)
 
 
-def office(opened: Open) -> Office:
-    """Bring together what works on the questions."""
+def open_service(opened: Open) -> Service:
+    """Return what answers the questions."""
     vault = Vault(opened.state_folder, Keys(opened.key), opened.timeout)
     return Service(vault, Entra(opened.ca, opened.proxy), persist=opened.persist)
 
@@ -65,7 +65,7 @@ def main() -> int:
     except OSError:
         print("error: this program is started by cms, with a socket as its standard input", file=sys.stderr)
         return os.EX_USAGE
-    return Dispatcher(sock, office).run()
+    return Dispatcher(sock, open_service).run()
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""The worker's main loop: takes questions from the socket, gives each a thread, answers, leaves when idle.
+"""The worker's main loop: it takes questions from the socket, gives each a thread, answers, and exits when idle.
 
-One thread (the caller's) reads, writes and keeps time; every question has a thread of its own, of which so many run at
-once. A question has a deadline from its arrival: when it has passed, the question is answered with a transient fault
-and its thread is left to itself, which frees its place. What that thread gets late is still stored in the vault, since
-the thread does that itself; only its answer is dropped. A sign-in has such a deadline until its prompt, and again once
-the browser has come back; one that has passed it is given up, since its person was told so.
+The main thread reads, writes and keeps time; each question runs in another thread, `THREADS` at most at once. A question
+has a deadline from its arrival. When it has passed, the question is answered with a transient fault; the thread is
+abandoned and no longer counts against the limit. What that thread gets late is still stored in the vault, since the
+thread stores it itself; only its answer is dropped. A sign-in has a deadline until its prompt, and again once the browser
+has come back; a sign-in that is late is cancelled, since its person was told so.
 """
 
 from __future__ import annotations
@@ -21,66 +21,40 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from cms.core import refusals
-from cms.core.accounts import Grant, Scopes
 from cms.core.json_lines import Garbled, Lines
-from cms.core.lifecycle import Outcome, Transient, Trouble
+from cms.core.lifecycle import Transient, Trouble
+from cms.grants.conversation import Conversation
 from cms.grants.messages import (
     MAX_MESSAGE,
     Acquire,
     Cancel,
-    CheckCredentials,
-    Chore,
-    Discard,
     Done,
     Ended,
-    Explore,
-    Export,
-    Forget,
     Import,
     Open,
-    Peek,
     Prompt,
     Question,
     Redirected,
     Reply,
     SignIn,
-    Survey,
+    SignOut,
+    Work,
     pack,
     unpack_question,
 )
-from cms.grants.service import Line, Mailbox
+from cms.grants.service import Service
 
-# Threads at once: a thousand accounts take four seconds with these, and a handful of hanging ones stops nobody.
+# Threads at once: a thousand accounts take four seconds with these, and a few that hang hold up no other account.
 THREADS = 16
 
-# How long what was sent to Entra may take when the broker is gone: the HTTP timeouts end it sooner.
+# How long the worker waits for its threads when the broker is gone: the deadline of HTTP ends them sooner.
 FINISH_SECONDS = 30.0
 
 EXIT_DONE = 0
 # EX_DATAERR: the broker sent what is no message.
 EXIT_GARBAGE = 65
-
-
-class Office(Protocol):
-    """Who does the work: see `cms.grants.service.Service`."""
-
-    @property
-    def stays(self) -> bool: ...
-
-    def rest(self) -> None: ...
-
-    def acquire(self, grant: Grant, scopes: Scopes) -> Outcome: ...
-
-    def forget(self, grant: Grant) -> Outcome: ...
-
-    def bring_in(self, question: Import) -> Outcome: ...
-
-    def sign_in(self, question: SignIn, line: Line) -> Outcome: ...
-
-    def attend(self, question: Chore) -> Ended: ...
 
 
 @dataclass(eq=False, slots=True)
@@ -91,7 +65,7 @@ class Job:
     work: Callable[[], Ended]
     deadline: float
     late: Transient
-    mailbox: Mailbox | None = None
+    conversation: Conversation | None = None
     answered: bool = False
     thread: threading.Thread | None = field(default=None, repr=False)
 
@@ -107,15 +81,15 @@ def unexpected(error: BaseException) -> Transient:
 
 
 class Dispatcher:
-    """Serves one socket until it closes, or until nothing has come for a while."""
+    """Serves one socket until it closes, or until no question has come for a while."""
 
     def __init__(
-        self, sock: socket.socket, office: Callable[[Open], Office], clock: Callable[[], float] = time.monotonic
+        self, sock: socket.socket, open_service: Callable[[Open], Service], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._sock = sock
-        self._make_office = office
+        self._open_service = open_service
         self._clock = clock
-        self._office: Office | None = None
+        self._service: Service | None = None
         self._opened = Open("")
         self._lines = Lines(MAX_MESSAGE)
         self._pending: deque[Job] = deque()
@@ -151,11 +125,12 @@ class Dispatcher:
                 self._expire()
             except (BrokenPipeError, ConnectionResetError):
                 return
-            if not ready and self._idle_for_long() and self._rest():
+            idle = self._idle() and self._clock() >= self._busy_until + self._opened.idle
+            if not ready and idle and self._rest():
                 return
 
     def _patience(self) -> float | None:
-        """Seconds until something is due without anybody's doing; None for never."""
+        """Return the seconds until the next deadline, None for none."""
         waits = [job.deadline for job in self._awaited() if job.deadline < math.inf]
         if self._idle() and not self._resting:
             waits.append(self._busy_until + self._opened.idle)
@@ -168,15 +143,12 @@ class Dispatcher:
     def _idle(self) -> bool:
         return not (self._running or self._pending or self._abandoned or self._signing_in)
 
-    def _idle_for_long(self) -> bool:
-        return self._idle() and self._clock() >= self._busy_until + self._opened.idle
-
     def _rest(self) -> bool:
-        """Do without connections and garbage while nothing happens; say whether to leave altogether."""
+        """Free connections and memory while there is nothing to do; return whether the worker may exit."""
         self._resting = True
-        if self._office:
-            self._office.rest()
-        return self._office is None or not self._office.stays
+        if self._service:
+            self._service.rest()
+        return self._service is None or not self._service.stays
 
     def _read(self) -> bool:
         """Take what has come; False when the broker has closed its end."""
@@ -188,51 +160,42 @@ class Dispatcher:
         return bool(data)
 
     def _take(self, question: Question) -> None:
-        if isinstance(question, Open) is (self._office is not None):
+        service = self._service
+        if isinstance(question, Open) is (service is not None):
             raise Garbled("a first message that is not Open, or a second Open")
+        if isinstance(question, Open):
+            self._opened, self._service = question, self._open_service(question)
+            return
+        assert service is not None, "checked above"
         match question:
-            case Open():
-                self._opened = question
-                self._office = self._make_office(question)
-            case SignIn():
-                self._sign_in(question)
             case Redirected() | Cancel():
                 self._pass_on(question)
+            case SignIn():
+                conversation = Conversation(self._tell)
+                job = self._job(question, lambda: service.sign_in(question, conversation))
+                job.conversation = conversation
+                self._signing_in[question.number] = job
+                self._launch(job)
             case _:
-                self._queue(question)
+                self._pending.append(self._job(question, lambda: service.answer(question)))
 
-    def _queue(self, question: Acquire | Forget | Import | Chore) -> None:
-        self._pending.append(self._job(question, _work(self._the_office(), question)))
-
-    def _job(self, question: Acquire | Forget | Import | Chore | SignIn, work: Callable[[], Ended]) -> Job:
+    def _job(self, question: Work | SignIn, work: Callable[[], Ended]) -> Job:
         late = _timed_out(question, self._opened.timeout)
         return Job(question.number, work, self._clock() + self._opened.timeout, late)
 
-    def _the_office(self) -> Office:
-        assert self._office is not None, "the first message is Open"
-        return self._office
-
-    def _sign_in(self, question: SignIn) -> None:
-        mailbox = Mailbox(self._tell)
-        office = self._the_office()
-        job = self._job(question, lambda: office.sign_in(question, mailbox))
-        job.mailbox = mailbox
-        self._signing_in[question.number] = job
-        self._launch(job)
-
     def _pass_on(self, question: Redirected | Cancel) -> None:
-        """Give a sign-in what it waits for; one that has ended meanwhile needs it no more."""
+        """Give a sign-in what it waits for, unless it has ended."""
         job = self._signing_in.get(question.number)
-        if job is None or job.mailbox is None:
+        if job is None or job.conversation is None:
             return
         if isinstance(question, Redirected):
             job.deadline = self._clock() + self._opened.timeout
-            job.mailbox.redirected(question.fields)
+            job.conversation.redirected(question.fields)
         else:
-            job.mailbox.cancel()
+            job.conversation.cancel()
 
     def _start(self) -> None:
-        """Give waiting questions a thread, as many as may run."""
+        """Give waiting questions a thread, as long as there is room."""
         while self._pending and len(self._running) < THREADS:
             job = self._pending.popleft()
             self._running.add(job)
@@ -262,50 +225,41 @@ class Dispatcher:
             self._wake_read.recv(1)
             result = self._results.get()
             if isinstance(result, Prompt):
-                self._show(result)
+                # A sign-in that was cancelled has no prompt. From here on the person may take their time.
+                if asking := self._signing_in.get(result.number):
+                    asking.deadline = math.inf
+                    self._send(result)
                 continue
             job, outcome = result
-            self._retire(job)
+            self._running.discard(job)
+            self._abandoned.discard(job)
+            self._signing_in.pop(job.number, None)
+            self._busy_until = self._clock()
             if not job.answered:
                 self._send(Done(job.number, outcome))
 
-    def _show(self, prompt: Prompt) -> None:
-        """Send a prompt, unless its sign-in was given up; the person may take their time."""
-        job = self._signing_in.get(prompt.number)
-        if job:
-            job.deadline = math.inf
-            self._send(prompt)
-
-    def _retire(self, job: Job) -> None:
-        self._running.discard(job)
-        self._abandoned.discard(job)
-        self._signing_in.pop(job.number, None)
-        self._busy_until = self._clock()
-
     def _expire(self) -> None:
-        """Answer the questions whose deadline has passed; those that have a thread leave it to itself."""
+        """Answer the questions whose deadline has passed, and abandon their threads."""
         now = self._clock()
         for job in self._awaited():
-            if now >= job.deadline:
-                self._give_up(job)
-                self._send(Done(job.number, job.late))
-
-    def _give_up(self, job: Job) -> None:
-        job.answered = True
-        if job in self._pending:
-            self._pending.remove(job)
-            return
-        self._running.discard(job)
-        self._signing_in.pop(job.number, None)
-        self._abandoned.add(job)
-        if job.mailbox:
-            job.mailbox.cancel()
+            if now < job.deadline:
+                continue
+            job.answered = True
+            if job in self._pending:
+                self._pending.remove(job)
+            else:
+                self._running.discard(job)
+                self._signing_in.pop(job.number, None)
+                self._abandoned.add(job)
+                if job.conversation:
+                    job.conversation.cancel()
+            self._send(Done(job.number, job.late))
 
     def _send(self, reply: Reply) -> None:
         self._sock.sendall(pack(reply))
 
     def _finish(self) -> None:
-        """Let what was sent to Entra come to its end; nobody waits for a person any more."""
+        """Cancel sign-ins, and wait for the other threads: what was sent to Entra must be stored."""
         for number in self._signing_in:
             self._pass_on(Cancel(number))
         deadline = time.monotonic() + FINISH_SECONDS
@@ -317,28 +271,16 @@ class Dispatcher:
             sock.close()
 
 
-def _work(office: Office, question: Acquire | Forget | Import | Chore) -> Callable[[], Ended]:
+def _timed_out(question: Work | SignIn, seconds: float) -> Transient:
     match question:
-        case Acquire():
-            return lambda: office.acquire(question.grant, question.scopes)
-        case Forget():
-            return lambda: office.forget(question.grant)
-        case Import():
-            return lambda: office.bring_in(question)
-        case _:
-            return lambda: office.attend(question)
-
-
-def _timed_out(question: Acquire | Forget | Import | Chore | SignIn, seconds: float) -> Transient:
-    match question:
-        case Export() | Peek() | Survey() | Discard() | Explore() | CheckCredentials():
-            return Transient(Trouble("timeout", f"there was no answer within {seconds:g} s", "give the command again"))
         case Acquire():
             done, hint = "renewed", f"{refusals.RETRIES}; what arrives late is not lost"
-        case Forget():
+        case SignOut():
             done, hint = "deleted", f"try again: {refusals.command('logout', question.grant)}"
         case Import():
             done, hint = "taken over", "import it again"
         case SignIn():
             done, hint = "made", refusals.hint("start again: {login}", question.grant)
+        case _:
+            return Transient(Trouble("timeout", f"there was no answer within {seconds:g} s", "give the command again"))
     return Transient(Trouble("timeout", f"the sign-in could not be {done} within {seconds:g} s", hint))

@@ -5,17 +5,18 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from cms.core.lifecycle import Granted, Refused, Transient, Trouble
-from cms.grants.entra.client import is_brokered, note
+from cms.grants.entra.client import Entra, is_brokered
 from cms.grants.entra.credentials import certificate_end
+from cms.grants.entra.exchange import note
 from cms.grants.messages import (
     BROKERED,
     CheckCredentials,
     Chore,
     CredentialEnds,
-    Discard,
+    Delete,
     Ended,
     Explore,
     Explored,
@@ -43,15 +44,8 @@ _DOD = "dod"
 _NO_TENANT = (90002, 900023)
 
 
-class Discoverer(Protocol):
-    """What is needed of `cms.grants.entra.Entra`."""
-
-    def discovered(self, authority: str) -> Mapping[str, Any] | Trouble:
-        """Return an authority's discovery document, or why there is none."""
-
-
-def attend(vault: Vault, discoverer: Discoverer, question: Chore) -> Ended:
-    """Answer a question."""
+def answer(vault: Vault, entra: Entra, question: Chore) -> Ended:
+    """Answer a question that is not about one grant."""
     try:
         match question:
             case Export():
@@ -60,11 +54,11 @@ def attend(vault: Vault, discoverer: Discoverer, question: Chore) -> Ended:
                 return Listed(tuple(each.kept for each in find.exported(question.place)))
             case Survey():
                 return Listed(tuple(vault.survey(question.keys)))
-            case Discard():
-                found = [vault.discard(key) for key in question.keys]
-                return gone(vault, found=any(found))
+            case Delete():
+                found = [vault.delete(key) for key in question.keys]
+                return deleted(vault, found=any(found))
             case Explore():
-                return _explore(vault, discoverer, question.url)
+                return _explore(vault, entra, question.url)
             case CheckCredentials():
                 return CredentialEnds(tuple(certificate_end(grant) for grant in question.grants))
     except find.NoPassword:
@@ -75,10 +69,10 @@ def attend(vault: Vault, discoverer: Discoverer, question: Chore) -> Ended:
         return unavailable.outcome
 
 
-def gone(vault: Vault, *, found: bool) -> Granted:
-    """Return the end of a question that has deleted something, having deleted the key that is needed no more.
+def deleted(vault: Vault, *, found: bool) -> Granted:
+    """Return the answer to a question that has deleted sign-ins, after deleting the key if no sign-in needs it now.
 
-    A key that cannot be deleted now stays for the next sign-in: that takes nothing from what has been done.
+    A key that cannot be deleted stays for the next sign-in; what was asked for is done all the same.
     """
     try:
         place = vault.drop_key()
@@ -109,9 +103,9 @@ def _export(vault: Vault, question: Export) -> Ended:
     return Exported(text, keys, tuple(grant.key for grant, _ in found if grant.key not in keys))
 
 
-def _explore(vault: Vault, discoverer: Discoverer, url: str) -> Explored:
+def _explore(vault: Vault, entra: Entra, url: str) -> Explored:
     no_keyring = vault.keys.no_keyring()
-    found = discoverer.discovered(url) if url else {}
+    found = entra.discovered(url) if url else {}
     if isinstance(found, Trouble):
         return Explored("", found.message, found.aadsts in _NO_TENANT, no_keyring)
     issuer = _ISSUER.fullmatch(str(found.get("issuer")))

@@ -1,6 +1,6 @@
 """The messages between the broker and the grant worker, as values and as lines of JSON.
 
-The broker asks (`Open`, `Acquire`, `SignIn`, `Redirected`, `Cancel`, `Forget`, `Import`, and the `Chore`s), the worker
+The broker asks (`Open`, `Acquire`, `SignIn`, `Redirected`, `Cancel`, `SignOut`, `Import`, and the `Chore`s), the worker
 answers (`Prompt`, `Done`). Every question has a number, and its answers carry the same number. A line that is no message
 raises `Garbled`, whose text never quotes the line: it could hold a token.
 
@@ -90,8 +90,8 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True)
-class Forget:
-    """Delete what the vault holds of this grant."""
+class SignOut:
+    """Delete the vault's sign-in of this grant."""
 
     number: int
     grant: Grant
@@ -150,8 +150,8 @@ class Survey:
 
 
 @dataclass(frozen=True, slots=True)
-class Discard:
-    """Delete these vault files, named by their grants' keys, which no account has. Ends as a `Forget` does."""
+class Delete:
+    """Delete these vault files, named by their grants' keys, which no account has. Ends as a `SignOut` does."""
 
     number: int
     keys: tuple[str, ...]
@@ -177,8 +177,10 @@ class CheckCredentials:
 
 
 # Questions that are not about one grant: the vault as a whole, the surroundings, the configuration's certificates.
-Chore: TypeAlias = Export | Peek | Survey | Discard | Explore | CheckCredentials
-Question: TypeAlias = Open | Acquire | SignIn | Redirected | Cancel | Forget | Import | Chore
+Chore: TypeAlias = Export | Peek | Survey | Delete | Explore | CheckCredentials
+# Questions that are answered once, without a person in between.
+Work: TypeAlias = Acquire | SignOut | Import | Chore
+Question: TypeAlias = Open | SignIn | Redirected | Cancel | Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,8 +262,8 @@ Ended: TypeAlias = Outcome | Finding
 class Done:
     """The end of one question.
 
-    A Forget ends with `Granted` of an empty secret when nothing is left. `persisted` says then whether anything had
-    been there, and `key_from` which place a key was deleted from that nothing needs any more.
+    A SignOut ends with `Granted` of an empty secret when nothing is left. `persisted` says then whether a sign-in was
+    there, and `key_from` where a key was deleted that nothing needs any more, "" for none.
     """
 
     number: int

@@ -7,23 +7,23 @@ store the successor, and only then answer. Every way out is an outcome.
 from __future__ import annotations
 
 import gc
-import queue
-import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from typing import Protocol
+from dataclasses import dataclass, replace
 
 from cms.core import refusals
 from cms.core.accounts import Grant, Scopes
 from cms.core.forecast import remember
 from cms.core.lifecycle import DAY, Ending, Granted, Outcome, Refused, Transient, Trouble
 from cms.grants import housekeeping
+from cms.grants.conversation import Cancelled, Conversation
 from cms.grants.entra import credentials
-from cms.grants.entra.client import Entra, no_sign_in
-from cms.grants.entra.flows import Answer, BrokerFlow, CodeFlow, Flow
-from cms.grants.messages import Chore, Ended, Import, Place, Prompt, SignIn
+from cms.grants.entra.client import Entra
+from cms.grants.entra.exchange import Answer, no_sign_in
+from cms.grants.entra.flows import CodeFlow, Flow
+from cms.grants.entra.ms_broker import BrokerFlow
+from cms.grants.messages import Acquire, Ended, Import, Place, Prompt, SignIn, SignOut, Work
 from cms.grants.secrets import Unavailable
 from cms.grants.transfer import export_file, find
 from cms.grants.transfer.formats import Found, Unfit
@@ -52,55 +52,6 @@ class _Room:
     claims: str
 
 
-class Line(Protocol):
-    """The way to the person who signs in."""
-
-    def prompt(self, prompt: Prompt) -> None:
-        """Show what is to be done."""
-
-    def wait(self, seconds: float) -> Mapping[str, str] | None:
-        """Return what the browser brought, or None after that many seconds. Raises `Cancelled`."""
-
-    def check(self) -> None:
-        """Raise `Cancelled` if the sign-in was given up."""
-
-
-class Cancelled(Exception):
-    """The sign-in was given up."""
-
-
-@dataclass(slots=True)
-class Mailbox:
-    """A `Line` whose other end is in another thread: what came in, None for a cancellation."""
-
-    send: Callable[[Prompt], None]
-    _given_up: threading.Event = field(default_factory=threading.Event)
-    _inbox: queue.SimpleQueue[Mapping[str, str] | None] = field(default_factory=queue.SimpleQueue)
-
-    def prompt(self, prompt: Prompt) -> None:
-        self.send(prompt)
-
-    def wait(self, seconds: float) -> Mapping[str, str] | None:
-        try:
-            fields = self._inbox.get(timeout=max(0.0, seconds))
-        except queue.Empty:
-            return None
-        self.check()
-        return fields
-
-    def check(self) -> None:
-        if self._given_up.is_set():
-            raise Cancelled
-
-    def redirected(self, fields: Mapping[str, str]) -> None:
-        self._inbox.put(fields)
-
-    def cancel(self) -> None:
-        self._given_up.set()
-        # Wakes whoever waits.
-        self._inbox.put(None)
-
-
 class Service:
     """Answers questions, each in the thread that asks. Holds no grant between two of them."""
 
@@ -121,6 +72,18 @@ class Service:
         """Use nothing while there is nothing to do; and keep nothing: MSAL's apps are cycles that hold their cache."""
         self._entra.rest()
         gc.collect()
+
+    def answer(self, question: Work) -> Ended:
+        """Answer a question that needs no person."""
+        match question:
+            case Acquire():
+                return self.acquire(question.grant, question.scopes)
+            case SignOut():
+                return self.sign_out(question.grant)
+            case Import():
+                return self._import(question)
+            case _:
+                return housekeeping.answer(self._vault, self._entra, question)
 
     def acquire(self, grant: Grant, scopes: Scopes) -> Outcome:
         """Redeem the grant for a token; by the time of the answer its successor is stored."""
@@ -161,24 +124,20 @@ class Service:
             held.release()
         return credential.behind(_explained(_told(answer.outcome, stored, entry), held, grant))
 
-    def forget(self, grant: Grant) -> Outcome:
-        """Delete what is kept of the grant."""
+    def sign_out(self, grant: Grant) -> Outcome:
+        """Delete the stored sign-in, and the key with the last one."""
         try:
             with self._vault.hold(grant) as held:
-                found = held.forget()
+                found = held.delete()
         except Unavailable as unavailable:
             return refusals.in_person(unavailable.outcome, f"try again: {refusals.command('logout', grant)}")
-        return housekeeping.gone(self._vault, found=found)
+        return housekeeping.deleted(self._vault, found=found)
 
-    def attend(self, question: Chore) -> Ended:
-        """Answer a question about the vault or the surroundings as a whole."""
-        return housekeeping.attend(self._vault, self._entra, question)
-
-    def bring_in(self, question: Import) -> Outcome:
+    def _import(self, question: Import) -> Outcome:
         """Take over another program's sign-in: redeem it here, and store its successor."""
         try:
             ours = question.place.source == export_file.SOURCE
-            outcome = self._restore(question) if ours else self._bring_in(question.grant, question.place)
+            outcome = self._restore(question) if ours else self._adopt(question.grant, question.place)
         except find.NoPassword:
             return Refused(Trouble("password", f"the sign-in in {question.place.path} is encrypted with a password"))
         except Unfit as unfit:
@@ -187,7 +146,7 @@ class Service:
             outcome = unavailable.outcome
         return refusals.in_person(outcome, "import again")
 
-    def _bring_in(self, grant: Grant, place: Place) -> Outcome:
+    def _adopt(self, grant: Grant, place: Place) -> Outcome:
         room = self._prepared(grant)
         found = find.find(place, grant)
         answer = self._entra.adopt(grant, found.refresh_token, credentials.credential(grant).value, room.account)
@@ -220,11 +179,11 @@ class Service:
             entry = _renewed(entry, answer.cache or entry.cache)
             return _told(answer.outcome, held.store(entry), entry)
 
-    def sign_in(self, question: SignIn, line: Line) -> Outcome:
+    def sign_in(self, question: SignIn, conversation: Conversation) -> Outcome:
         """Sign a person in, and store that."""
         grant = question.grant
         try:
-            outcome = self._sign_in(question, line)
+            outcome = self._sign_in(question, conversation)
         except Unavailable as unavailable:
             outcome = unavailable.outcome
         except Cancelled:
@@ -232,7 +191,7 @@ class Service:
         self._note_claims(grant, outcome)
         return refusals.in_person(outcome, refusals.hint("start again: {login}", grant))
 
-    def _sign_in(self, question: SignIn, line: Line) -> Outcome:
+    def _sign_in(self, question: SignIn, conversation: Conversation) -> Outcome:
         grant = question.grant
         # Before anybody takes the trouble.
         room = self._prepared(grant)
@@ -242,9 +201,9 @@ class Service:
         flow = self._entra.begin(grant, question.method, claims, credential.value, room.account)
         if isinstance(flow, Transient | Refused | Granted):
             return flow
-        line.check()
-        line.prompt(_prompt(question, flow))
-        return credential.behind(self._keep(grant, self._finish(grant, flow, line), room.place, line))
+        conversation.check()
+        conversation.prompt(_prompt(question, flow))
+        return credential.behind(self._keep(grant, self._finish(grant, flow, conversation), room.place, conversation))
 
     def _note_claims(self, grant: Grant, outcome: Outcome) -> None:
         """Keep a challenge that a sign-in was refused with."""
@@ -271,24 +230,24 @@ class Service:
             raise Unavailable(Transient(_NOWHERE))
         return _Room(place, remembered.home_account_id if remembered else "", held.claims)
 
-    def _finish(self, grant: Grant, flow: Flow, line: Line) -> Answer:
+    def _finish(self, grant: Grant, flow: Flow, conversation: Conversation) -> Answer:
         """Wait for the person, and redeem what that brings."""
         if isinstance(flow, BrokerFlow):
-            return flow.answered(line.wait)
+            return flow.answered(conversation.wait)
         if isinstance(flow, CodeFlow):
-            fields = line.wait(flow.expires_in)
+            fields = conversation.wait(flow.expires_in)
             return Answer(Refused(_expired(grant))) if fields is None else flow.finish(fields)
         deadline = self._clock() + flow.expires_in
         while (pause := flow.interval) < deadline - self._clock():
-            line.wait(pause)
+            conversation.wait(pause)
             answer = flow.poll()
             if answer:
                 expired = isinstance(answer.outcome, Refused) and answer.outcome.trouble.kind == "expired"
                 return Answer(Refused(_expired(grant, device=True))) if expired else answer
-        line.wait(deadline - self._clock())
+        conversation.wait(deadline - self._clock())
         return Answer(Refused(_expired(grant, device=True)))
 
-    def _keep(self, grant: Grant, answer: Answer, place: Stored, line: Line | None = None) -> Outcome:
+    def _keep(self, grant: Grant, answer: Answer, place: Stored, conversation: Conversation | None = None) -> Outcome:
         """Store a new sign-in, in `place` or a better one. Raises `Cancelled` for one that was given up meanwhile."""
         if not isinstance(answer.outcome, Granted):
             return answer.outcome
@@ -300,8 +259,8 @@ class Service:
                 return Refused(_somebody_else(grant, remembered.who, entry.who))
             if remembered:
                 entry = replace(entry, endings=remembered.endings)
-            if line:
-                line.check()
+            if conversation:
+                conversation.check()
             held.prepare(memory_will_do=not place.persisted)
             return _told(answer.outcome, held.store(entry), entry)
 

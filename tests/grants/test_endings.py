@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from support.grants import ANN, Broker, desk, grant_for, opened
+from support.grants import ANN, Broker, dispatched, opened
 
 from cms.core.accounts import Grant, Source
 from cms.core.forecast import REMEMBERED
@@ -23,22 +23,11 @@ from cms.sandbox.faults import Fault
 FREQUENCY, IDLE, NO_CONSENT = 70043, 700082, 65001
 
 
-@pytest.fixture
-def entra() -> Iterator[Entra]:
-    with Entra([ANN]) as running:
-        yield running
-
-
-@pytest.fixture
-def grant(entra: Entra) -> Grant:
-    return grant_for(entra)
-
-
 @pytest.fixture(params=["file", "memory"])
 def worker(request: pytest.FixtureRequest, entra: Entra, tmp_path: Path) -> Iterator[Broker]:
     """A worker that keeps sign-ins in files, and one that keeps them in memory."""
     key = Source("memory") if request.param == "memory" else Source("file", (str(tmp_path / "vault.key"),))
-    with desk(opened(tmp_path / "state", entra, key=key)) as broker:
+    with dispatched(opened(tmp_path / "state", entra, key=key)) as broker:
         yield broker
 
 
@@ -162,7 +151,7 @@ def test_the_very_first_sign_in_meets_its_challenge(tmp_path: Path, entra: Entra
     """Nobody has signed in yet, and that stays so: what was demanded is known to the next worker all the same."""
     for end in (Refused, Granted):
         entra.challenge(ANN)
-        with desk(opened(tmp_path / "state", entra)) as worker:
+        with dispatched(opened(tmp_path / "state", entra)) as worker:
             assert isinstance(worker.sign_in(grant, entra), end)
             if end is Refused:
                 missing = worker.acquire(grant)
@@ -190,7 +179,7 @@ def test_a_logout_forgets(worker: Broker, entra: Entra, grant: Grant) -> None:
     worker.sign_in(grant, entra)
     entra.revoke(ANN, FREQUENCY)
     worker.acquire(grant)
-    worker.forget(grant)
+    worker.sign_out(grant)
 
     assert () == granted(worker.sign_in(grant, entra)).endings
 
@@ -198,7 +187,7 @@ def test_a_logout_forgets(worker: Broker, entra: Entra, grant: Grant) -> None:
 class TestFiles:
     @pytest.fixture
     def first(self, tmp_path: Path, entra: Entra) -> Iterator[Broker]:
-        with desk(opened(tmp_path / "state", entra)) as broker:
+        with dispatched(opened(tmp_path / "state", entra)) as broker:
             yield broker
 
     def test_a_worker_that_comes_later_knows_it(
@@ -208,7 +197,7 @@ class TestFiles:
         first.sign_in(grant, entra)
         entra.revoke(ANN, FREQUENCY)
         first.acquire(grant)
-        with desk(opened(tmp_path / "state", entra)) as second:
+        with dispatched(opened(tmp_path / "state", entra)) as second:
             last = granted(second.sign_in(grant, entra))
 
         assert [FREQUENCY] == [each.aadsts for each in last.endings]

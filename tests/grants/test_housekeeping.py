@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.grants import ANN, Broker, desk, grant_for, opened, service
+from support.grants import ANN, Broker, dispatched, opened, service
 
 from cms.core.accounts import Grant, StoredSignIn
 from cms.core.lifecycle import Granted, Refused, Transient, Trouble
-from cms.grants import housekeeping
+from cms.grants.entra.client import Entra as Provider
 from cms.grants.messages import (
-    Discard,
+    Delete,
     Done,
     Ended,
     Explore,
@@ -43,12 +43,6 @@ def _cheap(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def grant(entra: Entra) -> Grant:
-    entra.add_user(ANN)
-    return grant_for(entra)
-
-
-@pytest.fixture
 def first(tmp_path: Path, entra: Entra) -> Open:
     """Where somebody is signed in."""
     return opened(tmp_path / "here" / "state", entra)
@@ -63,7 +57,7 @@ def second(tmp_path: Path, entra: Entra) -> Open:
 @pytest.fixture
 def moved(first: Open, grant: Grant, entra: Entra, tmp_path: Path) -> Path:
     """A file with the sign-in of `grant`."""
-    with desk(first) as broker:
+    with dispatched(first) as broker:
         assert isinstance(broker.sign_in(grant, entra), Granted)
         end = ask(broker, Export(9, (grant, replace(grant, login="nobody@example.test")), PASSPHRASE))
     assert isinstance(end, Exported)
@@ -83,7 +77,7 @@ def ask(broker: Broker, question: Any) -> Ended:
 
 def put(first: Open, question: Any) -> Ended:
     """Put a question to a worker of its own."""
-    with desk(first) as broker:
+    with dispatched(first) as broker:
         return ask(broker, question)
 
 
@@ -105,7 +99,7 @@ def test_a_sign_in_is_carried(moved: Path, second: Open, grant: Grant) -> None:
     assert [(grant.key, ANN, ANN)] == [(each.key, each.login, each.who) for each in listed.items]
     assert isinstance(end, Granted)
     assert (ANN, True, listed.items[0].signed_in) == (end.who, end.persisted, end.given_at)
-    with desk(second) as broker:
+    with dispatched(second) as broker:
         assert isinstance(broker.acquire(grant), Granted)
 
 
@@ -114,7 +108,7 @@ def test_the_old_machine_goes_on(moved: Path, first: Open, second: Open, grant: 
     put(second, Import(1, grant, place(moved)))
 
     assert isinstance(put(first, Import(1, grant, place(moved))), Granted)
-    with desk(first) as broker:
+    with dispatched(first) as broker:
         assert isinstance(broker.acquire(grant), Granted)
 
 
@@ -184,7 +178,7 @@ def test_too_little_memory_to_export(moved: Path, first: Open, grant: Grant, mon
 def test_a_survey_and_its_end(moved: Path, first: Open, grant: Grant) -> None:
     """Whose file it is, then it is deleted, with the key that nothing needs any more."""
     assert moved.exists()
-    listed, gone = put(first, Survey(1, (grant.key, "x"))), put(first, Discard(1, (grant.key, "x")))
+    listed, gone = put(first, Survey(1, (grant.key, "x"))), put(first, Delete(1, (grant.key, "x")))
 
     assert isinstance(listed, Listed)
     assert [ANN] == [each.who for each in listed.items]
@@ -196,8 +190,8 @@ def test_a_survey_and_its_end(moved: Path, first: Open, grant: Grant) -> None:
 def test_forgetting_says_whether_there_was_anything(moved: Path, first: Open, grant: Grant) -> None:
     """And where the key went from."""
     assert moved.exists()
-    with desk(first) as broker:
-        ends = [broker.forget(grant), broker.forget(grant)]
+    with dispatched(first) as broker:
+        ends = [broker.sign_out(grant), broker.sign_out(grant)]
 
     told = [(end.persisted, bool(end.key_from)) for end in ends if isinstance(end, Granted)]
     assert [(True, True), (False, False)] == told
@@ -210,14 +204,14 @@ def test_a_key_that_cannot_be_deleted_takes_nothing_from_a_sign_out(
     assert moved.exists()
     key = Path(first.state_folder).parent / "vault.key"
     key.chmod(0o644)
-    end = service(first).forget(grant)
+    end = service(first).sign_out(grant)
 
     assert isinstance(end, Granted)
     assert ("", True) == (end.key_from, key.exists())
     assert "warning: the vault's key cannot be deleted" in capsys.readouterr().err
 
 
-class Says:
+class Says(Provider):
     """A provider that names this issuer, or this trouble; `more` is in its document as well."""
 
     def __init__(self, answer: str | Trouble, **more: str) -> None:
@@ -239,7 +233,7 @@ class Says:
 )
 def test_looking_around(first: Open, answer: str | Trouble, expected: tuple[str, str, bool]) -> None:
     """The issuer names the tenant; a domain that nobody knows is told from an outage."""
-    end = housekeeping.attend(service(first)._vault, Says(answer), Explore(1, "https://login.example.test/x.test"))
+    end = service(first, entra=Says(answer)).answer(Explore(1, "https://login.example.test/x.test"))
 
     assert isinstance(end, Explored)
     assert expected == (end.tenant, end.why, end.unknown)
@@ -263,7 +257,7 @@ def test_the_cloud_of_a_tenant(first: Open, instance: str, scope: str, expected:
     provider = Says(
         f"https://login.example.test/{TENANT}/v2.0", cloud_instance_name=instance, tenant_region_sub_scope=scope
     )
-    end = housekeeping.attend(service(first)._vault, provider, Explore(1, "https://login.example.test/x.test"))
+    end = service(first, entra=provider).answer(Explore(1, "https://login.example.test/x.test"))
 
     assert isinstance(end, Explored)
     assert (TENANT, expected) == (end.tenant, end.cloud)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from cms.core.accounts import Grant
 from cms.core.lifecycle import Granted, Outcome, Refused, Transient
 from cms.grants.entra.client import Entra as Provider
-from cms.grants.entra.flows import Answer, CodeFlow, Flow
+from cms.grants.entra.exchange import Answer
+from cms.grants.entra.flows import CodeFlow, Flow
 from cms.sandbox.entra import Entra
 from support.grants import ANN, SCOPES, grant_for
 

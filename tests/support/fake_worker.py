@@ -20,19 +20,19 @@ from cms.grants import messages
 from cms.grants.messages import (
     Acquire,
     Cancel,
-    Discard,
+    Delete,
     Done,
     Explore,
     Explored,
     Export,
     Exported,
-    Forget,
     Import,
     Listed,
     Place,
     Prompt,
     Redirected,
     SignIn,
+    SignOut,
     Survey,
 )
 
@@ -65,11 +65,11 @@ class Fake:
                 self.redirected(number, fields["code"])
             case Cancel(number=number):
                 self.note("cancelled", str(number))
-            case Forget(number=number, grant=grant) if grant.login.startswith("kept"):
+            case SignOut(number=number, grant=grant) if grant.login.startswith("kept"):
                 self.done(number, Transient(Trouble("storage", "the disk is read-only", "mount it")))
             case Import(number=number, grant=grant, place=place):
                 self.bring_in(number, grant.login.partition("@")[0], place)
-            case Forget(number=number):
+            case SignOut(number=number):
                 self.memory.clear()
                 self.done(number, Granted("", 0.0, 0.0))
             case _:
@@ -82,7 +82,7 @@ class Fake:
                 self.done(
                     number, Listed(tuple(StoredSignIn(key, "https://login.example.test/x", "c", key) for key in keys))
                 )
-            case Discard(number=number):
+            case Delete(number=number):
                 self.done(number, Granted("", 0.0, 0.0))
             case Explore(number=number, url=url) if url != "refused":
                 self.done(number, Explored(url, "", unknown=False, no_keyring=""))

@@ -15,20 +15,21 @@ from typing import Any
 
 from cms.core.accounts import Grant, Source
 from cms.core.json_lines import Lines
-from cms.core.lifecycle import Outcome
-from cms.grants.dispatcher import Dispatcher, Office
+from cms.core.lifecycle import Granted, Outcome
+from cms.grants.dispatcher import Dispatcher
 from cms.grants.entra.client import Entra as Provider
 from cms.grants.messages import (
     MAX_MESSAGE,
     Acquire,
     Done,
-    Forget,
+    Ended,
     Open,
     Prompt,
     Question,
     Redirected,
     Reply,
     SignIn,
+    SignOut,
     pack,
     unpack_reply,
 )
@@ -40,6 +41,7 @@ from cms.sandbox.directory import MAIL_SCOPES
 from cms.sandbox.entra import CLIENT_ID, Entra
 
 ANN = "ann@example.test"
+BEN = "ben@example.test"
 SCOPES = MAIL_SCOPES
 
 # Long enough for any machine: only what hangs takes so long.
@@ -90,10 +92,23 @@ def opened(state: Path, entra: Entra | None = None, **more: Any) -> Open:
     return Open(str(state), ca=entra.ca_file if entra else None, **more)
 
 
-def service(first: Open, environ: Mapping[str, str] | None = None) -> Service:
+def service(
+    first: Open,
+    environ: Mapping[str, str] | None = None,
+    *,
+    entra: Provider | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Service:
     """Return what the worker builds of a first message, with no desktop around it."""
     keys = Keys(first.key, environ=environ or {}, ring=NoRing())
-    return Service(Vault(first.state_folder, keys, first.timeout), Provider(first.ca), persist=first.persist)
+    vault = Vault(first.state_folder, keys, first.timeout)
+    return Service(vault, entra or Provider(first.ca), clock, persist=first.persist)
+
+
+def kind(outcome: Ended) -> str:
+    """Return "granted", or the kind of trouble that an outcome tells of."""
+    assert isinstance(outcome, Outcome), outcome
+    return "granted" if isinstance(outcome, Granted) else outcome.trouble.kind
 
 
 class Broker:
@@ -140,8 +155,8 @@ class Broker:
         self.send(Acquire(self.number(), grant, grant.scope_sets[0]))
         return self.done()
 
-    def forget(self, grant: Grant) -> Outcome:
-        self.send(Forget(self.number(), grant))
+    def sign_out(self, grant: Grant) -> Outcome:
+        self.send(SignOut(self.number(), grant))
         return self.done()
 
     def sign_in(self, grant: Grant, entra: Entra, user: str = "", method: str = "browser", claims: str = "") -> Outcome:
@@ -162,13 +177,13 @@ class Broker:
 
 
 @contextmanager
-def desk(
-    first: Open | None, office: Callable[[Open], Office] = service, clock: Callable[[], float] = time.monotonic
+def dispatched(
+    first: Open | None, open_service: Callable[[Open], Service] = service, clock: Callable[[], float] = time.monotonic
 ) -> Iterator[Broker]:
-    """Run a desk in a thread; its exit status is in `broker.status` after the block."""
+    """Run a dispatcher in a thread; its exit status is in `broker.status` after the block."""
     ours, theirs = socket.socketpair()
     statuses: list[int] = []
-    thread = threading.Thread(target=lambda: statuses.append(Dispatcher(theirs, office, clock).run()))
+    thread = threading.Thread(target=lambda: statuses.append(Dispatcher(theirs, open_service, clock).run()))
     thread.start()
     broker = Broker(ours)
     try:

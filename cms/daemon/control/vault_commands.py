@@ -20,7 +20,7 @@ from cms.core.status import duration
 from cms.daemon.control.answers import Ask, Result, ended
 from cms.daemon.registry import Registry
 from cms.daemon.worker import Worker
-from cms.grants.messages import BROKERED, Discard, Ended, Export, Exported, Listed, Peek, Place, Survey
+from cms.grants.messages import BROKERED, Delete, Ended, Export, Exported, Listed, Peek, Place, Survey
 from cms.system.logs import get_logger
 from cms_oauth.microsoft import CLOUDS, OPEN_TO_PERSONAL, PERSONAL_SESSIONS, PERSONAL_TENANTS, WORK_SESSIONS
 
@@ -129,7 +129,7 @@ class VaultCommands:
             return Result(False, f"the state folder cannot be read: {error.strerror}", "nothing was deleted")
         gone = tuple(each for each in items if each.key in now)
         keys = tuple(each.key for each in gone)
-        end = await self._worker.attend(lambda number: Discard(number, keys))
+        end = await self._worker.attend(lambda number: Delete(number, keys))
         await self.look()
         return Deleted(gone, end) if isinstance(end, Granted) else _failed(end)
 

@@ -6,43 +6,17 @@ nonce and the device code stay in here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 from cms.core import refusals
 from cms.core.accounts import Grant, Scopes
 from cms.core.lifecycle import Outcome, Refused, Transient, Trouble
-from cms.grants.entra import ms_broker
-from cms.grants.network.http import Http
+from cms.grants.entra.exchange import Answer, Call
+from cms.grants.entra.ms_broker import BrokerFlow
 
 # A sign-in that nobody completes: Entra's own codes live about this long.
 SIGN_IN_SECONDS = 600.0
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The end of one exchange with Entra.
-
-    `cache` is what the vault is to keep, "" for nothing new. `unsure` says that a refresh token may have been redeemed
-    although no successor arrived.
-    """
-
-    outcome: Outcome
-    cache: str = field(default="", repr=False)
-    home_account_id: str = ""
-    who: str = ""
-    unsure: bool = False
-
-
-class Call(ms_broker.Exchange, Protocol):
-    """What is needed of `cms.grants.entra.Call`."""
-
-    http: Http
-
-    def renew(self) -> None: ...
-
-    def signed_in(self, result: ms_broker.Result, scopes: Scopes) -> Answer: ...
 
 
 def wanted(grant: Grant) -> tuple[Scopes, Scopes]:
@@ -129,16 +103,6 @@ class DeviceFlow:
         if pending or isinstance(result, Transient):
             return None
         return self._call.signed_in(result, self._scopes)
-
-
-class BrokerFlow(ms_broker.BrokerFlow):
-    """A sign-in in the broker's window."""
-
-    call: Call
-
-    def answered(self, wait: Callable[[float], object]) -> Answer:
-        """Open the window, and return the end of the sign-in."""
-        return self.call.signed_in(self.finish(wait), self.scopes)
 
 
 Flow: TypeAlias = CodeFlow | DeviceFlow | BrokerFlow

@@ -12,11 +12,12 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from typing import Any, Protocol, TypeAlias
+from typing import Any
 
 from cms.core import refusals
-from cms.core.accounts import Grant, Scopes
-from cms.core.lifecycle import Outcome, Transient, Trouble
+from cms.core.accounts import Scopes
+from cms.core.lifecycle import Transient, Trouble
+from cms.grants.entra.exchange import Answer, Call, Result
 from cms.system import threads
 
 # A question without a window. This leaves some of messages.QUESTION_SECONDS for the vault and its key.
@@ -29,19 +30,6 @@ LOOK_SECONDS = 0.5
 _WANTS_A_PERSON = ("InteractionRequired", "AccountUnusable")
 _GIVEN_UP = "UserCanceled"
 _AADSTS = re.compile(r"AADSTS\d")
-
-Result: TypeAlias = dict[str, Any] | Outcome
-
-
-class Exchange(Protocol):
-    """What is needed of `cms.grants.entra.Call`, whose app has the broker."""
-
-    grant: Grant
-    app: Any
-
-    def ask(self, question: Callable[[], Any], who: str = "") -> Result: ...
-
-    def arrived(self, moment: float) -> None: ...
 
 
 def unavailable(why: str, hint: str) -> Transient:
@@ -71,7 +59,7 @@ def no_display(environ: Mapping[str, str]) -> Transient | None:
 
 
 def silently(
-    call: Exchange, scopes: Scopes, account: Mapping[str, Any], who: str, seconds: float = SILENT_SECONDS
+    call: Call, scopes: Scopes, account: Mapping[str, Any], who: str, seconds: float = SILENT_SECONDS
 ) -> Result:
     """Ask for a token without a window."""
 
@@ -90,33 +78,34 @@ def _look(asked: Future[Result], seconds: float) -> None:
 
 
 class BrokerFlow:
-    """A sign-in in the broker's window, which opens with `finish`."""
+    """A sign-in in the broker's window, which opens with `answered`."""
 
     url = user_code = state = redirect_uri = ""
 
-    def __init__(self, call: Exchange, scopes: Scopes, claims: str, seconds: float) -> None:
-        self.scopes = scopes
+    def __init__(self, call: Call, scopes: Scopes, claims: str, seconds: float) -> None:
         self.expires_in = seconds
-        self.call = call
+        self._call = call
+        self._scopes = scopes
         self._claims = claims or None
 
-    def finish(self, wait: Callable[[float], object]) -> Result:
+    def answered(self, wait: Callable[[float], object]) -> Answer:
         """Open the window, and wait for the person. `wait` passes some seconds, and raises if that is given up."""
-        grant, app = self.call.grant, self.call.app
+        grant, app = self._call.grant, self._call.app
 
         def question() -> Any:
             return app.acquire_token_interactive(
-                list(self.scopes),
+                list(self._scopes),
                 prompt=grant.prompt,
                 login_hint=grant.login or None,
                 claims_challenge=self._claims,
                 parent_window_handle=app.CONSOLE_WINDOW_HANDLE,
             )
 
-        return _awaited(_ask(self.call, question), self.expires_in, wait)
+        result = _awaited(_ask(self._call, question), self.expires_in, wait)
+        return self._call.signed_in(result, self._scopes)
 
 
-def _ask(call: Exchange, question: Callable[[], Any], who: str = "") -> Future[Result]:
+def _ask(call: Call, question: Callable[[], Any], who: str = "") -> Future[Result]:
     """Put a question in a thread of its own: nothing ends one that the broker does not answer."""
 
     def run() -> Result:

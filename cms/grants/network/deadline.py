@@ -1,8 +1,9 @@
-"""The time that one exchange with a provider may take in all, and connections that keep to it.
+"""One deadline for a whole exchange with a provider, and HTTPS connections that keep to it.
 
-requests bounds each attempt to connect and each read. An exchange can have any number of both: a name with many dead
-addresses, a server that drips one byte at a time; and asking for a name has no bound at all. A `Deadline` is one deadline
-for everything. Names and addresses are tried within it, and when it is over the connection is shut, whatever it is doing.
+requests bounds each attempt to connect and each read. An exchange can have any number of both (a name with many dead
+addresses, a server that sends one byte at a time), and a name lookup has no bound at all. A `Deadline` bounds everything
+together: names are looked up and addresses are tried within it, and when it is over the connection is shut, whatever it
+is doing.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ class Deadline:
         return max(0.0, self._deadline - time.monotonic())
 
     @contextmanager
-    def spend(self) -> Iterator[None]:
-        """Let the connections that this thread uses in the block end with the budget."""
+    def bind(self) -> Iterator[None]:
+        """Shut the connections that this thread uses in the block when the time is over."""
         timer = threading.Timer(self.left, self._shut)
         timer.daemon = True
         timer.start()
@@ -59,8 +60,8 @@ class Deadline:
             self._watch(None)
 
     def guard(self, sock: socket.socket) -> None:
-        """Shut this connection when the budget is over."""
-        # A descriptor of its own: TLS takes the socket object's away, and a closed one's number may be another's.
+        """Shut this connection when the time is over."""
+        # A duplicate descriptor: TLS takes over the socket object's, and the number of a closed one may be reused.
         self._watch(socket.fromfd(sock.fileno(), sock.family, sock.type))
         if not self.left:
             self._shut()
@@ -97,42 +98,42 @@ class Deadline:
         raise failure
 
 
-# The budget that this thread is spending.
-_CURRENT: ContextVar[Deadline] = ContextVar("budget")
+# The deadline of the exchange that this thread is in.
+_CURRENT: ContextVar[Deadline] = ContextVar("deadline")
 
 
 def _resolve(host: str, port: int, seconds: float) -> list[_Address]:
-    """Return a host's addresses. Raises what getaddrinfo raises, and TimeoutError: that has no deadline of its own."""
+    """Return a host's addresses. Raises what getaddrinfo raises, and TimeoutError: getaddrinfo itself has no deadline."""
     answer = threads.start(lambda: socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM))
     return answer.result(seconds)
 
 
 class Connection(HTTPSConnection):
-    """A connection that keeps to the budget of the thread that uses it."""
+    """A connection that keeps to the deadline of the thread that uses it."""
 
     def connect(self) -> None:
-        budget = _CURRENT.get()
-        budget.reached = False
+        deadline = _CURRENT.get()
+        deadline.reached = False
         super().connect()
-        budget.reached = True
+        deadline.reached = True
 
     def request(self, *args: Any, **kwargs: Any) -> None:
-        # One that was kept from an earlier exchange is new to this one's budget.
+        # A connection that was kept from an earlier exchange gets this one's deadline.
         _CURRENT.get().guard(self.sock)
         super().request(*args, **kwargs)
 
     def _new_conn(self) -> socket.socket:
         """Return a socket, or raise what urllib3 expects of this."""
-        budget = _CURRENT.get()
+        deadline = _CURRENT.get()
         try:
-            sock = budget.dial(self._dns_host, self.port, self.socket_options)
+            sock = deadline.dial(self._dns_host, self.port, self.socket_options)
         except socket.gaierror as error:
             raise NameResolutionError(self.host, self, error) from error
         except TimeoutError as error:
             raise ConnectTimeoutError(self, f"no connection to {self.host} in time") from error
         except OSError as error:
             raise NewConnectionError(self, f"no connection to {self.host}: {error}") from error
-        budget.guard(sock)
+        deadline.guard(sock)
         return sock
 
 

@@ -65,25 +65,25 @@ class _NoPassword(requests.exceptions.ProxyError):
 
 
 class _Session(requests.Session):
-    """A session that goes the way that the configuration names, else that of the environment."""
+    """A session that uses the proxy of the configuration, else that of the environment."""
 
-    def __init__(self, way: ProxyRoute | None) -> None:
+    def __init__(self, route: ProxyRoute | None) -> None:
         super().__init__()
-        self._way = way
+        self._route = route
 
     def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
         settings = super().merge_environment_settings(url, proxies, stream, verify, cert)
-        if self._way:
+        if self._route:
             try:
-                settings["proxies"] = self._way.to(url)
+                settings["proxies"] = self._route.to(url)
             except Missing as missing:
                 raise _NoPassword(str(missing)) from None
         return settings
 
 
-def new_session(way: ProxyRoute | None = None) -> requests.Session:
+def new_session(route: ProxyRoute | None = None) -> requests.Session:
     """Return a session that threads may share: it keeps connections, and nothing else."""
-    session = _Session(way)
+    session = _Session(route)
     session.cookies.set_policy(_NoCookies())
     session.auth = _no_auth
     # Nothing is tried twice: that is the keeper's to decide, and so is Retry-After.
@@ -92,7 +92,7 @@ def new_session(way: ProxyRoute | None = None) -> requests.Session:
 
 
 class _Adapter(HTTPAdapter):
-    """Makes connections that keep to a budget."""
+    """Makes connections that keep to a deadline."""
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
@@ -100,7 +100,7 @@ class _Adapter(HTTPAdapter):
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
         manager = super().proxy_manager_for(proxy, **kwargs)
-        # A SOCKS proxy has a way of its own to connect, which is bounded by its timeouts alone.
+        # A SOCKS proxy connects by other code, which is bounded by its timeouts alone.
         if not proxy.lower().startswith("socks"):
             manager.pool_classes_by_scheme = POOLS
         return manager
@@ -126,9 +126,9 @@ class Http:
     """The HTTP client of one exchange. It remembers what MSAL does not tell."""
 
     def __init__(
-        self, session: requests.Session, ca: str | None, discovered: str, origin: str | None, budget: Deadline
+        self, session: requests.Session, ca: str | None, discovered: str, origin: str | None, deadline: Deadline
     ) -> None:
-        self.budget = budget
+        self.deadline = deadline
         self.status = 0
         self.retry_after = 0.0
         self.answered = 0.0
@@ -155,9 +155,9 @@ class Http:
     def _send(self, method: str, url: str, **kwargs: Any) -> Reply:
         self.status, self.retry_after, self.unsure = 0, 0.0, True
         try:
-            reply = fetch(self._session, method, url, self._ca, self.budget, **kwargs)
+            reply = fetch(self._session, method, url, self._ca, self.deadline, **kwargs)
         except requests.RequestException:
-            self.unsure = self.budget.reached
+            self.unsure = self.deadline.reached
             raise
         self.answered = time.clock_gettime(time.CLOCK_BOOTTIME)
         self.status = reply.status_code
@@ -198,27 +198,27 @@ def authorities(ca: str | None, environ: Mapping[str, str]) -> str | None:
     return next((path for path in named if path and Path(path).exists()), None)
 
 
-def fetch(session: requests.Session, method: str, url: str, ca: str | None, budget: Deadline, **kwargs: Any) -> Reply:
+def fetch(session: requests.Session, method: str, url: str, ca: str | None, deadline: Deadline, **kwargs: Any) -> Reply:
     """Return one whole response. Raises requests' exceptions, and ValueError for one that does not end."""
-    seconds = budget.left
+    seconds = deadline.left
     if not seconds:
-        budget.reached = False
+        deadline.reached = False
         raise requests.Timeout("no time left to ask")
     try:
         # As an argument it is final: see `authorities`.
         with (
-            budget.spend(),
+            deadline.bind(),
             session.request(
                 method, url, timeout=seconds, verify=ca, allow_redirects=False, stream=True, **kwargs
             ) as response,
         ):
             reply = Reply(response.status_code, _body(response), response.headers)
     except requests.RequestException:
-        if budget.left:
+        if deadline.left:
             raise
         # However the connection has put it, it was shut.
         raise requests.Timeout("an answer that takes too long") from None
-    if budget.cut:
+    if deadline.cut:
         raise requests.Timeout("an answer that was cut off")
     return reply
 
@@ -262,17 +262,17 @@ class Discovery:
         self._lock = threading.Lock()
         self._known: dict[str, Future[Reply]] = {}
 
-    def document(self, grant: Grant, budget: Deadline) -> str | Transient | Refused:
+    def document(self, grant: Grant, deadline: Deadline) -> str | Transient | Refused:
         """Return the document of the grant's authority, or the outcome of what happened instead."""
         try:
-            reply = self._reply(grant.authority, budget)
+            reply = self._reply(grant.authority, deadline)
         except OSError as error:
             return Transient(network_trouble(error, grant))
         except ValueError:
             return Transient(garbage(grant))
         return reply.text if is_discovery(reply) else _no_discovery(reply, grant)
 
-    def _reply(self, authority: str, budget: Deadline) -> Reply:
+    def _reply(self, authority: str, deadline: Deadline) -> Reply:
         """Return the document, or whatever the server said instead. Raises what `fetch` raises."""
         with self._lock:
             future = self._known.get(authority)
@@ -280,17 +280,17 @@ class Discovery:
             if future is None:
                 future = self._known[authority] = Future()
         if first:
-            self._fetch(authority, future, budget)
+            self._fetch(authority, future, deadline)
         try:
-            return future.result(budget.left)
+            return future.result(deadline.left)
         except TimeoutError:
             raise requests.Timeout("another thread's question takes too long") from None
 
-    def _fetch(self, authority: str, future: Future[Reply], budget: Deadline) -> None:
+    def _fetch(self, authority: str, future: Future[Reply], deadline: Deadline) -> None:
         """Settle the future; those who wait share a failure, those who come later try anew."""
         try:
             url = f"{authority}/v2.0/.well-known/openid-configuration"
-            reply = fetch(self._session, "GET", url, self._ca, budget)
+            reply = fetch(self._session, "GET", url, self._ca, deadline)
         except BaseException as error:  # noqa: BLE001 - passed on to every thread that waits for it
             del self._known[authority]
             future.set_exception(error)

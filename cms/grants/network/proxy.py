@@ -1,4 +1,4 @@
-"""The way to Entra through an HTTP proxy: its address with the password in it, and what it means when it refuses.
+"""The route to Entra through an HTTP proxy: its address with the password in it, and what it means when it refuses.
 
 The proxy is asked for a tunnel (CONNECT), in which TLS goes on to Entra: it sees the name of the host and nothing else,
 unless it has a certificate authority that this machine trusts.
@@ -24,7 +24,7 @@ _NO_TLS = re.compile("WRONG_VERSION_NUMBER|RECORD_LAYER_FAILURE|HTTP_REQUEST", r
 
 
 class ProxyRoute:
-    """A proxy of the configuration's. Its password is read when it is first needed, and anew after `forget`."""
+    """A proxy of the configuration's. Its password is read when it is first needed, and again after `forget_password`."""
 
     def __init__(self, proxy: Proxy) -> None:
         self._proxy = proxy
@@ -39,7 +39,7 @@ class ProxyRoute:
             self._address = self._address or _address(self._proxy)
             return {"https": self._address, "http": self._address}
 
-    def forget(self) -> None:
+    def forget_password(self) -> None:
         """Read the password again next time."""
         with self._lock:
             self._address = ""

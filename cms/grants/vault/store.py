@@ -270,13 +270,13 @@ class Held:
         self._mark.rename(self._path)
         sync_folder(self._path.parent)
 
-    def forget(self) -> bool:
+    def delete(self) -> bool:
         """Delete what is kept, what was kept aside, and the lock; say whether a sign-in was there.
 
         Raises Unavailable if it cannot be deleted.
         """
         found = bool(self._vault.memory.pop(self._grant.key, None)) or self._path.exists()
-        self._vault.delete(self._path.stem)
+        self._vault.delete_files(self._path.stem)
         return found
 
 
@@ -338,7 +338,7 @@ class Vault:
         with _locked(lock, self._patience), self._lock_file(f"{grant.key}.lock"):
             yield Held(self, grant)
 
-    def delete(self, name: str) -> None:
+    def delete_files(self, name: str) -> None:
         """Delete all files of a grant, named by its key, whose lock is held. Raises Unavailable."""
         path = self.folder / f"{name}.vault"
         aside = self.folder.glob(f"{path.name}.damaged-*")
@@ -351,11 +351,11 @@ class Vault:
         except OSError as error:
             raise _storage(error, f"{path} cannot be deleted") from None
 
-    def discard(self, name: str) -> bool:
+    def delete(self, name: str) -> bool:
         """Delete the files of a grant that no account has; say whether there were any. Raises Unavailable."""
         with self._lock_file(f"{name}.lock"):
             found = (self.folder / f"{name}.vault").exists()
-            self.delete(name)
+            self.delete_files(name)
         return found
 
     def survey(self, names: Iterable[str]) -> list[StoredSignIn]:

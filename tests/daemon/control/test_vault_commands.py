@@ -18,10 +18,10 @@ from cms.daemon.control.answers import Result
 from cms.daemon.control.vault_commands import SignedOut, VaultCommands, directive, expiry_of, signed_out
 from cms.daemon.registry import Registry
 from cms.daemon.worker import Worker
-from cms.grants.messages import Chore, Discard, Ended, Export, Exported, Listed, Peek, Place, Survey
+from cms.grants.messages import Chore, Delete, Ended, Export, Exported, Listed, Peek, Place, Survey
 
 AUTHORITY = "https://login.microsoftonline.com/common"
-SCOPES = ("https://outlook.worker.com/SMTP.Send",)
+SCOPES = ("https://outlook.office.com/SMTP.Send",)
 NO = Refused(Trouble("unfit", "it is damaged", "copy it again"))
 WANTS = Refused(Trouble("password", "it is encrypted to a passphrase"))
 THERE = Refused(Trouble("signed-in", "ann@x.test is signed in already"))
@@ -152,7 +152,7 @@ async def test_pruning_is_agreed_to(
     """By --yes or by a person who has seen whose they are; whoever leaves has not agreed."""
     store(tmp_path)
     gone = Granted("", 0.0, 0.0, key_from="keyring")
-    worker = FakeWorker({Survey: [Listed((kept("bob@x.test"),))] * 2, Discard: [gone]})
+    worker = FakeWorker({Survey: [Listed((kept("bob@x.test"),))] * 2, Delete: [gone]})
     person = Person(list(answers))
 
     assert expected == said(await commands(tmp_path, worker).prune(message, person.ask))
@@ -164,7 +164,7 @@ async def test_an_account_that_comes_back_during_the_question_keeps_its_sign_in(
     """A person takes minutes to agree; a reload does not wait for that. What was deleted is counted, and no more."""
     store(tmp_path, "ann@x.test")
     store(tmp_path, "bob@x.test")
-    worker = FakeWorker({Survey: [Listed((kept("ann@x.test"), kept("bob@x.test")))] * 2, Discard: [GOOD]})
+    worker = FakeWorker({Survey: [Listed((kept("ann@x.test"), kept("bob@x.test")))] * 2, Delete: [GOOD]})
     registry = Registry(configured(), worker.acquire, FakeClock())
 
     async def agree(event: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -172,7 +172,7 @@ async def test_an_account_that_comes_back_during_the_question_keeps_its_sign_in(
         return {"yes": event["event"] == "question"}
 
     assert (True, "deleted: 1") == said(await VaultCommands(worker, registry, str(tmp_path)).prune({}, agree))
-    assert [(kept("bob@x.test").key,)] == [each.keys for each in worker.asked if isinstance(each, Discard)]
+    assert [(kept("bob@x.test").key,)] == [each.keys for each in worker.asked if isinstance(each, Delete)]
 
 
 @in_trio
@@ -180,7 +180,7 @@ async def test_an_account_that_nothing_serves_keeps_its_sign_in(tmp_path: Path) 
     """It is in the file: its socket may come back. Signing out takes it, by its name or with everybody."""
     store(tmp_path)
     key, bob = kept("bob@x.test").key, (kept("bob@x.test"),)
-    worker = FakeWorker({Survey: [Listed(bob)] * 2, Discard: [GOOD] * 2})
+    worker = FakeWorker({Survey: [Listed(bob)] * 2, Delete: [GOOD] * 2})
     found = commands(tmp_path, worker, unserved=frozenset({key}))
 
     assert () == await found.look()
@@ -189,7 +189,7 @@ async def test_an_account_that_nothing_serves_keeps_its_sign_in(tmp_path: Path) 
     assert bob == await found.named("bob@x.test")
     assert "bob@x.test: signed out" in (await found.sign_out(bob)).message
     assert "deleted: 1" == await found.delete_all()
-    assert [(key,)] * 2 == [each.keys for each in worker.asked if isinstance(each, Discard)]
+    assert [(key,)] * 2 == [each.keys for each in worker.asked if isinstance(each, Delete)]
 
 
 @in_trio
@@ -221,7 +221,7 @@ async def test_nothing_to_prune(tmp_path: Path) -> None:
 async def test_what_cannot_be_deleted_is_said(tmp_path: Path, end: Ended) -> None:
     """A worker that answers another question is a bug, and no more than that."""
     store(tmp_path)
-    worker = FakeWorker({Survey: [Listed((kept("bob@x.test"),))] * 4, Discard: [end, end]})
+    worker = FakeWorker({Survey: [Listed((kept("bob@x.test"),))] * 4, Delete: [end, end]})
     found = commands(tmp_path, worker)
 
     assert not (await found.prune({"yes": True}, Person().ask)).ok
@@ -232,7 +232,7 @@ async def test_what_cannot_be_deleted_is_said(tmp_path: Path, end: Ended) -> Non
 async def test_parting_with_what_has_no_account(tmp_path: Path) -> None:
     """As any other sign-out."""
     store(tmp_path)
-    worker = FakeWorker({Discard: [Granted("", 0.0, 0.0)], Survey: [Listed(())]})
+    worker = FakeWorker({Delete: [Granted("", 0.0, 0.0)], Survey: [Listed(())]})
 
     assert (True, "bob@x.test: signed out, and the stored sign-in deleted") == said(
         await commands(tmp_path, worker).sign_out([kept("bob@x.test")])
@@ -244,7 +244,7 @@ async def test_everything_that_nothing_serves_is_deleted(tmp_path: Path) -> None
     """It is told how much; what cannot be deleted is said."""
     empty = await commands(tmp_path, FakeWorker()).delete_all()
     store(tmp_path)
-    worker = FakeWorker({Survey: [Listed((kept("bob@x.test"),))] * 4, Discard: [Granted("", 0.0, 0.0), NO]})
+    worker = FakeWorker({Survey: [Listed((kept("bob@x.test"),))] * 4, Delete: [Granted("", 0.0, 0.0), NO]})
     found = commands(tmp_path, worker)
 
     assert ("", "deleted: 1") == (empty, await found.delete_all())

@@ -2,11 +2,9 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,37 +13,17 @@ import pytest
 import requests
 from support.canned import AUTHORITY, DISCOVERED, Canned
 from support.exchanges import Person, granted, refused, transient
-from support.grants import ANN, SCOPES, grant_for
+from support.grants import ANN, BEN, SCOPES, grant_for
 
 from cms.core.accounts import Grant
 from cms.core.lifecycle import Granted, Refused, Transient, Trouble
 from cms.grants.entra import client as module
-from cms.grants.entra.flows import Answer, CodeFlow, DeviceFlow
+from cms.grants.entra.exchange import Answer, Call, recognised
+from cms.grants.entra.flows import CodeFlow, DeviceFlow
 from cms.grants.network import deadline
 from cms.grants.network.http import MAX_ANSWER
 from cms.sandbox.directory import APP_ID, APP_SECRET
 from cms.sandbox.entra import Entra, Fault
-
-BEN = "ben@example.test"
-
-
-@pytest.fixture(autouse=True)
-def _direct(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reach the sandbox directly, whatever proxy this machine uses."""
-    for name in list(os.environ):
-        if name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
-
-
-@pytest.fixture
-def server() -> Iterator[Entra]:
-    with Entra([ANN, BEN]) as running:
-        yield running
-
-
-@pytest.fixture
-def person(server: Entra) -> Person:
-    return Person(server)
 
 
 class TestTraps:
@@ -69,14 +47,14 @@ class TestTraps:
         granted(person.redeem().outcome)
         assert 2 == person.server.count("token", grant_type="refresh_token")
 
-    def test_trap_2_in_a_device_flow(self, server: Entra) -> None:
+    def test_trap_2_in_a_device_flow(self, entra: Entra) -> None:
         """A poll that failed is not replayed for the next ones either."""
-        client = module.Entra(server.ca_file)
-        flow = client.begin(grant_for(server), "device")
+        client = module.Entra(entra.ca_file)
+        flow = client.begin(grant_for(entra), "device")
         assert isinstance(flow, DeviceFlow)
-        server.faults.add(Fault("status", status=503))
+        entra.faults.add(Fault("status", status=503))
         assert flow.poll() is None
-        server.approve_device(flow.user_code, ANN)
+        entra.approve_device(flow.user_code, ANN)
 
         answer = flow.poll()
         assert answer is not None
@@ -92,7 +70,7 @@ class TestTraps:
 
         assert 2 == person.server.count("token", grant_type="refresh_token")
 
-    def test_trap_4_every_request_has_a_deadline(self, server: Entra, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_trap_4_every_request_has_a_deadline(self, entra: Entra, monkeypatch: pytest.MonkeyPatch) -> None:
         """MSAL's own HTTP waits for ever: each of our requests has what is left of its exchange's time."""
         seen: list[float] = []
         send = requests.Session.send
@@ -102,13 +80,13 @@ class TestTraps:
             return send(self, request, **kwargs)
 
         monkeypatch.setattr(requests.Session, "send", spy)
-        Person(server).redeem()
+        Person(entra).redeem()
 
         assert 3 == len(seen)
         assert all(0.0 < seconds <= deadline.EXCHANGE_SECONDS for seconds in seen)
 
     def test_trap_4_silence_ends(self, person: Person, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A server that says nothing is given up on."""
+        """A entra that says nothing is given up on."""
         monkeypatch.setattr(deadline, "EXCHANGE_SECONDS", 0.2)
         person.server.faults.add(Fault("silence", seconds=20.0))
         answer = person.redeem()
@@ -119,43 +97,43 @@ class TestTraps:
 
     @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
     def test_trap_5_environment_never_overrides_the_configuration(
-        self, server: Entra, variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, entra: Entra, variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """`Tls(ca=...)` is final: a bundle in the environment neither replaces it nor adds to it."""
         (tmp_path / "other.pem").write_text("")
         monkeypatch.setenv(variable, str(tmp_path / "other.pem"))
-        granted(Person(server).redeem().outcome)
-        monkeypatch.setenv(variable, server.ca_file)
+        granted(Person(entra).redeem().outcome)
+        monkeypatch.setenv(variable, entra.ca_file)
         with Entra([ANN]) as stranger:
-            flow = module.Entra(stranger.ca_file).begin(grant_for(server), "browser")
+            flow = module.Entra(stranger.ca_file).begin(grant_for(entra), "browser")
 
         assert isinstance(flow, Transient)
         assert "Tls(ca=...)" in flow.trouble.hint
 
     @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"])
     def test_trap_5_environment_counts_without_a_configuration(
-        self, server: Entra, variable: str, monkeypatch: pytest.MonkeyPatch
+        self, entra: Entra, variable: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Without `Tls(ca=...)` a company's variables are followed; without both the server is not trusted."""
+        """Without `Tls(ca=...)` a company's variables are followed; without both the entra is not trusted."""
         for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"):
             monkeypatch.delenv(name, raising=False)
-        grant = grant_for(server)
+        grant = grant_for(entra)
 
         assert isinstance(module.Entra().begin(grant, "browser"), Transient)
-        monkeypatch.setenv(variable, server.ca_file)
+        monkeypatch.setenv(variable, entra.ca_file)
         assert isinstance(module.Entra().begin(grant, "browser"), CodeFlow)
 
     def test_trap_5_a_folder_of_certificates(
-        self, server: Entra, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, entra: Entra, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """SSL_CERT_DIR is a folder whose files have their certificates' hashes for names."""
         for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
             monkeypatch.delenv(name, raising=False)
-        (tmp_path / "ca.pem").write_bytes(Path(server.ca_file).read_bytes())
+        (tmp_path / "ca.pem").write_bytes(Path(entra.ca_file).read_bytes())
         subprocess.run(["openssl", "rehash", str(tmp_path)], check=True)
         monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
 
-        assert isinstance(module.Entra().begin(grant_for(server), "browser"), CodeFlow)
+        assert isinstance(module.Entra().begin(grant_for(entra), "browser"), CodeFlow)
 
     def test_trap_6_offline_is_an_outcome(self, person: Person) -> None:
         """Making an MSAL app asks the network and raises: here an outage is a transient fault, and it ends."""
@@ -299,7 +277,7 @@ class TestRedeem:
         ]
 
     def test_scopes_that_differ(self, person: Person, capsys: pytest.CaptureFixture[str]) -> None:
-        """A server that grants other scopes than it was asked for is noted once; more scopes are no difference."""
+        """A entra that grants other scopes than it was asked for is noted once; more scopes are no difference."""
         grant = person.grant
         wanted = ("https://outlook.office365.com/SMTP.Send", "https://outlook.office.com/IMAP.AccessAsUser.All")
         for _ in range(2):
@@ -514,9 +492,9 @@ class TestSignIn:
         granted(person.redeem().outcome)
 
     @pytest.mark.parametrize("login", [BEN, "Ben@Example.test"])
-    def test_wrong_user(self, server: Entra, login: str) -> None:
+    def test_wrong_user(self, entra: Entra, login: str) -> None:
         """Somebody else's sign-in is refused, both are named, and nothing is kept."""
-        person = Person(server, grant_for(server, login))
+        person = Person(entra, grant_for(entra, login))
         answer = person.answer
 
         assert "wrong-user" == refused(answer)
@@ -525,18 +503,18 @@ class TestSignIn:
         assert login in answer.outcome.trouble.message
         assert "" == answer.cache
 
-    def test_case_of_the_name(self, server: Entra) -> None:
+    def test_case_of_the_name(self, entra: Entra) -> None:
         """Names compare without case."""
-        assert ANN == granted(Person(server, grant_for(server, "ANN@example.TEST")).answer.outcome).who
+        assert ANN == granted(Person(entra, grant_for(entra, "ANN@example.TEST")).answer.outcome).who
 
-    def test_anybody(self, server: Entra) -> None:
+    def test_anybody(self, entra: Entra) -> None:
         """A grant without a name takes whoever signs in, and says who that was."""
-        assert ANN == granted(Person(server, grant_for(server, "")).answer.outcome).who
+        assert ANN == granted(Person(entra, grant_for(entra, "")).answer.outcome).who
 
     def test_nothing_to_keep(self, person: Person) -> None:
         """A sign-in without a refresh token would end with its access token: it is refused."""
         call = person.client._call(person.grant, "")
-        assert isinstance(call, module.Call)
+        assert isinstance(call, Call)
         result = {**TOKEN, "id_token_claims": {"upn": ANN}}
 
         assert "refused" == refused(call.signed_in(result, SCOPES))
@@ -544,7 +522,7 @@ class TestSignIn:
     def test_no_name(self, person: Person) -> None:
         """A provider that does not say who signed in has not shown that it was the right person."""
         call = person.client._call(person.grant, "")
-        assert isinstance(call, module.Call)
+        assert isinstance(call, Call)
 
         assert "wrong-user" == refused(call.signed_in(dict(TOKEN), SCOPES))
 
@@ -563,7 +541,7 @@ class TestSignIn:
     def test_recognised(self, claims: dict[str, str], home: str, who: str | None) -> None:
         """By either name, in whatever case, or by the account that has signed in before under another name."""
         grant = Grant("https://login.example/tenant", "id", ANN)
-        found = module.recognised(grant, {"id_token_claims": claims}, home, "home")
+        found = recognised(grant, {"id_token_claims": claims}, home, "home")
 
         assert who == (None if isinstance(found, Trouble) else found)
 
@@ -571,7 +549,7 @@ class TestSignIn:
         """No account is not the same as no account before."""
         grant = Grant("https://login.example/tenant", "id", ANN)
 
-        assert isinstance(module.recognised(grant, {}, "", ""), Trouble)
+        assert isinstance(recognised(grant, {}, "", ""), Trouble)
 
     def test_a_protocol_without_consent_leaves_the_others_their_token(
         self, person: Person, capsys: pytest.CaptureFixture[str]
@@ -594,11 +572,11 @@ class TestSignIn:
 
         assert ["refused"] * 3 == [refused(answer) for answer in (foreign, same, more)]
 
-    def test_confidential(self, server: Entra) -> None:
+    def test_confidential(self, entra: Entra) -> None:
         """An application with a secret signs a person in and redeems; without the secret it may not."""
-        client = server.directory.client(APP_ID)
-        server.register(replace(client, redirects=("http://localhost/*",)))
-        person = Person(server)
+        client = entra.directory.client(APP_ID)
+        entra.register(replace(client, redirects=("http://localhost/*",)))
+        person = Person(entra)
         person.grant = replace(person.grant, client_id=APP_ID)
         person.answer = person.sign_in(secret=APP_SECRET)
         granted(person.answer.outcome)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 from support.exchanges import Person, code_flow, granted, refused, transient
-from support.grants import ANN, SCOPES, grant_for
+from support.grants import ANN, BEN, SCOPES, grant_for
 
 from cms.core.lifecycle import Refused, Transient
 from cms.grants.entra.client import Entra as Provider
@@ -16,35 +14,14 @@ from cms.grants.entra.flows import DeviceFlow
 from cms.grants.network.http import Reply
 from cms.sandbox.entra import Entra, Fault
 
-BEN = "ben@example.test"
-
-
-@pytest.fixture(autouse=True)
-def _direct(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reach the sandbox directly, whatever proxy this machine uses."""
-    for name in list(os.environ):
-        if name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
-
-
-@pytest.fixture
-def server() -> Iterator[Entra]:
-    with Entra([ANN, BEN]) as running:
-        yield running
-
-
-@pytest.fixture
-def person(server: Entra) -> Person:
-    return Person(server)
-
 
 class TestCode:
     """The authorization code flow."""
 
-    def test_what_the_link_carries(self, server: Entra) -> None:
+    def test_what_the_link_carries(self, entra: Entra) -> None:
         """The link has PKCE, the hint, the redirect address and the prompt, and asks for an answer to be read."""
-        grant = grant_for(server, prompt="select_account")
-        flow = code_flow(Provider(server.ca_file).begin(grant, "paste", '{"access_token":{}}'))
+        grant = grant_for(entra, prompt="select_account")
+        flow = code_flow(Provider(entra.ca_file).begin(grant, "paste", '{"access_token":{}}'))
         for words in (
             "code_challenge_method=S256",
             "login_hint=ann%40example.test",
@@ -101,17 +78,17 @@ class TestCode:
 
         assert "garbage" == transient(flow.finish(fields))
 
-    def test_two_resources(self, server: Entra) -> None:
+    def test_two_resources(self, entra: Entra) -> None:
         """A sign-in asks consent for every scope set, and redeems for the first one."""
         graph = ("https://graph.microsoft.com/Mail.Send",)
-        person = Person(server, replace(grant_for(server), scope_sets=(SCOPES, graph)))
+        person = Person(entra, replace(grant_for(entra), scope_sets=(SCOPES, graph)))
 
         assert SCOPES == granted(person.answer.outcome).scopes
         assert graph == granted(person.redeem(scopes=graph).outcome).scopes
 
-    def test_no_scopes(self, server: Entra) -> None:
+    def test_no_scopes(self, entra: Entra) -> None:
         """An account that no socket serves yet has a link to sign in by."""
-        flow = code_flow(Provider(server.ca_file).begin(replace(grant_for(server), scope_sets=()), "browser"))
+        flow = code_flow(Provider(entra.ca_file).begin(replace(grant_for(entra), scope_sets=()), "browser"))
 
         assert "outlook" not in flow.url
 
@@ -120,59 +97,59 @@ class TestDevice:
     """The device flow."""
 
     @pytest.fixture
-    def flow(self, server: Entra) -> DeviceFlow:
-        flow = Provider(server.ca_file).begin(grant_for(server), "device")
+    def flow(self, entra: Entra) -> DeviceFlow:
+        flow = Provider(entra.ca_file).begin(grant_for(entra), "device")
         assert isinstance(flow, DeviceFlow)
         return flow
 
-    def test_polled(self, flow: DeviceFlow, server: Entra) -> None:
+    def test_polled(self, flow: DeviceFlow, entra: Entra) -> None:
         """Each poll is one request; the person's approval ends it."""
         assert (5.0, 900.0) == (flow.interval, flow.expires_in)
         assert flow.url.startswith("https://")
         assert flow.poll() is None
-        server.approve_device(flow.user_code, ANN)
+        entra.approve_device(flow.user_code, ANN)
         answer = flow.poll()
 
         assert answer is not None
         assert ANN == granted(answer.outcome).who
-        assert 2 == server.count("token")
+        assert 2 == entra.count("token")
 
-    def test_wrong_user(self, flow: DeviceFlow, server: Entra) -> None:
+    def test_wrong_user(self, flow: DeviceFlow, entra: Entra) -> None:
         """Somebody else's approval is refused."""
-        server.approve_device(flow.user_code, BEN)
+        entra.approve_device(flow.user_code, BEN)
         answer = flow.poll()
 
         assert answer is not None
         assert "wrong-user" == refused(answer)
 
-    def test_declined(self, flow: DeviceFlow, server: Entra) -> None:
+    def test_declined(self, flow: DeviceFlow, entra: Entra) -> None:
         """A person who declines ends it."""
-        server.approve_device(flow.user_code, ANN, decision="decline")
+        entra.approve_device(flow.user_code, ANN, decision="decline")
         answer = flow.poll()
 
         assert answer is not None
         assert isinstance(answer.outcome, Refused)
 
-    def test_expired(self, flow: DeviceFlow, server: Entra) -> None:
+    def test_expired(self, flow: DeviceFlow, entra: Entra) -> None:
         """A code that has expired ends it."""
-        server.faults.add(Fault("aadsts", aadsts=70019))
+        entra.faults.add(Fault("aadsts", aadsts=70019))
         answer = flow.poll()
 
         assert answer is not None
         assert "expired" == refused(answer)
 
     @pytest.mark.parametrize("fault", ["reset", "html", "truncated", "status"])
-    def test_faults_do_not_end_it(self, flow: DeviceFlow, server: Entra, fault: str) -> None:
+    def test_faults_do_not_end_it(self, flow: DeviceFlow, entra: Entra, fault: str) -> None:
         """An outage while the person types is waited out."""
-        server.faults.add(Fault(fault))
+        entra.faults.add(Fault(fault))
         assert flow.poll() is None
-        server.approve_device(flow.user_code, ANN)
+        entra.approve_device(flow.user_code, ANN)
 
         assert flow.poll() is not None
 
-    def test_retry_after(self, flow: DeviceFlow, server: Entra) -> None:
+    def test_retry_after(self, flow: DeviceFlow, entra: Entra) -> None:
         """A provider that asks for a pause gets it; after that its usual pace counts again."""
-        server.faults.add(Fault("status", status=429, retry_after="120"))
+        entra.faults.add(Fault("status", status=429, retry_after="120"))
         assert flow.poll() is None
         assert 120.0 == flow.interval
         assert flow.poll() is None
@@ -199,17 +176,17 @@ class TestDevice:
             (Fault("reset", "devicecode"), Transient),
         ],
     )
-    def test_no_code(self, server: Entra, fault: Fault, expected: type) -> None:
+    def test_no_code(self, entra: Entra, fault: Fault, expected: type) -> None:
         """Where Entra gives no code there is nothing to show, and the reason is its own."""
-        server.faults.add(fault)
+        entra.faults.add(fault)
 
-        assert expected is type(Provider(server.ca_file).begin(grant_for(server), "device"))
+        assert expected is type(Provider(entra.ca_file).begin(grant_for(entra), "device"))
 
-    def test_one_resource(self, server: Entra) -> None:
+    def test_one_resource(self, entra: Entra) -> None:
         """A device code asks for one resource: Entra refuses to mix them here."""
         graph = ("https://graph.microsoft.com/Mail.Send",)
-        grant = replace(grant_for(server), scope_sets=(SCOPES[:1], graph, SCOPES[1:]))
-        Provider(server.ca_file).begin(grant, "device")
+        grant = replace(grant_for(entra), scope_sets=(SCOPES[:1], graph, SCOPES[1:]))
+        Provider(entra.ca_file).begin(grant, "device")
 
-        asked = server.asked("devicecode")[0].scope.split()
+        asked = entra.asked("devicecode")[0].scope.split()
         assert set(SCOPES) == {scope for scope in asked if scope.startswith("https://")}

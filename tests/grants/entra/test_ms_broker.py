@@ -11,23 +11,24 @@ from typing import Any
 
 import pytest
 from support.fake_broker import Error, FakeBroker, Person, Status, forget
-from support.grants import ANN, SCOPES, desk, grant_for, opened, service
+from support.grants import ANN, BEN, SCOPES, dispatched, grant_for, service
 
 from cms.core.accounts import Grant
 from cms.core.lifecycle import Granted, Outcome, Refused, Transient
+from cms.grants.conversation import Cancelled, Conversation
 from cms.grants.entra import ms_broker
+from cms.grants.entra.exchange import Call, Result
 from cms.grants.messages import Export, Exported, Listed, Open, Peek, Place, Prompt, SignIn
-from cms.grants.service import Cancelled
 from cms.sandbox.entra import Entra
 
-BEN = "ben@example.test"
 CLAIMS = '{"access_token":{"acrs":{"essential":true,"value":"c1"}}}'
 
 
-class Patient:
-    """A line whose person needs no words from here, and gives up when told to."""
+class Patient(Conversation):
+    """A conversation whose person needs no words from here, and gives up when told to."""
 
     def __init__(self, *, gives_up: bool = False) -> None:
+        super().__init__(lambda _prompt: None)
         self.prompted: list[Prompt] = []
         self._gives_up = gives_up
         self._nothing = threading.Event()
@@ -41,9 +42,6 @@ class Patient:
         self._nothing.wait(min(seconds, 0.01))
         return None
 
-    def check(self) -> None:
-        pass
-
 
 @pytest.fixture(autouse=True)
 def _no_broker_before_or_after() -> Iterator[None]:
@@ -54,13 +52,7 @@ def _no_broker_before_or_after() -> Iterator[None]:
 
 @pytest.fixture
 def grant(entra: Entra) -> Grant:
-    entra.add_user(ANN)
     return grant_for(entra, sign_in="broker")
-
-
-@pytest.fixture
-def first(tmp_path: Path, entra: Entra) -> Open:
-    return opened(tmp_path / "state", entra)
 
 
 @pytest.fixture
@@ -103,14 +95,14 @@ def test_no_export_has_it(first: Open, tmp_path: Path, grant: Grant, broker: Fak
     sign_in(first, grant)
     own = replace(grant_for(entra, BEN), sign_in="paste")
     entra.add_user(BEN)
-    with desk(first) as other:
+    with dispatched(first) as other:
         assert isinstance(other.sign_in(own, entra), Granted)
-    both, alone = (service(first).attend(Export(1, grants, "correct horse")) for grants in ((grant, own), (grant,)))
+    both, alone = (service(first).answer(Export(1, grants, "correct horse")) for grants in ((grant, own), (grant,)))
 
     assert isinstance(both, Exported)
     assert ((own.key,), (grant.key,)) == (both.keys, both.brokered)
     (tmp_path / "export").write_text(both.text)
-    held = service(first).attend(Peek(2, Place(str(tmp_path / "export"), "cms", password="correct horse")))
+    held = service(first).answer(Peek(2, Place(str(tmp_path / "export"), "cms", password="correct horse")))
     assert isinstance(held, Listed)
     assert [BEN] == [each.who for each in held.items]
     assert isinstance(alone, Refused)
@@ -199,20 +191,18 @@ def test_a_broker_that_hangs_is_left_alone(first: Open, grant: Grant, broker: Fa
     assert "cancelled" in told(sign_in(first, grant, line=Patient(gives_up=True)))
 
 
-class Silent:
+class Silent(Call):
     """An exchange whose broker never answers, or fails in a way that nobody knows."""
-
-    app: Any = None
 
     def __init__(self, grant: Grant, ask: Callable[[], Any]) -> None:
         self.grant = grant
         self._ask = ask
 
-    def ask(self, _question: Callable[[], Any], _who: str = "") -> ms_broker.Result:
-        result: ms_broker.Result = self._ask()
+    def ask(self, question: Callable[[], Any], who: str = "") -> Result:
+        result: Result = self._ask()
         return result
 
-    def arrived(self, _moment: float) -> None:
+    def arrived(self, moment: float) -> None:
         pass
 
 
@@ -263,7 +253,7 @@ def test_what_else_msal_raises() -> None:
 
 
 class Typing(Patient):
-    """A line whose person signs in with a browser."""
+    """A conversation whose person signs in with a browser."""
 
     def __init__(self, entra: Entra) -> None:
         super().__init__()

@@ -23,20 +23,12 @@ from cms.grants.network.http import fetch, new_session
 
 # Long enough for a handshake on a slow machine, short enough to wait for.
 SHORT = 0.5
-# What nothing that keeps to a short budget comes near.
+# What nothing that keeps to a short deadline comes near.
 LONG = 10.0
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 
 Script = Callable[["Peer"], None]
-
-
-@pytest.fixture(autouse=True)
-def _direct(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reach the servers here directly, whatever proxy this machine uses."""
-    for name in list(os.environ):
-        if name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
 
 
 class Peer:
@@ -127,8 +119,8 @@ def session() -> Iterator[requests.Session]:
         yield opened
 
 
-def spent(monkeypatch: pytest.MonkeyPatch, seconds: float = SHORT) -> Deadline:
-    """Return a budget of so many seconds."""
+def due_in(monkeypatch: pytest.MonkeyPatch, seconds: float = SHORT) -> Deadline:
+    """Return a deadline in so many seconds."""
     with monkeypatch.context() as patched:
         patched.setattr(deadline, "EXCHANGE_SECONDS", seconds)
         return Deadline()
@@ -178,13 +170,13 @@ def test_an_answer_that_does_not_come_ends_in_time(
 ) -> None:
     """Silent or dripping, before or after the headers: the deadline is one, and it is known whether anything was sent."""
     server = serve(script)
-    budget = spent(monkeypatch)
+    limit = due_in(monkeypatch)
     began = time.monotonic()
     with pytest.raises(requests.Timeout):
-        fetch(session, "POST", server.url, server.ca, budget)
+        fetch(session, "POST", server.url, server.ca, limit)
 
     assert SHORT <= time.monotonic() - began < LONG / 2
-    assert reached == budget.reached
+    assert reached == limit.reached
 
 
 def test_a_kept_connection_has_the_new_deadline(
@@ -193,17 +185,17 @@ def test_a_kept_connection_has_the_new_deadline(
     """A second exchange on the connection of the first is bounded like that, and the first one's end does not end it."""
     server = serve(kept)
     assert "{}" == fetch(session, "GET", server.url, server.ca, Deadline()).text
-    budget = spent(monkeypatch)
+    limit = due_in(monkeypatch)
     with pytest.raises(requests.Timeout):
-        fetch(session, "POST", server.url, server.ca, budget)
+        fetch(session, "POST", server.url, server.ca, limit)
 
-    assert budget.reached
+    assert limit.reached
 
 
-def test_a_connection_outlives_the_budget_that_made_it(
+def test_a_connection_outlives_the_deadline_that_made_it(
     serve: Callable[[Script], Server], session: requests.Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was answered in time is over for its budget: the connection is kept for others."""
+    """What was answered in time is over for its deadline: the connection is kept for others."""
     connections = itertools.count()
     numbers: list[int] = []
 
@@ -216,33 +208,33 @@ def test_a_connection_outlives_the_budget_that_made_it(
             peer.sock.sendall(ANSWER)
 
     server = serve(patient)
-    budget = spent(monkeypatch)
-    fetch(session, "GET", server.url, server.ca, budget)
+    limit = due_in(monkeypatch)
+    fetch(session, "GET", server.url, server.ca, limit)
     # As its timer would, had it not been stopped.
-    budget._shut()
+    limit._shut()
     fetch(session, "GET", server.url, server.ca, Deadline())
     session.close()
 
     assert [0, 0] == numbers
 
 
-def test_a_budget_that_is_over_asks_nothing(session: requests.Session, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deadline_that_is_over_asks_nothing(session: requests.Session, monkeypatch: pytest.MonkeyPatch) -> None:
     """And so nothing has reached anybody."""
-    budget = spent(monkeypatch, 0.0)
+    limit = due_in(monkeypatch, 0.0)
     with pytest.raises(requests.Timeout):
-        fetch(session, "POST", "https://localhost:1/", None, budget)
+        fetch(session, "POST", "https://localhost:1/", None, limit)
 
-    assert not budget.reached
+    assert not limit.reached
 
 
 def test_a_connection_made_too_late_is_shut(monkeypatch: pytest.MonkeyPatch) -> None:
     """What turns up after the end is of no use to anybody, and nothing is sent over it."""
     ours, theirs = socket.socketpair()
-    budget = spent(monkeypatch, 0.0)
-    budget.guard(ours)
+    limit = due_in(monkeypatch, 0.0)
+    limit.guard(ours)
     with pytest.raises(BrokenPipeError):
         ours.sendall(b"x")
-    budget._watch(None)
+    limit._watch(None)
     ours.close()
     theirs.close()
 
@@ -258,22 +250,22 @@ def test_tls_that_breaks_after_the_question(serve: Callable[[Script], Server], s
             raw.sendall(b"no record of TLS at all\r\n" * 4)
 
     server = serve(broken)
-    budget = Deadline()
+    limit = Deadline()
     with pytest.raises(requests.exceptions.SSLError):
-        fetch(session, "POST", server.url, server.ca, budget)
+        fetch(session, "POST", server.url, server.ca, limit)
 
-    assert budget.reached
+    assert limit.reached
 
 
 def test_tls_that_is_not_trusted(serve: Callable[[Script], Server], session: requests.Session, tmp_path: Path) -> None:
     """A certificate of somebody else's ends it before anything is sent."""
     server = serve(silent)
     trustme.CA().cert_pem.write_to_path(str(tmp_path / "other.pem"))
-    budget = Deadline()
+    limit = Deadline()
     with pytest.raises(requests.exceptions.SSLError):
-        fetch(session, "POST", server.url, str(tmp_path / "other.pem"), budget)
+        fetch(session, "POST", server.url, str(tmp_path / "other.pem"), limit)
 
-    assert not budget.reached
+    assert not limit.reached
 
 
 @contextmanager
@@ -310,7 +302,7 @@ def test_dead_addresses_leave_time_for_a_live_one(
     server = serve(answer)
     with black_hole() as hole:
         resolves_to(monkeypatch, hole, hole, server.port)
-        reply = fetch(session, "GET", server.url, server.ca, spent(monkeypatch, 4 * SHORT))
+        reply = fetch(session, "GET", server.url, server.ca, due_in(monkeypatch, 4 * SHORT))
 
     assert "{}" == reply.text
 
@@ -320,12 +312,12 @@ def test_a_black_hole_ends_in_time(session: requests.Session, monkeypatch: pytes
     began = time.monotonic()
     with black_hole() as hole:
         resolves_to(monkeypatch, *[hole] * 9)
-        budget = spent(monkeypatch)
+        limit = due_in(monkeypatch)
         with pytest.raises(requests.Timeout):
-            fetch(session, "POST", "https://localhost/", None, budget)
+            fetch(session, "POST", "https://localhost/", None, limit)
 
     assert time.monotonic() - began < LONG / 2
-    assert not budget.reached
+    assert not limit.reached
 
 
 def test_a_name_server_that_does_not_answer(session: requests.Session, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,12 +329,12 @@ def test_a_name_server_that_does_not_answer(session: requests.Session, monkeypat
         return []
 
     monkeypatch.setattr(socket, "getaddrinfo", ask)
-    budget = spent(monkeypatch)
+    limit = due_in(monkeypatch)
     with pytest.raises(requests.Timeout):
-        fetch(session, "POST", "https://localhost/", None, budget)
+        fetch(session, "POST", "https://localhost/", None, limit)
     released.set()
 
-    assert not budget.reached
+    assert not limit.reached
 
 
 @pytest.mark.parametrize("found", [socket.gaierror(-2, "unknown"), []], ids=["unknown", "no address"])
@@ -355,11 +347,11 @@ def test_a_name_that_means_nothing(session: requests.Session, monkeypatch: pytes
         return found
 
     monkeypatch.setattr(socket, "getaddrinfo", ask)
-    budget = Deadline()
+    limit = Deadline()
     with pytest.raises(requests.ConnectionError):
-        fetch(session, "POST", "https://localhost/", None, budget)
+        fetch(session, "POST", "https://localhost/", None, limit)
 
-    assert not budget.reached
+    assert not limit.reached
 
 
 def test_a_proxy_has_the_same_deadline(
@@ -368,8 +360,8 @@ def test_a_proxy_has_the_same_deadline(
     """A proxy that takes the connection and does not make ours is given up on; nothing has reached the server."""
     server = serve(silent_before_tls)
     monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{server.port}")
-    budget = spent(monkeypatch)
+    limit = due_in(monkeypatch)
     with pytest.raises(requests.Timeout):
-        fetch(session, "POST", "https://login.test/", None, budget)
+        fetch(session, "POST", "https://login.test/", None, limit)
 
-    assert not budget.reached
+    assert not limit.reached

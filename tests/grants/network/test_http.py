@@ -64,7 +64,7 @@ class TestRequests:
         assert (200, '{"a": "ü"}') == (reply.status_code, reply.text)
         sent = canned.sent[0]
         assert (f"{TOKEN_ENDPOINT}?p=1", "d=2", "3") == (sent.url, sent.body, sent.headers["H"])
-        assert (200, False) == (http.status, http.budget.cut)
+        assert (200, False) == (http.status, http.deadline.cut)
         assert http.answered
 
     def test_discovery_is_not_asked_for_again(self) -> None:
@@ -275,7 +275,7 @@ class TestProxies:
         assert expected == adapter.proxy_headers("http://ann:%C3%B6@company.test:1")
         assert {} == adapter.proxy_headers("http://company.test:1")
 
-    def test_a_tunnel_keeps_to_the_budget(self) -> None:
+    def test_a_tunnel_keeps_to_the_deadline(self) -> None:
         """Connections through a proxy are ours as well."""
         adapter: Any = new_session().get_adapter(TOKEN_ENDPOINT)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,14 +22,6 @@ from cms.sandbox.entra import Entra
 ANN = "ann@example.test"
 PASSWORD = "p@ss:w/ö rd"
 LOGIN = "https://login.microsoftonline.com/common"
-
-
-@pytest.fixture(autouse=True)
-def _direct(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Know of no proxy but the test's."""
-    for name in list(os.environ):
-        if name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ import secretstorage
 from support import evidence
 from support import peers as made
 from support.desktop import Desktop
-from support.grants import ANN, Broker, desk, grant_for, opened
+from support.grants import ANN, BEN, Broker, dispatched, grant_for, opened
 from support.peers import SignedIn
 from support.programs import require_program
 
@@ -30,23 +30,8 @@ from cms.grants.transfer.formats import Unfit
 from cms.sandbox.directory import CLIENT_ID
 from cms.sandbox.entra import Entra, Fault
 
-BEN = "ben@example.test"
 PASSWORD = "the proxy's password"
 ENVIRON = {"HOME": "/nonexistent"}
-
-
-@pytest.fixture(autouse=True)
-def _direct(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reach the sandbox directly, whatever proxy this machine uses."""
-    for name in list(os.environ):
-        if name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
-
-
-@pytest.fixture
-def entra() -> Iterator[Entra]:
-    with Entra([ANN, BEN]) as running:
-        yield running
 
 
 @pytest.fixture
@@ -57,7 +42,7 @@ def ann(entra: Entra) -> SignedIn:
 
 @pytest.fixture
 def broker(tmp_path: Path, entra: Entra) -> Iterator[Broker]:
-    with desk(opened(tmp_path / "state", entra)) as running:
+    with dispatched(opened(tmp_path / "state", entra)) as running:
         yield running
 
 
@@ -221,7 +206,7 @@ def test_a_provider_that_cannot_be_reached_loses_nothing(
 def test_a_vault_that_cannot_keep_it_is_asked_first(tmp_path: Path, entra: Entra, ann: SignedIn) -> None:
     """Nothing is redeemed for nothing."""
     no_key = Source("file", (str(tmp_path),))
-    with desk(opened(tmp_path / "state", entra, key=no_key)) as broker:
+    with dispatched(opened(tmp_path / "state", entra, key=no_key)) as broker:
         asked = len(entra.requests)
         end = bring_in(broker, grant_for(entra), put(tmp_path, made.mutt_file(ann)))
 

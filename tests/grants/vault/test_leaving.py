@@ -82,9 +82,9 @@ def store(vault: Vault, grant: Grant = GRANT) -> None:
         held.store(ENTRY)
 
 
-def forget(vault: Vault, grant: Grant = GRANT) -> bool:
+def sign_out(vault: Vault, grant: Grant = GRANT) -> bool:
     with vault.hold(grant) as held:
-        return held.forget()
+        return held.delete()
 
 
 def reason(call: Callable[[], object]) -> str:
@@ -99,9 +99,9 @@ def test_nothing_is_left_after_the_last_one(home: Home) -> None:
     store(home.vault(), OTHER)
     vault = home.vault()
 
-    assert (True, "", True) == (forget(vault), vault.drop_key(), home.has_key)
+    assert (True, "", True) == (sign_out(vault), vault.drop_key(), home.has_key)
     assert f"{GRANT.key}.lock" not in home.names
-    assert forget(vault, OTHER)
+    assert sign_out(vault, OTHER)
     assert vault.drop_key()
     assert (set(), False) == (home.names, home.has_key)
     store(home.vault())
@@ -112,7 +112,7 @@ def test_what_was_not_there_was_not_deleted(home: Home) -> None:
     """Nobody was signed in: that is told."""
     vault = home.vault()
 
-    assert not forget(vault)
+    assert not sign_out(vault)
     assert "" == vault.drop_key()
 
 
@@ -122,7 +122,7 @@ def test_locks_of_those_who_never_signed_in_go_too(home: Home) -> None:
     vault, third = home.vault(), Grant(GRANT.authority, GRANT.client_id, "third@example.test")
     with home.vault().hold(OTHER):
         pass
-    forget(vault)
+    sign_out(vault)
     with home.vault().hold(third):
         vault.drop_key()
 
@@ -135,7 +135,7 @@ def test_a_key_that_may_be_needed_stays(home: Home, needs_it: str) -> None:
     store(home.vault())
     (home.state / needs_it).touch()
     vault = home.vault()
-    forget(vault)
+    sign_out(vault)
 
     assert ("", True) == (vault.drop_key(), home.has_key)
 
@@ -143,7 +143,7 @@ def test_a_key_that_may_be_needed_stays(home: Home, needs_it: str) -> None:
 def test_a_key_that_was_just_chosen_stays(home: Home) -> None:
     """From the moment that it is chosen it is needed: another sign-out comes too late to delete it."""
     store(home.vault())
-    forget(home.vault())
+    sign_out(home.vault())
     dropped = []
 
     class Raced(Vault):
@@ -167,7 +167,7 @@ def test_a_key_that_is_somebody_elses_stays(tmp_path: Path) -> None:
     home.file.chmod(0o600)
     store(home.vault())
     vault = home.vault()
-    forget(vault)
+    sign_out(vault)
 
     assert ("", True, set()) == (vault.drop_key(), home.has_key, home.names)
 
@@ -178,7 +178,7 @@ def test_a_key_file_with_another_key_stays(tmp_path: Path) -> None:
     store(home.vault())
     home.file.write_bytes(os.urandom(KEY_BYTES))
     vault = home.vault()
-    forget(vault)
+    sign_out(vault)
 
     assert ("", True) == (vault.drop_key(), home.has_key)
 
@@ -189,7 +189,7 @@ def test_a_key_file_that_is_gone_is_no_trouble(tmp_path: Path) -> None:
     store(home.vault())
     home.file.unlink()
     vault = home.vault()
-    forget(vault)
+    sign_out(vault)
 
     assert "" == vault.drop_key()
 
@@ -199,7 +199,7 @@ def test_a_key_file_that_cannot_be_deleted_is_said(tmp_path: Path, monkeypatch: 
     home = Home(tmp_path, "file")
     store(home.vault())
     vault = home.vault()
-    forget(vault)
+    sign_out(vault)
 
     def refuse(_path: Path) -> None:
         raise PermissionError(1, "Operation not permitted")
@@ -215,7 +215,7 @@ def test_a_locked_keyring_keeps_its_key(tmp_path: Path) -> None:
     home = Home(tmp_path, "keyring")
     store(home.vault())
     vault = home.vault()
-    forget(vault)
+    sign_out(vault)
     home.ring.locked = True
 
     assert "keyring is locked" in reason(vault.drop_key)
@@ -230,7 +230,7 @@ def test_a_keyring_that_is_not_there_any_more_has_nothing(tmp_path: Path) -> Non
     home = Home(tmp_path, "keyring")
     store(home.vault())
     vault = Vault(str(home.state), Keys(None, environ={}, ring=NoRing()), 20.0)
-    forget(vault)
+    sign_out(vault)
 
     assert "" == vault.drop_key()
 
@@ -241,7 +241,7 @@ def test_a_key_that_nobody_has_in_the_keyring(tmp_path: Path) -> None:
     store(home.vault())
     home.ring.kept.clear()
     vault = home.vault()
-    forget(vault)
+    sign_out(vault)
 
     assert "" == vault.drop_key()
 
@@ -258,7 +258,7 @@ def test_the_name_of_a_key_that_cannot_be_deleted(tmp_path: Path, monkeypatch: p
     home = Home(tmp_path, "keyring")
     store(home.vault())
     vault = home.vault()
-    forget(vault)
+    sign_out(vault)
 
     def refuse(_folder: Path) -> None:
         raise OSError(30, "Read-only file system")
@@ -284,7 +284,7 @@ def test_a_lock_that_was_deleted_while_it_was_waited_for(tmp_path: Path) -> None
     with first.hold(GRANT) as held:
         thread.start()
         waiting.wait(60.0)
-        held.forget()
+        held.delete()
         assert not inside.is_set()
     assert inside.wait(60.0)
     thread.join(60.0)
@@ -328,7 +328,7 @@ def test_what_no_account_has_is_deleted_by_its_name(home: Home) -> None:
     vault = home.vault()
     (home.state / f"{GRANT.key}.vault.damaged-1").touch()
 
-    assert (True, False) == (vault.discard(GRANT.key), vault.discard(GRANT.key))
+    assert (True, False) == (vault.delete(GRANT.key), vault.delete(GRANT.key))
     assert not [name for name in home.names if name.startswith(GRANT.key)]
 
 

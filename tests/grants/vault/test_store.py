@@ -257,7 +257,7 @@ def test_a_logout_takes_what_was_kept_aside(lab: Lab) -> None:
             held.prepare()
             held.store(NEWER)
     with lab.vault().hold(GRANT) as held:
-        held.forget()
+        held.delete()
     aside = [name for name in lab.names() if ".damaged-" in name]
 
     assert [True] == [name.startswith(OTHER.key) for name in aside]
@@ -315,7 +315,7 @@ class TestKey:
         lab.store()
         lab.key.unlink()
         with lab.vault().hold(GRANT) as held:
-            held.forget()
+            held.delete()
         lab.store(entry=NEWER)
 
         assert NEWER == lab.read()
@@ -325,7 +325,7 @@ class TestKey:
         lab.store()
         secret = lab.key.read_bytes()
         with lab.vault().hold(GRANT) as held:
-            held.forget()
+            held.delete()
         lab.store()
 
         assert secret == lab.key.read_bytes()
@@ -380,7 +380,7 @@ class TestKey:
         """A remembered key that cannot be asked for is waited for, not replaced."""
         lab.store()
         with lab.vault().hold(GRANT) as held:
-            held.forget()
+            held.delete()
         vault = lab.vault()
 
         def locked(_wanted: str) -> Any:
@@ -411,7 +411,7 @@ class TestMemory:
         stays.append(vault.stays)
         assert not list(vault.folder.glob("*.vault"))
         with vault.hold(GRANT) as held:
-            held.forget()
+            held.delete()
         stays.append(vault.stays)
 
         assert [False, True, False] == stays
@@ -426,7 +426,7 @@ class TestMemory:
         lab.store(entry=NEWER)
         assert before == lab.path().read_bytes()
         with lab.vault().hold(GRANT) as held:
-            held.forget()
+            held.delete()
         assert not lab.path().exists()
 
     def test_files_make_it_locked(self, lab: Lab) -> None:
@@ -600,7 +600,7 @@ def test_no_folder(lab: Lab) -> None:
     """Reading and giving up make no folder; a folder that cannot be made is trouble with the storage."""
     assert lab.read() is None
     with lab.vault().hold(GRANT) as held:
-        held.forget()
+        held.delete()
     assert not lab.state.exists()
     lab.state.parent.touch()
 
@@ -612,11 +612,11 @@ def test_file_cannot_be_deleted(lab: Lab) -> None:
     lab.state.mkdir(parents=True)
     lab.path().mkdir()
 
-    def forget() -> None:
+    def sign_out() -> None:
         with lab.vault().hold(GRANT) as held:
-            held.forget()
+            held.delete()
 
-    assert "storage" == lab.trouble(forget)
+    assert "storage" == lab.trouble(sign_out)
 
 
 def test_lock_cannot_be_made(lab: Lab) -> None:
@@ -678,7 +678,7 @@ def test_other_grants_are_untouched(lab: Lab) -> None:
     with suppress(Unavailable):
         lab.read()
     with lab.vault().hold(GRANT) as held:
-        held.forget()
+        held.delete()
 
     assert before == lab.path(OTHER).stat()
 

@@ -1,0 +1,299 @@
+"""One exchange with Entra, or with a machine's metadata service, and what its end means: the only file that imports msal.
+
+MSAL is used so that none of its habits shows:
+
+- a fresh app for every exchange, so that its throttling layer never replays a failure of up to an hour ago as an answer;
+- `force_refresh`, so that a refused refresh token is never hidden behind an ageing access token;
+- discovery is ours, once per process, so that making an app needs no network and tells no config error from an outage;
+- HTTP is ours (`cms.grants.network.http`): it has a deadline and a bound on size, and remembers status and Retry-After.
+
+Nothing that MSAL returns leaves but the access token, its lifetime, and who signed in; the cache goes to the vault.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
+
+import msal
+from msal.exceptions import MsalServiceError
+
+from cms.core import refusals
+from cms.core.accounts import ALL_CONSENTED, Grant, Scopes, resource
+from cms.core.lifecycle import Granted, Outcome, Refused, Transient, Trouble
+from cms.grants.network.deadline import Deadline
+from cms.grants.network.http import Http, Metadata, NoAnswer, garbage, is_fault, network_trouble
+
+# A token that claims a longer life than a year does so by mistake.
+MAX_LIFE = 366 * 24 * 60 * 60.0
+
+# What MSAL raises for an answer that is none, wherever in it that shows. ValueError includes JSON's and Unicode's,
+# ArithmeticError a lifetime that is infinite.
+_GARBLED = (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RuntimeError, AssertionError)
+
+# What the vault keeps of MSAL's cache: access tokens live in the broker only, and nobody needs the id token again.
+_KEPT = ("RefreshToken", "Account", "AppMetadata")
+
+
+# What an application proves itself with, as MSAL takes it: "" for nothing, a secret, or a dictionary.
+Secret: TypeAlias = str | Mapping[str, Any]
+
+# Whom to name when a managed identity's question gets no answer. What MSAL really asks depends on its environment.
+METADATA = "http://azure-metadata"
+
+# What MSAL returned where that holds a token, else the outcome of what happened instead.
+Result: TypeAlias = dict[str, Any] | Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The end of one exchange with Entra.
+
+    `cache` is what the vault is to keep, "" for nothing new. `unsure` says that a refresh token may have been redeemed
+    although no successor arrived.
+    """
+
+    outcome: Outcome
+    cache: str = field(default="", repr=False)
+    home_account_id: str = ""
+    who: str = ""
+    unsure: bool = False
+
+
+def note(text: str) -> None:
+    """Tell the log something, through stderr. `text` holds no secret."""
+    print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+class Exchange:
+    """One exchange with a provider, and what its end means."""
+
+    def __init__(self, grant: Grant, http: Http) -> None:
+        self.grant = grant
+        self.http = http
+        self._replies: dict[str, object] = {}
+
+    def renew(self) -> None:
+        """Begin another exchange: time has passed, for a person."""
+        self.http.deadline = Deadline()
+
+    def ask(self, question: Callable[[], Any], who: str = "") -> Result:
+        """Return MSAL's result that holds a token, or the outcome of what happened instead."""
+        # MSAL would replay a failure of up to an hour ago: a device flow asks many times with one app.
+        self._replies.clear()
+        try:
+            result = question()
+        except OSError as error:
+            return Transient(network_trouble(error, self.grant))
+        except (MsalServiceError, *_GARBLED):
+            return self._failure()
+        if is_fault(self.http.status):
+            return self._failure()
+        if result is None and not self.http.status:
+            return Refused(no_sign_in(self.grant))
+        if not isinstance(result, dict):
+            # MSAL takes an empty object for no answer at all.
+            return self._failure()
+        return self._judged(result, who)
+
+    def _judged(self, result: dict[str, Any], who: str) -> Result:
+        if "error" in result:
+            self.http.unsure = False
+            outcome = refusals.explain(result, self.grant, who)
+            pause = self.http.retry_after
+            return (
+                Transient(outcome.trouble, max(outcome.retry_after, pause))
+                if isinstance(outcome, Transient)
+                else outcome
+            )
+        if not isinstance(result.get("access_token"), str) or _seconds(result.get("expires_in")) is None:
+            return Transient(garbage(self.grant))
+        return result
+
+    def _failure(self) -> Transient:
+        trouble = refusals.of_status(self.http.status) if is_fault(self.http.status) else garbage(self.grant)
+        return Transient(trouble, self.http.retry_after)
+
+    def granted(self, result: Mapping[str, Any], scopes: Scopes, who: str) -> Granted:
+        """Return the token, with its life counted from the moment at which the answer arrived."""
+        life = _seconds(result["expires_in"]) or 0.0
+        return Granted(result["access_token"], self.http.answered, life, _granted_scopes(result, scopes), who=who)
+
+
+class Machine(Exchange):
+    """A question to the machine that cms runs on: its managed identity needs no app, and nothing is kept."""
+
+    def __init__(self, grant: Grant) -> None:
+        super().__init__(replace(grant, authority=METADATA), Metadata())
+        identity = (
+            msal.UserAssignedManagedIdentity(client_id=grant.client_id)
+            if grant.client_id
+            else msal.SystemAssignedManagedIdentity()
+        )
+        self._client = msal.ManagedIdentityClient(identity, http_client=self.http, http_cache=self._replies)
+
+    def token(self, scopes: Scopes) -> Result:
+        """Return a token for the resource that the scopes name. Raises OSError where a key file cannot be read."""
+        files: list[OSError] = []
+
+        def question() -> Any:
+            try:
+                return self._client.acquire_token_for_client(resource=resource(scopes))
+            except NoAnswer:
+                raise
+            except OSError as error:
+                files.append(error)
+                raise
+
+        result = self.ask(question)
+        if files:
+            raise files[0]
+        return result
+
+
+class Call(Exchange):
+    """One exchange with Entra: a fresh MSAL app with a cache and an HTTP client of its own.
+
+    With `broker`, it is the broker on this desktop that is asked for tokens. Raises ImportError without its library.
+    `secret` is what the application proves itself with, as MSAL takes it; "" for a public client. `known` is the home
+    account that has signed in before, "" for none.
+    """
+
+    known = ""
+
+    def __init__(self, grant: Grant, secret: Secret, cache: str, http: Http, *, broker: bool = False) -> None:
+        super().__init__(grant, http)
+        self._cache = msal.SerializableTokenCache()
+        self._cache.deserialize(cache or None)
+        kind = msal.ConfidentialClientApplication if secret else msal.PublicClientApplication
+        self.app = kind(
+            grant.client_id,
+            client_credential=secret or None,
+            authority=grant.authority,
+            instance_discovery=False,
+            token_cache=self._cache,
+            http_client=http,
+            http_cache=self._replies,
+            app_name="cms",
+            **({"enable_broker_on_linux": True} if broker else {}),
+        )
+
+    @property
+    def has_broker(self) -> bool:
+        """Whether the broker is asked: MSAL goes on without one that does not start, and tells nobody."""
+        return bool(self.app._enable_broker)  # noqa: SLF001 - there is no other way to know
+
+    def arrived(self, moment: float) -> None:
+        """Count a token's life from this boot-clock moment: a broker's answer comes by another way than HTTP."""
+        self.http.answered = moment
+
+    def account(self, home_account_id: str) -> dict[str, Any]:
+        """Return what MSAL knows of an account."""
+        known = (each for each in self.app.get_accounts() if each["home_account_id"] == home_account_id)
+        return next(known, {"home_account_id": home_account_id})
+
+    def kept(self) -> str:
+        """Return the cache as the vault is to keep it."""
+        cache = json.loads(self._cache.serialize())
+        return json.dumps({name: cache[name] for name in _KEPT if name in cache}, sort_keys=True)
+
+    def keep_unrotated(self, refresh_token: str) -> None:
+        """Keep a refresh token from elsewhere where no successor came: it stays valid then."""
+        cache = json.loads(self._cache.serialize())
+        accounts = [] if cache.get("RefreshToken") else list(cache.get("Account", {}).values())
+        for account in accounts:
+            uid, _, utid = account["home_account_id"].partition(".")
+            info = json.dumps({"uid": uid, "utid": utid}).encode()
+            response = {"refresh_token": refresh_token, "client_info": base64.urlsafe_b64encode(info).decode()}
+            event = {"client_id": self.grant.client_id, "environment": account["environment"], "response": response}
+            self._cache.add({**event, "skip_account_creation": True})
+
+    def signed_in(self, result: Result, scopes: Scopes) -> Answer:
+        """Return the end of a sign-in: only the person whom the grant names may have signed in."""
+        if not isinstance(result, dict):
+            return Answer(result)
+        # The broker keeps refresh tokens to itself.
+        kind = "Account" if self.has_broker else "RefreshToken"
+        known = list(json.loads(self.kept()).get(kind, {}).values())
+        home = str(known[0].get("home_account_id") or "") if known else ""
+        who = recognised(self.grant, result, home, self.known)
+        if isinstance(who, Trouble):
+            return Answer(Refused(who))
+        if not home:
+            return Answer(Refused(_nothing_to_keep(self.grant)))
+        return Answer(self.granted(result, scopes, who), self.kept(), home, who)
+
+
+def _granted_scopes(result: Mapping[str, Any], asked: Scopes) -> Scopes:
+    """Return what the provider says that its token is for: what was asked for where it says nothing of that.
+
+    It may grant less (RFC 6749, 5.1). What a sign-in has of its own opens nothing; `.default` is all there is to grant.
+    """
+    told = result.get("scope")
+    named = tuple(each for each in str(told or "").split() if each.lower() not in _SIGN_INS_OWN)
+    whole = {each.lower() for each in asked} <= {each.lower() for each in named}
+    return asked if whole or not named or any(each.endswith(f"/{ALL_CONSENTED}") for each in asked) else named
+
+
+# Scopes that ask for no permission at a resource (OpenID Connect Core, 5.4 and 11).
+_SIGN_INS_OWN = frozenset(("openid", "profile", "email", "address", "phone", "offline_access"))
+
+
+def recognised(grant: Grant, result: Mapping[str, Any], home: str, known: str) -> str | Trouble:
+    """Return the name of who has signed in, or why it is not whom the grant names.
+
+    `home` is the account that has signed in, `known` the one of the sign-in before, "" for none. Its name may have
+    been changed since then. A name can be given to somebody else too, which is for the vault's keeper to notice.
+    """
+    claims = result.get("id_token_claims") or {}
+    names = [str(claims[name]) for name in ("preferred_username", "upn") if claims.get(name)]
+    login, who = grant.login.casefold(), next(iter(names), "")
+    right = next((name for name in names if name.casefold() == login), "")
+    if right or not login:
+        return right or who
+    if not known or home != known:
+        return _wrong_user(grant, who)
+    note(
+        f"{grant.login} is called {who} now, and is the account that has signed in before: put the new name into the configuration"
+    )
+    return who
+
+
+def _seconds(value: object) -> float | None:
+    """Return a lifetime that can be one: some providers send it as text."""
+    try:
+        seconds = float(value)  # type: ignore[arg-type]  # what is no number raises, which is the question
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return seconds if math.isfinite(seconds) and 0 < seconds <= MAX_LIFE else None
+
+
+def no_sign_in(grant: Grant) -> Trouble:
+    """Say that the vault holds nothing for this grant."""
+    message = f"{grant.login} has not signed in yet" if grant.login else "nobody has signed in yet"
+    return Trouble("no-sign-in", message, refusals.hint("sign in: {login}", grant))
+
+
+def _wrong_user(grant: Grant, who: str) -> Trouble:
+    return Trouble(
+        "wrong-user",
+        f"{who or 'somebody without a name'} signed in, but {grant.login} was to: nothing was stored",
+        refusals.hint(
+            "sign in as the right user, in a private window for instance: {login}; if it was the right one, sign_in_as= of "
+            "the account has to be that name (or user=, where that signs in), then `cms reload` and {login}",
+            grant,
+        ),
+    )
+
+
+def _nothing_to_keep(grant: Grant) -> Trouble:
+    return Trouble(
+        "refused",
+        "the provider gave no refresh token, so nobody would stay signed in",
+        refusals.hint("let the application's registration ask for offline_access, then {login}", grant),
+    )

@@ -1,0 +1,542 @@
+"""What the worker does for one question, against the sandbox's Entra."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support.grants import (
+    ANN,
+    BEN,
+    PATIENCE,
+    SCOPES,
+    TurnsUpLocked,
+    grant_for,
+    kind,
+    service,
+)
+from support.proofs import AppCertificate, write_private
+
+from cms.core.accounts import Grant, Source
+from cms.core.lifecycle import Granted, Outcome, Refused, Transient
+from cms.grants.conversation import Conversation
+from cms.grants.entra.client import Entra as Provider
+from cms.grants.entra.exchange import Answer
+from cms.grants.entra.flows import CodeFlow
+from cms.grants.messages import (
+    Open,
+    Prompt,
+    SignIn,
+)
+from cms.grants.service import Service
+from cms.grants.vault.keys import Keys
+from cms.grants.vault.store import Vault
+from cms.sandbox.directory import APP_ID, APP_SECRET, Client
+from cms.sandbox.entra import Entra, Fault
+
+
+class Answers(Conversation):
+    """A conversation that needs no second thread: the person's answers are known, and so is what happens before them."""
+
+    def __init__(
+        self, *fields: Mapping[str, str] | None, before: Callable[[Prompt], None] = lambda _prompt: None
+    ) -> None:
+        super().__init__(lambda _prompt: None)
+        self.fields = list(fields)
+        self.before = before
+        self.waited: list[float] = []
+        self.prompted: list[Prompt] = []
+
+    def prompt(self, prompt: Prompt) -> None:
+        self.prompted.append(prompt)
+        self.before(prompt)
+
+    def wait(self, seconds: float) -> Mapping[str, str] | None:
+        self.waited.append(seconds)
+        return self.fields.pop(0) if self.fields else None
+
+
+def browse(entra: Entra, user: str = ANN) -> Answers:
+    """Return a conversation with a person who signs in as `user`."""
+    answers = Answers()
+    answers.before = lambda prompt: answers.fields.append(entra.sign_in(prompt.url, user, follow=False).fields)
+    return answers
+
+
+class TestService:
+    """Vault and provider together, in the caller's thread."""
+
+    def sign_in(self, first: Open, grant: Grant, line: Conversation) -> Outcome:
+        return service(first).sign_in(SignIn(1, grant, "browser"), line)
+
+    def test_first_sign_in(self, first: Open, grant: Grant, entra: Entra) -> None:
+        """Nobody has signed in; a person does; from then on any process can redeem."""
+        assert "no-sign-in" == kind(service(first).acquire(grant, SCOPES))
+        outcome = self.sign_in(first, grant, browse(entra))
+        assert isinstance(outcome, Granted)
+        assert (True, ANN) == (outcome.persisted, outcome.who)
+        again = service(first).acquire(grant, SCOPES)
+
+        assert isinstance(again, Granted)
+        assert again.persisted
+        assert again.key_from.startswith("key file ")
+        assert ANN == again.who
+        assert again.secret != outcome.secret
+
+    def test_rotation_is_stored_before_it_is_answered(self, first: Open, grant: Grant, entra: Entra) -> None:
+        """With reuse refused, every process redeems what the one before it was given."""
+        entra.refuse_reuse = True
+        self.sign_in(first, grant, browse(entra))
+
+        assert ["granted"] * 5 == [kind(service(first).acquire(grant, SCOPES)) for _ in range(5)]
+
+    def test_threads_take_turns(self, first: Open, grant: Grant, entra: Entra) -> None:
+        """Many questions for one grant at once redeem one after the other, never the same refresh token."""
+        entra.refuse_reuse = True
+        self.sign_in(first, grant, browse(entra))
+        shared = service(first)
+        outcomes: list[Outcome] = []
+        threads = [threading.Thread(target=lambda: outcomes.append(shared.acquire(grant, SCOPES))) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE)
+
+        assert ["granted"] * 8 == [kind(outcome) for outcome in outcomes]
+
+    def test_wrong_user_is_not_stored(self, first: Open, grant: Grant, entra: Entra) -> None:
+        """Somebody else's sign-in leaves no trace, and an earlier one untouched."""
+        assert "wrong-user" == kind(self.sign_in(first, grant, browse(entra, BEN)))
+        assert "no-sign-in" == kind(service(first).acquire(grant, SCOPES))
+        self.sign_in(first, grant, browse(entra))
+        assert "wrong-user" == kind(self.sign_in(first, grant, browse(entra, BEN)))
+
+        assert "granted" == kind(service(first).acquire(grant, SCOPES))
+
+    def test_whoever_signed_in_is_remembered(self, first: Open, entra: Entra) -> None:
+        """An account without a user is whose it was first, until a logout; both are named."""
+        grant = grant_for(entra, "")
+        assert "granted" == kind(self.sign_in(first, grant, browse(entra)))
+        outcome = self.sign_in(first, grant, browse(entra, BEN))
+        assert isinstance(outcome, Refused)
+        assert "wrong-user" == outcome.trouble.kind
+        assert (True, True) == (ANN in outcome.trouble.message, BEN in outcome.trouble.message)
+        assert "`cms logout` first" in outcome.trouble.hint
+        assert ANN == getattr(service(first).acquire(grant, SCOPES), "who", "")
+        assert "granted" == kind(self.sign_in(first, grant, browse(entra)))
+
+        service(first).sign_out(grant)
+        assert "granted" == kind(self.sign_in(first, grant, browse(entra, BEN)))
+
+    def test_a_renamed_person(self, first: Open, grant: Grant, entra: Entra, capfd: pytest.CaptureFixture[str]) -> None:
+        """The account is the same under its new name: that is accepted, and said."""
+        self.sign_in(first, grant, browse(entra))
+        entra.directory.rename(ANN, "anna@example.test")
+        outcome = self.sign_in(first, grant, browse(entra, "anna@example.test"))
+
+        assert isinstance(outcome, Granted)
+        assert "anna@example.test" == outcome.who
+        assert f"{ANN} is called anna@example.test now" in capfd.readouterr().err
+
+    def test_a_new_name_proves_nothing(self, first: Open, grant: Grant, entra: Entra) -> None:
+        """Where nobody has signed in before, another name is another person."""
+        entra.directory.rename(ANN, "anna@example.test")
+
+        assert "wrong-user" == kind(self.sign_in(first, grant, browse(entra, "anna@example.test")))
+
+    @pytest.mark.parametrize("login", [ANN, ""])
+    def test_another_account_of_the_same_name(self, first: Open, entra: Entra, login: str) -> None:
+        """A name that was given to somebody else does not open the conversation; who means it signs out first."""
+        grant = grant_for(entra, login)
+        self.sign_in(first, grant, browse(entra))
+        entra.directory.add_user(ANN, anew=True)
+        outcome = self.sign_in(first, grant, browse(entra))
+        assert isinstance(outcome, Refused)
+        assert "wrong-user" == outcome.trouble.kind
+        assert f"{ANN} signed in, but with another account than the {ANN} before" in outcome.trouble.message
+        assert f"`cms logout {login}` first".replace(" `", "`") in outcome.trouble.hint
+
+        service(first).sign_out(grant)
+        assert "granted" == kind(self.sign_in(first, grant, browse(entra)))
+
+    def test_forget(self, first: Open, grant: Grant, entra: Entra) -> None:
+        """What was forgotten is gone; an empty token says so. Forgetting nothing is as good."""
+        self.sign_in(first, grant, browse(entra))
+        outcome = service(first).sign_out(grant)
+
+        assert isinstance(outcome, Granted)
+        assert "" == outcome.secret
+        assert "no-sign-in" == kind(service(first).acquire(grant, SCOPES))
+        assert "granted" == kind(service(first).sign_out(grant))
+
+    def test_forget_what_cannot_be_deleted(self, first: Open, grant: Grant, state: Path) -> None:
+        """A sign-in that cannot be deleted is not said to be gone."""
+        (state / f"{grant.key}.vault").mkdir(parents=True)
+
+        outcome = service(first).sign_out(grant)
+
+        assert isinstance(outcome, Transient)
+        assert "storage" == outcome.trouble.kind
+        assert f"system; try again: `cms logout {ANN}`" in outcome.trouble.hint
+
+    def test_key_lost(self, first: Open, grant: Grant, entra: Entra, state: Path) -> None:
+        """Without the key nothing is redeemed, and nobody is asked to sign in for nothing."""
+        self.sign_in(first, grant, browse(entra))
+        key = state.parent / "vault.key"
+        secret = key.read_bytes()
+        key.unlink()
+        line = browse(entra)
+        waits = service(first).acquire(grant, SCOPES)
+        person = self.sign_in(first, grant, line)
+
+        assert isinstance(waits, Transient)
+        assert isinstance(person, Transient)
+        assert ("locked", "locked") == (waits.trouble.kind, person.trouble.kind)
+        assert "bring the key back; cms tries again by itself." in waits.trouble.hint
+        assert f"bring the key back; start again: `cms login {ANN}`." in person.trouble.hint
+        assert [] == line.prompted
+        assert 0 == entra.count("token", grant_type="refresh_token")
+        key.write_bytes(secret)
+        key.chmod(0o600)
+        assert "granted" == kind(service(first).acquire(grant, SCOPES))
+
+    def test_damaged(self, first: Open, grant: Grant, entra: Entra, state: Path) -> None:
+        """A damaged file is left as it is until somebody has signed in anew, and kept aside then."""
+        self.sign_in(first, grant, browse(entra))
+        path = state / f"{grant.key}.vault"
+        path.write_bytes(path.read_bytes()[:-1])
+        damaged = path.read_bytes()
+        assert "vault-damaged" == kind(service(first).acquire(grant, SCOPES))
+        assert "wrong-user" == kind(self.sign_in(first, grant, browse(entra, BEN)))
+        assert damaged == path.read_bytes()
+        assert "granted" == kind(self.sign_in(first, grant, browse(entra)))
+
+        assert "granted" == kind(service(first).acquire(grant, SCOPES))
+        assert [damaged] == [file.read_bytes() for file in state.glob("*.damaged-*")]
+
+    def test_storage_fails_before(
+        self, first: Open, grant: Grant, entra: Entra, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """On a full disk nothing is redeemed; with room again all is as before."""
+        self.sign_in(first, grant, browse(entra))
+
+        def full(*_args: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "posix_fallocate", full)
+            assert "storage" == kind(service(first).acquire(grant, SCOPES))
+
+        assert 0 == entra.count("token", grant_type="refresh_token")
+        assert "granted" == kind(service(first).acquire(grant, SCOPES))
+
+    def test_storage_fails_after(
+        self, first: Open, grant: Grant, entra: Entra, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A token whose successor could not be stored is not served; a refusal that follows is explained by it."""
+        entra.refuse_reuse = True
+        self.sign_in(first, grant, browse(entra))
+
+        def broken(_descriptor: int) -> None:
+            raise OSError(5, "Input/output error")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fsync", broken)
+            assert "storage" == kind(service(first).acquire(grant, SCOPES))
+        refused = service(first).acquire(grant, SCOPES)
+
+        assert isinstance(refused, Refused)
+        assert "reused" == refused.trouble.kind
+        assert "before storing its successor" in refused.trouble.message
+        assert f"`cms login {ANN}`" in refused.trouble.hint
+        assert "granted" == kind(self.sign_in(first, grant, browse(entra)))
+        assert "granted" == kind(service(first).acquire(grant, SCOPES))
+
+    def test_lost_answer(self, first: Open, grant: Grant, entra: Entra) -> None:
+        """An answer that is lost on its way costs nothing where Entra does as documented, and is explained elsewhere."""
+        self.sign_in(first, grant, browse(entra))
+        entra.faults.add(Fault("reset", after=True))
+        assert "network" == kind(service(first).acquire(grant, SCOPES))
+        assert "granted" == kind(service(first).acquire(grant, SCOPES))
+        entra.refuse_reuse = True
+        entra.faults.add(Fault("truncated", after=True))
+        assert "garbage" == kind(service(first).acquire(grant, SCOPES))
+
+        assert "reused" == kind(service(first).acquire(grant, SCOPES))
+
+    def test_other_refusals_are_not_blamed_on_it(self, first: Open, grant: Grant, entra: Entra) -> None:
+        """A refusal with a reason of its own keeps it, and one without a lost answer is not called reuse."""
+        self.sign_in(first, grant, browse(entra))
+        entra.faults.add(Fault("aadsts", aadsts=70000))
+        assert "refused" == kind(service(first).acquire(grant, SCOPES))
+        entra.faults.add(Fault("reset", after=True))
+        assert "network" == kind(service(first).acquire(grant, SCOPES))
+        entra.faults.add(Fault("aadsts", aadsts=50173))
+
+        assert "refused" == kind(service(first).acquire(grant, SCOPES))
+
+    def test_successor_that_is_none(self, first: Open, grant: Grant, entra: Entra, state: Path) -> None:
+        """A server that does not rotate needs no new file, and leaves no mark."""
+        self.sign_in(first, grant, browse(entra))
+        service(first).acquire(grant, SCOPES)
+        entra.rotate = False
+        before = {path.name: path.read_bytes() for path in state.iterdir()}
+
+        assert "granted" == kind(service(first).acquire(grant, SCOPES))
+        assert before == {path.name: path.read_bytes() for path in state.iterdir()}
+
+    def test_fault_before_the_sign_in(self, first: Open, grant: Grant, entra: Entra) -> None:
+        """A sign-in that cannot begin shows no prompt."""
+        entra.faults.add(Fault("status", "discovery", status=503))
+        line = browse(entra)
+
+        outcome = self.sign_in(first, grant, line)
+        assert isinstance(outcome, Transient)
+        assert ("server", f"wait a minute, then start again: `cms login {ANN}`") == (
+            outcome.trouble.kind,
+            outcome.trouble.hint,
+        )
+        assert [] == line.prompted
+
+    def test_nobody_comes(self, first: Open, grant: Grant) -> None:
+        """A browser sign-in that nobody completes expires."""
+        line = Answers(None)
+        outcome = self.sign_in(first, grant, line)
+
+        assert "expired" == kind(outcome)
+        assert [600.0] == line.waited
+
+    def test_given_up(self, first: Open, grant: Grant) -> None:
+        """A sign-in that is given up says so."""
+        conversation = Conversation(lambda _prompt: conversation.cancel())
+
+        assert "cancelled" == kind(self.sign_in(first, grant, conversation))
+
+    def test_given_up_while_the_code_is_redeemed(self, first: Open, grant: Grant, entra: Entra) -> None:
+        """A sign-in that was given up is not stored, however far it had come: a logout stays one."""
+        worker = service(first)
+        redeemed = CodeFlow.finish
+
+        def finish(flow: CodeFlow, fields: Mapping[str, str]) -> Answer:
+            answer = redeemed(flow, fields)
+            conversation.cancel()
+            return answer
+
+        def browse(prompt: Prompt) -> None:
+            conversation.redirected(entra.sign_in(prompt.url, ANN, follow=False).fields)
+
+        conversation = Conversation(browse)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(CodeFlow, "finish", finish)
+            assert "cancelled" == kind(worker.sign_in(SignIn(1, grant, "browser"), conversation))
+
+        assert "no-sign-in" == kind(worker.acquire(grant, SCOPES))
+
+    def test_given_up_before_the_prompt(self, first: Open, grant: Grant) -> None:
+        """What was given up before it began shows no prompt."""
+        prompts: list[Prompt] = []
+        conversation = Conversation(prompts.append)
+        conversation.cancel()
+
+        assert "cancelled" == kind(self.sign_in(first, grant, conversation))
+        assert [] == prompts
+
+    def test_conversation_runs_out(self) -> None:
+        """Waiting ends without an answer when the time is over, even if it was over before."""
+        conversation = Conversation(lambda _prompt: None)
+
+        assert conversation.wait(0.0) is None
+        assert conversation.wait(-1.0) is None
+
+    def test_prompt(self, first: Open, grant: Grant, entra: Entra) -> None:
+        """The prompt has the link, the address that it comes back to and the value to know it by."""
+        line = browse(entra)
+        self.sign_in(first, grant, line)
+        prompt = line.prompted[0]
+
+        assert (1, "browser", "", 600.0, grant.redirect_uri) == (
+            prompt.number,
+            prompt.method,
+            prompt.user_code,
+            prompt.expires_in,
+            prompt.redirect_uri,
+        )
+        assert f"state={prompt.state}" in prompt.url
+
+    def test_device(self, first: Open, grant: Grant, entra: Entra) -> None:
+        """A device sign-in polls at the provider's pace until the person has approved."""
+        entra.device_interval = 3
+        line = Answers(None, None, None)
+        question = SignIn(1, grant, "device")
+        line.before = lambda prompt: entra.approve_device(prompt.user_code, ANN)
+
+        assert "granted" == kind(service(first).sign_in(question, line))
+        assert [3.0] == line.waited
+        assert "device" == line.prompted[0].method
+        assert "" == line.prompted[0].state
+
+    @pytest.mark.parametrize("method", ["browser", "paste", "device"])
+    def test_a_challenge_is_answered(self, first: Open, grant: Grant, entra: Entra, method: str) -> None:
+        """What a refused refresh demands is carried into the next sign-in, whichever way that is made."""
+        entra.device_interval = 1
+        self.sign_in(first, grant, browse(entra))
+        entra.challenge(ANN)
+        refused = service(first).acquire(grant, SCOPES)
+        assert isinstance(refused, Refused)
+        line = browse(entra)
+        if method == "device":
+            line.before = lambda prompt: entra.approve_device(prompt.user_code, ANN)
+        question = SignIn(1, grant, method, refused.trouble.claims)
+
+        assert "granted" == kind(service(first).sign_in(question, line))
+        assert "granted" == kind(service(first).acquire(grant, SCOPES))
+
+    def test_a_challenge_alone_keeps_no_process(self, first: Open, grant: Grant, entra: Entra) -> None:
+        """In memory, nothing but a sign-in is a reason for the worker to stay."""
+        worker = service(replace(first, key=Source("memory")))
+        entra.challenge(ANN)
+
+        assert "refused" == kind(worker.sign_in(SignIn(1, grant, "browser"), browse(entra)))
+        assert not worker.stays
+
+    def test_device_is_not_polled_in_a_pause(self, first: Open, grant: Grant, entra: Entra) -> None:
+        """A pause that the provider asks for is kept; one that outlives the code is waited for no longer than that."""
+        line = Answers()
+        worker = service(first, clock=lambda: sum(line.waited))
+        entra.faults.add(Fault("status", status=429, retry_after="120"))
+        entra.faults.add(Fault("status", status=429, retry_after="3000"))
+
+        assert "expired" == kind(worker.sign_in(SignIn(1, grant, "device"), line))
+        assert [5.0, 120.0, 775.0] == line.waited
+        assert 2 == entra.count("token")
+
+    @pytest.mark.parametrize("how", ["by the clock", "by Entra"])
+    def test_device_expires(self, first: Open, grant: Grant, entra: Entra, how: str) -> None:
+        """When a device code runs out, the hint says what organisations do to this flow, and names the others."""
+        line = Answers()
+        worker = service(first, clock=lambda: 450.0 * len(line.waited) if how == "by the clock" else 0.0)
+        if how == "by Entra":
+            entra.faults.add(Fault("aadsts", aadsts=70019))
+        outcome = worker.sign_in(SignIn(1, grant, "device"), line)
+
+        assert isinstance(outcome, Refused)
+        assert "expired" == outcome.trouble.kind
+        assert f"`cms login {ANN} --browser`" in outcome.trouble.hint
+        assert (2 if how == "by the clock" else 1) == entra.count("token")
+
+    def test_client_secret(self, first: Open, grant: Grant, entra: Entra, tmp_path: Path) -> None:
+        """A client secret is read from its source by the worker, for the sign-in and for each redemption."""
+        client = entra.directory.client(APP_ID)
+        entra.register(replace(client, redirects=("http://localhost/*",)))
+        path = tmp_path / "client-secret"
+        path.write_text(APP_SECRET + "\n")
+        path.chmod(0o600)
+        grant = replace(grant, client_id=APP_ID, client_secret=Source("file", (str(path),)))
+
+        assert "granted" == kind(self.sign_in(first, grant, browse(entra)))
+        assert "granted" == kind(service(first).acquire(grant, SCOPES))
+        path.write_bytes(b"\xff")
+        assert "locked" == kind(service(first).acquire(grant, SCOPES))
+        path.unlink()
+        outcome = service(first).acquire(grant, SCOPES)
+        assert isinstance(outcome, Transient)
+        assert "locked" == outcome.trouble.kind
+        assert str(path) in outcome.trouble.message
+
+    def test_a_certificate_in_place_of_a_secret(self, first: Open, grant: Grant, entra: Entra, tmp_path: Path) -> None:
+        """An application that people sign in to may have one too; when it ends is told with each token."""
+        made = AppCertificate()
+        entra.register(Client(APP_ID, ("http://localhost/*",), certificates=(made.public,)))
+        path = write_private(tmp_path / "app.pem", made.pem())
+        grant = replace(grant, client_id=APP_ID, certificate=Source("file", (str(path),)))
+        outcomes = (self.sign_in(first, grant, browse(entra)), service(first).acquire(grant, SCOPES))
+
+        assert [float(int(made.ends))] * 2 == [getattr(each, "credential_expires", 0.0) for each in outcomes]
+
+    def test_memory_only(self, first: Open, grant: Grant, entra: Entra, state: Path) -> None:
+        """With no place for a key the sign-in lasts as long as its process, and every answer says so."""
+        worker = service(replace(first, key=None))
+        signed_in = worker.sign_in(SignIn(1, grant, "browser"), browse(entra))
+        acquired = worker.acquire(grant, SCOPES)
+
+        for outcome in (signed_in, acquired):
+            assert isinstance(outcome, Granted)
+            assert (False, "memory only") == (outcome.persisted, outcome.key_from)
+        assert worker.stays
+        assert not list(state.glob("*.vault"))
+        worker.rest()
+        assert "granted" == kind(worker.acquire(grant, SCOPES))
+
+    @pytest.mark.parametrize("when", ["before a refresh", "during a sign-in"])
+    def test_a_keyring_that_turns_up_locked(self, first: Open, grant: Grant, entra: Entra, when: str) -> None:
+        """A sign-in that is, or was to be, kept in memory is not lost to a keyring that turns up locked."""
+        ring = TurnsUpLocked()
+        entra.refuse_reuse = True
+        vault = Vault(first.state_folder, Keys(None, environ={}, ring=ring), first.timeout)
+        worker = Service(vault, Provider(first.ca))
+        line = browse(entra)
+        page = line.before
+
+        def turn_up(prompt: Prompt) -> None:
+            ring.there = when == "during a sign-in"
+            page(prompt)
+
+        line.before = turn_up
+        signed_in = worker.sign_in(SignIn(1, grant, "browser"), line)
+        ring.there = True
+        outcomes = [signed_in, *(worker.acquire(grant, SCOPES) for _ in range(2))]
+
+        assert ["granted"] * 3 == [kind(outcome) for outcome in outcomes]
+        assert worker.stays
+
+    def test_memory_that_will_not_do(self, first: Open, grant: Grant, entra: Entra) -> None:
+        """A worker that is about to end begins no sign-in that only its memory would hold; with a key it does."""
+        line = browse(entra)
+        outcome = self.sign_in(replace(first, key=None, persist=True), grant, line)
+        assert isinstance(outcome, Transient)
+        assert ("storage", []) == (outcome.trouble.kind, line.prompted)
+        assert "Vault(key=" in outcome.trouble.hint
+
+        assert "granted" == kind(self.sign_in(replace(first, persist=True), grant, line))
+
+    def test_a_full_disk_is_known_before_the_prompt(
+        self, first: Open, grant: Grant, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Nobody signs in for a disk that could not take it; and it leaves no mark of a redemption."""
+
+        def full(*_args: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        line = Answers()
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "posix_fallocate", full)
+            assert "storage" == kind(self.sign_in(first, grant, line))
+        assert [] == line.prompted
+        self.sign_in(first, grant, Answers(None))
+
+        assert not list(Path(first.state_folder).glob("*.redeeming"))
+
+    def test_nothing_secret_stays(self, first: Open, grant: Grant, entra: Entra, state: Path) -> None:
+        """Between two questions the worker holds neither a refresh token nor what it was derived from."""
+        worker = service(first)
+        worker.sign_in(SignIn(1, grant, "browser"), browse(entra))
+        worker.acquire(grant, SCOPES)
+        worker.rest()
+
+        assert not worker.stays
+
+    def test_two_scope_sets(self, first: Open, grant: Grant, entra: Entra) -> None:
+        """Each scope set gets a token of its own from one sign-in; what is refused for one leaves the other."""
+        graph = ("https://graph.microsoft.com/Mail.Send",)
+        grant = replace(grant, scope_sets=(SCOPES, graph))
+        self.sign_in(first, grant, browse(entra))
+        entra.withdraw_consent(ANN, graph[0])
+
+        assert "granted" == kind(service(first).acquire(grant, SCOPES))
+        refused = service(first).acquire(grant, graph)
+        assert isinstance(refused, Refused)
+        assert 65001 == refused.trouble.aadsts
