@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cms_oauth.text import printable
+
 # Header, claims, signature (RFC 7519).
 _JWT_PARTS = 3
 
@@ -85,9 +87,4 @@ def _moment(value: Any) -> float | None:
 
 def _text(claims: Mapping[str, Any], *names: str) -> str:
     """Return the first of these claims that is a text, as it may be shown."""
-    return next((printable(text[:_MAX_TEXT]) for name in names if isinstance(text := claims.get(name), str)), "")
-
-
-def printable(text: str) -> str:
-    """Return the text on one line, without what moves a cursor or a colour."""
-    return "".join(each if each.isprintable() else " " if each.isspace() else "?" for each in text)
+    return next((printable(text, _MAX_TEXT) for name in names if isinstance(text := claims.get(name), str)), "")

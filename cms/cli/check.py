@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shlex
 import stat
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from cms.config.model import Config, FileSpec, SocketSpec
 from cms.core.accounts import Account, Proxy, application
 from cms.core.status import expiry_warning
 from cms_oauth import paths
+from cms_oauth.moves import Command
 
 
 def warnings(found: Config) -> Iterator[str]:
@@ -74,7 +74,7 @@ def _closed_or_open(path: str, name: str) -> str:
     except OSError as error:
         return f"cannot be read: {error.strerror}; the user that runs cms must be able to"
     if mode & stat.S_IROTH and name != _WRITTEN_BY_OTHERS:
-        return f"can be read by everybody on this machine: `chmod o-rwx {shlex.quote(path)}`"
+        return f"can be read by everybody on this machine: `{Command(('chmod', 'o-rwx', path))}`"
     return ""
 
 

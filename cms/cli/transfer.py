@@ -17,6 +17,7 @@ from typing import Any
 from cms.cli.client import Remote
 from cms.grants.messages import Place
 from cms.system.files import oddity, place_new, write_private
+from cms_oauth.moves import cms
 
 # The one format that may have its sign-in in the keyring, under the mail address.
 NAMED = "oama"
@@ -165,7 +166,7 @@ def export(remote: Remote, users: Sequence[str], passphrase: Passphrase, path: P
         # Typing a passphrase takes a while: something else may have that name now.
         check_target(path, force=force)
         write_private(path, str(ended.get("export")).encode(), place=os.replace if force else place_new)
-        ended["hint"] = f"to {path}. On the other machine: `cms import {path.name}`. Delete the file after that"
+        ended["hint"] = f"to {path}. On the other machine: `{cms('import', path.name)}`. Delete the file after that"
     return ended
 
 

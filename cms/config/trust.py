@@ -11,13 +11,13 @@ from __future__ import annotations
 import errno
 import os
 import re
-import shlex
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from cms.system.users import group_id, user_id, user_name
+from cms_oauth.moves import Command
 
 Lstat = Callable[[Path], os.stat_result]
 Step = tuple[Path, os.stat_result]
@@ -143,7 +143,10 @@ def _judge(where: Path, facts: os.stat_result, system: System) -> None:
         return
     if facts.st_mode & _WRITABLE_BY_OTHERS:
         whom = "everybody" if facts.st_mode & stat.S_IWOTH else "its group"
-        raise Untrusted(f"{what} can be written by {whom}, and a configuration is a program", f"`chmod go-w {where}`")
+        raise Untrusted(
+            f"{what} can be written by {whom}, and a configuration is a program",
+            f"`{Command(('chmod', 'go-w', str(where)))}`",
+        )
 
 
 def _strange_owner(what: str, where: Path, owner: int, system: System) -> tuple[str, str]:
@@ -151,10 +154,13 @@ def _strange_owner(what: str, where: Path, owner: int, system: System) -> tuple[
     if system.caller() == 0:
         return (
             f"{what} belongs to {name}, and root runs no other user's configuration",
-            f"`sudo -u {shlex.quote(name)} cms ...`",
+            f"`{Command(('sudo', '-u', name, 'cms'))} ...`",
         )
     me = system.user_name(system.caller())
-    return f"{what} belongs to {name}, who could change what cms runs as {me}", f"`chown {me} {where}`, or use a copy"
+    return (
+        f"{what} belongs to {name}, who could change what cms runs as {me}",
+        f"`{Command(('chown', me, str(where)))}`, or use a copy",
+    )
 
 
 def _describe(where: Path, mode: int) -> str:

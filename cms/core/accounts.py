@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cms_oauth.microsoft import PERMISSIONS, Cloud
+from cms_oauth.moves import cms, fill
 
 Scopes = tuple[str, ...]
 
@@ -286,11 +287,11 @@ def permission_for(protocol: str, scopes: Scopes) -> str:
 
 def uncovered(permission: str, scopes: Scopes, who: str) -> tuple[str, str]:
     """Say why a token for these scopes lacks a permission, and what to do; `who` signs in, "" for whoever does."""
-    login = f"`{f'cms login {who}'.strip()}`"
+    login = {"login": cms("login", who)}
     if permission.lower() in {each.rpartition("/")[2].lower() for each in scopes}:
         said = f"the sign-in does not cover {permission}: it was given before the configuration asked for that"
-        return said, f"sign in again and consent: {login}"
-    hint = f"add it to scopes= of the account, or leave scopes= out, then `cms reload` and {login}"
+        return said, fill("sign in again and consent: {login}", login)
+    hint = fill("add it to scopes= of the account, or leave scopes= out, then {reload, login}", login)
     return f"scopes= in the configuration names no {permission}", hint
 
 

@@ -41,6 +41,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from cms_oauth.claims import Claims, claims_of
+from cms_oauth.moves import Move
 
 # A refresh is due at a random point of this part of a token's life: early enough that an outage of a quarter of the
 # life passes unnoticed, spread so that many accounts do not ask at one moment.
@@ -92,17 +93,19 @@ class Trouble:
     """Why a provider call gave no token: for logs, status and the caller. Never holds a secret.
 
     `kind` is a word for programs (see `KINDS`), `message` one sentence that says what happened, `hint` the next move:
-    whose it is and the command. `aadsts` is Entra's number, without the prefix; `claims` is a conditional-access
-    challenge to hand to the next sign-in, as Entra sent it.
+    a `cms_oauth.moves.Move` where there is a command in it or a promise that cms tries again. `aadsts` is Entra's
+    number, without the prefix, `error` and `suberror` its words; `claims` is a conditional-access challenge to hand to
+    the next sign-in, as Entra sent it.
     """
 
     kind: str
     message: str
-    hint: str = ""
+    hint: Move | str = ""
     aadsts: int | None = None
     correlation_id: str = ""
     suberror: str = ""
     claims: str = ""
+    error: str = ""
 
 
 # What `Trouble.kind` may say, and what each means.
@@ -301,7 +304,7 @@ class Deny:
 
     code: str
     message: str
-    hint: str
+    hint: Move | str
     retry_after: float = 0.0
 
 

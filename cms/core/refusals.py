@@ -7,7 +7,6 @@ the provider wrote in prose is repeated: messages are in our own words, with the
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,10 +14,8 @@ from typing import Any
 
 from cms.core.accounts import Grant, registration_of
 from cms.core.lifecycle import Granted, Outcome, Refused, Transient, Trouble
-from cms_oauth.diagnosis.entra import NOTHING_TO_DO as NOTHING_TO_DO  # noqa: PLC0414 - part of what this offers
-from cms_oauth.diagnosis.entra import RETRIES as RETRIES  # noqa: PLC0414 - the same
-from cms_oauth.diagnosis.entra import THEN_REFRESH, WAIT_OR_REFRESH, origin_of, row_of
-from cms_oauth.diagnosis.verdicts import fill_text
+from cms_oauth import moves
+from cms_oauth.diagnosis.entra import AGAIN, NO_IDENTITY, WAIT_OR_AGAIN, origin_of, row_of, row_of_application
 
 # What may be quoted of an answer: identifiers, never prose. Longer ones are none of Entra's.
 _IDENTIFIER = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -29,16 +26,6 @@ _SHOWN = re.compile(r"AADSTS\s*(\d{2,9})|Error Code:\s*(\d{5,9})\b", re.IGNORECA
 # Conditional-access challenges are some hundred bytes of JSON; a challenge goes into a URL, which bounds it.
 _MAX_CLAIMS = 4096
 
-
-# What a hint says cms does by itself; with the first kind nothing helps but time.
-_PROMISE = re.compile(
-    f"(?P<wait>{NOTHING_TO_DO}(?:, after a pause)?|wait: {RETRIES}(?: until somebody has)?)|{RETRIES}"
-)
-# The commands to a daemon. Whoever signs in may have none yet, and has no sign-in that could be refreshed.
-_REFRESH = "`cms refresh`"
-_RELOAD = re.compile(f"`cms reload`(?: and {_REFRESH})?(?P<login>(?P<joint> and|; then) `cms login)?")
-
-_MINUTE = 60.0
 
 # The application has not been consented to, or not for all that it asks for.
 NO_CONSENT = 65001
@@ -56,16 +43,15 @@ def explain(answer: Mapping[str, Any], grant: Grant, who: str = "") -> Transient
     word = _identifier(answer.get("error"))
     suberror = _identifier(answer.get("suberror"))
     row = row_of(number, word, suberror)
-    # Some rows are made for applications, which are looked at again by themselves; here a person has to say so.
-    move = row.hint.replace(WAIT_OR_REFRESH, THEN_REFRESH)
     trouble = Trouble(
         row.kind,
-        f"{row.message} ({_evidence(number, word, suberror)}){_registration(number, grant)}",
-        hint(move, grant, who),
+        f"{row.message} ({evidence(number, word, suberror)}){_registration(number, grant)}",
+        hint(row.hint, grant, who, mover=row.mover),
         number,
         _identifier(answer.get("correlation_id")),
         suberror,
         _claims(answer.get("claims")),
+        error=word,
     )
     return Transient(trouble, row.pause) if row.transient else Refused(trouble)
 
@@ -81,10 +67,19 @@ def of_page(text: str, grant: Grant) -> Trouble | None:
     return outcome.trouble
 
 
+def of_application(trouble: Trouble, grant: Grant) -> Trouble:
+    """Return what a refusal means where nobody signs in: nobody is told to, and cms looks again by itself."""
+    row = NO_IDENTITY if grant.sign_in == "managed-identity" else row_of_application(trouble.aadsts)
+    why = evidence(trouble.aadsts, trouble.error, trouble.suberror) if trouble.kind == "refused" else trouble.message
+    move = hint(row.hint, grant, again=WAIT_OR_AGAIN, mover=row.mover)
+    return replace(trouble, kind="application", message=f"{row.message} ({why})", hint=move)
+
+
 def of_status(status: int) -> Trouble:
     """Return what an HTTP status means that comes without an OAuth error."""
     row = row_of(None, status=status)
-    return Trouble(row.kind, f"{row.message} (HTTP {status})", row.hint)
+    move = moves.fill(row.hint, {"again": AGAIN}, mover=row.mover)
+    return Trouble(row.kind, f"{row.message} (HTTP {status})", move, error=f"HTTP {status}")
 
 
 def in_person(outcome: Outcome, again: str) -> Outcome:
@@ -94,43 +89,35 @@ def in_person(outcome: Outcome, again: str) -> Outcome:
     """
     if isinstance(outcome, Granted):
         return outcome
-    text = _RELOAD.sub(lambda found: _reloaded(found, again), outcome.trouble.hint).replace(_REFRESH, again)
-    if isinstance(outcome, Transient):
-        text = _promised(text, again, outcome.retry_after)
-    return outcome if text == outcome.trouble.hint else replace(outcome, trouble=replace(outcome.trouble, hint=text))
+    pause = outcome.retry_after if isinstance(outcome, Transient) else None
+    return replace(outcome, trouble=replace(outcome.trouble, hint=moves.in_person(outcome.trouble.hint, again, pause)))
 
 
-def _reloaded(found: re.Match[str], again: str) -> str:
-    """Return what comes after a change of the configuration."""
-    if found["login"]:
-        return f"`cms reload`, if cms runs{',' if found['joint'] == ' and' else ''}{found['login']}"
-    return f"`cms reload`, if cms runs, and {again}"
+def hint(
+    template: str, grant: Grant, who: str = "", *, again: moves.Value = AGAIN, mover: str = "you", **more: str
+) -> moves.Move:
+    """Fill in what a template names of this grant: commands, its redirect address, its application's credential.
 
-
-def _promised(text: str, again: str, pause: float) -> str:
-    """Return the text with what the person does in the place of what cms would; `pause` is in seconds."""
-    minutes = math.ceil(pause / _MINUTE)
-    wait = f"wait {minutes} minutes" if minutes > 1 else "wait a minute"
-    text, promises = _PROMISE.subn(lambda found: f"{wait}, then {again}" if found["wait"] else again, text)
-    return text if promises or again in text else f"{text}; {again}"
-
-
-def hint(text: str, grant: Grant, who: str = "") -> str:
-    """Fill in the commands for this grant, its redirect address and the argument with its application's secret."""
-    commands = {"login": command("login", grant, who), "consent": command("admin-consent-url", grant, who)}
-    address = {"redirect": grant.redirect_uri, "origin": origin_of(grant.redirect_uri)}
-    return fill_text(text, {**commands, **address, "credential": _proof(grant)})
+    `who` is the user remembered, for a grant that names nobody; `again` is what comes after something was mended;
+    `more` are further texts.
+    """
+    user = grant.login or who
+    values: dict[str, moves.Value] = {
+        "login": moves.cms("login", user),
+        "logout": moves.cms("logout", user),
+        "consent": moves.cms("admin-consent-url", user),
+        "again": again,
+        "redirect": grant.redirect_uri,
+        "origin": origin_of(grant.redirect_uri),
+        "credential": _proof(grant),
+    }
+    return moves.fill(template, values | more, mover=mover)
 
 
 def _proof(grant: Grant) -> str:
     """Return the argument that names what the application proves itself with."""
     names = ("client_secret", "certificate", "client_assertion")
     return next((name for name in names if getattr(grant, name)), "the credential")
-
-
-def command(name: str, grant: Grant, who: str = "") -> str:
-    """Return a command for this grant's account, as a person types it."""
-    return f"`cms {name} {grant.login or who}`".replace(" `", "`")
 
 
 def _number(answer: Mapping[str, Any]) -> int | None:
@@ -153,7 +140,8 @@ def _identifier(value: object) -> str:
     return value if isinstance(value, str) and _IDENTIFIER.fullmatch(value) else ""
 
 
-def _evidence(number: int | None, word: str, suberror: str) -> str:
+def evidence(number: int | None, word: str, suberror: str) -> str:
+    """Return what the provider gave as its reason, in its own identifiers: what a person looks up."""
     parts = (f"AADSTS{number}" if number else "", word, suberror)
     return ", ".join(part for part in parts if part) or "no reason given"
 

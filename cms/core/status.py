@@ -15,6 +15,7 @@ from cms.core.accounts import Account, Scopes, StoredSignIn, permission_for, unc
 from cms.core.forecast import Forecast, warned_at
 from cms.core.lifecycle import Failing, Life, NeedsSignIn, Settled, covers, usable
 from cms.core.preflight import fits, misfit
+from cms_oauth.moves import cms, fill, signs_in
 
 # Changes when a field of the JSON changes its meaning or goes; new fields may come at any time.
 JSON_VERSION = 1
@@ -198,7 +199,8 @@ def _with_sign_in(row: Row, entry: Entry, wall: float) -> Row:
     if entry.forecast is None:
         return row
     due = wall >= warned_at(entry.forecast, entry.given_at)
-    move = row.next_move or (f"sign in before mail has to wait: `cms login {entry.user}`" if due else "")
+    soon = fill("sign in before mail has to wait: {login}", {"login": cms("login", entry.user)})
+    move = row.next_move or (soon if due else "")
     ends_in = max(0, int(entry.forecast.due - wall))
     return replace(row, forecast=entry.forecast, ends_in=ends_in, sign_in_due=due, next_move=move)
 
@@ -297,10 +299,9 @@ def _next_move(entry: Entry, state: str, life: Life) -> str:
     if state == "signing-in":
         return f"finish the sign-in: {entry.signing_in}"
     if isinstance(life.phase, NeedsSignIn):
-        login = f"cms login {entry.user}".rstrip()
-        move = life.phase.trouble.hint or f"sign in: `{login}`"
+        move = life.phase.trouble.hint or fill("sign in: {login}", {"login": cms("login", entry.user)})
         # Only where signing in is what helps.
-        there = f"; or open {entry.page} in a browser on this machine" if entry.page and "`cms login" in move else ""
+        there = f"; or open {entry.page} in a browser on this machine" if entry.page and signs_in(move) else ""
         return move + there
     if isinstance(life.phase, Failing):
         return life.phase.trouble.hint or "nobody has to do anything: it is tried again by itself"

@@ -50,6 +50,7 @@ from cms.core.lifecycle import (
 from cms.system.clock import Clock
 from cms.system.logs import get_logger
 from cms_oauth import wire
+from cms_oauth.moves import cms, fill
 
 # Asks the provider for a token. It never raises; every end is an outcome.
 Acquire: TypeAlias = Callable[[Grant, Scopes], Awaitable[Outcome]]
@@ -218,8 +219,9 @@ class Keeper:
         self._epoch += 1
         self.persisted = None
         self.given_at, self.redeemed_at, self.endings = 0.0, 0.0, ()
-        again = f"cms login {self.who}".strip()
-        trouble = Trouble("signed-out", _SIGNED_OUT, f"sign in again with `{again}`")
+        trouble = Trouble(
+            "signed-out", _SIGNED_OUT, fill("sign in again with {login}", {"login": cms("login", self.who)})
+        )
         for scopes in self.lives:
             self._publish(scopes, Life(None, NeedsSignIn(self._clock.boot(), trouble)))
         # Only now: who is told of the change is told of the one who was signed in.

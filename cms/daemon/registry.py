@@ -26,6 +26,7 @@ from cms.core.status_text import as_text
 from cms.daemon.keeper import Acquire, Keeper
 from cms.grants.messages import Prompt
 from cms.system.clock import Clock
+from cms_oauth.moves import cms
 
 # What people are told of an account that names no user, before anybody has signed in for it.
 UNKNOWN = "whoever signs in"
@@ -224,7 +225,7 @@ class Registry:
         return Facts(
             self.name_of(keeper),
             list(keeper.lives.values()),
-            login=f"cms login {keeper.who}".strip() if not grant.unattended else "",
+            login=str(cms("login", keeper.who)) if not grant.unattended else "",
             prompt_hint=self.awaited(grant),
             url=prompt.url if prompt else "",
             code=prompt.user_code if prompt else "",

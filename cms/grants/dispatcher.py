@@ -45,6 +45,7 @@ from cms.grants.messages import (
     unpack_question,
 )
 from cms.grants.service import Service
+from cms_oauth.moves import Move, fill
 
 # Threads at once: a thousand accounts take four seconds with these, and a few that hang hold up no other account.
 THREADS = 16
@@ -274,11 +275,11 @@ class Dispatcher:
 def _timed_out(question: Work | SignIn, seconds: float) -> Transient:
     match question:
         case Acquire():
-            done, hint = "renewed", f"{refusals.RETRIES}; what arrives late is not lost"
+            done, hint = "renewed", fill("{retries}; what arrives late is not lost")
         case SignOut():
-            done, hint = "deleted", f"try again: {refusals.command('logout', question.grant)}"
+            done, hint = "deleted", refusals.hint("try again: {logout}", question.grant)
         case Import():
-            done, hint = "taken over", "import it again"
+            done, hint = "taken over", Move("import it again")
         case SignIn():
             done, hint = "made", refusals.hint("start again: {login}", question.grant)
         case _:

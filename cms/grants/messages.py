@@ -21,6 +21,7 @@ from cms.core import json_lines
 from cms.core.accounts import Grant, Proxy, Scopes, Source, StoredSignIn
 from cms.core.json_lines import Garbled
 from cms.core.lifecycle import Outcome
+from cms_oauth.moves import Move, as_data, from_data
 
 # An export of a thousand sign-ins, some 4 KB each. What is longer is not a message.
 MAX_MESSAGE = 8 * 1024 * 1024
@@ -282,6 +283,8 @@ def _packed(value: Any) -> Any:
     if is_dataclass(value):
         inside = {each.name: _packed(getattr(value, each.name)) for each in fields(value)}
         return {"is": type(value).__name__, **inside}
+    if isinstance(value, Move):
+        return as_data(value)
     if isinstance(value, tuple):
         return [_packed(each) for each in value]
     return dict(value) if isinstance(value, Mapping) else value
@@ -315,6 +318,8 @@ def _unpacked(value: Any, declared: Any) -> Any:
     """Return a value of JSON as the declared type, or raise TypeError where it is none such."""
     if is_dataclass(declared):
         return _record(value, declared)
+    if declared is Move:
+        return from_data(value)
     inside = get_args(declared)
     match get_origin(declared):
         case None if type(value) is declared or (declared is float and type(value) is int):

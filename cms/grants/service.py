@@ -130,7 +130,7 @@ class Service:
             with self._vault.hold(grant) as held:
                 found = held.delete()
         except Unavailable as unavailable:
-            return refusals.in_person(unavailable.outcome, f"try again: {refusals.command('logout', grant)}")
+            return refusals.in_person(unavailable.outcome, refusals.hint("try again: {logout}", grant))
         return housekeeping.deleted(self._vault, found=found)
 
     def _import(self, question: Import) -> Outcome:
@@ -285,9 +285,8 @@ def _somebody_else(grant: Grant, remembered: str, who: str) -> Trouble:
         )
     else:
         said = f"{who or 'somebody without a name'} signed in, but the account is {remembered}'s: nothing was stored"
-    logout = refusals.command("logout", grant)
-    hint = f"sign in as {remembered}: {{login}}; if it is to be this one from now on, {logout} first"
-    return Trouble("wrong-user", said, refusals.hint(hint, grant))
+    hint = "sign in as {remembered}: {login}; if it is to be this one from now on, {logout} first"
+    return Trouble("wrong-user", said, refusals.hint(hint, grant, remembered=remembered))
 
 
 def _is_news(cache: str, entry: Entry) -> bool:
@@ -370,7 +369,7 @@ def _expired(grant: Grant, *, device: bool = False) -> Trouble:
     hint = "start again: {login}"
     if device:
         hint = (
-            "start again: {login} --device; organisations often block this way of signing in without saying so: "
-            "{login} --browser and {login} --paste are the others"
+            "start again: {login --device}; organisations often block this way of signing in without saying so: "
+            "{login --browser} and {login --paste} are the others"
         )
     return Trouble("expired", "the sign-in was not completed in time", refusals.hint(hint, grant))

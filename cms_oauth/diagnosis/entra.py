@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cms_oauth.moves import fill
+
 _LEARN = "https://learn.microsoft.com/en-us/entra"
 _REVOKED = f"{_LEARN}/identity-platform/refresh-tokens"
 _MFA = f"{_LEARN}/identity/authentication/concept-mfa-howitworks"
@@ -23,18 +25,15 @@ _SCOPES = f"{_LEARN}/identity-platform/scopes-oidc"
 # Entra answers a loop of identical requests, a locked-out user or a throttled tenant for some ten minutes and more.
 LONG_PAUSE = 15 * 60.0
 
-# What cms does on its own account. A person who has asked for something is told what to do instead.
-RETRIES = "cms tries again by itself"
-NOTHING_TO_DO = f"nothing to do: {RETRIES}"
-
+# The hints below are templates, as `cms_oauth.moves.fill` takes them.
 SIGN_IN = "sign in again: {login}"
-_BROWSER = "sign in again in a browser: {login} --browser"
-# What is mended elsewhere shows by nothing here: a person has to say that it was.
-THEN_REFRESH = "then `cms refresh`"
-_RELOAD = "then `cms reload`"
-_ASK_ADMIN = f"ask the administrator of your organisation, {THEN_REFRESH}"
+_BROWSER = "sign in again in a browser: {login --browser}"
+# What is mended elsewhere shows by nothing here: a person has to say that it was, or wait where cms looks by itself.
+_THEN_AGAIN = "then {again}"
+_RELOAD = "then {reload}"
+_ASK_ADMIN = f"ask the administrator of your organisation, {_THEN_AGAIN}"
 _BUG = "this looks like a bug in cms or its configuration: report it with the correlation id; {login} starts anew"
-_CHECK_ACCOUNT = "check user, tenant and sign_in_as of the account in the configuration, then `cms reload` and {login}"
+_CHECK_ACCOUNT = "check user, tenant and sign_in_as of the account in the configuration, then {reload, login}"
 _CONSENT_URL = "the administrator has to consent: give them the address that {consent} prints, then {login}"
 
 _PLATFORMS = "docs/microsoft-setup.md says what a registration's platform decides, and how to register one of your own"
@@ -45,7 +44,7 @@ _AN_HOUR = "minutes, up to an hour"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One meaning. `message` is half a sentence, `hint` the next move; `more` goes further than one line can.
+    """One meaning. `message` is half a sentence, `hint` the next move's template; `more` goes further than one line can.
 
     `mover` is a word of `verdicts.MOVERS`; for "wait" cms tries again, after `pause` seconds at least. `kind` is the
     word for programs that the worker's troubles use.
@@ -77,7 +76,7 @@ def _admin(
 def _wait(
     name: str,
     message: str,
-    hint: str = NOTHING_TO_DO,
+    hint: str = "{nothing_to_do}",
     *more: str,
     takes: str = "minutes",
     pause: float = 0.0,
@@ -165,7 +164,7 @@ _BY_NUMBERS: dict[tuple[int, ...], Row] = {
     (50053,): _wait(
         "locked-out",
         "the account is locked for a while, or this address is blocked",
-        f"wait: {RETRIES}; if it lasts, the administrator finds the reason in the sign-in log",
+        "{wait_for_cms}; if it lasts, the administrator finds the reason in the sign-in log",
         takes="10 minutes and more",
         pause=LONG_PAUSE,
         words=("smart lockout", "malicious IP address", "account is locked"),
@@ -205,14 +204,14 @@ _BY_NUMBERS: dict[tuple[int, ...], Row] = {
     (50097, 50155, 50187): _admin(
         "device-required",
         "the organisation demands an authenticated device",
-        "a device flow cannot satisfy this: {login} --browser in a browser that knows the device, or ask the administrator",
+        "a device flow cannot satisfy this: {login --browser} in a browser that knows the device, or ask the administrator",
         link=_ACCESS,
         words=("device authentication required", "compliant device"),
     ),
     (53000, 53001, 53002, 53003, 530031, 530032, 530035): _admin(
         "conditional-access",
         "a conditional-access policy of the organisation blocks this sign-in",
-        f"the administrator has to exempt the application or the user, or a managed device has to be used; {THEN_REFRESH}",
+        f"the administrator has to exempt the application or the user, or a managed device has to be used; {_THEN_AGAIN}",
         "which policy: Microsoft Entra admin center > Users > Sign-in logs > the sign-in > Conditional Access",
         link=_ACCESS,
         words=("blocked by conditional access", "device not compliant", "security defaults", "access has been blocked"),
@@ -220,7 +219,7 @@ _BY_NUMBERS: dict[tuple[int, ...], Row] = {
     (53004, 53010, 53011, 50131): Row(
         "risk",
         "the sign-in was blocked as risky",
-        "sign in in a browser from a network that the organisation trusts: {login} --browser; else ask the administrator",
+        "sign in in a browser from a network that the organisation trusts: {login --browser}; else ask the administrator",
         link=f"{_LEARN}/id-protection/concept-identity-protection-risks",
         words=("risky sign-in", "suspicious activity"),
     ),
@@ -256,7 +255,7 @@ _BY_NUMBERS: dict[tuple[int, ...], Row] = {
     (650052, 500011, 50001): _admin(
         "no-exchange",
         "the tenant has no Exchange Online for this request",
-        f"ask the administrator to check the subscription, {THEN_REFRESH}; or cloud= of the account in the configuration, {_RELOAD}",
+        f"ask the administrator to check the subscription, {_THEN_AGAIN}; or cloud= of the account in the configuration, {_RELOAD}",
         link=_CLOUDS,
         words=("resource principal not found in the tenant", "lacks a service principal", "no subscription"),
     ),
@@ -286,7 +285,7 @@ _BY_NUMBERS: dict[tuple[int, ...], Row] = {
     (7000218,): Row(
         "secret-wanted",
         "the application wants a client secret",
-        f"allow public client flows in its registration, {THEN_REFRESH}; or give client_secret in the configuration, {_RELOAD}",
+        f"allow public client flows in its registration, {_THEN_AGAIN}; or give client_secret in the configuration, {_RELOAD}",
         more=(
             "app registration > Authentication > Allow public client flows: Yes, and a redirect address of the platform Mobile and desktop",
         ),
@@ -303,21 +302,21 @@ _BY_NUMBERS: dict[tuple[int, ...], Row] = {
     (7000215, 7000222, 70002): Row(
         "secret-wrong",
         "the client secret is wrong or has expired",
-        f"make a new secret (its value, not its id) and put it where client_secret points, {THEN_REFRESH}",
+        f"make a new secret (its value, not its id) and put it where client_secret points, {_THEN_AGAIN}",
         link=_CREDENTIALS,
         words=("invalid client secret provided", "client secret keys expired"),
     ),
     (700027, 50012, 700030): Row(
         "certificate-refused",
         "the client certificate was not accepted",
-        f"check the certificate in the registration and this clock, {THEN_REFRESH}",
+        f"check the certificate in the registration and this clock, {_THEN_AGAIN}",
         link=_CREDENTIALS,
         words=("client assertion contains an invalid signature", "thumbprint"),
     ),
     (50011, 500113, 900971, 500119): Row(
         "redirect-not-registered",
         "the redirect address is not registered",
-        "register exactly {redirect}, or set redirect_uri in the configuration and `cms reload`; then {login}",
+        "register exactly {redirect}, then {login}; or set redirect_uri in the configuration, then {reload, login}",
         more=("app registration > Authentication > Add a platform > Mobile and desktop applications",),
         link=_REDIRECT,
         words=("redirect URI mismatch", "reply URL specified in the request does not match"),
@@ -325,7 +324,7 @@ _BY_NUMBERS: dict[tuple[int, ...], Row] = {
     (9002327,): Row(
         "origin-wanted",
         "the redirect address is registered as a single-page application, which demands an Origin header",
-        f"set origin=\"{{origin}}\" for the account, {_RELOAD}; or register the address as 'Mobile and desktop', {THEN_REFRESH}",
+        f"set origin=\"{{origin}}\" for the account, {_RELOAD}; or register the address as 'Mobile and desktop', {_THEN_AGAIN}",
         more=(_PLATFORMS,),
         link=_REDIRECT,
         words=(
@@ -380,40 +379,40 @@ _BY_NUMBERS: dict[tuple[int, ...], Row] = {
     (70018,): Row(
         "device-code-wrong",
         "the device code is wrong",
-        "start again: {login} --device",
+        "start again: {login --device}",
         words=("bad_verification_code",),
     ),
     (90119,): Row(
         "device-code-missing",
         "no device code was typed in",
-        "start again, and type the code that is shown: {login} --device",
+        "start again, and type the code that is shown: {login --device}",
         words=("InvalidUserCode", "user code is null or empty"),
     ),
     (90120,): Row(
         "device-code-used",
         "the sign-in with this device code was approved or declined already",
-        "start again: {login} --device",
+        "start again: {login --device}",
         words=("InvalidDeviceFlowRequest", "already authorized or declined"),
     ),
     (50134,): Row(
         "device-code-elsewhere",
         "the device code was made in another of Microsoft's data centres than the one that was asked to approve it",
-        "start again: {login} --device; if it comes back, sign in in a browser: {login} --browser",
+        "start again: {login --device}; if it comes back, sign in in a browser: {login --browser}",
         words=("DeviceFlowAuthorizeWrongDatacenter", "wrong data center"),
     ),
     (70016,): _wait(
         "device-code-pending",
         "nobody has finished the sign-in with the device code yet",
-        f"wait: {RETRIES} until somebody has",
+        "{wait_for_person}",
         takes="up to 15 minutes",
         words=("authorization_pending",),
     ),
     (70019,): Row(
         "device-code-expired",
         "the device code has expired",
-        "start again: {login} --device",
+        "start again: {login --device}",
         more=(
-            "if the browser said that access was blocked: the organisation blocks this flow; use {login} --browser or {login} --paste",
+            "if the browser said that access was blocked: the organisation blocks this flow; use {login --browser} or {login --paste}",
         ),
         link=f"{_LEARN}/identity/conditional-access/policy-block-authentication-flows",
         words=("expired_token", "device code flow blocked"),
@@ -428,7 +427,7 @@ _BY_NUMBERS: dict[tuple[int, ...], Row] = {
     (50196,): _wait(
         "request-loop",
         "the provider takes the many equal requests for a loop",
-        f"{NOTHING_TO_DO}, after a pause; if it lasts, look for a second program that uses this account",
+        "{nothing_for_now}; if it lasts, look for a second program that uses this account",
         takes="5 to 15 minutes",
         pause=LONG_PAUSE,
         kind="throttled",
@@ -450,13 +449,13 @@ _BY_NUMBERS: dict[tuple[int, ...], Row] = {
     (80001, 80002, 80005, 80014): _wait(
         "on-premises-agent",
         "the organisation's own sign-in service cannot be reached",
-        f"wait: {RETRIES}; tell the administrator",
+        "{wait_for_cms}; tell the administrator",
         words=("authentication agent unable to connect to Active Directory",),
     ),
     (*range(40008, 40016), *range(20001, 20034)): _wait(
         "federation",
         "the organisation's federated sign-in service failed",
-        f"wait: {RETRIES}; tell the administrator",
+        "{wait_for_cms}; tell the administrator",
         words=("federated identity provider", "OAuth2IdPRetryableServerError"),
     ),
 }
@@ -521,14 +520,14 @@ ERRORS = {
     "invalid_client": Row(
         "application-refused",
         "the provider refused the application",
-        f"check client_id and client_secret, {_RELOAD} and `cms refresh`",
+        "check client_id and client_secret, then {reload, refresh}",
         link=_CREDENTIALS,
         words=("invalid_client", "HTTP 401"),
     ),
     "unauthorized_client": Row(
         "application-not-allowed",
         "the application may not do this",
-        f"check its registration, {THEN_REFRESH}; or use another, {_RELOAD}",
+        f"check its registration, {_THEN_AGAIN}; or use another, {_RELOAD}",
         link=_REGISTER,
         words=("unauthorized_client",),
     ),
@@ -542,77 +541,76 @@ ERRORS = {
 
 # The same for an application that signs in by itself: nobody is told to sign in, and cms looks again by itself.
 # `{credential}` is the argument that names what it proves itself with.
-WAIT_OR_REFRESH = "then wait, or `cms refresh`"
 _PERMIT = "have the administrator consent to the application in that tenant"
 _FEDERATION = f"{_LEARN}/workload-id/workload-identity-federation"
 _APPLICATION_BY_NUMBERS: dict[tuple[int, ...], Row] = {
     (7000215,): Row(
         "application-secret-wrong",
         "the client secret is wrong",
-        f"put the secret's value, which is not its id, where {{credential}} points; {WAIT_OR_REFRESH}",
+        f"put the secret's value, which is not its id, where {{credential}} points; {_THEN_AGAIN}",
         link=_CREDENTIALS,
         words=("invalid client secret provided",),
     ),
     (7000222,): Row(
         "application-secret-expired",
         "the client secret has expired",
-        f"make a new secret in the registration and put its value where {{credential}} points; {WAIT_OR_REFRESH}",
+        f"make a new secret in the registration and put its value where {{credential}} points; {_THEN_AGAIN}",
         link=_CREDENTIALS,
         words=("client secret keys are expired",),
     ),
     (7000216, 7000218): Row(
         "application-without-proof",
         "the application has proved itself with nothing that its registration knows",
-        "give client_secret, certificate or client_assertion of the account in the configuration, then `cms reload`",
+        "give client_secret, certificate or client_assertion of the account in the configuration, then {reload}",
         link=_CREDENTIALS,
         words=("client_assertion, client_secret or client_assertion_type is required",),
     ),
     (700027, 700030, 50012, 5000224): Row(
         "application-certificate",
         "the certificate was not accepted: it has expired, or the registration does not have it",
-        f"upload the certificate, without its key, to the registration, and check this machine's clock; {WAIT_OR_REFRESH}",
+        f"upload the certificate, without its key, to the registration, and check this machine's clock; {_THEN_AGAIN}",
         link=_CREDENTIALS,
         words=("client assertion contains an invalid signature", "certificate thumbprint"),
     ),
     (700024,): Row(
         "application-assertion-time",
         "the assertion is not valid now: it has expired, or a clock is wrong",
-        f"see that what {{credential}} points to is rotated in time, and check this machine's clock; {WAIT_OR_REFRESH}",
+        f"see that what {{credential}} points to is rotated in time, and check this machine's clock; {_THEN_AGAIN}",
         link=_FEDERATION,
         words=("client assertion is not within its valid time range",),
     ),
     (70021, 700211, 700212, 700213, 700214): Row(
         "application-federation",
         "no federated credential of the application fits the assertion",
-        f"a federated credential in the registration must have the assertion's issuer, subject and audience; {WAIT_OR_REFRESH}",
+        f"a federated credential in the registration must have the assertion's issuer, subject and audience; {_THEN_AGAIN}",
         link=_FEDERATION,
         words=("no matching federated identity record found",),
     ),
     (700021, 50027, 50013): Row(
         "application-assertion",
         "the assertion is not one that Entra can use",
-        f"see that {{credential}} points to an assertion for this application, issued by whom it trusts; {WAIT_OR_REFRESH}",
+        f"see that {{credential}} points to an assertion for this application, issued by whom it trusts; {_THEN_AGAIN}",
         link=_FEDERATION,
         words=("assertion is invalid", "invalid JWT token"),
     ),
     (700016, 70001): Row(
         "application-unknown",
         "the tenant does not know the application",
-        f"check client_id= and tenant= of the account in the configuration, then `cms reload`; or {_PERMIT}, {WAIT_OR_REFRESH}",
+        f"check client_id= and tenant= of the account in the configuration, then {{reload}}; or {_PERMIT}, {_THEN_AGAIN}",
         link=_REGISTER,
         words=("application was not found in the directory",),
     ),
     (7000229, 501051, 50105, 65001): _admin(
         "application-not-permitted",
         "the application has no permission in the tenant yet",
-        f"{_PERMIT}: docs/microsoft-setup.md has the steps; {WAIT_OR_REFRESH}",
+        f"{_PERMIT}: docs/microsoft-setup.md has the steps; {_THEN_AGAIN}",
         link=_CONSENT,
         words=("missing service principal in the tenant", "application is not assigned to a role"),
     ),
     (7000112,): Row(
         "application-switched-off",
         "the application was disabled",
-        f"have its owner enable it, {WAIT_OR_REFRESH}; or use another client_id",
+        f"have its owner enable it, {_THEN_AGAIN}; or use another client_id",
         link=_REGISTER,
         words=("application is disabled",),
     ),
@@ -620,7 +618,7 @@ _APPLICATION_BY_NUMBERS: dict[tuple[int, ...], Row] = {
     (9001023, 50194): Row(
         "application-needs-tenant",
         "an application needs the tenant that it works in",
-        "set tenant= of the account to the tenant's GUID or domain, then `cms reload`",
+        "set tenant= of the account to the tenant's GUID or domain, then {reload}",
         link=_REGISTER,
         words=("grant type is not supported over the /common endpoint",),
     ),
@@ -628,14 +626,14 @@ _APPLICATION_BY_NUMBERS: dict[tuple[int, ...], Row] = {
     (70011, 1002012, 28000, 700022): Row(
         "application-scope",
         "the scope is not one that an application can ask for",
-        "check scopes= of the account: one resource's .default, and nothing else; then `cms reload`",
+        "check scopes= of the account: one resource's .default, and nothing else; then {reload}",
         link=_SCOPES,
         words=("provided value for scope is not valid", ".default"),
     ),
     (53003, 53004, 530035, 530031): _admin(
         "application-conditional-access",
         "a conditional-access policy of the organisation blocks the application",
-        f"the administrator has to exempt it, or allow this machine's address; {WAIT_OR_REFRESH}",
+        f"the administrator has to exempt it, or allow this machine's address; {_THEN_AGAIN}",
         link=_ACCESS,
         words=("conditional access for workload identities",),
     ),
@@ -644,7 +642,7 @@ APPLICATION_ROWS = {number: row for numbers, row in _APPLICATION_BY_NUMBERS.item
 APPLICATION_REFUSED = Row(
     "application-not-accepted",
     "the provider refused the application",
-    f"check its registration, {WAIT_OR_REFRESH}; or client_id=, tenant= and {{credential}} of the account, then `cms reload`",
+    f"check its registration, {_THEN_AGAIN}; or client_id=, tenant= and {{credential}} of the account, then {{reload}}",
     link=_REGISTER,
     words=("invalid_client", "unauthorized_client"),
 )
@@ -652,7 +650,7 @@ APPLICATION_REFUSED = Row(
 NO_IDENTITY = Row(
     "no-managed-identity",
     "this machine has no such managed identity",
-    f"assign it in Azure (`az vm identity assign`), {WAIT_OR_REFRESH}; or name another in client_id=, then `cms reload`",
+    f"assign it in Azure (`az vm identity assign`), {_THEN_AGAIN}; or name another in client_id=, then {{reload}}",
     link=f"{_LEARN}/identity/managed-identities-azure-resources/overview",
     words=("Identity not found", "managed identity", "IMDS"),
 )
@@ -671,7 +669,7 @@ FAILED = _wait(
 NOT_THE_PROVIDER = _wait(
     "not-the-provider",
     "the answer is not one that an identity provider gives",
-    f"{RETRIES}; a captive portal or a proxy may be in between",
+    "{retries}; a captive portal or a proxy may be in between",
     kind="garbage",
     words=("captive portal", "HTML instead of JSON"),
 )
@@ -688,6 +686,11 @@ _SERVER_ERROR = 500
 def origin_of(redirect: str) -> str:
     """Return the origin of a redirect address, for the Origin header."""
     return "/".join(redirect.split("/")[:3]) if "://" in redirect else "http://HOST:PORT"
+
+
+# What comes after something was mended elsewhere, for a person and for an application that signs in by itself.
+AGAIN = fill("{refresh}")
+WAIT_OR_AGAIN = fill("wait, or {refresh}")
 
 
 def row_of(number: int | None, error: str = "", suberror: str = "", status: int | None = None) -> Row:

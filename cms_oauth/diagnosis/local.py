@@ -47,7 +47,7 @@ NO_PERMISSION = Verdict(
     "This user may not use the socket: the file's permission bits, or those of a folder on the way, keep it out.",
     "you",
     (
-        "let it in, as the daemon's owner: CredentialServer(..., mode=, group= or users=), then `cms reload`",
+        "let it in, as the daemon's owner: CredentialServer(..., mode=, group= or users=), then {reload}",
         "and open every folder on the way: `namei -l PATH` shows them",
     ),
     _AT_ONCE,
@@ -57,7 +57,7 @@ HUNG_UP = Verdict(
     "not-on-the-list",
     "The daemon hung up before reading the request: this user is not on the socket's list.",
     "you",
-    ("let it in, as the daemon's owner: CredentialServer(..., users= or groups=), then `cms reload`",),
+    ("let it in, as the daemon's owner: CredentialServer(..., users= or groups=), then {reload}",),
     _AT_ONCE,
     words=("hung up on uid", "denied", "users= groups="),
 )
@@ -107,7 +107,7 @@ OTHER_RESOURCE = Verdict(
     "you",
     (
         "correct scopes= of the account: the mail scopes of https://outlook.office.com/ alone, or no scopes= at all",
-        "`cms reload`",
+        "{reload}",
         "{login}",
     ),
     _AT_ONCE,
@@ -119,7 +119,7 @@ NO_ROLE = Verdict(
     "administrator",
     (
         "Microsoft Entra admin center > App registrations > the application > API permissions > Add a permission > APIs my organization uses: Office 365 Exchange Online > Application permissions; then Grant admin consent",
-        "then a fresh token: `cms refresh`",
+        "then a fresh token: {refresh}",
     ),
     "minutes, up to an hour",
     words=("the application's token has no role", "IMAP.AccessAsApp", "POP.AccessAsApp"),
@@ -130,7 +130,7 @@ NOT_COVERED = Verdict(
     "you",
     (
         "sign in again, and consent: {login}",
-        "if you don't need the protocol: leave it out of scopes= and protocols=, then `cms reload`",
+        "if you don't need the protocol: leave it out of scopes= and protocols=, then {reload}",
     ),
     _AT_ONCE,
     words=("the sign-in does not cover", "consent"),
@@ -166,7 +166,7 @@ UNKNOWN_PROTOCOL = Verdict(
     "unknown-protocol",
     "The socket does not serve this protocol.",
     "you",
-    ('add it in the configuration: CredentialServer(..., protocols=["SMTP", "IMAP"]), then `cms reload`',),
+    ('add it in the configuration: CredentialServer(..., protocols=["SMTP", "IMAP"]), then {reload}',),
     _AT_ONCE,
     words=("unknown-protocol", "protocols="),
 )

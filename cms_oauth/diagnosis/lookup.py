@@ -7,11 +7,11 @@ it came. Pure: the tests of `cms-oauth`, `cms doctor` and docs/troubleshooting.m
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
 
+from cms_oauth import moves
 from cms_oauth.claims import Claims, claims_of
 from cms_oauth.diagnosis import entra, local, mail
 from cms_oauth.diagnosis.verdicts import (
@@ -20,9 +20,8 @@ from cms_oauth.diagnosis.verdicts import (
     Verdict,
     as_data,
     as_lines,
-    command,
     evidence_data,
-    fill,
+    fill_in,
     for_powershell,
     printable,
 )
@@ -100,7 +99,7 @@ def diagnose(protocol: str, reply: str, evidence: Evidence | None = None) -> tup
     else:
         verdicts = _ranked(row, protocol, evidence, foreign=bool(software))
     values = _values(protocol, reply, evidence) | {"software": software}
-    known = tuple(fill(each, values) for each in dict.fromkeys(verdicts))
+    known = tuple(fill_in(each, values) for each in dict.fromkeys(verdicts))
     return known if row else (*known, _unknown(reply))
 
 
@@ -291,15 +290,17 @@ def _permission(scope: str) -> str:
     return scope.rpartition("/")[2].lower()
 
 
-def _values(protocol: str, reply: str, evidence: Evidence) -> dict[str, str]:
-    """Return what the templates of the verdicts name: each on one line, since much of it comes from outside."""
+def _values(protocol: str, reply: str, evidence: Evidence) -> dict[str, moves.Value]:
+    """Return what the templates of the verdicts name."""
     claims, user = evidence.claims or Claims(), evidence.user
-    values = {
+    return {
         "mailbox": for_powershell(user or "USER@DOMAIN"),
         "trustee": for_powershell(claims.user or "PERSON@DOMAIN"),
         "user": user or "the user",
-        "shell_user": shlex.quote(user or "USER@DOMAIN"),
-        "login": command("login", user),
+        "login": moves.cms("login", user),
+        "check": moves.Command(
+            ("cms-oauth", f"--user={user or 'USER@DOMAIN'}", f"--test-{protocol}={evidence.host or 'HOST'}")
+        ),
         "claimed": claims.user or "somebody else",
         "audience": claims.audience,
         "permissions": ", ".join(claims.scopes or claims.roles) or "nothing",
@@ -308,7 +309,6 @@ def _values(protocol: str, reply: str, evidence: Evidence) -> dict[str, str]:
         "app_role": ROLES.get(protocol.upper(), ""),
         "protocol": protocol.upper(),
         "switch": _SWITCHES.get(protocol, ""),
-        "test": protocol,
         "host": evidence.host or "HOST",
         "offered": ", ".join(evidence.offered) or "none",
         "challenge": evidence.challenge[:_MAX_TEXT] or "its word for both",
@@ -316,7 +316,6 @@ def _values(protocol: str, reply: str, evidence: Evidence) -> dict[str, str]:
         "ago": span((evidence.now or 0) - (evidence.skew or 0) - (claims.expires or 0)),
         "skew": f"{span(abs(evidence.skew or 0))} {'ahead' if (evidence.skew or 0) > 0 else 'behind'}",
     }
-    return {name: printable(value) for name, value in values.items()}
 
 
 # Exchange greets a client of SMTP with its own time, in the form of RFC 5322 (microsoft.md D2).
@@ -384,10 +383,15 @@ def of_entra(
     row = (entra.row_of_application if application else entra.row_of)(aadsts, error, suberror, status)
     said = (f"AADSTS{aadsts}" if aadsts else "", error, suberror, f"HTTP {status}" if status else "")
     shown = printable(", ".join(filter(None, said)))[:_MAX_TEXT] or "no reason given"
-    commands = {"login": command("login", user), "consent": command("admin-consent-url", user)}
-    known = {"redirect": redirect, "origin": entra.origin_of(redirect), "credential": _CREDENTIAL}
-    values = {**commands, **known}
-    verdict = fill(of_row(row), values)
+    values: dict[str, moves.Value] = {
+        "login": moves.cms("login", user),
+        "consent": moves.cms("admin-consent-url", user),
+        "again": entra.WAIT_OR_AGAIN if application else entra.AGAIN,
+        "redirect": redirect,
+        "origin": entra.origin_of(redirect),
+        "credential": _CREDENTIAL,
+    }
+    verdict = fill_in(of_row(row), values)
     takes = verdict.takes if retry_after is None else span(retry_after)
     return (
         replace(verdict, cause=f"{verdict.cause[:-1]} ({shown}).", takes=takes, link=verdict.link or _more_of(aadsts)),
@@ -409,7 +413,7 @@ def of_client(code: str, message: str, user: str = "") -> tuple[Verdict, ...]:
     said = f"{message} ({code})"
     row = next((row for row in local.ROWS if row.pattern.search(said)), None)
     row = row or next((row for row in local.ROWS if row.code == code), None)
-    return (fill(row.verdict, {"login": command("login", user)}),) if row else (_unknown(said),)
+    return (fill_in(row.verdict, {"login": moves.cms("login", user)}),) if row else (_unknown(said),)
 
 
 # What support asks for: Exchange's server, time and id; Entra's trace and correlation ids.
@@ -436,4 +440,4 @@ def _unknown(reply: str) -> Verdict:
     """Return what is said of a reply that no row knows: the reply, on one line, and what support asks for."""
     known = identifiers_of(reply)
     values = {"reply": printable(reply).strip()[:_MAX_TEXT] or "nothing", "identifiers": " ".join(known)}
-    return fill(replace(_UNKNOWN, steps=(*_UNKNOWN.steps, *([_FOR_SUPPORT] if known else []))), values)
+    return fill_in(replace(_UNKNOWN, steps=(*_UNKNOWN.steps, *([_FOR_SUPPORT] if known else []))), values)

@@ -11,7 +11,8 @@ from dataclasses import replace
 
 from cms_oauth.diagnosis import entra, local, mail
 from cms_oauth.diagnosis.lookup import of_row
-from cms_oauth.diagnosis.verdicts import Verdict, fill
+from cms_oauth.diagnosis.verdicts import Verdict, fill_in
+from cms_oauth.moves import Command, Value, cms
 
 _TOP = """# Troubleshooting
 
@@ -29,15 +30,15 @@ after `Connect-ExchangeOnline`.
 _MOVES = {"you": "you", "administrator": "your administrator", "wait": "nobody: wait"}
 
 # What stands for the things that are known only when it happens.
-_PLACEHOLDERS = {
+_PLACEHOLDERS: dict[str, Value] = {
     "mailbox": "user@domain.com",
     "user": "user@domain.com",
-    "shell_user": "user@domain.com",
     "trustee": "person@domain.com",
     "claimed": "person@domain.com",
-    "login": "`cms login user@domain.com`",
+    "login": cms("login", "user@domain.com"),
+    "check": Command(("cms-oauth", "--user=user@domain.com", "--test-smtp=HOST")),
     "credential": "client_secret (certificate, client_assertion)",
-    "consent": "`cms admin-consent-url user@domain.com`",
+    "consent": cms("admin-consent-url", "user@domain.com"),
     "redirect": "http://localhost",
     "origin": "http://localhost",
     "audience": "another resource",
@@ -47,7 +48,6 @@ _PLACEHOLDERS = {
     "app": "APPLICATION-ID",
     "protocol": "SMTP (IMAP, POP)",
     "switch": "-SmtpClientAuthenticationDisabled $false (-ImapEnabled $true, -PopEnabled $true)",
-    "test": "smtp",
     "host": "HOST",
     "offered": "passwords alone, or nothing",
     "software": "Dovecot, Postfix, exim or other",
@@ -66,7 +66,7 @@ def page() -> str:
         ("There is no connection with the mail server", _unique(_of_mail(*_CONNECTIONS))),
         ("Microsoft refuses the sign-in", _unique(_of_entra())),
         ("Microsoft refuses an application that signs in by itself", _unique(_of_applications())),
-        ("cms gives no token", _unique(fill(row.verdict, _PLACEHOLDERS) for row in local.ROWS)),
+        ("cms gives no token", _unique(fill_in(row.verdict, _PLACEHOLDERS) for row in local.ROWS)),
     )
     return _TOP + "".join(f"\n## {title}\n" + "".join(map(_entry, verdicts)) for title, verdicts in sections)
 
@@ -102,7 +102,7 @@ _LOGINS = tuple(each for each in _ALL if each not in (*_CONNECTIONS, *_OTHERS))
 
 
 def _of_mail(*verdicts: Verdict) -> Iterator[Verdict]:
-    return (fill(each, _PLACEHOLDERS) for each in verdicts)
+    return (fill_in(each, _PLACEHOLDERS) for each in verdicts)
 
 
 def _of_entra() -> Iterator[Verdict]:
@@ -119,7 +119,8 @@ def _of_applications() -> Iterator[Verdict]:
 
 def _numbered(row: entra.Row, rows: Mapping[int, entra.Row]) -> Verdict:
     """Return a row with its numbers among its words, each in full: people search for the one that they have met."""
-    verdict = fill(of_row(row), _PLACEHOLDERS)
+    again = entra.WAIT_OR_AGAIN if rows is entra.APPLICATION_ROWS else entra.AGAIN
+    verdict = fill_in(of_row(row), {**_PLACEHOLDERS, "again": again})
     numbers = (f"AADSTS{number}" for number, each in sorted(rows.items()) if each is row)
     return replace(verdict, words=(*numbers, *verdict.words))
 

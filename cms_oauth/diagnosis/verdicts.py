@@ -7,11 +7,12 @@ Pure, and without any table of its own: `diagnosis` is where replies are looked 
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
-from cms_oauth.claims import Claims, printable
+from cms_oauth.claims import Claims
+from cms_oauth.moves import MOVERS, Value, fill
+from cms_oauth.text import printable
 
 __all__ = (
     "MOVERS",
@@ -20,16 +21,11 @@ __all__ = (
     "Verdict",
     "as_data",
     "as_lines",
-    "command",
     "evidence_data",
-    "fill",
-    "fill_text",
+    "fill_in",
     "for_powershell",
     "printable",
 )
-
-# Whose move it is. "wait" is Microsoft's: nothing helps but time.
-MOVERS = ("you", "administrator", "wait")
 
 # The same, as a person is told.
 _MOVES = {"you": "yours", "administrator": "your administrator's", "wait": "nobody's: wait"}
@@ -42,7 +38,7 @@ _BARE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@+-]*")
 class Verdict:
     """One explanation. `name` is a word for programs, `cause` one sentence, `mover` a word of `MOVERS`.
 
-    `steps` are the exact commands or clicks, in order; `takes` says how long the fix takes to act; `link` is where it is
+    `steps` are the exact commands or clicks, in order, templates in a table and `Move`s after `fill_in`; `takes` says how long the fix takes to act; `link` is where it is
     documented, "" where nowhere; `words` are what a person would search for.
     """
 
@@ -81,28 +77,13 @@ class Evidence:
     personal: bool | None = None
 
 
-def fill_text(text: str, values: Mapping[str, str]) -> str:
-    """Return the text with each `{name}` of these values in its place; other braces stay (PowerShell has some).
-
-    An option after a command belongs inside its backquotes: `{login} --browser`.
-    """
-
-    def filled(found: re.Match[str]) -> str:
-        value, option = values.get(found[1]), found[2] or ""
-        if value is None:
-            return found[0]
-        return f"{value[:-1]}{option}`" if option and value.endswith("`") else value + option
-
-    return re.sub(r"\{(\w+)\}( --\w+)?", filled, text)
-
-
-def fill(verdict: Verdict, values: Mapping[str, str]) -> Verdict:
-    """Return the verdict with each `{name}` of these values in its place."""
+def fill_in(verdict: Verdict, values: Mapping[str, Value]) -> Verdict:
+    """Return the verdict with each `{name}` of these values in its place: its steps are moves then."""
     return replace(
         verdict,
-        cause=fill_text(verdict.cause, values),
-        steps=tuple(fill_text(step, values) for step in verdict.steps),
-        takes=fill_text(verdict.takes, values),
+        cause=str(fill(verdict.cause, values)),
+        steps=tuple(fill(step, values, mover=verdict.mover) for step in verdict.steps),
+        takes=str(fill(verdict.takes, values)),
     )
 
 
@@ -111,11 +92,6 @@ def for_powershell(text: str) -> str:
     text = printable(text)
     # PowerShell takes the typographic single quotes for the plain one.
     return text if _BARE.fullmatch(text) else "'" + re.sub("(['\u2018\u2019\u201a\u201b])", r"\1\1", text) + "'"
-
-
-def command(name: str, user: str) -> str:
-    """Return a command of cms's for this user, as a person types it."""
-    return f"`cms {name} {shlex.quote(printable(user))}`" if user else f"`cms {name}`"
 
 
 def as_lines(verdict: Verdict, *, likely: bool = False) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cms_oauth.claims import Claims, claims_of, printable
+from cms_oauth.claims import Claims, claims_of
 
 
 def jwt(claims: object) -> str:
@@ -116,8 +116,3 @@ def test_what_is_no_jwt(token: str) -> None:
 def test_never_raises(token: str) -> None:
     """Whatever a token is."""
     claims_of(token)
-
-
-def test_printable() -> None:
-    """One line, and nothing that a terminal acts upon."""
-    assert "a b?[2Jc d" == printable("a\nb\x1b[2Jc\td")

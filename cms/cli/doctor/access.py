@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from cms.cli.doctor.findings import Finding, failed, passed, warned, yours
 from cms.core.policy import ROOT, Peer, Rules, admits
 from cms_oauth.diagnosis.verdicts import Verdict
+from cms_oauth.moves import Command
 
 CHECK = "socket"
 
@@ -119,7 +120,7 @@ def _barred(step: Step, path: str, identity: Identity, rules: Rules) -> Verdict:
     return yours(
         "folder-closed",
         cause,
-        f"`chmod o+x {step.path}`; or put the socket into a folder that {identity.name} gets to, such as one below /run",
+        f"`{Command(('chmod', 'o+x', step.path))}`; or put the socket into a folder that {identity.name} gets to, such as one below /run",
     )
 
 

@@ -5,7 +5,6 @@ A fact is a value, so each function is tested without a network, a clock or a pe
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +16,7 @@ from cms.core.status import duration
 from cms_oauth.claims import Claims
 from cms_oauth.diagnosis.lookup import of_entra
 from cms_oauth.diagnosis.verdicts import Verdict
+from cms_oauth.moves import Command, cms, fill
 
 # Entra and Exchange bear five minutes between clocks; half a minute is a clock that nobody sets.
 SKEW_WARNS = 30.0
@@ -224,10 +224,14 @@ def state_folder(found: Folder, uid: int) -> Finding:
         return skipped("state folder", f"{found.path}: {found.error}")
     said = f"{found.path}: owner {found.owner}, mode {found.mode:04o}, {found.free // (1 << 20)} MiB free"
     if uid not in {found.uid, 0}:
-        step = f"`sudo -u {shlex.quote(found.owner)} cms ...`"
+        step = f"`{Command(('sudo', '-u', found.owner, 'cms'))} ...`"
         return failed("state folder", said, yours("not-ours", f"it belongs to {found.owner}", step))
     if found.mode & _WRITABLE_BY_OTHERS:
-        return warned("state folder", said, yours("open-folder", "others get into it", f"`chmod 700 {found.path}`"))
+        return warned(
+            "state folder",
+            said,
+            yours("open-folder", "others get into it", f"`{Command(('chmod', '700', found.path))}`"),
+        )
     if found.free < SPACE_WARNS:
         verdict = yours("disk-full", "a renewed sign-in that cannot be written is lost", "make room on that disk")
         return (failed if found.free < SPACE_FAILS else warned)("state folder", said, verdict)
@@ -350,7 +354,11 @@ def _forecast(row: Mapping[str, Any], who: str, wall: float) -> Finding:
     if left > FORECAST_WARNS:
         return passed("sign-in", until)
     user = str(row.get("user", ""))
-    return warned("sign-in", until, yours("sign-in-ends", str(told["reason"]), f"sign in before: `cms login {user}`"))
+    return warned(
+        "sign-in",
+        until,
+        yours("sign-in-ends", str(told["reason"]), fill("sign in before: {login}", {"login": cms("login", user)})),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -406,7 +414,7 @@ def consent(asked: Asked) -> Finding | None:
     what = f"{asked.who}, {asked.protocol}"
     if permission.lower() in {each.rpartition("/")[2].lower() for each in asked.claims.scopes}:
         return passed("consent", f"{what}: {permission} was consented to")
-    step = f"sign in again and consent: `{f'cms login {asked.user or asked.account.user}'.strip()}`"
+    step = fill("sign in again and consent: {login}", {"login": cms("login", asked.user or asked.account.user)})
     return failed("consent", f"{what}: {permission} was not consented to", yours("consent", _UNASKED, step))
 
 

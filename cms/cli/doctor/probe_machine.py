@@ -25,6 +25,7 @@ from cms.config.model import Config, SocketSpec
 from cms.core.accounts import Source
 from cms.core.policy import ROOT, Rules
 from cms.system import users
+from cms_oauth.moves import Command
 
 # A requirement such as `trio>=0.35`; those with a marker after `;` are for something else.
 _REQUIREMENT = re.compile(r"([A-Za-z0-9_.-]+)>=([0-9.]+)$")
@@ -94,11 +95,14 @@ def _key_file(path: str, vaults: int) -> tuple[str, str]:
     except FileNotFoundError:
         return ("it is not there", "restore it; or `cms logout` and sign in again") if vaults else ("", "")
     except OSError as error:
-        return error.strerror or str(error), f"let cms read it: `ls -l {path}`"
+        return error.strerror or str(error), f"let cms read it: `{Command(('ls', '-l', path))}`"
     if not stat.S_ISREG(facts.st_mode):
         return "it is no regular file", "name a file in Vault(key=File(...))"
     if stat.S_IMODE(facts.st_mode) & (stat.S_IRWXG | stat.S_IRWXO):
-        return f"its mode is {stat.S_IMODE(facts.st_mode):04o}: others may read it", f"`chmod 600 {path}`"
+        return (
+            f"its mode is {stat.S_IMODE(facts.st_mode):04o}: others may read it",
+            f"`{Command(('chmod', '600', path))}`",
+        )
     return "", ""
 
 

@@ -32,6 +32,7 @@ from cms.system.files import oddity
 from cms.system.users import user_name
 from cms_oauth import paths
 from cms_oauth.microsoft import CLOUDS, portal
+from cms_oauth.moves import Command, cms
 
 FAILED = 1
 
@@ -86,11 +87,11 @@ class Steps:
 def steps_for(wishes: Wishes) -> Steps:
     """Return all that there is to do once the file is written."""
     if not wishes.for_system:
-        option = f" -c {wishes.config}" if wishes.config != paths.config_file() else ""
-        run, login = [f"cms run{option}"], ["cms login"]
+        option = ("-c", str(wishes.config)) if wishes.config != paths.config_file() else ()
+        run, login = [str(cms("run", *option))], ["cms login"]
         left = {"run": run, "login": login, "test": ["cms status"]}
         return Steps(left, to_run=" (`cms run` in a terminal of its own)")
-    login = [f"sudo -u {systemd_units.SERVICE_USER} cms login {wishes.user} --paste"]
+    login = [str(Command(("sudo", "-u", systemd_units.SERVICE_USER, *cms("login", wishes.user, "--paste").words)))]
     left = {"place": systemd_units.in_place(), "run": systemd_units.by_hand(), "login": login}
     return Steps(left, how=", as root (docs/operations.md, As a service)")
 
@@ -123,7 +124,7 @@ def _taken(config: str) -> str:
     what = oddity(Path(config))
     if what:
         return f"{config} is {what} and stays as it is: name a file"
-    return f"{config} exists already and stays as it is\nedit it, then `cms check -c {config}`"
+    return f"{config} exists already and stays as it is\nedit it, then `{cms('check', '-c', str(config))}`"
 
 
 def _address(person: Terminal) -> str:

@@ -46,8 +46,8 @@ def given_up(kind: str, message: str, hint: str = "start again with `cms login`"
 # Authentication flows").
 _BLOCKED = (
     'organisations often block this way of signing in (a policy on "authentication flows"): the browser then shows '
-    "AADSTS53003 or says that access is blocked, and nothing of that arrives here. The other ways: {login} --browser "
-    "and {login} --paste. Or start again: {login} --device"
+    "AADSTS53003 or says that access is blocked, and nothing of that arrives here. The other ways: {login --browser} "
+    "and {login --paste}. Or start again: {login --device}"
 )
 
 

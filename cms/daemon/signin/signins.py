@@ -37,6 +37,7 @@ from cms.daemon.signin.http import (
 from cms.grants.messages import Prompt
 from cms.system.logs import get_logger
 from cms.system.tcp_owner import peer_uid
+from cms_oauth.moves import cms, fill
 
 # How long the page stays for the other accounts that wait after one has been signed in.
 WALK_SECONDS = 600.0
@@ -343,8 +344,8 @@ def _by_the_page(grant: Grant) -> bool:
 
 def _elsewhere(grant: Grant) -> str:
     """Return the command for an account that the page does not sign in. Its own way is what `cms login` takes."""
-    command = f"cms login {grant.login}".rstrip() + (" --paste" if grant.sign_in == "browser" else "")
-    return f"{grant.login or 'whoever signs in'}: give `{command}` in a terminal"
+    command = cms("login", grant.login, "--paste" if grant.sign_in == "browser" else "")
+    return fill("{who}: give {login} in a terminal", {"who": grant.login or "whoever signs in", "login": command})
 
 
 def _fixed(redirect_uri: str) -> Address | None:

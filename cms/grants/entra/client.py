@@ -22,6 +22,7 @@ from cms.grants.entra.flows import Flow, wanted
 from cms.grants.network.deadline import Deadline
 from cms.grants.network.http import Discovery, Http, authorities, new_session
 from cms.grants.network.proxy import ProxyRoute
+from cms_oauth.moves import fill
 
 # What MSAL's cache says of an account that a broker has signed in (msal.application._GRANT_TYPE_BROKER).
 _BROKER = "broker"
@@ -72,7 +73,11 @@ class Entra:
         if not lesser:
             return answer
         missing = ", ".join(scope for scope in scopes if scope not in lesser)
-        note(f"nobody has consented to {missing} yet: the token is without until `cms login {grant.login}`")
+        note(
+            refusals.hint(
+                "nobody has consented to {missing} yet: the token is without until {login}", grant, missing=missing
+            )
+        )
         return self._redeem(grant, lesser, cache, home_account_id, who=who, secret=secret)
 
     def _redeem(
@@ -175,7 +180,7 @@ def _no_key_file(error: OSError) -> Trouble:
     return Trouble(
         "locked",
         f"Azure Arc's key file cannot be read: {error.strerror}",
-        f"let cms's user into the group himds, and start cms again; {refusals.RETRIES}",
+        fill("let cms's user into the group himds, and start cms again; {retries}"),
     )
 
 

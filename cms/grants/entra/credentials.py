@@ -30,7 +30,7 @@ from cms.core.accounts import Grant, Source
 from cms.core.lifecycle import LONGEST_PAUSE, Granted, Outcome, Refused, Transient, Trouble
 from cms.grants.messages import CredentialEnd
 from cms.grants.secrets import Missing, Unavailable, read_source
-from cms_oauth.diagnosis.entra import NO_IDENTITY, row_of_application
+from cms_oauth.moves import RETRIES, Move
 
 # How soon a refusal is looked at again: what is mended in Entra, or in a file, tells nobody here of it.
 AGAIN_SECONDS = LONGEST_PAUSE
@@ -114,7 +114,7 @@ def _cannot_be_had(name: str, source: Source, why: str) -> str:
 
 
 def _unavailable(name: str, source: Source, why: str) -> Unavailable:
-    hint = f"check {name} of the account in the configuration; {refusals.RETRIES}"
+    hint = Move(f"check {name} of the account in the configuration; ", RETRIES)
     return Unavailable(Transient(Trouble("locked", _cannot_be_had(name, source, why), hint)))
 
 
@@ -125,11 +125,7 @@ def explain(outcome: Outcome, grant: Grant) -> Outcome:
     trouble = outcome.trouble
     if trouble.kind == "application":
         return Refused(trouble, AGAIN_SECONDS)
-    evidence = trouble.message.rpartition(" (")[2].removesuffix(")")
-    row = NO_IDENTITY if grant.sign_in == "managed-identity" else row_of_application(trouble.aadsts)
-    hint = refusals.hint(row.hint, grant)
-    told = replace(trouble, kind="application", message=f"{row.message} ({evidence})", hint=hint)
-    return Refused(told, AGAIN_SECONDS)
+    return Refused(refusals.of_application(trouble, grant), AGAIN_SECONDS)
 
 
 def certificate_end(grant: Grant) -> CredentialEnd:

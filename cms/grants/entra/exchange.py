@@ -285,7 +285,7 @@ def _wrong_user(grant: Grant, who: str) -> Trouble:
         f"{who or 'somebody without a name'} signed in, but {grant.login} was to: nothing was stored",
         refusals.hint(
             "sign in as the right user, in a private window for instance: {login}; if it was the right one, sign_in_as= of "
-            "the account has to be that name (or user=, where that signs in), then `cms reload` and {login}",
+            "the account has to be that name (or user=, where that signs in), then {reload, login}",
             grant,
         ),
     )

@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any
 
-from cms.core import refusals
 from cms.core.accounts import Scopes
 from cms.core.lifecycle import Transient, Trouble
 from cms.grants.entra.exchange import Answer, Call, Result
 from cms.system import threads
+from cms_oauth.moves import RETRIES, Command, Move, Run, fill
 
 # A question without a window. This leaves some of messages.QUESTION_SECONDS for the vault and its key.
 SILENT_SECONDS = 20.0
@@ -40,10 +40,15 @@ def unavailable(why: str, hint: str) -> Transient:
 NO_LIBRARY = unavailable(
     "MSAL's library for it is not installed",
     # As README installs cms: no index of packages has it.
-    f"where the source of cms is, say `{sys.prefix}/bin/pip install '.[broker]'`, and start cms again; {refusals.RETRIES}",
+    Move(
+        "where the source of cms is, say ",
+        Run((Command((f"{sys.prefix}/bin/pip", "install", ".[broker]")),)),
+        ", and start cms again; ",
+        RETRIES,
+    ),
 )
 NOT_RUNNING = unavailable(
-    "it does not start", f"install microsoft-identity-broker and intune-portal on this desktop; {refusals.RETRIES}"
+    "it does not start", fill("install microsoft-identity-broker and intune-portal on this desktop; {retries}")
 )
 
 
@@ -53,8 +58,10 @@ def no_display(environ: Mapping[str, str]) -> Transient | None:
         return None
     return unavailable(
         "its window needs a graphical session, and cms was started without one (DISPLAY and WAYLAND_DISPLAY)",
-        "in a terminal of the desktop: `systemctl --user import-environment DISPLAY WAYLAND_DISPLAY XAUTHORITY`, start "
-        f"cms again; {refusals.RETRIES}",
+        fill(
+            "in a terminal of the desktop: `systemctl --user import-environment DISPLAY WAYLAND_DISPLAY XAUTHORITY`, start "
+            "cms again; {retries}"
+        ),
     )
 
 
@@ -123,7 +130,7 @@ def _awaited(asked: Future[Result], seconds: float, wait: Callable[[float], obje
     if asked.done():
         return asked.result()
     return Transient(
-        Trouble("timeout", f"Microsoft's broker did not answer within {seconds:g} s", refusals.NOTHING_TO_DO)
+        Trouble("timeout", f"Microsoft's broker did not answer within {seconds:g} s", fill("{nothing_to_do}"))
     )
 
 

@@ -29,6 +29,7 @@ from cms.core.lifecycle import Refused, Transient, Trouble
 from cms.grants.network.deadline import POOLS, Deadline
 from cms.grants.network.proxy import ProxyRoute, no_password, no_proxy, no_tls, refusal
 from cms.grants.secrets import Missing
+from cms_oauth.moves import fill
 
 # A token answer has some 10 KB, a discovery document less.
 MAX_ANSWER = 1024 * 1024
@@ -327,7 +328,7 @@ def network_trouble(error: OSError, grant: Grant) -> Trouble:
     """Say what became of a request. requests' exceptions are OSErrors; a CA file that is none raises a bare one."""
     host = urlsplit(grant.authority).netloc
     if isinstance(error, requests.Timeout):
-        return Trouble("timeout", f"{host} did not answer in time", refusals.NOTHING_TO_DO)
+        return Trouble("timeout", f"{host} did not answer in time", fill("{nothing_to_do}"))
     if isinstance(error, _NoPassword):
         return no_password(str(error))
     if isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.InvalidSchema):
@@ -339,9 +340,9 @@ def network_trouble(error: OSError, grant: Grant) -> Trouble:
         return no_tls(str(error), host) or Trouble(
             "network",
             f"no trusted TLS connection to {host}",
-            f"{refusals.RETRIES}; behind a proxy that inspects TLS, name its certificate authority: Tls(ca=...)",
+            fill("{retries}; behind a proxy that inspects TLS, name its certificate authority: Tls(ca=...)"),
         )
-    return Trouble("network", f"{host} cannot be reached, or the connection broke", refusals.RETRIES)
+    return Trouble("network", f"{host} cannot be reached, or the connection broke", fill("{retries}"))
 
 
 def garbage(grant: Grant) -> Trouble:
@@ -350,5 +351,5 @@ def garbage(grant: Grant) -> Trouble:
     return Trouble(
         "garbage",
         f"what answered for {host} was no identity provider's answer",
-        f"{refusals.RETRIES}; a captive portal or a proxy may be in between",
+        fill("{retries}; a captive portal or a proxy may be in between"),
     )

@@ -10,10 +10,10 @@ import re
 import threading
 from urllib.parse import quote, urlsplit
 
-from cms.core import refusals
 from cms.core.accounts import Proxy
 from cms.core.lifecycle import Trouble
 from cms.grants.secrets import Missing, read_source
+from cms_oauth.moves import fill
 
 # How http.client tells of a proxy that refuses a tunnel. Its words behind the number are the proxy's.
 _REFUSED = re.compile(r"Tunnel connection failed: (\d{3})")
@@ -66,7 +66,7 @@ def _password(proxy: Proxy) -> str:
 
 def no_password(why: str) -> Trouble:
     """Say that the proxy's password cannot be read."""
-    hint = f"check password= of Proxy(...) in the configuration; {refusals.RETRIES}"
+    hint = fill("check password= of Proxy(...) in the configuration; {retries}")
     return Trouble("network", f"the proxy's password cannot be had: {why}", hint)
 
 
@@ -77,21 +77,24 @@ def refusal(reason: str, host: str) -> Trouble:
         return Trouble(
             "network",
             f"the proxy on the way to {host} cannot be reached",
-            f"{refusals.RETRIES}; check Proxy(...) in the configuration, or HTTPS_PROXY where it is not there",
+            fill("{retries}; check Proxy(...) in the configuration, or HTTPS_PROXY where it is not there"),
         )
     status = int(found[1])
     if status == _WANTS_PASSWORD:
         return Trouble(
             "network",
             f"the proxy on the way to {host} does not let this user through (HTTP {status})",
-            'say who asks in the configuration: Proxy("http://USER@HOST:PORT", password=File("PATH")), then `cms reload`;'
-            " a proxy that knows no passwords, only Kerberos or NTLM, needs a helper such as cntlm",
+            fill(
+                'say who asks in the configuration: Proxy("http://USER@HOST:PORT", password=File("PATH")), then {reload};'
+                " a proxy that knows no passwords, only Kerberos or NTLM, needs a helper such as cntlm"
+            ),
         )
     return Trouble(
         "network",
         f"the proxy does not let cms through to {host} (HTTP {status})",
-        f"{refusals.RETRIES}; whoever runs the proxy has to allow it, or name the host in NO_PROXY, or in"
-        " Proxy(no_proxy=[...])",
+        fill(
+            "{retries}; whoever runs the proxy has to allow it, or name the host in NO_PROXY, or in Proxy(no_proxy=[...])"
+        ),
     )
 
 
@@ -100,8 +103,10 @@ def no_proxy(host: str) -> Trouble:
     return Trouble(
         "network",
         f"the environment names a way to {host} that cms cannot use",
-        "HTTPS_PROXY and ALL_PROXY are http://HOST:PORT (SOCKS needs the Python package PySocks beside cms): change them"
-        " where cms is started, and start it again; or put Proxy(...) into the configuration, which counts before them, then `cms reload`",
+        fill(
+            "HTTPS_PROXY and ALL_PROXY are http://HOST:PORT (SOCKS needs the Python package PySocks beside cms): change them"
+            " where cms is started, and start it again; or put Proxy(...) into the configuration, which counts before them, then {reload}"
+        ),
     )
 
 
@@ -112,5 +117,5 @@ def no_tls(reason: str, host: str) -> Trouble | None:
     return Trouble(
         "network",
         f"what answered for {host} does not speak TLS",
-        f"{refusals.RETRIES}; a captive portal or a proxy may be in between, or a proxy's port may be wrong",
+        fill("{retries}; a captive portal or a proxy may be in between, or a proxy's port may be wrong"),
     )

@@ -17,6 +17,7 @@ from cms.grants.secrets import Locked, Missing, run_command
 from cms.grants.transfer import decrypt, export_file, formats
 from cms.grants.transfer.formats import Found, Unfit
 from cms.grants.vault.keyring import Keyring
+from cms_oauth.moves import Command, Move, Run, cms
 
 # An MSAL cache of many accounts has some hundred KB, an export of a thousand sign-ins some MB.
 MAX_FILE = 8 * 1024 * 1024
@@ -68,7 +69,9 @@ def _contents(place: Place, environ: Mapping[str, str]) -> bytes:
         path = str(kept)
     raw = _read(path)
     if export_file.is_export(raw):
-        raise Unfit(f"{path} is an export of cms's own", f"`cms import --from {export_file.SOURCE} {path}`")
+        raise Unfit(
+            f"{path} is an export of cms's own", Move(Run((cms("import", "--from", export_file.SOURCE, str(path)),)))
+        )
     dump = decrypt.open_pizauth(raw)
     if dump is not None:
         return dump
@@ -109,7 +112,7 @@ def is_gpg(raw: bytes) -> bool:
 
 
 def _from_gpg(path: str) -> bytes:
-    hint = f"try `gpg --decrypt {path} > /dev/null` as the same user: once that asks no more, import again"
+    hint = f"try `{Command(('gpg', '--decrypt', str(path)))} > /dev/null` as the same user: once that asks no more, import again"
     try:
         return run_command((*GPG, path), GPG_SECONDS, MAX_FILE)
     except Missing as missing:

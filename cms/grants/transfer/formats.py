@@ -356,9 +356,10 @@ def _check(found: Found, grant: Grant, place: str) -> None:
             f"{place} was signed in with the application {_named(found.client_id)}, and the account uses "
             f"{_named(grant.client_id)}: a sign-in cannot go from one to the other",
             refusals.hint(
-                f'set client_id="{found.client_id}" of the account (and tenant= as that program has it), then `cms reload`, '
+                'set client_id="{client_id}" of the account (and tenant= as that program has it), then `cms reload`, '
                 "if cms runs, and import again; or sign in anew: {login}",
                 grant,
+                client_id=found.client_id,
             ),
         )
 

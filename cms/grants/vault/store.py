@@ -39,14 +39,15 @@ from typing import Any
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from cms.core import refusals
 from cms.core.accounts import Grant, StoredSignIn
 from cms.core.lifecycle import Ending, Transient, Trouble
-from cms.core.refusals import NOTHING_TO_DO, RETRIES
 from cms.grants.messages import QUESTION_SECONDS
 from cms.grants.secrets import Locked, Missing, Unavailable
 from cms.grants.vault.keyring import Key
 from cms.grants.vault.keys import Keys
 from cms.system.files import sync_folder, write_private
+from cms_oauth.moves import RETRIES, Move, fill
 
 FORMAT = "cms-vault"
 VERSION = 1
@@ -80,7 +81,7 @@ def _trouble(kind: str, message: str, hint: str) -> Unavailable:
 def _storage(error: OSError, what: str) -> Unavailable:
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     hint = "make room on that disk" if full else "check that folder's owner, permissions and file system"
-    return _trouble("storage", f"{what}: {error.strerror}", f"{hint}; {RETRIES}")
+    return _trouble("storage", f"{what}: {error.strerror}", Move(f"{hint}; ", RETRIES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +158,9 @@ class Held:
             raise _trouble(
                 "vault-damaged",
                 f"{self._path} {error}",
-                f"sign in again: `{f'cms login {self._grant.login}'.strip()}`"
-                "; the file is kept aside. Or restore it from a backup",
+                refusals.hint(
+                    "sign in again: {login}; the file is kept aside. Or restore it from a backup", self._grant
+                ),
             ) from None
 
     def decrypt(self, raw: bytes) -> Entry:
@@ -550,9 +552,11 @@ def _locked_out(message: str) -> Unavailable:
     return _trouble(
         "locked",
         message,
-        "see to the key's source, Vault(...) in the configuration (a key file is its owner's, and 0600), unlock the keyring,"
-        f" or bring the key back; {RETRIES}. Only where the key is lost for good: "
-        "`cms logout USER` gives the stored sign-in up",
+        fill(
+            "see to the key's source, Vault(...) in the configuration (a key file is its owner's, and 0600), unlock the"
+            " keyring, or bring the key back; {retries}. Only where the key is lost for good: `cms logout USER` gives the"
+            " stored sign-in up"
+        ),
     )
 
 
@@ -572,7 +576,7 @@ def _until(attempt: Callable[[], bool], deadline: float) -> None:
 
 
 def _busy() -> Unavailable:
-    return _trouble("timeout", "another cms process is busy with this sign-in", NOTHING_TO_DO)
+    return _trouble("timeout", "another cms process is busy with this sign-in", fill("{nothing_to_do}"))
 
 
 @contextmanager

@@ -14,10 +14,8 @@ from cms_oauth.diagnosis.verdicts import (
     Verdict,
     as_data,
     as_lines,
-    command,
     evidence_data,
-    fill,
-    fill_text,
+    fill_in,
     for_powershell,
 )
 
@@ -34,23 +32,9 @@ SWITCHED_OFF = Verdict(
 
 def test_filling_in() -> None:
     """Cause, steps and time are filled in; what has no value stays, since PowerShell has braces too."""
-    filled = fill(SWITCHED_OFF, {"user": "ann", "wait": "5 s"})
+    filled = fill_in(SWITCHED_OFF, {"user": "ann", "wait": "5 s"})
 
     assert ("It is off for ann.", ("Set-X {mailbox}", "then wait"), "5 s") == (filled.cause, filled.steps, filled.takes)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("{login}", "`cms login ann`"),
-        ("{login} --browser in a browser", "`cms login ann --browser` in a browser"),
-        ("{user} --x", "{braces} --x"),
-        ("{ $_ }", "{ $_ }"),
-    ],
-)
-def test_an_option_goes_inside_the_backquotes(text: str, expected: str) -> None:
-    """And a value is never filled in itself."""
-    assert expected == fill_text(text, {"login": "`cms login ann`", "user": "{braces}", "braces": "never"})
 
 
 @pytest.mark.parametrize(
@@ -80,13 +64,6 @@ def test_nothing_gets_out_of_powershells_quotes(text: str) -> None:
         inner = inner.replace(mark * 2, "")
 
     assert not set(inner) & set("'\u2018\u2019\u201a\u201b\n")
-
-
-def test_commands() -> None:
-    """As a person types them, quoted for a shell."""
-    assert "`cms login ann@example.test`" == command("login", "ann@example.test")
-    assert "`cms login 'a b'`" == command("login", "a b")
-    assert "`cms login`" == command("login", "")
 
 
 def test_as_a_person_reads_it() -> None:

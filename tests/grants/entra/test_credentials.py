@@ -109,7 +109,7 @@ def test_absent(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [*APPLICATION_ROWS, 12345, None])
 def test_refusals_name_no_sign_in(number: int | None) -> None:
     """Every refusal says whose move it is, none tells anybody to sign in, and each is looked at again."""
-    said = Trouble("refused", f"some words (AADSTS{number}, invalid_client)", "sign in: `cms login`", number, "corr")
+    said = Trouble("refused", "some (other) words", "sign in: `cms login`", number, "corr", error="invalid_client")
     found = explain(Refused(said), grant(certificate=file(Path("/c"))))
 
     assert isinstance(found, Refused)
@@ -119,7 +119,7 @@ def test_refusals_name_no_sign_in(number: int | None) -> None:
         found.trouble.correlation_id,
         found.again_in,
     )
-    assert found.trouble.message.endswith(f" (AADSTS{number}, invalid_client)")
+    assert found.trouble.message.endswith(f" (AADSTS{number}, invalid_client)" if number else " (invalid_client)")
     for forbidden in ("sign in", "cms login", "{"):
         assert forbidden not in f"{found.trouble.message} {found.trouble.hint}"
     assert "`cms re" in found.trouble.hint

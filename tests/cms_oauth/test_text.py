@@ -1,0 +1,46 @@
+"""Text from outside, shown on one line."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cms_oauth.text import MAX_LINE, printable
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Grüße an o'connor@example.test", "Grüße an o'connor@example.test"),
+        ("a\nb\r\nc\td", "a b  c d"),
+        ("\x1b[2Jgone", "?[2Jgone"),
+        ("\x1b]0;title\x07", "?]0;title?"),
+        ("\x9b31mred", "?31mred"),
+        ("\x00\x7f\x85", "?? "),
+        ("safe\u202egnp.exe", "safe?gnp.exe"),
+        ("\u2066a\u2069\u200b\ufeff", "?a???"),
+        ("line\u2028separator", "line separator"),
+        ("\ud800", "?"),
+        ("", ""),
+    ],
+)
+def test_what_moves_a_cursor_goes(text: str, expected: str) -> None:
+    """Control characters, escape sequences, C1, marks of direction and of zero width, ends of lines; the rest stays."""
+    assert expected == printable(text)
+
+
+def test_a_line_has_a_length() -> None:
+    """A server may send as much as it likes, and another bound may be asked for."""
+    assert MAX_LINE == len(printable("x" * (MAX_LINE + 1)))
+    assert "ab" == printable("abc", 2)
+
+
+@given(st.text())
+def test_whatever_comes_prints(text: str) -> None:
+    """On one line, as it is where it printed already."""
+    shown = printable(text)
+
+    assert shown.isprintable()
+    assert len(shown) == len(text)
+    assert shown == text or not text.isprintable()
