@@ -9,9 +9,9 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from cms.core.accounts import METHODS, UNATTENDED, Scopes, Source
@@ -19,6 +19,8 @@ from cms_oauth.microsoft import TENANT_WORDS
 
 # What a configuration gives: anything, until it is checked.
 Given: TypeAlias = object
+
+T = TypeVar("T")
 
 # RFC 5321: 64 octets of local part, the @, 255 of domain.
 MAX_ADDRESS = 320
@@ -85,6 +87,11 @@ def nearest(word: str, known: Iterable[str]) -> str:
 def kind_of(value: Given) -> str:
     """Name a value's type, for messages that must not quote it."""
     return "None" if value is None else f"a value of type {type(value).__name__}"
+
+
+def optional(given: Given, check: Callable[[Given], T]) -> T | None:
+    """Return an argument as it is checked, None where it was not given."""
+    return None if given is None else check(given)
 
 
 def text(name: str, value: Given) -> str:

@@ -1,7 +1,7 @@
 """What an account's cloud, tenant, user, scopes and application say together, and cannot all mean.
 
 A table of rules over one account, without I/O. Each is a suspicion and warns, since clouds differ and tenants have
-several domains; what is certain is refused where it is read (`cms.config.directives`).
+several domains; what is certain is refused where it is read (office365.py).
 """
 
 from __future__ import annotations

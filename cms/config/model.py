@@ -1,4 +1,4 @@
-"""TODO(docstring) cms.config.model."""
+"""What a configuration says once it is read: the `Config` that the daemon and the commands are given, and its fault."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class SocketSpec:
     """One CredentialServer or PostfixTable: where it listens, for whom, and what it serves.
 
     `path` is absolute. `mode` is the socket file's permission bits, `group` the name of the group that owns it. `users`
-    and `groups` are who may ask (names or numbers), None for whoever the permission bits let in. `speaks` is a word of
-    `directives.SPEAKS`; `default` is a PostfixTable's.
+    and `groups` are who may ask (names or numbers), None for whoever the permission bits let in. `speaks` is what
+    the socket understands: "tokens" (docs/protocol.md) or "postfix" (socketmap); `default` is a PostfixTable's.
     """
 
     path: str

@@ -13,7 +13,8 @@ from types import ModuleType
 import pytest
 from support.configuration import MACHINE, Loader, Refuser, loader, refuser
 
-from cms.config.directives import Directives
+from cms.config.directives import namespace
+from cms.config.draft import Draft
 from cms.config.load import load
 from cms.config.model import Config, ConfigError
 from cms.core.accounts import mail_scopes
@@ -122,7 +123,7 @@ class TestDocument:
 
     def test_everything_is_in_it(self) -> None:
         """Every directive that a file can use, and every argument of each, is in the document."""
-        directives = Directives("cms.cfg", MACHINE).namespace()
+        directives = namespace(Draft("cms.cfg", MACHINE))
         named = {
             name
             for directive, each in directives.items()

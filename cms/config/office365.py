@@ -1,0 +1,200 @@
+"""Office365_Account: one account, its application and its cloud, and which of its arguments go together."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cms.config import arguments, consistency
+from cms.config.arguments import Given, Mistake, optional
+from cms.config.draft import AccountHandle, Draft
+from cms.core.accounts import (
+    REGISTRATIONS,
+    UNATTENDED,
+    Account,
+    Grant,
+    Registration,
+    Source,
+    registration_for,
+    registration_of,
+)
+from cms_oauth.microsoft import CLOUDS, CONSUMERS, TENANT_WORDS, Cloud
+
+# What an application proves itself with, as arguments of Office365_Account.
+CREDENTIALS = ("client_secret", "certificate", "client_assertion")
+
+# Ways to sign in that Entra and its broker have for public clients only.
+_PUBLIC_ONLY = ("device", "broker")
+
+
+def office365_account(
+    draft: Draft,
+    user: Given = None,
+    tenant: Given = None,
+    client_id: Given = None,
+    use_default_registration: Given = False,
+    *,
+    sign_in: Given = "browser",
+    sign_in_as: Given = None,
+    client_secret: Given = None,
+    certificate: Given = None,
+    certificate_password: Given = None,
+    client_assertion: Given = None,
+    cloud: Given = "global",
+    authority: Given = None,
+    scopes: Given = None,
+    redirect_uri: Given = None,
+    origin: Given = None,
+    prompt: Given = None,
+    refresh_before: Given = None,
+    preflight: Given = True,
+    imap_host: Given = None,
+    smtp_host: Given = None,
+    pop_host: Given = None,
+) -> AccountHandle:
+    """Office365_Account. The names and the order of its arguments are the documented ones."""
+    address = optional(user, lambda given: arguments.address("user", given))
+    login = _login(address, sign_in_as)
+    way = arguments.choice("sign_in", sign_in, arguments.SIGN_IN_WAYS)
+    home = _cloud(cloud, imap_host=imap_host, smtp_host=smtp_host, pop_host=pop_host)
+    registered = _registration(login, client_id, use_default_registration, way)
+    grant = Grant(
+        authority=_authority(home, registered, authority, tenant),
+        client_id=registered.client_id,
+        login="" if way in UNATTENDED else (login or "").lower(),
+        sign_in=way,
+        redirect_uri=optional(redirect_uri, arguments.redirect_uri) or registered.redirect_uri,
+        origin=registered.origin if origin is None else arguments.origin(origin),
+        prompt=optional(prompt, lambda given: arguments.choice("prompt", given, arguments.PROMPTS)),
+        registration=registered.name,
+        client_secret=_secret("client_secret", client_secret),
+        certificate=_secret("certificate", certificate),
+        certificate_password=_secret("certificate_password", certificate_password),
+        client_assertion=_secret("client_assertion", client_assertion),
+        refresh_before=optional(refresh_before, arguments.refresh_before),
+    )
+    _check_credentials(grant)
+    _check_unattended(grant, address, sign_in_as, tenant)
+    looked_into = arguments.flag("preflight", preflight)
+    account = Account(address or "", grant, {}, looked_into, home.imap_host, home.smtp_host, home.pop_host)
+    return _add(draft, AccountHandle(draft.line(), account, home, optional(scopes, arguments.scopes)))
+
+
+def _add(draft: Draft, handle: AccountHandle) -> AccountHandle:
+    account = handle.account
+    for other in draft.accounts:
+        same_user = account.user.casefold() == other.account.user.casefold()
+        if same_user and (account.user or account.grant.key == other.account.grant.key):
+            whose = account.user or "whoever signs in"
+            raise Mistake(f"a second account for {whose}; the first is in line {other.line}", "Use the first for both")
+    draft.accounts.append(handle)
+    case = consistency.Case(account.grant, handle.cloud, account.user, handle.scopes or ())
+    for warning in consistency.warnings(case):
+        draft.warn(handle.line, warning)
+    return handle
+
+
+def _cloud(name: Given, **hosts: Given) -> Cloud:
+    """Return the cloud of this name, with the mail hosts that an account has of its own."""
+    own = {each: arguments.mail_host(each, given) for each, given in hosts.items() if given is not None}
+    return replace(CLOUDS[arguments.choice("cloud", name, tuple(CLOUDS))], **own)
+
+
+def _login(user: str | None, sign_in_as: Given) -> str | None:
+    """Return who signs in, None for whoever does."""
+    if sign_in_as is None:
+        return user
+    if user is None:
+        raise Mistake("sign_in_as= says who signs in for user=, and there is no user=")
+    return arguments.address("sign_in_as", sign_in_as)
+
+
+def _registration(login: str | None, client_id: Given, use_default_registration: Given, way: str) -> Registration:
+    """Return the registration that an account uses: named, the domain's, the default, or one of the owner's own."""
+    use_default = arguments.flag("use_default_registration", use_default_registration)
+    if client_id is None and way == "managed-identity":
+        # The machine's own identity, which needs no name.
+        return Registration("", "", "common", arguments.OWN_REDIRECT, None, "")
+    if client_id is None:
+        return registration_for(login, use_default=use_default)
+    if use_default:
+        raise Mistake("client_id= and use_default_registration=True exclude each other")
+    by_name = {each.name: each for each in REGISTRATIONS}
+    given = arguments.guid("client_id", client_id, tuple(by_name))
+    redirect = arguments.BROKER_REDIRECT if way == "broker" else arguments.OWN_REDIRECT
+    own = Registration("", given, "common", redirect, None, "")
+    return by_name.get(given) or registration_of(given) or own
+
+
+def _authority(cloud: Cloud, registered: Registration, authority: Given, tenant: Given) -> str:
+    host = optional(authority, arguments.authority) or _login_host(cloud, registered)
+    return f"{host}/{optional(tenant, arguments.tenant) or _home_tenant(cloud, registered)}"
+
+
+def _login_host(cloud: Cloud, registered: Registration) -> str:
+    """Return a cloud's login host. The registrations that cms knows are in the worldwide cloud only."""
+    if registered.name and cloud.login != CLOUDS["global"].login:
+        raise Mistake(
+            f'cloud="{cloud.name}" needs client_id=: each national cloud has applications of its own',
+            "docs/microsoft-setup.md says how to register one",
+        )
+    return cloud.login
+
+
+def _home_tenant(cloud: Cloud, registered: Registration) -> str:
+    return CONSUMERS if cloud.name == "personal" else registered.tenant
+
+
+def _secret(name: str, given: Given) -> Source | None:
+    return optional(given, lambda found: arguments.secret(name, found))
+
+
+def _check_credentials(grant: Grant) -> None:
+    """Refuse what an application cannot prove itself with. An application has one credential at a time."""
+    given = [name for name in CREDENTIALS if getattr(grant, name)]
+    if len(given) > 1:
+        raise Mistake(f"{given[0]}= and {given[1]}= exclude each other", "An application proves itself in one way")
+    if grant.certificate_password and not grant.certificate:
+        raise Mistake("certificate_password= opens certificate=, and there is none")
+    if given and grant.registration:
+        raise Mistake(f"{given[0]}= belongs to an application of your own", "Name that one in client_id=")
+    if given and grant.sign_in == "managed-identity":
+        raise Mistake(
+            f'{given[0]}= is not for sign_in="managed-identity"', "Azure vouches for its machine: leave it out"
+        )
+    if given and grant.sign_in in _PUBLIC_ONLY:
+        raise Mistake(
+            f'sign_in="{grant.sign_in}" is for applications without {given[0]}=', 'sign_in="paste" works anywhere'
+        )
+    if not given and grant.sign_in == "app":
+        raise Mistake(
+            f'sign_in="app" needs one of {", ".join(f"{name}=" for name in CREDENTIALS)}',
+            'Such as certificate=File("/etc/cms/app.pem")',
+        )
+
+
+def _check_unattended(grant: Grant, user: str | None, sign_in_as: Given, tenant: Given) -> None:
+    """Refuse what makes no sense where nobody signs in."""
+    if not grant.unattended:
+        return
+    way = f'sign_in="{grant.sign_in}"'
+    if user is None:
+        raise Mistake(f"{way} needs user=, the mailbox", "An application has none of its own")
+    if sign_in_as is not None:
+        raise Mistake(f"sign_in_as= says who signs in, and with {way} nobody does", "Leave it out")
+    if grant.sign_in == "managed-identity":
+        _check_machine(grant, tenant)
+    elif grant.registration:
+        raise Mistake(f"{way} needs client_id=", "The application is one of your own (docs/microsoft-setup.md)")
+    elif grant.authority.rpartition("/")[2] in TENANT_WORDS:
+        raise Mistake(f"{way} needs tenant=, the one that the application works in", "Its GUID, or its domain")
+
+
+def _check_machine(grant: Grant, tenant: Given) -> None:
+    """Refuse what says more of a machine's identity than Azure asks."""
+    way = f'sign_in="{grant.sign_in}"'
+    if tenant is not None:
+        raise Mistake(f"tenant= is not for {way}", "The machine's identity is in a tenant already: leave it out")
+    if grant.registration:
+        raise Mistake(f"{way} needs a client_id= of your own, or none", "It names a user-assigned identity")
+    if grant.authority.endswith(f"/{CONSUMERS}"):
+        raise Mistake(f'{way} is not for cloud="personal"', "Outlook.com lets people sign in, and no machines")

@@ -1,0 +1,215 @@
+"""What is served, and to whom: the directives CredentialServer, PostfixTable, TokenFile, Protocol and Office365."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from cms.config import arguments, trust
+from cms.config.arguments import Given, Mistake, optional
+from cms.config.draft import MOVES_NO_MAIL, AccountHandle, Draft, IgnoredHandle, ProtocolHandle, account_of
+from cms.config.model import FileSpec, SocketSpec
+from cms_oauth.microsoft import PERMISSIONS
+
+# The socket's bits where the file names none: the owner's alone, as in CMS.
+DEFAULT_MODE = 0o600
+# Where users or groups decide, everybody may connect: who is refused is refused before a byte is read.
+POLICY_MODE = 0o666
+GROUP_MODE = 0o660
+
+_WRITABLE_BY_ALL = 0o002
+_READABLE_BY_ALL = 0o004
+
+
+def office365(draft: Draft, mailbox: Given, account: Given) -> IgnoredHandle:
+    """Office365: the mailbox of an account, which CMS downloads and tests open."""
+    found = account_of("account", account)
+    name = arguments.text("mailbox", mailbox)
+    if found in draft.mailboxes:
+        draft.warn(draft.line(), f"cms opens one mailbox of each account, the first that is named; {MOVES_NO_MAIL}")
+    draft.mailboxes.setdefault(found, name)
+    return IgnoredHandle("Office365")
+
+
+def credential_server(
+    draft: Draft,
+    path: Given,
+    accounts: Given,
+    umask: Given = None,
+    protocols: Given = ("SMTP",),
+    *,
+    mode: Given = None,
+    users: Given = None,
+    groups: Given = None,
+    group: Given = None,
+) -> None:
+    """CredentialServer: a socket for token requests."""
+    checked = _protocols(protocols)
+    bits = _mode(umask, mode, policy=users is not None or groups is not None, group=group is not None)
+    _listen(draft, path, accounts, protocols=checked, mode=bits, users=users, groups=groups, group=group)
+
+
+def postfix_table(
+    draft: Draft,
+    path: Given,
+    accounts: Given,
+    default: Given = None,
+    *,
+    mode: Given = None,
+    users: Given = None,
+    groups: Given = None,
+    group: Given = None,
+) -> None:
+    """PostfixTable: a socket that answers Postfix's table lookups."""
+    chosen = optional(default, lambda given: account_of("default", given))
+    bits = _mode(None, mode, policy=users is not None or groups is not None, group=group is not None)
+    _listen(
+        draft,
+        path,
+        accounts,
+        protocols=("SMTP",),
+        mode=bits,
+        users=users,
+        groups=groups,
+        group=group,
+        speaks="postfix",
+        default=chosen,
+    )
+
+
+def _listen(
+    draft: Draft,
+    path: Given,
+    accounts: Given,
+    *,
+    protocols: tuple[str, ...],
+    mode: int,
+    users: Given,
+    groups: Given,
+    group: Given,
+    speaks: str = "tokens",
+    default: AccountHandle | None = None,
+) -> None:
+    line, place = draft.line(), draft.writes(arguments.socket_path(path, draft.folder))
+    served = _served(draft, accounts)
+    socket = SocketSpec(
+        line=line,
+        path=place,
+        accounts=tuple(each.account for each in served),
+        protocols=protocols,
+        mode=mode,
+        users=optional(users, lambda given: _names("users", given, "user", draft.system.user_id)),
+        groups=optional(groups, lambda given: _names("groups", given, "group", draft.system.group_id)),
+        group=optional(group, lambda given: _name("group", given, "group", draft.system.group_id)),
+        speaks=speaks,
+        default=default.account if default else None,
+    )
+    if default and default not in served:
+        raise Mistake("default= is not one of accounts=", "Name it in both")
+    _warn_of_openness(draft, socket)
+    draft.sockets.append(socket)
+
+
+def protocol(draft: Draft, name: Given, scopes: Given) -> ProtocolHandle:
+    """Protocol: a name for requests of another kind than mail, and the scopes of their tokens."""
+    found = arguments.protocol_name("name", name)
+    if found in PERMISSIONS:
+        raise Mistake(f"{found} has its scopes already", "Office365_Account(scopes=[...]) changes them")
+    made = ProtocolHandle(found, arguments.scopes(scopes))
+    if draft.protocols.setdefault(found, made) != made:
+        raise Mistake(f"{found} has other scopes above", "One name stands for one thing in the whole file")
+    return made
+
+
+def token_file(  # noqa: PLR0917 - the documented arguments, which may be given by position
+    draft: Draft, path: Given, account: Given, protocol: Given, mode: Given = DEFAULT_MODE, newline: Given = False
+) -> None:
+    """TokenFile: a file that always holds an account's token."""
+    file = FileSpec(
+        line=draft.line(),
+        path=draft.writes(arguments.file_path("path", path, draft.folder)),
+        account=account_of("account", account).account,
+        protocol=_protocol("protocol", protocol),
+        mode=arguments.file_permissions("mode", mode),
+        newline=arguments.flag("newline", newline),
+    )
+    _warn_of_file(draft, file)
+    draft.files.append(file)
+
+
+def _warn_of_file(draft: Draft, file: FileSpec) -> None:
+    if file.mode & _READABLE_BY_ALL and not trust.keeps_others_out(file.path, draft.system):
+        draft.warn(
+            file.line,
+            f"every user of this machine can read this token: the file's mode is 0o{file.mode:o} and no folder above"
+            " it is closed to others",
+        )
+    if not draft.system.in_memory(file.path):
+        draft.warn(
+            file.line,
+            f"the token is written to a disk in clear: {file.path} is on no tmpfs. A folder below /run is, such as"
+            " /run/user/UID",
+        )
+
+
+def _served(draft: Draft, given: Given) -> tuple[AccountHandle, ...]:
+    members = arguments.sequence("accounts", given)
+    if not members:
+        raise Mistake("accounts= is an empty list", "Name what Office365_Account(...) returned")
+    known = [each for each in members if not (isinstance(each, IgnoredHandle) and each.directive == "GMail_Account")]
+    if not known:
+        raise Mistake(
+            "accounts= has Google accounts only", "cms serves Microsoft accounts; pizauth and oama know Google's"
+        )
+    if len(known) < len(members):
+        draft.warn(draft.line(), "the Google accounts are left out: cms serves Microsoft accounts only")
+    accounts = tuple(account_of("accounts", each) for each in known)
+    if len(set(accounts)) < len(accounts):
+        raise Mistake("accounts= names the same account twice")
+    return accounts
+
+
+def _warn_of_openness(draft: Draft, socket: SocketSpec) -> None:
+    everybody = socket.mode & _WRITABLE_BY_ALL and socket.users is None and socket.groups is None
+    if everybody and not trust.keeps_others_out(socket.path, draft.system):
+        draft.warn(
+            socket.line,
+            f"every user of this machine can get these accounts' tokens: the socket's mode is 0o{socket.mode:o} and no"
+            " folder above it is closed to others. Name users= or groups=, or put it in such a folder",
+        )
+
+
+def _protocols(given: Given) -> tuple[str, ...]:
+    found = tuple(dict.fromkeys(_protocol("protocols", each) for each in arguments.sequence("protocols", given)))
+    if not found:
+        raise Mistake("protocols= is an empty list")
+    return found
+
+
+def _protocol(name: str, given: Given) -> str:
+    """Return the name of a mail protocol, or of one with scopes of its own."""
+    return given.name if isinstance(given, ProtocolHandle) else arguments.choice(name, given, tuple(PERMISSIONS))
+
+
+def _mode(umask: Given, mode: Given, *, policy: bool, group: bool) -> int:
+    """Return the socket's bits: as given under either name, else what goes with how access is decided."""
+    if umask is not None and mode is not None:
+        raise Mistake("umask= and mode= are two names of one thing", "Leave one out")
+    if umask is not None:
+        return arguments.permissions("umask", umask)
+    if mode is not None:
+        return arguments.permissions("mode", mode)
+    return POLICY_MODE if policy else GROUP_MODE if group else DEFAULT_MODE
+
+
+def _names(name: str, given: Given, kind: str, number_of: Callable[[str], int | None]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(_name(name, each, kind, number_of) for each in arguments.sequence(name, given)))
+
+
+def _name(name: str, given: Given, kind: str, number_of: Callable[[str], int | None]) -> str:
+    """Return a user's or group's name, or its number as text. It must exist, unless it is a number."""
+    if isinstance(given, int) and not isinstance(given, bool) and given >= 0:
+        return str(given)
+    found = arguments.text(name, given)
+    if number_of(found) is None:
+        raise Mistake(f"{name}= names a {kind} that does not exist: {found}")
+    return found

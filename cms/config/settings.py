@@ -1,0 +1,126 @@
+"""What holds for the whole daemon: Vault, Notify, Tls, SignInPage and Proxy; and where a secret is: File, Credential, Command."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from cms.config import arguments, trust
+from cms.config.arguments import Given, Mistake, optional
+from cms.config.draft import Draft
+from cms.core.accounts import Proxy, Source
+from cms.core.notices import EVENTS, GRACE_SECONDS, REMIND_SECONDS, USUAL_EVENTS, Hook
+
+# A person who is told more often than this hears nothing any more.
+MIN_REMIND = 60.0
+
+
+def vault(draft: Draft, key: Given) -> None:
+    """Vault: where the key comes from that encrypts what is stored."""
+    draft.once("Vault")
+    draft.vault_key = _key_source(key)
+
+
+def notify(
+    draft: Draft,
+    command: Given = None,
+    events: Given = USUAL_EVENTS,
+    remind: Given = REMIND_SECONDS,
+    grace: Given = GRACE_SECONDS,
+    *,
+    desktop: Given = None,
+) -> None:
+    """Notify: a program that is run on events, and whether the desktop is told."""
+    if command is None and desktop is None:
+        raise Mistake("there is nothing to notify with", 'Such as Notify(["notify-me", "--mail"])')
+    if desktop is not None:
+        draft.once("Notify(desktop=...)")
+        draft.desktop = arguments.flag("desktop", desktop)
+    if command is not None:
+        line = draft.line()
+        hook = Hook(
+            arguments.command("command", command, draft.folder),
+            arguments.choices("events", events, tuple(EVENTS)),
+            arguments.seconds("remind", remind, MIN_REMIND, zero=True),
+            arguments.seconds("grace", grace, 0.0),
+            line=line,
+        )
+        _warn_of_program(draft, hook)
+        draft.hooks.append(hook)
+
+
+def _warn_of_program(draft: Draft, hook: Hook) -> None:
+    """Warn of a hook that is not there, or that somebody else could change."""
+    program, found = hook.argv[0], shutil.which(hook.argv[0])
+    if found is None:
+        draft.warn(hook.line, f"there is no program {program}: nobody is notified before there is one")
+        return
+    try:
+        trust.check(found, draft.system)
+    except trust.Untrusted as untrusted:
+        draft.warn(
+            hook.line, f"others could change {program}, which runs as whoever runs cms. {untrusted.hint} mends that"
+        )
+
+
+def tls(draft: Draft, ca: Given) -> None:
+    """Tls: certificate authorities to trust in place of the usual ones."""
+    draft.once("Tls")
+    path = draft.reads(arguments.path("ca", ca, draft.folder), "the ca=")
+    try:
+        certificates = Path(path).read_bytes()
+    except OSError as error:
+        raise Mistake(f"ca= cannot be read: {path}: {error.strerror}") from None
+    if b"-----BEGIN CERTIFICATE-----" not in certificates:
+        raise Mistake(f"ca= holds no certificate in PEM form: {path}")
+    draft.ca = path
+
+
+def sign_in_page(draft: Draft, url: Given = arguments.PAGE) -> None:
+    """SignInPage: where the local page is that lists what waits for a sign-in."""
+    draft.once("SignInPage")
+    draft.page = arguments.page(url)
+
+
+def proxy(draft: Draft, url: Given, no_proxy: Given = (), *, password: Given = None) -> None:
+    """Proxy: the HTTP proxy on the way to Entra."""
+    draft.once("Proxy")
+    address, user = arguments.proxy(url)
+    secret = optional(password, lambda given: arguments.secret("password", given))
+    if secret and not user:
+        raise Mistake("password= belongs to a user, and url= names none", 'Such as "http://USER@HOST:PORT"')
+    names = tuple(arguments.host("no_proxy", each) for each in arguments.sequence("no_proxy", no_proxy))
+    draft.proxy = Proxy(address, names, user, secret)
+
+
+def file(draft: Draft, path: Given) -> Source:
+    """File: a secret in a file."""
+    return Source("file", (draft.reads(arguments.path("path", path, draft.folder), "the File"),))
+
+
+def _key_source(given: Given) -> Source:
+    if given in ("keyring", "memory"):
+        return Source(str(given))
+    if isinstance(given, Source):
+        return given
+    raise Mistake(
+        "key= says where the vault's key comes from, never what it is",
+        'key=File("PATH"), key=Credential("NAME"), key=Command(["PROGRAM", ...]), key="keyring" or key="memory"',
+    )
+
+
+def credential(name: Given) -> Source:
+    """Credential: a secret that systemd hands over."""
+    found = arguments.text("name", name)
+    if os.sep in found or found in {".", ".."}:
+        raise Mistake("name= is a systemd credential's name, not a path", 'File("PATH") takes a path')
+    return Source("credential", (found,))
+
+
+def command(argv: Given) -> Source:
+    """Command: a secret that a program prints."""
+    words = tuple(arguments.text("argv", each) for each in arguments.sequence("argv", argv))
+    if not words:
+        raise Mistake("argv= is an empty list", 'Such as Command(["pass", "show", "cms"])')
+    return Source("command", words)
