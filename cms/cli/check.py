@@ -74,7 +74,7 @@ def _closed_or_open(path: str, name: str) -> str:
     except OSError as error:
         return f"cannot be read: {error.strerror}; the user that runs cms must be able to"
     if mode & stat.S_IROTH and name != _WRITTEN_BY_OTHERS:
-        return f"can be read by everybody on this machine: `{Command(('chmod', 'o-rwx', path))}`"
+        return f"can be read by every user of this machine: `{Command(('chmod', 'o-rwx', path))}`"
     return ""
 
 
@@ -129,14 +129,14 @@ def _account_line(account: Account) -> str:
 
 def _proxy_line(proxy: Proxy) -> str:
     who = f", as {proxy.user}" if proxy.user else ""
-    but = f"; without it: {', '.join(proxy.no_proxy)}" if proxy.no_proxy else ""
-    return f"proxy {proxy.url}{who}: the way to Entra{but}"
+    but = f"; not for: {', '.join(proxy.no_proxy)}" if proxy.no_proxy else ""
+    return f"proxy {proxy.url}{who}: used to reach Entra{but}"
 
 
 def _socket_line(spec: SocketSpec) -> str:
     named = [*(f"user {each}" for each in spec.users or ()), *(f"group {each}" for each in spec.groups or ())]
     limited = spec.users is not None or spec.groups is not None
-    who = ", ".join(["its owner", "root", *named]) if limited else "whoever its mode lets in"
+    who = ", ".join(["its owner", "root", *named]) if limited else "everyone whom its mode lets in"
     group = f", group {spec.group}" if spec.group else ""
     users = ", ".join(_name(account) for account in spec.accounts)
     what = "Postfix table" if spec.speaks == "postfix" else "socket"

@@ -48,7 +48,9 @@ def _config_path(config: str, usual: Callable[[], str] = paths.config_file) -> s
 
 
 def _passphrase_option(command: Command) -> Command:
-    option = click.option("--passphrase-file", metavar="PATH", default="", help="Where an export's passphrase is.")
+    option = click.option(
+        "--passphrase-file", metavar="PATH", default="", help="Read the export's passphrase from this file."
+    )
     return option(command)
 
 
@@ -102,14 +104,14 @@ def run(config: str, log_level: str, log_form: str) -> None:
 @click.argument("user", default="")
 @_ways(
     browser="With a browser on this machine.",
-    device="With a code, in a browser anywhere.",
-    paste="In a browser anywhere, whose last address is pasted here.",
+    device="Enter a code in a browser on any machine.",
+    paste="Open a link in any browser, and paste its last address here.",
 )
 @_config_option
 def login(user: str, method: str, config: str) -> int:
     """Sign in as USER, with or without a running daemon.
 
-    USER is not needed if there is only one account.
+    USER may be left out if there is only one account.
     """
     try:
         with daemon_or_none(_config_path(config)) as found:
@@ -123,25 +125,25 @@ def login(user: str, method: str, config: str) -> int:
 
 @cms.command("import")
 @click.argument("place", metavar="FILE_OR_NAME")
-@click.option("--from", "source", metavar="FORMAT", default="", help="What it is, if that is not plain from it.")
+@click.option("--from", "source", metavar="FORMAT", default="", help="The format, if cms cannot tell it from the file.")
 @click.option(
-    "--account", "user", metavar="USER", default="", help="For whom (not needed if there is only one account)."
+    "--account", "user", metavar="USER", default="", help="The account (may be left out if there is only one)."
 )
-@click.option("--force", is_flag=True, help="Replace a sign-in that is there already (cms's own exports).")
+@click.option("--force", is_flag=True, help="Replace an existing sign-in (cms's own exports only).")
 @_passphrase_option
-@click.option("--entry", metavar="NAME", default="", help="Which one, if there are several sign-ins in it.")
+@click.option("--entry", metavar="NAME", default="", help="Which sign-in, if there are several.")
 @_config_option
 def bring_in(place: str, *, source: str, user: str, entry: str, passphrase_file: str, config: str, force: bool) -> int:
-    """Take over sign-ins from a file or a keyring entry.
+    """Import sign-ins from a file or a keyring entry.
 
-    The file is one that `cms export` has written, or another program's.
+    The file was written by `cms export` or by another program.
 
-    Formats: cms, mutt_oauth2, msal (oauth2ms), sasl-xoauth2, email-oauth2-proxy, oama, pizauth. The client id has to be
-    the same; docs/moving.md has the commands for each program.
+    Formats: cms, mutt_oauth2, msal (oauth2ms), sasl-xoauth2, email-oauth2-proxy, oama, pizauth. The client id must
+    be the same. docs/moving.md has the commands for each program.
     """
     path = transfer.whereabouts(place, source)
     if why_not := transfer.plainly_none(path):
-        complain(why_not, "name the file that `cms export` or the program has written")
+        complain(why_not, "name the file that `cms export` or the other program wrote")
         return FAILED
     with daemon_or_none(_config_path(config)) as found:
         if transfer.is_ours(path, source):
@@ -158,8 +160,8 @@ def bring_in(place: str, *, source: str, user: str, entry: str, passphrase_file:
 def export(users_and_file: tuple[str, ...], passphrase_file: str, config: str, *, force: bool) -> int:
     """Write sign-ins to FILE, for `cms import` elsewhere.
 
-    Those of the USERs, or of all. FILE is encrypted with a passphrase, which is typed twice, or is the first line
-    of --passphrase-file or of the standard input. What is signed in here stays so.
+    Exports the sign-in of each USER, or every sign-in. FILE is encrypted with a passphrase: you type it twice, or it is
+    the first line of --passphrase-file or of standard input. You stay signed in here.
     """
     *users, file = users_and_file
     if why := transfer.no_file_name(file):
@@ -170,24 +172,24 @@ def export(users_and_file: tuple[str, ...], passphrase_file: str, config: str, *
         with daemon_or_none(_config_path(config)) as found:
             return _ended(transfer.export(found, users, transfer.Passphrase(passphrase_file), path, force=force))
     except FileExistsError:
-        complain(f"{path} exists already and stays as it is", "name another file, or overwrite it with --force")
+        complain(f"{path} already exists and was not changed", "name another file, or overwrite it with --force")
         return FAILED
 
 
 @cms.command()
 @click.argument("user", default="")
-@click.option("--all", "everybody", is_flag=True, help="Everybody, and what no account has.")
+@click.option("--all", "everybody", is_flag=True, help="Delete every sign-in, also those without an account.")
 @click.option("--yes", is_flag=True, help="With --all: delete without asking.")
 @_config_option
 def logout(user: str, config: str, *, everybody: bool, yes: bool) -> int:
     """Delete the sign-in of USER from this machine.
 
-    The vault's key goes with it if nobody else is signed in.
+    The vault's key is deleted with the last sign-in.
     """
     if user and everybody:
-        raise click.UsageError("--all leaves nobody out: name a USER or say --all.")
+        raise click.UsageError("Give USER or --all, not both.")
     # A script has said what it means.
-    if everybody and not yes and sys.stdin.isatty() and not transfer.confirm("Delete every sign-in of this machine?"):
+    if everybody and not yes and sys.stdin.isatty() and not transfer.confirm("Delete every sign-in on this machine?"):
         complain("nothing was deleted")
         return FAILED
     with daemon_or_none(_config_path(config)) as found:
@@ -198,9 +200,9 @@ def logout(user: str, config: str, *, everybody: bool, yes: bool) -> int:
 @click.option("--yes", is_flag=True, help="Delete without asking.")
 @_config_option
 def prune(config: str, *, yes: bool) -> int:
-    """Show and delete stored sign-ins that no account has.
+    """List and delete sign-ins that belong to no account.
 
-    They were given for accounts that the configuration has no longer.
+    Their accounts were removed from the configuration.
     """
     with daemon_or_none(_config_path(config)) as found:
         return _ended(transfer.converse(found, "prune", transfer.answers(lambda: "", say, yes=yes), yes=yes))
@@ -216,7 +218,7 @@ def refresh(user: str) -> int:
 
 @cms.command()
 def reload() -> int:
-    """Read the configuration again. A faulty one changes nothing."""
+    """Read the configuration again. If it has errors, nothing changes."""
     with connect() as found:
         return _ended(found.ask("reload"))
 
@@ -227,15 +229,13 @@ def reload() -> int:
 @click.option(
     "--check",
     is_flag=True,
-    help="Say one line and exit as monitoring plugins do: 0 good, 1 warning, 2 critical, 3 unknown.",
+    help="Print one line and exit as monitoring plugins do: 0 good, 1 warning, 2 critical, 3 unknown.",
 )
-@click.option(
-    "--watch", "live", is_flag=True, help="Show it live on this terminal, and the last requests; Ctrl-C ends."
-)
+@click.option("--watch", "live", is_flag=True, help="Keep showing it, with the latest requests, until Ctrl-C.")
 def status(user: str, *, as_json: bool, check: bool, live: bool) -> int:
-    """Show every account, and whose move it is.
+    """Show every account, and what to do next.
 
-    Or that of USER alone. Its token, its sign-in, its last error, and the next command.
+    With USER, only that account: its token, its sign-in, its last error and the next command.
     """
     if live:
         return _watch(user, alone=not (as_json or check))
@@ -264,7 +264,7 @@ def _watch(user: str, *, alone: bool) -> int:
     from cms.cli import watch  # noqa: PLC0415 - for this one option
 
     if not alone:
-        raise click.UsageError("--watch is for a person: --json and --check are for programs.")
+        raise click.UsageError("--watch cannot be combined with --json or --check.")
     if not sys.stdout.isatty() or os.environ.get("TERM", "dumb") == "dumb":
         raise click.UsageError("--watch needs a terminal; `cms status` prints the same once.")
     watch.watch(partial(_status_document, user), watch.Screen(sys.stdout.fileno()))
@@ -283,10 +283,10 @@ def _status_document(user: str) -> dict[str, Any]:
 @cms.command()
 @_config_option
 def check(config: str) -> int:
-    """Say what the configuration means; start nothing.
+    """Check the configuration, without starting anything.
 
-    The key, the folders of the sockets and the groups are looked at as a daemon would use them. A daemon that runs with
-    this configuration is asked what it warns of.
+    Prints what it means, and warns about a key, folders and groups that the daemon could not use. If a daemon runs with
+    this configuration, its warnings are shown too.
     """
     found = load_config(_config_path(config))
     say("\n".join(summary(found)))
@@ -302,10 +302,9 @@ def check(config: str) -> int:
 @click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
 @_config_option
 def admin_consent_url(user: str, config: str, *, as_json: bool) -> int:
-    """Print what to send to whoever has to consent.
+    """Print a consent link and a letter for an administrator.
 
-    That is an administrator, and the application that of USER, or of all accounts.
-    The address comes first on standard output, then a letter that explains it.
+    They ask for consent to the application of USER, or of all accounts. The link is the first line, the letter follows.
     """
     accounts = admin_consent.meant(load_config(_config_path(config)).accounts, user)
     if isinstance(accounts, str):
@@ -330,12 +329,13 @@ def admin_consent_url(user: str, config: str, *, as_json: bool) -> int:
 @click.option(
     "--bundle", metavar="FILE", default="", help="Write a report without names and secrets, for a bug report."
 )
-@click.option("--as", "asking", metavar="UNIXUSER", multiple=True, help="Who must reach the sockets as well.")
+@click.option("--as", "asking", metavar="UNIXUSER", multiple=True, help="Check that this user reaches the sockets too.")
 @_config_option
 def doctor(user: str, bundle: str, asking: tuple[str, ...], config: str, *, as_json: bool) -> int:
-    """Look for what is wrong with all that mail needs.
+    """Check everything that mail needs.
 
-    For USER or for every account, with whose move it is. Exits as monitoring plugins do: 0 good, 1 warning, 2 critical.
+    For USER or for every account. Says for each fault who can fix it and how. Exits as monitoring plugins do: 0 good,
+    1 warning, 2 critical.
     """
     # ssl, http and smtplib, for this command only.
     from cms.cli.doctor import examination  # noqa: PLC0415
@@ -348,10 +348,10 @@ def doctor(user: str, bundle: str, asking: tuple[str, ...], config: str, *, as_j
 @cms.command()
 @_config_option
 @click.option("--user", default="", metavar="ADDRESS", help="The mail address to sign in with.")
-@click.option("--system", is_flag=True, help="For the whole machine's service: /etc/cms/cms.cfg.")
+@click.option("--system", is_flag=True, help="Set up the system service, in /etc/cms/cms.cfg.")
 @click.option("--offline", is_flag=True, help="Do not look up the address's tenant.")
-@click.option("--tenant", default="", help="The tenant, where it is known.")
-@click.option("--client-id", default="", help="An application of your own.")
+@click.option("--tenant", default="", help="The tenant, if you know it.")
+@click.option("--client-id", default="", help="Use your own application.")
 @click.option("--redirect-uri", default="", help="The redirect address of that application.")
 @click.option("--authority", default="", hidden=True, help="Another login host, https://HOST[:PORT].")
 @click.option("--ca", default="", metavar="FILE", help="Certificate authorities to trust, where a proxy inspects TLS.")
@@ -362,15 +362,16 @@ def doctor(user: str, bundle: str, asking: tuple[str, ...], config: str, *, as_j
     device="Sign in with a code, in a browser anywhere.",
     paste="Sign in anywhere, and paste the browser's last address.",
 )
-@click.option("--yes", is_flag=True, help="Ask nothing: do every step that is not switched off.")
+@click.option("--yes", is_flag=True, help="Do not ask: do every step that no option switches off.")
 @click.option("--no-unit", "unit", flag_value=False, default=True, help="Install no systemd unit.")
 @click.option("--no-sign-in", "sign_in", flag_value=False, default=True, help="Do not sign in.")
 @click.option("--no-test", "test", flag_value=False, default=True, help="Do not try the mail servers.")
 @click.option("--no-show", "show", flag_value=False, default=True, help="Show nothing for mail programs.")
 def init(config: str, *, system: bool, yes: bool, method: str, **wishes: Any) -> int:
-    """Set cms up, step by step.
+    """Set up cms, step by step.
 
-    It writes a first configuration, starts cms, signs in and tries the mail servers; each step can be declined. A configuration that exists is never touched.
+    Writes a first configuration, starts cms, signs you in and tests the mail servers. You can decline each step, and an
+    existing configuration is never changed. If a step fails, init says who can fix it and how. Later, run `cms doctor`.
     """
     # Half a daemon, which most commands do without.
     from cms.cli import daemonless  # noqa: PLC0415
@@ -388,7 +389,7 @@ def init(config: str, *, system: bool, yes: bool, method: str, **wishes: Any) ->
 @cms.command(context_settings={"ignore_unknown_options": True}, options_metavar="")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="")
 def demo(arguments: tuple[str, ...]) -> int:
-    """Show everything in a sandbox: no account is needed."""
+    """Try cms in a sandbox, without an account."""
     from cms.sandbox.stage import main as run_demo  # noqa: PLC0415 - of no use to any other command
 
     return run_demo(arguments)
@@ -448,5 +449,5 @@ def _unwritten(error: OSError) -> int:
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, _STDOUT)
     os.close(null)
-    complain(f"nobody takes the output: {error.strerror}")
+    complain(f"cannot write the output: {error.strerror}")
     return os.EX_IOERR

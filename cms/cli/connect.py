@@ -39,7 +39,9 @@ def load_config(path: str) -> Config:
     loading = threads.start(lambda: load(path), "configuration")
     if not wait([loading], LOAD_SECONDS).done:
         message = f"it did not end within {LOAD_SECONDS:g} s"
-        raise ConfigError(path, _line_under_way(path), message, "A configuration says what it has to and ends")
+        raise ConfigError(
+            path, _line_under_way(path), message, "A configuration must end by itself: look for a loop or a wait"
+        )
     return loading.result()
 
 
@@ -81,7 +83,7 @@ def _daemonless(config: str, stack: ExitStack) -> Remote:
             if time.monotonic() > deadline:
                 raise
         else:
-            complain("no daemon is running: this is done without one")
+            complain("no daemon is running; continuing without one")
             return own
         time.sleep(_POLL_SECONDS)
         found = _connect_if_running()

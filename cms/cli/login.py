@@ -116,7 +116,7 @@ class Screen:
         if left == math.inf:
             return None
         minutes, seconds = divmod(max(0, math.ceil(left)), 60)
-        self._write(f"{_ANEW}Waiting: {minutes}:{seconds:02} left. Ctrl-C gives up.")
+        self._write(f"{_ANEW}Waiting: {minutes}:{seconds:02} left. Ctrl-C cancels.")
         # A little after the second's turn, so that each is written once.
         return left % 1 + _AFTER if left > 0 else None
 
@@ -225,7 +225,7 @@ def in_words(event: Mapping[str, Any], shown_on: Screen | None = None, *, tunnel
     who = event.get("user") or "the account that this is for"
     head = f"Sign in as {who}. Application: {event.get('registration')}.\n"
     minutes = int(float(event.get("expires_in", 0)) / 60)
-    limit = f"\nThere are {minutes} minutes for it; Ctrl-C gives up." if minutes else ""
+    limit = f"\nYou have {minutes} minutes; Ctrl-C cancels." if minutes else ""
     match event["method"]:
         case "device":
             code = shown_on.code(event["url"]) if shown_on else ""
@@ -246,7 +246,7 @@ def _to_a_browser(event: Mapping[str, Any], tunnel: str) -> str:
     """Return how a browser gets to the link and back to this machine."""
     if tunnel:
         return (
-            f"You are here over SSH. Give this on the machine that has your browser, and leave it running:\n\n"
+            f"You are here over SSH. Run this on the machine with your browser, and leave it running:\n\n"
             f"ssh -L {_forwarded(event)} {tunnel}\n\nThen open this there:\n\n{event['url']}\n\n"
             "Or open the link without that, and paste here the address that the browser ends at."
         )

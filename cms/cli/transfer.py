@@ -107,13 +107,13 @@ class Passphrase:
             raise Unsaid("there was no passphrase")
         if len(first) < LEAST_PASSPHRASE:
             raise Unsaid(f"the passphrase is too short: {LEAST_PASSPHRASE} characters at least")
-        if not self.file and sys.stdin.isatty() and self.ask("The same once more") != first:
-            raise Unsaid("the two were not the same")
+        if not self.file and sys.stdin.isatty() and self.ask("Repeat the passphrase") != first:
+            raise Unsaid("the two passphrases differ")
         return first
 
     def known(self) -> str:
         """Return that of a file that is there. Raises Unsaid."""
-        return self._said("Its passphrase")
+        return self._said("The passphrase of the export")
 
     def _said(self, question: str) -> str:
         if not self.file:
@@ -166,7 +166,8 @@ def export(remote: Remote, users: Sequence[str], passphrase: Passphrase, path: P
         # Typing a passphrase takes a while: something else may have that name now.
         check_target(path, force=force)
         write_private(path, str(ended.get("export")).encode(), place=os.replace if force else place_new)
-        ended["hint"] = f"to {path}. On the other machine: `{cms('import', path.name)}`. Delete the file after that"
+        command = cms("import", path.name)
+        ended["hint"] = f"saved in {path}. On the other machine, run `{command}`; then delete the file"
     return ended
 
 
@@ -204,7 +205,7 @@ def check_target(path: Path, *, force: bool) -> None:
     """Raise FileExistsError for a file that must not be overwritten, OSError for a place that takes none."""
     # A rename puts a file in the place of a device, where it is root's.
     if what := oddity(path):
-        raise OSError(errno.EINVAL, f"it is {what} and stays as it is: name a file", str(path))
+        raise OSError(errno.EINVAL, f"it is {what}: name a regular file", str(path))
     if not force and os.path.lexists(path):
         raise FileExistsError
     if not path.parent.is_dir():

@@ -50,13 +50,13 @@ Proxy("http://ann@proxy.test:3128", no_proxy=["localhost"])
     assert 0 == main.main(["check", "-c", str(path)])
     out, err = capsys.readouterr()
     assert f"{path}: good" in out
-    assert "proxy http://proxy.test:3128, as ann: the way to Entra; without it: localhost" in out
+    assert "proxy http://proxy.test:3128, as ann: used to reach Entra; not for: localhost" in out
     assert "account a@example.test: SMTP, IMAP; signs in by browser; application: cms (" in out
     assert "application: 11111111-" in out
-    assert "mode 0666; for whoever its mode lets in; serves a@example.test, b@example.test with SMTP, IMAP" in out
+    assert "mode 0666; for everyone whom its mode lets in; serves a@example.test, b@example.test with SMTP, IMAP" in out
     assert "group root; for its owner, root, user root, group root" in out
     assert f"vault key: file {home}/key" in out
-    table = f"Postfix table {home}/postfix.sock: mode 0600; for whoever its mode lets in; serves a@example.test"
+    table = f"Postfix table {home}/postfix.sock: mode 0600; for everyone whom its mode lets in; serves a@example.test"
     assert f"{table} with SMTP, by host a@example.test" in out
     assert f"token file {home}/token: mode 0640; the IMAP token of a@example.test and a newline" in out
     assert "warning:" in err
@@ -120,7 +120,7 @@ CredentialServer("{home}/my.sock", accounts=[app])
     ("mode", "why"),
     [
         (None, "{path} cannot be read: No such file or directory"),
-        (0o644, "{path} can be read by everybody on this machine: `chmod o-rwx {path}`"),
+        (0o644, "{path} can be read by every user of this machine: `chmod o-rwx {path}`"),
         (0o640, ""),
     ],
 )

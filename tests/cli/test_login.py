@@ -237,7 +237,7 @@ def test_a_window_of_the_brokers_needs_no_address() -> None:
     """It opens by itself, on the desktop."""
     text = in_words({**PROMPT, "method": "broker", "url": ""})
 
-    assert "Sign in in the window that Microsoft's broker opens on the desktop.\nThere are 10 minutes" in text
+    assert "Sign in in the window that Microsoft's broker opens on the desktop.\nYou have 10 minutes" in text
     assert "http" not in text
 
 
@@ -355,7 +355,7 @@ def test_a_device_code_comes_with_a_drawing_and_a_count(window: Window) -> None:
     class Watched(Screen):
         def tick(self) -> float | None:
             wait = super().tick()
-            if "left. Ctrl-C gives up" in window.getvalue():
+            if "left. Ctrl-C cancels" in window.getvalue():
                 ready.set()
             return wait
 
@@ -365,7 +365,7 @@ def test_a_device_code_comes_with_a_drawing_and_a_count(window: Window) -> None:
 
     assert 0 == code
     assert said[0].index(login.qr_code("https://x.test/device")) < said[0].index("ABCD-1234")
-    assert "Waiting: 10:00 left. Ctrl-C gives up." in window.getvalue()
+    assert "Waiting: 10:00 left. Ctrl-C cancels." in window.getvalue()
     assert window.getvalue().endswith("\r\x1b[K")
 
 
@@ -447,7 +447,7 @@ def test_over_ssh_the_one_line_is_shown_that_makes_the_browser_work(host: dict[s
     words = in_words(event, tunnel="ann@192.0.2.7")
 
     assert f"\nssh -L {forwarded} ann@192.0.2.7\n" in words
-    assert "machine that has your browser" in words
+    assert "machine with your browser" in words
     assert PROMPT["url"] in words
     assert "leads there too" not in words
 

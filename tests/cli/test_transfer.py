@@ -205,9 +205,9 @@ def test_a_new_passphrase_is_typed_twice() -> None:
     typed = Spoken("correct horse", "correct horse")
 
     assert "correct horse" == transfer.Passphrase(ask=typed).new()
-    assert ["A passphrase for the export", "The same once more"] == typed.asked
+    assert ["A passphrase for the export", "Repeat the passphrase"] == typed.asked
     for words, said in (
-        (("correct horse", "correct hors"), "not the same"),
+        (("correct horse", "correct hors"), "the two passphrases differ"),
         (("short",), "too short"),
         (("",), "there was no passphrase"),
     ):
@@ -344,7 +344,7 @@ def test_only_a_file_is_overwritten(tmp_path: Path, make: Callable[[Path], None]
     before = path.stat().st_mode
 
     for each in (path, link):
-        with pytest.raises(OSError, match=f"it is {what} and stays as it is") as raised:
+        with pytest.raises(OSError, match=f"it is {what}: name a regular file") as raised:
             transfer.check_target(each, force=force)
         assert str(each) == raised.value.filename
     assert before == path.stat().st_mode

@@ -209,7 +209,7 @@ def test_the_bundle_has_nothing_of_anybody(healthy: Patient) -> None:
 
     assert "Look through it before you send it" in first.stdout
     assert (0o600, ALICE) == (stat.S_IMODE(path.stat().st_mode), path.stat().st_uid)
-    assert "it exists already and stays as it is" in second.stderr
+    assert "it already exists and was not changed" in second.stderr
     assert "@domain.com" in text
     for word in (local, str(healthy.daemon.home), os.uname().nodename):
         assert word not in text

@@ -95,7 +95,7 @@ class Newcomer:
         def link() -> str:
             shown = window.text()
             lines = [line.strip() for line in shown.split("\n") if "/authorize?" in line]
-            return lines[-1] if lines and "Ctrl-C gives up" in shown else ""
+            return lines[-1] if lines and "Ctrl-C cancels" in shown else ""
 
         url = until(link, "a link in the terminal")
         page = self.servers.entra.sign_in(url, self.user, follow=False).url
@@ -166,7 +166,13 @@ def test_from_an_address_to_a_first_token(newcomer: Newcomer) -> None:
         # No more whole lines: the address that was pasted has a code in it.
         seen.append(window.wait_for("is signed in", "Try the mail servers"))
         window.press("Enter")
-        asked = ("SMTP: localhost", "IMAP: localhost", "takes the token", "Mail programs here: msmtp", "Show what")
+        asked = (
+            "SMTP: localhost",
+            "IMAP: localhost",
+            "accepts the token",
+            "Mail programs here: msmtp",
+            "Show the settings",
+        )
         seen.append(window.wait_for(*asked))
         window.press("msmtp", "Enter")
         shown = window.wait_for("passwordeval", "All is set up")
@@ -215,7 +221,7 @@ def test_with_a_code(newcomer: Newcomer, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(newcomer.servers.entra, "device_interval", 1)
 
     with newcomer.init(f"--user={newcomer.user}", "--yes", "--no-show", "--no-test", "--device") as window:
-        shown = window.wait_for("and enter the code", "left. Ctrl-C gives up.")
+        shown = window.wait_for("and enter the code", "left. Ctrl-C cancels.")
         code = re.search(r"^    ([A-Z0-9-]{6,})$", shown, re.MULTILINE)
         assert code
         newcomer.servers.entra.approve_device(code[1], newcomer.user)
@@ -247,13 +253,13 @@ def test_giving_up_leaves_what_is_done(newcomer: Newcomer) -> None:
     with newcomer.init(f"--user={newcomer.user}", "--paste") as window:
         window.wait_for("Sign in as")
         window.press("Enter")
-        window.wait_for("Ctrl-C gives up")
+        window.wait_for("Ctrl-C cancels")
         window.press("C-c")
         window.wait_for("Stopped here", "Next (", "cms run", "cms login")
 
     before = newcomer.config.read_bytes()
     again = newcomer.run(*newcomer.words(f"--user={newcomer.user}"))
-    assert (1, True) == (again.returncode, "exists already and stays as it is" in again.stderr)
+    assert (1, True) == (again.returncode, "already exists and was not changed" in again.stderr)
     assert before == newcomer.config.read_bytes()
     assert 69 == newcomer.run("cms", "status").returncode
 

@@ -94,7 +94,7 @@ def test_sign_ins_move_between_running_daemons(machines: tuple[Daemon, Daemon], 
     status, said = bring(there, file)
 
     assert (0o600, False) == (stat.S_IMODE(file.stat().st_mode), b"moving.test" in file.read_bytes())
-    assert (1, True) == (again[0], "exists already and stays as it is" in again[1])
+    assert (1, True) == (again[0], "already exists and was not changed" in again[1])
     assert (1, True) == (wrong[0], "the passphrase does not open" in wrong[1])
     assert 0 == status, said
     assert f"{ANN}: imported, and tried" in said
@@ -146,14 +146,14 @@ def test_a_person_types_the_passphrase_twice(machines: tuple[Daemon, Daemon]) ->
     here, there = machines
     file = there.home / "signins"
     with terminal(At(here), here.installation.command("cms"), "export", str(file), "-c", str(here.config)) as window:
-        for question in ("A passphrase for the export:", "The same once more:"):
+        for question in ("A passphrase for the export:", "Repeat the passphrase:"):
             window.wait_for(question)
             window.press(PASSPHRASE, "Enter")
         shown = window.wait_for("exported: ", "Delete the file after that")
     bring(there, file)
     words = ("import", str(file), "-c", str(there.config), f"--account={ANN}")
     with terminal(At(there), there.installation.command("cms"), *words) as window:
-        window.wait_for("Its passphrase:")
+        window.wait_for("The passphrase of the export:")
         window.press(PASSPHRASE, "Enter")
         window.wait_for(f"{ANN} is signed in already. Replace that sign-in? [y/N]")
         window.press("y", "Enter")

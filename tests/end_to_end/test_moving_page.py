@@ -116,7 +116,7 @@ def test_it_needs_no_daemon(daemon: Daemon, entra: Entra, signed_in: SignedIn, s
     daemon.resume(daemon.sockets / "cms.sock", USER)
 
     assert 0 == ended.returncode, ended.stderr
-    assert "no daemon is running: this is done without one" in ended.stderr
+    assert "no daemon is running; continuing without one" in ended.stderr
     assert USER == served(daemon, entra)
 
 

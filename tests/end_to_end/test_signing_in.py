@@ -95,7 +95,7 @@ def wait_for(window: Terminal, *words: str) -> str:
 
 def link(window: Terminal) -> str:
     """Return the link to the provider that a terminal shows."""
-    shown = wait_for(window, "/authorize?", "Ctrl-C gives up")
+    shown = wait_for(window, "/authorize?", "Ctrl-C cancels")
     return next(line for line in shown.split("\n") if "/authorize?" in line)
 
 
@@ -126,7 +126,7 @@ def test_a_device_code_in_a_terminal(desk: Dispatcher) -> None:
     desk.configure()
     desk.daemon.start()
     with desk.login("--device") as window:
-        shown = window.wait_for(desk.entra.endpoints.device_url, "█▀", "left. Ctrl-C gives up.")
+        shown = window.wait_for(desk.entra.endpoints.device_url, "█▀", "left. Ctrl-C cancels.")
         earlier = re.search(r"Waiting: (\d+:\d\d) left", shown)
         assert earlier
         until(lambda: earlier[0] not in window.screen(), "the next second")
@@ -147,7 +147,7 @@ def test_ctrl_c_leaves_no_poll_behind(desk: Dispatcher, *, with_daemon: bool) ->
         desk.daemon.start()
     others = workers(desk)
     with desk.login("--device") as window:
-        window.wait_for("left. Ctrl-C gives up.")
+        window.wait_for("left. Ctrl-C cancels.")
         assert desk.entra.wait_for(1, grant_type=DEVICE_CODE, seconds=30)
         polling = workers(desk) - others
         assert polling
@@ -375,4 +375,4 @@ def test_a_machine_without_ipv4_is_told_the_ways_around_127_0_0_1(desk: Dispatch
         with desk.login() as window:
             wait_for(window, "this machine has no IPv4", "goes to 127.0.0.1", "--device or --paste")
         with desk.login("--device") as window:
-            window.wait_for("/device", "left. Ctrl-C gives up.")
+            window.wait_for("/device", "left. Ctrl-C cancels.")

@@ -270,5 +270,7 @@ def _understood(account: Account, protocol: str, text: bytes) -> tuple[Asked, st
 
 
 def unfinished(check: str, what: str = "it") -> Finding:
-    cause = "something that it asked does not answer"
-    return failed(check, f"{what} did not end in time", yours("hang", cause, "look at the lines above; then try again"))
+    cause = "a server or a program did not answer"
+    return failed(
+        check, f"{what} did not finish in time", yours("hang", cause, "look at the lines above; then try again")
+    )

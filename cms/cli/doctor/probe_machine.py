@@ -282,7 +282,7 @@ def _as_user(spec: SocketSpec, who: Identity, seconds: float) -> str:
     try:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=seconds + CONNECT_SECONDS, check=False)
     except subprocess.TimeoutExpired:
-        return "error it did not end in time"
+        return "error it did not finish in time"
     return done.stdout.strip() or "error it could not become that user"
 
 

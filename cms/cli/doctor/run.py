@@ -145,7 +145,7 @@ def _check_place(path: str) -> None:
     """Raise OSError where no report could be written: before the round, which takes its time."""
     if os.path.lexists(path):
         what = oddity(Path(path))
-        said = f"it is {what} and stays as it is: name a file" if what else "it exists already and stays as it is"
+        said = f"it is {what}: name a regular file" if what else "it already exists and was not changed"
         raise FileExistsError(errno.EEXIST, said, path)
     folder = Path(path).parent
     if not folder.is_dir():

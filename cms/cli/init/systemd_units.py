@@ -85,7 +85,7 @@ class Systemd:
         path, text = self.path, self.text(config)
         if path.exists() and path.read_text() != text:
             start = f"`systemctl{self.option} start {UNIT}`"
-            return Installed(False, f"{path} is there already, is another one, and stays as it is: {start}")
+            return Installed(False, f"{path} already exists, is different, and was not changed: {start}")
         problem = _made_user() if self.system else ""
         if problem:
             return Installed(False, f"Nothing was installed: {problem}.")
@@ -95,8 +95,8 @@ class Systemd:
         if problem:
             journal = f"journalctl{self.option} -u {UNIT}"
             return Installed(False, f"Wrote {path}, but it could not be started: {problem}\nSee `{journal}`.")
-        whenever = "whenever this machine does" if self.system else "with every session of yours"
-        return Installed(True, f"Wrote {path}; cms runs now, and {whenever}.")
+        whenever = "with this machine" if self.system else "with your session"
+        return Installed(True, f"Wrote {path}; cms is running now, and starts {whenever}.")
 
 
 def source(name: str, *, system: bool) -> Path:

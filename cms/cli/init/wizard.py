@@ -78,7 +78,7 @@ class Steps:
     @property
     def said(self) -> str:
         if not self.left:
-            return "All is set up: `cms status` shows how it is."
+            return "All is set up. `cms status` shows the current state."
         how = f"{self.how}{self.to_run if 'run' in self.left else ''}"
         lines = (f"    {line}" for step in self.left.values() for line in step)
         return "\n".join([f"\nNext{how}:\n", *lines, ""])
@@ -113,7 +113,7 @@ def begin(wishes: Wishes, person: Terminal, around: Around) -> int:
         return _begin(wishes, person, steps, around)
     except KeyboardInterrupt:
         if steps and Path(wishes.config).exists():
-            person.say(f"\nStopped here; what has been done stays.\n{steps.said}")
+            person.say(f"\nStopped here. What has been done so far stays.\n{steps.said}")
         else:
             person.say("\nStopped here; nothing was written.")
         return INTERRUPTED
@@ -123,8 +123,8 @@ def _taken(config: str) -> str:
     """Say what is at the configuration's place, and what to do."""
     what = oddity(Path(config))
     if what:
-        return f"{config} is {what} and stays as it is: name a file"
-    return f"{config} exists already and stays as it is\nedit it, then `{cms('check', '-c', str(config))}`"
+        return f"{config} is {what}: name a regular file"
+    return f"{config} already exists and was not changed\nedit it, then `{cms('check', '-c', str(config))}`"
 
 
 def _address(person: Terminal) -> str:
@@ -155,7 +155,7 @@ def _service(wishes: Wishes, person: Terminal, steps: Steps, around: Around) -> 
     """Have the machine's service run; the sign-in is its user's, later."""
     where = systemd_units.hidden()
     if where:
-        person.say(f"The service sees nothing below {where}, where this cms is: cms has to be installed elsewhere.")
+        person.say(f"The service cannot see {where}, where this cms is: install cms elsewhere.")
     else:
         question = "Make the user cms, install the systemd unit, and start cms with this machine?"
         _offer_unit(wishes, person, steps, question)
@@ -204,7 +204,7 @@ def _offer_unit(wishes: Wishes, person: Terminal, steps: Steps, question: str) -
     if not wishes.unit:
         return
     if not systemd.ready():
-        person.say("No systemd answers here, so no unit is offered: cms runs as long as `cms run` does.")
+        person.say("systemd is not available here, so no unit is offered: cms runs only while `cms run` does.")
         return
     if not person.agree(question):
         return
@@ -249,7 +249,7 @@ def _runs(config: str, connect: Connect) -> str | None:
     other = status.get("daemon", {}).get("config", "")
     if os.path.realpath(other) == os.path.realpath(config):
         return ""
-    return f"A daemon runs with another configuration, {other}: stop it, or take the account over into that file."
+    return f"A daemon runs with another configuration, {other}: stop it, or add the account to that file."
 
 
 def _started(process: subprocess.Popen[bytes], connect: Connect) -> str | None:
@@ -302,12 +302,12 @@ def _test(person: Terminal, account: Account, what: str, host: str) -> bool:
             stdin=subprocess.DEVNULL,
         )
     except subprocess.TimeoutExpired:
-        person.say(f"{what.upper()}: {host} gave no answer in time. Again: `cms-oauth --test-{what}={host}`")
+        person.say(f"{what.upper()}: {host} did not answer in time. To try again: `cms-oauth --test-{what}={host}`")
         return False
     if done.returncode == 0:
-        person.say(f"{what.upper()}: {host} takes the token.")
+        person.say(f"{what.upper()}: {host} accepts the token.")
         return True
-    person.say(f"{what.upper()}: {host} does not take the token:\n\n{done.stdout}{done.stderr}")
+    person.say(f"{what.upper()}: {host} does not accept the token:\n\n{done.stdout}{done.stderr}")
     return False
 
 
@@ -334,7 +334,7 @@ def _chosen(person: Terminal, tools: Sequence[mail_programs.Tool]) -> list[mail_
         return []
     person.say(f"\nMail programs here: {', '.join(each.name for each in tools)}.")
     while True:
-        said = person.reply("Show what to put into the files of which (all, none, or names)", "all").lower()
+        said = person.reply("Show the settings for which of them (all, none, or names)", "all").lower()
         chosen, strange = _named(said, tools)
         if not strange:
             return chosen

@@ -570,7 +570,7 @@ def test_a_bundle_is_a_file(home: Path) -> None:
     os.mkfifo(home / "odd")
 
     for path, what in ((str(home / "odd"), "a pipe"), (os.devnull, "a device"), (str(home), "a folder")):
-        with pytest.raises(FileExistsError, match=f"it is {what} and stays as it is: name a file"):
+        with pytest.raises(FileExistsError, match=f"it is {what}: name a regular file"):
             attend(examining(home), path, print, as_json=False)
 
 

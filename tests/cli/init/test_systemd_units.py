@@ -103,7 +103,7 @@ def test_the_machines_service(machine: Path, monkeypatch: pytest.MonkeyPatch) ->
     installed = Systemd(system=True).install("/etc/cms/cms.cfg")
     unit = (machine / "units" / "cms.service").read_text()
 
-    assert (True, True) == (installed.running, "cms runs now, and whenever this machine does" in installed.said)
+    assert (True, True) == (installed.running, "cms is running now, and starts with this machine" in installed.said)
     assert f"ExecStart={systemd_units.command()} run -c /etc/cms/cms.cfg\n" in unit
     assert "User=cms\n" in unit
     made = "useradd --system --home-dir /var/lib/cms --shell /usr/sbin/nologin cms"

@@ -126,7 +126,7 @@ def test_a_cms_that_the_service_cannot_see(home: Path, monkeypatch: pytest.Monke
     person = Person(gives_up="Make the user cms")
 
     assert 0 == begin(Wishes(str(home / "etc" / "cms" / "cms.cfg"), USER), person, around())
-    assert "The service sees nothing below /home, where this cms is" in person.said
+    assert "The service cannot see /home, where this cms is" in person.said
     assert "python3 -m venv /opt/cms" in person.said
 
 
@@ -136,7 +136,7 @@ def test_a_cms_that_the_service_cannot_see(home: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("script", "expected", "left"),
     [
-        ("exit 0", "cms runs now, and with every session of yours", False),
+        ("exit 0", "cms is running now, and starts with your session", False),
         (
             '[ "$2" = show-environment ] && exit 0; echo no such thing >&2; exit 5',
             "could not be started: no such thing",
@@ -164,7 +164,7 @@ def test_another_unit_is_left_alone(home: Path) -> None:
 
     begin(wishes(home, offline=True), person, around())
 
-    assert "is there already, is another one, and stays as it is" in person.said
+    assert "already exists, is different, and was not changed" in person.said
     assert "[Service]\n" == Systemd().path.read_text()
 
 
@@ -228,7 +228,7 @@ def test_a_sign_in(  # noqa: PLR0917 - the cases are its arguments
         assert expected == begin(mine, person, around(connect=connect))
 
     assert (f"{USER} is signed in" if signs_in else "the sign-in ran out") in person.said
-    assert (tries and signs_in) == ("SMTP: localhost:1 does not take the token" in person.said)
+    assert (tries and signs_in) == ("SMTP: localhost:1 does not accept the token" in person.said)
     assert left == [each for each in ("cms login", "cms status") if f"    {each}\n" in person.said]
 
 
@@ -274,7 +274,7 @@ def test_giving_up_says_how_to_go_on(home: Path) -> None:
     assert 130 == begin(wishes(home), early, Around(interrupt, load, nobody))
     assert 130 == begin(wishes(home, offline=True), late, around())
     assert ["\nStopped here; nothing was written."] == early.heard
-    assert "Stopped here; what has been done stays." in late.said
+    assert "Stopped here. What has been done so far stays." in late.said
     assert "    cms login\n" in late.said
 
 
@@ -299,8 +299,8 @@ def test_what_is_there_is_told_before_anything_is_asked(home: Path) -> None:
 
     assert 1 == begin(Wishes(str(home / "my.cfg")), person, around())
     assert 1 == begin(Wishes(os.devnull), person, around())
-    assert "my.cfg exists already and stays as it is" in person.said
-    assert "/dev/null is a device and stays as it is: name a file" in person.said
+    assert "my.cfg already exists and was not changed" in person.said
+    assert "/dev/null is a device: name a regular file" in person.said
 
 
 @pytest.mark.parametrize("config", ["config/cms/cms.cfg", "etc/cms/cms.cfg"])
@@ -365,7 +365,7 @@ def test_a_mail_server_that_refuses_is_shown(home: Path) -> None:
     account, person = load(str(home / "my.cfg")).accounts[0], Person()
 
     assert not wizard._test(person, account, "smtp", "localhost:1")
-    assert "SMTP: localhost:1 does not take the token:" in person.said
+    assert "SMTP: localhost:1 does not accept the token:" in person.said
     mine = wishes(home, try_smtp="localhost:1")
     assert [("smtp", "localhost:1"), ("imap", account.imap_host)] == wizard._tests_of(mine, account)
 
@@ -381,7 +381,7 @@ def test_a_mail_server_that_hangs_is_said(home: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(subprocess, "run", hang)
 
     assert not wizard._test(person, load(str(home / "my.cfg")).accounts[0], "imap", "localhost")
-    assert "gave no answer in time" in person.said
+    assert "did not answer in time" in person.said
 
 
 def test_what_is_left_to_do() -> None:
@@ -455,7 +455,7 @@ def test_init_never_touches_what_exists(own_home: Path, capsys: pytest.CaptureFi
 
     assert 1 == main.main(["init", "--offline", "--user", "a@example.test"])
     assert before == configured.read_text()
-    assert "stays as it is" in capsys.readouterr().err
+    assert "was not changed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("user", ["nobody", "a b@example.test", "a@example.test\n", '"@x', "@x", "a@b@c"])
