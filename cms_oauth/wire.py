@@ -119,55 +119,46 @@ def parse_request(received: bytes) -> Request:
     Raises BadRequest, whose message never quotes more than a word of what came.
     """
     line, _, rest = received.partition(b"\n")
-    head = line.partition(b" ")[0].removesuffix(b"\r")
-    try:
-        return _parse_line(_text_of(line, rest))
-    except BadRequest as bad:
-        bad.form = "json" if b"json" in head.split(b",")[1:] else ""
-        raise
-
-
-def _text_of(line: bytes, rest: bytes) -> str:
+    asks_json = b"json" in line.partition(b" ")[0].removesuffix(b"\r").split(b",")[1:]
+    form = "json" if asks_json else ""
     if rest:
-        raise BadRequest("one request for each connection: there is more after the first line")
+        raise BadRequest("one request for each connection: there is more after the first line", form)
     if len(line) > MAX_REQUEST:
-        raise BadRequest(f"a request has at most {MAX_REQUEST} bytes")
+        raise BadRequest(f"a request has at most {MAX_REQUEST} bytes", form)
     try:
         text = line.decode().removesuffix("\r")
     except UnicodeDecodeError:
-        raise BadRequest("a request is UTF-8 text") from None
+        raise BadRequest("a request is UTF-8 text", form) from None
     if not text.isprintable():
-        raise BadRequest("a request has no control characters")
-    return text
-
-
-def _parse_line(text: str) -> Request:
+        raise BadRequest("a request has no control characters", form)
     head, _, user = text.partition(" ")
     protocol, *options = head.split(",")
     if not protocol or not _PROTOCOL_ALPHABET.issuperset(protocol):
-        raise BadRequest("a request begins with a protocol in capitals, such as SMTP")
+        raise BadRequest("a request begins with a protocol in capitals, such as SMTP", form)
     if " " in user:
-        raise BadRequest("a user name has no spaces")
+        raise BadRequest("a user name has no spaces", form)
     request = Request(protocol, user=user)
-    named = [_take(request, option) for option in options]
-    if len(named) != len(set(named)):
-        raise BadRequest("one form, one min= and one rejected= for each request")
+    for option in options:
+        if not _take(request, option):
+            raise BadRequest(f"unknown option {option.partition('=')[0][:20]!r}, or a value it does not take", form)
+    kinds = [option.partition("=")[0] if "=" in option else "form" for option in options]
+    if len(kinds) != len(set(kinds)):
+        raise BadRequest("one form, one min= and one rejected= for each request", form)
     return request
 
 
-def _take(request: Request, option: str) -> str:
-    """Put one option into the request and return which of the three kinds it is."""
+def _take(request: Request, option: str) -> bool:
+    """Put one option into the request; False if it is none."""
     name, _, value = option.partition("=")
     if option in FORMS:
         request.form = option
-        return "form"
-    if name == "min" and value.isascii() and value.isdigit() and len(value) <= _MIN_DIGITS:
+    elif name == "min" and value.isascii() and value.isdigit() and len(value) <= _MIN_DIGITS:
         request.min_valid = int(value)
-        return name
-    if name == "rejected" and len(value) == HASH_DIGITS and _HASH_ALPHABET.issuperset(value):
+    elif name == "rejected" and len(value) == HASH_DIGITS and _HASH_ALPHABET.issuperset(value):
         request.rejected = value
-        return name
-    raise BadRequest(f"unknown option {name[:20]!r}, or a value it does not take")
+    else:
+        return False
+    return True
 
 
 def render(form: str, user: str, token: str) -> bytes:

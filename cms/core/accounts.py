@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from cms_oauth.microsoft import PERMISSIONS, Cloud
 from cms_oauth.moves import cms, fill
@@ -271,12 +272,13 @@ def resource(scopes: Scopes) -> str:
     return scopes[0].rpartition("/")[0] if scopes else ""
 
 
+@lru_cache(maxsize=1024)
 def permission_for(protocol: str, scopes: Scopes) -> str:
     """Return what a token of these scopes must grant to be good for a protocol, "" where nobody can tell.
 
     Scopes that name a mail permission are Exchange's, and each mail protocol needs its own of them. Other scopes are
     known by the first: a mail server of one's own calls its permissions as it likes. `.default` is whatever was
-    consented to.
+    consented to. Remembered, as each request asks it of the same few accounts.
     """
     names = [each.rpartition("/")[2] for each in scopes]
     own = names[0] if names else ""

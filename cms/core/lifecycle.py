@@ -153,18 +153,21 @@ class Token:
     refresh_at: float
     scopes: tuple[str, ...] = ()
     claims: Claims | None = field(default=None, repr=False)
+    # A server would refuse it later than this. Worked out once: each request asks for it.
+    usable_until: float = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        margin = min(USABLE_MARGIN, self.life * USABLE_MARGIN_SHARE)
+        object.__setattr__(self, "usable_until", self.expires - margin)
 
     @property
     def life(self) -> float:
         return self.expires - self.issued
 
-    @property
-    def usable_until(self) -> float:
-        return self.expires - min(USABLE_MARGIN, self.life * USABLE_MARGIN_SHARE)
-
     def lasts(self, now: float, min_valid: float) -> bool:
         """Whether a client that wants `min_valid` seconds of life has them. A demand is capped at a fresh token's life."""
-        fresh = self.life - min(FRESH_SECONDS, self.life * FRESH_SHARE)
+        life = self.expires - self.issued
+        fresh = life - min(FRESH_SECONDS, life * FRESH_SHARE)
         return self.expires - now >= min(min_valid, fresh)
 
 
@@ -291,6 +294,20 @@ class AwaitSignIn:
 
 
 Plan: TypeAlias = Fetch | SleepUntil | AwaitSignIn
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a client needs of a token.
+
+    `permission` is what its protocol wants the token to grant, such as SMTP.Send, "" for nothing in particular;
+    `min_valid` the life in seconds that it asked for, None for the usual; `rejected` the hash of a token that a mail
+    server refused, "" for none.
+    """
+
+    permission: str = ""
+    min_valid: int | None = None
+    rejected: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,15 +1,15 @@
-"""Who may have which token: pure decisions over the peer, the request and the rules of one socket.
+"""Decides which peer may have which token: pure functions of the peer, the request and the rules of one socket.
 
-The kernel says who the peer is (listener.py), the configuration says who may ask (`Rules`), and nothing of either is
-decided anywhere else. A stranger learns that it may not ask, and nothing about accounts or protocols.
+The kernel says who the peer is (cms/system/listener.py), the configuration says who may ask (`Rules`), and only this
+file decides. A peer that may not ask learns that, and nothing about accounts or protocols.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from cms.core.accounts import Account, Scopes
+from cms.core.accounts import Account, Grant, Scopes
 from cms.core.lifecycle import Deny
 from cms_oauth.wire import Request
 
@@ -31,7 +31,7 @@ class Rules:
     """What one socket serves, and to whom. `owner` is the uid that the daemon runs as.
 
     `users` and `groups` are both None when the socket's permission bits are the policy: whoever could connect may ask.
-    `default` is whom a Postfix table means by a host.
+    `default` is the account that a request without a user gets, where there are several: a Postfix table has one.
     """
 
     owner: int
@@ -44,18 +44,14 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Allow:
-    """The peer may have the token of these scopes of this account.
-
-    `account.user` is the name for the SASL string; for an account configured without one it is whoever signed in, and
-    "" while nobody has.
-    """
+    """The peer may have the token of these scopes of this account."""
 
     account: Account
     scopes: Scopes
 
 
 def admits(peer: Peer, rules: Rules) -> bool:
-    """Whether this peer may ask at all. Asked before a byte of it is read."""
+    """Return whether this peer may ask at all. Called before a byte of it is read."""
     if rules.users is None and rules.groups is None:
         return True
     if peer.uid in (rules.owner, ROOT) or peer.uid in (rules.users or ()):
@@ -63,39 +59,31 @@ def admits(peer: Peer, rules: Rules) -> bool:
     return bool(rules.groups and not rules.groups.isdisjoint((peer.gid, *peer.groups)))
 
 
-def decide(peer: Peer, request: Request, rules: Rules, names: Mapping[str, str]) -> Allow | Deny:
+def decide(peer: Peer, request: Request, rules: Rules, signed_in: Callable[[Grant], str]) -> Allow | Deny:
     """Return the account and scopes that a request gets, or why it gets none.
 
-    `names` maps a grant's key to whoever signed in, for accounts that were configured without a user.
+    `signed_in` returns the user who has signed in to a grant, "" for none yet: the name of an account that is
+    configured without one. Several accounts may have one name, each with its own protocols.
     """
     if not admits(peer, rules):
         return _DENIED
-    accounts = [_named(account, names) for account in rules.accounts]
-    matches = _matches(request.user, accounts)
-    if not matches:
-        return _no_account(request.user, accounts)
-    serving = [account for account in matches if request.protocol in account.scopes]
-    if request.protocol not in rules.protocols or not serving:
-        return _no_protocol(request.protocol)
-    return Allow(serving[0], serving[0].scopes[request.protocol])
-
-
-def name_of(account: Account, names: Mapping[str, str]) -> str:
-    """Return the name for an account's SASL string, "" while nobody has signed in to one without a user."""
-    return account.user or names.get(account.grant.key, "")
-
-
-def _named(account: Account, names: Mapping[str, str]) -> Account:
-    return account if account.user else replace(account, user=name_of(account, names))
-
-
-def _matches(user: str, accounts: list[Account]) -> list[Account]:
-    """Return the accounts that a request means. Several may bear one name: each has protocols of its own."""
-    if user:
-        # lower() and not casefold(), which would take one mailbox for another where it folds ß to ss.
-        return [account for account in accounts if account.user.lower() == user.lower()]
-    only_one = len({account.user.lower() for account in accounts}) == 1
-    return accounts if only_one else []
+    # lower() and not casefold(), which would take one mailbox for another where it folds ß to ss.
+    users = [(account.user or signed_in(account.grant)).lower() for account in rules.accounts]
+    meant: Sequence[Account] = ()
+    if request.user:
+        wanted = request.user.lower()
+        meant = [account for account, user in zip(rules.accounts, users, strict=True) if user == wanted]
+    elif rules.default:
+        meant = (rules.default,)
+    elif len(set(users)) == 1:
+        meant = rules.accounts
+    if not meant:
+        return _no_account(request.user, nameless="" in users)
+    if request.protocol in rules.protocols:
+        for account in meant:
+            if request.protocol in account.scopes:
+                return Allow(account, account.scopes[request.protocol])
+    return _no_protocol(request.protocol)
 
 
 NOBODY = Deny(
@@ -111,9 +99,9 @@ _DENIED = Deny(
 )
 
 
-def _no_account(user: str, accounts: list[Account]) -> Deny:
-    """Why no account is meant. Names no account: who may use the socket need not know them all."""
-    if user and any(not account.user for account in accounts):
+def _no_account(user: str, *, nameless: bool) -> Deny:
+    """Return why no account is meant. It names none: a peer need not know them all."""
+    if user and nameless:
         # It may well be this user who signs in: mail must wait for that, and not bounce.
         return Deny(
             "sign-in-required",

@@ -8,6 +8,7 @@ and so is what nobody can tell from outside: a resource that is not known here i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from cms.core.accounts import Scopes, permission_for, resource
 from cms.core.lifecycle import Token, covers
@@ -30,10 +31,11 @@ def fits(token: Token, protocol: str, scopes: Scopes) -> bool:
     return covers(token, permission_for(protocol, scopes)) and not (wrong and wrong.certain)
 
 
+@lru_cache(maxsize=1024)
 def misfit(claims: Claims | None, protocol: str, scopes: Scopes) -> Misfit | None:
     """Return why a token is not for this protocol, None where it is or nobody can tell.
 
-    `scopes` are what the token was asked for.
+    `scopes` are what the token was asked for. Remembered, as each request asks it of the same few tokens.
     """
     if claims is None:
         return None

@@ -131,7 +131,7 @@ class App:
         self.registry = Registry(config, self.worker.acquire, clock, jitter=options.jitter)
         self._vault = VaultCommands(self.worker, self.registry, options.state_folder)
         self._recent = Recent(clock.boot)
-        self._sockets = Sockets(self.registry.keeper_of, lambda: self.registry.names, clock, self._recent)
+        self._sockets = Sockets(self.registry.keeper_of, clock, self._recent)
         self._files = TokenFiles(self.registry.keeper_of, clock)
         self._signins = SignIns(
             lambda grant, method: self.worker.sign_in(grant, method, self.registry.challenge(grant)),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeAlias
 
 import trio
@@ -23,9 +23,11 @@ from cms.core.lifecycle import (
     Budget,
     Deny,
     Ending,
+    Failing,
     Fetch,
     Granted,
     Life,
+    Need,
     NeedsSignIn,
     Outcome,
     Refused,
@@ -72,23 +74,6 @@ def token_hash(secret: str) -> str:
 
 def _unheard(_keeper: Keeper, _scopes: Scopes, _before: Life, _after: Life) -> None:
     """Nobody listens for changes."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Need:
-    """What a client needs of a token, as `Keeper.ask` takes it."""
-
-    permission: str
-    min_valid: int | None
-    rejected: str
-
-    def refuses(self, token: Token | None) -> bool:
-        """Whether this is the very token that a mail server refused."""
-        return bool(self.rejected and token and token_hash(token.secret) == self.rejected)
-
-    def suits(self, token: Token | None) -> bool:
-        """Whether another token would not be any better."""
-        return token is None or (covers(token, self.permission) and not self.refuses(token))
 
 
 class Keeper:
@@ -171,25 +156,38 @@ class Keeper:
         self.lives = {}
         self._tell()
 
-    async def ask(
-        self, scopes: Scopes, *, permission: str = "", min_valid: int | None = None, rejected: str = ""
-    ) -> Token | Deny:
-        """Return a token for a client, or why there is none, after `wire.WAIT_SECONDS` at most.
+    def answer(self, scopes: Scopes, need: Need, *, again: bool = False) -> Token | Wait | Deny:
+        """Return a token for a client, or why there is none, or `Wait` where a fetch is due: then `wait` waits for it.
 
-        `permission` is what the token must grant for the client's protocol ("" for anything), `min_valid` the life in
-        seconds that the client asked for, `rejected` the hash of a token that a mail server refused: that one is
-        answered only if no other can be had.
+        A need of its own makes a fetch due, unless it is asked `again`. A token that a mail server refused is returned
+        only if no other can be had.
         """
-        need = _Need(permission, min_valid, rejected)
-        self._demand_fresh(scopes, need)
-        reply = self._answer(scopes, need)
+        life = self.lives.get(scopes)
+        if life is None:
+            return _RECONFIGURED
+        if not again and (need.min_valid is not None or need.rejected or isinstance(life.phase, Failing)):
+            life = self._demand_fresh(scopes, life, need)
+        held, wanted = life.held, DEFAULT_MIN_VALID if need.min_valid is None else need.min_valid
+        suits = held is None or (covers(held, need.permission) and not (need.rejected and _refuses(need, held)))
+        reply = answer(life, self._clock.boot(), wanted, rejected=not suits)
+        if isinstance(reply, Token):
+            return reply if suits else self._second_best(reply, scopes, need)
         if isinstance(reply, Wait):
             # Its timer may be late, as after a suspend: a client's need is as good a reason to look at the clock.
             self._wake_up()
-            reply = await self._awaited(scopes, need)
-        if isinstance(reply, Token) and not covers(reply, permission):
-            return Deny("sign-in-required", *uncovered(permission, scopes, self.who))
-        return self._owned(reply, need)
+        return reply
+
+    async def wait(self, scopes: Scopes, need: Need) -> Token | Deny:
+        """Return the answer once no fetch is under way, or the second best after `wire.WAIT_SECONDS`."""
+        with trio.move_on_after(wire.WAIT_SECONDS):
+            while isinstance(reply := self.answer(scopes, need, again=True), Wait):
+                await self.changed()
+            return reply
+        life, now = self.lives.get(scopes), self._clock.boot()
+        if life is None:
+            return _RECONFIGURED
+        held = usable(life, now)
+        return self._second_best(held, scopes, need) if held else denial(life, now)
 
     def signed_in(self, scopes: Scopes, outcome: Outcome) -> None:
         """Take over a sign-in's outcome: a token for these scopes, and the other scope sets are due with it.
@@ -326,13 +324,10 @@ class Keeper:
     def _retry_sooner(self, scopes: Scopes) -> None:
         self.lives[scopes] = retry_sooner(self.lives[scopes], self._clock.boot())
 
-    def _demand_fresh(self, scopes: Scopes, need: _Need) -> None:
-        """Make a fetch due if this client's request is a reason for one."""
-        before = self.lives.get(scopes)
-        if before is None:
-            return
+    def _demand_fresh(self, scopes: Scopes, before: Life, need: Need) -> Life:
+        """Make a fetch due if this client's request is a reason for one; return the life after that."""
         self._retry_sooner(scopes)
-        refused = need.refuses(before.held)
+        refused = before.held is not None and _refuses(need, before.held)
         if refused or need.min_valid is not None:
             self.lives[scopes], self._budget, over_budget = demand_fresh(
                 self.lives[scopes], self._budget, self._clock.boot(), min_valid=need.min_valid or 0.0, rejected=refused
@@ -341,26 +336,17 @@ class Keeper:
                 log.warning("no new token for this request: too many were asked for of late", login=self.grant.login)
         if self.lives[scopes] is not before:
             self._wake_up()
+        return self.lives[scopes]
 
-    def _answer(self, scopes: Scopes, need: _Need) -> Token | Wait | Deny:
-        life = self.lives.get(scopes)
-        if life is None:
-            return _RECONFIGURED
-        wanted = DEFAULT_MIN_VALID if need.min_valid is None else need.min_valid
-        return answer(life, self._clock.boot(), wanted, rejected=not need.suits(life.held))
-
-    async def _awaited(self, scopes: Scopes, need: _Need) -> Token | Deny:
-        """Return the answer once no fetch is under way, or the second best after `wire.WAIT_SECONDS`."""
-        with trio.move_on_after(wire.WAIT_SECONDS):
-            while True:
-                await self.changed()
-                reply = self._answer(scopes, need)
-                if not isinstance(reply, Wait):
-                    return reply
-        now = self._clock.boot()
-        return usable(self.lives[scopes], now) or denial(self.lives[scopes], now)
-
-    def _owned(self, reply: Token | Deny, need: _Need) -> Token | Deny:
-        if isinstance(reply, Token) and need.refuses(reply):
+    def _second_best(self, held: Token, scopes: Scopes, need: Need) -> Token | Deny:
+        """Return a token that falls short of a client's need, if it opens the client's protocol at all."""
+        if not covers(held, need.permission):
+            return Deny("sign-in-required", *uncovered(need.permission, scopes, self.who))
+        if _refuses(need, held):
             log.warning("answered a token that a mail server refused: no other can be had", login=self.grant.login)
-        return reply
+        return held
+
+
+def _refuses(need: Need, token: Token) -> bool:
+    """Return whether this is the very token that a mail server refused."""
+    return token_hash(token.secret) == need.rejected

@@ -66,7 +66,7 @@ class Registry:
         self, config: Config, acquire: Acquire, clock: Clock, *, jitter: Callable[[], float] = random.random
     ) -> None:
         self.config = config
-        # Grant key -> who signed in. One object for good: every request for a token reads it.
+        # Grant key -> who signed in. One object for good: hooks hold it.
         self.names: dict[str, str] = {}
         self.awaited: Callable[[Grant], str] = lambda _grant: ""
         self.where: Callable[[Grant], str] = lambda _grant: ""

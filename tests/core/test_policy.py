@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,7 +38,7 @@ def rules(*accounts: Account, users: set[int] | None = None, groups: set[int] | 
 
 
 def ask(request: Request, its: Rules, names: dict[str, str] | None = None, uid: int = OWNER) -> Allow | Deny:
-    return decide(Peer(1, uid, uid), request, its, names or {})
+    return decide(Peer(1, uid, uid), request, its, lambda grant: (names or {}).get(grant.key, ""))
 
 
 def code(answer: Allow | Deny) -> str:
@@ -85,7 +87,7 @@ def test_a_stranger_gets_no_token_whatever_it_asks(
     its = Rules(3, (A,), ("SMTP",), users, groups)
     expected = uid in users or uid in {0, 3} or bool(groups & {gid, *more})
 
-    assert expected == isinstance(decide(peer, Request("SMTP"), its, {}), Allow)
+    assert expected == isinstance(decide(peer, Request("SMTP"), its, lambda _grant: ""), Allow)
 
 
 def test_a_stranger_learns_nothing_but_that_it_may_not_ask() -> None:
@@ -161,13 +163,20 @@ def test_an_account_without_scopes_for_a_protocol_does_not_serve_it() -> None:
 
 
 def test_an_account_without_a_user_is_whoever_signed_in() -> None:
-    """user=None: the name is the one that signed in, for choosing and for the SASL string."""
+    """user=None: the account is chosen by the name that signed in."""
     names = {NAMELESS.grant.key: "Who@example.test"}
     answers = [ask(Request("SMTP", user=user), rules(NAMELESS), names) for user in ("", "who@EXAMPLE.test")]
 
-    assert [("Who@example.test", NAMELESS.grant)] * 2 == [
-        (answer.account.user, answer.account.grant) for answer in answers if isinstance(answer, Allow)
-    ]
+    assert [Allow(NAMELESS, SCOPES)] * 2 == answers
+
+
+def test_no_user_means_the_default_where_there_is_one() -> None:
+    """A Postfix table that is asked by host: the default may be an account that nobody has signed in to yet."""
+    its = replace(rules(A, B, NAMELESS), default=B)
+
+    assert Allow(B, SCOPES) == ask(Request("SMTP"), its)
+    assert Allow(NAMELESS, SCOPES) == ask(Request("SMTP"), replace(its, default=NAMELESS))
+    assert Allow(A, SCOPES) == ask(Request("SMTP", user=A.user), its)
 
 
 def test_an_account_that_nobody_signed_in_to_makes_mail_wait() -> None:

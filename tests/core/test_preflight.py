@@ -15,15 +15,16 @@ from support.trio_run import in_trio
 from cms.cli.doctor.assess import Asked, consent
 from cms.config.model import FileSpec
 from cms.core.accounts import Account, Grant, Scopes
-from cms.core.lifecycle import Deny, Granted, Life, Outcome, Token, absorb
-from cms.core.policy import Allow
+from cms.core.lifecycle import Deny, Granted, Life, Need, Outcome, Token, absorb
+from cms.core.policy import Peer, Rules
 from cms.core.preflight import fits, misfit
 from cms.core.status import Entry, describe
-from cms.daemon.serving.issue import Teller
+from cms.daemon.serving.issue import Issuer
 from cms.daemon.serving.token_files import _File
 from cms.system.clock import SystemClock
 from cms_oauth.claims import Claims
 from cms_oauth.microsoft import EXCHANGE, GRAPH
+from cms_oauth.wire import Request
 
 MAIL: Scopes = ("https://outlook.office.com/SMTP.Send", "https://outlook.office.com/IMAP.AccessAsUser.All")
 GRAPH_SCOPES: Scopes = ("https://graph.microsoft.com/Mail.Send",)
@@ -211,6 +212,14 @@ GRANT = Grant("https://login.example.test/common", "client", "a@example.test", (
 ACCOUNT = Account("a@example.test", GRANT, {"SMTP": MAIL, "IMAP": MAIL})
 
 
+def issued(keeper: FakeKeeper, account: Account, protocol: str) -> Token | Deny:
+    """Return what a client gets at a socket that serves this account."""
+    issuer = Issuer(Rules(0, (account,), (protocol,)), lambda _grant: keeper)
+    answer = issuer.token(Peer(1, 0, 0), Request(protocol))
+    assert isinstance(answer, tuple)
+    return answer[1]
+
+
 @pytest.mark.parametrize(
     ("secret", "protocol", "expected"),
     [
@@ -226,7 +235,7 @@ async def test_a_token_that_cannot_do_it_is_not_served(secret: str, protocol: st
     """The request gets a coded error in place of the token; mail waits."""
     keeper = FakeKeeper(reply=held(secret))
     keeper.open.set()
-    reply = await Teller(lambda _grant: keeper).token(Allow(ACCOUNT, MAIL), protocol)
+    reply = issued(keeper, ACCOUNT, protocol)
 
     assert expected == (reply.code if isinstance(reply, Deny) else "")
 
@@ -236,10 +245,10 @@ async def test_preflight_can_be_switched_off() -> None:
     """Then neither the token nor its scopes are looked at."""
     keeper = FakeKeeper(reply=held(GRAPH_TOKEN))
     keeper.open.set()
-    reply = await Teller(lambda _grant: keeper).token(Allow(replace(ACCOUNT, preflight=False), MAIL), "SMTP")
+    reply = issued(keeper, replace(ACCOUNT, preflight=False), "SMTP")
 
     assert isinstance(reply, Token)
-    assert [""] == keeper.permissions
+    assert [(MAIL, Need())] == keeper.asked
 
 
 @in_trio
@@ -275,13 +284,13 @@ async def test_a_permission_of_ones_own_is_served(tmp_path: Path) -> None:
     """Nobody is told to consent to Exchange's: at the socket, in a token file, in the status and by the doctor."""
     keeper = FakeKeeper(reply=OWN_TOKEN)
     keeper.open.set()
-    reply = await Teller(lambda _grant: keeper).token(Allow(OWN_ACCOUNT, OWN), "IMAP")
+    reply = issued(keeper, OWN_ACCOUNT, "IMAP")
     spec = FileSpec(str(tmp_path / "x"), OWN_ACCOUNT, "SMTP", 0o600, False, 1)
     file = _File(spec, None, SystemClock(), None)  # type: ignore[arg-type] # no keeper is asked
     (row,) = describe([Entry(OWN_ACCOUNT, "a@example.test", {OWN: Life(OWN_TOKEN)})], NOW, 0.0)
     finding = consent(Asked(OWN_ACCOUNT, "IMAP", got=True, claims=OWN_TOKEN.claims))
 
-    assert (OWN_TOKEN, ["mail.access"]) == (reply, keeper.permissions)
+    assert (OWN_TOKEN, [(OWN, Need("mail.access"))]) == (reply, keeper.asked)
     assert (True, "") == (file._fits(OWN_TOKEN), row.warning)
     assert finding is not None
     assert "pass" == finding.level

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import trio
@@ -19,6 +20,7 @@ from cms.core.lifecycle import (
     Failing,
     Granted,
     Life,
+    Need,
     NeedsSignIn,
     Outcome,
     Refused,
@@ -26,6 +28,7 @@ from cms.core.lifecycle import (
     Token,
     Transient,
     Trouble,
+    Wait,
 )
 from cms.daemon.keeper import Keeper, token_hash
 from cms_oauth import wire
@@ -75,6 +78,12 @@ class FakeProvider:
         return [round(when - self.asked[0][0], 1) for when, _ in self.asked]
 
 
+async def ask(keeper: Keeper, scopes: Scopes, **need: Any) -> Token | Deny:
+    """Ask as a socket does."""
+    reply = keeper.answer(scopes, Need(**need))
+    return await keeper.wait(scopes, Need(**need)) if isinstance(reply, Wait) else reply
+
+
 class World:
     """A keeper with everything around it faked."""
 
@@ -93,7 +102,7 @@ class World:
 
     async def secret(self, *, min_valid: int | None = None, rejected: str = "") -> str:
         """Ask as a client does: the token's secret, or the code of the refusal."""
-        reply = await self.keeper.ask(MAIL, min_valid=min_valid, rejected=rejected)
+        reply = await ask(self.keeper, MAIL, min_valid=min_valid, rejected=rejected)
         return reply.secret if isinstance(reply, Token) else reply.code
 
 
@@ -194,7 +203,7 @@ async def test_an_outage_past_expiry_ends_in_a_refusal_and_heals_itself() -> Non
     """Without a usable token clients hear what is wrong, and the first success serves them again."""
     async with keeping(*[DOWN] * 3) as world:
         await trio.sleep(30.0)
-        reply = await world.keeper.ask(MAIL)
+        reply = await ask(world.keeper, MAIL)
         await trio.sleep(200.0)
 
         assert isinstance(reply, Deny)
@@ -241,7 +250,7 @@ async def test_a_refusal_needs_a_person_and_costs_no_valid_token() -> None:
         await trio.sleep(2000.0)
         held = await world.secret()
         await trio.sleep(HOUR)
-        reply = await world.keeper.ask(MAIL)
+        reply = await ask(world.keeper, MAIL)
 
         assert ("token-1", 2) == (held, len(world.provider.asked))
         assert isinstance(reply, Deny)
@@ -259,7 +268,7 @@ async def test_a_sign_in_serves_at_once_and_makes_the_rest_due() -> None:
 
         assert ("fresh", False, "fake") == known
         assert [MAIL, GRAPH, GRAPH] == [scopes for _, scopes in world.provider.asked]
-        assert isinstance(await world.keeper.ask(GRAPH), Token)
+        assert isinstance(await ask(world.keeper, GRAPH), Token)
 
 
 @in_trio_clock
@@ -267,10 +276,10 @@ async def test_a_sign_in_that_was_lost_with_a_process_is_told_as_that() -> None:
     """Whoever signed in into memory is not told "has not signed in yet"; whoever never did is."""
     async with keeping(NOBODY, NOBODY) as world:
         await trio.sleep(1.0)
-        never = await world.keeper.ask(MAIL)
+        never = await ask(world.keeper, MAIL)
         world.keeper.signed_in(MAIL, replace(world.provider.token(), persisted=False))
         await trio.sleep(1.1 * HOUR)
-        lost = await world.keeper.ask(MAIL)
+        lost = await ask(world.keeper, MAIL)
 
         assert isinstance(never, Deny)
         assert isinstance(lost, Deny)
@@ -301,7 +310,7 @@ async def test_somebody_else_gets_nothing_of_what_was_held() -> None:
         await trio.sleep(3.0)
 
         assert (None, "b@example.test") == (dropped, who)
-        assert isinstance(await world.keeper.ask(GRAPH), Token)
+        assert isinstance(await ask(world.keeper, GRAPH), Token)
 
 
 @in_trio_clock
@@ -359,7 +368,7 @@ async def test_a_refused_sign_in_is_why_there_is_no_token_until_one_works() -> N
         seen = len(world.changes)
         for outcome in (blocked, Refused(Trouble("cancelled", "given up")), DOWN):
             world.keeper.signed_in(MAIL, outcome)
-        denied = await world.keeper.ask(MAIL)
+        denied = await ask(world.keeper, MAIL)
 
         assert isinstance(denied, Deny)
         assert ("sign-in-required", blocked.trouble.message) == (denied.code, denied.message)
@@ -376,7 +385,7 @@ async def test_signing_out_drops_every_token() -> None:
         world.keeper.refresh()
         await trio.sleep(0.05)
         world.keeper.signed_out()
-        replies = [await world.keeper.ask(scopes) for scopes in BOTH.scope_sets]
+        replies = [await ask(world.keeper, scopes) for scopes in BOTH.scope_sets]
         await trio.sleep(HOUR)
 
         assert ["sign-in-required"] * 2 == [reply.code for reply in replies if isinstance(reply, Deny)]
@@ -488,8 +497,8 @@ async def test_one_budget_for_a_grant() -> None:
     """Demands for two scope sets draw on the same budget."""
     async with keeping(grant=BOTH) as world:
         await trio.sleep(1000.0)
-        first = await world.keeper.ask(MAIL, min_valid=3000)
-        second = await world.keeper.ask(GRAPH, min_valid=3000)
+        first = await ask(world.keeper, MAIL, min_valid=3000)
+        second = await ask(world.keeper, GRAPH, min_valid=3000)
 
     assert isinstance(first, Token)
     assert isinstance(second, Token)
@@ -501,7 +510,7 @@ async def test_scope_sets_fail_apart() -> None:
     """What is refused for one scope set leaves the other its tokens, also the next ones."""
     async with keeping(REVOKED, grant=BOTH) as world:
         await trio.sleep(HOUR)
-        mail, graph = await world.keeper.ask(MAIL), await world.keeper.ask(GRAPH)
+        mail, graph = await ask(world.keeper, MAIL), await ask(world.keeper, GRAPH)
 
         assert isinstance(mail, Deny)
         assert isinstance(graph, Token)
@@ -581,7 +590,7 @@ async def test_without_a_listener_changes_go_unheard() -> None:
     async with trio.open_nursery() as nursery:
         keeper = Keeper(GRANT, FakeProvider(clock).acquire, clock)
         nursery.start_soon(keeper.run)
-        reply = await keeper.ask(MAIL)
+        reply = await ask(keeper, MAIL)
         nursery.cancel_scope.cancel()
 
     assert isinstance(reply, Token)
@@ -611,8 +620,8 @@ async def test_a_protocol_more_costs_the_others_nothing() -> None:
         await world.keeper.settled()
         world.provider.script.extend([DOWN])
         world.keeper.take(replace(BOTH, scope_sets=(SMTP_AND_IMAP, GRAPH)))
-        held = await world.keeper.ask(SMTP_AND_IMAP, permission="SMTP.Send")
-        gone = await world.keeper.ask(MAIL)
+        held = await ask(world.keeper, SMTP_AND_IMAP, permission="SMTP.Send")
+        gone = await ask(world.keeper, MAIL)
         await world.keeper.settled()
 
         assert isinstance(held, Token)
@@ -629,12 +638,12 @@ async def test_a_token_that_lacks_the_permission_is_not_answered() -> None:
         world.provider.script.extend([Granted("lesser", world.clock.boot(), HOUR, MAIL, who="a@example.test")] * 2)
 
     async with keeping(grant=replace(GRANT, scope_sets=(SMTP_AND_IMAP,)), prepare=prepare) as world:
-        smtp = await world.keeper.ask(SMTP_AND_IMAP, permission="SMTP.Send")
-        imap = await world.keeper.ask(SMTP_AND_IMAP, permission=IMAP)
+        smtp = await ask(world.keeper, SMTP_AND_IMAP, permission="SMTP.Send")
+        imap = await ask(world.keeper, SMTP_AND_IMAP, permission=IMAP)
         world.keeper.refresh()
         await world.keeper.settled()
         world.keeper.refresh()
-        later = world.keeper.ask(SMTP_AND_IMAP, permission=IMAP)
+        later = ask(world.keeper, SMTP_AND_IMAP, permission=IMAP)
         await trio.sleep(PAUSE_AFTER_GRANT)
         whole = await later
 
@@ -653,7 +662,7 @@ async def test_a_permission_that_the_configuration_does_not_name() -> None:
         world.provider.script.extend([Granted("lesser", world.clock.boot(), HOUR, MAIL, who="a@example.test")] * 2)
 
     async with keeping(prepare=prepare) as world:
-        reply = await world.keeper.ask(MAIL, permission="POP.AccessAsUser.All")
+        reply = await ask(world.keeper, MAIL, permission="POP.AccessAsUser.All")
 
         assert isinstance(reply, Deny)
         assert "scopes= in the configuration names no POP.AccessAsUser.All" == reply.message

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import trio
 
 from cms.core.accounts import Scopes
-from cms.core.lifecycle import Deny, Token
+from cms.core.lifecycle import Deny, Life, Need, Token, Wait
 
 SECRET = "eyJ.access.token"
 SCOPES: Scopes = ("https://outlook.office.com/SMTP.Send",)
@@ -20,24 +21,30 @@ def token() -> Token:
 
 @dataclass
 class FakeKeeper:
-    """Answers what it is told to, once `open` is set."""
+    """Answers what it is told to: at once where `open` is set, else whoever waits once it is."""
 
     reply: Token | Deny = field(default_factory=token)
     # What it answers later, in turn.
     after: list[Token | Deny] = field(default_factory=list)
     fails: Exception | None = None
-    asked: list[tuple[Scopes, int | None, str]] = field(default_factory=list)
-    permissions: list[str] = field(default_factory=list)
+    who: str = ""
+    lives: Mapping[Scopes, Life] = field(default_factory=dict)
+    asked: list[tuple[Scopes, Need]] = field(default_factory=list)
     open: trio.Event = field(default_factory=trio.Event)
 
-    async def ask(
-        self, scopes: Scopes, *, permission: str = "", min_valid: int | None = None, rejected: str = ""
-    ) -> Token | Deny:
-        self.asked.append((scopes, min_valid, rejected))
-        self.permissions.append(permission)
+    def answer(self, scopes: Scopes, need: Need) -> Token | Wait | Deny:
+        self.asked.append((scopes, need))
         if self.fails:
             raise self.fails
+        return self._next() if self.open.is_set() else Wait()
+
+    async def wait(self, _scopes: Scopes, _need: Need) -> Token | Deny:
         await self.open.wait()
+        if self.fails:
+            raise self.fails
+        return self._next()
+
+    def _next(self) -> Token | Deny:
         reply = self.reply
         self.reply = self.after.pop(0) if self.after else reply
         return reply

@@ -1,39 +1,41 @@
-"""The connections of one listening socket: taken, capped, ended one by one, and drained.
+"""The connections of one listening socket: accepted, admitted, limited in number, ended one by one, and drained.
 
-What is said in a connection is its server's business. A connection *rests* while no whole request of it is in hand:
-then it may be told to make room for another, the one that has rested longest first.
+Each kind of socket is a subclass that says what happens on a connection (`converse`). A connection is idle until a full
+request has arrived; idle connections are evicted, oldest first, to make room for new ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
 
 import trio
 
-from cms.core.policy import Peer
-from cms.daemon.serving.recent import Recent
+from cms.core.policy import Peer, admits
+from cms.daemon.serving.issue import Issuer
 from cms.system.listener import Listener
 from cms.system.logs import get_logger
+from cms_oauth import wire
 
-# Connections without a whole request. The oldest makes room for a new one: a client that means it has sent its line
-# long before so many others have come.
-MAX_RESTING = 128
+# Idle connections. A client that means to ask sends its line long before so many others have come.
+MAX_IDLE = 128
+
+# What a client may take to read its reply, over what the keeper may take to find one.
+REPLY_SECONDS = 5.0
 
 log = get_logger()
 
 
+@dataclass(eq=False, slots=True)
 class Connection:
     """One client. `scope` ends it when its deadline comes, or when it has to make room."""
 
-    __slots__ = ("peer", "scope", "sock")
-
-    def __init__(self, sock: trio.socket.SocketType, peer: Peer) -> None:
-        self.sock = sock
-        self.peer = peer
-        self.scope = trio.CancelScope()
+    sock: trio.socket.SocketType
+    peer: Peer
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
 
     def expire_in(self, seconds: float) -> None:
-        """End it so many seconds from now, whatever was said before."""
+        """End it so many seconds from now, whatever its deadline was."""
         self.scope.deadline = trio.current_time() + seconds
 
     async def send(self, data: bytes) -> None:
@@ -42,22 +44,27 @@ class Connection:
             data = data[await self.sock.send(data) :]
 
 
-class Connections:
-    """One listener's connections; `converse` serves one to its end. `resting` has them in the order of their rest."""
+class Connections(ABC):
+    """Serves one listener. `idle` has the idle connections, the oldest first."""
 
-    def __init__(
-        self, listener: Listener, converse: Callable[[Connection], Awaitable[None]], recent: Recent | None = None
-    ) -> None:
-        self.resting: dict[Connection, None] = {}
-        self._recent = recent
+    # What the log says of a peer that is turned away before it has said anything.
+    PROTOCOL = ""
+    FORM = ""
+
+    def __init__(self, listener: Listener, issuer: Issuer) -> None:
+        self.idle: dict[Connection, None] = {}
         self._listener = listener
-        self._converse = converse
+        self._issuer = issuer
         self._draining = False
 
-    async def run(self, draining: trio.Event, *, task_status: trio.TaskStatus[None]) -> None:
-        """Serve until cancelled, or until `draining` is set and no request is in hand any more.
+    @abstractmethod
+    async def converse(self, connection: Connection) -> None:
+        """Serve a connection whose peer may ask, to its end. It has `wire.REQUEST_SECONDS` for its first request."""
 
-        The listener is closed as soon as no more connections are taken.
+    async def run(self, draining: trio.Event, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until cancelled, or until `draining` is set and the last full request is answered.
+
+        The listener is closed as soon as no more connections are accepted.
         """
         accepting = trio.CancelScope()
         async with trio.open_nursery() as nursery:
@@ -69,59 +76,61 @@ class Connections:
             finally:
                 self._listener.close()
             self._draining = True
-            while self.evict():
+            while self._evict():
                 pass
-
-    def begin(self, connection: Connection) -> bool:
-        """Take a connection's request in hand; False if it was told to make room while the last bytes came."""
-        if connection not in self.resting:
-            return False
-        del self.resting[connection]
-        return True
-
-    def rest(self, connection: Connection) -> bool:
-        """Let a connection wait for its next request; False if no more are taken."""
-        if not self._draining:
-            self.resting[connection] = None
-        return not self._draining
-
-    def evict(self) -> bool:
-        """Give up the connection that has rested longest; whether there was one."""
-        oldest = next(iter(self.resting), None)
-        if oldest is None:
-            return False
-        del self.resting[oldest]
-        oldest.scope.cancel()
-        return True
 
     async def _accept(self, nursery: trio.Nursery) -> None:
         while True:
-            sock, peer = await self._listener.accept(self.evict)
-            if len(self.resting) >= MAX_RESTING:
-                self.evict()
+            sock, peer = await self._listener.accept(self._evict)
+            if len(self.idle) >= MAX_IDLE:
+                self._evict()
             connection = Connection(sock, peer)
-            self.resting[connection] = None
-            nursery.start_soon(self.serve, connection)
+            self.idle[connection] = None
+            nursery.start_soon(self._serve, connection)
 
-    async def serve(self, connection: Connection) -> None:
-        """Serve one connection to its end. Nothing that happens in it reaches another."""
+    async def _serve(self, connection: Connection) -> None:
+        """Serve one connection to its end. A failure in it reaches no other."""
         with connection.sock:
             try:
+                connection.scope.deadline = trio.current_time() + wire.REQUEST_SECONDS
                 with connection.scope:
-                    await self._converse(connection)
+                    # Before a byte is read.
+                    if admits(connection.peer, self._issuer.rules):
+                        await self.converse(connection)
+                    else:
+                        self._issuer.audit(
+                            connection.peer, outcome="denied", user="", protocol=self.PROTOCOL, form=self.FORM
+                        )
             except OSError:
-                # It has gone, or was reset: nobody is left to tell.
+                # The client has gone or was reset: there is no one to tell.
                 pass
             except Exception:
                 log.exception("a request failed", pid=connection.peer.pid, uid=connection.peer.uid)
             finally:
-                self.resting.pop(connection, None)
+                self.idle.pop(connection, None)
 
-    def audit(self, peer: Peer, *, outcome: str, user: str, protocol: str, form: str) -> None:
-        """Write the line that says who asked for what and got it or not, and keep it in mind: never the token."""
-        log.info("request", outcome=outcome, user=user, protocol=protocol, form=form, uid=peer.uid, pid=peer.pid)
-        if self._recent:
-            self._recent.note(peer, outcome=outcome, user=user, protocol=protocol, form=form)
+    def begin(self, connection: Connection) -> bool:
+        """Answer a connection's request from now on: it is idle no more. False if it was evicted as the request came."""
+        if connection not in self.idle:
+            return False
+        del self.idle[connection]
+        connection.scope.deadline = trio.current_time() + wire.WAIT_SECONDS + REPLY_SECONDS
+        return True
+
+    def rest(self, connection: Connection) -> bool:
+        """Let a connection wait for its next request; False if no more are accepted."""
+        if not self._draining:
+            self.idle[connection] = None
+        return not self._draining
+
+    def _evict(self) -> bool:
+        """End the connection that has been idle longest; return whether there was one."""
+        oldest = next(iter(self.idle), None)
+        if oldest is None:
+            return False
+        del self.idle[oldest]
+        oldest.scope.cancel()
+        return True
 
 
 async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:

@@ -1,18 +1,24 @@
-"""Gets tokens from keepers for the clients of one socket: not for too many at one time, and whatever a keeper does."""
+"""Answers a request for a token: who may ask, for which account, the token itself, and whose name goes with it.
+
+Both kinds of socket call `Issuer.token`, which never waits, and `Issuer.wait` for what it could not answer at once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
 
 from cms.core.accounts import Grant, Scopes, permission_for
-from cms.core.lifecycle import Deny, Token
-from cms.core.policy import Allow
+from cms.core.lifecycle import Deny, Life, Need, Token, Wait
+from cms.core.policy import NOBODY, Allow, Peer, Rules, decide
 from cms.core.preflight import misfit
+from cms.daemon.serving.recent import Recent
 from cms.system.logs import get_logger
+from cms_oauth.wire import Request
 
-# Whole requests that wait for a token at one time. They wait only while none is held, 4 s each; a limit keeps a
-# thundering herd from taking all descriptors. Those beyond it are told to come again.
+# Requests of one socket that wait for a token at one time. They wait only while none is held, 4 s each; the limit keeps
+# a thundering herd from taking all descriptors. Those beyond it are told to come again.
 MAX_WAITING = 512
 
 _BUSY = Deny("busy", "too many requests wait for a token", "try again in a few seconds", 5.0)
@@ -22,42 +28,96 @@ log = get_logger()
 
 
 class Keeper(Protocol):
-    """What answers for the tokens of one Grant."""
+    """Keeps the tokens of one Grant. `who` is the user who has signed in to it, "" while that is not known."""
 
-    async def ask(
-        self, scopes: Scopes, *, permission: str = "", min_valid: int | None = None, rejected: str = ""
-    ) -> Token | Deny: ...
+    who: str
 
-
-def _checked(reply: Token | Deny, protocol: str, scopes: Scopes) -> Token | Deny:
-    """Return a refusal in place of a token that says of itself that it cannot open this protocol."""
-    wrong = None if isinstance(reply, Deny) else misfit(reply.claims, protocol, scopes)
-    # A person has to mend it: mail waits for that.
-    return Deny("sign-in-required", wrong.message, wrong.hint) if wrong and wrong.certain else reply
+    @property
+    def lives(self) -> Mapping[Scopes, Life]: ...
+    def answer(self, scopes: Scopes, need: Need) -> Token | Wait | Deny: ...
+    async def wait(self, scopes: Scopes, need: Need) -> Token | Deny: ...
 
 
-class Teller:
-    """One socket's way to the keepers. `keeper_of` is asked anew for each token."""
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A request that may have a token which is not there yet: `allowed` by these `rules`, and what is waited for."""
 
-    def __init__(self, keeper_of: Callable[[Grant], Keeper]) -> None:
+    peer: Peer
+    request: Request
+    rules: Rules
+    allowed: Allow
+    keeper: Keeper
+    need: Need
+
+
+# The user for the SASL string, or as far as known for the log, and what this user gets.
+Answer: TypeAlias = tuple[str, Token | Deny]
+
+
+class Issuer:
+    """Answers the requests of one socket. A reload replaces its `rules`."""
+
+    def __init__(self, rules: Rules, keeper_of: Callable[[Grant], Keeper], recent: Recent | None = None) -> None:
+        self.rules = rules
         self._keeper_of = keeper_of
+        self._recent = recent
         self._waiting = 0
 
-    async def token(
-        self, allowed: Allow, protocol: str, *, min_valid: int | None = None, rejected: str = ""
-    ) -> Token | Deny:
-        """Return the token that was allowed for this protocol, or why there is none."""
-        if self._waiting >= MAX_WAITING:
-            return _BUSY
-        self._waiting += 1
+    def token(self, peer: Peer, request: Request, had: Token | Deny | None = None) -> Answer | Pending:
+        """Return what a request gets, at once. `had` is what its keeper has said already, after a wait."""
+        allowed = decide(peer, request, self.rules, self._signed_in)
+        if isinstance(allowed, Deny):
+            return request.user, allowed
+        account, scopes = allowed.account, allowed.scopes
+        need = Need(
+            permission_for(request.protocol, scopes) if account.preflight else "", request.min_valid, request.rejected
+        )
         try:
-            keeper = self._keeper_of(allowed.account.grant)
-            looked_into = allowed.account.preflight
-            permission = permission_for(protocol, allowed.scopes) if looked_into else ""
-            reply = await keeper.ask(allowed.scopes, permission=permission, min_valid=min_valid, rejected=rejected)
-            return _checked(reply, protocol, allowed.scopes) if looked_into else reply
+            keeper = self._keeper_of(account.grant)
+            reply = had or keeper.answer(scopes, need)
         except Exception:
-            log.exception("a keeper failed at a request", user=allowed.account.user)
-            return _BROKEN
-        finally:
-            self._waiting -= 1
+            log.exception("a keeper failed at a request", user=account.user)
+            return account.user, _BROKEN
+        if isinstance(reply, Wait):
+            return Pending(peer, request, self.rules, allowed, keeper, need)
+        # Only now: the first token and the name of who signed in may have come together.
+        user = account.user or keeper.who
+        if isinstance(reply, Deny):
+            return user, reply
+        wrong = misfit(reply.claims, request.protocol, scopes) if account.preflight else None
+        if wrong and wrong.certain:
+            # A person has to mend it: mail waits for that.
+            return user, Deny("sign-in-required", wrong.message, wrong.hint)
+        return user, reply if user else NOBODY
+
+    async def wait(self, pending: Pending) -> Answer:
+        """Wait until a request can be answered, for as long as its keeper lets a client wait."""
+        while True:
+            account = pending.allowed.account
+            if self._waiting >= MAX_WAITING:
+                return account.user or pending.keeper.who, _BUSY
+            self._waiting += 1
+            reply: Token | Deny | None
+            try:
+                reply = await pending.keeper.wait(pending.allowed.scopes, pending.need)
+            except Exception:
+                log.exception("a keeper failed at a request", user=account.user)
+                reply = _BROKEN
+            finally:
+                self._waiting -= 1
+            if pending.rules is not self.rules:
+                # A reload has replaced them meanwhile, and perhaps the keeper: the new ones decide.
+                reply = None
+            answer = self.token(pending.peer, pending.request, reply)
+            if not isinstance(answer, Pending):
+                return answer
+            pending = answer
+
+    def audit(self, peer: Peer, *, outcome: str, user: str, protocol: str, form: str) -> None:
+        """Log who asked for what and whether they got it, never the token, and keep it among the recent requests."""
+        log.info("request", outcome=outcome, user=user, protocol=protocol, form=form, uid=peer.uid, pid=peer.pid)
+        if self._recent:
+            self._recent.note(peer, outcome=outcome, user=user, protocol=protocol, form=form)
+
+    def _signed_in(self, grant: Grant) -> str:
+        return self._keeper_of(grant).who

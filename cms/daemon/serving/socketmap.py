@@ -32,6 +32,11 @@ class Query:
     table: str
     key: str
 
+    @property
+    def sender(self) -> str:
+        """The sender that Postfix asks for, "" where it asks for a host."""
+        return self.key if "@" in self.key else ""
+
 
 def take(received: bytes) -> tuple[Query | None, bytes]:
     """Return the first query in these bytes, None while it is not whole, and what comes after it. Raises BadQuery."""

@@ -8,7 +8,6 @@ import pwd
 import socket
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
-from functools import partial
 from typing import TypeAlias
 
 import trio
@@ -16,9 +15,11 @@ import trio
 from cms.config.model import Config, ConfigError, SocketSpec
 from cms.core.accounts import Grant
 from cms.core.policy import Rules
-from cms.daemon.keeper import Keeper
-from cms.daemon.serving import postfix_table, token_socket
+from cms.daemon.serving.connections import Connections
+from cms.daemon.serving.issue import Issuer, Keeper
+from cms.daemon.serving.postfix_table import PostfixTable
 from cms.daemon.serving.recent import Recent
+from cms.daemon.serving.token_socket import TokenSocket
 from cms.system.clock import Clock
 from cms.system.listener import Listener, ListenError, open_listener
 from cms.system.logs import get_logger
@@ -59,11 +60,11 @@ def _gid(name: str) -> int:
 
 
 class _Served:
-    """One socket that is being served, under rules that a reload may change."""
+    """One socket that is being served, by an issuer whose rules a reload may change."""
 
-    def __init__(self, spec: SocketSpec, rules: Rules, listening: Listener) -> None:
+    def __init__(self, spec: SocketSpec, issuer: Issuer, listening: Listener) -> None:
         self.spec = spec
-        self.rules = rules
+        self.issuer = issuer
         self.listener = listening
         self.draining = trio.Event()
         self.ended = trio.Event()
@@ -73,11 +74,6 @@ class _Served:
         same_file = self.listener.inode is None or (self.spec.mode, self.spec.group) == (spec.mode, spec.group)
         return same_file and self.spec.speaks == spec.speaks
 
-    def take(self, spec: SocketSpec, rules: Rules) -> None:
-        """Go on under another specification that the file fits."""
-        self.spec = spec
-        self.rules = rules
-
 
 class Sockets:
     """The token sockets. `open` may come before `run`, `apply` may not."""
@@ -85,14 +81,12 @@ class Sockets:
     def __init__(
         self,
         keeper_of: Callable[[Grant], Keeper],
-        names: Callable[[], Mapping[str, str]],
         clock: Clock,
         recent: Recent | None = None,
     ) -> None:
-        self._recent = recent
         self._keeper_of = keeper_of
-        self._names = names
         self._clock = clock
+        self._recent = recent
         self._served: dict[str, _Served] = {}
         self._nursery: trio.Nursery | None = None
 
@@ -132,7 +126,7 @@ class Sockets:
     async def _restore(self, path: str, listening: Listener) -> None:
         served = self._served.get(path)
         if served:
-            self._serve(_Served(served.spec, served.rules, await _open(served.spec, {}, listening)))
+            self._serve(_Served(served.spec, served.issuer, await _open(served.spec, {}, listening)))
 
     def apply(self, loaded: Loaded, opened: Mapping[str, Listener]) -> None:
         """Serve exactly the configured sockets. Those that end finish the requests that they have."""
@@ -141,9 +135,11 @@ class Sockets:
         for spec in loaded.config.sockets:
             rules = loaded.rules[spec.path]
             if spec.path in opened:
-                self._serve(_Served(spec, rules, opened[spec.path]))
+                issuer = Issuer(rules, self._keeper_of, self._recent)
+                self._serve(_Served(spec, issuer, opened[spec.path]))
             else:
-                self._served[spec.path].take(spec, rules)
+                served = self._served[spec.path]
+                served.spec, served.issuer.rules = spec, rules
 
     async def drain(self) -> None:
         """Take no more requests, and wait for those that are under way."""
@@ -161,12 +157,13 @@ class Sockets:
         self._nursery.start_soon(self._run_one, served)
 
     async def _run_one(self, served: _Served) -> None:
-        serve = (
-            postfix_table.serve if served.spec.speaks == "postfix" else partial(token_socket.serve, clock=self._clock)
-        )
-        serve = partial(serve, draining=served.draining, recent=self._recent)
+        connections: Connections
+        if served.spec.speaks == "postfix":
+            connections = PostfixTable(served.listener, served.issuer)
+        else:
+            connections = TokenSocket(served.listener, served.issuer, self._clock)
         try:
-            await serve(served.listener, lambda: served.rules, self._keeper_of, self._names)
+            await connections.run(served.draining)
         finally:
             served.ended.set()
 

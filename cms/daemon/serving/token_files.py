@@ -20,7 +20,7 @@ from cms.config.model import FileSpec
 from cms.core.accounts import Grant
 from cms.core.lifecycle import Life, Token, usable
 from cms.core.preflight import fits
-from cms.daemon.keeper import Keeper
+from cms.daemon.serving.issue import Keeper
 from cms.system.clock import Clock
 from cms.system.logs import get_logger
 from cms_oauth import sasl

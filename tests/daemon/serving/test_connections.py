@@ -1,121 +1,240 @@
-"""Connections: capped while they rest, ended one by one, and drained."""
+"""Connections of both kinds of socket: admitted, evicted, ended in time and drained, each without harm to the others."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import os
+import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
-from support.trio_run import in_trio
+from support.keeper import token
+from support.sockets import KINDS, Kind, read_all, serving
+from support.trio_run import in_trio, in_trio_jumps, jump
 
+from cms.core.policy import Peer, Rules
 from cms.daemon.serving import connections
-from cms.daemon.serving.connections import Connection, Connections
-from cms.system.listener import open_listener
+from cms.daemon.serving.connections import REPLY_SECONDS
+from cms_oauth import wire
 
+pytestmark = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 
-class Echo:
-    """Gives back each byte as a request of its own; an `!` fails."""
-
-    def __init__(self) -> None:
-        self.connections: Connections
-        self.turned_away = 0
-
-    async def converse(self, connection: Connection) -> None:
-        while chunk := await connection.sock.recv(1):
-            if chunk == b"!":
-                raise RuntimeError("bug")
-            if not self.connections.begin(connection):
-                self.turned_away += 1
-                return
-            await connection.send(chunk)
-            if not self.connections.rest(connection):
-                return
-
-
-@asynccontextmanager
-async def serving(folder: Path) -> AsyncIterator[tuple[Echo, Callable[[], Awaitable[trio.SocketStream]], trio.Event]]:
-    """Serve echoes; yield the server, what connects to it, and what drains it."""
-    echo, draining, path = Echo(), trio.Event(), str(folder / "echo.sock")
-    echo.connections = Connections(await open_listener(path, 0o600), echo.converse)
-    clients: list[trio.SocketStream] = []
-
-    async def connect() -> trio.SocketStream:
-        clients.append(await trio.open_unix_socket(path))
-        await trio.testing.wait_all_tasks_blocked()
-        return clients[-1]
-
-    async def run(*, task_status: trio.TaskStatus[None]) -> None:
-        await echo.connections.run(draining, task_status=task_status)
-
-    async with trio.open_nursery() as nursery:
-        await nursery.start(run)
-        yield echo, connect, draining
-        for client in clients:
-            await trio.aclose_forcefully(client)
-        nursery.cancel_scope.cancel()
-
-
-async def said(client: trio.SocketStream) -> bytes:
-    """Return all that comes until the end."""
-    return b"".join([bytes(chunk) async for chunk in client])
+# A reply that no socket takes in one piece.
+LARGE = "x" * (4 * 1024 * 1024)
 
 
 @in_trio
-async def test_the_one_that_rested_longest_makes_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection that has just had its answer is the youngest again."""
-    monkeypatch.setattr(connections, "MAX_RESTING", 2)
-    async with serving(tmp_path) as (echo, connect, _):
-        first, second = await connect(), await connect()
-        await first.send_all(b"x")
-        answered = bytes(await first.receive_some())
-        await trio.testing.wait_all_tasks_blocked()
-        await connect()
-        ended = await said(second)
-        resting = len(echo.connections.resting)
+async def test_a_peer_that_may_not_ask_is_turned_away_unread(
+    tmp_path: Path, kind: Kind, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connection ends before a byte is read, and the log has it."""
+    judged: list[tuple[int, Rules]] = []
 
-    assert (b"x", b"", 2) == (answered, ended, resting)
+    def admits(peer: Peer, rules: Rules) -> bool:
+        judged.append((peer.uid, rules))
+        return False
+
+    # Tests may run as root, whom every rule admits: the rule itself is the fake here.
+    monkeypatch.setattr(connections, "admits", admits)
+    async with serving(tmp_path, kind) as served:
+        said = await read_all(await served.connect())
+
+        assert (b"", [(os.getuid(), served.issuer.rules)]) == (said, judged)
+        assert ["denied"] == served.outcomes
+    assert "denied" in capsys.readouterr().out
 
 
 @in_trio
-async def test_a_fault_ends_one_connection(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The log has it, and others go on."""
-    async with serving(tmp_path) as (echo, connect, _):
-        bad, good = await connect(), await connect()
-        await bad.send_all(b"!")
-        ended = await said(bad)
-        await good.send_all(b"x")
-        answered = bytes(await good.receive_some())
-        await trio.testing.wait_all_tasks_blocked()
-        resting = len(echo.connections.resting)
+async def test_a_look_at_the_socket_is_nothing(tmp_path: Path, kind: Kind, capsys: pytest.CaptureFixture[str]) -> None:
+    """Connecting and leaving again is no request, and no line in the log."""
+    async with serving(tmp_path, kind) as served:
+        assert b"" == await served.ask(b"")
 
-    assert (b"", b"x", 1) == (ended, answered, resting)
+        assert [] == served.outcomes
+    assert "request" not in capsys.readouterr().out
+
+
+@in_trio
+async def test_a_request_that_comes_in_pieces_is_one(tmp_path: Path, kind: Kind) -> None:
+    """A slow writer is waited for."""
+    async with serving(tmp_path, kind) as served:
+        client = await served.connect()
+        request = kind.request()
+        for piece in (request[:2], request[2:7], request[7:-1], request[-1:]):
+            await client.send_all(piece)
+            await trio.testing.wait_all_tasks_blocked()
+        await client.send_eof()
+
+        assert kind.granted() == await read_all(client)
+
+
+@in_trio
+async def test_a_fault_of_one_connection_ends_with_it(
+    tmp_path: Path, kind: Kind, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever goes wrong at one connection, the log has it and the next is served."""
+    async with serving(tmp_path, kind) as served:
+        with monkeypatch.context() as patch:
+            patch.delattr(served.issuer, "rules")
+            lost = await served.ask(kind.request())
+        good = await served.ask(kind.request())
+        await trio.testing.wait_all_tasks_blocked()
+        idle = len(served.connections.idle)
+
+    assert (b"", kind.granted(), 0) == (lost, good, idle)
     assert "a request failed" in capsys.readouterr().out
 
 
 @in_trio
-async def test_one_that_was_told_to_make_room_is_not_answered(tmp_path: Path) -> None:
-    """Its last bytes came at that very moment: it stays unanswered, not half answered."""
-    async with serving(tmp_path) as (echo, connect, _):
-        client = await connect()
-        (connection,) = echo.connections.resting
-        del echo.connections.resting[connection]
-        await client.send_all(b"x")
-        ended = await said(client)
+async def test_a_client_that_leaves_early_is_nothing(
+    tmp_path: Path, kind: Kind, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A reply that its client no longer reads is no event; the audit line has it as granted."""
+    async with serving(tmp_path, kind) as served:
+        served.keeper.open = trio.Event()
+        client = await served.connect(kind.request())
+        await trio.testing.wait_all_tasks_blocked()
+        await client.aclose()
+        served.keeper.open.set()
+        await trio.testing.wait_all_tasks_blocked()
 
-    assert (b"", 1) == (ended, echo.turned_away)
+        assert ["granted"] == served.outcomes
+    assert "failed" not in capsys.readouterr().out
 
 
 @in_trio
-async def test_draining_ends_what_rests(tmp_path: Path) -> None:
-    """No connection is taken any more, and the socket's file is gone."""
-    async with serving(tmp_path) as (_, connect, draining):
-        client = await connect()
-        draining.set()
-        ended = await said(client)
-        with pytest.raises(OSError, match="No such file"):
-            await connect()
+async def test_an_endless_request_costs_no_memory(tmp_path: Path, kind: Kind) -> None:
+    """After a byte too many the connection is dropped, however much is to come."""
+    async with serving(tmp_path, kind) as served:
+        client = await served.connect()
+        with pytest.raises(trio.BrokenResourceError):
+            await client.send_all(b"S" * 64 * 1024 * 1024)
+        await trio.testing.wait_all_tasks_blocked()
 
-    assert b"" == ended
+        assert ["bad-request"] == served.outcomes
+
+
+# --- eviction ---
+
+
+@in_trio
+async def test_a_thousand_silent_clients_keep_no_other_waiting(tmp_path: Path, kind: Kind) -> None:
+    """The oldest that have said nothing make room; the 1,001st is served at once."""
+    async with serving(tmp_path, kind) as served:
+        for _ in range(1000):
+            await served.connect()
+        with trio.fail_after(2):
+            said = await served.ask(kind.request())
+        await trio.testing.wait_all_tasks_blocked()
+        open_now = [client for client in served.clients if client.socket.fileno() >= 0 and not at_end(client)]
+
+    assert kind.granted() == said
+    assert connections.MAX_IDLE - 1 <= len(open_now) <= connections.MAX_IDLE
+
+
+def at_end(client: trio.SocketStream) -> bool:
+    """Whether the daemon has closed this connection."""
+    with socket.socket(fileno=os.dup(client.socket.fileno())) as plain:
+        plain.setblocking(False)
+        try:
+            return plain.recv(1, socket.MSG_PEEK) == b""
+        except BlockingIOError:
+            return False
+
+
+@in_trio
+async def test_a_full_request_is_never_evicted(tmp_path: Path, kind: Kind) -> None:
+    """Requests that wait for a token get it, whatever comes after them."""
+    async with serving(tmp_path, kind) as served:
+        served.keeper.open = trio.Event()
+        waiting = [await served.connect(kind.request()) for _ in range(20)]
+        for client in waiting:
+            await client.send_eof()
+        await trio.testing.wait_all_tasks_blocked()
+        for _ in range(connections.MAX_IDLE + 50):
+            await served.connect()
+        await trio.testing.wait_all_tasks_blocked()
+        served.keeper.open.set()
+        said = {await read_all(client) for client in waiting}
+
+    assert {kind.granted()} == said
+
+
+@in_trio
+async def test_one_that_is_evicted_as_its_request_comes_is_not_answered(tmp_path: Path, kind: Kind) -> None:
+    """It stays unanswered, not half answered."""
+    async with serving(tmp_path, kind) as served:
+        client = await served.connect()
+        await trio.testing.wait_all_tasks_blocked()
+        served.connections.idle.clear()
+        await client.send_all(kind.request())
+        said = await read_all(client)
+
+        assert (b"", [], []) == (said, served.keeper.asked, served.outcomes)
+
+
+# --- deadlines ---
+
+
+@in_trio_jumps
+async def test_a_request_that_does_not_come_to_its_end_is_dropped(tmp_path: Path, kind: Kind) -> None:
+    """It has five seconds."""
+    async with serving(tmp_path, kind) as served:
+        client = await served.connect(kind.request()[:3])
+        await trio.testing.wait_all_tasks_blocked()
+        jump(wire.REQUEST_SECONDS - 0.5)
+        await trio.testing.wait_all_tasks_blocked()
+        early = at_end(client)
+        jump(0.5)
+        said = await read_all(client)
+
+        assert (False, b"", []) == (early, said, served.outcomes)
+
+
+@in_trio_jumps
+async def test_a_client_that_does_not_read_is_dropped(tmp_path: Path, kind: Kind) -> None:
+    """A reply that is not taken in time is given up."""
+    async with serving(tmp_path, kind) as served:
+        served.keeper.reply = replace(token(), secret=LARGE)
+        client = await served.connect(kind.request())
+        await trio.testing.wait_all_tasks_blocked()
+        jump(wire.WAIT_SECONDS + REPLY_SECONDS - 0.5)
+        await trio.testing.wait_all_tasks_blocked()
+        early = list(served.outcomes)
+        jump(0.5)
+        await trio.testing.wait_all_tasks_blocked()
+        said = await read_all(client)
+
+        assert ([], ["granted"]) == (early, served.outcomes)
+        assert 0 < len(said) < len(LARGE)
+
+
+@in_trio
+async def test_a_reply_in_many_pieces_is_whole(tmp_path: Path, kind: Kind) -> None:
+    """A socket may take less than it is given."""
+    async with serving(tmp_path, kind) as served:
+        served.keeper.reply = replace(token(), secret=LARGE)
+
+        assert kind.granted(secret=LARGE) == await served.ask(kind.request())
+
+
+# --- draining ---
+
+
+@in_trio
+async def test_draining_answers_what_is_full_and_nothing_else(tmp_path: Path, kind: Kind) -> None:
+    """No connection is accepted any more, idle ones are dropped, and the last answer is still given."""
+    async with serving(tmp_path, kind) as served:
+        served.keeper.open = trio.Event()
+        waiting, idle = await served.connect(kind.request()), await served.connect()
+        await trio.testing.wait_all_tasks_blocked()
+        served.draining.set()
+
+        assert b"" == await read_all(idle)
+        assert not os.path.lexists(served.path)
+        assert not served.ended.is_set()
+        served.keeper.open.set()
+        assert kind.granted() == await read_all(waiting)
+        await served.ended.wait()

@@ -1,80 +1,263 @@
-"""The way to the keepers: bounded, and unharmed by what a keeper does."""
+"""A request is told by one function: bounded, by the rules of the moment, and unharmed by what a keeper does."""
 
 from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
-from support.keeper import SCOPES, SECRET, FakeKeeper
-from support.trio_run import in_trio
+from support.keeper import SCOPES, SECRET, FakeKeeper, token
+from support.sockets import GRANT, KINDS, NAMELESS, RULES, A, B, Kind, read_all, serving
+from support.trio_run import in_trio, until
 
-from cms.core.accounts import Account, Grant
-from cms.core.lifecycle import Deny, Token
-from cms.core.policy import Allow
+from cms.core.accounts import Grant
+from cms.core.lifecycle import Deny, Need
+from cms.core.policy import Peer
 from cms.daemon.serving import issue
-from cms.daemon.serving.issue import Teller
+from cms.daemon.serving.issue import Answer, Issuer, Pending
+from cms_oauth.wire import Request
 
-GRANT = Grant("https://login.example.test/common", "client", "a@example.test", (SCOPES,))
-ALLOWED = Allow(Account("a@example.test", GRANT, {"SMTP": SCOPES}), SCOPES)
+both_kinds = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+
+PEER = Peer(7, os.getuid(), 100)
+REQUEST = Request("SMTP", user="a@example.test")
+
+
+def code(answer: Answer | Pending) -> str:
+    """Return how a request ends."""
+    if isinstance(answer, Pending):
+        return "pending"
+    return answer[1].code if isinstance(answer[1], Deny) else "granted"
+
+
+def keeping(**options: object) -> FakeKeeper:
+    """A keeper that answers at once."""
+    keeper = FakeKeeper(**options)  # type: ignore[arg-type]  # by name
+    keeper.open.set()
+    return keeper
+
+
+# --- at once ---
 
 
 @in_trio
 async def test_a_keeper_is_asked_for_what_was_allowed() -> None:
     """The keeper of the account's Grant, for the scopes of the decision, with what the client asked for."""
-    keeper, asked = FakeKeeper(), list[Grant]()
-    keeper.open.set()
+    keeper, asked = keeping(), list[Grant]()
 
     def keeper_of(grant: Grant) -> FakeKeeper:
         asked.append(grant)
         return keeper
 
-    token = await Teller(keeper_of).token(ALLOWED, "SMTP", min_valid=900, rejected="0123456789abcdef")
+    answer = Issuer(RULES, keeper_of).token(PEER, Request("SMTP", "json", "a@example.test", 900, "0123456789abcdef"))
 
-    assert isinstance(token, Token)
-    assert (SECRET, [GRANT]) == (token.secret, asked)
-    assert ([(SCOPES, 900, "0123456789abcdef")], ["SMTP.Send"]) == (keeper.asked, keeper.permissions)
+    assert (A.user, keeper.reply) == answer
+    assert ([GRANT], [(SCOPES, Need("SMTP.Send", 900, "0123456789abcdef"))]) == (asked, keeper.asked)
 
 
 @in_trio
 async def test_a_protocol_of_ones_own_is_known_by_its_scopes() -> None:
     """Its token must grant what the configuration asks for."""
-    keeper = FakeKeeper()
-    keeper.open.set()
-    await Teller(lambda _grant: keeper).token(ALLOWED, "GRAPH")
+    keeper = keeping()
+    rules = replace(RULES, accounts=(replace(A, scopes={"GRAPH": SCOPES}),), protocols=("GRAPH",))
+    Issuer(rules, lambda _grant: keeper).token(PEER, Request("GRAPH"))
 
-    assert ["SMTP.Send"] == keeper.permissions
-
-
-@in_trio
-async def test_no_more_than_so_many_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those beyond are told to come again, and when there is room they may."""
-    monkeypatch.setattr(issue, "MAX_WAITING", 2)
-    keeper = FakeKeeper()
-    one = Teller(lambda _grant: keeper)
-    replies: list[Token | Deny] = []
-
-    async def ask() -> None:
-        replies.append(await one.token(ALLOWED, "SMTP"))
-
-    async with trio.open_nursery() as nursery:
-        for _ in range(3):
-            nursery.start_soon(ask)
-        await trio.testing.wait_all_tasks_blocked()
-        (refused,) = replies
-        keeper.open.set()
-    after = await one.token(ALLOWED, "SMTP")
-
-    assert isinstance(refused, Deny)
-    assert ("busy", 3) == (refused.code, len(replies))
-    assert isinstance(after, Token)
+    assert [(SCOPES, Need("SMTP.Send"))] == keeper.asked
 
 
 @in_trio
-async def test_a_keepers_bug_is_a_refusal(capsys: pytest.CaptureFixture[str]) -> None:
-    """The client is told that cms failed, the log has the traceback, and the place is free again."""
-    keeper = FakeKeeper(fails=RuntimeError("bug"))
-    one = Teller(lambda _grant: keeper)
-    replies = [await one.token(ALLOWED, "SMTP") for _ in range(issue.MAX_WAITING + 1)]
+async def test_what_may_not_be_had_asks_no_keeper() -> None:
+    """A peer that may not ask, an unknown user and an unknown protocol are refused by the rules alone."""
+    keeper = keeping()
+    issuer = Issuer(replace(RULES, owner=1, users=frozenset()), lambda _grant: keeper)
+    stranger = issuer.token(Peer(1, 4242, 4242), REQUEST)
+    issuer.rules = RULES
+    others = [issuer.token(PEER, Request("SMTP", user="b@example.test")), issuer.token(PEER, Request("POP"))]
 
-    assert {"unavailable"} == {reply.code for reply in replies if isinstance(reply, Deny)}
+    assert ["denied", "unknown-account", "unknown-protocol"] == [code(each) for each in (stranger, *others)]
+    assert [] == keeper.asked
+
+
+@both_kinds
+@in_trio
+async def test_the_user_is_the_configured_spelling(tmp_path: Path, kind: Kind) -> None:
+    """Whatever the letters of the request."""
+    async with serving(tmp_path, kind, replace(RULES, accounts=(A, B))) as served:
+        said = [await served.ask(kind.request(user)) for user in ("a@EXAMPLE.test", "B@example.test")]
+
+    assert [kind.granted(), kind.granted("b@example.test")] == said
+
+
+@both_kinds
+@in_trio
+async def test_an_account_without_a_user_goes_by_who_signed_in(tmp_path: Path, kind: Kind) -> None:
+    """It is found by the name that the provider reported, and by none where it is the only account."""
+    async with serving(tmp_path, kind, replace(RULES, accounts=(NAMELESS,))) as served:
+        served.keeper.who = "Who@example.test"
+        said = [await served.ask(kind.request(user)) for user in ("who@example.test", "")]
+
+    assert [kind.granted("Who@example.test")] * 2 == said
+
+
+@both_kinds
+@in_trio
+async def test_a_token_is_never_given_without_a_user(tmp_path: Path, kind: Kind) -> None:
+    """The first token and the name come together; as long as there is no name there is no token."""
+    async with serving(tmp_path, kind, replace(RULES, accounts=(NAMELESS,))) as served:
+        without = await served.ask(kind.request(""))
+        served.keeper.open = trio.Event()
+        client = await served.connect(kind.request(""))
+        await client.send_eof()
+        await until(lambda: len(served.keeper.asked) == 2)
+        served.keeper.who = "who@example.test"
+        served.keeper.open.set()
+
+        assert SECRET.encode() not in without
+        assert kind.granted("who@example.test") == await read_all(client)
+        assert ["sign-in-required", "granted"] == served.outcomes
+
+
+@both_kinds
+@in_trio
+async def test_a_keepers_refusal_gives_no_token(tmp_path: Path, kind: Kind) -> None:
+    """Its code is in the log."""
+    async with serving(tmp_path, kind) as served:
+        served.keeper.reply = Deny("locked", "the keyring is locked", "unlock it")
+
+        assert SECRET.encode() not in await served.ask(kind.request())
+        assert ["locked"] == served.outcomes
+
+
+@both_kinds
+@pytest.mark.parametrize("waits", [False, True], ids=["at once", "while it waits"])
+@in_trio
+async def test_a_keepers_bug_is_a_refusal(
+    tmp_path: Path, kind: Kind, capsys: pytest.CaptureFixture[str], *, waits: bool
+) -> None:
+    """The client is told that cms failed, the log has the traceback, and others are served on."""
+    async with serving(tmp_path, kind) as served:
+        served.keeper.fails = None if waits else RuntimeError("bug")
+        served.keeper.open = trio.Event()
+        client = await served.connect(kind.request())
+        await client.send_eof()
+        await until(lambda: served.keeper.asked)
+        served.keeper.fails = RuntimeError("bug")
+        served.keeper.open.set()
+        said = await read_all(client)
+        served.keeper.fails = None
+
+        assert SECRET.encode() not in said
+        assert kind.granted() == await served.ask(kind.request())
+        assert ["unavailable", "granted"] == served.outcomes
     assert "a keeper failed at a request" in capsys.readouterr().out
+
+
+@both_kinds
+@in_trio
+async def test_the_audit_line_has_who_and_what_and_no_token(
+    tmp_path: Path, kind: Kind, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line for each request: uid, pid, protocol, outcome, and whose token it was though no user was named."""
+    async with serving(tmp_path, kind) as served:
+        await served.ask(kind.request(""))
+        await served.ask(kind.request("b@example.test"))
+    lines = [line for line in capsys.readouterr().out.splitlines() if "request" in line]
+
+    assert 2 == len(lines)
+    for word in ("granted", "A@example.test", "SMTP", kind.name, str(os.getuid()), str(os.getpid())):
+        assert word in lines[0]
+    assert "unknown-account" in lines[1]
+    assert SECRET not in "".join(lines)
+
+
+# --- after a wait ---
+
+
+@both_kinds
+@in_trio
+async def test_no_more_than_so_many_wait(tmp_path: Path, kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those beyond are told at once to come again; when there is room they may, and a held token needs no room."""
+    monkeypatch.setattr(issue, "MAX_WAITING", 2)
+    async with serving(tmp_path, kind) as served:
+        served.keeper.open = trio.Event()
+        waiting = [await served.connect(kind.request()) for _ in range(2)]
+        await trio.testing.wait_all_tasks_blocked()
+        refused = await served.ask(kind.request())
+        waits, served.keeper = served.keeper, keeping()
+        held = await served.ask(kind.request())
+        served.keeper = waits
+        for client in waiting:
+            await client.send_eof()
+        waits.open.set()
+        said = [await read_all(client) for client in waiting]
+
+        assert (False, kind.granted()) == (SECRET.encode() in refused, held)
+        assert [kind.granted()] * 2 == said
+        assert ["busy", "granted", "granted", "granted"] == served.outcomes
+
+
+@in_trio
+async def test_a_place_is_free_again_after_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever ends a wait."""
+    monkeypatch.setattr(issue, "MAX_WAITING", 1)
+    keeper = FakeKeeper()
+    issuer = Issuer(RULES, lambda _grant: keeper)
+    pending = issuer.token(PEER, REQUEST)
+    assert isinstance(pending, Pending)
+    keeper.fails = RuntimeError("bug")
+    keeper.open.set()
+
+    assert ["unavailable"] * 3 == [code(await issuer.wait(pending)) for _ in range(3)]
+
+
+@both_kinds
+@in_trio
+async def test_a_request_is_judged_by_the_rules_of_its_moment(tmp_path: Path, kind: Kind) -> None:
+    """An account that a reload has taken away between connecting and asking is unknown, and nothing fails."""
+    async with serving(tmp_path, kind) as served:
+        request = kind.request()
+        client = await served.connect(request[:5])
+        await trio.testing.wait_all_tasks_blocked()
+        served.issuer.rules = replace(RULES, accounts=(B,))
+        await client.send_all(request[5:])
+        await client.send_eof()
+
+        assert SECRET.encode() not in await read_all(client)
+        assert (["unknown-account"], []) == (served.outcomes, served.keeper.asked)
+
+
+@both_kinds
+@in_trio
+async def test_who_waits_over_a_reload_is_answered_by_the_new_rules(tmp_path: Path, kind: Kind) -> None:
+    """A refusal under a configuration that is replaced meanwhile is not passed on: the question is put again."""
+    async with serving(tmp_path, kind) as served:
+        served.keeper.open = trio.Event()
+        served.keeper.reply = Deny("unavailable", "the configuration has changed", "ask again")
+        served.keeper.after = [token()]
+        client = await served.connect(kind.request())
+        await client.send_eof()
+        await until(lambda: served.keeper.asked)
+        served.issuer.rules = replace(RULES)
+        served.keeper.open.set()
+
+        assert kind.granted() == await read_all(client)
+        assert (["granted"], 2) == (served.outcomes, len(served.keeper.asked))
+
+
+@both_kinds
+@in_trio
+async def test_who_may_ask_no_more_gets_no_token_that_was_waited_for(tmp_path: Path, kind: Kind) -> None:
+    """A reload that takes an account away takes it from those who wait, too."""
+    async with serving(tmp_path, kind) as served:
+        served.keeper.open = trio.Event()
+        client = await served.connect(kind.request())
+        await client.send_eof()
+        await until(lambda: served.keeper.asked)
+        served.issuer.rules = replace(RULES, accounts=(B,))
+        served.keeper.open.set()
+
+        assert SECRET.encode() not in await read_all(client)
+        assert ["unknown-account"] == served.outcomes

@@ -1,0 +1,131 @@
+"""A socket that is served over a keeper that a test plays, and how a client of either kind of socket asks it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import trio
+
+from cms.core.accounts import Account, Grant
+from cms.core.policy import Rules
+from cms.daemon.serving import socketmap
+from cms.daemon.serving.connections import Connections
+from cms.daemon.serving.issue import Issuer
+from cms.daemon.serving.postfix_table import PostfixTable
+from cms.daemon.serving.recent import Recent
+from cms.daemon.serving.token_socket import TokenSocket
+from cms.system.clock import Clock
+from cms.system.listener import Listener, open_listener
+from support.keeper import SCOPES, SECRET, FakeKeeper
+
+GRANT = Grant("https://login.example.test/common", "client", "a@example.test", (SCOPES,))
+A = Account("A@example.test", GRANT, {"SMTP": SCOPES})
+B = Account("b@example.test", replace(GRANT, login="b@example.test"), {"SMTP": SCOPES})
+# The account of the user who signs in, whoever that is.
+NAMELESS = Account("", replace(GRANT, login=""), {"SMTP": SCOPES})
+RULES = Rules(os.getuid(), (A,), ("SMTP",))
+
+
+class Stopped(Clock):
+    """Ten minutes after the token was issued, for ever."""
+
+    def boot(self) -> float:
+        return 10_600.0
+
+    def wall(self) -> float:
+        return 1_700_000_600.0
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How one kind of socket is served and asked."""
+
+    name: str
+
+    def serve(self, listener: Listener, issuer: Issuer) -> Connections:
+        if self.name == "postfix":
+            return PostfixTable(listener, issuer)
+        return TokenSocket(listener, issuer, Stopped())
+
+    def request(self, user: str = "a@example.test") -> bytes:
+        """Return a request for a user's token, "" for none in particular."""
+        if self.name == "postfix":
+            return socketmap.query("cms", user or "[smtp.example.test]:587")
+        return f"SMTP,token {user}".strip().encode() + b"\n"
+
+    def granted(self, user: str = A.user, secret: str = SECRET) -> bytes:
+        """Return the reply with a user's token."""
+        return socketmap.found(user, secret) if self.name == "postfix" else secret.encode()
+
+
+TOKEN, POSTFIX = Kind("token"), Kind("postfix")
+KINDS = (TOKEN, POSTFIX)
+
+
+@dataclass
+class Served:
+    """One socket, and its clients."""
+
+    kind: Kind
+    path: str
+    keeper: FakeKeeper
+    issuer: Issuer
+    recent: Recent
+    connections: Connections
+    draining: trio.Event = field(default_factory=trio.Event)
+    ended: trio.Event = field(default_factory=trio.Event)
+    clients: list[trio.SocketStream] = field(default_factory=list)
+
+    async def connect(self, sent: bytes = b"") -> trio.SocketStream:
+        """Connect, and send this."""
+        self.clients.append(await trio.open_unix_socket(self.path))
+        await self.clients[-1].send_all(sent)
+        return self.clients[-1]
+
+    async def ask(self, request: bytes) -> bytes:
+        """Return all that a client is told that sends this and closes its writing side."""
+        client = await self.connect(request)
+        await client.send_eof()
+        return await read_all(client)
+
+    @property
+    def outcomes(self) -> list[str]:
+        """How the requests so far ended, in their order: the last ones, as the status has them."""
+        return [each["outcome"] for each in reversed(self.recent.as_data(0.0))]
+
+
+async def read_all(client: trio.SocketStream) -> bytes:
+    """Return what comes until the daemon closes, or resets, the connection."""
+    said = b""
+    try:
+        while chunk := await client.receive_some():
+            said += chunk
+    except trio.BrokenResourceError:
+        pass
+    await client.aclose()
+    return said
+
+
+@asynccontextmanager
+async def serving(folder: Path, kind: Kind = TOKEN, rules: Rules = RULES) -> AsyncIterator[Served]:
+    """Serve a socket; the keeper answers at once unless a test gives it another event."""
+    path, keeper, recent = str(folder / "cms.sock"), FakeKeeper(), Recent(Stopped().boot)
+    keeper.open.set()
+    issuer = Issuer(rules, lambda _grant: served.keeper, recent)
+    connections = kind.serve(await open_listener(path, 0o600), issuer)
+    served = Served(kind, path, keeper, issuer, recent, connections)
+
+    async def run(*, task_status: trio.TaskStatus[None]) -> None:
+        await connections.run(served.draining, task_status=task_status)
+        served.ended.set()
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(run)
+        yield served
+        for client in served.clients:
+            await trio.aclose_forcefully(client)
+        nursery.cancel_scope.cancel()
