@@ -184,40 +184,54 @@ class Ending:
 
 
 @dataclass(frozen=True, slots=True)
+class SignInFacts:
+    """What is known of a sign-in beside its tokens. Times are Unix times, 0 for unknown or none.
+
+    - `who`: the user name that the provider reported.
+    - `persisted`: False if the sign-in is in the worker's memory only, None before any worker has said.
+    - `key_from`: in words, where the vault's key comes from.
+    - `given_at`, `redeemed_at`: when the person signed in, and when that last gave a token.
+    - `endings`: how earlier sign-ins of the same person ended.
+    - `credential_expires`: when the application's certificate ends.
+    """
+
+    who: str = ""
+    persisted: bool | None = True
+    key_from: str = ""
+    given_at: float = 0.0
+    redeemed_at: float = 0.0
+    endings: tuple[Ending, ...] = ()
+    credential_expires: float = 0.0
+
+
+# Before a worker has said anything.
+NOTHING_KNOWN = SignInFacts(persisted=None)
+
+
+@dataclass(frozen=True, slots=True)
 class Granted:
     """The provider gave a token. `issued` is the boot-clock moment at which its answer arrived, `expires_in` seconds.
 
-    By the time this is seen, a rotated refresh token is on disk. `persisted` is False in memory-only mode; `key_from`
-    says in words where the vault's key comes from. `who` is the user name that the provider reported. `given_at` is
-    when the sign-in behind it was given, as Unix time, 0 for one without a person; `endings` are those before it.
-    `credential_expires` is the Unix time at which the application's certificate ends, 0 for none.
+    By the time this is seen, a rotated refresh token is on disk.
     """
 
     secret: str = field(repr=False)
     issued: float
     expires_in: float
     scopes: tuple[str, ...] = ()
-    persisted: bool = True
-    key_from: str = ""
-    who: str = ""
-    given_at: float = 0.0
-    endings: tuple[Ending, ...] = ()
-    credential_expires: float = 0.0
+    sign_in: SignInFacts = SignInFacts()
 
 
 @dataclass(frozen=True, slots=True)
 class Transient:
     """No token this time; the sign-in may be as good as ever. `retry_after` is in seconds, 0 when nobody named one.
 
-    `given_at`, `redeemed_at` and `endings` are what is known of the sign-in: when it was given and when it last gave a
-    token, as Unix times, 0 for unknown, and how those before it ended.
+    `sign_in` has what is known without a token: `given_at`, `redeemed_at` and `endings`.
     """
 
     trouble: Trouble
     retry_after: float = 0.0
-    given_at: float = 0.0
-    redeemed_at: float = 0.0
-    endings: tuple[Ending, ...] = ()
+    sign_in: SignInFacts = SignInFacts()
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from cms.core.forecast import Forecast
-from cms.core.lifecycle import Failing, Life, NeedsSignIn, Phase, Settled
+from cms.core.lifecycle import NOTHING_KNOWN, Failing, Life, NeedsSignIn, Phase, Settled, SignInFacts
 
 # Networks come and go, and a token lasts through many minutes of that. Nobody is told of an outage shorter than this.
 GRACE_SECONDS = 10 * 60.0
@@ -86,8 +86,7 @@ class Remark:
 class Facts:
     """What is true of one sign-in now. `prompt_hint`, `url`, `code` and `page` are as in `Notice`, "" while none waits.
 
-    `given_at` is when the sign-in was given, as Unix time, 0 for unknown. `warn_at` is the boot-clock moment from which
-    `forecast` is to be told.
+    `warn_at` is the boot-clock moment from which `forecast` is to be told.
     """
 
     account: str
@@ -97,7 +96,7 @@ class Facts:
     url: str = ""
     code: str = ""
     page: str = ""
-    given_at: float = 0.0
+    sign_in: SignInFacts = NOTHING_KNOWN
     forecast: Forecast | None = None
     warn_at: float = math.inf
     remarks: tuple[Remark, ...] = ()
@@ -144,7 +143,7 @@ _SIGNED_IN = "the sign-in gave a token"
 
 def first_heard(facts: Facts) -> Heard:
     """Return where a hook begins that has been told nothing: tokens and sign-ins that are there are no news."""
-    return Heard(newest=facts.newest, given_at=facts.given_at)
+    return Heard(newest=facts.newest, given_at=facts.sign_in.given_at)
 
 
 def hear(hook: Hook, heard: Heard, facts: Facts, now: float) -> Hearing:
@@ -165,7 +164,7 @@ def _good_news(heard: Heard, facts: Facts) -> list[Notice]:
     told = []
     if ended and heard.event != "sign-in-required":
         told.append(Notice("recovered", facts.account, _RECOVERED))
-    if (ended and heard.event == "sign-in-required") or 0 < heard.given_at < facts.given_at:
+    if (ended and heard.event == "sign-in-required") or 0 < heard.given_at < facts.sign_in.given_at:
         told.append(Notice("signed-in", facts.account, _SIGNED_IN))
     if facts.newest > heard.newest:
         told.append(Notice("refreshed", facts.account, "there is a new token"))
@@ -183,7 +182,7 @@ def _settled(heard: Heard, facts: Facts) -> Heard:
     known = replace(
         heard,
         newest=max(heard.newest, facts.newest),
-        given_at=facts.given_at or heard.given_at,
+        given_at=facts.sign_in.given_at or heard.given_at,
         url=heard.url if facts.url else "",
     )
     return replace(known, event="", since=0.0, at=0.0, reason="") if _ended(heard, facts) else known
@@ -195,7 +194,7 @@ def _bad_news(hook: Hook, heard: Heard, facts: Facts, trouble: _Standing | None,
     if hook.prompts and facts.url not in ("", heard.url):
         return _prompt(facts, trouble.trouble.message if trouble else "a sign-in waits for a person")
     idle = not trouble and not facts.url
-    if idle and facts.forecast and now >= facts.warn_at and heard.warned != facts.given_at:
+    if idle and facts.forecast and now >= facts.warn_at and heard.warned != facts.sign_in.given_at:
         return _foretold(facts, facts.forecast)
     return None
 
@@ -211,7 +210,7 @@ def _told_of(heard: Heard, bad: Notice | None, facts: Facts, trouble: _Standing 
     if bad is None:
         return heard
     if bad.event == "sign-in-due":
-        return replace(heard, warned=facts.given_at)
+        return replace(heard, warned=facts.sign_in.given_at)
     heard = replace(heard, url=facts.url)
     if trouble is None:
         return heard
@@ -223,7 +222,7 @@ def _told_of(heard: Heard, bad: Notice | None, facts: Facts, trouble: _Standing 
 def _again(hook: Hook, heard: Heard, facts: Facts, now: float) -> float:
     """Return when there may be something to tell that no change of the facts announces."""
     lasting = [life.phase.since + hook.grace for life in facts.lives if isinstance(life.phase, Failing)]
-    warning = facts.warn_at if facts.forecast and heard.warned != facts.given_at else math.inf
+    warning = facts.warn_at if facts.forecast and heard.warned != facts.sign_in.given_at else math.inf
     return min((when for when in (*lasting, warning, _reminder(hook, heard)) if when > now), default=math.inf)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from cms.core.accounts import Account, Scopes, StoredSignIn, permission_for, uncovered
 from cms.core.forecast import Forecast, warned_at
-from cms.core.lifecycle import Failing, Life, NeedsSignIn, Settled, covers, usable
+from cms.core.lifecycle import NOTHING_KNOWN, Failing, Life, NeedsSignIn, Settled, SignInFacts, covers, usable
 from cms.core.preflight import fits, misfit
 from cms_oauth.moves import cms, fill, signs_in
 
@@ -51,21 +51,18 @@ EXPIRY_WARNING = 30 * 24 * 60 * 60.0
 class Entry:
     """What the broker hands in for one account. `user` is the name that requests ask for, "" while nobody signed in.
 
-    `lives` may hold more scope sets than the account's own. `persisted` is None while no worker has said. `signing_in`
-    says what a sign-in under way waits for, "" when there is none; `page` is where the account can sign in, "" for nowhere.
-    `given_at` is when the sign-in was given, as Unix time, 0 for unknown; `forecast` when it is expected to end.
+    `lives` may hold more scope sets than the account's own. `signing_in` says what a sign-in under way waits for, "" when
+    there is none; `page` is where the account can sign in, "" for nowhere. `forecast` is when the sign-in is expected to
+    end.
     """
 
     account: Account
     user: str
     lives: Mapping[Scopes, Life]
-    persisted: bool | None = None
-    key_from: str = ""
+    sign_in: SignInFacts = NOTHING_KNOWN
     signing_in: str = ""
     page: str = ""
-    given_at: float = 0.0
     forecast: Forecast | None = None
-    credential_expires: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,13 +176,13 @@ def _row(entry: Entry, protocols: tuple[str, ...], life: Life, now: float, wall:
         _held(life, now, wall),
         _problem(life, now, wall),
         _next_move(entry, state, life),
-        entry.persisted,
-        entry.key_from,
+        entry.sign_in.persisted,
+        entry.sign_in.key_from,
         entry.signing_in,
         "; ".join(filter(None, (*_preflight_warnings(entry, protocols, life), *_warnings(entry, life, wall)))),
         sign_in=entry.account.grant.sign_in,
-        credential_expires_at=int(entry.credential_expires) or None,
-        credential_due=bool(expiry_warning(entry.credential_expires, wall)),
+        credential_expires_at=int(entry.sign_in.credential_expires) or None,
+        credential_due=bool(expiry_warning(entry.sign_in.credential_expires, wall)),
         refused=_refused(entry, protocols, life),
     )
     return _with_sign_in(row, entry, wall)
@@ -193,12 +190,14 @@ def _row(entry: Entry, protocols: tuple[str, ...], life: Life, now: float, wall:
 
 def _with_sign_in(row: Row, entry: Entry, wall: float) -> Row:
     """Add when the sign-in was given, and when it is expected to end."""
-    if not entry.given_at:
+    if not entry.sign_in.given_at:
         return row
-    row = replace(row, signed_in_at=int(entry.given_at), signed_in_age=max(0, int(wall - entry.given_at)))
+    row = replace(
+        row, signed_in_at=int(entry.sign_in.given_at), signed_in_age=max(0, int(wall - entry.sign_in.given_at))
+    )
     if entry.forecast is None:
         return row
-    due = wall >= warned_at(entry.forecast, entry.given_at)
+    due = wall >= warned_at(entry.forecast, entry.sign_in.given_at)
     soon = fill("sign in before mail has to wait: {login}", {"login": cms("login", entry.user)})
     move = row.next_move or (soon if due else "")
     ends_in = max(0, int(entry.forecast.due - wall))
@@ -243,7 +242,7 @@ def length_warning(life: Life) -> str:
 
 
 def _warnings(entry: Entry, life: Life, wall: float) -> tuple[str, str]:
-    return length_warning(life), expiry_warning(entry.credential_expires, wall)
+    return length_warning(life), expiry_warning(entry.sign_in.credential_expires, wall)
 
 
 def expiry_warning(expires: float, wall: float) -> str:

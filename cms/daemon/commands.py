@@ -148,7 +148,7 @@ class Commands:
             if not isinstance(outcome, Granted):
                 said = f"{self._registry.name_of(keeper)} is still signed in: {outcome.trouble.message}"
                 return Result(False, said, outcome.trouble.hint)
-            found, key_from = found or outcome.persisted, key_from or outcome.key_from
+            found, key_from = found or bool(outcome.sign_in.persisted), key_from or outcome.sign_in.key_from
             keeper.signed_out()
         now = self._clock.wall()
         return signed_out(SignedOut(grants, names, found, key_from, expiry_of(held, self._clock.boot(), now)), now)

@@ -18,11 +18,11 @@ import trio
 from cms.core.accounts import Grant, Scopes, resource, uncovered
 from cms.core.lifecycle import (
     DEFAULT_MIN_VALID,
+    NOTHING_KNOWN,
     PAUSE_AFTER_GRANT,
     AwaitSignIn,
     Budget,
     Deny,
-    Ending,
     Failing,
     Fetch,
     Granted,
@@ -79,9 +79,8 @@ def _unheard(_keeper: Keeper, _scopes: Scopes, _before: Life, _after: Life) -> N
 class Keeper:
     """Keeps the tokens of one Grant, one life for each of its scope sets.
 
-    `who` is the user name that the provider reported, `persisted` whether the sign-in outlives the worker (None before
-    that is known), `key_from` where the vault's key comes from. `on_change` hears of every life that a provider call, a
-    sign-in or a sign-out has changed.
+    `sign_in` is what is known of the sign-in behind them. `on_change` hears of every life that a provider call, a sign-in
+    or a sign-out has changed.
     """
 
     def __init__(
@@ -95,15 +94,7 @@ class Keeper:
     ) -> None:
         self.grant = grant
         self.lives: dict[Scopes, Life] = dict.fromkeys(grant.scope_sets, Life())
-        self.who = grant.login
-        self.persisted: bool | None = None
-        self.key_from = ""
-        # When the application's certificate ends, as Unix time, 0 for none.
-        self.credential_expires = 0.0
-        # When the sign-in was given and last redeemed, as Unix times, 0 for unknown; and how earlier ones ended.
-        self.given_at = 0.0
-        self.redeemed_at = 0.0
-        self.endings: tuple[Ending, ...] = ()
+        self.sign_in = replace(NOTHING_KNOWN, who=grant.login)
         self._acquire = acquire
         self._clock = clock
         self._jitter = jitter
@@ -113,6 +104,11 @@ class Keeper:
         self._change = trio.Event()
         # Counts sign-ins and sign-outs: what was asked before one is stale after it.
         self._epoch = 0
+
+    @property
+    def who(self) -> str:
+        """Who has signed in, or is to: "" for whoever does."""
+        return self.sign_in.who
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the tokens fresh until cancelled."""
@@ -198,7 +194,8 @@ class Keeper:
         match outcome:
             case Granted():
                 self._epoch += 1
-                somebody_else = bool(self.who and outcome.who and outcome.who.lower() != self.who.lower())
+                before, now = self.who.lower(), outcome.sign_in.who.lower()
+                somebody_else = bool(before and now and before != now)
                 for each in self.lives:
                     if each != scopes:
                         self._publish(
@@ -215,15 +212,15 @@ class Keeper:
     def signed_out(self) -> None:
         """Drop every token: the sign-in was given up."""
         self._epoch += 1
-        self.persisted = None
-        self.given_at, self.redeemed_at, self.endings = 0.0, 0.0, ()
+        # What a sign-out does not change stays known: where the key comes from, and the application's certificate.
+        self.sign_in = replace(self.sign_in, persisted=None, given_at=0.0, redeemed_at=0.0, endings=())
         trouble = Trouble(
             "signed-out", _SIGNED_OUT, fill("sign in again with {login}", {"login": cms("login", self.who)})
         )
         for scopes in self.lives:
             self._publish(scopes, Life(None, NeedsSignIn(self._clock.boot(), trouble)))
         # Only now: who is told of the change is told of the one who was signed in.
-        self.who = self.grant.login
+        self.sign_in = replace(self.sign_in, who=self.grant.login)
         self._wake_up()
 
     def refresh(self) -> None:
@@ -291,23 +288,19 @@ class Keeper:
         outcome = self._explained(outcome)
         life = absorb(self.lives[scopes], outcome, self._clock.boot(), self._jitter(), self.grant.refresh_before)
         if isinstance(outcome, Granted):
-            self.who = outcome.who or self.who
-            self.persisted = outcome.persisted
-            self.key_from = outcome.key_from
-            self.credential_expires = outcome.credential_expires
-            self.given_at = outcome.given_at
-            self.redeemed_at = self._clock.wall()
-            self.endings = outcome.endings
-        elif isinstance(outcome, Transient) and outcome.given_at:
+            known = outcome.sign_in
+            self.sign_in = replace(known, who=known.who or self.who, redeemed_at=self._clock.wall())
+        elif isinstance(outcome, Transient) and outcome.sign_in.given_at:
             # A sign-in of an earlier daemon's that has given this one nothing yet.
-            self.given_at, self.endings = outcome.given_at, outcome.endings
-            self.redeemed_at = max(self.redeemed_at, outcome.redeemed_at)
+            given, redeemed = outcome.sign_in.given_at, max(self.sign_in.redeemed_at, outcome.sign_in.redeemed_at)
+            endings = outcome.sign_in.endings
+            self.sign_in = replace(self.sign_in, given_at=given, redeemed_at=redeemed, endings=endings)
         self._publish(scopes, life)
 
     def _explained(self, outcome: Outcome) -> Outcome:
         """Say where a sign-in went that was there: another process than the one that held it knows of none."""
         match outcome:
-            case Refused(trouble=Trouble(kind="no-sign-in") as trouble) if self.persisted is False:
+            case Refused(trouble=Trouble(kind="no-sign-in") as trouble) if self.sign_in.persisted is False:
                 return Refused(replace(trouble, message=_MEMORY_LOST))
         return outcome
 

@@ -206,13 +206,10 @@ class Registry:
             account,
             account.user or keeper.who,
             keeper.lives,
-            keeper.persisted,
-            keeper.key_from,
+            keeper.sign_in,
             self.awaited(keeper.grant),
             self.where(keeper.grant),
-            keeper.given_at,
             _forecast(keeper, self._clock.wall()),
-            keeper.credential_expires,
         )
 
     def facts(self, key: str) -> Facts | None:
@@ -230,21 +227,24 @@ class Registry:
             url=prompt.url if prompt else "",
             code=prompt.user_code if prompt else "",
             page=self.where(grant),
-            given_at=keeper.given_at,
+            sign_in=keeper.sign_in,
             forecast=expected,
-            warn_at=self._clock.boot() + warned_at(expected, keeper.given_at) - self._clock.wall() if expected else 0.0,
+            warn_at=self._clock.boot() + warned_at(expected, keeper.sign_in.given_at) - self._clock.wall()
+            if expected
+            else 0.0,
             remarks=tuple(self._remarks(keeper)),
         )
 
     def _remarks(self, keeper: Keeper) -> Iterator[Remark]:
         name, key, vault = self.name_of(keeper), keeper.grant.key, self.config.vault_key
-        if keeper.persisted is False or (vault and vault.kind == "memory"):
+        if keeper.sign_in.persisted is False or (vault and vault.kind == "memory"):
             yield Remark("memory", MEMORY_WARNING)
         for scopes, life in keeper.lives.items():
             if warning := length_warning(life):
                 yield Remark(f"length {key} {scopes}", warning, name)
-        if warning := expiry_warning(keeper.credential_expires, self._clock.wall()):
-            yield Remark(f"expiry {key} {keeper.credential_expires}", warning, name)
+        ends = keeper.sign_in.credential_expires
+        if warning := expiry_warning(ends, self._clock.wall()):
+            yield Remark(f"expiry {key} {ends}", warning, name)
 
 
 async def _keep(record: _Record) -> None:
@@ -263,5 +263,5 @@ def _forecast(keeper: Keeper, wall: float) -> Forecast | None:
     if needs_sign_in(keeper):
         return None
     # Only registrations of the single-page platform have an Origin.
-    spa = keeper.grant.origin is not None
-    return forecast(keeper.given_at, keeper.redeemed_at, keeper.endings, spa, wall)
+    spa, known = keeper.grant.origin is not None, keeper.sign_in
+    return forecast(known.given_at, known.redeemed_at, known.endings, spa, wall)

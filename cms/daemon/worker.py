@@ -28,7 +28,7 @@ import trio
 
 from cms.core.accounts import Grant, Scopes
 from cms.core.json_lines import Garbled, Lines
-from cms.core.lifecycle import Granted, Outcome, Transient, Trouble
+from cms.core.lifecycle import Granted, Outcome, SignInFacts, Transient, Trouble
 from cms.daemon.children import REAP_SECONDS, close_pipes, end_process, log_output, worker_environment
 from cms.grants import messages
 from cms.system.logs import get_logger
@@ -408,7 +408,7 @@ class Worker:
 
     def _remember(self, child: _Child, question: _Question) -> None:
         match question.end:
-            case Granted(persisted=False, secret=secret) if secret:
+            case Granted(secret=secret, sign_in=SignInFacts(persisted=False)) if secret:
                 self._holders[question.grant.key] = child
 
     def _child_for(self, key: str) -> _Child | None:

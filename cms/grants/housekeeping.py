@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from cms.core.lifecycle import Granted, Refused, Transient, Trouble
+from cms.core.lifecycle import Granted, Refused, SignInFacts, Transient, Trouble
 from cms.grants.entra.client import Entra, is_brokered
 from cms.grants.entra.credentials import certificate_end
 from cms.grants.entra.exchange import note
@@ -79,7 +79,9 @@ def deleted(vault: Vault, *, found: bool) -> Granted:
     except Unavailable as unavailable:
         note(f"{unavailable.outcome.trouble.message}; it stays for the next sign-in")
         place = ""
-    return Granted("", time.clock_gettime(time.CLOCK_BOOTTIME), 0.0, persisted=found, key_from=place)
+    return Granted(
+        "", time.clock_gettime(time.CLOCK_BOOTTIME), 0.0, sign_in=SignInFacts(persisted=found, key_from=place)
+    )
 
 
 def _export(vault: Vault, question: Export) -> Ended:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from cms.core import refusals
 from cms.core.accounts import Grant, Scopes
 from cms.core.forecast import remember
-from cms.core.lifecycle import DAY, Ending, Granted, Outcome, Refused, Transient, Trouble
+from cms.core.lifecycle import DAY, Ending, Granted, Outcome, Refused, SignInFacts, Transient, Trouble
 from cms.grants import housekeeping
 from cms.grants.conversation import Cancelled, Conversation
 from cms.grants.entra import credentials
@@ -303,10 +303,11 @@ def _told(outcome: Outcome, stored: Stored, entry: Entry) -> Outcome:
     """Return the outcome with what is known of the sign-in that was redeemed."""
     match outcome:
         case Granted():
-            known = replace(outcome, given_at=entry.signed_in, endings=entry.endings)
-            return replace(known, persisted=stored.persisted, key_from=stored.key_from)
+            known = replace(outcome.sign_in, given_at=entry.signed_in, endings=entry.endings)
+            return replace(outcome, sign_in=replace(known, persisted=stored.persisted, key_from=stored.key_from))
         case Transient():
-            return replace(outcome, given_at=entry.signed_in, endings=entry.endings, redeemed_at=entry.redeemed)
+            known = SignInFacts(given_at=entry.signed_in, endings=entry.endings, redeemed_at=entry.redeemed)
+            return replace(outcome, sign_in=known)
     return outcome
 
 

@@ -134,8 +134,8 @@ class TestWorker:
         with process(first, environment=desktop.environment) as worker:
             signed_in = worker.broker.sign_in(grant, entra)
             assert isinstance(signed_in, Granted)
-            assert signed_in.persisted
-            assert "keyring" == signed_in.key_from
+            assert signed_in.sign_in.persisted
+            assert "keyring" == signed_in.sign_in.key_from
         desktop.lock()
 
         # Any other worker would be gone between two questions.

@@ -18,6 +18,7 @@ from cms.core.lifecycle import (
     NeedsSignIn,
     Outcome,
     Refused,
+    SignInFacts,
     Token,
     Transient,
     Trouble,
@@ -130,17 +131,23 @@ def token(issued: float) -> Token:
 
 def well(issued: float = 1000.0, **more: Any) -> Facts:
     """An account that has a token."""
-    return Facts("u", [Life(token(issued))], login="cms login u", given_at=100.0, **more)
+    return Facts("u", [Life(token(issued))], login="cms login u", sign_in=SignInFacts(given_at=100.0), **more)
 
 
 def ended(**more: Any) -> Facts:
     """An account that needs a sign-in, with a token that is good for a while."""
-    return Facts("u", [Life(token(1000.0), NeedsSignIn(4000.0, REVOKED))], login="cms login u", given_at=100.0, **more)
+    return Facts(
+        "u",
+        [Life(token(1000.0), NeedsSignIn(4000.0, REVOKED))],
+        login="cms login u",
+        sign_in=SignInFacts(given_at=100.0),
+        **more,
+    )
 
 
 def failing_since(since: float, trouble: Trouble = DOWN) -> Facts:
     phase = Failing(since, 3, since + 60.0, since + 120.0, 0.0, trouble)
-    return Facts("u", [Life(token(1000.0), phase)], given_at=100.0)
+    return Facts("u", [Life(token(1000.0), phase)], sign_in=SignInFacts(given_at=100.0))
 
 
 @dataclass
@@ -263,7 +270,7 @@ class TestHook:
         assert ["sign-in-required"] == each.hears(well(url="https://login/1"))
         assert [] == each.hears(well(url="https://login/1"), NOW + 2 * REMIND_SECONDS)
         assert [] == each.hears(well())
-        assert ["signed-in", "refreshed"] == each.hears(replace(well(NOW), given_at=200.0))
+        assert ["signed-in", "refreshed"] == each.hears(replace(well(NOW), sign_in=SignInFacts(given_at=200.0)))
 
     def test_the_desktop_is_not_told_of_what_was_begun_in_front_of_it(self) -> None:
         """Without `prompts` a link is part of a notice that is due, and no reason for one."""
@@ -320,7 +327,9 @@ class TestHook:
         )
         assert (expected,) == told
         assert ([], math.inf) == (each.hears(near, NOW + 20), each.again)
-        assert ["signed-in", "sign-in-due"] == each.hears(replace(near, given_at=200.0), NOW + 30)
+        assert ["signed-in", "sign-in-due"] == each.hears(
+            replace(near, sign_in=replace(near.sign_in, given_at=200.0)), NOW + 30
+        )
 
     def test_nobody_is_told_to_sign_in_where_nobody_can(self) -> None:
         """An account without a person's sign-in has no such command."""
@@ -356,7 +365,7 @@ facts_of_all_kinds = st.builds(
     st.just("u"),
     st.lists(lives_of_all_kinds, max_size=3),
     url=st.sampled_from(["", "https://login/1", "https://login/2"]),
-    given_at=st.sampled_from([0.0, 100.0, 200.0]),
+    sign_in=st.builds(SignInFacts, given_at=st.sampled_from([0.0, 100.0, 200.0])),
     forecast=st.sampled_from([None, DUE]),
     warn_at=st.floats(0, 1e5),
 )

@@ -115,7 +115,11 @@ def test_both_warnings_are_told() -> None:
 def test_a_certificate_that_ends_soon(days: float, warning: str) -> None:
     """A month before its end it is warned about, as data and for monitoring, while all is well."""
     ends = WALL + days * 86_400
-    row = describe([replace(ENTRIES["ok"], account=MACHINE, credential_expires=ends)], NOW, WALL)[0]
+    row = describe(
+        [replace(ENTRIES["ok"], account=MACHINE, sign_in=replace(ENTRIES["ok"].sign_in, credential_expires=ends))],
+        NOW,
+        WALL,
+    )[0]
 
     assert (int(ends), True) == (row.credential_expires_at, warning in row.warning)
     assert (bool(warning), WARNING if warning else OK) == (bool(row.warning), exit_code([row]))
@@ -157,7 +161,7 @@ def test_the_worst_account_decides() -> None:
 
 def test_memory_only_is_a_warning_unless_it_was_chosen() -> None:
     """A vault without a key loses every sign-in at a restart: monitoring says so, but not to who asked for that."""
-    rows = describe([replace(ENTRIES["ok"], persisted=False)], NOW, WALL)
+    rows = describe([replace(ENTRIES["ok"], sign_in=replace(ENTRIES["ok"].sign_in, persisted=False))], NOW, WALL)
 
     assert (WARNING, OK) == (exit_code(rows), exit_code(rows, memory_chosen=True))
 
@@ -345,7 +349,7 @@ def test_systemd_gets_one_line(names: list[str], expected: str) -> None:
 
 def test_systemd_hears_of_memory_only() -> None:
     """Said loudly here too."""
-    rows = describe([replace(ENTRIES["ok"], persisted=False)], NOW, WALL)
+    rows = describe([replace(ENTRIES["ok"], sign_in=replace(ENTRIES["ok"].sign_in, persisted=False))], NOW, WALL)
 
     assert as_systemd(rows) == "1 ok; sign-ins in memory only"
 

@@ -104,7 +104,9 @@ def test_blocks_are_apart_and_end_in_a_newline() -> None:
 
 def test_memory_only_is_said_loudly() -> None:
     """Before all accounts, and at each that is concerned."""
-    text = text_of(describe([replace(ENTRIES["ok"], persisted=False)], NOW, WALL))
+    text = text_of(
+        describe([replace(ENTRIES["ok"], sign_in=replace(ENTRIES["ok"].sign_in, persisted=False))], NOW, WALL)
+    )
 
     assert text.startswith("  WARNING       sign-ins are kept in MEMORY ONLY")
     assert "  sign-in       MEMORY ONLY: lost when cms or its worker ends\n" in text
@@ -112,7 +114,9 @@ def test_memory_only_is_said_loudly() -> None:
 
 def test_a_saved_sign_in_without_a_known_key_is_still_said() -> None:
     """A worker that does not say where its key comes from is taken at its word."""
-    assert "saved, encrypted\n" in text_of(describe([replace(ENTRIES["ok"], key_from="")], NOW, WALL))
+    assert "saved, encrypted\n" in text_of(
+        describe([replace(ENTRIES["ok"], sign_in=replace(ENTRIES["ok"].sign_in, key_from=""))], NOW, WALL)
+    )
 
 
 DAEMON_TEXT = """\

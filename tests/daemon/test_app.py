@@ -23,7 +23,7 @@ from support.trio_run import FakeClock, in_trio, in_trio_jumps, jump, until
 
 from cms.config.model import ConfigError, FileSpec
 from cms.core.accounts import Source
-from cms.core.lifecycle import Granted, Life, NeedsSignIn, Refused
+from cms.core.lifecycle import Granted, Life, NeedsSignIn, Refused, SignInFacts
 from cms.core.status import LONG_TOKEN, MEMORY_WARNING
 from cms.daemon import app as module
 from cms.daemon import children, worker
@@ -213,7 +213,7 @@ async def test_whoever_signs_in_has_a_name_then(world: World) -> None:
         await until_settled(app)
         before = (await app.commands.refresh("")).message
         keeper = app.registry.keeper_of(world.accounts[0].grant)
-        keeper.signed_in(MAIL, Granted("fresh", app._clock.boot(), 3600.0, who="w@example.test"))
+        keeper.signed_in(MAIL, Granted("fresh", app._clock.boot(), 3600.0, sign_in=SignInFacts(who="w@example.test")))
         found = await app.commands.logout("W@example.test")
 
     assert "(whoever signs in): fresh" == before

@@ -25,7 +25,7 @@ from support.fragments import blocks
 from support.trio_run import FakeClock, in_trio, in_trio_jumps, jump, until
 
 from cms.core.forecast import Forecast
-from cms.core.lifecycle import Life, NeedsSignIn, Token, Trouble
+from cms.core.lifecycle import Life, NeedsSignIn, SignInFacts, Token, Trouble
 from cms.core.notices import EVENTS, REMIND_SECONDS, USUAL_EVENTS, Facts, Hook, Notice
 from cms.daemon import hooks as module
 from cms.daemon.children import ENVIRONMENT
@@ -49,11 +49,13 @@ Lines = list[MutableMapping[str, Any]]
 
 
 def well(issued: float = 1.0) -> Facts:
-    return Facts(ANN, [Life(Token("secret", issued, issued + 3600.0, issued + 1800.0))], given_at=5.0)
+    return Facts(
+        ANN, [Life(Token("secret", issued, issued + 3600.0, issued + 1800.0))], sign_in=SignInFacts(given_at=5.0)
+    )
 
 
 def ended(account: str = ANN) -> Facts:
-    return Facts(account, [Life(None, NeedsSignIn(1.0, REVOKED))], given_at=5.0)
+    return Facts(account, [Life(None, NeedsSignIn(1.0, REVOKED))], sign_in=SignInFacts(given_at=5.0))
 
 
 def shell(script: str, **options: Any) -> Hook:

@@ -25,6 +25,7 @@ from cms.core.lifecycle import (
     Outcome,
     Refused,
     Settled,
+    SignInFacts,
     Token,
     Transient,
     Trouble,
@@ -70,7 +71,9 @@ class FakeProvider:
         return end
 
     def token(self, who: str = "a@example.test") -> Granted:
-        return Granted(f"token-{len(self.asked)}", self.clock.boot(), self.life, key_from="fake", who=who)
+        return Granted(
+            f"token-{len(self.asked)}", self.clock.boot(), self.life, sign_in=SignInFacts(key_from="fake", who=who)
+        )
 
     @property
     def times(self) -> list[float]:
@@ -262,8 +265,10 @@ async def test_a_sign_in_serves_at_once_and_makes_the_rest_due() -> None:
     """Its token is answered right away, and the other scope set, refused before, gets one too."""
     async with keeping(REVOKED, REVOKED, grant=BOTH) as world:
         await trio.sleep(1.0)
-        world.keeper.signed_in(MAIL, replace(world.provider.token(), secret="fresh", persisted=False))
-        known = await world.secret(), world.keeper.persisted, world.keeper.key_from
+        world.keeper.signed_in(
+            MAIL, replace(world.provider.token(), secret="fresh", sign_in=SignInFacts(persisted=False))
+        )
+        known = await world.secret(), world.keeper.sign_in.persisted, world.keeper.sign_in.key_from
         await trio.sleep(1.0)
 
         assert ("fresh", False, "fake") == known
@@ -277,7 +282,7 @@ async def test_a_sign_in_that_was_lost_with_a_process_is_told_as_that() -> None:
     async with keeping(NOBODY, NOBODY) as world:
         await trio.sleep(1.0)
         never = await ask(world.keeper, MAIL)
-        world.keeper.signed_in(MAIL, replace(world.provider.token(), persisted=False))
+        world.keeper.signed_in(MAIL, replace(world.provider.token(), sign_in=SignInFacts(persisted=False)))
         await trio.sleep(1.1 * HOUR)
         lost = await ask(world.keeper, MAIL)
 
@@ -330,21 +335,21 @@ async def test_a_sign_in_that_fails_changes_nothing() -> None:
 async def test_a_failure_tells_of_the_sign_in() -> None:
     """A daemon that starts while the provider is down knows when the sign-in was given and redeemed, for the forecast."""
     ending = Ending(1.0, 2.0, 70043)
-    known = replace(DOWN, given_at=5.0, redeemed_at=7.0, endings=(ending,))
+    known = replace(DOWN, sign_in=replace(DOWN.sign_in, given_at=5.0, redeemed_at=7.0, endings=(ending,)))
     async with keeping(known) as world:
         await trio.sleep(1.0)
         keeper = world.keeper
-        first = keeper.given_at, keeper.redeemed_at, keeper.endings
+        first = keeper.sign_in.given_at, keeper.sign_in.redeemed_at, keeper.sign_in.endings
         # What it has seen itself is newer.
-        keeper.redeemed_at = 9.0
+        keeper.sign_in = replace(keeper.sign_in, redeemed_at=9.0)
         keeper._absorb(MAIL, known)
-        newer = keeper.redeemed_at
+        newer = keeper.sign_in.redeemed_at
         keeper._absorb(MAIL, DOWN)
 
         assert (5.0, 7.0, (ending,)) == first
-        assert (9.0, 5.0) == (newer, keeper.given_at)
+        assert (9.0, 5.0) == (newer, keeper.sign_in.given_at)
         keeper.signed_out()
-        assert (0.0, 0.0, ()) == (keeper.given_at, keeper.redeemed_at, keeper.endings)
+        assert (0.0, 0.0, ()) == (keeper.sign_in.given_at, keeper.sign_in.redeemed_at, keeper.sign_in.endings)
 
 
 @in_trio_clock
@@ -392,7 +397,7 @@ async def test_signing_out_drops_every_token() -> None:
         again = f"sign in again with `cms login {BOTH.login}`"
         assert [again] * 2 == [reply.hint for reply in replies if isinstance(reply, Deny)]
         assert [None, None] == [life.held for life in world.keeper.lives.values()]
-        assert (3, None) == (len(world.provider.asked), world.keeper.persisted)
+        assert (3, None) == (len(world.provider.asked), world.keeper.sign_in.persisted)
 
 
 @in_trio_clock
@@ -635,7 +640,9 @@ async def test_a_token_that_lacks_the_permission_is_not_answered() -> None:
     """One for the protocol is waited for while it is on its way; if there is none, only a sign-in helps."""
 
     def prepare(world: World) -> None:
-        world.provider.script.extend([Granted("lesser", world.clock.boot(), HOUR, MAIL, who="a@example.test")] * 2)
+        world.provider.script.extend(
+            [Granted("lesser", world.clock.boot(), HOUR, MAIL, sign_in=SignInFacts(who="a@example.test"))] * 2
+        )
 
     async with keeping(grant=replace(GRANT, scope_sets=(SMTP_AND_IMAP,)), prepare=prepare) as world:
         smtp = await ask(world.keeper, SMTP_AND_IMAP, permission="SMTP.Send")
@@ -659,7 +666,9 @@ async def test_a_permission_that_the_configuration_does_not_name() -> None:
     """It is to be corrected: no sign-in would bring it."""
 
     def prepare(world: World) -> None:
-        world.provider.script.extend([Granted("lesser", world.clock.boot(), HOUR, MAIL, who="a@example.test")] * 2)
+        world.provider.script.extend(
+            [Granted("lesser", world.clock.boot(), HOUR, MAIL, sign_in=SignInFacts(who="a@example.test"))] * 2
+        )
 
     async with keeping(prepare=prepare) as world:
         reply = await ask(world.keeper, MAIL, permission="POP.AccessAsUser.All")

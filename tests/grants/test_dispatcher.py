@@ -82,7 +82,7 @@ class FakeService(Service):
         except Cancelled:
             self.ended.put("cancelled")
             return Refused(Trouble("cancelled", "", ""))
-        return replace(TOKEN, who=(fields or {})["code"])
+        return replace(TOKEN, sign_in=replace(TOKEN.sign_in, who=(fields or {})["code"]))
 
 
 def eof(sock: socket.socket) -> bool:
@@ -341,7 +341,7 @@ class TestDispatcher:
             broker.send(Redirected(8, {"code": "another's"}))
             broker.send(Cancel(8))
             broker.send(Redirected(7, {"code": "mine"}))
-            assert Done(7, replace(TOKEN, who="mine")) == broker.receive()
+            assert Done(7, replace(TOKEN, sign_in=replace(TOKEN.sign_in, who="mine"))) == broker.receive()
 
     @pytest.mark.parametrize("when", ["before the prompt", "after the browser has come back"])
     def test_a_sign_in_that_hangs(self, when: str) -> None:

@@ -42,8 +42,8 @@ def test_a_token_says_when_its_sign_in_was_given(worker: Broker, entra: Entra, g
     first = granted(worker.sign_in(grant, entra))
     renewed = granted(worker.acquire(grant))
 
-    assert before <= first.given_at <= time.time()
-    assert (first.given_at, ()) == (renewed.given_at, renewed.endings)
+    assert before <= first.sign_in.given_at <= time.time()
+    assert (first.sign_in.given_at, ()) == (renewed.sign_in.given_at, renewed.sign_in.endings)
 
 
 def test_an_ending_is_carried_into_the_next_sign_in(worker: Broker, entra: Entra, grant: Grant) -> None:
@@ -54,10 +54,10 @@ def test_an_ending_is_carried_into_the_next_sign_in(worker: Broker, entra: Entra
     assert [True] * 3 == [isinstance(worker.acquire(grant), Refused) for _ in range(3)]
     second = granted(worker.sign_in(grant, entra))
 
-    (ending,) = second.endings
-    assert (first.given_at, FREQUENCY) == (ending.given_at, ending.aadsts)
-    assert ended <= ending.ended_at <= second.given_at
-    assert second.endings == granted(worker.acquire(grant)).endings
+    (ending,) = second.sign_in.endings
+    assert (first.sign_in.given_at, FREQUENCY) == (ending.given_at, ending.aadsts)
+    assert ended <= ending.ended_at <= second.sign_in.given_at
+    assert second.sign_in.endings == granted(worker.acquire(grant)).sign_in.endings
 
 
 def test_memory_has_an_end(worker: Broker, entra: Entra, grant: Grant) -> None:
@@ -67,7 +67,7 @@ def test_memory_has_an_end(worker: Broker, entra: Entra, grant: Grant) -> None:
         entra.revoke(ANN, FREQUENCY)
         worker.acquire(grant)
 
-    assert REMEMBERED == len(last.endings)
+    assert REMEMBERED == len(last.sign_in.endings)
 
 
 def test_a_refusal_that_is_no_ending_is_not_remembered(worker: Broker, entra: Entra, grant: Grant) -> None:
@@ -76,7 +76,7 @@ def test_a_refusal_that_is_no_ending_is_not_remembered(worker: Broker, entra: En
     entra.revoke(ANN, NO_CONSENT)
     assert isinstance(worker.acquire(grant), Refused)
 
-    assert () == granted(worker.sign_in(grant, entra)).endings
+    assert () == granted(worker.sign_in(grant, entra)).sign_in.endings
 
 
 def test_a_sign_in_that_was_idle_for_too_long_is_remembered(worker: Broker, entra: Entra, grant: Grant) -> None:
@@ -85,7 +85,7 @@ def test_a_sign_in_that_was_idle_for_too_long_is_remembered(worker: Broker, entr
     entra.revoke(ANN, IDLE)
     worker.acquire(grant)
 
-    assert [IDLE] == [each.aadsts for each in granted(worker.sign_in(grant, entra)).endings]
+    assert [IDLE] == [each.aadsts for each in granted(worker.sign_in(grant, entra)).sign_in.endings]
 
 
 def test_a_failure_says_what_is_known_of_the_sign_in(worker: Broker, entra: Entra, grant: Grant) -> None:
@@ -101,18 +101,18 @@ def test_a_failure_says_what_is_known_of_the_sign_in(worker: Broker, entra: Entr
     failed = worker.acquire(grant)
 
     assert isinstance(failed, Transient), failed
-    assert (given.given_at, given.endings) == (failed.given_at, failed.endings)
-    assert before <= failed.redeemed_at <= renewed
+    assert (given.sign_in.given_at, given.sign_in.endings) == (failed.sign_in.given_at, failed.sign_in.endings)
+    assert before <= failed.sign_in.redeemed_at <= renewed
 
 
 def test_a_new_sign_in_counts_as_redeemed(worker: Broker, entra: Entra, grant: Grant) -> None:
     """It has given a token."""
-    given = granted(worker.sign_in(grant, entra)).given_at
+    given = granted(worker.sign_in(grant, entra)).sign_in.given_at
     entra.faults.add(Fault("status"))
     failed = worker.acquire(grant)
 
     assert isinstance(failed, Transient), failed
-    assert given == failed.redeemed_at
+    assert given == failed.sign_in.redeemed_at
 
 
 @pytest.mark.parametrize("method", ["browser", "device"])
@@ -181,7 +181,7 @@ def test_a_logout_forgets(worker: Broker, entra: Entra, grant: Grant) -> None:
     worker.acquire(grant)
     worker.sign_out(grant)
 
-    assert () == granted(worker.sign_in(grant, entra)).endings
+    assert () == granted(worker.sign_in(grant, entra)).sign_in.endings
 
 
 class TestFiles:
@@ -200,7 +200,7 @@ class TestFiles:
         with dispatched(opened(tmp_path / "state", entra)) as second:
             last = granted(second.sign_in(grant, entra))
 
-        assert [FREQUENCY] == [each.aadsts for each in last.endings]
+        assert [FREQUENCY] == [each.aadsts for each in last.sign_in.endings]
 
     def test_what_was_cut_off_has_no_ending(self, first: Broker, entra: Entra, grant: Grant, tmp_path: Path) -> None:
         """A refusal after a redemption that was cut off may be the price of that."""
@@ -211,7 +211,7 @@ class TestFiles:
         assert isinstance(first.acquire(grant), Refused)
         mark.unlink()
 
-        assert () == granted(first.sign_in(grant, entra)).endings
+        assert () == granted(first.sign_in(grant, entra)).sign_in.endings
 
     def test_a_disk_that_takes_nothing_loses_a_forecast(
         self, first: Broker, entra: Entra, grant: Grant, monkeypatch: pytest.MonkeyPatch
@@ -229,7 +229,7 @@ class TestFiles:
 
         assert isinstance(refused, Refused)
         assert FREQUENCY == refused.trouble.aadsts
-        assert () == granted(first.sign_in(grant, entra)).endings
+        assert () == granted(first.sign_in(grant, entra)).sign_in.endings
 
     def test_a_disk_that_takes_nothing_loses_a_challenge(
         self, first: Broker, entra: Entra, grant: Grant, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -281,7 +281,7 @@ class TestFiles:
 
         assert same
         assert isinstance(failed, Transient), failed
-        assert now == failed.redeemed_at
+        assert now == failed.sign_in.redeemed_at
 
 
 KEPT = Entry("{}", "oid.tid", ANN, 1_700_000_000.0)

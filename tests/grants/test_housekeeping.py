@@ -98,7 +98,7 @@ def test_a_sign_in_is_carried(moved: Path, second: Open, grant: Grant) -> None:
     assert isinstance(listed, Listed)
     assert [(grant.key, ANN, ANN)] == [(each.key, each.login, each.who) for each in listed.items]
     assert isinstance(end, Granted)
-    assert (ANN, True, listed.items[0].signed_in) == (end.who, end.persisted, end.given_at)
+    assert (ANN, True, listed.items[0].signed_in) == (end.sign_in.who, end.sign_in.persisted, end.sign_in.given_at)
     with dispatched(second) as broker:
         assert isinstance(broker.acquire(grant), Granted)
 
@@ -183,7 +183,7 @@ def test_a_survey_and_its_end(moved: Path, first: Open, grant: Grant) -> None:
     assert isinstance(listed, Listed)
     assert [ANN] == [each.who for each in listed.items]
     assert isinstance(gone, Granted)
-    assert (True, True) == (gone.persisted, gone.key_from.startswith("key file"))
+    assert (True, True) == (gone.sign_in.persisted, gone.sign_in.key_from.startswith("key file"))
     assert Listed(()) == put(first, Survey(1, (grant.key,)))
 
 
@@ -193,7 +193,7 @@ def test_forgetting_says_whether_there_was_anything(moved: Path, first: Open, gr
     with dispatched(first) as broker:
         ends = [broker.sign_out(grant), broker.sign_out(grant)]
 
-    told = [(end.persisted, bool(end.key_from)) for end in ends if isinstance(end, Granted)]
+    told = [(end.sign_in.persisted, bool(end.sign_in.key_from)) for end in ends if isinstance(end, Granted)]
     assert [(True, True), (False, False)] == told
 
 
@@ -207,7 +207,7 @@ def test_a_key_that_cannot_be_deleted_takes_nothing_from_a_sign_out(
     end = service(first).sign_out(grant)
 
     assert isinstance(end, Granted)
-    assert ("", True) == (end.key_from, key.exists())
+    assert ("", True) == (end.sign_in.key_from, key.exists())
     assert "warning: the vault's key cannot be deleted" in capsys.readouterr().err
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from cms.core.accounts import METHODS, Grant, Proxy, Source, StoredSignIn
 from cms.core.json_lines import Garbled
-from cms.core.lifecycle import Ending, Granted, Refused, Transient, Trouble
+from cms.core.lifecycle import Ending, Granted, Refused, SignInFacts, Transient, Trouble
 from cms.grants import messages
 from cms.grants.messages import (
     Acquire,
@@ -63,15 +63,32 @@ QUESTIONS: list[Question] = [
 TROUBLE = Trouble("refused", "no", "sign in", 50173, "correlation", "basic_action", "{}")
 REPLIES: list[Reply] = [
     Prompt(2, "device", "https://login.example/device", "CODE", 900.0, "http://localhost/", "state"),
-    Done(1, Granted("secret-token", 5.0, 3600.0, ("a", "b"), persisted=False, key_from="memory only", who="ann")),
-    Done(1, Transient(TROUBLE, 120.0, 1.0, 2.0, (Ending(1.0, 2.0, 700082),))),
+    Done(
+        1,
+        Granted(
+            "secret-token",
+            5.0,
+            3600.0,
+            ("a", "b"),
+            sign_in=SignInFacts(persisted=False, key_from="memory only", who="ann"),
+        ),
+    ),
+    Done(1, Transient(TROUBLE, 120.0, SignInFacts(given_at=1.0, redeemed_at=2.0, endings=(Ending(1.0, 2.0, 700082),)))),
     Done(1, Refused(TROUBLE)),
     Done(5, Exported("secret-text", ("a", "b"), ("c",))),
     Done(6, Listed((StoredSignIn("key", "authority", "client", "login", "who", 7.5), StoredSignIn("key", "", "", "")))),
     Done(7, Listed(())),
     Done(10, CredentialEnds((CredentialEnd("key", 7.5), CredentialEnd("key", why="cannot be read")))),
     Done(9, Explored("tenant", "why", unknown=True, no_keyring="no keyring", cloud="dod")),
-    Done(1, Granted("secret-token", 5.0, 3600.0, given_at=7.5, endings=(Ending(1.0, 2.0, 70043), Ending(3.0, 4.0)))),
+    Done(
+        1,
+        Granted(
+            "secret-token",
+            5.0,
+            3600.0,
+            sign_in=SignInFacts(given_at=7.5, endings=(Ending(1.0, 2.0, 70043), Ending(3.0, 4.0))),
+        ),
+    ),
 ]
 
 
@@ -141,11 +158,14 @@ def test_no_question(line: bytes) -> None:
 def _lies() -> list[dict[str, Any]]:
     """Return replies in which one field is not what it is declared as."""
     prompt, granted, transient = (json.loads(messages.pack(each)) for each in REPLIES[:3])
-    ending = transient["outcome"]["endings"][0]
+    ending = transient["outcome"]["sign_in"]["endings"][0]
     assert {"is": "Ending", "given_at": 1.0, "ended_at": 2.0, "aadsts": 700082} == ending
 
     def done(reply: dict[str, Any], **wrong: Any) -> dict[str, Any]:
         return {**reply, "outcome": {**reply["outcome"], **wrong}}
+
+    def known(**wrong: Any) -> dict[str, Any]:
+        return done(granted, sign_in={**granted["outcome"]["sign_in"], **wrong})
 
     return [
         {**prompt, "url": 1},
@@ -158,14 +178,14 @@ def _lies() -> list[dict[str, Any]]:
         done(granted, expires_in=True),
         done(granted, scopes=7),
         done(granted, scopes=[7]),
-        done(granted, persisted="yes"),
-        done(granted, given_at="yesterday"),
-        done(granted, endings=[7]),
-        done(granted, endings=[{**ending, "ended_at": "now"}]),
-        done(granted, endings=[{**ending, "aadsts": "70043"}]),
-        done(granted, endings=[{**ending, "why": 1}]),
-        done(granted, endings=[{**ending, "is": "Trouble"}]),
-        done(granted, endings={"0": ending}),
+        known(persisted="yes"),
+        known(given_at="yesterday"),
+        known(endings=[7]),
+        known(endings=[{**ending, "ended_at": "now"}]),
+        known(endings=[{**ending, "aadsts": "70043"}]),
+        known(endings=[{**ending, "why": 1}]),
+        known(endings=[{**ending, "is": "Trouble"}]),
+        known(endings={"0": ending}),
         done(transient, retry_after="120"),
         done(transient, trouble={**transient["outcome"]["trouble"], "aadsts": "50173"}),
         done(transient, trouble={**transient["outcome"]["trouble"], "claims": {}}),

@@ -99,7 +99,7 @@ class TestProcess:
         ) as worker:
             outcome = worker.broker.sign_in(grant, entra)
             assert isinstance(outcome, Granted)
-            assert "memory only" == outcome.key_from
+            assert "memory only" == outcome.sign_in.key_from
             assert (0, "") == worker.end()
 
     def test_leaves_when_idle(self, state: Path, entra: Entra) -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.exchanges import granted
 from support.grants import (
     ANN,
     BEN,
@@ -78,13 +79,13 @@ class TestService:
         assert "no-sign-in" == kind(service(first).acquire(grant, SCOPES))
         outcome = self.sign_in(first, grant, browse(entra))
         assert isinstance(outcome, Granted)
-        assert (True, ANN) == (outcome.persisted, outcome.who)
+        assert (True, ANN) == (outcome.sign_in.persisted, outcome.sign_in.who)
         again = service(first).acquire(grant, SCOPES)
 
         assert isinstance(again, Granted)
-        assert again.persisted
-        assert again.key_from.startswith("key file ")
-        assert ANN == again.who
+        assert again.sign_in.persisted
+        assert again.sign_in.key_from.startswith("key file ")
+        assert ANN == again.sign_in.who
         assert again.secret != outcome.secret
 
     def test_rotation_is_stored_before_it_is_answered(self, first: Open, grant: Grant, entra: Entra) -> None:
@@ -126,7 +127,7 @@ class TestService:
         assert "wrong-user" == outcome.trouble.kind
         assert (True, True) == (ANN in outcome.trouble.message, BEN in outcome.trouble.message)
         assert "`cms logout` first" in outcome.trouble.hint
-        assert ANN == getattr(service(first).acquire(grant, SCOPES), "who", "")
+        assert ANN == granted(service(first).acquire(grant, SCOPES)).sign_in.who
         assert "granted" == kind(self.sign_in(first, grant, browse(entra)))
 
         service(first).sign_out(grant)
@@ -139,7 +140,7 @@ class TestService:
         outcome = self.sign_in(first, grant, browse(entra, "anna@example.test"))
 
         assert isinstance(outcome, Granted)
-        assert "anna@example.test" == outcome.who
+        assert "anna@example.test" == outcome.sign_in.who
         assert f"{ANN} is called anna@example.test now" in capfd.readouterr().err
 
     def test_a_new_name_proves_nothing(self, first: Open, grant: Grant, entra: Entra) -> None:
@@ -455,7 +456,7 @@ class TestService:
         grant = replace(grant, client_id=APP_ID, certificate=Source("file", (str(path),)))
         outcomes = (self.sign_in(first, grant, browse(entra)), service(first).acquire(grant, SCOPES))
 
-        assert [float(int(made.ends))] * 2 == [getattr(each, "credential_expires", 0.0) for each in outcomes]
+        assert [float(int(made.ends))] * 2 == [granted(each).sign_in.credential_expires for each in outcomes]
 
     def test_memory_only(self, first: Open, grant: Grant, entra: Entra, state: Path) -> None:
         """With no place for a key the sign-in lasts as long as its process, and every answer says so."""
@@ -465,7 +466,7 @@ class TestService:
 
         for outcome in (signed_in, acquired):
             assert isinstance(outcome, Granted)
-            assert (False, "memory only") == (outcome.persisted, outcome.key_from)
+            assert (False, "memory only") == (outcome.sign_in.persisted, outcome.sign_in.key_from)
         assert worker.stays
         assert not list(state.glob("*.vault"))
         worker.rest()

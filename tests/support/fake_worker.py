@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from cms.core.accounts import StoredSignIn
-from cms.core.lifecycle import Granted, Refused, Transient, Trouble
+from cms.core.lifecycle import Granted, Refused, SignInFacts, Transient, Trouble
 from cms.grants import messages
 from cms.grants.messages import (
     Acquire,
@@ -193,7 +193,9 @@ class Fake:
 
 def granted(number: int, *, persisted: bool = True) -> Granted:
     now = time.clock_gettime(time.CLOCK_BOOTTIME)
-    return Granted(f"token-{os.getpid()}-{number}", now, 3600.0, persisted=persisted, key_from="fake")
+    return Granted(
+        f"token-{os.getpid()}-{number}", now, 3600.0, sign_in=SignInFacts(persisted=persisted, key_from="fake")
+    )
 
 
 def surroundings() -> dict[str, list[str]]:

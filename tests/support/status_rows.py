@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from cms.core.accounts import Account, Grant
 from cms.core.forecast import Forecast
-from cms.core.lifecycle import Failing, Life, NeedsSignIn, Token, Trouble
+from cms.core.lifecycle import NOTHING_KNOWN, Failing, Life, NeedsSignIn, SignInFacts, Token, Trouble
 from cms.core.status import Daemon, Entry, Row, describe
 
 # `now` and `wall` of every test here: an hour after boot, and a moment of 2026.
@@ -36,14 +36,14 @@ def failing(trouble: Trouble = DOWN) -> Failing:
 
 
 def entry(life: Life, **more: object) -> Entry:
-    known = Entry(ACCOUNT, ACCOUNT.user, {MAIL: life}, persisted=True, key_from="keyring")
+    known = Entry(ACCOUNT, ACCOUNT.user, {MAIL: life}, sign_in=SignInFacts(persisted=True, key_from="keyring"))
     return replace(known, **more)  # type: ignore[arg-type]  # fields of a test's table
 
 
 SIGNING_IN = "https://login.example/common/oauth2/v2.0/authorize?x=1"
 ENTRIES = {
     "ok": entry(Life(TOKEN)),
-    "starting": entry(Life(), persisted=None, key_from=""),
+    "starting": entry(Life(), sign_in=NOTHING_KNOWN),
     "renewing": entry(Life(replace(TOKEN, refresh_at=NOW))),
     "renewing, expired": entry(Life(EXPIRED)),
     "failing": entry(Life(TOKEN, failing())),
@@ -67,7 +67,9 @@ EXPECTED = Forecast(WALL + 2 * DAY, "sign-in frequency of the organisation, seen
 
 def given(days: float, **more: object) -> Row:
     """The row of an account that signed in so many days ago."""
-    return describe([entry(Life(TOKEN), given_at=WALL - days * DAY, **more)], NOW, WALL)[0]
+    return describe(
+        [entry(Life(TOKEN), sign_in=SignInFacts(given_at=WALL - days * DAY, key_from="keyring"), **more)], NOW, WALL
+    )[0]
 
 
 DAEMON = Daemon("1.2.3", 4711, 90_061.0, "/etc/cms/cms.cfg", ("/run/cms/cms.sock",), ("the socket is open to all",))

@@ -48,7 +48,8 @@ _LOST = 'it is lost when cms ends: to keep the next one, put Vault(key=File("...
 def ended(outcome: Outcome) -> Result:
     """Return a sign-in's end as a command's."""
     if isinstance(outcome, Granted):
-        kept = f"saved, key from {outcome.key_from}" if outcome.persisted else "kept in memory only"
-        said = f"{outcome.who or 'the account'} is signed in ({kept})"
-        return Result(True, said, "" if outcome.persisted else _LOST, extra={"persisted": outcome.persisted})
+        known = outcome.sign_in
+        kept = f"saved, key from {known.key_from}" if known.persisted else "kept in memory only"
+        said = f"{known.who or 'the account'} is signed in ({kept})"
+        return Result(True, said, "" if known.persisted else _LOST, extra={"persisted": known.persisted})
     return Result(False, outcome.trouble.message, outcome.trouble.hint)

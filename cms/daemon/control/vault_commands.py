@@ -59,7 +59,7 @@ class Deleted:
     end: Granted
 
     def __str__(self) -> str:
-        return f"deleted: {len(self.items)}{_key_gone(self.end.key_from)}"
+        return f"deleted: {len(self.items)}{_key_gone(self.end.sign_in.key_from)}"
 
 
 class VaultCommands:
@@ -140,7 +140,9 @@ class VaultCommands:
             return done
         grants = tuple(Grant(each.authority, each.client_id, each.login) for each in done.items)
         names = ", ".join(each.name for each in done.items)
-        return signed_out(SignedOut(grants, names, done.end.persisted, done.end.key_from), time.time())
+        return signed_out(
+            SignedOut(grants, names, bool(done.end.sign_in.persisted), done.end.sign_in.key_from), time.time()
+        )
 
     async def delete_all(self) -> str | Result:
         """Delete every unlisted and unserved sign-in; return what was deleted in words, "" for nothing."""

@@ -261,7 +261,7 @@ class SignIns:
             del self._flows[flow.grant.key]
         self._over.append(flow)
         if isinstance(outcome, Granted):
-            self._log.info("signed in", account=flow.grant.login, who=outcome.who)
+            self._log.info("signed in", account=flow.grant.login, who=outcome.sign_in.who)
         else:
             trouble = outcome.trouble
             self._log.warning("sign-in ended", account=flow.grant.login, reason=trouble.message, do=trouble.hint)
@@ -310,7 +310,7 @@ class SignIns:
 
     def _ended(self, outcome: Outcome) -> Response:
         if isinstance(outcome, Granted):
-            said = [f"{outcome.who or 'The account'} is signed in; this page can be closed."]
+            said = [f"{outcome.sign_in.who or 'The account'} is signed in; this page can be closed."]
             return Response(200, pages.ended("Signed in", said, self._offers()))
         trouble = outcome.trouble
         return Response(200, pages.ended("Not signed in", [trouble.message, trouble.hint], self._offers()))

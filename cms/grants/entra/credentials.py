@@ -64,7 +64,9 @@ class Credential:
 
     def behind(self, outcome: Outcome) -> Outcome:
         """Return an outcome that was had by this, which says until when that works."""
-        return replace(outcome, credential_expires=self.expires) if isinstance(outcome, Granted) else outcome
+        if not isinstance(outcome, Granted):
+            return outcome
+        return replace(outcome, sign_in=replace(outcome.sign_in, credential_expires=self.expires))
 
 
 NONE = Credential()

@@ -25,7 +25,7 @@ from msal.exceptions import MsalServiceError
 
 from cms.core import refusals
 from cms.core.accounts import ALL_CONSENTED, Grant, Scopes, resource
-from cms.core.lifecycle import Granted, Outcome, Refused, Transient, Trouble
+from cms.core.lifecycle import Granted, Outcome, Refused, SignInFacts, Transient, Trouble
 from cms.grants.network.deadline import Deadline
 from cms.grants.network.http import Http, Metadata, NoAnswer, garbage, is_fault, network_trouble
 
@@ -122,7 +122,13 @@ class Exchange:
     def granted(self, result: Mapping[str, Any], scopes: Scopes, who: str) -> Granted:
         """Return the token, with its life counted from the moment at which the answer arrived."""
         life = _seconds(result["expires_in"]) or 0.0
-        return Granted(result["access_token"], self.http.answered, life, _granted_scopes(result, scopes), who=who)
+        return Granted(
+            result["access_token"],
+            self.http.answered,
+            life,
+            _granted_scopes(result, scopes),
+            sign_in=SignInFacts(who=who),
+        )
 
 
 class Machine(Exchange):

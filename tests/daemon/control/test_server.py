@@ -17,7 +17,7 @@ from support.trio_run import in_trio, in_trio_clock
 
 from cms.core.accounts import DEFAULT_REGISTRATION, Grant
 from cms.core.json_lines import Garbled
-from cms.core.lifecycle import Granted, Outcome, Refused, Trouble
+from cms.core.lifecycle import Granted, Outcome, Refused, SignInFacts, Trouble
 from cms.core.policy import Peer
 from cms.daemon.commands import Commands
 from cms.daemon.control import answers, server
@@ -30,7 +30,7 @@ from cms.system.listener import open_listener
 
 SECRET = "eyJ.access.token"
 GRANT = Grant("https://login.example.test/common", DEFAULT_REGISTRATION.client_id, "a@example.test")
-GRANTED = Granted(SECRET, 1.0, 3600.0, key_from="keyring", who="A@example.test")
+GRANTED = Granted(SECRET, 1.0, 3600.0, sign_in=SignInFacts(key_from="keyring", who="A@example.test"))
 
 
 def new_flow() -> Flow:
@@ -423,11 +423,11 @@ async def test_a_client_that_leaves_leaves_others_their_flow(tmp_path: Path) -> 
 
 def test_the_end_says_where_the_sign_in_is_kept() -> None:
     """Memory only is said, with what to do about it, and nobody's name is "the account"."""
-    result = ended(Granted(SECRET, 1.0, 3600.0, persisted=False))
+    result = ended(Granted(SECRET, 1.0, 3600.0, sign_in=SignInFacts(persisted=False)))
 
     assert "the account is signed in (kept in memory only)" == result.message
     assert 'put Vault(key=File("...")) into the configuration' in result.hint
-    assert "" == ended(Granted(SECRET, 1.0, 3600.0, persisted=True, key_from="keyring")).hint
+    assert "" == ended(Granted(SECRET, 1.0, 3600.0, sign_in=SignInFacts(persisted=True, key_from="keyring"))).hint
     assert {"persisted": False} == result.extra
 
 

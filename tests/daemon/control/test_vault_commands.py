@@ -13,7 +13,7 @@ from support.trio_run import FakeClock, in_trio
 from cms.config.load import load
 from cms.config.model import Config
 from cms.core.accounts import Account, Grant, StoredSignIn
-from cms.core.lifecycle import Granted, Outcome, Refused, Token, Transient, Trouble
+from cms.core.lifecycle import Granted, Outcome, Refused, SignInFacts, Token, Transient, Trouble
 from cms.daemon.control.answers import Result
 from cms.daemon.control.vault_commands import SignedOut, VaultCommands, directive, expiry_of, signed_out
 from cms.daemon.registry import Registry
@@ -151,7 +151,7 @@ async def test_pruning_is_agreed_to(
 ) -> None:
     """By --yes or by a person who has seen whose they are; whoever leaves has not agreed."""
     store(tmp_path)
-    gone = Granted("", 0.0, 0.0, key_from="keyring")
+    gone = Granted("", 0.0, 0.0, sign_in=SignInFacts(key_from="keyring"))
     worker = FakeWorker({Survey: [Listed((kept("bob@x.test"),))] * 2, Delete: [gone]})
     person = Person(list(answers))
 

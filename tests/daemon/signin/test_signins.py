@@ -14,7 +14,7 @@ import trio
 from support.trio_run import in_trio, in_trio_clock
 
 from cms.core.accounts import Grant
-from cms.core.lifecycle import Granted, Outcome, Refused, Transient, Trouble
+from cms.core.lifecycle import Granted, Outcome, Refused, SignInFacts, Transient, Trouble
 from cms.daemon.signin import signins
 from cms.daemon.signin.flow import FLOW_SECONDS, MAX_PASTED, Flow
 from cms.daemon.signin.http import Address, Unreachable
@@ -22,7 +22,7 @@ from cms.daemon.signin.signins import SignIns
 from cms.grants.messages import Prompt
 
 SECRET = "eyJ.access.token"
-GRANTED = Granted(SECRET, 10.0, 3600.0, who="A@example.test")
+GRANTED = Granted(SECRET, 10.0, 3600.0, sign_in=SignInFacts(who="A@example.test"))
 REFUSED = Refused(Trouble("refused", "consent is required", "ask your administrator"))
 
 

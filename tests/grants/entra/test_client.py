@@ -187,7 +187,7 @@ class TestRedeem:
         assert SCOPES == outcome.scopes
         assert 1234.0 == outcome.expires_in
         assert before <= outcome.issued <= after
-        assert ANN == outcome.who
+        assert ANN == outcome.sign_in.who
         assert ANN == person.server.introspect(outcome.secret)["username"]
 
     def test_rotation(self, person: Person) -> None:
@@ -486,7 +486,7 @@ class TestSignIn:
         answer = person.answer
 
         assert ANN == answer.who
-        assert ANN == granted(answer.outcome).who
+        assert ANN == granted(answer.outcome).sign_in.who
         assert SCOPES == granted(answer.outcome).scopes
         assert "." in answer.home_account_id
         granted(person.redeem().outcome)
@@ -505,11 +505,11 @@ class TestSignIn:
 
     def test_case_of_the_name(self, entra: Entra) -> None:
         """Names compare without case."""
-        assert ANN == granted(Person(entra, grant_for(entra, "ANN@example.TEST")).answer.outcome).who
+        assert ANN == granted(Person(entra, grant_for(entra, "ANN@example.TEST")).answer.outcome).sign_in.who
 
     def test_anybody(self, entra: Entra) -> None:
         """A grant without a name takes whoever signs in, and says who that was."""
-        assert ANN == granted(Person(entra, grant_for(entra, "")).answer.outcome).who
+        assert ANN == granted(Person(entra, grant_for(entra, "")).answer.outcome).sign_in.who
 
     def test_nothing_to_keep(self, person: Person) -> None:
         """A sign-in without a refresh token would end with its access token: it is refused."""

@@ -111,7 +111,7 @@ class TestDevice:
         answer = flow.poll()
 
         assert answer is not None
-        assert ANN == granted(answer.outcome).who
+        assert ANN == granted(answer.outcome).sign_in.who
         assert 2 == entra.count("token")
 
     def test_wrong_user(self, flow: DeviceFlow, entra: Entra) -> None:

@@ -81,7 +81,7 @@ def test_a_window_first_and_none_after(first: Open, grant: Grant, broker: FakeBr
 
     assert isinstance(outcome, Granted)
     assert isinstance(again, Granted)
-    assert (ANN, True, 3500 < again.expires_in <= 3600) == (outcome.who, outcome.persisted, True)
+    assert (ANN, True, 3500 < again.expires_in <= 3600) == (outcome.sign_in.who, outcome.sign_in.persisted, True)
     assert outcome.secret != again.secret
     assert ["silent", "window", "renewal"] == [kind for kind, _ in broker.asked]
     assert [("broker", "")] == [(each.method, each.url) for each in line.prompted]

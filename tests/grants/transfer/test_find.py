@@ -106,7 +106,7 @@ def test_a_sign_in_is_taken_over_for_good(
     token = broker.acquire(grant_for(entra))
 
     assert isinstance(end, Granted), end
-    assert (ANN, True, ANN) == (end.who, end.persisted, entra.introspect(end.secret)["email"])
+    assert (ANN, True, ANN) == (end.sign_in.who, end.sign_in.persisted, entra.introspect(end.secret)["email"])
     assert isinstance(token, Granted), token
 
 
@@ -115,7 +115,7 @@ def test_several_people_of_one_cache_are_told_apart(tmp_path: Path, entra: Entra
     place = put(tmp_path, made.sign_in(entra, ANN, BEN).cache.encode())
     ends = [bring_in(broker, grant_for(entra, user), place) for user in (ANN, BEN)]
 
-    assert [ANN, BEN] == [end.who for end in ends if isinstance(end, Granted)]
+    assert [ANN, BEN] == [end.sign_in.who for end in ends if isinstance(end, Granted)]
 
 
 def test_a_provider_that_gives_no_successor_leaves_the_old_one(
@@ -134,7 +134,7 @@ def test_whoever_signed_in_is_remembered(tmp_path: Path, entra: Entra, ann: Sign
     end = bring_in(broker, grant_for(entra, ""), put(tmp_path, made.sasl_file(ann)))
 
     assert isinstance(end, Granted)
-    assert ANN == end.who
+    assert ANN == end.sign_in.who
 
 
 # --- refusals ---
