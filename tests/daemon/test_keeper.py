@@ -266,7 +266,7 @@ async def test_a_sign_in_serves_at_once_and_makes_the_rest_due() -> None:
     async with keeping(REVOKED, REVOKED, grant=BOTH) as world:
         await trio.sleep(1.0)
         world.keeper.signed_in(
-            MAIL, replace(world.provider.token(), secret="fresh", sign_in=SignInFacts(persisted=False))
+            MAIL, replace(world.provider.token(), secret="fresh", sign_in=SignInFacts(persisted=False, key_from="fake"))
         )
         known = await world.secret(), world.keeper.sign_in.persisted, world.keeper.sign_in.key_from
         await trio.sleep(1.0)
