@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from base64 import urlsafe_b64encode
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,15 +12,12 @@ from support.keeper import FakeKeeper
 from support.trio_run import in_trio
 
 from cms.cli.doctor.assess import Asked, consent
-from cms.config.model import FileSpec
 from cms.core.accounts import Account, Grant, Scopes
 from cms.core.lifecycle import Deny, Granted, Life, Need, Outcome, Token, absorb
 from cms.core.policy import Peer, Rules
 from cms.core.preflight import fits, misfit
 from cms.core.status import Entry, describe
 from cms.daemon.serving.issue import Issuer
-from cms.daemon.serving.token_files import _File
-from cms.system.clock import SystemClock
 from cms_oauth.claims import Claims
 from cms_oauth.microsoft import EXCHANGE, GRAPH
 from cms_oauth.wire import Request
@@ -251,18 +247,6 @@ async def test_preflight_can_be_switched_off() -> None:
     assert [(MAIL, Need())] == keeper.asked
 
 
-@in_trio
-async def test_no_token_file_holds_such_a_token(tmp_path: Path) -> None:
-    """Unless preflight is switched off."""
-    files = [
-        _File(FileSpec(str(tmp_path / "x"), account, "SMTP", 0o600, False, 1), None, SystemClock(), None)  # type: ignore[arg-type] # no keeper is asked
-        for account in (ACCOUNT, replace(ACCOUNT, preflight=False))
-    ]
-
-    assert [False, True] == [file._fits(held(GRAPH_TOKEN)) for file in files]
-    assert [True, True] == [file._fits(held(MAIL_TOKEN)) for file in files]
-
-
 def test_status_says_so() -> None:
     """Each row warns of what its token cannot open, whether it is served or not."""
     (row,) = describe([Entry(ACCOUNT, "a@example.test", {MAIL: life(GRAPH_TOKEN)})], NOW, 0.0)
@@ -280,17 +264,15 @@ OWN_TOKEN = replace(held(jwt(aud="dovecot", scp="mail.access")), scopes=OWN)
 
 
 @in_trio
-async def test_a_permission_of_ones_own_is_served(tmp_path: Path) -> None:
+async def test_a_permission_of_ones_own_is_served() -> None:
     """Nobody is told to consent to Exchange's: at the socket, in a token file, in the status and by the doctor."""
     keeper = FakeKeeper(reply=OWN_TOKEN)
     keeper.open.set()
     reply = issued(keeper, OWN_ACCOUNT, "IMAP")
-    spec = FileSpec(str(tmp_path / "x"), OWN_ACCOUNT, "SMTP", 0o600, False, 1)
-    file = _File(spec, None, SystemClock(), None)  # type: ignore[arg-type] # no keeper is asked
     (row,) = describe([Entry(OWN_ACCOUNT, "a@example.test", {OWN: Life(OWN_TOKEN)})], NOW, 0.0)
     finding = consent(Asked(OWN_ACCOUNT, "IMAP", got=True, claims=OWN_TOKEN.claims))
 
     assert (OWN_TOKEN, [(OWN, Need("mail.access"))]) == (reply, keeper.asked)
-    assert (True, "") == (file._fits(OWN_TOKEN), row.warning)
+    assert (True, "") == (fits(OWN_TOKEN, "SMTP", OWN), row.warning)
     assert finding is not None
     assert "pass" == finding.level

@@ -1,17 +1,14 @@
-"""Files that always hold a fresh token, for programs that read one: one task for each, replacing it by renaming.
+"""Files that always hold a fresh token (`TokenFile`), for programs that read one. A task keeps each file.
 
-A reader finds a whole usable token or no file. What is at a path is replaced or removed only if it is a regular file of
-our own user's that holds a token's length of one word and nothing else: a path that was mistyped costs nobody a file.
+A reader finds a whole usable token or no file. cms replaces or removes a file only if its own user owns it and it holds
+one word as long as a token and nothing else: a mistyped path costs no other program its file.
 """
 
 from __future__ import annotations
 
 import os
-import re
-import secrets
 import stat
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from pathlib import Path
 
 import trio
@@ -22,10 +19,11 @@ from cms.core.lifecycle import Life, Token, usable
 from cms.core.preflight import fits
 from cms.daemon.serving.issue import Keeper
 from cms.system.clock import Clock
+from cms.system.files import sweep_drafts, write_private
 from cms.system.logs import get_logger
 from cms_oauth import sasl
 
-# A disk that is full or read-only is somebody's to mend: looked at again when the token changes, and this often.
+# A person has to mend a disk that is full or read-only: it is tried again when the token changes, and this often.
 RETRY_SECONDS = 60.0
 
 # How long the end of a task waits for its file to go: a mount that hangs must not hold up a shutdown or a reload.
@@ -34,61 +32,32 @@ LEAVE_SECONDS = 1.0
 # Passwords and keys of one word are shorter, and Entra's tokens have a thousand characters and more.
 SHORTEST_TOKEN = 200
 
-# Bytes. No token has as many, and no file has to be read further to see that it is none.
+# Bytes. No token has as many: a file that has is none.
 _TOO_LONG = 64 * 1024
-
-_RANDOM_BYTES = 8
 
 log = get_logger()
 
 
 class NotOurs(Exception):
-    """What is at the path, or shall be, cannot be told from somebody's own file. The text says what to do."""
+    """The path holds, or would hold, what cms cannot tell from a person's own file. The text says what to do."""
 
 
 def put(path: str, content: bytes | None, mode: int) -> None:
     """Make a file hold this, or be gone. May block. Raises OSError and NotOurs, and then the file is as it was."""
     _check_ours(path)
-    folder, _, name = path.rpartition("/")
-    _sweep(folder, name)
+    file = Path(path)
+    sweep_drafts(file)
     if content is None:
-        Path(path).unlink(missing_ok=True)
+        file.unlink(missing_ok=True)
         return
     if not _is_token(content):
         raise NotOurs(f"the token has {len(content)} bytes: cms could not tell the file from others and remove it")
-    Path(folder).mkdir(mode=0o700, exist_ok=True)
-    temporary = f"{folder}/.{name}.{secrets.token_hex(_RANDOM_BYTES)}.cms-new"
-    try:
-        _write(temporary, content, mode)
-        os.rename(temporary, path)  # noqa: PTH104 - one system call, as the docstring says
-    except BaseException:
-        with suppress(OSError):
-            Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _sweep(folder: str, name: str) -> None:
-    """Take away what a crash left of a file that was being written. No user's file has such a name by chance."""
-    left = re.compile(rf"\.{re.escape(name)}\.[0-9a-f]{{{2 * _RANDOM_BYTES}}}\.cms-new")
-    # What cannot be listed or removed is not in the way of the next one, whose name is another.
-    with suppress(OSError):
-        for each in Path(folder).iterdir():
-            if left.fullmatch(each.name):
-                each.unlink(missing_ok=True)
-
-
-def _write(path: str, content: bytes, mode: int) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        # Before the content: it is never there for anybody but who may read it.
-        os.fchmod(fd, mode)
-        file.write(content)
-        file.flush()
-        os.fsync(fd)
+    file.parent.mkdir(mode=0o700, exist_ok=True)
+    write_private(file, content, mode)
 
 
 def _check_ours(path: str) -> None:
-    """Raise NotOurs unless the path is free, or a token file of ours."""
+    """Raise NotOurs unless the path is free or holds one of our token files."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -100,29 +69,29 @@ def _check_ours(path: str) -> None:
     finally:
         os.close(fd)
     if not ours:
-        raise NotOurs("something else is there already, and no token file of ours: remove it, or choose another path")
+        raise NotOurs("something else is there already, and no token file of cms: remove it, or choose another path")
 
 
 def _is_token(content: bytes) -> bool:
-    """Whether this is a token and nothing else, but for a newline at the end."""
+    """Return whether this is a token and nothing else, except for a newline at the end."""
     text = content.removesuffix(b"\n").decode("ascii", errors="replace")
     return len(text) >= SHORTEST_TOKEN and len(content) < _TOO_LONG and sasl.is_token(text)
 
 
 class _File:
-    """One token file. `run` keeps it as it has to be; `trouble` says why it is not, "" when it is."""
+    """One token file. `run` keeps it up to date; `trouble` says why it is not, "" when it is."""
 
     def __init__(self, spec: FileSpec, keeper: Keeper, clock: Clock, after: _File | None) -> None:
         self.spec = spec
         self.keeper = keeper
         self.trouble = ""
         self.scope = trio.CancelScope()
-        # Whether the file goes with the task: not where another task takes it over.
+        # Whether the file is removed when the task ends: not where another task takes it over.
         self.leaves = True
         self.ended = trio.Event()
         self._after = after
-        # One call at a time for a path, so that one that was given up while it hung is over before the next; and none of
-        # the threads that others wait for.
+        # One call at a time for a path: one that was abandoned while it hung ends before the next begins. And no thread
+        # of those that other calls share.
         self.limiter: trio.CapacityLimiter = after.limiter if after else trio.CapacityLimiter(1)
         self._clock = clock
         self._scopes = spec.account.scopes[spec.protocol]
@@ -165,19 +134,16 @@ class _File:
         if self.trouble:
             log.info("a token file is as it should be again", file=self.spec.path)
             self.trouble = ""
-        return token.usable_until - self._clock.boot() if token else float("inf")
+        # A suspend may have come while it was written.
+        return max(0.0, token.usable_until - self._clock.boot()) if token else float("inf")
 
     def _good(self) -> Token | None:
-        """Return the token that belongs into the file now."""
+        """Return the token that the file has to hold now."""
         token = usable(self.keeper.lives.get(self._scopes, Life()), self._clock.boot())
         # After a reload a scope set may begin with a token of the one before it.
-        return token if token and self._fits(token) else None
-
-    def _fits(self, token: Token) -> bool:
-        """Whether the token opens the file's protocol, as far as anybody can tell (`preflight=`)."""
-        if not self.spec.account.preflight:
-            return True
-        return fits(token, self.spec.protocol, self._scopes)
+        if token and self.spec.account.preflight and not fits(token, self.spec.protocol, self._scopes):
+            return None
+        return token
 
     async def _show(self, token: Token | None) -> None:
         if self._began and _secret(token) == _secret(self._shown):
@@ -199,7 +165,7 @@ class _File:
         self.trouble = trouble
 
     async def _hide_what_ends(self) -> None:
-        """Take away what could not be replaced in time: a token that ends, or one of unknown age or another account."""
+        """Remove what could not be replaced in time: a token that ends, or one of unknown age or of another account."""
         ends = self._shown and self._clock.boot() + RETRY_SECONDS >= self._shown.usable_until
         if ends or not self._began:
             await self._remove()
@@ -227,7 +193,7 @@ def _secret(token: Token | None) -> str:
 
 
 def _holds(spec: FileSpec) -> tuple[str, str, int]:
-    """Return whose token is in a file, and for whom: where that changes, the next task must not find the old token."""
+    """Return whose token a file holds and who may read it: where that changes, the old token is removed first."""
     return spec.account.user, spec.protocol, spec.mode
 
 
@@ -248,7 +214,7 @@ class TokenFiles:
 
     @property
     def troubles(self) -> tuple[str, ...]:
-        """Why files are not as they should be, for the status."""
+        """Why files are not up to date, for the status."""
         return tuple(file.trouble for file in self._files.values() if file.trouble)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -277,7 +243,7 @@ class TokenFiles:
         self.wake()
 
     def wake(self, keeper: Keeper | None = None) -> None:
-        """Look at the tokens of a keeper, or of all, and at the clock again: after a change of a life, or a suspend."""
+        """Look at the tokens of a keeper, or of all, and at the clock again: after a change or a suspend."""
         for file in self._files.values():
             if keeper in (None, file.keeper):
                 file.wake()

@@ -24,6 +24,7 @@ from cms.core.lifecycle import Life, Outcome, Token
 from cms.daemon.keeper import Keeper
 from cms.daemon.serving import token_files
 from cms.daemon.serving.token_files import NotOurs, TokenFiles, put
+from cms_oauth.claims import Claims
 
 SCOPES = ("https://outlook.office.com/IMAP.AccessAsUser.All",)
 GRANT = Grant("https://login.example.test/common", "client", "a@example.test", (SCOPES,))
@@ -57,8 +58,11 @@ class StoredSignIn:
         """The word of the token that is in the file, and what is behind the token."""
         return self.path.read_text().replace(LONG, "") if self.path.exists() else None
 
-    def spec(self, name: str = "token", *, mode: int = 0o600, newline: bool = False) -> FileSpec:
-        return FileSpec(str(self.folder / name), ACCOUNT, "IMAP", mode, newline, 1)
+    def spec(
+        self, name: str = "token", *, mode: int = 0o600, newline: bool = False, preflight: bool = True
+    ) -> FileSpec:
+        account = replace(ACCOUNT, preflight=preflight)
+        return FileSpec(str(self.folder / name), account, "IMAP", mode, newline, 1)
 
     def hold(self, secret: str | None) -> None:
         """Have the keeper hold a new token, or none, and say so."""
@@ -330,6 +334,22 @@ async def test_after_a_suspend_an_expired_token_goes(tmp_path: Path) -> None:
 
 
 @in_trio
+async def test_a_token_may_run_out_while_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a suspend at that moment: the file goes at the next look, and the daemon lives on."""
+    async with keeping(tmp_path) as kept:
+
+        def slow(path: str, content: bytes | None, mode: int) -> None:
+            put(path, content, mode)
+            kept.clock.asleep += LIFE
+
+        monkeypatch.setattr(token_files, "put", slow)
+        kept.files.apply([kept.spec()])
+        await until(lambda: kept.clock.asleep >= 10_000.0 + 2 * LIFE)
+
+        assert kept.content is None
+
+
+@in_trio
 async def test_a_token_for_something_else_is_none(tmp_path: Path) -> None:
     """After a reload a new protocol may begin with a token that was given before anybody consented to it."""
     async with keeping(tmp_path) as kept:
@@ -340,6 +360,21 @@ async def test_a_token_for_something_else_is_none(tmp_path: Path) -> None:
         kept.keeper.lives[SCOPES] = Life(replace(held, scopes=("https://outlook.office.com/SMTP.Send",)))
         kept.files.wake(kept.keeper)
         await kept.until(None)
+
+
+@pytest.mark.parametrize("preflight", [True, False])
+@in_trio
+async def test_a_token_that_opens_no_mail_server_is_none(tmp_path: Path, *, preflight: bool) -> None:
+    """By what it says of itself, unless the account has preflight= switched off."""
+    async with keeping(tmp_path) as kept:
+        kept.files.apply([kept.spec(preflight=preflight)])
+        await kept.until("one")
+        held = kept.keeper.lives[SCOPES].held
+        assert held
+        other = replace(held, secret=f"other{LONG}", claims=Claims("https://graph.microsoft.com"))
+        kept.keeper.lives[SCOPES] = Life(other)
+        kept.files.wake(kept.keeper)
+        await kept.until(None if preflight else "other")
 
 
 @in_trio
