@@ -30,7 +30,8 @@ log = get_logger()
 class Keeper(Protocol):
     """Keeps the tokens of one Grant. `who` is the user who has signed in to it, "" while that is not known."""
 
-    who: str
+    @property
+    def who(self) -> str: ...
 
     @property
     def lives(self) -> Mapping[Scopes, Life]: ...
