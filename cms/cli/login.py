@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import math
 import os
-import pwd
 import select
 import shutil
 import socket
@@ -20,6 +19,7 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 from cms.cli.client import Remote
+from cms.system import users
 
 EX_OK = 0
 NOT_SIGNED_IN = 1
@@ -275,13 +275,8 @@ def over_ssh(environment: Mapping[str, str] | None = None) -> str:
 
 
 def _user_name(environment: Mapping[str, str]) -> str:
-    named = environment.get("USER") or environment.get("LOGNAME")
-    if named:
-        return named
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return "USER"
+    known = users.user(os.getuid())
+    return environment.get("USER") or environment.get("LOGNAME") or (known.pw_name if known else "USER")
 
 
 def browser() -> Callable[[str], None] | None:

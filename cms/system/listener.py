@@ -7,7 +7,6 @@ there is no moment in which a client finds it missing, deaf or open to the wrong
 from __future__ import annotations
 
 import errno
-import grp
 import math
 import os
 import secrets
@@ -21,6 +20,7 @@ from pathlib import Path
 import trio
 
 from cms.core.policy import Peer
+from cms.system import users
 from cms.system.logs import get_logger
 from cms_oauth.peer import credentials
 
@@ -200,12 +200,10 @@ def _gid(group: str | None) -> int:
     """Return a group's number by its name or number, -1 for none."""
     if group is None:
         return -1
-    if group.isascii() and group.isdigit():
-        return int(group)
-    try:
-        return grp.getgrnam(group).gr_gid
-    except KeyError:
-        raise ListenError(f"there is no group {group!r} here: check group= of the CredentialServer") from None
+    number = users.group_id(group)
+    if number is None:
+        raise ListenError(f"there is no group {group!r} here: check group= of the CredentialServer")
+    return number
 
 
 def _make_folders(folder: Path) -> None:

@@ -1,4 +1,7 @@
-"""TODO(docstring) cms.system.users."""
+"""Users and groups of this machine: names to numbers and back. A number that has no name is nobody's error.
+
+Looking one up may block: user databases can lie behind a network.
+"""
 
 from __future__ import annotations
 
@@ -6,29 +9,64 @@ import grp
 import pwd
 
 
+def user(who: str | int) -> pwd.struct_passwd | None:
+    """Return what this machine knows of a user, by name or number; None if there is no such user."""
+    number = _number(who)
+    try:
+        return pwd.getpwnam(str(who)) if number is None else pwd.getpwuid(number)
+    except (KeyError, OverflowError):
+        return None
+
+
+def group(which: str | int) -> grp.struct_group | None:
+    """Return what this machine knows of a group, by name or number; None if there is no such group."""
+    number = _number(which)
+    try:
+        return grp.getgrnam(str(which)) if number is None else grp.getgrgid(number)
+    except (KeyError, OverflowError):
+        return None
+
+
+def _number(given: str | int) -> int | None:
+    return int(given) if isinstance(given, int) or (given.isascii() and given.isdecimal()) else None
+
+
 def user_id(name: str) -> int | None:
     """Return a user's number, None when this machine knows no such user. Digits stand for themselves."""
-    if name.isdecimal():
-        return int(name)
-    try:
-        return pwd.getpwnam(name).pw_uid
-    except KeyError:
-        return None
+    number = _number(name)
+    known = user(name) if number is None else None
+    return known.pw_uid if known else number
 
 
 def group_id(name: str) -> int | None:
     """Return a group's number, None when this machine knows no such group. Digits stand for themselves."""
-    if name.isdecimal():
-        return int(name)
-    try:
-        return grp.getgrnam(name).gr_gid
-    except KeyError:
-        return None
+    number = _number(name)
+    known = group(name) if number is None else None
+    return known.gr_gid if known else number
 
 
 def user_name(uid: int) -> str:
     """Return a user's name, in the form that `sudo -u` takes where the number has none: a shell wants that quoted."""
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"#{uid}"
+    known = user(uid)
+    return known.pw_name if known else f"#{uid}"
+
+
+def group_name(gid: int) -> str:
+    """Return a group's name, `#GID` where the number has none."""
+    known = group(gid)
+    return known.gr_name if known else f"#{gid}"
+
+
+def people(first: int, last: int) -> list[pwd.struct_passwd]:
+    """Return the users with a number from `first` up to, and without, `last`."""
+    return [each for each in pwd.getpwall() if first <= each.pw_uid < last]
+
+
+def members(name: str) -> list[str]:
+    """Return the users that are in a group, by their names: those it lists, and those whose own group it is."""
+    known = group(name)
+    if known is None:
+        return []
+    return list(
+        dict.fromkeys([*known.gr_mem, *(each.pw_name for each in pwd.getpwall() if each.pw_gid == known.gr_gid)])
+    )

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
-import subprocess
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from tempfile import mkdtemp
 
 import pytest
-from support.reachable import Installation
 
 from cms.config import trust
 from cms.config.trust import System, Untrusted
-from cms.system import users
 
 ME = 1000
 OTHER = 1001
@@ -188,43 +183,6 @@ class TestKeepsOthersOut:
     def test_missing_folder(self, tmp_path: Path) -> None:
         """A folder that is missing will be made for its owner alone."""
         assert trust.keeps_others_out(str(tmp_path / "none" / "cms.sock"), machine({}))
-
-
-class TestNames:
-    def test_user(self) -> None:
-        """A user's number is found by name; digits stand for themselves; who is unknown is None."""
-        assert (0, 4711, None) == tuple(map(users.user_id, ("root", "4711", "no-such-user")))
-
-    def test_group(self) -> None:
-        """A group's number is found by name; digits stand for themselves; what is unknown is None."""
-        assert (0, 4711, None) == tuple(map(users.group_id, ("root", "4711", "no-such-group")))
-
-    def test_user_name(self) -> None:
-        """A user's name is found by number; a number without a name is written as `sudo -u` takes it."""
-        assert ("root", "#4294967000") == (users.user_name(0), users.user_name(4294967000))
-
-
-@needs_root
-def test_unprivileged_process(installation: Installation) -> None:
-    """In a process of another user's, its own file and root's are read, and a third user's is not."""
-    # Not under tmp_path, which is closed to that user.
-    folder = Path(mkdtemp())
-    script = "import sys; from cms.config import trust; trust.read(sys.argv[1], trust.SYSTEM)"
-    prefix = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", str(installation.python)]
-    try:
-        folder.chmod(0o755)
-        outcomes = []
-        for owner in (0, 65534, 1):
-            path = folder / f"{owner}.cfg"
-            path.touch()
-            os.chown(path, owner, owner)
-            argv = [*prefix, "-I", "-c", script, str(path)]
-            done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=30)
-            outcomes.append((done.returncode, "belongs to daemon" in done.stderr))
-    finally:
-        shutil.rmtree(folder)
-
-    assert [(0, False), (0, False), (1, True)] == outcomes
 
 
 class TestInMemory:

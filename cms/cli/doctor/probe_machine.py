@@ -5,16 +5,14 @@ Gathers facts and judges none: that is done where it can be tested without a mac
 
 from __future__ import annotations
 
-import grp
 import importlib.metadata
 import os
-import pwd
 import re
 import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -152,17 +150,12 @@ def planned(spec: SocketSpec, owner: int) -> SocketPath:
     found = socket_path(spec.path)
     if found.missing != spec.path:
         return found
-    number = users.group_id(spec.group) if spec.group else None
-    group = number if number is not None else _primary_group(owner)
+    group = users.group_id(spec.group) if spec.group else None
+    if group is None:
+        known = users.user(owner)
+        group = known.pw_gid if known else owner
     made = Step(spec.path, stat.S_IFSOCK | spec.mode, owner, group, users.user_name(owner), spec.group or f"#{group}")
     return SocketPath((*found.steps, made))
-
-
-def _primary_group(uid: int) -> int:
-    try:
-        return pwd.getpwuid(uid).pw_gid
-    except KeyError:
-        return uid
 
 
 def may_give_to(group: str) -> bool:
@@ -172,26 +165,18 @@ def may_give_to(group: str) -> bool:
 
 
 def _step(path: str, facts: os.stat_result) -> Step:
-    try:
-        group = grp.getgrgid(facts.st_gid).gr_name
-    except KeyError:
-        group = f"#{facts.st_gid}"
-    return Step(path, facts.st_mode, facts.st_uid, facts.st_gid, users.user_name(facts.st_uid), group)
+    owner, group = users.user_name(facts.st_uid), users.group_name(facts.st_gid)
+    return Step(path, facts.st_mode, facts.st_uid, facts.st_gid, owner, group)
 
 
 def rules(spec: SocketSpec, owner: int) -> Rules:
     """Return a socket's rules, as the daemon of this owner has them. Names that nobody has are left out."""
-    named = None if spec.users is None else frozenset(filter(_is_known, map(users.user_id, spec.users)))
-    groups = None if spec.groups is None else frozenset(filter(_is_known, map(users.group_id, spec.groups)))
-    return Rules(owner, spec.accounts, spec.protocols, _numbers(named), _numbers(groups), spec.default)
+    admitted = _numbers(spec.users, users.user_id), _numbers(spec.groups, users.group_id)
+    return Rules(owner, spec.accounts, spec.protocols, *admitted, spec.default)
 
 
-def _is_known(number: int | None) -> bool:
-    return number is not None
-
-
-def _numbers(found: frozenset[int | None] | None) -> frozenset[int] | None:
-    return None if found is None else frozenset(each for each in found if each is not None)
+def _numbers(names: Iterable[str] | None, number_of: Callable[[str], int | None]) -> frozenset[int] | None:
+    return None if names is None else frozenset(found for each in names if (found := number_of(each)) is not None)
 
 
 def identity(name: str) -> Identity | None:
@@ -199,9 +184,8 @@ def identity(name: str) -> Identity | None:
     uid = users.user_id(name)
     if uid is None:
         return None
-    try:
-        known = pwd.getpwuid(uid)
-    except KeyError:
+    known = users.user(uid)
+    if known is None:
         # A number that no name belongs to, such as a container's user.
         return Identity(f"#{uid}", uid, uid)
     groups = {group for group in os.getgrouplist(known.pw_name, known.pw_gid) if group != known.pw_gid}
@@ -210,19 +194,12 @@ def identity(name: str) -> Identity | None:
 
 def expected(spec: SocketSpec, owner: int) -> list[Identity]:
     """Return who has to reach a socket: those that its users= and groups= name, else the daemon's own user."""
-    names = [*(spec.users or ()), *(each for group in spec.groups or () for each in _members(group))]
+    names = [
+        *(spec.users or ()),
+        *(each for group in spec.groups or () for each in users.members(group)[:_MOST_MEMBERS]),
+    ]
     found = [identity(name) for name in dict.fromkeys(names)]
     return [each for each in found if each] or [identity(str(owner)) or Identity(f"#{owner}", owner, owner)]
-
-
-def _members(group: str) -> list[str]:
-    number = users.group_id(group)
-    try:
-        known = grp.getgrgid(number if number is not None else -1)
-    except (KeyError, OverflowError):
-        return []
-    primary = (each.pw_name for each in pwd.getpwall() if each.pw_gid == known.gr_gid)
-    return list(dict.fromkeys([*known.gr_mem, *primary]))[:_MOST_MEMBERS]
 
 
 # What a child does as another user. Nothing is imported after the change: cms itself may be out of that user's sight.
@@ -357,7 +334,7 @@ def owners_control(config: str) -> str:
 def personal_names() -> list[str]:
     """Return the names of this machine, and of the people on it: never a service's."""
     host = socket.gethostname()
-    people = [each for each in pwd.getpwall() if _FIRST_PERSON <= each.pw_uid < _LAST_PERSON]
+    people = users.people(_FIRST_PERSON, _LAST_PERSON)
     homes = (Path(each.pw_dir).name for each in people)
     return [
         name

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import pwd
 import re
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from cms.core.accounts import DEFAULT_REGISTRATION, registration_for
 from cms.grants.messages import Explored
+from cms.system import users
 from cms_oauth import paths
 from cms_oauth.microsoft import PERSONAL_TENANT, is_personal
 
@@ -170,9 +169,9 @@ def _account_words(wishes: Wishes, tenant: Tenant) -> Iterator[str]:
 def _mailers() -> list[str]:
     """Return who asks the whole machine's cms: the mail server's user, else whoever has become root, else root."""
     for name in ("Debian-exim", os.environ.get("SUDO_USER", "")):
-        with suppress(KeyError):
-            if name:
-                return [pwd.getpwnam(name).pw_name]
+        known = users.user(name) if name else None
+        if known:
+            return [known.pw_name]
     return ["root"]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 import re
 import shutil
 import subprocess
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cms.cli.init import mail_programs
+from cms.system import users
 from cms_oauth import paths
 
 UNIT = "cms.service"
@@ -139,11 +139,7 @@ def by_hand() -> list[str]:
 
 def _made_user() -> str:
     """Have the service's user; return what is in the way, "" for nothing."""
-    try:
-        pwd.getpwnam(SERVICE_USER)
-    except KeyError:
-        return _ran(*MAKE_USER)
-    return ""
+    return _ran(*MAKE_USER) if users.user_id(SERVICE_USER) is None else ""
 
 
 def _ran(program: str, *words: str) -> str:

@@ -7,7 +7,6 @@ this machine need. Ctrl-C leaves what has been done, and says how to go on.
 from __future__ import annotations
 
 import os
-import pwd
 import shutil
 import subprocess
 import sys
@@ -28,8 +27,8 @@ from cms.cli.terminal import Terminal
 from cms.config.model import Config
 from cms.core.accounts import Account
 from cms.grants.messages import Explored
+from cms.system import users
 from cms.system.files import oddity
-from cms.system.users import user_name
 from cms_oauth import paths
 from cms_oauth.microsoft import CLOUDS, portal
 from cms_oauth.moves import Command, cms
@@ -316,7 +315,7 @@ def _show(person: Terminal, account: Account, tools: Sequence[mail_programs.Tool
     program = "cms-oauth" if shutil.which("cms-oauth") else str(Path(command()).parent / "cms-oauth")
     setting = mail_programs.Setting(
         *(account.user, _own_name(account), account.smtp_host, account.imap_host, program),
-        login=os.environ.get("SUDO_USER") or user_name(os.getuid()),
+        login=os.environ.get("SUDO_USER") or users.user_name(os.getuid()),
         runtime=os.path.dirname(paths.default_socket()),  # noqa: PTH120 - as the configuration has it
     )
     chosen = _chosen(person, tools)
@@ -356,7 +355,5 @@ def _named(said: str, tools: Sequence[mail_programs.Tool]) -> tuple[list[mail_pr
 
 def _own_name(account: Account) -> str:
     """Return the user's name as the machine has it, else what stands before the @."""
-    gecos = ""
-    with suppress(KeyError):
-        gecos = pwd.getpwuid(os.getuid()).pw_gecos.partition(",")[0]
-    return gecos or account.user.partition("@")[0]
+    known = users.user(os.getuid())
+    return (known.pw_gecos.partition(",")[0] if known else "") or account.user.partition("@")[0]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import grp
 import os
-import pwd
 import socket
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from cms.daemon.serving.issue import Issuer, Keeper
 from cms.daemon.serving.postfix_table import PostfixTable
 from cms.daemon.serving.recent import Recent
 from cms.daemon.serving.token_socket import TokenSocket
+from cms.system import users
 from cms.system.clock import Clock
 from cms.system.listener import Listener, ListenError, open_listener
 from cms.system.logs import get_logger
@@ -44,19 +43,21 @@ def look_up(config: Config) -> Loaded:
 
 def _rules(spec: SocketSpec, file: str) -> Rules:
     try:
-        users = None if spec.users is None else frozenset(map(_uid, spec.users))
-        groups = None if spec.groups is None else frozenset(map(_gid, spec.groups))
+        admitted = _numbers(spec.users, users.user_id), _numbers(spec.groups, users.group_id)
     except KeyError as error:
-        raise ConfigError(file, spec.line, f"users= or groups=: {error.args[0]}") from None
-    return Rules(os.geteuid(), spec.accounts, spec.protocols, users, groups, spec.default)
+        raise ConfigError(file, spec.line, f"users= or groups=: there is no {error.args[0]} on this machine") from None
+    return Rules(os.geteuid(), spec.accounts, spec.protocols, *admitted, spec.default)
 
 
-def _uid(name: str) -> int:
-    return int(name) if name.isdecimal() else pwd.getpwnam(name).pw_uid
-
-
-def _gid(name: str) -> int:
-    return int(name) if name.isdecimal() else grp.getgrnam(name).gr_gid
+def _numbers(names: Iterable[str] | None, number_of: Callable[[str], int | None]) -> frozenset[int] | None:
+    """Return the numbers of users or groups. Raises KeyError for a name that this machine does not know."""
+    if names is None:
+        return None
+    found = {name: number_of(name) for name in names}
+    for name, number in found.items():
+        if number is None:
+            raise KeyError(name)
+    return frozenset(number for number in found.values() if number is not None)
 
 
 class _Served:
