@@ -18,8 +18,7 @@ from cms.grants.dispatcher import Dispatcher, unexpected
 from cms.grants.entra.client import Entra
 from cms.grants.messages import Open
 from cms.grants.service import Service
-from cms.grants.vault.keys import Keys
-from cms.grants.vault.store import Vault
+from cms.grants.vault import open_vault
 
 _PR_SET_DUMPABLE = 4
 
@@ -52,8 +51,7 @@ def crash(_kind: type[BaseException], error: BaseException, _trace: object) -> N
 
 def open_service(opened: Open) -> Service:
     """Return what answers the questions."""
-    vault = Vault(opened.state_folder, Keys(opened.key), opened.timeout)
-    return Service(vault, Entra(opened.ca, opened.proxy), persist=opened.persist)
+    return Service(open_vault(opened), Entra(opened.ca, opened.proxy), persist=opened.persist)
 
 
 def main() -> int:

@@ -106,7 +106,7 @@ def _export(vault: Vault, question: Export) -> Ended:
 
 
 def _explore(vault: Vault, entra: Entra, url: str) -> Explored:
-    no_keyring = vault.keys.no_keyring()
+    no_keyring = vault.key.keys.no_keyring()
     found = entra.discovered(url) if url else {}
     if isinstance(found, Trouble):
         return Explored("", found.message, found.aadsts in _NO_TENANT, no_keyring)

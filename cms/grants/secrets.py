@@ -1,7 +1,12 @@
-"""TODO(docstring) cms.grants.secrets."""
+"""Reading secrets from the places that the configuration names: a file, a systemd credential, a command's output.
+
+Errors say why a secret cannot be read, and never what was read. `Unavailable` is how the worker's lower parts say that a
+question cannot be answered now.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -13,7 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from cms.core.accounts import Source
-from cms.core.lifecycle import Transient
+from cms.core.lifecycle import Transient, Trouble
+from cms_oauth.moves import RETRIES, Move
 
 # A command may ask gpg-agent or a network, and must leave some of messages.QUESTION_SECONDS for the rest.
 COMMAND_SECONDS = 10.0
@@ -27,15 +33,15 @@ class Missing(Exception):
 
 
 class Absent(Missing):
-    """There is no such place here at all, or none that would keep a secret."""
+    """There is no such place on this machine, or it would not keep a secret."""
 
 
 class Locked(Missing):
-    """Nobody can tell whether the source has the key: a person has to unlock something first."""
+    """It cannot be told whether the source has the key: a person has to unlock something first."""
 
 
 def read_private(path: str, closed_to: int = 0o077) -> bytes:
-    """Return a secret file's bytes. Raises Missing if it could be anybody else's, FileNotFoundError if it is none.
+    """Return a secret file's bytes. Raises Missing if another user could read or change it, FileNotFoundError if absent.
 
     `closed_to` are the permission bits that it must not have.
     """
@@ -73,7 +79,7 @@ def read_credential(name: str, environ: Mapping[str, str]) -> bytes:
 def run_command(argv: Sequence[str], seconds: float = COMMAND_SECONDS, limit: int = MAX_SECRET) -> bytes:
     """Return what a command prints, `limit` bytes at most, or raise Missing; Locked when it does not end in time."""
     try:
-        # Its errors are not shown: nobody knows what a program that handles secrets prints.
+        # Its errors are not shown: a program that handles secrets may print them.
         process = subprocess.Popen(
             list(argv),
             stdin=subprocess.DEVNULL,
@@ -104,9 +110,9 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def _output(process: subprocess.Popen[bytes], deadline: float, limit: int) -> bytes:
-    """Return what a process has printed by its end; of more than `limit` bytes as many as show that it is too much.
+    """Return what a process has printed by its end, or a little more than `limit` bytes of it. Raises TimeoutExpired.
 
-    A child of its own, gpg-agent for instance, may hold the pipe open for ever. Raises TimeoutExpired.
+    Reading to the end of the pipe would not do: a child of the process, such as gpg-agent, may hold it open for ever.
     """
     assert process.stdout is not None, "it is a pipe"
     pipe, ended = process.stdout.fileno(), os.pidfd_open(process.pid)
@@ -128,7 +134,7 @@ def _output(process: subprocess.Popen[bytes], deadline: float, limit: int) -> by
 def read_source(source: Source, environ: Mapping[str, str] = os.environ, *, private: bool = True) -> bytes:
     """Return the secret that a source of the configuration holds, for instance a client secret. Raises Missing.
 
-    A file that is not `private` may be read by others, and written by nobody else.
+    A file that is not `private` may be read by other users, but not written.
     """
     try:
         if source.kind == "file":
@@ -146,3 +152,15 @@ class Unavailable(Exception):
     def __init__(self, outcome: Transient) -> None:
         super().__init__(outcome.trouble.kind)
         self.outcome = outcome
+
+
+def unavailable(kind: str, message: str, hint: str) -> Unavailable:
+    """Return what to raise for a trouble of this kind, which is tried again."""
+    return Unavailable(Transient(Trouble(kind, message, hint)))
+
+
+def storage(error: OSError, what: str) -> Unavailable:
+    """Return what to raise where the disk or the state folder refuses."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    hint = "make room on that disk" if full else "check that folder's owner, permissions and file system"
+    return unavailable("storage", f"{what}: {error.strerror}", Move(f"{hint}; ", RETRIES))

@@ -27,7 +27,8 @@ from cms.grants.messages import Acquire, Ended, Import, Place, Prompt, SignIn, S
 from cms.grants.secrets import Unavailable
 from cms.grants.transfer import export_file, find
 from cms.grants.transfer.formats import Found, Unfit
-from cms.grants.vault.store import Entry, Held, Stored, Vault
+from cms.grants.vault.entry_file import Entry
+from cms.grants.vault.store import Held, Stored, Vault
 
 _NOWHERE = Trouble(
     "storage",

@@ -15,8 +15,9 @@ from support.grants import ANN, Broker, dispatched, opened
 from cms.core.accounts import Grant, Source
 from cms.core.forecast import REMEMBERED
 from cms.core.lifecycle import Ending, Granted, Outcome, Refused, Transient
+from cms.grants.vault.entry_file import NONCE_BYTES, Entry
 from cms.grants.vault.keys import Keys
-from cms.grants.vault.store import NONCE_BYTES, Entry, Vault
+from cms.grants.vault.store import Vault
 from cms.sandbox.entra import Entra
 from cms.sandbox.faults import Fault
 
@@ -218,13 +219,13 @@ class TestFiles:
     ) -> None:
         """The refusal is told all the same."""
 
-        def full(*_args: object) -> None:
+        def full(*_args: object, **_more: object) -> None:
             raise OSError(28, "No space left on device")
 
         first.sign_in(grant, entra)
         entra.revoke(ANN, FREQUENCY)
         with monkeypatch.context() as patched:
-            patched.setattr("cms.grants.vault.store.Held._write", full)
+            patched.setattr("cms.grants.vault.entry_file.EntryFile.write", full)
             refused = first.acquire(grant)
 
         assert isinstance(refused, Refused)
@@ -236,13 +237,13 @@ class TestFiles:
     ) -> None:
         """The refusal is told all the same, nothing is left behind, and what was stored is whole."""
 
-        def full(*_args: object) -> None:
+        def full(*_args: object, **_more: object) -> None:
             raise OSError(28, "No space left on device")
 
         first.sign_in(grant, entra)
         entra.challenge(ANN)
         with monkeypatch.context() as patched:
-            patched.setattr("cms.grants.vault.store.Held._write", full)
+            patched.setattr("cms.grants.vault.entry_file.EntryFile.write", full)
             refused = first.sign_in(grant, entra)
 
         assert isinstance(refused, Refused), refused
@@ -290,7 +291,7 @@ KEPT = Entry("{}", "oid.tid", ANN, 1_700_000_000.0)
 def rewrite(path: Path, vault: Vault, kept: dict[str, object]) -> None:
     """Put other contents into a vault file, under its own header and key."""
     head = path.read_bytes().partition(b"\n")[0] + b"\n"
-    key = vault.find_key(json.loads(head)["key"])
+    key = vault.key.find(json.loads(head)["key"])
     nonce = bytes(NONCE_BYTES)
     path.write_bytes(head + nonce + AESGCM(key.secret).encrypt(nonce, json.dumps(kept).encode(), head))
 

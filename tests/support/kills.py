@@ -26,8 +26,9 @@ from typing import Any
 from cms.core.accounts import Grant
 from cms.core.lifecycle import Granted, Outcome
 from cms.grants.messages import Acquire, Open
+from cms.grants.vault.entry_file import Entry
 from cms.grants.vault.keys import Keys
-from cms.grants.vault.store import Entry, Vault
+from cms.grants.vault.store import Vault
 from cms.sandbox.entra import Entra
 from cms.sandbox.redeem import Refresh
 from cms.sandbox.tokens import digest

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from cms.core.accounts import Grant, StoredSignIn
 from cms.grants.transfer.formats import Unfit
-from cms.grants.vault.store import Entry, entry_of
+from cms.grants.vault.entry_file import Entry, entry_of
 
 # What `cms import --from` calls these files.
 SOURCE = "cms"

@@ -1,4 +1,8 @@
-"""TODO(docstring) cms.grants.vault.keyring."""
+"""The vault's key, and the desktop's keyring as a place for it: the only file that imports keyring and secretstorage.
+
+A keyring may wait for a person, so every call has a deadline and none may prompt. A backend that would store a key in
+the clear is refused.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the vault's key comes from: the only file that imports keyring.
+"""Where the vault's key comes from: a key file, a systemd credential, a command or the desktop's keyring.
 
 A source is asked for the key with a certain id, or to make one. It answers, or raises `Missing` when it has none, or
 `Locked` when it cannot tell without a person. A key is never made while there is a vault file that needs another one.

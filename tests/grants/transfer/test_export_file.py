@@ -14,7 +14,7 @@ from cms.core.accounts import Grant, StoredSignIn
 from cms.core.lifecycle import Ending
 from cms.grants.transfer import export_file
 from cms.grants.transfer.formats import Unfit
-from cms.grants.vault.store import Entry
+from cms.grants.vault.entry_file import Entry
 
 GRANT = Grant("https://login.example.test/common", "client", "ann@example.test")
 ENTRY = Entry('{"RefreshToken": {}}', "home.tenant", "ann@example.test", 1_795_000_000.0, (Ending(1.0, 2.0, 70043),))

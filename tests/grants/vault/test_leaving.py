@@ -12,10 +12,12 @@ from support.grants import NoRing
 
 from cms.core.accounts import Grant, Source, StoredSignIn
 from cms.grants.secrets import Absent, Locked, Missing, Unavailable
-from cms.grants.vault import store as vault_module
+from cms.grants.vault import vault_key
+from cms.grants.vault.entry_file import Entry
 from cms.grants.vault.keyring import KEY_BYTES, SERVICE, Key, Keyring, Patience, key_id
 from cms.grants.vault.keys import KeyFile, Keys
-from cms.grants.vault.store import Entry, Vault
+from cms.grants.vault.store import Vault
+from cms.grants.vault.vault_key import VaultKey
 
 GRANT = Grant("https://login.example/common", "client", "ann@example.test")
 OTHER = Grant("https://login.example/common", "client", "ben@example.test")
@@ -140,20 +142,21 @@ def test_a_key_that_may_be_needed_stays(home: Home, needs_it: str) -> None:
     assert ("", True) == (vault.drop_key(), home.has_key)
 
 
-def test_a_key_that_was_just_chosen_stays(home: Home) -> None:
+def test_a_key_that_was_just_chosen_stays(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the moment that it is chosen it is needed: another sign-out comes too late to delete it."""
     store(home.vault())
     sign_out(home.vault())
     dropped = []
+    choose = VaultKey.choose
 
-    class Raced(Vault):
-        def choose_key(self, reserve: Callable[[], None] = lambda: None) -> Key | None:
-            key = super().choose_key(reserve)
-            dropped.append(home.vault().drop_key())
-            return key
+    def raced(vault_key: VaultKey, reserve: Callable[[], None]) -> Key | None:
+        key = choose(vault_key, reserve)
+        dropped.append(home.vault().drop_key())
+        return key
 
-    made = home.vault()
-    store(Raced(str(made.folder), made.keys, 20.0))
+    with monkeypatch.context() as patched:
+        patched.setattr(VaultKey, "choose", raced)
+        store(home.vault())
 
     assert ([""], True) == (dropped, home.has_key)
     with home.vault().hold(GRANT) as held:
@@ -263,7 +266,7 @@ def test_the_name_of_a_key_that_cannot_be_deleted(tmp_path: Path, monkeypatch: p
     def refuse(_folder: Path) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(vault_module, "sync_folder", refuse)
+    monkeypatch.setattr(vault_key, "sync_folder", refuse)
 
     assert "storage: the name of the key" in reason(vault.drop_key)
 

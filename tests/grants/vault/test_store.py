@@ -21,11 +21,12 @@ from support.grants import NoRing, TurnsUpLocked
 
 from cms.core.accounts import Grant, Source
 from cms.grants.secrets import Locked, Missing, Unavailable
-from cms.grants.vault import keyring, keys
-from cms.grants.vault import store as vault_module
+from cms.grants.vault import entry_file, keyring, keys, state_folder, vault_key
+from cms.grants.vault import store as vault_store
+from cms.grants.vault.entry_file import Entry
 from cms.grants.vault.keyring import KEY_BYTES
 from cms.grants.vault.keys import Keys
-from cms.grants.vault.store import Entry, Stored, Vault
+from cms.grants.vault.store import Stored, Vault
 
 GRANT = Grant("https://login.example/common", "Client", "Ann@example.test")
 OTHER = Grant("https://login.example/common", "Client", "ben@example.test")
@@ -154,7 +155,7 @@ def test_fresh_nonce(lab: Lab) -> None:
 def test_header_names_what_it_binds(lab: Lab) -> None:
     """The header says, without the key, which sign-in a file belongs to and which key opens it."""
     lab.store()
-    header = vault_module.parse_header(lab.path().read_bytes().partition(b"\n")[0] + b"\n")
+    header = entry_file.parse_header(lab.path().read_bytes().partition(b"\n")[0] + b"\n")
 
     assert {
         "format": "cms-vault",
@@ -386,7 +387,7 @@ class TestKey:
         def locked(_wanted: str) -> Any:
             raise Locked("keyring is locked")
 
-        vault.keys.find = locked  # type: ignore[method-assign,assignment]  # what a locked keyring does
+        vault.key.keys.find = locked  # type: ignore[method-assign,assignment]  # what a locked keyring does
 
         assert "locked" == lab.trouble(lambda: prepare(vault))
 
@@ -399,7 +400,7 @@ class TestMemory:
         lab.named = request.param
         return lab.vault()
 
-    def test_kept_in_the_process(self, vault: Vault) -> None:
+    def test_kept_in_the_process(self, vault: Vault, lab: Lab) -> None:
         """An entry lasts as long as the process, which therefore must stay; no file holds it."""
         assert Stored(persisted=False, key_from="memory only") == prepare(vault)
         stays = [vault.stays]
@@ -409,7 +410,7 @@ class TestMemory:
             assert ENTRY == held.read()
             assert Stored(persisted=False, key_from="memory only") == held.stored
         stays.append(vault.stays)
-        assert not list(vault.folder.glob("*.vault"))
+        assert not list(lab.state.glob("*.vault"))
         with vault.hold(GRANT) as held:
             held.delete()
         stays.append(vault.stays)
@@ -481,7 +482,7 @@ class TestMemory:
         lab.named = None
         vault = lab.vault()
         put(vault)
-        vault.keys = Keys(Source("file", (str(lab.key),)), environ={}, ring=NoRing())
+        vault.key.keys = Keys(Source("file", (str(lab.key),)), environ={}, ring=NoRing())
         # The key is made before the disk breaks.
         prepare(vault, OTHER)
 
@@ -685,13 +686,14 @@ def test_other_grants_are_untouched(lab: Lab) -> None:
 
 def _killed_at(number: int, work: Callable[[], object]) -> bool:
     """Do some work in a child that is killed at the `number`th line of the vault's code; False if it got through."""
+    watched = {str(each.__file__) for each in (entry_file, keys, state_folder, vault_key, vault_store)}
     child = os.fork()
     if child == 0:
         left = number
 
         def trace(frame: FrameType, event: str, _arg: object) -> Any:
             nonlocal left
-            if frame.f_code.co_filename not in (vault_module.__file__, keys.__file__):
+            if frame.f_code.co_filename not in watched:
                 return None
             left -= event == "line"
             if left <= 0:

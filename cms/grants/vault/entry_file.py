@@ -1,0 +1,173 @@
+"""The file of one vault entry: its format, and how it is replaced so that it is whole at every moment.
+
+    {"authority": ..., "format": "cms-vault", "key": ..., "version": 1, ...} LF     the header, in clear, authenticated
+    nonce (12 bytes)  ciphertext and tag (AES-256-GCM)                              an `Entry` as JSON
+
+The header names the key that opens the file, and binds the file to its sign-in: a file that was copied over another one
+is refused, so a refresh token is redeemed only where it was given.
+
+Beside `GRANT.vault` there may be two more files:
+
+- `GRANT.redeeming` is there from before a refresh token is sent until its successor is stored. It has the new file's
+  space reserved, so a full or read-only disk is noticed before anything is redeemed. It is also the temporary file that
+  the rename turns into the vault file, so it disappears at the very moment at which the successor is safe. If a worker
+  finds it, an earlier redemption was cut off, which explains a refusal.
+- `GRANT.vault.damaged-TIME` is a file that could not be read and was replaced by a new sign-in. It goes with
+  `cms logout`: a copy of another grant's file, for instance, can be decrypted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from cms.core.accounts import Grant
+from cms.core.lifecycle import Ending
+from cms.grants.vault.keyring import Key
+from cms.system.files import sync_folder
+
+FORMAT = "cms-vault"
+VERSION = 1
+
+# AES-GCM's own nonce size; a fresh random one for each file written.
+NONCE_BYTES = 12
+
+# A header has some 400 bytes, a file some 10 KB; a longer one was not written here.
+MAX_HEADER = 4096
+MAX_FILE = 4 * 1024 * 1024
+
+# Reserved before a redemption: several times what one grant needs.
+RESERVED = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the vault stores of one grant.
+
+    `cache` is MSAL's cache as JSON, less its access and id tokens. `signed_in` is Unix time, and so is `redeemed`: when
+    the sign-in last gave a token, 0 for unknown. `endings` are how sign-ins of the same person ended, this one included
+    once it has. `claims` is a conditional-access challenge that the next sign-in has to meet, "" for none: it may be
+    there before anybody has signed in, and then there is no `cache`.
+    """
+
+    cache: str = field(repr=False)
+    home_account_id: str
+    who: str
+    signed_in: float
+    endings: tuple[Ending, ...] = ()
+    redeemed: float = 0.0
+    claims: str = ""
+
+
+def entry_of(kept: dict[str, Any]) -> Entry:
+    """Return the entry in a file. An earlier version of cms has written fewer fields."""
+    endings = tuple(Ending(**each) for each in kept.pop("endings", ()))
+    return Entry(**kept, endings=endings)
+
+
+def parse_header(line: bytes) -> dict[str, Any]:
+    """Return a vault file's header from its first line. Raises ValueError, which says what is wrong with the file."""
+    if not line.endswith(b"\n") or len(line) > MAX_HEADER:
+        raise ValueError("is no vault file, or a truncated one")
+    try:
+        header: dict[str, Any] = json.loads(line)
+        found = header["format"], header["version"], header["key"]
+    except (ValueError, TypeError, KeyError):
+        raise ValueError("is no vault file, or a tampered one") from None
+    if found[:2] != (FORMAT, VERSION) or not isinstance(found[2], str):
+        raise ValueError("is of a format that this cms does not know")
+    return header
+
+
+def needed_key(grant: Grant, raw: bytes) -> str:
+    """Return the id of the key that opens a grant's file. Raises ValueError, as `parse_header`, for another grant's."""
+    head, separator, _ = raw.partition(b"\n")
+    header = parse_header(head + separator)
+    if {name: header.get(name) for name in _identity(grant)} != _identity(grant):
+        raise ValueError("belongs to another sign-in")
+    return str(header["key"])
+
+
+def decrypt(raw: bytes, key: Key) -> Entry:
+    """Return the entry in a file. Raises ValueError."""
+    head, separator, body = raw.partition(b"\n")
+    try:
+        clear = AESGCM(key.secret).decrypt(body[:NONCE_BYTES], body[NONCE_BYTES:], head + separator)
+        return entry_of(json.loads(clear))
+    except (InvalidTag, ValueError, TypeError):
+        raise ValueError("was truncated or tampered with") from None
+
+
+def encrypt(grant: Grant, entry: Entry, key: Key) -> bytes:
+    """Return the bytes of a grant's file."""
+    named = {"format": FORMAT, "version": VERSION, "key": key.id, "home_account": entry.home_account_id}
+    head = json.dumps({**named, **_identity(grant)}, sort_keys=True).encode() + b"\n"
+    nonce = secrets.token_bytes(NONCE_BYTES)
+    return head + nonce + AESGCM(key.secret).encrypt(nonce, json.dumps(asdict(entry)).encode(), head)
+
+
+def _identity(grant: Grant) -> dict[str, str]:
+    return {
+        "authority": grant.authority.lower(),
+        "client_id": grant.client_id.lower(),
+        "login": grant.login.lower(),
+    }
+
+
+class EntryFile:
+    """One grant's file while its lock is held. Methods raise OSError."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._mark = path.with_suffix(".redeeming")
+        # Whether an earlier redemption was cut off: what it got, if anything, was lost.
+        self.interrupted = self._mark.exists()
+
+    def read(self) -> bytes | None:
+        """Return the file's bytes, None where there is no file."""
+        try:
+            with self.path.open("rb") as file:
+                return file.read(MAX_FILE)
+        except FileNotFoundError:
+            return None
+
+    def reserve(self) -> None:
+        """Mark the grant as being redeemed, with room for its successor. Where there is none, no new mark is left."""
+        try:
+            descriptor = os.open(self._mark, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.posix_fallocate(descriptor, 0, RESERVED)
+            finally:
+                os.close(descriptor)
+        except OSError:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Remove the mark: the provider did not redeem the grant. The mark of an interrupted redemption stays."""
+        if not self.interrupted:
+            with suppress(OSError):
+                self._mark.unlink()
+
+    def write(self, raw: bytes, *, keep_aside: bool) -> None:
+        """Replace the file by way of the mark. With `keep_aside` the old file, which is damaged, gets another name."""
+        descriptor = os.open(self._mark, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(raw)
+            file.truncate()
+            file.flush()
+            os.fsync(descriptor)
+        if keep_aside:
+            aside = f"{self.path.name}.damaged-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+            self.path.rename(self.path.with_name(aside))
+        self._mark.rename(self.path)
+        sync_folder(self.path.parent)

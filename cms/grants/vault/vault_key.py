@@ -1,0 +1,147 @@
+"""Which key a vault uses: the one that its files need, else the one it used last, else a new one.
+
+A key is made only where no file needs another one, and deleted with the last sign-in if cms has made it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+
+from cms.core.accounts import Grant
+from cms.grants.secrets import Locked, Missing, Unavailable, storage, unavailable
+from cms.grants.vault.entry_file import MAX_HEADER, parse_header
+from cms.grants.vault.keyring import Key
+from cms.grants.vault.keys import Keys
+from cms.grants.vault.state_folder import StateFolder
+from cms.system.files import sync_folder, write_private
+from cms_oauth.moves import fill
+
+# Names the key of a vault that holds no file any more: a logout and a new sign-in need no second keyring entry.
+KEY_NAME = "key-id"
+# The second line of that file where cms has made the key itself.
+MADE = "made"
+
+# The lock that is held while a key is chosen, made or deleted.
+_LOCK = "key"
+
+# Files that may need the key: sign-ins, those being redeemed, and damaged ones that were kept aside.
+_NEEDY = ("*.vault", "*.redeeming", "*.vault.damaged-*")
+
+
+class VaultKey:
+    """The choice of the key for the files of one state folder."""
+
+    def __init__(self, folder: StateFolder, keys: Keys) -> None:
+        self.keys = keys
+        self._folder = folder
+        self._name = folder.path / KEY_NAME
+
+    def find(self, wanted: str) -> Key:
+        """Return the key with this id, or raise Unavailable: `locked`, and tried again."""
+        try:
+            return self.keys.find(wanted)
+        except Missing as missing:
+            raise _locked(f"the vault's key {wanted} cannot be had: {missing}") from None
+
+    def choose(self, reserve: Callable[[], None] = lambda: None) -> Key | None:
+        """Return the key for a new file; None for memory only. Raises Unavailable.
+
+        `reserve` makes the file that keeps the key from being deleted, before another worker may look for such files.
+        """
+        if self.keys.memory_only:
+            return None
+        self._folder.make()
+        with self._folder.lock(_LOCK):
+            needed = sorted(self._needed())
+            key = self._first_found(needed) if needed else self._last_used() or self._new()
+            if key:
+                reserve()
+            return key
+
+    def delete_unneeded(self, memory: Mapping[str, object]) -> str:
+        """Delete the key that cms has made, if no file needs it; return its place in words, "" where it stays.
+
+        It stays as well while there are entries in `memory`, which may yet be written to a file. Raises Unavailable where it should be deleted and cannot.
+        """
+        folder = self._folder.path
+        if self.keys.memory_only or not folder.is_dir():
+            return ""
+        with self._folder.lock(_LOCK):
+            if memory or any(True for pattern in _NEEDY for _ in folder.glob(pattern)):
+                return ""
+            try:
+                named, made = self._named()
+                place = self.keys.remove(named) if made else ""
+                self._sweep_locks()
+                for path in (self._name, folder / f"{_LOCK}.lock"):
+                    path.unlink(missing_ok=True)
+                sync_folder(folder)
+            except Missing as missing:
+                raise _locked(f"the vault's key cannot be deleted: {missing}") from None
+            except OSError as error:
+                raise storage(error, f"the name of the key in {folder} cannot be deleted") from None
+        return place
+
+    def _sweep_locks(self) -> None:
+        """Delete the lock files of grants that have no other file, where no process holds the lock."""
+        for path in self._folder.path.glob("*.lock"):
+            # Neither the daemon's own lock, which has other rules, nor the key's, which is held.
+            if len(path.stem) == len(Grant("", "", "").key):
+                with suppress(Unavailable), self._folder.lock(path.stem, patience=0.0):
+                    path.unlink(missing_ok=True)
+
+    def _first_found(self, needed: list[str]) -> Key:
+        for wanted in needed[1:]:
+            with suppress(Unavailable):
+                return self.find(wanted)
+        return self.find(needed[0])
+
+    def _needed(self) -> set[str]:
+        """Return the ids of the keys that the vault files here need. A file with a damaged header needs none."""
+        found = set()
+        for path in self._folder.path.glob("*.vault"):
+            with suppress(ValueError, OSError), path.open("rb") as file:
+                found.add(parse_header(file.readline(MAX_HEADER))["key"])
+        return found
+
+    def _named(self) -> tuple[str, bool]:
+        """Return the id of the key that was used last, "" for none, and whether cms has made it."""
+        try:
+            lines = self._name.read_text().split()
+        except (OSError, UnicodeError):
+            return "", False
+        return lines[0] if lines else "", lines[1:] == [MADE]
+
+    def _last_used(self) -> Key | None:
+        named, _ = self._named()
+        try:
+            return self.keys.find(named) if named else None
+        except Locked as locked:
+            raise _locked(f"the vault's key cannot be had: {locked}") from None
+        except Missing:
+            return None
+
+    def _new(self) -> Key | None:
+        try:
+            key = self.keys.make()
+            if key:
+                text = f"{key.id}\n{MADE}\n" if key.made else f"{key.id}\n"
+                write_private(self._name, text.encode())
+        except Missing as missing:
+            raise _locked(f"there is no place for the vault's key: {missing}") from None
+        except OSError as error:
+            raise storage(error, f"nothing can be stored in {self._folder.path}") from None
+        return key
+
+
+def _locked(message: str) -> Unavailable:
+    return unavailable(
+        "locked",
+        message,
+        fill(
+            "see to the key's source, Vault(...) in the configuration (a key file is its owner's, and 0600), unlock the"
+            " keyring, or bring the key back; {retries}. Only where the key is lost for good: `cms logout USER` gives the"
+            " stored sign-in up"
+        ),
+    )
