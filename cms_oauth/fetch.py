@@ -178,9 +178,10 @@ def _hash(token: str) -> str:
 
 def report(failed: dial.Failed, command: str = "cms-oauth") -> int:
     """Say on stderr, in one line, what happened, whose move it is and the next command; return the exit status."""
-    line = f"{command}: {failed.message} ({failed.code}) - {failed.hint}"
+    from cms_oauth.text import printable  # noqa: PLC0415 - a fetch that works has no use for it
+
     # The words come from a daemon and from the command line: neither may break the line or move a terminal's cursor.
-    line = "".join(each if each.isprintable() else "?" for each in line)
+    line = printable(f"{command}: {failed.message} ({failed.code}) - {failed.hint}")
     try:  # noqa: SIM105 - contextlib is not worth its import on the way of every failure
         os.write(_STDERR, line.encode(errors="replace") + b"\n")
     except OSError:

@@ -16,9 +16,10 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from cms.cli.client import NoDaemon
-from cms.core.status import duration, printable
+from cms.core.status import duration
 from cms.core.status_text import Document, facts, life_left, name, protocols, until
 from cms.system import users
+from cms_oauth.text import printable
 
 # What is counted down in seconds is shown anew each second.
 PAUSE_SECONDS = 1.0

@@ -16,6 +16,7 @@ from cms.core.forecast import Forecast, warned_at
 from cms.core.lifecycle import NOTHING_KNOWN, Failing, Life, NeedsSignIn, Settled, SignInFacts, covers, usable
 from cms.core.preflight import fits, misfit
 from cms_oauth.moves import cms, fill, signs_in
+from cms_oauth.text import printable
 
 # Changes when a field of the JSON changes its meaning or goes; new fields may come at any time.
 JSON_VERSION = 1
@@ -371,8 +372,3 @@ def duration(seconds: float) -> str:
         if count:
             parts.append(f"{count} {unit}")
     return " ".join(parts[:2]) or "0 s"
-
-
-def printable(text: str) -> str:
-    """Take out what could move a terminal's cursor or start another line: parts of messages come from elsewhere."""
-    return "".join(each if each.isprintable() else " " for each in text)

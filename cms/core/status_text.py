@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cms.core.accounts import NAMELESS, StoredSignIn
-from cms.core.status import MEMORY_WARNING, duration, printable
+from cms.core.status import MEMORY_WARNING, duration
+from cms_oauth.text import printable
 
 # Lines longer than this are hard to read in any terminal, and beside the labels there is no room for words below that.
 WIDTH = 100

@@ -25,6 +25,7 @@ from cms.core.notices import Facts, Heard, Hook, Notice, first_heard, hear
 from cms.daemon.children import ENVIRONMENT, REAP_SECONDS, LogLines
 from cms.system.clock import Clock
 from cms.system.logs import get_logger
+from cms_oauth.text import printable
 
 # How long a hook may take. It is there to tell: a mail is handed to the queue, a message is posted.
 HOOK_SECONDS = 10.0
@@ -246,8 +247,7 @@ def hook_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 def facts_of(notice: Notice) -> dict[str, str]:
     """Return the variables of a notice, each on one line: parts of messages come from elsewhere."""
-    said = {name: fact(notice)[:MAX_FACT] for name, fact in FACTS.items()}
-    return {name: "".join(each if each.isprintable() else " " for each in text) for name, text in said.items()}
+    return {name: printable(fact(notice), MAX_FACT) for name, fact in FACTS.items()}
 
 
 def desktop_bus(environ: Mapping[str, str], uid: int) -> str:

@@ -217,7 +217,8 @@ def _text(value: object) -> str:
     text = "" if value is None else str(value)
     if text and text.isprintable() and not _QUOTED.search(text):
         return text
-    return json.dumps(text, ensure_ascii=False)
+    # JSON itself leaves C1 controls and marks of direction as they are.
+    return json.dumps(text, ensure_ascii=not text.isprintable())
 
 
 _QUOTED = re.compile(r"[\s\"=\\]")

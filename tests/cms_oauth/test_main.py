@@ -143,7 +143,7 @@ def test_a_reason_cannot_break_the_line_or_move_the_cursor(client: Client) -> No
     """It comes from elsewhere; stderr is somebody's terminal or log."""
     refusal = json.dumps(wire.json_refusal("denied", "two\nlines \x1b[2J", "h\udcff")).encode()
 
-    assert_one_line(client(b"", refusal), 77, "two?lines ?[2J")
+    assert_one_line(client(b"", refusal), 77, "two lines ?[2J")
 
 
 def test_a_token_that_came_between_the_two_questions_is_used(client: Client) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import asdict, replace
 
 import pytest
@@ -46,6 +47,7 @@ from cms.core.status import (
     duration,
     exit_code,
 )
+from cms_oauth.moves import cms, fill
 
 
 @pytest.mark.parametrize("name", ENTRIES)
@@ -416,3 +418,20 @@ def test_monitoring_is_warned_before_a_sign_in_ends() -> None:
 def test_a_clock_that_went_back_makes_no_negative_age() -> None:
     """A sign-in of the future is one of just now."""
     assert 0 == given(-1).signed_in_age
+
+
+def test_a_name_is_one_word_of_the_command() -> None:
+    """Whatever is in it, and where the page is named only beside a sign-in."""
+    user = "o'connor@example.test"
+    refresh = Trouble("refused", "no", fill("mend it, then {refresh}"))
+    login = Trouble("refused", "no", fill("sign in: {login}", {"login": cms("login", user)}))
+    account = replace(ACCOUNT, user=user)
+    moves = [
+        describe([Entry(account, user, {MAIL: Life(None, NeedsSignIn(0.0, each))}, page="http://p/")], NOW, WALL)[
+            0
+        ].next_move
+        for each in (Trouble("refused", "no"), login, refresh)
+    ]
+
+    assert [["cms", "login", user]] * 2 == [shlex.split(each.split("`")[1]) for each in moves[:2]]
+    assert [True, True, False] == ["; or open http://p/ in a browser" in each for each in moves]

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import signal
 import socket
 import stat
@@ -756,6 +758,27 @@ async def test_hooks_hear_of_the_accounts_that_there_are(world: World) -> None:
         ("machine@example.test", ""),
         None,
     ] == [each and (each.account, each.login) for each in facts]
+
+
+@in_trio
+async def test_a_name_is_one_word_of_every_command(world: World) -> None:
+    """Whatever is in it: in the status, in what hooks hear, and in what a client is told."""
+    user = "o'connor@example.test"
+    world.accounts = [account(user)]
+    with capture_logs() as lines:
+        async with world.daemon() as app:
+            await until_settled(app)
+            await app.commands.logout(user)
+            row = app.commands.status(user).extra["json"]["accounts"][0]
+            facts = [app.registry.facts(key) for key in app.registry.names]
+            refused = json.loads(await world.ask(f"SMTP,json {user}"))
+            await trio.testing.wait_all_tasks_blocked()
+
+    logged = [line["do"] for line in lines if line.get("notice") == "signed-out" or "cms login" in line.get("do", "")]
+    shown = [row["next_move"], refused["error"]["hint"], *logged]
+    commands = [each and each.login for each in facts] + [each.split("`")[1] for each in shown]
+    assert len(commands) > 2
+    assert [["cms", "login", user]] * len(commands) == [shlex.split(each or "") for each in commands]
 
 
 @in_trio

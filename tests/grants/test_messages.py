@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -34,6 +35,7 @@ from cms.grants.messages import (
     SignOut,
     Survey,
 )
+from cms_oauth.moves import Move, cms, fill
 
 GRANT = Grant(
     "https://login.example/common",
@@ -61,6 +63,7 @@ QUESTIONS: list[Question] = [
     Import(4, GRANT, Place("/home/ann/tokens", "pizauth", "work", "secret-password")),
 ]
 TROUBLE = Trouble("refused", "no", "sign in", 50173, "correlation", "basic_action", "{}")
+MOVE = fill("{login}; {retries}", {"login": cms("login", "o'connor@example.test")}, mover="administrator")
 REPLIES: list[Reply] = [
     Prompt(2, "device", "https://login.example/device", "CODE", 900.0, "http://localhost/", "state"),
     Done(
@@ -75,6 +78,7 @@ REPLIES: list[Reply] = [
     ),
     Done(1, Transient(TROUBLE, 120.0, SignInFacts(given_at=1.0, redeemed_at=2.0, endings=(Ending(1.0, 2.0, 700082),)))),
     Done(1, Refused(TROUBLE)),
+    Done(1, Refused(replace(TROUBLE, hint=MOVE))),
     Done(5, Exported("secret-text", ("a", "b"), ("c",))),
     Done(6, Listed((StoredSignIn("key", "authority", "client", "login", "who", 7.5), StoredSignIn("key", "", "", "")))),
     Done(7, Listed(())),
@@ -232,3 +236,14 @@ def test_garbage_never_quotes() -> None:
 def test_secrets_do_not_print(message: Question | Reply) -> None:
     """Neither a code nor a password nor a token is in the repr of what carries it."""
     assert "secret-" not in repr(message)
+
+
+def test_a_move_arrives_with_its_parts() -> None:
+    """The daemon knows what the worker meant: its commands, its promises, and whose move it is."""
+    done = messages.unpack_reply(messages.pack(Done(1, Refused(replace(TROUBLE, hint=MOVE)))))
+
+    assert isinstance(done, Done)
+    assert isinstance(done.outcome, Refused)
+    move = done.outcome.trouble.hint
+    assert isinstance(move, Move)
+    assert (MOVE.parts, MOVE.mover) == (move.parts, move.mover)

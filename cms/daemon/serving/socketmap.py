@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cms_oauth.text import printable
+
 # A key is an address (320 octets at most, RFC 5321) or a host and a port, and the table's name is a word: anything
 # longer is no query of Postfix's.
 MAX_QUERY = 1024
@@ -80,16 +82,12 @@ def not_found() -> bytes:
 
 def temporary(reason: str) -> bytes:
     """Return the reply that keeps the message in Postfix's queue; it logs the reason."""
-    return _netstring(f"TEMP {_line(reason)}")
+    return _netstring(f"TEMP {printable(reason, MAX_REASON)}")
 
 
 def permanent(reason: str) -> bytes:
     """Return the reply to what no repetition can mend."""
-    return _netstring(f"PERM {_line(reason)}")
-
-
-def _line(reason: str) -> str:
-    return "".join(each if each.isprintable() else " " for each in reason)[:MAX_REASON]
+    return _netstring(f"PERM {printable(reason, MAX_REASON)}")
 
 
 def _netstring(text: str) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import replace
 
 import pytest
@@ -23,6 +24,7 @@ from cms_oauth.diagnosis.lookup import (
 )
 from cms_oauth.diagnosis.verdicts import MOVERS, Claims, Evidence
 from cms_oauth.microsoft import EXCHANGE_HOSTS
+from cms_oauth.moves import commands_of
 
 USER = "user@contoso.example"
 NOW = 1_800_000_000.0
@@ -562,3 +564,19 @@ def test_the_page_of_links() -> None:
 
     assert [] == [link for link in links if not re.fullmatch(r"https://[\w./#-]+", link)]
     assert lookup.MOVERS == MOVERS
+
+
+def test_a_name_is_one_word_of_every_command() -> None:
+    """Of cms's own and of the test that is named, whatever is in it and in the host."""
+    user = "o'connor@example.test"
+    steps = [*of_entra(65001, user=user)[0].steps, *of_client("sign-in-required", "signed out", user)[0].steps]
+    steps += [
+        step
+        for each in diagnose("imap", "junk [AUTH] failed", Evidence(user=user, host="m.test"))
+        for step in each.steps
+    ]
+    commands = [each for step in steps for each in commands_of(step) if user in str(each.words)]
+
+    assert commands
+    assert all(list(each.words) == shlex.split(str(each)) for each in commands)
+    assert all(f"`{each}`" in " ".join(steps) for each in commands)

@@ -88,5 +88,5 @@ def test_a_stranger_is_not_found() -> None:
 def test_a_reason_is_one_short_line() -> None:
     """Postfix logs it: nothing in it begins another line, and a long one is cut."""
     assert b"9:TEMP wait," == socketmap.temporary("wait")
-    assert b"13:PERM not now ," == socketmap.permanent("not\nnow\x00")
+    assert b"13:PERM not now?," == socketmap.permanent("not\nnow\x00")
     assert MAX_REASON + len("305:TEMP ,") == len(socketmap.temporary("x" * 1000))

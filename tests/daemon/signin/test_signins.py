@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import os
+import re
+import shlex
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -796,7 +799,8 @@ async def test_the_page_says_who_cannot_be_signed_in_there() -> None:
     """What wants no browser, or does not come back here, has the command instead of a button, and is not started."""
     device = replace(grant("e@example.test"), sign_in="device")
     begun = replace(grant("a@example.test"), sign_in="paste")
-    async with browsing(lambda: [NOT_HERE, grant("", "https://localhost"), device, begun]) as (house, flow):
+    odd = replace(grant("o'connor@example.test"), sign_in="device")
+    async with browsing(lambda: [NOT_HERE, grant("", "https://localhost"), device, odd, begun]) as (house, flow):
         assert flow.address is not None
         _, page = await visit(flow, "/")
         origin = f"http://127.0.0.1:{flow.address.port}"
@@ -807,6 +811,8 @@ async def test_the_page_says_who_cannot_be_signed_in_there() -> None:
     assert "d@example.test: give `cms login d@example.test --paste` in a terminal" in page
     assert "whoever signs in: give `cms login --paste` in a terminal" in page
     assert "e@example.test: give `cms login e@example.test` in a terminal" in page
+    (quoted,) = re.findall("give `(cms login [^`]*connor[^`]*)` in", html.unescape(page))
+    assert ["cms", "login", "o'connor@example.test"] == shlex.split(quoted)
     # It has been begun in a browser all the same.
     assert "a@example.test: give" not in page
     assert 1 == len(house.worker.sessions)
