@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from cms_oauth.microsoft import PERMISSIONS, Cloud
 from cms_oauth.moves import cms, fill
@@ -123,7 +123,8 @@ class Proxy:
         return not any(each == "*" or name.endswith(f".{each.lower().removeprefix('.')}") for each in self.no_proxy)
 
 
-@dataclass(frozen=True, slots=True)
+# Without slots, for the sake of `key`.
+@dataclass(frozen=True)
 class Grant:
     """One sign-in and all that is needed to redeem it. Times are seconds.
 
@@ -152,9 +153,12 @@ class Grant:
         """Whether nobody signs in: then there is no refresh token, and nothing in the vault."""
         return self.sign_in in UNATTENDED
 
-    @property
+    @cached_property
     def key(self) -> str:
-        """Name this grant: stable over restarts, safe as a file name, and without an address in it."""
+        """Name this grant: stable over restarts, safe as a file name, and without an address in it.
+
+        Worked out once: each request for a token looks its keeper up by it.
+        """
         identity = f"{self.authority.lower()}\n{self.client_id.lower()}\n{self.login.lower()}"
         if self.unattended:
             # Somebody may sign in to the very same application.
