@@ -1,4 +1,4 @@
-"""The other end of the control socket: how the `cms` command talks to a running daemon. Blocking, without trio."""
+"""The `cms` command's end of the control socket: blocking, without trio."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from cms.core.policy import ROOT
 from cms.system.users import user_name
 from cms_oauth.peer import credentials
 
-# The status of some thousand accounts. What is longer is no answer of a daemon's.
+# The status of some thousand accounts. No daemon sends a longer answer.
 MAX_ANSWER = 16 * 1024 * 1024
 
 # How long an answer may take, in seconds. The daemon answers at once what it knows; the rest waits for Entra, for as
 # long as the worker gives it (25 s), or for a configuration to load (10 s).
-PATIENCE = {"status": 10.0}
-LONGEST_PATIENCE = 60.0
+STATUS_SECONDS = 10.0
+ANSWER_SECONDS = 60.0
 
-# Whose socket it is that lies in a folder of somebody's own.
+# The owner of a socket in a folder that this user may not read.
 _UNKNOWN = "another user"
 
 
@@ -38,12 +38,12 @@ class NoDaemon(Exception):
         self.hint = hint
 
 
-class Absent(NoDaemon):
-    """No daemon listens anywhere where one is looked for."""
+class NotRunning(NoDaemon):
+    """No daemon listens at any of the control sockets."""
 
 
-class Barred(NoDaemon):
-    """There is a daemon, and it is somebody else's."""
+class NotOurs(NoDaemon):
+    """A daemon runs, and belongs to another user."""
 
 
 class Remote:
@@ -98,7 +98,7 @@ class Remote:
 
     def ask(self, command: str, **fields: Any) -> dict[str, Any]:
         """Give a command that is answered with one message; return that."""
-        self._sock.settimeout(PATIENCE.get(command, LONGEST_PATIENCE))
+        self._sock.settimeout(STATUS_SECONDS if command == "status" else ANSWER_SECONDS)
         self.send({"command": command, **fields})
         return self.receive()
 
@@ -114,16 +114,16 @@ def _silent() -> NoDaemon:
 
 def connect(paths: Iterable[str]) -> Remote:
     """Return a connection to the first daemon that listens at one of these control sockets, or raise NoDaemon."""
-    barred = None
+    not_ours = None
     for path in paths:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.settimeout(PATIENCE["status"])
+        sock.settimeout(STATUS_SECONDS)
         try:
             sock.connect(path)
             sock.settimeout(None)
-            stranger = _stranger(sock)
+            other = _other_owner(sock)
         except PermissionError:
-            stranger = _owner(path)
+            other = _owner(path)
         except BlockingIOError:
             # Its queue is full, for nobody takes from it: Linux says so at once to a socket with a timeout.
             sock.close()
@@ -131,30 +131,30 @@ def connect(paths: Iterable[str]) -> Remote:
         except OSError:
             sock.close()
             continue
-        if not stranger:
+        if not other:
             return Remote(sock)
         sock.close()
-        barred = barred or _barred(path, stranger)
-    if barred:
-        raise barred
-    raise Absent("no daemon is running", "start it with `cms run`")
+        not_ours = not_ours or _not_ours(path, other)
+    if not_ours:
+        raise not_ours
+    raise NotRunning("no daemon is running", "start it with `cms run`")
 
 
 def _owner(path: str) -> str:
-    """Return whose socket this is that may not be opened."""
+    """Return the owner of a socket that this user may not open."""
     try:
         return user_name(Path(path).stat().st_uid)
     except OSError:
         return _UNKNOWN
 
 
-def _barred(path: str, whose: str) -> Barred:
+def _not_ours(path: str, whose: str) -> NotOurs:
     name = "USER" if whose == _UNKNOWN else shlex.quote(whose)
     hint = f"give the command as that user, `sudo -u {name} cms ...`, or as root"
-    return Barred(f"the daemon at {path} belongs to {whose}", hint)
+    return NotOurs(f"the daemon at {path} belongs to {whose}", hint)
 
 
-def _stranger(sock: socket.socket) -> str:
-    """Return whose daemon it is, "" for one that we may tell things to: our own or root's, and any if we are root."""
+def _other_owner(sock: socket.socket) -> str:
+    """Return the daemon's owner, "" if it may be trusted with commands: ours or root's, and any if we are root."""
     _, uid, *_ = credentials(sock)
     return "" if os.geteuid() in (uid, ROOT) or uid == ROOT else user_name(uid)

@@ -247,7 +247,7 @@ def status(user: str, *, as_json: bool, check: bool, live: bool) -> int:
             raise
         # Monitoring shows what is on standard output.
         say(f"{error.message}; {error.hint}")
-        return CRITICAL if is_configured() or not isinstance(error, client.Absent) else UNKNOWN
+        return CRITICAL if is_configured() or not isinstance(error, client.NotRunning) else UNKNOWN
     if not answer.get("ok"):
         return _ended(answer)
     if as_json:

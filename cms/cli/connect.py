@@ -92,10 +92,10 @@ def _daemonless(config: str, stack: ExitStack) -> Remote:
 
 
 def _connect_if_running() -> Remote | None:
-    """Return a conversation with the daemon, None if none runs. Raises Barred if it belongs to another user."""
+    """Return a conversation with the daemon, None if none runs. Raises NotOurs if it belongs to another user."""
     try:
         return connect()
-    except client.Barred:
+    except client.NotOurs:
         raise
     except NoDaemon:
         return None
@@ -105,13 +105,13 @@ def connect() -> Remote:
     """Return a conversation with the running daemon. Raises NoDaemon, which says how to start one."""
     try:
         return client.connect(paths.control_candidates())
-    except client.Absent as absent:
+    except client.NotRunning as error:
         hint = "start it with `cms run`"
         if not is_configured():
             hint = "nothing is configured yet: `cms init` does that, and starts it"
         elif Path(_SYSTEMD).is_dir():
             hint += ", or `systemctl --user start cms`"
-        raise client.Absent(absent.message, hint) from None
+        raise client.NotRunning(error.message, hint) from None
 
 
 def is_configured() -> bool:

@@ -1,4 +1,7 @@
-"""TODO(docstring) cms_oauth.mailtest.dialogue."""
+"""What the tests over SMTP, IMAP and POP share: where to log in and as whom, and the dialogue as it is shown.
+
+A credential is sent only over TLS, once, and every line that is shown or kept has it masked.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +27,12 @@ _DEFAULT_PORTS = {"smtp": 587, "imap": 993, "pop": 995}
 _SMTPS_PORT = 465
 _UPGRADED_PORTS = {"imap": 143, "pop": 110}
 
-# What IMAP and POP servers say when it is theirs to mend and time helps (reference: Exchange's replies, RFC 5530, 3206).
+# What IMAP and POP servers say for a fault of theirs that passes (Exchange's replies, RFC 5530, RFC 3206).
 _TEMPORARY = ("[UNAVAILABLE]", "[INUSE]", "[LIMIT]", "[SYS/TEMP]", "[IN-USE]", "THROTTLED", "SERVER UNAVAILABLE")
 
 
 class Refused(Exception):
-    """The server's answer is the end of the test. `text` is its own words."""
+    """The server refused, which ends the test. `text` is its own words; `temporary` says that trying later may help."""
 
     def __init__(self, text: str, *, temporary: bool = False) -> None:
         super().__init__(text)
@@ -52,7 +55,7 @@ class Place:
 
 
 def place_of(test: str, text: str) -> Place | None:
-    """Return the place that HOST, HOST:PORT, [ADDRESS]:PORT or a bare IPv6 address names; None when it names none."""
+    """Parse HOST, HOST:PORT, [ADDRESS]:PORT or a bare IPv6 address; return None for anything else."""
     shape = re.fullmatch(
         r"\[([^\]\s]+)\](?::(\d{1,5}))?|([^:\[\]\s]+)(?::(\d{1,5}))?|([0-9A-Fa-f.]*:[0-9A-Fa-f]*:[0-9A-Fa-f:.]*)", text
     )
@@ -65,15 +68,15 @@ def place_of(test: str, text: str) -> Place | None:
 
 
 class Login:
-    """Who logs in, with what and for which mailbox of IMAP's, and the dialogue as far as it may be shown.
+    """One login: user, credential and mailbox, and what the server has said so far, masked.
 
     `greeting`, `offered` and `challenge` are what the server said before it decided, and `greeted` is how far this
     machine's clock was ahead of the time in its greeting, None where that had none; `passed` is its answer to a login
     that passed; `farewell` is what it said when it left in the middle.
     """
 
-    # A piece of a credential as long as this is one, whatever a server has cut off around it; `mask` looks for words
-    # of at least this length.
+    # A server may quote a credential cut off. A piece of this many characters counts as the credential, and `mask`
+    # looks at words of at least this length.
     _TELLING = 20
 
     def __init__(self, user: str, token: str, mailbox: str = "INBOX") -> None:
@@ -94,7 +97,7 @@ class Login:
         return self._texts[mechanism]
 
     def mask(self, text: str) -> str:
-        """Return the text with each word hidden that has a telling piece of the credential in it."""
+        """Return the text with each word replaced that contains a piece of the credential."""
         return re.sub(r"[^\s'\"\\]{20,}", self._masked, text)
 
     def _masked(self, word: re.Match[str]) -> str:
@@ -107,14 +110,14 @@ class Login:
         print(self.trace[-1], file=sys.stderr, flush=True)
 
     def greet(self, text: str) -> None:
-        """Keep the server's first line; later ones are none."""
+        """Keep the server's first line as its greeting; ignore later ones."""
         if not self.greeting:
             self.greeting, said = self.mask(text), lookup.clock_of(text)
             self.greeted = None if said is None else time.time() - said
 
 
 def mechanism_of(login: Login, offered: list[str]) -> str:
-    """Return the mechanism to use of those that a server offers."""
+    """Return the mechanism to use, of those that the server offers. Raises Refused if there is none."""
     login.offered = tuple(offered)
     for mechanism in _MECHANISMS:
         if mechanism in offered:
@@ -123,7 +126,7 @@ def mechanism_of(login: Login, offered: list[str]) -> str:
 
 
 def answers(login: Login, mechanism: str) -> Callable[[bytes], bytes | None]:
-    """Return what answers a server's challenges: the credential once, then what ends an error, then None to cancel."""
+    """Return a function that answers challenges: first the credential, then the end of an error, then None to cancel."""
     answers = iter((login.text(mechanism).encode(), sasl.closing_answer(mechanism).encode()))
 
     def answer(challenge: bytes) -> bytes | None:
@@ -142,7 +145,7 @@ def line(answer: bytes | None) -> str:
 
 
 def decoded(challenge: bytes | str) -> bytes:
-    """Return a challenge without its base64, or as it is where it has none."""
+    """Return a challenge decoded from base64, or unchanged if it is not base64."""
     try:
         return a2b_base64(challenge)
     except NotBase64:

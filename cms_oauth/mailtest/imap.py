@@ -1,4 +1,4 @@
-"""TODO(docstring) cms_oauth.mailtest.imap."""
+"""The test over IMAP: log in, and open a mailbox read-only (EXAMINE), so that no message changes."""
 
 from __future__ import annotations
 
@@ -51,6 +51,7 @@ class _Imaps(_Imap, imaplib.IMAP4_SSL):
 
 
 def test_imap(place: Place, login: Login, context: ssl.SSLContext) -> None:
+    """Log in over TLS, and open the mailbox. Raises Refused, and the errors of imaplib and sockets."""
     imap = _Imaps(place, login, ssl_context=context) if place.tls_at_once else _Imap(place, login)
     try:
         if not place.tls_at_once:

@@ -1,4 +1,4 @@
-"""TODO(docstring) cms_oauth.mailtest.pop."""
+"""The test over POP: log in, and ask for the number of messages (STAT). Nothing is fetched or deleted."""
 
 from __future__ import annotations
 
@@ -74,6 +74,7 @@ class _Pops(_Pop, poplib.POP3_SSL):
 
 
 def test_pop(place: Place, login: Login, context: ssl.SSLContext) -> None:
+    """Log in over TLS, and count the messages. Raises Refused, EOFError, and the errors of sockets."""
     client = _Pops(place, login, context=context) if place.tls_at_once else _Pop(place, login)
     with closing(client) as pop:
         if not place.tls_at_once:

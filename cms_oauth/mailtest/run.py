@@ -1,12 +1,12 @@
-"""`--test-smtp`, `--test-imap`, `--test-pop`: log in at a real server, do one real thing, and show the dialogue.
+"""`--test-smtp`, `--test-imap`, `--test-pop`: log in at a real server, run one real command, and show the dialogue.
 
-A server may take a login and still refuse all that comes after it (Exchange does, for a mailbox with IMAP switched
-off), so each test goes on to a command that needs the mailbox: RSET, EXAMINE INBOX, STAT.
+A server may accept a login and refuse everything after it, as Exchange does for a mailbox with IMAP switched off. So
+each test goes on to a command that needs the mailbox: RSET, EXAMINE INBOX, STAT.
 
 The dialogue goes to stderr in the style of smtplib's debug output; stdout stays empty. A credential is sent once, over
-verified TLS only, and never shown. smtplib, imaplib and poplib are imported here and nowhere else.
+verified TLS only, and never shown.
 
-What comes of it is a `Report`: the server's own words, what they mean (`diagnosis`), and what that was judged by.
+The result is a `Report`: the server's own words, what they mean (`diagnosis`), and the evidence for that.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from cms_oauth.mailtest.smtp import smtp_text, test_smtp
 # Exchange answers within a second or two, an overloaded server within 30; this is for everything.
 TEST_SECONDS = 60.0
 
-# Once the time is up, libraries that take a timeout for one failed address of several are told again.
+# smtplib and others take a timeout for one failed address and try the next, so the alarm rings again.
 _RING_AGAIN_SECONDS = 1.0
 
 
@@ -101,14 +101,14 @@ def run(
     evidence = _evidence(given, place, login)
     verdicts = lookup.diagnose(test, reply, evidence)
     failed = Failed(code, what, verdicts[0].hint())
-    # What is refused after the login is refused to whoever it was that the token has let in.
+    # After the login, the token was accepted: another one would not help.
     unsaid = not login.passed and lookup.may_be_stale(test, reply, evidence)
     stale = unsaid or lookup.is_stale(verdicts)
     return Report(failed, reply=reply, verdicts=verdicts, evidence=evidence, trace=login.trace, stale=stale)
 
 
 def _evidence(given: Evidence, place: Place, login: Login) -> Evidence:
-    """Return what the reply is to be judged by: what was known before, and what the dialogue has told."""
+    """Return what the reply is judged by: what the caller knew, and what the dialogue showed."""
     return replace(
         given,
         user=login.user,
@@ -149,7 +149,7 @@ def _deadline(seconds: float) -> Iterator[None]:
 
 
 def _no_dialogue(place: Place, login: Login, error: Exception) -> tuple[str, str]:
-    """Say why there was no talking to the server, or none to the end: in a sentence, and in words to look up."""
+    """Say why the dialogue failed or broke off: as a sentence, and as the words to look up."""
     if isinstance(error, smtplib.SMTPResponseException) and error.smtp_code > 0:
         login.farewell = login.mask(smtp_text(error.smtp_code, error.smtp_error))
     if login.farewell:
@@ -163,7 +163,7 @@ def _no_dialogue(place: Place, login: Login, error: Exception) -> tuple[str, str
 def _no_connection(place: Place, error: Exception) -> str:
     """Say why there was no connection, "" when there was one."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the certificate of {place} does not hold: {error.verify_message}"
+        return f"the certificate of {place} is not trusted: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
         return f"no TLS with {place}: {error.reason}"
     if isinstance(error, socket.gaierror):

@@ -1,4 +1,4 @@
-"""TODO(docstring) cms_oauth.mailtest.smtp."""
+"""The test over SMTP: log in at a submission server as a mail program would, then RSET. No mail is sent."""
 
 from __future__ import annotations
 
@@ -56,6 +56,7 @@ class _Smtps(_Smtp, smtplib.SMTP_SSL):
 
 
 def test_smtp(place: Place, login: Login, context: ssl.SSLContext) -> None:
+    """Log in over TLS, and send a command that needs the login. Raises Refused, and the errors of smtplib and sockets."""
     client = _Smtps(place, login, context=context) if place.tls_at_once else _Smtp(place, login)
     with closing(client) as smtp:
         smtp.ehlo_or_helo_if_needed()

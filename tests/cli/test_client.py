@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cms.cli import client
-from cms.cli.client import Barred, NoDaemon, Remote, connect
+from cms.cli.client import NoDaemon, NotOurs, Remote, connect
 from cms.core.policy import ROOT
 from cms.system.users import user_name
 
@@ -82,7 +82,7 @@ def test_a_daemon_that_is_silent_is_said(
     monkeypatch: pytest.MonkeyPatch, ends: tuple[Remote, socket.socket], daemon: str
 ) -> None:
     """One that is stopped or hangs holds up no command for ever: neither at a question nor at the door."""
-    monkeypatch.setitem(client.PATIENCE, "status", 0.01)
+    monkeypatch.setattr(client, "STATUS_SECONDS", 0.01)
     made, _ = ends
     with pytest.raises(NoDaemon, match="does not answer"):
         made.ask("status")
@@ -137,7 +137,7 @@ def test_another_users_daemon_is_told_nothing(daemon: str, monkeypatch: pytest.M
     monkeypatch.setattr(os, "geteuid", lambda: 4242)
     monkeypatch.setattr(client, "ROOT", 4243)
 
-    with pytest.raises(Barred) as raised:
+    with pytest.raises(NotOurs) as raised:
         connect([daemon])
 
     ours = user_name(os.getuid())
@@ -154,9 +154,9 @@ def test_a_socket_that_may_not_be_opened_is_another_users(daemon: str, monkeypat
 
     monkeypatch.setattr(socket, "socket", Closed)
 
-    with pytest.raises(Barred) as raised:
+    with pytest.raises(NotOurs) as raised:
         connect([daemon])
-    with pytest.raises(Barred) as unseen:
+    with pytest.raises(NotOurs) as unseen:
         connect([f"{daemon}/in-a-folder-of-theirs"])
 
     assert f"belongs to {user_name(os.getuid())}" in raised.value.message
@@ -170,7 +170,7 @@ def test_a_user_without_a_name_is_given_so_that_a_shell_takes_it(daemon: str, mo
     monkeypatch.setattr(os, "geteuid", lambda: 4242)
     monkeypatch.setattr(client, "ROOT", 4243)
 
-    with pytest.raises(Barred) as raised:
+    with pytest.raises(NotOurs) as raised:
         connect([daemon])
 
     assert f"`sudo -u '#{os.getuid()}' cms ...`" in raised.value.hint

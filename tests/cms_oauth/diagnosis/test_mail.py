@@ -54,7 +54,7 @@ MORE = (
     ("pop", "-ERR [LOGIN-DELAY] wait", "pop-polling", "RFC 2449"),
     ("pop", "-ERR Unknown command.", "no-oauth", "Dovecot"),
     ("imap", "host:993 gave no whole answer: socket error: EOF", "no-answer", "mailtest"),
-    ("smtp", "the certificate of host:587 does not hold: self-signed certificate", "certificate", "mailtest"),
+    ("smtp", "the certificate of host:587 is not trusted: self-signed certificate", "certificate", "mailtest"),
     ("smtp", "host cannot be resolved: Name or service not known", "no-such-host", "mailtest"),
     ("pop", "no connection with host:995: Connection refused", "no-connection", "mailtest"),
     ("imap", "host:993 gave no whole answer: not done after 60 s", "no-answer", "mailtest"),

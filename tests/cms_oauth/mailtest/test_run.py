@@ -634,7 +634,7 @@ def test_a_certificate_of_an_unknown_authority_is_refused(
     outcome = tester(test, lambda talk: submission(talk, tls), at_once=test != "smtp")
 
     assert "unavailable" == outcome.code()
-    assert f"the certificate of {outcome.place} does not hold" in outcome.message()
+    assert f"the certificate of {outcome.place} is not trusted" in outcome.message()
     assert "SSL_CERT_FILE" in outcome.hint()
     assert not any("AUTH" in line for line in outcome.heard)
 
@@ -645,7 +645,7 @@ def test_a_certificate_for_another_name_is_refused(tester: Tester, tls: ssl.SSLC
     outcome = tester(test, lambda talk: submission(talk, tls), at_once=test != "smtp", host="127.0.0.1")
 
     assert "unavailable" == outcome.code()
-    assert "does not hold" in outcome.message()
+    assert "is not trusted" in outcome.message()
     assert "127.0.0.1" in outcome.message()
 
 
