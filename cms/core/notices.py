@@ -1,9 +1,8 @@
 """What is worth telling a person, and when: pure.
 
-Two ways to look at it. The log is told of changes: `notice`, from the life before and the life after. Hooks are told
-of what is: `hear`, from the facts of one sign-in and from what the hook has been told so far. So a hook that comes with
-a reload hears of what stands already, what lasts is told again where that was asked for, and what was over before
-anybody was told of it is not told at all.
+`hear` compares the facts of one sign-in with what a hook has been told so far. The log is a hook too. So a hook that
+comes with a reload hears of trouble that is there already, what lasts is told again where that was asked for, and what
+was over before it could be told is not told at all.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from cms.core.forecast import Forecast
-from cms.core.lifecycle import NOTHING_KNOWN, Failing, Life, NeedsSignIn, Phase, Settled, SignInFacts
+from cms.core.lifecycle import NOTHING_KNOWN, Failing, Life, NeedsSignIn, Settled, SignInFacts
 
 # Networks come and go, and a token lasts through many minutes of that. Nobody is told of an outage shorter than this.
 GRACE_SECONDS = 10 * 60.0
@@ -62,7 +61,8 @@ class Hook:
     """One Notify: what is run, and for which events.
 
     `remind` is after how many seconds a required sign-in is told again, 0 for never; `grace` for how many seconds the
-    provider has to have failed. With `prompts` a sign-in that somebody has begun is told with its link at once.
+    provider has to have failed. With `prompts` a sign-in that somebody has begun is told with its link at once. With
+    `each_refusal` a refusal is told again when it was tried again in vain, as after `cms refresh`.
     """
 
     argv: tuple[str, ...]
@@ -70,6 +70,7 @@ class Hook:
     remind: float = REMIND_SECONDS
     grace: float = GRACE_SECONDS
     prompts: bool = True
+    each_refusal: bool = False
     line: int = field(default=0, compare=False)
 
 
@@ -189,7 +190,7 @@ def _settled(heard: Heard, facts: Facts) -> Heard:
 
 
 def _bad_news(hook: Hook, heard: Heard, facts: Facts, trouble: _Standing | None, now: float) -> Notice | None:
-    if trouble and (_is_news(heard, trouble) or now >= _reminder(hook, heard)):
+    if trouble and (_is_news(hook, heard, trouble) or now >= _reminder(hook, heard)):
         return _of_trouble(facts, trouble)
     if hook.prompts and facts.url not in ("", heard.url):
         return _prompt(facts, trouble.trouble.message if trouble else "a sign-in waits for a person")
@@ -199,10 +200,13 @@ def _bad_news(hook: Hook, heard: Heard, facts: Facts, trouble: _Standing | None,
     return None
 
 
-def _is_news(heard: Heard, trouble: _Standing) -> bool:
+def _is_news(hook: Hook, heard: Heard, trouble: _Standing) -> bool:
     """Whether this has not been told: a sign-in that was refused has a reason of its own. Outages only vary."""
     event = _event(trouble)
-    return event != heard.event or (event == "sign-in-required" and trouble.trouble.message != heard.reason)
+    if event != heard.event:
+        return True
+    tried = hook.each_refusal and trouble.since > heard.at
+    return event == "sign-in-required" and (tried or trouble.trouble.message != heard.reason)
 
 
 def _told_of(heard: Heard, bad: Notice | None, facts: Facts, trouble: _Standing | None, now: float) -> Heard:
@@ -278,33 +282,3 @@ def _foretold(facts: Facts, expected: Forecast) -> Notice:
     message = f"the sign-in is expected to end soon: {expected.reason} ({expected.certainty})"
     hint = f"sign in before mail has to wait: `{facts.login}`" if facts.login else ""
     return Notice("sign-in-due", facts.account, message, hint, login=facts.login, due=expected.due)
-
-
-def notice(before: Life, after: Life, account: str) -> Notice | None:
-    """Return what to tell of this change of a life of `account`, a user name."""
-    if isinstance(after.phase, Settled):
-        return _better(before, after, account)
-    event = _told(after.phase)
-    if not event or event == _told(before.phase):
-        return None
-    return Notice(event, account, after.phase.trouble.message, after.phase.trouble.hint)
-
-
-def _better(before: Life, after: Life, account: str) -> Notice | None:
-    told = _told(before.phase)
-    if not told or after.held is None or after.held == before.held:
-        return None
-    if told == "sign-in-required":
-        return Notice("signed-in", account, _SIGNED_IN)
-    return Notice("recovered", account, _RECOVERED)
-
-
-def _told(phase: Phase) -> str:
-    """Return the event that a person has been told of this phase, "" for none: of an outage late, of the rest at once."""
-    if isinstance(phase, Settled):
-        return ""
-    if isinstance(phase, NeedsSignIn):
-        return _refused(phase)
-    if phase.trouble.kind == "locked":
-        return "locked"
-    return "failing" if phase.last_try - phase.since >= GRACE_SECONDS else ""

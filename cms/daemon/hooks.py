@@ -67,8 +67,8 @@ _PROXIED = re.compile(r"(?:https?|all)_proxy", re.IGNORECASE)
 _USERINFO = re.compile(r"(?:(?<=://)|^(?!\w+://)).*@")
 _MORE = ("DISPLAY", "WAYLAND_DISPLAY", "XAUTHORITY")
 
-# The log: told like a hook, but at once and by no program, and never twice of one trouble.
-LOG = Hook((), remind=0.0, prompts=False)
+# The log: told like a hook, but at once and by no program, and not reminded.
+LOG = Hook((), remind=0.0, prompts=False, each_refusal=True)
 
 # The desktop's: whoever begins a sign-in is in front of it, and needs no telling of that.
 DESKTOP = Hook(

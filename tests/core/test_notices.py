@@ -37,11 +37,10 @@ from cms.core.notices import (
     Notice,
     first_heard,
     hear,
-    notice,
 )
 
 TOKEN = Token("secret", 0.0, 3600.0, 2000.0)
-NEWER = Token("newer", 100.0, 3700.0, 2100.0)
+NEWER = Token("newer", 5000.0, 8600.0, 7000.0)
 DOWN = Trouble("server", "the provider answers 503", "nobody's move")
 LOCKED = Trouble("locked", "the keyring is locked", "unlock it")
 REVOKED = Trouble("refused", "AADSTS50173", "cms login u@example.test")
@@ -62,7 +61,11 @@ CHANGES = {
     "a refusal after failures": (Life(None, failing(0.0)), Life(None, NeedsSignIn(5.0, REVOKED)), REQUIRED),
     "an application refused": (Life(TOKEN), Life(TOKEN, NeedsSignIn(5.0, DOWN, 900.0)), TOLD_DOWN),
     "an application that works again": (Life(TOKEN, NeedsSignIn(5.0, DOWN, 900.0)), Life(NEWER), RECOVERED),
-    "another refusal": (Life(None, NeedsSignIn(5.0, DOWN)), Life(None, NeedsSignIn(5.0, REVOKED)), None),
+    "a refusal for another reason": (
+        Life(None, NeedsSignIn(5.0, DOWN)),
+        Life(None, NeedsSignIn(5.0, REVOKED)),
+        REQUIRED,
+    ),
     "a first failure": (Life(TOKEN), Life(TOKEN, failing(0.0)), None),
     "a failure in the grace period": (Life(TOKEN, failing(0.0)), Life(TOKEN, failing(GRACE_SECONDS - 1)), None),
     "the first failure past it": (Life(TOKEN, failing(500.0)), Life(TOKEN, failing(GRACE_SECONDS)), TOLD_DOWN),
@@ -81,33 +84,51 @@ CHANGES = {
 }
 
 
+# As the log is told: `cms.daemon.hooks.LOG`.
+LOG = Hook((), remind=0.0, prompts=False, each_refusal=True)
+
+
+def told(*lives: tuple[float, Life]) -> list[Notice]:
+    """Return what the log is told of the last of these lives, each of which begins at a moment."""
+    heard, notices = first_heard(Facts("u", [Life()])), list[Notice]()
+    for now, life in lives:
+        hearing = hear(LOG, heard, Facts("u", [life]), now)
+        heard, notices = hearing.heard, list(hearing.notices)
+    return notices
+
+
+def moment(life: Life) -> float:
+    return life.phase.last_try if isinstance(life.phase, Failing) else 10.0
+
+
 @pytest.mark.parametrize("name", CHANGES)
 def test_each_change_is_told_or_not(name: str) -> None:
     """A person hears of what needs one at once, of an outage once it lasts, of recovery only from what was told."""
     before, after, expected = CHANGES[name]
+    at = moment(before)
 
-    assert expected == notice(before, after, "u")
+    assert [expected] * bool(expected) == told((at, before), (max(at, moment(after)), after))
 
 
 def test_an_outage_of_hours_is_told_once_and_its_end_once() -> None:
     """However many tries an outage takes, there is one notice of it and one of its end."""
-    life, now, told = Life(TOKEN), 2000.0, []
-    outcomes: list[Outcome] = [*[Transient(DOWN)] * 12, Granted("newer", 0.0, 3600.0)]
+    lives, now = [(2000.0, Life(TOKEN))], 2000.0
+    outcomes: list[Outcome] = [*[Transient(DOWN)] * 12, Granted("newer", 1e6, 3600.0)]
     for outcome in outcomes:
         now += 1800.0
-        after = absorb(life, outcome, now, 0.5)
-        told.append(notice(life, after, "u"))
-        life = after
+        lives.append((now, absorb(lives[-1][1], outcome, now, 0.5)))
+    events = [each.event for end in range(len(lives)) for each in told(*lives[: end + 1])]
 
-    assert ["failing", "recovered"] == [each.event for each in told if each]
+    assert ["failing", "recovered"] == events
 
 
 def test_a_refusal_that_is_tried_again_in_vain_is_told_again() -> None:
-    """`cms refresh` asks for one more try, and whoever asked hears of its refusal."""
+    """`cms refresh` asks for one more try, and the log has its refusal too."""
     refused = absorb(Life(TOKEN), Refused(REVOKED), 10.0, 0.5)
-    again = retry_now(refused, 20.0)
+    again = absorb(retry_now(refused, 20.0), Refused(REVOKED), 21.0, 0.5)
 
-    assert REQUIRED == notice(again, absorb(again, Refused(REVOKED), 21.0, 0.5), "u")
+    assert [REQUIRED] == told((10.0, refused), (21.0, again))
+    assert [] == told((10.0, refused), (21.0, refused))
 
 
 def test_every_event_is_in_the_table() -> None:
