@@ -1,4 +1,7 @@
-"""TODO(docstring) cms.daemon.children."""
+"""What the daemon does for any program that it starts: which environment it gets, what of its output is logged, its end.
+
+The grant worker and the hooks are such programs. `cms.daemon.worker` starts the one, `cms.daemon.hooks` the others.
+"""
 
 from __future__ import annotations
 
@@ -102,6 +105,7 @@ class LogLines:
 
 
 async def log_output(stream: trio.abc.ReceiveStream | None) -> None:
+    """Put what the worker prints into the log, until it has ended."""
     lines = LogLines()
     assert stream is not None, "both outputs are pipes"
     async for chunk in stream:
@@ -116,6 +120,7 @@ def _log_lines(lines: list[str]) -> None:
 
 
 async def end_process(process: trio.Process, grace: float) -> None:
+    """Wait so many seconds for a process to end, then kill it with its whole session."""
     with trio.move_on_after(grace):
         await process.wait()
     if process.returncode is None:

@@ -66,8 +66,6 @@ class Registry:
         self, config: Config, acquire: Acquire, clock: Clock, *, jitter: Callable[[], float] = random.random
     ) -> None:
         self.config = config
-        # Grant key -> who signed in. One object for good: hooks hold it.
-        self.names: dict[str, str] = {}
         self.awaited: Callable[[Grant], str] = lambda _grant: ""
         self.where: Callable[[Grant], str] = lambda _grant: ""
         self._acquire = acquire
@@ -102,16 +100,14 @@ class Registry:
             record.keeper.take(grant)
             record.users = users[grant.key]
             self._records[grant.key] = record
-        for key, record in before.items():
+        for record in before.values():
             record.scope.cancel()
             record.keeper.close()
-            del self.names[key]
         return [record.keeper.grant for record in before.values()]
 
     def _add(self, grant: Grant) -> _Record:
         keeper = Keeper(grant, self._acquire, self._clock, jitter=self._jitter, on_change=self._changed)
         record = _Record(keeper)
-        self.names[grant.key] = keeper.who
         if self._nursery:
             self._nursery.start_soon(_keep, record)
         return record
@@ -127,7 +123,6 @@ class Registry:
         if keeper.grant.key not in self._records:
             # A reload has taken the account away while its answer was on the way.
             return
-        self.names[keeper.grant.key] = keeper.who
         waiting = isinstance(before.phase, NeedsSignIn) is not isinstance(after.phase, NeedsSignIn)
         self._tell(Change(keeper, waiting))
 
@@ -156,6 +151,11 @@ class Registry:
             record.keeper.refresh()
 
     # What is known.
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Who has signed in, by the grant's key; "" where that is not known."""
+        return {key: record.keeper.who for key, record in self._records.items()}
 
     @property
     def keepers(self) -> list[Keeper]:
