@@ -15,7 +15,7 @@ from pathlib import Path
 from cms.cli.client import NoDaemon
 from cms.cli.connect import connect
 from cms.config.model import Config, FileSpec, SocketSpec
-from cms.core.accounts import Account, Proxy, application
+from cms.core.accounts import NAMELESS, Account, Proxy, application
 from cms.core.status import expiry_warning
 from cms_oauth import paths
 from cms_oauth.moves import Command
@@ -151,4 +151,4 @@ def _file_line(spec: FileSpec) -> str:
 
 
 def _name(account: Account) -> str:
-    return account.user or "(whoever signs in)"
+    return account.user or NAMELESS

@@ -30,7 +30,7 @@ class Peer:
 class Rules:
     """What one socket serves, and to whom. `owner` is the uid that the daemon runs as.
 
-    `users` and `groups` are both None when the socket's permission bits are the policy: whoever could connect may ask.
+    `users` and `groups` are both None when the socket's permission bits are the policy: every peer that can connect may ask.
     `default` is the account that a request without a user gets, where there are several: a Postfix table has one.
     """
 
@@ -89,13 +89,13 @@ def decide(peer: Peer, request: Request, rules: Rules, signed_in: Callable[[Gran
 NOBODY = Deny(
     "sign-in-required",
     "nobody has signed in to this account yet",
-    "whoever runs cms signs in: `cms login`",
+    "the user who runs cms signs in: `cms login`",
 )
 
 _DENIED = Deny(
     "denied",
     "this user may not ask at this socket",
-    "whoever runs cms adds the user or a group of it to users= or groups= of this CredentialServer, then `cms reload`",
+    "the user who runs cms adds the user or a group of it to users= or groups= of this CredentialServer, then `cms reload`",
 )
 
 
@@ -106,13 +106,13 @@ def _no_account(user: str, *, nameless: bool) -> Deny:
         return Deny(
             "sign-in-required",
             "this socket serves an account that nobody has signed in to yet",
-            "whoever runs cms signs in: `cms login`",
+            "the user who runs cms signs in: `cms login`",
         )
     if user:
         return Deny(
             "unknown-account",
             "this socket serves no account of that name",
-            "check the spelling; else whoever runs cms adds it to accounts= of this CredentialServer, then `cms reload`",
+            "check the spelling; else the user who runs cms adds it to accounts= of this CredentialServer, then `cms reload`",
         )
     return Deny(
         "unknown-account",
@@ -125,6 +125,6 @@ def _no_protocol(protocol: str) -> Deny:
     return Deny(
         "unknown-protocol",
         f"this socket does not serve {protocol} for this account",
-        f'check the spelling; else whoever runs cms adds "{protocol}" to protocols= of this CredentialServer, '
+        f'check the spelling; else the user who runs cms adds "{protocol}" to protocols= of this CredentialServer, '
         "then `cms reload` and `cms login`",
     )

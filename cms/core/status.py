@@ -50,7 +50,7 @@ EXPIRY_WARNING = 30 * 24 * 60 * 60.0
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What the broker hands in for one account. `user` is the name that requests ask for, "" while nobody signed in.
+    """What the daemon hands in for one account. `user` is the name that requests ask for, "" while nobody signed in.
 
     `lives` may hold more scope sets than the account's own. `signing_in` says what a sign-in under way waits for, "" when
     there is none; `page` is where the account can sign in, "" for nowhere. `forecast` is when the sign-in is expected to
@@ -103,7 +103,7 @@ class Problem:
 class Row:
     """One token of one account. `usable` says whether a client is given one now, `state` is a word of `STATES`.
 
-    `next_move` says whose move it is and the command, "" when nobody has to do anything. `warning` is what may go wrong
+    `next_move` says whose move it is and the command, "" when there is nothing to do. `warning` is what may go wrong
     although all is well with the token.
 
     `signed_in_at` is when the sign-in was given, as Unix time, and `signed_in_age` that in seconds, None for unknown;
@@ -168,41 +168,36 @@ def _rows(entry: Entry, now: float, wall: float) -> Iterator[Row]:
 
 
 def _row(entry: Entry, protocols: tuple[str, ...], life: Life, now: float, wall: float) -> Row:
-    state = _state(entry, life, now)
-    row = Row(
-        entry.user,
-        state,
-        protocols,
-        usable(life, now) is not None,
-        _held(life, now, wall),
-        _problem(life, now, wall),
-        _next_move(entry, state, life),
-        entry.sign_in.persisted,
-        entry.sign_in.key_from,
-        entry.signing_in,
-        "; ".join(filter(None, (*_preflight_warnings(entry, protocols, life), *_warnings(entry, life, wall)))),
+    state, signed_in = _state(entry, life, now), entry.sign_in
+    expected = entry.forecast if signed_in.given_at else None
+    due = expected is not None and wall >= warned_at(expected, signed_in.given_at)
+    move = _next_move(entry, state, life)
+    if due and not move:
+        move = fill("sign in before mail has to wait: {login}", {"login": cms("login", entry.user)})
+    expiry = expiry_warning(signed_in.credential_expires, wall)
+    warnings = (*_protocol_warnings(entry, protocols, life), length_warning(life), expiry)
+    return Row(
+        user=entry.user,
+        state=state,
+        protocols=protocols,
+        usable=usable(life, now) is not None,
+        token=_held(life, now, wall),
+        problem=_problem(life, now, wall),
+        next_move=move,
+        persisted=signed_in.persisted,
+        key_from=signed_in.key_from,
+        signing_in=entry.signing_in,
+        warning="; ".join(filter(None, warnings)),
+        signed_in_at=int(signed_in.given_at) or None,
+        signed_in_age=max(0, int(wall - signed_in.given_at)) if signed_in.given_at else None,
+        forecast=expected,
+        ends_in=max(0, int(expected.due - wall)) if expected else None,
+        sign_in_due=due,
         sign_in=entry.account.grant.sign_in,
-        credential_expires_at=int(entry.sign_in.credential_expires) or None,
-        credential_due=bool(expiry_warning(entry.sign_in.credential_expires, wall)),
+        credential_expires_at=int(signed_in.credential_expires) or None,
+        credential_due=bool(expiry),
         refused=_refused(entry, protocols, life),
     )
-    return _with_sign_in(row, entry, wall)
-
-
-def _with_sign_in(row: Row, entry: Entry, wall: float) -> Row:
-    """Add when the sign-in was given, and when it is expected to end."""
-    if not entry.sign_in.given_at:
-        return row
-    row = replace(
-        row, signed_in_at=int(entry.sign_in.given_at), signed_in_age=max(0, int(wall - entry.sign_in.given_at))
-    )
-    if entry.forecast is None:
-        return row
-    due = wall >= warned_at(entry.forecast, entry.sign_in.given_at)
-    soon = fill("sign in before mail has to wait: {login}", {"login": cms("login", entry.user)})
-    move = row.next_move or (soon if due else "")
-    ends_in = max(0, int(entry.forecast.due - wall))
-    return replace(row, forecast=entry.forecast, ends_in=ends_in, sign_in_due=due, next_move=move)
 
 
 def _refused(entry: Entry, protocols: tuple[str, ...], life: Life) -> tuple[str, ...]:
@@ -211,24 +206,19 @@ def _refused(entry: Entry, protocols: tuple[str, ...], life: Life) -> tuple[str,
     return tuple(each for each in protocols if not fits(life.held, each, entry.account.scopes[each]))
 
 
-def _preflight_warnings(entry: Entry, protocols: tuple[str, ...], life: Life) -> Iterator[str]:
+def _protocol_warnings(entry: Entry, protocols: tuple[str, ...], life: Life) -> Iterator[str]:
     """Yield what to say of a token that cannot open each of these protocols, whether or not it is served."""
-    yield from _consent_warnings(entry, protocols, life)
-    scopes = entry.account.scopes
-    wrong = (misfit(life.held.claims, each, scopes[each]) for each in protocols if life.held)
-    yield from dict.fromkeys(f"{each.message}: {each.hint}" for each in wrong if each)
-
-
-def _consent_warnings(entry: Entry, protocols: tuple[str, ...], life: Life) -> Iterator[str]:
-    """Yield what to say of a token that does not cover each of these protocols: nothing of one that does."""
-    lacking: dict[str, list[str]] = {}
-    for each in protocols if life.held else ():
-        scopes = entry.account.scopes[each]
-        permission = permission_for(each, scopes)
-        if life.held and not covers(life.held, permission):
-            lacking.setdefault(uncovered(permission, scopes, entry.user)[1], []).append(each)
+    if life.held is None:
+        return
+    scopes, lacking = entry.account.scopes, dict[str, list[str]]()
+    for each in protocols:
+        permission = permission_for(each, scopes[each])
+        if not covers(life.held, permission):
+            lacking.setdefault(uncovered(permission, scopes[each], entry.user)[1], []).append(each)
     for hint, names in lacking.items():
         yield f"the sign-in does not cover {', '.join(names)}, which the configuration asks for: {hint}"
+    wrong = (misfit(life.held.claims, each, scopes[each]) for each in protocols)
+    yield from dict.fromkeys(f"{each.message}: {each.hint}" for each in wrong if each)
 
 
 def length_warning(life: Life) -> str:
@@ -240,10 +230,6 @@ def length_warning(life: Life) -> str:
         f"the token has {size} bytes, and exim, msmtp and neomutt fail with more than about {LONG_TOKEN}: permissions of"
         " the application and group claims make tokens long (docs/configuration.md, Long tokens)"
     )
-
-
-def _warnings(entry: Entry, life: Life, wall: float) -> tuple[str, str]:
-    return length_warning(life), expiry_warning(entry.sign_in.credential_expires, wall)
 
 
 def expiry_warning(expires: float, wall: float) -> str:

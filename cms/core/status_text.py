@@ -1,6 +1,7 @@
-"""The status in words: made from the object that `cms status --json` prints, so by whoever has that object.
+"""The status in words, made from the object that `cms status --json` prints.
 
-Everything that shows a row takes its words from here: `cms status`, its `--watch`, and the sign-in page.
+The daemon sends that object, and the client makes the text. Everything that shows an account takes its words from here:
+`cms status`, its `--watch`, and the sign-in page.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cms.cli.doctor.findings import Finding, failed, passed, skipped, warned, yours
-from cms.core.accounts import Account, permission_for
+from cms.core.accounts import NAMELESS, Account, permission_for
 from cms.core.preflight import misfit
 from cms.core.status import duration
 from cms_oauth.claims import Claims
@@ -317,7 +317,7 @@ def no_daemon(message: str, hint: str) -> Finding:
 
 def sign_in(row: Mapping[str, Any], wall: float) -> Finding:
     """Return what a row of the status says of a sign-in. `wall` is Unix time."""
-    who = f"{row.get('user') or '(whoever signs in)'}, {', '.join(row.get('protocols', ()))}"
+    who = f"{row.get('user') or NAMELESS}, {', '.join(row.get('protocols', ()))}"
     state, problem = str(row.get("state")), row.get("problem")
     if not problem:
         return _forecast(row, who, wall)
@@ -381,7 +381,7 @@ class Asked:
     @property
     def who(self) -> str:
         """Whose token it is or would be, for people."""
-        return self.user or self.account.user or "(whoever signs in)"
+        return self.user or self.account.user or NAMELESS
 
 
 def token(asked: Asked) -> Finding:
