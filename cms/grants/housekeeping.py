@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from cms.core.lifecycle import Granted, Refused, SignInFacts, Transient, Trouble
-from cms.grants.entra.client import Entra, is_brokered
+from cms.grants.entra.client import Entra, is_kept_by_ms_broker
 from cms.grants.entra.credentials import certificate_end
 from cms.grants.entra.exchange import note
 from cms.grants.messages import (
-    BROKERED,
+    KEPT_BY_MS_BROKER,
     CheckCredentials,
     Chore,
     CredentialEnds,
@@ -91,13 +91,15 @@ def _export(vault: Vault, question: Export) -> Ended:
             entry = held.read()
         if entry:
             found.append((grant, entry))
-    sign_ins = [(grant, entry) for grant, entry in found if not is_brokered(entry.cache)]
+    sign_ins = [(grant, entry) for grant, entry in found if not is_kept_by_ms_broker(entry.cache)]
     if found and not sign_ins:
-        return Refused(Trouble("unfit", f"nothing can be exported: {BROKERED}", "`cms login` on the other machine"))
+        return Refused(
+            Trouble("unfit", f"nothing can be exported: {KEPT_BY_MS_BROKER}", "`cms login` on the other machine")
+        )
     if not sign_ins:
         return Refused(Trouble("no-sign-in", "nobody is signed in: there is nothing to export", "`cms login` first"))
     try:
-        text = export_file.seal(sign_ins, question.passphrase)
+        text = export_file.encrypt(sign_ins, question.passphrase)
     except MemoryError:
         said = "there is too little memory to encrypt the export: 128 MiB are needed"
         return Transient(Trouble("storage", said, "close something, then try again"))

@@ -31,7 +31,7 @@ MAX_MESSAGE = 8 * 1024 * 1024
 QUESTION_SECONDS = 25.0
 
 # Why some sign-ins are in no export, for people: their refresh token never comes here.
-BROKERED = "Microsoft's broker keeps the sign-in, for this device alone"
+KEPT_BY_MS_BROKER = "Microsoft's broker keeps the sign-in, for this device alone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +102,7 @@ class SignOut:
 class Place:
     """Where another program keeps a sign-in. `path` is absolute, or the name of a keyring entry.
 
-    `source` is the format, "" for whichever fits; `entry` says which of several; `password` opens it, "" if nobody has
-    said one.
+    `source` is the format, "" for any; `entry` says which of several; `password` decrypts it, "" for none so far.
     """
 
     path: str
@@ -162,7 +161,7 @@ class Delete:
 class Explore:
     """Look around for a first configuration. Ends with `Explored`.
 
-    `url` is the authority whose discovery document names a tenant, "" to ask nobody.
+    `url` is the authority whose discovery document names a tenant, "" to ask none.
     """
 
     number: int
@@ -204,12 +203,12 @@ class Prompt:
 class Exported:
     """An encrypted export, ready to be written to a file, and the keys of the grants that are in it.
 
-    `brokered` are those that cannot be: `BROKERED`.
+    `kept_by_ms_broker` are the keys of those that cannot be exported.
     """
 
     text: str = field(repr=False)
     keys: tuple[str, ...]
-    brokered: tuple[str, ...] = ()
+    kept_by_ms_broker: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +222,7 @@ class Listed:
 class Explored:
     """What was found.
 
-    `tenant` is "" where nobody has told; then `why` says so, for people, and `unknown` if the provider knows no such
+    `tenant` is "" where it is not known; then `why` says so, for people, and `unknown` if the provider knows no such
     domain. `no_keyring` says why this process can keep no key in a keyring, "" where it can. `cloud` is the national
     cloud that the tenant is in, as `cloud=` has it, "" for none.
     """

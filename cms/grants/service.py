@@ -21,7 +21,7 @@ from cms.grants.conversation import Cancelled, Conversation
 from cms.grants.entra import credentials
 from cms.grants.entra.client import Entra
 from cms.grants.entra.exchange import Answer, no_sign_in
-from cms.grants.entra.flows import CodeFlow, Flow
+from cms.grants.entra.flows import CodeFlow, Flow, wanted
 from cms.grants.entra.ms_broker import BrokerFlow
 from cms.grants.messages import Acquire, Ended, Import, Place, Prompt, SignIn, SignOut, Work
 from cms.grants.secrets import Unavailable
@@ -37,15 +37,15 @@ _NOWHERE = Trouble(
 )
 
 
-# What a challenge is kept in before anybody has signed in.
-_NOBODY = Entry("", "", "", 0.0)
+# What a challenge is stored in before the first sign-in.
+_NO_SIGN_IN = Entry("", "", "", 0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class _Room:
-    """What there is for a new sign-in: where it would go, whose it would replace, and a challenge that it has to meet.
+    """What a new sign-in finds: its place, the account that has signed in before, and a challenge that it has to meet.
 
-    `account` is a home account id, "" for nobody's.
+    `account` is a home account id, "" for none.
     """
 
     place: Stored
@@ -54,7 +54,7 @@ class _Room:
 
 
 class Service:
-    """Answers questions, each in the thread that asks. Holds no grant between two of them."""
+    """Answers questions, each in the thread that asks. Holds no grant between two questions."""
 
     def __init__(
         self, vault: Vault, entra: Entra, clock: Callable[[], float] = time.monotonic, *, persist: bool = False
@@ -66,11 +66,11 @@ class Service:
 
     @property
     def stays(self) -> bool:
-        """Whether this process must not leave."""
+        """Whether this process must not exit."""
         return self._vault.stays
 
     def rest(self) -> None:
-        """Use nothing while there is nothing to do; and keep nothing: MSAL's apps are cycles that hold their cache."""
+        """Free connections and memory while there is nothing to do: MSAL's apps are cycles that hold their cache."""
         self._entra.rest()
         gc.collect()
 
@@ -100,7 +100,7 @@ class Service:
             return unavailable.outcome
 
     def _mint(self, grant: Grant, scopes: Scopes) -> Outcome:
-        """Ask for a token for which nobody signs in. The vault, and its key, have no part in it."""
+        """Ask for a token without a person. Neither the vault nor its key is needed."""
         try:
             credential = credentials.credential(grant)
         except Unavailable as unavailable:
@@ -118,7 +118,9 @@ class Service:
             grant, scopes, entry.cache, entry.home_account_id, who=entry.who, secret=credential.value
         )
         stored = held.stored
-        if answer.cache and _is_news(answer.cache, entry):
+        # A provider that rotates nothing leaves nothing new: the time of the redemption is stored once a day.
+        news = answer.cache != entry.cache or entry.claims or time.time() - entry.redeemed > DAY
+        if answer.cache and news:
             stored = held.store(_renewed(entry, answer.cache))
         elif not answer.unsure:
             _note_ending(held, entry, answer.outcome)
@@ -168,7 +170,7 @@ class Service:
             held.prepare()
             answer = self._entra.redeem(
                 grant,
-                _first(grant),
+                wanted(grant)[0],
                 entry.cache,
                 entry.home_account_id,
                 who=entry.who,
@@ -194,16 +196,17 @@ class Service:
 
     def _sign_in(self, question: SignIn, conversation: Conversation) -> Outcome:
         grant = question.grant
-        # Before anybody takes the trouble.
+        # Before a person is asked to do anything.
         room = self._prepared(grant)
         credential = credentials.credential(grant)
-        # Whoever asks may have missed the refusal that demanded this: it may have been another process's.
+        # The asker may not know of the refusal that demanded this: another process may have met it.
         claims = question.claims or room.claims
         flow = self._entra.begin(grant, question.method, claims, credential.value, room.account)
         if isinstance(flow, Transient | Refused | Granted):
             return flow
         conversation.check()
-        conversation.prompt(_prompt(question, flow))
+        begun = (flow.url, flow.user_code, flow.expires_in, flow.redirect_uri, flow.state)
+        conversation.prompt(Prompt(question.number, question.method, *begun))
         return credential.behind(self._keep(grant, self._finish(grant, flow, conversation), room.place, conversation))
 
     def _note_claims(self, grant: Grant, outcome: Outcome) -> None:
@@ -217,7 +220,7 @@ class Service:
                 return
             # In memory, nothing but a sign-in is a reason for this process to stay.
             if held.prepare().persisted or entry:
-                entry = entry or _NOBODY
+                entry = entry or _NO_SIGN_IN
                 _keep_beside(held, replace(entry, claims=held.claims), replace(entry, claims=outcome.trouble.claims))
             held.release()
 
@@ -232,7 +235,7 @@ class Service:
         return _Room(place, remembered.home_account_id if remembered else "", held.claims)
 
     def _finish(self, grant: Grant, flow: Flow, conversation: Conversation) -> Answer:
-        """Wait for the person, and redeem what that brings."""
+        """Wait for the person, and redeem what the browser brings."""
         if isinstance(flow, BrokerFlow):
             return flow.answered(conversation.wait)
         if isinstance(flow, CodeFlow):
@@ -249,7 +252,7 @@ class Service:
         return Answer(Refused(_expired(grant, device=True)))
 
     def _keep(self, grant: Grant, answer: Answer, place: Stored, conversation: Conversation | None = None) -> Outcome:
-        """Store a new sign-in, in `place` or a better one. Raises `Cancelled` for one that was given up meanwhile."""
+        """Store a new sign-in, in `place` or a better one. Raises `Cancelled` for one that was cancelled meanwhile."""
         if not isinstance(answer.outcome, Granted):
             return answer.outcome
         now = time.time()
@@ -257,7 +260,7 @@ class Service:
         with self._vault.hold(grant) as held:
             remembered = held.inspect()
             if remembered and remembered.home_account_id != entry.home_account_id:
-                return Refused(_somebody_else(grant, remembered.who, entry.who))
+                return Refused(_another_account(grant, remembered.who, entry.who))
             if remembered:
                 entry = replace(entry, endings=remembered.endings)
             if conversation:
@@ -266,19 +269,8 @@ class Service:
             return _told(answer.outcome, held.store(entry), entry)
 
 
-def _first(grant: Grant) -> Scopes:
-    """Return the scopes of the token that a sign-in gets."""
-    return grant.scope_sets[0] if grant.scope_sets else ()
-
-
-def _prompt(question: SignIn, flow: Flow) -> Prompt:
-    return Prompt(
-        question.number, question.method, flow.url, flow.user_code, flow.expires_in, flow.redirect_uri, flow.state
-    )
-
-
-def _somebody_else(grant: Grant, remembered: str, who: str) -> Trouble:
-    """Say that another account has signed in than the one before: a name alone does not make it the same."""
+def _another_account(grant: Grant, remembered: str, who: str) -> Trouble:
+    """Say that another account has signed in than before. The same name can belong to another account."""
     if remembered.casefold() == who.casefold():
         said = (
             f"{who} signed in, but with another account than the {remembered} before, which was made anew or given to "
@@ -290,13 +282,8 @@ def _somebody_else(grant: Grant, remembered: str, who: str) -> Trouble:
     return Trouble("wrong-user", said, refusals.hint(hint, grant, remembered=remembered))
 
 
-def _is_news(cache: str, entry: Entry) -> bool:
-    """Whether what a redemption has left is to be stored: a provider that rotates nothing is written of once a day."""
-    return cache != entry.cache or bool(entry.claims) or time.time() - entry.redeemed > DAY
-
-
 def _renewed(entry: Entry, cache: str) -> Entry:
-    """Return what is kept once a sign-in has given a token: no challenge stands against it."""
+    """Return the entry of a sign-in that has just given a token, so that no challenge is left."""
     return replace(entry, cache=cache, redeemed=time.time(), claims="")
 
 
@@ -313,9 +300,9 @@ def _told(outcome: Outcome, stored: Stored, entry: Entry) -> Outcome:
 
 
 def _note_ending(held: Held, entry: Entry, outcome: Outcome) -> None:
-    """Keep when and why a sign-in ended, for the forecast of the next, and what the next has to meet.
+    """Store when and why a sign-in ended, for the forecast of the next, and a challenge that the next has to meet.
 
-    What was cut off may have ended by that.
+    A redemption that was cut off may itself be why the sign-in ended: that is no ending to forecast from.
     """
     if not isinstance(outcome, Refused) or held.interrupted:
         return
@@ -324,14 +311,14 @@ def _note_ending(held: Held, entry: Entry, outcome: Outcome) -> None:
 
 
 def _keep_beside(held: Held, entry: Entry, known: Entry) -> None:
-    """Store what is known beside the sign-in itself, where that is news. A disk that takes nothing loses it, and no more."""
+    """Store facts about a sign-in, if they are new. A full disk loses these facts, and nothing else."""
     if known != entry:
         with suppress(Unavailable):
             held.store(known)
 
 
 def _explained(outcome: Outcome, held: Held, grant: Grant) -> Outcome:
-    """Say so where a refusal is the price of a redemption that was cut off."""
+    """Say so where a refusal is the consequence of a redemption that was cut off."""
     if not (isinstance(outcome, Refused) and held.interrupted and outcome.trouble.aadsts in refusals.REUSE_NUMBERS):
         return outcome
     return Refused(
@@ -346,7 +333,7 @@ def _explained(outcome: Outcome, held: Held, grant: Grant) -> Outcome:
 
 
 def _not_anew(outcome: Outcome, found: Found, grant: Grant) -> Outcome:
-    """Say what a refusal means of a sign-in that was made elsewhere."""
+    """Say what a refusal means for a sign-in that was made by another program."""
     if not isinstance(outcome, Refused):
         return outcome
     trouble = outcome.trouble

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.grants import ANN, Broker, dispatched, opened, service
+from support.grants import ANN, BEN, Broker, dispatched, opened, service
+from support.proofs import AppCertificate, write_private
 
-from cms.core.accounts import Grant, StoredSignIn
+from cms.core.accounts import Grant, Source, StoredSignIn
 from cms.core.lifecycle import Granted, Refused, Transient, Trouble
 from cms.grants.entra.client import Entra as Provider
 from cms.grants.messages import (
+    CheckCredentials,
+    CredentialEnds,
     Delete,
     Done,
     Ended,
@@ -170,7 +173,7 @@ def test_too_little_memory_to_export(moved: Path, first: Open, grant: Grant, mon
         raise MemoryError
 
     assert moved.exists()
-    monkeypatch.setattr(export_file, "seal", scarce)
+    monkeypatch.setattr(export_file, "encrypt", scarce)
 
     assert "128 MiB" in trouble(put(first, Export(1, (grant,), PASSPHRASE))).message
 
@@ -286,3 +289,20 @@ def test_what_crosses_shows_no_secret() -> None:
     assert PASSPHRASE not in repr(Export(1, (), PASSPHRASE))
     assert "sealed text" not in repr(Exported("sealed text", ()))
     assert "StoredSignIn" in repr(Listed((StoredSignIn("k", "", "", ""),)))
+
+
+def test_the_ends_of_certificates(first: Open, grant: Grant, tmp_path: Path) -> None:
+    """Each grant has its answer, in the order of the question; no secret is in it, and none crosses."""
+    made = AppCertificate()
+    path = write_private(tmp_path / "c.pem", made.pem("hunter2"))
+    certified = replace(grant, certificate=Source("file", (str(path),)))
+    missing = replace(grant, login=BEN, certificate=Source("file", (str(tmp_path / "none"),)))
+    with dispatched(first) as broker:
+        end = ask(broker, CheckCredentials(1, (certified, grant, missing)))
+
+    assert isinstance(end, CredentialEnds)
+    assert [float(int(made.ends)), 0.0, 0.0] == [each.expires for each in end.items]
+    assert [certified.key, grant.key, missing.key] == [each.key for each in end.items]
+    assert ["", "", f"the certificate cannot be read: file {tmp_path}/none does not exist"] == [
+        each.why for each in end.items
+    ]

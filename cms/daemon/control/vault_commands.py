@@ -20,7 +20,7 @@ from cms.core.status import duration
 from cms.daemon.control.answers import Ask, Result, ended
 from cms.daemon.registry import Registry
 from cms.daemon.worker import Worker
-from cms.grants.messages import BROKERED, Delete, Ended, Export, Exported, Listed, Peek, Place, Survey
+from cms.grants.messages import KEPT_BY_MS_BROKER, Delete, Ended, Export, Exported, Listed, Peek, Place, Survey
 from cms.system.logs import get_logger
 from cms_oauth.microsoft import CLOUDS, OPEN_TO_PERSONAL, PERSONAL_SESSIONS, PERSONAL_TENANTS, WORK_SESSIONS
 
@@ -245,14 +245,16 @@ class VaultCommands:
 
 def _exported(end: Exported, chosen: Sequence[Account]) -> Result:
     """Return the end of an export of these accounts: who is in it, who is not, and why not."""
-    kept = {*end.keys, *end.brokered}
-    brokered = [each for each in chosen if each.grant.key in end.brokered]
+    kept = {*end.keys, *end.kept_by_ms_broker}
+    brokered = [each for each in chosen if each.grant.key in end.kept_by_ms_broker]
     missing = [each for each in chosen if each.grant.key not in kept]
     said = [f"exported: {users_in_words(each for each in chosen if each.grant.key in end.keys)}"]
     if missing:
         said.append(f"not signed in, and so not exported: {users_in_words(missing)}")
     if brokered:
-        said.append(f"cannot be exported: {users_in_words(brokered)}: {BROKERED}; `cms login` on the other machine")
+        said.append(
+            f"cannot be exported: {users_in_words(brokered)}: {KEPT_BY_MS_BROKER}; `cms login` on the other machine"
+        )
     return Result(True, "\n".join(said), extra={"export": end.text})
 
 

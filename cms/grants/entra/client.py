@@ -34,8 +34,8 @@ def silence() -> None:
         logger = logging.getLogger(name)
         logger.setLevel(logging.CRITICAL + 1)
         logger.propagate = False
-    # form_post would put the answer of a paste flow where nobody can copy it from, and makes browsers warn of a form
-    # that leaves https. PKCE makes the code useless to whoever reads the address.
+    # form_post would put the answer of a paste flow where a person cannot copy it, and makes browsers warn of a form
+    # that leaves https. PKCE makes the code in the address useless to others.
     warnings.filterwarnings("ignore", message="response_mode='form_post' is recommended", category=UserWarning)
     # Its clock is the wall's, which may have been set back; ours paces the polling.
     warnings.filterwarnings("ignore", message="Attempted too soon", category=UserWarning)
@@ -83,7 +83,7 @@ class Entra:
     def _redeem(
         self, grant: Grant, scopes: Scopes, cache: str, home_account_id: str, *, who: str, secret: Secret
     ) -> Answer:
-        broker = is_brokered(cache)
+        broker = is_kept_by_ms_broker(cache)
         call = self._call(grant, secret, cache, broker=broker)
         if not isinstance(call, Call):
             return Answer(call)
@@ -203,7 +203,7 @@ def _consented(scopes: Scopes, cache: str) -> Scopes:
     return lesser if len(lesser) < len(scopes) else ()
 
 
-def is_brokered(cache: str) -> bool:
+def is_kept_by_ms_broker(cache: str) -> bool:
     """Whether it is the broker that has signed in: then it has the refresh token, too."""
     accounts = json.loads(cache).get("Account", {}).values() if cache else ()
     return any(each.get("account_source") == _BROKER for each in accounts)

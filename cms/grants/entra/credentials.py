@@ -32,7 +32,7 @@ from cms.grants.messages import CredentialEnd
 from cms.grants.secrets import Missing, Unavailable, read_source
 from cms_oauth.moves import RETRIES, Move
 
-# How soon a refusal is looked at again: what is mended in Entra, or in a file, tells nobody here of it.
+# How soon a refused application is tried again: a repair in Entra, or in a file, is not announced to cms.
 AGAIN_SECONDS = LONGEST_PAUSE
 
 _PEM_KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----.+?-----END [A-Z ]*PRIVATE KEY-----", re.DOTALL)
@@ -56,14 +56,14 @@ class Certificate:
 class Credential:
     """What an application proves itself with: `value` as MSAL takes it, "" for a public client.
 
-    `expires` is the Unix time at which a certificate ends, 0 where nobody can tell.
+    `expires` is the Unix time at which a certificate ends, 0 for unknown.
     """
 
     value: str | Mapping[str, Any] = field(default="", repr=False)
     expires: float = 0.0
 
     def behind(self, outcome: Outcome) -> Outcome:
-        """Return an outcome that was had by this, which says until when that works."""
+        """Return the outcome of using this credential, with the end of its certificate."""
         if not isinstance(outcome, Granted):
             return outcome
         return replace(outcome, sign_in=replace(outcome.sign_in, credential_expires=self.expires))
@@ -112,7 +112,7 @@ def _read(name: str, source: Source, *, private: bool = True) -> bytes:
 
 
 def _cannot_be_had(name: str, source: Source, why: str) -> str:
-    return f"the {name.replace('_', ' ')} cannot be had: {source} {why}"
+    return f"the {name.replace('_', ' ')} cannot be read: {source} {why}"
 
 
 def _unavailable(name: str, source: Source, why: str) -> Unavailable:
@@ -121,7 +121,7 @@ def _unavailable(name: str, source: Source, why: str) -> Unavailable:
 
 
 def explain(outcome: Outcome, grant: Grant) -> Outcome:
-    """Return what a refusal means where nobody signs in: nobody is told to, and it is looked at again by itself."""
+    """Return what a refusal means for an application: no person is asked to sign in, and cms tries again by itself."""
     if not isinstance(outcome, Refused):
         return outcome
     trouble = outcome.trouble

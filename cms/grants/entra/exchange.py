@@ -36,7 +36,7 @@ MAX_LIFE = 366 * 24 * 60 * 60.0
 # ArithmeticError a lifetime that is infinite.
 _GARBLED = (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RuntimeError, AssertionError)
 
-# What the vault keeps of MSAL's cache: access tokens live in the broker only, and nobody needs the id token again.
+# What the vault keeps of MSAL's cache: access tokens live in the broker only, and the id token is not needed again.
 _KEPT = ("RefreshToken", "Account", "AppMetadata")
 
 
@@ -163,7 +163,7 @@ class Machine(Exchange):
 
 
 class Call(Exchange):
-    """One exchange with Entra: a fresh MSAL app with a cache and an HTTP client of its own.
+    """One exchange with Entra: a fresh MSAL app with a new cache and a new HTTP client.
 
     With `broker`, it is the broker on this desktop that is asked for tokens. Raises ImportError without its library.
     `secret` is what the application proves itself with, as MSAL takes it; "" for a public client. `known` is the home
@@ -191,7 +191,7 @@ class Call(Exchange):
 
     @property
     def has_broker(self) -> bool:
-        """Whether the broker is asked: MSAL goes on without one that does not start, and tells nobody."""
+        """Whether the broker is asked: MSAL goes on without one that does not start, and does not say so."""
         return bool(self.app._enable_broker)  # noqa: SLF001 - there is no other way to know
 
     def arrived(self, moment: float) -> None:
@@ -238,7 +238,7 @@ class Call(Exchange):
 def _granted_scopes(result: Mapping[str, Any], asked: Scopes) -> Scopes:
     """Return what the provider says that its token is for: what was asked for where it says nothing of that.
 
-    It may grant less (RFC 6749, 5.1). What a sign-in has of its own opens nothing; `.default` is all there is to grant.
+    It may grant less (RFC 6749, 5.1). The scopes of the sign-in itself open nothing; `.default` is all there is to grant.
     """
     told = result.get("scope")
     named = tuple(each for each in str(told or "").split() if each.lower() not in _SIGN_INS_OWN)
@@ -254,7 +254,7 @@ def recognised(grant: Grant, result: Mapping[str, Any], home: str, known: str) -
     """Return the name of who has signed in, or why it is not whom the grant names.
 
     `home` is the account that has signed in, `known` the one of the sign-in before, "" for none. Its name may have
-    been changed since then. A name can be given to somebody else too, which is for the vault's keeper to notice.
+    been changed since then. A name can be given to another account, too: the service notices that by the vault's entry.
     """
     claims = result.get("id_token_claims") or {}
     names = [str(claims[name]) for name in ("preferred_username", "upn") if claims.get(name)]

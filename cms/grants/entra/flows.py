@@ -15,7 +15,7 @@ from cms.core.lifecycle import Outcome, Refused, Transient, Trouble
 from cms.grants.entra.exchange import Answer, Call
 from cms.grants.entra.ms_broker import BrokerFlow
 
-# A sign-in that nobody completes: Entra's own codes live about this long.
+# A sign-in that is not completed ends after this time: Entra's own codes live about as long.
 SIGN_IN_SECONDS = 600.0
 
 

@@ -2,7 +2,7 @@
 
 The broker keeps the refresh tokens itself, and proves to Entra that this device is managed. MSAL's side of it is an
 optional library, imported when the first such question comes; it waits for the broker without end. So every question is
-put by a thread of its own, which is left to itself when its time is over.
+put in a new thread, which is abandoned when its time is over.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cms_oauth.moves import RETRIES, Command, Move, Run, fill
 # A question without a window. This leaves some of messages.QUESTION_SECONDS for the vault and its key.
 SILENT_SECONDS = 20.0
 
-# How often somebody who waits for a window is looked after: only the line's other end wakes whoever waits for it.
+# How often the wait for a window looks whether the broker has answered: only the browser's end wakes it otherwise.
 LOOK_SECONDS = 0.5
 
 # What the broker calls a question that wants a window, or an account that is no longer good for anything.
@@ -113,7 +113,7 @@ class BrokerFlow:
 
 
 def _ask(call: Call, question: Callable[[], Any], who: str = "") -> Future[Result]:
-    """Put a question in a thread of its own: nothing ends one that the broker does not answer."""
+    """Put a question in a new thread: one that the broker does not answer never ends."""
 
     def run() -> Result:
         result = call.ask(lambda: translated(question), who)

@@ -67,7 +67,7 @@ def _password(proxy: Proxy) -> str:
 def no_password(why: str) -> Trouble:
     """Say that the proxy's password cannot be read."""
     hint = fill("check password= of Proxy(...) in the configuration; {retries}")
-    return Trouble("network", f"the proxy's password cannot be had: {why}", hint)
+    return Trouble("network", f"the proxy's password cannot be read: {why}", hint)
 
 
 def refusal(reason: str, host: str) -> Trouble:

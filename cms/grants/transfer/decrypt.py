@@ -1,7 +1,7 @@
-"""What other programs encrypt their sign-ins with by themselves: computation only, of the facts that they document.
+"""Decrypts what other programs have encrypted with their own code. Computation only.
 
-pizauth's dump is ChaCha20-Poly1305 under a key that stands in its source: "lightly encrypted", it says, so that nobody
-greps a token by accident. email-oauth2-proxy has Fernet under a key derived from the password that mail programs give.
+pizauth's dump is ChaCha20-Poly1305 under a key that is in its source: "lightly encrypted", it says, so that no token is
+found by accident. email-oauth2-proxy has Fernet under a key derived from the password that mail programs give.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC
 
-from cms.grants.transfer.formats import Seal
+from cms.grants.transfer.formats import Encryption
 
 # Public: it is in pizauth's source (src/server/state.rs, CHACHA20_KEY), the same for everybody.
 PIZAUTH_KEY = bytes.fromhex("66a247a85e48cfecaaed9b36eba97d5350d4286375097a44eeffb9c4546b65a3")
@@ -38,13 +38,13 @@ def open_pizauth(raw: bytes) -> bytes | None:
         return None
 
 
-def open_fernet(token: str, seal: Seal, password: str) -> str | None:
+def open_fernet(token: str, encryption: Encryption, password: str) -> str | None:
     """Return the token that a password opens, None if it does not open it."""
     try:
-        salt = base64.b64decode(seal.salt)
+        salt = base64.b64decode(encryption.salt)
     except ValueError:  # binascii.Error is one, and so is what letters beyond ASCII raise
         return None
-    for rounds in dict.fromkeys((seal.rounds, *PROXY_ROUNDS)):
+    for rounds in dict.fromkeys((encryption.rounds, *PROXY_ROUNDS)):
         if 0 < rounds <= MOST_ROUNDS and (opened := _try_fernet(token, salt, rounds, password)):
             return opened
     return None

@@ -3,8 +3,8 @@
     {"format": "cms-export", "version": 1, "kdf": "scrypt", "n": ..., "p": ..., "r": ..., "salt": ...} LF    authenticated
     base64 of: nonce (12 bytes), ciphertext and tag (AES-256-GCM) of JSON    LF
 
-The JSON names each sign-in by its Grant's identity and has what the vault keeps of it. Whoever has the file and the
-passphrase is signed in as these people: that is what it is for.
+The JSON names each sign-in by its Grant's identity and has its vault entry. Anyone who has the file and the passphrase
+is signed in as these people: that is what it is for.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ MAX_HEADER = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Sealed:
+class ExportedSignIn:
     """One sign-in of an export."""
 
     grant: Grant
@@ -66,7 +66,7 @@ def is_export(raw: bytes) -> bool:
     return head.get("format") == FORMAT
 
 
-def seal(sign_ins: Sequence[tuple[Grant, Entry]], passphrase: str) -> str:
+def encrypt(sign_ins: Sequence[tuple[Grant, Entry]], passphrase: str) -> str:
     """Return the file's text."""
     salt = secrets.token_bytes(SALT_BYTES)
     header = {"format": FORMAT, "version": VERSION, "kdf": "scrypt", "salt": _text(salt), **COST}
@@ -82,7 +82,7 @@ def _packed(grant: Grant, entry: Entry) -> dict[str, Any]:
     return {**identity, "entry": asdict(entry)}
 
 
-def unseal(raw: bytes, passphrase: str, name: str) -> list[Sealed]:
+def decrypt(raw: bytes, passphrase: str, name: str) -> list[ExportedSignIn]:
     """Return the sign-ins in a file called `name`. Raises Unfit for a wrong passphrase and for what is no such file."""
     head, _, body = raw.partition(b"\n")
     header = _header(head, name)
@@ -104,11 +104,11 @@ def unseal(raw: bytes, passphrase: str, name: str) -> list[Sealed]:
         raise _other_version(name) from None
 
 
-def _unpacked(packed: Mapping[str, Any]) -> Sealed:
+def _unpacked(packed: Mapping[str, Any]) -> ExportedSignIn:
     identity = [packed[name] for name in ("authority", "client_id", "login")]
     if not all(isinstance(each, str) for each in identity):
         raise TypeError
-    return Sealed(Grant(*identity), entry_of(dict(packed["entry"])))
+    return ExportedSignIn(Grant(*identity), entry_of(dict(packed["entry"])))
 
 
 def _header(head: bytes, name: str) -> dict[str, Any]:

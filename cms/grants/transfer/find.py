@@ -1,4 +1,4 @@
-"""Where other programs keep their sign-ins: opens a file, a GPG file or a keyring entry, and finds the one that is meant.
+"""Opens what another program has stored (a file, a GPG file or a keyring entry) and finds the sign-in that is meant.
 
 Nothing of what is read is ever quoted.
 """
@@ -40,23 +40,23 @@ OAMA_ATTRIBUTE = "oama"
 
 
 class NoPassword(Exception):
-    """What was found is encrypted with a password, and nobody has said it yet."""
+    """What was found is encrypted, and no password was given."""
 
 
 def find(place: Place, grant: Grant, environ: Mapping[str, str] = os.environ) -> Found:
-    """Return the sign-in that is meant, decrypted. Raises Unfit, and NoPassword where a person has to say one."""
+    """Return the sign-in that is meant, decrypted. Raises Unfit, and NoPassword where a person has to type one."""
     if place.source not in ("", *formats.FORMATS):
         raise Unfit(f"cms knows no format {place.source[:40]!r}", f"the formats are {', '.join(formats.FORMATS)}")
     raw = _contents(place, environ)
     return _unsealed(formats.choose(formats.read(raw, place.source, place.path), grant, place.entry, place.path), place)
 
 
-def exported(place: Place) -> list[export_file.Sealed]:
-    """Return what an export of cms's own holds. Raises Unfit, and NoPassword where a person has to say the passphrase."""
+def exported(place: Place) -> list[export_file.ExportedSignIn]:
+    """Return what an export of cms's own holds. Raises Unfit, and NoPassword where a person has to type the passphrase."""
     raw = _read(place.path)
     if not place.password and export_file.is_export(raw):
         raise NoPassword
-    return export_file.unseal(raw, place.password, place.path)
+    return export_file.decrypt(raw, place.password, place.path)
 
 
 def _contents(place: Place, environ: Mapping[str, str]) -> bytes:
@@ -85,7 +85,7 @@ def _oama_file(name: str, environ: Mapping[str, str]) -> Path:
 
 def _read(path: str) -> bytes:
     try:
-        # Not blocking: opening a FIFO would wait for whoever writes to it.
+        # Not blocking: opening a FIFO would wait for a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -132,14 +132,14 @@ def _where(name: str) -> str:
 
 
 def _unsealed(found: Found, place: Place) -> Found:
-    if found.seal is None:
+    if found.encryption is None:
         return found
     if not place.password:
         raise NoPassword
-    opened = decrypt.open_fernet(found.refresh_token, found.seal, place.password)
+    opened = decrypt.open_fernet(found.refresh_token, found.encryption, place.password)
     if opened is None:
         raise Unfit(
             f"the password does not open the sign-in of {found.called} in {place.path}",
             f"it is the one that the mail program logs in to {found.program} with; import again",
         )
-    return replace(found, refresh_token=opened, seal=None)
+    return replace(found, refresh_token=opened, encryption=None)

@@ -45,8 +45,8 @@ class Unknown(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Seal:
-    """What a password has to be mixed with to open a token that the program encrypted by itself."""
+class Encryption:
+    """How a program has encrypted a token: what its key is derived from, beside the password."""
 
     salt: str
     rounds: int
@@ -54,7 +54,7 @@ class Seal:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One sign-in of another program's. `host` is its login service; `seal` says that the token is still encrypted."""
+    """One sign-in of another program's. `host` is its login service; with `encryption` the token is still encrypted."""
 
     program: str
     refresh_token: str = field(repr=False)
@@ -62,7 +62,7 @@ class Found:
     name: str = ""
     client_id: str = ""
     host: str = ""
-    seal: Seal | None = None
+    encryption: Encryption | None = None
 
     @property
     def called(self) -> str:
@@ -210,7 +210,7 @@ def _proxy_account(ini: configparser.ConfigParser, user: str, *, inherits: bool)
         user,
         client_id=option("client_id"),
         host=_host(option("token_url")),
-        seal=Seal(option("token_salt"), int(rounds or _PROXY_LEGACY_ROUNDS)),
+        encryption=Encryption(option("token_salt"), int(rounds or _PROXY_LEGACY_ROUNDS)),
     )
 
 

@@ -56,7 +56,7 @@ class Entry:
     `cache` is MSAL's cache as JSON, less its access and id tokens. `signed_in` is Unix time, and so is `redeemed`: when
     the sign-in last gave a token, 0 for unknown. `endings` are how sign-ins of the same person ended, this one included
     once it has. `claims` is a conditional-access challenge that the next sign-in has to meet, "" for none: it may be
-    there before anybody has signed in, and then there is no `cache`.
+    there before the first sign-in, and then there is no `cache`.
     """
 
     cache: str = field(repr=False)

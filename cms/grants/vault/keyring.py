@@ -41,7 +41,7 @@ class Key:
 
     secret: bytes = field(repr=False)
     origin: str
-    # Whether cms has made it, and nobody else has a use for it.
+    # Whether cms has made it, so that no other program needs it.
     made: bool = field(default=False, compare=False)
 
     @property
@@ -209,7 +209,7 @@ def desktop_ring() -> Ring:
     for name in ("keyring", "keyring.backend"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     chosen: Any = None
-    # pathlib's, for a user without a home folder, as in containers: nobody has chosen a keyring there.
+    # pathlib raises it for a user without a home folder, as in containers: no keyring is configured there.
     with suppress(RuntimeError):
         chosen = keyring.core.load_config()
     if chosen is None and _usable(SecretService.Keyring):

@@ -48,7 +48,7 @@ class Held:
         self._prepared = False
         # Whether there is a file that cannot be read.
         self.damaged = False
-        # A challenge that the next sign-in has to meet, also where nobody has signed in yet.
+        # A challenge that the next sign-in has to meet, even before the first one.
         self.claims = ""
         # Where the entry that was read is stored.
         self.stored = MEMORY

@@ -42,7 +42,7 @@ class VaultKey:
         try:
             return self.keys.find(wanted)
         except Missing as missing:
-            raise _locked(f"the vault's key {wanted} cannot be had: {missing}") from None
+            raise _locked(f"the vault's key {wanted} cannot be read: {missing}") from None
 
     def choose(self, reserve: Callable[[], None] = lambda: None) -> Key | None:
         """Return the key for a new file; None for memory only. Raises Unavailable.
@@ -118,7 +118,7 @@ class VaultKey:
         try:
             return self.keys.find(named) if named else None
         except Locked as locked:
-            raise _locked(f"the vault's key cannot be had: {locked}") from None
+            raise _locked(f"the vault's key cannot be read: {locked}") from None
         except Missing:
             return None
 

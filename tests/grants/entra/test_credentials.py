@@ -38,7 +38,7 @@ def file(path: Path) -> Source:
 
 
 def why_not(asked: Grant) -> Trouble:
-    """Return why what a grant's application proves itself with cannot be had."""
+    """Return why what a grant's application proves itself with cannot be read."""
     with pytest.raises(Unavailable) as caught:
         credential(asked)
     return caught.value.outcome.trouble
@@ -95,7 +95,7 @@ def test_unavailable(tmp_path: Path, name: str, content: bytes, mode: int, why: 
     path = write_private(tmp_path / "f", content, mode)
     trouble = why_not(grant(**{name: file(path)}))
 
-    assert ("locked", True) == (trouble.kind, f"cannot be had: file {path} {why}" in trouble.message)
+    assert ("locked", True) == (trouble.kind, f"cannot be read: file {path} {why}" in trouble.message)
     assert f"check {name} of the account" in trouble.hint
 
 
@@ -103,7 +103,7 @@ def test_absent(tmp_path: Path) -> None:
     """A file that is not there, yet."""
     trouble = why_not(grant(client_assertion=file(tmp_path / "none")))
 
-    assert f"the client assertion cannot be had: file {tmp_path / 'none'} does not exist" == trouble.message
+    assert f"the client assertion cannot be read: file {tmp_path / 'none'} does not exist" == trouble.message
 
 
 @pytest.mark.parametrize("number", [*APPLICATION_ROWS, 12345, None])
@@ -170,8 +170,10 @@ def test_the_end_of_a_certificate(tmp_path: Path) -> None:
     assert (0.0, not_run) == end(certificate=command) == end(certificate=pfx, certificate_password=command)
     assert not (tmp_path / "run").exists()
     none = file(tmp_path / "none")
-    assert (0.0, f"the certificate cannot be had: {none} does not exist") == end(certificate=none)
-    assert end(certificate=password)[1].startswith(f"the certificate cannot be had: {password} is neither PEM nor PKCS")
+    assert (0.0, f"the certificate cannot be read: {none} does not exist") == end(certificate=none)
+    assert end(certificate=password)[1].startswith(
+        f"the certificate cannot be read: {password} is neither PEM nor PKCS"
+    )
     assert "hunter2" not in end(certificate=password)[1]
 
 

@@ -100,7 +100,7 @@ def test_no_export_has_it(first: Open, tmp_path: Path, grant: Grant, broker: Fak
     both, alone = (service(first).answer(Export(1, grants, "correct horse")) for grants in ((grant, own), (grant,)))
 
     assert isinstance(both, Exported)
-    assert ((own.key,), (grant.key,)) == (both.keys, both.brokered)
+    assert ((own.key,), (grant.key,)) == (both.keys, both.kept_by_ms_broker)
     (tmp_path / "export").write_text(both.text)
     held = service(first).answer(Peek(2, Place(str(tmp_path / "export"), "cms", password="correct horse")))
     assert isinstance(held, Listed)

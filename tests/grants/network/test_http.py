@@ -259,7 +259,7 @@ class TestProxies:
         with pytest.raises(NoAnswer) as raised:
             http.post(TOKEN_ENDPOINT)
 
-        assert "the proxy's password cannot be had" in network_trouble(raised.value, GRANT).message
+        assert "the proxy's password cannot be read" in network_trouble(raised.value, GRANT).message
 
     def test_a_way_that_is_none(self) -> None:
         """What the environment names as a proxy and is none is told as that."""

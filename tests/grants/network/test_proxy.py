@@ -150,7 +150,7 @@ def test_no_password(entra: Entra, company: Company, tmp_path: Path, *, text: by
 
     found = trouble(entra, Proxy(company.url, (), "ann", source))
 
-    assert f"the proxy's password cannot be had: {source} {why}" in found.message
+    assert f"the proxy's password cannot be read: {source} {why}" in found.message
     assert "password= of Proxy(...)" in found.hint
     assert [] == company.tunnels
 

@@ -8,10 +8,10 @@ from support import peers as made
 from support.peers import PIZAUTH_SAMPLE, PROXY_SAMPLE, SAMPLE_PASSWORD, SAMPLE_TOKEN
 
 from cms.grants.transfer import decrypt, formats
-from cms.grants.transfer.formats import Seal
+from cms.grants.transfer.formats import Encryption
 
 SALT = b"0123456789abcdef"
-SEAL = Seal("MDEyMzQ1Njc4OWFiY2RlZg==", 1000)
+SEAL = Encryption("MDEyMzQ1Njc4OWFiY2RlZg==", 1000)
 
 
 def test_a_dump_opens() -> None:
@@ -32,8 +32,8 @@ def test_a_proxys_token_opens_with_its_password() -> None:
     """One that email-oauth2-proxy has made."""
     (found,) = formats.read(PROXY_SAMPLE, "", "x")
 
-    assert found.seal is not None
-    assert SAMPLE_TOKEN == decrypt.open_fernet(found.refresh_token, found.seal, SAMPLE_PASSWORD)
+    assert found.encryption is not None
+    assert SAMPLE_TOKEN == decrypt.open_fernet(found.refresh_token, found.encryption, SAMPLE_PASSWORD)
 
 
 def test_another_password_opens_nothing() -> None:
@@ -53,6 +53,6 @@ def test_spoilt_seals_open_nothing() -> None:
     """No salt, or rounds that would take a day."""
     sealed = made.fernet("token", "right", SALT, 1000)
 
-    assert decrypt.open_fernet(sealed, Seal("a", 1000), "right") is None
-    assert decrypt.open_fernet(sealed, Seal("é" + SEAL.salt, 1000), "right") is None
-    assert decrypt.open_fernet(sealed, Seal(SEAL.salt, 10**12), "right") is None
+    assert decrypt.open_fernet(sealed, Encryption("a", 1000), "right") is None
+    assert decrypt.open_fernet(sealed, Encryption("é" + SEAL.salt, 1000), "right") is None
+    assert decrypt.open_fernet(sealed, Encryption(SEAL.salt, 10**12), "right") is None

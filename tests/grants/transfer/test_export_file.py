@@ -27,7 +27,7 @@ def _cheap(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def sealed(passphrase: str = "correct horse") -> bytes:
-    return export_file.seal([(GRANT, ENTRY)], passphrase).encode()
+    return export_file.encrypt([(GRANT, ENTRY)], passphrase).encode()
 
 
 def with_header(**changed: Any) -> bytes:
@@ -39,14 +39,14 @@ def with_header(**changed: Any) -> bytes:
 
 def refusal(raw: bytes, passphrase: str = "correct horse") -> str:
     with pytest.raises(Unfit) as caught:
-        export_file.unseal(raw, passphrase, "/f")
+        export_file.decrypt(raw, passphrase, "/f")
     assert caught.value.hint
     return caught.value.message
 
 
 def test_what_was_sealed_is_opened() -> None:
     """Identity and entry, when it was given and how earlier sign-ins ended included."""
-    (found,) = export_file.unseal(sealed(), "correct horse", "/f")
+    (found,) = export_file.decrypt(sealed(), "correct horse", "/f")
 
     assert (GRANT, ENTRY) == (found.grant, found.entry)
     expected = StoredSignIn(GRANT.key, GRANT.authority, "client", GRANT.login, ENTRY.who, ENTRY.signed_in)
@@ -70,7 +70,7 @@ def test_another_passphrase_opens_nothing(passphrase: str) -> None:
 
 def test_a_passphrase_is_any_line() -> None:
     """Letters of any script, and bytes that are none in this locale."""
-    assert export_file.unseal(sealed("Dürüm\udcff"), "Dürüm\udcff", "/f")
+    assert export_file.decrypt(sealed("Dürüm\udcff"), "Dürüm\udcff", "/f")
 
 
 @pytest.mark.parametrize(

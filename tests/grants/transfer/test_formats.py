@@ -129,7 +129,7 @@ def test_a_proxy_account_inherits_where_it_may() -> None:
     assert ("domain", "login.example.test", "c2FsdA==") == (
         inherits.client_id,
         inherits.host,
-        inherits.seal and inherits.seal.salt,
+        inherits.encryption and inherits.encryption.salt,
     )
     assert ("", "") == (stands_alone.client_id, stands_alone.host)
     assert 1 == len(formats.read(text.format("True").encode(), "", "x"))
@@ -139,7 +139,7 @@ def test_a_proxy_that_noted_no_rounds_had_the_old_ones() -> None:
     """Versions before 2023-10-17."""
     (found,) = formats.read(f"[{ANN}]\nrefresh_token = sealed\n".encode(), "", "x")
 
-    assert formats.Seal("", 100_000) == found.seal
+    assert formats.Encryption("", 100_000) == found.encryption
 
 
 def dump_at(auth_uri: str) -> bytes:
