@@ -1,7 +1,7 @@
-"""One blocking round trip on a Unix socket, under a deadline that somebody else set.
+"""One blocking round trip on a Unix socket, under the caller's deadline.
 
-The client needs nothing of `socket` that `_socket`, the C half of it, does not have, and importing `socket` would
-cost it two thirds of its start again.
+`_socket`, the C half of `socket`, has all that the client needs; importing `socket` would make its start two thirds
+longer.
 """
 
 import errno
@@ -23,7 +23,7 @@ _CHUNK = 16 * 1024
 class Failed:
     """Nothing came of a round trip: `code` as in `wire.EXIT_CODES`, what happened, and the next move.
 
-    `retry_after` is the seconds until cms itself tries again, 0 when nobody knows.
+    `retry_after` is the seconds until cms itself tries again, 0 when that is unknown.
     """
 
     __slots__ = ("code", "hint", "message", "retry_after")
@@ -118,7 +118,7 @@ def _left(deadline: float) -> float:
 
 
 def _no_connection(path: str, error: OSError) -> Failed:
-    """Say why there is no talking to whoever has this path."""
+    """Say why no daemon answers at this path."""
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         return Failed("no-daemon", f"there is no socket at {path}{_missing(path)}", "start the daemon, run: cms run")
     if error.errno == errno.ECONNREFUSED and (kind := _other_kind(path)):

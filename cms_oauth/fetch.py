@@ -1,4 +1,9 @@
-"""TODO(docstring) cms_oauth.fetch."""
+"""Fetches one token from the daemon and makes the form of it that the command line asks for.
+
+The daemon is asked for `xoauth2`: it is the one plain form whose end can be seen, so half a reply is never mistaken for
+a credential. The other forms are made from it here. An empty reply is a refusal: the same request is sent once more, as
+`json`, to learn why.
+"""
 
 import os
 

@@ -1,12 +1,8 @@
-"""The `cms-oauth` command: a fresh token for whoever runs it, or one line on stderr that says why there is none.
+"""The `cms-oauth` command: prints a fresh token, or one line on standard error that says why there is none.
 
-It runs once for every mail, so the way of a plain fetch imports next to nothing: `read_exactly` takes the option
-forms that configuration files use, and click (four times the start of everything here) reads all others. What is
-needed by a failure, by `--rejected` or by a test is imported when it comes to that.
-
-The daemon is asked for `xoauth2`: it is the one plain form whose end can be seen, so half a reply is never mistaken
-for a credential. The other forms are made from it here. An empty reply is a refusal; the question is put once more,
-as `json`, to be told why.
+It runs once for every mail, so a plain fetch imports next to nothing: `read_exactly` reads the options as configuration
+files write them, and click, whose import costs four times everything here, reads all others. What only a failure,
+`--rejected` or a test needs is imported then.
 """
 
 import os

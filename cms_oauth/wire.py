@@ -16,7 +16,7 @@ from cms_oauth import sasl
 # request of ours, and a bound keeps an endless one from costing memory.
 MAX_REQUEST = 1024
 
-# exim gives up a readsocket after 5 s by itself; nobody who means it needs longer to write one line.
+# exim gives up a readsocket after 5 s by itself; no client needs longer to write one line.
 REQUEST_SECONDS = 5.0
 
 # The longest that the daemon lets a client wait for a token that is under way: exim gives up at 5.
@@ -184,7 +184,7 @@ def json_reply(user: str, protocol: str, token: str, *, expires_in: float, expir
 
 
 def json_refusal(code: str, message: str, hint: str = "", retry_after: float = 0.0) -> dict[str, object]:
-    """Return the object that answers a refused `json` request; `retry_after` in seconds, 0 when nobody knows."""
+    """Return the object that answers a refused `json` request; `retry_after` in seconds, 0 when that is unknown."""
     return {
         "version": JSON_VERSION,
         "error": {"code": code, "message": message, "hint": hint, "retry_after": int(retry_after)},

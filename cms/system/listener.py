@@ -1,7 +1,7 @@
-"""Unix sockets to listen at: made so that nobody meets one half made, or adopted from systemd.
+"""Listening Unix sockets: made in one step, as clients see it, or passed by systemd.
 
-A socket is bound to a temporary name, gets its group and mode, starts to listen, and is then renamed over its path:
-there is no moment in which a client finds it missing, deaf or open to the wrong user, and no umask is touched.
+A socket is bound to a temporary name, gets its group and mode, starts to listen, and is then renamed over its path: at
+no moment does a client find it missing, deaf or open to the wrong user. The umask stays as it is.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ _SETTLING_ROUNDS = 2
 
 
 class ListenError(Exception):
-    """A socket cannot be made. The text is for whoever wrote its path: what happened, and what to do."""
+    """A socket cannot be made. The text says what happened and what to do, to the person who configured the path."""
 
 
 @dataclass(eq=False)
 class Listener:
-    """A listening socket. `inode` is (device, inode) of its own file, None for a socket that somebody else made."""
+    """A listening socket. `inode` is (device, inode) of its file, None for a socket that systemd made."""
 
     path: str
     sock: trio.socket.SocketType
@@ -57,9 +57,9 @@ class Listener:
     _quiet_until: float = -math.inf
 
     async def accept(self, relieve: Callable[[], bool] = bool) -> tuple[trio.socket.SocketType, Peer]:
-        """Return the next connection and who made it.
+        """Return the next connection and its peer. One whose peer the kernel does not name is closed.
 
-        When the process or the machine is out of descriptors or memory, `relieve` is asked to close something; it
+        When the process or the machine is out of descriptors or memory, `relieve` is called to close a connection; it
         returns whether it could.
         """
         while True:
@@ -81,7 +81,7 @@ class Listener:
         if trio.current_time() >= self._quiet_until:
             get_logger().error("cannot accept connections for now", socket=self.path, error=os.strerror(error.errno))
             self._quiet_until = trio.current_time() + SHORTAGE_NEWS_SECONDS
-        # The youngest may be whole: let it be read before it is judged to be one that can go.
+        # The youngest may have sent its full request: let that be read first, so that it is not evicted.
         await _settle()
         if relieve():
             await _settle()
@@ -89,7 +89,7 @@ class Listener:
             await trio.sleep(SHORTAGE_SECONDS)
 
     def close(self) -> None:
-        """Stop listening; remove the file if it is still our own. May be called again."""
+        """Stop listening; remove the file if it is still this socket's. May be called again."""
         inode, self.inode = self.inode, None
         with suppress(OSError):
             if _inode(os.lstat(self.path)) == inode:
@@ -105,8 +105,8 @@ async def _settle() -> None:
 def adopt(environ: MutableMapping[str, str], pid: int) -> dict[str, socket.socket]:
     """Return the listening sockets that systemd passed, by path, and take the variables out of the environment.
 
-    They count only when LISTEN_PID is `pid`: otherwise they were meant for an ancestor. What is no listening Unix
-    socket is closed with a warning.
+    They count only when LISTEN_PID is `pid`: otherwise they were meant for an ancestor. A descriptor that is no
+    listening Unix socket is closed with a warning.
     """
     named = environ.pop("LISTEN_PID", "")
     count = environ.pop("LISTEN_FDS", "")
@@ -156,8 +156,8 @@ async def open_listener(
 ) -> Listener:
     """Listen at a path, with these permission bits and this group, or with the inherited socket of that path.
 
-    A dead socket file is replaced, and the live one of `replaces` too, without a moment in which neither is there; a
-    live socket of another daemon and a file that is no socket never are. Raises ListenError.
+    The socket file of a dead daemon is replaced, and so is that of `replaces`, with no moment in which neither is there.
+    A socket on which another daemon listens, and any other file, is never replaced. Raises ListenError.
     """
     passed = (inherited or {}).pop(_same(path), None)
     if passed:
@@ -207,7 +207,7 @@ def _gid(group: str | None) -> int:
 
 
 def _make_folders(folder: Path) -> None:
-    """Make the folders that are missing, for us alone: what a socket's mode allows is for its owner to widen."""
+    """Make the missing folders, for the daemon's user only: their owner may widen that."""
     if not folder.exists():
         _make_folders(folder.parent)
         with suppress(FileExistsError):
@@ -215,7 +215,7 @@ def _make_folders(folder: Path) -> None:
 
 
 def _check_free(path: str, replaces: Listener | None) -> None:
-    """Raise ListenError unless the path is free, a dead socket, or our own."""
+    """Raise ListenError unless the path is free, or holds a dead socket or that of `replaces`."""
     try:
         found = os.lstat(path)
     except FileNotFoundError:
@@ -232,7 +232,7 @@ def _check_free(path: str, replaces: Listener | None) -> None:
 
 
 def _holder(path: str) -> str | None:
-    """Return who listens at a socket, as the end of a sentence; None for nobody."""
+    """Return which process listens at a socket, as the end of a sentence; None for none."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dialled:
         dialled.setblocking(False)
         try:
@@ -240,7 +240,7 @@ def _holder(path: str) -> str | None:
         except (ConnectionRefusedError, FileNotFoundError):
             return None
         except BlockingIOError:
-            # Its queue is full: somebody is there, and busy.
+            # Its queue is full: a daemon is there, and busy.
             return ""
         pid, uid, *_ = credentials(dialled)
         return f" (pid {pid}, uid {uid})"
@@ -251,7 +251,7 @@ def _listen(path: str, mode: int, gid: int) -> Listener:
     temporary = _temporary(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        # Until the mode is set, nobody but us could connect even if it listened.
+        # Until the mode is set, only this user could connect even if it listened.
         os.fchmod(sock.fileno(), 0o600)
         sock.bind(temporary)
         inode = _own(temporary, mode, gid)
@@ -265,7 +265,7 @@ def _listen(path: str, mode: int, gid: int) -> Listener:
 
 
 def _temporary(path: str) -> str:
-    """Return a name beside the path that nobody else uses, and that fits into an address as the path does."""
+    """Return an unused name beside the path, which fits into a socket address as the path does."""
     folder, _, name = path.rpartition("/")
     unique = secrets.token_hex(4)
     candidate = f".{name}.{unique}"
@@ -274,7 +274,7 @@ def _temporary(path: str) -> str:
 
 
 def _own(path: str, mode: int, gid: int) -> tuple[int, int]:
-    """Set group and mode of the socket file that we have just made, whatever has been put in its place since."""
+    """Set group and mode of the socket file that was just made, whatever has been put in its place since."""
     fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         ours = f"/proc/self/fd/{fd}"
@@ -291,7 +291,7 @@ def _inode(found: os.stat_result) -> tuple[int, int]:
 
 
 def _explained(path: str, group: str | None, error: OSError) -> ListenError:
-    """Return what a failed system call means to whoever wrote the path."""
+    """Return what a failed system call means to the person who configured the path."""
     folder, uid = str(Path(path).parent), os.geteuid()
     if error.errno == errno.EPERM and group is not None:
         return ListenError(

@@ -1,11 +1,11 @@
 """The log: one line for each event, to standard error, without a secret in it.
 
-Three nets keep secrets out, each for what the others cannot know: values under a secret-shaped name are left out,
-values of a secret's shape are masked wherever in a line they are, and tracebacks are rendered without local variables.
-None of them is a licence to log a secret.
+Three filters keep secrets out, each for what the others miss: a value whose name looks like a secret's is left out, text
+that looks like a secret is masked wherever it is in a line, and tracebacks have no local variables. They are a safety
+net: no code may log a secret.
 
-The one `import structlog`. Its processors are chosen by hand: the line that each answered request writes costs more
-than all the rest of the answer (the stock chain a fifth more than this one).
+The one `import structlog`. Its processors are chosen by hand, because the line about each request costs more than the
+rest of the answer (with structlog's usual processors a fifth more).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import structlog
 LEVELS = ("debug", "info", "warning", "error")
 FORMS = ("auto", "console", "logfmt", "journal", "json")
 
-# A traceback through an exception group has some 10 KB. What is longer helps nobody and may be an attack on the disk.
+# A traceback through an exception group has some 10 KB. A longer line helps no reader and may be an attack on the disk.
 MAX_LINE = 32 * 1024
 
 MASK = "[masked]"
@@ -141,7 +141,7 @@ def _form_for(out: TextIO) -> str:
 
 
 def _is_journal(out: TextIO) -> bool:
-    """Whether this very stream goes to journald, and not a file or pipe that somebody put in its place."""
+    """Whether this very stream goes to journald, and not to a file or pipe that replaces it."""
     try:
         status = os.fstat(out.fileno())
     except (OSError, ValueError):
@@ -150,7 +150,7 @@ def _is_journal(out: TextIO) -> bool:
 
 
 class _Sink:
-    """Where lines end. A daemon must not die of a log that nobody takes: a full disk, a pipe without a reader."""
+    """Where lines end. A log that cannot be written (a full disk, a pipe without a reader) must not end the daemon."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -213,7 +213,7 @@ def _now() -> str:
 
 
 def _text(value: object) -> str:
-    """Return a value as one word, quoted where it is none: whatever a peer sends stays within its line."""
+    """Return a value as one word, quoted if it is more: text that a peer sends stays within its line."""
     text = "" if value is None else str(value)
     if text and text.isprintable() and not _QUOTED.search(text):
         return text
@@ -286,7 +286,7 @@ def _exception(exc_info: object) -> BaseException | None:
 
 
 def log_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Log what nobody caught: `sys.excepthook` of the daemon. Its own would print the exception's text unmasked."""
+    """Log an uncaught exception: `sys.excepthook` of the daemon. Python's own would print its text unmasked."""
     if issubclass(kind, KeyboardInterrupt):
         return
     structlog.get_logger().critical("cms ends by a bug", exc_info=error.with_traceback(trace))

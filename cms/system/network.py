@@ -1,7 +1,7 @@
-"""Hears from the kernel when the network has changed: an address or a default route has come or gone.
+"""Notices changes of the network: the kernel says so when an address or a route comes or goes.
 
-What failed for want of a network is worth a try then, and nobody has to wait out a pause. rtnetlink(7) says more than
-is needed here; that it says something is enough.
+A fetch that failed without a network is worth a try then, before its pause is over. What rtnetlink(7) says of the change
+is not read; that it says something is enough.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ GROUPS = RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_IFADDR | RTMGRP_IP
 # A cable or a VPN brings many changes at once, and its name server last.
 SETTLING_SECONDS = 2.0
 
-# More than one message of the kernel's has; what a longer one says is not needed.
+# More than one message of the kernel's has; the rest of a longer one is not needed.
 _CHUNK = 64 * 1024
 
 log = get_logger()
@@ -45,7 +45,7 @@ async def watch(changed: Callable[[], None], open_socket: Callable[[], socket.so
     try:
         heard = trio.socket.from_stdlib_socket(open_socket())
     except OSError as error:
-        # Pauses between tries go on as they are: nothing is lost but time.
+        # Failed fetches are still tried again, only later.
         log.info("changes of the network are not noticed here", reason=error.strerror)
         return
     with heard:

@@ -1,4 +1,4 @@
-"""What the daemon asks of the kernel for itself: a memory that nobody reads, room for sockets, signals, one folder."""
+"""No core dumps, descriptor limit, signals, state-folder lock."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ class InUse(NotOurs):
 
 
 def harden() -> None:
-    """Keep this process's memory, which holds access tokens, out of files and of other processes.
+    """Keep this process's memory, which holds access tokens, from files and other processes.
 
-    No core dumps: a dump is the memory, on a disk, often readable by the administrator's crash reporter. Not dumpable:
-    a program of the same user could otherwise attach as a debugger or read /proc/PID/mem. The limit of the one alone
-    is not enough, as a pipe in core_pattern ignores it.
+    No core dumps: a dump writes the memory to a disk, where a crash reporter can often read it. Not dumpable: otherwise
+    a program of the same user could attach as a debugger or read /proc/PID/mem. The limit on core dumps alone is not
+    enough, because a pipe in core_pattern ignores it.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0):
@@ -57,7 +57,7 @@ def harden() -> None:
 
 
 def allow_many_files() -> None:
-    """Raise the soft limit of open files to the hard one, within reason: the usual 1,024 are few for a busy host."""
+    """Raise the soft limit of open files to the hard one, up to `MANY_FILES`: the usual 1,024 are few for a busy host."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, MANY_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:

@@ -1,4 +1,4 @@
-"""Tells the world outside how the daemon is: systemd by datagrams, people by lines of the log."""
+"""Tells systemd how the daemon is: the messages of sd_notify(3)."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ log = get_logger()
 
 
 class Systemd:
-    """Speaks sd_notify(3), where systemd asked for it; says nothing anywhere else.
+    """Sends the messages, if systemd asked for them.
 
-    The variables are taken out of the environment: they are meant for this process and none that it starts.
+    Its variables are taken out of the environment: they are not meant for processes that this one starts.
     """
 
     def __init__(self, environ: MutableMapping[str, str], pid: int) -> None:
@@ -58,7 +58,7 @@ class Systemd:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
                 sock.sendto(message.encode(), self._address)
         except OSError:
-            # sd_notify(3): a service does its work whether or not anybody hears of it.
+            # sd_notify(3): a service does its work whether or not systemd hears of it.
             return
 
 

@@ -1,7 +1,7 @@
-"""Who is at the other end of a local TCP connection, and who listens at a port: what the kernel knows.
+"""Which user owns the other end of a local TCP connection, and which process listens at a port.
 
-TCP has no SO_PEERCRED. The kernel answers for one connection over netlink (sock_diag(7)), in no time however many there
-are; where it does not, /proc/net/tcp and tcp6 name the user of every socket of this machine.
+TCP has no SO_PEERCRED. The kernel answers for one connection over netlink (sock_diag(7)), fast however many there are;
+where it does not, /proc/net/tcp and tcp6 name the user of every socket on this machine.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The last requests: who asked for what, and whether they got it. Never a token, and never more than so many."""
+"""The last requests, for `cms status`: who asked for what, and whether they got it. Never a token."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from cms.core.policy import Peer
 
-# What fits a screen, and costs a daemon nothing: older ones are in the log.
+# As many as fit a screen. Older ones are in the log.
 MAX_RECENT = 50
 
 
@@ -17,7 +17,7 @@ MAX_RECENT = 50
 class Asked:
     """One request. `at` is CLOCK_BOOTTIME; `outcome` is "granted" or a code of the wire protocol.
 
-    `user` and `protocol` are "" where a stranger was turned away before it had said a word.
+    `user` is "" for a peer that was turned away before it had said anything.
     """
 
     at: float
@@ -37,7 +37,7 @@ class Recent:
         self._asked: deque[Asked] = deque(maxlen=MAX_RECENT)
 
     def note(self, peer: Peer, *, outcome: str, user: str, protocol: str, form: str) -> None:
-        """Keep one request in mind, in place of the oldest."""
+        """Remember one request, in place of the oldest."""
         self._asked.append(Asked(self._now(), peer.uid, peer.pid, user, protocol, form, outcome))
 
     def as_data(self, wall: float) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@
     reply = LENGTH ":" ("OK " DATA | "NOTFOUND " | "TEMP " REASON | "PERM " REASON) ","
 
 A connection carries any number of queries, one at a time. NOTFOUND makes Postfix send without a login, and the mail
-server's answer to that bounces the message: it is for senders that are somebody else's, never for a missing token.
+server's answer to that bounces the message: it is for senders that the table does not serve, never for a missing token.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from cms_oauth.text import printable
 
-# A key is an address (320 octets at most, RFC 5321) or a host and a port, and the table's name is a word: anything
-# longer is no query of Postfix's.
+# A key is an address (320 octets at most, RFC 5321) or a host and a port, and the table's name is a word: Postfix sends
+# nothing longer.
 MAX_QUERY = 1024
 
 # Longer reasons only fill Postfix's log, which shows them in one line.
@@ -58,7 +58,7 @@ def take(received: bytes) -> tuple[Query | None, bytes]:
 
 
 def _query(content: bytes) -> Query:
-    # A key that is no UTF-8 is nobody's here: what it is replaced with is as unknown as it was.
+    # No account has a key that is not UTF-8: with its bytes replaced it is as unknown as before.
     table, space, key = content.decode(errors="replace").partition(" ")
     if not table or not space:
         raise BadQuery("a query is a table, a space and a key")
@@ -86,7 +86,7 @@ def temporary(reason: str) -> bytes:
 
 
 def permanent(reason: str) -> bytes:
-    """Return the reply to what no repetition can mend."""
+    """Return the reply to a query that would fail again."""
     return _netstring(f"PERM {printable(reason, MAX_REASON)}")
 
 

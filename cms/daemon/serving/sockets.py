@@ -1,4 +1,4 @@
-"""The token sockets of one configuration, and their change to those of the next."""
+"""The token sockets and Postfix tables of one configuration, and their change to those of the next at a reload."""
 
 from __future__ import annotations
 
