@@ -228,9 +228,9 @@ def test_a_redirect_that_leads_nowhere_here_is_pasted_by_itself(desk: Dispatcher
         wait_for(window, "so its address is pasted", "Paste the address of that page here")
         end = desk.entra.sign_in(link(window), ANN, follow=False)
         paste(window, end.fields["code"])
-        window.wait_for("the address has no state in it")
+        window.wait_for("this address has no state")
         paste(window, f"{redirect}?" + urlencode({**end.fields, "state": "stranger"}))
-        window.wait_for("the end of another sign-in")
+        window.wait_for("belongs to another sign-in")
         # What stands behind the question mark is enough.
         paste(window, urlencode(end.fields))
         window.wait_for(f"{ANN} is signed in")
@@ -284,7 +284,7 @@ def test_a_refusal_that_stays_in_the_browser(desk: Dispatcher, *, with_daemon: b
             desk.entra.sign_in(there, ANN)
         paste(window, str(shown.value))
         explained = "the user is not assigned to the application (AADSTS50105)"
-        wait_for(window, explained, "the administrator has to assign the user", "The sign-in still waits")
+        wait_for(window, explained, "the administrator has to assign the user", "The sign-in is still waiting")
         desk.entra.sign_in(there, ANN)
         window.wait_for(f"{ANN} is signed in")
 

@@ -1,12 +1,11 @@
-"""TODO(docstring) cms.daemon.signin.flow."""
+"""One sign-in that a person takes part in: what they must do, what the browser or a paste brought back, how it ended."""
 
 from __future__ import annotations
 
 import hmac
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Protocol
 from urllib.parse import urlsplit
 
 import trio
@@ -14,36 +13,22 @@ import trio
 from cms.core import refusals
 from cms.core.accounts import Grant
 from cms.core.lifecycle import Outcome, Refused, Trouble
-from cms.daemon.signin.http import (
-    Address,
-    BadHttp,
-    parse_fields,
-)
+from cms.daemon.signin.http import Address, BadHttp, parse_fields
+from cms.daemon.worker import SignInSession, Worker
 from cms.grants.messages import Prompt
 
-# Long enough to find a phone and a password; an authorization code lives for 10 minutes itself.
+# Enough time to find a phone and a password. An authorization code is valid for 10 minutes too.
 FLOW_SECONDS = 600.0
-# The longest address that a browser ends at: a code, a state and a session state.
+# The address that a browser ends at holds a code, a state and a session state.
 MAX_PASTED = 16 * 1024
-
-
-class Session(Protocol):
-    """A sign-in that the grant worker carries out. Nothing here raises for what Entra or the worker did."""
-
-    async def prompt(self) -> Prompt | Outcome: ...
-    async def redirected(self, fields: Mapping[str, str]) -> None: ...
-    async def outcome(self) -> Outcome: ...
-
-
-SignIn = Callable[[Grant, str], AbstractAsyncContextManager[Session]]
 
 
 def given_up(kind: str, message: str, hint: str = "start again with `cms login`") -> Refused:
     return Refused(Trouble(kind, message, hint))
 
 
-# Entra tells the browser, and answers the device that polls as if nobody had come yet (Microsoft, "Conditional Access:
-# Authentication flows").
+# Entra tells only the browser. The device that polls hears "authorization pending" until its code expires (Microsoft,
+# "Conditional Access: Authentication flows").
 _BLOCKED = (
     'organisations often block this way of signing in (a policy on "authentication flows"): the browser then shows '
     "AADSTS53003 or says that access is blocked, and nothing of that arrives here. The other ways: {login --browser} "
@@ -51,7 +36,7 @@ _BLOCKED = (
 )
 
 
-# Most refusals stay on a page of Entra's, which never leads back here.
+# Most refusals are shown on a page of Entra's, which does not redirect back to cms.
 _STAYED = (
     'start again: {login}. If the browser said "need admin approval", give the administrator the address that '
     "{consent} prints. If it showed an error with a number, such as AADSTS50105, paste that into the terminal while "
@@ -59,11 +44,11 @@ _STAYED = (
 )
 _EXPIRED = {"device": _BLOCKED, "browser": _STAYED, "paste": _STAYED}
 
-_WAITS_ON = "The sign-in still waits; Ctrl-C gives it up."
+_STILL_WAITING = "The sign-in is still waiting. Ctrl-C cancels it."
 
 
 def explained(outcome: Outcome, flow: Flow) -> Outcome:
-    """Say what may be behind a sign-in that nobody came back from."""
+    """Add the likely reasons to a sign-in that expired: the browser may have shown one that cms did not see."""
     text = _EXPIRED.get(flow.method)
     if text and isinstance(outcome, Refused) and outcome.trouble.kind == "expired":
         return Refused(replace(outcome.trouble, hint=refusals.hint(text, flow.grant)))
@@ -71,29 +56,32 @@ def explained(outcome: Outcome, flow: Flow) -> Outcome:
 
 
 class Flow:
-    """One sign-in under way, or just over. `method` is one of `METHODS`."""
+    """One sign-in, under way or just over. `method` is one of `METHODS`.
+
+    Each client that waits for it holds it; when the last one leaves, it is cancelled.
+    """
 
     def __init__(self, grant: Grant, method: str) -> None:
         self.grant = grant
         self.method = method
         self.address: Address | None = None
-        # The IP address that is listened at for it, "" for none: a machine may have one kind only.
+        # The IP address that cms listens on for its redirect, "" for none. A machine may have IPv4 or IPv6 only.
         self.host = ""
-        # The local page of a browser's flow; "" for other flows.
+        # The address of the local page if the method is "browser", else "".
         self.page = ""
-        # Why this is not the method that was asked for, "" if it is.
+        # Why this is another method than the one that was asked for, "" if it is the same.
         self.instead = ""
         self.prompted: Prompt | None = None
         self.scope = trio.CancelScope()
         self.end: Outcome | None = None
-        self._session: Session | None = None
+        self._session: SignInSession | None = None
         self._holders = 0
         self._redirected = False
         self._changed = trio.Event()
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep the flow alive while the block runs."""
+        """Keep the sign-in alive while the block runs."""
         self._holders += 1
         try:
             yield
@@ -103,11 +91,11 @@ class Flow:
                 self.scope.cancel()
 
     def keep(self) -> None:
-        """Keep the flow alive to its end: a browser started it, and browsers do not say when they leave."""
+        """Keep the sign-in alive to its end: a browser started it, and a browser does not say when it is closed."""
         self._holders += 1
 
     async def prompt(self) -> Prompt | Outcome:
-        """Return what a person must do, or the end of a flow that never came so far."""
+        """Return what a person must do, or the outcome if the sign-in ended before it asked for anything."""
         while True:
             known = self.end or self.prompted
             if known:
@@ -121,11 +109,11 @@ class Flow:
         return self.end
 
     def brings(self, state: str) -> bool:
-        """Whether this flow waits for a redirect with this state."""
+        """Whether this sign-in is waiting for a redirect with this state."""
         return self.end is None and self._has(state)
 
     def returns(self, state: str, path: str, port: int) -> bool:
-        """Whether a redirect with this state at exactly this place is this flow's, under way or over."""
+        """Whether a redirect with this state to exactly this place belongs to this sign-in, under way or over."""
         here = self.address is not None and (self.address.path, self.address.port) == (path, port)
         return here and self._has(state)
 
@@ -134,16 +122,16 @@ class Flow:
         return bool(expected) and hmac.compare_digest(expected.encode(), state.encode())
 
     async def redirected(self, fields: Mapping[str, str]) -> None:
-        """Hand on what the browser brought. Only the first time counts: browsers repeat requests."""
+        """Pass what the browser brought to the worker. Only the first time counts: browsers repeat requests."""
         if self._session is None or self._redirected or self.end is not None:
             return
         self._redirected = True
         await self._session.redirected(fields)
 
     async def pasted(self, text: str) -> str:
-        """Hand on the address that a browser ended at. Returns "", or what is wrong with it in words for a person.
+        """Pass the address that a browser ended at to the worker. Returns "", or what is wrong with it, for a person.
 
-        An error that the browser shows instead is explained, by its number alone.
+        If the text is an error that the browser showed, the answer explains it by its number; the text is not quoted.
         """
         try:
             fields: Mapping[str, str] | None = _pasted_fields(text)
@@ -152,21 +140,26 @@ class Flow:
         if not (fields and self.brings(fields.get("state", ""))):
             shown = refusals.of_page(text[:MAX_PASTED], self.grant)
             if shown:
-                return f"{shown.message}\n{shown.hint}\n{_WAITS_ON}"
+                return f"{shown.message}\n{shown.hint}\n{_STILL_WAITING}"
         if fields is None:
-            return "that is no address that a sign-in ends at: copy it from the browser's address bar, whole"
+            return (
+                "this is not the address that a sign-in ends at: copy the whole address from the browser's address bar"
+            )
         if "state" not in fields:
-            return "the address has no state in it: paste all of it, not the code alone"
+            return "this address has no state: paste the whole address, not only the code"
         if not self.brings(fields["state"]):
-            return "that address is the end of another sign-in: open the link above, then paste where that one ends"
+            return "this address belongs to another sign-in: open the link above, then paste the address where that one ends"
         if not {"code", "error"} & fields.keys():
-            return "the address has neither a code nor an error in it: paste the one that the browser ends at"
+            return "this address has neither a code nor an error: paste the address that the browser ends at"
         await self.redirected(fields)
         return ""
 
-    async def run(self, sign_in: SignIn, grant: Grant, show: Callable[[Flow], None]) -> Outcome:
-        """Carry the sign-in out, with `grant` as it is to be redirected to; return how it ended."""
-        async with sign_in(grant, self.method) as session:
+    async def run(self, worker: Worker, grant: Grant, challenge: str, show: Callable[[Flow], None]) -> Outcome:
+        """Carry the sign-in out in the worker and return how it ended. `grant` has the redirect address of this time.
+
+        `challenge` is the conditional-access challenge that it has to meet, "" for none.
+        """
+        async with worker.sign_in(grant, self.method, challenge) as session:
             shown = await session.prompt()
             if not isinstance(shown, Prompt):
                 return shown
@@ -177,13 +170,13 @@ class Flow:
             return await session.outcome()
 
     def announce(self) -> None:
-        """Wake whoever waits for a prompt or an end."""
+        """Wake those who wait for a prompt or an end."""
         self._changed.set()
         self._changed = trio.Event()
 
 
 def _pasted_fields(text: str) -> dict[str, str]:
-    """Return the fields of a pasted address. Terminals and mail break long lines: white space in it means nothing."""
+    """Return the fields of a pasted address. Terminals and mail break long lines, so white space is ignored."""
     if len(text) > MAX_PASTED:
         raise BadHttp("too long")
     address = "".join(text.split())
@@ -191,12 +184,12 @@ def _pasted_fields(text: str) -> dict[str, str]:
         parts = urlsplit(address)
     except ValueError:
         raise BadHttp("not an address") from None
-    # Without a scheme it is what stands behind the question mark, as some browsers copy it.
+    # Without a scheme it is the part behind the question mark, as some browsers copy it.
     return parse_fields(parts.query or parts.fragment or (parts.path.lstrip("?#") if not parts.scheme else ""))
 
 
 def in_words(flow: Flow) -> str:
-    """Return what a person must do for a flow to go on; "" when nothing yet."""
+    """Return what a person must do now to sign in, "" for nothing yet."""
     shown = flow.prompted
     if shown is None:
         return ""

@@ -1,6 +1,7 @@
-"""A small, bounded HTTP/1.1 server on loopback addresses, for one browser of one person: one request a connection.
+"""A small HTTP/1.1 server on loopback addresses, for the browser of one user. Each connection has one request.
 
-It knows requests and responses, and where to listen for a redirect address. What the requests mean is `signin.py`'s.
+h11 reads the requests; this file listens, sets the limits, and knows where a redirect address wants its listener.
+`signins.py` decides what a request means.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from http import HTTPStatus
 from urllib.parse import parse_qsl, urlsplit
 
@@ -20,29 +22,32 @@ from cms.daemon.signin.pages import POLICY
 from cms.system.logs import get_logger
 from cms.system.tcp_owner import End, holder_of
 
-# An authorization code of Entra's has some 1-2 KB, and a browser sends a few KB of headers with it.
+# An authorization code of Entra's has 1-2 KB, and a browser sends a few KB of headers with it.
 MAX_HEAD = 32 * 1024
 # A form_post brings code, state and session_state.
 MAX_BODY = 32 * 1024
 MAX_FIELDS = 32
-# A browser sends its request at once; a person only decides before it.
+# A browser sends its request at once: a person decides before it, not during it.
 REQUEST_SECONDS = 10.0
-# What an answer may take: the redirect's waits for the provider to redeem the code.
+# How long an answer may take. The answer to a redirect waits until the provider has redeemed the code.
 ANSWER_SECONDS = 60.0
-# How long the rest of a request is read and thrown away, so that the kernel's reset does not overtake the answer.
+# How long to read and throw away the rest of a request, so that a reset does not overtake the answer.
 LINGER_SECONDS = 1.0
-# A browser opens half a dozen connections to a host; more than these are no browser's.
+# A browser opens half a dozen connections to a host. More than this many do not come from a browser.
 MAX_CONNECTIONS = 32
-# Anybody else's are told so and closed. These are counted apart, so that nobody can take all places.
+# Connections of other users get a refusal. They are counted apart, so that they cannot use up the limit above.
 MAX_STRANGERS = 8
 
+HTTP_PORT = 80
+
+# The IP addresses to listen on for each host name.
 _LOOPBACK = {"127.0.0.1": ("127.0.0.1",), "localhost": ("127.0.0.1", "::1"), "::1": ("::1",)}
-# What listening ends with on a machine without IPv4, or without IPv6.
+# The errors of listening on a machine without IPv4, or without IPv6.
 _NO_SUCH_KIND = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 _CHUNK = 4096
 # Headers that decide something: a second one is an attempt to be understood in two ways.
 _SINGLE = frozenset({"host", "origin", "content-length", "content-type"})
-# What h11 mends without a word: a line that ends in LF alone, a folded line, and the same length said twice. No browser
+# What h11 corrects silently: a line that ends in LF alone, a folded line, and the same length given twice. No browser
 # sends these, and another program may read them in another way.
 _AMBIGUOUS = re.compile(
     rb"(?<!\r)\n|\n[ \t]|\ncontent-length:(?:[^\n]*,|.*\ncontent-length:)", re.IGNORECASE | re.DOTALL
@@ -69,7 +74,7 @@ class Response:
 
 
 class BadHttp(ValueError):
-    """What came is no request that this server takes. The text never quotes it."""
+    """This server does not take such a request. The text never quotes it."""
 
     def __init__(self, message: str, status: int = 400) -> None:
         super().__init__(message)
@@ -77,7 +82,7 @@ class BadHttp(ValueError):
 
 
 class Unreachable(Exception):
-    """A redirect address cannot be listened at. Both texts are whole sentences for a person."""
+    """cms cannot listen where a redirect address leads. Both texts are for a person."""
 
     def __init__(self, message: str, hint: str) -> None:
         super().__init__(message)
@@ -87,7 +92,7 @@ class Unreachable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a redirect address wants its listener. `port` is 0 for any; `host` is as browsers will name it."""
+    """Where a redirect address wants its listener. `port` is 0 for any; `host` is the name that browsers use."""
 
     host: str
     port: int
@@ -99,7 +104,7 @@ class Address:
 
     @property
     def url(self) -> str:
-        """Where the local page is."""
+        """The address of the local page there."""
         return f"http://{self._name}:{self.port}/"
 
     @property
@@ -128,19 +133,19 @@ UidOf = Callable[[End, End], int | None]
 
 
 class Loopback:
-    """HTTP at loopback ports, each up only while somebody holds it open.
+    """HTTP on loopback ports, each open only while a block needs it.
 
-    `handler` gets each request of the users of `serves`, and the port. Other users, and whoever is not found, get
-    `otherwise` whatever they ask: nothing of it is read.
+    `handler` gets each request that a user of `allowed` sends, and the port. Other users, and those whose uid cannot be
+    found, get `refusal`: what they sent is not looked at.
     """
 
-    def __init__(self, handler: Handler, *, uid_of: UidOf, serves: Collection[int], otherwise: Response) -> None:
+    def __init__(self, handler: Handler, *, uid_of: UidOf, allowed: Collection[int], refusal: Response) -> None:
         self._handler = handler
         self._uid_of = uid_of
-        self._serves = serves
-        self._otherwise = render(otherwise)
-        # By host and port: http://localhost:8080 and http://127.0.0.1:8080 share the second's.
-        self._doors: dict[tuple[str, int], _Door] = {}
+        self._allowed = allowed
+        self._refusal = render(refusal)
+        # By IP address and port: http://localhost:8080 and http://127.0.0.1:8080 share one on 127.0.0.1.
+        self._ports: dict[tuple[str, int], _Port] = {}
         self._opening = trio.Lock()
         self._connections = 0
         self._strangers = 0
@@ -149,78 +154,83 @@ class Loopback:
 
     @asynccontextmanager
     async def open(self, address: Address, nursery: trio.Nursery) -> AsyncIterator[int]:
-        """Listen while the block runs; give the port. Raises Unreachable. Blocks that name one port share it.
+        """Listen while the block runs; yield the port number. Raises Unreachable. Blocks with the same port share it.
 
-        Answers that are on their way when the last block ends still arrive: they live in `nursery`.
+        Answers that are on their way when the last block ends still arrive: they run in `nursery`.
         """
-        held: list[_Door] = []
+        held: list[_Port] = []
         try:
             async with self._opening:
                 await self._hold(address, held, nursery)
-            yield held[0].port
+            yield held[0].number
         finally:
-            for door in held:
-                door.leave()
+            for port in held:
+                port.holders -= 1
+                if not port.holders:
+                    port.scope.cancel()
 
     def host(self, address: Address) -> str:
-        """Return the IP address at which an address that is held open is listened at: the first, if there are two."""
-        return next(host for host in address.binds if (host, address.port) in self._doors)
+        """Return the IP address that is listened on for an open address: the first, if there are two."""
+        return next(host for host in address.binds if (host, address.port) in self._ports)
 
     async def idle(self) -> None:
-        """Wait until no connection of those who are served is open."""
+        """Wait until no connection of an allowed user is open."""
         while self._connections:
             await self._left.wait()
 
-    async def _hold(self, address: Address, held: list[_Door], nursery: trio.Nursery) -> None:
-        """Add the doors of an address to `held`, each with one holder more. A machine may have one kind of IP only."""
-        port = address.port
+    async def _hold(self, address: Address, held: list[_Port], nursery: trio.Nursery) -> None:
+        """Add the ports of an address to `held`, each with one holder more. A machine may have IPv4 or IPv6 only."""
+        number = address.port
         for host in address.binds:
             try:
-                door = await self._door(host, port, nursery)
+                port = await self._port(host, number, nursery)
             except OSError as error:
                 if error.errno in _NO_SUCH_KIND:
                     continue
-                raise _unreachable(port, error) from None
-            door.holders += 1
-            held.append(door)
-            port = door.port
+                raise _unreachable(number, error) from None
+            port.holders += 1
+            held.append(port)
+            number = port.number
         if not held:
-            raise _missing(address)
+            kind = "IPv6" if address.host == "::1" else "IPv4"
+            raise Unreachable(
+                f"this machine has no {kind}, and the redirect address goes to {address.host}",
+                "sign in with --device or --paste; an application of your own can have http://localhost as its redirect",
+            )
 
-    async def _door(self, host: str, port: int, nursery: trio.Nursery) -> _Door:
-        door = self._doors.get((host, port))
-        if door and door.holders:
-            return door
-        if door:
-            await door.closed.wait()
-        # Only now: most daemons wait for a browser a few minutes a year, and h11 takes memory.
-        import h11  # noqa: F401, PLC0415 - loaded here, before the first browser comes
+    async def _port(self, host: str, number: int, nursery: trio.Nursery) -> _Port:
+        port = self._ports.get((host, number))
+        if port and port.holders:
+            return port
+        if port:
+            await port.closed.wait()
+        # Loaded only now: a daemon waits for a browser a few minutes a year, and h11 takes memory.
+        import h11  # noqa: F401, PLC0415 - `read_request` uses it
 
-        listeners = await trio.open_tcp_listeners(port, host=host)
-        door = _Door(listeners[0].socket.getsockname()[1])
-        self._doors[host, door.port] = door
-        nursery.start_soon(self._serve, host, door, listeners, nursery)
-        return door
+        listeners = await trio.open_tcp_listeners(number, host=host)
+        port = _Port(listeners[0].socket.getsockname()[1])
+        self._ports[host, port.number] = port
+        nursery.start_soon(self._listen, host, port, listeners, nursery)
+        return port
 
-    async def _serve(self, host: str, door: _Door, listeners: list[trio.SocketListener], nursery: trio.Nursery) -> None:
-        async def one(stream: trio.SocketStream) -> None:
-            await self._connection(stream, door.port)
-
+    async def _listen(
+        self, host: str, port: _Port, listeners: list[trio.SocketListener], nursery: trio.Nursery
+    ) -> None:
         try:
-            with door.scope:
-                await trio.serve_listeners(one, listeners, handler_nursery=nursery)
+            with port.scope:
+                await trio.serve_listeners(partial(self.serve, port=port.number), listeners, handler_nursery=nursery)
         finally:
             for listener in listeners:
                 listener.socket.close()
-            del self._doors[host, door.port]
-            door.closed.set()
+            del self._ports[host, port.number]
+            port.closed.set()
 
-    async def _connection(self, stream: trio.SocketStream, port: int) -> None:
-        """Serve one connection; whatever goes wrong in it ends with it."""
+    async def serve(self, stream: trio.SocketStream, port: int) -> None:
+        """Serve one connection to a port. An error in it ends this connection only."""
         try:
-            # Asked first, while the other end is surely there.
+            # Asked first, while the other end is certainly there.
             uid = self._uid_of(stream.socket.getpeername()[:2], stream.socket.getsockname()[:2])
-            await (self._serve_one(stream, port) if uid in self._serves else self._turn_away(stream))
+            await (self._serve_one(stream, port) if uid in self._allowed else self._turn_away(stream))
         except (OSError, trio.BrokenResourceError):
             pass
         except Exception as error:  # noqa: BLE001 - a fault in one answer must not end the sign-in of others
@@ -251,15 +261,15 @@ class Loopback:
         await _linger(stream)
 
     async def _turn_away(self, stream: trio.SocketStream) -> None:
-        """Say to a stranger that nobody is served but others, at the latest after a second of silence."""
+        """Answer another user with the refusal, after a second of silence at the latest."""
         self._strangers += 1
         try:
             if self._strangers <= MAX_STRANGERS:
-                # A browser that is answered before it has asked takes it for a fault of the line, and asks again.
+                # A browser that gets an answer before it has asked takes it for a broken connection, and asks again.
                 with trio.move_on_after(LINGER_SECONDS):
                     await stream.receive_some(MAX_HEAD)
                 with trio.move_on_after(LINGER_SECONDS):
-                    await stream.send_all(self._otherwise)
+                    await stream.send_all(self._refusal)
                     await stream.send_eof()
                 await _linger(stream)
         finally:
@@ -272,29 +282,14 @@ async def _linger(stream: trio.SocketStream) -> None:
             pass
 
 
-class _Door:
-    """One port at one address that is listened at, and for how many."""
+class _Port:
+    """One port that is listened on at one IP address, and how many blocks hold it open."""
 
-    def __init__(self, port: int) -> None:
-        self.port = port
+    def __init__(self, number: int) -> None:
+        self.number = number
         self.holders = 0
         self.scope = trio.CancelScope()
         self.closed = trio.Event()
-
-    def leave(self) -> None:
-        """Close with the last holder."""
-        self.holders -= 1
-        if not self.holders:
-            self.scope.cancel()
-
-
-def _missing(address: Address) -> Unreachable:
-    """Say that this machine has no such loopback address."""
-    kind = "IPv6" if address.host == "::1" else "IPv4"
-    return Unreachable(
-        f"this machine has no {kind}, and the redirect address goes to {address.host}",
-        "sign in with --device or --paste; an application of your own can have http://localhost as its redirect",
-    )
 
 
 def _unreachable(port: int, error: OSError) -> Unreachable:
@@ -302,13 +297,13 @@ def _unreachable(port: int, error: OSError) -> Unreachable:
     if error.errno == errno.EADDRINUSE:
         return Unreachable(f"port {port} is in use{holder_of(port)}", f"stop that program and try again, {ways}")
     if error.errno == errno.EACCES:
-        return Unreachable(f"port {port} may not be listened at by uid {os.getuid()}", f"try as root, {ways}")
-    return Unreachable(f"port {port} cannot be listened at: {error.strerror or error}", f"mend that, {ways}")
+        return Unreachable(f"uid {os.getuid()} may not listen on port {port}", f"try as root, {ways}")
+    return Unreachable(f"cms cannot listen on port {port}: {error.strerror or error}", f"fix that, {ways}")
 
 
 async def read_request(stream: trio.abc.ReceiveStream) -> Request:
     """Return one whole request, or raise BadHttp for anything longer or stranger than a browser's."""
-    import h11  # noqa: PLC0415 - `Loopback` has loaded it, when it opened the port
+    import h11  # noqa: PLC0415 - `Loopback` loaded it when it opened the port
 
     connection, received = h11.Connection(h11.SERVER, MAX_HEAD), b""
     try:
@@ -355,19 +350,26 @@ def _headers(head: bytes, pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, str
 
 
 def parse_fields(text: str) -> dict[str, str]:
-    """Return query or form fields. Raises BadHttp where there are too many, or one of them twice."""
+    """Return query or form fields. Raises BadHttp if there are too many, or one is there twice."""
     try:
         pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_FIELDS, errors="strict")
     except (ValueError, UnicodeDecodeError):
-        raise BadHttp("fields that are none") from None
+        raise BadHttp("malformed fields") from None
     fields = dict(pairs)
     if len(fields) != len(pairs):
         raise BadHttp("a field is there twice")
     return fields
 
 
+def names_loopback(host: str, port: int) -> bool:
+    """Whether a Host header names loopback and this port. Any other name may be one that an attacker's DNS points here."""
+    # Browsers leave out the port that is HTTP's own.
+    ends = (f":{port}", "") if port == HTTP_PORT else (f":{port}",)
+    return host.lower() in {name + end for name in ("127.0.0.1", "localhost", "[::1]") for end in ends}
+
+
 def render(response: Response) -> bytes:
-    """Return the bytes of a response. No browser keeps it, frames it, or tells another site where it was.
+    """Return the bytes of a response. Browsers may not store it, frame it, or name its address to another site.
 
     With `no-referrer` a browser would send `Origin: null` with our own forms (Fetch, "append a request Origin header").
     """

@@ -1,6 +1,6 @@
-"""The local sign-in page, as text: what a browser at the redirect address gets to see. Never a secret.
+"""The local sign-in page as HTML: what a browser at the redirect address shows. It never holds a secret.
 
-Everything that comes from outside is escaped here, and nothing else in cms writes HTML.
+This file escapes everything that comes from outside, and nothing else in cms writes HTML.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ _STYLE = (
 )
 _STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 
-# Nothing but our own style and our own forms. A form's answer goes on to the provider by a refresh and not by a
-# redirect: browsers hold redirects to form-action too, and a tenant's own login host cannot be known here.
+# Our own style and our own forms only. After a form, the page goes on to the provider by a refresh and not by a redirect:
+# browsers apply form-action to redirects too, and cms cannot know the login host of every tenant.
 POLICY = (
     f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
@@ -29,7 +29,7 @@ START_PATH = "/start"
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """An account that waits for a browser: `key` names its grant, `url` is where a flow under way goes on, or ""."""
+    """An account that waits for a browser. `key` is its grant's, `url` continues a sign-in under way, "" for none."""
 
     key: str
     label: str
@@ -37,29 +37,29 @@ class Offer:
 
 
 def escape(text: str) -> str:
-    """Return text that means itself in HTML, inside double-quoted attributes too."""
+    """Return text with HTML's special characters escaped, for use in double-quoted attributes too."""
     return text.translate(_ESCAPES)
 
 
 def front(offers: Iterable[Offer], status: str, elsewhere: Iterable[str] = ()) -> str:
-    """Return the page that lists the accounts which wait, with a way to start each, and the status of all.
+    """Return the page that lists the accounts which wait, with a button for each, and the status of all.
 
-    `elsewhere` are sentences about those that wait and cannot be signed in here.
+    `elsewhere` says of each account that waits and has no button here what to do instead.
     """
     items = "".join(_item(offer) for offer in offers) + "".join(f"<li>{escape(line)}</li>" for line in elsewhere)
-    waiting = f"<ul>{items}</ul>" if items else "<p>No account waits for a sign-in.</p>"
+    waiting = f"<ul>{items}</ul>" if items else "<p>No account is waiting for a sign-in.</p>"
     return _page("cms: sign in", f"{waiting}<h2>Status</h2><pre>{escape(status)}</pre>")
 
 
 def ended(title: str, lines: Iterable[str], offers: Iterable[Offer] = ()) -> str:
-    """Return the page that a sign-in ends at, with a way on to the accounts that still wait."""
+    """Return the page that a sign-in ends at, with buttons for the accounts that still wait."""
     said = "".join(f"<p>{escape(line)}</p>" for line in lines if line)
     items = "".join(_item(offer) for offer in offers)
     return _page(title, said + (f"<h2>Next</h2><ul>{items}</ul>" if items else ""))
 
 
 def onward(url: str) -> str:
-    """Return the page that goes on to the provider by itself."""
+    """Return the page that sends the browser on to the provider."""
     target = escape(url)
     return _page(
         "cms: on to the sign-in",

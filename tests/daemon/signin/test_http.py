@@ -49,7 +49,7 @@ OWNER, STRANGER = 4242, 4343
 
 def served_by(echo: Echo, uid: int | None = OWNER) -> Loopback:
     """Return a server that the owner's browser may use, where everybody who comes has this uid."""
-    return Loopback(echo, uid_of=lambda _peer, _ours: uid, serves=(OWNER,), otherwise=Response(403, "not yours"))
+    return Loopback(echo, uid_of=lambda _peer, _ours: uid, allowed=(OWNER,), refusal=Response(403, "not yours"))
 
 
 async def talk(port: int, sent: bytes, host: str = "127.0.0.1") -> bytes:
@@ -204,7 +204,7 @@ import cms.daemon.app
 from cms.daemon.signin.http import Address, Loopback, Response
 
 async def main():
-    served = Loopback(None, uid_of=None, serves=(), otherwise=Response(403))
+    served = Loopback(None, uid_of=None, allowed=(), refusal=Response(403))
     async with trio.open_nursery() as nursery:
         print("h11" in sys.modules)
         async with served.open(Address("127.0.0.1", 0, "/"), nursery):
@@ -282,7 +282,7 @@ async def test_a_silent_stranger_is_told_so_and_leaves_soon() -> None:
 async def test_strangers_take_no_places_but_their_own() -> None:
     """However many are there: the next of them is closed unheard, and the owner is served."""
     who, echo = [STRANGER], Echo()
-    served = Loopback(echo, uid_of=lambda _peer, _ours: who[0], serves=(OWNER,), otherwise=Response(403))
+    served = Loopback(echo, uid_of=lambda _peer, _ours: who[0], allowed=(OWNER,), refusal=Response(403))
     async with trio.open_nursery() as nursery:
         for _ in range(http.MAX_CONNECTIONS):
             nursery.start_soon(seconds_of, served, SlowStream())
@@ -424,11 +424,25 @@ async def test_a_port_taken_in_one_family_only_is_given_back() -> None:
 
 @pytest.mark.parametrize(
     ("error", "words"),
-    [(OSError(13, "no"), "may not be listened at"), (OSError(24, "Too many"), "Too many")],
+    [
+        (OSError(13, "no"), f"uid {os.getuid()} may not listen on port 80"),
+        (OSError(24, "Too many"), "cannot listen on port 80: Too many"),
+    ],
 )
-def test_other_reasons_are_given(error: OSError, words: str) -> None:
-    """Whatever keeps a port from us is said."""
-    assert words in http._unreachable(80, error).message
+@in_trio
+async def test_other_reasons_are_given(monkeypatch: pytest.MonkeyPatch, error: OSError, words: str) -> None:
+    """Whatever keeps cms from listening is said, with the other ways."""
+
+    async def fails(_port: int, *, host: str) -> list[trio.SocketListener]:
+        raise error
+
+    monkeypatch.setattr(trio, "open_tcp_listeners", fails)
+    async with trio.open_nursery() as nursery:
+        with pytest.raises(Unreachable) as raised:
+            await served_by(Echo()).open(Address("localhost", 80, "/"), nursery).__aenter__()
+
+    assert words in raised.value.message
+    assert "--device or --paste" in raised.value.hint
 
 
 @pytest.mark.parametrize(
@@ -459,6 +473,22 @@ def test_an_address_is_written_as_browsers_do() -> None:
     """IPv6 addresses stand in brackets."""
     assert "http://[::1]:9/" == Address("::1", 9, "/x").url
     assert "http://localhost:9/x" == Address("localhost", 9, "/x").redirect_uri
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "expected"),
+    [
+        ("127.0.0.1", 80, True),
+        ("LOCALHOST:80", 80, True),
+        ("localhost", 8080, False),
+        ("[::1]:8080", 8080, True),
+        ("127.0.0.1:8081", 8080, False),
+        ("localhost.evil.test:80", 80, False),
+    ],
+)
+def test_a_host_is_this_machines_loopback_with_the_right_port(host: str, port: int, expected: bool) -> None:
+    """Browsers leave out port 80, and no other."""
+    assert expected == http.names_loopback(host, port)
 
 
 @pytest.mark.parametrize("text", ["a=1&a=2", "&".join(f"a{i}=1" for i in range(99)), "a=%ff"])
@@ -516,7 +546,7 @@ class SlowStream(trio.abc.HalfCloseableStream):
 
 async def seconds_of(served: Loopback, stream: SlowStream) -> float:
     before = trio.current_time()
-    await served._connection(stream, 2)  # type: ignore[arg-type]  # what is used of a SocketStream
+    await served.serve(stream, 2)  # type: ignore[arg-type]  # what is used of a SocketStream
     return trio.current_time() - before
 
 

@@ -40,12 +40,12 @@ def test_who_cannot_be_signed_in_here_is_said() -> None:
     page = pages.front([], "", ["<a@example.test>: elsewhere"])
 
     assert "<li>&lt;a@example.test&gt;: elsewhere</li>" in page
-    assert "No account waits" not in page
+    assert "No account is waiting" not in page
 
 
 def test_nobody_waiting_is_said() -> None:
     """An empty list is a sentence."""
-    assert "No account waits" in pages.front([], "")
+    assert "No account is waiting" in pages.front([], "")
 
 
 def test_the_way_to_the_provider_is_no_form_redirect() -> None:

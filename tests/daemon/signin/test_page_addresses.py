@@ -1,0 +1,223 @@
+"""The page is up where accounts wait for it, and nowhere else. The clock jumps here, so there are no sockets."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+import trio
+from support.sign_ins import House, grant, running
+from support.trio_run import in_trio_clock
+
+from cms.core.accounts import Grant
+from cms.daemon.keeper import Keeper
+from cms.daemon.registry import Change
+from cms.daemon.signin import page_addresses, signins
+from cms.daemon.signin.http import Address, Unreachable
+from cms.system.clock import SystemClock
+
+OTHER = grant("b@example.test", "http://127.0.0.1/back")
+FIRST = grant("a@example.test", "http://127.0.0.1:8080/oauth2/msal")
+SECOND = grant("b@example.test", "http://localhost:9090")
+ANY_PORT = grant("c@example.test", "http://localhost/")
+NOT_HERE = grant("d@example.test", "https://localhost")
+
+AT_FIRST, AT_SECOND = Address("127.0.0.1", 8080, "/"), Address("localhost", 9090, "/")
+AT_PAGE = Address("localhost", 7070, "/")
+
+
+class Doors:
+    """Stands for the listeners: which ports are open, and which another program has."""
+
+    def __init__(self) -> None:
+        self.opened: list[Address] = []
+        self.taken: set[Address] = set()
+        self.tries = 0
+
+    @asynccontextmanager
+    async def open(self, address: Address, _nursery: object) -> AsyncIterator[int]:
+        self.tries += 1
+        await trio.lowlevel.checkpoint()
+        if address in self.taken:
+            raise Unreachable(f"port {address.port} is in use by thief (pid 7)", "stop that program")
+        self.opened.append(address)
+        try:
+            yield address.port or 4242
+        finally:
+            self.opened.remove(address)
+
+    def host(self, address: Address) -> str:
+        return address.binds[0]
+
+
+@asynccontextmanager
+async def page_for(*waiting: Grant) -> AsyncIterator[tuple[House, Doors, list[Grant]]]:
+    """Yield a house in which these wait, its doors, and the list of those who wait; call `changed` after changing it."""
+    who = list(waiting)
+    doors = Doors()
+    with pytest.MonkeyPatch.context() as patched:
+        # No real socket on a jumping clock.
+        patched.setattr(signins, "Loopback", lambda *_args, **_options: doors)
+        house = House(lambda: who)
+    async with running(house):
+        yield house, doors, who
+
+
+async def gathered() -> None:
+    """Let the page come and go."""
+    await trio.sleep(2 * page_addresses.GATHER_SECONDS)
+
+
+@in_trio_clock
+async def test_the_page_is_up_as_long_as_somebody_waits() -> None:
+    """It is at each waiting account's redirect address, and closes with the last that waits there."""
+    async with page_for(FIRST, SECOND) as (house, doors, waiting):
+        await gathered()
+        both = set(doors.opened)
+        waiting.remove(FIRST)
+        house.signins.page.changed()
+        await gathered()
+        one = list(doors.opened)
+        waiting.clear()
+        house.signins.page.changed()
+        await gathered()
+
+        assert ({AT_FIRST, AT_SECOND}, [AT_SECOND], []) == (both, one, doors.opened)
+        waiting.append(FIRST)
+        house.signins.page.changed()
+        await gathered()
+
+        assert [AT_FIRST] == doors.opened
+
+
+@in_trio_clock
+async def test_the_page_follows_the_registry() -> None:
+    """It looks again when the registry says that other accounts wait, and at no other change."""
+    async with page_for() as (house, doors, waiting):
+        await gathered()
+        waiting.append(FIRST)
+        keeper = Keeper(FIRST, house.worker.acquire, SystemClock())
+        house.registry.tell(Change(keeper))
+        await gathered()
+        before = list(doors.opened)
+        house.registry.tell(Change(keeper, waiting=True))
+        await gathered()
+
+        assert ([], [AT_FIRST]) == (before, doors.opened)
+
+
+@in_trio_clock
+async def test_the_page_has_an_address_of_its_own() -> None:
+    """It is at the configured address too, and that is the one that people are told."""
+    async with page_for(FIRST, ANY_PORT, NOT_HERE) as (house, doors, _):
+        house.registry.have_page("http://localhost:7070")
+        house.signins.page.changed()
+        await gathered()
+
+        assert {AT_PAGE, AT_FIRST} == set(doors.opened)
+        told = {each.login: house.registry.where(each) for each in (FIRST, ANY_PORT, NOT_HERE)}
+        page = "http://localhost:7070/"
+        assert {FIRST.login: page, ANY_PORT.login: page, NOT_HERE.login: ""} == told
+
+
+@in_trio_clock
+async def test_without_a_fixed_port_there_is_no_page_before_a_flow() -> None:
+    """cms opens no port that people could not know, and no page for accounts that it cannot sign in."""
+    async with page_for(ANY_PORT, NOT_HERE) as (house, doors, waiting):
+        await gathered()
+        none = list(doors.opened)
+        waiting.remove(ANY_PORT)
+        house.registry.have_page("http://localhost:7070")
+        house.signins.page.changed()
+        await gathered()
+
+        assert ([], [], "") == (none, doors.opened, house.registry.where(ANY_PORT))
+
+
+@in_trio_clock
+async def test_no_page_comes_for_those_whom_it_does_not_sign_in() -> None:
+    """An account that is signed in with a code does not open the page."""
+    device = replace(FIRST, sign_in="device")
+    async with page_for(device, SECOND) as (house, doors, waiting):
+        await gathered()
+        with_another = list(doors.opened), house.registry.where(device)
+        waiting.remove(SECOND)
+        house.signins.page.changed()
+        await gathered()
+
+        assert (([AT_SECOND], ""), []) == (with_another, doors.opened)
+
+
+@in_trio_clock
+async def test_a_port_in_use_is_told_once_and_tried_again(capsys: pytest.CaptureFixture[str]) -> None:
+    """The log names the program that has it; when that program has gone, the page comes up by itself."""
+    async with page_for(FIRST, SECOND) as (house, doors, _):
+        doors.taken.add(AT_FIRST)
+        await trio.sleep(5 * page_addresses.RETRY_SECONDS)
+        said, tries = capsys.readouterr().out, doors.tries
+        elsewhere = house.registry.where(FIRST)
+        doors.taken.clear()
+        await trio.sleep(2 * page_addresses.RETRY_SECONDS)
+
+        assert (1, 1) == (said.count("cannot be shown"), said.count("in use by thief (pid 7)"))
+        assert 4 < tries < 8
+        assert AT_SECOND.url == elsewhere
+        assert {AT_FIRST, AT_SECOND} == set(doors.opened)
+
+
+@in_trio_clock
+async def test_a_flow_shows_the_page_at_its_own_address() -> None:
+    """The page is there while a sign-in is under way, also if its account was not waiting."""
+    async with page_for() as (house, doors, _):
+        house.registry.have_page("http://localhost:7070")
+        flow = house.signins.start(ANY_PORT, "browser")
+        with flow.held():
+            await flow.prompt()
+
+            assert ("http://localhost:7070/", 4242) == (flow.page, flow.address and flow.address.port)
+            assert AT_PAGE in doors.opened
+        await gathered()
+
+        assert [] == doors.opened
+
+
+@in_trio_clock
+async def test_a_flow_goes_on_without_the_pages_own_address() -> None:
+    """If another program has that port, the page is where the browser comes back to."""
+    async with page_for() as (house, doors, _):
+        house.registry.have_page("http://localhost:7070")
+        doors.taken.add(AT_PAGE)
+        flow = house.signins.start(FIRST, "browser")
+        with flow.held():
+            await flow.prompt()
+
+            assert AT_FIRST.url == flow.page
+
+
+@in_trio_clock
+async def test_the_page_stays_where_a_flow_ended_while_others_wait() -> None:
+    """A person can sign in the next account at the same port, until none waits, for ten minutes."""
+    async with page_for(ANY_PORT, OTHER) as (house, doors, waiting):
+        flow = house.signins.start(ANY_PORT, "browser")
+        with flow.held():
+            await flow.prompt()
+            await flow.redirected({"code": "x"})
+            await flow.outcome()
+        await gathered()
+        there = list(doors.opened)
+        await trio.sleep(page_addresses.STAY_SECONDS)
+
+        assert ([4242], []) == ([each.port for each in there], doors.opened)
+        again = house.signins.start(ANY_PORT, "browser")
+        with again.held():
+            await again.prompt()
+            await again.redirected({"code": "x"})
+            await again.outcome()
+        there = list(doors.opened)
+        waiting.clear()
+        house.signins.page.changed()
+        await gathered()
+
+        assert ([4242], []) == ([each.port for each in there], doors.opened)
