@@ -85,8 +85,7 @@ async def _serve(sock: socket.socket, config: Config, opened: Open, argv: Sequen
     registry = Registry(config, worker.acquire, clock)
     async with trio.open_nursery() as nursery:
         await nursery.start(worker.run)
-        signins = SignIns(worker.sign_in, owner=os.geteuid(), signed_in=registry.signed_in)
-        signins.page = config.page
+        signins = SignIns(worker, registry, owner=os.geteuid())
         await nursery.start(signins.run)
         vault = VaultCommands(worker, registry, opened.state_folder)
         commands = Commands(worker, registry, signins, vault, clock=clock)

@@ -133,15 +133,7 @@ class App:
         self._recent = Recent(clock.boot)
         self._sockets = Sockets(self.registry.keeper_of, clock, self._recent)
         self._files = TokenFiles(self.registry.keeper_of, clock)
-        self._signins = SignIns(
-            lambda grant, method: self.worker.sign_in(grant, method, self.registry.challenge(grant)),
-            owner=os.geteuid(),
-            signed_in=self.registry.signed_in,
-            prompted=self.registry.prompted,
-            waiting=self.registry.waiting,
-            status=self.registry.status_text,
-        )
-        self.registry.awaited, self.registry.where = self._signins.awaited, self._signins.where
+        self._signins = SignIns(self.worker, self.registry, owner=os.geteuid())
         self._hooks = Hooks(self.registry.facts, clock, options.environ)
         running = Running(
             self._facts,
@@ -157,7 +149,6 @@ class App:
         self._reloading = trio.Lock()
         self.registry.subscribe(lambda change: self._files.wake(change.keeper))
         self.registry.subscribe(lambda change: self._hooks.changed(change.keeper.grant.key))
-        self.registry.subscribe(lambda change: self._signins.changed() if change.waiting else None)
         self.registry.subscribe(lambda _change: self._news.set())
 
     async def run(self, *, task_status: trio.TaskStatus[App] = trio.TASK_STATUS_IGNORED) -> None:
@@ -273,8 +264,7 @@ class App:
             self._signins.forget(grant)
         self._sockets.apply(loaded, opened)
         self._files.apply(config.files)
-        self._signins.page = config.page
-        self._signins.changed()
+        self._signins.page.changed()
         self._hooks.apply(config.hooks, self.registry.names, desktop=config.desktop)
         self._news.set()
         if self.worker.reopen(_opened(self._options, config)):
