@@ -117,7 +117,9 @@ def petition(accounts: Sequence[Account]) -> Petition:
         users=tuple(dict.fromkeys(account.user for account in accounts if account.user)),
         urls=tuple(_url(grant, scopes) for scopes in asked),
         redirect_uri=grant.redirect_uri,
-        permissions=_own(accounts) if grant.unattended else _delegated(asked),
+        permissions=_own(accounts)
+        if grant.unattended
+        else tuple(_permission(*scope.rpartition("/")[::2]) for scopes in asked for scope in scopes),
         unattended=grant.unattended,
         portal=portal(grant.authority),
     )
@@ -158,10 +160,6 @@ def _url(grant: Grant, scopes: Scopes) -> str:
     }
     place = ANY_ORGANISATION if tenant == "common" else tenant
     return f"{host}/{place}/v2.0/adminconsent?{urlencode(fields, quote_via=quote)}"
-
-
-def _delegated(asked: Sequence[Scopes]) -> tuple[Permission, ...]:
-    return tuple(_permission(*scope.rpartition("/")[::2]) for scopes in asked for scope in scopes)
 
 
 def _permission(resource: str, name: str) -> Permission:

@@ -255,7 +255,8 @@ def key(found: KeyFacts, rows: Sequence[Mapping[str, Any]]) -> Finding:
     """Return whether the vault's key is to be had. `rows` are the accounts of a status, none without a daemon."""
     if any(row.get("state") == "locked" for row in rows):
         row = next(row for row in rows if row.get("state") == "locked")
-        return failed("key", _message_of(row), yours("locked", "the vault's key cannot be had", _move_of(row)))
+        said = str((row.get("problem") or {}).get("message") or row.get("state"))
+        return failed("key", said, yours("locked", "the vault's key cannot be had", _move_of(row)))
     if found.problem:
         return failed("key", f"{found.where}: {found.problem}", yours("key", "no sign-in can be read", found.step))
     if any(row.get("persisted") is False for row in rows) and found.kind != "memory":
@@ -273,10 +274,6 @@ _KINDS = {
     "keyring": "desktop keyring",
     "memory": "memory only, as configured",
 }
-
-
-def _message_of(row: Mapping[str, Any]) -> str:
-    return str((row.get("problem") or {}).get("message") or row.get("state"))
 
 
 def _move_of(row: Mapping[str, Any]) -> str:
@@ -329,16 +326,13 @@ def sign_in(row: Mapping[str, Any], wall: float) -> Finding:
 
 def _verdicts_of(problem: Mapping[str, Any], row: Mapping[str, Any]) -> tuple[Verdict, ...]:
     """Return what a refusal means: Entra's table where it has a number, else the daemon's own words."""
-    own = Verdict(str(problem.get("kind")), str(problem.get("message")), "you", (_step_of(row),))
+    # The link or code of a waiting sign-in works for everybody who reads it, and a report is passed on.
+    step = _FINISH if row.get("state") == "signing-in" else _move_of(row)
+    own = Verdict(str(problem.get("kind")), str(problem.get("message")), "you", (step,))
     if not problem.get("aadsts"):
         return (replace(own, mover="wait") if row.get("state") == "failing" else own,)
     by_itself = problem.get("kind") == "application"
     return of_entra(int(problem["aadsts"]), user=str(row.get("user", "")), application=by_itself)
-
-
-def _step_of(row: Mapping[str, Any]) -> str:
-    """Return the next move as a report may have it: the link or code of a sign-in that waits is whoever's reads it."""
-    return _FINISH if row.get("state") == "signing-in" else _move_of(row)
 
 
 _FINISH = "finish the sign-in that waits: `cms status` shows how"

@@ -72,21 +72,20 @@ class Redactor:
 
     def redact(self, text: str) -> str:
         """Return the text as it may be sent."""
-        changes = (self._homes, self._credentials, self._addresses, self._words, self._secrets, self._ids, self._hosts)
-        for change in changes:
-            text = change(text)
-        return text
+        # In this order: what a later step takes out may be part of what an earlier one knows as a whole.
+        text = self._homes(text)
+        text = _JWT.sub("<secret>", _CREDENTIALS.sub("<credentials>@", text))
+        text = _ADDRESS.sub(self._address, text)
+        text = self._words(text)
+        text = _LONG.sub(self._secret, text)
+        text = self._ids(text)
+        text = _IPV4.sub(self._numbered("address"), text)
+        return _IPV6.sub(self._numbered("address"), text)
 
     def _homes(self, text: str) -> str:
         if self._home:
             text = re.sub(rf"{re.escape(self._home)}(?![\w.-])", "~", text)
         return _HOME.sub(self._numbered("name"), text)
-
-    def _credentials(self, text: str) -> str:
-        return _JWT.sub("<secret>", _CREDENTIALS.sub("<credentials>@", text))
-
-    def _secrets(self, text: str) -> str:
-        return _LONG.sub(self._secret, text)
 
     def _secret(self, found: re.Match[str]) -> str:
         """Return what stands for a long word: itself where it is an id, which is looked at later, or made of words."""
@@ -96,9 +95,6 @@ class Redactor:
             return word
         made_of_words = all(map(_WORDS.fullmatch, filter(None, _JOINTS.split(word))))
         return word if made_of_words and not _PASSPHRASE.search(word) else "<secret>"
-
-    def _addresses(self, text: str) -> str:
-        return _ADDRESS.sub(self._address, text)
 
     def _address(self, found: re.Match[str]) -> str:
         if found[1].endswith("<credentials>"):
@@ -111,10 +107,6 @@ class Redactor:
             lambda found: found[0] if found[0].lower() in PUBLIC_IDS else self._placeholder("id", found[0]), text
         )
         return _HEX.sub("<secret>", text)
-
-    def _hosts(self, text: str) -> str:
-        text = _IPV4.sub(self._numbered("address"), text)
-        return _IPV6.sub(self._numbered("address"), text)
 
     def _words(self, text: str) -> str:
         """Take out names that stand alone, the longest first: one may be part of another."""

@@ -131,7 +131,8 @@ def _plain(user: str) -> str:
 
 def _options(command: str) -> dict[str, str]:
     """Return what a `cms-oauth` command names, by what it is."""
-    words = _words(_ENDS.split(command)[0])
+    # The command may stand inside a tool's own quotes, or be a list of quoted words.
+    words = [word.strip(",") for word in re.split(r"[\s\"'`\\]+", _ENDS.split(command)[0])]
     named = {"socket": "", "user": "", "protocol": "SMTP"}
     for word, following in pairwise([*words, ""]):
         name, equals, value = word.partition("=")
@@ -145,11 +146,6 @@ def _options(command: str) -> dict[str, str]:
         elif name in _TESTS:
             named["protocol"] = _TESTS[name]
     return named
-
-
-def _words(text: str) -> list[str]:
-    """Return the words of a command that stands inside a tool's own quotes, or is a list of quoted words."""
-    return [word.strip(",") for word in re.split(r"[\s\"'`\\]+", text)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +166,9 @@ def assess(use: Use, served: Served) -> Finding:
     spec = next((each for each in served.sockets if served.real(each.path) == served.real(asked)), None)
     where = f"{use.tool} ({use.place})"
     if "$" in asked or not asked.startswith("/"):
-        return warned(CHECK, f"{where} works out its socket by itself", _known_only_then(use))
+        cause = f"{use.place} names the socket as {use.socket}, which is no whole path"
+        verdict = yours("tool-socket-unknown", cause, "look at it yourself")
+        return warned(CHECK, f"{where} works out its socket by itself", verdict)
     if spec is None:
         return failed(
             CHECK, f"{where} asks at {asked}, where this configuration has no socket", _other_socket(use, served)
@@ -180,11 +178,6 @@ def assess(use: Use, served: Served) -> Finding:
         return failed(CHECK, f"{where} asks for what it does not get", wrong)
     whom = {"": "the only account", "$": "whoever sends"}.get(use.user, use.user)
     return passed(CHECK, f"{where} asks for {use.protocol.replace('$', 'a protocol')} of {whom} at {asked}")
-
-
-def _known_only_then(use: Use) -> Verdict:
-    cause = f"{use.place} names the socket as {use.socket}, which is no whole path"
-    return yours("tool-socket-unknown", cause, "look at it yourself")
 
 
 def _other_socket(use: Use, served: Served) -> Verdict:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import re
+import shutil
 import socket
 import stat
 import subprocess
@@ -79,12 +80,9 @@ def key(source: Source | None, vaults: int) -> KeyFacts:
         return KeyFacts("")
     # A command's arguments are its owner's business.
     where = source.value[0] if source.value else ""
-    look: Callable[[str, int], tuple[str, str]] = _LOOKS.get(source.kind, _nothing_to_see)
-    return KeyFacts(source.kind, where, *look(where, vaults))
-
-
-def _nothing_to_see(_where: str, _vaults: int) -> tuple[str, str]:
-    return "", ""
+    look = _LOOKS.get(source.kind)
+    problem, step = look(where, vaults) if look else ("", "")
+    return KeyFacts(source.kind, where, problem, step)
 
 
 def _key_file(path: str, vaults: int) -> tuple[str, str]:
@@ -105,13 +103,7 @@ def _key_file(path: str, vaults: int) -> tuple[str, str]:
 
 
 def _key_command(program: str, _vaults: int) -> tuple[str, str]:
-    found = os.access(program, os.X_OK) if os.sep in program else bool(_which(program))
-    return ("", "") if found else ("there is no such program", "install it, or name its whole path")
-
-
-def _which(program: str) -> str:
-    folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
-    return next((folder for folder in folders if os.access(Path(folder, program), os.X_OK)), "")
+    return ("", "") if shutil.which(program) else ("there is no such program", "install it, or name its whole path")
 
 
 def _key_in_keyring(_where: str, _vaults: int) -> tuple[str, str]:

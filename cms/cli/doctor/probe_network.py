@@ -65,7 +65,9 @@ def door(login: str, ca: str | None, environ: Mapping[str, str]) -> Door:
     """Return the way to a login host, `https://HOST[:PORT]`, that the environment says."""
     parts = urlsplit(login)
     host, port = parts.hostname or "", parts.port or http.client.HTTPS_PORT
-    proxies = {name.lower().removesuffix("_proxy"): value for name, value in environ.items() if _is_proxy(name)}
+    proxies = {
+        name.lower().removesuffix("_proxy"): value for name, value in environ.items() if name.lower().endswith("_proxy")
+    }
     proxy = proxies.get("https") or proxies.get("all") or ""
     beside = tuple(filter(None, (each.strip() for each in proxies.get("no", "").split(","))))
     if not proxy or not Proxy(proxy, beside).serves(host):
@@ -79,10 +81,6 @@ def through(plain: Door, proxy: str, user: str = "", password: str = "") -> Door
     given = user or unquote(parts.username or ""), password or unquote(parts.password or "")
     credentials = ":".join(given) if given[0] else ""
     return replace(plain, proxy=f"{parts.scheme}://{parts.hostname}:{parts.port or 8080}", credentials=credentials)
-
-
-def _is_proxy(name: str) -> bool:
-    return name.lower().endswith("_proxy")
 
 
 def authorities(ca: str, environ: Mapping[str, str]) -> str:

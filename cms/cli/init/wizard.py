@@ -173,18 +173,15 @@ def _live(wishes: Wishes, person: Terminal, steps: Steps, around: Around) -> int
     _offer_unit(wishes, person, steps, "Install the systemd unit, and start cms with your session?")
     if wishes.sign_in and person.agree(f"Sign in as {account.user} now?"):
         with daemon(wishes.config, around.connect) as problem:
-            status = (
-                _said(person, problem) if problem else _sign_in_and_test(wishes, person, steps, account, around.connect)
-            )
+            if problem:
+                person.complain(problem)
+                status = FAILED
+            else:
+                status = _sign_in_and_test(wishes, person, steps, account, around.connect)
     if wishes.show:
         _show(person, account, mail_programs.found())
     person.say(steps.said)
     return status
-
-
-def _said(person: Terminal, problem: str) -> int:
-    person.complain(problem)
-    return FAILED
 
 
 # Finding out.
