@@ -1,7 +1,7 @@
 """`cms status --watch`: the rows of the status, live on a terminal, and who has asked for what below them.
 
-The daemon is asked once a second, as `cms status` asks it: so there is nothing to keep up with, and when it goes away
-and comes back the next question finds it.
+The daemon is asked once a second, as `cms status` asks it: so no connection has to be kept, and a daemon
+that is started again is found by the next question.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class Screen:
             yield
         finally:
             self._write(_END)
-            # What was typed meanwhile was for nobody.
+            # Keys that were typed meanwhile are dropped: no program read them.
             termios.tcsetattr(self._fd, termios.TCSAFLUSH, typing)
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -152,7 +152,7 @@ class Screen:
             os.close(nudged)
 
     def _silence(self, typing: list[Any]) -> None:
-        """Show no keys that are typed: they would stand in the picture."""
+        """Show no keys that are typed: they would spoil the picture."""
         silent = [*typing]
         silent[3] &= ~(termios.ECHO | termios.ECHOCTL)
         termios.tcsetattr(self._fd, termios.TCSADRAIN, silent)
@@ -184,7 +184,7 @@ def _end(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - a 
 
 
 def _look_again(number: int, frame: FrameType | None) -> None:
-    """A signal's number in the pipe is all that is wanted of it."""
+    """Do nothing: the signal's number in the pipe ends the pause."""
 
 
 _HANDLERS: dict[int, Callable[[int, FrameType | None], None]] = {
@@ -195,7 +195,7 @@ _HANDLERS: dict[int, Callable[[int, FrameType | None], None]] = {
 
 
 def watch(ask: Callable[[], Document], screen: Screen) -> None:
-    """Show the status until somebody ends it. `ask` returns the status' JSON or raises NoDaemon."""
+    """Show the status until the user ends it. `ask` returns the status' JSON or raises NoDaemon."""
     document: Document = {}
     with suppress(KeyboardInterrupt), screen.open():
         while True:

@@ -1,7 +1,7 @@
-"""What each argument of a directive may be: a value in, the checked value out, or a Mistake.
+"""Checks of the arguments of directives: a value in, the checked value out, or a Mistake.
 
 Messages name the argument and what it takes. They do not quote what was given: it could be a secret in the wrong
-place, and the line is named anyway.
+place, and the error names the line.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ MAX_SOCKET_PATH = 107
 # Entra's shortest tokens live for an hour: more than 50 minutes before the end would be a request every few minutes.
 MAX_REFRESH_BEFORE = 3000.0
 
-# Where an application of one's own gets its redirect when the configuration names none. Entra compares everything of
+# The redirect address of the user's own application when the configuration names none. Entra compares everything of
 # a `http://localhost` redirect but its port, so a registration with `http://localhost` allows this. 8080 is the port
 # that people already forward over SSH for CMS.
 OWN_REDIRECT = "http://localhost:8080"
 
-# Where CMS had its page.
+# Where CMS had its sign-in page.
 PAGE = "http://127.0.0.1:8080/"
 
-# More than a day is forgotten by whoever set it.
+# The most that a number of seconds may be: a longer pause is a mistake.
 DAY = 24 * 60 * 60.0
 
 # Where an application's registration lets brokers on Linux end (MSAL: `enable_broker_on_linux`).
@@ -211,7 +211,7 @@ def authority(value: Given) -> str:
 
 
 def origin(value: Given) -> str | None:
-    """Return what the Origin header shall say; "" stands for none, where a registration would have one."""
+    """Return the Origin header's value; "" means no header although the registration has one."""
     if value == "":
         return None
     given = text("origin", value)

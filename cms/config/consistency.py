@@ -1,7 +1,7 @@
-"""What an account's cloud, tenant, user, scopes and application say together, and cannot all mean.
+"""Warns of an account whose cloud, tenant, user, scopes and application do not fit each other.
 
-A table of rules over one account, without I/O. Each is a suspicion and warns, since clouds differ and tenants have
-several domains; what is certain is refused where it is read (office365.py).
+A table of rules over one account, without I/O. Each rule is a suspicion and only warns, since clouds differ and tenants
+have several domains; what is certainly wrong is refused where it is read (office365.py).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Case:
 
     @property
     def person(self) -> str:
-        """Who signs in, or the mailbox where nobody does."""
+        """Who signs in, or the mailbox if no person does."""
         return self.grant.login or self.user
 
     @property
@@ -55,7 +55,7 @@ class Case:
 
 
 def warnings(case: Case) -> tuple[str, ...]:
-    """Return what cannot work together, each with what to write instead."""
+    """Return a sentence for each thing that does not fit, with what to write instead."""
     return tuple(found for rule in RULES if (found := rule(case)))
 
 
@@ -130,7 +130,7 @@ def _personal_user(case: Case) -> str:
 
 
 def _two_tenants(case: Case) -> str:
-    """A tenant has one name below onmicrosoft.com as a rule, and its users have that or a domain of its own."""
+    """A tenant has one name below onmicrosoft.com as a rule, and its users have that or another domain."""
     ending = ".onmicrosoft.com"
     if not (case.tenant.endswith(ending) and case.domain.endswith(ending)) or case.tenant == case.domain:
         return ""

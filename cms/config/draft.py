@@ -87,7 +87,7 @@ class Draft:
         self._once: dict[str, int] = {}
 
     def line(self) -> int:
-        """Return the line of the file that is running: the innermost, where the file has functions of its own."""
+        """Return the line of the file that is running: the innermost, if the file defines functions."""
         stack = traceback.walk_stack(inspect.currentframe())
         return next(line for frame, line in stack if frame.f_code.co_filename == self.file)
 

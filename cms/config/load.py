@@ -26,7 +26,7 @@ MAX_TOLD = 200
 def load(path: str, *, system: System = SYSTEM) -> Config:
     """Run the configuration file once and return what it says. Raises ConfigError.
 
-    `system` is what is asked of the machine. The file is somebody's program and may take its time: callers give it a
+    `system` answers what the load asks of the machine. The file is a program and may take its time: callers give it a
     thread and LOAD_SECONDS.
     """
     draft = Draft(path, system)
@@ -55,7 +55,7 @@ def _run(source: bytes, draft: Draft) -> ConfigError | None:
     try:
         # S102: a configuration is a Python program; who may have written it has been checked.
         exec(compile(source, draft.file, "exec", dont_inherit=True), names)  # noqa: S102
-    # BLE001: whatever somebody's program raises is told as a fault of that program.
+    # BLE001: whatever the program raises is told as its fault.
     except (Exception, SystemExit) as error:  # noqa: BLE001
         return _told(error, draft.file, [name for name in names if not name.startswith("_")])
     return None

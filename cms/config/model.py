@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from cms.core.accounts import Account, Grant, Proxy, Source
 from cms.core.notices import Hook
 
-# What the caller allows `load`, which runs somebody's Python in a thread: long enough for a file that asks a password
+# What the caller allows `load`, which runs the configuration's Python in a thread: long enough for a file that asks a password
 # manager for a name, short enough that a file that hangs does not hang a reload for long.
 LOAD_SECONDS = 10.0
 
@@ -32,7 +32,7 @@ class SocketSpec:
     """One CredentialServer or PostfixTable: where it listens, for whom, and what it serves.
 
     `path` is absolute. `mode` is the socket file's permission bits, `group` the name of the group that owns it. `users`
-    and `groups` are who may ask (names or numbers), None for whoever the permission bits let in. `speaks` is what
+    and `groups` are who may ask (names or numbers), None if the permission bits decide. `speaks` is what
     the socket understands: "tokens" (docs/protocol.md) or "postfix" (socketmap); `default` is a PostfixTable's.
     """
 
@@ -73,12 +73,12 @@ class Config:
     files: tuple[FileSpec, ...] = ()
     # Where the sign-in page is to be, "" for the redirect addresses alone.
     page: str = ""
-    # The way to Entra, None for what the environment says.
+    # The proxy on the way to Entra, None for what the environment says.
     proxy: Proxy | None = None
-    # Who is told of what, and whether the desktop is.
+    # The programs that are run on events, and whether the desktop is told.
     hooks: tuple[Hook, ...] = ()
     desktop: bool = True
-    # The keys of the sign-ins whose accounts are in the file and served by nothing.
+    # The keys of the sign-ins whose accounts are in the file but not served: they have no socket, file or mailbox.
     unserved: frozenset[str] = frozenset()
 
     @property

@@ -94,13 +94,13 @@ def _add(draft: Draft, handle: AccountHandle) -> AccountHandle:
 
 
 def _cloud(name: Given, **hosts: Given) -> Cloud:
-    """Return the cloud of this name, with the mail hosts that an account has of its own."""
+    """Return the cloud of this name, with the mail hosts that an account overrides."""
     own = {each: arguments.mail_host(each, given) for each, given in hosts.items() if given is not None}
     return replace(CLOUDS[arguments.choice("cloud", name, tuple(CLOUDS))], **own)
 
 
 def _login(user: str | None, sign_in_as: Given) -> str | None:
-    """Return who signs in, None for whoever does."""
+    """Return who signs in, None if the file does not say."""
     if sign_in_as is None:
         return user
     if user is None:
@@ -109,10 +109,10 @@ def _login(user: str | None, sign_in_as: Given) -> str | None:
 
 
 def _registration(login: str | None, client_id: Given, use_default_registration: Given, way: str) -> Registration:
-    """Return the registration that an account uses: named, the domain's, the default, or one of the owner's own."""
+    """Return the registration that an account uses: named, the domain's, the default, or the user's own."""
     use_default = arguments.flag("use_default_registration", use_default_registration)
     if client_id is None and way == "managed-identity":
-        # The machine's own identity, which needs no name.
+        # A machine's identity needs no name.
         return Registration("", "", "common", arguments.OWN_REDIRECT, None, "")
     if client_id is None:
         return registration_for(login, use_default=use_default)
@@ -173,7 +173,7 @@ def _check_credentials(grant: Grant) -> None:
 
 
 def _check_unattended(grant: Grant, user: str | None, sign_in_as: Given, tenant: Given) -> None:
-    """Refuse what makes no sense where nobody signs in."""
+    """Refuse what makes no sense where no person signs in."""
     if not grant.unattended:
         return
     way = f'sign_in="{grant.sign_in}"'

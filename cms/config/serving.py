@@ -186,7 +186,7 @@ def _protocols(given: Given) -> tuple[str, ...]:
 
 
 def _protocol(name: str, given: Given) -> str:
-    """Return the name of a mail protocol, or of one with scopes of its own."""
+    """Return the name of a mail protocol, or of one that Protocol defines."""
     return given.name if isinstance(given, ProtocolHandle) else arguments.choice(name, given, tuple(PERMISSIONS))
 
 

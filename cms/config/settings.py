@@ -12,7 +12,7 @@ from cms.config.draft import Draft
 from cms.core.accounts import Proxy, Source
 from cms.core.notices import EVENTS, GRACE_SECONDS, REMIND_SECONDS, USUAL_EVENTS, Hook
 
-# A person who is told more often than this hears nothing any more.
+# People stop reading reminders that come more often than this.
 MIN_REMIND = 60.0
 
 
@@ -51,7 +51,7 @@ def notify(
 
 
 def _warn_of_program(draft: Draft, hook: Hook) -> None:
-    """Warn of a hook that is not there, or that somebody else could change."""
+    """Warn of a program that does not exist, or that other users could change."""
     program, found = hook.argv[0], shutil.which(hook.argv[0])
     if found is None:
         draft.warn(hook.line, f"there is no program {program}: nobody is notified before there is one")

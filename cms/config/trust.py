@@ -1,6 +1,6 @@
-"""Who could have written this file? Asked before any of it is run, because a configuration is a program.
+"""Checks who could have written a file, before any of it is run: a configuration is a program.
 
-A file is trusted when nobody but its reader and root could have decided what is in it: its owner, the owner of every
+A file is trusted if only its reader and root could have decided what is in it: its owner, the owner of every
 folder above it and of every symbolic link on the way, and their permission bits. A sticky folder such as /tmp passes:
 others can add to it, and neither rename nor replace what is there. ACLs are not looked at: their mask is what the
 group bits show.
@@ -78,7 +78,7 @@ def read(path: str, system: System) -> bytes:
 
     Raises Untrusted, and OSError where the file cannot be read.
     """
-    # O_NONBLOCK: opening a FIFO would wait for somebody to write to it.
+    # O_NONBLOCK: opening a FIFO would wait for a writer.
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         facts = os.fstat(file.fileno())
         if not stat.S_ISREG(facts.st_mode):
@@ -94,7 +94,7 @@ def read(path: str, system: System) -> bytes:
 
 
 def check(path: str, system: System) -> None:
-    """Raise Untrusted if somebody besides the caller and root could change what is at this path; OSError as it comes."""
+    """Raise Untrusted if a user besides the caller and root could change what is at this path; OSError as it comes."""
     for where, facts in _steps(Path(path), system.lstat):
         _judge(where, facts, system)
 
@@ -102,8 +102,8 @@ def check(path: str, system: System) -> None:
 def keeps_others_out(path: str, system: System) -> bool:
     """Whether a folder above `path` is closed to those who are neither its owner nor in its group.
 
-    A missing folder counts as closed: cms makes it for its owner alone. One that cannot be looked into is the
-    listener's to complain about.
+    A missing folder counts as closed: cms makes it for its owner alone. The listener
+    reports one that cannot be looked into.
     """
     try:
         folders = [facts for _, facts in _steps(Path(path).parent, system.lstat)]
@@ -135,7 +135,7 @@ def _steps(path: Path, lstat: Lstat) -> Iterator[Step]:
 
 
 def _judge(where: Path, facts: os.stat_result, system: System) -> None:
-    """Raise Untrusted if somebody besides the caller and root decides what is at `where`."""
+    """Raise Untrusted if a user besides the caller and root decides what is at `where`."""
     what = _describe(where, facts.st_mode)
     if facts.st_uid not in {0, system.caller()}:
         raise Untrusted(*_strange_owner(what, where, facts.st_uid, system))

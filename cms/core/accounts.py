@@ -33,7 +33,7 @@ class Registration:
     """A known application id.
 
     `origin` is set for registrations of the SPA platform, which demand that header. `device` says whether its owner
-    allows the device flow, None where nobody has said. `domains` are the mail domains whose users get this registration
+    allows the device flow, None if that is not known. `domains` are the mail domains whose users get this registration
     unless they ask for the default.
     """
 
@@ -129,7 +129,7 @@ class Grant:
     """One sign-in and all that is needed to redeem it. Times are seconds.
 
     The first three fields are its identity: a vault file is redeemed nowhere but where it was given. `login` is who
-    signs in, in lower case, "" for whoever does. `scope_sets` are the token requests that its accounts need; a sign-in
+    signs in, in lower case, "" if the configuration does not say. `scope_sets` are the token requests that its accounts need; a sign-in
     asks for all of them at once. `authority` is `https://HOST[:PORT]/TENANT`.
     """
 
@@ -150,7 +150,7 @@ class Grant:
 
     @property
     def unattended(self) -> bool:
-        """Whether nobody signs in: then there is no refresh token, and nothing in the vault."""
+        """Whether no person signs in: then there is no refresh token, and nothing in the vault."""
         return self.sign_in in UNATTENDED
 
     @cached_property
@@ -211,7 +211,7 @@ class Account:
     mailbox: str = ""
 
 
-# What stands for an account without a user while nobody has signed in to it.
+# How an account without a user is shown before the first sign-in to it.
 NAMELESS = "(whoever signs in)"
 
 
@@ -227,7 +227,7 @@ def accounts_meant(accounts: Sequence[Account], name: str, who: Mapping[str, str
     """Return the accounts that a person means by a name, "" for all. Letters may be large or small.
 
     An account goes by its user, by the login that the configuration names for it, and by the user who has signed in:
-    `who` tells that for a grant's key. (A mail program names the user alone: policy.py.)
+    `who` tells that for a grant's key. (A mail program can name the user only: policy.py.)
     """
     wanted = name.lower()
     return tuple(
@@ -278,10 +278,10 @@ def resource(scopes: Scopes) -> str:
 
 @lru_cache(maxsize=1024)
 def permission_for(protocol: str, scopes: Scopes) -> str:
-    """Return what a token of these scopes must grant to be good for a protocol, "" where nobody can tell.
+    """Return what a token of these scopes must grant to be good for a protocol, "" if that cannot be known.
 
     Scopes that name a mail permission are Exchange's, and each mail protocol needs its own of them. Other scopes are
-    known by the first: a mail server of one's own calls its permissions as it likes. `.default` is whatever was
+    known by the first: other mail servers name their permissions as they like. `.default` stands for all that was
     consented to. Remembered, as each request asks it of the same few accounts.
     """
     names = [each.rpartition("/")[2] for each in scopes]
@@ -292,7 +292,7 @@ def permission_for(protocol: str, scopes: Scopes) -> str:
 
 
 def uncovered(permission: str, scopes: Scopes, who: str) -> tuple[str, str]:
-    """Say why a token for these scopes lacks a permission, and what to do; `who` signs in, "" for whoever does."""
+    """Say why a token for these scopes lacks a permission, and what to do; `who` signs in, "" if not known."""
     login = {"login": cms("login", who)}
     if permission.lower() in {each.rpartition("/")[2].lower() for each in scopes}:
         said = f"the sign-in does not cover {permission}: it was given before the configuration asked for that"
@@ -302,7 +302,7 @@ def uncovered(permission: str, scopes: Scopes, who: str) -> tuple[str, str]:
 
 
 def registration_for(user: str | None, *, use_default: bool) -> Registration:
-    """Return the registration that a user's domain has of its own, else the default one."""
+    """Return the registration for a user's domain, or the default one."""
     domain = (user or "").rpartition("@")[2].lower()
     for registration in REGISTRATIONS:
         if not use_default and domain and domain in registration.domains:
@@ -311,12 +311,12 @@ def registration_for(user: str | None, *, use_default: bool) -> Registration:
 
 
 def registration_of(client_id: str) -> Registration | None:
-    """Return what is known of an application id, if anything."""
+    """Return the known registration with this application id, None for any other."""
     return next((each for each in REGISTRATIONS if each.client_id == client_id.lower()), None)
 
 
 def application(grant: Grant) -> str:
-    """Return whose application a sign-in uses, and what to know about it, for people."""
+    """Describe the application that a sign-in uses, and what to know about it, for people."""
     known = registration_of(grant.client_id)
     if not grant.client_id:
         return "the machine's own identity"

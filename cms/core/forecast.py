@@ -1,12 +1,12 @@
-"""When a sign-in will end, foretold from when it was given and from how earlier ones ended: pure.
+"""Predicts when a sign-in will end, from when it was given and from how earlier ones ended: pure.
 
 Entra says of no refresh token how long it will live. What is known (docs/operations.md says it for people):
 
 - a registration of the single-page platform ends every sign-in after 24 hours: that is certain;
-- a policy of the organisation (sign-in frequency) ends it after a period that the policy alone knows, but two
-  sign-ins that ended after the same time have told it;
+- a policy of the organisation (sign-in frequency) ends it after a period that only the policy states, but two
+  sign-ins that ended after the same time show it;
 - a password that is changed every so often ends it as well, at moments of which the past gives an idea;
-- a refresh token that nobody redeems ends after 90 days, which is of interest only while cms cannot redeem it.
+- a refresh token that is not redeemed ends after 90 days, which matters only while cms cannot redeem it.
 
 All times are Unix times: a sign-in outlives a boot. An ending is noticed at the next renewal, so it may have come up to
 a token's life earlier, and much earlier if the machine was off: an interval is never shorter than the truth.

@@ -15,11 +15,11 @@ from typing import TypeAlias
 from cms.core.forecast import Forecast
 from cms.core.lifecycle import NOTHING_KNOWN, Failing, Life, NeedsSignIn, Settled, SignInFacts
 
-# Networks come and go, and a token lasts through many minutes of that. Nobody is told of an outage shorter than this.
+# Networks come and go, and a token lasts through many minutes of that. A shorter outage is not told.
 GRACE_SECONDS = 10 * 60.0
 
-# How often a hook is told again that a sign-in is required: pizauth's users have lived well with it. Mail waits all the
-# while, and whoever was away for the first telling is back for another.
+# How often a hook is told again that a sign-in is required: pizauth's users have lived well with it. Mail waits all
+# the while, and a person who was away the first time sees a later one.
 REMIND_SECONDS = 15 * 60.0
 
 EVENTS = {
@@ -61,7 +61,7 @@ class Hook:
     """One Notify: what is run, and for which events.
 
     `remind` is after how many seconds a required sign-in is told again, 0 for never; `grace` for how many seconds the
-    provider has to have failed. With `prompts` a sign-in that somebody has begun is told with its link at once. With
+    provider has to have failed. With `prompts` a sign-in that a person has begun is told with its link at once. With
     `each_refusal` a refusal is told again when it was tried again in vain, as after `cms refresh`.
     """
 
@@ -112,9 +112,9 @@ class Facts:
 class Heard:
     """What a hook has been told of one sign-in.
 
-    `event` is the trouble that stands, "" for none, told first at `since` and last at `at` (boot clock), and `reason` the
-    message that it was told with. `url` is the link that was told last; `newest` the newest token, `given_at` the sign-in and `warned` the sign-in whose end was
-    foretold, each as far as the hook knows.
+    `event` is the trouble that is not over, "" for none: told first at `since` and last at `at` (boot clock), with `reason`
+    as its message. `url` is the link that was told last. `newest` is the newest token that the hook knows, `given_at` the
+    sign-in, and `warned` the sign-in whose expected end was told.
     """
 
     event: str = ""
@@ -201,7 +201,7 @@ def _bad_news(hook: Hook, heard: Heard, facts: Facts, trouble: _Standing | None,
 
 
 def _is_news(hook: Hook, heard: Heard, trouble: _Standing) -> bool:
-    """Whether this has not been told: a sign-in that was refused has a reason of its own. Outages only vary."""
+    """Whether this has not been told. A refusal with another message is news; an outage with another message is not."""
     event = _event(trouble)
     if event != heard.event:
         return True
@@ -231,7 +231,7 @@ def _again(hook: Hook, heard: Heard, facts: Facts, now: float) -> float:
 
 
 def _standing(hook: Hook, facts: Facts, now: float) -> _Standing | None:
-    """Return the worst that a hook is to hear of. Whoever has signed out needs no telling."""
+    """Return the worst trouble that a hook is told of. A sign-out is none: the user asked for it."""
     phases = [life.phase for life in facts.lives]
     required = [each for each in phases if isinstance(each, NeedsSignIn) and each.trouble.kind != "signed-out"]
     failing = [each for each in phases if isinstance(each, Failing)]
@@ -248,7 +248,7 @@ def _event(phase: _Standing) -> str:
 
 
 def _refused(phase: NeedsSignIn) -> str:
-    """Return the event for a refusal: where it is looked at again by itself, nobody is to sign in."""
+    """Return the event for a refusal. If cms tries again by itself, no person has to sign in."""
     return "sign-in-required" if phase.next_try is None else "failing"
 
 

@@ -1,8 +1,8 @@
-"""Can this token open the protocol that is asked for? By what it says of itself, where it can be decoded.
+"""Checks whether a token can open the protocol that is asked for, by the claims in it, where it can be decoded.
 
 A mail server refuses a token for another resource with the same few words as a wrong password, and counts a failed
-login. So it is looked at before it is served. What cannot be decoded is served, for a token is the server's to judge,
-and so is what nobody can tell from outside: a resource that is not known here is warned about, and no more.
+login. So cms checks a token before serving it. A token that cannot be decoded is served, since only the mail server can
+judge it, and so is one for a resource that cms does not know: that gets a warning.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def fits(token: Token, protocol: str, scopes: Scopes) -> bool:
 
 @lru_cache(maxsize=1024)
 def misfit(claims: Claims | None, protocol: str, scopes: Scopes) -> Misfit | None:
-    """Return why a token is not for this protocol, None where it is or nobody can tell.
+    """Return why a token is not for this protocol, None if it is or if that cannot be known.
 
     `scopes` are what the token was asked for. Remembered, as each request asks it of the same few tokens.
     """
@@ -47,7 +47,7 @@ def _wrong_audience(claims: Claims, protocol: str, scopes: Scopes) -> Misfit | N
     mail = protocol in PERMISSIONS
     # Some resources go by several names: a token that was asked for by one may have another.
     same = given == wanted or (given in OTHERS and OTHERS[given] == OTHERS.get(wanted))
-    # Graph has permissions of the same names, and opens no mail server whoever asked for it.
+    # Graph has permissions of the same names, and opens no mail server, whatever was asked for.
     asked_for = same and not (mail and given == GRAPH)
     # An id that is not known may be any resource's but Exchange's.
     unknown_id = "." not in given and given not in {EXCHANGE, *OTHERS} and wanted != EXCHANGE
@@ -61,7 +61,7 @@ def _wrong_audience(claims: Claims, protocol: str, scopes: Scopes) -> Misfit | N
 
 
 def _mend(claims: Claims, protocol: str) -> str:
-    """Say how a token for the right resource is got: by a sign-in, or where nobody signs in by asking again."""
+    """Say how to get a token for the right resource: by a sign-in, or for an application by asking again."""
     right = "name the mail scopes alone, or leave scopes= out"
     if protocol not in PERMISSIONS:
         right = f"check the scopes of {protocol} in the configuration"

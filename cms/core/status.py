@@ -44,7 +44,7 @@ MEMORY_WARNING = (
     "Vault(key=...) in the configuration names a place for a key"
 )
 
-# A new certificate has to be made, uploaded and put in its place, by people who may be away: a month before.
+# A new certificate has to be made, uploaded and put in its place, by people who may be away: they get a month.
 EXPIRY_WARNING = 30 * 24 * 60 * 60.0
 
 
@@ -329,9 +329,12 @@ _FOR_PEOPLE = ("sign-in-required", "signing-in", "refused", "locked")
 def exit_code(rows: Sequence[Row], *, memory_chosen: bool = False) -> int:
     """Return what `cms status --check` exits with.
 
-    2 when an account has no usable token, or one that is served for none of its protocols; 1 when one is not served for
-    some of them, is failing or needs a person while its token is good, is just
-    starting, keeps its sign-in in memory without having been told to, or is expected to need a sign-in soon; 3 when there is no account; else 0.
+    - 3: there is no account.
+    - 2: an account has no usable token, or one that is served for none of its protocols.
+    - 1: a token is not served for some protocols; an account is failing or needs a person while its token is good, is
+      just starting, keeps its sign-in in memory although the configuration does not ask for that, or is expected to need
+      a sign-in or a new certificate soon.
+    - 0: else.
     """
     if not rows:
         return UNKNOWN

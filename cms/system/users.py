@@ -1,4 +1,4 @@
-"""Users and groups of this machine: names to numbers and back. A number that has no name is nobody's error.
+"""Users and groups of this machine: names to numbers and back. A number without a name is no error.
 
 Looking one up may block: user databases can lie behind a network.
 """
