@@ -25,7 +25,7 @@ from support.trio_run import FakeClock, in_trio, in_trio_jumps, jump, until
 
 from cms.config.model import ConfigError, FileSpec
 from cms.core.accounts import Source
-from cms.core.lifecycle import Granted, Life, NeedsSignIn, Refused, SignInFacts
+from cms.core.lifecycle import Granted, Life, Refused, SignInFacts
 from cms.core.status import LONG_TOKEN, MEMORY_WARNING
 from cms.daemon import app as module
 from cms.daemon import children, worker
@@ -189,25 +189,6 @@ async def test_the_status_of_one_account(world: World) -> None:
 
 
 @in_trio
-async def test_accounts_are_found_by_name(world: World) -> None:
-    """In any case; without a name the only one; else the answer names those that there are."""
-    async with world.daemon() as app:
-        await until_settled(app)
-        found = [(await app.commands.refresh(name)).ok for name in ("A@Example.TEST", "")]
-        unknown = app.commands.login("b@example.test", "")
-        world.accounts.append(account("b@example.test"))
-        await app.commands.reload()
-        ambiguous = await app.commands.logout("")
-
-    assert [True, True] == found
-    assert (
-        Result(False, "there is no account 'b@example.test'", "name one of these, `cms login USER`: a@example.test")
-        == unknown
-    )
-    assert "name one of these, `cms logout USER`: a@example.test, b@example.test" == ambiguous.hint
-
-
-@in_trio
 async def test_whoever_signs_in_has_a_name_then(world: World) -> None:
     """An account without a user is found and served by the name that the provider reported."""
     world.accounts = [account("", login="")]
@@ -331,19 +312,6 @@ async def test_an_import_serves_at_once(world: World) -> None:
 
 
 @in_trio
-async def test_a_machines_account_needs_no_person(world: World) -> None:
-    """`login` of an account that signs in as an application says what to do instead."""
-    world.accounts = [account("machine@example.test", sign_in="app")]
-    async with world.daemon() as app:
-        result = app.commands.login("", "")
-
-    assert isinstance(result, Result)
-    assert not result.ok
-    assert "nobody signs in for machine@example.test: an application gets its tokens by itself" in result.message
-    assert "`cms refresh` asks for one now" in result.hint
-
-
-@in_trio
 async def test_the_page_hears_of_all_who_wait(world: World) -> None:
     """Accounts that need a sign-in by a person, in whatever way: the page signs in some, and names the others."""
     world.accounts = [account("a@example.test"), account("unsigned@example.test")]
@@ -387,18 +355,6 @@ async def test_signing_out_is_heard_at_once(world: World) -> None:
     assert (True, "a@example.test: signed out, and the stored sign-in deleted") == (result.ok, result.message)
     assert "the access token that programs were given works until" in result.hint
     assert "https://mysignins.microsoft.com" in result.hint
-
-
-@in_trio
-async def test_a_sign_out_that_fails_says_so(world: World) -> None:
-    """While the stored sign-in is there, the account is signed in, and the answer says what keeps it."""
-    world.accounts = [account("kept@example.test")]
-    async with world.daemon() as app:
-        result = await app.commands.logout("")
-        answer = await world.ask("SMTP,token kept@example.test")
-
-    assert Result(False, "kept@example.test is still signed in: the disk is read-only", "mount it") == result
-    assert answer.startswith("token-")
 
 
 @in_trio
@@ -540,23 +496,6 @@ async def test_an_account_that_goes_takes_its_sign_in_along(world: World) -> Non
 
     assert isinstance(outcome, Refused)
     assert "cancelled" == outcome.trouble.kind
-
-
-@in_trio
-async def test_a_sign_in_that_began_before_a_reload_counts(world: World) -> None:
-    """Its token may be for other scopes than are wanted now, so the stored sign-in is redeemed for those."""
-    world.accounts = [account("unsigned@example.test")]
-    async with world.daemon() as app:
-        await until_settled(app)
-        old = world.accounts[0].grant
-        world.accounts = [account("unsigned@example.test", scope_sets=(GRAPH, MAIL))]
-        await app.commands.reload()
-        await until_settled(app)
-        app.registry.signed_in(old, Granted("for mail", app._clock.boot(), 3600.0))
-        held = life(app).held
-        phase = life(app).phase
-
-    assert (None, False) == (held, isinstance(phase, NeedsSignIn))
 
 
 @in_trio
@@ -782,35 +721,18 @@ async def test_a_name_is_one_word_of_every_command(world: World) -> None:
 
 
 @in_trio
-async def test_everybody_is_signed_out(world: World) -> None:
-    """`cms logout --all`; and what no account has is told in the status until then."""
-    stray = world.folder / "state" / "stray.vault"
-    stray.parent.mkdir(mode=0o700, exist_ok=True)
-    stray.touch()
-    async with world.daemon() as app:
-        await until(lambda: bool(app.commands.status().extra["json"]["orphans"]))
-        result = await app.commands.errand("leave", {}, _nobody)
-        pruned = await app.commands.errand("prune", {"yes": True}, _nobody)
-        unknown = await app.commands.logout("stray")
-
-    assert result.ok
-    assert "a@example.test: signed out, and the stored sign-in deleted" in result.message
-    assert "without an account, and deleted: 1" in result.message
-    assert pruned.ok
-    assert "stray: signed out" in unknown.message
-
-
-@in_trio
-async def test_an_account_that_nothing_serves_is_not_pruned(world: World) -> None:
-    """It is in the file, and so its sign-in is wanted."""
-    stored = world.folder / "state" / "unserved.vault"
+async def test_what_no_account_has_is_in_the_status(world: World) -> None:
+    """Until it is deleted."""
+    stored = world.folder / "state" / "unlisted.vault"
     stored.parent.mkdir(mode=0o700, exist_ok=True)
     stored.touch()
-    world.options["load"] = lambda path: replace(world.load(path), unserved=frozenset({"unserved"}))
     async with world.daemon() as app:
-        pruned = await app.commands.errand("prune", {"yes": True}, _nobody)
+        await until(lambda: bool(app.commands.status().extra["json"]["orphans"]))
+        stored.unlink()
+        await app.commands.errand("prune", {"yes": True}, _nobody)
+        left = app.commands.status().extra["json"]["orphans"]
 
-    assert "every stored sign-in has its account: there is nothing to prune" == pruned.message
+    assert () == left
 
 
 async def _nobody(_event: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -1,0 +1,350 @@
+"""The commands, with a daemon and without one: what both promise is proved over both."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from support.trio_run import FakeClock, in_trio_clock
+
+from cms.config.model import Config
+from cms.core.accounts import Account, Grant, Scopes, StoredSignIn
+from cms.core.lifecycle import Granted, Outcome, Refused, SignInFacts, Transient, Trouble
+from cms.core.status import Daemon
+from cms.daemon.commands import Commands, Running
+from cms.daemon.control.answers import Result
+from cms.daemon.control.vault_commands import VaultCommands
+from cms.daemon.registry import Registry
+from cms.daemon.signin.flow import Flow
+from cms.daemon.signin.signins import SignIns
+from cms.daemon.worker import Worker
+from cms.grants.messages import Chore, Delete, Ended, Listed, Open, Place, Survey
+
+MAIL: Scopes = ("https://outlook.office.com/SMTP.Send",)
+ANN, BOB, SALES, MACHINE = "ann@x.test", "bob@x.test", "sales@x.test", "machine@x.test"
+NO = Refused(Trouble("no-sign-in", "nobody has signed in yet", "sign in"))
+READ_ONLY = Transient(Trouble("storage", "the disk is read-only", "mount it"))
+
+
+def account(user: str, login: str | None = None, **more: Any) -> Account:
+    grant = Grant("https://login.example.test/t", "client", user if login is None else login, (MAIL,))
+    return Account(user, replace(grant, **more), {"SMTP": MAIL})
+
+
+class FakeWorker(Worker):
+    """Gives tokens to those of `signed_in`, deletes what it is told to, unless that is `kept`."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__(Open(""))
+        self.clock = clock
+        self.signed_in = {ANN, SALES}
+        self.kept: set[str] = set()
+        self.full = False
+        self.deleted: list[str] = []
+
+    def token(self) -> Granted:
+        return Granted("token", self.clock.boot(), 3600.0, sign_in=SignInFacts(key_from="keyring"))
+
+    async def acquire(self, grant: Grant, scopes: Scopes) -> Outcome:
+        await trio.lowlevel.checkpoint()
+        return self.token() if grant.login in self.signed_in else NO
+
+    async def sign_out(self, grant: Grant) -> Outcome:
+        await trio.lowlevel.checkpoint()
+        if grant.login in self.kept:
+            return READ_ONLY
+        self.deleted.append(grant.login)
+        return Granted("", 0.0, 0.0)
+
+    async def bring_in(self, grant: Grant, place: Place, *, keep: bool = False) -> Outcome:
+        await trio.lowlevel.checkpoint()
+        return self.token() if place.path == "/good" else NO
+
+    async def attend(self, ask: Callable[[int], Chore]) -> Ended:
+        await trio.lowlevel.checkpoint()
+        match ask(1):
+            case Survey(keys=keys):
+                return Listed(tuple(StoredSignIn(key, "https://login.example.test/t", "client", key) for key in keys))
+            case Delete() if self.full:
+                return READ_ONLY
+            case Delete(keys=keys):
+                self.deleted += keys
+        return Granted("", 0.0, 0.0)
+
+
+class FakeSignIns(SignIns):
+    """Starts nothing, and notes whose sign-in was to start and whose was given up."""
+
+    def __init__(self) -> None:
+        self.started: list[tuple[str, str, str]] = []
+        self.given_up: list[str] = []
+
+    def start(self, grant: Grant, method: str) -> Flow:
+        self.started.append((grant.login, grant.client_id, method))
+        return Flow(grant, method)
+
+    def forget(self, grant: Grant) -> None:
+        self.given_up.append(grant.login)
+
+
+class World:
+    def __init__(self, folder: Path, *accounts: Account, alone: bool, unserved: frozenset[str] = frozenset()) -> None:
+        self.folder = folder
+        self.clock = FakeClock()
+        self.worker = FakeWorker(self.clock)
+        self.config = Config("cms.cfg", accounts, (), None, None, (), unserved=unserved)
+        self.registry = Registry(self.config, self.worker.acquire, self.clock, jitter=lambda: 0.0)
+        self.signins = FakeSignIns()
+        self.stopped = False
+        daemon = None if alone else Running(self.facts, list, self.reload, self.stop, 30.0)
+        vault = VaultCommands(self.worker, self.registry, str(folder))
+        self.commands = Commands(self.worker, self.registry, self.signins, vault, clock=self.clock, daemon=daemon)
+
+    def facts(self) -> Daemon:
+        return Daemon("1", 1, 0.0, "cms.cfg")
+
+    async def reload(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    def stop(self) -> None:
+        self.stopped = True
+
+    def store(self, *keys: str) -> None:
+        for key in keys:
+            (self.folder / f"{key}.vault").touch()
+
+
+@asynccontextmanager
+async def commands(
+    folder: Path, *accounts: Account, alone: bool, unserved: frozenset[str] = frozenset()
+) -> AsyncIterator[World]:
+    """The commands of a daemon whose keepers have asked for what they need, or those without one."""
+    world = World(folder, *accounts, alone=alone, unserved=unserved)
+    async with trio.open_nursery() as nursery:
+        if not alone:
+            await nursery.start(world.registry.run)
+            for keeper in world.registry.keepers:
+                await keeper.settled()
+        yield world
+        nursery.cancel_scope.cancel()
+
+
+async def agrees(event: Mapping[str, Any]) -> Mapping[str, Any]:
+    await trio.lowlevel.checkpoint()
+    return {"yes": event["event"] == "question"}
+
+
+def said(result: object) -> tuple[bool, str, str]:
+    assert isinstance(result, Result)
+    return result.ok, result.message, result.hint
+
+
+both = pytest.mark.parametrize("alone", [False, True], ids=["daemon", "alone"])
+
+
+class TestWhoIsMeant:
+    @both
+    @in_trio_clock
+    async def test_an_account_that_is_not_known_is_said(self, tmp_path: Path, *, alone: bool) -> None:
+        """With those that are, and how one is named to each command."""
+        async with commands(tmp_path, account(ANN), account(BOB), alone=alone) as world:
+            unknown = world.commands.login("carol@x.test", "")
+            several = await world.commands.logout("")
+            place = await world.commands.bring_in("", Place("/good"))
+
+        known = f"{ANN}, {BOB}"
+        assert (
+            False,
+            "there is no account 'carol@x.test'",
+            f"name one of these, `cms login USER`: {known}",
+        ) == said(unknown)
+        assert (False, "there are several accounts", f"name one of these, `cms logout USER`: {known}") == said(several)
+        assert f"name one of these, `cms import FILE --account USER`: {known}" == said(place)[2]
+
+    @both
+    @in_trio_clock
+    async def test_a_configuration_without_accounts_is_said(self, tmp_path: Path, *, alone: bool) -> None:
+        """The advice names directives that there are."""
+        async with commands(tmp_path, alone=alone) as world:
+            ok, message, hint = said(world.commands.login("", ""))
+
+        assert (False, "there is no account") == (ok, message)
+        assert "Office365_Account(...)" in hint
+
+    @both
+    @pytest.mark.parametrize("name", ["Sales@X.test", "Ann@X.test", ""])
+    @in_trio_clock
+    async def test_an_account_goes_by_its_user_and_by_who_signs_in(
+        self, tmp_path: Path, name: str, *, alone: bool
+    ) -> None:
+        """Hints print the command with the one or the other; no name is the only account's."""
+        others = [account(BOB)] if name else []
+        async with commands(tmp_path, account(SALES, ANN), *others, alone=alone) as world:
+            flow = world.commands.login(name, "paste")
+            out = await world.commands.logout(name)
+
+        assert isinstance(flow, Flow)
+        assert ([(ANN, "client", "paste")], [ANN]) == (world.signins.started, world.worker.deleted)
+        assert said(out)[1].startswith(f"{SALES}: signed out")
+
+    @both
+    @in_trio_clock
+    async def test_a_name_of_two_sign_ins_means_the_one_that_was_stored_first(
+        self, tmp_path: Path, *, alone: bool
+    ) -> None:
+        """One that was never stored comes before all: the same command, given again, reaches each; a sign-out all."""
+        first, second = (account("a@x.test", BOB, client_id=client) for client in ("one", "two"))
+        async with commands(tmp_path, first, second, alone=alone) as world:
+            world.store(first.grant.key)
+            world.commands.login("a@x.test", "")
+            world.store(second.grant.key)
+            os.utime(tmp_path / f"{second.grant.key}.vault", (2_000_000_000, 2_000_000_000))
+            world.commands.login("a@x.test", "")
+            await world.commands.logout("a@x.test")
+
+        assert ["two", "one"] == [client for _, client, _ in world.signins.started]
+        assert [BOB, BOB] == world.worker.deleted
+
+    @in_trio_clock
+    async def test_of_two_sign_ins_the_one_that_waits_is_meant(self, tmp_path: Path) -> None:
+        """The daemon knows which one needs a person."""
+        well, waits = account(SALES, ANN), account(SALES, BOB)
+        async with commands(tmp_path, well, waits, alone=False) as world:
+            world.store(waits.grant.key)
+            world.commands.login(SALES, "")
+
+        assert [(BOB, "client", "browser")] == world.signins.started
+
+    @both
+    @in_trio_clock
+    async def test_an_account_of_no_persons_needs_none(self, tmp_path: Path, *, alone: bool) -> None:
+        """An application signs in by itself: neither a sign-in nor an import is for it, and there is nothing to delete."""
+        async with commands(tmp_path, account(MACHINE, sign_in="app"), alone=alone) as world:
+            login = said(world.commands.login("", ""))
+            brought = said(await world.commands.bring_in("", Place("/good")))
+            logout = said(await world.commands.logout(""))
+
+        assert login == brought
+        assert login[1].startswith(f"nobody signs in for {MACHINE}: an application gets its tokens by itself")
+        assert ("`cms run`" if alone else "`cms refresh`") in login[2]
+        assert (False, []) == (logout[0], world.worker.deleted)
+        assert f"nobody has signed in for {MACHINE}" in logout[1]
+
+
+class TestSigningInAndOut:
+    @both
+    @in_trio_clock
+    async def test_an_import_is_taken_over(self, tmp_path: Path, *, alone: bool) -> None:
+        """The keeper has its token; what cannot be imported changes nothing."""
+        async with commands(tmp_path, account(BOB), alone=alone) as world:
+            refused = await world.commands.bring_in("", Place("/bad"))
+            before = [life.held for life in world.registry.keepers[0].lives.values()]
+            taken = await world.commands.bring_in("", Place("/good"))
+            after = [life.held and life.held.secret for life in world.registry.keepers[0].lives.values()]
+
+        assert (NO, [None]) == (refused, before)
+        assert isinstance(taken, Granted)
+        assert ["token"] == after
+
+    @both
+    @in_trio_clock
+    async def test_a_sign_out_deletes_what_is_stored(self, tmp_path: Path, *, alone: bool) -> None:
+        """A sign-in under way is given up, no token is kept, and what cannot be revoked is said."""
+        async with commands(tmp_path, account(ANN), alone=alone) as world:
+            ok, message, hint = said(await world.commands.logout(ANN))
+            held = [life.held for life in world.registry.keepers[0].lives.values()]
+
+        assert (True, f"{ANN}: signed out, and the stored sign-in deleted") == (ok, message)
+        assert ("one handed out in the last hour" if alone else "were given works until") in hint
+        assert ([ANN], [ANN], [None]) == (world.signins.given_up, world.worker.deleted, held)
+
+    @both
+    @in_trio_clock
+    async def test_a_sign_out_that_fails_says_why(self, tmp_path: Path, *, alone: bool) -> None:
+        """While the stored sign-in is there, the account is signed in, and the answer says what keeps it."""
+        async with commands(tmp_path, account(ANN), alone=alone) as world:
+            world.worker.kept = {ANN}
+            result = await world.commands.logout("")
+            held = [bool(life.held) for life in world.registry.keepers[0].lives.values()]
+
+        assert [not alone] == held
+        assert (False, f"{ANN} is still signed in: the disk is read-only", "mount it") == said(result)
+
+    @both
+    @in_trio_clock
+    async def test_what_nothing_serves_can_be_signed_out_of(self, tmp_path: Path, *, alone: bool) -> None:
+        """Unlisted or unserved, by its name, and with everybody; an application stays."""
+        accounts = account(ANN), account(MACHINE, sign_in="app")
+        async with commands(tmp_path, *accounts, alone=alone, unserved=frozenset({"unserved"})) as world:
+            world.store("unlisted", "unserved")
+            by_name = said(await world.commands.logout("unlisted"))
+            deleted = [*world.worker.deleted]
+            everybody = said(await world.commands.errand("leave", {}, agrees))
+
+        assert (True, "unlisted: signed out, and the stored sign-in deleted") == by_name[:2]
+        assert (["unlisted"], ["unlisted", "unserved", ANN]) == (deleted, sorted({*world.worker.deleted}, key=_order))
+        said_of_all = f"{ANN}: signed out, and the stored sign-in deleted\nwithout an account, and deleted: 2"
+        assert (True, said_of_all) == everybody[:2]
+
+    @both
+    @in_trio_clock
+    async def test_nobody_is_signed_out_where_the_rest_cannot_be_deleted(self, tmp_path: Path, *, alone: bool) -> None:
+        """What nothing serves comes first: a failure there is told, and nothing else has happened."""
+        async with commands(tmp_path, account(ANN), alone=alone) as world:
+            world.store("unlisted")
+            world.worker.full = True
+            result = await world.commands.errand("leave", {}, agrees)
+
+        assert (False, "the disk is read-only", "mount it") == said(result)
+        assert [] == world.worker.deleted
+
+    @both
+    @in_trio_clock
+    async def test_an_account_that_nothing_serves_is_not_pruned(self, tmp_path: Path, *, alone: bool) -> None:
+        """It is in the file, and so its sign-in is wanted; what has no account is deleted."""
+        async with commands(tmp_path, account(ANN), alone=alone, unserved=frozenset({"unserved"})) as world:
+            world.store("unserved")
+            nothing = said(await world.commands.errand("prune", {}, agrees))
+            world.store("unlisted")
+            pruned = said(await world.commands.errand("prune", {}, agrees))
+
+        assert (True, "every stored sign-in has its account: there is nothing to prune") == nothing[:2]
+        assert ((True, "deleted: 1"), ["unlisted"]) == (pruned[:2], world.worker.deleted)
+
+
+def _order(key: str) -> int:
+    return ["unlisted", "unserved", ANN].index(key)
+
+
+class TestOnlyADaemon:
+    @in_trio_clock
+    async def test_without_one_that_is_said(self, tmp_path: Path) -> None:
+        """The next move is to start it."""
+        async with commands(tmp_path, account(ANN), alone=True) as world:
+            told = world.commands
+            ends = [told.status(), await told.refresh(""), await told.reload(), told.stop()]
+
+        assert [(False, "no daemon is running", "start it with `cms run`")] * 4 == [said(end) for end in ends]
+
+    @in_trio_clock
+    async def test_refresh_tells_of_those_that_got_no_token(self, tmp_path: Path) -> None:
+        """Each by name, and by name once."""
+        async with commands(tmp_path, account(ANN), account(BOB), alone=False) as world:
+            one, everybody = await world.commands.refresh(ANN), await world.commands.refresh("")
+
+        assert (True, f"{ANN}: fresh", "") == said(one)
+        assert (False, f"{BOB}: nobody has signed in yet", "sign in") == said(everybody)
+
+    @in_trio_clock
+    async def test_a_stop_is_passed_on(self, tmp_path: Path) -> None:
+        """Answered at once."""
+        async with commands(tmp_path, account(ANN), alone=False) as world:
+            end = world.commands.stop()
+
+        assert ((True, "cms is stopping", ""), True) == (said(end), world.stopped)
