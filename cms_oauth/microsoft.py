@@ -6,6 +6,7 @@ clouds is derived from it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -126,8 +127,23 @@ LOGIN_HOSTS = {
     "login.partner.microsoftonline.cn": ("china",),
     "login.chinacloudapi.cn": ("china",),
 }
+# Where an application's registration lets brokers on Linux end (MSAL: `enable_broker_on_linux`).
+BROKER_REDIRECT = "https://login.microsoftonline.com/common/oauth2/nativeclient"
+
 # Names of one login service: a sign-in of one is good at all (the aliases of Microsoft's own instance discovery).
 LOGIN_ALIASES = frozenset(host for host, clouds in LOGIN_HOSTS.items() if "personal" in clouds)
+
+# `cloud_instance_name` of tenants outside of the global cloud. The United States' two have the same; one is told by
+# its `tenant_region_sub_scope` DOD, where the other's is DODCON. (Both are Microsoft's additions to the document, seen
+# in it for public tenants of each cloud; GCC, which is in the global cloud, has the sub scope GCC.)
+_INSTANCES = {"microsoftonline.us": "gcc-high", "partner.microsoftonline.cn": "china"}
+
+
+def national_cloud(document: Mapping[str, object]) -> str:
+    """Return the national cloud that a tenant's discovery document is about, "" for none."""
+    cloud = _INSTANCES.get(str(document.get("cloud_instance_name")), "")
+    return "dod" if cloud == "gcc-high" and document.get("tenant_region_sub_scope") == "DOD" else cloud
+
 
 # The domain that each tenant has from the start, and the clouds whose tenants have it. Only what is certain: some
 # tenants of the American government have onmicrosoft.com.

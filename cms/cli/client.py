@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import socket
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -15,6 +14,7 @@ from cms.core import json_lines
 from cms.core.json_lines import Garbled
 from cms.core.policy import ROOT
 from cms.system.users import user_name
+from cms_oauth.moves import Command
 from cms_oauth.peer import credentials
 
 # The status of some thousand accounts. No daemon sends a longer answer.
@@ -149,8 +149,8 @@ def _owner(path: str) -> str:
 
 
 def _not_ours(path: str, whose: str) -> NotOurs:
-    name = "USER" if whose == _UNKNOWN else shlex.quote(whose)
-    hint = f"give the command as that user, `sudo -u {name} cms ...`, or as root"
+    command = Command(("sudo", "-u", "USER" if whose == _UNKNOWN else whose, "cms"))
+    hint = f"give the command as that user, `{command} ...`, or as root"
     return NotOurs(f"the daemon at {path} belongs to {whose}", hint)
 
 

@@ -42,9 +42,6 @@ PAGE = "http://127.0.0.1:8080/"
 # The most that a number of seconds may be: a longer pause is a mistake.
 DAY = 24 * 60 * 60.0
 
-# Where an application's registration lets brokers on Linux end (MSAL: `enable_broker_on_linux`).
-BROKER_REDIRECT = "https://login.microsoftonline.com/common/oauth2/nativeclient"
-
 # OpenID Connect's, less those that Entra does not know.
 PROMPTS = ("login", "select_account", "consent", "none")
 

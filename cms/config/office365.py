@@ -17,7 +17,7 @@ from cms.core.accounts import (
     registration_for,
     registration_of,
 )
-from cms_oauth.microsoft import CLOUDS, CONSUMERS, TENANT_WORDS, Cloud
+from cms_oauth.microsoft import BROKER_REDIRECT, CLOUDS, CONSUMERS, TENANT_WORDS, Cloud
 
 # What an application proves itself with, as arguments of Office365_Account.
 CREDENTIALS = ("client_secret", "certificate", "client_assertion")
@@ -120,7 +120,7 @@ def _registration(login: str | None, client_id: Given, use_default_registration:
         raise Mistake("client_id= and use_default_registration=True exclude each other")
     by_name = {each.name: each for each in REGISTRATIONS}
     given = arguments.guid("client_id", client_id, tuple(by_name))
-    redirect = arguments.BROKER_REDIRECT if way == "broker" else arguments.OWN_REDIRECT
+    redirect = BROKER_REDIRECT if way == "broker" else arguments.OWN_REDIRECT
     own = Registration("", given, "common", redirect, None, "")
     return by_name.get(given) or registration_of(given) or own
 

@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 from cms.core.forecast import Forecast
 from cms.core.lifecycle import NOTHING_KNOWN, Failing, Life, NeedsSignIn, Settled, SignInFacts
+from cms_oauth.moves import Command, fill
 
 # Networks come and go, and a token lasts through many minutes of that. A shorter outage is not told.
 GRACE_SECONDS = 10 * 60.0
@@ -85,14 +86,14 @@ class Remark:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is true of one sign-in now. `prompt_hint`, `url`, `code` and `page` are as in `Notice`, "" while none waits.
+    """What is true of one sign-in now. `login` signs in, None where no person does. `prompt_hint`, `url`, `code` and `page` are as in `Notice`, "" while none waits.
 
     `warn_at` is the boot-clock moment from which `forecast` is to be told.
     """
 
     account: str
     lives: Sequence[Life]
-    login: str = ""
+    login: Command | None = None
     prompt_hint: str = ""
     url: str = ""
     code: str = ""
@@ -271,7 +272,7 @@ def _prompt(facts: Facts, message: str) -> Notice:
         facts.account,
         message,
         facts.prompt_hint,
-        login=facts.login,
+        login=str(facts.login or ""),
         url=facts.url,
         code=facts.code,
         page=facts.page,
@@ -280,5 +281,5 @@ def _prompt(facts: Facts, message: str) -> Notice:
 
 def _foretold(facts: Facts, expected: Forecast) -> Notice:
     message = f"the sign-in is expected to end soon: {expected.reason} ({expected.certainty})"
-    hint = f"sign in before mail has to wait: `{facts.login}`" if facts.login else ""
-    return Notice("sign-in-due", facts.account, message, hint, login=facts.login, due=expected.due)
+    hint = fill("sign in before mail has to wait: {login}", {"login": facts.login}) if facts.login else ""
+    return Notice("sign-in-due", facts.account, message, hint, login=str(facts.login or ""), due=expected.due)

@@ -222,7 +222,7 @@ class Registry:
         return Facts(
             self.name_of(keeper),
             list(keeper.lives.values()),
-            login=str(cms("login", keeper.who)) if not grant.unattended else "",
+            login=None if grant.unattended else cms("login", keeper.who),
             prompt_hint=self.awaited(grant),
             url=prompt.url if prompt else "",
             code=prompt.user_code if prompt else "",

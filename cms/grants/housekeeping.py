@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
-from typing import Any
 
 from cms.core.lifecycle import Granted, Refused, SignInFacts, Transient, Trouble
 from cms.grants.entra.client import Entra, is_kept_by_ms_broker
@@ -30,15 +28,10 @@ from cms.grants.secrets import Unavailable
 from cms.grants.transfer import export_file, find
 from cms.grants.transfer.formats import Unfit
 from cms.grants.vault.store import Vault
+from cms_oauth.microsoft import national_cloud
 
 # `tenant` of an issuer, which is https://HOST/TENANT/v2.0 (OpenID Connect discovery, as Entra does it).
 _ISSUER = re.compile(r"https://[^/]+/([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})/v2\.0/?")
-
-# `cloud_instance_name` of tenants outside of the global cloud. The United States' two have the same; one is told by
-# its `tenant_region_sub_scope` DOD, where the other's is DODCON. (Both are Microsoft's additions to the document, seen
-# in it for public tenants of each cloud; GCC, which is in the global cloud, has the sub scope GCC.)
-_INSTANCES = {"microsoftonline.us": "gcc-high", "partner.microsoftonline.cn": "china"}
-_DOD = "dod"
 
 # Entra's numbers for a tenant that does not exist, be the name one that could be one or not.
 _NO_TENANT = (90002, 900023)
@@ -115,10 +108,4 @@ def _explore(vault: Vault, entra: Entra, url: str) -> Explored:
     issuer = _ISSUER.fullmatch(str(found.get("issuer")))
     tenant = issuer[1].lower() if issuer else ""
     why = "" if issuer or not found else "the provider names no tenant"
-    return Explored(tenant, why, unknown=False, no_keyring=no_keyring, cloud=_cloud(found))
-
-
-def _cloud(document: Mapping[str, Any]) -> str:
-    """Return the national cloud that a discovery document is about, "" for none."""
-    instance, scope = (str(document.get(each)) for each in ("cloud_instance_name", "tenant_region_sub_scope"))
-    return _DOD if _INSTANCES.get(instance) == "gcc-high" and scope == "DOD" else _INSTANCES.get(instance, "")
+    return Explored(tenant, why, unknown=False, no_keyring=no_keyring, cloud=national_cloud(found))

@@ -20,6 +20,7 @@ from cms_oauth.microsoft import (
     clouds_of_audience,
     clouds_of_server,
     is_personal,
+    national_cloud,
     portal,
     resource_name,
 )
@@ -185,3 +186,18 @@ def test_personal_domains(domain: str, personal: bool) -> None:
     first, *_ = diagnose("smtp", reply, Evidence(user=f"a@{domain}", host="smtp-mail.outlook.com"))
 
     assert (personal, personal) == (is_personal(domain), first.name == "personal-switches")
+
+
+@pytest.mark.parametrize(
+    ("document", "cloud"),
+    [
+        ({"cloud_instance_name": "microsoftonline.com", "tenant_region_sub_scope": "GCC"}, ""),
+        ({"cloud_instance_name": "microsoftonline.us", "tenant_region_sub_scope": "DODCON"}, "gcc-high"),
+        ({"cloud_instance_name": "microsoftonline.us", "tenant_region_sub_scope": "DOD"}, "dod"),
+        ({"cloud_instance_name": "partner.microsoftonline.cn"}, "china"),
+        ({}, ""),
+    ],
+)
+def test_a_tenants_cloud(document: dict[str, object], cloud: str) -> None:
+    """As its discovery document tells it."""
+    assert cloud == national_cloud(document)

@@ -38,6 +38,7 @@ from cms.core.notices import (
     first_heard,
     hear,
 )
+from cms_oauth.moves import cms
 
 TOKEN = Token("secret", 0.0, 3600.0, 2000.0)
 NEWER = Token("newer", 5000.0, 8600.0, 7000.0)
@@ -152,7 +153,7 @@ def token(issued: float) -> Token:
 
 def well(issued: float = 1000.0, **more: Any) -> Facts:
     """An account that has a token."""
-    return Facts("u", [Life(token(issued))], login="cms login u", sign_in=SignInFacts(given_at=100.0), **more)
+    return Facts("u", [Life(token(issued))], login=cms("login", "u"), sign_in=SignInFacts(given_at=100.0), **more)
 
 
 def ended(**more: Any) -> Facts:
@@ -160,7 +161,7 @@ def ended(**more: Any) -> Facts:
     return Facts(
         "u",
         [Life(token(1000.0), NeedsSignIn(4000.0, REVOKED))],
-        login="cms login u",
+        login=cms("login", "u"),
         sign_in=SignInFacts(given_at=100.0),
         **more,
     )
@@ -232,7 +233,7 @@ class TestHook:
     def test_a_refused_application_asks_nobody_to_sign_in(self) -> None:
         """It is told at once, as failing, with what is to be mended; then that it works again."""
         each = Listener()
-        refused = replace(ended(), lives=[Life(token(1000.0), NeedsSignIn(4000.0, DOWN, NOW + 900.0))], login="")
+        refused = replace(ended(), lives=[Life(token(1000.0), NeedsSignIn(4000.0, DOWN, NOW + 900.0))], login=None)
 
         assert [replace(TOLD_DOWN, aadsts=None)] == list(each.notices(refused))
         assert ([], math.inf) == (each.hears(refused, NOW + 1e6), each.again)
@@ -354,7 +355,7 @@ class TestHook:
 
     def test_nobody_is_told_to_sign_in_where_nobody_can(self) -> None:
         """An account without a person's sign-in has no such command."""
-        told = Listener().notices(replace(well(forecast=DUE, warn_at=0.0), login=""))
+        told = Listener().notices(replace(well(forecast=DUE, warn_at=0.0), login=None))
 
         assert ("sign-in-due", "") == (told[0].event, told[0].hint)
 

@@ -696,7 +696,7 @@ async def test_hooks_hear_of_the_accounts_that_there_are(world: World) -> None:
         ("unsigned@example.test", "cms login unsigned@example.test"),
         ("machine@example.test", ""),
         None,
-    ] == [each and (each.account, each.login) for each in facts]
+    ] == [each and (each.account, str(each.login or "")) for each in facts]
 
 
 @in_trio
@@ -715,9 +715,9 @@ async def test_a_name_is_one_word_of_every_command(world: World) -> None:
 
     logged = [line["do"] for line in lines if line.get("notice") == "signed-out" or "cms login" in line.get("do", "")]
     shown = [row["next_move"], refused["error"]["hint"], *logged]
-    commands = [each and each.login for each in facts] + [each.split("`")[1] for each in shown]
+    commands = [str(each and each.login) for each in facts] + [each.split("`")[1] for each in shown]
     assert len(commands) > 2
-    assert [["cms", "login", user]] * len(commands) == [shlex.split(each or "") for each in commands]
+    assert [["cms", "login", user]] * len(commands) == [shlex.split(each) for each in commands]
 
 
 @in_trio

@@ -16,6 +16,7 @@ from cms.core.lifecycle import Outcome, Refused, Trouble
 from cms.daemon.signin.http import Address, BadHttp, parse_fields
 from cms.daemon.worker import SignInSession, Worker
 from cms.grants.messages import Prompt
+from cms_oauth.moves import Move, cms, fill
 
 # Enough time to find a phone and a password. An authorization code is valid for 10 minutes too.
 FLOW_SECONDS = 600.0
@@ -23,7 +24,10 @@ FLOW_SECONDS = 600.0
 MAX_PASTED = 16 * 1024
 
 
-def given_up(kind: str, message: str, hint: str = "start again with `cms login`") -> Refused:
+_AGAIN = fill("start again with {login}", {"login": cms("login")})
+
+
+def given_up(kind: str, message: str, hint: Move | str = _AGAIN) -> Refused:
     return Refused(Trouble(kind, message, hint))
 
 
