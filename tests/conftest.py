@@ -67,7 +67,7 @@ def _is_worker(config: pytest.Config) -> bool:
 
 @pytest.fixture(autouse=True)
 def _loggers_as_before() -> Iterator[None]:
-    """Undo what code under test has done to the interpreter's loggers, which a process of its own would keep."""
+    """Undo what code under test has done to the interpreter's loggers, which would last only as long as a separate process."""
     before = {name: (logger.level, logger.propagate) for name, logger in _loggers()}
     yield
     for name, logger in _loggers():
@@ -95,14 +95,14 @@ def installation() -> Iterator[Installation]:
 
 @pytest.fixture(scope="session")
 def servers() -> Iterator[MailServers]:
-    """Real mail servers over a simulated Entra. Every test uses users of its own."""
+    """Real mail servers over a simulated Entra. Every test uses different users."""
     with mail_servers() as running:
         yield running
 
 
 @pytest.fixture
 def entra() -> Iterator[Entra]:
-    """A simulated Entra of the test's own."""
+    """A simulated Entra for one test."""
     with Entra() as running:
         yield running
 
@@ -116,5 +116,5 @@ def make_daemon(installation: Installation) -> Iterator[Callable[..., Daemon]]:
 
 @pytest.fixture
 def daemon(make_daemon: Callable[..., Daemon]) -> Daemon:
-    """A daemon of the tests' own user, not started yet."""
+    """A daemon that runs as the user who runs the tests, not started yet."""
     return make_daemon(os.geteuid())

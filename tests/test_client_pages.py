@@ -63,7 +63,7 @@ def test_links_lead_somewhere(text: str) -> None:
 
 @pytest.mark.parametrize("tool", PAGES)
 def test_every_block_is_marked(tool: str) -> None:
-    """A block without a mark is one that nobody has run."""
+    """A block without a mark has never been run."""
     unmarked = [block.text for block in blocks(page(tool)) if block.mark.split(":")[0] not in KINDS]
 
     assert [] == unmarked

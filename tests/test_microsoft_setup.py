@@ -50,7 +50,7 @@ def slug(title: str) -> str:
 
 @pytest.mark.parametrize("block", of_language("python"), ids=lambda block: block.text.partition("\n")[0])
 def test_configurations_load_without_a_warning(block: Block, tmp_path: Path) -> None:
-    """Whoever copies one has no mistake in it, and nothing that `cms check` warns of."""
+    """A copied example has no mistake in it, and nothing that `cms check` warns of."""
     assert () == loader(tmp_path)(block.text).warnings
 
 
@@ -65,7 +65,7 @@ def test_every_way_has_a_configuration() -> None:
 
 @pytest.mark.parametrize("block", of_language("sh"), ids=lambda block: block.text.partition("\n")[0])
 def test_shell_blocks_are_shell(block: Block) -> None:
-    """A shell takes each block as it stands."""
+    """A shell accepts each block unchanged."""
     done = subprocess.run(["sh", "-n"], input=block.text, capture_output=True, text=True, check=False)
 
     assert (0, "") == (done.returncode, done.stderr)

@@ -1,8 +1,8 @@
-"""What proves an application to the token endpoint: a secret, a certificate's signature, a federated assertion.
+"""How an application proves its identity: by a secret, a certificate's signature or a federated assertion.
 
 Checked as Entra checks them (Microsoft: "Microsoft identity platform application authentication certificate
-credentials", "Workload identity federation"): a JWT that the registered certificate's key has signed, or one that
-an issuer outside has signed whom a federated credential of the application names.
+credentials", "Workload identity federation"): a JWT signed by the key of a registered certificate, or by
+an outside issuer that a federated credential of the application names.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from cms.sandbox.tokens import unb64url
 
 ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
-# What a federated assertion has to be made for.
+# The audience that a federated assertion needs.
 EXCHANGE_AUDIENCE = "api://AzureADTokenExchange"
 
 # Clocks differ by minutes at most.
@@ -39,7 +39,7 @@ _ALGORITHMS: dict[str, padding.AsymmetricPadding] = {"PS256": _PSS, "RS256": pad
 
 @dataclass(frozen=True, slots=True)
 class Federation:
-    """A federated credential: whose assertions the application takes. `public_key` is the issuer's, as PEM."""
+    """A federated credential: an issuer and subject whose assertions are accepted. `public_key` is the issuer's, as PEM."""
 
     issuer: str
     subject: str
@@ -49,7 +49,7 @@ class Federation:
 
 @dataclass(frozen=True, slots=True)
 class Proofs:
-    """What a registration knows its application by. `certificates` are PEM; `expired` refuses the secret as too old."""
+    """The credentials of a registered application. `certificates` are PEM; `expired` refuses the secret as too old."""
 
     secret: str = field(default="", repr=False)
     certificates: tuple[str, ...] = ()
@@ -63,7 +63,7 @@ class Proofs:
 
 
 def check(proofs: Proofs, client_id: str, fields: Mapping[str, str], endpoint: str, now: float) -> None:
-    """Raise Refusal unless the request proves that it comes from the application. `endpoint` is where it came to."""
+    """Raise Refusal unless the request proves that it comes from the application. `endpoint` is its address."""
     if "client_assertion" in fields:
         if fields.get("client_assertion_type") != ASSERTION_TYPE:
             raise Refusal(90014, "client_assertion_type is missing.")

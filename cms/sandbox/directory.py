@@ -1,4 +1,4 @@
-"""Who and what the sandbox's tenant knows: users, registered applications, and the tokens that count.
+"""The sandbox's tenant: its users, its registered applications, and the access tokens that it issues.
 
 Plain state without HTTP. Times are Unix seconds, from the clock that the directory is given.
 """
@@ -25,7 +25,7 @@ APP_ID = "5a5a5a5a-0000-4000-8000-00000000a995"
 APP_SECRET = "sandbox-secret"  # noqa: S105 - opens nothing but this sandbox
 
 EXCHANGE = "https://outlook.office.com"
-# Tokens for any of these open mailboxes; one for Graph does not, whatever it permits there.
+# Tokens for any of these open mailboxes; one for Graph does not.
 _MAIL_AUDIENCES = (EXCHANGE, "https://outlook.office365.com")
 MAIL_SCOPES = tuple(f"{EXCHANGE}/{name}" for name in ("SMTP.Send", "IMAP.AccessAsUser.All", "POP.AccessAsUser.All"))
 # Asked for beside a resource's scopes; they say nothing of what the access token is for.
@@ -124,7 +124,7 @@ class Directory:
         self.users[new.lower()] = user
 
     def user(self, name: str) -> User:
-        """Return a user, in whatever case the name is written; raises Refusal."""
+        """Return a user, by the name in any case; raises Refusal."""
         try:
             return self.users[name.lower()]
         except KeyError:
@@ -143,7 +143,7 @@ class Directory:
         user.consents = {each for each in user.consents if scope not in ("", each[1])}
 
     def revoke_access(self, name: str) -> None:
-        """Introspect as inactive whatever access token this user has been given so far."""
+        """Introspect every access token that this user has so far as inactive."""
         self.user(name).valid_from = self.now()
 
     def mint(self, name: str, scopes: Iterable[str] = MAIL_SCOPES, life: float | None = None, client: str = "") -> str:

@@ -117,9 +117,6 @@ class Endpoints:
         usual = None
         if fault.after or fault.kind == "silence":
             usual = self._handle(handler, request, asked)
-        if fault.kind == "wrong-user":
-            request = Request(request.method, request.path, {**request.fields, "user": fault.as_user}, request.headers)
-            usual = self._handle(handler, request, asked)
         return self._spoilt(fault, usual, request, asked)
 
     def _spoilt(self, fault: Fault, usual: Reply | None, request: Request, asked: Asked) -> Reply:
@@ -134,7 +131,7 @@ class Endpoints:
         if fault.kind == "status":
             headers = (("Retry-After", fault.retry_after),) if fault.retry_after else ()
             return as_json({"error": "temporarily_unavailable", "error_description": "scripted"}, fault.status, headers)
-        assert usual is not None  # silence and wrong-user
+        assert usual is not None  # silence
         return usual
 
     def _fault_refusal(self, fault: Fault, request: Request, asked: Asked) -> Reply:

@@ -113,7 +113,7 @@ KINDS = {
     ),
 }
 
-# Two answers of the device flow that have no number of their own.
+# Two answers of the device flow that have no AADSTS number.
 SLOW_DOWN = Kind("slow_down", "The client polls too often.")
 DECLINED = Kind("authorization_declined", "The end user denied the authorization request.")
 

@@ -1,4 +1,4 @@
-"""Scripted faults: what goes wrong, at which request, and how often; and the waiting that a test can end.
+"""Scripted faults: what goes wrong, at which request and how often, and silences that a test can end.
 
 entra.faults.add(Fault("status", status=503, times=2))
 entra.faults.add(Fault("aadsts", aadsts=50076, user="a@example.test"))
@@ -14,11 +14,10 @@ KINDS = {
     "status": "an HTTP status with a JSON error of no particular kind, e.g. 503, or 429 with Retry-After",
     "reset": "the connection is reset (RST)",
     "silence": "nothing for `seconds`, then the usual answer",
-    "html": "a page of somebody else's with status 200, as a captive portal gives",
+    "html": "another server's page with status 200, as from a captive portal",
     "truncated": "the first half of the answer, well-formed as far as HTTP is concerned",
     "aadsts": "Microsoft's refusal with the number `aadsts`, with `claims` where given",
-    "page": "at authorize: the same refusal on a page of its own, which leads nowhere, as most of Microsoft's do",
-    "wrong-user": "at authorize: `as_user` signs in, whoever was meant to",
+    "page": "at authorize: the same refusal on a page that does not lead back to the application, as most of Microsoft's",
 }
 
 # A challenge as conditional access sends it with AADSTS50076.
@@ -45,7 +44,6 @@ class Fault:
     seconds: float = 20.0
     aadsts: int = 50173
     claims: str = ""
-    as_user: str = ""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

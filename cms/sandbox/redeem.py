@@ -1,4 +1,4 @@
-"""What becomes of an authorization: codes, device codes and refresh tokens, and the token endpoint over them.
+"""Codes, device codes and refresh tokens, and the token endpoint that redeems them.
 
 Secrets are kept by their digest only. Refusals are raised as `Refusal`, in the order in which Entra checks.
 """
@@ -45,7 +45,7 @@ class Code:
 
 @dataclass
 class Device:
-    """A device code's record; `user` is None until somebody approves."""
+    """A device code's record; `user` is None until a person approves."""
 
     client_id: str
     scopes: tuple[str, ...]
@@ -142,7 +142,7 @@ class Redeemer:
                 each.refused = aadsts
 
     def whose(self, fields: Mapping[str, str]) -> str:
-        """Return the user whom a token request is for, "" where nobody can tell."""
+        """Return the user whom a token request is for, "" if it is unknown."""
         record = (
             self.refreshes.get(digest(fields.get("refresh_token", "")))
             or self._codes.get(digest(fields.get("code", "")))

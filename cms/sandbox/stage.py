@@ -262,7 +262,7 @@ _PROGRAMS = {
 
 
 def run_demo(out: TextIO = sys.stdout, steps: Callable[[Stage], None] | None = None) -> int:
-    """Set the stage, play, and clear up whatever happens. Returns 0, or 1 after saying what failed.
+    """Set the stage, play, and always clean up. Returns 0, or 1 after saying what failed.
 
     Raises ModuleNotFoundError where a library of the extra "sandbox" is missing.
     """

@@ -1,4 +1,4 @@
-"""A submission server that accepts nobody without a token that counts: STARTTLS, XOAUTH2 and OAUTHBEARER.
+"""A submission server that requires a valid token: STARTTLS, XOAUTH2 and OAUTHBEARER.
 
 It answers as Exchange Online does, in two steps or in one line, asks an introspection whether the token is active, is
 the named user's and is meant for SMTP, and keeps what it is sent.

@@ -28,7 +28,7 @@ def unb64url(text: str) -> bytes:
 
 
 def digest(secret: str) -> str:
-    """Name a secret without telling it."""
+    """Return a short hash by which a secret can be recognised."""
     return hashlib.sha256(secret.encode()).hexdigest()[:16]
 
 
@@ -43,7 +43,7 @@ def client_info(uid: str, utid: str) -> str:
 
 
 class Signer:
-    """Signs and checks JWTs with a key of its own (HS256)."""
+    """Signs and checks JWTs with a private key (HS256)."""
 
     def __init__(self) -> None:
         self._key = secrets.token_bytes(32)

@@ -111,7 +111,7 @@ class Server:
         self._thread.start()
 
     def pause(self) -> None:
-        """Refuse connections until `start`, and let nobody else have the port meanwhile."""
+        """Refuse connections until `start`, and keep the port meanwhile."""
         self.stop()
         self._kept = socket.socket(_Tcp.address_family)
         self._kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -156,9 +156,9 @@ class _Tcp(socketserver.ThreadingTCPServer):
         self._changed = threading.Condition()
 
     def finish_request(self, request: Any, client_address: Any) -> None:
-        """Serve one connection in its own thread: the TLS handshake as well, which a silent client can delay."""
+        """Serve one connection in its thread, from the TLS handshake on, which a silent client can delay."""
         request.settimeout(IDLE_SECONDS)
-        # A socket of its own for the table: wrapping it in TLS detaches the one that came.
+        # The table has a duplicate: wrapping the socket in TLS detaches the original.
         with request.dup() as mine:
             with self._changed:
                 self._open.add(mine)
@@ -181,7 +181,7 @@ class _Tcp(socketserver.ThreadingTCPServer):
         request.close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Forget what a vanished client caused; the base class prints it."""
+        """Ignore errors that a client caused by going away; the base class would print them."""
 
     def wait_until_left(self, at_most: int, seconds: float) -> bool:
         """Wait until no more connections than this are open; False when there were more at the end."""

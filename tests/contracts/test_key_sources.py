@@ -157,7 +157,7 @@ def test_origin_in_words(place: Place) -> None:
 
 
 def test_what_cms_has_made_can_be_removed_and_nothing_else(place: Place) -> None:
-    """A key that somebody has given stays; a second time there is nothing to remove."""
+    """A key that the user has given stays; a second time there is nothing to remove."""
     key = made(place.opened())
 
     assert (key.origin if key.made else "") == place.opened().remove(key.id)

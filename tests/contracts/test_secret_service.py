@@ -37,7 +37,7 @@ def ring() -> Keyring:
 
 
 def test_unlocked(desktop: Desktop) -> None:
-    """A key made in an unlocked keyring is found by whoever comes next."""
+    """A key made in an unlocked keyring is found by the next process."""
     desktop.start_keyring()
     secret = ring().make()
 

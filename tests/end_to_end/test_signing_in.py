@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 
 import pytest
 from support.daemon import Daemon, account_line, settings_lines
-from support.island import Island, island
+from support.ipv6_machine import Ipv6Machine, ipv6_machine
 from support.ports import free_port, listens
 from support.programs import require_program, require_root
 from support.reachable import ALICE, BOB, Installation, become
@@ -48,7 +48,7 @@ class Dispatcher:
         server = f'CredentialServer("{self.daemon.sockets}/cms.sock", accounts=[ann])\n'
         self.daemon.configure(settings_lines(self.daemon.home, self.entra) + account + server + more)
 
-    def move_to(self, there: Island) -> None:
+    def move_to(self, there: Ipv6Machine) -> None:
         """Have the account at another Entra, and the person where that is."""
         moved = self.daemon.config.read_text().replace(self.entra.authority, there.authority)
         self.daemon.configure(moved.replace(self.entra.ca_file, there.ca_file))
@@ -358,7 +358,7 @@ def test_strangers_who_stay_silent_keep_nobody_out(make_daemon: Callable[..., Da
 def test_a_machine_without_ipv4_is_reached_at_localhost(desk: Dispatcher, installation: Installation) -> None:
     """Where ::1 is the only address, http://localhost is there, for Entra, the worker, the browser, ssh and cms alike."""
     desk.configure()
-    with island(installation, desk.daemon.folder, ANN) as there:
+    with ipv6_machine(installation, desk.daemon.folder, ANN) as there:
         desk.move_to(there)
         with desk.login(SSH_CONNECTION="2001:db8::9 50000 2001:db8::7 22", USER="ann") as window:
             shown = wait_for(window, "ssh -L ", "ann@2001:db8::7")
@@ -370,7 +370,7 @@ def test_a_machine_without_ipv4_is_reached_at_localhost(desk: Dispatcher, instal
 def test_a_machine_without_ipv4_is_told_the_ways_around_127_0_0_1(desk: Dispatcher, installation: Installation) -> None:
     """A redirect address that cannot be here ends the sign-in by browser with the commands that work; and they do."""
     desk.configure(f"http://127.0.0.1:{free_port()}/")
-    with island(installation, desk.daemon.folder, ANN) as there:
+    with ipv6_machine(installation, desk.daemon.folder, ANN) as there:
         desk.move_to(there)
         with desk.login() as window:
             wait_for(window, "this machine has no IPv4", "goes to 127.0.0.1", "--device or --paste")

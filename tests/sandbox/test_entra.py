@@ -24,7 +24,7 @@ from support.proofs import AppCertificate, Issuer
 from cms.sandbox.assertions import ASSERTION_TYPE
 from cms.sandbox.directory import APP_ID, APP_SECRET, CLIENT_ID, MAIL_SCOPES, TENANT, Client
 from cms.sandbox.entra import Entra
-from cms.sandbox.faults import CLAIMS, Fault
+from cms.sandbox.faults import CLAIMS, Fault, Faults
 from cms.sandbox.person import Stuck
 from cms.sandbox.tokens import b64url
 
@@ -404,7 +404,7 @@ def test_a_federated_assertion(entra: Entra, session: requests.Session, claims: 
 
 
 def test_no_assertion_at_all(entra: Entra, session: requests.Session) -> None:
-    """What is no JWT, is not said to be one, or has somebody else's signature is refused."""
+    """What is no JWT, is not said to be one, or has another key's signature is refused."""
     entra.register(Client(APP_ID, (), federations=(ISSUER.federation,)))
     forged = replace(ISSUER, key=OTHER.key).assertion(entra.directory.now())
 
@@ -470,6 +470,37 @@ def test_a_fault_that_does_not_exist() -> None:
     """It is a mistake of the script's, and the kinds that exist are named."""
     with pytest.raises(ValueError, match="no such fault: 'meteor'; there are status, reset"):
         Fault("meteor")
+
+
+@pytest.mark.parametrize(
+    ("fault", "strikes"),
+    [
+        (Fault("reset"), True),
+        (Fault("reset", "devicecode"), False),
+        (Fault("reset", user="A@x"), True),
+        (Fault("reset", user="b@x"), False),
+        (Fault("reset", grant_type="refresh_token"), True),
+        (Fault("reset", grant_type="authorization_code"), False),
+    ],
+)
+def test_what_a_fault_strikes(fault: Fault, *, strikes: bool) -> None:
+    """A fault strikes where everything that it names is so, as often as it says."""
+    faults = Faults()
+    faults.add(fault)
+    struck = [faults.take("token", "a@x", "refresh_token") is fault for _ in range(2)]
+
+    assert [strikes, False] == struck
+
+
+@pytest.mark.parametrize(("refusal", "error"), [(90033, "temporarily_unavailable"), (99999, "invalid_grant")])
+def test_any_number_can_be_refused_with(mail: Mail, entra: Entra, refusal: int, error: str) -> None:
+    """A scripted refusal has its number's error, and the claims that the script gives; most are invalid_grant."""
+    token = mail.sign_in()["refresh_token"]
+    entra.faults.add(Fault("aadsts", aadsts=refusal, claims=CLAIMS))
+
+    refused = mail.redeem(token)
+
+    assert (error, refusal, CLAIMS) == (refused["error"], number(refused), refused["claims"])
 
 
 def test_a_lost_answer(mail: Mail, entra: Entra) -> None:

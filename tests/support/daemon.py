@@ -1,4 +1,4 @@
-"""A real `cms run`, as whoever it is to run as, with folders of its own; and the commands that talk to it."""
+"""A real `cms run` under a given user, with private folders, and the commands that talk to it."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Daemon:
         until(self._ready, "the daemon's READY=1")
 
     def resume(self, sock: Path | str, user: str) -> None:
-        """Start the daemon of somebody who is signed in, and wait until there is a token.
+        """Start the daemon of a user who is signed in, and wait until there is a token.
 
         A client waits for seconds only, and on a busy machine the first token takes longer.
         """

@@ -1,4 +1,4 @@
-"""A desktop session with a real Secret Service: its own bus, gnome-keyring-daemon, and folders that nobody shares."""
+"""A desktop session with a real Secret Service: a private bus, gnome-keyring-daemon, and private folders."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ SECRET_FIELDS = frozenset(
 # Shorter words occur by chance, and no secret of the sandbox is shorter.
 _SHORTEST = 20
 _WORD = re.compile(rf"[A-Za-z0-9_+/~-]{{{_SHORTEST},}}")
-# Any JSON web token, whoever issued it.
+# Any JSON web token, from any issuer.
 _JWT = re.compile(r"eyJ[A-Za-z0-9_-]{16,}\.eyJ[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}")
 
 # SASL strings, which hide a token in one piece of base64.

@@ -170,7 +170,7 @@ class House:
     # Time.
 
     async def pass_time(self, seconds: float) -> None:
-        """Let time pass as it does: whatever falls due on the way is done when it is due."""
+        """Let time pass: what falls due on the way is done when it is due."""
         end = self.clock.boot() + seconds
         await self.settled()
         while (left := end - self.clock.boot()) > 0:
@@ -247,7 +247,7 @@ async def open_house(
     state: Path | None = None,
     **options: Any,
 ) -> AsyncIterator[House]:
-    """Run a daemon for these users, who have signed in, over a sandbox of its own.
+    """Run a daemon for these users, who have signed in, over a separate sandbox.
 
     `key` is what Vault(key=...) names, "" for no such directive; `environment` what the worker has beside the usual;
     `program` the worker's; `life` a token's in seconds; `state` the state folder, if not one of the

@@ -21,7 +21,7 @@ def token() -> Token:
 
 @dataclass
 class FakeKeeper:
-    """Answers what it is told to: at once where `open` is set, else whoever waits once it is."""
+    """Answers what it is told to: at once if `open` is set, otherwise as soon as it is."""
 
     reply: Token | Deny = field(default_factory=token)
     # What it answers later, in turn.

@@ -80,7 +80,7 @@ class Witness(Entra):
 
     @property
     def authority(self) -> str:
-        """What `Office365_Account(authority=...)` takes. An address: a name is looked up by a thread of its own."""
+        """What `Office365_Account(authority=...)` takes. An address: a separate thread would look up a name."""
         return super().authority.replace("localhost", "127.0.0.1")
 
     def answer(self, request: Request) -> Reply:
@@ -117,7 +117,7 @@ class Witness(Entra):
         return self.redeemer.refreshes[digest(token)]
 
     def wait_until_left(self, alone: int) -> None:
-        """Wait until so many connections are left: whatever a dead worker had sent is dealt with then."""
+        """Wait until only so many connections are left: what a dead worker had sent is dealt with then."""
         assert self.secure.wait_until_left(alone, PATIENCE)
 
 

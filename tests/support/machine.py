@@ -1,4 +1,4 @@
-"""A view of this machine with exim folders and logins of its own: what happens in it leaves the machine alone.
+"""A view of this machine with separate exim folders and logins: what happens in it does not change the machine.
 
 Each command gets a private mount namespace in which /etc/exim4, /var/spool/exim4, /var/log/exim4 and /etc/passwd are
 folders and a file of the test's. exim is the installed one, setuid and at its usual paths, so that a configuration is

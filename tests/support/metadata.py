@@ -18,7 +18,7 @@ from cms.sandbox.web import Reply, Request, as_json
 VM_PATH = "/metadata/identity/oauth2/token"
 APP_SERVICE_PATH = "/msi/token"
 
-# The identity that a machine has of its own, and one that it was assigned.
+# The system-assigned identity of a machine, and a user-assigned one.
 OWN_ID = "5a5a5a5a-0000-4000-8000-0000000a55e7"
 ASSIGNED_ID = "5a5a5a5a-0000-4000-8000-0000000a5516"
 

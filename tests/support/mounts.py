@@ -53,7 +53,7 @@ def small_disk() -> Iterator[SmallDisk]:
         try:
             yield SmallDisk(folder)
         finally:
-            # Whatever a failed test has left mounted over it goes as well.
+            # Mounts that a failed test has left on top are removed as well.
             while folder.is_mount():
                 _run("umount", "--lazy", folder)
 

@@ -1,4 +1,4 @@
-"""Whoever gives `cms init`: a home with nothing in it, and somebody at the terminal."""
+"""For tests of `cms init`: an empty home folder, and a person at the terminal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GUID = "5a5a5a5a-0000-4000-8000-000000000001"
 
 @dataclass
 class Person(Terminal):
-    """Somebody at the terminal: agrees to what is in `agreed`, gives up at `gives_up`."""
+    """A person at the terminal: agrees to questions in `agreed`, gives up at the question `gives_up`."""
 
     there: bool = True
     agreed: tuple[str, ...] = ()
@@ -58,7 +58,7 @@ class Person(Terminal):
 
 
 def empty_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Folders of our own, a PATH with nothing in it, and no keyring."""
+    """Private folders, an empty PATH, and no keyring."""
     for name in ("RUNTIME_DIRECTORY", "STATE_DIRECTORY", "CONFIGURATION_DIRECTORY", "CMS_SOCK", "SUDO_USER"):
         monkeypatch.delenv(name, raising=False)
     for name, folder in (("XDG_CONFIG_HOME", "config"), ("XDG_STATE_HOME", "state"), ("XDG_RUNTIME_DIR", "run")):

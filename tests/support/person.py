@@ -1,4 +1,4 @@
-"""Somebody who has done what docs/clients/README.md says, and now uses mail programs."""
+"""A user who has followed docs/clients/README.md and now uses mail programs."""
 
 from __future__ import annotations
 
@@ -84,12 +84,12 @@ class Person:
         draft = maildir / "tmp" / subject.replace(" ", "-")
         draft.write_text(text)
         os.chown(draft, MAIL_UID, MAIL_UID)
-        # Whole: somebody may be reading.
+        # Whole: a program may be reading the folder.
         draft.rename(maildir / "new" / draft.name)
         return subject
 
     def outlive_pause(self) -> None:
-        """Wait until the token is old enough for cms to get another one: it has a second, whatever is asked of it."""
+        """Wait until the token is old enough for cms to get another one: after a new one it does not fetch another for a second."""
 
         def aged() -> bool:
             answer = json.loads(ask(self.socket, f"SMTP,json {USER}\n".encode()))

@@ -1,4 +1,4 @@
-"""Ports that a test can name before anybody listens at them."""
+"""Ports that a test can name before a server listens at them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _WIDTH = 8000
 
 
 def free_port() -> int:
-    """Return a port that nobody listens at and that the kernel gives to nobody by itself: it lies below its range."""
+    """Return a free port below the range from which the kernel picks ports by itself."""
     low = int(_RANGE.read_text().split()[0])
     while True:
         port = random.randrange(low - _WIDTH, low)
@@ -21,7 +21,7 @@ def free_port() -> int:
 
 
 def listens(port: int) -> bool:
-    """Whether somebody listens at a port of this machine's."""
+    """Whether a server listens at a port of this machine."""
     try:
         socket.create_connection(("127.0.0.1", port)).close()
     except ConnectionRefusedError:

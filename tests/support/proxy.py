@@ -14,7 +14,7 @@ from typing import Any
 
 import trustme
 
-# What companies' proxies say in HTML to whoever they refuse.
+# What companies' proxies say, in HTML, when they refuse a client.
 _PAGE = b"<html><body>Access denied by your organisation</body></html>"
 
 _PIECE = 65536
@@ -68,7 +68,7 @@ class Proxy:
         self._connections.discard(connection)
 
     def admits(self, authorization: str) -> bool:
-        """Whether a Proxy-Authorization header is from somebody who is let through."""
+        """Whether a Proxy-Authorization header has a password that is accepted."""
         expected = b64encode(f"{self.user}:{self.password}".encode()).decode()
         return not self.user or authorization == f"Basic {expected}"
 

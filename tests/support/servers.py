@@ -188,7 +188,7 @@ class MailServers:
         return ssl.create_default_context(cafile=self.ca_file)
 
     def add_user(self, name: str) -> str:
-        """Make a user of the sandbox's with an empty mailbox here, whatever other tests have left in it."""
+        """Make a user of the sandbox with an empty mailbox here; what other tests have left in it is deleted."""
         self.entra.add_user(name)
         mailbox = self.folder / "mail" / name.lower()
         if mailbox.exists():
@@ -200,7 +200,7 @@ class MailServers:
 
     @contextmanager
     def sending_as(self, name: str, other: str) -> Iterator[None]:
-        """Give somebody the right to send as another, for a time."""
+        """Give a user the right to send as another, for a time."""
         rights = self.folder / "send-as"
         rights.write_text(f"{name}: {other}\n")
         try:
@@ -209,7 +209,7 @@ class MailServers:
             rights.write_text("")
 
     def mail_of(self, name: str) -> list[str]:
-        """Return the messages in somebody's mailbox, in no order."""
+        """Return the messages in a user's mailbox, in no order."""
         while True:
             # A message that is renamed on the way may be seen under both names.
             with suppress(FileNotFoundError):
@@ -217,7 +217,7 @@ class MailServers:
                 return list(found.values())
 
     def _messages(self, name: str) -> list[Path]:
-        """Return the files of somebody's messages. Dovecot moves them from `new` to `cur`, so none is missed."""
+        """Return the files of a user's messages. Dovecot moves them from `new` to `cur`, so none is missed."""
         maildir = self.folder / "mail" / name.lower() / "Maildir"
         return [file for folder in ("new", "cur") for file in (maildir / folder).glob("*")]
 
@@ -262,7 +262,7 @@ def mail_servers() -> Iterator[MailServers]:
 
 
 def free_ports(number: int) -> list[int]:
-    """Return ports of 127.0.0.1 that nobody listens at, and that differ."""
+    """Return different free ports of 127.0.0.1."""
     found: set[int] = set()
     while len(found) < number:
         found.add(free_port())

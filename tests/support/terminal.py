@@ -1,4 +1,4 @@
-"""Somebody with a login name and a terminal: what mutt, aerc and others ask for beside a mail account.
+"""A user with a login name and a terminal: what mutt, aerc and others need beside a mail account.
 
 The login is a line in an /etc/passwd that only the person's own programs see. The terminal is tmux, which the tests
 read and type into.
@@ -65,7 +65,7 @@ def login(installation: Installation, servers: MailServers, more: str = "") -> I
 
 
 class Inhabitant(Protocol):
-    """Whoever can sit at a terminal: runs a program to its end."""
+    """A user who can sit at a terminal: runs a program to its end."""
 
     def run(self, *command: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]: ...
 
@@ -112,7 +112,7 @@ class Terminal:
         self._tmux("paste-buffer", "-d", "-r")
 
     def close(self) -> None:
-        """End whatever runs."""
+        """End what runs in the terminal."""
         self._tmux("kill-server")
 
     def _showing(self, words: tuple[str, ...]) -> str:

@@ -1,4 +1,4 @@
-"""A machine whose only address is ::1, with an Entra on it: a network of its own, and a hosts file that knows of it."""
+"""A machine whose only address is ::1, with a simulated Entra on it: a network namespace, and a hosts file for it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,16 @@ from support.programs import require_program, require_root
 from support.reachable import Installation, bare_environment
 from support.waiting import PATIENCE
 
-SANDBOX = str(Path(__file__).parent / "sandbox_process.py")
-
 _ALONE = 'mount --bind "$0" /etc/hosts && ip link set lo up && ip address del 127.0.0.1/8 dev lo && exec "$@"'
+
+# Runs until its standard input ends.
+_SANDBOX = """
+import json, sys
+from cms.sandbox.entra import Entra
+with Entra(sys.argv[1:]) as entra:
+    print(json.dumps({"authority": entra.authority, "ca_file": entra.ca_file}), flush=True)
+    sys.stdin.read()
+"""
 
 _PERSON = """
 import sys
@@ -27,7 +34,7 @@ print(person.sign_in(url, user, ca_file=ca_file).text)
 
 
 @dataclass
-class Island:
+class Ipv6Machine:
     """`inside` are the words before a command that runs there."""
 
     authority: str
@@ -44,7 +51,7 @@ class Island:
 
 
 @contextmanager
-def island(installation: Installation, folder: Path, *users: str) -> Iterator[Island]:
+def ipv6_machine(installation: Installation, folder: Path, *users: str) -> Iterator[Ipv6Machine]:
     """Run an Entra with these users on a machine without IPv4. `folder` must be enterable by all."""
     require_root()
     require_program("ip", "iproute2")
@@ -52,7 +59,7 @@ def island(installation: Installation, folder: Path, *users: str) -> Iterator[Is
     hosts.write_text("::1 localhost\n")
     private = ("--net", "--mount", "--propagation", "private")
     alone = [require_program("unshare", "util-linux"), *private, "sh", "-c", _ALONE, str(hosts)]
-    sandbox = [str(installation.python), "-I", SANDBOX, *users]
+    sandbox = [str(installation.python), "-I", "-c", _SANDBOX, *users]
     pipe = subprocess.PIPE
     with subprocess.Popen([*alone, *sandbox], stdin=pipe, stdout=pipe, text=True, env=bare_environment()) as process:
         assert process.stdin
@@ -60,5 +67,5 @@ def island(installation: Installation, folder: Path, *users: str) -> Iterator[Is
         where: dict[str, Any] = json.loads(process.stdout.readline())
         spaces = [f"--{name}=/proc/{process.pid}/ns/{file}" for name, file in (("net", "net"), ("mount", "mnt"))]
         inside = [require_program("nsenter", "util-linux"), *spaces, "--"]
-        yield Island(where["authority"], where["ca_file"], inside, installation)
+        yield Ipv6Machine(where["authority"], where["ca_file"], inside, installation)
         process.stdin.close()
