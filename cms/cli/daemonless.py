@@ -49,7 +49,7 @@ def daemonless(config: Config, state_folder: str, *, argv: Sequence[str] = WORKE
 def explored(url: str, ca: str, *, argv: Sequence[str] = WORKER_ARGV) -> Explored:
     """Look around for a first configuration: whose tenant a discovery document tells of, which keyring there is.
 
-    `url` is an authority, "" to ask nobody; `ca` a file of certificate authorities, "" for the usual ones.
+    `url` is an authority, "" to ask none; `ca` a file of certificate authorities, "" for the usual ones.
     """
     end = trio.run(_ask_worker, lambda number: Explore(number, url), ca or None, argv)
     if isinstance(end, Explored):

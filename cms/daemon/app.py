@@ -73,7 +73,7 @@ class AppOptions:
     environ: MutableMapping[str, str] = field(default_factory=lambda: os.environ)
     load: Callable[[str], Config] = load
     jitter: Callable[[], float] = random.random
-    # False where somebody else takes the process's signals, or in a thread.
+    # False where another part of the process takes its signals, or in a thread.
     heed_signals: bool = True
 
 
@@ -92,14 +92,14 @@ async def run(options: AppOptions, *, task_status: trio.TaskStatus[App] = trio.T
 
 
 async def _load(options: AppOptions) -> Loaded:
-    """Load the configuration. In a thread: it is somebody's Python, and may take its time. Raises ConfigError."""
+    """Load the configuration. In a thread: it is the user's Python, and may take long. Raises ConfigError."""
     path = options.config_path
     try:
         with trio.fail_after(LOAD_SECONDS):
             loaded = await trio.to_thread.run_sync(
                 lambda: look_up(options.load(path)),
                 abandon_on_cancel=True,
-                # Its own: a file that hangs keeps its thread, and others need theirs.
+                # Not the common one: a file that hangs keeps its thread.
                 limiter=trio.CapacityLimiter(1),
             )
     except trio.TooSlowError:

@@ -124,7 +124,7 @@ async def end_process(process: trio.Process, grace: float) -> None:
     with trio.move_on_after(grace):
         await process.wait()
     if process.returncode is None:
-        # It leads a session of its own: a key source's command that blocks goes with it.
+        # It leads a session: a key source's command that blocks is in that, and is killed too.
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         process.kill()

@@ -154,7 +154,7 @@ class Commands:
         return signed_out(SignedOut(grants, names, found, key_from, expiry_of(held, self._clock.boot(), now)), now)
 
     async def errand(self, command: str, message: Mapping[str, Any], ask: Ask) -> Result:
-        """Carry out one of `answers.ERRANDS`: those that may ask whoever gives the command."""
+        """Carry out one of `answers.ERRANDS`: those that may ask the person who gives the command."""
         match command:
             case "export":
                 return await self._vault.export(message, ask)

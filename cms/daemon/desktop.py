@@ -29,7 +29,7 @@ ANSWER_SECONDS = 5.0
 
 LOW, NORMAL, CRITICAL = range(3)
 
-# A critical notice stays until somebody has seen it.
+# A critical notice stays until it is dismissed.
 TITLES = {
     "sign-in-required": ("Sign in to send mail", CRITICAL),
     "sign-in-due": ("Mail sign-in ends soon", NORMAL),
@@ -55,7 +55,7 @@ def body_of(facts: Mapping[str, str], *, markup: bool) -> str:
 
 
 def show(connection: DBusConnection, facts: Mapping[str, str]) -> int:
-    """Show it, and return its number. Raises DBusErrorResponse where there is nobody to show it."""
+    """Show it, and return its number. Raises DBusErrorResponse where no notification service runs."""
     capabilities = _call(connection, "GetCapabilities")
     title, urgency = title_of(facts)
     replaces = facts.get("CMS_REPLACES", "")

@@ -1,9 +1,9 @@
-"""Runs the hooks: what is worth telling becomes a queue, and a queue one program after the other.
+"""Runs the hooks: programs that are told when a sign-in is needed, ends or works again. One runs at a time, in turn.
 
-A hook is somebody's program and may fail, hang or print without end: it has a deadline, and what it does harms nothing
+A hook is the user's program and may fail, hang or print without end: it has a deadline, and what it does harms nothing
 but the notices behind it. It is told the facts in environment variables (`FACTS`), none of which is a secret. The
-desktop's notification is such a program as well (`cms.daemon.desktop`), so that neither D-Bus nor its library comes into the
-daemon.
+desktop's notification is such a program as well (`cms.daemon.desktop`), so that neither D-Bus nor its library comes
+into the daemon. The log is told as a hook is, but at once and in the daemon.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ _MORE = ("DISPLAY", "WAYLAND_DISPLAY", "XAUTHORITY")
 # The log: told like a hook, but at once and by no program, and not reminded.
 LOG = Hook((), remind=0.0, prompts=False, each_refusal=True)
 
-# The desktop's: whoever begins a sign-in is in front of it, and needs no telling of that.
+# The desktop's. It does not tell of a sign-in that has begun: the person who began it knows.
 DESKTOP = Hook(
     (sys.executable, "-I", "-m", "cms.daemon.desktop"),
     events=("sign-in-required", "sign-in-due", "locked", "failing", "recovered", "signed-in"),

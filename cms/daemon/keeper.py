@@ -1,8 +1,8 @@
-"""Keeps one Grant: one task that plans, asks the provider, absorbs its outcome and publishes the life.
+"""Keeps the tokens of one Grant fresh: a task that plans, asks the provider, and publishes what came of it as a life.
 
-A keeper is the only one to ask the provider for its Grant, one question at a time, so single flight needs no lock:
-whoever needs a token makes a fetch due and waits for the life to change. It sleeps until the plan says so or somebody
-nudges it; nothing here polls.
+Only the keeper asks the provider for its Grant, one question at a time, so that needs no lock: a request that needs a
+token makes a fetch due and waits for the life to change. The task sleeps until the plan's next moment or a nudge;
+nothing here polls.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def token_hash(secret: str) -> str:
 
 
 def _unheard(_keeper: Keeper, _scopes: Scopes, _before: Life, _after: Life) -> None:
-    """Nobody listens for changes."""
+    """Tell no one."""
 
 
 class Keeper:
@@ -107,7 +107,7 @@ class Keeper:
 
     @property
     def who(self) -> str:
-        """Who has signed in, or is to: "" for whoever does."""
+        """The user who has signed in, or the login that the configuration names; "" while neither is known."""
         return self.sign_in.who
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -310,7 +310,7 @@ class Keeper:
         self._on_change(self, scopes, before, life)
 
     def _tell(self) -> None:
-        """Wake everybody who waits for a change."""
+        """Wake all that wait for a change."""
         self._change.set()
         self._change = trio.Event()
 

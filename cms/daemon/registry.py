@@ -4,7 +4,7 @@ Each of these facts is kept here and nowhere else. What follows a grant (token f
 sign-in page) subscribes and is told of each change; commands, status and hooks ask.
 
 A command without a daemon has a registry too. It does not `run` there, so the keepers ask for no token, and what was
-never asked for is unknown: nobody is known to have to sign in.
+never asked for is unknown: `waiting` is empty.
 """
 
 from __future__ import annotations

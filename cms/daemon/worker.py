@@ -1,13 +1,13 @@
-"""Starts the grant worker, matches its answers to questions, and outlives its deaths: the provider as keepers see it.
+"""The daemon's side of the grant worker: starts the process, puts questions to it, and gets over its end.
 
 The worker is a child process that is asked over a socketpair (`cms.grants.messages`) and leaves when it has been idle.
-A question is lost with the process it was put to, in one of three ways, and each has its own remedy:
+When the process ends, the questions that it has not answered are lost in one of three ways:
 
-- *left*: the process was on its way out when the question came. Asked again, nobody notices.
-- *died*: it crashed, was killed or babbled. Asked again once; then it is a transient fault like any other.
-- *hung*: this very question was not answered in time. The process is killed, and only the others are asked again.
+- *left*: the process was about to leave when the question came. The question is asked again.
+- *died*: it crashed, was killed or sent garbage. The question is asked again once; then it ends as a transient fault.
+- *hung*: it did not answer this question in time. The process is killed, and only its other questions are asked again.
 
-No outcome is an exception here: a keeper always gets one, whatever became of the process.
+Every question ends with an outcome, and none with an exception.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class _Child:
         self.post(message)
 
     def drop(self, question: _Question) -> None:
-        """Nobody waits for this answer any more."""
+        """Do not wait for this answer any more."""
         self._pending.pop(question.number, None)
 
     def dismiss(self) -> None:
@@ -161,7 +161,7 @@ class _Child:
             await self._converse(trio.SocketStream(sock))
             sock.close()
             await end_process(process, self._grace)
-            # What the process printed last is in the pipe; a child of its own may hold the pipe open for longer.
+            # What the process printed last is in the pipe; a child process of it may hold the pipe open for longer.
             pumps.cancel_scope.deadline = trio.current_time() + REAP_SECONDS
         await close_pipes(process)
         return Lost.LEFT if process.returncode == 0 and self._grace else Lost.DIED
@@ -211,7 +211,7 @@ class _Child:
     def _take(self, reply: messages.Reply) -> None:
         question = self._pending.get(reply.number)
         if question is None:
-            log.debug("an answer that nobody waits for", number=reply.number)
+            log.debug("an answer to no question", number=reply.number)
         elif isinstance(reply, messages.Prompt):
             question.prompt = reply
             # The person's time; what comes after it has the worker's deadline again.
@@ -276,17 +276,20 @@ def _outcome(end: End | None) -> Outcome:
     return _transient(end) if isinstance(end, Lost) else _of_token(end)
 
 
-# Whose the questions are that concern no grant.
-_NOBODY = Grant("", "", "")
+# What stands for the grant in questions that concern none.
+_NO_GRANT = Grant("", "", "")
 
 
 def _of_token(end: messages.Ended) -> Outcome:
-    """Return the end of a question about one grant: a worker that answers it with a finding has mixed them up."""
+    """Return the end of a question about one grant. A finding is no answer to that: the worker counts as died."""
     return end if isinstance(end, Outcome) else _transient(Lost.DIED)
 
 
 class Worker:
-    """The grant worker, whichever process it is at the moment. Started when there is a question, never before."""
+    """The grant worker. Its process is started when there is a question, and another one when that has ended.
+
+    One object for the daemon's whole life: `reopen` goes on with another vault or network.
+    """
 
     def __init__(
         self,
@@ -352,14 +355,14 @@ class Worker:
     async def attend(self, ask: Callable[[int], messages.Chore]) -> messages.Ended:
         """Put a question about the vault or the surroundings as a whole; `ask` gives it its number."""
         holder = next((key for key, child in self._holders.items() if child.takes_questions), "")
-        return await self._settle(_NOBODY, ask, holder)
+        return await self._settle(_NO_GRANT, ask, holder)
 
     @asynccontextmanager
     async def sign_in(self, grant: Grant, method: str, claims: str = "") -> AsyncIterator[SignInSession]:
         """Start a sign-in; leaving the block gives up one that has not ended.
 
-        It has a process of its own, so that a person's ten minutes hold up no refresh: unless sign-ins live in memory
-        only, where the process that has one must take the others too.
+        It gets another process than refreshes, which must not wait for a person. Where sign-ins are kept in memory only,
+        the process that holds them takes this one too.
         """
         child = self._holder(grant) or self._start()
         question = _Question(next(self._numbers), grant)
@@ -380,7 +383,7 @@ class Worker:
         self._release(child)
 
     def _release(self, child: _Child) -> None:
-        """Let a process go that nobody needs: that of a sign-in, once it does not hold the only copy of one."""
+        """Dismiss a process that is not needed: that of a sign-in, unless it holds the only copy of one."""
         if child not in self._holders.values() and child is not self._current:
             child.dismiss()
 

@@ -35,7 +35,7 @@ def nothing_to_sign_out(user: str) -> Result:
     return Result(False, said, "to give it up, take it out of the configuration, then `cms reload`, if cms runs")
 
 
-# Sends an event to whoever gave the command; returns the answer, {} for none. Nobody answers what is only "told".
+# Sends an event to the client that gave the command; returns its answer, {} for none. A "told" event has no answer.
 Ask = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
 
 # Commands that converse: moving sign-ins to another machine and from one, deleting those without an account, and all.

@@ -208,7 +208,7 @@ async def _password(lines: Lines) -> str | None:
 
 
 async def _asked(lines: Lines, event: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Send an event; return what comes back, {} if the client leaves or nobody is at its terminal."""
+    """Send an event; return what comes back, {} if the client leaves or does not answer in time."""
     await lines.send(event)
     if event["event"] == "told":
         return {}

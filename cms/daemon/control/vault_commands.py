@@ -67,7 +67,7 @@ class VaultCommands:
 
     Two kinds of stored sign-ins have no keeper. No account of the configuration has an *unlisted* one: `cms prune`
     deletes it. An *unserved* one has an account in the configuration that no socket or file serves: it is wanted, and is
-    deleted only when somebody signs out of it. `unlisted` are those of the last `look`.
+    deleted only by a sign-out. `unlisted` are those of the last `look`.
     """
 
     def __init__(self, worker: Worker, registry: Registry, state_folder: str) -> None:
@@ -151,7 +151,7 @@ class VaultCommands:
         return done if isinstance(done, Result) else str(done)
 
     async def prune(self, message: Mapping[str, Any], ask: Ask) -> Result:
-        """Delete the unlisted sign-ins, once whoever asks for it has seen them and agreed."""
+        """Delete the unlisted sign-ins, once the person who asks for it has seen them and agreed."""
         items = await self.look()
         if not items:
             return Result(True, "every stored sign-in has its account: there is nothing to prune")
