@@ -202,7 +202,7 @@ def _bad_news(hook: Hook, heard: Heard, facts: Facts, trouble: _Standing | None,
 
 
 def _is_news(hook: Hook, heard: Heard, trouble: _Standing) -> bool:
-    """Whether this has not been told. A refusal with another message is news; an outage with another message is not."""
+    """Whether this has not been told. A refusal with another message, or tried again, is news; an outage is told once."""
     event = _event(trouble)
     if event != heard.event:
         return True

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from support.configuration import MACHINE, Loader, Refuser, loader, refuser
+from support.configuration import MACHINE, Loader, Refuser
 
 from cms.config.directives import namespace
 from cms.config.draft import Draft
@@ -58,16 +58,6 @@ def direct_message(msg):
         return o365_md
 cfg.direct_message = direct_message
 """
-
-
-@pytest.fixture
-def load_text(tmp_path: Path) -> Loader:
-    return loader(tmp_path)
-
-
-@pytest.fixture
-def refuse(tmp_path: Path) -> Refuser:
-    return refuser(tmp_path)
 
 
 class TestDocumentedFiles:

@@ -1,0 +1,281 @@
+"""What holds for the whole daemon, as a file says it; and where secrets are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.configuration import Loader, Refuser
+
+from cms.core.accounts import Proxy, Source
+from cms.core.notices import USUAL_EVENTS, Hook
+
+SECRET = "hunter2-Zq8Q~example"
+PEM = "-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n"
+ACCOUNT = "a = Office365_Account('a@example.com')\nCredentialServer('cms.sock', [a])\n"
+
+
+class TestVault:
+    @pytest.mark.parametrize(
+        ("key", "source"),
+        [
+            ("File('/srv/key')", Source("file", ("/srv/key",))),
+            ("Credential('cms-key')", Source("credential", ("cms-key",))),
+            ("Command(['pass', 'show', 'cms'])", Source("command", ("pass", "show", "cms"))),
+            ("'keyring'", Source("keyring")),
+            ("'memory'", Source("memory")),
+        ],
+    )
+    def test_key(self, load_text: Loader, key: str, source: Source) -> None:
+        """The key's source is kept as it was named."""
+        assert source == load_text(f"{ACCOUNT}Vault(key={key})").vault_key
+
+    def test_none(self, load_text: Loader) -> None:
+        """Without Vault, the source is for the vault to find."""
+        assert load_text(ACCOUNT).vault_key is None
+
+    def test_literal(self, refuse: Refuser) -> None:
+        """A key in the file is refused and not quoted."""
+        refusal = refuse(f"{ACCOUNT}Vault(key='{SECRET}')")
+
+        assert (3, "Vault: key= says where the vault's key comes from, never what it is") == (
+            refusal.line,
+            refusal.message,
+        )
+        assert SECRET not in str(refusal)
+
+    def test_twice(self, refuse: Refuser) -> None:
+        """One vault has one key."""
+        refusal = refuse(f"{ACCOUNT}Vault('keyring')\nVault('memory')")
+
+        assert (4, "Vault: a second Vault; the first is in line 3") == (refusal.line, refusal.message)
+
+
+class TestSources:
+    def test_relative_file(self, load_text: Loader, tmp_path: Path) -> None:
+        """A relative file is the configuration's neighbour."""
+        assert Source("file", (str(tmp_path / "key"),)) == load_text(f"{ACCOUNT}Vault(File('key'))").vault_key
+
+    @pytest.mark.parametrize(
+        ("source", "message"),
+        [
+            ("Credential('/etc/key')", "Credential: name= is a systemd credential's name, not a path"),
+            ("Credential('..')", "Credential: name= is a systemd credential's name, not a path"),
+            ("Command('pass show cms')", "Command: argv= is a list, not a value of type str"),
+            ("Command([])", "Command: argv= is an empty list"),
+            ("Command(['head', 1])", "Command: argv= is a string, not a value of type int"),
+            ("File('')", "File: path= is empty or has control characters in it"),
+        ],
+    )
+    def test_refused(self, refuse: Refuser, source: str, message: str) -> None:
+        """A source that cannot be read is refused where it is named."""
+        assert message == refuse(f"Vault({source})").message
+
+
+class TestTls:
+    def test_ca(self, load_text: Loader, tmp_path: Path) -> None:
+        """The authorities' certificates are named by an absolute path."""
+        (tmp_path / "ca.pem").write_text(PEM)
+
+        assert str(tmp_path / "ca.pem") == load_text(f"{ACCOUNT}Tls(ca='ca.pem')").ca
+
+    def test_missing(self, refuse: Refuser, tmp_path: Path) -> None:
+        """A missing file is found at load, not at the first sign-in."""
+        assert (
+            f"Tls: ca= cannot be read: {tmp_path}/ca.pem: No such file or directory" == refuse("Tls('ca.pem')").message
+        )
+
+    def test_no_certificate(self, refuse: Refuser, tmp_path: Path) -> None:
+        """So is a file that is no certificate."""
+        (tmp_path / "ca.pem").write_text("no certificate")
+
+        assert f"Tls: ca= holds no certificate in PEM form: {tmp_path}/ca.pem" == refuse("Tls('ca.pem')").message
+
+    def test_twice(self, refuse: Refuser, tmp_path: Path) -> None:
+        """One daemon has one list of authorities."""
+        (tmp_path / "ca.pem").write_text(PEM)
+
+        assert "Tls: a second Tls; the first is in line 1" == refuse("Tls('ca.pem')\nTls('ca.pem')").message
+
+
+class TestSignInPage:
+    @pytest.mark.parametrize(
+        ("directive", "page"),
+        [
+            ("", ""),
+            ("SignInPage()", "http://127.0.0.1:8080/"),
+            ("SignInPage(url='http://localhost:9000')", "http://localhost:9000"),
+            ("SignInPage('http://127.0.0.1:80/')", "http://127.0.0.1:80/"),
+        ],
+    )
+    def test_address(self, load_text: Loader, directive: str, page: str) -> None:
+        """The page is where the file says, by default where CMS had it, and nowhere of its own without the line."""
+        assert page == load_text(ACCOUNT + directive).page
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "https://127.0.0.1:8080/",
+            "http://example.com:8080/",
+            "http://0.0.0.0:8080/",
+            "http://localhost/",
+            "http://localhost:8080/sign-in",
+            "http://localhost:8080/?a=b",
+            "http://localhost:8080/#a",
+        ],
+    )
+    def test_elsewhere(self, refuse: Refuser, url: str) -> None:
+        """Another machine, another path, or no port."""
+        refusal = refuse(f"{ACCOUNT}SignInPage('{url}')")
+
+        assert (3, "SignInPage: url= is http://127.0.0.1:PORT/ or http://localhost:PORT/") == (
+            refusal.line,
+            refusal.message,
+        )
+
+    def test_twice(self, refuse: Refuser) -> None:
+        """There is one page."""
+        assert "SignInPage: a second SignInPage" in str(refuse("SignInPage()\nSignInPage()"))
+
+
+class TestProxy:
+    def test_none(self, load_text: Loader) -> None:
+        """Without the directive the environment says what is the way."""
+        assert load_text(ACCOUNT).proxy is None
+
+    @pytest.mark.parametrize(
+        ("arguments", "proxy"),
+        [
+            ("'http://Proxy.Example.com:3128'", Proxy("http://proxy.example.com:3128")),
+            ("'http://proxy:3128/', ['.Example.com', '*']", Proxy("http://proxy:3128", (".example.com", "*"))),
+            ("url='http://corp%5Cann@proxy:80'", Proxy("http://proxy:80", (), "corp\\ann")),
+            (
+                "'http://ann@proxy:80', no_proxy=['a.b'], password=Credential('proxy')",
+                Proxy("http://proxy:80", ("a.b",), "ann", Source("credential", ("proxy",))),
+            ),
+        ],
+    )
+    def test_what_it_says(self, load_text: Loader, arguments: str, proxy: Proxy) -> None:
+        """Where it is, who asks, where the password is, and what is reached without it."""
+        assert proxy == load_text(f"{ACCOUNT}Proxy({arguments})").proxy
+
+    @pytest.mark.parametrize(
+        ("arguments", "why"),
+        [
+            (f"'http://ann:{SECRET}@proxy:80'", "url= has a password in it"),
+            ("'https://proxy:80'", "url= is http://HOST:PORT"),
+            ("'socks5://proxy:80'", "url= is http://HOST:PORT"),
+            ("'http://proxy'", "url= is http://HOST:PORT"),
+            ("'http://proxy:80/path'", "url= is http://HOST:PORT"),
+            ("'http://proxy:80?a'", "url= is http://HOST:PORT"),
+            ("'proxy:80'", "url= is no address"),
+            ("'http://proxy:port'", "url= is no address"),
+            ("'http://proxy:80', 'localhost'", "no_proxy= is a list"),
+            ("'http://proxy:80', ['localhost:80']", "no_proxy= is names of hosts"),
+            ("'http://proxy:80', password=File('p')", "password= belongs to a user"),
+            (f"'http://ann@proxy:80', password='{SECRET}'", "password= takes no literal"),
+        ],
+    )
+    def test_refused(self, refuse: Refuser, arguments: str, why: str) -> None:
+        """What is no proxy, or would have its password in the file, is refused and never quoted."""
+        refusal = str(refuse(f"Proxy({arguments})"))
+
+        assert f"Proxy: {why}" in refusal
+        assert SECRET not in refusal
+
+    def test_once(self, refuse: Refuser) -> None:
+        """There is one way."""
+        said = refuse("Proxy('http://proxy:80')\nProxy('http://proxy:80')").message
+
+        assert "Proxy: a second Proxy; the first is in line 1" == said
+
+
+class TestNotify:
+    BASE = "a = Office365_Account('a@example.com')\nCredentialServer('cms.sock', [a])\n"
+
+    def hooks_of(self, load_text: Loader, text: str) -> tuple[Hook, ...]:
+        config = load_text(self.BASE + text)
+        assert () == config.warnings
+        return config.hooks
+
+    def test_defaults(self, load_text: Loader) -> None:
+        """A program alone is told of all that is for people; reminders and grace are a quarter of an hour and ten minutes."""
+        expected = Hook(("sh", "-c", "true"), USUAL_EVENTS, 900.0, 600.0, prompts=True)
+
+        assert (expected,) == self.hooks_of(load_text, "Notify(['sh', '-c', 'true'])")
+        assert load_text(self.BASE).desktop
+
+    def test_everything(self, load_text: Loader, tmp_path: Path) -> None:
+        """Several, by position and by name; a path starts at the configuration's folder."""
+        program = tmp_path / "tell me"
+        program.write_text("#!/bin/sh\n")
+        program.chmod(0o755)
+        found = self.hooks_of(
+            load_text, "Notify('./tell me', ['refreshed', 'failing'], 0, 5)\nNotify(['sh'], remind=60.0, desktop=False)"
+        )
+
+        assert (
+            Hook((str(program),), ("failing", "refreshed"), 0.0, 5.0),
+            Hook(("sh",), USUAL_EVENTS, 60.0, 600.0),
+        ) == found
+
+    def test_the_desktop_can_be_turned_off(self, load_text: Loader) -> None:
+        """By itself, without a program."""
+        config = load_text(self.BASE + "Notify(desktop=False)")
+
+        assert ((), False) == (config.hooks, config.desktop)
+
+    def test_a_program_that_is_not_there_is_warned_about(self, load_text: Loader, tmp_path: Path) -> None:
+        """It may be installed later; until then nobody is notified."""
+        config = load_text(self.BASE + "Notify('no-such-program')")
+
+        assert (
+            f"{tmp_path}/cms.cfg:3: there is no program no-such-program: nobody is notified before there is one",
+        ) == config.warnings
+
+    def test_a_program_that_others_could_change_is_warned_about(self, load_text: Loader, tmp_path: Path) -> None:
+        """It runs as whoever runs cms, with all that they may read."""
+        program = tmp_path / "hook"
+        program.write_text("#!/bin/sh\n")
+        program.chmod(0o777)
+        config = load_text(self.BASE + f"Notify('{program}')")
+
+        (warning,) = config.warnings
+        assert warning.startswith(
+            f"{tmp_path}/cms.cfg:3: others could change {program}, which runs as whoever runs cms"
+        )
+        assert warning.endswith(f". `chmod go-w {program}` mends that")
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("Notify()", "Notify: there is nothing to notify with"),
+            ("Notify([])", "Notify: command= is an empty list"),
+            ("Notify('notify-send hello')", "Notify: command= is one program's name, and no shell reads it"),
+            ("Notify(7)", "Notify: command= is a string, not a value of type int"),
+            ("Notify(['sh', 7])", "Notify: command= is a string, not a value of type int"),
+            ("Notify('sh', events='failing')", "Notify: events= is a list, not a value of type str"),
+            ("Notify('sh', events=[])", "Notify: events= is an empty list"),
+            ("Notify('sh', remind=59)", "Notify: remind= is a number of seconds: 0 for never, or from 60 to 86400"),
+            ("Notify('sh', remind=False)", "Notify: remind= is a number of seconds: 0 for never, or from 60 to 86400"),
+            ("Notify('sh', grace=-1)", "Notify: grace= is a number of seconds: from 0 to 86400"),
+            ("Notify('sh', grace='1')", "Notify: grace= is a number of seconds: from 0 to 86400"),
+            ("Notify('sh', grace=float('nan'))", "Notify: grace= is a number of seconds: from 0 to 86400"),
+            ("Notify(desktop='no')", "Notify: desktop= is True or False, not a value of type str"),
+        ],
+    )
+    def test_refused(self, refuse: Refuser, text: str, message: str) -> None:
+        """What cannot be is refused with its argument."""
+        assert (3, message) == ((refusal := refuse(self.BASE + text)).line, refusal.message)
+
+    def test_an_event_that_there_is_not(self, refuse: Refuser) -> None:
+        """The nearest one is named."""
+        refusal = refuse(self.BASE + "Notify('sh', events=['sign-in-require'])")
+
+        assert "Did you mean sign-in-required?" == refusal.hint
+
+    def test_the_desktop_is_named_once(self, refuse: Refuser) -> None:
+        """Two lines could disagree."""
+        refusal = refuse(self.BASE + "Notify(desktop=False)\nNotify(desktop=True)")
+
+        assert "Notify: a second Notify(desktop=...); the first is in line 3" == refusal.message
