@@ -157,7 +157,7 @@ def test_from_an_address_to_a_first_token(newcomer: Newcomer) -> None:
         window.wait_for(f"domain.com is the tenant {TENANT}", f"Wrote {newcomer.config}", "Install the systemd unit")
         seen.append(window.text())
         window.press("Enter")
-        window.wait_for("cms runs now", f"Sign in as {newcomer.user} now?")
+        window.wait_for("cms is running now", f"Sign in as {newcomer.user} now?")
         window.press("Enter")
         window.wait_for("With a browser here", "[paste]")
         seen.append(window.text())
@@ -194,7 +194,7 @@ def test_without_systemd_a_daemon_runs_for_as_long_as_it_is_needed(newcomer: New
 
     with newcomer.init(f"--user={newcomer.user}", "--yes", "--no-show") as window:
         newcomer.paste(window)
-        shown = window.wait_for("IMAP: localhost", "takes the token", "Next (", "cms run")
+        shown = window.wait_for("IMAP: localhost", "accepts the token", "Next (", "cms run")
 
     assert "cms login" not in shown
     assert "Install the systemd unit" not in shown

@@ -149,7 +149,7 @@ def test_a_person_types_the_passphrase_twice(machines: tuple[Daemon, Daemon]) ->
         for question in ("A passphrase for the export:", "Repeat the passphrase:"):
             window.wait_for(question)
             window.press(PASSPHRASE, "Enter")
-        shown = window.wait_for("exported: ", "Delete the file after that")
+        shown = window.wait_for("exported: ", "then delete the file")
     bring(there, file)
     words = ("import", str(file), "-c", str(there.config), f"--account={ANN}")
     with terminal(At(there), there.installation.command("cms"), *words) as window:

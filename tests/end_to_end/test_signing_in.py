@@ -208,7 +208,7 @@ def test_over_ssh_the_line_that_brings_the_browser_here(desk: Dispatcher, redire
     desk.daemon.start()
     connection = "198.51.100.9 50000 192.0.2.7 22"
     with desk.login(SSH_CONNECTION=connection, USER="ann", DISPLAY="localhost:10.0") as window:
-        shown = window.wait_for("machine that has your browser", "ann@192.0.2.7")
+        shown = window.wait_for("machine with your browser", "ann@192.0.2.7")
         line = re.search(r"^ssh -L (\d+):127\.0\.0\.1:(\d+) ann@192\.0\.2\.7\s*$", shown, re.MULTILINE)
         assert line
         assert line[1] == line[2]
