@@ -26,7 +26,7 @@ from support.trio_run import FakeClock, in_trio, in_trio_jumps, jump, until
 
 from cms.core.forecast import Forecast
 from cms.core.lifecycle import Life, NeedsSignIn, SignInFacts, Token, Trouble
-from cms.core.notices import EVENTS, REMIND_SECONDS, USUAL_EVENTS, Facts, Hook, Notice
+from cms.core.notices import EVENTS, REMIND_SECONDS, USUAL_EVENTS, Facts, Hook, Notice, Remark
 from cms.daemon import hooks as module
 from cms.daemon.children import ENVIRONMENT
 from cms.daemon.hooks import (
@@ -384,6 +384,34 @@ class TestHooks:
             await until(lambda: len(world.lines()) >= 7)
 
         assert {"stays signed-in", "stays refreshed", "comes signed-in", "comes refreshed"} == set(world.lines()[3:])
+
+    @in_trio
+    async def test_the_log_is_told_at_once(self, world: World) -> None:
+        """It waits for no other change and no program; trouble that stays is one line, and its end another."""
+        with capture_logs() as lines:
+            world.apply()
+            for facts in (well(), ended(), ended(), well(world.clock.boot() + 1.0)):
+                world.change("a", facts)
+            world.apply()
+
+        assert [
+            ("warning", "sign-in-required", ANN, "the password was changed", "sign in again"),
+            ("info", "signed-in", ANN, "the sign-in gave a token", None),
+        ] == [(each["log_level"], each["notice"], each["account"], each["event"], each.get("do")) for each in lines]
+
+    @in_trio
+    async def test_a_remark_is_in_the_log_once(self, world: World) -> None:
+        """However often it is seen, and for whichever account: it is about all of them, or names its own."""
+        memory, long = Remark("memory", "in memory only"), Remark("length a", "the token is long", ANN)
+        world.facts.update({key: replace(well(), remarks=(memory,)) for key in "ab"})
+        with capture_logs() as lines:
+            world.apply()
+            for _ in range(2):
+                world.change("a", replace(well(), remarks=(memory, long)))
+
+        assert [("in memory only", None), ("the token is long", ANN)] == [
+            (each["event"], each.get("account")) for each in lines
+        ]
 
     @in_trio
     async def test_what_waits_for_a_hook_that_goes_is_dropped(self, world: World) -> None:
