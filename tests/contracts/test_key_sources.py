@@ -11,8 +11,8 @@ import pytest
 
 from cms.core.accounts import Source
 from cms.grants.secrets import Absent, Missing
-from cms.grants.vault.keyring import KEY_BYTES, Key, Keyring, KeySource, key_id
-from cms.grants.vault.keys import CREDENTIAL, Keys
+from cms.grants.vault.keyring import KEY_BYTES, Key, Keyring, key_id
+from cms.grants.vault.keys import CREDENTIAL, Keys, KeySource
 
 GIVEN = bytes(range(KEY_BYTES))
 OTHER = bytes(KEY_BYTES)

@@ -71,27 +71,6 @@ def _base64(text: bytes) -> bytes:
     return base64.b64decode(standard + b"=" * (-len(standard) % 4), validate=True)
 
 
-class KeySource(Protocol):
-    """One place that may hold the key."""
-
-    @property
-    def origin(self) -> str:
-        """Say in words where this is."""
-
-    def find(self, wanted: str) -> bytes:
-        """Return the key with this id, or raise Missing or Locked."""
-
-    def make(self) -> bytes:
-        """Return a key for a vault that is empty so far, made now if need be, or raise Missing or Locked."""
-
-    @property
-    def makes(self) -> bool:
-        """Whether what `make` has returned last was made by it."""
-
-    def remove(self, wanted: str) -> bool:
-        """Delete the key with this id, which cms has made; say whether it was here. Raises Missing or Locked."""
-
-
 class Patience:
     """Runs what may block for ever, and gives up on it after some seconds.
 

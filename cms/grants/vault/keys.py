@@ -14,10 +14,11 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 from cms.core.accounts import Source
 from cms.grants.secrets import Absent, Locked, Missing, read_credential, read_private, run_command
-from cms.grants.vault.keyring import KEY_BYTES, Key, Keyring, KeySource, key_id, parse_key
+from cms.grants.vault.keyring import KEY_BYTES, Key, Keyring, key_id, parse_key
 from cms.system.files import sync_folder, write_private
 
 # The name of the systemd credential that is used when the configuration names no source.
@@ -25,6 +26,27 @@ CREDENTIAL = "cms.key"
 
 # Questions that come in one batch share a failed search instead of waiting for one search each.
 FAILURE_SECONDS = 1.0
+
+
+class KeySource(Protocol):
+    """One place that may hold the key."""
+
+    @property
+    def origin(self) -> str:
+        """Say in words where this is."""
+
+    def find(self, wanted: str) -> bytes:
+        """Return the key with this id, or raise Missing or Locked."""
+
+    def make(self) -> bytes:
+        """Return a key for a vault that is empty so far, made now if need be, or raise Missing or Locked."""
+
+    @property
+    def makes(self) -> bool:
+        """Whether what `make` has returned last was made by it."""
+
+    def remove(self, wanted: str) -> bool:
+        """Delete the key with this id, which cms has made; say whether it was here. Raises Missing or Locked."""
 
 
 class _Fixed:
@@ -151,7 +173,7 @@ class Keys:
                 try:
                     key = Key(source.make(), source.origin, source.makes)
                 except Missing as missing:
-                    self._judge(source, missing)
+                    self._pass_over(source, missing)
                 else:
                     self._found[key.id] = key
                     return key
@@ -182,8 +204,8 @@ class Keys:
             return f"keyring {missing}"
         return ""
 
-    def _judge(self, source: KeySource, missing: Missing) -> None:
-        """Pass over a usual source that is not there; nothing else is worth less than what was asked for."""
+    def _pass_over(self, source: KeySource, missing: Missing) -> None:
+        """Raise what a source has raised, unless it is a usual source that does not exist on this machine."""
         self.seen_locked |= isinstance(missing, Locked)
         if self._named or not isinstance(missing, Absent):
             raise type(missing)(f"{source.origin} {missing}") from None
