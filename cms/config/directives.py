@@ -31,7 +31,7 @@ def namespace(draft: Draft) -> dict[str, Given]:
     """Return what the file's names mean before its first line."""
     directives: dict[str, Callable[..., Given]] = {
         "Office365_Account": partial(office365.office365_account, draft),
-        "Office365": partial(serving.office365, draft),
+        "Office365": partial(office365.office365, draft),
         "CredentialServer": partial(serving.credential_server, draft),
         "PostfixTable": partial(serving.postfix_table, draft),
         "TokenFile": partial(serving.token_file, draft),

@@ -1,4 +1,4 @@
-"""Office365_Account: one account, its application and its cloud, and which of its arguments go together."""
+"""Office365_Account: one account, its application and its cloud, and which arguments go together; Office365, its mailbox."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from cms.config import arguments, consistency
 from cms.config.arguments import Given, Mistake, optional
-from cms.config.draft import AccountHandle, Draft
+from cms.config.draft import MOVES_NO_MAIL, AccountHandle, Draft, IgnoredHandle, account_of
 from cms.core.accounts import (
     REGISTRATIONS,
     UNATTENDED,
@@ -91,6 +91,16 @@ def _add(draft: Draft, handle: AccountHandle) -> AccountHandle:
     for warning in consistency.warnings(case):
         draft.warn(handle.line, warning)
     return handle
+
+
+def office365(draft: Draft, mailbox: Given, account: Given) -> IgnoredHandle:
+    """Office365: the mailbox of an account, which CMS downloads and tests open."""
+    found = account_of("account", account)
+    name = arguments.text("mailbox", mailbox)
+    if found in draft.mailboxes:
+        draft.warn(draft.line(), f"cms opens one mailbox of each account, the first that is named; {MOVES_NO_MAIL}")
+    draft.mailboxes.setdefault(found, name)
+    return IgnoredHandle("Office365")
 
 
 def _cloud(name: Given, **hosts: Given) -> Cloud:

@@ -1,4 +1,4 @@
-"""What is served, and to whom: the directives CredentialServer, PostfixTable, TokenFile, Protocol and Office365."""
+"""What is served, and to whom: the directives CredentialServer, PostfixTable, TokenFile and Protocol."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from cms.config import arguments, trust
 from cms.config.arguments import Given, Mistake, optional
-from cms.config.draft import MOVES_NO_MAIL, AccountHandle, Draft, IgnoredHandle, ProtocolHandle, account_of
+from cms.config.draft import AccountHandle, Draft, IgnoredHandle, ProtocolHandle, account_of
 from cms.config.model import FileSpec, SocketSpec
 from cms_oauth.microsoft import PERMISSIONS
 
@@ -18,16 +18,6 @@ GROUP_MODE = 0o660
 
 _WRITABLE_BY_ALL = 0o002
 _READABLE_BY_ALL = 0o004
-
-
-def office365(draft: Draft, mailbox: Given, account: Given) -> IgnoredHandle:
-    """Office365: the mailbox of an account, which CMS downloads and tests open."""
-    found = account_of("account", account)
-    name = arguments.text("mailbox", mailbox)
-    if found in draft.mailboxes:
-        draft.warn(draft.line(), f"cms opens one mailbox of each account, the first that is named; {MOVES_NO_MAIL}")
-    draft.mailboxes.setdefault(found, name)
-    return IgnoredHandle("Office365")
 
 
 def credential_server(

@@ -350,3 +350,37 @@ class TestCombinations:
         assert 1 == len(config.warnings)
         assert 'cms.cfg:2: GRAPH for b@example.us: graph.microsoft.com is not in cloud="gcc-high"' in config.warnings[0]
         assert "https://graph.microsoft.us" in config.warnings[0]
+
+
+class TestOffice365:
+    def test_mailbox(self, load_text: Loader) -> None:
+        """It names the mailbox and turns IMAP on, beside the socket's protocols."""
+        config = load_text(
+            "a = Office365_Account('a@example.com')\nOffice365('inbox', account=a)\nCredentialServer('cms.sock', [a])"
+        )
+
+        assert ("inbox", ["SMTP", "IMAP"]) == (config.accounts[0].mailbox, list(config.accounts[0].scopes))
+        assert () == config.warnings
+
+    def test_second_mailbox(self, load_text: Loader) -> None:
+        """A second mailbox of one account is warned about, and the first stays."""
+        config = load_text(
+            """\
+            a = Office365_Account('a@example.com')
+            Office365('inbox', a)
+            Office365('archive', a)
+            CredentialServer('cms.sock', [a])
+            """
+        )
+
+        assert ("inbox", True) == (config.accounts[0].mailbox, ":3: cms opens one mailbox" in config.warnings[0])
+
+    @pytest.mark.parametrize(
+        ("given", "what"),
+        [("'a@example.com'", "a value of type str"), ("GMail_Account('a@gmail.com')", "what GMail_Account returned")],
+    )
+    def test_no_account(self, refuse: Refuser, given: str, what: str) -> None:
+        """What is no account is refused."""
+        refusal = refuse(f"Office365('inbox', {given})")
+
+        assert f"Office365: account= takes what Office365_Account(...) returned, not {what}" == refusal.message

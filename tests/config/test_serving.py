@@ -1,4 +1,4 @@
-"""What is served, as a file says it: sockets, tables, files, protocols and mailboxes."""
+"""What is served, as a file says it: sockets, tables, files and protocols."""
 
 from __future__ import annotations
 
@@ -17,40 +17,6 @@ def socket_of(load_text: Loader, arguments: str) -> SocketSpec:
     """The socket that CredentialServer(arguments) makes for the account `a`."""
     (socket,) = load_text(f"a = Office365_Account('a@example.com')\nCredentialServer({arguments})").sockets
     return socket
-
-
-class TestOffice365:
-    def test_mailbox(self, load_text: Loader) -> None:
-        """It names the mailbox and turns IMAP on, beside the socket's protocols."""
-        config = load_text(
-            "a = Office365_Account('a@example.com')\nOffice365('inbox', account=a)\nCredentialServer('cms.sock', [a])"
-        )
-
-        assert ("inbox", ["SMTP", "IMAP"]) == (config.accounts[0].mailbox, list(config.accounts[0].scopes))
-        assert () == config.warnings
-
-    def test_second_mailbox(self, load_text: Loader) -> None:
-        """A second mailbox of one account is warned about, and the first stays."""
-        config = load_text(
-            """\
-            a = Office365_Account('a@example.com')
-            Office365('inbox', a)
-            Office365('archive', a)
-            CredentialServer('cms.sock', [a])
-            """
-        )
-
-        assert ("inbox", True) == (config.accounts[0].mailbox, ":3: cms opens one mailbox" in config.warnings[0])
-
-    @pytest.mark.parametrize(
-        ("given", "what"),
-        [("'a@example.com'", "a value of type str"), ("GMail_Account('a@gmail.com')", "what GMail_Account returned")],
-    )
-    def test_no_account(self, refuse: Refuser, given: str, what: str) -> None:
-        """What is no account is refused."""
-        refusal = refuse(f"Office365('inbox', {given})")
-
-        assert f"Office365: account= takes what Office365_Account(...) returned, not {what}" == refusal.message
 
 
 class TestCredentialServer:
