@@ -60,7 +60,8 @@ def _warn_of_program(draft: Draft, hook: Hook) -> None:
         trust.check(found, draft.system)
     except trust.Untrusted as untrusted:
         draft.warn(
-            hook.line, f"others could change {program}, which runs as whoever runs cms. {untrusted.hint} mends that"
+            hook.line,
+            f"others could change {program}, which runs as the user who runs cms. {untrusted.hint} mends that",
         )
 
 

@@ -35,7 +35,7 @@ class TestCredentialServer:
         assert (0o660, ("IMAP", "POP")) == (socket.mode, socket.protocols)
 
     def test_home(self, load_text: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A tilde is the home folder of whoever runs cms."""
+        """A tilde is the home folder of the user who runs cms."""
         monkeypatch.setenv("HOME", "/home/alice")
 
         assert "/home/alice/cms.sock" == socket_of(load_text, "'~/cms.sock', (a,)").path

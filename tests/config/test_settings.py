@@ -234,7 +234,7 @@ class TestNotify:
         ) == config.warnings
 
     def test_a_program_that_others_could_change_is_warned_about(self, load_text: Loader, tmp_path: Path) -> None:
-        """It runs as whoever runs cms, with all that they may read."""
+        """It runs as the user who runs cms, with all that they may read."""
         program = tmp_path / "hook"
         program.write_text("#!/bin/sh\n")
         program.chmod(0o777)
@@ -242,7 +242,7 @@ class TestNotify:
 
         (warning,) = config.warnings
         assert warning.startswith(
-            f"{tmp_path}/cms.cfg:3: others could change {program}, which runs as whoever runs cms"
+            f"{tmp_path}/cms.cfg:3: others could change {program}, which runs as the user who runs cms"
         )
         assert warning.endswith(f". `chmod go-w {program}` mends that")
 

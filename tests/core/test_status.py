@@ -1,4 +1,4 @@
-"""What the broker says of itself, to people and to monitoring."""
+"""What the daemon knows, as facts: for people, for programs and for monitoring."""
 
 from __future__ import annotations
 
