@@ -42,6 +42,8 @@ COMMON = ("cms_oauth", "cms.version")
 STRANGERS = (
     ("cms.daemon.serving", "cms.daemon.signin"),
     ("cms.daemon.signin", "cms.daemon.serving"),
+    *(("cms.daemon.registry", f"cms.daemon.{name}") for name in ("control", "signin", "serving", "commands")),
+    ("cms.daemon.control", "cms.daemon.serving"),
     ("cms.grants.vault", "cms.grants.entra"),
     ("cms.grants.entra", "cms.grants.vault"),
     ("cms.grants.network", "cms.grants.entra"),
