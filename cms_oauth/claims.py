@@ -1,7 +1,7 @@
-"""What an access token says of itself, where it is a JWT: read for a person's eyes and for advice, never verified.
+"""What an access token says of itself, if it is a JWT: for display and advice, never verified.
 
-Whether a token is good is the mail server's to say, and Microsoft may make its tokens opaque any day (those of personal
-accounts are): nothing depends on there being claims.
+Only the mail server decides whether a token is good. Microsoft may make its tokens opaque at any time, as those of
+personal accounts are, so nothing depends on claims being there.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from cms_oauth.text import printable
 # Header, claims, signature (RFC 7519).
 _JWT_PARTS = 3
 
-# A token has some 2 KB, and whatever is longer than a socket's reply is none.
+# A token has some 2 KB. Nothing longer than a socket's reply is one.
 _MAX_TOKEN = 100_000
 
 # Unix time of the year 9999: what is later is no moment (nor are NaN and infinity, which JSON's reader lets through).
@@ -50,7 +50,7 @@ class Claims:
 
 
 def claims_of(token: str) -> Claims | None:
-    """Return what the token says of itself; None for one that is no JWT, which is nobody's mistake."""
+    """Return what the token says of itself, None if it is not a JWT, which is no error."""
     parts = token.split(".")
     if len(parts) != _JWT_PARTS or len(token) > _MAX_TOKEN:
         return None

@@ -4,8 +4,8 @@ git tells on standard input, in lines `name=value`, where it wants to log in. `g
 token as password, for mail servers only: nothing else ever gets one. `erase` comes after a server's refusal and makes
 cms get another token. `store` keeps nothing, since cms has a fresh token at any time.
 
-Where there is no token git is told to `quit`: else it would ask whoever sits at the terminal for a password. Not so
-for a user of git's own naming whom cms does not serve: that one may have a password, from elsewhere.
+If there is no token, git is told to `quit`; otherwise it would ask for a password at the terminal. The exception is a
+user that git names and cms does not serve: they may have a password from elsewhere.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _get(options: fetch.Options, named: str) -> int:
 
 
 def _erase(options: fetch.Options, refused: str) -> int:
-    """Have a token replaced. Every helper is told of a refusal: no password, or one that is no token, was not cms's."""
+    """Have a refused token replaced. git tells every helper of a refusal, so anything that is no token is ignored."""
     if not sasl.is_token(refused):
         return 0
     replaced = fetch.fetch(options, dial.now() + wire.CLIENT_SECONDS, refused)

@@ -16,17 +16,17 @@ from __future__ import annotations
 
 from cms_oauth import dial, fetch, sasl, wire
 
-# Where mail must wait for something that a later daemon knows and this library does not (docs/protocol.md, Codes).
+# For a code of a newer daemon that this library does not know: mail waits (docs/protocol.md, Codes).
 _EX_TEMPFAIL = 75
 
 _FORMS = {"XOAUTH2": sasl.xoauth2, "OAUTHBEARER": sasl.oauthbearer}
 
 
 class TokenError(Exception):
-    """There is no token: why, and whose move it is. Never quotes one.
+    """Raised when there is no token. Says why and what to do next, and never quotes a token.
 
-    `code` is one of docs/protocol.md, `message` says what happened, `hint` the next move, `retry_after` in how many
-    seconds cms itself tries again (0 when nobody knows). `exit_code` is what a program that cannot go on without a
+    `code` is one of docs/protocol.md, `message` says what happened, `hint` what to do next, and `retry_after` in how
+    many seconds cms tries again by itself (0 if unknown). `exit_code` is what a program that cannot go on without a
     token ends with, as in sysexits.h: 75 says that mail should wait.
     """
 

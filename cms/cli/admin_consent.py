@@ -17,7 +17,7 @@ from cms_oauth.microsoft import ANY_TENANT, CLOUDS, PERSONAL_TENANTS, ROLES, is_
 # The page wants a tenant that an administrator can be of; `common` would let personal accounts in, and is refused.
 ANY_ORGANISATION = "organizations"
 
-# Comes back with the browser, to a page of nobody's: nothing is compared.
+# Comes back with the browser, but no program listens there to compare it.
 STATE = "cms"
 
 # What every sign-in asks for beside its scopes. Without consent to these, people are asked for it all the same.

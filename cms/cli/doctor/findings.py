@@ -1,4 +1,4 @@
-"""What `cms doctor` finds: lines that pass, warn or fail, each with what it means and whose move it is. Pure."""
+"""What `cms doctor` finds: lines that pass, warn or fail, each with its meaning and who can fix it. Pure."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""`cms init`: from nothing to a first token. Each step can be declined, and what a step needs is said where it is not there.
+"""The steps of `cms init`, each of which the person can decline.
 
-It writes a configuration, offers the systemd unit, signs in, tries the mail servers, and shows what the mail programs of
-this machine need. Ctrl-C leaves what has been done, and says how to go on.
+It writes a configuration, offers the systemd unit, signs in, tries the mail servers, and shows the settings for the mail
+programs of this machine. At the end, and after Ctrl-C, it prints the commands for the steps that are left.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ Connect = Callable[[], Remote]
 
 @dataclass(frozen=True, slots=True)
 class Around:
-    """What there is beside the terminal: how to look around, to load a configuration, and to reach the daemon."""
+    """What the steps need from outside: the look at the provider, the configuration's loader, the way to the daemon."""
 
     explore: Callable[[str, str], Explored]
     load: Callable[[str], Config]
@@ -65,7 +65,7 @@ class Around:
 
 @dataclass(slots=True)
 class Steps:
-    """What is left to do by hand: lines of commands by the step's name. Each step that is done takes its own away."""
+    """The commands for the steps that are left, by the step's name."""
 
     left: dict[str, list[str]]
     how: str = ""
@@ -127,7 +127,7 @@ def _taken(config: str) -> str:
 
 
 def _address(person: Terminal) -> str:
-    """Ask for the address until it is one; return "" where nobody says any."""
+    """Ask until the answer is a mail address; return "" if the input ends."""
     while said := person.ask("Mail address"):
         if is_address(said):
             return said
@@ -236,7 +236,7 @@ def daemon(config: str, connect: Connect) -> Iterator[str]:
 
 
 def _runs(config: str, connect: Connect) -> str | None:
-    """Return None if no daemon runs, "" if one does with this configuration, else what is wrong."""
+    """Return None if no daemon runs, "" if one runs with this configuration, else what is wrong."""
     try:
         with connect() as found:
             status = found.ask("status").get("json", {})
