@@ -67,7 +67,7 @@ def place_of(test: str, text: str) -> Place | None:
     return Place(host, port, tls_at_once=at_once) if 0 < port < 1 << 16 else None
 
 
-class Login:
+class Dialogue:
     """One login: user, credential and mailbox, and what the server has said so far, masked.
 
     `greeting`, `offered` and `challenge` are what the server said before it decided, and `greeted` is how far this
@@ -116,24 +116,24 @@ class Login:
             self.greeted = None if said is None else time.time() - said
 
 
-def mechanism_of(login: Login, offered: list[str]) -> str:
+def mechanism_of(dialogue: Dialogue, offered: list[str]) -> str:
     """Return the mechanism to use, of those that the server offers. Raises Refused if there is none."""
-    login.offered = tuple(offered)
+    dialogue.offered = tuple(offered)
     for mechanism in _MECHANISMS:
         if mechanism in offered:
             return mechanism
     raise Refused(f"it offers no OAuth2 login, only: {' '.join(offered) or 'none'}")
 
 
-def answers(login: Login, mechanism: str) -> Callable[[bytes], bytes | None]:
+def answers(dialogue: Dialogue, mechanism: str) -> Callable[[bytes], bytes | None]:
     """Return a function that answers challenges: first the credential, then the end of an error, then None to cancel."""
-    answers = iter((login.text(mechanism).encode(), sasl.closing_answer(mechanism).encode()))
+    answers = iter((dialogue.text(mechanism).encode(), sasl.closing_answer(mechanism).encode()))
 
     def answer(challenge: bytes) -> bytes | None:
         if challenge:
             text = challenge.decode(errors="replace")
-            login.challenge = login.mask(text)
-            login.show(f"challenge: {text!r}")
+            dialogue.challenge = dialogue.mask(text)
+            dialogue.show(f"challenge: {text!r}")
         return next(answers, None)
 
     return answer

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cms_oauth.mailtest.dialogue import (
     ANSWER_SECONDS,
-    Login,
+    Dialogue,
     Place,
     Refused,
     answers,
@@ -28,21 +28,21 @@ if TYPE_CHECKING:
 class _Imap(imaplib.IMAP4):
     """imaplib's client with the dialogue shown."""
 
-    def __init__(self, place: Place, login: Login, **tls: Any) -> None:
-        self._login = login
+    def __init__(self, place: Place, dialogue: Dialogue, **tls: Any) -> None:
+        self._dialogue = dialogue
         super().__init__(place.host, place.port, timeout=ANSWER_SECONDS, **tls)
 
     def send(self, data: ReadableBuffer) -> None:
-        self._login.show(f"send: {data!r}")
+        self._dialogue.show(f"send: {data!r}")
         super().send(data)
 
     def readline(self) -> bytes:
         line = super().readline()
         text = line.decode(errors="replace").strip()
-        self._login.greet(text)
+        self._dialogue.greet(text)
         if text.upper().startswith("* BYE "):
-            self._login.farewell = self._login.mask(text[len("* BYE ") :])
-        self._login.show(f"reply: {line!r}")
+            self._dialogue.farewell = self._dialogue.mask(text[len("* BYE ") :])
+        self._dialogue.show(f"reply: {line!r}")
         return line
 
 
@@ -50,15 +50,15 @@ class _Imaps(_Imap, imaplib.IMAP4_SSL):
     """The same over TLS from the first byte."""
 
 
-def test_imap(place: Place, login: Login, context: ssl.SSLContext) -> None:
+def test_imap(place: Place, dialogue: Dialogue, context: ssl.SSLContext) -> None:
     """Log in over TLS, and open the mailbox. Raises Refused, and the errors of imaplib and sockets."""
-    imap = _Imaps(place, login, ssl_context=context) if place.tls_at_once else _Imap(place, login)
+    imap = _Imaps(place, dialogue, ssl_context=context) if place.tls_at_once else _Imap(place, dialogue)
     try:
         if not place.tls_at_once:
             if "STARTTLS" not in imap.capabilities:
                 raise in_clear()
             imap.starttls(context)
-        _imap_login(imap, login)
+        _imap_login(imap, dialogue)
         with suppress(imaplib.IMAP4.error, OSError):
             imap.logout()
     finally:
@@ -67,17 +67,17 @@ def test_imap(place: Place, login: Login, context: ssl.SSLContext) -> None:
             imap.shutdown()
 
 
-def _imap_login(imap: imaplib.IMAP4, login: Login) -> None:
+def _imap_login(imap: imaplib.IMAP4, dialogue: Dialogue) -> None:
     """Log in, and open the mailbox so that nothing in it changes."""
     mechanism = mechanism_of(
-        login, [each.removeprefix("AUTH=") for each in imap.capabilities if each.startswith("AUTH=")]
+        dialogue, [each.removeprefix("AUTH=") for each in imap.capabilities if each.startswith("AUTH=")]
     )
     with _said_no():
         # Any: typeshed has it for text, and it is a list of bytes.
-        said: Any = imap.authenticate(mechanism, answers(login, mechanism))
-    login.passed = f"{said[0]} {said[1][0].decode(errors='replace')}"
+        said: Any = imap.authenticate(mechanism, answers(dialogue, mechanism))
+    dialogue.passed = f"{said[0]} {said[1][0].decode(errors='replace')}"
     with _said_no(after_login=True):
-        status, data = imap.select(_mailbox_name(login.mailbox), readonly=True)
+        status, data = imap.select(_mailbox_name(dialogue.mailbox), readonly=True)
         if status != "OK":
             raise imaplib.IMAP4.error((data[0] or b"").decode(errors="replace"))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from cms_oauth.mailtest.dialogue import (
     ANSWER_SECONDS,
-    Login,
+    Dialogue,
     Place,
     Refused,
     answers,
@@ -27,8 +27,8 @@ _POP_MAX_LINE = 16 * 1024
 class _Pop(poplib.POP3):
     """poplib's connection. poplib knows no AUTH, so commands are sent from here, and shown."""
 
-    def __init__(self, place: Place, login: Login, **tls: Any) -> None:
-        self._login = login
+    def __init__(self, place: Place, dialogue: Dialogue, **tls: Any) -> None:
+        self._dialogue = dialogue
         try:
             super().__init__(place.host, place.port, timeout=ANSWER_SECONDS, **tls)
         except BaseException:
@@ -36,13 +36,13 @@ class _Pop(poplib.POP3):
             with suppress(AttributeError):
                 self.close()
             raise
-        self._login.greet(self.getwelcome().decode(errors="replace"))
-        self._login.show(f"reply: {self.getwelcome()!r}")
+        self._dialogue.greet(self.getwelcome().decode(errors="replace"))
+        self._dialogue.show(f"reply: {self.getwelcome()!r}")
 
     def ask(self, command: str) -> str:
         """Send a command and return the first line of the answer."""
         line = command.encode() + b"\r\n"
-        self._login.show(f"send: {line!r}")
+        self._dialogue.show(f"send: {line!r}")
         self.sock.sendall(line)
         return self.more()
 
@@ -51,7 +51,7 @@ class _Pop(poplib.POP3):
         line = self.file.readline(_POP_MAX_LINE)
         if not line:
             raise EOFError
-        self._login.show(f"reply: {line!r}")
+        self._dialogue.show(f"reply: {line!r}")
         return line.decode(errors="replace").rstrip("\r\n")
 
     def capabilities(self) -> list[str]:
@@ -73,28 +73,28 @@ class _Pops(_Pop, poplib.POP3_SSL):
     """The same over TLS from the first byte."""
 
 
-def test_pop(place: Place, login: Login, context: ssl.SSLContext) -> None:
+def test_pop(place: Place, dialogue: Dialogue, context: ssl.SSLContext) -> None:
     """Log in over TLS, and count the messages. Raises Refused, EOFError, and the errors of sockets."""
-    client = _Pops(place, login, context=context) if place.tls_at_once else _Pop(place, login)
+    client = _Pops(place, dialogue, context=context) if place.tls_at_once else _Pop(place, dialogue)
     with closing(client) as pop:
         if not place.tls_at_once:
             if "STLS" not in pop.capabilities() or not pop.ask("STLS").startswith("+OK"):
                 raise in_clear()
             pop.upgrade(context)
-        _pop_login(pop, login)
+        _pop_login(pop, dialogue)
         status = pop.ask("STAT")
         if not status.startswith("+OK"):
             raise Refused(status, temporary=True)
         pop.ask("QUIT")
 
 
-def _pop_login(pop: _Pop, login: Login) -> None:
+def _pop_login(pop: _Pop, dialogue: Dialogue) -> None:
     sasl_line = next((line for line in pop.capabilities() if line.startswith("SASL ")), "")
-    mechanism = mechanism_of(login, sasl_line.split()[1:])
-    answer = answers(login, mechanism)
+    mechanism = mechanism_of(dialogue, sasl_line.split()[1:])
+    answer = answers(dialogue, mechanism)
     reply = pop.ask(f"AUTH {mechanism}")
     while reply.startswith("+") and not reply.startswith("+OK"):
         reply = pop.ask(line(answer(decoded(reply[2:]))))
     if not reply.startswith("+OK"):
         raise Refused(reply, temporary=is_temporary(reply))
-    login.passed = reply
+    dialogue.passed = reply

@@ -27,7 +27,7 @@ from cms_oauth.claims import claims_of
 from cms_oauth.diagnosis import lookup
 from cms_oauth.diagnosis.verdicts import Evidence, Verdict
 from cms_oauth.dial import Failed
-from cms_oauth.mailtest.dialogue import Login, Place, Refused, place_of
+from cms_oauth.mailtest.dialogue import Dialogue, Place, Refused, place_of
 from cms_oauth.mailtest.imap import test_imap
 from cms_oauth.mailtest.pop import test_pop
 from cms_oauth.mailtest.smtp import smtp_text, test_smtp
@@ -85,39 +85,39 @@ def run(
     place = place_of(test, host)
     if place is None:
         return Report(Failed("bad-request", f"{host!r} is no HOST or HOST:PORT", "run: cms-oauth --help"))
-    login = Login(user, token, mailbox)
+    dialogue = Dialogue(user, token, mailbox)
     given = Evidence(claims=claims_of(token), personal=personal, skew=skew)
     try:
         with _deadline(seconds):
-            _TESTS[test](place, login, _context())
+            _TESTS[test](place, dialogue, _context())
     except Refused as refused:
-        reply = login.mask(refused.text)
+        reply = dialogue.mask(refused.text)
         code = "unavailable" if refused.temporary else "denied"
         what = f"{place} refused {user} over {test.upper()}: {reply}"
     except (OSError, EOFError, ValueError, smtplib.SMTPException, imaplib.IMAP4.error, poplib.error_proto) as error:
-        code, what, reply = "unavailable", *_no_dialogue(place, login, error)
+        code, what, reply = "unavailable", *_no_dialogue(place, dialogue, error)
     else:
-        return Report(None, reply=login.passed, evidence=_evidence(given, place, login), trace=login.trace)
-    evidence = _evidence(given, place, login)
+        return Report(None, reply=dialogue.passed, evidence=_evidence(given, place, dialogue), trace=dialogue.trace)
+    evidence = _evidence(given, place, dialogue)
     verdicts = lookup.diagnose(test, reply, evidence)
     failed = Failed(code, what, verdicts[0].hint())
     # After the login, the token was accepted: another one would not help.
-    unsaid = not login.passed and lookup.may_be_stale(test, reply, evidence)
+    unsaid = not dialogue.passed and lookup.may_be_stale(test, reply, evidence)
     stale = unsaid or lookup.is_stale(verdicts)
-    return Report(failed, reply=reply, verdicts=verdicts, evidence=evidence, trace=login.trace, stale=stale)
+    return Report(failed, reply=reply, verdicts=verdicts, evidence=evidence, trace=dialogue.trace, stale=stale)
 
 
-def _evidence(given: Evidence, place: Place, login: Login) -> Evidence:
+def _evidence(given: Evidence, place: Place, dialogue: Dialogue) -> Evidence:
     """Return what the reply is judged by: what the caller knew, and what the dialogue showed."""
     return replace(
         given,
-        user=login.user,
+        user=dialogue.user,
         host=place.host,
-        offered=login.offered,
-        skew=login.greeted if given.skew is None else given.skew,
+        offered=dialogue.offered,
+        skew=dialogue.greeted if given.skew is None else given.skew,
         now=time.time(),
-        greeting=login.greeting,
-        challenge=login.challenge,
+        greeting=dialogue.greeting,
+        challenge=dialogue.challenge,
     )
 
 
@@ -148,15 +148,15 @@ def _deadline(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _no_dialogue(place: Place, login: Login, error: Exception) -> tuple[str, str]:
+def _no_dialogue(place: Place, dialogue: Dialogue, error: Exception) -> tuple[str, str]:
     """Say why the dialogue failed or broke off: as a sentence, and as the words to look up."""
     if isinstance(error, smtplib.SMTPResponseException) and error.smtp_code > 0:
-        login.farewell = login.mask(smtp_text(error.smtp_code, error.smtp_error))
-    if login.farewell:
-        return f"{place} ended the dialogue: {login.farewell}", login.farewell
+        dialogue.farewell = dialogue.mask(smtp_text(error.smtp_code, error.smtp_error))
+    if dialogue.farewell:
+        return f"{place} ended the dialogue: {dialogue.farewell}", dialogue.farewell
     what = _no_connection(place, error)
     if not what:
-        what = f"{place} gave no whole answer: {login.mask(str(error)) or 'the connection was closed'}"
+        what = f"{place} gave no whole answer: {dialogue.mask(str(error)) or 'the connection was closed'}"
     return what, what
 
 

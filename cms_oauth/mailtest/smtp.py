@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cms_oauth.mailtest.dialogue import (
     ANSWER_SECONDS,
-    Login,
+    Dialogue,
     Place,
     Refused,
     answers,
@@ -32,8 +32,8 @@ _SMTP_PERMANENT = 500
 class _Smtp(smtplib.SMTP):
     """smtplib's client with the dialogue shown."""
 
-    def __init__(self, place: Place, login: Login, **tls: Any) -> None:
-        self._login = login
+    def __init__(self, place: Place, dialogue: Dialogue, **tls: Any) -> None:
+        self._dialogue = dialogue
         try:
             super().__init__(place.host, place.port, timeout=ANSWER_SECONDS, **tls)
         except BaseException:
@@ -41,13 +41,13 @@ class _Smtp(smtplib.SMTP):
             raise
 
     def send(self, s: ReadableBuffer | str) -> None:
-        self._login.show(f"send: {s!r}")
+        self._dialogue.show(f"send: {s!r}")
         super().send(s)
 
     def getreply(self) -> tuple[int, bytes]:
         code, message = super().getreply()
-        self._login.greet(smtp_text(code, message))
-        self._login.show(f"reply: retcode ({code}); Msg: {message!r}")
+        self._dialogue.greet(smtp_text(code, message))
+        self._dialogue.show(f"reply: retcode ({code}); Msg: {message!r}")
         return code, message
 
 
@@ -55,9 +55,9 @@ class _Smtps(_Smtp, smtplib.SMTP_SSL):
     """The same over TLS from the first byte."""
 
 
-def test_smtp(place: Place, login: Login, context: ssl.SSLContext) -> None:
+def test_smtp(place: Place, dialogue: Dialogue, context: ssl.SSLContext) -> None:
     """Log in over TLS, and send a command that needs the login. Raises Refused, and the errors of smtplib and sockets."""
-    client = _Smtps(place, login, context=context) if place.tls_at_once else _Smtp(place, login)
+    client = _Smtps(place, dialogue, context=context) if place.tls_at_once else _Smtp(place, dialogue)
     with closing(client) as smtp:
         smtp.ehlo_or_helo_if_needed()
         if not place.tls_at_once:
@@ -65,24 +65,24 @@ def test_smtp(place: Place, login: Login, context: ssl.SSLContext) -> None:
                 raise in_clear()
             smtp.starttls(context=context)
             smtp.ehlo_or_helo_if_needed()
-        code, message = _smtp_login(smtp, login)
+        code, message = _smtp_login(smtp, dialogue)
         reset = smtp.rset()
         if reset[0] != _SMTP_DONE:
             raise _of_smtp(*reset)
         with suppress(smtplib.SMTPException, OSError):
             smtp.quit()
     # The promise of CMS's document: the last line is the server's answer to the login.
-    login.show(f"reply: retcode ({code}); Msg: {message!r}")
+    dialogue.show(f"reply: retcode ({code}); Msg: {message!r}")
 
 
-def _smtp_login(smtp: smtplib.SMTP, login: Login) -> tuple[int, bytes]:
+def _smtp_login(smtp: smtplib.SMTP, dialogue: Dialogue) -> tuple[int, bytes]:
     """Log in and return the server's answer.
 
     In two steps, since a command line may not be as long as a token (RFC 4954, 4); in one, once, where a server says
     that it does not know that way: by then it has not seen the token.
     """
-    mechanism = mechanism_of(login, smtp.esmtp_features.get("auth", "").upper().split())
-    answer = answers(login, mechanism)
+    mechanism = mechanism_of(dialogue, smtp.esmtp_features.get("auth", "").upper().split())
+    answer = answers(dialogue, mechanism)
     code, message = smtp.docmd("AUTH", mechanism)
     if code == _SMTP_UNRECOGNISED:
         code, message = smtp.docmd("AUTH", f"{mechanism} {line(answer(b''))}")
@@ -90,7 +90,7 @@ def _smtp_login(smtp: smtplib.SMTP, login: Login) -> tuple[int, bytes]:
         code, message = smtp.docmd(line(answer(decoded(message))))
     if code != _SMTP_PASSED:
         raise _of_smtp(code, message)
-    login.passed = smtp_text(code, message)
+    dialogue.passed = smtp_text(code, message)
     return code, message
 
 
