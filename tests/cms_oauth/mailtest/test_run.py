@@ -753,7 +753,7 @@ def test_what_is_no_place_is_a_mistake_in_the_options(text: str) -> None:
 def test_a_user_name_in_the_dialogue_is_not_taken_for_the_credential() -> None:
     """However long it is: only what the token is part of is hidden."""
     long_user = "first.last@a-long-name.onmicrosoft.example"
-    login = dialogue.Login(long_user, TOKEN)
+    login = dialogue.Dialogue(long_user, TOKEN)
 
     assert f"550 {long_user}" == login.mask(f"550 {long_user}")
     assert "x <credential> y" == login.mask(f"x {TOKEN} y")
