@@ -17,37 +17,37 @@ from support.terminal import Login, Terminal, login, terminal
 
 @pytest.fixture(scope="module")
 def signed_in(installation: Installation, servers: MailServers) -> Iterator[Login]:
-    """Somebody who has it."""
+    """A person who uses aerc."""
     for program in ("aerc", "tmux"):
         require_program(program, program)
-    with login(installation, servers) as somebody:
-        yield somebody
+    with login(installation, servers) as owner:
+        yield owner
 
 
-def configure(somebody: Login, **words: str) -> None:
+def configure(owner: Login, **words: str) -> None:
     """Write contrib/aerc-accounts.conf for the test's servers; this person's ~/.config is ~/config."""
     usual = {
-        "outlook.office365.com:993": f"localhost:{somebody.servers.imap}",
-        "smtp.office365.com:587": f"localhost:{somebody.servers.submission}",
+        "outlook.office365.com:993": f"localhost:{owner.servers.imap}",
+        "smtp.office365.com:587": f"localhost:{owner.servers.submission}",
     }
-    somebody.file("config/aerc/accounts.conf", contrib("aerc-accounts.conf"), **(usual | words))
+    owner.file("config/aerc/accounts.conf", contrib("aerc-accounts.conf"), **(usual | words))
 
 
-def aerc(somebody: Login) -> AbstractContextManager[Terminal]:
+def aerc(owner: Login) -> AbstractContextManager[Terminal]:
     """Start aerc, with an editor that writes a line and ends."""
-    return terminal(somebody, "aerc", EDITOR="echo hello >>", TMPDIR=str(somebody.home))
+    return terminal(owner, "aerc", EDITOR="echo hello >>", TMPDIR=str(owner.home))
 
 
-def compose(somebody: Login, window: Terminal) -> str:
+def compose(owner: Login, window: Terminal) -> str:
     """Write a message to oneself with the page's command, up to the question whether to send it; return the subject."""
-    subject = somebody.message()[1]
+    subject = owner.message()[1]
     window.press(shown("aerc", "compose").strip().replace("Subject: test", f"Subject: {subject}"), "Enter")
     window.wait_for("Send this email?", subject)
     return subject
 
 
-def why(somebody: Login) -> subprocess.CompletedProcess[str]:
-    return somebody.shell(shown("aerc", "why"))
+def why(owner: Login) -> subprocess.CompletedProcess[str]:
+    return owner.shell(shown("aerc", "why"))
 
 
 def assert_page_explains(said: str, why: subprocess.CompletedProcess[str]) -> None:

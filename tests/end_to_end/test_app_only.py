@@ -70,7 +70,7 @@ def server(entra: Entra) -> Iterator[Submission]:
 
 
 def test_one_token_serves_every_mailbox(daemon: Daemon, entra: Entra, server: Submission) -> None:
-    """Two mailboxes, every protocol, one mint; a real `cms run` with nobody at it, no vault and no key for one."""
+    """One real `cms run`, unattended, without vault or key, serves two mailboxes and every protocol with one token."""
     register(entra, secret=APP_SECRET)
     secret = write_private(daemon.home / "secret", f"{APP_SECRET}\n")
     daemon.configure(accounts(daemon.home, entra, app(f'client_secret=File("{secret}")')))
@@ -91,7 +91,7 @@ def test_one_token_serves_every_mailbox(daemon: Daemon, entra: Entra, server: Su
 
 
 def test_what_the_owner_sees(daemon: Daemon, entra: Entra) -> None:
-    """Status has no sign-in to lose, a sign-in has nobody to make it, and a sign-out nothing to forget."""
+    """Status shows no sign-in, `cms login` is refused, and `cms logout` has nothing to delete."""
     register(entra, secret=APP_SECRET)
     secret = write_private(daemon.home / "secret", APP_SECRET)
     daemon.configure(accounts(daemon.home, entra, app(f'client_secret=File("{secret}")')))
@@ -132,7 +132,7 @@ async def mint(house: House, **wanted: object) -> None:
 
 @in_house
 async def test_a_secret_that_was_replaced(tmp_path: Path) -> None:
-    """An expired secret is refused with what to do; the file's next content is used without anybody's saying so."""
+    """Entra refuses an expired secret, and cms says what to do. It then reads a new secret from the file by itself."""
     secret = write_private(tmp_path / "secret", "old")
 
     def said(entra: Entra) -> str:
@@ -157,7 +157,7 @@ async def test_a_secret_that_was_replaced(tmp_path: Path) -> None:
 
 @in_house
 async def test_a_refused_application_does_not_insist(tmp_path: Path) -> None:
-    """Nobody mends it for a day: some fifty questions, and never two within a quarter of an hour."""
+    """While the refusal lasts a day, cms asks Entra about fifty times, never twice within a quarter of an hour."""
     secret = write_private(tmp_path / "secret", "wrong")
 
     def said(entra: Entra) -> str:
@@ -245,7 +245,7 @@ def test_a_machines_identity(daemon: Daemon, entra: Entra, server: Submission, w
 
 
 def test_a_machine_without_an_identity(daemon: Daemon, entra: Entra) -> None:
-    """Azure says that there is none: told with whose move it is, and nobody is to sign in."""
+    """When Azure has no identity for this machine, cms says who can fix that and does not ask for a sign-in."""
     metadata = Metadata(entra, [SALES])
     unknown = "11111111-2222-3333-4444-555555555555"
     daemon.configure(accounts(daemon.home, entra, f'sign_in="managed-identity", client_id="{unknown}"'))

@@ -209,8 +209,8 @@ def test_no_core_is_dumped(processes: dict[str, int], name: str) -> None:
     assert ("0", "0") == proc.core_limits(processes[name])
 
 
-def test_nobody_is_told_a_secret(story: Story, processes: dict[str, int]) -> None:
-    """Neither process has any of them, not even an access token, among its arguments or in its environment."""
+def test_no_secret_is_among_arguments_or_in_an_environment(story: Story, processes: dict[str, int]) -> None:
+    """Neither process has a secret, not even an access token, among its arguments or in its environment."""
     shown = {
         f"{name} {file}": Path(f"/proc/{pid}/{file}").read_bytes()
         for name, pid in processes.items()

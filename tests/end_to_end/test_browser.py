@@ -32,7 +32,7 @@ class Walk:
 
 @pytest.fixture
 def walk(make_daemon: Callable[..., Daemon], entra: Entra) -> Iterator[Walk]:
-    """ANN's application comes back to a port of its own, BOB's to any."""
+    """ANN's application returns to its registered port, BOB's to any port."""
     require_root()
     daemon = make_daemon(ALICE)
     page, back = free_port(), free_port()
@@ -85,7 +85,7 @@ def test_a_browser_walks_through_every_account_that_waits(walk: Walk, entra: Ent
 
     person.press("Sign in", beside=BOB)
     person.await_title("Sign in")
-    # Entra posts a form to the application where that is asked for, from a page of its own.
+    # On request Entra answers with a page that posts a form to the application.
     person.open(f"{person.address}&response_mode=form_post")
     sign_in(person, BOB)
     shown = person.await_title("Signed in")

@@ -109,7 +109,7 @@ def documented(installation: Installation, servers: MailServers) -> Iterator[Doc
 
 
 def test_the_permissions_are_what_the_document_makes_them(documented: Documented) -> None:
-    """exim's group may enter the folder, nobody else; in it the socket is open, as `umask=0o666` says."""
+    """Only exim's group may enter the folder; inside, `umask=0o666` opens the socket."""
     folder = documented.mail / "exim"
     made = folder.stat()
 
@@ -139,7 +139,7 @@ def test_a_client_of_the_original_protocol(documented: Documented, ending: bytes
 
 
 def test_who_is_not_let_in_gets_nothing(documented: Documented) -> None:
-    """The folder keeps everybody out but exim's group: another user cannot connect."""
+    """The folder admits only exim's group, so another user cannot connect."""
     refused = documented.broker.token(documented.mail / "exim" / "cms.sock", USER, uid=BOB)
 
     assert (0, "") != (refused.returncode, refused.stdout)

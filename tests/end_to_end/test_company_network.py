@@ -57,7 +57,7 @@ def restart(broker: Daemon, environment: Mapping[str, str]) -> None:
 
 
 def company_ca(proxy: Proxy, entra: Entra, folder: Path) -> Path:
-    """Have the proxy look into TLS; return the file with its authority, which everybody may read."""
+    """Make the proxy intercept TLS; return the file with its CA certificate, which every user may read."""
     proxy.inspector, proxy.upstream_ca = trustme.CA(), entra.ca_file
     path = folder / "company.pem"
     proxy.inspector.cert_pem.write_to_path(path)
@@ -158,7 +158,7 @@ def shown(language: str) -> str:
 
 
 class Container(Daemon):
-    """A daemon as in a container: no systemd, no D-Bus, no home, a uid without a name, two folders of its own."""
+    """A daemon as in a container: no systemd, D-Bus, home or user name for its uid; folders for state and sockets."""
 
     @property
     def environment(self) -> Mapping[str, str]:

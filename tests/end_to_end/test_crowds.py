@@ -1,4 +1,4 @@
-"""Many clients at once, at the real daemon: one request to Entra for all, and nobody kept waiting by anybody else."""
+"""Many clients at once, at the real daemon: one request to Entra for all, and no client delays another."""
 
 from __future__ import annotations
 
@@ -155,8 +155,8 @@ def test_fifty_cold_programs_cause_one_request(broker: Broker) -> None:
 
 
 @pytest.mark.parametrize("sent", [b"", b"SMTP "], ids=["silent", "stuck"])
-def test_a_thousand_silent_clients_keep_nobody_waiting(broker: Broker, sent: bytes) -> None:
-    """The next client is answered though a thousand hold their connections, and before a deadline frees a place."""
+def test_a_thousand_silent_clients_do_not_delay_the_next(broker: Broker, sent: bytes) -> None:
+    """While a thousand clients hold idle connections, the daemon answers the next before a deadline frees a place."""
     with crowd(broker.path, SILENT, sent) as clients:
         reply = ask(broker.path, REQUEST)
         # The youngest are still inside: it was not their deadline that made room.
@@ -260,7 +260,7 @@ def doors(broker: Broker, prompt: dict[str, Any]) -> dict[str, tuple[socket.Addr
 
 @pytest.mark.parametrize("door", ["token", "control", "page"])
 def test_an_endless_request_costs_no_memory(broker: Broker, door: str) -> None:
-    """Whoever sends without end, and without saying anything, is dropped, and the daemon has not grown."""
+    """The daemon drops a client that sends without end, and its memory does not grow."""
     with broker.signing_in("browser") as prompt:
         family, address = doors(broker, prompt)[door]
         ask(broker.path, REQUEST)

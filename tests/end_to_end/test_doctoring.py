@@ -22,7 +22,7 @@ from support.servers import MailServers
 
 USER = "user.of.mail@domain.com"
 
-# The command, as far as the test's mail servers have ports of their own: no configuration names those.
+# The command, with the ports of the test's mail servers, which no configuration can name.
 _COMMAND = """
 import json, sys
 from dataclasses import replace
@@ -44,7 +44,7 @@ _WHOLE_SECONDS = 10.0
 
 
 class Patient:
-    """Somebody with a daemon, and what the doctor says to them."""
+    """A person with a daemon, and what the doctor tells them."""
 
     def __init__(self, daemon: Daemon, servers: MailServers) -> None:
         self.daemon = daemon
@@ -61,7 +61,7 @@ class Patient:
         )
 
     def doctor(self, *arguments: str, uid: int | None = None) -> subprocess.CompletedProcess[str]:
-        """Run the doctor, as the owner or somebody else."""
+        """Run the doctor, as the owner or as another user."""
         servers = self.servers
         ports = {"smtp_host": servers.submission, "imap_host": servers.imap, "pop_host": servers.pop}
         hosts = json.dumps({name: f"localhost:{port}" for name, port in ports.items()})
@@ -81,22 +81,22 @@ class Patient:
 
 @contextmanager
 def patient(installation: Installation, servers: MailServers, account: str = "") -> Iterator[Patient]:
-    """Somebody who has signed in; `account` goes into the directive."""
+    """A person who has signed in; `account` goes into the directive."""
     servers.add_user(USER)
     with daemons(installation) as make:
-        somebody = Patient(make(ALICE), servers)
-        somebody.configure(account=account)
-        somebody.daemon.start()
-        somebody.daemon.sign_in(USER, servers.entra)
-        yield somebody
+        owner = Patient(make(ALICE), servers)
+        owner.configure(account=account)
+        owner.daemon.start()
+        owner.daemon.sign_in(USER, servers.entra)
+        yield owner
 
 
 @pytest.fixture(scope="module")
 def healthy(installation: Installation, servers: MailServers) -> Iterator[Patient]:
-    """Somebody whose mail works."""
+    """A person whose mail works."""
     require_root()
-    with patient(installation, servers) as somebody:
-        yield somebody
+    with patient(installation, servers) as owner:
+        yield owner
 
 
 def levels(findings: list[dict[str, Any]]) -> dict[str, str]:
@@ -109,7 +109,7 @@ def levels(findings: list[dict[str, Any]]) -> dict[str, str]:
 
 
 def test_everything_is_well(healthy: Patient) -> None:
-    """Each check passes, and the whole takes less than ten seconds; a proxy is none, and nobody's tool asks cms."""
+    """Every check passes, all within ten seconds; mail tools are skipped, since none of them asks cms."""
     begun = time.monotonic()
     findings = healthy.findings()
     took = time.monotonic() - begun
@@ -135,7 +135,7 @@ def test_a_person_reads_lines(healthy: Patient) -> None:
 
 
 def test_another_user_does_not_reach_the_socket(healthy: Patient) -> None:
-    """As root each user really connects; the owner's socket is nobody else's."""
+    """As root the doctor connects as each user; only the owner reaches the owner's socket."""
     # Root runs no other user's configuration.
     copy = healthy.daemon.folder / "cms.cfg"
     shutil.copy(healthy.daemon.config, copy)
@@ -187,10 +187,10 @@ def test_a_token_for_another_resource_is_not_served(installation: Installation, 
     """The commonest mistake of all: the request is refused with a code, the status warns, and the doctor says why."""
     require_root()
     graph = ', scopes=["https://graph.microsoft.com/SMTP.Send"]'
-    with patient(installation, servers, graph) as somebody:
-        asked = somebody.daemon.token(somebody.socket, USER)
-        status = " ".join(somebody.daemon.cms("status").stdout.split())
-        found = [each for each in somebody.findings() if each["check"] == "token"]
+    with patient(installation, servers, graph) as owner:
+        asked = owner.daemon.token(owner.socket, USER)
+        status = " ".join(owner.daemon.cms("status").stdout.split())
+        found = [each for each in owner.findings() if each["check"] == "token"]
 
     assert (75, "") == (asked.returncode, asked.stdout)
     assert "the token is for Microsoft Graph, and SMTP needs one for Exchange Online" in asked.stderr
@@ -198,8 +198,8 @@ def test_a_token_for_another_resource_is_not_served(installation: Installation, 
     assert {"sign-in-required"} == {each["verdicts"][0]["name"] for each in found}
 
 
-def test_the_bundle_has_nothing_of_anybody(healthy: Patient) -> None:
-    """Of the person it has the domain; it is its owner's alone, and overwrites nothing."""
+def test_the_bundle_has_no_personal_data(healthy: Patient) -> None:
+    """Of the person the bundle has only the domain; only the owner can read it, and it overwrites no file."""
     path = healthy.daemon.home / "report.json"
     first, second = healthy.doctor("--bundle", str(path)), healthy.doctor("--bundle", str(path))
     text = path.read_text()
@@ -216,25 +216,25 @@ def test_the_bundle_has_nothing_of_anybody(healthy: Patient) -> None:
     assert "findings" in json.loads(text)
 
 
-def test_the_bundle_of_somebody_sick(make_daemon: Callable[..., Daemon], servers: MailServers) -> None:
-    """Refusals have more to say, and a mailbox may have a name: neither is anybody's business."""
+def test_a_bundle_with_refusals_has_no_personal_data(make_daemon: Callable[..., Daemon], servers: MailServers) -> None:
+    """A bundle with refusals and a mailbox's name in the configuration still contains no personal data."""
     user, mailbox = "q7@domain.com", "Scheidung Mueller"
     servers.add_user(user)
-    somebody = Patient(make_daemon(ALICE), servers)
-    somebody.daemon.configure(
-        settings_lines(somebody.daemon.home, servers.entra)
+    owner = Patient(make_daemon(ALICE), servers)
+    owner.daemon.configure(
+        settings_lines(owner.daemon.home, servers.entra)
         + account_line("account", user, servers.entra)
-        + f'CredentialServer("{somebody.socket}", [account], protocols=["SMTP", "IMAP"])\n'
+        + f'CredentialServer("{owner.socket}", [account], protocols=["SMTP", "IMAP"])\n'
         + f'Office365("{mailbox}", account)\n'
     )
-    somebody.daemon.start()
-    somebody.daemon.sign_in(user, servers.entra)
-    path = somebody.daemon.home / "report.json"
-    shown = somebody.doctor("--bundle", str(path))
+    owner.daemon.start()
+    owner.daemon.sign_in(user, servers.entra)
+    path = owner.daemon.home / "report.json"
+    shown = owner.doctor("--bundle", str(path))
     servers.entra.revoke(user)
-    somebody.daemon.cms("refresh")
-    revoked = somebody.daemon.home / "revoked.json"
-    somebody.doctor("--bundle", str(revoked))
+    owner.daemon.cms("refresh")
+    revoked = owner.daemon.home / "revoked.json"
+    owner.doctor("--bundle", str(revoked))
     texts = [each.read_text() for each in (path, revoked)]
 
     assert mailbox in shown.stdout
@@ -243,14 +243,14 @@ def test_the_bundle_of_somebody_sick(make_daemon: Callable[..., Daemon], servers
     for text in texts:
         keep("output", text)
         assert not re.search(r"(?<![a-z0-9])q7(?![a-z0-9])", text, re.IGNORECASE)
-        assert not [word for word in ("Scheidung", "Mueller", str(somebody.daemon.home)) if word in text]
+        assert not [word for word in ("Scheidung", "Mueller", str(owner.daemon.home)) if word in text]
 
 
 def test_without_a_daemon_it_says_what_to_do(make_daemon: Callable[..., Daemon], servers: MailServers) -> None:
     """Everything else is looked at; what needs a token is told as such."""
-    somebody = Patient(make_daemon(ALICE), servers)
-    somebody.configure()
-    findings = somebody.findings()
+    owner = Patient(make_daemon(ALICE), servers)
+    owner.configure()
+    findings = owner.findings()
     found = levels(findings)
 
     assert ("fail", "fail", "fail", "pass", "pass") == tuple(

@@ -57,37 +57,37 @@ exec "$@"
 
 @pytest.fixture(scope="module")
 def signed_in(installation: Installation, servers: MailServers) -> Iterator[Login]:
-    """Somebody with contrib/cms.el."""
+    """A person with contrib/cms.el."""
     require_program("emacs", "emacs-nox")
-    with login(installation, servers) as somebody:
-        somebody.file(".emacs.d/lisp/cms.el", contrib("cms.el"))
-        yield somebody
+    with login(installation, servers) as owner:
+        owner.file(".emacs.d/lisp/cms.el", contrib("cms.el"))
+        yield owner
 
 
-def configure(somebody: Login, settings: str, **words: str) -> None:
+def configure(owner: Login, settings: str, **words: str) -> None:
     """Write these settings as init file for the test's server."""
-    trust = f"(with-eval-after-load 'gnutls (add-to-list 'gnutls-trustfiles \"{somebody.servers.ca_file}\"))\n"
-    somebody.file(".emacs.d/init.el", trust + settings, **words)
+    trust = f"(with-eval-after-load 'gnutls (add-to-list 'gnutls-trustfiles \"{owner.servers.ca_file}\"))\n"
+    owner.file(".emacs.d/init.el", trust + settings, **words)
 
 
-def use_page(somebody: Login, **words: str) -> None:
+def use_page(owner: Login, **words: str) -> None:
     """Set Emacs up as the page says."""
-    usual = {'"smtp.office365.com"': '"localhost"', " 587": f" {somebody.servers.submission}"}
-    configure(somebody, shown("emacs", "init"), **(words | usual))
+    usual = {'"smtp.office365.com"': '"localhost"', " 587": f" {owner.servers.submission}"}
+    configure(owner, shown("emacs", "init"), **(words | usual))
 
 
-def use_document(somebody: Login) -> None:
+def use_document(owner: Login) -> None:
     """Set Emacs up as the CMS document says, paths and hosts aside."""
-    port = str(somebody.servers.submission)
-    socket = {"/var/run/user/XXX/cms.sock": str(somebody.socket)}
-    configure(somebody, CMS_DOCUMENT, **socket, **{"smtp.server.address": "localhost", '"587"': f'"{port}"'})
+    port = str(owner.servers.submission)
+    socket = {"/var/run/user/XXX/cms.sock": str(owner.socket)}
+    configure(owner, CMS_DOCUMENT, **socket, **{"smtp.server.address": "localhost", '"587"': f'"{port}"'})
 
 
-def send(somebody: Login, *session: str) -> tuple[subprocess.CompletedProcess[str], str]:
+def send(owner: Login, *session: str) -> tuple[subprocess.CompletedProcess[str], str]:
     """Send with the page's test; return how that ended, and the subject."""
-    subject = somebody.message()[1]
+    subject = owner.message()[1]
     script = replaced(shown("emacs", "send"), **{'"test"': f'"{subject}"'})
-    return somebody.run(*session, "sh", "-c", script), subject
+    return owner.run(*session, "sh", "-c", script), subject
 
 
 def in_session() -> list[str]:

@@ -32,10 +32,10 @@ SHARED = "shared@domain.com"
 B = "bob@domain.com"
 SENDERS = f"alice = {A}:{SHARED} bob = {B} root = {A}"
 
-# The broker's own uid: neither exim's nor that of anybody who sends.
+# The daemon's uid: neither exim's nor that of a person who sends mail.
 CMS = 64010
 
-# What the server says, and counts, of a credential that is none.
+# What the server says, and counts, when a credential is invalid.
 REFUSED = "535 Incorrect authentication data"
 # What it says of a sender without a login, and the sender's exim takes for a reason to bounce.
 STRANGER = "not authenticated"
@@ -152,7 +152,7 @@ def stopped(system: System) -> Iterator[None]:
 
 @contextmanager
 def killed(system: System) -> Iterator[None]:
-    """A socket, and nobody behind it."""
+    """A socket whose daemon was killed."""
     system.broker.stop(signal.SIGKILL)
     try:
         yield
@@ -211,7 +211,7 @@ def usual(system: System) -> None:
 
 
 def test_each_account_sends_its_own_mail(system: System) -> None:
-    """The envelope sender chooses the account: each message goes out under the login of its own sender."""
+    """The envelope sender chooses the account: each message goes out under that sender's login."""
     _, first = system.send("alice", B, header_from=A, sender=A)
     _, second = system.send("bob", A, header_from=B, sender=B)
 
@@ -228,13 +228,13 @@ def test_one_login_sends_through_several_accounts(system: System) -> None:
     _, first = system.send("alice", B, header_from=A, sender=A)
     _, second = system.send("alice", A, header_from=B, sender=B)
 
-    # The server takes mail from nobody but the sender's own login.
+    # The server takes mail only from the sender's login.
     assert f"Return-path: <{A}>" in system.servers.wait_for_mail(B, first)
     assert f"Return-path: <{B}>" in system.servers.wait_for_mail(A, second)
 
 
 def test_an_address_goes_out_with_anothers_login(system: System) -> None:
-    """As docs/shared-mailboxes.md has it: the login is the other's, the sender stays, a bounce's too; nobody else's is."""
+    """As docs/shared-mailboxes.md says: mail and bounces go out with the other account's login; the sender stays."""
     page = (ROOT / "docs" / "shared-mailboxes.md").read_text()
     (line,) = (each.text for each in blocks(page) if each.mark == "test: exim")
     macro, _, value = replaced(line, **{"sales@domain.com": SHARED, "me@domain.com": A}).strip().partition(" = ")
@@ -263,8 +263,8 @@ def test_a_login_needs_no_sender(system: System) -> None:
     assert f"Return-path: <{A}>" in system.servers.wait_for_mail(B, subject)
 
 
-def test_nobody_but_exim_gets_the_token(system: System) -> None:
-    """exim asks under its own uid; a login that asks itself is refused, so exim's table cannot be gone round."""
+def test_only_exim_gets_the_token(system: System) -> None:
+    """exim asks under its uid. A user who asks directly is refused, so exim's table cannot be bypassed."""
     refused = system.broker.token(system.socket, A, uid=BOB)
     answered = ask(system.socket, f"SMTP {A}".encode())  # root may
 
@@ -360,7 +360,7 @@ def test_nothing_is_taken_from_the_network(system: System) -> None:
 
 
 def test_a_bounce_comes_back_through_the_account(system: System) -> None:
-    """A bounce has no sender of its own: it is sent as the account that it goes back to."""
+    """A bounce has an empty sender: exim sends it as the account that it returns to."""
     _, subject = system.send("alice", "nobody@domain.com", header_from=A, sender=A)
 
     bounce = system.servers.wait_for_mail(A, subject)
@@ -385,7 +385,7 @@ def test_a_bounce_waits_for_its_token(system: System) -> None:
 
 
 def test_only_exim_has_no_sender(system: System) -> None:
-    """A login that names the empty sender is refused: it would send through the account of whoever it writes to."""
+    """A user who names the empty sender is refused: the mail would go out through the recipient's account."""
     status, subject = system.send("bob", A, header_from=B, sender="<>")
 
     assert 0 != status
@@ -395,7 +395,7 @@ def test_only_exim_has_no_sender(system: System) -> None:
 
 @pytest.mark.parametrize("outage", OUTAGES)
 def test_mail_goes_out_by_itself_when_cms_is_back(system: System, outage: Outage) -> None:
-    """Without a token a message waits, however often it is tried; it is not bounced. Then nobody needs to do a thing."""
+    """Without a token exim keeps a message through every retry and never bounces it. Once cms is back, it goes out."""
     before = [system.servers.log().count(words) for words in (REFUSED, STRANGER)]
     with system.queue_runner():
         with outage(system):
@@ -427,7 +427,7 @@ def test_without_a_token_the_login_is_cancelled(system: System, outage: Outage) 
 
 
 def test_mail_of_an_account_that_is_signed_out_waits_alone(system: System) -> None:
-    """One account without a token keeps its own mail and nobody else's, until it is signed in again."""
+    """An account without a token holds back only its own mail, until the person signs in again."""
     before = system.servers.log().count(REFUSED)
     system.broker.cms("logout", "-c", str(system.broker.config), B)
     _, waits = system.send("bob", A, header_from=B, sender=B)
@@ -461,7 +461,7 @@ def test_a_queue_of_several_accounts_goes_out_in_one_run(system: System) -> None
 
 
 def test_an_unknown_authority_gets_no_login(system: System) -> None:
-    """A server whose certificate is vouched for by nobody we trust sees no token; the message waits."""
+    """A server whose certificate comes from an unknown CA gets no token; the message waits."""
     system.configure(AUTHORITIES=system.servers.entra.ca_file)
     before = system.servers.log().count("A=xoauth2")
 

@@ -97,7 +97,7 @@ class Reader:
         said = self.machine.log()[before:]
         (waiting,) = self.machine.queue
         self.machine.run(self.machine.exim, "-Mrm", waiting)
-        # Each trouble is one of its own: the server is not shunned because of the one before.
+        # exim forgets the failure, so that it does not avoid the server in the next test.
         for hint in (self.machine.folder / "spool" / "db").glob("retry*"):
             hint.unlink()
         return said
@@ -117,21 +117,21 @@ def reader(make: Callable[..., Daemon], servers: MailServers, groups: Sequence[i
 
 @pytest.fixture(scope="module")
 def signed_in(installation: Installation, servers: MailServers) -> Iterator[Reader]:
-    """Somebody who has done all of it: cms is a member of exim's group, as the drop-in makes it."""
+    """A person who has followed the whole page: the drop-in made cms a member of exim's group."""
     groups = [grp.getgrnam(EXIM_USER).gr_gid]
-    with daemons(installation) as make, reader(make, servers, groups) as somebody:
-        somebody.serve()
-        somebody.broker.start()
+    with daemons(installation) as make, reader(make, servers, groups) as owner:
+        owner.serve()
+        owner.broker.start()
         for user in (USER, COLLEAGUE):
-            somebody.broker.sign_in(user, servers.entra)
-        yield somebody
+            owner.broker.sign_in(user, servers.entra)
+        yield owner
 
 
 @pytest.fixture
 def stranger(make_daemon: Callable[..., Daemon], servers: MailServers) -> Iterator[Reader]:
-    """Somebody whose cms is in no group of exim's, and has not been started."""
-    with reader(make_daemon, servers, []) as somebody:
-        yield somebody
+    """A person whose cms is in none of exim's groups and has not been started."""
+    with reader(make_daemon, servers, []) as owner:
+        yield owner
 
 
 def test_exims_user_gets_a_token(signed_in: Reader) -> None:
@@ -232,7 +232,7 @@ def test_another_group(stranger: Reader) -> None:
 
 
 def test_another_user(stranger: Reader) -> None:
-    """A socket for somebody else: cms hangs up before it reads, so that exim may not even have asked yet."""
+    """The socket serves another user: cms hangs up before it reads, perhaps before exim has sent its request."""
     stranger.serve(replaced(shown("exim", "users"), **{'"Debian-exim"': '"root"'}))
     stranger.broker.start()
 
@@ -266,11 +266,11 @@ def test_an_account_that_cms_does_not_know(signed_in: Reader) -> None:
     assert_silence(signed_in, said, "unknown-account")
 
 
-def assert_silence(somebody: Reader, said: str, outcome: str) -> None:
+def assert_silence(owner: Reader, said: str, outcome: str) -> None:
     """exim says that it got nothing, cms's log says why, and the page has both."""
     assert SILENCE in said
     # cms writes its log when the client has its answer already.
-    until(lambda: f"outcome={outcome} " in somebody.broker.log, "the refusal in the log")
+    until(lambda: f"outcome={outcome} " in owner.broker.log, "the refusal in the log")
     assert f"`{SILENCE}`" in page("exim")
     assert f"`outcome={outcome}`" in page("exim")
 

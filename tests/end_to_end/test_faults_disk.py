@@ -1,4 +1,4 @@
-"""A disk that takes nothing more, and vault files that somebody has spoilt: no sign-in is lost, no wrong one used."""
+"""A full or read-only disk, and damaged vault files: no sign-in is lost, and no wrong one is used."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ async def test_a_sign_out_on_a_full_disk(tmp_path: Path, disk: SmallDisk) -> Non
 
 @in_house
 async def test_a_sign_out_on_a_read_only_disk(tmp_path: Path, disk: SmallDisk) -> None:
-    """`cms logout` says that the sign-in could not be deleted, and then nobody is signed out."""
+    """`cms logout` says that it could not delete the sign-in, and the person stays signed in."""
     async with open_house(tmp_path, state=disk.folder) as house:
         disk.forbid_writing()
         result = await house.app.commands.logout(ANN)
@@ -224,7 +224,7 @@ async def test_a_damaged_vault_file(tmp_path: Path, name: str) -> None:
 
 @in_house
 async def test_a_sign_in_over_a_damaged_vault_file(tmp_path: Path) -> None:
-    """Signing in again recovers as well; the damaged file is kept aside for whoever wants to look into it."""
+    """Signing in again also recovers; cms keeps the damaged file beside the new one for inspection."""
     async with open_house(tmp_path) as house:
         damaged = halved(house.vault(ANN).read_bytes())
         house.vault(ANN).write_bytes(damaged)
@@ -258,7 +258,7 @@ async def test_a_vault_file_in_anothers_place(tmp_path: Path) -> None:
 
 @in_house
 async def test_a_vault_file_that_is_gone(tmp_path: Path) -> None:
-    """A file that somebody deleted is a sign-in that has to be made anew, and that is said; the token lives its life."""
+    """After a person deletes the vault file, the current token serves until it expires; then cms asks for a sign-in."""
     async with open_house(tmp_path) as house:
         first = await house.token(ANN)
         house.vault(ANN).unlink()

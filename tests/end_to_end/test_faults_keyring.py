@@ -1,4 +1,4 @@
-"""A vault's key that cannot be had: in a real Secret Service that is locked, gone or holds another, and in a file."""
+"""A vault key that cannot be read: the Secret Service is locked, gone or holds another key; so too for a key file."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ TROUBLES = {
 @pytest.mark.parametrize("name", TROUBLES)
 @in_house
 async def test_keyring(tmp_path: Path, desktop: Desktop, name: str) -> None:
-    """The account counts as locked and nothing is lost: once the key can be had again, so can tokens."""
+    """The account counts as locked and nothing is lost: once the key can be read again, cms serves tokens again."""
     trouble = TROUBLES[name]
     desktop.start_keyring()
     async with keyring_house(tmp_path, desktop) as house:

@@ -89,7 +89,7 @@ async def test_a_sign_in_over_a_step(tmp_path: Path, step: float) -> None:
 
 @in_house
 async def test_the_first_to_ask_after_a_suspend(tmp_path: Path) -> None:
-    """Two hours later trio's clock has not moved; whoever asks first gets a fresh token, never the expired one."""
+    """Two hours later trio's clock has not moved; the first client gets a fresh token, never the expired one."""
     async with open_house(tmp_path) as house:
         first = await house.token(ANN)
         await house.suspend(2 * HOUR)
@@ -100,8 +100,8 @@ async def test_the_first_to_ask_after_a_suspend(tmp_path: Path) -> None:
 
 
 @in_house
-async def test_nobody_asks_after_a_suspend(tmp_path: Path) -> None:
-    """The clock watch notices a suspend by itself: every account is fresh within half a minute."""
+async def test_the_watch_notices_a_suspend_without_a_request(tmp_path: Path) -> None:
+    """The clock watch notices a suspend without a request: every account is fresh within half a minute."""
     async with open_house(tmp_path, (ANN, BOB)) as house:
         await house.suspend(2 * HOUR)
         house.awake(WATCH_SECONDS)
@@ -114,7 +114,7 @@ async def test_nobody_asks_after_a_suspend(tmp_path: Path) -> None:
 
 @in_house
 async def test_without_a_suspend_the_watch_is_quiet(tmp_path: Path) -> None:
-    """Half minutes that pass as they should wake nobody."""
+    """While the clock runs normally, the watch wakes no keeper."""
     async with open_house(tmp_path) as house:
         for _ in range(20):
             await house.pass_time(WATCH_SECONDS)

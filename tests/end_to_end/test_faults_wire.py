@@ -60,7 +60,7 @@ def down(entra: Entra) -> Iterator[None]:
 
 @contextmanager
 def intercepted(entra: Entra) -> Iterator[None]:
-    """Answer with somebody else's certificate, as a proxy that looks into TLS does."""
+    """Answer with another server's certificate, as a proxy that intercepts TLS does."""
     theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert("localhost").configure_cert(theirs)
     ours = _answer_with(theirs, entra)
@@ -100,7 +100,7 @@ def gaps(house: House) -> list[float]:
 @pytest.mark.parametrize("name", OUTAGES)
 @in_house
 async def test_outage(tmp_path: Path, name: str) -> None:
-    """An hour's outage costs nobody a valid token, a longer one ends by itself when Entra is back; both are told."""
+    """An outage of an hour costs no valid token; a longer one ends when Entra is back. cms reports both."""
     outage = OUTAGES[name]
     async with open_house(tmp_path, life=LONG_LIFE) as house:
         first = await house.token(ANN)
@@ -119,7 +119,7 @@ async def test_outage(tmp_path: Path, name: str) -> None:
             assert "unavailable" == refusal["code"]
             assert outage.says in refusal["message"]
             assert refusal["hint"]
-            # That somebody asks brings the next try forward.
+            # A request brings the next try forward.
             assert refusal["retry_after"] <= SHORTEST_PAUSE
             assert 2 == house.exit_code()
 
@@ -132,7 +132,7 @@ async def test_outage(tmp_path: Path, name: str) -> None:
 
 @in_house
 async def test_retry_after(tmp_path: Path) -> None:
-    """Retry-After is kept to the second, whoever asks meanwhile and whatever the usual pause would be."""
+    """cms keeps to Retry-After to the second, whatever clients ask meanwhile and whatever its usual pause is."""
     async with open_house(tmp_path, jitter=0.0) as house:
         house.entra.faults.add(Fault("status", status=429, retry_after="120", times=None))
         await house.suspend(HOUR)
@@ -312,7 +312,7 @@ async def test_a_refused_account_is_tried_once_when_its_owner_says_so(tmp_path: 
 
 @in_house
 async def test_the_wrong_person_signs_in(tmp_path: Path) -> None:
-    """A sign-in by somebody else is refused with both names, and takes nothing from the one whom it was for."""
+    """A sign-in by the wrong person is refused with both names, and the right person's sign-in stays."""
     async with open_house(tmp_path) as house:
         house.entra.add_user(BOB)
         first, vault = await house.token(ANN), house.vault(ANN).read_bytes()

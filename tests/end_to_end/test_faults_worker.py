@@ -107,7 +107,7 @@ async def test_hung_with_no_token_left(tmp_path: Path) -> None:
 
 @in_house
 async def test_dead_while_idle(tmp_path: Path) -> None:
-    """Nobody notices the death of a worker that had nothing to do."""
+    """No client notices when an idle worker dies."""
     async with with_idle_worker(tmp_path) as house:
         first = await house.token(ANN)
         (process,) = house.workers()

@@ -1,4 +1,4 @@
-"""`cms init` in a terminal, as somebody gives it who has read the README alone: real TLS to Entra and to mail servers."""
+"""`cms init` in a terminal, run by a person who has only read the README: real TLS to Entra and to mail servers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ esac
 
 @dataclass
 class Newcomer:
-    """Somebody with a home folder and nothing in it. `user` is their address."""
+    """A person with an empty home folder. `user` is their address."""
 
     daemon: Daemon
     servers: MailServers
@@ -109,8 +109,8 @@ def newcomer(make_daemon: Callable[..., Daemon], servers: MailServers) -> Iterat
     daemon = make_daemon(ALICE)
     user = f"newcomer{next(_numbers)}@domain.com"
     servers.add_user(user)
-    somebody = Newcomer(daemon, servers, user)
-    yield somebody
+    owner = Newcomer(daemon, servers, user)
+    yield owner
     started = daemon.home / "unit.pid"
     if started.exists():
         process = int(started.read_text())
@@ -264,8 +264,8 @@ def test_giving_up_leaves_what_is_done(newcomer: Newcomer) -> None:
     assert 69 == newcomer.run("cms", "status").returncode
 
 
-def test_nobody_at_the_terminal_gets_a_configuration(newcomer: Newcomer) -> None:
-    """Without --yes nothing else is done; a domain that nobody knows, and nobody asked, are said."""
+def test_without_yes_only_the_file_is_written(newcomer: Newcomer) -> None:
+    """Without --yes init only writes the file; it says that Microsoft does not know the domain, or was not asked."""
     unknown = newcomer.run(*newcomer.words("--user=somebody@nowhere.test"))
     newcomer.config.unlink()
     offline = newcomer.run(*newcomer.words(f"--user={newcomer.user}", "--offline"))

@@ -38,7 +38,7 @@ CONTROL_BATCH = 32
 # What a daemon may have grown by at the end: the allocator's slack, and the caches of what it had not done before.
 SLACK = 4 * proc.MB
 
-# A request that may be answered with a token, in words of its own: docs/protocol.md's grammar for this daemon.
+# docs/protocol.md's grammar for this daemon: the requests that may be answered with a token.
 _OPTION = rb"(xoauth2|xoauth2-b64|oauthbearer|oauthbearer-b64|token|json|min=[0-9]{1,5}|rejected=[0-9a-f]{16})"
 _GOOD = re.compile(rb"(SMTP|IMAP)(," + _OPTION + rb")*( (?i:fuzz@example\.test)?)?\r?\n?")
 
@@ -138,7 +138,7 @@ class Door:
         return client
 
     def talk(self, strings: Iterator[bytes]) -> Iterator[tuple[bytes, bytes]]:
-        """Say each string on a connection of its own; yield it and the reply."""
+        """Send each string over a new connection; yield it and the reply."""
         chance = random.Random(SEED)
         while batch := list(islice(strings, self.at_a_time)):
             clients = [(said, self.dial(said, chance)) for said in batch]
@@ -233,7 +233,7 @@ _HEADERS = (
 
 
 def answered_anyhow(said: bytes) -> bool:
-    """Whether a head is whole and no body is announced. Who half-closes early is nobody's browser, and refused as such."""
+    """True for a whole head that announces no body: the refusal of a client that half-closes early. No browser does."""
     return b"\r\n\r\n" in said and b"content-length" not in said.lower()
 
 

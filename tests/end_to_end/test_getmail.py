@@ -28,31 +28,31 @@ if hasattr(ForkingBase, "_child_handler"):
 
 @pytest.fixture(scope="module")
 def signed_in(installation: Installation, servers: MailServers) -> Iterator[Login]:
-    """Somebody with an empty maildir."""
+    """A person with an empty maildir."""
     require_program("getmail", "getmail6")
-    with login(installation, servers) as somebody:
-        assert somebody.shell("mkdir -p ~/Mail/cur ~/Mail/new ~/Mail/tmp").returncode == 0
+    with login(installation, servers) as owner:
+        assert owner.shell("mkdir -p ~/Mail/cur ~/Mail/new ~/Mail/tmp").returncode == 0
         # Python runs a file of this name by itself. cms's commands run isolated from it.
-        somebody.file("python/sitecustomize.py", _WAIT_FOR_THE_PROCESS)
-        yield somebody
+        owner.file("python/sitecustomize.py", _WAIT_FOR_THE_PROCESS)
+        yield owner
 
 
-def configure(somebody: Login, **words: str) -> None:
+def configure(owner: Login, **words: str) -> None:
     """Write contrib/getmailrc for the test's server; this person's ~/.config is ~/config."""
     usual = {
         "server = outlook.office365.com": "server = localhost",
-        "port = 993": f"port = {somebody.servers.imap}",
-        "/etc/ssl/certs/ca-certificates.crt": somebody.servers.ca_file,
+        "port = 993": f"port = {owner.servers.imap}",
+        "/etc/ssl/certs/ca-certificates.crt": owner.servers.ca_file,
     }
-    somebody.file("config/getmail/getmailrc", contrib("getmailrc"), **(usual | words))
+    owner.file("config/getmail/getmailrc", contrib("getmailrc"), **(usual | words))
 
 
-def fetch(somebody: Login, command: str = "getmail", **environment: str) -> subprocess.CompletedProcess[str]:
-    return somebody.shell(command, PYTHONPATH=f"{somebody.home}/python", **environment)
+def fetch(owner: Login, command: str = "getmail", **environment: str) -> subprocess.CompletedProcess[str]:
+    return owner.shell(command, PYTHONPATH=f"{owner.home}/python", **environment)
 
 
-def fetched(somebody: Login) -> list[str]:
-    return [path.read_text() for path in (somebody.home / "Mail" / "new").iterdir()]
+def fetched(owner: Login) -> list[str]:
+    return [path.read_text() for path in (owner.home / "Mail" / "new").iterdir()]
 
 
 def test_mail_is_fetched(signed_in: Login) -> None:
@@ -79,8 +79,8 @@ def assert_page_explains(done: subprocess.CompletedProcess[str], why: subprocess
     assert explains("getmail", why.stderr)
 
 
-def why(somebody: Login) -> subprocess.CompletedProcess[str]:
-    return somebody.shell(shown("getmail", "why"))
+def why(owner: Login) -> subprocess.CompletedProcess[str]:
+    return owner.shell(shown("getmail", "why"))
 
 
 def test_without_a_broker_no_login_is_tried(signed_in: Login) -> None:
@@ -139,7 +139,7 @@ def test_without_cms_oauth_in_the_path(signed_in: Login) -> None:
 
 
 def test_the_server_is_verified(signed_in: Login) -> None:
-    """The line with `ca_certs` does what its comment says: a server that nobody vouches for gets no login."""
+    """The line with `ca_certs` does what its comment says: a server with an untrusted certificate gets no login."""
     others = "/etc/ssl/certs/ca-certificates.crt"
     configure(signed_in, **{others: others})
     before = signed_in.attempts()

@@ -16,7 +16,7 @@ from support.programs import give_up, require_program
 from support.reachable import ALICE, Installation, open_folder
 from support.servers import MailServers
 
-# Debian's place for git's own commands, one of which is a package of its own.
+# Debian's folder for git's own commands; send-email comes in a separate package.
 SEND_EMAIL = Path("/usr/lib/git-core/git-send-email")
 
 # A SASL plug-in for XOAUTH2, where Debian's Perl has none.
@@ -37,30 +37,30 @@ _numbers = count()
 
 @pytest.fixture(scope="module")
 def signed_in(installation: Installation, servers: MailServers) -> Iterator[Person]:
-    """Somebody with a repository of three commits, with msmtp set up, and with a socket for exim."""
+    """A person with a repository of three commits, msmtp set up, and a socket for exim."""
     require_program("git", "git")
     if not SEND_EMAIL.exists():
         give_up("git send-email is missing: apt-get install git-email")
     exim = f'CredentialServer("{{sockets}}/exim.sock", accounts=[account], users=["{EXIM_USER}"])\n'
-    with person(installation, servers, exim) as somebody:
+    with person(installation, servers, exim) as owner:
         words = {
             "port 587": f"port {servers.submission}",
             "host smtp.office365.com": "host localhost",
             "/etc/ssl/certs/ca-certificates.crt": servers.ca_file,
         }
-        somebody.file(".msmtprc", contrib("msmtp.conf"), **words)
-        done = somebody.shell(
+        owner.file(".msmtprc", contrib("msmtp.conf"), **words)
+        done = owner.shell(
             "git init -q work && cd work && git config user.name 'User Name' && git config user.email user@domain.com &&"
             " for each in 1 2 3 4; do echo $each >file; git add file; git commit -q -m $each; done"
         )
         assert done.returncode == 0, done.stderr
-        yield somebody
+        yield owner
 
 
-def series(somebody: Person, *options: str, **environment: str) -> tuple[subprocess.CompletedProcess[str], str]:
+def series(owner: Person, *options: str, **environment: str) -> tuple[subprocess.CompletedProcess[str], str]:
     """Send the last three commits; return how that ended, and what their subjects have in common."""
     prefix = f"series {next(_numbers)}"
-    done = somebody.run("git", "-C", "work", *send_email(prefix), *options, "-3", **environment)
+    done = owner.run("git", "-C", "work", *send_email(prefix), *options, "-3", **environment)
     return done, f"[{prefix} "
 
 
@@ -68,44 +68,44 @@ def send_email(prefix: str) -> list[str]:
     return ["send-email", f"--subject-prefix={prefix}", f"--to={READER}", "--confirm=never"]
 
 
-def assert_arrives(somebody: Person, prefix: str) -> None:
+def assert_arrives(owner: Person, prefix: str) -> None:
     """All three arrive, once each, from the account."""
     for number, subject in enumerate("234", 1):
-        message = somebody.servers.wait_for_mail(READER, f"{prefix}{number}/3] {subject}")
+        message = owner.servers.wait_for_mail(READER, f"{prefix}{number}/3] {subject}")
         assert f"Return-path: <{USER}>" in message
         assert f"From: User Name <{USER}>" in message
 
 
-def use_helper(somebody: Person, **words: str) -> None:
+def use_helper(owner: Person, **words: str) -> None:
     """Put contrib/gitconfig-credential into ~/.gitconfig for the test's server, after a helper that stores."""
-    port = somebody.servers.submission
+    port = owner.servers.submission
     adjusted = {
         "smtpServer = smtp.office365.com": "smtpServer = localhost",
         "smtpServerPort = 587": f"smtpServerPort = {port}",
         "smtp://smtp.office365.com:587": f"smtp://localhost:{port}",
     }
     text = replaced(contrib("gitconfig-credential"), **(adjusted | words))
-    trust = f"[sendemail]\n\tsmtpSSLCertPath = {somebody.servers.ca_file}\n"
-    somebody.file(".gitconfig", f"[credential]\n\thelper = store\n{trust}{text}")
+    trust = f"[sendemail]\n\tsmtpSSLCertPath = {owner.servers.ca_file}\n"
+    owner.file(".gitconfig", f"[credential]\n\thelper = store\n{trust}{text}")
 
 
-def credential(somebody: Person, action: str, **description: str) -> subprocess.CompletedProcess[str]:
+def credential(owner: Person, action: str, **description: str) -> subprocess.CompletedProcess[str]:
     """Run `git credential ACTION` for the test's server."""
-    usual = {"protocol": "smtp", "host": f"localhost:{somebody.servers.submission}"}
+    usual = {"protocol": "smtp", "host": f"localhost:{owner.servers.submission}"}
     lines = "".join(f"{name}={value}\n" for name, value in (usual | description).items())
-    return somebody.run("git", "credential", action, stdin=f"{lines}\n", GIT_TERMINAL_PROMPT="0")
+    return owner.run("git", "credential", action, stdin=f"{lines}\n", GIT_TERMINAL_PROMPT="0")
 
 
-def password(somebody: Person) -> str:
+def password(owner: Person) -> str:
     """Return the password that git gets from the helper."""
-    filled = credential(somebody, "fill")
+    filled = credential(owner, "fill")
     assert filled.returncode == 0, filled.stderr
     return dict(line.split("=", 1) for line in filled.stdout.splitlines())["password"]
 
 
-def attempts(somebody: Person) -> int:
-    """Return how often somebody has tried to log in to the submission server."""
-    log = somebody.servers.log()
+def attempts(owner: Person) -> int:
+    """Return how many login attempts the submission server has seen."""
+    log = owner.servers.log()
     return log.count("A=xoauth2:") + log.count("authenticator failed")
 
 
@@ -244,8 +244,8 @@ def test_the_helper_itself_knows_mail_only(signed_in: Person) -> None:
     assert "password" not in filled.stdout
 
 
-def test_nobody_stores_the_token(signed_in: Person) -> None:
-    """git's `credential approve` reaches no other helper: the one that would write a file is dropped by the example."""
+def test_no_credential_helper_stores_the_token(signed_in: Person) -> None:
+    """The example removes the helper that would write a file, so that git's `credential approve` stores no token."""
     use_helper(signed_in)
     stored = signed_in.home / ".git-credentials"
     token = password(signed_in)
@@ -292,13 +292,13 @@ def test_git_itself_sends_where_its_perl_can(signed_in: Person) -> None:
     assert_arrives(signed_in, prefix)
 
 
-def perl_sasl(somebody: Person) -> str:
+def perl_sasl(owner: Person) -> str:
     """Return which Authen::SASL the installed Perl has."""
-    return "Authen::SASL " + somebody.run("perl", "-MAuthen::SASL", "-e", "print Authen::SASL->VERSION").stdout
+    return "Authen::SASL " + owner.run("perl", "-MAuthen::SASL", "-e", "print Authen::SASL->VERSION").stdout
 
 
 def test_git_itself_sends_with_the_plug_in(signed_in: Person) -> None:
-    """With XOAUTH2 in its Perl, as in newer releases, git gets token and all from the helper; nobody is asked."""
+    """With XOAUTH2 in its Perl, as in newer releases, git gets the token from the helper and asks no question."""
     use_helper(signed_in)
 
     done, prefix = series(signed_in, PERL5LIB=plug_in(signed_in))
@@ -307,15 +307,15 @@ def test_git_itself_sends_with_the_plug_in(signed_in: Person) -> None:
     assert_arrives(signed_in, prefix)
 
 
-def plug_in(somebody: Person) -> str:
+def plug_in(owner: Person) -> str:
     """Copy the plug-in to where the person can read it; return the folder."""
     name = "Authen/SASL/Perl/XOAUTH2.pm"
-    path = somebody.file(f"perl/{name}", (PLUGIN / name).read_text())
+    path = owner.file(f"perl/{name}", (PLUGIN / name).read_text())
     return str(path.parents[3])
 
 
-def test_without_a_broker_git_asks_nobody(signed_in: Person) -> None:
-    """The helper has git quit, rather than ask for a password at a terminal; the page explains what is said."""
+def test_without_a_daemon_git_asks_no_question(signed_in: Person) -> None:
+    """The helper makes git quit instead of asking for a password at a terminal; the page explains the message."""
     use_helper(signed_in)
     signed_in.broker.stop()
     before = attempts(signed_in)

@@ -51,7 +51,7 @@ class Told:
         return [dict(line.split("=", 1) for line in text.splitlines() if "=" in line) for text in texts]
 
     def due_at(self, moment: float) -> dict[str, str]:
-        """Return the notice of a sign-in that is due at this Unix time, nothing while there is none."""
+        """Return the notice of a sign-in that is due at this Unix time, or None."""
         return next((each for each in self.all("sign-in-due") if each["CMS_DUE"] == str(int(moment))), {})
 
     async def one(self, event: str) -> dict[str, str]:
@@ -114,7 +114,7 @@ async def test_the_page_is_told(tmp_path: Path) -> None:
 
 @in_house
 async def test_the_link_of_a_sign_in_is_told(tmp_path: Path) -> None:
-    """Whoever starts a sign-in somewhere else finds its link, or its code, in the hook's variables."""
+    """A hook's variables hold the link, or the code, of a sign-in that was started elsewhere."""
     told = Told(tmp_path)
     async with open_house(tmp_path, signed_in=False) as house:
         await notify(house, told, ", events=['sign-in-required']")

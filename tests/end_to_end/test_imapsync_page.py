@@ -41,7 +41,7 @@ def list_mailboxes(broker: Daemon, servers: MailServers) -> tuple[int, str]:
 
 
 def test_the_file_opens_the_mailbox(broker: Daemon, servers: MailServers) -> None:
-    """With the page's lines; after a sign-out there is no file, and the server lets nobody in."""
+    """With the page's lines the file opens the mailbox; after a sign-out the file is gone and the server refuses."""
     broker.sign_in(USER, servers.entra)
     until((broker.home / "token").exists, "the token file")
     signed_in = list_mailboxes(broker, servers)

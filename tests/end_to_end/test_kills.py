@@ -1,8 +1,8 @@
-"""Two hundred SIGKILLs and more: of the worker at every call of a refresh and at any moment, and of the broker.
+"""Two hundred SIGKILLs and more: of the worker at every call of a refresh and at any moment, and of the daemon.
 
 With Entra's documented behaviour, under which a redeemed refresh token stays valid, none of them loses a sign-in. With
-reuse refused, the one loss that nobody can prevent (killed after Entra has redeemed, before the successor is stored)
-says so; and what only the broker's death interrupts is not even lost then.
+reuse refused, one loss cannot be prevented (the worker is killed after Entra has redeemed and before it stores the
+successor); cms then says what happened. An interruption by the daemon's death alone loses nothing even then.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ class House:
         return until(lambda: ask(self.socket, f"SMTP,token {user}".encode()), f"a token of {user}'s")
 
     def all_served(self) -> bool:
-        """Whether everybody gets a token, one that Entra stands for."""
+        """True if every client gets a token that Entra accepts."""
         return all(self.entra.introspect(self.token(user).decode())["active"] for user in self.users)
 
     @contextmanager
@@ -209,7 +209,7 @@ def make_house(daemon: Daemon) -> Iterator[Callable[..., House]]:
 
 
 def test_worker_killed_under_its_broker(make_house: Callable[..., House]) -> None:
-    """The broker asks again by itself: nobody notices, and nothing is started or signed in anew."""
+    """The daemon repeats the question: no client notices, and no daemon restart or sign-in is needed."""
     house, jitter = make_house(refuse_reuse=False), random.Random(3)
     killed = 0
     while killed < KILLS["worker of a broker"]:

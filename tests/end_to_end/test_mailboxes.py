@@ -101,7 +101,7 @@ def test_an_expired_token_is_refused(broker: Daemon, servers: MailServers, proto
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_anothers_token_is_refused(broker: Daemon, servers: MailServers, protocol: str) -> None:
-    """A token of somebody else's does not open this mailbox."""
+    """Another user's token does not open this mailbox."""
     with pytest.raises(REFUSED):
         PROTOCOLS[protocol](servers, OTHER, token(broker, protocol))
 
@@ -152,7 +152,7 @@ def test_cms_oauth_tests_the_servers(broker: Daemon, servers: MailServers, test:
     ("test", "port"), [("--test-smtp", "submission"), ("--test-imap", "imap"), ("--test-pop", "pop")]
 )
 def test_cms_oauth_trusts_no_unknown_server(broker: Daemon, servers: MailServers, test: str, port: str) -> None:
-    """A certificate that nobody vouches for ends the test before a token is sent."""
+    """An untrusted certificate ends the test before a token is sent."""
     done = broker.run(
         "cms-oauth",
         f"--user={USER}",

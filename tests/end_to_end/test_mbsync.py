@@ -23,36 +23,36 @@ MISSING = "IMAP error: selected SASL mechanism(s) not available"
 
 @pytest.fixture(scope="module")
 def signed_in(installation: Installation, servers: MailServers) -> Iterator[Login]:
-    """Somebody with an empty ~/Mail."""
+    """A person with an empty ~/Mail."""
     require_program("mbsync", "isync")
     if not list(_PLUGINS.glob("*/sasl2/libkdexoauth2.so")):
         give_up("the SASL plug-in is missing: apt-get install libsasl2-modules-kdexoauth2")
-    with login(installation, servers) as somebody:
-        assert somebody.shell("mkdir -p ~/Mail").returncode == 0
-        yield somebody
+    with login(installation, servers) as owner:
+        assert owner.shell("mkdir -p ~/Mail").returncode == 0
+        yield owner
 
 
-def configure(somebody: Login, **words: str) -> None:
+def configure(owner: Login, **words: str) -> None:
     """Write contrib/mbsyncrc for the test's server."""
     usual = {
         "Host outlook.office365.com": "Host localhost",
-        "Port 993": f"Port {somebody.servers.imap}",
-        "/etc/ssl/certs/ca-certificates.crt": somebody.servers.ca_file,
+        "Port 993": f"Port {owner.servers.imap}",
+        "/etc/ssl/certs/ca-certificates.crt": owner.servers.ca_file,
     }
-    somebody.file(".mbsyncrc", contrib("mbsyncrc"), **(usual | words))
+    owner.file(".mbsyncrc", contrib("mbsyncrc"), **(usual | words))
 
 
-def sync(somebody: Login, **environment: str) -> subprocess.CompletedProcess[str]:
-    return somebody.run("mbsync", "work", **environment)
+def sync(owner: Login, **environment: str) -> subprocess.CompletedProcess[str]:
+    return owner.run("mbsync", "work", **environment)
 
 
-def near(somebody: Login) -> list[Path]:
+def near(owner: Login) -> list[Path]:
     """Return the files of the messages in the local INBOX."""
-    return list((somebody.home / "Mail" / "INBOX").glob("[cn]*/*"))
+    return list((owner.home / "Mail" / "INBOX").glob("[cn]*/*"))
 
 
-def one_near(somebody: Login, subject: str) -> Path:
-    (found,) = (path for path in near(somebody) if subject in path.read_text())
+def one_near(owner: Login, subject: str) -> Path:
+    (found,) = (path for path in near(owner) if subject in path.read_text())
     return found
 
 

@@ -78,9 +78,9 @@ def serves(machine: Daemon, user: str) -> bool:
 
 
 def test_sign_ins_move_between_running_daemons(machines: tuple[Daemon, Daemon], entra: Entra) -> None:
-    """Nobody signs in again, the next token comes by itself, and the first machine goes on working.
+    """The person need not sign in again, the next token comes by itself, and the first machine goes on working.
 
-    The file is its owner's, tells nothing, overwrites none, and opens with one passphrase.
+    Only its owner can read the file. It shows no secret, overwrites no file, and opens with one passphrase.
     """
     here, there = machines
     here.sign_in(BOB, entra)
@@ -164,7 +164,7 @@ def test_a_person_types_the_passphrase_twice(machines: tuple[Daemon, Daemon]) ->
 
 @dataclass
 class At:
-    """Somebody at a machine's terminal."""
+    """A person at a machine's terminal."""
 
     machine: Daemon
 

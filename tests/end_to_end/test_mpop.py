@@ -17,25 +17,25 @@ EX_CONFIG = 78
 
 @pytest.fixture(scope="module")
 def signed_in(installation: Installation, servers: MailServers) -> Iterator[Person]:
-    """Somebody with an empty maildir."""
+    """A person with an empty maildir."""
     require_program("mpop", "mpop")
-    with person(installation, servers) as somebody:
-        assert 0 == somebody.shell("mkdir -p ~/Mail/cur ~/Mail/new ~/Mail/tmp").returncode
-        yield somebody
+    with person(installation, servers) as owner:
+        assert 0 == owner.shell("mkdir -p ~/Mail/cur ~/Mail/new ~/Mail/tmp").returncode
+        yield owner
 
 
-def configure(somebody: Person, **words: str) -> None:
+def configure(owner: Person, **words: str) -> None:
     """Write contrib/mpop.conf for the test's server."""
     usual = {
-        "port 995": f"port {somebody.servers.pop}",
+        "port 995": f"port {owner.servers.pop}",
         "host outlook.office365.com": "host localhost",
-        "/etc/ssl/certs/ca-certificates.crt": somebody.servers.ca_file,
+        "/etc/ssl/certs/ca-certificates.crt": owner.servers.ca_file,
     }
-    somebody.file(".mpoprc", contrib("mpop.conf"), **(usual | words))
+    owner.file(".mpoprc", contrib("mpop.conf"), **(usual | words))
 
 
-def fetched(somebody: Person) -> list[str]:
-    return [path.read_text() for path in (somebody.home / "Mail" / "new").iterdir()]
+def fetched(owner: Person) -> list[str]:
+    return [path.read_text() for path in (owner.home / "Mail" / "new").iterdir()]
 
 
 @pytest.mark.parametrize("mechanism", ["xoauth2", "oauthbearer"])

@@ -20,7 +20,7 @@ READER = "reader@domain.com"
 
 _numbers = count()
 
-# What the server says, and counts, of a credential that is none.
+# What the server says, and counts, when a credential is invalid.
 REFUSED = "535 Incorrect authentication data"
 # sysexits: what msmtp says for every failure of passwordeval.
 EX_CONFIG = 78

@@ -21,46 +21,46 @@ QUEUE = Path("/usr/libexec/msmtp/msmtpq/msmtpq")
 
 @pytest.fixture(scope="module")
 def signed_in(installation: Installation, servers: MailServers) -> Iterator[Person]:
-    """Somebody with contrib/msmtp.conf, and the queue set up as the page says."""
+    """A person with contrib/msmtp.conf, and the queue set up as the page says."""
     require_program("msmtp", "msmtp")
     if not QUEUE.exists():
         give_up(f"{QUEUE} is missing: apt-get install msmtp")
-    with person(installation, servers) as somebody:
+    with person(installation, servers) as owner:
         words = {
             "port 587": f"port {servers.submission}",
             "host smtp.office365.com": "host localhost",
             "/etc/ssl/certs/ca-certificates.crt": servers.ca_file,
         }
-        somebody.file(".msmtprc", contrib("msmtp.conf"), **words)
-        somebody.file(".profile", shown("msmtp", "queue-variables") + 'PATH="$HOME/.local/bin:$PATH"\n')
+        owner.file(".msmtprc", contrib("msmtp.conf"), **words)
+        owner.file(".profile", shown("msmtp", "queue-variables") + 'PATH="$HOME/.local/bin:$PATH"\n')
         # As the README's installation has it.
-        linked = somebody.shell('mkdir -p ~/.local/bin && ln -s "$(command -v cms-oauth)" ~/.local/bin/')
+        linked = owner.shell('mkdir -p ~/.local/bin && ln -s "$(command -v cms-oauth)" ~/.local/bin/')
         assert 0 == linked.returncode, linked.stderr
-        done = somebody.shell(shown("msmtp", "queue-install"))
+        done = owner.shell(shown("msmtp", "queue-install"))
         assert 0 == done.returncode, done.stderr
-        yield somebody
+        yield owner
 
 
-def send(somebody: Person) -> tuple[subprocess.CompletedProcess[str], str]:
+def send(owner: Person) -> tuple[subprocess.CompletedProcess[str], str]:
     """Hand a message to msmtpq, as a mail program does; return how that ended, and the subject."""
-    text, subject = somebody.message()
-    return somebody.shell(f". ~/.profile; msmtpq -f {USER} -- {READER}", stdin=text), subject
+    text, subject = owner.message()
+    return owner.shell(f". ~/.profile; msmtpq -f {USER} -- {READER}", stdin=text), subject
 
 
-def queued(somebody: Person) -> int:
+def queued(owner: Person) -> int:
     """Return how many messages wait."""
-    return len(list((somebody.home / ".msmtp.queue").glob("*.mail")))
+    return len(list((owner.home / ".msmtp.queue").glob("*.mail")))
 
 
-def cron(somebody: Person) -> None:
+def cron(owner: Person) -> None:
     """Do what the page's line for crontab does: with cron's own PATH, and none of the session's variables."""
     command = shown("msmtp", "queue-cron").split(None, 5)[5]
-    somebody.shell(command, PATH="/usr/bin:/bin")
+    owner.shell(command, PATH="/usr/bin:/bin")
 
 
-def logins(somebody: Person) -> int:
-    """Return how often somebody has tried to log in: well, badly, or with nothing."""
-    log = somebody.servers.log()
+def logins(owner: Person) -> int:
+    """Return how many logins the server has seen: successful, failed or empty."""
+    log = owner.servers.log()
     return log.count("A=xoauth2:") + log.count("535 ") + log.count("501 ")
 
 
@@ -133,10 +133,10 @@ def test_a_refused_token(signed_in: Person) -> None:
 
 
 def test_mail_that_the_server_refuses_waits_too(signed_in: Person) -> None:
-    """The queue asks nobody why: a sender that the account may not use stays, and the page knows the message."""
+    """The queue keeps every message that fails, also one whose sender the account may not use; the page explains it."""
     text, subject = signed_in.message(sender="somebody.else@domain.com")
 
-    done = signed_in.shell(f". ~/.profile; msmtpq -f somebody.else@domain.com -- {READER}", stdin=text)
+    done = signed_in.shell(f". ~/.profile; msmtpq -f owner.else@domain.com -- {READER}", stdin=text)
 
     assert (0, 1) == (done.returncode, queued(signed_in))
     words = "Client does not have permissions to send as this sender"

@@ -21,29 +21,29 @@ MECHANISMS = [("mutt", "xoauth2"), ("mutt", "oauthbearer"), ("neomutt", "xoauth2
 
 @pytest.fixture(scope="module")
 def signed_in(installation: Installation, servers: MailServers) -> Iterator[Login]:
-    """Somebody who has both programs."""
+    """A person who has both programs."""
     for program in (*PROGRAMS, "tmux"):
         require_program(program, program)
-    with login(installation, servers) as somebody:
-        yield somebody
+    with login(installation, servers) as owner:
+        yield owner
 
 
-def configure(somebody: Login, program: str, mechanism: str = "xoauth2", **words: str) -> None:
+def configure(owner: Login, program: str, mechanism: str = "xoauth2", **words: str) -> None:
     """Write contrib/muttrc for the test's servers, where the program looks for it."""
-    servers = somebody.servers
+    servers = owner.servers
     usual = {
         "outlook.office365.com:993": f"localhost:{servers.imap}",
         "smtp.office365.com:587": f"localhost:{servers.submission}",
         "/etc/ssl/certs/ca-certificates.crt": servers.ca_file,
         '"xoauth2"': f'"{mechanism}"',
     }
-    somebody.file(f".{program}rc", contrib("muttrc"), **(usual | words))
+    owner.file(f".{program}rc", contrib("muttrc"), **(usual | words))
 
 
-def send(somebody: Login, program: str) -> tuple[subprocess.CompletedProcess[str], str]:
+def send(owner: Login, program: str) -> tuple[subprocess.CompletedProcess[str], str]:
     """Send a message as the page's test does; return how that ended, and the subject."""
-    subject = somebody.message()[1]
-    return somebody.run(program, "-s", subject, READER, stdin="hello\n"), subject
+    subject = owner.message()[1]
+    return owner.run(program, "-s", subject, READER, stdin="hello\n"), subject
 
 
 @pytest.mark.parametrize(("program", "mechanism"), MECHANISMS)

@@ -20,29 +20,29 @@ NO_TOKEN = "command LIST illegal in state NONAUTH"
 
 @pytest.fixture(scope="module")
 def signed_in(installation: Installation, servers: MailServers) -> Iterator[Login]:
-    """Somebody who has it."""
+    """A person who uses OfflineIMAP."""
     require_program("offlineimap", "offlineimap3")
-    with login(installation, servers) as somebody:
-        yield somebody
+    with login(installation, servers) as owner:
+        yield owner
 
 
-def configure(somebody: Login, **words: str) -> None:
+def configure(owner: Login, **words: str) -> None:
     """Write contrib/offlineimaprc for the test's server."""
     usual = {
         "remotehost = outlook.office365.com": "remotehost = localhost",
-        "remoteport = 993": f"remoteport = {somebody.servers.imap}",
-        "/etc/ssl/certs/ca-certificates.crt": somebody.servers.ca_file,
+        "remoteport = 993": f"remoteport = {owner.servers.imap}",
+        "/etc/ssl/certs/ca-certificates.crt": owner.servers.ca_file,
     }
-    somebody.file(".offlineimaprc", contrib("offlineimaprc"), **(usual | words))
+    owner.file(".offlineimaprc", contrib("offlineimaprc"), **(usual | words))
 
 
-def sync(somebody: Login) -> subprocess.CompletedProcess[str]:
-    return somebody.run("offlineimap", "-o", "-u", "basic")
+def sync(owner: Login) -> subprocess.CompletedProcess[str]:
+    return owner.run("offlineimap", "-o", "-u", "basic")
 
 
-def near(somebody: Login) -> list[Path]:
+def near(owner: Login) -> list[Path]:
     """Return the files of the messages in the local INBOX."""
-    return list((somebody.home / "Mail" / "INBOX").glob("[cn]*/*"))
+    return list((owner.home / "Mail" / "INBOX").glob("[cn]*/*"))
 
 
 def test_a_mailbox_syncs_both_ways(signed_in: Login) -> None:

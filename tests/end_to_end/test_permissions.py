@@ -20,7 +20,7 @@ from cms.sandbox.entra import Entra
 
 USER = "rights@example.test"
 ROOT = 0
-# A group that is nobody's primary one.
+# A group that is no user's primary group.
 SHARED = 64100
 
 CANNOT_START = os.EX_CANTCREAT
@@ -49,7 +49,7 @@ RIGHTS = {
     "mine": ([OWNER, EVERYTHING], [OTHER, THIRD, MEMBER]),
     # Exactly the named users, the owner and root.
     "users": ([OWNER, EVERYTHING, OTHER], [THIRD, THIRD_MEMBER]),
-    # CAROL by her primary group, whoever is in SHARED by a supplementary one.
+    # CAROL belongs to it by her primary group, members of SHARED by a supplementary one.
     "groups": ([OWNER, EVERYTHING, THIRD, MEMBER], [OTHER]),
     "both": ([OWNER, EVERYTHING, OTHER, THIRD_MEMBER], [THIRD]),
     # Mode 0660 for the group that owns the file.
@@ -67,7 +67,7 @@ OPEN_TO_ALL = ("sh", "-c", 'umask 0; exec "$@"', "sh")
 
 @pytest.fixture(scope="module")
 def broker(installation: Installation) -> Iterator[Broker]:
-    """ALICE's daemon, signed in. She is a member of SHARED, and her login creates files that everybody may write."""
+    """ALICE's daemon, signed in. She is a member of SHARED, and her umask makes new files writable by everyone."""
     require_root()
     with signed_in(installation, ALICE, USER, groups=[SHARED], more=more_sockets, before=OPEN_TO_ALL) as running:
         # Others come as far as the control socket: no folder is to be what keeps them out.
@@ -85,7 +85,7 @@ def more_sockets(daemon: Daemon) -> str:
 
 
 def run_as(peer: Peer, daemon: Daemon, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a command of cms's as somebody, with the daemon's environment."""
+    """Run one of cms's commands as this user, with the daemon's environment."""
     uid, groups = peer
     command = [daemon.installation.command(name), *arguments]
     return subprocess.run(
@@ -100,7 +100,7 @@ def run_as(peer: Peer, daemon: Daemon, name: str, *arguments: str) -> subprocess
 
 @pytest.mark.parametrize(("name", "peer", "allowed"), CASES)
 def test_a_socket_lets_in_whom_it_names(broker: Broker, name: str, peer: Peer, allowed: bool) -> None:
-    """Permission bits, users, groups and the file's group: who is named gets the token, and nobody else."""
+    """Permission bits, users, groups and the file's group: only those that the configuration names get the token."""
     where = f"--cms_sock={broker.daemon.sockets}/{name}.sock"
     asked = run_as(peer, broker.daemon, "cms-oauth", f"--user={USER}", where)
 
@@ -124,7 +124,7 @@ def test_a_socket_file_is_as_configured(broker: Broker, name: str, mode: int, gi
     ("peer", "allowed"), [(OWNER, True), (EVERYTHING, True), (OTHER, False), (MEMBER, False)], ids=str
 )
 def test_commands_are_taken_from_owner_and_root(broker: Broker, peer: Peer, allowed: bool) -> None:
-    """The control socket answers nobody else, who learns nothing of the accounts."""
+    """The control socket answers only the owner and root; other users learn nothing of the accounts."""
     told = run_as(peer, broker.daemon, "cms", "status")
 
     assert 0o600 == stat.S_IMODE(Path(broker.control).stat().st_mode)
@@ -188,7 +188,7 @@ def failed_start(daemon: Daemon, *before: str) -> tuple[int, str]:
 
 
 def make_folder(path: Path, uid: int, mode: int) -> Path:
-    """Make a folder and those above it, all of somebody's and of this mode."""
+    """Make a folder and its missing parents, all with this owner and mode."""
     if not path.parent.exists():
         make_folder(path.parent, uid, mode)
     path.mkdir()
@@ -199,7 +199,7 @@ def make_folder(path: Path, uid: int, mode: int) -> Path:
 
 @pytest.mark.parametrize("mode", [0o755, 0o1777], ids=["own", "sticky"])
 def test_a_configuration_of_ones_own_is_read(alice: Daemon, mode: int) -> None:
-    """Nobody but ALICE can change it there: not in her folder, and not in one like /tmp."""
+    """Only ALICE can change it there: neither her folder nor one like /tmp lets others do so."""
     alice.home.chmod(mode)
     alice.start()
 
@@ -228,8 +228,8 @@ def test_a_configuration_of_others_is_refused(alice: Daemon, uid: int, mode: int
     assert not (alice.sockets / "cms.sock").exists()
 
 
-def test_root_runs_nobody_elses_configuration(alice: Daemon) -> None:
-    """root is told to become its owner instead, by the daemon and by every command that reads it."""
+def test_root_runs_no_other_users_configuration(alice: Daemon) -> None:
+    """The daemon and every command that reads the file tell root to run them as its owner."""
     for arguments in (["run"], ["check"], ["login", USER]):
         done = run_as(EVERYTHING, alice, "cms", *arguments, "-c", str(alice.config))
 
@@ -315,7 +315,7 @@ def test_a_live_socket_is_not_taken_over(
 
 
 def test_a_state_folder_is_used_once(alice: Daemon, make_daemon: Callable[..., Daemon], entra: Entra) -> None:
-    """A second daemon over it, with sockets of its own, says which process is there and ends; the first one goes on."""
+    """A second daemon with other sockets names the process that uses the folder, and exits; the first one goes on."""
     alice.start()
     assert alice.process
     second = make_daemon(ALICE)
@@ -330,7 +330,7 @@ def test_a_state_folder_is_used_once(alice: Daemon, make_daemon: Callable[..., D
 
 
 def test_a_dead_socket_is_replaced(alice: Daemon) -> None:
-    """What a killed daemon left behind is in nobody's way."""
+    """A new daemon replaces the socket that a killed one left."""
     alice.start()
     alice.stop(signal.SIGKILL)
     assert (alice.sockets / "cms.sock").is_socket()
@@ -340,7 +340,7 @@ def test_a_dead_socket_is_replaced(alice: Daemon) -> None:
 
 
 def test_a_file_that_is_no_socket_stays(alice: Daemon) -> None:
-    """Nothing of anybody's is removed because of a wrong path."""
+    """A wrong path removes no file."""
     mistaken = alice.sockets / "cms.sock"
     mistaken.write_text("a letter")
     status, log = failed_start(alice)

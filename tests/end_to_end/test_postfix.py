@@ -29,7 +29,7 @@ B = "bob@domain.com"
 NOBODY = "nobody@domain.com"
 STRANGER = "stranger@elsewhere.com"
 
-# The broker's own uid: neither Postfix's nor that of anybody who sends.
+# The daemon's uid: neither Postfix's nor that of a person who sends mail.
 CMS = 64010
 
 # What the server says to what should not have been tried.
@@ -163,7 +163,7 @@ def _usual(system: System) -> Iterator[None]:
 
 
 def test_each_account_sends_its_own_mail(system: System) -> None:
-    """The envelope sender chooses the account: each message goes out under the login of its own sender."""
+    """The envelope sender chooses the account: each message goes out under that sender's login."""
     first = system.send("alice", B, sender=A)
     second = system.send("bob", A, sender=B)
 
@@ -174,7 +174,7 @@ def test_each_account_sends_its_own_mail(system: System) -> None:
 
 
 def test_an_address_goes_out_with_anothers_login(system: System) -> None:
-    """As docs/shared-mailboxes.md has it: the login is the other's, the sender stays; nobody else's is changed."""
+    """As docs/shared-mailboxes.md says: mail goes out with the other account's login; this and other senders stay."""
     shared = (ROOT / "docs" / "shared-mailboxes.md").read_text()
     (line,) = (each.text for each in blocks(shared) if each.mark == "test: postfix")
     name, _, value = replaced(line, **{"sales@domain.com": SHARED, "me@domain.com": A}).strip().partition(" = ")
@@ -305,7 +305,7 @@ def test_mail_waits_while_the_broker_is_down(system: System) -> None:
 
 
 def test_a_flush_sends_what_waits_at_once(system: System) -> None:
-    """Nobody who has just signed in needs to wait for the next queue run."""
+    """A person who has just signed in need not wait for the next queue run."""
     hour = {"queue_run_delay": "1h", "minimal_backoff_time": "1h", "maximal_backoff_time": "1h"}
     system.reconfigure(**hour)
     start = len(system.machine.log())
@@ -322,8 +322,8 @@ def test_a_flush_sends_what_waits_at_once(system: System) -> None:
     assert "sudo postqueue -f" in page("postfix")
 
 
-def test_a_stranger_is_not_found_and_sent_without_a_login_by_nobody(system: System) -> None:
-    """The table does not know a sender that is no account's; the file keeps such a message, and says why."""
+def test_a_message_of_an_unknown_sender_is_kept(system: System) -> None:
+    """The table answers "not found" for a sender without an account; Postfix keeps such a message and logs why."""
     tries = system.tries()
     start = len(system.machine.log())
     found = system.query(STRANGER)
@@ -350,7 +350,7 @@ def test_without_fail_a_strangers_mail_bounces(system: System) -> None:
 
 @pytest.mark.parametrize("error_challenge", [False, True])
 def test_a_refused_token_is_tried_again(system: System, *, error_challenge: bool) -> None:
-    """Refused with or without a challenge that says why: kept, never bounced, and nobody else's mail waits for it."""
+    """Refused with or without a challenge: Postfix keeps the mail, never bounces it, and sends other accounts' mail."""
     introspect = system.servers.entra.introspect
     certificate = str(system.servers.folder / "server.pem")
     with Submission(introspect, certificate, error_challenge=error_challenge) as server:
@@ -382,7 +382,7 @@ def test_without_the_plugin_mail_waits(system: System) -> None:
 
 
 def test_a_bounce_comes_back_through_the_account(system: System) -> None:
-    """A bounce has no sender of its own: it is sent as the account that it goes back to."""
+    """A bounce has an empty sender: Postfix sends it as the account that it returns to."""
     bounce = system.servers.wait_for_mail(A, system.send("alice", NOBODY, sender=A))
 
     assert f"Return-path: <{A}>" in bounce
@@ -390,7 +390,7 @@ def test_a_bounce_comes_back_through_the_account(system: System) -> None:
 
 
 def test_there_are_no_mailboxes_here(system: System) -> None:
-    """Mail for a login of this machine is not lost in a file that nobody reads: its sender is told."""
+    """Mail for a local user is returned to its sender, not lost in an unread file."""
     bounce = system.servers.wait_for_mail(A, system.send("alice", "root", sender=A))
 
     assert "there are no mailboxes on this machine" in bounce
@@ -407,7 +407,7 @@ def test_a_bounce_that_is_refused_ends(system: System) -> None:
 
 
 def test_an_unknown_authority_gets_no_login(system: System) -> None:
-    """A server whose certificate is vouched for by nobody we trust sees no token; the message waits."""
+    """A server whose certificate comes from an unknown CA gets no token; the message waits."""
     system.reconfigure(smtp_tls_CAfile=system.servers.entra.ca_file)
     before = system.servers.log().count("A=xoauth2")
     start = len(system.machine.log())

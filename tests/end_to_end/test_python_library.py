@@ -1,4 +1,4 @@
-"""docs/clients/python.md: each of its examples in a program of its own, against real servers that check each token."""
+"""docs/clients/python.md: each example as a program, against real servers that check each token."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from support.servers import MailServers
 
 @pytest.fixture(scope="module")
 def signed_in(installation: Installation, servers: MailServers) -> Iterator[Person]:
-    """Somebody with mail to read."""
-    with person(installation, servers) as somebody:
-        somebody.receive()
-        yield somebody
+    """A person with mail to read."""
+    with person(installation, servers) as owner:
+        owner.receive()
+        yield owner
 
 
-def run(somebody: Person, program: str, **words: str) -> subprocess.CompletedProcess[str]:
+def run(owner: Person, program: str, **words: str) -> subprocess.CompletedProcess[str]:
     """Run a program with the test's servers; Python trusts the test's authority by $SSL_CERT_FILE."""
     there = {
-        '"smtp.office365.com", 587': f'"localhost", {somebody.servers.submission}',
-        '"outlook.office365.com", 993': f'"localhost", {somebody.servers.imap}',
+        '"smtp.office365.com", 587': f'"localhost", {owner.servers.submission}',
+        '"outlook.office365.com", 993': f'"localhost", {owner.servers.imap}',
     }
     text = replaced(program, **{old: new for old, new in there.items() if old in program}, **words)
-    return somebody.run(str(somebody.broker.installation.python), "-I", "-c", text)
+    return owner.run(str(owner.broker.installation.python), "-I", "-c", text)
 
 
 def mechanism(name: str) -> dict[str, str]:

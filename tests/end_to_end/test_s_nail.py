@@ -20,25 +20,25 @@ NOT_SENT = 4
 
 @pytest.fixture(scope="module")
 def signed_in(installation: Installation, servers: MailServers) -> Iterator[Login]:
-    """Somebody who has it."""
+    """A person who uses s-nail."""
     require_program("s-nail", "s-nail")
-    with login(installation, servers) as somebody:
-        yield somebody
+    with login(installation, servers) as owner:
+        yield owner
 
 
-def configure(somebody: Login, **words: str) -> None:
+def configure(owner: Login, **words: str) -> None:
     """Write contrib/mailrc for the test's server."""
     usual = {
-        "smtp.office365.com:587": f"localhost:{somebody.servers.submission}",
-        "/etc/ssl/certs/ca-certificates.crt": somebody.servers.ca_file,
+        "smtp.office365.com:587": f"localhost:{owner.servers.submission}",
+        "/etc/ssl/certs/ca-certificates.crt": owner.servers.ca_file,
     }
-    somebody.file(".mailrc", contrib("mailrc"), **(usual | words))
+    owner.file(".mailrc", contrib("mailrc"), **(usual | words))
 
 
-def send(somebody: Login) -> tuple[subprocess.CompletedProcess[str], str]:
+def send(owner: Login) -> tuple[subprocess.CompletedProcess[str], str]:
     """Send a message to oneself with the page's test; return how that ended, and the subject."""
-    subject = somebody.message()[1]
-    return somebody.shell(shown("s-nail", "test").replace("-s test", f"-s '{subject}'")), subject
+    subject = owner.message()[1]
+    return owner.shell(shown("s-nail", "test").replace("-s test", f"-s '{subject}'")), subject
 
 
 def test_a_message_is_sent(signed_in: Login) -> None:

@@ -119,7 +119,7 @@ def test_a_protocol_that_comes_later_needs_its_own_consent(broker: Broker, entra
 
 
 def test_consent_that_is_withdrawn_for_one_leaves_the_other(broker: Broker, entra: Entra) -> None:
-    """Each scope set has a life of its own, whichever comes first."""
+    """Consent to one scope set can be withdrawn, first or second in line, without effect on the other."""
     broker.configure(PROTOCOL)
     broker.daemon.start()
     broker.daemon.sign_in(ME, entra)

@@ -98,8 +98,8 @@ def test_it_is_refreshed_once_for_all(broker: Daemon, entra: Entra) -> None:
     assert before != after
 
 
-def test_somebody_elses_sign_in_is_refused(broker: Daemon, entra: Entra) -> None:
-    """The mailbox itself included, where it can sign in: both names are said, and nothing is served."""
+def test_another_persons_sign_in_is_refused(broker: Daemon, entra: Entra) -> None:
+    """Another person signs in for a shared mailbox, perhaps as the mailbox: cms names both and serves no token."""
     with pytest.raises(AssertionError) as refused:
         broker.sign_in(SALES, entra, as_user=STRANGER)
 

@@ -17,25 +17,25 @@ SOCKET = "/run/user/1000/cms/cms.sock"
 
 @pytest.fixture(scope="module")
 def signed_in(installation: Installation, servers: MailServers) -> Iterator[Person]:
-    """Somebody with mail to read."""
+    """A person with mail to read."""
     for program, package in (("nc", "netcat-openbsd"), ("socat", "socat"), ("curl", "curl")):
         require_program(program, package)
-    with person(installation, servers) as somebody:
-        somebody.receive()
-        yield somebody
+    with person(installation, servers) as owner:
+        owner.receive()
+        yield owner
 
 
 # How each of the page's examples for a token is called there, and that it is run.
 TOKENS = {"nc": shown("shell", "nc"), "socat": shown("shell", "socat"), "cms-oauth": shown("shell", "cms-oauth")}
 
 
-def in_place(somebody: Person, example: str) -> str:
+def in_place(owner: Person, example: str) -> str:
     """Return an example with the test's socket and servers."""
     words = {
-        SOCKET: str(somebody.socket),
-        "imaps://outlook.office365.com": f"imaps://localhost:{somebody.servers.imap}",
-        "pop3s://outlook.office365.com": f"pop3s://localhost:{somebody.servers.pop}",
-        "smtp.office365.com:587": f"localhost:{somebody.servers.submission}",
+        SOCKET: str(owner.socket),
+        "imaps://outlook.office365.com": f"imaps://localhost:{owner.servers.imap}",
+        "pop3s://outlook.office365.com": f"pop3s://localhost:{owner.servers.pop}",
+        "smtp.office365.com:587": f"localhost:{owner.servers.submission}",
     }
     return replaced(example, **{old: new for old, new in words.items() if old in example})
 
@@ -80,11 +80,11 @@ def test_what_goes_wrong_everywhere_is_explained(signed_in: Person, options: str
     assert explains("README", done.stderr)
 
 
-def curl(somebody: Person, example: str) -> tuple[int, str, str]:
+def curl(owner: Person, example: str) -> tuple[int, str, str]:
     """Run a line of the page's after the file with its function; curl trusts the test's authority."""
-    somebody.file("with-token.sh", contrib("with-token.sh"))
-    trust = f"alias curl='curl --cacert {somebody.servers.ca_file}'\n"
-    done = somebody.shell(f"{trust}. ./with-token.sh\n" + in_place(somebody, example))
+    owner.file("with-token.sh", contrib("with-token.sh"))
+    trust = f"alias curl='curl --cacert {owner.servers.ca_file}'\n"
+    done = owner.shell(f"{trust}. ./with-token.sh\n" + in_place(owner, example))
     return done.returncode, done.stdout, done.stderr
 
 

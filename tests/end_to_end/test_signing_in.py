@@ -141,7 +141,7 @@ def test_a_device_code_in_a_terminal(desk: Dispatcher) -> None:
 
 @pytest.mark.parametrize("with_daemon", [True, False])
 def test_ctrl_c_leaves_no_poll_behind(desk: Dispatcher, *, with_daemon: bool) -> None:
-    """The sign-in is given up at once: with the worker that polled, nobody is left who could go on polling."""
+    """Ctrl-C ends the sign-in at once: the worker that polled ends with it."""
     desk.configure()
     if with_daemon:
         desk.daemon.start()
@@ -237,8 +237,8 @@ def test_a_redirect_that_leads_nowhere_here_is_pasted_by_itself(desk: Dispatcher
     assert until(desk.signed_in, "a token")
 
 
-def test_somebody_else_signs_in(desk: Dispatcher) -> None:
-    """Both are named, with what to do; nobody is signed in, and the status says why."""
+def test_another_person_signs_in(desk: Dispatcher) -> None:
+    """cms names both persons and says what to do; the sign-in is not stored, and the status says why."""
     desk.entra.add_user(BEN)
     desk.configure()
     desk.daemon.start()
@@ -252,7 +252,7 @@ def test_somebody_else_signs_in(desk: Dispatcher) -> None:
 
 
 def test_a_refused_sign_in_is_remembered_until_one_works(desk: Dispatcher) -> None:
-    """The reason is in the status and its next move in the log, though nobody has ever signed in."""
+    """The status has the reason and the log the next move, even before the first successful sign-in."""
     desk.configure()
     desk.daemon.start()
     desk.entra.faults.add(Fault("aadsts", "authorize", aadsts=53003))
@@ -316,7 +316,7 @@ def test_a_port_in_use_is_told_with_who_has_it(desk: Dispatcher) -> None:
 def test_the_page_is_its_owners_and_roots(
     make_daemon: Callable[..., Daemon], entra: Entra, uid: int, status: str
 ) -> None:
-    """Whose browser it is the kernel says: an sshd forwards as the user or as root, and anybody else is turned away."""
+    """The kernel tells whose browser it is: the owner's and root's are served (an sshd is either), others refused."""
     require_root()
     desk, port = Dispatcher(make_daemon(ALICE), entra), free_port()
     desk.configure(f"http://127.0.0.1:{port}/back")
@@ -338,8 +338,8 @@ sys.stdin.read()
 """
 
 
-def test_strangers_who_stay_silent_keep_nobody_out(make_daemon: Callable[..., Daemon], entra: Entra) -> None:
-    """Another user's hundred idle connections take no place of the owner's browser."""
+def test_idle_connections_of_strangers_do_not_keep_the_owner_out(make_daemon: Callable[..., Daemon], entra: Entra) -> None:
+    """Another user's hundred idle connections take no place from the owner's browser."""
     require_root()
     desk, port = Dispatcher(make_daemon(ALICE), entra), free_port()
     desk.configure(f"http://127.0.0.1:{port}/back")

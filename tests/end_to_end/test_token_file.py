@@ -72,7 +72,7 @@ def begin(broker: Daemon, entra: Entra, path: Path) -> None:
 
 @contextmanager
 def reader(path: Path) -> Iterator[dict[str, Any]]:
-    """Read the file in a process of its own during the block; what it saw is in the result afterwards."""
+    """Read the file in another process during the block; the result then holds what that process saw."""
     saw: dict[str, Any] = {}
     command = become(ALICE, [sys.executable, "-I", "-c", _READER, path])
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -122,7 +122,7 @@ def test_the_file_is_its_owners_and_the_served_token(broker: Daemon, entra: Entr
     assert (1, "") == (read_by_bob.returncode, read_by_bob.stdout)
 
 
-def test_it_is_gone_when_nobody_is_signed_in_and_when_nobody_keeps_it(broker: Daemon, entra: Entra) -> None:
+def test_it_is_gone_after_a_logout_a_stop_and_a_kill(broker: Daemon, entra: Entra) -> None:
     """After `cms logout`, after a stop, and after the next start of a daemon that was killed."""
     path = broker.home / "token"
     begin(broker, entra, path)
@@ -144,7 +144,7 @@ def test_it_is_gone_when_nobody_is_signed_in_and_when_nobody_keeps_it(broker: Da
 
 
 def test_it_is_gone_before_its_token_expires(broker: Daemon, entra: Entra) -> None:
-    """When Entra cannot be reached, nobody is left with a token that a server refuses."""
+    """While Entra cannot be reached, no program is left with a token that a server refuses."""
     path = broker.home / "token"
     entra.token_life = LIFE
     begin(broker, entra, path)

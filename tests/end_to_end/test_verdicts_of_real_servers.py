@@ -52,7 +52,7 @@ def test_an_expired_token(test: str, servers: MailServers, tmp_path: Path, capfd
 def test_another_users_token(
     test: str, servers: MailServers, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The software is named; nobody is sent to Exchange's administrator."""
+    """The verdict names the server's software and does not send the person to an administrator of Exchange."""
     status, said = refused_login(test, servers, servers.entra.mint(OTHER), tmp_path, capfd)
     verdicts = said["verdicts"]
 

@@ -68,5 +68,5 @@ def test_watching_needs_a_terminal(broker: Broker) -> None:
 
 
 def test_watching_is_for_people(broker: Broker) -> None:
-    """Programs have options of their own."""
+    """Options for programs are refused together with watching."""
     assert 2 == broker.daemon.cms("status", "--watch", "--json").returncode

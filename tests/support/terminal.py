@@ -48,17 +48,17 @@ class Login(Person):
         return self.broker.folder / "passwd"
 
     def attempts(self) -> int:
-        """Return how often anybody has tried to log in: well, badly, or with nothing."""
+        """Return how many logins the servers have seen: successful, failed or empty."""
         words = ("method=", "A=xoauth2:", "A=oauthbearer:", "authenticator failed", "501 ")
         return sum(self.servers.log().count(word) for word in words)
 
 
 @contextmanager
 def login(installation: Installation, servers: MailServers, more: str = "") -> Iterator[Login]:
-    """Set up what docs/clients/README.md takes for granted, as `person` does, for somebody with a name."""
-    with person(installation, servers, more) as somebody:
-        named = Login(somebody.broker, servers)
-        line = f"{_NAME}:x:{somebody.broker.uid}:{somebody.broker.uid}:User Name:{somebody.home}:/bin/sh\n"
+    """Set up what docs/clients/README.md takes for granted, as `person` does, for a uid with a user name."""
+    with person(installation, servers, more) as owner:
+        named = Login(owner.broker, servers)
+        line = f"{_NAME}:x:{owner.broker.uid}:{owner.broker.uid}:User Name:{owner.home}:/bin/sh\n"
         named.passwd.write_text(Path("/etc/passwd").read_text() + line)
         named.passwd.chmod(0o644)
         yield named
@@ -73,8 +73,8 @@ class Inhabitant(Protocol):
 class Terminal:
     """A program in a terminal; `keys` are tmux's names of keys, or text."""
 
-    def __init__(self, somebody: Inhabitant, *command: str, **environment: str) -> None:
-        self._somebody = somebody
+    def __init__(self, user: Inhabitant, *command: str, **environment: str) -> None:
+        self._user = user
         self._socket = f"terminal-{next(_numbers)}"
         variables = [word for name, value in environment.items() for word in ("-e", f"{name}={value}")]
         # The pane stays after the program's end, so that its last words can be read.
@@ -120,13 +120,13 @@ class Terminal:
         return screen if all(word in screen for word in words) else ""
 
     def _tmux(self, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        return self._somebody.run(require_program("tmux", "tmux"), "-u", "-S", self._socket, *words, stdin=stdin)
+        return self._user.run(require_program("tmux", "tmux"), "-u", "-S", self._socket, *words, stdin=stdin)
 
 
 @contextmanager
-def terminal(somebody: Inhabitant, *command: str, **environment: str) -> Iterator[Terminal]:
+def terminal(user: Inhabitant, *command: str, **environment: str) -> Iterator[Terminal]:
     """Run a program in a terminal; it is ended with the block."""
-    window = Terminal(somebody, *command, **environment)
+    window = Terminal(user, *command, **environment)
     try:
         yield window
     finally:

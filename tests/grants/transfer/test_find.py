@@ -140,7 +140,7 @@ def test_whoever_signed_in_is_remembered(tmp_path: Path, entra: Entra, ann: Sign
 # --- refusals ---
 
 
-def test_somebody_elses_sign_in_is_refused(tmp_path: Path, entra: Entra, ann: SignedIn, broker: Broker) -> None:
+def test_another_persons_sign_in_is_refused(tmp_path: Path, entra: Entra, ann: SignedIn, broker: Broker) -> None:
     """The provider says who it is, whatever the file says; nothing is stored."""
     message, hint = refusal(bring_in(broker, grant_for(entra, BEN), put(tmp_path, made.mutt_file(ann, email=BEN))))
 
