@@ -1,7 +1,7 @@
-;;; cms.el --- Emacs sends through Microsoft 365, with tokens from cms  -*- lexical-binding: t; -*-
+;;; cms.el --- Send mail through Microsoft 365, with tokens from cms  -*- lexical-binding: t; -*-
 
-;; For Emacs 28.1 and newer, whose smtpmail knows XOAUTH2.  Load it from your init file, with the settings that
-;; docs/clients/emacs.md shows.  smtpmail asks auth-source for a password; this answers with a function that asks cms.
+;; For Emacs 28.1 and newer, whose smtpmail supports XOAUTH2.  Load it from your init file, with the settings that
+;; docs/clients/emacs.md shows.  smtpmail asks auth-source for a password; this file makes auth-source ask cms.
 
 ;;; Code:
 
@@ -15,16 +15,16 @@
 
 (defcustom cms-command '("cms-oauth")
   "The program that prints tokens, and arguments for it, for example \"--cms_sock=PATH\".
-It is named with its path where it is not in `exec-path'."
+Write its full path if it is not in `exec-path'."
   :type '(repeat string))
 
 (defcustom cms-hosts '("smtp.office365.com")
-  "The servers that may be sent a token."
+  "The servers that Emacs may send a token to."
   :type '(repeat string))
 
 (defun cms-token (user protocol)
-  "Return a fresh token of USER's for PROTOCOL, for example \"SMTP\".
-Where there is none signal an error with what cms says."
+  "Return a fresh token of USER for PROTOCOL, for example \"SMTP\".
+If there is none, signal an error with the message of cms."
   (let ((errors (make-temp-file "cms"))
         (arguments `(,@(cdr cms-command) ,(concat "--user=" user) ,(concat "--proto=" protocol)
                      "--output=token" "--no_newline")))
@@ -39,14 +39,14 @@ Where there is none signal an error with what cms says."
 
 (cl-defun cms-auth-source-search (&key host port user &allow-other-keys)
   "Return the credential of USER at HOST and PORT, if HOST is one of `cms-hosts'.
-Its secret is a function: the token is asked for when it is needed, and never kept."
+Its secret is a function that asks for the token when it is needed; the token is never stored."
   (let ((found (cl-find-if (lambda (each) (member each cms-hosts)) (ensure-list host)))
         (name (car (ensure-list user))))
     (when (and found (stringp name))
       (list (list :host found :port port :user name :secret (lambda () (cms-token name "SMTP")))))))
 
 (defun cms-auth-source-parse (entry)
-  "Return the backend of ENTRY where that is the symbol `cms', as in `auth-sources'."
+  "Return the backend of ENTRY if that is the symbol `cms', as in `auth-sources'."
   (when (eq entry 'cms)
     (auth-source-backend :type 'cms :source "cms" :search-function #'cms-auth-source-search)))
 

@@ -1,4 +1,4 @@
-"""Send a message with a token of cms's: adjust the addresses, and run it with the Python that has cms."""
+"""Send a message with a token from cms. Adjust the addresses, and run it with the Python that has cms installed."""
 
 import smtplib
 import ssl

@@ -1,4 +1,4 @@
-# with-token.sh: curl with a token of cms's. Adjust the address, twice, and begin a script with `. ./with-token.sh`.
+# with-token.sh: run curl with a token from cms. Adjust both addresses, and begin a script with `. ./with-token.sh`.
 #
 #   with_token PROTOCOL CURL-ARGUMENTS...    for example: with_token IMAP imaps://outlook.office365.com/
 with_token() {
