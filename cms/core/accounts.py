@@ -10,10 +10,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 from cms_oauth.microsoft import PERMISSIONS, Cloud
-from cms_oauth.moves import cms, fill
 
 Scopes = tuple[str, ...]
 
@@ -274,31 +273,6 @@ def app_scopes(cloud: Cloud) -> Scopes:
 def resource(scopes: Scopes) -> str:
     """Return the resource that a scope set is for: a token is for one."""
     return scopes[0].rpartition("/")[0] if scopes else ""
-
-
-@lru_cache(maxsize=1024)
-def permission_for(protocol: str, scopes: Scopes) -> str:
-    """Return what a token of these scopes must grant to be good for a protocol, "" if that cannot be known.
-
-    Scopes that name a mail permission are Exchange's, and each mail protocol needs its own of them. Other scopes are
-    known by the first: other mail servers name their permissions as they like. `.default` stands for all that was
-    consented to. Remembered, as each request asks it of the same few accounts.
-    """
-    names = [each.rpartition("/")[2] for each in scopes]
-    own = names[0] if names else ""
-    exchange = {each.lower() for each in PERMISSIONS.values()} & {each.lower() for each in names}
-    wanted = PERMISSIONS.get(protocol) if exchange else None
-    return wanted or ("" if own == ALL_CONSENTED else own)
-
-
-def uncovered(permission: str, scopes: Scopes, who: str) -> tuple[str, str]:
-    """Say why a token for these scopes lacks a permission, and what to do; `who` signs in, "" if not known."""
-    login = {"login": cms("login", who)}
-    if permission.lower() in {each.rpartition("/")[2].lower() for each in scopes}:
-        said = f"the sign-in does not cover {permission}: it was given before the configuration asked for that"
-        return said, fill("sign in again and consent: {login}", login)
-    hint = fill("add it to scopes= of the account, or leave scopes= out, then {reload, login}", login)
-    return f"scopes= in the configuration names no {permission}", hint
 
 
 def registration_for(user: str | None, *, use_default: bool) -> Registration:

@@ -375,16 +375,6 @@ def usable(life: Life, now: float) -> Token | None:
     return life.held if life.held and now < life.held.usable_until else None
 
 
-def covers(token: Token, permission: str) -> bool:
-    """Whether a token grants a permission such as SMTP.Send, by the scopes that the provider named.
-
-    Only the last part of a scope counts: Entra spells resources in more than one way. A token without known scopes, or
-    for all that was consented to (`.default`), is taken at its word.
-    """
-    granted = [scope.rpartition("/")[2].lower() for scope in token.scopes]
-    return not permission or not granted or ".default" in granted or permission.lower() in granted
-
-
 def denial(life: Life, now: float) -> Deny:
     """Why there is no usable token, and whose move it is."""
     if isinstance(life.phase, NeedsSignIn):

@@ -1,4 +1,4 @@
-"""Checks whether a token can open the protocol that is asked for, by the claims in it, where it can be decoded.
+"""Checks whether a token can open the protocol that is asked for: by the scopes it was granted, and by its claims.
 
 A mail server refuses a token for another resource with the same few words as a wrong password, and counts a failed
 login. So cms checks a token before serving it. A token that cannot be decoded is served, since only the mail server can
@@ -10,10 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from cms.core.accounts import Scopes, permission_for, resource
-from cms.core.lifecycle import Token, covers
+from cms.core.accounts import ALL_CONSENTED, Scopes, resource
+from cms.core.lifecycle import Token
 from cms_oauth.claims import Claims
 from cms_oauth.microsoft import EXCHANGE, GRAPH, OTHERS, PERMISSIONS, ROLES, resource_name
+from cms_oauth.moves import cms, fill
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +26,45 @@ class Misfit:
     certain: bool = True
 
 
+@lru_cache(maxsize=1024)
+def permission_for(protocol: str, scopes: Scopes) -> str:
+    """Return what a token of these scopes must grant to be good for a protocol, "" if that cannot be known.
+
+    Scopes that name a mail permission are Exchange's, and each mail protocol needs its own of them. Other scopes are
+    known by the first: other mail servers name their permissions as they like. `.default` stands for all that was
+    consented to. Remembered, as each request asks it of the same few accounts.
+    """
+    names = [each.rpartition("/")[2] for each in scopes]
+    own = names[0] if names else ""
+    exchange = {each.lower() for each in PERMISSIONS.values()} & {each.lower() for each in names}
+    wanted = PERMISSIONS.get(protocol) if exchange else None
+    return wanted or ("" if own == ALL_CONSENTED else own)
+
+
+def covers(token: Token, permission: str) -> bool:
+    """Whether a token grants a permission such as SMTP.Send, by the scopes that the provider named.
+
+    Only the last part of a scope counts: Entra spells resources in more than one way. A token without known scopes, or
+    for all that was consented to (`.default`), is taken at its word.
+    """
+    granted = [scope.rpartition("/")[2].lower() for scope in token.scopes]
+    return not permission or not granted or ".default" in granted or permission.lower() in granted
+
+
 def fits(token: Token, protocol: str, scopes: Scopes) -> bool:
     """Whether a token is served for a protocol: its scopes cover it, and it is not certain to be for something else."""
     wrong = misfit(token.claims, protocol, scopes)
     return covers(token, permission_for(protocol, scopes)) and not (wrong and wrong.certain)
+
+
+def uncovered(permission: str, scopes: Scopes, who: str) -> tuple[str, str]:
+    """Say why a token for these scopes lacks a permission, and what to do; `who` signs in, "" if not known."""
+    login = {"login": cms("login", who)}
+    if permission.lower() in {each.rpartition("/")[2].lower() for each in scopes}:
+        said = f"the sign-in does not cover {permission}: it was given before the configuration asked for that"
+        return said, fill("sign in again and consent: {login}", login)
+    hint = fill("add it to scopes= of the account, or leave scopes= out, then {reload, login}", login)
+    return f"scopes= in the configuration names no {permission}", hint
 
 
 @lru_cache(maxsize=1024)

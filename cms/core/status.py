@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from cms.core.accounts import Account, Scopes, StoredSignIn, permission_for, uncovered
+from cms.core.accounts import Account, Scopes, StoredSignIn
 from cms.core.forecast import Forecast, warned_at
-from cms.core.lifecycle import NOTHING_KNOWN, Failing, Life, NeedsSignIn, Settled, SignInFacts, covers, usable
-from cms.core.preflight import fits, misfit
+from cms.core.lifecycle import NOTHING_KNOWN, Failing, Life, NeedsSignIn, Settled, SignInFacts, usable
+from cms.core.preflight import covers, fits, misfit, permission_for, uncovered
 from cms_oauth.moves import cms, fill, signs_in
 from cms_oauth.text import printable
 

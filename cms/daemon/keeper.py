@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 import trio
 
-from cms.core.accounts import Grant, Scopes, resource, uncovered
+from cms.core.accounts import Grant, Scopes, resource
 from cms.core.lifecycle import (
     DEFAULT_MIN_VALID,
     NOTHING_KNOWN,
@@ -39,7 +39,6 @@ from cms.core.lifecycle import (
     Wait,
     absorb,
     answer,
-    covers,
     demand_fresh,
     denial,
     plan,
@@ -49,6 +48,7 @@ from cms.core.lifecycle import (
     soonest,
     usable,
 )
+from cms.core.preflight import covers, uncovered
 from cms.system.clock import Clock
 from cms.system.logs import get_logger
 from cms_oauth import wire

@@ -13,13 +13,11 @@ from cms.core.accounts import (
     Account,
     Grant,
     Registration,
-    Scopes,
     Source,
     Unclear,
     accounts_meant,
     application,
     mail_scopes,
-    permission_for,
     registration_for,
     registration_of,
     sign_ins_meant,
@@ -167,24 +165,6 @@ def test_an_application_of_ones_own_is_unknown() -> None:
 def test_a_source_says_where_it_reads(source: Source, expected: str) -> None:
     """Status and logs name the place of a secret, which is no secret."""
     assert expected == str(source)
-
-
-@pytest.mark.parametrize(
-    ("protocol", "scopes", "expected"),
-    [
-        ("SMTP", ("https://outlook.office.com/SMTP.Send",), "SMTP.Send"),
-        ("IMAP", ("https://outlook.office.com/SMTP.Send",), "IMAP.AccessAsUser.All"),
-        ("POP", ("https://mail.example.test/imap.accessasuser.all",), "POP.AccessAsUser.All"),
-        ("IMAP", ("https://outlook.office.com/.default",), ""),
-        ("IMAP", ("https://dovecot.example.test/mail.access",), "mail.access"),
-        ("GRAPH", ("https://graph.microsoft.com/Mail.Send", "https://graph.microsoft.com/User.Read"), "Mail.Send"),
-        ("ALL", ("https://graph.microsoft.com/.default",), ""),
-        ("NONE", (), ""),
-    ],
-)
-def test_a_protocol_needs_a_permission(protocol: str, scopes: Scopes, expected: str) -> None:
-    """A mail protocol its own of Exchange's; scopes of one's own the first of them; all that there is nothing by name."""
-    assert expected == permission_for(protocol, scopes)
 
 
 @pytest.mark.parametrize(

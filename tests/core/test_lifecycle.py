@@ -52,7 +52,6 @@ from cms.core.lifecycle import (
     Wait,
     absorb,
     answer,
-    covers,
     demand_fresh,
     denial,
     pause,
@@ -650,23 +649,6 @@ def test_an_outage_remembers_when_it_began() -> None:
     phase = phase_of(failing(failing(fresh(), 100.0), 200.0, trouble=LOCKED))
 
     assert (100.0, 2, 200.0, LOCKED) == (phase.since, phase.tries, phase.last_try, phase.trouble)
-
-
-@pytest.mark.parametrize(
-    ("scopes", "permission", "expected"),
-    [
-        (("https://outlook.office.com/SMTP.Send",), "SMTP.Send", True),
-        (("https://outlook.office365.com/smtp.send", "openid"), "SMTP.Send", True),
-        (("SMTP.Send",), "SMTP.Send", True),
-        (("https://outlook.office.com/SMTP.Send",), "IMAP.AccessAsUser.All", False),
-        (("https://outlook.office.com/SMTP.Send",), "", True),
-        ((), "SMTP.Send", True),
-        (("https://outlook.office365.com/.default",), "SMTP.SendAsApp", True),
-    ],
-)
-def test_a_token_covers_what_its_scopes_name(scopes: tuple[str, ...], permission: str, expected: bool) -> None:
-    """The resource's spelling and the case do not count; what nobody knows is taken at its word."""
-    assert expected == covers(Token("secret", 0.0, 1.0, 0.5, scopes), permission)
 
 
 @a_few

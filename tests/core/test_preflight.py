@@ -15,7 +15,7 @@ from cms.cli.doctor.assess import Asked, consent
 from cms.core.accounts import Account, Grant, Scopes
 from cms.core.lifecycle import Deny, Granted, Life, Need, Outcome, Token, absorb
 from cms.core.policy import Peer, Rules
-from cms.core.preflight import fits, misfit
+from cms.core.preflight import covers, fits, misfit, permission_for
 from cms.core.status import Entry, describe
 from cms.daemon.serving.issue import Issuer
 from cms_oauth.claims import Claims
@@ -276,3 +276,38 @@ async def test_a_permission_of_ones_own_is_served() -> None:
     assert (True, "") == (fits(OWN_TOKEN, "SMTP", OWN), row.warning)
     assert finding is not None
     assert "pass" == finding.level
+
+
+@pytest.mark.parametrize(
+    ("protocol", "scopes", "expected"),
+    [
+        ("SMTP", ("https://outlook.office.com/SMTP.Send",), "SMTP.Send"),
+        ("IMAP", ("https://outlook.office.com/SMTP.Send",), "IMAP.AccessAsUser.All"),
+        ("POP", ("https://mail.example.test/imap.accessasuser.all",), "POP.AccessAsUser.All"),
+        ("IMAP", ("https://outlook.office.com/.default",), ""),
+        ("IMAP", ("https://dovecot.example.test/mail.access",), "mail.access"),
+        ("GRAPH", ("https://graph.microsoft.com/Mail.Send", "https://graph.microsoft.com/User.Read"), "Mail.Send"),
+        ("ALL", ("https://graph.microsoft.com/.default",), ""),
+        ("NONE", (), ""),
+    ],
+)
+def test_a_protocol_needs_a_permission(protocol: str, scopes: Scopes, expected: str) -> None:
+    """A mail protocol its own of Exchange's; scopes of one's own the first of them; all that there is nothing by name."""
+    assert expected == permission_for(protocol, scopes)
+
+
+@pytest.mark.parametrize(
+    ("scopes", "permission", "expected"),
+    [
+        (("https://outlook.office.com/SMTP.Send",), "SMTP.Send", True),
+        (("https://outlook.office365.com/smtp.send", "openid"), "SMTP.Send", True),
+        (("SMTP.Send",), "SMTP.Send", True),
+        (("https://outlook.office.com/SMTP.Send",), "IMAP.AccessAsUser.All", False),
+        (("https://outlook.office.com/SMTP.Send",), "", True),
+        ((), "SMTP.Send", True),
+        (("https://outlook.office365.com/.default",), "SMTP.SendAsApp", True),
+    ],
+)
+def test_a_token_covers_what_its_scopes_name(scopes: tuple[str, ...], permission: str, expected: bool) -> None:
+    """The resource's spelling and the case do not count; what nobody knows is taken at its word."""
+    assert expected == covers(Token("secret", 0.0, 1.0, 0.5, scopes), permission)

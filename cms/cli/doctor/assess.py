@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cms.cli.doctor.findings import Finding, failed, passed, skipped, warned, yours
-from cms.core.accounts import NAMELESS, Account, permission_for
-from cms.core.preflight import misfit
+from cms.core.accounts import NAMELESS, Account
+from cms.core.preflight import misfit, permission_for
 from cms.core.status import duration
 from cms_oauth.claims import Claims
 from cms_oauth.diagnosis.lookup import of_entra

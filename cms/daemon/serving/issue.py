@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from cms.core.accounts import Grant, Scopes, permission_for
+from cms.core.accounts import Grant, Scopes
 from cms.core.lifecycle import Deny, Life, Need, Token, Wait
 from cms.core.policy import NOBODY, Allow, Peer, Rules, decide
-from cms.core.preflight import misfit
-from cms.daemon.serving.recent import Recent
+from cms.core.preflight import misfit, permission_for
+from cms.daemon.serving.recent import Asked, Recent
 from cms.system.logs import get_logger
 from cms_oauth.wire import Request
 
@@ -117,8 +117,8 @@ class Issuer:
     def audit(self, peer: Peer, *, outcome: str, user: str, protocol: str, form: str) -> None:
         """Log who asked for what and whether they got it, never the token, and keep it among the recent requests."""
         log.info("request", outcome=outcome, user=user, protocol=protocol, form=form, uid=peer.uid, pid=peer.pid)
-        if self._recent:
-            self._recent.note(peer, outcome=outcome, user=user, protocol=protocol, form=form)
+        if self._recent is not None:
+            self._recent.append(Asked(self._recent.now(), peer.uid, peer.pid, user, protocol, form, outcome))
 
     def _signed_in(self, grant: Grant) -> str:
         return self._keeper_of(grant).who

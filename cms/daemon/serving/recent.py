@@ -7,8 +7,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from cms.core.policy import Peer
-
 # As many as fit a screen. Older ones are in the log.
 MAX_RECENT = 50
 
@@ -29,21 +27,17 @@ class Asked:
     outcome: str
 
 
-class Recent:
-    """The last requests of all sockets."""
+class Recent(deque[Asked]):
+    """The last requests of all sockets, the oldest first. `now` is the boot clock: when a request is added."""
 
     def __init__(self, now: Callable[[], float]) -> None:
-        self._now = now
-        self._asked: deque[Asked] = deque(maxlen=MAX_RECENT)
-
-    def note(self, peer: Peer, *, outcome: str, user: str, protocol: str, form: str) -> None:
-        """Remember one request, in place of the oldest."""
-        self._asked.append(Asked(self._now(), peer.uid, peer.pid, user, protocol, form, outcome))
+        super().__init__(maxlen=MAX_RECENT)
+        self.now = now
 
     def as_data(self, wall: float) -> list[dict[str, Any]]:
         """Return them as JSON carries them, the newest first: `age` in seconds, `at` as Unix time. `wall` is now's."""
-        now = self._now()
-        return [_data(each, now - each.at, wall) for each in reversed(self._asked)]
+        now = self.now()
+        return [_data(each, now - each.at, wall) for each in reversed(self)]
 
 
 def _data(asked: Asked, age: float, wall: float) -> dict[str, Any]:

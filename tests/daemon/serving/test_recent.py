@@ -9,17 +9,15 @@ from typing import Any
 
 from support.house import ANN, House, in_house, open_house, until
 
-from cms.core.policy import Peer
 from cms.core.status import MEMORY_WARNING
-from cms.daemon.serving.recent import MAX_RECENT, Recent
+from cms.daemon.serving.recent import MAX_RECENT, Asked, Recent
 
 
 def test_the_newest_comes_first() -> None:
     """Who asked for what, with what outcome, and how long ago."""
-    times = iter((100.0, 130.5, 160.0))
-    recent = Recent(lambda: next(times))
-    recent.note(Peer(7, 1000, 100), outcome="granted", user="a@example.test", protocol="SMTP", form="token")
-    recent.note(Peer(8, 1001, 100), outcome="denied", user="", protocol="", form="xoauth2")
+    recent = Recent(lambda: 160.0)
+    recent.append(Asked(100.0, 1000, 7, "a@example.test", "SMTP", "token", "granted"))
+    recent.append(Asked(130.5, 1001, 8, "", "", "xoauth2", "denied"))
 
     assert [
         {
@@ -49,7 +47,7 @@ def test_no_more_than_so_many_are_kept() -> None:
     """A daemon that runs for months holds no more than one that just began."""
     recent = Recent(lambda: 1.0)
     for number in range(MAX_RECENT + 5):
-        recent.note(Peer(number, 0, 0), outcome="granted", user="", protocol="SMTP", form="token")
+        recent.append(Asked(1.0, 0, number, "", "SMTP", "token", "granted"))
     kept = recent.as_data(1.0)
 
     assert (MAX_RECENT, MAX_RECENT + 4) == (len(kept), kept[0]["pid"])
