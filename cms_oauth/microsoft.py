@@ -93,11 +93,12 @@ CLOUDS = {
 PERSONAL_TENANT = "9188040d-6c67-4c5b-b112-36a304b66dad"
 CONSUMERS = "consumers"
 PERSONAL_TENANTS = frozenset((CONSUMERS, PERSONAL_TENANT))
+# Words that stand for more than one tenant: with personal accounts, and without them.
+COMMON, ORGANIZATIONS = "common", "organizations"
+ANY_TENANT = (COMMON, ORGANIZATIONS)
 # Where a personal account can sign in.
-OPEN_TO_PERSONAL = PERSONAL_TENANTS | {"common"}
-
-# Words that stand for more than one tenant, and all words that are no tenant's own name.
-ANY_TENANT = ("common", "organizations")
+OPEN_TO_PERSONAL = PERSONAL_TENANTS | {COMMON}
+# All words that are no tenant's own name.
 TENANT_WORDS = (*ANY_TENANT, CONSUMERS)
 
 # Outlook.com's own domains: a person's, never an organisation's.

@@ -12,10 +12,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from cms.core.accounts import ALL_CONSENTED, Account, Grant, Scopes, accounts_meant, application, users_in_words
-from cms_oauth.microsoft import ANY_TENANT, CLOUDS, PERSONAL_TENANTS, ROLES, is_personal, portal
-
-# The page wants a tenant that an administrator can be of; `common` would let personal accounts in, and is refused.
-ANY_ORGANISATION = "organizations"
+from cms_oauth.microsoft import ANY_TENANT, CLOUDS, COMMON, ORGANIZATIONS, PERSONAL_TENANTS, ROLES, is_personal, portal
 
 # Comes back with the browser, but no program listens there to compare it.
 STATE = "cms"
@@ -109,11 +106,10 @@ def petition(accounts: Sequence[Account]) -> Petition:
     """Return what to ask for these accounts, which share one application and tenant."""
     grant = accounts[0].grant
     asked = _asked(accounts)
-    tenant = _tenant(grant)
     return Petition(
         client_id=grant.client_id,
         application=application(grant),
-        tenant=ANY_ORGANISATION if tenant == "common" else tenant,
+        tenant=_tenant(grant),
         users=tuple(dict.fromkeys(account.user for account in accounts if account.user)),
         urls=tuple(_url(grant, scopes) for scopes in asked),
         redirect_uri=grant.redirect_uri,
@@ -126,7 +122,9 @@ def petition(accounts: Sequence[Account]) -> Petition:
 
 
 def _tenant(grant: Grant) -> str:
-    return grant.authority.rpartition("/")[2]
+    """Return a tenant that an administrator can be of: `common` would let personal accounts in, and is refused."""
+    tenant = grant.authority.rpartition("/")[2]
+    return ORGANIZATIONS if tenant == COMMON else tenant
 
 
 def _asked(accounts: Sequence[Account]) -> list[Scopes]:
@@ -151,15 +149,14 @@ def _application_scopes(accounts: Sequence[Account]) -> Scopes:
 
 
 def _url(grant: Grant, scopes: Scopes) -> str:
-    host, _, tenant = grant.authority.rpartition("/")
+    host = grant.authority.rpartition("/")[0]
     fields = {
         "client_id": grant.client_id,
         "scope": " ".join(scopes),
         "redirect_uri": grant.redirect_uri,
         "state": STATE,
     }
-    place = ANY_ORGANISATION if tenant == "common" else tenant
-    return f"{host}/{place}/v2.0/adminconsent?{urlencode(fields, quote_via=quote)}"
+    return f"{host}/{_tenant(grant)}/v2.0/adminconsent?{urlencode(fields, quote_via=quote)}"
 
 
 def _permission(resource: str, name: str) -> Permission:
@@ -207,7 +204,7 @@ def _opening(asked: Petition) -> str:
 
 
 def _what(asked: Petition) -> str:
-    tenant = "yours, whichever you sign in to" if asked.tenant == ANY_ORGANISATION else asked.tenant
+    tenant = "yours, whichever you sign in to" if asked.tenant == ORGANIZATIONS else asked.tenant
     rows = (("Application (client) ID", asked.client_id), ("Whose it is", asked.application), ("Tenant", tenant))
     return "\n".join(_filled(f"    {f'{name}:':<25}{value}", " " * 29) for name, value in rows)
 

@@ -21,7 +21,7 @@ from cms_oauth.peer import credentials
 MAX_ANSWER = 16 * 1024 * 1024
 
 # How long an answer may take, in seconds. The daemon answers at once what it knows; the rest waits for Entra, for as
-# long as the worker gives it (25 s), or for a configuration to load (10 s).
+# long as the worker gives it (messages.QUESTION_SECONDS), or for a configuration to load (model.LOAD_SECONDS).
 STATUS_SECONDS = 10.0
 ANSWER_SECONDS = 60.0
 

@@ -17,7 +17,7 @@ from cms.core.accounts import (
     registration_for,
     registration_of,
 )
-from cms_oauth.microsoft import BROKER_REDIRECT, CLOUDS, CONSUMERS, TENANT_WORDS, Cloud
+from cms_oauth.microsoft import BROKER_REDIRECT, CLOUDS, COMMON, CONSUMERS, TENANT_WORDS, Cloud
 
 # What an application proves itself with, as arguments of Office365_Account.
 CREDENTIALS = ("client_secret", "certificate", "client_assertion")
@@ -123,7 +123,7 @@ def _registration(login: str | None, client_id: Given, use_default_registration:
     use_default = arguments.flag("use_default_registration", use_default_registration)
     if client_id is None and way == "managed-identity":
         # A machine's identity needs no name.
-        return Registration("", "", "common", arguments.OWN_REDIRECT, None, "")
+        return Registration("", "", COMMON, arguments.OWN_REDIRECT, None, "")
     if client_id is None:
         return registration_for(login, use_default=use_default)
     if use_default:
@@ -131,7 +131,7 @@ def _registration(login: str | None, client_id: Given, use_default_registration:
     by_name = {each.name: each for each in REGISTRATIONS}
     given = arguments.guid("client_id", client_id, tuple(by_name))
     redirect = BROKER_REDIRECT if way == "broker" else arguments.OWN_REDIRECT
-    own = Registration("", given, "common", redirect, None, "")
+    own = Registration("", given, COMMON, redirect, None, "")
     return by_name.get(given) or registration_of(given) or own
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from cms_oauth.microsoft import PERMISSIONS, Cloud
+from cms_oauth.microsoft import COMMON, PERMISSIONS, Cloud
 
 Scopes = tuple[str, ...]
 
@@ -61,7 +61,7 @@ REGISTRATIONS = (
     Registration(
         "cms",
         "122f4826-adf9-465d-8e84-e9d00bc9f234",
-        "common",
+        COMMON,
         CMS_REDIRECT,
         CMS_ORIGIN,
         "cloud_mdir_sync's own, in a private person's tenant: it may vanish; register your own for anything that matters",
@@ -80,7 +80,7 @@ REGISTRATIONS = (
     Registration(
         "thunderbird",
         "9e5f94bc-e8a4-4e73-b8be-63364c29d753",
-        "common",
+        COMMON,
         "https://localhost",
         None,
         "Thunderbird's: its authors ask others not to copy it, and it may be withdrawn",

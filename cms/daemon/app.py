@@ -33,6 +33,7 @@ from cms.system.clock import Clock, SystemClock
 from cms.system.listener import Listener, ListenError, open_listener
 from cms.system.logs import get_logger
 from cms.system.process import NotOurs, claimed, signals
+from cms_oauth.moves import cms, fill
 
 # How often the clocks are compared, and how much more the boot clock must have gone on to call it a suspend: trio's
 # clock stands still in one, so every keeper sleeps too long. One wake-up in half a minute for all of them.
@@ -51,6 +52,8 @@ STATUS_PAUSE = 1.0
 
 # `cms refresh` waits for what it has asked for: as long as the worker may take, and a start of it.
 REFRESH_MARGIN = 5.0
+
+_MEMORY_LEFT = "the vault or the network was configured anew, and a sign-in that was kept in memory only has ended"
 
 CONTROL_SOCKET = "control.sock"
 
@@ -268,8 +271,12 @@ class App:
         self._hooks.apply(config.hooks, self.registry.names, desktop=config.desktop)
         self._news.set()
         if self.worker.reopen(_opened(self._options, config)):
-            # What failed for the vault's or the network's sake may work now.
             for keeper in self.registry.keepers:
+                if keeper.sign_in.persisted is False:
+                    # The worker that had it ends.
+                    move = fill("sign in again: {login}", {"login": cms("login", keeper.who)})
+                    log.warning(_MEMORY_LEFT, account=self.registry.name_of(keeper), do=move)
+                # What failed for the vault's or the network's sake may work now.
                 keeper.refresh()
 
     def _facts(self) -> Daemon:

@@ -15,6 +15,7 @@ from cms.core.accounts import REGISTRATIONS
 from cms.sandbox.assertions import Federation, Proofs
 from cms.sandbox.errors import Refusal
 from cms.sandbox.tokens import USUAL_SIZE, Signer
+from cms_oauth.microsoft import BROKER_REDIRECT, CLOUDS, PERMISSIONS
 
 TENANT = "5a5a5a5a-0000-4000-8000-000000000001"
 
@@ -24,10 +25,10 @@ CLIENT_ID = "5a5a5a5a-0000-4000-8000-00000000c115"
 APP_ID = "5a5a5a5a-0000-4000-8000-00000000a995"
 APP_SECRET = "sandbox-secret"  # noqa: S105 - opens nothing but this sandbox
 
-EXCHANGE = "https://outlook.office.com"
+EXCHANGE = CLOUDS["global"].resource
 # Tokens for any of these open mailboxes; one for Graph does not.
-_MAIL_AUDIENCES = (EXCHANGE, "https://outlook.office365.com")
-MAIL_SCOPES = tuple(f"{EXCHANGE}/{name}" for name in ("SMTP.Send", "IMAP.AccessAsUser.All", "POP.AccessAsUser.All"))
+_MAIL_AUDIENCES = (EXCHANGE, CLOUDS["global"].app_resource)
+MAIL_SCOPES = tuple(f"{EXCHANGE}/{name}" for name in PERMISSIONS.values())
 # Asked for beside a resource's scopes; they say nothing of what the access token is for.
 RESERVED = frozenset(("openid", "profile", "offline_access", "email"))
 
@@ -219,7 +220,7 @@ def _usual_clients() -> list[Client]:
     anywhere = (
         "http://localhost/*",
         "http://127.0.0.1/*",
-        "https://login.microsoftonline.com/common/oauth2/nativeclient",
+        BROKER_REDIRECT,
     )
     own = [Client(CLIENT_ID, anywhere), Client(APP_ID, anywhere, secret=APP_SECRET)]
     known = [Client(each.client_id, (each.redirect_uri,), each.origin is not None) for each in REGISTRATIONS]

@@ -16,6 +16,7 @@ from cms.sandbox.assertions import check
 from cms.sandbox.directory import RESERVED, TENANT, Client, Directory, User, resource_of
 from cms.sandbox.errors import DECLINED, SLOW_DOWN, Refusal
 from cms.sandbox.tokens import client_info, digest, s256
+from cms_oauth.microsoft import TENANT_WORDS
 
 DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 
@@ -221,7 +222,7 @@ class Redeemer:
         check(client.proofs, client.client_id, fields, endpoint, self.directory.now())
 
     def _for_app(self, client: Client, fields: Mapping[str, str], endpoint: str) -> dict[str, Any]:
-        if urlsplit(endpoint).path.split("/")[1] in ("common", "organizations", "consumers"):
+        if urlsplit(endpoint).path.split("/")[1] in TENANT_WORDS:
             raise Refusal(9001023)
         self._check_proof(client, fields, endpoint)
         scopes = _scopes(fields)

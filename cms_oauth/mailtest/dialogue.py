@@ -72,7 +72,7 @@ class Dialogue:
 
     `greeting`, `offered` and `challenge` are what the server said before it decided, and `greeted` is how far this
     machine's clock was ahead of the time in its greeting, None where that had none; `passed` is its answer to a login
-    that passed; `farewell` is what it said when it left in the middle.
+    that passed; `goodbye` is what it said when it left in the middle.
     """
 
     # A server may quote a credential cut off. A piece of this many characters counts as the credential, and `mask`
@@ -88,7 +88,7 @@ class Dialogue:
         self.offered: tuple[str, ...] = ()
         self.challenge = ""
         self.passed = ""
-        self.farewell = ""
+        self.goodbye = ""
         self._texts = {"XOAUTH2": sasl.xoauth2(user, token), "OAUTHBEARER": sasl.oauthbearer(user, token)}
         self._forms = "\n".join([token, *map(sasl.encode, (token, *self._texts.values()))])
 

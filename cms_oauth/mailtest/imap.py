@@ -41,7 +41,7 @@ class _Imap(imaplib.IMAP4):
         text = line.decode(errors="replace").strip()
         self._dialogue.greet(text)
         if text.upper().startswith("* BYE "):
-            self._dialogue.farewell = self._dialogue.mask(text[len("* BYE ") :])
+            self._dialogue.goodbye = self._dialogue.mask(text[len("* BYE ") :])
         self._dialogue.show(f"reply: {line!r}")
         return line
 

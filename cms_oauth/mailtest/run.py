@@ -151,9 +151,9 @@ def _deadline(seconds: float) -> Iterator[None]:
 def _no_dialogue(place: Place, dialogue: Dialogue, error: Exception) -> tuple[str, str]:
     """Say why the dialogue failed or broke off: as a sentence, and as the words to look up."""
     if isinstance(error, smtplib.SMTPResponseException) and error.smtp_code > 0:
-        dialogue.farewell = dialogue.mask(smtp_text(error.smtp_code, error.smtp_error))
-    if dialogue.farewell:
-        return f"{place} ended the dialogue: {dialogue.farewell}", dialogue.farewell
+        dialogue.goodbye = dialogue.mask(smtp_text(error.smtp_code, error.smtp_error))
+    if dialogue.goodbye:
+        return f"{place} ended the dialogue: {dialogue.goodbye}", dialogue.goodbye
     what = _no_connection(place, error)
     if not what:
         what = f"{place} gave no whole answer: {dialogue.mask(str(error)) or 'the connection was closed'}"

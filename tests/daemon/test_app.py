@@ -516,6 +516,24 @@ async def test_memory_only_is_said_loudly(world: World) -> None:
     assert (0, 1, 2, True) == (quiet, seen, events(lines).count(MEMORY_WARNING), known)
 
 
+@in_trio
+async def test_a_sign_in_that_was_in_memory_only_is_missed(world: World) -> None:
+    """A reload that starts another worker says who has to sign in again: the worker that had the sign-in has ended."""
+    world.accounts = [account("memory@example.test")]
+    async with world.daemon() as app:
+        await until_settled(app)
+        await pasted(app.commands.login("", "paste"))
+        world.vault_key = Source("keyring")
+        with capture_logs() as lines:
+            await app.commands.reload()
+
+    (missed,) = [line for line in lines if "kept in memory only has ended" in line["event"]]
+    assert ("memory@example.test", "sign in again: `cms login memory@example.test`") == (
+        missed["account"],
+        missed["do"],
+    )
+
+
 @in_trio_jumps
 async def test_a_suspend_is_noticed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """After two hours in which only the boot clock went on, the expired token is replaced without anybody asking."""

@@ -34,7 +34,7 @@ NATIVE = "https://login.microsoftonline.com/common/oauth2/nativeclient"
 
 
 @dataclass
-class Dispatcher:
+class Person:
     """A person with a terminal, and a daemon or none."""
 
     daemon: Daemon
@@ -72,11 +72,11 @@ class Dispatcher:
 
 
 @pytest.fixture
-def desk(daemon: Daemon, entra: Entra) -> Dispatcher:
+def person(daemon: Daemon, entra: Entra) -> Person:
     """An account that waits; the daemon is not started yet."""
     entra.add_user(ANN)
     entra.device_interval = 1
-    return Dispatcher(daemon, entra)
+    return Person(daemon, entra)
 
 
 def wait_for(window: Terminal, *words: str) -> str:
@@ -110,9 +110,9 @@ def whole(text: str) -> str:
     return " ".join(text.split())
 
 
-def workers(desk: Dispatcher) -> set[str]:
+def workers(person: Person) -> set[str]:
     """Return the processes that talk to the provider."""
-    ending = f"{desk.daemon.installation.python}\0-I\0-m\0cms.grants\0"
+    ending = f"{person.daemon.installation.python}\0-I\0-m\0cms.grants\0"
     found = set()
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it has ended meanwhile
@@ -121,12 +121,12 @@ def workers(desk: Dispatcher) -> set[str]:
     return found
 
 
-def test_a_device_code_in_a_terminal(desk: Dispatcher) -> None:
+def test_a_device_code_in_a_terminal(person: Person) -> None:
     """Address, code, drawing and what is left of the time; once the person has entered the code, that it worked."""
-    desk.configure()
-    desk.daemon.start()
-    with desk.login("--device") as window:
-        shown = window.wait_for(desk.entra.endpoints.device_url, "█▀", "left. Ctrl-C cancels.")
+    person.configure()
+    person.daemon.start()
+    with person.login("--device") as window:
+        shown = window.wait_for(person.entra.endpoints.device_url, "█▀", "left. Ctrl-C cancels.")
         earlier = re.search(r"Waiting: (\d+:\d\d) left", shown)
         assert earlier
         until(lambda: earlier[0] not in window.screen(), "the next second")
@@ -134,67 +134,67 @@ def test_a_device_code_in_a_terminal(desk: Dispatcher) -> None:
 
         code = re.search(r"^ {4}([A-Z0-9-]{6,})\s*$", shown, re.MULTILINE)
         assert code
-        desk.entra.approve_device(code[1], ANN)
+        person.entra.approve_device(code[1], ANN)
         assert "Waiting" not in window.wait_for(f"{ANN} is signed in")
-    assert until(desk.signed_in, "a token")
+    assert until(person.signed_in, "a token")
 
 
 @pytest.mark.parametrize("with_daemon", [True, False])
-def test_ctrl_c_leaves_no_poll_behind(desk: Dispatcher, *, with_daemon: bool) -> None:
+def test_ctrl_c_leaves_no_poll_behind(person: Person, *, with_daemon: bool) -> None:
     """Ctrl-C ends the sign-in at once: the worker that polled ends with it."""
-    desk.configure()
+    person.configure()
     if with_daemon:
-        desk.daemon.start()
-    others = workers(desk)
-    with desk.login("--device") as window:
+        person.daemon.start()
+    others = workers(person)
+    with person.login("--device") as window:
         window.wait_for("left. Ctrl-C cancels.")
-        assert desk.entra.wait_for(1, grant_type=DEVICE_CODE, seconds=30)
-        polling = workers(desk) - others
+        assert person.entra.wait_for(1, grant_type=DEVICE_CODE, seconds=30)
+        polling = workers(person) - others
         assert polling
         window.press("C-c")
         window.wait_for("the sign-in was given up")
-    until(lambda: not polling & workers(desk), "the end of the worker that polled")
-    polls = desk.entra.count(grant_type=DEVICE_CODE)
+    until(lambda: not polling & workers(person), "the end of the worker that polled")
+    polls = person.entra.count(grant_type=DEVICE_CODE)
     if with_daemon:
-        until(lambda: "sign-in ended" in desk.daemon.log, "the end in the log")
-        assert "signing-in" not in desk.daemon.cms("status").stdout
+        until(lambda: "sign-in ended" in person.daemon.log, "the end in the log")
+        assert "signing-in" not in person.daemon.cms("status").stdout
 
-    assert polls == desk.entra.count(grant_type=DEVICE_CODE)
-    assert not desk.signed_in()
+    assert polls == person.entra.count(grant_type=DEVICE_CODE)
+    assert not person.signed_in()
 
 
-def test_a_device_code_that_runs_out_names_the_other_ways(desk: Dispatcher) -> None:
+def test_a_device_code_that_runs_out_names_the_other_ways(person: Person) -> None:
     """As where a policy blocks the flow: the browser says so, and here nothing comes."""
-    desk.entra.device_life = 3.0
-    desk.configure()
-    desk.daemon.start()
-    with desk.login("--device") as window:
+    person.entra.device_life = 3.0
+    person.configure()
+    person.daemon.start()
+    with person.login("--device") as window:
         shown = wait_for(window, "was not completed", "Or start again")
 
     for word in ('"authentication flows"', "AADSTS53003", f"cms login {ANN} --browser", "--paste"):
         assert word in shown
 
 
-def test_what_is_piped_has_neither_drawing_nor_count(desk: Dispatcher) -> None:
+def test_what_is_piped_has_neither_drawing_nor_count(person: Person) -> None:
     """A log or a program that reads gets words, each once."""
-    desk.entra.device_life = 2.0
-    desk.configure()
-    desk.daemon.start()
-    done = desk.daemon.cms("login", "-c", str(desk.daemon.config), ANN, "--device")
+    person.entra.device_life = 2.0
+    person.configure()
+    person.daemon.start()
+    done = person.daemon.cms("login", "-c", str(person.daemon.config), ANN, "--device")
 
     assert 1 == done.returncode
-    assert desk.entra.endpoints.device_url in done.stdout
+    assert person.entra.endpoints.device_url in done.stdout
     assert not set("█▀▄\r\x1b") & set(done.stdout)
     assert "Waiting" not in done.stdout
 
 
-def test_a_browser_on_this_machine(desk: Dispatcher) -> None:
+def test_a_browser_on_this_machine(person: Person) -> None:
     """The page's own address is named beside the link; the link leads back to any path of the redirect address."""
     port, page = free_port(), free_port()
-    desk.configure(f"http://127.0.0.1:{port}/any/path", f'SignInPage("http://localhost:{page}/")\n')
-    with desk.login() as window:
+    person.configure(f"http://127.0.0.1:{port}/any/path", f'SignInPage("http://localhost:{page}/")\n')
+    with person.login() as window:
         window.wait_for(f"The page http://localhost:{page}/ leads there too.")
-        back = desk.entra.sign_in(link(window), ANN)
+        back = person.entra.sign_in(link(window), ANN)
         assert f"{ANN} is signed in" in back.text
         assert back.url.startswith(f"http://127.0.0.1:{port}/any/path?")
         assert "no daemon is running" in window.wait_for(f"{ANN} is signed in")
@@ -202,31 +202,31 @@ def test_a_browser_on_this_machine(desk: Dispatcher) -> None:
 
 
 @pytest.mark.parametrize("redirect", ["http://127.0.0.1:{port}/", "http://localhost/"])
-def test_over_ssh_the_line_that_brings_the_browser_here(desk: Dispatcher, redirect: str) -> None:
+def test_over_ssh_the_line_that_brings_the_browser_here(person: Person, redirect: str) -> None:
     """What is forwarded is the port that the browser comes back to, also where that is any free one."""
-    desk.configure(redirect.format(port=free_port()))
-    desk.daemon.start()
+    person.configure(redirect.format(port=free_port()))
+    person.daemon.start()
     connection = "198.51.100.9 50000 192.0.2.7 22"
-    with desk.login(SSH_CONNECTION=connection, USER="ann", DISPLAY="localhost:10.0") as window:
+    with person.login(SSH_CONNECTION=connection, USER="ann", DISPLAY="localhost:10.0") as window:
         shown = window.wait_for("machine with your browser", "ann@192.0.2.7")
         line = re.search(r"^ssh -L (\d+):127\.0\.0\.1:(\d+) ann@192\.0\.2\.7\s*$", shown, re.MULTILINE)
         assert line
         assert line[1] == line[2]
         assert listens(int(line[1]))
-        assert f"{ANN} is signed in" in desk.entra.sign_in(link(window), ANN).text
+        assert f"{ANN} is signed in" in person.entra.sign_in(link(window), ANN).text
         window.wait_for(f"{ANN} is signed in")
 
 
 @pytest.mark.parametrize("redirect", [NATIVE, "https://localhost/"])
-def test_a_redirect_that_leads_nowhere_here_is_pasted_by_itself(desk: Dispatcher, redirect: str) -> None:
+def test_a_redirect_that_leads_nowhere_here_is_pasted_by_itself(person: Person, redirect: str) -> None:
     """The configuration says a browser, and cms why it is pasting; a code alone and a stranger's address are refused."""
     if redirect != NATIVE:
-        desk.entra.register(Client(CLIENT_ID, (redirect,)))
-    desk.configure(redirect)
-    desk.daemon.start()
-    with desk.login() as window:
+        person.entra.register(Client(CLIENT_ID, (redirect,)))
+    person.configure(redirect)
+    person.daemon.start()
+    with person.login() as window:
         wait_for(window, "so its address is pasted", "Paste the address of that page here")
-        end = desk.entra.sign_in(link(window), ANN, follow=False)
+        end = person.entra.sign_in(link(window), ANN, follow=False)
         paste(window, end.fields["code"])
         window.wait_for("this address has no state")
         paste(window, f"{redirect}?" + urlencode({**end.fields, "state": "stranger"}))
@@ -234,82 +234,82 @@ def test_a_redirect_that_leads_nowhere_here_is_pasted_by_itself(desk: Dispatcher
         # What stands behind the question mark is enough.
         paste(window, urlencode(end.fields))
         window.wait_for(f"{ANN} is signed in")
-    assert until(desk.signed_in, "a token")
+    assert until(person.signed_in, "a token")
 
 
-def test_another_person_signs_in(desk: Dispatcher) -> None:
+def test_another_person_signs_in(person: Person) -> None:
     """cms names both persons and says what to do; the sign-in is not stored, and the status says why."""
-    desk.entra.add_user(BEN)
-    desk.configure()
-    desk.daemon.start()
-    with desk.login() as window:
-        assert f"{BEN} signed in, but {ANN} was to" in desk.entra.sign_in(link(window), BEN).text
+    person.entra.add_user(BEN)
+    person.configure()
+    person.daemon.start()
+    with person.login() as window:
+        assert f"{BEN} signed in, but {ANN} was to" in person.entra.sign_in(link(window), BEN).text
         both = f"{BEN} signed in, but {ANN} was to: nothing was stored"
         wait_for(window, both, "sign in as the right user", "sign_in_as= of the account has")
 
-    assert f"{BEN} signed in, but {ANN} was to" in whole(desk.daemon.cms("status").stdout)
-    assert not desk.signed_in()
+    assert f"{BEN} signed in, but {ANN} was to" in whole(person.daemon.cms("status").stdout)
+    assert not person.signed_in()
 
 
-def test_a_refused_sign_in_is_remembered_until_one_works(desk: Dispatcher) -> None:
+def test_a_refused_sign_in_is_remembered_until_one_works(person: Person) -> None:
     """The status has the reason and the log the next move, even before the first successful sign-in."""
-    desk.configure()
-    desk.daemon.start()
-    desk.entra.faults.add(Fault("aadsts", "authorize", aadsts=53003))
-    with desk.login("--paste") as window:
-        paste(window, desk.entra.sign_in(link(window), ANN, follow=False).url)
+    person.configure()
+    person.daemon.start()
+    person.entra.faults.add(Fault("aadsts", "authorize", aadsts=53003))
+    with person.login("--paste") as window:
+        paste(window, person.entra.sign_in(link(window), ANN, follow=False).url)
         wait_for(window, "blocks this sign-in (AADSTS53003", f"then start again: `cms login {ANN}`")
-    status = whole(desk.daemon.cms("status").stdout)
+    status = whole(person.daemon.cms("status").stdout)
 
     assert "blocks this sign-in (AADSTS53003" in status
     assert f"then start again: `cms login {ANN}`" in status
-    ended = next(line for line in desk.daemon.log.splitlines() if "sign-in ended" in line)
+    ended = next(line for line in person.daemon.log.splitlines() if "sign-in ended" in line)
     assert f"then start again: `cms login {ANN}`" in ended
-    desk.daemon.sign_in(ANN, desk.entra)
-    until(desk.signed_in, "a token")
-    assert "AADSTS53003" not in desk.daemon.cms("status").stdout
+    person.daemon.sign_in(ANN, person.entra)
+    until(person.signed_in, "a token")
+    assert "AADSTS53003" not in person.daemon.cms("status").stdout
 
 
 @pytest.mark.parametrize("with_daemon", [True, False])
-def test_a_refusal_that_stays_in_the_browser(desk: Dispatcher, *, with_daemon: bool) -> None:
+def test_a_refusal_that_stays_in_the_browser(person: Person, *, with_daemon: bool) -> None:
     """Its line is pasted and explained, and the sign-in goes on: once the administrator has acted, the link works."""
-    desk.configure()
+    person.configure()
     if with_daemon:
-        desk.daemon.start()
-    desk.entra.faults.add(Fault("page", "authorize", aadsts=50105))
-    with desk.login() as window:
+        person.daemon.start()
+    person.entra.faults.add(Fault("page", "authorize", aadsts=50105))
+    with person.login() as window:
         there = link(window)
         assert "such as AADSTS50105, can be pasted here too" in window.text()
         with pytest.raises(Stuck) as shown:
-            desk.entra.sign_in(there, ANN)
+            person.entra.sign_in(there, ANN)
         paste(window, str(shown.value))
         explained = "the user is not assigned to the application (AADSTS50105)"
         wait_for(window, explained, "the administrator has to assign the user", "The sign-in is still waiting")
-        desk.entra.sign_in(there, ANN)
+        person.entra.sign_in(there, ANN)
         window.wait_for(f"{ANN} is signed in")
 
 
-def test_a_pasted_line_may_be_longer_than_a_terminals_own(desk: Dispatcher) -> None:
+def test_a_pasted_line_may_be_longer_than_a_terminals_own(person: Person) -> None:
     """A terminal cuts lines at 4,095 bytes, and an address with its fields may be longer."""
-    desk.configure()
-    desk.daemon.start()
-    with desk.login("--paste") as window:
-        end = desk.entra.sign_in(link(window), ANN, follow=False)
+    person.configure()
+    person.daemon.start()
+    with person.login("--paste") as window:
+        end = person.entra.sign_in(link(window), ANN, follow=False)
         paste(window, f"{end.url}&filler={'long.' * 1200}")
         window.wait_for(f"{ANN} is signed in")
 
 
-def test_a_port_in_use_is_told_with_who_has_it(desk: Dispatcher) -> None:
+def test_a_port_in_use_is_told_with_who_has_it(person: Person) -> None:
     """The log and the person hear of it, with the other ways; once the port is free the page comes by itself."""
     port = free_port()
-    desk.configure(f"http://127.0.0.1:{port}/")
+    person.configure(f"http://127.0.0.1:{port}/")
     with socket.create_server(("127.0.0.1", port)):
-        desk.daemon.start()
-        until(lambda: "the sign-in page cannot be shown" in desk.daemon.log, "a word in the log")
-        with desk.login() as window:
+        person.daemon.start()
+        until(lambda: "the sign-in page cannot be shown" in person.daemon.log, "a word in the log")
+        with person.login() as window:
             wait_for(window, f"port {port} is in use by ", f"(pid {os.getpid()})", "--device or --paste")
 
-    assert 1 == desk.daemon.log.count("the sign-in page cannot be shown")
+    assert 1 == person.daemon.log.count("the sign-in page cannot be shown")
 
 
 @pytest.mark.parametrize(("uid", "status"), [(ALICE, "200"), (ROOT, "200"), (BOB, "403")])
@@ -318,12 +318,12 @@ def test_the_page_is_its_owners_and_roots(
 ) -> None:
     """The kernel tells whose browser it is: the owner's and root's are served (an sshd is either), others refused."""
     require_root()
-    desk, port = Dispatcher(make_daemon(ALICE), entra), free_port()
-    desk.configure(f"http://127.0.0.1:{port}/back")
-    desk.daemon.start()
+    person, port = Person(make_daemon(ALICE), entra), free_port()
+    person.configure(f"http://127.0.0.1:{port}/back")
+    person.daemon.start()
     until(lambda: listens(port), "the page")
     asked = ("--silent", "--write-out", "\n%{http_code}", f"http://127.0.0.1:{port}/")
-    page, _, answered = desk.daemon.run(require_program("curl", "curl"), *asked, uid=uid).stdout.rpartition("\n")
+    page, _, answered = person.daemon.run(require_program("curl", "curl"), *asked, uid=uid).stdout.rpartition("\n")
 
     assert status == answered
     assert (status == "200") == (ANN in page)
@@ -338,41 +338,43 @@ sys.stdin.read()
 """
 
 
-def test_idle_connections_of_strangers_do_not_keep_the_owner_out(make_daemon: Callable[..., Daemon], entra: Entra) -> None:
+def test_idle_connections_of_strangers_do_not_keep_the_owner_out(
+    make_daemon: Callable[..., Daemon], entra: Entra
+) -> None:
     """Another user's hundred idle connections take no place from the owner's browser."""
     require_root()
-    desk, port = Dispatcher(make_daemon(ALICE), entra), free_port()
-    desk.configure(f"http://127.0.0.1:{port}/back")
-    desk.daemon.start()
+    person, port = Person(make_daemon(ALICE), entra), free_port()
+    person.configure(f"http://127.0.0.1:{port}/back")
+    person.daemon.start()
     until(lambda: listens(port), "the page")
-    horde = become(BOB, [desk.daemon.installation.python, "-I", "-c", _HORDE, str(port)])
+    horde = become(BOB, [person.daemon.installation.python, "-I", "-c", _HORDE, str(port)])
     with subprocess.Popen(horde, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as strangers:
         assert strangers.stdout
         assert "here\n" == strangers.stdout.readline()
-        page = desk.daemon.run(require_program("curl", "curl"), "--silent", f"http://127.0.0.1:{port}/").stdout
+        page = person.daemon.run(require_program("curl", "curl"), "--silent", f"http://127.0.0.1:{port}/").stdout
         strangers.communicate()
 
     assert ANN in page
 
 
-def test_a_machine_without_ipv4_is_reached_at_localhost(desk: Dispatcher, installation: Installation) -> None:
+def test_a_machine_without_ipv4_is_reached_at_localhost(person: Person, installation: Installation) -> None:
     """Where ::1 is the only address, http://localhost is there, for Entra, the worker, the browser, ssh and cms alike."""
-    desk.configure()
-    with ipv6_machine(installation, desk.daemon.folder, ANN) as there:
-        desk.move_to(there)
-        with desk.login(SSH_CONNECTION="2001:db8::9 50000 2001:db8::7 22", USER="ann") as window:
+    person.configure()
+    with ipv6_machine(installation, person.daemon.folder, ANN) as there:
+        person.move_to(there)
+        with person.login(SSH_CONNECTION="2001:db8::9 50000 2001:db8::7 22", USER="ann") as window:
             shown = wait_for(window, "ssh -L ", "ann@2001:db8::7")
             assert re.search(r"^ssh -L '(\d+):\[::1\]:\1' ann@2001:db8::7$", shown, re.MULTILINE)
             assert f"{ANN} is signed in" in there.sign_in(link(window), ANN)
             window.wait_for(f"{ANN} is signed in (saved")
 
 
-def test_a_machine_without_ipv4_is_told_the_ways_around_127_0_0_1(desk: Dispatcher, installation: Installation) -> None:
+def test_a_machine_without_ipv4_is_told_the_ways_around_127_0_0_1(person: Person, installation: Installation) -> None:
     """A redirect address that cannot be here ends the sign-in by browser with the commands that work; and they do."""
-    desk.configure(f"http://127.0.0.1:{free_port()}/")
-    with ipv6_machine(installation, desk.daemon.folder, ANN) as there:
-        desk.move_to(there)
-        with desk.login() as window:
+    person.configure(f"http://127.0.0.1:{free_port()}/")
+    with ipv6_machine(installation, person.daemon.folder, ANN) as there:
+        person.move_to(there)
+        with person.login() as window:
             wait_for(window, "this machine has no IPv4", "goes to 127.0.0.1", "--device or --paste")
-        with desk.login("--device") as window:
+        with person.login("--device") as window:
             window.wait_for("/device", "left. Ctrl-C cancels.")

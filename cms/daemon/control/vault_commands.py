@@ -246,14 +246,14 @@ class VaultCommands:
 def _exported(end: Exported, chosen: Sequence[Account]) -> Result:
     """Return the end of an export of these accounts: who is in it, who is not, and why not."""
     kept = {*end.keys, *end.kept_by_ms_broker}
-    brokered = [each for each in chosen if each.grant.key in end.kept_by_ms_broker]
+    by_ms_broker = [each for each in chosen if each.grant.key in end.kept_by_ms_broker]
     missing = [each for each in chosen if each.grant.key not in kept]
     said = [f"exported: {users_in_words(each for each in chosen if each.grant.key in end.keys)}"]
     if missing:
         said.append(f"not signed in, and so not exported: {users_in_words(missing)}")
-    if brokered:
+    if by_ms_broker:
         said.append(
-            f"cannot be exported: {users_in_words(brokered)}: {KEPT_BY_MS_BROKER}; `cms login` on the other machine"
+            f"cannot be exported: {users_in_words(by_ms_broker)}: {KEPT_BY_MS_BROKER}; `cms login` on the other machine"
         )
     return Result(True, "\n".join(said), extra={"export": end.text})
 
