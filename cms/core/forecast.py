@@ -1,15 +1,15 @@
-"""Predicts when a sign-in will end, from when it was given and from how earlier ones ended: pure.
+"""Predicts when a sign-in will end, from when it was given and how earlier ones ended. Pure.
 
-Entra says of no refresh token how long it will live. What is known (docs/operations.md says it for people):
+Entra does not say how long a refresh token lives. What is known (docs/operations.md explains it to users):
 
 - a registration of the single-page platform ends every sign-in after 24 hours: that is certain;
-- a policy of the organisation (sign-in frequency) ends it after a period that only the policy states, but two
-  sign-ins that ended after the same time show it;
-- a password that is changed every so often ends it as well, at moments of which the past gives an idea;
-- a refresh token that is not redeemed ends after 90 days, which matters only while cms cannot redeem it.
+- a policy of the organisation (sign-in frequency) ends it after a fixed period. The policy is not visible to cms, but
+  two sign-ins that ended after the same time show the period;
+- a change of password ends it; the dates of earlier changes suggest the next one;
+- a refresh token that is not used ends after 90 days, which matters only while cms cannot use it.
 
-All times are Unix times: a sign-in outlives a boot. An ending is noticed at the next renewal, so it may have come up to
-a token's life earlier, and much earlier if the machine was off: an interval is never shorter than the truth.
+All times are Unix times, because a sign-in outlives a boot. cms notices an ending at the next renewal, so the real one
+was earlier: by up to a token's life, or by more if the machine was off. Measured intervals are therefore never too short.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from cms.core.lifecycle import Ending
+from cms.core.lifecycle import Ending, SignInFacts
 
 HOUR = 3600.0
 DAY = 24 * HOUR
@@ -27,10 +27,10 @@ DAY = 24 * HOUR
 SPA_LIFE = DAY
 # AADSTS700082: 90 days without a redemption.
 IDLE_LIFE = 90 * DAY
-# cms redeems many times a day. A grant that was not redeemed for so long is not being kept alive.
+# cms renews tokens many times a day. A sign-in that was not used for this long is not being kept alive.
 IDLE_SHOWN = 7 * DAY
 
-# Why earlier sign-ins ended, by Entra's number: only these say something of the next one.
+# Why earlier sign-ins ended, by Entra's error number. Other reasons say nothing about the next ending.
 FREQUENCY, PASSWORD, IDLENESS = "sign-in frequency", "password", "idleness"
 REASONS = {
     70043: FREQUENCY,
@@ -51,58 +51,55 @@ AGREE_SECONDS = 3 * HOUR
 AGREE_SHARE = 0.05
 # People change a password when they are reminded, which is days before they have to.
 AGREE_SHARE_PASSWORD = 0.15
-# So many intervals alike make a habit of it.
+# The number of similar intervals that make a pattern.
 HABIT = 2
 
-# What a person is warned ahead: a day is time to find a moment for it, and a tenth of the sign-in's life keeps a
-# sign-in of 24 hours from being warned of all day.
+# How early people are warned: a day is enough time to sign in. For a sign-in of 24 hours that would be all day, so the
+# warning also comes no earlier than the last tenth of the sign-in's life.
 LEAD_SECONDS = DAY
 LEAD_SHARE = 0.1
 
 CERTAINTIES = {
-    "certain": "it is a rule, and no guess",
-    "likely": "at least two sign-ins ended so",
-    "possible": "one sign-in ended so, or a habit is behind it",
+    "certain": "a fixed rule",
+    "likely": "at least two sign-ins ended like this",
+    "possible": "one sign-in ended like this, or the password is changed at regular intervals",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """When a sign-in will end: `due` as Unix time, why in words, and a word of `CERTAINTIES`."""
+    """When a sign-in will probably end: `due` as Unix time, the reason in words, and a key of `CERTAINTIES`."""
 
     due: float
     reason: str
     certainty: str
 
 
-def forecast(
-    given_at: float, last_redeemed: float, endings: Sequence[Ending], spa: bool, now: float
-) -> Forecast | None:
-    """Return the earliest end that there is a reason to expect, None where there is none.
+def forecast(sign_in: SignInFacts, *, spa: bool, now: float) -> Forecast | None:
+    """Return the earliest end that can be predicted, None if there is nothing to predict from.
 
-    `given_at` is when the present sign-in was given and `last_redeemed` when it last gave a token, both 0 for unknown;
-    `spa` whether its registration is of the single-page platform.
+    `spa` is True if the application's registration is of the single-page platform.
     """
-    if not given_at:
+    if not sign_in.given_at:
         return None
     found = [
-        _of_platform(given_at, last_redeemed) if spa else None,
-        _of_frequency(given_at, endings, now),
-        _of_password(endings, now),
-        _of_idleness(last_redeemed, endings, now),
+        _of_platform(sign_in) if spa else None,
+        _of_frequency(sign_in, now),
+        _of_password(sign_in.endings, now),
+        _of_idleness(sign_in, now),
     ]
     return min(filter(None, found), key=lambda each: each.due, default=None)
 
 
 def warned_at(expected: Forecast, given_at: float) -> float:
-    """Return the moment from which people are warned, as Unix time."""
+    """Return when the warnings start, as Unix time."""
     return expected.due - min(LEAD_SECONDS, max(0.0, expected.due - given_at) * LEAD_SHARE)
 
 
 def remember(endings: Sequence[Ending], ending: Ending) -> tuple[Ending, ...]:
-    """Return what is to be kept once this sign-in has ended, oldest first.
+    """Return the endings to keep, oldest first, now that this sign-in has ended.
 
-    Each sign-in ends once, and an ending that says nothing of the next one is not kept.
+    A second ending of the same sign-in is ignored, and so is one that says nothing about the next.
     """
     if ending.aadsts not in REASONS or any(each.given_at == ending.given_at for each in endings):
         return tuple(endings)
@@ -115,30 +112,30 @@ def _reason(ending: Ending) -> str:
     return REASONS.get(ending.aadsts or 0, "")
 
 
-def _of_platform(given_at: float, last_redeemed: float) -> Forecast | None:
-    if last_redeemed > given_at + SPA_LIFE + AGREE_SECONDS:
-        # It has outlived the limit: the registration sends an Origin and is none of that platform.
+def _of_platform(sign_in: SignInFacts) -> Forecast | None:
+    if sign_in.redeemed_at > sign_in.given_at + SPA_LIFE + AGREE_SECONDS:
+        # It has outlived the limit, so the registration is not of that platform although cms sends it an Origin.
         return None
-    return Forecast(given_at + SPA_LIFE, "24 h limit of the application's registration", "certain")
+    return Forecast(sign_in.given_at + SPA_LIFE, "24 h limit of the application's registration", "certain")
 
 
-def _of_frequency(given_at: float, endings: Sequence[Ending], now: float) -> Forecast | None:
-    intervals = [each.ended_at - each.given_at for each in reversed(endings) if _reason(each) == FREQUENCY]
-    # A sign-in that lives longer has disproved a period.
-    open_yet = [each for each in intervals if each > 0 and given_at + each + _tolerance(each) >= now]
+def _of_frequency(sign_in: SignInFacts, now: float) -> Forecast | None:
+    intervals = [each.ended_at - each.given_at for each in reversed(sign_in.endings) if _reason(each) == FREQUENCY]
+    # This sign-in has already lived longer than the other intervals, so those are not the period.
+    open_yet = [each for each in intervals if each > 0 and sign_in.given_at + each + _tolerance(each) >= now]
     if not open_yet:
         return None
     period, seen = _period(open_yet)
     times = {1: "once", 2: "twice"}.get(seen, f"{seen} times")
     words = f"sign-in frequency of the organisation, seen {times}"
-    return Forecast(given_at + period, words, "likely" if seen > 1 else "possible")
+    return Forecast(sign_in.given_at + period, words, "likely" if seen > 1 else "possible")
 
 
 def _period(intervals: Sequence[float]) -> tuple[float, int]:
-    """Return the period behind intervals, newest first, and how many of them agree on it.
+    """Return the period that best explains these intervals (newest first), and how many of them agree on it.
 
-    The newest that another one agrees with tells it: a machine that was off makes one interval longer, a new policy
-    makes all that follow so. Of those that agree the shortest is nearest to the truth.
+    It is the newest interval that another one agrees with: a machine that was off lengthens one interval, a new policy
+    changes all that follow. Of the intervals that agree, the shortest is the most exact.
     """
     for each in intervals:
         agreeing = [other for other in intervals if abs(other - each) <= _tolerance(each)]
@@ -152,7 +149,7 @@ def _tolerance(interval: float) -> float:
 
 
 def _of_password(endings: Sequence[Ending], now: float) -> Forecast | None:
-    """Expect the next change of a password from the time between the last ones."""
+    """Predict the next change of the password from the time between the last ones."""
     changes = [each.ended_at for each in endings if _reason(each) == PASSWORD]
     ages = [later - earlier for earlier, later in pairwise(changes)][-HABIT:]
     if len(ages) < HABIT or min(ages) < DAY or max(ages) - min(ages) > max(ages) * AGREE_SHARE_PASSWORD:
@@ -163,9 +160,11 @@ def _of_password(endings: Sequence[Ending], now: float) -> Forecast | None:
     return Forecast(due, "the password was changed at such intervals", "possible")
 
 
-def _of_idleness(last_redeemed: float, endings: Sequence[Ending], now: float) -> Forecast | None:
-    if not last_redeemed or now - last_redeemed < IDLE_SHOWN:
+def _of_idleness(sign_in: SignInFacts, now: float) -> Forecast | None:
+    if not sign_in.redeemed_at or now - sign_in.redeemed_at < IDLE_SHOWN:
         return None
-    before = any(_reason(each) == IDLENESS for each in endings)
+    before = any(_reason(each) == IDLENESS for each in sign_in.endings)
     words = "90 days without a renewal"
-    return Forecast(last_redeemed + IDLE_LIFE, f"{words}, which ended one before" if before else words, "certain")
+    if before:
+        words += ", which has ended a sign-in before"
+    return Forecast(sign_in.redeemed_at + IDLE_LIFE, words, "certain")

@@ -1,8 +1,10 @@
-"""What is worth telling a person, and when: pure.
+"""Decides what to tell people about a sign-in, and when. Pure.
 
-`hear` compares the facts of one sign-in with what a hook has been told so far. The log is a hook too. So a hook that
-comes with a reload hears of trouble that is there already, what lasts is told again where that was asked for, and what
-was over before it could be told is not told at all.
+`hear` compares the facts of one sign-in with what a hook has been told so far; the log is a hook too. As a result:
+
+- a hook that a reload adds is told of trouble that began before it;
+- trouble that lasts is repeated, if the hook asks for reminders;
+- trouble that ends before a hook was told of it is never told.
 """
 
 from __future__ import annotations
@@ -16,54 +18,64 @@ from cms.core.forecast import Forecast
 from cms.core.lifecycle import NOTHING_KNOWN, Failing, Life, NeedsSignIn, Settled, SignInFacts
 from cms_oauth.moves import Command, fill
 
-# Networks come and go, and a token lasts through many minutes of that. A shorter outage is not told.
+# Networks come and go, and a token outlasts that. Hooks are not told of a shorter outage.
 GRACE_SECONDS = 10 * 60.0
 
-# How often a hook is told again that a sign-in is required: pizauth's users have lived well with it. Mail waits all
-# the while, and a person who was away the first time sees a later one.
+# How often a hook is told again that a sign-in is required, because mail waits until then and the person may have been
+# away. pizauth's interval.
 REMIND_SECONDS = 15 * 60.0
 
 EVENTS = {
-    "sign-in-required": "only a sign-in helps, or one waits for a person; told again until it is done",
+    "sign-in-required": "a person has to sign in, or a sign-in waits for its person; repeated until it is done",
     "sign-in-due": "the sign-in is expected to end soon",
-    "locked": "the vault's key cannot be had without a person",
-    "failing": "the provider has failed for longer than a passing fault lasts",
-    "recovered": "what had been told as locked or failing works again",
+    "locked": "a person has to unlock the vault's key",
+    "failing": "the provider has failed for longer than a short outage",
+    "recovered": "what was reported as locked or failing works again",
     "signed-in": "a sign-in gave a token",
     "refreshed": "there is a new token",
 }
-# What a hook is told that names no events: all that is for people. A new token comes every hour.
+# The events of a hook that names none: all that people act on. A new token comes every hour.
 USUAL_EVENTS = tuple(event for event in EVENTS if event != "refreshed")
 
 
 @dataclass(frozen=True, slots=True)
-class Notice:
-    """One thing to tell. `event` is a word of `EVENTS`; `message` says what happened, `hint` the next move, or "".
+class HowToSignIn:
+    """How a person signs in to one account.
 
-    `login` is the command that signs in. While a sign-in waits for a person, `url` is where to go and `code` what to
-    enter there; `page` is the local page with all accounts that wait. `due` is when the sign-in is expected to end, as
-    Unix time, 0 for unknown; `aadsts` is Entra's number.
+    `command` does it, None if no person signs in. While a sign-in waits for a person, `url` is the link to open and
+    `code` what to enter there. `page` is the local page with all accounts that wait.
+    """
+
+    command: Command | None = None
+    url: str = ""
+    code: str = ""
+    page: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """One thing to tell. `event` is a key of `EVENTS`; `message` says what happened, `hint` the next move, or "".
+
+    `due` is when the sign-in is expected to end, as Unix time, 0 for unknown; `aadsts` is Entra's number.
     """
 
     event: str
     account: str
     message: str
     hint: str = ""
-    login: str = ""
-    url: str = ""
-    code: str = ""
-    page: str = ""
+    how: HowToSignIn = HowToSignIn()
     due: float = 0.0
     aadsts: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Hook:
-    """One Notify: what is run, and for which events.
+    """One Notify(...) of the configuration: the command to run, and the events that it is run for.
 
-    `remind` is after how many seconds a required sign-in is told again, 0 for never; `grace` for how many seconds the
-    provider has to have failed. With `prompts` a sign-in that a person has begun is told with its link at once. With
-    `each_refusal` a refusal is told again when it was tried again in vain, as after `cms refresh`.
+    - `remind`: a required sign-in is told again after this many seconds; 0 for never.
+    - `grace`: an outage is told once it has lasted this many seconds.
+    - `prompts`: when a person begins a sign-in, tell its link at once.
+    - `each_refusal`: tell a refusal again when another try was refused too, as after `cms refresh`.
     """
 
     argv: tuple[str, ...]
@@ -77,7 +89,7 @@ class Hook:
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """Something that may go wrong although all is well with the token: for the log alone, once for each `which`."""
+    """A warning that is not about the current token, for the log only. Each `which` is logged once."""
 
     which: str
     message: str
@@ -86,18 +98,16 @@ class Remark:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is true of one sign-in now. `login` signs in, None where no person does. `prompt_hint`, `url`, `code` and `page` are as in `Notice`, "" while none waits.
+    """What is true of one sign-in now.
 
-    `warn_at` is the boot-clock moment from which `forecast` is to be told.
+    `prompt_hint` says how to finish a sign-in that waits for a person, "" if none waits. `warn_at` is the boot-clock
+    moment from which `forecast` is told.
     """
 
     account: str
     lives: Sequence[Life]
-    login: Command | None = None
+    how: HowToSignIn = HowToSignIn()
     prompt_hint: str = ""
-    url: str = ""
-    code: str = ""
-    page: str = ""
     sign_in: SignInFacts = NOTHING_KNOWN
     forecast: Forecast | None = None
     warn_at: float = math.inf
@@ -113,9 +123,12 @@ class Facts:
 class Heard:
     """What a hook has been told of one sign-in.
 
-    `event` is the trouble that is not over, "" for none: told first at `since` and last at `at` (boot clock), with `reason`
-    as its message. `url` is the link that was told last. `newest` is the newest token that the hook knows, `given_at` the
-    sign-in, and `warned` the sign-in whose expected end was told.
+    - `event`: the trouble that is not over, "" for none. It was told first at `since` and last at `at` (boot clock),
+      with the message `reason`.
+    - `url`: the link that was told last.
+    - `newest`: when the newest token that the hook knows of was issued.
+    - `given_at`: when the sign-in that the hook knows of was given.
+    - `warned`: `given_at` of the sign-in whose expected end was told.
     """
 
     event: str = ""
@@ -130,7 +143,7 @@ class Heard:
 
 @dataclass(frozen=True, slots=True)
 class Hearing:
-    """What to tell a hook now, what it has been told then, and the boot-clock moment to look again."""
+    """What to tell a hook now, what it has been told after that, and the boot-clock moment to look again."""
 
     notices: tuple[Notice, ...]
     heard: Heard
@@ -144,14 +157,15 @@ _SIGNED_IN = "the sign-in gave a token"
 
 
 def first_heard(facts: Facts) -> Heard:
-    """Return where a hook begins that has been told nothing: tokens and sign-ins that are there are no news."""
+    """Return what a new hook counts as told: the tokens and sign-ins that already exist are not news."""
     return Heard(newest=facts.newest, given_at=facts.sign_in.given_at)
 
 
 def hear(hook: Hook, heard: Heard, facts: Facts, now: float) -> Hearing:
-    """Return what a hook is to be told of one sign-in. `now` is CLOCK_BOOTTIME.
+    """Return what to tell a hook about one sign-in. `now` is CLOCK_BOOTTIME.
 
-    What it did not ask for counts as told: a hook for `signed-in` alone hears of the sign-in that ends a trouble.
+    Events that the hook did not ask for count as told. So a hook for `signed-in` alone is told of the sign-in that ends
+    a `sign-in-required`.
     """
     good, known = _good_news(heard, facts), _settled(heard, facts)
     trouble = _standing(hook, facts, now)
@@ -174,18 +188,18 @@ def _good_news(heard: Heard, facts: Facts) -> list[Notice]:
 
 
 def _ended(heard: Heard, facts: Facts) -> bool:
-    """Whether the trouble that was told is over: nothing is wrong, and a token came that is newer than the telling."""
+    """True if the trouble that was told is over: nothing is wrong now, and a newer token has come since."""
     settled = all(isinstance(life.phase, Settled) for life in facts.lives)
     return bool(heard.event) and settled and facts.newest >= heard.since
 
 
 def _settled(heard: Heard, facts: Facts) -> Heard:
-    """Return what the hook knows once it has heard the good news."""
+    """Return what the hook has been told, with the good news."""
     known = replace(
         heard,
         newest=max(heard.newest, facts.newest),
         given_at=facts.sign_in.given_at or heard.given_at,
-        url=heard.url if facts.url else "",
+        url=heard.url if facts.how.url else "",
     )
     return replace(known, event="", since=0.0, at=0.0, reason="") if _ended(heard, facts) else known
 
@@ -193,16 +207,16 @@ def _settled(heard: Heard, facts: Facts) -> Heard:
 def _bad_news(hook: Hook, heard: Heard, facts: Facts, trouble: _Standing | None, now: float) -> Notice | None:
     if trouble and (_is_news(hook, heard, trouble) or now >= _reminder(hook, heard)):
         return _of_trouble(facts, trouble)
-    if hook.prompts and facts.url not in ("", heard.url):
+    if hook.prompts and facts.how.url not in ("", heard.url):
         return _prompt(facts, trouble.trouble.message if trouble else "a sign-in waits for a person")
-    idle = not trouble and not facts.url
+    idle = not trouble and not facts.how.url
     if idle and facts.forecast and now >= facts.warn_at and heard.warned != facts.sign_in.given_at:
         return _foretold(facts, facts.forecast)
     return None
 
 
 def _is_news(hook: Hook, heard: Heard, trouble: _Standing) -> bool:
-    """Whether this has not been told. A refusal with another message, or tried again, is news; an outage is told once."""
+    """True if the hook has not been told of this. An outage is news once; a refusal also with each new message."""
     event = _event(trouble)
     if event != heard.event:
         return True
@@ -211,12 +225,12 @@ def _is_news(hook: Hook, heard: Heard, trouble: _Standing) -> bool:
 
 
 def _told_of(heard: Heard, bad: Notice | None, facts: Facts, trouble: _Standing | None, now: float) -> Heard:
-    """Return what the hook knows once it has heard the bad news."""
+    """Return what the hook has been told, with the bad news."""
     if bad is None:
         return heard
     if bad.event == "sign-in-due":
         return replace(heard, warned=facts.sign_in.given_at)
-    heard = replace(heard, url=facts.url)
+    heard = replace(heard, url=facts.how.url)
     if trouble is None:
         return heard
     event = _event(trouble)
@@ -225,14 +239,14 @@ def _told_of(heard: Heard, bad: Notice | None, facts: Facts, trouble: _Standing 
 
 
 def _again(hook: Hook, heard: Heard, facts: Facts, now: float) -> float:
-    """Return when there may be something to tell that no change of the facts announces."""
+    """Return the boot-clock moment at which there may be something to tell although no fact changes."""
     lasting = [life.phase.since + hook.grace for life in facts.lives if isinstance(life.phase, Failing)]
     warning = facts.warn_at if facts.forecast and heard.warned != facts.sign_in.given_at else math.inf
     return min((when for when in (*lasting, warning, _reminder(hook, heard)) if when > now), default=math.inf)
 
 
 def _standing(hook: Hook, facts: Facts, now: float) -> _Standing | None:
-    """Return the worst trouble that a hook is told of. A sign-out is none: the user asked for it."""
+    """Return the worst trouble that this hook is told of. A sign-out does not count: the user asked for it."""
     phases = [life.phase for life in facts.lives]
     required = [each for each in phases if isinstance(each, NeedsSignIn) and each.trouble.kind != "signed-out"]
     failing = [each for each in phases if isinstance(each, Failing)]
@@ -249,12 +263,12 @@ def _event(phase: _Standing) -> str:
 
 
 def _refused(phase: NeedsSignIn) -> str:
-    """Return the event for a refusal. If cms tries again by itself, no person has to sign in."""
+    """Return the event for a refusal: if cms tries again by itself, no person has to sign in."""
     return "sign-in-required" if phase.next_try is None else "failing"
 
 
 def _reminder(hook: Hook, heard: Heard) -> float:
-    """Return when a required sign-in is to be told again."""
+    """Return when to repeat that a sign-in is required."""
     return heard.at + hook.remind if heard.event == "sign-in-required" and hook.remind else math.inf
 
 
@@ -267,19 +281,11 @@ def _of_trouble(facts: Facts, phase: _Standing) -> Notice:
 
 
 def _prompt(facts: Facts, message: str) -> Notice:
-    return Notice(
-        "sign-in-required",
-        facts.account,
-        message,
-        facts.prompt_hint,
-        login=str(facts.login or ""),
-        url=facts.url,
-        code=facts.code,
-        page=facts.page,
-    )
+    return Notice("sign-in-required", facts.account, message, facts.prompt_hint, facts.how)
 
 
 def _foretold(facts: Facts, expected: Forecast) -> Notice:
     message = f"the sign-in is expected to end soon: {expected.reason} ({expected.certainty})"
-    hint = fill("sign in before mail has to wait: {login}", {"login": facts.login}) if facts.login else ""
-    return Notice("sign-in-due", facts.account, message, hint, login=str(facts.login or ""), due=expected.due)
+    command = facts.how.command
+    hint = fill("sign in before mail has to wait: {login}", {"login": command}) if command else ""
+    return Notice("sign-in-due", facts.account, message, hint, HowToSignIn(command), expected.due)

@@ -20,7 +20,7 @@ from cms.config.model import Config
 from cms.core.accounts import Account, Grant, Scopes, Unclear, sign_ins_meant, users_in_words
 from cms.core.forecast import Forecast, forecast, warned_at
 from cms.core.lifecycle import Life, NeedsSignIn, Outcome
-from cms.core.notices import Facts, Remark
+from cms.core.notices import Facts, HowToSignIn, Remark
 from cms.core.status import MEMORY_WARNING, Entry, Row, as_json, describe, expiry_warning, length_warning
 from cms.core.status_text import as_text
 from cms.daemon.keeper import Acquire, Keeper
@@ -222,11 +222,13 @@ class Registry:
         return Facts(
             self.name_of(keeper),
             list(keeper.lives.values()),
-            login=None if grant.unattended else cms("login", keeper.who),
+            how=HowToSignIn(
+                None if grant.unattended else cms("login", keeper.who),
+                prompt.url if prompt else "",
+                prompt.user_code if prompt else "",
+                self.where(grant),
+            ),
             prompt_hint=self.awaited(grant),
-            url=prompt.url if prompt else "",
-            code=prompt.user_code if prompt else "",
-            page=self.where(grant),
             sign_in=keeper.sign_in,
             forecast=expected,
             warn_at=self._clock.boot() + warned_at(expected, keeper.sign_in.given_at) - self._clock.wall()
@@ -263,5 +265,4 @@ def _forecast(keeper: Keeper, wall: float) -> Forecast | None:
     if needs_sign_in(keeper):
         return None
     # Only registrations of the single-page platform have an Origin.
-    spa, known = keeper.grant.origin is not None, keeper.sign_in
-    return forecast(known.given_at, known.redeemed_at, known.endings, spa, wall)
+    return forecast(keeper.sign_in, spa=keeper.grant.origin is not None, now=wall)

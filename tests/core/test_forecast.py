@@ -22,7 +22,7 @@ from cms.core.forecast import (
     remember,
     warned_at,
 )
-from cms.core.lifecycle import Ending
+from cms.core.lifecycle import Ending, SignInFacts
 
 # A moment to count from, as Unix time.
 START = 1_700_000_000.0
@@ -42,7 +42,11 @@ def lived(*days: float, aadsts: int = FREQUENCY) -> tuple[Ending, ...]:
 
 def foretold(endings: Sequence[Ending], now: float = START + HOUR, *, spa: bool = False) -> Forecast | None:
     """Return what is foretold of a sign-in given at START that is renewed without pause."""
-    return forecast(START, now, endings, spa, now)
+    return forecast(facts(START, now, endings), spa=spa, now=now)
+
+
+def facts(given_at: float, redeemed_at: float, endings: Sequence[Ending] = ()) -> SignInFacts:
+    return SignInFacts(given_at=given_at, redeemed_at=redeemed_at, endings=tuple(endings))
 
 
 class TestFrequency:
@@ -134,25 +138,28 @@ class TestIdleness:
     def test_ninety_days_without_a_renewal(self) -> None:
         """While cms cannot renew, the sign-in runs out 90 days after the last renewal."""
         redeemed = START + DAY
-        found = forecast(START, redeemed, (), spa=False, now=redeemed + 8 * DAY)
+        found = forecast(facts(START, redeemed), spa=False, now=redeemed + 8 * DAY)
 
         assert Forecast(redeemed + IDLE_LIFE, "90 days without a renewal", "certain") == found
 
     def test_one_that_has_ended_so_is_told_of(self) -> None:
         """Whoever has been there knows what it means."""
         ended = remember((), Ending(START - 200 * DAY, START, 700082))
-        found = forecast(START, START, ended, spa=False, now=START + 8 * DAY)
+        found = forecast(facts(START, START, ended), spa=False, now=START + 8 * DAY)
 
-        assert Forecast(START + IDLE_LIFE, "90 days without a renewal, which ended one before", "certain") == found
+        assert (
+            Forecast(START + IDLE_LIFE, "90 days without a renewal, which has ended a sign-in before", "certain")
+            == found
+        )
 
     def test_a_daemon_that_renews_keeps_it_alive(self) -> None:
         """Nobody is told of a limit that a running daemon never comes near to."""
-        assert forecast(START, START + 300 * DAY, (), spa=False, now=START + 301 * DAY) is None
+        assert forecast(facts(START, START + 300 * DAY), spa=False, now=START + 301 * DAY) is None
 
 
 def test_nothing_is_foretold_of_an_unknown_sign_in() -> None:
     """Without the moment at which it was given there is nothing to count from."""
-    assert forecast(0.0, 0.0, lived(7, 7), spa=True, now=START) is None
+    assert forecast(facts(0.0, 0.0, lived(7, 7)), spa=True, now=START) is None
 
 
 @pytest.mark.parametrize(("days", "lead"), [(1, 0.1 * DAY), (7, 0.7 * DAY), (10, DAY), (90, DAY)])
@@ -198,7 +205,7 @@ def test_a_forecast_is_sound_whatever_was_seen(
     given_at: float, redeemed: float, endings: tuple[Ending, ...], spa: bool, now: float
 ) -> None:
     """Whatever the vault remembers, and whatever clocks did: words of the tables, a finite moment, a lead of a day."""
-    found = forecast(START + given_at, START + redeemed, endings, spa, START + now)
+    found = forecast(facts(START + given_at, START + redeemed, endings), spa=spa, now=START + now)
 
     if found:
         assert found.certainty in CERTAINTIES
@@ -227,7 +234,7 @@ def test_a_steady_policy_is_found_out(period: float, times: int, late: float) ->
         noticed = at + period + late * 1.5 * HOUR * (number % 2)
         endings.append(Ending(at, noticed, FREQUENCY))
         at = noticed
-    found = forecast(START, START, endings, spa=False, now=START + 1.0)
+    found = forecast(facts(START, START, endings), spa=False, now=START + 1.0)
 
     assert found
     assert "likely" == found.certainty

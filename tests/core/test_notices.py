@@ -34,6 +34,7 @@ from cms.core.notices import (
     Heard,
     Hearing,
     Hook,
+    HowToSignIn,
     Notice,
     first_heard,
     hear,
@@ -151,20 +152,22 @@ def token(issued: float) -> Token:
     return Token("secret", issued, issued + 3600.0, issued + 2000.0)
 
 
-def well(issued: float = 1000.0, **more: Any) -> Facts:
+def link(url: str = "", **more: str) -> HowToSignIn:
+    return HowToSignIn(cms("login", "u"), url, **more)
+
+
+HOW = link()
+
+
+def well(issued: float = 1000.0, how: HowToSignIn = HOW, **more: Any) -> Facts:
     """An account that has a token."""
-    return Facts("u", [Life(token(issued))], login=cms("login", "u"), sign_in=SignInFacts(given_at=100.0), **more)
+    return Facts("u", [Life(token(issued))], how, sign_in=SignInFacts(given_at=100.0), **more)
 
 
-def ended(**more: Any) -> Facts:
+def ended(how: HowToSignIn = HOW, **more: Any) -> Facts:
     """An account that needs a sign-in, with a token that is good for a while."""
-    return Facts(
-        "u",
-        [Life(token(1000.0), NeedsSignIn(4000.0, REVOKED))],
-        login=cms("login", "u"),
-        sign_in=SignInFacts(given_at=100.0),
-        **more,
-    )
+    lives = [Life(token(1000.0), NeedsSignIn(4000.0, REVOKED))]
+    return Facts("u", lives, how, sign_in=SignInFacts(given_at=100.0), **more)
 
 
 def failing_since(since: float, trouble: Trouble = DOWN) -> Facts:
@@ -204,7 +207,8 @@ class TestHook:
     def test_a_required_sign_in_is_told_with_the_command_and_the_page(self) -> None:
         """What happened, whose move it is, the command, the page, and Entra's number."""
         lost = replace(REVOKED, aadsts=50173)
-        facts = replace(ended(page="http://127.0.0.1:8080/"), lives=[Life(None, NeedsSignIn(1.0, lost))])
+        page = link(page="http://127.0.0.1:8080/")
+        facts = replace(ended(how=page), lives=[Life(None, NeedsSignIn(1.0, lost))])
         told = Listener().notices(facts)
 
         expected = Notice(
@@ -212,8 +216,7 @@ class TestHook:
             "u",
             "AADSTS50173",
             "cms login u@example.test",
-            login="cms login u",
-            page="http://127.0.0.1:8080/",
+            page,
             aadsts=50173,
         )
         assert (expected,) == told
@@ -233,7 +236,8 @@ class TestHook:
     def test_a_refused_application_asks_nobody_to_sign_in(self) -> None:
         """It is told at once, as failing, with what is to be mended; then that it works again."""
         each = Listener()
-        refused = replace(ended(), lives=[Life(token(1000.0), NeedsSignIn(4000.0, DOWN, NOW + 900.0))], login=None)
+        lives = [Life(token(1000.0), NeedsSignIn(4000.0, DOWN, NOW + 900.0))]
+        refused = replace(ended(), lives=lives, how=HowToSignIn())
 
         assert [replace(TOLD_DOWN, aadsts=None)] == list(each.notices(refused))
         assert ([], math.inf) == (each.hears(refused, NOW + 1e6), each.again)
@@ -271,26 +275,26 @@ class TestHook:
     def test_the_link_is_told_at_once_and_in_reminders(self) -> None:
         """A sign-in that begins is told with its link and code, once; a reminder has them again."""
         each = Listener()
-        waiting = ended(url="https://login/device", code="ABCD", prompt_hint="open it and enter ABCD")
+        waiting = ended(how=link("https://login/device", code="ABCD"), prompt_hint="open it and enter ABCD")
         each.hears(ended())
         told = each.notices(waiting, NOW + 60)
 
         assert ("https://login/device", "ABCD", "open it and enter ABCD", "AADSTS50173") == (
-            told[0].url,
-            told[0].code,
+            told[0].how.url,
+            told[0].how.code,
             told[0].hint,
             told[0].message,
         )
         assert [] == each.hears(waiting, NOW + 61)
-        assert "ABCD" == each.notices(waiting, NOW + 60 + REMIND_SECONDS)[0].code
+        assert "ABCD" == each.notices(waiting, NOW + 60 + REMIND_SECONDS)[0].how.code
         assert [] == each.hears(ended(), NOW + 70 + REMIND_SECONDS)
 
     def test_a_sign_in_nobody_needed(self) -> None:
         """Whoever signs in early is told the link and the end of it, and no reminder."""
         each = Listener()
 
-        assert ["sign-in-required"] == each.hears(well(url="https://login/1"))
-        assert [] == each.hears(well(url="https://login/1"), NOW + 2 * REMIND_SECONDS)
+        assert ["sign-in-required"] == each.hears(well(how=link("https://login/1")))
+        assert [] == each.hears(well(how=link("https://login/1")), NOW + 2 * REMIND_SECONDS)
         assert [] == each.hears(well())
         assert ["signed-in", "refreshed"] == each.hears(replace(well(NOW), sign_in=SignInFacts(given_at=200.0)))
 
@@ -298,9 +302,9 @@ class TestHook:
         """Without `prompts` a link is part of a notice that is due, and no reason for one."""
         each = Listener(replace(ALL, prompts=False))
 
-        assert [] == each.hears(well(url="https://login/1"))
-        assert "https://login/1" == each.notices(ended(url="https://login/1"))[0].url
-        assert [] == each.hears(ended(url="https://login/2"))
+        assert [] == each.hears(well(how=link("https://login/1")))
+        assert "https://login/1" == each.notices(ended(how=link("https://login/1")))[0].how.url
+        assert [] == each.hears(ended(how=link("https://login/2")))
 
     def test_who_signed_out_is_not_asked_to_sign_in(self) -> None:
         """`cms logout` is somebody's wish."""
@@ -344,7 +348,7 @@ class TestHook:
             "u",
             "the sign-in is expected to end soon: sign-in frequency (likely)",
             "sign in before mail has to wait: `cms login u`",
-            login="cms login u",
+            link(),
             due=DUE.due,
         )
         assert (expected,) == told
@@ -355,7 +359,7 @@ class TestHook:
 
     def test_nobody_is_told_to_sign_in_where_nobody_can(self) -> None:
         """An account without a person's sign-in has no such command."""
-        told = Listener().notices(replace(well(forecast=DUE, warn_at=0.0), login=None))
+        told = Listener().notices(well(forecast=DUE, warn_at=0.0, how=HowToSignIn()))
 
         assert ("sign-in-due", "") == (told[0].event, told[0].hint)
 
@@ -386,7 +390,7 @@ facts_of_all_kinds = st.builds(
     Facts,
     st.just("u"),
     st.lists(lives_of_all_kinds, max_size=3),
-    url=st.sampled_from(["", "https://login/1", "https://login/2"]),
+    how=st.builds(link, st.sampled_from(["", "https://login/1", "https://login/2"])),
     sign_in=st.builds(SignInFacts, given_at=st.sampled_from([0.0, 100.0, 200.0])),
     forecast=st.sampled_from([None, DUE]),
     warn_at=st.floats(0, 1e5),

@@ -20,6 +20,7 @@ import trio
 import trio.testing
 from structlog.testing import capture_logs
 from support.app_world import MAIL, World, account, read
+from support.house import ANN, in_house, open_house
 from support.ports import free_port, listens
 from support.trio_run import FakeClock, in_trio, in_trio_jumps, jump, until
 
@@ -714,7 +715,7 @@ async def test_hooks_hear_of_the_accounts_that_there_are(world: World) -> None:
         ("unsigned@example.test", "cms login unsigned@example.test"),
         ("machine@example.test", ""),
         None,
-    ] == [each and (each.account, str(each.login or "")) for each in facts]
+    ] == [each and (each.account, str(each.how.command or "")) for each in facts]
 
 
 @in_trio
@@ -733,7 +734,7 @@ async def test_a_name_is_one_word_of_every_command(world: World) -> None:
 
     logged = [line["do"] for line in lines if line.get("notice") == "signed-out" or "cms login" in line.get("do", "")]
     shown = [row["next_move"], refused["error"]["hint"], *logged]
-    commands = [str(each and each.login) for each in facts] + [each.split("`")[1] for each in shown]
+    commands = [str(each and each.how.command) for each in facts] + [each.split("`")[1] for each in shown]
     assert len(commands) > 2
     assert [["cms", "login", user]] * len(commands) == [shlex.split(each) for each in commands]
 
@@ -755,3 +756,26 @@ async def test_what_no_account_has_is_in_the_status(world: World) -> None:
 
 async def _nobody(_event: Mapping[str, Any]) -> Mapping[str, Any]:
     return {}
+
+
+@in_house
+async def test_a_reload_says_what_is_to_be_done(tmp_path: Path) -> None:
+    """What the configuration is warned about, and who has to sign in."""
+    async with open_house(tmp_path, signed_in=False) as house:
+        with (tmp_path / "cms.cfg").open("a") as file:
+            file.write('MailDir("~/Mail")\n')
+        result = await house.app.commands.reload()
+
+    assert result.ok
+    assert "warning: " in result.hint
+    assert "MailDir is ignored" in result.hint
+    assert f"cms login {ANN}" in result.hint
+
+
+@in_house
+async def test_memory_only_is_a_warning_for_programs_too(tmp_path: Path) -> None:
+    """`cms status --json` warns as the text does."""
+    async with open_house(tmp_path, key='"memory"') as house:
+        warnings = house.app.commands.status().extra["json"]["daemon"]["warnings"]
+
+    assert [MEMORY_WARNING] == warnings

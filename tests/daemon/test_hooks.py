@@ -26,7 +26,7 @@ from support.trio_run import FakeClock, in_trio, in_trio_jumps, jump, until
 
 from cms.core.forecast import Forecast
 from cms.core.lifecycle import Life, NeedsSignIn, SignInFacts, Token, Trouble
-from cms.core.notices import EVENTS, REMIND_SECONDS, USUAL_EVENTS, Facts, Hook, Notice, Remark
+from cms.core.notices import EVENTS, REMIND_SECONDS, USUAL_EVENTS, Facts, Hook, HowToSignIn, Notice, Remark
 from cms.daemon import hooks as module
 from cms.daemon.children import ENVIRONMENT
 from cms.daemon.hooks import (
@@ -559,7 +559,8 @@ class TestDocument:
         """Each hook of the page loads without a warning, and hands the facts on, whatever is in them."""
         (text,) = (block.text for block in blocks(PAGE) if block.mark == "test: notices")
         config = loader(tmp_path)(text)
-        notice = replace(NOTICE, message='it\'s "over" `id` $HOME', page="http://127.0.0.1:8080/")
+        how = HowToSignIn(page="http://127.0.0.1:8080/")
+        notice = replace(NOTICE, message='it\'s "over" `id` $HOME', how=how)
 
         @in_trio
         async def tell() -> None:

@@ -80,12 +80,12 @@ async def test_subscribers_hear_of_every_change() -> None:
         registry.prompted(grant, Prompt(1, "device", "https://login/", "CODE"))
         facts = registry.facts(grant.key)
         assert facts is not None
-        assert ([(ANN, False)], ("https://login/", "CODE")) == (world.told(), (facts.url, facts.code))
+        assert ([(ANN, False)], ("https://login/", "CODE")) == (world.told(), (facts.how.url, facts.how.code))
 
         registry.signed_in(grant, world.token(who=ANN))
         facts = registry.facts(grant.key)
         assert facts is not None
-        assert ([(ANN, True)], "", []) == (world.told(), facts.url, registry.waiting())
+        assert ([(ANN, True)], "", []) == (world.told(), facts.how.url, registry.waiting())
 
 
 @in_trio_clock

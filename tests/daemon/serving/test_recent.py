@@ -9,7 +9,6 @@ from typing import Any
 
 from support.house import ANN, House, in_house, open_house, until
 
-from cms.core.status import MEMORY_WARNING
 from cms.daemon.serving.recent import MAX_RECENT, Asked, Recent
 
 
@@ -72,26 +71,3 @@ def two(house: House) -> list[dict[str, Any]]:
     """Return what the status says was asked, once there are two requests: a client has its reply before they are noted."""
     requests: list[dict[str, Any]] = house.app.commands.status().extra["json"]["requests"]
     return requests if len(requests) == 2 else []
-
-
-@in_house
-async def test_a_reload_says_what_is_to_be_done(tmp_path: Path) -> None:
-    """What the configuration is warned about, and who has to sign in."""
-    async with open_house(tmp_path, signed_in=False) as house:
-        with (tmp_path / "cms.cfg").open("a") as file:
-            file.write('MailDir("~/Mail")\n')
-        result = await house.app.commands.reload()
-
-    assert result.ok
-    assert "warning: " in result.hint
-    assert "MailDir is ignored" in result.hint
-    assert f"cms login {ANN}" in result.hint
-
-
-@in_house
-async def test_memory_only_is_a_warning_for_programs_too(tmp_path: Path) -> None:
-    """`cms status --json` warns as the text does."""
-    async with open_house(tmp_path, key='"memory"') as house:
-        warnings = house.app.commands.status().extra["json"]["daemon"]["warnings"]
-
-    assert [MEMORY_WARNING] == warnings
