@@ -1,9 +1,8 @@
-"""The next move: what a person, or cms itself, does after a failure, as a value.
+"""`Move`: what a person, or cms itself, does next after a failure.
 
-Tables and messages write a move as a template, "sign in again: {login}", and `fill` puts commands and text into it. A
-`Move` is a `str`, the line that a person reads, so JSON, logs and hooks take it as it is. It also keeps its parts: what
-depends on a move (whether it signs in, what to say to a person who has asked for this very thing) is answered from the
-parts, never from the text.
+Tables and messages write a move as a template, such as "sign in again: {login}"; `fill` puts commands and text into it.
+A `Move` is a `str`, the line that a person reads, so JSON, logs and hooks use it directly. It also keeps its parts, so
+that code can find its commands and reword it without parsing the text.
 
 Pure.
 """
@@ -19,7 +18,7 @@ from typing import Any, Self, TypeAlias
 
 from cms_oauth.text import printable
 
-# Whose move it is. "wait" is Microsoft's or cms's: nothing helps but time.
+# Who makes the next move. "wait": only time helps; Microsoft or cms has to recover.
 MOVERS = ("you", "administrator", "wait")
 
 _MINUTE = 60.0
@@ -27,7 +26,7 @@ _MINUTE = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command as a list of words. `str` of it is the line for a shell, quoted."""
+    """A command as a list of words. `str` returns it as a line for a shell, quoted."""
 
     words: tuple[str, ...]
 
@@ -39,7 +38,7 @@ class Command:
 
 
 def cms(name: str, *words: str) -> Command:
-    """Return a command of cms's. Words that are empty, as for an account without a user, are left out."""
+    """Return a command of cms. Empty words, as for an account without a user, are left out."""
     return Command(("cms", name, *filter(None, words)))
 
 
@@ -49,7 +48,7 @@ RELOAD = cms("reload")
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Commands to give one after the other."""
+    """Commands to run one after the other."""
 
     commands: tuple[Command, ...]
 
@@ -59,7 +58,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """What cms does by itself. `waits` is True where nothing else helps but time."""
+    """What cms does by itself. `waits` is True if only time helps."""
 
     text: str
     waits: bool = False
@@ -75,7 +74,7 @@ PROMISES = {
     "nothing_to_do": NOTHING_TO_DO,
     "nothing_for_now": Promise("nothing to do: cms tries again by itself, after a pause", waits=True),
     "wait_for_cms": Promise("wait: cms tries again by itself", waits=True),
-    "wait_for_person": Promise("wait: cms tries again by itself until somebody has", waits=True),
+    "wait_for_person": Promise("wait: cms tries again by itself until it is finished", waits=True),
 }
 
 Part: TypeAlias = str | Run | Promise
@@ -84,7 +83,7 @@ Part: TypeAlias = str | Run | Promise
 class Move(str):
     """What to do next, as one line: text, commands in backquotes, and what cms does by itself.
 
-    `parts` are what the line is made of; `mover` says whose move it is (see `MOVERS`).
+    `parts` make up the line; `mover` is who makes the move (see `MOVERS`).
     """
 
     __slots__ = ("mover", "parts")
@@ -113,16 +112,16 @@ _ALWAYS: Mapping[str, Value | Promise] = {"refresh": REFRESH, "reload": RELOAD, 
 
 
 def parts_of(move: str) -> tuple[Part, ...]:
-    """Return what a move is made of; a plain text is one part."""
+    """Return the parts of a move; plain text is one part."""
     if isinstance(move, Move):
         return move.parts
     return (move,) if move else ()
 
 
 def fill(template: str, values: Mapping[str, Value] | None = None, *, mover: str = "you") -> Move:
-    """Return a template with its fields filled in, once: what a value brings along is never taken for a field.
+    """Return a template with its fields filled in. Braces in a value are not treated as fields.
 
-    Fields without a value stay, since PowerShell has braces too. `{refresh}`, `{reload}` and the promises need none.
+    Fields without a value stay, because PowerShell uses braces too. `{refresh}`, `{reload}` and the promises are built in.
     """
     known, parts, done = {**_ALWAYS, **(values or {})}, list[Part](), 0
     for found in _FIELD.finditer(template):
@@ -154,15 +153,15 @@ def commands_of(move: str) -> tuple[Command, ...]:
 
 
 def signs_in(move: str) -> bool:
-    """Return whether a move is, or may be, a sign-in."""
+    """Return True if the move contains a sign-in."""
     return any(each.words[:2] == ("cms", "login") for each in commands_of(move))
 
 
 def in_person(move: str, again: str, pause: float | None = None) -> Move:
-    """Return a move for the person who has just asked for this: cms does not try it again, they do.
+    """Return a move reworded for a person who has just run the failed command: they try again, not cms.
 
-    `again` is how. `pause` is in seconds for what may work later, None for what was refused. The person may have no
-    daemon running, and may have no sign-in yet that could be refreshed.
+    `again` says how to try again. `pause` is the wait in seconds if it may work later, None if it was refused. Commands to
+    the daemon are left out or made conditional: it may not be running, and there may be no sign-in to refresh.
     """
     parts = list[Part]()
     for part in parts_of(move):
@@ -179,7 +178,7 @@ def in_person(move: str, again: str, pause: float | None = None) -> Move:
 
 
 def _run_in_person(run: Run, again: str) -> tuple[Part, ...]:
-    """Return commands without those to a daemon that may not be there, but with what comes after them."""
+    """Return commands without `cms refresh`, and with `cms reload` only if the daemon runs; then what follows them."""
     rest = tuple(each for each in run.commands if each not in (REFRESH, RELOAD))
     if rest == run.commands:
         return (run,)
@@ -188,7 +187,7 @@ def _run_in_person(run: Run, again: str) -> tuple[Part, ...]:
 
 
 def as_data(move: str) -> dict[str, Any]:
-    """Return a move with its parts, as JSON carries it from one process to the other."""
+    """Return a move with its parts as JSON data, to send it to another process."""
     mover = move.mover if isinstance(move, Move) else "you"
     return {"mover": mover, "parts": [_part_data(each) for each in parts_of(move)]}
 
@@ -200,7 +199,7 @@ def _part_data(part: Part) -> Any:
 
 
 def from_data(data: Any) -> Move:
-    """Return the move in what `as_data` has made. Raises TypeError for anything else."""
+    """Return the move from data made by `as_data`. Raises TypeError for anything else."""
     try:
         mover, parts = data["mover"], data["parts"]
         if mover in MOVERS and isinstance(parts, list):

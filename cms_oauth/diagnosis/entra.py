@@ -1,8 +1,8 @@
-"""What Entra's refusals mean, whose move they are, and what to do: one row for each meaning.
+"""Entra's refusals: what each one means, who can fix it, and how. One row for each meaning.
 
-Microsoft says to branch on `error` and `suberror`, and that the AADSTS numbers may change; but only the numbers tell
-a person what to do. So the number's row decides where there is one, then the suberror's, then the error word's, then
-the HTTP status's. The grant worker's messages are made from these rows as well (`cms.core.refusals`).
+Microsoft says to branch on `error` and `suberror`, and that the AADSTS numbers may change; but only the numbers are
+specific enough to tell a person what to do. So a row is looked up by its number first, then by suberror, by error word
+and by HTTP status. The grant worker's messages come from these rows too (`cms.core.refusals`).
 """
 
 from __future__ import annotations
@@ -22,32 +22,33 @@ _CREDENTIALS = f"{_LEARN}/identity-platform/how-to-add-credentials"
 _CLOUDS = f"{_LEARN}/identity-platform/authentication-national-cloud"
 _SCOPES = f"{_LEARN}/identity-platform/scopes-oidc"
 
-# Entra answers a loop of identical requests, a locked-out user or a throttled tenant for some ten minutes and more.
+# Entra keeps refusing a loop of identical requests, a locked-out user or a throttled tenant for ten minutes or more.
 LONG_PAUSE = 15 * 60.0
 
 # The hints below are templates, as `cms_oauth.moves.fill` takes them.
 SIGN_IN = "sign in again: {login}"
 _BROWSER = "sign in again in a browser: {login --browser}"
-# What is mended elsewhere shows by nothing here: a person has to say that it was, or wait where cms looks by itself.
+# cms cannot see that something was fixed elsewhere: the user says so with a command, or waits where cms checks by itself.
 _THEN_AGAIN = "then {again}"
 _RELOAD = "then {reload}"
 _ASK_ADMIN = f"ask the administrator of your organisation, {_THEN_AGAIN}"
-_BUG = "this looks like a bug in cms or its configuration: report it with the correlation id; {login} starts anew"
+_BUG = "this looks like a bug in cms or its configuration: report it with the correlation id; to start over: {login}"
 _CHECK_ACCOUNT = "check user, tenant and sign_in_as of the account in the configuration, then {reload, login}"
 _CONSENT_URL = "the administrator has to consent: give them the address that {consent} prints, then {login}"
 
-_PLATFORMS = "docs/microsoft-setup.md says what a registration's platform decides, and how to register one of your own"
+_PLATFORMS = "docs/microsoft-setup.md explains the platform of a registration, and how to register your own application"
 
-_AT_ONCE = "at once"
-_AN_HOUR = "minutes, up to an hour"
+_AT_ONCE = "immediately"
+_AN_HOUR = "within minutes, at most an hour"
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One meaning. `message` is half a sentence, `hint` the next move's template; `more` goes further than one line can.
+    """The meaning of a refusal and how to fix it.
 
-    `mover` is a word of `verdicts.MOVERS`; for "wait" cms tries again, after `pause` seconds at least. `kind` is the
-    word for programs that the worker's troubles use.
+    `message` is a clause without a full stop, `hint` the template of the next move, `more` further steps. `mover` is one
+    of `verdicts.MOVERS`; with "wait" cms tries again after at least `pause` seconds. `kind` is the trouble's kind in the
+    worker's messages.
     """
 
     name: str
@@ -63,7 +64,7 @@ class Row:
 
     @property
     def transient(self) -> bool:
-        """Whether cms tries again by itself; the others await a person."""
+        """True if cms tries again by itself; all other refusals need a person."""
         return self.mover == "wait"
 
 
@@ -96,7 +97,7 @@ _BY_NUMBERS: dict[tuple[int, ...], Row] = {
     ),
     (50079, 50072): Row(
         "mfa-not-set-up",
-        "multi-factor authentication has to be set up first",
+        "multi-factor authentication is not set up yet",
         _BROWSER,
         more=("or set it up beforehand: https://mysignins.microsoft.com/security-info",),
         link=_MFA,
@@ -111,7 +112,7 @@ _BY_NUMBERS: dict[tuple[int, ...], Row] = {
     ),
     (50158,): Row(
         "external-challenge",
-        "an external security check has to be passed",
+        "the organisation requires an external security check",
         _BROWSER,
         link=_MFA,
         words=("Duo", "custom controls"),
@@ -132,23 +133,25 @@ _BY_NUMBERS: dict[tuple[int, ...], Row] = {
     ),
     (70008, 700082): Row(
         "refresh-token-expired",
-        "the sign-in has expired or was revoked, or had not been used for too long",
+        "the sign-in expired, was revoked, or was unused for too long",
         SIGN_IN,
-        more=("keep the daemon running: it uses the sign-in long before the 90 days that end an idle one",),
+        more=(
+            "keep the daemon running: it renews the sign-in well before the 90 days after which an unused one expires",
+        ),
         link=_REVOKED,
         words=("refresh token expired due to inactivity", "90 days", "why must I log in again"),
     ),
     (70043,): Row(
         "sign-in-frequency",
-        "the organisation's sign-in frequency policy has ended the sign-in",
-        "sign in again: {login}; it will end again by that policy, unless the administrator exempts the account",
+        "the organisation's sign-in frequency policy ended the sign-in",
+        "sign in again: {login}; the policy will end it again unless the administrator exempts the account",
         link=f"{_LEARN}/identity/conditional-access/concept-session-lifetime",
         words=("sign-in frequency", "refresh token expired conditional access"),
     ),
     (700084,): Row(
         "single-page-24-hours",
-        "the sign-in has ended after 24 hours because the application's redirect address is registered as a single-page application",
-        "sign in again: {login}; to end this for good, use a registration of the platform 'Mobile and desktop'",
+        "the sign-in ended after 24 hours because the application's redirect address is registered as a single-page application",
+        "sign in again: {login}; to avoid this, use a registration with the platform 'Mobile and desktop'",
         more=(_PLATFORMS,),
         link=_REVOKED,
         words=("spa refresh token 24 hours", "log in every day"),
@@ -163,9 +166,9 @@ _BY_NUMBERS: dict[tuple[int, ...], Row] = {
     (50126,): Row("wrong-password", "wrong user name or password", SIGN_IN, words=("invalid username or password",)),
     (50053,): _wait(
         "locked-out",
-        "the account is locked for a while, or this address is blocked",
-        "{wait_for_cms}; if it lasts, the administrator finds the reason in the sign-in log",
-        takes="10 minutes and more",
+        "the account is temporarily locked, or this IP address is blocked",
+        "{wait_for_cms}; if it lasts, the administrator can find the reason in the sign-in log",
+        takes="10 minutes or more",
         pause=LONG_PAUSE,
         words=("smart lockout", "malicious IP address", "account is locked"),
     ),
@@ -181,7 +184,7 @@ _BY_NUMBERS: dict[tuple[int, ...], Row] = {
         "user-not-in-tenant",
         "the tenant does not know this user",
         _CHECK_ACCOUNT,
-        more=('a personal account wants tenant="consumers"; a guest signs in at the home tenant',),
+        more=('personal accounts need tenant="consumers"; guests sign in at their home tenant',),
         words=("user account does not exist in tenant", "external user", "wrong tenant"),
     ),
     (500208,): Row(
@@ -196,22 +199,22 @@ _BY_NUMBERS: dict[tuple[int, ...], Row] = {
     (50105,): _admin(
         "not-assigned",
         "the user is not assigned to the application",
-        "the administrator has to assign the user, then {login}",
+        "ask the administrator to assign the user, then {login}",
         "Microsoft Entra admin center > Enterprise applications > the application > Users and groups > Add user",
         link=f"{_LEARN}/identity/enterprise-apps/assign-user-or-group-access-portal",
         words=("user not assigned to a role for the application",),
     ),
     (50097, 50155, 50187): _admin(
         "device-required",
-        "the organisation demands an authenticated device",
-        "a device flow cannot satisfy this: {login --browser} in a browser that knows the device, or ask the administrator",
+        "the organisation requires device authentication",
+        "sign in with a browser on a registered device: {login --browser} (the device flow cannot do this); or ask the administrator",
         link=_ACCESS,
         words=("device authentication required", "compliant device"),
     ),
     (53000, 53001, 53002, 53003, 530031, 530032, 530035): _admin(
         "conditional-access",
         "a conditional-access policy of the organisation blocks this sign-in",
-        f"the administrator has to exempt the application or the user, or a managed device has to be used; {_THEN_AGAIN}",
+        f"ask the administrator to exempt the application or the user, or sign in on a managed device; {_THEN_AGAIN}",
         "which policy: Microsoft Entra admin center > Users > Sign-in logs > the sign-in > Conditional Access",
         link=_ACCESS,
         words=("blocked by conditional access", "device not compliant", "security defaults", "access has been blocked"),
@@ -219,13 +222,13 @@ _BY_NUMBERS: dict[tuple[int, ...], Row] = {
     (53004, 53010, 53011, 50131): Row(
         "risk",
         "the sign-in was blocked as risky",
-        "sign in in a browser from a network that the organisation trusts: {login --browser}; else ask the administrator",
+        "sign in with a browser, from a network that the organisation trusts: {login --browser}; or ask the administrator",
         link=f"{_LEARN}/id-protection/concept-identity-protection-risks",
         words=("risky sign-in", "suspicious activity"),
     ),
     (65001,): Row(
         "no-consent",
-        "nobody has consented to these permissions yet",
+        "neither the user nor an administrator has consented to these permissions yet",
         "sign in and consent: {login}; if that ends with 'need admin approval', give the administrator the address that {consent} prints",
         link=_CONSENT,
         words=("user or administrator has not consented", "need admin approval", "consent_required"),
@@ -239,8 +242,8 @@ _BY_NUMBERS: dict[tuple[int, ...], Row] = {
     ),
     (65002,): Row(
         "first-party-id",
-        "the client id belongs to Microsoft and is not open to cms",
-        f"use a client id of your own, {_RELOAD}",
+        "the client id belongs to a Microsoft application that cms may not use",
+        f"use your own client id, {_RELOAD}",
         more=("docs/microsoft-setup.md shows how to register one in ten minutes",),
         link=_REGISTER,
         words=("consent between first party application", "preauthorization"),
@@ -254,8 +257,8 @@ _BY_NUMBERS: dict[tuple[int, ...], Row] = {
     ),
     (650052, 500011, 50001): _admin(
         "no-exchange",
-        "the tenant has no Exchange Online for this request",
-        f"ask the administrator to check the subscription, {_THEN_AGAIN}; or cloud= of the account in the configuration, {_RELOAD}",
+        "the tenant does not have Exchange Online",
+        f"ask the administrator to check the subscription, {_THEN_AGAIN}; or check cloud= of the account in the configuration, {_RELOAD}",
         link=_CLOUDS,
         words=("resource principal not found in the tenant", "lacks a service principal", "no subscription"),
     ),
@@ -278,14 +281,14 @@ _BY_NUMBERS: dict[tuple[int, ...], Row] = {
         "application-disabled",
         "the application was disabled by its owner",
         f"use another client_id in the configuration, {_RELOAD}",
-        more=("a registration of your own cannot vanish overnight: docs/microsoft-setup.md",),
+        more=("others cannot disable your own registration: docs/microsoft-setup.md",),
         link=_REGISTER,
         words=("application is disabled",),
     ),
     (7000218,): Row(
         "secret-wanted",
-        "the application wants a client secret",
-        f"allow public client flows in its registration, {_THEN_AGAIN}; or give client_secret in the configuration, {_RELOAD}",
+        "the application requires a client secret",
+        f"allow public client flows in its registration, {_THEN_AGAIN}; or set client_secret in the configuration, {_RELOAD}",
         more=(
             "app registration > Authentication > Allow public client flows: Yes, and a redirect address of the platform Mobile and desktop",
         ),
@@ -302,14 +305,14 @@ _BY_NUMBERS: dict[tuple[int, ...], Row] = {
     (7000215, 7000222, 70002): Row(
         "secret-wrong",
         "the client secret is wrong or has expired",
-        f"make a new secret (its value, not its id) and put it where client_secret points, {_THEN_AGAIN}",
+        f"create a new secret and put its value (not its id) where client_secret points, {_THEN_AGAIN}",
         link=_CREDENTIALS,
         words=("invalid client secret provided", "client secret keys expired"),
     ),
     (700027, 50012, 700030): Row(
         "certificate-refused",
         "the client certificate was not accepted",
-        f"check the certificate in the registration and this clock, {_THEN_AGAIN}",
+        f"check the certificate in the registration and this machine's clock, {_THEN_AGAIN}",
         link=_CREDENTIALS,
         words=("client assertion contains an invalid signature", "thumbprint"),
     ),
@@ -323,7 +326,7 @@ _BY_NUMBERS: dict[tuple[int, ...], Row] = {
     ),
     (9002327,): Row(
         "origin-wanted",
-        "the redirect address is registered as a single-page application, which demands an Origin header",
+        "the redirect address is registered as a single-page application, which requires an Origin header",
         f"set origin=\"{{origin}}\" for the account, {_RELOAD}; or register the address as 'Mobile and desktop', {_THEN_AGAIN}",
         more=(_PLATFORMS,),
         link=_REDIRECT,
@@ -341,9 +344,9 @@ _BY_NUMBERS: dict[tuple[int, ...], Row] = {
     ),
     (50194, 90130, 9002332): Row(
         "application-not-for-tenant",
-        "the application does not serve this tenant",
+        "the application does not accept users of this tenant",
         f"set tenant= of the account, {_RELOAD}",
-        more=("a single-tenant application wants its own tenant's id or domain, never common",),
+        more=("for a single-tenant application, set its tenant's id or domain, not common",),
         link=_REGISTER,
         words=("not configured as a multi-tenant application", "/common endpoint is not supported"),
     ),
@@ -356,10 +359,10 @@ _BY_NUMBERS: dict[tuple[int, ...], Row] = {
     ),
     (70011, 28002, 700022, 28000, 700023, 9001023): Row(
         "bad-scopes",
-        "these scopes cannot be asked for together here",
+        "these scopes cannot be requested together",
         f"check scopes= and tenant= of the account, {_RELOAD}",
         more=(
-            "ask for one resource's scopes at a time; an application's own sign-in wants a tenant of its own, not common",
+            "request the scopes of one resource at a time; an application that signs in by itself needs a specific tenant, not common",
         ),
         link=_SCOPES,
         words=("scope is not valid", "multiple resources", "invalid_scope"),
@@ -396,13 +399,13 @@ _BY_NUMBERS: dict[tuple[int, ...], Row] = {
     ),
     (50134,): Row(
         "device-code-elsewhere",
-        "the device code was made in another of Microsoft's data centres than the one that was asked to approve it",
-        "start again: {login --device}; if it comes back, sign in in a browser: {login --browser}",
+        "the device code was created in one Microsoft data centre and entered in another",
+        "start again: {login --device}; if it happens again, use a browser: {login --browser}",
         words=("DeviceFlowAuthorizeWrongDatacenter", "wrong data center"),
     ),
     (70016,): _wait(
         "device-code-pending",
-        "nobody has finished the sign-in with the device code yet",
+        "the sign-in with the device code is not finished yet",
         "{wait_for_person}",
         takes="up to 15 minutes",
         words=("authorization_pending",),
@@ -426,7 +429,7 @@ _BY_NUMBERS: dict[tuple[int, ...], Row] = {
     ),
     (50196,): _wait(
         "request-loop",
-        "the provider takes the many equal requests for a loop",
+        "the provider rejects identical requests that come too often",
         "{nothing_for_now}; if it lasts, look for a second program that uses this account",
         takes="5 to 15 minutes",
         pause=LONG_PAUSE,
@@ -436,7 +439,7 @@ _BY_NUMBERS: dict[tuple[int, ...], Row] = {
     (90055,): _wait(
         "tenant-throttled",
         "the tenant is throttled",
-        takes="15 minutes and more",
+        takes="15 minutes or more",
         pause=LONG_PAUSE,
         kind="throttled",
         words=("tenant throttled", "too many requests"),
@@ -463,17 +466,17 @@ ROWS = {number: row for numbers, row in _BY_NUMBERS.items() for number in number
 
 SUBERRORS = {
     "basic_action": Row(
-        "browser-wanted", "the provider wants something done in a browser", _BROWSER, words=("basic_action",)
+        "browser-wanted", "the provider requires a step in a browser", _BROWSER, words=("basic_action",)
     ),
     "additional_action": Row(
         "more-wanted",
-        "the provider wants something done outside its sign-in page",
+        "the provider requires a step outside its sign-in page",
         _BROWSER,
         words=("additional_action",),
     ),
     "message_only": Row(
         "refused-with-reason",
-        "the provider refuses, and a browser sign-in shows why",
+        "the provider refused; signing in with a browser shows why",
         _BROWSER,
         words=("message_only",),
     ),
@@ -481,11 +484,11 @@ SUBERRORS = {
     "user_password_expired": ROWS[50055],
     "bad_token": ROWS[70000],
     "token_expired": ROWS[70008],
-    # A mismatch within a family of Microsoft's own clients: for the person it is a sign-in that no longer fits.
+    # The token belongs to another of Microsoft's own clients: signing in again is the only fix.
     "client_mismatch": ROWS[70000],
     "protection_policy_required": _admin(
         "app-protection",
-        "the organisation demands app protection, which Linux lacks",
+        "the organisation requires app protection, which is not available on Linux",
         _ASK_ADMIN,
         link=f"{_LEARN}/identity/conditional-access/policy-all-users-approved-app-or-app-protection",
         words=("Intune app protection policy", "protection_policy_required"),
@@ -494,11 +497,14 @@ SUBERRORS = {
 }
 
 _PERSON_WANTED = Row(
-    "person-wanted", "the provider wants to see the person", _BROWSER, words=("interaction_required", "login_required")
+    "person-wanted",
+    "the provider requires the user to sign in interactively",
+    _BROWSER,
+    words=("interaction_required", "login_required"),
 )
 _DECLINED = Row(
     "declined",
-    "the sign-in was declined, by the person or by a policy",
+    "the sign-in was declined, by the user or by a policy",
     SIGN_IN,
     words=("access_denied", "authorization_declined"),
 )
@@ -526,8 +532,8 @@ ERRORS = {
     ),
     "unauthorized_client": Row(
         "application-not-allowed",
-        "the application may not do this",
-        f"check its registration, {_THEN_AGAIN}; or use another, {_RELOAD}",
+        "the application is not allowed to do this",
+        f"check its registration, {_THEN_AGAIN}; or use another application, {_RELOAD}",
         link=_REGISTER,
         words=("unauthorized_client",),
     ),
@@ -539,29 +545,29 @@ ERRORS = {
     "invalid_tenant": ROWS[90002],
 }
 
-# The same for an application that signs in by itself: nobody is told to sign in, and cms looks again by itself.
-# `{credential}` is the argument that names what it proves itself with.
-_PERMIT = "have the administrator consent to the application in that tenant"
+# Rows for an application that signs in by itself: no hint tells a person to sign in, and cms checks again by itself.
+# `{credential}` is the configuration argument that points to its credential.
+_PERMIT = "ask the administrator to consent to the application in that tenant"
 _FEDERATION = f"{_LEARN}/workload-id/workload-identity-federation"
 _APPLICATION_BY_NUMBERS: dict[tuple[int, ...], Row] = {
     (7000215,): Row(
         "application-secret-wrong",
         "the client secret is wrong",
-        f"put the secret's value, which is not its id, where {{credential}} points; {_THEN_AGAIN}",
+        f"put the secret's value (not its id) where {{credential}} points; {_THEN_AGAIN}",
         link=_CREDENTIALS,
         words=("invalid client secret provided",),
     ),
     (7000222,): Row(
         "application-secret-expired",
         "the client secret has expired",
-        f"make a new secret in the registration and put its value where {{credential}} points; {_THEN_AGAIN}",
+        f"create a new secret in the registration and put its value where {{credential}} points; {_THEN_AGAIN}",
         link=_CREDENTIALS,
         words=("client secret keys are expired",),
     ),
     (7000216, 7000218): Row(
         "application-without-proof",
-        "the application has proved itself with nothing that its registration knows",
-        "give client_secret, certificate or client_assertion of the account in the configuration, then {reload}",
+        "the request carried no credential that the application's registration knows",
+        "set client_secret, certificate or client_assertion of the account in the configuration, then {reload}",
         link=_CREDENTIALS,
         words=("client_assertion, client_secret or client_assertion_type is required",),
     ),
@@ -575,21 +581,21 @@ _APPLICATION_BY_NUMBERS: dict[tuple[int, ...], Row] = {
     (700024,): Row(
         "application-assertion-time",
         "the assertion is not valid now: it has expired, or a clock is wrong",
-        f"see that what {{credential}} points to is rotated in time, and check this machine's clock; {_THEN_AGAIN}",
+        f"make sure that what {{credential}} points to is renewed in time, and check this machine's clock; {_THEN_AGAIN}",
         link=_FEDERATION,
         words=("client assertion is not within its valid time range",),
     ),
     (70021, 700211, 700212, 700213, 700214): Row(
         "application-federation",
-        "no federated credential of the application fits the assertion",
+        "no federated credential of the application matches the assertion",
         f"a federated credential in the registration must have the assertion's issuer, subject and audience; {_THEN_AGAIN}",
         link=_FEDERATION,
         words=("no matching federated identity record found",),
     ),
     (700021, 50027, 50013): Row(
         "application-assertion",
-        "the assertion is not one that Entra can use",
-        f"see that {{credential}} points to an assertion for this application, issued by whom it trusts; {_THEN_AGAIN}",
+        "Entra cannot use the assertion",
+        f"check that {{credential}} points to an assertion for this application, from an issuer that it trusts; {_THEN_AGAIN}",
         link=_FEDERATION,
         words=("assertion is invalid", "invalid JWT token"),
     ),
@@ -610,14 +616,14 @@ _APPLICATION_BY_NUMBERS: dict[tuple[int, ...], Row] = {
     (7000112,): Row(
         "application-switched-off",
         "the application was disabled",
-        f"have its owner enable it, {_THEN_AGAIN}; or use another client_id",
+        f"ask its owner to enable it, {_THEN_AGAIN}; or use another client_id",
         link=_REGISTER,
         words=("application is disabled",),
     ),
     (90002, 90038, 50059): ROWS[90002],
     (9001023, 50194): Row(
         "application-needs-tenant",
-        "an application needs the tenant that it works in",
+        "an application that signs in by itself needs a specific tenant",
         "set tenant= of the account to the tenant's GUID or domain, then {reload}",
         link=_REGISTER,
         words=("grant type is not supported over the /common endpoint",),
@@ -625,15 +631,15 @@ _APPLICATION_BY_NUMBERS: dict[tuple[int, ...], Row] = {
     (500011, 650052, 50001): ROWS[650052],
     (70011, 1002012, 28000, 700022): Row(
         "application-scope",
-        "the scope is not one that an application can ask for",
-        "check scopes= of the account: one resource's .default, and nothing else; then {reload}",
+        "an application cannot request this scope",
+        "set scopes= of the account to the .default of one resource and nothing else, then {reload}",
         link=_SCOPES,
         words=("provided value for scope is not valid", ".default"),
     ),
     (53003, 53004, 530035, 530031): _admin(
         "application-conditional-access",
         "a conditional-access policy of the organisation blocks the application",
-        f"the administrator has to exempt it, or allow this machine's address; {_THEN_AGAIN}",
+        f"ask the administrator to exempt it, or to allow this machine's IP address; {_THEN_AGAIN}",
         link=_ACCESS,
         words=("conditional access for workload identities",),
     ),
@@ -646,7 +652,7 @@ APPLICATION_REFUSED = Row(
     link=_REGISTER,
     words=("invalid_client", "unauthorized_client"),
 )
-# IMDS, the App Service and Azure Arc answer in error words of their own, which say less than the status.
+# IMDS, the App Service and Azure Arc use their own error words, which say less than the HTTP status.
 NO_IDENTITY = Row(
     "no-managed-identity",
     "this machine has no such managed identity",
@@ -655,11 +661,11 @@ NO_IDENTITY = Row(
     words=("Identity not found", "managed identity", "IMDS"),
 )
 
-# What an HTTP status says where nothing else is known.
+# Rows by HTTP status, used when nothing else is known.
 THROTTLED = _wait(
     "throttled",
     "the provider asked for a pause",
-    takes="a minute, or what Retry-After names",
+    takes="a minute, or as long as Retry-After says",
     kind="throttled",
     words=("HTTP 429", "Too Many Requests", "Retry-After"),
 )
@@ -668,13 +674,13 @@ FAILED = _wait(
 )
 NOT_THE_PROVIDER = _wait(
     "not-the-provider",
-    "the answer is not one that an identity provider gives",
+    "the answer does not come from an identity provider",
     "{retries}; a captive portal or a proxy may be in between",
     kind="garbage",
     words=("captive portal", "HTML instead of JSON"),
 )
 
-# A word that says nothing about the sign-in does not end it: tried again, slowly.
+# An unknown error does not end the sign-in: cms tries again, slowly.
 UNKNOWN = _wait("unknown", "the provider answered with an error that cms does not know")
 
 _TOO_MANY_REQUESTS = 429
@@ -684,19 +690,19 @@ _SERVER_ERROR = 500
 
 
 def origin_of(redirect: str) -> str:
-    """Return the origin of a redirect address, for the Origin header."""
+    """Return the value of the Origin header for a redirect address."""
     return "/".join(redirect.split("/")[:3]) if "://" in redirect else "http://HOST:PORT"
 
 
-# What comes after something was mended elsewhere, for a person and for an application that signs in by itself.
+# What to do after something was fixed elsewhere: for a person, and for an application that signs in by itself.
 AGAIN = fill("{refresh}")
 WAIT_OR_AGAIN = fill("wait, or {refresh}")
 
 
 def row_of(number: int | None, error: str = "", suberror: str = "", status: int | None = None) -> Row:
-    """Return the row of a refusal: its number's, else its suberror's, its error word's, its status's, else `UNKNOWN`.
+    """Return the row for a refusal: by number, else by suberror, error word or HTTP status, else `UNKNOWN`.
 
-    Numbers that applications alone meet are known too.
+    Numbers that only applications meet are found too.
     """
     return (
         ROWS.get(number or 0)
@@ -709,9 +715,9 @@ def row_of(number: int | None, error: str = "", suberror: str = "", status: int 
 
 
 def row_of_application(number: int | None, error: str = "", suberror: str = "", status: int | None = None) -> Row:
-    """Return the row of a refusal of an application that signs in by itself: its number's, else `APPLICATION_REFUSED`.
+    """Return the row for a refusal of an application that signs in by itself: by number, else `APPLICATION_REFUSED`.
 
-    What is the provider's own trouble is so for applications too.
+    The provider's own failures have the same rows as for people.
     """
     row = APPLICATION_ROWS.get(number or 0)
     if row:

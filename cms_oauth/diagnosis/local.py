@@ -1,6 +1,6 @@
-"""What keeps a mail program from cms itself, before any mail server is asked: the daemon, its socket, its answers.
+"""Failures between a mail program and cms, before any mail server is involved: the daemon, its socket, its answers.
 
-`cms-oauth` says each of these in one line of its own (`dial`, `main`); here is the rest of what helps.
+`cms-oauth` reports each of these in one line (`dial`, `fetch`); this table has the cause and the steps to fix it.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 from cms_oauth.diagnosis.verdicts import Verdict
 
-_AT_ONCE = "at once"
+_AT_ONCE = "immediately"
 
 NOT_A_SOCKET = Verdict(
     "not-a-socket",
-    "The path is that of a file or a folder, not of a socket: it is a typing mistake, or something else lies in its place.",
+    "The path is a file or a folder, not a socket: it is misspelled, or something has replaced the socket.",
     "you",
-    ("see where the daemon listens: `cms status`", "name that path: --cms_sock=PATH, or CMS_SOCK in the environment"),
+    ("see where the daemon listens: `cms status`", "use that path: --cms_sock=PATH, or CMS_SOCK in the environment"),
     _AT_ONCE,
     words=("is no socket", "not a socket", "cms_sock"),
 )
@@ -26,54 +26,59 @@ NO_SOCKET = Verdict(
     "you",
     (
         "start the daemon: `cms run`  (or: `systemctl --user start cms`)",
-        "if it runs: name its socket, --cms_sock=PATH or CMS_SOCK; `cms status` shows it",
+        "if it is running: set the path of its socket with --cms_sock=PATH or CMS_SOCK; `cms status` shows it",
     ),
     _AT_ONCE,
     words=("there is no socket at", "No such file or directory", "wrong path", "cron has no XDG_RUNTIME_DIR"),
 )
 NOBODY_LISTENS = Verdict(
     "nobody-listens",
-    "The socket's file is there, but its daemon has gone.",
+    "The socket file exists, but the daemon is not running.",
     "you",
     (
         "start the daemon: `cms run`  (or: `systemctl --user start cms`)",
-        "if it does not stay up, its log says why: `journalctl --user -u cms`",
+        "if it stops again, its log says why: `journalctl --user -u cms`",
     ),
     _AT_ONCE,
     words=("nobody listens on", "Connection refused"),
 )
 NO_PERMISSION = Verdict(
     "no-permission",
-    "This user may not use the socket: the file's permission bits, or those of a folder on the way, keep it out.",
+    "This user may not use the socket: the permissions of the socket, or of a folder above it, do not allow it.",
     "you",
     (
-        "let it in, as the daemon's owner: CredentialServer(..., mode=, group= or users=), then {reload}",
-        "and open every folder on the way: `namei -l PATH` shows them",
+        "allow the user, in the configuration of the daemon's owner: CredentialServer(..., mode=, group= or users=), then {reload}",
+        "and open every folder on the path: `namei -l PATH` shows them",
     ),
     _AT_ONCE,
     words=("permission denied on", "EACCES", "Debian-exim"),
 )
 HUNG_UP = Verdict(
     "not-on-the-list",
-    "The daemon hung up before reading the request: this user is not on the socket's list.",
+    "The daemon closed the connection before reading the request: the socket's users= and groups= do not include this user.",
     "you",
-    ("let it in, as the daemon's owner: CredentialServer(..., users= or groups=), then {reload}",),
+    (
+        "allow the user, in the configuration of the daemon's owner: CredentialServer(..., users= or groups=), then {reload}",
+    ),
     _AT_ONCE,
     words=("hung up on uid", "denied", "users= groups="),
 )
 EMPTY = Verdict(
     "empty-reply",
-    "The daemon took the request and answered nothing, which is how it refuses; it did not say why either.",
+    "The daemon refused the request with an empty reply and gave no reason.",
     "you",
-    ("see what it has to say: `cms status`", "if the socket is not cms's: name the right one with --cms_sock"),
+    (
+        "look for the reason: `cms status`",
+        "if the socket belongs to another program: set the right path with --cms_sock",
+    ),
     _AT_ONCE,
     words=("answered nothing", "empty reply", "readsocket returned nothing"),
 )
 HALF = Verdict(
     "half-reply",
-    "The answer was cut off, or is not one of cms's: another program may listen at this path.",
+    "The reply was cut off, or did not come from cms: another program may be listening at this path.",
     "you",
-    ("try again", "if it stays so: `cms status`, and check the path in --cms_sock"),
+    ("try again", "if it keeps failing: `cms status`, and check the path in --cms_sock"),
     _AT_ONCE,
     words=("sent half a reply", "no reply of cms's", "this is not cms"),
 )
@@ -81,13 +86,13 @@ NO_ANSWER = Verdict(
     "no-answer-in-time",
     "The daemon did not answer in time: it is stopped, stuck, or very busy.",
     "you",
-    ("try again", "if it stays so: `cms status`; a daemon stopped by Ctrl-Z or a debugger answers nobody"),
+    ("try again", "if it keeps failing: `cms status`; a daemon stopped by Ctrl-Z or a debugger does not answer"),
     _AT_ONCE,
     words=("no answer in time", "timeout"),
 )
 BAD_PATH = Verdict(
     "bad-path",
-    "The path is too long for a socket (107 bytes), or has a character in it that no path can have.",
+    "The path is too long for a socket (the limit is 107 bytes), or has a character that no path can contain.",
     "you",
     ("use a shorter path, in CredentialServer(...) and in --cms_sock",),
     _AT_ONCE,
@@ -95,18 +100,18 @@ BAD_PATH = Verdict(
 )
 NO_OTHER_TOKEN = Verdict(
     "no-other-token",
-    "A fresh token was refused as well, or cms may not ask for another one so soon: the token is not the reason.",
+    "The server refused a new token too, or cms may not request another one so soon: the token is not the cause.",
     "you",
-    ("find the reason: `cms-oauth --test-smtp=smtp.office365.com`, --test-imap= or --test-pop=outlook.office365.com",),
-    "5 minutes",
+    ("find the cause: `cms-oauth --test-smtp=smtp.office365.com`, --test-imap= or --test-pop=outlook.office365.com",),
+    "within 5 minutes",
     words=("cms has no other token than the refused one",),
 )
 OTHER_RESOURCE = Verdict(
     "token-for-another-resource",
-    "The configuration asks for another resource's token, which no mail server takes, so cms does not hand it out.",
+    "The configured scopes= give a token for another resource. No mail server accepts it, so cms does not hand it out.",
     "you",
     (
-        "correct scopes= of the account: the mail scopes of https://outlook.office.com/ alone, or no scopes= at all",
+        "correct scopes= of the account: only the mail scopes of https://outlook.office.com/, or remove scopes=",
         "{reload}",
         "{login}",
     ),
@@ -119,36 +124,36 @@ NO_ROLE = Verdict(
     "administrator",
     (
         "Microsoft Entra admin center > App registrations > the application > API permissions > Add a permission > APIs my organization uses: Office 365 Exchange Online > Application permissions; then Grant admin consent",
-        "then a fresh token: {refresh}",
+        "then get a new token: {refresh}",
     ),
-    "minutes, up to an hour",
+    "within minutes, at most an hour",
     words=("the application's token has no role", "IMAP.AccessAsApp", "POP.AccessAsApp"),
 )
 NOT_COVERED = Verdict(
     "sign-in-does-not-cover",
-    "The sign-in was given before the configuration asked for this protocol, and does not cover it.",
+    "You signed in before the configuration included this protocol, so the sign-in does not cover it.",
     "you",
     (
         "sign in again, and consent: {login}",
-        "if you don't need the protocol: leave it out of scopes= and protocols=, then {reload}",
+        "if you don't need the protocol: remove it from scopes= and protocols=, then {reload}",
     ),
     _AT_ONCE,
     words=("the sign-in does not cover", "consent"),
 )
 SIGN_IN = Verdict(
     "sign-in-required",
-    "Somebody has to sign in: there is no sign-in yet, or Microsoft has ended it.",
+    "The account is not signed in: you have not signed in yet, or Microsoft ended the sign-in.",
     "you",
-    ("`cms login USER@DOMAIN`", "why it ended: `cms status`"),
+    ("sign in: {login}", "to see why it ended: `cms status`"),
     _AT_ONCE,
     words=("sign-in-required", "exit status 75", "why must I log in again"),
 )
 LOCKED = Verdict(
     "locked",
-    "The vault's key cannot be had: the desktop's keyring is locked, or the key's file is not there.",
+    "cms cannot read the vault's key: the desktop's keyring is locked, or the key file is missing.",
     "you",
     (
-        "unlock the keyring, by signing in to the desktop; cms tries again by itself",
+        "unlock the keyring by signing in to the desktop; {retries}",
         "on a server: Vault(key=File(PATH)) needs no keyring",
     ),
     _AT_ONCE,
@@ -156,9 +161,9 @@ LOCKED = Verdict(
 )
 UNKNOWN_ACCOUNT = Verdict(
     "unknown-account",
-    "The socket serves no account of this name, or several and none was named.",
+    "The socket serves no account with this name, or it serves several accounts and the request names none.",
     "you",
-    ("see the accounts: `cms status`", "name one: --user=USER@DOMAIN, exactly as in the configuration"),
+    ("list the accounts: `cms status`", "name one: --user=USER@DOMAIN, exactly as in the configuration"),
     _AT_ONCE,
     words=("unknown-account", "exit status 67"),
 )
@@ -172,31 +177,33 @@ UNKNOWN_PROTOCOL = Verdict(
 )
 DENIED = Verdict(
     "denied",
-    "The daemon refuses this user, protocol or account by its configuration.",
+    "The configuration of the daemon does not allow this user, protocol or account.",
     "you",
-    ("see the socket's users=, groups=, protocols= and accounts= in the configuration; its log names the reason",),
+    (
+        "check users=, groups=, protocols= and accounts= of the socket in the configuration; the daemon's log names the reason",
+    ),
     _AT_ONCE,
     words=("denied", "exit status 77"),
 )
 UNAVAILABLE = Verdict(
     "unavailable",
-    "There is no token just now: Microsoft cannot be reached, or has trouble; cms tries again by itself.",
+    "No token is available at the moment: Microsoft cannot be reached or has a fault; cms tries again by itself.",
     "wait",
-    ("nothing to do; what cms waits for: `cms status`",),
+    ("{nothing_to_do}; to see what it waits for: `cms status`",),
     "minutes",
     words=("unavailable", "exit status 75", "tries again in"),
 )
 BUSY = Verdict(
     "busy",
-    "The daemon has more requests than it takes at once.",
+    "The daemon has more requests than it accepts at once.",
     "wait",
-    ("try again", "if it stays so, look for a program that asks in a loop: `cms status`"),
+    ("try again", "if it keeps failing, look for a program that asks in a loop: `cms status`"),
     "seconds",
     words=("busy",),
 )
 BAD_REQUEST = Verdict(
     "bad-request",
-    "The request or the command line has a mistake.",
+    "The request or the command line is invalid.",
     "you",
     ("see the options: `cms-oauth --help`", "the request's form: docs/protocol.md"),
     _AT_ONCE,
@@ -206,7 +213,7 @@ BAD_REQUEST = Verdict(
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A line of the client's, and what it means. `code` counts where no row's `pattern` is in the line."""
+    """An error line of the client and its meaning. `code` is used if no row's `pattern` matches the line."""
 
     pattern: re.Pattern[str]
     verdict: Verdict
@@ -228,11 +235,11 @@ ROWS = (
     _row("no answer in time from", NO_ANSWER),
     _row("is no path for a socket", BAD_PATH),
     _row("no other token than the refused one", NO_OTHER_TOKEN),
-    # Refused before any server is asked (cms.core.preflight): a sign-in alone would not help.
+    # Refused by the daemon before any mail server is involved (cms.core.preflight): signing in alone would not help.
     _row(r"the token is for .* needs one for", OTHER_RESOURCE),
     _row(r"token has no role", NO_ROLE),
     _row(r"the sign-in does not cover", NOT_COVERED),
-    # What the daemon itself says has words of its own for each case: the code tells.
+    # Refusals of the daemon have varying wording, so they are recognised by their code.
     _row(r"\bsign-in-required\b", SIGN_IN, "sign-in-required"),
     _row(r"\blocked\b", LOCKED, "locked"),
     _row(r"\bunknown-account\b", UNKNOWN_ACCOUNT, "unknown-account"),

@@ -1,7 +1,7 @@
-"""What a mail server or Entra said, and what it means: the cause, whose move it is, and the exact fix.
+"""Explains what a mail server or Entra answered: the cause, who can fix it, and the exact fix.
 
-Tables, not code: a reply is looked up, candidates are ranked by the evidence at hand, and what no row knows is shown as
-it came. Pure: the tests of `cms-oauth`, `cms doctor` and docs/troubleshooting.md are all made from here.
+A reply is looked up in tables and the possible causes are ranked by the evidence; a reply that no row matches is shown
+as it is. Pure. `cms-oauth --test-...`, `cms doctor` and docs/troubleshooting.md all use it.
 """
 
 from __future__ import annotations
@@ -57,39 +57,39 @@ __all__ = (
     "printable",
 )
 
-# No reply needs more to be recognised by a person.
+# The longest part of a reply that is shown: enough for a person to recognise it.
 _MAX_TEXT = 512
 
-# What tells of Exchange in a greeting or a reply, where the host's name does not.
+# Recognises Exchange by a greeting or a reply if the host name does not tell.
 _EXCHANGE = re.compile(r"microsoft|\.outlook\.com|\.office365\.", re.IGNORECASE)
 
-# Their servers (microsoft.md B1), with the names that Outlook.com's IMAP and POP have had before.
+# The servers for personal accounts, with former names of Outlook.com's IMAP and POP servers.
 _FOR_PERSONAL = {
     "smtp": re.compile(r"smtp[a-z-]*\.outlook\.com", re.IGNORECASE),
     "imap": re.compile(r"outlook\.office365\.com|imap[a-z-]*\.outlook\.com", re.IGNORECASE),
     "pop": re.compile(r"outlook\.office365\.com|pop[a-z-]*\.outlook\.com", re.IGNORECASE),
 }
 
-# Entra and Exchange bear five minutes between clocks.
+# Entra and Exchange tolerate five minutes of clock skew.
 _SKEW_SECONDS = 300.0
 
-# What switches a protocol on for a mailbox, as an argument of Set-CASMailbox.
+# The argument of Set-CASMailbox that switches a protocol on.
 _SWITCHES = {
     "smtp": "-SmtpClientAuthenticationDisabled $false",
     "imap": "-ImapEnabled $true",
     "pop": "-PopEnabled $true",
 }
 
-# What servers say in the middle of a login of a token that is not, or no longer, good (RFC 7628, 3.2.2; Dovecot).
+# How servers say, during the login, that a token is invalid or no longer valid (RFC 7628, 3.2.2; Dovecot).
 _STALE = re.compile(r"invalid_token|expired|revoked|\"status\":\s*\"?401", re.IGNORECASE)
 
 Finding = Callable[[str, Evidence], Verdict | None]
 
 
 def diagnose(protocol: str, reply: str, evidence: Evidence | None = None) -> tuple[Verdict, ...]:
-    """Return what the reply means, the likeliest first; never nothing.
+    """Return the possible causes of a reply, the likeliest first; at least one.
 
-    `protocol` is "smtp", "imap" or "pop"; `reply` the server's own words, from the code on.
+    `protocol` is "smtp", "imap" or "pop"; `reply` is the server's text, starting with the code.
     """
     evidence, reply = evidence or Evidence(), printable(reply).strip()
     row = _row_of(protocol, reply)
@@ -108,40 +108,40 @@ def _row_of(protocol: str, reply: str) -> mail.Row | None:
 
 
 def _shown(protocol: str, evidence: Evidence) -> list[Verdict]:
-    """Return what the evidence alone says."""
+    """Return the causes that the evidence alone shows."""
     found = (finding(protocol, evidence) for finding in _FINDINGS)
     return list(dict.fromkeys(filter(None, found)))
 
 
 def _ranked(row: mail.Row, protocol: str, evidence: Evidence, *, foreign: bool) -> list[Verdict]:
-    """Return a row's causes and what the evidence shows: that first where the reply itself names no cause."""
+    """Return a row's causes and those that the evidence shows; the latter come first if the reply names no cause."""
     shown = _shown(protocol, evidence)
     fitting = _fitting(row, protocol, evidence)
     if not row.unsaid:
         return fitting + [each for each in shown if each.name in _CERTAIN]
     if not foreign:
         return shown + fitting
-    # Nothing that Exchange's administrators could do helps with another server.
+    # Exchange's administrators cannot fix another server.
     certain = [each for each in shown if each.name == mail.EXPIRED.name]
     return certain + [mail.OTHER_SERVER] + [each for each in shown if each.name in _ANYWHERE]
 
 
 def _fitting(row: mail.Row, protocol: str, evidence: Evidence) -> list[Verdict]:
-    """Return a row's causes that may be the one; those of personal accounts last where the account may be another."""
+    """Return a row's possible causes; those of personal accounts come last unless the account is personal."""
     fitting = [each for each in row.causes if _fits(each, protocol, evidence)] or list(row.causes)
     return fitting if _is_personal(evidence) else sorted(fitting, key=_is_of_personal_accounts)
 
 
 def is_stale(verdicts: Sequence[Verdict]) -> bool:
-    """Return whether the token itself is at fault, expired or revoked, so that another one may help."""
+    """Return True if the likeliest cause is an expired or revoked token, so that a new one may help."""
     first = [each.name for each in verdicts if each.name != mail.OTHER_SERVER.name][:1]
     return first in ([mail.EXPIRED.name], [mail.REVOKED.name])
 
 
 def may_be_stale(protocol: str, reply: str, evidence: Evidence) -> bool:
-    """Return whether Exchange refuses a login without a word of why, and nothing is known against the token.
+    """Return True if Exchange refused the login without a reason and the token looks valid.
 
-    Exchange tells of a revoked token in no other way: it sends no challenge.
+    Exchange does not say that a token is revoked; a refusal like this is the only sign.
     """
     row = _row_of(protocol, printable(reply).strip())
     return row is not None and row.unsaid and _is_exchange(evidence) and not _shown(protocol, evidence)
@@ -156,7 +156,7 @@ def _expired(_: str, evidence: Evidence) -> Verdict | None:
 
 
 def _revoked(_: str, evidence: Evidence) -> Verdict | None:
-    """Find what the server calls stale; but Dovecot calls every token so that it refuses, another user's too."""
+    """Find a token that the server calls invalid. Dovecot says so of every token it refuses, even another user's."""
     return mail.REVOKED if _STALE.search(evidence.challenge) and not _is_other_user(evidence) else None
 
 
@@ -169,7 +169,7 @@ def _shared_syntax(_: str, evidence: Evidence) -> Verdict | None:
 
 
 def _audience(_: str, evidence: Evidence) -> Verdict | None:
-    """Find a token that is not for Exchange. Another server may want any token but one that is certainly not for mail."""
+    """Find a token that is not for Exchange. Other servers may accept any token, except one for a known other resource."""
     name = resource_name(evidence.claims.audience) if evidence.claims else ""
     foreign = name and _is_exchange(evidence) and name != EXCHANGE
     return mail.AUDIENCE if foreign or name in OTHERS else None
@@ -192,7 +192,7 @@ def _role(protocol: str, evidence: Evidence) -> Verdict | None:
     claims = evidence.claims
     if claims is None or not claims.application or ROLES[protocol.upper()].lower() in map(_permission, claims.roles):
         return None
-    # SMTP needs no permission of Entra's where Exchange has given a role to the application (microsoft.md B4).
+    # SMTP needs no permission in Entra if Exchange has assigned a role to the application.
     return mail.APPLICATION_ROLE if claims.roles or protocol != "smtp" else None
 
 
@@ -201,14 +201,14 @@ def _application(_: str, evidence: Evidence) -> Verdict | None:
 
 
 def _user(protocol: str, evidence: Evidence) -> Verdict | None:
-    """Find a token of somebody else's: a shared mailbox's that is opened, or a login that SMTP does not like."""
+    """Find a token of another user: one who opens a shared mailbox, or whom SMTP does not accept for this login."""
     if not _is_other_user(evidence):
         return None
     return mail.OTHER_USER if protocol == "smtp" else mail.FULL_ACCESS
 
 
 def _personal_host(protocol: str, evidence: Evidence) -> Verdict | None:
-    """Find a server of Microsoft's that has no personal accounts."""
+    """Find a Microsoft server that does not serve personal accounts."""
     microsofts = bool(clouds_of_server(evidence.host))
     wrong = microsofts and _is_personal(evidence) and not _FOR_PERSONAL[protocol].fullmatch(evidence.host)
     return mail.PERSONAL_HOST if wrong else None
@@ -218,7 +218,7 @@ def _clock(_: str, evidence: Evidence) -> Verdict | None:
     return mail.CLOCK if abs(evidence.skew or 0) > _SKEW_SECONDS else None
 
 
-# In the order in which they count: what makes any server refuse, then what this one wants, then what is only likely.
+# In order of weight: what makes any server refuse, then what Exchange requires, then what is only likely.
 _FINDINGS: tuple[Finding, ...] = (
     _expired,
     _revoked,
@@ -234,13 +234,13 @@ _FINDINGS: tuple[Finding, ...] = (
     _clock,
 )
 
-# Findings that are worth a word though the reply has named another cause, and those that count at any server.
+# Findings that are reported even if the reply names another cause, and those that apply to any server.
 _CERTAIN = {each.name for each in (mail.EXPIRED, mail.AUDIENCE, mail.SCOPE, mail.CLOUD)}
 _ANYWHERE = {each.name for each in (mail.CLOCK, mail.REVOKED, mail.AUDIENCE, mail.OTHER_USER, mail.FULL_ACCESS)}
 
 
 def _fits(cause: Verdict, protocol: str, evidence: Evidence) -> bool:
-    """Return whether a cause may be the one, by what is known."""
+    """Return True if the evidence does not rule the cause out."""
     personal = _is_personal(evidence)
     if _is_of_personal_accounts(cause):
         return personal or _may_be_personal(evidence)
@@ -263,7 +263,7 @@ def _is_of_personal_accounts(cause: Verdict) -> bool:
 
 
 def _may_be_personal(evidence: Evidence) -> bool:
-    """Return whether nothing tells: the owner's address may be of any domain, and the token names no tenant."""
+    """Return True if it is unknown whether the account is personal: a personal address may have any domain."""
     return evidence.personal is None and evidence.claims is None
 
 
@@ -279,7 +279,7 @@ def _is_exchange(evidence: Evidence) -> bool:
 
 
 def _software(reply: str, evidence: Evidence) -> str:
-    """Return whose server it is, "" for Exchange and for what does not say."""
+    """Return the name of the server software, "" for Exchange or if unknown."""
     said = f"{reply}\n{evidence.greeting}"
     if _EXCHANGE.search(said):
         return ""
@@ -291,7 +291,7 @@ def _permission(scope: str) -> str:
 
 
 def _values(protocol: str, reply: str, evidence: Evidence) -> dict[str, moves.Value]:
-    """Return what the templates of the verdicts name."""
+    """Return the values for the fields of the verdicts' templates."""
     claims, user = evidence.claims or Claims(), evidence.user
     return {
         "mailbox": for_powershell(user or "USER@DOMAIN"),
@@ -301,7 +301,7 @@ def _values(protocol: str, reply: str, evidence: Evidence) -> dict[str, moves.Va
         "check": moves.Command(
             ("cms-oauth", f"--user={user or 'USER@DOMAIN'}", f"--test-{protocol}={evidence.host or 'HOST'}")
         ),
-        "claimed": claims.user or "somebody else",
+        "claimed": claims.user or "another user",
         "audience": claims.audience,
         "permissions": ", ".join(claims.scopes or claims.roles) or "nothing",
         "app": for_powershell(claims.app or "APPLICATION-ID"),
@@ -311,21 +311,21 @@ def _values(protocol: str, reply: str, evidence: Evidence) -> dict[str, moves.Va
         "switch": _SWITCHES.get(protocol, ""),
         "host": evidence.host or "HOST",
         "offered": ", ".join(evidence.offered) or "none",
-        "challenge": evidence.challenge[:_MAX_TEXT] or "its word for both",
+        "challenge": printable(evidence.challenge, _MAX_TEXT) or "it does not say which",
         "wait": span(seconds) if (seconds := wait_of(reply)) is not None else "some minutes",
         "ago": span((evidence.now or 0) - (evidence.skew or 0) - (claims.expires or 0)),
         "skew": f"{span(abs(evidence.skew or 0))} {'ahead' if (evidence.skew or 0) > 0 else 'behind'}",
     }
 
 
-# Exchange greets a client of SMTP with its own time, in the form of RFC 5322 (microsoft.md D2).
+# Exchange's SMTP greeting contains its time, in the format of RFC 5322.
 _READY_AT = re.compile(
     r"microsoft .{0,80} ready at (\w{3}, \d{1,2} \w{3} \d{4} \d\d:\d\d:\d\d [+-]\d{4})", re.IGNORECASE
 )
 
 
 def clock_of(greeting: str) -> float | None:
-    """Return the Unix time that Exchange's greeting names, None where it names none."""
+    """Return the Unix time in Exchange's greeting, None if there is none."""
     found = _READY_AT.search(greeting)
     try:
         return parsedate_to_datetime(found[1]).timestamp() if found else None
@@ -333,7 +333,7 @@ def clock_of(greeting: str) -> float | None:
         return None
 
 
-# How replies name a time, and what one of its units is in seconds.
+# How replies name a waiting time, and its unit in seconds.
 _WAITS = (
     (re.compile(r"backoff time: *(\d{1,9}) milliseconds", re.IGNORECASE), 0.001),
     (re.compile(r"retry-after:? *(\d{1,9})\b", re.IGNORECASE), 1.0),
@@ -343,23 +343,23 @@ _WAITS = (
 
 
 def wait_of(reply: str) -> float | None:
-    """Return for how many seconds a reply asks, None where it names no time."""
+    """Return how many seconds a reply asks to wait, None if it names no time."""
     return next((int(found[1]) * unit for pattern, unit in _WAITS if (found := pattern.search(reply))), None)
 
 
-# From how many of a unit on it is used, and what one is in seconds: 119 s, 2 minutes, 2 hours, 2 days.
+# The least number of seconds for which a unit is used, and the unit in seconds: 119 s, 2 minutes, 2 hours, 2 days.
 _UNITS = ((172_800, 86_400, "days"), (7_200, 3_600, "hours"), (120, 60, "minutes"))
 
 
 def span(seconds: float) -> str:
-    """Return a time as a person says it."""
+    """Return a duration in words, such as "5 minutes"."""
     return next((f"{seconds / one:.0f} {unit}" for least, one, unit in _UNITS if seconds >= least), f"{seconds:.0f} s")
 
 
-# The arguments that name what an application proves itself with.
+# The configuration arguments for an application's credential.
 _CREDENTIAL = "client_secret, certificate or client_assertion"
 
-# What Entra itself says of one of its numbers.
+# Entra's own explanation of an AADSTS number.
 _LOOK_UP = "https://login.microsoftonline.com/error?code="
 _ERROR_CODES = "https://learn.microsoft.com/en-us/entra/identity-platform/reference-error-codes"
 
@@ -375,14 +375,14 @@ def of_entra(
     retry_after: float | None = None,
     application: bool = False,
 ) -> tuple[Verdict, ...]:
-    """Return what a refusal of Entra's means: its AADSTS number, `error`, `suberror` and HTTP status, as far as known.
+    """Return the cause of a refusal by Entra, from its AADSTS number, `error`, `suberror` and HTTP status if known.
 
-    `user` is whose sign-in it was and `redirect` its redirect address, for the commands; `retry_after` is the pause in
-    seconds that the answer named; `application` says that one signs in by itself. Never nothing.
+    `user` and `redirect` are the account and its redirect address, for the commands; `retry_after` is the pause in seconds
+    that the answer named; `application` is True for an application that signs in by itself. At least one verdict.
     """
     row = (entra.row_of_application if application else entra.row_of)(aadsts, error, suberror, status)
     said = (f"AADSTS{aadsts}" if aadsts else "", error, suberror, f"HTTP {status}" if status else "")
-    shown = printable(", ".join(filter(None, said)))[:_MAX_TEXT] or "no reason given"
+    shown = printable(", ".join(filter(None, said)), _MAX_TEXT) or "no reason given"
     values: dict[str, moves.Value] = {
         "login": moves.cms("login", user),
         "consent": moves.cms("admin-consent-url", user),
@@ -399,7 +399,7 @@ def of_entra(
 
 
 def of_row(row: entra.Row) -> Verdict:
-    """Return a row of Entra's table as a verdict, still with its placeholders: half a sentence becomes a whole one."""
+    """Return a row of Entra's table as a verdict, with its fields not yet filled in; its message becomes a sentence."""
     cause = f"{row.message[0].upper()}{row.message[1:]}."
     return Verdict(row.name, cause, row.mover, (row.hint, *row.more), row.takes, row.link, row.words)
 
@@ -409,35 +409,35 @@ def _more_of(aadsts: int | None) -> str:
 
 
 def of_client(code: str, message: str, user: str = "") -> tuple[Verdict, ...]:
-    """Return what the client's own failure means: its code (`wire.EXIT_CODES`) and its message. Never nothing."""
+    """Return the cause of a failure of the client, from its code (`wire.EXIT_CODES`) and its message. At least one."""
     said = f"{message} ({code})"
     row = next((row for row in local.ROWS if row.pattern.search(said)), None)
     row = row or next((row for row in local.ROWS if row.code == code), None)
     return (fill_in(row.verdict, {"login": moves.cms("login", user)}),) if row else (_unknown(said),)
 
 
-# What support asks for: Exchange's server, time and id; Entra's trace and correlation ids.
+# The identifiers that Microsoft's support asks for: Exchange's server, time and id; Entra's trace and correlation ids.
 _IDENTIFIERS = re.compile(
     r"\[\S+\.(?:outlook|office365|protection|exchangelabs)\.\S+[^\]]*\]|(?:trace|correlation) id: ?\S+", re.IGNORECASE
 )
 
 
 def identifiers_of(reply: str) -> tuple[str, ...]:
-    """Return what Microsoft's support asks for, as it stands in a reply."""
+    """Return the identifiers in a reply that Microsoft's support asks for."""
     return tuple(_IDENTIFIERS.findall(printable(reply)))
 
 
 _UNKNOWN = Verdict(
     "unknown",
-    "No row of cms's tables knows this reply: {reply}",
+    "cms does not know this reply: {reply}",
     "you",
-    ("read the reply itself: it is all that is known",),
+    ("read the reply: nothing more is known",),
 )
 _FOR_SUPPORT = "give support these identifiers: {identifiers}"
 
 
 def _unknown(reply: str) -> Verdict:
-    """Return what is said of a reply that no row knows: the reply, on one line, and what support asks for."""
+    """Return the verdict for an unknown reply: the reply on one line, and the identifiers for support."""
     known = identifiers_of(reply)
-    values = {"reply": printable(reply).strip()[:_MAX_TEXT] or "nothing", "identifiers": " ".join(known)}
+    values = {"reply": printable(reply.strip(), _MAX_TEXT) or "nothing", "identifiers": " ".join(known)}
     return fill_in(replace(_UNKNOWN, steps=(*_UNKNOWN.steps, *([_FOR_SUPPORT] if known else []))), values)

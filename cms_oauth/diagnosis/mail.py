@@ -1,7 +1,7 @@
-"""What SMTP, IMAP and POP servers answer, and the causes: Exchange Online's replies first, then those of others.
+"""Replies of SMTP, IMAP and POP servers and their causes: Exchange Online first, then other servers.
 
-The patterns are from logs, from Microsoft's documentation and from the sources of servers. Microsoft changes its
-wording, so each asks for no more than what tells one reply from another. The first row that fits counts.
+The patterns come from logs, Microsoft's documentation and the source code of servers. Microsoft changes its wording,
+so each pattern matches only the part that tells one reply from another. The first matching row is used.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _RESTRICTED = f"{_LEARN}/defender-office-365/outbound-spam-restore-restricted-us
 _PERSONAL = "https://support.microsoft.com/en-us/office/pop-imap-and-smtp-settings-8361e398-8af4-4e97-b147-6c6c4ac95353"
 _HEALTH = "https://status.cloud.microsoft"
 
-_AN_HOUR = "minutes, up to an hour"
-_AT_ONCE = "at once"
+_AN_HOUR = "within minutes, at most an hour"
+_AT_ONCE = "immediately"
 
 _EMAIL_APPS = "Microsoft 365 admin center > Users > Active users > the user > Mail > Manage email apps"
-_LOOK_AT_SMTP = "look: `Get-CASMailbox {mailbox} | fl SmtpClientAuthenticationDisabled`; `Get-TransportConfig | fl SmtpClientAuthenticationDisabled`  (blank in the mailbox: as the organisation)"
+_LOOK_AT_SMTP = "to check: `Get-CASMailbox {mailbox} | fl SmtpClientAuthenticationDisabled`; `Get-TransportConfig | fl SmtpClientAuthenticationDisabled`  (blank for the mailbox: the organisation's setting applies)"
 
 # --- switched off: the mailbox, the organisation, its policies ---
 
@@ -50,11 +50,11 @@ SMTP_AUTH_MAILBOX = Verdict(
 )
 SMTP_AUTH_ORGANISATION = Verdict(
     "smtp-auth-off-organisation",
-    "Authenticated SMTP is switched off for the whole organisation, and nothing switches it on for this mailbox.",
+    "Authenticated SMTP is switched off for the whole organisation and not switched on for this mailbox.",
     "administrator",
     (
-        "for this mailbox, which wins: `Set-CASMailbox -Identity {mailbox} -SmtpClientAuthenticationDisabled $false`",
-        "or for everybody: `Set-TransportConfig -SmtpClientAuthenticationDisabled $false`",
+        "for this mailbox (overrides the organisation): `Set-CASMailbox -Identity {mailbox} -SmtpClientAuthenticationDisabled $false`",
+        "or for the whole organisation: `Set-TransportConfig -SmtpClientAuthenticationDisabled $false`",
         _LOOK_AT_SMTP,
     ),
     _AN_HOUR,
@@ -63,7 +63,7 @@ SMTP_AUTH_ORGANISATION = Verdict(
 )
 SMTP_AUTH_SOMEWHERE = Verdict(
     "smtp-auth-off",
-    "Authenticated SMTP is switched off for the mailbox, or for the organisation with nothing that switches it on for the mailbox.",
+    "Authenticated SMTP is switched off for this mailbox, or for the organisation and not switched on for this mailbox.",
     "administrator",
     (
         "`Set-CASMailbox -Identity {mailbox} -SmtpClientAuthenticationDisabled $false`",
@@ -84,7 +84,7 @@ def _protocol_off(protocol: str, switch: str) -> Verdict:
         (
             f"`Set-CASMailbox -Identity {{mailbox}} -{switch} $true`",
             f"or click: {_EMAIL_APPS} > {protocol}",
-            f"look: `Get-CASMailbox {{mailbox}} | fl {switch}`",
+            f"to check: `Get-CASMailbox {{mailbox}} | fl {switch}`",
         ),
         _AN_HOUR,
         _IMAP_POP,
@@ -99,8 +99,8 @@ SECURITY_DEFAULTS = Verdict(
     "The organisation's security defaults block this protocol for the user.",
     "administrator",
     (
-        "look: Microsoft Entra admin center > Overview > Properties > Manage security defaults",
-        "replace security defaults by conditional access policies that leave this user's mail programs in",
+        "to check: Microsoft Entra admin center > Overview > Properties > Manage security defaults",
+        "replace security defaults with conditional access policies that allow this user's mail programs",
         "and switch {protocol} on for the mailbox: `Set-CASMailbox -Identity {mailbox} {switch}`",
     ),
     _AN_HOUR,
@@ -113,7 +113,7 @@ CONDITIONAL_ACCESS = Verdict(
     "administrator",
     (
         'find the policy: Microsoft Entra admin center > Users > Sign-in logs, filtered by the user and the client app "Authenticated SMTP" or "IMAP"',
-        "exempt the user or the application there; look as well: `Get-AuthenticationPolicy`",
+        "exempt the user or the application there; also check `Get-AuthenticationPolicy`",
     ),
     _AN_HOUR,
     _CONDITIONAL_ACCESS,
@@ -129,7 +129,7 @@ ENTERPRISE_APP = Verdict(
     "administrator",
     (
         "Microsoft Entra admin center > Enterprise applications > the application > Properties: Enabled for users to sign in = Yes",
-        "the same for Office 365 Exchange Online; where Assignment required is Yes, assign the user",
+        "the same for Office 365 Exchange Online; if Assignment required is Yes, assign the user",
     ),
     _AN_HOUR,
     f"{_LEARN}/entra/identity/enterprise-apps/disable-user-sign-in-portal",
@@ -137,24 +137,24 @@ ENTERPRISE_APP = Verdict(
 )
 LICENCE = Verdict(
     "no-mailbox",
-    "There is no mailbox behind this address: no licence with an Exchange plan, or the mailbox is not there yet.",
+    "This address has no mailbox: the user has no licence with an Exchange plan, or the mailbox is still being created.",
     "administrator",
     (
-        "look: `Get-EXOMailbox {mailbox}`",
+        "to check: `Get-EXOMailbox {mailbox}`",
         "assign a licence with Exchange Online: Microsoft 365 admin center > Users > Active users > the user > Licenses and apps",
     ),
-    "up to a day for a new mailbox",
+    "within a day for a new mailbox",
     f"{_LEARN}/microsoft-365/admin/manage/assign-licenses-to-users",
     ("unlicensed mailbox", "mailbox not provisioned", "licence"),
 )
-# Seed 002 has it from reports of 2021 and before; Microsoft documents no such rule.
+# From user reports of 2021 and before; Microsoft documents no such rule.
 ADMINISTRATOR = Verdict(
     "administrator-mailbox",
-    "An old report says that IMAP does not open the mailbox of an administrator of the organisation; Microsoft documents nothing of the kind.",
+    "Some users report that IMAP does not open an administrator's mailbox; Microsoft does not document this.",
     "administrator",
     (
         "if {user} is an administrator, and nothing else explains it: Microsoft Entra admin center > Users > the user > Assigned roles",
-        "give the roles to an account of their own, which reads no mail",
+        "move the roles to a separate account that does not read mail",
     ),
     _AN_HOUR,
     "",
@@ -162,11 +162,11 @@ ADMINISTRATOR = Verdict(
 )
 BASIC_AUTH = Verdict(
     "password-used",
-    "A password was sent, and Exchange Online takes none any more: the mail program does not use OAuth2.",
+    "The mail program sent a password instead of using OAuth2; Exchange Online no longer accepts passwords.",
     "you",
     (
-        "let the mail program use XOAUTH2 with a token of cms's: see docs/clients/",
-        "check it: {check}",
+        "configure the mail program to use XOAUTH2 with a token from cms: see docs/clients/",
+        "to check: {check}",
     ),
     _AT_ONCE,
     _BASIC,
@@ -179,23 +179,23 @@ BASIC_AUTH = Verdict(
 )
 CREDENTIALS = Verdict(
     "credentials-incorrect",
-    "Exchange took the token, or a password in its place, for a wrong one.",
+    "Exchange rejected the token, or a password sent instead of a token, as wrong.",
     "you",
-    ("sign in again: {login}", "make sure that the mail program sends a token and no password: see docs/clients/"),
+    ("sign in again: {login}", "make sure that the mail program sends a token, not a password: see docs/clients/"),
     _AT_ONCE,
     _OAUTH,
     ("the user credentials were incorrect", "535 5.7.139"),
 )
 
-# --- who may open or send as what ---
+# --- permission to open a mailbox or to send as another sender ---
 
 SEND_AS = Verdict(
     "send-as-denied",
-    "The login is good, but this user may not send with this sender address.",
+    "The login works, but this user may not send with this sender address.",
     "you",
     (
-        "make the envelope sender and From: the mailbox that logs in, or an alias of it",
-        "or let an administrator allow it: `Add-RecipientPermission SENDER@DOMAIN -Trustee {mailbox} -AccessRights SendAs`",
+        "set the envelope sender and From: to the mailbox that logs in, or to an alias of it",
+        "or ask an administrator to allow it: `Add-RecipientPermission SENDER@DOMAIN -Trustee {mailbox} -AccessRights SendAs`",
     ),
     _AN_HOUR,
     _PERMISSIONS,
@@ -203,11 +203,11 @@ SEND_AS = Verdict(
 )
 FULL_ACCESS = Verdict(
     "no-full-access",
-    "Whoever signed in may not open the mailbox {user}: for a shared mailbox full access is needed.",
+    "The user who signed in may not open the mailbox {user}: a shared mailbox requires full access.",
     "administrator",
     (
         "`Add-MailboxPermission -Identity {mailbox} -User {trustee} -AccessRights FullAccess -AutoMapping $false`",
-        "look: `Get-MailboxPermission -Identity {mailbox}`",
+        "to check: `Get-MailboxPermission -Identity {mailbox}`",
     ),
     _AN_HOUR,
     _PERMISSIONS,
@@ -215,10 +215,10 @@ FULL_ACCESS = Verdict(
 )
 OTHER_USER = Verdict(
     "token-user",
-    "The token is that of {claimed}, and the login names {user}.",
+    "The token belongs to {claimed}, but the login names {user}.",
     "you",
     (
-        "if {user} is an alias of the same mailbox: name the sign-in address in the configuration, user={claimed}",
+        "if {user} is an alias of the same mailbox: set the sign-in address in the configuration, user={claimed}",
         "if it is a shared mailbox: log in as {claimed} and send From: {user}, which `Add-RecipientPermission {mailbox} -Trustee {trustee} -AccessRights SendAs` allows",
         "if the wrong person signed in: {login}",
     ),
@@ -228,11 +228,11 @@ OTHER_USER = Verdict(
 )
 SHARED_SYNTAX = Verdict(
     "shared-syntax",
-    "The login names USER\\MAILBOX, a form for shared mailboxes that Exchange Online no longer takes.",
+    "The login names USER\\MAILBOX, a form for shared mailboxes that Exchange Online no longer accepts.",
     "you",
     (
-        "name the shared mailbox alone as user=, and the person who signs in as sign_in_as=, in the configuration",
-        "then {reload}; docs/shared-mailboxes.md has the whole of it",
+        "in the configuration, set user= to the shared mailbox alone and sign_in_as= to the person who signs in",
+        "then {reload}; see docs/shared-mailboxes.md",
     ),
     _AT_ONCE,
     _OAUTH,
@@ -240,12 +240,12 @@ SHARED_SYNTAX = Verdict(
 )
 SERVICE_PRINCIPAL = Verdict(
     "service-principal",
-    "The token is an application's, and Exchange does not know the application, or not for this mailbox.",
+    "The token belongs to an application that Exchange does not know, or that has no access to this mailbox.",
     "administrator",
     (
         "`New-ServicePrincipal -AppId {app} -ObjectId OBJECT-ID`  (of the enterprise application, not of the app registration)",
         "`Add-MailboxPermission -Identity {mailbox} -User OBJECT-ID -AccessRights FullAccess`",
-        "look: `Get-ServicePrincipal | fl`; `Get-MailboxPermission -Identity {mailbox}`",
+        "to check: `Get-ServicePrincipal | fl`; `Get-MailboxPermission -Identity {mailbox}`",
     ),
     _AN_HOUR,
     f"{_OAUTH}#register-service-principals-in-exchange",
@@ -253,11 +253,11 @@ SERVICE_PRINCIPAL = Verdict(
 )
 APPLICATION_ROLE = Verdict(
     "application-permission",
-    "The token is an application's and lacks the permission {app_role}: it has {permissions}.",
+    "The token belongs to an application and lacks the permission {app_role}: it has {permissions}.",
     "administrator",
     (
         "add the application permission {app_role} (Office 365 Exchange Online) to the app registration, and grant admin consent",
-        "then a fresh token: {refresh}",
+        "then get a new token: {refresh}",
     ),
     _AN_HOUR,
     f"{_OAUTH}#use-client-credentials-grant-flow-to-authenticate-smtp-imap-and-pop-connections",
@@ -265,13 +265,13 @@ APPLICATION_ROLE = Verdict(
 )
 LOGON_FAILURE = Verdict(
     "mailbox-logon-failure",
-    "The login passed, but the application may not use the mailbox: the mailbox permission is missing, or not everywhere yet.",
+    "The login works, but the application may not use the mailbox: the mailbox permission is missing or not active yet.",
     "administrator",
     (
         "`Add-MailboxPermission -Identity {mailbox} -User OBJECT-ID -AccessRights FullAccess`",
-        "if that was done just now: wait",
+        "if you have just done that: wait",
     ),
-    "up to an hour",
+    "within an hour",
     _OAUTH,
     ("430 4.2.0 STOREDRV; mailbox logon failure", "MapiExceptionLogonFailed"),
 )
@@ -282,36 +282,36 @@ EXPIRED = Verdict(
     "token-expired",
     "The token expired {ago} ago.",
     "you",
-    ("ask for another one: {refresh}", "if it is old again: the daemon does not get fresh ones; see `cms status`"),
+    ("get a new one: {refresh}", "if that is expired too, the daemon gets no new tokens: see `cms status`"),
     _AT_ONCE,
     f"{_LEARN}/entra/identity-platform/access-tokens",
     ("access token expired", "535 5.7.3", "AUTHENTICATE failed"),
 )
 REVOKED = Verdict(
     "token-revoked",
-    "The server takes the token for expired or revoked ({challenge}).",
+    "The server says that the token is expired or revoked ({challenge}).",
     "you",
-    ("ask for another one: {refresh}", "if that is refused as well, sign in again: {login}"),
+    ("get a new one: {refresh}", "if the server refuses that too, sign in again: {login}"),
     _AT_ONCE,
     f"{_LEARN}/entra/identity-platform/access-tokens",
     ("invalid_token", "401 Bearer", "token revoked"),
 )
 CLOCK = Verdict(
     "clock-wrong",
-    "This machine's clock is {skew} off, so tokens look valid when they are not, or expired when they are not.",
+    "This machine's clock is {skew}, so expired tokens look valid, or valid ones expired.",
     "you",
-    ("set the clock: `timedatectl set-ntp true`", "then a fresh token: {refresh}"),
+    ("set the clock: `timedatectl set-ntp true`", "then get a new token: {refresh}"),
     _AT_ONCE,
     "",
     ("clock skew", "token not yet valid", "ntp"),
 )
 AUDIENCE = Verdict(
     "token-audience",
-    "The token is for {audience}, and mail servers take only those for Exchange: a scope of another resource was asked for.",
+    "The token is for {audience}, but mail servers accept only tokens for Exchange: scopes= names another resource.",
     "you",
     (
-        "ask for {wanted} in full, with https://outlook.office.com/ before it: a bare name is taken for Microsoft Graph's",
-        "in cms: remove scopes= of the account, or correct it, then {reload, login}",
+        "request {wanted} with https://outlook.office.com/ in front of it: without it, the name means Microsoft Graph's",
+        "in cms: remove or correct scopes= of the account, then {reload, login}",
     ),
     _AT_ONCE,
     _OAUTH,
@@ -319,10 +319,10 @@ AUDIENCE = Verdict(
 )
 CLOUD = Verdict(
     "token-cloud",
-    "The token is for {audience}, and {host} belongs to another of Microsoft's clouds.",
+    "The token is for {audience}, but {host} belongs to another of Microsoft's clouds.",
     "you",
     (
-        "check cloud= of the account and the host: outlook.office365.com and smtp.office365.com serve the worldwide cloud alone",
+        "check cloud= of the account and the host: outlook.office365.com and smtp.office365.com serve only the worldwide cloud",
         "then {reload, login}",
     ),
     _AT_ONCE,
@@ -331,11 +331,11 @@ CLOUD = Verdict(
 )
 SCOPE = Verdict(
     "token-scope",
-    "The token lacks {wanted}: it allows {permissions}.",
+    "The token lacks the permission {wanted}: it has {permissions}.",
     "you",
     (
-        "add {wanted} to the permissions of the app registration, if they lack it",
-        "let cms ask for it: protocols= of the CredentialServer must name {protocol}; then {reload}",
+        "add {wanted} to the permissions of the app registration, if it is missing",
+        "make cms request it: add {protocol} to protocols= of the CredentialServer, then {reload}",
         "sign in again, and consent: {login}",
     ),
     _AT_ONCE,
@@ -347,12 +347,12 @@ SCOPE = Verdict(
 
 PERSONAL_OFF = Verdict(
     "personal-switches",
-    "IMAP and POP are switched off for this personal account until somebody turns them on; with newer accounts SMTP is too.",
+    "IMAP and POP are off for this personal account until you turn them on; on newer accounts SMTP is off too.",
     "you",
     (
         "Outlook.com > Settings > Mail > Forwarding and IMAP (in older views: Sync email): let devices and apps use IMAP, and POP; save",
     ),
-    "minutes",
+    "within minutes",
     _PERSONAL,
     (
         "outlook.com IMAP disabled",
@@ -366,9 +366,9 @@ PERSONAL_ALIAS = Verdict(
     "A personal account logs in with its sign-in address, not with an alias of it.",
     "you",
     (
-        "see which one it is: account.microsoft.com > Your info > Account info",
-        "name it as user= in the configuration, then {reload, login}",
-        "if it is that already: scopes= must name https://outlook.office.com/, not https://outlook.office365.com/",
+        "find the sign-in address: account.microsoft.com > Your info > Account info",
+        "set it as user= in the configuration, then {reload, login}",
+        "if it is set already: scopes= must name https://outlook.office.com/, not https://outlook.office365.com/",
     ),
     _AT_ONCE,
     _PERSONAL,
@@ -376,7 +376,7 @@ PERSONAL_ALIAS = Verdict(
 )
 PERSONAL_HOST = Verdict(
     "personal-host",
-    "{user} is a personal account, and {host} is not its server.",
+    "{user} is a personal account, and {host} does not serve personal accounts.",
     "you",
     ("SMTP: smtp-mail.outlook.com, port 587; IMAP and POP: outlook.office365.com, ports 993 and 995",),
     _AT_ONCE,
@@ -384,15 +384,15 @@ PERSONAL_HOST = Verdict(
     ("smtp-mail.outlook.com", "hotmail smtp.office365.com"),
 )
 
-# --- wrong place, wrong form ---
+# --- wrong server, wrong form ---
 
 OTHER_SERVER = Verdict(
     "not-exchange",
-    "This is a {software} server, not Exchange: it speaks for itself, and knows nothing of Microsoft's switches.",
+    "This is a {software} server, not Exchange: Microsoft's settings do not apply to it.",
     "you",
     (
         "check the host: Exchange Online is smtp.office365.com, port 587, and outlook.office365.com, ports 993 and 995",
-        "if {host} is your own server: its log says why, and it must be told how to check tokens (issuer, audience, user)",
+        "if {host} is your own server: read its log, and configure how it checks tokens (issuer, audience, user)",
     ),
     _AT_ONCE,
     "https://doc.dovecot.org/main/core/config/auth/databases/oauth2.html",
@@ -400,20 +400,20 @@ OTHER_SERVER = Verdict(
 )
 NO_OAUTH = Verdict(
     "no-oauth",
-    "The server takes no OAuth2 login at this place; what it offers: {offered}.",
+    "The server does not offer OAuth2 login on this port; it offers: {offered}.",
     "you",
-    ("check host and port: SMTP wants port 587 with STARTTLS, IMAP 993, POP 995; port 25 takes no logins",),
+    ("check host and port: SMTP uses port 587 with STARTTLS, IMAP 993, POP 995; port 25 accepts no logins",),
     _AT_ONCE,
     _PERSONAL,
     ("504 5.7.4 Unrecognized authentication type", "503 5.5.1 authentication not enabled", "AUTH not advertised"),
 )
 NO_TLS = Verdict(
     "no-tls",
-    "The server offers no TLS there, or something between you and it hides the offer; no token is sent in clear.",
+    "The server offers no TLS on this port, or a device in between removes the offer; cms sends no token unencrypted.",
     "you",
     (
-        "check host and port: SMTP wants 587 with STARTTLS (or 465), IMAP 993, POP 995",
-        "if they are right: a firewall or virus scanner on the way takes STARTTLS out",
+        "check host and port: SMTP uses 587 with STARTTLS (or 465), IMAP 993, POP 995",
+        "if they are right: a firewall or virus scanner in between removes STARTTLS",
     ),
     _AT_ONCE,
     _PERSONAL,
@@ -421,7 +421,7 @@ NO_TLS = Verdict(
 )
 MALFORMED = Verdict(
     "malformed-login",
-    "The server could not read the login: the user name or the form of the credential is not what it expects.",
+    "The server could not parse the login: the user name or the credential has an unexpected form.",
     "you",
     (
         "check user= of the account: a plain address, without spaces",
@@ -433,30 +433,33 @@ MALFORMED = Verdict(
 )
 NOT_LOGGED_IN = Verdict(
     "not-logged-in",
-    "A message was sent without a login, or after one that failed.",
+    "The mail program sent a message without a login, or after a failed login.",
     "you",
-    ("see the refusal of AUTH before it: that one is the cause", "let the mail program log in: docs/clients/"),
+    (
+        "if the server refused AUTH before this, that is the cause",
+        "configure the mail program to log in: docs/clients/",
+    ),
     _AT_ONCE,
     _SMTP_AUTH,
     ("530 5.7.57 Client not authenticated to send mail", "Client was not authenticated to send anonymous mail"),
 )
 OLD_TLS = Verdict(
     "old-tls",
-    "The connection used TLS 1.0 or 1.1, which Exchange Online no longer takes.",
+    "The connection used TLS 1.0 or 1.1, which Exchange Online no longer accepts.",
     "you",
-    ("update the program or the library that speaks TLS; something between that breaks TLS open may be the old one",),
+    ("update the program or its TLS library; a proxy that intercepts TLS may also be the cause",),
     _AT_ONCE,
     _LEGACY_TLS,
     ("421 4.7.66 TLS 1.0 and 1.1 are not supported",),
 )
 
-# --- limits, which look like authentication trouble when a program shows its last line only ---
+# --- limits, which look like authentication failures if a program shows only the last line ---
 
 THROTTLED = Verdict(
     "throttled",
-    "The server asks for a pause of {wait}: too much was done with this mailbox; the login itself is fine.",
+    "The server limits the use of this mailbox and asks for a pause ({wait}); the login itself works.",
     "wait",
-    ("try again after {wait}, and then with fewer connections or fewer messages a minute",),
+    ("try again after {wait}, with fewer connections or fewer messages a minute",),
     "{wait}",
     _LIMITS,
     (
@@ -468,23 +471,23 @@ THROTTLED = Verdict(
 )
 TOO_MANY_CONNECTIONS = Verdict(
     "too-many-connections",
-    "Too many connections at once for this mailbox.",
+    "This mailbox has too many connections at once.",
     "you",
     (
-        "SMTP: let the mail program send over 3 connections at most; IMAP: reduce its number of connections",
-        "what was not sent goes through at the next try",
+        "SMTP: let the mail program use at most 3 connections; IMAP: reduce its number of connections",
+        "unsent messages are sent at the next try",
     ),
-    "minutes",
+    "within minutes",
     _LIMITS,
     ("432 4.3.2 Concurrent connections limit exceeded", "aka.ms/concurrent_sending", "sender thread limit exceeded"),
 )
 SENDING_LIMIT = Verdict(
     "sending-limit",
-    "The mailbox has sent what it may: 30 messages a minute, or 10,000 recipients a day.",
+    "The mailbox has reached its sending limit: 30 messages a minute, or 10,000 recipients a day.",
     "wait",
     (
-        "send more slowly; the daily limit opens again within 24 hours",
-        "for bulk mail: another service, such as Azure Communication Services",
+        "send more slowly; the daily limit is lifted within 24 hours",
+        "for bulk mail, use another service, such as Azure Communication Services",
     ),
     "a minute, or up to a day",
     _SENDING_LIMITS,
@@ -495,19 +498,19 @@ ORGANISATION_LIMIT = Verdict(
     "The whole organisation has reached its sending limit, or mail from it is blocked as suspicious.",
     "administrator",
     (
-        "see the Defender portal > Review > Restricted entities, and what was sent; then ask Microsoft's support to lift the block",
+        "check what was sent, and the Defender portal > Review > Restricted entities; then ask Microsoft's support to lift the block",
     ),
-    "up to a day",
+    "within a day",
     _RESTRICTED,
     ("5.7.705 tenant has exceeded threshold", "5.7.708 traffic not accepted from this IP"),
 )
 TOO_BIG = Verdict(
     "message-too-big",
-    "The message is too big, with its attachments as they are encoded (a third more than on disk); the login is fine.",
+    "The message is too big (attachments grow by a third when encoded); the login itself works.",
     "you",
     (
-        "send a link instead, or split it",
-        "or let an administrator allow more, up to 150 MB: `Set-Mailbox -Identity {mailbox} -MaxSendSize 150MB -MaxReceiveSize 150MB`",
+        "send a link instead, or split the message",
+        "or ask an administrator to allow more, up to 150 MB: `Set-Mailbox -Identity {mailbox} -MaxSendSize 150MB -MaxReceiveSize 150MB`",
     ),
     _AN_HOUR,
     f"{_LIMITS}#message-limits",
@@ -515,11 +518,11 @@ TOO_BIG = Verdict(
 )
 BAD_MESSAGE = Verdict(
     "bad-message",
-    "Exchange did not take the message: too big (45 MB are usual), with lines too long, or the mailbox is full; the login is fine.",
+    "Exchange rejected the message: it is too big (the usual limit is 45 MB), its lines are too long, or the mailbox is full; the login itself works.",
     "you",
     (
-        "leave out messages of more than 45 MB and lines of more than 10,500 characters; look at the mailbox's quota",
-        "after ten such errors Exchange closes the connection: connect again",
+        "leave out messages over 45 MB and messages with lines over 10,500 characters; check the mailbox's quota",
+        "Exchange closes the connection after ten such errors: connect again",
     ),
     _AT_ONCE,
     f"{_LIMITS}#message-limits",
@@ -527,19 +530,19 @@ BAD_MESSAGE = Verdict(
 )
 HUNG_UP = Verdict(
     "connection-closed",
-    "Exchange hung up: after ten errors of one session it does (messages that are too big, lines that are too long), and when it has trouble of its own.",
+    "Exchange closed the connection: it does so after ten errors in a session (messages too big, lines too long), and when it has a fault.",
     "you",
     (
-        "see the errors before it, such as `BAD Command Argument Error 11`: a message was not taken; then connect again",
-        "if it comes in the middle of a login: try again in some minutes",
+        "look for earlier errors, such as `BAD Command Argument Error 11` for a rejected message; then connect again",
+        "if it happens during the login: try again in some minutes",
     ),
-    "minutes",
+    "within minutes",
     f"{_LIMITS}#message-limits",
     ("BYE Connection closed",),
 )
 FOLDER = Verdict(
     "folder-name",
-    "Exchange has a folder of this name already, written in other capitals, or keeps the name for itself; the login is fine.",
+    "Exchange reserves this folder name, or has a folder with this name in other capitals; the login itself works.",
     "you",
     ("give the folder another name",),
     _AT_ONCE,
@@ -548,10 +551,10 @@ FOLDER = Verdict(
 )
 MAILBOX_FULL = Verdict(
     "mailbox-full",
-    "The mailbox is full; what is sent is kept in Sent Items, which counts as well.",
+    "The mailbox is full; sent messages count too, since Sent Items keeps them.",
     "you",
     ("delete mail and empty Deleted Items, or ask an administrator for a bigger quota",),
-    "minutes",
+    "within minutes",
     f"{_LIMITS}#mailbox-storage-limits",
     ("554 5.2.2 mailbox full", "Quota exceeded", "OVERQUOTA"),
 )
@@ -560,22 +563,22 @@ RESTRICTED = Verdict(
     "Microsoft has stopped this mailbox from sending: too much of its mail looked like spam.",
     "administrator",
     (
-        "look for how the mailbox was misused, and change its password",
+        "find out how the mailbox was misused, and change its password",
         "Defender portal > Email & collaboration > Review > Restricted entities > Unblock",
     ),
-    "up to a day",
+    "within a day",
     _RESTRICTED,
     ("550 5.1.8 Access denied, bad outbound sender", "restricted entities"),
 )
 
-# --- Microsoft's, or the network's ---
+# --- faults of Microsoft's servers or of the network ---
 
 BACKEND = Verdict(
     "server-trouble",
-    "The server has trouble of its own, or is busy; nothing is wrong with the login.",
+    "The server has a fault or is busy; nothing is wrong with the login.",
     "wait",
-    ("try again in some minutes; if it lasts for an hour, see https://status.cloud.microsoft",),
-    "minutes, seldom hours",
+    ("try again in some minutes; if it lasts an hour, see https://status.cloud.microsoft",),
+    "minutes, rarely hours",
     _HEALTH,
     (
         "454 4.7.0 Temporary authentication failure",
@@ -590,18 +593,18 @@ PROXY_FAILURE = Verdict(
     "wait",
     (
         "try again in some minutes",
-        "if it stays so for this mailbox alone, an administrator looks at it: `Get-EXOMailbox {mailbox}`, and its licence",
+        "if only this mailbox is affected, ask an administrator to check it (`Get-EXOMailbox {mailbox}`) and its licence",
     ),
-    "minutes, seldom hours",
+    "minutes, rarely hours",
     _HEALTH,
     ("451 4.7.0 Temporary server error. Please try again later. PRX4", "PRX2", "PRX5", "PRX6"),
 )
 OUTAGE = Verdict(
     "microsoft-outage",
-    "Exchange took the login and then did not find the mailbox, which comes and goes with trouble of Microsoft's own.",
+    "Exchange accepted the login but did not find the mailbox; this happens during outages at Microsoft.",
     "wait",
     ("try again in an hour; see https://status.cloud.microsoft and, as an administrator, the service health page",),
-    "minutes, seldom days",
+    "minutes, rarely days",
     _HEALTH,
     ("User is authenticated but not connected", "outage", "Connection closed. 14"),
 )
@@ -609,19 +612,19 @@ POP_POLLING = Verdict(
     "pop-polling",
     "Exchange refuses POP logins that come too often.",
     "you",
-    ("let the mail program ask every few minutes, not more than once a minute, and with one program only",),
-    "minutes",
+    ("let only one mail program check, every few minutes and at most once a minute",),
+    "within minutes",
     _IMAP_POP,
     ("-ERR Logon failure", "LOGIN-DELAY", "IN-USE"),
 )
 CERTIFICATE = Verdict(
     "certificate",
-    "The server's certificate does not hold: another name, an authority that this machine does not know, or somebody in between.",
+    "The TLS certificate is not trusted: wrong host name, unknown CA, or a proxy in between.",
     "you",
     (
-        "use the host name that is in it; for an authority of your own, or behind a proxy that breaks TLS open, set SSL_CERT_FILE",
-        "look at IMAP's: `openssl s_client -connect {host}:993 -showcerts`",
-        "look at SMTP's: `openssl s_client -connect {host}:587 -starttls smtp -showcerts`",
+        "use the host name in the certificate; for your own CA, or behind a proxy that intercepts TLS, set SSL_CERT_FILE",
+        "to see IMAP's: `openssl s_client -connect {host}:993 -showcerts`",
+        "to see SMTP's: `openssl s_client -connect {host}:587 -starttls smtp -showcerts`",
     ),
     _AT_ONCE,
     "",
@@ -634,11 +637,11 @@ CERTIFICATE = Verdict(
 )
 TLS_BROKEN = Verdict(
     "tls-broken",
-    "The connection did not come to TLS, or lost it: a port that speaks in clear, or something in between.",
+    "The TLS handshake or connection failed: the port does not start with TLS, or a device in between interferes.",
     "you",
     (
-        "check the port: 587 and 143 and 110 begin in clear, 465, 993 and 995 with TLS",
-        "if it comes and goes: try again",
+        "check the port: 587, 143 and 110 start unencrypted; 465, 993 and 995 start with TLS",
+        "if it fails only sometimes: try again",
     ),
     _AT_ONCE,
     "",
@@ -646,7 +649,7 @@ TLS_BROKEN = Verdict(
 )
 NO_NAME = Verdict(
     "no-such-host",
-    "The host name is not known to the name service: a typing mistake, or no network.",
+    "The host name cannot be resolved: a typing mistake, or no network.",
     "you",
     ("check the spelling; try: `getent hosts {host}`",),
     _AT_ONCE,
@@ -655,10 +658,10 @@ NO_NAME = Verdict(
 )
 NO_CONNECTION = Verdict(
     "no-connection",
-    "There is no connection with the server: nothing listens there, or a firewall is in between.",
+    "No connection to the server: nothing is listening there, or a firewall is in between.",
     "you",
     (
-        "check host and port; outgoing 587 (SMTP), 993 (IMAP) and 995 (POP) must be open, which many networks allow while they block 25 and 465",
+        "check host and port; outgoing 587 (SMTP), 993 (IMAP) and 995 (POP) must be open; many networks allow these but block 25 and 465",
     ),
     _AT_ONCE,
     "",
@@ -666,9 +669,9 @@ NO_CONNECTION = Verdict(
 )
 NO_ANSWER = Verdict(
     "no-answer",
-    "The server, or something in between, went away or fell silent in the middle.",
+    "The server, or a device in between, closed the connection or stopped answering.",
     "wait",
-    ("try again; if it stays so, check host and port, and firewalls and virus scanners that look into mail",),
+    ("try again; if it keeps failing, check host and port, and firewalls and virus scanners that inspect mail",),
     "minutes",
     "",
     ("Connection unexpectedly closed", "timed out", "421 4.4.2 Connection dropped"),
@@ -677,10 +680,10 @@ NO_ANSWER = Verdict(
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A reply and its causes, the likeliest first where nothing else is known.
+    """A server's reply and its possible causes, the likeliest first.
 
-    `pattern` is searched for, whatever the case. `unsaid` says that the reply does not name its cause, or is known to
-    name a wrong one: then what the token and the server tell decides. `source` is where the wording comes from.
+    `pattern` is searched for without regard to case. `unsaid` is True if the reply does not name its cause, or is known
+    to name a wrong one: the token and the server's behaviour then decide. `source` is where the wording comes from.
     """
 
     protocols: tuple[str, ...]
@@ -690,21 +693,23 @@ class Row:
     unsaid: bool = False
 
 
-# An enhanced status code (RFC 3463) in the pattern of a row: it stands alone, and is no piece of an address.
+# An enhanced status code (RFC 3463) in a row's pattern: it must not be part of a longer number, such as an address.
 _CODE = re.compile(r"#(\d\.\d+\.\d+)")
 
 
-def _row(protocols: str, pattern: str, *causes: Verdict, source: str = "microsoft.md D3", unsaid: bool = False) -> Row:
+def _row(
+    protocols: str, pattern: str, *causes: Verdict, source: str = "Exchange Online, SMTP", unsaid: bool = False
+) -> Row:
     whole = _CODE.sub(lambda code: rf"(?<![\d.]){re.escape(code[1])}(?!\.?\d)", pattern)
     return Row(tuple(protocols.split()), re.compile(whole, re.IGNORECASE), causes, source, unsaid)
 
 
 _ANY = "smtp imap pop"
-_D4 = "microsoft.md D4"
+_D4 = "Exchange Online, IMAP and POP"
 _OTHERS = "sources of Dovecot, Postfix and exim"
 _OWN = "cms_oauth.mailtest"
 
-# What a refusal may have for causes that does not name one; evidence sorts them (`diagnosis`).
+# Possible causes of a refusal that names none; the evidence sorts them (`lookup`).
 _LAST = (FULL_ACCESS, SECURITY_DEFAULTS, CONDITIONAL_ACCESS, ENTERPRISE_APP, LICENCE, SERVICE_PRINCIPAL)
 _SMTP_CAUSES = (
     SMTP_AUTH_SOMEWHERE,
@@ -719,7 +724,7 @@ _IMAP_CAUSES = (IMAP_OFF, PERSONAL_OFF, *_LAST, ADMINISTRATOR)
 _POP_CAUSES = (POP_OFF, PERSONAL_OFF, *_LAST)
 
 ROWS = (
-    # Time that the reply names comes before everything else it may say.
+    # A time named in the reply comes before anything else it says.
     _row(_ANY, r"throttled|backoff time|retry-after|#4.7.500|server busy", THROTTLED, source=_D4),
     # SMTP, at the login.
     _row("smtp", r"disabled for the tenant", SMTP_AUTH_ORGANISATION, PERSONAL_OFF, PERSONAL_ALIAS),
@@ -758,10 +763,10 @@ ROWS = (
     _row("smtp", r"^421 4\.4\.2|connection dropped", NO_ANSWER),
     _row("smtp", r"temporary authentication failure|^4[235]\d", BACKEND),
     _row("smtp", r"authentication unsuccessful|^535|^534|^538", *_SMTP_CAUSES, unsaid=True),
-    # IMAP and POP: what is not about the login at all.
-    _row("imap", r"appendable message|\[TOOBIG\]", TOO_BIG, source="seed 002"),
-    _row("imap", r"command argument error", BAD_MESSAGE, source="seed 002"),
-    _row("imap", r"name is reserved|already exists", FOLDER, source="seed 002"),
+    # IMAP and POP: replies that are not about the login.
+    _row("imap", r"appendable message|\[TOOBIG\]", TOO_BIG, source="user reports"),
+    _row("imap", r"command argument error", BAD_MESSAGE, source="user reports"),
+    _row("imap", r"name is reserved|already exists", FOLDER, source="user reports"),
     _row("imap pop", r"overquota|quota exceeded", MAILBOX_FULL, source="RFC 5530"),
     _row(
         "imap pop",
@@ -770,10 +775,10 @@ ROWS = (
         source=_D4,
     ),
     _row("pop", r"login-delay|in-use", POP_POLLING, BACKEND, source=_D4),
-    # Said of whatever is wrong with the login, and of one that comes too often.
+    # Exchange says this for anything that is wrong with the login, and for logins that come too often.
     _row("pop", r"logon failure", POP_POLLING, BACKEND, *_POP_CAUSES, source=_D4, unsaid=True),
-    _row("imap", r"trying command when not connected", THROTTLED, HUNG_UP, source="seed 002"),
-    _row("imap", r"^(\* )?(bye )?connection closed\.?$", HUNG_UP, BAD_MESSAGE, BACKEND, source="seed 002"),
+    _row("imap", r"trying command when not connected", THROTTLED, HUNG_UP, source="user reports"),
+    _row("imap", r"^(\* )?(bye )?connection closed\.?$", HUNG_UP, BAD_MESSAGE, BACKEND, source="user reports"),
     # IMAP and POP: the login.
     _row(
         "imap",
@@ -822,8 +827,8 @@ ROWS = (
         source=_D4,
         unsaid=True,
     ),
-    # The answer to LOGIN, which has a password; a token goes with AUTHENTICATE.
-    _row("imap", r"login failed", BASIC_AUTH, *_IMAP_CAUSES, source="seed 002", unsaid=True),
+    # The answer to LOGIN, which sends a password; a token is sent with AUTHENTICATE.
+    _row("imap", r"login failed", BASIC_AUTH, *_IMAP_CAUSES, source="user reports", unsaid=True),
     _row(
         "pop",
         r"authentication fail|unknown user name|\[AUTH\]|\[SYS/PERM\]|invalid credentials",
@@ -832,7 +837,7 @@ ROWS = (
         unsaid=True,
     ),
     _row("imap pop", r"unsupported|unknown command|command unrecogni[sz]ed", NO_OAUTH, source=_OTHERS),
-    # No dialogue came of it.
+    # The connection failed before any dialogue.
     _row(_ANY, r"offers no oauth2 login", NO_OAUTH, source=_OWN),
     _row(_ANY, r"offers no tls", NO_TLS, source=_OWN),
     _row(_ANY, r"the certificate of|certificate.verify", CERTIFICATE, source=_OWN),
@@ -852,7 +857,7 @@ ROWS = (
     ),
 )
 
-# Servers that are not Exchange, by how they greet and by words of theirs that no other server uses.
+# Servers other than Exchange, recognised by their greeting and by wording that no other server uses.
 SOFTWARE = (
     (
         "Dovecot",

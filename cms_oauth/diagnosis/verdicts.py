@@ -1,7 +1,7 @@
-"""The words in which a failure is explained, and how they are filled in and shown: what the tables are made of.
+"""`Verdict`: the explanation of one failure, which the tables consist of, with the functions that fill it in and show it.
 
-A verdict in a table is a template: `{mailbox}`, `{login}` and the like stand for what is known only when it happens.
-Pure, and without any table of its own: `diagnosis` is where replies are looked up.
+A verdict in a table is a template: fields such as `{mailbox}` and `{login}` are filled in when the failure happens.
+Pure. The tables are `entra`, `mail` and `local`; `lookup` searches them.
 """
 
 from __future__ import annotations
@@ -27,19 +27,20 @@ __all__ = (
     "printable",
 )
 
-# The same, as a person is told.
-_MOVES = {"you": "yours", "administrator": "your administrator's", "wait": "nobody's: wait"}
+# `MOVERS` as people read them.
+WHO = {"you": "you", "administrator": "your administrator", "wait": "it resolves itself; wait"}
 
-# What Exchange's PowerShell takes as one argument without quotes.
+# What PowerShell reads as one argument without quotes.
 _BARE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@+-]*")
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One explanation. `name` is a word for programs, `cause` one sentence, `mover` a word of `MOVERS`.
+    """The explanation of a failure: its cause and how to fix it.
 
-    `steps` are the exact commands or clicks, in order, templates in a table and `Move`s after `fill_in`; `takes` says how long the fix takes to act; `link` is where it is
-    documented, "" where nowhere; `words` are what a person would search for.
+    `name` is a stable word for programs, `cause` one sentence, `mover` one of `MOVERS`. `steps` are the exact commands or
+    clicks in order: templates in a table, `Move`s after `fill_in`. `takes` completes "takes effect ...", or "takes ..." if
+    the mover is "wait". `link` is the documentation, "" if there is none; `words` are what a person would search for.
     """
 
     name: str
@@ -50,20 +51,26 @@ class Verdict:
     link: str = ""
     words: tuple[str, ...] = ()
 
+    def duration(self) -> str:
+        """Return when the fix works, or how long to wait; "" if unknown."""
+        return self.takes and ("takes " if self.mover == "wait" else "takes effect ") + self.takes
+
     def hint(self) -> str:
-        """Return the next move on one line, with whose it is where that is not the reader."""
+        """Return the next move on one line; it says so if the move is the administrator's."""
         step = self.steps[0] if self.steps else "nothing to do"
         return f"for your administrator: {step}" if self.mover == "administrator" else step
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What is known beside the reply. Every field may be missing.
+    """What is known besides the reply. Every field may be missing.
 
-    `user` is the SASL user, `host` the server's name, `claims` the token's; `offered` the mechanisms that the server
-    advertised, `greeting` its first line, `challenge` what it said in the middle of the login; `skew` how many seconds
-    this machine's clock is ahead of a server's, by a Date header or a greeting, `now` Unix time by this machine;
-    `personal` whether the account is a personal one, None where nobody has said.
+    - `user`: the SASL user. `host`: the server's name. `claims`: what the token says.
+    - `offered`: the mechanisms that the server advertised. `greeting`: its first line. `challenge`: what it sent during
+      the login.
+    - `skew`: by how many seconds this machine's clock is ahead of a server's, from a Date header or a greeting.
+    - `now`: this machine's Unix time.
+    - `personal`: True for a personal account, False for others, None if unknown.
     """
 
     user: str = ""
@@ -78,7 +85,7 @@ class Evidence:
 
 
 def fill_in(verdict: Verdict, values: Mapping[str, Value]) -> Verdict:
-    """Return the verdict with each `{name}` of these values in its place: its steps are moves then."""
+    """Return the verdict with its `{name}` fields filled in from `values`; its steps become `Move`s."""
     return replace(
         verdict,
         cause=str(fill(verdict.cause, values)),
@@ -88,27 +95,27 @@ def fill_in(verdict: Verdict, values: Mapping[str, Value]) -> Verdict:
 
 
 def for_powershell(text: str) -> str:
-    """Return the text as one argument of a PowerShell command, with nothing in it that PowerShell would act upon."""
+    """Return the text quoted as one argument of a PowerShell command."""
     text = printable(text)
-    # PowerShell takes the typographic single quotes for the plain one.
+    # PowerShell treats typographic single quotes like the plain one.
     return text if _BARE.fullmatch(text) else "'" + re.sub("(['\u2018\u2019\u201a\u201b])", r"\1\1", text) + "'"
 
 
 def as_lines(verdict: Verdict, *, likely: bool = False) -> list[str]:
-    """Return the verdict as a person reads it, a few lines; `likely` says that it may be another one."""
+    """Return the verdict as lines for people; `likely` adds that the cause is not certain."""
     meaning = "what it most likely means" if likely else "what it means"
-    lines = [f"{meaning}: {verdict.cause}", f"whose move it is: {_MOVES[verdict.mover]}"]
+    lines = [f"{meaning}: {verdict.cause}", f"who can fix it: {WHO[verdict.mover]}"]
     lines += [f"  {number}. {step}" for number, step in enumerate(verdict.steps, 1)]
-    lines += [f"how long it takes: {verdict.takes}"] if verdict.takes else []
+    lines += [verdict.duration()] if verdict.takes else []
     lines += [f"see: {verdict.link}"] if verdict.link else []
     return lines
 
 
 def as_data(verdict: Verdict) -> dict[str, object]:
-    """Return the verdict as JSON carries it."""
+    """Return the verdict as JSON data."""
     return asdict(verdict) | {"steps": list(verdict.steps), "words": list(verdict.words)}
 
 
 def evidence_data(evidence: Evidence) -> dict[str, object]:
-    """Return the evidence as JSON carries it: what a token says of itself, never the token."""
+    """Return the evidence as JSON data: the token's claims, never the token."""
     return asdict(evidence)

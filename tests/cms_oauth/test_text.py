@@ -31,9 +31,10 @@ def test_what_moves_a_cursor_goes(text: str, expected: str) -> None:
 
 
 def test_a_line_has_a_length() -> None:
-    """A server may send as much as it likes, and another bound may be asked for."""
+    """A longer text is cut to the bound, the mark included; a text as long as the bound stays whole."""
     assert MAX_LINE == len(printable("x" * (MAX_LINE + 1)))
-    assert "ab" == printable("abc", 2)
+    assert "ab..." == printable("abcdef", 5)
+    assert "abcde" == printable("abcde", 5)
 
 
 @given(st.text())

@@ -122,7 +122,7 @@ def test_a_sign_in_that_failed_ends_in_a_command_that_can_help(what: str) -> Non
 @pytest.mark.parametrize(
     ("number", "words"),
     [
-        (53003, "or a managed device has to be used; then start again: `cms login ann@example.test`"),
+        (53003, "or sign in on a managed device; then start again: `cms login ann@example.test`"),
         (7000218, "allow public client flows in its registration, then start again: `cms login ann@example.test`;"),
         (7000218, "then `cms reload`, if cms runs, and start again: `cms login ann@example.test`"),
         (50034, "then `cms reload`, if cms runs, and `cms login ann@example.test`"),

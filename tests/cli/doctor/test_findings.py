@@ -28,7 +28,7 @@ def test_a_finding_is_a_line_and_its_verdict() -> None:
     assert "fail  clock            2 h ahead" == lines[0]
     assert [
         "what it means: the clock is wrong",
-        "whose move it is: yours",
+        "who can fix it: you",
         "1. set it",
         "it could also be: it is something else",
     ] == [line.strip() for line in lines[1:]]

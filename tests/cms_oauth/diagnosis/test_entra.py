@@ -10,7 +10,7 @@ from cms_oauth.diagnosis import entra
 from cms_oauth.diagnosis.lookup import of_entra, of_row
 from cms_oauth.diagnosis.verdicts import MOVERS
 
-# microsoft.md, section C: numbers that mean the same to a person, and whose move it is.
+# Numbers that mean the same to a person, and whose move it is.
 NUMBERS = (
     ("you", (50076, 50074, 50079, 50072)),
     ("you", (50078,)),
@@ -107,7 +107,7 @@ def test_each_trouble_with_a_device_code_is_named() -> None:
     assert "expired" in said[70019]
     assert "No device code" in said[90119]
     assert "already" in said[90120]
-    assert "data centres" in said[50134]
+    assert "data centre" in said[50134]
 
 
 def test_no_number_is_in_the_table_alone() -> None:

@@ -70,15 +70,15 @@ def test_as_a_person_reads_it() -> None:
     """Cause, whose move, the steps, how long, where it is documented."""
     assert [
         "what it means: It is off for {user}.",
-        "whose move it is: your administrator's",
+        "who can fix it: your administrator",
         "  1. Set-X {mailbox}",
         "  2. then wait",
-        "how long it takes: {wait}",
+        "takes effect {wait}",
         "see: https://x.test",
     ] == as_lines(SWITCHED_OFF)
-    assert ["what it means: So.", "whose move it is: nobody's: wait"] == as_lines(Verdict("x", "So.", "wait"))
+    assert ["what it means: So.", "who can fix it: it resolves itself; wait"] == as_lines(Verdict("x", "So.", "wait"))
     assert "what it most likely means: So." == as_lines(Verdict("x", "So.", "wait"), likely=True)[0]
-    assert "whose move it is: yours" in as_lines(Verdict("x", "So.", "you"))
+    assert "who can fix it: you" in as_lines(Verdict("x", "So.", "you"))
 
 
 def test_the_next_move_on_one_line() -> None:

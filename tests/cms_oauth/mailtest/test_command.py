@@ -116,7 +116,7 @@ def test_the_verdict_of_a_process_of_its_own(name: str, tls: ssl.SSLContext, tmp
     assert (dialogue.status, "") == (done.returncode, done.stdout)
     assert any(line.startswith("reply: ") for line in lines[:meaning])
     assert not any(line.startswith(("reply: ", "send: ")) for line in lines[meaning:])
-    assert "whose move it is: your administrator's" == lines[meaning + 1]
+    assert "who can fix it: your administrator" == lines[meaning + 1]
     assert lines[-1].startswith("cms-oauth: ")
     assert f"Set-CASMailbox -Identity {USER}" in done.stderr
 
@@ -240,7 +240,7 @@ def test_without_a_connection_the_verdict_is_said_as_well(tmp_path: Path, capfd:
     out, err = capfd.readouterr()
 
     assert (75, "") == (status, out)
-    assert err.startswith("what it means: There is no connection with the server")
+    assert err.startswith("what it means: No connection to the server")
     assert f"cms-oauth: no connection with localhost:{server.port}: Connection refused" in err.splitlines()[-1]
 
 
