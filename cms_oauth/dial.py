@@ -35,7 +35,7 @@ class Failed:
         self.retry_after = retry_after
 
 
-class Reply:
+class DaemonReply:
     """All that was sent back. `unread` says that the other side went away without having read the request."""
 
     __slots__ = ("text", "unread")
@@ -50,7 +50,7 @@ def now() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def round_trip(path: str, request: bytes, deadline: float, limit: int) -> Reply | Failed:
+def round_trip(path: str, request: bytes, deadline: float, limit: int) -> DaemonReply | Failed:
     """Send a request, close the writing side, and return what comes back until the other side closes.
 
     `deadline` is a moment of `now()` and covers connecting, sending and reading. A reply of more than `limit` bytes
@@ -92,7 +92,7 @@ def _send(connection: socket.socket, request: bytes, deadline: float) -> bool:
     return False
 
 
-def _receive(connection: socket.socket, deadline: float, limit: int, *, unread: bool) -> Reply | Failed:
+def _receive(connection: socket.socket, deadline: float, limit: int, *, unread: bool) -> DaemonReply | Failed:
     received = b""
     while len(received) <= limit:
         connection.settimeout(_left(deadline))
@@ -100,9 +100,9 @@ def _receive(connection: socket.socket, deadline: float, limit: int, *, unread: 
             more = connection.recv(_CHUNK)
         except ConnectionResetError:
             # It closed with our request still unread: Linux says so, after what it had sent.
-            return Reply(received, unread=True)
+            return DaemonReply(received, unread=True)
         if not more:
-            return Reply(received, unread=unread)
+            return DaemonReply(received, unread=unread)
         received += more
     return Failed(
         "unavailable", f"the reply has more than {limit} bytes: this is not cms", "see --cms_sock; is it cms's socket?"

@@ -73,7 +73,7 @@ def fetch(options: Options, deadline: float, refused: str = "") -> Credential | 
 
     `refused` is a token that a mail server did not take: the daemon gets its hash, and must answer with another one.
     """
-    question = wire.Request(options.protocol, user=options.user, rejected=_hash(refused) if refused else "")
+    question = wire.TokenRequest(options.protocol, user=options.user, rejected=_hash(refused) if refused else "")
     try:
         wire.parse_request(wire.build_request(question))
     except wire.BadRequest as bad:
@@ -100,7 +100,7 @@ def _looked_at(path: str) -> str:
     return f"{others}; --cms_sock or CMS_SOCK names another place"
 
 
-def _ask(path: str, question: wire.Request, deadline: float, *, as_json: bool) -> Credential | dial.Failed:
+def _ask(path: str, question: wire.TokenRequest, deadline: float, *, as_json: bool) -> Credential | dial.Failed:
     """Ask, and ask again as JSON to be told why there was no answer, or because JSON is wanted."""
     if not as_json:
         reply = dial.round_trip(path, wire.build_request(question), deadline, wire.MAX_REPLY)

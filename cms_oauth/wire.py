@@ -55,7 +55,7 @@ _HASH_ALPHABET = frozenset("0123456789abcdef")
 _MIN_DIGITS = 5
 
 
-class Request:
+class TokenRequest:
     """A well-formed request. `user` is "" when the peer named none; `min_valid` is in seconds, None when not named."""
 
     __slots__ = ("form", "min_valid", "protocol", "rejected", "user")
@@ -73,13 +73,13 @@ class Request:
         return self.protocol, self.form, self.user, self.min_valid, self.rejected
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Request) and self._key() == other._key()
+        return isinstance(other, TokenRequest) and self._key() == other._key()
 
     def __hash__(self) -> int:
         return hash(self._key())
 
     def __repr__(self) -> str:
-        return f"Request{self._key()!r}"
+        return f"TokenRequest{self._key()!r}"
 
 
 class BadRequest(ValueError):
@@ -96,7 +96,7 @@ def is_whole(received: bytes) -> bool:
     return b"\n" in received
 
 
-def build_request(request: Request) -> bytes:
+def build_request(request: TokenRequest) -> bytes:
     """Return the bytes of a request, ended by LF. Whether they are a good one is for `parse_request` to say."""
     options = [] if request.form == "xoauth2" else [request.form]
     if request.min_valid is not None:
@@ -113,7 +113,7 @@ def build_request(request: Request) -> bytes:
         return line.encode(errors="surrogatepass") + b"\n"
 
 
-def parse_request(received: bytes) -> Request:
+def parse_request(received: bytes) -> TokenRequest:
     """Return the request in these bytes: the first line of them, or all of them where there is no LF.
 
     Raises BadRequest, whose message never quotes more than a word of what came.
@@ -137,7 +137,7 @@ def parse_request(received: bytes) -> Request:
         raise BadRequest("a request begins with a protocol in capitals, such as SMTP", form)
     if " " in user:
         raise BadRequest("a user name has no spaces", form)
-    request = Request(protocol, user=user)
+    request = TokenRequest(protocol, user=user)
     for option in options:
         if not _take(request, option):
             raise BadRequest(f"unknown option {option.partition('=')[0][:20]!r}, or a value it does not take", form)
@@ -147,7 +147,7 @@ def parse_request(received: bytes) -> Request:
     return request
 
 
-def _take(request: Request, option: str) -> bool:
+def _take(request: TokenRequest, option: str) -> bool:
     """Put one option into the request; False if it is none."""
     name, _, value = option.partition("=")
     if option in FORMS:

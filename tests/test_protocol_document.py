@@ -21,7 +21,7 @@ USER = "user@domain.com"
 SHELL_EXAMPLES = re.findall(r"```sh\n(.*?)```", DOCUMENT, re.DOTALL)
 
 
-def request_of(example: str) -> wire.Request:
+def request_of(example: str) -> wire.TokenRequest:
     """Return the request that an example's format string makes."""
     line = re.search(r"printf '((?:SMTP|IMAP)[^']*)'", example)
     assert line

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from cms.core.accounts import Account, Grant, Scopes
 from cms.core.lifecycle import Deny
-from cms_oauth.wire import Request
+from cms_oauth.wire import TokenRequest
 
 ROOT = 0
 
@@ -59,7 +59,7 @@ def admits(peer: Peer, rules: Rules) -> bool:
     return bool(rules.groups and not rules.groups.isdisjoint((peer.gid, *peer.groups)))
 
 
-def decide(peer: Peer, request: Request, rules: Rules, signed_in: Callable[[Grant], str]) -> Allow | Deny:
+def decide(peer: Peer, request: TokenRequest, rules: Rules, signed_in: Callable[[Grant], str]) -> Allow | Deny:
     """Return the account and scopes that a request gets, or why it gets none.
 
     `signed_in` returns the user who has signed in to a grant, "" for none yet: the name of an account that is

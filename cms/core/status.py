@@ -100,7 +100,7 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class StatusRow:
     """One token of one account. `usable` says whether a client is given one now, `state` is a word of `STATES`.
 
     `next_move` says whose move it is and the command, "" when there is nothing to do. `warning` is what may go wrong
@@ -155,19 +155,19 @@ class Daemon:
     loaded: float = 0.0
 
 
-def describe(entries: Sequence[Entry], now: float, wall: float) -> list[Row]:
+def describe(entries: Sequence[Entry], now: float, wall: float) -> list[StatusRow]:
     """Return the rows of these accounts, in their order. `now` is CLOCK_BOOTTIME, `wall` Unix time."""
     return [row for entry in entries for row in _rows(entry, now, wall)]
 
 
-def _rows(entry: Entry, now: float, wall: float) -> Iterator[Row]:
+def _rows(entry: Entry, now: float, wall: float) -> Iterator[StatusRow]:
     # dict keeps the order in which the configuration names the protocols.
     for scopes in dict.fromkeys(entry.account.scopes.values()):
         protocols = tuple(name for name, each in entry.account.scopes.items() if each == scopes)
         yield _row(entry, protocols, entry.lives.get(scopes, Life()), now, wall)
 
 
-def _row(entry: Entry, protocols: tuple[str, ...], life: Life, now: float, wall: float) -> Row:
+def _row(entry: Entry, protocols: tuple[str, ...], life: Life, now: float, wall: float) -> StatusRow:
     state, signed_in = _state(entry, life, now), entry.sign_in
     expected = entry.forecast if signed_in.given_at else None
     due = expected is not None and wall >= warned_at(expected, signed_in.given_at)
@@ -176,7 +176,7 @@ def _row(entry: Entry, protocols: tuple[str, ...], life: Life, now: float, wall:
         move = fill("sign in before mail has to wait: {login}", {"login": cms("login", entry.user)})
     expiry = expiry_warning(signed_in.credential_expires, wall)
     warnings = (*_protocol_warnings(entry, protocols, life), length_warning(life), expiry)
-    return Row(
+    return StatusRow(
         user=entry.user,
         state=state,
         protocols=protocols,
@@ -294,7 +294,7 @@ def _next_move(entry: Entry, state: str, life: Life) -> str:
     return ""
 
 
-def as_json(rows: Sequence[Row], daemon: Daemon | None = None) -> dict[str, Any]:
+def as_json(rows: Sequence[StatusRow], daemon: Daemon | None = None) -> dict[str, Any]:
     """Return the versioned object that `cms status --json` prints."""
     document: dict[str, Any] = {"version": JSON_VERSION}
     if daemon:
@@ -306,7 +306,7 @@ def as_json(rows: Sequence[Row], daemon: Daemon | None = None) -> dict[str, Any]
     return document
 
 
-def as_systemd(rows: Sequence[Row]) -> str:
+def as_systemd(rows: Sequence[StatusRow]) -> str:
     """Return one line for systemd's STATUS= and `cms status --check`.
 
     How many accounts are in which state, and the first that needs a person now, or else soon.
@@ -326,7 +326,7 @@ def as_systemd(rows: Sequence[Row]) -> str:
 _FOR_PEOPLE = ("sign-in-required", "signing-in", "refused", "locked")
 
 
-def exit_code(rows: Sequence[Row], *, memory_chosen: bool = False) -> int:
+def exit_code(rows: Sequence[StatusRow], *, memory_chosen: bool = False) -> int:
     """Return what `cms status --check` exits with.
 
     - 3: there is no account.
@@ -341,7 +341,7 @@ def exit_code(rows: Sequence[Row], *, memory_chosen: bool = False) -> int:
     return max(_severity(row, memory_chosen=memory_chosen) for row in rows)
 
 
-def _severity(row: Row, *, memory_chosen: bool) -> int:
+def _severity(row: StatusRow, *, memory_chosen: bool) -> int:
     if not row.usable and row.state != "starting":
         return CRITICAL
     if row.refused:

@@ -21,7 +21,7 @@ from cms.core.accounts import Account, Grant, Scopes, Unclear, sign_ins_meant, u
 from cms.core.forecast import Forecast, forecast, warned_at
 from cms.core.lifecycle import Life, NeedsSignIn, Outcome
 from cms.core.notices import Facts, HowToSignIn, Remark
-from cms.core.status import MEMORY_WARNING, Entry, Row, as_json, describe, expiry_warning, length_warning
+from cms.core.status import MEMORY_WARNING, Entry, StatusRow, as_json, describe, expiry_warning, length_warning
 from cms.core.status_text import as_text
 from cms.daemon.keeper import Acquire, Keeper
 from cms.grants.messages import Prompt
@@ -191,7 +191,7 @@ class Registry:
         keys = {keeper.grant.key for keeper in keepers}
         return users_in_words((each for each in self.config.accounts if each.grant.key in keys), self.names)
 
-    def rows(self, accounts: Iterable[Account] | None = None) -> list[Row]:
+    def rows(self, accounts: Iterable[Account] | None = None) -> list[StatusRow]:
         """Return what `cms status` says of these accounts, or of all."""
         entries = [self._entry(each) for each in (self.config.accounts if accounts is None else accounts)]
         return describe(entries, self._clock.boot(), self._clock.wall())

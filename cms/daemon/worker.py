@@ -208,7 +208,7 @@ class _Child:
                 for line in lines.feed(bytes(chunk)):
                     self._take(messages.unpack_reply(line))
 
-    def _take(self, reply: messages.Reply) -> None:
+    def _take(self, reply: messages.WorkerReply) -> None:
         question = self._pending.get(reply.number)
         if question is None:
             log.debug("an answer to no question", number=reply.number)

@@ -37,10 +37,10 @@ from cms.grants.messages import (
     Prompt,
     Question,
     Redirected,
-    Reply,
     SignIn,
     SignOut,
     Work,
+    WorkerReply,
     pack,
     unpack_question,
 )
@@ -256,7 +256,7 @@ class Dispatcher:
                     job.conversation.cancel()
             self._send(Done(job.number, job.late))
 
-    def _send(self, reply: Reply) -> None:
+    def _send(self, reply: WorkerReply) -> None:
         self._sock.sendall(pack(reply))
 
     def _finish(self) -> None:

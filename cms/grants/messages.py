@@ -270,10 +270,10 @@ class Done:
     outcome: Ended
 
 
-Reply: TypeAlias = Prompt | Done
+WorkerReply: TypeAlias = Prompt | Done
 
 
-def pack(message: Question | Reply) -> bytes:
+def pack(message: Question | WorkerReply) -> bytes:
     """Return one line, LF included."""
     return json_lines.pack(_packed(message))
 
@@ -295,9 +295,9 @@ def unpack_question(line: bytes) -> Question:
     return question
 
 
-def unpack_reply(line: bytes) -> Reply:
+def unpack_reply(line: bytes) -> WorkerReply:
     """Return the reply in a line, or raise Garbled."""
-    reply: Reply = _message(line, Reply, "a reply that is none")
+    reply: WorkerReply = _message(line, WorkerReply, "a reply that is none")
     return reply
 
 

@@ -17,7 +17,7 @@ from cms.sandbox.errors import BAD_REQUEST, KINDS, Refusal
 from cms.sandbox.faults import Fault, Faults
 from cms.sandbox.redeem import Redeemer
 from cms.sandbox.tokens import digest
-from cms.sandbox.web import NOT_FOUND, Reply, Request, as_html, as_json, redirect
+from cms.sandbox.web import NOT_FOUND, WebReply, WebRequest, as_html, as_json, redirect
 
 _PORTAL = "<html><head><title>Hotel Wi-Fi</title></head><body>Please accept our terms.</body></html>"
 # How an answer of the token endpoint begins. `truncated` sends it when the request is not carried out.
@@ -60,7 +60,7 @@ class Endpoints:
         """The page where a person enters the code of a device."""
         return f"{self._authority()}/device"
 
-    def answer(self, request: Request) -> Reply:
+    def answer(self, request: WebRequest) -> WebReply:
         """Answer one request."""
         endpoint, handler = self._route(request)
         asked = self._record(endpoint, request)
@@ -69,7 +69,7 @@ class Endpoints:
         asked.status = reply.status
         return reply
 
-    def _route(self, request: Request) -> tuple[str, Callable[[Request], Reply]]:
+    def _route(self, request: WebRequest) -> tuple[str, Callable[[WebRequest], WebReply]]:
         path = request.path
         for ending, endpoint, handler in (
             ("/oauth2/v2.0/token", "token", self._token),
@@ -82,9 +82,9 @@ class Endpoints:
         ):
             if path.endswith(ending):
                 return endpoint, handler
-        return "", lambda _: Reply(NOT_FOUND)
+        return "", lambda _: WebReply(NOT_FOUND)
 
-    def _record(self, endpoint: str, request: Request) -> Asked:
+    def _record(self, endpoint: str, request: WebRequest) -> Asked:
         told = request.fields.get
         with self.changed:
             user = self._redeemer.whose(request.fields) if endpoint == "token" else told("user", "")
@@ -96,21 +96,23 @@ class Endpoints:
             self.changed.notify_all()
             return self.requests[-1]
 
-    def _handle(self, handler: Callable[[Request], Reply], request: Request, asked: Asked) -> Reply:
+    def _handle(self, handler: Callable[[WebRequest], WebReply], request: WebRequest, asked: Asked) -> WebReply:
         try:
             with self.changed:
                 return handler(request)
         except Refusal as refusal:
             return self._refuse(refusal, request, asked)
 
-    def _refuse(self, refusal: Refusal, request: Request, asked: Asked) -> Reply:
+    def _refuse(self, refusal: Refusal, request: WebRequest, asked: Asked) -> WebReply:
         asked.aadsts = refusal.aadsts
         if asked.endpoint in ("page", "authorize", "device"):
             return as_html(pages.message("Sorry, but we're having trouble signing you in", str(refusal)), BAD_REQUEST)
         correlation = request.headers.get("client-request-id") or str(uuid.uuid4())
         return as_json(refusal.body(self._authority(), correlation, self._directory.now()), refusal.kind.status)
 
-    def _with_fault(self, fault: Fault, handler: Callable[[Request], Reply], request: Request, asked: Asked) -> Reply:
+    def _with_fault(
+        self, fault: Fault, handler: Callable[[WebRequest], WebReply], request: WebRequest, asked: Asked
+    ) -> WebReply:
         asked.fault = fault.kind
         if fault.kind == "silence":
             self._faults.silence(fault.seconds)
@@ -119,13 +121,13 @@ class Endpoints:
             usual = self._handle(handler, request, asked)
         return self._spoilt(fault, usual, request, asked)
 
-    def _spoilt(self, fault: Fault, usual: Reply | None, request: Request, asked: Asked) -> Reply:
+    def _spoilt(self, fault: Fault, usual: WebReply | None, request: WebRequest, asked: Asked) -> WebReply:
         if fault.kind == "reset":
-            return Reply(reset=True)
+            return WebReply(reset=True)
         if fault.kind == "html":
             return as_html(_PORTAL)
         if fault.kind == "truncated":
-            return Reply(body=usual.body[: len(usual.body) // 2] if usual else _HALF)
+            return WebReply(body=usual.body[: len(usual.body) // 2] if usual else _HALF)
         if fault.kind in ("aadsts", "page"):
             return self._fault_refusal(fault, request, asked)
         if fault.kind == "status":
@@ -134,7 +136,7 @@ class Endpoints:
         assert usual is not None  # silence
         return usual
 
-    def _fault_refusal(self, fault: Fault, request: Request, asked: Asked) -> Reply:
+    def _fault_refusal(self, fault: Fault, request: WebRequest, asked: Asked) -> WebReply:
         kind = KINDS.get(fault.aadsts)
         refusal = Refusal(fault.aadsts, "(scripted)", kind=kind, claims=fault.claims)
         if asked.endpoint == "authorize" and "redirect_uri" in request.fields and fault.kind != "page":
@@ -142,7 +144,7 @@ class Endpoints:
             return _sent_back(request.fields, self._denial(refusal))
         return self._refuse(refusal, request, asked)
 
-    def _discovery(self, request: Request) -> Reply:
+    def _discovery(self, request: WebRequest) -> WebReply:
         tenant = request.path.removesuffix("/v2.0/.well-known/openid-configuration").strip("/")
         base = f"{self._authority()}/{tenant}"
         return as_json(
@@ -167,13 +169,13 @@ class Endpoints:
             raise Refusal(90002)
         return TENANT
 
-    def _instance(self, _request: Request) -> Reply:
+    def _instance(self, _request: WebRequest) -> WebReply:
         host = self._authority().removeprefix("https://")
         network = {"preferred_network": host, "preferred_cache": host, "aliases": [host]}
         where = f"{self._authority()}/common/v2.0/.well-known/openid-configuration"
         return as_json({"tenant_discovery_endpoint": where, "api-version": "1.1", "metadata": [network]})
 
-    def _authorize(self, request: Request) -> Reply:
+    def _authorize(self, request: WebRequest) -> WebReply:
         fields = request.fields
         self._redeemer.check_authorize(fields)
         if request.method == "GET":
@@ -189,22 +191,22 @@ class Endpoints:
         body = refusal.body(self._authority(), str(uuid.uuid4()), self._directory.now())
         return {"error": refusal.kind.error, "error_description": str(body["error_description"])}
 
-    def _devicecode(self, request: Request) -> Reply:
+    def _devicecode(self, request: WebRequest) -> WebReply:
         return as_json(self._redeemer.start_device(request.fields, self.device_url))
 
-    def _device(self, request: Request) -> Reply:
+    def _device(self, request: WebRequest) -> WebReply:
         if request.method == "GET":
             return as_html(pages.device(request.path, [user.name for user in self._directory.users.values()]))
         told = request.fields.get
         self._redeemer.approve_device(told("user_code", ""), told("user", ""), decline=told("decision") != "accept")
         return as_html(pages.message("Done", "You may close this window and go back to your device."))
 
-    def _token(self, request: Request) -> Reply:
+    def _token(self, request: WebRequest) -> WebReply:
         endpoint = f"{self._authority()}{request.path}"
         return as_json(self._redeemer.token(request.fields, request.headers.get("origin", ""), endpoint))
 
 
-def _sent_back(fields: Mapping[str, str], answer: Mapping[str, str]) -> Reply:
+def _sent_back(fields: Mapping[str, str], answer: Mapping[str, str]) -> WebReply:
     """Return the browser to the application with an answer."""
     answer = {**answer, **({"state": fields["state"]} if "state" in fields else {})}
     target = fields["redirect_uri"]

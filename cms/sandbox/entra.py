@@ -26,7 +26,7 @@ from cms.sandbox.directory import CLIENT_ID, MAIL_SCOPES, Client, Directory, Set
 from cms.sandbox.endpoints import Asked, Endpoints
 from cms.sandbox.faults import CLAIMS, Fault, Faults
 from cms.sandbox.redeem import Redeemer
-from cms.sandbox.web import HOST_NAME, NOT_FOUND, Handler, Reply, Request, Server, as_json
+from cms.sandbox.web import HOST_NAME, NOT_FOUND, Handler, Server, WebReply, WebRequest, as_json
 
 __all__ = ["CLIENT_ID", "MAIL_SCOPES", "Asked", "Entra", "Fault", "Settings"]
 
@@ -76,7 +76,7 @@ class Entra(Settings):
         """What `Office365_Account(authority=...)` takes, without a tenant."""
         return f"https://localhost:{self.secure.port}"
 
-    def answer(self, request: Request) -> Reply:
+    def answer(self, request: WebRequest) -> WebReply:
         """Answer one HTTPS request: the one place that sees both directions."""
         return self.endpoints.answer(request)
 
@@ -164,8 +164,8 @@ class PlainServer(Server):
         return f"{self.url}/introspect?token="
 
 
-def _unknown(_request: Request) -> Reply:
-    return Reply(NOT_FOUND)
+def _unknown(_request: WebRequest) -> WebReply:
+    return WebReply(NOT_FOUND)
 
 
 def _certify(folder: Path) -> tuple[str, str]:

@@ -54,7 +54,7 @@ class Received:
 
 
 @dataclass(frozen=True, slots=True)
-class Login:
+class SmtpLogin:
     """One attempt to authenticate."""
 
     mechanism: str
@@ -74,7 +74,7 @@ class Submission:
     port: int = 0
     error_challenge: bool = False
     messages: list[Received] = field(default_factory=list)
-    logins: list[Login] = field(default_factory=list)
+    logins: list[SmtpLogin] = field(default_factory=list)
 
     def __enter__(self) -> Self:
         self.start()
@@ -101,10 +101,10 @@ class Submission:
         loop = asyncio.get_running_loop()
         stopping = asyncio.Event()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        sessions: set[_Session] = set()
+        sessions: set[_SmtpSession] = set()
         try:
             context.load_cert_chain(self.cert_file)
-            server = await loop.create_server(lambda: _Session(self, context, loop, sessions), HOST, self.port)
+            server = await loop.create_server(lambda: _SmtpSession(self, context, loop, sessions), HOST, self.port)
         except OSError as error:
             listening.set_exception(error)
             return
@@ -119,22 +119,22 @@ class Submission:
 
     # The hooks below are found by aiosmtpd by their names.
 
-    async def auth_XOAUTH2(self, server: _Session, args: list[str]) -> AuthResult:  # noqa: N802 - as above
+    async def auth_XOAUTH2(self, server: _SmtpSession, args: list[str]) -> AuthResult:  # noqa: N802 - as above
         """Authenticate by XOAUTH2."""
         return await self._authenticate(server, args, sasl.split)
 
-    async def auth_OAUTHBEARER(self, server: _Session, args: list[str]) -> AuthResult:  # noqa: N802 - as above
+    async def auth_OAUTHBEARER(self, server: _SmtpSession, args: list[str]) -> AuthResult:  # noqa: N802 - as above
         """Authenticate by OAUTHBEARER (RFC 7628)."""
         return await self._authenticate(server, args, _oauthbearer)
 
-    async def handle_DATA(self, server: _Session, session: Any, envelope: Any) -> str:  # noqa: ARG002, N802 - as above
+    async def handle_DATA(self, server: _SmtpSession, session: Any, envelope: Any) -> str:  # noqa: ARG002, N802 - as above
         """Keep a message."""
         recipients = tuple(envelope.rcpt_tos)
         self.messages.append(Received(session.auth_data, envelope.mail_from, recipients, envelope.original_content))
         return "250 2.0.0 OK"
 
     async def _authenticate(
-        self, server: _Session, args: list[str], split: Callable[[str], tuple[str, str]]
+        self, server: _SmtpSession, args: list[str], split: Callable[[str], tuple[str, str]]
     ) -> AuthResult:
         mechanism, *initial = args
         response = _decode(initial[0]) if initial else await server.challenge_auth("")
@@ -146,20 +146,20 @@ class Submission:
             return AuthResult(success=False, handled=False, message=MALFORMED)
         told = await asyncio.get_running_loop().run_in_executor(None, self.introspect, token)
         accepted = _permits(told, user)
-        self.logins.append(Login(mechanism, user, accepted))
+        self.logins.append(SmtpLogin(mechanism, user, accepted))
         if not accepted and self.error_challenge:
             await server.challenge_auth(json.dumps({"status": "401", "schemes": "bearer", "scope": "SMTP.Send"}))
         message = ACCEPTED if accepted else REFUSED
         return AuthResult(success=accepted, handled=False, message=message, auth_data=user)
 
 
-class _Session(SMTP):
+class _SmtpSession(SMTP):
     """One connection, with lines as long as credentials are."""
 
     line_length_limit = AUTH_LINE
 
     def __init__(
-        self, owner: Submission, context: ssl.SSLContext, loop: asyncio.AbstractEventLoop, sessions: set[_Session]
+        self, owner: Submission, context: ssl.SSLContext, loop: asyncio.AbstractEventLoop, sessions: set[_SmtpSession]
     ) -> None:
         self._sessions = sessions
         # A separate table: aiosmtpd's is shared by every server in the process.

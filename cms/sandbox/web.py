@@ -1,6 +1,6 @@
 """A small threaded HTTP and HTTPS server on loopback that can also answer as badly as a network does.
 
-A handler takes a `Request` and returns a `Reply`. One thread serves one connection, keep-alive included. Nothing is
+A handler takes a `WebRequest` and returns a `WebReply`. One thread serves one connection, keep-alive included. Nothing is
 logged. An exception that is a bug in the handler is answered with 500 and raised again by `stop`.
 """
 
@@ -49,7 +49,7 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, 0 s
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class WebRequest:
     """One request. `fields` are the query's, and over them the form's; `body` is what was posted."""
 
     method: str
@@ -60,7 +60,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class WebReply:
     """One answer. `reset` sends a TCP reset instead of all that."""
 
     status: int = 200
@@ -70,22 +70,22 @@ class Reply:
     reset: bool = False
 
 
-Handler = Callable[[Request], Reply]
+Handler = Callable[[WebRequest], WebReply]
 
 
-def as_json(body: object, status: int = 200, headers: tuple[tuple[str, str], ...] = ()) -> Reply:
+def as_json(body: object, status: int = 200, headers: tuple[tuple[str, str], ...] = ()) -> WebReply:
     """Return a JSON answer."""
-    return Reply(status, json.dumps(body).encode(), headers=headers)
+    return WebReply(status, json.dumps(body).encode(), headers=headers)
 
 
-def as_html(text: str, status: int = 200) -> Reply:
+def as_html(text: str, status: int = 200) -> WebReply:
     """Return a page."""
-    return Reply(status, text.encode(), "text/html; charset=utf-8")
+    return WebReply(status, text.encode(), "text/html; charset=utf-8")
 
 
-def redirect(url: str) -> Reply:
+def redirect(url: str) -> WebReply:
     """Return a redirect."""
-    return Reply(302, headers=(("Location", url),))
+    return WebReply(302, headers=(("Location", url),))
 
 
 class Server:
@@ -148,7 +148,7 @@ class _Tcp(socketserver.ThreadingTCPServer):
     request_queue_size = 128
 
     def __init__(self, address: tuple[str, int], handler: Handler, context: ssl.SSLContext | None) -> None:
-        super().__init__(address, _Connection)
+        super().__init__(address, _WebConnection)
         self.handler = handler
         self.bug: Exception | None = None
         self._context = context
@@ -171,10 +171,10 @@ class _Tcp(socketserver.ThreadingTCPServer):
 
     def _serve(self, request: socket.socket, client_address: Any) -> None:
         if self._context is None:
-            _Connection(request, client_address, self)
+            _WebConnection(request, client_address, self)
             return
         with self._context.wrap_socket(request, server_side=True) as wrapped:
-            _Connection(wrapped, client_address, self)
+            _WebConnection(wrapped, client_address, self)
 
     def shutdown_request(self, request: Any) -> None:
         """Close only: the base class sends FIN first, and a reset could not follow it."""
@@ -198,7 +198,7 @@ class _Tcp(socketserver.ThreadingTCPServer):
                 raise TimeoutError("a connection of the sandbox did not end")
 
 
-class _Connection(BaseHTTPRequestHandler):
+class _WebConnection(BaseHTTPRequestHandler):
     """The requests of one connection, one after the other."""
 
     protocol_version = "HTTP/1.1"
@@ -215,7 +215,7 @@ class _Connection(BaseHTTPRequestHandler):
             reply = self.server.handler(request)
         except Exception as bug:  # noqa: BLE001 - a bug of the sandbox must fail the test, not one thread of it
             self.server.bug = bug
-            reply = Reply(500)
+            reply = WebReply(500)
         self._send(reply)
 
     do_GET = do_POST = _answer  # noqa: N815 - the names that http.server looks up
@@ -223,16 +223,16 @@ class _Connection(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - http.server's own name for it
         """Log nothing: request lines carry authorization codes."""
 
-    def _request(self) -> Request:
+    def _request(self) -> WebRequest:
         url = urlsplit(self.path)
         body = self.rfile.read(min(int(self.headers.get("Content-Length", 0)), MAX_BODY))
         fields = dict(parse_qsl(url.query, keep_blank_values=True))
         if self.headers.get_content_type() == "application/x-www-form-urlencoded":
             fields |= dict(parse_qsl(body.decode(errors="replace"), keep_blank_values=True))
         headers = {name.lower(): value for name, value in self.headers.items()}
-        return Request(self.command, url.path, fields, headers, body)
+        return WebRequest(self.command, url.path, fields, headers, body)
 
-    def _send(self, reply: Reply) -> None:
+    def _send(self, reply: WebReply) -> None:
         if reply.reset:
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             self.close_connection = True

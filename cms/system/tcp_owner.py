@@ -49,7 +49,7 @@ _NUMBER_OF_ESTABLISHED = int(_ESTABLISHED, 16)
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class _SocketRow:
     """One socket. Those without an owner any more have inode 0, and claim to be root's."""
 
     local: str
@@ -115,7 +115,7 @@ def holder_of(port: int) -> str:
     return ""
 
 
-def _rows(likely: Callable[[str], bool] = bool) -> Iterator[_Row]:
+def _rows(likely: Callable[[str], bool] = bool) -> Iterator[_SocketRow]:
     """Yield the rows of the tables whose line is likely to be one that is looked for."""
     for table in TABLES:
         try:
@@ -126,9 +126,9 @@ def _rows(likely: Callable[[str], bool] = bool) -> Iterator[_Row]:
         yield from map(_row, filter(likely, lines))
 
 
-def _row(line: str) -> _Row:
+def _row(line: str) -> _SocketRow:
     words = line.split()
-    return _Row(words[1], words[2], words[3], int(words[7]), int(words[9]))
+    return _SocketRow(words[1], words[2], words[3], int(words[7]), int(words[9]))
 
 
 def _spellings(peer: End, ours: End) -> set[tuple[str, str]]:

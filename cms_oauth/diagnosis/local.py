@@ -212,7 +212,7 @@ BAD_REQUEST = Verdict(
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class LocalRow:
     """An error line of the client and its meaning. `code` is used if no row's `pattern` matches the line."""
 
     pattern: re.Pattern[str]
@@ -220,8 +220,8 @@ class Row:
     code: str = ""
 
 
-def _row(pattern: str, verdict: Verdict, code: str = "") -> Row:
-    return Row(re.compile(pattern, re.IGNORECASE), verdict, code)
+def _row(pattern: str, verdict: Verdict, code: str = "") -> LocalRow:
+    return LocalRow(re.compile(pattern, re.IGNORECASE), verdict, code)
 
 
 ROWS = (

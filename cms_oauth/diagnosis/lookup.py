@@ -103,7 +103,7 @@ def diagnose(protocol: str, reply: str, evidence: Evidence | None = None) -> tup
     return known if row else (*known, _unknown(reply))
 
 
-def _row_of(protocol: str, reply: str) -> mail.Row | None:
+def _row_of(protocol: str, reply: str) -> mail.MailRow | None:
     return next((row for row in mail.ROWS if protocol in row.protocols and row.pattern.search(reply)), None)
 
 
@@ -113,7 +113,7 @@ def _shown(protocol: str, evidence: Evidence) -> list[Verdict]:
     return list(dict.fromkeys(filter(None, found)))
 
 
-def _ranked(row: mail.Row, protocol: str, evidence: Evidence, *, foreign: bool) -> list[Verdict]:
+def _ranked(row: mail.MailRow, protocol: str, evidence: Evidence, *, foreign: bool) -> list[Verdict]:
     """Return a row's causes and those that the evidence shows; the latter come first if the reply names no cause."""
     shown = _shown(protocol, evidence)
     fitting = _fitting(row, protocol, evidence)
@@ -126,7 +126,7 @@ def _ranked(row: mail.Row, protocol: str, evidence: Evidence, *, foreign: bool) 
     return certain + [mail.OTHER_SERVER] + [each for each in shown if each.name in _ANYWHERE]
 
 
-def _fitting(row: mail.Row, protocol: str, evidence: Evidence) -> list[Verdict]:
+def _fitting(row: mail.MailRow, protocol: str, evidence: Evidence) -> list[Verdict]:
     """Return a row's possible causes; those of personal accounts come last unless the account is personal."""
     fitting = [each for each in row.causes if _fits(each, protocol, evidence)] or list(row.causes)
     return fitting if _is_personal(evidence) else sorted(fitting, key=_is_of_personal_accounts)
@@ -398,7 +398,7 @@ def of_entra(
     )
 
 
-def of_row(row: entra.Row) -> Verdict:
+def of_row(row: entra.EntraRow) -> Verdict:
     """Return a row of Entra's table as a verdict, with its fields not yet filled in; its message becomes a sentence."""
     cause = f"{row.message[0].upper()}{row.message[1:]}."
     return Verdict(row.name, cause, row.mover, (row.hint, *row.more), row.takes, row.link, row.words)

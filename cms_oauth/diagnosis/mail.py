@@ -679,7 +679,7 @@ NO_ANSWER = Verdict(
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class MailRow:
     """A server's reply and its possible causes, the likeliest first.
 
     `pattern` is searched for without regard to case. `unsaid` is True if the reply does not name its cause, or is known
@@ -699,9 +699,9 @@ _CODE = re.compile(r"#(\d\.\d+\.\d+)")
 
 def _row(
     protocols: str, pattern: str, *causes: Verdict, source: str = "Exchange Online, SMTP", unsaid: bool = False
-) -> Row:
+) -> MailRow:
     whole = _CODE.sub(lambda code: rf"(?<![\d.]){re.escape(code[1])}(?!\.?\d)", pattern)
-    return Row(tuple(protocols.split()), re.compile(whole, re.IGNORECASE), causes, source, unsaid)
+    return MailRow(tuple(protocols.split()), re.compile(whole, re.IGNORECASE), causes, source, unsaid)
 
 
 _ANY = "smtp imap pop"

@@ -115,7 +115,7 @@ def _of_applications() -> Iterator[Verdict]:
     return (_numbered(row, entra.APPLICATION_ROWS) for row in rows if row not in entra.ROWS.values())
 
 
-def _numbered(row: entra.Row, rows: Mapping[int, entra.Row]) -> Verdict:
+def _numbered(row: entra.EntraRow, rows: Mapping[int, entra.EntraRow]) -> Verdict:
     """Return a row as a verdict, with its AADSTS numbers among its words: people search for the number that they saw."""
     again = entra.WAIT_OR_AGAIN if rows is entra.APPLICATION_ROWS else entra.AGAIN
     verdict = fill_in(of_row(row), {**_PLACEHOLDERS, "again": again})

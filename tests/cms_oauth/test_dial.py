@@ -21,7 +21,7 @@ LIMIT = 100_000
 
 def ask(
     path: object, request: bytes = b"SMTP u\n", seconds: float = 10.0, limit: int = LIMIT
-) -> dial.Reply | dial.Failed:
+) -> dial.DaemonReply | dial.Failed:
     return dial.round_trip(str(path), request, dial.now() + seconds, limit)
 
 
@@ -29,12 +29,12 @@ def open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def reply(answer: dial.Reply | dial.Failed) -> dial.Reply:
-    assert isinstance(answer, dial.Reply)
+def reply(answer: dial.DaemonReply | dial.Failed) -> dial.DaemonReply:
+    assert isinstance(answer, dial.DaemonReply)
     return answer
 
 
-def failed(answer: dial.Reply | dial.Failed) -> dial.Failed:
+def failed(answer: dial.DaemonReply | dial.Failed) -> dial.Failed:
     assert isinstance(answer, dial.Failed)
     return answer
 
@@ -224,7 +224,7 @@ def test_one_deadline_covers_a_full_queue(path: Path) -> None:
 
 def test_a_place_in_a_full_queue_is_waited_for(path: Path, full_queue: socket.socket) -> None:
     """The kernel says EAGAIN at once to a socket with a timeout; a client that believed it would fail in a burst."""
-    answers: list[dial.Reply | dial.Failed] = []
+    answers: list[dial.DaemonReply | dial.Failed] = []
     client = threading.Thread(target=lambda: answers.append(ask(path)))
     client.start()
     for text in (b"", b"for the second"):

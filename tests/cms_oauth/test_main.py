@@ -163,7 +163,10 @@ def test_no_daemon(client: Client, tmp_path: Path, capfd: pytest.CaptureFixture[
 
 def test_a_daemon_that_leaves_between_the_two_questions(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second question has its own ways to fail."""
-    replies: list[dial.Reply | dial.Failed] = [dial.Reply(b""), dial.Failed("no-daemon", "gone", "start it")]
+    replies: list[dial.DaemonReply | dial.Failed] = [
+        dial.DaemonReply(b""),
+        dial.Failed("no-daemon", "gone", "start it"),
+    ]
     monkeypatch.setattr(dial, "round_trip", lambda *_: replies.pop(0))
 
     assert_one_line(client(b""), 69, "gone")

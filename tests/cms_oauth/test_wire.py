@@ -62,7 +62,7 @@ SEEDS = [
 PROTOCOLS = st.text("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_", min_size=1, max_size=30)
 USERS = st.text(max_size=100).filter(lambda text: text.isprintable() and " " not in text)
 REQUESTS = st.builds(
-    wire.Request,
+    wire.TokenRequest,
     PROTOCOLS,
     st.sampled_from(wire.FORMS),
     USERS,
@@ -74,7 +74,7 @@ REQUESTS = st.builds(
 @pytest.mark.parametrize("received", [b"SMTP user@domain", b"SMTP user@domain\n", b"SMTP user@domain\r\n"])
 def test_the_original_requests_parse(received: bytes) -> None:
     """exim's request without LF, ended by its half-close, and the same with a newline of either kind."""
-    assert wire.Request("SMTP", "xoauth2", "user@domain") == wire.parse_request(received)
+    assert wire.TokenRequest("SMTP", "xoauth2", "user@domain") == wire.parse_request(received)
 
 
 def test_a_request_is_whole_at_its_newline_or_when_the_sender_has_closed() -> None:
@@ -86,7 +86,7 @@ def test_a_request_is_whole_at_its_newline_or_when_the_sender_has_closed() -> No
 
 
 @given(REQUESTS)
-def test_what_is_built_parses_to_the_same(request_: wire.Request) -> None:
+def test_what_is_built_parses_to_the_same(request_: wire.TokenRequest) -> None:
     """Building and parsing undo each other, with and without the newline."""
     built = wire.build_request(request_)
 
@@ -119,7 +119,7 @@ def _parse_or_refuse(received: bytes) -> None:
         assert parsed == wire.parse_request(wire.build_request(parsed))
 
 
-def _outcome(received: bytes) -> wire.Request | wire.BadRequest:
+def _outcome(received: bytes) -> wire.TokenRequest | wire.BadRequest:
     try:
         return wire.parse_request(received)
     except wire.BadRequest as bad:
@@ -185,7 +185,7 @@ def test_a_bad_request_that_names_json_gets_json(received: bytes, form: str) -> 
 
 def test_a_user_that_is_no_utf8_is_a_bad_request_not_a_crash() -> None:
     """A command line in another encoding reaches Python as surrogates."""
-    built = wire.build_request(wire.Request("SMTP", user="m\udcfcller"))
+    built = wire.build_request(wire.TokenRequest("SMTP", user="m\udcfcller"))
 
     assert b"SMTP m\xfcller\n" == built
     with pytest.raises(wire.BadRequest, match="UTF-8"):
@@ -194,10 +194,12 @@ def test_a_user_that_is_no_utf8_is_a_bad_request_not_a_crash() -> None:
 
 def test_requests_are_compared_by_what_they_ask() -> None:
     """Two requests that ask the same are the same; a request is no other thing; its repr names its fields."""
-    assert wire.Request("SMTP", "json", "u", 60, HASH) == wire.Request("SMTP", "json", "u", 60, HASH)
-    assert wire.Request("SMTP") != wire.Request("IMAP")
-    assert wire.Request("SMTP") != "SMTP"
-    assert f"Request('SMTP', 'xoauth2', 'u', None, '{HASH}')" == repr(wire.Request("SMTP", user="u", rejected=HASH))
+    assert wire.TokenRequest("SMTP", "json", "u", 60, HASH) == wire.TokenRequest("SMTP", "json", "u", 60, HASH)
+    assert wire.TokenRequest("SMTP") != wire.TokenRequest("IMAP")
+    assert wire.TokenRequest("SMTP") != "SMTP"
+    assert f"TokenRequest('SMTP', 'xoauth2', 'u', None, '{HASH}')" == repr(
+        wire.TokenRequest("SMTP", user="u", rejected=HASH)
+    )
 
 
 @pytest.mark.parametrize(
@@ -272,4 +274,4 @@ def test_the_longest_reply_fits_the_limit() -> None:
 def test_a_user_that_is_no_text_is_a_bad_request(user: str) -> None:
     """Half a surrogate pair, and what a command line in another encoding becomes: refused, and no traceback."""
     with pytest.raises(wire.BadRequest, match="a request is UTF-8 text"):
-        wire.parse_request(wire.build_request(wire.Request("SMTP", user=user)))
+        wire.parse_request(wire.build_request(wire.TokenRequest("SMTP", user=user)))

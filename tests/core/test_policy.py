@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cms.core.accounts import Account, Grant, mail_scopes
 from cms.core.lifecycle import Deny
 from cms.core.policy import Allow, Peer, Rules, admits, decide
-from cms_oauth.wire import EXIT_CODES, Request
+from cms_oauth.wire import EXIT_CODES, TokenRequest
 
 OWNER, ALICE, EXIM, MAIL = 1000, 1001, 100, 200
 SCOPES = mail_scopes("https://outlook.office.com", ["SMTP", "IMAP"])
@@ -37,7 +37,7 @@ def rules(*accounts: Account, users: set[int] | None = None, groups: set[int] | 
     )
 
 
-def ask(request: Request, its: Rules, names: dict[str, str] | None = None, uid: int = OWNER) -> Allow | Deny:
+def ask(request: TokenRequest, its: Rules, names: dict[str, str] | None = None, uid: int = OWNER) -> Allow | Deny:
     return decide(Peer(1, uid, uid), request, its, lambda grant: (names or {}).get(grant.key, ""))
 
 
@@ -87,13 +87,15 @@ def test_a_stranger_gets_no_token_whatever_it_asks(
     its = Rules(3, (A,), ("SMTP",), users, groups)
     expected = uid in users or uid in {0, 3} or bool(groups & {gid, *more})
 
-    assert expected == isinstance(decide(peer, Request("SMTP"), its, lambda _grant: ""), Allow)
+    assert expected == isinstance(decide(peer, TokenRequest("SMTP"), its, lambda _grant: ""), Allow)
 
 
 def test_a_stranger_learns_nothing_but_that_it_may_not_ask() -> None:
     """What a stranger is told does not depend on the accounts and protocols that there are."""
     its = rules(users={ALICE})
-    told = {ask(Request(*what), its, uid=EXIM) for what in (("SMTP",), ("IMAP", "token", "b@example.test"), ("NONE",))}
+    told = {
+        ask(TokenRequest(*what), its, uid=EXIM) for what in (("SMTP",), ("IMAP", "token", "b@example.test"), ("NONE",))
+    }
 
     assert ["denied"] == [code(each) for each in told]
 
@@ -101,13 +103,13 @@ def test_a_stranger_learns_nothing_but_that_it_may_not_ask() -> None:
 @pytest.mark.parametrize("user", ["alice@example.test", "ALICE@EXAMPLE.TEST", "Alice@Example.test"])
 def test_users_are_chosen_in_any_case(user: str) -> None:
     """Mail tools write addresses as they like; the name in the token's SASL string is the configuration's."""
-    assert Allow(A, SCOPES) == ask(Request("SMTP", user=user), rules())
+    assert Allow(A, SCOPES) == ask(TokenRequest("SMTP", user=user), rules())
 
 
 @pytest.mark.parametrize("user", ["c@example.test", "alice", "alice@example.test.evil.test", "*"])
 def test_an_unknown_user_is_told_so_without_a_list_of_those_that_are_known(user: str) -> None:
     """A name that is not served is unknown-account, and the answer names no account."""
-    answer = ask(Request("SMTP", user=user), rules())
+    answer = ask(TokenRequest("SMTP", user=user), rules())
 
     assert code(answer) == "unknown-account"
     assert "example.test" not in str(answer)
@@ -117,17 +119,17 @@ def test_one_mailbox_is_never_taken_for_another() -> None:
     """Letters that only look or fold alike are different names: ß is not ss."""
     its = rules(account("strasse@example.test"))
 
-    assert code(ask(Request("SMTP", user="straße@example.test"), its)) == "unknown-account"
+    assert code(ask(TokenRequest("SMTP", user="straße@example.test"), its)) == "unknown-account"
 
 
 def test_no_user_means_the_only_account() -> None:
     """A request without a user gets the only account of the socket."""
-    assert Allow(B, SCOPES) == ask(Request("SMTP"), rules(B))
+    assert Allow(B, SCOPES) == ask(TokenRequest("SMTP"), rules(B))
 
 
 def test_no_user_is_refused_where_there_is_a_choice() -> None:
     """cms never guesses which of two accounts was meant."""
-    answer = ask(Request("SMTP"), rules())
+    answer = ask(TokenRequest("SMTP"), rules())
 
     assert code(answer) == "unknown-account"
     assert "--user" in str(answer)
@@ -138,34 +140,34 @@ def test_accounts_of_one_name_are_one_account() -> None:
     graph = account("ALICE@example.test", GRAPH=GRAPH)
     its = Rules(OWNER, (A, graph), ("SMTP", "GRAPH"))
 
-    assert Allow(graph, GRAPH) == ask(Request("GRAPH"), its)
-    assert Allow(A, SCOPES) == ask(Request("SMTP", user="alice@example.test"), its)
+    assert Allow(graph, GRAPH) == ask(TokenRequest("GRAPH"), its)
+    assert Allow(A, SCOPES) == ask(TokenRequest("SMTP", user="alice@example.test"), its)
 
 
 @pytest.mark.parametrize("protocol", ["POP", "GRAPH", "X"])
 def test_a_protocol_that_is_not_served_is_told_so(protocol: str) -> None:
     """A protocol outside the socket's own, or without scopes in the account, is unknown-protocol."""
-    assert code(ask(Request(protocol, user=A.user), rules())) == "unknown-protocol"
+    assert code(ask(TokenRequest(protocol, user=A.user), rules())) == "unknown-protocol"
 
 
 def test_a_socket_opens_no_protocol_that_only_the_account_has() -> None:
     """The account's scopes do not widen what its socket serves."""
     its = Rules(OWNER, (A,), ("SMTP",))
 
-    assert code(ask(Request("IMAP"), its)) == "unknown-protocol"
+    assert code(ask(TokenRequest("IMAP"), its)) == "unknown-protocol"
 
 
 def test_an_account_without_scopes_for_a_protocol_does_not_serve_it() -> None:
     """The socket's protocols do not widen what the account has scopes for."""
     its = Rules(OWNER, (account("a@example.test", SMTP=SCOPES),), ("SMTP", "IMAP"))
 
-    assert code(ask(Request("IMAP"), its)) == "unknown-protocol"
+    assert code(ask(TokenRequest("IMAP"), its)) == "unknown-protocol"
 
 
 def test_an_account_without_a_user_is_whoever_signed_in() -> None:
     """user=None: the account is chosen by the name that signed in."""
     names = {NAMELESS.grant.key: "Who@example.test"}
-    answers = [ask(Request("SMTP", user=user), rules(NAMELESS), names) for user in ("", "who@EXAMPLE.test")]
+    answers = [ask(TokenRequest("SMTP", user=user), rules(NAMELESS), names) for user in ("", "who@EXAMPLE.test")]
 
     assert [Allow(NAMELESS, SCOPES)] * 2 == answers
 
@@ -174,31 +176,31 @@ def test_no_user_means_the_default_where_there_is_one() -> None:
     """A Postfix table that is asked by host: the default may be an account that nobody has signed in to yet."""
     its = replace(rules(A, B, NAMELESS), default=B)
 
-    assert Allow(B, SCOPES) == ask(Request("SMTP"), its)
-    assert Allow(NAMELESS, SCOPES) == ask(Request("SMTP"), replace(its, default=NAMELESS))
-    assert Allow(A, SCOPES) == ask(Request("SMTP", user=A.user), its)
+    assert Allow(B, SCOPES) == ask(TokenRequest("SMTP"), its)
+    assert Allow(NAMELESS, SCOPES) == ask(TokenRequest("SMTP"), replace(its, default=NAMELESS))
+    assert Allow(A, SCOPES) == ask(TokenRequest("SMTP", user=A.user), its)
 
 
 def test_an_account_that_nobody_signed_in_to_makes_mail_wait() -> None:
     """Until someone has signed in, any name may be the right one: sign-in-required, so that mail is not bounced."""
-    answer = ask(Request("SMTP", user="who@example.test"), rules(NAMELESS, B))
+    answer = ask(TokenRequest("SMTP", user="who@example.test"), rules(NAMELESS, B))
 
     assert (code(answer), EXIT_CODES[code(answer)]) == ("sign-in-required", 75)
 
 
 def test_without_a_user_the_nameless_account_is_still_the_only_one() -> None:
     """A request without a user reaches the only account's keeper, which knows why there is no token yet."""
-    assert Allow(NAMELESS, SCOPES) == ask(Request("SMTP"), rules(NAMELESS))
+    assert Allow(NAMELESS, SCOPES) == ask(TokenRequest("SMTP"), rules(NAMELESS))
 
 
 def test_every_refusal_has_a_code_of_the_wire_and_a_next_move() -> None:
     """Each denial says what happened and whose move it is, under a code that the protocol knows."""
     refusals = [
-        ask(Request("SMTP"), rules(users=set()), uid=EXIM),
-        ask(Request("SMTP"), rules()),
-        ask(Request("SMTP", user="x"), rules()),
-        ask(Request("SMTP", user="x"), rules(NAMELESS)),
-        ask(Request("POP", user=A.user), rules()),
+        ask(TokenRequest("SMTP"), rules(users=set()), uid=EXIM),
+        ask(TokenRequest("SMTP"), rules()),
+        ask(TokenRequest("SMTP", user="x"), rules()),
+        ask(TokenRequest("SMTP", user="x"), rules(NAMELESS)),
+        ask(TokenRequest("POP", user=A.user), rules()),
     ]
 
     assert all(isinstance(each, Deny) and each.code in EXIT_CODES and each.message and each.hint for each in refusals)

@@ -20,7 +20,7 @@ from cms.core.status import Entry, describe
 from cms.daemon.serving.issue import Issuer
 from cms_oauth.claims import Claims
 from cms_oauth.microsoft import EXCHANGE, GRAPH
-from cms_oauth.wire import Request
+from cms_oauth.wire import TokenRequest
 
 MAIL: Scopes = ("https://outlook.office.com/SMTP.Send", "https://outlook.office.com/IMAP.AccessAsUser.All")
 GRAPH_SCOPES: Scopes = ("https://graph.microsoft.com/Mail.Send",)
@@ -211,7 +211,7 @@ ACCOUNT = Account("a@example.test", GRANT, {"SMTP": MAIL, "IMAP": MAIL})
 def issued(keeper: FakeKeeper, account: Account, protocol: str) -> Token | Deny:
     """Return what a client gets at a socket that serves this account."""
     issuer = Issuer(Rules(0, (account,), (protocol,)), lambda _grant: keeper)
-    answer = issuer.token(Peer(1, 0, 0), Request(protocol))
+    answer = issuer.token(Peer(1, 0, 0), TokenRequest(protocol))
     assert isinstance(answer, tuple)
     return answer[1]
 

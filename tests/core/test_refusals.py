@@ -87,7 +87,7 @@ def test_a_known_registration_is_named() -> None:
 
 
 @pytest.mark.parametrize("row", ALL_ROWS)
-def test_a_refusal_names_the_next_command(row: entra.Row) -> None:
+def test_a_refusal_names_the_next_command(row: entra.EntraRow) -> None:
     """Nothing tries a refused sign-in again by itself: each hint ends in a command that does."""
     assert row.transient or any(field in row.hint for field in ("{login", "{again}", "{reload"))
 
@@ -98,7 +98,7 @@ def at_a_sign_in(answer: dict[str, object]) -> Trouble:
     return outcome.trouble  # type: ignore[union-attr]  # explain never grants
 
 
-EVERY_ANSWER: dict[str, tuple[entra.Row, dict[str, object]]] = {
+EVERY_ANSWER: dict[str, tuple[entra.EntraRow, dict[str, object]]] = {
     **{f"AADSTS{each}": (row, refusal(each)) for each, row in (entra.APPLICATION_ROWS | entra.ROWS).items()},
     **{each: (row, {"error": "invalid_grant", "suberror": each}) for each, row in entra.SUBERRORS.items()},
     **{each: (row, {"error": each}) for each, row in entra.ERRORS.items()},
@@ -245,7 +245,7 @@ def test_never_raises_and_never_quotes(answer: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize("row", [row for row in entra.ROWS.values() if row.transient])
-def test_a_person_is_not_told_to_wait_for_cms(row: entra.Row) -> None:
+def test_a_person_is_not_told_to_wait_for_cms(row: entra.EntraRow) -> None:
     """Nothing tries again what a person has asked for: the hint names their command instead, and keeps the rest."""
     trouble = Trouble(row.kind, row.message, fill(row.hint))
     told = refusals.in_person(Transient(trouble, 5.0), "start again: `cms login`")

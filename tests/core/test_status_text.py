@@ -24,11 +24,11 @@ from support.status_rows import (
 
 from cms.core.accounts import StoredSignIn
 from cms.core.lifecycle import Life, NeedsSignIn, Transient, absorb
-from cms.core.status import Daemon, Row, as_json, describe
+from cms.core.status import Daemon, StatusRow, as_json, describe
 from cms.core.status_text import WIDTH, as_text
 
 
-def text_of(rows: Sequence[Row], daemon: Daemon | None = None, width: int = WIDTH) -> str:
+def text_of(rows: Sequence[StatusRow], daemon: Daemon | None = None, width: int = WIDTH) -> str:
     """Return the text that a client makes of what comes through the control socket."""
     return as_text(json.loads(json.dumps(as_json(rows, daemon))), width)
 

@@ -24,7 +24,7 @@ from support.waiting import PATIENCE, until
 
 from cms.sandbox.directory import CLIENT_ID, Client
 from cms.sandbox.entra import Entra, Fault
-from cms.sandbox.web import Reply, Request
+from cms.sandbox.web import WebReply, WebRequest
 
 USER = "memory@example.test"
 CLIENT_SECRET = "Kq8Q~client-secret-of-the-memory-test.4711"
@@ -52,7 +52,7 @@ class Watched(Entra):
         super().__init__()
         self.secrets: dict[str, set[bytes]] = {name: set() for name in SECRET_FIELDS}
 
-    def answer(self, request: Request) -> Reply:
+    def answer(self, request: WebRequest) -> WebReply:
         reply = super().answer(request)
         fields: dict[str, Any] = {**request.fields, **_answered(reply)}
         for name in SECRET_FIELDS & fields.keys():
@@ -60,7 +60,7 @@ class Watched(Entra):
         return reply
 
 
-def _answered(reply: Reply) -> dict[str, Any]:
+def _answered(reply: WebReply) -> dict[str, Any]:
     try:
         answer = json.loads(reply.body)
     except ValueError:

@@ -30,10 +30,10 @@ from cms.grants.messages import (
     Prompt,
     Question,
     Redirected,
-    Reply,
     SignIn,
     SignOut,
     Survey,
+    WorkerReply,
 )
 from cms_oauth.moves import Move, cms, fill
 
@@ -64,7 +64,7 @@ QUESTIONS: list[Question] = [
 ]
 TROUBLE = Trouble("refused", "no", "sign in", 50173, "correlation", "basic_action", "{}")
 MOVE = fill("{login}; {retries}", {"login": cms("login", "o'connor@example.test")}, mover="administrator")
-REPLIES: list[Reply] = [
+REPLIES: list[WorkerReply] = [
     Prompt(2, "device", "https://login.example/device", "CODE", 900.0, "http://localhost/", "state"),
     Done(
         1,
@@ -106,7 +106,7 @@ def test_question_survives_the_way(question: Question) -> None:
 
 
 @pytest.mark.parametrize("reply", REPLIES, ids=repr)
-def test_reply_survives_the_way(reply: Reply) -> None:
+def test_reply_survives_the_way(reply: WorkerReply) -> None:
     """What the worker answers is what the broker reads, in one line."""
     line = messages.pack(reply)
 
@@ -233,7 +233,7 @@ def test_garbage_never_quotes() -> None:
 
 
 @pytest.mark.parametrize("message", [QUESTIONS[4], QUESTIONS[-1], REPLIES[1]], ids=["Redirected", "Import", "Done"])
-def test_secrets_do_not_print(message: Question | Reply) -> None:
+def test_secrets_do_not_print(message: Question | WorkerReply) -> None:
     """Neither a code nor a password nor a token is in the repr of what carries it."""
     assert "secret-" not in repr(message)
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from cms.sandbox.entra import Entra
-from cms.sandbox.submission import Login, Submission
+from cms.sandbox.submission import SmtpLogin, Submission
 from cms_oauth import sasl
 
 A, B, SHARED = "a@example.test", "b@example.test", "shared@example.test"
@@ -69,7 +69,7 @@ def test_token_is_accepted(
     client.sendmail(A, [B, SHARED], "Subject: hello\r\n\r\nbody\r\n")
 
     assert (235, b"2.7.0 Authentication successful") == reply
-    assert [Login(mechanism, A, accepted=True)] == submission.logins
+    assert [SmtpLogin(mechanism, A, accepted=True)] == submission.logins
     received = submission.messages[0]
     assert (A, A, (B, SHARED)) == (received.user, received.sender, received.recipients)
     assert b"Subject: hello\r\n\r\nbody\r\n" == received.content
@@ -91,7 +91,7 @@ def test_token_that_does_not_count(entra: Entra, submission: Submission, user: s
     client.close()
 
     assert (535, b"5.7.3 Authentication unsuccessful") == (code, text.partition(b" [")[0])
-    assert [Login("XOAUTH2", user, accepted=False)] == submission.logins
+    assert [SmtpLogin("XOAUTH2", user, accepted=False)] == submission.logins
 
 
 def test_nothing_before_authentication(client: smtplib.SMTP) -> None:

@@ -13,10 +13,10 @@ import urllib.request
 import pytest
 
 from cms.sandbox import web
-from cms.sandbox.web import Reply, Request, Server, as_html
+from cms.sandbox.web import Server, WebReply, WebRequest, as_html
 
 
-def handler(request: Request) -> Reply:
+def handler(request: WebRequest) -> WebReply:
     """Greet, or fail."""
     if request.path == "/bug":
         raise RuntimeError("a bug")
@@ -79,10 +79,10 @@ def test_a_connection_that_will_not_end(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(web, "STOP_SECONDS", 0.01)
     asked, release = threading.Event(), threading.Event()
 
-    def slow(_request: Request) -> Reply:
+    def slow(_request: WebRequest) -> WebReply:
         asked.set()
         release.wait(10)
-        return Reply()
+        return WebReply()
 
     server = Server(slow)
     server.start()

@@ -187,7 +187,7 @@ class Fake:
     def done(self, number: int, outcome: messages.Ended) -> None:
         self.send(Done(number, outcome))
 
-    def send(self, reply: messages.Reply) -> None:
+    def send(self, reply: messages.WorkerReply) -> None:
         self.sock.sendall(messages.pack(reply))
 
 

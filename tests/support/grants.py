@@ -27,9 +27,9 @@ from cms.grants.messages import (
     Prompt,
     Question,
     Redirected,
-    Reply,
     SignIn,
     SignOut,
+    WorkerReply,
     pack,
     unpack_reply,
 )
@@ -118,7 +118,7 @@ class Broker:
         self.sock = sock
         self.status: int | None = None
         self._lines = Lines(MAX_MESSAGE)
-        self._replies: list[Reply] = []
+        self._replies: list[WorkerReply] = []
         self._number = 0
         sock.settimeout(PATIENCE)
 
@@ -129,7 +129,7 @@ class Broker:
         self._number += 1
         return self._number
 
-    def receive(self) -> Reply | None:
+    def receive(self) -> WorkerReply | None:
         """Return the next reply, None when the worker has closed its end."""
         while not self._replies:
             data = self.sock.recv(65536)

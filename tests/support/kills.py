@@ -32,7 +32,7 @@ from cms.grants.vault.store import Vault
 from cms.sandbox.entra import Entra
 from cms.sandbox.redeem import Refresh
 from cms.sandbox.tokens import digest
-from cms.sandbox.web import Reply, Request
+from cms.sandbox.web import WebReply, WebRequest
 from support.evidence import descendants
 from support.grants import PATIENCE, Broker, NoRing, Process, grant_for, opened, process
 from support.programs import require_program, require_root
@@ -83,7 +83,7 @@ class Witness(Entra):
         """What `Office365_Account(authority=...)` takes. An address: a separate thread would look up a name."""
         return super().authority.replace("localhost", "127.0.0.1")
 
-    def answer(self, request: Request) -> Reply:
+    def answer(self, request: WebRequest) -> WebReply:
         token = request.fields.get("refresh_token")
         if token is None:
             return super().answer(request)

@@ -13,7 +13,7 @@ from http import HTTPStatus
 
 from cms.sandbox.directory import Client
 from cms.sandbox.entra import Entra
-from cms.sandbox.web import Reply, Request, as_json
+from cms.sandbox.web import WebReply, WebRequest, as_json
 
 VM_PATH = "/metadata/identity/oauth2/token"
 APP_SERVICE_PATH = "/msi/token"
@@ -48,17 +48,17 @@ class Metadata:
         endpoint = f"{self._entra.plain.url}{APP_SERVICE_PATH}"
         return {"IDENTITY_ENDPOINT": endpoint, "IDENTITY_HEADER": self.header}
 
-    def _for_vm(self, request: Request) -> Reply:
+    def _for_vm(self, request: WebRequest) -> WebReply:
         if request.headers.get("metadata") != "true":
             return _error("bad_request_102", "Required metadata header not specified")
         return self._token(request, "2018-02-01")
 
-    def _for_app_service(self, request: Request) -> Reply:
+    def _for_app_service(self, request: WebRequest) -> WebReply:
         if not hmac.compare_digest(request.headers.get("x-identity-header", ""), self.header):
             return as_json({"statusCode": 401, "message": "the header is not this machine's"}, HTTPStatus.UNAUTHORIZED)
         return self._token(request, "2019-08-01")
 
-    def _token(self, request: Request, version: str) -> Reply:
+    def _token(self, request: WebRequest, version: str) -> WebReply:
         told = request.fields.get
         self.asked.append(told("resource", ""))
         if self.status != HTTPStatus.OK:
@@ -84,5 +84,5 @@ class Metadata:
         }
 
 
-def _error(error: str, description: str) -> Reply:
+def _error(error: str, description: str) -> WebReply:
     return as_json({"error": error, "error_description": description}, HTTPStatus.BAD_REQUEST)

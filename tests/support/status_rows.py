@@ -7,7 +7,7 @@ from dataclasses import replace
 from cms.core.accounts import Account, Grant
 from cms.core.forecast import Forecast
 from cms.core.lifecycle import NOTHING_KNOWN, Failing, Life, NeedsSignIn, SignInFacts, Token, Trouble
-from cms.core.status import Daemon, Entry, Row, describe
+from cms.core.status import Daemon, Entry, StatusRow, describe
 
 # `now` and `wall` of every test here: an hour after boot, and a moment of 2026.
 NOW, WALL = 3600.0, 1_795_000_000.0
@@ -57,7 +57,7 @@ ENTRIES = {
 }
 
 
-def row_of(name: str) -> Row:
+def row_of(name: str) -> StatusRow:
     return describe([ENTRIES[name]], NOW, WALL)[0]
 
 
@@ -65,7 +65,7 @@ DAY = 86_400.0
 EXPECTED = Forecast(WALL + 2 * DAY, "sign-in frequency of the organisation, seen twice", "likely")
 
 
-def given(days: float, **more: object) -> Row:
+def given(days: float, **more: object) -> StatusRow:
     """The row of an account that signed in so many days ago."""
     return describe(
         [entry(Life(TOKEN), sign_in=SignInFacts(given_at=WALL - days * DAY, key_from="keyring"), **more)], NOW, WALL

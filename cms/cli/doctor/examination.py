@@ -246,7 +246,7 @@ def _ask(examination: Examination, account: Account, protocol: str) -> tuple[Ask
     spec = next((each for each in serving if account in each.accounts), None)
     if spec is None:
         return Asked(account, protocol, message="no CredentialServer serves it"), ""
-    request = wire.build_request(wire.Request(protocol, "json", examination.name_of(account)))
+    request = wire.build_request(wire.TokenRequest(protocol, "json", examination.name_of(account)))
     reply = dial.round_trip(spec.path, request, dial.now() + wire.CLIENT_SECONDS, wire.MAX_REPLY)
     if isinstance(reply, dial.Failed):
         return Asked(account, protocol, code=reply.code, message=reply.message, hint=reply.hint), ""

@@ -27,7 +27,7 @@ log = get_logger()
 
 
 @dataclass(eq=False, slots=True)
-class Connection:
+class ClientConnection:
     """One client. `scope` ends it when its deadline comes, or when it has to make room."""
 
     sock: trio.socket.SocketType
@@ -52,13 +52,13 @@ class Connections(ABC):
     FORM = ""
 
     def __init__(self, listener: Listener, issuer: Issuer) -> None:
-        self.idle: dict[Connection, None] = {}
+        self.idle: dict[ClientConnection, None] = {}
         self._listener = listener
         self._issuer = issuer
         self._draining = False
 
     @abstractmethod
-    async def converse(self, connection: Connection) -> None:
+    async def converse(self, connection: ClientConnection) -> None:
         """Serve a connection whose peer may ask, to its end. It has `wire.REQUEST_SECONDS` for its first request."""
 
     async def run(self, draining: trio.Event, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -84,11 +84,11 @@ class Connections(ABC):
             sock, peer = await self._listener.accept(self._evict)
             if len(self.idle) >= MAX_IDLE:
                 self._evict()
-            connection = Connection(sock, peer)
+            connection = ClientConnection(sock, peer)
             self.idle[connection] = None
             nursery.start_soon(self._serve, connection)
 
-    async def _serve(self, connection: Connection) -> None:
+    async def _serve(self, connection: ClientConnection) -> None:
         """Serve one connection to its end. A failure in it reaches no other."""
         with connection.sock:
             try:
@@ -109,7 +109,7 @@ class Connections(ABC):
             finally:
                 self.idle.pop(connection, None)
 
-    def begin(self, connection: Connection) -> bool:
+    def begin(self, connection: ClientConnection) -> bool:
         """Answer a connection's request from now on: it is idle no more. False if it was evicted as the request came."""
         if connection not in self.idle:
             return False
@@ -117,7 +117,7 @@ class Connections(ABC):
         connection.scope.deadline = trio.current_time() + wire.WAIT_SECONDS + REPLY_SECONDS
         return True
 
-    def rest(self, connection: Connection) -> bool:
+    def rest(self, connection: ClientConnection) -> bool:
         """Let a connection wait for its next request; False if no more are accepted."""
         if not self._draining:
             self.idle[connection] = None

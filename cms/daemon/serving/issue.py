@@ -15,7 +15,7 @@ from cms.core.policy import NOBODY, Allow, Peer, Rules, decide
 from cms.core.preflight import misfit, permission_for
 from cms.daemon.serving.recent import Asked, Recent
 from cms.system.logs import get_logger
-from cms_oauth.wire import Request
+from cms_oauth.wire import TokenRequest
 
 # Requests of one socket that wait for a token at one time. They wait only while none is held, 4 s each; the limit keeps
 # a thundering herd from taking all descriptors. Those beyond it are told to come again.
@@ -44,7 +44,7 @@ class Pending:
     """A request that may have a token which is not there yet: `allowed` by these `rules`, and what is waited for."""
 
     peer: Peer
-    request: Request
+    request: TokenRequest
     rules: Rules
     allowed: Allow
     keeper: Keeper
@@ -64,7 +64,7 @@ class Issuer:
         self._recent = recent
         self._waiting = 0
 
-    def token(self, peer: Peer, request: Request, had: Token | Deny | None = None) -> Answer | Pending:
+    def token(self, peer: Peer, request: TokenRequest, had: Token | Deny | None = None) -> Answer | Pending:
         """Return what a request gets, at once. `had` is what its keeper has said already, after a wait."""
         allowed = decide(peer, request, self.rules, self._signed_in)
         if isinstance(allowed, Deny):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from cms.core.lifecycle import Deny, Token
 from cms.core.policy import Peer
 from cms.daemon.serving import socketmap
-from cms.daemon.serving.connections import REPLY_SECONDS, Connection, Connections
+from cms.daemon.serving.connections import REPLY_SECONDS, ClientConnection, Connections
 from cms.daemon.serving.issue import Answer, Pending
 from cms.daemon.serving.socketmap import BadQuery, Query
 from cms_oauth import wire
@@ -30,7 +30,7 @@ class PostfixTable(Connections):
     PROTOCOL = "SMTP"
     FORM = "postfix"
 
-    async def converse(self, connection: Connection) -> None:
+    async def converse(self, connection: ClientConnection) -> None:
         """Answer queries until the client closes, with one line in the log about each."""
         received = b""
         try:
@@ -46,7 +46,7 @@ class PostfixTable(Connections):
             self._audit(connection.peer, "", "bad-request")
             await connection.send(socketmap.permanent(str(bad)))
 
-    async def _tell(self, connection: Connection, query: Query) -> None:
+    async def _tell(self, connection: ClientConnection, query: Query) -> None:
         answer = self._answer(connection.peer, query)
         user, reply = await self._issuer.wait(answer) if isinstance(answer, Pending) else answer
         try:
@@ -57,10 +57,10 @@ class PostfixTable(Connections):
     def _answer(self, peer: Peer, query: Query) -> Answer | Pending:
         rules = self._issuer.rules
         if query.sender:
-            return self._issuer.token(peer, wire.Request(self.PROTOCOL, user=query.sender))
+            return self._issuer.token(peer, wire.TokenRequest(self.PROTOCOL, user=query.sender))
         if rules.default is None and len(rules.accounts) != 1:
             return "", _NO_DEFAULT
-        return self._issuer.token(peer, wire.Request(self.PROTOCOL))
+        return self._issuer.token(peer, wire.TokenRequest(self.PROTOCOL))
 
     def _audit(self, peer: Peer, user: str, outcome: str) -> None:
         self._issuer.audit(peer, outcome=outcome, user=user, protocol=self.PROTOCOL, form=self.FORM)
@@ -74,7 +74,7 @@ def _rendered(query: Query, user: str, reply: Token | Deny) -> bytes:
     return socketmap.temporary(f"{reply.message}: {reply.hint}" if reply.hint else reply.message)
 
 
-async def _receive(connection: Connection, received: bytes) -> tuple[Query | None, bytes]:
+async def _receive(connection: ClientConnection, received: bytes) -> tuple[Query | None, bytes]:
     """Return the next query, None at the end of the connection, and what has come after it. Raises BadQuery."""
     query, received = socketmap.take(received)
     connection.expire_in(wire.REQUEST_SECONDS if received else IDLE_SECONDS)

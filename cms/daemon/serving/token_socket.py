@@ -10,7 +10,7 @@ import json
 import trio
 
 from cms.core.lifecycle import Deny, Token
-from cms.daemon.serving.connections import Connection, Connections
+from cms.daemon.serving.connections import ClientConnection, Connections
 from cms.daemon.serving.issue import Issuer, Pending
 from cms.system.clock import Clock
 from cms.system.listener import Listener
@@ -31,7 +31,7 @@ class TokenSocket(Connections):
         super().__init__(listener, issuer)
         self._clock = clock
 
-    async def converse(self, connection: Connection) -> None:
+    async def converse(self, connection: ClientConnection) -> None:
         """Read a request, up to LF or the client's half-close; answer it; leave one line in the log about it."""
         sock, received = connection.sock, b""
         while b"\n" not in received and len(received) < _MOST:
@@ -45,7 +45,7 @@ class TokenSocket(Connections):
             request = wire.parse_request(received)
             answer = self._issuer.token(connection.peer, request)
         except wire.BadRequest as bad:
-            request, answer = wire.Request("", bad.form), ("", Deny("bad-request", bad.message, _HOW_TO_ASK))
+            request, answer = wire.TokenRequest("", bad.form), ("", Deny("bad-request", bad.message, _HOW_TO_ASK))
         user, reply = await self._issuer.wait(answer) if isinstance(answer, Pending) else answer
         try:
             # A refusal has bytes only as JSON, so that no tool sends them as a credential.
@@ -61,7 +61,7 @@ class TokenSocket(Connections):
                 connection.peer, outcome=outcome, user=user, protocol=request.protocol, form=request.form
             )
 
-    def _json(self, request: wire.Request, user: str, reply: Token | Deny) -> bytes:
+    def _json(self, request: wire.TokenRequest, user: str, reply: Token | Deny) -> bytes:
         if isinstance(reply, Deny):
             body = wire.json_refusal(reply.code, reply.message, reply.hint, reply.retry_after)
         else:

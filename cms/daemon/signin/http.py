@@ -55,7 +55,7 @@ _AMBIGUOUS = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class PageRequest:
     """One HTTP request. Header names are in lower case; query and body may hold an authorization code."""
 
     method: str
@@ -128,7 +128,7 @@ def address_of(redirect_uri: str) -> Address:
     return Address(host, parts.port or 0, parts.path or "/")
 
 
-Handler = Callable[[Request, int], Awaitable[Response]]
+Handler = Callable[[PageRequest, int], Awaitable[Response]]
 UidOf = Callable[[End, End], int | None]
 
 
@@ -301,7 +301,7 @@ def _unreachable(port: int, error: OSError) -> Unreachable:
     return Unreachable(f"cms cannot listen on port {port}: {error.strerror or error}", f"fix that, {ways}")
 
 
-async def read_request(stream: trio.abc.ReceiveStream) -> Request:
+async def read_request(stream: trio.abc.ReceiveStream) -> PageRequest:
     """Return one whole request, or raise BadHttp for anything longer or stranger than a browser's."""
     import h11  # noqa: PLC0415 - `Loopback` loaded it when it opened the port
 
@@ -329,7 +329,7 @@ async def read_request(stream: trio.abc.ReceiveStream) -> Request:
         # The text of h11's error quotes the request, which may hold an authorization code.
         raise BadHttp("not an HTTP/1 request") from None
     path, _, query = target.partition("?")
-    return Request(method, path, query, headers, body)
+    return PageRequest(method, path, query, headers, body)
 
 
 def _headers(head: bytes, pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:

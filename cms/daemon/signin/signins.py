@@ -23,7 +23,7 @@ from cms.daemon.signin.flow import FLOW_SECONDS, Flow, explained, given_up, in_w
 from cms.daemon.signin.http import (
     BadHttp,
     Loopback,
-    Request,
+    PageRequest,
     Response,
     UidOf,
     Unreachable,
@@ -171,7 +171,7 @@ class SignIns:
         flow.announce()
         self.page.changed()
 
-    async def _respond(self, request: Request, port: int) -> Response:
+    async def _respond(self, request: PageRequest, port: int) -> Response:
         """Answer one request of a browser."""
         if not names_loopback(request.headers.get("host", ""), port):
             return _told(400, "Unknown host", _OPEN_THE_OTHER)

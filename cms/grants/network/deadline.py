@@ -108,7 +108,7 @@ def _resolve(host: str, port: int, seconds: float) -> list[_Address]:
     return answer.result(seconds)
 
 
-class Connection(HTTPSConnection):
+class DeadlineConnection(HTTPSConnection):
     """A connection that keeps to the deadline of the thread that uses it."""
 
     def connect(self) -> None:
@@ -140,7 +140,7 @@ class Connection(HTTPSConnection):
 class Pool(HTTPSConnectionPool):
     """Connections to one host."""
 
-    ConnectionCls = Connection
+    ConnectionCls = DeadlineConnection
 
 
 POOLS = {"http": HTTPConnectionPool, "https": Pool}

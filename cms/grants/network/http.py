@@ -65,7 +65,7 @@ class _NoPassword(requests.exceptions.ProxyError):
     """The proxy's password cannot be read. The text says why."""
 
 
-class _Session(requests.Session):
+class _HttpSession(requests.Session):
     """A session that uses the proxy of the configuration, else that of the environment."""
 
     def __init__(self, route: ProxyRoute | None) -> None:
@@ -84,7 +84,7 @@ class _Session(requests.Session):
 
 def new_session(route: ProxyRoute | None = None) -> requests.Session:
     """Return a session that threads may share: it keeps connections, and nothing else."""
-    session = _Session(route)
+    session = _HttpSession(route)
     session.cookies.set_policy(_NoCookies())
     session.auth = _no_auth
     # Nothing is tried twice: that is the keeper's to decide, and so is Retry-After.
@@ -115,7 +115,7 @@ class _Adapter(HTTPAdapter):
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class HttpReply:
     """What MSAL reads of an HTTP response."""
 
     status_code: int
@@ -140,9 +140,9 @@ class Http:
         self._discovered = discovered
         self._origin = {"Origin": origin} if origin else {}
 
-    def get(self, _url: str, **_kwargs: object) -> Reply:
+    def get(self, _url: str, **_kwargs: object) -> HttpReply:
         """Answer MSAL's only GET, which is for discovery."""
-        return Reply(_OK, self._discovered)
+        return HttpReply(_OK, self._discovered)
 
     def post(
         self,
@@ -150,10 +150,10 @@ class Http:
         params: Mapping[str, str] | None = None,
         data: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> Reply:
+    ) -> HttpReply:
         return self._send("POST", url, params=params, data=data, headers={**(headers or {}), **self._origin})
 
-    def _send(self, method: str, url: str, **kwargs: Any) -> Reply:
+    def _send(self, method: str, url: str, **kwargs: Any) -> HttpReply:
         self.status, self.retry_after, self.unsure = 0, 0.0, True
         try:
             reply = fetch(self._session, method, url, self._ca, self.deadline, **kwargs)
@@ -178,7 +178,7 @@ class Metadata(Http):
         session.trust_env = False
         super().__init__(session, None, "", None, Deadline())
 
-    def get(self, _url: str, **_kwargs: Any) -> Reply:
+    def get(self, _url: str, **_kwargs: Any) -> HttpReply:
         """Ask. The service answers 404 and 410 while it starts or is updated."""
         with self._session:
             reply = self._send("GET", _url, **_kwargs)
@@ -199,7 +199,9 @@ def authorities(ca: str | None, environ: Mapping[str, str]) -> str | None:
     return next((path for path in named if path and Path(path).exists()), None)
 
 
-def fetch(session: requests.Session, method: str, url: str, ca: str | None, deadline: Deadline, **kwargs: Any) -> Reply:
+def fetch(
+    session: requests.Session, method: str, url: str, ca: str | None, deadline: Deadline, **kwargs: Any
+) -> HttpReply:
     """Return one whole response. Raises requests' exceptions, and ValueError for one that does not end."""
     seconds = deadline.left
     if not seconds:
@@ -213,7 +215,7 @@ def fetch(session: requests.Session, method: str, url: str, ca: str | None, dead
                 method, url, timeout=seconds, verify=ca, allow_redirects=False, stream=True, **kwargs
             ) as response,
         ):
-            reply = Reply(response.status_code, _body(response), response.headers)
+            reply = HttpReply(response.status_code, _body(response), response.headers)
     except requests.RequestException:
         if deadline.left:
             raise
@@ -238,7 +240,7 @@ def is_fault(status: int) -> bool:
     return status in (_TOO_MANY_REQUESTS, _REQUEST_TIMEOUT) or status >= _SERVER_ERROR
 
 
-def retry_after(reply: Reply, now: Callable[[], float] = time.time) -> float:
+def retry_after(reply: HttpReply, now: Callable[[], float] = time.time) -> float:
     """Return the seconds that Retry-After asks for, as a number or a date; 0 for none that makes sense.
 
     With another status it is no provider's, but that of something in between.
@@ -261,7 +263,7 @@ class Discovery:
         self._session = session
         self._ca = ca
         self._lock = threading.Lock()
-        self._known: dict[str, Future[Reply]] = {}
+        self._known: dict[str, Future[HttpReply]] = {}
 
     def document(self, grant: Grant, deadline: Deadline) -> str | Transient | Refused:
         """Return the document of the grant's authority, or the outcome of what happened instead."""
@@ -273,7 +275,7 @@ class Discovery:
             return Transient(garbage(grant))
         return reply.text if is_discovery(reply) else _no_discovery(reply, grant)
 
-    def _reply(self, authority: str, deadline: Deadline) -> Reply:
+    def _reply(self, authority: str, deadline: Deadline) -> HttpReply:
         """Return the document, or whatever the server said instead. Raises what `fetch` raises."""
         with self._lock:
             future = self._known.get(authority)
@@ -287,7 +289,7 @@ class Discovery:
         except TimeoutError:
             raise requests.Timeout("another thread's question takes too long") from None
 
-    def _fetch(self, authority: str, future: Future[Reply], deadline: Deadline) -> None:
+    def _fetch(self, authority: str, future: Future[HttpReply], deadline: Deadline) -> None:
         """Settle the future; those who wait share a failure, those who come later try anew."""
         try:
             url = f"{authority}/v2.0/.well-known/openid-configuration"
@@ -301,7 +303,7 @@ class Discovery:
         future.set_result(reply)
 
 
-def is_discovery(reply: Reply) -> bool:
+def is_discovery(reply: HttpReply) -> bool:
     """Say whether a response is an openid-configuration and not, for instance, a captive portal."""
     document = _object(reply.text) if reply.status_code == _OK else {}
     needed = (document.get("authorization_endpoint"), document.get("token_endpoint"))
@@ -316,7 +318,7 @@ def _object(text: str) -> dict[str, Any]:
     return body if isinstance(body, dict) else {}
 
 
-def _no_discovery(reply: Reply, grant: Grant) -> Transient | Refused:
+def _no_discovery(reply: HttpReply, grant: Grant) -> Transient | Refused:
     after = retry_after(reply)
     if is_fault(reply.status_code):
         return Transient(refusals.of_status(reply.status_code), after)

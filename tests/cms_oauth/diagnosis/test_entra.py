@@ -133,7 +133,7 @@ def test_what_applications_alone_meet_is_known(number: int) -> None:
     list(dict.fromkeys((*entra.APPLICATION_ROWS.values(), entra.APPLICATION_REFUSED, entra.NO_IDENTITY))),
     ids=lambda row: row.name,
 )
-def test_no_application_is_told_to_sign_in(row: entra.Row) -> None:
+def test_no_application_is_told_to_sign_in(row: entra.EntraRow) -> None:
     """There is nobody who could: the hint ends in another command."""
     assert "{login" not in row.hint
     assert re.search(r"\{(again|reload)|client_id", row.hint)
@@ -201,7 +201,7 @@ def test_a_word_decides_before_the_status() -> None:
 
 
 @pytest.mark.parametrize("row", ALL, ids=lambda row: row.name)
-def test_every_row_says_whose_move_it_is(row: entra.Row) -> None:
+def test_every_row_says_whose_move_it_is(row: entra.EntraRow) -> None:
     """In the one line that the terminal, the log and `cms status` show; and what is Microsoft's is tried again."""
     assert row.mover in MOVERS
     assert TELLS_WHOSE_MOVE[row.mover].search(row.hint)
@@ -210,7 +210,7 @@ def test_every_row_says_whose_move_it_is(row: entra.Row) -> None:
 
 
 @pytest.mark.parametrize("row", ALL, ids=lambda row: row.name)
-def test_every_row_reads_as_a_sentence(row: entra.Row) -> None:
+def test_every_row_reads_as_a_sentence(row: entra.EntraRow) -> None:
     """Half of one in a log, a whole one as a verdict; and it can be searched for."""
     verdict = of_row(row)
 

@@ -18,12 +18,12 @@ from cms.core.lifecycle import Deny, Need
 from cms.core.policy import Peer
 from cms.daemon.serving import issue
 from cms.daemon.serving.issue import Answer, Issuer, Pending
-from cms_oauth.wire import Request
+from cms_oauth.wire import TokenRequest
 
 both_kinds = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 
 PEER = Peer(7, os.getuid(), 100)
-REQUEST = Request("SMTP", user="a@example.test")
+REQUEST = TokenRequest("SMTP", user="a@example.test")
 
 
 def code(answer: Answer | Pending) -> str:
@@ -52,7 +52,9 @@ async def test_a_keeper_is_asked_for_what_was_allowed() -> None:
         asked.append(grant)
         return keeper
 
-    answer = Issuer(RULES, keeper_of).token(PEER, Request("SMTP", "json", "a@example.test", 900, "0123456789abcdef"))
+    answer = Issuer(RULES, keeper_of).token(
+        PEER, TokenRequest("SMTP", "json", "a@example.test", 900, "0123456789abcdef")
+    )
 
     assert (A.user, keeper.reply) == answer
     assert ([GRANT], [(SCOPES, Need("SMTP.Send", 900, "0123456789abcdef"))]) == (asked, keeper.asked)
@@ -63,7 +65,7 @@ async def test_a_protocol_of_ones_own_is_known_by_its_scopes() -> None:
     """Its token must grant what the configuration asks for."""
     keeper = keeping()
     rules = replace(RULES, accounts=(replace(A, scopes={"GRAPH": SCOPES}),), protocols=("GRAPH",))
-    Issuer(rules, lambda _grant: keeper).token(PEER, Request("GRAPH"))
+    Issuer(rules, lambda _grant: keeper).token(PEER, TokenRequest("GRAPH"))
 
     assert [(SCOPES, Need("SMTP.Send"))] == keeper.asked
 
@@ -75,7 +77,7 @@ async def test_what_may_not_be_had_asks_no_keeper() -> None:
     issuer = Issuer(replace(RULES, owner=1, users=frozenset()), lambda _grant: keeper)
     stranger = issuer.token(Peer(1, 4242, 4242), REQUEST)
     issuer.rules = RULES
-    others = [issuer.token(PEER, Request("SMTP", user="b@example.test")), issuer.token(PEER, Request("POP"))]
+    others = [issuer.token(PEER, TokenRequest("SMTP", user="b@example.test")), issuer.token(PEER, TokenRequest("POP"))]
 
     assert ["denied", "unknown-account", "unknown-protocol"] == [code(each) for each in (stranger, *others)]
     assert [] == keeper.asked

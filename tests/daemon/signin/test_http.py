@@ -16,7 +16,7 @@ from cms.daemon.signin.http import (
     Address,
     BadHttp,
     Loopback,
-    Request,
+    PageRequest,
     Response,
     Unreachable,
     address_of,
@@ -31,12 +31,12 @@ class Echo:
     """Answers every request with its path, and remembers it."""
 
     def __init__(self) -> None:
-        self.requests: list[Request] = []
+        self.requests: list[PageRequest] = []
         self.gate = trio.Event()
         self.gate.set()
         self.fails = False
 
-    async def __call__(self, request: Request, port: int) -> Response:
+    async def __call__(self, request: PageRequest, port: int) -> Response:
         self.requests.append(request)
         if self.fails:
             raise RuntimeError("bug")
@@ -505,7 +505,7 @@ def test_fields_are_decoded() -> None:
 
 def test_a_request_does_not_print_what_it_carries() -> None:
     """The query and the body may hold an authorization code."""
-    request = Request("POST", "/", "code=secret", {"cookie": "secret"}, b"code=secret")
+    request = PageRequest("POST", "/", "code=secret", {"cookie": "secret"}, b"code=secret")
 
     assert "secret" not in repr(request)
 

@@ -11,7 +11,7 @@ from support.grants import ANN, BEN, SCOPES, grant_for
 from cms.core.lifecycle import Refused, Transient
 from cms.grants.entra.client import Entra as Provider
 from cms.grants.entra.flows import DeviceFlow
-from cms.grants.network.http import Reply
+from cms.grants.network.http import HttpReply
 from cms.sandbox.entra import Entra, Fault
 
 
@@ -159,8 +159,8 @@ class TestDevice:
     def test_slow_down(self, flow: DeviceFlow, monkeypatch: pytest.MonkeyPatch) -> None:
         """A provider that wants fewer questions gets fewer."""
 
-        def slow(_url: str, **_kwargs: object) -> Reply:
-            return Reply(400, '{"error": "slow_down"}')
+        def slow(_url: str, **_kwargs: object) -> HttpReply:
+            return HttpReply(400, '{"error": "slow_down"}')
 
         monkeypatch.setattr(flow._call.http, "post", slow)
 

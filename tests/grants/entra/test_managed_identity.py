@@ -13,7 +13,7 @@ from cms.core.lifecycle import Granted, Outcome, Refused, Transient
 from cms.grants.entra.client import Entra as Provider
 from cms.grants.entra.credentials import explain
 from cms.sandbox.entra import Entra
-from cms.sandbox.web import Reply, Request
+from cms.sandbox.web import WebReply, WebRequest
 
 SCOPES = ("https://outlook.office365.com/.default",)
 GRANT = Grant("https://login.example/common", "", "", sign_in="managed-identity")
@@ -123,8 +123,8 @@ def test_azure_arc_without_its_key_file(azure: Metadata, entra: Entra, monkeypat
     """It proves who asks by a file that its group may read: who is not in it is told so."""
     challenge = (("WWW-Authenticate", "Basic realm=/var/opt/azcmagent/tokens/none.key"),)
 
-    def arc(_request: Request) -> Reply:
-        return Reply(401, headers=challenge)
+    def arc(_request: WebRequest) -> WebReply:
+        return WebReply(401, headers=challenge)
 
     entra.plain.paths["/arc"] = arc
     monkeypatch.setenv("IDENTITY_ENDPOINT", f"{entra.plain.url}/arc")

@@ -21,9 +21,9 @@ from cms.grants.network.http import (
     MAX_ANSWER,
     Discovery,
     Http,
+    HttpReply,
     Metadata,
     NoAnswer,
-    Reply,
     authorities,
     garbage,
     is_discovery,
@@ -155,7 +155,7 @@ class TestRequests:
 
     def test_nothing_secret_in_a_reply_that_is_shown(self) -> None:
         """What MSAL reads holds tokens: its repr does not."""
-        assert "secret" not in repr(Reply(200, "secret", {"x-secret": "secret"}))
+        assert "secret" not in repr(HttpReply(200, "secret", {"x-secret": "secret"}))
 
 
 @pytest.mark.parametrize(("status", "seen"), [(200, 200), (400, 400), (404, 503), (410, 503), (500, 500)])
@@ -233,7 +233,7 @@ class TestDiscovery:
     )
     def test_what_is_no_document(self, text: str) -> None:
         """Only a document with endpoints over TLS is one."""
-        assert not is_discovery(Reply(200, text))
+        assert not is_discovery(HttpReply(200, text))
 
 
 class TestProxies:
@@ -315,7 +315,7 @@ def test_order_of_certificate_authorities(ca: str | None, environ: dict[str, str
 
 def test_retry_after_as_a_date() -> None:
     """Retry-After may be a date; one that has passed asks for nothing."""
-    reply = Reply(503, "", {"Retry-After": formatdate(1000.0, usegmt=True)})
+    reply = HttpReply(503, "", {"Retry-After": formatdate(1000.0, usegmt=True)})
 
     assert 100.0 == retry_after(reply, lambda: 900.0)
     assert 0.0 == retry_after(reply, lambda: 1100.0)
@@ -324,7 +324,7 @@ def test_retry_after_as_a_date() -> None:
 @pytest.mark.parametrize("status", [200, 400, 407, 408, 500, 502, 504])
 def test_retry_after_of_something_in_between(status: int) -> None:
     """Only a provider that throttles or is down asks for a pause: a proxy must not stop an account."""
-    assert 0.0 == retry_after(Reply(status, "", {"Retry-After": "300"}))
+    assert 0.0 == retry_after(HttpReply(status, "", {"Retry-After": "300"}))
 
 
 @pytest.mark.parametrize(
