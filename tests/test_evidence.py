@@ -66,7 +66,7 @@ def test_a_secret_is_found_wherever_it_stands(tmp_path: Path, text: str) -> None
     assert ["output-1: a secret of the sandbox's"] == found
 
 
-def test_a_web_token_is_found_though_nobody_named_it(tmp_path: Path, token: str) -> None:
+def test_a_web_token_is_found_though_no_test_named_it(tmp_path: Path, token: str) -> None:
     """Any JSON web token is a secret."""
     assert ["output-1: a JSON web token"] == search(tmp_path, f"got {token}")
 
@@ -99,7 +99,7 @@ def test_a_leak_fails_the_run(tmp_path: Path, leak: str) -> None:
     (tmp_path / "test_leaky.py").write_text(LEAKY.format(user=USER, leak=LEAKS.get(leak, "pass")))
     tests = Path(__file__).parent
     command = [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "-p", "conftest", "-p", "no:cacheprovider"]
-    # What leaks there is not this run's: it gathers evidence of its own.
+    # What leaks there is not this run's: it gathers separate evidence.
     own = {
         "PYTEST_ADDOPTS": "",
         "PYTHONPATH": str(tests),

@@ -26,7 +26,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_daemon_is_made_of_what_the_command_line_says(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Configuration, folders and log, and a process that nobody looks into."""
+    """Configuration, folders and log; other processes cannot read the process's memory."""
     seen: list[object] = []
 
     def run(entry: object, options: app.AppOptions) -> int:

@@ -51,7 +51,7 @@ def test_the_shell_examples_fetch_a_token(tmp_path: Path, example: str) -> None:
 
 
 def test_the_python_example_fetches_a_token(tmp_path: Path) -> None:
-    """And sees that half a reply is none."""
+    """It sees that half a reply is no reply."""
     (example,) = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
     whole = wire.render("xoauth2", USER, "T")
     with Daemon(tmp_path / "cms.sock", whole, whole[:-1]) as daemon:

@@ -1,4 +1,4 @@
-"""What an administrator is asked for: the address, the letter, and when there is nobody to ask."""
+"""What an administrator is asked for: the address, the letter, and the accounts that have no administrator."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class TestAddress:
         assert ("http://localhost:8080", MY_ID) == (fields(found.urls[0])["redirect_uri"], found.client_id)
 
     def test_of_a_national_cloud(self, tmp_path: Path) -> None:
-        """Each cloud has a login host, scopes and a portal of its own."""
+        """Each cloud has its login host, scopes and portal."""
         found = asked(tmp_path, f"'a@example.us', client_id='{MY_ID}', cloud='gcc-high'", "['SMTP']")
 
         assert found.urls[0].startswith("https://login.microsoftonline.us/organizations/v2.0/adminconsent?")
@@ -155,7 +155,7 @@ class TestLetter:
         ]
 
 
-class TestNobodyToAsk:
+class TestNoAdministrator:
     @pytest.mark.parametrize(
         "arguments",
         [
@@ -176,7 +176,7 @@ class TestNobodyToAsk:
         assert "docs/microsoft-setup.md" in nobody_to_ask(machine[0])
 
     def test_organisation(self, tmp_path: Path) -> None:
-        """Everybody else has somebody to ask."""
+        """Every other account has an administrator."""
         assert "" == nobody_to_ask(accounts(tmp_path, "'a@example.com'")[0])
 
 
@@ -208,7 +208,7 @@ class TestMeant:
         assert ["c@example.com"] == [each.user for each in one]
 
     def test_unknown(self, tmp_path: Path) -> None:
-        """A name that is nobody's is told with those that there are."""
+        """The message lists the accounts that exist."""
         assert "there is no account x@example.com" in str(meant(loader(tmp_path)(TWO).accounts, "x@example.com"))
 
 

@@ -127,7 +127,7 @@ CredentialServer("{home}/my.sock", accounts=[app])
 def test_check_looks_at_the_files_of_secrets(
     home: Path, capsys: pytest.CaptureFixture[str], mode: int | None, why: str
 ) -> None:
-    """One that is missing, or open to everybody, is found before it is needed. Nothing of it is shown."""
+    """`cms check` finds a missing file, or one that everyone can read, before it is needed. It shows no contents."""
     secret, config = home / "secret", home / "my.cfg"
     config.write_text(
         f"""
@@ -175,7 +175,7 @@ sys.exit(status)
 
 
 def test_check_opens_no_secret(home: Path) -> None:
-    """A certificate has its key beside it, and a password opens that: both are the worker's, in a process of its own."""
+    """A certificate has its key beside it, and a password opens that: only the worker process reads them."""
     made = AppCertificate(time.time() + 5.5 * DAY)
     certificate = write_private(home / "app.p12", made.pfx("hunter2"))
     password = write_private(home / "password", "hunter2\n")

@@ -29,7 +29,7 @@ def ends() -> Iterator[tuple[Remote, socket.socket]]:
 
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[str]:
-    """The path of a control socket that somebody listens at."""
+    """The path of a control socket at which a server listens."""
     path = str(tmp_path / "control.sock")
     with socket.socket(socket.AF_UNIX) as made:
         made.bind(path)
@@ -87,7 +87,7 @@ def test_a_daemon_that_is_silent_is_said(
     with pytest.raises(NoDaemon, match="does not answer"):
         made.ask("status")
     with ExitStack() as stack:
-        # The queue of a daemon that accepts nobody is full with these.
+        # These fill the queue of a daemon that accepts no connection.
         for _ in range(QUEUE + 1):
             stack.enter_context(connect([daemon]))
         with pytest.raises(NoDaemon, match="does not answer"):
@@ -96,7 +96,7 @@ def test_a_daemon_that_is_silent_is_said(
 
 @pytest.mark.parametrize("answer", [b"nonsense\n", b"[]\n"])
 def test_an_answer_that_is_none_is_said(ends: tuple[Remote, socket.socket], answer: bytes) -> None:
-    """What is no JSON object comes from another version, or from no cms."""
+    """An answer that is not a JSON object comes from another version or another program."""
     made, theirs = ends
     theirs.sendall(answer)
 
@@ -125,7 +125,7 @@ def test_the_first_daemon_that_listens_is_taken(daemon: str, tmp_path: Path) -> 
 
 
 def test_no_daemon_names_the_next_command(tmp_path: Path) -> None:
-    """Nobody listens: start it."""
+    """No daemon listens: start it."""
     with pytest.raises(NoDaemon) as raised:
         connect([str(tmp_path / "missing.sock")])
 
@@ -133,7 +133,7 @@ def test_no_daemon_names_the_next_command(tmp_path: Path) -> None:
 
 
 def test_another_users_daemon_is_told_nothing(daemon: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pasted address would be a gift to whoever put a socket there."""
+    """Another user could have put the socket there to read a pasted address."""
     monkeypatch.setattr(os, "geteuid", lambda: 4242)
     monkeypatch.setattr(client, "ROOT", 4243)
 
@@ -176,8 +176,8 @@ def test_a_user_without_a_name_is_given_so_that_a_shell_takes_it(daemon: str, mo
     assert f"`sudo -u '#{os.getuid()}' cms ...`" in raised.value.hint
 
 
-def test_root_may_talk_to_anybodys_daemon(daemon: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And anybody to root's."""
+def test_root_may_talk_to_every_users_daemon(daemon: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any user may also talk to root's daemon."""
     monkeypatch.setattr(os, "geteuid", lambda: ROOT)
     connect([daemon]).__exit__(None, None, None)
     monkeypatch.setattr(os, "geteuid", lambda: 4242)

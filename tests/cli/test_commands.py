@@ -170,11 +170,11 @@ def test_no_daemon_is_critical_to_monitoring(capsys: pytest.CaptureFixture[str])
 
 @pytest.fixture
 def no_terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Nobody types, and there is no desktop."""
+    """No terminal and no desktop."""
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
-    with open(os.devnull) as nobody:  # noqa: PTH123 - a device
-        monkeypatch.setattr(sys, "stdin", nobody)
+    with open(os.devnull) as no_terminal:  # noqa: PTH123 - a device
+        monkeypatch.setattr(sys, "stdin", no_terminal)
         yield
 
 
@@ -191,7 +191,7 @@ def test_an_import_is_the_daemons(home: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_an_import_of_nothing_is_none(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Before anybody is asked for whom it is."""
+    """cms refuses it before it asks whose sign-in it is."""
     assert 1 == main.main(["import", str(home / "none")])
 
     assert f"cms: {home}/none cannot be read: No such file or directory\nname the file" in capsys.readouterr().err
@@ -213,7 +213,7 @@ def test_a_login_is_the_daemons(home: Path, capsys: pytest.CaptureFixture[str], 
 def test_there_is_one_way_to_sign_in_at_a_time(
     capsys: pytest.CaptureFixture[str], command: list[str], first: str, second: str
 ) -> None:
-    """Nobody has to know which of two would win."""
+    """A person need not know which of two options would win."""
     assert 2 == main.main([*command, f"--{first}", f"--{second}"])
     assert f"--{first} and --{second} are two ways to sign in: name one." in capsys.readouterr().err
 
@@ -280,7 +280,7 @@ def test_a_daemon_that_is_just_starting_is_waited_for(
 def test_another_users_daemon_is_not_gone_around(
     home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Signing in beside it would help nobody."""
+    """A sign-in beside it would not help that daemon."""
     monkeypatch.setattr(os, "geteuid", lambda: 4242)
     monkeypatch.setattr("cms.cli.client.ROOT", 4243)
     folder = home / "run" / "cms"
@@ -441,7 +441,7 @@ def test_an_export_is_written_for_its_owner(
 def test_a_forgotten_file_is_missed(
     home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, words: list[str], why: str
 ) -> None:
-    """A USER's name in the place of FILE would export everybody, into a file of that name."""
+    """A USER's name in place of FILE would export every account into a file of that name."""
     monkeypatch.chdir(home)
 
     assert 2 == main.main(["export", *words])
@@ -476,7 +476,7 @@ def test_an_export_that_fails_writes_nothing(home: Path, capsys: pytest.CaptureF
 
 @pytest.mark.parametrize("force", [[], ["--force"]])
 def test_a_device_is_no_place_for_an_export(home: Path, capsys: pytest.CaptureFixture[str], force: list[str]) -> None:
-    """It is named for what it is, and nobody is asked for a passphrase."""
+    """The message says what it is, and cms asks for no passphrase."""
     assert os.EX_OSERR == main.main(["export", os.devnull, *force])
 
     assert "cms: /dev/null: it is a device: name a regular file\n" == capsys.readouterr().err
@@ -494,8 +494,8 @@ def test_a_passphrase_that_will_not_do_is_said(
     assert "cms: the passphrase is too short" in capsys.readouterr().err
 
 
-def test_everybody_or_somebody_leaves(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """--all is a command of its own for the daemon, and takes no user."""
+def test_all_or_named_users_sign_out(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--all is a separate command for the daemon, and takes no user."""
     with daemon(home, done(message="all gone")) as asked:
         assert 0 == main.main(["logout", "--all"])
 
@@ -508,10 +508,10 @@ def test_everybody_or_somebody_leaves(home: Path, capsys: pytest.CaptureFixture[
     ("typed", "options", "asked"),
     [("n\n", [], []), ("y\n", [], [{"command": "leave"}]), ("", ["--yes"], [{"command": "leave"}])],
 )
-def test_a_person_is_asked_before_everybody_leaves(
+def test_a_person_is_asked_before_all_sign_out(
     home: Path, monkeypatch: pytest.MonkeyPatch, typed: str, options: list[str], asked: list[dict[str, Any]]
 ) -> None:
-    """All sign-ins are quickly gone, and slowly had again."""
+    """All sign-ins are gone quickly and take long to make again."""
     stdin = io.StringIO(typed)
     monkeypatch.setattr(stdin, "isatty", lambda: True)
     monkeypatch.setattr(sys, "stdin", stdin)

@@ -69,7 +69,7 @@ def test_the_accounts_own_way_is_taken_when_none_is_named(tmp_path: Path) -> Non
 
 
 def test_a_sign_in_that_could_not_be_saved_does_not_begin(tmp_path: Path) -> None:
-    """Memory ends with this command: that is said before anybody takes the trouble, and whose move it is."""
+    """A sign-in in memory ends with this command: cms says so before the person signs in, with the next move."""
     with keyless(tmp_path) as remote:
         remote.send({"command": "login"})
         end = remote.receive()
@@ -97,7 +97,7 @@ def test_an_import_is_made_and_kept(tmp_path: Path) -> None:
 
 
 def test_an_import_that_cannot_be_saved_is_none(tmp_path: Path) -> None:
-    """As for a sign-in."""
+    """cms refuses it, like a sign-in."""
     with keyless(tmp_path) as remote:
         end = remote.ask("import", user="", path="/f")
 
@@ -116,7 +116,7 @@ def test_a_sign_out_deletes(tmp_path: Path) -> None:
 
 
 def mailbox(user: str, login: str, client: str = "client") -> Account:
-    """A mailbox that somebody else signs in for."""
+    """A mailbox for which another person signs in."""
     grant = Grant("https://login.example.test/common", client, login, (SCOPES,), sign_in="paste")
     return Account(user, grant, {"SMTP": SCOPES})
 

@@ -177,8 +177,8 @@ def test_an_input_at_its_end_is_no_reason_to_stop() -> None:
 
 
 @pytest.mark.parametrize("pasted", [b"", b"wrong", b"wrong\nworse\n"])
-def test_nobody_waits_for_what_cannot_be_pasted_any_more(pasted: bytes) -> None:
-    """At the end of the input a sign-in by pasting is over, once the daemon has turned down what there was."""
+def test_the_end_of_the_input_ends_a_sign_in_by_pasting(pasted: bytes) -> None:
+    """At the end of the input a sign-in by pasting ends, once the daemon has refused what was pasted before."""
 
     def script(lines: Lines) -> None:
         lines.hear()

@@ -49,14 +49,14 @@ def bind(path: Path) -> None:
         listening.bind(str(path))
 
 
-def nobody(_question: str) -> str:
+def no_question(_question: str) -> str:
     raise AssertionError("no password is needed")
 
 
 def test_what_is_meant_is_told() -> None:
-    """And how it ended is returned; nobody is asked for anything that is not needed."""
+    """cms says what it will do and returns how it ended; it asks for nothing that it does not need."""
     with daemon(DONE) as (remote, heard):
-        end = transfer.bring_in(remote, "a", Place("/f", "oama", "e"), nobody)
+        end = transfer.bring_in(remote, "a", Place("/f", "oama", "e"), no_question)
 
     assert DONE == end
     assert [{"command": "import", "user": "a", "path": "/f", "source": "oama", "entry": "e"}] == heard
@@ -227,8 +227,8 @@ def test_scripts_say_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         transfer.Passphrase(str(tmp_path / "none")).known()
 
 
-def test_nobody_at_a_terminal_agrees_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever is in the standard input."""
+def test_without_a_terminal_there_is_no_yes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """cms does not take the standard input for a yes."""
     monkeypatch.setattr(sys, "stdin", io.StringIO("yes\n"))
 
     assert not transfer.confirm("Replace it?")
@@ -351,7 +351,7 @@ def test_only_a_file_is_overwritten(tmp_path: Path, make: Callable[[Path], None]
 
 
 def test_what_has_become_a_pipe_meanwhile_stays(tmp_path: Path) -> None:
-    """While somebody typed a passphrase."""
+    """The path became a pipe while the person typed a passphrase: cms leaves it."""
     os.mkfifo(tmp_path / "odd")
 
     with pytest.raises(OSError, match="it is a pipe"):
@@ -359,8 +359,8 @@ def test_what_has_become_a_pipe_meanwhile_stays(tmp_path: Path) -> None:
     assert [tmp_path / "odd"] == list(tmp_path.iterdir())
 
 
-def test_where_it_goes_is_looked_at_before_anybody_types(tmp_path: Path) -> None:
-    """A passphrase for nothing is no pleasure."""
+def test_where_it_goes_is_looked_at_before_a_passphrase_is_typed(tmp_path: Path) -> None:
+    """A person should not type a passphrase in vain."""
     (tmp_path / "there").symlink_to("nowhere")
 
     transfer.check_target(tmp_path / "new", force=False)

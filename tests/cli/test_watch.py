@@ -81,10 +81,10 @@ def test_what_is_wrong_stands_below() -> None:
 
 def test_what_is_not_there_is_said() -> None:
     """No user yet, no token, no request, no account, a stranger that said nothing."""
-    nobody = {**ROW, "user": "", "token": None, "protocols": []}
+    nameless = {**ROW, "user": "", "token": None, "protocols": []}
     stranger = {**ASKED, "user": "", "protocol": ""}
 
-    assert any("(whoever signs in)  ok     none       none" in line for line in shown(accounts=[nobody]))
+    assert any("(whoever signs in)  ok     none       none" in line for line in shown(accounts=[nameless]))
     assert "none yet" == shown(requests=[])[-1]
     assert "no accounts are configured" in shown(accounts=[])
     assert shown(requests=[stranger])[-1].endswith("-  -  granted")
@@ -127,7 +127,7 @@ def test_nothing_moves_the_cursor() -> None:
 
 @pytest.fixture
 def line() -> Iterator[tuple[int, int]]:
-    """A terminal of 100 columns and 30 lines: the side of whoever looks, and the program's."""
+    """A terminal of 100 columns and 30 lines: the viewer's side and the program's."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
     yield ours, theirs

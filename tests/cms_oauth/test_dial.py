@@ -80,7 +80,7 @@ def test_the_writing_side_is_closed_after_the_request(path: Path) -> None:
 
 
 def test_a_reply_beyond_the_limit_is_none(path: Path) -> None:
-    """Whoever sends without end is not cms, and costs no memory."""
+    """A peer that sends without end is not cms, and costs no memory."""
     with Daemon(path, b"y" * (LIMIT + 1)):
         got = failed(ask(path))
 
@@ -112,8 +112,8 @@ def test_a_relative_path(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "there is no socket at no/no.sock: no does not exist" == failed(ask("no/no.sock")).message
 
 
-def test_nobody_listens(path: Path) -> None:
-    """A socket file that its daemon has left."""
+def test_no_daemon_listens(path: Path) -> None:
+    """A socket file whose daemon has gone."""
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(path))
 
@@ -133,7 +133,7 @@ def test_what_is_no_socket_is_said_to_be_none(path: Path) -> None:
     assert "--cms_sock" in file.hint
 
 
-ASK_AS_NOBODY = """
+ASK_AS_ANOTHER = """
 import os, sys
 from cms_oauth import dial
 os.geteuid() or os.setuid(65534)
@@ -142,10 +142,10 @@ print(os.geteuid(), answer.code, answer.message)
 """
 
 
-def ask_as_nobody(path: Path) -> list[str]:
+def ask_as_another(path: Path) -> list[str]:
     """Return the uid that asked, the code and the message."""
     done = subprocess.run(
-        [sys.executable, "-c", ASK_AS_NOBODY, str(path)], capture_output=True, text=True, check=True, cwd="/"
+        [sys.executable, "-c", ASK_AS_ANOTHER, str(path)], capture_output=True, text=True, check=True, cwd="/"
     )
     return done.stdout.strip().split(" ", 2)
 
@@ -157,7 +157,7 @@ def test_permission_denied(path: Path) -> None:
         path.chmod(0o000)
         path.parent.chmod(0o000)
         try:
-            uid, code, message = ask_as_nobody(path)
+            uid, code, message = ask_as_another(path)
         finally:
             path.parent.chmod(0o700)
 
@@ -218,7 +218,7 @@ def test_a_deadline_in_the_past_is_a_timeout(path: Path) -> None:
 
 @pytest.mark.usefixtures("full_queue")
 def test_one_deadline_covers_a_full_queue(path: Path) -> None:
-    """A daemon that is stopped accepts nobody: the client waits for a place, but not for ever."""
+    """A daemon that is stopped accepts no connection: the client waits for a place until its deadline."""
     assert "no answer in time" in failed(ask(path, seconds=0.1)).message
 
 

@@ -114,7 +114,7 @@ def test_other_actions_do_nothing(helper: Helper, action: str) -> None:
 
 
 def test_without_a_token_git_is_told_to_quit(helper: Helper) -> None:
-    """Else it would ask whoever sits at the terminal; the reason is one line."""
+    """Otherwise git would ask at the terminal; the reason is one line."""
     done = helper("get", REFUSED, protocol="smtp", username=USER)
 
     assert (75, "quit=1\n") == (done.status, done.out)
@@ -131,7 +131,7 @@ def test_a_user_of_gits_whom_cms_does_not_serve_may_have_a_password(helper: Help
 
 @pytest.mark.parametrize("options", [(), ("--user=other@domain.com",)])
 def test_a_helper_that_is_set_up_wrongly_makes_git_quit(helper: Helper, options: tuple[str, ...]) -> None:
-    """Where git named nobody a name has to be put into its configuration, or put right there: no password helps."""
+    """Where git gave no user, its configuration needs a name or another one: no password would help."""
     done = helper("get", UNKNOWN, options=options, protocol="smtp")
 
     assert (67, "quit=1\n") == (done.status, done.out)
@@ -195,7 +195,7 @@ def start(*arguments: str) -> subprocess.Popen[str]:
 
 
 def test_the_command(tmp_path: Path) -> None:
-    """As a process of its own."""
+    """The command runs as a process."""
     with Daemon(tmp_path / "cms.sock", GRANTED) as daemon:
         out, err = start(f"--cms_sock={daemon.path}", "get").communicate("protocol=smtp\n\n")
 

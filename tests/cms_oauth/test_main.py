@@ -140,7 +140,7 @@ def test_a_pause_is_said(client: Client) -> None:
 
 
 def test_a_reason_cannot_break_the_line_or_move_the_cursor(client: Client) -> None:
-    """It comes from elsewhere; stderr is somebody's terminal or log."""
+    """The reason comes from another process; stderr is a terminal or a log."""
     refusal = json.dumps(wire.json_refusal("denied", "two\nlines \x1b[2J", "h\udcff")).encode()
 
     assert_one_line(client(b"", refusal), 77, "two lines ?[2J")
@@ -222,7 +222,7 @@ def test_garbage_for_json_is_no_credential_either(client: Client, reply: bytes) 
 
 
 def test_a_reply_without_end_is_none(client: Client) -> None:
-    """Whoever listens there is not cms."""
+    """A peer that sends without end is not cms."""
     assert_one_line(client(b"x" * (wire.MAX_REPLY + 1)), 75, "this is not cms")
 
 

@@ -59,7 +59,7 @@ def test_text_from_outside_is_shown_on_one_line() -> None:
 
 
 def test_a_command_without_a_user() -> None:
-    """Words that nobody knows are left out."""
+    """Unknown words are left out."""
     assert "cms login --paste" == str(cms("login", "", "--paste"))
 
 

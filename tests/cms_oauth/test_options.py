@@ -118,13 +118,13 @@ def test_cmss_own_command_line_is_read(reader: object) -> None:
 
 
 def test_click_takes_values_in_an_argument_of_their_own() -> None:
-    """As every program that reads options does."""
+    """A value may be a separate argument, as in every program that reads options."""
     assert Options(user="u", socket="/s") == read(["--user", "u", "--cms-sock", "/s"])
 
 
 @pytest.mark.parametrize("test", ["smtp", "imap", "pop"])
 def test_a_test_chooses_its_own_protocol(test: str) -> None:
-    """--proto and --output are for printing a token; but for JSON, which a test has a form of its own in."""
+    """A test ignores --proto and --output=token; with --output=json it prints its result as JSON."""
     expected = Options(user="u", protocol=test.upper(), test=test, host="host:1")
     as_json = Options(user="u", protocol=test.upper(), test=test, host="host:1", output="json")
 

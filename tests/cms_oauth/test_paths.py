@@ -55,7 +55,7 @@ def test_systemd_decides_for_a_service(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_session_decides_without_systemd(monkeypatch: pytest.MonkeyPatch) -> None:
-    """XDG_* name the base folders, cms has a folder of its own in each."""
+    """XDG_* name the base folders, and cms uses its folder in each."""
     for variable in VARIABLES[4:]:
         monkeypatch.setenv(variable, f"/from/{variable}/")
 
@@ -140,7 +140,7 @@ def test_without_any_socket_the_likeliest_place_is_named(monkeypatch: pytest.Mon
 
 
 def test_a_runtime_folder_that_another_user_made_is_no_candidate(monkeypatch: pytest.MonkeyPatch, bare: Path) -> None:
-    """Its name in /tmp can be guessed; a token from there would be anybody's."""
+    """Its name in /tmp can be guessed, so a token from there could come from any user."""
 
     class Taken:
         def __init__(self, name: str, *, appauthor: bool) -> None: ...
@@ -183,7 +183,7 @@ def test_platformdirs_is_not_imported_where_the_environment_decides() -> None:
 
 
 def test_the_services_user_has_the_services_state(monkeypatch: pytest.MonkeyPatch, bare: Path) -> None:
-    """`sudo -u cms cms login` finds what the service wrote; nobody else is sent there, and a setting goes before it."""
+    """`sudo -u cms cms login` finds the service's state; other users do not, and a setting has priority."""
     other = paths.state_folder()
     (bare / "var-lib-cms").mkdir()
     own = paths.state_folder()

@@ -145,7 +145,7 @@ def _outcome(received: bytes) -> wire.TokenRequest | wire.BadRequest:
     ],
 )
 def test_a_bad_request_says_what_is_wrong_with_it(received: bytes, words: str) -> None:
-    """Whoever writes a client by hand is told in a sentence."""
+    """The author of a client reads a sentence that says what is wrong."""
     with pytest.raises(wire.BadRequest) as bad:
         wire.parse_request(received)
 

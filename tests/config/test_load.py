@@ -147,7 +147,7 @@ class TestAccountsAndGrants:
         assert (me.grant,) == config.grants
 
     def test_second_resource(self, load_text: Loader) -> None:
-        """Accounts of one sign-in with scopes of their own are one Grant with two scope sets."""
+        """Accounts of one sign-in with different scopes are one Grant with two scope sets."""
         config = load_text(
             """\
             me = Office365_Account("me@example.com")
@@ -216,7 +216,7 @@ class TestAccountsAndGrants:
         ]
 
     def test_unserved(self, load_text: Loader) -> None:
-        """What is in the file and served by nothing is known: its sign-in is nobody's to prune."""
+        """cms knows accounts that no socket or file serves: `cms prune` leaves their sign-ins."""
         text = """\
             a = Office365_Account("a@example.com")
             b = Office365_Account("b@example.com")

@@ -53,7 +53,7 @@ class TestOffice365Account:
         )
 
     def test_domain_registration(self, load_text: Loader) -> None:
-        """A domain with a registration of its own gets it, and its tenant."""
+        """An account of a domain with a built-in registration gets that registration and its tenant."""
         grant = account_of(load_text, "'a@NVIDIA.com'").grant
 
         assert ("nvidia", True) == (
@@ -162,7 +162,7 @@ class TestOffice365Account:
         assert (("", MY_ID), False) == ((own.client_id, named.client_id), own.key == named.key)
 
     def test_a_person_and_an_application(self, load_text: Loader) -> None:
-        """Somebody may sign in to the very application that has mailboxes of its own: two grants, nothing shared."""
+        """A person may sign in to an application that also has mailboxes: the two grants share nothing."""
         said = f"'a@example.com', tenant='example.com', client_id='{MY_ID}', client_secret=File('/s')"
         person, app = account_of(load_text, said).grant, account_of(load_text, f"{said}, sign_in='app'").grant
 
@@ -180,8 +180,8 @@ class TestOffice365Account:
         )
         assert 'Such as "https://outlook.office.com/.default"' == refusal.hint
 
-    def test_whoever_signs_in(self, load_text: Loader) -> None:
-        """Without a user, the account is whoever signs in."""
+    def test_without_a_user(self, load_text: Loader) -> None:
+        """Without a user, the account belongs to the person who signs in."""
         account = account_of(load_text, "")
 
         assert ("", "") == (account.user, account.grant.login)
@@ -293,8 +293,8 @@ class TestOffice365Account:
 
         assert (2, True) == (refusal.line, "the first is in line 1" in refusal.message)
 
-    def test_whoever_twice(self, load_text: Loader, refuse: Refuser) -> None:
-        """Two accounts for whoever signs in must be at least at two tenants or applications."""
+    def test_two_without_a_user(self, load_text: Loader, refuse: Refuser) -> None:
+        """Two accounts without a user must be at different tenants or applications."""
         text = "a = Office365_Account()\nb = Office365_Account({})\nCredentialServer('cms.sock', [a, b])"
 
         assert 2 == len(load_text(text.format("tenant='example.com'")).accounts)

@@ -62,7 +62,7 @@ class TestCredentialServer:
         assert (("alice", "1001"), (), "8") == (socket.users, socket.groups, socket.group)
 
     def test_openness_is_warned_about(self, load_text: Loader, tmp_path: Path) -> None:
-        """A socket that everybody may connect to is warned about unless users, groups or a folder keep others out."""
+        """cms warns of a socket to which every user may connect, unless users, groups or a folder restrict it."""
         text = "a = Office365_Account('a@example.com')\nCredentialServer('{}', [a], umask=0o666{})"
         (warning,) = load_text(text.format("/cms.sock", "")).warnings
 
@@ -193,7 +193,7 @@ class TestTokenFile:
         assert ["on no tmpfs" in each for each in config.warnings] == [True]
 
     def test_readable_by_all(self, load_text: Loader) -> None:
-        """A file that everybody may read is warned about, unless a folder keeps them out."""
+        """cms warns of a file that every user may read, unless a folder restricts it."""
         warnings = load_text("a = Office365_Account('a@a.com')\nTokenFile('/run/token', a, 'SMTP', 0o644)").warnings
 
         assert ["every user of this machine can read this token" in each for each in warnings] == [True]
@@ -258,7 +258,7 @@ class TestTokenFile:
 
 class TestProtocol:
     def test_a_token_of_its_own(self, load_text: Loader) -> None:
-        """Another scope set of the same sign-in, after that of the mail protocols, which is the sign-in's own."""
+        """A second scope set of the same sign-in, after the mail protocols' set, which belongs to the sign-in."""
         config = load_text(
             """\
             graph = Protocol("GRAPH", ["https://graph.microsoft.com/User.Read", "https://graph.microsoft.com/Mail.Send"])

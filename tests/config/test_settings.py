@@ -109,7 +109,7 @@ class TestSignInPage:
         ],
     )
     def test_address(self, load_text: Loader, directive: str, page: str) -> None:
-        """The page is where the file says, by default where CMS had it, and nowhere of its own without the line."""
+        """The page has the address in the file, CMS's address by default, and no fixed address without the line."""
         assert page == load_text(ACCOUNT + directive).page
 
     @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ class TestNotify:
         assert ((), False) == (config.hooks, config.desktop)
 
     def test_a_program_that_is_not_there_is_warned_about(self, load_text: Loader, tmp_path: Path) -> None:
-        """It may be installed later; until then nobody is notified."""
+        """The program may be installed later; until then no notices are shown."""
         config = load_text(self.BASE + "Notify('no-such-program')")
 
         assert (

@@ -25,7 +25,7 @@ def facts_of(real: os.stat_result, uid: int, mode: int) -> os.stat_result:
 
 
 def machine(told: Mapping[Path, tuple[int, int]], caller: int = ME) -> System:
-    """A machine where everything is root's and closed to others, but for what is told: path to (owner, mode)."""
+    """A machine where root owns each path and others have no rights, except for `told`: path to (owner, mode)."""
 
     def lstat(path: Path) -> os.stat_result:
         return facts_of(path.lstat(), *told.get(path, (0, 0o755)))
@@ -71,7 +71,7 @@ class TestRead:
         assert f"the folder {above} can be written by its group, and a configuration is a program" == found.message
 
     def test_sticky_folder(self, file: Path) -> None:
-        """A sticky folder of root's passes though everybody can write it."""
+        """A sticky folder of root's passes though every user can write to it."""
         system = machine({file: (ME, 0o600), file.parent: (0, 0o1777)})
 
         assert b"content" == trust.read(str(file), system)
@@ -89,8 +89,8 @@ class TestRead:
         assert "the file belongs to other, who could change what cms runs as me" == found.message
         assert f"`chown me {file}`, or use a copy" == found.hint
 
-    def test_root_runs_nobody_elses(self, file: Path) -> None:
-        """Root is told the sudo that runs another user's configuration as that user, though its folder is theirs too."""
+    def test_root_runs_no_other_users(self, file: Path) -> None:
+        """cms tells root the sudo command that runs the configuration as its owner, who also owns the folder."""
         found = refusal(file, machine({file: (OTHER, 0o600), file.parent: (OTHER, 0o700)}, caller=0))
 
         assert "the file belongs to other, and root runs no other user's configuration" == found.message
@@ -164,7 +164,7 @@ class TestRead:
 
     @needs_root
     def test_real_owners(self, file: Path) -> None:
-        """With a real owner: nobody's file is refused to root, who is told nobody's name."""
+        """With a real owner: root's run of a file of the user `nobody` is refused, and the message names that user."""
         os.chown(file, 65534, 65534)
 
         assert "`sudo -u nobody cms ...`" == refusal(file, trust.SYSTEM).hint
@@ -212,7 +212,7 @@ class TestInMemory:
         assert expected == trust.in_memory(path)
 
     def test_nothing_is_mounted(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Where nobody knows, it is a disk."""
+        """Without mount information, cms takes the folder for a disk."""
         (tmp_path / "mountinfo").write_text("")
         monkeypatch.setattr(trust, "MOUNTS", str(tmp_path / "mountinfo"))
 

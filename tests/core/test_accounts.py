@@ -67,7 +67,7 @@ def test_another_identity_has_another_key(other: Grant) -> None:
 
 
 def test_a_key_is_a_file_name_and_no_address() -> None:
-    """A listing of the state folder shows nobody's address."""
+    """A listing of the state folder shows no address."""
     assert set("0123456789abcdef").issuperset(GRANT.key)
     assert len(GRANT.key) == 32
 
@@ -142,7 +142,7 @@ def test_cms_files_without_a_client_id_get_the_documented_one() -> None:
 
 @pytest.mark.parametrize("registration", REGISTRATIONS, ids=lambda each: each.name)
 def test_a_registration_is_found_by_its_id_and_has_a_caveat(registration: Registration) -> None:
-    """Whoever borrows an application is told whose it is, in any letter case of the id."""
+    """A person who uses another's application reads whose it is, in either letter case of the id."""
     known = registration_of(registration.client_id.upper())
 
     assert registration is known
@@ -190,9 +190,9 @@ def test_whose_application_it_is() -> None:
 ALICE = Account("alice@example.test", replace(GRANT, login="alice@example.test"), {})
 SHARED = Account("shared@example.test", ALICE.grant, {})
 APP = Account("app@example.test", replace(GRANT, login="", sign_in="app"), {})
-NOBODY_YET = Account("", replace(GRANT, login=""), {})
-ALL = (ALICE, SHARED, APP, NOBODY_YET)
-CAROL = {NOBODY_YET.grant.key: "Carol@example.test"}
+NOT_YET = Account("", replace(GRANT, login=""), {})
+ALL = (ALICE, SHARED, APP, NOT_YET)
+CAROL = {NOT_YET.grant.key: "Carol@example.test"}
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ CAROL = {NOBODY_YET.grant.key: "Carol@example.test"}
         ("Shared@Example.test", (SHARED,)),
         # Who signs in for a mailbox stands for it too.
         ("alice@example.test", (ALICE, SHARED)),
-        ("carol@example.test", (NOBODY_YET,)),
+        ("carol@example.test", (NOT_YET,)),
         ("dave@example.test", ()),
         ("@example.test", ()),
     ],
@@ -251,5 +251,5 @@ def test_where_no_account_is_configured_the_hint_names_real_directives(name: str
 
 
 def test_a_list_of_users_names_each_once() -> None:
-    """Where nobody has signed in yet, it says so."""
-    assert "alice@example.test, (whoever signs in)" == users_in_words((ALICE, ALICE, NOBODY_YET))
+    """Before the first sign-in, the list says so."""
+    assert "alice@example.test, (whoever signs in)" == users_in_words((ALICE, ALICE, NOT_YET))

@@ -143,7 +143,7 @@ class TestIdleness:
         assert Forecast(redeemed + IDLE_LIFE, "90 days without a renewal", "certain") == found
 
     def test_one_that_has_ended_so_is_told_of(self) -> None:
-        """Whoever has been there knows what it means."""
+        """A person who has seen it before knows what it means."""
         ended = remember((), Ending(START - 200 * DAY, START, 700082))
         found = forecast(facts(START, START, ended), spa=False, now=START + 8 * DAY)
 
@@ -153,7 +153,7 @@ class TestIdleness:
         )
 
     def test_a_daemon_that_renews_keeps_it_alive(self) -> None:
-        """Nobody is told of a limit that a running daemon never comes near to."""
+        """cms does not warn of a limit that a running daemon never comes near."""
         assert forecast(facts(START, START + 300 * DAY), spa=False, now=START + 301 * DAY) is None
 
 

@@ -368,7 +368,7 @@ a_few = settings(max_examples=100, deadline=None, derandomize=True)
 @given(LIVES, LUCK, st.floats(0.0, 2.0), st.floats(0.0, DAY))
 @example(HOUR, 0.5, 1.0, 0.0)
 def test_an_expired_token_is_never_answered(expires_in: float, jitter: float, share: float, min_valid: float) -> None:
-    """From its expiry on nobody gets a token, whatever they ask for, whatever the provider does."""
+    """From its expiry on no client gets a token, whatever clients ask and whatever the provider does."""
     now = expires_in * (1.0 + share)
     held = fresh(expires_in, jitter=jitter)
     answers = [
@@ -389,10 +389,10 @@ def test_a_token_about_to_expire_is_not_answered(expires_in: float, margin: floa
 
 @a_few
 @given(LIVES, LUCK, st.floats(0.0, 1.2), st.floats(0.0, DAY), st.booleans())
-def test_nobody_waits_unless_a_fetch_is_due(
+def test_a_client_waits_only_if_a_fetch_is_due(
     expires_in: float, jitter: float, share: float, min_valid: float, rejected: bool
 ) -> None:
-    """Wait and a plan to fetch now go together; between fetches the answer is there at once."""
+    """A client waits if and only if a fetch is due now; between fetches cms answers at once."""
     life, now = fresh(expires_in, jitter=jitter), expires_in * share
     assume(isinstance(plan(life, now), SleepUntil))
 
@@ -404,7 +404,7 @@ def test_the_first_client_waits_for_the_first_fetch() -> None:
     assert (Fetch(), Wait()) == (plan(Life(), 5.0), answer(Life(), 5.0))
 
 
-def test_a_fetch_that_is_due_keeps_nobody_waiting_who_has_enough() -> None:
+def test_a_renewal_delays_no_client_that_has_a_usable_token() -> None:
     """While a renewal is under way, a token with a minute left is answered at once."""
     life = fresh()
     late = HOUR - DEFAULT_MIN_VALID
@@ -536,7 +536,7 @@ def test_refreshes_are_spread(expires_in: float) -> None:
     ],
 )
 def test_an_account_may_have_a_margin_of_its_own(refresh_before: float | None, earliest: float, latest: float) -> None:
-    """refresh_before moves the refresh of an hour's token as far forward as its owner asks, within reason."""
+    """refresh_before moves the refresh of an hour's token as far forward as the owner asks, within limits."""
     moments = [
         token_of(absorb(Life(), Granted("t", 0.0, HOUR), 0.0, jitter, refresh_before)).refresh_at
         for jitter in (0.0, 1.0)
@@ -554,7 +554,7 @@ def test_time_counts_from_the_moment_the_answer_came() -> None:
 
 @pytest.mark.parametrize("issued", [500.0, math.nan, math.inf])
 def test_no_token_comes_from_the_future(issued: float) -> None:
-    """A moment of issue that lies ahead, or is none, is taken for now: it must not lengthen a token's life."""
+    """An issue time that is invalid or in the future counts as now: it must not lengthen a token's life."""
     held = token_of(absorb(Life(), Granted("t", issued, HOUR), 400.0, 0.5))
 
     assert (400.0, 400.0 + HOUR) == (held.issued, held.expires)
@@ -735,7 +735,7 @@ def test_a_refusal_remembers_when_it_began() -> None:
     ("again_in", "jitter", "pause"), [(1800.0, 0.0, 900.0), (1800.0, 0.5, 1350.0), (5.0, 0.9, 60.0)]
 )
 def test_a_refusal_that_may_heal_by_itself(again_in: float, jitter: float, pause: float) -> None:
-    """What nobody tells cms of, as that an application has a new certificate, is looked for: slowly, never in a loop."""
+    """cms cannot hear of some repairs, such as an application's new certificate: it retries slowly, never in a loop."""
     refused = absorb(Life(), Refused(REVOKED, again_in), 10.0, jitter)
 
     assert SleepUntil(10.0 + pause) == plan(refused, 10.0)
@@ -778,7 +778,7 @@ def test_a_sign_in_that_was_refused_says_why_one_is_still_required(held: Life, a
 
 
 def test_a_challenge_stays_until_it_is_met() -> None:
-    """The wrong person's sign-in, or one without a challenge of its own, does not lose the one that is to be met."""
+    """The wrong person's sign-in, or one without a challenge, does not lose the challenge that is still to be met."""
     challenged = absorb(Life(), Refused(replace(REVOKED, claims="{}")), 10.0, 0.5)
     other = sign_in_refused(challenged, Refused(replace(BLOCKED, claims='{"a":1}')))
 
@@ -797,8 +797,8 @@ def test_a_challenge_stays_until_it_is_met() -> None:
         (absorb(Life(), Refused(REVOKED), 10.0, 0.5), "cancelled"),
     ],
 )
-def test_a_sign_in_that_nobody_waits_for_or_finished_changes_nothing(life: Life, kind: str) -> None:
-    """What works goes on working, and a window that was closed is no reason for anything."""
+def test_a_failed_sign_in_changes_nothing_that_works(life: Life, kind: str) -> None:
+    """Tokens keep being served, and a closed window is no reason for a new state."""
     assert life is sign_in_refused(life, Refused(replace(BLOCKED, kind=kind)))
 
 
@@ -819,7 +819,7 @@ def test_revive_never_puts_a_try_off() -> None:
 
 
 def test_revive_keeps_a_second_from_the_last_fetch() -> None:
-    """However fast somebody repeats `cms refresh`, a token is a second old before the next is fetched."""
+    """However fast a person repeats `cms refresh`, a token is a second old before cms fetches the next."""
     assert SleepUntil(PAUSE_AFTER_GRANT) == plan(retry_now(fresh(), 0.25), 0.25)
 
 

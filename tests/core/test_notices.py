@@ -134,7 +134,7 @@ def test_a_refusal_that_is_tried_again_in_vain_is_told_again() -> None:
 
 
 def test_every_event_is_in_the_table() -> None:
-    """Whoever lists the events that a hook may ask for lists all that the log is told, and what hooks alone are told."""
+    """The table lists every event that a hook may ask for: those that the log is told, and those for hooks alone."""
     told = {expected.event for _, _, expected in CHANGES.values() if expected}
 
     assert set(EVENTS) == told | {"refreshed", "sign-in-due"}
@@ -233,8 +233,8 @@ class TestHook:
         assert ["signed-in", "refreshed"] == each.hears(well(NOW + REMIND_SECONDS + 5), NOW + REMIND_SECONDS + 9)
         assert [] == each.hears(well(NOW + REMIND_SECONDS + 5), NOW + 9 * REMIND_SECONDS)
 
-    def test_a_refused_application_asks_nobody_to_sign_in(self) -> None:
-        """It is told at once, as failing, with what is to be mended; then that it works again."""
+    def test_a_refused_application_asks_for_no_sign_in(self) -> None:
+        """cms reports at once that it fails and what to fix; later, that it works again."""
         each = Listener()
         lives = [Life(token(1000.0), NeedsSignIn(4000.0, DOWN, NOW + 900.0))]
         refused = replace(ended(), lives=lives, how=HowToSignIn())
@@ -289,8 +289,8 @@ class TestHook:
         assert "ABCD" == each.notices(waiting, NOW + 60 + REMIND_SECONDS)[0].how.code
         assert [] == each.hears(ended(), NOW + 70 + REMIND_SECONDS)
 
-    def test_a_sign_in_nobody_needed(self) -> None:
-        """Whoever signs in early is told the link and the end of it, and no reminder."""
+    def test_a_sign_in_that_was_not_needed(self) -> None:
+        """A person who signs in early gets the link and the result, and no reminder."""
         each = Listener()
 
         assert ["sign-in-required"] == each.hears(well(how=link("https://login/1")))
@@ -307,7 +307,7 @@ class TestHook:
         assert [] == each.hears(ended(how=link("https://login/2")))
 
     def test_who_signed_out_is_not_asked_to_sign_in(self) -> None:
-        """`cms logout` is somebody's wish."""
+        """`cms logout` is the person's wish."""
         assert [] == Listener().hears(Facts("u", [Life(None, NeedsSignIn(1.0, OUT))]))
 
     def test_an_outage_is_told_after_the_hooks_own_grace(self) -> None:
@@ -357,7 +357,7 @@ class TestHook:
             replace(near, sign_in=replace(near.sign_in, given_at=200.0)), NOW + 30
         )
 
-    def test_nobody_is_told_to_sign_in_where_nobody_can(self) -> None:
+    def test_an_application_asks_for_no_sign_in(self) -> None:
         """An account without a person's sign-in has no such command."""
         told = Listener().notices(well(forecast=DUE, warn_at=0.0, how=HowToSignIn()))
 
@@ -370,7 +370,7 @@ class TestHook:
         assert [] == each.hears(ended())
         assert ["signed-in"] == each.hears(well(NOW + 1), NOW + 2)
 
-    def test_each_new_token_is_told_to_whoever_asks(self) -> None:
+    def test_each_new_token_is_told_to_hooks_that_ask(self) -> None:
         """`refreshed` is not among the usual events."""
         each = Listener()
 

@@ -71,7 +71,7 @@ def code(answer: Allow | Deny) -> str:
     ],
 )
 def test_exactly_the_named_the_owner_and_root_may_ask(peer: Peer, its: Rules, *, expected: bool) -> None:
-    """With users or groups given these, the owner and root may ask; without, whoever the permission bits let in."""
+    """With users or groups, these, the owner and root may ask; without, all that the permission bits let in."""
     assert expected == admits(peer, its)
 
 
@@ -82,7 +82,7 @@ NUMBERS = st.integers(0, 5)
 def test_a_stranger_gets_no_token_whatever_it_asks(
     uid: int, gid: int, more: list[int], users: frozenset[int], groups: frozenset[int]
 ) -> None:
-    """Nobody outside users and groups, but the owner and root, ever gets an Allow."""
+    """A peer outside users and groups, other than the owner and root, never gets an Allow."""
     peer = Peer(1, uid, gid, tuple(more))
     its = Rules(3, (A,), ("SMTP",), users, groups)
     expected = uid in users or uid in {0, 3} or bool(groups & {gid, *more})
@@ -164,8 +164,8 @@ def test_an_account_without_scopes_for_a_protocol_does_not_serve_it() -> None:
     assert code(ask(TokenRequest("IMAP"), its)) == "unknown-protocol"
 
 
-def test_an_account_without_a_user_is_whoever_signed_in() -> None:
-    """user=None: the account is chosen by the name that signed in."""
+def test_an_account_without_a_user_has_the_name_that_signed_in() -> None:
+    """user=None: the name that signed in selects the account."""
     names = {NAMELESS.grant.key: "Who@example.test"}
     answers = [ask(TokenRequest("SMTP", user=user), rules(NAMELESS), names) for user in ("", "who@EXAMPLE.test")]
 
@@ -173,7 +173,7 @@ def test_an_account_without_a_user_is_whoever_signed_in() -> None:
 
 
 def test_no_user_means_the_default_where_there_is_one() -> None:
-    """A Postfix table that is asked by host: the default may be an account that nobody has signed in to yet."""
+    """A Postfix table that is asked by host uses the default account, even before its first sign-in."""
     its = replace(rules(A, B, NAMELESS), default=B)
 
     assert Allow(B, SCOPES) == ask(TokenRequest("SMTP"), its)
@@ -181,8 +181,8 @@ def test_no_user_means_the_default_where_there_is_one() -> None:
     assert Allow(A, SCOPES) == ask(TokenRequest("SMTP", user=A.user), its)
 
 
-def test_an_account_that_nobody_signed_in_to_makes_mail_wait() -> None:
-    """Until someone has signed in, any name may be the right one: sign-in-required, so that mail is not bounced."""
+def test_an_account_before_its_first_sign_in_makes_mail_wait() -> None:
+    """Before the first sign-in any name may be right: the answer is sign-in-required, so that mail does not bounce."""
     answer = ask(TokenRequest("SMTP", user="who@example.test"), rules(NAMELESS, B))
 
     assert (code(answer), EXIT_CODES[code(answer)]) == ("sign-in-required", 75)

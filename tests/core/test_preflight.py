@@ -108,8 +108,8 @@ def test_only_what_is_known_to_be_another_is_refused(audience: str, certain: boo
     assert (certain, not certain) == (found.certain, fits(token, "SMTP", MAIL))
 
 
-def test_nobody_signs_in_for_an_application() -> None:
-    """Its token is asked for anew instead; a person's needs a sign-in."""
+def test_an_application_needs_no_sign_in() -> None:
+    """cms asks for an application's token anew; a person's token needs a sign-in."""
     graph = Claims(audience=GRAPH, application=True)
     hints = [misfit(each, "SMTP", MAIL) for each in (graph, person(GRAPH))]
 
@@ -129,13 +129,13 @@ def test_a_resource_of_ones_own_is_right_where_it_was_asked_for() -> None:
 
 @pytest.mark.parametrize("audience", ["https://graph.microsoft.com", GRAPH, "11111111-2222-3333-4444-555555555555"])
 def test_a_protocol_of_ones_own_has_its_resource(audience: str) -> None:
-    """Under either name, and an id that nobody knows is served."""
+    """Under either name; an unknown id is served."""
     assert "" == message(person(audience), "GRAPH", GRAPH_SCOPES)
 
 
 @pytest.mark.parametrize("audience", ["https://outlook.office.com", EXCHANGE, "https://vault.azure.net"])
 def test_a_protocol_of_ones_own_takes_no_other(audience: str) -> None:
-    """A mail token is none for Graph."""
+    """A mail token does not serve for Graph."""
     assert "and GRAPH needs one for Microsoft Graph" in message(person(audience), "GRAPH", GRAPH_SCOPES)
 
 
@@ -265,7 +265,7 @@ OWN_TOKEN = replace(held(jwt(aud="dovecot", scp="mail.access")), scopes=OWN)
 
 @in_trio
 async def test_a_permission_of_ones_own_is_served() -> None:
-    """Nobody is told to consent to Exchange's: at the socket, in a token file, in the status and by the doctor."""
+    """cms does not ask for consent to Exchange's: at the socket, in a token file, in the status and in the doctor."""
     keeper = FakeKeeper(reply=OWN_TOKEN)
     keeper.open.set()
     reply = issued(keeper, OWN_ACCOUNT, "IMAP")

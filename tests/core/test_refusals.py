@@ -93,7 +93,7 @@ def test_a_refusal_names_the_next_command(row: entra.EntraRow) -> None:
 
 
 def at_a_sign_in(answer: dict[str, object]) -> Trouble:
-    """Return what somebody is told whose sign-in ended with this answer."""
+    """Return what the person reads whose sign-in ended with this answer."""
     outcome = refusals.in_person(refusals.explain(answer, GRANT), refusals.hint("start again: {login}", GRANT))
     return outcome.trouble  # type: ignore[union-attr]  # explain never grants
 
@@ -192,7 +192,7 @@ def test_unknown_answers(answer: dict[str, object], expected: type) -> None:
 
 @pytest.mark.parametrize("suberror", entra.SUBERRORS)
 def test_suberrors(suberror: str) -> None:
-    """Each suberror of Microsoft's has a meaning of its own, and is passed on."""
+    """Each of Microsoft's suberrors has a separate meaning, and is passed on."""
     outcome = refusals.explain({"error": "invalid_grant", "suberror": suberror}, GRANT)
 
     assert isinstance(outcome, Refused)
@@ -220,7 +220,7 @@ def test_number_from_prose() -> None:
     ],
 )
 def test_claims_challenge(claims: object, expected: str) -> None:
-    """A challenge is carried exactly as it came; what is none is dropped."""
+    """A challenge is carried exactly as it came; an invalid one is dropped."""
     outcome = refusals.explain(refusal(50076, claims=claims), GRANT)
 
     assert isinstance(outcome, Refused)
@@ -266,7 +266,7 @@ def test_a_hint_that_promises_nothing_gets_the_command_as_well() -> None:
 
 
 def test_a_person_who_was_refused_begins_anew() -> None:
-    """What the administrator has mended shows by another sign-in: there is none yet that could be refreshed."""
+    """Another sign-in shows what the administrator has fixed: before it there is no sign-in to refresh."""
     blocked = refusals.explain({"error_codes": [53003]}, GRANT)
     told = refusals.in_person(blocked, refusals.hint("start again: {login}", GRANT))
 
@@ -276,13 +276,13 @@ def test_a_person_who_was_refused_begins_anew() -> None:
 
 
 def test_login_command() -> None:
-    """The command names who signs in, or who is remembered, or nobody."""
-    nobody = Grant("https://login.example/common", "client", "")
+    """The command names the user who signs in, or the remembered one, or no user."""
+    nameless = Grant("https://login.example/common", "client", "")
 
     assert "`cms login ann@example.test`" == refusals.hint("{login}", GRANT, "ben@example.test")
-    assert "`cms login ben@example.test`" == refusals.hint("{login}", nobody, "ben@example.test")
-    assert "`cms login`" == refusals.hint("{login}", nobody)
-    assert "`cms login --paste`." == refusals.hint("{login --paste}.", nobody)
+    assert "`cms login ben@example.test`" == refusals.hint("{login}", nameless, "ben@example.test")
+    assert "`cms login`" == refusals.hint("{login}", nameless)
+    assert "`cms login --paste`." == refusals.hint("{login --paste}.", nameless)
 
 
 @pytest.mark.parametrize("codes", [[True], [-1], [0], ["50173"], 50173, []])
@@ -304,7 +304,7 @@ def test_a_name_is_quoted_for_a_shell() -> None:
 
 
 def test_an_application_is_looked_at_again_by_itself() -> None:
-    """Nobody signs in for it: its row's words, the provider's identifiers, and waiting is a way."""
+    """Its row says what happened and gives the provider's identifiers; it asks for no sign-in, and waiting may help."""
     trouble = refusals.explain(refusal(7000222, error="invalid_client"), GRANT).trouble
     told = refusals.of_application(trouble, replace(GRANT, sign_in="app"))
 

@@ -128,7 +128,7 @@ def test_a_certificate_that_ends_soon(days: float, warning: str) -> None:
 
 
 def test_every_word_of_the_table_is_used() -> None:
-    """Whoever reads the table reads no state that does not exist."""
+    """The table documents only states that exist."""
     assert set(STATES) == {row_of(name).state for name in ENTRIES}
 
 
@@ -230,13 +230,13 @@ def test_a_refusal_is_described_without_a_next_try() -> None:
     ],
 )
 def test_each_row_says_whose_move_it_is(name: str, expected: str) -> None:
-    """The next command, the provider's own hint, or that nobody has to do anything."""
+    """The next command, the provider's hint, or that there is nothing to do."""
     assert expected == row_of(name).next_move
 
 
 @pytest.mark.parametrize(("user", "expected"), [("a@x", "sign in: `cms login a@x`"), ("", "sign in: `cms login`")])
 def test_a_refusal_without_a_hint_gets_the_command(user: str, expected: str) -> None:
-    """Nobody is left with sign-in-required and no command."""
+    """A person who reads sign-in-required also reads the command."""
     refused = entry(absorb(Life(), Refused(Trouble("refused", "no")), NOW, 0.5), user=user)
 
     assert expected == describe([refused], NOW, WALL)[0].next_move

@@ -127,7 +127,7 @@ cms 1.2.3, process 4711, up 1 d 1 h, configuration /etc/cms/cms.cfg
 
 
 def test_what_is_stored_without_an_account_comes_last() -> None:
-    """Whose it is, or that nobody can tell, and what to do about it."""
+    """Status says whose it is, or that this is unknown, and what to do about it."""
     kept = StoredSignIn(
         "key1", "https://login.example.test/common", "client", "bob@example.test", "bob@example.test", 1.0
     )
@@ -150,7 +150,7 @@ def test_no_account_is_said() -> None:
     assert text_of([]) == "no accounts are configured\n"
 
 
-def test_an_account_that_nobody_signed_in_to_has_a_name_for_people() -> None:
+def test_an_account_before_its_first_sign_in_has_a_name_for_people() -> None:
     """user=None before the first sign-in."""
     assert text_of(describe([entry(Life(), user="")], NOW, WALL)).startswith("(whoever signs in): starting\n")
 
@@ -185,7 +185,7 @@ def test_no_message_can_move_the_cursor_or_forge_a_line() -> None:
 
 
 def test_a_refused_application_is_told_what_to_mend() -> None:
-    """Nobody is to sign in: the text says what happened, when it is looked at again, and whose move it is."""
+    """The text asks for no sign-in: it says what happened, when cms looks again, and who can fix it."""
     text = " ".join(text_of([row_of("refused")]).split())
 
     assert "AADSTS7000222: the client secret has expired" in text

@@ -141,7 +141,7 @@ async def test_a_socket_that_cannot_be_made_ends_the_start(world: World) -> None
 
 @in_trio
 async def test_a_configuration_that_hangs_is_given_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Somebody's program that does not end costs a deadline and a sentence, not the daemon."""
+    """A configuration that never ends costs a deadline and a message, not the daemon."""
     monkeypatch.setattr(module, "LOAD_SECONDS", 0.05)
     hangs = threading.Event()
 
@@ -179,19 +179,19 @@ async def test_status_tells_of_every_account(world: World) -> None:
 
 @in_trio
 async def test_the_status_of_one_account(world: World) -> None:
-    """By any of its names; and of nobody's there is none."""
+    """By each of its names; an unknown name has no status."""
     world.accounts.append(account("unsigned@example.test"))
     async with world.daemon() as app:
         await until_settled(app)
-        one, nobody = app.commands.status("Unsigned@example.test"), app.commands.status("b@example.test")
+        one, none = app.commands.status("Unsigned@example.test"), app.commands.status("b@example.test")
 
     assert ["unsigned@example.test"] == [row["user"] for row in one.extra["json"]["accounts"]]
-    assert (False, "there is no account 'b@example.test'") == (nobody.ok, nobody.message)
+    assert (False, "there is no account 'b@example.test'") == (none.ok, none.message)
 
 
 @in_trio
-async def test_whoever_signs_in_has_a_name_then(world: World) -> None:
-    """An account without a user is found and served by the name that the provider reported."""
+async def test_an_account_without_a_user_is_found_by_the_reported_name(world: World) -> None:
+    """cms finds and serves an account without a user by the name that the provider reported."""
     world.accounts = [account("", login="")]
     async with world.daemon() as app:
         await until_settled(app)
@@ -325,8 +325,8 @@ async def test_the_page_hears_of_all_who_wait(world: World) -> None:
 
 
 @in_trio
-async def test_the_page_is_up_while_somebody_waits(world: World) -> None:
-    """At the configuration's address, which the status knows; a reload moves it, and it goes with the last who waits."""
+async def test_the_page_is_up_while_an_account_waits(world: World) -> None:
+    """At the configuration's address, which status shows; a reload moves it; it closes with the last account."""
     first, second = free_port(), free_port()
     world.page = f"http://127.0.0.1:{first}/"
     world.accounts = [account("unsigned@example.test", redirect_uri="http://localhost/")]
@@ -368,11 +368,11 @@ async def test_refresh_waits_for_the_outcome(world: World) -> None:
         before = await world.ask()
         one = await app.commands.refresh("a@example.test")
         after = await world.ask()
-        everybody = await app.commands.refresh("")
+        all_users = await app.commands.refresh("")
         unknown = await app.commands.refresh("nobody@example.test")
 
     assert (Result(True, "a@example.test: fresh"), True) == (one, before != after)
-    assert Result(False, "unsigned@example.test: nobody has signed in", "sign in") == everybody
+    assert Result(False, "unsigned@example.test: nobody has signed in", "sign in") == all_users
     assert not unknown.ok
 
 
@@ -416,11 +416,11 @@ async def test_a_reload_keeps_every_token_whose_grant_is_the_same(world: World) 
 @in_trio
 async def test_a_reload_changes_sockets(world: World) -> None:
     """One goes, one comes, one gets another mode, one other rules: all without a moment in which it is not there."""
-    everybody = {"users": ("0", str(os.getuid()))}
+    with_users = {"users": ("0", str(os.getuid()))}
     world.sockets = {"goes.sock": {}, "mode.sock": {}, "rules.sock": {}}
     async with world.daemon() as app:
         before = os.stat(world.path("rules.sock")).st_ino  # noqa: PTH116 - a fact about a file
-        world.sockets = {"comes.sock": {}, "mode.sock": {"mode": 0o660}, "rules.sock": everybody | {"protocols": ()}}
+        world.sockets = {"comes.sock": {}, "mode.sock": {"mode": 0o660}, "rules.sock": with_users | {"protocols": ()}}
         result = await app.commands.reload()
         answers = [await world.ask(name=name) for name in ("comes.sock", "mode.sock", "rules.sock")]
         after = os.stat(world.path("rules.sock")).st_ino  # noqa: PTH116 - as above
@@ -537,7 +537,7 @@ async def test_a_sign_in_that_was_in_memory_only_is_missed(world: World) -> None
 
 @in_trio_jumps
 async def test_a_suspend_is_noticed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After two hours in which only the boot clock went on, the expired token is replaced without anybody asking."""
+    """After two hours in which only the boot clock went on, the daemon replaces the expired token without a request."""
     monkeypatch.setattr(module, "WATCH_SECONDS", 5.0)
     clock = FakeClock(boot=time.clock_gettime(time.CLOCK_BOOTTIME) - trio.current_time())
     world.options["clock"] = clock
@@ -748,13 +748,13 @@ async def test_what_no_account_has_is_in_the_status(world: World) -> None:
     async with world.daemon() as app:
         await until(lambda: bool(app.commands.status().extra["json"]["orphans"]))
         stored.unlink()
-        await app.commands.errand("prune", {"yes": True}, _nobody)
+        await app.commands.errand("prune", {"yes": True}, _no_answer)
         left = app.commands.status().extra["json"]["orphans"]
 
     assert () == left
 
 
-async def _nobody(_event: Mapping[str, Any]) -> Mapping[str, Any]:
+async def _no_answer(_event: Mapping[str, Any]) -> Mapping[str, Any]:
     return {}
 
 

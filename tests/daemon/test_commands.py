@@ -279,23 +279,23 @@ class TestSigningInAndOut:
     @both
     @in_trio_clock
     async def test_what_nothing_serves_can_be_signed_out_of(self, tmp_path: Path, *, alone: bool) -> None:
-        """Unlisted or unserved, by its name, and with everybody; an application stays."""
+        """Unlisted or unserved, by name and with --all; an application stays."""
         accounts = account(ANN), account(MACHINE, sign_in="app")
         async with commands(tmp_path, *accounts, alone=alone, unserved=frozenset({"unserved"})) as world:
             world.store("unlisted", "unserved")
             by_name = said(await world.commands.logout("unlisted"))
             deleted = [*world.worker.deleted]
-            everybody = said(await world.commands.errand("leave", {}, agrees))
+            all_users = said(await world.commands.errand("leave", {}, agrees))
 
         assert (True, "unlisted: signed out, and the stored sign-in deleted") == by_name[:2]
         assert (["unlisted"], ["unlisted", "unserved", ANN]) == (deleted, sorted({*world.worker.deleted}, key=_order))
         said_of_all = f"{ANN}: signed out, and the stored sign-in deleted\nwithout an account, and deleted: 2"
-        assert (True, said_of_all) == everybody[:2]
+        assert (True, said_of_all) == all_users[:2]
 
     @both
     @in_trio_clock
-    async def test_nobody_is_signed_out_where_the_rest_cannot_be_deleted(self, tmp_path: Path, *, alone: bool) -> None:
-        """What nothing serves comes first: a failure there is told, and nothing else has happened."""
+    async def test_a_failed_deletion_signs_no_account_out(self, tmp_path: Path, *, alone: bool) -> None:
+        """What nothing serves is deleted first: if that fails, cms says so and has done nothing else."""
         async with commands(tmp_path, account(ANN), alone=alone) as world:
             world.store("unlisted")
             world.worker.full = True
@@ -336,10 +336,10 @@ class TestOnlyADaemon:
     async def test_refresh_tells_of_those_that_got_no_token(self, tmp_path: Path) -> None:
         """Each by name, and by name once."""
         async with commands(tmp_path, account(ANN), account(BOB), alone=False) as world:
-            one, everybody = await world.commands.refresh(ANN), await world.commands.refresh("")
+            one, all_users = await world.commands.refresh(ANN), await world.commands.refresh("")
 
         assert (True, f"{ANN}: fresh", "") == said(one)
-        assert (False, f"{BOB}: nobody has signed in yet", "sign in") == said(everybody)
+        assert (False, f"{BOB}: nobody has signed in yet", "sign in") == said(all_users)
 
     @in_trio_clock
     async def test_a_stop_is_passed_on(self, tmp_path: Path) -> None:

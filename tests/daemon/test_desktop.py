@@ -75,7 +75,7 @@ class Service:
 
 @pytest.fixture
 def desktop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desktop]:
-    """A session with a bus, and nobody on it who shows anything."""
+    """A session with a bus, on which no program shows notices."""
     session = Desktop(tmp_path)
     for name in (*FACTS, REPLACES):
         monkeypatch.delenv(name, raising=False)
@@ -110,7 +110,7 @@ def tell(monkeypatch: pytest.MonkeyPatch, **facts: str) -> int:
 def test_a_notice_is_shown(
     service: Service, text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Title, text, urgency; what looks like markup is none; the number is printed for the next one."""
+    """Title, text, urgency; markup is escaped; the printed number serves the next notice."""
     assert 0 == tell(monkeypatch)
     assert [
         ("cms", 0, "mail-unread", f"Sign in to send mail: {ANN}", text, [], {"urgency": ("y", notify.CRITICAL)}, -1)
@@ -119,7 +119,7 @@ def test_a_notice_is_shown(
 
 
 def test_one_takes_the_place_of_another(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The number that it is given is the one that it replaces; what is no number is none."""
+    """A notice replaces the one whose number it gets; a word that is no number replaces none."""
     tell(monkeypatch, CMS_REPLACES="41", CMS_EVENT="signed-in")
     tell(monkeypatch, CMS_REPLACES="the first")
 
@@ -186,7 +186,7 @@ def test_the_daemon_shows_what_is_to_be_done_and_that_it_is_done(desktop: Deskto
 
 
 def test_nothing_of_the_bus_is_in_the_daemon() -> None:
-    """Whatever a desktop's library costs, a program of its own pays for it."""
+    """A child process pays for the desktop's library."""
     program = "import sys, cms.daemon.app; print('jeepney' in sys.modules)"
     printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
 

@@ -125,7 +125,7 @@ async def run(script: str, environment: dict[str, str] | None = None) -> list[st
 class TestOneHook:
     @in_trio
     async def test_its_surroundings(self) -> None:
-        """Nothing to read, a session of its own, both outputs, and no environment but what it is given."""
+        """An empty standard input, a new session, both outputs, and only the environment that it is given."""
         printed = await run(
             "read x || echo empty; cut -d ' ' -f 6 /proc/$$/stat; echo $$; echo oops >&2; env | grep -c ."
         )
@@ -185,7 +185,7 @@ class TestOneHook:
 
     @in_trio
     async def test_what_it_leaves_behind_lives_on(self, tmp_path: Path) -> None:
-        """A browser that a hook has started holds up nobody, although it holds the hook's output open."""
+        """A browser that a hook has started delays no other hook, although it holds the hook's output open."""
         printed = await run(f"sleep 300 & echo $! > {tmp_path}/left; echo done")
         left = int((tmp_path / "left").read_text())
 
@@ -272,7 +272,7 @@ class TestSurroundings:
         assert {name: told} == hook_environment({name: said})
 
     def test_a_desktop_is_a_display_and_a_bus(self, tmp_path: Path) -> None:
-        """One without the other is none; the bus may be where systemd puts it for this user."""
+        """Both are needed; the bus may be where systemd puts it for this user."""
         bus = {"DBUS_SESSION_BUS_ADDRESS": "unix:path=/bus"}
 
         assert "unix:path=/bus" == desktop_bus(bus | {"DISPLAY": ":0"}, 12345)
@@ -311,7 +311,7 @@ class TestHooks:
 
     @in_trio_jumps
     async def test_a_reminder_comes_by_itself(self, world: World) -> None:
-        """Nobody has to do anything for it but to let the time pass."""
+        """It only needs time to pass."""
         async with world.running():
             world.apply(world.noting(remind=60.0))
             world.change("a", ended())
@@ -415,7 +415,7 @@ class TestHooks:
 
     @in_trio
     async def test_what_waits_for_a_hook_that_goes_is_dropped(self, world: World) -> None:
-        """Nobody runs a program that the configuration names no more, nor for an account that has gone."""
+        """cms runs no program that the configuration no longer names, nor for an account that has gone."""
         gone, kept = world.noting("gone"), world.noting('"kept $CMS_ACCOUNT"')
         world.facts["b"] = ended(BOB)
         world.apply(gone, kept)
@@ -503,7 +503,7 @@ class TestDesktop:
 
     @in_trio
     async def test_there_is_none_without_a_desktop_or_when_it_is_turned_off(self, world: World, desktop: Hook) -> None:
-        """A server, and a person who does not want it."""
+        """On a server, and for a person who has turned them off."""
         async with world.running():
             world.apply(world.noting('"hook"'), desktop=True)
             world.change("a", ended())

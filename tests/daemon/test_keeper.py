@@ -162,7 +162,7 @@ async def test_a_valid_token_is_answered_at_once_while_a_renewal_is_under_way() 
 
 @in_trio_clock
 async def test_fifty_clients_share_one_fetch() -> None:
-    """Whoever comes before the first token waits for that one."""
+    """Clients that come before the first token wait for that one."""
     answers: list[str] = []
 
     async def client(world: World) -> None:
@@ -176,8 +176,8 @@ async def test_fifty_clients_share_one_fetch() -> None:
 
 
 @in_trio_clock
-async def test_nobody_waits_longer_than_the_wire_allows() -> None:
-    """A fetch that takes too long is answered with a refusal after 4 seconds, and its token serves the next."""
+async def test_no_client_waits_longer_than_the_wire_allows() -> None:
+    """After 4 seconds a fetch that takes too long is answered with a refusal; its token serves the next client."""
     async with keeping(prepare=lambda world: setattr(world.provider, "takes", 10.0)) as world:
         first = await world.secret()
         waited = trio.current_time()
@@ -231,7 +231,7 @@ async def test_a_clients_need_brings_the_next_try_forward() -> None:
 
 
 @in_trio_clock
-async def test_retry_after_is_honoured_whoever_asks() -> None:
+async def test_retry_after_is_honoured_against_every_request() -> None:
     """Clients, a wake-up and the owner's refresh together cannot make a try before the provider allows it."""
     async with keeping(THROTTLED) as world:
         for _ in range(11):
@@ -278,7 +278,7 @@ async def test_a_sign_in_serves_at_once_and_makes_the_rest_due() -> None:
 
 @in_trio_clock
 async def test_a_sign_in_that_was_lost_with_a_process_is_told_as_that() -> None:
-    """Whoever signed in into memory is not told "has not signed in yet"; whoever never did is."""
+    """cms says "has not signed in yet" only if there was no sign-in, not after one in memory was lost."""
     async with keeping(NOBODY, NOBODY) as world:
         await trio.sleep(1.0)
         never = await ask(world.keeper, MAIL)
@@ -305,7 +305,7 @@ async def test_what_was_asked_before_a_sign_in_is_stale_after_it() -> None:
 
 
 @in_trio_clock
-async def test_somebody_else_gets_nothing_of_what_was_held() -> None:
+async def test_another_person_gets_no_token_of_the_first() -> None:
     """When another person signs in, the tokens of the first are dropped, not answered in the second's name."""
     async with keeping(grant=replace(BOTH, login="")) as world:
         await trio.sleep(1.0)
@@ -366,7 +366,7 @@ async def test_a_challenge_is_kept_for_the_next_sign_in() -> None:
 
 @in_trio_clock
 async def test_a_refused_sign_in_is_why_there_is_no_token_until_one_works() -> None:
-    """Clients and whoever listens hear of it, once; who gives up, or an outage, changes nothing; a sign-in ends it."""
+    """Clients and subscribers hear of it once; a sign-in given up, or an outage, changes nothing; a sign-in ends it."""
     blocked = Refused(Trouble("refused", "a policy blocks this sign-in", "the administrator", aadsts=53003))
     async with keeping(REVOKED) as world:
         await trio.sleep(5.0)
@@ -607,7 +607,7 @@ IMAP = "IMAP.AccessAsUser.All"
 
 @in_trio_clock
 async def test_other_settings_cost_no_token() -> None:
-    """A margin of its own, another redirect: the token stays, and nobody asks for one."""
+    """Another margin or redirect: the token stays, and cms asks for no other."""
     async with keeping() as world:
         before = await world.secret()
         world.keeper.take(replace(GRANT, refresh_before=60.0, redirect_uri="http://localhost:1"))
@@ -637,7 +637,7 @@ async def test_a_protocol_more_costs_the_others_nothing() -> None:
 
 @in_trio_clock
 async def test_a_token_that_lacks_the_permission_is_not_answered() -> None:
-    """One for the protocol is waited for while it is on its way; if there is none, only a sign-in helps."""
+    """A client waits for one that is on its way; if there is none, only a sign-in helps."""
 
     def prepare(world: World) -> None:
         world.provider.script.extend(
@@ -692,8 +692,8 @@ async def test_settings_that_may_mend_a_failure_are_tried() -> None:
 
 
 @in_trio_clock
-async def test_a_closed_keeper_answers_nobody() -> None:
-    """Whoever waits is told at once, and the answer that was on the way is dropped without a word to anybody."""
+async def test_a_closed_keeper_answers_no_client() -> None:
+    """Waiting clients are answered at once, and the token that was on the way is dropped without a notice."""
     async with keeping() as world, trio.open_nursery() as nursery:
         codes: list[str] = []
 
@@ -713,7 +713,7 @@ async def test_a_closed_keeper_answers_nobody() -> None:
 
 @in_trio_clock
 async def test_what_is_configured_no_more_is_dropped_when_it_arrives() -> None:
-    """A token of a scope set that a reload has taken away while it was on its way is nobody's."""
+    """A token that arrives after a reload has removed its scope set is dropped."""
     async with keeping() as world:
         await trio.sleep(0.05)
         world.keeper.take(replace(GRANT, scope_sets=(GRAPH,)))
@@ -725,7 +725,7 @@ async def test_what_is_configured_no_more_is_dropped_when_it_arrives() -> None:
 
 @in_trio_clock
 async def test_a_refresh_right_after_a_fetch_is_waited_for() -> None:
-    """The pause between two fetches delays a refresh by a second; whoever waits for it gets the new token."""
+    """The pause between two fetches delays a refresh by a second; waiting clients get the new token."""
     async with keeping() as world:
         first = await world.secret()
         world.keeper.refresh()

@@ -32,7 +32,7 @@ def config(*accounts: Account, **more: object) -> Config:
 
 
 class World:
-    """A registry over a provider that refuses everybody, unless `ends` has something better for a login."""
+    """A registry over a provider that refuses every login, unless `ends` has another outcome for it."""
 
     def __init__(self, *accounts: Account) -> None:
         self.clock = FakeClock()
@@ -69,7 +69,7 @@ class World:
 
 @in_trio_clock
 async def test_subscribers_hear_of_every_change() -> None:
-    """Of a life's change, with whether somebody else waits for a sign-in now; of a prompt; of a sign-in's end."""
+    """Of a life's change, with whether another client waits for a sign-in; of a prompt; of a sign-in's end."""
     world = World(account(ANN), account(BOB))
     world.ends[BOB] = world.token()
     grant = account(ANN).grant
@@ -127,15 +127,15 @@ async def test_an_account_goes_by_any_of_its_names() -> None:
     """By its user, by the login, and by who has signed in; "" is the only one."""
     world = World(account("sales@x.test", ANN), account("", ""))
     async with world.running() as registry:
-        sales, anybody = registry.keepers
-        anybody.signed_in(MAIL, world.token(who="Carol@x.test"))
+        sales, nameless = registry.keepers
+        nameless.signed_in(MAIL, world.token(who="Carol@x.test"))
         found = [registry.meant(name, "login") for name in ("Sales@X.test", ANN, "carol@x.test")]
         unclear = registry.meant("", "login")
 
-    assert [[sales], [sales], [anybody]] == found
+    assert [[sales], [sales], [nameless]] == found
     assert isinstance(unclear, Unclear)
     assert "sales@x.test, Carol@x.test" == registry.in_words(registry.keepers)
-    assert ("sales@x.test", "Carol@x.test") == (registry.name_of(sales), registry.name_of(anybody))
+    assert ("sales@x.test", "Carol@x.test") == (registry.name_of(sales), registry.name_of(nameless))
 
 
 @in_trio_clock
@@ -176,7 +176,7 @@ async def test_what_may_go_wrong_is_a_remark() -> None:
 
 @in_trio_clock
 async def test_without_a_daemon_nothing_is_asked_for() -> None:
-    """The registry of a single command does not run: nobody is known to wait, and a sign-in's end is taken."""
+    """The registry of a single command does not run: it knows no waiting client, and takes a sign-in's end."""
     world = World(account(ANN))
     await trio.sleep(60.0)
     waiting = world.registry.waiting()

@@ -182,8 +182,8 @@ async def test_a_question_that_waits_for_its_turn_does_not_hang(tmp_path: Path) 
 
 
 @in_trio
-async def test_answers_that_nobody_waits_for_are_ignored(tmp_path: Path) -> None:
-    """A second answer and one to no question change nothing; the log names the number and nothing else."""
+async def test_unexpected_answers_are_ignored(tmp_path: Path) -> None:
+    """A second answer and one to no question change nothing; the log has only the number."""
     with capture_logs() as lines:
         async with running(tmp_path) as worker:
             answers = [kind(await ask(worker, "twice")), kind(await ask(worker, "a"))]
@@ -341,7 +341,7 @@ async def test_a_killed_worker_is_replaced(tmp_path: Path) -> None:
 
 @in_trio
 async def test_a_sign_in_has_a_process_of_its_own(tmp_path: Path) -> None:
-    """A prompt, then what the browser brought, then a token; refreshes go on beside it, and its process ends with it."""
+    """A prompt, then the browser's answer, then a token; refreshes go on beside it, and the process ends with it."""
     async with running(tmp_path) as worker:
         await ask(worker, "a")
         async with worker.sign_in(grant("b"), "browser", claims="{}") as session:
@@ -357,7 +357,7 @@ async def test_a_sign_in_has_a_process_of_its_own(tmp_path: Path) -> None:
 
 @in_trio
 async def test_leaving_gives_a_sign_in_up(tmp_path: Path) -> None:
-    """Nobody waits any more: the process of the sign-in ends without an outcome."""
+    """The process of a sign-in that no client waits for ends without an outcome."""
     async with running(tmp_path) as worker:
         async with worker.sign_in(grant("a"), "device") as session:
             await session.prompt()
@@ -441,7 +441,7 @@ async def _sign_in(worker: Worker, what: str) -> None:
 
 @in_trio
 async def test_memory_only_sign_ins_die_with_their_process(tmp_path: Path) -> None:
-    """Then the question goes to another process, which says that nobody has signed in."""
+    """Then the question goes to another process, which says that the person has not signed in."""
     async with running(tmp_path) as worker:
         await _sign_in(worker, "memory")
         os.kill(started(tmp_path)[0], signal.SIGKILL)

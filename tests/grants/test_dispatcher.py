@@ -155,8 +155,8 @@ class TestDispatcher:
             broker.send(Acquire(2, GRANT, ("fast",)))
             assert Done(2, TOKEN) == broker.receive()
 
-    def test_hanging_questions_stop_nobody(self) -> None:
-        """As many hanging questions as there are threads are left to themselves, and others get their turn."""
+    def test_hanging_questions_do_not_stop_others(self) -> None:
+        """When as many questions hang as there are threads, the dispatcher abandons them, and others get their turn."""
         released = threading.Event()
 
         def work(scopes: Scopes) -> Outcome:
@@ -220,7 +220,7 @@ class TestDispatcher:
         assert "" == printed.out
 
     def test_leaves_when_idle(self) -> None:
-        """A worker that nobody asks anything leaves by itself, as its broker sees at once."""
+        """A worker without questions leaves by itself, and its broker sees this at once."""
         with dispatched(Open("", idle=0.05), FakeService()) as broker:
             assert kind(broker.acquire(GRANT)) == "granted"
             assert eof(broker.sock)
@@ -294,7 +294,7 @@ class TestDispatcher:
         assert dispatcher.THREADS == fake.ended.qsize()
 
     def test_broker_that_went_without_a_word(self) -> None:
-        """An answer that nobody takes ends the worker like a closed socket."""
+        """An answer that cannot be delivered ends the worker like a closed socket."""
         released = threading.Event()
 
         def work(_scopes: Scopes) -> Outcome:
@@ -430,7 +430,7 @@ class TestDispatcher:
             assert "cancelled" == kind(broker.done())
 
     def test_broker_gone_cancels(self) -> None:
-        """Nobody waits for a person on behalf of nobody."""
+        """A sign-in ends with the daemon that asked for it."""
         fake = FakeService()
         with dispatched(Open(""), fake) as broker:
             broker.send(SignIn(7, GRANT, "browser"))

@@ -117,7 +117,7 @@ def test_a_new_sign_in_counts_as_redeemed(worker: Broker, entra: Entra, grant: G
 
 
 @pytest.mark.parametrize("method", ["browser", "device"])
-def test_a_challenge_is_met_by_the_next_sign_in_whoever_begins_it(
+def test_a_challenge_is_met_by_the_next_sign_in_of_any_process(
     worker: Broker, entra: Entra, grant: Grant, method: str
 ) -> None:
     """`cms login` without a daemon has not heard the refusal; the sign-in that meets it ends it."""
@@ -149,7 +149,7 @@ def test_a_challenge_of_a_sign_in_is_kept_as_well(worker: Broker, entra: Entra, 
 
 
 def test_the_very_first_sign_in_meets_its_challenge(tmp_path: Path, entra: Entra, grant: Grant) -> None:
-    """Nobody has signed in yet, and that stays so: what was demanded is known to the next worker all the same."""
+    """Before the first sign-in too, the next worker knows what was demanded."""
     for end in (Refused, Granted):
         entra.challenge(ANN)
         with dispatched(opened(tmp_path / "state", entra)) as worker:
@@ -176,7 +176,7 @@ def test_a_damaged_file_is_not_replaced_by_a_challenge(
 
 
 def test_a_logout_forgets(worker: Broker, entra: Entra, grant: Grant) -> None:
-    """Whoever signs out leaves nothing behind, not even how long sign-ins lived."""
+    """A logout leaves nothing behind, not even how long sign-ins lived."""
     worker.sign_in(grant, entra)
     entra.revoke(ANN, FREQUENCY)
     worker.acquire(grant)

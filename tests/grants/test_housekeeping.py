@@ -47,7 +47,7 @@ def _cheap(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def first(tmp_path: Path, entra: Entra) -> Open:
-    """Where somebody is signed in."""
+    """A state with a person signed in."""
     return opened(tmp_path / "here" / "state", entra)
 
 
@@ -79,7 +79,7 @@ def ask(broker: Broker, question: Any) -> Ended:
 
 
 def put(first: Open, question: Any) -> Ended:
-    """Put a question to a worker of its own."""
+    """Ask a new worker this question."""
     with dispatched(first) as broker:
         return ask(broker, question)
 
@@ -132,7 +132,7 @@ def test_what_does_not_open_is_said(moved: Path, second: Open, grant: Grant, pas
 
 
 def test_what_is_not_in_it(moved: Path, second: Open, grant: Grant) -> None:
-    """Nobody's sign-in is taken for somebody else's."""
+    """One person's sign-in is not taken for another's."""
     other = replace(grant, login="bob@example.test")
 
     assert "holds no sign-in of bob@example.test" in trouble(put(second, Import(1, other, place(moved)))).message
@@ -154,7 +154,7 @@ def test_a_sign_in_that_has_ended_is_not_stored(moved: Path, second: Open, grant
 
 
 def test_nothing_to_export(first: Open, grant: Grant) -> None:
-    """Nobody is signed in."""
+    """No person is signed in."""
     assert "no-sign-in" == trouble(put(first, Export(1, (grant,), PASSPHRASE))).kind
 
 
@@ -235,7 +235,7 @@ class Says(Provider):
     ],
 )
 def test_looking_around(first: Open, answer: str | Trouble, expected: tuple[str, str, bool]) -> None:
-    """The issuer names the tenant; a domain that nobody knows is told from an outage."""
+    """The issuer names the tenant; an unknown domain is told from an outage."""
     end = service(first, entra=Says(answer)).answer(Explore(1, "https://login.example.test/x.test"))
 
     assert isinstance(end, Explored)
@@ -268,7 +268,7 @@ def test_the_cloud_of_a_tenant(first: Open, instance: str, scope: str, expected:
 
 
 def test_looking_around_for_real(first: Open, grant: Grant, entra: Entra) -> None:
-    """Over TLS: a domain that is known, one that is not, a host that nobody answers at, and nobody asked."""
+    """Over TLS: a known domain, an unknown one, a host that does not answer, and no question at all."""
     assert grant.login == ANN
     ends = [
         put(first, Explore(1, url))

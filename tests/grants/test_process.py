@@ -67,7 +67,7 @@ class TestProcess:
             )
             assert pid == int(fields[3])
             assert max(15, os.getpriority(os.PRIO_PROCESS, 0)) == int(fields[16])
-            # What belongs to a process that is not dumpable belongs to root, whoever runs it.
+            # The files of a process that is not dumpable belong to root, whatever its uid.
             assert 0 == Path(f"/proc/{pid}/environ").stat().st_uid
             for number in (1, 2, 15):
                 os.kill(pid, number)
@@ -130,7 +130,7 @@ class TestProcess:
         assert "error: the broker sent a line that is not JSON\n" == printed
 
     def test_not_started_by_cms(self) -> None:
-        """Somebody who starts it by hand is told what it is."""
+        """A person who starts it by hand reads what it is."""
         done = subprocess.run(
             [sys.executable, "-I", "-m", "cms.grants"],
             stdin=subprocess.DEVNULL,

@@ -75,7 +75,7 @@ class TestService:
         return service(first).sign_in(SignIn(1, grant, "browser"), line)
 
     def test_first_sign_in(self, first: Open, grant: Grant, entra: Entra) -> None:
-        """Nobody has signed in; a person does; from then on any process can redeem."""
+        """No sign-in yet; a person signs in; from then on any process can redeem."""
         assert "no-sign-in" == kind(service(first).acquire(grant, SCOPES))
         outcome = self.sign_in(first, grant, browse(entra))
         assert isinstance(outcome, Granted)
@@ -110,7 +110,7 @@ class TestService:
         assert ["granted"] * 8 == [kind(outcome) for outcome in outcomes]
 
     def test_wrong_user_is_not_stored(self, first: Open, grant: Grant, entra: Entra) -> None:
-        """Somebody else's sign-in leaves no trace, and an earlier one untouched."""
+        """Another person's sign-in leaves no trace and an earlier one untouched."""
         assert "wrong-user" == kind(self.sign_in(first, grant, browse(entra, BEN)))
         assert "no-sign-in" == kind(service(first).acquire(grant, SCOPES))
         self.sign_in(first, grant, browse(entra))
@@ -118,8 +118,8 @@ class TestService:
 
         assert "granted" == kind(service(first).acquire(grant, SCOPES))
 
-    def test_whoever_signed_in_is_remembered(self, first: Open, entra: Entra) -> None:
-        """An account without a user is whose it was first, until a logout; both are named."""
+    def test_the_first_person_is_remembered(self, first: Open, entra: Entra) -> None:
+        """An account without a user belongs to the first person who signs in, until a logout; both are named."""
         grant = grant_for(entra, "")
         assert "granted" == kind(self.sign_in(first, grant, browse(entra)))
         outcome = self.sign_in(first, grant, browse(entra, BEN))
@@ -144,14 +144,14 @@ class TestService:
         assert f"{ANN} is called anna@example.test now" in capfd.readouterr().err
 
     def test_a_new_name_proves_nothing(self, first: Open, grant: Grant, entra: Entra) -> None:
-        """Where nobody has signed in before, another name is another person."""
+        """Before the first sign-in, another name is another person."""
         entra.directory.rename(ANN, "anna@example.test")
 
         assert "wrong-user" == kind(self.sign_in(first, grant, browse(entra, "anna@example.test")))
 
     @pytest.mark.parametrize("login", [ANN, ""])
     def test_another_account_of_the_same_name(self, first: Open, entra: Entra, login: str) -> None:
-        """A name that was given to somebody else does not open the conversation; who means it signs out first."""
+        """The new account of a reused name is refused until the person has signed out of the old one."""
         grant = grant_for(entra, login)
         self.sign_in(first, grant, browse(entra))
         entra.directory.add_user(ANN, anew=True)
@@ -185,7 +185,7 @@ class TestService:
         assert f"system; try again: `cms logout {ANN}`" in outcome.trouble.hint
 
     def test_key_lost(self, first: Open, grant: Grant, entra: Entra, state: Path) -> None:
-        """Without the key nothing is redeemed, and nobody is asked to sign in for nothing."""
+        """Without the key nothing is redeemed, and cms asks for no sign-in that could not be stored."""
         self.sign_in(first, grant, browse(entra))
         key = state.parent / "vault.key"
         secret = key.read_bytes()
@@ -206,7 +206,7 @@ class TestService:
         assert "granted" == kind(service(first).acquire(grant, SCOPES))
 
     def test_damaged(self, first: Open, grant: Grant, entra: Entra, state: Path) -> None:
-        """A damaged file is left as it is until somebody has signed in anew, and kept aside then."""
+        """A damaged file stays until a person has signed in anew; then it is kept aside."""
         self.sign_in(first, grant, browse(entra))
         path = state / f"{grant.key}.vault"
         path.write_bytes(path.read_bytes()[:-1])
@@ -270,7 +270,7 @@ class TestService:
         assert "reused" == kind(service(first).acquire(grant, SCOPES))
 
     def test_other_refusals_are_not_blamed_on_it(self, first: Open, grant: Grant, entra: Entra) -> None:
-        """A refusal with a reason of its own keeps it, and one without a lost answer is not called reuse."""
+        """A refusal with another reason keeps it, and one without a lost answer is not called reuse."""
         self.sign_in(first, grant, browse(entra))
         entra.faults.add(Fault("aadsts", aadsts=70000))
         assert "refused" == kind(service(first).acquire(grant, SCOPES))
@@ -303,8 +303,8 @@ class TestService:
         )
         assert [] == line.prompted
 
-    def test_nobody_comes(self, first: Open, grant: Grant) -> None:
-        """A browser sign-in that nobody completes expires."""
+    def test_a_sign_in_that_is_not_completed(self, first: Open, grant: Grant) -> None:
+        """A browser sign-in that is not completed expires."""
         line = Answers(None)
         outcome = self.sign_in(first, grant, line)
 
@@ -507,7 +507,7 @@ class TestService:
     def test_a_full_disk_is_known_before_the_prompt(
         self, first: Open, grant: Grant, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Nobody signs in for a disk that could not take it; and it leaves no mark of a redemption."""
+        """cms refuses before the person signs in, and leaves no mark of a redemption."""
 
         def full(*_args: object) -> None:
             raise OSError(28, "No space left on device")
@@ -531,7 +531,7 @@ class TestService:
         assert not worker.stays
 
     def test_two_scope_sets(self, first: Open, grant: Grant, entra: Entra) -> None:
-        """Each scope set gets a token of its own from one sign-in; what is refused for one leaves the other."""
+        """Each scope set gets a separate token from one sign-in; a refusal of one leaves the other."""
         graph = ("https://graph.microsoft.com/Mail.Send",)
         grant = replace(grant, scope_sets=(SCOPES, graph))
         self.sign_in(first, grant, browse(entra))

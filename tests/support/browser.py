@@ -1,6 +1,6 @@
 """A real browser, Debian's chromium, without a window: driven by selenium, and as a user of the test's choice.
 
-It speaks to this machine only: no name but localhost resolves, and nothing of its own goes out.
+It reaches this machine only: no name but localhost resolves, and it sends no requests for its own purposes.
 """
 
 from __future__ import annotations

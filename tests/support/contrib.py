@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def exim_conf(**macros: str) -> str:
-    """Return contrib/exim4.conf with these macros' values in place of its own."""
+    """Return contrib/exim4.conf with these macros' values."""
     text = (ROOT / "contrib" / "exim4.conf").read_text()
     for name, value in macros.items():
         # A value may go on after a backslash.

@@ -1,8 +1,8 @@
-"""What the whole test run prints, logs and shows of itself, kept to be searched for secrets at its end.
+"""What the whole test run prints, logs and shows, kept so that a search for secrets can end it.
 
 Every process of the run adds to files in one folder, named by an environment variable that all of them inherit.
-`found_secrets` is the search. Secrets come from what crosses the sandbox's own wire, so nothing that Entra knows is
-missed, and from whoever calls `keep_secret`. Files are found by their kind: `secrets-*` and the rest.
+`found_secrets` is the search. Secrets come from the sandbox's wire, so that none that Entra knows is missed, and from
+callers of `keep_secret`. Files are found by their kind: `secrets-*` and the rest.
 """
 
 from __future__ import annotations

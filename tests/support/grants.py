@@ -1,4 +1,4 @@
-"""A grant worker as the broker sees it, in this process or in one of its own, against the sandbox's Entra."""
+"""A grant worker as the daemon sees it, in this process or in a child, against the sandbox's Entra."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ def dispatched(
 
 
 class Process:
-    """A worker process of its own."""
+    """A worker as a child process."""
 
     def __init__(self, first: Open | None, cwd: Path | None, environment: Mapping[str, str]) -> None:
         ours, theirs = socket.socketpair()

@@ -1,9 +1,9 @@
 """Workers that are killed on purpose, at an exact system call or at any moment; and what must be left of a vault then.
 
 A system call is hit by strace, which is attached to a worker that waits for its first question and kills it as it
-enters the Nth call of one name, so that nothing of that call is carried out. strace counts for each thread, and a
-question has a thread of its own: the Nth call is the Nth of this very refresh, as long as no other thread of the refresh
-makes calls of that name. `Ward.calls` checks that none does.
+enters the Nth call of one name, so that nothing of that call is carried out. strace counts for each thread, and each
+question has a thread: the Nth call is the Nth of this very refresh, as long as no other thread of the refresh makes
+calls of that name. `Ward.calls` checks that none does.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ LOOKS = {
     *("poll", "ppoll", "select", "pselect6"),
 }
 
-# A grant that nobody signs in to: asking for it tells that a worker is up, and leaves no connection behind.
-_NOBODY = "nobody@example.test"
+# A grant without a sign-in: asking for it shows that a worker is up, and leaves no connection behind.
+_UNSIGNED = "nobody@example.test"
 
 # Longer than any test: the worker that puts things right stays.
 _STAYS = 3600.0
@@ -128,13 +128,13 @@ def refresh_token(entry: Entry) -> str:
 
 
 class Ward:
-    """A state folder with sign-ins, and a worker that nobody kills: it signs in, and redeems after each kill."""
+    """A state folder with sign-ins, and a worker that is never killed: it signs in, and redeems after each kill."""
 
     def __init__(self, folder: Path, entra: Witness, clean: Broker, users: Sequence[str]) -> None:
         self.entra = entra
         self.first = _opening(folder, entra)
         self.grants = [grant_for(entra, user) for user in users]
-        self.nobody = grant_for(entra, _NOBODY)
+        self.unsigned = grant_for(entra, _UNSIGNED)
         self._folder = folder
         self._clean = clean
         keys = Keys(self.first.key, environ={}, ring=NoRing())
@@ -195,7 +195,7 @@ class Ward:
     def victim(self) -> Iterator[Process]:
         """Run a worker that is up, and has not yet been asked for anything that exists."""
         with process(self.first, environment=_UNMEASURED) as worker:
-            assert _end(worker.broker.acquire(self.nobody)) == "no-sign-in"
+            assert _end(worker.broker.acquire(self.unsigned)) == "no-sign-in"
             yield worker
 
     def ask(self, worker: Process, grant: Grant) -> None:
@@ -270,7 +270,7 @@ def ward(folder: Path, entra: Witness, *users: str) -> Iterator[Ward]:
 def _strace(worker: Process, log: Path, *options: str) -> Iterator[None]:
     """Trace a worker for the block, whose end is the worker's as well."""
     require_root()  # the worker keeps every other process of its user from tracing it
-    # -s0: what is read and written is nobody's to see, here as elsewhere.
+    # -s0: strace does not print what is read and written, here as elsewhere.
     command = [require_program("strace", "strace"), "-f", "-yy", "-s0", "-o", str(log), *options]
     with subprocess.Popen([*command, "-p", str(worker.popen.pid)], stderr=subprocess.PIPE, text=True) as tracer:
         assert tracer.stderr is not None
@@ -297,7 +297,7 @@ def _end(outcome: Outcome) -> str:
 
 
 def hesitate(jitter: random.Random, longest: float = _HESITATION) -> None:
-    """Let a moment pass, whose length nobody foresees: that nothing depends on it is what the tests are about."""
+    """Wait for a random moment: the tests show that nothing depends on its length."""
     time.sleep(jitter.uniform(0.0, longest))
 
 

@@ -130,7 +130,7 @@ class Postfix:
 
 
 def main_cf(**values: str) -> str:
-    """Return contrib/postfix-main.cf with these parameters' values in place of its own; new ones come after it."""
+    """Return contrib/postfix-main.cf with these parameters' values; new parameters come after it."""
     text = contrib("postfix-main.cf")
     for name, value in values.items():
         # A value may go on in lines that begin with a space.

@@ -65,7 +65,7 @@ def is_done(pid: int) -> bool:
 
 
 def _unread(descriptor: Path) -> int:
-    """Return how many bytes a process can read from a descriptor of its own, if that is the reading end of a pipe."""
+    """Return how many bytes a process can read from one of its descriptors, if that is the reading end of a pipe."""
     reads_only = descriptor.lstat().st_mode & 0o700 == 0o500
     if not reads_only or not str(descriptor.readlink()).startswith("pipe:"):
         return 0

@@ -76,7 +76,7 @@ class AppCertificate:
 
 @dataclass
 class Issuer:
-    """Somebody outside who vouches for an application: a Kubernetes cluster, a pipeline."""
+    """An outside issuer that vouches for an application: a Kubernetes cluster, a pipeline."""
 
     issuer: str = "https://cluster.example"
     subject: str = "system:serviceaccount:mail:cms"
@@ -97,7 +97,7 @@ class Issuer:
 
 
 def write_private(path: Path, content: bytes | str, mode: int = 0o600) -> Path:
-    """Write a file, whole and at once, as whoever renews it should."""
+    """Write a file, whole and at once, as a program that renews it should."""
     draft = path.with_name(f"{path.name}.new")
     draft.write_bytes(content if isinstance(content, bytes) else content.encode())
     draft.chmod(mode)

@@ -110,7 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
         proxy.tunnels.append(self.path)
         self.wfile.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
         if proxy.babble:
-            # The greeting first: data that nobody has read would have the answer thrown away with the connection.
+            # The greeting first: unread data would make the kernel discard the answer with the connection.
             self.connection.recv(_PIECE)
             self.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n" + _PAGE)
             return None

@@ -1,8 +1,8 @@
 """Real mail servers that check each token: Dovecot (IMAP, POP, SASL) and exim (submission), by introspection.
 
-Dovecot asks the sandbox's Entra about every token, separately for each protocol's scope, and compares whose it is with
-who uses it. exim takes mail from nobody else's word than Dovecot's, refuses to send as another, as Exchange does, and
-delivers into the Maildir that Dovecot shows.
+Dovecot asks the sandbox's Entra about every token, separately for each protocol's scope, and compares its owner with
+the user who logs in. exim trusts only Dovecot's answer, refuses to send as another, as Exchange does, and delivers
+into the Maildir that Dovecot shows.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from support.keeper import SCOPES, SECRET, FakeKeeper
 GRANT = Grant("https://login.example.test/common", "client", "a@example.test", (SCOPES,))
 A = Account("A@example.test", GRANT, {"SMTP": SCOPES})
 B = Account("b@example.test", replace(GRANT, login="b@example.test"), {"SMTP": SCOPES})
-# The account of the user who signs in, whoever that is.
+# The account of the user who signs in.
 NAMELESS = Account("", replace(GRANT, login=""), {"SMTP": SCOPES})
 RULES = Rules(os.getuid(), (A,), ("SMTP",))
 

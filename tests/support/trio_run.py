@@ -1,4 +1,4 @@
-"""Run an async test to its end: in real time under a deadline, or on a clock that jumps when everybody waits."""
+"""Run an async test to its end: in real time under a deadline, or on a clock that jumps when all tasks wait."""
 
 from __future__ import annotations
 

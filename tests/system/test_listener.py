@@ -1,4 +1,4 @@
-"""Sockets: made without a half-made moment, adopted from systemd, and never taken from somebody else."""
+"""Sockets: ready before they can be found, adopted from systemd, and never taken from another program."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ async def test_a_busy_daemon_counts_as_live(path: str) -> None:
 
 @in_trio
 async def test_a_file_that_is_no_socket_stays(path: str) -> None:
-    """Nobody's file is lost to a mistyped path."""
+    """A mistyped path removes no file."""
     Path(path).write_text("precious")
 
     assert "is no socket" in await refusal(path)
@@ -190,7 +190,7 @@ async def test_the_longest_path_works(tmp_path: Path) -> None:
 
 @in_trio
 async def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
-    """A file where a folder should be ends in a sentence, not in a traceback."""
+    """A file where a folder should be gives a message, not a traceback."""
     (tmp_path / "file").write_text("")
 
     assert "cannot listen at" in await refusal(str(tmp_path / "file" / "cms.sock"))
@@ -257,7 +257,7 @@ def test_sockets_of_another_process_are_not_adopted() -> None:
 
 @pytest.mark.parametrize("count", ["", "-1", "many", "0"])
 def test_a_count_that_is_none_adopts_nothing(count: str) -> None:
-    """Whatever is in the variable, nothing breaks."""
+    """Whatever the variable holds, nothing breaks."""
     assert {} == adopt({"LISTEN_PID": "2", "LISTEN_FDS": count}, 2)
 
 
@@ -351,8 +351,8 @@ async def test_an_inherited_socket_that_is_open_too_wide_is_named(
     assert "SocketMode=" in capsys.readouterr().out
 
 
-def test_what_nobody_takes_is_closed(path: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """An inherited socket that no CredentialServer names is closed and named, not left deaf."""
+def test_an_unused_inherited_socket_is_closed(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """cms closes and names an inherited socket that no CredentialServer uses, instead of leaving it unanswered."""
     passed = bound(path)
     inherited = {path: passed}
     discard(inherited)
@@ -477,7 +477,7 @@ async def test_any_other_error_is_a_bug() -> None:
 
 @in_trio
 async def test_a_connection_whose_peer_is_unknown_is_dropped(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody is served without a name."""
+    """A peer without a user is not served."""
     made = await open_listener(path, 0o600)
     names = iter([OSError(errno.EINVAL, "no"), None])
 

@@ -277,7 +277,7 @@ def test_warnings_go_to_the_log() -> None:
     assert "this is old" in out.getvalue()
 
 
-def test_a_log_that_nobody_takes_kills_nobody() -> None:
+def test_a_log_that_cannot_be_written_raises_nothing() -> None:
     """A closed or full log loses lines and raises nothing."""
     out = told()
     out.close()

@@ -93,7 +93,7 @@ def test_uncaught_exceptions_go_to_the_log(monkeypatch: pytest.MonkeyPatch, caps
 
 
 class Broken:
-    """Raises where nobody can catch it."""
+    """Raises where no code can catch it."""
 
     def leave(self) -> None:
         self.left = True
@@ -153,8 +153,8 @@ def test_a_full_disk_keeps_no_daemon_from_its_folder(tmp_path: Path, monkeypatch
     enter(tmp_path)
 
 
-def test_somebody_elses_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who runs cms as another user, root included, is told how to run it as the owner."""
+def test_another_users_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user who runs cms as another user, root included, reads how to run it as the owner."""
     monkeypatch.setattr(os, "geteuid", lambda: 65_533)
     with pytest.raises(process.NotOurs, match=f"belongs to uid {os.getuid()}.*sudo -u '#{os.getuid()}'"):
         enter(tmp_path)

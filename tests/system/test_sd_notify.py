@@ -70,13 +70,13 @@ def test_a_status_has_an_end(manager: tuple[socket.socket, str]) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "vsock:2:1234", "relative/path", "/nowhere/at/all", "@nobody-listens-here"])
-def test_nobody_has_to_listen(name: str) -> None:
-    """Without systemd, or with one that cannot be reached, nothing happens."""
+def test_systemd_need_not_listen(name: str) -> None:
+    """Without systemd, or if it cannot be reached, nothing happens."""
     Systemd({"NOTIFY_SOCKET": name}, 1).ready()
 
 
 def test_no_variable_no_word() -> None:
-    """Outside of systemd there is nobody to speak to."""
+    """Outside systemd there is no service manager to notify."""
     assert not Systemd({}, 1).listens
 
 

@@ -83,7 +83,7 @@ def test_a_dual_stack_client_is_found() -> None:
     ids=["open", "time-wait", "closed", "orphan"],
 )
 def test_only_an_open_socket_counts(table: Path, state: str, inode: int, expected: int | None) -> None:
-    """A socket that was closed at once claims to be root's: it is nobody's."""
+    """A socket that was closed at once claims to be root's: it has no owner."""
     # Written as a little-endian machine has it, and as a big-endian one has it.
     rows = [row(f"{ip}:C350", f"{ip}:1F90", state, 1000, inode) for ip in ("0100007F", "7F000001")]
     table.write_text(HEAD + "".join(rows))
@@ -91,8 +91,8 @@ def test_only_an_open_socket_counts(table: Path, state: str, inode: int, expecte
     assert expected == peer_uid(("127.0.0.1", 50_000), ("127.0.0.1", 8080))
 
 
-def test_without_tables_nobody_is_found(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No /proc and no answer: nobody is let in."""
+def test_without_tables_no_owner_is_found(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No /proc and no answer: no peer is let in."""
     silence(monkeypatch)
     with (
         socket.create_server(("127.0.0.1", 0)) as server,
@@ -130,7 +130,7 @@ def answer(*, kind: int = 20, state: int = 1, uid: int = 1000, inode: int = 77) 
     [
         (answer(), 1000),
         (answer(uid=0), 0),
-        # The listener that the kernel names where the connection is gone, and one that nobody has open any more.
+        # The listener that the kernel names when the connection has gone, and one that no process has open any more.
         (answer(state=10), None),
         (answer(inode=0), None),
         # NLMSG_ERROR, and less than an answer.
@@ -144,7 +144,7 @@ def test_an_answer_is_read_with_care(said: bytes, expected: int | None) -> None:
     assert expected == tcp_owner._owner_in(said)
 
 
-def test_a_connection_that_is_closed_is_nobodys() -> None:
+def test_a_closed_connection_has_no_owner() -> None:
     """Its listener is not taken for it, nor the other end."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         client = socket.create_connection(server.getsockname())
@@ -172,8 +172,8 @@ def test_a_holder_that_hides_is_named_by_user(table: Path) -> None:
     assert " by a program of root (uid 0)" == holder_of(8080)
 
 
-def test_a_port_that_nobody_holds(table: Path) -> None:
-    """Then nothing is said."""
+def test_a_port_that_no_process_holds(table: Path) -> None:
+    """Then cms names no process."""
     table.write_text(HEAD)
 
     assert "" == holder_of(8080)

@@ -16,7 +16,7 @@ NO_ONE = 4294967000
 
 @pytest.mark.parametrize("number_of", [users.user_id, users.group_id])
 def test_a_number_is_found_by_name(number_of: object) -> None:
-    """Digits stand for themselves, and what is unknown is None."""
+    """A number stands for itself, and an unknown name is None."""
     assert callable(number_of)
     assert [0, 4711, None, None] == [number_of(each) for each in ("root", "4711", "no-such-name", "٣")]
 

@@ -46,7 +46,7 @@ def rules(users: frozenset[int] | None = None, groups: frozenset[int] | None = N
 def test_the_kernel_decides_by_owner_group_and_others(
     folder: int, sock: int, who: Identity, expected: str | None
 ) -> None:
-    """The first step that bars the path, as for the owner, the group and everybody else; nothing bars root."""
+    """The first step that stops the user, as owner, as group member or as another user; nothing stops root."""
     barred = barrier(path_with(folder, sock), who)
 
     assert expected == (barred.path if barred else None)

@@ -52,7 +52,7 @@ def test_names() -> None:
     [(0.4, "pass"), (-29.0, "pass"), (31.0, "warn"), (-299.0, "warn"), (300.0, "fail"), (-DAY, "fail"), (None, "skip")],
 )
 def test_the_clock(skew: float | None, expected: str) -> None:
-    """Entra bears five minutes; half a minute is a clock that nobody sets."""
+    """Entra tolerates five minutes; half a minute off means that no program sets the clock."""
     assert expected == assess.clock(Https("login", skew=skew)).level
 
 
@@ -207,7 +207,7 @@ def test_a_sign_in(row: dict[str, Any], level: str) -> None:
 
 
 def test_an_application_is_not_told_to_sign_in() -> None:
-    """Its refusals have rows of their own."""
+    """An application's refusals have separate rows."""
     problem = {"kind": "application", "message": "no permission", "aadsts": 65001}
     finding = assess.sign_in({**ROW, "problem": problem, "state": "failing"}, 0.0)
 
@@ -216,7 +216,7 @@ def test_an_application_is_not_told_to_sign_in() -> None:
 
 
 def test_a_refusal_of_entras_is_explained_by_its_number() -> None:
-    """And what nobody can mend but time is nobody's move."""
+    """A refusal that only time can fix names no person."""
     refused = assess.sign_in({**ROW, "problem": PROBLEM, "state": "sign-in-required"}, 0.0)
     failing = assess.sign_in({**ROW, "problem": {"kind": "network", "message": "no network"}, "state": "failing"}, 0.0)
 
@@ -279,5 +279,5 @@ def test_a_mail_server(found: MailTest, expected: tuple[str, str]) -> None:
 
 
 def test_a_mailbox_has_a_line_of_its_own() -> None:
-    """Named as the configuration names it."""
+    """The finding names the mailbox as the configuration does."""
     assert "mailbox Sent" == assess.mail(replace(MAILED, mailbox="Sent")).check

@@ -1,4 +1,4 @@
-"""A report for strangers has nobody's names, addresses, ids or secrets in it, and can still be followed."""
+"""A report for strangers contains no name, address, id or secret, and can still be followed."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ RUNTIME = /run/cms
 SOCKET = RUNTIME/exim.sock
 CREDENTIAL = ${lookup{$sender_address}lsearch{/etc/exim4/users}}
   client_send = : ${readsocket{SOCKET}{SMTP CREDENTIAL}{20s}}
-  client_send = : ${readsocket{OTHER}{SMTP WHOEVER}{20s}}
+  client_send = : ${readsocket{OTHER}{SMTP UNNAMED}{20s}}
 """
 WITH_VARIABLE = """\
 passwordeval "env CMS_SOCK=/a.sock cms-oauth --output=token"
@@ -131,7 +131,7 @@ def test_what_is_wrong_fails(asked: Use, offered: Served, name: str, words: str)
 
 @pytest.mark.parametrize("socket", ["${HOME}/cms.sock", "SOCKET", "~/cms.sock"])
 def test_what_is_no_whole_path_is_the_tools_business(socket: str) -> None:
-    """It is warned about: nobody else knows what comes of it."""
+    """The finding is a warning: only the mail program knows what comes of it."""
     assert "warn" == assess(use(socket=socket), served()).level
 
 
@@ -175,5 +175,5 @@ def test_the_ready_files_pass(ready: mail_programs.Tool) -> None:
 
 
 def test_a_protocol_that_is_worked_out_later() -> None:
-    """Nobody knows it now."""
+    """It cannot be known before the program runs."""
     assert "asks for a protocol of" in assess(use(protocol="$"), served()).message

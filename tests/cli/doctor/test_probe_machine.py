@@ -29,7 +29,7 @@ NOBODY = pwd.getpwnam("nobody")
 
 def spec(path: Path | str, **changes: object) -> SocketSpec:
     plain = SocketSpec(str(path), (ACCOUNT,), ("SMTP",), 0o600, None, None, None, 1)
-    return replace(plain, **changes)  # type: ignore[arg-type] # fields of its own, by name
+    return replace(plain, **changes)  # type: ignore[arg-type] # a field's value, by name
 
 
 def test_the_libraries_are_those_of_the_project() -> None:
@@ -146,7 +146,7 @@ def test_a_socket_that_is_to_be(tmp_path: Path) -> None:
 
 
 def test_who_is_who() -> None:
-    """Users by name and number, with their groups; nobody by a name that is not there."""
+    """Users by name and number, with their groups; no uid for an unknown name."""
     found = probe_machine.identity("nobody")
 
     assert found is not None
@@ -156,7 +156,7 @@ def test_who_is_who() -> None:
 
 
 def test_who_has_to_reach_a_socket() -> None:
-    """Those that it names, members of its groups too, each once; the daemon's user where it names nobody."""
+    """The named users and the members of the named groups, each once; without any, the daemon's user."""
     group = grp.getgrgid(NOBODY.pw_gid).gr_name
     named = spec("/x", users=("nobody", "no-such-user"), groups=(group, "no-such-group"))
 
@@ -194,7 +194,7 @@ def test_a_real_connection(tmp_path: Path, answer: bytes | None, speaks: str, ex
 
 
 def test_a_connection_that_is_none(tmp_path: Path) -> None:
-    """In the kernel's words."""
+    """The kernel's words say why there is no connection."""
     assert Tried(reached=False, error="No such file or directory") == probe_machine._tried(
         probe_machine._as_self(spec(tmp_path / "no"), 1.0)
     )
@@ -225,17 +225,17 @@ def test_another_user_connects_as_that_user(tmp_path: Path) -> None:
     require_root()
     tmp_path.chmod(0o755)
     path = tmp_path / "cms.sock"
-    nobody = Identity("nobody", NOBODY.pw_uid, NOBODY.pw_gid)
+    other = Identity("nobody", NOBODY.pw_uid, NOBODY.pw_gid)
     with listening(path, b"{}"):
         path.chmod(0o600)
-        barred, mine = probe_machine.try_socket(spec(path), nobody), probe_machine.try_socket(spec(path), ME)
+        barred, mine = probe_machine.try_socket(spec(path), other), probe_machine.try_socket(spec(path), ME)
 
     assert Tried(reached=False, error="Permission denied") == barred
     assert Tried(reached=True, answered=True) == mine
 
 
-def test_nobody_else_can_be_tried_without_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Whoever asks can be tried; nobody else."""
+def test_only_root_can_try_other_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The user who asks can be tried, other users only by root."""
     monkeypatch.setattr(os, "geteuid", lambda: 1234)
     me = Identity("me", 1234, 1234)
 

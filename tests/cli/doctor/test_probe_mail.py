@@ -25,7 +25,7 @@ USER = "a@example.test"
 
 
 def closed() -> str:
-    """Return a place where nobody listens."""
+    """Return a place at which no server listens."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return f"127.0.0.1:{listener.getsockname()[1]}"
 
@@ -116,7 +116,7 @@ def test_the_child_judges_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_child_opens_the_mailbox_that_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Over IMAP; a host that is none is a bad request."""
+    """The child opens the named mailbox over IMAP; an invalid host is a bad request."""
     told = {"test": "imap", "host": "no host", "user": USER, "token": TOKEN, "mailbox": "Sent", "seconds": 5.0}
     monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(told)))
     probe_mail.main()

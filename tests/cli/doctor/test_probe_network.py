@@ -37,7 +37,7 @@ def silent() -> Iterator[int]:
 
 
 def closed_port() -> int:
-    """Return a port that nobody listens at."""
+    """Return a port at which no server listens."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
     return port
@@ -49,7 +49,7 @@ def where(entra: Entra, *, trusted: bool = True) -> Door:
 
 
 def test_names() -> None:
-    """Each address once, or why there is none."""
+    """Each address once, or the reason why there is no address."""
     assert "127.0.0.1" in names("localhost").addresses
     assert Names("no.such.host.invalid", error=names("no.such.host.invalid").error) == names("no.such.host.invalid")
     assert names("no.such.host.invalid").error
@@ -82,8 +82,8 @@ def test_a_certificate_that_is_not_trusted(entra: Entra) -> None:
     assert seen.error
 
 
-def test_nobody_there() -> None:
-    """In the kernel's words."""
+def test_a_refused_connection() -> None:
+    """The kernel's words say why there is no connection."""
     port = closed_port()
 
     assert Https(f"127.0.0.1:{port}", error="Connection refused") == https(Door("127.0.0.1", port), {})
@@ -102,7 +102,7 @@ def test_a_server_that_never_answers_is_told_not_waited_for(proxied: bool) -> No
 
 
 def test_a_login_host_that_is_none() -> None:
-    """Something else listens there: no TLS, and no hang."""
+    """Something else listens there: the probe reports that TLS failed, and does not hang."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=_say_hello, args=(listener,))
         thread.start()
@@ -226,14 +226,14 @@ def test_whom_the_worker_trusts(tmp_path: Path) -> None:
 
 
 def test_authorities_may_be_a_folder(entra: Entra, tmp_path: Path) -> None:
-    """One without the right certificate in it trusts nobody."""
+    """A folder without the right certificate trusts no server."""
     seen = https(where(entra, trusted=False), {"SSL_CERT_DIR": str(tmp_path)})
 
     assert not seen.trusted
 
 
 def test_the_issuer_of_a_certificate() -> None:
-    """The organisation, from a certificate of today; nothing from what is none."""
+    """The organisation, from a current certificate; nothing from bytes that are no certificate."""
     authority = trustme.CA(organization_name="Example Proxy CA")
     pem = authority.issue_cert("example.test").cert_chain_pems[0].bytes().decode()
     der = ssl.PEM_cert_to_DER_cert(pem)

@@ -115,7 +115,7 @@ def test_a_check_that_hangs_gets_a_verdict(home: Path) -> None:
 
 
 def test_what_hangs_takes_nothing_from_the_others(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name that nobody resolves is told as such, and the other's addresses are."""
+    """A name that does not resolve is reported, and so are the other name's addresses."""
     never = threading.Event()
 
     def names(host: str) -> Names:
@@ -161,7 +161,7 @@ def test_a_check_that_fails_takes_no_other_with_it(home: Path) -> None:
 
 
 def test_what_is_shared_is_looked_at_once(home: Path) -> None:
-    """By the first who needs it, and a fault of it is everybody's."""
+    """The first check that needs it looks; its fault is raised in every check."""
     looked = list[str]()
 
     def look() -> str:
@@ -356,11 +356,11 @@ def test_accounts_that_the_configuration_does_not_name(home: Path, monkeypatch: 
 
 
 def echo(request: bytes) -> bytes:
-    """Answer a request as a daemon does that has a token for everybody."""
+    """Answer a request as a daemon does that has a token for every user."""
     return json.dumps({"token": "opaque", "user": request.split()[-1].decode()}).encode()
 
 
-def test_a_daemon_with_other_accounts_names_nobody(home: Path) -> None:
+def test_rows_of_a_daemon_with_other_accounts_are_ignored(home: Path) -> None:
     """Its rows are not this configuration's."""
     with daemon(home, STATUS):
         of = examining(home, config(accounts=(NAMELESS[0], replace(ACCOUNT, user="zoe@example.test"))))
@@ -390,8 +390,8 @@ def test_a_token_is_asked_for_as_a_mail_program_does(home: Path, answer: bytes, 
     assert words in found.message
 
 
-def test_a_token_that_nobody_can_ask_for(home: Path) -> None:
-    """A table of Postfix's alone, or a socket that is not there."""
+def test_a_token_that_no_client_can_ask_for(home: Path) -> None:
+    """The only socket is a Postfix table, or the socket is missing."""
     postfix = examining(home, config(spec(home / "cms.sock", speaks="postfix")))
     missing = examining(home, config(spec(home / "cms.sock")))
 
@@ -434,7 +434,7 @@ def test_a_refusal_is_judged_by_the_clock_too(home: Path, monkeypatch: pytest.Mo
 
 
 def test_a_host_that_is_none(home: Path) -> None:
-    """It is no place to knock at."""
+    """The doctor does not connect to an invalid host."""
     odd = config(accounts=(replace(ACCOUNT, smtp_host="no host"),))
     (found,) = find("mail servers", examining(home, odd))
 
@@ -544,7 +544,7 @@ def test_the_report_for_programs(home: Path) -> None:
 
 
 def test_the_bundle(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Written once, for its owner alone, with the domain and no more of anybody; never over another file."""
+    """Written once, readable by its owner alone, with the domain as the only personal data; never over another file."""
     path, said = home / "report.json", list[str]()
     of = examining(home, config(spec(home / "ann.lee.sock")))
     attend(of, str(path), said.append, as_json=False)
@@ -566,7 +566,7 @@ def test_the_bundle(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_bundle_is_a_file(home: Path) -> None:
-    """What is there and is none stays, and is named: as root /dev/null could be replaced."""
+    """The doctor names what is there and leaves it, unless it is a file: as root it could replace /dev/null."""
     os.mkfifo(home / "odd")
 
     for path, what in ((str(home / "odd"), "a pipe"), (os.devnull, "a device"), (str(home), "a folder")):
@@ -587,7 +587,7 @@ def test_a_bundle_has_a_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_bundle_has_facts_of_the_daemon(home: Path) -> None:
-    """Those of a list: no link of a sign-in, no path, nobody else's sign-in or request, and no mailbox's name."""
+    """Only listed facts: no sign-in link, no path, no other user's sign-in or request, and no mailbox name."""
     row = {"user": "zoe@x.test", "state": "signing-in", "signing_in": "https://link", "key_from": "file /k/zoe"}
     status = {"daemon": STATUS["daemon"], "accounts": [row], "orphans": [{"login": "secret"}], "recent": ["who"]}
     account = replace(ACCOUNT, mailbox="Scheidung Müller")
@@ -613,8 +613,8 @@ def test_the_bundle_has_facts_of_the_daemon(home: Path) -> None:
     ],
     ids=["by device", "by paste"],
 )
-def test_a_bundle_tells_nobody_how_to_finish_a_sign_in(home: Path, waits: str) -> None:
-    """Whoever has a live code or link could sign in with an account of their own; its owner is told where it is."""
+def test_a_bundle_has_no_link_or_code_of_a_sign_in(home: Path, waits: str) -> None:
+    """A live code or link would let a stranger finish the sign-in; the bundle says where the owner finds it."""
     problem = {"kind": "refused", "message": "no sign-in yet"}
     row = {"user": "ann.lee@example.test", "state": "signing-in", "signing_in": waits, "problem": problem}
     row["next_move"] = f"finish the sign-in: {waits}"
@@ -628,7 +628,7 @@ def test_a_bundle_tells_nobody_how_to_finish_a_sign_in(home: Path, waits: str) -
 
 
 def test_a_bundle_waits_for_no_daemon_that_hangs(home: Path) -> None:
-    """What cannot be had in time is not in it."""
+    """Facts that do not arrive in time are left out."""
     never = threading.Event()
 
     def load(_path: str) -> Config:
@@ -651,7 +651,7 @@ def test_a_quiet_bundle(home: Path) -> None:
     assert (home / "report.json").exists()
 
 
-def test_a_tenant_is_somebodys_name(home: Path) -> None:
+def test_a_tenant_is_an_organisations_name(home: Path) -> None:
     """Where it is not the address's own domain."""
     tenant = replace(ACCOUNT, grant=replace(GRANT, authority="https://login.example.test/contoso.onmicrosoft.test"))
     said = bundle(

@@ -41,8 +41,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("ann@nvidia.com", {"client_id": "x"}, None),
     ],
 )
-def test_what_nobody_has_to_be_asked(home: Path, user: str, more: dict[str, Any], expected: Tenant | None) -> None:
-    """What was said, Microsoft's own domains, domains with an application of their own, and --offline."""
+def test_what_needs_no_question(home: Path, user: str, more: dict[str, Any], expected: Tenant | None) -> None:
+    """The options, Microsoft's domains, domains with a built-in application, and --offline answer it."""
     assert expected == known_tenant(replace(wishes(home, **more), user=user))
 
 
@@ -67,7 +67,7 @@ def test_a_domain_with_an_application_of_its_own(home: Path) -> None:
     ],
 )
 def test_what_the_provider_says(explored: Explored, expected: tuple[str, bool, str]) -> None:
-    """Found, a domain of personal accounts, unknown, or nobody answered: it is said, and never stops anything."""
+    """Found, a domain of personal accounts, unknown, or no answer: init says which, and goes on."""
     found = tenant_of(USER, explored)
 
     assert expected[:2] == (found.id, found.personal)
@@ -112,7 +112,7 @@ def test_what_was_said_is_in_it(home: Path) -> None:
 
 @pytest.mark.parametrize(("sudo", "expected"), [("", "root"), ("nobody-of-this-name", "root"), ("daemon", "daemon")])
 def test_who_asks_the_systems(monkeypatch: pytest.MonkeyPatch, sudo: str, expected: str) -> None:
-    """The mail server's user where there is one, else whoever has become root, else root."""
+    """The mail server's user if it exists, else the user who became root, else root."""
     known = {"daemon": pwd.getpwuid(1), "Debian-exim": pwd.getpwuid(1)}
     monkeypatch.setenv("SUDO_USER", sudo)
     assert first_config._mailers() in (["Debian-exim"], [expected])

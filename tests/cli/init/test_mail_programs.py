@@ -27,7 +27,7 @@ PLAIN = Setting("user@domain.com", "User Name", "smtp.office365.com", "outlook.o
 
 @pytest.mark.parametrize("tool", TOOLS, ids=lambda tool: f"{tool.name}-{tool.file}")
 def test_a_fragment_is_the_file_that_the_tests_run(tool: Tool) -> None:
-    """With the examples' own words it is contrib's file but for a second account, or names it."""
+    """With the examples' names it is contrib's file, apart from a second account, or it names that file."""
     assert (ROOT / "docs" / "clients" / f"{tool.page}.md").exists()
     text, file = fragment(tool, PLAIN), (ROOT / "contrib" / tool.file).read_text()
     if not tool.text:
@@ -129,7 +129,7 @@ def test_a_program_that_cannot_be_asked() -> None:
 
 
 def test_each_file_of_contrib_is_shown_or_known() -> None:
-    """A new one has a row, or is named here with the reason why nobody can find its program."""
+    """A new file has a row, or this test names it with the reason why its program cannot be found."""
     others = {
         "postfix-master.cf": "goes with postfix-main.cf",
         "send.py": "a Python program of one's own",

@@ -39,16 +39,16 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return empty_home(tmp_path, monkeypatch)
 
 
-def nobody() -> Remote:
+def no_daemon() -> Remote:
     raise NoDaemon("no daemon is running", "")
 
 
-def around(explored: Explored = QUIET, connect: Callable[[], Remote] = nobody) -> Around:
+def around(explored: Explored = QUIET, connect: Callable[[], Remote] = no_daemon) -> Around:
     return Around(lambda _url, _ca: explored, load, connect)
 
 
 def test_whom_it_asks(home: Path) -> None:
-    """The login host of the global cloud, or another one; nobody where nothing has to be found out."""
+    """The login host of the global cloud or of another; no host if nothing has to be found out."""
     asked: list[tuple[str, str]] = []
 
     def explore(url: str, ca: str) -> Explored:
@@ -56,7 +56,7 @@ def test_whom_it_asks(home: Path) -> None:
         return QUIET
 
     for more in ({}, {"authority": "https://localhost:1", "ca": "/ca.pem"}, {"offline": True}):
-        wizard._look_around(wishes(home, **more), Around(explore, load, nobody))
+        wizard._look_around(wishes(home, **more), Around(explore, load, no_daemon))
 
     login = CLOUDS["global"].login
     assert [(f"{login}/example.test", ""), ("https://localhost:1/example.test", "/ca.pem"), ("", "")] == asked
@@ -64,7 +64,7 @@ def test_whom_it_asks(home: Path) -> None:
 
 @pytest.mark.parametrize("cloud", ["gcc-high", "dod", "china"])
 def test_a_national_cloud_needs_an_application_of_its_own(home: Path, cloud: str) -> None:
-    """Without one nothing is written, and where to register it is said; with one the file names the cloud."""
+    """Without one init writes no file and says where to register it; with one the file names the cloud."""
     person, found = Person(), Explored(GUID, "", unknown=False, no_keyring="", cloud=cloud)
     path = home / "config" / "cms" / "cms.cfg"
 
@@ -156,7 +156,7 @@ def test_installing_the_unit(home: Path, script: str, expected: str, *, left: bo
 
 
 def test_another_unit_is_left_alone(home: Path) -> None:
-    """It may be somebody's work."""
+    """It may be another person's work."""
     program(home, "systemctl", "exit 0")
     Systemd().path.parent.mkdir(parents=True)
     Systemd().path.write_text("[Service]\n")
@@ -233,7 +233,7 @@ def test_a_sign_in(  # noqa: PLR0917 - the cases are its arguments
 
 
 def test_a_daemon_of_its_own_ends_with_the_block(home: Path) -> None:
-    """It is there for as long as it is needed, and a process that is no child of it answers nothing after that."""
+    """The daemon lives as long as the block; a process that is not init's child gets no answer after that."""
     mine = wishes(home)
     write(Path(mine.config), text_of(mine, Tenant(), "no keyring"))
 
@@ -257,7 +257,7 @@ def test_a_daemon_that_cannot_start_is_said(home: Path) -> None:
         Path(path).write_text("nonsense(")
         return found
 
-    assert 1 == begin(bad, person, Around(lambda _url, _ca: QUIET, broken, nobody))
+    assert 1 == begin(bad, person, Around(lambda _url, _ca: QUIET, broken, no_daemon))
     assert "cms could not be started for the sign-in: `cms run` says why." in person.said
 
 
@@ -271,7 +271,7 @@ def test_giving_up_says_how_to_go_on(home: Path) -> None:
     def interrupt(_url: str, _ca: str) -> Explored:
         raise KeyboardInterrupt
 
-    assert 130 == begin(wishes(home), early, Around(interrupt, load, nobody))
+    assert 130 == begin(wishes(home), early, Around(interrupt, load, no_daemon))
     assert 130 == begin(wishes(home, offline=True), late, around())
     assert ["\nStopped here; nothing was written."] == early.heard
     assert "Stopped here. What has been done so far stays." in late.said
@@ -279,7 +279,7 @@ def test_giving_up_says_how_to_go_on(home: Path) -> None:
 
 
 def test_the_address_is_asked_for_until_it_is_one(home: Path) -> None:
-    """A typing error costs a line, and not the command; nobody there is told of the option."""
+    """A typing error costs a line, not the command; a closed input leads to the name of the option."""
     typing, gone, early = Person(addresses=["ann", "a b@c", USER]), Person(addresses=["ann"]), Person(gives_up="Mail")
     nameless = replace(wishes(home, offline=True), user="")
 
@@ -293,7 +293,7 @@ def test_the_address_is_asked_for_until_it_is_one(home: Path) -> None:
 
 
 def test_what_is_there_is_told_before_anything_is_asked(home: Path) -> None:
-    """A configuration, or what is none at all."""
+    """init says so first, whether it is a configuration or another kind of file."""
     person = Person(gives_up="Mail")
     (home / "my.cfg").touch()
 
@@ -304,8 +304,8 @@ def test_what_is_there_is_told_before_anything_is_asked(home: Path) -> None:
 
 
 @pytest.mark.parametrize("config", ["config/cms/cms.cfg", "etc/cms/cms.cfg"])
-def test_with_nobody_there_only_the_file_is_written(home: Path, config: str) -> None:
-    """A user's and the machine's: nothing is asked, and what to do is said."""
+def test_without_a_terminal_only_the_file_is_written(home: Path, config: str) -> None:
+    """For a user and for the machine: init asks nothing and says what to do."""
     person = Person(there=False, gives_up="")
 
     assert 0 == begin(Wishes(str(home / config), USER, tenant=GUID), person, around())
@@ -322,9 +322,9 @@ def test_steps_that_are_switched_off_are_not_asked_for(home: Path) -> None:
 
 
 def test_what_is_shown(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The programs that a person has named, with the user's words; and where the socket is, if nobody would look there.
+    """The named programs' configuration with the user's words, and the socket's path if it is not the usual one.
 
-    What is none of the programs is asked for again.
+    init asks again for a word that is no program.
     """
     program(home, "msmtp", "")
     program(home, "mutt", "")
@@ -371,7 +371,7 @@ def test_a_mail_server_that_refuses_is_shown(home: Path) -> None:
 
 
 def test_a_mail_server_that_hangs_is_said(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """cms-oauth has a deadline of its own; this one is behind it."""
+    """cms-oauth has its own deadline; this one is behind it."""
 
     def hang(*arguments: Any, **_: Any) -> None:
         raise subprocess.TimeoutExpired(arguments[0], 1.0)
@@ -431,7 +431,7 @@ def test_init_takes_the_address_from_a_pipe(
     code: int,
     said: str,
 ) -> None:
-    """One that has none is told how to name it; it is nobody who gave up."""
+    """If the pipe is empty, init says how to name the address; it does not say that the person gave up."""
     monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
 
     assert code == main.main(["init", "--offline"])
@@ -449,7 +449,7 @@ def test_init_elsewhere_names_the_file_in_the_next_command(own_home: Path, capsy
 
 
 def test_init_never_touches_what_exists(own_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A configuration is somebody's work."""
+    """A configuration is a person's work."""
     configured = good_configuration(own_home)
     before = configured.read_text()
 

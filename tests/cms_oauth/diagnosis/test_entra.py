@@ -134,7 +134,7 @@ def test_what_applications_alone_meet_is_known(number: int) -> None:
     ids=lambda row: row.name,
 )
 def test_no_application_is_told_to_sign_in(row: entra.EntraRow) -> None:
-    """There is nobody who could: the hint ends in another command."""
+    """No person could sign in: the hint ends in another command."""
     assert "{login" not in row.hint
     assert re.search(r"\{(again|reload)|client_id", row.hint)
     assert row.words
@@ -156,7 +156,7 @@ def test_no_application_is_told_to_sign_in(row: entra.EntraRow) -> None:
 def test_the_providers_own_trouble_is_no_refusal_of_an_application(
     number: int | None, error: str, status: int | None, name: str, mover: str
 ) -> None:
-    """Nobody is told to look at a registration while Entra has a fault or asks for a pause."""
+    """cms does not blame a registration while Entra has a fault or asks for a pause."""
     verdict = of_entra(number, error, status=status, application=True)[0]
 
     assert (name, mover) == (verdict.name, verdict.mover)

@@ -111,7 +111,7 @@ def test_failures_that_need_another_user_or_another_machine() -> None:
     ],
 )
 def test_what_the_preflight_refuses(claims: Claims, protocol: str, name: str, mover: str) -> None:
-    """By its own words: nobody is told to sign in first, since that alone brings the same token again."""
+    """The preflight's words say what to do: a sign-in alone would bring the same token again."""
     found = misfit(claims, protocol, ("https://outlook.office.com/SMTP.Send",))
 
     assert found
@@ -141,7 +141,7 @@ def test_no_other_token(tmp_path: Path) -> None:
 
 
 def test_every_code_has_a_row() -> None:
-    """So that what the daemon says in words of its own is explained as well."""
+    """So the page explains each of the daemon's own refusals too."""
     assert set(wire.EXIT_CODES) == {row.code for row in local.ROWS} - {""}
 
 

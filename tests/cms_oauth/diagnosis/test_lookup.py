@@ -93,7 +93,7 @@ def test_what_the_evidence_decides(claims: Claims | None, more: dict[str, object
 
 
 def test_what_is_worse_comes_first() -> None:
-    """An expired token for another resource with too little allowed, of somebody else's: mended in this order."""
+    """A token that is expired, for another resource, with few permissions and another user's: fixed in this order."""
     worst = Claims(
         audience="https://graph.microsoft.com", scopes=("Mail.Read",), user="ann@contoso.example", expires=NOW - 5
     )
@@ -188,7 +188,7 @@ def test_an_app_password_does_not_meet_the_criteria_either() -> None:
 
 @pytest.mark.parametrize(("protocol", "likeliest"), [("smtp", "smtp-auth-off"), ("imap", "imap-off")])
 def test_a_personal_account_with_a_domain_of_its_own(protocol: str, likeliest: str) -> None:
-    """Its token is opaque and its address is like any other: its causes come last, unless somebody knows better."""
+    """Its token is opaque and its address looks like any other: its causes come last, unless another fact names it."""
     known = evidence(protocol, None, user="jane@gmail.com")
     unsaid, yes, no = (names(protocol, REFUSALS[protocol], replace(known, personal=it)) for it in (None, True, False))
 
@@ -226,7 +226,7 @@ def test_the_wrong_host_for_a_personal_account(protocol: str, host: str, *, wron
 
 @pytest.mark.parametrize("reply", [REFUSALS["imap"], "User is authenticated but not connected.", "LOGIN failed."])
 def test_an_old_report_on_administrators_comes_last(reply: str) -> None:
-    """It is said to be one, for IMAP alone, and nobody with a personal account hears of it."""
+    """It is marked as old, is about IMAP alone, and is not shown for a personal account."""
     *_, last = diagnose("imap", reply, evidence("imap"))
 
     assert "administrator-mailbox" == last.name
@@ -293,7 +293,7 @@ def test_another_servers_unknown_reply() -> None:
 
 
 def test_another_servers_tokens_are_its_own_business() -> None:
-    """But Graph's are nobody's."""
+    """But Graph's tokens are for no mail server."""
     own = evidence("imap", replace(GOOD, audience="https://mail.example.net"), host="mail.example.net")
     graph = replace(own, claims=replace(GOOD, audience="https://graph.microsoft.com"))
 

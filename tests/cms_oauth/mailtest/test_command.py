@@ -99,7 +99,7 @@ def test_the_verdict(name: str, tls: ssl.SSLContext, tmp_path: Path, capfd: pyte
     ],
 )
 def test_the_verdict_of_a_process_of_its_own(name: str, tls: ssl.SSLContext, tmp_path: Path) -> None:
-    """As a person runs it: the dialogue, then the verdict, then the one line that every failure ends with."""
+    """As a person runs it: the dialogue, then the verdict, then the one line that ends every failure."""
     dialogue = BY_NAME[name]
     with world(tmp_path, dialogue, tls) as it:
         done = subprocess.run(
@@ -218,7 +218,7 @@ def test_a_fresh_token_that_is_refused_as_well(
 def test_where_cms_has_no_other_token_the_first_answer_counts(
     tls: ssl.SSLContext, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """And why there is none is said."""
+    """cms-oauth says so, and explains the first answer."""
     with world(tmp_path, EXPIRED, tls) as it:
         status = main.run(it.arguments[:-1])
     out, err = capfd.readouterr()

@@ -289,7 +289,7 @@ def test_a_server_that_leaves_at_quit_has_passed(tester: Tester, tls: ssl.SSLCon
 
 
 def test_no_token_goes_to_a_server_without_tls(tester: Tester) -> None:
-    """STARTTLS that is not offered, by the server or by whoever sits between."""
+    """The test stops if STARTTLS is not offered, whether by the server or by an attacker in between."""
 
     def clear(talk: Talk) -> None:
         talk.say("220 ready")
@@ -433,7 +433,7 @@ def test_another_mailbox_is_opened_where_one_is_named(tls: ssl.SSLContext, monke
 
 @pytest.mark.parametrize("text", ["[UNAVAILABLE] try later", "Request is throttled. Suggested Backoff Time: 9 ms"])
 def test_an_imap_refusal_that_time_mends_is_temporary(tester: Tester, text: str) -> None:
-    """Nobody has to do anything."""
+    """The person has nothing to do."""
     outcome = tester("imap", imap("+ ", f"TAG NO {text}"), at_once=True)
 
     assert "unavailable" == outcome.code()
@@ -667,7 +667,7 @@ def test_no_tls_at_all_is_said() -> None:
 def test_the_keys_of_the_session_are_never_logged(
     tester: Tester, tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """SSLKEYLOGFILE would give the token to whoever recorded the traffic."""
+    """SSLKEYLOGFILE would give the token to a person who recorded the traffic."""
     monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "keys"))
     outcome = tester("smtp", lambda talk: submission(talk, tls))
 

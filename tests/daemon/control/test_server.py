@@ -296,7 +296,7 @@ async def test_a_password_is_asked_for_where_there_is_one(tmp_path: Path) -> Non
 @pytest.mark.parametrize("answer", [{}, {"password": ""}, {"password": 1}, None, "nonsense"])
 @in_trio
 async def test_without_a_password_nothing_is_imported(tmp_path: Path, answer: object) -> None:
-    """Whoever leaves, or says nothing, has changed nothing."""
+    """A client that leaves or sends no password has changed nothing."""
     async with serving(tmp_path) as house:
         lines = await house.connect()
         await lines.send({"command": "import", "path": "/sealed"})
@@ -389,7 +389,7 @@ async def test_a_login_that_ends_before_its_prompt_says_why(tmp_path: Path) -> N
 @pytest.mark.parametrize("goodbye", [b"", b"nonsense\n"])
 @in_trio
 async def test_a_client_that_leaves_gives_its_flow_up(tmp_path: Path, goodbye: bytes) -> None:
-    """Ctrl-C at `cms login` ends the sign-in that nobody else waits for."""
+    """Ctrl-C at `cms login` ends the sign-in if no other client waits for it."""
     async with serving(tmp_path) as house:
         lines = await house.connect()
         await lines.send({"command": "login"})
@@ -422,7 +422,7 @@ async def test_a_client_that_leaves_leaves_others_their_flow(tmp_path: Path) -> 
 
 
 def test_the_end_says_where_the_sign_in_is_kept() -> None:
-    """Memory only is said, with what to do about it, and nobody's name is "the account"."""
+    """If it is only in memory, the result says so and what to do; an account without a name is "the account"."""
     result = ended(Granted(SECRET, 1.0, 3600.0, sign_in=SignInFacts(persisted=False)))
 
     assert "the account is signed in (kept in memory only)" == result.message
@@ -500,7 +500,7 @@ class BrokenStream(FakeStream):
 
 @in_trio_clock
 async def test_a_client_that_has_gone_is_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    """No traceback for an answer that nobody reads."""
+    """A client that has gone causes no traceback."""
     await server.serve_one(BrokenStream(), Peer(1, 7, 7), FakeCommands(), 1000)
 
     assert "failed" not in capsys.readouterr().out
@@ -546,8 +546,8 @@ async def test_an_errand_converses(tmp_path: Path, command: str) -> None:
 
 @pytest.mark.parametrize("answer", [b"nonsense\n", b""])
 @in_trio
-async def test_whoever_leaves_or_babbles_has_not_agreed(tmp_path: Path, answer: bytes) -> None:
-    """No answer is an empty one."""
+async def test_only_a_yes_agrees(tmp_path: Path, answer: bytes) -> None:
+    """An empty line, no answer and nonsense are not a yes."""
     async with serving(tmp_path) as house:
         lines = await house.connect()
         await lines.send({"command": "prune"})

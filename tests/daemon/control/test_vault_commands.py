@@ -104,8 +104,8 @@ async def test_the_worker_is_not_asked_where_every_file_has_its_account(tmp_path
 
 
 @in_trio
-async def test_what_nobody_has_is_remembered(tmp_path: Path) -> None:
-    """For the status, which does not wait for a worker; while the worker cannot tell whose, that it is there."""
+async def test_sign_ins_without_an_account_are_remembered(tmp_path: Path) -> None:
+    """The status reads it without a worker; if the worker cannot tell whose it is, status says that it exists."""
     (tmp_path / "stray.vault").touch()
     found = commands(
         tmp_path, FakeWorker({Survey: [Listed((kept("bob@x.test"),)), Transient(Trouble("worker", "died"))]})
@@ -149,7 +149,7 @@ async def test_a_user_name_finds_a_stored_sign_in(tmp_path: Path) -> None:
 async def test_pruning_is_agreed_to(
     tmp_path: Path, message: dict[str, Any], answers: list[dict[str, Any]], expected: tuple[bool, str]
 ) -> None:
-    """By --yes or by a person who has seen whose they are; whoever leaves has not agreed."""
+    """--yes agrees, or a person who has seen whose sign-ins they are; a client that leaves has not agreed."""
     store(tmp_path)
     gone = Granted("", 0.0, 0.0, sign_in=SignInFacts(key_from="keyring"))
     worker = FakeWorker({Survey: [Listed((kept("bob@x.test"),))] * 2, Delete: [gone]})
@@ -177,7 +177,7 @@ async def test_an_account_that_comes_back_during_the_question_keeps_its_sign_in(
 
 @in_trio
 async def test_an_account_that_nothing_serves_keeps_its_sign_in(tmp_path: Path) -> None:
-    """It is in the file: its socket may come back. Signing out takes it, by its name or with everybody."""
+    """The account is configured and its socket may come back. `cms logout` by name or --all deletes its sign-in."""
     store(tmp_path)
     key, bob = kept("bob@x.test").key, (kept("bob@x.test"),)
     worker = FakeWorker({Survey: [Listed(bob)] * 2, Delete: [GOOD] * 2})
@@ -210,7 +210,7 @@ async def test_a_state_folder_that_cannot_be_read_ends_nothing(tmp_path: Path, m
 
 @in_trio
 async def test_nothing_to_prune(tmp_path: Path) -> None:
-    """Then nobody is asked."""
+    """Then cms asks no question."""
     assert (True, "every stored sign-in has its account: there is nothing to prune") == said(
         await commands(tmp_path, FakeWorker()).prune({}, Person().ask)
     )
@@ -258,15 +258,15 @@ async def test_everything_that_nothing_serves_is_deleted(tmp_path: Path) -> None
 
 @in_trio
 async def test_an_export_has_whom_it_was_asked_for(tmp_path: Path) -> None:
-    """Everybody whom people sign in for, or those who are named; who is not signed in is told."""
+    """Every account that a person signs in for, or the named ones; cms says which are not signed in."""
     accounts = [account("ann@x.test"), account("bob@x.test"), account("machine@x.test", "app")]
     worker = FakeWorker({Export: [Exported("text", (grant("ann@x.test").key,))] * 2})
     found, person = commands(tmp_path, worker, accounts), Person([{"password": "correct horse"}] * 2)
 
-    everybody = await found.export({"users": []}, person.ask)
+    all_users = await found.export({"users": []}, person.ask)
     ann = await found.export({"users": ["Ann@x.test"]}, person.ask)
 
-    assert (True, "exported: ann@x.test\nnot signed in, and so not exported: bob@x.test") == said(everybody)
+    assert (True, "exported: ann@x.test\nnot signed in, and so not exported: bob@x.test") == said(all_users)
     assert (True, "exported: ann@x.test", "text") == (*said(ann), ann.extra["export"])
     assert [2, 1] == [len(question.grants) for question in worker.asked]
 
@@ -284,8 +284,8 @@ async def test_what_the_broker_keeps_is_named(tmp_path: Path) -> None:
 
 
 @in_trio
-async def test_whoever_signs_in_for_mailboxes_may_be_named(tmp_path: Path) -> None:
-    """Hints name who signs in: that means all their mailboxes, and their one sign-in."""
+async def test_the_person_who_signs_in_for_mailboxes_may_be_named(tmp_path: Path) -> None:
+    """Hints name the person who signs in: that name means all their mailboxes and their one sign-in."""
     accounts = [replace(account("me@x.test"), user=user) for user in ("sales@x.test", "jobs@x.test")]
     worker = FakeWorker({Export: [Exported("text", (grant("me@x.test").key,))]})
     found = commands(tmp_path, worker, [*accounts, account("bob@x.test")])
@@ -357,7 +357,7 @@ async def test_one_that_is_there_is_replaced_if_a_person_says_so(
 
 
 @in_trio
-async def test_by_force_nobody_is_asked(tmp_path: Path) -> None:
+async def test_with_force_there_is_no_question(tmp_path: Path) -> None:
     """--force."""
     worker = bringing(GOOD)
     found = commands(tmp_path, worker, [account("ann@x.test")])
@@ -445,8 +445,8 @@ def test_a_sign_out_says_what_still_works() -> None:
     assert 0.0 == expiry_of([], 0.0, 0.0)
 
 
-def test_nobody_was_signed_in() -> None:
-    """Nothing was deleted, and nothing else is said of it."""
+def test_a_logout_without_a_sign_in() -> None:
+    """cms deleted nothing and says nothing else about it."""
     result = signed_out(SignedOut((), "ann@x.test", found=False), 0.0)
     assert (
         "nobody was signed in, so there was nothing to delete"

@@ -72,7 +72,7 @@ async def test_a_protocol_of_ones_own_is_known_by_its_scopes() -> None:
 
 @in_trio
 async def test_what_may_not_be_had_asks_no_keeper() -> None:
-    """A peer that may not ask, an unknown user and an unknown protocol are refused by the rules alone."""
+    """The rules alone refuse a peer that may not ask, an unknown user and an unknown protocol."""
     keeper = keeping()
     issuer = Issuer(replace(RULES, owner=1, users=frozenset()), lambda _grant: keeper)
     stranger = issuer.token(Peer(1, 4242, 4242), REQUEST)

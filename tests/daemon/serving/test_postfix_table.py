@@ -1,4 +1,4 @@
-"""The table for Postfix: senders and hosts, and "not found" for nobody but strangers."""
+"""The table for Postfix: senders and hosts; it answers "not found" only for strangers."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ async def test_a_host_means_the_default(tmp_path: Path) -> None:
 
 
 @in_trio
-async def test_the_default_may_be_whoever_signed_in(tmp_path: Path) -> None:
-    """Its name is the one that the provider reported; before there is one, mail waits, and the keeper says for what."""
+async def test_the_default_may_be_an_account_without_a_user(tmp_path: Path) -> None:
+    """Its name is what the provider reported; before the first sign-in mail waits, and the keeper says why."""
     rules = replace(RULES, accounts=(A, NAMELESS), default=NAMELESS)
     async with serving(tmp_path, POSTFIX, rules) as table:
         table.keeper.reply = Deny("sign-in-required", "nobody has signed in", "`cms login`")

@@ -1,4 +1,4 @@
-"""The last requests: kept for whoever runs cms, bounded, and without a secret."""
+"""The last requests: kept for the person who runs cms, limited in number, and without a secret."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def test_what_is_no_query_is_refused(received: bytes, reason: str) -> None:
         take(received)
 
 
-def test_a_key_that_is_no_text_is_nobodys() -> None:
+def test_a_key_that_is_no_text_is_not_found() -> None:
     """Bytes that are no UTF-8 make a key that no account has."""
     assert (Query("cms", "\ufffd@example.com"), b"") == take(b"17:cms \xff@example.com,")
 

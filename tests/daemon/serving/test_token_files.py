@@ -1,4 +1,4 @@
-"""Token files: a whole usable token or no file, and never anybody else's file."""
+"""Token files: a whole usable token or no file, and never another user's file."""
 
 from __future__ import annotations
 
@@ -78,13 +78,13 @@ class StoredSignIn:
         await until(lambda: any(text in each for each in self.files.troubles))
 
 
-async def nobody(_grant: Grant, _scopes: Scopes) -> Outcome:
-    """Is never asked: the keepers here do not run."""
+async def no_provider(_grant: Grant, _scopes: Scopes) -> Outcome:
+    """Never called: the keepers here do not run."""
     raise AssertionError
 
 
 def keeper(clock: FakeClock) -> Keeper:
-    return Keeper(GRANT, nobody, clock)
+    return Keeper(GRANT, no_provider, clock)
 
 
 @asynccontextmanager
@@ -127,7 +127,7 @@ def test_a_reader_keeps_what_it_has_opened(tmp_path: Path) -> None:
 
 
 def test_permission_bits_come_before_the_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody who may not read the file can have opened it while the token was written."""
+    """No user without the right to read the file can have opened it before the token was written."""
     seen = []
 
     def fchmod(fd: int, mode: int) -> None:
@@ -206,7 +206,7 @@ def _holding(content: bytes) -> Callable[[Path], None]:
     return make
 
 
-SOMEBODYS = {
+ANOTHERS = {
     "empty": b"",
     "a password": b"hunter2\n",
     "a key": b"k" * 43 + b"=\n",
@@ -223,13 +223,13 @@ def _pipe(path: Path) -> None:
     os.mkfifo(path)
 
 
-MAKERS = {name: _holding(content) for name, content in SOMEBODYS.items()} | {"a pipe": _pipe, "a folder": Path.mkdir}
+MAKERS = {name: _holding(content) for name, content in ANOTHERS.items()} | {"a pipe": _pipe, "a folder": Path.mkdir}
 
 
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 @pytest.mark.parametrize("content", [long("secret"), None])
 def test_anything_else_is_left_alone(tmp_path: Path, make: Callable[[Path], None], content: bytes | None) -> None:
-    """A path that was mistyped costs nobody a file: neither a token nor the lack of one takes its place."""
+    """A mistyped path costs no file: cms neither replaces nor removes it."""
     make(tmp_path / "muttrc")
     before = (tmp_path / "muttrc").stat()
     with pytest.raises(NotOurs, match="remove it, or choose another path"):
@@ -249,7 +249,7 @@ def test_what_would_not_be_known_again_is_not_written(tmp_path: Path, content: b
 
 
 def test_a_symbolic_link_is_left_alone(tmp_path: Path) -> None:
-    """It leads to a file that somebody else decided on."""
+    """A link leads to a file that another user chose."""
     (tmp_path / "real").write_bytes(long("token"))
     (tmp_path / "link").symlink_to("real")
     with pytest.raises(OSError, match="symbolic links"):
@@ -274,7 +274,7 @@ def test_anothers_file_is_left_alone(tmp_path: Path) -> None:
 
 @in_trio
 async def test_it_always_holds_the_token_that_is_held(tmp_path: Path) -> None:
-    """The first one, the next one, and no file while there is none."""
+    """The first token, the next one, and no file while there is no token."""
     async with keeping(tmp_path) as kept:
         kept.files.apply([kept.spec()])
         await kept.until("one")
@@ -309,7 +309,7 @@ async def test_without_a_token_an_old_file_goes(tmp_path: Path) -> None:
 
 @in_trio_jumps
 async def test_a_token_that_is_not_replaced_goes_before_it_expires(tmp_path: Path) -> None:
-    """Nobody is left with a token that a server refuses."""
+    """No program is left with a token that a server refuses."""
     async with keeping(tmp_path) as kept:
         kept.files.apply([kept.spec()])
         await kept.until("one")
@@ -351,7 +351,7 @@ async def test_a_token_may_run_out_while_it_is_written(tmp_path: Path, monkeypat
 
 @in_trio
 async def test_a_token_for_something_else_is_none(tmp_path: Path) -> None:
-    """After a reload a new protocol may begin with a token that was given before anybody consented to it."""
+    """After a reload a new protocol may begin with a token from before the consent to it."""
     async with keeping(tmp_path) as kept:
         kept.files.apply([kept.spec()])
         await kept.until("one")
@@ -365,7 +365,7 @@ async def test_a_token_for_something_else_is_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize("preflight", [True, False])
 @in_trio
 async def test_a_token_that_opens_no_mail_server_is_none(tmp_path: Path, *, preflight: bool) -> None:
-    """By what it says of itself, unless the account has preflight= switched off."""
+    """The token's own claims decide, unless the account has preflight= switched off."""
     async with keeping(tmp_path) as kept:
         kept.files.apply([kept.spec(preflight=preflight)])
         await kept.until("one")
@@ -411,7 +411,7 @@ async def test_a_reload_changes_files(tmp_path: Path) -> None:
 
 @in_trio
 async def test_another_keeper_takes_a_file_over(tmp_path: Path) -> None:
-    """The account signs in as somebody else now: the file follows, and the old keeper has no say in it."""
+    """Another person signs in to the account: the file follows the new keeper and ignores the old one."""
     async with keeping(tmp_path) as kept:
         kept.files.apply([kept.spec()])
         await kept.until("one")

@@ -1,4 +1,4 @@
-"""The small HTTP server for one browser: bounded, on loopback only, up only while somebody holds it open."""
+"""The small HTTP server for one browser: limited, on loopback only, up only while a flow holds it open."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ OWNER, STRANGER = 4242, 4343
 
 
 def served_by(echo: Echo, uid: int | None = OWNER) -> Loopback:
-    """Return a server that the owner's browser may use, where everybody who comes has this uid."""
+    """Return a server that the owner's browser may use, where every peer has this uid."""
     return Loopback(echo, uid_of=lambda _peer, _ours: uid, allowed=(OWNER,), refusal=Response(403, "not yours"))
 
 
@@ -259,7 +259,7 @@ async def test_more_connections_than_a_browser_has_are_dropped(monkeypatch: pyte
 @pytest.mark.parametrize("sent", [b"GET /x?code=1 HTTP/1.1\r\nHost: h\r\n\r\n", b"GET", b""])
 @in_trio
 async def test_a_stranger_is_told_so_unheard(sent: bytes, uid: int | None) -> None:
-    """Another user's request, or that of somebody who is not found, is not even looked at."""
+    """The server does not read the request of another user, or of a peer whose user is unknown."""
     echo = Echo()
     served = served_by(echo, uid)
     async with trio.open_nursery() as nursery, served.open(HERE, nursery) as port:
@@ -298,7 +298,7 @@ async def test_strangers_take_no_places_but_their_own() -> None:
 
 @in_trio
 async def test_a_port_is_shared_and_closed_with_its_last_holder() -> None:
-    """Two flows listen at one port; when both have gone nobody listens, and it can be opened anew."""
+    """Two flows listen at one port; when both have gone it is closed, and can be opened anew."""
     echo = Echo()
     served = served_by(echo)
     async with trio.open_nursery() as nursery:

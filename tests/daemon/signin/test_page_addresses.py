@@ -71,8 +71,8 @@ async def gathered() -> None:
 
 
 @in_trio_clock
-async def test_the_page_is_up_as_long_as_somebody_waits() -> None:
-    """It is at each waiting account's redirect address, and closes with the last that waits there."""
+async def test_the_page_is_up_as_long_as_an_account_waits() -> None:
+    """It is at each waiting account's redirect address, and closes with the last account that waits there."""
     async with page_for(FIRST, SECOND) as (house, doors, waiting):
         await gathered()
         both = set(doors.opened)
@@ -110,7 +110,7 @@ async def test_the_page_follows_the_registry() -> None:
 
 @in_trio_clock
 async def test_the_page_has_an_address_of_its_own() -> None:
-    """It is at the configured address too, and that is the one that people are told."""
+    """It is also at the configured address, and that is the one that people read."""
     async with page_for(FIRST, ANY_PORT, NOT_HERE) as (house, doors, _):
         house.registry.have_page("http://localhost:7070")
         house.signins.page.changed()

@@ -1,4 +1,4 @@
-"""The local page: everything escaped, nothing of anybody else's."""
+"""The local page: everything escaped, nothing of another user's."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_who_cannot_be_signed_in_here_is_said() -> None:
     assert "No account is waiting" not in page
 
 
-def test_nobody_waiting_is_said() -> None:
+def test_an_empty_list_is_said() -> None:
     """An empty list is a sentence."""
     assert "No account is waiting" in pages.front([], "")
 

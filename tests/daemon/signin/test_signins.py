@@ -184,14 +184,14 @@ async def test_a_form_that_is_no_text_is_refused() -> None:
 # --- the page ---
 
 OTHER = grant("b@example.test", "http://127.0.0.1/back")
-WHOEVER = grant("")
+UNNAMED = grant("")
 NOT_HERE = grant("d@example.test", "https://localhost")
 
 
 @in_trio
 async def test_the_page_lists_who_waits_and_the_status() -> None:
     """A flow under way has a link, the others a button; the status is escaped."""
-    async with browsing(lambda: [grant(), OTHER, WHOEVER]) as (_, flow):
+    async with browsing(lambda: [grant(), OTHER, UNNAMED]) as (_, flow):
         status, page = await visit(flow, "/")
 
     assert 200 == status
@@ -408,7 +408,7 @@ async def test_a_flow_ends_with_its_last_holder() -> None:
 
 
 @in_trio_clock
-async def test_nobody_has_longer_than_ten_minutes() -> None:
+async def test_a_sign_in_has_ten_minutes() -> None:
     """A sign-in that is not completed ends after ten minutes."""
     async with running(House()) as house:
         before = trio.current_time()
@@ -441,7 +441,7 @@ async def test_a_device_code_that_ran_out_may_have_been_blocked() -> None:
 
 @pytest.mark.parametrize("method", ["browser", "paste"])
 @in_trio_clock
-async def test_a_sign_in_nobody_came_back_from_may_have_been_refused(method: str) -> None:
+async def test_a_sign_in_without_an_answer_may_have_been_refused(method: str) -> None:
     """The hint names an administrator's approval and what to do with a number; cms or Entra may notice the time."""
     async with running(House()) as house:
         ends = []

@@ -31,7 +31,7 @@ class TestTraps:
 
     @pytest.mark.parametrize("status", [500, 502, 503, 504])
     def test_trap_1_server_errors_are_outcomes(self, person: Person, status: int) -> None:
-        """MSAL raises an exception of its own for 5xx: here it is a transient fault like any other."""
+        """MSAL raises its own exception for 5xx: here it is a transient fault like any other."""
         person.server.faults.add(Fault("status", status=status))
 
         assert "server" == transient(person.redeem())
@@ -61,7 +61,7 @@ class TestTraps:
         granted(answer.outcome)
 
     def test_trap_3_is_for_the_vault(self, person: Person) -> None:
-        """Nothing in MSAL single-flights: two calls are two requests, so whoever calls must hold the grant's lock."""
+        """Nothing in MSAL single-flights: two calls are two requests, so the caller must hold the grant's lock."""
         threads = [threading.Thread(target=person.redeem) for _ in range(2)]
         for thread in threads:
             thread.start()
@@ -221,7 +221,7 @@ class TestRedeem:
         granted(person.sign_in(claims=answer.outcome.trouble.claims).outcome)
 
     def test_empty_vault(self, person: Person) -> None:
-        """A cache without a refresh token means that nobody has signed in."""
+        """A cache without a refresh token means that the person has not signed in."""
         person.answer = replace(person.answer, cache="{}")
 
         assert "no-sign-in" == refused(person.redeem())
@@ -230,7 +230,7 @@ class TestRedeem:
         ("value", "seconds"), [("120", 120.0), ("99999999", 3600.0), ("soon", 0.0), ("", 0.0), ("-5", 0.0)]
     )
     def test_retry_after(self, person: Person, value: str, seconds: float) -> None:
-        """Retry-After is passed on, up to an hour; what makes no sense is none."""
+        """Retry-After is passed on, up to an hour; an invalid value is ignored."""
         person.server.faults.add(Fault("status", status=429, retry_after=value))
         outcome = person.redeem().outcome
 
@@ -428,7 +428,7 @@ class TestOddAnswers:
         assert answer.unsure
 
     def test_endless(self) -> None:
-        """An answer without end is none."""
+        """An answer without end counts as no answer."""
         assert "garbage" == transient(told(b" " * (MAX_ANSWER + 1)))
 
     @pytest.mark.parametrize("status", [302, 307])
@@ -493,7 +493,7 @@ class TestSignIn:
 
     @pytest.mark.parametrize("login", [BEN, "Ben@Example.test"])
     def test_wrong_user(self, entra: Entra, login: str) -> None:
-        """Somebody else's sign-in is refused, both are named, and nothing is kept."""
+        """Another person's sign-in is refused, both are named, and nothing is kept."""
         person = Person(entra, grant_for(entra, login))
         answer = person.answer
 
@@ -507,8 +507,8 @@ class TestSignIn:
         """Names compare without case."""
         assert ANN == granted(Person(entra, grant_for(entra, "ANN@example.TEST")).answer.outcome).sign_in.who
 
-    def test_anybody(self, entra: Entra) -> None:
-        """A grant without a name takes whoever signs in, and says who that was."""
+    def test_a_grant_without_a_name(self, entra: Entra) -> None:
+        """A grant without a name takes the person who signs in, and reports the name."""
         assert ANN == granted(Person(entra, grant_for(entra, "")).answer.outcome).sign_in.who
 
     def test_nothing_to_keep(self, person: Person) -> None:
@@ -545,7 +545,7 @@ class TestSignIn:
 
         assert who == (None if isinstance(found, Trouble) else found)
 
-    def test_somebody_unknown_is_nobody(self) -> None:
+    def test_an_unknown_person_is_no_account(self) -> None:
         """No account is not the same as no account before."""
         grant = Grant("https://login.example/tenant", "id", ANN)
 
@@ -554,7 +554,7 @@ class TestSignIn:
     def test_a_protocol_without_consent_leaves_the_others_their_token(
         self, person: Person, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """A scope that came after the sign-in is left out until somebody consents; the log names it and the command."""
+        """A scope added after the sign-in is left out until the person consents; the log names it and the command."""
         more = (*SCOPES, "https://outlook.office.com/EWS.AccessAsUser.All")
         answer = person.redeem(scopes=more)
 

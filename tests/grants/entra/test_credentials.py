@@ -59,7 +59,7 @@ def test_secret(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["pem", "pfx"])
 def test_certificate(tmp_path: Path, form: str) -> None:
-    """Either form becomes what MSAL takes; its password comes from a source of its own, with or without a newline."""
+    """Both forms become what MSAL takes; the password has a separate source, with or without a newline."""
     path = write_private(tmp_path / "c", getattr(MADE, form)("hunter2"))
     password = write_private(tmp_path / "p", "hunter2\n")
     found = credential(grant(certificate=file(path), certificate_password=file(password)))
@@ -108,7 +108,7 @@ def test_absent(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [*APPLICATION_ROWS, 12345, None])
 def test_refusals_name_no_sign_in(number: int | None) -> None:
-    """Every refusal says whose move it is, none tells anybody to sign in, and each is looked at again."""
+    """Every refusal says who can fix it, none asks for a sign-in, and cms looks at each again."""
     said = Trouble("refused", "some (other) words", "sign in: `cms login`", number, "corr", error="invalid_client")
     found = explain(Refused(said), grant(certificate=file(Path("/c"))))
 
@@ -151,7 +151,7 @@ def test_a_refusal_of_cms_own_stays() -> None:
 
 
 def test_the_end_of_a_certificate(tmp_path: Path) -> None:
-    """It is had without a PEM key's password, and without running a command; else there is a reason, and no secret."""
+    """It is read without a PEM key's password and without running a command; else there is a reason, and no secret."""
     path = file(write_private(tmp_path / "c.pem", MADE.pem("hunter2")))
     pfx = file(write_private(tmp_path / "c.pfx", MADE.pfx("hunter2")))
     password = file(write_private(tmp_path / "p", "hunter2"))

@@ -115,7 +115,7 @@ class TestDevice:
         assert 2 == entra.count("token")
 
     def test_wrong_user(self, flow: DeviceFlow, entra: Entra) -> None:
-        """Somebody else's approval is refused."""
+        """Another person's approval is refused."""
         entra.approve_device(flow.user_code, BEN)
         answer = flow.poll()
 

@@ -93,7 +93,7 @@ def test_no_such_identity(azure: Metadata) -> None:
 
 
 def test_no_service(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine that is not in Azure has none: the network's fault, as far as anybody can tell."""
+    """A machine outside Azure has no identity: cms can only tell that it is a network fault."""
     monkeypatch.setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", "http://127.0.0.1:1")
     outcome = asked()
 
@@ -110,7 +110,7 @@ def test_no_proxy_is_asked(azure: Metadata, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_app_service(azure: Metadata, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has an address and a header of its own."""
+    """It has its own address and header."""
     for name, value in azure.app_service.items():
         monkeypatch.setenv(name, value)
     assert isinstance(asked(), Granted)
@@ -155,7 +155,7 @@ def test_the_stand_in_is_as_strict(
 
 
 def test_service_fabric(azure: Metadata, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It wants a certificate pinned, which nobody has tried: refused with what works instead."""
+    """It wants a pinned certificate, which is untested: cms refuses it and says what works."""
     monkeypatch.setenv("IDENTITY_SERVER_THUMBPRINT", "00")
     outcome = explain(asked(), GRANT)
 

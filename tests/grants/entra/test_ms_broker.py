@@ -116,8 +116,8 @@ def test_claims_are_carried_in(first: Open, grant: Grant, broker: FakeBroker) ->
     assert CLAIMS == broker.asked[-1][1]["claims"]
 
 
-def test_somebody_else(first: Open, grant: Grant, broker: FakeBroker) -> None:
-    """The broker has its own idea of who is there: another person's sign-in is refused, both are named."""
+def test_another_person(first: Open, grant: Grant, broker: FakeBroker) -> None:
+    """The broker chooses the person: another person's sign-in is refused, both are named."""
     broker.window = Person(BEN)
     said = told(sign_in(first, grant))
 
@@ -167,7 +167,7 @@ def test_no_library(first: Open, grant: Grant, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_no_broker(first: Open, grant: Grant, broker: FakeBroker) -> None:
-    """MSAL would go on with a browser and tell nobody: cms does not."""
+    """MSAL would silently go on with a browser: cms does not."""
     broker.broken = True
 
     assert "install microsoft-identity-broker" in told(sign_in(first, grant))
@@ -185,14 +185,14 @@ def test_no_display(first: Open, grant: Grant, broker: FakeBroker, monkeypatch: 
 
 
 def test_a_broker_that_hangs_is_left_alone(first: Open, grant: Grant, broker: FakeBroker) -> None:
-    """MSAL waits for it without end: whoever gives up is not held, and neither is a renewal."""
+    """MSAL waits for it without end; a person can still give up."""
     broker.silence = True
 
     assert "cancelled" in told(sign_in(first, grant, line=Patient(gives_up=True)))
 
 
 class Silent(Call):
-    """An exchange whose broker never answers, or fails in a way that nobody knows."""
+    """An exchange whose broker never answers, or fails in an unknown way."""
 
     def __init__(self, grant: Grant, ask: Callable[[], Any]) -> None:
         self.grant = grant
@@ -219,7 +219,7 @@ def test_a_renewal_has_a_deadline(grant: Grant) -> None:
     )
 
 
-def test_a_bug_is_raised_where_somebody_waits(grant: Grant) -> None:
+def test_a_bug_is_raised_in_the_waiting_thread(grant: Grant) -> None:
     """It does not vanish with the thread."""
 
     def fail() -> None:
@@ -266,7 +266,7 @@ class Typing(Patient):
 def test_a_sign_in_in_a_browser_goes_on_by_itself(
     first: Open, grant: Grant, entra: Entra, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`cms login --paste` of such an account keeps a refresh token of its own, and asks no broker."""
+    """`cms login --paste` of such an account keeps a separate refresh token, and asks no broker."""
     monkeypatch.setitem(sys.modules, "pymsalruntime", None)
     line = Typing(entra)
     outcome = service(first).sign_in(SignIn(1, grant, "paste"), line)

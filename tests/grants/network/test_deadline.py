@@ -219,7 +219,7 @@ def test_a_connection_outlives_the_deadline_that_made_it(
 
 
 def test_a_deadline_that_is_over_asks_nothing(session: requests.Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And so nothing has reached anybody."""
+    """No request reaches the network."""
     limit = due_in(monkeypatch, 0.0)
     with pytest.raises(requests.Timeout):
         fetch(session, "POST", "https://localhost:1/", None, limit)
@@ -228,7 +228,7 @@ def test_a_deadline_that_is_over_asks_nothing(session: requests.Session, monkeyp
 
 
 def test_a_connection_made_too_late_is_shut(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What turns up after the end is of no use to anybody, and nothing is sent over it."""
+    """A connection that is made after the deadline is closed, and nothing is sent over it."""
     ours, theirs = socket.socketpair()
     limit = due_in(monkeypatch, 0.0)
     limit.guard(ours)
@@ -245,7 +245,7 @@ def test_tls_that_breaks_after_the_question(serve: Callable[[Script], Server], s
     def broken(peer: Peer) -> None:
         peer.start_tls()
         peer.read_request()
-        # Past TLS, on a descriptor of its own.
+        # Past TLS, on a separate descriptor.
         with socket.socket(fileno=os.dup(peer.sock.fileno())) as raw:
             raw.sendall(b"no record of TLS at all\r\n" * 4)
 
@@ -258,7 +258,7 @@ def test_tls_that_breaks_after_the_question(serve: Callable[[Script], Server], s
 
 
 def test_tls_that_is_not_trusted(serve: Callable[[Script], Server], session: requests.Session, tmp_path: Path) -> None:
-    """A certificate of somebody else's ends it before anything is sent."""
+    """Another server's certificate ends the request before anything is sent."""
     server = serve(silent)
     trustme.CA().cert_pem.write_to_path(str(tmp_path / "other.pem"))
     limit = Deadline()
@@ -270,7 +270,7 @@ def test_tls_that_is_not_trusted(serve: Callable[[Script], Server], session: req
 
 @contextmanager
 def black_hole() -> Iterator[int]:
-    """Yield a port of 127.0.0.1 at which nobody answers an attempt to connect: its queue is full."""
+    """Yield a port of 127.0.0.1 that answers no attempt to connect: its queue is full."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)

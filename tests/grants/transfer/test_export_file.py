@@ -123,7 +123,7 @@ def test_a_body_that_was_cut_off_is_damaged(body: bytes) -> None:
     ],
 )
 def test_contents_of_a_later_cms_are_told_from_damage(clear: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """They could be decrypted, so nobody has tampered with them."""
+    """They decrypted, so they were not tampered with."""
     monkeypatch.setattr(
         json, "loads", lambda raw: clear if b"sign_ins" in raw else json.JSONDecoder().decode(raw.decode())
     )

@@ -48,7 +48,7 @@ def broker(tmp_path: Path, entra: Entra) -> Iterator[Broker]:
 
 @pytest.fixture
 def gpg(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., bytes]]:
-    """Yield what encrypts with GPG: for a key without a passphrase, or under a passphrase that nobody types."""
+    """Yield a function that encrypts with GPG: for a key without a passphrase, or under an unknown passphrase."""
     program = require_program("gpg", "gpg")
     # gpg-agent's socket is in it, and a socket's path is short.
     home = tempfile.mkdtemp(prefix="gpg", dir="/tmp")
@@ -129,8 +129,8 @@ def test_a_provider_that_gives_no_successor_leaves_the_old_one(
     assert isinstance(broker.acquire(grant_for(entra)), Granted)
 
 
-def test_whoever_signed_in_is_remembered(tmp_path: Path, entra: Entra, ann: SignedIn, broker: Broker) -> None:
-    """user=None: the account is the person's whose sign-in it is."""
+def test_the_first_person_is_remembered(tmp_path: Path, entra: Entra, ann: SignedIn, broker: Broker) -> None:
+    """user=None: the account belongs to the person whose sign-in it is."""
     end = bring_in(broker, grant_for(entra, ""), put(tmp_path, made.sasl_file(ann)))
 
     assert isinstance(end, Granted)
@@ -161,10 +161,8 @@ def test_another_application_is_refused_before_anything_is_asked(
     assert asked == len(entra.requests)
 
 
-def test_an_application_that_nobody_names_is_guessed_at_when_it_fails(
-    tmp_path: Path, entra: Entra, broker: Broker
-) -> None:
-    """oama's entry does not say it; the provider only says that the token is not ours."""
+def test_an_unnamed_application_is_guessed_at_when_it_fails(tmp_path: Path, entra: Entra, broker: Broker) -> None:
+    """oama's entry does not name it; the provider only says that the token is not ours."""
     stranger = SignedIn(ANN, "a-token-of-another-application", "")
     message, hint = refusal(bring_in(broker, grant_for(entra), put(tmp_path, made.oama_record(stranger))))
 
@@ -277,13 +275,13 @@ def test_a_gpg_file_that_does_not_open_says_how_to_find_out(
 
 
 def test_a_file_under_a_passphrase_is_known_as_gpgs(gpg: Callable[..., bytes]) -> None:
-    """`gpg --symmetric` is somebody's pipe."""
+    """`gpg --symmetric` writes such a file."""
     assert is_gpg(gpg(b"x", "--symmetric", "--passphrase", "x"))
 
 
 @pytest.mark.parametrize("raw", [b"", b"{}", b"\x99\x01", b"\xff"])
 def test_other_bytes_are_not_gpgs(raw: bytes) -> None:
-    """A public key is no message, and text is none either."""
+    """A public key is no message, and neither is text."""
     assert not is_gpg(raw)
 
 

@@ -56,7 +56,7 @@ def changed(raw: bytes, **changes: Any) -> bytes:
 
 @pytest.mark.parametrize("source", SAMPLES)
 def test_a_format_is_known_by_its_contents(source: str) -> None:
-    """Nobody has to say what it is; whoever does is understood."""
+    """The source need not be named; a name is understood."""
     assert formats.read(SAMPLES[source], "", "x") == formats.read(SAMPLES[source], source, "x")
     assert source == "email-oauth2-proxy" or SAMPLE_TOKEN == only(formats.read(SAMPLES[source], "", "x")).refresh_token
 
@@ -116,7 +116,7 @@ def test_a_google_sign_in_is_known_as_such() -> None:
 
 
 def test_a_proxy_account_inherits_where_it_may() -> None:
-    """`allow_catch_all_accounts`: a domain's section, then everybody's."""
+    """`allow_catch_all_accounts`: a domain's section, then the section for all."""
     text = (
         "[emailproxy]\nallow_catch_all_accounts = {}\n"
         "[@]\ntoken_url = https://login.example.test/token\nclient_id = all\n"
@@ -183,8 +183,8 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("raw", BROKEN.values(), ids=BROKEN)
-def test_what_nobody_writes_is_refused(raw: bytes) -> None:
-    """With the formats that there are, and without a word of what was in it."""
+def test_an_unknown_format_is_refused(raw: bytes) -> None:
+    """The refusal lists the known formats and quotes nothing from the file."""
     with pytest.raises(Unfit, match=r"^/f is of no format that cms knows$") as refused:
         formats.read(raw, "", "/f")
 

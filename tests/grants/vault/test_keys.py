@@ -308,7 +308,7 @@ class TestKeyring:
         assert "does not keep what is stored in it" == reason(patient(Ring()).make)
 
     def test_entry_that_is_not_the_key(self) -> None:
-        """An entry of somebody else's is not taken for the key."""
+        """Another program's entry is not taken for the key."""
         assert "holds no key of 32 bytes, be it raw, hex or base64" == reason(lambda: patient(Ring("?")).find("x"))
         stored = base64.b64encode(SECRET).decode()
         assert "holds another key under its name" == reason(lambda: patient(Ring(stored)).find("x"))
@@ -437,7 +437,7 @@ class TestKeys:
         )
 
     def test_broken_credential_is_not_passed_over(self, tmp_path: Path) -> None:
-        """What is there and broken is an error: nobody's sign-in silently becomes less safe."""
+        """A broken credential is an error: no sign-in silently becomes less safe."""
         (tmp_path / "cms.key").write_bytes(b"short")
         broken = Keys(None, environ={"CREDENTIALS_DIRECTORY": str(tmp_path)}, ring=NoRing())
 

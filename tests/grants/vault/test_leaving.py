@@ -111,7 +111,7 @@ def test_nothing_is_left_after_the_last_one(home: Home) -> None:
 
 
 def test_what_was_not_there_was_not_deleted(home: Home) -> None:
-    """Nobody was signed in: that is told."""
+    """cms says that no person was signed in."""
     vault = home.vault()
 
     assert not sign_out(vault)
@@ -119,7 +119,7 @@ def test_what_was_not_there_was_not_deleted(home: Home) -> None:
 
 
 def test_locks_of_those_who_never_signed_in_go_too(home: Home) -> None:
-    """Unless somebody holds one."""
+    """A lock that a process holds stays."""
     store(home.vault())
     vault, third = home.vault(), Grant(GRANT.authority, GRANT.client_id, "third@example.test")
     with home.vault().hold(OTHER):
@@ -133,7 +133,7 @@ def test_locks_of_those_who_never_signed_in_go_too(home: Home) -> None:
 
 @pytest.mark.parametrize("needs_it", ["x.vault", "x.redeeming", "x.vault.damaged-20260101T000000Z"])
 def test_a_key_that_may_be_needed_stays(home: Home, needs_it: str) -> None:
-    """By a file that nobody can read, too, and by a sign-in that is just being made."""
+    """An unreadable file, or a sign-in in progress, may need it."""
     store(home.vault())
     (home.state / needs_it).touch()
     vault = home.vault()
@@ -163,8 +163,8 @@ def test_a_key_that_was_just_chosen_stays(home: Home, monkeypatch: pytest.Monkey
         assert ENTRY == held.read()
 
 
-def test_a_key_that_is_somebody_elses_stays(tmp_path: Path) -> None:
-    """A key file that was there before cms was."""
+def test_a_key_file_from_before_cms_stays(tmp_path: Path) -> None:
+    """A key file that was there before cms."""
     home = Home(tmp_path, "file")
     home.file.write_bytes(os.urandom(KEY_BYTES))
     home.file.chmod(0o600)
@@ -176,7 +176,7 @@ def test_a_key_that_is_somebody_elses_stays(tmp_path: Path) -> None:
 
 
 def test_a_key_file_with_another_key_stays(tmp_path: Path) -> None:
-    """Somebody has replaced it: it is not cms's any more."""
+    """A replaced key file is no longer cms's."""
     home = Home(tmp_path, "file")
     store(home.vault())
     home.file.write_bytes(os.urandom(KEY_BYTES))
@@ -238,8 +238,8 @@ def test_a_keyring_that_is_not_there_any_more_has_nothing(tmp_path: Path) -> Non
     assert "" == vault.drop_key()
 
 
-def test_a_key_that_nobody_has_in_the_keyring(tmp_path: Path) -> None:
-    """Somebody has deleted it before."""
+def test_a_key_that_is_gone_from_the_keyring(tmp_path: Path) -> None:
+    """Another program has already deleted it."""
     home = Home(tmp_path, "keyring")
     store(home.vault())
     home.ring.kept.clear()

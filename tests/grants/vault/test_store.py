@@ -121,7 +121,7 @@ def test_open_folder_is_closed(lab: Lab) -> None:
 
 
 def test_folder_of_another_user(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A state folder that belongs to somebody else is not used."""
+    """A state folder that belongs to another user is not used."""
     lab.state.mkdir(parents=True)
     uid = os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: uid + 1)
@@ -199,7 +199,7 @@ def test_any_flipped_bit(lab: Lab) -> None:
         kinds.add(lab.trouble())
         assert changed == lab.path().read_bytes()
 
-    # A changed key id names a key that nobody has.
+    # A changed key id names a key that does not exist.
     assert {"vault-damaged", "locked"} == kinds
 
 
@@ -657,7 +657,7 @@ def test_one_at_a_time(lab: Lab) -> None:
 
 
 def test_waits_for_its_turn(lab: Lab) -> None:
-    """Whoever waits for a grant reads what the one before it has stored."""
+    """A process that waits for a grant reads what the one before it has stored."""
     lab.store()
     read: list[Entry | None] = []
     waiting = threading.Thread(target=lambda: read.append(lab.read()))
