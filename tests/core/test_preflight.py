@@ -309,5 +309,5 @@ def test_a_protocol_needs_a_permission(protocol: str, scopes: Scopes, expected: 
     ],
 )
 def test_a_token_covers_what_its_scopes_name(scopes: tuple[str, ...], permission: str, expected: bool) -> None:
-    """The resource's spelling and the case do not count; what nobody knows is taken at its word."""
+    """The spelling of the resource and letter case do not matter; an unknown scope is taken at its word."""
     assert expected == covers(Token("secret", 0.0, 1.0, 0.5, scopes), permission)
