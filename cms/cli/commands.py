@@ -342,7 +342,7 @@ def doctor(user: str, bundle: str, asking: tuple[str, ...], config: str, *, as_j
     from cms.cli.doctor import run as doctoring  # noqa: PLC0415
 
     meant = examination.Examination(_config_path(config), load_config, user, asking)
-    return doctoring.attend(meant, bundle, say, as_json=as_json)
+    return doctoring.examine_and_report(meant, bundle, say, as_json=as_json)
 
 
 @cms.command()

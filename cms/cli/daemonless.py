@@ -24,7 +24,16 @@ from cms.daemon.control.vault_commands import VaultCommands
 from cms.daemon.registry import Registry
 from cms.daemon.signin.signins import SignIns
 from cms.daemon.worker import WORKER_ARGV, Worker
-from cms.grants.messages import CheckCredentials, Chore, CredentialEnd, CredentialEnds, Ended, Explore, Explored, Open
+from cms.grants.messages import (
+    CheckCredentials,
+    CredentialEnd,
+    CredentialEnds,
+    Ended,
+    Explore,
+    Explored,
+    Housekeeping,
+    Open,
+)
 from cms.system.clock import SystemClock
 from cms.system.process import claimed
 
@@ -63,12 +72,12 @@ def credential_ends(grants: Sequence[Grant], *, argv: Sequence[str] = WORKER_ARG
     return end.items if isinstance(end, CredentialEnds) else _why_not(end)
 
 
-async def _ask_worker(ask: Callable[[int], Chore], ca: str | None, argv: Sequence[str]) -> Ended:
+async def _ask_worker(ask: Callable[[int], Housekeeping], ca: str | None, argv: Sequence[str]) -> Ended:
     """Put one question to a worker that keeps nothing: it gets no state folder."""
     worker = Worker(Open(os.devnull, Source("memory"), ca), argv=argv)
     async with trio.open_nursery() as nursery:
         await nursery.start(worker.run)
-        end = await worker.attend(ask)
+        end = await worker.housekeeping(ask)
         nursery.cancel_scope.cancel()
     return end
 

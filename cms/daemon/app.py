@@ -164,7 +164,7 @@ class App:
         except ListenError:
             controlled.close()
             raise
-        listener.discard(inherited)
+        listener.close_unclaimed(inherited)
         async with trio.open_nursery() as self._nursery:
             await self._start(opened, controlled)
             task_status.started(self)
@@ -264,7 +264,7 @@ class App:
         config = loaded.config
         self._loaded, self._loaded_at = loaded, self._clock.boot()
         for grant in self.registry.apply(config):
-            self._signins.forget(grant)
+            self._signins.cancel(grant)
         self._sockets.apply(loaded, opened)
         self._files.apply(config.files)
         self._signins.page.changed()

@@ -96,7 +96,7 @@ class Commands:
         keeper = min(keepers, key=lambda each: (not needs_sign_in(each), self._vault.stored_at(each.grant)))
         if not keeper.grant.unattended:
             return keeper
-        return nobody_signs_in(self._registry.in_words([keeper]), keeper.grant, alone=self._daemon is None)
+        return nobody_signs_in(self._registry.in_words([keeper]), keeper.grant, daemonless=self._daemon is None)
 
     # Signing in and out.
 
@@ -128,7 +128,7 @@ class Commands:
                 return nothing_to_sign_out(self._registry.in_words([keeper]))
         return await self._sign_out(keepers)
 
-    async def _leave(self) -> Result:
+    async def _sign_out_everybody(self) -> Result:
         """Delete the stored sign-ins that nothing serves, then sign out of everything else; tell of both."""
         deleted = await self._vault.delete_all()
         if isinstance(deleted, Result):
@@ -143,7 +143,7 @@ class Commands:
         held = [life.held for keeper in keepers for life in keeper.lives.values() if life.held]
         found, key_from = bool(held), ""
         for keeper in keepers:
-            self._signins.forget(keeper.grant)
+            self._signins.cancel(keeper.grant)
             outcome = await self._worker.sign_out(keeper.grant)
             if not isinstance(outcome, Granted):
                 said = f"{self._registry.name_of(keeper)} is still signed in: {outcome.trouble.message}"
@@ -162,7 +162,7 @@ class Commands:
                 return await self._vault.restore(message, ask)
             case "prune":
                 return await self._vault.prune(message, ask)
-        return await self._leave()
+        return await self._sign_out_everybody()
 
     # What only a daemon can do.
 

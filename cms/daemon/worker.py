@@ -352,7 +352,7 @@ class Worker:
         """Take over another program's sign-in, and store it; with `keep`, only where there is none."""
         return _of_token(await self._settle(grant, lambda number: messages.Import(number, grant, place, keep)))
 
-    async def attend(self, ask: Callable[[int], messages.Chore]) -> messages.Ended:
+    async def housekeeping(self, ask: Callable[[int], messages.Housekeeping]) -> messages.Ended:
         """Put a question about the vault or the surroundings as a whole; `ask` gives it its number."""
         holder = next((key for key, child in self._holders.items() if child.takes_questions), "")
         return await self._settle(_NO_GRANT, ask, holder)
@@ -374,9 +374,9 @@ class Worker:
         try:
             yield SignInSession(child, question)
         finally:
-            self._leave(child, question)
+            self._end_sign_in(child, question)
 
-    def _leave(self, child: _Child, question: _Question) -> None:
+    def _end_sign_in(self, child: _Child, question: _Question) -> None:
         child.post(messages.Cancel(question.number))
         child.drop(question)
         self._remember(child, question)

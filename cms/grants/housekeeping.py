@@ -12,7 +12,6 @@ from cms.grants.entra.exchange import note
 from cms.grants.messages import (
     KEPT_BY_MS_BROKER,
     CheckCredentials,
-    Chore,
     CredentialEnds,
     Delete,
     Ended,
@@ -20,6 +19,7 @@ from cms.grants.messages import (
     Explored,
     Export,
     Exported,
+    Housekeeping,
     Listed,
     Peek,
     Survey,
@@ -37,7 +37,7 @@ _ISSUER = re.compile(r"https://[^/]+/([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a
 _NO_TENANT = (90002, 900023)
 
 
-def answer(vault: Vault, entra: Entra, question: Chore) -> Ended:
+def answer(vault: Vault, entra: Entra, question: Housekeeping) -> Ended:
     """Answer a question that is not about one grant."""
     try:
         match question:

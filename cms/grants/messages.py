@@ -1,6 +1,6 @@
 """The messages between the broker and the grant worker, as values and as lines of JSON.
 
-The broker asks (`Open`, `Acquire`, `SignIn`, `Redirected`, `Cancel`, `SignOut`, `Import`, and the `Chore`s), the worker
+The broker asks (`Open`, `Acquire`, `SignIn`, `Redirected`, `Cancel`, `SignOut`, `Import`, and the `Housekeeping`s), the worker
 answers (`Prompt`, `Done`). Every question has a number, and its answers carry the same number. A line that is no message
 raises `Garbled`, whose text never quotes the line: it could hold a token.
 
@@ -177,9 +177,9 @@ class CheckCredentials:
 
 
 # Questions that are not about one grant: the vault as a whole, the surroundings, the configuration's certificates.
-Chore: TypeAlias = Export | Peek | Survey | Delete | Explore | CheckCredentials
+Housekeeping: TypeAlias = Export | Peek | Survey | Delete | Explore | CheckCredentials
 # Questions that are answered once, without a person in between.
-Work: TypeAlias = Acquire | SignOut | Import | Chore
+Work: TypeAlias = Acquire | SignOut | Import | Housekeeping
 Question: TypeAlias = Open | SignIn | Redirected | Cancel | Work
 
 

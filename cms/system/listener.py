@@ -138,7 +138,7 @@ def _adopted(fd: int) -> socket.socket | None:
     return None
 
 
-def discard(inherited: MutableMapping[str, socket.socket]) -> None:
+def close_unclaimed(inherited: MutableMapping[str, socket.socket]) -> None:
     """Close the inherited sockets that no CredentialServer has taken, with a warning for each."""
     for path, sock in inherited.items():
         get_logger().warning("systemd passed a socket that no CredentialServer names: closed", socket=path)

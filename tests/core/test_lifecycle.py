@@ -186,12 +186,12 @@ class Walk:
         else:
             assert not held or usable(self.life, self.now) is None, "nobody is denied a usable token"
 
-    def hurries(self) -> None:
+    def retries_sooner(self) -> None:
         """A resume or a network change."""
         self.life = retry_sooner(self.life, self.now)
         self.check()
 
-    def revives(self) -> None:
+    def retries_now(self) -> None:
         """`cms refresh`: a person may do that at any time, and Retry-After still holds."""
         if isinstance(self.life.phase, Failing):
             self.earliest_fetch = min(self.earliest_fetch, max(self.retry_after, self.last_failure + PAUSE_AFTER_GRANT))
@@ -269,7 +269,15 @@ def an_outcome(world: World, random: Random) -> Outcome:
 
 def one_step(walk: Walk, world: World, random: Random) -> None:
     """Take one random step."""
-    steps = {"passes": 3, "due": 2, "fetches": 4, "asks": 4, "hurries": 1, "revives": 0.2, "is turned down": 0.2}
+    steps = {
+        "passes": 3,
+        "due": 2,
+        "fetches": 4,
+        "asks": 4,
+        "retries_sooner": 1,
+        "retries_now": 0.2,
+        "is turned down": 0.2,
+    }
     match random.choices([*steps], [*steps.values()])[0]:
         case "passes":
             walk.passes(random.choice(world.jumps))
@@ -281,12 +289,12 @@ def one_step(walk: Walk, world: World, random: Random) -> None:
             walk.fetches(an_outcome(world, random), random.random(), takes=random.choice((0.0, 0.3, 25.0)), late=late)
         case "asks":
             walk.asks(random.choice((0.0, 60.0, 600.0, 3599.0, 86_400.0)), rejected=random.random() < 0.3)
-        case "hurries":
-            walk.hurries()
+        case "retries_sooner":
+            walk.retries_sooner()
         case "is turned down":
             walk.is_turned_down(random.choice(("refused", "wrong-user", "expired", "cancelled")))
         case _:
-            walk.revives()
+            walk.retries_now()
 
 
 @pytest.mark.parametrize("name", WORLDS)
@@ -343,7 +351,7 @@ class Walks(RuleBasedStateMachine):
 
     @rule()
     def the_network_changes(self) -> None:
-        self.walk.hurries()
+        self.walk.retries_sooner()
 
     @rule(kind=st.sampled_from(("refused", "expired")))
     def a_sign_in_is_refused(self, kind: str) -> None:
@@ -351,7 +359,7 @@ class Walks(RuleBasedStateMachine):
 
     @rule()
     def a_person_refreshes(self) -> None:
-        self.walk.revives()
+        self.walk.retries_now()
 
 
 TestWalks = Walks.TestCase
@@ -672,7 +680,7 @@ def test_retry_after_lengthens_the_pause_by_an_hour_at_most(retry_after: float, 
     assert expected == phase_of(failing(Life(), 0.0, retry_after=retry_after)).next_try
 
 
-def test_hurry_goes_to_a_minute_after_the_last_try() -> None:
+def test_retry_sooner_goes_to_a_minute_after_the_last_try() -> None:
     """Without a usable token a client's request makes the next try due 60 s after the last, and no sooner."""
     life = retry_sooner(failing(failing(Life(), 0.0), 100.0, jitter=0.9), 110.0)
 
@@ -680,7 +688,7 @@ def test_hurry_goes_to_a_minute_after_the_last_try() -> None:
     assert SleepUntil(160.0) == plan(life, 110.0)
 
 
-def test_hurry_goes_no_sooner_than_retry_after() -> None:
+def test_retry_sooner_goes_no_sooner_than_retry_after() -> None:
     """A client's request does not shorten the pause that the provider asked for."""
     life = failing(Life(), 0.0, retry_after=90.0, jitter=0.9)
 
@@ -688,7 +696,7 @@ def test_hurry_goes_no_sooner_than_retry_after() -> None:
     assert phase_of(retry_sooner(life, 70.0)).next_try == 90.0
 
 
-def test_hurry_waits_while_a_usable_token_is_held() -> None:
+def test_retry_sooner_waits_while_a_usable_token_is_held() -> None:
     """Who has a token is in no retry_sooner: the outage is not made worse."""
     life = failing(failing(fresh(), 100.0), 200.0, jitter=0.9)
 
@@ -697,7 +705,7 @@ def test_hurry_waits_while_a_usable_token_is_held() -> None:
 
 
 @pytest.mark.parametrize("life", [Life(), fresh(), Life(None, NeedsSignIn(0.0, REVOKED)), failing(Life(), 0.0)])
-def test_hurry_changes_nothing_else(life: Life) -> None:
+def test_retry_sooner_changes_nothing_else(life: Life) -> None:
     """Only a failing life can be hurried, and only to an earlier moment: else the very same life comes back."""
     assert retry_sooner(life, 2 * HOUR) is life
 
@@ -757,7 +765,7 @@ def test_a_sign_in_ends_a_refusal() -> None:
     assert fresh(now=20.0, secret="new") == signed_in
 
 
-def test_revive_tries_a_refusal_once_more() -> None:
+def test_retry_now_tries_a_refusal_once_more() -> None:
     """`cms refresh` and the sign-in of another scope set make a refused life due, without dropping its token."""
     empty = retry_now(absorb(Life(), Refused(REVOKED), 10.0, 0.5), 20.0)
     held = retry_now(absorb(fresh(), Refused(REVOKED), 10.0, 0.5), 20.0)
@@ -802,7 +810,7 @@ def test_a_failed_sign_in_changes_nothing_that_works(life: Life, kind: str) -> N
     assert life is sign_in_refused(life, Refused(replace(BLOCKED, kind=kind)))
 
 
-def test_revive_tries_a_failure_now() -> None:
+def test_retry_now_tries_a_failure_now() -> None:
     """A person who has just unlocked the keyring does not wait a minute, but a second."""
     life = failing(fresh(), 100.0, trouble=LOCKED)
 
@@ -810,7 +818,7 @@ def test_revive_tries_a_failure_now() -> None:
     assert Fetch() == plan(retry_now(life, 105.0), 105.0)
 
 
-def test_revive_never_puts_a_try_off() -> None:
+def test_retry_now_never_puts_a_try_off() -> None:
     """What is due stays due, at the moment at which it was."""
     life = failing(Life(), 0.0)
 
@@ -818,7 +826,7 @@ def test_revive_never_puts_a_try_off() -> None:
     assert token_of(fresh()).refresh_at == token_of(retry_now(fresh(), 3000.0)).refresh_at
 
 
-def test_revive_keeps_a_second_from_the_last_fetch() -> None:
+def test_retry_now_keeps_a_second_from_the_last_fetch() -> None:
     """However fast a person repeats `cms refresh`, a token is a second old before cms fetches the next."""
     assert SleepUntil(PAUSE_AFTER_GRANT) == plan(retry_now(fresh(), 0.25), 0.25)
 

@@ -24,7 +24,7 @@ from cms.daemon.registry import Registry
 from cms.daemon.signin.flow import Flow
 from cms.daemon.signin.signins import SignIns
 from cms.daemon.worker import Worker
-from cms.grants.messages import Chore, Delete, Ended, Listed, Open, Place, Survey
+from cms.grants.messages import Delete, Ended, Housekeeping, Listed, Open, Place, Survey
 
 MAIL: Scopes = ("https://outlook.office.com/SMTP.Send",)
 ANN, BOB, SALES, MACHINE = "ann@x.test", "bob@x.test", "sales@x.test", "machine@x.test"
@@ -66,7 +66,7 @@ class FakeWorker(Worker):
         await trio.lowlevel.checkpoint()
         return self.token() if place.path == "/good" else NO
 
-    async def attend(self, ask: Callable[[int], Chore]) -> Ended:
+    async def housekeeping(self, ask: Callable[[int], Housekeeping]) -> Ended:
         await trio.lowlevel.checkpoint()
         match ask(1):
             case Survey(keys=keys):
@@ -89,12 +89,14 @@ class FakeSignIns(SignIns):
         self.started.append((grant.login, grant.client_id, method))
         return Flow(grant, method)
 
-    def forget(self, grant: Grant) -> None:
+    def cancel(self, grant: Grant) -> None:
         self.given_up.append(grant.login)
 
 
 class World:
-    def __init__(self, folder: Path, *accounts: Account, alone: bool, unserved: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, folder: Path, *accounts: Account, daemonless: bool, unserved: frozenset[str] = frozenset()
+    ) -> None:
         self.folder = folder
         self.clock = FakeClock()
         self.worker = FakeWorker(self.clock)
@@ -102,7 +104,7 @@ class World:
         self.registry = Registry(self.config, self.worker.acquire, self.clock, jitter=lambda: 0.0)
         self.signins = FakeSignIns()
         self.stopped = False
-        daemon = None if alone else Running(self.facts, list, self.reload, self.stop, 30.0)
+        daemon = None if daemonless else Running(self.facts, list, self.reload, self.stop, 30.0)
         vault = VaultCommands(self.worker, self.registry, str(folder))
         self.commands = Commands(self.worker, self.registry, self.signins, vault, clock=self.clock, daemon=daemon)
 
@@ -122,12 +124,12 @@ class World:
 
 @asynccontextmanager
 async def commands(
-    folder: Path, *accounts: Account, alone: bool, unserved: frozenset[str] = frozenset()
+    folder: Path, *accounts: Account, daemonless: bool, unserved: frozenset[str] = frozenset()
 ) -> AsyncIterator[World]:
     """The commands of a daemon whose keepers have asked for what they need, or those without one."""
-    world = World(folder, *accounts, alone=alone, unserved=unserved)
+    world = World(folder, *accounts, daemonless=daemonless, unserved=unserved)
     async with trio.open_nursery() as nursery:
-        if not alone:
+        if not daemonless:
             await nursery.start(world.registry.run)
             for keeper in world.registry.keepers:
                 await keeper.settled()
@@ -145,15 +147,15 @@ def said(result: object) -> tuple[bool, str, str]:
     return result.ok, result.message, result.hint
 
 
-both = pytest.mark.parametrize("alone", [False, True], ids=["daemon", "alone"])
+both = pytest.mark.parametrize("daemonless", [False, True], ids=["daemon", "daemonless"])
 
 
 class TestWhoIsMeant:
     @both
     @in_trio_clock
-    async def test_an_account_that_is_not_known_is_said(self, tmp_path: Path, *, alone: bool) -> None:
+    async def test_an_account_that_is_not_known_is_said(self, tmp_path: Path, *, daemonless: bool) -> None:
         """With those that are, and how one is named to each command."""
-        async with commands(tmp_path, account(ANN), account(BOB), alone=alone) as world:
+        async with commands(tmp_path, account(ANN), account(BOB), daemonless=daemonless) as world:
             unknown = world.commands.login("carol@x.test", "")
             several = await world.commands.logout("")
             place = await world.commands.bring_in("", Place("/good"))
@@ -169,9 +171,9 @@ class TestWhoIsMeant:
 
     @both
     @in_trio_clock
-    async def test_a_configuration_without_accounts_is_said(self, tmp_path: Path, *, alone: bool) -> None:
+    async def test_a_configuration_without_accounts_is_said(self, tmp_path: Path, *, daemonless: bool) -> None:
         """The advice names directives that there are."""
-        async with commands(tmp_path, alone=alone) as world:
+        async with commands(tmp_path, daemonless=daemonless) as world:
             ok, message, hint = said(world.commands.login("", ""))
 
         assert (False, "there is no account") == (ok, message)
@@ -181,11 +183,11 @@ class TestWhoIsMeant:
     @pytest.mark.parametrize("name", ["Sales@X.test", "Ann@X.test", ""])
     @in_trio_clock
     async def test_an_account_goes_by_its_user_and_by_who_signs_in(
-        self, tmp_path: Path, name: str, *, alone: bool
+        self, tmp_path: Path, name: str, *, daemonless: bool
     ) -> None:
         """Hints print the command with the one or the other; no name is the only account's."""
         others = [account(BOB)] if name else []
-        async with commands(tmp_path, account(SALES, ANN), *others, alone=alone) as world:
+        async with commands(tmp_path, account(SALES, ANN), *others, daemonless=daemonless) as world:
             flow = world.commands.login(name, "paste")
             out = await world.commands.logout(name)
 
@@ -196,11 +198,11 @@ class TestWhoIsMeant:
     @both
     @in_trio_clock
     async def test_a_name_of_two_sign_ins_means_the_one_that_was_stored_first(
-        self, tmp_path: Path, *, alone: bool
+        self, tmp_path: Path, *, daemonless: bool
     ) -> None:
         """One that was never stored comes before all: the same command, given again, reaches each; a sign-out all."""
         first, second = (account("a@x.test", BOB, client_id=client) for client in ("one", "two"))
-        async with commands(tmp_path, first, second, alone=alone) as world:
+        async with commands(tmp_path, first, second, daemonless=daemonless) as world:
             world.store(first.grant.key)
             world.commands.login("a@x.test", "")
             world.store(second.grant.key)
@@ -215,7 +217,7 @@ class TestWhoIsMeant:
     async def test_of_two_sign_ins_the_one_that_waits_is_meant(self, tmp_path: Path) -> None:
         """The daemon knows which one needs a person."""
         well, waits = account(SALES, ANN), account(SALES, BOB)
-        async with commands(tmp_path, well, waits, alone=False) as world:
+        async with commands(tmp_path, well, waits, daemonless=False) as world:
             world.store(waits.grant.key)
             world.commands.login(SALES, "")
 
@@ -223,16 +225,16 @@ class TestWhoIsMeant:
 
     @both
     @in_trio_clock
-    async def test_an_account_of_no_persons_needs_none(self, tmp_path: Path, *, alone: bool) -> None:
+    async def test_an_account_of_no_persons_needs_none(self, tmp_path: Path, *, daemonless: bool) -> None:
         """An application signs in by itself: neither a sign-in nor an import is for it, and there is nothing to delete."""
-        async with commands(tmp_path, account(MACHINE, sign_in="app"), alone=alone) as world:
+        async with commands(tmp_path, account(MACHINE, sign_in="app"), daemonless=daemonless) as world:
             login = said(world.commands.login("", ""))
             brought = said(await world.commands.bring_in("", Place("/good")))
             logout = said(await world.commands.logout(""))
 
         assert login == brought
         assert login[1].startswith(f"nobody signs in for {MACHINE}: an application gets its tokens by itself")
-        assert ("`cms run`" if alone else "`cms refresh`") in login[2]
+        assert ("`cms run`" if daemonless else "`cms refresh`") in login[2]
         assert (False, []) == (logout[0], world.worker.deleted)
         assert f"nobody has signed in for {MACHINE}" in logout[1]
 
@@ -240,9 +242,9 @@ class TestWhoIsMeant:
 class TestSigningInAndOut:
     @both
     @in_trio_clock
-    async def test_an_import_is_taken_over(self, tmp_path: Path, *, alone: bool) -> None:
+    async def test_an_import_is_taken_over(self, tmp_path: Path, *, daemonless: bool) -> None:
         """The keeper has its token; what cannot be imported changes nothing."""
-        async with commands(tmp_path, account(BOB), alone=alone) as world:
+        async with commands(tmp_path, account(BOB), daemonless=daemonless) as world:
             refused = await world.commands.bring_in("", Place("/bad"))
             before = [life.held for life in world.registry.keepers[0].lives.values()]
             taken = await world.commands.bring_in("", Place("/good"))
@@ -254,34 +256,34 @@ class TestSigningInAndOut:
 
     @both
     @in_trio_clock
-    async def test_a_sign_out_deletes_what_is_stored(self, tmp_path: Path, *, alone: bool) -> None:
+    async def test_a_sign_out_deletes_what_is_stored(self, tmp_path: Path, *, daemonless: bool) -> None:
         """A sign-in under way is given up, no token is kept, and what cannot be revoked is said."""
-        async with commands(tmp_path, account(ANN), alone=alone) as world:
+        async with commands(tmp_path, account(ANN), daemonless=daemonless) as world:
             ok, message, hint = said(await world.commands.logout(ANN))
             held = [life.held for life in world.registry.keepers[0].lives.values()]
 
         assert (True, f"{ANN}: signed out, and the stored sign-in deleted") == (ok, message)
-        assert ("one handed out in the last hour" if alone else "were given works until") in hint
+        assert ("one handed out in the last hour" if daemonless else "were given works until") in hint
         assert ([ANN], [ANN], [None]) == (world.signins.given_up, world.worker.deleted, held)
 
     @both
     @in_trio_clock
-    async def test_a_sign_out_that_fails_says_why(self, tmp_path: Path, *, alone: bool) -> None:
+    async def test_a_sign_out_that_fails_says_why(self, tmp_path: Path, *, daemonless: bool) -> None:
         """While the stored sign-in is there, the account is signed in, and the answer says what keeps it."""
-        async with commands(tmp_path, account(ANN), alone=alone) as world:
+        async with commands(tmp_path, account(ANN), daemonless=daemonless) as world:
             world.worker.kept = {ANN}
             result = await world.commands.logout("")
             held = [bool(life.held) for life in world.registry.keepers[0].lives.values()]
 
-        assert [not alone] == held
+        assert [not daemonless] == held
         assert (False, f"{ANN} is still signed in: the disk is read-only", "mount it") == said(result)
 
     @both
     @in_trio_clock
-    async def test_what_nothing_serves_can_be_signed_out_of(self, tmp_path: Path, *, alone: bool) -> None:
+    async def test_what_nothing_serves_can_be_signed_out_of(self, tmp_path: Path, *, daemonless: bool) -> None:
         """Unlisted or unserved, by name and with --all; an application stays."""
         accounts = account(ANN), account(MACHINE, sign_in="app")
-        async with commands(tmp_path, *accounts, alone=alone, unserved=frozenset({"unserved"})) as world:
+        async with commands(tmp_path, *accounts, daemonless=daemonless, unserved=frozenset({"unserved"})) as world:
             world.store("unlisted", "unserved")
             by_name = said(await world.commands.logout("unlisted"))
             deleted = [*world.worker.deleted]
@@ -294,9 +296,9 @@ class TestSigningInAndOut:
 
     @both
     @in_trio_clock
-    async def test_a_failed_deletion_signs_no_account_out(self, tmp_path: Path, *, alone: bool) -> None:
+    async def test_a_failed_deletion_signs_no_account_out(self, tmp_path: Path, *, daemonless: bool) -> None:
         """What nothing serves is deleted first: if that fails, cms says so and has done nothing else."""
-        async with commands(tmp_path, account(ANN), alone=alone) as world:
+        async with commands(tmp_path, account(ANN), daemonless=daemonless) as world:
             world.store("unlisted")
             world.worker.full = True
             result = await world.commands.errand("leave", {}, agrees)
@@ -306,9 +308,9 @@ class TestSigningInAndOut:
 
     @both
     @in_trio_clock
-    async def test_an_account_that_nothing_serves_is_not_pruned(self, tmp_path: Path, *, alone: bool) -> None:
+    async def test_an_account_that_nothing_serves_is_not_pruned(self, tmp_path: Path, *, daemonless: bool) -> None:
         """It is in the file, and so its sign-in is wanted; what has no account is deleted."""
-        async with commands(tmp_path, account(ANN), alone=alone, unserved=frozenset({"unserved"})) as world:
+        async with commands(tmp_path, account(ANN), daemonless=daemonless, unserved=frozenset({"unserved"})) as world:
             world.store("unserved")
             nothing = said(await world.commands.errand("prune", {}, agrees))
             world.store("unlisted")
@@ -326,7 +328,7 @@ class TestOnlyADaemon:
     @in_trio_clock
     async def test_without_one_that_is_said(self, tmp_path: Path) -> None:
         """The next move is to start it."""
-        async with commands(tmp_path, account(ANN), alone=True) as world:
+        async with commands(tmp_path, account(ANN), daemonless=True) as world:
             told = world.commands
             ends = [told.status(), await told.refresh(""), await told.reload(), told.stop()]
 
@@ -335,7 +337,7 @@ class TestOnlyADaemon:
     @in_trio_clock
     async def test_refresh_tells_of_those_that_got_no_token(self, tmp_path: Path) -> None:
         """Each by name, and by name once."""
-        async with commands(tmp_path, account(ANN), account(BOB), alone=False) as world:
+        async with commands(tmp_path, account(ANN), account(BOB), daemonless=False) as world:
             one, all_users = await world.commands.refresh(ANN), await world.commands.refresh("")
 
         assert (True, f"{ANN}: fresh", "") == said(one)
@@ -344,7 +346,7 @@ class TestOnlyADaemon:
     @in_trio_clock
     async def test_a_stop_is_passed_on(self, tmp_path: Path) -> None:
         """Answered at once."""
-        async with commands(tmp_path, account(ANN), alone=False) as world:
+        async with commands(tmp_path, account(ANN), daemonless=False) as world:
             end = world.commands.stop()
 
         assert ((True, "cms is stopping", ""), True) == (said(end), world.stopped)

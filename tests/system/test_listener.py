@@ -17,7 +17,7 @@ import trio
 from support.trio_run import in_trio, in_trio_clock
 
 from cms.system import listener
-from cms.system.listener import Listener, ListenError, adopt, discard, open_listener
+from cms.system.listener import Listener, ListenError, adopt, close_unclaimed, open_listener
 from cms_oauth import peer as peers
 from cms_oauth.peer import credentials
 
@@ -305,7 +305,7 @@ def test_what_systemd_passed_is_told_apart(path: str, monkeypatch: pytest.Monkey
         found = adopt({"LISTEN_PID": "7", "LISTEN_FDS": "4"}, 7)
 
         assert [os.path.realpath(path)] == list(found)
-        discard(found)
+        close_unclaimed(found)
 
 
 @in_trio
@@ -355,7 +355,7 @@ def test_an_unused_inherited_socket_is_closed(path: str, capsys: pytest.CaptureF
     """cms closes and names an inherited socket that no CredentialServer uses, instead of leaving it unanswered."""
     passed = bound(path)
     inherited = {path: passed}
-    discard(inherited)
+    close_unclaimed(inherited)
 
     assert (-1, {}) == (passed.fileno(), inherited)
     assert path in capsys.readouterr().out

@@ -154,7 +154,7 @@ def _check_place(path: str) -> None:
         raise PermissionError(errno.EACCES, "no file can be written there", str(folder))
 
 
-def attend(examination: Examination, bundle_path: str, say: Callable[[str], None], *, as_json: bool) -> int:
+def examine_and_report(examination: Examination, bundle_path: str, say: Callable[[str], None], *, as_json: bool) -> int:
     """Be the command; return its exit status. Raises OSError where the report cannot be written."""
     if bundle_path:
         _check_place(bundle_path)

@@ -20,11 +20,11 @@ class Result:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
-def nobody_signs_in(user: str, grant: Grant, *, alone: bool = False) -> Result:
+def nobody_signs_in(user: str, grant: Grant, *, daemonless: bool = False) -> Result:
     """Say of an account whose application, or machine, gets its tokens by itself what there is to do instead."""
     who = "this machine" if grant.sign_in == "managed-identity" else "an application"
     said = f'nobody signs in for {user}: {who} gets its tokens by itself (sign_in="{grant.sign_in}")'
-    if alone:
+    if daemonless:
         return Result(False, said, "start the daemon: `cms run`")
     return Result(False, said, "`cms refresh` asks for one now, and `cms status` says what is wrong if none comes")
 

@@ -94,7 +94,7 @@ class VaultCommands:
             # As little as a worker that does not answer: no reason for the daemon to end.
             log.warning("the state folder cannot be read", reason=str(error))
             return None
-        found = await self._worker.attend(lambda number: Survey(number, keys)) if keys else Listed(())
+        found = await self._worker.housekeeping(lambda number: Survey(number, keys)) if keys else Listed(())
         # Whose they are may show another time; that they are there shows now.
         return found.items if isinstance(found, Listed) else tuple(StoredSignIn(key, "", "", "") for key in keys)
 
@@ -129,7 +129,7 @@ class VaultCommands:
             return Result(False, f"the state folder cannot be read: {error.strerror}", "nothing was deleted")
         gone = tuple(each for each in items if each.key in now)
         keys = tuple(each.key for each in gone)
-        end = await self._worker.attend(lambda number: Delete(number, keys))
+        end = await self._worker.housekeeping(lambda number: Delete(number, keys))
         await self.look()
         return Deleted(gone, end) if isinstance(end, Granted) else _failed(end)
 
@@ -174,7 +174,7 @@ class VaultCommands:
         if not passphrase:
             return Result(False, "no passphrase, no export", "nothing was written")
         grants = tuple({each.grant.key: each.grant for each in chosen}.values())
-        end = await self._worker.attend(lambda number: Export(number, grants, passphrase))
+        end = await self._worker.housekeeping(lambda number: Export(number, grants, passphrase))
         if not isinstance(end, Exported):
             return _failed(end)
         return _exported(end, chosen)
@@ -207,13 +207,13 @@ class VaultCommands:
         return _summed([await self._restore(each, place, ask, force=force) for each in wanted])
 
     async def _opened(self, place: Place, ask: Ask) -> tuple[Place, tuple[StoredSignIn, ...]] | Result:
-        end = await self._worker.attend(lambda number: Peek(number, place))
+        end = await self._worker.housekeeping(lambda number: Peek(number, place))
         if isinstance(end, Refused) and end.trouble.kind == "password":
             password = str((await ask({"event": "password", "message": end.trouble.message})).get("password", ""))
             if not password:
                 return Result(False, "no passphrase, no import", "nothing was changed")
             place = replace(place, password=password)
-            end = await self._worker.attend(lambda number: Peek(number, place))
+            end = await self._worker.housekeeping(lambda number: Peek(number, place))
         return (place, end.items) if isinstance(end, Listed) else _failed(end)
 
     async def _restore(self, kept: StoredSignIn, place: Place, ask: Ask, *, force: bool) -> str:

@@ -112,7 +112,7 @@ class _File:
                 await self._keep()
         finally:
             if self.leaves:
-                await self._leave()
+                await self._remove_at_the_end()
             self.ended.set()
 
     async def _keep(self) -> None:
@@ -177,7 +177,7 @@ class _File:
         except (OSError, NotOurs) as error:
             self._complain(_reason(error))
 
-    async def _leave(self) -> None:
+    async def _remove_at_the_end(self) -> None:
         with trio.move_on_after(LEAVE_SECONDS, shield=True) as scope:
             await self._remove()
         if scope.cancelled_caught:

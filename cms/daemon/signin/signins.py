@@ -102,7 +102,7 @@ class SignIns:
         flow = self._flows.get(grant.key)
         return in_words(flow) if flow else ""
 
-    def forget(self, grant: Grant) -> None:
+    def cancel(self, grant: Grant) -> None:
         """Cancel the grant's sign-in, if any: the grant was signed out, or left the configuration."""
         flow = self._flows.get(grant.key)
         if flow:

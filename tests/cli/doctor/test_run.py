@@ -22,7 +22,7 @@ from cms.cli.doctor.assess import Https, MailTest, Names
 from cms.cli.doctor.checks import Check, usable
 from cms.cli.doctor.examination import Examination, Limits
 from cms.cli.doctor.findings import Finding, passed
-from cms.cli.doctor.run import Progress, attend, bundle, examine, write_bundle
+from cms.cli.doctor.run import Progress, bundle, examine, examine_and_report, write_bundle
 from cms.config.model import Config, ConfigError, SocketSpec
 from cms.core.accounts import Account, Grant, Proxy, Source
 
@@ -537,7 +537,7 @@ def test_what_would_keep_a_daemon_from_serving(home: Path, monkeypatch: pytest.M
 def test_the_report_for_programs(home: Path) -> None:
     """One JSON object, and the exit code in it and out of it."""
     said = list[str]()
-    code = attend(examining(home), "", said.append, as_json=True)
+    code = examine_and_report(examining(home), "", said.append, as_json=True)
     (text,) = said
 
     assert (2, 2) == (code, json.loads(text)["exit_code"])
@@ -547,7 +547,7 @@ def test_the_bundle(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Written once, readable by its owner alone, with the domain as the only personal data; never over another file."""
     path, said = home / "report.json", list[str]()
     of = examining(home, config(spec(home / "ann.lee.sock")))
-    attend(of, str(path), said.append, as_json=False)
+    examine_and_report(of, str(path), said.append, as_json=False)
     text = path.read_text()
 
     assert 0o600 == stat.S_IMODE(path.stat().st_mode)
@@ -558,7 +558,7 @@ def test_the_bundle(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "Look through it before you send it" in said[-1]
     assert "ann.lee" not in capsys.readouterr().err
     with pytest.raises(FileExistsError):
-        attend(of, str(path), said.append, as_json=False)
+        examine_and_report(of, str(path), said.append, as_json=False)
     with pytest.raises(FileExistsError) as raised:
         write_bundle(str(path), {})
     assert str(path) == raised.value.filename
@@ -571,7 +571,7 @@ def test_a_bundle_is_a_file(home: Path) -> None:
 
     for path, what in ((str(home / "odd"), "a pipe"), (os.devnull, "a device"), (str(home), "a folder")):
         with pytest.raises(FileExistsError, match=f"it is {what}: name a regular file"):
-            attend(examining(home), path, print, as_json=False)
+            examine_and_report(examining(home), path, print, as_json=False)
 
 
 def test_a_bundle_has_a_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -579,10 +579,10 @@ def test_a_bundle_has_a_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> N
     said = list[str]()
 
     with pytest.raises(FileNotFoundError, match="there is no such folder"):
-        attend(examining(home), str(home / "no" / "report.json"), said.append, as_json=False)
+        examine_and_report(examining(home), str(home / "no" / "report.json"), said.append, as_json=False)
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(PermissionError, match="no file can be written there"):
-        attend(examining(home), str(home / "report.json"), said.append, as_json=False)
+        examine_and_report(examining(home), str(home / "report.json"), said.append, as_json=False)
     assert [] == said
 
 
@@ -645,7 +645,7 @@ def test_a_bundle_waits_for_no_daemon_that_hangs(home: Path) -> None:
 def test_a_quiet_bundle(home: Path) -> None:
     """With --json the report's place is not told on standard output."""
     said = list[str]()
-    attend(examining(home), str(home / "report.json"), said.append, as_json=True)
+    examine_and_report(examining(home), str(home / "report.json"), said.append, as_json=True)
 
     assert 1 == len(said)
     assert (home / "report.json").exists()

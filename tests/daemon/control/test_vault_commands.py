@@ -18,7 +18,7 @@ from cms.daemon.control.answers import Result
 from cms.daemon.control.vault_commands import SignedOut, VaultCommands, directive, expiry_of, signed_out
 from cms.daemon.registry import Registry
 from cms.daemon.worker import Worker
-from cms.grants.messages import Chore, Delete, Ended, Export, Exported, Listed, Peek, Place, Survey
+from cms.grants.messages import Delete, Ended, Export, Exported, Housekeeping, Listed, Peek, Place, Survey
 
 AUTHORITY = "https://login.microsoftonline.com/common"
 SCOPES = ("https://outlook.office.com/SMTP.Send",)
@@ -42,16 +42,16 @@ def kept(login: str) -> StoredSignIn:
 
 @dataclass
 class FakeWorker(Worker):
-    """A worker: `chores` are its answers to one kind of question each, in turn; `imports` to imports."""
+    """A worker: `ends` are its answers to one kind of question each, in turn; `imports` to imports."""
 
-    chores: dict[type, list[Ended]] = field(default_factory=dict)
+    ends: dict[type, list[Ended]] = field(default_factory=dict)
     imports: list[Outcome] = field(default_factory=list)
     asked: list[Any] = field(default_factory=list)
 
-    async def attend(self, ask: Callable[[int], Chore]) -> Ended:
+    async def housekeeping(self, ask: Callable[[int], Housekeeping]) -> Ended:
         question = ask(1)
         self.asked.append(question)
-        return self.chores[type(question)].pop(0)
+        return self.ends[type(question)].pop(0)
 
     async def bring_in(self, grant: Grant, place: Place, *, keep: bool = False) -> Outcome:
         self.asked.append((grant.login, place.password, keep))
@@ -379,7 +379,7 @@ async def test_what_fails_does_not_stop_the_others(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("chores", "answers", "expected"),
+    ("ends", "answers", "expected"),
     [
         ([WANTS], [{}], "no passphrase, no import"),
         ([WANTS, NO], [{"password": "wrong horse"}], "it is damaged"),
@@ -390,10 +390,10 @@ async def test_what_fails_does_not_stop_the_others(tmp_path: Path) -> None:
 )
 @in_trio
 async def test_an_import_that_cannot_be(
-    tmp_path: Path, chores: list[Ended], answers: list[dict[str, Any]], expected: str
+    tmp_path: Path, ends: list[Ended], answers: list[dict[str, Any]], expected: str
 ) -> None:
     """A wrong passphrase, a file of other people, no account."""
-    found = commands(tmp_path, FakeWorker({Peek: list(chores)}))
+    found = commands(tmp_path, FakeWorker({Peek: list(ends)}))
 
     assert (False, expected) == said(
         await found.restore({"path": "/f", "user": "ann@x.test"}, Person(list(answers)).ask)

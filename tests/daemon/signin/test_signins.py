@@ -481,8 +481,8 @@ async def test_a_sign_out_gives_the_flow_up() -> None:
         flow = house.signins.start(grant(), "device")
         flow.keep()
         await flow.prompt()
-        house.signins.forget(grant())
-        house.signins.forget(OTHER)
+        house.signins.cancel(grant())
+        house.signins.cancel(OTHER)
         end = await flow.outcome()
 
     assert isinstance(end, Refused)
