@@ -1,4 +1,4 @@
-"""The house as data: what each package may import, and which files know which library.
+"""The packages as data: what each package may import, and which files know which library.
 
 Parsed from the sources, so that an import inside a function counts as well.
 """
@@ -108,7 +108,7 @@ IMPURE = {
 # What a pure module may take from an impure one: names that compute and touch nothing.
 HARMLESS = {"urllib.parse"}
 
-# Sizes that keep the house readable in an evening.
+# Sizes that keep the code readable in an evening.
 LONGEST_FUNCTION = 50
 DEEPEST_NESTING = 4
 

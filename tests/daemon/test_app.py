@@ -20,9 +20,9 @@ import trio
 import trio.testing
 from structlog.testing import capture_logs
 from support.app_world import MAIL, World, account, read
-from support.house import ANN, in_house, open_house
 from support.ports import free_port, listens
 from support.trio_run import FakeClock, in_trio, in_trio_jumps, jump, until
+from support.whole_daemon import ANN, on_moving_clock, whole_daemon
 
 from cms.config.model import ConfigError, FileSpec
 from cms.core.accounts import Source
@@ -758,13 +758,13 @@ async def _no_answer(_event: Mapping[str, Any]) -> Mapping[str, Any]:
     return {}
 
 
-@in_house
+@on_moving_clock
 async def test_a_reload_says_what_is_to_be_done(tmp_path: Path) -> None:
     """What the configuration is warned about, and who has to sign in."""
-    async with open_house(tmp_path, signed_in=False) as house:
+    async with whole_daemon(tmp_path, signed_in=False) as daemon:
         with (tmp_path / "cms.cfg").open("a") as file:
             file.write('MailDir("~/Mail")\n')
-        result = await house.app.commands.reload()
+        result = await daemon.app.commands.reload()
 
     assert result.ok
     assert "warning: " in result.hint
@@ -772,10 +772,10 @@ async def test_a_reload_says_what_is_to_be_done(tmp_path: Path) -> None:
     assert f"cms login {ANN}" in result.hint
 
 
-@in_house
+@on_moving_clock
 async def test_memory_only_is_a_warning_for_programs_too(tmp_path: Path) -> None:
     """`cms status --json` warns as the text does."""
-    async with open_house(tmp_path, key='"memory"') as house:
-        warnings = house.app.commands.status().extra["json"]["daemon"]["warnings"]
+    async with whole_daemon(tmp_path, key='"memory"') as daemon:
+        warnings = daemon.app.commands.status().extra["json"]["daemon"]["warnings"]
 
     assert [MEMORY_WARNING] == warnings

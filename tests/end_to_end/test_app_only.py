@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 from support.daemon import Daemon, ask
-from support.house import HOUR, House, in_house, open_house
 from support.metadata import ASSIGNED_ID, OWN_ID, Metadata
 from support.proofs import DAY, AppCertificate, Issuer, write_private
 from support.waiting import until
+from support.whole_daemon import HOUR, WholeDaemon, on_moving_clock, whole_daemon
 
 from cms.sandbox.directory import APP_ID, APP_SECRET, TENANT, Client
 from cms.sandbox.entra import Entra
@@ -111,26 +111,26 @@ def test_what_the_owner_sees(daemon: Daemon, entra: Entra) -> None:
 
 
 @asynccontextmanager
-async def at_work(folder: Path, said: Callable[[Entra], str], **options: Any) -> AsyncIterator[House]:
-    """Run a house whose accounts become the application's two mailboxes."""
-    async with open_house(folder, signed_in=False, **options) as house:
-        (folder / "cms.cfg").write_text(accounts(folder, house.entra, said(house.entra)))
-        assert (await house.app.commands.reload()).ok
-        yield house
+async def at_work(folder: Path, said: Callable[[Entra], str], **options: Any) -> AsyncIterator[WholeDaemon]:
+    """Run a daemon whose accounts become the application's two mailboxes."""
+    async with whole_daemon(folder, signed_in=False, **options) as daemon:
+        (folder / "cms.cfg").write_text(accounts(folder, daemon.entra, said(daemon.entra)))
+        assert (await daemon.app.commands.reload()).ok
+        yield daemon
 
 
-async def mint(house: House, **wanted: object) -> None:
+async def mint(daemon: WholeDaemon, **wanted: object) -> None:
     """Have a new token fetched, as `cms refresh` does, and see that it is one."""
-    result = await house.app.commands.refresh("")
+    result = await daemon.app.commands.refresh("")
     assert result.ok, result
     assert {"active": True} | wanted == {
         name: value
-        for name, value in house.entra.introspect((await house.told(SALES))["token"]).items()
+        for name, value in daemon.entra.introspect((await daemon.told(SALES))["token"]).items()
         if name in {"active", *wanted}
     }
 
 
-@in_house
+@on_moving_clock
 async def test_a_secret_that_was_replaced(tmp_path: Path) -> None:
     """Entra refuses an expired secret, and cms says what to do. It then reads a new secret from the file by itself."""
     secret = write_private(tmp_path / "secret", "old")
@@ -139,23 +139,23 @@ async def test_a_secret_that_was_replaced(tmp_path: Path) -> None:
         register(entra, secret="old", expired=True)
         return app(f'client_secret=File("{secret}")')
 
-    async with at_work(tmp_path, said) as house:
-        await house.settled()
-        row, refusal = house.row(SALES), await house.refusal(JOBS)
-        register(house.entra, secret="new")
+    async with at_work(tmp_path, said) as daemon:
+        await daemon.settled()
+        row, refusal = daemon.row(SALES), await daemon.refusal(JOBS)
+        register(daemon.entra, secret="new")
         write_private(secret, "new")
-        await house.pass_time(HOUR / 2 + 60)
+        await daemon.pass_time(HOUR / 2 + 60)
 
         assert ("refused", 7000222, "unavailable") == (row["state"], row["problem"]["aadsts"], refusal["code"])
         assert "the client secret has expired" in row["problem"]["message"]
         assert "where client_secret points" in row["next_move"]
         assert "login" not in row["next_move"]
         assert 0 < refusal["retry_after"] <= HOUR / 2
-        assert "token" in await house.told(SALES)
-        assert "ok" == house.row(JOBS)["state"]
+        assert "token" in await daemon.told(SALES)
+        assert "ok" == daemon.row(JOBS)["state"]
 
 
-@in_house
+@on_moving_clock
 async def test_a_refused_application_does_not_insist(tmp_path: Path) -> None:
     """While the refusal lasts a day, cms asks Entra about fifty times, never twice within a quarter of an hour."""
     secret = write_private(tmp_path / "secret", "wrong")
@@ -164,34 +164,34 @@ async def test_a_refused_application_does_not_insist(tmp_path: Path) -> None:
         register(entra, secret="right")
         return app(f'client_secret=File("{secret}")')
 
-    async with at_work(tmp_path, said) as house:
-        await house.pass_time(4 * HOUR)
-        moments = [each.at for each in house.entra.asked("token")]
+    async with at_work(tmp_path, said) as daemon:
+        await daemon.pass_time(4 * HOUR)
+        moments = [each.at for each in daemon.entra.asked("token")]
 
-        assert {7000215} == {each.aadsts for each in house.entra.asked("token")}
+        assert {7000215} == {each.aadsts for each in daemon.entra.asked("token")}
         assert all(later - earlier >= 14 * 60 for earlier, later in pairwise(moments))
         assert 8 <= len(moments) <= 17
 
 
-@in_house
+@on_moving_clock
 async def test_a_certificate_renewed_in_its_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It is read anew at each mint; the month before its end is told in status, in JSON, and in the log once."""
-    async with open_house(tmp_path, signed_in=False) as house:
-        now = house.clock.truth()
+    async with whole_daemon(tmp_path, signed_in=False) as daemon:
+        now = daemon.clock.truth()
         old, new = AppCertificate(now + 20 * DAY), AppCertificate(now + 300 * DAY)
         path = write_private(tmp_path / "app.pem", old.pem())
-        register(house.entra, certificates=(old.public, new.public))
-        (tmp_path / "cms.cfg").write_text(accounts(tmp_path, house.entra, app(f'certificate=File("{path}")')))
-        assert (await house.app.commands.reload()).ok
-        await mint(house)
-        await mint(house)
-        before, logged = house.row(SALES), capsys.readouterr().out
-        register(house.entra, certificates=(new.public,))
-        refused = await house.app.commands.refresh(SALES)
-        served = "token" in await house.told(SALES)
+        register(daemon.entra, certificates=(old.public, new.public))
+        (tmp_path / "cms.cfg").write_text(accounts(tmp_path, daemon.entra, app(f'certificate=File("{path}")')))
+        assert (await daemon.app.commands.reload()).ok
+        await mint(daemon)
+        await mint(daemon)
+        before, logged = daemon.row(SALES), capsys.readouterr().out
+        register(daemon.entra, certificates=(new.public,))
+        refused = await daemon.app.commands.refresh(SALES)
+        served = "token" in await daemon.told(SALES)
         write_private(path, new.pfx())
-        await mint(house)
-        after = house.row(JOBS)
+        await mint(daemon)
+        after = daemon.row(JOBS)
 
     assert int(old.ends) == before["credential_expires_at"]
     assert "the application's certificate ends in 1" in before["warning"]
@@ -202,7 +202,7 @@ async def test_a_certificate_renewed_in_its_place(tmp_path: Path, capsys: pytest
     assert (int(new.ends), "") == (after["credential_expires_at"], after["warning"])
 
 
-@in_house
+@on_moving_clock
 async def test_an_assertion_that_is_rotated(tmp_path: Path) -> None:
     """What Kubernetes writes, readable by all of its pod, is read anew each time; one that has expired says so."""
     issuer = Issuer()
@@ -213,16 +213,16 @@ async def test_an_assertion_that_is_rotated(tmp_path: Path) -> None:
         write_private(path, issuer.assertion(entra.directory.now()), 0o644)
         return app(f'client_assertion=File("{path}")')
 
-    async with at_work(tmp_path, said) as house:
-        await mint(house)
-        await house.pass_time(2 * HOUR)
-        stale = house.row(SALES)
-        write_private(path, issuer.assertion(house.entra.directory.now()), 0o644)
-        await mint(house)
+    async with at_work(tmp_path, said) as daemon:
+        await mint(daemon)
+        await daemon.pass_time(2 * HOUR)
+        stale = daemon.row(SALES)
+        write_private(path, issuer.assertion(daemon.entra.directory.now()), 0o644)
+        await mint(daemon)
 
         assert ("refused", 700024) == (stale["state"], stale["problem"]["aadsts"])
         assert "what client_assertion points to is rotated" in stale["next_move"]
-        assert "ok" == house.row(SALES)["state"]
+        assert "ok" == daemon.row(SALES)["state"]
 
 
 @pytest.mark.parametrize("where", ["vm", "app_service"])

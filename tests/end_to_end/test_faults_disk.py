@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from support.house import ANN, BOB, HOUR, House, in_house, open_house, until
 from support.mounts import SmallDisk, small_disk
+from support.whole_daemon import ANN, BOB, HOUR, WholeDaemon, on_moving_clock, until, whole_daemon
 
 from cms.core.lifecycle import Granted, Transient
 from cms.sandbox.faults import Fault
@@ -26,8 +26,8 @@ def disk() -> Iterator[SmallDisk]:
         yield mounted
 
 
-def redemptions(house: House) -> int:
-    return house.entra.count("token", grant_type="refresh_token")
+def redemptions(daemon: WholeDaemon) -> int:
+    return daemon.entra.count("token", grant_type="refresh_token")
 
 
 @dataclass(frozen=True)
@@ -50,100 +50,100 @@ ANY_AILMENT = pytest.mark.parametrize("name", AILMENTS)
 
 
 @ANY_AILMENT
-@in_house
+@on_moving_clock
 async def test_nothing_is_redeemed_that_could_not_be_stored(tmp_path: Path, disk: SmallDisk, name: str) -> None:
     """The trouble is found before Entra is asked; the token lives its life, and a mended disk ends it all."""
     ailment = AILMENTS[name]
-    async with open_house(tmp_path, state=disk.folder) as house:
-        first, vault = await house.token(ANN), house.vault(ANN).read_bytes()
+    async with whole_daemon(tmp_path, state=disk.folder) as daemon:
+        first, vault = await daemon.token(ANN), daemon.vault(ANN).read_bytes()
         ailment.begin(disk)
-        await house.pass_time(DUE)
+        await daemon.pass_time(DUE)
 
-        assert first == await house.token(ANN)
-        row = house.row(ANN)
+        assert first == await daemon.token(ANN)
+        row = daemon.row(ANN)
         assert ("failing", True, "storage") == (row["state"], row["usable"], row["problem"]["kind"])
-        assert ailment.says in house.text()
+        assert ailment.says in daemon.text()
         assert ailment.move in row["next_move"]
-        assert 1 == house.exit_code()
+        assert 1 == daemon.exit_code()
 
-        await house.pass_time(HOUR)
-        refusal = await house.refusal(ANN)
+        await daemon.pass_time(HOUR)
+        refusal = await daemon.refusal(ANN)
         assert "unavailable" == refusal["code"]
         assert ailment.says in refusal["message"]
-        assert (0, vault) == (redemptions(house), house.vault(ANN).read_bytes())
+        assert (0, vault) == (redemptions(daemon), daemon.vault(ANN).read_bytes())
 
         ailment.end(disk)
-        await house.pass_time(refusal["retry_after"] + 1)
-        assert first != await house.token(ANN)
-        assert ("ok", 1) == (house.row(ANN)["state"], redemptions(house))
+        await daemon.pass_time(refusal["retry_after"] + 1)
+        assert first != await daemon.token(ANN)
+        assert ("ok", 1) == (daemon.row(ANN)["state"], redemptions(daemon))
 
 
-@in_house
+@on_moving_clock
 async def test_nothing_is_served_that_was_not_stored(tmp_path: Path, disk: SmallDisk) -> None:
     """A disk that fails while Entra answers: the new token is not served, and the old refresh token works again."""
-    async with open_house(tmp_path, state=disk.folder) as house:
-        first, vault = await house.token(ANN), house.vault(ANN).read_bytes()
-        house.entra.faults.add(Fault("silence"))
-        house.awake(DUE)
-        await until(lambda: house.entra.count("token", fault="silence"), "the silence")
+    async with whole_daemon(tmp_path, state=disk.folder) as daemon:
+        first, vault = await daemon.token(ANN), daemon.vault(ANN).read_bytes()
+        daemon.entra.faults.add(Fault("silence"))
+        daemon.awake(DUE)
+        await until(lambda: daemon.entra.count("token", fault="silence"), "the silence")
         disk.forbid_writing()
-        house.entra.faults.release()
-        await house.settled()
+        daemon.entra.faults.release()
+        await daemon.settled()
 
-        assert first == await house.token(ANN)
-        assert "storage" == house.row(ANN)["problem"]["kind"]
-        assert "the sign-in cannot be stored" in house.text()
-        assert vault == house.vault(ANN).read_bytes()
+        assert first == await daemon.token(ANN)
+        assert "storage" == daemon.row(ANN)["problem"]["kind"]
+        assert "the sign-in cannot be stored" in daemon.text()
+        assert vault == daemon.vault(ANN).read_bytes()
 
         disk.allow_writing()
-        await house.pass_time(house.row(ANN)["problem"]["retry_in"] + 1)
-        assert first != await house.token(ANN)
-        lost, again = (asked.refresh for asked in house.entra.asked("token", grant_type="refresh_token"))
+        await daemon.pass_time(daemon.row(ANN)["problem"]["retry_in"] + 1)
+        assert first != await daemon.token(ANN)
+        lost, again = (asked.refresh for asked in daemon.entra.asked("token", grant_type="refresh_token"))
         assert lost == again
 
 
 @ANY_AILMENT
-@in_house
+@on_moving_clock
 async def test_a_sign_in_that_cannot_be_stored(tmp_path: Path, disk: SmallDisk, name: str) -> None:
     """A new sign-in on such a disk fails with the reason, and the old one is as good as it was."""
     ailment = AILMENTS[name]
-    async with open_house(tmp_path, state=disk.folder) as house:
-        first, vault = await house.token(ANN), house.vault(ANN).read_bytes()
+    async with whole_daemon(tmp_path, state=disk.folder) as daemon:
+        first, vault = await daemon.token(ANN), daemon.vault(ANN).read_bytes()
         ailment.begin(disk)
-        outcome = await house.sign_in(ANN)
+        outcome = await daemon.sign_in(ANN)
 
         assert isinstance(outcome, Transient)
         assert "storage" == outcome.trouble.kind
         assert ailment.says in outcome.trouble.message
-        assert (first, vault) == (await house.token(ANN), house.vault(ANN).read_bytes())
-        assert "ok" == house.row(ANN)["state"]
+        assert (first, vault) == (await daemon.token(ANN), daemon.vault(ANN).read_bytes())
+        assert "ok" == daemon.row(ANN)["state"]
         ailment.end(disk)
-        assert isinstance(await house.sign_in(ANN), Granted)
+        assert isinstance(await daemon.sign_in(ANN), Granted)
 
 
-@in_house
+@on_moving_clock
 async def test_a_sign_out_on_a_full_disk(tmp_path: Path, disk: SmallDisk) -> None:
     """`cms logout` needs no room."""
-    async with open_house(tmp_path, state=disk.folder) as house:
+    async with whole_daemon(tmp_path, state=disk.folder) as daemon:
         disk.fill()
-        result = await house.app.commands.logout(ANN)
+        result = await daemon.app.commands.logout(ANN)
 
-        assert (True, False) == (result.ok, house.vault(ANN).exists())
-        assert "sign-in-required" == (await house.refusal(ANN))["code"]
+        assert (True, False) == (result.ok, daemon.vault(ANN).exists())
+        assert "sign-in-required" == (await daemon.refusal(ANN))["code"]
 
 
-@in_house
+@on_moving_clock
 async def test_a_sign_out_on_a_read_only_disk(tmp_path: Path, disk: SmallDisk) -> None:
     """`cms logout` says that it could not delete the sign-in, and the person stays signed in."""
-    async with open_house(tmp_path, state=disk.folder) as house:
+    async with whole_daemon(tmp_path, state=disk.folder) as daemon:
         disk.forbid_writing()
-        result = await house.app.commands.logout(ANN)
+        result = await daemon.app.commands.logout(ANN)
 
-        assert (False, True) == (result.ok, house.vault(ANN).exists())
+        assert (False, True) == (result.ok, daemon.vault(ANN).exists())
         assert "Read-only file system" in result.message
-        await house.token(ANN)
+        await daemon.token(ANN)
         disk.allow_writing()
-        assert (await house.app.commands.logout(ANN)).ok
+        assert (await daemon.app.commands.logout(ANN)).ok
 
 
 # What may befall a vault file.
@@ -194,79 +194,79 @@ DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-@in_house
+@on_moving_clock
 async def test_a_damaged_vault_file(tmp_path: Path, name: str) -> None:
     """It is told with its name and never redeemed; the token lives its life; a restored file needs nothing more."""
     damage, says = DAMAGES[name]
-    async with open_house(tmp_path) as house:
-        first, vault = await house.token(ANN), house.vault(ANN).read_bytes()
+    async with whole_daemon(tmp_path) as daemon:
+        first, vault = await daemon.token(ANN), daemon.vault(ANN).read_bytes()
         damaged = damage(vault)
-        house.vault(ANN).write_bytes(damaged)
-        await house.pass_time(DUE)
+        daemon.vault(ANN).write_bytes(damaged)
+        await daemon.pass_time(DUE)
 
-        assert first == await house.token(ANN)
-        row = house.row(ANN)
+        assert first == await daemon.token(ANN)
+        row = daemon.row(ANN)
         assert ("failing", True, "vault-damaged") == (row["state"], row["usable"], row["problem"]["kind"])
-        assert f"{house.vault(ANN)} {says}" in house.text()
+        assert f"{daemon.vault(ANN)} {says}" in daemon.text()
         assert f"`cms login {ANN}`" in row["next_move"]
 
-        await house.pass_time(HOUR)
-        refusal = await house.refusal(ANN)
-        assert ("unavailable", 0) == (refusal["code"], redemptions(house))
+        await daemon.pass_time(HOUR)
+        refusal = await daemon.refusal(ANN)
+        assert ("unavailable", 0) == (refusal["code"], redemptions(daemon))
         assert says in refusal["message"]
-        assert damaged == house.vault(ANN).read_bytes(), "it is not touched"
+        assert damaged == daemon.vault(ANN).read_bytes(), "it is not touched"
 
-        house.vault(ANN).write_bytes(vault)
-        await house.pass_time(refusal["retry_after"] + 1)
-        assert first != await house.token(ANN)
-        assert ("ok", 0) == (house.row(ANN)["state"], house.exit_code())
+        daemon.vault(ANN).write_bytes(vault)
+        await daemon.pass_time(refusal["retry_after"] + 1)
+        assert first != await daemon.token(ANN)
+        assert ("ok", 0) == (daemon.row(ANN)["state"], daemon.exit_code())
 
 
-@in_house
+@on_moving_clock
 async def test_a_sign_in_over_a_damaged_vault_file(tmp_path: Path) -> None:
     """Signing in again also recovers; cms keeps the damaged file beside the new one for inspection."""
-    async with open_house(tmp_path) as house:
-        damaged = halved(house.vault(ANN).read_bytes())
-        house.vault(ANN).write_bytes(damaged)
-        await house.pass_time(DUE)
-        assert isinstance(await house.sign_in(ANN), Granted)
-        await house.pass_time(DUE)
+    async with whole_daemon(tmp_path) as daemon:
+        damaged = halved(daemon.vault(ANN).read_bytes())
+        daemon.vault(ANN).write_bytes(damaged)
+        await daemon.pass_time(DUE)
+        assert isinstance(await daemon.sign_in(ANN), Granted)
+        await daemon.pass_time(DUE)
 
-        await house.token(ANN)
-        assert "ok" == house.row(ANN)["state"]
-        assert [damaged] == [path.read_bytes() for path in house.state.glob("*.damaged-*")]
+        await daemon.token(ANN)
+        assert "ok" == daemon.row(ANN)["state"]
+        assert [damaged] == [path.read_bytes() for path in daemon.state.glob("*.damaged-*")]
 
 
-@in_house
+@on_moving_clock
 async def test_a_vault_file_in_anothers_place(tmp_path: Path) -> None:
     """A file that was copied over another account's never gives the one account's mail to the other."""
-    async with open_house(tmp_path, (ANN, BOB)) as house:
-        anns = house.vault(ANN).read_bytes()
-        house.vault(ANN).write_bytes(house.vault(BOB).read_bytes())
-        await house.pass_time(DUE)
+    async with whole_daemon(tmp_path, (ANN, BOB)) as daemon:
+        anns = daemon.vault(ANN).read_bytes()
+        daemon.vault(ANN).write_bytes(daemon.vault(BOB).read_bytes())
+        await daemon.pass_time(DUE)
 
-        assert "vault-damaged" == house.row(ANN)["problem"]["kind"]
-        assert "belongs to another sign-in" in house.text()
-        assert 0 == house.entra.count("token", user=ANN, grant_type="refresh_token")
-        assert 1 == house.entra.count("token", user=BOB, grant_type="refresh_token"), "his own"
-        await house.token(ANN)
-        await house.token(BOB)
-        house.vault(ANN).write_bytes(anns)
-        await house.pass_time(house.row(ANN)["problem"]["retry_in"] + 1)
-        assert ["ok", "ok"] == [house.row(user)["state"] for user in (ANN, BOB)]
+        assert "vault-damaged" == daemon.row(ANN)["problem"]["kind"]
+        assert "belongs to another sign-in" in daemon.text()
+        assert 0 == daemon.entra.count("token", user=ANN, grant_type="refresh_token")
+        assert 1 == daemon.entra.count("token", user=BOB, grant_type="refresh_token"), "his own"
+        await daemon.token(ANN)
+        await daemon.token(BOB)
+        daemon.vault(ANN).write_bytes(anns)
+        await daemon.pass_time(daemon.row(ANN)["problem"]["retry_in"] + 1)
+        assert ["ok", "ok"] == [daemon.row(user)["state"] for user in (ANN, BOB)]
 
 
-@in_house
+@on_moving_clock
 async def test_a_vault_file_that_is_gone(tmp_path: Path) -> None:
     """After a person deletes the vault file, the current token serves until it expires; then cms asks for a sign-in."""
-    async with open_house(tmp_path) as house:
-        first = await house.token(ANN)
-        house.vault(ANN).unlink()
-        await house.pass_time(DUE)
+    async with whole_daemon(tmp_path) as daemon:
+        first = await daemon.token(ANN)
+        daemon.vault(ANN).unlink()
+        await daemon.pass_time(DUE)
 
-        assert first == await house.token(ANN)
-        row = house.row(ANN)
+        assert first == await daemon.token(ANN)
+        row = daemon.row(ANN)
         assert ("sign-in-required", True, "no-sign-in") == (row["state"], row["usable"], row["problem"]["kind"])
         assert f"`cms login {ANN}`" in row["next_move"]
-        assert isinstance(await house.sign_in(ANN), Granted)
-        assert "ok" == house.row(ANN)["state"]
+        assert isinstance(await daemon.sign_in(ANN), Granted)
+        assert "ok" == daemon.row(ANN)["state"]

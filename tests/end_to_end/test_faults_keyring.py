@@ -14,7 +14,7 @@ import pytest
 import secretstorage
 from support.desktop import Desktop
 from support.evidence import keep_secret
-from support.house import ANN, BOB, HOUR, House, in_house, open_house, until
+from support.whole_daemon import ANN, BOB, HOUR, WholeDaemon, on_moving_clock, until, whole_daemon
 
 from cms.core.lifecycle import Granted, Transient
 from cms.grants.vault.keyring import KEY_BYTES, SERVICE
@@ -37,18 +37,20 @@ def desktop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desktop
 
 
 @asynccontextmanager
-async def keyring_house(folder: Path, desktop: Desktop, *users: str, **options: Any) -> AsyncIterator[House]:
-    """Open a house whose vault has its key in the desktop's keyring, and whose worker forgets it soon."""
-    async with open_house(
+async def daemon_with_keyring(
+    folder: Path, desktop: Desktop, *users: str, **options: Any
+) -> AsyncIterator[WholeDaemon]:
+    """Open a daemon whose vault has its key in the desktop's keyring, and whose worker forgets it soon."""
+    async with whole_daemon(
         folder, users or (ANN,), key="", environment=desktop.environment, idle=HASTY, **options
-    ) as house:
-        await forgotten(house)
-        yield house
+    ) as daemon:
+        await forgotten(daemon)
+        yield daemon
 
 
-async def forgotten(house: House) -> None:
+async def forgotten(daemon: WholeDaemon) -> None:
     """Wait until no process knows the key."""
-    await until(lambda: not house.workers(), "the workers to leave")
+    await until(lambda: not daemon.workers(), "the workers to leave")
 
 
 def replace_key() -> bytes:
@@ -104,103 +106,103 @@ TROUBLES = {
 
 
 @pytest.mark.parametrize("name", TROUBLES)
-@in_house
+@on_moving_clock
 async def test_keyring(tmp_path: Path, desktop: Desktop, name: str) -> None:
     """The account counts as locked and nothing is lost: once the key can be read again, cms serves tokens again."""
     trouble = TROUBLES[name]
     desktop.start_keyring()
-    async with keyring_house(tmp_path, desktop) as house:
-        first, vault = await house.token(ANN), house.vault(ANN).read_bytes()
-        assert "keyring" == house.row(ANN)["key_from"]
+    async with daemon_with_keyring(tmp_path, desktop) as daemon:
+        first, vault = await daemon.token(ANN), daemon.vault(ANN).read_bytes()
+        assert "keyring" == daemon.row(ANN)["key_from"]
         end = trouble.begin(desktop)
-        await house.pass_time(DUE)
+        await daemon.pass_time(DUE)
 
-        assert first == await house.token(ANN)
-        row = house.row(ANN)
+        assert first == await daemon.token(ANN)
+        row = daemon.row(ANN)
         assert ("locked", True, "locked") == (row["state"], row["usable"], row["problem"]["kind"])
-        assert trouble.says in house.text()
+        assert trouble.says in daemon.text()
         assert "unlock the keyring, or bring the key back" in row["next_move"]
-        assert 1 == house.exit_code()
+        assert 1 == daemon.exit_code()
 
-        await house.pass_time(HOUR)
-        refusal = await house.refusal(ANN)
+        await daemon.pass_time(HOUR)
+        refusal = await daemon.refusal(ANN)
         assert "locked" == refusal["code"]
         assert trouble.says in refusal["message"]
-        assert 0 == house.entra.count("token", grant_type="refresh_token")
-        outcome = await house.sign_in(ANN)
+        assert 0 == daemon.entra.count("token", grant_type="refresh_token")
+        outcome = await daemon.sign_in(ANN)
         assert isinstance(outcome, Transient)
         assert "locked" == outcome.trouble.kind, "and no second key is made"
-        assert vault == house.vault(ANN).read_bytes()
+        assert vault == daemon.vault(ANN).read_bytes()
 
         end()
-        assert first != await house.recovery(ANN)
-        row = house.row(ANN)
+        assert first != await daemon.recovery(ANN)
+        row = daemon.row(ANN)
         assert ("ok", True, "keyring") == (row["state"], row["persisted"], row["key_from"])
-        assert 0 == house.exit_code()
+        assert 0 == daemon.exit_code()
 
 
-@in_house
+@on_moving_clock
 async def test_no_keyring_at_all(tmp_path: Path, desktop: Desktop) -> None:
     """Without any keyring sign-ins live in memory, which is said loudly; they are kept once there is a keyring."""
-    async with keyring_house(tmp_path, desktop, signed_in=False) as house:
-        signed_in = await house.sign_in(ANN)
+    async with daemon_with_keyring(tmp_path, desktop, signed_in=False) as daemon:
+        signed_in = await daemon.sign_in(ANN)
         assert isinstance(signed_in, Granted)
-        first = await house.token(ANN)
+        first = await daemon.token(ANN)
 
-        row = house.row(ANN)
+        row = daemon.row(ANN)
         assert ("ok", False) == (row["state"], row["persisted"])
-        assert "kept in MEMORY ONLY" in house.text()
-        assert 1 == house.exit_code()
-        assert not house.vault(ANN).exists()
-        await house.pass_time(DUE)
-        second = await house.token(ANN)
+        assert "kept in MEMORY ONLY" in daemon.text()
+        assert 1 == daemon.exit_code()
+        assert not daemon.vault(ANN).exists()
+        await daemon.pass_time(DUE)
+        second = await daemon.token(ANN)
         assert first != second, "the process that holds it renews it"
 
         desktop.start_keyring()
-        await house.pass_time(DUE)
-        assert second != await house.token(ANN)
-        assert (True, "keyring") == (house.row(ANN)["persisted"], house.row(ANN)["key_from"])
-        assert house.vault(ANN).exists()
-        await forgotten(house)
-        await house.pass_time(DUE)
-        assert ("ok", 0) == (house.row(ANN)["state"], house.exit_code())
+        await daemon.pass_time(DUE)
+        assert second != await daemon.token(ANN)
+        assert (True, "keyring") == (daemon.row(ANN)["persisted"], daemon.row(ANN)["key_from"])
+        assert daemon.vault(ANN).exists()
+        await forgotten(daemon)
+        await daemon.pass_time(DUE)
+        assert ("ok", 0) == (daemon.row(ANN)["state"], daemon.exit_code())
 
 
-@in_house
+@on_moving_clock
 async def test_the_end_of_a_worker_that_kept_sign_ins_in_memory(tmp_path: Path, desktop: Desktop) -> None:
     """The one loss that memory only means: the token lives its life, and then only a sign-in helps, as is said."""
-    async with keyring_house(tmp_path, desktop, signed_in=False) as house:
-        await house.sign_in(ANN)
-        first = await house.token(ANN)
-        for process in house.workers():
+    async with daemon_with_keyring(tmp_path, desktop, signed_in=False) as daemon:
+        await daemon.sign_in(ANN)
+        first = await daemon.token(ANN)
+        for process in daemon.workers():
             os.kill(process, 9)
-        await forgotten(house)
-        await house.pass_time(DUE)
+        await forgotten(daemon)
+        await daemon.pass_time(DUE)
 
-        assert first == await house.token(ANN)
-        row = house.row(ANN)
+        assert first == await daemon.token(ANN)
+        row = daemon.row(ANN)
         assert ("sign-in-required", True) == (row["state"], row["usable"])
-        assert "kept in memory only, and the process that held it has ended" in house.text()
+        assert "kept in memory only, and the process that held it has ended" in daemon.text()
         assert f"`cms login {ANN}`" in row["next_move"]
-        assert isinstance(await house.sign_in(ANN), Granted)
-        assert "ok" == house.row(ANN)["state"]
+        assert isinstance(await daemon.sign_in(ANN), Granted)
+        assert "ok" == daemon.row(ANN)["state"]
 
 
-@in_house
+@on_moving_clock
 async def test_a_frozen_keyring(tmp_path: Path, desktop: Desktop) -> None:
     """A Secret Service that hangs is given up on in time, holds up no token that is held, and is used when it is back."""
     desktop.start_keyring()
-    async with keyring_house(tmp_path, desktop, timeout=1.5) as house:
-        first = await house.token(ANN)
+    async with daemon_with_keyring(tmp_path, desktop, timeout=1.5) as daemon:
+        first = await daemon.token(ANN)
         desktop.freeze(frozen=True)
-        await house.pass_time(DUE)
+        await daemon.pass_time(DUE)
 
-        assert first == await house.token(ANN)
-        assert ("failing", "timeout") == (house.row(ANN)["state"], house.row(ANN)["problem"]["kind"])
+        assert first == await daemon.token(ANN)
+        assert ("failing", "timeout") == (daemon.row(ANN)["state"], daemon.row(ANN)["problem"]["kind"])
         desktop.freeze(frozen=False)
-        await house.pass_time(house.row(ANN)["problem"]["retry_in"] + 1)
-        await until(lambda: house.row(ANN)["state"] == "ok", "the renewal")
-        assert first != await house.token(ANN)
+        await daemon.pass_time(daemon.row(ANN)["problem"]["retry_in"] + 1)
+        await until(lambda: daemon.row(ANN)["state"] == "ok", "the renewal")
+        assert first != await daemon.token(ANN)
 
 
 def replaced(key: Path) -> None:
@@ -224,30 +226,30 @@ FILES: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("name", FILES)
-@in_house
+@on_moving_clock
 async def test_key_file(tmp_path: Path, name: str) -> None:
     """A key file that does not give the key any more is told as such; with the right one back all goes on."""
     spoil, says = FILES[name]
     key = tmp_path / "key"
-    async with open_house(tmp_path, (ANN, BOB), idle=HASTY) as house:
-        await forgotten(house)
-        first, right, vault = await house.token(ANN), key.read_bytes(), house.vault(ANN).read_bytes()
+    async with whole_daemon(tmp_path, (ANN, BOB), idle=HASTY) as daemon:
+        await forgotten(daemon)
+        first, right, vault = await daemon.token(ANN), key.read_bytes(), daemon.vault(ANN).read_bytes()
         keep_secret(right.decode())
         spoil(key)
-        await house.pass_time(DUE)
+        await daemon.pass_time(DUE)
 
-        assert first == await house.token(ANN)
-        assert ["locked", "locked"] == [house.row(user)["state"] for user in (ANN, BOB)]
-        assert says in house.text()
-        await house.pass_time(HOUR)
-        refusal = await house.refusal(ANN)
+        assert first == await daemon.token(ANN)
+        assert ["locked", "locked"] == [daemon.row(user)["state"] for user in (ANN, BOB)]
+        assert says in daemon.text()
+        await daemon.pass_time(HOUR)
+        refusal = await daemon.refusal(ANN)
         assert "locked" == refusal["code"]
-        assert (0, vault) == (house.entra.count("token", grant_type="refresh_token"), house.vault(ANN).read_bytes())
+        assert (0, vault) == (daemon.entra.count("token", grant_type="refresh_token"), daemon.vault(ANN).read_bytes())
 
-        await forgotten(house)
+        await forgotten(daemon)
         key.unlink(missing_ok=True)
         key.touch(mode=0o600)
         key.write_bytes(right)
         for user in (ANN, BOB):
-            await house.recovery(user)
-        assert ["ok", "ok"] == [house.row(user)["state"] for user in (ANN, BOB)]
+            await daemon.recovery(user)
+        assert ["ok", "ok"] == [daemon.row(user)["state"] for user in (ANN, BOB)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.house import ANN, BOB, HOUR, House, in_house, open_house, until
+from support.whole_daemon import ANN, BOB, HOUR, WholeDaemon, on_moving_clock, until, whole_daemon
 
 from cms.core.lifecycle import SHORTEST_PAUSE
 from cms.daemon.app import WATCH_SECONDS
@@ -14,158 +14,158 @@ from cms.sandbox.faults import Fault
 STEPS = pytest.mark.parametrize("step", [2 * HOUR, -2 * HOUR], ids=["forward", "back"])
 
 
-def fetches(house: House) -> int:
-    return house.entra.count("token", grant_type="refresh_token")
+def fetches(daemon: WholeDaemon) -> int:
+    return daemon.entra.count("token", grant_type="refresh_token")
 
 
 @STEPS
-@in_house
+@on_moving_clock
 async def test_the_wall_clock_is_stepped(tmp_path: Path, step: float) -> None:
     """A step of two hours, which the worker's MSAL sees as well, moves no deadline: not now and not for later tokens."""
-    async with open_house(tmp_path) as house:
-        first, before = await house.token(ANN), house.row(ANN)["token"]
-        house.clock.step(step)
+    async with whole_daemon(tmp_path) as daemon:
+        first, before = await daemon.token(ANN), daemon.row(ANN)["token"]
+        daemon.clock.step(step)
 
-        assert first == await house.token(ANN)
-        after = house.row(ANN)["token"]
+        assert first == await daemon.token(ANN)
+        after = daemon.row(ANN)["token"]
         for field in ("age", "left", "refresh_in"):
             assert abs(before[field] - after[field]) < 5, field
-        assert 0 == fetches(house)
+        assert 0 == fetches(daemon)
 
-        await house.pass_time(0.6 * HOUR)
-        assert (first, 0) == (await house.token(ANN), fetches(house)), "it is not renewed before its time"
-        await house.pass_time(0.1 * HOUR)
-        second = await house.token(ANN)
-        assert (1, True) == (fetches(house), first != second)
-        assert HOUR - 0.1 * HOUR < (await house.told(ANN))["expires_in"] <= HOUR
+        await daemon.pass_time(0.6 * HOUR)
+        assert (first, 0) == (await daemon.token(ANN), fetches(daemon)), "it is not renewed before its time"
+        await daemon.pass_time(0.1 * HOUR)
+        second = await daemon.token(ANN)
+        assert (1, True) == (fetches(daemon), first != second)
+        assert HOUR - 0.1 * HOUR < (await daemon.told(ANN))["expires_in"] <= HOUR
 
-        house.clock.step(-step)
-        await house.pass_time(HOUR)
-        assert second != await house.token(ANN)
-        assert ("ok", 0) == (house.row(ANN)["state"], house.exit_code())
+        daemon.clock.step(-step)
+        await daemon.pass_time(HOUR)
+        assert second != await daemon.token(ANN)
+        assert ("ok", 0) == (daemon.row(ANN)["state"], daemon.exit_code())
 
 
 @STEPS
-@in_house
+@on_moving_clock
 async def test_times_of_day_follow_the_wall_clock(tmp_path: Path, step: float) -> None:
     """The moments that a client and the status are told are right by the clock that they will read."""
-    async with open_house(tmp_path) as house:
-        house.clock.step(step)
-        told, row = await house.told(ANN), house.row(ANN)
-        expires = house.clock.wall() + told["expires_in"]
+    async with whole_daemon(tmp_path) as daemon:
+        daemon.clock.step(step)
+        told, row = await daemon.told(ANN), daemon.row(ANN)
+        expires = daemon.clock.wall() + told["expires_in"]
 
         assert abs(expires - told["expires_at"]) < 5
         assert abs(expires - row["token"]["expires_at"]) < 5
 
 
 @STEPS
-@in_house
+@on_moving_clock
 async def test_a_step_during_an_outage(tmp_path: Path, step: float) -> None:
     """Retry-After and pauses are not counted by the wall clock either: a step neither skips nor stretches them."""
-    async with open_house(tmp_path) as house:
-        house.entra.faults.add(Fault("status", status=429, retry_after="600"))
-        await house.pass_time(0.63 * HOUR)
-        house.clock.step(step)
-        await house.pass_time(570)
-        early = fetches(house)
-        await house.pass_time(30)
+    async with whole_daemon(tmp_path) as daemon:
+        daemon.entra.faults.add(Fault("status", status=429, retry_after="600"))
+        await daemon.pass_time(0.63 * HOUR)
+        daemon.clock.step(step)
+        await daemon.pass_time(570)
+        early = fetches(daemon)
+        await daemon.pass_time(30)
 
-        assert (1, 2) == (early, fetches(house))
-        assert "ok" == house.row(ANN)["state"]
+        assert (1, 2) == (early, fetches(daemon))
+        assert "ok" == daemon.row(ANN)["state"]
 
 
 @STEPS
-@in_house
+@on_moving_clock
 async def test_a_sign_in_over_a_step(tmp_path: Path, step: float) -> None:
     """A sign-in that is under way when the clock is stepped is completed, and its token is right."""
-    async with open_house(tmp_path, signed_in=False) as house:
-        await house.sign_in(ANN, meanwhile=lambda: house.clock.step(step))
-        await house.token(ANN)
-        await house.pass_time(0.7 * HOUR)
-        await house.token(ANN)
+    async with whole_daemon(tmp_path, signed_in=False) as daemon:
+        await daemon.sign_in(ANN, meanwhile=lambda: daemon.clock.step(step))
+        await daemon.token(ANN)
+        await daemon.pass_time(0.7 * HOUR)
+        await daemon.token(ANN)
 
-        assert 1 == fetches(house)
+        assert 1 == fetches(daemon)
 
 
-@in_house
+@on_moving_clock
 async def test_the_first_to_ask_after_a_suspend(tmp_path: Path) -> None:
     """Two hours later trio's clock has not moved; the first client gets a fresh token, never the expired one."""
-    async with open_house(tmp_path) as house:
-        first = await house.token(ANN)
-        await house.suspend(2 * HOUR)
+    async with whole_daemon(tmp_path) as daemon:
+        first = await daemon.token(ANN)
+        await daemon.suspend(2 * HOUR)
 
-        assert not house.row(ANN)["usable"]
-        assert first != await house.token(ANN)
-        assert 1 == fetches(house)
+        assert not daemon.row(ANN)["usable"]
+        assert first != await daemon.token(ANN)
+        assert 1 == fetches(daemon)
 
 
-@in_house
+@on_moving_clock
 async def test_the_watch_notices_a_suspend_without_a_request(tmp_path: Path) -> None:
     """The clock watch notices a suspend without a request: every account is fresh within half a minute."""
-    async with open_house(tmp_path, (ANN, BOB)) as house:
-        await house.suspend(2 * HOUR)
-        house.awake(WATCH_SECONDS)
-        await until(lambda: fetches(house) == 2, "the renewals")
-        await house.settled()
+    async with whole_daemon(tmp_path, (ANN, BOB)) as daemon:
+        await daemon.suspend(2 * HOUR)
+        daemon.awake(WATCH_SECONDS)
+        await until(lambda: fetches(daemon) == 2, "the renewals")
+        await daemon.settled()
 
-        assert ["ok", "ok"] == [house.row(user)["state"] for user in (ANN, BOB)]
-        assert 2 == fetches(house)
+        assert ["ok", "ok"] == [daemon.row(user)["state"] for user in (ANN, BOB)]
+        assert 2 == fetches(daemon)
 
 
-@in_house
+@on_moving_clock
 async def test_without_a_suspend_the_watch_is_quiet(tmp_path: Path) -> None:
     """While the clock runs normally, the watch wakes no keeper."""
-    async with open_house(tmp_path) as house:
+    async with whole_daemon(tmp_path) as daemon:
         for _ in range(20):
-            await house.pass_time(WATCH_SECONDS)
+            await daemon.pass_time(WATCH_SECONDS)
 
-        assert 0 == fetches(house)
+        assert 0 == fetches(daemon)
 
 
-@in_house
+@on_moving_clock
 async def test_no_network_after_a_suspend(tmp_path: Path) -> None:
     """A machine that wakes before its network does has its token a minute after that is up."""
-    async with open_house(tmp_path) as house:
-        house.entra.go_down()
-        await house.suspend(2 * HOUR)
-        house.awake(WATCH_SECONDS)
-        await until(lambda: house.row(ANN)["state"] == "failing", "the failure")
-        refusal = await house.refusal(ANN)
+    async with whole_daemon(tmp_path) as daemon:
+        daemon.entra.go_down()
+        await daemon.suspend(2 * HOUR)
+        daemon.awake(WATCH_SECONDS)
+        await until(lambda: daemon.row(ANN)["state"] == "failing", "the failure")
+        refusal = await daemon.refusal(ANN)
 
-        assert ("unavailable", "network") == (refusal["code"], house.row(ANN)["problem"]["kind"])
-        house.entra.come_up()
-        await house.pass_time(SHORTEST_PAUSE)
-        await house.token(ANN)
-        assert "ok" == house.row(ANN)["state"]
+        assert ("unavailable", "network") == (refusal["code"], daemon.row(ANN)["problem"]["kind"])
+        daemon.entra.come_up()
+        await daemon.pass_time(SHORTEST_PAUSE)
+        await daemon.token(ANN)
+        assert "ok" == daemon.row(ANN)["state"]
 
 
-@in_house
+@on_moving_clock
 async def test_a_suspend_during_an_outage(tmp_path: Path) -> None:
     """A pause that the suspend has outlived is over: the next try comes within half a minute of the resume."""
-    async with open_house(tmp_path) as house:
-        house.entra.faults.add(Fault("status", status=503, times=None))
-        await house.pass_time(0.9 * HOUR)
-        house.entra.faults.clear()
-        tried = fetches(house)
-        await house.suspend(2 * HOUR)
-        house.awake(WATCH_SECONDS)
-        await until(lambda: fetches(house) > tried, "the next try")
-        await house.settled()
+    async with whole_daemon(tmp_path) as daemon:
+        daemon.entra.faults.add(Fault("status", status=503, times=None))
+        await daemon.pass_time(0.9 * HOUR)
+        daemon.entra.faults.clear()
+        tried = fetches(daemon)
+        await daemon.suspend(2 * HOUR)
+        daemon.awake(WATCH_SECONDS)
+        await until(lambda: fetches(daemon) > tried, "the next try")
+        await daemon.settled()
 
-        await house.token(ANN)
-        assert "ok" == house.row(ANN)["state"]
+        await daemon.token(ANN)
+        assert "ok" == daemon.row(ANN)["state"]
 
 
-@in_house
+@on_moving_clock
 async def test_a_suspend_while_a_fetch_is_under_way(tmp_path: Path) -> None:
     """An answer that the suspend has made old is not served as if it were new."""
-    async with open_house(tmp_path) as house:
-        house.entra.faults.add(Fault("silence"))
-        house.awake(0.64 * HOUR)
-        await until(lambda: house.entra.count("token", fault="silence"), "the silence")
-        house.clock.advance(2 * HOUR)
-        house.entra.faults.release()
-        await house.settled()
+    async with whole_daemon(tmp_path) as daemon:
+        daemon.entra.faults.add(Fault("silence"))
+        daemon.awake(0.64 * HOUR)
+        await until(lambda: daemon.entra.count("token", fault="silence"), "the silence")
+        daemon.clock.advance(2 * HOUR)
+        daemon.entra.faults.release()
+        await daemon.settled()
 
-        await house.token(ANN)
-        assert "ok" == house.row(ANN)["state"]
+        await daemon.token(ANN)
+        assert "ok" == daemon.row(ANN)["state"]

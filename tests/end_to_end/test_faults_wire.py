@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import trio
 import trustme
-from support.house import ANN, BOB, HOUR, House, in_house, open_house, until
+from support.whole_daemon import ANN, BOB, HOUR, WholeDaemon, on_moving_clock, until, whole_daemon
 
 from cms.core.lifecycle import SHORTEST_PAUSE, Granted, Refused
 from cms.sandbox.entra import Entra
@@ -91,128 +91,128 @@ OUTAGES = {
 }
 
 
-def gaps(house: House) -> list[float]:
+def gaps(daemon: WholeDaemon) -> list[float]:
     """Return the seconds between each request for a refresh and the next."""
-    moments = [asked.at for asked in house.entra.asked("token", grant_type="refresh_token")]
+    moments = [asked.at for asked in daemon.entra.asked("token", grant_type="refresh_token")]
     return [later - earlier for earlier, later in pairwise(moments)]
 
 
 @pytest.mark.parametrize("name", OUTAGES)
-@in_house
+@on_moving_clock
 async def test_outage(tmp_path: Path, name: str) -> None:
     """An outage of an hour costs no valid token; a longer one ends when Entra is back. cms reports both."""
     outage = OUTAGES[name]
-    async with open_house(tmp_path, life=LONG_LIFE) as house:
-        first = await house.token(ANN)
-        with outage.strike(house.entra):
-            await house.pass_time(HOUR)
+    async with whole_daemon(tmp_path, life=LONG_LIFE) as daemon:
+        first = await daemon.token(ANN)
+        with outage.strike(daemon.entra):
+            await daemon.pass_time(HOUR)
 
-            assert first == await house.token(ANN)
-            row = house.row(ANN)
+            assert first == await daemon.token(ANN)
+            row = daemon.row(ANN)
             assert ("failing", True, outage.kind) == (row["state"], row["usable"], row["problem"]["kind"])
-            assert outage.says in house.text()
+            assert outage.says in daemon.text()
             assert row["problem"]["tries"] > 1
-            assert 1 == house.exit_code()
+            assert 1 == daemon.exit_code()
 
-            await house.pass_time(HOUR)
-            refusal = await house.refusal(ANN)
+            await daemon.pass_time(HOUR)
+            refusal = await daemon.refusal(ANN)
             assert "unavailable" == refusal["code"]
             assert outage.says in refusal["message"]
             assert refusal["hint"]
             # A request brings the next try forward.
             assert refusal["retry_after"] <= SHORTEST_PAUSE
-            assert 2 == house.exit_code()
+            assert 2 == daemon.exit_code()
 
-        await house.pass_time(refusal["retry_after"] + 1)
-        assert first != await house.token(ANN)
-        assert ("ok", None) == (house.row(ANN)["state"], house.row(ANN)["problem"])
-        assert 0 == house.exit_code()
-        assert min(gaps(house), default=SHORTEST_PAUSE) >= SHORTEST_PAUSE
+        await daemon.pass_time(refusal["retry_after"] + 1)
+        assert first != await daemon.token(ANN)
+        assert ("ok", None) == (daemon.row(ANN)["state"], daemon.row(ANN)["problem"])
+        assert 0 == daemon.exit_code()
+        assert min(gaps(daemon), default=SHORTEST_PAUSE) >= SHORTEST_PAUSE
 
 
-@in_house
+@on_moving_clock
 async def test_retry_after(tmp_path: Path) -> None:
     """cms keeps to Retry-After to the second, whatever clients ask meanwhile and whatever its usual pause is."""
-    async with open_house(tmp_path, jitter=0.0) as house:
-        house.entra.faults.add(Fault("status", status=429, retry_after="120", times=None))
-        await house.suspend(HOUR)
-        first = await house.refusal(ANN)
+    async with whole_daemon(tmp_path, jitter=0.0) as daemon:
+        daemon.entra.faults.add(Fault("status", status=429, retry_after="120", times=None))
+        await daemon.suspend(HOUR)
+        first = await daemon.refusal(ANN)
 
         # On a busy machine a moment of it may have passed.
         assert 110 <= first["retry_after"] <= 120
         for _ in range(5):
-            await house.pass_time(20)
-            await house.refusal(ANN)
-        assert 1 == house.entra.count("token", grant_type="refresh_token")
-        assert "throttled" == house.row(ANN)["problem"]["kind"]
-        assert "asked for a pause" in house.text()
+            await daemon.pass_time(20)
+            await daemon.refusal(ANN)
+        assert 1 == daemon.entra.count("token", grant_type="refresh_token")
+        assert "throttled" == daemon.row(ANN)["problem"]["kind"]
+        assert "asked for a pause" in daemon.text()
 
-        house.entra.faults.clear()
-        await house.pass_time(21)
-        await house.token(ANN)
-        assert all(gap >= 120 for gap in gaps(house))
+        daemon.entra.faults.clear()
+        await daemon.pass_time(21)
+        await daemon.token(ANN)
+        assert all(gap >= 120 for gap in gaps(daemon))
 
 
-@in_house
+@on_moving_clock
 async def test_silence(tmp_path: Path) -> None:
     """A server that says nothing for 20 s is given up on; what it says later is stored, not lost."""
-    async with open_house(tmp_path, timeout=1.5) as house:
-        first, vault = await house.token(ANN), house.vault(ANN).read_bytes()
-        house.entra.faults.add(Fault("silence", seconds=20.0))
-        await house.pass_time(0.64 * HOUR)
+    async with whole_daemon(tmp_path, timeout=1.5) as daemon:
+        first, vault = await daemon.token(ANN), daemon.vault(ANN).read_bytes()
+        daemon.entra.faults.add(Fault("silence", seconds=20.0))
+        await daemon.pass_time(0.64 * HOUR)
 
-        assert first == await house.token(ANN)
-        assert ("failing", "timeout") == (house.row(ANN)["state"], house.row(ANN)["problem"]["kind"])
-        assert "could not be renewed within 1.5 s" in house.text()
-        assert vault == house.vault(ANN).read_bytes()
+        assert first == await daemon.token(ANN)
+        assert ("failing", "timeout") == (daemon.row(ANN)["state"], daemon.row(ANN)["problem"]["kind"])
+        assert "could not be renewed within 1.5 s" in daemon.text()
+        assert vault == daemon.vault(ANN).read_bytes()
 
-        house.entra.faults.release()
-        await until(lambda: vault != house.vault(ANN).read_bytes(), "the late answer in the vault")
-        await house.pass_time(2 * SHORTEST_PAUSE)
-        assert first != await house.token(ANN)
-        assert "ok" == house.row(ANN)["state"]
-        late, after = (asked.refresh for asked in house.entra.asked("token", grant_type="refresh_token"))
+        daemon.entra.faults.release()
+        await until(lambda: vault != daemon.vault(ANN).read_bytes(), "the late answer in the vault")
+        await daemon.pass_time(2 * SHORTEST_PAUSE)
+        assert first != await daemon.token(ANN)
+        assert "ok" == daemon.row(ANN)["state"]
+        late, after = (asked.refresh for asked in daemon.entra.asked("token", grant_type="refresh_token"))
         assert late != after, "the successor that came late was redeemed"
 
 
-@in_house
+@on_moving_clock
 async def test_one_silent_account_delays_no_other(tmp_path: Path) -> None:
     """While one account's token does not come, another's is fetched and served; the one is refused after 4 s."""
-    async with open_house(tmp_path, (ANN, BOB)) as house:
-        house.entra.faults.add(Fault("silence", user=ANN, times=None))
-        await house.suspend(2 * HOUR)
+    async with whole_daemon(tmp_path, (ANN, BOB)) as daemon:
+        daemon.entra.faults.add(Fault("silence", user=ANN, times=None))
+        await daemon.suspend(2 * HOUR)
         refusals: list[str] = []
 
         async def ask() -> None:
-            refusals.append((await house.told(ANN))["error"]["code"])
+            refusals.append((await daemon.told(ANN))["error"]["code"])
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ask)
-            await until(lambda: house.entra.count("token", user=ANN, fault="silence"), "ann's silence")
+            await until(lambda: daemon.entra.count("token", user=ANN, fault="silence"), "ann's silence")
             before = trio.current_time()
-            await house.token(BOB)
+            await daemon.token(BOB)
 
             assert trio.current_time() - before < WAIT_SECONDS, "bob's was not waited for"
-            assert ([], "ok") == (refusals, house.row(BOB)["state"])
-            house.awake(WAIT_SECONDS)
+            assert ([], "ok") == (refusals, daemon.row(BOB)["state"])
+            daemon.awake(WAIT_SECONDS)
 
         assert ["unavailable"] == refusals
-        house.entra.faults.clear()
-        await house.settled()
-        await house.token(ANN)
+        daemon.entra.faults.clear()
+        await daemon.settled()
+        await daemon.token(ANN)
 
 
-@in_house
+@on_moving_clock
 async def test_one_refused_account_troubles_no_other(tmp_path: Path) -> None:
     """A revoked sign-in is told as one account's; the other's token is renewed as ever."""
-    async with open_house(tmp_path, (ANN, BOB)) as house:
-        house.entra.revoke(ANN)
-        bobs = await house.token(BOB)
-        await house.pass_time(2 * HOUR)
+    async with whole_daemon(tmp_path, (ANN, BOB)) as daemon:
+        daemon.entra.revoke(ANN)
+        bobs = await daemon.token(BOB)
+        await daemon.pass_time(2 * HOUR)
 
-        assert "sign-in-required" == (await house.refusal(ANN))["code"]
-        assert bobs != await house.token(BOB)
-        assert ["sign-in-required", "ok"] == [house.row(user)["state"] for user in (ANN, BOB)]
+        assert "sign-in-required" == (await daemon.refusal(ANN))["code"]
+        assert bobs != await daemon.token(BOB)
+        assert ["sign-in-required", "ok"] == [daemon.row(user)["state"] for user in (ANN, BOB)]
 
 
 @dataclass(frozen=True)
@@ -234,150 +234,150 @@ ENDS = {
 
 
 @pytest.mark.parametrize("name", ENDS)
-@in_house
+@on_moving_clock
 async def test_end_of_a_sign_in(tmp_path: Path, name: str) -> None:
     """A sign-in that Entra ends leaves the token its life, is told with number and command, and is made anew."""
     end = ENDS[name]
-    async with open_house(tmp_path) as house:
-        first = await house.token(ANN)
-        end.begin(house.entra)
-        await house.pass_time(0.7 * HOUR)
+    async with whole_daemon(tmp_path) as daemon:
+        first = await daemon.token(ANN)
+        end.begin(daemon.entra)
+        await daemon.pass_time(0.7 * HOUR)
 
-        assert first == await house.token(ANN)
-        row = house.row(ANN)
+        assert first == await daemon.token(ANN)
+        row = daemon.row(ANN)
         assert ("sign-in-required", True, end.aadsts) == (row["state"], row["usable"], row["problem"]["aadsts"])
         assert row["problem"]["correlation_id"]
         assert f"`cms login {ANN}" in row["next_move"]
         for words in (end.says, f"AADSTS{end.aadsts}", row["problem"]["correlation_id"]):
-            assert words in house.text()
-        assert 1 == house.exit_code()
+            assert words in daemon.text()
+        assert 1 == daemon.exit_code()
 
-        await house.pass_time(HOUR)
-        refusal = await house.refusal(ANN)
+        await daemon.pass_time(HOUR)
+        refusal = await daemon.refusal(ANN)
         assert ("sign-in-required", row["next_move"]) == (refusal["code"], refusal["hint"])
         assert end.says in refusal["message"]
-        assert 2 == house.exit_code()
-        assert 1 == house.entra.count("token", grant_type="refresh_token"), "Entra is not asked again in vain"
+        assert 2 == daemon.exit_code()
+        assert 1 == daemon.entra.count("token", grant_type="refresh_token"), "Entra is not asked again in vain"
 
-        assert isinstance(await house.sign_in(ANN), Granted)
-        second = await house.token(ANN)
-        assert ("ok", 0) == (house.row(ANN)["state"], house.exit_code())
-        await house.pass_time(0.7 * HOUR)
-        assert second != await house.token(ANN), "the new sign-in is renewed as the old one was"
+        assert isinstance(await daemon.sign_in(ANN), Granted)
+        second = await daemon.token(ANN)
+        assert ("ok", 0) == (daemon.row(ANN)["state"], daemon.exit_code())
+        await daemon.pass_time(0.7 * HOUR)
+        assert second != await daemon.token(ANN), "the new sign-in is renewed as the old one was"
 
 
-@in_house
+@on_moving_clock
 async def test_a_scope_less_is_one_protocol_less(tmp_path: Path) -> None:
     """By the `scope` of Entra's answer: that protocol is refused with a code, the other has its token."""
-    async with open_house(tmp_path, signed_in=False) as house:
-        house.entra.directory.user(ANN).withheld.add("https://outlook.office.com/IMAP.AccessAsUser.All")
-        await house.sign_in(ANN)
-        refused = json.loads(await house.raw(f"IMAP,json {ANN}\n".encode()))["error"]
+    async with whole_daemon(tmp_path, signed_in=False) as daemon:
+        daemon.entra.directory.user(ANN).withheld.add("https://outlook.office.com/IMAP.AccessAsUser.All")
+        await daemon.sign_in(ANN)
+        refused = json.loads(await daemon.raw(f"IMAP,json {ANN}\n".encode()))["error"]
 
-        assert await house.token(ANN)
-        assert b"" == await house.raw(f"IMAP {ANN}\n".encode())
+        assert await daemon.token(ANN)
+        assert b"" == await daemon.raw(f"IMAP {ANN}\n".encode())
         assert ("sign-in-required", True) == (refused["code"], "IMAP.AccessAsUser.All" in refused["message"])
-        assert "does not cover IMAP, which the configuration asks for" in house.text()
-        assert isinstance(await house.token(ANN), str), "the other still goes on"
+        assert "does not cover IMAP, which the configuration asks for" in daemon.text()
+        assert isinstance(await daemon.token(ANN), str), "the other still goes on"
 
 
-@in_house
+@on_moving_clock
 async def test_claims_are_carried_into_the_next_sign_in(tmp_path: Path) -> None:
     """The challenge that came with AADSTS50076 is in the next authorize request, and in no later one."""
-    async with open_house(tmp_path) as house:
-        house.entra.challenge(ANN)
-        await house.pass_time(0.7 * HOUR)
-        await house.sign_in(ANN)
-        await house.sign_in(ANN)
-        asked = [parse_qs(urlsplit(link).query).get("claims", ["{}"])[0] for link in house.links]
+    async with whole_daemon(tmp_path) as daemon:
+        daemon.entra.challenge(ANN)
+        await daemon.pass_time(0.7 * HOUR)
+        await daemon.sign_in(ANN)
+        await daemon.sign_in(ANN)
+        asked = [parse_qs(urlsplit(link).query).get("claims", ["{}"])[0] for link in daemon.links]
 
         assert [{}, json.loads(CLAIMS), {}] == [json.loads(claims) for claims in asked]
-        assert "" == house.entra.directory.user(ANN).challenge, "the sandbox has seen it"
+        assert "" == daemon.entra.directory.user(ANN).challenge, "the sandbox has seen it"
 
 
-@in_house
+@on_moving_clock
 async def test_a_refused_account_is_tried_once_when_its_owner_says_so(tmp_path: Path) -> None:
     """`cms refresh` recovers from a refusal that its cause has left: here a challenge that was withdrawn."""
-    async with open_house(tmp_path) as house:
-        house.entra.challenge(ANN)
-        await house.pass_time(0.7 * HOUR)
-        still = await house.app.commands.refresh(ANN)
-        house.entra.directory.user(ANN).challenge = ""
-        mended = await house.app.commands.refresh(ANN)
+    async with whole_daemon(tmp_path) as daemon:
+        daemon.entra.challenge(ANN)
+        await daemon.pass_time(0.7 * HOUR)
+        still = await daemon.app.commands.refresh(ANN)
+        daemon.entra.directory.user(ANN).challenge = ""
+        mended = await daemon.app.commands.refresh(ANN)
 
         assert (False, True) == (still.ok, mended.ok)
         assert "AADSTS50076" in still.message
-        assert "ok" == house.row(ANN)["state"]
+        assert "ok" == daemon.row(ANN)["state"]
 
 
-@in_house
+@on_moving_clock
 async def test_the_wrong_person_signs_in(tmp_path: Path) -> None:
     """A sign-in by the wrong person is refused with both names, and the right person's sign-in stays."""
-    async with open_house(tmp_path) as house:
-        house.entra.add_user(BOB)
-        first, vault = await house.token(ANN), house.vault(ANN).read_bytes()
-        outcome = await house.sign_in(ANN, as_user=BOB)
+    async with whole_daemon(tmp_path) as daemon:
+        daemon.entra.add_user(BOB)
+        first, vault = await daemon.token(ANN), daemon.vault(ANN).read_bytes()
+        outcome = await daemon.sign_in(ANN, as_user=BOB)
 
         assert isinstance(outcome, Refused)
         assert "wrong-user" == outcome.trouble.kind
         assert all(name in outcome.trouble.message for name in (ANN, BOB))
-        assert (first, vault) == (await house.token(ANN), house.vault(ANN).read_bytes())
-        assert "ok" == house.row(ANN)["state"]
+        assert (first, vault) == (await daemon.token(ANN), daemon.vault(ANN).read_bytes())
+        assert "ok" == daemon.row(ANN)["state"]
 
 
-@in_house
+@on_moving_clock
 async def test_every_rotated_token_is_stored_before_it_is_served(tmp_path: Path) -> None:
     """Each refresh redeems the last one's successor, which is in the vault by the time the access token is served."""
-    async with open_house(tmp_path) as house:
-        vaults, tokens = [house.vault(ANN).read_bytes()], [await house.token(ANN)]
+    async with whole_daemon(tmp_path) as daemon:
+        vaults, tokens = [daemon.vault(ANN).read_bytes()], [await daemon.token(ANN)]
         for _ in range(3):
-            await house.pass_time(0.64 * HOUR)
-            vaults.append(house.vault(ANN).read_bytes())
-            tokens.append(await house.token(ANN))
-        redeemed = [asked.refresh for asked in house.entra.asked("token", grant_type="refresh_token")]
+            await daemon.pass_time(0.64 * HOUR)
+            vaults.append(daemon.vault(ANN).read_bytes())
+            tokens.append(await daemon.token(ANN))
+        redeemed = [asked.refresh for asked in daemon.entra.asked("token", grant_type="refresh_token")]
 
         assert (4, 4, 3) == (len(set(vaults)), len(set(tokens)), len(set(redeemed)))
 
 
-@in_house
+@on_moving_clock
 async def test_a_refresh_token_that_stays_is_kept(tmp_path: Path) -> None:
     """A provider that rotates nothing is redeemed with the same refresh token again and again."""
-    async with open_house(tmp_path) as house:
-        house.entra.rotate = False
-        await house.pass_time(2 * HOUR)
-        await house.token(ANN)
-        redeemed = [asked.refresh for asked in house.entra.asked("token", grant_type="refresh_token")]
+    async with whole_daemon(tmp_path) as daemon:
+        daemon.entra.rotate = False
+        await daemon.pass_time(2 * HOUR)
+        await daemon.token(ANN)
+        redeemed = [asked.refresh for asked in daemon.entra.asked("token", grant_type="refresh_token")]
 
         assert len(redeemed) > 1
         assert 1 == len(set(redeemed))
 
 
-@in_house
+@on_moving_clock
 async def test_an_answer_that_is_lost_costs_nothing_where_reuse_works(tmp_path: Path) -> None:
     """When the answer with the successor never arrives, the old refresh token works again, as Entra documents."""
-    async with open_house(tmp_path) as house:
-        house.entra.faults.add(Fault("reset", after=True))
-        await house.pass_time(0.7 * HOUR)
-        await house.token(ANN)
-        lost, again = (asked.refresh for asked in house.entra.asked("token", grant_type="refresh_token"))
+    async with whole_daemon(tmp_path) as daemon:
+        daemon.entra.faults.add(Fault("reset", after=True))
+        await daemon.pass_time(0.7 * HOUR)
+        await daemon.token(ANN)
+        lost, again = (asked.refresh for asked in daemon.entra.asked("token", grant_type="refresh_token"))
 
         assert lost == again
-        assert "ok" == house.row(ANN)["state"]
+        assert "ok" == daemon.row(ANN)["state"]
 
 
-@in_house
+@on_moving_clock
 async def test_an_answer_that_is_lost_where_reuse_is_refused(tmp_path: Path) -> None:
     """Where a refresh token works once, a lost answer ends in sign-in-required with that reason, and no worse."""
-    async with open_house(tmp_path) as house:
-        house.entra.refuse_reuse = True
-        first, vault = await house.token(ANN), house.vault(ANN).read_bytes()
-        house.entra.faults.add(Fault("reset", after=True))
-        await house.pass_time(0.7 * HOUR)
+    async with whole_daemon(tmp_path) as daemon:
+        daemon.entra.refuse_reuse = True
+        first, vault = await daemon.token(ANN), daemon.vault(ANN).read_bytes()
+        daemon.entra.faults.add(Fault("reset", after=True))
+        await daemon.pass_time(0.7 * HOUR)
 
-        assert first == await house.token(ANN)
-        assert ("sign-in-required", "reused") == (house.row(ANN)["state"], house.row(ANN)["problem"]["kind"])
-        assert "most likely because it had been used before" in house.text()
-        assert vault == house.vault(ANN).read_bytes(), "the vault file is whole: the old one"
-        assert isinstance(await house.sign_in(ANN), Granted)
-        await house.pass_time(HOUR)
-        assert first != await house.token(ANN)
+        assert first == await daemon.token(ANN)
+        assert ("sign-in-required", "reused") == (daemon.row(ANN)["state"], daemon.row(ANN)["problem"]["kind"])
+        assert "most likely because it had been used before" in daemon.text()
+        assert vault == daemon.vault(ANN).read_bytes(), "the vault file is whole: the old one"
+        assert isinstance(await daemon.sign_in(ANN), Granted)
+        await daemon.pass_time(HOUR)
+        assert first != await daemon.token(ANN)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import trio
 from support import babbling_worker
-from support.house import ANN, BOB, HOUR, House, in_house, open_house, until
+from support.whole_daemon import ANN, BOB, HOUR, WholeDaemon, on_moving_clock, until, whole_daemon
 
 from cms.core.lifecycle import Granted
 from cms.daemon.worker import WORKER_MARGIN
@@ -29,17 +29,17 @@ DUE = 0.64 * HOUR
 
 
 @asynccontextmanager
-async def with_idle_worker(folder: Path, *users: str, **options: Any) -> AsyncIterator[House]:
-    """Open a house whose worker does not leave by itself."""
-    async with open_house(folder, users or (ANN,), timeout=TIMEOUT, idle=HOUR, **options) as house:
-        await until(lambda: len(house.workers()) == 1, "the sign-ins' workers to leave")
-        yield house
+async def with_idle_worker(folder: Path, *users: str, **options: Any) -> AsyncIterator[WholeDaemon]:
+    """Open a daemon whose worker does not leave by itself."""
+    async with whole_daemon(folder, users or (ANN,), timeout=TIMEOUT, idle=HOUR, **options) as daemon:
+        await until(lambda: len(daemon.workers()) == 1, "the sign-ins' workers to leave")
+        yield daemon
 
 
 @asynccontextmanager
-async def stopped(house: House) -> AsyncIterator[int]:
+async def stopped(daemon: WholeDaemon) -> AsyncIterator[int]:
     """Hold the worker still for the block, as a frozen D-Bus or a dead file system does; yield its id."""
-    (process,) = house.workers()
+    (process,) = daemon.workers()
     os.kill(process, signal.SIGSTOP)
     try:
         yield process
@@ -49,130 +49,130 @@ async def stopped(house: House) -> AsyncIterator[int]:
             os.kill(process, signal.SIGCONT)
 
 
-async def silence(house: House, number: int = 1) -> None:
+async def silence(daemon: WholeDaemon, number: int = 1) -> None:
     """Wait until Entra has met this many questions with silence."""
-    await until(lambda: house.entra.count("token", fault="silence") == number, "the silence")
+    await until(lambda: daemon.entra.count("token", fault="silence") == number, "the silence")
 
 
-def problem(house: House, user: str = ANN) -> tuple[str, str]:
-    row = house.row(user)
+def problem(daemon: WholeDaemon, user: str = ANN) -> tuple[str, str]:
+    row = daemon.row(user)
     return row["state"], row["problem"]["kind"]
 
 
-@in_house
+@on_moving_clock
 async def test_hung(tmp_path: Path) -> None:
     """A worker that hangs is ended when its time is up; the token stays in service, and a new worker renews it."""
-    async with with_idle_worker(tmp_path) as house, stopped(house) as process:
-        first = await house.token(ANN)
-        house.awake(DUE)
+    async with with_idle_worker(tmp_path) as daemon, stopped(daemon) as process:
+        first = await daemon.token(ANN)
+        daemon.awake(DUE)
 
-        assert first == await house.token(ANN), "nobody waits for it"
-        assert [process] == house.workers()
-        house.awake(OVERDUE)
-        await house.settled()
-        await until(lambda: not house.workers(), "the worker's end")
-        assert ("failing", "worker") == problem(house)
-        assert "the grant worker did not answer in time and was ended" in house.text()
-        assert first == await house.token(ANN)
+        assert first == await daemon.token(ANN), "nobody waits for it"
+        assert [process] == daemon.workers()
+        daemon.awake(OVERDUE)
+        await daemon.settled()
+        await until(lambda: not daemon.workers(), "the worker's end")
+        assert ("failing", "worker") == problem(daemon)
+        assert "the grant worker did not answer in time and was ended" in daemon.text()
+        assert first == await daemon.token(ANN)
 
-        await house.pass_time(house.row(ANN)["problem"]["retry_in"] + 1)
-        assert first != await house.token(ANN)
-        assert ("ok", 0) == (house.row(ANN)["state"], house.exit_code())
+        await daemon.pass_time(daemon.row(ANN)["problem"]["retry_in"] + 1)
+        assert first != await daemon.token(ANN)
+        assert ("ok", 0) == (daemon.row(ANN)["state"], daemon.exit_code())
 
 
-@in_house
+@on_moving_clock
 async def test_hung_with_no_token_left(tmp_path: Path) -> None:
     """While the worker hangs and the token has expired, clients are refused after 4 s and not before a new worker's."""
-    async with with_idle_worker(tmp_path) as house, stopped(house):
-        await house.suspend(2 * HOUR)
+    async with with_idle_worker(tmp_path) as daemon, stopped(daemon):
+        await daemon.suspend(2 * HOUR)
         refusals: list[str] = []
 
         async def ask() -> None:
-            refusals.append((await house.told(ANN))["error"]["code"])
+            refusals.append((await daemon.told(ANN))["error"]["code"])
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ask)
-            await until(lambda: house.row(ANN)["state"] == "renewing", "the question")
+            await until(lambda: daemon.row(ANN)["state"] == "renewing", "the question")
             await trio.testing.wait_all_tasks_blocked(0.05)
-            house.awake(WAIT_SECONDS)
+            daemon.awake(WAIT_SECONDS)
 
         assert ["unavailable"] == refusals
-        house.awake(OVERDUE)
-        await house.settled()
-        refusal = await house.refusal(ANN)
+        daemon.awake(OVERDUE)
+        await daemon.settled()
+        refusal = await daemon.refusal(ANN)
         assert "did not answer in time" in refusal["message"]
-        await house.pass_time(refusal["retry_after"] + 1)
-        await house.token(ANN)
+        await daemon.pass_time(refusal["retry_after"] + 1)
+        await daemon.token(ANN)
 
 
-@in_house
+@on_moving_clock
 async def test_dead_while_idle(tmp_path: Path) -> None:
     """No client notices when an idle worker dies."""
-    async with with_idle_worker(tmp_path) as house:
-        first = await house.token(ANN)
-        (process,) = house.workers()
+    async with with_idle_worker(tmp_path) as daemon:
+        first = await daemon.token(ANN)
+        (process,) = daemon.workers()
         os.kill(process, signal.SIGKILL)
-        await until(lambda: not house.workers(), "the worker's end")
-        await house.pass_time(DUE)
+        await until(lambda: not daemon.workers(), "the worker's end")
+        await daemon.pass_time(DUE)
 
-        assert first != await house.token(ANN)
-        assert ("ok", None) == (house.row(ANN)["state"], house.row(ANN)["problem"])
+        assert first != await daemon.token(ANN)
+        assert ("ok", None) == (daemon.row(ANN)["state"], daemon.row(ANN)["problem"])
 
 
-@in_house
+@on_moving_clock
 async def test_dead_at_work(tmp_path: Path) -> None:
     """A worker that dies while Entra is asked is replaced at once, and its question asked again."""
-    async with with_idle_worker(tmp_path) as house:
-        first = await house.token(ANN)
-        house.entra.faults.add(Fault("silence"))
-        house.awake(DUE)
-        await silence(house)
-        os.kill(house.workers()[0], signal.SIGKILL)
-        await house.settled()
+    async with with_idle_worker(tmp_path) as daemon:
+        first = await daemon.token(ANN)
+        daemon.entra.faults.add(Fault("silence"))
+        daemon.awake(DUE)
+        await silence(daemon)
+        os.kill(daemon.workers()[0], signal.SIGKILL)
+        await daemon.settled()
 
-        assert first != await house.token(ANN)
-        assert ("ok", None) == (house.row(ANN)["state"], house.row(ANN)["problem"])
-        lost, again = (asked.refresh for asked in house.entra.asked("token", grant_type="refresh_token"))
+        assert first != await daemon.token(ANN)
+        assert ("ok", None) == (daemon.row(ANN)["state"], daemon.row(ANN)["problem"])
+        lost, again = (asked.refresh for asked in daemon.entra.asked("token", grant_type="refresh_token"))
         assert lost == again, "the sign-in was whole, and the old refresh token works"
 
 
-@in_house
+@on_moving_clock
 async def test_dead_again_and_again(tmp_path: Path) -> None:
     """A second death in a row is told and tried again later; the token stays in service, the sign-in stays whole."""
-    async with with_idle_worker(tmp_path) as house:
-        first, vault = await house.token(ANN), house.vault(ANN).read_bytes()
-        house.entra.faults.add(Fault("silence", times=None))
-        house.awake(DUE)
+    async with with_idle_worker(tmp_path) as daemon:
+        first, vault = await daemon.token(ANN), daemon.vault(ANN).read_bytes()
+        daemon.entra.faults.add(Fault("silence", times=None))
+        daemon.awake(DUE)
         for death in (1, 2):
-            await silence(house, death)
-            os.kill(house.workers()[0], signal.SIGKILL)
-        await house.settled()
+            await silence(daemon, death)
+            os.kill(daemon.workers()[0], signal.SIGKILL)
+        await daemon.settled()
 
-        assert ("failing", "worker") == problem(house)
-        assert "the grant worker died before it answered" in house.text()
-        assert (first, vault) == (await house.token(ANN), house.vault(ANN).read_bytes())
-        house.entra.faults.clear()
-        await house.pass_time(house.row(ANN)["problem"]["retry_in"] + 1)
-        assert first != await house.token(ANN)
-        assert ("ok", 0) == (house.row(ANN)["state"], house.exit_code())
+        assert ("failing", "worker") == problem(daemon)
+        assert "the grant worker died before it answered" in daemon.text()
+        assert (first, vault) == (await daemon.token(ANN), daemon.vault(ANN).read_bytes())
+        daemon.entra.faults.clear()
+        await daemon.pass_time(daemon.row(ANN)["problem"]["retry_in"] + 1)
+        assert first != await daemon.token(ANN)
+        assert ("ok", 0) == (daemon.row(ANN)["state"], daemon.exit_code())
 
 
-@in_house
+@on_moving_clock
 async def test_dead_during_a_sign_in(tmp_path: Path) -> None:
     """A sign-in whose worker dies ends with that reason; the token stays in service, and the next sign-in works."""
-    async with with_idle_worker(tmp_path) as house:
-        first, resting = await house.token(ANN), house.workers()
+    async with with_idle_worker(tmp_path) as daemon:
+        first, resting = await daemon.token(ANN), daemon.workers()
 
         def kill() -> None:
-            (process,) = set(house.workers()) - set(resting)
+            (process,) = set(daemon.workers()) - set(resting)
             os.kill(process, signal.SIGKILL)
 
-        ended = await house.sign_in(ANN, meanwhile=kill)
+        ended = await daemon.sign_in(ANN, meanwhile=kill)
 
         assert not isinstance(ended, Granted)
         assert "worker" == ended.trouble.kind
-        assert first == await house.token(ANN)
-        assert isinstance(await house.sign_in(ANN), Granted)
+        assert first == await daemon.token(ANN)
+        assert isinstance(await daemon.sign_in(ANN), Granted)
 
 
 def lie(**fields: Any) -> bytes:
@@ -198,39 +198,39 @@ NOISES = {
 
 
 @pytest.mark.parametrize("name", NOISES)
-@in_house
+@on_moving_clock
 async def test_babbling(tmp_path: Path, name: str) -> None:
     """What is no answer is taken for none, and its worker ended; the token stays in service until one makes sense."""
-    async with with_idle_worker(tmp_path, program=babbling_worker.__file__) as house:
-        first, vault = await house.token(ANN), house.vault(ANN).read_bytes()
-        (process,) = house.workers()
+    async with with_idle_worker(tmp_path, program=babbling_worker.__file__) as daemon:
+        first, vault = await daemon.token(ANN), daemon.vault(ANN).read_bytes()
+        (process,) = daemon.workers()
         (tmp_path / "babble").write_bytes(NOISES[name])
         os.kill(process, signal.SIGKILL)
-        await until(lambda: not house.workers(), "the worker's end")
-        await house.pass_time(DUE)
+        await until(lambda: not daemon.workers(), "the worker's end")
+        await daemon.pass_time(DUE)
 
-        assert ("failing", "worker") == problem(house)
-        assert "the grant worker died before it answered" in house.text()
-        assert (first, vault) == (await house.token(ANN), house.vault(ANN).read_bytes())
+        assert ("failing", "worker") == problem(daemon)
+        assert "the grant worker died before it answered" in daemon.text()
+        assert (first, vault) == (await daemon.token(ANN), daemon.vault(ANN).read_bytes())
 
         (tmp_path / "babble").unlink()
-        await house.pass_time(house.row(ANN)["problem"]["retry_in"] + 1)
-        assert first != await house.token(ANN)
-        assert ("ok", 0) == (house.row(ANN)["state"], house.exit_code())
+        await daemon.pass_time(daemon.row(ANN)["problem"]["retry_in"] + 1)
+        assert first != await daemon.token(ANN)
+        assert ("ok", 0) == (daemon.row(ANN)["state"], daemon.exit_code())
 
 
-@in_house
+@on_moving_clock
 async def test_one_hanging_question_costs_no_other(tmp_path: Path) -> None:
     """While one account's question hangs inside the worker, the other's is asked and answered by the same worker."""
-    async with with_idle_worker(tmp_path, ANN, BOB) as house:
-        house.entra.faults.add(Fault("silence", user=ANN, times=None))
-        bobs = await house.token(BOB)
-        house.awake(DUE)
-        await until(lambda: house.row(BOB)["state"] == "ok" and house.entra.count("token", user=BOB) > 1, "bob's")
+    async with with_idle_worker(tmp_path, ANN, BOB) as daemon:
+        daemon.entra.faults.add(Fault("silence", user=ANN, times=None))
+        bobs = await daemon.token(BOB)
+        daemon.awake(DUE)
+        await until(lambda: daemon.row(BOB)["state"] == "ok" and daemon.entra.count("token", user=BOB) > 1, "bob's")
 
-        assert bobs != await house.token(BOB)
-        assert "renewing" == house.row(ANN)["state"]
-        assert 1 == len(house.workers())
-        house.entra.faults.clear()
-        await house.settled()
-        await house.token(ANN)
+        assert bobs != await daemon.token(BOB)
+        assert "renewing" == daemon.row(ANN)["state"]
+        assert 1 == len(daemon.workers())
+        daemon.entra.faults.clear()
+        await daemon.settled()
+        await daemon.token(ANN)

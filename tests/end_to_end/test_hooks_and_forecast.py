@@ -7,8 +7,8 @@ from pathlib import Path
 
 import trio
 from support import evidence
-from support.house import ANN, HOUR, House, in_house, open_house, until
 from support.ports import free_port
+from support.whole_daemon import ANN, HOUR, WholeDaemon, on_moving_clock, until, whole_daemon
 
 from cms.core.lifecycle import Granted
 from cms.daemon.control.answers import Result
@@ -63,26 +63,26 @@ class Told:
         return found[0]
 
 
-async def notify(house: House, told: Told, options: str = "") -> None:
+async def notify(daemon: WholeDaemon, told: Told, options: str = "") -> None:
     """Add a hook to the configuration, and reload."""
-    config = house.folder / "cms.cfg"
+    config = daemon.folder / "cms.cfg"
     config.write_text(f"{config.read_text()}Notify({told.argv!r}{options})\n")
-    reloaded = await house.app.commands.reload()
+    reloaded = await daemon.app.commands.reload()
     assert reloaded.ok, reloaded
 
 
-@in_house
+@on_moving_clock
 async def test_a_sign_in_that_is_required_is_told_until_it_is_done(tmp_path: Path) -> None:
     """A hook hears that a sign-in is required, with the command; again after 15 minutes; its link; and its end."""
     told = Told(tmp_path)
-    async with open_house(tmp_path) as house:
-        await notify(house, told)
-        house.entra.revoke(ANN)
-        await house.app.commands.refresh(ANN)
+    async with whole_daemon(tmp_path) as daemon:
+        await notify(daemon, told)
+        daemon.entra.revoke(ANN)
+        await daemon.app.commands.refresh(ANN)
         first = await told.one("sign-in-required")
-        await house.pass_time(15 * 60 + 1)
+        await daemon.pass_time(15 * 60 + 1)
         again = await told.one("sign-in-required")
-        outcome = await house.sign_in(ANN)
+        outcome = await daemon.sign_in(ANN)
         assert isinstance(outcome, Granted)
         done = await told.one("signed-in")
 
@@ -94,81 +94,81 @@ async def test_a_sign_in_that_is_required_is_told_until_it_is_done(tmp_path: Pat
     assert (ANN, "") == (done["CMS_ACCOUNT"], done["CMS_URL"])
 
 
-@in_house
+@on_moving_clock
 async def test_the_page_is_told(tmp_path: Path) -> None:
     """Where a browser is to be used, the page for all that wait is in the notice."""
     told, page = Told(tmp_path), f"http://127.0.0.1:{free_port()}/"
-    async with open_house(tmp_path) as house:
-        await notify(house, told, f")\nSignInPage(url={page!r}")
-        house.entra.revoke(ANN)
-        await house.app.commands.refresh(ANN)
+    async with whole_daemon(tmp_path) as daemon:
+        await notify(daemon, told, f")\nSignInPage(url={page!r}")
+        daemon.entra.revoke(ANN)
+        await daemon.app.commands.refresh(ANN)
         await told.one("sign-in-required")
         await until(
-            lambda: house.row(ANN)["next_move"].endswith(f"open {page} in a browser on this machine"), "the page"
+            lambda: daemon.row(ANN)["next_move"].endswith(f"open {page} in a browser on this machine"), "the page"
         )
-        await house.pass_time(15 * 60 + 1)
+        await daemon.pass_time(15 * 60 + 1)
         again = await told.one("sign-in-required")
 
     assert page == again["CMS_PAGE"]
 
 
-@in_house
+@on_moving_clock
 async def test_the_link_of_a_sign_in_is_told(tmp_path: Path) -> None:
     """A hook's variables hold the link, or the code, of a sign-in that was started elsewhere."""
     told = Told(tmp_path)
-    async with open_house(tmp_path, signed_in=False) as house:
-        await notify(house, told, ", events=['sign-in-required']")
+    async with whole_daemon(tmp_path, signed_in=False) as daemon:
+        await notify(daemon, told, ", events=['sign-in-required']")
         await told.one("sign-in-required")
-        flow = house.app.commands.login(ANN, "device")
+        flow = daemon.app.commands.login(ANN, "device")
         assert not isinstance(flow, Result)
         with flow.held():
             shown = await flow.prompt()
             assert isinstance(shown, Prompt)
             asked = await told.one("sign-in-required")
-            approve = house.entra.approve_device
+            approve = daemon.entra.approve_device
             await trio.to_thread.run_sync(approve, asked["CMS_CODE"], ANN)
 
     assert (shown.url, shown.user_code) == (asked["CMS_URL"], asked["CMS_CODE"])
     assert asked["CMS_CODE"] in asked["CMS_HINT"]
 
 
-@in_house
+@on_moving_clock
 async def test_no_token_is_ever_told(tmp_path: Path) -> None:
     """Whatever a hook is told, none of all that Entra gave away is in it, nor what was sent to it, nor the vault's key."""
     told, evidence_folder = Told(tmp_path), evidence.folder()
     assert evidence_folder is not None
-    async with open_house(tmp_path) as house:
-        await notify(house, told, ", events=['refreshed', 'signed-in', 'sign-in-required']")
-        await house.app.commands.refresh(ANN)
+    async with whole_daemon(tmp_path) as daemon:
+        await notify(daemon, told, ", events=['refreshed', 'signed-in', 'sign-in-required']")
+        await daemon.app.commands.refresh(ANN)
         await until(lambda: told.all("refreshed"), "a notice: refreshed")
-        house.entra.revoke(ANN)
-        await house.app.commands.refresh(ANN)
+        daemon.entra.revoke(ANN)
+        await daemon.app.commands.refresh(ANN)
         await until(lambda: told.all("sign-in-required"), "a notice: sign-in-required")
-        assert isinstance(await house.sign_in(ANN), Granted)
+        assert isinstance(await daemon.sign_in(ANN), Granted)
         await until(lambda: told.all("signed-in"), "a notice: signed-in")
-        token, key = await house.token(ANN), (tmp_path / "key").read_bytes().strip()
+        token, key = await daemon.token(ANN), (tmp_path / "key").read_bytes().strip()
 
     issued = evidence.known_secrets(evidence_folder).union(*map(evidence.pieces, evidence.spellings(key)))
     assert all(evidence.holds_secret(f"x={each}", issued) for each in (token, key.decode()))
     assert [] == [name for each in told.everything() for name in each if evidence.holds_secret(each[name], issued)]
 
 
-@in_house
+@on_moving_clock
 async def test_the_forecast_knows_the_organisations_rhythm(tmp_path: Path) -> None:
     """After two sign-ins that ended after a week each, the third one's end is foretold: status, monitoring and hook."""
     told = Told(tmp_path)
-    async with open_house(tmp_path, life=LONG_LIFE) as house:
-        await notify(house, told, ", events=['sign-in-due']")
+    async with whole_daemon(tmp_path, life=LONG_LIFE) as daemon:
+        await notify(daemon, told, ", events=['sign-in-due']")
         for _ in range(2):
-            await house.pass_time(7 * DAY)
-            house.entra.revoke(ANN, 70043)
-            await house.app.commands.refresh(ANN)
-            assert house.row(ANN)["forecast"] is None
-            assert isinstance(await house.sign_in(ANN), Granted)
-        fresh, given = house.row(ANN), house.clock.wall()
-        assert 0 == house.exit_code()
-        await house.pass_time(6.5 * DAY)
-        due, text, code = house.row(ANN), house.text(), house.exit_code()
+            await daemon.pass_time(7 * DAY)
+            daemon.entra.revoke(ANN, 70043)
+            await daemon.app.commands.refresh(ANN)
+            assert daemon.row(ANN)["forecast"] is None
+            assert isinstance(await daemon.sign_in(ANN), Granted)
+        fresh, given = daemon.row(ANN), daemon.clock.wall()
+        assert 0 == daemon.exit_code()
+        await daemon.pass_time(6.5 * DAY)
+        due, text, code = daemon.row(ANN), daemon.text(), daemon.exit_code()
         # The end of the second one was foretold as well, as possible.
         notice = await until(lambda: told.due_at(due["forecast"]["due"]), "the notice of the third one")
 

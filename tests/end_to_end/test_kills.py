@@ -125,7 +125,7 @@ def test_worker_killed_at_any_moment(tmp_path: Path, refuse_reuse: bool) -> None
     assert ({"granted", "reused"} if refuse_reuse else {"granted"}) == set(ends)
 
 
-class House:
+class Broker:
     """A daemon with three people signed in, and its Entra."""
 
     def __init__(self, daemon: Daemon, entra: Witness) -> None:
@@ -197,81 +197,81 @@ class House:
 
 
 @pytest.fixture
-def make_house(daemon: Daemon) -> Iterator[Callable[..., House]]:
-    """Make a house whose Entra has these settings."""
+def make_broker(daemon: Daemon) -> Iterator[Callable[..., Broker]]:
+    """Make a daemon whose Entra has these settings."""
     with Witness() as entra:
 
-        def make(*, refuse_reuse: bool) -> House:
+        def make(*, refuse_reuse: bool) -> Broker:
             entra.refuse_reuse = refuse_reuse
-            return House(daemon, entra)
+            return Broker(daemon, entra)
 
         yield make
 
 
-def test_worker_killed_under_its_broker(make_house: Callable[..., House]) -> None:
+def test_worker_killed_under_its_broker(make_broker: Callable[..., Broker]) -> None:
     """The daemon repeats the question: no client notices, and no daemon restart or sign-in is needed."""
-    house, jitter = make_house(refuse_reuse=False), random.Random(3)
+    broker, jitter = make_broker(refuse_reuse=False), random.Random(3)
     killed = 0
     while killed < KILLS["worker of a broker"]:
-        before = house.entra.redeemed
-        with house.refresh() as answer:
-            house.entra.wait_until_asked(before + jitter.randint(1, len(house.users)))
+        before = broker.entra.redeemed
+        with broker.refresh() as answer:
+            broker.entra.wait_until_asked(before + jitter.randint(1, len(broker.users)))
             hesitate(jitter)
-            killed += kill(house.workers)
+            killed += kill(broker.workers)
 
             assert answer.receive()["ok"]
-        assert house.all_served()
+        assert broker.all_served()
 
 
-def test_broker_killed(make_house: Callable[..., House]) -> None:
+def test_broker_killed(make_broker: Callable[..., Broker]) -> None:
     """A broker that starts serves what one that was killed had, at whatever moment: here even where reuse is refused.
 
     Its worker ends what it has begun, so that no refresh token is ever redeemed twice. What clients are told while it
     dies is a credential in full, or nothing.
     """
-    house, jitter = make_house(refuse_reuse=True), random.Random(4)
-    house.kill()
+    broker, jitter = make_broker(refuse_reuse=True), random.Random(4)
+    broker.kill()
     killed = 1
     while killed < KILLS["broker"]:
-        killed += killed_while_starting(house, jitter)
-        before = house.entra.redeemed
-        house.daemon.start()
+        killed += killed_while_starting(broker, jitter)
+        before = broker.entra.redeemed
+        broker.daemon.start()
         if jitter.random() < 0.5:
-            house.entra.wait_until_asked(before + jitter.randint(0, len(house.users)))
+            broker.entra.wait_until_asked(before + jitter.randint(0, len(broker.users)))
             hesitate(jitter)
-            house.kill()
+            broker.kill()
         else:
-            assert house.all_served()
-            assert all(map(is_whole, killed_while_serving(house, jitter)))
+            assert broker.all_served()
+            assert all(map(is_whole, killed_while_serving(broker, jitter)))
         killed += 1
-        assert house.socket.is_socket()
+        assert broker.socket.is_socket()
         with pytest.raises(ConnectionRefusedError):
-            ask(house.socket, b"SMTP")
-    house.daemon.start()
+            ask(broker.socket, b"SMTP")
+    broker.daemon.start()
 
-    assert house.all_served()
-    assert [] == house.entra.overlapping()
-    assert [] == house.entra.twice()
-    assert {"cms.sock"} == {path.name for path in house.daemon.sockets.iterdir()}
+    assert broker.all_served()
+    assert [] == broker.entra.overlapping()
+    assert [] == broker.entra.twice()
+    assert {"cms.sock"} == {path.name for path in broker.daemon.sockets.iterdir()}
 
 
-def killed_while_starting(house: House, jitter: random.Random) -> int:
+def killed_while_starting(broker: Broker, jitter: random.Random) -> int:
     """Start the broker and kill it before it can be ready, or about then."""
-    house.daemon.launch()
-    time.sleep(jitter.uniform(0.0, house.start_seconds))
-    assert KILLED == house.daemon.stop(signal.SIGKILL)
+    broker.daemon.launch()
+    time.sleep(jitter.uniform(0.0, broker.start_seconds))
+    assert KILLED == broker.daemon.stop(signal.SIGKILL)
     return 1
 
 
-def killed_while_serving(house: House, jitter: random.Random) -> list[bytes]:
+def killed_while_serving(broker: Broker, jitter: random.Random) -> list[bytes]:
     """Kill the broker while clients ask it; return what they got."""
     with ExitStack() as stack:
         clients = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(9)]
-        for client, user in zip(clients, itertools.cycle(house.users), strict=False):
-            client.connect(str(house.socket))
+        for client, user in zip(clients, itertools.cycle(broker.users), strict=False):
+            client.connect(str(broker.socket))
             client.sendall(f"SMTP {user}\n".encode())
         hesitate(jitter, SERVING)
-        house.kill()
+        broker.kill()
         return [read(client) for client in clients]
 
 
@@ -288,40 +288,40 @@ def is_whole(answer: bytes) -> bool:
     return answer == b"" or (answer.startswith(b"user=") and answer.endswith(b"\x01\x01"))
 
 
-def test_broker_and_worker_killed(make_house: Callable[..., House]) -> None:
+def test_broker_and_worker_killed(make_broker: Callable[..., Broker]) -> None:
     """What kills both, as a container's end does, costs nothing as long as Entra does what it documents."""
-    house, jitter = make_house(refuse_reuse=False), random.Random(5)
+    broker, jitter = make_broker(refuse_reuse=False), random.Random(5)
     killed = 0
     while killed < KILLS["broker and worker"]:
-        before = house.entra.redeemed
-        with house.refresh():
-            house.entra.wait_until_asked(before + jitter.randint(1, len(house.users)))
+        before = broker.entra.redeemed
+        with broker.refresh():
+            broker.entra.wait_until_asked(before + jitter.randint(1, len(broker.users)))
             hesitate(jitter)
-            killed += house.kill_all()
-        house.daemon.start()
+            killed += broker.kill_all()
+        broker.daemon.start()
 
-        assert house.all_served()
+        assert broker.all_served()
 
 
-def test_orphan_and_successor_take_turns(make_house: Callable[..., House]) -> None:
+def test_orphan_and_successor_take_turns(make_broker: Callable[..., Broker]) -> None:
     """While the worker of a killed broker waits for Entra, the next broker's leaves that grant alone, and only that."""
-    house = make_house(refuse_reuse=True)
-    slow, *others = house.users
+    broker = make_broker(refuse_reuse=True)
+    slow, *others = broker.users
     for _ in range(KILLS["orphan"]):
-        house.silence(slow)
-        house.kill()
-        house.daemon.start()
-        before = house.entra.redeemed
+        broker.silence(slow)
+        broker.kill()
+        broker.daemon.start()
+        before = broker.entra.redeemed
 
-        assert all(house.token(user) for user in others)
-        until(lambda: any(map(holds_lock, house.workers)), "a worker that waits for its turn")
-        assert house.under_way(slow)
-        assert before + len(others) >= house.entra.redeemed
-        house.entra.faults.release()
-        assert house.all_served()
+        assert all(broker.token(user) for user in others)
+        until(lambda: any(map(holds_lock, broker.workers)), "a worker that waits for its turn")
+        assert broker.under_way(slow)
+        assert before + len(others) >= broker.entra.redeemed
+        broker.entra.faults.release()
+        assert broker.all_served()
 
-    assert [] == house.entra.overlapping()
-    assert [] == house.entra.twice()
+    assert [] == broker.entra.overlapping()
+    assert [] == broker.entra.twice()
 
 
 def holds_lock(process: int) -> bool:
@@ -332,22 +332,22 @@ def holds_lock(process: int) -> bool:
         return False
 
 
-def test_the_one_loss(make_house: Callable[..., House]) -> None:
+def test_the_one_loss(make_broker: Callable[..., Broker]) -> None:
     """Killed after Entra has redeemed, where reuse is refused: the next request is told to sign in, and why."""
-    house = make_house(refuse_reuse=True)
-    lost, *others = house.users
-    house.silence(lost)
-    killed = house.kill_all()
-    house.entra.faults.release()
-    house.entra.wait_until_left(0)
-    house.daemon.start()
+    broker = make_broker(refuse_reuse=True)
+    lost, *others = broker.users
+    broker.silence(lost)
+    killed = broker.kill_all()
+    broker.entra.faults.release()
+    broker.entra.wait_until_left(0)
+    broker.daemon.start()
 
     assert KILLS["loss"] <= killed
-    until(lambda: house.reason(lost) == "sign-in-required", "the refusal")
-    assert "cut off after redeeming it and before storing its successor" in house.daemon.cms("status").stdout
-    assert all(house.token(user) for user in others)
-    house.daemon.sign_in(lost, house.entra)
-    assert house.all_served()
+    until(lambda: broker.reason(lost) == "sign-in-required", "the refusal")
+    assert "cut off after redeeming it and before storing its successor" in broker.daemon.cms("status").stdout
+    assert all(broker.token(user) for user in others)
+    broker.daemon.sign_in(lost, broker.entra)
+    assert broker.all_served()
 
 
 def test_enough() -> None:

@@ -1,4 +1,4 @@
-"""The grant worker of a house, which babbles instead while a file named `babble` lies beside the clock's.
+"""The grant worker of a daemon, which babbles instead while a file named `babble` lies beside the clock's.
 
     python -I babbling_worker.py OFFSETS
 

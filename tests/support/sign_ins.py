@@ -112,8 +112,8 @@ class FakeRegistry(Registry):
         self.config = replace(self.config, page=page)
 
 
-class House:
-    """Sign-ins over a fake worker and a fake registry, and a browser."""
+class SignInDaemon:
+    """The daemon's sign-ins, over a fake worker and a fake registry; `uid` owns the browser that comes."""
 
     def __init__(self, waiting: Callable[[], Sequence[Grant]] = tuple, uid: int | None = None) -> None:
         self.worker = FakeWorker()
@@ -123,23 +123,23 @@ class House:
 
 
 @asynccontextmanager
-async def running(house: House) -> AsyncIterator[House]:
+async def running(daemon: SignInDaemon) -> AsyncIterator[SignInDaemon]:
     async with trio.open_nursery() as nursery:
-        await nursery.start(house.signins.run)
-        yield house
+        await nursery.start(daemon.signins.run)
+        yield daemon
         nursery.cancel_scope.cancel()
 
 
 @asynccontextmanager
 async def browsing(
     waiting: Callable[[], Sequence[Grant]] = tuple, uid: int | None = None
-) -> AsyncIterator[tuple[House, Flow]]:
-    """Give a house in which the default grant's browser flow waits."""
-    async with running(House(waiting, uid)) as house:
-        flow = house.signins.start(grant(), "browser")
+) -> AsyncIterator[tuple[SignInDaemon, Flow]]:
+    """Give a daemon in which the default grant's browser flow waits."""
+    async with running(SignInDaemon(waiting, uid)) as daemon:
+        flow = daemon.signins.start(grant(), "browser")
         with flow.held():
             await flow.prompt()
-            yield house, flow
+            yield daemon, flow
 
 
 async def visit(

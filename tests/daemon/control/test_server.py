@@ -87,7 +87,7 @@ class FakeCommands(Commands):
 
 
 @dataclass
-class House:
+class Control:
     path: str
     commands: FakeCommands
 
@@ -103,17 +103,17 @@ class House:
 
 
 @asynccontextmanager
-async def serving(folder: Path, owner: int | None = None) -> AsyncIterator[House]:
-    house = House(str(folder / "control.sock"), FakeCommands())
-    made = await open_listener(house.path, 0o600)
+async def serving(folder: Path, owner: int | None = None) -> AsyncIterator[Control]:
+    control = Control(str(folder / "control.sock"), FakeCommands())
+    made = await open_listener(control.path, 0o600)
     async with trio.open_nursery() as nursery:
 
         async def run(*, task_status: trio.TaskStatus[None]) -> None:
             uid = os.getuid() if owner is None else owner
-            await server.serve(made, house.commands, owner=uid, task_status=task_status)
+            await server.serve(made, control.commands, owner=uid, task_status=task_status)
 
         await nursery.start(run)
-        yield house
+        yield control
         nursery.cancel_scope.cancel()
 
 
@@ -131,8 +131,8 @@ DONE = {
 async def test_each_command_is_carried_out(tmp_path: Path, command: str) -> None:
     """What the daemon makes of a command is the answer, whole."""
     ok, message, hint = DONE[command]
-    async with serving(tmp_path) as house:
-        reply = await house.ask({"command": command, "user": "a"})
+    async with serving(tmp_path) as control:
+        reply = await control.ask({"command": command, "user": "a"})
 
     assert {"event": "done", "ok": ok, "message": message, "hint": hint} == reply
 
@@ -140,17 +140,17 @@ async def test_each_command_is_carried_out(tmp_path: Path, command: str) -> None
 @in_trio
 async def test_the_status_is_of_whom_it_is_asked(tmp_path: Path) -> None:
     """One account's, or of all."""
-    async with serving(tmp_path) as house:
-        await house.ask({"command": "status", "user": "a"})
+    async with serving(tmp_path) as control:
+        await control.ask({"command": "status", "user": "a"})
 
-    assert [("status", "a")] == house.commands.told
+    assert [("status", "a")] == control.commands.told
 
 
 @in_trio
 async def test_status_is_answered_as_facts(tmp_path: Path) -> None:
     """An object for programs and for those who put it into words, and a number for monitoring."""
-    async with serving(tmp_path) as house:
-        reply = await house.ask({"command": "status"})
+    async with serving(tmp_path) as control:
+        reply = await control.ask({"command": "status"})
 
     assert reply is not None
     assert ({"version": 1}, 0) == (reply["json"], reply["exit_code"])
@@ -170,20 +170,20 @@ async def test_status_is_answered_as_facts(tmp_path: Path) -> None:
 @in_trio
 async def test_what_makes_no_sense_is_said(tmp_path: Path, message: dict[str, Any], words: str) -> None:
     """A client of another version is told, and nothing is done."""
-    async with serving(tmp_path) as house:
-        reply = await house.ask(message)
+    async with serving(tmp_path) as control:
+        reply = await control.ask(message)
 
     assert reply is not None
     assert words in reply["message"]
-    assert [] == house.commands.told
+    assert [] == control.commands.told
 
 
 @pytest.mark.parametrize("sent", [b"nonsense\n", b"[1]\n", b"x" * (server.MAX_LINE + 65_536)])
 @in_trio
 async def test_what_is_no_message_is_said_and_dropped(tmp_path: Path, sent: bytes) -> None:
     """Lines that are no JSON, no object, or endless."""
-    async with serving(tmp_path) as house:
-        stream = await trio.open_unix_socket(house.path)
+    async with serving(tmp_path) as control:
+        stream = await trio.open_unix_socket(control.path)
         try:
             await stream.send_all(sent)
             said = await Lines(stream).receive()
@@ -198,8 +198,8 @@ async def test_what_is_no_message_is_said_and_dropped(tmp_path: Path, sent: byte
 @in_trio
 async def test_a_look_at_the_socket_is_nothing(tmp_path: Path) -> None:
     """Who says nothing is told nothing."""
-    async with serving(tmp_path) as house:
-        stream = await trio.open_unix_socket(house.path)
+    async with serving(tmp_path) as control:
+        stream = await trio.open_unix_socket(control.path)
         await stream.send_eof()
 
         assert b"" == await stream.receive_some()
@@ -211,10 +211,10 @@ async def test_a_fault_in_a_command_ends_with_its_connection(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The next command is carried out."""
-    async with serving(tmp_path) as house:
-        house.commands.refusal = Result(False, "x")
-        first = await house.ask({"command": "status"})
-        second = await house.ask({"command": "ping"})
+    async with serving(tmp_path) as control:
+        control.commands.refusal = Result(False, "x")
+        first = await control.ask({"command": "status"})
+        second = await control.ask({"command": "ping"})
 
     assert (None, True) == (first, bool(second and second["ok"]))
     assert "a command failed" in capsys.readouterr().out
@@ -224,10 +224,10 @@ async def test_a_fault_in_a_command_ends_with_its_connection(
 async def test_too_many_connections_are_turned_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the limit the newest is closed at once."""
     monkeypatch.setattr(server, "MAX_CONNECTIONS", 1)
-    async with serving(tmp_path) as house:
-        first = await house.connect()
+    async with serving(tmp_path) as control:
+        first = await control.connect()
         await trio.testing.wait_all_tasks_blocked()
-        second = await house.connect()
+        second = await control.connect()
 
         assert await second.receive() is None
         await first.send({"command": "ping"})
@@ -242,11 +242,11 @@ async def test_too_many_connections_are_turned_away(tmp_path: Path, monkeypatch:
 @in_trio
 async def test_a_login_shows_its_prompt_and_its_end(tmp_path: Path) -> None:
     """The prompt has what a person needs and no state; the end has no token."""
-    async with serving(tmp_path) as house:
-        lines = await house.connect()
+    async with serving(tmp_path) as control:
+        lines = await control.connect()
         await lines.send({"command": "login", "user": "a@example.test", "method": "paste"})
         shown = await lines.receive()
-        finish(house.commands.flow, GRANTED)
+        finish(control.commands.flow, GRANTED)
         done = await lines.receive()
         await lines._stream.aclose()
 
@@ -261,26 +261,26 @@ async def test_a_login_shows_its_prompt_and_its_end(tmp_path: Path) -> None:
         done["message"],
     )
     assert SECRET not in json.dumps(done)
-    assert [("login", "a@example.test", "paste")] == house.commands.told
+    assert [("login", "a@example.test", "paste")] == control.commands.told
 
 
 @in_trio
 async def test_an_import_is_carried_out(tmp_path: Path) -> None:
     """For whom, from where, and what it is; the end is that of a sign-in."""
-    async with serving(tmp_path) as house:
-        done = await house.ask({"command": "import", "user": "a", "path": "/f", "source": "oama", "entry": "e"})
+    async with serving(tmp_path) as control:
+        done = await control.ask({"command": "import", "user": "a", "path": "/f", "source": "oama", "entry": "e"})
 
     assert done is not None
     assert (True, "A@example.test is signed in (saved, key from keyring)") == (done["ok"], done["message"])
     assert SECRET not in json.dumps(done)
-    assert [("import", "a", "/f", "oama", "e", "")] == house.commands.told
+    assert [("import", "a", "/f", "oama", "e", "")] == control.commands.told
 
 
 @in_trio
 async def test_a_password_is_asked_for_where_there_is_one(tmp_path: Path) -> None:
     """In the middle of the command; a person may take their time."""
-    async with serving(tmp_path) as house:
-        lines = await house.connect()
+    async with serving(tmp_path) as control:
+        lines = await control.connect()
         await lines.send({"command": "import", "path": "/sealed"})
         asked = await lines.receive()
         await lines.send({"password": "open"})
@@ -290,15 +290,15 @@ async def test_a_password_is_asked_for_where_there_is_one(tmp_path: Path) -> Non
     assert {"event": "password", "message": "it has a password"} == asked
     assert done is not None
     assert done["ok"]
-    assert ["", "open"] == [told[-1] for told in house.commands.told]
+    assert ["", "open"] == [told[-1] for told in control.commands.told]
 
 
 @pytest.mark.parametrize("answer", [{}, {"password": ""}, {"password": 1}, None, "nonsense"])
 @in_trio
 async def test_without_a_password_nothing_is_imported(tmp_path: Path, answer: object) -> None:
     """A client that leaves or sends no password has changed nothing."""
-    async with serving(tmp_path) as house:
-        lines = await house.connect()
+    async with serving(tmp_path) as control:
+        lines = await control.connect()
         await lines.send({"command": "import", "path": "/sealed"})
         await lines.receive()
         if isinstance(answer, dict):
@@ -309,7 +309,7 @@ async def test_without_a_password_nothing_is_imported(tmp_path: Path, answer: ob
             await lines._stream.aclose()
         await trio.testing.wait_all_tasks_blocked()
 
-        assert 1 == len(house.commands.told)
+        assert 1 == len(control.commands.told)
         await lines._stream.aclose()
 
 
@@ -317,8 +317,8 @@ async def test_without_a_password_nothing_is_imported(tmp_path: Path, answer: ob
 @in_trio
 async def test_an_import_of_nothing_is_refused(tmp_path: Path, said: dict[str, Any]) -> None:
     """As from a command of another version."""
-    async with serving(tmp_path) as house:
-        done = await house.ask({"command": "import", **said})
+    async with serving(tmp_path) as control:
+        done = await control.ask({"command": "import", **said})
 
     assert done is not None
     assert (False, "cms was not told what to import") == (done["ok"], done["message"])
@@ -327,9 +327,9 @@ async def test_an_import_of_nothing_is_refused(tmp_path: Path, said: dict[str, A
 @in_trio
 async def test_an_import_that_cannot_be_tried_says_why(tmp_path: Path) -> None:
     """No such user, for instance."""
-    async with serving(tmp_path) as house:
-        house.commands.refusal = Result(False, "there is no account b")
-        done = await house.ask({"command": "import", "user": "b", "path": "/f"})
+    async with serving(tmp_path) as control:
+        control.commands.refusal = Result(False, "there is no account b")
+        done = await control.ask({"command": "import", "user": "b", "path": "/f"})
 
     assert done is not None
     assert (False, "there is no account b") == (done["ok"], done["message"])
@@ -343,15 +343,15 @@ def finish(flow: Flow, outcome: Outcome) -> None:
 @in_trio
 async def test_what_is_pasted_reaches_the_flow(tmp_path: Path) -> None:
     """An address that will not do is answered with why, and the login goes on."""
-    async with serving(tmp_path) as house:
-        lines = await house.connect()
+    async with serving(tmp_path) as control:
+        lines = await control.connect()
         await lines.send({"command": "login"})
         await lines.receive()
         await lines.send({"pasted": "the-code"})
         told = await lines.receive()
         await lines.send({"pasted": "http://x.test/?code=c&state=the-state"})
         await trio.testing.wait_all_tasks_blocked()
-        finish(house.commands.flow, GRANTED)
+        finish(control.commands.flow, GRANTED)
         done = await lines.receive()
         await lines._stream.aclose()
 
@@ -364,9 +364,9 @@ async def test_what_is_pasted_reaches_the_flow(tmp_path: Path) -> None:
 @in_trio
 async def test_a_login_that_cannot_be_is_refused(tmp_path: Path) -> None:
     """No such user, or an account that needs no login."""
-    async with serving(tmp_path) as house:
-        house.commands.refusal = Result(False, "there is no account b", "the configuration has a")
-        reply = await house.ask({"command": "login", "user": "b"})
+    async with serving(tmp_path) as control:
+        control.commands.refusal = Result(False, "there is no account b", "the configuration has a")
+        reply = await control.ask({"command": "login", "user": "b"})
 
     assert {
         "event": "done",
@@ -379,9 +379,9 @@ async def test_a_login_that_cannot_be_is_refused(tmp_path: Path) -> None:
 @in_trio
 async def test_a_login_that_ends_before_its_prompt_says_why(tmp_path: Path) -> None:
     """Then there is one line: the end."""
-    async with serving(tmp_path) as house:
-        finish(house.commands.flow, Refused(Trouble("refused", "no", "ask somebody")))
-        reply = await house.ask({"command": "login"})
+    async with serving(tmp_path) as control:
+        finish(control.commands.flow, Refused(Trouble("refused", "no", "ask somebody")))
+        reply = await control.ask({"command": "login"})
 
     assert {"event": "done", "ok": False, "message": "no", "hint": "ask somebody"} == reply
 
@@ -390,8 +390,8 @@ async def test_a_login_that_ends_before_its_prompt_says_why(tmp_path: Path) -> N
 @in_trio
 async def test_a_client_that_leaves_gives_its_flow_up(tmp_path: Path, goodbye: bytes) -> None:
     """Ctrl-C at `cms login` ends the sign-in if no other client waits for it."""
-    async with serving(tmp_path) as house:
-        lines = await house.connect()
+    async with serving(tmp_path) as control:
+        lines = await control.connect()
         await lines.send({"command": "login"})
         await lines.receive()
         if goodbye:
@@ -400,23 +400,23 @@ async def test_a_client_that_leaves_gives_its_flow_up(tmp_path: Path, goodbye: b
             await lines._stream.aclose()
         await trio.testing.wait_all_tasks_blocked()
 
-        assert house.commands.flow.scope.cancel_called
+        assert control.commands.flow.scope.cancel_called
         await lines._stream.aclose()
 
 
 @in_trio
 async def test_a_client_that_leaves_leaves_others_their_flow(tmp_path: Path) -> None:
     """Two logins for one account: the second goes on when the first is given up."""
-    async with serving(tmp_path) as house:
-        first, second = await house.connect(), await house.connect()
+    async with serving(tmp_path) as control:
+        first, second = await control.connect(), await control.connect()
         for lines in (first, second):
             await lines.send({"command": "login"})
             await lines.receive()
         await first._stream.aclose()
         await trio.testing.wait_all_tasks_blocked()
 
-        assert not house.commands.flow.scope.cancel_called
-        finish(house.commands.flow, GRANTED)
+        assert not control.commands.flow.scope.cancel_called
+        finish(control.commands.flow, GRANTED)
         assert await second.receive()
         await second._stream.aclose()
 
@@ -530,8 +530,8 @@ async def test_messages_come_in_any_pieces() -> None:
 @in_trio
 async def test_an_errand_converses(tmp_path: Path, command: str) -> None:
     """What is told wants no answer, a question gets one, and the last line is the end."""
-    async with serving(tmp_path) as house:
-        lines = await house.connect()
+    async with serving(tmp_path) as control:
+        lines = await control.connect()
         await lines.send({"command": command, "users": ["a"]})
         events = [await lines.receive(), await lines.receive()]
         await lines.send({"yes": True})
@@ -541,15 +541,15 @@ async def test_an_errand_converses(tmp_path: Path, command: str) -> None:
     assert ["told", "question"] == [event["event"] for event in events if event]
     assert end is not None
     assert (True, "done with it") == (end["ok"], end["message"])
-    assert [(command, "['a']")] == house.commands.told
+    assert [(command, "['a']")] == control.commands.told
 
 
 @pytest.mark.parametrize("answer", [b"nonsense\n", b""])
 @in_trio
 async def test_only_a_yes_agrees(tmp_path: Path, answer: bytes) -> None:
     """An empty line, no answer and nonsense are not a yes."""
-    async with serving(tmp_path) as house:
-        lines = await house.connect()
+    async with serving(tmp_path) as control:
+        lines = await control.connect()
         await lines.send({"command": "prune"})
         await lines.receive()
         await lines.receive()

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from support.house import ANN, House, in_house, open_house, until
+from support.whole_daemon import ANN, WholeDaemon, on_moving_clock, until, whole_daemon
 
 from cms.daemon.serving.recent import MAX_RECENT, Asked, Recent
 
@@ -52,13 +52,13 @@ def test_no_more_than_so_many_are_kept() -> None:
     assert (MAX_RECENT, MAX_RECENT + 4) == (len(kept), kept[0]["pid"])
 
 
-@in_house
+@on_moving_clock
 async def test_status_tells_the_last_requests(tmp_path: Path) -> None:
     """Granted and refused, of every socket, and never with a token in it."""
-    async with open_house(tmp_path) as house:
-        token = await house.token(ANN)
-        await house.raw(b"SMTP nobody@example.test\n")
-        requests = await until(lambda: two(house), "two requests in the status")
+    async with whole_daemon(tmp_path) as daemon:
+        token = await daemon.token(ANN)
+        await daemon.raw(b"SMTP nobody@example.test\n")
+        requests = await until(lambda: two(daemon), "two requests in the status")
 
     assert [("unknown-account", "nobody@example.test"), ("granted", ANN)] == [
         (each["outcome"], each["user"]) for each in requests
@@ -67,7 +67,7 @@ async def test_status_tells_the_last_requests(tmp_path: Path) -> None:
     assert token not in json.dumps(requests)
 
 
-def two(house: House) -> list[dict[str, Any]]:
+def two(daemon: WholeDaemon) -> list[dict[str, Any]]:
     """Return what the status says was asked, once there are two requests: a client has its reply before they are noted."""
-    requests: list[dict[str, Any]] = house.app.commands.status().extra["json"]["requests"]
+    requests: list[dict[str, Any]] = daemon.app.commands.status().extra["json"]["requests"]
     return requests if len(requests) == 2 else []

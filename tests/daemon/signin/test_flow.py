@@ -7,19 +7,19 @@ from contextlib import asynccontextmanager
 from urllib.parse import urlencode
 
 import pytest
-from support.sign_ins import GRANTED, House, grant, running
+from support.sign_ins import GRANTED, SignInDaemon, grant, running
 from support.trio_run import in_trio_clock
 
 from cms.daemon.signin.flow import MAX_PASTED, Flow
 
 
 @asynccontextmanager
-async def pasting() -> AsyncIterator[tuple[House, Flow]]:
-    async with running(House()) as house:
-        flow = house.signins.start(grant(), "paste")
+async def pasting() -> AsyncIterator[tuple[SignInDaemon, Flow]]:
+    async with running(SignInDaemon()) as daemon:
+        flow = daemon.signins.start(grant(), "paste")
         with flow.held():
             await flow.prompt()
-            yield house, flow
+            yield daemon, flow
 
 
 GOOD = "code=the-code&state=state-of-a%40example.test"
@@ -40,12 +40,12 @@ GOOD = "code=the-code&state=state-of-a%40example.test"
 @in_trio_clock
 async def test_an_address_is_taken_whatever_its_path(address: str) -> None:
     """Only state and code matter; broken lines and a fragment are fine."""
-    async with pasting() as (house, flow):
+    async with pasting() as (daemon, flow):
         said = await flow.pasted(address)
         outcome = await flow.outcome()
 
     assert ("", GRANTED) == (said, outcome)
-    assert "the-code" == house.worker.sessions[0].fields[0]["code"]
+    assert "the-code" == daemon.worker.sessions[0].fields[0]["code"]
 
 
 @pytest.mark.parametrize(
@@ -66,11 +66,11 @@ async def test_an_address_is_taken_whatever_its_path(address: str) -> None:
 @in_trio_clock
 async def test_what_will_not_do_is_refused_with_a_sentence(text: str, words: str) -> None:
     """A code alone, another sign-in's address or nonsense is refused, and the sign-in goes on waiting."""
-    async with pasting() as (house, flow):
+    async with pasting() as (daemon, flow):
         said = await flow.pasted(text)
 
         assert words in said
-        assert [] == house.worker.sessions[0].fields
+        assert [] == daemon.worker.sessions[0].fields
         assert flow.end is None
 
 
@@ -88,14 +88,14 @@ async def test_what_will_not_do_is_refused_with_a_sentence(text: str, words: str
 @in_trio_clock
 async def test_an_error_page_is_explained(text: str, number: int, hint: str) -> None:
     """It is explained by its number, with the next move. The page is not quoted, and the sign-in goes on waiting."""
-    async with pasting() as (house, flow):
+    async with pasting() as (daemon, flow):
         said = await flow.pasted(text)
 
         assert f"(AADSTS{number})" in said
         assert hint in said
         assert said.endswith("The sign-in is still waiting. Ctrl-C cancels it.")
         assert not [word for word in ("Your", "eve", "12345", "error_description") if word in said]
-        assert ([], None) == (house.worker.sessions[0].fields, flow.end)
+        assert ([], None) == (daemon.worker.sessions[0].fields, flow.end)
         assert "" == await flow.pasted(GOOD)
 
 
@@ -103,10 +103,10 @@ async def test_an_error_page_is_explained(text: str, number: int, hint: str) -> 
 async def test_an_address_with_an_error_is_the_end() -> None:
     """An error that Entra redirected with goes to the worker, even if it has a number."""
     fields = {"error": "access_denied", "error_description": "AADSTS65004: no", "state": "state-of-a@example.test"}
-    async with pasting() as (house, flow):
+    async with pasting() as (daemon, flow):
         said = await flow.pasted(f"https://x.test/?{urlencode(fields)}")
 
-    assert ("", [fields]) == (said, house.worker.sessions[0].fields)
+    assert ("", [fields]) == (said, daemon.worker.sessions[0].fields)
 
 
 @in_trio_clock

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import trio
-from support.sign_ins import House, grant, running
+from support.sign_ins import SignInDaemon, grant, running
 from support.trio_run import in_trio_clock
 
 from cms.core.accounts import Grant
@@ -53,16 +53,16 @@ class Doors:
 
 
 @asynccontextmanager
-async def page_for(*waiting: Grant) -> AsyncIterator[tuple[House, Doors, list[Grant]]]:
-    """Yield a house in which these wait, its doors, and the list of those who wait; call `changed` after changing it."""
+async def page_for(*waiting: Grant) -> AsyncIterator[tuple[SignInDaemon, Doors, list[Grant]]]:
+    """Yield a daemon in which these wait, its doors, and the list of those who wait; call `changed` after changing it."""
     who = list(waiting)
     doors = Doors()
     with pytest.MonkeyPatch.context() as patched:
         # No real socket on a jumping clock.
         patched.setattr(signins, "Loopback", lambda *_args, **_options: doors)
-        house = House(lambda: who)
-    async with running(house):
-        yield house, doors, who
+        daemon = SignInDaemon(lambda: who)
+    async with running(daemon):
+        yield daemon, doors, who
 
 
 async def gathered() -> None:
@@ -73,20 +73,20 @@ async def gathered() -> None:
 @in_trio_clock
 async def test_the_page_is_up_as_long_as_an_account_waits() -> None:
     """It is at each waiting account's redirect address, and closes with the last account that waits there."""
-    async with page_for(FIRST, SECOND) as (house, doors, waiting):
+    async with page_for(FIRST, SECOND) as (daemon, doors, waiting):
         await gathered()
         both = set(doors.opened)
         waiting.remove(FIRST)
-        house.signins.page.changed()
+        daemon.signins.page.changed()
         await gathered()
         one = list(doors.opened)
         waiting.clear()
-        house.signins.page.changed()
+        daemon.signins.page.changed()
         await gathered()
 
         assert ({AT_FIRST, AT_SECOND}, [AT_SECOND], []) == (both, one, doors.opened)
         waiting.append(FIRST)
-        house.signins.page.changed()
+        daemon.signins.page.changed()
         await gathered()
 
         assert [AT_FIRST] == doors.opened
@@ -95,14 +95,14 @@ async def test_the_page_is_up_as_long_as_an_account_waits() -> None:
 @in_trio_clock
 async def test_the_page_follows_the_registry() -> None:
     """It looks again when the registry says that other accounts wait, and at no other change."""
-    async with page_for() as (house, doors, waiting):
+    async with page_for() as (daemon, doors, waiting):
         await gathered()
         waiting.append(FIRST)
-        keeper = Keeper(FIRST, house.worker.acquire, SystemClock())
-        house.registry.tell(Change(keeper))
+        keeper = Keeper(FIRST, daemon.worker.acquire, SystemClock())
+        daemon.registry.tell(Change(keeper))
         await gathered()
         before = list(doors.opened)
-        house.registry.tell(Change(keeper, waiting=True))
+        daemon.registry.tell(Change(keeper, waiting=True))
         await gathered()
 
         assert ([], [AT_FIRST]) == (before, doors.opened)
@@ -111,13 +111,13 @@ async def test_the_page_follows_the_registry() -> None:
 @in_trio_clock
 async def test_the_page_has_an_address_of_its_own() -> None:
     """It is also at the configured address, and that is the one that people read."""
-    async with page_for(FIRST, ANY_PORT, NOT_HERE) as (house, doors, _):
-        house.registry.have_page("http://localhost:7070")
-        house.signins.page.changed()
+    async with page_for(FIRST, ANY_PORT, NOT_HERE) as (daemon, doors, _):
+        daemon.registry.have_page("http://localhost:7070")
+        daemon.signins.page.changed()
         await gathered()
 
         assert {AT_PAGE, AT_FIRST} == set(doors.opened)
-        told = {each.login: house.registry.where(each) for each in (FIRST, ANY_PORT, NOT_HERE)}
+        told = {each.login: daemon.registry.where(each) for each in (FIRST, ANY_PORT, NOT_HERE)}
         page = "http://localhost:7070/"
         assert {FIRST.login: page, ANY_PORT.login: page, NOT_HERE.login: ""} == told
 
@@ -125,26 +125,26 @@ async def test_the_page_has_an_address_of_its_own() -> None:
 @in_trio_clock
 async def test_without_a_fixed_port_there_is_no_page_before_a_flow() -> None:
     """cms opens no port that people could not know, and no page for accounts that it cannot sign in."""
-    async with page_for(ANY_PORT, NOT_HERE) as (house, doors, waiting):
+    async with page_for(ANY_PORT, NOT_HERE) as (daemon, doors, waiting):
         await gathered()
         none = list(doors.opened)
         waiting.remove(ANY_PORT)
-        house.registry.have_page("http://localhost:7070")
-        house.signins.page.changed()
+        daemon.registry.have_page("http://localhost:7070")
+        daemon.signins.page.changed()
         await gathered()
 
-        assert ([], [], "") == (none, doors.opened, house.registry.where(ANY_PORT))
+        assert ([], [], "") == (none, doors.opened, daemon.registry.where(ANY_PORT))
 
 
 @in_trio_clock
 async def test_no_page_comes_for_those_whom_it_does_not_sign_in() -> None:
     """An account that is signed in with a code does not open the page."""
     device = replace(FIRST, sign_in="device")
-    async with page_for(device, SECOND) as (house, doors, waiting):
+    async with page_for(device, SECOND) as (daemon, doors, waiting):
         await gathered()
-        with_another = list(doors.opened), house.registry.where(device)
+        with_another = list(doors.opened), daemon.registry.where(device)
         waiting.remove(SECOND)
-        house.signins.page.changed()
+        daemon.signins.page.changed()
         await gathered()
 
         assert (([AT_SECOND], ""), []) == (with_another, doors.opened)
@@ -153,11 +153,11 @@ async def test_no_page_comes_for_those_whom_it_does_not_sign_in() -> None:
 @in_trio_clock
 async def test_a_port_in_use_is_told_once_and_tried_again(capsys: pytest.CaptureFixture[str]) -> None:
     """The log names the program that has it; when that program has gone, the page comes up by itself."""
-    async with page_for(FIRST, SECOND) as (house, doors, _):
+    async with page_for(FIRST, SECOND) as (daemon, doors, _):
         doors.taken.add(AT_FIRST)
         await trio.sleep(5 * page_addresses.RETRY_SECONDS)
         said, tries = capsys.readouterr().out, doors.tries
-        elsewhere = house.registry.where(FIRST)
+        elsewhere = daemon.registry.where(FIRST)
         doors.taken.clear()
         await trio.sleep(2 * page_addresses.RETRY_SECONDS)
 
@@ -170,9 +170,9 @@ async def test_a_port_in_use_is_told_once_and_tried_again(capsys: pytest.Capture
 @in_trio_clock
 async def test_a_flow_shows_the_page_at_its_own_address() -> None:
     """The page is there while a sign-in is under way, also if its account was not waiting."""
-    async with page_for() as (house, doors, _):
-        house.registry.have_page("http://localhost:7070")
-        flow = house.signins.start(ANY_PORT, "browser")
+    async with page_for() as (daemon, doors, _):
+        daemon.registry.have_page("http://localhost:7070")
+        flow = daemon.signins.start(ANY_PORT, "browser")
         with flow.held():
             await flow.prompt()
 
@@ -186,10 +186,10 @@ async def test_a_flow_shows_the_page_at_its_own_address() -> None:
 @in_trio_clock
 async def test_a_flow_goes_on_without_the_pages_own_address() -> None:
     """If another program has that port, the page is where the browser comes back to."""
-    async with page_for() as (house, doors, _):
-        house.registry.have_page("http://localhost:7070")
+    async with page_for() as (daemon, doors, _):
+        daemon.registry.have_page("http://localhost:7070")
         doors.taken.add(AT_PAGE)
-        flow = house.signins.start(FIRST, "browser")
+        flow = daemon.signins.start(FIRST, "browser")
         with flow.held():
             await flow.prompt()
 
@@ -199,8 +199,8 @@ async def test_a_flow_goes_on_without_the_pages_own_address() -> None:
 @in_trio_clock
 async def test_the_page_stays_where_a_flow_ended_while_others_wait() -> None:
     """A person can sign in the next account at the same port, until none waits, for ten minutes."""
-    async with page_for(ANY_PORT, OTHER) as (house, doors, waiting):
-        flow = house.signins.start(ANY_PORT, "browser")
+    async with page_for(ANY_PORT, OTHER) as (daemon, doors, waiting):
+        flow = daemon.signins.start(ANY_PORT, "browser")
         with flow.held():
             await flow.prompt()
             await flow.redirected({"code": "x"})
@@ -210,14 +210,14 @@ async def test_the_page_stays_where_a_flow_ended_while_others_wait() -> None:
         await trio.sleep(page_addresses.STAY_SECONDS)
 
         assert ([4242], []) == ([each.port for each in there], doors.opened)
-        again = house.signins.start(ANY_PORT, "browser")
+        again = daemon.signins.start(ANY_PORT, "browser")
         with again.held():
             await again.prompt()
             await again.redirected({"code": "x"})
             await again.outcome()
         there = list(doors.opened)
         waiting.clear()
-        house.signins.page.changed()
+        daemon.signins.page.changed()
         await gathered()
 
         assert ([4242], []) == ([each.port for each in there], doors.opened)

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 import trio
-from support.sign_ins import GRANTED, SECRET, House, browsing, grant, running, visit
+from support.sign_ins import GRANTED, SECRET, SignInDaemon, browsing, grant, running, visit
 from support.trio_run import in_trio, in_trio_clock
 
 from cms.core.lifecycle import Refused, Transient, Trouble
@@ -25,34 +25,34 @@ BACK = "/back?code=the-code&state=state-of-a@example.test"
 @in_trio
 async def test_a_browser_comes_back_and_is_told_that_it_worked() -> None:
     """The redirect's fields reach the worker, and its outcome the page, the registry and the holder."""
-    async with browsing() as (house, flow):
+    async with browsing() as (daemon, flow):
         status, page = await visit(flow, BACK)
         outcome = await flow.outcome()
 
-    assert [{"code": "the-code", "state": "state-of-a@example.test"}] == house.worker.sessions[0].fields
+    assert [{"code": "the-code", "state": "state-of-a@example.test"}] == daemon.worker.sessions[0].fields
     assert (200, GRANTED) == (status, outcome)
     assert "A@example.test is signed in" in page
     assert SECRET not in page
-    assert [(grant(), GRANTED)] == house.registry.ends
-    assert 1 == len(house.registry.prompts)
+    assert [(grant(), GRANTED)] == daemon.registry.ends
+    assert 1 == len(daemon.registry.prompts)
 
 
 @in_trio
 async def test_a_form_post_works_as_well() -> None:
     """Entra may send the fields as a form, from its own origin."""
-    async with browsing() as (house, flow):
+    async with browsing() as (daemon, flow):
         form = "code=the-code&state=state-of-a%40example.test"
         status, _ = await visit(flow, "/back", method="POST", form=form, origin="https://login.example.test")
 
     assert 200 == status
-    assert "the-code" == house.worker.sessions[0].fields[0]["code"]
+    assert "the-code" == daemon.worker.sessions[0].fields[0]["code"]
 
 
 @in_trio
 async def test_a_failure_is_told_with_its_next_move() -> None:
     """What the provider refused is on the page, message and hint."""
-    async with browsing() as (house, flow):
-        house.worker.sessions[0].end = REFUSED
+    async with browsing() as (daemon, flow):
+        daemon.worker.sessions[0].end = REFUSED
         _, page = await visit(flow, "/back?error=access_denied&state=state-of-a@example.test")
 
     assert "consent is required" in page
@@ -62,8 +62,8 @@ async def test_a_failure_is_told_with_its_next_move() -> None:
 @in_trio
 async def test_the_end_is_in_the_log_with_its_next_move(capsys: pytest.CaptureFixture[str]) -> None:
     """The log alone says what happened and what to do."""
-    async with browsing() as (house, flow):
-        house.worker.sessions[0].end = REFUSED
+    async with browsing() as (daemon, flow):
+        daemon.worker.sessions[0].end = REFUSED
         await visit(flow, "/back?error=access_denied&state=state-of-a@example.test")
     ended = next(line for line in capsys.readouterr().out.splitlines() if "sign-in ended" in line)
 
@@ -84,70 +84,70 @@ async def test_the_end_is_in_the_log_with_its_next_move(capsys: pytest.CaptureFi
 @in_trio
 async def test_a_redirect_that_is_not_ours_changes_nothing(target: str) -> None:
     """A wrong state or path is refused, and the answer does not say what would be right."""
-    async with browsing() as (house, flow):
+    async with browsing() as (daemon, flow):
         status, page = await visit(flow, target)
 
     assert 400 == status
-    assert [] == house.worker.sessions[0].fields
+    assert [] == daemon.worker.sessions[0].fields
     assert "example.test" not in page
 
 
 @in_trio
 async def test_a_repeated_redirect_counts_once() -> None:
     """A browser that asks twice brings one code."""
-    async with browsing() as (house, flow):
+    async with browsing() as (daemon, flow):
         await flow.redirected({"code": "one"})
         await flow.redirected({"code": "two"})
 
-    assert [{"code": "one"}] == house.worker.sessions[0].fields
+    assert [{"code": "one"}] == daemon.worker.sessions[0].fields
 
 
 @in_trio
 async def test_the_last_page_can_be_loaded_again() -> None:
     """A browser that repeats the redirect gets the same page, and the worker hears of it once."""
-    async with browsing(lambda: [grant("b@example.test")]) as (house, flow):
+    async with browsing(lambda: [grant("b@example.test")]) as (daemon, flow):
         _, first = await visit(flow, BACK)
         await flow.outcome()
         status, again = await visit(flow, BACK)
 
     assert (200, first) == (status, again)
-    assert 1 == len(house.worker.sessions[0].fields)
+    assert 1 == len(daemon.worker.sessions[0].fields)
 
 
 @in_trio
 async def test_a_redirect_after_an_end_without_one_is_too_late() -> None:
     """A browser that comes back to a cancelled sign-in shows how it ended, and the worker hears nothing."""
-    async with browsing() as (house, flow):
+    async with browsing() as (daemon, flow):
         assert flow.address is not None
         # Another sign-in keeps the port open.
-        beside = house.signins.start(replace(OTHER, redirect_uri=flow.address.redirect_uri), "browser")
+        beside = daemon.signins.start(replace(OTHER, redirect_uri=flow.address.redirect_uri), "browser")
         with beside.held():
             await beside.prompt()
-            house.signins.start(grant(), "device")
+            daemon.signins.start(grant(), "device")
             status, page = await visit(flow, BACK)
 
     assert 200 == status
     assert "a newer sign-in with --device replaced this one" in page
-    assert [] == house.worker.sessions[0].fields
+    assert [] == daemon.worker.sessions[0].fields
 
 
 @in_trio
 async def test_a_stranger_is_not_served() -> None:
     """Another user's browser, or one whose user cannot be found, gets a refusal."""
     for uid in (os.getuid() + 1, -1):
-        async with browsing(uid=uid) as (house, flow):
-            house.uid = None if uid < 0 else uid
+        async with browsing(uid=uid) as (daemon, flow):
+            daemon.uid = None if uid < 0 else uid
             status, page = await visit(flow, BACK)
 
-        assert (403, []) == (status, house.worker.sessions[0].fields)
+        assert (403, []) == (status, daemon.worker.sessions[0].fields)
         assert ("status" not in page, True) == (True, "paste it into the terminal" in page)
 
 
 @in_trio
 async def test_root_is_served() -> None:
     """Root could read it all anyway, and some desktops' forwarders run as root."""
-    async with browsing() as (house, flow):
-        house.uid = 0
+    async with browsing() as (daemon, flow):
+        daemon.uid = 0
         status, _ = await visit(flow, "/")
 
     assert 200 == status
@@ -156,10 +156,10 @@ async def test_root_is_served() -> None:
 @in_trio
 async def test_a_foreign_host_name_is_refused() -> None:
     """A foreign name that DNS points at 127.0.0.1 is refused."""
-    async with browsing() as (house, flow):
+    async with browsing() as (daemon, flow):
         status, _ = await visit(flow, BACK, host="evil.example.test:80")
 
-    assert (400, []) == (status, house.worker.sessions[0].fields)
+    assert (400, []) == (status, daemon.worker.sessions[0].fields)
 
 
 @pytest.mark.parametrize(("method", "target", "expected"), [("GET", "/favicon.ico", 404), ("PUT", "/", 405)])
@@ -205,44 +205,44 @@ async def test_the_page_lists_who_waits_and_the_status() -> None:
 @in_trio
 async def test_a_button_starts_a_flow_and_goes_on_to_the_provider() -> None:
     """A POST from our own page starts the other account's sign-in, and no client has to hold it."""
-    async with browsing(lambda: [OTHER]) as (house, flow):
+    async with browsing(lambda: [OTHER]) as (daemon, flow):
         assert flow.address is not None
         origin = f"http://127.0.0.1:{flow.address.port}"
         status, page = await visit(flow, "/start", method="POST", form=f"grant={OTHER.key}", origin=origin)
-        session = house.worker.sessions[-1]
+        session = daemon.worker.sessions[-1]
 
         assert (200, "b@example.test") == (status, session.grant.login)
         assert "url=https://login.example.test/authorize?login_hint=b@example.test" in page
-        assert house.signins.awaited(OTHER).startswith("open http://127.0.0.1:")
+        assert daemon.signins.awaited(OTHER).startswith("open http://127.0.0.1:")
 
 
 @pytest.mark.parametrize("origin", ["", "https://evil.example.test", "http://evil.example.test", "null", "127.0.0.1:1"])
 @in_trio
 async def test_only_our_own_page_starts_flows(origin: str) -> None:
     """Another site's form, or one without an origin, starts nothing."""
-    async with browsing(lambda: [OTHER]) as (house, flow):
+    async with browsing(lambda: [OTHER]) as (daemon, flow):
         status, _ = await visit(flow, "/start", method="POST", form=f"grant={OTHER.key}", origin=origin)
 
-    assert (403, 1) == (status, len(house.worker.sessions))
+    assert (403, 1) == (status, len(daemon.worker.sessions))
 
 
 @in_trio
 async def test_only_who_waits_can_be_started() -> None:
     """A grant that is signed in, or is unknown, cannot be started from the page."""
-    async with browsing() as (house, flow):
+    async with browsing() as (daemon, flow):
         assert flow.address is not None
         origin = f"http://127.0.0.1:{flow.address.port}"
         status, _ = await visit(flow, "/start", method="POST", form=f"grant={OTHER.key}", origin=origin)
 
-    assert (404, 1) == (status, len(house.worker.sessions))
+    assert (404, 1) == (status, len(daemon.worker.sessions))
 
 
 @in_trio
 async def test_a_flow_that_cannot_start_says_so_on_the_page() -> None:
     """A sign-in that ends before its prompt is answered with a page too."""
-    async with browsing(lambda: [OTHER]) as (house, flow):
+    async with browsing(lambda: [OTHER]) as (daemon, flow):
         assert flow.address is not None
-        house.worker.early = Transient(Trouble("network", "the provider cannot be reached"))
+        daemon.worker.early = Transient(Trouble("network", "the provider cannot be reached"))
         origin = f"http://127.0.0.1:{flow.address.port}"
         status, page = await visit(flow, "/start", method="POST", form=f"grant={OTHER.key}", origin=origin)
 
@@ -265,48 +265,48 @@ async def test_after_one_account_the_page_leads_to_the_next() -> None:
 @in_trio
 async def test_two_flows_share_a_port_and_are_told_apart() -> None:
     """The state says whose redirect it is."""
-    async with browsing() as (house, flow):
+    async with browsing() as (daemon, flow):
         assert flow.address is not None
         there = replace(OTHER, redirect_uri=f"http://127.0.0.1:{flow.address.port}/back")
-        second = house.signins.start(there, "browser")
+        second = daemon.signins.start(there, "browser")
         with second.held():
             await second.prompt()
             await visit(flow, "/back?code=for-b&state=state-of-b@example.test")
             await second.outcome()
 
-    assert ([], "for-b") == (house.worker.sessions[0].fields, house.worker.sessions[1].fields[0]["code"])
+    assert ([], "for-b") == (daemon.worker.sessions[0].fields, daemon.worker.sessions[1].fields[0]["code"])
 
 
 @in_trio
 async def test_the_redirect_address_gets_the_port_that_is_listened_at() -> None:
     """A registration of http://127.0.0.1/back matches any port: the worker is told which."""
-    async with browsing() as (house, flow):
+    async with browsing() as (daemon, flow):
         assert flow.address is not None
         expected = f"http://127.0.0.1:{flow.address.port}/back"
 
-    assert expected == house.worker.sessions[0].grant.redirect_uri
+    assert expected == daemon.worker.sessions[0].grant.redirect_uri
 
 
 @in_trio
 async def test_a_sign_in_meets_what_its_provider_asked_for() -> None:
     """The worker is given the conditional-access challenge that the registry has of the grant, by every method."""
-    async with browsing() as (house, _):
-        flow = house.signins.start(OTHER, "device")
+    async with browsing() as (daemon, _):
+        flow = daemon.signins.start(OTHER, "device")
         with flow.held():
             await flow.prompt()
 
-    asked = [(each.method, each.claims) for each in house.worker.sessions]
+    asked = [(each.method, each.claims) for each in daemon.worker.sessions]
     assert [("browser", f"challenge of {grant().login}"), ("device", f"challenge of {OTHER.login}")] == asked
 
 
 @in_trio_clock
 async def test_a_redirect_that_leads_nowhere_here_is_pasted() -> None:
     """cms cannot listen at https://localhost: the sign-in is by pasting instead, and says why."""
-    async with running(House()) as house:
-        flow = house.signins.start(grant(redirect_uri="https://localhost"), "browser")
+    async with running(SignInDaemon()) as daemon:
+        flow = daemon.signins.start(grant(redirect_uri="https://localhost"), "browser")
         with flow.held():
             shown = await flow.prompt()
-            again = house.signins.start(grant(redirect_uri="https://localhost"), "browser")
+            again = daemon.signins.start(grant(redirect_uri="https://localhost"), "browser")
 
             assert isinstance(shown, Prompt)
             assert ("paste", "paste", flow) == (flow.method, shown.method, again)
@@ -317,11 +317,11 @@ async def test_a_redirect_that_leads_nowhere_here_is_pasted() -> None:
 @in_trio
 async def test_a_window_of_the_brokers_is_where_to_go() -> None:
     """Nothing listens for it, and no link leads to it."""
-    async with running(House()) as house:
-        flow = house.signins.start(grant(), "broker")
+    async with running(SignInDaemon()) as daemon:
+        flow = daemon.signins.start(grant(), "broker")
         with flow.held():
             assert isinstance(await flow.prompt(), Prompt)
-            awaited = house.signins.awaited(grant())
+            awaited = daemon.signins.awaited(grant())
 
     assert ("", "sign in in the window that Microsoft's broker has opened on this machine's desktop") == (
         flow.page,
@@ -332,23 +332,23 @@ async def test_a_window_of_the_brokers_is_where_to_go() -> None:
 @in_trio
 async def test_a_port_that_cannot_be_had_ends_the_flow_with_the_ways_around() -> None:
     """The message names the other ways to sign in."""
-    async with running(House()) as house:
+    async with running(SignInDaemon()) as daemon:
         with socket.create_server(("127.0.0.1", 0)) as other:
             taken = f"http://127.0.0.1:{other.getsockname()[1]}/back"
-            flow = house.signins.start(grant(redirect_uri=taken), "browser")
+            flow = daemon.signins.start(grant(redirect_uri=taken), "browser")
             with flow.held():
                 end = await flow.prompt()
 
     assert isinstance(end, Refused)
     assert "--device or --paste" in end.trouble.hint
-    assert [] == house.worker.sessions
+    assert [] == daemon.worker.sessions
 
 
 @in_trio
 async def test_settling_waits_for_the_last_page() -> None:
     """Without a daemon the command waits a moment for the browser's last page."""
-    async with browsing() as (house, _):
-        await house.signins.settle()
+    async with browsing() as (daemon, _):
+        await daemon.signins.settle()
 
 
 # --- flows without a browser, on a clock that jumps ---
@@ -357,25 +357,25 @@ async def test_settling_waits_for_the_last_page() -> None:
 @in_trio_clock
 async def test_one_flow_for_each_grant_and_method() -> None:
     """A second login joins the first and gets the same prompt."""
-    async with running(House()) as house:
-        first = house.signins.start(grant(), "device")
+    async with running(SignInDaemon()) as daemon:
+        first = daemon.signins.start(grant(), "device")
         with first.held():
-            second = house.signins.start(grant(), "device")
+            second = daemon.signins.start(grant(), "device")
             shown = await second.prompt()
 
         assert first is second
         assert isinstance(shown, Prompt)
-        assert "ABCD-1234" in house.signins.awaited(grant())
+        assert "ABCD-1234" in daemon.signins.awaited(grant())
 
 
 @in_trio_clock
 async def test_another_method_takes_the_place() -> None:
     """A login with --paste replaces one with --device, which is told why it ended."""
-    async with running(House()) as house:
-        first = house.signins.start(grant(), "device")
+    async with running(SignInDaemon()) as daemon:
+        first = daemon.signins.start(grant(), "device")
         with first.held():
             await first.prompt()
-            second = house.signins.start(grant(), "paste")
+            second = daemon.signins.start(grant(), "paste")
             with second.held():
                 end = await first.outcome()
                 shown = await second.prompt()
@@ -384,17 +384,17 @@ async def test_another_method_takes_the_place() -> None:
                 assert isinstance(end, Refused)
                 assert "--paste" in end.trouble.message
                 assert isinstance(shown, Prompt)
-                assert [house.worker.sessions[0]] == house.worker.left
-                assert "--paste" in house.signins.awaited(grant())
+                assert [daemon.worker.sessions[0]] == daemon.worker.left
+                assert "--paste" in daemon.signins.awaited(grant())
 
 
 @in_trio_clock
 async def test_a_flow_ends_with_its_last_holder() -> None:
     """When the last client that asked has left, the worker's sign-in is cancelled."""
-    async with running(House()) as house:
-        flow = house.signins.start(grant(), "device")
+    async with running(SignInDaemon()) as daemon:
+        flow = daemon.signins.start(grant(), "device")
         with flow.held():
-            with house.signins.start(grant(), "device").held():
+            with daemon.signins.start(grant(), "device").held():
                 await flow.prompt()
             await trio.testing.wait_all_tasks_blocked()
 
@@ -403,16 +403,16 @@ async def test_a_flow_ends_with_its_last_holder() -> None:
 
         assert isinstance(end, Refused)
         assert "cancelled" == end.trouble.kind
-        assert house.worker.sessions == house.worker.left
-        assert "" == house.signins.awaited(grant())
+        assert daemon.worker.sessions == daemon.worker.left
+        assert "" == daemon.signins.awaited(grant())
 
 
 @in_trio_clock
 async def test_a_sign_in_has_ten_minutes() -> None:
     """A sign-in that is not completed ends after ten minutes."""
-    async with running(House()) as house:
+    async with running(SignInDaemon()) as daemon:
         before = trio.current_time()
-        flow = house.signins.start(grant(), "device")
+        flow = daemon.signins.start(grant(), "device")
         with flow.held():
             end = await flow.outcome()
 
@@ -424,11 +424,11 @@ async def test_a_sign_in_has_ten_minutes() -> None:
 @in_trio_clock
 async def test_a_device_code_that_ran_out_may_have_been_blocked() -> None:
     """A policy shows in the browser only, so the hint names it and the other ways; cms or Entra may notice the time."""
-    async with running(House()) as house:
+    async with running(SignInDaemon()) as daemon:
         ends = []
         for early in (None, Refused(Trouble("expired", "the code has expired", "again"))):
-            house.worker.early = early
-            flow = house.signins.start(grant(), "device")
+            daemon.worker.early = early
+            flow = daemon.signins.start(grant(), "device")
             with flow.held():
                 ends.append(await flow.outcome())
 
@@ -443,11 +443,11 @@ async def test_a_device_code_that_ran_out_may_have_been_blocked() -> None:
 @in_trio_clock
 async def test_a_sign_in_without_an_answer_may_have_been_refused(method: str) -> None:
     """The hint names an administrator's approval and what to do with a number; cms or Entra may notice the time."""
-    async with running(House()) as house:
+    async with running(SignInDaemon()) as daemon:
         ends = []
         for early in (None, Refused(Trouble("expired", "not in time", "again"))):
-            house.worker.early = early
-            flow = house.signins.start(grant(), method)
+            daemon.worker.early = early
+            flow = daemon.signins.start(grant(), method)
             with flow.held():
                 ends.append(await flow.outcome())
 
@@ -467,9 +467,9 @@ async def test_a_sign_in_without_an_answer_may_have_been_refused(method: str) ->
 @in_trio_clock
 async def test_another_end_of_a_device_code_keeps_its_own_hint() -> None:
     """Only an expired code gets that explanation."""
-    async with running(House()) as house:
-        house.worker.early = REFUSED
-        flow = house.signins.start(grant(), "device")
+    async with running(SignInDaemon()) as daemon:
+        daemon.worker.early = REFUSED
+        flow = daemon.signins.start(grant(), "device")
         with flow.held():
             assert REFUSED == await flow.outcome()
 
@@ -477,12 +477,12 @@ async def test_another_end_of_a_device_code_keeps_its_own_hint() -> None:
 @in_trio_clock
 async def test_a_sign_out_gives_the_flow_up() -> None:
     """An account that was signed out or left the configuration cannot be signed in by an old prompt."""
-    async with running(House()) as house:
-        flow = house.signins.start(grant(), "device")
+    async with running(SignInDaemon()) as daemon:
+        flow = daemon.signins.start(grant(), "device")
         flow.keep()
         await flow.prompt()
-        house.signins.cancel(grant())
-        house.signins.cancel(OTHER)
+        daemon.signins.cancel(grant())
+        daemon.signins.cancel(OTHER)
         end = await flow.outcome()
 
     assert isinstance(end, Refused)
@@ -491,20 +491,20 @@ async def test_a_sign_out_gives_the_flow_up() -> None:
 @in_trio_clock
 async def test_a_flow_that_never_gets_to_a_prompt_ends_there() -> None:
     """prompt() gives the end where there was nothing to show."""
-    async with running(House()) as house:
-        house.worker.early = REFUSED
-        flow = house.signins.start(grant(), "device")
+    async with running(SignInDaemon()) as daemon:
+        daemon.worker.early = REFUSED
+        flow = daemon.signins.start(grant(), "device")
         with flow.held():
-            assert "" == house.signins.awaited(grant())
+            assert "" == daemon.signins.awaited(grant())
             assert REFUSED == await flow.prompt()
 
 
 @in_trio_clock
 async def test_stopping_ends_every_flow() -> None:
     """Clients that wait for a sign-in when cms stops are told that it ended."""
-    house = House()
-    async with running(house):
-        flow = house.signins.start(grant(), "device")
+    daemon = SignInDaemon()
+    async with running(daemon):
+        flow = daemon.signins.start(grant(), "device")
         flow.keep()
         await flow.prompt()
 
@@ -517,7 +517,7 @@ async def test_the_page_says_who_cannot_be_signed_in_there() -> None:
     device = replace(grant("e@example.test"), sign_in="device")
     begun = replace(grant("a@example.test"), sign_in="paste")
     odd = replace(grant("o'connor@example.test"), sign_in="device")
-    async with browsing(lambda: [NOT_HERE, grant("", "https://localhost"), device, odd, begun]) as (house, flow):
+    async with browsing(lambda: [NOT_HERE, grant("", "https://localhost"), device, odd, begun]) as (daemon, flow):
         assert flow.address is not None
         _, page = await visit(flow, "/")
         origin = f"http://127.0.0.1:{flow.address.port}"
@@ -532,4 +532,4 @@ async def test_the_page_says_who_cannot_be_signed_in_there() -> None:
     assert ["cms", "login", "o'connor@example.test"] == shlex.split(quoted)
     # It has been begun in a browser all the same.
     assert "a@example.test: run" not in page
-    assert 1 == len(house.worker.sessions)
+    assert 1 == len(daemon.worker.sessions)

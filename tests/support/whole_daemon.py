@@ -1,11 +1,11 @@
 """The whole daemon in this process, on a clock that a test sets forward: a real worker process, real TLS, real sockets.
 
-    @in_house
+    @on_moving_clock
     async def test_...(tmp_path: Path) -> None:
-        async with open_house(tmp_path) as house:
-            await house.sign_in(ANN)
-            await house.pass_time(HOUR)
-            token = await house.token(ANN)
+        async with whole_daemon(tmp_path) as daemon:
+            await daemon.sign_in(ANN)
+            await daemon.pass_time(HOUR)
+            token = await daemon.token(ANN)
 
 trio's clock goes on in real time and is set forward together with the machine's: see `pass_time` and `suspend`.
 """
@@ -54,7 +54,7 @@ Test = TypeVar("Test", bound=Callable[..., Awaitable[None]])
 T = TypeVar("T")
 
 
-def in_house(test: Test) -> Callable[..., None]:
+def on_moving_clock(test: Test) -> Callable[..., None]:
     """Run an async test in real time, on a clock that `pass_time` sets forward; bounded by the machine's clock."""
 
     @functools.wraps(test)
@@ -88,7 +88,7 @@ async def until(condition: Callable[[], T], what: str) -> T:
 
 
 @dataclass
-class House:
+class WholeDaemon:
     """A daemon that runs. `state` is its state folder, `links` are the addresses that sign-ins have led to."""
 
     folder: Path
@@ -234,7 +234,7 @@ def _arguments(process: int) -> list[str]:
 
 
 @asynccontextmanager
-async def open_house(
+async def whole_daemon(
     folder: Path,
     users: Sequence[str] = (ANN,),
     *,
@@ -246,12 +246,12 @@ async def open_house(
     life: float = HOUR,
     state: Path | None = None,
     **options: Any,
-) -> AsyncIterator[House]:
+) -> AsyncIterator[WholeDaemon]:
     """Run a daemon for these users, who have signed in, over a separate sandbox.
 
     `key` is what Vault(key=...) names, "" for no such directive; `environment` what the worker has beside the usual;
-    `program` the worker's; `life` a token's in seconds; `state` the state folder, if not one of the
-    house's own; further `options` are of `AppOptions`.
+    `program` the worker's; `life` a token's in seconds; `state` the state folder, if not
+    the usual one; further `options` are of `AppOptions`.
     """
     clock, state = MovingClock(folder / "clock"), state or folder / "state"
     with Entra(users, now=clock.truth, token_life=life) as entra:
@@ -270,12 +270,12 @@ async def open_house(
             **options,
         )
         async with trio.open_nursery() as nursery:
-            house = House(folder, entra, clock, await nursery.start(run, chosen), state)
+            daemon = WholeDaemon(folder, entra, clock, await nursery.start(run, chosen), state)
             # The first look into the vault finds nothing; a sign-in that is faster would be redeemed by it.
-            await house.settled()
+            await daemon.settled()
             for user in users if signed_in else ():
-                await house.sign_in(user)
-            yield house
+                await daemon.sign_in(user)
+            yield daemon
             entra.faults.clear()
             nursery.cancel_scope.cancel()
 
