@@ -31,6 +31,7 @@ from cms_oauth.mailtest.dialogue import Dialogue, Place, Refused, place_of
 from cms_oauth.mailtest.imap import test_imap
 from cms_oauth.mailtest.pop import test_pop
 from cms_oauth.mailtest.smtp import smtp_text, test_smtp
+from cms_oauth.tls import client_context
 
 # Exchange answers within a second or two, an overloaded server within 30; this is for everything.
 TEST_SECONDS = 60.0
@@ -89,7 +90,7 @@ def run(
     given = Evidence(claims=claims_of(token), personal=personal, skew=skew)
     try:
         with _deadline(seconds):
-            _TESTS[test](place, dialogue, _context())
+            _TESTS[test](place, dialogue, client_context())
     except Refused as refused:
         reply = dialogue.mask(refused.text)
         code = "unavailable" if refused.temporary else "denied"
@@ -119,17 +120,6 @@ def _evidence(given: Evidence, place: Place, dialogue: Dialogue) -> Evidence:
         greeting=dialogue.greeting,
         challenge=dialogue.challenge,
     )
-
-
-def _context() -> ssl.SSLContext:
-    """Return what TLS is made with: certificate and host name verified against the system's authorities.
-
-    SSL_CERT_FILE names others. Not `create_default_context`, which writes the session's keys where SSLKEYLOGFILE says.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_default_certs()
-    return context
 
 
 @contextmanager

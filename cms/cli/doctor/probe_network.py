@@ -23,6 +23,7 @@ import certifi
 
 from cms.cli.doctor.assess import Https, Names, Reached
 from cms.core.accounts import Proxy
+from cms_oauth.tls import client_context
 
 # For one step of a probe: a name, a connection, an answer.
 STEP_SECONDS = 4.0
@@ -100,7 +101,7 @@ def https(
     """Ask a login host for its time, over TLS; where its certificate is not trusted, look at whose it is."""
     known = Https(where.place, proxy=where.proxy, ca=where.ca)
     try:
-        with closing(_connection(where, _context(authorities(where.ca, environ)), seconds)) as connection:
+        with closing(_connection(where, client_context(authorities(where.ca, environ)), seconds)) as connection:
             connection.connect()
             seen = _seen(known, connection.sock)
             return replace(seen, skew=_skew(connection, wall))
@@ -114,14 +115,6 @@ def _in_words(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
-
-
-def _context(authorities: str) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    folder = Path(authorities).is_dir()
-    context.load_verify_locations(capath=authorities if folder else None, cafile=None if folder else authorities)
-    return context
 
 
 def _connection(where: Door, context: ssl.SSLContext, seconds: float) -> http.client.HTTPSConnection:

@@ -759,11 +759,6 @@ def test_a_user_name_in_the_dialogue_is_not_taken_for_the_credential() -> None:
     assert "x <credential> y" == login.mask(f"x {TOKEN} y")
 
 
-def test_tls_is_1_2_at_least() -> None:
-    """As Exchange Online demands too."""
-    assert ssl.TLSVersion.TLSv1_2 <= mailtest._context().minimum_version
-
-
 def test_smtplib_is_not_loaded_by_the_client() -> None:
     """Nor are imaplib, poplib and ssl: tests alone pay for them."""
     import subprocess  # noqa: PLC0415 - for this one alone
