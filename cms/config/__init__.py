@@ -1,9 +1,10 @@
-"""The configuration: a file of Python in, a frozen `Config` or a `ConfigError` with file and line out.
+"""Reads the configuration: a Python file in, a frozen `Config` out, or a `ConfigError` with file and line.
 
-`load` asks `trust` who could have written the file, runs it once, and puts together what it has said. `directives` are
-the names that a file can use: `office365` (accounts), `serving` (sockets and files) and `settings` (the whole daemon). They
-check each argument by `arguments`, and leave what they build in the `Draft` of that load. `consistency` warns of accounts
-whose parts do not fit each other. `model` is what comes out.
+- `load` runs the file once and makes the `Config`. Before that, `trust` checks that no other user could change the file.
+- `directives` has the names that a file can use: `office365` (accounts), `serving` (sockets and files) and `settings`
+  (the whole daemon). Each checks its arguments with `arguments`, and puts what it builds into the `Draft` of that load.
+- `consistency` warns of accounts whose arguments do not fit together.
+- `model` is the result.
 
 May import core and system.
 """

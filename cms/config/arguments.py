@@ -1,7 +1,7 @@
-"""Checks of the arguments of directives: a value in, the checked value out, or a Mistake.
+"""Checks the arguments of directives: each function takes a value and returns it checked, or raises Mistake.
 
-Messages name the argument and what it takes. They do not quote what was given: it could be a secret in the wrong
-place, and the error names the line.
+Messages name the argument and what it takes. They do not quote the given value, which may be a secret in the wrong
+place; the error names the line.
 """
 
 from __future__ import annotations
@@ -17,37 +17,36 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from cms.core.accounts import METHODS, UNATTENDED, Scopes, Source
 from cms_oauth.microsoft import TENANT_WORDS
 
-# What a configuration gives: anything, until it is checked.
+# The value of an argument before it is checked: anything.
 Given: TypeAlias = object
 
 T = TypeVar("T")
 
-# RFC 5321: 64 octets of local part, the @, 255 of domain.
+# RFC 5321: 64 octets of local part, an @, 255 octets of domain.
 MAX_ADDRESS = 320
 
-# sockaddr_un has 108 bytes for a path, the last of which is a NUL.
+# sockaddr_un has 108 bytes for a path, and the last is a NUL.
 MAX_SOCKET_PATH = 107
 
-# Entra's shortest tokens live for an hour: more than 50 minutes before the end would be a request every few minutes.
+# Entra's shortest tokens live for an hour. More than 50 minutes before their end would mean a request every few minutes.
 MAX_REFRESH_BEFORE = 3000.0
 
-# The redirect address of the user's own application when the configuration names none. Entra compares everything of
-# a `http://localhost` redirect but its port, so a registration with `http://localhost` allows this. 8080 is the port
-# that people already forward over SSH for CMS.
+# The default redirect address of the user's own application. Entra ignores the port of a `http://localhost` redirect,
+# so a registration with `http://localhost` allows this. 8080 is the port that people already forward over SSH for CMS.
 OWN_REDIRECT = "http://localhost:8080"
 
-# Where CMS had its sign-in page.
+# The address of CMS's sign-in page.
 PAGE = "http://127.0.0.1:8080/"
 
-# The most that a number of seconds may be: a longer pause is a mistake.
+# The highest number of seconds: a longer pause is a mistake.
 DAY = 24 * 60 * 60.0
 
-# OpenID Connect's, less those that Entra does not know.
+# OpenID Connect's values of prompt, without those that Entra does not know.
 PROMPTS = ("login", "select_account", "consent", "none")
 
 SIGN_IN_WAYS = (*METHODS, *UNATTENDED)
 
-# MSAL adds these itself and refuses to be given them.
+# MSAL adds these itself, and raises an error if they are given.
 _OWN_SCOPES = frozenset({"openid", "profile", "offline_access"})
 
 # The nine bits that chmod(1) sets.
@@ -55,7 +54,7 @@ ALL_PERMISSIONS = 0o777
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1"})
 
-# Requests have 1,024 bytes for a protocol, its options and a user.
+# A request has 1,024 bytes for a protocol, its options and a user.
 MAX_PROTOCOL = 40
 _PROTOCOL = re.compile(rf"[A-Z][A-Z0-9_-]{{0,{MAX_PROTOCOL - 1}}}", re.ASCII)
 
@@ -66,7 +65,7 @@ _SCOPE = re.compile(r"((?:https|api)://[^/\s]+(?:/[^/\s]+)*)/([A-Za-z0-9._-]+)",
 
 
 class Mistake(Exception):
-    """The configuration says something that cannot be. The message ends without a full stop; `hint` is the remedy."""
+    """A directive cannot be used as it is written. The message has no full stop; `hint` says how to correct it."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message, hint)
@@ -75,24 +74,24 @@ class Mistake(Exception):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return a sentence that names the known word most like this one, or all of them where none is like it."""
+    """Return a hint that names the most similar known word, or all known words if none is similar."""
     by_lower = {each.lower(): each for each in known}
     found = difflib.get_close_matches(word.lower(), by_lower, n=1)
     return f"Did you mean {by_lower[found[0]]}?" if found else f"Known: {', '.join(by_lower.values())}"
 
 
 def kind_of(value: Given) -> str:
-    """Name a value's type, for messages that must not quote it."""
+    """Return a value's type in words, for messages that must not quote the value."""
     return "None" if value is None else f"a value of type {type(value).__name__}"
 
 
 def optional(given: Given, check: Callable[[Given], T]) -> T | None:
-    """Return an argument as it is checked, None where it was not given."""
+    """Return the checked argument, None if it was not given."""
     return None if given is None else check(given)
 
 
 def text(name: str, value: Given) -> str:
-    """Return a string without control characters, and not empty."""
+    """Return a string that is not empty and has no control characters."""
     if not isinstance(value, str):
         raise Mistake(f"{name}= is a string, not {kind_of(value)}")
     if not value or not value.isprintable():
@@ -101,25 +100,25 @@ def text(name: str, value: Given) -> str:
 
 
 def choices(name: str, value: Given, known: Sequence[str]) -> tuple[str, ...]:
-    """Return some of the known words, each once, in their own order; at least one."""
+    """Return one or more of the known words, each once, in the order of `known`."""
     given = [choice(name, each, known) for each in texts(name, value)]
     return tuple(each for each in known if each in given)
 
 
 def seconds(name: str, value: Given, least: float, *, zero: bool = False) -> float:
-    """Return seconds of a day at most, from `least` up; with `zero`, 0 as well."""
+    """Return a number of seconds from `least` to a day; with `zero`, 0 is allowed too."""
     fits = isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= DAY
     if not fits and not (zero and type(value) is int and value == 0):
         ways = f"0 for never, or from {least:.0f}" if zero else f"from {least:.0f}"
         raise Mistake(f"{name}= is a number of seconds: {ways} to {DAY:.0f}")
-    assert isinstance(value, int | float), "it fits"
+    assert isinstance(value, int | float), "checked above"
     return float(value)
 
 
 def command(name: str, value: Given, folder: str) -> tuple[str, ...]:
-    """Return a program and its arguments, from a list or from the program's path alone.
+    """Return a program and its arguments, from a list or from the path of a program.
 
-    A program without a slash is looked up in PATH; `~` is a home folder, and a relative path starts at `folder`.
+    A program without a slash is found in PATH; `~` is a home folder, and a relative path starts at `folder`.
     """
     given = value if isinstance(value, list | tuple) else [value]
     if not given:
@@ -150,14 +149,14 @@ def choice(name: str, value: Given, known: Sequence[str]) -> str:
 
 
 def sequence(name: str, value: Given) -> Sequence[Given]:
-    """Return a list or tuple. One bare value is a mistake that the message mends."""
+    """Return a list or tuple. For a single value the message says to write a list."""
     if not isinstance(value, list | tuple):
         raise Mistake(f"{name}= is a list, not {kind_of(value)}", f"Write {name}=[...]")
     return value
 
 
 def texts(name: str, value: Given) -> tuple[str, ...]:
-    """Return the strings of a list that is not empty, each once, in order."""
+    """Return the strings of a list, each once, in order. The list must not be empty."""
     found = tuple(dict.fromkeys(text(name, each) for each in sequence(name, value)))
     if not found:
         raise Mistake(f"{name}= is an empty list")
@@ -185,7 +184,7 @@ def tenant(value: Given) -> str:
 
 
 def guid(name: str, value: Given, names: Sequence[str]) -> str:
-    """Return a GUID in lower case, or one of the names that stand for one."""
+    """Return a GUID in lower case, or one of `names`."""
     given = text(name, value).lower()
     if given in names or _GUID.fullmatch(given):
         return given
@@ -202,13 +201,13 @@ def authority(value: Given) -> str:
     if parts.scheme != "https" or parts.path or "?" in given or "#" in given:
         raise Mistake(
             "authority= is https://HOST or https://HOST:PORT and nothing else",
-            "The tenant has an argument of its own, tenant=",
+            "The tenant has its own argument, tenant=",
         )
     return given.lower()
 
 
 def origin(value: Given) -> str | None:
-    """Return the Origin header's value; "" means no header although the registration has one."""
+    """Return the Origin header's value, None for "": no header, although the registration has one."""
     if value == "":
         return None
     given = text("origin", value)
@@ -219,7 +218,7 @@ def origin(value: Given) -> str | None:
 
 
 def redirect_uri(value: Given) -> str:
-    """Return a redirect address, as it was written: Entra compares it to the letter. Without a port: any free one."""
+    """Return a redirect address exactly as written, because Entra compares it like that. No port means any free port."""
     given = text("redirect_uri", value)
     parts = _url("redirect_uri", given)
     if parts.scheme not in {"http", "https"} or "#" in given:
@@ -242,7 +241,7 @@ def page(value: Given) -> str:
 
 
 def proxy(value: Given) -> tuple[str, str]:
-    """Return a proxy's `http://HOST:PORT`, and the user that it is asked as, "" for none."""
+    """Return a proxy's `http://HOST:PORT`, and the user that logs in to it, "" for none."""
     given = text("url", value)
     userinfo, at, _place = given.removeprefix("http://").rpartition("@")
     if ":" in userinfo:
@@ -253,13 +252,13 @@ def proxy(value: Given) -> tuple[str, str]:
     parts = _url("url", given.replace(f"{userinfo}{at}", "", 1))
     if parts.scheme != "http" or parts.port is None or parts.path not in ("", "/") or parts.query or parts.fragment:
         raise Mistake(
-            "url= is http://HOST:PORT", "What goes through is encrypted in any case: the proxy is asked for a tunnel"
+            "url= is http://HOST:PORT", "The connection to Entra is encrypted anyway: cms asks the proxy for a tunnel"
         )
     return f"http://{parts.netloc.lower()}", unquote(userinfo)
 
 
 def host(name: str, value: Given) -> str:
-    """Return a host's name, a domain's with or without a dot before it, or `*`; without a port."""
+    """Return the name of a host, or of a domain with or without a leading dot, or `*`. No port."""
     given = text(name, value).lower()
     if given != "*" and not _HOST.fullmatch(given):
         raise Mistake(
@@ -269,7 +268,7 @@ def host(name: str, value: Given) -> str:
 
 
 def mail_host(name: str, value: Given) -> str:
-    """Return a mail server's name, without a port: mail tools have that in their own configuration."""
+    """Return the host name of a mail server. No port: mail programs have that in their own configuration."""
     given = text(name, value).lower()
     if not _HOST.fullmatch(given) or given.startswith("."):
         raise Mistake(f"{name}= is a host's name such as outlook.office365.com", "Without a scheme or a port")
@@ -284,12 +283,12 @@ def _url(name: str, given: str) -> SplitResult:
     except ValueError:
         sound = False
     if not sound:
-        raise Mistake(f"{name}= is no address: the host, the port or both are wrong")
+        raise Mistake(f"{name}= is not a valid address: the host, the port or both are wrong")
     return parts
 
 
 def scopes(value: Given) -> Scopes:
-    """Return scopes that one token can have, sorted: full names, all of one resource."""
+    """Return scopes that one token can have, sorted: full names of one resource."""
     given = texts("scopes", value)
     if _OWN_SCOPES.intersection(given):
         raise Mistake("scopes= names openid, profile or offline_access", "Leave them out: every sign-in asks for them")
@@ -315,28 +314,28 @@ def refresh_before(value: Given) -> float:
 
 
 def secret(name: str, value: Given) -> Source:
-    """Return where a secret is read from. The secret itself is refused, and never quoted."""
+    """Return where to read a secret. A literal secret is refused, and never quoted."""
     if isinstance(value, Source):
         return value
     raise Mistake(
-        f"{name}= takes no literal: say where it is, not what it is",
+        f"{name}= takes no literal secret: name the place to read it from",
         f'{name}=File("PATH"), {name}=Credential("NAME") or {name}=Command(["PROGRAM", ...])',
     )
 
 
 def permissions(name: str, value: Given) -> int:
-    """Return permission bits of a socket: connecting needs the right to write."""
+    """Return permission bits of a socket. A program needs write permission to connect."""
     bits = _permission_bits(name, value)
     if not bits & 0o222:
-        raise Mistake(f"{name}= lets nobody connect: that takes the right to write", "0o600 is the owner's alone")
+        raise Mistake(f"{name}= lets no user connect: that needs write permission", "0o600 is for the owner only")
     return bits
 
 
 def file_permissions(name: str, value: Given) -> int:
-    """Return permission bits of a file that is there to be read."""
+    """Return permission bits of a file that its owner can read and other users cannot write."""
     bits = _permission_bits(name, value)
     if not bits & 0o400:
-        raise Mistake(f"{name}= keeps the file from its own owner", "0o600 is the owner's alone")
+        raise Mistake(f"{name}= does not let the file's owner read it", "0o600 is for the owner only")
     if bits & 0o022:
         raise Mistake(f"{name}= lets others write the file, and what they write is sent as a credential")
     return bits
@@ -352,7 +351,7 @@ def _permission_bits(name: str, value: Given) -> int:
 
 
 def protocol_name(name: str, value: Given) -> str:
-    """Return a name for a protocol, as requests have it before their first comma or space."""
+    """Return the name of a protocol: the part of a request before its first comma or space."""
     given = text(name, value)
     if not _PROTOCOL.fullmatch(given):
         raise Mistake(f"{name}= is capitals and digits such as GRAPH, {MAX_PROTOCOL} at most")
@@ -360,7 +359,7 @@ def protocol_name(name: str, value: Given) -> str:
 
 
 def path(name: str, value: Given, folder: str) -> str:
-    """Return an absolute path: `~` is a home folder, and a relative one starts at `folder`."""
+    """Return an absolute path: `~` is a home folder, and a relative path starts at `folder`."""
     given = text(name, os.fspath(value) if isinstance(value, os.PathLike) else value)
     try:
         return os.path.normpath(Path(folder) / Path(given).expanduser())
@@ -369,7 +368,7 @@ def path(name: str, value: Given, folder: str) -> str:
 
 
 def file_path(name: str, value: Given, folder: str) -> str:
-    """Return the absolute path of something that is no folder."""
+    """Return the absolute path of a file, socket or other thing that is not a folder."""
     found = path(name, value, folder)
     if str(value).endswith("/"):
         raise Mistake(f"{name}= ends with a slash, and that is a folder", "Name a file in it")
@@ -377,7 +376,7 @@ def file_path(name: str, value: Given, folder: str) -> str:
 
 
 def socket_path(value: Given, folder: str) -> str:
-    """Return the absolute path of a socket, which has room for fewer bytes than other paths."""
+    """Return the absolute path of a socket, which must be shorter than other paths."""
     found = file_path("path", value, folder)
     if len(os.fsencode(found)) > MAX_SOCKET_PATH:
         raise Mistake(f"path= is longer than the {MAX_SOCKET_PATH} bytes that a socket may have", f"It is {found}")

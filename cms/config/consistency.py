@@ -1,7 +1,7 @@
-"""Warns of an account whose cloud, tenant, user, scopes and application do not fit each other.
+"""Warns of an account whose cloud, tenant, user, scopes and application do not fit together.
 
-A table of rules over one account, without I/O. Each rule is a suspicion and only warns, since clouds differ and tenants
-have several domains; what is certainly wrong is refused where it is read (office365.py).
+`RULES` is a table of rules about one account; none does I/O. A rule only warns, because it can be wrong: clouds differ,
+and tenants have several domains. office365.py refuses what is certainly wrong.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from cms_oauth.microsoft import (
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One account. `user` is its mailbox; who signs in is `grant.login`. `scopes` are empty where it names none."""
+    """The account that the rules look at. `user` is its mailbox, `grant.login` who signs in. `scopes` may be empty."""
 
     grant: Grant
     cloud: Cloud
@@ -42,7 +42,7 @@ class Case:
 
     @property
     def person(self) -> str:
-        """Who signs in, or the mailbox if no person does."""
+        """The user who signs in, or the mailbox if no person signs in."""
         return self.grant.login or self.user
 
     @property
@@ -55,12 +55,12 @@ class Case:
 
 
 def warnings(case: Case) -> tuple[str, ...]:
-    """Return a sentence for each thing that does not fit, with what to write instead."""
+    """Return a sentence for each rule that does not hold, with what to write instead."""
     return tuple(found for rule in RULES if (found := rule(case)))
 
 
 def foreign(cloud: Cloud, scopes: Scopes) -> str:
-    """Return what is wrong with scopes that are for another cloud's resource, "" for none that is known to be."""
+    """Return what is wrong if a scope is for a resource of another cloud, "" if none is known to be."""
     for scope in scopes:
         host = urlsplit(scope).netloc.lower()
         clouds = RESOURCES.get(host, (cloud.name,))
@@ -91,7 +91,7 @@ def _foreign_scopes(case: Case) -> str:
 
 
 def _foreign_domain(case: Case) -> str:
-    """Tenants have no accounts in another cloud, and the domain that each begins with shows which it is in."""
+    """A tenant's accounts are all in one cloud, and its first domain (such as x.onmicrosoft.com) shows which."""
     for domain in (case.tenant, case.domain):
         for ending, clouds in INITIAL_DOMAINS.items():
             if domain.endswith(ending) and case.cloud.name not in clouds:
@@ -112,30 +112,30 @@ def _personal_tenant(case: Case) -> str:
     if case.cloud.name == "personal" or case.tenant not in PERSONAL_TENANTS or is_personal(case.domain):
         return ""
     return (
-        f'tenant="{case.tenant}" is for personal accounts only, and {case.person or "the account"} may be none: leave'
-        ' tenant= out, or say cloud="personal" instead of it'
+        f'tenant="{case.tenant}" is for personal accounts only, and {case.person or "the account"} may not be one: leave'
+        ' tenant= out, or write cloud="personal" instead'
     )
 
 
 def _personal_user(case: Case) -> str:
-    """A guest of a tenant has no mailbox in it."""
+    """A guest in a tenant has no mailbox there."""
     at_home = case.tenant in OPEN_TO_PERSONAL and case.cloud.name == "global"
-    # Of cloud="personal" with a tenant there is a warning already.
+    # For cloud="personal" with a tenant there is a warning already.
     if not is_personal(case.domain) or at_home or case.cloud.name == "personal":
         return ""
     return (
-        f"{case.person} is a personal account, which no organisation's tenant has a mailbox for: say"
+        f"{case.person} is a personal account, and an organisation's tenant has no mailbox for it: write"
         ' cloud="personal", and leave tenant= out'
     )
 
 
 def _two_tenants(case: Case) -> str:
-    """A tenant has one name below onmicrosoft.com as a rule, and its users have that or another domain."""
+    """A tenant usually has one name in onmicrosoft.com, and its users have that or another domain."""
     ending = ".onmicrosoft.com"
     if not (case.tenant.endswith(ending) and case.domain.endswith(ending)) or case.tenant == case.domain:
         return ""
     return (
-        f"{case.person} is of the tenant {case.domain}, and tenant= names {case.tenant}: say"
+        f"{case.person} is in the tenant {case.domain}, and tenant= names {case.tenant}: write"
         f' tenant="{case.domain}", unless both are one organisation\'s'
     )
 
@@ -155,13 +155,13 @@ def _device(case: Case) -> str:
     if case.grant.sign_in != "device" or known is None or known.device is not False:
         return ""
     return (
-        f'the application "{known.name}" is not known to allow sign_in="device", and cms cannot change that: say'
-        ' sign_in="paste", or register one of your own (docs/microsoft-setup.md)'
+        f'the application "{known.name}" probably does not allow sign_in="device": write sign_in="paste", or register'
+        " your own (docs/microsoft-setup.md)"
     )
 
 
 def _origin(case: Case) -> str:
-    """Entra refuses a redemption that says another platform than the redirect address is registered for."""
+    """Entra refuses a token request for another platform than the one that the redirect address is registered for."""
     known, grant = case.registration, case.grant
     if known is None or grant.redirect_uri != known.redirect_uri or bool(grant.origin) == bool(known.origin):
         return ""
@@ -171,7 +171,7 @@ def _origin(case: Case) -> str:
             " Entra refuses those without an Origin header (AADSTS9002327): leave origin= out"
         )
     return (
-        f'the application "{known.name}" is no single-page application, and Entra refuses an Origin header then'
+        f'the application "{known.name}" is not a single-page application, so Entra refuses an Origin header'
         " (AADSTS9002326): leave origin= out"
     )
 

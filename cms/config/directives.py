@@ -1,7 +1,7 @@
-"""What a configuration file can say: the directives by name, and how each is called.
+"""The names that a configuration file can use: the table of directives, and how they are called.
 
-Each directive checks its arguments (arguments.py), builds what it says and leaves that in the `Draft` of its load. What
-is wrong is a Mistake; which line it stands in is found on the call stack.
+A directive checks its arguments (arguments.py) and puts what it builds into the `Draft` of its load. It raises Mistake
+for an error; the line is found on the call stack.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from cms.config.draft import MOVES_NO_MAIL, Draft, IgnoredHandle
 
 T = TypeVar("T")
 
-# Directives of CMS that cms has no use for, and why.
+# CMS's directives that cms ignores, and why.
 _IGNORED = {
     "MailDir": MOVES_NO_MAIL,
     "GMail": "cms serves tokens and moves no mail, and serves Microsoft accounts only: mbsync does that, with pizauth"
@@ -28,7 +28,7 @@ _IGNORED = {
 
 
 def namespace(draft: Draft) -> dict[str, Given]:
-    """Return what the file's names mean before its first line."""
+    """Return the global names that the file starts with."""
     directives: dict[str, Callable[..., Given]] = {
         "Office365_Account": partial(office365.office365_account, draft),
         "Office365": partial(office365.office365, draft),
@@ -55,7 +55,7 @@ def _ignore(draft: Draft, directive: str, /, *_: Given, **__: Given) -> IgnoredH
 
 
 class _Cfg:
-    """CMS's `cfg`: the file may set its one documented attribute, a function that sorts mail into folders."""
+    """CMS's `cfg` object. A file may set its one documented attribute, a function that sorts mail; cms ignores it."""
 
     _draft: Draft
 
@@ -69,7 +69,7 @@ class _Cfg:
 
 
 def _checked(name: str, directive: Callable[..., T]) -> Callable[..., T]:
-    """Return the directive with faults of its argument list told as Mistakes, and its name before every Mistake."""
+    """Wrap a directive: wrong argument lists become Mistakes too, and every Mistake begins with the directive's name."""
     signature = inspect.signature(directive)
     known = [each.name for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
     takes_anything = len(known) < len(signature.parameters)

@@ -1,4 +1,4 @@
-"""What one run of a configuration file has said so far: the only place where a load leaves anything."""
+"""Collects what one run of a configuration file says. Directives store their results here and nowhere else."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from cms.core.accounts import Account, Proxy, Scopes, Source
 from cms.core.notices import Hook
 from cms_oauth.microsoft import Cloud
 
-# What is said of the directives of CMS that download mail.
+# The message for CMS's directives that download mail.
 MOVES_NO_MAIL = "cms serves tokens and moves no mail: mbsync does that, with a token from cms-oauth"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AccountHandle:
-    """What Office365_Account returns. Each is itself and equal to no other.
+    """What Office365_Account returns. Compared by identity.
 
-    What the rest of the file decides is missing in `account`: scopes, scope sets and the mailbox. `scopes` are the
-    account's own for mail, None where its cloud has them.
+    `account` is not complete: the rest of the file decides its scopes, scope sets and mailbox. `scopes` are the
+    account's own scopes for mail, None for those of its cloud.
     """
 
     line: int
@@ -35,26 +35,26 @@ class AccountHandle:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class IgnoredHandle:
-    """What a directive returns that cms has no use for."""
+    """What an ignored directive returns, so that the file can pass it on."""
 
     directive: str
 
 
 @dataclass(frozen=True, slots=True)
 class ProtocolHandle:
-    """What Protocol returns: a name that requests may have where a mail protocol stands, and what its tokens are for."""
+    """What Protocol returns: a protocol name that clients can request besides the mail protocols, and its scopes."""
 
     name: str
     scopes: Scopes
 
 
 def identity(account: Account) -> tuple[str, str]:
-    """Return what tells one account of a file from the others, finished or not."""
+    """Return what identifies an account within a file, complete or not."""
     return account.user.casefold(), account.grant.key
 
 
 def account_of(name: str, given: Given) -> AccountHandle:
-    """Return the account that an argument of this name was given."""
+    """Check that an argument is what Office365_Account returned, and return it. `name` is the argument's."""
     if isinstance(given, AccountHandle):
         return given
     what = f"what {given.directive} returned" if isinstance(given, IgnoredHandle) else arguments.kind_of(given)
@@ -62,7 +62,7 @@ def account_of(name: str, given: Given) -> AccountHandle:
 
 
 class Draft:
-    """A configuration in the making. The accounts of `sockets` and `files` lack what `AccountHandle.account` lacks."""
+    """A configuration while its file runs. The accounts in `sockets` and `files` are not complete (see AccountHandle)."""
 
     def __init__(self, file: str, system: trust.System) -> None:
         self.file = file
@@ -71,7 +71,7 @@ class Draft:
         self.accounts: list[AccountHandle] = []
         self.sockets: list[SocketSpec] = []
         self.files: list[FileSpec] = []
-        # The protocols with scopes of their own, by name.
+        # The protocols that the file defines, by name.
         self.protocols: dict[str, ProtocolHandle] = {}
         self.mailboxes: dict[AccountHandle, str] = {}
         self.vault_key: Source | None = None
@@ -81,22 +81,22 @@ class Draft:
         self.page = ""
         self.proxy: Proxy | None = None
         self.warnings: list[str] = []
-        # What cms reads, by resolved path: none of it may be where it writes.
+        # The files that cms reads, by resolved path: cms must not write to any of them.
         self._reads = {os.path.realpath(file): "the configuration itself"}
-        # The directives that a file may have once, with their lines.
+        # The directives that may occur only once, with their lines.
         self._once: dict[str, int] = {}
 
     def line(self) -> int:
-        """Return the line of the file that is running: the innermost, if the file defines functions."""
+        """Return the line of the file that runs now: the innermost, if the file calls its own functions."""
         stack = traceback.walk_stack(inspect.currentframe())
         return next(line for frame, line in stack if frame.f_code.co_filename == self.file)
 
     def warn(self, line: int, message: str) -> None:
-        """Keep a sentence for the log and for `cms check`."""
+        """Store a warning for the log and for `cms check`."""
         self.warnings.append(f"{self.file}:{line}: {message}")
 
     def once(self, directive: str) -> None:
-        """Refuse a directive that the file has had already."""
+        """Raise Mistake if the file has this directive already."""
         if directive in self._once:
             raise Mistake(
                 f"a second {directive}; the first is in line {self._once[directive]}",
@@ -105,7 +105,7 @@ class Draft:
         self._once[directive] = self.line()
 
     def writes(self, path: str) -> str:
-        """Return a path for a socket or a file, unless cms has something else there."""
+        """Return a path for a socket or a token file. Raises Mistake if cms already reads or writes there."""
         real = os.path.realpath(path)
         if real in self._reads:
             raise Mistake(f"{path} is {self._reads[real]}, which cms reads", "One path each")
@@ -114,7 +114,7 @@ class Draft:
         return path
 
     def reads(self, path: str, what: str) -> str:
-        """Return a path, and remember that cms reads it, unless cms writes there."""
+        """Return a path, and remember that cms reads it. Raises Mistake if cms writes there."""
         real = os.path.realpath(path)
         if real in self._written():
             raise Mistake(f"line {self._written()[real]} writes to {path}", "One path each")
@@ -122,6 +122,6 @@ class Draft:
         return path
 
     def _written(self) -> dict[str, int]:
-        """Return where cms puts sockets and files, resolved, with the line that says so."""
+        """Return the resolved paths of the sockets and token files, with the line of each."""
         said: list[SocketSpec | FileSpec] = [*self.sockets, *self.files]
         return {os.path.realpath(each.path): each.line for each in said}

@@ -1,6 +1,6 @@
-"""The configuration: a Python file in, a `Config` out. `load` is the one function here that does I/O.
+"""Loads the configuration: runs the Python file and returns a `Config`.
 
-Every fault of the file, from a wrong argument to a syntax error, is a ConfigError that names the file and the line.
+Every error in the file, from a wrong argument to a syntax error, is a ConfigError that names the file and the line.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from cms.config.trust import SYSTEM, System
 from cms.core.accounts import ALL_CONSENTED, Account, Grant, Scopes, app_scopes, mail_scopes, resource
 from cms_oauth.microsoft import PERMISSIONS
 
-# An exception of the file's own is told on one line: this much of it says what it is about.
+# An exception that the file raises is shown on one line, cut off at this length.
 MAX_TOLD = 200
 
 
 def load(path: str, *, system: System = SYSTEM) -> Config:
-    """Run the configuration file once and return what it says. Raises ConfigError.
+    """Run the configuration file once and return its `Config`. Raises ConfigError.
 
-    `system` answers what the load asks of the machine. The file is a program and may take its time: callers give it a
-    thread and LOAD_SECONDS.
+    `system` answers questions about the machine. The file is a program and may never end: callers run this in a thread
+    and wait for at most LOAD_SECONDS.
     """
     draft = Draft(path, system)
-    # Raised here and not where it was found: nothing that travels with the error leads back into the file, whose
-    # lines a traceback would print.
+    # Raised here and not where it was found, so that its traceback has no frames of the file: a traceback prints source
+    # lines, which may contain secrets.
     fault = _run(_read(path, system), draft)
     if fault:
         raise fault
@@ -50,19 +50,19 @@ def _read(path: str, system: System) -> bytes:
 
 
 def _run(source: bytes, draft: Draft) -> ConfigError | None:
-    """Run the file, and return what was wrong with it."""
+    """Run the file, and return its error, None if there is none."""
     names: dict[str, object] = {"__name__": "cms_configuration", "__file__": draft.file} | namespace(draft)
     try:
-        # S102: a configuration is a Python program; who may have written it has been checked.
+        # S102: a configuration is a Python program, and `trust` has checked who can write it.
         exec(compile(source, draft.file, "exec", dont_inherit=True), names)  # noqa: S102
-    # BLE001: whatever the program raises is told as its fault.
+    # BLE001: any exception that the program raises is an error of the file.
     except (Exception, SystemExit) as error:  # noqa: BLE001
         return _told(error, draft.file, [name for name in names if not name.startswith("_")])
     return None
 
 
 def _told(error: BaseException, file: str, known: list[str]) -> ConfigError:
-    """Say in one sentence what a file raised, and in which of its lines."""
+    """Return the error for what a file raised: one sentence, and the line."""
     line = _line_of(error, file)
     match error:
         case Mistake(message=message, hint=hint):
@@ -77,33 +77,33 @@ def _told(error: BaseException, file: str, known: list[str]) -> ConfigError:
         case NameError(name=str(name)):
             return ConfigError(file, line, f"the name {name} means nothing here", nearest(name, known))
         case SystemExit():
-            return ConfigError(file, line, "it ends the program here, and a configuration may not")
+            return ConfigError(file, line, "it ends the program here, which a configuration may not do")
     return ConfigError(file, line, _in_words(error))
 
 
 def _line_of(error: BaseException, file: str) -> int | None:
-    """Return the file's innermost line on the way to this error."""
+    """Return the line of the file, the innermost, that led to this error; None if there is none."""
     lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == file]
     return lines[-1] if lines else None
 
 
 def _raised_in(error: BaseException, file: str) -> bool:
-    """Whether the file itself raised this error, and nothing that it called."""
+    """True if the file itself raised this error, not something that it called."""
     *_, (frame, _line) = traceback.walk_tb(error.__traceback__)
     return frame.f_code.co_filename == file
 
 
 def _in_words(error: BaseException) -> str:
-    """Return an exception as Python tells it, on one line of bearable length."""
+    """Return an exception as Python prints it, on one short line."""
     words = " ".join(traceback.format_exception_only(type(error), error)[0].split())
     return words if len(words) <= MAX_TOLD else f"{words[:MAX_TOLD]}..."
 
 
 def _compose(draft: Draft) -> Config:
-    """Return what a whole file says once every directive is known."""
+    """Return the `Config` of a file that has run to its end."""
     file = draft.file
     if not draft.accounts:
-        # Refused rather than obeyed: a file that was emptied by accident must not take a running daemon's accounts.
+        # An error, so that a file that was emptied by accident does not remove a running daemon's accounts.
         raise ConfigError(file, None, "it names no account", 'Begin with account = Office365_Account(user="...")')
     _check_agreement(file, draft.accounts)
     protocols = _protocols_of(draft)
@@ -135,7 +135,7 @@ def _compose(draft: Draft) -> Config:
 
 
 def _check_agreement(file: str, handles: list[AccountHandle]) -> None:
-    """Refuse two accounts that are one sign-in and disagree about how it is done."""
+    """Raise ConfigError if two accounts have the same sign-in but different settings for it."""
     firsts: dict[str, AccountHandle] = {}
     for handle in handles:
         first = firsts.setdefault(handle.account.grant.key, handle)
@@ -150,7 +150,7 @@ def _check_agreement(file: str, handles: list[AccountHandle]) -> None:
 
 
 def _protocols_of(draft: Draft) -> dict[AccountHandle, tuple[str, ...]]:
-    """Return what each account is for: the protocols of its sockets and files, and IMAP where Office365 names it."""
+    """Return each account's protocols: those of its sockets and files, and IMAP if Office365 names it."""
     wanted: dict[tuple[str, str], set[str]] = {identity(each.account): set() for each in draft.accounts}
     for socket in draft.sockets:
         for account in socket.accounts:
@@ -165,7 +165,7 @@ def _protocols_of(draft: Draft) -> dict[AccountHandle, tuple[str, ...]]:
 
 def _warn_of_idle(draft: Draft, protocols: Mapping[AccountHandle, tuple[str, ...]]) -> None:
     if not draft.sockets and not draft.files:
-        draft.warnings.append(f"{draft.file}: there is no CredentialServer, so nobody can ask for a token")
+        draft.warnings.append(f"{draft.file}: there is no CredentialServer, so no program can ask for a token")
     for handle, names in protocols.items():
         if not names:
             whose = handle.account.user or "this account"
@@ -173,7 +173,7 @@ def _warn_of_idle(draft: Draft, protocols: Mapping[AccountHandle, tuple[str, ...
 
 
 def _warn_of_resources(draft: Draft, accounts: Mapping[AccountHandle, Account]) -> None:
-    """Say where a Protocol is for another cloud than that of an account which it is served for."""
+    """Warn of each Protocol that is for another cloud than that of an account it is served for."""
     for handle, account in accounts.items():
         for name, scopes in account.scopes.items():
             wrong = "" if name in PERMISSIONS else foreign(handle.cloud, scopes)
@@ -182,10 +182,10 @@ def _warn_of_resources(draft: Draft, accounts: Mapping[AccountHandle, Account]) 
 
 
 def _accounts(draft: Draft, protocols: Mapping[AccountHandle, tuple[str, ...]]) -> dict[AccountHandle, Account]:
-    """Return the accounts that are for something. Those over one Grant share its tokens, one for each resource."""
+    """Return the accounts that are served, complete. Accounts with the same Grant share its tokens, one per resource."""
     scopes = _scopes(draft, {handle: names for handle, names in protocols.items() if names})
     sets: dict[str, list[Scopes]] = {handle.account.grant.key: [] for handle in scopes}
-    # A sign-in's own token is that of the first set: mail before anything else.
+    # A sign-in returns the token of the first set, so mail comes first.
     for is_mail in (True, False):
         for handle, each in scopes.items():
             found = [found for name, found in each.items() if (name in PERMISSIONS) == is_mail]
@@ -202,7 +202,7 @@ def _accounts(draft: Draft, protocols: Mapping[AccountHandle, tuple[str, ...]]) 
 
 
 def _scopes(draft: Draft, used: Mapping[AccountHandle, tuple[str, ...]]) -> dict[AccountHandle, dict[str, Scopes]]:
-    """Return each account's scopes by protocol: mail protocols of one Grant and resource have one token together."""
+    """Return each account's scopes by protocol. Mail protocols of the same Grant and resource share one token."""
     shared: dict[tuple[str, str], set[str]] = {}
     for handle, names in used.items():
         shared.setdefault((handle.account.grant.key, handle.cloud.resource), set()).update(names)
@@ -217,7 +217,7 @@ def _scopes(draft: Draft, used: Mapping[AccountHandle, tuple[str, ...]]) -> dict
 
 
 def _check_app_scopes(file: str, handle: AccountHandle, scopes: Mapping[str, Scopes]) -> None:
-    """Refuse single permissions where no person signs in: Entra gives an application what was consented to, or nothing."""
+    """Raise ConfigError if an application asks for single permissions: Entra accepts only .default from it."""
     grant = handle.account.grant
     for name, wanted in scopes.items():
         if grant.unattended and wanted[0].rpartition("/")[2] != ALL_CONSENTED:

@@ -1,4 +1,4 @@
-"""What a configuration says once it is read: the `Config` that the daemon and the commands are given, and its fault."""
+"""The result of loading a configuration: `Config`, or `ConfigError`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from cms.core.accounts import Account, Grant, Proxy, Source
 from cms.core.notices import Hook
 
-# What the caller allows `load`, which runs the configuration's Python in a thread: long enough for a file that asks a password
-# manager for a name, short enough that a file that hangs does not hang a reload for long.
+# How long callers wait for `load`, which runs the file in a thread: long enough for a file that asks a password manager,
+# short enough that a file that hangs does not block a reload for long.
 LOAD_SECONDS = 10.0
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used. `line` is None when the whole file is meant; `hint` is the next move, or ""."""
+    """The configuration cannot be used. `line` is None for an error of the whole file; `hint` is the next move, or ""."""
 
     def __init__(self, file: str, line: int | None, message: str, hint: str = "") -> None:
         super().__init__(file, line, message, hint)
@@ -29,11 +29,13 @@ class ConfigError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class SocketSpec:
-    """One CredentialServer or PostfixTable: where it listens, for whom, and what it serves.
+    """One CredentialServer or PostfixTable: where it listens, who may ask, and what it serves.
 
-    `path` is absolute. `mode` is the socket file's permission bits, `group` the name of the group that owns it. `users`
-    and `groups` are who may ask (names or numbers), None if the permission bits decide. `speaks` is what
-    the socket understands: "tokens" (docs/protocol.md) or "postfix" (socketmap); `default` is a PostfixTable's.
+    - `path`: absolute.
+    - `mode`, `group`: the socket file's permission bits, and the name of the group that owns it.
+    - `users`, `groups`: who may ask (names or numbers), None if the permission bits decide.
+    - `speaks`: the protocol on the socket, "tokens" (docs/protocol.md) or "postfix" (socketmap).
+    - `default`: a PostfixTable's default account.
     """
 
     path: str
@@ -50,7 +52,7 @@ class SocketSpec:
 
 @dataclass(frozen=True, slots=True)
 class FileSpec:
-    """One TokenFile: where it is, whose token for which protocol is in it, and whether a newline ends it."""
+    """One TokenFile: its path and mode, whose token for which protocol it holds, and whether it ends with a newline."""
 
     path: str
     account: Account
@@ -71,17 +73,17 @@ class Config:
     ca: str | None
     warnings: tuple[str, ...]
     files: tuple[FileSpec, ...] = ()
-    # Where the sign-in page is to be, "" for the redirect addresses alone.
+    # The address of the sign-in page, "" for no page beside the redirect addresses.
     page: str = ""
-    # The proxy on the way to Entra, None for what the environment says.
+    # The proxy on the way to Entra, None to use the environment's.
     proxy: Proxy | None = None
-    # The programs that are run on events, and whether the desktop is told.
+    # The programs to run on events, and whether to show desktop notifications.
     hooks: tuple[Hook, ...] = ()
     desktop: bool = True
-    # The keys of the sign-ins whose accounts are in the file but not served: they have no socket, file or mailbox.
+    # The keys of sign-ins whose accounts are in the file but not served, because they have no socket, file or mailbox.
     unserved: frozenset[str] = frozenset()
 
     @property
     def grants(self) -> tuple[Grant, ...]:
-        """The sign-ins that the accounts are over, each once. Accounts that share one hold equal Grants."""
+        """The sign-ins of the accounts, each once. Accounts that share a sign-in have equal Grants."""
         return tuple({account.grant.key: account.grant for account in self.accounts}.values())

@@ -1,4 +1,4 @@
-"""Office365_Account: one account, its application and its cloud, and which arguments go together; Office365, its mailbox."""
+"""The directives Office365_Account (an account, its application and its cloud) and Office365 (its mailbox)."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from cms.core.accounts import (
 )
 from cms_oauth.microsoft import BROKER_REDIRECT, CLOUDS, COMMON, CONSUMERS, TENANT_WORDS, Cloud
 
-# What an application proves itself with, as arguments of Office365_Account.
+# The arguments of Office365_Account that are an application's credential.
 CREDENTIALS = ("client_secret", "certificate", "client_assertion")
 
-# Ways to sign in that Entra and its broker have for public clients only.
+# Ways to sign in that Entra and its broker offer to public clients only.
 _PUBLIC_ONLY = ("device", "broker")
 
 
@@ -51,7 +51,7 @@ def office365_account(
     smtp_host: Given = None,
     pop_host: Given = None,
 ) -> AccountHandle:
-    """Office365_Account. The names and the order of its arguments are the documented ones."""
+    """Office365_Account. The names and the order of its arguments are documented."""
     address = optional(user, lambda given: arguments.address("user", given))
     login = _login(address, sign_in_as)
     way = arguments.choice("sign_in", sign_in, arguments.SIGN_IN_WAYS)
@@ -84,8 +84,8 @@ def _add(draft: Draft, handle: AccountHandle) -> AccountHandle:
     for other in draft.accounts:
         same_user = account.user.casefold() == other.account.user.casefold()
         if same_user and (account.user or account.grant.key == other.account.grant.key):
-            whose = account.user or "whoever signs in"
-            raise Mistake(f"a second account for {whose}; the first is in line {other.line}", "Use the first for both")
+            which = f"for {account.user}" if account.user else "without user="
+            raise Mistake(f"a second account {which}; the first is in line {other.line}", "Use the first for both")
     draft.accounts.append(handle)
     case = consistency.Case(account.grant, handle.cloud, account.user, handle.scopes or ())
     for warning in consistency.warnings(case):
@@ -94,11 +94,11 @@ def _add(draft: Draft, handle: AccountHandle) -> AccountHandle:
 
 
 def office365(draft: Draft, mailbox: Given, account: Given) -> IgnoredHandle:
-    """Office365: the mailbox of an account, which CMS downloads and tests open."""
+    """Office365: the mailbox of an account. CMS downloads it; cms only opens it in tests."""
     found = account_of("account", account)
     name = arguments.text("mailbox", mailbox)
     if found in draft.mailboxes:
-        draft.warn(draft.line(), f"cms opens one mailbox of each account, the first that is named; {MOVES_NO_MAIL}")
+        draft.warn(draft.line(), f"cms tests only the first mailbox of each account; {MOVES_NO_MAIL}")
     draft.mailboxes.setdefault(found, name)
     return IgnoredHandle("Office365")
 
@@ -122,7 +122,7 @@ def _registration(login: str | None, client_id: Given, use_default_registration:
     """Return the registration that an account uses: named, the domain's, the default, or the user's own."""
     use_default = arguments.flag("use_default_registration", use_default_registration)
     if client_id is None and way == "managed-identity":
-        # A machine's identity needs no name.
+        # A machine has one identity by default, which needs no id.
         return Registration("", "", COMMON, arguments.OWN_REDIRECT, None, "")
     if client_id is None:
         return registration_for(login, use_default=use_default)
@@ -144,7 +144,7 @@ def _login_host(cloud: Cloud, registered: Registration) -> str:
     """Return a cloud's login host. The registrations that cms knows are in the worldwide cloud only."""
     if registered.name and cloud.login != CLOUDS["global"].login:
         raise Mistake(
-            f'cloud="{cloud.name}" needs client_id=: each national cloud has applications of its own',
+            f'cloud="{cloud.name}" needs client_id=: each national cloud has its own applications',
             "docs/microsoft-setup.md says how to register one",
         )
     return cloud.login
@@ -159,17 +159,17 @@ def _secret(name: str, given: Given) -> Source | None:
 
 
 def _check_credentials(grant: Grant) -> None:
-    """Refuse what an application cannot prove itself with. An application has one credential at a time."""
+    """Raise Mistake unless the credentials fit the way to sign in. An application has one credential."""
     given = [name for name in CREDENTIALS if getattr(grant, name)]
     if len(given) > 1:
-        raise Mistake(f"{given[0]}= and {given[1]}= exclude each other", "An application proves itself in one way")
+        raise Mistake(f"{given[0]}= and {given[1]}= exclude each other", "An application has one credential")
     if grant.certificate_password and not grant.certificate:
         raise Mistake("certificate_password= opens certificate=, and there is none")
     if given and grant.registration:
         raise Mistake(f"{given[0]}= belongs to an application of your own", "Name that one in client_id=")
     if given and grant.sign_in == "managed-identity":
         raise Mistake(
-            f'{given[0]}= is not for sign_in="managed-identity"', "Azure vouches for its machine: leave it out"
+            f'{given[0]}= is not for sign_in="managed-identity"', "Azure identifies the machine: leave it out"
         )
     if given and grant.sign_in in _PUBLIC_ONLY:
         raise Mistake(
@@ -183,14 +183,14 @@ def _check_credentials(grant: Grant) -> None:
 
 
 def _check_unattended(grant: Grant, user: str | None, sign_in_as: Given, tenant: Given) -> None:
-    """Refuse what makes no sense where no person signs in."""
+    """Raise Mistake for arguments that make no sense if no person signs in."""
     if not grant.unattended:
         return
     way = f'sign_in="{grant.sign_in}"'
     if user is None:
         raise Mistake(f"{way} needs user=, the mailbox", "An application has none of its own")
     if sign_in_as is not None:
-        raise Mistake(f"sign_in_as= says who signs in, and with {way} nobody does", "Leave it out")
+        raise Mistake(f"sign_in_as= says who signs in, and with {way} no person does", "Leave it out")
     if grant.sign_in == "managed-identity":
         _check_machine(grant, tenant)
     elif grant.registration:
@@ -200,11 +200,11 @@ def _check_unattended(grant: Grant, user: str | None, sign_in_as: Given, tenant:
 
 
 def _check_machine(grant: Grant, tenant: Given) -> None:
-    """Refuse what says more of a machine's identity than Azure asks."""
+    """Raise Mistake for arguments that a machine's identity does not have."""
     way = f'sign_in="{grant.sign_in}"'
     if tenant is not None:
         raise Mistake(f"tenant= is not for {way}", "The machine's identity is in a tenant already: leave it out")
     if grant.registration:
         raise Mistake(f"{way} needs a client_id= of your own, or none", "It names a user-assigned identity")
     if grant.authority.endswith(f"/{CONSUMERS}"):
-        raise Mistake(f'{way} is not for cloud="personal"', "Outlook.com lets people sign in, and no machines")
+        raise Mistake(f'{way} is not for cloud="personal"', "At Outlook.com only people can sign in, not machines")

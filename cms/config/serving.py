@@ -1,4 +1,4 @@
-"""What is served, and to whom: the directives CredentialServer, PostfixTable, TokenFile and Protocol."""
+"""The directives that serve tokens: CredentialServer, PostfixTable, TokenFile and Protocol."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from cms.config.draft import AccountHandle, Draft, IgnoredHandle, ProtocolHandle
 from cms.config.model import FileSpec, SocketSpec
 from cms_oauth.microsoft import PERMISSIONS
 
-# The socket's bits where the file names none: the owner's alone, as in CMS.
+# A socket's mode if the file names none: for the owner only, as in CMS.
 DEFAULT_MODE = 0o600
-# Where users or groups decide, everybody may connect: who is refused is refused before a byte is read.
+# If users= or groups= decide, everyone may connect: cms closes other peers' connections before it reads from them.
 POLICY_MODE = 0o666
 GROUP_MODE = 0o660
 
@@ -100,13 +100,13 @@ def _listen(
 
 
 def protocol(draft: Draft, name: Given, scopes: Given) -> ProtocolHandle:
-    """Protocol: a name for requests of another kind than mail, and the scopes of their tokens."""
+    """Protocol: a name for token requests that are not for mail, and the scopes of their tokens."""
     found = arguments.protocol_name("name", name)
     if found in PERMISSIONS:
         raise Mistake(f"{found} has its scopes already", "Office365_Account(scopes=[...]) changes them")
     made = ProtocolHandle(found, arguments.scopes(scopes))
     if draft.protocols.setdefault(found, made) != made:
-        raise Mistake(f"{found} has other scopes above", "One name stands for one thing in the whole file")
+        raise Mistake(f"{found} has other scopes above", "A name has one meaning in the whole file")
     return made
 
 
@@ -136,7 +136,7 @@ def _warn_of_file(draft: Draft, file: FileSpec) -> None:
     if not draft.system.in_memory(file.path):
         draft.warn(
             file.line,
-            f"the token is written to a disk in clear: {file.path} is on no tmpfs. A folder below /run is, such as"
+            f"the token is written to a disk in clear: {file.path} is not on a tmpfs. Folders below /run are, such as"
             " /run/user/UID",
         )
 
@@ -159,8 +159,8 @@ def _served(draft: Draft, given: Given) -> tuple[AccountHandle, ...]:
 
 
 def _warn_of_openness(draft: Draft, socket: SocketSpec) -> None:
-    everybody = socket.mode & _WRITABLE_BY_ALL and socket.users is None and socket.groups is None
-    if everybody and not trust.keeps_others_out(socket.path, draft.system):
+    open_to_all = socket.mode & _WRITABLE_BY_ALL and socket.users is None and socket.groups is None
+    if open_to_all and not trust.keeps_others_out(socket.path, draft.system):
         draft.warn(
             socket.line,
             f"every user of this machine can get these accounts' tokens: the socket's mode is 0o{socket.mode:o} and no"
@@ -176,12 +176,12 @@ def _protocols(given: Given) -> tuple[str, ...]:
 
 
 def _protocol(name: str, given: Given) -> str:
-    """Return the name of a mail protocol, or of one that Protocol defines."""
+    """Return the name of a mail protocol, or of one that a Protocol directive defines."""
     return given.name if isinstance(given, ProtocolHandle) else arguments.choice(name, given, tuple(PERMISSIONS))
 
 
 def _mode(umask: Given, mode: Given, *, policy: bool, group: bool) -> int:
-    """Return the socket's bits: as given under either name, else what goes with how access is decided."""
+    """Return the socket's mode: as given under either name, else the default for how access is decided."""
     if umask is not None and mode is not None:
         raise Mistake("umask= and mode= are two names of one thing", "Leave one out")
     if umask is not None:

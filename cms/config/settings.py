@@ -1,4 +1,4 @@
-"""What holds for the whole daemon: Vault, Notify, Tls, SignInPage and Proxy; and where a secret is: File, Credential, Command."""
+"""The directives for the whole daemon (Vault, Notify, Tls, SignInPage, Proxy) and for secrets (File, Credential, Command)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MIN_REMIND = 60.0
 
 
 def vault(draft: Draft, key: Given) -> None:
-    """Vault: where the key comes from that encrypts what is stored."""
+    """Vault: where to read the key that encrypts the stored sign-ins."""
     draft.once("Vault")
     draft.vault_key = _key_source(key)
 
@@ -31,7 +31,7 @@ def notify(
     *,
     desktop: Given = None,
 ) -> None:
-    """Notify: a program that is run on events, and whether the desktop is told."""
+    """Notify: a program to run on events, and whether to show desktop notifications."""
     if command is None and desktop is None:
         raise Mistake("there is nothing to notify with", 'Such as Notify(["notify-me", "--mail"])')
     if desktop is not None:
@@ -54,19 +54,19 @@ def _warn_of_program(draft: Draft, hook: Hook) -> None:
     """Warn of a program that does not exist, or that other users could change."""
     program, found = hook.argv[0], shutil.which(hook.argv[0])
     if found is None:
-        draft.warn(hook.line, f"there is no program {program}: nobody is notified before there is one")
+        draft.warn(hook.line, f"there is no program {program}: no notifications are sent until it exists")
         return
     try:
         trust.check(found, draft.system)
     except trust.Untrusted as untrusted:
         draft.warn(
             hook.line,
-            f"others could change {program}, which runs as the user who runs cms. {untrusted.hint} mends that",
+            f"other users could change {program}, which runs as the user who runs cms. To prevent that: {untrusted.hint}",
         )
 
 
 def tls(draft: Draft, ca: Given) -> None:
-    """Tls: certificate authorities to trust in place of the usual ones."""
+    """Tls: certificate authorities to trust instead of the usual ones."""
     draft.once("Tls")
     path = draft.reads(arguments.path("ca", ca, draft.folder), "the ca=")
     try:
@@ -74,12 +74,12 @@ def tls(draft: Draft, ca: Given) -> None:
     except OSError as error:
         raise Mistake(f"ca= cannot be read: {path}: {error.strerror}") from None
     if b"-----BEGIN CERTIFICATE-----" not in certificates:
-        raise Mistake(f"ca= holds no certificate in PEM form: {path}")
+        raise Mistake(f"ca= contains no certificate in PEM form: {path}")
     draft.ca = path
 
 
 def sign_in_page(draft: Draft, url: Given = arguments.PAGE) -> None:
-    """SignInPage: where the local page is that lists what waits for a sign-in."""
+    """SignInPage: the address of the local page that lists the accounts that wait for a sign-in."""
     draft.once("SignInPage")
     draft.page = arguments.page(url)
 
@@ -106,13 +106,13 @@ def _key_source(given: Given) -> Source:
     if isinstance(given, Source):
         return given
     raise Mistake(
-        "key= says where the vault's key comes from, never what it is",
+        "key= takes no literal key: name the place to read it from",
         'key=File("PATH"), key=Credential("NAME"), key=Command(["PROGRAM", ...]), key="keyring" or key="memory"',
     )
 
 
 def credential(name: Given) -> Source:
-    """Credential: a secret that systemd hands over."""
+    """Credential: a secret that systemd passes to the service."""
     found = arguments.text("name", name)
     if os.sep in found or found in {".", ".."}:
         raise Mistake("name= is a systemd credential's name, not a path", 'File("PATH") takes a path')

@@ -1,9 +1,9 @@
-"""Checks who could have written a file, before any of it is run: a configuration is a program.
+"""Checks who can write a file before cms runs it, because a configuration is a program.
 
-A file is trusted if only its reader and root could have decided what is in it: its owner, the owner of every
-folder above it and of every symbolic link on the way, and their permission bits. A sticky folder such as /tmp passes:
-others can add to it, and neither rename nor replace what is there. ACLs are not looked at: their mask is what the
-group bits show.
+A file is trusted if only the user who reads it and root can change it. That depends on the owner and the permission
+bits of the file, of every folder above it, and of every symbolic link on the way. A sticky folder such as /tmp passes:
+other users can add files to it, but not rename or replace a file of this user. ACLs are not read: the group bits show
+their mask.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from cms_oauth.moves import Command
 Lstat = Callable[[Path], os.stat_result]
 Step = tuple[Path, os.stat_result]
 
-# As many symbolic links as Linux follows for one path (path_resolution(7)).
+# The number of symbolic links that Linux follows for one path (path_resolution(7)).
 MAX_LINKS = 40
 
-# What is mounted where, as this process sees it.
+# The mounts, as this process sees them.
 MOUNTS = "/proc/self/mountinfo"
 _MEMORY_FILESYSTEMS = frozenset({"tmpfs", "ramfs"})
-# How the kernel writes a space, a tab, a newline and a backslash in a path (proc_pid_mountinfo(5)).
+# The kernel's escape for a space, a tab, a newline or a backslash in a path (proc_pid_mountinfo(5)).
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 class Untrusted(Exception):
-    """The file must not be run. `hint` is what its owner can do about it."""
+    """The file must not be run. `hint` says what its owner can do."""
 
     def __init__(self, message: str, hint: str) -> None:
         super().__init__(message, hint)
@@ -44,14 +44,14 @@ class Untrusted(Exception):
 
 
 def in_memory(path: str) -> bool:
-    """Whether a file at this path would be kept in memory and on no disk."""
-    # Of the mounts above it the last counts: it lies over the others.
+    """True if a file at this path is kept in memory and not on a disk."""
+    # The last mount above the path counts, because it hides the earlier ones.
     types = [kind for where, kind in _mounts() if Path(path).resolve().is_relative_to(where)]
     return bool(types) and types[-1] in _MEMORY_FILESYSTEMS
 
 
 def _mounts() -> Iterator[tuple[str, str]]:
-    """Yield where something is mounted, and what type of file system it is, in the order of mounting."""
+    """Yield each mount point and the type of its file system, in the order of mounting."""
     for line in Path(MOUNTS).read_text(errors="surrogateescape").splitlines():
         before, _, after = line.partition(" - ")
         where = _OCTAL.sub(lambda found: chr(int(found[1], 8)), before.split(" ")[4])
@@ -60,7 +60,7 @@ def _mounts() -> Iterator[tuple[str, str]]:
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """What reading a configuration asks the machine: who is asking, what a path is, who is who."""
+    """The system calls and look-ups that loading a configuration uses. Tests replace them."""
 
     caller: Callable[[], int] = os.geteuid
     lstat: Lstat = os.lstat
@@ -74,36 +74,36 @@ SYSTEM = System()
 
 
 def read(path: str, system: System) -> bytes:
-    """Return what is in a file that only its reader and root can have written.
+    """Return the content of a file that only this user and root can write.
 
-    Raises Untrusted, and OSError where the file cannot be read.
+    Raises Untrusted, and OSError if the file cannot be read.
     """
     # O_NONBLOCK: opening a FIFO would wait for a writer.
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         facts = os.fstat(file.fileno())
         if not stat.S_ISREG(facts.st_mode):
-            raise Untrusted("it is no regular file", "name the file itself")
+            raise Untrusted("it is not a regular file", "name the file itself")
         steps = list(_steps(Path(path), system.lstat))
-        # The file that was judged must be the file that is read.
+        # The file that is checked must be the file that is read.
         if not os.path.samestat(steps[-1][1], facts):
             raise Untrusted("it was replaced while it was being read", "try again")
-        # The file's own owner first: the most useful thing to say about another user's file in that user's folder.
+        # From the file upwards: for another user's file in that user's folder, its owner is the most useful message.
         for where, each in reversed(steps):
             _judge(where, each, system)
         return file.read()
 
 
 def check(path: str, system: System) -> None:
-    """Raise Untrusted if a user besides the caller and root could change what is at this path; OSError as it comes."""
+    """Raise Untrusted if a user other than the caller and root could change the file at this path. Raises OSError."""
     for where, facts in _steps(Path(path), system.lstat):
         _judge(where, facts, system)
 
 
 def keeps_others_out(path: str, system: System) -> bool:
-    """Whether a folder above `path` is closed to those who are neither its owner nor in its group.
+    """True if a folder above `path` is closed to users who are neither its owner nor in its group.
 
-    A missing folder counts as closed: cms makes it for its owner alone. The listener
-    reports one that cannot be looked into.
+    A missing folder counts as closed, because cms creates it for its owner only. A folder that cannot be read counts as
+    closed too: the listener reports it.
     """
     try:
         folders = [facts for _, facts in _steps(Path(path).parent, system.lstat)]
@@ -113,7 +113,7 @@ def keeps_others_out(path: str, system: System) -> bool:
 
 
 def _steps(path: Path, lstat: Lstat) -> Iterator[Step]:
-    """Yield every folder, link and file that decides what `path` is, from the root down; last the thing itself."""
+    """Yield every folder and link on the way to `path`, from the root down, then the file itself."""
     root, *names = (Path.cwd() / path).parts
     pending = names[::-1]
     here = Path(root)
@@ -135,14 +135,14 @@ def _steps(path: Path, lstat: Lstat) -> Iterator[Step]:
 
 
 def _judge(where: Path, facts: os.stat_result, system: System) -> None:
-    """Raise Untrusted if a user besides the caller and root decides what is at `where`."""
+    """Raise Untrusted if a user other than the caller and root can change what is at `where`."""
     what = _describe(where, facts.st_mode)
     if facts.st_uid not in {0, system.caller()}:
         raise Untrusted(*_strange_owner(what, where, facts.st_uid, system))
     if stat.S_ISLNK(facts.st_mode) or (stat.S_ISDIR(facts.st_mode) and facts.st_mode & stat.S_ISVTX):
         return
     if facts.st_mode & _WRITABLE_BY_OTHERS:
-        whom = "everybody" if facts.st_mode & stat.S_IWOTH else "its group"
+        whom = "everyone" if facts.st_mode & stat.S_IWOTH else "its group"
         raise Untrusted(
             f"{what} can be written by {whom}, and a configuration is a program",
             f"`{Command(('chmod', 'go-w', str(where)))}`",

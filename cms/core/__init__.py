@@ -1,9 +1,14 @@
-"""What cms decides, without touching anything: no clock, no file, no network, no log.
+"""The decisions of cms, as data and pure functions: no clock, no file, no network, no log.
 
-`accounts` are the data that everything else is about. `lifecycle` is the heart: what is held for a grant, what is done
-next, and what a client is told. `policy` says who may have which token, `preflight` whether it opens the protocol that is
-asked for, `forecast` when a sign-in will end, `notices` what a person is told of, `refusals` what Microsoft's errors mean,
-`status` what the daemon knows and `status_text` how that reads.
+- `accounts`: the accounts and sign-ins that everything else is about.
+- `lifecycle`: the core of cms: which token it holds, what it does next, and what a client gets.
+- `policy`: who may have which token.
+- `preflight`: whether a token opens the protocol that the client asked for.
+- `forecast`: when a sign-in will end.
+- `notices`: what hooks and the log are told.
+- `refusals`: what Microsoft's errors mean.
+- `status`, `status_text`: what the daemon knows of each account, as data and as text.
+- `json_lines`: messages between processes.
 
 May import `cms_oauth` and nothing else of cms. Every other package may import this one.
 """

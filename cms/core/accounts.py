@@ -1,8 +1,8 @@
-"""Grants and Accounts, and the clouds, scopes and registrations that they are made of: data, no logic of time.
+"""Accounts and grants: what the configuration describes, as data.
 
-A Grant is one sign-in: (authority, client id, who signs in). An Account is a name that mail tools ask for, the user
-that goes into the SASL string, and the scopes of each protocol, over a Grant. Several Accounts may share a Grant: a
-shared mailbox or a second resource is never a second redemption of it.
+A Grant is one sign-in: (authority, client id, who signs in). An Account is what a mail program asks for by name: a
+Grant, the user for the SASL string, and the scopes for each protocol. Several Accounts may share a Grant, as for a
+shared mailbox: they need one sign-in together.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ Scopes = tuple[str, ...]
 # How a person signs in: the words that `sign_in=` and `cms login --method` take.
 METHODS = ("browser", "device", "paste", "broker")
 
-# Ways to a token in which no person signs in: an application proves itself, or the machine that it runs on does.
+# Ways to get a token without a person: an application signs in with its own credential, or Azure identifies the machine.
 UNATTENDED = ("app", "managed-identity")
 
-# What an application asks for: all permissions that an administrator has consented to (client credentials name no
-# others, Microsoft: "OAuth 2.0 client credentials flow").
+# The scope that an application asks for: all permissions that an administrator has consented to. Entra accepts no other
+# from it (Microsoft: "OAuth 2.0 client credentials flow").
 ALL_CONSENTED = ".default"
 
 
@@ -91,7 +91,7 @@ DEFAULT_REGISTRATION = REGISTRATIONS[0]
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a secret is to be read, never the secret itself. Opened by the grant worker only.
+    """Where to read a secret: never the secret itself. Only the grant worker opens it.
 
     `kind` is "file" (a path), "credential" (a systemd credential's name), "command" (an argument vector),
     "keyring" or "memory" (both without a value).
@@ -106,9 +106,9 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """An HTTP proxy on the way to Entra. `url` is `http://HOST:PORT`; `user` and `password` are what it asks for.
+    """An HTTP proxy on the way to Entra. `url` is `http://HOST:PORT`; `user` and `password` log in to it.
 
-    `no_proxy` are the names that are reached without it.
+    Hosts in `no_proxy` are reached without it.
     """
 
     url: str
@@ -117,19 +117,20 @@ class Proxy:
     password: Source | None = None
 
     def serves(self, host: str) -> bool:
-        """Whether this host is reached through it: not if `no_proxy` has it, or a domain that it is in, or `*`."""
+        """True if this host is reached through the proxy: `no_proxy` has neither the host, nor its domain, nor `*`."""
         name = f".{host.lower()}"
         return not any(each == "*" or name.endswith(f".{each.lower().removeprefix('.')}") for each in self.no_proxy)
 
 
-# Without slots, for the sake of `key`.
+# Without slots: `key` is cached in the instance's dictionary.
 @dataclass(frozen=True)
 class Grant:
-    """One sign-in and all that is needed to redeem it. Times are seconds.
+    """One sign-in, and everything that a token request for it needs. Times are seconds.
 
-    The first three fields are its identity: a vault file is redeemed nowhere but where it was given. `login` is who
-    signs in, in lower case, "" if the configuration does not say. `scope_sets` are the token requests that its accounts need; a sign-in
-    asks for all of them at once. `authority` is `https://HOST[:PORT]/TENANT`.
+    - `authority`, `client_id` and `login` are its identity: a stored sign-in is used with no other authority or
+      application. `authority` is `https://HOST[:PORT]/TENANT`.
+    - `login` is who signs in, in lower case, "" if the configuration does not say.
+    - `scope_sets` are the token requests that its accounts need; a sign-in asks for all of them at once.
     """
 
     authority: str
@@ -149,27 +150,27 @@ class Grant:
 
     @property
     def unattended(self) -> bool:
-        """Whether no person signs in: then there is no refresh token, and nothing in the vault."""
+        """True if no person signs in: then there is no refresh token, and nothing in the vault."""
         return self.sign_in in UNATTENDED
 
     @cached_property
     def key(self) -> str:
-        """Name this grant: stable over restarts, safe as a file name, and without an address in it.
+        """The name of this grant: the same after a restart, safe as a file name, and without an address in it.
 
-        Worked out once: each request for a token looks its keeper up by it.
+        Cached, because each token request looks up its keeper by this.
         """
         identity = f"{self.authority.lower()}\n{self.client_id.lower()}\n{self.login.lower()}"
         if self.unattended:
-            # Somebody may sign in to the very same application.
+            # A person may sign in to the same application, and that is another grant.
             identity += f"\n{self.sign_in}"
         return hashlib.sha256(identity.encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True, slots=True)
 class StoredSignIn:
-    """A stored sign-in, without its secrets. `key` is its Grant's; the next three are its identity.
+    """A sign-in in the vault, without its secrets. `key` and the three fields after it are its Grant's.
 
-    `who` signed in, and `signed_in` says when (Unix time): "" and 0 where only the file's header could be read.
+    `who` is the user who signed in and `signed_in` when (Unix time): "" and 0 if only the file's header is readable.
     """
 
     key: str
@@ -181,7 +182,7 @@ class StoredSignIn:
 
     @property
     def name(self) -> str:
-        """Who this is the sign-in of, for people."""
+        """Whose sign-in this is, for people."""
         return self.login or self.who
 
     @property
@@ -189,12 +190,12 @@ class StoredSignIn:
         """This sign-in as a line of a list."""
         if not self.authority:
             return f"a file that cannot be read now ({self.key}.vault)"
-        return f"{self.name or '(whoever signed in)'}: {self.authority}, application {self.client_id}"
+        return f"{self.name or '(unknown user)'}: {self.authority}, application {self.client_id}"
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A name that mail tools ask for, over a Grant. `user` goes into the SASL string.
+    """What a mail program asks for by name. `user` goes into the SASL string; the token comes from `grant`.
 
     `scopes` gives, for each protocol, the exact scope set whose token serves it: a member of `grant.scope_sets`.
     """
@@ -210,23 +211,23 @@ class Account:
     mailbox: str = ""
 
 
-# How an account without a user is shown before the first sign-in to it.
-NAMELESS = "(whoever signs in)"
+# Shown for an account without a configured user until a person signs in to it.
+NAMELESS = "(not signed in yet)"
 
 
 @dataclass(frozen=True, slots=True)
 class Unclear:
-    """Why a name means no single sign-in, and how a command is told which one."""
+    """Why a name does not tell which sign-in is meant, and what to type instead."""
 
     message: str
     hint: str
 
 
 def accounts_meant(accounts: Sequence[Account], name: str, who: Mapping[str, str] = {}) -> tuple[Account, ...]:
-    """Return the accounts that a person means by a name, "" for all. Letters may be large or small.
+    """Return the accounts that a person means by a name, "" for all. Case does not matter.
 
-    An account goes by its user, by the login that the configuration names for it, and by the user who has signed in:
-    `who` tells that for a grant's key. (A mail program can name the user only: policy.py.)
+    A name may be the account's user, the login that the configuration gives for it, or the user who has signed in
+    (`who` maps a grant's key to that user). Mail programs can name the user only: see policy.py.
     """
     wanted = name.lower()
     return tuple(
@@ -239,9 +240,9 @@ def accounts_meant(accounts: Sequence[Account], name: str, who: Mapping[str, str
 def sign_ins_meant(
     accounts: Sequence[Account], name: str, command: str, who: Mapping[str, str] = {}
 ) -> tuple[Grant, ...] | Unclear:
-    """Return the sign-ins that a person means by a name, "" for the only one. `command` is what they are wanted for.
+    """Return the sign-ins that a person means by a name, "" for the only one. `command` is the command they typed.
 
-    There may be several: one name can stand for accounts over different sign-ins.
+    There may be several, because accounts with the same name can have different sign-ins.
     """
     grants = {each.grant.key: each.grant for each in accounts_meant(accounts, name, who)}
     if len(grants) == 1 or (grants and name):
@@ -266,12 +267,12 @@ def mail_scopes(resource: str, protocols: Iterable[str]) -> Scopes:
 
 
 def app_scopes(cloud: Cloud) -> Scopes:
-    """Return what an application asks for to open mailboxes: one token does for all mail protocols."""
+    """Return the scope with which an application opens mailboxes: one token for all mail protocols."""
     return (f"{cloud.app_resource or cloud.resource}/{ALL_CONSENTED}",)
 
 
 def resource(scopes: Scopes) -> str:
-    """Return the resource that a scope set is for: a token is for one."""
+    """Return the resource that a scope set is for. A token is for one resource only."""
     return scopes[0].rpartition("/")[0] if scopes else ""
 
 
@@ -290,7 +291,7 @@ def registration_of(client_id: str) -> Registration | None:
 
 
 def application(grant: Grant) -> str:
-    """Describe the application that a sign-in uses, and what to know about it, for people."""
+    """Return a description of the application that a sign-in uses, with its caveats, for people."""
     known = registration_of(grant.client_id)
     if not grant.client_id:
         return "the machine's own identity"

@@ -1,4 +1,4 @@
-"""Messages as lines of JSON, one object a line: what the control socket and the grant worker's socket carry."""
+"""Messages as lines of JSON, one object per line. The control socket and the grant worker's socket carry them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Garbled(ValueError):
-    """A line that is no message. The text never quotes the line, which may hold a token."""
+    """A line is not a message. The text never quotes the line, because it may contain a token."""
 
 
 def pack(message: Mapping[str, Any]) -> bytes:
@@ -20,7 +20,7 @@ def unpack(line: bytes) -> dict[str, Any]:
     """Return the object in a line. Raises Garbled."""
     try:
         message = json.loads(line)
-    # JSON's reader calls itself for each bracket.
+    # Python's JSON parser recurses for each bracket.
     except (ValueError, RecursionError):
         raise Garbled("a line that is not JSON") from None
     if not isinstance(message, dict):
@@ -29,14 +29,14 @@ def unpack(line: bytes) -> dict[str, Any]:
 
 
 class Lines:
-    """Cuts a byte stream into lines without their LF. No line, whole or not, may have more than `longest` bytes."""
+    """Splits a byte stream into lines, without their LF. No line, complete or not, may be longer than `longest` bytes."""
 
     def __init__(self, longest: int) -> None:
         self._longest = longest
         self._rest = bytearray()
 
     def feed(self, data: bytes | bytearray) -> list[bytes]:
-        """Return the lines that `data` completes. Raises Garbled for one that is too long."""
+        """Return the lines that `data` completes. Raises Garbled if a line is too long."""
         first, *more = bytes(data).split(b"\n")
         self._rest += first
         whole = []

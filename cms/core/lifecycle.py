@@ -1,37 +1,38 @@
-"""The heart: what cms holds for one (Grant, scopes), what it does next, and what a client is told.
+"""The core of cms: the token that it holds for one (Grant, scopes), what it does next, and what a client gets.
 
 Theory
 ======
 
-Two facts about a token are independent of each other, so they are two fields and not one state:
+A `Life` has two independent fields:
 
-- *what we hold*: a `Token`, or nothing;
-- *what we are trying*: `Settled` (the last call worked, or none was made yet), `Failing` (the provider could not be
-  asked or did not answer well; it is tried again), or `NeedsSignIn` (the provider refused; only a person helps, and
-  where nobody would hear of that, as with an application, it is looked at again now and then).
+- `held`, the token: a `Token`, or None;
+- `phase`, the state of the provider calls: `Settled` (the last call worked, or none was made yet), `Failing` (the
+  provider cannot be reached or does not answer well; cms tries again), or `NeedsSignIn` (the provider refused; a person
+  has to act). When an application is refused, cms also tries again now and then, because it is not told when somebody
+  has fixed the cause.
 
-A provider that is down does not take a valid token away, and a sign-in that has ended does not either: `Failing` and
-`NeedsSignIn` say what happens when the token runs out, not that it has.
+A valid token stays valid when the provider is down or the sign-in has ended: `Failing` and `NeedsSignIn` say what
+happens when the token expires.
 
-Everything that changes a `Life` is in this file, as total functions without a clock, an I/O call or a source of
-randomness of their own:
+Everything that changes a `Life` is in this file, as total functions that use no clock, no I/O and no random numbers:
 
-    plan(life, now)               what the keeper does next
-    answer(life, now, min_valid)  what a client is told now
-    absorb(life, outcome, now)    the life after one provider call
-    retry_sooner(life, now)              the life after something that makes an early try worthwhile
-    demand_fresh(life, budget, now)      the life after a client has shown that the held token will not do
+    plan(life, now)                  what the keeper does next
+    answer(life, now, min_valid)     what a client gets now
+    absorb(life, outcome, now)       the life after one provider call
+    retry_sooner(life, now)          the life after an event that makes an early try worthwhile
+    demand_fresh(life, budget, now)  the life after a client has shown that the held token is not good enough
     retry_now(life, now)             the life after a person has asked for a try, or has signed in
-    sign_in_refused(life, refused)      the life after a person has tried to sign in and was refused
+    sign_in_refused(life, refused)   the life after a person tried to sign in and was refused
 
-`now` is CLOCK_BOOTTIME in seconds, everywhere: it goes on in suspend and no clock step moves it.
+`now` is always CLOCK_BOOTTIME in seconds: it continues during suspend, and setting the clock does not change it.
 
-What holds at every moment (tests/test_lifecycle.py has a test for each):
+What is always true (tests/core/test_lifecycle.py has a test for each):
 
-- an expired token is never answered, and a failure or a refusal never drops a valid one;
-- nobody waits unless a fetch is due, and no plan lies in the past;
-- no fetch follows a fetch without a pause; after a failure that pause is a minute at least, and Retry-After at least;
-- what clients may ask for is bounded: lives by what a fresh token has, mints by one budget for each Grant.
+- no client gets an expired token, and a failure or a refusal never drops a valid one;
+- a client waits only while a fetch is due, and no plan is in the past;
+- there is a pause between two fetches; after a failure it is at least a minute and at least Retry-After;
+- clients cannot ask for more than is sensible: lifetimes are capped at a fresh token's, and fetches that clients cause
+  by one budget for each Grant.
 """
 
 from __future__ import annotations
@@ -41,48 +42,48 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from cms_oauth.claims import Claims, claims_of
-from cms_oauth.moves import Move
+from cms_oauth.moves import Move, fill
 
-# A refresh is due at a random point of this part of a token's life: early enough that an outage of a quarter of the
-# life passes unnoticed, spread so that many accounts do not ask at one moment.
+# A refresh is due at a random point in this part of a token's life: early enough that an outage of a quarter of the
+# life does no harm, and random so that many accounts do not ask at the same moment.
 EARLIEST_SHARE = 0.5
 LATEST_SHARE = 0.75
 
-# Exchange's high-volume endpoint refuses tokens within about 10 minutes of their expiry (sasl-xoauth2 issue 98); a
-# quarter of an hour leaves room for one failed try as well.
+# Exchange's high-volume endpoint refuses tokens within about 10 minutes of their expiry (sasl-xoauth2 issue 98). A
+# quarter of an hour also leaves time for one failed try.
 REFRESH_BEFORE_EXPIRY = 15 * 60.0
 
-# A token this close to its end may fail between our answer and the server's check of it. Tokens that live for less
-# than 100 seconds (only a sandbox gives such) lose a tenth of their life instead.
+# A token this close to its expiry may expire before the mail server checks it. For tokens that live for less than 100
+# seconds (only a sandbox issues them) the margin is a tenth of their life.
 USABLE_MARGIN = 10.0
 USABLE_MARGIN_SHARE = 0.1
 
-# The owner of an account may ask for its refresh earlier than that, but never in the first tenth of a token's life: a
-# margin above the life would have cms fetch without end, and Entra answers loops with AADSTS50196.
+# refresh_before= may ask for an earlier refresh, but not in the first tenth of a token's life: with a margin longer than
+# the life cms would fetch without end, and Entra answers loops with AADSTS50196.
 EARLIEST_SHARE_ASKED = 0.1
 
-# No two provider calls for one token without this pause, whatever the provider says of lifetimes.
+# The shortest pause between two provider calls for one token, whatever lifetimes the provider reports.
 PAUSE_AFTER_GRANT = 1.0
 
-# Entra's longest tokens live for 28 hours. A longer life is a mistake or an attack, and believing it would keep a
-# grant unused until it dies of that (90 days); an infinite one would never be renewed.
+# Entra's longest tokens live for 28 hours. A longer life is a mistake or an attack. If cms believed it, it would not use
+# the refresh token until that expires (90 days).
 LONGEST_LIFE = 7 * 24 * 60 * 60.0
 
-# MSAL replays a failed answer for 60 s without asking Entra again, so trying sooner cannot succeed.
+# MSAL repeats a failed answer for 60 s without asking Entra again, so an earlier try cannot succeed.
 SHORTEST_PAUSE = 60.0
 # Beyond half an hour a longer pause saves nothing that matters and keeps mail waiting after the outage.
 LONGEST_PAUSE = 30 * 60.0
 # Entra asks for pauses of minutes. An hour, which is MSAL's own bound, is the most that a wrong header may cost.
 LONGEST_RETRY_AFTER = 60 * 60.0
 
-# What a request without min= asks for: time enough for a mail tool to connect and authenticate.
+# What a request without min= asks for: enough time for a mail program to connect and log in.
 DEFAULT_MIN_VALID = 60.0
 
-# A token younger than this, or than this part of its life, is as good as a fresh one: more is not to be had by asking.
+# A token younger than this, or than this part of its life, counts as fresh: asking for a longer life gets no other token.
 FRESH_SECONDS = 60.0
 FRESH_SHARE = 0.1
 
-# Tokens minted because a client asked for more than the plan would give: Entra takes repeated redemptions for a loop.
+# Limits on the fetches that clients cause by asking for a better token: Entra takes repeated requests for a loop.
 MINT_INTERVAL = 5 * 60.0
 MINTS_PER_DAY = 6
 DAY = 24 * 60 * 60.0
@@ -115,28 +116,28 @@ KINDS = {
     "timeout": "the identity provider did not answer in time",
     "throttled": "the identity provider asked for a pause",
     "server": "the identity provider failed (5xx and its own temporary errors)",
-    "garbage": "the answer was not one that an identity provider gives",
-    "locked": "the vault's key cannot be had without a person, or at all",
-    "storage": "the rotated sign-in could not be written",
+    "garbage": "the answer is not one of an identity provider",
+    "locked": "the vault's key cannot be read, or only after a person unlocks it",
+    "storage": "the new refresh token could not be written",
     "vault-damaged": "the vault file cannot be read: truncated, tampered with, or of another format",
-    "worker": "the grant worker died, hung or babbled",
+    "worker": "the grant worker died, hung or sent an invalid message",
     "shutdown": "cms is stopping",
     # Refused
-    "no-sign-in": "nobody has signed in for this grant yet",
-    "signed-out": "the sign-in was given up with `cms logout`",
+    "no-sign-in": "no person has signed in for this grant yet",
+    "signed-out": "the sign-in was deleted with `cms logout`",
     "refused": "the identity provider refused the grant",
-    "wrong-user": "somebody else signed in",
-    "broker": "Microsoft's broker on this desktop cannot be asked",
+    "wrong-user": "another user signed in",
+    "broker": "Microsoft's broker on this desktop cannot be used",
     "application": "the identity provider refused the application, or the machine, that signs in without a person",
-    "unfit": "another program's sign-in cannot be taken over",
-    "password": "another program's sign-in is encrypted with a password that nobody has said",
+    "unfit": "another program's sign-in cannot be imported",
+    "password": "another program's sign-in is encrypted, and its password was not given",
     "expired": "a sign-in was not completed in time",
-    "cancelled": "a sign-in was given up",
+    "cancelled": "a sign-in was cancelled",
     "reused": "the refresh token was refused because it had been used before",
 }
 
 
-# What a sign-in ends with that came to no answer: it says nothing of what stands in the way of the next one.
+# A sign-in that ended like this got no answer from the provider, so it says nothing about the next one.
 UNFINISHED = frozenset({"expired", "cancelled"})
 
 
@@ -144,7 +145,7 @@ UNFINISHED = frozenset({"expired", "cancelled"})
 class Token:
     """An access token and the boot-clock moments that matter for it, in seconds.
 
-    `claims` is what it says of itself, looked at once when it comes; None where it is opaque.
+    `claims` are decoded once, when the token arrives; None if it is opaque.
     """
 
     secret: str = field(repr=False)
@@ -153,7 +154,7 @@ class Token:
     refresh_at: float
     scopes: tuple[str, ...] = ()
     claims: Claims | None = field(default=None, repr=False)
-    # A server would refuse it later than this. Worked out once: each request asks for it.
+    # After this moment a server may refuse it. Computed once, because each request asks for it.
     usable_until: float = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -165,7 +166,7 @@ class Token:
         return self.expires - self.issued
 
     def lasts(self, now: float, min_valid: float) -> bool:
-        """Whether a client that wants `min_valid` seconds of life has them. A demand is capped at a fresh token's life."""
+        """True if the token lives for `min_valid` more seconds, or is so fresh that no other token would live longer."""
         life = self.expires - self.issued
         fresh = life - min(FRESH_SECONDS, life * FRESH_SHARE)
         return self.expires - now >= min(min_valid, fresh)
@@ -173,7 +174,7 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How an earlier sign-in of the same person ended: when it was given and when that was noticed, as Unix times.
+    """The end of an earlier sign-in of the same person: when it was given and when cms noticed the end, as Unix times.
 
     `aadsts` is Entra's number for why.
     """
@@ -185,7 +186,7 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class SignInFacts:
-    """What is known of a sign-in beside its tokens. Times are Unix times, 0 for unknown or none.
+    """What cms knows about a sign-in, apart from its tokens. Times are Unix times, 0 for unknown or none.
 
     - `who`: the user name that the provider reported.
     - `persisted`: False if the sign-in is in the worker's memory only, None before any worker has said.
@@ -212,7 +213,7 @@ NOTHING_KNOWN = SignInFacts(persisted=None)
 class Granted:
     """The provider gave a token. `issued` is the boot-clock moment at which its answer arrived, `expires_in` seconds.
 
-    By the time this is seen, a rotated refresh token is on disk.
+    If the provider also sent a new refresh token, that is already on disk.
     """
 
     secret: str = field(repr=False)
@@ -224,9 +225,9 @@ class Granted:
 
 @dataclass(frozen=True, slots=True)
 class Transient:
-    """No token this time; the sign-in may be as good as ever. `retry_after` is in seconds, 0 when nobody named one.
+    """The provider gave no token this time, but did not refuse the sign-in. `retry_after` is in seconds, 0 for none.
 
-    `sign_in` has what is known without a token: `given_at`, `redeemed_at` and `endings`.
+    Of `sign_in` only `given_at`, `redeemed_at` and `endings` are set.
     """
 
     trouble: Trouble
@@ -236,10 +237,10 @@ class Transient:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The provider refused and trying again cannot help: a person has to sign in or change something.
+    """The provider refused, and trying again does not help: a person has to sign in or change something.
 
-    `again_in` is 0 where cms hears of that change, as of a sign-in. Where it does not, as when an application is given
-    a new certificate, it is the seconds after which the change may have been made.
+    `again_in` is 0 if cms will notice that, as it notices a sign-in. Otherwise, as when an application gets a new
+    certificate, cms tries again after this many seconds.
     """
 
     trouble: Trouble
@@ -256,7 +257,7 @@ class Settled:
 
 @dataclass(frozen=True, slots=True)
 class Failing:
-    """Provider calls fail and are tried again. All times are boot-clock seconds; `not_before` honours Retry-After."""
+    """Provider calls fail, and cms tries again. Times are boot-clock seconds; `not_before` comes from Retry-After."""
 
     since: float
     tries: int
@@ -268,10 +269,10 @@ class Failing:
 
 @dataclass(frozen=True, slots=True)
 class NeedsSignIn:
-    """Only a person helps. `since` is the boot-clock moment of the refusal.
+    """A person has to act. `since` is the boot-clock moment of the refusal.
 
-    `next_try` is when to look whether one has, None where that is heard of: a sign-in is, and what was mended for an
-    application elsewhere is not.
+    `next_try` is when cms tries again because the person may have acted, None if cms will notice it, as it notices a
+    sign-in.
     """
 
     since: float
@@ -284,7 +285,7 @@ Phase: TypeAlias = Settled | Failing | NeedsSignIn
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """All that the broker knows of one (Grant, scopes)."""
+    """The token that cms holds for one (Grant, scopes), and how its provider calls go."""
 
     held: Token | None = None
     phase: Phase = Settled()
@@ -312,11 +313,11 @@ Plan: TypeAlias = Fetch | SleepUntil | AwaitSignIn
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What a client needs of a token.
+    """What a client needs from a token.
 
-    `permission` is what its protocol wants the token to grant, such as SMTP.Send, "" for nothing in particular;
-    `min_valid` the life in seconds that it asked for, None for the usual; `rejected` the hash of a token that a mail
-    server refused, "" for none.
+    - `permission`: what the token must grant for the client's protocol, such as SMTP.Send; "" for nothing special.
+    - `min_valid`: how many seconds it must still live, None for the default.
+    - `rejected`: the hash of a token that a mail server refused, "" for none.
     """
 
     permission: str = ""
@@ -331,7 +332,7 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Deny:
-    """No usable token, and none coming at once. `code` is a code of the wire protocol, `retry_after` in seconds."""
+    """No usable token, and no fetch is due. `code` is a code of the wire protocol, `retry_after` in seconds."""
 
     code: str
     message: str
@@ -343,7 +344,7 @@ Answer: TypeAlias = Token | Wait | Deny
 
 
 def plan(life: Life, now: float) -> Plan:
-    """What the keeper does next. A `SleepUntil` is always later than `now`."""
+    """Return what the keeper does next. A `SleepUntil` is always later than `now`."""
     when = now
     if isinstance(life.phase, NeedsSignIn):
         if life.phase.next_try is None:
@@ -357,10 +358,9 @@ def plan(life: Life, now: float) -> Plan:
 
 
 def answer(life: Life, now: float, min_valid: float = DEFAULT_MIN_VALID, *, rejected: bool = False) -> Answer:
-    """What a client that wants `min_valid` seconds of life is told now.
+    """Return what a client gets that wants a token with `min_valid` more seconds of life.
 
-    A usable token that falls short, or that a mail server `rejected`, is answered all the same once no fetch is due:
-    better that than none.
+    If no fetch is due, a usable token that is too short-lived, or that a mail server `rejected`, is better than none.
     """
     held = usable(life, now)
     if held and not rejected and held.lasts(now, min_valid):
@@ -371,12 +371,12 @@ def answer(life: Life, now: float, min_valid: float = DEFAULT_MIN_VALID, *, reje
 
 
 def usable(life: Life, now: float) -> Token | None:
-    """Return the held token if a server would still accept it by the time it gets there."""
+    """Return the held token if there is enough time left to log in with it, else None."""
     return life.held if life.held and now < life.held.usable_until else None
 
 
 def denial(life: Life, now: float) -> Deny:
-    """Why there is no usable token, and whose move it is."""
+    """Return why there is no usable token, and the next move."""
     if isinstance(life.phase, NeedsSignIn):
         trouble, next_try = life.phase.trouble, life.phase.next_try
         if next_try is None:
@@ -392,9 +392,9 @@ def denial(life: Life, now: float) -> Deny:
 def absorb(life: Life, outcome: Outcome, now: float, jitter: float, refresh_before: float | None = None) -> Life:
     """Return the life after one provider call.
 
-    `jitter` is a random number in [0, 1) that spreads refreshes and retries; `refresh_before` is an account's own margin
-    before expiry, in seconds. A token that expired between the provider's answer and now (a suspend does that) is no
-    fault of the provider's: it is fetched again at once.
+    `jitter` is a random number in [0, 1) that spreads refreshes and retries; `refresh_before` is the account's own margin
+    before expiry, in seconds. A token that expired between the provider's answer and now, as in a suspend, is not the
+    provider's fault: cms fetches another at once.
     """
     if isinstance(outcome, Refused):
         since = life.phase.since if isinstance(life.phase, NeedsSignIn) else now
@@ -407,7 +407,7 @@ def absorb(life: Life, outcome: Outcome, now: float, jitter: float, refresh_befo
 
 
 def _again(outcome: Refused, now: float, jitter: float) -> float | None:
-    """Return when to try in spite of a refusal, None for never: spread like everything that is tried again."""
+    """Return when to try again after a refusal, None for never. `jitter` spreads it, as it does other retries."""
     if outcome.again_in <= 0:
         return None
     return now + max(SHORTEST_PAUSE, min(outcome.again_in, LONGEST_PAUSE) * (0.5 + jitter / 2))
@@ -415,13 +415,13 @@ def _again(outcome: Refused, now: float, jitter: float) -> float | None:
 
 _STILLBORN = Trouble(
     "garbage",
-    "the identity provider gave a token without a life",
-    "nobody has to do anything: it is tried again by itself",
+    "the identity provider gave a token that had already expired",
+    fill("{nothing_to_do}"),
 )
 
 
 def _token(granted: Granted, now: float, jitter: float, refresh_before: float | None) -> Token:
-    # In this order a moment that is no number counts as now.
+    # In this order of arguments, NaN counts as now.
     issued = min(now, granted.issued)
     life = min(granted.expires_in, LONGEST_LIFE)
     refresh_at = max(issued + _due(life, jitter, refresh_before), now + PAUSE_AFTER_GRANT)
@@ -429,7 +429,7 @@ def _token(granted: Granted, now: float, jitter: float, refresh_before: float | 
 
 
 def _due(life: float, jitter: float, refresh_before: float | None) -> float:
-    """Return the age at which a token of this life is renewed."""
+    """Return the age, in seconds, at which a token with this life is renewed."""
     earliest, latest = life * EARLIEST_SHARE, life * LATEST_SHARE
     if refresh_before is not None:
         latest = min(latest, max(life - refresh_before, life * EARLIEST_SHARE_ASKED))
@@ -451,8 +451,8 @@ def _failed(life: Life, outcome: Transient, now: float, jitter: float) -> Life:
 
 
 def pause(tries: int, jitter: float) -> float:
-    """Seconds to wait after so many failures in a row: uniform between the shortest pause and a doubling ceiling."""
-    # 2**5 minutes is past the longest pause; the exponent stays small however long an outage lasts.
+    """Return the seconds to wait after this many failures in a row: random, up to a limit that doubles each time."""
+    # 2**5 minutes is longer than the longest pause, so the exponent need not grow further.
     ceiling = min(LONGEST_PAUSE, SHORTEST_PAUSE * 2.0 ** min(tries, 6))
     return SHORTEST_PAUSE + (ceiling - SHORTEST_PAUSE) * jitter
 
@@ -460,8 +460,8 @@ def pause(tries: int, jitter: float) -> float:
 def retry_sooner(life: Life, now: float) -> Life:
     """Bring the next try forward, as after a client's request, a resume or a network change.
 
-    Only when no usable token is held; to 60 s after the last try at the earliest, never before Retry-After. Returns
-    the very same life where nothing changes.
+    Only if no usable token is held, and never to earlier than 60 s after the last try or to before Retry-After. Returns
+    the same object if nothing changes.
     """
     if not isinstance(life.phase, Failing) or usable(life, now):
         return life
@@ -469,9 +469,9 @@ def retry_sooner(life: Life, now: float) -> Life:
 
 
 def retry_now(life: Life, now: float) -> Life:
-    """Make a fetch due now, as after `cms refresh` or a sign-in: a refusal too is tried once more.
+    """Make a fetch due now, as after `cms refresh` or a sign-in, even after a refusal.
 
-    A person who asks may have mended what failed, so only Retry-After and the shortest pause of all bound this.
+    The person who asks may have fixed the cause, so only Retry-After and `PAUSE_AFTER_GRANT` delay it.
     """
     if isinstance(life.phase, Failing):
         return _sooner(life, life.phase, max(now, life.phase.last_try + PAUSE_AFTER_GRANT))
@@ -479,10 +479,10 @@ def retry_now(life: Life, now: float) -> Life:
 
 
 def sign_in_refused(life: Life, refused: Refused) -> Life:
-    """Return the life after a person has tried to sign in and was refused.
+    """Return the life after a person tried to sign in and was refused.
 
-    Where that is what it waits for, it is now known what stands in the way; nothing else changes. A challenge that
-    nobody has met yet stays for the next sign-in. Returns the very same life where nothing changes.
+    If the life waits for a sign-in, its trouble becomes the new refusal; nothing else changes. A claims challenge stays
+    until a sign-in has answered it. Returns the same object if nothing changes.
     """
     if not isinstance(life.phase, NeedsSignIn) or refused.trouble.kind in UNFINISHED:
         return life
@@ -501,7 +501,7 @@ def _due_now(held: Token, now: float) -> Token:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """The boot-clock moments of recent mints that clients asked for, one budget for each Grant."""
+    """The boot-clock moments of the recent fetches that clients caused. There is one budget for each Grant."""
 
     mints: tuple[float, ...] = ()
 
@@ -519,11 +519,11 @@ class Budget:
 def demand_fresh(
     life: Life, budget: Budget, now: float, *, min_valid: float = 0.0, rejected: bool = False
 ) -> tuple[Life, Budget, bool]:
-    """Make a fetch due because the held token will not do, within the budget.
+    """Make a fetch due because the held token is not good enough, if the budget allows it.
 
-    `rejected` says that a mail server refused the very token that is held; `min_valid` is the life, in seconds, that a
-    client asked for by name. Returns the life, the budget and whether the demand was turned down, for the budget or
-    because the token came only just now.
+    `rejected` says that a mail server refused the held token; `min_valid` is the life, in seconds, that a client asked
+    for. Returns the life, the budget, and True if the demand was declined: the budget is used up, or the token has only
+    just come.
     """
     held = usable(life, now)
     if held is None or not isinstance(life.phase, Settled) or held.refresh_at <= now:

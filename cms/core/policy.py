@@ -1,7 +1,7 @@
-"""Decides which peer may have which token: pure functions of the peer, the request and the rules of one socket.
+"""Decides which peer may have which token, from the peer, the request and the rules of one socket. Pure.
 
-The kernel says who the peer is (cms/system/listener.py), the configuration says who may ask (`Rules`), and only this
-file decides. A peer that may not ask learns that, and nothing about accounts or protocols.
+The kernel says who the peer is (cms/system/listener.py), and the configuration says who may ask (`Rules`). All
+decisions are in this file. A peer that may not ask is told only that: nothing about accounts or protocols.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ ROOT = 0
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Who is at the other end of a connection, as the kernel knew it at connect(). `groups` are the supplementary ones."""
+    """The process at the other end of a connection, as the kernel recorded it at connect().
+
+    `groups` are the supplementary groups.
+    """
 
     pid: int
     uid: int
@@ -30,8 +33,8 @@ class Peer:
 class Rules:
     """What one socket serves, and to whom. `owner` is the uid that the daemon runs as.
 
-    `users` and `groups` are both None when the socket's permission bits are the policy: every peer that can connect may ask.
-    `default` is the account that a request without a user gets, where there are several: a Postfix table has one.
+    If `users` and `groups` are both None, every peer that can connect may ask: the socket's mode decides. `default` is
+    the account for a request that names no user, if there are several accounts; only a Postfix table has one.
     """
 
     owner: int
@@ -44,14 +47,14 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Allow:
-    """The peer may have the token of these scopes of this account."""
+    """The peer may have this account's token for these scopes."""
 
     account: Account
     scopes: Scopes
 
 
 def admits(peer: Peer, rules: Rules) -> bool:
-    """Return whether this peer may ask at all. Called before a byte of it is read."""
+    """True if this peer may ask at all. Called before anything that it sent is read."""
     if rules.users is None and rules.groups is None:
         return True
     if peer.uid in (rules.owner, ROOT) or peer.uid in (rules.users or ()):
@@ -62,12 +65,12 @@ def admits(peer: Peer, rules: Rules) -> bool:
 def decide(peer: Peer, request: TokenRequest, rules: Rules, signed_in: Callable[[Grant], str]) -> Allow | Deny:
     """Return the account and scopes that a request gets, or why it gets none.
 
-    `signed_in` returns the user who has signed in to a grant, "" for none yet: the name of an account that is
-    configured without one. Several accounts may have one name, each with its own protocols.
+    An account that is configured without a user has the name of the user who has signed in: `signed_in` returns that
+    for a grant, "" for none yet. Several accounts may have the same name, with different protocols.
     """
     if not admits(peer, rules):
         return _DENIED
-    # lower() and not casefold(), which would take one mailbox for another where it folds ß to ss.
+    # lower() and not casefold(): that folds ß to ss, so two mailboxes could get the same name.
     users = [(account.user or signed_in(account.grant)).lower() for account in rules.accounts]
     meant: Sequence[Account] = ()
     if request.user:
@@ -86,9 +89,9 @@ def decide(peer: Peer, request: TokenRequest, rules: Rules, signed_in: Callable[
     return _no_protocol(request.protocol)
 
 
-NOBODY = Deny(
+NOT_SIGNED_IN = Deny(
     "sign-in-required",
-    "nobody has signed in to this account yet",
+    "this account is not signed in yet",
     "the user who runs cms signs in: `cms login`",
 )
 
@@ -100,19 +103,19 @@ _DENIED = Deny(
 
 
 def _no_account(user: str, *, nameless: bool) -> Deny:
-    """Return why no account is meant. It names none: a peer need not know them all."""
+    """Return why the request matches no account. The message names no account, because the peer need not know them."""
     if user and nameless:
-        # It may well be this user who signs in: mail must wait for that, and not bounce.
+        # This user may be the one who signs in later, so mail has to wait and not bounce.
         return Deny(
             "sign-in-required",
-            "this socket serves an account that nobody has signed in to yet",
+            "this socket serves an account that is not signed in yet",
             "the user who runs cms signs in: `cms login`",
         )
     if user:
         return Deny(
             "unknown-account",
             "this socket serves no account of that name",
-            "check the spelling; else the user who runs cms adds it to accounts= of this CredentialServer, then `cms reload`",
+            "check the spelling; or the user who runs cms adds it to accounts= of this CredentialServer, then `cms reload`",
         )
     return Deny(
         "unknown-account",
@@ -125,6 +128,6 @@ def _no_protocol(protocol: str) -> Deny:
     return Deny(
         "unknown-protocol",
         f"this socket does not serve {protocol} for this account",
-        f'check the spelling; else the user who runs cms adds "{protocol}" to protocols= of this CredentialServer, '
+        f'check the spelling; or the user who runs cms adds "{protocol}" to protocols= of this CredentialServer, '
         "then `cms reload` and `cms login`",
     )

@@ -1,8 +1,8 @@
-"""Checks whether a token can open the protocol that is asked for: by the scopes it was granted, and by its claims.
+"""Checks that a token can open the protocol that the client asked for, by its scopes and its claims.
 
-A mail server refuses a token for another resource with the same few words as a wrong password, and counts a failed
-login. So cms checks a token before serving it. A token that cannot be decoded is served, since only the mail server can
-judge it, and so is one for a resource that cms does not know: that gets a warning.
+A mail server refuses a token for another resource with the same words as a wrong password, and counts a failed login.
+So cms checks a token before it serves it. A token that cannot be decoded is served, because only the mail server can
+judge it. A token for a resource that cms does not know is served too, with a warning.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cms_oauth.moves import cms, fill
 
 @dataclass(frozen=True, slots=True)
 class Misfit:
-    """Why a token will not do. `certain` is False where a server may take it all the same: then it is served."""
+    """Why a token does not fit a protocol. If `certain` is False a server may still accept it, so cms serves it."""
 
     message: str
     hint: str
@@ -28,11 +28,11 @@ class Misfit:
 
 @lru_cache(maxsize=1024)
 def permission_for(protocol: str, scopes: Scopes) -> str:
-    """Return what a token of these scopes must grant to be good for a protocol, "" if that cannot be known.
+    """Return the permission that a token for these scopes needs to open a protocol, "" if it is not known.
 
-    Scopes that name a mail permission are Exchange's, and each mail protocol needs its own of them. Other scopes are
-    known by the first: other mail servers name their permissions as they like. `.default` stands for all that was
-    consented to. Remembered, as each request asks it of the same few accounts.
+    If a scope is one of Exchange's mail permissions, each mail protocol needs its own permission. Other mail servers
+    name their permissions as they like: for those it is the first scope. `.default` stands for everything that was
+    consented to. Cached, because each request asks this about the same few accounts.
     """
     names = [each.rpartition("/")[2] for each in scopes]
     own = names[0] if names else ""
@@ -42,23 +42,23 @@ def permission_for(protocol: str, scopes: Scopes) -> str:
 
 
 def covers(token: Token, permission: str) -> bool:
-    """Whether a token grants a permission such as SMTP.Send, by the scopes that the provider named.
+    """True if a token grants a permission such as SMTP.Send, by the scopes that the provider named.
 
-    Only the last part of a scope counts: Entra spells resources in more than one way. A token without known scopes, or
-    for all that was consented to (`.default`), is taken at its word.
+    Only the last part of a scope counts, because Entra spells resources in more than one way. A token without known
+    scopes, or for `.default` (everything that was consented to), is assumed to grant it.
     """
     granted = [scope.rpartition("/")[2].lower() for scope in token.scopes]
     return not permission or not granted or ".default" in granted or permission.lower() in granted
 
 
 def fits(token: Token, protocol: str, scopes: Scopes) -> bool:
-    """Whether a token is served for a protocol: its scopes cover it, and it is not certain to be for something else."""
+    """True if cms serves this token for a protocol: its scopes cover the protocol, and no misfit is certain."""
     wrong = misfit(token.claims, protocol, scopes)
     return covers(token, permission_for(protocol, scopes)) and not (wrong and wrong.certain)
 
 
 def uncovered(permission: str, scopes: Scopes, who: str) -> tuple[str, str]:
-    """Say why a token for these scopes lacks a permission, and what to do; `who` signs in, "" if not known."""
+    """Return why a token for these scopes lacks a permission, and what to do. `who` signs in, "" if not known."""
     login = {"login": cms("login", who)}
     if permission.lower() in {each.rpartition("/")[2].lower() for each in scopes}:
         said = f"the sign-in does not cover {permission}: it was given before the configuration asked for that"
@@ -71,7 +71,7 @@ def uncovered(permission: str, scopes: Scopes, who: str) -> tuple[str, str]:
 def misfit(claims: Claims | None, protocol: str, scopes: Scopes) -> Misfit | None:
     """Return why a token is not for this protocol, None if it is or if that cannot be known.
 
-    `scopes` are what the token was asked for. Remembered, as each request asks it of the same few tokens.
+    `scopes` are what the token was requested for. Cached, because each request asks this about the same few tokens.
     """
     if claims is None:
         return None
@@ -81,11 +81,11 @@ def misfit(claims: Claims | None, protocol: str, scopes: Scopes) -> Misfit | Non
 def _wrong_audience(claims: Claims, protocol: str, scopes: Scopes) -> Misfit | None:
     given, wanted = resource_name(claims.audience), resource_name(resource(scopes))
     mail = protocol in PERMISSIONS
-    # Some resources go by several names: a token that was asked for by one may have another.
+    # Some resources have several names, and Entra may put another one in the token than was asked for.
     same = given == wanted or (given in OTHERS and OTHERS[given] == OTHERS.get(wanted))
-    # Graph has permissions of the same names, and opens no mail server, whatever was asked for.
+    # Graph has permissions with the same names, but its tokens open no mail server.
     asked_for = same and not (mail and given == GRAPH)
-    # An id that is not known may be any resource's but Exchange's.
+    # An unknown id may belong to any resource except Exchange.
     unknown_id = "." not in given and given not in {EXCHANGE, *OTHERS} and wanted != EXCHANGE
     if not given or asked_for or (mail and given == EXCHANGE) or unknown_id:
         return None
@@ -97,7 +97,7 @@ def _wrong_audience(claims: Claims, protocol: str, scopes: Scopes) -> Misfit | N
 
 
 def _mend(claims: Claims, protocol: str) -> str:
-    """Say how to get a token for the right resource: by a sign-in, or for an application by asking again."""
+    """Return how to get a token for the right resource: with a new sign-in, or for an application with a refresh."""
     right = "name the mail scopes alone, or leave scopes= out"
     if protocol not in PERMISSIONS:
         right = f"check the scopes of {protocol} in the configuration"
@@ -107,7 +107,7 @@ def _mend(claims: Claims, protocol: str) -> str:
 
 
 def _wrong_roles(claims: Claims, protocol: str) -> Misfit | None:
-    """Return what is missing of an application's token, which has roles where a person's has scopes."""
+    """Return which role an application's token lacks. It has roles instead of a person's scopes."""
     role = ROLES.get(protocol)
     if role is None or not claims.application or role in claims.roles:
         return None
@@ -115,7 +115,7 @@ def _wrong_roles(claims: Claims, protocol: str) -> Misfit | None:
         f"the application's token has no role {role}, which {protocol} needs",
         f"an administrator adds {role} to the application's permissions (APIs my organization uses: Office 365 Exchange"
         " Online) and grants admin consent, then `cms refresh`",
-        # RBAC for Applications gives SMTP to an application that has no such role in its token.
+        # With RBAC for Applications, an application can use SMTP without this role in its token.
         certain=protocol != "SMTP",
     )
 

@@ -1,7 +1,7 @@
-"""What Entra's refusals mean for a grant: one line that says what happened, and one with the next command.
+"""Turns Entra's error answers into a message that says what happened and a hint with the next command.
 
-The table is `cms_oauth.diagnosis.entra`'s, which says more than one line where there is room for it. Nothing of what
-the provider wrote in prose is repeated: messages are in our own words, with the number to look up.
+The table of errors is in `cms_oauth.diagnosis.entra`, which has longer explanations too. Messages are in cms's own words
+and give the number to look up; the provider's text is never repeated.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from cms.core.lifecycle import Granted, Outcome, Refused, Transient, Trouble
 from cms_oauth import moves
 from cms_oauth.diagnosis.entra import AGAIN, NO_IDENTITY, WAIT_OR_AGAIN, origin_of, row_of, row_of_application
 
-# What may be quoted of an answer: identifiers, never prose. Longer ones are none of Entra's.
+# The only text of an answer that is quoted: identifiers. Entra's are not longer than this.
 _IDENTIFIER = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _AADSTS = re.compile(r"AADSTS(\d{2,9})")
-# How a page shows it: conditional access writes "Error Code: 53003" among the details.
+# How a web page shows the number: conditional access writes "Error Code: 53003" among the details.
 _SHOWN = re.compile(r"AADSTS\s*(\d{2,9})|Error Code:\s*(\d{5,9})\b", re.IGNORECASE)
 
-# Conditional-access challenges are some hundred bytes of JSON; a challenge goes into a URL, which bounds it.
+# Conditional-access challenges are a few hundred bytes of JSON. A challenge becomes part of a URL, so it cannot be long.
 _MAX_CLAIMS = 4096
 
 
 # The application has not been consented to, or not for all that it asks for.
 NO_CONSENT = 65001
 
-# How the application is registered is the reason: its redirect addresses, and the platform that they are of.
+# Errors caused by the application's registration: its redirect addresses, and their platform.
 REGISTRATION_NUMBERS = frozenset({700084, 9002326, 9002327, 50011, 500113, 900971, 500119})
 
-# Refusals that a refresh token used twice may come as: what the provider says then differs, and it may say nothing.
+# The errors that Entra may give for a refresh token that was used twice. It may also give no number.
 REUSE_NUMBERS = frozenset({None, 70000, 70008, 700082, 54005})
 
 
 def explain(answer: Mapping[str, Any], grant: Grant, who: str = "") -> Transient | Refused:
-    """Return what an OAuth error answer means for the grant. `who` is the user remembered, if anybody is."""
+    """Return what an OAuth error answer means for the grant. `who` is the user who has signed in, "" if not known."""
     number = _number(answer)
     word = _identifier(answer.get("error"))
     suberror = _identifier(answer.get("suberror"))
@@ -57,18 +57,18 @@ def explain(answer: Mapping[str, Any], grant: Grant, who: str = "") -> Transient
 
 
 def of_page(text: str, grant: Grant) -> Trouble | None:
-    """Return what a page of the provider's says that a person copies from; None where there is no number in it."""
+    """Return what an error page of Entra means, from text that a person copied; None if there is no number in it."""
     found = _SHOWN.search(text)
     if not found:
         return None
     refusal = explain({"error_codes": [int(found[1] or found[2])]}, grant)
     outcome = in_person(refusal, hint("start again: {login}", grant))
-    assert isinstance(outcome, Transient | Refused), "what refuses grants nothing"
+    assert isinstance(outcome, Transient | Refused), "an error grants nothing"
     return outcome.trouble
 
 
 def of_application(trouble: Trouble, grant: Grant) -> Trouble:
-    """Return what a refusal means where nobody signs in: nobody is told to, and cms looks again by itself."""
+    """Return what a refusal means for an application: the hint asks no person to sign in, and cms tries again."""
     row = NO_IDENTITY if grant.sign_in == "managed-identity" else row_of_application(trouble.aadsts)
     why = evidence(trouble.aadsts, trouble.error, trouble.suberror) if trouble.kind == "refused" else trouble.message
     move = hint(row.hint, grant, again=WAIT_OR_AGAIN, mover=row.mover)
@@ -76,16 +76,16 @@ def of_application(trouble: Trouble, grant: Grant) -> Trouble:
 
 
 def of_status(status: int) -> Trouble:
-    """Return what an HTTP status means that comes without an OAuth error."""
+    """Return what an HTTP status without an OAuth error means."""
     row = row_of(None, status=status)
     move = moves.fill(row.hint, {"again": AGAIN}, mover=row.mover)
     return Trouble(row.kind, f"{row.message} (HTTP {status})", move, error=f"HTTP {status}")
 
 
 def in_person(outcome: Outcome, again: str) -> Outcome:
-    """Return what to tell the person who has asked for this very thing: nobody but them tries it again.
+    """Return an outcome with a hint for the person who asked for this: cms does not try it again, they do.
 
-    `again` is what they do once they have done what else the hint says. A daemon may be there or not.
+    `again` is how they try again, after the other steps of the hint. There may be no daemon.
     """
     if isinstance(outcome, Granted):
         return outcome
@@ -96,10 +96,10 @@ def in_person(outcome: Outcome, again: str) -> Outcome:
 def hint(
     template: str, grant: Grant, who: str = "", *, again: moves.Value = AGAIN, mover: str = "you", **more: str
 ) -> moves.Move:
-    """Fill in what a template names of this grant: commands, its redirect address, its application's credential.
+    """Fill in a template for this grant: commands, its redirect address, its application's credential.
 
-    `who` is the user remembered, for a grant that names nobody; `again` is what comes after something was mended;
-    `more` are further texts.
+    `who` is the user who has signed in, for a grant whose login is not configured. `again` is the step after the cause
+    was fixed. `more` are further values.
     """
     user = grant.login or who
     values: dict[str, moves.Value] = {
@@ -115,7 +115,7 @@ def hint(
 
 
 def _proof(grant: Grant) -> str:
-    """Return the argument that names what the application proves itself with."""
+    """Return the argument of Office365_Account that has the application's credential."""
     names = ("client_secret", "certificate", "client_assertion")
     return next((name for name in names if getattr(grant, name)), "the credential")
 
@@ -129,7 +129,7 @@ def _number(answer: Mapping[str, Any]) -> int | None:
 
 
 def _registration(number: int | None, grant: Grant) -> str:
-    """Say whose registration is the reason, where it is one."""
+    """Return which application's registration causes this error, "" if the registration is not the cause."""
     if number not in REGISTRATION_NUMBERS:
         return ""
     known = registration_of(grant.client_id)
@@ -141,13 +141,13 @@ def _identifier(value: object) -> str:
 
 
 def evidence(number: int | None, word: str, suberror: str) -> str:
-    """Return what the provider gave as its reason, in its own identifiers: what a person looks up."""
+    """Return the provider's own identifiers for its reason, for a person to look up."""
     parts = (f"AADSTS{number}" if number else "", word, suberror)
     return ", ".join(part for part in parts if part) or "no reason given"
 
 
 def _claims(value: object) -> str:
-    """Return a claims challenge exactly as it came, or "" for what is none."""
+    """Return a claims challenge exactly as it came, "" if the value is not one."""
     if not isinstance(value, str) or len(value) > _MAX_CLAIMS:
         return ""
     try:

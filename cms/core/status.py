@@ -1,7 +1,7 @@
-"""What the daemon knows, as rows: facts for `cms status`, its JSON and monitoring. status_text.py puts them into words.
+"""The status of each account as rows of facts, for `cms status`, its JSON and monitoring. No secrets.
 
-A row is one token that an account needs, with the protocols that it opens: mail protocols share one, so most accounts
-have one row. Nothing here holds a secret.
+A row is one token of an account, with the protocols that it opens. The mail protocols share a token, so most accounts
+have one row. status_text.py turns rows into text.
 """
 
 from __future__ import annotations
@@ -15,46 +15,48 @@ from cms.core.accounts import Account, Scopes, StoredSignIn
 from cms.core.forecast import Forecast, warned_at
 from cms.core.lifecycle import NOTHING_KNOWN, Failing, Life, NeedsSignIn, Settled, SignInFacts, usable
 from cms.core.preflight import covers, fits, misfit, permission_for, uncovered
-from cms_oauth.moves import cms, fill, signs_in
+from cms_oauth.moves import NOTHING_TO_DO, cms, fill, signs_in
 from cms_oauth.text import printable
 
-# Changes when a field of the JSON changes its meaning or goes; new fields may come at any time.
+# Changes if a field of the JSON is removed or changes its meaning. New fields may be added at any time.
 JSON_VERSION = 1
 
 STATES = {
     "ok": "a usable token is held and nothing is due",
     "starting": "the first token is being fetched",
     "renewing": "a new token is due or under way",
-    "failing": "the provider cannot be asked or does not answer well; it is tried again",
-    "locked": "the vault's key cannot be had; it is tried again",
+    "failing": "the provider cannot be reached or does not answer well; cms tries again",
+    "locked": "the vault's key cannot be read; cms tries again",
     "signing-in": "a sign-in waits for a person",
-    "sign-in-required": "only a sign-in helps",
-    "refused": "the application is refused, and what its next move says has to be mended; it is tried again",
+    "sign-in-required": "a person has to sign in",
+    "refused": "the application is refused: a person has to do the next move; cms tries again",
 }
 
 # Exit codes that monitoring systems of the Nagios family understand.
 OK, WARNING, CRITICAL, UNKNOWN = range(4)
 
-# exim takes 4,090 characters of base64 as a credential, and msmtp and neomutt about as many: that is this many bytes of
-# token beside the user's name.
+# exim accepts 4,090 characters of base64 as a credential, and msmtp and neomutt about as many. With the user's name that
+# leaves this many bytes for the token.
 LONG_TOKEN = 3000
 
 MEMORY_WARNING = (
-    "sign-ins are kept in MEMORY ONLY: when cms or its worker ends, everybody has to sign in again; "
+    "sign-ins are kept in MEMORY ONLY: when cms or its worker ends, all users have to sign in again; "
     "Vault(key=...) in the configuration names a place for a key"
 )
 
-# A new certificate has to be made, uploaded and put in its place, by people who may be away: they get a month.
+# People have to make, upload and install a new certificate, and may be away: warn a month ahead.
 EXPIRY_WARNING = 30 * 24 * 60 * 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What the daemon hands in for one account. `user` is the name that requests ask for, "" while nobody signed in.
+    """What the daemon knows about one account: the input of `describe`.
 
-    `lives` may hold more scope sets than the account's own. `signing_in` says what a sign-in under way waits for, "" when
-    there is none; `page` is where the account can sign in, "" for nowhere. `forecast` is when the sign-in is expected to
-    end.
+    - `user`: the name that requests ask for, "" if it is not known before a sign-in.
+    - `lives`: by scope set; may contain more than the account's own.
+    - `signing_in`: what a sign-in in progress waits for, "" if there is none.
+    - `page`: the address of the local sign-in page, "" if there is none.
+    - `forecast`: when the sign-in is expected to end.
     """
 
     account: Account
@@ -70,8 +72,8 @@ class Entry:
 class Held:
     """The token that is held: `age`, `left` and `refresh_in` in seconds, `expires_at` and `refresh_at` as Unix times.
 
-    `refresh_in` and `refresh_at` are None while the provider fails or a sign-in is required: then nothing is planned
-    by the token's age.
+    `refresh_in` and `refresh_at` are None while the provider fails or a sign-in is required: then the token's age does
+    not decide when cms tries again.
     """
 
     age: int
@@ -85,7 +87,7 @@ class Held:
 class Problem:
     """The last error: `lasts` and `retry_in` in seconds, `since` and `retry_at` as Unix times, `aadsts` Entra's number.
 
-    `retry_in` and `retry_at` are None when only a sign-in helps; `tries` is 0 where a person has to mend something.
+    `retry_in` and `retry_at` are None if a person has to sign in; `tries` is 0 if a person has to act.
     """
 
     kind: str
@@ -101,16 +103,19 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class StatusRow:
-    """One token of one account. `usable` says whether a client is given one now, `state` is a word of `STATES`.
+    """One token of one account, as `cms status` shows it. Also an object of its JSON.
 
-    `next_move` says whose move it is and the command, "" when there is nothing to do. `warning` is what may go wrong
-    although all is well with the token.
-
-    `signed_in_at` is when the sign-in was given, as Unix time, and `signed_in_age` that in seconds, None for unknown;
-    `ends_in` are the seconds to the forecast's moment, and `sign_in_due` says that it is near. `sign_in` is the way in
-    which the account signs in; `credential_expires_at` is when its application's certificate ends, as Unix time,
-    and `credential_due` says that it is near. `refused` are those of the protocols that the token is not served for,
-    although it is usable (`preflight=`).
+    - `state`: a key of `STATES`.
+    - `usable`: whether cms has a token that has not expired.
+    - `next_move`: who acts and how, "" if there is nothing to do.
+    - `warning`: what may go wrong later, "" for nothing.
+    - `signed_in_at`, `signed_in_age`: when the sign-in was given (Unix time), and how many seconds ago; None for
+      unknown.
+    - `ends_in`, `sign_in_due`: seconds until the forecast end of the sign-in, and whether that is near.
+    - `sign_in`: how the account signs in (`sign_in=`).
+    - `credential_expires_at`, `credential_due`: when the application's certificate ends (Unix time), and whether that is
+      near.
+    - `refused`: the protocols that cms does not serve the token for, although it is usable (`preflight=`).
     """
 
     user: str
@@ -137,10 +142,10 @@ class StatusRow:
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
-    """Facts about the daemon itself. `uptime` is in seconds; `memory_chosen` when the configuration asked for it.
+    """Facts about the daemon itself. `uptime` is in seconds, and `loaded` is how many seconds ago the configuration was read.
 
-    `orphans` are stored sign-ins that no account of the configuration has; `loaded` says how many seconds ago the
-    configuration was read.
+    `memory_chosen` is True if the configuration asks to keep sign-ins in memory only. `orphans` are stored sign-ins that
+    belong to no account of the configuration.
     """
 
     version: str
@@ -161,7 +166,7 @@ def describe(entries: Sequence[Entry], now: float, wall: float) -> list[StatusRo
 
 
 def _rows(entry: Entry, now: float, wall: float) -> Iterator[StatusRow]:
-    # dict keeps the order in which the configuration names the protocols.
+    # dict.fromkeys keeps the order of the protocols in the configuration.
     for scopes in dict.fromkeys(entry.account.scopes.values()):
         protocols = tuple(name for name, each in entry.account.scopes.items() if each == scopes)
         yield _row(entry, protocols, entry.lives.get(scopes, Life()), now, wall)
@@ -207,7 +212,7 @@ def _refused(entry: Entry, protocols: tuple[str, ...], life: Life) -> tuple[str,
 
 
 def _protocol_warnings(entry: Entry, protocols: tuple[str, ...], life: Life) -> Iterator[str]:
-    """Yield what to say of a token that cannot open each of these protocols, whether or not it is served."""
+    """Yield a warning for each protocol that the token cannot open, whether or not cms serves it."""
     if life.held is None:
         return
     scopes, lacking = entry.account.scopes, dict[str, list[str]]()
@@ -222,7 +227,7 @@ def _protocol_warnings(entry: Entry, protocols: tuple[str, ...], life: Life) -> 
 
 
 def length_warning(life: Life) -> str:
-    """Return what to say of a token that mail programs may not take for its length, "" for any other."""
+    """Return a warning if the token is too long for some mail programs, else ""."""
     size = len(life.held.secret) if life.held else 0
     if size <= LONG_TOKEN:
         return ""
@@ -233,7 +238,7 @@ def length_warning(life: Life) -> str:
 
 
 def expiry_warning(expires: float, wall: float) -> str:
-    """Return what to say of an application's certificate that ends soon, "" for one that does not, or for none."""
+    """Return a warning if an application's certificate ends soon, else "". `expires` is 0 if it has none."""
     if not expires or expires - wall > EXPIRY_WARNING:
         return ""
     when = f"ends in {duration(expires - wall)}" if expires > wall else "has ended"
@@ -286,11 +291,11 @@ def _next_move(entry: Entry, state: str, life: Life) -> str:
         return f"finish the sign-in: {entry.signing_in}"
     if isinstance(life.phase, NeedsSignIn):
         move = life.phase.trouble.hint or fill("sign in: {login}", {"login": cms("login", entry.user)})
-        # Only where signing in is what helps.
+        # The page helps only with a sign-in.
         there = f"; or open {entry.page} in a browser on this machine" if entry.page and signs_in(move) else ""
         return move + there
     if isinstance(life.phase, Failing):
-        return life.phase.trouble.hint or "nobody has to do anything: it is tried again by itself"
+        return life.phase.trouble.hint or str(NOTHING_TO_DO)
     return ""
 
 
@@ -309,7 +314,7 @@ def as_json(rows: Sequence[StatusRow], daemon: Daemon | None = None) -> dict[str
 def as_systemd(rows: Sequence[StatusRow]) -> str:
     """Return one line for systemd's STATUS= and `cms status --check`.
 
-    How many accounts are in which state, and the first that needs a person now, or else soon.
+    It counts the accounts in each state, and names the first that needs a person now, or else soon.
     """
     counts = Counter(row.state for row in rows)
     line = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]) or "no accounts"
@@ -322,7 +327,7 @@ def as_systemd(rows: Sequence[StatusRow]) -> str:
     return f"{line}; {printable(first.user or 'an account')}: {printable(first.next_move or first.warning)}"
 
 
-# States in which nothing gets better until a person has done something.
+# The states that last until a person acts.
 _FOR_PEOPLE = ("sign-in-required", "signing-in", "refused", "locked")
 
 
@@ -330,11 +335,11 @@ def exit_code(rows: Sequence[StatusRow], *, memory_chosen: bool = False) -> int:
     """Return what `cms status --check` exits with.
 
     - 3: there is no account.
-    - 2: an account has no usable token, or one that is served for none of its protocols.
-    - 1: a token is not served for some protocols; an account is failing or needs a person while its token is good, is
-      just starting, keeps its sign-in in memory although the configuration does not ask for that, or is expected to need
-      a sign-in or a new certificate soon.
-    - 0: else.
+    - 2: an account has no usable token, or cms serves its token for none of its protocols.
+    - 1: cms does not serve a token for some protocols; or an account is failing or needs a person while its token is
+      valid, is just starting, keeps its sign-in in memory although the configuration does not ask for that, or will
+      probably need a sign-in or a new certificate soon.
+    - 0: otherwise.
     """
     if not rows:
         return UNKNOWN
@@ -354,7 +359,7 @@ def _severity(row: StatusRow, *, memory_chosen: bool) -> int:
 
 
 def duration(seconds: float) -> str:
-    """Return a length of time as a person says it, in the two largest units: `1 h 5 min`, `2 d 3 h`, `40 s`."""
+    """Return a length of time in its two largest units: `1 h 5 min`, `2 d 3 h`, `40 s`."""
     left, parts = max(0, int(seconds)), []
     for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")):
         count, left = divmod(left, size)

@@ -1,7 +1,7 @@
-"""The status in words, made from the object that `cms status --json` prints.
+"""The status as text, from the object that `cms status --json` prints.
 
-The daemon sends that object, and the client makes the text. Everything that shows an account takes its words from here:
-`cms status`, its `--watch`, and the sign-in page.
+The daemon sends that object, and the client makes the text. `cms status`, its `--watch` and the sign-in page all use
+these functions.
 """
 
 from __future__ import annotations
@@ -14,27 +14,25 @@ from cms.core.accounts import NAMELESS, StoredSignIn
 from cms.core.status import MEMORY_WARNING, duration
 from cms_oauth.text import printable
 
-# Lines longer than this are hard to read in any terminal, and beside the labels there is no room for words below that.
+# Longer lines are hard to read, and narrower ones leave no room beside the labels.
 WIDTH = 100
 _NARROWEST = 40
 _LABEL = 14
 
-# What an account shows that no person signs in for, in place of its sign-in.
+# Shown instead of the sign-in for an account that no person signs in to.
 _WITHOUT = {
-    "app": "none needed: an application, which is asked for anew each time",
+    "app": "none needed: an application requests each token itself",
     "managed-identity": "none needed: this machine's own identity in Azure",
 }
 
-_ORPHANS_MOVE = (
-    "`cms prune` deletes them; or put the account back into the configuration, and its sign-in is used again"
-)
+_ORPHANS_MOVE = "`cms prune` deletes them; or put the account back into the configuration to use its sign-in again"
 
-# A JSON object: of the whole status, the daemon, an account or its problem.
+# A JSON object: the whole status, the daemon, an account or its problem.
 Document = Mapping[str, Any]
 
 
 def as_text(document: Document, width: int = WIDTH) -> str:
-    """Return a block of lines for each row, for a terminal; the daemon's own facts first. Ends with a newline.
+    """Return the status for a terminal: the daemon's facts, then a block of lines for each row. Ends with a newline.
 
     `width` is the terminal's, in columns.
     """
@@ -49,12 +47,12 @@ def as_text(document: Document, width: int = WIDTH) -> str:
 
 
 def name(account: Document) -> str:
-    """Return whose account it is."""
+    """Return the account's user, or what stands for one that is not known yet."""
     return account["user"] or NAMELESS
 
 
 def protocols(account: Document) -> str:
-    """Return what the account's token opens."""
+    """Return the protocols that the account's token opens."""
     return ", ".join(account["protocols"]) or "none"
 
 
@@ -67,12 +65,12 @@ def life_left(account: Document) -> str:
 
 
 def until(seconds: int) -> str:
-    """Return when something happens that is so many seconds away."""
+    """Return a number of seconds from now as text: "in 5 min", "now"."""
     return f"in {duration(seconds)}" if seconds else "now"
 
 
 def facts(account: Document) -> Iterator[tuple[str, str]]:
-    """Yield what there is to say of an account, each with a label."""
+    """Yield what to show for an account, as (label, text)."""
     problem = account["problem"]
     said = (
         ("protocols", protocols(account)),
@@ -90,7 +88,7 @@ def _daemon(daemon: Document, width: int) -> str:
     lines = [f"cms {daemon['version']}, process {daemon['pid']}, up {up}, configuration {daemon['config']}"]
     lines += [_wrapped("socket", path, width) for path in daemon["sockets"]]
     lines += [_wrapped("token file", path, width) for path in daemon["files"]]
-    # That one has a paragraph to itself.
+    # MEMORY_WARNING has its own paragraph.
     lines += [_wrapped("warning", each, width) for each in daemon["warnings"] if each != MEMORY_WARNING]
     return "\n".join(lines)
 
@@ -129,7 +127,7 @@ def _problem(problem: Document) -> Iterator[tuple[str, str]]:
 
 
 def _kept(account: Document) -> str:
-    """Say where the sign-in is stored."""
+    """Return where the sign-in is stored."""
     if account["sign_in"] in _WITHOUT:
         return _WITHOUT[account["sign_in"]]
     if account["persisted"] is None:
@@ -140,7 +138,7 @@ def _kept(account: Document) -> str:
 
 
 def _given(account: Document) -> str:
-    """Say when the sign-in was given, and when the next one is expected."""
+    """Return when the sign-in was given, and when the next one is expected."""
     if account["signed_in_age"] is None:
         return ""
     given, expected = f"given {duration(account['signed_in_age'])} ago", account["forecast"]
@@ -150,7 +148,7 @@ def _given(account: Document) -> str:
 
 
 def _wrapped(label: str, text: str, width: int) -> str:
-    """Return a labelled paragraph that fits the terminal. Addresses and paths are never broken: they get copied."""
+    """Return a labelled paragraph that fits the terminal. Addresses and paths are never broken: people copy them."""
     return textwrap.fill(
         printable(text),
         width,

@@ -84,7 +84,7 @@ def test_what_is_not_there_is_said() -> None:
     nameless = {**ROW, "user": "", "token": None, "protocols": []}
     stranger = {**ASKED, "user": "", "protocol": ""}
 
-    assert any("(whoever signs in)  ok     none       none" in line for line in shown(accounts=[nameless]))
+    assert any("(not signed in yet)  ok     none       none" in line for line in shown(accounts=[nameless]))
     assert "none yet" == shown(requests=[])[-1]
     assert "no accounts are configured" in shown(accounts=[])
     assert shown(requests=[stranger])[-1].endswith("-  -  granted")

@@ -99,7 +99,7 @@ class TestDocumentedFiles:
         lines = [int(found[1]) for each in config.warnings if (found := re.search(r"cfg:(\d+): ", each))]
 
         assert [1, 2, 2, 4, 12] == lines
-        assert "there is no CredentialServer, so nobody can ask for a token" in config.warnings[-1]
+        assert "there is no CredentialServer, so no program can ask for a token" in config.warnings[-1]
 
 
 class TestDocument:
@@ -262,7 +262,7 @@ class TestFaults:
             ("\nx = (", 2, "this is not Python: '(' was never closed"),
             ("x = 0600", 1, "this is not Python: leading zeros in decimal integer literals are not permitted"),
             ("\nx = 1 / 0", 2, "ZeroDivisionError: division by zero"),
-            ("import sys\nsys.exit(0)", 2, "it ends the program here, and a configuration may not"),
+            ("import sys\nsys.exit(0)", 2, "it ends the program here, which a configuration may not do"),
             ("import no_such_module", 1, "ModuleNotFoundError: No module named 'no_such_module'"),
             ("\nraise ValueError", 2, "ValueError"),
             ("\nraise ValueError('a\\n   b')", 2, "ValueError: a b"),
@@ -323,7 +323,7 @@ class TestFaults:
         (tmp_path / "cms.cfg").write_text(f"open({str(ran)!r}, 'w')")
         (tmp_path / "cms.cfg").chmod(0o666)
 
-        with pytest.raises(ConfigError, match=r"the file can be written by everybody.*`chmod go-w"):
+        with pytest.raises(ConfigError, match=r"the file can be written by everyone.*`chmod go-w"):
             load(str(tmp_path / "cms.cfg"))
         assert not ran.exists()
 

@@ -196,7 +196,7 @@ class TestOffice365Account:
             ("'a@example.com', prompt='maybe'", "prompt= is one of login, select_account, consent, none"),
             (
                 "'a@example.com', cloud='china'",
-                'cloud="china" needs client_id=: each national cloud has applications of its own',
+                'cloud="china" needs client_id=: each national cloud has its own applications',
             ),
             (
                 f"'a@example.com', client_id='{MY_ID}', use_default_registration=True",
@@ -229,7 +229,7 @@ class TestOffice365Account:
             ),
             (
                 f"{APP}, client_id='{MY_ID}', client_secret=File('/s'), sign_in_as='b@example.com'",
-                'sign_in_as= says who signs in, and with sign_in="app" nobody does',
+                'sign_in_as= says who signs in, and with sign_in="app" no person does',
             ),
             *(
                 (
@@ -275,7 +275,7 @@ class TestOffice365Account:
         """A secret in the file is refused with its line and the remedy, and appears in no part of the refusal."""
         refusal = refuse(f"a = Office365_Account('a@example.com',\n    client_id='{MY_ID}',\n    {name}='{SECRET}')")
 
-        assert f"Office365_Account: {name}= takes no literal: say where it is, not what it is" == refusal.message
+        assert f"Office365_Account: {name}= takes no literal secret: name the place to read it from" == refusal.message
         assert (1, True) == (refusal.line, refusal.hint.startswith(f'{name}=File("PATH")'))
         assert SECRET not in f"{refusal} {refusal!r} {refusal.__cause__} {refusal.__context__}"
 
@@ -299,7 +299,7 @@ class TestOffice365Account:
 
         assert 2 == len(load_text(text.format("tenant='example.com'")).accounts)
         assert (
-            "Office365_Account: a second account for whoever signs in; the first is in line 1"
+            "Office365_Account: a second account without user=; the first is in line 1"
             == refuse(text.format("")).message
         )
 
@@ -373,7 +373,10 @@ class TestOffice365:
             """
         )
 
-        assert ("inbox", True) == (config.accounts[0].mailbox, ":3: cms opens one mailbox" in config.warnings[0])
+        assert ("inbox", True) == (
+            config.accounts[0].mailbox,
+            ":3: cms tests only the first mailbox" in config.warnings[0],
+        )
 
     @pytest.mark.parametrize(
         ("given", "what"),

@@ -153,7 +153,7 @@ class TestPostfixTable:
             ("'x', [a], b", "default= is not one of accounts="),
             ("'x', [a], 'a'", "default= takes what Office365_Account(...) returned, not a value of type str"),
             ("'x', [a], umask=0o600", "PostfixTable has no argument umask="),
-            ("'x', [a], mode=0", "mode= lets nobody connect: that takes the right to write"),
+            ("'x', [a], mode=0", "mode= lets no user connect: that needs write permission"),
         ],
     )
     def test_refused(self, refuse: Refuser, arguments: str, message: str) -> None:
@@ -190,7 +190,7 @@ class TestTokenFile:
             config.files[0].mode,
             config.files[0].newline,
         )
-        assert ["on no tmpfs" in each for each in config.warnings] == [True]
+        assert ["not on a tmpfs" in each for each in config.warnings] == [True]
 
     def test_readable_by_all(self, load_text: Loader) -> None:
         """cms warns of a file that every user may read, unless a folder restricts it."""
@@ -204,7 +204,7 @@ class TestTokenFile:
             ("'/run/', a, 'SMTP'", "path= ends with a slash, and that is a folder"),
             ("'x', 'a', 'SMTP'", "account= takes what Office365_Account(...) returned, not a value of type str"),
             ("'x', a, 'GRAPH'", "protocol= is one of SMTP, IMAP, POP"),
-            ("'x', a, 'SMTP', 0o200", "mode= keeps the file from its own owner"),
+            ("'x', a, 'SMTP', 0o200", "mode= does not let the file's owner read it"),
             (
                 "'x', a, 'SMTP', 0o666",
                 "mode= lets others write the file, and what they write is sent as a credential",

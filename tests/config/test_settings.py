@@ -38,7 +38,7 @@ class TestVault:
         """A key in the file is refused and not quoted."""
         refusal = refuse(f"{ACCOUNT}Vault(key='{SECRET}')")
 
-        assert (3, "Vault: key= says where the vault's key comes from, never what it is") == (
+        assert (3, "Vault: key= takes no literal key: name the place to read it from") == (
             refusal.line,
             refusal.message,
         )
@@ -89,7 +89,7 @@ class TestTls:
         """So is a file that is no certificate."""
         (tmp_path / "ca.pem").write_text("no certificate")
 
-        assert f"Tls: ca= holds no certificate in PEM form: {tmp_path}/ca.pem" == refuse("Tls('ca.pem')").message
+        assert f"Tls: ca= contains no certificate in PEM form: {tmp_path}/ca.pem" == refuse("Tls('ca.pem')").message
 
     def test_twice(self, refuse: Refuser, tmp_path: Path) -> None:
         """One daemon has one list of authorities."""
@@ -168,8 +168,8 @@ class TestProxy:
             ("'http://proxy'", "url= is http://HOST:PORT"),
             ("'http://proxy:80/path'", "url= is http://HOST:PORT"),
             ("'http://proxy:80?a'", "url= is http://HOST:PORT"),
-            ("'proxy:80'", "url= is no address"),
-            ("'http://proxy:port'", "url= is no address"),
+            ("'proxy:80'", "url= is not a valid address"),
+            ("'http://proxy:port'", "url= is not a valid address"),
             ("'http://proxy:80', 'localhost'", "no_proxy= is a list"),
             ("'http://proxy:80', ['localhost:80']", "no_proxy= is names of hosts"),
             ("'http://proxy:80', password=File('p')", "password= belongs to a user"),
@@ -230,7 +230,7 @@ class TestNotify:
         config = load_text(self.BASE + "Notify('no-such-program')")
 
         assert (
-            f"{tmp_path}/cms.cfg:3: there is no program no-such-program: nobody is notified before there is one",
+            f"{tmp_path}/cms.cfg:3: there is no program no-such-program: no notifications are sent until it exists",
         ) == config.warnings
 
     def test_a_program_that_others_could_change_is_warned_about(self, load_text: Loader, tmp_path: Path) -> None:
@@ -242,9 +242,9 @@ class TestNotify:
 
         (warning,) = config.warnings
         assert warning.startswith(
-            f"{tmp_path}/cms.cfg:3: others could change {program}, which runs as the user who runs cms"
+            f"{tmp_path}/cms.cfg:3: other users could change {program}, which runs as the user who runs cms"
         )
-        assert warning.endswith(f". `chmod go-w {program}` mends that")
+        assert warning.endswith(f". To prevent that: `chmod go-w {program}`")
 
     @pytest.mark.parametrize(
         ("text", "message"),

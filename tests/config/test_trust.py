@@ -55,7 +55,7 @@ class TestRead:
 
         assert b"content" == trust.read(str(file), system)
 
-    @pytest.mark.parametrize(("mode", "whom"), [(0o664, "its group"), (0o646, "everybody"), (0o622, "everybody")])
+    @pytest.mark.parametrize(("mode", "whom"), [(0o664, "its group"), (0o646, "everyone"), (0o622, "everyone")])
     def test_writable_file(self, file: Path, mode: int, whom: str) -> None:
         """A file that others can write is refused, with the chmod that mends it."""
         found = refusal(file, machine({file: (ME, mode)}))
@@ -125,9 +125,7 @@ class TestRead:
         link.symlink_to(file)
         found = refusal(link, machine({file.parent: (ME, 0o777)}))
 
-        assert (
-            f"the folder {file.parent} can be written by everybody, and a configuration is a program" == found.message
-        )
+        assert f"the folder {file.parent} can be written by everyone, and a configuration is a program" == found.message
 
     def test_link_loop(self, file: Path) -> None:
         """A loop of links is an OSError, from the system or from the walk."""
@@ -151,7 +149,7 @@ class TestRead:
         """A FIFO is refused at once, without waiting for its writer."""
         os.mkfifo(tmp_path / "fifo")
 
-        assert "it is no regular file" == refusal(tmp_path / "fifo", machine({})).message
+        assert "it is not a regular file" == refusal(tmp_path / "fifo", machine({})).message
 
     def test_replaced(self, file: Path) -> None:
         """A file that is not the one that was judged is not read."""

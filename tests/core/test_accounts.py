@@ -252,4 +252,4 @@ def test_where_no_account_is_configured_the_hint_names_real_directives(name: str
 
 def test_a_list_of_users_names_each_once() -> None:
     """Before the first sign-in, the list says so."""
-    assert "alice@example.test, (whoever signs in)" == users_in_words((ALICE, ALICE, NOT_YET))
+    assert "alice@example.test, (not signed in yet)" == users_in_words((ALICE, ALICE, NOT_YET))

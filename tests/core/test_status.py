@@ -223,7 +223,7 @@ def test_a_refusal_is_described_without_a_next_try() -> None:
     [
         ("ok", ""),
         ("starting", ""),
-        ("failing", "nobody has to do anything: it is tried again by itself"),
+        ("failing", "nothing to do: cms tries again by itself"),
         ("locked", "unlock the keyring: log in to the desktop"),
         ("sign-in-required", "sign in again: `cms login a@example.test`"),
         ("signing-in", f"finish the sign-in: {SIGNING_IN}"),

@@ -47,7 +47,7 @@ a@example.test: failing
   correlation   corr-1
   next try      in 2 min, after 3 tries in 5 min
   sign-in       saved, encrypted; key from keyring
-  next move     nobody has to do anything: it is tried again by itself
+  next move     nothing to do: cms tries again by itself
 """
 REQUIRED_TEXT = """\
 a@example.test: sign-in-required
@@ -152,7 +152,7 @@ def test_no_account_is_said() -> None:
 
 def test_an_account_before_its_first_sign_in_has_a_name_for_people() -> None:
     """user=None before the first sign-in."""
-    assert text_of(describe([entry(Life(), user="")], NOW, WALL)).startswith("(whoever signs in): starting\n")
+    assert text_of(describe([entry(Life(), user="")], NOW, WALL)).startswith("(not signed in yet): starting\n")
 
 
 def test_lines_fit_a_terminal_and_addresses_stay_whole() -> None:
@@ -191,7 +191,7 @@ def test_a_refused_application_is_told_what_to_mend() -> None:
     assert "AADSTS7000222: the client secret has expired" in text
     assert "next try in 15 min; refused for 2 h" in text
     assert "next move make a new secret, then wait" in text
-    assert "sign-in none needed: an application, which is asked for anew each time" in text
+    assert "sign-in none needed: an application requests each token itself" in text
     assert "cms login" not in text
 
 

@@ -200,7 +200,7 @@ async def test_an_account_without_a_user_is_found_by_the_reported_name(world: Wo
         keeper.signed_in(MAIL, Granted("fresh", app._clock.boot(), 3600.0, sign_in=SignInFacts(who="w@example.test")))
         found = await app.commands.logout("W@example.test")
 
-    assert "(whoever signs in): fresh" == before
+    assert "(not signed in yet): fresh" == before
     assert (True, "w@example.test: signed out, and the stored sign-in deleted") == (found.ok, found.message)
 
 

@@ -210,9 +210,9 @@ def test_a_configuration_of_ones_own_is_read(alice: Daemon, mode: int) -> None:
     ("uid", "mode", "folder", "said"),
     [
         (BOB, 0o644, 0o700, "belongs to"),
-        (ALICE, 0o666, 0o700, "can be written by everybody"),
+        (ALICE, 0o666, 0o700, "can be written by everyone"),
         (ALICE, 0o664, 0o700, "can be written by its group"),
-        (ALICE, 0o600, 0o777, "can be written by everybody"),
+        (ALICE, 0o600, 0o777, "can be written by everyone"),
         (ALICE, 0o600, 0o770, "can be written by its group"),
     ],
 )

@@ -11,7 +11,7 @@ from typing import Protocol, TypeAlias
 
 from cms.core.accounts import Grant, Scopes
 from cms.core.lifecycle import Deny, Life, Need, Token, Wait
-from cms.core.policy import NOBODY, Allow, Peer, Rules, decide
+from cms.core.policy import NOT_SIGNED_IN, Allow, Peer, Rules, decide
 from cms.core.preflight import misfit, permission_for
 from cms.daemon.serving.recent import Asked, Recent
 from cms.system.logs import get_logger
@@ -89,7 +89,7 @@ class Issuer:
         if wrong and wrong.certain:
             # A person has to mend it: mail waits for that.
             return user, Deny("sign-in-required", wrong.message, wrong.hint)
-        return user, reply if user else NOBODY
+        return user, reply if user else NOT_SIGNED_IN
 
     async def wait(self, pending: Pending) -> Answer:
         """Wait until a request can be answered, for as long as its keeper lets a client wait."""
