@@ -1,7 +1,7 @@
-"""The daemon: everything built from one configuration, in one nursery; changed by a reload, drained by a stop.
+"""The daemon as a whole: builds all its parts from one configuration, runs them in one nursery, reloads and stops them.
 
-A reload first makes all that can fail (the configuration, the worker, the sockets) and then changes over without a
-pause in between: a request meets the old configuration or the new one, never half of each.
+A reload first does everything that can fail (load the configuration, open the sockets), then switches over without a
+pause: a request is answered by the old configuration or by the new one, never by a mixture.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ from cms.system.logs import get_logger
 from cms.system.process import NotOurs, claimed, signals
 from cms_oauth.moves import cms, fill
 
-# How often the clocks are compared, and how much more the boot clock must have gone on to call it a suspend: trio's
-# clock stands still in one, so every keeper sleeps too long. One wake-up in half a minute for all of them.
+# How often the clocks are compared, and how far the boot clock must have run ahead to count as a suspend. trio's clock
+# stops during a suspend, so every keeper would sleep too long. One wake-up every half minute serves all of them.
 WATCH_SECONDS = 30.0
 SUSPEND_SECONDS = 2.0
 
-# Stopping takes 5 s at most: this for requests under way, then the worker's grace for what it has sent to Entra (3 s),
-# and half a second for one that has to be killed.
+# Stopping takes 5 s at most: this for requests under way, then 3 s for the worker to finish what it has sent to Entra,
+# and half a second to kill a worker that does not end.
 DRAIN_SECONDS = 1.0
 
-# The answer to `cms stop` has to get out before the socket that it goes through closes.
+# The answer to `cms stop` must be sent before its socket closes.
 STOP_PAUSE = 0.1
 
-# systemd's status line follows the lives, but a thousand accounts at a start are one change, not a thousand.
+# The least time between two updates of systemd's status line: a thousand accounts at a start are one change.
 STATUS_PAUSE = 1.0
 
-# `cms refresh` waits for what it has asked for: as long as the worker may take, and a start of it.
+# `cms refresh` waits for the worker's answer: the worker's own limit, and this time to start it.
 REFRESH_MARGIN = 5.0
 
 _MEMORY_LEFT = "the vault or the network was configured anew, and a sign-in that was kept in memory only has ended"
@@ -62,7 +62,7 @@ log = get_logger()
 
 @dataclass(frozen=True, slots=True)
 class AppOptions:
-    """Where the daemon's things are, and what it is made of. `timeout` and `idle` are the worker's, in seconds."""
+    """The daemon's paths, and its parts for tests to replace. `timeout` and `idle` are the worker's, in seconds."""
 
     config_path: str
     state_folder: str
@@ -76,12 +76,12 @@ class AppOptions:
     environ: MutableMapping[str, str] = field(default_factory=lambda: os.environ)
     load: Callable[[str], Config] = load
     jitter: Callable[[], float] = random.random
-    # False where another part of the process takes its signals, or in a thread.
+    # False if another part of the process handles signals, or in a thread.
     heed_signals: bool = True
 
 
 async def run(options: AppOptions, *, task_status: trio.TaskStatus[App] = trio.TASK_STATUS_IGNORED) -> int:
-    """Run the daemon until it is told to stop; return the exit code. What keeps it from starting is logged."""
+    """Run the daemon until it is told to stop; return the exit code. A failure to start is logged."""
     try:
         with claimed(options.state_folder):
             await App(options, await _load(options)).run(task_status=task_status)
@@ -95,14 +95,14 @@ async def run(options: AppOptions, *, task_status: trio.TaskStatus[App] = trio.T
 
 
 async def _load(options: AppOptions) -> Loaded:
-    """Load the configuration. In a thread: it is the user's Python, and may take long. Raises ConfigError."""
+    """Load the configuration, in a thread: it is the user's Python code and may block. Raises ConfigError."""
     path = options.config_path
     try:
         with trio.fail_after(LOAD_SECONDS):
             loaded = await trio.to_thread.run_sync(
                 lambda: look_up(options.load(path)),
                 abandon_on_cancel=True,
-                # Not the common one: a file that hangs keeps its thread.
+                # A configuration that hangs keeps its thread, so it must not use up trio's shared limit.
                 limiter=trio.CapacityLimiter(1),
             )
     except trio.TooSlowError:
@@ -121,7 +121,7 @@ def _opened(options: AppOptions, config: Config) -> messages.Open:
 
 
 class App:
-    """The daemon's parts, put together for one configuration. `run` is its life, `commands` what it can be told."""
+    """The daemon's parts. `run` runs them until a stop; `commands` are the commands of the control socket."""
 
     def __init__(self, options: AppOptions, loaded: Loaded) -> None:
         clock, config = options.clock, loaded.config
@@ -155,7 +155,7 @@ class App:
         self.registry.subscribe(lambda _change: self._news.set())
 
     async def run(self, *, task_status: trio.TaskStatus[App] = trio.TASK_STATUS_IGNORED) -> None:
-        """Live until told to stop. Raises ListenError if it cannot start."""
+        """Run until told to stop. Raises ListenError if it cannot start."""
         inherited = listener.adopt(self._options.environ, os.getpid())
         path = f"{self._options.runtime_folder}/{CONTROL_SOCKET}"
         controlled = await open_listener(path, 0o600, inherited=inherited)
@@ -176,7 +176,7 @@ class App:
             self._nursery.cancel_scope.cancel()
 
     def stop(self) -> None:
-        """Have `run` finish what it serves, and return."""
+        """Make `run` finish the requests under way and return."""
         self._stop.set()
 
     async def _start(self, opened: Mapping[str, Listener], controlled: Listener) -> None:
@@ -186,7 +186,7 @@ class App:
         for part in (self._sockets, self._files, self._signins, self._hooks, self.worker):
             await nursery.start(part.run)
         self._change_over(self._loaded, opened)
-        # Only now: all that hears of a keeper's changes is ready for them.
+        # Last, when all subscribers to the keepers' changes are ready.
         await nursery.start(self.registry.run)
         nursery.start_soon(partial(server.serve, controlled, self.commands, owner=os.geteuid()))
         nursery.start_soon(self._watch_clock)
@@ -224,7 +224,7 @@ class App:
             ahead = now
 
     def _wake(self) -> None:
-        """Have everything that waits for a moment look at the clock again."""
+        """Make everything that waits for a point in time check the clock again."""
         self.registry.wake()
         self._files.wake()
         self._hooks.wake()
@@ -243,10 +243,10 @@ class App:
 
         self._here.start_soon(stop)
 
-    # From one configuration to the next.
+    # Reload.
 
     async def _reload(self) -> None:
-        """Go on with the configuration as it is now. Raises ConfigError or ListenError, and nothing has changed then."""
+        """Load the configuration again and switch to it. Raises ConfigError or ListenError without changing anything."""
         async with self._reloading:
             self._systemd.reloading()
             try:
@@ -260,7 +260,7 @@ class App:
         log.info("reloaded", config=config.file, accounts=len(config.accounts), sockets=self._sockets.paths)
 
     def _change_over(self, loaded: Loaded, opened: Mapping[str, Listener]) -> None:
-        """Go from one configuration to the next. Nothing here waits."""
+        """Switch all parts to a configuration. Does not wait, so no request sees a mixture."""
         config = loaded.config
         self._loaded, self._loaded_at = loaded, self._clock.boot()
         for grant in self.registry.apply(config):
@@ -276,11 +276,11 @@ class App:
                     # The worker that had it ends.
                     move = fill("sign in again: {login}", {"login": cms("login", keeper.who)})
                     log.warning(_MEMORY_LEFT, account=self.registry.name_of(keeper), do=move)
-                # What failed for the vault's or the network's sake may work now.
+                # Requests that failed because of the vault or the network may work now.
                 keeper.refresh()
 
     def _facts(self) -> Daemon:
-        """Return what the status says of the daemon itself."""
+        """Return the facts about the daemon that `cms status` shows."""
         config = self._loaded.config
         return Daemon(
             self._options.version,

@@ -1,6 +1,6 @@
-"""What the daemon does for any program that it starts: which environment it gets, what of its output is logged, its end.
+"""Child processes of the daemon: the environment they get, how their output is logged, and how they are ended.
 
-The grant worker and the hooks are such programs. `cms.daemon.worker` starts the one, `cms.daemon.hooks` the others.
+The children are the grant worker, started by `cms.daemon.worker`, and the hooks, started by `cms.daemon.hooks`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from cms.system.logs import get_logger
 
 log = get_logger()
 
-# What the worker gets of the broker's environment, and why. Nothing else: SSLKEYLOGFILE would write TLS keys to a file,
-# PYTHON* would change what runs, LISTEN_*, NOTIFY_SOCKET and WATCHDOG_* speak to the broker alone.
+# The environment variables that the worker gets, and why. It gets no others: SSLKEYLOGFILE would write TLS keys to a
+# file, PYTHON* would change what runs, and LISTEN_*, NOTIFY_SOCKET and WATCHDOG_* are meant for the daemon only.
 ENVIRONMENT = {
     "HOME": "the keyring's configuration, and commands that are key sources",
     "USER": "commands that are key sources",
@@ -35,10 +35,10 @@ ENVIRONMENT = {
     "WAYLAND_DISPLAY": "the window of Microsoft's broker",
     "XAUTHORITY": "the window of Microsoft's broker",
     "CREDENTIALS_DIRECTORY": "systemd credentials as key or secret source",
-    "AZURE_POD_IDENTITY_AUTHORITY_HOST": "a managed identity's metadata service, where it is not at its usual address",
+    "AZURE_POD_IDENTITY_AUTHORITY_HOST": "a managed identity's metadata service, if not at its usual address",
     "IDENTITY_ENDPOINT": "a managed identity: App Service, Functions, Azure Arc",
     "IDENTITY_HEADER": "a managed identity: App Service, Functions; opens no more than this machine already may",
-    "IDENTITY_SERVER_THUMBPRINT": "a managed identity: Service Fabric, which is refused by this",
+    "IDENTITY_SERVER_THUMBPRINT": "a managed identity: tells cms to refuse Service Fabric",
     "IMDS_ENDPOINT": "a managed identity: Azure Arc",
     "MSI_ENDPOINT": "a managed identity: Machine Learning",
     "MSI_SECRET": "a managed identity: Machine Learning; opens no more than this machine already may",
@@ -56,26 +56,26 @@ ENVIRONMENT = {
     "CURL_CA_BUNDLE": "a company's certificate authority",
 }
 
-# A killed process is gone at once, unless the kernel holds it (a dead NFS server): that must not hold us. Twice: for
-# the process, and for what it printed last.
+# How long to wait for a killed process, and again for its last output. It ends at once unless the kernel blocks it (a
+# dead NFS server), and that must not block the daemon.
 REAP_SECONDS = 0.25
 
-# The log takes what the worker prints, but not without end: no line of use is longer, no worker prints more.
+# The limits on what the log takes of a worker's output, in characters and lines. Useful output stays below them.
 LOG_LINE = 2000
 LOG_LINES = 500
 
-# How the worker's own lines begin that are more than a note (`cms.grants`).
+# The worker begins its own lines with one of these words to set their log level.
 _LEVELS = frozenset({"error", "warning"})
 
 
 def worker_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the part of an environment that the worker may have."""
+    """Return the environment variables that the worker may have."""
     stems = tuple(name.removesuffix("*") for name in ENVIRONMENT if name.endswith("*"))
     return {name: value for name, value in environ.items() if name in ENVIRONMENT or name.startswith(stems)}
 
 
 class LogLines:
-    """Cuts what a process prints into lines of bounded length and number."""
+    """Splits a process's output into lines, limited in length and number."""
 
     def __init__(self, most: int = LOG_LINES, whose: str = "worker") -> None:
         self._partial = b""
@@ -83,14 +83,14 @@ class LogLines:
         self._left = most
 
     def feed(self, chunk: bytes) -> list[str]:
-        """Return the lines that this chunk has completed."""
+        """Return the lines that this chunk completes."""
         *whole, self._partial = (self._partial + chunk).split(b"\n")
         lines = [self._cut(line) for line in whole]
         self._partial = self._partial[:LOG_LINE]
         return self._count([line for line in lines if line])
 
     def rest(self) -> list[str]:
-        """Return what was printed without an end of line."""
+        """Return the last line if it has no end of line."""
         return self.feed(b"\n")
 
     def _cut(self, line: bytes) -> str:
@@ -105,7 +105,7 @@ class LogLines:
 
 
 async def log_output(stream: trio.abc.ReceiveStream | None) -> None:
-    """Put what the worker prints into the log, until it has ended."""
+    """Log the worker's output until it ends."""
     lines = LogLines()
     assert stream is not None, "both outputs are pipes"
     async for chunk in stream:
@@ -120,11 +120,11 @@ def _log_lines(lines: list[str]) -> None:
 
 
 async def end_process(process: trio.Process, grace: float) -> None:
-    """Wait so many seconds for a process to end, then kill it with its whole session."""
+    """Wait `grace` seconds for a process to end, then kill it with its whole session."""
     with trio.move_on_after(grace):
         await process.wait()
     if process.returncode is None:
-        # It leads a session: a key source's command that blocks is in that, and is killed too.
+        # It leads a session, so a key source's command that blocks is killed with it.
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         process.kill()

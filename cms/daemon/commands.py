@@ -1,7 +1,7 @@
-"""The commands: what the control socket carries out for `cms login`, `cms status` and the others.
+"""Carries out the commands of the `cms` command line, such as `cms login` and `cms status`.
 
-The same commands serve without a daemon. Then the registry's keepers do not run, and what only a daemon can do (`status`,
-`refresh`, `reload`, `stop`) answers that none is running.
+The control socket uses this in a daemon; the command line uses it directly if no daemon is running. Then the registry's
+keepers do not run, and `status`, `refresh`, `reload` and `stop` answer that no daemon is running.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ from cms.grants.messages import Place
 from cms.system.clock import Clock
 from cms.system.listener import ListenError
 from cms.system.logs import get_logger
+from cms_oauth.moves import fill
 
-# `cms reload` says who has to sign in, and for a new account that takes a worker's start and a look into the vault.
+# How long `cms reload` waits to find out who has to sign in: for a new account the worker must start and read the vault.
 RELOAD_PATIENCE = 3.0
 
 _NO_DAEMON = Result(False, "no daemon is running", "start it with `cms run`")
@@ -43,10 +44,10 @@ log = get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """What a daemon has for its commands.
+    """What the commands need from a running daemon.
 
-    `facts` is what the status says of the daemon itself, `requests` its last requests as JSON carries them. `reload`
-    raises ConfigError or ListenError, and has changed nothing then. `patience` is how many seconds `cms refresh` waits.
+    `facts` returns the facts about the daemon for `cms status`, `requests` its last requests as JSON data. `reload` raises
+    ConfigError or ListenError without changing anything. `patience` is how many seconds `cms refresh` waits.
     """
 
     facts: Callable[[], Daemon]
@@ -57,9 +58,9 @@ class Running:
 
 
 class Commands:
-    """All commands. `user` is "" for the only account, and with `refresh` for all of them.
+    """All commands. `user` is "" for the only account; for `refresh`, "" means all accounts.
 
-    `daemon` is None where a command line carries its own command out.
+    `daemon` is None if the command line runs the command without a daemon.
     """
 
     def __init__(
@@ -82,17 +83,17 @@ class Commands:
     # Which account.
 
     def _meant(self, user: str, command: str) -> list[Keeper] | Result:
-        """Return the keepers that a user name means; a Result says why there is none."""
+        """Return the keepers that a user name refers to, or a Result that says why there is none."""
         keepers = self._registry.meant(user, command)
         return Result(False, keepers.message, keepers.hint) if isinstance(keepers, Unclear) else keepers
 
     def _personal(self, user: str, command: str) -> Keeper | Result:
-        """Return the keeper that a user name means, if a person signs in for it."""
+        """Return the keeper that a user name refers to, if a person signs in for it, or a Result that says why not."""
         keepers = self._meant(user, command)
         if isinstance(keepers, Result):
             return keepers
-        # A name may stand for several grants: first one that waits, then the one whose sign-in was stored first. So the
-        # same command, given again, reaches each.
+        # A name may refer to several grants. Take one that waits for a sign-in, else the one stored longest ago, so that
+        # repeating the command reaches each.
         keeper = min(keepers, key=lambda each: (not needs_sign_in(each), self._vault.stored_at(each.grant)))
         if not keeper.grant.unattended:
             return keeper
@@ -101,14 +102,14 @@ class Commands:
     # Signing in and out.
 
     def login(self, user: str, method: str) -> Flow | Result:
-        """Start or join a sign-in ("" as the method: the account's own way). A Result says why it cannot be."""
+        """Start or join a sign-in, or return a Result that says why not. With method "" the account's own is used."""
         keeper = self._personal(user, "login")
         if isinstance(keeper, Result):
             return keeper
         return self._signins.start(keeper.grant, method or keeper.grant.sign_in)
 
     async def bring_in(self, user: str, place: Place) -> Outcome | Result:
-        """Take over another program's sign-in. A Result says why it cannot be tried."""
+        """Take over another program's sign-in. Returns a Result if it cannot be tried."""
         keeper = self._personal(user, "import")
         if isinstance(keeper, Result):
             return keeper
@@ -118,7 +119,7 @@ class Commands:
         return outcome
 
     async def logout(self, user: str) -> Result:
-        """Sign out of the accounts that a name means, or of the stored sign-ins that nothing serves."""
+        """Sign out of the accounts that a name refers to, or of stored sign-ins that no account uses."""
         keepers = self._meant(user, "logout")
         if isinstance(keepers, Result):
             stored = await self._vault.named(user)
@@ -128,15 +129,15 @@ class Commands:
                 return nothing_to_sign_out(self._registry.in_words([keeper]))
         return await self._sign_out(keepers)
 
-    async def _sign_out_everybody(self) -> Result:
-        """Delete the stored sign-ins that nothing serves, then sign out of everything else; tell of both."""
+    async def _sign_out_of_all(self) -> Result:
+        """Delete the stored sign-ins that no account uses, then sign out of all accounts; report both."""
         deleted = await self._vault.delete_all()
         if isinstance(deleted, Result):
             return deleted
         result = await self._sign_out([each for each in self._registry.keepers if not each.grant.unattended])
         if not deleted:
             return result
-        return replace(result, message=f"{result.message}\nwithout an account, and {deleted}")
+        return replace(result, message=f"{result.message}\nsign-ins without an account {deleted}")
 
     async def _sign_out(self, keepers: Sequence[Keeper]) -> Result:
         names, grants = self._registry.in_words(keepers), tuple(keeper.grant for keeper in keepers)
@@ -154,7 +155,7 @@ class Commands:
         return signed_out(SignedOut(grants, names, found, key_from, expiry_of(held, self._clock.boot(), now)), now)
 
     async def errand(self, command: str, message: Mapping[str, Any], ask: Ask) -> Result:
-        """Carry out one of `answers.ERRANDS`: those that may ask the person who gives the command."""
+        """Carry out one of `answers.ERRANDS`, the commands that may ask the person questions."""
         match command:
             case "export":
                 return await self._vault.export(message, ask)
@@ -162,14 +163,14 @@ class Commands:
                 return await self._vault.restore(message, ask)
             case "prune":
                 return await self._vault.prune(message, ask)
-        return await self._sign_out_everybody()
+        return await self._sign_out_of_all()
 
-    # What only a daemon can do.
+    # Commands that need a daemon.
 
     def status(self, user: str = "") -> Result:
-        """Return a Result whose `extra` has `json` (the object) and `exit_code` (of `--check`).
+        """Return the status of all accounts, or of those that `user` refers to.
 
-        They tell of all accounts, or of those that `user` means.
+        The Result's `extra` has `json` (the object) and `exit_code` (for `--check`).
         """
         if self._daemon is None:
             return _NO_DAEMON
@@ -184,7 +185,7 @@ class Commands:
         return Result(True, as_systemd(rows), extra={"json": document, "exit_code": code})
 
     async def refresh(self, user: str) -> Result:
-        """Have fresh tokens fetched now, and wait for them."""
+        """Fetch new tokens now and wait for them."""
         if self._daemon is None:
             return _NO_DAEMON
         keepers = self._meant(user, "refresh") if user else self._registry.keepers
@@ -206,7 +207,7 @@ class Commands:
         return Result(True, f"{self._registry.in_words(keepers)}: fresh")
 
     async def reload(self) -> Result:
-        """Go on with the configuration as it is now; say what is left to do. A failure changes nothing."""
+        """Load the configuration again, and report what is left to do. A failure changes nothing."""
         if self._daemon is None:
             return _NO_DAEMON
         try:
@@ -233,11 +234,11 @@ class Commands:
 
 
 def _trouble_of(keeper: Keeper) -> Trouble | None:
-    """Return why a keeper's last try gave no token, None when it gave one."""
+    """Return why a keeper's last try gave no token, None if it gave one."""
     phases = (life.phase for life in keeper.lives.values())
     return next((phase.trouble for phase in phases if not isinstance(phase, Settled)), None)
 
 
 def _unchanged(reason: str) -> Result:
-    log.error("the reload failed: the running configuration stays in force", reason=reason)
-    return Result(False, reason, "the running configuration stays in force: mend this, then `cms reload`")
+    log.error("the reload failed: the running configuration stays in use", reason=reason)
+    return Result(False, reason, fill("the running configuration stays in use: fix this, then {reload}"))

@@ -1,7 +1,7 @@
-"""Shows one notice on the desktop, and ends: `python -I -m cms.daemon.desktop`, which the daemon runs as it runs a hook.
+"""Shows one notification on the desktop and exits: `python -I -m cms.daemon.desktop`, which the daemon runs like a hook.
 
-The facts are in the environment (docs/operations.md). The number of the notification is printed, so that the next one
-of the same account can take its place. The only `import jeepney`: D-Bus stays out of the daemon.
+It reads the facts from the environment (docs/operations.md) and prints the number of the notification, so that the next
+one for the same account can replace it. Only this file imports jeepney: D-Bus stays out of the daemon.
 
 https://specifications.freedesktop.org/notification-spec/
 """
@@ -24,7 +24,7 @@ SERVICE = DBusAddress(
     interface="org.freedesktop.Notifications",
 )
 
-# Each answer of the notification service. The whole program has the time of a hook.
+# How long to wait for each answer of the notification service. The whole program has the time limit of a hook.
 ANSWER_SECONDS = 5.0
 
 LOW, NORMAL, CRITICAL = range(3)
@@ -47,15 +47,15 @@ def title_of(facts: Mapping[str, str]) -> tuple[str, int]:
 
 
 def body_of(facts: Mapping[str, str], *, markup: bool) -> str:
-    """Return a notification's text. A service that knows markup is told that there is none in it."""
+    """Return a notification's text, escaped if the service supports markup."""
     page = facts.get("CMS_PAGE", "")
-    lines = [facts.get("CMS_MESSAGE", ""), facts.get("CMS_HINT", ""), f"The page for it: {page}" if page else ""]
+    lines = [facts.get("CMS_MESSAGE", ""), facts.get("CMS_HINT", ""), f"Sign-in page: {page}" if page else ""]
     text = "\n".join(filter(None, lines))
     return escape(text, quote=False) if markup else text
 
 
 def show(connection: DBusConnection, facts: Mapping[str, str]) -> int:
-    """Show it, and return its number. Raises DBusErrorResponse where no notification service runs."""
+    """Show a notification and return its number. Raises DBusErrorResponse if no notification service runs."""
     capabilities = _call(connection, "GetCapabilities")
     title, urgency = title_of(facts)
     replaces = facts.get("CMS_REPLACES", "")
@@ -83,7 +83,7 @@ def _call(connection: DBusConnection, method: str, signature: str | None = None,
 
 
 def main() -> int:
-    """Show what the environment tells of. A desktop that shows nothing is no fault of anybody's."""
+    """Show the notification that the environment describes. A desktop without notifications is not an error."""
     try:
         with open_dbus_connection("SESSION") as connection:
             print(show(connection, os.environ))

@@ -1,9 +1,8 @@
-"""Runs the hooks: programs that are told when a sign-in is needed, ends or works again. One runs at a time, in turn.
+"""Runs hooks: the user's programs that cms calls when a sign-in is needed, ends soon or works again. One runs at a time.
 
-A hook is the user's program and may fail, hang or print without end: it has a deadline, and what it does harms nothing
-but the notices behind it. It is told the facts in environment variables (`FACTS`), none of which is a secret. The
-desktop's notification is such a program as well (`cms.daemon.desktop`), so that neither D-Bus nor its library comes
-into the daemon. The log is told as a hook is, but at once and in the daemon.
+A hook may fail, hang or print without end. It has a deadline, and can only delay the notices queued behind it. It gets
+the facts in environment variables (`FACTS`), none of which is a secret. Desktop notifications are also a program that is
+run like a hook (`cms.daemon.desktop`), so that D-Bus stays out of the daemon. The log gets the same notices, immediately.
 """
 
 from __future__ import annotations
@@ -27,25 +26,24 @@ from cms.system.clock import Clock
 from cms.system.logs import get_logger
 from cms_oauth.text import printable
 
-# How long a hook may take. It is there to tell: a mail is handed to the queue, a message is posted.
+# How long a hook may take. Its job is to notify: to queue a mail, or to post a message.
 HOOK_SECONDS = 10.0
 
-# After a change, before hooks are told: by then the page for a sign-in that is required is up, and what changes for all
-# accounts at once has changed.
+# The pause between a change and its hooks: by then the page for a required sign-in is open, and a change that affects all
+# accounts has reached each.
 GATHER_SECONDS = 0.3
 
-# So many notices may wait for their turn, which is a minute of quick hooks for a thousand accounts. Later ones of the
-# same event and account take the place of earlier ones, so only as many hooks as accounts come near to it.
+# How many notices may be queued: about a minute of quick hooks for a thousand accounts. A later notice replaces an
+# earlier one of the same hook, event and account, so the queue fills only with very many accounts and hooks.
 MAX_WAITING = 4096
 
-# The log takes what a hook prints, but a notice is no place for a report.
+# How many lines of a hook's output the log takes.
 MAX_LINES = 20
 
-# What a variable may have of a text that comes from elsewhere: Linux refuses one above 128 KiB, and no address of a
-# sign-in is as long as this.
+# The longest value of a variable: Linux refuses one above 128 KiB, and no sign-in address is as long as this.
 MAX_FACT = 8192
 
-# The variables that a hook is told the facts in; each is there each time, "" for what does not apply.
+# The environment variables with the facts. Each is always set, to "" if it does not apply.
 FACTS: dict[str, Callable[[Notice], str]] = {
     "CMS_EVENT": lambda notice: notice.event,
     "CMS_ACCOUNT": lambda notice: notice.account,
@@ -59,27 +57,27 @@ FACTS: dict[str, Callable[[Notice], str]] = {
     "CMS_AADSTS": lambda notice: str(notice.aadsts or ""),
 }
 
-# A hook gets what the grant worker gets of the environment, less what leads to the vault's key or to a token of the
-# machine's own (an Azure identity), and what a program needs to show something on a desktop.
+# A hook gets the same environment as the grant worker, plus what a program needs to show something on a desktop, minus
+# what leads to the vault's key or to a token of the machine itself (an Azure identity).
 _LESS = re.compile(r"CREDENTIALS_DIRECTORY|AZURE_\w+|IDENTITY_\w+|IMDS_\w+|MSI_\w+")
-# It may reach the network by the machine's proxy, but not in the name that the worker goes by: NAME:PASSWORD@.
+# A hook may use the machine's proxy, but does not get the NAME:PASSWORD@ in its address.
 _PROXIED = re.compile(r"(?:https?|all)_proxy", re.IGNORECASE)
 _USERINFO = re.compile(r"(?:(?<=://)|^(?!\w+://)).*@")
 _MORE = ("DISPLAY", "WAYLAND_DISPLAY", "XAUTHORITY")
 
-# The log: told like a hook, but at once and by no program, and not reminded.
+# The log, as a hook: it gets notices immediately, runs no program and gets no reminders.
 LOG = Hook((), remind=0.0, prompts=False, each_refusal=True)
 
-# The desktop's. It does not tell of a sign-in that has begun: the person who began it knows.
+# Desktop notifications, as a hook. There is none for a sign-in that has begun: the person who began it knows.
 DESKTOP = Hook(
     (sys.executable, "-I", "-m", "cms.daemon.desktop"),
     events=("sign-in-required", "sign-in-due", "locked", "failing", "recovered", "signed-in"),
     remind=4 * 60 * 60.0,
     prompts=False,
 )
-# Where systemd has a user's session bus.
+# Where systemd puts a user's session bus.
 USUAL_BUS = "/run/user/{uid}/bus"
-# What the desktop's program is told beside the facts: the number of the notification that this one replaces.
+# The variable that tells the desktop program which notification to replace.
 REPLACES = "CMS_REPLACES"
 
 log = get_logger()
@@ -87,7 +85,7 @@ log = get_logger()
 
 @dataclass(frozen=True, slots=True)
 class _Told:
-    """What stands in the queue. One of the same hook, account and event takes its place."""
+    """The key of a notice in the queue: a later notice of the same hook, account and event replaces it."""
 
     hook: Hook
     key: str
@@ -97,7 +95,7 @@ class _Told:
 class Hooks:
     """All hooks of the daemon.
 
-    `facts` gives what is true of a sign-in, by its grant's key, None for one that has gone; `environ` is the daemon's
+    `facts` returns the facts about a grant, by its key, None if it has left the configuration; `environ` is the daemon's
     environment.
     """
 
@@ -106,27 +104,27 @@ class Hooks:
         self._clock = clock
         self._environ = environ
         self._hooks: tuple[Hook, ...] = ()
-        # Per sign-in: when to look next, and what each hook has been told.
+        # Per grant: when to check it next, and what each hook has been told.
         self._looks: dict[str, float] = {}
         self._heard: dict[str, dict[Hook, Heard]] = {}
-        # Which remarks are in the log.
+        # The remarks that have been logged.
         self._remarked: set[str] = set()
         self._queue: dict[_Told, Notice] = {}
         self._full = False
         self._nudge = trio.Event()
         self._filled = trio.Event()
-        # The number of the notification on the desktop, by sign-in.
+        # The number of the desktop notification, by grant.
         self._shown: dict[str, str] = {}
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Tell until cancelled; the hook that runs then is ended."""
+        """Run hooks until cancelled; a hook that is running then is killed."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch)
             nursery.start_soon(self._deliver)
             task_status.started()
 
     def apply(self, hooks: Iterable[Hook], keys: Iterable[str], *, desktop: bool) -> None:
-        """Go on with these hooks and sign-ins. A hook that stays is not told again what it has been told."""
+        """Use these hooks and grants from now on. New hooks get the current state; existing hooks are not called again."""
         self._hooks = (LOG, *([DESKTOP] if desktop else []), *dict.fromkeys(hooks))
         known = set(keys)
         self._heard = {key: self._known(key) for key in known}
@@ -139,18 +137,18 @@ class Hooks:
             self._tell_log(key)
 
     def _known(self, key: str) -> dict[Hook, Heard]:
-        """Return what each hook has been told of a sign-in; one that is new begins here and now."""
+        """Return what each hook has been told of a grant; a new hook starts with the current state."""
         facts, told = self._facts(key), self._heard.get(key, {})
         return {hook: told.get(hook) or first_heard(facts) for hook in self._hooks} if facts else {}
 
     def changed(self, key: str) -> None:
-        """Tell the log at once what has changed of a sign-in, and look soon what there is to tell the hooks."""
+        """Log what has changed for a grant, and soon check what to tell the hooks."""
         self._tell_log(key)
         self._looks[key] = 0.0
         self._nudge.set()
 
     def wake(self) -> None:
-        """Look at the clock again, as after a suspend."""
+        """Check the clock again, as after a suspend."""
         self._nudge.set()
 
     async def _watch(self) -> None:
@@ -173,7 +171,7 @@ class Hooks:
         self._looks[key] = min(self._hear(hook, key, facts, now) for hook in self._hooks)
 
     def _hear(self, hook: Hook, key: str, facts: Facts, now: float) -> float:
-        """Pass on what one hook is to be told of a sign-in now; return when to look again."""
+        """Queue the notices that one hook gets about a grant now; return when to check again."""
         heard = self._heard.setdefault(key, {})
         hearing = hear(hook, heard.get(hook) or first_heard(facts), facts, now)
         heard[hook] = hearing.heard
@@ -198,7 +196,7 @@ class Hooks:
         told = _Told(hook, key, notice.event)
         if told not in self._queue and len(self._queue) >= MAX_WAITING:
             if not self._full:
-                log.warning("hooks are too slow: notices are left out", waiting=len(self._queue))
+                log.warning("hooks are too slow: notices are dropped", waiting=len(self._queue))
             self._full = True
             return
         self._queue[told] = notice
@@ -217,7 +215,7 @@ class Hooks:
         try:
             environment = hook_environment(self._environ) | facts_of(notice)
             if told.hook == DESKTOP:
-                # Asks the file system, which may refuse: Python before 3.14 hands some of that on.
+                # Reads the file system, which may fail: Python before 3.14 raises some of these errors.
                 bus = desktop_bus(self._environ, os.getuid())
                 if not bus:
                     return
@@ -234,7 +232,7 @@ class Hooks:
 
 
 def hook_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the part of an environment that a hook may have."""
+    """Return the environment variables that a hook may have."""
     stems = tuple(name.removesuffix("*") for name in ENVIRONMENT if name.endswith("*"))
     names = {*ENVIRONMENT, *_MORE}
     given = {name: value for name, value in environ.items() if name in names or name.startswith(stems)}
@@ -246,15 +244,15 @@ def hook_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def facts_of(notice: Notice) -> dict[str, str]:
-    """Return the variables of a notice, each on one line: parts of messages come from elsewhere."""
+    """Return the environment variables of a notice, each made printable: parts of messages come from outside."""
     return {name: printable(fact(notice), MAX_FACT) for name, fact in FACTS.items()}
 
 
 def desktop_bus(environ: Mapping[str, str], uid: int) -> str:
-    """Return the address of the session's bus where there is a desktop, else "".
+    """Return the address of the session bus if there is a desktop, else "".
 
-    Asked for each notice: a daemon that starts with the machine is there before its user's desktop. A system service
-    has neither a display nor a runtime folder with one.
+    It is looked up for each notice, because a daemon may start before its user's desktop. A system service has neither a
+    display nor a runtime folder with one.
     """
     folder = environ.get("XDG_RUNTIME_DIR", "")
     shown = environ.get("DISPLAY") or environ.get("WAYLAND_DISPLAY") or (folder and any(Path(folder).glob("wayland-*")))
@@ -265,7 +263,7 @@ def desktop_bus(environ: Mapping[str, str], uid: int) -> str:
 
 
 async def run_hook(argv: tuple[str, ...], environment: Mapping[str, str], notice: Notice) -> list[str]:
-    """Run a hook to its end, or end it; return what it printed. What goes wrong is a line of the log."""
+    """Run a hook until it ends or its time is up; return what it printed. Failures are logged."""
     facts = {"hook": argv[0], "notice": notice.event, "account": notice.account}
     try:
         process = await trio.lowlevel.open_process(
@@ -286,14 +284,14 @@ async def run_hook(argv: tuple[str, ...], environment: Mapping[str, str], notice
     finally:
         await _end(process, process.stdout)
     if overdue:
-        log.warning("a hook was ended by force: it took too long", **facts, seconds=HOOK_SECONDS)
+        log.warning("a hook was killed: it took too long", **facts, seconds=HOOK_SECONDS)
     elif process.returncode:
         log.warning("a hook failed", **facts, status=process.returncode)
     return lines
 
 
 async def _converse(process: trio.Process, output: trio.abc.ReceiveStream) -> list[str]:
-    """Take what the hook prints, until it has ended or its time is over."""
+    """Read the hook's output until it ends or its time is up."""
     cutter, lines = LogLines(MAX_LINES, "hook"), list[str]()
 
     async def take() -> None:
@@ -304,14 +302,14 @@ async def _converse(process: trio.Process, output: trio.abc.ReceiveStream) -> li
         async with trio.open_nursery() as nursery:
             nursery.start_soon(take)
             await process.wait()
-            # What it printed last is in the pipe. What it has started and left behind, such as a browser, may hold the
-            # pipe open for longer, and is let alone.
+            # Its last output is still in the pipe. A program that it started and left running, such as a browser, may
+            # keep the pipe open longer; it is not waited for.
             nursery.cancel_scope.deadline = trio.current_time() + REAP_SECONDS
     return lines + cutter.rest()
 
 
 async def _end(process: trio.Process, output: trio.abc.ReceiveStream) -> None:
-    """End a hook that has not ended, with all that it has started in its session."""
+    """Kill a hook that has not ended, with its whole session."""
     with trio.CancelScope(shield=True):
         if process.returncode is None:
             with suppress(ProcessLookupError, PermissionError):
@@ -321,11 +319,11 @@ async def _end(process: trio.Process, output: trio.abc.ReceiveStream) -> None:
         await output.aclose()
 
 
-# Notices of something that is not as it should be.
+# The events that are logged as warnings.
 _WARNINGS = ("sign-in-required", "sign-in-due", "locked", "failing")
 
 
 def tell(notice: Notice) -> None:
-    """Put a notice in the log."""
+    """Log a notice."""
     say = log.warning if notice.event in _WARNINGS else log.info
     say(notice.message, notice=notice.event, account=notice.account, **({"do": notice.hint} if notice.hint else {}))

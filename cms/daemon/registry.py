@@ -1,10 +1,10 @@
-"""What the daemon knows of each grant: its keeper, the users that name it, who signed in, and what a sign-in waits for.
+"""All facts about each grant: its keeper, the users that name it, who signed in, and what a sign-in waits for.
 
-Each of these facts is kept here and nowhere else. What follows a grant (token files, hooks, systemd's status line, the
-sign-in page) subscribes and is told of each change; commands, status and hooks ask.
+Each fact is kept only here. Token files, hooks, systemd's status line and the sign-in page subscribe to changes; commands,
+status and hooks query it.
 
-A command without a daemon has a registry too. It does not `run` there, so the keepers ask for no token, and what was
-never asked for is unknown: `waiting` is empty.
+A command without a daemon has a registry too, but does not `run` it. The keepers then fetch no tokens, so it is unknown
+which grants need a sign-in: `waiting` is empty.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from cms.grants.messages import Prompt
 from cms.system.clock import Clock
 from cms_oauth.moves import cms
 
-# What people are told of an account that names no user, before anybody has signed in for it.
+# The name of an account without user= before its first sign-in.
 UNKNOWN = "whoever signs in"
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Something has changed of the keeper's grant. `waiting` says whether `Registry.waiting` has another answer now."""
+    """A change of one grant. `waiting` is True if `Registry.waiting` may return something else now."""
 
     keeper: Keeper
     waiting: bool = False
@@ -45,21 +45,21 @@ Subscriber: TypeAlias = Callable[[Change], None]
 
 @dataclass(slots=True)
 class _Record:
-    """What is known of one grant. `users` are the names that the configuration gives it."""
+    """The facts about one grant. `users` are its users in the configuration."""
 
     keeper: Keeper
     users: tuple[str, ...] = ()
-    # What a sign-in under way has asked a person for, None while none waits.
+    # What the sign-in under way asks a person to do, None if none is waiting.
     prompt: Prompt | None = None
     # Ends the keeper's task.
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
 
 
 class Registry:
-    """All grants of one configuration, and their change to those of the next.
+    """The facts about all grants of the configuration; a reload replaces it.
 
-    `acquire` asks the provider for a token. `awaited` says what a grant's sign-in waits for, in words, and `where` the
-    address of the page that signs it in now, "" for none: what carries the sign-ins out sets both.
+    `acquire` asks the provider for a token. `awaited` returns what a grant's sign-in waits for, in words, and `where` the
+    address of the page that can sign it in now, "" if there is none; `SignIns` sets both.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Registry:
         self.apply(config)
 
     def subscribe(self, subscriber: Subscriber) -> None:
-        """Have each change told from now on. A subscriber must not wait, nor raise."""
+        """Call `subscriber` for each change from now on. It must not wait or raise."""
         self._subscribers.append(subscriber)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -89,7 +89,7 @@ class Registry:
             await trio.sleep_forever()
 
     def apply(self, config: Config) -> list[Grant]:
-        """Go on with the grants of this configuration; return those that have left it. Nothing here waits."""
+        """Switch to the grants of this configuration; return those that it no longer has. Does not wait."""
         self.config = config
         users: dict[str, tuple[str, ...]] = {}
         for account in config.accounts:
@@ -113,15 +113,15 @@ class Registry:
         return record
 
     def wake(self) -> None:
-        """Have every keeper look whether a try is worthwhile now, as after a suspend or a change of the network."""
+        """Wake every keeper, as after a suspend or a change of the network."""
         for keeper in self.keepers:
             keeper.wake()
 
-    # What happens to a grant.
+    # Events.
 
     def _changed(self, keeper: Keeper, _scopes: Scopes, before: Life, after: Life) -> None:
         if keeper.grant.key not in self._records:
-            # A reload has taken the account away while its answer was on the way.
+            # A reload removed the account before the answer arrived.
             return
         waiting = isinstance(before.phase, NeedsSignIn) is not isinstance(after.phase, NeedsSignIn)
         self._tell(Change(keeper, waiting))
@@ -131,30 +131,30 @@ class Registry:
             subscriber(change)
 
     def prompted(self, grant: Grant, prompt: Prompt) -> None:
-        """Note that a sign-in under way waits for a person."""
+        """Record that a sign-in under way waits for a person."""
         record = self._records.get(grant.key)
         if record:
             record.prompt = prompt
             self._tell(Change(record.keeper))
 
     def signed_in(self, grant: Grant, outcome: Outcome) -> None:
-        """Take over the end of a sign-in, whatever it is. A grant that has left the configuration is passed over."""
+        """Take over the outcome of a sign-in. A grant that has left the configuration is ignored."""
         record = self._records.get(grant.key)
         if record is None:
             return
         record.prompt = None
         if record.keeper.grant.scope_sets[:1] == grant.scope_sets[:1]:
-            # The token of a sign-in is that of the grant's first scope set.
+            # A sign-in gives a token for the grant's first scope set.
             record.keeper.signed_in(grant.scope_sets[0], outcome)
         else:
-            # The configuration has changed since it began.
+            # The configuration has changed since the sign-in began.
             record.keeper.refresh()
 
-    # What is known.
+    # Queries.
 
     @property
     def names(self) -> dict[str, str]:
-        """Who has signed in, by the grant's key; "" where that is not known."""
+        """Who has signed in, by the grant's key; "" if unknown."""
         return {key: record.keeper.who for key, record in self._records.items()}
 
     @property
@@ -165,7 +165,7 @@ class Registry:
         return self._records[grant.key].keeper
 
     def meant(self, name: str, command: str) -> list[Keeper] | Unclear:
-        """Return the keepers of the grants that a person means by a name, "" for the only one."""
+        """Return the keepers of the grants that a name refers to, "" for the only one."""
         grants = sign_ins_meant(self.config.accounts, name, command, self.names)
         return grants if isinstance(grants, Unclear) else [self.keeper_of(grant) for grant in grants]
 
@@ -174,15 +174,15 @@ class Registry:
         return [keeper.grant for keeper in self.keepers if needs_sign_in(keeper)]
 
     def challenge(self, grant: Grant) -> str:
-        """Return the conditional-access challenge that the next sign-in of a grant has to meet, "" for none."""
+        """Return the conditional-access challenge that the next sign-in of a grant must meet, "" if there is none."""
         record = self._records.get(grant.key)
         phases = [life.phase for life in record.keeper.lives.values()] if record else []
         claims = [phase.trouble.claims for phase in phases if isinstance(phase, NeedsSignIn)]
         return next(filter(None, claims), "")
 
     def name_of(self, keeper: Keeper) -> str:
-        """Return what people call a grant: the first user that the configuration names for it, or who signed in."""
-        # A reload may have taken the grant away while a command waited for its keeper.
+        """Return a grant's name for people: its first user in the configuration, else who signed in."""
+        # A reload may have removed the grant while a command waited for its keeper.
         record = self._records.get(keeper.grant.key)
         return next(iter(record.users if record else ()), keeper.who) or UNKNOWN
 
@@ -192,7 +192,7 @@ class Registry:
         return users_in_words((each for each in self.config.accounts if each.grant.key in keys), self.names)
 
     def rows(self, accounts: Iterable[Account] | None = None) -> list[StatusRow]:
-        """Return what `cms status` says of these accounts, or of all."""
+        """Return the rows of `cms status` for these accounts, or for all."""
         entries = [self._entry(each) for each in (self.config.accounts if accounts is None else accounts)]
         return describe(entries, self._clock.boot(), self._clock.wall())
 
@@ -213,7 +213,7 @@ class Registry:
         )
 
     def facts(self, key: str) -> Facts | None:
-        """Return what hooks may be told of a grant, None when it has left the configuration."""
+        """Return the facts about a grant for hooks, None if it has left the configuration."""
         record = self._records.get(key)
         if record is None:
             return None
@@ -255,13 +255,13 @@ async def _keep(record: _Record) -> None:
 
 
 def needs_sign_in(keeper: Keeper) -> bool:
-    """Whether a person has to sign in: what was refused to an application is no such thing."""
+    """Return True if a person has to sign in. A refused application does not need a person."""
     refused = (life.phase for life in keeper.lives.values() if isinstance(life.phase, NeedsSignIn))
     return not keeper.grant.unattended and any(refused)
 
 
 def _forecast(keeper: Keeper, wall: float) -> Forecast | None:
-    """Return when a keeper's sign-in is expected to end; one that has ended needs no forecast."""
+    """Return when a keeper's sign-in is expected to end, None if it has ended already."""
     if needs_sign_in(keeper):
         return None
     # Only registrations of the single-page platform have an Origin.

@@ -1,13 +1,13 @@
-"""The daemon's side of the grant worker: starts the process, puts questions to it, and gets over its end.
+"""The daemon's side of the grant worker: starts the process, asks it questions, and handles its end.
 
-The worker is a child process that is asked over a socketpair (`cms.grants.messages`) and leaves when it has been idle.
-When the process ends, the questions that it has not answered are lost in one of three ways:
+The worker is a child process that answers over a socketpair (`cms.grants.messages`) and exits when it has been idle for a
+while. Questions that it has not answered when it ends are lost in one of three ways:
 
-- *left*: the process was about to leave when the question came. The question is asked again.
+- *left*: the process was exiting because it was idle. The question is asked again.
 - *died*: it crashed, was killed or sent garbage. The question is asked again once; then it ends as a transient fault.
 - *hung*: it did not answer this question in time. The process is killed, and only its other questions are asked again.
 
-Every question ends with an outcome, and none with an exception.
+Every question ends with an outcome, never with an exception.
 """
 
 from __future__ import annotations
@@ -32,21 +32,22 @@ from cms.core.lifecycle import Granted, Outcome, SignInFacts, Transient, Trouble
 from cms.daemon.children import REAP_SECONDS, close_pipes, end_process, log_output, worker_environment
 from cms.grants import messages
 from cms.system.logs import get_logger
+from cms_oauth.moves import fill
 
-# -I: `-m` alone would import a keyring.py that lies in the current folder.
+# -I: without it, Python would import a keyring.py from the current folder.
 WORKER_ARGV = (sys.executable, "-I", "-m", "cms.grants")
 
-# The worker keeps each grant's deadline (`Open.timeout`) itself. This much later it is taken for hung: time to start
-# Python on a slow machine, to read the vault and to fsync it.
+# The worker itself keeps to a deadline for each question (`Open.timeout`). This much later it counts as hung: time to
+# start Python on a slow machine, to read the vault and to fsync it.
 WORKER_MARGIN = 10.0
 
-# Time to finish and store what has been sent to Entra, when the broker stops: within the 5 s that stopping may take.
+# When the daemon stops: the worker's time to store what Entra answers, within the 5 s that stopping may take.
 GRACE_SECONDS = 3.0
 
-# How often one question is put again for each way of losing it. A worker that leaves at once, every time, is broken.
+# How often a lost question is asked again, for each way of losing it. A worker that exits immediately each time is broken.
 CHANCES = {"left": 3, "died": 1, "hung": 0}
 
-# How many answers a process remembers, to tell a question that waits for its turn from one that hangs.
+# How many answers are remembered for a process, to tell a question that waits for its turn from one that hangs.
 REMEMBERED_ANSWERS = 4096
 
 log = get_logger()
@@ -63,11 +64,11 @@ class Lost(Enum):
 End: TypeAlias = messages.Ended | Lost
 
 _TROUBLE = {
-    Lost.LEFT: "the grant worker leaves as soon as it has started",
+    Lost.LEFT: "the grant worker exits as soon as it has started",
     Lost.DIED: "the grant worker died before it answered",
-    Lost.HUNG: "the grant worker did not answer in time and was ended",
+    Lost.HUNG: "the grant worker did not answer in time and was killed",
 }
-_RETRIED = "it is tried again by itself; the log says what the worker printed"
+_RETRIED = fill("{retries}; the log has what the worker printed")
 
 
 def _transient(lost: Lost) -> Transient:
@@ -78,7 +79,7 @@ _STOPPING = Transient(Trouble("shutdown", "cms is stopping", "start it again"))
 
 
 class _Question:
-    """One question on its way: `due` is the moment (trio's clock) from which its deadline counts."""
+    """One question under way. Its deadline counts from `due`, on trio's clock."""
 
     def __init__(self, number: int, grant: Grant) -> None:
         self.number = number
@@ -101,7 +102,7 @@ class _Question:
 
 
 class _Child:
-    """One process: from its start to its end, with the questions that were put to it."""
+    """One worker process, with the questions that it was asked."""
 
     def __init__(self, opened: messages.Open, argv: Sequence[str], environment: Mapping[str, str]) -> None:
         self.takes_questions = True
@@ -116,7 +117,7 @@ class _Child:
         self.post(opened)
 
     def post(self, message: messages.Question) -> None:
-        """Queue a message; a process that is gone takes none."""
+        """Queue a message; it is dropped if the process has ended."""
         with suppress(trio.ClosedResourceError, trio.BrokenResourceError):
             self._outbox.send_nowait(messages.pack(message))
 
@@ -125,21 +126,21 @@ class _Child:
         self.post(message)
 
     def drop(self, question: _Question) -> None:
-        """Do not wait for this answer any more."""
+        """Stop waiting for this answer."""
         self._pending.pop(question.number, None)
 
     def dismiss(self) -> None:
-        """Close the socket: the process finishes what it has sent to Entra, within the grace period, and ends."""
+        """Close the socket: the process stores what Entra answers, within the grace period, and exits."""
         self.takes_questions = False
         self._talk.cancel()
 
     def kill(self, why: str) -> None:
-        log.warning("grant worker ended by force", why=why, unanswered=len(self._pending))
+        log.warning("grant worker killed", why=why, unanswered=len(self._pending))
         self._grace = 0.0
         self.dismiss()
 
     async def run(self) -> None:
-        """Live from start to end. Cancelling does nothing: `dismiss` it, and it ends within the grace period."""
+        """Run the process to its end. Cancelling has no effect: call `dismiss`, and it ends within the grace period."""
         verdict = Lost.DIED
         with trio.CancelScope(shield=True):
             try:
@@ -161,7 +162,7 @@ class _Child:
             await self._converse(trio.SocketStream(sock))
             sock.close()
             await end_process(process, self._grace)
-            # What the process printed last is in the pipe; a child process of it may hold the pipe open for longer.
+            # Its last output is still in the pipe; a child of it may keep the pipe open longer.
             pumps.cancel_scope.deadline = trio.current_time() + REAP_SECONDS
         await close_pipes(process)
         return Lost.LEFT if process.returncode == 0 and self._grace else Lost.DIED
@@ -184,7 +185,7 @@ class _Child:
         return process, trio.socket.from_stdlib_socket(ours)
 
     async def _converse(self, stream: trio.SocketStream) -> None:
-        """Send and receive until the process closes its end, babbles, or is dismissed."""
+        """Send and receive until the process closes its end, sends garbage, or is dismissed."""
         with self._talk:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._send, stream)
@@ -196,7 +197,7 @@ class _Child:
         self.takes_questions = False
 
     async def _send(self, stream: trio.SocketStream) -> None:
-        # A process that is gone is noticed by the receiving half.
+        # `_receive` notices that a process has ended.
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             async for line in self._outgoing:
                 await stream.send_all(line)
@@ -214,7 +215,7 @@ class _Child:
             log.debug("an answer to no question", number=reply.number)
         elif isinstance(reply, messages.Prompt):
             question.prompt = reply
-            # The person's time; what comes after it has the worker's deadline again.
+            # The person has this long; after that the worker's deadline counts again.
             question.due = trio.current_time() + reply.expires_in
             question.touch()
         else:
@@ -223,7 +224,7 @@ class _Child:
             question.settle(reply.outcome)
 
     async def wait_for(self, question: _Question, done: Callable[[_Question], bool]) -> None:
-        """Wait until the question is done, or is overdue: then it is lost as hung, and the process with it."""
+        """Wait until the question is done. If it is overdue, it is lost as hung and the process is killed."""
         while not done(question):
             with trio.move_on_at(self._deadline(question)):
                 await question.news()
@@ -233,7 +234,7 @@ class _Child:
     def _deadline(self, question: _Question) -> float:
         """Return when the question is overdue.
 
-        The worker takes questions in turn with a few threads: this one's turn came, at the latest, with the last
+        The worker takes questions in order, with a few threads: it started this one, at the latest, when it gave the last
         answer to an older one.
         """
         turns = (when for number, when in self._answered if number < question.number)
@@ -255,12 +256,12 @@ class SignInSession:
         self._question = question
 
     async def prompt(self) -> messages.Prompt | Outcome:
-        """Return what the person must do, or the end if the sign-in ended before it came to that."""
+        """Return what the person must do, or the outcome if the sign-in ended before that."""
         await self._child.wait_for(self._question, lambda each: bool(each.prompt or each.end))
         return self._question.prompt or _outcome(self._question.end)
 
     async def redirected(self, fields: Mapping[str, str]) -> None:
-        """Pass on what the browser brought; from here the worker has its deadline."""
+        """Pass on what the browser brought; from now on the worker's deadline counts."""
         self._child.post(messages.Redirected(self._question.number, dict(fields)))
         self._question.due = trio.current_time()
         self._question.touch()
@@ -276,19 +277,19 @@ def _outcome(end: End | None) -> Outcome:
     return _transient(end) if isinstance(end, Lost) else _of_token(end)
 
 
-# What stands for the grant in questions that concern none.
+# The grant of questions that are not about one.
 _NO_GRANT = Grant("", "", "")
 
 
 def _of_token(end: messages.Ended) -> Outcome:
-    """Return the end of a question about one grant. A finding is no answer to that: the worker counts as died."""
+    """Return the outcome of a question about one grant. If the answer is no outcome, the worker counts as died."""
     return end if isinstance(end, Outcome) else _transient(Lost.DIED)
 
 
 class Worker:
-    """The grant worker. Its process is started when there is a question, and another one when that has ended.
+    """The grant worker. A process is started for the first question, and again for the first one after it has ended.
 
-    One object for the daemon's whole life: `reopen` goes on with another vault or network.
+    One object serves the whole life of the daemon: `reopen` switches to another vault or network.
     """
 
     def __init__(
@@ -322,10 +323,10 @@ class Worker:
             self._nursery = None
 
     def reopen(self, opened: messages.Open) -> bool:
-        """Open the vault and the network otherwise from now on; return whether that differs from what was.
+        """Use another vault or network from now on; return False if nothing has changed.
 
-        The processes so far get their grace period and end. What they have not answered by then is asked again, of a
-        process that begins with what the vault holds.
+        The running processes get their grace period and end. Questions that they have not answered by then are asked
+        again, of a new process that reads the vault anew.
         """
         if opened == self._opened:
             return False
@@ -340,7 +341,7 @@ class Worker:
         return _of_token(await self._settle(grant, lambda number: messages.Acquire(number, grant, scopes)))
 
     async def sign_out(self, grant: Grant) -> Outcome:
-        """Delete the stored sign-in. Ends with `Granted` of an empty secret when nothing is left."""
+        """Delete the stored sign-in. Returns `Granted` with an empty secret if it is gone."""
         outcome = _of_token(await self._settle(grant, lambda number: messages.SignOut(number, grant)))
         holder = self._holders.get(grant.key)
         if holder and isinstance(outcome, Granted):
@@ -349,20 +350,20 @@ class Worker:
         return outcome
 
     async def bring_in(self, grant: Grant, place: messages.Place, *, keep: bool = False) -> Outcome:
-        """Take over another program's sign-in, and store it; with `keep`, only where there is none."""
+        """Take over another program's sign-in and store it; with `keep`, only if the account has none."""
         return _of_token(await self._settle(grant, lambda number: messages.Import(number, grant, place, keep)))
 
     async def housekeeping(self, ask: Callable[[int], messages.Housekeeping]) -> messages.Ended:
-        """Put a question about the vault or the surroundings as a whole; `ask` gives it its number."""
+        """Ask a question that is not about one grant; `ask` makes the message with its number."""
         holder = next((key for key, child in self._holders.items() if child.takes_questions), "")
         return await self._settle(_NO_GRANT, ask, holder)
 
     @asynccontextmanager
     async def sign_in(self, grant: Grant, method: str, claims: str = "") -> AsyncIterator[SignInSession]:
-        """Start a sign-in; leaving the block gives up one that has not ended.
+        """Start a sign-in; leaving the block cancels it if it has not ended.
 
-        It gets another process than refreshes, which must not wait for a person. Where sign-ins are kept in memory only,
-        the process that holds them takes this one too.
+        It gets its own process, because refreshes must not wait for a person. If sign-ins are kept in memory only, the
+        process that holds them also runs this one.
         """
         child = self._holder(grant) or self._start()
         question = _Question(next(self._numbers), grant)
@@ -383,7 +384,7 @@ class Worker:
         self._release(child)
 
     def _release(self, child: _Child) -> None:
-        """Dismiss a process that is not needed: that of a sign-in, unless it holds the only copy of one."""
+        """Dismiss the process of a sign-in, unless it holds the only copy of one."""
         if child not in self._holders.values() and child is not self._current:
             child.dismiss()
 
@@ -423,7 +424,7 @@ class Worker:
         return self._current
 
     def _holder(self, grant: Grant) -> _Child | None:
-        """Return the process that holds this grant's sign-in in its memory, else one that holds others."""
+        """Return the process that holds this grant's sign-in in memory, else one that holds others."""
         holders = [self._holders.get(grant.key), *self._holders.values()]
         return next((child for child in holders if child and child.takes_questions), None)
 

@@ -449,8 +449,8 @@ async def test_a_reload_that_fails_changes_nothing(world: World) -> None:
             left = Path(world.path("new.sock")).exists()
 
     assert (before, [False] * 3, 0o600, False) == (after, [result.ok for result in results], mode, left)
-    assert ["the running configuration stays in force" in result.hint for result in results] == [True] * 3
-    assert 3 == events(lines).count("the reload failed: the running configuration stays in force")
+    assert ["the running configuration stays in use" in result.hint for result in results] == [True] * 3
+    assert 3 == events(lines).count("the reload failed: the running configuration stays in use")
 
 
 @in_trio

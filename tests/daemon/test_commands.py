@@ -291,7 +291,7 @@ class TestSigningInAndOut:
 
         assert (True, "unlisted: signed out, and the stored sign-in deleted") == by_name[:2]
         assert (["unlisted"], ["unlisted", "unserved", ANN]) == (deleted, sorted({*world.worker.deleted}, key=_order))
-        said_of_all = f"{ANN}: signed out, and the stored sign-in deleted\nwithout an account, and deleted: 2"
+        said_of_all = f"{ANN}: signed out, and the stored sign-in deleted\nsign-ins without an account deleted: 2"
         assert (True, said_of_all) == all_users[:2]
 
     @both

@@ -170,7 +170,7 @@ class TestOneHook:
         child = int((tmp_path / "child").read_text())
 
         await until(lambda: not _is_alive(child))
-        assert ["a hook was ended by force: it took too long"] == warnings(lines)
+        assert ["a hook was killed: it took too long"] == warnings(lines)
 
     @in_trio
     async def test_a_hook_ends_with_the_daemon(self, tmp_path: Path) -> None:
@@ -367,7 +367,7 @@ class TestHooks:
                 await world.until_lines("x", "x")
                 await until(lambda: not world.hooks._full)
 
-        full = "hooks are too slow: notices are left out"
+        full = "hooks are too slow: notices are dropped"
         assert 1 == warnings(lines).count(full)
 
     @in_trio

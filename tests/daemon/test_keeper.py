@@ -631,7 +631,7 @@ async def test_a_protocol_more_costs_the_others_nothing() -> None:
 
         assert isinstance(held, Token)
         assert before == held.secret
-        assert Deny("unavailable", "the configuration has changed meanwhile", "ask again", 1.0) == gone
+        assert Deny("unavailable", "the configuration has changed in the meantime", "try again", 1.0) == gone
         assert [SMTP_AND_IMAP] == [scopes for _, scopes in world.provider.asked[2:]]
 
 

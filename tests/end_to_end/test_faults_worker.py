@@ -72,7 +72,7 @@ async def test_hung(tmp_path: Path) -> None:
         await daemon.settled()
         await until(lambda: not daemon.workers(), "the worker's end")
         assert ("failing", "worker") == problem(daemon)
-        assert "the grant worker did not answer in time and was ended" in daemon.text()
+        assert "the grant worker did not answer in time and was killed" in daemon.text()
         assert first == await daemon.token(ANN)
 
         await daemon.pass_time(daemon.row(ANN)["problem"]["retry_in"] + 1)
