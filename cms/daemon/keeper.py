@@ -60,7 +60,7 @@ Acquire: TypeAlias = Callable[[Grant, Scopes], Awaitable[Outcome]]
 log = get_logger()
 
 _SIGNED_OUT = "signed out with `cms logout`"
-_MEMORY_LOST = "the sign-in was only kept in memory, and the process that held it has ended"
+_MEMORY_LOST = "the sign-in was kept in memory only, and the process that held it has ended"
 _RECONFIGURED = Deny("unavailable", "the configuration has changed in the meantime", "try again", 1.0)
 _BUG = Trouble("worker", "cms failed while asking for a token", fill("{retries}; the log has the traceback"))
 
