@@ -470,7 +470,7 @@ async def test_a_rejected_token_is_answered_only_when_no_other_can_be_had() -> N
 
     said = [line["event"].partition(":")[0] for line in lines]
     assert ("token-2", "token-2", 3) == (over_budget, failed, len(world.provider.asked))
-    refused = "answered a token that a mail server refused"
+    refused = "answered with a token that a mail server refused"
     assert ["no new token for this request", refused, refused] == said
 
 
