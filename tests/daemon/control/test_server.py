@@ -86,19 +86,27 @@ class FakeCommands(Commands):
         return Result(True, "stopping")
 
 
+class Client(Lines):
+    """The client's side of a connection; `stream` is what carries its lines."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        super().__init__(stream)
+        self.stream = stream
+
+
 @dataclass
 class Control:
     path: str
     commands: FakeCommands
 
-    async def connect(self) -> Lines:
-        return Lines(await trio.open_unix_socket(self.path))
+    async def connect(self) -> Client:
+        return Client(await trio.open_unix_socket(self.path))
 
     async def ask(self, message: dict[str, Any]) -> dict[str, Any] | None:
         lines = await self.connect()
         await lines.send(message)
         reply = await lines.receive()
-        await lines._stream.aclose()
+        await lines.stream.aclose()
         return reply
 
 
@@ -233,7 +241,7 @@ async def test_too_many_connections_are_turned_away(tmp_path: Path, monkeypatch:
         await first.send({"command": "ping"})
         assert await first.receive()
         for each in (first, second):
-            await each._stream.aclose()
+            await each.stream.aclose()
 
 
 # --- logins ---
@@ -248,7 +256,7 @@ async def test_a_login_shows_its_prompt_and_its_end(tmp_path: Path) -> None:
         shown = await lines.receive()
         finish(control.commands.flow, GRANTED)
         done = await lines.receive()
-        await lines._stream.aclose()
+        await lines.stream.aclose()
 
     assert shown is not None
     assert ("prompt", "https://login.example.test/authorize") == (shown["event"], shown["url"])
@@ -285,7 +293,7 @@ async def test_a_password_is_asked_for_where_there_is_one(tmp_path: Path) -> Non
         asked = await lines.receive()
         await lines.send({"password": "open"})
         done = await lines.receive()
-        await lines._stream.aclose()
+        await lines.stream.aclose()
 
     assert {"event": "password", "message": "it has a password"} == asked
     assert done is not None
@@ -304,13 +312,13 @@ async def test_without_a_password_nothing_is_imported(tmp_path: Path, answer: ob
         if isinstance(answer, dict):
             await lines.send(answer)
         elif answer:
-            await lines._stream.send_all(b"nonsense\n")
+            await lines.stream.send_all(b"nonsense\n")
         else:
-            await lines._stream.aclose()
+            await lines.stream.aclose()
         await trio.testing.wait_all_tasks_blocked()
 
         assert 1 == len(control.commands.told)
-        await lines._stream.aclose()
+        await lines.stream.aclose()
 
 
 @pytest.mark.parametrize("said", [{}, {"path": ""}, {"path": 1}, {"path": "/f", "source": []}])
@@ -353,7 +361,7 @@ async def test_what_is_pasted_reaches_the_flow(tmp_path: Path) -> None:
         await trio.testing.wait_all_tasks_blocked()
         finish(control.commands.flow, GRANTED)
         done = await lines.receive()
-        await lines._stream.aclose()
+        await lines.stream.aclose()
 
     assert told is not None
     assert "no state" in told["message"]
@@ -395,13 +403,13 @@ async def test_a_client_that_leaves_gives_its_flow_up(tmp_path: Path, goodbye: b
         await lines.send({"command": "login"})
         await lines.receive()
         if goodbye:
-            await lines._stream.send_all(goodbye)
+            await lines.stream.send_all(goodbye)
         else:
-            await lines._stream.aclose()
+            await lines.stream.aclose()
         await trio.testing.wait_all_tasks_blocked()
 
         assert control.commands.flow.scope.cancel_called
-        await lines._stream.aclose()
+        await lines.stream.aclose()
 
 
 @in_trio
@@ -412,13 +420,13 @@ async def test_a_client_that_leaves_leaves_others_their_flow(tmp_path: Path) -> 
         for lines in (first, second):
             await lines.send({"command": "login"})
             await lines.receive()
-        await first._stream.aclose()
+        await first.stream.aclose()
         await trio.testing.wait_all_tasks_blocked()
 
         assert not control.commands.flow.scope.cancel_called
         finish(control.commands.flow, GRANTED)
         assert await second.receive()
-        await second._stream.aclose()
+        await second.stream.aclose()
 
 
 def test_the_end_says_where_the_sign_in_is_kept() -> None:
@@ -536,7 +544,7 @@ async def test_an_errand_converses(tmp_path: Path, command: str) -> None:
         events = [await lines.receive(), await lines.receive()]
         await lines.send({"yes": True})
         end = await lines.receive()
-        await lines._stream.aclose()
+        await lines.stream.aclose()
 
     assert ["told", "question"] == [event["event"] for event in events if event]
     assert end is not None
@@ -553,11 +561,10 @@ async def test_only_a_yes_agrees(tmp_path: Path, answer: bytes) -> None:
         await lines.send({"command": "prune"})
         await lines.receive()
         await lines.receive()
-        assert isinstance(lines._stream, trio.SocketStream)
-        await lines._stream.send_all(answer)
-        await lines._stream.send_eof()
+        await lines.stream.send_all(answer)
+        await lines.stream.send_eof()
         end = await lines.receive()
-        await lines._stream.aclose()
+        await lines.stream.aclose()
 
     assert end is not None
     assert not end["ok"]
