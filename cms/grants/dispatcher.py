@@ -25,7 +25,6 @@ from dataclasses import dataclass, field
 from cms.core import refusals
 from cms.core.json_lines import Garbled, Lines
 from cms.core.lifecycle import Transient, Trouble
-from cms.grants.conversation import Conversation
 from cms.grants.messages import (
     MAX_MESSAGE,
     Acquire,
@@ -44,7 +43,7 @@ from cms.grants.messages import (
     pack,
     unpack_question,
 )
-from cms.grants.service import Service
+from cms.grants.service import Conversation, Service
 from cms_oauth.moves import Move, fill
 
 # Threads at once: a thousand accounts take four seconds with these, and a few that hang hold up no other account.
@@ -60,12 +59,11 @@ EXIT_GARBAGE = 65
 
 @dataclass(eq=False, slots=True)
 class Job:
-    """One question under way. `deadline` is a moment of the monotonic clock, and `late` what is answered then."""
+    """One question under way. `deadline` is a moment of the monotonic clock."""
 
-    number: int
+    question: Work | SignIn
     work: Callable[[], Ended]
     deadline: float
-    late: Transient
     conversation: Conversation | None = None
     answered: bool = False
     thread: threading.Thread | None = field(default=None, repr=False)
@@ -168,21 +166,17 @@ class Dispatcher:
             self._opened, self._service = question, self._open_service(question)
             return
         assert service is not None, "checked above"
+        deadline = self._clock() + self._opened.timeout
         match question:
             case Redirected() | Cancel():
                 self._pass_on(question)
             case SignIn():
                 conversation = Conversation(self._tell)
-                job = self._job(question, lambda: service.sign_in(question, conversation))
-                job.conversation = conversation
+                job = Job(question, lambda: service.sign_in(question, conversation), deadline, conversation)
                 self._signing_in[question.number] = job
                 self._launch(job)
             case _:
-                self._pending.append(self._job(question, lambda: service.answer(question)))
-
-    def _job(self, question: Work | SignIn, work: Callable[[], Ended]) -> Job:
-        late = _timed_out(question, self._opened.timeout)
-        return Job(question.number, work, self._clock() + self._opened.timeout, late)
+                self._pending.append(Job(question, lambda: service.answer(question), deadline))
 
     def _pass_on(self, question: Redirected | Cancel) -> None:
         """Give a sign-in what it waits for, unless it has ended."""
@@ -234,10 +228,10 @@ class Dispatcher:
             job, outcome = result
             self._running.discard(job)
             self._abandoned.discard(job)
-            self._signing_in.pop(job.number, None)
+            self._signing_in.pop(job.question.number, None)
             self._busy_until = self._clock()
             if not job.answered:
-                self._send(Done(job.number, outcome))
+                self._send(Done(job.question.number, outcome))
 
     def _expire(self) -> None:
         """Answer the questions whose deadline has passed, and abandon their threads."""
@@ -250,11 +244,11 @@ class Dispatcher:
                 self._pending.remove(job)
             else:
                 self._running.discard(job)
-                self._signing_in.pop(job.number, None)
+                self._signing_in.pop(job.question.number, None)
                 self._abandoned.add(job)
                 if job.conversation:
                     job.conversation.cancel()
-            self._send(Done(job.number, job.late))
+            self._send(Done(job.question.number, _timed_out(job.question, self._opened.timeout)))
 
     def _send(self, reply: WorkerReply) -> None:
         self._sock.sendall(pack(reply))

@@ -7,8 +7,10 @@ store the successor, and only then answer. Every way out is an outcome.
 from __future__ import annotations
 
 import gc
+import queue
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -17,7 +19,6 @@ from cms.core.accounts import Grant, Scopes
 from cms.core.forecast import remember
 from cms.core.lifecycle import DAY, Ending, Granted, Outcome, Refused, SignInFacts, Transient, Trouble
 from cms.grants import housekeeping
-from cms.grants.conversation import Cancelled, Conversation
 from cms.grants.entra import credentials
 from cms.grants.entra.client import Entra
 from cms.grants.entra.exchange import Answer, no_sign_in
@@ -39,6 +40,50 @@ _NOWHERE = Trouble(
 
 # What a challenge is stored in before the first sign-in.
 _NO_SIGN_IN = Entry("", "", "", 0.0)
+
+
+class Cancelled(Exception):
+    """The sign-in was cancelled."""
+
+
+class Conversation:
+    """What the thread of a sign-in says to a person, by way of the main loop: prompts out, what the browser brought in.
+
+    The sign-in calls `prompt`, `wait` and `check`; the main loop calls `redirected` and `cancel`.
+    """
+
+    def __init__(self, send: Callable[[Prompt], None]) -> None:
+        self._send = send
+        self._cancelled = threading.Event()
+        # None wakes a sign-in that waits while it is cancelled.
+        self._inbox: queue.SimpleQueue[Mapping[str, str] | None] = queue.SimpleQueue()
+
+    def prompt(self, prompt: Prompt) -> None:
+        """Show the person what to do."""
+        self._send(prompt)
+
+    def wait(self, seconds: float) -> Mapping[str, str] | None:
+        """Return what the browser brought, or None after that many seconds. Raises Cancelled."""
+        try:
+            fields = self._inbox.get(timeout=max(0.0, seconds))
+        except queue.Empty:
+            return None
+        self.check()
+        return fields
+
+    def check(self) -> None:
+        """Raise Cancelled if the sign-in was cancelled."""
+        if self._cancelled.is_set():
+            raise Cancelled
+
+    def redirected(self, fields: Mapping[str, str]) -> None:
+        """Hand over what the browser brought."""
+        self._inbox.put(fields)
+
+    def cancel(self) -> None:
+        """Cancel the sign-in."""
+        self._cancelled.set()
+        self._inbox.put(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +147,7 @@ class Service:
     def _mint(self, grant: Grant, scopes: Scopes) -> Outcome:
         """Ask for a token without a person. Neither the vault nor its key is needed."""
         try:
-            credential = credentials.credential(grant)
+            credential = self._entra.credential(grant)
         except Unavailable as unavailable:
             return unavailable.outcome
         if grant.sign_in == "managed-identity":
@@ -112,7 +157,7 @@ class Service:
         return credentials.explain(credential.behind(outcome), grant)
 
     def _redeem(self, held: Held, grant: Grant, scopes: Scopes, entry: Entry) -> Outcome:
-        credential = credentials.credential(grant)
+        credential = self._entra.credential(grant)
         held.prepare()
         answer = self._entra.redeem(
             grant, scopes, entry.cache, entry.home_account_id, who=entry.who, secret=credential.value
@@ -152,7 +197,7 @@ class Service:
     def _adopt(self, grant: Grant, place: Place) -> Outcome:
         room = self._prepared(grant)
         found = find.find(place, grant)
-        answer = self._entra.adopt(grant, found.refresh_token, credentials.credential(grant).value, room.account)
+        answer = self._entra.adopt(grant, found.refresh_token, self._entra.credential(grant).value, room.account)
         return _not_anew(self._keep(grant, answer, room.place), found, grant)
 
     def _restore(self, question: Import) -> Outcome:
@@ -174,7 +219,7 @@ class Service:
                 entry.cache,
                 entry.home_account_id,
                 who=entry.who,
-                secret=credentials.credential(grant).value,
+                secret=self._entra.credential(grant).value,
             )
             if not isinstance(answer.outcome, Granted):
                 held.release()
@@ -191,6 +236,8 @@ class Service:
             outcome = unavailable.outcome
         except Cancelled:
             return Refused(Trouble("cancelled", "the sign-in was given up", refusals.hint("again: {login}", grant)))
+        if isinstance(outcome, Granted):
+            return outcome
         self._note_claims(grant, outcome)
         return refusals.in_person(outcome, refusals.hint("start again: {login}", grant))
 
@@ -198,7 +245,7 @@ class Service:
         grant = question.grant
         # Before a person is asked to do anything.
         room = self._prepared(grant)
-        credential = credentials.credential(grant)
+        credential = self._entra.credential(grant)
         # The asker may not know of the refusal that demanded this: another process may have met it.
         claims = question.claims or room.claims
         flow = self._entra.begin(grant, question.method, claims, credential.value, room.account)

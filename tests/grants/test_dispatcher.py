@@ -15,7 +15,6 @@ from support.waiting import until
 from cms.core.accounts import Grant, Scopes
 from cms.core.lifecycle import Granted, Outcome, Refused, Transient, Trouble
 from cms.grants import dispatcher
-from cms.grants.conversation import Cancelled, Conversation
 from cms.grants.dispatcher import Dispatcher
 from cms.grants.messages import (
     MAX_MESSAGE,
@@ -36,7 +35,7 @@ from cms.grants.messages import (
     Work,
     pack,
 )
-from cms.grants.service import Service
+from cms.grants.service import Cancelled, Conversation, Service
 
 GRANT = Grant("https://login.test/common", "client", ANN, (SCOPES,))
 TOKEN = Granted("token", 1.0, 3600.0, SCOPES)

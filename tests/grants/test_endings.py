@@ -288,10 +288,11 @@ class TestFiles:
 KEPT = Entry("{}", "oid.tid", ANN, 1_700_000_000.0)
 
 
-def rewrite(path: Path, vault: Vault, kept: dict[str, object]) -> None:
-    """Put other contents into a vault file, under its own header and key."""
+def rewrite(vault: Vault, kept: dict[str, object]) -> None:
+    """Put other contents into the vault file, under its own header and key."""
+    path = vault.folder.path / f"{GRANT.key}.vault"
     head = path.read_bytes().partition(b"\n")[0] + b"\n"
-    key = vault.key.find(json.loads(head)["key"])
+    key = vault.key.keys.open(json.loads(head)["key"])
     nonce = bytes(NONCE_BYTES)
     path.write_bytes(head + nonce + AESGCM(key.secret).encrypt(nonce, json.dumps(kept).encode(), head))
 
@@ -312,7 +313,7 @@ GRANT = Grant("https://login.test/common", "client", ANN)
 def test_files_of_earlier_versions_load(vault: Vault) -> None:
     """A file that says nothing of endings is as good as ever."""
     old = {name: value for name, value in asdict(KEPT).items() if name != "endings"}
-    rewrite(vault.path(GRANT), vault, old)
+    rewrite(vault, old)
 
     with vault.hold(GRANT) as held:
         assert KEPT == held.read()
@@ -321,7 +322,7 @@ def test_files_of_earlier_versions_load(vault: Vault) -> None:
 def test_endings_come_back_as_they_were(vault: Vault) -> None:
     """What JSON makes of them is made good."""
     endings = (Ending(1.0, 2.0, FREQUENCY), Ending(3.0, 4.0))
-    rewrite(vault.path(GRANT), vault, {**asdict(KEPT), "endings": [asdict(each) for each in endings]})
+    rewrite(vault, {**asdict(KEPT), "endings": [asdict(each) for each in endings]})
 
     with vault.hold(GRANT) as held:
         entry = held.read()

@@ -24,7 +24,6 @@ from support.proofs import AppCertificate, write_private
 
 from cms.core.accounts import Grant, Source
 from cms.core.lifecycle import Granted, Outcome, Refused, Transient
-from cms.grants.conversation import Conversation
 from cms.grants.entra.client import Entra as Provider
 from cms.grants.entra.exchange import Answer
 from cms.grants.entra.flows import CodeFlow
@@ -33,7 +32,7 @@ from cms.grants.messages import (
     Prompt,
     SignIn,
 )
-from cms.grants.service import Service
+from cms.grants.service import Conversation, Service
 from cms.grants.vault.keys import Keys
 from cms.grants.vault.store import Vault
 from cms.sandbox.directory import APP_ID, APP_SECRET, Client

@@ -157,7 +157,7 @@ class Ward:
 
     def raw(self, grant: Grant) -> bytes:
         """Return the vault file."""
-        return self._vault.path(grant).read_bytes()
+        return (self._vault.folder.path / f"{grant.key}.vault").read_bytes()
 
     def remembered(self, grant: Grant) -> tuple[bytes, str]:
         """Return the vault file and the refresh token in it, to compare with what a kill leaves."""

@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 from cms.core import refusals
 from cms.core.accounts import Grant, Proxy, Scopes
 from cms.core.lifecycle import Outcome, Refused, Transient, Trouble
-from cms.grants.entra import flows, ms_broker
-from cms.grants.entra.exchange import Answer, Call, Machine, Secret, note
+from cms.grants.entra import credentials, flows, ms_broker
+from cms.grants.entra.exchange import NONE, Answer, Call, Credential, Machine, Secret, note
 from cms.grants.entra.flows import Flow, wanted
 from cms.grants.network.deadline import Deadline
 from cms.grants.network.http import Discovery, Http, authorities, new_session
@@ -59,6 +59,14 @@ class Entra:
             adapter.close()
         if self._proxy:
             self._proxy.forget_password()
+
+    def credential(self, grant: Grant) -> Credential:
+        """Return what the grant's application proves itself with, read now: nothing for a public client.
+
+        Raises Unavailable.
+        """
+        confidential = grant.client_secret or grant.client_assertion or grant.certificate
+        return credentials.credential(grant) if confidential else NONE
 
     def redeem(
         self, grant: Grant, scopes: Scopes, cache: str, home_account_id: str, *, who: str = "", secret: Secret = ""

@@ -11,9 +11,7 @@ certificate credentials").
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
@@ -27,7 +25,8 @@ from cryptography.hazmat.primitives.serialization import (
 
 from cms.core import refusals
 from cms.core.accounts import Grant, Source
-from cms.core.lifecycle import LONGEST_PAUSE, Granted, Outcome, Refused, Transient, Trouble
+from cms.core.lifecycle import LONGEST_PAUSE, Outcome, Refused, Transient, Trouble
+from cms.grants.entra.exchange import NONE, Credential
 from cms.grants.messages import CredentialEnd
 from cms.grants.secrets import Missing, Unavailable, read_source
 from cms_oauth.moves import RETRIES, Move
@@ -50,26 +49,6 @@ class Certificate:
     private_key: str = field(repr=False)
     public: str
     expires: float
-
-
-@dataclass(frozen=True, slots=True)
-class Credential:
-    """What an application proves itself with: `value` as MSAL takes it, "" for a public client.
-
-    `expires` is the Unix time at which a certificate ends, 0 for unknown.
-    """
-
-    value: str | Mapping[str, Any] = field(default="", repr=False)
-    expires: float = 0.0
-
-    def behind(self, outcome: Outcome) -> Outcome:
-        """Return the outcome of using this credential, with the end of its certificate."""
-        if not isinstance(outcome, Granted):
-            return outcome
-        return replace(outcome, sign_in=replace(outcome.sign_in, credential_expires=self.expires))
-
-
-NONE = Credential()
 
 
 def credential(grant: Grant) -> Credential:

@@ -43,6 +43,27 @@ _KEPT = ("RefreshToken", "Account", "AppMetadata")
 # What an application proves itself with, as MSAL takes it: "" for nothing, a secret, or a dictionary.
 Secret: TypeAlias = str | Mapping[str, Any]
 
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """What an application proves itself with: `value` as MSAL takes it, "" for a public client.
+
+    `expires` is the Unix time at which a certificate ends, 0 for unknown.
+    """
+
+    value: Secret = field(default="", repr=False)
+    expires: float = 0.0
+
+    def behind(self, outcome: Outcome) -> Outcome:
+        """Return the outcome of using this credential, with the end of its certificate."""
+        if not isinstance(outcome, Granted):
+            return outcome
+        return replace(outcome, sign_in=replace(outcome.sign_in, credential_expires=self.expires))
+
+
+NONE = Credential()
+
+
 # Whom to name when a managed identity's question gets no answer. What MSAL really asks depends on its environment.
 METADATA = "http://azure-metadata"
 

@@ -1,8 +1,7 @@
 """Where sign-ins are stored, encrypted, and where the key for that comes from.
 
-`open_vault` chooses the store. `store` is one file for each grant, as `entry_file` writes it, in the folder that
-`state_folder` locks; `vault_key` chooses the key, which `keys` finds in a file, a credential, a command or the desktop's
-`keyring`. May import cms.grants.messages and `secrets`, and nothing of a provider.
+`open_vault` chooses the store. `store` is one file for each grant, as `entry_file` locks and writes it; `vault_key`
+chooses the key, which `keys` finds in a file, a credential, a command or the desktop's `keyring`. May import cms.grants.messages and `secrets`, and nothing of a provider.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The file of one vault entry: its format, and how it is replaced so that it is whole at every moment.
+"""The file of one vault entry: its format, how it is locked, and how it is replaced so that it is whole at every moment.
 
     {"authority": ..., "format": "cms-vault", "key": ..., "version": 1, ...} LF     the header, in clear, authenticated
     nonce (12 bytes)  ciphertext and tag (AES-256-GCM)                              an `Entry` as JSON
@@ -6,24 +6,30 @@
 The header names the key that opens the file, and binds the file to its sign-in: a file that was copied over another one
 is refused, so a refresh token is redeemed only where it was given.
 
-Beside `GRANT.vault` there may be two more files:
+Beside `GRANT.vault` there may be three more files:
 
 - `GRANT.redeeming` is there from before a refresh token is sent until its successor is stored. It has the new file's
   space reserved, so a full or read-only disk is noticed before anything is redeemed. It is also the temporary file that
   the rename turns into the vault file, so it disappears at the very moment at which the successor is safe. If a worker
   finds it, an earlier redemption was cut off, which explains a refusal.
+- `GRANT.lock` is locked (flock) from reading a grant to storing it, so that two workers never redeem one refresh token
+  twice. The lock is never on the vault file itself, since a rename replaces that.
 - `GRANT.vault.damaged-TIME` is a file that could not be read and was replaced by a new sign-in. It goes with
   `cms logout`: a copy of another grant's file, for instance, can be decrypted.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import secrets
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +38,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from cms.core.accounts import Grant
 from cms.core.lifecycle import Ending
+from cms.grants.secrets import Unavailable, storage, unavailable
 from cms.grants.vault.keyring import Key
-from cms.system.files import sync_folder
+from cms_oauth.moves import fill
 
 FORMAT = "cms-vault"
 VERSION = 1
@@ -47,6 +54,9 @@ MAX_FILE = 4 * 1024 * 1024
 
 # Reserved before a redemption: several times what one grant needs.
 RESERVED = 64 * 1024
+
+# How often a lock that another worker holds is tried. It is held for one round trip to Entra.
+LOCK_PAUSE = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +133,111 @@ def _identity(grant: Grant) -> dict[str, str]:
     }
 
 
+def busy() -> Unavailable:
+    """Say that another thread or worker has held a lock for too long."""
+    return unavailable("timeout", "another cms process is busy with this sign-in", fill("{nothing_to_do}"))
+
+
+class StateFolder:
+    """One state folder. `patience` is how many seconds another worker's lock is waited for."""
+
+    def __init__(self, path: Path, patience: float) -> None:
+        self.path = path
+        self._patience = patience
+
+    def make(self) -> None:
+        """Make the folder, of mode 0700, where there is none, and make sure that it is ours. Raises Unavailable."""
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise storage(error, f"the state folder {self.path} cannot be made") from None
+        self.close()
+
+    def close(self) -> None:
+        """Close the folder, if it is there, to other users. Raises Unavailable where it is another user's."""
+        if not self.path.is_dir():
+            return
+        try:
+            status = self.path.stat()
+            if status.st_uid != os.geteuid():
+                raise PermissionError(errno.EPERM, f"belongs to uid {status.st_uid}, not to uid {os.geteuid()}")
+            if status.st_mode & 0o077:
+                self.path.chmod(0o700)
+        except OSError as error:
+            raise storage(error, f"the state folder {self.path} cannot be used") from None
+
+    def sync(self) -> None:
+        """Write the names in the folder to the disk. Raises OSError."""
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    @contextmanager
+    def lock(self, name: str, patience: float | None = None) -> Iterator[None]:
+        """Hold `NAME.lock` against other processes. A folder that does not exist has nothing to protect."""
+        if not self.path.is_dir():
+            yield
+            return
+        descriptor = self._take(f"{name}.lock", self._patience if patience is None else patience)
+        try:
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _take(self, name: str, patience: float) -> int:
+        """Lock a lock file; return its descriptor, which holds the lock until it is closed."""
+        descriptor = -1
+        try:
+            deadline = time.monotonic() + patience
+            while not self._is(descriptor, name):
+                # The process that held it before has deleted it with its sign-in, or this is the first try.
+                if descriptor >= 0:
+                    os.close(descriptor)
+                descriptor = os.open(self.path / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                _until(partial(_flock, descriptor), deadline)
+        except OSError as error:
+            if descriptor >= 0:
+                os.close(descriptor)
+            raise storage(error, f"nothing can be locked in {self.path}") from None
+        except Unavailable:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    def _is(self, descriptor: int, name: str) -> bool:
+        """Whether the file that is open here is the one that other processes find under its name."""
+        if descriptor < 0:
+            return False
+        try:
+            return os.path.samestat(os.fstat(descriptor), (self.path / name).stat())
+        except FileNotFoundError:
+            return False
+
+
+def _flock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _until(attempt: Callable[[], bool], deadline: float) -> None:
+    while not attempt():
+        if time.monotonic() > deadline:
+            raise busy()
+        time.sleep(LOCK_PAUSE)
+
+
 class EntryFile:
     """One grant's file while its lock is held. Methods raise OSError."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._mark = path.with_suffix(".redeeming")
+    def __init__(self, folder: StateFolder, key: str) -> None:
+        self.path = folder.path / f"{key}.vault"
+        self._folder = folder
+        self._mark = self.path.with_suffix(".redeeming")
         # Whether an earlier redemption was cut off: what it got, if anything, was lost.
         self.interrupted = self._mark.exists()
 
@@ -170,4 +279,4 @@ class EntryFile:
             aside = f"{self.path.name}.damaged-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
             self.path.rename(self.path.with_name(aside))
         self._mark.rename(self.path)
-        sync_folder(self.path.parent)
+        self._folder.sync()

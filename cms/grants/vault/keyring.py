@@ -37,16 +37,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A vault key. `origin` says in words where it comes from."""
+    """A vault key. `origin` says in words where it comes from, and `id` is its public name."""
 
     secret: bytes = field(repr=False)
     origin: str
     # Whether cms has made it, so that no other program needs it.
     made: bool = field(default=False, compare=False)
+    id: str = field(init=False, compare=False)
 
-    @property
-    def id(self) -> str:
-        return key_id(self.secret)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "id", key_id(self.secret))
 
 
 def key_id(secret: bytes) -> str:

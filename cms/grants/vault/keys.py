@@ -17,9 +17,19 @@ from pathlib import Path
 from typing import Protocol
 
 from cms.core.accounts import Source
-from cms.grants.secrets import Absent, Locked, Missing, read_credential, read_private, run_command
+from cms.grants.secrets import (
+    Absent,
+    Locked,
+    Missing,
+    Unavailable,
+    read_credential,
+    read_private,
+    run_command,
+    unavailable,
+)
 from cms.grants.vault.keyring import KEY_BYTES, Key, Keyring, key_id, parse_key
 from cms.system.files import sync_folder, write_private
+from cms_oauth.moves import fill
 
 # The name of the systemd credential that is used when the configuration names no source.
 CREDENTIAL = "cms.key"
@@ -146,6 +156,13 @@ class Keys:
                 self._found[wanted] = self._search(wanted)
             return self._found[wanted]
 
+    def open(self, wanted: str) -> Key:
+        """Return the key with this id, or raise Unavailable: `locked`, and tried again."""
+        try:
+            return self.find(wanted)
+        except Missing as missing:
+            raise locked(f"the vault's key {wanted} cannot be read: {missing}") from None
+
     def _search(self, wanted: str) -> Key:
         when, failure = self._failed.get(wanted, (float("-inf"), None))
         if failure and self._clock() - when < FAILURE_SECONDS:
@@ -222,3 +239,16 @@ def _source(named: Source | None, environ: Mapping[str, str], ring: KeySource) -
         case Source(kind="keyring"):
             return ring
     return None
+
+
+def locked(message: str) -> Unavailable:
+    """Say that the vault's key cannot be had now."""
+    return unavailable(
+        "locked",
+        message,
+        fill(
+            "see to the key's source, Vault(...) in the configuration (a key file is its owner's, and 0600), unlock the"
+            " keyring, or bring the key back; {retries}. Only where the key is lost for good: `cms logout USER` gives the"
+            " stored sign-in up"
+        ),
+    )

@@ -1,7 +1,7 @@
 """The vault: one encrypted file for each Grant, in the state folder.
 
 `Vault.hold` locks a grant and gives a `Held`: read it, prepare a place for its successor, redeem it, store the successor.
-The format of the files is in `entry_file`, the locks are in `state_folder`, and which key is used is in `vault_key`.
+The files and their locks are in `entry_file`, and which key is used is in `vault_key`.
 With the last sign-in the key is deleted as well, where cms has made it: nothing is left then.
 """
 
@@ -17,12 +17,20 @@ from cms.core import refusals
 from cms.core.accounts import Grant, StoredSignIn
 from cms.grants.messages import QUESTION_SECONDS
 from cms.grants.secrets import Unavailable, storage, unavailable
-from cms.grants.vault.entry_file import MAX_FILE, Entry, EntryFile, decrypt, encrypt, needed_key, parse_header
+from cms.grants.vault.entry_file import (
+    MAX_FILE,
+    Entry,
+    EntryFile,
+    StateFolder,
+    busy,
+    decrypt,
+    encrypt,
+    needed_key,
+    parse_header,
+)
 from cms.grants.vault.keyring import Key
 from cms.grants.vault.keys import Keys
-from cms.grants.vault.state_folder import StateFolder, busy
 from cms.grants.vault.vault_key import VaultKey
-from cms.system.files import sync_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +50,7 @@ class Held:
     def __init__(self, vault: Vault, grant: Grant) -> None:
         self._vault = vault
         self._grant = grant
-        self._file = EntryFile(vault.path(grant))
+        self._file = EntryFile(vault.folder, grant.key)
         # What a successor is encrypted with; None keeps it in memory.
         self._key: Key | None = None
         self._prepared = False
@@ -85,7 +93,7 @@ class Held:
             ) from None
 
     def _decrypt(self, raw: bytes) -> Entry:
-        self._key = self._vault.key.find(needed_key(self._grant, raw))
+        self._key = self._vault.key.keys.open(needed_key(self._grant, raw))
         self.stored = Stored(persisted=True, key_from=self._key.origin)
         return decrypt(raw, self._key)
 
@@ -165,27 +173,24 @@ class Vault:
     def __init__(self, folder: str, keys: Keys, patience: float = QUESTION_SECONDS) -> None:
         self.memory: dict[str, Entry] = {}
         self._patience = patience
-        self._folder = StateFolder(Path(folder), patience)
-        self.key = VaultKey(self._folder, keys)
+        self.folder = StateFolder(Path(folder), patience)
+        self.key = VaultKey(self.folder, keys)
         self._locks: dict[str, threading.Lock] = {}
 
     def __repr__(self) -> str:
-        return f"Vault({str(self._folder.path)!r})"
+        return f"Vault({str(self.folder.path)!r})"
 
     @property
     def stays(self) -> bool:
         """Whether this process must not exit: it holds entries that another could not read, or waits for a person."""
         return bool(self.memory) or self.key.keys.seen_locked
 
-    def path(self, grant: Grant) -> Path:
-        return self._folder.path / f"{grant.key}.vault"
-
     @contextmanager
     def hold(self, grant: Grant) -> Iterator[Held]:
         """Hold a grant against this process's other threads, and against every other process. Raises Unavailable."""
         lock = self._locks.setdefault(grant.key, threading.Lock())
         if not self.key.keys.memory_only:
-            self._folder.close()
+            self.folder.close()
         if not lock.acquire(timeout=self._patience):
             raise busy()
         try:
@@ -195,11 +200,11 @@ class Vault:
             lock.release()
 
     def _file_lock(self, name: str) -> AbstractContextManager[None]:
-        return nullcontext() if self.key.keys.memory_only else self._folder.lock(name)
+        return nullcontext() if self.key.keys.memory_only else self.folder.lock(name)
 
     def delete_files(self, name: str) -> None:
         """Delete all files of a grant, named by its key, whose lock is held. Raises Unavailable."""
-        folder = self._folder.path
+        folder = self.folder.path
         path = folder / f"{name}.vault"
         aside = folder.glob(f"{path.name}.damaged-*")
         try:
@@ -207,14 +212,14 @@ class Vault:
             for each in (path, path.with_suffix(".redeeming"), *aside, path.with_suffix(".lock")):
                 each.unlink(missing_ok=True)
             if folder.is_dir():
-                sync_folder(folder)
+                self.folder.sync()
         except OSError as error:
             raise storage(error, f"{path} cannot be deleted") from None
 
     def delete(self, name: str) -> bool:
         """Delete the files of a grant that no account has; return whether there were any. Raises Unavailable."""
         with self._file_lock(name):
-            found = (self._folder.path / f"{name}.vault").exists()
+            found = (self.folder.path / f"{name}.vault").exists()
             self.delete_files(name)
         return found
 
@@ -231,7 +236,7 @@ class Vault:
 
     def _described(self, name: str) -> StoredSignIn | None:
         try:
-            with (self._folder.path / f"{name}.vault").open("rb") as file:
+            with (self.folder.path / f"{name}.vault").open("rb") as file:
                 raw = file.read(MAX_FILE)
         except OSError:
             return None
@@ -243,7 +248,7 @@ class Vault:
             return StoredSignIn(name, "", "", "")
         found = StoredSignIn(name, grant.authority, grant.client_id, grant.login)
         try:
-            entry = decrypt(raw, self.key.find(needed_key(grant, raw)))
+            entry = decrypt(raw, self.key.keys.open(needed_key(grant, raw)))
         except (Unavailable, ValueError):
             return found
         return replace(found, who=entry.who, signed_in=entry.signed_in)

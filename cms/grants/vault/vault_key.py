@@ -9,13 +9,11 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from cms.core.accounts import Grant
-from cms.grants.secrets import Locked, Missing, Unavailable, storage, unavailable
-from cms.grants.vault.entry_file import MAX_HEADER, parse_header
+from cms.grants.secrets import Locked, Missing, Unavailable, storage
+from cms.grants.vault.entry_file import MAX_HEADER, StateFolder, parse_header
 from cms.grants.vault.keyring import Key
-from cms.grants.vault.keys import Keys
-from cms.grants.vault.state_folder import StateFolder
-from cms.system.files import sync_folder, write_private
-from cms_oauth.moves import fill
+from cms.grants.vault.keys import Keys, locked
+from cms.system.files import write_private
 
 # Names the key of a vault that holds no file any more: a logout and a new sign-in need no second keyring entry.
 KEY_NAME = "key-id"
@@ -36,13 +34,6 @@ class VaultKey:
         self.keys = keys
         self._folder = folder
         self._name = folder.path / KEY_NAME
-
-    def find(self, wanted: str) -> Key:
-        """Return the key with this id, or raise Unavailable: `locked`, and tried again."""
-        try:
-            return self.keys.find(wanted)
-        except Missing as missing:
-            raise _locked(f"the vault's key {wanted} cannot be read: {missing}") from None
 
     def choose(self, reserve: Callable[[], None] = lambda: None) -> Key | None:
         """Return the key for a new file; None for memory only. Raises Unavailable.
@@ -76,9 +67,9 @@ class VaultKey:
                 self._sweep_locks()
                 for path in (self._name, folder / f"{_LOCK}.lock"):
                     path.unlink(missing_ok=True)
-                sync_folder(folder)
+                self._folder.sync()
             except Missing as missing:
-                raise _locked(f"the vault's key cannot be deleted: {missing}") from None
+                raise locked(f"the vault's key cannot be deleted: {missing}") from None
             except OSError as error:
                 raise storage(error, f"the name of the key in {folder} cannot be deleted") from None
         return place
@@ -94,8 +85,8 @@ class VaultKey:
     def _first_found(self, needed: list[str]) -> Key:
         for wanted in needed[1:]:
             with suppress(Unavailable):
-                return self.find(wanted)
-        return self.find(needed[0])
+                return self.keys.open(wanted)
+        return self.keys.open(needed[0])
 
     def _needed(self) -> set[str]:
         """Return the ids of the keys that the vault files here need. A file with a damaged header needs none."""
@@ -117,8 +108,8 @@ class VaultKey:
         named, _ = self._named()
         try:
             return self.keys.find(named) if named else None
-        except Locked as locked:
-            raise _locked(f"the vault's key cannot be read: {locked}") from None
+        except Locked as missing:
+            raise locked(f"the vault's key cannot be read: {missing}") from None
         except Missing:
             return None
 
@@ -129,19 +120,7 @@ class VaultKey:
                 text = f"{key.id}\n{MADE}\n" if key.made else f"{key.id}\n"
                 write_private(self._name, text.encode())
         except Missing as missing:
-            raise _locked(f"there is no place for the vault's key: {missing}") from None
+            raise locked(f"there is no place for the vault's key: {missing}") from None
         except OSError as error:
             raise storage(error, f"nothing can be stored in {self._folder.path}") from None
         return key
-
-
-def _locked(message: str) -> Unavailable:
-    return unavailable(
-        "locked",
-        message,
-        fill(
-            "see to the key's source, Vault(...) in the configuration (a key file is its owner's, and 0600), unlock the"
-            " keyring, or bring the key back; {retries}. Only where the key is lost for good: `cms logout USER` gives the"
-            " stored sign-in up"
-        ),
-    )

@@ -13,8 +13,8 @@ from support.proofs import AppCertificate, write_private
 
 from cms.core.accounts import Grant, Source
 from cms.core.lifecycle import Refused, Transient, Trouble
-from cms.grants.entra import credentials
 from cms.grants.entra.credentials import Unusable, certificate_end, credential, expiry, explain, parse
+from cms.grants.entra.exchange import NONE
 from cms.grants.secrets import Unavailable
 from cms_oauth.diagnosis.entra import APPLICATION_ROWS
 
@@ -46,7 +46,7 @@ def why_not(asked: Grant) -> Trouble:
 
 def test_public_client() -> None:
     """Most applications have nothing to prove themselves with."""
-    assert credentials.NONE == credential(GRANT)
+    assert NONE == credential(GRANT)
 
 
 def test_secret(tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ from support.grants import ANN, BEN, SCOPES, dispatched, grant_for, service
 
 from cms.core.accounts import Grant
 from cms.core.lifecycle import Granted, Outcome, Refused, Transient
-from cms.grants.conversation import Cancelled, Conversation
 from cms.grants.entra import ms_broker
 from cms.grants.entra.exchange import Call, Result
 from cms.grants.messages import Export, Exported, Listed, Open, Peek, Place, Prompt, SignIn
+from cms.grants.service import Cancelled, Conversation
 from cms.sandbox.entra import Entra
 
 CLAIMS = '{"access_token":{"acrs":{"essential":true,"value":"c1"}}}'

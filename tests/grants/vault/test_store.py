@@ -21,7 +21,7 @@ from support.grants import NoRing, TurnsUpLocked
 
 from cms.core.accounts import Grant, Source
 from cms.grants.secrets import Locked, Missing, Unavailable
-from cms.grants.vault import entry_file, keyring, keys, state_folder, vault_key
+from cms.grants.vault import entry_file, keyring, keys, vault_key
 from cms.grants.vault import store as vault_store
 from cms.grants.vault.entry_file import Entry
 from cms.grants.vault.keyring import KEY_BYTES
@@ -686,7 +686,7 @@ def test_other_grants_are_untouched(lab: Lab) -> None:
 
 def _killed_at(number: int, work: Callable[[], object]) -> bool:
     """Do some work in a child that is killed at the `number`th line of the vault's code; False if it got through."""
-    watched = {str(each.__file__) for each in (entry_file, keys, state_folder, vault_key, vault_store)}
+    watched = {str(each.__file__) for each in (entry_file, keys, vault_key, vault_store)}
     child = os.fork()
     if child == 0:
         left = number
