@@ -10,8 +10,9 @@ One connection is one command. Both sides speak lines of JSON:
     {"command": "export", "users": []}  (and restore, prune)  -> {"event": "password" or "question", ...}, "told", then "done"
     {"password": "..."} or {"yes": true or false}  (the answers)
 
-Commands: ping, status, login, import, export, restore, prune, logout, leave, refresh, reload, stop. The last line of every answer is
-`{"event": "done", "ok": true or false, "message": ..., "hint": ...}`.
+Commands: ping, status, login, import, export, restore, prune, logout, leave, refresh, reload, stop. The last line of every
+answer is `{"event": "done", "ok": true or false, "message": ..., "hint": ...}`. `method` is "" or one of
+`cms.core.accounts.METHODS`: "browser", "device", "paste" or "broker".
 """
 
 from __future__ import annotations
