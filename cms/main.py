@@ -1,8 +1,8 @@
 """The `cms` command.
 
-`cms run` stays for months, and click costs a megabyte. So a `run` in the plain form that service files use is read
-without click (`cli/run_line.py`). click reads everything else (`cli/commands.py`); it turns a `run` in another form into
-the plain one and executes this program again.
+`cms run` runs for months, and click costs a megabyte. So `cli/run_line.py` reads a `run` in the plain form of service
+files without click. click reads everything else (`cli/commands.py`); for a `run` in another form it executes this
+program again with the plain form.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cms_oauth import paths
 
 
 def run_daemon(run: Run) -> int:
-    """Be the daemon until told to stop; return the exit status."""
+    """Run the daemon until it is told to stop; return the exit status."""
     import trio  # noqa: PLC0415 - no other command pays for the daemon
 
     from cms.daemon import app  # noqa: PLC0415 - as above
@@ -37,7 +37,7 @@ def run_daemon(run: Run) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line says; return the exit status."""
+    """Run the command that the command line names; return the exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     run = read_plainly(given)
     try:
@@ -46,9 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from cms.cli import commands  # noqa: PLC0415 - click, which the daemon does without
 
         return commands.main(given)
-    # Ctrl-C while libraries are still being loaded: neither click nor the daemon looks after it yet.
+    # Ctrl-C while libraries are still loading: neither click nor the daemon handles it yet.
     except KeyboardInterrupt:
-        print("cms: given up", file=sys.stderr)
+        print("cms: interrupted", file=sys.stderr)
         return INTERRUPTED
 
 

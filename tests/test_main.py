@@ -117,7 +117,7 @@ def test_giving_up_at_once_is_no_traceback(command: str) -> None:
         [sys.executable, "-c", _INTERRUPTED_IMPORT, command], capture_output=True, text=True, check=False, cwd=ROOT
     )
 
-    assert (INTERRUPTED, "", "cms: given up\n") == (ran.returncode, ran.stdout, ran.stderr)
+    assert (INTERRUPTED, "", "cms: interrupted\n") == (ran.returncode, ran.stdout, ran.stderr)
 
 
 @pytest.mark.usefixtures("home")

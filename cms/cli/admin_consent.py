@@ -1,6 +1,6 @@
-"""What an administrator is asked for: the address of Entra's admin-consent page, and a letter that explains it.
+"""`cms admin-consent-url`: the address of Entra's admin-consent page, and a letter to the administrator.
 
-Pure: an account in, text out (Microsoft: "Admin consent on the Microsoft identity platform").
+Pure: accounts in, text out (Microsoft: "Admin consent on the Microsoft identity platform").
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from urllib.parse import quote, urlencode
 from cms.core.accounts import ALL_CONSENTED, Account, Grant, Scopes, accounts_meant, application, users_in_words
 from cms_oauth.microsoft import ANY_TENANT, CLOUDS, COMMON, ORGANIZATIONS, PERSONAL_TENANTS, ROLES, is_personal, portal
 
-# Comes back with the browser, but no program listens there to compare it.
+# Entra sends it back with the browser, but no program listens there to compare it.
 STATE = "cms"
 
-# What every sign-in asks for beside its scopes. Without consent to these, people are asked for it all the same.
+# What every sign-in asks for beside its scopes. If the administrator does not consent to these, Entra asks each user.
 SIGN_IN_SCOPES = ("openid", "profile", "offline_access")
 
-# Where an application's permissions for IMAP and POP alone are consented to (Microsoft: "Authenticate an IMAP, POP or
-# SMTP connection using OAuth"); with SMTP it is the resource that its tokens are for.
+# The scope with which consent is given to an application that uses only IMAP and POP (Microsoft: "Authenticate an IMAP,
+# POP or SMTP connection using OAuth"). With SMTP, it is the scope of its tokens.
 IMAP_POP_CONSENT = ("https://ps.outlook.com/.default",)
 
 GUIDE = "https://learn.microsoft.com/entra/identity/enterprise-apps/grant-admin-consent"
@@ -30,8 +30,8 @@ _REASONS = {
     "SMTP.Send": "send mail from the mailbox over SMTP",
     "IMAP.AccessAsUser.All": "read and file the mail of the mailbox over IMAP",
     "POP.AccessAsUser.All": "fetch the mail of the mailbox over POP",
-    "openid": "learn who has signed in, so that nobody else's sign-in is taken",
-    "profile": "learn the name of who has signed in, for the same reason",
+    "openid": "know which user has signed in, and refuse any other",
+    "profile": "know the name of that user, for the same reason",
     "offline_access": "stay signed in, instead of asking for a sign-in every hour",
     "SMTP.SendAsApp": "send mail from the mailboxes that Exchange lets the application use, over SMTP",
     "IMAP.AccessAsApp": "read and file mail in the mailboxes that Exchange lets the application use, over IMAP",
@@ -41,9 +41,9 @@ _REASONS = {
     "Mail.ReadWrite": "read and file mail through Microsoft Graph",
     ALL_CONSENTED: "what its registration lists, and nothing else",
 }
-_OTHER_REASON = "used by a program of ours that asks cms for it"
+_OTHER_REASON = "for one of our programs, which gets its tokens from cms"
 
-# As mail programs show it without wrapping it again.
+# Mail programs show lines of this width without wrapping them again.
 LETTER_WIDTH = 100
 
 
@@ -58,9 +58,9 @@ class Permission:
 
 @dataclass(frozen=True, slots=True)
 class Petition:
-    """Everything that an administrator has to know. `urls` are to be opened one after the other, mostly one.
+    """Everything that an administrator needs to know. `urls` are to be opened one after the other; usually it is one.
 
-    `unattended` says that nobody signs in: the permissions are the application's own.
+    `unattended` is True if no person signs in: then the permissions are the application's own.
     """
 
     client_id: str
@@ -75,11 +75,11 @@ class Petition:
 
 
 def nobody_to_ask(account: Account) -> str:
-    """Return why there is no administrator to ask about an account, "" where there is one."""
+    """Return why an account has no administrator who could consent, "" if it has one."""
     grant = account.grant
     if grant.sign_in == "managed-identity":
         return (
-            "a managed identity has no consent page: its permissions are assigned to it, by the commands in"
+            "a managed identity has no consent page: an administrator assigns its permissions, with the commands in"
             " docs/microsoft-setup.md"
         )
     tenant = _tenant(grant)
@@ -93,17 +93,17 @@ def nobody_to_ask(account: Account) -> str:
 
 
 def meant(accounts: Sequence[Account], user: str) -> tuple[Account, ...] | str:
-    """Return the accounts that a name means, "" for all; a sentence where they are of several applications, or none."""
+    """Return the accounts with this name, "" for all. Return an error message if there are none, or several applications."""
     found, names = accounts_meant(accounts, user), users_in_words(accounts)
     if not found:
         return f"there is no account {user}: the configuration has {names}"
     if len({(each.grant.authority, each.grant.client_id, each.grant.sign_in) for each in found}) > 1:
-        return f"the accounts are not all of one application and tenant: name one of {names}"
+        return f"the accounts have different applications or tenants: name one of {names}"
     return found
 
 
 def petition(accounts: Sequence[Account]) -> Petition:
-    """Return what to ask for these accounts, which share one application and tenant."""
+    """Return what to ask the administrator for these accounts, which have the same application and tenant."""
     grant = accounts[0].grant
     asked = _asked(accounts)
     return Petition(
@@ -122,13 +122,13 @@ def petition(accounts: Sequence[Account]) -> Petition:
 
 
 def _tenant(grant: Grant) -> str:
-    """Return a tenant that an administrator can be of: `common` would let personal accounts in, and is refused."""
+    """Return an organisation's tenant: the page refuses `common`, which includes personal accounts."""
     tenant = grant.authority.rpartition("/")[2]
     return ORGANIZATIONS if tenant == COMMON else tenant
 
 
 def _asked(accounts: Sequence[Account]) -> list[Scopes]:
-    """Return the scopes of each request: one for each resource, the first with what a sign-in itself asks for."""
+    """Return the scopes of each consent request: one for each resource. The first has the sign-in's own scopes too."""
     grant = accounts[0].grant
     if grant.unattended:
         return [_application_scopes(accounts)]
@@ -164,7 +164,7 @@ def _permission(resource: str, name: str) -> Permission:
 
 
 def _own(accounts: Sequence[Account]) -> tuple[Permission, ...]:
-    """Return an application's permissions. A request names none: they are what its registration lists."""
+    """Return an application's permissions. Its request names none: consent is to what its registration lists."""
     protocols = dict.fromkeys(name for account in accounts for name in account.scopes)
     names = [ROLES[each] for each in protocols if each in ROLES]
     return tuple(_permission("Office 365 Exchange Online", name) for name in names)
@@ -176,7 +176,7 @@ def as_data(asked: Petition) -> dict[str, Any]:
 
 
 def letter(asked: Petition) -> str:
-    """Return a text that is ready to be sent to an administrator."""
+    """Return a letter to an administrator, ready to send."""
     parts = (
         "Subject: admin consent to an application for mail",
         _filled(_opening(asked)),
@@ -221,7 +221,7 @@ def _bounds(asked: Petition) -> str:
         return (
             "What this does not allow: a mailbox that Exchange has not opened to the application by name"
             " (Add-MailboxPermission, or a role assignment with a scope); anything that is not listed above; signing in"
-            " as anybody."
+            " as any user."
         )
     return (
         "What this does not allow: anything without a person who has signed in, or in a mailbox that this person may"
@@ -240,7 +240,7 @@ def _how(asked: Petition) -> str:
 def _otherwise(asked: Petition) -> str:
     there = _filled(
         f"If the link does not work: {asked.portal} > Enterprise applications > the application with the ID above >"
-        " Permissions > Grant admin consent. It is listed there once somebody of the organisation has tried to sign in"
+        " Permissions > Grant admin consent. It is listed there after a user of the organisation has tried to sign in"
         " with it, or after"
     )
     limits = _filled(

@@ -1,6 +1,6 @@
-"""What `cms check` says: the meaning of a configuration, and what would keep a daemon from working with it.
+"""`cms check`: prints what a configuration means, and what would prevent a daemon from working with it.
 
-It starts no daemon, and opens no file with a secret in it: a grant worker looks at certificates.
+It starts no daemon, and opens no file that contains a secret: a grant worker looks at certificates.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from cms_oauth.moves import Command
 
 
 def warnings(found: Config) -> Iterator[str]:
-    """Yield everything that deserves a warning, the configuration's own first."""
+    """Yield all warnings, the configuration's own first."""
     yield from found.warnings
     yield from secret_files(found)
     yield from obstacles(found)
@@ -31,12 +31,12 @@ def warnings(found: Config) -> Iterator[str]:
 
 
 def where_to_look(found: Config) -> str:
-    """Return what programs have to be told where cms-oauth looks at none of the sockets, "" where it finds one."""
+    """Return a note if cms-oauth finds none of the sockets without an option, "" if it finds one."""
     named = [spec.path for spec in found.sockets if spec.speaks != "postfix"]
     usual = {os.path.realpath(each) for each in paths.socket_candidates()}
     if not named or any(os.path.realpath(each) in usual for each in named):
         return ""
-    return f"note: cms-oauth does not look there by itself: programs need --cms_sock={named[0]} or CMS_SOCK={named[0]}"
+    return f"note: cms-oauth does not find this socket: programs need --cms_sock={named[0]} or CMS_SOCK={named[0]}"
 
 
 def obstacles(found: Config) -> Iterator[str]:
@@ -48,13 +48,13 @@ def obstacles(found: Config) -> Iterator[str]:
         yield f"{each.message}: {verdict.cause}; {', then '.join(verdict.steps)}"
 
 
-# What else writes such a file, for programs of other users to read: a Kubernetes volume has mode 0644.
+# Not a warning for this one: other programs write the file for other users to read. A Kubernetes volume has mode 0644.
 _WRITTEN_BY_OTHERS = "client_assertion"
 _SOURCES = ("client_secret", "certificate", "certificate_password", _WRITTEN_BY_OTHERS)
 
 
 def secret_files(found: Config) -> Iterator[str]:
-    """Yield what is wrong with the files that secrets are read from. The vault's key cms makes where it is missing."""
+    """Yield what is wrong with the files that secrets are read from, except the vault's key (see `obstacles`)."""
     named = [(name, source) for grant in found.grants for name in _SOURCES if (source := getattr(grant, name))]
     if found.proxy and found.proxy.password:
         named.append(("the proxy's password", found.proxy.password))
@@ -65,25 +65,25 @@ def secret_files(found: Config) -> Iterator[str]:
 
 
 def _closed_or_open(path: str, name: str) -> str:
-    """Return what is wrong with a secret's file, and what to do about it; "" for nothing."""
-    # Not opened: secrets are the grant worker's alone.
+    """Return what is wrong with a secret's file and what to do, "" for nothing."""
+    # The file is not opened: only the grant worker reads secrets.
     try:
         mode = Path(path).stat().st_mode
         if not os.access(path, os.R_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
-        return f"cannot be read: {error.strerror}; the user that runs cms must be able to"
+        return f"cannot be read: {error.strerror}; the user who runs cms must be able to read it"
     if mode & stat.S_IROTH and name != _WRITTEN_BY_OTHERS:
         return f"can be read by every user of this machine: `{Command(('chmod', 'o-rwx', path))}`"
     return ""
 
 
 def expiries(found: Config) -> Iterator[str]:
-    """Yield a warning for each application's certificate that ends soon. A grant worker opens them: they have keys."""
+    """Yield a warning for each application certificate that ends soon. A grant worker opens them, as they contain keys."""
     certified = {grant.key: grant for grant in found.grants if grant.certificate}
     if not certified:
         return
-    # Half a daemon, for the few configurations that have certificates.
+    # Imported here because it loads half a daemon, and few configurations have certificates.
     from cms.cli import daemonless  # noqa: PLC0415
     from cms.system import logs  # noqa: PLC0415
 
@@ -98,7 +98,7 @@ def expiries(found: Config) -> Iterator[str]:
 
 
 def running_warnings(file: str) -> list[str]:
-    """Return what the tokens that a daemon holds are warned about, if one runs with this configuration file."""
+    """Return the warnings about the tokens of a running daemon, if it runs with this configuration file."""
     try:
         with connect() as found:
             status = found.ask("status").get("json", {})
@@ -110,8 +110,8 @@ def running_warnings(file: str) -> list[str]:
 
 
 def summary(config: Config) -> list[str]:
-    """Return what a configuration means, line by line."""
-    key = config.vault_key or "found by itself: a systemd credential, else the desktop keyring, else memory only"
+    """Return what a configuration means, as lines."""
+    key = config.vault_key or "chosen automatically: a systemd credential, else the desktop keyring, else memory only"
     return [
         f"{config.file}: good",
         *(_account_line(account) for account in config.accounts),
@@ -136,7 +136,7 @@ def _proxy_line(proxy: Proxy) -> str:
 def _socket_line(spec: SocketSpec) -> str:
     named = [*(f"user {each}" for each in spec.users or ()), *(f"group {each}" for each in spec.groups or ())]
     limited = spec.users is not None or spec.groups is not None
-    who = ", ".join(["its owner", "root", *named]) if limited else "everyone whom its mode lets in"
+    who = ", ".join(["its owner", "root", *named]) if limited else "all users that its mode allows"
     group = f", group {spec.group}" if spec.group else ""
     users = ", ".join(_name(account) for account in spec.accounts)
     what = "Postfix table" if spec.speaks == "postfix" else "socket"

@@ -1,4 +1,4 @@
-"""The `cms` command's end of the control socket: blocking, without trio."""
+"""Connects the `cms` command to the daemon's control socket. Blocking, without trio."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from cms_oauth.peer import credentials
 # The status of some thousand accounts. No daemon sends a longer answer.
 MAX_ANSWER = 16 * 1024 * 1024
 
-# How long an answer may take, in seconds. The daemon answers at once what it knows; the rest waits for Entra, for as
-# long as the worker gives it (messages.QUESTION_SECONDS), or for a configuration to load (model.LOAD_SECONDS).
+# How long an answer may take, in seconds. The daemon sends its status at once. Other commands wait for Entra, at most as
+# long as the worker does (messages.QUESTION_SECONDS), or for a configuration to load (model.LOAD_SECONDS).
 STATUS_SECONDS = 10.0
 ANSWER_SECONDS = 60.0
 
@@ -30,7 +30,7 @@ _UNKNOWN = "another user"
 
 
 class NoDaemon(Exception):
-    """No daemon can be spoken to. `hint` is the next command."""
+    """There is no daemon to talk to. `hint` is the next command."""
 
     def __init__(self, message: str, hint: str) -> None:
         super().__init__(message)
@@ -43,11 +43,11 @@ class NotRunning(NoDaemon):
 
 
 class NotOurs(NoDaemon):
-    """A daemon runs, and belongs to another user."""
+    """The daemon that runs belongs to another user."""
 
 
 class Remote:
-    """A connection to a daemon, for one command: messages both ways."""
+    """A connection to a daemon for one command. Both sides send messages."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -97,7 +97,7 @@ class Remote:
         return bool(self._received)
 
     def ask(self, command: str, **fields: Any) -> dict[str, Any]:
-        """Give a command that is answered with one message; return that."""
+        """Send a command and return the next message, which for most commands is the whole answer."""
         self._sock.settimeout(STATUS_SECONDS if command == "status" else ANSWER_SECONDS)
         self.send({"command": command, **fields})
         return self.receive()
@@ -125,7 +125,7 @@ def connect(paths: Iterable[str]) -> Remote:
         except PermissionError:
             other = _owner(path)
         except BlockingIOError:
-            # Its queue is full, for nobody takes from it: Linux says so at once to a socket with a timeout.
+            # The daemon accepts no connections and its queue is full: Linux reports that at once if a timeout is set.
             sock.close()
             raise _silent() from None
         except OSError:
@@ -155,6 +155,6 @@ def _not_ours(path: str, whose: str) -> NotOurs:
 
 
 def _other_owner(sock: socket.socket) -> str:
-    """Return the daemon's owner, "" if it may be trusted with commands: ours or root's, and any if we are root."""
+    """Return the daemon's owner, "" if cms may talk to it: its owner is this user or root, or this user is root."""
     _, uid, *_ = credentials(sock)
     return "" if os.geteuid() in (uid, ROOT) or uid == ROOT else user_name(uid)

@@ -1,6 +1,6 @@
-"""The commands of `cms`: their options, and a few lines each that call the module with the work.
+"""The commands of `cms`: their options, and a few lines each that call the module that does the work.
 
-No mistake of a user ends in a traceback. `main` prints what happened and the next command.
+A user's mistake never ends in a traceback: `main` prints what happened and the next command.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _config_option(command: Command) -> Command:
 
 
 def _config_path(config: str, usual: Callable[[], str] = paths.config_file) -> str:
-    """Return the file that is meant: the command's own option, else that before the command, else the usual one."""
+    """Return the configuration's path: the command's own -c, else -c before the command, else the usual path."""
     before = click.get_current_context().find_root().params.get("config")
     return config or before or usual()
 
@@ -55,7 +55,7 @@ def _passphrase_option(command: Command) -> Command:
 
 
 def _ways(*, browser: str, device: str, paste: str) -> Callable[[Command], Command]:
-    """Give a command the options that say how to sign in, as its argument `method`: "" for none. The texts are helps."""
+    """Add --browser, --device and --paste to a command. Its argument `method` is the option's name, "" for none."""
 
     def with_options(command: Command) -> Command:
         for way, text in (("--paste", paste), ("--device", device), ("--browser", browser)):
@@ -66,7 +66,7 @@ def _ways(*, browser: str, device: str, paste: str) -> Callable[[Command], Comma
 
 
 def _one_way(context: click.Context, option: click.Parameter, value: bool) -> None:
-    """Take the way that an option names. Raises UsageError for a second one, of which click would take the last."""
+    """Set `method` from an option. Raises UsageError for a second one; click would use the last."""
     before = context.params.setdefault("method", "")
     if value and before:
         raise click.UsageError(f"--{before} and --{option.name} are two ways to sign in: name one.")
@@ -80,7 +80,7 @@ def _one_way(context: click.Context, option: click.Parameter, value: bool) -> No
 @click.pass_context
 def cms(context: click.Context, config: str) -> None:
     """An OAuth2 token broker for mail: fresh Microsoft 365 access tokens on a Unix socket."""
-    # Commands look for the option themselves.
+    # A command finds this option itself, in `_config_path`.
     meant = cms.commands[context.invoked_subcommand or ""]
     if config and not any(each.name == "config" for each in meant.params):
         raise click.UsageError(f"-c is for the commands that read a configuration, and `cms {meant.name}` does not.")
@@ -117,9 +117,9 @@ def login(user: str, method: str, config: str) -> int:
         with daemon_or_none(_config_path(config)) as found:
             return sign_in_here(found, user, method, say)
     except KeyboardInterrupt:
-        # The terminal has shown ^C in the line.
+        # The terminal has printed ^C: begin a new line.
         click.echo(err=True)
-        complain("the sign-in was given up")
+        complain("the sign-in was cancelled")
         return INTERRUPTED
 
 
@@ -178,22 +178,22 @@ def export(users_and_file: tuple[str, ...], passphrase_file: str, config: str, *
 
 @cms.command()
 @click.argument("user", default="")
-@click.option("--all", "everybody", is_flag=True, help="Delete every sign-in, also those without an account.")
+@click.option("--all", "every", is_flag=True, help="Delete every sign-in, also those without an account.")
 @click.option("--yes", is_flag=True, help="With --all: delete without asking.")
 @_config_option
-def logout(user: str, config: str, *, everybody: bool, yes: bool) -> int:
+def logout(user: str, config: str, *, every: bool, yes: bool) -> int:
     """Delete the sign-in of USER from this machine.
 
     The vault's key is deleted with the last sign-in.
     """
-    if user and everybody:
+    if user and every:
         raise click.UsageError("Give USER or --all, not both.")
-    # A script has said what it means.
-    if everybody and not yes and sys.stdin.isatty() and not transfer.confirm("Delete every sign-in on this machine?"):
+    # Only a person at a terminal is asked, not a script.
+    if every and not yes and sys.stdin.isatty() and not transfer.confirm("Delete every sign-in on this machine?"):
         complain("nothing was deleted")
         return FAILED
     with daemon_or_none(_config_path(config)) as found:
-        return _ended(found.ask("leave") if everybody else found.ask("logout", user=user))
+        return _ended(found.ask("leave") if every else found.ask("logout", user=user))
 
 
 @cms.command()
@@ -245,7 +245,7 @@ def status(user: str, *, as_json: bool, check: bool, live: bool) -> int:
     except NoDaemon as error:
         if not check:
             raise
-        # Monitoring shows what is on standard output.
+        # Monitoring systems show the standard output.
         say(f"{error.message}; {error.hint}")
         return CRITICAL if is_configured() or not isinstance(error, client.NotRunning) else UNKNOWN
     if not answer.get("ok"):
@@ -373,7 +373,7 @@ def init(config: str, *, system: bool, yes: bool, method: str, **wishes: Any) ->
     Writes a first configuration, starts cms, signs you in and tests the mail servers. You can decline each step, and an
     existing configuration is never changed. If a step fails, init says who can fix it and how. Later, run `cms doctor`.
     """
-    # Half a daemon, which most commands do without.
+    # Imported here because it loads half a daemon.
     from cms.cli import daemonless  # noqa: PLC0415
     from cms.cli.init import first_config, wizard  # noqa: PLC0415
 
@@ -381,7 +381,7 @@ def init(config: str, *, system: bool, yes: bool, method: str, **wishes: Any) ->
     if system and named:
         raise click.UsageError("--system names the file already: leave -c out.")
     path = named or (paths.system_config_file() if system else paths.own_config_file())
-    # The daemon that is told of it may have another current folder.
+    # The daemon gets this path, and its current folder may be another.
     chosen = first_config.Wishes(os.path.abspath(path), method=method, **wishes)  # noqa: PTH100 - links stay links
     return wizard.begin(chosen, Terminal(yes=yes), wizard.Around(daemonless.explored, load_config, connect))
 
@@ -409,7 +409,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         ended = cms.main(list(arguments), standalone_mode=False)
     except click.Abort:
-        complain("given up")
+        complain("interrupted")
         return INTERRUPTED
     except click.ClickException as error:
         error.show()
@@ -436,7 +436,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _is_of_output(error: OSError) -> bool:
-    """Whether what failed was to write on the terminal, or on what stands in its place, and not a file of ours."""
+    """True if this error came from writing the output (to a terminal, pipe or file), not from another file."""
     trace = error.__traceback__
     while trace and trace.tb_next:
         trace = trace.tb_next
@@ -444,8 +444,8 @@ def _is_of_output(error: OSError) -> bool:
 
 
 def _unwritten(error: OSError) -> int:
-    """Say that the standard output takes no more; return the exit status."""
-    # The interpreter would try again at its end, with a traceback.
+    """Report that the output cannot be written; return the exit status."""
+    # Otherwise the interpreter flushes the output again when it exits, and prints a traceback.
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, _STDOUT)
     os.close(null)

@@ -1,7 +1,7 @@
-"""How a command gets what it works on: the configuration, and a daemon to talk to.
+"""Loads the configuration and connects to a daemon, for the commands.
 
-A command that changes sign-ins needs no running daemon: without one, this process does the daemon's part itself for
-that one command (`daemonless`), behind the same conversation.
+A command that changes sign-ins needs no running daemon: without one, this process does the daemon's part for that one
+command (`daemonless`). The command sends and receives the same messages in both cases.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ from cms_oauth import paths
 
 FAILED = 1
 
-# There while systemd runs, as sd_booted(3) has it.
+# Exists if the machine was booted with systemd (sd_booted(3)).
 _SYSTEMD = "/run/systemd/system"
 
-# How long a daemon may take from claiming its state folder to listening at its control socket, in seconds: it loads
-# libraries and its configuration meanwhile.
+# How long a daemon that starts may take from locking its state folder to listening at its control socket, in seconds. It
+# loads libraries and its configuration in between.
 STARTING_SECONDS = 5.0
 _POLL_SECONDS = 0.05
 
 
 def load_config(path: str) -> Config:
-    """Load a configuration, which is a program and may never end. Raises ConfigError."""
+    """Load a configuration. It is a program and may never end, so this has a time limit. Raises ConfigError."""
     loading = threads.start(lambda: load(path), "configuration")
     if not wait([loading], LOAD_SECONDS).done:
         message = f"it did not end within {LOAD_SECONDS:g} s"
         raise ConfigError(
-            path, _line_under_way(path), message, "A configuration must end by itself: look for a loop or a wait"
+            path, _running_line(path), message, "A configuration must come to its end: look for a loop or a wait"
         )
     return loading.result()
 
 
-def _line_under_way(path: str) -> int | None:
-    """Return the line of a file that is being executed, None if none is."""
+def _running_line(path: str) -> int | None:
+    """Return the line of this file that a thread is executing, None if none is."""
     for frame in sys._current_frames().values():  # noqa: SLF001 - documented, for just this
         inner: FrameType | None = frame
         while inner and inner.f_code.co_filename != path:
@@ -58,9 +58,9 @@ def _line_under_way(path: str) -> int | None:
 
 @contextmanager
 def daemon_or_none(config: str) -> Iterator[Remote]:
-    """Yield a conversation with the running daemon, or with this process in its place.
+    """Yield a connection to the running daemon, or to this process in its place.
 
-    `config` is the configuration's path, read only in the second case.
+    `config` is the configuration's path, which is read only if no daemon runs.
     """
     with ExitStack() as stack:
         found = _connect_if_running()
@@ -68,9 +68,9 @@ def daemon_or_none(config: str) -> Iterator[Remote]:
 
 
 def _daemonless(config: str, stack: ExitStack) -> Remote:
-    """Return a conversation with this process, or with a daemon that turns out to be starting."""
-    from cms.cli import daemonless  # noqa: PLC0415 - half a daemon, which most commands do without
-    from cms.system import logs  # noqa: PLC0415 - half a daemon, which most commands do without
+    """Return a connection to this process, or to a daemon that has just started."""
+    from cms.cli import daemonless  # noqa: PLC0415 - loads half a daemon, which most commands do not need
+    from cms.system import logs  # noqa: PLC0415 - as above
 
     logs.setup(level="error")
     process.harden()
@@ -92,7 +92,7 @@ def _daemonless(config: str, stack: ExitStack) -> Remote:
 
 
 def _connect_if_running() -> Remote | None:
-    """Return a conversation with the daemon, None if none runs. Raises NotOurs if it belongs to another user."""
+    """Return a connection to the daemon, None if none runs. Raises NotOurs if it belongs to another user."""
     try:
         return connect()
     except client.NotOurs:
@@ -102,7 +102,7 @@ def _connect_if_running() -> Remote | None:
 
 
 def connect() -> Remote:
-    """Return a conversation with the running daemon. Raises NoDaemon, which says how to start one."""
+    """Return a connection to the running daemon. Raises NoDaemon, which says how to start one."""
     try:
         return client.connect(paths.control_candidates())
     except client.NotRunning as error:

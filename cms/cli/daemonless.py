@@ -1,6 +1,7 @@
-"""`cms login`, `cms logout` and the like without a daemon: its commands serve one conversation, in a thread.
+"""Runs `cms login`, `cms logout` and similar commands without a daemon.
 
-The lock that a daemon holds is held meanwhile, so that no two processes work on one state folder. No token is served.
+The daemon's own command code runs in a thread of this process and serves one connection. Meanwhile this process holds
+the daemon's lock, so that no two processes work on one state folder. It serves no tokens.
 """
 
 from __future__ import annotations
@@ -40,10 +41,10 @@ from cms.system.process import claimed
 
 @contextmanager
 def daemonless(config: Config, state_folder: str, *, argv: Sequence[str] = WORKER_ARGV) -> Iterator[Remote]:
-    """Yield a connection to a daemon of this very process. Raises process.NotOurs where there may be none."""
+    """Yield a connection to the daemon's commands in this process. Raises process.NotOurs if the lock is taken."""
     with claimed(state_folder):
         ours, theirs = socket.socketpair()
-        # The worker ends with this command, and so would a sign-in that only its memory holds.
+        # persist: the worker ends with this command, and a sign-in that is in its memory only would be lost.
         opened = Open(state_folder, config.vault_key, config.ca, persist=True, proxy=config.proxy)
         thread = threading.Thread(target=trio.run, args=(_serve, theirs, config, opened, argv), name="sign-in")
         thread.start()
@@ -51,29 +52,29 @@ def daemonless(config: Config, state_folder: str, *, argv: Sequence[str] = WORKE
             with Remote(ours) as remote:
                 yield remote
         finally:
-            # The other end has seen us leave, gives up what is under way, and ends.
+            # The connection is closed now, so the thread cancels what it is doing and ends.
             thread.join()
 
 
 def explored(url: str, ca: str, *, argv: Sequence[str] = WORKER_ARGV) -> Explored:
-    """Look around for a first configuration: whose tenant a discovery document tells of, which keyring there is.
+    """Return what `cms init` needs to know: the tenant that Entra reports for a domain, and whether there is a keyring.
 
-    `url` is an authority, "" to ask none; `ca` a file of certificate authorities, "" for the usual ones.
+    `url` is the domain's authority, "" to ask none; `ca` a file of certificate authorities, "" for the usual ones.
     """
     end = trio.run(_ask_worker, lambda number: Explore(number, url), ca or None, argv)
     if isinstance(end, Explored):
         return end
-    return Explored("", _why_not(end), unknown=False, no_keyring="nobody could look for a keyring")
+    return Explored("", _why_not(end), unknown=False, no_keyring="the grant worker did not answer")
 
 
 def credential_ends(grants: Sequence[Grant], *, argv: Sequence[str] = WORKER_ARGV) -> tuple[CredentialEnd, ...] | str:
-    """Ask a worker when the certificates of these grants' applications end; return why not if it cannot say."""
+    """Return when the certificates of these grants' applications end, or an error message."""
     end = trio.run(_ask_worker, lambda number: CheckCredentials(number, tuple(grants)), None, argv)
     return end.items if isinstance(end, CredentialEnds) else _why_not(end)
 
 
 async def _ask_worker(ask: Callable[[int], Housekeeping], ca: str | None, argv: Sequence[str]) -> Ended:
-    """Put one question to a worker that keeps nothing: it gets no state folder."""
+    """Ask a new worker one question. It gets no state folder, so it stores nothing."""
     worker = Worker(Open(os.devnull, Source("memory"), ca), argv=argv)
     async with trio.open_nursery() as nursery:
         await nursery.start(worker.run)
@@ -87,10 +88,10 @@ def _why_not(end: Ended) -> str:
 
 
 async def _serve(sock: socket.socket, config: Config, opened: Open, argv: Sequence[str]) -> None:
-    """Serve one conversation, then end."""
+    """Serve one connection, then end."""
     worker, clock = Worker(opened, argv=argv), SystemClock()
     stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
-    # It does not run: its keepers ask for no token.
+    # Not started: its keepers request no tokens.
     registry = Registry(config, worker.acquire, clock)
     async with trio.open_nursery() as nursery:
         await nursery.start(worker.run)

@@ -1,6 +1,6 @@
-"""The terminal's half of a sign-in: what it shows to the person, and what they paste.
+"""`cms login` in the terminal: shows the link or code, and reads what the person pastes.
 
-The daemon does the sign-in. It sends events over the control socket: a link or a code to show, and how it ended.
+The daemon does the sign-in itself. It sends events over the control socket: a link or a code to show, and the result.
 """
 
 from __future__ import annotations
@@ -24,48 +24,48 @@ from cms.system import users
 EX_OK = 0
 NOT_SIGNED_IN = 1
 
-# Bytes that are read from the terminal at once. A pasted address may be longer: it is then read piece by piece.
+# Bytes to read from the terminal at once. A longer pasted address is read in several pieces.
 _PIECE = 4096
 
 _ERASE = (b"\x7f", b"\x08")
 
-# The standard wants four modules of quiet around a code; two are enough against a terminal's dark ground, and save rows.
+# The standard asks for a border of four modules. Two are enough on a terminal's dark background, and need fewer lines.
 QR_BORDER = 2
 
-# Where a browser can be shown.
+# Set if there is a display for a browser.
 _DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY")
 
-# sshd sets both for a terminal, the first for a command as well: client, its port, server, its port.
+# sshd sets both for a terminal, and the first also for a command. Its value is: client, its port, server, its port.
 _SSH = ("SSH_CONNECTION", "SSH_TTY")
 _SSH_PORT = "22"
 
-# Seconds after the turn of one that the count is written.
+# The countdown is redrawn this many seconds after each full second.
 _AFTER = 0.02
 
-# Terminals that show text line by line and no more: a real teletype, and Emacs' shell.
+# Terminals that cannot move the cursor: teletypes, and Emacs' shell.
 _PLAIN = ("dumb", "")
 
-# Back to the beginning of the line, and clear what is in it (ECMA-48).
+# Return to the beginning of the line and clear it (ECMA-48).
 _ANEW = "\r\x1b[K"
 
 
-# Most refusals of Entra's stay in the browser.
+# Entra shows most refusals in the browser only.
 _OR_AN_ERROR = "An error there with a number, such as AADSTS50105, can be pasted here too."
 
 
 class Typed:
-    """Lines that a person types or pastes, read without waiting for a whole one.
+    """Reads lines that a person types or pastes.
 
-    A terminal's own line editing cuts lines at 4,095 bytes, and an address with an authorization code may be longer;
-    so it is switched off while this is open.
+    A terminal's own line editing cuts lines off at 4,095 bytes, and an address with an authorization code may be
+    longer. So it is switched off while this is open.
     """
 
     def __init__(self, fd: int) -> None:
         self.fd: int | None = fd
-        # Lines that were handed on and of which the daemon has not said that they will not do.
+        # The number of lines that were sent to the daemon and that it has not rejected yet.
         self.unanswered = 0
         self._typed = b""
-        # What a person types for the end of input, while the terminal does not look after it.
+        # The character for the end of input (Ctrl-D), which the terminal does not handle while this is open.
         self._end = b""
 
     @contextmanager
@@ -86,7 +86,7 @@ class Typed:
             termios.tcsetattr(fd, termios.TCSADRAIN, before)
 
     def read(self) -> list[str]:
-        """Return the lines that have become whole; wait for at least a byte. At the end, `fd` becomes None."""
+        """Wait for input; return the lines that are complete. At the end of the input, `fd` becomes None."""
         assert self.fd is not None, "there is nothing more to read"
         piece = os.read(self.fd, _PIECE)
         if not piece or (self._end and self._end in piece):
@@ -99,7 +99,7 @@ class Typed:
 
 
 class Screen:
-    """A terminal that a person looks at: it can draw, and write a line anew."""
+    """A terminal's output: shows a QR code, and a countdown that is redrawn in place."""
 
     def __init__(self, out: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self._out = out
@@ -107,26 +107,26 @@ class Screen:
         self._ends = math.inf
 
     def count_down(self, seconds: float) -> None:
-        """From now on `tick` tells how much of this is left."""
+        """Start a countdown, which `tick` draws."""
         self._ends = self._clock() + seconds
 
     def tick(self) -> float | None:
-        """Write how much time is left, if that is counted; return the seconds until the next time, None for never."""
+        """Draw the countdown, if there is one; return the seconds until it has to be drawn again, None for never."""
         left = self._ends - self._clock()
         if left == math.inf:
             return None
         minutes, seconds = divmod(max(0, math.ceil(left)), 60)
         self._write(f"{_ANEW}Waiting: {minutes}:{seconds:02} left. Ctrl-C cancels.")
-        # A little after the second's turn, so that each is written once.
+        # A little after each full second, so that no second is shown twice or left out.
         return left % 1 + _AFTER if left > 0 else None
 
     def clear(self) -> None:
-        """Take the line away that `tick` has written."""
+        """Remove the line that `tick` has drawn."""
         if self._ends < math.inf:
             self._write(_ANEW)
 
     def code(self, address: str) -> str:
-        """Return an address as a QR code, "" where this terminal cannot show one."""
+        """Return an address as a QR code, "" if this terminal cannot show it."""
         if (self._out.encoding or "").lower().replace("-", "") != "utf8" or os.environ.get("TERM") in _PLAIN:
             return ""
         code = qr_code(address)
@@ -140,8 +140,8 @@ class Screen:
 
 
 def qr_code(address: str) -> str:
-    """Return an address as a QR code for a phone: lines of block characters, light on dark as most terminals are."""
-    import segno  # noqa: PLC0415 - a library that only a sign-in with a code needs
+    """Return an address as a QR code: lines of block characters, for a terminal with a dark background."""
+    import segno  # noqa: PLC0415 - only a sign-in with a code needs it
 
     out = io.StringIO()
     segno.make(address, error="l", micro=False).terminal(out, border=QR_BORDER, compact=True)
@@ -149,7 +149,7 @@ def qr_code(address: str) -> str:
 
 
 def screen(out: TextIO | None = None) -> Screen | None:
-    """Return the standard output as a screen, None where it is none."""
+    """Return the standard output as a Screen, None if it is not a terminal."""
     out = out or sys.stdout
     return Screen(out) if out.isatty() else None
 
@@ -170,7 +170,7 @@ def sign_in(
     browse: Callable[[str], None] | None = None,
     shown_on: Screen | None = None,
 ) -> int:
-    """Sign in over a connection to the daemon; return the exit code. `browse` opens an address, if anything can."""
+    """Sign in over a connection to the daemon; return the exit code. `browse` opens an address in a browser."""
     remote.send({"command": "login", "user": user, "method": method})
     needed = False
     with typed.open():
@@ -198,14 +198,14 @@ _NOTHING_PASTED = {
     "event": "done",
     "ok": False,
     "message": "the input ended before the address was pasted",
-    "hint": "give the command in a terminal, or sign in with a code: `cms login --device`",
+    "hint": "run the command in a terminal, or sign in with a code: `cms login --device`",
 }
 
 
 def _next_event(remote: Remote, typed: Typed, shown_on: Screen | None, *, needed: bool) -> dict[str, Any]:
-    """Return what the daemon says next; hand on what is pasted meanwhile.
+    """Return the daemon's next event; send it what is pasted in the meantime.
 
-    Where a pasted line is `needed` and none can come any more, that is the end.
+    If a pasted line is `needed` and the input has ended, the sign-in ends.
     """
     while not remote.ready:
         if needed and typed.fd is None and not typed.unanswered:
@@ -221,7 +221,7 @@ def _next_event(remote: Remote, typed: Typed, shown_on: Screen | None, *, needed
 
 
 def in_words(event: Mapping[str, Any], shown_on: Screen | None = None, *, tunnel: str = "") -> str:
-    """Return what a prompt asks of a person. `tunnel` is what `over_ssh` returns."""
+    """Return the text of a prompt for the person. `tunnel` is what `over_ssh` returns."""
     who = event.get("user") or "the account that this is for"
     head = f"Sign in as {who}. Application: {event.get('registration')}.\n"
     minutes = int(float(event.get("expires_in", 0)) / 60)
@@ -235,36 +235,36 @@ def in_words(event: Mapping[str, Any], shown_on: Screen | None = None, *, tunnel
             return f"{head}\n{_to_a_browser(event, tunnel)}\n{_OR_AN_ERROR}{limit}"
         case "broker":
             return f"{head}\nSign in in the window that Microsoft's broker opens on the desktop.{limit}"
-    instead = f"{event['instead']}, so its address is pasted.\n" if event.get("instead") else ""
+    instead = f"{event['instead']}, so paste its address instead.\n" if event.get("instead") else ""
     return (
         f"{head}{instead}\nOpen this in a browser anywhere:\n\n{event['url']}\n\n"
-        f"It ends at a page that may not load. Paste the address of that page here, whole.\n{_OR_AN_ERROR}{limit}"
+        f"It ends at a page that may not load. Paste the whole address of that page here.\n{_OR_AN_ERROR}{limit}"
     )
 
 
 def _to_a_browser(event: Mapping[str, Any], tunnel: str) -> str:
-    """Return how a browser gets to the link and back to this machine."""
+    """Return how to open the link so that the browser gets back to this machine."""
     if tunnel:
         return (
             f"You are here over SSH. Run this on the machine with your browser, and leave it running:\n\n"
             f"ssh -L {_forwarded(event)} {tunnel}\n\nThen open this there:\n\n{event['url']}\n\n"
-            "Or open the link without that, and paste here the address that the browser ends at."
+            "Or open the link without that, and paste the address at which the browser ends here."
         )
     return (
         f"Open this in a browser on this machine:\n\n{event['url']}\n\n"
-        f"The page {event['page']} leads there too. If the browser is on another machine, paste here the address that it ends at."
+        f"The page {event['page']} leads there too. If the browser is on another machine, paste the address at which it ends here."
     )
 
 
 def _forwarded(event: Mapping[str, Any]) -> str:
-    """Return what `ssh -L` takes to bring a browser to where the prompt says. Some shells take brackets for a pattern."""
-    # A daemon that was not started again since an upgrade names no host.
+    """Return the argument of `ssh -L` for the prompt's address. It is quoted, since some shells expand brackets."""
+    # A daemon that was not restarted after an upgrade names no host.
     host, port = event.get("host") or "127.0.0.1", event.get("port")
     return f"'{port}:[{host}]:{port}'" if ":" in host else f"{port}:{host}:{port}"
 
 
 def over_ssh(environment: Mapping[str, str] | None = None) -> str:
-    """Return this machine and user as an ssh command names them, "" where the person is not here over SSH."""
+    """Return the arguments with which ssh reaches this user and machine, "" if the person is not here over SSH."""
     environment = os.environ if environment is None else environment
     if not any(environment.get(name) for name in _SSH):
         return ""
@@ -280,13 +280,13 @@ def _user_name(environment: Mapping[str, str]) -> str:
 
 
 def browser() -> Callable[[str], None] | None:
-    """Return what opens an address on this desktop, None where there is none or the person is elsewhere."""
+    """Return a function that opens an address in this desktop's browser, None if there is no desktop or it is remote."""
     opener = shutil.which("xdg-open")
     if not opener or not any(os.environ.get(name) for name in _DISPLAYS) or over_ssh():
         return None
 
     def browse(url: str) -> None:
-        # Its chatter is not for this terminal, and it may live as long as the browser does: nobody waits for it.
+        # Its output would disturb this terminal, and it may run as long as the browser, so cms does not wait for it.
         quiet = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDWR, 0), *((os.POSIX_SPAWN_DUP2, 0, fd) for fd in (1, 2))]
         os.posix_spawn(opener, [opener, url], os.environ, file_actions=quiet, setsid=True)
 

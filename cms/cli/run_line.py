@@ -1,4 +1,4 @@
-"""The command line of `cms run` in its plain form, which is read without click.
+"""Reads the plain form of the `cms run` command line, without click.
 
 The plain form is what service files use: `run`, then options as `-c FILE` or `--NAME=VALUE`, each once.
 """
@@ -10,10 +10,10 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple, NoReturn
 
-# What a shell reports of a process that SIGINT ended.
+# The exit status that a shell reports for a process that SIGINT ended.
 INTERRUPTED = 130
 
-# The options of `cms run`, and what each may say: anything where nothing is named.
+# The options of `cms run` and their values; an empty tuple allows any value.
 VALUES: dict[str, tuple[str, ...]] = {
     "--config": (),
     "--log-level": ("debug", "info", "warning", "error"),
@@ -22,19 +22,19 @@ VALUES: dict[str, tuple[str, ...]] = {
 
 
 class Run(NamedTuple):
-    """What `cms run` is told. Each is "" where it is not said."""
+    """The options of `cms run`, "" for each that is not given."""
 
     config: str = ""
     log_level: str = ""
     log_form: str = ""
 
     def plain(self) -> list[str]:
-        """Return the arguments that `read_plainly` reads as this."""
+        """Return the plain form of these options, which `read_plainly` reads."""
         return ["run", *(f"{name}={value}" for name, value in zip(VALUES, self, strict=True) if value)]
 
 
 def read_plainly(arguments: Sequence[str]) -> Run | None:
-    """Return what a command line in the plain form says: `run`, then -c FILE or --NAME=VALUE. None for any other."""
+    """Return the options of a command line in the plain form, None if it is not in that form."""
     if arguments[:1] != ["run"]:
         return None
     found: dict[str, str] = {}
@@ -51,6 +51,6 @@ def read_plainly(arguments: Sequence[str]) -> Run | None:
 
 
 def run_anew(run: Run) -> NoReturn:
-    """Execute `cms run` in its plain form, in this process's place."""
+    """Replace this process by `cms run` in its plain form."""
     flags = ["-P", "-m", "cms.main"]  # -P: nothing in the current folder is imported
     os.execv(sys.executable, [sys.executable, *flags, *run.plain()])  # noqa: S606 - no shell is wanted

@@ -1,4 +1,4 @@
-"""What the `cms` command says to the person at its terminal, and how it asks them."""
+"""Prints messages of the `cms` command, and asks questions at its terminal."""
 
 from __future__ import annotations
 

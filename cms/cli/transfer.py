@@ -1,4 +1,4 @@
-"""The terminal's half of `cms export`, `import` and `prune`: which file is meant, passphrases, the daemon's questions."""
+"""`cms export`, `import` and `prune` in the terminal: file names, passphrases, and answers to the daemon's questions."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from cms.grants.messages import Place
 from cms.system.files import oddity, place_new, write_private
 from cms_oauth.moves import cms
 
-# The one format that may have its sign-in in the keyring, under the mail address.
+# The one format whose sign-in may be in the keyring, under the mail address.
 NAMED = "oama"
-# An export of cms's own, by its name as a format and by what its first line says.
+# cms's own export format: its name, and the word in its first line.
 OURS = "cms"
 _FIRST_WORDS = ("cms-export",)
 
-# Shorter ones are tried out in an afternoon by whoever finds the file.
+# A person who finds the file can try all shorter ones in an afternoon.
 LEAST_PASSPHRASE = 8
 
-# A passphrase is a line. What is longer is the wrong file.
+# A passphrase is one line. A file with a longer line is probably the wrong file.
 _MAX_PASSPHRASE = 4096
 _MAX_HEADER = 1024
 
 
 class Unsaid(Exception):
-    """No passphrase came that will do. The text says why."""
+    """No usable passphrase was given. The text says why."""
 
 
 def whereabouts(place: str, source: str) -> str:
-    """Return the absolute path of a file, since the daemon has another current folder; or the name of an entry."""
+    """Return a file's absolute path, because the daemon's current folder is another; or the name of a keyring entry."""
     if source == NAMED and "/" not in place and not Path(place).exists():
         return place
     # pathlib would resolve links, and the message would name another file.
@@ -46,7 +46,7 @@ def whereabouts(place: str, source: str) -> str:
 
 
 def plainly_none(path: str) -> str:
-    """Say what is at a path that holds no sign-in for anybody, "" for a file, a name, and what only a daemon can see."""
+    """Return why there can be no sign-in at a path: nothing, a folder, an empty file. "" if there may be one."""
     file = Path(path)
     if not file.is_absolute():
         return ""
@@ -62,28 +62,28 @@ def plainly_none(path: str) -> str:
 
 
 def is_ours(place: str, source: str) -> bool:
-    """Say whether a file is an export of cms's own: because that was said, or because its first line says so."""
+    """True if a file is cms's own export: --from says so, or the file's first line does."""
     if source:
         return source == OURS
-    # What only the daemon may read is told by --from.
+    # For a file that only the daemon can read, the user gives --from.
     with suppress(OSError, ValueError, AttributeError), Path(place).open("rb") as file:
         return json.loads(file.readline(_MAX_HEADER)).get("format") in _FIRST_WORDS
     return False
 
 
 def ask_password(question: str) -> str:
-    """Return what is typed without showing it; a line of the standard input where that is no terminal."""
+    """Read a password from the terminal without showing it, or a line from the standard input if that is no terminal."""
     if sys.stdin.isatty():
         return getpass.getpass(f"{question}: ")
     return sys.stdin.readline().rstrip("\n")
 
 
-# Anything else is asked again. The end of the input is no answer, and so is a line without one.
+# After any other answer the question is repeated. The end of the input and an empty line mean no.
 _ANSWERS = {"y": True, "yes": True, "n": False, "no": False, "": False}
 
 
 def confirm(question: str) -> bool:
-    """Ask a person at the terminal; nobody there says no."""
+    """Ask a yes/no question at the terminal; without a terminal the answer is no."""
     if not sys.stdin.isatty():
         return False
     while True:
@@ -95,13 +95,13 @@ def confirm(question: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Passphrase:
-    """Where the passphrase of an export is said: a file, else the terminal, else a line of the standard input."""
+    """Reads the passphrase of an export: from a file, else from the terminal, else from the standard input."""
 
     file: str = ""
     ask: Callable[[str], str] = ask_password
 
     def new(self) -> str:
-        """Return one for a new file, typed twice at a terminal. Raises Unsaid."""
+        """Read the passphrase for a new export, twice at a terminal. Raises Unsaid."""
         first = self._said("A passphrase for the export")
         if not first:
             raise Unsaid("there was no passphrase")
@@ -112,7 +112,7 @@ class Passphrase:
         return first
 
     def known(self) -> str:
-        """Return that of a file that is there. Raises Unsaid."""
+        """Read the passphrase of an existing export. Raises Unsaid."""
         return self._said("The passphrase of the export")
 
     def _said(self, question: str) -> str:
@@ -128,12 +128,12 @@ class Passphrase:
 def converse(
     remote: Remote, command: str, answer: Callable[[Mapping[str, Any]], Mapping[str, Any]], **fields: Any
 ) -> dict[str, Any]:
-    """Give a command; answer what the daemon asks until it ends; return the end. What is "told" wants no answer."""
+    """Send a command, answer the daemon's questions, and return its last event. A "told" event needs no answer."""
     event = remote.ask(command, **fields)
     while event.get("event") != "done":
         said = answer(event)
         if event.get("event") != "told":
-            # A person may have taken their time; from here on the daemon has its own again.
+            # The time limit of `receive` starts again here: a person may have taken long to answer.
             remote.send(said)
         event = remote.receive()
     return event
@@ -142,7 +142,7 @@ def converse(
 def answers(
     password: Callable[[], str], say: Callable[[str], None], *, yes: bool = False
 ) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
-    """Return what answers a daemon's events; with `yes`, every question is answered so."""
+    """Return a function that answers the daemon's events; with `yes`, it answers every question with yes."""
 
     def answer(event: Mapping[str, Any]) -> Mapping[str, Any]:
         match event.get("event"):
@@ -157,13 +157,13 @@ def answers(
 
 
 def export(remote: Remote, users: Sequence[str], passphrase: Passphrase, path: Path, *, force: bool) -> dict[str, Any]:
-    """Have sign-ins encrypted, and write them to a file; return how it ended.
+    """Write encrypted sign-ins from the daemon to a file; return the daemon's last event.
 
     Raises Unsaid, FileExistsError, and other OSErrors.
     """
     ended = converse(remote, "export", answers(passphrase.new, lambda _: None), users=list(users))
     if ended.get("ok"):
-        # Typing a passphrase takes a while: something else may have that name now.
+        # Checked again: typing a passphrase takes a while, and a file may have that name now.
         check_target(path, force=force)
         write_private(path, str(ended.get("export")).encode(), place=os.replace if force else place_new)
         command = cms("import", path.name)
@@ -174,12 +174,12 @@ def export(remote: Remote, users: Sequence[str], passphrase: Passphrase, path: P
 def restore(
     remote: Remote, user: str, path: str, passphrase: Passphrase, *, force: bool, say: Callable[[str], None] = print
 ) -> dict[str, Any]:
-    """Import an export of cms's own; return how it ended. Raises Unsaid."""
+    """Import one of cms's own exports; return the daemon's last event. Raises Unsaid."""
     return converse(remote, "restore", answers(passphrase.known, say), user=user, path=path, force=force)
 
 
 def bring_in(remote: Remote, user: str, place: Place, ask: Callable[[str], str] = ask_password) -> dict[str, Any]:
-    """Import over a connection to the daemon; return how it ended."""
+    """Import another program's sign-in; return the daemon's last event."""
     event = remote.ask("import", user=user, path=place.path, source=place.source, entry=place.entry)
     if event.get("event") != "password":
         return event
@@ -190,20 +190,20 @@ def bring_in(remote: Remote, user: str, place: Place, ask: Callable[[str], str] 
     return remote.receive()
 
 
-# Where somebody has forgotten the file's name, its place has the last user's: an address.
+# If a person forgets FILE, the last USER is taken for it: an address.
 _ADDRESS = re.compile(r"[^@/]+@[^@/]+")
 
 
 def no_file_name(word: str) -> str:
-    """Say why a word is not taken for the name of an export, "" when it is one."""
+    """Return why a word is not accepted as the name of an export file, "" if it is."""
     if word == "-":
         return "an export goes to a file and not to the standard output"
     return f"{word} is an account's name: a file called so is ./{word}" if _ADDRESS.fullmatch(word) else ""
 
 
 def check_target(path: Path, *, force: bool) -> None:
-    """Raise FileExistsError for a file that must not be overwritten, OSError for a place that takes none."""
-    # A rename puts a file in the place of a device, where it is root's.
+    """Raise FileExistsError for a file that must not be overwritten, OSError if no file can be written there."""
+    # As root, a rename would replace even a device by a file.
     if what := oddity(path):
         raise OSError(errno.EINVAL, f"it is {what}: name a regular file", str(path))
     if not force and os.path.lexists(path):

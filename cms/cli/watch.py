@@ -1,7 +1,7 @@
-"""`cms status --watch`: the rows of the status, live on a terminal, and who has asked for what below them.
+"""`cms status --watch`: shows the status and the latest requests on a terminal, updated every second.
 
-The daemon is asked once a second, as `cms status` asks it: so no connection has to be kept, and a daemon
-that is started again is found by the next question.
+It asks the daemon once a second as `cms status` does. So no connection stays open, and after a restart of the daemon
+the next question finds it.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ from cms.core.status_text import Document, facts, life_left, name, protocols, un
 from cms.system import users
 from cms_oauth.text import printable
 
-# What is counted down in seconds is shown anew each second.
+# The page has countdowns in seconds, so it is drawn once a second.
 PAUSE_SECONDS = 1.0
 
-# Of a screen that is too small for everything, the last requests get this many lines at least.
+# If the screen is too small for everything, the requests get at least this many lines.
 _LEAST_REQUESTS = 4
 
-# xterm's control sequences, which every terminal of today has: another screen to draw on, and no cursor on it.
+# Switch to the alternate screen and hide the cursor, and back (xterm's sequences, which all current terminals know).
 _BEGIN, _END = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
-# To the upper left; to the end of a line, and of the screen, cleared (ECMA-48: CUP, EL, ED).
+# Move to the upper left; clear the rest of the line; clear the rest of the screen (ECMA-48: CUP, EL, ED).
 _HOME, _REST_OF_LINE, _REST_OF_SCREEN = "\x1b[H", "\x1b[K", "\x1b[J"
 
 _GAP = "  "
 _COLUMNS = ("ACCOUNT", "STATE", "PROTOCOLS", "TOKEN", "NEXT REFRESH")
 
-# Of an account's facts, those that a line of the table does not hold.
+# The facts of an account that the table has no column for.
 _REMARKS = ("last error", "warning", "next move")
 
 
 def page(
     document: Document, width: int, height: int, *, gone: str = "", name_of: Callable[[int], str] = users.user_name
 ) -> list[str]:
-    """Return a screenful: at most `height` lines of at most `width` characters.
+    """Return the screen's content: at most `height` lines of at most `width` characters.
 
-    `gone` says why the daemon cannot be asked, "" when it was; what it said last is shown with it. `name_of` names a
-    user by number.
+    `gone` says why the daemon did not answer, "" if it did; `document` is then its last answer. `name_of` returns the
+    name of a user id.
     """
     rows = _rows(document.get("accounts", ()), width)
     requests = _requests(document.get("requests", ()), name_of, width)
@@ -106,7 +106,7 @@ def _requests(requests: Sequence[Document], name_of: Callable[[int], str], width
     table = [_request(each, name_of) for each in requests]
     widths = [max((len(cells[column]) for cells in table), default=0) for column in range(5)]
     if sum(widths) + len(_GAP) * (len(widths) - 1) > width:
-        # Who has asked is what can be cut off.
+        # Too wide: the user who asked comes last, so that only this is cut off.
         return [_GAP.join((ago, outcome, what, user, who)) for ago, who, what, user, outcome in table]
     return [_aligned(cells, widths) for cells in table] or ["none yet"]
 
@@ -118,13 +118,13 @@ def _request(asked: Document, name_of: Callable[[int], str]) -> tuple[str, ...]:
 
 
 def _fitting(line: str, width: int) -> str:
-    """Return a line without what moves a cursor, cut off at the terminal's edge."""
+    """Return a line without control characters, cut off at the terminal's width."""
     plain = printable(line)
     return plain if len(plain) <= width else f"{plain[: width - 1]}…"
 
 
 class Screen:
-    """A terminal's other screen. `pause` ends early when the terminal's size changes."""
+    """The alternate screen of a terminal. `pause` ends early if the terminal's size changes."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -132,7 +132,7 @@ class Screen:
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """Draw there while the block runs; put the terminal back however it ends, by SIGTERM too."""
+        """Use the alternate screen while the block runs, and restore the terminal afterwards, also after SIGTERM."""
         self._nudge, nudged = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         wakeup = signal.set_wakeup_fd(nudged, warn_on_full_buffer=False)
         before = {number: signal.signal(number, each) for number, each in _HANDLERS.items()}
@@ -143,7 +143,7 @@ class Screen:
             yield
         finally:
             self._write(_END)
-            # Keys that were typed meanwhile are dropped: no program read them.
+            # Keys that were typed in the meantime are dropped.
             termios.tcsetattr(self._fd, termios.TCSAFLUSH, typing)
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -152,7 +152,7 @@ class Screen:
             os.close(nudged)
 
     def _silence(self, typing: list[Any]) -> None:
-        """Show no keys that are typed: they would spoil the picture."""
+        """Do not echo typed keys, which would spoil the screen."""
         silent = [*typing]
         silent[3] &= ~(termios.ECHO | termios.ECHOCTL)
         termios.tcsetattr(self._fd, termios.TCSADRAIN, silent)
@@ -164,11 +164,11 @@ class Screen:
 
     def draw(self, lines: Sequence[str]) -> None:
         """Show these lines and nothing else."""
-        # One write: half a picture is never seen.
+        # In one write, so that no half-drawn screen is visible.
         self._write(_HOME + "\r\n".join(f"{line}{_REST_OF_LINE}" for line in lines) + _REST_OF_SCREEN)
 
     def pause(self, seconds: float) -> None:
-        """Wait, until the terminal's size changes at the longest."""
+        """Wait for this long, or until the terminal's size changes."""
         if select.select([self._nudge], [], [], seconds)[0]:
             with suppress(BlockingIOError):
                 os.read(self._nudge, 512)
@@ -184,7 +184,7 @@ def _end(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - a 
 
 
 def _look_again(number: int, frame: FrameType | None) -> None:
-    """Do nothing: the signal's number in the pipe ends the pause."""
+    """Do nothing: the signal's number in the wakeup pipe ends the pause."""
 
 
 _HANDLERS: dict[int, Callable[[int, FrameType | None], None]] = {
@@ -195,7 +195,7 @@ _HANDLERS: dict[int, Callable[[int, FrameType | None], None]] = {
 
 
 def watch(ask: Callable[[], Document], screen: Screen) -> None:
-    """Show the status until the user ends it. `ask` returns the status' JSON or raises NoDaemon."""
+    """Show the status until Ctrl-C. `ask` returns the JSON of the status or raises NoDaemon."""
     document: Document = {}
     with suppress(KeyboardInterrupt), screen.open():
         while True:

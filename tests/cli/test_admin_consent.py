@@ -136,7 +136,7 @@ class TestLetter:
         protocol = "other = Protocol('OTHER', ['api://thing/Do.It'])"
         text = letter(asked(tmp_path, "'a@example.com'", "['SMTP', other]", protocol))
 
-        assert "    Do.It           used by a program of ours that asks cms for it" in text
+        assert "    Do.It           for one of our programs, which gets its tokens from cms" in text
 
     def test_lines_are_short(self, tmp_path: Path) -> None:
         """Nothing but an address is longer than a mail program shows."""

@@ -53,10 +53,10 @@ Proxy("http://ann@proxy.test:3128", no_proxy=["localhost"])
     assert "proxy http://proxy.test:3128, as ann: used to reach Entra; not for: localhost" in out
     assert "account a@example.test: SMTP, IMAP; signs in by browser; application: cms (" in out
     assert "application: 11111111-" in out
-    assert "mode 0666; for everyone whom its mode lets in; serves a@example.test, b@example.test with SMTP, IMAP" in out
+    assert "mode 0666; for all users that its mode allows; serves a@example.test, b@example.test with SMTP, IMAP" in out
     assert "group root; for its owner, root, user root, group root" in out
     assert f"vault key: file {home}/key" in out
-    table = f"Postfix table {home}/postfix.sock: mode 0600; for everyone whom its mode lets in; serves a@example.test"
+    table = f"Postfix table {home}/postfix.sock: mode 0600; for all users that its mode allows; serves a@example.test"
     assert f"{table} with SMTP, by host a@example.test" in out
     assert f"token file {home}/token: mode 0640; the IMAP token of a@example.test and a newline" in out
     assert "warning:" in err

@@ -305,7 +305,7 @@ def test_giving_up_is_no_traceback(capsys: pytest.CaptureFixture[str], monkeypat
     assert INTERRUPTED == main.main(["login"])
     assert INTERRUPTED == main.main(["refresh"])
     err = capsys.readouterr().err
-    assert "\ncms: the sign-in was given up\n" in err
+    assert "\ncms: the sign-in was cancelled\n" in err
     assert "Traceback" not in err
 
 

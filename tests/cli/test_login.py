@@ -222,7 +222,7 @@ def test_a_desktops_browser_is_opened_for_a_browser_sign_in_only() -> None:
     [
         ({"method": "browser", "page": "http://127.0.0.1:8080/"}, "http://127.0.0.1:8080/"),
         ({"method": "device", "user_code": "ABCD-1234"}, "ABCD-1234"),
-        ({"method": "paste"}, "Paste the address"),
+        ({"method": "paste"}, "Paste the whole address"),
     ],
 )
 def test_each_way_is_explained(changes: dict[str, str], words: str) -> None:
@@ -465,7 +465,7 @@ def test_a_change_of_method_is_explained() -> None:
     """Who asked for a browser and gets to paste is told why."""
     words = in_words({**PROMPT, "instead": "the redirect address https://localhost is not plain HTTP on this machine"})
 
-    assert "https://localhost is not plain HTTP on this machine, so its address is pasted." in words
+    assert "https://localhost is not plain HTTP on this machine, so paste its address instead." in words
 
 
 @pytest.fixture

@@ -267,7 +267,7 @@ def test_without_a_configuration_it_says_what_to_do(make_daemon: Callable[..., D
 
     assert 2 == done.returncode
     assert "`cms init`" in done.stdout
-    assert "no configuration says which server to compare it with" in done.stdout
+    assert "without a configuration there is no server to compare it with" in done.stdout
 
 
 def test_a_faulty_configuration_is_named_by_its_line(make_daemon: Callable[..., Daemon]) -> None:

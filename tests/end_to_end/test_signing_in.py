@@ -152,7 +152,7 @@ def test_ctrl_c_leaves_no_poll_behind(person: Person, *, with_daemon: bool) -> N
         polling = workers(person) - others
         assert polling
         window.press("C-c")
-        window.wait_for("the sign-in was given up")
+        window.wait_for("the sign-in was cancelled")
     until(lambda: not polling & workers(person), "the end of the worker that polled")
     polls = person.entra.count(grant_type=DEVICE_CODE)
     if with_daemon:
@@ -225,7 +225,7 @@ def test_a_redirect_that_leads_nowhere_here_is_pasted_by_itself(person: Person, 
     person.configure(redirect)
     person.daemon.start()
     with person.login() as window:
-        wait_for(window, "so its address is pasted", "Paste the address of that page here")
+        wait_for(window, "so paste its address instead", "Paste the whole address of that page here")
         end = person.entra.sign_in(link(window), ANN, follow=False)
         paste(window, end.fields["code"])
         window.wait_for("this address has no state")

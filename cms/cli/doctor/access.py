@@ -1,7 +1,7 @@
-"""Can this user connect to that socket, and does it answer them? Decided from modes and owners, as the kernel does. Pure.
+"""Decides whether a user can connect to a socket and may ask there, from modes and owners as the kernel does. Pure.
 
-Every folder that leads to the socket needs its x bit and the socket its w bit (unix(7)); then the socket's own rules
-decide. ACLs are not read: the group bits are their mask.
+The user needs the x bit of every folder on the path and the w bit of the socket (unix(7)); then the socket's own rules
+decide. ACLs are not read: the group bits show their mask.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _WRITE = 0o2
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A user of this machine. `groups` are its supplementary groups' numbers."""
+    """A user of this machine. `groups` are the numbers of its supplementary groups."""
 
     name: str
     uid: int
@@ -32,7 +32,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A folder, or at the end the socket. `mode` has the type's bits too; `owner` and `group` are the names."""
+    """A folder on the path, or the socket at its end. `mode` includes the type; `owner` and `group` are names."""
 
     path: str
     mode: int
@@ -44,7 +44,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class SocketPath:
-    """The folders that lead to a socket, from the root on, and the socket itself.
+    """The path to a socket: its folders, from the root down, and the socket itself.
 
     `missing` is the first part that does not exist; `error` says why a part could not be read.
     """
@@ -55,7 +55,7 @@ class SocketPath:
 
 
 def permitted(step: Step, identity: Identity, bit: int) -> bool:
-    """Whether the kernel lets a process of this user search a folder, or write to a socket."""
+    """True if the kernel lets a process of this user search a folder, or write to a socket."""
     if identity.uid == ROOT:
         return True
     if identity.uid == step.uid:
@@ -66,7 +66,7 @@ def permitted(step: Step, identity: Identity, bit: int) -> bool:
 
 
 def barrier(there: SocketPath, identity: Identity) -> Step | None:
-    """Return the first part of a path that does not let this user pass, None where all do."""
+    """Return the first part of a path that this user may not pass, None if there is none."""
     *folders, last = there.steps
     return next(
         (step for step in folders if not permitted(step, identity, _SEARCH)),
@@ -88,7 +88,7 @@ def assess(path: str, there: SocketPath, rules: Rules, identity: Identity) -> Fi
 def _assess(path: str, there: SocketPath, rules: Rules, identity: Identity) -> Finding:
     barred = barrier(there, identity)
     if barred:
-        return failed(CHECK, f"{identity.name} does not get to {path}", _barred(barred, path, identity, rules))
+        return failed(CHECK, f"{identity.name} cannot reach {path}", _barred(barred, path, identity, rules))
     if not admits(Peer(0, identity.uid, identity.gid, identity.groups), rules):
         return failed(CHECK, f"{identity.name} may not ask at {path}", _refused(identity))
     return passed(CHECK, f"{identity.name} may ask at {path}")
@@ -97,19 +97,19 @@ def _assess(path: str, there: SocketPath, rules: Rules, identity: Identity) -> F
 def _no_path(path: str, there: SocketPath) -> Finding:
     if there.error:
         cause = f"the path to the socket cannot be read: {there.error}"
-        return failed(CHECK, f"{path} is out of sight", yours("socket-unknown", cause, _AS_ROOT))
+        return failed(CHECK, f"{path} cannot be checked", yours("socket-unknown", cause, _AS_ROOT))
     cause = f"there is no {there.missing}"
-    return failed(CHECK, f"nobody gets a token at {path}", yours("no-socket", cause, _START))
+    return failed(CHECK, f"no program gets a token at {path}", yours("no-socket", cause, _START))
 
 
 _AS_ROOT = (
-    "give the command as root: `sudo cms doctor --as USER`, which asks the daemon where its configuration is not root's"
+    "run the command as root: `sudo cms doctor --as USER`, which asks the daemon if its configuration is not root's"
 )
 _START = "start the daemon: `cms run`, or `systemctl --user start cms`"
 
 
 def _barred(step: Step, path: str, identity: Identity, rules: Rules) -> Verdict:
-    """Explain a folder, or the socket's own bits, that keep a user out."""
+    """Return why a folder's mode, or the socket's own, keeps a user out."""
     bits = f"{stat.S_IMODE(step.mode):04o}, owner {step.owner}, group {step.group}"
     if step.path == path:
         cause = f"the socket's mode does not let {identity.name} in ({bits})"
@@ -120,7 +120,7 @@ def _barred(step: Step, path: str, identity: Identity, rules: Rules) -> Verdict:
     return yours(
         "folder-closed",
         cause,
-        f"`{Command(('chmod', 'o+x', step.path))}`; or put the socket into a folder that {identity.name} gets to, such as one below /run",
+        f"`{Command(('chmod', 'o+x', step.path))}`; or put the socket into a folder that {identity.name} can reach, such as one below /run",
     )
 
 
@@ -128,9 +128,10 @@ _RELOAD = "`cms reload`"
 
 
 def ungiven(path: str, group: str) -> Finding:
-    """Return that the daemon's user could not make a group the owner of its socket."""
+    """Return the finding that the daemon's user cannot make this group the owner of its socket."""
     cause = f"only root and the members of {group} can give it a file"
-    step = f"`sudo usermod -aG {group} USER`, with the daemon's USER, who then logs in again; or run cms as root"
+    command = Command(("sudo", "usermod", "-aG", group, "USER"))
+    step = f"`{command}`, with the daemon's USER, who then logs in again; or run cms as root"
     return failed(CHECK, f"{path} cannot belong to group {group}", yours("group", cause, step))
 
 
@@ -146,10 +147,10 @@ def _refused(identity: Identity) -> Verdict:
 def _by_groups(path: str, identity: Identity) -> Finding:
     return warned(
         CHECK,
-        f"{identity.name} may ask at {path} by a supplementary group only",
+        f"{identity.name} may ask at {path} only because of a supplementary group",
         yours(
             "supplementary-group",
-            f"a program that drops {identity.name}'s supplementary groups, as exim's transports do, is turned away",
+            f"a program that drops {identity.name}'s supplementary groups, as exim's transports do, may not ask",
             f'name the user itself, users=["{identity.name}"], or its primary group in groups= or group=',
             _RELOAD,
         ),
@@ -158,9 +159,10 @@ def _by_groups(path: str, identity: Identity) -> Finding:
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """What came of a real connection as a user: `reached` a listener, `answered` by it; `error` in the kernel's words.
+    """The result of a real connection as a user: `reached` a listener, `answered` by it; `error` in the kernel's words.
 
-    `hangs` says that the connection stayed open, and nothing came: a stranger's would have been closed.
+    `hangs` is True if the connection stayed open without an answer. The daemon closes connections of users who may not
+    ask.
     """
 
     reached: bool
@@ -170,17 +172,17 @@ class Tried:
 
 
 def confirm(found: Finding, path: str, identity: Identity, tried: Tried | None) -> Finding:
-    """Return the finding as a real connection shows it: that is right where modes and owners tell another story."""
+    """Return the finding, corrected by the result of a real connection, which counts more than modes and owners."""
     if tried is None or not tried.reached or tried.answered is (found.level != "fail"):
         return _unheard(found, path, identity, tried)
     if tried.answered:
         return passed(CHECK, f"{identity.name} was answered at {path}")
-    cause = "the daemon closed the connection without a word: its rules are others than this configuration's"
-    return failed(CHECK, f"{identity.name} was turned away at {path}", yours("rules-differ", cause, _RELOAD))
+    cause = "the daemon closed the connection without an answer: its rules differ from this configuration"
+    return failed(CHECK, f"{identity.name} got no answer at {path}", yours("rules-differ", cause, _RELOAD))
 
 
 def by_trial(path: str, there: SocketPath, identity: Identity, tried: Tried | None) -> Finding:
-    """Return what a real connection shows of a socket whose rules are not known."""
+    """Return the finding for a socket whose rules are not known, from a real connection."""
     found = assess(path, there, Rules(ROOT, (), ()), identity)
     if found.level != "fail" and tried and tried.reached and not tried.answered:
         return failed(CHECK, f"{identity.name} may not ask at {path}", _refused(identity))
@@ -188,11 +190,11 @@ def by_trial(path: str, there: SocketPath, identity: Identity, tried: Tried | No
 
 
 def _unheard(found: Finding, path: str, identity: Identity, tried: Tried | None) -> Finding:
-    """Return the finding, or another where nobody listens or an access list keeps the user out."""
+    """Return the finding, or another if no process listens or an access list keeps the user out."""
     if tried is None or tried.reached or found.level == "fail":
         return found
     if tried.hangs:
-        cause = "something listens there, and does not get to its clients: it is stopped, or the machine is overloaded"
+        cause = "a process listens there and does not answer: it is stopped, or the machine is overloaded"
         steps = (
             "`cms status`",
             "if that does not answer either: `systemctl --user restart cms`, or end it and `cms run`",
@@ -200,4 +202,4 @@ def _unheard(found: Finding, path: str, identity: Identity, tried: Tried | None)
         return failed(CHECK, f"{path} gives {identity.name} no answer in time", yours("daemon-hangs", cause, *steps))
     cause = f"connecting as {identity.name} failed: {tried.error}"
     step = "start the daemon: `cms run`; if it runs, an access list (`getfacl`) or a security module keeps the user out"
-    return failed(CHECK, f"{identity.name} gets no connection at {path}", yours("no-connection", cause, step))
+    return failed(CHECK, f"{identity.name} cannot connect to {path}", yours("no-connection", cause, step))

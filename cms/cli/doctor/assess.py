@@ -1,6 +1,6 @@
-"""What the facts mean that the `probe_*` modules gather: one function for each kind of fact, which returns a finding. Pure.
+"""Turns the facts that the `probe_*` modules gather into findings, with one function for each kind of fact. Pure.
 
-A fact is a value, so each function is tested without a network, a clock or a permission.
+Facts are values, so tests of these functions need no network, clock or permissions.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from cms_oauth.diagnosis.lookup import of_entra
 from cms_oauth.diagnosis.verdicts import Verdict
 from cms_oauth.moves import Command, cms, fill
 
-# Entra and Exchange bear five minutes between clocks; half a minute is a clock that nobody sets.
+# Entra and Exchange tolerate a clock that is five minutes off. Half a minute means that nothing synchronises the clock.
 SKEW_WARNS = 30.0
 SKEW_FAILS = 300.0
 
-# A vault file has some kilobytes, and is written anew beside the old one. A full disk costs a rotated sign-in.
+# A vault file has a few kilobytes, and a new one is written beside the old one. On a full disk a renewed sign-in is lost.
 SPACE_WARNS = 64 * 1024 * 1024
 SPACE_FAILS = 1024 * 1024
 
-# A sign-in that ends within a week is worth a word today.
+# Warn of a sign-in that ends within a week.
 FORECAST_WARNS = 7 * 86_400.0
 
-# Who issues the certificates that Microsoft's login hosts show to the world. Any other is somebody's on the way.
+# The issuers of the certificates of Microsoft's login hosts. Another issuer means that a proxy intercepts TLS.
 PUBLIC_ISSUERS = ("digicert", "microsoft", "globalsign", "baltimore", "entrust", "sectigo", "geotrust", "cfca")
 
 _WRITABLE_BY_OTHERS = 0o077
@@ -40,7 +40,7 @@ _WRITABLE_BY_OTHERS = 0o077
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """A library that cms needs: the version that is there ("" for none), and the lowest that it was tested with."""
+    """A library that cms needs: the installed version ("" for none), and the lowest that cms was tested with."""
 
     name: str
     found: str
@@ -60,13 +60,13 @@ def libraries(found: Sequence[Library]) -> Finding:
     if not old:
         return passed("libraries", ", ".join(f"{each.name} {each.found}" for each in found) or "none is needed")
     told = ", ".join(f"{each.name} {each.found or 'is missing'} (needs {each.lowest})" for each in old)
-    wanted = " ".join(f"'{each.name}>={each.lowest}'" for each in old)
-    step = f"in the environment of cms: `pip install --upgrade {wanted}`"
-    return failed("libraries", told, yours("old-library", "cms was never tried with versions that old", step))
+    command = Command(("pip", "install", "--upgrade", *(f"{each.name}>={each.lowest}" for each in old)))
+    step = f"in the environment of cms: `{command}`"
+    return failed("libraries", told, yours("old-library", "cms was not tested with versions that old", step))
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """Return the numbers of a version up to the first part that is none."""
+    """Return the numbers of a version, up to the first part that is not a number."""
     numbers: list[int] = []
     for part in version.split("."):
         if not part.isdecimal():
@@ -80,7 +80,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What a host's name stands for, or why nobody knows."""
+    """The addresses of a host, or why they could not be looked up."""
 
     host: str
     addresses: tuple[str, ...] = ()
@@ -89,11 +89,15 @@ class Names:
 
 @dataclass(frozen=True, slots=True)
 class Https:
-    """What a login host has shown of itself. `skew` is how many seconds this machine's clock is ahead of its Date.
+    """The result of a TLS connection to a login host.
 
-    `issuer` is who issued its certificate, known even where it was not `trusted`; `error` what went wrong, "" when
-    nothing did; `proxy` the address of the proxy on the way, without what it is asked with; `ca` the file of Tls(ca=).
-    `unseen` says why it was not looked at, "" when it was.
+    - `issuer`: who issued its certificate; known even if the certificate is not `trusted`.
+    - `version`: of TLS.
+    - `skew`: by how many seconds this machine's clock is ahead of the host's Date.
+    - `error`: what went wrong, "" for nothing.
+    - `proxy`: the address of the proxy on the way, without credentials.
+    - `ca`: the file of Tls(ca=).
+    - `unseen`: why cms did not connect, "" if it did.
     """
 
     host: str
@@ -109,7 +113,7 @@ class Https:
 
 @dataclass(frozen=True, slots=True)
 class Reached:
-    """Whether a mail server takes connections."""
+    """Whether a mail server accepts connections: `error` says why not."""
 
     host: str
     port: int
@@ -119,14 +123,15 @@ class Reached:
 def names(found: Names) -> Finding:
     if found.addresses:
         return passed("dns", f"{found.host} is {', '.join(found.addresses[:3])}")
-    step = f"`getent hosts {found.host}`; if that fails too, look at /etc/resolv.conf and the network"
+    command = Command(("getent", "hosts", found.host))
+    step = f"`{command}`; if that fails too, check /etc/resolv.conf and the network"
     return failed("dns", f"{found.host}: {found.error}", yours("no-name", "the host's name cannot be resolved", step))
 
 
 def clock(found: Https) -> Finding:
     if found.skew is None:
         reason = found.unseen or found.error or "its answer has no Date"
-        return skipped("clock", f"{found.host} told no time: {reason}")
+        return skipped("clock", f"{found.host} sent no time: {reason}")
     order = "ahead of" if found.skew > 0 else "behind"
     said = f"{duration(abs(found.skew))} {order} {found.host}"
     if abs(found.skew) < SKEW_WARNS:
@@ -154,9 +159,9 @@ def tls(found: Https) -> Finding:
 
 _INTERCEPTED = Verdict(
     "interception",
-    "somebody between here and Microsoft issues the certificates, such as a company's proxy: it can read the sign-in",
+    "a proxy between here and Microsoft, such as your company's, intercepts TLS: it can read the sign-in",
     "administrator",
-    ("ask that the login host be left alone (Microsoft asks for that too: no TLS inspection)",),
+    ("ask for an exception for the login host (Microsoft also asks for no TLS inspection there)",),
 )
 
 
@@ -166,7 +171,7 @@ def _untrusted(found: Https) -> Finding:
         f"{found.host}: the certificate from {found.issuer} is not trusted",
         yours(
             "corporate-certificate",
-            "a proxy that looks into TLS, or another authority of your company's, is not known to cms",
+            "cms does not know its authority, such as that of your company's proxy, which intercepts TLS",
             'Tls(ca="FILE") in the configuration, with your company\'s root certificate in FILE (often'
             " /etc/ssl/certs/ca-certificates.crt)",
             "`cms reload`",
@@ -176,8 +181,8 @@ def _untrusted(found: Https) -> Finding:
 
 def _unreachable(found: Https) -> Verdict:
     if found.proxy:
-        return yours("proxy", f"the way goes through the proxy {found.proxy}", "check HTTPS_PROXY, or Proxy(...)")
-    step = "check the firewall; where the way out is a proxy, set HTTPS_PROXY or Proxy(...) in the configuration"
+        return yours("proxy", f"cms uses the proxy {found.proxy}", "check HTTPS_PROXY, or Proxy(...)")
+    step = "check the firewall; if a proxy is required, set HTTPS_PROXY or Proxy(...) in the configuration"
     return yours("unreachable", "no TLS connection with the login host", step)
 
 
@@ -193,8 +198,8 @@ def proxy(found: Https) -> Finding:
 
 def reached(found: Reached) -> Finding:
     if not found.error:
-        return passed("mail servers", f"{found.host}:{found.port} takes connections")
-    step = "many networks close port 587 or 993 to the outside: ask, or try from another network"
+        return passed("mail servers", f"{found.host}:{found.port} accepts connections")
+    step = "many networks block outgoing connections to port 587 or 993: ask, or try from another network"
     verdict = yours("mail-port", f"no connection with {found.host}:{found.port}", step)
     return failed("mail servers", f"{found.host}:{found.port}: {found.error}", verdict)
 
@@ -204,7 +209,7 @@ def reached(found: Reached) -> Finding:
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """The state folder. `free` is in bytes; `vaults` how many sign-ins are in it; `error` why it could not be seen."""
+    """The state folder. `free` is in bytes; `vaults` the number of sign-ins; `error` why the folder could not be read."""
 
     path: str
     exists: bool = True
@@ -217,9 +222,9 @@ class Folder:
 
 
 def state_folder(found: Folder, uid: int) -> Finding:
-    """Return whether the state folder is private and has room. `uid` is who asks."""
+    """Return whether the state folder is private and has space. `uid` is the user who runs the doctor."""
     if not found.exists:
-        return passed("state folder", f"{found.path} is not there yet: cms makes it")
+        return passed("state folder", f"{found.path} does not exist yet: cms creates it")
     if found.error:
         return skipped("state folder", f"{found.path}: {found.error}")
     said = f"{found.path}: owner {found.owner}, mode {found.mode:04o}, {found.free // (1 << 20)} MiB free"
@@ -230,19 +235,19 @@ def state_folder(found: Folder, uid: int) -> Finding:
         return warned(
             "state folder",
             said,
-            yours("open-folder", "others get into it", f"`{Command(('chmod', '700', found.path))}`"),
+            yours("open-folder", "other users can enter it", f"`{Command(('chmod', '700', found.path))}`"),
         )
     if found.free < SPACE_WARNS:
-        verdict = yours("disk-full", "a renewed sign-in that cannot be written is lost", "make room on that disk")
+        verdict = yours("disk-full", "a renewed sign-in that cannot be written is lost", "free space on that disk")
         return (failed if found.free < SPACE_FAILS else warned)("state folder", said, verdict)
     return passed("state folder", f"{said}, {found.vaults} sign-ins")
 
 
 @dataclass(frozen=True, slots=True)
 class KeyFacts:
-    """Where the vault's key is to come from. `kind` is Source's, "" for found by itself; `where` the path or name.
+    """Where the vault's key comes from. `kind` is Source's, "" if cms chooses; `where` the path or name.
 
-    `problem` says what is wrong with it as far as it can be seen without the key, and `step` what to do.
+    `problem` says what is wrong, as far as can be seen without reading the key, and `step` what to do.
     """
 
     kind: str
@@ -252,11 +257,11 @@ class KeyFacts:
 
 
 def key(found: KeyFacts, rows: Sequence[Mapping[str, Any]]) -> Finding:
-    """Return whether the vault's key is to be had. `rows` are the accounts of a status, none without a daemon."""
+    """Return whether the vault's key is available. `rows` are the accounts of a status, none without a daemon."""
     if any(row.get("state") == "locked" for row in rows):
         row = next(row for row in rows if row.get("state") == "locked")
         said = str((row.get("problem") or {}).get("message") or row.get("state"))
-        return failed("key", said, yours("locked", "the vault's key cannot be had", _move_of(row)))
+        return failed("key", said, yours("locked", "the vault's key cannot be read", _move_of(row)))
     if found.problem:
         return failed("key", f"{found.where}: {found.problem}", yours("key", "no sign-in can be read", found.step))
     if any(row.get("persisted") is False for row in rows) and found.kind != "memory":
@@ -267,7 +272,7 @@ def key(found: KeyFacts, rows: Sequence[Mapping[str, Any]]) -> Finding:
 
 
 _KINDS = {
-    "": "found by itself: a systemd credential, else the desktop keyring",
+    "": "chosen automatically: a systemd credential, else the desktop keyring",
     "file": "file",
     "credential": "systemd credential",
     "command": "command",
@@ -284,9 +289,9 @@ def _move_of(row: Mapping[str, Any]) -> str:
 
 
 def daemon(status: Mapping[str, Any], installed: str, config: str, changed: float | None) -> list[Finding]:
-    """Return what the running daemon tells of itself.
+    """Return the findings about the running daemon, from its status.
 
-    `config` is the configuration that was looked at, "" for none; `changed` how long ago it was written, in seconds.
+    `config` is the configuration that the doctor read, "" for none; `changed` how many seconds ago it was written.
     """
     told = status.get("daemon", {})
     version, uptime = str(told.get("version")), float(told.get("uptime", 0))
@@ -294,9 +299,10 @@ def daemon(status: Mapping[str, Any], installed: str, config: str, changed: floa
     found = [passed("daemon", said)]
     if version != installed:
         step = "`systemctl --user restart cms`, or stop it and `cms run`"
-        found = [warned("daemon", said, yours("old-daemon", f"cms {installed} is installed, and another runs", step))]
+        cause = f"cms {installed} is installed, and another version runs"
+        found = [warned("daemon", said, yours("old-daemon", cause, step))]
     if config and told.get("config") != config:
-        cause = f"it runs with {told.get('config')}, and {config} was looked at"
+        cause = f"it runs with {told.get('config')}, and the doctor read {config}"
         found.append(warned("daemon", "another configuration", yours("other-config", cause, "name it with -c FILE")))
     elif changed is not None and changed < float(told.get("loaded", uptime)):
         cause = f"the configuration was written {duration(changed)} ago, after the daemon had read it"
@@ -313,20 +319,20 @@ def no_daemon(message: str, hint: str) -> Finding:
 
 
 def sign_in(row: Mapping[str, Any], wall: float) -> Finding:
-    """Return what a row of the status says of a sign-in. `wall` is Unix time."""
+    """Return the finding about a sign-in, from a row of the status. `wall` is Unix time."""
     who = f"{row.get('user') or NAMELESS}, {', '.join(row.get('protocols', ()))}"
     state, problem = str(row.get("state")), row.get("problem")
     if not problem:
         return _forecast(row, who, wall)
     verdicts = _verdicts_of(problem, row)
     said = f"{who}: {state}: {problem.get('message')}"
-    # Mail goes on by the token that is held, until it ends.
+    # Mail still works with the current token, until it expires.
     return (warned if row.get("usable") else failed)("sign-in", said, *verdicts)
 
 
 def _verdicts_of(problem: Mapping[str, Any], row: Mapping[str, Any]) -> tuple[Verdict, ...]:
-    """Return what a refusal means: Entra's table where it has a number, else the daemon's own words."""
-    # The link or code of a waiting sign-in works for everybody who reads it, and a report is passed on.
+    """Return what a problem means: from Entra's table if it has a number, else in the daemon's own words."""
+    # Not the link or code of a waiting sign-in: anyone who reads it could use it, and people pass reports on.
     step = _FINISH if row.get("state") == "signing-in" else _move_of(row)
     own = Verdict(str(problem.get("kind")), str(problem.get("message")), "you", (step,))
     if not problem.get("aadsts"):
@@ -335,7 +341,7 @@ def _verdicts_of(problem: Mapping[str, Any], row: Mapping[str, Any]) -> tuple[Ve
     return of_entra(int(problem["aadsts"]), user=str(row.get("user", "")), application=by_itself)
 
 
-_FINISH = "finish the sign-in that waits: `cms status` shows how"
+_FINISH = "finish the sign-in that is waiting: `cms status` shows how"
 
 
 def _forecast(row: Mapping[str, Any], who: str, wall: float) -> Finding:
@@ -357,10 +363,10 @@ def _forecast(row: Mapping[str, Any], who: str, wall: float) -> Finding:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What the daemon answered when it was asked for a token over a socket: `claims` of it, or the refusal.
+    """The daemon's answer to a token request over a socket: the token's `claims`, or the refusal.
 
-    `claims` is None for a token that is opaque, and for none; `got` says whether there is one, and `user` whose it is.
-    The token itself is not here: reports are made of this.
+    `got` is True if there is a token, and `user` is whose it is. `claims` is None for an opaque token, and without one.
+    The token itself is not here, because reports contain this.
     """
 
     account: Account
@@ -379,7 +385,7 @@ class Asked:
 
 
 def token(asked: Asked) -> Finding:
-    """Return whether a token is to be had for a protocol, and says of itself what the protocol needs."""
+    """Return whether there is a token for a protocol, with the claims that the protocol needs."""
     what = f"{asked.who}, {asked.protocol}"
     if not asked.got:
         if not asked.code:
@@ -387,7 +393,7 @@ def token(asked: Asked) -> Finding:
         verdict = yours(asked.code, asked.message, asked.hint or "`cms status`")
         return failed("token", f"{what}: {asked.code}", verdict)
     if asked.claims is None:
-        return passed("token", f"{what}: opaque, as personal accounts' are: nothing to be seen in it")
+        return passed("token", f"{what}: opaque, as for all personal accounts: cms cannot look into it")
     return _claims(asked, asked.claims, what)
 
 
@@ -401,7 +407,7 @@ def _claims(asked: Asked, claims: Claims, what: str) -> Finding:
 
 
 def consent(asked: Asked) -> Finding | None:
-    """Return whether the sign-in covers what a mail protocol needs, None where nobody can tell."""
+    """Return whether the sign-in covers what a mail protocol needs, None if that is not known."""
     permission = permission_for(asked.protocol, asked.account.scopes.get(asked.protocol, ()))
     if not permission or asked.claims is None or asked.claims.application or not asked.claims.scopes:
         return None
@@ -420,9 +426,9 @@ _UNASKED = "the sign-in was given before the configuration asked for that"
 
 @dataclass(frozen=True, slots=True)
 class MailTest:
-    """What a mail server said to a login. `code` is as in `wire.EXIT_CODES`, "" when all went well.
+    """A mail server's answer to a login. `code` is a key of `wire.EXIT_CODES`, "" for success.
 
-    `verdicts` explain the refusal where the test has them; `reply` is the server's own words.
+    `verdicts` explain the refusal, if the test has any; `reply` is the server's text.
     """
 
     protocol: str
@@ -437,7 +443,7 @@ class MailTest:
 
 
 def mail(found: MailTest) -> Finding:
-    """Return whether a mail server takes the token."""
+    """Return whether a mail server accepts the token."""
     what = f"{found.user} at {found.host}"
     check = f"mailbox {found.mailbox}" if found.mailbox else found.protocol
     if not found.code:

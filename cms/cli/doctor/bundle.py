@@ -1,7 +1,7 @@
-"""A report that may be sent to strangers: what `cms doctor` found, with names, addresses and ids taken out. Pure.
+"""Removes names, addresses and ids from a doctor's report, so that it can be sent to strangers. Pure.
 
-What is left of a person is the domain of an address. A placeholder stands for the same thing everywhere in a report, so
-that it can still be followed who asked for what. What looks like a secret goes, whether it is one or not.
+Of a person only the domain of the address stays. A placeholder stands for the same thing everywhere in a report, so a
+reader can still see who asked for what. Everything that looks like a secret is removed.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any
 from cms.core.accounts import REGISTRATIONS
 from cms_oauth.microsoft import CLOUDS, EXCHANGE, GRAPH, PERMISSIONS, ROLES
 
-# A single letter is a word of the report too.
+# A name of a single letter would match words of the report.
 SHORTEST_NAME = 2
 
-# Ids that say which application or resource, and nothing of anybody.
+# Ids of known applications and resources, which say nothing about a person.
 PUBLIC_IDS = frozenset((EXCHANGE, GRAPH, *(each.client_id for each in REGISTRATIONS)))
 
-# Microsoft's hosts and permissions: long as they are, they are no secrets.
+# Microsoft's hosts and permissions: long words that are not secrets.
 _PLACES = (
     place.rpartition("/")[2]
     for each in CLOUDS.values()
@@ -27,32 +27,32 @@ _PLACES = (
 )
 PUBLIC_WORDS = frozenset(each.lower() for each in (*_PLACES, *PERMISSIONS.values(), *ROLES.values()))
 
-# Letters that may be in a name: not part of a longer word.
+# A letter or digit: a name beside one is part of a longer word.
 _EDGE = r"[^\W_]"
 
-# In an address of the web, the @ is written %40.
+# In a URL, the @ is written %40.
 _ADDRESS = re.compile(r"((?:(?!%40)[^\s@\"'`<>(),;:=/\\{}\[\]&?])+)(@|%40)([^\W_](?:[\w.-]*[^\W_])?)")
 _GUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _IPV4 = re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?![\d.]*\d)")
-# Two colons side by side, or more of them than a time of day has.
+# Two adjacent colons, or more colons than a time of day has.
 _IPV6 = re.compile(r"(?<![\w:.])(?=[0-9A-Fa-f:]*::|(?:[0-9A-Fa-f]+:){3})[0-9A-Fa-f:]{2,39}(?:%\w+)?(?![\w:])")
-# Whose home folder a path leads to.
+# The user in the path of a home folder.
 _HOME = re.compile(r"(?<=/home/)[^/\s:\"'`,]+")
-# A JSON web token, and anything else as long as no word is: keys, codes, refresh tokens, hashes.
+# A JSON web token, and anything else that is longer than a word: keys, codes, refresh tokens, hashes.
 _JWT = re.compile(r"eyJ[\w+/=-]{6,}(?:\.[\w+/=-]*)*")
 _LONG = re.compile(r"[A-Za-z0-9+_=~!*.-]{20,}")
 _HEX = re.compile(r"(?<![A-Za-z0-9])[0-9a-fA-F]{16,}(?![A-Za-z0-9])")
-# What long words of the report's own are made of, such as SmtpClientAuthenticationDisabled: no secret has the shape.
+# The parts of the report's own long words, such as SmtpClientAuthenticationDisabled. No secret has this shape.
 _JOINTS = re.compile(r"[+_=~!*.-]+")
 _WORDS = re.compile(r"[a-z]{1,19}|(?:[A-Z]{0,5}[A-Z][a-z]{2,18})+|[A-Z]{1,19}")
-# Words of a passphrase, which the report's own never are: as many, in one.
+# A passphrase of several joined words. The report has no such word itself.
 _PASSPHRASE = re.compile(r"(?:[a-z]{2,}[+_=~!*-]+){3,}[a-z]{2,}")
 # user:password@ in the address of a proxy.
 _CREDENTIALS = re.compile(r"(?<=://)[^\s/@]+@")
 
 
 class Redactor:
-    """Takes out of texts what is nobody's business. `names` are those of users and hosts, `home` is a home folder."""
+    """Removes private data from texts. `names` are those of users and hosts, `home` is a home folder."""
 
     def __init__(
         self,
@@ -71,8 +71,8 @@ class Redactor:
         self._names = {name.lower(): kind for kind, each in kinds for name in each if len(name) >= SHORTEST_NAME}
 
     def redact(self, text: str) -> str:
-        """Return the text as it may be sent."""
-        # In this order: what a later step takes out may be part of what an earlier one knows as a whole.
+        """Return the text without private data."""
+        # The order matters: what an early step replaces as a whole may contain what a later step replaces.
         text = self._homes(text)
         text = _JWT.sub("<secret>", _CREDENTIALS.sub("<credentials>@", text))
         text = _ADDRESS.sub(self._address, text)
@@ -88,7 +88,7 @@ class Redactor:
         return _HOME.sub(self._numbered("name"), text)
 
     def _secret(self, found: re.Match[str]) -> str:
-        """Return what stands for a long word: itself where it is an id, which is looked at later, or made of words."""
+        """Return "<secret>" for a long word, or the word itself if it is an id (see `_ids`), public, or made of words."""
         word = found[0]
         plain = word.strip(".-").lower()
         if _GUID.fullmatch(word) or plain in PUBLIC_WORDS or plain in self._domains:
@@ -109,7 +109,7 @@ class Redactor:
         return _HEX.sub("<secret>", text)
 
     def _words(self, text: str) -> str:
-        """Take out names that stand alone, the longest first: one may be part of another."""
+        """Replace names, the longest first, because one may be part of another."""
         for name in sorted(self._names, key=len, reverse=True):
             pattern = rf"(?<!{_EDGE}){re.escape(name)}(?!{_EDGE})"
             text = re.sub(pattern, self._numbered(self._names[name]), text, flags=re.IGNORECASE)
@@ -125,7 +125,7 @@ class Redactor:
 
 
 def addresses_in(data: Any) -> set[str]:
-    """Return the addresses that are anywhere in JSON data: their owners' names may stand alone elsewhere in it."""
+    """Return all mail addresses in JSON data. The name in such an address may also occur elsewhere in the data."""
     match data:
         case str():
             return {f"{found[1]}@{found[3]}" for found in _ADDRESS.finditer(data)}
@@ -137,7 +137,7 @@ def addresses_in(data: Any) -> set[str]:
 
 
 def redacted(data: Any, redactor: Redactor) -> Any:
-    """Return JSON data with every text in it redacted; names of fields are the report's own."""
+    """Return JSON data with every string redacted, but not the names of fields, which are the report's own."""
     match data:
         case str():
             return redactor.redact(data)

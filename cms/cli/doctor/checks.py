@@ -1,7 +1,7 @@
 """The checks of `cms doctor`, in the order of the report.
 
-A check gathers facts with a `probe_*` module and hands them to the module that says what they mean (`assess`, `access`,
-`mail_tools`). Facts that several checks need, such as the configuration, come from the `Examination`, which looks once.
+A check gathers facts with a `probe_*` module and passes them to `assess`, `access` or `mail_tools`, which return
+findings. Facts that several checks need, such as the configuration, come from the `Examination`, which gathers them once.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ OLDEST_PYTHON = (3, 11)
 def _configuration(examination: Examination) -> Iterator[Finding]:
     config = examination.config
     if config is None:
-        cause = "without one there is nothing to serve"
+        cause = "without one cms serves no account"
         yield failed(
             "configuration", f"there is none at {examination.path}", yours("no-configuration", cause, "`cms init`")
         )
     elif isinstance(config, ConfigError):
         where = config.file if config.line is None else f"{config.file}:{config.line}"
-        verdict = yours("configuration", config.message, config.hint or "mend that line", "`cms check`")
+        verdict = yours("configuration", config.message, config.hint or "correct that line", "`cms check`")
         yield failed("configuration", where, verdict)
     else:
         has = f"{_counted(config.accounts, 'account')}, {_counted(config.sockets, 'socket')}"
@@ -67,7 +67,7 @@ def _program(_world: Examination) -> Iterator[Finding]:
 def _clock(examination: Examination) -> Iterator[Finding]:
     yield from map(assess.clock, examination.logins)
     if not examination.logins:
-        yield skipped("clock", "no configuration says which server to compare it with")
+        yield skipped("clock", "without a configuration there is no server to compare it with")
 
 
 def _names(examination: Examination) -> Iterator[Finding]:
@@ -119,7 +119,7 @@ def _daemon(examination: Examination) -> Iterator[Finding]:
 
 
 def reached(config: Config, asking: Sequence[str], *, connect: bool) -> list[Finding]:
-    """Return, for each socket, who gets tokens there; `connect` tries it as far as this process may."""
+    """Return the findings for each socket and each user who needs it. With `connect`, also try to connect."""
     owner = probe_machine.owner_of(config)
     named = [(name, probe_machine.identity(name)) for name in asking]
     unknown = [failed("socket", f"there is no user {name}", _NO_USER) for name, who in named if who is None]
@@ -144,7 +144,7 @@ def _reaching(spec: SocketSpec, who: access.Identity, owner: int, *, connect: bo
 
 
 def usable(config: Config) -> list[Finding]:
-    """Return what would keep a daemon with this configuration from serving, as far as it can be seen without one."""
+    """Return what would prevent a daemon with this configuration from serving, as far as can be seen without one."""
     owner = probe_machine.owner_of(config)
     folder = probe_machine.state_folder(paths.state_folder())
     found = [assess.key(probe_machine.key(config.vault_key, folder.vaults), ())]
@@ -153,7 +153,7 @@ def usable(config: Config) -> list[Finding]:
             [access.ungiven(spec.path, spec.group)] if spec.group and not probe_machine.may_give_to(spec.group) else []
         )
         there = probe_machine.planned(spec, owner)
-        # What is missing cms makes.
+        # cms creates a missing folder.
         identities = [] if there.missing else probe_machine.expected(spec, owner)
         found += [access.assess(spec.path, there, probe_machine.rules(spec, owner), who) for who in identities]
     return [each for each in found if LEVELS[each.level]]
@@ -171,7 +171,7 @@ def _sockets(examination: Examination) -> Iterator[Finding]:
         and os.geteuid() == ROOT
         and not isinstance(examination.status, NoDaemon)
     ):
-        # Root runs nobody else's configuration. The daemon knows its sockets, and a connection shows who may ask.
+        # Root does not run another user's configuration. The daemon lists its sockets, and connecting shows who may ask.
         listed = [path for path in examination.status.get("daemon", {}).get("sockets", ()) if isinstance(path, str)]
         yield from together([_trying(path, name) for path in listed for name in examination.asking], Limits().check)
 
@@ -264,7 +264,7 @@ def _tools(examination: Examination) -> Iterator[Finding]:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One check: what it is called, and what it finds."""
+    """One check: its name, and the function that yields its findings."""
 
     name: str
     find: Callable[[Examination], Iterator[Finding]]

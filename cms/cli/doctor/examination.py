@@ -1,7 +1,7 @@
-"""One run of `cms doctor`: what it is about, and the facts that several of its checks need.
+"""The subject of one run of `cms doctor`, and the facts that several of its checks need.
 
-Each fact is gathered once: the first check that asks for it looks, the others wait for the answer. Every look runs in a
-thread under a deadline, so that a resolver, server or daemon that hangs costs its own line of the report and no other.
+Each fact is gathered once: for the first check that asks for it; other checks wait for the result. Every look-up runs
+in a thread with a deadline, so a resolver, server or daemon that hangs affects only its own line of the report.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from cms_oauth.claims import claims_of
 
 T = TypeVar("T")
 
-# The mail servers' ports, and what a host of each protocol is called in an Account.
+# The field of Account that has the host for each protocol.
 _HOSTS = {"SMTP": "smtp_host", "IMAP": "imap_host", "POP": "pop_host"}
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long things may take, in seconds: a `step` of a network probe, a whole `mail` test, a whole `check`."""
+    """Time limits in seconds: for a `step` of a network probe, a whole `mail` test, a whole `check`."""
 
     step: float = probe_network.STEP_SECONDS
     mail: float = probe_mail.SECONDS
@@ -49,21 +49,21 @@ class Limits:
 
     @property
     def whole(self) -> float:
-        """The time for everything: a mail test begins when the tokens that it needs are there."""
+        """The time for everything: a mail test begins after the tokens that it needs have arrived."""
         return self.check + self.mail
 
     @property
     def test(self) -> float:
-        """The time for a mail test and all that it waits for: a tenth is left to tell of it."""
+        """The time for a mail test and what it waits for. A tenth of the whole time is left to report it."""
         return 0.9 * self.whole
 
 
 @dataclass
 class Examination:
-    """What one examination is about, and what has been looked at already.
+    """The subject of one run of the doctor, and the facts that are known so far.
 
-    `user` is "" for every account; `asking` are further users that must reach the sockets. `load` reads the
-    configuration at `path`, and `missing` says that there is none where it is looked for.
+    `user` is "" for every account; `asking` are further users who need the sockets. `load` reads the configuration at
+    `path`.
     """
 
     path: str
@@ -78,14 +78,14 @@ class Examination:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def once(self, name: str, look: Callable[[], T]) -> T:
-        """Return what `look` finds, which only the first caller for this name starts."""
+        """Return the result of `look`. It runs once for each name; later callers wait for the same result."""
         with self._lock:
             if name not in self._known:
                 self._known[name] = threads.start(look, name)
         return cast("T", self._known[name].result())
 
     def in_time(self, look: Callable[[], T]) -> T | None:
-        """Return what a look finds within a step's time, None if it does not end by then, or fails."""
+        """Return the result of `look` if it succeeds within a step's time, else None."""
         future = threads.start(look)
         done = wait([future], self.limits.step).done
         return future.result() if done and future.exception() is None else None
@@ -94,7 +94,7 @@ class Examination:
 
     @property
     def config(self) -> Config | ConfigError | None:
-        """The configuration, why it cannot be used, or None where there is none."""
+        """The configuration, its error, or None if there is none."""
         return self.once("configuration", self._load)
 
     def _load(self) -> Config | ConfigError | None:
@@ -107,13 +107,13 @@ class Examination:
 
     @property
     def accounts(self) -> list[Account]:
-        """The accounts that are meant."""
+        """The accounts to check."""
         found = self.config.accounts if isinstance(self.config, Config) else ()
         who = {each.grant.key: self.name_of(each) for each in found if not each.user} if self.user else {}
         return list(accounts_meant(found, self.user, who))
 
     def name_of(self, account: Account) -> str:
-        """Return whom an account serves: where the configuration names nobody, who has signed in, "" for nobody yet."""
+        """Return an account's user. If the configuration names none, the user who has signed in, "" for none yet."""
         if account.user or not isinstance(self.config, Config) or isinstance(self.status, NoDaemon):
             return account.user
         # A row for each token of each account, in the configuration's order.
@@ -130,19 +130,19 @@ class Examination:
 
     @property
     def status(self) -> Mapping[str, Any] | NoDaemon:
-        """What the running daemon says of itself, or why none can be asked."""
+        """The status of the running daemon, or why there is none."""
         return self.once("status", lambda: _status(self.path))
 
     @property
     def rows(self) -> list[Mapping[str, Any]]:
-        """The status' rows of the accounts that are meant."""
+        """The rows of the status for the accounts to check."""
         rows = [] if isinstance(self.status, NoDaemon) else self.status.get("accounts", [])
         users = {self.name_of(each).lower() for each in self.accounts} | {self.user.lower()}
         return [row for row in rows if not self.user or str(row.get("user", "")).lower() in users]
 
     @property
     def logins(self) -> list[assess.Https]:
-        """What the login hosts have shown of themselves."""
+        """The results of a TLS connection to each login host."""
         return self.once("logins", self._ask_logins)
 
     def _ask_logins(self) -> list[assess.Https]:
@@ -151,13 +151,13 @@ class Examination:
         return together([_looking(self, door, secret=secret) for door in self.doors], 0.8 * self.limits.check)
 
     def skew_at(self, account: Account) -> float | None:
-        """Return how far this clock is ahead of an account's login host, None where that is not known in time."""
+        """Return by how many seconds this clock is ahead of an account's login host, None if not known in time."""
         host = probe_network.door(account.grant.authority, None, {}).place
         return next((each.skew for each in self.in_time(lambda: self.logins) or () if each.host == host), None)
 
     @property
     def doors(self) -> list[probe_network.Door]:
-        """How to reach the login hosts of the accounts that are meant."""
+        """How to reach the login hosts of the accounts to check."""
         config = self.config
         if not isinstance(config, Config):
             return []
@@ -168,7 +168,7 @@ class Examination:
 
     @property
     def tokens(self) -> list[tuple[Asked, str]]:
-        """What was answered for each account and protocol, with the token: that never leaves this object's checks."""
+        """The daemon's answer for each account and protocol, with the token, which is never part of a report."""
         return self.once("tokens", self._ask_for_tokens)
 
     def _ask_for_tokens(self) -> list[tuple[Asked, str]]:
@@ -176,33 +176,33 @@ class Examination:
         return together([_asking(self, account, protocol) for account, protocol in wanted], 0.9 * self.limits.check)
 
     def token_of(self, account: Account, protocol: str) -> tuple[Asked, str]:
-        """Return what was answered for one account, which may have no name, and a protocol of its own."""
+        """Return the daemon's answer for one account and one of its protocols."""
         return next(found for found in self.tokens if (found[0].account, found[0].protocol) == (account, protocol))
 
     @property
     def servers(self) -> list[tuple[str, Account, str]]:
-        """Return each mail protocol of each account, with the server's place, "" where none is known."""
+        """Each mail protocol of each account, with its server's address, "" if none is known."""
         pairs = [(protocol, each) for protocol in _HOSTS for each in self.accounts if protocol in each.scopes]
         return [(protocol, each, getattr(each, _HOSTS[protocol], "") or each.imap_host) for protocol, each in pairs]
 
 
 @dataclass(frozen=True, slots=True)
 class Look(Generic[T]):
-    """One of several looks side by side. `late` is reported for it if it does not end in time."""
+    """One of several look-ups that run at the same time. `late` is its result if it does not end in time."""
 
     find: Callable[[], T]
     late: T
 
 
 def together(looks: Sequence[Look[T]], seconds: float) -> list[T]:
-    """Look side by side; return what each look has found after so many seconds. One that hangs delays no other."""
+    """Run all looks at the same time; return their results after at most this many seconds."""
     begun = [(threads.start(look.find), look.late) for look in looks]
     wait([future for future, _ in begun], seconds)
     return [future.result() if future.done() else late for future, late in begun]
 
 
 def _status(config: str) -> Mapping[str, Any] | NoDaemon:
-    # Root may look at the daemon of whoever's configuration it is.
+    # Root may also talk to the daemon of the configuration's owner.
     owners = (probe_machine.owners_control(config),) if os.geteuid() == ROOT else ()
     try:
         with client.connect((*filter(None, owners), *paths.control_candidates())) as found:
@@ -212,7 +212,7 @@ def _status(config: str) -> Mapping[str, Any] | NoDaemon:
     return document
 
 
-_UNREAD = "the proxy asks for a password, which the grant worker alone reads; `cms status` shows what it met"
+_UNREAD = "the proxy needs a password, and only the grant worker reads it; `cms status` shows its errors"
 
 
 def _looking(examination: Examination, door: probe_network.Door, *, secret: bool) -> Look[assess.Https]:
@@ -264,7 +264,7 @@ def _understood(account: Account, protocol: str, text: bytes) -> tuple[Asked, st
     except (ValueError, KeyError, AttributeError):
         said = "the socket answered nothing: this user may not ask there"
         return Asked(account, protocol, code="denied", message=said, hint="`cms doctor` as the daemon's owner"), ""
-    # Where the configuration names nobody, the daemon knows who has signed in.
+    # If the configuration names no user, the daemon knows who has signed in.
     user = str(answer.get("user") or account.user)
     return Asked(account, protocol, got=True, claims=claims_of(token), user=user), token
 

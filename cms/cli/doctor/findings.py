@@ -1,4 +1,4 @@
-"""What `cms doctor` finds: lines that pass, warn or fail, each with its meaning and who can fix it. Pure."""
+"""The lines of a doctor's report: each passes, warns or fails, and explains a problem and who can fix it. Pure."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from cms.core.status_text import WIDTH
 from cms_oauth.diagnosis import verdicts
 from cms_oauth.diagnosis.verdicts import Verdict, as_lines, printable
 
-# "skip" is what could not be looked at, and why: neither good nor bad.
+# "skip" is for what could not be checked: neither good nor bad.
 LEVELS = {"pass": OK, "skip": OK, "warn": WARNING, "fail": CRITICAL}
 
-# Changes when a field of the JSON changes its meaning or goes; new fields may come at any time.
+# Changes if a field of the JSON is removed or changes its meaning. New fields may be added at any time.
 JSON_VERSION = 1
 
-# Further explanations than the likeliest are told in one line each.
+# The width of the column with the checks' names.
 _TITLES = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the report. `check` is the name of its check, `level` a word of `LEVELS`.
+    """One line of the report. `check` is the name of its check, `level` a key of `LEVELS`.
 
-    `verdicts` explain what does not pass, the likeliest first.
+    If it does not pass, `verdicts` are the possible explanations, the likeliest first.
     """
 
     check: str
@@ -52,12 +52,12 @@ def failed(check: str, message: str, *verdicts: Verdict) -> Finding:
 
 
 def yours(name: str, cause: str, *steps: str) -> Verdict:
-    """Return a verdict that the person at the keyboard acts upon."""
+    """Return a verdict for a problem that the person at the keyboard can fix."""
     return Verdict(name, cause, "you", steps)
 
 
 def exit_code(findings: Sequence[Finding]) -> int:
-    """Return what monitoring understands: 0 when all passes, 1 when something warns, 2 when something fails."""
+    """Return the exit code for monitoring: 0 if nothing warns or fails, 1 for a warning, 2 for a failure."""
     return max((LEVELS[each.level] for each in findings), default=OK)
 
 
@@ -69,7 +69,7 @@ def as_text(finding: Finding) -> list[str]:
         WIDTH,
         initial_indent=f"{finding.level:<5} {finding.check:<{_TITLES}} ",
         subsequent_indent=margin,
-        # Addresses and paths are never broken: they get copied. Nor are the steps below, for the same reason.
+        # Addresses, paths and the steps below are never broken, because people copy them.
         break_long_words=False,
         break_on_hyphens=False,
     )
@@ -81,7 +81,7 @@ def as_text(finding: Finding) -> list[str]:
 
 
 def summary(findings: Sequence[Finding]) -> str:
-    """Return one line over all of them."""
+    """Return a line that counts the findings by level."""
     counts = {level: sum(each.level == level for each in findings) for level in LEVELS}
     words = {"fail": "failed", "warn": "warned", "skip": "skipped", "pass": "passed"}
     return ", ".join(f"{counts[level]} {word}" for level, word in words.items() if counts[level]) or "nothing to check"

@@ -1,7 +1,7 @@
-"""The mail tools of this machine: what their configurations ask of cms, and whether it is the right thing. Pure.
+"""Checks how the configurations of mail tools ask cms for tokens: for which socket, user and protocol. Pure.
 
-A tool asks through `cms-oauth` in a command, or by itself as exim's `readsocket` does. Both are found as text: no tool's
-whole grammar is needed to see which socket, user and protocol a line names.
+A tool runs `cms-oauth`, or connects to a socket itself, as exim does with `readsocket`. Both are found as text in its
+configuration, without parsing the tool's whole grammar.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cms_oauth.diagnosis.verdicts import Verdict
 
 CHECK = "mail tools"
 
-# Where each tool has its configuration; `~` is a user's home folder, and a `*` any name.
+# The configuration files of each tool. `~` is a user's home folder, and `*` any name.
 PLACES = {
     "exim": (
         "/etc/exim4/exim4.conf",
@@ -36,15 +36,15 @@ PLACES = {
     "offlineimap": ("~/.offlineimaprc", "~/.config/offlineimap/config"),
 }
 
-# exim expands what has a $ in it: only exim knows what comes of that.
+# A word with $ is expanded by exim, so its value is not known here.
 _READSOCKET = re.compile(r"\$\{readsocket\s*\{([^{}]+)\}\s*\{\s*([A-Z][A-Z0-9_-]*)(?:,[^\s{}]*)?(?:\s+([^{}]*?))?\s*\}")
 _COMMAND = re.compile(r"(?:\bCMS_SOCK=[\"']?([^\s\"']+)[\"']?\s+(?:\w+=\S*\s+)*(?:\S*/)?)?(cms-oauth\b[^\n]*)")
 
-# exim's own names for texts, which stand in any later line (exim's specification, 6.4 "Macros in the configuration file").
+# exim's macros, which any later line may use (exim's specification, 6.4 "Macros in the configuration file").
 _MACRO = re.compile(r"([A-Z]\w*)\s*==?\s*(.*?)\s*")
 _MACRO_NAME = re.compile(r"[A-Z][A-Z0-9_]*")
 
-# What ends a command inside a tool's own line: a closing quote, a pipe, a parenthesis.
+# Characters that end a command within a tool's line.
 _ENDS = re.compile(r"[|;&<>()]")
 
 _USER = ("--user", "-u")
@@ -55,7 +55,7 @@ _TESTS = {"--test-smtp": "SMTP", "--test-imap": "IMAP", "--test-pop": "POP"}
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A tool's configuration file. `error` says why it could not be read, "" when it was."""
+    """A tool's configuration file. `error` says why it could not be read, "" if it was."""
 
     tool: str
     path: str
@@ -67,7 +67,7 @@ class File:
 class Use:
     """One line that asks for a token. `socket` is "" for the usual place, `user` for the only account.
 
-    `user` and `protocol` are "$" where the tool works them out when it asks.
+    `user` and `protocol` are "$" if the tool computes them for each request.
     """
 
     tool: str
@@ -83,14 +83,14 @@ class Use:
 
 
 def uses(file: File) -> list[Use]:
-    """Return what a configuration asks of cms, in its order."""
+    """Return the lines of a configuration that ask for a token, in order."""
     lines = list(_lines(file.text))
     macros = _macros(line for _, line in lines) if file.tool == "exim" else {}
     return [use for number, line in lines for use in _uses_in(file, number, line, macros)]
 
 
 def _macros(lines: Iterable[str]) -> dict[str, str]:
-    """Return exim's macros, each with those that it is made of in their places."""
+    """Return exim's macros, with the macros in their values expanded."""
     macros: dict[str, str] = {}
     for found in filter(None, map(_MACRO.fullmatch, lines)):
         macros[found[1]] = _expanded(found[2], macros)
@@ -102,7 +102,7 @@ def _expanded(text: str, macros: Mapping[str, str]) -> str:
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:
-    """Yield the lines that are no comment, each with its number; what a backslash continues is one line."""
+    """Yield each line that is not a comment, with its number. Lines that a backslash continues are joined."""
     begun, number = "", 0
     for here, line in enumerate(text.splitlines(), 1):
         number = number if begun else here
@@ -125,13 +125,13 @@ def _uses_in(file: File, number: int, line: str, macros: Mapping[str, str]) -> I
 
 
 def _plain(user: str) -> str:
-    """Return a user, or "$" for one that is worked out later: a variable, or a macro of another file's."""
+    """Return a user, or "$" if the tool computes it: a variable, or a macro of another file."""
     return "$" if "$" in user or "%" in user or _MACRO_NAME.fullmatch(user) else user
 
 
 def _options(command: str) -> dict[str, str]:
-    """Return what a `cms-oauth` command names, by what it is."""
-    # The command may stand inside a tool's own quotes, or be a list of quoted words.
+    """Return the socket, user and protocol that a `cms-oauth` command names."""
+    # The command may be inside a tool's own quotes, or be a list of quoted words.
     words = [word.strip(",") for word in re.split(r"[\s\"'`\\]+", _ENDS.split(command)[0])]
     named = {"socket": "", "user": "", "protocol": "SMTP"}
     for word, following in pairwise([*words, ""]):
@@ -150,9 +150,9 @@ def _options(command: str) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What the configuration offers. `usual` is the socket that `cms-oauth` finds by itself.
+    """What the configuration serves. `usual` is the socket that `cms-oauth` uses without an option.
 
-    `real` gives a path without the links on its way: /var/run is /run.
+    `real` returns a path without symbolic links: /var/run is /run.
     """
 
     sockets: Sequence[SocketSpec]
@@ -166,23 +166,23 @@ def assess(use: Use, served: Served) -> Finding:
     spec = next((each for each in served.sockets if served.real(each.path) == served.real(asked)), None)
     where = f"{use.tool} ({use.place})"
     if "$" in asked or not asked.startswith("/"):
-        cause = f"{use.place} names the socket as {use.socket}, which is no whole path"
-        verdict = yours("tool-socket-unknown", cause, "look at it yourself")
-        return warned(CHECK, f"{where} works out its socket by itself", verdict)
+        cause = f"{use.place} names the socket as {use.socket}, which is not an absolute path"
+        verdict = yours("tool-socket-unknown", cause, "check that line yourself")
+        return warned(CHECK, f"{where} computes the path of its socket", verdict)
     if spec is None:
         return failed(
             CHECK, f"{where} asks at {asked}, where this configuration has no socket", _other_socket(use, served)
         )
     wrong = _wrong_user(use, spec) or _wrong_protocol(use, spec)
     if wrong:
-        return failed(CHECK, f"{where} asks for what it does not get", wrong)
-    whom = {"": "the only account", "$": "whoever sends"}.get(use.user, use.user)
+        return failed(CHECK, f"{where} asks for a token that it does not get", wrong)
+    whom = {"": "the only account", "$": "the sender"}.get(use.user, use.user)
     return passed(CHECK, f"{where} asks for {use.protocol.replace('$', 'a protocol')} of {whom} at {asked}")
 
 
 def _other_socket(use: Use, served: Served) -> Verdict:
     known = ", ".join(each.path for each in served.sockets) or "none at all"
-    said = "the path is another" if use.socket else "it names none, and the usual place is another"
+    said = "the path is wrong" if use.socket else "it names none, and the usual path is another"
     how = "in readsocket, or in the macro that is there" if use.tool == "exim" else "with --cms_sock="
     return yours(
         "tool-socket",
@@ -211,6 +211,6 @@ def _wrong_protocol(use: Use, spec: SocketSpec) -> Verdict | None:
     return yours(
         "tool-protocol",
         f"{spec.path} serves {', '.join(spec.protocols)}, and no {use.protocol}",
-        f'add "{use.protocol}" to protocols= of this CredentialServer, or mend line {use.line} of {use.path}',
+        f'add "{use.protocol}" to protocols= of this CredentialServer, or change line {use.line} of {use.path}',
         "`cms reload`",
     )

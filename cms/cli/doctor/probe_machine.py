@@ -1,6 +1,6 @@
-"""Looks at this machine for `cms doctor` and `cms check`: versions, folders, keys, sockets, users, mail tools' files.
+"""Gathers facts about this machine for `cms doctor` and `cms check`: versions, folders, keys, sockets, users, files.
 
-Gathers facts and judges none: that is done where it can be tested without a machine.
+Other modules say what the facts mean, so that tests of that need no real machine.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from cms_oauth.moves import Command
 # A requirement such as `trio>=0.35`; those with a marker after `;` are for something else.
 _REQUIREMENT = re.compile(r"([A-Za-z0-9_.-]+)>=([0-9.]+)$")
 
-# A mail tool's configuration has some kilobytes; what is longer is none.
+# A mail tool's configuration has a few kilobytes. Of a longer file only this much is read.
 _MOST = 1024 * 1024
 
-# A group may have a thousand members, and each is asked for in turn.
+# A group may have a thousand members, and each one costs a line of the report.
 _MOST_MEMBERS = 8
 
-# Numbers of users that are people (login.defs(5), UID_MIN and UID_MAX of Debian).
+# The range of uids for people (login.defs(5), UID_MIN and UID_MAX of Debian).
 _FIRST_PERSON, _LAST_PERSON = 1000, 60_000
 
 # A daemon answers a stranger or a bad request at once.
@@ -47,7 +47,7 @@ def libraries(distribution: str = "cms-oauth") -> list[Library]:
     try:
         required = importlib.metadata.requires(distribution) or []
     except importlib.metadata.PackageNotFoundError:
-        # Run from a source tree: nobody says what is needed.
+        # Run from a source tree, without package metadata.
         return []
     named = filter(None, map(_REQUIREMENT.fullmatch, required))
     return [Library(each[1], _version(each[1]), each[2]) for each in named]
@@ -61,7 +61,7 @@ def _version(name: str) -> str:
 
 
 def state_folder(path: str) -> Folder:
-    """Return what there is of the state folder."""
+    """Return the facts about the state folder."""
     try:
         facts = os.stat(path)  # noqa: PTH116 - as the other calls here
         disk = os.statvfs(path)
@@ -75,10 +75,10 @@ def state_folder(path: str) -> Folder:
 
 
 def key(source: Source | None, vaults: int) -> KeyFacts:
-    """Return what can be seen of the vault's key without reading it. `vaults` is how many sign-ins need it."""
+    """Return the facts about the vault's key, without reading it. `vaults` is the number of sign-ins that need it."""
     if source is None:
         return KeyFacts("")
-    # A command's arguments are its owner's business.
+    # Only the program of a command is shown: its arguments may be private.
     where = source.value[0] if source.value else ""
     look = _LOOKS.get(source.kind)
     problem, step = look(where, vaults) if look else ("", "")
@@ -89,14 +89,14 @@ def _key_file(path: str, vaults: int) -> tuple[str, str]:
     try:
         facts = os.stat(path)  # noqa: PTH116 - as above
     except FileNotFoundError:
-        return ("it is not there", "restore it; or `cms logout` and sign in again") if vaults else ("", "")
+        return ("it does not exist", "restore it; or `cms logout` and sign in again") if vaults else ("", "")
     except OSError as error:
         return error.strerror or str(error), f"let cms read it: `{Command(('ls', '-l', path))}`"
     if not stat.S_ISREG(facts.st_mode):
-        return "it is no regular file", "name a file in Vault(key=File(...))"
+        return "it is not a regular file", "name a file in Vault(key=File(...))"
     if stat.S_IMODE(facts.st_mode) & (stat.S_IRWXG | stat.S_IRWXO):
         return (
-            f"its mode is {stat.S_IMODE(facts.st_mode):04o}: others may read it",
+            f"its mode is {stat.S_IMODE(facts.st_mode):04o}: other users may read it",
             f"`{Command(('chmod', '600', path))}`",
         )
     return "", ""
@@ -124,7 +124,7 @@ _LOOKS: dict[str, Callable[[str, int], tuple[str, str]]] = {
 
 
 def socket_path(path: str) -> SocketPath:
-    """Return each folder that leads to a socket, and the socket."""
+    """Return each folder on the path to a socket, and the socket."""
     steps: list[Step] = []
     for part in [*reversed(Path(path).parents), Path(path)]:
         try:
@@ -138,7 +138,7 @@ def socket_path(path: str) -> SocketPath:
 
 
 def planned(spec: SocketSpec, owner: int) -> SocketPath:
-    """Return the path of a socket as it is, or as it will be once a daemon of this owner has made the socket."""
+    """Return the path of a socket as it is, or as it will be after a daemon of this owner has created the socket."""
     found = socket_path(spec.path)
     if found.missing != spec.path:
         return found
@@ -151,7 +151,7 @@ def planned(spec: SocketSpec, owner: int) -> SocketPath:
 
 
 def may_give_to(group: str) -> bool:
-    """Whether this process could make a group the owner of a socket: root may, and each member of it."""
+    """True if this process can make a group the owner of a socket: it is root, or in that group."""
     number = users.group_id(group)
     return os.geteuid() == ROOT or number in (os.getegid(), *os.getgroups())
 
@@ -162,7 +162,7 @@ def _step(path: str, facts: os.stat_result) -> Step:
 
 
 def rules(spec: SocketSpec, owner: int) -> Rules:
-    """Return a socket's rules, as the daemon of this owner has them. Names that nobody has are left out."""
+    """Return the rules of a socket as the daemon of this owner applies them. Unknown names are left out."""
     admitted = _numbers(spec.users, users.user_id), _numbers(spec.groups, users.group_id)
     return Rules(owner, spec.accounts, spec.protocols, *admitted, spec.default)
 
@@ -172,20 +172,20 @@ def _numbers(names: Iterable[str] | None, number_of: Callable[[str], int | None]
 
 
 def identity(name: str) -> Identity | None:
-    """Return a user of this machine by name or number, None where there is none of that name."""
+    """Return a user of this machine by name or number, None if there is no such name."""
     uid = users.user_id(name)
     if uid is None:
         return None
     known = users.user(uid)
     if known is None:
-        # A number that no name belongs to, such as a container's user.
+        # A uid without a name, such as a container's user.
         return Identity(f"#{uid}", uid, uid)
     groups = {group for group in os.getgrouplist(known.pw_name, known.pw_gid) if group != known.pw_gid}
     return Identity(known.pw_name, uid, known.pw_gid, tuple(sorted(groups)))
 
 
 def expected(spec: SocketSpec, owner: int) -> list[Identity]:
-    """Return who has to reach a socket: those that its users= and groups= name, else the daemon's own user."""
+    """Return the users who need a socket: those that its users= and groups= name, else the daemon's own user."""
     names = [
         *(spec.users or ()),
         *(each for group in spec.groups or () for each in users.members(group)[:_MOST_MEMBERS]),
@@ -194,8 +194,9 @@ def expected(spec: SocketSpec, owner: int) -> list[Identity]:
     return [each for each in found if each] or [identity(str(owner)) or Identity(f"#{owner}", owner, owner)]
 
 
-# What a child does as another user. Nothing is imported after the change: cms itself may be out of that user's sight.
-# A stranger is turned away without a byte; anybody else is told that this is no request, and nobody gets a token.
+# What a child process does as another user. It imports nothing after the change, because that user may not be able to
+# read cms. The daemon closes the connection of a user who may not ask, and answers others with an error: no token is
+# sent.
 _CHILD = """
 import os, socket, sys
 path, uid, gid, seconds, *groups = sys.argv[1:]
@@ -221,12 +222,12 @@ else:
     print("answered" if answer else "silent")
 """
 
-# No protocol has such a name, and no table of Postfix's: each is answered, with a refusal.
+# Requests for a protocol and a table key that do not exist: a socket answers them with an error.
 _QUESTIONS = {"tokens": b"-,json\n", "postfix": b"12:cms nobody@x,"}
 
 
 def try_socket(spec: SocketSpec, who: Identity, seconds: float = CONNECT_SECONDS) -> Tried | None:
-    """Connect to a socket as a user and see whether it answers. None where this process may not become that user."""
+    """Connect to a socket as a user and see whether it answers. None if this process may not become that user."""
     if os.geteuid() not in (ROOT, who.uid):
         return None
     if os.geteuid() == ROOT:
@@ -235,7 +236,7 @@ def try_socket(spec: SocketSpec, who: Identity, seconds: float = CONNECT_SECONDS
 
 
 def try_path(path: str, who: Identity) -> Tried | None:
-    """Connect to a socket of which only the path is known, in each way that a socket of cms's may speak."""
+    """Connect to a socket of which only the path is known, with each protocol that cms's sockets use."""
     tried = None
     for speaks in _QUESTIONS:
         tried = try_socket(SocketSpec(path, (), (), 0, None, None, None, 0, speaks=speaks), who)
@@ -282,7 +283,7 @@ def _tried(word: str) -> Tried:
 
 
 def tool_files(home: str) -> list[File]:
-    """Return the configuration files of mail tools that are there, each with its text."""
+    """Return the configuration files of mail tools that exist, with their text."""
     return [_tool_file(tool, path) for tool, places in PLACES.items() for path in _existing(places, home)]
 
 
@@ -301,14 +302,14 @@ def _tool_file(tool: str, path: str) -> File:
 
 
 def age_of(path: str, now: float) -> float | None:
-    """Return how long ago a file was written, in seconds; `now` is Unix time. None where nobody can tell."""
+    """Return how many seconds ago a file was written, None if that is not known. `now` is Unix time."""
     with suppress(OSError):
         return now - Path(path).stat().st_mtime
     return None
 
 
 def owner_of(config: Config) -> int:
-    """Return the user that the daemon of this configuration runs as: the owner of its first socket, else this one."""
+    """Return the uid that the daemon of this configuration runs as: the owner of its first socket, else this user."""
     for spec in config.sockets:
         with suppress(OSError):
             return Path(spec.path).stat().st_uid
@@ -316,7 +317,7 @@ def owner_of(config: Config) -> int:
 
 
 def owners_control(config: str) -> str:
-    """Return where the daemon of a configuration's owner has its control socket, "" where that is nobody's of a person."""
+    """Return the path of the control socket of a configuration's owner, "" if the owner is root or not known."""
     with suppress(OSError):
         owner = Path(config).stat().st_uid
         return f"/run/user/{owner}/cms/control.sock" if owner != ROOT else ""
@@ -324,7 +325,7 @@ def owners_control(config: str) -> str:
 
 
 def personal_names() -> list[str]:
-    """Return the names of this machine, and of the people on it: never a service's."""
+    """Return the names of this machine and of its users who are people, not services."""
     host = socket.gethostname()
     people = users.people(_FIRST_PERSON, _LAST_PERSON)
     homes = (Path(each.pw_dir).name for each in people)

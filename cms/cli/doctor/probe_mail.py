@@ -1,6 +1,7 @@
-"""Logs in at a mail server for `cms doctor`, in a child process: what hangs is killed, and several go side by side.
+"""Logs in to a mail server for `cms doctor`, in a child process, so that a test that hangs can be killed.
 
-The child is this file. It gets the token on its standard input, never as an argument, and prints one JSON object.
+The child process runs this file. It gets the token on its standard input, never as an argument, and prints one JSON
+object.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from cms_oauth.mailtest import run as mailtest
 # A good server answers a login within a second or two.
 SECONDS = 8.0
 
-# What a child takes to start and to end, over its own deadline.
+# The time that a child process needs to start and to end, beside its own deadline.
 _MARGIN = 4.0
 
 
@@ -35,9 +36,9 @@ def run(
     seconds: float = SECONDS,
     skew: float | None = None,
 ) -> MailTest:
-    """Log in, do one real thing, and return what came of it. `mailbox` is opened over IMAP in place of INBOX.
+    """Log in, run one command, and return the result. Over IMAP it opens `mailbox` instead of INBOX.
 
-    `skew` is how many seconds this machine's clock is ahead, None for unknown: a refusal is judged by it too.
+    `skew` is by how many seconds this machine's clock is ahead, None for unknown. It can explain a refusal.
     """
     told = {
         "test": protocol.lower(),
@@ -74,10 +75,10 @@ def _verdict(data: Mapping[str, Any]) -> Verdict:
 
 
 def main() -> None:
-    """Be the child."""
+    """Run the test in the child process."""
     told: dict[str, Any] = json.load(sys.stdin)
     mailbox = told.pop("mailbox")
-    # The dialogue is not for the terminal that the doctor writes to.
+    # The test prints its dialogue, which the doctor does not show.
     with contextlib.redirect_stderr(io.StringIO()):
         report = mailtest.run(**told, **({"mailbox": mailbox} if mailbox else {}))
     failed = report.failed

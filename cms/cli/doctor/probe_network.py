@@ -1,7 +1,7 @@
-"""Looks at the network for `cms doctor`: names, the login hosts over TLS, proxies, mail servers' ports.
+"""Gathers facts about the network for `cms doctor`: names, the login hosts over TLS, proxies, ports of mail servers.
 
-They use the standard library's connections, so they find what requests and MSAL would find, without their retries. Each
-call ends within the seconds that it is given for one step; the doctor bounds the whole.
+It uses the standard library's connections, which behave like those of requests and MSAL, without their retries. Each
+step of a call has a time limit; the doctor limits the whole.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from cms.cli.doctor.assess import Https, Names, Reached
 from cms.core.accounts import Proxy
 from cms_oauth.tls import client_context
 
-# For one step of a probe: a name, a connection, an answer.
+# The time for one step of a probe: a name, a connection, an answer.
 STEP_SECONDS = 4.0
 
 
 def names(host: str) -> Names:
-    """Return what a host's name stands for. May take as long as the resolver does."""
+    """Return the addresses of a host. May take as long as the resolver does."""
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError as error:
@@ -39,7 +39,7 @@ def names(host: str) -> Names:
 
 
 def reached(host: str, port: int, seconds: float = STEP_SECONDS) -> Reached:
-    """Return whether a host takes connections at a port."""
+    """Return whether a host accepts connections at a port."""
     try:
         socket.create_connection((host, port), seconds).close()
     except OSError as error:
@@ -49,7 +49,7 @@ def reached(host: str, port: int, seconds: float = STEP_SECONDS) -> Reached:
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """How to get to a login host: `ca` is Tls(ca=)'s file, "" for none; `proxy` an http:// address, "" for none."""
+    """How to reach a login host: `ca` is the file of Tls(ca=), "" for none; `proxy` an http:// address, "" for none."""
 
     host: str
     port: int
@@ -63,7 +63,7 @@ class Door:
 
 
 def door(login: str, ca: str | None, environ: Mapping[str, str]) -> Door:
-    """Return the way to a login host, `https://HOST[:PORT]`, that the environment says."""
+    """Return how to reach a login host, `https://HOST[:PORT]`, with the environment's proxy."""
     parts = urlsplit(login)
     host, port = parts.hostname or "", parts.port or http.client.HTTPS_PORT
     proxies = {
@@ -77,7 +77,7 @@ def door(login: str, ca: str | None, environ: Mapping[str, str]) -> Door:
 
 
 def through(plain: Door, proxy: str, user: str = "", password: str = "") -> Door:
-    """Return the same door, with a proxy in front of it. Its address is shown without its credentials."""
+    """Return the same door with a proxy. `Door.proxy` has no credentials, so it can be shown."""
     parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
     given = user or unquote(parts.username or ""), password or unquote(parts.password or "")
     credentials = ":".join(given) if given[0] else ""
@@ -85,7 +85,7 @@ def through(plain: Door, proxy: str, user: str = "", password: str = "") -> Door
 
 
 def authorities(ca: str, environ: Mapping[str, str]) -> str:
-    """Return the file or folder of the authorities that the grant worker trusts, as requests and cms choose it."""
+    """Return the file or folder of the authorities that the grant worker trusts, chosen as requests and cms choose it."""
     named = (
         environ.get(name, "") for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
     )
@@ -98,7 +98,7 @@ def https(
     seconds: float = STEP_SECONDS,
     wall: Callable[[], float] = time.time,
 ) -> Https:
-    """Ask a login host for its time, over TLS; where its certificate is not trusted, look at whose it is."""
+    """Connect to a login host over TLS and ask for its time. If its certificate is not trusted, find out who issued it."""
     known = Https(where.place, proxy=where.proxy, ca=where.ca)
     try:
         with closing(_connection(where, client_context(authorities(where.ca, environ)), seconds)) as connection:
@@ -130,27 +130,27 @@ def _connection(where: Door, context: ssl.SSLContext, seconds: float) -> http.cl
 
 
 def _seen(known: Https, sock: object) -> Https:
-    assert isinstance(sock, ssl.SSLSocket), "a connection that has come about is one over TLS"
-    # typeshed knows the shapes of a certificate's fields as one.
+    assert isinstance(sock, ssl.SSLSocket), "the connection is over TLS"
+    # typeshed has one type for all fields of a certificate.
     parts: Any = (sock.getpeercert() or {}).get("issuer", ())
     issuer = {name: value for part in parts for name, value in part}
-    named = issuer.get("organizationName") or issuer.get("commonName") or "nobody by name"
+    named = issuer.get("organizationName") or issuer.get("commonName") or "an issuer without a name"
     return replace(known, trusted=True, issuer=named, version=str(sock.version()))
 
 
 def _skew(connection: http.client.HTTPSConnection, wall: Callable[[], float]) -> float | None:
-    """Return how many seconds this machine's clock is ahead of the server's, None where it tells no time."""
+    """Return by how many seconds this machine's clock is ahead of the server's, None if the server sends no time."""
     with suppress(OSError, http.client.HTTPException, ValueError, TypeError):
         before = wall()
         connection.request("HEAD", "/", headers={"Connection": "close", "User-Agent": "cms"})
         told = connection.getresponse().headers["Date"]
-        # The answer was written somewhere between; a Date has whole seconds.
+        # The server wrote its Date between these two moments, in whole seconds.
         return (before + wall()) / 2 - parsedate_to_datetime(told).timestamp()
     return None
 
 
 def _issuer_unverified(where: Door, seconds: float) -> str:
-    """Return who issued a certificate that is not trusted. Nothing is sent over that connection."""
+    """Return who issued a certificate that is not trusted. It sends no data over this connection."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -160,12 +160,12 @@ def _issuer_unverified(where: Door, seconds: float) -> str:
             certificate = connection.sock.getpeercert(binary_form=True)
     except (OSError, http.client.HTTPException):
         certificate = None
-    return issuer_of(certificate or b"") or "an authority that cannot be read"
+    return issuer_of(certificate or b"") or "an unknown authority"
 
 
 def issuer_of(certificate: bytes) -> str:
     """Return who issued a certificate in DER: the organization, else the common name. "" for anything else."""
-    # Half a second to import, which only a certificate that is not trusted costs.
+    # Imported here because it takes half a second, and only a certificate that is not trusted needs it.
     from cryptography import x509  # noqa: PLC0415
     from cryptography.x509.oid import NameOID  # noqa: PLC0415
 

@@ -1,7 +1,7 @@
-"""Runs `cms doctor`: all checks side by side, the report on the terminal or as JSON, and the file for a bug report.
+"""Runs `cms doctor`: all checks at the same time, the report on the terminal or as JSON, and the file for a bug report.
 
-Findings are printed in the order of the checks, each as soon as those before it are done. A check that is not done when
-the time is up is reported as late.
+It prints the findings in the order of the checks, each as soon as the ones before it are done. A check that does not
+end in time is reported as late.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from cms.system.files import oddity, place_new, write_private
 from cms.version import VERSION
 from cms_oauth.microsoft import TENANT_WORDS
 
-# Redrawing the line of progress more often than this shows nothing more.
+# How often the line of progress is redrawn.
 _REDRAW_SECONDS = 0.1
 
 
@@ -47,9 +47,9 @@ def examine(
     progress: Callable[[Sequence[str]], None] = lambda _names: None,
     checks: Sequence[Check] = CHECKS,
 ) -> list[Finding]:
-    """Make every check, side by side; tell each finding in the checks' order as soon as it can be; return them all.
+    """Run all checks at the same time and return their findings, in the checks' order.
 
-    `progress` hears, again and again, the names of the checks that are not done.
+    `tell` gets each finding as early as that order allows; `progress` regularly gets the names of the running checks.
     """
     deadline = time.monotonic() + examination.limits.whole
     begun = [(check, threads.start(_finding(check, examination), check.name)) for check in checks]
@@ -69,16 +69,16 @@ def _finding(check: Check, examination: Examination) -> Callable[[], list[Findin
     def find() -> list[Finding]:
         try:
             return list(check.find(examination))
-        # BLE001: a fault of one check must not take the others' findings.
+        # BLE001: a bug in one check must not lose the findings of the others.
         except Exception as error:  # noqa: BLE001
             cause = f"the check itself failed: {type(error).__name__}"
-            return [failed(check.name, cause, yours("bug", "this is a fault of cms", "report it with `--bundle FILE`"))]
+            return [failed(check.name, cause, yours("bug", "this is a bug in cms", "report it with `--bundle FILE`"))]
 
     return find
 
 
 class Progress:
-    """The line at the bottom of a terminal that says what is still being looked at. Silent where there is no terminal."""
+    """A line at the bottom of the terminal with the names of the running checks. Does nothing without a terminal."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -86,18 +86,18 @@ class Progress:
         self._shown = ""
 
     def __call__(self, names: Sequence[str]) -> None:
-        """Show these names in place of the last."""
+        """Show these names instead of the previous ones."""
         columns = shutil.get_terminal_size().columns
-        line = f"looking at: {', '.join(names)}"[: columns - 1] if names else ""
+        line = f"checking: {', '.join(names)}"[: columns - 1] if names else ""
         if self._shows and line != self._shown:
-            # To the line's begin, and clear it (ECMA-48, CR and EL).
+            # Return to the beginning of the line and clear it (ECMA-48, CR and EL).
             self._stream.write(f"\r\x1b[K{line}")
             self._stream.flush()
             self._shown = line
 
 
-# What of the daemon's own words goes into a report for strangers: facts that say nothing of anybody. An account's user
-# and its problem's message are redacted; links of a sign-in, paths, other sign-ins and requests stay here.
+# The fields of the daemon's status that a bundle contains. An account's user and its problem's message are redacted;
+# links of a sign-in, paths, other sign-ins and requests are left out.
 DAEMON_FACTS = ("version", "uptime", "loaded", "memory_chosen")
 ROW_FACTS = (
     *("user", "state", "protocols", "usable", "token", "problem", "persisted", "warning", "refused"),
@@ -114,7 +114,7 @@ def _facts(status: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def bundle(examination: Examination, findings: Sequence[Finding]) -> dict[str, Any]:
-    """Return a report for strangers: what was found and what the daemon says, with nobody's names and secrets in it."""
+    """Return a report for strangers: the findings and the daemon's status, without names and secrets."""
     status = examination.in_time(lambda: examination.status)
     report = {**as_data(findings, VERSION), "status": _facts(status) if isinstance(status, Mapping) else {}}
     config = examination.in_time(lambda: examination.config)
@@ -126,23 +126,23 @@ def bundle(examination: Examination, findings: Sequence[Finding]) -> dict[str, A
     names = [*probe_machine.personal_names(), *(tenants - domains)]
     redactor = Redactor(names, examination.home, [*sorted(addresses), examination.user], mailboxes)
     found: dict[str, Any] = redacted(report, redactor)
-    # A kernel's name may have words of its builder's after the number.
+    # After the number, a kernel's release may contain words of the person who built it.
     kernel = f"{platform.system()} {platform.release().partition('-')[0]}"
     return {**found, "machine": {"system": kernel, "python": platform.python_version(), "cms": VERSION}}
 
 
-# Mailboxes that everybody has.
+# Names of mailboxes that every account has.
 PUBLIC_MAILBOXES = frozenset(("", "INBOX"))
 
 
 def write_bundle(path: str, report: Mapping[str, Any]) -> None:
-    """Write a report that only its owner may read. Raises FileExistsError, and other OSErrors."""
+    """Write a report to a new file that only its owner can read. Raises FileExistsError, and other OSErrors."""
     text = json.dumps(report, indent=2, ensure_ascii=False)
     write_private(Path(path), f"{text}\n".encode(), place=place_new)
 
 
 def _check_place(path: str) -> None:
-    """Raise OSError where no report could be written: before the round, which takes its time."""
+    """Raise OSError if the report cannot be written there. Called before the checks, which take a while."""
     if os.path.lexists(path):
         what = oddity(Path(path))
         said = f"it is {what}: name a regular file" if what else "it already exists and was not changed"
@@ -155,7 +155,7 @@ def _check_place(path: str) -> None:
 
 
 def examine_and_report(examination: Examination, bundle_path: str, say: Callable[[str], None], *, as_json: bool) -> int:
-    """Be the command; return its exit status. Raises OSError where the report cannot be written."""
+    """Run the command and return its exit status. Raises OSError if the report cannot be written."""
     if bundle_path:
         _check_place(bundle_path)
     progress = Progress(sys.stderr)

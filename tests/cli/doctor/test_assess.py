@@ -132,7 +132,7 @@ LOCKED = {"state": "locked", "problem": {"message": "the keyring is locked"}, "n
 @pytest.mark.parametrize(
     ("found", "rows", "expected", "words"),
     [
-        (KeyFacts(""), [], ("pass", ""), "found by itself"),
+        (KeyFacts(""), [], ("pass", ""), "chosen automatically"),
         (KeyFacts("file", "/key"), [], ("pass", ""), "file /key"),
         (KeyFacts("odd", "x"), [], ("pass", ""), "odd x"),
         (KeyFacts("file", "/key"), [{"key_from": "file /key"}], ("pass", ""), "file /key"),

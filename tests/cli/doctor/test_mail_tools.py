@@ -112,7 +112,7 @@ def test_what_is_right_passes(asked: Use, offered: Served) -> None:
 @pytest.mark.parametrize(
     ("asked", "offered", "name", "words"),
     [
-        (use(socket="/tmp/x.sock"), served(), "tool-socket", f"the path is another: the configuration has {PATH}"),
+        (use(socket="/tmp/x.sock"), served(), "tool-socket", f"the path is wrong: the configuration has {PATH}"),
         (use(socket=""), served(usual="/else"), "tool-socket", "it names none"),
         (use(socket=""), Served((), "/else"), "tool-socket", "none at all"),
         (use(user="other@x"), served(), "tool-user", f"{PATH} does not serve other@x: it serves user@domain.com"),

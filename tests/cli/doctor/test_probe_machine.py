@@ -68,9 +68,9 @@ def test_a_key_file(tmp_path: Path) -> None:
     missing = Source("file", (f"{tmp_path}/no",))
 
     assert "" == probe_machine.key(key(tmp_path), 1).problem
-    assert "its mode is 0644: others may read it" == probe_machine.key(key(tmp_path, 0o644), 1).problem
-    assert ("", "it is not there") == (probe_machine.key(missing, 0).problem, probe_machine.key(missing, 1).problem)
-    assert "it is no regular file" == probe_machine.key(Source("file", (str(tmp_path),)), 0).problem
+    assert "its mode is 0644: other users may read it" == probe_machine.key(key(tmp_path, 0o644), 1).problem
+    assert ("", "it does not exist") == (probe_machine.key(missing, 0).problem, probe_machine.key(missing, 1).problem)
+    assert "it is not a regular file" == probe_machine.key(Source("file", (str(tmp_path),)), 0).problem
     assert "Not a directory" == probe_machine.key(Source("file", (f"{tmp_path}/key/no",)), 0).problem
 
 

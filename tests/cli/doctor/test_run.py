@@ -195,7 +195,7 @@ def test_progress_is_one_line_of_a_terminal() -> None:
         for names in (["dns", "tls"], ["dns", "tls"], ["x" * 500], []):
             progress(names)
 
-    assert tty.getvalue().startswith("\r\x1b[Klooking at: dns, tls\r\x1b[Klooking at: xxx")
+    assert tty.getvalue().startswith("\r\x1b[Kchecking: dns, tls\r\x1b[Kchecking: xxx")
     assert tty.getvalue().endswith("\r\x1b[K")
     assert len(tty.getvalue()) < 500
     assert "" == piped.getvalue()
@@ -230,7 +230,7 @@ def test_a_faulty_configuration(home: Path) -> None:
         found.verdicts[0].cause,
         found.verdicts[0].steps[0],
     )
-    assert ("/c/cms.cfg", "mend that line") == (whole.message, whole.verdicts[0].steps[0])
+    assert ("/c/cms.cfg", "correct that line") == (whole.message, whole.verdicts[0].steps[0])
 
 
 def test_a_good_configuration(home: Path) -> None:
@@ -623,7 +623,7 @@ def test_a_bundle_has_no_link_or_code_of_a_sign_in(home: Path, waits: str) -> No
         report = bundle(of, find("sign-in", of))
 
     (finding,) = report["findings"]
-    assert ["finish the sign-in that waits: `cms status` shows how"] == finding["verdicts"][0]["steps"]
+    assert ["finish the sign-in that is waiting: `cms status` shows how"] == finding["verdicts"][0]["steps"]
     assert [] == [each for each in ("F7Q2KXW9Z", "login.example.test") if each in json.dumps(report)]
 
 
