@@ -97,7 +97,7 @@ class Commands:
         keeper = min(keepers, key=lambda each: (not needs_sign_in(each), self._vault.stored_at(each.grant)))
         if not keeper.grant.unattended:
             return keeper
-        return nobody_signs_in(self._registry.in_words([keeper]), keeper.grant, daemonless=self._daemon is None)
+        return nobody_signs_in(user or self._registry.in_words([keeper]), keeper.grant, daemonless=self._daemon is None)
 
     # Signing in and out.
 
