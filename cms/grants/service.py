@@ -320,11 +320,11 @@ def _another_account(grant: Grant, remembered: str, who: str) -> Trouble:
     """Say that another account has signed in than before. The same name can belong to another account."""
     if remembered.casefold() == who.casefold():
         said = (
-            f"{who} signed in, but with another account than the {remembered} before, which was made anew or given to "
-            "somebody else: nothing was stored"
+            f"signed in as {who}, but this is another account than the {remembered} before: the name was given to a new "
+            "account, or to another person. Nothing was saved"
         )
     else:
-        said = f"{who or 'somebody without a name'} signed in, but the account is {remembered}'s: nothing was stored"
+        said = f"signed in as {who or 'a user without a name'}, but this account is {remembered}: nothing was saved"
     hint = "sign in as {remembered}: {login}; if it is to be this one from now on, {logout} first"
     return Trouble("wrong-user", said, refusals.hint(hint, grant, remembered=remembered))
 

@@ -97,7 +97,7 @@ def test_sign_ins_move_between_running_daemons(machines: tuple[Daemon, Daemon], 
     assert (1, True) == (again[0], "already exists and was not changed" in again[1])
     assert (1, True) == (wrong[0], "the passphrase does not open" in wrong[1])
     assert 0 == status, said
-    assert f"{ANN}: imported, and tried" in said
+    assert f"{ANN}: imported and verified" in said
     assert "imported: 2 of 2" in said
     assert "Microsoft ends none by its use elsewhere" in said
     assert all(serves(machine, user) for machine in machines for user in (ANN, BOB))

@@ -243,11 +243,11 @@ def test_another_person_signs_in(person: Person) -> None:
     person.configure()
     person.daemon.start()
     with person.login() as window:
-        assert f"{BEN} signed in, but {ANN} was to" in person.entra.sign_in(link(window), BEN).text
-        both = f"{BEN} signed in, but {ANN} was to: nothing was stored"
+        assert f"signed in as {BEN}, but this account is {ANN}" in person.entra.sign_in(link(window), BEN).text
+        both = f"signed in as {BEN}, but this account is {ANN}: nothing was saved"
         wait_for(window, both, "sign in as the right user", "sign_in_as= of the account has")
 
-    assert f"{BEN} signed in, but {ANN} was to" in whole(person.daemon.cms("status").stdout)
+    assert f"signed in as {BEN}, but this account is {ANN}" in whole(person.daemon.cms("status").stdout)
     assert not person.signed_in()
 
 

@@ -157,7 +157,7 @@ class TestService:
         outcome = self.sign_in(first, grant, browse(entra))
         assert isinstance(outcome, Refused)
         assert "wrong-user" == outcome.trouble.kind
-        assert f"{ANN} signed in, but with another account than the {ANN} before" in outcome.trouble.message
+        assert f"signed in as {ANN}, but this is another account than the {ANN} before" in outcome.trouble.message
         assert f"`cms logout {login}` first".replace(" `", "`") in outcome.trouble.hint
 
         service(first).sign_out(grant)

@@ -239,7 +239,7 @@ class VaultCommands:
             await ask(_told("; ".join(filter(None, [f"{name}: not imported: {trouble.message}", trouble.hint]))))
             return "failed"
         self._registry.signed_in(grant, outcome)
-        await ask(_told(f"{name}: imported, and tried: a fresh token was had with it"))
+        await ask(_told(f"{name}: imported and verified"))
         return "imported"
 
 

@@ -309,9 +309,9 @@ def no_sign_in(grant: Grant) -> Trouble:
 def _wrong_user(grant: Grant, who: str) -> Trouble:
     return Trouble(
         "wrong-user",
-        f"{who or 'somebody without a name'} signed in, but {grant.login} was to: nothing was stored",
+        f"signed in as {who or 'a user without a name'}, but this account is {grant.login}: nothing was saved",
         refusals.hint(
-            "sign in as the right user, in a private window for instance: {login}; if it was the right one, sign_in_as= of "
+            "sign in as the right user, for example in a private window: {login}; if it was the right one, sign_in_as= of "
             "the account has to be that name (or user=, where that signs in), then {reload, login}",
             grant,
         ),

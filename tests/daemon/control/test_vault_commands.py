@@ -336,12 +336,12 @@ async def test_an_import_is_made_and_told(tmp_path: Path) -> None:
     assert "goes on working" in result.hint
     assert held.held is not None
     assert ("token", ("ann@x.test", "correct horse", True)) == (held.held.secret, worker.asked[-1])
-    assert "told: ann@x.test: imported, and tried: a fresh token was had with it" == person.heard[-1]
+    assert "told: ann@x.test: imported and verified" == person.heard[-1]
 
 
 @pytest.mark.parametrize(
     ("yes", "expected", "told"),
-    [(True, "imported: 1 of 1", "imported, and tried"), (False, "nothing was imported", "kept as it is")],
+    [(True, "imported: 1 of 1", "imported and verified"), (False, "nothing was imported", "kept as it is")],
 )
 @in_trio
 async def test_one_that_is_there_is_replaced_if_a_person_says_so(

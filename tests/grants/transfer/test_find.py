@@ -144,7 +144,7 @@ def test_another_persons_sign_in_is_refused(tmp_path: Path, entra: Entra, ann: S
     """The provider says who it is, whatever the file says; nothing is stored."""
     message, hint = refusal(bring_in(broker, grant_for(entra, BEN), put(tmp_path, made.mutt_file(ann, email=BEN))))
 
-    assert f"{ANN} signed in, but {BEN} was to" in message
+    assert f"signed in as {ANN}, but this account is {BEN}" in message
     assert "--account=USER" in hint
     assert isinstance(broker.acquire(grant_for(entra, BEN)), Refused)
 
