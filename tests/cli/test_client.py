@@ -71,8 +71,10 @@ def test_a_daemon_that_has_left_hears_nothing(ends: tuple[Remote, socket.socket]
 
 def test_a_connection_that_breaks_is_said(ends: tuple[Remote, socket.socket]) -> None:
     """Any error of the socket is the daemon's end."""
-    made, _ = ends
-    made._sock.close()
+    made, theirs = ends
+    made.send({"command": "status"})
+    # Its end leaves the command unread: the kernel resets the connection.
+    theirs.close()
 
     with pytest.raises(NoDaemon, match="ended before"):
         made.receive()

@@ -37,6 +37,7 @@ from cms.daemon.serving.sockets import Sockets
 from cms.daemon.signin.flow import Flow
 from cms.grants.messages import Place, Prompt
 from cms.system import listener, process
+from cms.system.clock import SystemClock
 from cms.system.listener import ListenError
 
 GRAPH = ("https://graph.microsoft.com/Mail.Send",)
@@ -197,7 +198,9 @@ async def test_an_account_without_a_user_is_found_by_the_reported_name(world: Wo
         await until_settled(app)
         before = (await app.commands.refresh("")).message
         keeper = app.registry.keeper_of(world.accounts[0].grant)
-        keeper.signed_in(MAIL, Granted("fresh", app._clock.boot(), 3600.0, sign_in=SignInFacts(who="w@example.test")))
+        keeper.signed_in(
+            MAIL, Granted("fresh", SystemClock().boot(), 3600.0, sign_in=SignInFacts(who="w@example.test"))
+        )
         found = await app.commands.logout("W@example.test")
 
     assert "(not signed in yet): fresh" == before
@@ -232,7 +235,7 @@ async def test_a_long_token_is_told_once(world: World) -> None:
             await until_settled(app)
             keeper = app.registry.keeper_of(world.accounts[0].grant)
             for secret in ("x" * (LONG_TOKEN + 1), "y" * (LONG_TOKEN + 2)):
-                keeper.signed_in(MAIL, Granted(secret, app._clock.boot(), 3600.0))
+                keeper.signed_in(MAIL, Granted(secret, SystemClock().boot(), 3600.0))
             status = app.commands.status()
 
     assert 1 == len([event for event in events(lines) if f"the token has {LONG_TOKEN + 1} bytes" in event])
@@ -272,7 +275,7 @@ async def test_a_token_file_that_cannot_be_kept_is_in_the_status(world: World, t
     (tmp_path / "taken").mkdir()
     world.files = [FileSpec(str(tmp_path / "taken"), world.accounts[0], "SMTP", 0o600, False, 1)]
     async with world.daemon() as app:
-        await until(lambda: app._files.troubles)
+        await until(lambda: app.commands.status().extra["json"]["daemon"]["warnings"])
         warnings = app.commands.status().extra["json"]["daemon"]["warnings"]
 
     assert [True] == [f"the token file {tmp_path}/taken cannot be kept" in each for each in warnings]
@@ -364,7 +367,7 @@ async def test_refresh_waits_for_the_outcome(world: World) -> None:
     world.accounts = [account("a@example.test"), account("unsigned@example.test")]
     async with world.daemon() as app:
         await until_settled(app)
-        await trio.sleep(max(0.0, 1.0 - app._clock.boot() + life(app).held.issued))  # type: ignore[union-attr]  # held
+        await trio.sleep(max(0.0, 1.0 - SystemClock().boot() + life(app).held.issued))  # type: ignore[union-attr]  # held
         before = await world.ask()
         one = await app.commands.refresh("a@example.test")
         after = await world.ask()

@@ -170,7 +170,7 @@ def test_the_daemon_shows_what_is_to_be_done_and_that_it_is_done(desktop: Deskto
         async with trio.open_nursery() as nursery:
             await nursery.start(hooks.run)
             hooks.apply((), facts, desktop=True)
-            await until(lambda: hooks._shown)
+            await until(lambda: service.shown)
             now = clock.boot()
             facts["a"] = Facts(ANN, [Life(Token("secret", now, now + 3600, now + 1800))])
             hooks.changed("a")

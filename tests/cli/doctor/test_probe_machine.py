@@ -27,6 +27,13 @@ ME = Identity(pwd.getpwuid(os.geteuid()).pw_name, os.geteuid(), os.getegid())
 NOBODY = pwd.getpwnam("nobody")
 
 
+@pytest.fixture
+def myself(monkeypatch: pytest.MonkeyPatch) -> Identity:
+    """Who this process is, never root: the probe connects by itself."""
+    monkeypatch.setattr(os, "geteuid", lambda: 4242)
+    return Identity("me", 4242, 4242)
+
+
 def spec(path: Path | str, **changes: object) -> SocketSpec:
     plain = SocketSpec(str(path), (ACCOUNT,), ("SMTP",), 0o600, None, None, None, 1)
     return replace(plain, **changes)  # type: ignore[arg-type] # a field's value, by name
@@ -183,21 +190,23 @@ def test_the_rules_of_a_socket() -> None:
         (None, "tokens", Tried(reached=False, hangs=True)),
     ],
 )
-def test_a_real_connection(tmp_path: Path, answer: bytes | None, speaks: str, expected: Tried) -> None:
+def test_a_real_connection(
+    tmp_path: Path, answer: bytes | None, speaks: str, expected: Tried, myself: Identity
+) -> None:
     """An answer, none, or a daemon that hangs: no token is asked for."""
     path = tmp_path / "cms.sock"
     with listening(path, answer) as asked:
-        tried = probe_machine._tried(probe_machine._as_self(spec(path, speaks=speaks), 0.3))
+        tried = probe_machine.try_socket(spec(path, speaks=speaks), myself, 0.3)
 
     assert expected == tried
     assert asked in ([], [b"-,json\n"], [b"12:cms nobody@x,"])
 
 
-def test_a_connection_that_is_none(tmp_path: Path) -> None:
+def test_a_connection_that_is_none(tmp_path: Path, myself: Identity) -> None:
     """The kernel's words say why there is no connection."""
-    assert Tried(reached=False, error="No such file or directory") == probe_machine._tried(
-        probe_machine._as_self(spec(tmp_path / "no"), 1.0)
-    )
+    expected = Tried(reached=False, error="No such file or directory")
+
+    assert expected == probe_machine.try_socket(spec(tmp_path / "no"), myself, 1.0)
 
 
 @pytest.mark.parametrize(("answer", "answered"), [(b"{}", True), (b"", False)])

@@ -56,7 +56,9 @@ def test_whom_it_asks(home: Path) -> None:
         return QUIET
 
     for more in ({}, {"authority": "https://localhost:1", "ca": "/ca.pem"}, {"offline": True}):
-        wizard._look_around(wishes(home, **more), Around(explore, load, no_daemon))
+        mine = wishes(home, **more)
+        assert 0 == begin(mine, Person(there=False), Around(explore, load, no_daemon))
+        Path(mine.config).unlink()
 
     login = CLOUDS["global"].login
     assert [(f"{login}/example.test", ""), ("https://localhost:1/example.test", "/ca.pem"), ("", "")] == asked

@@ -20,7 +20,6 @@ from cms_oauth import sasl
 from cms_oauth.dial import Failed
 from cms_oauth.mailtest import dialogue
 from cms_oauth.mailtest import run as mailtest
-from cms_oauth.mailtest.imap import _mailbox_name
 
 USER = "user@domain.com"
 TOKEN = "eyJ0eXAiOiJKV1QiLCJhbGciOiJSUzI1NiJ9." + "Zm9vYmFy" * 40 + ".c2lnbmF0dXJl-_~+/"
@@ -417,18 +416,13 @@ def test_an_imap_server_that_only_challenges_is_cancelled(tester: Tester) -> Non
         ("台北", '"&U,BTFw-"'),
     ],
 )
-def test_mailbox_names(name: str, expected: str) -> None:
-    """The last is RFC 3501's own example."""
-    assert expected == _mailbox_name(name)
-
-
-def test_another_mailbox_is_opened_where_one_is_named(tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As `cms doctor` does for `Office365("Sent Items", account)`."""
+def test_the_named_mailbox_is_opened(tls: ssl.SSLContext, name: str, expected: str) -> None:
+    """As `cms doctor` does for `Office365("Sent Items", account)`. The last name is an example of RFC 3501."""
     with MailServer(imap(*IMAP_PASSING), tls) as server:
-        report = mailtest.run("imap", f"localhost:{server.port}", USER, TOKEN, mailbox="Sent Items")
+        report = mailtest.run("imap", f"localhost:{server.port}", USER, TOKEN, mailbox=name)
 
     assert report.failed is None
-    assert any(line.endswith('EXAMINE "Sent Items"') for line in server.heard)
+    assert any(line.endswith(f"EXAMINE {expected}") for line in server.heard)
 
 
 @pytest.mark.parametrize("text", ["[UNAVAILABLE] try later", "Request is throttled. Suggested Backoff Time: 9 ms"])
