@@ -1,4 +1,4 @@
-"""How an application proves its identity: by a secret, a certificate's signature or a federated assertion.
+"""Checks an application's credential: a secret, a certificate's signature, or a federated assertion.
 
 Checked as Entra checks them (Microsoft: "Microsoft identity platform application authentication certificate
 credentials", "Workload identity federation"): a JWT signed by the key of a registered certificate, or by
@@ -58,12 +58,12 @@ class Proofs:
 
     @property
     def any(self) -> bool:
-        """Whether the application has to prove itself at all."""
+        """True if the application has to send a credential."""
         return bool(self.secret or self.certificates or self.federations)
 
 
 def check(proofs: Proofs, client_id: str, fields: Mapping[str, str], endpoint: str, now: float) -> None:
-    """Raise Refusal unless the request proves that it comes from the application. `endpoint` is its address."""
+    """Raise Refusal unless the request has the application's credential. `endpoint` is the address of the request."""
     if "client_assertion" in fields:
         if fields.get("client_assertion_type") != ASSERTION_TYPE:
             raise Refusal(90014, "client_assertion_type is missing.")
@@ -119,7 +119,7 @@ def _check_signed_by_certificate(proofs: Proofs, head: Mapping[str, Any], assert
 
 
 def _names(head: Mapping[str, Any], certificate: x509.Certificate) -> bool:
-    """Whether the header names this certificate, by either thumbprint."""
+    """True if the header names this certificate, by either thumbprint."""
     der = certificate.public_bytes(Encoding.DER)
     thumbs = {"x5t#S256": hashlib.sha256(der).digest(), "x5t": hashlib.sha1(der, usedforsecurity=False).digest()}
     named = [name for name in thumbs if name in head]

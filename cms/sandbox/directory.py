@@ -19,7 +19,7 @@ from cms_oauth.microsoft import BROKER_REDIRECT, CLOUDS, PERMISSIONS
 
 TENANT = "5a5a5a5a-0000-4000-8000-000000000001"
 
-# The sandbox's own native application: any path and port on loopback, as a test needs them.
+# The sandbox's own native application. It allows any path and port on loopback.
 CLIENT_ID = "5a5a5a5a-0000-4000-8000-00000000c115"
 # One with a secret, for sign-in without a person.
 APP_ID = "5a5a5a5a-0000-4000-8000-00000000a995"
@@ -29,7 +29,7 @@ EXCHANGE = CLOUDS["global"].resource
 # Tokens for any of these open mailboxes; one for Graph does not.
 _MAIL_AUDIENCES = (EXCHANGE, CLOUDS["global"].app_resource)
 MAIL_SCOPES = tuple(f"{EXCHANGE}/{name}" for name in PERMISSIONS.values())
-# Asked for beside a resource's scopes; they say nothing of what the access token is for.
+# Requested in addition to a resource's scopes. They do not change what the access token is for.
 RESERVED = frozenset(("openid", "profile", "offline_access", "email"))
 
 _LOOPBACK = ("localhost", "127.0.0.1")
@@ -57,7 +57,7 @@ class Settings:
 
 @dataclass
 class User:
-    """A person. `mailboxes` are others' that this person may open.
+    """A user. `mailboxes` are other users' mailboxes that this user may open.
 
     `challenge` are the claims that the next sign-in has to carry before anything is redeemed for this person.
     """
@@ -92,16 +92,16 @@ class Client:
 
     @property
     def proofs(self) -> Proofs:
-        """What it has to prove itself with."""
+        """The credentials that it can sign in with."""
         return Proofs(self.secret, self.certificates, self.federations, self.expired)
 
     def allows(self, redirect_uri: str) -> bool:
-        """Whether this redirect address is registered."""
+        """True if this redirect address is registered."""
         return any(_same_address(each, redirect_uri) for each in self.redirects)
 
 
 class Directory:
-    """The tenant's users and applications, and what becomes of the access tokens given to them."""
+    """The tenant's users and applications, and the state of the access tokens issued to them."""
 
     def __init__(self, settings: Settings, now: Callable[[], float]) -> None:
         self.settings = settings
@@ -119,7 +119,7 @@ class Directory:
         return self.users[name.lower()]
 
     def rename(self, name: str, new: str) -> None:
-        """Give a user another name: the account stays what it is."""
+        """Rename a user; the account stays the same."""
         user = self.users.pop(name.lower())
         user.name = new
         self.users[new.lower()] = user
@@ -144,7 +144,7 @@ class Directory:
         user.consents = {each for each in user.consents if scope not in ("", each[1])}
 
     def revoke_access(self, name: str) -> None:
-        """Introspect every access token that this user has so far as inactive."""
+        """Make introspection report all of this user's access tokens so far as inactive."""
         self.user(name).valid_from = self.now()
 
     def mint(self, name: str, scopes: Iterable[str] = MAIL_SCOPES, life: float | None = None, client: str = "") -> str:
@@ -155,7 +155,7 @@ class Directory:
         return self._sign(who, tuple(scopes), life, client or CLIENT_ID)
 
     def mint_for_app(self, resource: str, client_id: str) -> str:
-        """Return an access token of an application's own, for everything that it may do there."""
+        """Return an application's own access token, with all its permissions for a resource."""
         registered = self.clients.get(client_id.lower())
         roles = ["SMTP.SendAsApp", "IMAP.AccessAsApp", "POP.AccessAsApp"]
         who = {
@@ -168,7 +168,7 @@ class Directory:
         return self._sign(who, (f"{resource}/.default",), self.settings.token_life, client_id)
 
     def id_token(self, user: User, client_id: str, nonce: str) -> str:
-        """Return what MSAL makes the account of."""
+        """Return the data from which MSAL makes an account."""
         now = self.now()
         claims = {"aud": client_id, "iss": f"sandbox/{TENANT}/v2.0", "iat": int(now), "exp": int(now) + 3600}
         person = {"oid": user.oid, "sub": user.oid, "tid": TENANT, "preferred_username": user.name, "name": user.name}
@@ -202,7 +202,7 @@ class Directory:
             "tid": TENANT,
             "scp": " ".join(scope.removeprefix(f"{resource}/") for scope in scopes),
             "uti": uuid.uuid4().hex,
-            # To the microsecond, which `iat` is not: a revocation and the next sign-in may share a second.
+            # In microseconds, unlike `iat`, because a revocation and the next sign-in may happen in the same second.
             "minted": now,
             "ver": "1.0",
         }
@@ -210,13 +210,13 @@ class Directory:
 
 
 def resource_of(scope: str) -> str:
-    """Return the resource that a scope names, Graph where it names none."""
+    """Return the resource that a scope names, Graph if it names none."""
     resource, _, _ = scope.rpartition("/")
     return resource or "https://graph.microsoft.com"
 
 
 def _usual_clients() -> list[Client]:
-    """Return the sandbox's own registrations, and under their ids the ones that cms knows by name."""
+    """Return the sandbox's own registrations and those that cms knows by name, by their ids."""
     anywhere = (
         "http://localhost/*",
         "http://127.0.0.1/*",

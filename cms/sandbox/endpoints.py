@@ -20,7 +20,7 @@ from cms.sandbox.tokens import digest
 from cms.sandbox.web import NOT_FOUND, WebReply, WebRequest, as_html, as_json, redirect
 
 _PORTAL = "<html><head><title>Hotel Wi-Fi</title></head><body>Please accept our terms.</body></html>"
-# How an answer of the token endpoint begins. `truncated` sends it when the request is not carried out.
+# The beginning of an answer of the token endpoint. The fault `truncated` sends it if the request is not carried out.
 _HALF = b'{"token_type":"Bearer","scope":"https://outlook.office.com/SMTP.Send","expires_in":3599,"access_to'
 
 
@@ -74,7 +74,7 @@ class Endpoints:
         for ending, endpoint, handler in (
             ("/oauth2/v2.0/token", "token", self._token),
             ("/oauth2/v2.0/devicecode", "devicecode", self._devicecode),
-            # The page alone is nothing that a fault should spend itself on: "authorize" is the person's answer.
+            # A fault for "authorize" is for the person's answer, so showing the page must not use it up.
             ("/oauth2/v2.0/authorize", "page" if request.method == "GET" else "authorize", self._authorize),
             ("/v2.0/.well-known/openid-configuration", "discovery", self._discovery),
             ("/common/discovery/instance", "discovery", self._instance),

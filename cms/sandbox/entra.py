@@ -54,7 +54,7 @@ class Entra(Settings):
         return self
 
     def __exit__(self, *_exc: object) -> None:
-        """End every silence, close everything, remove the certificates."""
+        """End all silences, close everything, and remove the certificates."""
         self.faults.clear()
         try:
             self.secure.stop()
@@ -63,7 +63,7 @@ class Entra(Settings):
             self._folder.cleanup()
 
     def go_down(self) -> None:
-        """Refuse connections, as an endpoint that is down does; what is known stays known."""
+        """Refuse connections, like an endpoint that is down. Users, tokens and applications stay."""
         self.faults.release()
         self.secure.pause()
 
@@ -77,7 +77,7 @@ class Entra(Settings):
         return f"https://localhost:{self.secure.port}"
 
     def answer(self, request: WebRequest) -> WebReply:
-        """Answer one HTTPS request: the one place that sees both directions."""
+        """Answer one HTTPS request. Subclasses can see every request and answer here."""
         return self.endpoints.answer(request)
 
     def add_user(self, name: str, mailboxes: Iterable[str] = ()) -> User:
@@ -89,11 +89,11 @@ class Entra(Settings):
         self.directory.clients[client.client_id.lower()] = client
 
     def sign_in(self, url: str, user: str, *, decision: str = "accept", follow: bool = True) -> person.Page:
-        """Be the person at the browser: see `cms.sandbox.person.sign_in`."""
+        """Sign in as a person with a browser does: see `cms.sandbox.person.sign_in`."""
         return person.sign_in(url, user, ca_file=self.ca_file, decision=decision, follow=follow)
 
     def approve_device(self, user_code: str, user: str, *, decision: str = "accept") -> None:
-        """Be the person who enters the code of a device."""
+        """Enter the code of a device as a person does."""
         person.enter_code(self.endpoints.device_url, user_code, user, ca_file=self.ca_file, decision=decision)
 
     def revoke(self, user: str, aadsts: int = 50173, *, access: bool = False) -> None:

@@ -1,6 +1,6 @@
-"""Microsoft's refusals: which error an AADSTS number comes with, and the JSON around it.
+"""Microsoft's error answers: the OAuth error for each AADSTS number, and its JSON.
 
-Any number can be refused with; one that the table does not know comes as `invalid_grant`, which most are.
+Any number can be used. A number that is not in the table is `invalid_grant`, as most are.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ UNAUTHORIZED = 401
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What comes with one AADSTS number."""
+    """The OAuth error of one AADSTS number."""
 
     error: str
     text: str
@@ -119,7 +119,7 @@ DECLINED = Kind("authorization_declined", "The end user denied the authorization
 
 
 class Refusal(Exception):
-    """The sandbox refuses a request, as Entra would. `aadsts` is 0 where Entra gives no number.
+    """The sandbox refuses a request, as Entra would. `aadsts` is 0 if Entra gives no number.
 
     `claims` is the conditional-access challenge that the next sign-in has to carry.
     """

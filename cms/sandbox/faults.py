@@ -1,4 +1,4 @@
-"""Scripted faults: what goes wrong, at which request and how often, and silences that a test can end.
+"""Scripted faults: what goes wrong, for which requests and how often. A test can end a silence.
 
 entra.faults.add(Fault("status", status=503, times=2))
 entra.faults.add(Fault("aadsts", aadsts=50076, user="a@example.test"))
@@ -50,7 +50,7 @@ class Fault:
             raise ValueError(f"no such fault: {self.kind!r}; there are {', '.join(KINDS)}")
 
     def matches(self, endpoint: str, user: str, grant_type: str) -> bool:
-        """Whether it strikes at this request."""
+        """True if the fault applies to this request."""
         return (
             self.endpoint == endpoint
             and self.user.lower() in ("", user.lower())
@@ -59,7 +59,7 @@ class Fault:
 
 
 class Faults:
-    """The faults that wait for a request, in the order in which they were added."""
+    """The queue of faults that wait for a request, oldest first."""
 
     def __init__(self) -> None:
         self._waiting: list[tuple[Fault, int | None]] = []

@@ -1,7 +1,7 @@
-"""The person at the browser: opens the link, signs in or declines, and lets the browser follow where it is sent.
+"""Simulates a person with a browser: opens the link, signs in or declines, and follows redirects.
 
-Uses the same pages that a human being would see, and runs wherever it is called: the browser that arrives at a
-redirect listener belongs to the caller's uid.
+It uses the same pages that a person would see. The browser runs in the calling process, so a redirect listener sees the
+caller's uid.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _HIDDEN = re.compile(r'<input type="hidden" name="([^"]*)" value="([^"]*)">')
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Where the browser ended. `url` and `text` can hold an authorization code."""
+    """The page at which the browser ended. `url` and `text` may contain an authorization code."""
 
     status: int
     url: str = field(repr=False)
@@ -35,12 +35,12 @@ class Page:
 
     @property
     def fields(self) -> Mapping[str, str]:
-        """What the address carries."""
+        """The parameters of the page's URL."""
         return dict(parse_qsl(urlsplit(self.url).query))
 
 
 class Stuck(Exception):
-    """There is nothing on the page that the person could do; the text says what the page says."""
+    """The page has no form for the person to fill in. The text is that of the page."""
 
 
 class Browser:

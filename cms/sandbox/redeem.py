@@ -20,7 +20,7 @@ from cms_oauth.microsoft import TENANT_WORDS
 
 DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 
-# What a person can read out and type: no vowels, so no words, and nothing that looks like something else.
+# The characters of a device's code: no vowels, so that there are no words, and none that look alike.
 _CODE_ALPHABET = "BCDFGHJKLMNPQRSTVWXZ"
 
 # Polling this much sooner than the interval is answered with slow_down; MSAL's own clock is as coarse as a second.
@@ -274,13 +274,13 @@ class Redeemer:
 
 
 def _answer_challenge(user: User, claims: str) -> None:
-    """Take a sign-in that carries what was demanded of this person for an answer to it."""
+    """Count a sign-in that sends the demanded claims as the answer to the challenge."""
     if user.challenge and _meets(claims, user.challenge):
         user.challenge = ""
 
 
 def _meets(claims: str, challenge: str) -> bool:
-    """Whether claims are the challenge's, however they are written: MSAL writes JSON anew."""
+    """True if two claims are the same JSON, however it is written: MSAL serialises it again."""
     return bool(claims) and json.loads(claims) == json.loads(challenge)
 
 

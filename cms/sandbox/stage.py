@@ -33,17 +33,17 @@ if TYPE_CHECKING:
 
 USER = "you@sandbox.example"
 
-# How the demonstration ends: the last line of a passed SMTP test.
+# The last line of the demonstration: that of a passed SMTP test.
 PASSED = "reply: retcode (235); Msg: b'2.7.0 Authentication successful'"
 
-# A loaded machine needs seconds where a quiet one needs tenths; what takes longer will not come at all.
+# How long to wait for a step: a loaded machine needs seconds, and a step that takes longer has failed.
 STEP_SECONDS = 60.0
 POLL_SECONDS = 0.05
 
-# How much of the daemon's log explains a failure.
+# How many lines of the daemon's log are shown after a failure.
 LOG_LINES = 40
 
-# What would lead the programs to this person's own daemon, keyring, browser, proxy or certificates.
+# Variables that point to this user's own daemon, keyring, browser, proxy or certificates.
 _OWN = re.compile(
     r"(?i)CMS_SOCK|(RUNTIME|STATE|CONFIGURATION|CREDENTIALS)_DIRECTORY|NOTIFY_SOCKET|WATCHDOG_.*|LISTEN_.*"
     r"|DBUS_SESSION_BUS_ADDRESS|DISPLAY|WAYLAND_DISPLAY|BROWSER|XDG_.*|HOME|.*_PROXY|(REQUESTS|CURL)_CA_BUNDLE|SSL.*"
@@ -101,7 +101,7 @@ class Failed(Exception):
 
 @dataclass
 class Show:
-    """What the person who runs the demonstration sees; bold headings on a terminal only."""
+    """Prints the demonstration; headings are bold on a terminal only."""
 
     out: TextIO
 
@@ -116,7 +116,7 @@ class Show:
         self.line(f"$ {front}{shlex.join(words)}")
 
     def line(self, text: str) -> None:
-        """Show a line, tokens shortened and control characters visible."""
+        """Print a line with tokens shortened and control characters made visible."""
         print(masked(text), file=self.out, flush=True)
 
 
@@ -212,7 +212,7 @@ class Stage:
             raise Failed("the daemon did not end after SIGTERM") from None
 
     def sign_in(self) -> None:
-        """Run `cms login`, and be the person at the browser when it shows the link."""
+        """Run `cms login`, and sign in as the person when it shows the link."""
         words = ["login", USER, "--browser"]
         self.show.command(["cms", *words])
         with subprocess.Popen(
@@ -244,7 +244,7 @@ class Stage:
         process.wait(STEP_SECONDS)
 
     def fetch(self, output: str = "xoauth2") -> str:
-        """Fetch a token over the socket, and check that Entra takes it for this user's."""
+        """Fetch a token over the socket, and check that Entra reports it as this user's."""
         said = self.run("cms-oauth", f"--user={USER}", f"--cms_sock={self.socket}", f"--output={output}")
         token = said.strip().rpartition("auth=Bearer ")[2].rstrip("\x01")
         told = self.entra.introspect(token)
@@ -254,7 +254,7 @@ class Stage:
         return token
 
 
-# -P: nothing in the folder where the demonstration is started takes a library's place.
+# -P: no file in the current folder is imported instead of a library.
 _PROGRAMS = {
     "cms": (sys.executable, "-P", "-m", "cms.main"),
     "cms-oauth": (sys.executable, "-P", "-m", "cms_oauth.main"),
@@ -262,7 +262,7 @@ _PROGRAMS = {
 
 
 def run_demo(out: TextIO = sys.stdout, steps: Callable[[Stage], None] | None = None) -> int:
-    """Set the stage, play, and always clean up. Returns 0, or 1 after saying what failed.
+    """Start the sandbox, run the demonstration, and clean up. Returns 0, or 1 after printing what failed.
 
     Raises ModuleNotFoundError where a library of the extra "sandbox" is missing.
     """
@@ -301,7 +301,7 @@ def play(stage: Stage) -> None:
         stage.show.heading("The daemon is restarted: SIGTERM, then")
     with stage.daemon():
         stage.run("cms", "status")
-        stage.show.line("(nobody signed in again)")
+        stage.show.line("(without another sign-in)")
         stage.fetch()
         stage.show.heading("The submission server takes the token")
         _test_smtp(stage)
@@ -314,7 +314,7 @@ def inside(folder: Path, environ: Mapping[str, str]) -> dict[str, str]:
     for name in places.values():
         (folder / name).mkdir(mode=0o700)
     folders = {name: str(folder / place) for name, place in places.items()}
-    # What a program prints is shown when it prints it, although it prints into a pipe.
+    # Unbuffered, so that the output of a program is shown at once although it goes to a pipe.
     return kept | folders | {"NO_PROXY": "localhost,127.0.0.1", "PYTHONUNBUFFERED": "1"}
 
 
@@ -343,7 +343,7 @@ def _set(stage: Stage) -> None:
 
 
 def _test_smtp(stage: Stage) -> None:
-    """End with the line that a passed test ends with, and with nothing after it."""
+    """Print the last line of a passed test as the last line of all."""
     where = f"localhost:{stage.submission.port}"
     stage.run(
         "cms-oauth",
@@ -362,7 +362,7 @@ def _listens(path: str) -> bool:
 
 
 def _shortened(line: str) -> str:
-    """Return a line of a login: the link's parameters say nothing to a reader."""
+    """Return a line of a login, without the parameters of the link."""
     return re.sub(r"(/authorize\?)\S{60,}", r"\1...", line)
 
 

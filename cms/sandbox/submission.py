@@ -25,8 +25,8 @@ from aiosmtpd.smtp import SMTP, AuthResult
 from cms.sandbox.web import HOST
 from cms_oauth import sasl
 
-# RFC 4954 section 4: lines of an authentication exchange have up to 12288 octets. aiosmtpd stops at 512 for commands
-# and at 1001 for lines, less than any credential of ours.
+# Lines of an authentication exchange may have 12288 octets (RFC 4954, section 4). aiosmtpd's own limits, 512 for
+# commands and 1001 for lines, are too short for a token.
 AUTH_LINE = 12_288
 
 START_SECONDS = 10.0
@@ -37,7 +37,7 @@ MALFORMED = "501 5.5.124 Invalid XOAUTH2 auth data"
 
 _OAUTHBEARER = re.compile(r"n,a=(?P<user>[^,]*),\x01(?:\w+=[^\x01]*\x01)*?auth=Bearer (?P<token>[^\x01]+)\x01\x01")
 
-# What an access token has to permit: as a person's, or as an application's own.
+# The permission that an access token needs: as a person's, or as an application's.
 _PERMISSIONS = frozenset(("SMTP.Send", "SMTP.SendAsApp"))
 
 Introspection = Callable[[str], dict[str, Any]]
@@ -85,7 +85,7 @@ class Submission:
 
     def start(self) -> None:
         """Listen; raises OSError when that fails."""
-        # aiosmtpd logs what it cannot decode, which is half a credential.
+        # aiosmtpd logs text that it cannot decode, which may be part of a credential.
         logging.getLogger("mail.log").setLevel(logging.ERROR)
         listening: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(listening)), daemon=True)
@@ -114,10 +114,10 @@ class Submission:
         server.close()
         for session in tuple(sessions):
             session.hang_up()
-        while sessions:  # noqa: ASYNC110 - the sessions' own ends are scheduled already: a few turns of the loop
+        while sessions:  # noqa: ASYNC110 - the sessions already end: this takes a few turns of the loop
             await asyncio.sleep(0)
 
-    # The hooks below are found by aiosmtpd by their names.
+    # aiosmtpd finds the hooks below by their names.
 
     async def auth_XOAUTH2(self, server: _SmtpSession, args: list[str]) -> AuthResult:  # noqa: N802 - as above
         """Authenticate by XOAUTH2."""
@@ -154,7 +154,7 @@ class Submission:
 
 
 class _SmtpSession(SMTP):
-    """One connection, with lines as long as credentials are."""
+    """One connection, with lines long enough for a credential."""
 
     line_length_limit = AUTH_LINE
 
@@ -186,7 +186,7 @@ class _SmtpSession(SMTP):
         super().connection_lost(error)
 
     def hang_up(self) -> None:
-        """Close the connection without a word."""
+        """Close the connection without an answer."""
         transport = self._original_transport or self.transport
         assert isinstance(transport, asyncio.Transport)
         transport.abort()
@@ -208,7 +208,7 @@ def _oauthbearer(text: str) -> tuple[str, str]:
 
 
 def _permits(told: dict[str, Any], user: str) -> bool:
-    """Whether an introspection lets this user send."""
+    """True if the introspection of a token allows this user to send."""
     names = [told.get("email", ""), *told.get("mailboxes", ())]
     may = user.lower() in (name.lower() for name in names if name)
     return bool(told["active"]) and may and not _PERMISSIONS.isdisjoint(told["scope"].split())

@@ -1,4 +1,4 @@
-"""The tokens that the sandbox hands out, and what it says of them. Worthless anywhere else.
+"""Makes and checks the tokens that the sandbox issues. They are worthless anywhere else.
 
 An access token looks like Exchange Online's: a JWT of about 2 KB. It is signed with a key that lives as long as the
 sandbox, so that a server which checks it by introspection really checks something.
@@ -13,7 +13,7 @@ import secrets
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from typing import Any
 
-# What an access token of Exchange Online's with a few group claims measures.
+# The size of an access token for Exchange Online with a few group claims.
 USUAL_SIZE = 2200
 
 
@@ -38,7 +38,7 @@ def s256(verifier: str) -> str:
 
 
 def client_info(uid: str, utid: str) -> str:
-    """Return what MSAL makes the home account id of."""
+    """Return the data from which MSAL makes the home account id."""
     return _part({"uid": uid, "utid": utid})
 
 
@@ -51,12 +51,12 @@ class Signer:
     def jwt(self, claims: dict[str, Any], size: int = 0) -> str:
         """Return a signed JWT, padded by a claim to about `size` characters."""
         bare = self._signed(claims)
-        # The claim's name, quotes and comma take some characters as well; base64 makes four of three.
+        # The claim's name, quotes and comma also take characters; base64 makes four characters of three.
         missing = (size - len(bare)) * 3 // 4 - len(',"xms_pad":""')
         return bare if missing <= 0 else self._signed({**claims, "xms_pad": secrets.token_hex(missing)[:missing]})
 
     def claims(self, token: str) -> dict[str, Any] | None:
-        """Return what a token of ours says, None for any other text."""
+        """Return the claims of one of the sandbox's tokens, None for any other text."""
         head, _, signature = token.rpartition(".")
         if not hmac.compare_digest(self._signature(head).encode(), signature.encode()):
             return None

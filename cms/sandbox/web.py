@@ -1,4 +1,4 @@
-"""A small threaded HTTP and HTTPS server on loopback that can also answer as badly as a network does.
+"""A small threaded HTTP and HTTPS server on loopback, which can also simulate network faults.
 
 A handler takes a `WebRequest` and returns a `WebReply`. One thread serves one connection, keep-alive included. Nothing is
 logged. An exception that is a bug in the handler is answered with 500 and raised again by `stop`.
@@ -31,18 +31,18 @@ def _loopback() -> str:
 
 
 HOST = _loopback()
-# As it stands in an address.
+# As it is written in a URL.
 HOST_NAME = f"[{HOST}]" if ":" in HOST else HOST
 
 NOT_FOUND = 404
 
-# A connection that says nothing for so long is dropped: far above any keep-alive that a test waits for.
+# A connection that is silent for this long is closed. Tests wait for no keep-alive as long.
 IDLE_SECONDS = 120.0
 
-# No form of OAuth's or control message is near this; what is longer is not read.
+# The longest request body. OAuth forms and control messages are much shorter.
 MAX_BODY = 1024 * 1024
 
-# How long `stop` waits for the threads of connections that it has just shut down.
+# How long `stop` waits for the threads of the connections that it has closed.
 STOP_SECONDS = 5.0
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, 0 s
@@ -50,7 +50,7 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, 0 s
 
 @dataclass(frozen=True, slots=True)
 class WebRequest:
-    """One request. `fields` are the query's, and over them the form's; `body` is what was posted."""
+    """One request. `fields` are those of the query and the form (which wins); `body` is what was posted."""
 
     method: str
     path: str
@@ -61,7 +61,7 @@ class WebRequest:
 
 @dataclass(frozen=True, slots=True)
 class WebReply:
-    """One answer. `reset` sends a TCP reset instead of all that."""
+    """One answer. `reset` sends a TCP reset instead of an answer."""
 
     status: int = 200
     body: bytes = field(default=b"", repr=False)
@@ -94,11 +94,11 @@ class Server:
     def __init__(self, handler: Handler, context: ssl.SSLContext | None = None) -> None:
         self.port = 0
         self._handler = handler
-        # What connections to come are shown.
+        # For connections that are accepted later.
         self.context = context
         self._tcp: _Tcp | None = None
         self._thread: threading.Thread | None = None
-        # Bound and not listening: keeps the port ours in a pause.
+        # Bound but not listening: keeps the port during a pause.
         self._kept: socket.socket | None = None
 
     def start(self) -> None:
@@ -106,7 +106,7 @@ class Server:
         self._tcp = _Tcp((HOST, self.port), self._handler, self.context)
         self._release()
         self.port = self._tcp.server_address[1]
-        # The poll interval is how long stop() waits at most; the default of half a second adds up over many tests.
+        # stop() waits for up to a poll interval; the default of half a second adds up over many tests.
         self._thread = threading.Thread(target=self._tcp.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
 
@@ -204,7 +204,7 @@ class _WebConnection(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version = "sandbox"
     sys_version = ""
-    # One packet for an answer: head and body apart would wait for a delayed acknowledgement, 40 ms of every request.
+    # Send an answer in one packet: two would wait 40 ms for a delayed acknowledgement in every request.
     wbufsize = -1
     disable_nagle_algorithm = True
     server: _Tcp

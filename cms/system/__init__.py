@@ -1,8 +1,11 @@
-"""What cms needs of the machine that it runs on; nothing here knows about mail or tokens.
+"""Access to the operating system. Nothing here knows about mail or tokens.
 
-The log, the two clocks, the process itself (signals, limits, the lock of the state folder), Unix sockets to listen at,
-changes of the network, the owner of a local TCP connection, messages to systemd, users and groups, private files, and
-calls with a deadline in a thread.
+- `logs`, `clock`: the log, and the two clocks.
+- `process`: signals, limits, and the lock of the state folder.
+- `listener`: listening Unix sockets.
+- `network`, `tcp_owner`: changes of the network, and the owner of a local TCP connection.
+- `sd_notify`: messages to systemd.
+- `users`, `files`, `threads`: users and groups, private files, and calls with a deadline.
 
 It may import cms.core and cms_oauth. `files` and `threads` import neither trio nor the log, as the worker uses them.
 """

@@ -1,4 +1,4 @@
-"""The machine's two clocks. Code that decides is told the time instead."""
+"""The machine's two clocks. Only code that does I/O reads them; pure code gets the time as an argument."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Protocol
 
 class Clock(Protocol):
     def boot(self) -> float:
-        """Return seconds that go on in suspend and that no clock step moves: what decides everything."""
+        """Return CLOCK_BOOTTIME: seconds that also count during suspend. All decisions use this clock."""
         ...
 
     def wall(self) -> float:
-        """Return Unix time: for display, and for what outlives a boot."""
+        """Return Unix time, for display and for times that must outlive a boot."""
         ...
 
 
 class SystemClock(Clock):
-    """The machine's own clocks. Every request asks them, so these are the interpreter's own functions."""
+    """The machine's own clocks. The methods are built-in functions, because every request calls them."""
 
     boot = staticmethod(partial(time.clock_gettime, time.CLOCK_BOOTTIME))
     wall = staticmethod(time.time)

@@ -1,7 +1,7 @@
-"""Listening Unix sockets: made in one step, as clients see it, or passed by systemd.
+"""Listening Unix sockets: created atomically, or passed by systemd.
 
-A socket is bound to a temporary name, gets its group and mode, starts to listen, and is then renamed over its path: at
-no moment does a client find it missing, deaf or open to the wrong user. The umask stays as it is.
+A socket is bound to a temporary name, gets its group and mode, starts to listen, and is then renamed to its path. So a
+client never finds it missing, not yet listening, or open to the wrong user. The umask is not changed.
 """
 
 from __future__ import annotations
@@ -22,34 +22,35 @@ import trio
 from cms.core.policy import Peer
 from cms.system import users
 from cms.system.logs import get_logger
+from cms_oauth.moves import Command
 from cms_oauth.peer import credentials
 
-# sockaddr_un has room for 108 bytes, and the last is NUL.
+# sockaddr_un has 108 bytes for a path, and the last is a NUL.
 MAX_PATH = 107
 
-# As many clients as the kernel lets wait: one that finds the queue full fails at once (EAGAIN) if it has a timeout.
+# The kernel's usual maximum. A client with a timeout that finds the queue full fails at once (EAGAIN).
 BACKLOG = 4096
 
 # The first descriptor that systemd passes (sd_listen_fds(3)).
 LISTEN_FDS_START = 3
 
-# accept() errors that pass when something is closed, and the pause before it is tried again when nothing could be.
+# Errors of accept() that pass when something is closed, and the pause if nothing could be closed.
 SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 SHORTAGE_SECONDS = 0.1
-# A shortage may end and begin anew with every connection: the log hears of it once in so many seconds.
+# A shortage may end and begin again with every connection. It is logged at most once in this many seconds.
 SHORTAGE_NEWS_SECONDS = 60.0
-# Rounds of the scheduler until a connection that has just been accepted has read what already lies there, and until
-# one that has been given up is closed: in the first of two its task runs, and after the second its effect is seen.
+# Rounds of trio's scheduler until a new connection's task has read the data that has arrived, or until an evicted
+# connection is closed: in the first round the task runs, and after the second its effect is visible.
 _SETTLING_ROUNDS = 2
 
 
 class ListenError(Exception):
-    """A socket cannot be made. The text says what happened and what to do, to the person who configured the path."""
+    """A socket cannot be created. The text tells the person who configured the path what happened and what to do."""
 
 
 @dataclass(eq=False)
 class Listener:
-    """A listening socket. `inode` is (device, inode) of its file, None for a socket that systemd made."""
+    """A listening socket. `inode` is (device, inode) of its file, None for a socket that systemd created."""
 
     path: str
     sock: trio.socket.SocketType
@@ -57,10 +58,10 @@ class Listener:
     _quiet_until: float = -math.inf
 
     async def accept(self, relieve: Callable[[], bool] = bool) -> tuple[trio.socket.SocketType, Peer]:
-        """Return the next connection and its peer. One whose peer the kernel does not name is closed.
+        """Return the next connection and its peer. A connection whose peer is unknown is closed.
 
-        When the process or the machine is out of descriptors or memory, `relieve` is called to close a connection; it
-        returns whether it could.
+        If the process or the machine has no free descriptors or memory, `relieve` is called to close a connection. It
+        returns True if it has closed one.
         """
         while True:
             try:
@@ -81,7 +82,7 @@ class Listener:
         if trio.current_time() >= self._quiet_until:
             get_logger().error("cannot accept connections for now", socket=self.path, error=os.strerror(error.errno))
             self._quiet_until = trio.current_time() + SHORTAGE_NEWS_SECONDS
-        # The youngest may have sent its full request: let that be read first, so that it is not evicted.
+        # The newest connection may have sent a full request. Let its task read that first, so that it is not evicted.
         await _settle()
         if relieve():
             await _settle()
@@ -89,7 +90,7 @@ class Listener:
             await trio.sleep(SHORTAGE_SECONDS)
 
     def close(self) -> None:
-        """Stop listening; remove the file if it is still this socket's. May be called again."""
+        """Stop listening, and remove the file if it is still this socket's. May be called more than once."""
         inode, self.inode = self.inode, None
         with suppress(OSError):
             if _inode(os.lstat(self.path)) == inode:
@@ -103,9 +104,9 @@ async def _settle() -> None:
 
 
 def adopt(environ: MutableMapping[str, str], pid: int) -> dict[str, socket.socket]:
-    """Return the listening sockets that systemd passed, by path, and take the variables out of the environment.
+    """Return the listening sockets that systemd passed, by path, and remove the variables from the environment.
 
-    They count only when LISTEN_PID is `pid`: otherwise they were meant for an ancestor. A descriptor that is no
+    They are ignored unless LISTEN_PID is `pid`: then they are meant for a parent process. A descriptor that is not a
     listening Unix socket is closed with a warning.
     """
     named = environ.pop("LISTEN_PID", "")
@@ -139,7 +140,7 @@ def _adopted(fd: int) -> socket.socket | None:
 
 
 def close_unclaimed(inherited: MutableMapping[str, socket.socket]) -> None:
-    """Close the inherited sockets that no CredentialServer has taken, with a warning for each."""
+    """Close the inherited sockets that no CredentialServer uses, with a warning for each."""
     for path, sock in inherited.items():
         get_logger().warning("systemd passed a socket that no CredentialServer names: closed", socket=path)
         sock.close()
@@ -154,15 +155,15 @@ async def open_listener(
     inherited: MutableMapping[str, socket.socket] | None = None,
     replaces: Listener | None = None,
 ) -> Listener:
-    """Listen at a path, with these permission bits and this group, or with the inherited socket of that path.
+    """Listen at a path with these permission bits and this group, or on the inherited socket for that path.
 
-    The socket file of a dead daemon is replaced, and so is that of `replaces`, with no moment in which neither is there.
-    A socket on which another daemon listens, and any other file, is never replaced. Raises ListenError.
+    The socket file of a dead daemon is replaced atomically, and so is that of `replaces`. A socket on which another
+    daemon listens, or any other file, is never replaced. Raises ListenError.
     """
     passed = (inherited or {}).pop(_same(path), None)
     if passed:
         return _inherited(path, mode, passed)
-    # In a thread: groups can lie behind a network, and clients are being served.
+    # In a thread, because a group may be looked up over the network, and the daemon must not wait.
     gid = await trio.to_thread.run_sync(_gid, group)
     try:
         if len(os.fsencode(path)) > MAX_PATH:
@@ -191,7 +192,7 @@ def _inherited(path: str, mode: int, sock: socket.socket) -> Listener:
 
 
 def _same(path: str) -> str:
-    """Return one spelling for all absolute paths that name one socket: /var/run is a link to /run."""
+    """Return a socket's path without symbolic links in its folders: /var/run is a link to /run."""
     folder, _, name = path.rpartition("/")
     return f"{Path(folder or '/').resolve()}/{name}"
 
@@ -207,7 +208,7 @@ def _gid(group: str | None) -> int:
 
 
 def _make_folders(folder: Path) -> None:
-    """Make the missing folders, for the daemon's user only: their owner may widen that."""
+    """Create the missing folders, for the daemon's user only. Their owner can change the mode later."""
     if not folder.exists():
         _make_folders(folder.parent)
         with suppress(FileExistsError):
@@ -221,7 +222,7 @@ def _check_free(path: str, replaces: Listener | None) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(found.st_mode):
-        raise ListenError(f"{path} is there already and is no socket: remove it, or choose another path")
+        raise ListenError(f"{path} already exists and is not a socket: remove it, or choose another path")
     if replaces and _inode(found) == replaces.inode:
         return
     holder = _holder(path)
@@ -232,7 +233,7 @@ def _check_free(path: str, replaces: Listener | None) -> None:
 
 
 def _holder(path: str) -> str | None:
-    """Return which process listens at a socket, as the end of a sentence; None for none."""
+    """Return which process listens at a socket, as the end of a sentence; None if none does."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dialled:
         dialled.setblocking(False)
         try:
@@ -240,18 +241,18 @@ def _holder(path: str) -> str | None:
         except (ConnectionRefusedError, FileNotFoundError):
             return None
         except BlockingIOError:
-            # Its queue is full: a daemon is there, and busy.
+            # Its queue is full: a daemon listens, and is busy.
             return ""
         pid, uid, *_ = credentials(dialled)
         return f" (pid {pid}, uid {uid})"
 
 
 def _listen(path: str, mode: int, gid: int) -> Listener:
-    """Make the socket under a temporary name, and give it its path when it is ready."""
+    """Create the socket under a temporary name, and rename it to its path when it listens."""
     temporary = _temporary(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        # Until the mode is set, only this user could connect even if it listened.
+        # No other user can connect before the final mode is set.
         os.fchmod(sock.fileno(), 0o600)
         sock.bind(temporary)
         inode = _own(temporary, mode, gid)
@@ -265,7 +266,7 @@ def _listen(path: str, mode: int, gid: int) -> Listener:
 
 
 def _temporary(path: str) -> str:
-    """Return an unused name beside the path, which fits into a socket address as the path does."""
+    """Return an unused path in the same folder, short enough for a socket address."""
     folder, _, name = path.rpartition("/")
     unique = secrets.token_hex(4)
     candidate = f".{name}.{unique}"
@@ -274,7 +275,7 @@ def _temporary(path: str) -> str:
 
 
 def _own(path: str, mode: int, gid: int) -> tuple[int, int]:
-    """Set group and mode of the socket file that was just made, whatever has been put in its place since."""
+    """Set the group and mode of the new socket file, through a descriptor: another file may have taken its path."""
     fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         ours = f"/proc/self/fd/{fd}"
@@ -291,12 +292,12 @@ def _inode(found: os.stat_result) -> tuple[int, int]:
 
 
 def _explained(path: str, group: str | None, error: OSError) -> ListenError:
-    """Return what a failed system call means to the person who configured the path."""
+    """Return the ListenError for a failed system call."""
     folder, uid = str(Path(path).parent), os.geteuid()
     if error.errno == errno.EPERM and group is not None:
         return ListenError(
             f"uid {uid} may not give {path} to the group {group}: "
-            f"make it a member (usermod -aG {group} USER) and start cms again, or run cms as root"
+            f"make it a member (`{Command(('usermod', '-aG', group, 'USER'))}`) and start cms again, or run cms as root"
         )
     if error.errno in (errno.EACCES, errno.EPERM):
         return ListenError(f"uid {uid} may not write to {folder}: choose a folder of that user's, or change its mode")

@@ -1,11 +1,13 @@
-"""The log: one line for each event, to standard error, without a secret in it.
+"""The log: one line for each event on standard error, without secrets.
 
-Three filters keep secrets out, each for what the others miss: a value whose name looks like a secret's is left out, text
-that looks like a secret is masked wherever it is in a line, and tracebacks have no local variables. They are a safety
-net: no code may log a secret.
+Three filters keep secrets out of it. They are a safety net: no code may log a secret.
 
-The one `import structlog`. Its processors are chosen by hand, because the line about each request costs more than the
-rest of the answer (with structlog's usual processors a fifth more).
+- A value is left out if its name looks like that of a secret.
+- Text that looks like a secret is masked anywhere in a line.
+- Tracebacks have no local variables.
+
+Only this file imports structlog. It uses few processors, because logging a request costs more time than answering it (a
+fifth more with structlog's usual processors).
 """
 
 from __future__ import annotations
@@ -27,12 +29,12 @@ import structlog
 LEVELS = ("debug", "info", "warning", "error")
 FORMS = ("auto", "console", "logfmt", "journal", "json")
 
-# A traceback through an exception group has some 10 KB. A longer line helps no reader and may be an attack on the disk.
+# A traceback with an exception group has about 10 KB. A longer line is of no use, and may be meant to fill the disk.
 MAX_LINE = 32 * 1024
 
 MASK = "[masked]"
 
-# Names of values that are left out. `code` and `key` are also names of harmless things, see `_is_secret`.
+# Names of values that are left out. `code` is also the name of harmless values, see `_is_harmless`.
 _SECRET_NAME = re.compile(
     r"(?:^|_)(?:token|secret|password|passphrase|verifier|assertion|credential|authorization|auth|cookie|key|code)s?$",
     re.IGNORECASE,
@@ -55,30 +57,30 @@ _SECRET_SHAPE = re.compile(
     r"|(?P<sasl>\b(?:dXNlcj|bixhP)[\w+/]{20,}=*)"
     # HTTP's and SASL's own form.
     r"|(?P<bearer>(?<=\bBearer )[^\s\"'\\,]{8,})"
-    # An authorization code in an address or a form. Words of the wire protocol are shorter.
+    # An authorization code in a URL or a form. Words of the wire protocol are shorter.
     r"|(?P<code>(?<=\bcode=)[^\s\"'\\&]{20,})"
-    # JSON, Python's repr and forms, each however often escaped.
+    # JSON, Python's repr and forms, with any number of escapes.
     rf"|(?P<named>(?P<name>\b{_NAMED}\\*[\"']?\s*[:=]\s*\\*[\"']?)[^\s\"'\\&,;]{{6,}})"
-    # Refresh tokens and all else that is long and without structure. A login address has nothing as long in it: its
-    # longest parts are the nonce (64) and the PKCE challenge (43), and people need to see that whole.
+    # Refresh tokens, and anything else that is long and has no structure. A login link has no part as long, so people
+    # see all of it: its longest parts are the nonce (64) and the PKCE challenge (43).
     r"|(?P<long>[\w.~+!*$-]{80,})",  # _LONG
     # Secrets are ASCII, and so are small tables.
     re.ASCII,
 )
 
-# What a line must have for the expression above to find anything in it, or else a word as long as `_LONG`. Looking for
-# these first costs a tenth of looking for the shapes, and the usual line has none of them.
+# The expression above can only match a line that contains one of these, or a word as long as `_LONG`. Looking for these
+# first costs a tenth as much, and most lines have none of them.
 _SIGNS = ("eyJ", "Ew", "dXNlcj", "bixhP", "Bearer ", "code", "token", "secret", "assertion", "client_info", "pass")
 _LONG = 80
 
-# What a library says at debug level: msal prints authorization codes, urllib3 addresses with them.
+# Libraries that log secrets at debug level: msal logs authorization codes, urllib3 URLs that contain them.
 _NEVER_DEBUG = ("msal", "urllib3")
 
-# While descriptors are short, trio says so ten times a second, each time with a traceback, for every TCP listener. The
-# token sockets and the control socket, which wait for the same descriptors, say it once.
+# When descriptors run out, trio logs a traceback ten times a second for every TCP listener. The token sockets and the
+# control socket already log it once.
 _NEVER = "trio.serve_listeners"
 
-# sd-daemon(3): how journald is told a line's priority.
+# The prefix that tells journald a line's priority (sd-daemon(3)).
 _PRIORITY = {"debug": "<7>", "info": "<6>", "warning": "<4>", "error": "<3>", "critical": "<2>"}
 
 Event = MutableMapping[str, Any]
@@ -86,7 +88,7 @@ Renderer = Callable[[str, Event, str], str]
 
 
 class Logger(Protocol):
-    """What a module may say. Values are facts by name; none of them may be a secret."""
+    """The logger of a module. Values are named facts; none may be a secret."""
 
     def debug(self, event: str, **values: object) -> None: ...
     def info(self, event: str, **values: object) -> None: ...
@@ -97,15 +99,15 @@ class Logger(Protocol):
 
 
 def get_logger() -> Logger:
-    """Return a logger. It may be made before `setup` has run, as modules do."""
+    """Return a logger. May be called before `setup`, as modules do when they are imported."""
     logger: Logger = structlog.get_logger()
     return logger
 
 
 def setup(*, level: str = "info", form: str = "auto", stream: TextIO | None = None) -> None:
-    """Send the log to `stream` (standard error), from `level` (`LEVELS`) up, in one of `FORMS`.
+    """Send the log to `stream` (default: standard error), from `level` (of `LEVELS`) up, in one of `FORMS`.
 
-    Libraries' logging and warnings take the same way. "auto" is "console" on a terminal, "journal" where systemd reads
+    The logging and warnings of libraries go there too. "auto" is "console" on a terminal, "journal" if journald reads
     standard error, else "logfmt".
     """
     out = stream or sys.stderr
@@ -124,7 +126,7 @@ def setup(*, level: str = "info", form: str = "auto", stream: TextIO | None = No
 
 
 def mask(text: str) -> str:
-    """Return the text with everything of a secret's shape masked."""
+    """Return the text with everything masked that looks like a secret."""
     if any(sign in text for sign in _SIGNS) or any(len(word) >= _LONG for word in text.split()):
         return _SECRET_SHAPE.sub(_masked, text)
     return text
@@ -141,7 +143,7 @@ def _form_for(out: TextIO) -> str:
 
 
 def _is_journal(out: TextIO) -> bool:
-    """Whether this very stream goes to journald, and not to a file or pipe that replaces it."""
+    """True if journald reads this stream, and it was not redirected to a file or pipe."""
     try:
         status = os.fstat(out.fileno())
     except (OSError, ValueError):
@@ -150,7 +152,7 @@ def _is_journal(out: TextIO) -> bool:
 
 
 class _Sink:
-    """Where lines end. A log that cannot be written (a full disk, a pipe without a reader) must not end the daemon."""
+    """Writes lines. It ignores errors (a full disk, a pipe without a reader), so that they do not stop the daemon."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -183,7 +185,7 @@ def _is_harmless(name: str, value: object) -> bool:
 
 
 class _Line:
-    """Renders an event as the text that is written, masked and bounded, line end included."""
+    """Renders an event as a line, masked and limited in length."""
 
     def __init__(self, renderer: Renderer) -> None:
         self._renderer = renderer
@@ -195,7 +197,7 @@ class _Line:
 
 
 def _traceback(exc_info: object) -> str:
-    """Return a traceback as text. Local variables are never in it, exceptions' own texts are."""
+    """Return a traceback as text, with the messages of exceptions but without local variables."""
     if exc_info is True:
         exc_info = sys.exception()
     if isinstance(exc_info, tuple):
@@ -213,11 +215,11 @@ def _now() -> str:
 
 
 def _text(value: object) -> str:
-    """Return a value as one word, quoted if it is more: text that a peer sends stays within its line."""
+    """Return a value as one word, quoted if needed, so that text from a peer stays within its line."""
     text = "" if value is None else str(value)
     if text and text.isprintable() and not _QUOTED.search(text):
         return text
-    # JSON itself leaves C1 controls and marks of direction as they are.
+    # ensure_ascii, because JSON does not escape C1 controls and marks of direction.
     return json.dumps(text, ensure_ascii=not text.isprintable())
 
 
@@ -234,7 +236,7 @@ def _logfmt(level: str, event: Event, trace: str) -> str:
 
 
 def _journal(level: str, event: Event, trace: str) -> str:
-    # journald knows the time. A line of its own for each line of a traceback: journalctl shows it as it is.
+    # journald adds the time. Each line of a traceback is a separate entry, so that journalctl shows it unchanged.
     head = f"{_PRIORITY[level]}{_sentence(event)}"
     return "\n".join([head, *(f"{_PRIORITY[level]}{line}" for line in trace.splitlines())])
 
@@ -255,21 +257,21 @@ def _json(level: str, event: Event, trace: str) -> str:
     return _encode({**body, "traceback": trace} if trace else body)
 
 
-# One encoder: json.dumps makes a new one for each call that has arguments.
+# One encoder for all lines: json.dumps creates a new one for each call with arguments.
 _encode = json.JSONEncoder(ensure_ascii=False, default=str).encode
 
 _RENDERERS: dict[str, Renderer] = {"logfmt": _logfmt, "journal": _journal, "console": _console, "json": _json}
 
 
 class _Bridge(logging.Handler):
-    """Takes what libraries log, and Python's warnings, the same way as everything else."""
+    """Passes what libraries log, and Python's warnings, to this log."""
 
     def emit(self, record: logging.LogRecord) -> None:
         say = getattr(structlog.get_logger(), _level_name(record.levelno))
         try:
             said = record.getMessage()
         except (TypeError, ValueError):
-            # Arguments that do not fit their format string: the library's mistake, and no reason to lose the line.
+            # The arguments do not fit the format string. That is the library's bug; the line is logged anyway.
             said = str(record.msg)
         say(said, library=record.name, exc_info=_exception(record.exc_info))
 
@@ -286,7 +288,7 @@ def _exception(exc_info: object) -> BaseException | None:
 
 
 def log_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Log an uncaught exception: `sys.excepthook` of the daemon. Python's own would print its text unmasked."""
+    """Log an uncaught exception. The daemon's `sys.excepthook`, because Python's own prints the text unmasked."""
     if issubclass(kind, KeyboardInterrupt):
         return
     structlog.get_logger().critical("cms ends by a bug", exc_info=error.with_traceback(trace))

@@ -1,7 +1,7 @@
-"""Notices changes of the network: the kernel says so when an address or a route comes or goes.
+"""Notices changes of the network: the kernel reports when an address or a route is added or removed.
 
-A fetch that failed without a network is worth a try then, before its pause is over. What rtnetlink(7) says of the change
-is not read; that it says something is enough.
+After a change, a fetch that failed without a network may succeed, so it is tried before its pause is over. The content
+of the kernel's message (rtnetlink(7)) is not read.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ RTMGRP_IPV6_IFADDR = 0x100
 RTMGRP_IPV6_ROUTE = 0x400
 GROUPS = RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_IFADDR | RTMGRP_IPV6_ROUTE
 
-# A cable or a VPN brings many changes at once, and its name server last.
+# A cable or a VPN causes many changes, and its name server is configured last.
 SETTLING_SECONDS = 2.0
 
-# More than one message of the kernel's has; the rest of a longer one is not needed.
+# Longer than the kernel's messages. The rest of a longer one would not matter.
 _CHUNK = 64 * 1024
 
 log = get_logger()
 
 
 def listen() -> socket.socket:
-    """Return a socket that is readable when the network has changed. Raises OSError where that is not allowed."""
+    """Return a socket that becomes readable when the network has changed. Raises OSError if that is not allowed."""
     heard = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
     try:
         heard.bind((0, GROUPS))
@@ -41,11 +41,11 @@ def listen() -> socket.socket:
 
 
 async def watch(changed: Callable[[], None], open_socket: Callable[[], socket.socket] = listen) -> None:
-    """Call `changed` after every change of the network, until cancelled. Returns where the kernel does not tell."""
+    """Call `changed` after every change of the network, until cancelled. Returns if the kernel does not report them."""
     try:
         heard = trio.socket.from_stdlib_socket(open_socket())
     except OSError as error:
-        # Failed fetches are still tried again, only later.
+        # Failed fetches are still tried again, but later.
         log.info("changes of the network are not noticed here", reason=error.strerror)
         return
     with heard:
@@ -55,9 +55,9 @@ async def watch(changed: Callable[[], None], open_socket: Callable[[], socket.so
 
 
 async def _next(heard: trio.socket.SocketType) -> bool:
-    """Wait for a change; False when no more can come."""
+    """Wait for a change; return False if no more can come."""
     try:
         return bool(await heard.recv(_CHUNK))
     except OSError:
-        # ENOBUFS: there were more changes than the socket could hold. That is news enough.
+        # ENOBUFS: there were more changes than the socket could buffer. So there was a change.
         return True

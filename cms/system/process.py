@@ -22,15 +22,15 @@ from cms.system.logs import get_logger, log_uncaught
 # prctl(2)
 _PR_SET_DUMPABLE = 4
 
-# Each client holds a descriptor while it asks. More than this serves nobody, and some libraries close every descriptor
-# up to the limit one by one.
+# Each client uses a descriptor while it asks. No host needs more than this, and some libraries close every descriptor up
+# to the limit one by one.
 MANY_FILES = 65_536
 
-# What a signal asks for. SIGINT is Ctrl-C of `cms run` in a terminal.
+# What each signal asks for. SIGINT is Ctrl-C at `cms run` in a terminal.
 SIGNALS = {signal.SIGTERM: "stop", signal.SIGINT: "stop", signal.SIGHUP: "reload"}
 
-# Lies in the state folder, locked for as long as a daemon uses it. Never removed: two daemons could then each lock
-# a file of that name.
+# A file in the state folder that a daemon locks while it runs. It is never removed, because then two daemons could each
+# lock a file with this name.
 LOCK_FILE = "daemon.lock"
 
 log = get_logger()
@@ -41,15 +41,15 @@ class NotOurs(Exception):
 
 
 class InUse(NotOurs):
-    """Another cms works on the state folder. It may be a daemon that is just starting."""
+    """Another cms uses the state folder. It may be a daemon that is just starting."""
 
 
 def harden() -> None:
-    """Keep this process's memory, which holds access tokens, from files and other processes.
+    """Protect this process's memory, which contains access tokens.
 
-    No core dumps: a dump writes the memory to a disk, where a crash reporter can often read it. Not dumpable: otherwise
-    a program of the same user could attach as a debugger or read /proc/PID/mem. The limit on core dumps alone is not
-    enough, because a pipe in core_pattern ignores it.
+    A core dump would write the memory to a disk, where a crash reporter can often read it. PR_SET_DUMPABLE also stops
+    programs of the same user from attaching a debugger or reading /proc/PID/mem. RLIMIT_CORE alone is not enough,
+    because a pipe in core_pattern ignores it.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0):
@@ -57,7 +57,7 @@ def harden() -> None:
 
 
 def allow_many_files() -> None:
-    """Raise the soft limit of open files to the hard one, up to `MANY_FILES`: the usual 1,024 are few for a busy host."""
+    """Raise the soft limit of open files to the hard limit, up to `MANY_FILES`. 1,024 is too low for a busy host."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, MANY_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -65,7 +65,7 @@ def allow_many_files() -> None:
 
 
 def log_bugs() -> None:
-    """Send the tracebacks of uncaught exceptions to the log, where they are masked, instead of to standard error."""
+    """Send tracebacks of uncaught exceptions to the log, where secrets are masked, instead of to standard error."""
     sys.excepthook = log_uncaught
     threading.excepthook = _thread_died
     sys.unraisablehook = _unraisable
@@ -80,7 +80,7 @@ def _unraisable(lost: sys.UnraisableHookArgs) -> None:
 
 
 class Signals:
-    """A stream of what signals ask for: "stop" or "reload"."""
+    """An asynchronous iterator over the requests that signals make: "stop" or "reload"."""
 
     def __init__(self, received: AsyncIterator[int]) -> None:
         self._received = received
@@ -94,16 +94,16 @@ class Signals:
 
 @contextmanager
 def signals() -> Iterator[Signals]:
-    """Take this process's signals while the block runs. In the main thread only."""
+    """Handle this process's signals while the block runs. Works in the main thread only."""
     with trio.open_signal_receiver(*SIGNALS) as received:
         yield Signals(received)
 
 
 @contextmanager
 def claimed(folder: str) -> Iterator[None]:
-    """Hold the state folder, made if it is missing, for this process alone. Raises NotOurs.
+    """Lock the state folder for this process while the block runs; create it if it is missing. Raises NotOurs.
 
-    Two daemons over one folder would each redeem a grant that the other has just rotated.
+    Two daemons with the same folder would each use refresh tokens that the other has just replaced.
     """
     try:
         _make_private(Path(folder))
@@ -114,7 +114,7 @@ def claimed(folder: str) -> Iterator[None]:
         _lock(lock, folder)
         yield
     finally:
-        # Closing gives the lock up; so does the end of the process, however it comes.
+        # Closing the file releases the lock. So does the end of the process.
         os.close(lock)
 
 
@@ -139,7 +139,7 @@ def _lock(lock: int, folder: str) -> None:
         raise InUse(
             f"another cms (process {_holder(lock)}) uses the state folder {folder}: stop it first, or see `cms status`"
         ) from None
-    # For the message above, in the process that comes second. A full disk costs only that.
+    # Only for the message above, in another process, so a full disk does no harm.
     with suppress(OSError):
         os.ftruncate(lock, 0)
         os.pwrite(lock, b"%d\n" % os.getpid(), 0)

@@ -1,4 +1,4 @@
-"""Tells systemd how the daemon is: the messages of sd_notify(3)."""
+"""Sends the daemon's state to systemd: the messages of sd_notify(3)."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import trio
 
 from cms.system.logs import get_logger
 
-# systemd shows a line of its status in one line of a terminal; what is longer is cut there anyway.
+# systemctl shows the status in one line, and a terminal cuts off a longer one.
 MAX_STATUS = 400
 
 log = get_logger()
 
 
 class Systemd:
-    """Sends the messages, if systemd asked for them.
+    """Sends messages, if systemd has asked for them.
 
-    Its variables are taken out of the environment: they are not meant for processes that this one starts.
+    Its variables are removed from the environment, because they are not meant for child processes.
     """
 
     def __init__(self, environ: MutableMapping[str, str], pid: int) -> None:
@@ -34,11 +34,11 @@ class Systemd:
         self._send("READY=1")
 
     def status(self, text: str) -> None:
-        """Show one line in `systemctl status`."""
+        """Set the line that `systemctl status` shows."""
         self._send(f"STATUS={' '.join(text.split())[:MAX_STATUS]}")
 
     def reloading(self) -> None:
-        """Announce a reload; `ready` ends it. systemd 253 and newer want the moment, to tell it from an older one."""
+        """Announce a reload, which `ready` ends. systemd 253 and newer need the time, to tell it from an older reload."""
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         self._send(f"RELOADING=1\nMONOTONIC_USEC={now}")
 
@@ -46,7 +46,7 @@ class Systemd:
         self._send("STOPPING=1")
 
     async def watchdog(self) -> None:
-        """Show that the loop that serves clients turns, twice as often as systemd wants to see it."""
+        """Send a sign of life twice as often as systemd's watchdog needs it. It stops if the event loop hangs."""
         while self._pulse:
             self._send("WATCHDOG=1")
             await trio.sleep(self._pulse)
@@ -58,19 +58,19 @@ class Systemd:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
                 sock.sendto(message.encode(), self._address)
         except OSError:
-            # sd_notify(3): a service does its work whether or not systemd hears of it.
+            # A service should work even if systemd gets no messages (sd_notify(3)).
             return
 
 
 def _address(name: str) -> str:
-    """Return the address to send to, "" for none that this speaks to (vsock: is for virtual machines)."""
+    """Return the address to send to, "" for none or for another kind (vsock: is for virtual machines)."""
     if name.startswith("@"):
         return f"\0{name[1:]}"
     return name if name.startswith("/") else ""
 
 
 def _pulse(usec: str, watched: str, pid: int) -> float:
-    """Return the seconds between two signs of life, 0 when none are wanted of this process."""
+    """Return the seconds between two signs of life, 0 if systemd wants none from this process."""
     if watched not in ("", str(pid)) or not (usec.isascii() and usec.isdigit()):
         return 0.0
     return int(usec) / 2_000_000

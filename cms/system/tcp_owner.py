@@ -1,7 +1,7 @@
-"""Which user owns the other end of a local TCP connection, and which process listens at a port.
+"""Finds the user at the other end of a local TCP connection, and the process that listens at a port.
 
-TCP has no SO_PEERCRED. The kernel answers for one connection over netlink (sock_diag(7)), fast however many there are;
-where it does not, /proc/net/tcp and tcp6 name the user of every socket on this machine.
+TCP has no SO_PEERCRED. Over netlink (sock_diag(7)), the kernel answers for one connection, quickly however many there
+are. If it does not answer, /proc/net/tcp and tcp6 list the user of every socket on this machine.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cms.system.users import user_name
 
-# More than one answer has.
+# Longer than an answer.
 _CHUNK = 8192
 
 # An address and a port, as getpeername() gives them.
@@ -50,7 +50,7 @@ _NUMBER_OF_ESTABLISHED = int(_ESTABLISHED, 16)
 
 @dataclass(frozen=True, slots=True)
 class _SocketRow:
-    """One socket. Those without an owner any more have inode 0, and claim to be root's."""
+    """One socket. A socket that no process has open any more has inode 0, and root as its user."""
 
     local: str
     remote: str
@@ -60,16 +60,16 @@ class _SocketRow:
 
 
 def peer_uid(peer: End, ours: End) -> int | None:
-    """Return the local user whose socket is at `peer` of a connection with `ours`; None where there is none.
+    """Return the local user who owns the socket `peer` of a connection with `ours`, None if there is none.
 
-    Only a socket that is open in a process counts: one that was closed at once after its request claims to be root's.
+    Only a socket that a process has open counts: for one that was closed after its request, the kernel reports root.
     """
     told = _ask(peer, ours)
     return _look_up(peer, ours) if told is None else told
 
 
 def _ask(peer: End, ours: End) -> int | None:
-    """Return what the kernel answers; None where there is no such connection, or the kernel does not answer at all."""
+    """Return the kernel's answer, None if there is no such connection or the kernel does not answer."""
     family = socket.AF_INET6 if ":" in peer[0] else socket.AF_INET
     ends = (socket.inet_pton(family, peer[0]), socket.inet_pton(family, ours[0]))
     which = _PORTS.pack(peer[1], ours[1], *ends) + _REST.pack(0, *_NO_COOKIE)
@@ -78,7 +78,7 @@ def _ask(peer: End, ours: End) -> int | None:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG) as kernel:
             kernel.setblocking(False)
             kernel.sendto(_HEADER.pack(_HEADER.size + len(body), _BY_FAMILY, _REQUEST, 1, 0) + body, (0, 0))
-            # The answer is there when the question has been sent.
+            # The kernel answers before sendto returns, so this does not block.
             answer, (sender, _) = kernel.recvfrom(_CHUNK)
     except OSError:
         return None
@@ -86,19 +86,19 @@ def _ask(peer: End, ours: End) -> int | None:
 
 
 def _owner_in(answer: bytes) -> int | None:
-    """Return the user of an answer, None where it is no established connection that is open in a process."""
+    """Return the user in an answer, None unless it is an established connection that a process has open."""
     if len(answer) < _ANSWER or _HEADER.unpack_from(answer)[1] != _BY_FAMILY:
         return None
     _, state, _, _ = _STATE.unpack_from(answer, _HEADER.size)
     *_, uid, inode = _OWNER.unpack_from(answer, _ANSWER - _OWNER.size)
-    # For a connection that is gone the kernel names whoever listens at that port.
+    # For a connection that is closed, the kernel reports the process that listens at that port.
     return uid if inode and state == _NUMBER_OF_ESTABLISHED else None
 
 
 def _look_up(peer: End, ours: End) -> int | None:
-    """Return what the tables say."""
+    """Return the user from the tables in /proc/net, None if there is none."""
     wanted = _spellings(peer, ours)
-    # A busy machine has thousands of sockets, and the broker stands still while this is looked up.
+    # A busy machine has thousands of sockets, and the daemon is blocked while it reads them.
     local = tuple({f"{local} " for local, _ in wanted})
     for row in _rows(lambda line: any(each in line for each in local)):
         if row.state == _ESTABLISHED and row.inode and (row.local, row.remote) in wanted:
@@ -107,7 +107,7 @@ def _look_up(peer: End, ours: End) -> int | None:
 
 
 def holder_of(port: int) -> str:
-    """Return who listens at a port, as the end of a sentence: " by NAME (pid N)" or less, or ""."""
+    """Return which process or user listens at a port, as the end of a sentence (" by NAME (pid N)"), "" if not known."""
     suffix = f":{port:04X}"
     for row in _rows():
         if row.state == _LISTENING and row.local.endswith(suffix):
@@ -116,12 +116,12 @@ def holder_of(port: int) -> str:
 
 
 def _rows(likely: Callable[[str], bool] = bool) -> Iterator[_SocketRow]:
-    """Yield the rows of the tables whose line is likely to be one that is looked for."""
+    """Yield the rows of the tables. `likely` is a quick test that leaves out other lines."""
     for table in TABLES:
         try:
             lines = table.read_text(encoding="ascii").splitlines()[1:]
         except OSError:
-            # No IPv6 here, or no /proc: then nobody is found, and nobody is let in.
+            # No IPv6 here, or no /proc. Then no user is found, and none is allowed.
             continue
         yield from map(_row, filter(likely, lines))
 
@@ -132,7 +132,7 @@ def _row(line: str) -> _SocketRow:
 
 
 def _spellings(peer: End, ours: End) -> set[tuple[str, str]]:
-    """Return how the kernel may write a connection: an IPv4 one is in the IPv6 table if its socket is of that kind."""
+    """Return the ways in which the kernel may write a connection. An IPv6 socket can have an IPv4 connection."""
     pairs = {(_spell(peer), _spell(ours))}
     if ":" not in peer[0]:
         pairs.add((_spell((f"::ffff:{peer[0]}", peer[1])), _spell((f"::ffff:{ours[0]}", ours[1]))))
@@ -140,7 +140,7 @@ def _spellings(peer: End, ours: End) -> set[tuple[str, str]]:
 
 
 def _spell(end: End) -> str:
-    """Return an address as the tables have it: 32-bit words in the machine's own byte order."""
+    """Return an address as in the tables: 32-bit words in the machine's byte order."""
     host, port = end
     packed = socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
     words = struct.unpack(f"={len(packed) // 4}I", packed)
@@ -148,10 +148,10 @@ def _spell(end: End) -> str:
 
 
 def _process_with(inode: int) -> str:
-    """Return " by NAME (pid N)" of the process that has this socket open, where we may look."""
+    """Return " by NAME (pid N)" for the process that has this socket open, "" if this user may not see it."""
     wanted = f"socket:[{inode}]"
     for process in PROCESSES.glob("[0-9]*"):
-        with suppress(OSError):  # it has ended meanwhile, or is somebody else's
+        with suppress(OSError):  # it has ended, or belongs to another user
             if wanted in _links(process / "fd"):
                 name = (process / "comm").read_text(encoding="utf-8", errors="replace").strip()
                 return f" by {name} (pid {process.name})"
@@ -159,7 +159,7 @@ def _process_with(inode: int) -> str:
 
 
 def _links(folder: Path) -> Iterator[str]:
-    """Yield where the links of a folder lead; those that go meanwhile are left out."""
+    """Yield the targets of the links in a folder. Links that disappear in the meantime are left out."""
     for link in folder.iterdir():
         with suppress(OSError):
             yield str(link.readlink())

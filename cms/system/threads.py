@@ -1,8 +1,8 @@
-"""Calls that may never return: each runs in a daemon thread, and the caller decides how long it waits.
+"""Runs calls that may never return in daemon threads, so that the caller can stop waiting.
 
-Nothing can end a thread from outside: not a name lookup, not a keyring that waits for a person, not a configuration
-that loops. So the caller waits with a deadline and then abandons the call: it goes on, its result is dropped, and the
-process can end without it. How many abandoned calls there may be is for each caller to limit.
+Python cannot end a thread: not a name lookup, not a keyring that waits for a person, not a configuration that loops. So
+the caller waits with a deadline and then abandons the thread: it keeps running, its result is dropped, and the process
+can exit without it. Each caller limits how many abandoned threads there may be.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ T = TypeVar("T")
 
 
 def start(call: Callable[[], T], name: str | None = None) -> Future[T]:
-    """Run a call in a daemon thread of this name, and return its future.
+    """Run a call in a daemon thread with this name, and return its future.
 
-    `future.result(seconds)` is the usual way to wait: it returns what the call returns, raises what the call raises,
-    and raises TimeoutError when the time is over. To wait for several at once, there is `concurrent.futures.wait`.
+    Wait with `future.result(seconds)`: it returns what the call returns, raises what the call raises, and raises
+    TimeoutError after that time. To wait for several calls, use `concurrent.futures.wait`.
     """
     future: Future[T] = Future()
 

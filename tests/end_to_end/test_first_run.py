@@ -164,7 +164,7 @@ def test_from_an_address_to_a_first_token(newcomer: Newcomer) -> None:
         window.press("Enter")
         newcomer.paste(window)
         # No more whole lines: the address that was pasted has a code in it.
-        seen.append(window.wait_for("is signed in", "Try the mail servers"))
+        seen.append(window.wait_for("is signed in", "Test the mail servers"))
         window.press("Enter")
         asked = (
             "SMTP: localhost",

@@ -151,7 +151,7 @@ async def test_a_file_that_is_no_socket_stays(path: str) -> None:
     """A mistyped path removes no file."""
     Path(path).write_text("precious")
 
-    assert "is no socket" in await refusal(path)
+    assert "is not a socket" in await refusal(path)
     assert "precious" == Path(path).read_text()
 
 
@@ -160,7 +160,7 @@ async def test_a_link_at_the_path_stays(path: str, tmp_path: Path) -> None:
     """A symbolic link is not followed and not replaced."""
     Path(path).symlink_to(tmp_path / "elsewhere")
 
-    assert "is no socket" in await refusal(path)
+    assert "is not a socket" in await refusal(path)
 
 
 @in_trio

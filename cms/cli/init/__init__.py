@@ -1,4 +1,4 @@
-"""`cms init`: from nothing to a first token.
+"""`cms init`: sets up cms, from the configuration to the first token.
 
 `wizard` goes through the steps, `first_config` writes the configuration, `systemd_units` installs the service, and
 `mail_programs` shows what each mail program of this machine needs. Imports of `cms/cli/` only `login`, `client`,

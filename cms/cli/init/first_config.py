@@ -1,4 +1,4 @@
-"""The first configuration: what is known of an address without asking or by a look at the provider, and the file's text."""
+"""The first configuration: finds the tenant of a mail address, and makes the text of the file."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ from cms.system import users
 from cms_oauth import paths
 from cms_oauth.microsoft import PERSONAL_TENANT, is_personal
 
-# Near enough to an address for a first file; the provider knows which ones there are.
+# A rough check of an address; the provider knows which ones exist.
 _ADDRESS = re.compile(r"[^\s@\"'\\]+@[^\s@\"'\\]+")
 
 SYSTEM_STATE = "/var/lib/cms"
 SYSTEM_RUNTIME = "/run/cms"
 
 _TEMPLATE = """\
-# The configuration of cms: a Python file. `cms check` tries it, `cms reload` gives it to the running daemon.
+# The configuration of cms: a Python file. `cms check` checks it, `cms reload` loads it into the running daemon.
 
 # Who signs in.{whose}
-# docs/configuration.md has all that can be said here.
+# docs/configuration.md has all directives and arguments.
 account = Office365_Account({account})
 
 # Where mail programs ask for tokens, and for which protocols.
 # {who}
 CredentialServer({socket})
 
-# Where the key comes from that encrypts the sign-in on disk.
+# Where to read the key that encrypts the sign-in on disk.
 # {why}
 {vault}
 {more}"""
 
 _USUAL = """
-# The application is cloud_mdir_sync's, whose sign-ins may end after a day; client_id= names your own, which
-# docs/microsoft-setup.md makes in ten minutes."""
+# This uses cloud_mdir_sync's application, whose sign-ins may end after a day. For your own (ten minutes, see
+# docs/microsoft-setup.md), set client_id=."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What the command line says. `config` is the file's path; `method` "" for whichever fits; steps are on unless False.
+    """The options of `cms init`. `config` is the file's path; `method` is "" to choose one; steps are on unless False.
 
-    `authority`, `client_id` and `redirect_uri` are "" for the usual ones; `try_smtp` and `try_imap` are servers to try
-    in place of the account's own.
+    `authority`, `client_id` and `redirect_uri` are "" for the usual ones; `try_smtp` and `try_imap` are servers to test
+    instead of the account's own.
     """
 
     config: str
@@ -68,15 +68,15 @@ class Wishes:
 
     @property
     def for_system(self) -> bool:
-        """Whether this is the configuration of the whole machine's service."""
+        """True if this is the configuration of the system service."""
         return self.config == paths.system_config_file()
 
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """What is known of an address' organisation. `said` is for the person, `note` for the file.
+    """What is known about an address's organisation. `said` is printed, `note` goes into the file.
 
-    `cloud` is the national cloud it is in, "" for none.
+    `cloud` is its national cloud, "" for none.
     """
 
     id: str = ""
@@ -95,7 +95,7 @@ def is_address(user: str) -> bool:
 
 
 def known_tenant(wishes: Wishes) -> Tenant | None:
-    """Return what is known of an address without asking anybody, None for nothing."""
+    """Return what is known about an address without asking the provider, None for nothing."""
     if wishes.tenant:
         return Tenant(wishes.tenant)
     domain = domain_of(wishes.user)
@@ -103,17 +103,17 @@ def known_tenant(wishes: Wishes) -> Tenant | None:
         return Tenant(personal=True, said=f"{domain} is for personal accounts.")
     if not wishes.client_id and not _uses_default(wishes):
         caveat = registration_for(wishes.user, use_default=False).caveat
-        return Tenant(said=f"{domain} has an application of its own: {caveat}.")
+        return Tenant(said=f"{domain} has its own application: {caveat}.")
     return Tenant(said="Written without a tenant (--offline).") if wishes.offline else None
 
 
 def _uses_default(wishes: Wishes) -> bool:
-    """Say whether the sign-in is with the default application."""
+    """True if the sign-in uses the default application."""
     return not wishes.client_id and registration_for(wishes.user, use_default=False) is DEFAULT_REGISTRATION
 
 
 def tenant_of(user: str, explored: Explored) -> Tenant:
-    """Return what a look at the provider has shown."""
+    """Return what the provider's answer says about an address."""
     domain = domain_of(user)
     if explored.tenant == PERSONAL_TENANT:
         return Tenant(personal=True, said=f"{domain} is for personal accounts.")
@@ -137,11 +137,13 @@ def text_of(wishes: Wishes, tenant: Tenant, no_keyring: str) -> str:
     server = f'{json.dumps(socket)}, accounts=[account], protocols=["SMTP", "IMAP"], {rules}'
     vault = f"Vault(key=File({json.dumps(f'{state}/vault.key')}))"
     who = (
-        "users= are who may ask." if system else 'mode=0o600: programs of this user only. For others: users=["mailer"].'
+        "users= may ask for tokens."
+        if system
+        else 'mode=0o600: programs of this user only. For others: users=["mailer"].'
     )
-    why = "The desktop's keyring has it; a file is the way without one:"
+    why = "cms uses the desktop's keyring. To use a file instead:"
     if system or no_keyring:
-        why = "A file that only cms reads: no keyring keeps it here."
+        why = "A file that only cms reads, because there is no keyring here."
     return _TEMPLATE.format(
         whose=f"{tenant.note}{_USUAL if _uses_default(wishes) else ''}",
         account=", ".join(_account_words(wishes, tenant)),
@@ -154,7 +156,7 @@ def text_of(wishes: Wishes, tenant: Tenant, no_keyring: str) -> str:
 
 
 def _account_words(wishes: Wishes, tenant: Tenant) -> Iterator[str]:
-    # JSON strings are Python strings, in the quotes that the documentation has.
+    # A JSON string is also a Python string, with double quotes as in the documentation.
     said = {
         "user": wishes.user,
         "tenant": tenant.id,
@@ -167,7 +169,7 @@ def _account_words(wishes: Wishes, tenant: Tenant) -> Iterator[str]:
 
 
 def _mailers() -> list[str]:
-    """Return who asks the whole machine's cms: the mail server's user, else whoever has become root, else root."""
+    """Return the users who may ask the system's cms: the mail server's user, else the user who ran sudo, else root."""
     for name in ("Debian-exim", os.environ.get("SUDO_USER", "")):
         known = users.user(name) if name else None
         if known:
@@ -176,7 +178,7 @@ def _mailers() -> list[str]:
 
 
 def write(path: Path, text: str, *, system: bool = False) -> None:
-    """Write a file that is not there yet. The system's is for its service's user to read. Raises FileExistsError."""
+    """Write a new file; the system's is readable for the service's user. Raises FileExistsError."""
     path.parent.mkdir(mode=0o755 if system else 0o700, parents=True, exist_ok=True)
     with path.open("x", encoding="utf-8") as file:
         path.chmod(0o644 if system else 0o600)

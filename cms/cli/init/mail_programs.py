@@ -1,6 +1,6 @@
-"""What each mail program on this machine needs to use cms: the files of contrib/, with the user's own words in them.
+"""The settings that each mail program on this machine needs, from the files of contrib/, with the user's values.
 
-contrib/ and systemd/ lie in the package where it was installed, and beside it in a source checkout.
+contrib/ and systemd/ are inside the package if it is installed, and beside it in a source checkout.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _EMACS = """\
 ; cms.el is CONTRIB/cms.el
 """
 
-# exim and Postfix ask the whole machine's cms, since no other user can reach a socket of ours. ADJUSTED is what there
-# is to adjust in the tool's file; docs/clients/exim.md and postfix.md have the rest, and a test compares them.
+# exim and Postfix ask the system's cms, because other users cannot reach this user's sockets. ADJUSTED is replaced by
+# the lines to adjust in the tool's file; docs/clients/exim.md and postfix.md have the rest, and a test compares them.
 _EXIM = """\
 In the whole machine's /etc/cms/cms.cfg (`cms init --system` writes one), then `systemctl reload cms`:
 
@@ -80,11 +80,11 @@ _VERSION_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A mail program. It is there if all `programs` are, and none of `without`.
+    """A mail program. It is installed if all `programs` are, and none of `without`.
 
-    `file` is its ready file in contrib/, `goes` where that belongs, `page` its page in docs/clients/. `text` is shown in
-    the file's place where the file is to be copied as it is, or has decisions in it. Releases before `least` cannot
-    log in with a token.
+    - `file`: its file in contrib/; `goes`: where that file belongs; `page`: its page in docs/clients/.
+    - `text`: shown instead of the file, if the file is copied as it is or needs decisions.
+    - `least`: the first release that can log in with a token, 0 for any.
     """
 
     name: str
@@ -98,7 +98,7 @@ class Tool:
 
     @property
     def of_machine(self) -> bool:
-        """Whether it serves the whole machine, as the whole machine's cms does."""
+        """True if it serves the whole machine, so it needs the system's cms."""
         return self.goes.startswith("/etc/")
 
 
@@ -126,10 +126,10 @@ TOOLS = (
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What is put in the place of the examples' own words.
+    """The values that replace those of the examples.
 
-    `program` is how `cms-oauth` is called here, `login` the person's name on this machine, and `runtime` the folder of
-    their cms's sockets.
+    `program` is the command for `cms-oauth` here, `login` the person's user name on this machine, and `runtime` the
+    folder of their cms's sockets.
     """
 
     user: str
@@ -142,7 +142,7 @@ class Setting:
 
     @property
     def words(self) -> Mapping[str, str]:
-        """Return what is replaced by what."""
+        """The examples' words, with their replacements."""
         return {
             "user@domain.com": self.user,
             "user%40domain.com": quote(self.user, safe="."),
@@ -155,7 +155,7 @@ class Setting:
 
 
 def data(name: str) -> Path:
-    """Return the path of a file that comes with cms: `contrib/NAME` or `systemd/...`."""
+    """Return the path of a file that is part of cms: `contrib/NAME` or `systemd/...`."""
     package = Path(__file__).parents[2]
     inside = package / "data" / name
     return inside if inside.exists() else package.parent / name
@@ -167,7 +167,7 @@ def found(which: Callable[[str], str | None] = shutil.which) -> list[Tool]:
 
 
 def release(program: str) -> int:
-    """Return the number before the first dot of what a program calls its release, 0 where it says none."""
+    """Return the major number of a program's release, 0 if it prints none."""
     command = [program, "-f", "/dev/null", "--version"]
     try:
         done = subprocess.run(
@@ -180,27 +180,27 @@ def release(program: str) -> int:
 
 
 def fragment(tool: Tool, setting: Setting, release: Callable[[str], int] = release) -> str:
-    """Return what a program's configuration needs, for a person to copy."""
+    """Return the text that a person copies into a program's configuration."""
     if tool.least and release(tool.programs[0]) < tool.least:
-        return f"{tool.name} logs in with tokens from version {tool.least} on only: the page names others that do.\n"
+        return f"{tool.name} can log in with a token only from version {tool.least}: the page names other programs.\n"
     example = data(f"contrib/{tool.file}").read_text()
     text = tool.text.replace("ADJUSTED", _adjusted(example, setting)) if tool.text else _of_one_account(example)
     for old, new in setting.words.items():
         text = text.replace(old, new)
-    # Last, since a path may have any words in it.
+    # Last, because a path may contain any of the words.
     return text.replace("CONTRIB", str(data("contrib")))
 
 
 def _of_one_account(text: str) -> str:
-    """Leave out the paragraphs of an example that are about a second account."""
+    """Remove the paragraphs of an example that are about a second account."""
     return "\n\n".join(each for each in text.split("\n\n") if "shared@domain.com" not in each)
 
 
 def _adjusted(text: str, setting: Setting) -> str:
-    """Return what there is to adjust in an example with several logins, for one login and one account."""
+    """Return the lines to adjust of an example with several logins, for one login and one account."""
     _, _, rest = text.partition("# ---- Adjust these")
     lines = rest.partition("# ---- Adjust nothing")[0].split("\n")[1:]
-    # Who is root has that line already.
+    # For root the example has a line already.
     others = ("bob", "alice") if setting.login == "root" else ("bob",)
     kept = (each for each in lines if not each.startswith("#") and not any(_of_login(each, name) for name in others))
     one = re.sub(r"(?:, |:)shared@domain\.com", "", "\n".join(kept)).replace("alice", setting.login)
@@ -208,5 +208,5 @@ def _adjusted(text: str, setting: Setting) -> str:
 
 
 def _of_login(line: str, name: str) -> bool:
-    """Say whether a line of an example's table is about this login."""
+    """True if a line of an example's table is about this login."""
     return bool(re.match(rf"\s+(\{{ )?{name}\b", line))

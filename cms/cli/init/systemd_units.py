@@ -1,4 +1,4 @@
-"""systemd's units, with this installation's command in them: a user's service, and the whole machine's."""
+"""Installs the systemd unit, with the path of this installation: as a user's service or as the system's."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from cms_oauth import paths
 
 UNIT = "cms.service"
 
-# Whom the machine's service runs as (systemd/system/cms.service), and how that user is made.
+# The user of the system service (systemd/system/cms.service), and the command that creates it.
 SERVICE_USER = "cms"
 MAKE_USER = ("useradd", "--system", "--home-dir", "/var/lib/cms", "--shell", "/usr/sbin/nologin", SERVICE_USER)
 
-# What systemd/system/cms.service starts as it stands.
+# The command in systemd/system/cms.service as it is shipped.
 USUAL_COMMAND = "/usr/local/bin/cms"
 
 # Where an administrator's units are (systemd.unit(5)).
 _SYSTEM_UNITS = "/etc/systemd/system"
 
-# Where docs/operations.md installs the machine's cms.
+# Where docs/operations.md installs the system's cms.
 _SYSTEM_PREFIX = "/opt/cms"
 
 # What ProtectHome= and PrivateTmp= hide from a service (systemd.exec(5)).
 _HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 - nothing is written there
 
-# systemctl talks to a running systemd, useradd to a few files; or something is wrong.
+# How long systemctl and useradd may take.
 _SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """How it went. `running` says whether cms runs now, `said` is for people."""
+    """The result of an installation. `running` is True if cms runs now; `said` is for people."""
 
     running: bool
     said: str
@@ -46,13 +46,13 @@ class Installed:
 
 @dataclass(frozen=True, slots=True)
 class Systemd:
-    """A systemd: this user's, or the machine's."""
+    """A systemd instance: this user's, or the system's."""
 
     system: bool = False
 
     @property
     def path(self) -> Path:
-        """Where it looks for units that are not a package's (systemd.unit(5))."""
+        """Where an administrator or user puts the unit (systemd.unit(5))."""
         if self.system:
             return Path(_SYSTEM_UNITS) / UNIT
         base = os.environ.get("XDG_CONFIG_HOME", "")
@@ -64,24 +64,24 @@ class Systemd:
         return "" if self.system else " --user"
 
     def ready(self) -> bool:
-        """Say whether it answers, and takes units from whoever asks."""
+        """True if this systemd answers, and this user may install units for it."""
         if self.system and os.geteuid() != 0:
             return False
         return shutil.which("systemctl") is not None and self.tell("show-environment") == ""
 
     def tell(self, *words: str) -> str:
-        """Give it a command; return what went wrong, "" for nothing."""
+        """Run systemctl with these words; return what went wrong, "" for nothing."""
         return _ran("systemctl", *([] if self.system else ["--user"]), *words)
 
     def text(self, config: str) -> str:
-        """Return the unit with this installation's command in it."""
+        """Return the text of the unit, with this installation's command."""
         text = source(UNIT, system=self.system).read_text()
         usual = paths.system_config_file() if self.system else paths.own_config_file()
         option = f" -c {config}" if config != usual else ""
         return re.sub(r"^ExecStart=.*$", lambda _: f"ExecStart={command()} run{option}", text, flags=re.MULTILINE)
 
     def install(self, config: str) -> Installed:
-        """Write the unit, enable and start it; never over another one."""
+        """Write the unit, enable it and start it. An existing file that differs is not changed."""
         path, text = self.path, self.text(config)
         if path.exists() and path.read_text() != text:
             start = f"`systemctl{self.option} start {UNIT}`"
@@ -100,24 +100,24 @@ class Systemd:
 
 
 def source(name: str, *, system: bool) -> Path:
-    """Return where a unit is that comes with cms."""
+    """Return the path of a unit file that is part of cms."""
     return mail_programs.data(f"systemd/{'system' if system else 'user'}/{name}")
 
 
 def command() -> str:
-    """Return the path of this very `cms`: that of its virtual environment, not of a link that may move."""
+    """Return the path of this `cms`, in its virtual environment: a link to it could be changed."""
     beside = Path(sys.executable).parent / "cms"
     return str(beside) if beside.exists() else shutil.which("cms") or f"{sys.executable} -P -m cms.main"
 
 
 def hidden(path: str = "") -> str:
-    """Return the folder that keeps a program (this `cms`) from the machine's service, "" for none."""
+    """Return the folder in which a program (by default this `cms`) is hidden from the system service, "" for none."""
     where = Path(path or sys.prefix).resolve()
     return next((each for each in _HIDDEN if where.is_relative_to(each)), "")
 
 
 def in_place() -> list[str]:
-    """Return the commands that put cms where the service and everybody's PATH have it, none if it is there."""
+    """Return the commands that put cms where the service and every user's PATH find it, none if it is there."""
     usual = Path(USUAL_COMMAND)
     if usual.exists() and not hidden(USUAL_COMMAND):
         return []
@@ -127,7 +127,7 @@ def in_place() -> list[str]:
 
 
 def by_hand() -> list[str]:
-    """Return the commands that root sets the machine's service up with."""
+    """Return the commands with which root sets up the system service."""
     files = " ".join(str(source(each, system=True)) for each in (UNIT, "cms.socket"))
     return [
         " ".join(MAKE_USER),
@@ -138,7 +138,7 @@ def by_hand() -> list[str]:
 
 
 def _made_user() -> str:
-    """Have the service's user; return what is in the way, "" for nothing."""
+    """Create the service's user if it does not exist; return what went wrong, "" for nothing."""
     return _ran(*MAKE_USER) if users.user_id(SERVICE_USER) is None else ""
 
 

@@ -1,6 +1,6 @@
-"""The steps of `cms init`, each of which the person can decline.
+"""Runs the steps of `cms init`. The person can decline each one.
 
-It writes a configuration, offers the systemd unit, signs in, tries the mail servers, and shows the settings for the mail
+It writes a configuration, offers the systemd unit, signs in, tests the mail servers, and shows the settings for the mail
 programs of this machine. At the end, and after Ctrl-C, it prints the commands for the steps that are left.
 """
 
@@ -35,14 +35,14 @@ from cms_oauth.moves import Command, cms
 
 FAILED = 1
 
-# As `cms login` has them.
+# The methods of `cms login`.
 WAYS = ("browser", "paste", "device")
 
-# A daemon loads its libraries and its configuration; on a small machine under load that takes a while.
+# How long a daemon may take to start: on a small machine under load it takes a while to load its libraries.
 _START_SECONDS = 30.0
 _STOP_SECONDS = 10.0
 _POLL_SECONDS = 0.05
-# cms-oauth gives its test a minute.
+# Longer than the minute that cms-oauth gives its test.
 _TEST_SECONDS = 90.0
 
 # Microsoft: "Authentication and the Microsoft identity platform in national clouds".
@@ -56,7 +56,7 @@ Connect = Callable[[], Remote]
 
 @dataclass(frozen=True, slots=True)
 class Around:
-    """What the steps need from outside: the look at the provider, the configuration's loader, the way to the daemon."""
+    """What the steps need from outside: how to ask the provider, load a configuration, and connect to the daemon."""
 
     explore: Callable[[str, str], Explored]
     load: Callable[[str], Config]
@@ -84,23 +84,23 @@ class Steps:
 
 
 def steps_for(wishes: Wishes) -> Steps:
-    """Return all that there is to do once the file is written."""
+    """Return the steps after the file is written, with the commands for each."""
     if not wishes.for_system:
         option = ("-c", str(wishes.config)) if wishes.config != paths.config_file() else ()
         run, login = [str(cms("run", *option))], ["cms login"]
         left = {"run": run, "login": login, "test": ["cms status"]}
-        return Steps(left, to_run=" (`cms run` in a terminal of its own)")
+        return Steps(left, to_run=" (`cms run` in its own terminal)")
     login = [str(Command(("sudo", "-u", systemd_units.SERVICE_USER, *cms("login", wishes.user, "--paste").words)))]
     left = {"place": systemd_units.in_place(), "run": systemd_units.by_hand(), "login": login}
     return Steps(left, how=", as root (docs/operations.md, As a service)")
 
 
 def begin(wishes: Wishes, person: Terminal, around: Around) -> int:
-    """Do all of it; return the exit status."""
+    """Run `cms init`; return the exit status."""
     if os.path.lexists(wishes.config):
         person.complain(_taken(wishes.config))
         return FAILED
-    # What there is to do may depend on whether the file is there.
+    # Made before the file is written: `config_file` in it depends on which files exist.
     steps: Steps | None = None
     try:
         user = wishes.user or _address(person)
@@ -119,7 +119,7 @@ def begin(wishes: Wishes, person: Terminal, around: Around) -> int:
 
 
 def _taken(config: str) -> str:
-    """Say what is at the configuration's place, and what to do."""
+    """Return a message for a configuration's path that is taken."""
     what = oddity(Path(config))
     if what:
         return f"{config} is {what}: name a regular file"
@@ -151,12 +151,12 @@ def _begin(wishes: Wishes, person: Terminal, steps: Steps, around: Around) -> in
 
 
 def _service(wishes: Wishes, person: Terminal, steps: Steps, around: Around) -> int:
-    """Have the machine's service run; the sign-in is its user's, later."""
+    """Set up the system service. Its user signs in later."""
     where = systemd_units.hidden()
     if where:
         person.say(f"The service cannot see {where}, where this cms is: install cms elsewhere.")
     else:
-        question = "Make the user cms, install the systemd unit, and start cms with this machine?"
+        question = "Create the user cms, install the systemd unit, and start cms at boot?"
         _offer_unit(wishes, person, steps, question)
     if wishes.show:
         _show(
@@ -168,7 +168,7 @@ def _service(wishes: Wishes, person: Terminal, steps: Steps, around: Around) -> 
 
 def _live(wishes: Wishes, person: Terminal, steps: Steps, around: Around) -> int:
     """Do the steps that need a daemon."""
-    # Read as `cms run` will read it.
+    # Loaded as `cms run` will load it.
     account, status = around.load(wishes.config).accounts[0], 0
     _offer_unit(wishes, person, steps, "Install the systemd unit, and start cms with your session?")
     if wishes.sign_in and person.agree(f"Sign in as {account.user} now?"):
@@ -188,7 +188,7 @@ def _live(wishes: Wishes, person: Terminal, steps: Steps, around: Around) -> int
 
 
 def _look_around(wishes: Wishes, around: Around) -> tuple[Tenant, str]:
-    """Return whose address this is, and why no keyring keeps a key here ("" if one does)."""
+    """Return the address's tenant, and why there is no keyring for the key ("" if there is one)."""
     known = known_tenant(wishes)
     login = wishes.authority or CLOUDS["global"].login
     explored = around.explore("" if known else f"{login}/{domain_of(wishes.user)}", wishes.ca)
@@ -215,7 +215,7 @@ def _offer_unit(wishes: Wishes, person: Terminal, steps: Steps, question: str) -
 
 @contextmanager
 def daemon(config: str, connect: Connect) -> Iterator[str]:
-    """Have a daemon run for the block: the one that runs, else one that ends with it. Yield what is wrong, "" if nothing."""
+    """Use the running daemon in the block, or else start one and stop it at the end. Yield an error, "" for none."""
     running = _runs(config, connect)
     if running is not None:
         yield running
@@ -236,7 +236,7 @@ def daemon(config: str, connect: Connect) -> Iterator[str]:
 
 
 def _runs(config: str, connect: Connect) -> str | None:
-    """Return None if no daemon runs, "" if one runs with this configuration, else what is wrong."""
+    """Return None if no daemon runs, "" if one runs with this configuration, else an error."""
     try:
         with connect() as found:
             status = found.ask("status").get("json", {})
@@ -249,7 +249,7 @@ def _runs(config: str, connect: Connect) -> str | None:
 
 
 def _started(process: subprocess.Popen[bytes], connect: Connect) -> str | None:
-    """Wait until a daemon answers; return what is wrong, None if nothing."""
+    """Wait until a daemon answers; return an error, None if it does."""
     deadline = time.monotonic() + _START_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         with suppress(NoDaemon), connect():
@@ -265,7 +265,7 @@ def _sign_in_and_test(wishes: Wishes, person: Terminal, steps: Steps, account: A
     if status := _sign_in(wishes, person, account, connect):
         return status
     steps.done("login")
-    if not wishes.test or not person.agree("Try the mail servers with it?"):
+    if not wishes.test or not person.agree("Test the mail servers with it?"):
         return 0
     results = [_test(person, account, what, host) for what, host in _tests_of(wishes, account)]
     steps.done("test")
@@ -285,7 +285,7 @@ def _tests_of(wishes: Wishes, account: Account) -> list[tuple[str, str]]:
 
 
 def _test(person: Terminal, account: Account, what: str, host: str) -> bool:
-    """Log in at a mail server as `cms-oauth --test-...` does; say how it went."""
+    """Log in to a mail server with `cms-oauth --test-...`, and print the result."""
     code = "import sys; from cms_oauth.main import main; sys.exit(main())"
     words = [f"--user={account.user}", f"--cms_sock={paths.default_socket()}", f"--test-{what}={host}"]
     try:
@@ -308,7 +308,7 @@ def _test(person: Terminal, account: Account, what: str, host: str) -> bool:
 
 
 def _show(person: Terminal, account: Account, tools: Sequence[mail_programs.Tool]) -> None:
-    """Show what the mail programs of this machine need."""
+    """Show the settings for the mail programs of this machine."""
     program = "cms-oauth" if shutil.which("cms-oauth") else str(Path(command()).parent / "cms-oauth")
     setting = mail_programs.Setting(
         *(account.user, _own_name(account), account.smtp_host, account.imap_host, program),
@@ -325,7 +325,7 @@ def _show(person: Terminal, account: Account, tools: Sequence[mail_programs.Tool
 
 
 def _chosen(person: Terminal, tools: Sequence[mail_programs.Tool]) -> list[mail_programs.Tool]:
-    """Return the programs that the person wants to see something of."""
+    """Ask which programs to show settings for, and return those."""
     if not tools:
         return []
     person.say(f"\nMail programs here: {', '.join(each.name for each in tools)}.")
@@ -338,11 +338,11 @@ def _chosen(person: Terminal, tools: Sequence[mail_programs.Tool]) -> list[mail_
 
 
 def _named(said: str, tools: Sequence[mail_programs.Tool]) -> tuple[list[mail_programs.Tool], str]:
-    """Return the programs that an answer means, and what of it means none."""
+    """Return the programs that an answer names, and the part of it that names none."""
     if said in ("all", "none"):
         return (list(tools) if said == "all" else []), ""
     meant, rest = [], said
-    # neomutt before mutt.
+    # The longest name first: neomutt before mutt.
     for tool in sorted(tools, key=lambda each: len(each.name), reverse=True):
         if tool.name.lower() in rest:
             meant.append(tool)
@@ -351,6 +351,6 @@ def _named(said: str, tools: Sequence[mail_programs.Tool]) -> tuple[list[mail_pr
 
 
 def _own_name(account: Account) -> str:
-    """Return the user's name as the machine has it, else what stands before the @."""
+    """Return the user's full name from the machine's user database, else the part of the address before the @."""
     known = users.user(os.getuid())
     return (known.pw_gecos.partition(",")[0] if known else "") or account.user.partition("@")[0]

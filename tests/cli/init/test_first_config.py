@@ -51,7 +51,7 @@ def test_a_domain_with_an_application_of_its_own(home: Path) -> None:
     found = known_tenant(replace(wishes(home), user="ann@nvidia.com"))
 
     assert found is not None
-    assert ("", "nvidia.com has an application of its own") == (found.id, found.said.partition(":")[0])
+    assert ("", "nvidia.com has its own application") == (found.id, found.said.partition(":")[0])
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ def test_a_release_that_cannot_is_told(tmp_path: Path, monkeypatch: pytest.Monke
     text = fragment(of("fetchmail"), PLAIN)
 
     assert ready == ("poll outlook.office365.com" in text)
-    assert ready != ("logs in with tokens from version 7 on only" in text)
+    assert ready != ("can log in with a token only from version 7" in text)
 
 
 def test_a_program_that_cannot_be_asked() -> None:

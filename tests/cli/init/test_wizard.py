@@ -110,7 +110,7 @@ def test_the_machines_service_is_offered_to_root(home: Path, monkeypatch: pytest
     monkeypatch.setattr(sys, "prefix", "/srv/cms")
     monkeypatch.setattr("cms.cli.init.systemd_units._SYSTEM_UNITS", str(home / "units"))
     monkeypatch.setattr("cms.cli.init.systemd_units.USUAL_COMMAND", str(home / "bin" / "systemctl"))
-    person = Person(agreed=("Make the user cms",) if agreed else ())
+    person = Person(agreed=("Create the user cms",) if agreed else ())
 
     assert 0 == begin(Wishes(str(home / "etc" / "cms" / "cms.cfg"), USER), person, around())
     assert agreed == (home / "units" / "cms.service").exists()
@@ -125,7 +125,7 @@ def test_a_cms_that_the_service_cannot_see(home: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("os.geteuid", lambda: 0)
     monkeypatch.setattr(sys, "prefix", "/home/ann/cms")
     monkeypatch.setattr("cms.cli.init.systemd_units.USUAL_COMMAND", str(home / "local" / "cms"))
-    person = Person(gives_up="Make the user cms")
+    person = Person(gives_up="Create the user cms")
 
     assert 0 == begin(Wishes(str(home / "etc" / "cms" / "cms.cfg"), USER), person, around())
     assert "The service cannot see /home, where this cms is" in person.said
@@ -222,7 +222,7 @@ def test_a_sign_in(  # noqa: PLR0917 - the cases are its arguments
     home: Path, monkeypatch: pytest.MonkeyPatch, signs_in: bool, tries: bool, expected: int, left: list[str]
 ) -> None:
     """At the daemon that runs; after it the mail servers are tried, if that is wanted. What is left to do is said."""
-    person = Person(agreed=("Sign in", "Try the mail") if tries else ("Sign in",))
+    person = Person(agreed=("Sign in", "Test the mail") if tries else ("Sign in",))
     mine = wishes(home, offline=True, method="device", try_smtp="localhost:1", try_imap="localhost:1")
 
     with Path(os.devnull).open() as nothing, a_daemon(mine.config, 2, signs_in) as connect:
@@ -392,7 +392,7 @@ def test_what_is_left_to_do() -> None:
     steps.done("login")
     steps.done("login")
     assert {"run": ["cms run -c /x"], "test": ["cms status"]} == steps.left
-    assert "(`cms run` in a terminal of its own)" in steps.said
+    assert "(`cms run` in its own terminal)" in steps.said
     for name in ("run", "test"):
         steps.done(name)
     assert "All is set up" in steps.said
