@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import re
 import socket
 import subprocess
@@ -12,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.scripted import HANG_UP, HOLD, Daemon
+from support.scripted import HANG_UP, HOLD, Daemon, refuse_to_connect
 
 from cms_oauth import dial
 
@@ -163,12 +162,14 @@ def test_permission_denied(path: Path) -> None:
 
     assert "denied" == code
     assert re.fullmatch(f"permission denied on {re.escape(str(path))}: uid {uid} may not enter /.*", message)
-    assert "denied" == dial._no_connection(str(path), PermissionError(errno.EACCES, "Permission denied")).code
 
 
-def test_permission_denied_by_the_file_itself(path: Path) -> None:
-    """No folder is named where all of them are open."""
-    assert f"permission denied on {path}" == dial._no_connection(str(path), PermissionError(errno.EACCES, "no")).message
+def test_permission_denied_by_the_file_itself(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message names no folder if all of them are open."""
+    refuse_to_connect(monkeypatch)
+    answer = failed(ask(path))
+
+    assert ("denied", f"permission denied on {path}") == (answer.code, answer.message)
 
 
 def test_a_path_too_long_for_a_socket() -> None:

@@ -94,7 +94,8 @@ class World:
         self.clock = FakeClock()
         self.provider = FakeProvider(self.clock)
         self.changes: list[tuple[Scopes, str, str]] = []
-        self.keeper = Keeper(grant, self.provider.acquire, self.clock, jitter=lambda: 0.0, on_change=self.note)
+        self.jitter = 0.0
+        self.keeper = Keeper(grant, self.provider.acquire, self.clock, jitter=lambda: self.jitter, on_change=self.note)
 
     def note(self, _keeper: Keeper, scopes: Scopes, before: Life, after: Life) -> None:
         self.changes.append((scopes, type(before.phase).__name__, type(after.phase).__name__))
@@ -218,7 +219,7 @@ async def test_an_outage_past_expiry_ends_in_a_refusal_and_heals_itself() -> Non
 async def test_a_clients_need_brings_the_next_try_forward() -> None:
     """After many failures the pause is long; a client shortens it to a minute, and gets the token when it comes."""
     async with keeping(*[DOWN] * 6) as world:
-        world.keeper._jitter = lambda: 0.99
+        world.jitter = 0.99
         await trio.sleep(65.0 * 60.0)
         failing = world.life.phase
         assert isinstance(failing, Failing)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import _socket
+import errno
 import socket
 import ssl
 import threading
@@ -11,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeAlias
 
+import pytest
+
 # How long a script waits for its client before the test fails instead of hanging.
 PATIENCE = 120.0
 
@@ -18,6 +22,17 @@ HANG_UP = "hang up"  # close the connection without having read anything
 HOLD = "hold"  # read, and never answer
 
 Answer: TypeAlias = bytes | str
+
+
+def refuse_to_connect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse every connection as the kernel refuses another user's: root, who may run the tests, is never refused."""
+
+    # `cms_oauth.dial` uses this half of `socket`.
+    class Refused(_socket.socket):
+        def connect(self, _address: object) -> None:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(_socket, "socket", Refused)
 
 
 class _Server:

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from support.scripted import HANG_UP, HOLD, Answer, Daemon
+from support.scripted import HANG_UP, HOLD, Answer, Daemon, refuse_to_connect
 
 from cms.core.preflight import misfit
 from cms_oauth import dial, fetch, wire
@@ -92,11 +92,13 @@ def test_each_failure_has_its_verdict(make: Stage, name: str, tmp_path: Path) ->
     assert answer.hint
 
 
-def test_failures_that_need_another_user_or_another_machine() -> None:
+def test_failures_that_need_another_user_or_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Brought about in test_dial.py; here by their words."""
-    closed = dial._no_connection("/root/cms.sock", PermissionError(13, "Permission denied"))
     long = dial.round_trip("/" + "x" * 200, b"", dial.now() + 5, 10)
+    refuse_to_connect(monkeypatch)
+    closed = dial.round_trip("/root/cms.sock", b"", dial.now() + 5, 10)
 
+    assert isinstance(closed, dial.Failed)
     assert "no-permission" == of_client(closed.code, closed.message)[0].name
     assert isinstance(long, dial.Failed)
     assert "bad-path" == of_client(long.code, long.message)[0].name
