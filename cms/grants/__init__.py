@@ -1,6 +1,6 @@
 """The grant worker: the second process of cms, and the only one that sees a refresh token, a secret or the vault's key.
 
-`__main__` starts it, `messages` is all that the broker knows of it, `dispatcher` gives each question a thread, `service`
+`__main__` starts it, `messages` is all that the daemon imports of it, `dispatcher` gives each question a thread, `service`
 answers questions about a grant and `housekeeping` the others. `entra` asks Microsoft, by way of `network`; `vault` stores
 sign-ins; `transfer` imports and exports them. Another provider is a folder beside `entra`, another store a file in `vault`.
 

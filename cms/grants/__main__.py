@@ -1,7 +1,7 @@
 """The grant worker: `python -I -m cms.grants` with one end of a socketpair as its standard input.
 
-The only process that ever holds a refresh token, a client secret or the vault's key. See `cms.grants.messages` for
-what is said over the socket, and `cms.grants.dispatcher` for how long it lives.
+It is the only process that ever holds a refresh token, a client secret or the vault's key. `cms.grants.messages` has the
+messages on the socket, `cms.grants.dispatcher` the main loop.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from cms.grants.vault import open_vault
 
 _PR_SET_DUMPABLE = 4
 
-# The broker serves mail programs; refreshing is never as urgent as that.
+# Refreshing is less urgent than the daemon's work for mail programs.
 NICENESS = 15
 
 
 def protect() -> None:
-    """Let no other process of this user read our memory, and no crash write it to a disk."""
-    # exec has made the process dumpable again, whatever the broker had set.
+    """Prevent other processes of this user from reading our memory, and core dumps."""
+    # exec makes a process dumpable again, whatever the daemon has set.
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def detach() -> None:
-    """Stand behind the broker, and outlive what is meant for its terminal: only the socket ends this process."""
+    """Run at low priority, and ignore signals from the daemon's terminal: only the socket ends this process."""
     niceness = max(NICENESS, os.getpriority(os.PRIO_PROCESS, 0))
     os.setpriority(os.PRIO_PROCESS, 0, niceness)
-    # Refused to a process that leads a session already, which is as good.
+    # The call fails if the process leads a session already.
     with suppress(PermissionError):
         os.setsid()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -45,12 +45,12 @@ def detach() -> None:
 
 
 def crash(_kind: type[BaseException], error: BaseException, _trace: object) -> None:
-    """Report a crash as any other bug: Python's own report would quote the exception, which may hold anything."""
+    """Report a crash like any other bug: Python's report would quote the exception, which may contain a secret."""
     unexpected(error)
 
 
 def open_service(opened: Open) -> Service:
-    """Return what answers the questions."""
+    """Return the service that answers the questions."""
     return Service(open_vault(opened), Entra(opened.ca, opened.proxy), persist=opened.persist)
 
 

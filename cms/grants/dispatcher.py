@@ -46,14 +46,14 @@ from cms.grants.messages import (
 from cms.grants.service import Conversation, Service
 from cms_oauth.moves import Move, fill
 
-# Threads at once: a thousand accounts take four seconds with these, and a few that hang hold up no other account.
+# The most threads at once: a thousand accounts take four seconds with these, and a few that hang block no other account.
 THREADS = 16
 
-# How long the worker waits for its threads when the broker is gone: the deadline of HTTP ends them sooner.
+# How long the worker waits for its threads after the daemon has gone: the deadline of HTTP ends them sooner.
 FINISH_SECONDS = 30.0
 
 EXIT_DONE = 0
-# EX_DATAERR: the broker sent what is no message.
+# EX_DATAERR: the daemon sent something that is not a message.
 EXIT_GARBAGE = 65
 
 
@@ -75,7 +75,11 @@ def unexpected(error: BaseException) -> Transient:
     frames = "".join(traceback.format_list(traceback.extract_tb(error.__traceback__)))
     print(f"error: unexpected {name}, most recent call last:\n{frames}{name}", file=sys.stderr, flush=True)
     return Transient(
-        Trouble("worker", f"the grant worker met an unexpected {name}", "this is a bug in cms: the log has its trace")
+        Trouble(
+            "worker",
+            f"the grant worker failed with an unexpected {name}",
+            "this is a bug in cms: the log has the traceback",
+        )
     )
 
 
@@ -95,7 +99,7 @@ class Dispatcher:
         self._running: set[Job] = set()
         self._abandoned: set[Job] = set()
         self._signing_in: dict[int, Job] = {}
-        # What threads have for the main one: a prompt to send, or a job with its outcome.
+        # What threads hand to the main thread: a prompt to send, or a job with its outcome.
         self._results: queue.SimpleQueue[Prompt | tuple[Job, Ended]] = queue.SimpleQueue()
         self._wake_read, self._wake_write = socket.socketpair()
         self._busy_until = clock()
@@ -136,7 +140,7 @@ class Dispatcher:
         return max(0.0, min(waits) - self._clock()) if waits else None
 
     def _awaited(self) -> list[Job]:
-        """Return the questions whose answers the broker waits for."""
+        """Return the questions whose answers the daemon waits for."""
         return [*self._running, *self._pending, *self._signing_in.values()]
 
     def _idle(self) -> bool:
@@ -150,7 +154,7 @@ class Dispatcher:
         return self._service is None or not self._service.stays
 
     def _read(self) -> bool:
-        """Take what has come; False when the broker has closed its end."""
+        """Read and handle what has arrived; return False when the daemon has closed its end."""
         self._resting = False
         data = self._sock.recv(64 * 1024)
         for line in self._lines.feed(data):
@@ -179,7 +183,7 @@ class Dispatcher:
                 self._pending.append(Job(question, lambda: service.answer(question), deadline))
 
     def _pass_on(self, question: Redirected | Cancel) -> None:
-        """Give a sign-in what it waits for, unless it has ended."""
+        """Pass a message on to its sign-in, unless that has ended."""
         job = self._signing_in.get(question.number)
         if job is None or job.conversation is None:
             return
@@ -190,7 +194,7 @@ class Dispatcher:
             job.conversation.cancel()
 
     def _start(self) -> None:
-        """Give waiting questions a thread, as long as there is room."""
+        """Start threads for waiting questions, up to the limit."""
         while self._pending and len(self._running) < THREADS:
             job = self._pending.popleft()
             self._running.add(job)
@@ -203,7 +207,7 @@ class Dispatcher:
     def _work(self, job: Job) -> None:
         try:
             outcome: Ended = job.work()
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the broker gets an answer
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the daemon gets an answer
             outcome = unexpected(error)
         self._tell((job, outcome))
 
@@ -269,7 +273,7 @@ class Dispatcher:
 def _timed_out(question: Work | SignIn, seconds: float) -> Transient:
     match question:
         case Acquire():
-            done, hint = "renewed", fill("{retries}; what arrives late is not lost")
+            done, hint = "renewed", fill("{retries}; a late answer is not lost")
         case SignOut():
             done, hint = "deleted", refusals.hint("try again: {logout}", question.grant)
         case Import():
@@ -277,5 +281,5 @@ def _timed_out(question: Work | SignIn, seconds: float) -> Transient:
         case SignIn():
             done, hint = "made", refusals.hint("start again: {login}", question.grant)
         case _:
-            return Transient(Trouble("timeout", f"there was no answer within {seconds:g} s", "give the command again"))
+            return Transient(Trouble("timeout", f"there was no answer within {seconds:g} s", "run the command again"))
     return Transient(Trouble("timeout", f"the sign-in could not be {done} within {seconds:g} s", hint))

@@ -1,4 +1,4 @@
-"""What the worker does with the vault as a whole, and the look around before there is a configuration."""
+"""Answers the questions that are not about one grant: the whole vault, certificates, and the facts `cms init` needs."""
 
 from __future__ import annotations
 
@@ -29,11 +29,12 @@ from cms.grants.transfer import export_file, find
 from cms.grants.transfer.formats import Unfit
 from cms.grants.vault.store import Vault
 from cms_oauth.microsoft import national_cloud
+from cms_oauth.moves import cms, fill
 
 # `tenant` of an issuer, which is https://HOST/TENANT/v2.0 (OpenID Connect discovery, as Entra does it).
 _ISSUER = re.compile(r"https://[^/]+/([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})/v2\.0/?")
 
-# Entra's numbers for a tenant that does not exist, be the name one that could be one or not.
+# Entra's numbers for a tenant that does not exist, with a valid name and with an invalid one.
 _NO_TENANT = (90002, 900023)
 
 
@@ -55,7 +56,7 @@ def answer(vault: Vault, entra: Entra, question: Housekeeping) -> Ended:
             case CheckCredentials():
                 return CredentialEnds(tuple(certificate_end(grant) for grant in question.grants))
     except find.NoPassword:
-        return Refused(Trouble("password", "the export is encrypted to a passphrase"))
+        return Refused(Trouble("password", "the export is encrypted with a passphrase"))
     except Unfit as unfit:
         return Refused(Trouble("unfit", unfit.message, unfit.hint))
     except Unavailable as unavailable:
@@ -65,7 +66,7 @@ def answer(vault: Vault, entra: Entra, question: Housekeeping) -> Ended:
 def deleted(vault: Vault, *, found: bool) -> Granted:
     """Return the answer to a question that has deleted sign-ins, after deleting the key if no sign-in needs it now.
 
-    A key that cannot be deleted stays for the next sign-in; what was asked for is done all the same.
+    A key that cannot be deleted stays for the next sign-in; that is not a failure.
     """
     try:
         place = vault.drop_key()
@@ -90,12 +91,18 @@ def _export(vault: Vault, question: Export) -> Ended:
             Trouble("unfit", f"nothing can be exported: {KEPT_BY_MS_BROKER}", "`cms login` on the other machine")
         )
     if not sign_ins:
-        return Refused(Trouble("no-sign-in", "nobody is signed in: there is nothing to export", "`cms login` first"))
+        return Refused(
+            Trouble(
+                "no-sign-in",
+                "none of the accounts is signed in: there is nothing to export",
+                fill("sign in first: {login}", {"login": cms("login")}),
+            )
+        )
     try:
         text = export_file.encrypt(sign_ins, question.passphrase)
     except MemoryError:
         said = "there is too little memory to encrypt the export: 128 MiB are needed"
-        return Transient(Trouble("storage", said, "close something, then try again"))
+        return Transient(Trouble("storage", said, "close some programs, then try again"))
     keys = tuple(grant.key for grant, _ in sign_ins)
     return Exported(text, keys, tuple(grant.key for grant, _ in found if grant.key not in keys))
 

@@ -1,11 +1,11 @@
-"""The messages between the broker and the grant worker, as values and as lines of JSON.
+"""The messages between the daemon and the grant worker, as values and as lines of JSON.
 
-The broker asks (`Open`, `Acquire`, `SignIn`, `Redirected`, `Cancel`, `SignOut`, `Import`, and the `Housekeeping`s), the worker
-answers (`Prompt`, `Done`). Every question has a number, and its answers carry the same number. A line that is no message
-raises `Garbled`, whose text never quotes the line: it could hold a token.
+The daemon asks (`Open`, `Acquire`, `SignIn`, `Redirected`, `Cancel`, `SignOut`, `Import`, and the `Housekeeping`s), the worker
+answers (`Prompt`, `Done`). Every question has a number, and its answers carry the same number. A line that is not a message
+raises `Garbled`, whose text never quotes the line: it could contain a token.
 
-A record is written as an object of its fields and `is`, its type. What is read has to have exactly the fields that its
-dataclass declares, each of the declared type; what a message may hold is declared nowhere else.
+A record is written as an object with its fields and `is`, the name of its type. An object that is read must have exactly
+the fields that its dataclass declares, each of the declared type: the dataclasses are the only definition of the messages.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from cms.core.json_lines import Garbled
 from cms.core.lifecycle import Outcome
 from cms_oauth.moves import Move, as_data, from_data
 
-# An export of a thousand sign-ins, some 4 KB each. What is longer is not a message.
+# Enough for an export of a thousand sign-ins of 4 KB each. Anything longer is not a message.
 MAX_MESSAGE = 8 * 1024 * 1024
 
-# How long the worker takes over one question at most, in seconds: it answers then, whatever hangs. Everything that it
-# waits for has less: a key's source, a keyring, a whole exchange with a provider. A client waits for a little longer.
+# The longest time for one question, in seconds: the worker then answers, whatever hangs. Everything that it waits for has
+# a shorter limit: a key's source, a keyring, an exchange with a provider. The daemon waits a little longer.
 QUESTION_SECONDS = 25.0
 
-# Why some sign-ins are in no export, for people: their refresh token never comes here.
-KEPT_BY_MS_BROKER = "Microsoft's broker keeps the sign-in, for this device alone"
+# Why some sign-ins cannot be exported: cms never gets their refresh token.
+KEPT_BY_MS_BROKER = "Microsoft's broker keeps the sign-in, for this device only"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class Redirected:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Give up the sign-in with this number."""
+    """Cancel the sign-in with this number."""
 
     number: int
 

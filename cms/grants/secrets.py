@@ -1,6 +1,6 @@
-"""Reading secrets from the places that the configuration names: a file, a systemd credential, a command's output.
+"""Reads secrets from the sources in the configuration: a file, a systemd credential, a command's output.
 
-Errors say why a secret cannot be read, and never what was read. `Unavailable` is how the worker's lower parts say that a
+Errors say why a secret cannot be read, and never quote it. `Unavailable` is raised by the worker's lower layers if a
 question cannot be answered now.
 """
 
@@ -21,7 +21,7 @@ from cms.core.accounts import Source
 from cms.core.lifecycle import Transient, Trouble
 from cms_oauth.moves import RETRIES, Move
 
-# A command may ask gpg-agent or a network, and must leave some of messages.QUESTION_SECONDS for the rest.
+# A command may wait for gpg-agent or the network. This leaves some of messages.QUESTION_SECONDS for the rest.
 COMMAND_SECONDS = 10.0
 
 # A key or a client secret is some hundred bytes at most; a certificate a few thousand.
@@ -29,15 +29,15 @@ MAX_SECRET = 64 * 1024
 
 
 class Missing(Exception):
-    """The source does not have the key. The text says why, and never what."""
+    """The source does not have the key. The text says why, and never quotes a secret."""
 
 
 class Absent(Missing):
-    """There is no such place on this machine, or it would not keep a secret."""
+    """The source does not exist on this machine, or would not keep a secret safely."""
 
 
 class Locked(Missing):
-    """It cannot be told whether the source has the key: a person has to unlock something first."""
+    """It is unknown whether the source has the key, because a person has to unlock it first."""
 
 
 def read_private(path: str, closed_to: int = 0o077) -> bytes:
@@ -49,7 +49,7 @@ def read_private(path: str, closed_to: int = 0o077) -> bytes:
         with Path(path).open("rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise Missing("is no regular file")
+                raise Missing("is not a regular file")
             if status.st_uid not in (os.geteuid(), 0):
                 raise Missing(f"belongs to uid {status.st_uid}, not to uid {os.geteuid()}")
             if status.st_mode & closed_to:
@@ -67,17 +67,17 @@ def read_credential(name: str, environ: Mapping[str, str]) -> bytes:
     """Return a systemd credential's bytes, or raise Missing."""
     folder = environ.get("CREDENTIALS_DIRECTORY")
     if not folder:
-        raise Absent("is not there: CREDENTIALS_DIRECTORY is not set")
+        raise Absent("does not exist: CREDENTIALS_DIRECTORY is not set")
     try:
         return (Path(folder) / name).read_bytes()[:MAX_SECRET]
     except FileNotFoundError:
-        raise Absent(f"is not there: no credential has the name {name}") from None
+        raise Absent(f"does not exist: there is no credential named {name}") from None
     except OSError as error:
         raise Missing(f"cannot be read: {error.strerror}") from None
 
 
 def run_command(argv: Sequence[str], seconds: float = COMMAND_SECONDS, limit: int = MAX_SECRET) -> bytes:
-    """Return what a command prints, `limit` bytes at most, or raise Missing; Locked when it does not end in time."""
+    """Return what a command prints, `limit` bytes at most, or raise Missing; raise Locked if it does not end in time."""
     try:
         # Its errors are not shown: a program that handles secrets may print them.
         process = subprocess.Popen(
@@ -94,7 +94,7 @@ def run_command(argv: Sequence[str], seconds: float = COMMAND_SECONDS, limit: in
             output = _output(process, time.monotonic() + seconds, limit)
         except subprocess.TimeoutExpired:
             _kill(process)
-            raise Locked(f"did not end within {seconds:g} s: it may wait for a person") from None
+            raise Locked(f"did not end within {seconds:g} s: it may be waiting for a person") from None
         if len(output) > limit:
             _kill(process)
             raise Missing(f"prints more than {limit} bytes")
@@ -104,7 +104,7 @@ def run_command(argv: Sequence[str], seconds: float = COMMAND_SECONDS, limit: in
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End a process with all that it has started."""
+    """Kill a process with all processes that it has started."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
 
@@ -112,7 +112,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 def _output(process: subprocess.Popen[bytes], deadline: float, limit: int) -> bytes:
     """Return what a process has printed by its end, or a little more than `limit` bytes of it. Raises TimeoutExpired.
 
-    Reading to the end of the pipe would not do: a child of the process, such as gpg-agent, may hold it open for ever.
+    It does not read to the end of the pipe, because a child of the process, such as gpg-agent, may keep that open for ever.
     """
     assert process.stdout is not None, "it is a pipe"
     pipe, ended = process.stdout.fileno(), os.pidfd_open(process.pid)
@@ -147,7 +147,7 @@ def read_source(source: Source, environ: Mapping[str, str] = os.environ, *, priv
 
 
 class Unavailable(Exception):
-    """The vault cannot do what was asked. `outcome` says why; nothing was changed."""
+    """The question cannot be answered now. `outcome` says why; nothing was changed."""
 
     def __init__(self, outcome: Transient) -> None:
         super().__init__(outcome.trouble.kind)
@@ -155,12 +155,12 @@ class Unavailable(Exception):
 
 
 def unavailable(kind: str, message: str, hint: str) -> Unavailable:
-    """Return what to raise for a trouble of this kind, which is tried again."""
+    """Return the exception for a trouble of this kind that is tried again."""
     return Unavailable(Transient(Trouble(kind, message, hint)))
 
 
 def storage(error: OSError, what: str) -> Unavailable:
-    """Return what to raise where the disk or the state folder refuses."""
+    """Return the exception for an error of the disk or the state folder."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    hint = "make room on that disk" if full else "check that folder's owner, permissions and file system"
+    hint = "free space on that disk" if full else "check that folder's owner, permissions and file system"
     return unavailable("storage", f"{what}: {error.strerror}", Move(f"{hint}; ", RETRIES))

@@ -1,7 +1,7 @@
-"""What a worker does for one question: the vault and the provider, brought together.
+"""Answers the worker's questions about a grant, using the vault and the provider.
 
-The order that loses nothing: lock the grant, read it, choose where its successor goes and make room there, redeem it,
-store the successor, and only then answer. Every way out is an outcome.
+The order ensures that no refresh token is lost: lock the grant, read it, choose where its successor goes and reserve
+space there, redeem it, store the successor, and only then answer. Every result is an outcome.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from cms.grants.vault.store import Held, Stored, Vault
 _NOWHERE = Trouble(
     "storage",
     "the sign-in could not be saved: there is no key to encrypt it with",
-    "name a place for the key with Vault(key=...) in the configuration, or start the daemon first: `cms run`",
+    "set a place for the key with Vault(key=...) in the configuration, or start the daemon first: `cms run`",
 )
 
 
-# What a challenge is stored in before the first sign-in.
+# The entry that stores a challenge before the first sign-in.
 _NO_SIGN_IN = Entry("", "", "", 0.0)
 
 
@@ -88,7 +88,7 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class _Room:
-    """What a new sign-in finds: its place, the account that has signed in before, and a challenge that it has to meet.
+    """What a new sign-in starts from: where it is stored, who signed in before, and a challenge that it must meet.
 
     `account` is a home account id, "" for none.
     """
@@ -99,7 +99,7 @@ class _Room:
 
 
 class Service:
-    """Answers questions, each in the thread that asks. Holds no grant between two questions."""
+    """Answers questions, each in the calling thread. It holds no grant between two questions."""
 
     def __init__(
         self, vault: Vault, entra: Entra, clock: Callable[[], float] = time.monotonic, *, persist: bool = False
@@ -111,7 +111,7 @@ class Service:
 
     @property
     def stays(self) -> bool:
-        """Whether this process must not exit."""
+        """True if this process must not exit."""
         return self._vault.stays
 
     def rest(self) -> None:
@@ -132,7 +132,7 @@ class Service:
                 return housekeeping.answer(self._vault, self._entra, question)
 
     def acquire(self, grant: Grant, scopes: Scopes) -> Outcome:
-        """Redeem the grant for a token; by the time of the answer its successor is stored."""
+        """Redeem the grant for a token. Its successor is stored before this returns."""
         if grant.unattended:
             return self._mint(grant, scopes)
         try:
@@ -145,7 +145,7 @@ class Service:
             return unavailable.outcome
 
     def _mint(self, grant: Grant, scopes: Scopes) -> Outcome:
-        """Ask for a token without a person. Neither the vault nor its key is needed."""
+        """Get a token for an application or a machine. This needs neither the vault nor its key."""
         try:
             credential = self._entra.credential(grant)
         except Unavailable as unavailable:
@@ -163,7 +163,7 @@ class Service:
             grant, scopes, entry.cache, entry.home_account_id, who=entry.who, secret=credential.value
         )
         stored = held.stored
-        # A provider that rotates nothing leaves nothing new: the time of the redemption is stored once a day.
+        # If the provider does not rotate the refresh token, only the time of the redemption changes: stored once a day.
         news = answer.cache != entry.cache or entry.claims or time.time() - entry.redeemed > DAY
         if answer.cache and news:
             stored = held.store(_renewed(entry, answer.cache))
@@ -173,7 +173,7 @@ class Service:
         return credential.behind(_explained(_told(answer.outcome, stored, entry), held, grant))
 
     def sign_out(self, grant: Grant) -> Outcome:
-        """Delete the stored sign-in, and the key with the last one."""
+        """Delete the stored sign-in; with the last one, the key too."""
         try:
             with self._vault.hold(grant) as held:
                 found = held.delete()
@@ -201,13 +201,11 @@ class Service:
         return _not_anew(self._keep(grant, answer, room.place), found, grant)
 
     def _restore(self, question: Import) -> Outcome:
-        """Take over a sign-in from another machine: redeemed at once, which proves it and stores its successor."""
+        """Take over a sign-in from another machine: redeem it now, which verifies it, and store its successor."""
         grant, found = question.grant, find.exported(question.place)
         entry = next((each.entry for each in found if each.grant.key == grant.key), None)
         if entry is None:
-            return Refused(
-                Trouble("unfit", f"{question.place.path} holds no sign-in of {grant.login or 'this account'}")
-            )
+            return Refused(Trouble("unfit", f"{question.place.path} has no sign-in of {grant.login or 'this account'}"))
         self._prepared(grant)
         with self._vault.hold(grant) as held:
             if question.keep and held.inspect():
@@ -228,14 +226,14 @@ class Service:
             return _told(answer.outcome, held.store(entry), entry)
 
     def sign_in(self, question: SignIn, conversation: Conversation) -> Outcome:
-        """Sign a person in, and store that."""
+        """Sign a person in and store the sign-in."""
         grant = question.grant
         try:
             outcome = self._sign_in(question, conversation)
         except Unavailable as unavailable:
             outcome = unavailable.outcome
         except Cancelled:
-            return Refused(Trouble("cancelled", "the sign-in was given up", refusals.hint("again: {login}", grant)))
+            return Refused(Trouble("cancelled", "the sign-in was cancelled", refusals.hint("again: {login}", grant)))
         if isinstance(outcome, Granted):
             return outcome
         self._note_claims(grant, outcome)
@@ -243,10 +241,10 @@ class Service:
 
     def _sign_in(self, question: SignIn, conversation: Conversation) -> Outcome:
         grant = question.grant
-        # Before a person is asked to do anything.
+        # Make sure that the sign-in can be stored before a person is asked to do anything.
         room = self._prepared(grant)
         credential = self._entra.credential(grant)
-        # The asker may not know of the refusal that demanded this: another process may have met it.
+        # The daemon may not know the challenge: another process may have got the refusal.
         claims = question.claims or room.claims
         flow = self._entra.begin(grant, question.method, claims, credential.value, room.account)
         if isinstance(flow, Transient | Refused | Granted):
@@ -257,22 +255,22 @@ class Service:
         return credential.behind(self._keep(grant, self._finish(grant, flow, conversation), room.place, conversation))
 
     def _note_claims(self, grant: Grant, outcome: Outcome) -> None:
-        """Keep a challenge that a sign-in was refused with."""
+        """Store the challenge that a sign-in was refused with."""
         if not isinstance(outcome, Refused) or not outcome.trouble.claims:
             return
-        # A disk that takes nothing loses a challenge: the next sign-in is refused once more.
+        # If it cannot be stored, the next sign-in is refused once more.
         with suppress(Unavailable), self._vault.hold(grant) as held:
             entry = held.inspect()
             if held.interrupted or held.damaged:
                 return
-            # In memory, nothing but a sign-in is a reason for this process to stay.
+            # A challenge alone is not kept in memory, which would keep this process from exiting.
             if held.prepare().persisted or entry:
                 entry = entry or _NO_SIGN_IN
                 _keep_beside(held, replace(entry, claims=held.claims), replace(entry, claims=outcome.trouble.claims))
             held.release()
 
     def _prepared(self, grant: Grant) -> _Room:
-        """Return what there is for a new sign-in, having made sure that it could be stored. Raises Unavailable."""
+        """Return what a new sign-in starts from, after making sure that it can be stored. Raises Unavailable."""
         with self._vault.hold(grant) as held:
             remembered = held.inspect()
             place = held.prepare()
@@ -299,7 +297,7 @@ class Service:
         return Answer(Refused(_expired(grant, device=True)))
 
     def _keep(self, grant: Grant, answer: Answer, place: Stored, conversation: Conversation | None = None) -> Outcome:
-        """Store a new sign-in, in `place` or a better one. Raises `Cancelled` for one that was cancelled meanwhile."""
+        """Store a new sign-in, in `place` or a better one. Raises `Cancelled` if it was cancelled in the meantime."""
         if not isinstance(answer.outcome, Granted):
             return answer.outcome
         now = time.time()
@@ -317,7 +315,7 @@ class Service:
 
 
 def _another_account(grant: Grant, remembered: str, who: str) -> Trouble:
-    """Say that another account has signed in than before. The same name can belong to another account."""
+    """Return the refusal of a sign-in with another account than before. Two accounts can have had the same name."""
     if remembered.casefold() == who.casefold():
         said = (
             f"signed in as {who}, but this is another account than the {remembered} before: the name was given to a new "
@@ -325,17 +323,17 @@ def _another_account(grant: Grant, remembered: str, who: str) -> Trouble:
         )
     else:
         said = f"signed in as {who or 'a user without a name'}, but this account is {remembered}: nothing was saved"
-    hint = "sign in as {remembered}: {login}; if it is to be this one from now on, {logout} first"
+    hint = "sign in as {remembered}: {login}; to use the other account from now on, run {logout} first"
     return Trouble("wrong-user", said, refusals.hint(hint, grant, remembered=remembered))
 
 
 def _renewed(entry: Entry, cache: str) -> Entry:
-    """Return the entry of a sign-in that has just given a token, so that no challenge is left."""
+    """Return the entry of a sign-in that has just given a token. Any challenge is met."""
     return replace(entry, cache=cache, redeemed=time.time(), claims="")
 
 
 def _told(outcome: Outcome, stored: Stored, entry: Entry) -> Outcome:
-    """Return the outcome with what is known of the sign-in that was redeemed."""
+    """Return the outcome with the facts about the sign-in that was redeemed."""
     match outcome:
         case Granted():
             known = replace(outcome.sign_in, given_at=entry.signed_in, endings=entry.endings)
@@ -347,9 +345,9 @@ def _told(outcome: Outcome, stored: Stored, entry: Entry) -> Outcome:
 
 
 def _note_ending(held: Held, entry: Entry, outcome: Outcome) -> None:
-    """Store when and why a sign-in ended, for the forecast of the next, and a challenge that the next has to meet.
+    """Store when and why a sign-in ended, for the forecast of the next, and a challenge that the next must meet.
 
-    A redemption that was cut off may itself be why the sign-in ended: that is no ending to forecast from.
+    An ending after a redemption that was cut off is left out of the forecast: the cut may be its cause.
     """
     if not isinstance(outcome, Refused) or held.interrupted:
         return
@@ -358,21 +356,21 @@ def _note_ending(held: Held, entry: Entry, outcome: Outcome) -> None:
 
 
 def _keep_beside(held: Held, entry: Entry, known: Entry) -> None:
-    """Store facts about a sign-in, if they are new. A full disk loses these facts, and nothing else."""
+    """Store facts about a sign-in if they have changed. If the disk is full, only these facts are lost."""
     if known != entry:
         with suppress(Unavailable):
             held.store(known)
 
 
 def _explained(outcome: Outcome, held: Held, grant: Grant) -> Outcome:
-    """Say so where a refusal is the consequence of a redemption that was cut off."""
+    """Explain a refusal that follows from a redemption that was cut off."""
     if not (isinstance(outcome, Refused) and held.interrupted and outcome.trouble.aadsts in refusals.REUSE_NUMBERS):
         return outcome
     return Refused(
         replace(
             outcome.trouble,
             kind="reused",
-            message="the refresh token was refused, most likely because it had been used before: cms was cut off "
+            message="the refresh token was refused, most likely because it was used before: cms was interrupted "
             f"after redeeming it and before storing its successor ({outcome.trouble.message})",
             hint=refusals.hint("sign in again: {login}", grant),
         )
@@ -380,24 +378,24 @@ def _explained(outcome: Outcome, held: Held, grant: Grant) -> Outcome:
 
 
 def _not_anew(outcome: Outcome, found: Found, grant: Grant) -> Outcome:
-    """Say what a refusal means for a sign-in that was made by another program."""
+    """Explain a refusal of a sign-in that another program made."""
     if not isinstance(outcome, Refused):
         return outcome
     trouble = outcome.trouble
     hint = trouble.hint
     if trouble.kind == "wrong-user":
         hint = refusals.hint(
-            "import it for the account that it belongs to (--account=USER), or set sign_in_as of this one if that is "
-            "who signs in for it; or sign in anew: {login}",
+            "import it for the account that it belongs to (--account=USER), or set sign_in_as of this account if that "
+            "user signs in for it; or sign in again: {login}",
             grant,
         )
     elif not found.client_id:
         hint += (
-            f"; what was imported does not say which application it was made with: if {found.program} has another "
-            f"client_id in its configuration than {grant.client_id}, set that for the account, and import again"
+            f"; the import does not say which application it belongs to: if {found.program} is configured with another "
+            f"client_id than {grant.client_id}, set that for the account and import again"
         )
     return Refused(
-        replace(trouble, message=f"{found.program}'s sign-in was not taken over: {trouble.message}", hint=hint)
+        replace(trouble, message=f"{found.program}'s sign-in was not imported: {trouble.message}", hint=hint)
     )
 
 
@@ -406,6 +404,6 @@ def _expired(grant: Grant, *, device: bool = False) -> Trouble:
     if device:
         hint = (
             "start again: {login --device}; organisations often block this way of signing in without saying so: "
-            "{login --browser} and {login --paste} are the others"
+            "use {login --browser} or {login --paste} instead"
         )
     return Trouble("expired", "the sign-in was not completed in time", refusals.hint(hint, grant))

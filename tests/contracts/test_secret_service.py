@@ -94,7 +94,7 @@ def test_hanging(desktop: Desktop) -> None:
     secret = ring().make()
     hasty = Keyring(patience=Patience(0.3))
     desktop.freeze(frozen=True)
-    with pytest.raises(Locked, match="it may wait for a person"):
+    with pytest.raises(Locked, match="it may be waiting for a person"):
         hasty.find(key_id(secret))
     desktop.freeze(frozen=False)
 

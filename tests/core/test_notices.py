@@ -144,7 +144,7 @@ def test_every_event_is_in_the_table() -> None:
 
 ALL = Hook(("hook",), events=tuple(EVENTS))
 NOW = 5000.0
-OUT = Trouble("signed-out", "the sign-in was given up")
+OUT = Trouble("signed-out", "the sign-in was cancelled")
 DUE = Forecast(1_800_000_000.0, "sign-in frequency", "likely")
 
 

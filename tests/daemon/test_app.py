@@ -357,7 +357,7 @@ async def test_signing_out_is_heard_at_once(world: World) -> None:
 
     assert (True, "") == (before.startswith("token-"), after)
     assert (True, "a@example.test: signed out, and the stored sign-in deleted") == (result.ok, result.message)
-    assert "the access token that programs were given works until" in result.hint
+    assert "the access token that programs have works until" in result.hint
     assert "https://mysignins.microsoft.com" in result.hint
 
 

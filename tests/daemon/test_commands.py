@@ -233,10 +233,10 @@ class TestWhoIsMeant:
             logout = said(await world.commands.logout(""))
 
         assert login == brought
-        assert login[1].startswith(f"nobody signs in for {MACHINE}: an application gets its tokens by itself")
+        assert login[1].startswith(f"{MACHINE} needs no sign-in: an application gets its tokens by itself")
         assert ("`cms run`" if daemonless else "`cms refresh`") in login[2]
         assert (False, []) == (logout[0], world.worker.deleted)
-        assert f"nobody has signed in for {MACHINE}" in logout[1]
+        assert f"{MACHINE} is not signed in" in logout[1]
 
 
 class TestSigningInAndOut:
@@ -263,7 +263,7 @@ class TestSigningInAndOut:
             held = [life.held for life in world.registry.keepers[0].lives.values()]
 
         assert (True, f"{ANN}: signed out, and the stored sign-in deleted") == (ok, message)
-        assert ("one handed out in the last hour" if daemonless else "were given works until") in hint
+        assert ("one issued in the last hour" if daemonless else "that programs have works until") in hint
         assert ([ANN], [ANN], [None]) == (world.signins.given_up, world.worker.deleted, held)
 
     @both
@@ -316,7 +316,7 @@ class TestSigningInAndOut:
             world.store("unlisted")
             pruned = said(await world.commands.errand("prune", {}, agrees))
 
-        assert (True, "every stored sign-in has its account: there is nothing to prune") == nothing[:2]
+        assert (True, "there is nothing to prune: every stored sign-in has an account") == nothing[:2]
         assert ((True, "deleted: 1"), ["unlisted"]) == (pruned[:2], world.worker.deleted)
 
 

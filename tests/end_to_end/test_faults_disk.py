@@ -41,7 +41,7 @@ class Ailment:
 
 
 AILMENTS = {
-    "full": Ailment(SmallDisk.fill, SmallDisk.make_room, "No space left on device", "make room on that disk"),
+    "full": Ailment(SmallDisk.fill, SmallDisk.make_room, "No space left on device", "free space on that disk"),
     "read-only": Ailment(
         SmallDisk.forbid_writing, SmallDisk.allow_writing, "Read-only file system", "check that folder's owner"
     ),

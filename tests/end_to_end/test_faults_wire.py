@@ -227,7 +227,7 @@ class Ended:
 ENDS = {
     "revoked": Ended(lambda entra: entra.revoke(ANN), 50173, "was revoked"),
     "mfa": Ended(lambda entra: entra.challenge(ANN), 50076, "multi-factor authentication is now required"),
-    "consent": Ended(lambda entra: entra.withdraw_consent(ANN), 65001, "nobody has consented"),
+    "consent": Ended(lambda entra: entra.withdraw_consent(ANN), 65001, "has consented to these permissions"),
     "unused": Ended(lambda entra: entra.revoke(ANN, 700082), 700082, "has expired or was revoked"),
     "policy": Ended(lambda entra: entra.revoke(ANN, 70043), 70043, "sign-in frequency policy"),
 }
@@ -376,7 +376,7 @@ async def test_an_answer_that_is_lost_where_reuse_is_refused(tmp_path: Path) -> 
 
         assert first == await daemon.token(ANN)
         assert ("sign-in-required", "reused") == (daemon.row(ANN)["state"], daemon.row(ANN)["problem"]["kind"])
-        assert "most likely because it had been used before" in daemon.text()
+        assert "most likely because it was used before" in daemon.text()
         assert vault == daemon.vault(ANN).read_bytes(), "the vault file is whole: the old one"
         assert isinstance(await daemon.sign_in(ANN), Granted)
         await daemon.pass_time(HOUR)

@@ -344,7 +344,7 @@ def test_the_one_loss(make_broker: Callable[..., Broker]) -> None:
 
     assert KILLS["loss"] <= killed
     until(lambda: broker.reason(lost) == "sign-in-required", "the refusal")
-    assert "cut off after redeeming it and before storing its successor" in broker.daemon.cms("status").stdout
+    assert "interrupted after redeeming it and before storing its successor" in broker.daemon.cms("status").stdout
     assert all(broker.token(user) for user in others)
     broker.daemon.sign_in(lost, broker.entra)
     assert broker.all_served()

@@ -78,7 +78,7 @@ def serves(machine: Daemon, user: str) -> bool:
 
 
 def test_sign_ins_move_between_running_daemons(machines: tuple[Daemon, Daemon], entra: Entra) -> None:
-    """The person need not sign in again, the next token comes by itself, and the first machine goes on working.
+    """The person need not sign in again, the next token comes by itself, and the first machine keeps working.
 
     Only its owner can read the file. It shows no secret, overwrites no file, and opens with one passphrase.
     """

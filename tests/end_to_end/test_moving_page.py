@@ -175,7 +175,7 @@ def test_what_the_page_lists_as_said_is_said() -> None:
         "holds no refresh token",
         "holds several sign-ins, and",
         "is encrypted, and gpg",
-        "was not taken over",
+        "was not imported",
     ):
         assert said in PAGE
         assert said in source

@@ -210,7 +210,7 @@ class TestDispatcher:
         printed = capsys.readouterr()
 
         assert isinstance(outcome, Transient)
-        assert ("worker", "the grant worker met an unexpected RuntimeError") == (
+        assert ("worker", "the grant worker failed with an unexpected RuntimeError") == (
             outcome.trouble.kind,
             outcome.trouble.message,
         )
@@ -389,7 +389,7 @@ class TestDispatcher:
             (SignOut(1, GRANT), "deleted within 25 s", f"`cms logout {ANN}`"),
             (SignIn(1, GRANT, "browser"), "made within 25 s", f"`cms login {ANN}`"),
             (Import(1, GRANT, Place("/x")), "taken over within 25 s", "import it again"),
-            (Survey(1, ("x",)), "no answer within 25 s", "give the command again"),
+            (Survey(1, ("x",)), "no answer within 25 s", "run the command again"),
         ],
     )
     def test_what_is_said_in_the_end(self, question: Question, message: str, hint: str) -> None:

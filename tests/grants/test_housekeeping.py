@@ -135,7 +135,7 @@ def test_what_is_not_in_it(moved: Path, second: Open, grant: Grant) -> None:
     """One person's sign-in is not taken for another's."""
     other = replace(grant, login="bob@example.test")
 
-    assert "holds no sign-in of bob@example.test" in trouble(put(second, Import(1, other, place(moved)))).message
+    assert "has no sign-in of bob@example.test" in trouble(put(second, Import(1, other, place(moved)))).message
 
 
 def test_an_export_is_not_taken_for_another_programs_file(moved: Path, second: Open, grant: Grant) -> None:

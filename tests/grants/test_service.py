@@ -140,7 +140,7 @@ class TestService:
 
         assert isinstance(outcome, Granted)
         assert "anna@example.test" == outcome.sign_in.who
-        assert f"{ANN} is called anna@example.test now" in capfd.readouterr().err
+        assert f"{ANN} is now called anna@example.test" in capfd.readouterr().err
 
     def test_a_new_name_proves_nothing(self, first: Open, grant: Grant, entra: Entra) -> None:
         """Before the first sign-in, another name is another person."""

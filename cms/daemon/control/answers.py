@@ -1,4 +1,4 @@
-"""What commands answer with, and the answers that more than one of them gives."""
+"""`Result`, the outcome of a command, and the results that several commands share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cms.core.lifecycle import Granted, Outcome
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How a command ended. `hint` is the next move; `extra` more fields of the answer, as for `status`."""
+    """The outcome of a command. `hint` is the next move; `extra` has more fields of the answer, as for `status`."""
 
     ok: bool
     message: str
@@ -21,32 +21,34 @@ class Result:
 
 
 def nobody_signs_in(user: str, grant: Grant, *, daemonless: bool = False) -> Result:
-    """Say of an account whose application, or machine, gets its tokens by itself what there is to do instead."""
+    """Return the refusal to sign in to an account whose application, or machine, gets its tokens by itself."""
     who = "this machine" if grant.sign_in == "managed-identity" else "an application"
-    said = f'nobody signs in for {user}: {who} gets its tokens by itself (sign_in="{grant.sign_in}")'
+    said = f'{user} needs no sign-in: {who} gets its tokens by itself (sign_in="{grant.sign_in}")'
     if daemonless:
         return Result(False, said, "start the daemon: `cms run`")
     return Result(False, said, "`cms refresh` asks for one now, and `cms status` says what is wrong if none comes")
 
 
 def nothing_to_sign_out(user: str) -> Result:
-    """Say of such an account how it is given up."""
-    said = f"nobody has signed in for {user}, and nothing is stored for it"
-    return Result(False, said, "to give it up, take it out of the configuration, then `cms reload`, if cms runs")
+    """Return the refusal to sign out of such an account."""
+    said = f"{user} is not signed in, and nothing is stored for it"
+    return Result(
+        False, said, "to stop using it, remove it from the configuration, then `cms reload` if cms is running"
+    )
 
 
-# Sends an event to the client that gave the command; returns its answer, {} for none. A "told" event has no answer.
+# Sends an event to the client that gave the command and returns its answer, {} if there is none. "told" has no answer.
 Ask = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
 
-# Commands that converse: moving sign-ins to another machine and from one, deleting those without an account, and all.
+# Commands that ask questions: export, its import, deleting the sign-ins without an account, and deleting all.
 ERRANDS = ("export", "restore", "prune", "leave")
 
 
-_LOST = 'it is lost when cms ends: to keep the next one, put Vault(key=File("...")) into the configuration'
+_LOST = 'it is lost when cms stops: to keep the next one, add Vault(key=File("...")) to the configuration'
 
 
 def ended(outcome: Outcome) -> Result:
-    """Return a sign-in's end as a command's."""
+    """Return the outcome of a sign-in as the result of a command."""
     if isinstance(outcome, Granted):
         known = outcome.sign_in
         kept = f"saved, key from {known.key_from}" if known.persisted else "kept in memory only"

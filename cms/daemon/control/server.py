@@ -1,4 +1,4 @@
-"""The control socket that `cms status`, `cms login` and the others talk to: for the owner and root alone.
+"""The control socket, which `cms status`, `cms login` and the other commands talk to: only for the owner and root.
 
 One connection is one command. Both sides speak lines of JSON:
 
@@ -38,18 +38,18 @@ from cms.grants.messages import Place, Prompt
 from cms.system.listener import Listener
 from cms.system.logs import get_logger
 
-# A pasted address is the longest thing that anybody sends; JSON may double it.
+# A pasted address is the longest thing that a client sends; JSON may double its length.
 MAX_LINE = 2 * MAX_PASTED + 1024
-# Commands come from a program that sends them at once.
+# How long a client may take to send its command.
 COMMAND_SECONDS = 5.0
-# More commands at one time than people and monitoring have; beyond it the newest is turned away.
+# More commands at one time than people and monitoring need; further ones are refused.
 MAX_CONNECTIONS = 64
 
 log = get_logger()
 
 
 class Lines:
-    """A connection as lines of JSON, both ways, each of bounded length."""
+    """A connection that carries lines of JSON both ways, each of limited length."""
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
@@ -105,7 +105,7 @@ async def _limited(
 
 
 async def serve_one(stream: trio.abc.Stream, peer: Peer, commands: Commands, owner: int) -> None:
-    """Serve one connection; whatever goes wrong in it ends with it."""
+    """Serve one connection. A failure only ends this connection."""
     try:
         await _answer(Lines(stream), peer, commands, owner)
     except (OSError, trio.BrokenResourceError):
@@ -131,7 +131,7 @@ async def _answer(lines: Lines, peer: Peer, commands: Commands, owner: int) -> N
         await _carry_out(lines, message, commands)
 
 
-_OTHER_VERSION = "the daemon may be of another version than this command: start the daemon again"
+_OTHER_VERSION = "the daemon may have another version than this command: restart the daemon"
 
 
 async def _carry_out(lines: Lines, message: Mapping[str, Any], commands: Commands) -> None:
@@ -200,7 +200,7 @@ async def _import(lines: Lines, user: str, message: Mapping[str, Any], commands:
 
 
 async def _password(lines: Lines) -> str | None:
-    """Return what the client says that a person has typed, None if it leaves or says nothing."""
+    """Return the password that the client sends, None if it leaves or sends none."""
     with suppress(Garbled), trio.move_on_after(FLOW_SECONDS):
         message = await lines.receive() or {}
         password = message.get("password")
@@ -209,7 +209,7 @@ async def _password(lines: Lines) -> str | None:
 
 
 async def _asked(lines: Lines, event: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Send an event; return what comes back, {} if the client leaves or does not answer in time."""
+    """Send an event and return the answer, {} if the client leaves or does not answer in time."""
     await lines.send(event)
     if event["event"] == "told":
         return {}
@@ -219,7 +219,7 @@ async def _asked(lines: Lines, event: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 async def _follow(lines: Lines, flow: Flow) -> None:
-    """Go on until the sign-in ends or the client leaves."""
+    """Serve a sign-in until it ends or the client leaves."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_tell, lines, flow, nursery.cancel_scope)
         nursery.start_soon(_listen, lines, flow, nursery.cancel_scope)
@@ -235,7 +235,7 @@ async def _tell(lines: Lines, flow: Flow, scope: trio.CancelScope) -> None:
 
 
 async def _listen(lines: Lines, flow: Flow, scope: trio.CancelScope) -> None:
-    """Take what the client pastes; when it leaves, so do we."""
+    """Read what the client pastes, until it leaves."""
     with suppress(Garbled, OSError, trio.BrokenResourceError):
         while (message := await lines.receive()) is not None:
             wrong = await flow.pasted(str(message.get("pasted", "")))
@@ -245,7 +245,7 @@ async def _listen(lines: Lines, flow: Flow, scope: trio.CancelScope) -> None:
 
 
 def prompt_event(flow: Flow, shown: Prompt) -> dict[str, Any]:
-    """Return what a terminal needs to know of a prompt."""
+    """Return a prompt as an event for the terminal."""
     event = asdict(shown)
     del event["number"], event["state"]
     # A device code may live for longer than the flow that waits for it.
@@ -255,7 +255,7 @@ def prompt_event(flow: Flow, shown: Prompt) -> dict[str, Any]:
         "user": flow.grant.login,
         "registration": application(flow.grant),
         "page": flow.page,
-        # Where the browser comes back to on this machine, "" and 0 if it does not.
+        # Where the browser returns to on this machine, "" and 0 if it does not.
         "host": flow.host,
         "port": flow.address.port if flow.address else 0,
         "instead": flow.instead,

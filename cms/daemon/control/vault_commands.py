@@ -1,7 +1,7 @@
-"""The daemon's side of `cms export`, its import, `cms prune` and `cms logout`: what concerns the vault as a whole.
+"""Daemon side of export, import, prune and `logout --all`: the commands that concern the whole vault.
 
-What is secret stays in the worker. Through here pass an export, which is encrypted, and the passphrase that a person has
-typed. `Ask` puts questions to the person who gives the command, and tells them what happens.
+Secrets stay in the worker; only encrypted exports, and the passphrase that a person types, pass through here. `Ask` puts
+questions to the person who gives the command, and reports to them.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from cms_oauth.microsoft import CLOUDS, OPEN_TO_PERSONAL, PERSONAL_SESSIONS, PER
 
 log = get_logger()
 
-# What `Place.source` calls an export of cms's own.
+# The `Place.source` of an export made by cms.
 OURS = "cms"
 
 
 _STAYS_VALID = (
-    "The sign-in on the other machine goes on working: Microsoft ends none by its use elsewhere. "
-    "If that machine is to have it no more: `cms logout` there. Then delete the file."
+    "The sign-in on the other machine keeps working: using it here does not end it there. "
+    "To end it there, run `cms logout` on that machine. Then delete the file."
 )
 
 
 @dataclass(frozen=True, slots=True)
 class SignedOut:
-    """Who has been signed out. `found` says whether anything was stored or held for them.
+    """Who has been signed out. `found` is True if anything was stored or held for them.
 
-    `key_from` is the place that the vault's key was deleted from, "" if it stays. `expires` is when the last access token
-    that was handed out expires (Unix time), 0 for none that is known.
+    `key_from` is where the vault's key was deleted, "" if it was not. `expires` is when the last known access token
+    expires (Unix time), 0 if there is none.
     """
 
     grants: tuple[Grant, ...]
@@ -63,11 +63,11 @@ class Deleted:
 
 
 class VaultCommands:
-    """The commands that concern the vault as a whole.
+    """The commands that concern the whole vault.
 
-    Two kinds of stored sign-ins have no keeper. No account of the configuration has an *unlisted* one: `cms prune`
-    deletes it. An *unserved* one has an account in the configuration that no socket or file serves: it is wanted, and is
-    deleted only by a sign-out. `unlisted` are those of the last `look`.
+    Two kinds of stored sign-ins have no keeper. An *unlisted* one has no account in the configuration: `cms prune` deletes
+    it. An *unserved* one has an account, but no socket or file serves it: only a sign-out deletes it. `unlisted` are the
+    unlisted ones that the last `look` found.
     """
 
     def __init__(self, worker: Worker, registry: Registry, state_folder: str) -> None:
@@ -79,7 +79,7 @@ class VaultCommands:
     # Stored sign-ins without a keeper.
 
     async def look(self) -> tuple[StoredSignIn, ...]:
-        """Return, and remember, the unlisted sign-ins. The worker is asked only if there is one."""
+        """Find the unlisted sign-ins, remember and return them. The worker is asked only if there is one."""
         found = await self._stored(unserved=False)
         if found is None:
             return ()
@@ -87,15 +87,15 @@ class VaultCommands:
         return found
 
     async def _stored(self, *, unserved: bool) -> tuple[StoredSignIn, ...] | None:
-        """Return the unlisted sign-ins, and the unserved ones where asked for; None where the folder cannot be read."""
+        """Return the unlisted sign-ins, and the unserved ones if asked for; None if the folder cannot be read."""
         try:
             keys = self._keys(unserved=unserved)
         except OSError as error:
-            # As little as a worker that does not answer: no reason for the daemon to end.
+            # The daemon goes on, as it does if the worker does not answer.
             log.warning("the state folder cannot be read", reason=str(error))
             return None
         found = await self._worker.housekeeping(lambda number: Survey(number, keys)) if keys else Listed(())
-        # Whose they are may show another time; that they are there shows now.
+        # If the worker does not say whose they are, at least report that they exist.
         return found.items if isinstance(found, Listed) else tuple(StoredSignIn(key, "", "", "") for key in keys)
 
     def _keys(self, *, unserved: bool) -> tuple[str, ...]:
@@ -106,24 +106,24 @@ class VaultCommands:
         return tuple(sorted(path.stem for path in self._folder.glob("*.vault") if path.stem not in known))
 
     def stored_at(self, grant: Grant) -> float:
-        """Return when something was last stored of a sign-in, as Unix time, 0 for never."""
+        """Return when a sign-in was last stored, as Unix time, 0 for never."""
         try:
             return (self._folder / f"{grant.key}.vault").stat().st_mtime
         except OSError:
             return 0.0
 
     async def named(self, user: str) -> tuple[StoredSignIn, ...]:
-        """Return the unlisted and unserved sign-ins that a user name means."""
+        """Return the unlisted and unserved sign-ins that a user name refers to."""
         if not user:
             return ()
         found = await self._stored(unserved=True) or ()
         return tuple(each for each in found if user.lower() in (each.login.lower(), each.who.lower()))
 
     async def _delete(self, items: Sequence[StoredSignIn], *, unserved: bool) -> Deleted | Result:
-        """Delete those of these that are still unlisted (or `unserved`); a Result says why not."""
+        """Delete those of `items` that are still unlisted (or `unserved`), or return a Result that says why not."""
         try:
-            # A person may have taken minutes to agree, and a reload brought an account back. From here to the worker
-            # nothing waits.
+            # The person may have taken minutes to agree, and a reload may have brought an account back. Nothing waits
+            # between this line and the worker.
             now = set(self._keys(unserved=unserved))
         except OSError as error:
             return Result(False, f"the state folder cannot be read: {error.strerror}", "nothing was deleted")
@@ -145,16 +145,16 @@ class VaultCommands:
         )
 
     async def delete_all(self) -> str | Result:
-        """Delete every unlisted and unserved sign-in; return what was deleted in words, "" for nothing."""
+        """Delete every unlisted and unserved sign-in; return what was deleted in words, "" if nothing was."""
         items = await self._stored(unserved=True)
         done = await self._delete(items, unserved=True) if items else ""
         return done if isinstance(done, Result) else str(done)
 
     async def prune(self, message: Mapping[str, Any], ask: Ask) -> Result:
-        """Delete the unlisted sign-ins, once the person who asks for it has seen them and agreed."""
+        """Delete the unlisted sign-ins after the person has seen them and agreed."""
         items = await self.look()
         if not items:
-            return Result(True, "every stored sign-in has its account: there is nothing to prune")
+            return Result(True, "there is nothing to prune: every stored sign-in has an account")
         shown = [f"  {each.in_words}{_since(each)}" for each in items]
         await ask({"event": "told", "message": "\n".join(["Stored sign-ins without an account:", *shown])})
         if not message.get("yes") and not (await ask(_question("Delete them?"))).get("yes"):
@@ -162,17 +162,17 @@ class VaultCommands:
         done = await self._delete(items, unserved=False)
         return done if isinstance(done, Result) else Result(True, str(done))
 
-    # To another machine, and from one.
+    # Export, and the import of an export.
 
     async def export(self, message: Mapping[str, Any], ask: Ask) -> Result:
-        """Return the sign-ins of the users, or of all, as the text of an encrypted file (`extra["export"]`)."""
+        """Return the sign-ins of these users, or of all, as the text of an encrypted file (`extra["export"]`)."""
         users = [each.lower() for each in message.get("users", ()) if isinstance(each, str)]
         chosen = self._chosen(users)
         if isinstance(chosen, Result):
             return chosen
         passphrase = str((await ask({"event": "password", "message": "the export"})).get("password", ""))
         if not passphrase:
-            return Result(False, "no passphrase, no export", "nothing was written")
+            return Result(False, "an export needs a passphrase", "nothing was written")
         grants = tuple({each.grant.key: each.grant for each in chosen}.values())
         end = await self._worker.housekeeping(lambda number: Export(number, grants, passphrase))
         if not isinstance(end, Exported):
@@ -180,19 +180,19 @@ class VaultCommands:
         return _exported(end, chosen)
 
     def _chosen(self, users: Sequence[str]) -> list[Account] | Result:
-        """Return the accounts that these users name, all for none, of those that people sign in for."""
+        """Return the accounts of these users that people sign in for; all such accounts if no user is named."""
         accounts, who = self._registry.config.accounts, self._registry.names
         unknown = [user for user in users if not accounts_meant(accounts, user, who)]
         if unknown:
-            known = users_in_words(accounts) or "no account at all"
+            known = users_in_words(accounts) or "no account"
             return Result(False, f"there is no account {unknown[0]}", f"the configuration has: {known}")
         chosen = [each for each in accounts if any(accounts_meant([each], user, who) for user in users or [""])]
         return [each for each in chosen if not each.grant.unattended] or Result(
-            False, "there is no account that a person signs in for", "nothing but those can be exported"
+            False, "there is no account that a person signs in for", "only such accounts can be exported"
         )
 
     async def restore(self, message: Mapping[str, Any], ask: Ask) -> Result:
-        """Take over the sign-ins of an export that this configuration has accounts for."""
+        """Import those sign-ins of an export for which the configuration has an account."""
         place = Place(str(message.get("path", "")), OURS)
         opened = await self._opened(place, ask)
         if isinstance(opened, Result):
@@ -202,7 +202,9 @@ class VaultCommands:
         wanted = [each for each in items if not user or user in (each.login.lower(), each.who.lower())]
         if not wanted:
             held = ", ".join(each.name for each in items)
-            return Result(False, f"{place.path} holds no sign-in of {user or 'anybody'}", f"it holds: {held}")
+            return Result(
+                False, f"{place.path} has no sign-in{f' of {user}' if user else ''}", f"it has: {held}" if held else ""
+            )
         force = bool(message.get("force"))
         return _summed([await self._restore(each, place, ask, force=force) for each in wanted])
 
@@ -211,19 +213,19 @@ class VaultCommands:
         if isinstance(end, Refused) and end.trouble.kind == "password":
             password = str((await ask({"event": "password", "message": end.trouble.message})).get("password", ""))
             if not password:
-                return Result(False, "no passphrase, no import", "nothing was changed")
+                return Result(False, "the import needs the passphrase of the export", "nothing was changed")
             place = replace(place, password=password)
             end = await self._worker.housekeeping(lambda number: Peek(number, place))
         return (place, end.items) if isinstance(end, Listed) else _failed(end)
 
     async def _restore(self, kept: StoredSignIn, place: Place, ask: Ask, *, force: bool) -> str:
-        """Import one sign-in; tell about it, and return how it went: "imported", "kept", "failed" or "homeless"."""
+        """Import one sign-in and report it; return "imported", "kept", "failed" or "homeless"."""
         grant = next((each.grant for each in self._registry.config.accounts if each.grant.key == kept.key), None)
         if grant is None:
             await ask(
                 _told(
-                    f"{kept.name or 'somebody'}: no account of the configuration is this one. Put in, or change:\n"
-                    f"\n    {directive(kept)}\n\nthen `cms reload`, if cms runs, and import again"
+                    f"{kept.name or 'a sign-in without a name'}: the configuration has no matching account. Add or change:\n"
+                    f"\n    {directive(kept)}\n\nthen `cms reload` if cms is running, and import again"
                 )
             )
             return "homeless"
@@ -231,7 +233,7 @@ class VaultCommands:
         outcome = await self._worker.bring_in(grant, place, keep=not force)
         if isinstance(outcome, Refused) and outcome.trouble.kind == "signed-in":
             if not (await ask(_question(f"{outcome.trouble.message}. Replace that sign-in?"))).get("yes"):
-                await ask(_told(f"{name}: signed in already, and kept as it is (--force replaces it)"))
+                await ask(_told(f"{name}: already signed in, and left unchanged (--force replaces it)"))
                 return "kept"
             outcome = await self._worker.bring_in(grant, place)
         if not isinstance(outcome, Granted):
@@ -244,13 +246,13 @@ class VaultCommands:
 
 
 def _exported(end: Exported, chosen: Sequence[Account]) -> Result:
-    """Return the end of an export of these accounts: who is in it, who is not, and why not."""
+    """Return the result of an export of these accounts: which are in it, and which are not and why."""
     kept = {*end.keys, *end.kept_by_ms_broker}
     by_ms_broker = [each for each in chosen if each.grant.key in end.kept_by_ms_broker]
     missing = [each for each in chosen if each.grant.key not in kept]
     said = [f"exported: {users_in_words(each for each in chosen if each.grant.key in end.keys)}"]
     if missing:
-        said.append(f"not signed in, and so not exported: {users_in_words(missing)}")
+        said.append(f"not exported, because not signed in: {users_in_words(missing)}")
     if by_ms_broker:
         said.append(
             f"cannot be exported: {users_in_words(by_ms_broker)}: {KEPT_BY_MS_BROKER}; `cms login` on the other machine"
@@ -259,11 +261,11 @@ def _exported(end: Exported, chosen: Sequence[Account]) -> Result:
 
 
 def _summed(ends: Sequence[str]) -> Result:
-    """Return the end of an import from how each sign-in went."""
+    """Return the result of an import from the results of its sign-ins."""
     good = not {"failed", "homeless"} & set(ends)
     if "imported" in ends:
         return Result(good, f"imported: {ends.count('imported')} of {len(ends)}", _STAYS_VALID)
-    return Result(good, "nothing was imported", "" if good else "what was refused, and why, is said above")
+    return Result(good, "nothing was imported", "" if good else "the reasons are above")
 
 
 def _told(message: str) -> dict[str, Any]:
@@ -275,11 +277,11 @@ def _question(message: str) -> dict[str, Any]:
 
 
 def _failed(end: Ended) -> Result:
-    """Return the end of a command that did not come to what it was for."""
+    """Return the result of a command that failed."""
     if isinstance(end, Transient | Refused):
         return ended(end)
-    log.error("the grant worker has answered another question", answer=type(end).__name__)
-    return Result(False, "the grant worker has answered another question", "this is a bug in cms")
+    log.error("the grant worker sent a wrong kind of answer", answer=type(end).__name__)
+    return Result(False, "the grant worker sent a wrong kind of answer", "this is a bug in cms")
 
 
 def _since(kept: StoredSignIn) -> str:
@@ -287,7 +289,7 @@ def _since(kept: StoredSignIn) -> str:
 
 
 def directive(kept: StoredSignIn) -> str:
-    """Return the line of a configuration that has a sign-in's account."""
+    """Return the configuration line for a sign-in's account."""
     where = urlsplit(kept.authority)
     host = f"{where.scheme}://{where.netloc}"
     words = [f"user={json.dumps(kept.login)}"] if kept.login else []
@@ -301,14 +303,14 @@ def directive(kept: StoredSignIn) -> str:
 
 
 def _key_gone(key_from: str) -> str:
-    return f"; and the key that they were encrypted with ({key_from}): nothing needs it any more" if key_from else ""
+    return f"; the key that encrypted them ({key_from}) is no longer needed and was deleted too" if key_from else ""
 
 
 def signed_out(signed: SignedOut, now: float) -> Result:
-    """Return what a sign-out has done, and what it cannot do. `now` is Unix time."""
+    """Return the result of a sign-out: what it has done, and what it cannot do. `now` is Unix time."""
     if not signed.found:
         who = f"{signed.names}: " if signed.names else ""
-        return Result(True, f"{who}nobody was signed in, so there was nothing to delete")
+        return Result(True, f"{who}not signed in, so there was nothing to delete")
     said = f"{signed.names}: signed out, and the stored sign-in deleted{_key_gone(signed.key_from)}"
     return Result(True, said, "\n".join([_still_good(signed.expires, now), *_elsewhere(signed.grants)]))
 
@@ -316,13 +318,13 @@ def signed_out(signed: SignedOut, now: float) -> Result:
 def _still_good(expires: float, now: float) -> str:
     said = "Microsoft has no way to revoke a single token"
     if expires <= now:
-        return f"{said}: one handed out in the last hour or so may still work."
+        return f"{said}: one issued in the last hour or so may still work."
     clock = time.strftime("%H:%M", time.localtime(expires))
-    return f"{said}: the access token that programs were given works until {clock}, {duration(expires - now)} from now."
+    return f"{said}: the access token that programs have works until {clock}, {duration(expires - now)} from now."
 
 
 def _elsewhere(grants: Sequence[Grant]) -> list[str]:
-    """Return where a person, or an administrator, ends what this machine cannot."""
+    """Return where a person or an administrator can end the sign-ins on all machines."""
     tenants = {urlsplit(each.authority).path.strip("/").lower() for each in grants}
     personal = bool(tenants & OPEN_TO_PERSONAL) or not tenants
     work = bool(tenants - PERSONAL_TENANTS) or not tenants
@@ -335,5 +337,5 @@ def _elsewhere(grants: Sequence[Grant]) -> list[str]:
 
 
 def expiry_of(held: Sequence[Any], boot: float, wall: float) -> float:
-    """Return when the last of these tokens expires, as Unix time; 0 for none."""
+    """Return when the last of these tokens expires, as Unix time; 0 if there are none."""
     return max((wall + token.expires - boot for token in held if token), default=0.0)

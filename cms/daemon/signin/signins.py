@@ -120,7 +120,7 @@ class SignIns:
 
     async def _carry(self, flow: Flow) -> None:
         """Run a sign-in to its end, whatever that is."""
-        outcome: Outcome = given_up("cancelled", "the sign-in was given up")
+        outcome: Outcome = given_up("cancelled", "the sign-in was cancelled")
         try:
             with flow.scope, trio.move_on_after(FLOW_SECONDS) as limit:
                 outcome = await self._attempt(flow)

@@ -1,6 +1,6 @@
-"""Everything that goes to the identity provider, one object for the process: redeem, sign in, mint, discover.
+"""`Entra`: all that the worker asks of the identity provider: redeem, sign in, mint, discover.
 
-Each question is one exchange (`cms.grants.entra.exchange`) with a deadline for the whole of it.
+Each question is one exchange (`cms.grants.entra.exchange`) with one deadline.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from cms.grants.network.http import Discovery, Http, authorities, new_session
 from cms.grants.network.proxy import ProxyRoute
 from cms_oauth.moves import fill
 
-# What MSAL's cache says of an account that a broker has signed in (msal.application._GRANT_TYPE_BROKER).
+# How MSAL's cache marks an account that the broker signed in (msal.application._GRANT_TYPE_BROKER).
 _BROKER = "broker"
 
 
 def silence() -> None:
-    """Keep the libraries quiet: MSAL logs answers that are not JSON, urllib3 logs URLs."""
+    """Silence the libraries' logs: MSAL logs answers that are not JSON, urllib3 logs URLs."""
     for name in ("msal", "urllib3", "requests"):
         logger = logging.getLogger(name)
         logger.setLevel(logging.CRITICAL + 1)
         logger.propagate = False
-    # form_post would put the answer of a paste flow where a person cannot copy it, and makes browsers warn of a form
-    # that leaves https. PKCE makes the code in the address useless to others.
+    # With form_post a person could not copy the answer of a paste flow, and browsers warn of a form that leaves https.
+    # PKCE makes the code in the address useless to others.
     warnings.filterwarnings("ignore", message="response_mode='form_post' is recommended", category=UserWarning)
-    # Its clock is the wall's, which may have been set back; ours paces the polling.
+    # MSAL measures with the wall clock, which may have been set back; cms itself paces the polling.
     warnings.filterwarnings("ignore", message="Attempted too soon", category=UserWarning)
 
 
 class Entra:
-    """Everything that goes to the identity provider. One per process, shared by its threads."""
+    """The client of the identity provider. There is one per process, shared by its threads."""
 
     def __init__(self, ca: str | None = None, proxy: Proxy | None = None) -> None:
         silence()
@@ -53,7 +53,7 @@ class Entra:
         self._noted: set[tuple[str, Scopes]] = set()
 
     def rest(self) -> None:
-        """Close idle connections, which firewalls forget, and read discovery anew when there is work again."""
+        """Close idle connections, which firewalls drop silently, and forget discovery documents."""
         self._discovery = Discovery(self._session, self._ca)
         for adapter in self._session.adapters.values():
             adapter.close()
@@ -73,8 +73,8 @@ class Entra:
     ) -> Answer:
         """Redeem the refresh token in MSAL's `cache` for an access token with these scopes.
 
-        Where consent is missing for some of them, as after a protocol was added, the token is for those that were
-        consented to before: the other protocols go on.
+        If consent is missing for some of them, as after a protocol was added, the token is for those consented to
+        before, so that the other protocols go on working.
         """
         answer = self._redeem(grant, scopes, cache, home_account_id, who=who, secret=secret)
         lesser = _consented(scopes, cache) if _lacks_consent(answer.outcome) else ()
@@ -82,9 +82,7 @@ class Entra:
             return answer
         missing = ", ".join(scope for scope in scopes if scope not in lesser)
         note(
-            refusals.hint(
-                "nobody has consented to {missing} yet: the token is without until {login}", grant, missing=missing
-            )
+            refusals.hint("there is no consent to {missing} yet: tokens lack it until {login}", grant, missing=missing)
         )
         return self._redeem(grant, lesser, cache, home_account_id, who=who, secret=secret)
 
@@ -125,7 +123,7 @@ class Entra:
         return dict(json.loads(found)) if isinstance(found, str) else found.trouble
 
     def mint(self, grant: Grant, scopes: Scopes, secret: Secret) -> Outcome:
-        """Ask for a token for the application itself: there is nothing to redeem, and nothing to keep."""
+        """Get a token for the application itself. There is no refresh token to redeem or to store."""
         call = self._call(grant, secret)
         if not isinstance(call, Call):
             return call
@@ -133,7 +131,7 @@ class Entra:
         return call.granted(result, scopes, "") if isinstance(result, dict) else result
 
     def mint_by_machine(self, grant: Grant, scopes: Scopes) -> Outcome:
-        """Ask the machine that cms runs on for a token of its managed identity."""
+        """Get a token from the managed identity of the machine that cms runs on."""
         if "IDENTITY_SERVER_THUMBPRINT" in os.environ:
             return Refused(_SERVICE_FABRIC)
         machine = Machine(grant)
@@ -162,7 +160,7 @@ class Entra:
         return flows.begin(call, method, claims)
 
     def _call(self, grant: Grant, secret: Secret, cache: str = "", *, broker: bool = False) -> Call | Outcome:
-        """Return a fresh exchange over the cache, with one deadline for all that is asked, or why there is none now."""
+        """Return a new exchange with this cache and one deadline, or why there cannot be one now."""
         deadline = Deadline()
         document = self._discovery.document(grant, deadline)
         if not isinstance(document, str):
@@ -175,7 +173,7 @@ class Entra:
         return call if call.has_broker or not broker else ms_broker.NOT_RUNNING
 
     def _compare(self, grant: Grant, scopes: Scopes, result: Mapping[str, Any]) -> None:
-        """Warn once where the server grants other scopes than were asked for: MSAL and we think of it by those."""
+        """Warn once if the server grants other scopes than requested: MSAL and cms store the token under those."""
         echoed = set(str(result.get("scope", "")).lower().split())
         missing = [each for each in scopes if each.lower() not in echoed and not each.endswith("/.default")]
         if echoed and missing and (grant.key, scopes) not in self._noted:
@@ -184,18 +182,18 @@ class Entra:
 
 
 def _no_key_file(error: OSError) -> Trouble:
-    """Say what Azure Arc wants: who may read a file of its group's may ask (Microsoft: "Azure Arc managed identity")."""
+    """Return the trouble that Azure Arc's key file cannot be read: only its group may (Microsoft: "Azure Arc managed identity")."""
     return Trouble(
         "locked",
         f"Azure Arc's key file cannot be read: {error.strerror}",
-        fill("let cms's user into the group himds, and start cms again; {retries}"),
+        fill("add cms's user to the group himds and restart cms; {retries}"),
     )
 
 
 _SERVICE_FABRIC = Trouble(
     "application",
-    "cms does not know the managed identities of Azure Service Fabric",
-    'give an application of your own to the account: sign_in="app"',
+    "cms does not support the managed identities of Azure Service Fabric",
+    'use your own application for the account: sign_in="app"',
 )
 
 
@@ -212,6 +210,6 @@ def _consented(scopes: Scopes, cache: str) -> Scopes:
 
 
 def is_kept_by_ms_broker(cache: str) -> bool:
-    """Whether it is the broker that has signed in: then it has the refresh token, too."""
+    """Return True if the broker signed in, so that it keeps the refresh token too."""
     accounts = json.loads(cache).get("Account", {}).values() if cache else ()
     return any(each.get("account_source") == _BROKER for each in accounts)

@@ -1,13 +1,13 @@
-"""One exchange with Entra, or with a machine's metadata service, and what its end means: the only file that imports msal.
+"""One exchange with Entra, or with a machine's metadata service, and its outcome. Only this file imports msal.
 
-MSAL is used so that none of its habits shows:
+It works around some of MSAL's behaviour:
 
 - a fresh app for every exchange, so that its throttling layer never replays a failure of up to an hour ago as an answer;
 - `force_refresh`, so that a refused refresh token is never hidden behind an ageing access token;
 - discovery is ours, once per process, so that making an app needs no network and tells no config error from an outage;
 - HTTP is ours (`cms.grants.network.http`): it has a deadline and a bound on size, and remembers status and Retry-After.
 
-Nothing that MSAL returns leaves but the access token, its lifetime, and who signed in; the cache goes to the vault.
+Of what MSAL returns, only the access token, its lifetime and who signed in are passed on; the cache goes to the vault.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from cms.core.lifecycle import Granted, Outcome, Refused, SignInFacts, Transient
 from cms.grants.network.deadline import Deadline
 from cms.grants.network.http import Http, Metadata, NoAnswer, garbage, is_fault, network_trouble
 
-# A token that claims a longer life than a year does so by mistake.
+# A token with a lifetime of more than a year is a mistake of the provider.
 MAX_LIFE = 366 * 24 * 60 * 60.0
 
-# What MSAL raises for an answer that is none, wherever in it that shows. ValueError includes JSON's and Unicode's,
-# ArithmeticError a lifetime that is infinite.
+# What MSAL raises for a malformed answer. ValueError includes the errors of JSON and Unicode, ArithmeticError an infinite
+# lifetime.
 _GARBLED = (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RuntimeError, AssertionError)
 
-# What the vault keeps of MSAL's cache: access tokens live in the broker only, and the id token is not needed again.
+# What the vault keeps of MSAL's cache: only the daemon holds access tokens, and the id token is not needed again.
 _KEPT = ("RefreshToken", "Account", "AppMetadata")
 
 
-# What an application proves itself with, as MSAL takes it: "" for nothing, a secret, or a dictionary.
+# An application's credential, as MSAL takes it: "" for none, a secret, or a dictionary.
 Secret: TypeAlias = str | Mapping[str, Any]
 
 
@@ -64,18 +64,18 @@ class Credential:
 NONE = Credential()
 
 
-# Whom to name when a managed identity's question gets no answer. What MSAL really asks depends on its environment.
+# The name in messages for a managed identity's service. The real address depends on the environment.
 METADATA = "http://azure-metadata"
 
-# What MSAL returned where that holds a token, else the outcome of what happened instead.
+# What MSAL returned if it contains a token, else the outcome.
 Result: TypeAlias = dict[str, Any] | Outcome
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The end of one exchange with Entra.
+    """The result of one exchange with Entra.
 
-    `cache` is what the vault is to keep, "" for nothing new. `unsure` says that a refresh token may have been redeemed
+    `cache` is what the vault must store, "" if nothing is new. `unsure` is True if a refresh token may have been redeemed
     although no successor arrived.
     """
 
@@ -87,12 +87,12 @@ class Answer:
 
 
 def note(text: str) -> None:
-    """Tell the log something, through stderr. `text` holds no secret."""
+    """Log a warning, through stderr. `text` must not contain a secret."""
     print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 class Exchange:
-    """One exchange with a provider, and what its end means."""
+    """One exchange with a provider, and the outcome of its answers."""
 
     def __init__(self, grant: Grant, http: Http) -> None:
         self.grant = grant
@@ -100,12 +100,12 @@ class Exchange:
         self._replies: dict[str, object] = {}
 
     def renew(self) -> None:
-        """Begin another exchange: time has passed, for a person."""
+        """Start a new deadline, after a person took their time."""
         self.http.deadline = Deadline()
 
     def ask(self, question: Callable[[], Any], who: str = "") -> Result:
-        """Return MSAL's result that holds a token, or the outcome of what happened instead."""
-        # MSAL would replay a failure of up to an hour ago: a device flow asks many times with one app.
+        """Return MSAL's result if it contains a token, else the outcome."""
+        # Otherwise MSAL would replay a failure of up to an hour ago: a device flow asks many times with one app.
         self._replies.clear()
         try:
             result = question()
@@ -118,7 +118,7 @@ class Exchange:
         if result is None and not self.http.status:
             return Refused(no_sign_in(self.grant))
         if not isinstance(result, dict):
-            # MSAL takes an empty object for no answer at all.
+            # MSAL returns None for an empty object.
             return self._failure()
         return self._judged(result, who)
 
@@ -141,7 +141,7 @@ class Exchange:
         return Transient(trouble, self.http.retry_after)
 
     def granted(self, result: Mapping[str, Any], scopes: Scopes, who: str) -> Granted:
-        """Return the token, with its life counted from the moment at which the answer arrived."""
+        """Return the token, its lifetime counted from when the answer arrived."""
         life = _seconds(result["expires_in"]) or 0.0
         return Granted(
             result["access_token"],
@@ -153,7 +153,7 @@ class Exchange:
 
 
 class Machine(Exchange):
-    """A question to the machine that cms runs on: its managed identity needs no app, and nothing is kept."""
+    """A request for a token of the machine's managed identity. It needs no MSAL app, and nothing is stored."""
 
     def __init__(self, grant: Grant) -> None:
         super().__init__(replace(grant, authority=METADATA), Metadata())
@@ -165,7 +165,7 @@ class Machine(Exchange):
         self._client = msal.ManagedIdentityClient(identity, http_client=self.http, http_cache=self._replies)
 
     def token(self, scopes: Scopes) -> Result:
-        """Return a token for the resource that the scopes name. Raises OSError where a key file cannot be read."""
+        """Return a token for the resource that the scopes name. Raises OSError if a key file cannot be read."""
         files: list[OSError] = []
 
         def question() -> Any:
@@ -186,9 +186,9 @@ class Machine(Exchange):
 class Call(Exchange):
     """One exchange with Entra: a fresh MSAL app with a new cache and a new HTTP client.
 
-    With `broker`, it is the broker on this desktop that is asked for tokens. Raises ImportError without its library.
-    `secret` is what the application proves itself with, as MSAL takes it; "" for a public client. `known` is the home
-    account that has signed in before, "" for none.
+    With `broker`, Microsoft's broker on this desktop is asked for tokens. Raises ImportError without its library. `secret`
+    is the application's credential, as MSAL takes it, "" for a public client. `known` is the home account that has signed
+    in before, "" for none.
     """
 
     known = ""
@@ -212,11 +212,11 @@ class Call(Exchange):
 
     @property
     def has_broker(self) -> bool:
-        """Whether the broker is asked: MSAL goes on without one that does not start, and does not say so."""
+        """True if the broker is used. MSAL silently goes on without a broker that does not start."""
         return bool(self.app._enable_broker)  # noqa: SLF001 - there is no other way to know
 
     def arrived(self, moment: float) -> None:
-        """Count a token's life from this boot-clock moment: a broker's answer comes by another way than HTTP."""
+        """Set when the answer arrived, on the boot clock: a broker's answer does not come over HTTP."""
         self.http.answered = moment
 
     def account(self, home_account_id: str) -> dict[str, Any]:
@@ -225,12 +225,12 @@ class Call(Exchange):
         return next(known, {"home_account_id": home_account_id})
 
     def kept(self) -> str:
-        """Return the cache as the vault is to keep it."""
+        """Return the part of the cache that the vault stores."""
         cache = json.loads(self._cache.serialize())
         return json.dumps({name: cache[name] for name in _KEPT if name in cache}, sort_keys=True)
 
     def keep_unrotated(self, refresh_token: str) -> None:
-        """Keep a refresh token from elsewhere where no successor came: it stays valid then."""
+        """Keep an imported refresh token if no successor came: it stays valid then."""
         cache = json.loads(self._cache.serialize())
         accounts = [] if cache.get("RefreshToken") else list(cache.get("Account", {}).values())
         for account in accounts:
@@ -241,10 +241,10 @@ class Call(Exchange):
             self._cache.add({**event, "skip_account_creation": True})
 
     def signed_in(self, result: Result, scopes: Scopes) -> Answer:
-        """Return the end of a sign-in: only the person whom the grant names may have signed in."""
+        """Return the result of a sign-in, a refusal if another user signed in than the grant names."""
         if not isinstance(result, dict):
             return Answer(result)
-        # The broker keeps refresh tokens to itself.
+        # The broker does not hand out refresh tokens.
         kind = "Account" if self.has_broker else "RefreshToken"
         known = list(json.loads(self.kept()).get(kind, {}).values())
         home = str(known[0].get("home_account_id") or "") if known else ""
@@ -257,9 +257,9 @@ class Call(Exchange):
 
 
 def _granted_scopes(result: Mapping[str, Any], asked: Scopes) -> Scopes:
-    """Return what the provider says that its token is for: what was asked for where it says nothing of that.
+    """Return the scopes that the provider granted, or the requested ones if it does not say.
 
-    It may grant less (RFC 6749, 5.1). The scopes of the sign-in itself open nothing; `.default` is all there is to grant.
+    It may grant fewer (RFC 6749, 5.1). The scopes of the sign-in itself give no permission; `.default` is always complete.
     """
     told = result.get("scope")
     named = tuple(each for each in str(told or "").split() if each.lower() not in _SIGN_INS_OWN)
@@ -272,10 +272,10 @@ _SIGN_INS_OWN = frozenset(("openid", "profile", "email", "address", "phone", "of
 
 
 def recognised(grant: Grant, result: Mapping[str, Any], home: str, known: str) -> str | Trouble:
-    """Return the name of who has signed in, or why it is not whom the grant names.
+    """Return the name of the user who signed in, or the trouble if it is not the user whom the grant names.
 
-    `home` is the account that has signed in, `known` the one of the sign-in before, "" for none. Its name may have
-    been changed since then. A name can be given to another account, too: the service notices that by the vault's entry.
+    `home` is the account that has signed in, `known` the account of the sign-in before, "" for none: the same account may
+    have a new name. The opposite, a name given to another account, is noticed by the service with the vault's entry.
     """
     claims = result.get("id_token_claims") or {}
     names = [str(claims[name]) for name in ("preferred_username", "upn") if claims.get(name)]
@@ -285,14 +285,12 @@ def recognised(grant: Grant, result: Mapping[str, Any], home: str, known: str) -
         return right or who
     if not known or home != known:
         return _wrong_user(grant, who)
-    note(
-        f"{grant.login} is called {who} now, and is the account that has signed in before: put the new name into the configuration"
-    )
+    note(f"{grant.login} is now called {who}: put the new name into the configuration")
     return who
 
 
 def _seconds(value: object) -> float | None:
-    """Return a lifetime that can be one: some providers send it as text."""
+    """Return a valid lifetime in seconds, else None. Some providers send it as text."""
     try:
         seconds = float(value)  # type: ignore[arg-type]  # what is no number raises, which is the question
     except (TypeError, ValueError, OverflowError):
@@ -301,8 +299,8 @@ def _seconds(value: object) -> float | None:
 
 
 def no_sign_in(grant: Grant) -> Trouble:
-    """Say that the vault holds nothing for this grant."""
-    message = f"{grant.login} has not signed in yet" if grant.login else "nobody has signed in yet"
+    """Return the trouble that the vault has nothing for this grant."""
+    message = f"{grant.login} has not signed in yet" if grant.login else "the account has not signed in yet"
     return Trouble("no-sign-in", message, refusals.hint("sign in: {login}", grant))
 
 
@@ -321,6 +319,6 @@ def _wrong_user(grant: Grant, who: str) -> Trouble:
 def _nothing_to_keep(grant: Grant) -> Trouble:
     return Trouble(
         "refused",
-        "the provider gave no refresh token, so nobody would stay signed in",
-        refusals.hint("let the application's registration ask for offline_access, then {login}", grant),
+        "the provider gave no refresh token, so the account would not stay signed in",
+        refusals.hint("add offline_access to the permissions of the app registration, then {login}", grant),
     )

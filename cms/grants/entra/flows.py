@@ -1,7 +1,7 @@
-"""Sign-ins that a person is part of: by authorization code, on another device, in the broker's window.
+"""Sign-ins with a person: by authorization code, on another device, or in the broker's window.
 
-Each is begun with an exchange (`Call`), whose app is MSAL's, and ends with that exchange's `signed_in`. The verifier, the
-nonce and the device code stay in here.
+Each begins with an exchange (`Call`), which has an MSAL app, and ends with its `signed_in`. The verifier, the nonce and
+the device code never leave this file.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from cms.core.lifecycle import Outcome, Refused, Transient, Trouble
 from cms.grants.entra.exchange import Answer, Call
 from cms.grants.entra.ms_broker import BrokerFlow
 
-# A sign-in that is not completed ends after this time: Entra's own codes live about as long.
+# The longest time for a sign-in, about as long as Entra's own codes live.
 SIGN_IN_SECONDS = 600.0
 
 
 def wanted(grant: Grant) -> tuple[Scopes, Scopes]:
-    """Return the scopes of the token that a sign-in gets, and all scopes that it asks consent for."""
+    """Return the scopes of a sign-in's token, and all scopes for which it asks consent."""
     first = grant.scope_sets[0] if grant.scope_sets else ()
     return first, tuple(dict.fromkeys(scope for scopes in grant.scope_sets for scope in scopes))
 
 
 def _same_resource(first: Scopes, scopes: Scopes) -> Scopes:
-    """Return those of `scopes` that one token can have: a device flow cannot ask consent for a second resource."""
+    """Return those of `scopes` with the resource of `first`: a device flow cannot ask consent for a second resource."""
     resources = {scope.rpartition("/")[0] for scope in first}
     return tuple(scope for scope in scopes if scope.rpartition("/")[0] in resources)
 
 
 class CodeFlow:
-    """A sign-in by authorization code. The verifier and the nonce stay in here."""
+    """A sign-in by authorization code."""
 
     user_code = ""
     expires_in = SIGN_IN_SECONDS
@@ -46,7 +46,7 @@ class CodeFlow:
         self.redirect_uri = call.grant.redirect_uri
 
     def finish(self, fields: Mapping[str, str]) -> Answer:
-        """Redeem the code that the redirect brought."""
+        """Redeem the code from the redirect."""
         if fields.get("state") != self.state or not (fields.get("code") or fields.get("error")):
             return Answer(Refused(_foreign(self._call.grant)))
         self._call.renew()
@@ -83,11 +83,11 @@ class DeviceFlow:
 
     @property
     def interval(self) -> float:
-        """Seconds to wait before the next poll: the provider may ask for more as it goes."""
+        """Seconds to wait before the next poll; the provider may raise it."""
         return max(float(self._flow["interval"]), self._call.http.retry_after)
 
     def poll(self) -> Answer | None:
-        """Ask once. None while the person has not finished, or the provider could not be asked."""
+        """Poll once. Returns None if the person has not finished, or the provider could not be reached."""
         pending = False
 
         def once() -> Any:
@@ -137,7 +137,7 @@ def _begin_device(call: Call, claims: str) -> DeviceFlow | Outcome:
         flow.update(
             call.app.initiate_device_flow(list(_same_resource(first, consent)), claims_challenge=claims or None)
         )
-        # Without a code it is the provider's error, dressed up by MSAL.
+        # Without a code, this is the provider's error in MSAL's form.
         return {"access_token": "-", "expires_in": 1} if "user_code" in flow and "verification_uri" in flow else flow
 
     result = call.ask(initiate)

@@ -1,8 +1,8 @@
-"""Sign-in through Microsoft's broker for Linux, by way of MSAL: who it is for, and how long it is waited for.
+"""Sign-in through Microsoft's broker for Linux, using MSAL.
 
-The broker keeps the refresh tokens itself, and proves to Entra that this device is managed. MSAL's side of it is an
-optional library, imported when the first such question comes; it waits for the broker without end. So every question is
-put in a new thread, which is abandoned when its time is over.
+The broker keeps the refresh tokens itself, and proves to Entra that this device is managed. MSAL needs an optional library
+for it, imported on first use, which waits for the broker without a time limit. So each question runs in a new thread,
+which is abandoned when its time is up.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from cms_oauth.moves import RETRIES, Command, Move, Run, fill
 # A question without a window. This leaves some of messages.QUESTION_SECONDS for the vault and its key.
 SILENT_SECONDS = 20.0
 
-# How often the wait for a window looks whether the broker has answered: only the browser's end wakes it otherwise.
+# How often to check whether the broker has answered while its window is open.
 LOOK_SECONDS = 0.5
 
-# What the broker calls a question that wants a window, or an account that is no longer good for anything.
+# The broker's errors for a question that needs a window, and for an account that is no longer usable.
 _WANTS_A_PERSON = ("InteractionRequired", "AccountUnusable")
 _GIVEN_UP = "UserCanceled"
 _AADSTS = re.compile(r"AADSTS\d")
 
 
 def unavailable(why: str, hint: str) -> Transient:
-    """Say that the broker cannot be asked at all."""
+    """Return the outcome if the broker cannot be used."""
     return Transient(Trouble("broker", f"Microsoft's broker cannot be asked: {why}", hint))
 
 
 NO_LIBRARY = unavailable(
     "MSAL's library for it is not installed",
-    # As README installs cms: no index of packages has it.
+    # No package index has cms: see README.
     Move(
-        "where the source of cms is, say ",
+        "in the source folder of cms, run ",
         Run((Command((f"{sys.prefix}/bin/pip", "install", ".[broker]")),)),
-        ", and start cms again; ",
+        ", and restart cms; ",
         RETRIES,
     ),
 )
@@ -53,7 +53,7 @@ NOT_RUNNING = unavailable(
 
 
 def no_display(environ: Mapping[str, str]) -> Transient | None:
-    """Return what to say where the broker's window would have nowhere to be, None where it has."""
+    """Return the outcome if there is no display for the broker's window, else None."""
     if environ.get("DISPLAY") or environ.get("WAYLAND_DISPLAY"):
         return None
     return unavailable(
@@ -96,7 +96,7 @@ class BrokerFlow:
         self._claims = claims or None
 
     def answered(self, wait: Callable[[float], object]) -> Answer:
-        """Open the window, and wait for the person. `wait` passes some seconds, and raises if that is given up."""
+        """Open the window and wait for the person. `wait` waits some seconds, and raises if the sign-in is cancelled."""
         grant, app = self._call.grant, self._call.app
 
         def question() -> Any:
@@ -113,7 +113,7 @@ class BrokerFlow:
 
 
 def _ask(call: Call, question: Callable[[], Any], who: str = "") -> Future[Result]:
-    """Put a question in a new thread: one that the broker does not answer never ends."""
+    """Ask in a new thread, which never ends if the broker does not answer."""
 
     def run() -> Result:
         result = call.ask(lambda: translated(question), who)
@@ -135,17 +135,17 @@ def _awaited(asked: Future[Result], seconds: float, wait: Callable[[float], obje
 
 
 def translated(question: Callable[[], Any]) -> Any:
-    """Return MSAL's result with the broker's errors as OAuth's, which the catalogue knows."""
+    """Return MSAL's result, with the broker's errors translated into OAuth errors that `cms.core.refusals` knows."""
     try:
         result = question()
     except ValueError as error:
         if type(error).__name__ != "RedirectUriError":
             raise
-        # msal.broker's own class, for a registration without the broker's redirect.
+        # A class of msal.broker, raised if the registration lacks the broker's redirect address.
         return {"error": "invalid_request", "error_codes": [50011]}
     if not isinstance(result, dict) or result.get("error") != "broker_error":
         return result
-    # MSAL names the broker's status in here only.
+    # Only this field has the broker's status.
     said = str(result.get("error_description"))
     if any(word in said for word in _WANTS_A_PERSON) or _AADSTS.search(said):
         return {**result, "error": "interaction_required"}

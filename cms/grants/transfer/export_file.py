@@ -143,7 +143,7 @@ def _derive(passphrase: str, salt: bytes, n: int, r: int, p: int) -> bytes:
 def _damaged(name: str, error: Exception | None = None) -> Unfit:
     if isinstance(error, MemoryError):
         return Unfit(
-            f"there is too little memory to open {name}", "128 MiB are needed; close something, then try again"
+            f"there is too little memory to open {name}", "128 MiB are needed; close some programs, then try again"
         )
     return Unfit(f"{name} is damaged", "copy it again from where `cms export` has written it, or export again")
 

@@ -89,7 +89,7 @@ def _read(path: str) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise Unfit(f"{path} is no regular file", "name the file that the program keeps its sign-in in")
+                raise Unfit(f"{path} is not a regular file", "name the file that the program keeps its sign-in in")
             raw = file.read(MAX_FILE + 1)
     except OSError as error:
         raise Unfit(f"{path} cannot be read: {error.strerror}", _reader(path)) from None

@@ -357,7 +357,7 @@ def _check(found: Found, grant: Grant, place: str) -> None:
             f"{_named(grant.client_id)}: a sign-in cannot go from one to the other",
             refusals.hint(
                 'set client_id="{client_id}" of the account (and tenant= as that program has it), then `cms reload`, '
-                "if cms runs, and import again; or sign in anew: {login}",
+                "if cms is running, and import again; or sign in again: {login}",
                 grant,
                 client_id=found.client_id,
             ),

@@ -83,11 +83,11 @@ class Patience:
 
     def call(self, function: Callable[[], T]) -> T:
         if self._hanging and not self._hanging.done():
-            raise Locked("does not answer: it may wait for a person")
+            raise Locked("does not answer: it may be waiting for a person")
         call = threads.start(function)
         self._hanging = call
         if not wait([call], self._seconds).done:
-            raise Locked(f"did not answer within {self._seconds:g} s: it may wait for a person")
+            raise Locked(f"did not answer within {self._seconds:g} s: it may be waiting for a person")
         return call.result()
 
 

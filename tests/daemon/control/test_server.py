@@ -434,7 +434,7 @@ def test_the_end_says_where_the_sign_in_is_kept() -> None:
     result = ended(Granted(SECRET, 1.0, 3600.0, sign_in=SignInFacts(persisted=False)))
 
     assert "the account is signed in (kept in memory only)" == result.message
-    assert 'put Vault(key=File("...")) into the configuration' in result.hint
+    assert 'add Vault(key=File("...")) to the configuration' in result.hint
     assert "" == ended(Granted(SECRET, 1.0, 3600.0, sign_in=SignInFacts(persisted=True, key_from="keyring"))).hint
     assert {"persisted": False} == result.extra
 

@@ -23,7 +23,7 @@ from cms.grants.messages import Delete, Ended, Export, Exported, Housekeeping, L
 AUTHORITY = "https://login.microsoftonline.com/common"
 SCOPES = ("https://outlook.office.com/SMTP.Send",)
 NO = Refused(Trouble("unfit", "it is damaged", "copy it again"))
-WANTS = Refused(Trouble("password", "it is encrypted to a passphrase"))
+WANTS = Refused(Trouble("password", "it is encrypted with a passphrase"))
 THERE = Refused(Trouble("signed-in", "ann@x.test is signed in already"))
 GOOD = Granted("token", 0.0, 3600.0)
 
@@ -134,12 +134,12 @@ async def test_a_user_name_finds_a_stored_sign_in(tmp_path: Path) -> None:
         (
             {"yes": True},
             [],
-            (True, "deleted: 1; and the key that they were encrypted with (keyring): nothing needs it any more"),
+            (True, "deleted: 1; the key that encrypted them (keyring) is no longer needed and was deleted too"),
         ),
         (
             {},
             [{"yes": True}],
-            (True, "deleted: 1; and the key that they were encrypted with (keyring): nothing needs it any more"),
+            (True, "deleted: 1; the key that encrypted them (keyring) is no longer needed and was deleted too"),
         ),
         ({}, [{"yes": False}], (False, "nothing was deleted")),
         ({}, [{}], (False, "nothing was deleted")),
@@ -211,7 +211,7 @@ async def test_a_state_folder_that_cannot_be_read_ends_nothing(tmp_path: Path, m
 @in_trio
 async def test_nothing_to_prune(tmp_path: Path) -> None:
     """Then cms asks no question."""
-    assert (True, "every stored sign-in has its account: there is nothing to prune") == said(
+    assert (True, "there is nothing to prune: every stored sign-in has an account") == said(
         await commands(tmp_path, FakeWorker()).prune({}, Person().ask)
     )
 
@@ -266,7 +266,7 @@ async def test_an_export_has_whom_it_was_asked_for(tmp_path: Path) -> None:
     all_users = await found.export({"users": []}, person.ask)
     ann = await found.export({"users": ["Ann@x.test"]}, person.ask)
 
-    assert (True, "exported: ann@x.test\nnot signed in, and so not exported: bob@x.test") == said(all_users)
+    assert (True, "exported: ann@x.test\nnot exported, because not signed in: bob@x.test") == said(all_users)
     assert (True, "exported: ann@x.test", "text") == (*said(ann), ann.extra["export"])
     assert [2, 1] == [len(question.grants) for question in worker.asked]
 
@@ -279,7 +279,7 @@ async def test_what_the_broker_keeps_is_named(tmp_path: Path) -> None:
 
     end = await commands(tmp_path, worker, accounts).export({}, Person([{"password": "correct horse"}]).ask)
 
-    kept = "Microsoft's broker keeps the sign-in, for this device alone; `cms login` on the other machine"
+    kept = "Microsoft's broker keeps the sign-in, for this device only; `cms login` on the other machine"
     assert (True, f"exported: ann@x.test\ncannot be exported: bob@x.test: {kept}") == said(end)
 
 
@@ -301,7 +301,7 @@ async def test_the_person_who_signs_in_for_mailboxes_may_be_named(tmp_path: Path
     [
         (["carol@x.test"], {}, NO, "there is no account carol@x.test"),
         (["machine@x.test"], {}, NO, "there is no account that a person signs in for"),
-        ([], {}, NO, "no passphrase, no export"),
+        ([], {}, NO, "an export needs a passphrase"),
         ([], {"password": "correct horse"}, NO, "it is damaged"),
     ],
 )
@@ -333,7 +333,7 @@ async def test_an_import_is_made_and_told(tmp_path: Path) -> None:
     (held,) = registry.keepers[0].lives.values()
 
     assert (True, "imported: 1 of 1") == said(result)
-    assert "goes on working" in result.hint
+    assert "keeps working" in result.hint
     assert held.held is not None
     assert ("token", ("ann@x.test", "correct horse", True)) == (held.held.secret, worker.asked[-1])
     assert "told: ann@x.test: imported and verified" == person.heard[-1]
@@ -341,7 +341,7 @@ async def test_an_import_is_made_and_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("yes", "expected", "told"),
-    [(True, "imported: 1 of 1", "imported and verified"), (False, "nothing was imported", "kept as it is")],
+    [(True, "imported: 1 of 1", "imported and verified"), (False, "nothing was imported", "left unchanged")],
 )
 @in_trio
 async def test_one_that_is_there_is_replaced_if_a_person_says_so(
@@ -381,10 +381,10 @@ async def test_what_fails_does_not_stop_the_others(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("ends", "answers", "expected"),
     [
-        ([WANTS], [{}], "no passphrase, no import"),
+        ([WANTS], [{}], "the import needs the passphrase of the export"),
         ([WANTS, NO], [{"password": "wrong horse"}], "it is damaged"),
         ([NO], [], "it is damaged"),
-        ([WANTS, Listed((kept("bob@x.test"),))], [{"password": "x"}], "/f holds no sign-in of ann@x.test"),
+        ([WANTS, Listed((kept("bob@x.test"),))], [{"password": "x"}], "/f has no sign-in of ann@x.test"),
         ([WANTS, Listed((kept("ann@x.test"),))], [{"password": "x"}], "nothing was imported"),
     ],
 )
@@ -440,7 +440,7 @@ def test_a_sign_out_says_what_still_works() -> None:
     assert [(True, False), (False, True), (True, True)] == [
         ("mysignins.microsoft.com" in each, "account.microsoft.com" in each) for each in hints
     ]
-    assert "one handed out in the last hour or so may still work" in hints[0]
+    assert "one issued in the last hour or so may still work" in hints[0]
     assert "50 min from now" in until
     assert 0.0 == expiry_of([], 0.0, 0.0)
 
@@ -448,12 +448,9 @@ def test_a_sign_out_says_what_still_works() -> None:
 def test_a_logout_without_a_sign_in() -> None:
     """cms deleted nothing and says nothing else about it."""
     result = signed_out(SignedOut((), "ann@x.test", found=False), 0.0)
-    assert (
-        "nobody was signed in, so there was nothing to delete"
-        == signed_out(SignedOut((), "", found=False), 0.0).message
-    )
+    assert "not signed in, so there was nothing to delete" == signed_out(SignedOut((), "", found=False), 0.0).message
 
-    assert (True, "ann@x.test: nobody was signed in, so there was nothing to delete", "") == (
+    assert (True, "ann@x.test: not signed in, so there was nothing to delete", "") == (
         result.ok,
         result.message,
         result.hint,

@@ -163,7 +163,7 @@ def test_no_library(first: Open, grant: Grant, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "pymsalruntime", None)
     monkeypatch.setenv("DISPLAY", ":0")
 
-    assert f"where the source of cms is, say `{sys.prefix}/bin/pip install '.[broker]'`" in told(sign_in(first, grant))
+    assert f"in the source folder of cms, run `{sys.prefix}/bin/pip install '.[broker]'`" in told(sign_in(first, grant))
 
 
 def test_no_broker(first: Open, grant: Grant, broker: FakeBroker) -> None:

@@ -166,8 +166,8 @@ def test_an_unnamed_application_is_guessed_at_when_it_fails(tmp_path: Path, entr
     stranger = SignedIn(ANN, "a-token-of-another-application", "")
     message, hint = refusal(bring_in(broker, grant_for(entra), put(tmp_path, made.oama_record(stranger))))
 
-    assert message.startswith("oama's sign-in was not taken over: ")
-    assert "if oama has another client_id in its configuration" in hint
+    assert message.startswith("oama's sign-in was not imported: ")
+    assert "if oama is configured with another client_id" in hint
 
 
 def test_a_sign_in_that_has_ended_says_so(tmp_path: Path, entra: Entra, ann: SignedIn, broker: Broker) -> None:
@@ -336,7 +336,7 @@ def test_only_files_of_some_size_are_read(tmp_path: Path, monkeypatch: pytest.Mo
     os.mkfifo(tmp_path / "fifo")
     monkeypatch.setattr(imports, "MAX_FILE", 3)
 
-    with pytest.raises(Unfit, match="is no regular file"):
+    with pytest.raises(Unfit, match="is not a regular file"):
         find(Place(str(tmp_path / "fifo")), GRANT)
     with pytest.raises(Unfit, match="is larger than"):
         find(put(tmp_path, b"long"), GRANT)

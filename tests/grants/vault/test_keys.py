@@ -152,7 +152,7 @@ class TestFile:
 
     def test_device_is_refused(self, tmp_path: Path) -> None:
         """A key file is a regular file."""
-        assert "is no regular file" == reason(lambda: secrets.read_private(os.devnull))
+        assert "is not a regular file" == reason(lambda: secrets.read_private(os.devnull))
 
     def test_cannot_be_made(self) -> None:
         """Where no file can be made, the reason is the system's."""
@@ -281,8 +281,8 @@ class TestPatience:
             calls.append(1)
             return released.wait(20.0)
 
-        assert "did not answer within 0.05 s: it may wait for a person" == reason(lambda: patience.call(hang))
-        assert "does not answer: it may wait for a person" == reason(lambda: patience.call(hang))
+        assert "did not answer within 0.05 s: it may be waiting for a person" == reason(lambda: patience.call(hang))
+        assert "does not answer: it may be waiting for a person" == reason(lambda: patience.call(hang))
         assert [1] == calls
 
     def test_recovers(self, released: threading.Event) -> None:
@@ -473,7 +473,7 @@ class TestKeys:
 
         assert (
             f"key file {tmp_path / 'new'} does not exist; "
-            "systemd credential is not there: CREDENTIALS_DIRECTORY is not set; keyring is not there"
+            "systemd credential does not exist: CREDENTIALS_DIRECTORY is not set; keyring is not there"
         ) == reason(lambda: found.find("x"))
 
     def test_failure_is_shared_for_a_moment(self) -> None:
