@@ -74,7 +74,7 @@ class Petition:
     portal: str
 
 
-def nobody_to_ask(account: Account) -> str:
+def no_administrator(account: Account) -> str:
     """Return why an account has no administrator who could consent, "" if it has one."""
     grant = account.grant
     if grant.sign_in == "managed-identity":

@@ -60,11 +60,11 @@ def secret_files(found: Config) -> Iterator[str]:
         named.append(("the proxy's password", found.proxy.password))
     for name, source in dict.fromkeys(each for each in named if each[1].kind == "file"):
         (path,) = source.value
-        if why := _closed_or_open(path, name):
+        if why := _file_problem(path, name):
             yield f"{name}: {path} {why}"
 
 
-def _closed_or_open(path: str, name: str) -> str:
+def _file_problem(path: str, name: str) -> str:
     """Return what is wrong with a secret's file and what to do, "" for nothing."""
     # The file is not opened: only the grant worker reads secrets.
     try:

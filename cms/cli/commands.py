@@ -141,8 +141,8 @@ def bring_in(place: str, *, source: str, user: str, entry: str, passphrase_file:
     Formats: cms, mutt_oauth2, msal (oauth2ms), sasl-xoauth2, email-oauth2-proxy, oama, pizauth. The client id must
     be the same. docs/moving.md has the commands for each program.
     """
-    path = transfer.whereabouts(place, source)
-    if why_not := transfer.plainly_none(path):
+    path = transfer.absolute_place(place, source)
+    if why_not := transfer.why_no_sign_in(path):
         complain(why_not, "name the file that `cms export` or the other program wrote")
         return FAILED
     with daemon_or_none(_config_path(config)) as found:
@@ -310,7 +310,7 @@ def admin_consent_url(user: str, config: str, *, as_json: bool) -> int:
     if isinstance(accounts, str):
         complain(accounts)
         return os.EX_USAGE
-    why_not = admin_consent.nobody_to_ask(accounts[0])
+    why_not = admin_consent.no_administrator(accounts[0])
     if why_not:
         complain(why_not)
         return FAILED

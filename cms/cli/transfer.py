@@ -37,7 +37,7 @@ class Unsaid(Exception):
     """No usable passphrase was given. The text says why."""
 
 
-def whereabouts(place: str, source: str) -> str:
+def absolute_place(place: str, source: str) -> str:
     """Return a file's absolute path, because the daemon's current folder is another; or the name of a keyring entry."""
     if source == NAMED and "/" not in place and not Path(place).exists():
         return place
@@ -45,7 +45,7 @@ def whereabouts(place: str, source: str) -> str:
     return os.path.abspath(place)  # noqa: PTH100 - as above
 
 
-def plainly_none(path: str) -> str:
+def why_no_sign_in(path: str) -> str:
     """Return why there can be no sign-in at a path: nothing, a folder, an empty file. "" if there may be one."""
     file = Path(path)
     if not file.is_absolute():

@@ -188,7 +188,7 @@ def _check_unattended(grant: Grant, user: str | None, sign_in_as: Given, tenant:
         return
     way = f'sign_in="{grant.sign_in}"'
     if user is None:
-        raise Mistake(f"{way} needs user=, the mailbox", "An application has none of its own")
+        raise Mistake(f"{way} needs user=, the mailbox", "An application has no mailbox")
     if sign_in_as is not None:
         raise Mistake(f"sign_in_as= says who signs in, and with {way} no person does", "Leave it out")
     if grant.sign_in == "managed-identity":

@@ -8,8 +8,8 @@ A `Life` has two independent fields:
 - `held`, the token: a `Token`, or None;
 - `phase`, the state of the provider calls: `Settled` (the last call worked, or none was made yet), `Failing` (the
   provider cannot be reached or does not answer well; cms tries again), or `NeedsSignIn` (the provider refused; a person
-  has to act). When an application is refused, cms also tries again now and then, because it is not told when somebody
-  has fixed the cause.
+  has to act). When an application is refused, cms also tries again now and then, because it is not told when the
+  cause has been fixed.
 
 A valid token stays valid when the provider is down or the sign-in has ended: `Failing` and `NeedsSignIn` say what
 happens when the token expires.

@@ -47,7 +47,7 @@ def as_text(document: Document, width: int = WIDTH) -> str:
 
 
 def name(account: Document) -> str:
-    """Return the account's user, or what stands for one that is not known yet."""
+    """Return the account's user, or `NAMELESS` if it is not known yet."""
     return account["user"] or NAMELESS
 
 

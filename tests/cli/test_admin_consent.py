@@ -11,7 +11,7 @@ import pytest
 from support.configuration import loader
 
 from cms.cli import commands
-from cms.cli.admin_consent import Petition, as_data, letter, meant, nobody_to_ask, petition
+from cms.cli.admin_consent import Petition, as_data, letter, meant, no_administrator, petition
 from cms.core.accounts import CMS_REDIRECT, DEFAULT_REGISTRATION, Account
 
 MY_ID = "0a1b2c3d-1111-2222-3333-444455556666"
@@ -167,17 +167,17 @@ class TestNoAdministrator:
     )
     def test_personal(self, tmp_path: Path, arguments: str) -> None:
         """A personal account has no administrator."""
-        assert "has no administrator" in nobody_to_ask(accounts(tmp_path, arguments)[0])
+        assert "has no administrator" in no_administrator(accounts(tmp_path, arguments)[0])
 
     def test_machine(self, tmp_path: Path) -> None:
         """A managed identity has no consent page, and the page with its commands is named."""
         machine = accounts(tmp_path, "'a@example.com', sign_in='managed-identity'")
 
-        assert "docs/microsoft-setup.md" in nobody_to_ask(machine[0])
+        assert "docs/microsoft-setup.md" in no_administrator(machine[0])
 
     def test_organisation(self, tmp_path: Path) -> None:
         """Every other account has an administrator."""
-        assert "" == nobody_to_ask(accounts(tmp_path, "'a@example.com'")[0])
+        assert "" == no_administrator(accounts(tmp_path, "'a@example.com'")[0])
 
 
 TWO = """\

@@ -104,7 +104,7 @@ def test_a_path_is_absolute_and_a_name_is_not(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "there").touch()
 
-    assert expected.format(here=tmp_path) == transfer.whereabouts(place, source)
+    assert expected.format(here=tmp_path) == transfer.absolute_place(place, source)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_what_holds_no_sign_in_is_said_first(tmp_path: Path, make: Callable[[Pat
     path = tmp_path / "f"
     make(path)
 
-    assert (f"{path} {why}" if why else "") == transfer.plainly_none(str(path))
+    assert (f"{path} {why}" if why else "") == transfer.why_no_sign_in(str(path))
 
 
 def test_what_only_a_daemon_can_see_is_its_to_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,8 +133,8 @@ def test_what_only_a_daemon_can_see_is_its_to_judge(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(Path, "stat", closed)
 
-    assert "" == transfer.plainly_none(str(tmp_path / "f"))
-    assert "" == transfer.plainly_none("a@example.test")
+    assert "" == transfer.why_no_sign_in(str(tmp_path / "f"))
+    assert "" == transfer.why_no_sign_in("a@example.test")
 
 
 def test_a_password_is_typed_unseen(monkeypatch: pytest.MonkeyPatch) -> None:
