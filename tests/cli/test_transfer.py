@@ -20,6 +20,7 @@ import pytest
 from cms.cli import transfer
 from cms.cli.client import Remote
 from cms.grants.messages import Place
+from cms.system.files import write_private
 
 DONE = {"event": "done", "ok": True, "message": "signed in"}
 WANTED = {"event": "password", "message": "/f is encrypted with a password"}
@@ -332,6 +333,20 @@ def test_an_export_replaces_a_file_only_with_force(tmp_path: Path) -> None:
         exported(path, "second")
     exported(path, "third", force=True)
     assert ("third", [path]) == (path.read_text(), list(tmp_path.iterdir()))
+
+
+def test_a_file_that_comes_after_the_last_check_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another program may write it at the very moment: without --force an export never takes its place."""
+    path = tmp_path / "file"
+
+    def write_later(path: Path, *arguments: Any, **options: Any) -> None:
+        path.write_text("other")
+        write_private(path, *arguments, **options)
+
+    monkeypatch.setattr(transfer, "write_private", write_later)
+    with pytest.raises(FileExistsError):
+        exported(path, "late")
+    assert ("other", [path]) == (path.read_text(), list(tmp_path.iterdir()))
 
 
 @pytest.mark.parametrize("force", [False, True])
