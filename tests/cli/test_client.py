@@ -97,7 +97,7 @@ def test_a_daemon_that_is_silent_is_said(
 
 
 @pytest.mark.parametrize("answer", [b"nonsense\n", b"[]\n"])
-def test_an_answer_that_is_none_is_said(ends: tuple[Remote, socket.socket], answer: bytes) -> None:
+def test_an_invalid_answer_is_said(ends: tuple[Remote, socket.socket], answer: bytes) -> None:
     """An answer that is not a JSON object comes from another version or another program."""
     made, theirs = ends
     theirs.sendall(answer)

@@ -190,7 +190,7 @@ def test_an_import_is_the_daemons(home: Path, capsys: pytest.CaptureFixture[str]
     assert "cms: no\nwhy\n" == capsys.readouterr().err
 
 
-def test_an_import_of_nothing_is_none(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_import_of_a_missing_file_is_refused(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """cms refuses it before it asks whose sign-in it is."""
     assert 1 == main.main(["import", str(home / "none")])
 

@@ -96,7 +96,7 @@ def test_an_import_is_made_and_kept(tmp_path: Path) -> None:
     assert (True, True) == (end["ok"], end["persisted"])
 
 
-def test_an_import_that_cannot_be_saved_is_none(tmp_path: Path) -> None:
+def test_an_import_that_cannot_be_saved_is_refused(tmp_path: Path) -> None:
     """cms refuses it, like a sign-in."""
     with keyless(tmp_path) as remote:
         end = remote.ask("import", user="", path="/f")

@@ -78,7 +78,7 @@ def test_the_writing_side_is_closed_after_the_request(path: Path) -> None:
         client.join(10)
 
 
-def test_a_reply_beyond_the_limit_is_none(path: Path) -> None:
+def test_a_reply_beyond_the_limit_is_refused(path: Path) -> None:
     """A peer that sends without end is not cms, and costs no memory."""
     with Daemon(path, b"y" * (LIMIT + 1)):
         got = failed(ask(path))

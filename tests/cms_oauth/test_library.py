@@ -68,7 +68,7 @@ def test_a_refused_token_is_named_by_its_hash(scripted: Scripted) -> None:
 
 
 @pytest.mark.parametrize("refused", ["caf\udce9", "\ud800", "p\xe4ss word"])
-def test_a_refused_word_that_is_no_token_is_none_of_the_daemons(scripted: Scripted, refused: str) -> None:
+def test_a_refused_word_that_is_no_token_has_a_hash(scripted: Scripted, refused: str) -> None:
     """Bytes that are not UTF-8, as the command line decodes them, give a hash like any other and no UnicodeError."""
     with scripted(XOAUTH2) as daemon:
         answer = cms_oauth.token(USER, rejected=refused, socket=daemon.path)
@@ -89,7 +89,7 @@ def test_an_error_has_all_that_the_daemon_said(scripted: Scripted) -> None:
 
 
 @pytest.mark.parametrize("pause", ["soon", -1, None])
-def test_a_pause_that_is_none_is_not_told(scripted: Scripted, pause: object) -> None:
+def test_an_invalid_pause_is_ignored(scripted: Scripted, pause: object) -> None:
     """The library ignores an invalid pause from a later daemon."""
     refusal = json.dumps({"error": {"code": "of-tomorrow", "message": "no", "retry_after": pause}}).encode()
     with scripted(b"", refusal) as daemon, pytest.raises(cms_oauth.TokenError) as caught:

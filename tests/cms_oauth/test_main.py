@@ -221,7 +221,7 @@ def test_garbage_for_json_is_no_credential_either(client: Client, reply: bytes) 
     assert_one_line(client(b"", reply), 75, "bytes)")
 
 
-def test_a_reply_without_end_is_none(client: Client) -> None:
+def test_a_reply_without_end_is_refused(client: Client) -> None:
     """A peer that sends without end is not cms."""
     assert_one_line(client(b"x" * (wire.MAX_REPLY + 1)), 75, "this is not cms")
 

@@ -117,7 +117,7 @@ def test_cmss_own_command_line_is_read(reader: object) -> None:
     assert Options(socket="/s", newline=False) == reader(["--cms-sock=/s", "--no-newline"])
 
 
-def test_click_takes_values_in_an_argument_of_their_own() -> None:
+def test_click_takes_values_as_separate_arguments() -> None:
     """A value may be a separate argument, as in every program that reads options."""
     assert Options(user="u", socket="/s") == read(["--user", "u", "--cms-sock", "/s"])
 

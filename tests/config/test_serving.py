@@ -257,7 +257,7 @@ class TestTokenFile:
 
 
 class TestProtocol:
-    def test_a_token_of_its_own(self, load_text: Loader) -> None:
+    def test_a_separate_token(self, load_text: Loader) -> None:
         """A second scope set of the same sign-in, after the mail protocols' set, which belongs to the sign-in."""
         config = load_text(
             """\

@@ -120,7 +120,7 @@ def test_one_token_request_has_one_audience(cloud: Cloud) -> None:
         (None, False, "cms"),
     ],
 )
-def test_a_domain_may_have_a_registration_of_its_own(user: str | None, expected: str, *, use_default: bool) -> None:
+def test_a_domain_may_have_a_built_in_registration(user: str | None, expected: str, *, use_default: bool) -> None:
     """CMS's configuration files mean the registration of the user's domain, unless they ask for the default."""
     assert expected == registration_for(user, use_default=use_default).name
 

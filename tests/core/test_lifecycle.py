@@ -543,7 +543,7 @@ def test_refreshes_are_spread(expires_in: float) -> None:
         (1e9, HOUR * EARLIEST_SHARE_ASKED, HOUR * EARLIEST_SHARE_ASKED),
     ],
 )
-def test_an_account_may_have_a_margin_of_its_own(refresh_before: float | None, earliest: float, latest: float) -> None:
+def test_an_account_may_set_its_margin(refresh_before: float | None, earliest: float, latest: float) -> None:
     """refresh_before moves the refresh of an hour's token as far forward as the owner asks, within limits."""
     moments = [
         token_of(absorb(Life(), Granted("t", 0.0, HOUR), 0.0, jitter, refresh_before)).refresh_at

@@ -495,7 +495,9 @@ class TestDesktop:
         assert [] == printed(lines)
 
     @in_trio
-    async def test_there_is_none_without_a_desktop_or_when_it_is_turned_off(self, world: World, desktop: Hook) -> None:
+    async def test_no_notification_without_a_desktop_or_when_it_is_turned_off(
+        self, world: World, desktop: Hook
+    ) -> None:
         """On a server, and for a person who has turned them off."""
         async with world.running():
             world.apply(world.noting('"hook"'), desktop=True)

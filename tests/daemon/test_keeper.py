@@ -457,7 +457,7 @@ async def test_a_rejected_token_is_replaced() -> None:
 
 
 @in_trio_clock
-async def test_a_rejected_token_is_answered_only_when_no_other_can_be_had() -> None:
+async def test_a_rejected_token_is_answered_only_without_another() -> None:
     """Beyond the budget, and while the provider fails, the refused token is answered and the log says so."""
     async with keeping() as world:
         await trio.sleep(2.0)

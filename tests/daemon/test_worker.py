@@ -340,7 +340,7 @@ async def test_a_killed_worker_is_replaced(tmp_path: Path) -> None:
 
 
 @in_trio
-async def test_a_sign_in_has_a_process_of_its_own(tmp_path: Path) -> None:
+async def test_a_sign_in_has_a_separate_process(tmp_path: Path) -> None:
     """A prompt, then the browser's answer, then a token; refreshes go on beside it, and the process ends with it."""
     async with running(tmp_path) as worker:
         await ask(worker, "a")

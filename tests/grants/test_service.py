@@ -279,7 +279,7 @@ class TestService:
 
         assert "refused" == kind(service(first).acquire(grant, SCOPES))
 
-    def test_successor_that_is_none(self, first: Open, grant: Grant, entra: Entra, state: Path) -> None:
+    def test_a_server_without_a_successor(self, first: Open, grant: Grant, entra: Entra, state: Path) -> None:
         """A server that does not rotate needs no new file, and leaves no mark."""
         self.sign_in(first, grant, browse(entra))
         service(first).acquire(grant, SCOPES)

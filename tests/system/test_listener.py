@@ -189,7 +189,7 @@ async def test_the_longest_path_works(tmp_path: Path) -> None:
 
 
 @in_trio
-async def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
+async def test_a_file_in_place_of_a_folder_is_refused(tmp_path: Path) -> None:
     """A file where a folder should be gives a message, not a traceback."""
     (tmp_path / "file").write_text("")
 
@@ -256,7 +256,7 @@ def test_sockets_of_another_process_are_not_adopted() -> None:
 
 
 @pytest.mark.parametrize("count", ["", "-1", "many", "0"])
-def test_a_count_that_is_none_adopts_nothing(count: str) -> None:
+def test_an_invalid_count_adopts_nothing(count: str) -> None:
     """Whatever the variable holds, nothing breaks."""
     assert {} == adopt({"LISTEN_PID": "2", "LISTEN_FDS": count}, 2)
 

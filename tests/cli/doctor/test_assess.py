@@ -278,6 +278,6 @@ def test_a_mail_server(found: MailTest, expected: tuple[str, str]) -> None:
     assert expected == told(assess.mail(found))
 
 
-def test_a_mailbox_has_a_line_of_its_own() -> None:
+def test_a_finding_names_its_mailbox() -> None:
     """The finding names the mailbox as the configuration does."""
     assert "mailbox Sent" == assess.mail(replace(MAILED, mailbox="Sent")).check

@@ -202,7 +202,7 @@ def test_a_real_connection(
     assert asked in ([], [b"-,json\n"], [b"12:cms nobody@x,"])
 
 
-def test_a_connection_that_is_none(tmp_path: Path, myself: Identity) -> None:
+def test_a_failed_connection(tmp_path: Path, myself: Identity) -> None:
     """The kernel's words say why there is no connection."""
     expected = Tried(reached=False, error="No such file or directory")
 

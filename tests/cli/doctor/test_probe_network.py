@@ -101,7 +101,7 @@ def test_a_server_that_never_answers_is_told_not_waited_for(proxied: bool) -> No
     assert time.monotonic() - begun < _HANG
 
 
-def test_a_login_host_that_is_none() -> None:
+def test_a_login_host_without_tls() -> None:
     """Something else listens there: the probe reports that TLS failed, and does not hang."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=_say_hello, args=(listener,))

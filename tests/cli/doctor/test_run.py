@@ -433,7 +433,7 @@ def test_a_refusal_is_judged_by_the_clock_too(home: Path, monkeypatch: pytest.Mo
     assert [700.0, None] == skews
 
 
-def test_a_host_that_is_none(home: Path) -> None:
+def test_an_invalid_host(home: Path) -> None:
     """The doctor does not connect to an invalid host."""
     odd = config(accounts=(replace(ACCOUNT, smtp_host="no host"),))
     (found,) = find("mail servers", examining(home, odd))

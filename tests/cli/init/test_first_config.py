@@ -46,7 +46,7 @@ def test_what_needs_no_question(home: Path, user: str, more: dict[str, Any], exp
     assert expected == known_tenant(replace(wishes(home, **more), user=user))
 
 
-def test_a_domain_with_an_application_of_its_own(home: Path) -> None:
+def test_a_domain_with_a_built_in_application(home: Path) -> None:
     """That application knows its tenant."""
     found = known_tenant(replace(wishes(home), user="ann@nvidia.com"))
 

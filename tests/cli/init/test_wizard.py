@@ -65,7 +65,7 @@ def test_whom_it_asks(home: Path) -> None:
 
 
 @pytest.mark.parametrize("cloud", ["gcc-high", "dod", "china"])
-def test_a_national_cloud_needs_an_application_of_its_own(home: Path, cloud: str) -> None:
+def test_a_national_cloud_needs_the_users_own_application(home: Path, cloud: str) -> None:
     """Without one init writes no file and says where to register it; with one the file names the cloud."""
     person, found = Person(), Explored(GUID, "", unknown=False, no_keyring="", cloud=cloud)
     path = home / "config" / "cms" / "cms.cfg"
@@ -234,7 +234,7 @@ def test_a_sign_in(  # noqa: PLR0917 - the cases are its arguments
     assert left == [each for each in ("cms login", "cms status") if f"    {each}\n" in person.said]
 
 
-def test_a_daemon_of_its_own_ends_with_the_block(home: Path) -> None:
+def test_inits_daemon_ends_with_the_block(home: Path) -> None:
     """The daemon lives as long as the block; a process that is not init's child gets no answer after that."""
     mine = wishes(home)
     write(Path(mine.config), text_of(mine, Tenant(), "no keyring"))

@@ -187,7 +187,7 @@ def test_an_app_password_does_not_meet_the_criteria_either() -> None:
 
 
 @pytest.mark.parametrize(("protocol", "likeliest"), [("smtp", "smtp-auth-off"), ("imap", "imap-off")])
-def test_a_personal_account_with_a_domain_of_its_own(protocol: str, likeliest: str) -> None:
+def test_a_personal_account_with_a_private_domain(protocol: str, likeliest: str) -> None:
     """Its token is opaque and its address looks like any other: its causes come last, unless another fact names it."""
     known = evidence(protocol, None, user="jane@gmail.com")
     unsaid, yes, no = (names(protocol, REFUSALS[protocol], replace(known, personal=it)) for it in (None, True, False))

@@ -99,7 +99,7 @@ def test_the_verdict(name: str, tls: ssl.SSLContext, tmp_path: Path, capfd: pyte
         "POP: refused, and nothing wrong with the token",
     ],
 )
-def test_the_verdict_of_a_process_of_its_own(name: str, tls: ssl.SSLContext, tmp_path: Path) -> None:
+def test_the_verdict_of_a_real_process(name: str, tls: ssl.SSLContext, tmp_path: Path) -> None:
     """As a person runs it: the dialogue, then the verdict, then the one line that ends every failure."""
     dialogue = BY_NAME[name]
     with world(tmp_path, dialogue, tls) as it:

@@ -71,7 +71,7 @@ async def test_a_protocol_of_ones_own_is_known_by_its_scopes() -> None:
 
 
 @in_trio
-async def test_what_may_not_be_had_asks_no_keeper() -> None:
+async def test_a_refused_request_asks_no_keeper() -> None:
     """The rules alone refuse a peer that may not ask, an unknown user and an unknown protocol."""
     keeper = keeping()
     issuer = Issuer(replace(RULES, owner=1, users=frozenset()), lambda _grant: keeper)

@@ -350,7 +350,7 @@ async def test_a_token_may_run_out_while_it_is_written(tmp_path: Path, monkeypat
 
 
 @in_trio
-async def test_a_token_for_something_else_is_none(tmp_path: Path) -> None:
+async def test_a_token_for_something_else_is_not_written(tmp_path: Path) -> None:
     """After a reload a new protocol may begin with a token from before the consent to it."""
     async with keeping(tmp_path) as kept:
         kept.files.apply([kept.spec()])
@@ -364,7 +364,7 @@ async def test_a_token_for_something_else_is_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("preflight", [True, False])
 @in_trio
-async def test_a_token_that_opens_no_mail_server_is_none(tmp_path: Path, *, preflight: bool) -> None:
+async def test_a_token_that_opens_no_mail_server_is_not_written(tmp_path: Path, *, preflight: bool) -> None:
     """The token's own claims decide, unless the account has preflight= switched off."""
     async with keeping(tmp_path) as kept:
         kept.files.apply([kept.spec(preflight=preflight)])

@@ -109,7 +109,7 @@ async def test_the_page_follows_the_registry() -> None:
 
 
 @in_trio_clock
-async def test_the_page_has_an_address_of_its_own() -> None:
+async def test_the_page_has_the_configured_address() -> None:
     """It is also at the configured address, and that is the one that people read."""
     async with page_for(FIRST, ANY_PORT, NOT_HERE) as (daemon, doors, _):
         daemon.registry.have_page("http://localhost:7070")

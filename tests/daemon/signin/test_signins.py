@@ -330,7 +330,7 @@ async def test_a_window_of_the_brokers_is_where_to_go() -> None:
 
 
 @in_trio
-async def test_a_port_that_cannot_be_had_ends_the_flow_with_the_ways_around() -> None:
+async def test_a_port_in_use_ends_the_flow_with_the_ways_around() -> None:
     """The message names the other ways to sign in."""
     async with running(SignInDaemon()) as daemon:
         with socket.create_server(("127.0.0.1", 0)) as other:

@@ -261,7 +261,7 @@ class TestProxies:
 
         assert "the proxy's password cannot be read" in network_trouble(raised.value, GRANT).message
 
-    def test_a_way_that_is_none(self) -> None:
+    def test_an_invalid_proxy(self) -> None:
         """The message says that the value in the environment is no proxy."""
         trouble = network_trouble(requests.exceptions.InvalidSchema("Missing dependencies for SOCKS support."), GRANT)
 
