@@ -1,7 +1,7 @@
-"""What an access token says of itself, if it is a JWT: for display and advice, never verified.
+"""Reads the claims of an access token that is a JWT, for display and advice. They are never verified.
 
 Only the mail server decides whether a token is good. Microsoft may make its tokens opaque at any time, as those of
-personal accounts are, so nothing depends on claims being there.
+personal accounts are, so nothing depends on the claims.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from cms_oauth.text import printable
 # Header, claims, signature (RFC 7519).
 _JWT_PARTS = 3
 
-# A token has some 2 KB. Nothing longer than a socket's reply is one.
+# The longest token that is read. A token has about 2 KB.
 _MAX_TOKEN = 100_000
 
-# Unix time of the year 9999: what is later is no moment (nor are NaN and infinity, which JSON's reader lets through).
+# The year 9999 as Unix time: later values are ignored, and so are NaN and infinity, which Python's JSON reader accepts.
 _LAST_MOMENT = 253_402_300_800
 
-# Longer claims are no names of anything.
+# Longer claims are cut.
 _MAX_TEXT = 512
 
-# Which claim names the user differs between the versions of tokens; the first that is there counts.
+# The claims that may name the user, depending on the token's version; the first one that exists is used.
 _NAMES = ("upn", "preferred_username", "unique_name", "email")
 
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """What a token says of itself, where it is a JWT that can be decoded: best effort, never verified.
+    """The claims of a token, never verified.
 
-    `scopes` are its delegated permissions and `roles` an application's; `expires` is Unix time, None where it names
-    none; `app` is the client id; `application` says that no person signed in.
+    `scopes` are delegated permissions and `roles` those of an application; `expires` is Unix time, None if missing; `app`
+    is the client id; `application` is True if no person signed in.
     """
 
     audience: str = ""
@@ -50,7 +50,7 @@ class Claims:
 
 
 def claims_of(token: str) -> Claims | None:
-    """Return what the token says of itself, None if it is not a JWT, which is no error."""
+    """Return the claims of a token, None if it is not a JWT."""
     parts = token.split(".")
     if len(parts) != _JWT_PARTS or len(token) > _MAX_TOKEN:
         return None
@@ -80,11 +80,11 @@ def _claims(claims: Mapping[str, Any]) -> Claims:
 
 
 def _moment(value: Any) -> float | None:
-    """Return a moment in Unix time, None for what is none; nor is True, though Python counts it among the numbers."""
+    """Return a Unix time, None if the value is not one. True is not one, although Python counts it as a number."""
     known = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LAST_MOMENT
     return float(value) if known else None
 
 
 def _text(claims: Mapping[str, Any], *names: str) -> str:
-    """Return the first of these claims that is a text, as it may be shown."""
+    """Return the first of these claims that is text, made printable."""
     return next((printable(text, _MAX_TEXT) for name in names if isinstance(text := claims.get(name), str)), "")

@@ -13,17 +13,17 @@ try:
 except ImportError:  # pragma: no cover - only interpreters other than CPython have no _socket
     import socket  # type: ignore[no-redef] # the same names, more slowly
 
-# Between two tries at a daemon whose queue of waiting connections is full.
+# The pause before connecting again to a daemon whose queue of waiting connections is full.
 _QUEUE_PAUSE = 0.02
 
-# How much is taken off the socket at once: a reply with its token has some 2 KB.
+# How much is read from the socket at once: a reply with its token has about 2 KB.
 _CHUNK = 16 * 1024
 
 
 class Failed:
-    """Nothing came of a round trip: `code` as in `wire.EXIT_CODES`, what happened, and the next move.
+    """A failed round trip: `code` as in `wire.EXIT_CODES`, what happened, and the next move.
 
-    `retry_after` is the seconds until cms itself tries again, 0 when that is unknown.
+    `retry_after` is the number of seconds until cms itself tries again, 0 if unknown.
     """
 
     __slots__ = ("code", "hint", "message", "retry_after")
@@ -36,7 +36,7 @@ class Failed:
 
 
 class DaemonReply:
-    """All that was sent back. `unread` says that the other side went away without having read the request."""
+    """The whole answer. `unread` is True if the other side closed the connection without reading the request."""
 
     __slots__ = ("text", "unread")
 
@@ -46,15 +46,15 @@ class DaemonReply:
 
 
 def now() -> float:
-    """Return the clock that deadlines are made of, in seconds: it goes on in suspend."""
+    """Return the time for deadlines, in seconds, from a clock that runs on during a suspend."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def round_trip(path: str, request: bytes, deadline: float, limit: int) -> DaemonReply | Failed:
     """Send a request, close the writing side, and return what comes back until the other side closes.
 
-    `deadline` is a moment of `now()` and covers connecting, sending and reading. A reply of more than `limit` bytes
-    is none.
+    `deadline` is a time of `now()` for connecting, sending and reading together. A reply of more than `limit` bytes is a
+    failure.
     """
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -62,7 +62,9 @@ def round_trip(path: str, request: bytes, deadline: float, limit: int) -> Daemon
         unread = _send(connection, request, deadline)
         return _receive(connection, deadline, limit, unread=unread)
     except TimeoutError:
-        return Failed("unavailable", f"no answer in time from {path}", "try again; if it stays so, run: cms status")
+        return Failed(
+            "unavailable", f"no answer in time from {path}", "try again; if it keeps failing, run: cms status"
+        )
     except OSError as error:
         return _no_connection(path, error)
     finally:
@@ -70,7 +72,7 @@ def round_trip(path: str, request: bytes, deadline: float, limit: int) -> Daemon
 
 
 def _connect(connection: socket.socket, path: str, deadline: float) -> None:
-    """Connect, waiting for a place in a full queue: a socket with a timeout is told EAGAIN at once instead."""
+    """Connect, and try again while the daemon's queue is full: a socket with a timeout then fails with EAGAIN."""
     while True:
         connection.settimeout(_left(deadline))
         try:
@@ -82,7 +84,7 @@ def _connect(connection: socket.socket, path: str, deadline: float) -> None:
 
 
 def _send(connection: socket.socket, request: bytes, deadline: float) -> bool:
-    """Send all of a request and half-close; return whether the other side had left already."""
+    """Send a request and close the writing side; return True if the other side has already closed the connection."""
     connection.settimeout(_left(deadline))
     try:
         connection.sendall(request)
@@ -99,7 +101,7 @@ def _receive(connection: socket.socket, deadline: float, limit: int, *, unread: 
         try:
             more = connection.recv(_CHUNK)
         except ConnectionResetError:
-            # It closed with our request still unread: Linux says so, after what it had sent.
+            # The other side closed without reading our request. Linux reports this after the data that it had sent.
             return DaemonReply(received, unread=True)
         if not more:
             return DaemonReply(received, unread=unread)
@@ -110,7 +112,7 @@ def _receive(connection: socket.socket, deadline: float, limit: int, *, unread: 
 
 
 def _left(deadline: float) -> float:
-    """Return the seconds left; raises TimeoutError when there are none, since a timeout of 0 means something else."""
+    """Return the seconds left. Raises TimeoutError if there are none, since a timeout of 0 means something else."""
     left = deadline - now()
     if left <= 0:
         raise TimeoutError
@@ -118,7 +120,7 @@ def _left(deadline: float) -> float:
 
 
 def _no_connection(path: str, error: OSError) -> Failed:
-    """Say why no daemon answers at this path."""
+    """Return why no daemon answers at this path."""
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         return Failed("no-daemon", f"there is no socket at {path}{_missing(path)}", "start the daemon, run: cms run")
     if error.errno == errno.ECONNREFUSED and (kind := _other_kind(path)):
@@ -130,23 +132,23 @@ def _no_connection(path: str, error: OSError) -> Failed:
     if error.errno == errno.ECONNREFUSED:
         return Failed(
             "no-daemon",
-            f"nobody listens on {path}: the daemon that made it is no longer there",
+            f"nobody listens on {path}: the daemon that created it is not running",
             "start the daemon, run: cms run",
         )
     if error.errno in (errno.EACCES, errno.EPERM):
         return Failed(
             "denied",
             f"permission denied on {path}{_closed(path)}",
-            "its owner must let you in: CredentialServer(..., mode=, group= or users=), and into every folder on the way",
+            "its owner must allow you: CredentialServer(..., mode=, group= or users=), and open every folder above it",
         )
     if error.errno is None:
-        # Not the kernel's word: the interpreter refuses a path longer than a socket address can hold.
-        return Failed("bad-request", f"{path} is no path for a socket: {error}", "name a shorter one with --cms_sock")
+        # The error comes from the interpreter: the path is longer than a socket address.
+        return Failed("bad-request", f"{path} is no path for a socket: {error}", "use a shorter one with --cms_sock")
     return Failed("no-daemon", f"cannot talk to {path}: {error.strerror}", "run: cms status")
 
 
 def _folders(path: str) -> list[str]:
-    """Return the folders on the way to a path, the outermost first."""
+    """Return the folders above a path, the outermost first."""
     folders = []
     while (above := os.path.dirname(path)) != path:  # noqa: PTH120 - pathlib would double the client's start
         folders.append(above or ".")
@@ -155,23 +157,23 @@ def _folders(path: str) -> list[str]:
 
 
 def _missing(path: str) -> str:
-    """Name the first folder on the way that is not there, or is none."""
+    """Name the first folder above a path that does not exist or is not a folder."""
     for folder in _folders(path):
         if not os.path.isdir(folder):  # noqa: PTH112 - as above
-            what = "is no folder" if os.path.exists(folder) else "does not exist"  # noqa: PTH110 - as above
+            what = "is not a folder" if os.path.exists(folder) else "does not exist"  # noqa: PTH110 - as above
             return f": {folder} {what}"
     return ""
 
 
 def _closed(path: str) -> str:
-    """Name the first folder on the way that this user may not enter."""
-    # By the effective user, as the kernel judges a connection.
+    """Name the first folder above a path that this user may not enter."""
+    # As the effective user, like the kernel's own check.
     folder = next((each for each in _folders(path) if not os.access(each, os.X_OK, effective_ids=True)), "")
     return f": uid {os.geteuid()} may not enter {folder}" if folder else ""
 
 
 def _other_kind(path: str) -> str:
-    """Return what a path is that is no socket, "" for a socket: the kernel refuses a connection to both alike."""
+    """Return what a path is instead of a socket, "" for a socket: the kernel's error is the same for both."""
     if os.path.isdir(path):  # noqa: PTH112 - as above
         return "a folder"
     return "a file" if os.path.isfile(path) else ""  # noqa: PTH113 - as above

@@ -1,27 +1,28 @@
-"""Fetches one token from the daemon and makes the form of it that the command line asks for.
+"""Fetches one token from the daemon and converts it to the form that the command line asks for.
 
-The daemon is asked for `xoauth2`: it is the one plain form whose end can be seen, so half a reply is never mistaken for
-a credential. The other forms are made from it here. An empty reply is a refusal: the same request is sent once more, as
-`json`, to learn why.
+The request asks for `xoauth2`, the only plain form with a recognisable end, so that half a reply is never taken for a
+credential. The other forms are made from it here. An empty reply is a refusal: the same request is then sent as `json` to
+learn the reason.
 """
 
 import os
 
 from cms_oauth import dial, paths, sasl, wire
 
-# sysexits.h: what was to be written could not be.
+# sysexits.h: the output cannot be written.
 EX_IOERR = 74
 
-# For a code that only a later daemon knows: whatever it is, mail must wait and not bounce.
+# For a code from a newer daemon: mail must wait, not bounce.
 _UNKNOWN_CODE = 75
 
 _STDOUT, _STDERR = 1, 2
 
 
 class Options:
-    """What the command line asks for. `socket` is "" for the usual places, `user` "" for the only account.
+    """The options of the command line. `socket` is "" for the usual places, `user` "" for the only account.
 
-    `test` is "", "smtp", "imap" or "pop", and `host` is then HOST or HOST:PORT; `output` "json" is then the test's.
+    `test` is "smtp", "imap" or "pop" with `host` HOST or HOST:PORT, or "" for none. In a test, `output` "json" means the
+    test's result.
     """
 
     __slots__ = ("host", "newline", "output", "protocol", "rejected", "socket", "test", "user")
@@ -58,7 +59,7 @@ class Options:
 
 
 class Credential:
-    """What the daemon granted; `document` is its JSON object where that was asked for. Never printed by accident."""
+    """A token from the daemon; `document` is the JSON object if that was requested. It has no repr that shows the token."""
 
     __slots__ = ("document", "token", "user")
 
@@ -69,16 +70,16 @@ class Credential:
 
 
 def fetch(options: Options, deadline: float, refused: str = "") -> Credential | dial.Failed:
-    """Return what the daemon grants, or why it does not, before `deadline`, a moment of `dial.now()`.
+    """Return a token from the daemon, or why there is none, before `deadline`, a time of `dial.now()`.
 
-    `refused` is a token that a mail server did not take: the daemon gets its hash, and must answer with another one.
+    `refused` is a token that a mail server refused: the daemon gets its hash and must answer with another one.
     """
     question = wire.TokenRequest(options.protocol, user=options.user, rejected=_hash(refused) if refused else "")
     try:
         wire.parse_request(wire.build_request(question))
     except wire.BadRequest as bad:
         return dial.Failed("bad-request", bad.message, "check --user and --proto, or run: cms-oauth --help")
-    # No shell expands the ~ in --name=~/x, and the environment's files are read by none.
+    # No shell expands the ~ in --name=~/x or in an environment file.
     path = os.path.expanduser(options.socket) if options.socket else paths.find_socket()  # noqa: PTH111 - see paths.py
     answer = _ask(path, question, deadline, as_json=options.output == "json" and not options.test)
     if isinstance(answer, dial.Failed) and not options.socket and not os.path.lexists(path):
@@ -87,21 +88,21 @@ def fetch(options: Options, deadline: float, refused: str = "") -> Credential | 
         return dial.Failed(
             "unavailable",
             "cms has no other token than the refused one: it may not ask for more so soon",
-            "try again in 5 minutes; if fresh ones are refused as well, run: cms status",
+            "try again in 5 minutes; if new tokens are refused too, run: cms status",
         )
     return answer
 
 
 def _looked_at(path: str) -> str:
-    """Say where else a socket was looked for, and how another place is named."""
+    """Return where else cms looked for a socket, and how to name another path."""
     if os.environ.get("CMS_SOCK"):
         return ", which CMS_SOCK names"
     others = "".join(f", nor at {each}" for each in paths.socket_candidates() if each != path)
-    return f"{others}; --cms_sock or CMS_SOCK names another place"
+    return f"{others}; to use another path, set --cms_sock or CMS_SOCK"
 
 
 def _ask(path: str, question: wire.TokenRequest, deadline: float, *, as_json: bool) -> Credential | dial.Failed:
-    """Ask, and ask again as JSON to be told why there was no answer, or because JSON is wanted."""
+    """Ask; ask again as JSON to learn why there was no answer. Ask only for JSON if the caller wants that."""
     if not as_json:
         reply = dial.round_trip(path, wire.build_request(question), deadline, wire.MAX_REPLY)
         if isinstance(reply, dial.Failed):
@@ -129,7 +130,7 @@ def _from_xoauth2(path: str, text: bytes) -> Credential | dial.Failed:
 
 def _from_json(path: str, text: bytes) -> Credential | dial.Failed:
     """Return the token in a JSON reply, or the reason; both come as one object (`wire.json_reply`, `json_refusal`)."""
-    import json  # noqa: PLC0415 - as much as the client's whole start: for failures, and for who asks for JSON
+    import json  # noqa: PLC0415 - costs as much as the client's whole start: only for failures, and for those who ask for JSON
 
     try:
         answer = json.loads(text)
@@ -159,38 +160,40 @@ def _silence(path: str, *, unread: bool) -> dial.Failed:
         return dial.Failed(
             "denied",
             f"{path} hung up on uid {os.geteuid()} before reading the request",
-            "its owner must let you in: CredentialServer(..., users= or groups=)",
+            "its owner must allow you: CredentialServer(..., users= or groups=)",
         )
     return dial.Failed(
-        "unavailable", f"{path} answered nothing, and not why: it refuses, or is not cms's", "run: cms status"
+        "unavailable",
+        f"{path} answered nothing and gave no reason: it refuses the request, or is not cms",
+        "run: cms status",
     )
 
 
 def _babble(path: str, text: bytes, *, cut_off: bool) -> dial.Failed:
-    """Say that a reply is none, without quoting it: it may be most of a token."""
-    what = "sent half a reply" if cut_off else "sent something that is no reply of cms's"
+    """Return the failure for an invalid reply, without quoting it: it may contain most of a token."""
+    what = "sent half a reply" if cut_off else "sent something that is no reply of cms"
     return dial.Failed(
-        "unavailable", f"{path} {what} ({len(text)} bytes)", "try again; if it stays so, run: cms status"
+        "unavailable", f"{path} {what} ({len(text)} bytes)", "try again; if it keeps failing, run: cms status"
     )
 
 
 def _hash(token: str) -> str:
     import hashlib  # noqa: PLC0415 - for --rejected only
 
-    # What is no token has a hash as well: one that the daemon does not know.
+    # Text that is not a token has a hash too, which the daemon does not know.
     return hashlib.sha256(token.encode(errors="surrogatepass")).hexdigest()[: wire.HASH_DIGITS]
 
 
 def report(failed: dial.Failed, command: str = "cms-oauth") -> int:
-    """Say on stderr, in one line, what happened, whose move it is and the next command; return the exit status."""
+    """Print one line on stderr: what happened, who can fix it and the next command. Return the exit status."""
     from cms_oauth.text import printable  # noqa: PLC0415 - a fetch that works has no use for it
 
-    # The words come from a daemon and from the command line: neither may break the line or move a terminal's cursor.
+    # The text comes from a daemon and from the command line: neither may break the line or move a terminal's cursor.
     line = printable(f"{command}: {failed.message} ({failed.code}) - {failed.hint}")
     try:  # noqa: SIM105 - contextlib is not worth its import on the way of every failure
         os.write(_STDERR, line.encode(errors="replace") + b"\n")
     except OSError:
-        # Nobody listens there either; the exit status says the most of it.
+        # stderr is closed too; the exit status says enough.
         pass
     return wire.EXIT_CODES.get(failed.code, _UNKNOWN_CODE)
 
@@ -202,6 +205,12 @@ def write(text: str) -> int:
         while left:
             left = left[os.write(_STDOUT, left) :]
     except OSError as error:
-        report(dial.Failed("output", f"nobody takes the token: {error.strerror}", "see what reads cms-oauth's output"))
+        report(
+            dial.Failed(
+                "output",
+                f"the token cannot be written: {error.strerror}",
+                "check the program that reads cms-oauth's output",
+            )
+        )
         return EX_IOERR
     return 0

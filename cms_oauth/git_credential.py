@@ -1,11 +1,11 @@
 """The `git-credential-cms` command: git's credential helper protocol for mail servers (gitcredentials(7)).
 
-git tells on standard input, in lines `name=value`, where it wants to log in. `get` answers with the user and a fresh
-token as password, for mail servers only: nothing else ever gets one. `erase` comes after a server's refusal and makes
-cms get another token. `store` keeps nothing, since cms has a fresh token at any time.
+git describes on standard input, in lines `name=value`, where it wants to log in. `get` answers with the user and a fresh
+token as the password, only for mail servers. git sends `erase` after a server's refusal: cms then gets another token.
+`store` does nothing, since cms always has a fresh token.
 
-If there is no token, git is told to `quit`; otherwise it would ask for a password at the terminal. The exception is a
-user that git names and cms does not serve: they may have a password from elsewhere.
+If there is no token, the answer is `quit`, so that git does not ask for a password at the terminal. The exception is a
+user that git names and cms does not serve: that user may have a password from elsewhere.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PROTOCOLS = {"smtp": "SMTP", "smtps": "SMTP", "imap": "IMAP", "imaps": "IMAP", 
 
 _USAGE = f"in git's configuration: helper = cms [--user=USER] [--cms_sock=PATH]; by hand: {_NAME} get|store|erase"
 
-# A reply has a token of at most so much; nothing else that git says is long.
+# The longest input that is read: git may send a token back; nothing else is long.
 _LONGEST = 2 * wire.MAX_REPLY
 
 
@@ -43,7 +43,7 @@ def answer(arguments: list[str]) -> int:
         return _report(dial.Failed("bad-request", "unknown or missing arguments", _USAGE))
     asked = _asked(sys.stdin.buffer.read(_LONGEST))
     protocol = _PROTOCOLS.get(asked.get("protocol", ""), "")
-    # gitcredentials(7): an action that a helper does not know is none of its business.
+    # gitcredentials(7): a helper must ignore an action that it does not know.
     if not protocol or action not in ("get", "erase"):
         return 0
     options.protocol = protocol
@@ -73,13 +73,13 @@ def _get(options: fetch.Options, named: str) -> int:
     lines = [f"username={granted.user}", f"password={granted.token}"]
     expires_at = json.loads(granted.document).get("expires_at")
     if isinstance(expires_at, int):
-        # git 2.41 and newer drop the password then; older ones take no notice of the line.
+        # git 2.41 and newer drop the password then; older versions ignore the line.
         lines.append(f"password_expiry_utc={expires_at}")
     return fetch.write("".join(f"{line}\n" for line in lines))
 
 
 def _erase(options: fetch.Options, refused: str) -> int:
-    """Have a refused token replaced. git tells every helper of a refusal, so anything that is no token is ignored."""
+    """Make cms replace a refused token. git tells every helper of a refusal, so anything that is not a token is ignored."""
     if not sasl.is_token(refused):
         return 0
     replaced = fetch.fetch(options, dial.now() + wire.CLIENT_SECONDS, refused)

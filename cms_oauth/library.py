@@ -1,4 +1,4 @@
-"""cms for Python programs, with nothing but the standard library.
+"""Fresh tokens for Python programs, using only the standard library.
 
     import cms_oauth
 
@@ -8,8 +8,8 @@
     smtp.auth("XOAUTH2", login.smtp())
     imap.authenticate("XOAUTH2", login.imap())
 
-Ask for each connection anew and keep no token: cms has a fresh one at any time, and answers at once. A call blocks for
-10 s at most; a program with an event loop makes it in a thread.
+Ask for a token for each connection and do not keep it: cms always has a fresh one and answers immediately. A call blocks
+for at most 10 s; a program with an event loop should call it in a thread.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _FORMS = {"XOAUTH2": sasl.xoauth2, "OAUTHBEARER": sasl.oauthbearer}
 
 
 class TokenError(Exception):
-    """Raised when there is no token. Says why and what to do next, and never quotes a token.
+    """Raised when there is no token. It says why and what to do next, and never quotes a token.
 
-    `code` is one of docs/protocol.md, `message` says what happened, `hint` what to do next, and `retry_after` in how
-    many seconds cms tries again by itself (0 if unknown). `exit_code` is what a program that cannot go on without a
-    token ends with, as in sysexits.h: 75 says that mail should wait.
+    `code` is one of the codes in docs/protocol.md, `message` says what happened, `hint` what to do next, and `retry_after`
+    in how many seconds cms tries again by itself (0 if unknown). `exit_code` is the exit status for a program that cannot
+    go on without a token, as in sysexits.h: 75 means that mail should wait.
     """
 
     def __init__(self, code: str, message: str, hint: str, retry_after: int = 0) -> None:
@@ -46,9 +46,9 @@ class TokenError(Exception):
 
 
 def token(user: str = "", protocol: str = "SMTP", *, rejected: str = "", socket: str = "") -> str:
-    """Return an access token with at least a minute to live; raise TokenError when there is none.
+    """Return an access token that is valid for at least a minute; raise TokenError if there is none.
 
-    `user` is the account, "" for the only one. `protocol` is SMTP, IMAP, POP or a name of the configuration's.
+    `user` is the account, "" for the only one. `protocol` is SMTP, IMAP, POP or another protocol of the configuration.
     `rejected` is a token that a server has just refused: cms gets another one, which it may do once in five minutes
     and six times a day. `socket` is the daemon's, "" for $CMS_SOCK and then the usual places.
     """
@@ -80,9 +80,9 @@ class ImapAnswers:
 class Login:
     """Logs one account in: `smtp()` is for `smtplib.SMTP.auth`, `imap()` for `imaplib.IMAP4.authenticate`.
 
-    Both fetch a token, and raise TokenError when there is none, before the server has been told anything: imaplib
-    would hang in the middle of a login. `mechanism` is XOAUTH2 or OAUTHBEARER and must be the one that the server is
-    told. An instance does for any number of connections, one after the other.
+    Both fetch a token first, and raise TokenError if there is none: after the login has begun, imaplib would hang.
+    `mechanism` is XOAUTH2 or OAUTHBEARER and must be the one given to `auth` or `authenticate`. An instance serves any
+    number of connections, one after the other.
     """
 
     def __init__(self, user: str = "", *, mechanism: str = "XOAUTH2", socket: str = "") -> None:
@@ -98,11 +98,11 @@ class Login:
         return f"Login({self.user!r}, mechanism={self.mechanism!r})"
 
     def smtp(self) -> SmtpAnswers:
-        """Return what answers one submission server."""
+        """Return the callable for `smtplib.SMTP.auth`, with a fresh token."""
         return SmtpAnswers(self.mechanism, self._fetched("SMTP"))
 
     def imap(self) -> ImapAnswers:
-        """Return what answers one IMAP server."""
+        """Return the callable for `imaplib.IMAP4.authenticate`, with a fresh token."""
         return ImapAnswers(self.mechanism, self._fetched("IMAP"))
 
     def rejected(self) -> None:
@@ -110,7 +110,7 @@ class Login:
         self._refused = self._used
 
     def _fetched(self, protocol: str) -> fetch.Credential:
-        # A refusal is told once: where there is no other token now, a later connection may well do with this one.
+        # A refusal is reported once: if there is no other token now, a later connection may still use this one.
         refused, self._refused = self._refused, ""
         credential = _fetch(self.user, protocol, refused, self._socket)
         self._used = credential.token
@@ -118,7 +118,7 @@ class Login:
 
 
 def _answer(mechanism: str, credential: fetch.Credential, challenge: bytes | None) -> str:
-    """Answer the invitation to begin, which is empty, with the credential; the reason of a refusal without it."""
+    """Answer the empty first challenge with the credential, and a refusal's reason without it."""
     if challenge:
         return sasl.closing_answer(mechanism)
     return _FORMS[mechanism](credential.user, credential.token)

@@ -1,8 +1,8 @@
 """The `cms-oauth` command: prints a fresh token, or one line on standard error that says why there is none.
 
-It runs once for every mail, so a plain fetch imports next to nothing: `read_exactly` reads the options as configuration
-files write them, and click, whose import costs four times everything here, reads all others. What only a failure,
-`--rejected` or a test needs is imported then.
+It runs once for every mail, so a plain fetch imports almost nothing: `read_exactly` reads the options as configuration
+files write them; click, whose import costs four times as much as the rest, reads all other forms. Modules that only a
+failure, `--rejected` or a test needs are imported then.
 """
 
 import os
@@ -11,7 +11,7 @@ import sys
 from cms_oauth import dial, sasl, wire
 from cms_oauth.fetch import Options, fetch, report, write
 
-# What a shell reports of a process that SIGINT ended.
+# The exit status that a shell reports for a process ended by SIGINT.
 INTERRUPTED = 130
 
 
@@ -46,19 +46,19 @@ def run(arguments: list[str]) -> int:
     return write(text + "\n" if options.newline else text)
 
 
-# Spelled with underscores, as CMS did; hyphens are read as such.
+# Spelled with underscores, as CMS did; hyphens are read as underscores.
 _WITH_VALUE = frozenset(("__user", "__cms_sock", "__proto", "__output"))
 _FLAGS = frozenset(("__no_newline", "__rejected"))
 
-# A shell that wants completions starts the command with this set: click answers it.
+# A shell sets this to ask the command for completions; click answers.
 _COMPLETION = "_CMS_OAUTH_COMPLETE"
 
 
 def read_exactly(arguments: list[str]) -> Options | None:
     """Return the options of a plain fetch in the forms that configuration files use; None leaves them to click.
 
-    Those forms are `--name=value` and the two flags, each at most once. Whatever this accepts, `options.read` reads in
-    the same way.
+    Those forms are `--name=value` and the two flags, each at most once. `options.read` reads everything that this accepts
+    in the same way.
     """
     values: dict[str, str] = {}
     for argument in arguments:
@@ -92,7 +92,7 @@ def _refused_token() -> str | dial.Failed:
     token = data.decode("ascii", errors="replace").strip()
     if len(data) > wire.MAX_REPLY or not sasl.is_token(token):
         return dial.Failed(
-            "bad-request", "there is no token on standard input", "--rejected reads the refused one there"
+            "bad-request", "there is no token on standard input", "--rejected reads the refused token from there"
         )
     return token
 

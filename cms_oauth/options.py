@@ -21,7 +21,7 @@ def read(arguments: list[str]) -> Options | int:
 
 
 def _named(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    """Refuse an empty value: it is a variable that was not set, not a wish."""
+    """Refuse an empty value: most likely a variable that is not set."""
     if value == "":
         raise click.BadParameter("the value is empty", context, parameter)
     return value
@@ -51,7 +51,7 @@ def _named(context: click.Context, parameter: click.Parameter, value: str | None
     type=click.Choice(wire.FORMS),
     default="xoauth2",
     show_default=True,
-    help="The form to print; with a test, json is all that it found.",
+    help="The form to print; with a test, json prints its whole result.",
 )
 @click.option("--no_newline", "--no-newline", is_flag=True, help="Print no newline after it.")
 @click.option(
@@ -71,7 +71,7 @@ def command(
     rejected: bool,
     **tests: str | None,
 ) -> Options:
-    """Print a fresh OAuth2 token of the cms daemon's, ready for a mail program."""
+    """Print a fresh OAuth2 token from the cms daemon, ready for a mail program."""
     chosen = [(test, host) for test in _TESTS if (host := tests[f"test_{test}"])]
     if len(chosen) > 1:
         raise click.UsageError("one test at a time: --test-smtp, --test-imap or --test-pop")
@@ -82,7 +82,7 @@ def command(
         user=user or "",
         socket=socket or "",
         protocol=test.upper() or protocol,
-        # Of a test's forms there are two: nothing on stdout, and everything as JSON.
+        # A test has two forms of output: nothing on stdout, or everything as JSON.
         output=output if output == "json" or not test else "xoauth2",
         newline=not no_newline,
         rejected=rejected,

@@ -1,8 +1,8 @@
-"""Where things are: sockets, configuration and state. The environment decides; platformdirs is asked last.
+"""The paths of sockets, configuration and state, from the environment; platformdirs is used last.
 
-A service is told its folders by systemd (RUNTIME_DIRECTORY, STATE_DIRECTORY, CONFIGURATION_DIRECTORY), a desktop
-session by XDG_*. A pipe of exim's or a cron job has neither: then a client looks at the likely places one by one.
-platformdirs costs three times the client's whole start, so it is imported only where nothing else has decided.
+systemd tells a service its folders (RUNTIME_DIRECTORY, STATE_DIRECTORY, CONFIGURATION_DIRECTORY); a desktop session has
+XDG_*. A pipe of exim or a cron job has neither: then a client looks at the likely places one by one. Importing platformdirs
+costs three times the client's whole start, so it is imported only if nothing else decides.
 """
 
 import os
@@ -27,20 +27,20 @@ _USERS_RUNTIME = "/run/user"
 
 
 def runtime_folder() -> str:
-    """Return the folder for the daemon's sockets. Raises PermissionError where another user owns the only one left."""
+    """Return the folder for the daemon's sockets. Raises PermissionError if another user owns the last possible one."""
     return _from_systemd("RUNTIME_DIRECTORY") or _from_xdg("XDG_RUNTIME_DIR") or _of_logind() or _last_runtime()
 
 
 def state_folder() -> str:
-    """Return the folder for what must outlive a restart."""
+    """Return the folder for files that must survive a restart."""
     told = _from_systemd("STATE_DIRECTORY") or _from_xdg("XDG_STATE_HOME")
     return told or _of_service() or _platform("user_state_dir")
 
 
 def config_file() -> str:
-    """Return the path of the configuration file that is read when none is named.
+    """Return the path of the configuration file that is used by default.
 
-    The system's where a user has none of their own: that is the one of the service's user.
+    This is the user's own file, or the system service's if the user has none.
     """
     own = own_config_file()
     if "CONFIGURATION_DIRECTORY" in os.environ or os.path.exists(own):  # noqa: PTH110 - as in _of_logind
@@ -55,7 +55,7 @@ def system_config_file() -> str:
 
 
 def own_config_file() -> str:
-    """Return the path of this user's configuration file, whether it is there or not."""
+    """Return the path of this user's configuration file, whether or not it exists."""
     folder = _from_systemd("CONFIGURATION_DIRECTORY") or _from_xdg("XDG_CONFIG_HOME") or _platform("user_config_dir")
     return f"{folder}/{_CONFIG}"
 
@@ -77,10 +77,10 @@ def default_socket() -> str:
 
 
 def socket_candidates() -> "Iterator[str]":
-    """Yield where a token socket may be, the likeliest first; $CMS_SOCK alone where that is set."""
+    """Yield where a token socket may be, the likeliest first; only $CMS_SOCK if that is set."""
     named = os.environ.get("CMS_SOCK")
     if named:
-        # A file of the environment's is read by no shell.
+        # No shell expands ~ in an environment file.
         yield os.path.expanduser(named)  # noqa: PTH111 - as in _of_logind
     else:
         for folder in _client_folders():
@@ -100,7 +100,7 @@ def find_socket() -> str:
 def _client_folders() -> "Iterator[str]":
     """Yield where a daemon may have its sockets.
 
-    Not RUNTIME_DIRECTORY: in a client it names the folder of whichever service runs that client.
+    RUNTIME_DIRECTORY is not used: in a client it names the folder of the service that runs the client.
     """
     session = _from_xdg("XDG_RUNTIME_DIR")
     users = _of_logind()
@@ -113,18 +113,18 @@ def _client_folders() -> "Iterator[str]":
         try:
             yield _last_runtime()
         except (PermissionError, ImportError):
-            # Somebody else made the folder that would be ours: nothing in it is to be trusted. Or there is no
-            # platformdirs: a client is to work with the standard library alone.
+            # Another user made the folder that would be ours, so nothing in it can be trusted. Or platformdirs is not
+            # installed: the client works with only the standard library.
             return
 
 
 def _from_systemd(variable: str) -> str:
-    """Return the first folder of a colon-separated list: a unit may be given several."""
+    """Return the first folder of a colon-separated list: a unit may have several."""
     return os.environ.get(variable, "").partition(":")[0]
 
 
 def _from_xdg(variable: str) -> str:
-    """Return our folder below an XDG base folder; a relative one is no setting (XDG Base Directory, 0.8)."""
+    """Return our folder below an XDG base folder; a relative path is ignored (XDG Base Directory, 0.8)."""
     base = os.environ.get(variable, "")
     return f"{base.rstrip('/')}/{_NAME}" if base.startswith("/") else ""
 
@@ -147,7 +147,7 @@ def _last_runtime() -> str:
 
 
 def _platform(folder: str) -> str:
-    # Imported here because it costs more than all else that the client does: see the head of this file.
+    # Imported here because it costs more than everything else that the client does: see the top of this file.
     import warnings  # noqa: PLC0415 - see above
 
     import platformdirs  # noqa: PLC0415 - see above

@@ -1,4 +1,4 @@
-"""Who is at the other end of a Unix socket, as the kernel knew it at connect(): process, user and groups."""
+"""The peer of a Unix socket, as the kernel recorded it at connect(): process, user and groups."""
 
 import struct
 
@@ -7,7 +7,7 @@ try:
 except ImportError:  # pragma: no cover - only interpreters other than CPython have no _socket
     import socket  # type: ignore[no-redef] # the same names, more slowly
 
-# What type checkers take for typing.TYPE_CHECKING. `typing` itself would cost the client's start as much as a fetch.
+# Type checkers treat this like typing.TYPE_CHECKING. Importing `typing` would cost as much as a whole fetch.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol

@@ -1,7 +1,7 @@
-"""XOAUTH2 and OAUTHBEARER: built, checked and taken apart. The only place that knows ^A.
+"""Builds, checks and parses XOAUTH2 and OAUTHBEARER strings. Only this file handles ^A.
 
-XOAUTH2 is Google's and Microsoft's form (`user=U^Aauth=Bearer T^A^A`); OAUTHBEARER is RFC 7628. Nothing is imported
-but `binascii`, which costs the client nothing.
+XOAUTH2 is Google's and Microsoft's form (`user=U^Aauth=Bearer T^A^A`); OAUTHBEARER is RFC 7628. It imports only
+`binascii`, which costs the client nothing.
 """
 
 from binascii import b2a_base64
@@ -23,7 +23,7 @@ def xoauth2(user: str, token: str) -> str:
 def oauthbearer(user: str, token: str) -> str:
     """Return the OAUTHBEARER initial response (RFC 7628, 3.1) without host and port, which are optional there.
 
-    `,` and `=` of a user name are escaped as RFC 5801 section 4 demands of a GS2 header.
+    `,` and `=` in a user name are escaped as RFC 5801, section 4, requires in a GS2 header.
     """
     authzid = user.replace("=", "=3D").replace(",", "=2C")
     return f"n,a={authzid},{_SEPARATOR}{_BEARER}{token}{_SEPARATOR}{_SEPARATOR}"
@@ -35,7 +35,7 @@ def encode(text: str) -> str:
 
 
 def split(text: str) -> tuple[str, str]:
-    """Return (user, token) of a whole XOAUTH2 string; raise NotSasl for anything else, half a reply included."""
+    """Return (user, token) of a complete XOAUTH2 string; raise NotSasl for anything else, such as half a reply."""
     if not text.startswith(_USER) or not text.endswith(_SEPARATOR + _SEPARATOR):
         raise NotSasl("not a whole XOAUTH2 string")
     user, found, auth = text[len(_USER) : -2].partition(_SEPARATOR)
@@ -46,10 +46,10 @@ def split(text: str) -> tuple[str, str]:
 
 
 def is_token(text: str) -> bool:
-    """Whether this can be a bearer token: visible ASCII in one word (RFC 6750, 2.1, allows even less)."""
+    """Return True if this can be a bearer token: visible ASCII in one word (RFC 6750, 2.1, allows even less)."""
     return text != "" and text.isascii() and text.isprintable() and " " not in text
 
 
 def closing_answer(mechanism: str) -> str:
-    """Return what a client answers a server's error challenge with, to be told the final error: never the token."""
+    """Return a client's answer to a server's error challenge, after which the server sends the final error."""
     return _SEPARATOR if mechanism == "OAUTHBEARER" else ""

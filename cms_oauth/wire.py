@@ -12,21 +12,21 @@ The client imports this file for every mail: plain classes and no imports beyond
 
 from cms_oauth import sasl
 
-# A user name has at most 320 octets (RFC 5321), a protocol name and options well under 200: anything longer is no
-# request of ours, and a bound keeps an endless one from costing memory.
+# A user name has at most 320 octets (RFC 5321), protocol and options well under 200. The limit keeps an endless request
+# from using up memory.
 MAX_REQUEST = 1024
 
-# exim gives up a readsocket after 5 s by itself; no client needs longer to write one line.
+# How long a client may take to write its line. exim itself gives up after 5 s.
 REQUEST_SECONDS = 5.0
 
-# The longest that the daemon lets a client wait for a token that is under way: exim gives up at 5.
+# The longest that the daemon makes a client wait for a token: exim gives up after 5 s.
 WAIT_SECONDS = 4.0
 
-# What `cms-oauth` allows itself for everything, the second round trip included.
+# The longest time for a run of `cms-oauth`, including the second round trip.
 CLIENT_SECONDS = 10.0
 
-# An access token of Entra's has some 2 KB, one with many group claims up to 10; every form but json is under twice
-# that. What is longer is not a reply of ours.
+# An access token of Entra has about 2 KB, one with many group claims up to 10 KB; every form except json has less than
+# twice that. A longer reply does not come from cms.
 MAX_REPLY = 256 * 1024
 
 # Hex digits of a refused token's SHA-256 that `rejected=` carries: enough to name a token, useless for guessing it.
@@ -36,7 +36,7 @@ JSON_VERSION = 1
 
 FORMS = ("xoauth2", "xoauth2-b64", "oauthbearer", "oauthbearer-b64", "token", "json")
 
-# code -> exit status of the client (sysexits.h). What a person has to mend is EX_TEMPFAIL: mail must wait, not bounce.
+# code -> exit status of the client (sysexits.h). What a person has to fix is EX_TEMPFAIL: mail must wait, not bounce.
 EXIT_CODES = {
     "bad-request": 64,
     "unknown-protocol": 64,
@@ -51,12 +51,12 @@ EXIT_CODES = {
 
 _PROTOCOL_ALPHABET = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
 _HASH_ALPHABET = frozenset("0123456789abcdef")
-# 99,999 s is more than a day, and no access token of Entra's lives that long.
+# 99,999 s is more than a day, longer than any access token of Entra lives.
 _MIN_DIGITS = 5
 
 
 class TokenRequest:
-    """A well-formed request. `user` is "" when the peer named none; `min_valid` is in seconds, None when not named."""
+    """A well-formed request. `user` is "" if the peer named none; `min_valid` is in seconds, None if not given."""
 
     __slots__ = ("form", "min_valid", "protocol", "rejected", "user")
 
@@ -83,7 +83,7 @@ class TokenRequest:
 
 
 class BadRequest(ValueError):
-    """The bytes are no request. `form` is "json" when the sender asked for JSON, so that the answer can be JSON."""
+    """The bytes are not a valid request. `form` is "json" if the sender asked for JSON, so that the answer can be JSON."""
 
     def __init__(self, message: str, form: str = "") -> None:
         super().__init__(message)
@@ -92,12 +92,12 @@ class BadRequest(ValueError):
 
 
 def is_whole(received: bytes) -> bool:
-    """Whether a request is whole before its sender has closed the writing side."""
+    """Return True if a request is complete before its sender has closed the writing side."""
     return b"\n" in received
 
 
 def build_request(request: TokenRequest) -> bytes:
-    """Return the bytes of a request, ended by LF. Whether they are a good one is for `parse_request` to say."""
+    """Return the bytes of a request, ended by LF. It is not checked: `parse_request` does that."""
     options = [] if request.form == "xoauth2" else [request.form]
     if request.min_valid is not None:
         options.append(f"min={request.min_valid}")
@@ -106,23 +106,23 @@ def build_request(request: TokenRequest) -> bytes:
     head = ",".join([request.protocol, *options])
     line = f"{head} {request.user}" if request.user else head
     try:
-        # A command line that is no UTF-8 reaches Python as surrogates; as the bytes they were, the request is refused.
+        # A command line that is not UTF-8 reaches Python as surrogates; as its original bytes, the request is refused.
         return line.encode(errors="surrogateescape") + b"\n"
     except UnicodeEncodeError:
-        # Half of a pair never was bytes: as some that are no UTF-8 either, it is refused as well.
+        # A lone surrogate was never bytes: it becomes bytes that are not UTF-8 either, and is refused too.
         return line.encode(errors="surrogatepass") + b"\n"
 
 
 def parse_request(received: bytes) -> TokenRequest:
-    """Return the request in these bytes: the first line of them, or all of them where there is no LF.
+    """Return the request in these bytes: the first line, or all of them if there is no LF.
 
-    Raises BadRequest, whose message never quotes more than a word of what came.
+    Raises BadRequest, whose message never quotes more than one word of the request.
     """
     line, _, rest = received.partition(b"\n")
     asks_json = b"json" in line.partition(b" ")[0].removesuffix(b"\r").split(b",")[1:]
     form = "json" if asks_json else ""
     if rest:
-        raise BadRequest("one request for each connection: there is more after the first line", form)
+        raise BadRequest("a connection carries one request: there is more after the first line", form)
     if len(line) > MAX_REQUEST:
         raise BadRequest(f"a request has at most {MAX_REQUEST} bytes", form)
     try:
@@ -148,7 +148,7 @@ def parse_request(received: bytes) -> TokenRequest:
 
 
 def _take(request: TokenRequest, option: str) -> bool:
-    """Put one option into the request; False if it is none."""
+    """Set one option of the request; return False if the option is unknown or has a bad value."""
     name, _, value = option.partition("=")
     if option in FORMS:
         request.form = option
@@ -184,7 +184,7 @@ def json_reply(user: str, protocol: str, token: str, *, expires_in: float, expir
 
 
 def json_refusal(code: str, message: str, hint: str = "", retry_after: float = 0.0) -> dict[str, object]:
-    """Return the object that answers a refused `json` request; `retry_after` in seconds, 0 when that is unknown."""
+    """Return the object that answers a refused `json` request; `retry_after` in seconds, 0 if unknown."""
     return {
         "version": JSON_VERSION,
         "error": {"code": code, "message": message, "hint": hint, "retry_after": int(retry_after)},

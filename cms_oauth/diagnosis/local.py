@@ -80,7 +80,7 @@ HALF = Verdict(
     "you",
     ("try again", "if it keeps failing: `cms status`, and check the path in --cms_sock"),
     _AT_ONCE,
-    words=("sent half a reply", "no reply of cms's", "this is not cms"),
+    words=("sent half a reply", "no reply of cms", "this is not cms"),
 )
 NO_ANSWER = Verdict(
     "no-answer-in-time",

@@ -27,9 +27,9 @@ def run(options: Options, answer: Credential | dial.Failed) -> int:
 
 
 def _with_another(options: Options, refused: Credential, outcome: mailtest.Report) -> mailtest.Report:
-    """Ask cms once for another token than the refused one, and try that; say so."""
+    """Ask cms once for another token and test that; report it."""
     known = lookup.is_stale(outcome.verdicts)
-    why = "takes this token for one that is no longer good" if known else "does not say why it refuses this token"
+    why = "says that this token is no longer valid" if known else "does not say why it refuses this token"
     _say(f"the server {why}; asking cms for another one")
     answer = fetch(options, dial.now() + wire.CLIENT_SECONDS, refused.token)
     if isinstance(answer, dial.Failed):
@@ -37,13 +37,13 @@ def _with_another(options: Options, refused: Credential, outcome: mailtest.Repor
         return outcome
     again = mailtest.run(options.test, options.host, answer.user, answer.token)
     if again.failed and again.reply:
-        _say("a fresh one was refused as well")
+        _say("the server refused a new token too")
     again.trace[:0] = outcome.trace
     return again
 
 
 def _end(options: Options, outcome: mailtest.Report) -> int:
-    """Show the verdict, and all of it as data where that is wanted."""
+    """Show the verdict, and print everything as JSON if that was requested."""
     for line in _explained(outcome):
         _say(line, prefix="")
     if options.output == "json":
@@ -54,9 +54,9 @@ def _end(options: Options, outcome: mailtest.Report) -> int:
 
 
 def _explained(outcome: mailtest.Report) -> list[str]:
-    """Return the likeliest verdict in full, what else it may be in a line each, and what support asks for."""
+    """Return the likeliest verdict in full, the others in one line each, and the identifiers for support."""
     if not outcome.verdicts or not outcome.evidence.host:
-        # What the client itself met with is told in one line, as ever.
+        # A failure of the client itself is reported in one line, as without a test.
         return []
     first, *others = outcome.verdicts
     lines = lookup.as_lines(first, likely=bool(others))

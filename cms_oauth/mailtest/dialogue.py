@@ -1,4 +1,4 @@
-"""What the tests over SMTP, IMAP and POP share: where to log in and as whom, and the dialogue as it is shown.
+"""The parts that the tests over SMTP, IMAP and POP share: the server, the login, and the dialogue that is shown.
 
 A credential is sent only over TLS, once, and every line that is shown or kept has it masked.
 """
@@ -15,24 +15,24 @@ from collections.abc import Callable
 from cms_oauth import sasl
 from cms_oauth.diagnosis import lookup
 
-# For one answer, and for one of a host's addresses to be reached: the next one wants its chance within the minute.
+# The time limit for one answer, and for connecting to one address: a second address must be tried within the minute.
 ANSWER_SECONDS = 20.0
 
-# Exchange advertises XOAUTH2 alone; OAUTHBEARER is for servers that know only the standard.
+# Exchange offers only XOAUTH2; OAUTHBEARER is for servers that support only the standard.
 _MECHANISMS = ("XOAUTH2", "OAUTHBEARER")
 
 _DEFAULT_PORTS = {"smtp": 587, "imap": 993, "pop": 995}
 
-# Submission has TLS from the first byte on port 465 alone; IMAP and POP have it everywhere but on their oldest ports.
+# Submission starts with TLS only on port 465; IMAP and POP start with it on all ports except their oldest ones.
 _SMTPS_PORT = 465
 _UPGRADED_PORTS = {"imap": 143, "pop": 110}
 
-# What IMAP and POP servers say for a fault of theirs that passes (Exchange's replies, RFC 5530, RFC 3206).
+# Words of IMAP and POP servers for a temporary fault (Exchange's replies, RFC 5530, RFC 3206).
 _TEMPORARY = ("[UNAVAILABLE]", "[INUSE]", "[LIMIT]", "[SYS/TEMP]", "[IN-USE]", "THROTTLED", "SERVER UNAVAILABLE")
 
 
 class Refused(Exception):
-    """The server refused, which ends the test. `text` is its own words; `temporary` says that trying later may help."""
+    """The server refused, which ends the test. `text` is its reply; `temporary` is True if trying later may help."""
 
     def __init__(self, text: str, *, temporary: bool = False) -> None:
         super().__init__(text)
@@ -41,7 +41,7 @@ class Refused(Exception):
 
 
 class Place:
-    """Where to log in. `tls_at_once` is False where the connection begins in clear and is upgraded."""
+    """The server to log in to. `tls_at_once` is False if the connection starts unencrypted and is upgraded."""
 
     __slots__ = ("host", "port", "tls_at_once")
 
@@ -70,9 +70,9 @@ def place_of(test: str, text: str) -> Place | None:
 class Dialogue:
     """One login: user, credential and mailbox, and what the server has said so far, masked.
 
-    `greeting`, `offered` and `challenge` are what the server said before it decided, and `greeted` is how far this
-    machine's clock was ahead of the time in its greeting, None where that had none; `passed` is its answer to a login
-    that passed; `goodbye` is what it said when it left in the middle.
+    `greeting`, `offered` and `challenge` are what the server said before its decision. `greeted` is how many seconds this
+    machine's clock was ahead of the time in the greeting, None if that had none. `passed` is the answer to a successful
+    login; `goodbye` is what the server said when it ended the dialogue early.
     """
 
     # A server may quote a credential cut off. A piece of this many characters counts as the credential, and `mask`
@@ -153,7 +153,7 @@ def decoded(challenge: bytes | str) -> bytes:
 
 
 def in_clear() -> Refused:
-    return Refused("it offers no TLS there, and no token is sent in clear")
+    return Refused("it offers no TLS, and cms sends no token unencrypted")
 
 
 def is_temporary(text: str) -> bool:

@@ -94,7 +94,7 @@ def test_no_socket(path: Path) -> None:
         (path, ""),
         (path / "below", f": {path} does not exist"),
         (path / "below" / "it", f": {path} does not exist"),
-        (below, f": {__file__} is no folder"),
+        (below, f": {__file__} is not a folder"),
     ]:
         got = failed(ask(missing))
 
@@ -119,7 +119,7 @@ def test_no_daemon_listens(path: Path) -> None:
     got = failed(ask(path))
 
     assert "no-daemon" == got.code
-    assert f"nobody listens on {path}: the daemon that made it is no longer there" == got.message
+    assert f"nobody listens on {path}: the daemon that created it is not running" == got.message
 
 
 def test_what_is_no_socket_is_said_to_be_none(path: Path) -> None:

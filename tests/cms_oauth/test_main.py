@@ -179,13 +179,13 @@ def test_who_may_not_ask_is_told_so(client: Client) -> None:
 
 def test_silence_without_a_reason(client: Client) -> None:
     """A daemon of CMS's own answers nothing to a JSON question either."""
-    assert_one_line(client(b""), 75, "answered nothing, and not why")
+    assert_one_line(client(b""), 75, "answered nothing and gave no reason")
 
 
 @pytest.mark.parametrize("length", [1, 5, 20, len(XOAUTH2) - 1])
 def test_half_a_reply_is_no_credential(client: Client, length: int) -> None:
     """Whatever is missing at the end, it is seen, and not printed."""
-    words = "half a reply" if length > 4 else "no reply of cms's"
+    words = "half a reply" if length > 4 else "no reply of cms"
 
     assert_one_line(client(XOAUTH2[:length]), 75, words, f"({length} bytes)")
 
@@ -276,7 +276,7 @@ def test_where_it_looked_is_said(
     assert 69 == main.run([])
     said = capfd.readouterr().err
     assert places in said
-    assert "; --cms_sock or CMS_SOCK names another place (no-daemon) - start the daemon, run: cms run\n" in said
+    assert "; to use another path, set --cms_sock or CMS_SOCK (no-daemon) - start the daemon, run: cms run\n" in said
 
 
 def test_a_named_place_is_the_only_one(
@@ -443,7 +443,7 @@ def test_a_reader_that_has_gone_is_no_traceback(tmp_path: Path) -> None:
         _, err = client.communicate(timeout=PATIENCE)
 
     assert 74 == client.returncode
-    assert "cms-oauth: nobody takes the token: Broken pipe" in err
+    assert "cms-oauth: the token cannot be written: Broken pipe" in err
     assert 1 == err.count("\n")
 
 

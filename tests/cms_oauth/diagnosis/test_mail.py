@@ -73,7 +73,7 @@ MORE = (
     ("smtp", "host cannot be resolved: Name or service not known", "no-such-host", "mailtest"),
     ("pop", "no connection with host:995: Connection refused", "no-connection", "mailtest"),
     ("imap", "host:993 gave no whole answer: not done after 60 s", "no-answer", "mailtest"),
-    ("smtp", "it offers no TLS there, and no token is sent in clear", "no-tls", "mailtest"),
+    ("smtp", "it offers no TLS, and cms sends no token unencrypted", "no-tls", "mailtest"),
     ("smtp", "it offers no OAuth2 login, only: LOGIN PLAIN", "no-oauth", "mailtest"),
 )
 

@@ -173,7 +173,7 @@ class OnceRefused(Player):
 @pytest.mark.parametrize(
     ("dialogue", "why"),
     [
-        (EXPIRED, "takes this token for one that is no longer good"),
+        (EXPIRED, "says that this token is no longer valid"),
         (UNSAID, "does not say why it refuses this token"),
     ],
     ids=["expired", "unsaid"],
@@ -216,7 +216,7 @@ def test_a_fresh_token_that_is_refused_as_well(
 
     assert (77, 2) == (status, asked)
     assert "imap-off" == names(json.loads(out))[0]
-    assert 1 == err.count("cms-oauth: a fresh one was refused as well\n")
+    assert 1 == err.count("cms-oauth: the server refused a new token too\n")
 
 
 def test_where_cms_has_no_other_token_the_first_answer_counts(
@@ -331,4 +331,4 @@ def test_what_cannot_be_written_is_an_error(tmp_path: Path) -> None:
         )
 
     assert fetch.EX_IOERR == done.returncode
-    assert "nobody takes the token" in done.stderr
+    assert "the token cannot be written" in done.stderr
