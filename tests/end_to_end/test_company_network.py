@@ -92,7 +92,7 @@ def test_a_proxy_with_a_password(broker: Daemon, entra: Entra, proxy: Proxy) -> 
     restart(broker, {})
     until(lambda: "the proxy does not let cms through" in status(broker), "the status to tell of the proxy")
     assert "" == token(broker)
-    assert "whoever runs the proxy has to allow it" in status(broker)
+    assert "ask the proxy's administrator to allow it" in status(broker)
 
     proxy.status = 0
     proxy.tunnels.clear()

@@ -121,7 +121,7 @@ async def test_keyring(tmp_path: Path, desktop: Desktop, name: str) -> None:
         row = daemon.row(ANN)
         assert ("locked", True, "locked") == (row["state"], row["usable"], row["problem"]["kind"])
         assert trouble.says in daemon.text()
-        assert "unlock the keyring, or bring the key back" in row["next_move"]
+        assert "unlock the keyring, or restore the key" in row["next_move"]
         assert 1 == daemon.exit_code()
 
         await daemon.pass_time(HOUR)

@@ -196,8 +196,8 @@ class TestService:
         assert isinstance(waits, Transient)
         assert isinstance(person, Transient)
         assert ("locked", "locked") == (waits.trouble.kind, person.trouble.kind)
-        assert "bring the key back; cms tries again by itself." in waits.trouble.hint
-        assert f"bring the key back; start again: `cms login {ANN}`." in person.trouble.hint
+        assert "restore the key; cms tries again by itself." in waits.trouble.hint
+        assert f"restore the key; start again: `cms login {ANN}`." in person.trouble.hint
         assert [] == line.prompted
         assert 0 == entra.count("token", grant_type="refresh_token")
         key.write_bytes(secret)

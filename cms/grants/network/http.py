@@ -190,8 +190,8 @@ class Metadata(Http):
 def authorities(ca: str | None, environ: Mapping[str, str]) -> str | None:
     """Return the file or folder of the certificate authorities to trust; None leaves it to requests.
 
-    requests knows REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE, and of what everybody else on the machine follows nothing. What
-    does not exist is passed over, as OpenSSL does.
+    requests uses REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE, but not SSL_CERT_FILE and SSL_CERT_DIR, which other programs use. A
+    path that does not exist is ignored, as OpenSSL does.
     """
     if ca or environ.get("REQUESTS_CA_BUNDLE") or environ.get("CURL_CA_BUNDLE"):
         return ca

@@ -85,7 +85,7 @@ def refusal(reason: str, host: str) -> Trouble:
             "network",
             f"the proxy on the way to {host} does not let this user through (HTTP {status})",
             fill(
-                'say who asks in the configuration: Proxy("http://USER@HOST:PORT", password=File("PATH")), then {reload};'
+                'set a user in the configuration: Proxy("http://USER@HOST:PORT", password=File("PATH")), then {reload};'
                 " a proxy that knows no passwords, only Kerberos or NTLM, needs a helper such as cntlm"
             ),
         )
@@ -93,7 +93,7 @@ def refusal(reason: str, host: str) -> Trouble:
         "network",
         f"the proxy does not let cms through to {host} (HTTP {status})",
         fill(
-            "{retries}; whoever runs the proxy has to allow it, or name the host in NO_PROXY, or in Proxy(no_proxy=[...])"
+            "{retries}; ask the proxy's administrator to allow it, or name the host in NO_PROXY or in Proxy(no_proxy=[...])"
         ),
     )
 

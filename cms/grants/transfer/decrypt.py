@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC
 
 from cms.grants.transfer.formats import Encryption
 
-# Public: it is in pizauth's source (src/server/state.rs, CHACHA20_KEY), the same for everybody.
+# Public: it is in pizauth's source (src/server/state.rs, CHACHA20_KEY), the same for all users.
 PIZAUTH_KEY = bytes.fromhex("66a247a85e48cfecaaed9b36eba97d5350d4286375097a44eeffb9c4546b65a3")
 PIZAUTH_NONCE_BYTES = 12
 

@@ -1,10 +1,10 @@
-"""Sign-ins on their way to another machine: one file, encrypted to a passphrase.
+"""The file of `cms export`: sign-ins for another machine, encrypted with a passphrase.
 
     {"format": "cms-export", "version": 1, "kdf": "scrypt", "n": ..., "p": ..., "r": ..., "salt": ...} LF    authenticated
     base64 of: nonce (12 bytes), ciphertext and tag (AES-256-GCM) of JSON    LF
 
 The JSON names each sign-in by its Grant's identity and has its vault entry. Anyone who has the file and the passphrase
-is signed in as these people: that is what it is for.
+is signed in as these people.
 """
 
 from __future__ import annotations

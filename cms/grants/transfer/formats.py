@@ -317,7 +317,7 @@ def choose(found: Sequence[Found], grant: Grant, entry: str, place: str) -> Foun
     """Return the one sign-in that is meant for this grant. Raises Unfit."""
     signed_in = [each for each in found if each.refresh_token]
     if not signed_in:
-        programs = ", ".join(dict.fromkeys(each.program for each in found)) or "nobody"
+        programs = ", ".join(dict.fromkeys(each.program for each in found)) or "the program"
         raise Unfit(
             f"{place} holds no refresh token: {programs} has not signed in there",
             refusals.hint("sign in with that program first, or at once with cms: {login}", grant),

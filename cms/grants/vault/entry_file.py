@@ -134,7 +134,7 @@ def _identity(grant: Grant) -> dict[str, str]:
 
 
 def busy() -> Unavailable:
-    """Say that another thread or worker has held a lock for too long."""
+    """Return the exception for a lock that another thread or worker has held for too long."""
     return unavailable("timeout", "another cms process is busy with this sign-in", fill("{nothing_to_do}"))
 
 

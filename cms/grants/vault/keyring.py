@@ -29,7 +29,7 @@ ID_DIGITS = 16
 # overwrite each other's key, and a state folder that was moved still finds its own.
 SERVICE = "cms"
 
-# D-Bus may have to start the Secret Service; what takes longer waits for a person.
+# D-Bus may have to start the Secret Service; a call that takes longer is waiting for a person.
 KEYRING_SECONDS = 10.0
 
 T = TypeVar("T")
@@ -72,9 +72,9 @@ def _base64(text: bytes) -> bytes:
 
 
 class Patience:
-    """Runs what may block for ever, and gives up on it after some seconds.
+    """Runs a function that may block for ever, with a time limit.
 
-    A thread cannot be ended: while one still hangs no second one is started, and its answer counts when it comes.
+    A thread cannot be killed: while one hangs, no second one is started; a late answer is still used.
     """
 
     def __init__(self, seconds: float = KEYRING_SECONDS) -> None:

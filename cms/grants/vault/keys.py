@@ -247,8 +247,8 @@ def locked(message: str) -> Unavailable:
         "locked",
         message,
         fill(
-            "see to the key's source, Vault(...) in the configuration (a key file is its owner's, and 0600), unlock the"
-            " keyring, or bring the key back; {retries}. Only where the key is lost for good: `cms logout USER` gives the"
-            " stored sign-in up"
+            "check the key's source, Vault(...) in the configuration (a key file must belong to cms's user, with mode 0600),"
+            " unlock the keyring, or restore the key; {retries}. Only if the key is lost for good: `cms logout USER` deletes"
+            " the stored sign-in"
         ),
     )

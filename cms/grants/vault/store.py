@@ -2,7 +2,7 @@
 
 `Vault.hold` locks a grant and gives a `Held`: read it, prepare a place for its successor, redeem it, store the successor.
 The files and their locks are in `entry_file`, and which key is used is in `vault_key`.
-With the last sign-in the key is deleted as well, where cms has made it: nothing is left then.
+A key that cms made is deleted with the last sign-in.
 """
 
 from __future__ import annotations

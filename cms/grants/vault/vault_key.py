@@ -1,6 +1,6 @@
-"""Which key a vault uses: the one that its files need, else the one it used last, else a new one.
+"""Chooses the key of a vault: the one that its files need, else the one used last, else a new one.
 
-A key is made only where no file needs another one, and deleted with the last sign-in if cms has made it.
+A new key is made only if no file needs another one. A key that cms made is deleted with the last sign-in.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from cms.grants.vault.keyring import Key
 from cms.grants.vault.keys import Keys, locked
 from cms.system.files import write_private
 
-# Names the key of a vault that holds no file any more: a logout and a new sign-in need no second keyring entry.
+# The file with the id of the key used last: a sign-in after a logout then needs no second keyring entry.
 KEY_NAME = "key-id"
 # The second line of that file where cms has made the key itself.
 MADE = "made"

@@ -165,7 +165,7 @@ def test_refused(entra: Entra, company: Company, status: int) -> None:
     assert "network" == found.kind
     assert f"the proxy does not let cms through to {entra.authority.removeprefix('https://')}" in found.message
     assert f"HTTP {status}" in found.message
-    assert "whoever runs the proxy" in found.hint
+    assert "ask the proxy's administrator" in found.hint
 
 
 def test_babble(entra: Entra, company: Company) -> None:
