@@ -259,7 +259,7 @@ def test_several_of_which_none_is_meant_are_named(login: str, entry: str, expect
     assert "--entry=NAME" in refused.value.hint
 
 
-@pytest.mark.parametrize(("holds", "who"), [([found(ANN, token="")], "pizauth"), ([], "nobody")])
+@pytest.mark.parametrize(("holds", "who"), [([found(ANN, token="")], "pizauth"), ([], "the program")])
 def test_a_file_without_a_refresh_token_is_refused(holds: list[Found], who: str) -> None:
     """The program has not signed in, or not so that it would last."""
     with pytest.raises(Unfit, match=f"^/f holds no refresh token: {who} has not signed in there$") as refused:
