@@ -223,9 +223,13 @@ def test_the_service_is_as_the_first_message_says(state: Path) -> None:
     assert first.key is not None
     state.mkdir()
     with Vault(str(state), Keys(first.key, environ={})).hold(grant):
+        began = time.monotonic()
         outcome = __main__.open_service(first).answer(Acquire(1, grant, SCOPES))
+        took = time.monotonic() - began
 
     assert "timeout" == kind(outcome)
+    # A vault that was told of no limit waits for half a minute.
+    assert took < 15.0
 
 
 def test_crash_hides_the_exception(capsys: pytest.CaptureFixture[str]) -> None:
