@@ -69,7 +69,7 @@ PAUSE_AFTER_GRANT = 1.0
 # the refresh token until that expires (90 days).
 LONGEST_LIFE = 7 * 24 * 60 * 60.0
 
-# MSAL repeats a failed answer for 60 s without asking Entra again, so an earlier try cannot succeed.
+# When Entra throttles, it usually asks for a minute. It refuses a client that repeats a request in a loop (AADSTS50196).
 SHORTEST_PAUSE = 60.0
 # Beyond half an hour a longer pause saves nothing that matters and keeps mail waiting after the outage.
 LONGEST_PAUSE = 30 * 60.0
@@ -123,6 +123,7 @@ KINDS = {
     "worker": "the grant worker died, hung or sent an invalid message",
     "shutdown": "cms is stopping",
     # Refused
+    "signed-in": "a sign-in is stored already, and the import was not to replace it",
     "no-sign-in": "no person has signed in for this grant yet",
     "signed-out": "the sign-in was deleted with `cms logout`",
     "refused": "the identity provider refused the grant",

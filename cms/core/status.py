@@ -49,7 +49,7 @@ EXPIRY_WARNING = 30 * 24 * 60 * 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class AccountFacts:
     """What the daemon knows about one account: the input of `describe`.
 
     - `user`: the name that requests ask for, "" if it is not known before a sign-in.
@@ -69,7 +69,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class TokenFacts:
     """The token that is held: `age`, `left` and `refresh_in` in seconds, `expires_at` and `refresh_at` as Unix times.
 
     `refresh_in` and `refresh_at` are None while the provider fails or a sign-in is required: then the token's age does
@@ -122,7 +122,7 @@ class StatusRow:
     state: str
     protocols: tuple[str, ...]
     usable: bool
-    token: Held | None
+    token: TokenFacts | None
     problem: Problem | None
     next_move: str
     persisted: bool | None
@@ -160,19 +160,19 @@ class Daemon:
     loaded: float = 0.0
 
 
-def describe(entries: Sequence[Entry], now: float, wall: float) -> list[StatusRow]:
+def describe(entries: Sequence[AccountFacts], now: float, wall: float) -> list[StatusRow]:
     """Return the rows of these accounts, in their order. `now` is CLOCK_BOOTTIME, `wall` Unix time."""
     return [row for entry in entries for row in _rows(entry, now, wall)]
 
 
-def _rows(entry: Entry, now: float, wall: float) -> Iterator[StatusRow]:
+def _rows(entry: AccountFacts, now: float, wall: float) -> Iterator[StatusRow]:
     # dict.fromkeys keeps the order of the protocols in the configuration.
     for scopes in dict.fromkeys(entry.account.scopes.values()):
         protocols = tuple(name for name, each in entry.account.scopes.items() if each == scopes)
         yield _row(entry, protocols, entry.lives.get(scopes, Life()), now, wall)
 
 
-def _row(entry: Entry, protocols: tuple[str, ...], life: Life, now: float, wall: float) -> StatusRow:
+def _row(entry: AccountFacts, protocols: tuple[str, ...], life: Life, now: float, wall: float) -> StatusRow:
     state, signed_in = _state(entry, life, now), entry.sign_in
     expected = entry.forecast if signed_in.given_at else None
     due = expected is not None and wall >= warned_at(expected, signed_in.given_at)
@@ -186,7 +186,7 @@ def _row(entry: Entry, protocols: tuple[str, ...], life: Life, now: float, wall:
         state=state,
         protocols=protocols,
         usable=usable(life, now) is not None,
-        token=_held(life, now, wall),
+        token=_token_facts(life, now, wall),
         problem=_problem(life, now, wall),
         next_move=move,
         persisted=signed_in.persisted,
@@ -205,13 +205,13 @@ def _row(entry: Entry, protocols: tuple[str, ...], life: Life, now: float, wall:
     )
 
 
-def _refused(entry: Entry, protocols: tuple[str, ...], life: Life) -> tuple[str, ...]:
+def _refused(entry: AccountFacts, protocols: tuple[str, ...], life: Life) -> tuple[str, ...]:
     if not entry.account.preflight or life.held is None:
         return ()
     return tuple(each for each in protocols if not fits(life.held, each, entry.account.scopes[each]))
 
 
-def _protocol_warnings(entry: Entry, protocols: tuple[str, ...], life: Life) -> Iterator[str]:
+def _protocol_warnings(entry: AccountFacts, protocols: tuple[str, ...], life: Life) -> Iterator[str]:
     """Yield a warning for each protocol that the token cannot open, whether or not cms serves it."""
     if life.held is None:
         return
@@ -245,7 +245,7 @@ def expiry_warning(expires: float, wall: float) -> str:
     return f"the application's certificate {when}: upload a new one to its registration, then put it in the old one's place"
 
 
-def _state(entry: Entry, life: Life, now: float) -> str:
+def _state(entry: AccountFacts, life: Life, now: float) -> str:
     if isinstance(life.phase, NeedsSignIn):
         if entry.account.grant.unattended:
             return "refused"
@@ -257,12 +257,12 @@ def _state(entry: Entry, life: Life, now: float) -> str:
     return "ok" if usable(life, now) and life.held.refresh_at > now else "renewing"
 
 
-def _held(life: Life, now: float, wall: float) -> Held | None:
+def _token_facts(life: Life, now: float, wall: float) -> TokenFacts | None:
     held = life.held
     if held is None:
         return None
     refresh_in = max(0.0, held.refresh_at - now) if isinstance(life.phase, Settled) else None
-    return Held(
+    return TokenFacts(
         int(now - held.issued),
         max(0, int(held.expires - now)),
         int(wall + held.expires - now),
@@ -286,7 +286,7 @@ def _problem(life: Life, now: float, wall: float) -> Problem | None:
     return replace(known, tries=life.phase.tries, retry_in=int(retry_in), retry_at=int(wall + retry_in))
 
 
-def _next_move(entry: Entry, state: str, life: Life) -> str:
+def _next_move(entry: AccountFacts, state: str, life: Life) -> str:
     if state == "signing-in":
         return f"finish the sign-in: {entry.signing_in}"
     if isinstance(life.phase, NeedsSignIn):

@@ -21,7 +21,7 @@ from cms.core.accounts import Account, Grant, Scopes, Unclear, sign_ins_meant, u
 from cms.core.forecast import Forecast, forecast, warned_at
 from cms.core.lifecycle import Life, NeedsSignIn, Outcome
 from cms.core.notices import Facts, HowToSignIn, Remark
-from cms.core.status import MEMORY_WARNING, Entry, StatusRow, as_json, describe, expiry_warning, length_warning
+from cms.core.status import MEMORY_WARNING, AccountFacts, StatusRow, as_json, describe, expiry_warning, length_warning
 from cms.core.status_text import as_text
 from cms.daemon.keeper import Acquire, Keeper
 from cms.grants.messages import Prompt
@@ -200,9 +200,9 @@ class Registry:
         """Return the status of all accounts as the sign-in page shows it."""
         return as_text(as_json(self.rows()))
 
-    def _entry(self, account: Account) -> Entry:
+    def _entry(self, account: Account) -> AccountFacts:
         keeper = self._records[account.grant.key].keeper
-        return Entry(
+        return AccountFacts(
             account,
             account.user or keeper.who,
             keeper.lives,

@@ -141,17 +141,17 @@ class _Child:
 
     async def run(self) -> None:
         """Run the process to its end. Cancelling has no effect: call `dismiss`, and it ends within the grace period."""
-        verdict = Lost.DIED
+        lost = Lost.DIED
         with trio.CancelScope(shield=True):
             try:
-                verdict = await self._live()
+                lost = await self._live()
             except OSError as error:
                 log.warning("grant worker cannot be started", error=str(error))
             finally:
                 self.takes_questions = False
                 self._outbox.close()
                 for question in list(self._pending.values()):
-                    question.settle(verdict)
+                    question.settle(lost)
                 self._pending.clear()
 
     async def _live(self) -> Lost:

@@ -24,7 +24,7 @@ from cms.grants.messages import (
     Peek,
     Survey,
 )
-from cms.grants.secrets import Unavailable
+from cms.grants.secret_sources import Unavailable
 from cms.grants.transfer import export_file, find
 from cms.grants.transfer.formats import Unfit
 from cms.grants.vault.store import Vault

@@ -21,11 +21,11 @@ from cms.core.lifecycle import DAY, Ending, Granted, Outcome, Refused, SignInFac
 from cms.grants import housekeeping
 from cms.grants.entra import credentials
 from cms.grants.entra.client import Entra
-from cms.grants.entra.exchange import Answer, no_sign_in
+from cms.grants.entra.exchange import ExchangeEnd, no_sign_in
 from cms.grants.entra.flows import CodeFlow, Flow, wanted
 from cms.grants.entra.ms_broker import BrokerFlow
 from cms.grants.messages import Acquire, Ended, Import, Place, Prompt, SignIn, SignOut, Work
-from cms.grants.secrets import Unavailable
+from cms.grants.secret_sources import Unavailable
 from cms.grants.transfer import export_file, find
 from cms.grants.transfer.formats import Found, Unfit
 from cms.grants.vault.entry_file import Entry
@@ -134,7 +134,7 @@ class Service:
     def acquire(self, grant: Grant, scopes: Scopes) -> Outcome:
         """Redeem the grant for a token. Its successor is stored before this returns."""
         if grant.unattended:
-            return self._mint(grant, scopes)
+            return self._request_token(grant, scopes)
         try:
             with self._vault.hold(grant) as held:
                 entry = held.read()
@@ -144,16 +144,16 @@ class Service:
         except Unavailable as unavailable:
             return unavailable.outcome
 
-    def _mint(self, grant: Grant, scopes: Scopes) -> Outcome:
+    def _request_token(self, grant: Grant, scopes: Scopes) -> Outcome:
         """Get a token for an application or a machine. This needs neither the vault nor its key."""
         try:
             credential = self._entra.credential(grant)
         except Unavailable as unavailable:
             return unavailable.outcome
         if grant.sign_in == "managed-identity":
-            outcome = self._entra.mint_by_machine(grant, scopes)
+            outcome = self._entra.request_machine_token(grant, scopes)
         else:
-            outcome = self._entra.mint(grant, scopes, credential.value)
+            outcome = self._entra.request_app_token(grant, scopes, credential.value)
         return credentials.explain(credential.behind(outcome), grant)
 
     def _redeem(self, held: Held, grant: Grant, scopes: Scopes, entry: Entry) -> Outcome:
@@ -279,24 +279,26 @@ class Service:
             raise Unavailable(Transient(_NOWHERE))
         return _Room(place, remembered.home_account_id if remembered else "", held.claims)
 
-    def _finish(self, grant: Grant, flow: Flow, conversation: Conversation) -> Answer:
+    def _finish(self, grant: Grant, flow: Flow, conversation: Conversation) -> ExchangeEnd:
         """Wait for the person, and redeem what the browser brings."""
         if isinstance(flow, BrokerFlow):
             return flow.answered(conversation.wait)
         if isinstance(flow, CodeFlow):
             fields = conversation.wait(flow.expires_in)
-            return Answer(Refused(_expired(grant))) if fields is None else flow.finish(fields)
+            return ExchangeEnd(Refused(_expired(grant))) if fields is None else flow.finish(fields)
         deadline = self._clock() + flow.expires_in
         while (pause := flow.interval) < deadline - self._clock():
             conversation.wait(pause)
             answer = flow.poll()
             if answer:
                 expired = isinstance(answer.outcome, Refused) and answer.outcome.trouble.kind == "expired"
-                return Answer(Refused(_expired(grant, device=True))) if expired else answer
+                return ExchangeEnd(Refused(_expired(grant, device=True))) if expired else answer
         conversation.wait(deadline - self._clock())
-        return Answer(Refused(_expired(grant, device=True)))
+        return ExchangeEnd(Refused(_expired(grant, device=True)))
 
-    def _keep(self, grant: Grant, answer: Answer, place: Stored, conversation: Conversation | None = None) -> Outcome:
+    def _keep(
+        self, grant: Grant, answer: ExchangeEnd, place: Stored, conversation: Conversation | None = None
+    ) -> Outcome:
         """Store a new sign-in, in `place` or a better one. Raises `Cancelled` if it was cancelled in the meantime."""
         if not isinstance(answer.outcome, Granted):
             return answer.outcome

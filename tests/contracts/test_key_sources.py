@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cms.core.accounts import Source
-from cms.grants.secrets import Absent, Missing
+from cms.grants.secret_sources import Absent, Missing
 from cms.grants.vault.keyring import KEY_BYTES, Key, Keyring, key_id
 from cms.grants.vault.keys import CREDENTIAL, Keys, KeySource
 

@@ -15,7 +15,7 @@ from support.waiting import until
 
 from cms.core.lifecycle import Granted, Transient
 from cms.grants.messages import Open
-from cms.grants.secrets import Absent, Locked
+from cms.grants.secret_sources import Absent, Locked
 from cms.grants.vault.keyring import Keyring, Patience, key_id
 from cms.grants.vault.keys import Keys
 from cms.sandbox.entra import Entra

@@ -16,7 +16,7 @@ from cms.core.accounts import Account, Grant, Scopes
 from cms.core.lifecycle import Deny, Granted, Life, Need, Outcome, Token, absorb
 from cms.core.policy import Peer, Rules
 from cms.core.preflight import covers, fits, misfit, permission_for
-from cms.core.status import Entry, describe
+from cms.core.status import AccountFacts, describe
 from cms.daemon.serving.issue import Issuer
 from cms_oauth.claims import Claims
 from cms_oauth.microsoft import EXCHANGE, GRAPH
@@ -249,8 +249,8 @@ async def test_preflight_can_be_switched_off() -> None:
 
 def test_status_says_so() -> None:
     """Each row warns of what its token cannot open, whether it is served or not."""
-    (row,) = describe([Entry(ACCOUNT, "a@example.test", {MAIL: life(GRAPH_TOKEN)})], NOW, 0.0)
-    (good,) = describe([Entry(ACCOUNT, "a@example.test", {MAIL: life(MAIL_TOKEN)})], NOW, 0.0)
+    (row,) = describe([AccountFacts(ACCOUNT, "a@example.test", {MAIL: life(GRAPH_TOKEN)})], NOW, 0.0)
+    (good,) = describe([AccountFacts(ACCOUNT, "a@example.test", {MAIL: life(MAIL_TOKEN)})], NOW, 0.0)
 
     assert "the token is for Microsoft Graph, and SMTP needs one for Exchange Online" in row.warning
     assert "the token is for Microsoft Graph, and IMAP needs one" in row.warning
@@ -269,7 +269,7 @@ async def test_a_permission_of_ones_own_is_served() -> None:
     keeper = FakeKeeper(reply=OWN_TOKEN)
     keeper.open.set()
     reply = issued(keeper, OWN_ACCOUNT, "IMAP")
-    (row,) = describe([Entry(OWN_ACCOUNT, "a@example.test", {OWN: Life(OWN_TOKEN)})], NOW, 0.0)
+    (row,) = describe([AccountFacts(OWN_ACCOUNT, "a@example.test", {OWN: Life(OWN_TOKEN)})], NOW, 0.0)
     finding = consent(Asked(OWN_ACCOUNT, "IMAP", got=True, claims=OWN_TOKEN.claims))
 
     assert (OWN_TOKEN, [(OWN, Need("mail.access"))]) == (reply, keeper.asked)

@@ -38,9 +38,9 @@ from cms.core.status import (
     STATES,
     UNKNOWN,
     WARNING,
-    Entry,
-    Held,
+    AccountFacts,
     Problem,
+    TokenFacts,
     as_json,
     as_systemd,
     describe,
@@ -175,7 +175,7 @@ def test_no_account_is_unknown() -> None:
 
 def test_a_held_token_is_described_in_seconds_and_unix_times() -> None:
     """Age, life left and the next refresh, from the boot clock; moments from the wall clock, for display."""
-    expected = Held(age=600, left=3000, expires_at=1_795_003_000, refresh_in=1800, refresh_at=1_795_001_800)
+    expected = TokenFacts(age=600, left=3000, expires_at=1_795_003_000, refresh_in=1800, refresh_at=1_795_001_800)
 
     assert expected == row_of("ok").token
 
@@ -184,12 +184,12 @@ def test_nothing_is_negative() -> None:
     """What is over is 0, not a negative time."""
     token = row_of("renewing, expired").token
 
-    assert token == Held(age=4000, left=0, expires_at=1_794_999_600, refresh_in=0, refresh_at=1_795_000_000)
+    assert token == TokenFacts(age=4000, left=0, expires_at=1_794_999_600, refresh_in=0, refresh_at=1_795_000_000)
 
 
 def test_no_refresh_is_promised_while_the_provider_fails() -> None:
     """Then the next try counts, and a sign-in counts after a refusal."""
-    expected = Held(age=600, left=3000, expires_at=1_795_003_000, refresh_in=None, refresh_at=None)
+    expected = TokenFacts(age=600, left=3000, expires_at=1_795_003_000, refresh_in=None, refresh_at=None)
 
     assert [expected] * 2 == [row_of(name).token for name in ("failing", "sign-in-required, usable")]
 
@@ -260,14 +260,14 @@ def test_an_account_has_a_row_for_each_token_it_needs() -> None:
     """Mail protocols share one token and one row; another resource has its own state."""
     account = replace(ACCOUNT, scopes={"SMTP": MAIL, "GRAPH": GRAPH, "IMAP": MAIL})
     lives = {GRAPH: Life(None, NeedsSignIn(NOW, REVOKED)), MAIL: Life(TOKEN), ("elsewhere",): Life()}
-    rows = describe([Entry(account, "a", lives)], NOW, WALL)
+    rows = describe([AccountFacts(account, "a", lives)], NOW, WALL)
 
     assert [(("SMTP", "IMAP"), "ok"), (("GRAPH",), "sign-in-required")] == [(row.protocols, row.state) for row in rows]
 
 
 def test_a_scope_set_without_a_life_is_starting() -> None:
     """Just after a reload the keeper may not have heard of a new scope set yet."""
-    assert [row.state for row in describe([Entry(ACCOUNT, "a", {})], NOW, WALL)] == ["starting"]
+    assert [row.state for row in describe([AccountFacts(ACCOUNT, "a", {})], NOW, WALL)] == ["starting"]
 
 
 def test_no_message_can_move_the_cursor_of_a_log() -> None:
@@ -427,9 +427,9 @@ def test_a_name_is_one_word_of_the_command() -> None:
     login = Trouble("refused", "no", fill("sign in: {login}", {"login": cms("login", user)}))
     account = replace(ACCOUNT, user=user)
     moves = [
-        describe([Entry(account, user, {MAIL: Life(None, NeedsSignIn(0.0, each))}, page="http://p/")], NOW, WALL)[
-            0
-        ].next_move
+        describe(
+            [AccountFacts(account, user, {MAIL: Life(None, NeedsSignIn(0.0, each))}, page="http://p/")], NOW, WALL
+        )[0].next_move
         for each in (Trouble("refused", "no"), login, refresh)
     ]
 

@@ -117,7 +117,7 @@ async def at_work(folder: Path, said: Callable[[Entra], str], **options: Any) ->
         yield daemon
 
 
-async def mint(daemon: WholeDaemon, **wanted: object) -> None:
+async def fetch_anew(daemon: WholeDaemon, **wanted: object) -> None:
     """Have a new token fetched, as `cms refresh` does, and see that it is one."""
     result = await daemon.app.commands.refresh("")
     assert result.ok, result
@@ -173,7 +173,7 @@ async def test_a_refused_application_does_not_insist(tmp_path: Path) -> None:
 
 @on_moving_clock
 async def test_a_certificate_renewed_in_its_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It is read anew at each mint; the month before its end is told in status, in JSON, and in the log once."""
+    """It is read anew for each token; the month before its end is told in status, in JSON, and in the log once."""
     async with whole_daemon(tmp_path, signed_in=False) as daemon:
         now = daemon.clock.truth()
         old, new = AppCertificate(now + 20 * DAY), AppCertificate(now + 300 * DAY)
@@ -181,14 +181,14 @@ async def test_a_certificate_renewed_in_its_place(tmp_path: Path, capsys: pytest
         register(daemon.entra, certificates=(old.public, new.public))
         (tmp_path / "cms.cfg").write_text(accounts(tmp_path, daemon.entra, app(f'certificate=File("{path}")')))
         assert (await daemon.app.commands.reload()).ok
-        await mint(daemon)
-        await mint(daemon)
+        await fetch_anew(daemon)
+        await fetch_anew(daemon)
         before, logged = daemon.row(SALES), capsys.readouterr().out
         register(daemon.entra, certificates=(new.public,))
         refused = await daemon.app.commands.refresh(SALES)
         served = "token" in await daemon.told(SALES)
         write_private(path, new.pfx())
-        await mint(daemon)
+        await fetch_anew(daemon)
         after = daemon.row(JOBS)
 
     assert int(old.ends) == before["credential_expires_at"]
@@ -212,11 +212,11 @@ async def test_an_assertion_that_is_rotated(tmp_path: Path) -> None:
         return app(f'client_assertion=File("{path}")')
 
     async with at_work(tmp_path, said) as daemon:
-        await mint(daemon)
+        await fetch_anew(daemon)
         await daemon.pass_time(2 * HOUR)
         stale = daemon.row(SALES)
         write_private(path, issuer.assertion(daemon.entra.directory.now()), 0o644)
-        await mint(daemon)
+        await fetch_anew(daemon)
 
         assert ("refused", 700024) == (stale["state"], stale["problem"]["aadsts"])
         assert "what client_assertion points to is rotated" in stale["next_move"]

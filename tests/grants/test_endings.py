@@ -292,7 +292,7 @@ def rewrite(vault: Vault, kept: dict[str, object]) -> None:
     """Put other contents into the vault file, under its own header and key."""
     path = vault.folder.path / f"{GRANT.key}.vault"
     head = path.read_bytes().partition(b"\n")[0] + b"\n"
-    key = vault.key.keys.open(json.loads(head)["key"])
+    key = vault.key.keys.need(json.loads(head)["key"])
     nonce = bytes(NONCE_BYTES)
     path.write_bytes(head + nonce + AESGCM(key.secret).encrypt(nonce, json.dumps(kept).encode(), head))
 

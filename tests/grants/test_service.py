@@ -25,7 +25,7 @@ from support.proofs import AppCertificate, write_private
 from cms.core.accounts import Grant, Source
 from cms.core.lifecycle import Granted, Outcome, Refused, Transient
 from cms.grants.entra.client import Entra as Provider
-from cms.grants.entra.exchange import Answer
+from cms.grants.entra.exchange import ExchangeEnd
 from cms.grants.entra.flows import CodeFlow
 from cms.grants.messages import (
     Open,
@@ -321,7 +321,7 @@ class TestService:
         worker = service(first)
         redeemed = CodeFlow.finish
 
-        def finish(flow: CodeFlow, fields: Mapping[str, str]) -> Answer:
+        def finish(flow: CodeFlow, fields: Mapping[str, str]) -> ExchangeEnd:
             answer = redeemed(flow, fields)
             conversation.cancel()
             return answer

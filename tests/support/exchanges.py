@@ -5,7 +5,7 @@ from __future__ import annotations
 from cms.core.accounts import Grant
 from cms.core.lifecycle import Granted, Outcome, Refused, Transient
 from cms.grants.entra.client import Entra as Provider
-from cms.grants.entra.exchange import Answer
+from cms.grants.entra.exchange import ExchangeEnd
 from cms.grants.entra.flows import CodeFlow, Flow
 from cms.sandbox.entra import Entra
 from support.grants import ANN, SCOPES, grant_for
@@ -25,12 +25,12 @@ class Person:
         self.client = Provider(server.ca_file)
         self.answer = self.sign_in()
 
-    def sign_in(self, user: str = ANN, claims: str = "", secret: str = "") -> Answer:
+    def sign_in(self, user: str = ANN, claims: str = "", secret: str = "") -> ExchangeEnd:
         flow = code_flow(self.client.begin(self.grant, "browser", claims, secret))
         page = self.server.sign_in(flow.url, user, follow=False)
         return flow.finish(page.fields)
 
-    def redeem(self, client: Provider | None = None, scopes: tuple[str, ...] = SCOPES, secret: str = "") -> Answer:
+    def redeem(self, client: Provider | None = None, scopes: tuple[str, ...] = SCOPES, secret: str = "") -> ExchangeEnd:
         return (client or self.client).redeem(
             self.grant, scopes, self.answer.cache, self.answer.home_account_id, who=ANN, secret=secret
         )
@@ -41,11 +41,11 @@ def granted(outcome: Outcome) -> Granted:
     return outcome
 
 
-def transient(answer: Answer) -> str:
+def transient(answer: ExchangeEnd) -> str:
     assert isinstance(answer.outcome, Transient), answer.outcome
     return answer.outcome.trouble.kind
 
 
-def refused(answer: Answer) -> str:
+def refused(answer: ExchangeEnd) -> str:
     assert isinstance(answer.outcome, Refused), answer.outcome
     return answer.outcome.trouble.kind

@@ -33,7 +33,7 @@ from cms.grants.messages import (
     pack,
     unpack_reply,
 )
-from cms.grants.secrets import Absent, Locked
+from cms.grants.secret_sources import Absent, Locked
 from cms.grants.service import Service
 from cms.grants.vault.keys import Keys
 from cms.grants.vault.store import Vault

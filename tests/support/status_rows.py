@@ -7,7 +7,7 @@ from dataclasses import replace
 from cms.core.accounts import Account, Grant
 from cms.core.forecast import Forecast
 from cms.core.lifecycle import NOTHING_KNOWN, Failing, Life, NeedsSignIn, SignInFacts, Token, Trouble
-from cms.core.status import Daemon, Entry, StatusRow, describe
+from cms.core.status import AccountFacts, Daemon, StatusRow, describe
 
 # `now` and `wall` of every test here: an hour after boot, and a moment of 2026.
 NOW, WALL = 3600.0, 1_795_000_000.0
@@ -35,8 +35,8 @@ def failing(trouble: Trouble = DOWN) -> Failing:
     return Failing(NOW - 300.0, 3, NOW - 60.0, NOW + 120.0, NOW, trouble)
 
 
-def entry(life: Life, **more: object) -> Entry:
-    known = Entry(ACCOUNT, ACCOUNT.user, {MAIL: life}, sign_in=SignInFacts(persisted=True, key_from="keyring"))
+def entry(life: Life, **more: object) -> AccountFacts:
+    known = AccountFacts(ACCOUNT, ACCOUNT.user, {MAIL: life}, sign_in=SignInFacts(persisted=True, key_from="keyring"))
     return replace(known, **more)  # type: ignore[arg-type]  # fields of a test's table
 
 

@@ -52,7 +52,7 @@ class Pending:
 
 
 # The user for the SASL string, or as far as known for the log, and what this user gets.
-Answer: TypeAlias = tuple[str, Token | Deny]
+NamedAnswer: TypeAlias = tuple[str, Token | Deny]
 
 
 class Issuer:
@@ -64,7 +64,7 @@ class Issuer:
         self._recent = recent
         self._waiting = 0
 
-    def token(self, peer: Peer, request: TokenRequest, had: Token | Deny | None = None) -> Answer | Pending:
+    def token(self, peer: Peer, request: TokenRequest, had: Token | Deny | None = None) -> NamedAnswer | Pending:
         """Return what a request gets, at once. `had` is what its keeper has said already, after a wait."""
         allowed = decide(peer, request, self.rules, self._signed_in)
         if isinstance(allowed, Deny):
@@ -91,7 +91,7 @@ class Issuer:
             return user, Deny("sign-in-required", wrong.message, wrong.hint)
         return user, reply if user else NOT_SIGNED_IN
 
-    async def wait(self, pending: Pending) -> Answer:
+    async def wait(self, pending: Pending) -> NamedAnswer:
         """Wait until a request can be answered, for as long as its keeper lets a client wait."""
         while True:
             account = pending.allowed.account

@@ -10,7 +10,7 @@ from cms.core.lifecycle import Deny, Token
 from cms.core.policy import Peer
 from cms.daemon.serving import socketmap
 from cms.daemon.serving.connections import REPLY_SECONDS, ClientConnection, Connections
-from cms.daemon.serving.issue import Answer, Pending
+from cms.daemon.serving.issue import NamedAnswer, Pending
 from cms.daemon.serving.socketmap import BadQuery, Query
 from cms_oauth import wire
 
@@ -54,7 +54,7 @@ class PostfixTable(Connections):
         finally:
             self._audit(connection.peer, user, reply.code if isinstance(reply, Deny) else "granted")
 
-    def _answer(self, peer: Peer, query: Query) -> Answer | Pending:
+    def _answer(self, peer: Peer, query: Query) -> NamedAnswer | Pending:
         rules = self._issuer.rules
         if query.sender:
             return self._issuer.token(peer, wire.TokenRequest(self.PROTOCOL, user=query.sender))

@@ -1,4 +1,4 @@
-"""`Entra`: all that the worker asks of the identity provider: redeem, sign in, mint, discover.
+"""`Entra`: all that the worker asks of the identity provider: redeem, sign in, request an application's token, discover.
 
 Each question is one exchange (`cms.grants.entra.exchange`) with one deadline.
 """
@@ -17,7 +17,7 @@ from cms.core import refusals
 from cms.core.accounts import Grant, Proxy, Scopes
 from cms.core.lifecycle import Outcome, Refused, Transient, Trouble
 from cms.grants.entra import credentials, flows, ms_broker
-from cms.grants.entra.exchange import NONE, Answer, Call, Credential, Machine, Secret, note
+from cms.grants.entra.exchange import NONE, Call, Credential, ExchangeEnd, Machine, Secret, note
 from cms.grants.entra.flows import Flow, wanted
 from cms.grants.network.deadline import Deadline
 from cms.grants.network.http import Discovery, Http, authorities, new_session
@@ -70,7 +70,7 @@ class Entra:
 
     def redeem(
         self, grant: Grant, scopes: Scopes, cache: str, home_account_id: str, *, who: str = "", secret: Secret = ""
-    ) -> Answer:
+    ) -> ExchangeEnd:
         """Redeem the refresh token in MSAL's `cache` for an access token with these scopes.
 
         If consent is missing for some of them, as after a protocol was added, the token is for those consented to
@@ -88,11 +88,11 @@ class Entra:
 
     def _redeem(
         self, grant: Grant, scopes: Scopes, cache: str, home_account_id: str, *, who: str, secret: Secret
-    ) -> Answer:
+    ) -> ExchangeEnd:
         broker = is_kept_by_ms_broker(cache)
         call = self._call(grant, secret, cache, broker=broker)
         if not isinstance(call, Call):
-            return Answer(call)
+            return ExchangeEnd(call)
         account = {"home_account_id": home_account_id, "environment": urlsplit(grant.authority).hostname}
         if broker:
             result = ms_broker.silently(call, scopes, call.account(home_account_id), who)
@@ -101,15 +101,15 @@ class Entra:
                 lambda: call.app.acquire_token_silent_with_error(list(scopes), account, force_refresh=True), who
             )
         if not isinstance(result, dict):
-            return Answer(result, unsure=call.http.unsure)
+            return ExchangeEnd(result, unsure=call.http.unsure)
         self._compare(grant, scopes, result)
-        return Answer(call.granted(result, scopes, who), call.kept(), home_account_id, who)
+        return ExchangeEnd(call.granted(result, scopes, who), call.kept(), home_account_id, who)
 
-    def adopt(self, grant: Grant, refresh_token: str, secret: Secret = "", known: str = "") -> Answer:
+    def adopt(self, grant: Grant, refresh_token: str, secret: Secret = "", known: str = "") -> ExchangeEnd:
         """Redeem a refresh token that another program got for the same application."""
         call = self._call(grant, secret)
         if not isinstance(call, Call):
-            return Answer(call)
+            return ExchangeEnd(call)
         call.known = known
         scopes, _ = wanted(grant)
         result = call.ask(lambda: call.app.acquire_token_by_refresh_token(refresh_token, list(scopes)))
@@ -122,7 +122,7 @@ class Entra:
         found = self._discovery.document(Grant(authority, "", ""), Deadline())
         return dict(json.loads(found)) if isinstance(found, str) else found.trouble
 
-    def mint(self, grant: Grant, scopes: Scopes, secret: Secret) -> Outcome:
+    def request_app_token(self, grant: Grant, scopes: Scopes, secret: Secret) -> Outcome:
         """Get a token for the application itself. There is no refresh token to redeem or to store."""
         call = self._call(grant, secret)
         if not isinstance(call, Call):
@@ -130,7 +130,7 @@ class Entra:
         result = call.ask(lambda: call.app.acquire_token_for_client(list(scopes)))
         return call.granted(result, scopes, "") if isinstance(result, dict) else result
 
-    def mint_by_machine(self, grant: Grant, scopes: Scopes) -> Outcome:
+    def request_machine_token(self, grant: Grant, scopes: Scopes) -> Outcome:
         """Get a token from the managed identity of the machine that cms runs on."""
         if "IDENTITY_SERVER_THUMBPRINT" in os.environ:
             return Refused(_SERVICE_FABRIC)

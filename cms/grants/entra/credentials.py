@@ -1,6 +1,6 @@
 """Sign-in without a person: what an application proves itself with, and what its refusals mean.
 
-Everything is read anew at each mint, so a renewed certificate, a replaced secret and an assertion that Kubernetes or a
+Everything is read anew for each token, so a renewed certificate, a replaced secret and an assertion that Kubernetes or a
 pipeline has rotated are used at once.
 
 A certificate comes in one file with its key: PEM, with the application's certificate before those of its issuers, or
@@ -28,7 +28,7 @@ from cms.core.accounts import Grant, Source
 from cms.core.lifecycle import LONGEST_PAUSE, Outcome, Refused, Transient, Trouble
 from cms.grants.entra.exchange import NONE, Credential
 from cms.grants.messages import CredentialEnd
-from cms.grants.secrets import Missing, Unavailable, read_source
+from cms.grants.secret_sources import Missing, Unavailable, read_source
 from cms_oauth.moves import RETRIES, Move
 
 # How soon a refused application is tried again: a repair in Entra, or in a file, is not announced to cms.

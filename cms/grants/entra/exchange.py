@@ -72,7 +72,7 @@ Result: TypeAlias = dict[str, Any] | Outcome
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ExchangeEnd:
     """The result of one exchange with Entra.
 
     `cache` is what the vault must store, "" if nothing is new. `unsure` is True if a refresh token may have been redeemed
@@ -240,20 +240,20 @@ class Call(Exchange):
             event = {"client_id": self.grant.client_id, "environment": account["environment"], "response": response}
             self._cache.add({**event, "skip_account_creation": True})
 
-    def signed_in(self, result: Result, scopes: Scopes) -> Answer:
+    def signed_in(self, result: Result, scopes: Scopes) -> ExchangeEnd:
         """Return the result of a sign-in, a refusal if another user signed in than the grant names."""
         if not isinstance(result, dict):
-            return Answer(result)
+            return ExchangeEnd(result)
         # The broker does not hand out refresh tokens.
         kind = "Account" if self.has_broker else "RefreshToken"
         known = list(json.loads(self.kept()).get(kind, {}).values())
         home = str(known[0].get("home_account_id") or "") if known else ""
         who = recognised(self.grant, result, home, self.known)
         if isinstance(who, Trouble):
-            return Answer(Refused(who))
+            return ExchangeEnd(Refused(who))
         if not home:
-            return Answer(Refused(_nothing_to_keep(self.grant)))
-        return Answer(self.granted(result, scopes, who), self.kept(), home, who)
+            return ExchangeEnd(Refused(_nothing_to_keep(self.grant)))
+        return ExchangeEnd(self.granted(result, scopes, who), self.kept(), home, who)
 
 
 def _granted_scopes(result: Mapping[str, Any], asked: Scopes) -> Scopes:

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from cms.core import refusals
 from cms.core.accounts import Grant, Scopes
 from cms.core.lifecycle import Outcome, Refused, Transient, Trouble
-from cms.grants.entra.exchange import Answer, Call
+from cms.grants.entra.exchange import Call, ExchangeEnd
 from cms.grants.entra.ms_broker import BrokerFlow
 
 # The longest time for a sign-in, about as long as Entra's own codes live.
@@ -45,10 +45,10 @@ class CodeFlow:
         self.state: str = flow["state"]
         self.redirect_uri = call.grant.redirect_uri
 
-    def finish(self, fields: Mapping[str, str]) -> Answer:
+    def finish(self, fields: Mapping[str, str]) -> ExchangeEnd:
         """Redeem the code from the redirect."""
         if fields.get("state") != self.state or not (fields.get("code") or fields.get("error")):
-            return Answer(Refused(_foreign(self._call.grant)))
+            return ExchangeEnd(Refused(_foreign(self._call.grant)))
         self._call.renew()
         result = self._call.ask(
             lambda: self._call.app.acquire_token_by_auth_code_flow(
@@ -86,7 +86,7 @@ class DeviceFlow:
         """Seconds to wait before the next poll; the provider may raise it."""
         return max(float(self._flow["interval"]), self._call.http.retry_after)
 
-    def poll(self) -> Answer | None:
+    def poll(self) -> ExchangeEnd | None:
         """Poll once. Returns None if the person has not finished, or the provider could not be reached."""
         pending = False
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from cms.core.accounts import Scopes
 from cms.core.lifecycle import Transient, Trouble
-from cms.grants.entra.exchange import Answer, Call, Result
+from cms.grants.entra.exchange import Call, ExchangeEnd, Result
 from cms.system import threads
 from cms_oauth.moves import RETRIES, Command, Move, Run, fill
 
@@ -95,7 +95,7 @@ class BrokerFlow:
         self._scopes = scopes
         self._claims = claims or None
 
-    def answered(self, wait: Callable[[float], object]) -> Answer:
+    def answered(self, wait: Callable[[float], object]) -> ExchangeEnd:
         """Open the window and wait for the person. `wait` waits some seconds, and raises if the sign-in is cancelled."""
         grant, app = self._call.grant, self._call.app
 

@@ -28,7 +28,7 @@ from cms.core.accounts import Grant
 from cms.core.lifecycle import Refused, Transient, Trouble
 from cms.grants.network.deadline import POOLS, Deadline
 from cms.grants.network.proxy import ProxyRoute, no_password, no_proxy, no_tls, refusal
-from cms.grants.secrets import Missing
+from cms.grants.secret_sources import Missing
 from cms_oauth.moves import fill
 
 # A token answer has some 10 KB, a discovery document less.

@@ -12,7 +12,7 @@ from urllib.parse import quote, urlsplit
 
 from cms.core.accounts import Proxy
 from cms.core.lifecycle import Trouble
-from cms.grants.secrets import Missing, read_source
+from cms.grants.secret_sources import Missing, read_source
 from cms_oauth.moves import fill
 
 # How http.client tells of a proxy that refuses a tunnel. Its words behind the number are the proxy's.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cms.core.accounts import Grant
 from cms.grants.messages import Place
-from cms.grants.secrets import Locked, Missing, run_command
+from cms.grants.secret_sources import Locked, Missing, run_command
 from cms.grants.transfer import decrypt, export_file, formats
 from cms.grants.transfer.formats import Found, Unfit
 from cms.grants.vault.keyring import Keyring

@@ -38,7 +38,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from cms.core.accounts import Grant
 from cms.core.lifecycle import Ending
-from cms.grants.secrets import Unavailable, storage, unavailable
+from cms.grants.secret_sources import Unavailable, storage, unavailable
 from cms.grants.vault.keyring import Key
 from cms_oauth.moves import fill
 
@@ -151,10 +151,10 @@ class StateFolder:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise storage(error, f"the state folder {self.path} cannot be made") from None
-        self.close()
+        self.make_private()
 
-    def close(self) -> None:
-        """Close the folder, if it is there, to other users. Raises Unavailable where it is another user's."""
+    def make_private(self) -> None:
+        """Allow only the owner into the folder, if there is one. Raises Unavailable where it is another user's."""
         if not self.path.is_dir():
             return
         try:

@@ -17,7 +17,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from cms.grants.secrets import Absent, Locked, Missing
+from cms.grants.secret_sources import Absent, Locked, Missing
 from cms.system import threads
 
 KEY_BYTES = 32

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from cms.core.accounts import Source
-from cms.grants.secrets import (
+from cms.grants.secret_sources import (
     Absent,
     Locked,
     Missing,
@@ -156,7 +156,7 @@ class Keys:
                 self._found[wanted] = self._search(wanted)
             return self._found[wanted]
 
-    def open(self, wanted: str) -> Key:
+    def need(self, wanted: str) -> Key:
         """Return the key with this id, or raise Unavailable: `locked`, and tried again."""
         try:
             return self.find(wanted)

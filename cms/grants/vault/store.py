@@ -16,7 +16,7 @@ from pathlib import Path
 from cms.core import refusals
 from cms.core.accounts import Grant, StoredSignIn
 from cms.grants.messages import QUESTION_SECONDS
-from cms.grants.secrets import Unavailable, storage, unavailable
+from cms.grants.secret_sources import Unavailable, storage, unavailable
 from cms.grants.vault.entry_file import (
     MAX_FILE,
     Entry,
@@ -93,7 +93,7 @@ class Held:
             ) from None
 
     def _decrypt(self, raw: bytes) -> Entry:
-        self._key = self._vault.key.keys.open(needed_key(self._grant, raw))
+        self._key = self._vault.key.keys.need(needed_key(self._grant, raw))
         self.stored = Stored(persisted=True, key_from=self._key.origin)
         return decrypt(raw, self._key)
 
@@ -190,7 +190,7 @@ class Vault:
         """Hold a grant against this process's other threads, and against every other process. Raises Unavailable."""
         lock = self._locks.setdefault(grant.key, threading.Lock())
         if not self.key.keys.memory_only:
-            self.folder.close()
+            self.folder.make_private()
         if not lock.acquire(timeout=self._patience):
             raise busy()
         try:
@@ -248,7 +248,7 @@ class Vault:
             return StoredSignIn(name, "", "", "")
         found = StoredSignIn(name, grant.authority, grant.client_id, grant.login)
         try:
-            entry = decrypt(raw, self.key.keys.open(needed_key(grant, raw)))
+            entry = decrypt(raw, self.key.keys.need(needed_key(grant, raw)))
         except (Unavailable, ValueError):
             return found
         return replace(found, who=entry.who, signed_in=entry.signed_in)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from cms.core.accounts import Grant
-from cms.grants.secrets import Locked, Missing, Unavailable, storage
+from cms.grants.secret_sources import Locked, Missing, Unavailable, storage
 from cms.grants.vault.entry_file import MAX_HEADER, StateFolder, parse_header
 from cms.grants.vault.keyring import Key
 from cms.grants.vault.keys import Keys, locked
@@ -85,8 +85,8 @@ class VaultKey:
     def _first_found(self, needed: list[str]) -> Key:
         for wanted in needed[1:]:
             with suppress(Unavailable):
-                return self.keys.open(wanted)
-        return self.keys.open(needed[0])
+                return self.keys.need(wanted)
+        return self.keys.need(needed[0])
 
     def _needed(self) -> set[str]:
         """Return the ids of the keys that the vault files here need. A file with a damaged header needs none."""

@@ -17,7 +17,7 @@ from cms.core.accounts import Grant
 from cms.core.lifecycle import Deny, Need
 from cms.core.policy import Peer
 from cms.daemon.serving import issue
-from cms.daemon.serving.issue import Answer, Issuer, Pending
+from cms.daemon.serving.issue import Issuer, NamedAnswer, Pending
 from cms_oauth.wire import TokenRequest
 
 both_kinds = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
@@ -26,7 +26,7 @@ PEER = Peer(7, os.getuid(), 100)
 REQUEST = TokenRequest("SMTP", user="a@example.test")
 
 
-def code(answer: Answer | Pending) -> str:
+def code(answer: NamedAnswer | Pending) -> str:
     """Return how a request ends."""
     if isinstance(answer, Pending):
         return "pending"

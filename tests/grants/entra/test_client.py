@@ -18,7 +18,7 @@ from support.grants import ANN, BEN, SCOPES, grant_for
 from cms.core.accounts import Grant
 from cms.core.lifecycle import Granted, Refused, Transient, Trouble
 from cms.grants.entra import client as module
-from cms.grants.entra.exchange import Answer, Call, recognised
+from cms.grants.entra.exchange import Call, ExchangeEnd, recognised
 from cms.grants.entra.flows import CodeFlow, DeviceFlow
 from cms.grants.network import deadline
 from cms.grants.network.http import MAX_ANSWER
@@ -365,13 +365,13 @@ CACHE = json.dumps(
 OFFLINE = Grant(AUTHORITY, "client", ANN, (("https://x.test/A",),))
 
 
-def exchange(canned: Canned, grant: Grant = OFFLINE) -> Answer:
+def exchange(canned: Canned, grant: Grant = OFFLINE) -> ExchangeEnd:
     client = module.Entra()
     client._session.mount("https://", canned)
     return client.redeem(grant, grant.scope_sets[0], CACHE, "oid.tid")
 
 
-def told(body: Any, status: int = 200) -> Answer:
+def told(body: Any, status: int = 200) -> ExchangeEnd:
     """Return what becomes of one answer of the token endpoint."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     return exchange(Canned((200, DISCOVERED), (status, raw)))

@@ -15,7 +15,7 @@ from cms.core.accounts import Grant, Source
 from cms.core.lifecycle import Refused, Transient, Trouble
 from cms.grants.entra.credentials import Unusable, certificate_end, credential, expiry, explain, parse
 from cms.grants.entra.exchange import NONE
-from cms.grants.secrets import Unavailable
+from cms.grants.secret_sources import Unavailable
 from cms_oauth.diagnosis.entra import APPLICATION_ROWS
 
 MADE = AppCertificate()

@@ -50,7 +50,7 @@ def azure(entra: Entra, monkeypatch: pytest.MonkeyPatch) -> Metadata:
 def asked(client_id: str = "") -> Outcome:
     """Ask as the grant worker does."""
     grant = Grant(GRANT.authority, client_id, "", sign_in="managed-identity")
-    return Provider().mint_by_machine(grant, SCOPES)
+    return Provider().request_machine_token(grant, SCOPES)
 
 
 @pytest.mark.parametrize(("client_id", "expected"), [("", OWN_ID), (ASSIGNED_ID, ASSIGNED_ID)])

@@ -21,8 +21,8 @@ from support.grants import NoRing
 from support.waiting import until
 
 from cms.core.accounts import Source
-from cms.grants import secrets
-from cms.grants.secrets import Absent, Locked, Missing
+from cms.grants import secret_sources
+from cms.grants.secret_sources import Absent, Locked, Missing
 from cms.grants.vault import keyring, keys
 from cms.grants.vault.keyring import KEY_BYTES, Key, Keyring, Patience, key_id, parse_key
 from cms.grants.vault.keys import Keys
@@ -152,7 +152,7 @@ class TestFile:
 
     def test_device_is_refused(self, tmp_path: Path) -> None:
         """A key file is a regular file."""
-        assert "is not a regular file" == reason(lambda: secrets.read_private(os.devnull))
+        assert "is not a regular file" == reason(lambda: secret_sources.read_private(os.devnull))
 
     def test_cannot_be_made(self) -> None:
         """Where no file can be made, the reason is the system's."""
@@ -165,23 +165,23 @@ class TestCredential:
     def test_absent(self, tmp_path: Path) -> None:
         """Without systemd's folder, or without the name in it, there is no such place."""
         with pytest.raises(Absent):
-            secrets.read_credential("cms.key", {})
+            secret_sources.read_credential("cms.key", {})
         with pytest.raises(Absent):
-            secrets.read_credential("cms.key", {"CREDENTIALS_DIRECTORY": str(tmp_path)})
+            secret_sources.read_credential("cms.key", {"CREDENTIALS_DIRECTORY": str(tmp_path)})
 
     def test_unreadable(self, tmp_path: Path) -> None:
         """One that is there and cannot be read is not the same as none."""
         (tmp_path / "cms.key").mkdir()
         environ = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
 
-        assert "cannot be read: Is a directory" == reason(lambda: secrets.read_credential("cms.key", environ))
+        assert "cannot be read: Is a directory" == reason(lambda: secret_sources.read_credential("cms.key", environ))
 
 
 class TestCommand:
     """`Vault(key=Command(argv))`."""
 
     def run(self, program: str, seconds: float = 20.0) -> bytes:
-        return secrets.run_command([sys.executable, "-c", program], seconds)
+        return secret_sources.run_command([sys.executable, "-c", program], seconds)
 
     def test_output(self) -> None:
         """What it prints is the secret; its standard input is empty."""
@@ -195,20 +195,22 @@ class TestCommand:
 
     def test_not_there(self) -> None:
         """A program that is not there is said to be missing."""
-        assert "cannot be started: No such file or directory" == reason(lambda: secrets.run_command(["/no/such"]))
+        assert "cannot be started: No such file or directory" == reason(
+            lambda: secret_sources.run_command(["/no/such"])
+        )
 
-    @pytest.mark.parametrize("length", [secrets.MAX_SECRET, secrets.MAX_SECRET + 1])
+    @pytest.mark.parametrize("length", [secret_sources.MAX_SECRET, secret_sources.MAX_SECRET + 1])
     def test_bounded(self, length: int) -> None:
         """Output is read up to a limit, and what has more is no secret."""
         program = f"import sys; sys.stdout.write('x' * {length}); sys.stdout.flush()"
-        if length <= secrets.MAX_SECRET:
+        if length <= secret_sources.MAX_SECRET:
             assert length == len(self.run(program))
         else:
-            assert f"prints more than {secrets.MAX_SECRET} bytes" == reason(lambda: self.run(program))
+            assert f"prints more than {secret_sources.MAX_SECRET} bytes" == reason(lambda: self.run(program))
 
     def test_endless(self) -> None:
         """A command that never stops printing is ended, and costs no memory."""
-        assert "prints more than" in reason(lambda: secrets.run_command(["yes"], 20.0))
+        assert "prints more than" in reason(lambda: secret_sources.run_command(["yes"], 20.0))
 
     def test_a_child_that_stays(self, tmp_path: Path) -> None:
         """A command is over when it has ended, though what it started, an agent for instance, holds its output open."""
@@ -247,12 +249,12 @@ def test_secret_of_the_configuration(kind: str, tmp_path: Path) -> None:
     path.chmod(0o600)
     value = {"file": (str(path),), "credential": ("secret",), "command": ("/bin/cat", str(path))}[kind]
 
-    assert b"client secret" == secrets.read_source(Source(kind, value), {"CREDENTIALS_DIRECTORY": str(tmp_path)})
+    assert b"client secret" == secret_sources.read_source(Source(kind, value), {"CREDENTIALS_DIRECTORY": str(tmp_path)})
 
 
 def test_missing_secret_of_the_configuration(tmp_path: Path) -> None:
     """A client secret that is not there is missing like a key."""
-    assert "does not exist" == reason(lambda: secrets.read_source(Source("file", (str(tmp_path / "none"),))))
+    assert "does not exist" == reason(lambda: secret_sources.read_source(Source("file", (str(tmp_path / "none"),))))
 
 
 class TestPatience:

@@ -11,7 +11,7 @@ import pytest
 from support.grants import NoRing
 
 from cms.core.accounts import Grant, Source, StoredSignIn
-from cms.grants.secrets import Absent, Locked, Missing, Unavailable
+from cms.grants.secret_sources import Absent, Locked, Missing, Unavailable
 from cms.grants.vault.entry_file import Entry, StateFolder
 from cms.grants.vault.keyring import KEY_BYTES, SERVICE, Key, Keyring, Patience, key_id
 from cms.grants.vault.keys import KeyFile, Keys

@@ -20,7 +20,7 @@ import pytest
 from support.grants import NoRing, TurnsUpLocked
 
 from cms.core.accounts import Grant, Source
-from cms.grants.secrets import Locked, Missing, Unavailable
+from cms.grants.secret_sources import Locked, Missing, Unavailable
 from cms.grants.vault import entry_file, keyring, keys, vault_key
 from cms.grants.vault import store as vault_store
 from cms.grants.vault.entry_file import Entry
