@@ -143,7 +143,7 @@ def _no_connection(path: str, error: OSError) -> Failed:
         )
     if error.errno is None:
         # The error comes from the interpreter: the path is longer than a socket address.
-        return Failed("bad-request", f"{path} is no path for a socket: {error}", "use a shorter one with --cms_sock")
+        return Failed("bad-request", f"{path} is not a path for a socket: {error}", "use a shorter one with --cms_sock")
     return Failed("no-daemon", f"cannot talk to {path}: {error.strerror}", "run: cms status")
 
 

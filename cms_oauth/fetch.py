@@ -171,7 +171,7 @@ def _silence(path: str, *, unread: bool) -> dial.Failed:
 
 def _babble(path: str, text: bytes, *, cut_off: bool) -> dial.Failed:
     """Return the failure for an invalid reply, without quoting it: it may contain most of a token."""
-    what = "sent half a reply" if cut_off else "sent something that is no reply of cms"
+    what = "sent half a reply" if cut_off else "sent something that is not a reply of cms"
     return dial.Failed(
         "unavailable", f"{path} {what} ({len(text)} bytes)", "try again; if it keeps failing, run: cms status"
     )

@@ -46,7 +46,7 @@ def run(arguments: list[str]) -> int:
     return write(text + "\n" if options.newline else text)
 
 
-# Spelled with underscores, as CMS did; hyphens are read as underscores.
+# Spelled with underscores, as cloud_mdir_sync did; hyphens are read as underscores.
 _WITH_VALUE = frozenset(("__user", "__cms_sock", "__proto", "__output"))
 _FLAGS = frozenset(("__no_newline", "__rejected"))
 

@@ -128,7 +128,7 @@ LOGIN_HOSTS = {
     "login.partner.microsoftonline.cn": ("china",),
     "login.chinacloudapi.cn": ("china",),
 }
-# Where an application's registration lets brokers on Linux end (MSAL: `enable_broker_on_linux`).
+# Where an application's registration lets Microsoft's broker on Linux end (MSAL: `enable_broker_on_linux`).
 BROKER_REDIRECT = "https://login.microsoftonline.com/common/oauth2/nativeclient"
 
 # Names of one login service: a sign-in of one is good at all (the aliases of Microsoft's own instance discovery).

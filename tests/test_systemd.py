@@ -163,7 +163,7 @@ def test_the_socket_can_be_systemds(signed_in: Daemon) -> None:
 
 
 def test_no_memory_is_writable_and_executable(signed_in: Daemon) -> None:
-    """MemoryDenyWriteExecute= breaks nothing: broker, worker and libraries serve a token under it."""
+    """MemoryDenyWriteExecute= breaks nothing: daemon, worker and libraries serve a token under it."""
     signed_in.start(before=[sys.executable if os.geteuid() else "/usr/bin/python3", "-c", DENY_WRITE_EXECUTE])
 
     assert ask(signed_in.sockets / "cms.sock", f"SMTP {USER}".encode()).startswith(b"user=")

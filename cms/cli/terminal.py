@@ -51,7 +51,7 @@ class Terminal:
         return usual if self._yes else str(_asked(lambda: click.prompt(question, usual)))
 
     def ask(self, question: str) -> str:
-        """Ask even with `yes`. Return "" if the input ends and is no terminal."""
+        """Ask even with `yes`. Return "" if the input ends and is not a terminal."""
         try:
             return str(_asked(lambda: click.prompt(question))).strip()
         except KeyboardInterrupt:

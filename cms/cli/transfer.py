@@ -72,7 +72,7 @@ def is_ours(place: str, source: str) -> bool:
 
 
 def ask_password(question: str) -> str:
-    """Read a password from the terminal without showing it, or a line from the standard input if that is no terminal."""
+    """Read a password from the terminal without showing it, or a line from the standard input if that is not a terminal."""
     if sys.stdin.isatty():
         return getpass.getpass(f"{question}: ")
     return sys.stdin.readline().rstrip("\n")

@@ -32,10 +32,10 @@ MAX_SOCKET_PATH = 107
 MAX_REFRESH_BEFORE = 3000.0
 
 # The default redirect address of the user's own application. Entra ignores the port of a `http://localhost` redirect,
-# so a registration with `http://localhost` allows this. 8080 is the port that people already forward over SSH for CMS.
+# so a registration with `http://localhost` allows this. 8080 is the port that people already forward over SSH for cloud_mdir_sync.
 OWN_REDIRECT = "http://localhost:8080"
 
-# The address of CMS's sign-in page.
+# The address of cloud_mdir_sync's sign-in page.
 PAGE = "http://127.0.0.1:8080/"
 
 # The highest number of seconds: a longer pause is a mistake.

@@ -95,7 +95,7 @@ def _foreign_domain(case: Case) -> str:
     for domain in (case.tenant, case.domain):
         for ending, clouds in INITIAL_DOMAINS.items():
             if domain.endswith(ending) and case.cloud.name not in clouds:
-                return f'{domain} is no tenant of cloud="{case.cloud.name}": say {_either(clouds)}'
+                return f'{domain} is not a tenant of cloud="{case.cloud.name}": say {_either(clouds)}'
     return ""
 
 

@@ -18,7 +18,7 @@ from cms.config.draft import MOVES_NO_MAIL, Draft, IgnoredHandle
 
 T = TypeVar("T")
 
-# CMS's directives that cms ignores, and why.
+# cloud_mdir_sync's directives that cms ignores, and why.
 _IGNORED = {
     "MailDir": MOVES_NO_MAIL,
     "GMail": "cms serves tokens and moves no mail, and serves Microsoft accounts only: mbsync does that, with pizauth"
@@ -55,7 +55,7 @@ def _ignore(draft: Draft, directive: str, /, *_: Given, **__: Given) -> IgnoredH
 
 
 class _Cfg:
-    """CMS's `cfg` object. A file may set its one documented attribute, a function that sorts mail; cms ignores it."""
+    """cloud_mdir_sync's `cfg` object. A file may set its one documented attribute, a function that sorts mail; cms ignores it."""
 
     _draft: Draft
 

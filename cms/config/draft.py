@@ -15,7 +15,7 @@ from cms.core.accounts import Account, Proxy, Scopes, Source
 from cms.core.notices import Hook
 from cms_oauth.microsoft import Cloud
 
-# The message for CMS's directives that download mail.
+# The message for cloud_mdir_sync's directives that download mail.
 MOVES_NO_MAIL = "cms serves tokens and moves no mail: mbsync does that, with a token from cms-oauth"
 
 

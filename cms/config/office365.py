@@ -22,7 +22,7 @@ from cms_oauth.microsoft import BROKER_REDIRECT, CLOUDS, COMMON, CONSUMERS, TENA
 # The arguments of Office365_Account that are an application's credential.
 CREDENTIALS = ("client_secret", "certificate", "client_assertion")
 
-# Ways to sign in that Entra and its broker offer to public clients only.
+# Ways to sign in that Entra and Microsoft's broker offer to public clients only.
 _PUBLIC_ONLY = ("device", "broker")
 
 
@@ -94,7 +94,7 @@ def _add(draft: Draft, handle: AccountHandle) -> AccountHandle:
 
 
 def office365(draft: Draft, mailbox: Given, account: Given) -> IgnoredHandle:
-    """Office365: the mailbox of an account. CMS downloads it; cms only opens it in tests."""
+    """Office365: the mailbox of an account. cloud_mdir_sync downloads it; cms only opens it in tests."""
     found = account_of("account", account)
     name = arguments.text("mailbox", mailbox)
     if found in draft.mailboxes:

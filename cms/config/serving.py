@@ -10,7 +10,7 @@ from cms.config.draft import AccountHandle, Draft, IgnoredHandle, ProtocolHandle
 from cms.config.model import FileSpec, SocketSpec
 from cms_oauth.microsoft import PERMISSIONS
 
-# A socket's mode if the file names none: for the owner only, as in CMS.
+# A socket's mode if the file names none: for the owner only, as in cloud_mdir_sync.
 DEFAULT_MODE = 0o600
 # If users= or groups= decide, everyone may connect: cms closes other peers' connections before it reads from them.
 POLICY_MODE = 0o666

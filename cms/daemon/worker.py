@@ -282,7 +282,7 @@ _NO_GRANT = Grant("", "", "")
 
 
 def _of_token(end: messages.Ended) -> Outcome:
-    """Return the outcome of a question about one grant. If the answer is no outcome, the worker counts as died."""
+    """Return the outcome of a question about one grant. If the answer is not an outcome, the worker counts as died."""
     return end if isinstance(end, Outcome) else _transient(Lost.DIED)
 
 

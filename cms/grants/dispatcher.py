@@ -110,7 +110,7 @@ class Dispatcher:
         try:
             self._serve()
         except Garbled as garbage:
-            print(f"error: the broker sent {garbage}", file=sys.stderr, flush=True)
+            print(f"error: the daemon sent {garbage}", file=sys.stderr, flush=True)
             return EXIT_GARBAGE
         finally:
             self._finish()

@@ -291,13 +291,13 @@ def _packed(value: Any) -> Any:
 
 def unpack_question(line: bytes) -> Question:
     """Return the question in a line, or raise Garbled."""
-    question: Question = _message(line, Question, "a question that is none")
+    question: Question = _message(line, Question, "an invalid question")
     return question
 
 
 def unpack_reply(line: bytes) -> WorkerReply:
     """Return the reply in a line, or raise Garbled."""
-    reply: WorkerReply = _message(line, WorkerReply, "a reply that is none")
+    reply: WorkerReply = _message(line, WorkerReply, "an invalid reply")
     return reply
 
 
@@ -322,7 +322,7 @@ def _unpacked(value: Any, declared: Any) -> Any:
     inside = get_args(declared)
     match get_origin(declared):
         case None if type(value) is declared or (declared is float and type(value) is int):
-            # Exact types: a bool is no number here.
+            # Exact types: a bool is not a number here.
             return value
         case origin if origin is UnionType:
             for each in inside:

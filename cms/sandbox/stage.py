@@ -249,7 +249,7 @@ class Stage:
         token = said.strip().rpartition("auth=Bearer ")[2].rstrip("\x01")
         told = self.entra.introspect(token)
         if told.get("email") != USER:
-            raise Failed("this is no token that counts")
+            raise Failed("this is not a valid token")
         self.show.line(f"(introspection: active, {told['email']}, {told['scope']})")
         return token
 

@@ -127,14 +127,14 @@ def _adopted(fd: int) -> socket.socket | None:
     try:
         sock = socket.socket(fileno=fd)
     except OSError:
-        log.warning("a descriptor that LISTEN_FDS announces is no socket", fd=fd)
+        log.warning("a descriptor that LISTEN_FDS announces is not a socket", fd=fd)
         return None
     sock.set_inheritable(False)
     name = sock.getsockname() if sock.family == socket.AF_UNIX else ""
     listens = sock.type == socket.SOCK_STREAM and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     if listens and isinstance(name, str) and name:
         return sock
-    log.warning("a socket of LISTEN_FDS is no listening Unix socket with a path: closed", fd=fd)
+    log.warning("a socket of LISTEN_FDS is not a listening Unix socket with a path: closed", fd=fd)
     sock.close()
     return None
 

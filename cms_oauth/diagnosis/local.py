@@ -18,7 +18,7 @@ NOT_A_SOCKET = Verdict(
     "you",
     ("see where the daemon listens: `cms status`", "use that path: --cms_sock=PATH, or CMS_SOCK in the environment"),
     _AT_ONCE,
-    words=("is no socket", "not a socket", "cms_sock"),
+    words=("not a socket", "cms_sock"),
 )
 NO_SOCKET = Verdict(
     "no-socket",
@@ -80,7 +80,7 @@ HALF = Verdict(
     "you",
     ("try again", "if it keeps failing: `cms status`, and check the path in --cms_sock"),
     _AT_ONCE,
-    words=("sent half a reply", "no reply of cms", "this is not cms"),
+    words=("sent half a reply", "not a reply of cms", "this is not cms"),
 )
 NO_ANSWER = Verdict(
     "no-answer-in-time",
@@ -96,7 +96,7 @@ BAD_PATH = Verdict(
     "you",
     ("use a shorter path, in CredentialServer(...) and in --cms_sock",),
     _AT_ONCE,
-    words=("is no path for a socket", "AF_UNIX path too long"),
+    words=("is not a path for a socket", "AF_UNIX path too long"),
 )
 NO_OTHER_TOKEN = Verdict(
     "no-other-token",
@@ -231,9 +231,9 @@ ROWS = (
     _row("permission denied on", NO_PERMISSION),
     _row("hung up on uid", HUNG_UP),
     _row("answered nothing", EMPTY),
-    _row("sent half a reply|is no reply of cms|this is not cms", HALF),
+    _row("sent half a reply|is not a reply of cms|this is not cms", HALF),
     _row("no answer in time from", NO_ANSWER),
-    _row("is no path for a socket", BAD_PATH),
+    _row("is not a path for a socket", BAD_PATH),
     _row("no other token than the refused one", NO_OTHER_TOKEN),
     # Refused by the daemon before any mail server is involved (cms.core.preflight): signing in alone would not help.
     _row(r"the token is for .* needs one for", OTHER_RESOURCE),

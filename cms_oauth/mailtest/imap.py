@@ -83,7 +83,7 @@ def _imap_login(imap: imaplib.IMAP4, dialogue: Dialogue) -> None:
 
 
 def _mailbox_name(name: str) -> str:
-    """Return a mailbox's name as IMAP carries it: modified UTF-7 (RFC 3501, 5.1.3), quoted where it is no plain word."""
+    """Return a mailbox's name as IMAP carries it: modified UTF-7 (RFC 3501, 5.1.3), quoted unless it is a plain word."""
 
     def shifted(found: re.Match[str]) -> str:
         return f"&{b2a_base64(found[0].encode('utf-16-be'), newline=False).decode().rstrip('=').replace('/', ',')}-"

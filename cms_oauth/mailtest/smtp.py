@@ -71,7 +71,7 @@ def test_smtp(place: Place, dialogue: Dialogue, context: ssl.SSLContext) -> None
             raise _of_smtp(*reset)
         with suppress(smtplib.SMTPException, OSError):
             smtp.quit()
-    # The promise of CMS's document: the last line is the server's answer to the login.
+    # The promise of cloud_mdir_sync's document: the last line is the server's answer to the login.
     dialogue.show(f"reply: retcode ({code}); Msg: {message!r}")
 
 

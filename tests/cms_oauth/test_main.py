@@ -185,7 +185,7 @@ def test_silence_without_a_reason(client: Client) -> None:
 @pytest.mark.parametrize("length", [1, 5, 20, len(XOAUTH2) - 1])
 def test_half_a_reply_is_no_credential(client: Client, length: int) -> None:
     """Whatever is missing at the end, it is seen, and not printed."""
-    words = "half a reply" if length > 4 else "no reply of cms"
+    words = "half a reply" if length > 4 else "not a reply of cms"
 
     assert_one_line(client(XOAUTH2[:length]), 75, words, f"({length} bytes)")
 

@@ -125,7 +125,7 @@ class Walk:
         self.check()
 
     def fetches(self, outcome: Outcome, jitter: float, *, takes: float, late: float) -> None:
-        """The keeper does as planned. The answer `takes` so long to come, and reaches the broker `late`."""
+        """The keeper does as planned. The answer `takes` so long to come, and reaches the daemon `late`."""
         planned = plan(self.life, self.now)
         if not isinstance(planned, Fetch):
             return
@@ -557,7 +557,7 @@ def test_an_account_may_set_its_margin(refresh_before: float | None, earliest: f
 
 
 def test_time_counts_from_the_moment_the_answer_came() -> None:
-    """However late the broker hears of a token, its life began when the provider's answer came."""
+    """However late the daemon hears of a token, its life began when the provider's answer came."""
     held = token_of(absorb(Life(), Granted("t", 100.0, HOUR), 400.0, 0.5))
 
     assert (100.0, 100.0 + HOUR) == (held.issued, held.expires)

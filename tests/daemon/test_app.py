@@ -75,7 +75,7 @@ async def until_settled(app: App) -> None:
 
 
 def test_the_daemon_imports_nothing_of_the_workers() -> None:
-    """Neither MSAL nor keyring nor cryptography nor requests, nor click, is in the broker's memory."""
+    """Neither MSAL nor keyring nor cryptography nor requests, nor click, is in the daemon's memory."""
     program = "import sys, cms.daemon.app; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
 

@@ -241,7 +241,7 @@ def test_lines_are_cut_however_the_chunks_fall() -> None:
 
 @in_trio
 async def test_the_worker_gets_the_table_and_no_descriptor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the broker's environment the child sees the table's names; of its descriptors none but the three standard."""
+    """Of the daemon's environment the child sees the table's names; of its descriptors none but the three standard."""
     for name in ("SSLKEYLOGFILE", "PYTHONPATH", "LISTEN_FDS", "NOTIFY_SOCKET", "WATCHDOG_USEC", "CMS_SECRET"):
         monkeypatch.setenv(name, "/nowhere")
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example.test")

@@ -1,4 +1,4 @@
-"""What lies in the memory of the running processes, and who may look: the broker never has what outlives a token."""
+"""What lies in the memory of the running processes, and who may look: the daemon never has what outlives a token."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from cms.sandbox.web import WebReply, WebRequest
 USER = "memory@example.test"
 CLIENT_SECRET = "Kq8Q~client-secret-of-the-memory-test.4711"
 
-# What of a sign-in may pass through the broker: the access token, and the code that the browser brings, which is
+# What of a sign-in may pass through the daemon: the access token, and the code that the browser brings, which is
 # worth nothing without the verifier.
 BROKERS_OWN = frozenset({"access_token", "code"})
 
@@ -167,7 +167,7 @@ def test_the_broker_holds_nothing_that_outlives_a_token(story: Story) -> None:
 
 
 def test_the_search_finds_what_is_there(story: Story) -> None:
-    """The token that clients are answered is in the broker, and what the worker works with is in the worker."""
+    """The token that clients are answered is in the daemon, and what the worker works with is in the worker."""
     assert ("afterwards", "access_token") in story.told(story.broker, ["access_token"])
     assert {
         ("sign-in", "code_verifier"),
@@ -180,7 +180,7 @@ def test_the_search_finds_what_is_there(story: Story) -> None:
 
 @pytest.fixture(scope="module")
 def processes(broker: Broker) -> Iterator[dict[str, int]]:
-    """The broker and a worker that is at work."""
+    """The daemon and a worker that is at work."""
     with broker.signing_in("paste"):
         yield {"broker": broker.pid, "worker": until(lambda: proc.workers(broker.pid), "a worker")[0]}
 
@@ -221,7 +221,7 @@ def test_no_secret_is_among_arguments_or_in_an_environment(story: Story, process
     assert set() == story.told(shown, story.secrets)
 
 
-# What belongs to the broker alone, or would open its child to others.
+# What belongs to the daemon alone, or would open its child to others.
 HOSTILE = {
     "SSLKEYLOGFILE": "/nonexistent/keys",
     "PYTHONPATH": "/nonexistent",
@@ -237,7 +237,7 @@ WANTED = {"CREDENTIALS_DIRECTORY": "/nonexistent", "NO_PROXY": "localhost", "LC_
 
 
 def test_the_worker_gets_what_it_needs(broker: Broker, tmp_path: Path) -> None:
-    """Of the broker's environment the worker has exactly what the table allows."""
+    """Of the daemon's environment the worker has exactly what the table allows."""
     broker.daemon.stop()
     broker.daemon.start(**HOSTILE, **WANTED)
     with broker.signing_in("paste"):
@@ -249,7 +249,7 @@ def test_the_worker_gets_what_it_needs(broker: Broker, tmp_path: Path) -> None:
 
 
 def test_nothing_is_imported_from_the_current_folder(broker: Broker) -> None:
-    """A keyring.py that lies where cms is started is not run by broker, worker or client; it would be by plain Python."""
+    """A keyring.py that lies where cms is started is not run by daemon, worker or client; it would be by plain Python."""
     trap = broker.daemon.folder / "trap"
     trap.mkdir()
     trap.chmod(0o777)

@@ -142,7 +142,7 @@ def configuration(broker: Daemon, servers: MailServers) -> str:
 
 @contextmanager
 def stopped(system: System) -> Iterator[None]:
-    """No broker, and no socket."""
+    """No daemon, and no socket."""
     system.broker.stop()
     try:
         yield
@@ -162,7 +162,7 @@ def killed(system: System) -> Iterator[None]:
 
 @contextmanager
 def frozen(system: System) -> Iterator[None]:
-    """A broker that can be connected to and never answers: exim gives up after 5 s."""
+    """A daemon that can be connected to and never answers: exim gives up after 5 s."""
     assert system.broker.process
     system.broker.process.send_signal(signal.SIGSTOP)
     try:
@@ -173,7 +173,7 @@ def frozen(system: System) -> Iterator[None]:
 
 @contextmanager
 def signed_out(system: System) -> Iterator[None]:
-    """A broker that has no token, and so answers nothing and closes."""
+    """A daemon that has no token, and so answers nothing and closes."""
     done = system.broker.cms("logout", "-c", str(system.broker.config), A)
     assert done.returncode == 0, done.stderr
     try:

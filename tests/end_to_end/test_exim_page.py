@@ -209,7 +209,7 @@ def test_cms_may_not_give_its_socket_away(stranger: Reader) -> None:
     [(signal.SIGTERM, "No such file or directory"), (signal.SIGKILL, "Connection refused")],
 )
 def test_no_daemon(signed_in: Reader, number: int, reason: str) -> None:
-    """A broker that has been stopped, or killed."""
+    """A daemon that has been stopped, or killed."""
     signed_in.broker.stop(number)
     said = signed_in.refused()
     asked = signed_in.ask()

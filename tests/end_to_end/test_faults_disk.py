@@ -182,13 +182,13 @@ def from_the_future(raw: bytes) -> bytes:
 
 DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "truncated": (halved, "was truncated or tampered with"),
-    "truncated-header": (cut_in_the_header, "is no vault file, or a truncated one"),
-    "empty": (lambda _: b"", "is no vault file, or a truncated one"),
+    "truncated-header": (cut_in_the_header, "is not a vault file, or a truncated one"),
+    "empty": (lambda _: b"", "is not a vault file, or a truncated one"),
     "flipped": (flipped, "was truncated or tampered with"),
     "longer": (lambda raw: raw + b"\0", "was truncated or tampered with"),
     "another-account": (redirected, "was truncated or tampered with"),
     "another-authority": (elsewhere, "belongs to another sign-in"),
-    "noise": (lambda raw: os.urandom(len(raw)), "is no vault file"),
+    "noise": (lambda raw: os.urandom(len(raw)), "is not a vault file"),
     "future": (from_the_future, "is of a format that this cms does not know"),
 }
 

@@ -82,11 +82,11 @@ OUTAGES = {
     "reset": Outage(always("reset"), "network", "the connection broke"),
     "unavailable": Outage(always("status", status=503), "server", "HTTP 503"),
     "throttled": Outage(always("status", status=429, retry_after="30"), "throttled", "HTTP 429"),
-    "portal": Outage(always("html"), "garbage", "no identity provider's answer"),
-    "portal-everywhere": Outage(always("html", "discovery"), "garbage", "no identity provider's answer"),
-    "truncated": Outage(always("truncated"), "garbage", "no identity provider's answer"),
+    "portal": Outage(always("html"), "garbage", "not an identity provider"),
+    "portal-everywhere": Outage(always("html", "discovery"), "garbage", "not an identity provider"),
+    "truncated": Outage(always("truncated"), "garbage", "not an identity provider"),
     "answer-lost": Outage(always("reset", after=True), "network", "the connection broke"),
-    "answer-truncated": Outage(always("truncated", after=True), "garbage", "no identity provider's answer"),
+    "answer-truncated": Outage(always("truncated", after=True), "garbage", "not an identity provider"),
     "temporary": Outage(always("aadsts", aadsts=90033), "server", "AADSTS90033"),
 }
 

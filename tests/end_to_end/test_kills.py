@@ -147,7 +147,7 @@ class Broker:
 
     @property
     def workers(self) -> list[int]:
-        """The processes of the broker's grant workers."""
+        """The processes of the daemon's grant workers."""
         assert self.daemon.process is not None
         return workers_of(self.daemon.process.pid)
 
@@ -167,14 +167,14 @@ class Broker:
             yield remote
 
     def kill(self) -> None:
-        """Kill the broker alone, and check that its claim on the state folder goes with it."""
+        """Kill the daemon alone, and check that its claim on the state folder goes with it."""
         assert KILLED == self.daemon.stop(signal.SIGKILL)
         (lock,) = self.daemon.home.rglob("daemon.lock")
         with lock.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def kill_all(self) -> int:
-        """Kill the broker and its workers at one moment; return how many there were."""
+        """Kill the daemon and its workers at one moment; return how many there were."""
         assert self.daemon.process is not None
         killed = kill([self.daemon.process.pid, *self.workers])
         self.kill()
@@ -224,7 +224,7 @@ def test_worker_killed_under_its_broker(make_broker: Callable[..., Broker]) -> N
 
 
 def test_broker_killed(make_broker: Callable[..., Broker]) -> None:
-    """A broker that starts serves what one that was killed had, at whatever moment: here even where reuse is refused.
+    """A daemon that starts serves what one that was killed had, at whatever moment: here even where reuse is refused.
 
     Its worker ends what it has begun, so that no refresh token is ever redeemed twice. What clients are told while it
     dies is a credential in full, or nothing.
@@ -256,7 +256,7 @@ def test_broker_killed(make_broker: Callable[..., Broker]) -> None:
 
 
 def killed_while_starting(broker: Broker, jitter: random.Random) -> int:
-    """Start the broker and kill it before it can be ready, or about then."""
+    """Start the daemon and kill it before it can be ready, or about then."""
     broker.daemon.launch()
     time.sleep(jitter.uniform(0.0, broker.start_seconds))
     assert KILLED == broker.daemon.stop(signal.SIGKILL)
@@ -264,7 +264,7 @@ def killed_while_starting(broker: Broker, jitter: random.Random) -> int:
 
 
 def killed_while_serving(broker: Broker, jitter: random.Random) -> list[bytes]:
-    """Kill the broker while clients ask it; return what they got."""
+    """Kill the daemon while clients ask it; return what they got."""
     with ExitStack() as stack:
         clients = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(9)]
         for client, user in zip(clients, itertools.cycle(broker.users), strict=False):
@@ -304,7 +304,7 @@ def test_broker_and_worker_killed(make_broker: Callable[..., Broker]) -> None:
 
 
 def test_orphan_and_successor_take_turns(make_broker: Callable[..., Broker]) -> None:
-    """While the worker of a killed broker waits for Entra, the next broker's leaves that grant alone, and only that."""
+    """While the worker of a killed daemon waits for Entra, the next daemon's leaves that grant alone, and only that."""
     broker = make_broker(refuse_reuse=True)
     slow, *others = broker.users
     for _ in range(KILLS["orphan"]):

@@ -346,4 +346,4 @@ def test_a_file_that_is_no_socket_stays(alice: Daemon) -> None:
     status, log = failed_start(alice)
 
     assert (CANNOT_START, "a letter") == (status, mistaken.read_text())
-    assert "is no socket" in log
+    assert "is not a socket" in log

@@ -123,7 +123,7 @@ def configuration(broker: Daemon, servers: MailServers) -> str:
             **{
                 "/run/cms": str(broker.sockets),
                 "[user, bob]": "[user, bob, shared, nobody]",
-                # The broker is outside of the view.
+                # The daemon is outside of the view.
                 '"postfix"]': f'"{POSTFIX_UID}"]',
             },
         )
@@ -291,7 +291,7 @@ def test_mail_of_an_account_that_is_signed_out_waits_alone(system: System) -> No
 
 
 def test_mail_waits_while_the_broker_is_down(system: System) -> None:
-    """No broker: no bounce, no mail without a login. It goes out by itself when cms is back."""
+    """No daemon: no bounce, no mail without a login. It goes out by itself when cms is back."""
     tries = system.tries()
     start = len(system.machine.log())
     system.broker.stop()

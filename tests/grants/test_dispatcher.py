@@ -219,7 +219,7 @@ class TestDispatcher:
         assert "" == printed.out
 
     def test_leaves_when_idle(self) -> None:
-        """A worker without questions leaves by itself, and its broker sees this at once."""
+        """A worker without questions leaves by itself, and its daemon sees this at once."""
         with dispatched(Open("", idle=0.05), FakeService()) as broker:
             assert kind(broker.acquire(GRANT)) == "granted"
             assert eof(broker.sock)
@@ -314,7 +314,7 @@ class TestDispatcher:
         assert [0] == statuses
 
     def test_does_not_wait_for_ever(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """What hangs for good does not keep a worker that has no broker any more."""
+        """What hangs for good does not keep a worker that has no daemon any more."""
         monkeypatch.setattr(dispatcher, "FINISH_SECONDS", 0.05)
         released = threading.Event()
 
@@ -456,7 +456,7 @@ class TestDispatcher:
         printed = capsys.readouterr().err
 
         assert dispatcher.EXIT_GARBAGE == broker.status
-        assert printed.startswith("error: the broker sent a ")
+        assert printed.startswith("error: the daemon sent a ")
         assert "the-secret" not in printed
 
     def test_question_before_open(self) -> None:
@@ -467,7 +467,7 @@ class TestDispatcher:
         assert dispatcher.EXIT_GARBAGE == broker.status
 
     def test_half_a_question(self) -> None:
-        """A broker that dies while it writes has asked nothing."""
+        """A daemon that dies while it writes has asked nothing."""
         with dispatched(Open(""), FakeService()) as broker:
             broker.sock.sendall(pack(Acquire(1, GRANT, SCOPES))[:-5])
         assert 0 == broker.status

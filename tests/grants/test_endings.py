@@ -1,4 +1,4 @@
-"""The worker remembers when sign-ins were given and how they ended, and tells the broker with each token."""
+"""The worker remembers when sign-ins were given and how they ended, and tells the daemon with each token."""
 
 from __future__ import annotations
 

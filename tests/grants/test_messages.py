@@ -98,7 +98,7 @@ REPLIES: list[WorkerReply] = [
 
 @pytest.mark.parametrize("question", QUESTIONS, ids=lambda each: type(each).__name__)
 def test_question_survives_the_way(question: Question) -> None:
-    """What the broker asks is what the worker reads, in one line."""
+    """What the daemon asks is what the worker reads, in one line."""
     line = messages.pack(question)
 
     assert 1 == line.count(b"\n")
@@ -107,7 +107,7 @@ def test_question_survives_the_way(question: Question) -> None:
 
 @pytest.mark.parametrize("reply", REPLIES, ids=repr)
 def test_reply_survives_the_way(reply: WorkerReply) -> None:
-    """What the worker answers is what the broker reads, in one line."""
+    """What the worker answers is what the daemon reads, in one line."""
     line = messages.pack(reply)
 
     assert 1 == line.count(b"\n")

@@ -33,7 +33,7 @@ from cms.sandbox.entra import Entra, Fault
 
 
 class TestProcess:
-    """`python -I -m cms.grants`, as the broker starts it."""
+    """`python -I -m cms.grants`, as the daemon starts it."""
 
     def status(self, pid: int) -> dict[str, str]:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
@@ -127,7 +127,7 @@ class TestProcess:
             status, printed = worker.end()
 
         assert 65 == status
-        assert "error: the broker sent a line that is not JSON\n" == printed
+        assert "error: the daemon sent a line that is not JSON\n" == printed
 
     def test_not_started_by_cms(self) -> None:
         """A person who starts it by hand reads what it is."""
@@ -144,7 +144,7 @@ class TestProcess:
         assert "is started by cms" in done.stderr
 
     def test_finishes_what_was_sent(self, state: Path, entra: Entra) -> None:
-        """A broker that is killed during a redemption costs nothing: the worker stores what it gets, and then ends."""
+        """A daemon that is killed during a redemption costs nothing: the worker stores what it gets, and then ends."""
         entra.refuse_reuse = True
         grant = grant_for(entra)
         with process(opened(state, entra)) as worker:

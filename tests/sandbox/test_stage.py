@@ -122,7 +122,7 @@ def status_of_the_daemon(the_stage: Stage) -> None:
         ("print('why', flush=True); import time; time.sleep(600)", status_of_the_daemon, "cms did not end within 1 s"),
         ("print('why'); raise SystemExit(75)", Stage.sign_in, "cms login ended with status 75"),
         ("print('why {url}/nothing', flush=True); import time; time.sleep(600)", Stage.sign_in, "404:"),
-        ("print('user=why\\x01auth=Bearer eyJabc\\x01\\x01')", Stage.fetch, "this is no token that counts"),
+        ("print('user=why\\x01auth=Bearer eyJabc\\x01\\x01')", Stage.fetch, "this is not a valid token"),
     ],
     ids=["fails", "hangs", "no link", "useless link", "worthless token"],
 )

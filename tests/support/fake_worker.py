@@ -1,4 +1,4 @@
-"""A grant worker that does what the grant's login says, to prove that the broker outlives all of it.
+"""A grant worker that does what the grant's login says, to prove that the daemon outlives all of it.
 
 Run as the real one is: a socket as standard input, lines of `cms.grants.messages` both ways. The state folder of the
 first message is a scratch folder: each process adds its id to `started` in it.

@@ -112,7 +112,7 @@ def kind(outcome: Ended) -> str:
 
 
 class Broker:
-    """The broker's end of the socket."""
+    """The daemon's end of the socket."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock

@@ -312,7 +312,7 @@ def kill(processes: Iterable[int]) -> int:
 
 
 def workers_of(broker: int) -> list[int]:
-    """Return the processes of the grant workers that a broker has started."""
+    """Return the processes of the grant workers that a daemon has started."""
     return [int(each) for each in descendants(broker) if _is_worker(each)]
 
 

@@ -271,7 +271,7 @@ print(sorted(found), [each.get_inheritable() for each in found.values()], "LISTE
 
 
 def test_sockets_are_adopted_by_path_and_not_passed_on(tmp_path: Path) -> None:
-    """The descriptors from 3 on become sockets by path, closed on exec; what is no listening Unix socket is dropped."""
+    """The descriptors from 3 on become sockets by path, closed on exec; any other than a listening Unix socket is dropped."""
     path = str(tmp_path / "cms.sock")
     with (
         bound(path) as good,

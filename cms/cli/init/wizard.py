@@ -105,7 +105,7 @@ def begin(wishes: Wishes, person: Terminal, around: Around) -> int:
     try:
         user = wishes.user or _address(person)
         if not is_address(user):
-            person.complain(f"{user} is no mail address" if user else "no mail address\n`cms init --user=ADDRESS`")
+            person.complain(f"{user} is not a mail address" if user else "no mail address\n`cms init --user=ADDRESS`")
             return os.EX_USAGE
         wishes = replace(wishes, user=user)
         steps = steps_for(wishes)
@@ -131,7 +131,7 @@ def _address(person: Terminal) -> str:
     while said := person.ask("Mail address"):
         if is_address(said):
             return said
-        person.complain(f"{said} is no mail address")
+        person.complain(f"{said} is not a mail address")
     return ""
 
 

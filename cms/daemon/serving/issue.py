@@ -1,4 +1,4 @@
-"""Answers a request for a token: who may ask, for which account, the token itself, and whose name goes with it.
+"""Answers a request for a token: who may ask, for which account, the token, and the user name to log in with.
 
 Both kinds of socket call `Issuer.token`, which never waits, and `Issuer.wait` for what it could not answer at once.
 """

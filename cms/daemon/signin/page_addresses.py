@@ -1,4 +1,4 @@
-"""Where the local sign-in page is up, and for how long: at no address that no account needs."""
+"""Where the local sign-in page listens, and for how long: only at addresses that some account needs."""
 
 from __future__ import annotations
 

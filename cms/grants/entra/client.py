@@ -24,7 +24,7 @@ from cms.grants.network.http import Discovery, Http, authorities, new_session
 from cms.grants.network.proxy import ProxyRoute
 from cms_oauth.moves import fill
 
-# How MSAL's cache marks an account that the broker signed in (msal.application._GRANT_TYPE_BROKER).
+# How MSAL's cache marks an account that Microsoft's broker signed in (msal.application._GRANT_TYPE_BROKER).
 _BROKER = "broker"
 
 
@@ -210,6 +210,6 @@ def _consented(scopes: Scopes, cache: str) -> Scopes:
 
 
 def is_kept_by_ms_broker(cache: str) -> bool:
-    """Return True if the broker signed in, so that it keeps the refresh token too."""
+    """Return True if Microsoft's broker signed in, so that it keeps the refresh token too."""
     accounts = json.loads(cache).get("Account", {}).values() if cache else ()
     return any(each.get("account_source") == _BROKER for each in accounts)

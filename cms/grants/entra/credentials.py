@@ -77,7 +77,7 @@ def _text(name: str, source: Source, *, private: bool = True) -> str:
     try:
         found = _read(name, source, private=private).decode("ascii").strip()
     except UnicodeDecodeError:
-        raise _unavailable(name, source, "is no text") from None
+        raise _unavailable(name, source, "is not text") from None
     if not found:
         raise _unavailable(name, source, "is empty")
     return found

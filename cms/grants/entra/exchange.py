@@ -212,11 +212,11 @@ class Call(Exchange):
 
     @property
     def has_broker(self) -> bool:
-        """True if the broker is used. MSAL silently goes on without a broker that does not start."""
+        """True if Microsoft's broker is used. MSAL silently goes on without a broker that does not start."""
         return bool(self.app._enable_broker)  # noqa: SLF001 - there is no other way to know
 
     def arrived(self, moment: float) -> None:
-        """Set when the answer arrived, on the boot clock: a broker's answer does not come over HTTP."""
+        """Set when the answer arrived, on the boot clock: the answer of Microsoft's broker does not come over HTTP."""
         self.http.answered = moment
 
     def account(self, home_account_id: str) -> dict[str, Any]:
@@ -244,7 +244,7 @@ class Call(Exchange):
         """Return the result of a sign-in, a refusal if another user signed in than the grant names."""
         if not isinstance(result, dict):
             return ExchangeEnd(result)
-        # The broker does not hand out refresh tokens.
+        # Microsoft's broker does not hand out refresh tokens.
         kind = "Account" if self.has_broker else "RefreshToken"
         known = list(json.loads(self.kept()).get(kind, {}).values())
         home = str(known[0].get("home_account_id") or "") if known else ""
@@ -292,7 +292,7 @@ def recognised(grant: Grant, result: Mapping[str, Any], home: str, known: str) -
 def _seconds(value: object) -> float | None:
     """Return a valid lifetime in seconds, else None. Some providers send it as text."""
     try:
-        seconds = float(value)  # type: ignore[arg-type]  # what is no number raises, which is the question
+        seconds = float(value)  # type: ignore[arg-type]  # raises for anything but a number
     except (TypeError, ValueError, OverflowError):
         return None
     return seconds if math.isfinite(seconds) and 0 < seconds <= MAX_LIFE else None

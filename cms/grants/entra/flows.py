@@ -1,4 +1,4 @@
-"""Sign-ins with a person: by authorization code, on another device, or in the broker's window.
+"""Sign-ins with a person: by authorization code, on another device, or in the window of Microsoft's broker.
 
 Each begins with an exchange (`Call`), which has an MSAL app, and ends with its `signed_in`. The verifier, the nonce and
 the device code never leave this file.

@@ -1,8 +1,8 @@
 """Sign-in through Microsoft's broker for Linux, using MSAL.
 
-The broker keeps the refresh tokens itself, and proves to Entra that this device is managed. MSAL needs an optional library
-for it, imported on first use, which waits for the broker without a time limit. So each question runs in a new thread,
-which is abandoned when its time is up.
+Microsoft's broker keeps the refresh tokens itself, and proves to Entra that this device is managed. MSAL needs an
+optional library for it, imported on first use, which waits for an answer without a time limit. So each question runs in
+a new thread, which is abandoned when its time is up.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from cms_oauth.moves import RETRIES, Command, Move, Run, fill
 # A question without a window. This leaves some of messages.QUESTION_SECONDS for the vault and its key.
 SILENT_SECONDS = 20.0
 
-# How often to check whether the broker has answered while its window is open.
+# How often to check whether Microsoft's broker has answered while its window is open.
 LOOK_SECONDS = 0.5
 
-# The broker's errors for a question that needs a window, and for an account that is no longer usable.
+# The errors of Microsoft's broker for a question that needs a window, and for an account that is no longer usable.
 _WANTS_A_PERSON = ("InteractionRequired", "AccountUnusable")
 _GIVEN_UP = "UserCanceled"
 _AADSTS = re.compile(r"AADSTS\d")
 
 
 def unavailable(why: str, hint: str) -> Transient:
-    """Return the outcome if the broker cannot be used."""
+    """Return the outcome if Microsoft's broker cannot be used."""
     return Transient(Trouble("broker", f"Microsoft's broker cannot be asked: {why}", hint))
 
 
@@ -53,7 +53,7 @@ NOT_RUNNING = unavailable(
 
 
 def no_display(environ: Mapping[str, str]) -> Transient | None:
-    """Return the outcome if there is no display for the broker's window, else None."""
+    """Return the outcome if there is no display for the window of Microsoft's broker, else None."""
     if environ.get("DISPLAY") or environ.get("WAYLAND_DISPLAY"):
         return None
     return unavailable(
@@ -85,7 +85,7 @@ def _look(asked: Future[Result], seconds: float) -> None:
 
 
 class BrokerFlow:
-    """A sign-in in the broker's window, which opens with `answered`."""
+    """A sign-in in the window of Microsoft's broker, which opens with `answered`."""
 
     url = user_code = state = redirect_uri = ""
 
@@ -113,7 +113,7 @@ class BrokerFlow:
 
 
 def _ask(call: Call, question: Callable[[], Any], who: str = "") -> Future[Result]:
-    """Ask in a new thread, which never ends if the broker does not answer."""
+    """Ask in a new thread, which never ends if Microsoft's broker does not answer."""
 
     def run() -> Result:
         result = call.ask(lambda: translated(question), who)
@@ -135,17 +135,17 @@ def _awaited(asked: Future[Result], seconds: float, wait: Callable[[float], obje
 
 
 def translated(question: Callable[[], Any]) -> Any:
-    """Return MSAL's result, with the broker's errors translated into OAuth errors that `cms.core.refusals` knows."""
+    """Return MSAL's result, with Microsoft's errors translated into the OAuth errors of `cms.core.refusals`."""
     try:
         result = question()
     except ValueError as error:
         if type(error).__name__ != "RedirectUriError":
             raise
-        # A class of msal.broker, raised if the registration lacks the broker's redirect address.
+        # A class of msal.broker, raised if the registration lacks the redirect address of Microsoft's broker.
         return {"error": "invalid_request", "error_codes": [50011]}
     if not isinstance(result, dict) or result.get("error") != "broker_error":
         return result
-    # Only this field has the broker's status.
+    # Only this field has the status of Microsoft's broker.
     said = str(result.get("error_description"))
     if any(word in said for word in _WANTS_A_PERSON) or _AADSTS.search(said):
         return {**result, "error": "interaction_required"}

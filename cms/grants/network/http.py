@@ -243,7 +243,7 @@ def is_fault(status: int) -> bool:
 def retry_after(reply: HttpReply, now: Callable[[], float] = time.time) -> float:
     """Return the seconds that Retry-After asks for, as a number or a date; 0 for none that makes sense.
 
-    With another status it is no provider's, but that of something in between.
+    With any other status, something between cms and the provider sent it.
     """
     if reply.status_code not in (_TOO_MANY_REQUESTS, _UNAVAILABLE):
         return 0.0
@@ -327,7 +327,7 @@ def _no_discovery(reply: HttpReply, grant: Grant) -> Transient | Refused:
 
 
 def network_trouble(error: OSError, grant: Grant) -> Trouble:
-    """Say what became of a request. requests' exceptions are OSErrors; a CA file that is none raises a bare one."""
+    """Say what became of a request. requests' exceptions are OSErrors; an invalid CA file raises a bare OSError."""
     host = urlsplit(grant.authority).netloc
     if isinstance(error, requests.Timeout):
         return Trouble("timeout", f"{host} did not answer in time", fill("{nothing_to_do}"))
@@ -348,10 +348,10 @@ def network_trouble(error: OSError, grant: Grant) -> Trouble:
 
 
 def garbage(grant: Grant) -> Trouble:
-    """Say that something answered which is no identity provider."""
+    """Say that the answer was not one of an identity provider."""
     host = urlsplit(grant.authority).netloc
     return Trouble(
         "garbage",
-        f"what answered for {host} was no identity provider's answer",
+        f"what answered for {host} was not an identity provider",
         fill("{retries}; a captive portal or a proxy may be in between"),
     )

@@ -61,7 +61,7 @@ def _password(proxy: Proxy) -> str:
     except Missing as missing:
         raise Missing(f"{proxy.password} {missing}") from None
     except UnicodeDecodeError:
-        raise Missing(f"{proxy.password} is no text") from None
+        raise Missing(f"{proxy.password} is not text") from None
 
 
 def no_password(why: str) -> Trouble:

@@ -22,7 +22,7 @@ PIZAUTH_NONCE_BYTES = 12
 
 # email-oauth2-proxy encrypts anew with the rounds of its version but may note those of an older one (Cryptographer).
 PROXY_ROUNDS = (1_200_000, 100_000)
-# An hour of derivation is no way to read a file: so many rounds are a mistake.
+# So many rounds would take an hour: they are a mistake.
 MOST_ROUNDS = 10_000_000
 
 _KEY_BYTES = 32

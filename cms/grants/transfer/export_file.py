@@ -83,7 +83,7 @@ def _packed(grant: Grant, entry: Entry) -> dict[str, Any]:
 
 
 def decrypt(raw: bytes, passphrase: str, name: str) -> list[ExportedSignIn]:
-    """Return the sign-ins in a file called `name`. Raises Unfit for a wrong passphrase and for what is no such file."""
+    """Return the sign-ins in a file called `name`. Raises Unfit for a wrong passphrase and for any other file."""
     head, _, body = raw.partition(b"\n")
     header = _header(head, name)
     try:
@@ -115,7 +115,7 @@ def _header(head: bytes, name: str) -> dict[str, Any]:
     """Return a checked header. Raises Unfit."""
     header = _object(head[:MAX_HEADER])
     if header.get("format") != FORMAT:
-        raise Unfit(f"{name} is no export of cms's", "name the file that `cms export` has written")
+        raise Unfit(f"{name} is not a file of `cms export`", "name the file that `cms export` has written")
     if header.get("version") != VERSION or header.get("kdf") != "scrypt":
         raise _other_version(name)
     try:

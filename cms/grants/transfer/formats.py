@@ -88,7 +88,7 @@ def _object(raw: bytes) -> dict[str, Any]:
 
 
 def _text(body: dict[str, Any], name: str) -> str:
-    """Return a field, "" for one that is missing or null; what is no text is of another layout."""
+    """Return a field, "" for one that is missing or null; anything but text means another layout."""
     value = body.get(name)
     if not isinstance(value, str | None):
         raise Unknown

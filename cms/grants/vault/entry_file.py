@@ -87,12 +87,12 @@ def entry_of(kept: dict[str, Any]) -> Entry:
 def parse_header(line: bytes) -> dict[str, Any]:
     """Return a vault file's header from its first line. Raises ValueError, which says what is wrong with the file."""
     if not line.endswith(b"\n") or len(line) > MAX_HEADER:
-        raise ValueError("is no vault file, or a truncated one")
+        raise ValueError("is not a vault file, or a truncated one")
     try:
         header: dict[str, Any] = json.loads(line)
         found = header["format"], header["version"], header["key"]
     except (ValueError, TypeError, KeyError):
-        raise ValueError("is no vault file, or a tampered one") from None
+        raise ValueError("is not a vault file, or a tampered one") from None
     if found[:2] != (FORMAT, VERSION) or not isinstance(found[2], str):
         raise ValueError("is of a format that this cms does not know")
     return header

@@ -222,7 +222,7 @@ def _detected() -> Any:
 
 
 def refusal(ring: Any) -> str:
-    """Return why a keyring backend is no place for a key, or "" if it is one."""
+    """Return why a key must not be stored in a keyring backend, or "" if it is one."""
     kind = type(ring)
     name = f"{kind.__module__}.{kind.__name__}"
     if name == "keyring.backends.fail.Keyring":

@@ -231,7 +231,7 @@ class Vault:
         return self.key.delete_unneeded(self.memory)
 
     def survey(self, names: Iterable[str]) -> list[StoredSignIn]:
-        """Return whose sign-ins these are, as far as that can be told. A file that is none is left out."""
+        """Return whose sign-ins these are, as far as that can be told. An invalid file is left out."""
         return [found for name in names if (found := self._described(name))]
 
     def _described(self, name: str) -> StoredSignIn | None:

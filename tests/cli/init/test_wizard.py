@@ -286,7 +286,7 @@ def test_the_address_is_asked_for_until_it_is_one(home: Path) -> None:
     nameless = replace(wishes(home, offline=True), user="")
 
     assert os.EX_USAGE == begin(nameless, gone, around())
-    assert "cms: ann is no mail address\ncms: no mail address\n`cms init --user=ADDRESS`" == gone.said
+    assert "cms: ann is not a mail address\ncms: no mail address\n`cms init --user=ADDRESS`" == gone.said
     assert 130 == begin(nameless, early, around())
     assert ["\nStopped here; nothing was written."] == early.heard
     assert not Path(nameless.config).exists()

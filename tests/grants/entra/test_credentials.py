@@ -83,7 +83,7 @@ def test_assertion(tmp_path: Path) -> None:
     ("name", "content", "mode", "why"),
     [
         ("client_secret", b"", 0o600, "is empty"),
-        ("client_secret", b"\xff", 0o600, "is no text"),
+        ("client_secret", b"\xff", 0o600, "is not text"),
         ("client_secret", b"x", 0o644, "has mode 0644: it must be 0600 or less"),
         ("client_assertion", b"x", 0o666, "has mode 0666: it must be 0644 or less"),
         ("certificate", b"x", 0o600, "is neither PEM nor PKCS #12"),

@@ -142,7 +142,7 @@ def test_changed_password(entra: Entra, company: Company, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("text", "mode", "why"),
-    [(b"x", 0o644, "has mode 0644"), (b"\xff", 0o600, "is no text"), (b"", 0, "does not exist")],
+    [(b"x", 0o644, "has mode 0644"), (b"\xff", 0o600, "is not text"), (b"", 0, "does not exist")],
 )
 def test_no_password(entra: Entra, company: Company, tmp_path: Path, *, text: bytes, mode: int, why: str) -> None:
     """A password that cannot be read is told with where it was looked for, and nothing is asked."""

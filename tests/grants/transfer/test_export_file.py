@@ -78,7 +78,7 @@ def test_a_passphrase_is_any_line() -> None:
     [
         ({"version": 2}, "/f was written by a newer cms"),
         ({"kdf": "argon2id"}, "/f was written by a newer cms"),
-        ({"format": "cms-vault"}, "/f is no export of cms's"),
+        ({"format": "cms-vault"}, "/f is not a file of `cms export`"),
         ({"n": 2**30}, "/f is damaged"),
         ({"n": 1}, "/f is damaged"),
         ({"n": 17}, "/f is damaged"),
@@ -103,7 +103,7 @@ def test_a_header_is_checked_before_it_is_believed(changed: dict[str, Any], expe
 @pytest.mark.parametrize("raw", [b"", b"\n", b"[]\n", b"\xff\n", b"{}", b'{"format": "cms-export"'])
 def test_what_is_no_export_is_said(raw: bytes) -> None:
     """A file of something else."""
-    assert "/f is no export of cms's" == refusal(raw)
+    assert "/f is not a file of `cms export`" == refusal(raw)
     assert not export_file.is_export(raw)
 
 

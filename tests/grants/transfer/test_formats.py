@@ -161,7 +161,7 @@ BROKEN = {
     "a word": b"hello\n",
     "numbers": b"\x00\xff\x01" * 9,
     "an object of nobody's": b'{"refresh_token": "x"}',
-    "a token that is none": changed(made.MUTT_SAMPLE, refresh_token=1),
+    "an invalid token": changed(made.MUTT_SAMPLE, refresh_token=1),
     "a cache of lists": b'{"RefreshToken": {"a": []}}',
     "a cache that is a list": b'{"RefreshToken": []}',
     "accounts that are a list": b'{"RefreshToken": {}, "Account": []}',
@@ -171,14 +171,14 @@ BROKEN = {
     "rounds that are none": f"[{ANN}]\ntoken_iterations = many\n".encode(),
     "rounds without end": f"[{ANN}]\ntoken_iterations = {'9' * 5000}\n".encode(),
     "a cave": b"[" * 100_000,
-    "a switch that is none": f"[{ANN}]\n[emailproxy]\nallow_catch_all_accounts = perhaps\n".encode(),
-    "an address that is none": f"[{ANN}]\ntoken_url = https://[x\n".encode(),
+    "an invalid switch": f"[{ANN}]\n[emailproxy]\nallow_catch_all_accounts = perhaps\n".encode(),
+    "an invalid address": f"[{ANN}]\ntoken_url = https://[x\n".encode(),
     "a dump of another version": (2).to_bytes(8, "little") + bytes(8),
     "a dump of too many": (1).to_bytes(8, "little") + (10**9).to_bytes(8, "little"),
     "a dump cut short": DUMP[:-1],
     "a dump with more": DUMP + b"x",
-    "a dump with an address that is none": dump_at("https://[x"),
-    "a dump that is no text": DUMP.replace(b"spare", b"sp\xffre"),
+    "a dump with an invalid address": dump_at("https://[x"),
+    "a dump that is not text": DUMP.replace(b"spare", b"sp\xffre"),
 }
 
 

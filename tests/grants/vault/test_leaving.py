@@ -298,7 +298,7 @@ def test_a_lock_that_was_deleted_while_it_was_waited_for(tmp_path: Path) -> None
 
 
 def test_a_survey_says_whose_files_these_are(home: Home) -> None:
-    """By what is in them, where the key is at hand; what is no vault file is left out."""
+    """By what is in them, where the key is at hand; any other file is left out."""
     store(home.vault())
 
     expected = StoredSignIn(GRANT.key, GRANT.authority, GRANT.client_id, GRANT.login, ENTRY.who, ENTRY.signed_in)

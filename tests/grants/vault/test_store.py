@@ -214,7 +214,7 @@ def test_any_truncation(lab: Lab) -> None:
 
 @pytest.mark.parametrize("head", [b"[]", b"{}", b"\xff", b"1", b'{"format": "cms-vault", "version": 1, "key": 5}'])
 def test_other_formats(lab: Lab, head: bytes) -> None:
-    """What is no vault file of this version is damaged, whatever it is."""
+    """Any other file than a vault file of this version counts as damaged."""
     lab.store()
     lab.path().write_bytes(head + b"\n" + b"x" * 100)
 
