@@ -211,7 +211,7 @@ def _lies() -> list[dict[str, Any]]:
     ],
 )
 def test_no_reply(body: dict[str, Any]) -> None:
-    """A line that is no reply is Garbled, and nothing else is raised."""
+    """An invalid reply is Garbled, and nothing else is raised."""
     with pytest.raises(Garbled):
         messages.unpack_reply(json.dumps(body).encode())
 
