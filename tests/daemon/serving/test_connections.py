@@ -188,9 +188,11 @@ async def test_a_request_that_does_not_come_to_its_end_is_dropped(tmp_path: Path
         await trio.testing.wait_all_tasks_blocked()
         early = at_end(client)
         jump(0.5)
+        await trio.testing.wait_all_tasks_blocked()
+        late = at_end(client)
         said = await read_all(client)
 
-        assert (False, b"", []) == (early, said, served.outcomes)
+        assert (False, True, b"", []) == (early, late, said, served.outcomes)
 
 
 @in_trio_jumps
