@@ -23,7 +23,7 @@ from cms.sandbox.entra import Entra
 
 def test_that_prints_what_it_should_not():
     with Entra([{user!r}]) as entra:
-        secret = entra.mint({user!r})
+        secret = entra.issue({user!r})
     {leak}
 """
 
@@ -47,7 +47,7 @@ def search(folder: Path, text: str, *secrets: str) -> list[str]:
 @pytest.fixture
 def token() -> str:
     with Entra([USER]) as entra:
-        return entra.mint(USER)
+        return entra.issue(USER)
 
 
 def test_nothing_is_found_in_clean_output(tmp_path: Path) -> None:

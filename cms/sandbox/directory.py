@@ -147,14 +147,14 @@ class Directory:
         """Make introspection report all of this user's access tokens so far as inactive."""
         self.user(name).valid_from = self.now()
 
-    def mint(self, name: str, scopes: Iterable[str] = MAIL_SCOPES, life: float | None = None, client: str = "") -> str:
+    def issue(self, name: str, scopes: Iterable[str] = MAIL_SCOPES, life: float | None = None, client: str = "") -> str:
         """Return an access token; a negative life gives one that has expired."""
         user = self.user(name)
         life = self.settings.token_life if life is None else life
         who = {"upn": user.name, "unique_name": user.name, "oid": user.oid, "mailboxes": user.mailboxes}
         return self._sign(who, tuple(scopes), life, client or CLIENT_ID)
 
-    def mint_for_app(self, resource: str, client_id: str) -> str:
+    def issue_for_app(self, resource: str, client_id: str) -> str:
         """Return an application's own access token, with all its permissions for a resource."""
         registered = self.clients.get(client_id.lower())
         roles = ["SMTP.SendAsApp", "IMAP.AccessAsApp", "POP.AccessAsApp"]

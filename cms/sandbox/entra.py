@@ -111,9 +111,9 @@ class Entra(Settings):
         """Answer AADSTS65001 for this scope, or for all, until the user consents again by signing in."""
         self.directory.withdraw_consent(user, scope)
 
-    def mint(self, user: str, scopes: Iterable[str] = MAIL_SCOPES, life: float | None = None) -> str:
+    def issue(self, user: str, scopes: Iterable[str] = MAIL_SCOPES, life: float | None = None) -> str:
         """Return an access token without a sign-in; a negative life gives one that has expired."""
-        return self.directory.mint(user, scopes, life)
+        return self.directory.issue(user, scopes, life)
 
     def introspect(self, token: str) -> dict[str, Any]:
         """Return what the introspection endpoint says."""

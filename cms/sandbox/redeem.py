@@ -229,7 +229,7 @@ class Redeemer:
         if len(scopes) != 1 or not scopes[0].endswith("/.default"):
             raise Refusal(1002012, "An application asks for one resource's /.default.")
         life = int(self.directory.settings.token_life)
-        token = self.directory.mint_for_app(scopes[0].removesuffix("/.default"), client.client_id)
+        token = self.directory.issue_for_app(scopes[0].removesuffix("/.default"), client.client_id)
         return {"token_type": "Bearer", "expires_in": life, "ext_expires_in": life, "access_token": token}
 
     def _issue(
@@ -248,7 +248,7 @@ class Redeemer:
             "scope": " ".join(scopes),
             "expires_in": life,
             "ext_expires_in": life,
-            "access_token": self.directory.mint(user.name, scopes, client=client.client_id),
+            "access_token": self.directory.issue(user.name, scopes, client=client.client_id),
             "id_token": self.directory.id_token(user, client.client_id, nonce),
             "client_info": client_info(user.oid, TENANT),
         }

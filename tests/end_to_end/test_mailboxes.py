@@ -96,7 +96,7 @@ def test_what_was_sent_is_read_back(broker: Daemon, servers: MailServers) -> Non
 def test_an_expired_token_is_refused(broker: Daemon, servers: MailServers, protocol: str) -> None:
     """The servers really look at a token: one that has expired does not get in."""
     with pytest.raises(REFUSED):
-        PROTOCOLS[protocol](servers, USER, servers.entra.mint(USER, life=-1))
+        PROTOCOLS[protocol](servers, USER, servers.entra.issue(USER, life=-1))
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -110,14 +110,14 @@ def test_anothers_token_is_refused(broker: Daemon, servers: MailServers, protoco
 def test_a_token_without_the_permission_is_refused(broker: Daemon, servers: MailServers, protocol: str) -> None:
     """A token is good for the protocols that were consented to, and for no other."""
     with pytest.raises(REFUSED):
-        PROTOCOLS[protocol](servers, USER, servers.entra.mint(USER, ["https://outlook.office.com/Mail.Read"]))
+        PROTOCOLS[protocol](servers, USER, servers.entra.issue(USER, ["https://outlook.office.com/Mail.Read"]))
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_revoked_token_is_refused(servers: MailServers, protocol: str) -> None:
     """A token that worked does not work any more once its user's sessions are revoked."""
     user = servers.add_user(f"revoked-{protocol.lower()}@domain.com")
-    bearer = servers.entra.mint(user)
+    bearer = servers.entra.issue(user)
     PROTOCOLS[protocol](servers, user, bearer)
     servers.entra.revoke(user, access=True)
 

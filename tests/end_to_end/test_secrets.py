@@ -71,7 +71,7 @@ def test_what_a_daemon_leaves_is_searched(running: Daemon, entra: Entra, gathere
     """When its folder goes, its logs are searched, for the key that it has made as well, however that is written."""
     running.sign_in(USER, entra)
     planted = running.folder / "another.log"
-    planted.write_text(f"level=debug got={entra.mint(USER)}")
+    planted.write_text(f"level=debug got={entra.issue(USER)}")
     evidence.keep_files(running.folder)
     planted.unlink()  # the search at the end of this very run would find it too
     tokens = evidence.found_secrets(gathered)

@@ -42,7 +42,7 @@ def refused_login(
 @pytest.mark.parametrize("test", PORTS)
 def test_an_expired_token(test: str, servers: MailServers, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """By its own word it is: that comes first, and whose server it is second."""
-    status, said = refused_login(test, servers, servers.entra.mint(USER, life=-60), tmp_path, capfd)
+    status, said = refused_login(test, servers, servers.entra.issue(USER, life=-60), tmp_path, capfd)
 
     assert 77 == status
     assert ["token-expired", "not-exchange"] == [each["name"] for each in said["verdicts"]][:2]
@@ -53,7 +53,7 @@ def test_another_users_token(
     test: str, servers: MailServers, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The verdict names the server's software and does not send the person to an administrator of Exchange."""
-    status, said = refused_login(test, servers, servers.entra.mint(OTHER), tmp_path, capfd)
+    status, said = refused_login(test, servers, servers.entra.issue(OTHER), tmp_path, capfd)
     verdicts = said["verdicts"]
 
     assert 77 == status
@@ -66,7 +66,7 @@ def test_another_users_token(
 @pytest.mark.parametrize("test", PORTS)
 def test_a_revoked_token(test: str, servers: MailServers, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Nothing in the token tells; the server's word for it does, where it has one."""
-    token = servers.entra.mint(USER)
+    token = servers.entra.issue(USER)
     servers.entra.directory.revoke_access(USER)
     status, said = refused_login(test, servers, token, tmp_path, capfd)
 

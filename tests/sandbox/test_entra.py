@@ -442,24 +442,24 @@ def test_a_certificates_assertion(
 
 def test_introspection(entra: Entra, session: requests.Session) -> None:
     """Dovecot's question is answered with the user, the bare scopes of mail and the end of the token."""
-    told = session.get(entra.plain.introspect_url + entra.mint(A, SCOPES[:1], life=60)).json()
+    told = session.get(entra.plain.introspect_url + entra.issue(A, SCOPES[:1], life=60)).json()
 
     assert (True, A, "SMTP.Send", 1_800_000_060) == (told["active"], told["email"], told["scope"], told["exp"])
 
 
 def test_what_opens_no_mailbox(entra: Entra, session: requests.Session, clock: FakeTime) -> None:
     """Garbage, a changed, an expired and a revoked token are inactive; one for Graph says that it is for Graph."""
-    good, graph = entra.mint(B), entra.mint(B, ["SMTP.Send"])
-    revoked = entra.mint(A)
+    good, graph = entra.issue(B), entra.issue(B, ["SMTP.Send"])
+    revoked = entra.issue(A)
     entra.revoke(A, access=True)
     clock.now += 0.001
 
     for bad in (
-        *("", "garbage", "a.b.c", "ü", revoked, entra.mint(A, life=-1), entra.mint(A, life=0)),
+        *("", "garbage", "a.b.c", "ü", revoked, entra.issue(A, life=-1), entra.issue(A, life=0)),
         *(good[:-1] + ("A" if good[-1] != "A" else "B"), good.replace(".", "!", 1)),
     ):
         assert {"active": False} == session.get(f"{entra.plain.url}/introspect", params={"token": bad}).json()
-    assert [True, True] == [entra.introspect(each)["active"] for each in (good, entra.mint(A))]
+    assert [True, True] == [entra.introspect(each)["active"] for each in (good, entra.issue(A))]
     assert "https://graph.microsoft.com/SMTP.Send" == entra.introspect(graph)["scope"]
 
 

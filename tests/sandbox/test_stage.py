@@ -168,7 +168,7 @@ def test_what_the_steps_prove(programs: Callable[[str], None], *, changes: bool)
     """A refresh that changes nothing is seen, and a login that never reached the server."""
 
     def steps(the_stage: Stage) -> None:
-        before, after = (the_stage.entra.mint(USER, MAIL_SCOPES[:1]) for _ in range(2))
+        before, after = (the_stage.entra.issue(USER, MAIL_SCOPES[:1]) for _ in range(2))
         daemon = DAEMON.format(deaf="")
         programs(PROGRAMS.format(before=before, after=after if changes else before, daemon=daemon, user=USER))
         stage.play(the_stage)

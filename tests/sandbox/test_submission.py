@@ -65,7 +65,7 @@ def test_token_is_accepted(
     client: smtplib.SMTP, entra: Entra, submission: Submission, mechanism: str, *, one_line: bool
 ) -> None:
     """A 4 KB token of the named user's is accepted, in one line and in two steps, and mail with it."""
-    reply = log_in(client, A, entra.mint(A), mechanism, one_line=one_line)
+    reply = log_in(client, A, entra.issue(A), mechanism, one_line=one_line)
     client.sendmail(A, [B, SHARED], "Subject: hello\r\n\r\nbody\r\n")
 
     assert (235, b"2.7.0 Authentication successful") == reply
@@ -87,7 +87,7 @@ def test_token_is_accepted(
 def test_token_that_does_not_count(entra: Entra, submission: Submission, user: str, scope: str, life: float) -> None:
     """Another user's token, one for IMAP or Graph only and an expired one are refused as Exchange does it."""
     client = connect(entra, submission)
-    code, text = log_in(client, user, entra.mint(A, [scope], life))
+    code, text = log_in(client, user, entra.issue(A, [scope], life))
     client.close()
 
     assert (535, b"5.7.3 Authentication unsuccessful") == (code, text.partition(b" [")[0])
@@ -112,7 +112,7 @@ def test_error_challenge(entra: Entra, mechanism: str) -> None:
     """A failure comes as a JSON challenge first where that is wanted, and is over after the empty answer."""
     with Submission(entra.introspect, entra.cert_file, error_challenge=True) as submission:
         client = connect(entra, submission)
-        credential = FORMS[mechanism](B, entra.mint(A))
+        credential = FORMS[mechanism](B, entra.issue(A))
 
         code, challenge = client.docmd("AUTH", f"{mechanism} {sasl.encode(credential)}")
         end = client.docmd("")
@@ -151,7 +151,7 @@ def test_stop_ends_sessions(entra: Entra) -> None:
 def test_no_credential_is_logged(client: smtplib.SMTP, entra: Entra, caplog: pytest.LogCaptureFixture) -> None:
     """aiosmtpd's log has no part of a credential, at any level and not of a broken one either."""
     caplog.set_level(logging.DEBUG)
-    token = entra.mint(A)
+    token = entra.issue(A)
     client.docmd("AUTH", "XOAUTH2")
     client.docmd(sasl.encode(sasl.xoauth2(A, token)) + "!")
     log_in(client, A, token, one_line=False)

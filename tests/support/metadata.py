@@ -73,7 +73,7 @@ class Metadata:
     def _answer(self, client_id: str, resource: str) -> dict[str, str]:
         now, life = int(self._entra.directory.now()), int(self._entra.token_life)
         return {
-            "access_token": self._entra.directory.mint_for_app(resource, client_id),
+            "access_token": self._entra.directory.issue_for_app(resource, client_id),
             "client_id": client_id,
             "expires_in": str(life),
             "expires_on": str(now + life),
