@@ -104,7 +104,7 @@ def test_what_the_owner_sees(daemon: Daemon, entra: Entra) -> None:
     assert "none needed: an application" in " ".join(status.stdout.split())
     assert (False, False) == (login.returncode == 0, logout.returncode == 0)
     assert "sales@domain.com needs no sign-in: an application gets its tokens by itself" in login.stdout + login.stderr
-    assert "take it out of the configuration, then `cms reload`" in " ".join((logout.stdout + logout.stderr).split())
+    assert "remove it from the configuration, then `cms reload`" in " ".join((logout.stdout + logout.stderr).split())
     assert SALES == sasl(daemon.home / "cms.sock", SALES)[0]
 
 
@@ -219,7 +219,7 @@ async def test_an_assertion_that_is_rotated(tmp_path: Path) -> None:
         await fetch_anew(daemon)
 
         assert ("refused", 700024) == (stale["state"], stale["problem"]["aadsts"])
-        assert "what client_assertion points to is rotated" in stale["next_move"]
+        assert "what client_assertion points to is renewed" in stale["next_move"]
         assert "ok" == daemon.row(SALES)["state"]
 
 
