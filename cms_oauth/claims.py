@@ -70,7 +70,7 @@ def _claims(claims: Mapping[str, Any]) -> Claims:
     return Claims(
         audience=_text({"aud": audience[0] if isinstance(audience, list) and audience else audience}, "aud"),
         scopes=tuple(scopes.split()),
-        roles=tuple(printable(each) for each in roles if isinstance(each, str)) if isinstance(roles, list) else (),
+        roles=tuple(_safe(each) for each in roles if isinstance(each, str)) if isinstance(roles, list) else (),
         user=_text(claims, *_NAMES),
         tenant=_text(claims, "tid"),
         app=_text(claims, "appid", "azp"),
@@ -87,4 +87,9 @@ def _moment(value: Any) -> float | None:
 
 def _text(claims: Mapping[str, Any], *names: str) -> str:
     """Return the first of these claims that is text, made printable."""
-    return next((printable(text, _MAX_TEXT) for name in names if isinstance(text := claims.get(name), str)), "")
+    return next((_safe(text) for name in names if isinstance(text := claims.get(name), str)), "")
+
+
+def _safe(text: str) -> str:
+    # Nearly every claim is short and printable as it is.
+    return text if text.isprintable() and len(text) <= _MAX_TEXT else printable(text, _MAX_TEXT)

@@ -31,9 +31,7 @@ TOLD = {
     "CMS_HINT": f"sign in again: `cms login {ANN}`",
     "CMS_PAGE": "http://127.0.0.1:8080/",
 }
-TEXT = (
-    f"the password of <ann> & co was changed\nsign in again: `cms login {ANN}`\nThe page for it: http://127.0.0.1:8080/"
-)
+TEXT = f"the password of <ann> & co was changed\nsign in again: `cms login {ANN}`\nSign-in page: http://127.0.0.1:8080/"
 MARKED_UP = TEXT.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 

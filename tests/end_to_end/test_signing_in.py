@@ -284,7 +284,7 @@ def test_a_refusal_that_stays_in_the_browser(person: Person, *, with_daemon: boo
             person.entra.sign_in(there, ANN)
         paste(window, str(shown.value))
         explained = "the user is not assigned to the application (AADSTS50105)"
-        wait_for(window, explained, "the administrator has to assign the user", "The sign-in is still waiting")
+        wait_for(window, explained, "ask the administrator to assign the user", "The sign-in is still waiting")
         person.entra.sign_in(there, ANN)
         window.wait_for(f"{ANN} is signed in")
 

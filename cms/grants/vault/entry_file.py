@@ -40,6 +40,7 @@ from cms.core.accounts import Grant
 from cms.core.lifecycle import Ending
 from cms.grants.secret_sources import Unavailable, storage, unavailable
 from cms.grants.vault.keyring import Key
+from cms.system.files import sync_folder
 from cms_oauth.moves import fill
 
 FORMAT = "cms-vault"
@@ -166,14 +167,6 @@ class StateFolder:
         except OSError as error:
             raise storage(error, f"the state folder {self.path} cannot be used") from None
 
-    def sync(self) -> None:
-        """Write the names in the folder to the disk. Raises OSError."""
-        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
     @contextmanager
     def lock(self, name: str, patience: float | None = None) -> Iterator[None]:
         """Hold `NAME.lock` against other processes. A folder that does not exist has nothing to protect."""
@@ -279,4 +272,4 @@ class EntryFile:
             aside = f"{self.path.name}.damaged-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
             self.path.rename(self.path.with_name(aside))
         self._mark.rename(self.path)
-        self._folder.sync()
+        sync_folder(self._folder.path)

@@ -31,6 +31,7 @@ from cms.grants.vault.entry_file import (
 from cms.grants.vault.keyring import Key
 from cms.grants.vault.keys import Keys
 from cms.grants.vault.vault_key import VaultKey
+from cms.system.files import sync_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +213,7 @@ class Vault:
             for each in (path, path.with_suffix(".redeeming"), *aside, path.with_suffix(".lock")):
                 each.unlink(missing_ok=True)
             if folder.is_dir():
-                self.folder.sync()
+                sync_folder(self.folder.path)
         except OSError as error:
             raise storage(error, f"{path} cannot be deleted") from None
 

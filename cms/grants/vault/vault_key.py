@@ -13,7 +13,7 @@ from cms.grants.secret_sources import Locked, Missing, Unavailable, storage
 from cms.grants.vault.entry_file import MAX_HEADER, StateFolder, parse_header
 from cms.grants.vault.keyring import Key
 from cms.grants.vault.keys import Keys, locked
-from cms.system.files import write_private
+from cms.system.files import sync_folder, write_private
 
 # The file with the id of the key used last: a sign-in after a logout then needs no second keyring entry.
 KEY_NAME = "key-id"
@@ -67,7 +67,7 @@ class VaultKey:
                 self._sweep_locks()
                 for path in (self._name, folder / f"{_LOCK}.lock"):
                     path.unlink(missing_ok=True)
-                self._folder.sync()
+                sync_folder(folder)
             except Missing as missing:
                 raise locked(f"the vault's key cannot be deleted: {missing}") from None
             except OSError as error:

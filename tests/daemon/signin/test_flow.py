@@ -77,7 +77,7 @@ async def test_what_will_not_do_is_refused_with_a_sentence(text: str, words: str
 @pytest.mark.parametrize(
     ("text", "number", "hint"),
     [
-        ("AADSTS50105: Your administrator told <a>you</a> no.", 50105, "the administrator has to assign the user"),
+        ("AADSTS50105: Your administrator told <a>you</a> no.", 50105, "ask the administrator to assign the user"),
         ("Message: aadsts90094: eve=1&x=2", 90094, "`cms admin-consent-url a@example.test`"),
         ("More details: Error Code: 53003 Request Id: 12345", 53003, "start again: `cms login a@example.test`"),
         ("AADSTS700016", 700016, "`cms login a@example.test`"),

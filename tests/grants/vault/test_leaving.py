@@ -12,7 +12,8 @@ from support.grants import NoRing
 
 from cms.core.accounts import Grant, Source, StoredSignIn
 from cms.grants.secret_sources import Absent, Locked, Missing, Unavailable
-from cms.grants.vault.entry_file import Entry, StateFolder
+from cms.grants.vault import vault_key
+from cms.grants.vault.entry_file import Entry
 from cms.grants.vault.keyring import KEY_BYTES, SERVICE, Key, Keyring, Patience, key_id
 from cms.grants.vault.keys import KeyFile, Keys
 from cms.grants.vault.store import Vault
@@ -262,10 +263,10 @@ def test_the_name_of_a_key_that_cannot_be_deleted(tmp_path: Path, monkeypatch: p
     vault = home.vault()
     sign_out(vault)
 
-    def refuse(_folder: StateFolder) -> None:
+    def refuse(_folder: Path) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(StateFolder, "sync", refuse)
+    monkeypatch.setattr(vault_key, "sync_folder", refuse)
 
     assert "storage: the name of the key" in reason(vault.drop_key)
 
