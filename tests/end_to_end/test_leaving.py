@@ -155,7 +155,7 @@ def test_a_key_in_a_real_keyring_goes_too(daemon: Daemon, desktop: Desktop, entr
     said = leave(daemon, ANN)
 
     assert (1, 0) == (made, keys_in_keyring())
-    assert "the key that they were encrypted with (keyring)" in said
+    assert "the key that encrypted them (keyring)" in said
     assert set() == state(daemon)
     daemon.sign_in(ANN, entra)
     assert 1 == keys_in_keyring()
