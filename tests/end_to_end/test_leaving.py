@@ -94,7 +94,7 @@ def test_each_leaves_in_turn(daemon: Daemon, entra: Entra) -> None:
     assert (False, True) == (serves(daemon, ANN), serves(daemon, BOB))
     assert not (daemon.home / "token").exists()
     assert 2 == len([name for name in state(daemon) if name.endswith(".vault")])
-    assert f"the key that they were encrypted with (key file {daemon.key})" in leave(daemon, "--all")
+    assert f"the key that encrypted them (key file {daemon.key})" in leave(daemon, "--all")
     assert (set(), False) == (state(daemon), daemon.key.exists())
     daemon.sign_in(ANN, entra)
     assert serves(daemon, ANN)
