@@ -228,7 +228,7 @@ ENDS = {
     "revoked": Ended(lambda entra: entra.revoke(ANN), 50173, "was revoked"),
     "mfa": Ended(lambda entra: entra.challenge(ANN), 50076, "multi-factor authentication is now required"),
     "consent": Ended(lambda entra: entra.withdraw_consent(ANN), 65001, "has consented to these permissions"),
-    "unused": Ended(lambda entra: entra.revoke(ANN, 700082), 700082, "has expired or was revoked"),
+    "unused": Ended(lambda entra: entra.revoke(ANN, 700082), 700082, "was unused for too long"),
     "policy": Ended(lambda entra: entra.revoke(ANN, 70043), 70043, "sign-in frequency policy"),
 }
 
