@@ -4,7 +4,7 @@ Such text may contain characters that move a terminal's cursor, change its colou
 start a new line that looks like one of cms's own. The fetch path of `cms-oauth` uses this too, so it imports nothing.
 """
 
-# Nobody reads a longer line, and a server may send any amount.
+# People do not read a longer line, and a server may send any amount.
 MAX_LINE = 4096
 
 # Shows that a text was cut.

@@ -314,7 +314,7 @@ _declared = cache(get_type_hints)
 
 
 def _unpacked(value: Any, declared: Any) -> Any:
-    """Return a value of JSON as the declared type, or raise TypeError where it is none such."""
+    """Return a value of JSON as the declared type, or raise TypeError if it is of another type."""
     if is_dataclass(declared):
         return _record(value, declared)
     if declared is Move:

@@ -41,7 +41,7 @@ _RING_AGAIN_SECONDS = 1.0
 
 
 class Report:
-    """What came of a test. `failed` is None where it passed; `reply` is the server's last word on the login.
+    """The result of a test. `failed` is None if it passed; `reply` is the server's last word on the login.
 
     `verdicts` explain a failure, the likeliest first; `stale` says that another token may help; `trace` is the dialogue.
     """

@@ -32,7 +32,7 @@ LEAVE_SECONDS = 1.0
 # Passwords and keys of one word are shorter, and Entra's tokens have a thousand characters and more.
 SHORTEST_TOKEN = 200
 
-# Bytes. No token has as many: a file that has is none.
+# In bytes. No token is that long, so a longer file is not a token file.
 _TOO_LONG = 64 * 1024
 
 log = get_logger()

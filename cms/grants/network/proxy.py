@@ -99,7 +99,7 @@ def refusal(reason: str, host: str) -> Trouble:
 
 
 def no_proxy(host: str) -> Trouble:
-    """Say that what the environment names as a proxy is none. One of the configuration's has been checked."""
+    """Say that the environment names an invalid proxy. The configuration's was checked when it was loaded."""
     return Trouble(
         "network",
         f"the environment names a way to {host} that cms cannot use",

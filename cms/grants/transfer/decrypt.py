@@ -52,7 +52,7 @@ def open_fernet(token: str, encryption: Encryption, password: str) -> str | None
 
 def _try_fernet(token: str, salt: bytes, rounds: int, password: str) -> str | None:
     try:
-        # What no program can have sent as a password is none: UnicodeEncodeError is a ValueError.
+        # A password that cannot be encoded is a wrong one: UnicodeEncodeError is a ValueError.
         key = PBKDF2HMAC(hashes.SHA256(), _KEY_BYTES, salt, rounds).derive(password.encode())
         return Fernet(base64.urlsafe_b64encode(key)).decrypt(token).decode()
     except (InvalidToken, ValueError):

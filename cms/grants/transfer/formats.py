@@ -27,7 +27,7 @@ _PROXY_LEGACY_ROUNDS = 100_000
 _MOST_DIGITS = 10
 
 _PIZAUTH_VERSION = 1
-# A dump holds some accounts with a dozen short strings each: a larger number is none.
+# A dump holds some accounts with a dozen short strings each: a larger number is damage or an attack.
 _PIZAUTH_MOST = 10_000
 
 

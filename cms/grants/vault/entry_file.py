@@ -147,7 +147,7 @@ class StateFolder:
         self._patience = patience
 
     def make(self) -> None:
-        """Make the folder, of mode 0700, where there is none, and make sure that it is ours. Raises Unavailable."""
+        """Create the folder with mode 0700 if it does not exist, and make sure that we own it. Raises Unavailable."""
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
@@ -243,7 +243,7 @@ class EntryFile:
             return None
 
     def reserve(self) -> None:
-        """Mark the grant as being redeemed, with room for its successor. Where there is none, no new mark is left."""
+        """Mark the grant as being redeemed, with room for its successor. If there is no room, no new mark is left."""
         try:
             descriptor = os.open(self._mark, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:

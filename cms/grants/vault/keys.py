@@ -242,7 +242,7 @@ def _source(named: Source | None, environ: Mapping[str, str], ring: KeySource) -
 
 
 def locked(message: str) -> Unavailable:
-    """Say that the vault's key cannot be had now."""
+    """Return the refusal for a vault whose key cannot be read now."""
     return unavailable(
         "locked",
         message,
