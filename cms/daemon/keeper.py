@@ -209,9 +209,7 @@ class Keeper:
         self._epoch += 1
         # A sign-out does not change where the key comes from, nor the application's certificate.
         self.sign_in = replace(self.sign_in, persisted=None, given_at=0.0, redeemed_at=0.0, endings=())
-        trouble = Trouble(
-            "signed-out", _SIGNED_OUT, fill("sign in again with {login}", {"login": cms("login", self.who)})
-        )
+        trouble = Trouble("signed-out", _SIGNED_OUT, fill("sign in again: {login}", {"login": cms("login", self.who)}))
         for scopes in self.lives:
             self._publish(scopes, Life(None, NeedsSignIn(self._clock.boot(), trouble)))
         # Last: the subscribers to the change read the name of the user who was signed in.

@@ -395,7 +395,7 @@ async def test_signing_out_drops_every_token() -> None:
         await trio.sleep(HOUR)
 
         assert ["sign-in-required"] * 2 == [reply.code for reply in replies if isinstance(reply, Deny)]
-        again = f"sign in again with `cms login {BOTH.login}`"
+        again = f"sign in again: `cms login {BOTH.login}`"
         assert [again] * 2 == [reply.hint for reply in replies if isinstance(reply, Deny)]
         assert [None, None] == [life.held for life in world.keeper.lives.values()]
         assert (3, None) == (len(world.provider.asked), world.keeper.sign_in.persisted)

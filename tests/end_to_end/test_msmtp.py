@@ -105,5 +105,5 @@ def test_without_a_token_nothing_is_tried(broker: Daemon, servers: MailServers) 
     status, said, _ = send(broker, servers, USER)
 
     assert EX_CONFIG == status
-    assert f"sign in again with `cms login {USER}`" in said
+    assert f"sign in again: `cms login {USER}`" in said
     assert before == servers.log().count(REFUSED)
