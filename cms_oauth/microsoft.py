@@ -245,6 +245,24 @@ def clouds_of_server(host: str) -> tuple[str, ...]:
     return next((clouds for ending, clouds in _SERVERS if f".{host.lower()}".endswith(ending)), ())
 
 
+# Hosts that take a cloud's mail for delivery (MX), which take no logins; those of domains with DNSSEC are under
+# mx.microsoft (Microsoft: "Office 365 URLs and IP address ranges", "How SMTP DNS-based Authentication of Named Entities
+# works").
+_EXCHANGERS = (
+    (".olc.protection.outlook.com", "personal"),
+    (".mail.protection.outlook.com", "global"),
+    (".mail.eo.outlook.com", "global"),
+    (".mx.microsoft", "global"),
+    (".protection.office365.us", "gcc-high"),
+    (".mail.protection.partner.outlook.cn", "china"),
+)
+
+
+def cloud_of_exchanger(host: str) -> str:
+    """Return the cloud that takes mail for delivery at this host, "" where it is no such host of Microsoft's."""
+    return next((cloud for ending, cloud in _EXCHANGERS if host.lower().rstrip(".").endswith(ending)), "")
+
+
 _PORTAL = "https://entra.microsoft.com"
 # Where administrators of the other clouds work, by login host (Microsoft: "National clouds").
 PORTALS = {

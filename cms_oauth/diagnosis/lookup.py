@@ -18,19 +18,21 @@ from cms_oauth.diagnosis.verdicts import (
     MOVERS,
     Evidence,
     Verdict,
+    all_lines,
     as_data,
-    as_lines,
     evidence_data,
     fill_in,
     for_powershell,
     printable,
 )
 from cms_oauth.microsoft import (
+    CLOUDS,
     EXCHANGE,
     OTHERS,
     PERMISSIONS,
     PERSONAL_TENANT,
     ROLES,
+    cloud_of_exchanger,
     clouds_of_audience,
     clouds_of_server,
     is_personal,
@@ -42,13 +44,14 @@ __all__ = (
     "Claims",
     "Evidence",
     "Verdict",
+    "all_lines",
     "as_data",
-    "as_lines",
     "claims_of",
     "clock_of",
     "diagnose",
     "evidence_data",
     "identifiers_of",
+    "is_greeting",
     "is_stale",
     "may_be_stale",
     "of_client",
@@ -92,15 +95,25 @@ def diagnose(protocol: str, reply: str, evidence: Evidence | None = None) -> tup
     `protocol` is "smtp", "imap" or "pop"; `reply` is the server's text, starting with the code.
     """
     evidence, reply = evidence or Evidence(), printable(reply).strip()
-    row = _row_of(protocol, reply)
     software = _software(reply, evidence)
-    if row is None:
-        verdicts = [mail.OTHER_SERVER] if software else []
-    else:
-        verdicts = _ranked(row, protocol, evidence, foreign=bool(software))
+    verdicts = _ranked(_row_of(protocol, reply), protocol, evidence, foreign=bool(software))
     values = _values(protocol, reply, evidence) | {"software": software}
-    known = tuple(fill_in(each, values) for each in dict.fromkeys(verdicts))
-    return known if row else (*known, _unknown(reply))
+    return tuple(_unknown(reply) if each is mail.UNKNOWN else fill_in(each, values) for each in dict.fromkeys(verdicts))
+
+
+def is_greeting(protocol: str, line: str) -> bool:
+    """Return True if this may be the first line of a mail server of this protocol."""
+    return mail.GREETINGS[protocol].match(line) is not None and _service(protocol, line) in ("", _MAIL[protocol])
+
+
+# What `mail.SERVICES` calls the server of each protocol.
+_MAIL = {"smtp": "an SMTP server", "imap": "an IMAP server", "pop": "a POP server"}
+
+
+def _service(protocol: str, greeting: str) -> str:
+    """Return what kind of server greets like this, "" where the greeting does not tell; a mail server's may say anything."""
+    found = next((name for pattern, name in mail.SERVICES if pattern.match(greeting)), "")
+    return found or ("" if not greeting or mail.GREETINGS[protocol].match(greeting) else "no mail server")
 
 
 def _row_of(protocol: str, reply: str) -> mail.MailRow | None:
@@ -113,17 +126,26 @@ def _shown(protocol: str, evidence: Evidence) -> list[Verdict]:
     return list(dict.fromkeys(filter(None, found)))
 
 
-def _ranked(row: mail.MailRow, protocol: str, evidence: Evidence, *, foreign: bool) -> list[Verdict]:
-    """Return a row's causes and those that the evidence shows; the latter come first if the reply names no cause."""
+def _ranked(row: mail.MailRow | None, protocol: str, evidence: Evidence, *, foreign: bool) -> list[Verdict]:
+    """Return a row's causes and those that the evidence shows; the latter come first if the reply names no cause.
+
+    Where nobody knows the reply, that is said, and before all guesses.
+    """
+    if _service(protocol, evidence.greeting) not in ("", _MAIL[protocol]):
+        return [mail.OTHER_SERVICE]
+    place = [mail.EXCHANGER] if cloud_of_exchanger(evidence.host) else []
+    if row is None:
+        return [*place, *([mail.OTHER_SERVER] if foreign else []), mail.UNKNOWN]
     shown = _shown(protocol, evidence)
     fitting = _fitting(row, protocol, evidence)
-    if not row.unsaid:
-        return fitting + [each for each in shown if each.name in _CERTAIN]
-    if not foreign:
-        return shown + fitting
-    # Exchange's administrators cannot fix another server.
-    certain = [each for each in shown if each.name == mail.EXPIRED.name]
-    return certain + [mail.OTHER_SERVER] + [each for each in shown if each.name in _ANYWHERE]
+    certain = [each for each in shown if each.name in _CERTAIN]
+    if foreign and row.unsaid:
+        # Exchange's administrators cannot fix another server.
+        expired = [each for each in shown if each.name == mail.EXPIRED.name]
+        return [*place, *expired, mail.OTHER_SERVER, *(each for each in shown if each.name in _ANYWHERE)]
+    if row.guess:
+        return [*place, *certain, mail.UNKNOWN, *(shown if row.unsaid else []), *fitting]
+    return [*place, *shown, *fitting] if row.unsaid else [*place, *fitting, *certain]
 
 
 def _fitting(row: mail.MailRow, protocol: str, evidence: Evidence) -> list[Verdict]:
@@ -134,8 +156,12 @@ def _fitting(row: mail.MailRow, protocol: str, evidence: Evidence) -> list[Verdi
 
 def is_stale(verdicts: Sequence[Verdict]) -> bool:
     """Return True if the likeliest cause is an expired or revoked token, so that a new one may help."""
-    first = [each.name for each in verdicts if each.name != mail.OTHER_SERVER.name][:1]
+    first = [each.name for each in verdicts if each.name not in _NO_CAUSES][:1]
     return first in ([mail.EXPIRED.name], [mail.REVOKED.name])
+
+
+# Verdicts that leave open whether the token is good.
+_NO_CAUSES = {each.name for each in (mail.OTHER_SERVER, mail.UNKNOWN, mail.SERVICE_PRINCIPAL)}
 
 
 def may_be_stale(protocol: str, reply: str, evidence: Evidence) -> bool:
@@ -156,8 +182,15 @@ def _expired(_: str, evidence: Evidence) -> Verdict | None:
 
 
 def _revoked(_: str, evidence: Evidence) -> Verdict | None:
-    """Find a token that the server calls invalid. Dovecot says so of every token it refuses, even another user's."""
-    return mail.REVOKED if _STALE.search(evidence.challenge) and not _is_other_user(evidence) else None
+    """Find a token that the server calls invalid.
+
+    Dovecot says so of every token it refuses, even another user's, and Exchange of one of an application without a
+    service principal.
+    """
+    if _is_other_user(evidence) or _is_application(evidence):
+        # There is a likelier reason.
+        return None
+    return mail.REVOKED if _STALE.search(evidence.challenge) else None
 
 
 def _perhaps_revoked(_: str, evidence: Evidence) -> Verdict | None:
@@ -197,7 +230,7 @@ def _role(protocol: str, evidence: Evidence) -> Verdict | None:
 
 
 def _application(_: str, evidence: Evidence) -> Verdict | None:
-    return mail.SERVICE_PRINCIPAL if evidence.claims and evidence.claims.application else None
+    return mail.SERVICE_PRINCIPAL if _is_application(evidence) else None
 
 
 def _user(protocol: str, evidence: Evidence) -> Verdict | None:
@@ -228,8 +261,8 @@ _FINDINGS: tuple[Finding, ...] = (
     _scope,
     _role,
     _user,
-    _perhaps_revoked,
     _application,
+    _perhaps_revoked,
     _personal_host,
     _clock,
 )
@@ -256,6 +289,10 @@ def _fits(cause: Verdict, protocol: str, evidence: Evidence) -> bool:
 def _is_other_user(evidence: Evidence) -> bool:
     claimed = evidence.claims.user if evidence.claims else ""
     return bool(claimed and evidence.user) and claimed.lower() != evidence.user.lower()
+
+
+def _is_application(evidence: Evidence) -> bool:
+    return evidence.claims is not None and evidence.claims.application
 
 
 def _is_of_personal_accounts(cause: Verdict) -> bool:
@@ -293,11 +330,13 @@ def _permission(scope: str) -> str:
 def _values(protocol: str, reply: str, evidence: Evidence) -> dict[str, moves.Value]:
     """Return the values for the fields of the verdicts' templates."""
     claims, user = evidence.claims or Claims(), evidence.user
+    login = moves.REFRESH if claims.application else moves.cms("login", user)
     return {
         "mailbox": for_powershell(user or "USER@DOMAIN"),
         "trustee": for_powershell(claims.user or "PERSON@DOMAIN"),
         "user": user or "the user",
-        "login": moves.cms("login", user),
+        "login": login,
+        "again": moves.fill(_APPLICATION_AGAIN if claims.application else _AGAIN, {"login": login}),
         "check": moves.Command(
             ("cms-oauth", f"--user={user or 'USER@DOMAIN'}", f"--test-{protocol}={evidence.host or 'HOST'}")
         ),
@@ -310,12 +349,31 @@ def _values(protocol: str, reply: str, evidence: Evidence) -> dict[str, moves.Va
         "protocol": protocol.upper(),
         "switch": _SWITCHES.get(protocol, ""),
         "host": evidence.host or "HOST",
+        "login_host": _login_host(protocol, evidence),
+        "reply": printable(reply, _MAX_TEXT) or "nothing",
+        "kind": _service(protocol, evidence.greeting),
+        "answer": printable(evidence.greeting, _MAX_TEXT),
         "offered": ", ".join(evidence.offered) or "none",
         "challenge": printable(evidence.challenge, _MAX_TEXT) or "it does not say which",
         "wait": span(seconds) if (seconds := wait_of(reply)) is not None else "some minutes",
         "ago": span((evidence.now or 0) - (evidence.skew or 0) - (claims.expires or 0)),
         "skew": f"{span(abs(evidence.skew or 0))} {'ahead' if (evidence.skew or 0) > 0 else 'behind'}",
     }
+
+
+# Who signs in again, which is nobody for an application.
+_AGAIN = "sign in again: {login}"
+_APPLICATION_AGAIN = "ask an administrator whether the application is still enabled in Entra and known to Exchange"
+
+
+def _login_host(protocol: str, evidence: Evidence) -> str:
+    """Return where Exchange Online takes logins over this protocol, in the cloud that host or token name."""
+    token = clouds_of_audience(evidence.claims.audience) if evidence.claims else ()
+    names = (cloud_of_exchanger(evidence.host), *clouds_of_server(evidence.host), *token)
+    name = "personal" if _is_personal(evidence) else next(filter(None, names), "global")
+    cloud = CLOUDS[name]
+    hosts = {"smtp": (cloud.smtp_host, 587), "imap": (cloud.imap_host, 993), "pop": (cloud.pop_host, 995)}
+    return "{}, port {}".format(*hosts[protocol])
 
 
 # Exchange's SMTP greeting contains its time, in the format of RFC 5322.
@@ -427,17 +485,13 @@ def identifiers_of(reply: str) -> tuple[str, ...]:
     return tuple(_IDENTIFIERS.findall(printable(reply)))
 
 
-_UNKNOWN = Verdict(
-    "unknown",
-    "cms does not know this reply: {reply}",
-    "you",
-    ("read the reply: nothing more is known",),
-)
 _FOR_SUPPORT = "give support these identifiers: {identifiers}"
 
 
 def _unknown(reply: str) -> Verdict:
-    """Return the verdict for an unknown reply: the reply on one line, and the identifiers for support."""
+    """Return the verdict for an unknown reply: the reply on one line, what its code says, and the identifiers for support."""
     known = identifiers_of(reply)
+    said = next((meaning for pattern, meaning in mail.CODES if pattern.search(reply)), "")
+    steps = (f"read the reply; its code says: {said}",) if said else mail.UNKNOWN.steps
     values = {"reply": printable(reply.strip(), _MAX_TEXT) or "nothing", "identifiers": " ".join(known)}
-    return fill_in(replace(_UNKNOWN, steps=(*_UNKNOWN.steps, *([_FOR_SUPPORT] if known else []))), values)
+    return fill_in(replace(mail.UNKNOWN, steps=(*steps, *([_FOR_SUPPORT] if known else []))), values)

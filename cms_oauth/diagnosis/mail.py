@@ -181,7 +181,7 @@ CREDENTIALS = Verdict(
     "credentials-incorrect",
     "Exchange rejected the token, or a password sent instead of a token, as wrong.",
     "you",
-    ("sign in again: {login}", "make sure that the mail program sends a token, not a password: see docs/clients/"),
+    ("{again}", "make sure that the mail program sends a token, not a password: see docs/clients/"),
     _AT_ONCE,
     _OAUTH,
     ("the user credentials were incorrect", "535 5.7.139"),
@@ -287,11 +287,35 @@ EXPIRED = Verdict(
     f"{_LEARN}/entra/identity-platform/access-tokens",
     ("access token expired", "535 5.7.3", "AUTHENTICATE failed"),
 )
+SESSION_OVER = Verdict(
+    "session-token-expired",
+    "The sign-in worked; Exchange ended the session when the token that began it expired, after an hour or so.",
+    "you",
+    (
+        "let the mail program connect and log in again: it gets a new token for that from cms",
+        "if it cannot do that by itself: let it run for less than an hour at a time, or update it",
+    ),
+    _AT_ONCE,
+    f"{_LEARN}/entra/identity-platform/access-tokens",
+    ("BYE Session invalidated - AccessTokenExpired", "BAD Command received in Invalid state"),
+)
+SESSION_ENDED = Verdict(
+    "session-ended",
+    "The sign-in worked; Exchange ended the session later, for a reason that cms does not know ({reply}).",
+    "you",
+    (
+        "connect and log in again",
+        "if that fails too, its answer says more: {check}",
+    ),
+    _AT_ONCE,
+    "",
+    ("BYE Session invalidated",),
+)
 REVOKED = Verdict(
     "token-revoked",
     "The server says that the token is expired or revoked ({challenge}).",
     "you",
-    ("get a new one: {refresh}", "if the server refuses that too, sign in again: {login}"),
+    ("get a new one: {refresh}", "if the server refuses that too, {again}"),
     _AT_ONCE,
     f"{_LEARN}/entra/identity-platform/access-tokens",
     ("invalid_token", "401 Bearer", "token revoked"),
@@ -398,11 +422,36 @@ OTHER_SERVER = Verdict(
     "https://doc.dovecot.org/main/core/config/auth/databases/oauth2.html",
     ("Dovecot AUTHENTICATIONFAILED", "Postfix 535 5.7.8", "exim 535 Incorrect authentication data"),
 )
+OTHER_SERVICE = Verdict(
+    "no-mail-server",
+    "What answered is {kind}, not {protocol}: host or port is wrong, or something in between answers in its place ({answer}).",
+    "you",
+    (
+        "check host and port: SMTP uses port 587 with STARTTLS (or 465 with TLS), IMAP 993, POP 995",
+        "Exchange Online: {login_host}",
+        "if both are right: a proxy, a firewall or a captive portal of this network answers; open a page in a browser, or ask whoever runs the network",
+    ),
+    _AT_ONCE,
+    _PERSONAL,
+    ("HTTP/1.1 400 Bad Request", "SSH-2.0-OpenSSH", "220 FTP server ready"),
+)
+EXCHANGER = Verdict(
+    "mail-exchanger",
+    "{host} takes mail for delivery (an MX), but no logins.",
+    "you",
+    ("log in at {login_host}, not at {host}",),
+    _AT_ONCE,
+    _SMTP_AUTH,
+    ("mail.protection.outlook.com", "mx.microsoft", "AUTH not advertised on port 25"),
+)
 NO_OAUTH = Verdict(
     "no-oauth",
     "The server does not offer OAuth2 login on this port; it offers: {offered}.",
     "you",
-    ("check host and port: SMTP uses port 587 with STARTTLS, IMAP 993, POP 995; port 25 accepts no logins",),
+    (
+        "check host and port: SMTP uses port 587 with STARTTLS, IMAP 993, POP 995; port 25 is for delivery and often accepts no logins",
+        "Exchange Online: {login_host}",
+    ),
     _AT_ONCE,
     _PERSONAL,
     ("504 5.7.4 Unrecognized authentication type", "503 5.5.1 authentication not enabled", "AUTH not advertised"),
@@ -667,6 +716,19 @@ NO_CONNECTION = Verdict(
     "",
     ("Connection refused", "Network is unreachable", "No route to host", "Connection timed out"),
 )
+NO_GREETING = Verdict(
+    "no-greeting",
+    "Nothing came from {host}: something in between drops the packets, or another service listens there that waits for the client to speak first, such as a web server or one with TLS from the first byte.",
+    "you",
+    (
+        "check host and port: 587, 143 and 110 start unencrypted; 465, 993 and 995 start with TLS",
+        "Exchange Online: {login_host}",
+        "if both are right: ask whoever runs the network whether a firewall blocks the port; if nothing does, try again later",
+    ),
+    _AT_ONCE,
+    "",
+    ("timed out", "no greeting"),
+)
 NO_ANSWER = Verdict(
     "no-answer",
     "The server, or a device in between, closed the connection or stopped answering.",
@@ -676,6 +738,14 @@ NO_ANSWER = Verdict(
     "",
     ("Connection unexpectedly closed", "timed out", "421 4.4.2 Connection dropped"),
 )
+# --- what nobody has seen yet ---
+
+UNKNOWN = Verdict(
+    "unknown",
+    "cms does not know this reply: {reply}",
+    "you",
+    ("read the reply: nothing more is known",),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -683,7 +753,9 @@ class MailRow:
     """A server's reply and its possible causes, the likeliest first.
 
     `pattern` is searched for without regard to case. `unsaid` is True if the reply does not name its cause, or is known
-    to name a wrong one: the token and the server's behaviour then decide. `source` is where the wording comes from.
+    to name a wrong one: the token and the server's behaviour then decide. `guess` is True if the pattern knows only the
+    reply's number or a vague word, not its words: the causes are then guesses, and said so. `source` is where the wording
+    comes from.
     """
 
     protocols: tuple[str, ...]
@@ -691,23 +763,33 @@ class MailRow:
     causes: tuple[Verdict, ...]
     source: str
     unsaid: bool = False
+    guess: bool = False
 
 
 # An enhanced status code (RFC 3463) in a row's pattern: it must not be part of a longer number, such as an address.
 _CODE = re.compile(r"#(\d\.\d+\.\d+)")
 
+# `~` in a row's pattern: the reply's words end here, and only identifiers follow. What goes on names a cause of its own.
+_END = r"[.!]?\s*(\[[^\]]*\][.\s]*)*$"
+
 
 def _row(
-    protocols: str, pattern: str, *causes: Verdict, source: str = "Exchange Online, SMTP", unsaid: bool = False
+    protocols: str,
+    pattern: str,
+    *causes: Verdict,
+    source: str = "Exchange Online, SMTP",
+    unsaid: bool = False,
+    guess: bool = False,
 ) -> MailRow:
-    whole = _CODE.sub(lambda code: rf"(?<![\d.]){re.escape(code[1])}(?!\.?\d)", pattern)
-    return MailRow(tuple(protocols.split()), re.compile(whole, re.IGNORECASE), causes, source, unsaid)
+    whole = _CODE.sub(lambda code: rf"(?<![\d.]){re.escape(code[1])}(?!\.?\d)", pattern).replace("~", _END)
+    return MailRow(tuple(protocols.split()), re.compile(whole, re.IGNORECASE), causes, source, unsaid, guess)
 
 
 _ANY = "smtp imap pop"
 _D4 = "Exchange Online, IMAP and POP"
 _OTHERS = "sources of Dovecot, Postfix and exim"
 _OWN = "cms_oauth.mailtest"
+_STANDARD = "RFC 5321, RFC 4954"
 
 # Possible causes of a refusal that names none; the evidence sorts them (`lookup`).
 _LAST = (FULL_ACCESS, SECURITY_DEFAULTS, CONDITIONAL_ACCESS, ENTERPRISE_APP, LICENCE, SERVICE_PRINCIPAL)
@@ -745,24 +827,39 @@ ROWS = (
     _row(_ANY, r"basic auth\w* is (disabled|not supported)|#5.7.30", BASIC_AUTH),
     _row("smtp", r"credentials were incorrect", CREDENTIALS, OTHER_USER, unsaid=True),
     _row("smtp", r"#4.7.66|tls 1\.[01]\b", OLD_TLS, source="Microsoft's note on legacy TLS clients"),
-    _row("smtp", r"starttls command first|must issue a? ?starttls", NO_TLS, source=_OTHERS),
+    _row(
+        "smtp",
+        r"starttls command first|must issue a? ?starttls|#5.7.11|requires encryption|encryption required",
+        NO_TLS,
+        source=_OTHERS,
+    ),
     _row("smtp", r"^504|#5.7.4 unrecogni[sz]ed", NO_OAUTH, NO_TLS),
     _row("smtp", r"not enabled|not advertised|^502", NO_OAUTH, source=_OTHERS),
-    _row("smtp", r"#5.5.124|^501|invalid xoauth2", MALFORMED),
+    _row("smtp", r"#5.5.124|^501 5\.5\.\d|invalid xoauth2|base64", MALFORMED),
     # SMTP, when a message is sent.
-    _row("smtp", r"#5.7.57|^530", NOT_LOGGED_IN),
+    _row("smtp", r"#5.7.57|not authenticated|authentication (is )?required", NOT_LOGGED_IN),
     _row("smtp", r"sendasdenied|#5.7.60|#5.2.252|send as this sender|sender address rejected: not owned", SEND_AS),
     _row("smtp", r"logon failure|logonfailed", LOGON_FAILURE, SERVICE_PRINCIPAL),
-    _row("smtp", r"^432|concurrent|thread limit", TOO_MANY_CONNECTIONS),
+    _row("smtp", r"^432 4\.3\.2|concurrent|thread limit", TOO_MANY_CONNECTIONS),
     _row("smtp", r"submissionquotaexceeded|#5.1.90|daily limit|recipient ?rate ?limit|submission rate", SENDING_LIMIT),
     _row("smtp", r"#5.7.705|#5.7.708", ORGANISATION_LIMIT, source="Microsoft's list of NDR codes"),
-    _row("smtp", r"#5.3.4|#5.2.3|^552|message size|sendsizelimit|too large", TOO_BIG),
+    _row("smtp", r"#5.3.4|#5.2.3|message size|sendsizelimit|too large", TOO_BIG),
     _row("smtp", r"#5.1.8|bad outbound sender", RESTRICTED),
     _row("smtp", r"#5.2.2|mailbox (is )?full", MAILBOX_FULL),
     _row("smtp", r"\bPRX\d\b", PROXY_FAILURE, LICENCE),
     _row("smtp", r"^421 4\.4\.2|connection dropped", NO_ANSWER),
-    _row("smtp", r"temporary authentication failure|^4[235]\d", BACKEND),
-    _row("smtp", r"authentication unsuccessful|^535|^534|^538", *_SMTP_CAUSES, unsaid=True),
+    _row(
+        "smtp",
+        r"^4\d\d.*(temporar|try again|later|at present|not active|not available|unavailable)|#4.3.[012]",
+        BACKEND,
+    ),
+    _row("smtp", r"authentication (unsuccessful|failed|credentials invalid)~", *_SMTP_CAUSES, unsaid=True),
+    # SMTP, known by the number alone.
+    _row("smtp", r"^53[458]", *_SMTP_CAUSES, source=_STANDARD, unsaid=True, guess=True),
+    _row("smtp", r"^530", NOT_LOGGED_IN, source=_STANDARD, guess=True),
+    _row("smtp", r"^501", MALFORMED, source=_STANDARD, guess=True),
+    _row("smtp", r"^552", TOO_BIG, MAILBOX_FULL, source=_STANDARD, guess=True),
+    _row("smtp", r"^4\d\d", BACKEND, source=_STANDARD, guess=True),
     # IMAP and POP: replies that are not about the login.
     _row("imap", r"appendable message|\[TOOBIG\]", TOO_BIG, source="user reports"),
     _row("imap", r"command argument error", BAD_MESSAGE, source="user reports"),
@@ -770,13 +867,28 @@ ROWS = (
     _row("imap pop", r"overquota|quota exceeded", MAILBOX_FULL, source="RFC 5530"),
     _row(
         "imap pop",
-        r"too many|maximum number of connections|connection limit|\[LIMIT\]",
+        r"too many (\w+ ){0,3}(connections|sessions|logins)|maximum number of connections|connection limit|\[LIMIT\]",
         TOO_MANY_CONNECTIONS,
         source=_D4,
     ),
     _row("pop", r"login-delay|in-use", POP_POLLING, BACKEND, source=_D4),
     # Exchange says this for anything that is wrong with the login, and for logins that come too often.
-    _row("pop", r"logon failure", POP_POLLING, BACKEND, *_POP_CAUSES, source=_D4, unsaid=True),
+    _row(
+        "pop",
+        r"logon failure(: unknown user name or bad password)?~",
+        POP_POLLING,
+        BACKEND,
+        *_POP_CAUSES,
+        source=_D4,
+        unsaid=True,
+    ),
+    _row(
+        "imap pop",
+        r"session invalidated - accesstokenexpired|received in invalid state",
+        SESSION_OVER,
+        source="user reports",
+    ),
+    _row("imap pop", r"session invalidated", SESSION_ENDED, source="user reports"),
     _row("imap", r"trying command when not connected", THROTTLED, HUNG_UP, source="user reports"),
     _row("imap", r"^(\* )?(bye )?connection closed\.?$", HUNG_UP, BAD_MESSAGE, BACKEND, source="user reports"),
     # IMAP and POP: the login.
@@ -822,21 +934,38 @@ ROWS = (
     ),
     _row(
         "imap",
-        r"authenticate failed|authentication ?failed|invalid credentials",
+        r"authenticate failed~|authentication ?failed~|invalid credentials~",
         *_IMAP_CAUSES,
         source=_D4,
         unsaid=True,
     ),
     # The answer to LOGIN, which sends a password; a token is sent with AUTHENTICATE.
-    _row("imap", r"login failed", BASIC_AUTH, *_IMAP_CAUSES, source="user reports", unsaid=True),
+    _row("imap", r"login failed~", BASIC_AUTH, *_IMAP_CAUSES, source="user reports", unsaid=True),
     _row(
         "pop",
-        r"authentication fail|unknown user name|\[AUTH\]|\[SYS/PERM\]|invalid credentials",
+        r"authentication fail(ed|ure)(: unknown user name or bad password)?~|invalid credentials~",
         *_POP_CAUSES,
         source=_D4,
         unsaid=True,
     ),
     _row("imap pop", r"unsupported|unknown command|command unrecogni[sz]ed", NO_OAUTH, source=_OTHERS),
+    # IMAP and POP, known by a code or a vague word alone.
+    _row(
+        "imap",
+        r"\[AUTHENTICATIONFAILED\]|authenticat|credentials|login failed",
+        *_IMAP_CAUSES,
+        source="RFC 5530",
+        unsaid=True,
+        guess=True,
+    ),
+    _row(
+        "pop",
+        r"\[AUTH\]|\[SYS/PERM\]|authenticat|credentials|logon failure|unknown user name",
+        *_POP_CAUSES,
+        source="RFC 3206",
+        unsaid=True,
+        guess=True,
+    ),
     # The connection failed before any dialogue.
     _row(_ANY, r"offers no oauth2 login", NO_OAUTH, source=_OWN),
     _row(_ANY, r"offers no tls", NO_TLS, source=_OWN),
@@ -849,9 +978,10 @@ ROWS = (
     ),
     _row(_ANY, r"cannot be resolved|name or service not known", NO_NAME, source=_OWN),
     _row(_ANY, r"no connection with|connection refused|unreachable|no route to host", NO_CONNECTION, source=_OWN),
+    _row(_ANY, r"nothing came from", NO_GREETING, source=_OWN),
     _row(
         _ANY,
-        r"no whole answer|not done after|connection was closed|timed out|unexpectedly closed|connection reset",
+        r"no whole answer|ended the connection|not done after|connection was closed|timed out|unexpectedly closed|connection reset",
         NO_ANSWER,
         source=_OWN,
     ),
@@ -874,4 +1004,46 @@ SOFTWARE = (
     ("Google", re.compile(r"\bgsmtp\b|\bGimap ready\b|Username and Password not accepted", re.IGNORECASE)),
     ("Cyrus", re.compile(r"\bCyrus (IMAP|POP3)\b", re.IGNORECASE)),
     ("Courier", re.compile(r"\bCourier-IMAP\b", re.IGNORECASE)),
+)
+
+# How a mail server's first line begins (RFC 5321, 3501, 1939), and what else answers at a wrong port: the first match
+# counts.
+GREETINGS = {
+    "smtp": re.compile(r"[2-5]\d\d(?!\d)"),
+    "imap": re.compile(r"\* (OK|PREAUTH|BYE)\b", re.IGNORECASE),
+    "pop": re.compile(r"[+]OK|-ERR", re.IGNORECASE),
+}
+SERVICES = tuple(
+    (re.compile(pattern, re.IGNORECASE), name)
+    for pattern, name in (
+        (r"HTTP/\d|RTSP/\d|<!doctype|<html", "a web server"),
+        (r"SSH-\d", "an SSH server"),
+        (r"2\d\d[ -](?!.*\bE?SMTP\b).*\b(ftp|ftpd|filezilla)\b|220 \(vsFTPd", "an FTP server"),
+        (r"20[01][ -](?!.*\bE?SMTP\b).*\b(nntp|nnrp|innd?|usenet|news)\b", "a news server"),
+        (r"220[ -].*\blmtp\b", "an LMTP server, which takes no logins"),
+        (r'"(IMPLEMENTATION|SIEVE)"', "a ManageSieve server"),
+        (r"\* (OK|PREAUTH|BYE)\b", "an IMAP server"),
+        (r"[+]OK", "a POP server"),
+        (r"220[ -]", "an SMTP server"),
+    )
+)
+
+# What the standards say of a reply whose words nobody knows (RFC 5321, 4.2; RFC 4954, 6; RFC 5530; RFC 3206).
+CODES = tuple(
+    (re.compile(pattern), meaning)
+    for pattern, meaning in (
+        (r"^421", "it closes the connection, and another try may work later"),
+        (r"^432", "a password has to be changed first"),
+        (r"^454", "the login failed for the moment"),
+        (r"^501", "it could not read what was sent"),
+        (r"^530", "a login is required first"),
+        (r"^534", "this way to log in is too weak for the account"),
+        (r"^535", "it refused the login"),
+        (r"^538", "this way to log in needs encryption"),
+        (r"^552", "a limit for size or storage is exceeded"),
+        (r"^4\d\d|\[UNAVAILABLE\]|\[SYS/TEMP\]", "the fault is temporary: the same may work later"),
+        (r"\[SYS/PERM\]|\[CONTACTADMIN\]", "whoever runs the server has to look at it"),
+        (r"\[AUTHENTICATIONFAILED\]|\[AUTH\]", "it refused the login"),
+        (r"^5\d\d", "the fault is permanent: the same will not work later"),
+    )
 )

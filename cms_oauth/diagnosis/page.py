@@ -12,7 +12,7 @@ from dataclasses import replace
 from cms_oauth.diagnosis import entra, local, mail
 from cms_oauth.diagnosis.lookup import of_row
 from cms_oauth.diagnosis.verdicts import WHO, Verdict, fill_in
-from cms_oauth.moves import Command, Value, cms
+from cms_oauth.moves import Command, Value, cms, fill
 
 _TOP = """# Troubleshooting
 
@@ -34,6 +34,11 @@ _PLACEHOLDERS: dict[str, Value] = {
     "trustee": "person@domain.com",
     "claimed": "person@domain.com",
     "login": cms("login", "user@domain.com"),
+    "again": fill("sign in again: {login}", {"login": cms("login", "user@domain.com")}),
+    "login_host": "smtp.office365.com, port 587 (outlook.office365.com, ports 993 and 995)",
+    "reply": "its words",
+    "kind": "a web server or another service",
+    "answer": "its first line",
     "check": Command(("cms-oauth", "--user=user@domain.com", "--test-smtp=HOST")),
     "credential": "client_secret (certificate, client_assertion)",
     "consent": cms("admin-consent-url", "user@domain.com"),
@@ -75,7 +80,10 @@ _CONNECTIONS = (
     mail.TLS_BROKEN,
     mail.NO_NAME,
     mail.NO_CONNECTION,
+    mail.NO_GREETING,
     mail.NO_ANSWER,
+    mail.OTHER_SERVICE,
+    mail.EXCHANGER,
     mail.NO_TLS,
     mail.OLD_TLS,
 )
@@ -90,6 +98,8 @@ _OTHERS = (
     mail.TOO_BIG,
     mail.BAD_MESSAGE,
     mail.HUNG_UP,
+    mail.SESSION_OVER,
+    mail.SESSION_ENDED,
     mail.FOLDER,
     mail.MAILBOX_FULL,
     mail.RESTRICTED,

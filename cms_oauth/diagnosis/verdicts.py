@@ -7,7 +7,7 @@ Pure. The tables are `entra`, `mail` and `local`; `lookup` searches them.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from cms_oauth.claims import Claims
@@ -19,8 +19,8 @@ __all__ = (
     "Claims",
     "Evidence",
     "Verdict",
+    "all_lines",
     "as_data",
-    "as_lines",
     "evidence_data",
     "fill_in",
     "for_powershell",
@@ -68,6 +68,7 @@ class Evidence:
     - `user`: the SASL user. `host`: the server's name. `claims`: what the token says.
     - `offered`: the mechanisms that the server advertised. `greeting`: its first line. `challenge`: what it sent during
       the login.
+    - `accepted`: True if the server had accepted the login before it refused.
     - `skew`: by how many seconds this machine's clock is ahead of a server's, from a Date header or a greeting.
     - `now`: this machine's Unix time.
     - `personal`: True for a personal account, False for others, None if unknown.
@@ -82,6 +83,7 @@ class Evidence:
     greeting: str = ""
     challenge: str = ""
     personal: bool | None = None
+    accepted: bool = False
 
 
 def fill_in(verdict: Verdict, values: Mapping[str, Value]) -> Verdict:
@@ -101,14 +103,21 @@ def for_powershell(text: str) -> str:
     return text if _BARE.fullmatch(text) else "'" + re.sub("(['\u2018\u2019\u201a\u201b])", r"\1\1", text) + "'"
 
 
-def as_lines(verdict: Verdict, *, likely: bool = False) -> list[str]:
-    """Return the verdict as lines for people; `likely` adds that the cause is not certain."""
-    meaning = "what it most likely means" if likely else "what it means"
-    lines = [f"{meaning}: {verdict.cause}", f"who can fix it: {WHO[verdict.mover]}"]
-    lines += [f"  {number}. {step}" for number, step in enumerate(verdict.steps, 1)]
-    lines += [verdict.duration()] if verdict.takes else []
-    lines += [f"see: {verdict.link}"] if verdict.link else []
-    return lines
+# The name of the verdict that a reply is unknown; those that follow it are guesses.
+UNKNOWN = "unknown"
+
+
+def all_lines(verdicts: Sequence[Verdict]) -> list[str]:
+    """Return verdicts as lines for people: the likeliest in full, the others in one line each."""
+    first, *others = verdicts
+    guessed = first.name == UNKNOWN
+    meaning = "what it most likely means" if others and not guessed else "what it means"
+    lines = [f"{meaning}: {first.cause}", f"who can fix it: {WHO[first.mover]}"]
+    lines += [f"  {number}. {step}" for number, step in enumerate(first.steps, 1)]
+    lines += [first.duration()] if first.takes else []
+    lines += [f"see: {first.link}"] if first.link else []
+    lines += ["guesses:" if guessed else "less likely:"] if others else []
+    return lines + [f"  - {each.cause} {each.hint()}" for each in others]
 
 
 def as_data(verdict: Verdict) -> dict[str, object]:

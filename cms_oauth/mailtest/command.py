@@ -11,6 +11,7 @@ import sys
 
 from cms_oauth import dial, wire
 from cms_oauth.diagnosis import lookup
+from cms_oauth.diagnosis.verdicts import UNKNOWN
 from cms_oauth.fetch import Credential, Options, fetch, report, write
 from cms_oauth.mailtest import run as mailtest
 
@@ -54,17 +55,14 @@ def _end(options: Options, outcome: mailtest.Report) -> int:
 
 
 def _explained(outcome: mailtest.Report) -> list[str]:
-    """Return the likeliest verdict in full, the others in one line each, and the identifiers for support."""
+    """Return what the verdicts say, and the identifiers for support."""
     if not outcome.verdicts or not outcome.evidence.host:
         # A failure of the client itself is reported in one line, as without a test.
         return []
-    first, *others = outcome.verdicts
-    lines = lookup.as_lines(first, likely=bool(others))
-    lines += ["less likely:"] if others else []
-    lines += [f"  - {each.cause} {each.hint()}" for each in others]
+    lines = lookup.all_lines(outcome.verdicts)
     support = f"for Microsoft's support: {' '.join(lookup.identifiers_of(outcome.reply))}"
     # An unknown reply has them among its steps.
-    return lines if support.endswith(": ") or first.name == "unknown" else [*lines, support]
+    return lines if support.endswith(": ") or outcome.verdicts[0].name == UNKNOWN else [*lines, support]
 
 
 def _as_data(outcome: mailtest.Report) -> dict[str, object]:

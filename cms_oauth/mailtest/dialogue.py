@@ -72,7 +72,7 @@ class Dialogue:
 
     `greeting`, `offered` and `challenge` are what the server said before its decision. `greeted` is how many seconds this
     machine's clock was ahead of the time in the greeting, None if that had none. `passed` is the answer to a successful
-    login; `goodbye` is what the server said when it ended the dialogue early.
+    login, and `step` the command that followed; `goodbye` is what the server said when it ended the dialogue early.
     """
 
     # A server may quote a credential cut off. A piece of this many characters counts as the credential, and `mask`
@@ -88,6 +88,7 @@ class Dialogue:
         self.offered: tuple[str, ...] = ()
         self.challenge = ""
         self.passed = ""
+        self.step = ""
         self.goodbye = ""
         self._texts = {"XOAUTH2": sasl.xoauth2(user, token), "OAUTHBEARER": sasl.oauthbearer(user, token)}
         self._forms = "\n".join([token, *map(sasl.encode, (token, *self._texts.values()))])
@@ -108,6 +109,10 @@ class Dialogue:
         """Show one line of the dialogue on stderr, and keep it."""
         self.trace.append(self.mask(text))
         print(self.trace[-1], file=sys.stderr, flush=True)
+
+    def logged_in(self, answer: str, step: str) -> None:
+        """Keep the answer to a login that worked, and name the command that comes next."""
+        self.passed, self.step = answer, step
 
     def greet(self, text: str) -> None:
         """Keep the server's first line as its greeting; ignore later ones."""

@@ -75,7 +75,7 @@ def _imap_login(imap: imaplib.IMAP4, dialogue: Dialogue) -> None:
     with _said_no():
         # Any: typeshed has it for text, and it is a list of bytes.
         said: Any = imap.authenticate(mechanism, answers(dialogue, mechanism))
-    dialogue.passed = f"{said[0]} {said[1][0].decode(errors='replace')}"
+    dialogue.logged_in(f"{said[0]} {said[1][0].decode(errors='replace')}", f"EXAMINE {dialogue.mailbox}")
     with _said_no(after_login=True):
         status, data = imap.select(_mailbox_name(dialogue.mailbox), readonly=True)
         if status != "OK":

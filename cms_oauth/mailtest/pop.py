@@ -31,7 +31,9 @@ class _Pop(poplib.POP3):
         self._dialogue = dialogue
         try:
             super().__init__(place.host, place.port, timeout=ANSWER_SECONDS, **tls)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, poplib.error_proto) and isinstance(error.args[0], bytes):
+                dialogue.greet(error.args[0].decode(errors="replace"))
             # poplib leaves its socket open when the greeting is bad, and has none when there was no connection.
             with suppress(AttributeError):
                 self.close()
@@ -97,4 +99,4 @@ def _pop_login(pop: _Pop, dialogue: Dialogue) -> None:
         reply = pop.ask(line(answer(decoded(reply[2:]))))
     if not reply.startswith("+OK"):
         raise Refused(reply, temporary=is_temporary(reply))
-    dialogue.passed = reply
+    dialogue.logged_in(reply, "STAT")

@@ -27,7 +27,7 @@ from cms_oauth.claims import claims_of
 from cms_oauth.diagnosis import lookup
 from cms_oauth.diagnosis.verdicts import Evidence, Verdict
 from cms_oauth.dial import Failed
-from cms_oauth.mailtest.dialogue import Dialogue, Place, Refused, place_of
+from cms_oauth.mailtest.dialogue import ANSWER_SECONDS, Dialogue, Place, Refused, place_of
 from cms_oauth.mailtest.imap import test_imap
 from cms_oauth.mailtest.pop import test_pop
 from cms_oauth.mailtest.smtp import smtp_text, test_smtp
@@ -94,11 +94,13 @@ def run(
     except Refused as refused:
         reply = dialogue.mask(refused.text)
         code = "unavailable" if refused.temporary else "denied"
-        what = f"{place} refused {user} over {test.upper()}: {reply}"
+        what = f"{place} refused {dialogue.step or user} over {test.upper()}: {reply}"
     except (OSError, EOFError, ValueError, smtplib.SMTPException, imaplib.IMAP4.error, poplib.error_proto) as error:
-        code, what, reply = "unavailable", *_no_dialogue(place, dialogue, error)
+        code, what, reply = "unavailable", *_no_dialogue(test, place, dialogue, error)
     else:
         return Report(None, reply=dialogue.passed, evidence=_evidence(given, place, dialogue), trace=dialogue.trace)
+    if dialogue.passed:
+        what = f"the sign-in of {user} worked; after it, {what}"
     evidence = _evidence(given, place, dialogue)
     verdicts = lookup.diagnose(test, reply, evidence)
     failed = Failed(code, what, verdicts[0].hint())
@@ -119,6 +121,7 @@ def _evidence(given: Evidence, place: Place, dialogue: Dialogue) -> Evidence:
         now=time.time(),
         greeting=dialogue.greeting,
         challenge=dialogue.challenge,
+        accepted=bool(dialogue.passed),
     )
 
 
@@ -138,14 +141,18 @@ def _deadline(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _no_dialogue(place: Place, dialogue: Dialogue, error: Exception) -> tuple[str, str]:
+def _no_dialogue(test: str, place: Place, dialogue: Dialogue, error: Exception) -> tuple[str, str]:
     """Say why the dialogue failed or broke off: as a sentence, and as the words to look up."""
+    if dialogue.greeting and not lookup.is_greeting(test, dialogue.greeting):
+        return f"{place} answered, but not as {test.upper()} does: {dialogue.greeting}", dialogue.greeting
     if isinstance(error, smtplib.SMTPResponseException) and error.smtp_code > 0:
         dialogue.goodbye = dialogue.mask(smtp_text(error.smtp_code, error.smtp_error))
     if dialogue.goodbye:
         return f"{place} ended the dialogue: {dialogue.goodbye}", dialogue.goodbye
     what = _no_connection(place, error)
-    if not what:
+    if not what and not dialogue.greeting and "timed out" in str(error):
+        what = f"nothing came from {place} for {ANSWER_SECONDS:.0f} s"
+    elif not what:
         what = f"{place} gave no whole answer: {dialogue.mask(str(error)) or 'the connection was closed'}"
     return what, what
 

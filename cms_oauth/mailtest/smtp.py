@@ -45,10 +45,20 @@ class _Smtp(smtplib.SMTP):
         super().send(s)
 
     def getreply(self) -> tuple[int, bytes]:
+        first = "" if self._dialogue.greeting else self._first_line()
         code, message = super().getreply()
-        self._dialogue.greet(smtp_text(code, message))
+        self._dialogue.greet(smtp_text(code, message) if code > 0 else first)
         self._dialogue.show(f"reply: retcode ({code}); Msg: {message!r}")
         return code, message
+
+    def _first_line(self) -> str:
+        """Return what the server begins with: smtplib cuts a line that is not SMTP's."""
+        if self.file is None:
+            # Any: typeshed does not know of smtplib's socket.
+            sock: Any = self.sock
+            self.file = sock.makefile("rb")
+        first: bytes = self.file.peek()
+        return first.decode(errors="replace").partition("\n")[0].strip()
 
 
 class _Smtps(_Smtp, smtplib.SMTP_SSL):
@@ -90,7 +100,7 @@ def _smtp_login(smtp: smtplib.SMTP, dialogue: Dialogue) -> tuple[int, bytes]:
         code, message = smtp.docmd(line(answer(decoded(message))))
     if code != _SMTP_PASSED:
         raise _of_smtp(code, message)
-    dialogue.passed = smtp_text(code, message)
+    dialogue.logged_in(smtp_text(code, message), "RSET")
     return code, message
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from cms.core.status import CRITICAL, OK, WARNING
 from cms.core.status_text import WIDTH
 from cms_oauth.diagnosis import verdicts
-from cms_oauth.diagnosis.verdicts import Verdict, as_lines, printable
+from cms_oauth.diagnosis.verdicts import Verdict, all_lines, printable
 
 # "skip" is for what could not be checked: neither good nor bad.
 LEVELS = {"pass": OK, "skip": OK, "warn": WARNING, "fail": CRITICAL}
@@ -75,9 +75,7 @@ def as_text(finding: Finding) -> list[str]:
     )
     if not finding.verdicts:
         return head
-    likeliest, *others = finding.verdicts
-    lines = [*as_lines(likeliest), *(f"it could also be: {each.cause}" for each in others)]
-    return [*head, *(f"{margin}{line}" for line in lines)]
+    return [*head, *(f"{margin}{line}" for line in all_lines(finding.verdicts))]
 
 
 def summary(findings: Sequence[Finding]) -> str:

@@ -27,10 +27,11 @@ def test_a_finding_is_a_line_and_its_verdict() -> None:
 
     assert "fail  clock            2 h ahead" == lines[0]
     assert [
-        "what it means: the clock is wrong",
+        "what it most likely means: the clock is wrong",
         "who can fix it: you",
         "1. set it",
-        "it could also be: it is something else",
+        "less likely:",
+        "- it is something else mend that",
     ] == [line.strip() for line in lines[1:]]
     assert ["pass  clock            right"] == as_text(passed("clock", "right"))
 

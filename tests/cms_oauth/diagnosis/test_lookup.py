@@ -15,6 +15,7 @@ from cms_oauth.diagnosis.lookup import (
     clock_of,
     diagnose,
     identifiers_of,
+    is_greeting,
     is_stale,
     may_be_stale,
     of_client,
@@ -23,8 +24,8 @@ from cms_oauth.diagnosis.lookup import (
     wait_of,
 )
 from cms_oauth.diagnosis.verdicts import MOVERS, Claims, Evidence
-from cms_oauth.microsoft import EXCHANGE_HOSTS
-from cms_oauth.moves import commands_of
+from cms_oauth.microsoft import CLOUDS, EXCHANGE_HOSTS
+from cms_oauth.moves import commands_of, signs_in
 
 USER = "user@contoso.example"
 NOW = 1_800_000_000.0
@@ -399,6 +400,135 @@ def test_times() -> None:
     """In the unit that a person would take."""
     assert ["0 s", "119 s", "2 minutes", "2 hours", "2 days"] == [span(s) for s in (0, 119, 120, 7200, 172_800)]
     assert wait_of("no time in it") is None
+
+
+@pytest.mark.parametrize(
+    ("protocol", "reply", "meaning"),
+    [
+        ("smtp", "538 5.9.77 Flux capacitor required", "this way to log in needs encryption"),
+        ("smtp", "454 4.9.1 Tea break", "the login failed for the moment"),
+        ("smtp", "473 4.9.2 Half time", "the fault is temporary: the same may work later"),
+        ("smtp", "571 5.9.9 Not today", "the fault is permanent: the same will not work later"),
+        ("imap", "NO [CONTACTADMIN] ring the bell", "whoever runs the server has to look at it"),
+        ("pop", "-ERR [AUTH] the door is shut", "it refused the login"),
+    ],
+)
+def test_the_code_of_an_unknown_reply_is_explained(protocol: str, reply: str, meaning: str) -> None:
+    """It says so first, and what the standard says of its code; guesses come after that."""
+    unknown, *guesses = diagnose(protocol, reply)
+
+    assert "unknown" == unknown.name
+    assert reply in unknown.cause
+    assert f"read the reply; its code says: {meaning}" == unknown.steps[0]
+    assert "unknown" not in [each.name for each in guesses]
+
+
+def test_what_the_token_shows_is_no_guess() -> None:
+    """An expired token is refused whatever the words; it comes first, and another one is asked for."""
+    reply, now = "535 5.9.9 Nobody has seen this", 1000.0
+    found = diagnose("smtp", reply, Evidence(host="smtp.office365.com", claims=Claims(expires=10), now=now))
+
+    assert ["token-expired", "unknown", "smtp-auth-off"] == [each.name for each in found[:3]]
+    assert is_stale(found)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "host", "expected"),
+    [
+        ("smtp", "contoso-com.mail.protection.outlook.com", "log in at smtp.office365.com, port 587"),
+        ("imap", "contoso-com.d-v1.mx.microsoft", "log in at outlook.office365.com, port 993"),
+        ("pop", "contoso.MAIL.eo.outlook.com", "log in at outlook.office365.com, port 995"),
+        ("smtp", "outlook-com.olc.protection.outlook.com", "log in at smtp-mail.outlook.com, port 587"),
+        ("smtp", "agency.mail.protection.office365.us", "log in at smtp.office365.us, port 587"),
+        ("smtp", "contoso-cn.mail.protection.partner.outlook.cn", "log in at smtp.partner.outlook.cn, port 587"),
+    ],
+)
+def test_a_host_that_takes_no_logins(protocol: str, host: str, expected: str) -> None:
+    """Whatever it answers, or not at all: the host that does is named."""
+    for reply in ("it offers no OAuth2 login, only: none", f"nothing came from {host}:993 for 20 s", "550 what"):
+        first = diagnose(protocol, reply, Evidence(host=host))[0]
+
+        assert "mail-exchanger" == first.name
+        assert first.steps[0].startswith(expected)
+
+
+@pytest.mark.parametrize("cloud", ["global", "gcc-high", "dod", "china"])
+def test_another_servers_port_25(cloud: str) -> None:
+    """Where Exchange takes the logins of this token is named, in its cloud."""
+    claims = Claims(audience=CLOUDS[cloud].resource)
+    first = diagnose(
+        "smtp", "it offers no OAuth2 login, only: none", Evidence(host="mx.contoso.example", claims=claims)
+    )[0]
+
+    assert "no-oauth" == first.name
+    assert f"Exchange Online: {CLOUDS[cloud].smtp_host}, port 587" in first.steps
+
+
+@pytest.mark.parametrize("challenge", ['{"status":"401","schemes":"bearer"}', "invalid_token", "the token has expired"])
+@pytest.mark.parametrize(
+    ("protocol", "reply"),
+    [
+        ("imap", "NO AUTHENTICATE failed."),
+        ("pop", "-ERR Logon failure: unknown user name or bad password."),
+        ("smtp", "535 5.7.3 Authentication unsuccessful"),
+        ("smtp", "535 5.7.139 Authentication unsuccessful, the user credentials were incorrect."),
+    ],
+)
+def test_nobody_signs_an_application_in(protocol: str, reply: str, challenge: str) -> None:
+    """Its own cause comes first, and no verdict tells anybody to sign in; another token is asked for all the same."""
+    claims = Claims(application=True, roles=("SMTP.SendAsApp", "IMAP.AccessAsApp", "POP.AccessAsApp"))
+    host = "outlook.office365.com"
+    found = diagnose(
+        protocol, reply, Evidence(user="box@contoso.example", host=host, claims=claims, challenge=challenge)
+    )
+
+    assert "service-principal" == found[0].name
+    assert "token-revoked" in [each.name for each in found]
+    assert [] == [step for each in found for step in each.steps if signs_in(step) or "sign in again" in step]
+    assert is_stale(found)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "greeting", "kind"),
+    [
+        ("smtp", "HTTP/1.0 408 Request Timeout", "a web server"),
+        ("imap", "<html><head><title>Log in to the network</title>", "a web server"),
+        ("pop", "RTSP/1.0 400 Bad Request", "a web server"),
+        ("smtp", "SSH-2.0-dropbear", "an SSH server"),
+        ("smtp", "220 ProFTPD Server ready (FTP)", "an FTP server"),
+        ("smtp", "200 news.example InterNetNews NNRP server ready", "a news server"),
+        ("smtp", "220 mail.example LMTP Dovecot ready", "an LMTP server"),
+        ("smtp", "+OK POP3 ready", "a POP server"),
+        ("pop", "* OK IMAP4rev1 ready", "an IMAP server"),
+        ("imap", "+OK POP3 ready", "a POP server"),
+        ("imap", "220 mail.example ESMTP", "an SMTP server"),
+        ("imap", ":irc.example NOTICE AUTH", "no mail server"),
+        ("smtp", "2", "no mail server"),
+    ],
+)
+def test_what_answers_is_no_server_of_this_protocol(protocol: str, greeting: str, kind: str) -> None:
+    """It is named, with its words, whatever it says afterwards; waiting for it helps nobody."""
+    (only,) = diagnose(protocol, "530 Please log in", Evidence(host="mail.example", greeting=greeting))
+
+    assert not is_greeting(protocol, greeting)
+    assert ("no-mail-server", "you") == (only.name, only.mover)
+    assert f"What answered is {kind}" in only.cause
+    assert greeting in only.cause
+
+
+@pytest.mark.parametrize(
+    ("protocol", "greeting"),
+    [
+        ("smtp", "220 ftp.example ESMTP Postfix"),
+        ("smtp", "554 5.7.1 No service"),
+        ("imap", "* BYE too busy"),
+        ("imap", "* PREAUTH welcome"),
+        ("pop", "-ERR no"),
+    ],
+)
+def test_mail_servers_may_say_what_they_like(protocol: str, greeting: str) -> None:
+    """A refusal, or a name that sounds like another service's, makes it no other service."""
+    assert is_greeting(protocol, greeting)
 
 
 def test_an_unknown_reply_is_shown() -> None:

@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cms_oauth.diagnosis.verdicts import (
+    UNKNOWN,
     Claims,
     Evidence,
     Verdict,
+    all_lines,
     as_data,
-    as_lines,
     evidence_data,
     fill_in,
     for_powershell,
@@ -75,10 +76,23 @@ def test_as_a_person_reads_it() -> None:
         "  2. then wait",
         "takes effect {wait}",
         "see: https://x.test",
-    ] == as_lines(SWITCHED_OFF)
-    assert ["what it means: So.", "who can fix it: it resolves itself; wait"] == as_lines(Verdict("x", "So.", "wait"))
-    assert "what it most likely means: So." == as_lines(Verdict("x", "So.", "wait"), likely=True)[0]
-    assert "who can fix it: you" in as_lines(Verdict("x", "So.", "you"))
+    ] == all_lines([SWITCHED_OFF])
+    assert ["what it means: So.", "who can fix it: it resolves itself; wait"] == all_lines(
+        [Verdict("x", "So.", "wait")]
+    )
+    assert "who can fix it: you" in all_lines([Verdict("x", "So.", "you")])
+
+
+def test_several_verdicts() -> None:
+    """The first in full, the others in a line each: less likely, or guesses where the reply is unknown."""
+    other = Verdict("y", "Or so.", "you", ("do it",))
+    likely = all_lines([Verdict("x", "So.", "you"), other])
+    unknown = all_lines([Verdict(UNKNOWN, "Nobody knows it.", "you"), other])
+
+    assert "what it most likely means: So." == likely[0]
+    assert ["less likely:", "  - Or so. do it"] == likely[-2:]
+    assert "what it means: Nobody knows it." == unknown[0]
+    assert ["guesses:", "  - Or so. do it"] == unknown[-2:]
 
 
 def test_the_next_move_on_one_line() -> None:

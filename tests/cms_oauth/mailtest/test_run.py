@@ -586,6 +586,19 @@ def test_a_server_that_hangs_is_given_up(tester: Tester, test: str) -> None:
 
 
 @pytest.mark.parametrize("test", ["smtp", "imap", "pop"])
+def test_a_server_that_says_nothing_waits_perhaps_for_the_client(
+    tester: Tester, monkeypatch: pytest.MonkeyPatch, test: str
+) -> None:
+    """As web servers do, and ports where TLS comes first: waiting helps nobody, another port may."""
+    monkeypatch.setattr(f"cms_oauth.mailtest.{test}.ANSWER_SECONDS", 0.1)
+
+    outcome = tester(test, Talk.hold, at_once=test != "smtp")
+
+    assert f"nothing came from {outcome.place}" in outcome.message()
+    assert "check host and port" in outcome.hint()
+
+
+@pytest.mark.parametrize("test", ["smtp", "imap", "pop"])
 def test_a_server_that_drips_is_given_up(tester: Tester, test: str) -> None:
     """A byte now and then resets any timeout for one answer, not the deadline."""
 
