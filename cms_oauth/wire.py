@@ -12,7 +12,7 @@ The client imports this file for every mail: plain classes and no imports beyond
 
 from cms_oauth import sasl
 
-# A user name has at most 320 octets (RFC 5321), protocol and options well under 200. The limit keeps an endless request
+# A user name has at most 320 octets (`addresses.MAX_ADDRESS`), protocol and options well under 200. The limit keeps an endless request
 # from using up memory.
 MAX_REQUEST = 1024
 

@@ -6,7 +6,6 @@ import errno
 import getpass
 import json
 import os
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -17,7 +16,8 @@ from typing import Any
 from cms.cli.client import Remote
 from cms.grants.messages import Place
 from cms.system.files import oddity, place_new, write_private
-from cms_oauth.moves import cms
+from cms_oauth.addresses import bare, is_address
+from cms_oauth.moves import Command, cms
 
 # The one format whose sign-in may be in the keyring, under the mail address.
 NAMED = "oama"
@@ -40,7 +40,7 @@ class Unsaid(Exception):
 def absolute_place(place: str, source: str) -> str:
     """Return a file's absolute path, because the daemon's current folder is another; or the name of a keyring entry."""
     if source == NAMED and "/" not in place and not Path(place).exists():
-        return place
+        return bare(place)
     # pathlib would resolve links, and the message would name another file.
     return os.path.abspath(place)  # noqa: PTH100 - as above
 
@@ -190,15 +190,14 @@ def bring_in(remote: Remote, user: str, place: Place, ask: Callable[[str], str] 
     return remote.receive()
 
 
-# If a person forgets FILE, the last USER is taken for it: an address.
-_ADDRESS = re.compile(r"[^@/]+@[^@/]+")
-
-
 def no_file_name(word: str) -> str:
     """Return why a word is not accepted as the name of an export file, "" if it is."""
     if word == "-":
         return "an export goes to a file and not to the standard output"
-    return f"{word} is an account's name: a file called so is ./{word}" if _ADDRESS.fullmatch(word) else ""
+    # If a person forgets FILE, the last USER is taken for it.
+    if "/" in word or not is_address(bare(word)):
+        return ""
+    return f"{word} is an account's name: a file called so is {Command((f'./{word}',))}"
 
 
 def check_target(path: Path, *, force: bool) -> None:

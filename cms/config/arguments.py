@@ -15,15 +15,13 @@ from typing import TypeAlias, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from cms.core.accounts import METHODS, UNATTENDED, Scopes, Source
+from cms_oauth.addresses import bare, fault
 from cms_oauth.microsoft import TENANT_WORDS
 
 # The value of an argument before it is checked: anything.
 Given: TypeAlias = object
 
 T = TypeVar("T")
-
-# RFC 5321: 64 octets of local part, an @, 255 octets of domain.
-MAX_ADDRESS = 320
 
 # sockaddr_un has 108 bytes for a path, and the last is a NUL.
 MAX_SOCKET_PATH = 107
@@ -164,11 +162,10 @@ def texts(name: str, value: Given) -> tuple[str, ...]:
 
 
 def address(name: str, value: Given) -> str:
-    """Return a mail address or sign-in name, as it was written."""
-    given = text(name, value)
-    local, at, domain = given.rpartition("@")
-    if not (local and at and domain) or " " in given or "@" in local or len(given.encode()) > MAX_ADDRESS:
-        raise Mistake(f"{name}= is an address such as user@example.com")
+    """Return a mail address or sign-in name, as it was written, without what was pasted around it."""
+    given = text(name, bare(value) if isinstance(value, str) else value)
+    if why := fault(given):
+        raise Mistake(f"{name}= is an address such as user@example.com", f"This {why}")
     return given
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from cms_oauth.addresses import bare
 from cms_oauth.microsoft import COMMON, PERMISSIONS, Cloud
 
 Scopes = tuple[str, ...]
@@ -229,12 +230,17 @@ def accounts_meant(accounts: Sequence[Account], name: str, who: Mapping[str, str
     A name may be the account's user, the login that the configuration gives for it, or the user who has signed in
     (`who` maps a grant's key to that user). Mail programs can name the user only: see policy.py.
     """
-    wanted = name.lower()
     return tuple(
         each
         for each in accounts
-        if wanted in ("", each.user.lower(), each.grant.login, who.get(each.grant.key, "").lower())
+        if not name or is_named(name, each.user, each.grant.login, who.get(each.grant.key, ""))
     )
+
+
+def is_named(name: str, *known: str) -> bool:
+    """Return True if a name that a person typed or pasted is one of these. Case does not matter."""
+    wanted = bare(name).lower()
+    return bool(wanted) and wanted in (each.lower() for each in known)
 
 
 def sign_ins_meant(

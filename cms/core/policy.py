@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from cms.core.accounts import Account, Grant, Scopes
 from cms.core.lifecycle import Deny
+from cms_oauth.addresses import bare
 from cms_oauth.wire import TokenRequest
 
 ROOT = 0
@@ -74,7 +75,7 @@ def decide(peer: Peer, request: TokenRequest, rules: Rules, signed_in: Callable[
     users = [(account.user or signed_in(account.grant)).lower() for account in rules.accounts]
     meant: Sequence[Account] = ()
     if request.user:
-        wanted = request.user.lower()
+        wanted = bare(request.user).lower()
         meant = [account for account, user in zip(rules.accounts, users, strict=True) if user == wanted]
     elif rules.default:
         meant = (rules.default,)

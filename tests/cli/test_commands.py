@@ -435,6 +435,7 @@ def test_an_export_is_written_for_its_owner(
     [
         (["a@example.test"], "a@example.test is an account's name: a file called so is ./a@example.test"),
         (["a@example.test", "b@example.test"], "b@example.test is an account's name"),
+        (["<a'b@x>"], "<a'b@x> is an account's name: a file called so is './<a'\"'\"'b@x>'"),
         (["-"], "not to the standard output"),
     ],
 )

@@ -235,6 +235,20 @@ def test_a_daemon_that_does_not_answer_is_given_up(client: Client, monkeypatch: 
     assert_one_line(client(b"", HOLD), 75, "no answer in time")
 
 
+@pytest.mark.parametrize("user", [f" {USER} ", f"{USER}\t"])
+def test_blanks_around_a_user_are_left_out(client: Client, user: str) -> None:
+    """A request has no spaces in it, and the daemon takes off quotes and `<>`."""
+    assert [f"SMTP {USER}\n".encode()] == client(XOAUTH2, arguments=(f"--user={user}",)).requests
+
+
+def test_a_blank_user_is_not_the_only_account(client: Client) -> None:
+    """It is most likely a mistake in a script."""
+    done = client(XOAUTH2, arguments=("--user= ",))
+
+    assert_one_line(done, 64, "no spaces")
+    assert [] == done.requests
+
+
 @pytest.mark.parametrize(
     "arguments", [("--proto=smtp",), ("--user=two words",), ("--user=a\nIMAP b",), ("--user=" + "u" * 2000,)]
 )

@@ -55,6 +55,7 @@ def colour(value: object) -> Any:
 TAKEN = [
     (address, "User@example.com", "User@example.com"),
     (address, "user@domain", "user@domain"),
+    (address, " <O'Connor@domain.com> ", "O'Connor@domain.com"),
     (arguments.tenant, "Contoso.onmicrosoft.com", "contoso.onmicrosoft.com"),
     (arguments.tenant, GUID.upper(), GUID),
     (arguments.tenant, "consumers", "consumers"),
@@ -101,6 +102,9 @@ SECRET = "hunter2"
 REFUSED = [
     (address, SECRET, "user= is an address such as user@example.com"),
     (address, "@example.com", "user= is an address"),
+    (address, "*@example.com", "user= is an address"),
+    (address, "user@*", "user= is an address"),
+    (address, "<>", "user= is an address"),
     (address, "user@", "user= is an address"),
     (address, "a b@example.com", "user= is an address"),
     (address, "a@b@example.com", "user= is an address"),

@@ -205,6 +205,10 @@ CAROL = {NOT_YET.grant.key: "Carol@example.test"}
         ("carol@example.test", (NOT_YET,)),
         ("dave@example.test", ()),
         ("@example.test", ()),
+        (" <Shared@example.test> ", (SHARED,)),
+        ("'carol@example.test'", (NOT_YET,)),
+        ("<>", ()),
+        (" ", ()),
     ],
 )
 def test_a_name_means_accounts(name: str, meant: tuple[Account, ...]) -> None:

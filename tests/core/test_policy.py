@@ -100,13 +100,24 @@ def test_a_stranger_learns_nothing_but_that_it_may_not_ask() -> None:
     assert ["denied"] == [code(each) for each in told]
 
 
-@pytest.mark.parametrize("user", ["alice@example.test", "ALICE@EXAMPLE.TEST", "Alice@Example.test"])
-def test_users_are_chosen_in_any_case(user: str) -> None:
+@pytest.mark.parametrize(
+    "user",
+    [
+        "alice@example.test",
+        "ALICE@EXAMPLE.TEST",
+        "<alice@example.test>",
+        '"Alice@example.test"',
+        "mailto:alice@example.test",
+    ],
+)
+def test_users_are_chosen_however_they_are_written(user: str) -> None:
     """Mail tools write addresses as they like; the name in the token's SASL string is the configuration's."""
     assert Allow(A, SCOPES) == ask(TokenRequest("SMTP", user=user), rules())
 
 
-@pytest.mark.parametrize("user", ["c@example.test", "alice", "alice@example.test.evil.test", "*"])
+@pytest.mark.parametrize(
+    "user", ["c@example.test", "alice", "alice@example.test.evil.test", "*", "*@example.test", "<>", '""']
+)
 def test_an_unknown_user_is_told_so_without_a_list_of_those_that_are_known(user: str) -> None:
     """A name that is not served is unknown-account, and the answer names no account."""
     answer = ask(TokenRequest("SMTP", user=user), rules())

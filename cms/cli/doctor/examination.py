@@ -31,6 +31,7 @@ from cms.core.accounts import Account, accounts_meant
 from cms.core.policy import ROOT
 from cms.system import threads
 from cms_oauth import dial, paths, wire
+from cms_oauth.addresses import bare
 from cms_oauth.claims import claims_of
 
 T = TypeVar("T")
@@ -137,7 +138,7 @@ class Examination:
     def rows(self) -> list[Mapping[str, Any]]:
         """The rows of the status for the accounts to check."""
         rows = [] if isinstance(self.status, NoDaemon) else self.status.get("accounts", [])
-        users = {self.name_of(each).lower() for each in self.accounts} | {self.user.lower()}
+        users = {self.name_of(each).lower() for each in self.accounts} | {bare(self.user).lower()}
         return [row for row in rows if not self.user or str(row.get("user", "")).lower() in users]
 
     @property

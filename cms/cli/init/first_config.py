@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,6 @@ from cms.grants.messages import Explored
 from cms.system import users
 from cms_oauth import paths
 from cms_oauth.microsoft import PERSONAL_TENANT, is_personal
-
-# A rough check of an address; the provider knows which ones exist.
-_ADDRESS = re.compile(r"[^\s@\"'\\]+@[^\s@\"'\\]+")
 
 SYSTEM_STATE = "/var/lib/cms"
 SYSTEM_RUNTIME = "/run/cms"
@@ -88,10 +84,6 @@ class Tenant:
 
 def domain_of(user: str) -> str:
     return user.rpartition("@")[2].lower()
-
-
-def is_address(user: str) -> bool:
-    return bool(_ADDRESS.fullmatch(user))
 
 
 def known_tenant(wishes: Wishes) -> Tenant | None:

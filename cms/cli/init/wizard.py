@@ -20,7 +20,7 @@ from pathlib import Path
 from cms.cli import login
 from cms.cli.client import NoDaemon, Remote
 from cms.cli.init import mail_programs, systemd_units
-from cms.cli.init.first_config import Tenant, Wishes, domain_of, is_address, known_tenant, tenant_of, text_of, write
+from cms.cli.init.first_config import Tenant, Wishes, domain_of, known_tenant, tenant_of, text_of, write
 from cms.cli.init.systemd_units import Systemd, command
 from cms.cli.run_line import INTERRUPTED
 from cms.cli.terminal import Terminal
@@ -30,8 +30,10 @@ from cms.grants.messages import Explored
 from cms.system import users
 from cms.system.files import oddity
 from cms_oauth import paths
+from cms_oauth.addresses import bare, fault
 from cms_oauth.microsoft import CLOUDS, portal
 from cms_oauth.moves import Command, cms
+from cms_oauth.text import printable
 
 FAILED = 1
 
@@ -103,9 +105,9 @@ def begin(wishes: Wishes, person: Terminal, around: Around) -> int:
     # Made before the file is written: `config_file` in it depends on which files exist.
     steps: Steps | None = None
     try:
-        user = wishes.user or _address(person)
-        if not is_address(user):
-            person.complain(f"{user} is not a mail address" if user else "no mail address\n`cms init --user=ADDRESS`")
+        user = bare(wishes.user) or _address(person)
+        if why := fault(user):
+            person.complain(_no_address(user, why) if user else "no mail address\n`cms init --user=ADDRESS`")
             return os.EX_USAGE
         wishes = replace(wishes, user=user)
         steps = steps_for(wishes)
@@ -128,11 +130,16 @@ def _taken(config: str) -> str:
 
 def _address(person: Terminal) -> str:
     """Ask until the answer is a mail address; return "" if the input ends."""
-    while said := person.ask("Mail address"):
-        if is_address(said):
+    while said := bare(person.ask("Mail address")):
+        if not (why := fault(said)):
             return said
-        person.complain(f"{said} is not a mail address")
+        person.complain(_no_address(said, why))
     return ""
+
+
+def _no_address(said: str, why: str) -> str:
+    # Without an @ nobody asks why.
+    return f"{printable(said)} is not a mail address{f': it {why}' if '@' in said else ''}"
 
 
 def _begin(wishes: Wishes, person: Terminal, steps: Steps, around: Around) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from cms.core.accounts import Account, Grant, StoredSignIn, accounts_meant, users_in_words
+from cms.core.accounts import Account, Grant, StoredSignIn, accounts_meant, is_named, users_in_words
 from cms.core.lifecycle import Granted, Refused, Transient
 from cms.core.status import duration
 from cms.daemon.control.answers import Ask, Result, ended
@@ -117,7 +117,7 @@ class VaultCommands:
         if not user:
             return ()
         found = await self._stored(unserved=True) or ()
-        return tuple(each for each in found if user.lower() in (each.login.lower(), each.who.lower()))
+        return tuple(each for each in found if is_named(user, each.login, each.who))
 
     async def _delete(self, items: Sequence[StoredSignIn], *, unserved: bool) -> Deleted | Result:
         """Delete those of `items` that are still unlisted (or `unserved`), or return a Result that says why not."""
@@ -166,7 +166,7 @@ class VaultCommands:
 
     async def export(self, message: Mapping[str, Any], ask: Ask) -> Result:
         """Return the sign-ins of these users, or of all, as the text of an encrypted file (`extra["export"]`)."""
-        users = [each.lower() for each in message.get("users", ()) if isinstance(each, str)]
+        users = [each for each in message.get("users", ()) if isinstance(each, str)]
         chosen = self._chosen(users)
         if isinstance(chosen, Result):
             return chosen
@@ -198,8 +198,8 @@ class VaultCommands:
         if isinstance(opened, Result):
             return opened
         place, items = opened
-        user = str(message.get("user", "")).lower()
-        wanted = [each for each in items if not user or user in (each.login.lower(), each.who.lower())]
+        user = str(message.get("user", ""))
+        wanted = [each for each in items if not user or is_named(user, each.login, each.who)]
         if not wanted:
             held = ", ".join(each.name for each in items)
             return Result(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from cms_oauth.text import printable
 
-# A key is an address (320 octets at most, RFC 5321) or a host and a port, and the table's name is a word: Postfix sends
+# A key is an address (`addresses.MAX_ADDRESS` bytes at most) or a host and a port, and the table's name is a word: Postfix sends
 # nothing longer.
 MAX_QUERY = 1024
 

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from cms.core import refusals
-from cms.core.accounts import Grant, registration_of
+from cms.core.accounts import Grant, is_named, registration_of
 from cms_oauth.microsoft import LOGIN_ALIASES
 
 # mutt_oauth2.py's other registration; a Microsoft one says nothing of the cloud, which its users edit in the script.
@@ -334,10 +334,10 @@ def choose(found: Sequence[Found], grant: Grant, entry: str, place: str) -> Foun
 
 def _meant(found: Sequence[Found], grant: Grant, entry: str) -> Found | None:
     if entry:
-        found = [each for each in found if entry.casefold() in (each.name.casefold(), each.user.casefold())]
+        found = [each for each in found if is_named(entry, each.name, each.user)]
     elif len(found) > 1:
         # A lone one need not be called what the account is: the redemption tells who it really is.
-        found = [each for each in found if grant.login and grant.login.casefold() == each.user.casefold()]
+        found = [each for each in found if is_named(each.user, grant.login)]
     # One person may have used several applications.
     fitting = [each for each in found if each.client_id.lower() == grant.client_id.lower()]
     return next(iter([*fitting, *found]), None)

@@ -460,11 +460,37 @@ def test_init_never_touches_what_exists(own_home: Path, capsys: pytest.CaptureFi
     assert "was not changed" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("user", ["nobody", "a b@example.test", "a@example.test\n", '"@x', "@x", "a@b@c"])
+@pytest.mark.parametrize("user", ["nobody", "a b@example.test", "a@example.test\n", '"@x', "@x", "a@b@c", "<>", "*@c"])
 def test_init_takes_only_an_address(own_home: Path, user: str) -> None:
     """What is no address is refused, and nothing is written."""
     assert os.EX_USAGE == main.main(["init", "--offline", "--user", user])
     assert [] == list(own_home.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("pasted", "user"),
+    [
+        ("o'connor@domain.com", "o'connor@domain.com"),
+        (" <d'arc#1@domain.com> ", "d'arc#1@domain.com"),
+        ("'User Name' <r&d@domain.com>", "r&d@domain.com"),
+        ('"\'t.hooft@domain.com"', "'t.hooft@domain.com"),
+    ],
+)
+@pytest.mark.parametrize("prompted", [True, False])
+def test_init_takes_every_address(
+    own_home: Path, monkeypatch: pytest.MonkeyPatch, *, pasted: str, user: str, prompted: bool
+) -> None:
+    """That Entra takes, as it was pasted: at the prompt as in the option, and the file that it writes loads."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{pasted}\n" if prompted else ""))
+
+    assert 0 == main.main(["init", "--offline", *([] if prompted else ["--user", pasted])])
+    assert [user] == [each.user for each in load(str(own_home / "config" / "cms" / "cms.cfg")).accounts]
+
+
+def test_init_says_what_is_wrong_with_an_address(own_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """If it looks like one."""
+    assert os.EX_USAGE == main.main(["init", "--offline", "--user", "*@example.test"])
+    assert "*@example.test is not a mail address: it has a wildcard" in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_made_is_said(own_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
