@@ -14,7 +14,8 @@ import socket
 import sys
 from contextlib import suppress
 
-from cms.grants.dispatcher import Dispatcher, unexpected
+from cms.grants.bugs import unexpected
+from cms.grants.dispatcher import Dispatcher
 from cms.grants.entra.client import Entra
 from cms.grants.messages import Open
 from cms.grants.service import Service

@@ -16,7 +16,6 @@ import socket
 import sys
 import threading
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,6 +24,7 @@ from dataclasses import dataclass, field
 from cms.core import refusals
 from cms.core.json_lines import Garbled, Lines
 from cms.core.lifecycle import Transient, Trouble
+from cms.grants.bugs import unexpected
 from cms.grants.messages import (
     MAX_MESSAGE,
     Acquire,
@@ -67,20 +67,6 @@ class Job:
     conversation: Conversation | None = None
     answered: bool = False
     thread: threading.Thread | None = field(default=None, repr=False)
-
-
-def unexpected(error: BaseException) -> Transient:
-    """Report a bug without anything that could be a secret: neither the exception's text nor locals."""
-    name = type(error).__name__
-    frames = "".join(traceback.format_list(traceback.extract_tb(error.__traceback__)))
-    print(f"error: unexpected {name}, most recent call last:\n{frames}{name}", file=sys.stderr, flush=True)
-    return Transient(
-        Trouble(
-            "worker",
-            f"the grant worker failed with an unexpected {name}",
-            "this is a bug in cms: the log has the traceback",
-        )
-    )
 
 
 class Dispatcher:

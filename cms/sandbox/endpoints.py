@@ -28,7 +28,7 @@ _HALF = b'{"token_type":"Bearer","scope":"https://outlook.office.com/SMTP.Send",
 class Asked:
     """One request, for counting. No secret is kept: `refresh` is the digest of the refresh token that came.
 
-    `endpoint` is a word of `Fault.endpoint`, or "page" or "device" for what a person sees before answering. `at` is Unix time. `status` is 0 until the answer is on its way; `aadsts` and `fault` say what was answered.
+    `endpoint` is a word of `Fault.endpoint`, or "page" or "device" for what a person sees before answering. `at` is Unix time. `status` is 0 until the answer is on its way; `aadsts` and `fault` say what was answered. `claims` is the challenge that came.
     """
 
     endpoint: str
@@ -42,6 +42,7 @@ class Asked:
     status: int = 0
     aadsts: int = 0
     fault: str = ""
+    claims: str = ""
 
 
 class Endpoints:
@@ -92,9 +93,10 @@ class Endpoints:
             origin = request.headers.get("origin", "")
             grant_type, client_id, scope = told("grant_type", ""), told("client_id", ""), told("scope", "")
             now = self._directory.now()
-            self.requests.append(Asked(endpoint, grant_type, user, client_id, scope, origin, refresh, now))
+            asked = Asked(endpoint, grant_type, user, client_id, scope, origin, refresh, now, claims=told("claims", ""))
+            self.requests.append(asked)
             self.changed.notify_all()
-            return self.requests[-1]
+            return asked
 
     def _handle(self, handler: Callable[[WebRequest], WebReply], request: WebRequest, asked: Asked) -> WebReply:
         try:

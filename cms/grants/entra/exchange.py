@@ -13,8 +13,10 @@ Of what MSAL returns, only the access token, its lifetime and who signed in are 
 from __future__ import annotations
 
 import base64
+import inspect
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -26,8 +28,9 @@ from msal.exceptions import MsalServiceError
 from cms.core import refusals
 from cms.core.accounts import ALL_CONSENTED, Grant, Scopes, resource
 from cms.core.lifecycle import Granted, Outcome, Refused, SignInFacts, Transient, Trouble
+from cms.grants.bugs import unexpected
 from cms.grants.network.deadline import Deadline
-from cms.grants.network.http import Http, Metadata, NoAnswer, garbage, is_fault, network_trouble
+from cms.grants.network.http import Endless, Http, Metadata, NoAnswer, garbage, is_fault, network_trouble
 
 # A token with a lifetime of more than a year is a mistake of the provider.
 MAX_LIFE = 366 * 24 * 60 * 60.0
@@ -36,9 +39,16 @@ MAX_LIFE = 366 * 24 * 60 * 60.0
 # lifetime.
 _GARBLED = (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RuntimeError, AssertionError)
 
+# How Python words a TypeError of a call whose arguments do not fit the function: no answer of a server causes that, but a
+# version of MSAL without this argument does.
+_MISCALLED = re.compile(r"unexpected keyword argument|positional argument|keyword-only argument|multiple values for")
+
 # What the vault keeps of MSAL's cache: only the daemon holds access tokens, and the id token is not needed again.
 _KEPT = ("RefreshToken", "Account", "AppMetadata")
 
+
+# MSAL has it since 1.33.
+_BROKER_ARGUMENT = "enable_broker_on_linux"
 
 # An application's credential, as MSAL takes it: "" for none, a secret, or a dictionary.
 Secret: TypeAlias = str | Mapping[str, Any]
@@ -91,6 +101,14 @@ def note(text: str) -> None:
     print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
+def challenge(claims: str) -> dict[str, str]:
+    """Return the argument of MSAL's functions that has a conditional-access challenge, none without one.
+
+    Not every version of MSAL knows it everywhere.
+    """
+    return {"claims_challenge": claims} if claims else {}
+
+
 class Exchange:
     """One exchange with a provider, and the outcome of its answers."""
 
@@ -107,12 +125,16 @@ class Exchange:
         """Return MSAL's result if it contains a token, else the outcome."""
         # Otherwise MSAL would replay a failure of up to an hour ago: a device flow asks many times with one app.
         self._replies.clear()
+        self.http.status = 0
         try:
             result = question()
         except OSError as error:
             return Transient(network_trouble(error, self.grant))
-        except (MsalServiceError, *_GARBLED):
+        except Endless:
             return self._failure()
+        except (MsalServiceError, *_GARBLED) as error:
+            # Without an answer, or with arguments that do not fit, it was not the answer that broke MSAL.
+            return self._failure() if self.http.status and not _is_miscall(error) else unexpected(error)
         if is_fault(self.http.status):
             return self._failure()
         if result is None and not self.http.status:
@@ -152,6 +174,10 @@ class Exchange:
         )
 
 
+def _is_miscall(error: Exception) -> bool:
+    return isinstance(error, TypeError) and _MISCALLED.search(str(error)) is not None
+
+
 class Machine(Exchange):
     """A request for a token of the machine's managed identity. It needs no MSAL app, and nothing is stored."""
 
@@ -173,6 +199,11 @@ class Machine(Exchange):
                 return self._client.acquire_token_for_client(resource=resource(scopes))
             except NoAnswer:
                 raise
+            except msal.ManagedIdentityError:
+                if not self.grant.client_id:
+                    raise
+                # Azure Arc's older agents know the machine's own identity only, and so do older versions of MSAL.
+                return {"error": "invalid_request"}
             except OSError as error:
                 files.append(error)
                 raise
@@ -198,6 +229,8 @@ class Call(Exchange):
         self._cache = msal.SerializableTokenCache()
         self._cache.deserialize(cache or None)
         kind = msal.ConfidentialClientApplication if secret else msal.PublicClientApplication
+        if broker and _BROKER_ARGUMENT not in inspect.signature(kind).parameters:
+            raise ImportError("this MSAL is too old for Microsoft's broker on Linux")
         self.app = kind(
             grant.client_id,
             client_credential=secret or None,
@@ -207,7 +240,7 @@ class Call(Exchange):
             http_client=http,
             http_cache=self._replies,
             app_name="cms",
-            **({"enable_broker_on_linux": True} if broker else {}),
+            **({_BROKER_ARGUMENT: True} if broker else {}),
         )
 
     @property

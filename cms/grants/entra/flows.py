@@ -12,7 +12,8 @@ from typing import Any, TypeAlias
 from cms.core import refusals
 from cms.core.accounts import Grant, Scopes
 from cms.core.lifecycle import Outcome, Refused, Transient, Trouble
-from cms.grants.entra.exchange import Call, ExchangeEnd
+from cms.grants import bugs
+from cms.grants.entra.exchange import Call, ExchangeEnd, challenge
 from cms.grants.entra.ms_broker import BrokerFlow
 
 # The longest time for a sign-in, about as long as Entra's own codes live.
@@ -76,7 +77,7 @@ class DeviceFlow:
         self._call = call
         self._flow = flow
         self._scopes = scopes
-        self._claims = claims or None
+        self._claims = claims
         self.url: str = flow["verification_uri"]
         self.user_code: str = flow["user_code"]
         self.expires_in = float(flow["expires_in"])
@@ -93,14 +94,14 @@ class DeviceFlow:
         def once() -> Any:
             nonlocal pending
             answer = self._call.app.acquire_token_by_device_flow(
-                self._flow, claims_challenge=self._claims, exit_condition=lambda _flow: True
+                self._flow, exit_condition=lambda _flow: True, **challenge(self._claims)
             )
             pending = answer.get("error") in ("authorization_pending", "slow_down")
             return answer
 
         self._call.renew()
         result = self._call.ask(once)
-        if pending or isinstance(result, Transient):
+        if pending or (isinstance(result, Transient) and result.trouble.kind != bugs.KIND):
             return None
         return self._call.signed_in(result, self._scopes)
 
@@ -123,8 +124,8 @@ def _begin_code(call: Call, claims: str) -> CodeFlow:
         redirect_uri=call.grant.redirect_uri,
         prompt=call.grant.prompt,
         login_hint=call.grant.login or None,
-        claims_challenge=claims or None,
         response_mode="query",
+        **challenge(claims),
     )
     return CodeFlow(call, flow, first)
 
@@ -134,9 +135,7 @@ def _begin_device(call: Call, claims: str) -> DeviceFlow | Outcome:
     flow: dict[str, Any] = {}
 
     def initiate() -> Any:
-        flow.update(
-            call.app.initiate_device_flow(list(_same_resource(first, consent)), claims_challenge=claims or None)
-        )
+        flow.update(call.app.initiate_device_flow(list(_same_resource(first, consent)), **challenge(claims)))
         # Without a code, this is the provider's error in MSAL's form.
         return {"access_token": "-", "expires_in": 1} if "user_code" in flow and "verification_uri" in flow else flow
 

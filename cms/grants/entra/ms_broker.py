@@ -16,7 +16,7 @@ from typing import Any
 
 from cms.core.accounts import Scopes
 from cms.core.lifecycle import Transient, Trouble
-from cms.grants.entra.exchange import Call, ExchangeEnd, Result
+from cms.grants.entra.exchange import Call, ExchangeEnd, Result, challenge
 from cms.system import threads
 from cms_oauth.moves import RETRIES, Command, Move, Run, fill
 
@@ -38,7 +38,7 @@ def unavailable(why: str, hint: str) -> Transient:
 
 
 NO_LIBRARY = unavailable(
-    "MSAL's library for it is not installed",
+    "MSAL's library for it is not installed, or MSAL is older than 1.33",
     # No package index has cms: see README.
     Move(
         "in the source folder of cms, run ",
@@ -93,7 +93,7 @@ class BrokerFlow:
         self.expires_in = seconds
         self._call = call
         self._scopes = scopes
-        self._claims = claims or None
+        self._claims = claims
 
     def answered(self, wait: Callable[[float], object]) -> ExchangeEnd:
         """Open the window and wait for the person. `wait` waits some seconds, and raises if the sign-in is cancelled."""
@@ -104,8 +104,8 @@ class BrokerFlow:
                 list(self._scopes),
                 prompt=grant.prompt,
                 login_hint=grant.login or None,
-                claims_challenge=self._claims,
                 parent_window_handle=app.CONSOLE_WINDOW_HANDLE,
+                **challenge(self._claims),
             )
 
         result = _awaited(_ask(self._call, question), self.expires_in, wait)

@@ -49,6 +49,10 @@ _NOT_READY = (404, 410)
 NoAnswer = requests.RequestException
 
 
+class Endless(ValueError):
+    """A response that is longer than any of a provider's."""
+
+
 class _NoCookies(DefaultCookiePolicy):
     """Accounts share one session, and must not share Entra's cookies."""
 
@@ -150,7 +154,10 @@ class Http:
         params: Mapping[str, str] | None = None,
         data: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
+        claims_challenge: str = "",
     ) -> HttpReply:
+        """Send a form. MSAL before 1.34 passes the challenge of a device flow on to here; later ones put it in the form."""
+        data = {**(data or {}), **({"claims": claims_challenge} if claims_challenge else {})}
         return self._send("POST", url, params=params, data=data, headers={**(headers or {}), **self._origin})
 
     def _send(self, method: str, url: str, **kwargs: Any) -> HttpReply:
@@ -202,7 +209,7 @@ def authorities(ca: str | None, environ: Mapping[str, str]) -> str | None:
 def fetch(
     session: requests.Session, method: str, url: str, ca: str | None, deadline: Deadline, **kwargs: Any
 ) -> HttpReply:
-    """Return one whole response. Raises requests' exceptions, and ValueError for one that does not end."""
+    """Return one whole response. Raises requests' exceptions, and Endless."""
     seconds = deadline.left
     if not seconds:
         deadline.reached = False
@@ -231,7 +238,7 @@ def _body(response: requests.Response) -> str:
     for chunk in response.iter_content(16 * 1024):
         body += chunk
         if len(body) > MAX_ANSWER:
-            raise ValueError("an answer without end")
+            raise Endless("an answer without end")
     return body.decode(errors="replace")
 
 
@@ -271,7 +278,7 @@ class Discovery:
             reply = self._reply(grant.authority, deadline)
         except OSError as error:
             return Transient(network_trouble(error, grant))
-        except ValueError:
+        except Endless:
             return Transient(garbage(grant))
         return reply.text if is_discovery(reply) else _no_discovery(reply, grant)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
+import msal
 import pytest
 from support.exchanges import Person, code_flow, granted, refused, transient
 from support.grants import ANN, BEN, SCOPES, grant_for
@@ -13,6 +16,8 @@ from cms.grants.entra.client import Entra as Provider
 from cms.grants.entra.flows import DeviceFlow
 from cms.grants.network.http import HttpReply
 from cms.sandbox.entra import Entra, Fault
+
+CLAIMS = '{"access_token":{"acrs":{"essential":true,"value":"c1"}}}'
 
 
 class TestCode:
@@ -181,6 +186,65 @@ class TestDevice:
         entra.faults.add(fault)
 
         assert expected is type(Provider(entra.ca_file).begin(grant_for(entra), "device"))
+
+    @pytest.mark.parametrize("claims", ["", CLAIMS])
+    def test_an_older_msal(self, entra: Entra, monkeypatch: pytest.MonkeyPatch, claims: str) -> None:
+        """MSAL before 1.34 knows no challenge here, and gives what it does not know to the HTTP client."""
+
+        def as_in_1_32(app: Any, scopes: list[str], **kwargs: Any) -> Any:
+            assert ({"claims_challenge"} if claims else set()) == set(kwargs)
+            return app.client.initiate_device_flow(scope=app._decorate_scope(scopes), **kwargs)
+
+        monkeypatch.setattr(msal.PublicClientApplication, "initiate_device_flow", as_in_1_32)
+        flow = Provider(entra.ca_file).begin(grant_for(entra), "device", claims)
+
+        assert isinstance(flow, DeviceFlow)
+        assert claims == entra.asked("devicecode")[0].claims
+
+    @pytest.mark.parametrize("claims", ["", CLAIMS])
+    def test_a_challenge(self, entra: Entra, claims: str) -> None:
+        """It is said when the code is asked for, and there is nothing of it where there is none."""
+        Provider(entra.ca_file).begin(grant_for(entra), "device", claims)
+
+        assert claims == entra.asked("devicecode")[0].claims
+
+    @pytest.mark.parametrize(
+        "broken",
+        [
+            lambda _app, _scopes: dict[str, str]()["no such key"],
+            lambda app, _scopes: app.no_such_function(),
+            lambda app, scopes: app.get_accounts(scopes, surprise=1),
+            lambda app, _scopes: app.acquire_token_by_device_flow(),
+            lambda app, _scopes: app.client._http_client.post("https://x.test", surprise=1),
+        ],
+    )
+    def test_a_bug_is_no_captive_portal(
+        self,
+        entra: Entra,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        broken: Callable[[Any, list[str]], Any],
+    ) -> None:
+        """What fails before anything has answered, or because arguments do not fit, is not the network's fault."""
+        monkeypatch.setattr(msal.PublicClientApplication, "initiate_device_flow", broken)
+        outcome = Provider(entra.ca_file).begin(grant_for(entra), "device")
+
+        assert isinstance(outcome, Transient)
+        assert "worker" == outcome.trouble.kind
+        assert "a bug in cms" in outcome.trouble.hint
+        assert "most recent call last" in capsys.readouterr().err
+
+    def test_a_bug_ends_the_polling(self, flow: DeviceFlow, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An outage is waited out, a bug is not: also after the answer that gave the code."""
+
+        def broken(_app: Any, _flow: Any, **_kwargs: Any) -> Any:
+            return int(surprise=1)  # type: ignore[call-overload]
+
+        monkeypatch.setattr(msal.PublicClientApplication, "acquire_token_by_device_flow", broken)
+        answer = flow.poll()
+
+        assert answer is not None
+        assert "worker" == transient(answer)
 
     def test_one_resource(self, entra: Entra) -> None:
         """A device code asks for one resource: Entra refuses to mix them here."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msal
 import pytest
 import requests
 from support.metadata import ASSIGNED_ID, OWN_ID, Metadata
@@ -134,6 +135,21 @@ def test_azure_arc_without_its_key_file(azure: Metadata, entra: Entra, monkeypat
 
     assert isinstance(outcome, Transient)
     assert ("locked", True) == (outcome.trouble.kind, "group himds" in outcome.trouble.hint)
+
+
+def test_azure_arc_that_knows_no_assigned_identities(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Older versions of MSAL, and of Arc's agent, know the machine's own identity only: the one that is named is not there."""
+
+    def refuse(_client: object, **_kwargs: object) -> None:
+        raise msal.ManagedIdentityError("Azure Arc supports only system-assigned identities")
+
+    monkeypatch.setattr(msal.ManagedIdentityClient, "acquire_token_for_client", refuse)
+    named, own = explain(asked(ASSIGNED_ID), GRANT), asked()
+
+    assert isinstance(named, Refused)
+    assert "this machine has no such managed identity" in named.trouble.message
+    assert isinstance(own, Transient)
+    assert "worker" == own.trouble.kind
 
 
 @pytest.mark.parametrize(

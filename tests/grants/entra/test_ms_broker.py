@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -9,17 +10,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msal
 import pytest
 from support.fake_broker import Error, FakeBroker, Person, Status, forget
 from support.grants import ANN, BEN, SCOPES, dispatched, grant_for, service
 
 from cms.core.accounts import Grant
 from cms.core.lifecycle import Granted, Outcome, Refused, Transient
-from cms.grants.entra import ms_broker
+from cms.grants.entra import exchange, ms_broker
 from cms.grants.entra.exchange import Call, Result
 from cms.grants.messages import Export, Exported, Listed, Open, Peek, Place, Prompt, SignIn
 from cms.grants.service import Cancelled, Conversation
 from cms.sandbox.entra import Entra
+
+pytestmark = pytest.mark.skipif(
+    "enable_broker_on_linux" not in inspect.signature(msal.PublicClientApplication).parameters,
+    reason="MSAL knows Microsoft's broker for Linux since 1.33",
+)
 
 CLAIMS = '{"access_token":{"acrs":{"essential":true,"value":"c1"}}}'
 
@@ -164,6 +171,16 @@ def test_no_library(first: Open, grant: Grant, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("DISPLAY", ":0")
 
     assert f"in the source folder of cms, run `{sys.prefix}/bin/pip install '.[broker]'`" in told(sign_in(first, grant))
+
+
+def test_an_msal_that_is_too_old(
+    first: Open, grant: Grant, broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same command brings a newer one; everything but this way of signing in works with older ones."""
+    monkeypatch.setattr(exchange, "_BROKER_ARGUMENT", "an_argument_of_tomorrow")
+
+    assert "MSAL is older than 1.33" in told(sign_in(first, grant))
+    assert [] == broker.asked
 
 
 def test_no_broker(first: Open, grant: Grant, broker: FakeBroker) -> None:
