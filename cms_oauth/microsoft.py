@@ -128,8 +128,33 @@ LOGIN_HOSTS = {
     "login.partner.microsoftonline.cn": ("china",),
     "login.chinacloudapi.cn": ("china",),
 }
-# Where an application's registration lets Microsoft's broker on Linux end (MSAL: `enable_broker_on_linux`).
-BROKER_REDIRECT = "https://login.microsoftonline.com/common/oauth2/nativeclient"
+# The redirect address that Microsoft's portal has offered for desktop applications, and that of its broker on Linux
+# (MSAL: `enable_broker_on_linux`).
+NATIVE_CLIENT = "https://login.microsoftonline.com/common/oauth2/nativeclient"
+
+# Pages of Microsoft's own that applications have used as redirect addresses. Since January 2026 they take the code out of
+# the address and go on to a page that has none, whose address ends like one of the other two.
+_OWN_REDIRECTS = ("/oauth2/nativeclient", "/oauth20_desktop.srf")
+_OWN_ENDS = (*_OWN_REDIRECTS, "/wrongplace")
+
+
+def takes_the_code(redirect_uri: str) -> bool:
+    """Return True if the browser cannot end at this redirect address with a code: a page of Microsoft's removes it."""
+    return _is_page_of_microsofts(redirect_uri, _OWN_REDIRECTS)
+
+
+def has_lost_the_code(address: str) -> bool:
+    """Return True if this is where a browser ends after a page of Microsoft's has removed the code from the address."""
+    return _is_page_of_microsofts(address, _OWN_ENDS)
+
+
+def _is_page_of_microsofts(address: str, ends: tuple[str, ...]) -> bool:
+    try:
+        parts = urlsplit(address.lower())
+    except ValueError:
+        return False
+    return parts.hostname in LOGIN_HOSTS and parts.path.rstrip("/").endswith(ends)
+
 
 # Names of one login service: a sign-in of one is good at all (the aliases of Microsoft's own instance discovery).
 LOGIN_ALIASES = frozenset(host for host, clouds in LOGIN_HOSTS.items() if "personal" in clouds)

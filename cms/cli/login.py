@@ -9,7 +9,6 @@ import io
 import math
 import os
 import select
-import shutil
 import socket
 import sys
 import termios
@@ -18,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TextIO
 
+from cms.cli.browser import Browse, browser
 from cms.cli.client import Remote
 from cms.system import users
 
@@ -31,9 +31,6 @@ _ERASE = (b"\x7f", b"\x08")
 
 # The standard asks for a border of four modules. Two are enough on a terminal's dark background, and need fewer lines.
 QR_BORDER = 2
-
-# Set if there is a display for a browser.
-_DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY")
 
 # sshd sets both for a terminal, and the first also for a command. Its value is: client, its port, server, its port.
 _SSH = ("SSH_CONNECTION", "SSH_TTY")
@@ -67,6 +64,8 @@ class Typed:
         self._typed = b""
         # The character for the end of input (Ctrl-D), which the terminal does not handle while this is open.
         self._end = b""
+        # How the terminal was before this was opened, None while this is not open, or for what is no terminal.
+        self._before: list[Any] | None = None
 
     @contextmanager
     def open(self) -> Iterator[Typed]:
@@ -80,10 +79,25 @@ class Typed:
         during[3] &= ~termios.ICANON
         self._end = before[6][termios.VEOF]
         termios.tcsetattr(fd, termios.TCSADRAIN, during)
+        self._before = before
         try:
             yield self
         finally:
+            self._before = None
             termios.tcsetattr(fd, termios.TCSADRAIN, before)
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """Give the terminal to another program while the block runs, as it was before this was opened."""
+        if self.fd is None or self._before is None:
+            yield
+            return
+        during = termios.tcgetattr(self.fd)
+        termios.tcsetattr(self.fd, termios.TCSADRAIN, self._before)
+        try:
+            yield
+        finally:
+            termios.tcsetattr(self.fd, termios.TCSADRAIN, during)
 
     def read(self) -> list[str]:
         """Wait for input; return the lines that are complete. At the end of the input, `fd` becomes None."""
@@ -157,7 +171,8 @@ def screen(out: TextIO | None = None) -> Screen | None:
 def sign_in_here(remote: Remote, user: str, method: str, say: Callable[[str], None]) -> int:
     """Sign in with this process's terminal, browser and screen; return the exit code."""
     typed = Typed(sys.stdin.fileno())
-    return sign_in(remote, user, method, typed, say=say, browse=browser(), shown_on=screen())
+    browse = browser(remote=bool(over_ssh()), terminal=sys.stdin.isatty() and sys.stdout.isatty(), lent=typed.lent)
+    return sign_in(remote, user, method, typed, say=say, browse=browse, shown_on=screen())
 
 
 def sign_in(
@@ -167,7 +182,7 @@ def sign_in(
     typed: Typed,
     *,
     say: Callable[[str], None] = print,
-    browse: Callable[[str], None] | None = None,
+    browse: Browse | None = None,
     shown_on: Screen | None = None,
 ) -> int:
     """Sign in over a connection to the daemon; return the exit code. `browse` opens an address in a browser."""
@@ -182,8 +197,8 @@ def sign_in(
                 case "prompt":
                     needed = event["method"] == "paste"
                     say(in_words(event, shown_on, tunnel=over_ssh()))
-                    if event["method"] == "browser" and browse:
-                        browse(event["url"])
+                    if event["method"] == "browser" and browse and not browse(event["url"]):
+                        say("No browser could be started: open the link yourself.")
                     if event["method"] == "device" and shown_on:
                         shown_on.count_down(float(event.get("expires_in", 0)))
                 case "told":
@@ -277,17 +292,3 @@ def over_ssh(environment: Mapping[str, str] | None = None) -> str:
 def _user_name(environment: Mapping[str, str]) -> str:
     known = users.user(os.getuid())
     return environment.get("USER") or environment.get("LOGNAME") or (known.pw_name if known else "USER")
-
-
-def browser() -> Callable[[str], None] | None:
-    """Return a function that opens an address in this desktop's browser, None if there is no desktop or it is remote."""
-    opener = shutil.which("xdg-open")
-    if not opener or not any(os.environ.get(name) for name in _DISPLAYS) or over_ssh():
-        return None
-
-    def browse(url: str) -> None:
-        # Its output would disturb this terminal, and it may run as long as the browser, so cms does not wait for it.
-        quiet = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDWR, 0), *((os.POSIX_SPAWN_DUP2, 0, fd) for fd in (1, 2))]
-        os.posix_spawn(opener, [opener, url], os.environ, file_actions=quiet, setsid=True)
-
-    return browse

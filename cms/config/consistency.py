@@ -20,6 +20,7 @@ from cms_oauth.microsoft import (
     RESOURCES,
     Cloud,
     is_personal,
+    takes_the_code,
 )
 
 
@@ -176,6 +177,16 @@ def _origin(case: Case) -> str:
     )
 
 
+def _page_of_microsofts(case: Case) -> str:
+    if case.grant.sign_in not in ("browser", "paste") or not takes_the_code(case.grant.redirect_uri):
+        return ""
+    return (
+        f"the redirect address {case.grant.redirect_uri} is a page of Microsoft's, which since January 2026 takes the code"
+        ' out of the address: register http://localhost with the application and write redirect_uri="http://localhost",'
+        ' or write sign_in="device"'
+    )
+
+
 RULES: tuple[Callable[[Case], str], ...] = (
     _foreign_host,
     _foreign_scopes,
@@ -187,4 +198,5 @@ RULES: tuple[Callable[[Case], str], ...] = (
     _closed_registration,
     _device,
     _origin,
+    _page_of_microsofts,
 )

@@ -17,7 +17,7 @@ from cms.core.accounts import (
     registration_for,
     registration_of,
 )
-from cms_oauth.microsoft import BROKER_REDIRECT, CLOUDS, COMMON, CONSUMERS, TENANT_WORDS, Cloud
+from cms_oauth.microsoft import CLOUDS, COMMON, CONSUMERS, NATIVE_CLIENT, TENANT_WORDS, Cloud
 
 # The arguments of Office365_Account that are an application's credential.
 CREDENTIALS = ("client_secret", "certificate", "client_assertion")
@@ -130,7 +130,7 @@ def _registration(login: str | None, client_id: Given, use_default_registration:
         raise Mistake("client_id= and use_default_registration=True exclude each other")
     by_name = {each.name: each for each in REGISTRATIONS}
     given = arguments.guid("client_id", client_id, tuple(by_name))
-    redirect = BROKER_REDIRECT if way == "broker" else arguments.OWN_REDIRECT
+    redirect = NATIVE_CLIENT if way == "broker" else arguments.OWN_REDIRECT
     own = Registration("", given, COMMON, redirect, None, "")
     return by_name.get(given) or registration_of(given) or own
 

@@ -214,7 +214,8 @@ NOTHING_KNOWN = SignInFacts(persisted=None)
 class Granted:
     """The provider gave a token. `issued` is the boot-clock moment at which its answer arrived, `expires_in` seconds.
 
-    If the provider also sent a new refresh token, that is already on disk.
+    If the provider also sent a new refresh token, that is already on disk. `note` is for whoever asked for this sign-in, ""
+    for nothing.
     """
 
     secret: str = field(repr=False)
@@ -222,6 +223,7 @@ class Granted:
     expires_in: float
     scopes: tuple[str, ...] = ()
     sign_in: SignInFacts = SignInFacts()
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

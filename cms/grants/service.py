@@ -30,6 +30,7 @@ from cms.grants.transfer import export_file, find
 from cms.grants.transfer.formats import Found, Unfit
 from cms.grants.vault.entry_file import Entry
 from cms.grants.vault.store import Held, Stored, Vault
+from cms_oauth.microsoft import takes_the_code
 
 _NOWHERE = Trouble(
     "storage",
@@ -198,7 +199,7 @@ class Service:
         room = self._prepared(grant)
         found = find.find(place, grant)
         answer = self._entra.adopt(grant, found.refresh_token, self._entra.credential(grant).value, room.account)
-        return _not_anew(self._keep(grant, answer, room.place), found, grant)
+        return _of_another_program(self._keep(grant, answer, room.place), found, grant)
 
     def _restore(self, question: Import) -> Outcome:
         """Take over a sign-in from another machine: redeem it now, which verifies it, and store its successor."""
@@ -379,8 +380,15 @@ def _explained(outcome: Outcome, held: Held, grant: Grant) -> Outcome:
     )
 
 
-def _not_anew(outcome: Outcome, found: Found, grant: Grant) -> Outcome:
-    """Explain a refusal of a sign-in that another program made."""
+def _of_another_program(outcome: Outcome, found: Found, grant: Grant) -> Outcome:
+    """Explain a refusal of a sign-in that another program made, or what to know before the next sign-in."""
+    if isinstance(outcome, Granted) and takes_the_code(found.redirect):
+        return replace(
+            outcome,
+            note=f"{found.program} signed in by {found.redirect}, a page of Microsoft's that since January 2026 takes the "
+            "code out of the address. Before the next sign-in, register http://localhost as a redirect address of the "
+            "application; or sign in with a code: " + refusals.hint("{login --device}", grant),
+        )
     if not isinstance(outcome, Refused):
         return outcome
     trouble = outcome.trouble

@@ -15,7 +15,7 @@ from cms.core.accounts import REGISTRATIONS
 from cms.sandbox.assertions import Federation, Proofs
 from cms.sandbox.errors import Refusal
 from cms.sandbox.tokens import USUAL_SIZE, Signer
-from cms_oauth.microsoft import BROKER_REDIRECT, CLOUDS, PERMISSIONS
+from cms_oauth.microsoft import CLOUDS, NATIVE_CLIENT, PERMISSIONS
 
 TENANT = "5a5a5a5a-0000-4000-8000-000000000001"
 
@@ -220,7 +220,7 @@ def _usual_clients() -> list[Client]:
     anywhere = (
         "http://localhost/*",
         "http://127.0.0.1/*",
-        BROKER_REDIRECT,
+        NATIVE_CLIENT,
     )
     own = [Client(CLIENT_ID, anywhere), Client(APP_ID, anywhere, secret=APP_SECRET)]
     known = [Client(each.client_id, (each.redirect_uri,), each.origin is not None) for each in REGISTRATIONS]

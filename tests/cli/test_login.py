@@ -7,18 +7,15 @@ import io
 import json
 import os
 import socket
-import stat
 import struct
 import termios
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TextIO
 
 import pytest
-from support.waiting import until
 
 from cms.cli import login
 from cms.cli.client import Remote
@@ -201,9 +198,16 @@ def test_the_end_of_the_input_ends_a_sign_in_by_pasting(pasted: bytes) -> None:
     assert "the input ended before the address was pasted" in said[-1]
 
 
-def test_a_desktops_browser_is_opened_for_a_browser_sign_in_only() -> None:
-    """A device code or a link to paste from is for wherever the person is."""
+@pytest.mark.parametrize("starts", [True, False])
+def test_a_browser_is_opened_for_a_browser_sign_in_only(*, starts: bool) -> None:
+    """A device code or a link to paste from is for wherever the person is. One that does not start is no end."""
     opened: list[str] = []
+    said: list[str] = []
+
+    def browse(url: str) -> bool:
+        opened.append(url)
+        return starts
+
     for method in ("browser", "device", "paste"):
 
         def script(lines: Lines, method: str = method) -> None:
@@ -212,9 +216,37 @@ def test_a_desktops_browser_is_opened_for_a_browser_sign_in_only() -> None:
             lines.tell(**DONE)
 
         with typing(b"") as typed, daemon(script) as remote:
-            sign_in(remote, "", method, typed, say=lambda _text: None, browse=opened.append)
+            assert login.EX_OK == sign_in(remote, "", method, typed, say=said.append, browse=browse)
 
     assert ["https://browser.test/"] == opened
+    assert starts != ("No browser could be started: open the link yourself." in said)
+
+
+def test_the_terminal_is_lent_as_it_was() -> None:
+    """A browser in the terminal finds lines edited as ever, and afterwards a long address can be pasted again."""
+    ours, theirs = os.openpty()
+
+    def edits() -> bool:
+        return bool(termios.tcgetattr(theirs)[3] & termios.ICANON)
+
+    typed = Typed(theirs)
+    with typed.open():
+        seen = [edits()]
+        with typed.lent():
+            seen.append(edits())
+        seen.append(edits())
+    with typed.lent():
+        seen.append(edits())
+    os.close(ours)
+    os.close(theirs)
+
+    assert [False, True, False, True] == seen
+
+
+def test_what_is_no_terminal_is_lent_too() -> None:
+    """There is nothing to restore."""
+    with typing(b"") as typed, typed.open(), typed.lent():
+        pass
 
 
 @pytest.mark.parametrize(
@@ -452,51 +484,11 @@ def test_over_ssh_the_one_line_is_shown_that_makes_the_browser_work(host: dict[s
     assert "leads there too" not in words
 
 
-@pytest.mark.usefixtures("opener")
-def test_no_browser_is_opened_over_ssh(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not even where X is forwarded: the browser would be the other machine's."""
-    monkeypatch.setenv("DISPLAY", "localhost:10.0")
-    monkeypatch.setenv("SSH_CONNECTION", OVER_SSH["SSH_CONNECTION"])
-
-    assert login.browser() is None
-
-
 def test_a_change_of_method_is_explained() -> None:
     """Who asked for a browser and gets to paste is told why."""
     words = in_words({**PROMPT, "instead": "the redirect address https://localhost is not plain HTTP on this machine"})
 
     assert "https://localhost is not plain HTTP on this machine, so paste its address instead." in words
-
-
-@pytest.fixture
-def opener(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An xdg-open on the PATH that writes down what it is to open."""
-    program = tmp_path / "xdg-open"
-    program.write_text(f'#!/bin/sh\necho "$1" > {tmp_path}/opened\n')
-    program.chmod(stat.S_IRWXU)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    for name in ("DISPLAY", "WAYLAND_DISPLAY", "SSH_CONNECTION", "SSH_TTY"):
-        monkeypatch.delenv(name, raising=False)
-    return tmp_path / "opened"
-
-
-def test_a_browser_is_opened_on_a_desktop(opener: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a display and xdg-open, the address is opened by itself."""
-    monkeypatch.setenv("DISPLAY", ":0")
-    browse = login.browser()
-    assert browse is not None
-    browse("https://x.test/")
-
-    assert until(lambda: opener.exists() and opener.read_text() == "https://x.test/\n", "the address")
-
-
-@pytest.mark.usefixtures("opener")
-def test_no_browser_is_opened_without_a_desktop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No display: nothing is started. Nor without xdg-open."""
-    assert login.browser() is None
-    monkeypatch.setenv("DISPLAY", ":0")
-    monkeypatch.setenv("PATH", "/nowhere")
-    assert login.browser() is None
 
 
 def test_the_terminal_is_the_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,10 +19,12 @@ from cms_oauth.microsoft import (
     RESOURCES,
     clouds_of_audience,
     clouds_of_server,
+    has_lost_the_code,
     is_personal,
     national_cloud,
     portal,
     resource_name,
+    takes_the_code,
 )
 
 # Each row: login host, mail resource, IMAP and POP host, SMTP host, Graph, and what an application asks for.
@@ -201,3 +203,24 @@ def test_personal_domains(domain: str, personal: bool) -> None:
 def test_a_tenants_cloud(document: dict[str, object], cloud: str) -> None:
     """As its discovery document tells it."""
     assert cloud == national_cloud(document)
+
+
+@pytest.mark.parametrize(
+    ("address", "takes", "lost"),
+    [
+        ("https://login.microsoftonline.com/common/oauth2/nativeclient", True, True),
+        ("https://LOGIN.microsoftonline.com/Contoso.com/oauth2/NativeClient/", True, True),
+        ("https://login.microsoftonline.us/common/oauth2/nativeclient", True, True),
+        ("https://login.partner.microsoftonline.cn/common/oauth2/nativeclient", True, True),
+        ("https://login.live.com/oauth20_desktop.srf", True, True),
+        ("https://login.microsoftonline.com/common/wrongplace", False, True),
+        ("https://login.example.com/common/oauth2/nativeclient", False, False),
+        ("http://localhost/oauth2/nativeclient", False, False),
+        ("https://login.microsoftonline.com/common/oauth2/v2.0/authorize", False, False),
+        ("https://[", False, False),
+        ("", False, False),
+    ],
+)
+def test_microsofts_own_pages(address: str, *, takes: bool, lost: bool) -> None:
+    """Those that take the code out of an address, in every cloud, and where the browser ends then."""
+    assert (takes, lost) == (takes_the_code(address), has_lost_the_code(address))

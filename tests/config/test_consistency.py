@@ -14,7 +14,7 @@ from cms.core.accounts import (
     app_scopes,
     mail_scopes,
 )
-from cms_oauth.microsoft import CLOUDS, PERSONAL_TENANT, Cloud
+from cms_oauth.microsoft import CLOUDS, NATIVE_CLIENT, PERSONAL_TENANT, Cloud
 
 MY_ID = "0a1b2c3d-1111-2222-3333-444455556666"
 TENANT = "11112222-3333-4444-5555-666677778888"
@@ -86,6 +86,17 @@ WRONG = {
         "9002327",
         "leave origin= out",
     ),
+    "a page of Microsoft's to return to": (case(redirect_uri=NATIVE_CLIENT), NATIVE_CLIENT, 'sign_in="device"'),
+    "a page of Microsoft's to paste from": (
+        case(redirect_uri=f"{US}/{TENANT}/oauth2/nativeclient", cloud="dod", sign_in="paste"),
+        "since January 2026",
+        'redirect_uri="http://localhost"',
+    ),
+    "a page of Microsoft's for persons": (
+        case("a@outlook.com", redirect_uri="https://login.live.com/oauth20_desktop.srf"),
+        "oauth20_desktop.srf",
+        "register http://localhost",
+    ),
     "an Origin for a native application": (
         case(client_id=THUNDERBIRD.client_id, redirect_uri=THUNDERBIRD.redirect_uri, origin=CMS_ORIGIN),
         "9002326",
@@ -132,6 +143,9 @@ RIGHT = {
     "Thunderbird's with a device code": case(client_id=THUNDERBIRD.client_id, sign_in="device"),
     "an application's own redirect": case(client_id=DEFAULT_REGISTRATION.client_id, redirect_uri="http://localhost"),
     "an Origin for an own application": case(origin=CMS_ORIGIN),
+    "Microsoft's broker": case(sign_in="broker", redirect_uri=NATIVE_CLIENT),
+    "a code, where no browser returns": case(sign_in="device", redirect_uri=NATIVE_CLIENT),
+    "another's page with such a name": case(redirect_uri="https://login.example.com/common/oauth2/nativeclient"),
 }
 
 

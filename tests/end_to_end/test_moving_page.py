@@ -102,6 +102,7 @@ def test_the_pages_command_takes_a_sign_in_over(
 
     assert 0 == ended.returncode, ended.stderr
     assert f"{USER} is signed in (saved, key from key file" in ended.stdout
+    assert ("takes the code out of the address" in ended.stdout) == (section == "mutt_oauth2.py")
     assert USER == served(daemon, entra)
     for secret in (signed_in.refresh_token, PASSWORD):
         assert secret not in ended.stdout + ended.stderr + daemon.log

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support import peers
 from support.exchanges import granted
 from support.grants import (
     ANN,
@@ -28,7 +29,9 @@ from cms.grants.entra.client import Entra as Provider
 from cms.grants.entra.exchange import ExchangeEnd
 from cms.grants.entra.flows import CodeFlow
 from cms.grants.messages import (
+    Import,
     Open,
+    Place,
     Prompt,
     SignIn,
 )
@@ -309,6 +312,21 @@ class TestService:
 
         assert "expired" == kind(outcome)
         assert [600.0] == line.waited
+
+    @pytest.mark.parametrize(
+        ("flow", "noted"), [("authcode", True), ("devicecode", False), ("localhostauthcode", False)]
+    )
+    def test_an_import_tells_of_a_redirect_that_no_longer_works(
+        self, first: Open, grant: Grant, entra: Entra, tmp_path: Path, flow: str, *, noted: bool
+    ) -> None:
+        """It is taken over all the same; where Microsoft's own page was used, the next sign-in needs another way."""
+        path = tmp_path / "tokens"
+        write_private(path, peers.mutt_file(peers.sign_in(entra, ANN), authflow=flow))
+        end = service(first).answer(Import(1, grant, Place(str(path))))
+
+        assert isinstance(end, Granted)
+        assert noted == ("register http://localhost" in end.note)
+        assert noted == (f"`cms login {ANN} --device`" in end.note)
 
     def test_given_up(self, first: Open, grant: Grant) -> None:
         """A sign-in that is given up says so."""

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cms.cli import login
+from cms.cli import browser, login
 from cms.cli.client import NoDaemon, Remote
 from cms.cli.init import mail_programs, systemd_units
 from cms.cli.init.first_config import Tenant, Wishes, domain_of, known_tenant, tenant_of, text_of, write
@@ -280,7 +280,7 @@ def _sign_in_and_test(wishes: Wishes, person: Terminal, steps: Steps, account: A
 
 
 def _sign_in(wishes: Wishes, person: Terminal, account: Account, connect: Connect) -> int:
-    usual = "browser" if login.browser() else "paste"
+    usual = "browser" if browser.browser(remote=bool(login.over_ssh())) else "paste"
     method = wishes.method or person.choose("With a browser here, by pasting an address, or with a code?", WAYS, usual)
     with connect() as found:
         return login.sign_in_here(found, account.user, method, person.say)

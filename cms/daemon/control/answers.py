@@ -53,5 +53,6 @@ def ended(outcome: Outcome) -> Result:
         known = outcome.sign_in
         kept = f"saved, key from {known.key_from}" if known.persisted else "kept in memory only"
         said = f"{known.who or 'the account'} is signed in ({kept})"
-        return Result(True, said, "" if known.persisted else _LOST, extra={"persisted": known.persisted})
+        hint = "\n".join(filter(None, ["" if known.persisted else _LOST, outcome.note]))
+        return Result(True, said, hint, extra={"persisted": known.persisted})
     return Result(False, outcome.trouble.message, outcome.trouble.hint)

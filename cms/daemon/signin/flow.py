@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,6 +17,7 @@ from cms.core.lifecycle import Outcome, Refused, Trouble
 from cms.daemon.signin.http import Address, BadHttp, parse_fields
 from cms.daemon.worker import SignInSession, Worker
 from cms.grants.messages import Prompt
+from cms_oauth.microsoft import has_lost_the_code
 from cms_oauth.moves import Move, cms, fill
 
 # Enough time to find a phone and a password. An authorization code is valid for 10 minutes too.
@@ -47,6 +49,16 @@ _STAYED = (
     "{login} waits, or look the number up in docs/troubleshooting.md"
 )
 _EXPIRED = {"device": _BLOCKED, "browser": _STAYED, "paste": _STAYED}
+
+# What a pasted address says when Microsoft's own page was the redirect address.
+_TAKEN = (
+    "Microsoft's page has taken the code out of this address, as it does since January 2026: nothing that can be pasted "
+    "from there signs you in."
+)
+_TAKEN_HINT = (
+    "What works: {login --device}; or a redirect address on this machine: register http://localhost with the application, "
+    'set redirect_uri="http://localhost" of the account, then {reload, login}'
+)
 
 _STILL_WAITING = "The sign-in is still waiting. Ctrl-C cancels it."
 
@@ -145,6 +157,8 @@ class Flow:
             shown = refusals.of_page(text[:MAX_PASTED], self.grant)
             if shown:
                 return f"{shown.message}\n{shown.hint}\n{_STILL_WAITING}"
+        if not (fields and {"code", "error"} & fields.keys()) and has_lost_the_code(_unwrapped(text)):
+            return f"{_TAKEN}\n{refusals.hint(_TAKEN_HINT, self.grant)}\n{_STILL_WAITING}"
         if fields is None:
             return (
                 "this is not the address that a sign-in ends at: copy the whole address from the browser's address bar"
@@ -179,11 +193,27 @@ class Flow:
         self._changed = trio.Event()
 
 
+# What people, mail programs and chats put around an address, which no address has in it, and what may stand beside that.
+# A state is letters and digits, and a code ends with one or with `$`: nothing of theirs is taken off.
+_QUOTES = re.compile('[<>"`\u201a\u201c\u201d\u201e\u00ab\u00bb\u2039\u203a]')
+_PUNCTUATION = "'\u2018\u2019()[]{}.,;:"
+# `&` as HTML writes it.
+_AMPERSAND = re.compile(r"&(?:amp|#38|#x26);", re.IGNORECASE)
+_BEFORE = re.compile(r"[^?]*?(?=https?://)")
+
+
+def _unwrapped(text: str) -> str:
+    """Return a pasted address alone. Terminals and mail break long lines, so white space is ignored."""
+    pieces = _QUOTES.split("".join(text[:MAX_PASTED].split()))
+    address = max(pieces, key=lambda each: ("state=" in each, "://" in each, len(each)))
+    return _BEFORE.sub("", _AMPERSAND.sub("&", address), count=1).strip(_PUNCTUATION)
+
+
 def _pasted_fields(text: str) -> dict[str, str]:
-    """Return the fields of a pasted address. Terminals and mail break long lines, so white space is ignored."""
+    """Return the fields of a pasted address."""
     if len(text) > MAX_PASTED:
         raise BadHttp("too long")
-    address = "".join(text.split())
+    address = _unwrapped(text)
     try:
         parts = urlsplit(address)
     except ValueError:

@@ -15,10 +15,13 @@ from urllib.parse import parse_qs, urlsplit
 
 from cms.core import refusals
 from cms.core.accounts import Grant, is_named, registration_of
-from cms_oauth.microsoft import LOGIN_ALIASES
+from cms_oauth.microsoft import LOGIN_ALIASES, NATIVE_CLIENT
 
 # mutt_oauth2.py's other registration; a Microsoft one says nothing of the cloud, which its users edit in the script.
 _MUTT_HOSTS = {"google": "accounts.google.com"}
+
+# Where its browser ends, by registration and flow; its other flows use this machine, or a code.
+_MUTT_REDIRECTS = {("microsoft", "authcode"): NATIVE_CLIENT}
 
 # email-oauth2-proxy derived keys with so many rounds before it noted their number beside the salt.
 _PROXY_LEGACY_ROUNDS = 100_000
@@ -54,7 +57,11 @@ class Encryption:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One sign-in of another program's. `host` is its login service; with `encryption` the token is still encrypted."""
+    """One sign-in of another program's.
+
+    `host` is its login service and `redirect` the address that its browser ended at; with `encryption` the token is still
+    encrypted.
+    """
 
     program: str
     refresh_token: str = field(repr=False)
@@ -63,6 +70,7 @@ class Found:
     client_id: str = ""
     host: str = ""
     encryption: Encryption | None = None
+    redirect: str = ""
 
     @property
     def called(self) -> str:
@@ -114,6 +122,7 @@ def read_mutt(raw: bytes) -> list[Found]:
             _text(body, "email"),
             client_id=_text(body, "client_id"),
             host=_MUTT_HOSTS.get(_text(body, "registration"), ""),
+            redirect=_MUTT_REDIRECTS.get((_text(body, "registration"), _text(body, "authflow")), ""),
         )
     ]
 
@@ -135,6 +144,7 @@ def read_msal(raw: bytes) -> list[Found]:
             users.get(_text(each, "home_account_id"), ""),
             client_id=_text(each, "client_id"),
             host=_text(each, "environment"),
+            redirect=_text(body, "redirect_uri"),
         )
         for each in _entries(tokens)
     ]
@@ -211,6 +221,7 @@ def _proxy_account(ini: configparser.ConfigParser, user: str, *, inherits: bool)
         client_id=option("client_id"),
         host=_host(option("token_url")),
         encryption=Encryption(option("token_salt"), int(rounds or _PROXY_LEGACY_ROUNDS)),
+        redirect=option("redirect_uri"),
     )
 
 
@@ -268,12 +279,12 @@ def read_pizauth(raw: bytes) -> list[Found]:
 def _pizauth_account(reader: _Reader) -> Found:
     name, auth_uri, fields, client_id = reader.text(), reader.text(), reader.pairs(), reader.text()
     reader.optional()  # the client secret
-    reader.text()  # the redirect address
+    redirect = reader.text()
     reader.texts()  # the scopes
     token_uri = reader.text()
     token = _pizauth_token(reader) if reader.number(4) else ""
     hints = [value for key, value in fields if key == "login_hint"] or _hints(auth_uri)
-    return Found("pizauth", token, next(iter(hints), ""), name, client_id, _host(token_uri))
+    return Found("pizauth", token, next(iter(hints), ""), name, client_id, _host(token_uri), redirect=redirect)
 
 
 def _hints(address: str) -> list[str]:

@@ -35,6 +35,18 @@ GOOD = "code=the-code&state=state-of-a%40example.test"
         f"?{GOOD}",
         f"#{GOOD}",
         f"localhost:8080/?{GOOD}",
+        f'"http://localhost/?{GOOD}"',
+        f"<http://localhost/?{GOOD}>",
+        f"http://localhost/?{GOOD}.",
+        f"\u201chttp://localhost/?{GOOD}\u201d,",
+        f"`http://localhost/?{GOOD}`;",
+        f"(http://localhost/?{GOOD}).",
+        f"\u00abhttp://localhost/?{GOOD}\u00bb",
+        f"[the page](http://localhost/?{GOOD})",
+        f"The browser ends at <http://localhost/?{GOOD}>, it says.",
+        f"Location: http://localhost/?{GOOD}",
+        f'<a href="http://localhost/?{GOOD.replace("&", "&amp;")}">here</a>',
+        f"'{GOOD}'",
     ],
 )
 @in_trio_clock
@@ -56,7 +68,7 @@ async def test_an_address_is_taken_whatever_its_path(address: str) -> None:
         ("https://x.test/?code=the-code&state=other", "belongs to another sign-in"),
         ("https://x.test/?state=state-of-a%40example.test", "neither a code nor an error"),
         ("https://x.test/?code=1&code=2", "not the address"),
-        ("http://[", "not the address"),
+        ("http://[x", "not the address"),
         ("x" * (MAX_PASTED + 1), "not the address"),
         ("", "no state"),
         ("AADSTS", "no state"),
@@ -72,6 +84,37 @@ async def test_what_will_not_do_is_refused_with_a_sentence(text: str, words: str
         assert words in said
         assert [] == daemon.worker.sessions[0].fields
         assert flow.end is None
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://login.microsoftonline.com/common/wrongplace",
+        "https://login.live.com/oauth20_desktop.srf?removed=true",
+        "https://login.microsoftonline.com/common/oauth2/nativeclient",
+        "https://login.microsoftonline.com/5a5a5a5a-0000-4000-8000-000000000001/oauth2/nativeclient#",
+        "https://login.microsoftonline.us/common/wrongplace?session_state=1",
+        "https://login.windows.net/organizations/oauth2/nativeclient?",
+        "The browser is at <https://login.live.com/oauth20_desktop.srf?lc=1031&removed=true>.",
+    ],
+)
+@in_trio_clock
+async def test_microsofts_page_has_taken_the_code(address: str) -> None:
+    """It is said what happened and which way works, and the sign-in goes on waiting."""
+    async with pasting() as (daemon, flow):
+        said = await flow.pasted(address)
+
+        assert said.startswith("Microsoft's page has taken the code out of this address")
+        assert "`cms login a@example.test --device`" in said
+        assert 'redirect_uri="http://localhost"' in said
+        assert ([], None) == (daemon.worker.sessions[0].fields, flow.end)
+
+
+@in_trio_clock
+async def test_a_page_of_microsofts_that_left_the_code_is_taken() -> None:
+    """Where the code is still in the address, nothing stands in the way."""
+    async with pasting() as (_, flow):
+        assert "" == await flow.pasted(f"https://login.live.com/oauth20_desktop.srf?{GOOD}")
 
 
 @pytest.mark.parametrize(

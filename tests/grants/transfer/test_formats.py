@@ -16,6 +16,7 @@ from cms.core.accounts import Grant
 from cms.grants.transfer import decrypt, formats
 from cms.grants.transfer.formats import FORMATS, Found, Unfit
 from cms.sandbox.directory import CLIENT_ID
+from cms_oauth.microsoft import NATIVE_CLIENT
 
 ANN, BEN = "ann@example.test", "ben@example.test"
 GRANT = Grant("https://localhost:1/common", CLIENT_ID, ANN)
@@ -105,6 +106,24 @@ def test_overrides_of_sasl_xoauth2_are_read() -> None:
     found = only(formats.read(raw, "", "x"))
 
     assert (BEN, "c", "login.example.test") == (found.user, found.client_id, found.host)
+
+
+@pytest.mark.parametrize(
+    ("source", "raw", "expected"),
+    [
+        ("mutt_oauth2", made.MUTT_SAMPLE, NATIVE_CLIENT),
+        ("mutt_oauth2", changed(made.MUTT_SAMPLE, authflow="localhostauthcode"), ""),
+        ("mutt_oauth2", changed(made.MUTT_SAMPLE, registration="google"), ""),
+        ("msal", made.OAUTH2MS_SAMPLE, "http://localhost:56103/getToken"),
+        ("msal", MSAL, ""),
+        ("email-oauth2-proxy", made.PROXY_SAMPLE, "http://localhost"),
+        ("email-oauth2-proxy", made.PROXY_SAMPLE.replace(b"http://localhost", NATIVE_CLIENT.encode()), NATIVE_CLIENT),
+        ("pizauth", DUMP, "http://localhost/"),
+    ],
+)
+def test_where_the_browser_ended_is_read(source: str, raw: bytes, expected: str) -> None:
+    """What the file says or, of mutt_oauth2.py, what its flow implies."""
+    assert expected == only(formats.read(raw, source, "x")).redirect
 
 
 def test_a_google_sign_in_is_known_as_such() -> None:
