@@ -201,6 +201,22 @@ def test_a_browser_on_this_machine(person: Person) -> None:
     until(lambda: not listens(port) and not listens(page), "the end of both listeners")
 
 
+def test_a_browser_in_the_terminal(person: Person) -> None:
+    """$BROWSER has the terminal until the person quits it: what they type there is not taken for a pasted address."""
+    person.configure()
+    person.daemon.start()
+    program, seen = person.daemon.home / "text-browser", person.daemon.home / "seen"
+    program.write_text(f'#!/bin/sh\necho "$2" > {seen}\necho "A page."\nread -r line\necho "Quit by $line."\n')
+    program.chmod(0o755)
+    with person.login(BROWSER=f"missing:{program} --dump %s") as window:
+        window.wait_for("A page.")
+        assert f"{ANN} is signed in" in person.entra.sign_in(seen.read_text().strip(), ANN).text
+        paste(window, "q=1")
+        shown = window.wait_for("Quit by q=1.", f"{ANN} is signed in")
+        assert "this address" not in shown
+    assert until(person.signed_in, "a token")
+
+
 @pytest.mark.parametrize("redirect", ["http://127.0.0.1:{port}/", "http://localhost/"])
 def test_over_ssh_the_line_that_brings_the_browser_here(person: Person, redirect: str) -> None:
     """What is forwarded is the port that the browser comes back to, also where that is any free one."""
@@ -227,6 +243,9 @@ def test_a_redirect_that_leads_nowhere_here_is_pasted_by_itself(person: Person, 
     with person.login() as window:
         wait_for(window, "so paste its address instead", "Paste the whole address of that page here")
         end = person.entra.sign_in(link(window), ANN, follow=False)
+        if redirect == NATIVE:
+            paste(window, "<https://login.microsoftonline.com/common/wrongplace>")
+            wait_for(window, "has taken the code out of this address", "still waiting")
         paste(window, end.fields["code"])
         window.wait_for("this address has no state")
         paste(window, f"{redirect}?" + urlencode({**end.fields, "state": "stranger"}))
