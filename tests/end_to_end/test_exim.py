@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Self
 
 import pytest
-from support import evidence
+from support import evidence, proc
 from support.contrib import ROOT, exim_conf, replaced
 from support.daemon import Daemon, account_line, ask, daemons, settings_lines
 from support.fragments import blocks, shown
@@ -46,14 +46,26 @@ _numbers = count()
 # What exim has to send when there is no token: it begins a login, and cancels it when the server asks for a credential.
 CANCELLED = ["EHLO", "STARTTLS", "EHLO", "AUTH XOAUTH2", "*", "QUIT"]
 
-# Debian's own script starts exim; $0 is /etc/default/exim4. It ends when its input does.
-_QUEUE_RUNNER = """
+# Debian starts exim by its init script, which leaves a daemon behind, or by its unit, whose command stays in the
+# foreground (Debian 12 has none). Here each ends when its input does; $0 is /etc/default/exim4.
+_UNIT = Path("/usr/lib/systemd/system/exim4.service")
+_PREPARED = """
 mount --bind "$0" /etc/default/exim4
 mount -t tmpfs -o mode=0755 tmpfs /run
+"""
+_INIT_SCRIPT = f"""{_PREPARED}
 /etc/init.d/exim4 start
 read -r end || true
 /etc/init.d/exim4 stop
 """
+# systemd's $NAME is cut into words as the shell's.
+_UNITS_COMMAND = f"""{_PREPARED}
+. /etc/default/exim4
+eval "$(sed -n s/^ExecStart=//p {_UNIT}) &"
+read -r end || true
+kill $!
+"""
+STARTS = {"init script": _INIT_SCRIPT} | ({"unit": _UNITS_COMMAND} if _UNIT.exists() else {})
 
 # A command with another /etc/group, which is $0.
 _WITH_GROUPS = ["sh", "-ec", 'mount --bind "$0" /etc/group; exec "$@"']
@@ -105,11 +117,14 @@ class System:
         until(tried, "the queue to empty")
 
     @contextmanager
-    def queue_runner(self) -> Iterator[None]:
-        """Have exim run its queue by itself, as the page says, with a second in place of minutes."""
+    def queue_runner(self, start: str = _INIT_SCRIPT) -> Iterator[Callable[[], list[int]]]:
+        """Have exim run its queue by itself, as the page says, with a second in place of minutes.
+
+        The block gets a function that returns exim's processes.
+        """
         default = self.machine.folder / "default"
-        default.write_text(replaced(shown("exim", "queue"), **{"'2m'": "'1s'"}))
-        command = self.machine.argv("sh", "-ec", _QUEUE_RUNNER, str(default))
+        default.write_text(shown("exim", "queue").replace("2m", "1s"))
+        command = self.machine.argv("sh", "-ec", start, str(default))
         with (
             (self.machine.folder / "runner.log").open("wb") as said,
             subprocess.Popen(
@@ -117,7 +132,7 @@ class System:
             ) as script,
         ):
             try:
-                yield
+                yield lambda: [each for each in proc.beside(script.pid) if proc.name(each) == "exim4"]
             finally:
                 script.communicate(timeout=PATIENCE)
         assert script.returncode == 0, Path(said.name).read_text()
@@ -411,6 +426,19 @@ def test_mail_goes_out_by_itself_when_cms_is_back(system: System, outage: Outage
     assert [] == system.machine.queue
     assert f" {waiting} ** " not in system.machine.log()
     assert before == [system.servers.log().count(words) for words in (REFUSED, STRANGER)]
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_exim_runs_its_queue_and_listens_nowhere(system: System, start: str) -> None:
+    """However Debian starts it: what waits goes out by itself, and no port is open, not even port 25."""
+    with stopped(system):
+        _, subject = system.send("alice", B, header_from=A, sender=A)
+    with system.queue_runner(STARTS[start]) as processes:
+        system.servers.wait_for_mail(B, subject)
+        listening = {each: proc.listening(each) for each in processes()}
+
+    assert listening
+    assert [] == [end for ends in listening.values() for end in ends]
 
 
 @pytest.mark.parametrize("outage", OUTAGES)

@@ -1,4 +1,4 @@
-"""What the kernel says of a process: its memory, descriptors, limits and children. For most of it one must be root."""
+"""What the kernel says of a process: its memory, descriptors, ports, limits and children. For most of it one must be root."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ _REGION = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) r\S* \S+ \S+ \S+ *(.*)$", re.MUL
 # pieces from all over a secret are looked for.
 _PIECE = 20
 _PIECES = 5
+
+# A socket's state in /proc/net/tcp (include/net/tcp_states.h).
+_LISTENING = "0A"
 
 # write(2) to /proc/PID/clear_refs: forget the peak of the resident memory (proc(5)).
 _FORGET_PEAK = "5"
@@ -76,12 +79,38 @@ def _unread(descriptor: Path) -> int:
         os.close(ours)
 
 
+def listening(pid: int) -> list[str]:
+    """Return the TCP ends at which the process listens, as the kernel writes them: ADDRESS:PORT, hexadecimal."""
+    sockets = {os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir()}  # noqa: PTH115 - `socket:[...]` is no path
+    rows = (row.split() for name in ("tcp", "tcp6") for row in _read(f"/proc/{pid}/net/{name}").decode().splitlines())
+    # proc_net_tcp: the local end, the state, and the inode; the table's head has fewer words.
+    return [row[1] for row in rows if row[3] == _LISTENING and f"socket:[{row[9]}]" in sockets]
+
+
 def core_limits(pid: int) -> tuple[str, str]:
     """Return the soft and the hard limit of the size of a core dump."""
     limits = Path(f"/proc/{pid}/limits").read_text()
     found = re.search(r"^Max core file size +(\S+) +(\S+)", limits, re.MULTILINE)
     assert found
     return found[1], found[2]
+
+
+def name(pid: int) -> str:
+    """Return the process's name, or nothing if it is gone meanwhile."""
+    return _read(f"/proc/{pid}/comm").decode().strip()
+
+
+def beside(pid: int) -> list[int]:
+    """Return the processes that see the same mounts as this one, itself included."""
+    mounts = Path(f"/proc/{pid}/ns/mnt").readlink()
+    return [int(each.name) for each in Path("/proc").glob("[0-9]*") if _mounts(each) == mounts]
+
+
+def _mounts(process: Path) -> Path | None:
+    try:
+        return (process / "ns" / "mnt").readlink()
+    except OSError:
+        return None  # gone meanwhile
 
 
 def environment(pid: int) -> dict[str, str]:

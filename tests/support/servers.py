@@ -236,14 +236,8 @@ class MailServers:
     @cached_property
     def _logger(self) -> int:
         """The process to which Dovecot's others hand what is to be logged, and then go on."""
-        (found,) = (int(each) for each in children(self.dovecot) if _name(each) == "log")
+        (found,) = (int(each) for each in children(self.dovecot) if proc.name(int(each)) == "log")
         return found
-
-
-def _name(process: str) -> str:
-    with suppress(FileNotFoundError, ProcessLookupError):  # gone meanwhile
-        return Path(f"/proc/{process}/comm").read_text().strip()
-    return ""
 
 
 @contextmanager
