@@ -36,6 +36,16 @@ class _Imap(imaplib.IMAP4):
         self._dialogue.show(f"send: {data!r}")
         super().send(data)
 
+    def capability(self) -> tuple[str, list[Any]]:
+        """Ask for the capabilities before the login only.
+
+        Python 3.13.18 and 3.14 ask after it as well. Nothing here needs that answer, and a server that refuses the
+        question would seem to have refused the login.
+        """
+        if self.state == "NONAUTH" or not self.capabilities:
+            return super().capability()
+        return "OK", [" ".join(self.capabilities).encode()]
+
     def readline(self) -> bytes:
         line = super().readline()
         text = line.decode(errors="replace").strip()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import imaplib
 import json
 import re
 import ssl
@@ -11,6 +12,7 @@ from base64 import b64encode
 from collections.abc import Callable
 from email.utils import formatdate
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -352,6 +354,32 @@ def test_a_passed_imap_test_has_opened_the_inbox(tester: Tester) -> None:
     ]
     assert "<credential>" in outcome.shown
     assert "reply: b'* 3 EXISTS\\r\\n'" in outcome.shown
+
+
+@pytest.mark.parametrize("answer", ["TAG BAD not now", "TAG NO not for you", "TAG OK", "* BYE no questions, please"])
+def test_no_question_after_the_login_is_taken_for_its_refusal(
+    tester: Tester, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    """Python 3.13.18 and 3.14 ask for the capabilities after a login as well: whatever the answer, the login passed."""
+    older = imaplib.IMAP4.authenticate
+
+    def authenticate(self: imaplib.IMAP4, *given: Any) -> Any:
+        said = older(self, *given)
+        self._get_capabilities()  # what a newer `authenticate` ends with
+        return said
+
+    def script(talk: Talk) -> None:
+        imap(*IMAP_PASSING[:2], then=lambda _: None)(talk)
+        for passing in IMAP_PASSING[2:]:
+            tag, command, *_ = talk.hear().split()
+            answers = answer if command == "CAPABILITY" else passing
+            talk.say(*answers.replace("TAG", tag).split("\n"))
+
+    monkeypatch.setattr(imaplib.IMAP4, "authenticate", authenticate)
+    outcome = tester("imap", script, at_once=True)
+
+    assert outcome.failed is None
+    assert 1 == sum("CAPABILITY" in line for line in outcome.heard)
 
 
 def test_port_143_is_upgraded_first(tester: Tester, tls: ssl.SSLContext) -> None:
