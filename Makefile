@@ -15,11 +15,17 @@ SOURCES := pyproject.toml $(shell find cms cms_oauth -name '*.py')
 # Two at a time: the tests start real servers, and CI has two cores.
 JOBS ?= 2
 
-.PHONY: help demo test lint docs packages clean
+# A release of Debian, and arguments of pytest's instead of the whole suite.
+SUITE ?= trixie
+TESTS ?=
+
+.PHONY: help demo test test-trixie lint docs packages clean
 
 help:
 	@echo 'make demo    try cms against a simulated Microsoft 365: no account is needed, nothing leaves this machine'
 	@echo 'make test    lint, type check and run all tests (root installs the Debian packages they need)'
+	@echo 'make test-trixie'
+	@echo '             the same in Debian 13, in a root of its own; SUITE=sid: in sid. TESTS=...: these tests only (for root)'
 	@echo 'make lint    ruff and mypy only'
 	@echo 'make docs    make docs/troubleshooting.md from the tables of verdicts'
 	@echo 'make clean   remove what these made'
@@ -33,6 +39,9 @@ test: packages lint
 	$(VENV)/bin/coverage run -m pytest --numprocesses $(JOBS) --dist loadfile
 	$(VENV)/bin/coverage combine --quiet
 	$(VENV)/bin/coverage report
+
+test-trixie:
+	JOBS='$(JOBS)' tests/debian-root $(SUITE) $(TESTS)
 
 lint: $(TEST_STAMP)
 	$(VENV)/bin/ruff check

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shlex
 import subprocess
@@ -151,6 +152,65 @@ def test_a_user_without_root_is_told_what_is_missing(tmp_path: Path) -> None:
 
     assert (1, "") == (done.returncode, done.stdout)
     assert done.stderr.rstrip().endswith("apt-get install --no-install-recommends no-such-package")
+
+
+def test_a_package_is_for_the_releases_that_it_is_marked_with(tmp_path: Path) -> None:
+    """Where nothing is installed, all is wanted but what is marked with other releases only."""
+    for name, says in {"id": "echo 1000", "dpkg-query": ":"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{says}\n")
+        (tmp_path / name).chmod(0o755)
+    require_program("dpkg-query", "dpkg")
+    lines = (line.partition("#")[0] for line in (ROOT / "tests" / "debian-packages.txt").read_text().splitlines())
+    marks = {words[0]: line for line in lines if (words := line.split()) and "unpacked" not in line}
+    release = platform.freedesktop_os_release()["VERSION_CODENAME"]
+
+    done = subprocess.run(
+        [ROOT / "tests" / "install-debian-packages"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+    )
+
+    named = done.stderr.splitlines()[-1].partition("--no-install-recommends ")[2].split()
+    assert any("[" in line for line in marks.values())
+    assert [name for name, line in marks.items() if "[" not in line or release in line] == named
+
+
+@pytest.mark.parametrize(
+    ("user", "programs", "message"),
+    [
+        (1000, (), "only root can make a root of another Debian. Run: sudo make test-trixie"),
+        (0, ("git", "unshare"), "debootstrap is missing. Run: apt-get install debootstrap git util-linux"),
+        (0, ("debootstrap", "unshare"), "git is missing. Run: apt-get install debootstrap git util-linux"),
+        (
+            0,
+            ("debootstrap", "git", "unshare", "flock"),
+            "apt knows no archive of Debian. Run: make test-trixie MIRROR=URL",
+        ),
+    ],
+)
+def test_what_another_release_needs_is_named(
+    tmp_path: Path, user: int, programs: tuple[str, ...], message: str
+) -> None:
+    """`make test-trixie` says in one line what is missing, and has made nothing by then."""
+    for name in ("id", "flock", "apt-get", *programs):
+        (tmp_path / name).write_text(f"#!/bin/sh\n[ {name} != id ] || echo {user}\n")
+        (tmp_path / name).chmod(0o755)
+    for name in ("dirname", "sed", "head", "mkdir"):
+        (tmp_path / name).symlink_to(require_program(name, "coreutils"))
+    roots = tmp_path / "roots"
+
+    done = subprocess.run(
+        ["/bin/sh", ROOT / "tests" / "debian-root", "trixie"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": str(tmp_path), "ROOTS": str(roots)},
+    )
+
+    assert (1, f"make test-trixie: {message}\n") == (done.returncode, done.stderr)
+    assert not (roots / "trixie").exists()
 
 
 def test_the_interpreter_is_one_that_is_promised() -> None:
