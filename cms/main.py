@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from cms.cli.run_line import INTERRUPTED, Run, read_plainly
 from cms.version import VERSION
-from cms_oauth import paths
+from cms_oauth import expand, paths
 
 
 def run_daemon(run: Run) -> int:
@@ -28,8 +28,12 @@ def run_daemon(run: Run) -> int:
     process.allow_many_files()
     process.log_bugs()
     try:
-        config = os.path.abspath(run.config or paths.config_file())  # noqa: PTH100 - pathlib would resolve links
-        options = app.AppOptions(config, paths.state_folder(), paths.runtime_folder(), VERSION)
+        config = expand.named(run.config) if run.config else paths.config_file()
+        # PTH100: pathlib would resolve links.
+        options = app.AppOptions(os.path.abspath(config), paths.state_folder(), paths.runtime_folder(), VERSION)  # noqa: PTH100
+    except expand.Unusable as unusable:
+        logs.get_logger().error("cms cannot start", reason=unusable.message, do=unusable.hint)
+        return os.EX_CONFIG
     except OSError as error:
         logs.get_logger().error("cms cannot start: no folder for its sockets or its state", reason=str(error))
         return os.EX_CANTCREAT

@@ -7,7 +7,7 @@ learn the reason.
 
 import os
 
-from cms_oauth import dial, paths, sasl, wire
+from cms_oauth import dial, expand, paths, sasl, wire
 
 # sysexits.h: the output cannot be written.
 EX_IOERR = 74
@@ -81,8 +81,10 @@ def fetch(options: Options, deadline: float, refused: str = "") -> Credential | 
         wire.parse_request(wire.build_request(question))
     except wire.BadRequest as bad:
         return dial.Failed("bad-request", bad.message, "check --user and --proto, or run: cms-oauth --help")
-    # No shell expands the ~ in --name=~/x or in an environment file.
-    path = os.path.expanduser(options.socket) if options.socket else paths.find_socket()  # noqa: PTH111 - see paths.py
+    try:
+        path = _socket_path(options.socket)
+    except expand.Unusable as unusable:
+        return dial.Failed("bad-request", unusable.message, unusable.hint)
     answer = _ask(path, question, deadline, as_json=options.output == "json" and not options.test)
     if isinstance(answer, dial.Failed) and not options.socket and not os.path.lexists(path):
         answer.message += _looked_at(path)
@@ -93,6 +95,14 @@ def fetch(options: Options, deadline: float, refused: str = "") -> Credential | 
             "try again in 5 minutes; if new tokens are refused too, run: cms status",
         )
     return answer
+
+
+def _socket_path(given: str) -> str:
+    """Return the path of the socket that --cms_sock names, "" for $CMS_SOCK or the usual places. Raises Unusable."""
+    path = paths.named(given, "--cms_sock") if given else paths.find_socket()
+    if not path.startswith("/"):
+        expand.current_folder()
+    return path
 
 
 def _looked_at(path: str) -> str:

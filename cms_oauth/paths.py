@@ -7,6 +7,8 @@ costs three times the client's whole start, so it is imported only if nothing el
 
 import os
 
+from cms_oauth.expand import Unusable, expanded, home
+
 TYPE_CHECKING = False  # `typing` itself costs the client twice its start
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,26 +29,30 @@ _USERS_RUNTIME = "/run/user"
 
 
 def runtime_folder() -> str:
-    """Return the folder for the daemon's sockets. Raises PermissionError if another user owns the last possible one."""
+    """Return the folder for the daemon's sockets. Raises OSError if another user owns the last possible one."""
     return _from_systemd("RUNTIME_DIRECTORY") or _from_xdg("XDG_RUNTIME_DIR") or _of_logind() or _last_runtime()
 
 
 def state_folder() -> str:
-    """Return the folder for files that must survive a restart."""
+    """Return the folder for files that must survive a restart. Raises Unusable if there is none."""
     told = _from_systemd("STATE_DIRECTORY") or _from_xdg("XDG_STATE_HOME")
-    return told or _of_service() or _platform("user_state_dir")
+    return told or _of_service() or _at_home("user_state_dir", "XDG_STATE_HOME")
 
 
 def config_file() -> str:
-    """Return the path of the configuration file that is used by default.
+    """Return the path of the configuration file that is used by default. Raises Unusable if there is none.
 
     This is the user's own file, or the system service's if the user has none.
     """
-    own = own_config_file()
-    if "CONFIGURATION_DIRECTORY" in os.environ or os.path.exists(own):  # noqa: PTH110 - as in _of_logind
-        return own
     system = system_config_file()
-    return system if os.path.exists(system) else own  # noqa: PTH110 - as above
+    there = "CONFIGURATION_DIRECTORY" not in os.environ and os.path.exists(system)  # noqa: PTH110 - as in _of_logind
+    try:
+        own = own_config_file()
+    except Unusable:
+        if there:
+            return system
+        raise
+    return system if there and not os.path.exists(own) else own  # noqa: PTH110 - as above
 
 
 def system_config_file() -> str:
@@ -55,9 +61,9 @@ def system_config_file() -> str:
 
 
 def own_config_file() -> str:
-    """Return the path of this user's configuration file, whether or not it exists."""
-    folder = _from_systemd("CONFIGURATION_DIRECTORY") or _from_xdg("XDG_CONFIG_HOME") or _platform("user_config_dir")
-    return f"{folder}/{_CONFIG}"
+    """Return the path of this user's configuration file, whether or not it exists. Raises Unusable."""
+    told = _from_systemd("CONFIGURATION_DIRECTORY") or _from_xdg("XDG_CONFIG_HOME")
+    return f"{told or _at_home('user_config_dir', 'XDG_CONFIG_HOME', '; or name the file with -c')}/{_CONFIG}"
 
 
 def control_socket() -> str:
@@ -78,10 +84,9 @@ def default_socket() -> str:
 
 def socket_candidates() -> "Iterator[str]":
     """Yield where a token socket may be, the likeliest first; only $CMS_SOCK if that is set."""
-    named = os.environ.get("CMS_SOCK")
-    if named:
-        # No shell expands ~ in an environment file.
-        yield os.path.expanduser(named)  # noqa: PTH111 - as in _of_logind
+    told = _told("CMS_SOCK")
+    if told:
+        yield told
     else:
         for folder in _client_folders():
             yield f"{folder}/{_SOCKET}"
@@ -102,7 +107,11 @@ def _client_folders() -> "Iterator[str]":
 
     RUNTIME_DIRECTORY is not used: in a client it names the folder of the service that runs the client.
     """
-    session = _from_xdg("XDG_RUNTIME_DIR")
+    try:
+        session = _from_xdg("XDG_RUNTIME_DIR")
+    except Unusable:
+        # No daemon can have used it, so the daemon is elsewhere.
+        session = ""
     users = _of_logind()
     if session:
         yield session
@@ -112,21 +121,37 @@ def _client_folders() -> "Iterator[str]":
     if not session and not users:
         try:
             yield _last_runtime()
-        except (PermissionError, ImportError):
-            # Another user made the folder that would be ours, so nothing in it can be trusted. Or platformdirs is not
-            # installed: the client works with only the standard library.
+        except (OSError, ImportError):
+            # Another user made the folder that would be ours, so nothing in it can be trusted; or there is no folder for
+            # temporary files. Or platformdirs is not installed: the client works with only the standard library.
             return
 
 
 def _from_systemd(variable: str) -> str:
     """Return the first folder of a colon-separated list: a unit may have several."""
-    return os.environ.get(variable, "").partition(":")[0]
+    folder = _told(variable).partition(":")[0]
+    if folder and not folder.startswith("/"):
+        raise Unusable(f"{variable} is not an absolute path", "systemd sets it; outside of a service, unset it")
+    return folder
 
 
 def _from_xdg(variable: str) -> str:
     """Return our folder below an XDG base folder; a relative path is ignored (XDG Base Directory, 0.8)."""
-    base = os.environ.get(variable, "")
+    base = _told(variable)
     return f"{base.rstrip('/')}/{_NAME}" if base.startswith("/") else ""
+
+
+def _told(variable: str) -> str:
+    """Return the path in an environment variable, "" for none. Raises Unusable."""
+    return named(os.environ.get(variable, ""), variable)
+
+
+def named(path: str, where: str) -> str:
+    """Return `expanded(path)`, for a path from `where`: an option or a variable. Raises Unusable."""
+    try:
+        return expanded(path)
+    except Unusable as unusable:
+        raise Unusable(f"{where}: {unusable.message}", unusable.hint) from None
 
 
 def _of_logind() -> str:
@@ -144,6 +169,15 @@ def _of_service() -> str:
 
 def _last_runtime() -> str:
     return _platform("user_runtime_dir")
+
+
+def _at_home(folder: str, variable: str, instead: str = "") -> str:
+    """Return one of platformdirs' folders below the home folder. Raises Unusable: `variable` or `instead` would help."""
+    try:
+        home()
+    except Unusable as unusable:
+        raise Unusable(unusable.message, f"set HOME, or {variable}, to a folder of this user{instead}") from None
+    return _platform(folder)
 
 
 def _platform(folder: str) -> str:

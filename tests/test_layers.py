@@ -51,7 +51,7 @@ STRANGERS = (
 )
 
 # What a plain fetch of a token loads, and what it must never pay for.
-FETCH = ("main", "fetch", "dial", "wire", "sasl", "paths")
+FETCH = ("main", "fetch", "dial", "wire", "sasl", "paths", "expand")
 TOO_HEAVY = {"click", "json", "re", "typing", "dataclasses", "__future__"}
 
 # Files of the worker import this of cms/system and nothing that would bring trio or a log along.

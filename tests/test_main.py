@@ -67,6 +67,32 @@ def test_a_daemon_without_a_folder_does_not_start(
     assert "somebody else's" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["run"], "this user has no home folder"),
+        (["run", "-c", "/none.cfg"], "this user has no home folder"),
+        (["run", "-c", "%h/cms.cfg"], "only systemd replaces %h"),
+        (["run", "--config=~/cms.cfg"], "this user has no home folder"),
+    ],
+)
+def test_a_daemon_without_a_home_says_what_to_set(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], why: str
+) -> None:
+    """The same in the log as in a command's message: no traceback."""
+    for name in ("HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME", "STATE_DIRECTORY", "CONFIGURATION_DIRECTORY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 3_000_000_000)
+    monkeypatch.setattr("cms_oauth.paths._SYSTEM_CONFIG", "/none")
+    monkeypatch.setattr("cms_oauth.paths._SYSTEM_STATE", "/none")
+    monkeypatch.setattr(logs, "setup", lambda *, level, form: None)
+    for name in ("harden", "allow_many_files", "log_bugs"):
+        monkeypatch.setattr(process, name, lambda: None)
+
+    assert os.EX_CONFIG == main.main(arguments)
+    assert why in capsys.readouterr().out
+
+
 _LOOK = """
 import sys
 from cms import main

@@ -18,6 +18,7 @@ from cms.config.model import Config, FileSpec, SocketSpec
 from cms.core.accounts import NAMELESS, Account, Proxy, application
 from cms.core.status import expiry_warning
 from cms_oauth import paths
+from cms_oauth.expand import Unusable, literal
 from cms_oauth.moves import Command
 
 
@@ -33,10 +34,14 @@ def warnings(found: Config) -> Iterator[str]:
 def where_to_look(found: Config) -> str:
     """Return a note if cms-oauth finds none of the sockets without an option, "" if it finds one."""
     named = [spec.path for spec in found.sockets if spec.speaks != "postfix"]
-    usual = {os.path.realpath(each) for each in paths.socket_candidates()}
+    try:
+        usual = {os.path.realpath(each) for each in paths.socket_candidates()}
+    except Unusable as unusable:
+        return f"note: cms-oauth finds no socket here: {unusable.message}; {unusable.hint}"
     if not named or any(os.path.realpath(each) in usual for each in named):
         return ""
-    return f"note: cms-oauth does not find this socket: programs need --cms_sock={named[0]} or CMS_SOCK={named[0]}"
+    path = literal(named[0])
+    return f"note: cms-oauth does not find this socket: programs need --cms_sock={path} or CMS_SOCK={path}"
 
 
 def obstacles(found: Config) -> Iterator[str]:

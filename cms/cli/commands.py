@@ -29,29 +29,47 @@ from cms.core.status_text import WIDTH, as_text
 from cms.grants.messages import Place
 from cms.system import process
 from cms.version import VERSION
-from cms_oauth import paths
+from cms_oauth import expand, paths
+from cms_oauth.expand import Unusable, literal
 
 _STDOUT = 1
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+class _NamedPath(click.ParamType[str]):
+    """An option that names a path, as `expand.named` reads it; "" if it is not given."""
+
+    name = "path"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return expand.named(value) if value else ""
+        except Unusable as unusable:
+            self.fail(f"{unusable.message}; {unusable.hint}", param, ctx)
+
+
+_PATH = _NamedPath()
+
+
 def _config_option(command: Command) -> Command:
-    option = click.option("-c", "--config", metavar="FILE", default="", help="The configuration file.")
+    option = click.option("-c", "--config", type=_PATH, metavar="FILE", default="", help="The configuration file.")
     return option(command)
 
 
-def _config_path(config: str, usual: Callable[[], str] = paths.config_file) -> str:
-    """Return the configuration's path: the command's own -c, else -c before the command, else the usual path."""
-    before = click.get_current_context().find_root().params.get("config")
-    return config or before or usual()
+def _named_config(config: str) -> str:
+    """Return the configuration's path that the command line names: after the command, else before it; "" for none."""
+    return config or str(click.get_current_context().find_root().params.get("config") or "")
+
+
+def _config_path(config: str) -> str:
+    """Return the configuration's path: the one on the command line, else the usual one. Raises Unusable."""
+    return _named_config(config) or paths.config_file()
 
 
 def _passphrase_option(command: Command) -> Command:
-    option = click.option(
-        "--passphrase-file", metavar="PATH", default="", help="Read the export's passphrase from this file."
-    )
-    return option(command)
+    text = "Read the export's passphrase from this file."
+    return click.option("--passphrase-file", type=_PATH, metavar="PATH", default="", help=text)(command)
 
 
 def _ways(*, browser: str, device: str, paste: str) -> Callable[[Command], Command]:
@@ -97,7 +115,7 @@ def cms(context: click.Context, config: str) -> None:
 )
 def run(config: str, log_level: str, log_form: str) -> None:
     """Run the daemon in the foreground."""
-    run_anew(Run(_config_path(config), log_level, log_form))
+    run_anew(Run(literal(_config_path(config)), log_level, log_form))
 
 
 @cms.command()
@@ -114,7 +132,7 @@ def login(user: str, method: str, config: str) -> int:
     USER may be left out if there is only one account.
     """
     try:
-        with daemon_or_none(_config_path(config)) as found:
+        with daemon_or_none(_named_config(config)) as found:
             return sign_in_here(found, user, method, say)
     except KeyboardInterrupt:
         # The terminal has printed ^C: begin a new line.
@@ -145,7 +163,7 @@ def bring_in(place: str, *, source: str, user: str, entry: str, passphrase_file:
     if why_not := transfer.why_no_sign_in(path):
         complain(why_not, "name the file that `cms export` or the other program wrote")
         return FAILED
-    with daemon_or_none(_config_path(config)) as found:
+    with daemon_or_none(_named_config(config)) as found:
         if transfer.is_ours(path, source):
             passphrase = transfer.Passphrase(passphrase_file)
             return _ended(transfer.restore(found, user, path, passphrase, force=force, say=say))
@@ -166,10 +184,10 @@ def export(users_and_file: tuple[str, ...], passphrase_file: str, config: str, *
     *users, file = users_and_file
     if why := transfer.no_file_name(file):
         raise click.UsageError(f"FILE is missing ({why}): `cms export USER FILE`.")
-    path = Path(file)
+    path = Path(expand.named(file))
     try:
         transfer.check_target(path, force=force)
-        with daemon_or_none(_config_path(config)) as found:
+        with daemon_or_none(_named_config(config)) as found:
             return _ended(transfer.export(found, users, transfer.Passphrase(passphrase_file), path, force=force))
     except FileExistsError:
         complain(f"{path} already exists and was not changed", "name another file, or overwrite it with --force")
@@ -192,7 +210,7 @@ def logout(user: str, config: str, *, every: bool, yes: bool) -> int:
     if every and not yes and sys.stdin.isatty() and not transfer.confirm("Delete every sign-in on this machine?"):
         complain("nothing was deleted")
         return FAILED
-    with daemon_or_none(_config_path(config)) as found:
+    with daemon_or_none(_named_config(config)) as found:
         return _ended(found.ask("leave") if every else found.ask("logout", user=user))
 
 
@@ -204,7 +222,7 @@ def prune(config: str, *, yes: bool) -> int:
 
     Their accounts were removed from the configuration.
     """
-    with daemon_or_none(_config_path(config)) as found:
+    with daemon_or_none(_named_config(config)) as found:
         return _ended(transfer.converse(found, "prune", transfer.answers(lambda: "", say, yes=yes), yes=yes))
 
 
@@ -327,7 +345,11 @@ def admin_consent_url(user: str, config: str, *, as_json: bool) -> int:
 @click.argument("user", default="")
 @click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
 @click.option(
-    "--bundle", metavar="FILE", default="", help="Write a report without names and secrets, for a bug report."
+    "--bundle",
+    type=_PATH,
+    metavar="FILE",
+    default="",
+    help="Write a report without names and secrets, for a bug report.",
 )
 @click.option("--as", "asking", metavar="UNIXUSER", multiple=True, help="Check that this user reaches the sockets too.")
 @_config_option
@@ -341,7 +363,11 @@ def doctor(user: str, bundle: str, asking: tuple[str, ...], config: str, *, as_j
     from cms.cli.doctor import examination  # noqa: PLC0415
     from cms.cli.doctor import run as doctoring  # noqa: PLC0415
 
-    meant = examination.Examination(_config_path(config), load_config, user, asking)
+    try:
+        path, nowhere = _config_path(config), None
+    except Unusable as unusable:
+        path, nowhere = "", unusable
+    meant = examination.Examination(path, load_config, user, asking, nowhere=nowhere)
     return doctoring.examine_and_report(meant, bundle, say, as_json=as_json)
 
 
@@ -354,7 +380,9 @@ def doctor(user: str, bundle: str, asking: tuple[str, ...], config: str, *, as_j
 @click.option("--client-id", default="", help="Use your own application.")
 @click.option("--redirect-uri", default="", help="The redirect address of that application.")
 @click.option("--authority", default="", hidden=True, help="Another login host, https://HOST[:PORT].")
-@click.option("--ca", default="", metavar="FILE", help="Certificate authorities to trust, where a proxy inspects TLS.")
+@click.option(
+    "--ca", type=_PATH, default="", metavar="FILE", help="Certificate authorities to trust, where a proxy inspects TLS."
+)
 @click.option("--try-smtp", default="", hidden=True, help="Another mail server to try, HOST[:PORT].")
 @click.option("--try-imap", default="", hidden=True, help="As --try-smtp.")
 @_ways(
@@ -367,7 +395,7 @@ def doctor(user: str, bundle: str, asking: tuple[str, ...], config: str, *, as_j
 @click.option("--no-sign-in", "sign_in", flag_value=False, default=True, help="Do not sign in.")
 @click.option("--no-test", "test", flag_value=False, default=True, help="Do not try the mail servers.")
 @click.option("--no-show", "show", flag_value=False, default=True, help="Show nothing for mail programs.")
-def init(config: str, *, system: bool, yes: bool, method: str, **wishes: Any) -> int:
+def init(config: str, *, system: bool, yes: bool, method: str, ca: str, **wishes: Any) -> int:
     """Set up cms, step by step.
 
     Writes a first configuration, starts cms, signs you in and tests the mail servers. You can decline each step, and an
@@ -377,12 +405,17 @@ def init(config: str, *, system: bool, yes: bool, method: str, **wishes: Any) ->
     from cms.cli import daemonless  # noqa: PLC0415
     from cms.cli.init import first_config, wizard  # noqa: PLC0415
 
-    named = _config_path(config, str)
+    named = _named_config(config)
     if system and named:
         raise click.UsageError("--system names the file already: leave -c out.")
     path = named or (paths.system_config_file() if system else paths.own_config_file())
-    # The daemon gets this path, and its current folder may be another.
-    chosen = first_config.Wishes(os.path.abspath(path), method=method, **wishes)  # noqa: PTH100 - links stay links
+    # The daemon gets these paths, and its current folder may be another. PTH100: links stay links.
+    chosen = first_config.Wishes(
+        os.path.abspath(path),  # noqa: PTH100
+        method=method,
+        ca=os.path.abspath(ca) if ca else "",  # noqa: PTH100
+        **wishes,
+    )
     return wizard.begin(chosen, Terminal(yes=yes), wizard.Around(daemonless.explored, load_config, connect))
 
 
@@ -416,6 +449,9 @@ def main(arguments: Sequence[str]) -> int:
         return error.exit_code
     except ConfigError as error:
         complain(str(error))
+        return os.EX_CONFIG
+    except Unusable as error:
+        complain(error.message, error.hint)
         return os.EX_CONFIG
     except NoDaemon as error:
         complain(error.message, error.hint)

@@ -22,6 +22,7 @@ from cms.config.load import load
 from cms.config.model import LOAD_SECONDS, Config, ConfigError
 from cms.system import process, threads
 from cms_oauth import paths
+from cms_oauth.expand import Unusable
 
 FAILED = 1
 
@@ -60,7 +61,7 @@ def _running_line(path: str) -> int | None:
 def daemon_or_none(config: str) -> Iterator[Remote]:
     """Yield a connection to the running daemon, or to this process in its place.
 
-    `config` is the configuration's path, which is read only if no daemon runs.
+    `config` is the configuration's path, "" for the usual one. It is read only if no daemon runs.
     """
     with ExitStack() as stack:
         found = _connect_if_running()
@@ -74,7 +75,7 @@ def _daemonless(config: str, stack: ExitStack) -> Remote:
 
     logs.setup(level="error")
     process.harden()
-    loaded = load_config(config)
+    loaded = load_config(config or paths.config_file())
     deadline = time.monotonic() + STARTING_SECONDS
     while True:
         try:
@@ -115,4 +116,7 @@ def connect() -> Remote:
 
 
 def is_configured() -> bool:
-    return os.path.lexists(paths.config_file())
+    try:
+        return os.path.lexists(paths.config_file())
+    except Unusable:
+        return False

@@ -16,6 +16,7 @@ from typing import Any
 from cms.cli.client import Remote
 from cms.grants.messages import Place
 from cms.system.files import oddity, place_new, write_private
+from cms_oauth import expand
 from cms_oauth.addresses import bare, is_address
 from cms_oauth.moves import Command, cms
 
@@ -38,11 +39,14 @@ class Unsaid(Exception):
 
 
 def absolute_place(place: str, source: str) -> str:
-    """Return a file's absolute path, because the daemon's current folder is another; or the name of a keyring entry."""
+    """Return a file's absolute path, because the daemon's current folder is another; or the name of a keyring entry.
+
+    Raises Unusable.
+    """
     if source == NAMED and "/" not in place and not Path(place).exists():
         return bare(place)
     # pathlib would resolve links, and the message would name another file.
-    return os.path.abspath(place)  # noqa: PTH100 - as above
+    return os.path.abspath(expand.named(place))  # noqa: PTH100 - as above
 
 
 def why_no_sign_in(path: str) -> str:

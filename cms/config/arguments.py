@@ -16,6 +16,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from cms.core.accounts import METHODS, UNATTENDED, Scopes, Source
 from cms_oauth.addresses import bare, fault
+from cms_oauth.expand import Unusable, expanded
 from cms_oauth.microsoft import TENANT_WORDS
 
 # The value of an argument before it is checked: anything.
@@ -116,13 +117,13 @@ def seconds(name: str, value: Given, least: float, *, zero: bool = False) -> flo
 def command(name: str, value: Given, folder: str) -> tuple[str, ...]:
     """Return a program and its arguments, from a list or from the path of a program.
 
-    A program without a slash is found in PATH; `~` is a home folder, and a relative path starts at `folder`.
+    A program without a slash is found in PATH; others are paths, as in `path`. Arguments stay as they are.
     """
     given = value if isinstance(value, list | tuple) else [value]
     if not given:
         raise Mistake(f"{name}= is an empty list", f'Such as {name}=["notify-me", "--mail"]')
     program, *rest = (text(name, os.fspath(each) if isinstance(each, os.PathLike) else each) for each in given)
-    if "/" in program or program.startswith("~"):
+    if "/" in program or program.startswith(("~", "$")):
         program = path(name, program, folder)
     elif not isinstance(value, list | tuple) and " " in program:
         raise Mistake(
@@ -356,18 +357,26 @@ def protocol_name(name: str, value: Given) -> str:
 
 
 def path(name: str, value: Given, folder: str) -> str:
-    """Return an absolute path: `~` is a home folder, and a relative path starts at `folder`."""
+    """Return an absolute path: `expanded` is what may be in it, and a relative path starts at `folder`."""
+    return os.path.normpath(Path(folder) / _expanded(name, value))
+
+
+def _expanded(name: str, value: Given) -> str:
     given = text(name, os.fspath(value) if isinstance(value, os.PathLike) else value)
     try:
-        return os.path.normpath(Path(folder) / Path(given).expanduser())
-    except RuntimeError:
-        raise Mistake(f"{name}= begins with ~, and that user's home folder is not known", "Write it out") from None
+        return text(name, expanded(given))
+    except Unusable as unusable:
+        raise Mistake(f"{name}= cannot be used: {unusable.message}", _sentence(unusable.hint)) from None
+
+
+def _sentence(words: str) -> str:
+    return words[:1].upper() + words[1:]
 
 
 def file_path(name: str, value: Given, folder: str) -> str:
     """Return the absolute path of a file, socket or other thing that is not a folder."""
     found = path(name, value, folder)
-    if str(value).endswith("/"):
+    if _expanded(name, value).endswith("/"):
         raise Mistake(f"{name}= ends with a slash, and that is a folder", "Name a file in it")
     return found
 

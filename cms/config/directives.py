@@ -43,7 +43,7 @@ def namespace(draft: Draft) -> dict[str, Given]:
         "Proxy": partial(settings.proxy, draft),
         "File": partial(settings.file, draft),
         "Credential": settings.credential,
-        "Command": settings.command,
+        "Command": partial(settings.command, draft),
         **{name: partial(_ignore, draft, name) for name in _IGNORED},
     }
     return {name: _checked(name, each) for name, each in directives.items()} | {"cfg": _Cfg(draft)}

@@ -119,9 +119,9 @@ def credential(name: Given) -> Source:
     return Source("credential", (found,))
 
 
-def command(argv: Given) -> Source:
+def command(draft: Draft, argv: Given) -> Source:
     """Command: a secret that a program prints."""
-    words = tuple(arguments.text("argv", each) for each in arguments.sequence("argv", argv))
+    words = arguments.sequence("argv", argv)
     if not words:
         raise Mistake("argv= is an empty list", 'Such as Command(["pass", "show", "cms"])')
-    return Source("command", words)
+    return Source("command", arguments.command("argv", words, draft.folder))

@@ -15,12 +15,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from support.command_line import conversing, daemon, done, empty_folders, good_configuration
 
 from cms import main
 from cms.cli import commands, connect
-from cms.cli.run_line import INTERRUPTED
+from cms.cli.init import wizard
+from cms.cli.run_line import INTERRUPTED, Run
 from cms.system import logs, process
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -529,3 +531,64 @@ def test_pruning_shows_and_asks(home: Path, capsys: pytest.CaptureFixture[str]) 
 
     assert [True] == [each["yes"] for each in heard]
     assert "bob\ndeleted: 1\n" == capsys.readouterr().out
+
+
+def _options_with_paths() -> list[tuple[str, str]]:
+    """Return each option of each command whose value is a path, by what its help says."""
+    return [
+        (name, option.opts[-1])
+        for name, command in commands.cms.commands.items()
+        for option in command.params
+        if isinstance(option, click.Option) and option.metavar in ("FILE", "PATH")
+    ]
+
+
+@pytest.mark.parametrize(("name", "option"), _options_with_paths())
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("$NO_SUCH_NAME/x", "the variable NO_SUCH_NAME is not set"),
+        ("%t/x", "only systemd replaces %t"),
+        ("/run/`id -u`/x", "it has a command in it"),
+    ],
+)
+def test_an_option_follows_the_rule_for_paths(
+    name: str, option: str, path: str, why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What would mean another file is refused, with the option's name."""
+    assert 2 == main.main([name, option, path, *(["x"] if name in ("import", "export") else [])])
+    err = capsys.readouterr().err
+    assert f"{option}': {why}" in err
+
+
+def test_options_name_the_same_file_as_the_configuration_would(
+    configured: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No shell replaces `~` in `--config=~/x`, nor a variable in quotes: cms does, before the command and after it."""
+    monkeypatch.setenv("HOME", str(configured.parent))
+    monkeypatch.setenv("HERE", str(configured.parent))
+
+    for arguments in (["--config=~/cms.cfg", "check"], ["check", "-c", "${HERE}/cms.cfg"]):
+        assert 0 == main.main(arguments)
+        assert f"{configured}: good" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments", [["import", "$NO_SUCH_NAME/x"], ["export", "%t/x"], ["import", "--from=cms", "~nobody-at-all/x"]]
+)
+def test_files_follow_the_rule_for_paths(home: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    """The file of an import or an export is a path like any other."""
+    assert os.EX_CONFIG == main.main(arguments)
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_paths_are_handed_on_as_they_are(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The daemon reads its command line by the same rule, and `cms init` writes what the daemon finds from anywhere."""
+    ran: list[Run] = []
+    monkeypatch.setattr(commands, "run_anew", ran.append)
+    monkeypatch.setattr(wizard, "begin", lambda wishes, *_: ran.append(Run(wishes.config, wishes.ca)))
+    monkeypatch.chdir(home)
+
+    main.main(["run", "-c", "/a$$b/50%%.cfg", "--log-level", "info"])
+    main.main(["init", "-c", "my.cfg", "--ca", "ca$$.pem"])
+    assert [Run("/a$$b/50%%.cfg", "info", "auto"), Run(f"{home}/my.cfg", f"{home}/ca$.pem")] == ran

@@ -55,6 +55,18 @@ def helper(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytes
     return run
 
 
+def test_a_path_that_means_another_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """git runs a helper without a shell where it can, so the helper reads the path by the rule for all paths."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"protocol=smtp\n")))
+
+    assert 64 == git_credential.answer(["--cms_sock=%t/cms.sock", "get"])
+    out, err = capfd.readouterr()
+    assert "quit=1\n" == out
+    assert "git-credential-cms: --cms_sock: only systemd replaces %t" in err
+
+
 @pytest.mark.parametrize(
     ("scheme", "protocol"),
     [("smtp", "SMTP"), ("smtps", "SMTP"), ("imap", "IMAP"), ("imaps", "IMAP"), ("pop3", "POP"), ("pop3s", "POP")],

@@ -33,6 +33,7 @@ HIT_MAY_IMPORT = frozenset(
         "binascii",
         "cms_oauth",
         "cms_oauth.dial",
+        "cms_oauth.expand",
         "cms_oauth.fetch",
         "cms_oauth.main",
         "cms_oauth.paths",
@@ -316,6 +317,55 @@ def test_a_tilde_is_the_home(
         assert 0 == main.run([])
 
     assert 2 * f"{XOAUTH2.decode()}\n" == capfd.readouterr().out
+
+
+def test_variables_are_replaced_as_in_the_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A crontab, aerc and git's configuration pass `$NAME` on as it is: the client finds the daemon's own path."""
+    monkeypatch.setenv("WHERE", str(tmp_path))
+    with Daemon(tmp_path / "cms.sock", XOAUTH2, XOAUTH2):
+        assert 0 == main.run(["--cms_sock=${WHERE}/cms.sock"])
+        monkeypatch.setenv("CMS_SOCK", "$WHERE/cms.sock")
+        assert 0 == main.run([])
+
+    assert 2 * f"{XOAUTH2.decode()}\n" == capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("$NO_SUCH_NAME/cms.sock", "the variable NO_SUCH_NAME is not set in this environment (bad-request) - set it"),
+        ("%t/cms.sock", "only systemd replaces %t, in its own files (bad-request) - write $XDG_RUNTIME_DIR"),
+        ("/run/$(id -u)/cms.sock", "it has a command in it, and no shell reads a path (bad-request) - write what"),
+    ],
+)
+def test_a_path_that_means_another_is_refused(
+    path: str, words: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """From the option and from the variable, in one line that names where it stands."""
+    monkeypatch.setenv("CMS_SOCK", path)
+
+    assert (64, 64) == (main.run([f"--cms_sock={path}"]), main.run([]))
+    out, err = capfd.readouterr()
+    assert ("", 2) == (out, err.count("\n"))
+    assert f"cms-oauth: --cms_sock: {words}" in err
+    assert f"cms-oauth: CMS_SOCK: {words}" in err
+
+
+def test_a_folder_that_was_removed_is_named_as_the_cause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A relative path has no meaning there, and other paths have theirs."""
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with Daemon(tmp_path / "cms.sock", XOAUTH2):
+        statuses = main.run(["--cms_sock=cms.sock"]), main.run([f"--cms_sock={tmp_path}/cms.sock"])
+
+    out, err = capfd.readouterr()
+    assert ((64, 0), f"{XOAUTH2.decode()}\n") == (statuses, out)
+    assert "the current folder no longer exists, and relative paths start there (bad-request) - `cd` to" in err
 
 
 # --- --rejected ---

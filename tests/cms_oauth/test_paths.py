@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import platformdirs
 import pytest
 
 from cms_oauth import paths
+from cms_oauth.expand import Unusable
 
 VARIABLES = (
     "CMS_SOCK",
@@ -180,6 +182,66 @@ def test_platformdirs_is_not_imported_where_the_environment_decides() -> None:
             [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
         ).stdout
     )
+
+
+@pytest.mark.parametrize(
+    ("variable", "found"),
+    [
+        ("XDG_RUNTIME_DIR", paths.default_socket),
+        ("XDG_STATE_HOME", paths.state_folder),
+        ("XDG_CONFIG_HOME", paths.config_file),
+        ("RUNTIME_DIRECTORY", paths.control_socket),
+        ("STATE_DIRECTORY", paths.state_folder),
+        ("CONFIGURATION_DIRECTORY", paths.config_file),
+        ("CMS_SOCK", paths.find_socket),
+    ],
+)
+def test_variables_follow_the_rule_for_paths(
+    monkeypatch: pytest.MonkeyPatch, bare: Path, variable: str, found: Callable[[], str]
+) -> None:
+    """/etc/environment and crontab replace nothing, so cms does; what would mean another folder is refused by name."""
+    monkeypatch.setenv(variable, "$HOME/it")
+    assert found().startswith(f"{bare}/home/it")
+
+    monkeypatch.setenv(variable, "/run/user/$NO_SUCH_NAME")
+    with pytest.raises(Unusable, match=f"^{variable}: the variable NO_SUCH_NAME is not set"):
+        found()
+
+
+def test_a_client_looks_elsewhere_if_a_variable_is_no_path(monkeypatch: pytest.MonkeyPatch, bare: Path) -> None:
+    """No daemon can have made a socket there, and one of the other places may have it."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/$NO_SUCH_NAME")
+
+    assert f"{logind(bare)}/cms/cms.sock" == paths.find_socket()
+
+
+@pytest.mark.parametrize("variable", ["RUNTIME_DIRECTORY", "STATE_DIRECTORY", "CONFIGURATION_DIRECTORY"])
+def test_systemds_folders_are_absolute(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    """A relative one is a mistake of a container's or a script's: cms would use another folder each time."""
+    monkeypatch.setenv(variable, "here")
+
+    with pytest.raises(Unusable, match=f"{variable} is not an absolute path"):
+        (paths.control_socket(), paths.state_folder(), paths.config_file())
+
+
+@pytest.mark.parametrize("told", [None, "", "relative"])
+def test_a_user_without_a_home_is_told_what_to_set(
+    monkeypatch: pytest.MonkeyPatch, bare: Path, told: str | None
+) -> None:
+    """The system's configuration is found all the same, and a socket without asking for a home."""
+    monkeypatch.delenv("HOME") if told is None else monkeypatch.setenv("HOME", told)
+    monkeypatch.setattr(os, "getuid", lambda: 3_000_000_000)
+
+    with pytest.raises(Unusable, match="this user has no home folder") as config:
+        paths.config_file()
+    with pytest.raises(Unusable, match="this user has no home folder") as state:
+        paths.state_folder()
+    assert "set HOME, or XDG_CONFIG_HOME, to a folder of this user; or name the file with -c" == config.value.hint
+    assert "set HOME, or XDG_STATE_HOME, to a folder of this user" == state.value.hint
+    assert [f"{bare}/run-cms/cms.sock"] == list(paths.socket_candidates())[:1]
+    (bare / "etc-cms").mkdir()
+    (bare / "etc-cms" / "cms.cfg").touch()
+    assert f"{bare}/etc-cms/cms.cfg" == paths.config_file()
 
 
 def test_the_services_user_has_the_services_state(monkeypatch: pytest.MonkeyPatch, bare: Path) -> None:

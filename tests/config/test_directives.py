@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
-from support.configuration import Loader, Refuser
+from support.configuration import MACHINE, Loader, Refuser
+
+from cms.config.directives import namespace
+from cms.config.draft import Draft
+from cms.config.model import Config
+from cms.core.accounts import Source
 
 ACCOUNT = "a = Office365_Account('a@example.com')\nCredentialServer('cms.sock', [a])\n"
 
@@ -64,3 +73,84 @@ class TestArgumentLists:
         refusal = refuse("Office365_Account('a@example.com', user='a@example.com')")
 
         assert "Office365_Account: multiple values for argument 'user'" == refusal.message
+
+
+# Every argument that is a path, and what the configuration makes of it.
+PATHS: dict[str, tuple[str, Callable[[Config], object]]] = {
+    "CredentialServer": ("CredentialServer({}, [a])", lambda found: found.sockets[-1].path),
+    "PostfixTable": ("PostfixTable({}, [a])", lambda found: found.sockets[-1].path),
+    "TokenFile": ("TokenFile({}, a, 'SMTP')", lambda found: found.files[-1].path),
+    "Tls": ("Tls(ca={})", lambda found: found.ca),
+    "File": ("Vault(key=File({}))", lambda found: found.vault_key.value[0] if found.vault_key else ""),
+    "Command": ("Vault(key=Command([{}, '$X']))", lambda found: found.vault_key.value[0] if found.vault_key else ""),
+    "Notify": ("Notify([{}, '$X'])", lambda found: found.hooks[-1].argv[0]),
+    "Notify alone": ("Notify({})", lambda found: found.hooks[-1].argv[0]),
+}
+
+
+@pytest.mark.parametrize("directive", PATHS)
+class TestPaths:
+    @pytest.mark.parametrize(
+        ("written", "meant"), [("$XDG_RUNTIME_DIR/it", "/it"), ("${XDG_RUNTIME_DIR}/./it", "/it"), ("~/$$x", "/$x")]
+    )
+    def test_one_rule(  # noqa: PLR0917 - fixtures
+        self,
+        load_text: Loader,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        directive: str,
+        written: str,
+        meant: str,
+    ) -> None:
+        """Variables and home folders are replaced in every path, so that no folder called `$XDG_RUNTIME_DIR` is made."""
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+        monkeypatch.setenv("HOME", str(tmp_path))
+        (tmp_path / meant[1:]).write_text("-----BEGIN CERTIFICATE-----")
+        call, found = PATHS[directive]
+        config = load_text(f"{ACCOUNT}{call.format(repr(written))}")
+
+        assert f"{tmp_path}{meant}" == found(config)
+
+    @pytest.mark.parametrize(
+        ("written", "why"),
+        [
+            ("$NO_SUCH_NAME/it", "the variable NO_SUCH_NAME is not set"),
+            ("%t/cms/it", "only systemd replaces %t"),
+            ("/run/user/`id -u`/it", "it has a command in it"),
+            ("/run/${X:-y}/it", "only a variable's name"),
+        ],
+    )
+    def test_what_means_another_file_is_refused(self, refuse: Refuser, directive: str, written: str, why: str) -> None:
+        """With the line of the directive."""
+        refusal = refuse(f"{ACCOUNT}{PATHS[directive][0].format(repr(written))}")
+
+        assert 3 == refusal.line
+        assert f"= cannot be used: {why}" in refusal.message
+
+
+def test_every_path_follows_the_rule() -> None:
+    """A new argument that names a file or a program belongs into the table above."""
+    named = {
+        directive
+        for directive, each in namespace(Draft("cms.cfg", MACHINE)).items()
+        if callable(each) and {"path", "ca", "command", "argv"} & set(inspect.signature(each).parameters)
+    }
+
+    assert named == {each.partition(" ")[0] for each in PATHS}
+
+
+@pytest.mark.parametrize("value", ["a\nb", "/run/x\x1b[2J"])
+def test_a_value_with_control_characters_is_no_path(
+    refuse: Refuser, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    """What a variable adds is checked like what the file says."""
+    monkeypatch.setenv("ODD", value)
+
+    assert "path= is empty or has control characters in it" in refuse(f"{ACCOUNT}TokenFile('/$ODD', a, 'SMTP')").message
+
+
+def test_a_program_beside_the_configuration(load_text: Loader, tmp_path: Path) -> None:
+    """A relative path starts at the configuration's folder for `Command` too, not where the daemon was started."""
+    config = load_text(f"{ACCOUNT}Vault(key=Command(['./key.sh', './as-it-is']))")
+
+    assert config.vault_key == Source("command", (str(tmp_path / "key.sh"), "./as-it-is"))

@@ -209,7 +209,10 @@ def reached(found: Reached) -> Finding:
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """The state folder. `free` is in bytes; `vaults` the number of sign-ins; `error` why the folder could not be read."""
+    """The state folder. `free` is in bytes; `vaults` the number of sign-ins; `error` why the folder could not be read.
+
+    If this user has no place for one, `error` says why, and `step` what to do.
+    """
 
     path: str
     exists: bool = True
@@ -219,12 +222,15 @@ class Folder:
     free: int = 0
     vaults: int = 0
     error: str = ""
+    step: str = ""
 
 
 def state_folder(found: Folder, uid: int) -> Finding:
     """Return whether the state folder is private and has space. `uid` is the user who runs the doctor."""
     if not found.exists:
         return passed("state folder", f"{found.path} does not exist yet: cms creates it")
+    if found.step:
+        return failed("state folder", "there is no place for it", yours("no-home", found.error, found.step))
     if found.error:
         return skipped("state folder", f"{found.path}: {found.error}")
     said = f"{found.path}: owner {found.owner}, mode {found.mode:04o}, {found.free // (1 << 20)} MiB free"

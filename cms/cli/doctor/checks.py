@@ -28,6 +28,7 @@ from cms.core.accounts import Account
 from cms.core.policy import ROOT
 from cms.version import VERSION
 from cms_oauth import paths
+from cms_oauth.expand import Unusable
 from cms_oauth.mailtest.dialogue import place_of
 from cms_oauth.microsoft import PERMISSIONS
 
@@ -37,7 +38,10 @@ OLDEST_PYTHON = (3, 11)
 
 def _configuration(examination: Examination) -> Iterator[Finding]:
     config = examination.config
-    if config is None:
+    if examination.nowhere:
+        verdict = yours("no-home", examination.nowhere.message, examination.nowhere.hint)
+        yield failed("configuration", "there is no usual place for one", verdict)
+    elif config is None:
         cause = "without one cms serves no account"
         yield failed(
             "configuration", f"there is none at {examination.path}", yours("no-configuration", cause, "`cms init`")
@@ -98,13 +102,20 @@ def _proxy(examination: Examination) -> Iterator[Finding]:
 
 def _key(examination: Examination) -> Iterator[Finding]:
     config = examination.config
-    folder = probe_machine.state_folder(paths.state_folder())
+    folder = _state()
     source = config.vault_key if isinstance(config, Config) else None
     yield assess.key(probe_machine.key(source, folder.vaults), examination.rows)
 
 
 def _state_folder(_world: Examination) -> Iterator[Finding]:
-    yield assess.state_folder(probe_machine.state_folder(paths.state_folder()), os.geteuid())
+    yield assess.state_folder(_state(), os.geteuid())
+
+
+def _state() -> assess.Folder:
+    try:
+        return probe_machine.state_folder(paths.state_folder())
+    except Unusable as unusable:
+        return assess.Folder("", error=unusable.message, step=unusable.hint)
 
 
 def _daemon(examination: Examination) -> Iterator[Finding]:
@@ -146,8 +157,9 @@ def _reaching(spec: SocketSpec, who: access.Identity, owner: int, *, connect: bo
 def usable(config: Config) -> list[Finding]:
     """Return what would prevent a daemon with this configuration from serving, as far as can be seen without one."""
     owner = probe_machine.owner_of(config)
-    folder = probe_machine.state_folder(paths.state_folder())
+    folder = _state()
     found = [assess.key(probe_machine.key(config.vault_key, folder.vaults), ())]
+    found += [assess.state_folder(folder, os.geteuid())] if folder.step else []
     for spec in config.sockets:
         found += (
             [access.ungiven(spec.path, spec.group)] if spec.group and not probe_machine.may_give_to(spec.group) else []

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 from urllib.parse import urlsplit
 
@@ -30,9 +29,10 @@ from cms.config.model import Config, ConfigError, SocketSpec
 from cms.core.accounts import Account, accounts_meant
 from cms.core.policy import ROOT
 from cms.system import threads
-from cms_oauth import dial, paths, wire
+from cms_oauth import dial, expand, paths, wire
 from cms_oauth.addresses import bare
 from cms_oauth.claims import claims_of
+from cms_oauth.expand import Unusable
 
 T = TypeVar("T")
 
@@ -59,12 +59,19 @@ class Limits:
         return 0.9 * self.whole
 
 
+def _home() -> str:
+    try:
+        return expand.home()
+    except Unusable:
+        return ""
+
+
 @dataclass
 class Examination:
     """The subject of one run of the doctor, and the facts that are known so far.
 
     `user` is "" for every account; `asking` are further users who need the sockets. `load` reads the configuration at
-    `path`.
+    `path`, which is "" if this user has no place for one: `nowhere` says why. `home` is "" for no home folder.
     """
 
     path: str
@@ -72,9 +79,10 @@ class Examination:
     user: str = ""
     asking: Sequence[str] = ()
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
-    home: str = field(default_factory=lambda: str(Path.home()))
+    home: str = field(default_factory=_home)
     wall: Callable[[], float] = time.time
     limits: Limits = field(default_factory=Limits)
+    nowhere: Unusable | None = None
     _known: dict[str, Future[Any]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 

@@ -283,12 +283,14 @@ def _tried(word: str) -> Tried:
 
 
 def tool_files(home: str) -> list[File]:
-    """Return the configuration files of mail tools that exist, with their text."""
+    """Return the configuration files of mail tools that exist, with their text. `home` is "" for no home folder."""
     return [_tool_file(tool, path) for tool, places in PLACES.items() for path in _existing(places, home)]
 
 
 def _existing(places: Sequence[str], home: str) -> Iterator[str]:
     for place in places:
+        if place.startswith("~") and not home:
+            continue
         root, pattern = (home, place[2:]) if place.startswith("~") else ("/", place[1:])
         yield from (str(path) for path in sorted(Path(root).glob(pattern)) if path.is_file())
 

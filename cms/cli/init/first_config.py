@@ -12,6 +12,7 @@ from cms.core.accounts import DEFAULT_REGISTRATION, registration_for
 from cms.grants.messages import Explored
 from cms.system import users
 from cms_oauth import paths
+from cms_oauth.expand import literal
 from cms_oauth.microsoft import PERSONAL_TENANT, is_personal
 
 SYSTEM_STATE = "/var/lib/cms"
@@ -126,8 +127,8 @@ def text_of(wishes: Wishes, tenant: Tenant, no_keyring: str) -> str:
     socket = f"{SYSTEM_RUNTIME}/cms.sock" if system else paths.default_socket()
     state = SYSTEM_STATE if system else paths.state_folder()
     rules = f"users={json.dumps(_mailers())}" if system else "mode=0o600"
-    server = f'{json.dumps(socket)}, accounts=[account], protocols=["SMTP", "IMAP"], {rules}'
-    vault = f"Vault(key=File({json.dumps(f'{state}/vault.key')}))"
+    server = f'{_written(socket)}, accounts=[account], protocols=["SMTP", "IMAP"], {rules}'
+    vault = f"Vault(key=File({_written(f'{state}/vault.key')}))"
     who = (
         "users= may ask for tokens."
         if system
@@ -143,8 +144,13 @@ def text_of(wishes: Wishes, tenant: Tenant, no_keyring: str) -> str:
         socket=server,
         why=why,
         vault=vault if system or no_keyring else f"# {vault}",
-        more=f"\n# The certificate authorities to trust.\nTls(ca={json.dumps(wishes.ca)})\n" if wishes.ca else "",
+        more=f"\n# The certificate authorities to trust.\nTls(ca={_written(wishes.ca)})\n" if wishes.ca else "",
     )
+
+
+def _written(path: str) -> str:
+    """Return an absolute path as Python text that the configuration reads as this path."""
+    return json.dumps(literal(path))
 
 
 def _account_words(wishes: Wishes, tenant: Tenant) -> Iterator[str]:

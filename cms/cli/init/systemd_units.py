@@ -12,7 +12,8 @@ from pathlib import Path
 
 from cms.cli.init import mail_programs
 from cms.system import users
-from cms_oauth import paths
+from cms_oauth import expand, paths
+from cms_oauth.expand import literal
 
 UNIT = "cms.service"
 
@@ -56,7 +57,7 @@ class Systemd:
         if self.system:
             return Path(_SYSTEM_UNITS) / UNIT
         base = os.environ.get("XDG_CONFIG_HOME", "")
-        folder = Path(base) if base.startswith("/") else Path.home() / ".config"
+        folder = Path(base) if base.startswith("/") else Path(expand.home()) / ".config"
         return folder / "systemd" / "user" / UNIT
 
     @property
@@ -77,7 +78,7 @@ class Systemd:
         """Return the text of the unit, with this installation's command."""
         text = source(UNIT, system=self.system).read_text()
         usual = paths.system_config_file() if self.system else paths.own_config_file()
-        option = f" -c {config}" if config != usual else ""
+        option = f" -c {_word(literal(config))}" if config != usual else ""
         return re.sub(r"^ExecStart=.*$", lambda _: f"ExecStart={command()} run{option}", text, flags=re.MULTILINE)
 
     def install(self, config: str) -> Installed:
@@ -97,6 +98,13 @@ class Systemd:
             return Installed(False, f"Wrote {path}, but it could not be started: {problem}\nSee `{journal}`.")
         whenever = "with this machine" if self.system else "with your session"
         return Installed(True, f"Wrote {path}; cms is running now, and starts {whenever}.")
+
+
+def _word(text: str) -> str:
+    """Return a text as one word of an ExecStart= line (systemd.service(5), Command lines)."""
+    quoted = text.replace("\\", "\\\\").replace('"', '\\"')
+    plain = quoted == text and not any(each in text for each in " '\t;")
+    return (text if plain else f'"{quoted}"').replace("$", "$$").replace("%", "%%")
 
 
 def source(name: str, *, system: bool) -> Path:

@@ -31,6 +31,7 @@ from cms.system import users
 from cms.system.files import oddity
 from cms_oauth import paths
 from cms_oauth.addresses import bare, fault
+from cms_oauth.expand import literal
 from cms_oauth.microsoft import CLOUDS, portal
 from cms_oauth.moves import Command, cms
 from cms_oauth.text import printable
@@ -88,7 +89,7 @@ class Steps:
 def steps_for(wishes: Wishes) -> Steps:
     """Return the steps after the file is written, with the commands for each."""
     if not wishes.for_system:
-        option = ("-c", str(wishes.config)) if wishes.config != paths.config_file() else ()
+        option = ("-c", literal(wishes.config)) if wishes.config != paths.config_file() else ()
         run, login = [str(cms("run", *option))], ["cms login"]
         left = {"run": run, "login": login, "test": ["cms status"]}
         return Steps(left, to_run=" (`cms run` in its own terminal)")
@@ -125,7 +126,7 @@ def _taken(config: str) -> str:
     what = oddity(Path(config))
     if what:
         return f"{config} is {what}: name a regular file"
-    return f"{config} already exists and was not changed\nedit it, then `{cms('check', '-c', str(config))}`"
+    return f"{config} already exists and was not changed\nedit it, then `{cms('check', '-c', literal(config))}`"
 
 
 def _address(person: Terminal) -> str:
@@ -228,7 +229,7 @@ def daemon(config: str, connect: Connect) -> Iterator[str]:
         yield running
         return
     with tempfile.TemporaryFile() as output:
-        command = [sys.executable, "-P", "-m", "cms.main", "run", f"--config={config}"]
+        command = [sys.executable, "-P", "-m", "cms.main", "run", f"--config={literal(config)}"]
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
         )
@@ -294,7 +295,7 @@ def _tests_of(wishes: Wishes, account: Account) -> list[tuple[str, str]]:
 def _test(person: Terminal, account: Account, what: str, host: str) -> bool:
     """Log in to a mail server with `cms-oauth --test-...`, and print the result."""
     code = "import sys; from cms_oauth.main import main; sys.exit(main())"
-    words = [f"--user={account.user}", f"--cms_sock={paths.default_socket()}", f"--test-{what}={host}"]
+    words = [f"--user={account.user}", f"--cms_sock={literal(paths.default_socket())}", f"--test-{what}={host}"]
     try:
         done = subprocess.run(
             [sys.executable, "-P", "-c", code, *words],

@@ -15,6 +15,7 @@ from support.newcomers import GUID, USER, empty_home, wishes
 from cms.cli.init import first_config
 from cms.cli.init.first_config import Tenant, known_tenant, tenant_of, text_of, write
 from cms.config.load import load
+from cms.core.accounts import Source
 from cms.grants.messages import Explored
 from cms_oauth.microsoft import PERSONAL_TENANT
 
@@ -108,6 +109,18 @@ def test_what_was_said_is_in_it(home: Path) -> None:
         found.redirect_uri,
     )
     assert str(ca) == config.ca
+
+
+def test_a_folder_with_a_variables_mark_stays_what_it_is(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A home folder may have a dollar or a percent sign in its name; a configuration that names it must mean it."""
+    odd = home / "a$HOME" / "%t"
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(odd).replace("$", "$$").replace("%", "%%"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(odd).replace("$", "$$").replace("%", "%%"))
+    write(home / "my.cfg", text_of(wishes(home), Tenant(), "no keyring"))
+    config = load(str(home / "my.cfg"))
+
+    assert [f"{odd}/cms/cms.sock"] == [each.path for each in config.sockets]
+    assert Source("file", (f"{odd}/cms/vault.key",)) == config.vault_key
 
 
 @pytest.mark.parametrize(("sudo", "expected"), [("", "root"), ("nobody-of-this-name", "root"), ("daemon", "daemon")])

@@ -34,6 +34,20 @@ def test_the_unit_runs_this_very_cms(home: Path) -> None:
     assert home / "config" / "systemd" / "user" / "cms.service" == Systemd().path
 
 
+@pytest.mark.parametrize(
+    ("config", "word"),
+    [
+        ("/my files/cms.cfg", '"/my files/cms.cfg"'),
+        ('/a"b/cms.cfg', '"/a\\"b/cms.cfg"'),
+        # Doubled for systemd, and again for cms, which reads it as any path.
+        ("/50%/$x.cfg", "/50%%%%/$$$$x.cfg"),
+    ],
+)
+def test_a_path_is_one_word_of_the_unit(home: Path, config: str, word: str) -> None:
+    """systemd splits the line at spaces, and replaces variables and specifiers in it."""
+    assert f" run -c {word}\n" in Systemd().text(config)
+
+
 def test_units_have_their_place_without_xdg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """systemd.unit(5)."""
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
