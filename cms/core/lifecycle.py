@@ -116,7 +116,7 @@ KINDS = {
     "timeout": "the identity provider did not answer in time",
     "throttled": "the identity provider asked for a pause",
     "server": "the identity provider failed (5xx and its own temporary errors)",
-    "garbage": "the answer is not one of an identity provider",
+    "garbage": "the answer is not one of an identity provider, or its token cannot be used",
     "locked": "the vault's key cannot be read, or only after a person unlocks it",
     "storage": "the new refresh token could not be written",
     "vault-damaged": "the vault file cannot be read: truncated, tampered with, or of another format",

@@ -164,10 +164,12 @@ class Service:
             grant, scopes, entry.cache, entry.home_account_id, who=entry.who, secret=credential.value
         )
         stored = held.stored
+        # A successor is stored even if nothing else in the answer can be used.
+        rotated = answer.cache not in ("", entry.cache)
         # If the provider does not rotate the refresh token, only the time of the redemption changes: stored once a day.
-        news = answer.cache != entry.cache or entry.claims or time.time() - entry.redeemed > DAY
-        if answer.cache and news:
-            stored = held.store(_renewed(entry, answer.cache))
+        news = isinstance(answer.outcome, Granted) and (entry.claims or time.time() - entry.redeemed > DAY)
+        if rotated or (news and not answer.unsure):
+            stored = held.store(_renewed(entry, answer))
         elif not answer.unsure:
             _note_ending(held, entry, answer.outcome)
             held.release()
@@ -220,10 +222,12 @@ class Service:
                 who=entry.who,
                 secret=self._entra.credential(grant).value,
             )
-            if not isinstance(answer.outcome, Granted):
+            granted = isinstance(answer.outcome, Granted)
+            # A successor that came without a token replaces no sign-in that works.
+            if not granted and (not answer.cache or held.inspect()):
                 held.release()
                 return answer.outcome
-            entry = _renewed(entry, answer.cache or entry.cache)
+            entry = _renewed(entry, answer)
             return _told(answer.outcome, held.store(entry), entry)
 
     def sign_in(self, question: SignIn, conversation: Conversation) -> Outcome:
@@ -330,9 +334,10 @@ def _another_account(grant: Grant, remembered: str, who: str) -> Trouble:
     return Trouble("wrong-user", said, refusals.hint(hint, grant, remembered=remembered))
 
 
-def _renewed(entry: Entry, cache: str) -> Entry:
-    """Return the entry of a sign-in that has just given a token. Any challenge is met."""
-    return replace(entry, cache=cache, redeemed=time.time(), claims="")
+def _renewed(entry: Entry, answer: ExchangeEnd) -> Entry:
+    """Return the entry of a sign-in after a redemption. If it gave a token, any challenge is met."""
+    entry = replace(entry, cache=answer.cache or entry.cache)
+    return replace(entry, redeemed=time.time(), claims="") if isinstance(answer.outcome, Granted) else entry
 
 
 def _told(outcome: Outcome, stored: Stored, entry: Entry) -> Outcome:

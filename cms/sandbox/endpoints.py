@@ -5,10 +5,12 @@ Each request is recorded, and answered as usual or with the fault that is script
 
 from __future__ import annotations
 
+import json
 import threading
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlencode
 
 from cms.sandbox import pages
@@ -119,7 +121,7 @@ class Endpoints:
         if fault.kind == "silence":
             self._faults.silence(fault.seconds)
         usual = None
-        if fault.after or fault.kind == "silence":
+        if fault.after or fault.kind in ("silence", "fields"):
             usual = self._handle(handler, request, asked)
         return self._spoilt(fault, usual, request, asked)
 
@@ -135,8 +137,8 @@ class Endpoints:
         if fault.kind == "status":
             headers = (("Retry-After", fault.retry_after),) if fault.retry_after else ()
             return as_json({"error": "temporarily_unavailable", "error_description": "scripted"}, fault.status, headers)
-        assert usual is not None  # silence
-        return usual
+        assert usual is not None  # silence, fields
+        return usual if fault.kind == "silence" else _with_fields(usual, fault.fields)
 
     def _fault_refusal(self, fault: Fault, request: WebRequest, asked: Asked) -> WebReply:
         kind = KINDS.get(fault.aadsts)
@@ -206,6 +208,12 @@ class Endpoints:
     def _token(self, request: WebRequest) -> WebReply:
         endpoint = f"{self._authority()}{request.path}"
         return as_json(self._redeemer.token(request.fields, request.headers.get("origin", ""), endpoint))
+
+
+def _with_fields(reply: WebReply, fields: Mapping[str, Any]) -> WebReply:
+    """Return a JSON answer with other values of these fields; `...` removes one."""
+    changed = {**json.loads(reply.body), **fields}
+    return as_json({name: value for name, value in changed.items() if value is not ...}, reply.status)
 
 
 def _sent_back(fields: Mapping[str, str], answer: Mapping[str, str]) -> WebReply:

@@ -8,7 +8,9 @@ entra.faults.clear()
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 KINDS = {
     "status": "an HTTP status with a JSON error of no particular kind, e.g. 503, or 429 with Retry-After",
@@ -16,6 +18,7 @@ KINDS = {
     "silence": "nothing for `seconds`, then the usual answer",
     "html": "another server's page with status 200, as from a captive portal",
     "truncated": "the first half of the answer, well-formed as far as HTTP is concerned",
+    "fields": "the usual answer with the fields of `fields` in place of its own; `...` removes one",
     "aadsts": "Microsoft's refusal with the number `aadsts`, with `claims` where given",
     "page": "at authorize: the same refusal on a page that does not lead back to the application, as most of Microsoft's",
 }
@@ -44,6 +47,7 @@ class Fault:
     seconds: float = 20.0
     aadsts: int = 50173
     claims: str = ""
+    fields: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

@@ -117,7 +117,7 @@ class Ended:
         return False
 
     def get_access_token(self) -> str:
-        return f"brokered token {time.monotonic_ns()}"
+        return f"brokered.token.{time.monotonic_ns()}"
 
     def get_access_token_expiry_time(self) -> int:
         return int(time.time()) + 3600

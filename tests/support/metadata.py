@@ -24,11 +24,15 @@ ASSIGNED_ID = "5a5a5a5a-0000-4000-8000-0000000a5516"
 
 
 class Metadata:
-    """The machine's identities. `status` is answered instead of a token, unless it is 200; `header` is who may ask."""
+    """The machine's identities. `status` is answered instead of a token, unless it is 200; `header` is who may ask.
+
+    `fields` replace those of the answer.
+    """
 
     def __init__(self, entra: Entra, mailboxes: Iterable[str], header: str = "sandbox-identity-header") -> None:
         self.status: int = HTTPStatus.OK
         self.header = header
+        self.fields: dict[str, object] = {}
         # The resource of each question so far.
         self.asked: list[str] = []
         self._entra = entra
@@ -68,7 +72,7 @@ class Metadata:
         client_id = told("client_id", OWN_ID)
         if client_id not in (OWN_ID, ASSIGNED_ID):
             return _error("invalid_request", "Identity not found")
-        return as_json(self._answer(client_id, told("resource", "")))
+        return as_json(self._answer(client_id, told("resource", "")) | self.fields)
 
     def _answer(self, client_id: str, resource: str) -> dict[str, str]:
         now, life = int(self._entra.directory.now()), int(self._entra.token_life)

@@ -101,9 +101,10 @@ class Entra:
                 lambda: call.app.acquire_token_silent_with_error(list(scopes), account, force_refresh=True), who
             )
         if not isinstance(result, dict):
-            return ExchangeEnd(result, unsure=call.http.unsure)
+            return ExchangeEnd(result, call.kept() if call.answered else "", unsure=call.http.unsure)
         self._compare(grant, scopes, result)
-        return ExchangeEnd(call.granted(result, scopes, who), call.kept(), home_account_id, who)
+        end = call.granted(result, scopes, who)
+        return ExchangeEnd(end, call.kept(), home_account_id, who, unsure=call.http.unsure)
 
     def adopt(self, grant: Grant, refresh_token: str, secret: Secret = "", known: str = "") -> ExchangeEnd:
         """Redeem a refresh token that another program got for the same application."""

@@ -4,6 +4,7 @@ It works around some of MSAL's behaviour:
 
 - a fresh app for every exchange, so that its throttling layer never replays a failure of up to an hour ago as an answer;
 - `force_refresh`, so that a refused refresh token is never hidden behind an ageing access token;
+- an answer is judged before MSAL sees it (`token_answer`), and a new refresh token is kept whatever else is wrong with it;
 - discovery is ours, once per process, so that making an app needs no network and tells no config error from an outage;
 - HTTP is ours (`cms.grants.network.http`): it has a deadline and a bound on size, and remembers status and Retry-After.
 
@@ -15,7 +16,6 @@ from __future__ import annotations
 import base64
 import inspect
 import json
-import math
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -29,11 +29,9 @@ from cms.core import refusals
 from cms.core.accounts import ALL_CONSENTED, Grant, Scopes, resource
 from cms.core.lifecycle import Granted, Outcome, Refused, SignInFacts, Transient, Trouble
 from cms.grants.bugs import unexpected
+from cms.grants.entra import token_answer
 from cms.grants.network.deadline import Deadline
-from cms.grants.network.http import Endless, Http, Metadata, NoAnswer, garbage, is_fault, network_trouble
-
-# A token with a lifetime of more than a year is a mistake of the provider.
-MAX_LIFE = 366 * 24 * 60 * 60.0
+from cms.grants.network.http import Endless, Http, HttpReply, Metadata, NoAnswer, garbage, is_fault, network_trouble
 
 # What MSAL raises for a malformed answer. ValueError includes the errors of JSON and Unicode, ArithmeticError an infinite
 # lifetime.
@@ -85,8 +83,8 @@ Result: TypeAlias = dict[str, Any] | Outcome
 class ExchangeEnd:
     """The result of one exchange with Entra.
 
-    `cache` is what the vault must store, "" if nothing is new. `unsure` is True if a refresh token may have been redeemed
-    although no successor arrived.
+    `cache` is what the vault must store, "" if nothing is new: it may have a successor although there is no access token.
+    `unsure` is True if a refresh token may have been redeemed although no successor arrived.
     """
 
     outcome: Outcome
@@ -109,13 +107,32 @@ def challenge(claims: str) -> dict[str, str]:
     return {"claims_challenge": claims} if claims else {}
 
 
+class UnusableAnswer(Exception):
+    """The provider has answered with tokens that cannot be used. The text says why, and quotes nothing."""
+
+
+# The grant type of a redemption (RFC 6749, 6).
+_REDEMPTION = "refresh_token"
+
+_OK = 200
+
+
 class Exchange:
-    """One exchange with a provider, and the outcome of its answers."""
+    """One exchange with a provider, and the outcome of its answers.
+
+    `answered` is True if the provider has answered with tokens, usable or not: what was redeemed for them is used up.
+    """
 
     def __init__(self, grant: Grant, http: Http) -> None:
         self.grant = grant
         self.http = http
+        self.answered = False
+        # The refresh token that was redeemed, and the one that came for it; "" for none.
+        self._redeemed = self._successor = ""
+        # Whether what came for it cannot be one.
+        self._spoilt = False
         self._replies: dict[str, object] = {}
+        http.judge = self._judge
 
     def renew(self) -> None:
         """Start a new deadline, after a person took their time."""
@@ -128,6 +145,8 @@ class Exchange:
         self.http.status = 0
         try:
             result = question()
+        except UnusableAnswer as unusable:
+            return Transient(garbage(self.grant, str(unusable)))
         except OSError as error:
             return Transient(network_trouble(error, self.grant))
         except Endless:
@@ -154,9 +173,36 @@ class Exchange:
                 if isinstance(outcome, Transient)
                 else outcome
             )
-        if not isinstance(result.get("access_token"), str) or _seconds(result.get("expires_in")) is None:
-            return Transient(garbage(self.grant))
+        # MSAL has worked out the lifetime, or Microsoft's broker has answered without HTTP.
+        why = token_answer.fault({"expires_in": None, **result})
+        if why:
+            return Transient(garbage(self.grant, why))
+        self.http.unsure = self._spoilt
         return result
+
+    def _judge(self, form: Mapping[str, str], reply: HttpReply) -> HttpReply:
+        """Return a reply for MSAL. Raises UnusableAnswer if it gives tokens, but no access token that can be used.
+
+        A refresh token that cannot be one is left out: the one before it may still be good.
+        """
+        answer = {} if is_fault(reply.status_code) else token_answer.read(reply.text)
+        if not answer:
+            return reply
+        self.answered, self._redeemed = True, form.get(_REDEMPTION, "")
+        given = answer.get(_REDEMPTION)
+        self._successor = given if token_answer.is_refresh_token(given) else ""
+        self._spoilt = not self._successor and given is not None
+        self.http.unsure = not self._successor
+        if not self._successor:
+            answer.pop(_REDEMPTION, None)
+        if self._spoilt:
+            note(f"{self.grant.login or self.grant.key}: the provider gave a refresh token that cannot be one")
+        why = token_answer.fault(answer) if reply.status_code == _OK else f"it came with HTTP {reply.status_code}"
+        if self._spoilt and form.get("grant_type") != _REDEMPTION:
+            why = why or "its refresh token cannot be one"
+        if why:
+            raise UnusableAnswer(why)
+        return reply if self._successor else replace(reply, text=json.dumps(answer))
 
     def _failure(self) -> Transient:
         trouble = refusals.of_status(self.http.status) if is_fault(self.http.status) else garbage(self.grant)
@@ -164,7 +210,7 @@ class Exchange:
 
     def granted(self, result: Mapping[str, Any], scopes: Scopes, who: str) -> Granted:
         """Return the token, its lifetime counted from when the answer arrived."""
-        life = _seconds(result["expires_in"]) or 0.0
+        life = token_answer.life(result["expires_in"]) or 0.0
         return Granted(
             result["access_token"],
             self.http.answered,
@@ -258,7 +304,13 @@ class Call(Exchange):
         return next(known, {"home_account_id": home_account_id})
 
     def kept(self) -> str:
-        """Return the part of the cache that the vault stores."""
+        """Return the part of the cache that the vault stores.
+
+        A successor is in it even if MSAL has not seen it, or failed at something else in the answer.
+        """
+        refresh_tokens = self._cache.search(self._cache.CredentialType.REFRESH_TOKEN)
+        for each in [each for each in refresh_tokens if self._successor and each["secret"] == self._redeemed]:
+            self._cache.update_rt(each, self._successor)
         cache = json.loads(self._cache.serialize())
         return json.dumps({name: cache[name] for name in _KEPT if name in cache}, sort_keys=True)
 
@@ -320,15 +372,6 @@ def recognised(grant: Grant, result: Mapping[str, Any], home: str, known: str) -
         return _wrong_user(grant, who)
     note(f"{grant.login} is now called {who}: put the new name into the configuration")
     return who
-
-
-def _seconds(value: object) -> float | None:
-    """Return a valid lifetime in seconds, else None. Some providers send it as text."""
-    try:
-        seconds = float(value)  # type: ignore[arg-type]  # raises for anything but a number
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return seconds if math.isfinite(seconds) and 0 < seconds <= MAX_LIFE else None
 
 
 def no_sign_in(grant: Grant) -> Trouble:

@@ -88,7 +88,10 @@ class DeviceFlow:
         return max(float(self._flow["interval"]), self._call.http.retry_after)
 
     def poll(self) -> ExchangeEnd | None:
-        """Poll once. Returns None if the person has not finished, or the provider could not be reached."""
+        """Poll once. Returns None if the person has not finished, or the provider could not be reached.
+
+        An answer with tokens ends it even if they cannot be used: it has used the code up.
+        """
         pending = False
 
         def once() -> Any:
@@ -101,7 +104,8 @@ class DeviceFlow:
 
         self._call.renew()
         result = self._call.ask(once)
-        if pending or (isinstance(result, Transient) and result.trouble.kind != bugs.KIND):
+        lost = isinstance(result, Transient) and result.trouble.kind != bugs.KIND and not self._call.answered
+        if pending or lost:
             return None
         return self._call.signed_in(result, self._scopes)
 

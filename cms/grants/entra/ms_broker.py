@@ -16,7 +16,7 @@ from typing import Any
 
 from cms.core.accounts import Scopes
 from cms.core.lifecycle import Transient, Trouble
-from cms.grants.entra.exchange import Call, ExchangeEnd, Result, challenge
+from cms.grants.entra.exchange import Call, ExchangeEnd, Result, UnusableAnswer, challenge
 from cms.system import threads
 from cms_oauth.moves import RETRIES, Command, Move, Run, fill
 
@@ -143,6 +143,9 @@ def translated(question: Callable[[], Any]) -> Any:
             raise
         # A class of msal.broker, raised if the registration lacks the redirect address of Microsoft's broker.
         return {"error": "invalid_request", "error_codes": [50011]}
+    except KeyError:
+        # MSAL looks into the access token before it looks whether there is one.
+        raise UnusableAnswer("there is no access token in it") from None
     if not isinstance(result, dict) or result.get("error") != "broker_error":
         return result
     # Only this field has the status of Microsoft's broker.

@@ -139,6 +139,8 @@ class Http:
         self.answered = 0.0
         # Something was sent, and how it ended is not known.
         self.unsure = False
+        # Gets the form that was sent and its answer, and returns the answer for MSAL.
+        self.judge: Callable[[Mapping[str, str], HttpReply], HttpReply] = lambda _form, reply: reply
         self._session = session
         self._ca = ca
         self._discovered = discovered
@@ -158,7 +160,8 @@ class Http:
     ) -> HttpReply:
         """Send a form. MSAL before 1.34 passes the challenge of a device flow on to here; later ones put it in the form."""
         data = {**(data or {}), **({"claims": claims_challenge} if claims_challenge else {})}
-        return self._send("POST", url, params=params, data=data, headers={**(headers or {}), **self._origin})
+        reply = self._send("POST", url, params=params, data=data, headers={**(headers or {}), **self._origin})
+        return self.judge(data, reply)
 
     def _send(self, method: str, url: str, **kwargs: Any) -> HttpReply:
         self.status, self.retry_after, self.unsure = 0, 0.0, True
@@ -191,7 +194,7 @@ class Metadata(Http):
             reply = self._send("GET", _url, **_kwargs)
         if self.status in _NOT_READY:
             self.status = _UNAVAILABLE
-        return reply
+        return self.judge({}, reply)
 
 
 def authorities(ca: str | None, environ: Mapping[str, str]) -> str | None:
@@ -354,9 +357,12 @@ def network_trouble(error: OSError, grant: Grant) -> Trouble:
     return Trouble("network", f"{host} cannot be reached, or the connection broke", fill("{retries}"))
 
 
-def garbage(grant: Grant) -> Trouble:
-    """Say that the answer was not one of an identity provider."""
+def garbage(grant: Grant, fault: str = "") -> Trouble:
+    """Say that the answer was not one of an identity provider; or, with a `fault`, what is wrong with its answer."""
     host = urlsplit(grant.authority).netloc
+    if fault:
+        hint = fill("{retries}; if it lasts, a proxy in between may change the answers")
+        return Trouble("garbage", f"the answer of {host} cannot be used: {fault}", hint)
     return Trouble(
         "garbage",
         f"what answered for {host} was not an identity provider",

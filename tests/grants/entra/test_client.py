@@ -20,6 +20,7 @@ from cms.core.lifecycle import Granted, Refused, Transient, Trouble
 from cms.grants.entra import client as module
 from cms.grants.entra.exchange import Call, ExchangeEnd, recognised
 from cms.grants.entra.flows import CodeFlow, DeviceFlow
+from cms.grants.entra.token_answer import LONGEST_TOKEN
 from cms.grants.network import deadline
 from cms.grants.network.http import MAX_ANSWER
 from cms.sandbox.directory import APP_ID, APP_SECRET
@@ -377,6 +378,11 @@ def told(body: Any, status: int = 200) -> ExchangeEnd:
     return exchange(Canned((200, DISCOVERED), (status, raw)))
 
 
+def refresh_tokens(answer: ExchangeEnd) -> set[str]:
+    """Return the refresh tokens that the vault is to keep."""
+    return {each["secret"] for each in json.loads(answer.cache)["RefreshToken"].values()}
+
+
 TOKEN = {"access_token": "at", "expires_in": 3600, "token_type": "Bearer", "refresh_token": "rt2"}
 
 
@@ -392,32 +398,7 @@ class TestOddAnswers:
 
     @pytest.mark.parametrize(
         "body",
-        [
-            [],
-            None,
-            "text",
-            5,
-            {},
-            {"token_type": "Bearer"},
-            {**TOKEN, "access_token": 5},
-            {**TOKEN, "access_token": None},
-            {**TOKEN, "expires_in": None},
-            {**TOKEN, "expires_in": "soon"},
-            {**TOKEN, "expires_in": 0},
-            {**TOKEN, "expires_in": -1},
-            {**TOKEN, "expires_in": 1e300},
-            {**TOKEN, "expires_in": 10**400},
-            {**TOKEN, "expires_in": [1]},
-            {**TOKEN, "expires_in": float("nan")},
-            {**TOKEN, "expires_in": float("inf")},
-            {**TOKEN, "id_token": "x"},
-            {**TOKEN, "id_token": 5},
-            {**TOKEN, "client_info": "?"},
-            {**TOKEN, "scope": 5},
-            b"",
-            b"\xff\xfe",
-            b"<html>",
-        ],
+        [[], None, "text", 5, {}, {"token_type": "Bearer"}, b"", b"\xff\xfe", b"<html>"],
         ids=lambda body: repr(body)[:60],
     )
     def test_garbage(self, body: Any) -> None:
@@ -426,6 +407,85 @@ class TestOddAnswers:
 
         assert "garbage" == transient(answer)
         assert answer.unsure
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"access_token": 5},
+            {"access_token": None},
+            {"access_token": ""},
+            {"access_token": "  "},
+            {"access_token": "two words"},
+            {"access_token": "at\r\nuser=other"},
+            {"access_token": "at\x01\x01"},
+            {"access_token": "a\u0301t"},
+            {"access_token": "x" * (LONGEST_TOKEN + 1)},
+            {"access_token": ["at"]},
+            {"token_type": "pop"},
+            {"token_type": ""},
+            {"token_type": 5},
+            {"expires_in": None},
+            {"expires_in": "soon"},
+            {"expires_in": 0},
+            {"expires_in": -1},
+            {"expires_in": "-3599"},
+            {"expires_in": True},
+            {"expires_in": 1e300},
+            {"expires_in": 10**400},
+            {"expires_in": [1]},
+            {"expires_in": float("nan")},
+            {"expires_in": float("inf")},
+            {"expires_in": "3599.5"},
+            {"ext_expires_in": "soon"},
+            {"refresh_in": "soon"},
+            {"id_token": "x"},
+            {"id_token": 5},
+            {"client_info": "?"},
+            {"scope": 5},
+            {"foci": [], "client_info": 5},
+        ],
+        ids=lambda fields: repr(fields)[:60],
+    )
+    def test_an_answer_that_cannot_be_used(self, fields: dict[str, Any]) -> None:
+        """It is no token and no end of a sign-in, and the new refresh token in it is kept."""
+        answer = told({**TOKEN, **fields})
+
+        assert "garbage" == transient(answer)
+        assert ({"rt2"}, False) == (refresh_tokens(answer), answer.unsure)
+
+    @pytest.mark.parametrize("name", ["access_token", "expires_in"])
+    def test_an_answer_without_what_it_needs(self, name: str) -> None:
+        """What is missing is as bad as what makes no sense."""
+        answer = told({each: value for each, value in TOKEN.items() if each != name})
+
+        assert "garbage" == transient(answer)
+        assert {"rt2"} == refresh_tokens(answer)
+
+    @pytest.mark.parametrize("fields", [{"token_type": "bEARER"}, {"token_type": None}, {"expires_in": 0.5}])
+    def test_what_is_odd_and_good(self, fields: dict[str, Any]) -> None:
+        """Small differences do no harm."""
+        assert "at" == granted(told({**TOKEN, **fields}).outcome).secret
+
+    @pytest.mark.parametrize("successor", ["", " ", 7, None, [], "a\nb", "\x7f", "r\u00e9"])
+    def test_a_refresh_token_that_cannot_be_one(self, successor: Any, capsys: pytest.CaptureFixture[str]) -> None:
+        """The access token is good; the refresh token of before stays, and it is unsure whether that is still good."""
+        answer = told({**TOKEN, "refresh_token": successor})
+
+        assert "at" == granted(answer.outcome).secret
+        assert ({"the-refresh-token"}, successor is not None) == (refresh_tokens(answer), answer.unsure)
+        assert (successor is not None) == ("refresh token that cannot be one" in capsys.readouterr().err)
+
+    def test_nothing_in_an_answer_can_be_used(self) -> None:
+        """The refresh token of before stays, and it is unsure whether it is still good."""
+        answer = told({**TOKEN, "access_token": "", "refresh_token": ""})
+
+        assert "garbage" == transient(answer)
+        assert ({"the-refresh-token"}, True) == (refresh_tokens(answer), answer.unsure)
+
+    @pytest.mark.parametrize("status", [201, 302, 400, 403])
+    def test_tokens_with_another_status(self, status: int) -> None:
+        """Whatever that is, it is no answer of a token endpoint (RFC 6749, 5.1)."""
+        assert "garbage" == transient(told(TOKEN, status))
 
     def test_endless(self) -> None:
         """An answer without end counts as no answer."""
