@@ -9,9 +9,10 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias, TypeGuard, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from cms.core.accounts import METHODS, UNATTENDED, Scopes, Source
@@ -36,6 +37,9 @@ OWN_REDIRECT = "http://localhost:8080"
 
 # The address of cloud_mdir_sync's sign-in page.
 PAGE = "http://127.0.0.1:8080/"
+
+# A generator may have no end.
+MAX_MEMBERS = 100_000
 
 # The highest number of seconds: a longer pause is a mistake.
 DAY = 24 * 60 * 60.0
@@ -145,6 +149,24 @@ def choice(name: str, value: Given, known: Sequence[str]) -> str:
     if word not in known:
         raise Mistake(f"{name}= is one of {', '.join(known)}", nearest(word, known))
     return word
+
+
+def is_collection(value: Given) -> TypeGuard[Iterable[Given]]:
+    """True for a set, a generator, a view of a dict or the like: what has members, and is no list, text or dict."""
+    return isinstance(value, Iterable) and not isinstance(value, list | tuple | str | bytes | Mapping)
+
+
+def members(name: str, value: Iterable[Given]) -> list[Given]:
+    """Return what is in a collection. A set gets an order that is the same in each run: that of lines, then of words."""
+    found = list(islice(value, MAX_MEMBERS + 1))
+    if len(found) > MAX_MEMBERS:
+        raise Mistake(f"{name}= has no end, or more than {MAX_MEMBERS} members")
+    # Otherwise a reload would take the same accounts for others.
+    return (
+        sorted(found, key=lambda each: (getattr(each, "line", 0), str(each)))
+        if isinstance(value, set | frozenset)
+        else found
+    )
 
 
 def sequence(name: str, value: Given) -> Sequence[Given]:

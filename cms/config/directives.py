@@ -14,7 +14,8 @@ from typing import TypeVar
 
 from cms.config import arguments, office365, serving, settings
 from cms.config.arguments import Given, Mistake
-from cms.config.draft import MOVES_NO_MAIL, Draft, IgnoredHandle
+from cms.config.draft import MOVES_NO_MAIL, Draft
+from cms.config.ignored import Ignored
 
 T = TypeVar("T")
 
@@ -25,6 +26,12 @@ _IGNORED = {
     " or oama",
     "GMail_Account": "cms serves Microsoft accounts only; pizauth and oama know Google's",
 }
+
+# Attributes of cloud_mdir_sync's `cfg` that cms has something else for. The others are about mail that it moves.
+_INSTEAD = {"cfg.logger": "`cms run --log-level=debug` logs more, and --log-level=warning less"}
+
+# Arguments whose members have an order.
+_ORDERED = ("argv", "command")
 
 
 def namespace(draft: Draft) -> dict[str, Given]:
@@ -46,29 +53,24 @@ def namespace(draft: Draft) -> dict[str, Given]:
         "Command": partial(settings.command, draft),
         **{name: partial(_ignore, draft, name) for name in _IGNORED},
     }
-    return {name: _checked(name, each) for name, each in directives.items()} | {"cfg": _Cfg(draft)}
+    return {"cfg": _cfg(draft), **{name: _checked(draft, name, each) for name, each in directives.items()}}
 
 
-def _ignore(draft: Draft, directive: str, /, *_: Given, **__: Given) -> IgnoredHandle:
+def _ignore(draft: Draft, directive: str, /, *_: Given, **__: Given) -> Ignored:
     draft.warn(draft.line(), f"{directive} is ignored: {_IGNORED[directive]}")
-    return IgnoredHandle(directive)
+    return draft.returned(directive, _IGNORED[directive])
 
 
-class _Cfg:
-    """cloud_mdir_sync's `cfg` object. A file may set its one documented attribute, a function that sorts mail; cms ignores it."""
+def _cfg(draft: Draft) -> Ignored:
+    """Return cloud_mdir_sync's `cfg`. Its one documented attribute is a function that sorts mail."""
 
-    _draft: Draft
+    def warn(what: str) -> None:
+        draft.warn(draft.line(), f"{what} is ignored: {_INSTEAD.get(what, MOVES_NO_MAIL)}")
 
-    def __init__(self, draft: Draft) -> None:
-        object.__setattr__(self, "_draft", draft)
-
-    def __setattr__(self, name: str, value: Given) -> None:
-        if name != "direct_message":
-            raise Mistake(f"cfg has no attribute {name}", arguments.nearest(name, ["direct_message"]))
-        self._draft.warn(self._draft.line(), f"cfg.direct_message is ignored: {MOVES_NO_MAIL}")
+    return Ignored("cfg", warn, lambda name: f"cfg.{name}")
 
 
-def _checked(name: str, directive: Callable[..., T]) -> Callable[..., T]:
+def _checked(draft: Draft, name: str, directive: Callable[..., T]) -> Callable[..., T]:
     """Wrap a directive: wrong argument lists become Mistakes too, and every Mistake begins with the directive's name."""
     signature = inspect.signature(directive)
     known = [each.name for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
@@ -76,17 +78,32 @@ def _checked(name: str, directive: Callable[..., T]) -> Callable[..., T]:
 
     @functools.wraps(directive)
     def checked(*positional: Given, **named: Given) -> T:
+        if takes_anything:
+            return directive(*positional, **named)
         for each in named:
-            if each not in known and not takes_anything:
+            if each not in known:
                 raise Mistake(f"{name} has no argument {each}=", arguments.nearest(each, known))
         try:
-            signature.bind(*positional, **named)
+            bound = signature.bind(*positional, **named)
         except TypeError as error:
             raise Mistake(f"{name}: {error}") from None
         try:
-            return directive(*positional, **named)
+            for each, value in bound.arguments.items():
+                bound.arguments[each] = _listed(draft, each, value)
+            return directive(*bound.args, **bound.kwargs)
         except Mistake as mistake:
             raise Mistake(f"{name}: {mistake.message}", mistake.hint) from None
 
     checked.__name__ = checked.__qualname__ = name
     return checked
+
+
+def _listed(draft: Draft, name: str, value: Given) -> Given:
+    """Return the members of a set, a generator, a view of a dict or the like as a list, with a warning; else the value."""
+    if isinstance(value, Ignored) or not arguments.is_collection(value):
+        return value
+    kind = type(value).__name__
+    if isinstance(value, set | frozenset) and name in _ORDERED:
+        raise Mistake(f"{name}= is a {kind}, which has no order", f"Write {name}=[...]")
+    draft.warn(draft.line(), f"{name}= is a {kind}, where a list is usual: cms takes what is in it")
+    return arguments.members(name, value)

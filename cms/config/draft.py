@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cms.config import arguments, trust
 from cms.config.arguments import Given, Mistake
+from cms.config.ignored import Ignored
 from cms.config.model import FileSpec, SocketSpec
 from cms.core.accounts import Account, Proxy, Scopes, Source
 from cms.core.notices import Hook
@@ -33,13 +34,6 @@ class AccountHandle:
     scopes: Scopes | None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class IgnoredHandle:
-    """What an ignored directive returns, so that the file can pass it on."""
-
-    directive: str
-
-
 @dataclass(frozen=True, slots=True)
 class ProtocolHandle:
     """What Protocol returns: a protocol name that clients can request besides the mail protocols, and its scopes."""
@@ -57,7 +51,7 @@ def account_of(name: str, given: Given) -> AccountHandle:
     """Check that an argument is what Office365_Account returned, and return it. `name` is the argument's."""
     if isinstance(given, AccountHandle):
         return given
-    what = f"what {given.directive} returned" if isinstance(given, IgnoredHandle) else arguments.kind_of(given)
+    what = repr(given) if isinstance(given, Ignored) else arguments.kind_of(given)
     raise Mistake(f"{name}= takes what Office365_Account(...) returned, not {what}")
 
 
@@ -89,11 +83,23 @@ class Draft:
     def line(self) -> int:
         """Return the line of the file that runs now: the innermost, if the file calls its own functions."""
         stack = traceback.walk_stack(inspect.currentframe())
-        return next(line for frame, line in stack if frame.f_code.co_filename == self.file)
+        # 0: a library calls, in a thread that the file has started.
+        return next((line for frame, line in stack if frame.f_code.co_filename == self.file), 0)
 
     def warn(self, line: int, message: str) -> None:
-        """Store a warning for the log and for `cms check`."""
-        self.warnings.append(f"{self.file}:{line}: {message}")
+        """Store a warning for the log and for `cms check`; once, if a line says the same again in a loop."""
+        warning = f"{self.file}:{line}: {message}"
+        if warning not in self.warnings:
+            self.warnings.append(warning)
+
+    def returned(self, directive: str, why: str) -> Ignored:
+        """Return what a directive returns for which cms has no use."""
+        what = f"what {directive} returned"
+        return Ignored(
+            what,
+            lambda ignored: self.warn(self.line(), f"{ignored} is ignored: {why}"),
+            lambda name: f"{name} of {what}",
+        )
 
     def once(self, directive: str) -> None:
         """Raise Mistake if the file has this directive already."""

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from cms.config import arguments, consistency
 from cms.config.arguments import Given, Mistake, optional
-from cms.config.draft import MOVES_NO_MAIL, AccountHandle, Draft, IgnoredHandle, account_of
+from cms.config.draft import MOVES_NO_MAIL, AccountHandle, Draft, account_of
+from cms.config.ignored import Ignored
 from cms.core.accounts import (
     REGISTRATIONS,
     UNATTENDED,
@@ -93,14 +94,14 @@ def _add(draft: Draft, handle: AccountHandle) -> AccountHandle:
     return handle
 
 
-def office365(draft: Draft, mailbox: Given, account: Given) -> IgnoredHandle:
+def office365(draft: Draft, mailbox: Given, account: Given) -> Ignored:
     """Office365: the mailbox of an account. cloud_mdir_sync downloads it; cms only opens it in tests."""
     found = account_of("account", account)
     name = arguments.text("mailbox", mailbox)
     if found in draft.mailboxes:
         draft.warn(draft.line(), f"cms tests only the first mailbox of each account; {MOVES_NO_MAIL}")
     draft.mailboxes.setdefault(found, name)
-    return IgnoredHandle("Office365")
+    return draft.returned("Office365", MOVES_NO_MAIL)
 
 
 def _cloud(name: Given, **hosts: Given) -> Cloud:

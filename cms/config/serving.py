@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from cms.config import arguments, trust
 from cms.config.arguments import Given, Mistake, optional
-from cms.config.draft import AccountHandle, Draft, IgnoredHandle, ProtocolHandle, account_of
+from cms.config.draft import AccountHandle, Draft, ProtocolHandle, account_of
+from cms.config.ignored import Ignored
 from cms.config.model import FileSpec, SocketSpec
 from cms_oauth.microsoft import PERMISSIONS
 
@@ -145,7 +146,7 @@ def _served(draft: Draft, given: Given) -> tuple[AccountHandle, ...]:
     members = arguments.sequence("accounts", given)
     if not members:
         raise Mistake("accounts= is an empty list", "Name what Office365_Account(...) returned")
-    known = [each for each in members if not (isinstance(each, IgnoredHandle) and each.directive == "GMail_Account")]
+    known = [each for each in members if not (isinstance(each, Ignored) and "GMail_Account" in repr(each))]
     if not known:
         raise Mistake(
             "accounts= has Google accounts only", "cms serves Microsoft accounts; pizauth and oama know Google's"
