@@ -34,12 +34,22 @@ class Command:
         return shlex.join(map(printable, self.words))
 
     def with_options(self, *options: str) -> Command:
-        return Command((*self.words, *options))
+        end = self.words.index(_END) if _END in self.words else len(self.words)
+        return Command((*self.words[:end], *options, *self.words[end:]))
+
+
+# After this word a command reads no options.
+_END = "--"
 
 
 def cms(name: str, *words: str) -> Command:
-    """Return a command of cms. Empty words, as for an account without a user, are left out."""
-    return Command(("cms", name, *filter(None, words)))
+    """Return a command of cms. Empty words, as for an account without a user, are left out.
+
+    An address may begin with a hyphen. It comes last then, so that it is not read as an option.
+    """
+    last = [each for each in words if each.startswith("-") and "@" in each]
+    rest = [each for each in words if each and each not in last]
+    return Command(("cms", name, *rest, *([_END, *last] if last else [])))
 
 
 REFRESH = cms("refresh")

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from cms.core.accounts import ALL_CONSENTED, Account, Grant, Scopes, accounts_meant, application, users_in_words
+from cms.core.accounts import ALL_CONSENTED, Account, Grant, Scopes, accounts_meant, application, users_to_type
 from cms_oauth.microsoft import ANY_TENANT, CLOUDS, COMMON, ORGANIZATIONS, PERSONAL_TENANTS, ROLES, is_personal, portal
 
 # Entra sends it back with the browser, but no program listens there to compare it.
@@ -94,7 +94,7 @@ def no_administrator(account: Account) -> str:
 
 def meant(accounts: Sequence[Account], user: str) -> tuple[Account, ...] | str:
     """Return the accounts with this name, "" for all. Return an error message if there are none, or several applications."""
-    found, names = accounts_meant(accounts, user), users_in_words(accounts)
+    found, names = accounts_meant(accounts, user), users_to_type(accounts)
     if not found:
         return f"there is no account {user}: the configuration has {names}"
     if len({(each.grant.authority, each.grant.client_id, each.grant.sign_in) for each in found}) > 1:

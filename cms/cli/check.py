@@ -40,7 +40,7 @@ def where_to_look(found: Config) -> str:
         return f"note: cms-oauth finds no socket here: {unusable.message}; {unusable.hint}"
     if not named or any(os.path.realpath(each) in usual for each in named):
         return ""
-    path = literal(named[0])
+    path = Command((literal(named[0]),))
     return f"note: cms-oauth does not find this socket: programs need --cms_sock={path} or CMS_SOCK={path}"
 
 

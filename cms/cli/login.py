@@ -20,6 +20,7 @@ from typing import Any, TextIO
 from cms.cli.browser import Browse, browser
 from cms.cli.client import Remote
 from cms.system import users
+from cms_oauth.moves import Command, cms
 
 EX_OK = 0
 NOT_SIGNED_IN = 1
@@ -190,7 +191,7 @@ def sign_in(
     needed = False
     with typed.open():
         while True:
-            event = _next_event(remote, typed, shown_on, needed=needed)
+            event = _next_event(remote, typed, shown_on, needed=needed) or _nothing_pasted(user)
             if shown_on:
                 shown_on.clear()
             match event.get("event"):
@@ -209,22 +210,19 @@ def sign_in(
                     return EX_OK if event.get("ok") else NOT_SIGNED_IN
 
 
-_NOTHING_PASTED = {
-    "event": "done",
-    "ok": False,
-    "message": "the input ended before the address was pasted",
-    "hint": "run the command in a terminal, or sign in with a code: `cms login --device`",
-}
+def _nothing_pasted(user: str) -> dict[str, Any]:
+    hint = f"run the command in a terminal, or sign in with a code: `{cms('login', user, '--device')}`"
+    return {"event": "done", "ok": False, "message": "the input ended before the address was pasted", "hint": hint}
 
 
-def _next_event(remote: Remote, typed: Typed, shown_on: Screen | None, *, needed: bool) -> dict[str, Any]:
+def _next_event(remote: Remote, typed: Typed, shown_on: Screen | None, *, needed: bool) -> dict[str, Any] | None:
     """Return the daemon's next event; send it what is pasted in the meantime.
 
-    If a pasted line is `needed` and the input has ended, the sign-in ends.
+    Return None if a pasted line is `needed` and the input has ended: the sign-in ends.
     """
     while not remote.ready:
         if needed and typed.fd is None and not typed.unanswered:
-            return _NOTHING_PASTED
+            return None
         watched = [remote.fileno(), *([] if typed.fd is None else [typed.fd])]
         readable, _, _ = select.select(watched, [], [], shown_on.tick() if shown_on else None)
         if remote.fileno() in readable:
@@ -285,8 +283,9 @@ def over_ssh(environment: Mapping[str, str] | None = None) -> str:
         return ""
     words = environment.get("SSH_CONNECTION", "").split()
     host, port = words[2:4] if len(words) == len(("from", "port", "to", "port")) else (socket.gethostname(), _SSH_PORT)
+    # Quoted, because a user of a domain is called DOMAIN\user.
     there = f"{_user_name(environment)}@{host}"
-    return there if port == _SSH_PORT else f"-p {port} {there}"
+    return str(Command((there,) if port == _SSH_PORT else ("-p", port, there)))
 
 
 def _user_name(environment: Mapping[str, str]) -> str:

@@ -170,7 +170,8 @@ def export(remote: Remote, users: Sequence[str], passphrase: Passphrase, path: P
         # Checked again: typing a passphrase takes a while, and a file may have that name now.
         check_target(path, force=force)
         write_private(path, str(ended.get("export")).encode(), place=os.replace if force else place_new)
-        command = cms("import", path.name)
+        # It could be read as an option.
+        command = cms("import", f"./{path.name}" if path.name.startswith("-") else path.name)
         ended["hint"] = f"saved in {path}. On the other machine, run `{command}`; then delete the file"
     return ended
 

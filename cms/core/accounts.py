@@ -14,6 +14,7 @@ from functools import cached_property
 
 from cms_oauth.addresses import bare
 from cms_oauth.microsoft import COMMON, PERMISSIONS, Cloud
+from cms_oauth.moves import Command
 
 Scopes = tuple[str, ...]
 
@@ -258,12 +259,21 @@ def sign_ins_meant(
         return Unclear("there is no account", remedy)
     said = f"there is no account {name!r:.80}" if name else "there are several accounts"
     usage = "cms import FILE --account USER" if command == "import" else f"cms {command} USER"
-    return Unclear(said, f"name one of these, `{usage}`: {users_in_words(accounts, who)}")
+    return Unclear(said, f"name one of these, `{usage}`: {users_to_type(accounts, who)}")
 
 
 def users_in_words(accounts: Iterable[Account], who: Mapping[str, str] = {}) -> str:
     """Return the names of accounts as a list for people, each once."""
-    return ", ".join(dict.fromkeys(each.user or who.get(each.grant.key) or NAMELESS for each in accounts))
+    return ", ".join(_names(accounts, who))
+
+
+def users_to_type(accounts: Iterable[Account], who: Mapping[str, str] = {}) -> str:
+    """Return the names of accounts as a list from which a person types one in a shell."""
+    return ", ".join(each if each == NAMELESS else str(Command((each,))) for each in _names(accounts, who))
+
+
+def _names(accounts: Iterable[Account], who: Mapping[str, str]) -> list[str]:
+    return list(dict.fromkeys(each.user or who.get(each.grant.key) or NAMELESS for each in accounts))
 
 
 def mail_scopes(resource: str, protocols: Iterable[str]) -> Scopes:

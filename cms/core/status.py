@@ -288,7 +288,7 @@ def _problem(life: Life, now: float, wall: float) -> Problem | None:
 
 def _next_move(entry: AccountFacts, state: str, life: Life) -> str:
     if state == "signing-in":
-        return f"finish the sign-in: {entry.signing_in}"
+        return fill("finish the sign-in: {how}", {"how": entry.signing_in})
     if isinstance(life.phase, NeedsSignIn):
         move = life.phase.trouble.hint or fill("sign in: {login}", {"login": cms("login", entry.user)})
         # The page helps only with a sign-in.

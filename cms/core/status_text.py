@@ -6,6 +6,7 @@ these functions.
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -24,6 +25,10 @@ _WITHOUT = {
     "app": "none needed: an application requests each token itself",
     "managed-identity": "none needed: this machine's own identity in Azure",
 }
+
+# A command in a sentence, and what stands for its spaces while lines are broken. Printable text has no such character.
+_COMMAND = re.compile("`[^`]*`")
+_NO_BREAK = "\0"
 
 _ORPHANS_MOVE = "`cms prune` deletes them; or put the account back into the configuration to use its sign-in again"
 
@@ -148,12 +153,16 @@ def _given(account: Document) -> str:
 
 
 def _wrapped(label: str, text: str, width: int) -> str:
-    """Return a labelled paragraph that fits the terminal. Addresses and paths are never broken: people copy them."""
+    """Return a labelled paragraph that fits the terminal.
+
+    Commands, addresses and paths are never broken: people copy them.
+    """
+    whole = _COMMAND.sub(lambda found: found[0].replace(" ", _NO_BREAK), printable(text))
     return textwrap.fill(
-        printable(text),
+        whole,
         width,
         initial_indent=f"  {label:<{_LABEL}}",
         subsequent_indent=" " * (_LABEL + 2),
         break_long_words=False,
         break_on_hyphens=False,
-    )
+    ).replace(_NO_BREAK, " ")

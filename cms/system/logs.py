@@ -26,6 +26,8 @@ from typing import Any, Protocol, TextIO
 
 import structlog
 
+from cms_oauth.moves import Move
+
 LEVELS = ("debug", "info", "warning", "error")
 FORMS = ("auto", "console", "logfmt", "journal", "json")
 
@@ -226,8 +228,13 @@ def _text(value: object) -> str:
 _QUOTED = re.compile(r"[\s\"=\\]")
 
 
-def _pairs(event: Event, trace: str) -> str:
-    pairs = [f"{name}={_text(value)}" for name, value in event.items() if name != "event"]
+def _shown(value: object) -> str:
+    """Return a value as `_text` does, but a move without escapes: people copy its commands into a shell."""
+    return f'"{value}"' if isinstance(value, Move) and value.isprintable() else _text(value)
+
+
+def _pairs(event: Event, trace: str, text: Callable[[object], str] = _text) -> str:
+    pairs = [f"{name}={text(value)}" for name, value in event.items() if name != "event"]
     return " ".join([*pairs, f"traceback={_text(trace)}"] if trace else pairs)
 
 
@@ -249,7 +256,7 @@ def _console(level: str, event: Event, trace: str) -> str:
 def _sentence(event: Event) -> str:
     said = str(event["event"])
     said = said if said.isprintable() else _text(said)
-    return f"{said} {_pairs(event, '')}".rstrip()
+    return f"{said} {_pairs(event, '', _shown)}".rstrip()
 
 
 def _json(level: str, event: Event, trace: str) -> str:

@@ -348,7 +348,8 @@ def _values(protocol: str, reply: str, evidence: Evidence) -> dict[str, moves.Va
         "app_role": ROLES.get(protocol.upper(), ""),
         "protocol": protocol.upper(),
         "switch": _SWITCHES.get(protocol, ""),
-        "host": evidence.host or "HOST",
+        # Part of commands too.
+        "host": str(moves.Command((evidence.host,))) if evidence.host else "HOST",
         "login_host": _login_host(protocol, evidence),
         "reply": printable(reply, _MAX_TEXT) or "nothing",
         "kind": _service(protocol, evidence.greeting),

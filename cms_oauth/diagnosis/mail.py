@@ -218,7 +218,7 @@ OTHER_USER = Verdict(
     "The token belongs to {claimed}, but the login names {user}.",
     "you",
     (
-        "if {user} is an alias of the same mailbox: set the sign-in address in the configuration, user={claimed}",
+        'if {user} is an alias of the same mailbox: set the sign-in address in the configuration, user="{claimed}"',
         "if it is a shared mailbox: log in as {claimed} and send From: {user}, which `Add-RecipientPermission {mailbox} -Trustee {trustee} -AccessRights SendAs` allows",
         "if the wrong person signed in: {login}",
     ),

@@ -416,11 +416,20 @@ def test_demo_is_the_sandboxs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 2 == main.main(["demo", "--one", "two"])
 
 
+@pytest.mark.parametrize(
+    ("name", "imported"),
+    [
+        ("signins", "cms import signins"),
+        ("my sign-ins", "cms import 'my sign-ins'"),
+        ("-x", "cms import ./-x"),
+        ("a&$b", "cms import 'a&$b'"),
+    ],
+)
 def test_an_export_is_written_for_its_owner(
-    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str, imported: str
 ) -> None:
     """What the daemon says goes into the file; where it is, and what to do with it, is said."""
-    file = home / "signins"
+    file = home / name
     monkeypatch.setattr(sys, "stdin", io.StringIO("correct horse\n"))
     with conversing(
         home, {"event": "password", "message": "p"}, done(message="exported: a", export="sealed\n")
@@ -429,7 +438,7 @@ def test_an_export_is_written_for_its_owner(
 
     assert ("sealed\n", 0o600) == (file.read_text(), stat.S_IMODE(file.stat().st_mode))
     assert [["a@example.test"], "correct horse"] == [heard[0]["users"], heard[1]["password"]]
-    assert f"saved in {file}. On the other machine, run `cms import signins`" in capsys.readouterr().out
+    assert f"saved in {file}. On the other machine, run `{imported}`" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

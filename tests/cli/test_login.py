@@ -6,6 +6,7 @@ import fcntl
 import io
 import json
 import os
+import shlex
 import socket
 import struct
 import termios
@@ -190,10 +191,11 @@ def test_the_end_of_the_input_ends_a_sign_in_by_pasting(pasted: bytes) -> None:
     os.close(write)
     said: list[str] = []
     with daemon(script) as remote, remote:
-        code = sign_in(remote, "", "paste", Typed(read), say=said.append)
+        code = sign_in(remote, "o'connor@example.test", "paste", Typed(read), say=said.append)
     os.close(read)
 
     assert NOT_SIGNED_IN == code
+    assert ["cms", "login", "o'connor@example.test", "--device"] == shlex.split(said[-1].split("`")[1])
     assert ["no state"] * len(pasted.split()) == said[1:-1]
     assert "the input ended before the address was pasted" in said[-1]
 
@@ -447,11 +449,14 @@ OVER_SSH = {"SSH_CONNECTION": "198.51.100.9 50000 192.0.2.7 22", "USER": "ann"}
         ({}, ""),
         (OVER_SSH, "ann@192.0.2.7"),
         ({**OVER_SSH, "SSH_CONNECTION": "::1 5 2001:db8::7 2222"}, "-p 2222 ann@2001:db8::7"),
+        ({**OVER_SSH, "USER": "CORP\\ann"}, "'CORP\\ann@192.0.2.7'"),
+        ({**OVER_SSH, "USER": "ann lee"}, "'ann lee@192.0.2.7'"),
+        ({**OVER_SSH, "USER": "$(id)"}, "'$(id)@192.0.2.7'"),
         ({"SSH_TTY": "/dev/pts/1", "LOGNAME": "ann"}, f"ann@{socket.gethostname()}"),
     ],
 )
 def test_an_ssh_connection_is_known_by_its_variables(environment: dict[str, str], expected: str) -> None:
-    """User, host and port as the other machine's ssh names them."""
+    """User, host and port as the other machine's ssh names them, in words of a shell."""
     assert expected == login.over_ssh(environment)
 
 

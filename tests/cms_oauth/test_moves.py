@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shlex
+import subprocess
 from typing import Any
 
 import pytest
@@ -67,6 +68,34 @@ def test_a_command_without_a_user() -> None:
 def test_a_shell_takes_a_command_as_it_is_shown(user: str) -> None:
     """Each word stays one word, and means nothing to the shell."""
     assert ["cms", "login", user, "--browser"] == shlex.split(str(cms("login", user, "--browser")))
+
+
+@pytest.mark.parametrize("shell", ["dash", "bash"])
+def test_real_shells_take_it_too(shell: str) -> None:
+    """And an address that begins with a hyphen is no option."""
+    users = [
+        "o'connor@x",
+        "-x@y",
+        "--paste@y",
+        "a&b@x",
+        "$HOME@x",
+        "!!@x",
+        "`id`@x",
+        "#a@x",
+        "~root@x",
+        "{a,b}@x",
+        "ü@x",
+    ]
+    commands = [cms("login", each, "--paste").with_options("--browser") for each in users]
+    script = "cms() { printf '%s\\n' \"$*\"; }\n" + "".join(f"{each}\n" for each in commands)
+    done = subprocess.run([shell, "-c", script], capture_output=True, text=True, check=True)
+
+    first = [
+        "login --paste --browser -- " if each.startswith("-") else f"login {each} --paste --browser" for each in users
+    ]
+    assert [
+        f"{words}{user}" if user.startswith("-") else words for words, user in zip(first, users, strict=True)
+    ] == done.stdout.splitlines()
 
 
 @given(st.lists(st.text(), min_size=1))

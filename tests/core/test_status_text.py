@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -26,6 +27,7 @@ from cms.core.accounts import StoredSignIn
 from cms.core.lifecycle import Life, NeedsSignIn, Transient, absorb
 from cms.core.status import Daemon, StatusRow, as_json, describe
 from cms.core.status_text import WIDTH, as_text
+from cms_oauth.moves import cms, fill
 
 
 def text_of(rows: Sequence[StatusRow], daemon: Daemon | None = None, width: int = WIDTH) -> str:
@@ -78,6 +80,17 @@ a@example.test: starting
 def test_the_text_is_a_block_for_each_account(name: str, expected: str) -> None:
     """What a person reads: one fact a line, what went wrong and whose move it is."""
     assert expected == text_of([row_of(name)])
+
+
+@pytest.mark.parametrize("user", ["o'connor@example.test", "r&d@example.test", "-x@example.test"])
+def test_a_command_is_on_one_line(user: str) -> None:
+    """Whatever the width: a shell would run the first half of it."""
+    document = as_json(describe([replace(entry(Life(None, NeedsSignIn(NOW, REVOKED))), user=user)], NOW, WALL))
+    move = "open https://login.example.test/ anywhere and give {login --paste} the address that the browser ends at"
+    document["accounts"][0]["next_move"] = fill(move, {"login": cms("login", user)})
+
+    lines = [re.findall("`([^`]*)`", as_text(document, width)) for width in range(40, 101)]
+    assert [[str(cms("login", user, "--paste"))]] * 61 == lines
 
 
 def test_entras_number_is_not_told_twice() -> None:

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cms.system import logs
+from cms_oauth.moves import cms, fill
 
 JWT = "eyJhbGciOiJSUzI1NiIsInR5cCI6IkpXVCJ9.eyJhdWQiOiJodHRwczovL291dGxvb2sifQ.c2lnbmF0dXJlLXNpZ25hdHVyZQ"
 OPAQUE = "EwB4A8l6BAAUbDba3x2OMJElkF7gJ4z/VbCPEz0AAZ3d" + "aB3+/xYz" * 20 + "=="
@@ -87,6 +89,26 @@ def test_console_lines_are_for_reading() -> None:
     logs.get_logger().info("ready", accounts=2)
 
     assert re.fullmatch(r"[0-9TZ:-]+ info     ready accounts=2\n", out.getvalue())
+
+
+@pytest.mark.parametrize("form", ["console", "journal"])
+def test_a_command_is_shown_as_a_shell_takes_it(form: str) -> None:
+    """People copy it from a terminal and from the journal; text of others keeps its escapes."""
+    move = fill("sign in: {login}", {"login": cms("login", "o'connor@x")})
+    out = told(form)
+    logs.get_logger().warning("it ended", do=move, reason='it\'s "so"')
+
+    assert out.getvalue().endswith(f'it ended do="{move}" reason="it\'s \\"so\\""\n')
+    assert ["cms", "login", "o'connor@x"] == shlex.split(out.getvalue().split("`")[1])
+
+
+def test_programs_get_the_same_command_from_their_form() -> None:
+    """They read escapes."""
+    move = fill("sign in: {login}", {"login": cms("login", "o'connor@x")})
+    out = told("logfmt")
+    logs.get_logger().warning("ended", do=move)
+
+    assert move == json.loads(out.getvalue().partition("do=")[2])
 
 
 def test_journal_lines_carry_a_priority_and_no_time() -> None:

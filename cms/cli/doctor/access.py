@@ -6,6 +6,7 @@ decide. ACLs are not read: the group bits show their mask.
 
 from __future__ import annotations
 
+import json
 import stat
 from dataclasses import dataclass, replace
 
@@ -114,7 +115,7 @@ def _barred(step: Step, path: str, identity: Identity, rules: Rules) -> Verdict:
     if step.path == path:
         cause = f"the socket's mode does not let {identity.name} in ({bits})"
         named = rules.users is not None or rules.groups is not None
-        argument = "mode=0o666 where users= or groups= decide" if named else f'users=["{identity.name}"]'
+        argument = "mode=0o666 where users= or groups= decide" if named else f"users=[{json.dumps(identity.name)}]"
         return yours("socket-mode", cause, f"in its CredentialServer: {argument}, or group= its primary group", _RELOAD)
     cause = f"the folder {step.path} does not let {identity.name} through ({bits})"
     return yours(
@@ -139,7 +140,7 @@ def _refused(identity: Identity) -> Verdict:
     return yours(
         "policy",
         f"users= and groups= of this CredentialServer do not name {identity.name}",
-        f'add "{identity.name}" to users= of this CredentialServer',
+        f"add {json.dumps(identity.name)} to users= of this CredentialServer",
         _RELOAD,
     )
 
@@ -151,7 +152,7 @@ def _by_groups(path: str, identity: Identity) -> Finding:
         yours(
             "supplementary-group",
             f"a program that drops {identity.name}'s supplementary groups, as exim's transports do, may not ask",
-            f'name the user itself, users=["{identity.name}"], or its primary group in groups= or group=',
+            f"name the user itself, users=[{json.dumps(identity.name)}], or its primary group in groups= or group=",
             _RELOAD,
         ),
     )

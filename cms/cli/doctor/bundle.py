@@ -6,11 +6,15 @@ reader can still see who asked for what. Everything that looks like a secret is 
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 from collections.abc import Callable, Iterable
 from typing import Any
+from urllib.parse import quote
 
 from cms.core.accounts import REGISTRATIONS
+from cms_oauth.diagnosis.verdicts import for_powershell
 from cms_oauth.microsoft import CLOUDS, EXCHANGE, GRAPH, PERMISSIONS, ROLES
 
 # A name of a single letter would match words of the report.
@@ -47,6 +51,8 @@ _JOINTS = re.compile(r"[+_=~!*.-]+")
 _WORDS = re.compile(r"[a-z]{1,19}|(?:[A-Z]{0,5}[A-Z][a-z]{2,18})+|[A-Z]{1,19}")
 # A passphrase of several joined words. The report has no such word itself.
 _PASSPHRASE = re.compile(r"(?:[a-z]{2,}[+_=~!*-]+){3,}[a-z]{2,}")
+# Marks an address that is a placeholder already. No text of a report has this character.
+_DONE = "\0"
 # user:password@ in the address of a proxy.
 _CREDENTIALS = re.compile(r"(?<=://)[^\s/@]+@")
 
@@ -64,9 +70,13 @@ class Redactor:
         self._home = home.rstrip("/")
         self._known: dict[str, dict[str, str]] = {}
         self._domains: set[str] = set()
-        locals_ = [each.rpartition("@")[0] for each in addresses if "@" in each]
+        addresses = [each for each in addresses if "@" in each]
+        locals_ = [each.rpartition("@")[0] for each in addresses]
         for each in locals_:
             self._placeholder("user", each)
+        # Of these `_ADDRESS` would leave the part before a sign that is also a quote or part of a URL.
+        odd = [each for each in addresses if "%" in each or not _ADDRESS.fullmatch(each)]
+        self._odd = {form.lower(): each for each in odd for form in _forms(each)}
         kinds = (("user", locals_), ("name", names), ("mailbox", mailboxes))
         self._names = {name.lower(): kind for kind, each in kinds for name in each if len(name) >= SHORTEST_NAME}
 
@@ -75,6 +85,7 @@ class Redactor:
         # The order matters: what an early step replaces as a whole may contain what a later step replaces.
         text = self._homes(text)
         text = _JWT.sub("<secret>", _CREDENTIALS.sub("<credentials>@", text))
+        text = self._odd_addresses(text)
         text = _ADDRESS.sub(self._address, text)
         text = self._words(text)
         text = _LONG.sub(self._secret, text)
@@ -99,8 +110,20 @@ class Redactor:
     def _address(self, found: re.Match[str]) -> str:
         if found[1].endswith("<credentials>"):
             return found[0]
+        if found[1].startswith(_DONE):
+            return found[0].removeprefix(_DONE)
         self._domains.add(found[3].lower())
         return f"{self._placeholder('user', found[1])}{found[2]}{found[3]}"
+
+    def _odd_addresses(self, text: str) -> str:
+        def placeholder(found: re.Match[str]) -> str:
+            local, at, domain = self._odd[found[0].lower()].rpartition("@")
+            self._domains.add(domain.lower())
+            return f"{_DONE}{self._placeholder('user', local)}{at}{domain}"
+
+        for form in sorted(self._odd, key=len, reverse=True):
+            text = re.sub(rf"(?<!{_EDGE}){re.escape(form)}(?!{_EDGE})", placeholder, text, flags=re.IGNORECASE)
+        return text
 
     def _ids(self, text: str) -> str:
         text = _GUID.sub(
@@ -122,6 +145,12 @@ class Redactor:
         known = self._known.setdefault(kind, {})
         number = known.setdefault(found.lower(), f"{len(known) + 1}")
         return f"{kind}-{number}"
+
+
+def _forms(address: str) -> set[str]:
+    """Return how an address may be written: as it is, quoted for a shell or PowerShell, in a URL, in JSON."""
+    shell, powershell = (each(address).removeprefix("'").removesuffix("'") for each in (shlex.quote, for_powershell))
+    return {address, shell, powershell, quote(address), quote(address, safe="@"), json.dumps(shell)[1:-1]}
 
 
 def addresses_in(data: Any) -> set[str]:

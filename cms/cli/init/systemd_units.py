@@ -14,6 +14,7 @@ from cms.cli.init import mail_programs
 from cms.system import users
 from cms_oauth import expand, paths
 from cms_oauth.expand import literal
+from cms_oauth.moves import Command
 
 UNIT = "cms.service"
 
@@ -78,7 +79,7 @@ class Systemd:
         """Return the text of the unit, with this installation's command."""
         text = source(UNIT, system=self.system).read_text()
         usual = paths.system_config_file() if self.system else paths.own_config_file()
-        option = f" -c {_word(literal(config))}" if config != usual else ""
+        option = f" -c {_argument(literal(config))}" if config != usual else ""
         return re.sub(r"^ExecStart=.*$", lambda _: f"ExecStart={command()} run{option}", text, flags=re.MULTILINE)
 
     def install(self, config: str) -> Installed:
@@ -100,22 +101,32 @@ class Systemd:
         return Installed(True, f"Wrote {path}; cms is running now, and starts {whenever}.")
 
 
-def _word(text: str) -> str:
-    """Return a text as one word of an ExecStart= line (systemd.service(5), Command lines)."""
-    quoted = text.replace("\\", "\\\\").replace('"', '\\"')
-    plain = quoted == text and not any(each in text for each in " '\t;")
-    return (text if plain else f'"{quoted}"').replace("$", "$$").replace("%", "%%")
-
-
 def source(name: str, *, system: bool) -> Path:
     """Return the path of a unit file that is part of cms."""
     return mail_programs.data(f"systemd/{'system' if system else 'user'}/{name}")
 
 
 def command() -> str:
-    """Return the path of this `cms`, in its virtual environment: a link to it could be changed."""
+    """Return this `cms` as a unit names it: its path in its virtual environment, since a link to it could be changed."""
     beside = Path(sys.executable).parent / "cms"
-    return str(beside) if beside.exists() else shutil.which("cms") or f"{sys.executable} -P -m cms.main"
+    path = str(beside) if beside.exists() else shutil.which("cms")
+    return _program(path) if path else f"{_program(sys.executable)} -P -m cms.main"
+
+
+def _program(path: str) -> str:
+    """Return the path of a program as the first word of a unit's command line, where systemd takes no quotes in it."""
+    return f"/usr/bin/env {_argument(path)}" if re.search(r"['\"\\]", path) else _word(path)
+
+
+def _argument(text: str) -> str:
+    """Return a text as a later word of a unit's command line, where $ begins a variable."""
+    return _word(text.replace("$", "$$"))
+
+
+def _word(text: str) -> str:
+    """Return a text as one word of a unit (systemd.service(5), Command Lines)."""
+    known = re.sub(r'([\\"])', r"\\\1", text).replace("%", "%%")
+    return f'"{known}"' if re.search(r"[\s\\'\";]", text) else known
 
 
 def hidden(path: str = "") -> str:
@@ -131,15 +142,15 @@ def in_place() -> list[str]:
         return []
     folder = f"{_SYSTEM_PREFIX}/bin" if hidden() else str(Path(sys.executable).parent)
     install = [f"python3 -m venv {_SYSTEM_PREFIX}", f"{folder}/pip install ."] if hidden() else []
-    return [*install, f"ln -sf {folder}/cms {folder}/cms-oauth {usual.parent}/"]
+    return [*install, str(Command(("ln", "-sf", f"{folder}/cms", f"{folder}/cms-oauth", f"{usual.parent}/")))]
 
 
 def by_hand() -> list[str]:
     """Return the commands with which root sets up the system service."""
-    files = " ".join(str(source(each, system=True)) for each in (UNIT, "cms.socket"))
+    files = [str(source(each, system=True)) for each in (UNIT, "cms.socket")]
     return [
-        " ".join(MAKE_USER),
-        f"cp {files} {_SYSTEM_UNITS}/",
+        str(Command(MAKE_USER)),
+        str(Command(("cp", *files, f"{_SYSTEM_UNITS}/"))),
         "systemctl daemon-reload",
         f"systemctl enable --now {UNIT}",
     ]

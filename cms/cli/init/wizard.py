@@ -21,7 +21,7 @@ from cms.cli import browser, login
 from cms.cli.client import NoDaemon, Remote
 from cms.cli.init import mail_programs, systemd_units
 from cms.cli.init.first_config import Tenant, Wishes, domain_of, known_tenant, tenant_of, text_of, write
-from cms.cli.init.systemd_units import Systemd, command
+from cms.cli.init.systemd_units import Systemd
 from cms.cli.run_line import INTERRUPTED
 from cms.cli.terminal import Terminal
 from cms.config.model import Config
@@ -306,7 +306,8 @@ def _test(person: Terminal, account: Account, what: str, host: str) -> bool:
             stdin=subprocess.DEVNULL,
         )
     except subprocess.TimeoutExpired:
-        person.say(f"{what.upper()}: {host} did not answer in time. To try again: `cms-oauth --test-{what}={host}`")
+        again = Command(("cms-oauth", f"--user={account.user}", f"--test-{what}={host}"))
+        person.say(f"{what.upper()}: {host} did not answer in time. To try again: `{again}`")
         return False
     if done.returncode == 0:
         person.say(f"{what.upper()}: {host} accepts the token.")
@@ -317,7 +318,7 @@ def _test(person: Terminal, account: Account, what: str, host: str) -> bool:
 
 def _show(person: Terminal, account: Account, tools: Sequence[mail_programs.Tool]) -> None:
     """Show the settings for the mail programs of this machine."""
-    program = "cms-oauth" if shutil.which("cms-oauth") else str(Path(command()).parent / "cms-oauth")
+    program = "cms-oauth" if shutil.which("cms-oauth") else str(Path(sys.executable).parent / "cms-oauth")
     setting = mail_programs.Setting(
         *(account.user, _own_name(account), account.smtp_host, account.imap_host, program),
         login=os.environ.get("SUDO_USER") or users.user_name(os.getuid()),
@@ -329,7 +330,9 @@ def _show(person: Terminal, account: Account, tools: Sequence[mail_programs.Tool
         person.say(f"\n==== {tool.name}: {tool.goes}; docs/clients/{tool.page}.md ====\n\n{text}")
     others = any(not each.of_machine for each in chosen)
     if others and paths.default_socket() not in paths.socket_candidates():
-        person.say(f"Programs look for the socket elsewhere: set CMS_SOCK={paths.default_socket()}")
+        person.say(
+            f"Programs look for the socket elsewhere: set CMS_SOCK={Command((literal(paths.default_socket()),))}"
+        )
 
 
 def _chosen(person: Terminal, tools: Sequence[mail_programs.Tool]) -> list[mail_programs.Tool]:

@@ -18,7 +18,7 @@ from cms.daemon.signin.http import Address, BadHttp, parse_fields
 from cms.daemon.worker import SignInSession, Worker
 from cms.grants.messages import Prompt
 from cms_oauth.microsoft import has_lost_the_code
-from cms_oauth.moves import Move, cms, fill
+from cms_oauth.moves import Move, Run, cms
 
 # Enough time to find a phone and a password. An authorization code is valid for 10 minutes too.
 FLOW_SECONDS = 600.0
@@ -26,10 +26,7 @@ FLOW_SECONDS = 600.0
 MAX_PASTED = 16 * 1024
 
 
-_AGAIN = fill("start again with {login}", {"login": cms("login")})
-
-
-def given_up(kind: str, message: str, hint: Move | str = _AGAIN) -> Refused:
+def given_up(kind: str, message: str, hint: str) -> Refused:
     return Refused(Trouble(kind, message, hint))
 
 
@@ -222,15 +219,16 @@ def _pasted_fields(text: str) -> dict[str, str]:
     return parse_fields(parts.query or parts.fragment or (parts.path.lstrip("?#") if not parts.scheme else ""))
 
 
-def in_words(flow: Flow) -> str:
+def in_words(flow: Flow) -> Move:
     """Return what a person must do now to sign in, "" for nothing yet."""
     shown = flow.prompted
     if shown is None:
-        return ""
+        return Move()
     if flow.page:
-        return f"open {flow.page} in a browser on this machine"
+        return Move(f"open {flow.page} in a browser on this machine")
     if flow.method == "broker":
-        return "sign in in the window that Microsoft's broker has opened on this machine's desktop"
+        return Move("sign in in the window that Microsoft's broker has opened on this machine's desktop")
     if shown.user_code:
-        return f"open {shown.url} anywhere and enter {shown.user_code}"
-    return f"open {shown.url} anywhere and give `cms login --paste` the address that the browser ends at"
+        return Move(f"open {shown.url} anywhere and enter {shown.user_code}")
+    paste = Run((cms("login", flow.grant.login, "--paste"),))
+    return Move(f"open {shown.url} anywhere and give ", paste, " the address that the browser ends at")

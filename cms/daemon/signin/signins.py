@@ -14,6 +14,7 @@ from dataclasses import replace
 
 import trio
 
+from cms.core import refusals
 from cms.core.accounts import Grant
 from cms.core.lifecycle import Granted, Outcome
 from cms.core.policy import ROOT
@@ -120,13 +121,14 @@ class SignIns:
 
     async def _carry(self, flow: Flow) -> None:
         """Run a sign-in to its end, whatever that is."""
-        outcome: Outcome = given_up("cancelled", "the sign-in was cancelled")
+        again = refusals.hint("start again with {login}", flow.grant)
+        outcome: Outcome = given_up("cancelled", "the sign-in was cancelled", again)
         try:
             with flow.scope, trio.move_on_after(FLOW_SECONDS) as limit:
                 outcome = await self._attempt(flow)
             if limit.cancelled_caught:
                 minutes = int(FLOW_SECONDS / 60)
-                outcome = given_up("expired", f"the sign-in was not completed within {minutes} minutes")
+                outcome = given_up("expired", f"the sign-in was not completed within {minutes} minutes", again)
             outcome = explained(outcome, flow)
         finally:
             self._finish(flow, outcome)

@@ -16,6 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 from cms.core import refusals
 from cms.core.accounts import Grant, is_named, registration_of
 from cms_oauth.microsoft import LOGIN_ALIASES, NATIVE_CLIENT
+from cms_oauth.moves import Command
 
 # mutt_oauth2.py's other registration; a Microsoft one says nothing of the cloud, which its users edit in the script.
 _MUTT_HOSTS = {"google": "accounts.google.com"}
@@ -75,6 +76,11 @@ class Found:
     @property
     def called(self) -> str:
         return self.name or self.user or "(no name)"
+
+    @property
+    def to_type(self) -> str:
+        """The name as a person types it in a shell."""
+        return str(Command((self.called,))) if self.name or self.user else self.called
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,7 +341,7 @@ def choose(found: Sequence[Found], grant: Grant, entry: str, place: str) -> Foun
         )
     chosen = _meant(signed_in, grant, entry)
     if not chosen:
-        names = ", ".join(dict.fromkeys(each.called for each in signed_in))
+        names = ", ".join(dict.fromkeys(each.to_type for each in signed_in))
         wanted = entry or grant.login
         said = f"none of them is {wanted}" if wanted else "which of them is not said"
         raise Unfit(f"{place} holds several sign-ins, and {said}: {names}", "name one of them with --entry=NAME")

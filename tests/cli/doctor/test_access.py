@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import stat
 
 import pytest
@@ -82,6 +84,16 @@ def test_who_may_not_ask_is_told_why(there: SocketPath, limits: Rules, name: str
 
     assert ("fail", name) == (found.level, found.verdicts[0].name)
     assert words in " ".join(found.verdicts[0].steps)
+
+
+@pytest.mark.parametrize("name", ["CORP\\ann", 'a"b', "o'neil", "jörg"])
+def test_a_users_name_is_a_word_of_the_configuration(name: str) -> None:
+    """As Python reads it: a user of a domain has a backslash in its name."""
+    who = Identity(name, 101, 105)
+    found = assess(PATH, path_with(sock=0o600), rules(), who)
+    (written,) = re.findall(r"users=(\[.*?\])", found.verdicts[0].steps[0])
+
+    assert [name] == ast.literal_eval(written)
 
 
 def test_a_supplementary_group_is_not_enough_for_exim() -> None:

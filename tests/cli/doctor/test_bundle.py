@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import re
 import string
+from urllib.parse import quote
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from cms.cli.doctor.bundle import PUBLIC_IDS, Redactor, addresses_in, redacted
+from cms_oauth.diagnosis.verdicts import for_powershell
+from cms_oauth.moves import cms
 
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJhdWQiOiJodHRwcyJ9.c2lnbmF0dXJlLW9mLXRoZS10b2tlbg"
 GUID = "43083d15-7273-40c1-b7db-39efd9ccc17a"
@@ -99,6 +102,24 @@ def test_no_address_survives(local: str, domain: str, around: str) -> None:
 
     assert not re.search(rf"(?<![a-z0-9]){re.escape(local)}(?![a-z0-9])", re.sub(r"user-\d+", "", said))
     assert domain in said
+
+
+@pytest.mark.parametrize("local", ["o'connor", "r&d", "a=b/c", "'t.hooft", "{x}y", "50%off", "d'arc-o'neil"])
+def test_no_part_of_an_odd_address_survives(local: str) -> None:
+    """Alone, in a shell's and PowerShell's quotes, in a URL and in a string of JSON."""
+    address = f"{local}@example.test"
+    shown = (
+        f"{address} <{address.upper()}> --user={address}: `{cms('login', address)}`, `Get-CASMailbox "
+        f"{for_powershell(address)}`, ?login_hint={quote(address)}&z=1, {json.dumps(str(cms('login', address)))}, {local}"
+    )
+    said = Redactor(addresses=[address]).redact(shown)
+
+    assert [] == [
+        part
+        for part in re.findall("[a-z0-9]+", local.lower())
+        if re.search(rf"(?<![a-z]){part}(?![a-z])", said.lower())
+    ]
+    assert 8 == said.count("user-1")
 
 
 @given(secret=SECRETS, around=AROUND)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pwd
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,43 @@ def test_the_unit_runs_this_very_cms(home: Path) -> None:
 def test_a_path_is_one_word_of_the_unit(home: Path, config: str, word: str) -> None:
     """systemd splits the line at spaces, and replaces variables and specifiers in it."""
     assert f" run -c {word}\n" in Systemd().text(config)
+
+
+@pytest.mark.parametrize("folder", ["my cms", "100%h", "$HOME", "semi; colon", "漢字"])
+def test_a_unit_names_any_path(home: Path, monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
+    """As systemd itself reads it: as one word, without its own specifiers and variables in it."""
+    program(home, f"{folder}/cms", "")
+    monkeypatch.setattr(sys, "executable", str(home / "bin" / folder / "python"))
+    unit = home / "cms.service"
+    # Without its user's folders that systemd would look for, and without a program that can be run.
+    (line,) = [each for each in Systemd().text(f"/{folder}/c.cfg").split("\n") if each.startswith("ExecStart=")]
+    unit.write_text(f"[Service]\n{line}\n")
+    (home / "bin" / folder / "cms").chmod(0o644)
+    done = subprocess.run(
+        ["/usr/bin/systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False
+    )
+
+    assert f"Command {home}/bin/{folder}/cms is not executable" in done.stderr
+
+
+@pytest.mark.parametrize("folder", ["it's", 'a "b"', "back\\slash"])
+def test_a_unit_names_a_path_that_systemd_takes_for_no_program(
+    home: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    """env(1) runs it; systemd finds nothing wrong with the line."""
+    program(home, f"{folder}/cms", "")
+    monkeypatch.setattr(sys, "executable", str(home / "bin" / folder / "python"))
+    unit = home / "cms.service"
+    (line,) = [each for each in Systemd().text("/c $x.cfg").split("\n") if each.startswith("ExecStart=")]
+    unit.write_text(f"[Service]\n{line}\n")
+    done = subprocess.run(
+        ["/usr/bin/systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False
+    )
+
+    assert "cms.service" not in done.stderr
+    # systemd's words are a shell's, apart from its own signs.
+    words = [each.replace("$$", "$") for each in shlex.split(line.removeprefix("ExecStart="))]
+    assert ["/usr/bin/env", f"{home}/bin/{folder}/cms", "run", "-c", "/c $$x.cfg"] == words
 
 
 def test_units_have_their_place_without_xdg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -384,6 +384,7 @@ def test_a_mail_server_that_hangs_is_said(home: Path, monkeypatch: pytest.Monkey
 
     assert not wizard._test(person, load(str(home / "my.cfg")).accounts[0], "imap", "localhost")
     assert "did not answer in time" in person.said
+    assert f"`cms-oauth --user={USER} --test-imap=localhost`" in person.said
 
 
 def test_what_is_left_to_do() -> None:

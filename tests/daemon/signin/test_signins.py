@@ -17,6 +17,7 @@ from support.trio_run import in_trio, in_trio_clock
 from cms.core.lifecycle import Refused, Transient, Trouble
 from cms.daemon.signin.flow import FLOW_SECONDS
 from cms.grants.messages import Prompt
+from cms_oauth.moves import cms, commands_of
 
 REFUSED = Refused(Trouble("refused", "consent is required", "ask your administrator"))
 BACK = "/back?code=the-code&state=state-of-a@example.test"
@@ -385,7 +386,8 @@ async def test_another_method_takes_the_place() -> None:
                 assert "--paste" in end.trouble.message
                 assert isinstance(shown, Prompt)
                 assert [daemon.worker.sessions[0]] == daemon.worker.left
-                assert "--paste" in daemon.signins.awaited(grant())
+                (command,) = commands_of(daemon.signins.awaited(grant()))
+                assert str(cms("login", grant().login, "--paste")) == str(command)
 
 
 @in_trio_clock
