@@ -18,6 +18,7 @@ from cms.grants.messages import Place
 from cms.system.files import oddity, place_new, write_private
 from cms_oauth import expand
 from cms_oauth.addresses import bare, is_address
+from cms_oauth.expand import literal
 from cms_oauth.moves import Command, cms
 
 # The one format whose sign-in may be in the keyring, under the mail address.
@@ -171,7 +172,8 @@ def export(remote: Remote, users: Sequence[str], passphrase: Passphrase, path: P
         check_target(path, force=force)
         write_private(path, str(ended.get("export")).encode(), place=os.replace if force else place_new)
         # It could be read as an option.
-        command = cms("import", f"./{path.name}" if path.name.startswith("-") else path.name)
+        name = literal(path.name)
+        command = cms("import", f"./{name}" if name.startswith("-") else name)
         ended["hint"] = f"saved in {path}. On the other machine, run `{command}`; then delete the file"
     return ended
 
@@ -202,7 +204,7 @@ def no_file_name(word: str) -> str:
     # If a person forgets FILE, the last USER is taken for it.
     if "/" in word or not is_address(bare(word)):
         return ""
-    return f"{word} is an account's name: a file called so is {Command((f'./{word}',))}"
+    return f"{word} is an account's name: a file called so is {Command((f'./{literal(word)}',))}"
 
 
 def check_target(path: Path, *, force: bool) -> None:

@@ -17,6 +17,7 @@ from cms.grants.secret_sources import Locked, Missing, run_command
 from cms.grants.transfer import decrypt, export_file, formats
 from cms.grants.transfer.formats import Found, Unfit
 from cms.grants.vault.keyring import Keyring
+from cms_oauth.expand import literal
 from cms_oauth.moves import Command, Move, Run, cms
 
 # An MSAL cache of many accounts has some hundred KB, an export of a thousand sign-ins some MB.
@@ -70,7 +71,8 @@ def _contents(place: Place, environ: Mapping[str, str]) -> bytes:
     raw = _read(path)
     if export_file.is_export(raw):
         raise Unfit(
-            f"{path} is an export of cms's own", Move(Run((cms("import", "--from", export_file.SOURCE, str(path)),)))
+            f"{path} is an export of cms's own",
+            Move(Run((cms("import", "--from", export_file.SOURCE, literal(path)),))),
         )
     dump = decrypt.open_pizauth(raw)
     if dump is not None:
