@@ -23,7 +23,8 @@ from tempfile import mkdtemp
 import trustme
 
 from cms.sandbox.entra import Entra
-from support import proc
+from cms.sandbox.web import WebReply, WebRequest, as_json
+from support import dovecot, proc
 from support.evidence import children
 from support.machine import EXIM_USER, Machine
 from support.ports import free_port
@@ -37,77 +38,11 @@ MAIL_UID = 64100
 # One look whether a server answers yet; another one follows.
 _TRY_SECONDS = 10.0
 
-# Dovecot's name of a service -> the permission that its tokens need.
+# Dovecot's name of a protocol -> the permission that its tokens need.
 _SCOPES = {"imap": "IMAP.AccessAsUser.All", "pop3": "POP.AccessAsUser.All", "smtp": "SMTP.Send"}
 
-_DOVECOT = """
-base_dir = {folder}/run
-state_dir = {folder}/state
-log_path = {folder}/dovecot.log
-auth_verbose = yes
-protocols = imap pop3
-listen = 127.0.0.1
-first_valid_uid = 1
-mail_location = maildir:~/Maildir
-ssl = required
-ssl_cert = <{folder}/server.pem
-ssl_key = <{folder}/server.pem
-auth_mechanisms = xoauth2 oauthbearer
-# A refused token is a test here, not an attack.
-auth_failure_delay = 0
-service anvil {{
-  unix_listener anvil-auth-penalty {{
-    mode = 0
-  }}
-}}
-userdb {{
-  driver = static
-  args = uid={uid} gid={uid} home={folder}/mail/%Lu
-}}
-service auth {{
-  unix_listener {folder}/sasl {{
-    mode = 0666
-  }}
-}}
-service imap-login {{
-  inet_listener imap {{
-    port = 0
-  }}
-  inet_listener imaps {{
-    port = {imap}
-    ssl = yes
-  }}
-}}
-service pop3-login {{
-  inet_listener pop3 {{
-    port = 0
-  }}
-  inet_listener pop3s {{
-    port = {pop}
-    ssl = yes
-  }}
-}}
-"""
-
-_PASSDB = """
-protocol {protocol} {{
-  passdb {{
-    driver = oauth2
-    mechanisms = xoauth2 oauthbearer
-    args = {folder}/{protocol}.ext
-  }}
-}}
-"""
-
-_INTROSPECTION = """
-introspection_mode = get
-introspection_url = {url}
-force_introspection = yes
-username_attribute = email
-active_attribute = active
-active_value = true
-scope = {scope}
-"""
+# What Dovecot 2.3 and 2.4 call the header with that name.
+_PROTOCOL_HEADERS = ("x-dovecot-auth-service", "x-dovecot-auth-protocol")
 
 _EXIM = """
 primary_hostname = localhost
@@ -230,8 +165,8 @@ class MailServers:
     def log(self) -> str:
         """Return what both servers have logged; of Dovecot all that it has done so far."""
         until(lambda: proc.is_done(self._logger), "Dovecot's log")
-        dovecot = self.folder / "dovecot.log"
-        return (dovecot.read_text(errors="replace") if dovecot.exists() else "") + self.machine.log()
+        said = self.folder / "dovecot.log"
+        return (said.read_text(errors="replace") if said.exists() else "") + self.machine.log()
 
     @cached_property
     def _logger(self) -> int:
@@ -279,17 +214,22 @@ def _prepare(folder: Path) -> None:
 @contextmanager
 def _dovecot(servers: MailServers) -> Iterator[None]:
     folder = servers.folder
-    for protocol, scope in _SCOPES.items():
-        text = _INTROSPECTION.format(url=servers.entra.plain.introspect_url, scope=scope)
-        (folder / f"{protocol}.ext").write_text(text)
-    settings = _DOVECOT.format(folder=folder, uid=MAIL_UID, imap=servers.imap, pop=servers.pop)
-    passdbs = "".join(_PASSDB.format(protocol=protocol, folder=folder) for protocol in _SCOPES)
-    (folder / "dovecot.conf").write_text(settings + passdbs)
-    command = [require_program("dovecot", "dovecot-core"), "-F", "-c", str(folder / "dovecot.conf")]
+    servers.entra.plain.paths["/dovecot"] = lambda request: _introspect(servers.entra, request)
+    url = f"{servers.entra.plain.url}/dovecot?token="
+    configuration = dovecot.write(folder, url, imap=servers.imap, pop=servers.pop, uid=MAIL_UID)
+    command = [require_program("dovecot", "dovecot-core"), "-F", "-c", str(configuration)]
     with _running(command, folder / "dovecot.out") as servers.dovecot:
         until(lambda: _greets(servers.imap, servers.tls), "Dovecot's greeting")
         until((folder / "sasl").exists, "Dovecot's SASL socket")
         yield
+
+
+def _introspect(entra: Entra, request: WebRequest) -> WebReply:
+    """Answer Dovecot, which has no scope for each protocol since 2.4 and so leaves it to this to look at the scope."""
+    protocol = next(value for name, value in request.headers.items() if name.lower() in _PROTOCOL_HEADERS)
+    claims = entra.introspect(request.fields["token"])
+    permitted = _SCOPES[protocol] in claims.get("scope", "").split()
+    return as_json(claims if permitted else {"active": False})
 
 
 @contextmanager
