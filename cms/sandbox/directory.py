@@ -15,7 +15,7 @@ from cms.core.accounts import REGISTRATIONS
 from cms.sandbox.assertions import Federation, Proofs
 from cms.sandbox.errors import Refusal
 from cms.sandbox.tokens import USUAL_SIZE, Signer
-from cms_oauth.microsoft import CLOUDS, NATIVE_CLIENT, PERMISSIONS
+from cms_oauth.microsoft import CLOUDS, GRAPH, NATIVE_CLIENT, PERMISSIONS, ROLES, resource_name
 
 TENANT = "5a5a5a5a-0000-4000-8000-000000000001"
 
@@ -157,7 +157,7 @@ class Directory:
     def issue_for_app(self, resource: str, client_id: str) -> str:
         """Return an application's own access token, with all its permissions for a resource."""
         registered = self.clients.get(client_id.lower())
-        roles = ["SMTP.SendAsApp", "IMAP.AccessAsApp", "POP.AccessAsApp"]
+        roles = ["Mail.Send"] if resource_name(resource) == GRAPH else list(ROLES.values())
         who = {
             "roles": roles,
             "scp": " ".join(roles),

@@ -1,4 +1,4 @@
-"""The HTTPS endpoints of the simulated Entra: for MSAL, the browser and the person with a device's code.
+"""The HTTPS endpoints of the simulated Entra and Graph: for MSAL, the browser, a device's code, and messages to send.
 
 Each request is recorded, and answered as usual or with the fault that is scripted for it.
 """
@@ -17,6 +17,7 @@ from cms.sandbox import pages
 from cms.sandbox.directory import TENANT
 from cms.sandbox.errors import BAD_REQUEST, KINDS, Refusal
 from cms.sandbox.faults import Fault, Faults
+from cms.sandbox.graph import Graph
 from cms.sandbox.redeem import Redeemer
 from cms.sandbox.tokens import digest
 from cms.sandbox.web import NOT_FOUND, WebReply, WebRequest, as_html, as_json, redirect
@@ -53,6 +54,7 @@ class Endpoints:
     def __init__(self, redeemer: Redeemer, faults: Faults, authority: Callable[[], str]) -> None:
         self.requests: list[Asked] = []
         self.changed = threading.Condition()
+        self.graph = Graph(redeemer.directory)
         self._redeemer = redeemer
         self._directory = redeemer.directory
         self._faults = faults
@@ -82,6 +84,7 @@ class Endpoints:
             ("/v2.0/.well-known/openid-configuration", "discovery", self._discovery),
             ("/common/discovery/instance", "discovery", self._instance),
             ("/device", "device", self._device),
+            ("/sendMail", "sendMail", self.graph.send_mail),
         ):
             if path.endswith(ending):
                 return endpoint, handler

@@ -7,7 +7,8 @@
         entra.faults.add(Fault("status", status=503))
         assert 1 == entra.count("token", grant_type="refresh_token")
 
-Two servers on loopback: HTTPS for what MSAL and browsers call, plain HTTP for introspection (as Dovecot asks).
+Two servers on loopback: HTTPS for what MSAL and browsers call, and for Graph's sendMail; plain HTTP for introspection
+(as Dovecot asks).
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class Entra(Settings):
         self.directory = Directory(self, now)
         self.redeemer = Redeemer(self.directory)
         self.endpoints = Endpoints(self.redeemer, self.faults, lambda: self.authority)
+        self.graph = self.endpoints.graph
         self._folder = tempfile.TemporaryDirectory(prefix="cms-sandbox-")
         self.ca_file, self.cert_file = _certify(Path(self._folder.name))
         self.secure = Server(self.answer, _showing(self.cert_file))

@@ -31,7 +31,7 @@ CLAIMS = '{"access_token":{"capolids":{"essential":true,"values":["11111111-2222
 class Fault:
     """One fault. It strikes at requests that match `endpoint`, `user` and `grant_type`, where these are not "".
 
-    `endpoint` is "token", "devicecode", "authorize" or "discovery"; `times` is how often it strikes, None until
+    `endpoint` is "token", "devicecode", "authorize", "discovery" or "sendMail"; `times` is how often it strikes, None until
     cleared. With `after` the request is carried out first and only its answer is lost: a refresh token has been used,
     and its successor never arrives.
     """

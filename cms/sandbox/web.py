@@ -39,8 +39,8 @@ NOT_FOUND = 404
 # A connection that is silent for this long is closed. Tests wait for no keep-alive as long.
 IDLE_SECONDS = 120.0
 
-# The longest request body. OAuth forms and control messages are much shorter.
-MAX_BODY = 1024 * 1024
+# The longest request body. Graph takes messages of 4 MB, and refuses longer ones itself.
+MAX_BODY = 16 * 1024 * 1024
 
 # How long `stop` waits for the threads of the connections that it has closed.
 STOP_SECONDS = 5.0
