@@ -33,6 +33,11 @@ _AT_ONCE = "immediately"
 _EMAIL_APPS = "Microsoft 365 admin center > Users > Active users > the user > Mail > Manage email apps"
 _LOOK_AT_SMTP = "to check: `Get-CASMailbox {mailbox} | fl SmtpClientAuthenticationDisabled`; `Get-TransportConfig | fl SmtpClientAuthenticationDisabled`  (blank for the mailbox: the organisation's setting applies)"
 
+# What is left where an administrator switches nothing on.
+_SEND_OTHERWISE = "if it stays off: send through Microsoft Graph with contrib/graph-sendmail, or through DavMail; see docs/other-ways.md"
+_READ_OTHERWISE = "if it stays off: read the mailbox through DavMail; see docs/other-ways.md"
+_DO_OTHERWISE = "if that stays so: sending through Microsoft Graph, or DavMail, may be allowed; see docs/other-ways.md"
+
 # --- switched off: the mailbox, the organisation, its policies ---
 
 SMTP_AUTH_MAILBOX = Verdict(
@@ -43,6 +48,7 @@ SMTP_AUTH_MAILBOX = Verdict(
         "`Set-CASMailbox -Identity {mailbox} -SmtpClientAuthenticationDisabled $false`",
         f"or click: {_EMAIL_APPS} > Authenticated SMTP",
         _LOOK_AT_SMTP,
+        _SEND_OTHERWISE,
     ),
     _AN_HOUR,
     _SMTP_AUTH,
@@ -56,6 +62,7 @@ SMTP_AUTH_ORGANISATION = Verdict(
         "for this mailbox (overrides the organisation): `Set-CASMailbox -Identity {mailbox} -SmtpClientAuthenticationDisabled $false`",
         "or for the whole organisation: `Set-TransportConfig -SmtpClientAuthenticationDisabled $false`",
         _LOOK_AT_SMTP,
+        _SEND_OTHERWISE,
     ),
     _AN_HOUR,
     _SMTP_AUTH,
@@ -69,6 +76,7 @@ SMTP_AUTH_SOMEWHERE = Verdict(
         "`Set-CASMailbox -Identity {mailbox} -SmtpClientAuthenticationDisabled $false`",
         f"or click: {_EMAIL_APPS} > Authenticated SMTP",
         _LOOK_AT_SMTP,
+        _SEND_OTHERWISE,
     ),
     _AN_HOUR,
     _SMTP_AUTH,
@@ -85,6 +93,7 @@ def _protocol_off(protocol: str, switch: str) -> Verdict:
             f"`Set-CASMailbox -Identity {{mailbox}} -{switch} $true`",
             f"or click: {_EMAIL_APPS} > {protocol}",
             f"to check: `Get-CASMailbox {{mailbox}} | fl {switch}`",
+            _READ_OTHERWISE,
         ),
         _AN_HOUR,
         _IMAP_POP,
@@ -102,6 +111,7 @@ SECURITY_DEFAULTS = Verdict(
         "to check: Microsoft Entra admin center > Overview > Properties > Manage security defaults",
         "replace security defaults with conditional access policies that allow this user's mail programs",
         "and switch {protocol} on for the mailbox: `Set-CASMailbox -Identity {mailbox} {switch}`",
+        _DO_OTHERWISE,
     ),
     _AN_HOUR,
     _SECURITY_DEFAULTS,
@@ -114,6 +124,7 @@ CONDITIONAL_ACCESS = Verdict(
     (
         'find the policy: Microsoft Entra admin center > Users > Sign-in logs, filtered by the user and the client app "Authenticated SMTP" or "IMAP"',
         "exempt the user or the application there; also check `Get-AuthenticationPolicy`",
+        _DO_OTHERWISE,
     ),
     _AN_HOUR,
     _CONDITIONAL_ACCESS,

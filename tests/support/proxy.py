@@ -25,7 +25,7 @@ class Proxy:
 
     `user` and `password` are demanded where they are not empty. `status` refuses every tunnel with an HTML page;
     `babble` promises one, and sends that page instead of TLS. With `inspector`, an authority of the company's, it
-    opens what goes through; it trusts the file `upstream_ca` itself.
+    opens what goes through; it trusts the file `upstream_ca` itself. `places` has other ends for tunnels.
     """
 
     def __init__(self) -> None:
@@ -35,6 +35,7 @@ class Proxy:
         self.babble = False
         self.inspector: trustme.CA | None = None
         self.upstream_ca = ""
+        self.places: dict[str, str] = {}
         # The host:port of each tunnel that was made, and the requests that were seen in opened ones.
         self.tunnels: list[str] = []
         self.seen: list[str] = []
@@ -114,7 +115,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.recv(_PIECE)
             self.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n" + _PAGE)
             return None
-        self.target = self.path
+        self.target = proxy.places.get(self.path, self.path)
         return self._inspect(proxy.inspector) if proxy.inspector else self._relay()
 
     def _refuse(self, status: int) -> None:

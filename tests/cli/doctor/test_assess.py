@@ -9,10 +9,11 @@ import pytest
 
 from cms.cli.doctor import assess
 from cms.cli.doctor.assess import Asked, Folder, Https, KeyFacts, Library, MailTest, Names, Reached
-from cms.cli.doctor.findings import Finding
+from cms.cli.doctor.findings import Finding, as_text
 from cms.core.accounts import Account, Grant
 from cms_oauth.claims import Claims
-from cms_oauth.diagnosis.verdicts import Verdict
+from cms_oauth.diagnosis.lookup import diagnose
+from cms_oauth.diagnosis.verdicts import Evidence, Verdict
 
 MAIL = ("https://outlook.office.com/SMTP.Send",)
 ACCOUNT = Account(
@@ -276,6 +277,24 @@ MAILED = MailTest("IMAP", "a@example.test", "outlook.office365.com")
 def test_a_mail_server(found: MailTest, expected: tuple[str, str]) -> None:
     """The test's own verdicts, or what is known without any."""
     assert expected == told(assess.mail(found))
+
+
+@pytest.mark.parametrize(
+    ("protocol", "reply", "way"),
+    [
+        ("smtp", "535 5.7.139 SmtpClientAuthentication is disabled for the Tenant.", "contrib/graph-sendmail"),
+        ("smtp", "535 5.7.3 Authentication unsuccessful", "contrib/graph-sendmail"),
+        ("imap", "BAD User is authenticated but not connected.", "DavMail"),
+        ("pop", "-ERR Authentication failure: unknown user name or bad password.", "DavMail"),
+    ],
+)
+def test_a_mailbox_that_is_switched_off(protocol: str, reply: str, way: str) -> None:
+    """The report names the way that is left, and its page."""
+    verdicts = diagnose(protocol, reply, Evidence(user=MAILED.user, host="outlook.office365.com"))
+    found = assess.mail(MailTest(protocol.upper(), MAILED.user, MAILED.host, "denied", reply, verdicts=verdicts))
+
+    (line,) = (each for each in as_text(found) if "docs/other-ways.md" in each)
+    assert way in line
 
 
 def test_a_finding_names_its_mailbox() -> None:

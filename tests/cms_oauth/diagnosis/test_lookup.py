@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -353,8 +354,51 @@ def test_security_defaults_are_followed_by_the_protocols_own_switch(protocol: st
     found = next(each for each in verdicts if each.name == "security-defaults")
 
     assert (
-        f"switch {protocol.upper()} on for the mailbox: `Set-CASMailbox -Identity {USER} {switch}`" in found.steps[-1]
+        f"switch {protocol.upper()} on for the mailbox: `Set-CASMailbox -Identity {USER} {switch}`" in found.steps[-2]
     )
+
+
+OFF = "535 5.7.139 Authentication unsuccessful, "
+
+
+@pytest.mark.parametrize(
+    ("protocol", "reply", "way"),
+    [
+        ("smtp", f"{OFF}SmtpClientAuthentication is disabled for the Tenant. {ID}", "contrib/graph-sendmail"),
+        ("smtp", f"{OFF}SmtpClientAuthentication is disabled for the Mailbox. {ID}", "contrib/graph-sendmail"),
+        ("smtp", "535 5.7.139 see https://aka.ms/smtp_auth_disabled", "contrib/graph-sendmail"),
+        ("smtp", REFUSALS["smtp"], "contrib/graph-sendmail"),
+        ("smtp", f"{OFF}user is locked by your organization's security defaults policy. {ID}", "Microsoft Graph"),
+        ("smtp", f"{OFF}the request did not meet the criteria to be authenticated successfully. {ID}", "Graph"),
+        ("imap", "BAD User is authenticated but not connected.", "DavMail"),
+        ("imap", REFUSALS["imap"], "DavMail"),
+        ("pop", "-ERR User is authenticated but not connected.", "DavMail"),
+        ("pop", REFUSALS["pop"], "DavMail"),
+    ],
+)
+def test_what_is_switched_off_has_another_way(protocol: str, reply: str, way: str) -> None:
+    """The last step is for those whose administrator leaves it off; it names a page that exists."""
+    last = diagnose(protocol, reply, evidence(protocol))[0].steps[-1]
+    page = re.search(r"docs/[\w-]+\.md", last)
+
+    assert way in last
+    assert page is not None
+    assert (Path(__file__).parents[3] / page[0]).is_file()
+
+
+@pytest.mark.parametrize(
+    ("protocol", "reply"),
+    [
+        ("smtp", "535 5.7.139 Authentication unsuccessful, the user credentials were incorrect."),
+        ("smtp", "554 5.2.252 SendAsDenied"),
+        ("smtp", "421 4.3.2 Service not active"),
+        ("imap", "NO [UNAVAILABLE] Server Unavailable. 15"),
+        ("imap", "BAD Request is throttled. Suggested Backoff Time: 299961 milliseconds"),
+    ],
+)
+def test_what_is_not_switched_off_has_none(protocol: str, reply: str) -> None:
+    """Another way does not help where the mailbox may be used, or where only time helps."""
+    assert "docs/other-ways.md" not in str(diagnose(protocol, reply, evidence(protocol))[0].steps)
 
 
 def test_commands_name_the_mailbox() -> None:
