@@ -23,7 +23,7 @@ CLIENTS = ROOT / "docs" / "clients"
 _BLOCK = re.compile(r"(?:^<!-- (.*?) -->\n)?^(```+)(\w*)\n(.*?)^\2$", re.MULTILINE | re.DOTALL)
 
 # A command of cms's, a colon and what it says: always whole, from the command to the end.
-_QUOTED = re.compile(r"`((?:cms|cms-oauth|git-credential-cms|TokenError): [^`]+)`")
+_QUOTED = re.compile(r"`((?:cms|cms-oauth|git-credential-cms|graph-sendmail|TokenError): [^`]+)`")
 
 
 @dataclass(frozen=True)

@@ -88,11 +88,11 @@ class Person:
         draft.rename(maildir / "new" / draft.name)
         return subject
 
-    def outlive_pause(self) -> None:
+    def outlive_pause(self, protocol: str = "SMTP") -> None:
         """Wait until the token is old enough for cms to get another one: after a new one it does not fetch another for a second."""
 
         def aged() -> bool:
-            answer = json.loads(ask(self.socket, f"SMTP,json {USER}\n".encode()))
+            answer = json.loads(ask(self.socket, f"{protocol},json {USER}\n".encode()))
             return bool(answer["expires_in"] <= self.servers.entra.token_life - 2)
 
         until(aged, "the token to age")
@@ -119,8 +119,10 @@ def _give(*folders: Path) -> None:
 
 
 @contextmanager
-def person(installation: Installation, servers: MailServers, more: str = "") -> Iterator[Person]:
-    """Set up the README's configuration, start the daemon and sign in.
+def person(
+    installation: Installation, servers: MailServers, more: str = "", *, configuration: str = ""
+) -> Iterator[Person]:
+    """Set up a page's configuration, README's if none is given, start the daemon and sign in.
 
     `more` are further directives; {sockets} in them is a folder that others can enter.
     """
@@ -130,7 +132,7 @@ def person(installation: Installation, servers: MailServers, more: str = "") -> 
         broker = make(ALICE)
         there = f', authority="{servers.entra.authority}", client_id="{CLIENT_ID}", redirect_uri="http://localhost/"'
         configuration = replaced(
-            shown("README", "configuration"),
+            configuration or shown("README", "configuration"),
             **{"/run/user/1000": f"{broker.home}/run", f'user="{USER}"': f'user="{USER}"{there}'},
         )
         more = more.replace("{sockets}", str(broker.sockets))

@@ -54,9 +54,11 @@ class Login(Person):
 
 
 @contextmanager
-def login(installation: Installation, servers: MailServers, more: str = "") -> Iterator[Login]:
+def login(
+    installation: Installation, servers: MailServers, more: str = "", *, configuration: str = ""
+) -> Iterator[Login]:
     """Set up what docs/clients/README.md takes for granted, as `person` does, for a uid with a user name."""
-    with person(installation, servers, more) as owner:
+    with person(installation, servers, more, configuration=configuration) as owner:
         named = Login(owner.broker, servers)
         line = f"{_NAME}:x:{owner.broker.uid}:{owner.broker.uid}:User Name:{owner.home}:/bin/sh\n"
         named.passwd.write_text(Path("/etc/passwd").read_text() + line)
