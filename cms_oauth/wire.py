@@ -91,11 +91,6 @@ class BadRequest(ValueError):
         self.form = form
 
 
-def is_whole(received: bytes) -> bool:
-    """Return True if a request is complete before its sender has closed the writing side."""
-    return b"\n" in received
-
-
 def build_request(request: TokenRequest) -> bytes:
     """Return the bytes of a request, ended by LF. It is not checked: `parse_request` does that."""
     options = [] if request.form == "xoauth2" else [request.form]

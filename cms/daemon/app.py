@@ -40,8 +40,8 @@ from cms_oauth.moves import cms, fill
 WATCH_SECONDS = 30.0
 SUSPEND_SECONDS = 2.0
 
-# Stopping takes 5 s at most: this for requests under way, then 3 s for the worker to finish what it has sent to Entra,
-# and half a second to kill a worker that does not end.
+# Stopping takes 5 s at most: this for requests that wait for a token, then 3 s for the worker to finish what it has sent
+# to Entra, and half a second to kill a worker that does not end.
 DRAIN_SECONDS = 1.0
 
 # The answer to `cms stop` must be sent before its socket closes.
@@ -171,8 +171,7 @@ class App:
             await self._stop.wait()
             log.info("stopping")
             self._systemd.stopping()
-            with trio.move_on_after(DRAIN_SECONDS):
-                await self._sockets.drain()
+            await self._sockets.drain(DRAIN_SECONDS)
             self._nursery.cancel_scope.cancel()
 
     def stop(self) -> None:

@@ -172,11 +172,13 @@ class Keeper:
         return reply
 
     async def wait(self, scopes: Scopes, need: Need) -> Token | Deny:
-        """Return the answer when no fetch is under way any more, or the second best after `wire.WAIT_SECONDS`."""
-        with trio.move_on_after(wire.WAIT_SECONDS):
-            while isinstance(reply := self.answer(scopes, need, again=True), Wait):
-                await self.changed()
-            return reply
+        """Return the answer when no fetch is under way any more. The caller sets the time limit."""
+        while isinstance(reply := self.answer(scopes, need, again=True), Wait):
+            await self.changed()
+        return reply
+
+    def without_waiting(self, scopes: Scopes, need: Need) -> Token | Deny:
+        """Return what there is for a client that cannot wait any longer: a second best token, or why there is none."""
         life, now = self.lives.get(scopes), self._clock.boot()
         if life is None:
             return _RECONFIGURED

@@ -12,7 +12,7 @@ import os
 import secrets
 import socket
 import stat
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,26 +53,52 @@ class Listener:
     """A listening socket. `inode` is (device, inode) of its file, None for a socket that systemd created."""
 
     path: str
-    sock: trio.socket.SocketType
+    sock: socket.socket
     inode: tuple[int, int] | None = None
     _quiet_until: float = -math.inf
 
-    async def accept(self, relieve: Callable[[], bool] = bool) -> tuple[trio.socket.SocketType, Peer]:
-        """Return the next connection and its peer. A connection whose peer is unknown is closed.
+    async def accept(self, relieve: Callable[[], bool] = bool) -> tuple[socket.socket, Peer]:
+        """Return the next connection, whose socket does not block, and its peer.
 
         If the process or the machine has no free descriptors or memory, `relieve` is called to close a connection. It
         returns True if it has closed one.
         """
         while True:
+            await trio.lowlevel.checkpoint()
             try:
-                sock, _ = await self.sock.accept()
+                accepted = self._accepted()
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(self.sock)
             except OSError as error:
                 await self._survive(error, relieve)
-                continue
-            try:
-                return sock, Peer(*credentials(sock))
-            except OSError:
-                sock.close()
+            else:
+                if accepted:
+                    return accepted
+
+    def _accepted(self) -> tuple[socket.socket, Peer] | None:
+        """Accept a connection without waiting; return None if it is closed, because its peer is unknown."""
+        sock, _ = self.sock.accept()
+        sock.setblocking(False)
+        try:
+            return sock, Peer(*credentials(sock))
+        except OSError:
+            sock.close()
+            return None
+
+    def last(self) -> Iterator[tuple[socket.socket, Peer]]:
+        """Stop listening, and yield the connections that are waiting to be accepted.
+
+        systemd's socket goes on listening: connections that wait there are for the next daemon.
+        """
+        if self.inode is None:
+            return
+        self._remove()
+        with suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RD)
+            while True:
+                accepted = self._accepted()
+                if accepted:
+                    yield accepted
 
     async def _survive(self, error: OSError, relieve: Callable[[], bool]) -> None:
         if error.errno == errno.ECONNABORTED:
@@ -82,23 +108,29 @@ class Listener:
         if trio.current_time() >= self._quiet_until:
             get_logger().error("cannot accept connections for now", socket=self.path, error=os.strerror(error.errno))
             self._quiet_until = trio.current_time() + SHORTAGE_NEWS_SECONDS
-        # The newest connection may have sent a full request. Let its task read that first, so that it is not evicted.
-        await _settle()
+        # The newest connection may have sent a whole request. Let its task read that first, so that it is not evicted.
+        await settle()
         if relieve():
-            await _settle()
+            await settle()
         else:
             await trio.sleep(SHORTAGE_SECONDS)
 
     def close(self) -> None:
         """Stop listening, and remove the file if it is still this socket's. May be called more than once."""
+        self._remove()
+        if self.sock.fileno() >= 0:
+            trio.lowlevel.notify_closing(self.sock)
+            self.sock.close()
+
+    def _remove(self) -> None:
         inode, self.inode = self.inode, None
         with suppress(OSError):
             if _inode(os.lstat(self.path)) == inode:
                 Path(self.path).unlink()
-        self.sock.close()
 
 
-async def _settle() -> None:
+async def settle() -> None:
+    """Let every task that can go on without waiting go on."""
     for _ in range(_SETTLING_ROUNDS):
         await trio.lowlevel.checkpoint()
 
@@ -188,7 +220,8 @@ def _inherited(path: str, mode: int, sock: socket.socket) -> Listener:
                 socket_mode=f"{actual:04o}",
                 configured=f"{mode:04o}",
             )
-    return Listener(path, trio.socket.from_stdlib_socket(sock))
+    sock.setblocking(False)
+    return Listener(path, sock)
 
 
 def _same(path: str) -> str:
@@ -262,7 +295,8 @@ def _listen(path: str, mode: int, gid: int) -> Listener:
         sock.close()
         Path(temporary).unlink(missing_ok=True)
         raise
-    return Listener(path, trio.socket.from_stdlib_socket(sock), inode)
+    sock.setblocking(False)
+    return Listener(path, sock, inode)
 
 
 def _temporary(path: str) -> str:

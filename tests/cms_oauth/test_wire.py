@@ -77,14 +77,6 @@ def test_the_original_requests_parse(received: bytes) -> None:
     assert wire.TokenRequest("SMTP", "xoauth2", "user@domain") == wire.parse_request(received)
 
 
-def test_a_request_is_whole_at_its_newline_or_when_the_sender_has_closed() -> None:
-    """Byte by byte it is not whole before LF; what came without LF parses the same once the sender has closed."""
-    received = b"SMTP,token user@domain\n"
-
-    assert [False] * (len(received) - 1) + [True] == [wire.is_whole(received[: n + 1]) for n in range(len(received))]
-    assert wire.parse_request(received) == wire.parse_request(received[:-1])
-
-
 @given(REQUESTS)
 def test_what_is_built_parses_to_the_same(request_: wire.TokenRequest) -> None:
     """Building and parsing undo each other, with and without the newline."""

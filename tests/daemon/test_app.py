@@ -10,7 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from cms.grants.messages import Place, Prompt
 from cms.system import listener, process
 from cms.system.clock import SystemClock
 from cms.system.listener import ListenError
+from cms_oauth import wire
 
 GRAPH = ("https://graph.microsoft.com/Mail.Send",)
 
@@ -584,17 +586,114 @@ def test_stopping_takes_five_seconds_at_most() -> None:
     assert waits < 4.7
 
 
-@in_trio_jumps
-async def test_stopping_does_not_wait_for_a_token(world: World) -> None:
-    """A client that waits for a token that does not come is let go after the drain's time."""
-    world.accounts = [account("hang@example.test")]
-    async with world.daemon() as app, world.client(b"SMTP hang@example.test\n") as client:
-        await world.noted("hung")
-        app.stop()
-        await trio.testing.wait_all_tasks_blocked()
-        jump(module.DRAIN_SECONDS)
+async def reload(app: App) -> None:
+    """Load the configuration anew, and let all tasks hear of it."""
+    await app._reload()
+    await trio.testing.wait_all_tasks_blocked()
 
-        assert b"" == await read(client)
+
+async def reloads(world: World, app: App) -> None:
+    """Reload four times, one time by a file that is wrong."""
+    for fault in (None, ConfigError("cms.cfg", 3, "no such directive"), None, None):
+        world.fault = fault
+        with suppress(ConfigError):
+            await reload(app)
+        jump(0.9)
+
+
+async def has_other_scopes(world: World, app: App) -> None:
+    """Ask for other scopes with each reload."""
+    for number in range(3):
+        scopes = (*MAIL, f"{MAIL[0]}{number}")
+        world.accounts = [account("", login=HANGS, scope_sets=(scopes,))]
+        await reload(app)
+        jump(1.0)
+
+
+async def loses_its_account(world: World, app: App) -> None:
+    world.accounts = [account("hang@other.test")]
+    await reload(app)
+
+
+async def loses_its_socket(world: World, app: App) -> None:
+    world.sockets = {}
+    await reload(app)
+
+
+async def loses_both(world: World, app: App) -> None:
+    world.accounts, world.sockets = [account("hang@other.test")], {}
+    await reload(app)
+
+
+async def gets_another_mode(world: World, app: App) -> None:
+    world.sockets = {"cms.sock": {**world.sockets["cms.sock"], "mode": 0o660}}
+    await reload(app)
+
+
+async def loses_account_and_mode(world: World, app: App) -> None:
+    world.accounts = [account("hang@other.test")]
+    await gets_another_mode(world, app)
+
+
+async def becomes_another_kind(world: World, app: App) -> None:
+    speaks = world.sockets["cms.sock"]["speaks"]
+    world.sockets = {"cms.sock": {"speaks": "postfix" if speaks == "tokens" else "tokens"}}
+    await reload(app)
+
+
+async def loses_its_worker(world: World, app: App) -> None:
+    world.vault_key = Source("keyring")
+    await reload(app)
+
+
+async def sleeps(world: World, _app: App) -> None:
+    world.options["clock"].asleep += 7200.0
+    jump(module.WATCH_SECONDS)
+
+
+async def is_stopped(world: World, app: App) -> None:
+    app.stop()
+    await trio.testing.wait_all_tasks_blocked()
+    jump(module.DRAIN_SECONDS)
+    await until(lambda: world.code is not None)
+
+
+async def is_stopped_after_a_reload(world: World, app: App) -> None:
+    await loses_its_socket(world, app)
+    await is_stopped(world, app)
+
+
+HANGS = "hang@example.test"
+EVENTS = (
+    *(reloads, has_other_scopes, loses_its_account, loses_its_socket, loses_both, gets_another_mode),
+    *(loses_account_and_mode, becomes_another_kind, loses_its_worker, sleeps, is_stopped, is_stopped_after_a_reload),
+)
+SPOKEN = {"tokens": b"SMTP,min=900,json\n", "postfix": socketmap.query("cms", "smtp.example.test")}
+
+
+@pytest.mark.parametrize("speaks", SPOKEN)
+@pytest.mark.parametrize("happens", EVENTS)
+@in_trio_jumps
+async def test_every_whole_request_is_answered_in_time(
+    world: World, speaks: str, happens: Callable[[World, App], Awaitable[None]]
+) -> None:
+    """Four seconds from its first byte at the latest, with one line in the log, whatever happens while it waits."""
+    world.options["clock"] = FakeClock(boot=time.clock_gettime(time.CLOCK_BOOTTIME) - trio.current_time())
+    world.accounts = [account("", login=HANGS)]
+    world.sockets = {"cms.sock": {"speaks": speaks}}
+    with capture_logs() as lines:
+        async with world.daemon() as app, world.client(SPOKEN[speaks]) as client:
+            await world.noted("hung")
+            await trio.testing.wait_all_tasks_blocked()
+            began = trio.current_time()
+            await happens(world, app)
+            jump(max(0.0, began + wire.WAIT_SECONDS - trio.current_time()))
+            said = bytes(await client.receive_some())
+
+    asked = [line["outcome"] for line in lines if line["event"] == "request"]
+    assert ((b'"error"' if speaks == "tokens" else b"TEMP ") in said, 1) == (True, len(asked))
+    assert asked[0] in ("unavailable", "unknown-account", "unknown-protocol")
+    assert [] == [line for line in lines if line["log_level"] == "error" and "reload failed" not in line["event"]]
 
 
 @in_trio

@@ -367,32 +367,29 @@ def test_an_unused_inherited_socket_is_closed(path: str, capsys: pytest.CaptureF
 class FakeSocket:
     """Accepts what a list says: errors are raised, sockets returned."""
 
-    def __init__(self, *steps: OSError | trio.socket.SocketType) -> None:
+    def __init__(self, *steps: OSError | socket.socket) -> None:
         self.steps = list(steps)
-        self.calls = 0
 
-    async def accept(self) -> tuple[trio.socket.SocketType, object]:
-        self.calls += 1
+    def accept(self) -> tuple[socket.socket, object]:
         step = self.steps.pop(0)
-        await trio.lowlevel.checkpoint()
         if isinstance(step, OSError):
             raise step
         return step, None
 
 
 @pytest.fixture
-def accepted() -> Iterator[trio.socket.SocketType]:
+def accepted() -> Iterator[socket.socket]:
     ours, theirs = socket.socketpair()
     with theirs:
-        yield trio.socket.from_stdlib_socket(ours)
+        yield ours
 
 
-def fake(*steps: OSError | trio.socket.SocketType) -> Listener:
+def fake(*steps: OSError | socket.socket) -> Listener:
     return Listener("/x", FakeSocket(*steps))  # type: ignore[arg-type]  # the one method that is used
 
 
 @in_trio_clock
-async def test_a_shortage_is_waited_out(accepted: trio.socket.SocketType, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_shortage_is_waited_out(accepted: socket.socket, capsys: pytest.CaptureFixture[str]) -> None:
     """Out of descriptors, accepting goes on after a pause, says so once and takes no processor time."""
     errors = [OSError(number, "short") for number in sorted(listener.SHORTAGES)]
     before = trio.current_time()
@@ -407,9 +404,7 @@ async def test_a_shortage_is_waited_out(accepted: trio.socket.SocketType, capsys
 async def test_a_shortage_that_comes_and_goes_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
     """One that ends and begins with every connection is one line; one of another time is another."""
     pairs = [socket.socketpair() for _ in range(3)]
-    steps = [
-        step for ours, _ in pairs for step in (OSError(errno.EMFILE, "short"), trio.socket.from_stdlib_socket(ours))
-    ]
+    steps = [step for ours, _ in pairs for step in (OSError(errno.EMFILE, "short"), ours)]
     made = fake(*steps)
     for pause in (0, listener.SHORTAGE_NEWS_SECONDS, 0):
         (await made.accept())[0].close()
@@ -421,7 +416,7 @@ async def test_a_shortage_that_comes_and_goes_is_said_once(capsys: pytest.Captur
 
 
 @in_trio_clock
-async def test_what_can_be_relieved_is_not_waited_for(accepted: trio.socket.SocketType) -> None:
+async def test_what_can_be_relieved_is_not_waited_for(accepted: socket.socket) -> None:
     """When something could be closed, the next try is at once."""
     asked = []
 
@@ -437,7 +432,7 @@ async def test_what_can_be_relieved_is_not_waited_for(accepted: trio.socket.Sock
 
 
 @in_trio_clock
-async def test_nothing_is_given_up_that_has_not_had_its_turn(accepted: trio.socket.SocketType) -> None:
+async def test_nothing_is_given_up_that_has_not_had_its_turn(accepted: socket.socket) -> None:
     """Tasks of connections that came just before the shortage have run when `relieve` is asked."""
     rounds = 0
     seen = []
@@ -462,7 +457,7 @@ async def test_nothing_is_given_up_that_has_not_had_its_turn(accepted: trio.sock
 
 
 @in_trio_clock
-async def test_a_client_that_left_early_is_nothing(accepted: trio.socket.SocketType) -> None:
+async def test_a_client_that_left_early_is_nothing(accepted: socket.socket) -> None:
     """ECONNABORTED concerns one client, who has gone."""
     sock, _ = await fake(OSError(errno.ECONNABORTED, "gone"), accepted).accept()
     sock.close()

@@ -85,7 +85,8 @@ async def serve(
         try:
             while True:
                 sock, peer = await listener.accept()
-                nursery.start_soon(_limited, limiter, trio.SocketStream(sock), peer, commands, owner)
+                stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+                nursery.start_soon(_limited, limiter, stream, peer, commands, owner)
         finally:
             listener.close()
 

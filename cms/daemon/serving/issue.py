@@ -1,13 +1,17 @@
 """Answers a request for a token: who may ask, for which account, the token, and the user name to log in with.
 
-Both kinds of socket call `Issuer.token`, which never waits, and `Issuer.wait` for what it could not answer at once.
+Both kinds of socket call `Issuer.token`, which never waits, and `Issuer.wait` for what it could not answer at once. The
+time to wait is the request's own: neither a reload nor another token on the way gives it more.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
+
+import trio
 
 from cms.core.accounts import Grant, Scopes
 from cms.core.lifecycle import Deny, Life, Need, Token, Wait
@@ -35,8 +39,9 @@ class Keeper(Protocol):
 
     @property
     def lives(self) -> Mapping[Scopes, Life]: ...
-    def answer(self, scopes: Scopes, need: Need) -> Token | Wait | Deny: ...
+    def answer(self, scopes: Scopes, need: Need, *, again: bool = False) -> Token | Wait | Deny: ...
     async def wait(self, scopes: Scopes, need: Need) -> Token | Deny: ...
+    def without_waiting(self, scopes: Scopes, need: Need) -> Token | Deny: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,20 +67,27 @@ class Issuer:
         self.rules = rules
         self._keeper_of = keeper_of
         self._recent = recent
-        self._waiting = 0
+        # The time limits of the requests that wait, and the latest of all when the daemon stops.
+        self._waiting: set[trio.CancelScope] = set()
+        self._latest = math.inf
 
-    def token(self, peer: Peer, request: TokenRequest, had: Token | Deny | None = None) -> NamedAnswer | Pending:
-        """Return what a request gets, at once. `had` is what its keeper has said already, after a wait."""
+    def token(
+        self, peer: Peer, request: TokenRequest, before: Pending | None = None, had: Token | Deny | None = None
+    ) -> NamedAnswer | Pending:
+        """Return what a request gets, at once.
+
+        After a wait, `before` is what was waited for, and `had` what its keeper has said: None if a reload came meanwhile.
+        """
         allowed = decide(peer, request, self.rules, self._signed_in)
         if isinstance(allowed, Deny):
             return request.user, allowed
         account, scopes = allowed.account, allowed.scopes
-        need = Need(
-            permission_for(request.protocol, scopes) if account.preflight else "", request.min_valid, request.rejected
-        )
+        permission = permission_for(request.protocol, scopes) if account.preflight else ""
+        need = Need(permission, request.min_valid, request.rejected)
         try:
             keeper = self._keeper_of(account.grant)
-            reply = had or keeper.answer(scopes, need)
+            # One request makes a keeper fetch once.
+            reply = had or keeper.answer(scopes, need, again=before is not None and before.keeper is keeper)
         except Exception:
             log.exception("a keeper failed at a request", user=account.user)
             return account.user, _BROKEN
@@ -91,31 +103,43 @@ class Issuer:
             return user, Deny("sign-in-required", wrong.message, wrong.hint)
         return user, reply if user else NOT_SIGNED_IN
 
-    async def wait(self, pending: Pending) -> NamedAnswer:
-        """Wait until a request can be answered, for as long as its keeper lets a client wait."""
-        while True:
-            account = pending.allowed.account
-            if self._waiting >= MAX_WAITING:
-                return account.user or pending.keeper.who, _BUSY
-            self._waiting += 1
-            reply: Token | Deny | None
-            try:
-                reply = await pending.keeper.wait(pending.allowed.scopes, pending.need)
-            except Exception:
-                log.exception("a keeper failed at a request", user=account.user)
-                reply = _BROKEN
-            finally:
-                self._waiting -= 1
-            if pending.rules is not self.rules:
-                # A reload has replaced them meanwhile, and perhaps the keeper: the new ones decide.
-                reply = None
-            answer = self.token(pending.peer, pending.request, reply)
-            if not isinstance(answer, Pending):
-                return answer
-            pending = answer
+    async def wait(self, pending: Pending, deadline: float) -> NamedAnswer:
+        """Wait until a request can be answered, at most until `deadline` by trio's clock, whatever is reloaded meanwhile."""
+        account = pending.allowed.account
+        if len(self._waiting) >= MAX_WAITING:
+            return account.user or pending.keeper.who, _BUSY
+        answer: NamedAnswer | Pending = pending
+        limit = trio.CancelScope(deadline=min(deadline, self._latest))
+        self._waiting.add(limit)
+        try:
+            with limit:
+                while isinstance(answer, Pending):
+                    reply = await answer.keeper.wait(answer.allowed.scopes, answer.need)
+                    answer = self._after(answer, reply)
+            # Its time is over.
+            while isinstance(answer, Pending):
+                answer = self._after(answer, answer.keeper.without_waiting(answer.allowed.scopes, answer.need))
+        except Exception:
+            log.exception("a keeper failed at a request", user=account.user)
+            return account.user, _BROKEN
+        finally:
+            self._waiting.discard(limit)
+        return answer
 
-    def audit(self, peer: Peer, *, outcome: str, user: str, protocol: str, form: str) -> None:
+    def _after(self, pending: Pending, reply: Token | Deny) -> NamedAnswer | Pending:
+        """Return what a request gets that has waited for this reply. After a reload the new rules decide, and a new keeper."""
+        had = reply if pending.rules is self.rules else None
+        return self.token(pending.peer, pending.request, pending, had)
+
+    def close(self) -> None:
+        """Answer every request that waits, or still comes, without waiting: the daemon stops."""
+        self._latest = -math.inf
+        for limit in self._waiting:
+            limit.cancel()
+
+    def audit(self, peer: Peer, request: TokenRequest, user: str, outcome: str) -> None:
         """Log who asked for what and whether they got it, never the token, and keep it among the recent requests."""
+        protocol, form = request.protocol, request.form
         log.info("request", outcome=outcome, user=user, protocol=protocol, form=form, uid=peer.uid, pid=peer.pid)
         if self._recent is not None:
             self._recent.append(Asked(self._recent.now(), peer.uid, peer.pid, user, protocol, form, outcome))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import trio
 
 from cms.config.model import Config, ConfigError, SocketSpec
-from cms.core.accounts import Grant
+from cms.core.accounts import Account, Grant
 from cms.core.policy import Rules
 from cms.daemon.serving.connections import Connections
 from cms.daemon.serving.issue import Issuer, Keeper
@@ -20,10 +20,13 @@ from cms.daemon.serving.recent import Recent
 from cms.daemon.serving.token_socket import TokenSocket
 from cms.system import users
 from cms.system.clock import Clock
-from cms.system.listener import Listener, ListenError, open_listener
+from cms.system.listener import Listener, ListenError, open_listener, settle
 from cms.system.logs import get_logger
 
 Inherited: TypeAlias = MutableMapping[str, socket.socket]
+
+# How long a client may take to read its reply when the daemon stops. It fits into the buffer of nearly every socket.
+LAST_REPLY_SECONDS = 0.2
 
 log = get_logger()
 
@@ -89,6 +92,8 @@ class Sockets:
         self._clock = clock
         self._recent = recent
         self._served: dict[str, _Served] = {}
+        # These, and those that a reload has ended, as long as one of their requests is not answered.
+        self._running: set[_Served] = set()
         self._nursery: trio.Nursery | None = None
 
     @property
@@ -130,23 +135,34 @@ class Sockets:
             self._serve(_Served(served.spec, served.issuer, await _open(served.spec, {}, listening)))
 
     def apply(self, loaded: Loaded, opened: Mapping[str, Listener]) -> None:
-        """Serve exactly the configured sockets. Those that end finish the requests that they have."""
+        """Serve exactly the configured sockets. Those that end finish the requests that they have, by the new rules."""
         for path in self._served.keys() - loaded.rules.keys():
-            self._served.pop(path).draining.set()
-        for spec in loaded.config.sockets:
-            rules = loaded.rules[spec.path]
-            if spec.path in opened:
-                issuer = Issuer(rules, self._keeper_of, self._recent)
-                self._serve(_Served(spec, issuer, opened[spec.path]))
-            else:
-                served = self._served[spec.path]
-                served.spec, served.issuer.rules = spec, rules
-
-    async def drain(self) -> None:
-        """Take no more requests, and wait for those that are under way."""
-        for served in self._served.values():
+            served = self._served.pop(path)
+            served.issuer.rules = _left(served.issuer.rules, loaded.config.accounts)
             served.draining.set()
-        for served in self._served.values():
+        for spec in loaded.config.sockets:
+            before, rules = self._served.get(spec.path), loaded.rules[spec.path]
+            issuer = before.issuer if before else Issuer(rules, self._keeper_of, self._recent)
+            issuer.rules = rules
+            if spec.path in opened:
+                self._serve(_Served(spec, issuer, opened[spec.path]))
+            elif before:
+                before.spec = spec
+
+    async def drain(self, seconds: float) -> None:
+        """Take no more requests, and wait for those under way: so many seconds for a token, then for a client to read."""
+        for served in self._running:
+            served.draining.set()
+        with trio.move_on_after(seconds):
+            await self._ended()
+        for served in self._running:
+            served.issuer.close()
+        await settle()
+        with trio.move_on_after(LAST_REPLY_SECONDS):
+            await self._ended()
+
+    async def _ended(self) -> None:
+        for served in list(self._running):
             await served.ended.wait()
 
     def _serve(self, served: _Served) -> None:
@@ -155,6 +171,7 @@ class Sockets:
         if before:
             before.draining.set()
         self._served[served.spec.path] = served
+        self._running.add(served)
         self._nursery.start_soon(self._run_one, served)
 
     async def _run_one(self, served: _Served) -> None:
@@ -166,7 +183,15 @@ class Sockets:
         try:
             await connections.run(served.draining)
         finally:
+            self._running.discard(served)
             served.ended.set()
+
+
+def _left(rules: Rules, accounts: Iterable[Account]) -> Rules:
+    """Return the rules without the accounts that the configuration has no more: no keeper has their tokens."""
+    known = {account.grant.key for account in accounts}
+    default = rules.default if rules.default and rules.default.grant.key in known else None
+    return replace(rules, accounts=tuple(each for each in rules.accounts if each.grant.key in known), default=default)
 
 
 async def _open(spec: SocketSpec, inherited: Inherited, replaces: Listener | None) -> Listener:

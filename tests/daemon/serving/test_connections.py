@@ -75,9 +75,13 @@ async def test_a_fault_of_one_connection_ends_with_it(
     tmp_path: Path, kind: Kind, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever goes wrong at one connection, the log has it and the next is served."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("bug")
+
     async with serving(tmp_path, kind) as served:
         with monkeypatch.context() as patch:
-            patch.delattr(served.issuer, "rules")
+            patch.setattr(served.connections, "take", fail)
             lost = await served.ask(kind.request())
         good = await served.ask(kind.request())
         await trio.testing.wait_all_tasks_blocked()
@@ -163,16 +167,19 @@ async def test_a_full_request_is_never_evicted(tmp_path: Path, kind: Kind) -> No
 
 
 @in_trio
-async def test_one_that_is_evicted_as_its_request_comes_is_not_answered(tmp_path: Path, kind: Kind) -> None:
-    """It stays unanswered, not half answered."""
+async def test_a_request_that_has_come_unread_is_never_evicted(tmp_path: Path, kind: Kind) -> None:
+    """Not even in the moment in which the daemon has not looked at it yet; others make room."""
     async with serving(tmp_path, kind) as served:
-        client = await served.connect()
+        asks, silent = await served.connect(), await served.connect()
         await trio.testing.wait_all_tasks_blocked()
-        served.connections.idle.clear()
-        await client.send_all(kind.request())
-        said = await read_all(client)
+        # No other task runs before the eviction.
+        os.write(asks.socket.fileno(), kind.request())
+        assert served.connections._evict()
+        assert not served.connections._evict()
+        await asks.send_eof()
 
-        assert (b"", [], []) == (said, served.keeper.asked, served.outcomes)
+        assert (kind.granted(), b"") == (await read_all(asks), await read_all(silent))
+        assert ["granted"] == served.outcomes
 
 
 # --- deadlines ---
@@ -193,6 +200,22 @@ async def test_a_request_that_does_not_come_to_its_end_is_dropped(tmp_path: Path
         said = await read_all(client)
 
         assert (False, True, b"", []) == (early, late, said, served.outcomes)
+
+
+@in_trio_jumps
+async def test_the_time_for_a_request_begins_with_its_first_byte(tmp_path: Path, kind: Kind) -> None:
+    """However long the connection lay idle before it."""
+    async with serving(tmp_path, kind) as served:
+        client = await served.connect()
+        await trio.testing.wait_all_tasks_blocked()
+        jump(served.connections.IDLE_SECONDS - 0.5)
+        await client.send_all(kind.request()[:3])
+        await trio.testing.wait_all_tasks_blocked()
+        jump(wire.REQUEST_SECONDS - 0.5)
+        await client.send_all(kind.request()[3:])
+        await client.send_eof()
+
+        assert kind.granted() == await read_all(client)
 
 
 @in_trio_jumps
@@ -240,3 +263,47 @@ async def test_draining_answers_what_is_full_and_nothing_else(tmp_path: Path, ki
         served.keeper.open.set()
         assert kind.granted() == await read_all(waiting)
         await served.ended.wait()
+
+
+@in_trio
+async def test_draining_answers_what_has_come_in_time(tmp_path: Path, kind: Kind) -> None:
+    """Requests that were sent before the socket closed, on connections that are not accepted or not read yet."""
+    async with serving(tmp_path, kind) as served:
+        begun = [await served.connect() for _ in range(3)]
+        await trio.testing.wait_all_tasks_blocked()
+        # No other task runs before `draining` is set.
+        for client in begun:
+            os.write(client.socket.fileno(), kind.request())
+        queued = [plain_client(served.path) for _ in range(20)]
+        for plain in queued:
+            plain.sendall(kind.request())
+            plain.shutdown(socket.SHUT_WR)
+        silent = plain_client(served.path)
+        served.draining.set()
+        clients = [*begun, *(trio.SocketStream(trio.socket.from_stdlib_socket(each)) for each in queued)]
+        said = {await read_all(each) for each in clients}
+        await served.ended.wait()
+
+        assert ({kind.granted()}, ["granted"] * 23) == (said, served.outcomes)
+        assert b"" == silent.recv(1)
+        silent.close()
+
+
+def plain_client(path: str) -> socket.socket:
+    """Connect at once: no other task runs meanwhile."""
+    client = socket.socket(socket.AF_UNIX)
+    client.connect(path)
+    return client
+
+
+@in_trio
+async def test_draining_drops_half_a_request(tmp_path: Path, kind: Kind) -> None:
+    """It may never come to its end."""
+    async with serving(tmp_path, kind) as served:
+        read, unread = await served.connect(kind.request()[:4]), await served.connect()
+        await trio.testing.wait_all_tasks_blocked()
+        os.write(unread.socket.fileno(), kind.request()[:4])
+        served.draining.set()
+        await served.ended.wait()
+
+        assert (b"", b"", []) == (await read_all(read), await read_all(unread), served.outcomes)

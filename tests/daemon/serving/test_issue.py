@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -9,16 +10,16 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
-from support.keeper import SCOPES, SECRET, FakeKeeper, token
-from support.sockets import GRANT, KINDS, NAMELESS, RULES, A, B, Kind, read_all, serving
-from support.trio_run import in_trio, until
+from support.keeper import RENEWED, SCOPES, SECRET, FakeKeeper, token
+from support.sockets import GRANT, KINDS, NAMELESS, POSTFIX, RULES, A, B, Kind, read_all, serving
+from support.trio_run import in_trio, in_trio_jumps, jump, until
 
 from cms.core.accounts import Grant
 from cms.core.lifecycle import Deny, Need
 from cms.core.policy import Peer
 from cms.daemon.serving import issue
 from cms.daemon.serving.issue import Issuer, NamedAnswer, Pending
-from cms_oauth.wire import TokenRequest
+from cms_oauth.wire import WAIT_SECONDS, TokenRequest
 
 both_kinds = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 
@@ -212,7 +213,7 @@ async def test_a_place_is_free_again_after_a_bug(monkeypatch: pytest.MonkeyPatch
     keeper.fails = RuntimeError("bug")
     keeper.open.set()
 
-    assert ["unavailable"] * 3 == [code(await issuer.wait(pending)) for _ in range(3)]
+    assert ["unavailable"] * 3 == [code(await issuer.wait(pending, math.inf)) for _ in range(3)]
 
 
 @both_kinds
@@ -263,3 +264,94 @@ async def test_who_may_ask_no_more_gets_no_token_that_was_waited_for(tmp_path: P
 
         assert SECRET.encode() not in await read_all(client)
         assert ["unknown-account"] == served.outcomes
+
+
+@both_kinds
+@in_trio_jumps
+async def test_a_request_has_one_deadline_whatever_is_reloaded(tmp_path: Path, kind: Kind) -> None:
+    """Four seconds from its first byte it is answered with what there is, and the log has it once."""
+    async with serving(tmp_path, kind) as served:
+        served.keeper.open = trio.Event()
+        client = await served.connect(kind.request()[:5])
+        await trio.testing.wait_all_tasks_blocked()
+        jump(0.5)
+        await client.send_all(kind.request()[5:])
+        for _ in range(3):
+            await trio.testing.wait_all_tasks_blocked()
+            jump(1.0)
+            served.issuer.rules = replace(RULES)
+        await trio.testing.wait_all_tasks_blocked()
+        early = list(served.outcomes)
+        jump(0.5)
+        said = await read_all(client) if kind.name == "token" else bytes(await client.receive_some())
+
+        assert ([], ["unavailable"]) == (early, served.outcomes)
+        assert (RENEWED.message.encode() in said) is (kind.name == "postfix")
+
+
+@both_kinds
+@in_trio_jumps
+async def test_one_that_is_whole_too_late_to_wait_is_answered_at_once(tmp_path: Path, kind: Kind) -> None:
+    """A slow client has used its time itself: it gets a token that is held, and else the reason."""
+    for held in (True, False):
+        async with serving(tmp_path, kind) as served:
+            client = await served.connect(kind.request()[:5])
+            await trio.testing.wait_all_tasks_blocked()
+            jump(WAIT_SECONDS + 0.5)
+            if not held:
+                served.keeper.open = trio.Event()
+            await client.send_all(kind.request()[5:])
+            await client.send_eof()
+
+            assert (kind.granted() == await read_all(client)) is held
+            assert ["granted" if held else "unavailable"] == served.outcomes
+
+
+@in_trio_jumps
+async def test_a_query_that_waits_behind_another_has_no_more_time(tmp_path: Path) -> None:
+    """Its first byte came with those of the first: both are answered when that time is over."""
+    async with serving(tmp_path, POSTFIX) as served:
+        served.keeper.open = trio.Event()
+        client = await served.connect(POSTFIX.request() * 2)
+        await trio.testing.wait_all_tasks_blocked()
+        jump(WAIT_SECONDS)
+        await trio.testing.wait_all_tasks_blocked()
+
+        assert ["unavailable"] * 2 == served.outcomes
+        assert 2 == bytes(await client.receive_some()).count(b"TEMP ")
+
+
+@both_kinds
+@in_trio
+async def test_a_request_demands_a_fetch_once(tmp_path: Path, kind: Kind) -> None:
+    """min= and rejected= are in a budget: reloads do not spend it."""
+    async with serving(tmp_path, kind) as served:
+        served.keeper.open = trio.Event()
+        served.keeper.reply = Deny("unavailable", "the configuration has changed", "ask again")
+        served.keeper.after = [token()]
+        client = await served.connect(kind.request())
+        await client.send_eof()
+        await until(lambda: served.keeper.asked)
+        served.issuer.rules = replace(RULES)
+        served.keeper.open.set()
+
+        assert kind.granted() == await read_all(client)
+        assert (2, 1) == (len(served.keeper.asked), served.keeper.demanded)
+
+
+@both_kinds
+@in_trio
+async def test_a_socket_that_closes_answers_who_waits(tmp_path: Path, kind: Kind) -> None:
+    """When the daemon stops, by the time that it has; also those that come to wait after that."""
+    async with serving(tmp_path, kind) as served:
+        served.keeper.open = trio.Event()
+        waiting = await served.connect(kind.request())
+        await until(lambda: served.keeper.asked)
+        served.issuer.close()
+        late = await served.connect(kind.request())
+        await trio.testing.wait_all_tasks_blocked()
+
+        assert ["unavailable"] * 2 == served.outcomes
+        for client in (waiting, late):
+            await client.send_eof()
+            assert SECRET.encode() not in await read_all(client)

@@ -13,7 +13,8 @@ from support.sockets import NAMELESS, POSTFIX, RULES, A, B, Served, read_all, se
 from support.trio_run import in_trio, in_trio_jumps, jump
 
 from cms.core.lifecycle import Deny
-from cms.daemon.serving import connections, postfix_table, socketmap
+from cms.daemon.serving import connections, socketmap
+from cms.daemon.serving.postfix_table import PostfixTable
 from cms_oauth import wire
 
 TWO = replace(RULES, accounts=(A, B))
@@ -158,7 +159,7 @@ async def test_a_query_that_does_not_come_to_its_end_is_dropped(tmp_path: Path) 
         dropped = await read_all(slow)
         still = await ask(idle, HOST)
         await trio.testing.wait_all_tasks_blocked()
-        jump(postfix_table.IDLE_SECONDS)
+        jump(PostfixTable.IDLE_SECONDS)
         ended = await read_all(idle)
 
     assert (b"", login(), b"") == (dropped, still, ended)
