@@ -6,12 +6,20 @@ contrib/ and systemd/ are inside the package if it is installed, and beside it i
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
+
+from cms.cli.init import quoting
+
+# Values of the examples that are more than their words.
+_COMMANDS = ("cms-oauth --", "imapsync --")
+_MAILBOX = "User Name <user@domain.com>"
+_HELPER = "cms"
 
 _GIT_SEND_EMAIL = "/usr/lib/git-core/git-send-email"
 
@@ -30,6 +38,7 @@ _EMACS = """\
       smtpmail-auth-supported '(xoauth2)
       send-mail-function 'smtpmail-send-it
       message-send-mail-function 'smtpmail-send-it)
+(setq cms-command '("cms-oauth"))
 ; cms.el is CONTRIB/cms.el
 """
 
@@ -151,7 +160,28 @@ class Setting:
             "outlook.office365.com": self.imap_host,
             "cms-oauth": self.program,
             "/run/user/1000/cms": self.runtime,
+            "CONTRIB": str(data("contrib")),
+            "alice": self.login,
         }
+
+    def value(self, example: str) -> str:
+        """Return what stands for a value of the examples: a command for a shell, a From: address, or other text."""
+        if example.startswith(_COMMANDS):
+            return shlex.join(map(self.text, shlex.split(example)))
+        if example == _MAILBOX:
+            return quoting.mailbox(self.name, self.user)
+        return self.helper if example == _HELPER else self.text(example)
+
+    def text(self, example: str) -> str:
+        """Return a text of the examples with their words replaced, each once: one may be part of another's value."""
+        words = self.words
+        return re.sub("|".join(map(re.escape, words)), lambda found: words[found[0]], example)
+
+    @property
+    def helper(self) -> str:
+        """git's credential helper: by its name, or as a command for a shell."""
+        beside = Path(self.program).parent / "git-credential-cms"
+        return f"!{shlex.quote(str(beside))}" if "/" in self.program else _HELPER
 
 
 def data(name: str) -> Path:
@@ -185,10 +215,24 @@ def fragment(tool: Tool, setting: Setting, release: Callable[[str], int] = relea
         return f"{tool.name} can log in with a token only from version {tool.least}: the page names other programs.\n"
     example = data(f"contrib/{tool.file}").read_text()
     text = tool.text.replace("ADJUSTED", _adjusted(example, setting)) if tool.text else _of_one_account(example)
-    for old, new in setting.words.items():
-        text = text.replace(old, new)
-    # Last, because a path may contain any of the words.
-    return text.replace("CONTRIB", str(data("contrib")))
+    try:
+        return _filled(text, (*quoting.FORMS[tool.page], quoting.PART), setting)
+    except quoting.Unwritable as why:
+        return f"{tool.name} cannot be set up like this: {why}.\n"
+
+
+def _filled(text: str, forms: Sequence[quoting.Form], setting: Setting) -> str:
+    """Return the text with the person's words: each value as the program reads it, and what is left as it is."""
+
+    def written(found: re.Match[str]) -> str:
+        if not found.lastindex:
+            return setting.words[found[0]]
+        example = found[found.lastindex]
+        value = setting.value(example)
+        return found[0] if value == example else forms[found.lastindex - 1].write(value)
+
+    patterns = [*(form.pattern for form in forms), *map(re.escape, setting.words)]
+    return re.sub("|".join(patterns), written, text, flags=re.MULTILINE)
 
 
 def _of_one_account(text: str) -> str:
@@ -203,7 +247,7 @@ def _adjusted(text: str, setting: Setting) -> str:
     # For root the example has a line already.
     others = ("bob", "alice") if setting.login == "root" else ("bob",)
     kept = (each for each in lines if not each.startswith("#") and not any(_of_login(each, name) for name in others))
-    one = re.sub(r"(?:, |:)shared@domain\.com", "", "\n".join(kept)).replace("alice", setting.login)
+    one = re.sub(r"(?:, |:)shared@domain\.com", "", "\n".join(kept))
     return re.sub(r"\n{2,}", "\n", one).strip() + "\n"
 
 
