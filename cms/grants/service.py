@@ -39,6 +39,8 @@ _NOWHERE = Trouble(
 )
 
 
+_CUT_OFF = "cms was interrupted after redeeming {} and before storing its successor"
+
 # The entry that stores a challenge before the first sign-in.
 _NO_SIGN_IN = Entry("", "", "", 0.0)
 
@@ -371,16 +373,25 @@ def _keep_beside(held: Held, entry: Entry, known: Entry) -> None:
 
 
 def _explained(outcome: Outcome, held: Held, grant: Grant) -> Outcome:
-    """Explain a refusal that follows from a redemption that was cut off."""
-    if not (isinstance(outcome, Refused) and held.interrupted and outcome.trouble.aadsts in refusals.REUSE_NUMBERS):
+    """Explain a refusal that may follow from a redemption that was cut off.
+
+    A provider may take a refresh token that was used before for a stolen one, end the sign-in, and give other reasons
+    from then on.
+    """
+    if not isinstance(outcome, Refused) or not held.interrupted:
         return outcome
+    trouble, number = outcome.trouble, outcome.trouble.aadsts
+    of_reuse = number in refusals.REUSE_NUMBERS
+    if not of_reuse and not held.reused:
+        return Refused(replace(trouble, message=f"{trouble.message}; earlier, {_CUT_OFF.format('a refresh token')}"))
+    held.remember_reuse()
     return Refused(
         replace(
-            outcome.trouble,
+            trouble,
             kind="reused",
-            message="the refresh token was refused, most likely because it was used before: cms was interrupted "
-            f"after redeeming it and before storing its successor ({outcome.trouble.message})",
-            hint=refusals.hint("sign in again: {login}", grant),
+            message="the refresh token was refused, most likely because it was used before: "
+            f"{_CUT_OFF.format('it')} ({trouble.message})",
+            hint=refusals.hint("sign in again: {login}", grant) if of_reuse else trouble.hint,
         )
     )
 

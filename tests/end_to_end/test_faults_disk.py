@@ -79,6 +79,28 @@ async def test_nothing_is_redeemed_that_could_not_be_stored(tmp_path: Path, disk
 
 
 @on_moving_clock
+async def test_a_mark_proves_nothing(tmp_path: Path, disk: SmallDisk) -> None:
+    """A folder that was closed after a redemption was cut off: nothing is redeemed, and no successor is thrown away."""
+    async with whole_daemon(tmp_path, state=disk.folder) as daemon:
+        daemon.entra.refuse_reuse = True
+        first = await daemon.token(ANN)
+        daemon.vault(ANN).with_suffix(".redeeming").touch()
+        disk.close()
+        try:
+            await daemon.pass_time(DUE)
+            assert first == await daemon.token(ANN)
+            assert "Operation not permitted" in daemon.text()
+            assert isinstance(await daemon.sign_in(ANN), Transient)
+        finally:
+            disk.open()
+        assert 0 == redemptions(daemon)
+        await daemon.pass_time(daemon.row(ANN)["problem"]["retry_in"] + 1)
+
+        assert first != await daemon.token(ANN)
+        assert ("ok", 1) == (daemon.row(ANN)["state"], redemptions(daemon))
+
+
+@on_moving_clock
 async def test_nothing_is_served_that_was_not_stored(tmp_path: Path, disk: SmallDisk) -> None:
     """A disk that fails while Entra answers: the new token is not served, and the old refresh token works again."""
     async with whole_daemon(tmp_path, state=disk.folder) as daemon:

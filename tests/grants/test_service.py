@@ -282,6 +282,40 @@ class TestService:
 
         assert "refused" == kind(service(first).acquire(grant, SCOPES))
 
+    @pytest.mark.parametrize("number", [50173, 70043, 700003, 50076, 65001, 7000112])
+    def test_a_refusal_by_reuse_stays_explained(self, first: Open, grant: Grant, entra: Entra, number: int) -> None:
+        """A provider that noticed the reuse gives other reasons afterwards: the first one is still told, with theirs."""
+        self.sign_in(first, grant, browse(entra))
+        entra.refuse_reuse = True
+        entra.faults.add(Fault("truncated", after=True))
+        service(first).acquire(grant, SCOPES)
+        assert "reused" == kind(service(first).acquire(grant, SCOPES))
+        for _ in range(2):
+            entra.faults.add(Fault("aadsts", aadsts=number))
+            refused = service(first).acquire(grant, SCOPES)
+
+            assert isinstance(refused, Refused)
+            assert ("reused", number) == (refused.trouble.kind, refused.trouble.aadsts)
+            assert "before storing its successor" in refused.trouble.message
+            assert f"AADSTS{number}" in refused.trouble.message
+        assert "granted" == kind(self.sign_in(first, grant, browse(entra)))
+        entra.faults.add(Fault("aadsts", aadsts=number))
+        refused = service(first).acquire(grant, SCOPES)
+        assert isinstance(refused, Refused)
+        assert "successor" not in refused.trouble.message
+
+    def test_a_mark_is_told_with_any_refusal(self, first: Open, grant: Grant, entra: Entra) -> None:
+        """The reason is the provider's, and what may be behind it is told as well."""
+        self.sign_in(first, grant, browse(entra))
+        entra.faults.add(Fault("truncated", after=True))
+        service(first).acquire(grant, SCOPES)
+        entra.faults.add(Fault("aadsts", aadsts=50173))
+        refused = service(first).acquire(grant, SCOPES)
+
+        assert isinstance(refused, Refused)
+        assert "refused" == refused.trouble.kind
+        assert "cms was interrupted after redeeming a refresh token" in refused.trouble.message
+
     def test_a_server_without_a_successor(self, first: Open, grant: Grant, entra: Entra, state: Path) -> None:
         """A server that does not rotate needs no new file, and leaves no mark."""
         self.sign_in(first, grant, browse(entra))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from support.waiting import PATIENCE
 
 # What a vault file's reservation takes several times over, and an instant to fill.
 _SIZE = "512k"
+# More than a daemon's state takes.
+_INODES = 100
 
 
 class SmallDisk:
@@ -40,6 +43,27 @@ class SmallDisk:
         """Undo `forbid_writing`."""
         _run("umount", self.folder)
 
+    def use_up_inodes(self) -> None:
+        """Leave room, and no file more."""
+        for number in itertools.count():
+            try:
+                (self.folder / f"ballast{number}").touch()
+            except OSError:
+                return
+
+    def free_inodes(self) -> None:
+        """Undo `use_up_inodes`."""
+        for each in self.folder.glob("ballast*"):
+            each.unlink()
+
+    def close(self, flag: str = "i", name: str = ".") -> None:
+        """Make the folder, or a file in it, immutable; or append-only, with the flag "a"."""
+        _run("chattr", f"+{flag}", self.folder / name, package="e2fsprogs")
+
+    def open(self, flag: str = "i", name: str = ".") -> None:
+        """Undo `close`."""
+        _run("chattr", f"-{flag}", self.folder / name, package="e2fsprogs")
+
 
 @contextmanager
 def small_disk() -> Iterator[SmallDisk]:
@@ -49,7 +73,7 @@ def small_disk() -> Iterator[SmallDisk]:
     with open_folder("disk") as place:
         folder = place / "state"
         folder.mkdir(mode=0o700)
-        _run("mount", "-t", "tmpfs", "-o", f"size={_SIZE},mode=0700", "tmpfs", folder)
+        _run("mount", "-t", "tmpfs", "-o", f"size={_SIZE},nr_inodes={_INODES},mode=0700", "tmpfs", folder)
         try:
             yield SmallDisk(folder)
         finally:
@@ -58,5 +82,5 @@ def small_disk() -> Iterator[SmallDisk]:
                 _run("umount", "--lazy", folder)
 
 
-def _run(program: str, *arguments: str | Path) -> None:
-    subprocess.run([require_program(program, "mount"), *arguments], check=True, timeout=PATIENCE)
+def _run(program: str, *arguments: str | Path, package: str = "mount") -> None:
+    subprocess.run([require_program(program, package), *arguments], check=True, timeout=PATIENCE)

@@ -11,7 +11,8 @@ Beside `GRANT.vault` there may be three more files:
 - `GRANT.redeeming` is there from before a refresh token is sent until its successor is stored. It has the new file's
   space reserved, so a full or read-only disk is noticed before anything is redeemed. It is also the temporary file that
   the rename turns into the vault file, so it disappears at the very moment at which the successor is safe. If a worker
-  finds it, an earlier redemption was cut off, which explains a refusal.
+  finds it, an earlier redemption was cut off, which explains a refusal: the mark says whether there was one. It is made
+  anew for each redemption, and renamed: a folder in which that fails could not store the successor either.
 - `GRANT.lock` is locked (flock) from reading a grant to storing it, so that two workers never redeem one refresh token
   twice. The lock is never on the vault file itself, since a rename replaces that.
 - `GRANT.vault.damaged-TIME` is a file that could not be read and was replaced by a new sign-in. It goes with
@@ -55,6 +56,9 @@ MAX_FILE = 4 * 1024 * 1024
 
 # Reserved before a redemption: several times what one grant needs.
 RESERVED = 64 * 1024
+
+# What a mark begins with after the provider has refused a refresh token that was used before.
+REUSED = b"reused\n"
 
 # How often a lock that another worker holds is tried. It is held for one round trip to Entra.
 LOCK_PAUSE = 0.02
@@ -224,15 +228,27 @@ def _until(attempt: Callable[[], bool], deadline: float) -> None:
         time.sleep(LOCK_PAUSE)
 
 
+def mark_of(vault_file: Path) -> Path:
+    """Return the mark beside a vault file."""
+    return vault_file.with_suffix(".redeeming")
+
+
+def draft_of(mark: Path) -> Path:
+    """Return the file that becomes a mark. A break may leave it; it says nothing."""
+    return mark.with_name(f".{mark.name}.cms-new")
+
+
 class EntryFile:
     """One grant's file while its lock is held. Methods raise OSError."""
 
     def __init__(self, folder: StateFolder, key: str) -> None:
         self.path = folder.path / f"{key}.vault"
         self._folder = folder
-        self._mark = self.path.with_suffix(".redeeming")
+        self._mark = mark_of(self.path)
         # Whether an earlier redemption was cut off: what it got, if anything, was lost.
-        self.interrupted = self._mark.exists()
+        self.interrupted = os.path.lexists(self._mark)
+        # Whether a refusal was explained by that.
+        self.reused = self.interrupted and self._begins_with(REUSED)
 
     def read(self) -> bytes | None:
         """Return the file's bytes, None where there is no file."""
@@ -242,10 +258,24 @@ class EntryFile:
         except FileNotFoundError:
             return None
 
+    def _begins_with(self, words: bytes) -> bool:
+        """Return whether the mark begins with these words. It may be anything that someone has put there."""
+        with suppress(OSError):
+            descriptor = os.open(self._mark, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                return os.read(descriptor, len(words)) == words
+            finally:
+                os.close(descriptor)
+        return False
+
     def reserve(self) -> None:
-        """Mark the grant as being redeemed, with room for its successor. If there is no room, no new mark is left."""
+        """Mark the grant as being redeemed, with room for its successor, and make sure that storing it would work.
+
+        If it would not, no new mark is left.
+        """
         try:
-            descriptor = os.open(self._mark, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._try_to_replace()
+            descriptor = self._open_mark()
             try:
                 os.posix_fallocate(descriptor, 0, RESERVED)
             finally:
@@ -253,6 +283,45 @@ class EntryFile:
         except OSError:
             self.release()
             raise
+
+    def _try_to_replace(self) -> None:
+        """Do with the mark what `write` does with the vault file: make a file and rename it over the old one.
+
+        An old mark proves nothing: the folder may have been closed since, and the mark may be anyone's file or link.
+        """
+        draft = draft_of(self._mark)
+        draft.unlink(missing_ok=True)
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(REUSED if self.reused else b"")
+            draft.rename(self._mark)
+        except IsADirectoryError:
+            raise OSError(errno.EISDIR, f"{self._mark.name} is a folder") from None
+        finally:
+            with suppress(OSError):
+                draft.unlink()
+        try:
+            os.close(os.open(self.path, os.O_WRONLY | os.O_CLOEXEC))
+        except OSError as error:
+            # An immutable file: no rename replaces it. Other errors, as of its mode, do not matter for that.
+            if error.errno == errno.EPERM:
+                raise OSError(errno.EPERM, f"{self.path.name} cannot be replaced (lsattr shows why)") from None
+
+    def _open_mark(self) -> int:
+        return os.open(self._mark, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+    def remember_reuse(self) -> None:
+        """Note in the mark that the provider has refused a refresh token that was used before, if that can be written."""
+        if self.reused:
+            return
+        self.reused = True
+        with suppress(OSError):
+            descriptor = self._open_mark()
+            try:
+                os.write(descriptor, REUSED)
+            finally:
+                os.close(descriptor)
 
     def release(self) -> None:
         """Remove the mark: the provider did not redeem the grant. The mark of an interrupted redemption stays."""
@@ -262,7 +331,7 @@ class EntryFile:
 
     def write(self, raw: bytes, *, keep_aside: bool) -> None:
         """Replace the file by way of the mark. With `keep_aside` the old file, which is damaged, gets another name."""
-        descriptor = os.open(self._mark, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = self._open_mark()
         with os.fdopen(descriptor, "wb") as file:
             file.write(raw)
             file.truncate()

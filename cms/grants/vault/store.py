@@ -24,7 +24,9 @@ from cms.grants.vault.entry_file import (
     StateFolder,
     busy,
     decrypt,
+    draft_of,
     encrypt,
+    mark_of,
     needed_key,
     parse_header,
 )
@@ -66,6 +68,15 @@ class Held:
     def interrupted(self) -> bool:
         """Whether an earlier redemption was cut off: what it got, if anything, was lost."""
         return self._file.interrupted
+
+    @property
+    def reused(self) -> bool:
+        """Whether the provider has refused the refresh token since, because it was used in that redemption."""
+        return self._file.reused
+
+    def remember_reuse(self) -> None:
+        """Remember such a refusal for as long as the mark of that redemption stays."""
+        self._file.remember_reuse()
 
     def read(self) -> Entry | None:
         """Return the stored sign-in, None for none. Raises Unavailable for a damaged file or a missing key."""
@@ -210,12 +221,13 @@ class Vault:
         aside = folder.glob(f"{path.name}.damaged-*")
         try:
             # The lock last: until then no other process gets the grant.
-            for each in (path, path.with_suffix(".redeeming"), *aside, path.with_suffix(".lock")):
+            mark = mark_of(path)
+            for each in (path, mark, draft_of(mark), *aside, path.with_suffix(".lock")):
                 each.unlink(missing_ok=True)
             if folder.is_dir():
                 sync_folder(self.folder.path)
         except OSError as error:
-            raise storage(error, f"{path} cannot be deleted") from None
+            raise storage(error, f"{error.filename or path} cannot be deleted") from None
 
     def delete(self, name: str) -> bool:
         """Delete the files of a grant that no account has; return whether there were any. Raises Unavailable."""
