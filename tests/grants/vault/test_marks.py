@@ -47,15 +47,15 @@ class Lab:
             held.prepare()
 
     def look(self) -> str:
-        """Return why nothing is redeemed, "" if all is well: as before a person is asked to sign in."""
+        """Return why nothing is redeemed, "" if all is well."""
         try:
             with self.vault.hold(GRANT) as held:
                 held.read()
                 held.prepare()
                 held.release()
         except Unavailable as unavailable:
-            assert "storage" == unavailable.outcome.trouble.kind
-            return unavailable.outcome.trouble.message
+            trouble = unavailable.outcome.trouble
+            return f"{trouble.kind}: {trouble.message}"
         return ""
 
     def read(self) -> Entry | None:
@@ -97,8 +97,9 @@ def test_a_folder_that_takes_nothing(disk: SmallDisk, tmp_path: Path, name: str,
     begin, end, says = AILMENTS[name]
     begin(disk)
     try:
-        assert says in lab.look()
-        assert says in lab.look(), "also at the next try"
+        for _ in range(2):
+            said = lab.look()
+            assert (True, True) == (said.startswith("storage: "), says in said)
         assert interrupted == lab.mark.exists()
     finally:
         end(disk)
@@ -171,7 +172,7 @@ def test_a_folder_in_its_place(lab: Lab) -> None:
     (lab.mark / "file").touch()
 
     assert f"{lab.mark.name} is a folder" in lab.look()
-    assert (ENTRY, ["file"]) == (lab.read(), os.listdir(lab.mark))
+    assert (ENTRY, True) == (lab.read(), (lab.mark / "file").exists())
 
 
 def test_a_draft_that_a_break_has_left(lab: Lab) -> None:
