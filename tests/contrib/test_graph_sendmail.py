@@ -139,7 +139,9 @@ CALLS = {
     "combined": ["-ti"],
     "combined with a value": ["-itf", USER],
     "attached": ["-tf" + USER],
-    "mailx": ["-i", READER],
+    "bsd-mailx": ["-i", "-t", "-f", USER],
+    "mailutils": ["-oi", "-f", f"root@{os.uname().nodename}", "-t"],
+    "at": ["-i", READER],
     "s-nail": ["-i", "-r", USER, "--", READER],
     "a list": [f"<{READER}>, {READER.upper()}"],
     "old options": ["-bm", "-v", "-m", "-n", "-s", "-U", "-G", "-e", "m", "-h", "5", "-V", "id", "-L", "tag", READER],
@@ -188,7 +190,7 @@ def test_options_end_at_the_first_recipient(sender: Sender) -> None:
     """As in sendmail: what follows is an address, so a caller's unchecked address cannot redirect the token."""
     said = sender.refused(os.EX_NOUSER, READER, "--graph=https://evil.example", text=letter())
 
-    assert "evil.example is no address" in said
+    assert "evil.example is not an address" in said
 
 
 def test_help(sender: Sender) -> None:
@@ -299,6 +301,8 @@ FROM = {
     "-f": (["-f", SHARED], SHARED),
     "-f, bracketed": (["-f", f"<{SHARED}>"], SHARED),
     "-f, without a domain": (["-froot"], USER),
+    "-f, of this machine": (["-f", f"root@{os.uname().nodename.upper()}"], USER),
+    "-f, of no machine": (["-f", "www-data@localhost"], USER),
     "-F": (["-F", "A. Name"], f'"A. Name" <{USER}>'),
     "-F, attached": (["-FCron Daemon"], f"Cron Daemon <{USER}>"),
     "-F, not ASCII": (["-F", "Jörg", "-f", USER], f"=?utf-8?b?SsO2cmc=?= <{USER}>"),
@@ -327,6 +331,27 @@ def test_the_null_sender(sender: Sender, null: str) -> None:
     assert ["auto-replied", None] == [header(each, "Auto-Submitted") for each in (told, usual)]
 
 
+def test_addresses_of_this_machine(sender: Sender) -> None:
+    """mutt, mailutils and others put the machine's name behind a login: the own one is the account, whoever sends."""
+    here = os.uname().nodename
+    text = letter(f"To: {LOGIN}@{here}\nCc: {READER}\n", sender=f"From: A Name <{LOGIN}@{here}>\n")
+    posted = sender.sent("-t", text=text)
+    unknown = sender.refused(os.EX_NOUSER, f"www-data@{here}", text=letter())
+
+    assert (USER, {USER, READER}) == (posted.sender, set(posted.recipients))
+    assert [f"A Name <{USER}>", USER] == [header(posted, "From"), header(posted, "To")]
+    assert f"www-data@{here} is not an address that Graph knows" in unknown
+
+
+def test_a_machine_in_the_accounts_domain(sender: Sender) -> None:
+    """Where the machine is named as the mail domain, its addresses are real ones."""
+    here = os.uname().nodename
+    sender.entra.add_user(f"user@{here}")
+    sender.hold("token", sender.entra.issue(f"user@{here}", [SEND]), user=f"user@{here}")
+
+    assert (f"somebody@{here}",) == sender.sent(f"somebody@{here}", text=letter("", sender="")).recipients
+
+
 def test_cron(sender: Sender) -> None:
     """Debian's cron: the crontab's owner, named without a domain, gets the output from and at the account."""
     text = f"From: root (Cron Daemon)\nTo: {LOGIN}\nSubject: Cron <{LOGIN}@host> echo größe\n\ngröße\n"
@@ -343,7 +368,7 @@ def test_other_names_without_a_domain_are_unknown(sender: Sender, words: list[st
     """EX_NOUSER: Graph knows none of this machine's users."""
     to = "To: nobody-here\n" if words == ["-t"] else ""
 
-    assert "nobody-here is no address" in sender.refused(os.EX_NOUSER, *words, text=letter(to))
+    assert "nobody-here is not an address that Graph knows" in sender.refused(os.EX_NOUSER, *words, text=letter(to))
 
 
 HEADERS = {
@@ -403,7 +428,7 @@ def test_what_the_script_adds_counts_too(sender: Sender) -> None:
     start = letter(body="").encode()
     room = MOST - len(start.replace(b"\n", b"\r\n")) - 2
 
-    assert "too big" in sender.refused(os.EX_DATAERR, "-ti", OTHER, text=start + b"x" * room + b"\n")
+    assert "too big (3.00 MB)" in sender.refused(os.EX_DATAERR, "-ti", OTHER, text=start + b"x" * room + b"\n")
 
 
 def test_without_a_token_mail_waits(sender: Sender) -> None:
@@ -456,7 +481,7 @@ def test_two_refused_tokens(sender: Sender) -> None:
         sender.hold(name, sender.entra.issue(USER, ["https://outlook.office.com/SMTP.Send"]))
     said = sender.refused(os.EX_NOPERM, "-t", text=letter())
 
-    assert f'Graph refused two tokens: configure Protocol("GRAPH", ["{sender.entra.authority}/Mail.Send"])' in said
+    assert f'Graph refused two tokens: the configuration needs Protocol("GRAPH", ["{sender.entra.authority}/M' in said
     assert "Invalid audience" in said
 
 

@@ -131,6 +131,8 @@ def test_a_program_that_cannot_be_asked() -> None:
 def test_each_file_of_contrib_is_shown_or_known() -> None:
     """A new file has a row, or this test names it with the reason why its program cannot be found."""
     others = {
+        "davmail.properties": "for DavMail, which takes no token: it is for those whose administrator switched IMAP off",
+        "graph-sendmail": "a program itself, for those whose administrator switched SMTP off",
         "postfix-master.cf": "goes with postfix-main.cf",
         "send.py": "a Python program of one's own",
         "with-token.sh": "a shell script of one's own",
