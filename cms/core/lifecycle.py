@@ -146,7 +146,8 @@ UNFINISHED = frozenset({"expired", "cancelled"})
 class Token:
     """An access token and the boot-clock moments that matter for it, in seconds.
 
-    `claims` are decoded once, when the token arrives; None if it is opaque.
+    `claims` are decoded once, when the token arrives; None if it is opaque. `borrowed` is True if it was requested for
+    other scopes than its life's, as before a reload: what it does not cover, nobody has refused yet.
     """
 
     secret: str = field(repr=False)
@@ -155,6 +156,7 @@ class Token:
     refresh_at: float
     scopes: tuple[str, ...] = ()
     claims: Claims | None = field(default=None, repr=False)
+    borrowed: bool = False
     # After this moment a server may refuse it. Computed once, because each request asks for it.
     usable_until: float = field(init=False, compare=False, repr=False)
 
@@ -463,10 +465,11 @@ def pause(tries: int, jitter: float) -> float:
 def retry_sooner(life: Life, now: float) -> Life:
     """Bring the next try forward, as after a client's request, a resume or a network change.
 
-    Only if no usable token is held, and never to earlier than 60 s after the last try or to before Retry-After. Returns
-    the same object if nothing changes.
+    Only if no usable token of its own is held, and never to earlier than 60 s after the last try or to before Retry-After.
+    Returns the same object if nothing changes.
     """
-    if not isinstance(life.phase, Failing) or usable(life, now):
+    held = usable(life, now)
+    if not isinstance(life.phase, Failing) or (held and not held.borrowed):
         return life
     return _sooner(life, life.phase, life.phase.last_try + SHORTEST_PAUSE)
 

@@ -221,7 +221,13 @@ def _protocol_warnings(entry: AccountFacts, protocols: tuple[str, ...], life: Li
         if not covers(life.held, permission):
             lacking.setdefault(uncovered(permission, scopes[each], entry.user)[1], []).append(each)
     for hint, names in lacking.items():
-        yield f"the sign-in does not cover {', '.join(names)}, which the configuration asks for: {hint}"
+        if not life.held.borrowed:
+            yield f"the sign-in does not cover {', '.join(names)}, which the configuration asks for: {hint}"
+        elif not isinstance(life.phase, NeedsSignIn):
+            yield (
+                f"the token that is held was requested before the configuration asked for {', '.join(names)}; cms requests"
+                " a new one"
+            )
     wrong = (misfit(life.held.claims, each, scopes[each]) for each in protocols)
     yield from dict.fromkeys(f"{each.message}: {each.hint}" for each in wrong if each)
 
@@ -320,7 +326,7 @@ def as_systemd(rows: Sequence[StatusRow]) -> str:
     line = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]) or "no accounts"
     if any(row.persisted is False for row in rows):
         line += "; sign-ins in memory only"
-    now = [row for row in rows if row.state in _FOR_PEOPLE or row.refused]
+    now = [row for row in rows if row.state in _FOR_PEOPLE or (row.refused and row.state not in _FOR_CMS)]
     first = next(iter([*now, *(row for row in rows if row.sign_in_due)]), None)
     if first is None:
         return line
@@ -329,6 +335,8 @@ def as_systemd(rows: Sequence[StatusRow]) -> str:
 
 # The states that last until a person acts.
 _FOR_PEOPLE = ("sign-in-required", "signing-in", "refused", "locked")
+# The states in which the next move is cms's own.
+_FOR_CMS = ("failing", "renewing")
 
 
 def exit_code(rows: Sequence[StatusRow], *, memory_chosen: bool = False) -> int:

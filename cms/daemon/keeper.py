@@ -142,7 +142,7 @@ class Keeper:
         held = [
             life.held for known, life in before.items() if usable(life, now) and resource(known) == resource(scopes)
         ]
-        return retry_now(Life(held[0]), now) if held else Life()
+        return retry_now(Life(replace(held[0], borrowed=True)), now) if held else Life()
 
     def close(self) -> None:
         """Drop all tokens and answer no more requests, because the Grant has left the configuration."""
@@ -165,7 +165,7 @@ class Keeper:
         suits = held is None or (covers(held, need.permission) and not (need.rejected and _refuses(need, held)))
         reply = answer(life, self._clock.boot(), wanted, rejected=not suits)
         if isinstance(reply, Token):
-            return reply if suits else self._second_best(reply, scopes, need)
+            return reply if suits else self._second_best(life, reply, scopes, need)
         if isinstance(reply, Wait):
             # The keeper's timer may be late, as after a suspend.
             self._wake_up()
@@ -183,7 +183,7 @@ class Keeper:
         if life is None:
             return _RECONFIGURED
         held = usable(life, now)
-        return self._second_best(held, scopes, need) if held else denial(life, now)
+        return self._second_best(life, held, scopes, need) if held else denial(life, now)
 
     def signed_in(self, scopes: Scopes, outcome: Outcome) -> None:
         """Take over the outcome of a sign-in: its token is for these scopes, and makes a fetch due for the others.
@@ -326,9 +326,12 @@ class Keeper:
             self._wake_up()
         return self.lives[scopes]
 
-    def _second_best(self, held: Token, scopes: Scopes, need: Need) -> Token | Deny:
+    def _second_best(self, life: Life, held: Token, scopes: Scopes, need: Need) -> Token | Deny:
         """Return a token that does not fully meet the client's need, if it is good for the client's protocol at all."""
         if not covers(held, need.permission):
+            if held.borrowed:
+                # The provider has not answered yet whether the sign-in covers it, or has refused for another reason.
+                return denial(life, self._clock.boot())
             return Deny("sign-in-required", *uncovered(need.permission, scopes, self.who))
         if _refuses(need, held):
             log.warning("answered with a token that a mail server refused: there is no other", login=self.grant.login)

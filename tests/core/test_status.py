@@ -29,7 +29,7 @@ from support.status_rows import (
 )
 
 from cms.core.accounts import StoredSignIn
-from cms.core.lifecycle import Life, NeedsSignIn, Refused, Trouble, absorb
+from cms.core.lifecycle import Life, NeedsSignIn, Phase, Refused, Settled, Trouble, absorb
 from cms.core.status import (
     CRITICAL,
     JSON_VERSION,
@@ -91,6 +91,19 @@ def test_monitoring_hears_of_requests_that_are_refused(
 
     assert ("ok", refused, expected) == (rows[0].state, rows[0].refused, exit_code(rows))
     assert bool(refused) == ("does not cover" in as_systemd(rows))
+
+
+@pytest.mark.parametrize("phase", [failing(), Settled(), NeedsSignIn(NOW - 60.0, REVOKED)])
+def test_nobody_is_sent_to_sign_in_for_what_nobody_refused(phase: Phase) -> None:
+    """A token from before a reload covers less: until the provider has said no, the next move is not a person's."""
+    refused = isinstance(phase, NeedsSignIn)
+    borrowed = replace(TOKEN, scopes=MAIL[:1], borrowed=True, refresh_at=NOW)
+    row = describe([entry(Life(borrowed, phase))], NOW, WALL)[0]
+
+    assert ("does not cover" in row.warning, ("IMAP",)) == (False, row.refused)
+    assert refused != ("requested before the configuration asked for IMAP" in row.warning)
+    assert refused == ("cms login" in f"{row.next_move} {row.warning} {as_systemd([row])}")
+    assert WARNING == exit_code([row])
 
 
 @pytest.mark.parametrize(("size", "warned"), [(LONG_TOKEN, False), (LONG_TOKEN + 1, True)])

@@ -54,6 +54,8 @@ class FakeProvider:
         self.script: deque[Outcome | Exception] = deque()
         self.life = HOUR
         self.takes = 0.1
+        # The scopes that its answers name.
+        self.grants: Scopes = ()
         self.asked: list[tuple[float, Scopes]] = []
         self.under_way = 0
 
@@ -71,9 +73,8 @@ class FakeProvider:
         return end
 
     def token(self, who: str = "a@example.test") -> Granted:
-        return Granted(
-            f"token-{len(self.asked)}", self.clock.boot(), self.life, sign_in=SignInFacts(key_from="fake", who=who)
-        )
+        sign_in = SignInFacts(key_from="fake", who=who)
+        return Granted(f"token-{len(self.asked)}", self.clock.boot(), self.life, self.grants, sign_in)
 
     @property
     def times(self) -> list[float]:
@@ -664,6 +665,93 @@ async def test_a_token_that_lacks_the_permission_is_not_answered() -> None:
         assert ("sign-in-required", True) == (imap.code, "cms login a@example.test" in imap.hint)
         assert isinstance(whole, Token)
         assert "token-3" == whole.secret
+
+
+def for_smtp(world: World) -> None:
+    world.provider.grants = MAIL
+
+
+LOCKED = Transient(Trouble("locked", "the keyring is locked", "unlock it"))
+LATER = Transient(Trouble("server", "the provider failed (HTTP 503)", "wait"), retry_after=900.0)
+LOST = Transient(Trouble("worker", "the grant worker died before it answered", "see the log"))
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code", "retry_after"),
+    [(LATER, "unavailable", 900), (THROTTLED, "unavailable", 120), (DOWN, "unavailable", 60)]
+    + [(LOCKED, "locked", 60), (LOST, "unavailable", 60), (REVOKED, "sign-in-required", 0)],
+)
+def test_what_was_not_asked_for_yet_is_refused_by_nobody(outcome: Outcome, code: str, retry_after: int) -> None:
+    """A protocol that a reload adds has the provider's own trouble, until the provider has said no to it."""
+
+    @in_trio_clock
+    async def add() -> None:
+        async with keeping(prepare=for_smtp) as world:
+            await world.keeper.settled()
+            world.provider.script.extend([outcome, outcome])
+            world.keeper.take(replace(GRANT, scope_sets=(SMTP_AND_IMAP,)))
+            await world.keeper.settled()
+            for _ in range(2):
+                smtp = await ask(world.keeper, SMTP_AND_IMAP, permission="SMTP.Send")
+                imap = await ask(world.keeper, SMTP_AND_IMAP, permission=IMAP)
+
+                assert isinstance(smtp, Token)
+                assert isinstance(imap, Deny)
+                assert isinstance(outcome, Transient | Refused)
+                assert (code, outcome.trouble.message) == (imap.code, imap.message)
+                assert -2 <= imap.retry_after - retry_after <= 0
+
+    add()
+
+
+@in_trio_clock
+async def test_a_question_that_hangs_refuses_nobody() -> None:
+    """While the provider has not answered, the added protocol is being fetched; its no is told as one."""
+    async with keeping(prepare=for_smtp) as world:
+        await world.keeper.settled()
+        world.provider.takes = 2 * wire.WAIT_SECONDS
+        world.keeper.take(replace(GRANT, scope_sets=(SMTP_AND_IMAP,)))
+        early = await ask(world.keeper, SMTP_AND_IMAP, permission=IMAP, min_valid=60)
+        await world.keeper.settled()
+        late = await ask(world.keeper, SMTP_AND_IMAP, permission=IMAP)
+
+        assert isinstance(early, Deny)
+        assert ("unavailable", "the token is being renewed") == (early.code, early.message)
+        assert isinstance(late, Deny)
+        assert ("sign-in-required", True) == (late.code, "does not cover" in late.message)
+
+
+@in_trio_clock
+async def test_a_second_reload_makes_no_other_protocols_token_its_own() -> None:
+    """However often the configuration changes while the provider is down, the token that is held answers for its own."""
+    async with keeping(prepare=for_smtp) as world:
+        await world.keeper.settled()
+        world.provider.script.extend([LATER] * 4)
+        for scopes in ((*SMTP_AND_IMAP, "https://outlook.office.com/POP.AccessAsUser.All"), SMTP_AND_IMAP):
+            world.keeper.take(replace(GRANT, scope_sets=(scopes,)))
+            await world.keeper.settled()
+        imap = await ask(world.keeper, SMTP_AND_IMAP, permission=IMAP)
+
+        assert isinstance(imap, Deny)
+        assert ("unavailable", LATER.trouble.message) == (imap.code, imap.message)
+
+
+@in_trio_clock
+async def test_a_protocol_that_waits_is_tried_sooner_when_the_network_is_back() -> None:
+    """A token of other protocols is no reason to let it wait out the pause."""
+    async with keeping(prepare=for_smtp) as world:
+        await world.keeper.settled()
+        world.jitter = 0.9
+        world.provider.script.extend([DOWN] * 4)
+        world.keeper.take(replace(GRANT, scope_sets=(SMTP_AND_IMAP,)))
+        await trio.sleep(10 * 60)
+        world.provider.script.clear()
+        world.keeper.wake()
+        await world.keeper.changed()
+
+        held = world.keeper.lives[SMTP_AND_IMAP].held
+        assert held
+        assert not held.borrowed
 
 
 @in_trio_clock

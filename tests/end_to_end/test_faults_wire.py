@@ -282,6 +282,28 @@ async def test_a_scope_less_is_one_protocol_less(tmp_path: Path) -> None:
 
 
 @on_moving_clock
+async def test_a_protocol_that_comes_back_while_entra_is_down(tmp_path: Path) -> None:
+    """Nobody has refused it: it has Entra's trouble and pause, status asks no person for anything; then it has its token."""
+    async with whole_daemon(tmp_path) as daemon:
+        config = tmp_path / "cms.cfg"
+        whole = config.read_text()
+        for text in (whole.replace('"SMTP", "IMAP"', '"SMTP"'), whole):
+            config.write_text(text)
+            assert (await daemon.app.commands.reload()).ok
+            await daemon.pass_time(5)
+            daemon.entra.faults.add(Fault("status", status=503, retry_after="1200", times=None))
+        refused = json.loads(await daemon.raw(f"IMAP,json {ANN}\n".encode()))["error"]
+
+        assert await daemon.token(ANN)
+        assert ("unavailable", True) == (refused["code"], "HTTP 503" in refused["message"])
+        assert 1100 < refused["retry_after"] <= 1200
+        assert ("failing", False) == (daemon.row(ANN)["state"], "cms login" in daemon.text())
+        daemon.entra.faults.clear()
+        await daemon.pass_time(1201)
+        assert "token" in json.loads(await daemon.raw(f"IMAP,json {ANN}\n".encode()))
+
+
+@on_moving_clock
 async def test_claims_are_carried_into_the_next_sign_in(tmp_path: Path) -> None:
     """The challenge that came with AADSTS50076 is in the next authorize request, and in no later one."""
     async with whole_daemon(tmp_path) as daemon:
