@@ -678,8 +678,14 @@ LOST = Transient(Trouble("worker", "the grant worker died before it answered", "
 
 @pytest.mark.parametrize(
     ("outcome", "code", "retry_after"),
-    [(LATER, "unavailable", 900), (THROTTLED, "unavailable", 120), (DOWN, "unavailable", 60)]
-    + [(LOCKED, "locked", 60), (LOST, "unavailable", 60), (REVOKED, "sign-in-required", 0)],
+    [
+        (LATER, "unavailable", 900),
+        (THROTTLED, "unavailable", 120),
+        (DOWN, "unavailable", 60),
+        (LOCKED, "locked", 60),
+        (LOST, "unavailable", 60),
+        (REVOKED, "sign-in-required", 0),
+    ],
 )
 def test_what_was_not_asked_for_yet_is_refused_by_nobody(outcome: Outcome, code: str, retry_after: int) -> None:
     """A protocol that a reload adds has the provider's own trouble, until the provider has said no to it."""
