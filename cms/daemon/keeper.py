@@ -139,9 +139,8 @@ class Keeper:
         life = before.get(scopes)
         if life:
             return life if isinstance(life.phase, Settled) else retry_now(life, now)
-        held = [
-            life.held for known, life in before.items() if usable(life, now) and resource(known) == resource(scopes)
-        ]
+        tokens = (usable(life, now) for known, life in before.items() if resource(known) == resource(scopes))
+        held = [token for token in tokens if token]
         return retry_now(Life(replace(held[0], borrowed=True)), now) if held else Life()
 
     def close(self) -> None:
