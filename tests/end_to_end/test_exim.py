@@ -19,7 +19,7 @@ from typing import Self
 
 import pytest
 from support import evidence, proc
-from support.contrib import ROOT, exim_conf, replaced
+from support.contrib import ODD, ROOT, adjusted, exim_conf, replaced
 from support.daemon import Daemon, account_line, ask, daemons, settings_lines
 from support.fragments import blocks, shown
 from support.machine import EXIM_USER, Machine
@@ -31,6 +31,9 @@ A = "user@domain.com"
 SHARED = "shared@domain.com"
 B = "bob@domain.com"
 SENDERS = f"alice = {A}:{SHARED} bob = {B} root = {A}"
+
+# exim's table has no quotes for a dollar sign.
+APOSTROPHE = ODD.replace("$", "")
 
 # The daemon's uid: neither exim's nor that of a person who sends mail.
 CMS = 64010
@@ -148,7 +151,8 @@ def configuration(broker: Daemon, servers: MailServers) -> str:
         + account_line("a", A, servers.entra)
         + account_line("shared", SHARED, servers.entra, f', sign_in_as="{A}"')
         + account_line("b", B, servers.entra)
-        + f'CredentialServer("{broker.sockets / "exim.sock"}", accounts=[a, shared, b], users=["{EXIM_USER}"])\n'
+        + account_line("odd", APOSTROPHE, servers.entra)
+        + f'CredentialServer("{broker.sockets / "exim.sock"}", accounts=[a, shared, b, odd], users=["{EXIM_USER}"])\n'
         + f'CredentialServer("{broker.sockets / "group.sock"}", accounts=[a], group="{EXIM_USER}")\n'
         + f'CredentialServer("{broker.sockets / "groups.sock"}", accounts=[a], groups=["{EXIM_USER}"])\n'
         + f'CredentialServer("{broker.sockets / "own.sock"}", accounts=[a], mode=0o660)\n'
@@ -204,15 +208,15 @@ OUTAGES: list[Outage] = [stopped, killed, frozen, signed_out]
 @pytest.fixture(scope="module")
 def system(installation: Installation, servers: MailServers) -> Iterator[System]:
     """Two people and a shared mailbox, signed in."""
-    for user in (A, SHARED, B):
+    for user in (A, SHARED, B, APOSTROPHE):
         servers.add_user(user)
     with open_folder("exim") as folder, daemons(installation) as make:
         machine = Machine(folder, {"alice": ALICE, "bob": BOB, "carol": CAROL})
         broker = make(CMS, groups=[grp.getgrnam(EXIM_USER).gr_gid])
         broker.configure(configuration(broker, servers))
         broker.start()
-        broker.sign_in(A, servers.entra)
-        broker.sign_in(B, servers.entra)
+        for user in (A, B, APOSTROPHE):
+            broker.sign_in(user, servers.entra)
         yield System(machine, broker, servers)
         for name in ("main", "reject", "panic"):
             evidence.keep("exim", machine.log(name))
@@ -223,6 +227,17 @@ def usual(system: System) -> None:
     """Every test begins with the usual configuration and an empty queue."""
     system.configure()
     assert [] == system.machine.queue
+
+
+def test_an_address_with_signs_of_exims_own(system: System) -> None:
+    """As `cms init` writes it into the table: chosen by the login, and named by the sender."""
+    system.configure(SENDERS=adjusted("exim", "alice", APOSTROPHE)["SENDERS"])
+    _, own = system.send("alice", B, header_from=APOSTROPHE)
+    _, named = system.send("alice", B, header_from=APOSTROPHE, sender=APOSTROPHE)
+
+    for subject in (own, named):
+        assert f"Return-path: <{APOSTROPHE}>" in system.servers.wait_for_mail(B, subject)
+    assert 2 == system.servers.log().count(f"A=xoauth2:{APOSTROPHE}")
 
 
 def test_each_account_sends_its_own_mail(system: System) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from support import evidence
-from support.contrib import ROOT, replaced
+from support.contrib import ODD, ROOT, adjusted, replaced
 from support.daemon import Daemon, account_line, daemons, settings_lines
 from support.fragments import blocks, contrib, page, shown
 from support.postfix import LOG_FILE, PACKAGES, POSTFIX_UID, Postfix, main_cf
@@ -118,11 +118,12 @@ def configuration(broker: Daemon, servers: MailServers) -> str:
         + account_line("shared", SHARED, servers.entra, f', sign_in_as="{A}"')
         + account_line("bob", B, servers.entra)
         + account_line("nobody", NOBODY, servers.entra)
+        + account_line("odd", ODD, servers.entra)
         + replaced(
             shown("postfix", "table"),
             **{
                 "/run/cms": str(broker.sockets),
-                "[user, bob]": "[user, bob, shared, nobody]",
+                "[user, bob]": "[user, bob, shared, nobody, odd]",
                 # The daemon is outside of the view.
                 '"postfix"]': f'"{POSTFIX_UID}"]',
             },
@@ -134,7 +135,7 @@ def configuration(broker: Daemon, servers: MailServers) -> str:
 @pytest.fixture(scope="module")
 def system(installation: Installation, servers: MailServers) -> Iterator[System]:
     """Three people and a shared mailbox, signed in."""
-    for user in (A, SHARED, B, NOBODY):
+    for user in (A, SHARED, B, NOBODY, ODD):
         servers.add_user(user)
     with open_folder("postfix") as folder, daemons(installation) as make:
         system = System(Postfix(folder, {"alice": ALICE, "bob": BOB, "carol": CAROL}), make(CMS), servers)
@@ -143,7 +144,7 @@ def system(installation: Installation, servers: MailServers) -> Iterator[System]
         assert built.returncode == 0, built.stderr
         system.broker.configure(configuration(system.broker, servers))
         system.broker.start()
-        for user in (A, B, NOBODY):
+        for user in (A, B, NOBODY, ODD):
             system.broker.sign_in(user, servers.entra)
         system.configure()
         system.machine.postfix("start")
@@ -160,6 +161,18 @@ def _usual(system: System) -> Iterator[None]:
     assert [] == system.machine.queue
     yield
     system.machine.run("/usr/sbin/postsuper", "-d", "ALL")
+
+
+def test_an_address_with_signs_of_postfixs_own(system: System) -> None:
+    """As `cms init` writes it into the tables: the login's own, and named by the sender."""
+    names = ("local_login_sender_maps", "sender_canonical_maps", "log_in_as")
+    shown = adjusted("Postfix", "alice", ODD)
+    system.reconfigure(**{name: shown[name] for name in names})
+    own, named = system.send("alice", B), system.send("alice", B, sender=ODD)
+
+    for subject in (own, named):
+        assert f"Return-path: <{ODD}>" in system.servers.wait_for_mail(B, subject)
+    system.reconfigure()
 
 
 def test_each_account_sends_its_own_mail(system: System) -> None:

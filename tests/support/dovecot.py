@@ -19,6 +19,8 @@ log_path = {folder}/dovecot.log
 auth_verbose = yes
 protocols = imap pop3
 auth_mechanisms = xoauth2 oauthbearer
+# All: the usual ones are fewer than an address may have.
+auth_username_chars =
 listen = 127.0.0.1
 first_valid_uid = 1
 ssl = required

@@ -76,10 +76,10 @@ class Person:
         subject = f"message {next(_numbers)} of {os.getpid()}."
         return f"From: {sender}\nTo: {to}\nSubject: {subject}\n\nhello\n", subject
 
-    def receive(self) -> str:
+    def receive(self, user: str = USER) -> str:
         """Put a message into the account's mailbox; return its subject."""
-        text, subject = self.message(sender=READER, to=USER)
-        maildir = self.servers.folder / "mail" / USER / "Maildir"
+        text, subject = self.message(sender=READER, to=user)
+        maildir = self.servers.folder / "mail" / user / "Maildir"
         _give(maildir, *(maildir / folder for folder in ("new", "cur", "tmp")))
         draft = maildir / "tmp" / subject.replace(" ", "-")
         draft.write_text(text)

@@ -134,7 +134,8 @@ def main_cf(**values: str) -> str:
     text = contrib("postfix-main.cf")
     for name, value in values.items():
         # A value may go on in lines that begin with a space.
-        text, found = re.subn(rf"^{name} =.*(?:\n[ \t].*)*$", f"{name} = {value}", text, flags=re.MULTILINE)
+        line = f"{name} = {value}".replace("\\", r"\\")
+        text, found = re.subn(rf"^{name} =.*(?:\n[ \t].*)*$", line, text, flags=re.MULTILINE)
         text += "" if found else f"{name} = {value}\n"
     return text
 

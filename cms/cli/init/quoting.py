@@ -104,19 +104,20 @@ def _s_nail_from(value: str) -> str:
 
 
 def _exim(value: str) -> str:
-    """The value of a macro that is expanded as a string, and then read as a list of names and addresses.
+    """The value of a macro that is expanded as a string, in one place inside quotes, and then read as a list.
 
-    Small letters, because a macro may be called as a part of the address; exim compares without regard to case.
+    So nothing can be quoted there. Small letters, because a macro may be called as a part of the address; exim compares
+    without regard to case.
     """
-    if value[0] in "!^+/-" or " " in value:
-        raise Unwritable(f"in a list of exim's, {value} means something else")
-    return _marked(value.lower(), "\\${}")
+    if value[0] in "!^+/-" or re.search(r"[\s\\${}]", value):
+        raise Unwritable(f"in exim's tables {value} means something else")
+    return value.lower()
 
 
 def _postfix(value: str) -> str:
     """postconf(5): $ begins a parameter's name."""
     if " " in value or "," in value:
-        raise Unwritable(f"in a list of Postfix's, {value} means something else")
+        raise Unwritable(f"in Postfix's tables {value} means something else")
     return value.replace("$", "$$")
 
 
