@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import trio
@@ -33,6 +33,7 @@ from cms.system.clock import Clock, SystemClock
 from cms.system.listener import Listener, ListenError, open_listener
 from cms.system.logs import get_logger
 from cms.system.process import NotOurs, claimed, signals
+from cms_oauth import tls
 from cms_oauth.moves import cms, fill
 
 # How often the clocks are compared, and how far the boot clock must have run ahead to count as a suspend. trio's clock
@@ -100,7 +101,7 @@ async def _load(options: AppOptions) -> Loaded:
     try:
         with trio.fail_after(LOAD_SECONDS):
             loaded = await trio.to_thread.run_sync(
-                lambda: look_up(options.load(path)),
+                lambda: look_up(_with_environment(options.load(path), options.environ)),
                 abandon_on_cancel=True,
                 # A configuration that hangs keeps its thread, so it must not use up trio's shared limit.
                 limiter=trio.CapacityLimiter(1),
@@ -112,6 +113,14 @@ async def _load(options: AppOptions) -> Loaded:
     for warning in loaded.config.warnings:
         log.warning(warning)
     return loaded
+
+
+def _with_environment(config: Config, environ: Mapping[str, str]) -> Config:
+    """Return the configuration with a warning about each variable that the worker would go by, and that names nothing."""
+    if config.ca:
+        return config
+    wrong = tls.misnamed(environ, (*tls.BUNDLES, *tls.OPENSSLS))
+    return replace(config, warnings=(*config.warnings, *(f"the daemon's environment: {each}" for each in wrong)))
 
 
 def _opened(options: AppOptions, config: Config) -> messages.Open:

@@ -13,7 +13,7 @@ from email.utils import parsedate_to_datetime
 
 from cms_oauth import moves
 from cms_oauth.claims import Claims, claims_of
-from cms_oauth.diagnosis import entra, local, mail
+from cms_oauth.diagnosis import certificates, entra, local, mail
 from cms_oauth.diagnosis.verdicts import (
     MOVERS,
     Evidence,
@@ -145,7 +145,8 @@ def _ranked(row: mail.MailRow | None, protocol: str, evidence: Evidence, *, fore
         return [*place, *expired, mail.OTHER_SERVER, *(each for each in shown if each.name in _ANYWHERE)]
     if row.guess:
         return [*place, *certain, mail.UNKNOWN, *(shown if row.unsaid else []), *fitting]
-    return [*place, *shown, *fitting] if row.unsaid else [*place, *fitting, *certain]
+    clock = [each for each in shown if each is mail.CLOCK and certificates.OF_TIME & {*fitting}]
+    return [*place, *shown, *fitting] if row.unsaid else [*place, *clock, *fitting, *certain]
 
 
 def _fitting(row: mail.MailRow, protocol: str, evidence: Evidence) -> list[Verdict]:
@@ -350,6 +351,7 @@ def _values(protocol: str, reply: str, evidence: Evidence) -> dict[str, moves.Va
         "switch": _SWITCHES.get(protocol, ""),
         # Part of commands too.
         "host": str(moves.Command((evidence.host,))) if evidence.host else "HOST",
+        "owner": certificates.owner(evidence.host),
         "login_host": _login_host(protocol, evidence),
         "reply": printable(reply, _MAX_TEXT) or "nothing",
         "kind": _service(protocol, evidence.greeting),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from cms_oauth.diagnosis import certificates
 from cms_oauth.diagnosis.verdicts import Verdict
 
 _LEARN = "https://learn.microsoft.com/en-us"
@@ -677,24 +678,6 @@ POP_POLLING = Verdict(
     _IMAP_POP,
     ("-ERR Logon failure", "LOGIN-DELAY", "IN-USE"),
 )
-CERTIFICATE = Verdict(
-    "certificate",
-    "The TLS certificate is not trusted: wrong host name, unknown CA, or a proxy in between.",
-    "you",
-    (
-        "use the host name in the certificate; for your own CA, or behind a proxy that intercepts TLS, set SSL_CERT_FILE",
-        "to see IMAP's: `openssl s_client -connect {host}:993 -showcerts`",
-        "to see SMTP's: `openssl s_client -connect {host}:587 -starttls smtp -showcerts`",
-    ),
-    _AT_ONCE,
-    "",
-    (
-        "CERTIFICATE_VERIFY_FAILED",
-        "self-signed certificate",
-        "unable to get local issuer certificate",
-        "Hostname mismatch",
-    ),
-)
 TLS_BROKEN = Verdict(
     "tls-broken",
     "The TLS handshake or connection failed: the port does not start with TLS, or a device in between interferes.",
@@ -980,7 +963,15 @@ ROWS = (
     # The connection failed before any dialogue.
     _row(_ANY, r"offers no oauth2 login", NO_OAUTH, source=_OWN),
     _row(_ANY, r"offers no tls", NO_TLS, source=_OWN),
-    _row(_ANY, r"the certificate of|certificate.verify", CERTIFICATE, source=_OWN),
+    *(
+        _row(
+            _ANY,
+            rf"(?:the certificate of .* is not trusted|certificate.verify).*(?:{each.pattern})",
+            each.verdict,
+            source=_OWN,
+        )
+        for each in certificates.ROWS
+    ),
     _row(
         _ANY,
         r"no tls with|ssl (read|write)? ?error|wrong.version.number|eof occurred in violation",

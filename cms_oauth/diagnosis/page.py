@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from cms_oauth.diagnosis import entra, local, mail
+from cms_oauth.diagnosis import certificates, entra, local, mail
 from cms_oauth.diagnosis.lookup import of_row
 from cms_oauth.diagnosis.verdicts import WHO, Verdict, fill_in
 from cms_oauth.moves import Command, Value, cms, fill
@@ -52,6 +52,7 @@ _PLACEHOLDERS: dict[str, Value] = {
     "protocol": "SMTP (IMAP, POP)",
     "switch": "-SmtpClientAuthenticationDisabled $false (-ImapEnabled $true, -PopEnabled $true)",
     "host": "HOST",
+    "owner": "the administrator of HOST",
     "offered": "only passwords, or nothing",
     "software": "Dovecot, Postfix, exim or other",
     "challenge": "its words during the login",
@@ -67,6 +68,7 @@ def page() -> str:
         ("A mail server refuses the login", _unique(_of_mail(*_LOGINS))),
         ("A message or a mailbox is refused, not the login", _unique(_of_mail(*_OTHERS))),
         ("There is no connection with the mail server", _unique(_of_mail(*_CONNECTIONS))),
+        ("The certificate of Microsoft's login host is not trusted", _unique(_of_login_hosts())),
         ("Microsoft refuses the sign-in", _unique(_of_entra())),
         ("Microsoft refuses an application that signs in by itself", _unique(_of_applications())),
         ("cms gives no token", _unique(fill_in(row.verdict, _PLACEHOLDERS) for row in local.ROWS)),
@@ -76,7 +78,7 @@ def page() -> str:
 
 # The verdicts of mail servers by section; those that neither list names go to the section about logins.
 _CONNECTIONS = (
-    mail.CERTIFICATE,
+    *(row.verdict for row in certificates.ROWS),
     mail.TLS_BROKEN,
     mail.NO_NAME,
     mail.NO_CONNECTION,
@@ -111,6 +113,12 @@ _LOGINS = tuple(each for each in _ALL if each not in (*_CONNECTIONS, *_OTHERS))
 
 def _of_mail(*verdicts: Verdict) -> Iterator[Verdict]:
     return (fill_in(each, _PLACEHOLDERS) for each in verdicts)
+
+
+def _of_login_hosts() -> Iterator[Verdict]:
+    """Yield what the daemon and the doctor say, under headings of their own: the names are those of mail servers' too."""
+    found = (certificates.of_login(row, "login.microsoftonline.com") for row in certificates.ROWS)
+    return (replace(each, name=f"{each.name} (login host)") for each in found)
 
 
 def _of_entra() -> Iterator[Verdict]:

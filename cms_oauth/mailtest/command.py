@@ -7,9 +7,10 @@ object: `ok`, `reply`, `verdicts`, `evidence`, `trace`, and `error` where the te
 from __future__ import annotations
 
 import json
+import os
 import sys
 
-from cms_oauth import dial, wire
+from cms_oauth import dial, tls, wire
 from cms_oauth.diagnosis import lookup
 from cms_oauth.diagnosis.verdicts import UNKNOWN
 from cms_oauth.fetch import Credential, Options, fetch, report, write
@@ -21,6 +22,8 @@ def run(options: Options, answer: Credential | dial.Failed) -> int:
     if isinstance(answer, dial.Failed):
         verdicts = lookup.of_client(answer.code, answer.message, options.user)
         return _end(options, mailtest.Report(answer, verdicts=verdicts))
+    for ignored in tls.misnamed(os.environ, (*tls.OPENSSLS, *tls.SETTINGS)):
+        _say(f"{ignored}; OpenSSL ignores it")
     outcome = mailtest.run(options.test, options.host, answer.user, answer.token)
     if outcome.stale:
         outcome = _with_another(options, answer, outcome)

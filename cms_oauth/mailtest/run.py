@@ -12,6 +12,7 @@ The result is a `Report`: the server's own words, what they mean (`diagnosis`), 
 from __future__ import annotations
 
 import imaplib
+import os
 import poplib
 import signal
 import smtplib
@@ -23,6 +24,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from types import FrameType
 
+from cms_oauth import tls
 from cms_oauth.claims import claims_of
 from cms_oauth.diagnosis import lookup
 from cms_oauth.diagnosis.verdicts import Evidence, Verdict
@@ -31,7 +33,6 @@ from cms_oauth.mailtest.dialogue import ANSWER_SECONDS, Dialogue, Place, Refused
 from cms_oauth.mailtest.imap import test_imap
 from cms_oauth.mailtest.pop import test_pop
 from cms_oauth.mailtest.smtp import smtp_text, test_smtp
-from cms_oauth.tls import client_context
 
 # Exchange answers within a second or two, an overloaded server within 30; this is for everything.
 TEST_SECONDS = 60.0
@@ -90,7 +91,7 @@ def run(
     given = Evidence(claims=claims_of(token), personal=personal, skew=skew)
     try:
         with _deadline(seconds):
-            _TESTS[test](place, dialogue, client_context())
+            _TESTS[test](place, dialogue, tls.client_context())
     except Refused as refused:
         reply = dialogue.mask(refused.text)
         code = "unavailable" if refused.temporary else "denied"
@@ -160,7 +161,8 @@ def _no_dialogue(test: str, place: Place, dialogue: Dialogue, error: Exception) 
 def _no_connection(place: Place, error: Exception) -> str:
     """Say why there was no connection, "" when there was one."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the certificate of {place} is not trusted: {error.verify_message}"
+        ignored = "".join(f"; {each}" for each in tls.misnamed(os.environ, tls.OPENSSLS))
+        return f"the certificate of {place} is not trusted: {error.verify_message}{ignored}"
     if isinstance(error, ssl.SSLError):
         return f"no TLS with {place}: {error.reason}"
     if isinstance(error, socket.gaierror):

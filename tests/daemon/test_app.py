@@ -284,6 +284,35 @@ async def test_a_token_file_that_cannot_be_kept_is_in_the_status(world: World, t
 
 
 @in_trio
+async def test_a_variable_that_names_nothing_is_in_the_status(world: World) -> None:
+    """Each that the worker would go by, with what is wrong; what the worker never gets is no matter of the daemon's."""
+    named = {
+        "REQUESTS_CA_BUNDLE": "/nonexistent.pem",
+        "SSL_CERT_DIR": "/nonexistent",
+        "OPENSSL_CONF": "/nonexistent.cnf",
+    }
+    world.options = {"environ": named}
+    async with world.daemon() as app:
+        warnings = app.commands.status().extra["json"]["daemon"]["warnings"]
+
+    assert [
+        "the daemon's environment: REQUESTS_CA_BUNDLE names /nonexistent.pem, which does not exist",
+        "the daemon's environment: SSL_CERT_DIR names /nonexistent, which does not exist",
+    ] == list(warnings)
+
+
+@in_trio
+async def test_the_configurations_authorities_count_before_variables(world: World) -> None:
+    """With Tls(ca=...) nothing of the environment matters, so nothing is said of it."""
+    world.options = {
+        "environ": {"REQUESTS_CA_BUNDLE": "/nonexistent.pem"},
+        "load": lambda path: replace(world.load(path), ca="/etc/ssl/certs/ca-certificates.crt"),
+    }
+    async with world.daemon() as app:
+        assert not app.commands.status().extra["json"]["daemon"]["warnings"]
+
+
+@in_trio
 async def test_a_postfix_table_is_a_socket_like_others(world: World) -> None:
     """It is served, and a reload that makes a token socket of it leaves no moment without one."""
     world.sockets = {"cms.sock": {"speaks": "postfix"}}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -139,6 +141,57 @@ def test_a_proxy_whose_authority_is_not_named(broker: Daemon, entra: Entra, prox
     assert "no trusted TLS connection" in done.stdout
     assert "Tls(ca=...)" in done.stdout
     assert [] == proxy.seen
+
+
+def examined(broker: Daemon, environment: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return what `cms doctor` finds in an environment."""
+    variables = [f"{name}={value}" for name, value in environment.items()]
+    words = ("doctor", "--json", "-c", str(broker.config))
+    done = broker.run("env", *variables, broker.installation.command("cms"), *words)
+    findings: list[dict[str, Any]] = json.loads(done.stdout)["findings"]
+    return findings
+
+
+@pytest.mark.parametrize(
+    ("variable", "mode", "why"),
+    [
+        ("REQUESTS_CA_BUNDLE", None, "does not exist"),
+        ("CURL_CA_BUNDLE", 0o600, "cannot be read: Permission denied"),
+        ("SSL_CERT_FILE", None, "does not exist"),
+    ],
+)
+def test_a_variable_that_names_no_authorities(
+    broker: Daemon, entra: Entra, variable: str, mode: int | None, why: str
+) -> None:
+    """The daemon's log and status, `cms login` and the doctor name it; nobody is told of a proxy that inspects TLS."""
+    path = broker.folder / "company.pem"
+    if mode is not None:
+        path.write_bytes(Path(entra.ca_file).read_bytes())
+        path.chmod(mode)
+    configure(broker, entra, "")
+    broker.start(**{variable: str(path)})
+
+    said = f"{variable} names {path}, which {why}"
+    login = broker.cms("login", "-c", str(broker.config), USER, "--paste").stdout
+    assert said in login
+    assert "proxy" not in login
+    assert said in " ".join(status(broker).split())
+    assert said in broker.log
+    found = examined(broker, {variable: str(path)})
+    assert [said] == [each["message"] for each in found if each["check"] == "environment"]
+    assert any(said in each["message"] for each in found if each["check"] == "tls")
+
+
+def test_the_doctor_goes_past_the_proxy_as_the_daemon_does(broker: Daemon, entra: Entra) -> None:
+    """A host and port of NO_PROXY are reached without the proxy, which is not there, by both."""
+    environment = {"HTTPS_PROXY": "http://127.0.0.1:9", "NO_PROXY": f"example.com, {place(entra)}"}
+    configure(broker, entra, f'Tls(ca="{entra.ca_file}")\n')
+    broker.start(**environment)
+    broker.sign_in(USER, entra)
+    until(lambda: token(broker), "a token without the proxy")
+
+    found = {each["check"]: each["level"] for each in examined(broker, environment)}
+    assert ("pass", "pass", "pass") == (found["proxy"], found["tls"], found["token"])
 
 
 def test_a_sign_in_without_a_daemon(broker: Daemon, entra: Entra, proxy: Proxy) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import http.client
+import select
 import socket
+import socketserver
 import ssl
 import threading
 from base64 import b64encode
@@ -25,10 +27,12 @@ class Proxy:
 
     `user` and `password` are demanded where they are not empty. `status` refuses every tunnel with an HTML page;
     `babble` promises one, and sends that page instead of TLS. With `inspector`, an authority of the company's, it
-    opens what goes through; it trusts the file `upstream_ca` itself. `places` has other ends for tunnels.
+    opens what goes through; it trusts the file `upstream_ca` itself. `places` has other ends for tunnels. With `tls` it is
+    spoken to over TLS.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self.tls = tls
         self.user = ""
         self.password = ""
         self.status = 0
@@ -45,7 +49,7 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
 
     def start(self) -> None:
         """Listen on a port of the system's choice."""
@@ -80,6 +84,14 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, address: tuple[str, int], proxy: Proxy) -> None:
         super().__init__(address, _Handler)
         self.proxy = proxy
+
+    def get_request(self) -> tuple[Any, Any]:
+        connection, address = super().get_request()
+        tls = self.proxy.tls
+        # The handshake is the handler's, in its own thread.
+        return (
+            tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False) if tls else connection
+        ), address
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing: connections break off in these tests."""
@@ -129,10 +141,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _relay(self) -> None:
         host, _, port = self.target.rpartition(":")
         with socket.create_connection((host, int(port))) as upstream:
-            back = threading.Thread(target=_copy, args=(upstream, self.connection), daemon=True)
-            back.start()
-            _copy(self.connection, upstream)
-            back.join()
+            _relay(self.connection, upstream)
 
     def _inspect(self, authority: trustme.CA) -> None:
         """Answer as the target, with a certificate of the company's, and go on with the requests inside."""
@@ -171,18 +180,81 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
 
-def _copy(source: socket.socket, target: socket.socket) -> None:
+def _relay(one: socket.socket, other: socket.socket) -> None:
+    """Copy both ways, in one thread: two may not use one TLS connection. The first end ends both."""
     with suppress(OSError):
-        while piece := source.recv(_PIECE):
-            target.sendall(piece)
-    with suppress(OSError):
-        target.shutdown(socket.SHUT_WR)
+        while True:
+            held = [each for each in (one, other) if isinstance(each, ssl.SSLSocket) and each.pending()]
+            for source in held or select.select([one, other], [], [])[0]:
+                piece = source.recv(_PIECE)
+                if not piece:
+                    return
+                (other if source is one else one).sendall(piece)
+
+
+class Socks:
+    """A SOCKS 5 proxy on loopback, which resolves names. `asked` has what it was asked for."""
+
+    def __init__(self, user: str = "", password: str = "") -> None:
+        self.asked: list[str] = []
+        self._login = (
+            bytes([1, len(user)]) + user.encode() + bytes([len(password)]) + password.encode() if user else b""
+        )
+        self._server = _SocksServer(("127.0.0.1", 0), _SocksHandler)
+        self._server.socks = self
+        self.port: int = self._server.server_address[1]
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def converse(self, sock: socket.socket) -> None:
+        _, methods = sock.recv(2)
+        offered = sock.recv(methods)
+        wanted = 2 if self._login else 0
+        sock.sendall(bytes([5, wanted if wanted in offered else 255]))
+        if self._login:
+            right = sock.recv(len(self._login), socket.MSG_WAITALL) == self._login
+            sock.sendall(bytes([1, 0 if right else 1]))
+            if not right:
+                return
+        _, _, _, kind = sock.recv(4)
+        host = sock.recv(sock.recv(1)[0]).decode() if kind == 3 else socket.inet_ntoa(sock.recv(4))
+        port = int.from_bytes(sock.recv(2), "big")
+        self.asked.append(f"{host}:{port}")
+        with socket.create_connection((host, port)) as upstream:
+            sock.sendall(b"\5\0\0\1" + bytes(6))
+            _relay(sock, upstream)
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class _SocksServer(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    socks: Socks
+
+
+class _SocksHandler(socketserver.BaseRequestHandler):
+    server: _SocksServer
+
+    def handle(self) -> None:
+        with suppress(OSError, ValueError, IndexError):
+            self.server.socks.converse(self.request)
 
 
 @contextmanager
-def proxies() -> Iterator[Proxy]:
+def socks(user: str = "", password: str = "") -> Iterator[Socks]:
+    """Run a SOCKS proxy for a block."""
+    running = Socks(user, password)
+    try:
+        yield running
+    finally:
+        running.stop()
+
+
+@contextmanager
+def proxies(tls: ssl.SSLContext | None = None) -> Iterator[Proxy]:
     """Run one for a block."""
-    proxy = Proxy()
+    proxy = Proxy(tls)
     proxy.start()
     try:
         yield proxy

@@ -14,6 +14,7 @@ from cms.core.accounts import NAMELESS, Account
 from cms.core.preflight import misfit, permission_for
 from cms.core.status import duration
 from cms_oauth.claims import Claims
+from cms_oauth.diagnosis.certificates import CERTIFICATE, at_login
 from cms_oauth.diagnosis.lookup import of_entra
 from cms_oauth.diagnosis.verdicts import Verdict
 from cms_oauth.moves import Command, cms, fill
@@ -95,7 +96,8 @@ class Https:
     - `version`: of TLS.
     - `skew`: by how many seconds this machine's clock is ahead of the host's Date.
     - `error`: what went wrong, "" for nothing.
-    - `proxy`: the address of the proxy on the way, without credentials.
+    - `valid`: from when to when its certificate is valid, "" if it is trusted or not known.
+    - `proxy`: the address of the proxy on the way, without credentials. `named_by`: what names it.
     - `ca`: the file of Tls(ca=).
     - `unseen`: why cms did not connect, "" if it did.
     """
@@ -109,6 +111,8 @@ class Https:
     proxy: str = ""
     ca: str = ""
     unseen: str = ""
+    valid: str = ""
+    named_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,9 +170,14 @@ _INTERCEPTED = Verdict(
 
 
 def _untrusted(found: Https) -> Finding:
+    valid = f", valid {found.valid}" if found.valid else ""
+    said = f"{found.host}: the certificate from {found.issuer}{valid} is not trusted: {found.error}"
+    verdict = at_login(found.error, found.host)
+    if verdict.name != CERTIFICATE.name:
+        return failed("tls", said, verdict)
     return failed(
         "tls",
-        f"{found.host}: the certificate from {found.issuer} is not trusted",
+        said,
         yours(
             "corporate-certificate",
             "cms does not know its authority, such as that of your company's proxy, which intercepts TLS",
@@ -181,14 +190,32 @@ def _untrusted(found: Https) -> Finding:
 
 def _unreachable(found: Https) -> Verdict:
     if found.proxy:
-        return yours("proxy", f"cms uses the proxy {found.proxy}", "check HTTPS_PROXY, or Proxy(...)")
+        return yours(
+            "proxy", f"cms uses the proxy {found.proxy}, which {found.named_by} names", f"check {found.named_by}"
+        )
+    if found.named_by:
+        return yours("proxy", f"{found.error}", f"correct {found.named_by}, or set Proxy(...) in the configuration")
     step = "check the firewall; if a proxy is required, set HTTPS_PROXY or Proxy(...) in the configuration"
     return yours("unreachable", "no TLS connection with the login host", step)
+
+
+def environment(found: Sequence[str], wrong: Sequence[str]) -> list[Finding]:
+    """Return the findings about variables that name files which are not there.
+
+    Those in `wrong` make connections with login hosts impossible; those in `found` are ignored.
+    """
+    step = "correct the variable, or unset it, where cms and the mail programs are started"
+    bad = [failed("environment", each, yours("wrong-variable", "cms cannot connect with it", step)) for each in wrong]
+    ignored = yours("ignored-variable", "OpenSSL ignores it, in cms and in mail programs that use OpenSSL", step)
+    bad += [warned("environment", each, ignored) for each in found]
+    return bad or [passed("environment", "every variable about TLS that is set names a file that is there")]
 
 
 def proxy(found: Https) -> Finding:
     if found.unseen:
         return skipped("proxy", f"{found.proxy}, to {found.host}: {found.unseen}")
+    if not found.proxy and found.named_by:
+        return failed("proxy", f"to {found.host}: {found.error}", _unreachable(found))
     if not found.proxy:
         return passed("proxy", f"none on the way to {found.host}")
     if found.error and not found.issuer:

@@ -27,7 +27,7 @@ from cms.config.model import Config, ConfigError, SocketSpec
 from cms.core.accounts import Account
 from cms.core.policy import ROOT
 from cms.version import VERSION
-from cms_oauth import paths
+from cms_oauth import paths, tls
 from cms_oauth.expand import Unusable
 from cms_oauth.mailtest.dialogue import place_of
 from cms_oauth.microsoft import PERMISSIONS
@@ -94,6 +94,17 @@ def _host(place: str) -> str:
 
 def _tls(examination: Examination) -> Iterator[Finding]:
     yield from map(assess.tls, examination.logins)
+
+
+def _environment(examination: Examination) -> Iterator[Finding]:
+    """Yield what is wrong with the variables that this process has: a daemon under systemd has others, and its own check."""
+    config, environ = examination.config, examination.environ
+    # Tls(ca=) counts before the variables that only login hosts go by.
+    bundles = () if isinstance(config, Config) and config.ca else tls.BUNDLES
+    counting = [name for name in bundles if environ.get(name)][:1]
+    yield from assess.environment(
+        tls.misnamed(environ, (*tls.OPENSSLS, *tls.SETTINGS)), tls.misnamed(environ, counting)
+    )
 
 
 def _proxy(examination: Examination) -> Iterator[Finding]:
@@ -287,6 +298,7 @@ CHECKS = (
     Check("python, libraries", _program),
     Check("clock", _clock),
     Check("dns", _names),
+    Check("environment", _environment),
     Check("tls", _tls),
     Check("proxy", _proxy),
     Check("key", _key),

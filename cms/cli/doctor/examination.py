@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar, cast
 from urllib.parse import urlsplit
 
@@ -161,7 +161,7 @@ class Examination:
 
     def skew_at(self, account: Account) -> float | None:
         """Return by how many seconds this clock is ahead of an account's login host, None if not known in time."""
-        host = probe_network.door(account.grant.authority, None, {}).place
+        host = probe_network.door(account.grant.authority, None, None, {}).place
         return next((each.skew for each in self.in_time(lambda: self.logins) or () if each.host == host), None)
 
     @property
@@ -173,7 +173,7 @@ class Examination:
         hosts = dict.fromkeys(
             "{0.scheme}://{0.netloc}".format(urlsplit(each.grant.authority)) for each in self.accounts
         )
-        return [_door(config, host, self.environ) for host in hosts]
+        return [probe_network.door(host, config.ca, config.proxy, self.environ) for host in hosts]
 
     @property
     def tokens(self) -> list[tuple[Asked, str]]:
@@ -225,21 +225,14 @@ _UNREAD = "the proxy needs a password, and only the grant worker reads it; `cms 
 
 
 def _looking(examination: Examination, door: probe_network.Door, *, secret: bool) -> Look[assess.Https]:
-    if secret and door.proxy:
-        unseen = assess.Https(door.place, proxy=door.proxy, unseen=_UNREAD)
+    if secret and door.known.proxy:
+        unseen = replace(door.known, unseen=_UNREAD)
         return Look(lambda: unseen, unseen)
-    late = assess.Https(door.place, proxy=door.proxy, error=NO_ANSWER)
+    late = replace(door.known, error=NO_ANSWER)
     return Look(lambda: probe_network.https(door, examination.environ, examination.limits.step, examination.wall), late)
 
 
 NO_ANSWER = "no answer in time"
-
-
-def _door(config: Config, host: str, environ: Mapping[str, str]) -> probe_network.Door:
-    if config.proxy is None or not config.proxy.serves(urlsplit(host).hostname or ""):
-        return probe_network.door(host, config.ca, {} if config.proxy else environ)
-    plain = probe_network.door(host, config.ca, {})
-    return probe_network.through(plain, config.proxy.url, config.proxy.user)
 
 
 def _asking(examination: Examination, account: Account, protocol: str) -> Look[tuple[Asked, str]]:

@@ -20,8 +20,10 @@ from cms.grants.entra import credentials, flows, ms_broker
 from cms.grants.entra.exchange import NONE, Call, Credential, ExchangeEnd, Machine, Secret, note
 from cms.grants.entra.flows import Flow, wanted
 from cms.grants.network.deadline import Deadline
-from cms.grants.network.http import Discovery, Http, authorities, new_session
-from cms.grants.network.proxy import ProxyRoute
+from cms.grants.network.http import Discovery, Http
+from cms.grants.network.proxy import Routes
+from cms.grants.network.session import HttpSession
+from cms_oauth import tls
 from cms_oauth.moves import fill
 
 # How MSAL's cache marks an account that Microsoft's broker signed in (msal.application._GRANT_TYPE_BROKER).
@@ -46,19 +48,17 @@ class Entra:
 
     def __init__(self, ca: str | None = None, proxy: Proxy | None = None) -> None:
         silence()
-        self._ca = authorities(ca, os.environ)
-        self._proxy = ProxyRoute(proxy) if proxy else None
-        self._session = new_session(self._proxy)
-        self._discovery = Discovery(self._session, self._ca)
+        self._routes = Routes(proxy, os.environ)
+        self._session = HttpSession(self._routes, lambda: tls.authorities(ca, os.environ))
+        self._discovery = Discovery(self._session)
         self._noted: set[tuple[str, Scopes]] = set()
 
     def rest(self) -> None:
         """Close idle connections, which firewalls drop silently, and forget discovery documents."""
-        self._discovery = Discovery(self._session, self._ca)
+        self._discovery = Discovery(self._session)
         for adapter in self._session.adapters.values():
             adapter.close()
-        if self._proxy:
-            self._proxy.forget_password()
+        self._routes.forget_password()
 
     def credential(self, grant: Grant) -> Credential:
         """Return what the grant's application proves itself with, read now: nothing for a public client.
@@ -166,7 +166,7 @@ class Entra:
         document = self._discovery.document(grant, deadline)
         if not isinstance(document, str):
             return document
-        http = Http(self._session, self._ca, document, grant.origin, deadline)
+        http = Http(self._session, document, grant.origin, deadline)
         try:
             call = Call(grant, secret, cache, http, broker=broker)
         except ImportError:

@@ -31,7 +31,8 @@ from cms.core.lifecycle import Granted, Outcome, Refused, SignInFacts, Transient
 from cms.grants.bugs import unexpected
 from cms.grants.entra import token_answer
 from cms.grants.network.deadline import Deadline
-from cms.grants.network.http import Endless, Http, HttpReply, Metadata, NoAnswer, garbage, is_fault, network_trouble
+from cms.grants.network.http import Endless, Http, HttpReply, Metadata, NoAnswer, is_fault
+from cms.grants.network.trouble import garbage
 
 # What MSAL raises for a malformed answer. ValueError includes the errors of JSON and Unicode, ArithmeticError an infinite
 # lifetime.
@@ -148,7 +149,7 @@ class Exchange:
         except UnusableAnswer as unusable:
             return Transient(garbage(self.grant, str(unusable)))
         except OSError as error:
-            return Transient(network_trouble(error, self.grant))
+            return Transient(self.http.trouble(error, self.grant))
         except Endless:
             return self._failure()
         except (MsalServiceError, *_GARBLED) as error:

@@ -8,6 +8,7 @@ is doing.
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
@@ -59,10 +60,10 @@ class Deadline:
             timer.cancel()
             self._watch(None)
 
-    def guard(self, sock: socket.socket) -> None:
-        """Shut this connection when the time is over."""
+    def guard(self, connection: Any) -> None:
+        """Shut this connection when the time is over: a socket, or what urllib3 has for TLS within TLS."""
         # A duplicate descriptor: TLS takes over the socket object's, and the number of a closed one may be reused.
-        self._watch(socket.fromfd(sock.fileno(), sock.family, sock.type))
+        self._watch(socket.socket(fileno=os.dup(connection.fileno())))
         if not self.left:
             self._shut()
 

@@ -1,13 +1,12 @@
-"""HTTP to a provider: the only file that imports requests. Plain synchronous code.
+"""HTTP to a provider. Plain synchronous code.
 
 An exchange has one deadline (`cms.grants.network.deadline`) and a bound on size, no cookies, no redirects, no netrc, and nothing is
 tried twice. Its client remembers what MSAL does not tell: status, Retry-After, and whether something was sent whose end is
-not known. Discovery is here, and what it means that no answer came, or that of something in between.
+not known. Discovery is here.
 """
 
 from __future__ import annotations
 
-import base64
 import json
 import threading
 import time
@@ -15,21 +14,16 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
-from http.cookiejar import DefaultCookiePolicy
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import requests
-from requests.adapters import HTTPAdapter
 
 from cms.core import refusals
 from cms.core.accounts import Grant
 from cms.core.lifecycle import Refused, Transient, Trouble
-from cms.grants.network.deadline import POOLS, Deadline
-from cms.grants.network.proxy import ProxyRoute, no_password, no_proxy, no_tls, refusal
-from cms.grants.secret_sources import Missing
-from cms_oauth.moves import fill
+from cms.grants.network.deadline import Deadline
+from cms.grants.network.session import HttpSession, NotSent
+from cms.grants.network.trouble import garbage, network_trouble
 
 # A token answer has some 10 KB, a discovery document less.
 MAX_ANSWER = 1024 * 1024
@@ -53,71 +47,6 @@ class Endless(ValueError):
     """A response that is longer than any of a provider's."""
 
 
-class _NoCookies(DefaultCookiePolicy):
-    """Accounts share one session, and must not share Entra's cookies."""
-
-    def __init__(self) -> None:
-        super().__init__(allowed_domains=[])
-
-
-def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """Stand in for ~/.netrc, whose `default` entry would go to Entra as an Authorization header."""
-    return request
-
-
-class _NoPassword(requests.exceptions.ProxyError):
-    """The proxy's password cannot be read. The text says why."""
-
-
-class _HttpSession(requests.Session):
-    """A session that uses the proxy of the configuration, else that of the environment."""
-
-    def __init__(self, route: ProxyRoute | None) -> None:
-        super().__init__()
-        self._route = route
-
-    def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
-        settings = super().merge_environment_settings(url, proxies, stream, verify, cert)
-        if self._route:
-            try:
-                settings["proxies"] = self._route.to(url)
-            except Missing as missing:
-                raise _NoPassword(str(missing)) from None
-        return settings
-
-
-def new_session(route: ProxyRoute | None = None) -> requests.Session:
-    """Return a session that threads may share: it keeps connections, and nothing else."""
-    session = _HttpSession(route)
-    session.cookies.set_policy(_NoCookies())
-    session.auth = _no_auth
-    # Nothing is tried twice: that is the keeper's to decide, and so is Retry-After.
-    session.mount("https://", _Adapter(pool_maxsize=16))
-    return session
-
-
-class _Adapter(HTTPAdapter):
-    """Makes connections that keep to a deadline."""
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = POOLS
-
-    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
-        manager = super().proxy_manager_for(proxy, **kwargs)
-        # A SOCKS proxy connects by other code, which is bounded by its timeouts alone.
-        if not proxy.lower().startswith("socks"):
-            manager.pool_classes_by_scheme = POOLS
-        return manager
-
-    def proxy_headers(self, proxy: str) -> dict[str, str]:
-        """Say who asks, in UTF-8, as RFC 7617 has it. requests knows Latin-1 only."""
-        user, password = requests.utils.get_auth_from_url(proxy)
-        if not user:
-            return {}
-        return {"Proxy-Authorization": f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"}
-
-
 @dataclass(frozen=True, slots=True)
 class HttpReply:
     """What MSAL reads of an HTTP response."""
@@ -130,9 +59,7 @@ class HttpReply:
 class Http:
     """The HTTP client of one exchange. It remembers what MSAL does not tell."""
 
-    def __init__(
-        self, session: requests.Session, ca: str | None, discovered: str, origin: str | None, deadline: Deadline
-    ) -> None:
+    def __init__(self, session: HttpSession, discovered: str, origin: str | None, deadline: Deadline) -> None:
         self.deadline = deadline
         self.status = 0
         self.retry_after = 0.0
@@ -142,7 +69,6 @@ class Http:
         # Gets the form that was sent and its answer, and returns the answer for MSAL.
         self.judge: Callable[[Mapping[str, str], HttpReply], HttpReply] = lambda _form, reply: reply
         self._session = session
-        self._ca = ca
         self._discovered = discovered
         self._origin = {"Origin": origin} if origin else {}
 
@@ -166,7 +92,10 @@ class Http:
     def _send(self, method: str, url: str, **kwargs: Any) -> HttpReply:
         self.status, self.retry_after, self.unsure = 0, 0.0, True
         try:
-            reply = fetch(self._session, method, url, self._ca, self.deadline, **kwargs)
+            reply = fetch(self._session, method, url, self.deadline, **kwargs)
+        except NotSent:
+            self.unsure = False
+            raise
         except requests.RequestException:
             self.unsure = self.deadline.reached
             raise
@@ -178,15 +107,17 @@ class Http:
     def close(self) -> None:
         """Leave the session alone: it is shared."""
 
+    def trouble(self, error: OSError, grant: Grant) -> Trouble:
+        """Say what became of a request that got no answer."""
+        return network_trouble(error, grant, self._session)
+
 
 class Metadata(Http):
     """The HTTP client of one question to the machine's own metadata service, which everything is read from."""
 
     def __init__(self) -> None:
-        session = new_session()
         # It is on this machine, or next to it: no proxy leads there, and none may see what it answers.
-        session.trust_env = False
-        super().__init__(session, None, "", None, Deadline())
+        super().__init__(HttpSession(), "", None, Deadline())
 
     def get(self, _url: str, **_kwargs: Any) -> HttpReply:
         """Ask. The service answers 404 and 410 while it starts or is updated."""
@@ -197,33 +128,16 @@ class Metadata(Http):
         return self.judge({}, reply)
 
 
-def authorities(ca: str | None, environ: Mapping[str, str]) -> str | None:
-    """Return the file or folder of the certificate authorities to trust; None leaves it to requests.
-
-    requests uses REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE, but not SSL_CERT_FILE and SSL_CERT_DIR, which other programs use. A
-    path that does not exist is ignored, as OpenSSL does.
-    """
-    if ca or environ.get("REQUESTS_CA_BUNDLE") or environ.get("CURL_CA_BUNDLE"):
-        return ca
-    named = (environ.get(name, "") for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"))
-    return next((path for path in named if path and Path(path).exists()), None)
-
-
-def fetch(
-    session: requests.Session, method: str, url: str, ca: str | None, deadline: Deadline, **kwargs: Any
-) -> HttpReply:
+def fetch(session: requests.Session, method: str, url: str, deadline: Deadline, **kwargs: Any) -> HttpReply:
     """Return one whole response. Raises requests' exceptions, and Endless."""
     seconds = deadline.left
     if not seconds:
         deadline.reached = False
         raise requests.Timeout("no time left to ask")
     try:
-        # As an argument it is final: see `authorities`.
         with (
             deadline.bind(),
-            session.request(
-                method, url, timeout=seconds, verify=ca, allow_redirects=False, stream=True, **kwargs
-            ) as response,
+            session.request(method, url, timeout=seconds, allow_redirects=False, stream=True, **kwargs) as response,
         ):
             reply = HttpReply(response.status_code, _body(response), response.headers)
     except requests.RequestException:
@@ -269,9 +183,8 @@ def retry_after(reply: HttpReply, now: Callable[[], float] = time.time) -> float
 class Discovery:
     """The openid-configuration of each authority, fetched once and shared by all threads."""
 
-    def __init__(self, session: requests.Session, ca: str | None) -> None:
+    def __init__(self, session: HttpSession) -> None:
         self._session = session
-        self._ca = ca
         self._lock = threading.Lock()
         self._known: dict[str, Future[HttpReply]] = {}
 
@@ -280,7 +193,7 @@ class Discovery:
         try:
             reply = self._reply(grant.authority, deadline)
         except OSError as error:
-            return Transient(network_trouble(error, grant))
+            return Transient(network_trouble(error, grant, self._session))
         except Endless:
             return Transient(garbage(grant))
         return reply.text if is_discovery(reply) else _no_discovery(reply, grant)
@@ -303,7 +216,7 @@ class Discovery:
         """Settle the future; those who wait share a failure, those who come later try anew."""
         try:
             url = f"{authority}/v2.0/.well-known/openid-configuration"
-            reply = fetch(self._session, "GET", url, self._ca, deadline)
+            reply = fetch(self._session, "GET", url, deadline)
         except BaseException as error:  # noqa: BLE001 - passed on to every thread that waits for it
             del self._known[authority]
             future.set_exception(error)
@@ -334,37 +247,3 @@ def _no_discovery(reply: HttpReply, grant: Grant) -> Transient | Refused:
         return Transient(refusals.of_status(reply.status_code), after)
     answer = _object(reply.text)
     return refusals.explain(answer, grant) if "error" in answer else Transient(garbage(grant), after)
-
-
-def network_trouble(error: OSError, grant: Grant) -> Trouble:
-    """Say what became of a request. requests' exceptions are OSErrors; an invalid CA file raises a bare OSError."""
-    host = urlsplit(grant.authority).netloc
-    if isinstance(error, requests.Timeout):
-        return Trouble("timeout", f"{host} did not answer in time", fill("{nothing_to_do}"))
-    if isinstance(error, _NoPassword):
-        return no_password(str(error))
-    if isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.InvalidSchema):
-        # Not the authority's own: that was read with the configuration.
-        return no_proxy(host)
-    if isinstance(error, requests.exceptions.ProxyError):
-        return refusal(str(error), host)
-    if isinstance(error, requests.exceptions.SSLError) or not isinstance(error, requests.RequestException):
-        return no_tls(str(error), host) or Trouble(
-            "network",
-            f"no trusted TLS connection to {host}",
-            fill("{retries}; behind a proxy that inspects TLS, name its certificate authority: Tls(ca=...)"),
-        )
-    return Trouble("network", f"{host} cannot be reached, or the connection broke", fill("{retries}"))
-
-
-def garbage(grant: Grant, fault: str = "") -> Trouble:
-    """Say that the answer was not one of an identity provider; or, with a `fault`, what is wrong with its answer."""
-    host = urlsplit(grant.authority).netloc
-    if fault:
-        hint = fill("{retries}; if it lasts, a proxy in between may change the answers")
-        return Trouble("garbage", f"the answer of {host} cannot be used: {fault}", hint)
-    return Trouble(
-        "garbage",
-        f"what answered for {host} was not an identity provider",
-        fill("{retries}; a captive portal or a proxy may be in between"),
-    )

@@ -12,6 +12,7 @@ from cms.cli.doctor.assess import Asked, Folder, Https, KeyFacts, Library, MailT
 from cms.cli.doctor.findings import Finding, as_text
 from cms.core.accounts import Account, Grant
 from cms_oauth.claims import Claims
+from cms_oauth.diagnosis.certificates import MISNAMED, OTHER_NAME
 from cms_oauth.diagnosis.lookup import diagnose
 from cms_oauth.diagnosis.verdicts import Evidence, Verdict
 
@@ -42,6 +43,28 @@ def test_python_and_libraries() -> None:
     assert "`pip install --upgrade 'msal>=1.39' 'requests>=2.34'`" in old.verdicts[0].steps[0]
 
 
+def test_the_reason_and_the_time_of_a_certificate_are_said() -> None:
+    """OpenSSL's reason, and from when to when it is valid: so a wrong clock can be told from an old certificate."""
+    found = replace(THEIRS, error="certificate has expired", valid="2026-01-01 to 2026-02-01")
+    finding = assess.tls(found)
+
+    assert (
+        "from Example Proxy CA, valid 2026-01-01 to 2026-02-01 is not trusted: certificate has expired"
+        in finding.message
+    )
+    assert "timedatectl" in finding.verdicts[0].steps[0]
+
+
+def test_variables() -> None:
+    """Those that stop cms fail, those that are ignored warn; there is a line in any case."""
+    assert ["pass"] == [each.level for each in assess.environment((), ())]
+    found = assess.environment(("SSL_CERT_DIR names /x",), ("CURL_CA_BUNDLE names /y",))
+
+    assert [("fail", "CURL_CA_BUNDLE names /y"), ("warn", "SSL_CERT_DIR names /x")] == [
+        (each.level, each.message) for each in found
+    ]
+
+
 def test_names() -> None:
     """A name that means something, or not."""
     assert ("pass", "") == told(assess.names(Names("h", ("192.0.2.1",))))
@@ -57,6 +80,7 @@ def test_the_clock(skew: float | None, expected: str) -> None:
     assert expected == assess.clock(Https("login", skew=skew)).level
 
 
+THEIRS = Https("login", issuer="Example Proxy CA")
 SEEN = Https("login", trusted=True, issuer="DigiCert Inc", version="TLSv1.3")
 
 
@@ -66,9 +90,15 @@ SEEN = Https("login", trusted=True, issuer="DigiCert Inc", version="TLSv1.3")
         (SEEN, ("pass", "")),
         (replace(SEEN, issuer="Example Proxy CA"), ("warn", "interception")),
         (replace(SEEN, issuer="Example Proxy CA", ca="/ca.pem"), ("pass", "")),
-        (Https("login", issuer="Example Proxy CA", error="self-signed"), ("fail", "corporate-certificate")),
+        (replace(THEIRS, error="unable to get local issuer certificate"), ("fail", "corporate-certificate")),
+        (replace(THEIRS, error="certificate has expired"), ("fail", "certificate-expired")),
+        (replace(THEIRS, error="certificate is not yet valid"), ("fail", "certificate-not-yet-valid")),
+        (replace(THEIRS, error="Hostname mismatch, certificate is not valid for 'login'."), ("fail", OTHER_NAME.name)),
+        (replace(THEIRS, error="self-signed certificate"), ("fail", "certificate-self-signed")),
+        (replace(THEIRS, error="EE certificate key too weak"), ("fail", "certificate-too-weak")),
+        (replace(THEIRS, error="x; SSL_CERT_FILE names /x, which does not exist"), ("fail", MISNAMED.name)),
         (Https("login", error="refused"), ("fail", "unreachable")),
-        (Https("login", error="refused", proxy="http://p:1"), ("fail", "proxy")),
+        (Https("login", error="refused", proxy="http://p:1", named_by="HTTPS_PROXY"), ("fail", "proxy")),
     ],
 )
 def test_tls(found: Https, expected: tuple[str, str]) -> None:

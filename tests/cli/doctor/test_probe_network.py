@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import certifi
 import pytest
 import trustme
 from hypothesis import given
@@ -19,7 +20,9 @@ from hypothesis import strategies as st
 
 from cms.cli.doctor import probe_network
 from cms.cli.doctor.assess import Https, Names, Reached
-from cms.cli.doctor.probe_network import Door, authorities, door, https, issuer_of, names, reached, through
+from cms.cli.doctor.probe_network import Door, door, facts_of, https, names, reached
+from cms.core.accounts import Proxy
+from cms.core.proxies import Direct, Route, Through, route
 from cms.sandbox.entra import Entra
 
 # Short enough for a test, and long enough for a machine that is busy to refuse a connection.
@@ -46,6 +49,11 @@ def closed_port() -> int:
 def where(entra: Entra, *, trusted: bool = True) -> Door:
     parts = urlsplit(entra.authority)
     return Door(parts.hostname or "", parts.port or 0, str(entra.ca_file) if trusted else "")
+
+
+def through(plain: Door, address: str) -> Door:
+    """Return the same door, with the proxy that the environment names."""
+    return replace(plain, route=route(f"https://{plain.place}", None, {"HTTPS_PROXY": address}))
 
 
 def test_names() -> None:
@@ -188,41 +196,29 @@ def test_a_proxy_that_refuses(entra: Entra) -> None:
     assert "407" in seen.error
 
 
+COMPANY = Through("http", "p", 3128, "HTTPS_PROXY")
+
+
 @pytest.mark.parametrize(
-    ("environ", "expected"),
+    ("proxy", "environ", "expected"),
     [
-        ({}, ""),
-        ({"HTTPS_PROXY": "http://p:3128"}, "http://p:3128"),
-        ({"https_proxy": "p"}, "http://p:8080"),
-        ({"ALL_PROXY": "http://p:3128", "http_proxy": "http://q:1"}, "http://p:3128"),
-        ({"HTTPS_PROXY": "http://p:3128", "NO_PROXY": "other.test, example.test"}, ""),
-        ({"HTTPS_PROXY": "http://p:3128", "NO_PROXY": "*"}, ""),
-        ({"HTTPS_PROXY": "http://p:3128", "NO_PROXY": "other.test"}, "http://p:3128"),
-        ({"HTTPS_PROXY": ""}, ""),
+        (None, {}, Direct()),
+        (None, {"HTTPS_PROXY": "http://p:3128"}, COMPANY),
+        (None, {"HTTPS_PROXY": "http://p:3128", "NO_PROXY": "other.test, example.test"}, Direct()),
+        (Proxy("http://q:1"), {"HTTPS_PROXY": "http://p:3128"}, Through("http", "q", 1, "Proxy(...)")),
+        (Proxy("http://q:1", ("example.test",)), {"HTTPS_PROXY": "http://p:3128"}, Direct()),
     ],
 )
-def test_the_environment_says_the_way(environ: dict[str, str], expected: str) -> None:
-    """As requests reads it."""
-    assert expected == door("https://login.example.test", None, environ).proxy
+def test_the_way_is_the_workers(proxy: Proxy | None, environ: dict[str, str], expected: Route) -> None:
+    """That of the configuration, else that of the environment."""
+    assert expected == door("https://login.example.test", None, proxy, environ).route
 
 
 def test_a_door_has_a_name() -> None:
     """With the port where that is not the usual one."""
-    assert "login.example.test" == door("https://login.example.test", None, {}).place
-    assert "localhost:8443" == door("https://localhost:8443", "/ca.pem", {}).place
-    assert "/ca.pem" == door("https://localhost:8443", "/ca.pem", {}).ca
-
-
-def test_whom_the_worker_trusts(tmp_path: Path) -> None:
-    """Tls(ca=) first, then what the environment names and is there, then what requests brings."""
-    (tmp_path / "ca.pem").touch()
-    named = {"REQUESTS_CA_BUNDLE": f"{tmp_path}/no", "SSL_CERT_FILE": f"{tmp_path}/ca.pem"}
-
-    assert ("/mine", f"{tmp_path}/ca.pem", certifi.where()) == (
-        authorities("/mine", named),
-        authorities("", named),
-        authorities("", {}),
-    )
+    assert "login.example.test" == door("https://login.example.test", None, None, {}).place
+    assert "localhost:8443" == door("https://localhost:8443", "/ca.pem", None, {}).place
+    assert "/ca.pem" == door("https://localhost:8443", "/ca.pem", None, {}).ca
 
 
 def test_authorities_may_be_a_folder(entra: Entra, tmp_path: Path) -> None:
@@ -232,17 +228,19 @@ def test_authorities_may_be_a_folder(entra: Entra, tmp_path: Path) -> None:
     assert not seen.trusted
 
 
-def test_the_issuer_of_a_certificate() -> None:
-    """The organisation, from a current certificate; nothing from bytes that are no certificate."""
+def test_the_facts_of_a_certificate() -> None:
+    """The organisation and the time, from a current certificate; nothing from bytes that are no certificate."""
     authority = trustme.CA(organization_name="Example Proxy CA")
     pem = authority.issue_cert("example.test").cert_chain_pems[0].bytes().decode()
     der = ssl.PEM_cert_to_DER_cert(pem)
+    issuer, valid = facts_of(der)
 
-    assert "Example Proxy CA" == issuer_of(der)
-    assert ["", "", ""] == [issuer_of(each) for each in (b"", der[:40], b"\x30\x03\x02\x01")]
+    assert "Example Proxy CA" == issuer
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d to \d{4}-\d\d-\d\d", valid)
+    assert [("", "")] * 3 == [facts_of(each) for each in (b"", der[:40], b"\x30\x03\x02\x01")]
 
 
 @given(certificate=st.binary(max_size=200))
 def test_no_certificate_breaks_the_reader(certificate: bytes) -> None:
     """Whatever a server sends."""
-    assert isinstance(issuer_of(certificate), str)
+    assert isinstance(facts_of(certificate), tuple)

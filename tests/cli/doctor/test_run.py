@@ -472,6 +472,17 @@ def test_a_login_host_that_is_not_there(home: Path) -> None:
     assert ["skip"] == levels(find("proxy", unseen))
 
 
+def test_the_variables_of_this_process_are_looked_at(home: Path) -> None:
+    """The first bundle that is set counts, and none beside Tls(ca=...); OpenSSL's count for mail programs in any case."""
+    environ = {"REQUESTS_CA_BUNDLE": "/no/a.pem", "CURL_CA_BUNDLE": "/no/b.pem", "OPENSSL_CONF": "/no/c.cnf"}
+    named, beside = (examining(home, config(ca=ca), environ=environ) for ca in (None, "/ca.pem"))
+
+    assert [("fail", "REQUESTS_CA_BUNDLE"), ("warn", "OPENSSL_CONF")] == [
+        (each.level, each.message.partition(" ")[0]) for each in find("environment", named)
+    ]
+    assert ["warn"] == levels(find("environment", beside))
+
+
 def test_sockets_are_looked_at_for_each_user(home: Path) -> None:
     """Those that are named here too; one that this machine does not know is said."""
     of = examining(home, config(spec(home / "cms.sock")), asking=("no-such-user", "nobody"))

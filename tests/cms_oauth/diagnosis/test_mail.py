@@ -81,7 +81,26 @@ MORE = (
     ("pop", "-ERR [LOGIN-DELAY] wait", "pop-polling", "RFC 2449"),
     ("pop", "-ERR Unknown command.", "no-oauth", "Dovecot"),
     ("imap", "host:993 gave no whole answer: socket error: EOF", "no-answer", "mailtest"),
-    ("smtp", "the certificate of host:587 is not trusted: self-signed certificate", "certificate", "mailtest"),
+    *(
+        (protocol, f"the certificate of host:993 is not trusted: {reason}", name, "OpenSSL")
+        for protocol, reason, name in (
+            ("smtp", "certificate has expired", "certificate-expired"),
+            ("imap", "certificate is not yet valid", "certificate-not-yet-valid"),
+            ("pop", "Hostname mismatch, certificate is not valid for 'invalid.test'.", "certificate-for-another-name"),
+            ("imap", "IP address mismatch, certificate is not valid for '192.0.2.1'.", "certificate-for-another-name"),
+            ("smtp", "self-signed certificate", "certificate-self-signed"),
+            ("smtp", "self signed certificate", "certificate-self-signed"),
+            ("smtp", "self-signed certificate in certificate chain", "certificate"),
+            ("smtp", "unable to get local issuer certificate", "certificate"),
+            ("imap", "unable to verify the first certificate", "certificate"),
+            ("smtp", "x; SSL_CERT_FILE names /x, which does not exist", "certificate-authorities-misnamed"),
+            ("imap", "EE certificate key too weak", "certificate-too-weak"),
+            ("imap", "CA signature digest algorithm too weak", "certificate-too-weak"),
+            ("pop", "invalid CA certificate", "certificate-invalid"),
+            ("pop", "unsuitable certificate purpose", "certificate-invalid"),
+        )
+    ),
+    ("smtp", "certificate verify failed: unable to get local issuer certificate", "certificate", "Python"),
     ("smtp", "host cannot be resolved: Name or service not known", "no-such-host", "mailtest"),
     ("pop", "no connection with host:995: Connection refused", "no-connection", "mailtest"),
     ("imap", "host:993 gave no whole answer: not done after 60 s", "no-answer", "mailtest"),
@@ -162,6 +181,28 @@ def test_names_are_unique() -> None:
 def test_every_row_has_a_source() -> None:
     """Where the wording comes from."""
     assert [] == [row.pattern.pattern for row in mail.ROWS if not row.source]
+
+
+@pytest.mark.parametrize("reason", ["certificate has expired", "certificate is not yet valid"])
+def test_a_certificates_time_and_a_clock(reason: str) -> None:
+    """They look the same: both are said, with who renews. A clock that is known to be wrong is the cause."""
+    said = f"the certificate of mail.example.org:993 is not trusted: {reason}"
+    unknown = diagnose("imap", said, Evidence(host="mail.example.org"))[0]
+    wrong = diagnose("imap", said, Evidence(host="mail.example.org", skew=-86_400.0))
+
+    assert "this machine's clock is wrong: both look the same" in unknown.cause
+    assert "`timedatectl`" in unknown.hint()
+    assert "the administrator of mail.example.org has to" in " ".join(unknown.steps)
+    assert ["clock-wrong", unknown.name] == [each.name for each in wrong[:2]]
+
+
+def test_who_renews_microsofts_certificates() -> None:
+    """Microsoft, unless a proxy in between has replaced them: no administrator of a company's."""
+    said = "the certificate of outlook.office365.com:993 is not trusted: certificate has expired"
+
+    assert "Microsoft (or, if a proxy in between" in " ".join(
+        diagnose("imap", said, Evidence(host="outlook.office365.com"))[0].steps
+    )
 
 
 def test_the_certificates_command_can_be_given_as_it_stands() -> None:

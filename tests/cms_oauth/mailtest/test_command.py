@@ -267,6 +267,18 @@ def test_what_support_asks_for_is_said_once(
 # --- the data ---
 
 
+def test_a_variable_that_openssl_ignores_is_named(
+    tls: ssl.SSLContext, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the test passes all the same: other programs may go by it."""
+    monkeypatch.setenv("OPENSSL_CONF", str(tmp_path / "none.cnf"))
+    with world(tmp_path, BY_NAME["disabled for the tenant"], tls) as it:
+        main.run(it.arguments)
+
+    said = f"cms-oauth: OPENSSL_CONF names {tmp_path}/none.cnf, which does not exist; OpenSSL ignores it"
+    assert said == capfd.readouterr().err.splitlines()[0]
+
+
 def test_a_passed_test_as_data(tls: ssl.SSLContext, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """What the server said, what the token says of itself, and the dialogue; CMS's last line stays on stderr."""
     lines = (

@@ -675,6 +675,18 @@ def test_a_certificate_of_an_unknown_authority_is_refused(
 
 
 @pytest.mark.parametrize("test", ["smtp", "imap", "pop"])
+def test_a_variable_that_names_nothing_is_named(
+    tester: Tester, tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch, test: str, tmp_path: Path
+) -> None:
+    """What OpenSSL ignores in silence is the cause, and the hint says what to correct."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "nonexistent.pem"))
+    outcome = tester(test, lambda talk: submission(talk, tls), at_once=test != "smtp")
+
+    assert f"SSL_CERT_FILE names {tmp_path}/nonexistent.pem, which does not exist" in outcome.message()
+    assert "correct the variable" in outcome.hint()
+
+
+@pytest.mark.parametrize("test", ["smtp", "imap", "pop"])
 def test_a_certificate_for_another_name_is_refused(tester: Tester, tls: ssl.SSLContext, test: str) -> None:
     """The host name is verified as well: this certificate is for localhost."""
     outcome = tester(test, lambda talk: submission(talk, tls), at_once=test != "smtp", host="127.0.0.1")

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import requests
+import trustme
 from support.canned import AUTHORITY, DISCOVERED, Canned
 from support.exchanges import Person, granted, refused, transient
 from support.grants import ANN, BEN, SCOPES, grant_for
@@ -123,6 +124,49 @@ class TestTraps:
         assert isinstance(module.Entra().begin(grant, "browser"), Transient)
         monkeypatch.setenv(variable, entra.ca_file)
         assert isinstance(module.Entra().begin(grant, "browser"), CodeFlow)
+
+    @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"])
+    @pytest.mark.parametrize("content", [None, ""], ids=["missing", "empty"])
+    def test_trap_5_a_variable_that_names_nothing_is_named(
+        self, entra: Entra, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, content: str | None
+    ) -> None:
+        """Neither a proxy nor an authority is blamed for it; when it is put right, the next question is answered."""
+        for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"):
+            monkeypatch.delenv(name, raising=False)
+        path = tmp_path / "ca.pem"
+        if content is not None:
+            path.write_text(content)
+        monkeypatch.setenv(variable, str(path))
+        worker = module.Entra()
+        outcome = worker.begin(grant_for(entra), "browser")
+
+        assert isinstance(outcome, Transient)
+        assert f"{variable} names {path}, which" in outcome.trouble.message
+        assert "proxy" not in outcome.trouble.hint
+        assert "where cms is started" in outcome.trouble.hint
+        if variable != "SSL_CERT_DIR":
+            path.write_bytes(Path(entra.ca_file).read_bytes())
+            assert isinstance(worker.begin(grant_for(entra), "browser"), CodeFlow)
+
+    def test_trap_5_a_file_that_is_gone(self, entra: Entra, tmp_path: Path) -> None:
+        """`Tls(ca=...)` was good when the configuration was read; nothing was sent, so nothing was redeemed."""
+        answer = Person(entra).redeem(module.Entra(str(tmp_path / "gone.pem")))
+
+        assert isinstance(answer.outcome, Transient)
+        assert f"Tls(ca=...) names {tmp_path}/gone.pem, which does not exist" in answer.outcome.trouble.message
+        assert "correct Tls(ca=...) in the configuration" in answer.outcome.trouble.hint
+        assert not answer.unsure
+
+    def test_trap_5_an_authority_that_was_renewed(self, entra: Entra, tmp_path: Path) -> None:
+        """The file is read again after a failure, and after a rest."""
+        path = tmp_path / "ca.pem"
+        trustme.CA().cert_pem.write_to_path(path)
+        worker = module.Entra(str(path))
+        assert isinstance(worker.begin(grant_for(entra), "browser"), Transient)
+
+        path.write_bytes(Path(entra.ca_file).read_bytes())
+
+        assert isinstance(worker.begin(grant_for(entra), "browser"), CodeFlow)
 
     def test_trap_5_a_folder_of_certificates(
         self, entra: Entra, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

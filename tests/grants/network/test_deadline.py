@@ -19,7 +19,10 @@ import trustme
 
 from cms.grants.network import deadline
 from cms.grants.network.deadline import Deadline
-from cms.grants.network.http import fetch, new_session
+from cms.grants.network.http import HttpReply, fetch
+from cms.grants.network.proxy import Routes
+from cms.grants.network.session import HttpSession
+from cms_oauth.tls import SYSTEMS, Authorities
 
 # Long enough for a handshake on a slow machine, short enough to wait for.
 SHORT = 0.5
@@ -114,9 +117,14 @@ def serve(tmp_path: Path) -> Iterator[Callable[[Script], Server]]:
 
 
 @pytest.fixture
-def session() -> Iterator[requests.Session]:
-    with new_session() as opened:
+def session() -> Iterator[HttpSession]:
+    with HttpSession(Routes(None, os.environ)) as opened:
         yield opened
+
+
+def asked(session: HttpSession, method: str, url: str, ca: str | None, limit: Deadline) -> HttpReply:
+    session.trust = lambda: Authorities(ca, "the test") if ca else SYSTEMS
+    return fetch(session, method, url, limit)
 
 
 def due_in(monkeypatch: pytest.MonkeyPatch, seconds: float = SHORT) -> Deadline:
@@ -163,7 +171,7 @@ def kept(peer: Peer) -> None:
 )
 def test_an_answer_that_does_not_come_ends_in_time(
     serve: Callable[[Script], Server],
-    session: requests.Session,
+    session: HttpSession,
     monkeypatch: pytest.MonkeyPatch,
     script: Script,
     reached: bool,
@@ -173,27 +181,27 @@ def test_an_answer_that_does_not_come_ends_in_time(
     limit = due_in(monkeypatch)
     began = time.monotonic()
     with pytest.raises(requests.Timeout):
-        fetch(session, "POST", server.url, server.ca, limit)
+        asked(session, "POST", server.url, server.ca, limit)
 
     assert SHORT <= time.monotonic() - began < LONG / 2
     assert reached == limit.reached
 
 
 def test_a_kept_connection_has_the_new_deadline(
-    serve: Callable[[Script], Server], session: requests.Session, monkeypatch: pytest.MonkeyPatch
+    serve: Callable[[Script], Server], session: HttpSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A second exchange on the connection of the first is bounded like that, and the first one's end does not end it."""
     server = serve(kept)
-    assert "{}" == fetch(session, "GET", server.url, server.ca, Deadline()).text
+    assert "{}" == asked(session, "GET", server.url, server.ca, Deadline()).text
     limit = due_in(monkeypatch)
     with pytest.raises(requests.Timeout):
-        fetch(session, "POST", server.url, server.ca, limit)
+        asked(session, "POST", server.url, server.ca, limit)
 
     assert limit.reached
 
 
 def test_a_connection_outlives_the_deadline_that_made_it(
-    serve: Callable[[Script], Server], session: requests.Session, monkeypatch: pytest.MonkeyPatch
+    serve: Callable[[Script], Server], session: HttpSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was answered in time is over for its deadline: the connection is kept for others."""
     connections = itertools.count()
@@ -209,20 +217,20 @@ def test_a_connection_outlives_the_deadline_that_made_it(
 
     server = serve(patient)
     limit = due_in(monkeypatch)
-    fetch(session, "GET", server.url, server.ca, limit)
+    asked(session, "GET", server.url, server.ca, limit)
     # As its timer would, had it not been stopped.
     limit._shut()
-    fetch(session, "GET", server.url, server.ca, Deadline())
+    asked(session, "GET", server.url, server.ca, Deadline())
     session.close()
 
     assert [0, 0] == numbers
 
 
-def test_a_deadline_that_is_over_asks_nothing(session: requests.Session, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deadline_that_is_over_asks_nothing(session: HttpSession, monkeypatch: pytest.MonkeyPatch) -> None:
     """No request reaches the network."""
     limit = due_in(monkeypatch, 0.0)
     with pytest.raises(requests.Timeout):
-        fetch(session, "POST", "https://localhost:1/", None, limit)
+        asked(session, "POST", "https://localhost:1/", None, limit)
 
     assert not limit.reached
 
@@ -239,7 +247,7 @@ def test_a_connection_made_too_late_is_shut(monkeypatch: pytest.MonkeyPatch) -> 
     theirs.close()
 
 
-def test_tls_that_breaks_after_the_question(serve: Callable[[Script], Server], session: requests.Session) -> None:
+def test_tls_that_breaks_after_the_question(serve: Callable[[Script], Server], session: HttpSession) -> None:
     """An error of TLS does not mean that nothing was sent."""
 
     def broken(peer: Peer) -> None:
@@ -252,18 +260,18 @@ def test_tls_that_breaks_after_the_question(serve: Callable[[Script], Server], s
     server = serve(broken)
     limit = Deadline()
     with pytest.raises(requests.exceptions.SSLError):
-        fetch(session, "POST", server.url, server.ca, limit)
+        asked(session, "POST", server.url, server.ca, limit)
 
     assert limit.reached
 
 
-def test_tls_that_is_not_trusted(serve: Callable[[Script], Server], session: requests.Session, tmp_path: Path) -> None:
+def test_tls_that_is_not_trusted(serve: Callable[[Script], Server], session: HttpSession, tmp_path: Path) -> None:
     """Another server's certificate ends the request before anything is sent."""
     server = serve(silent)
     trustme.CA().cert_pem.write_to_path(str(tmp_path / "other.pem"))
     limit = Deadline()
     with pytest.raises(requests.exceptions.SSLError):
-        fetch(session, "POST", server.url, str(tmp_path / "other.pem"), limit)
+        asked(session, "POST", server.url, str(tmp_path / "other.pem"), limit)
 
     assert not limit.reached
 
@@ -290,7 +298,7 @@ def resolves_to(monkeypatch: pytest.MonkeyPatch, *ports: int) -> None:
 
 
 def test_dead_addresses_leave_time_for_a_live_one(
-    serve: Callable[[Script], Server], session: requests.Session, monkeypatch: pytest.MonkeyPatch
+    serve: Callable[[Script], Server], session: HttpSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each address gets its share, so that a network where half of them are dead is only a slow one."""
 
@@ -302,25 +310,25 @@ def test_dead_addresses_leave_time_for_a_live_one(
     server = serve(answer)
     with black_hole() as hole:
         resolves_to(monkeypatch, hole, hole, server.port)
-        reply = fetch(session, "GET", server.url, server.ca, due_in(monkeypatch, 4 * SHORT))
+        reply = asked(session, "GET", server.url, server.ca, due_in(monkeypatch, 4 * SHORT))
 
     assert "{}" == reply.text
 
 
-def test_a_black_hole_ends_in_time(session: requests.Session, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_black_hole_ends_in_time(session: HttpSession, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many addresses a name has, nothing but the one deadline counts."""
     began = time.monotonic()
     with black_hole() as hole:
         resolves_to(monkeypatch, *[hole] * 9)
         limit = due_in(monkeypatch)
         with pytest.raises(requests.Timeout):
-            fetch(session, "POST", "https://localhost/", None, limit)
+            asked(session, "POST", "https://localhost/", None, limit)
 
     assert time.monotonic() - began < LONG / 2
     assert not limit.reached
 
 
-def test_a_name_server_that_does_not_answer(session: requests.Session, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_server_that_does_not_answer(session: HttpSession, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asking for a name cannot be ended; waiting for it can."""
     released = threading.Event()
 
@@ -331,14 +339,14 @@ def test_a_name_server_that_does_not_answer(session: requests.Session, monkeypat
     monkeypatch.setattr(socket, "getaddrinfo", ask)
     limit = due_in(monkeypatch)
     with pytest.raises(requests.Timeout):
-        fetch(session, "POST", "https://localhost/", None, limit)
+        asked(session, "POST", "https://localhost/", None, limit)
     released.set()
 
     assert not limit.reached
 
 
 @pytest.mark.parametrize("found", [socket.gaierror(-2, "unknown"), []], ids=["unknown", "no address"])
-def test_a_name_that_means_nothing(session: requests.Session, monkeypatch: pytest.MonkeyPatch, found: Any) -> None:
+def test_a_name_that_means_nothing(session: HttpSession, monkeypatch: pytest.MonkeyPatch, found: Any) -> None:
     """An unknown name, and one without addresses, are connections that were not made."""
 
     def ask(*_args: object, **_kwargs: object) -> Any:
@@ -349,19 +357,19 @@ def test_a_name_that_means_nothing(session: requests.Session, monkeypatch: pytes
     monkeypatch.setattr(socket, "getaddrinfo", ask)
     limit = Deadline()
     with pytest.raises(requests.ConnectionError):
-        fetch(session, "POST", "https://localhost/", None, limit)
+        asked(session, "POST", "https://localhost/", None, limit)
 
     assert not limit.reached
 
 
 def test_a_proxy_has_the_same_deadline(
-    serve: Callable[[Script], Server], session: requests.Session, monkeypatch: pytest.MonkeyPatch
+    serve: Callable[[Script], Server], session: HttpSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A proxy that takes the connection and does not make ours is given up on; nothing has reached the server."""
     server = serve(silent_before_tls)
     monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{server.port}")
     limit = due_in(monkeypatch)
     with pytest.raises(requests.Timeout):
-        fetch(session, "POST", "https://login.test/", None, limit)
+        asked(session, "POST", "https://login.test/", None, limit)
 
     assert not limit.reached

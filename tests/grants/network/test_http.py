@@ -24,32 +24,30 @@ from cms.grants.network.http import (
     HttpReply,
     Metadata,
     NoAnswer,
-    authorities,
-    garbage,
     is_discovery,
     is_fault,
-    network_trouble,
-    new_session,
     retry_after,
 )
-from cms.grants.network.proxy import ProxyRoute
+from cms.grants.network.proxy import Routes
+from cms.grants.network.session import HttpSession
+from cms.grants.network.trouble import garbage, network_trouble
 
 GRANT = Grant(AUTHORITY, "client", "ann@example.test", (("https://x.test/A",),))
 ENDLESS = b" " * (MAX_ANSWER + 1)
 
 
-def session(canned: Canned) -> requests.Session:
-    opened = new_session()
+def session(canned: Canned) -> HttpSession:
+    opened = HttpSession()
     opened.mount("https://", canned)
     return opened
 
 
 def client(canned: Canned, origin: str | None = None) -> Http:
-    return Http(session(canned), None, DISCOVERED.decode(), origin, Deadline())
+    return Http(session(canned), DISCOVERED.decode(), origin, Deadline())
 
 
 def discovery(canned: Canned) -> Discovery:
-    return Discovery(session(canned), None)
+    return Discovery(session(canned))
 
 
 class TestRequests:
@@ -128,7 +126,7 @@ class TestRequests:
         with pytest.raises(NoAnswer) as raised:
             http.post(TOKEN_ENDPOINT)
 
-        assert (kind, True) == (network_trouble(raised.value, GRANT).kind, http.unsure)
+        assert (kind, True) == (http.trouble(raised.value, GRANT).kind, http.unsure)
 
     def test_netrc_and_cookies(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Neither ~/.netrc nor another account's cookie goes to Entra."""
@@ -239,37 +237,70 @@ class TestDiscovery:
 class TestProxies:
     """The way that the configuration names, or the environment."""
 
-    def proxies_of(self, way: ProxyRoute | None) -> Any:
-        """Return what a session makes of a request to the provider, with a proxy in the environment."""
-        return new_session(way).merge_environment_settings(TOKEN_ENDPOINT, {}, True, None, None)["proxies"]
+    def proxies_of(self, proxy: Proxy | None, environ: dict[str, str]) -> Any:
+        """Return what a session makes of a request to the provider."""
+        session = HttpSession(Routes(proxy, environ))
+        return session.merge_environment_settings(TOKEN_ENDPOINT, {}, True, None, None)["proxies"]
 
     def test_the_configuration_counts_before_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """One proxy is the way, and the other one none."""
-        monkeypatch.setenv("https_proxy", "http://of-the-environment.test:1")
-        monkeypatch.delenv("no_proxy", raising=False)
-        monkeypatch.delenv("NO_PROXY", raising=False)
+        # Nor does requests look into the environment itself.
+        monkeypatch.setenv("https_proxy", "http://elsewhere.test:1")
+        environ = {"https_proxy": "http://of-the-environment.test:1"}
 
-        assert "http://of-the-environment.test:1" == self.proxies_of(None)["https"]
-        assert "http://company.test:8080" == self.proxies_of(ProxyRoute(Proxy("http://company.test:8080")))["https"]
+        assert {"https": "http://of-the-environment.test:1"} == self.proxies_of(None, environ)
+        assert {"https": "http://company.test:8080"} == self.proxies_of(Proxy("http://company.test:8080"), environ)
+        assert {} == self.proxies_of(None, {})
 
     def test_a_password_that_cannot_be_read(self, tmp_path: Path) -> None:
-        """It is a failure of the request, that says whose password it was."""
-        way = ProxyRoute(Proxy("http://company.test:8080", (), "ann", Source("file", (str(tmp_path / "missing"),))))
-        http = Http(new_session(way), None, "", None, Deadline())
+        """It is a failure of the request, that says whose password it was; nothing was sent."""
+        proxy = Proxy("http://company.test:8080", (), "ann", Source("file", (str(tmp_path / "missing"),)))
+        http = Http(HttpSession(Routes(proxy, {})), "", None, Deadline())
         with pytest.raises(NoAnswer) as raised:
             http.post(TOKEN_ENDPOINT)
 
-        assert "the proxy's password cannot be read" in network_trouble(raised.value, GRANT).message
+        assert "the proxy's password cannot be read" in http.trouble(raised.value, GRANT).message
+        assert not http.unsure
 
-    def test_an_invalid_proxy(self) -> None:
-        """The message says that the value in the environment is no proxy."""
-        trouble = network_trouble(requests.exceptions.InvalidSchema("Missing dependencies for SOCKS support."), GRANT)
+    @pytest.mark.parametrize(
+        ("name", "address", "why"),
+        [
+            ("HTTPS_PROXY", "ftp://company.test:1", "has another scheme than http, https, socks4"),
+            ("all_proxy", "http://ann:pass#word@company.test:1", "percent-encoded"),
+            ("Https_Proxy", "http://company.test:port", "is no address of a proxy"),
+        ],
+    )
+    def test_an_invalid_proxy(self, name: str, address: str, why: str) -> None:
+        """The message says which variable is no proxy's address, and no password; nothing was sent."""
+        http = Http(HttpSession(Routes(None, {name: address})), "", None, Deadline())
+        with pytest.raises(NoAnswer) as raised:
+            http.post(TOKEN_ENDPOINT)
+        trouble = http.trouble(raised.value, GRANT)
 
-        assert "the environment names a way" in trouble.message
+        assert f"{name} " in trouble.message
+        assert why in trouble.message
+        assert "word" not in repr(trouble).replace("password", "")
+        assert not http.unsure
+
+    def test_socks_without_its_library(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The package that is missing is named, with the variable."""
+
+        def missing(*_args: object, **_kwargs: object) -> None:
+            raise requests.exceptions.InvalidSchema("Missing dependencies for SOCKS support.")
+
+        monkeypatch.setattr(requests.adapters, "SOCKSProxyManager", missing)
+        http = Http(HttpSession(Routes(None, {"ALL_PROXY": "socks5h://company.test"})), "", None, Deadline())
+        with pytest.raises(NoAnswer) as raised:
+            http.post(TOKEN_ENDPOINT)
+
+        assert (
+            "ALL_PROXY names a SOCKS proxy, which needs the Python package PySocks"
+            in http.trouble(raised.value, GRANT).message
+        )
 
     def test_who_asks_is_said_in_utf_8(self) -> None:
         """RFC 7617 has user and password so; without a user nothing is said."""
-        adapter: Any = new_session().get_adapter(TOKEN_ENDPOINT)
+        adapter: Any = HttpSession().get_adapter(TOKEN_ENDPOINT)
         expected = {"Proxy-Authorization": f"Basic {base64.b64encode('ann:ö'.encode()).decode()}"}
 
         assert expected == adapter.proxy_headers("http://ann:%C3%B6@company.test:1")
@@ -277,7 +308,7 @@ class TestProxies:
 
     def test_a_tunnel_keeps_to_the_deadline(self) -> None:
         """Connections through a proxy are ours as well."""
-        adapter: Any = new_session().get_adapter(TOKEN_ENDPOINT)
+        adapter: Any = HttpSession().get_adapter(TOKEN_ENDPOINT)
 
         assert POOLS == adapter.proxy_manager_for("http://company.test:1").pool_classes_by_scheme
 
@@ -292,25 +323,9 @@ class TestProxies:
                 pass
 
         monkeypatch.setattr(requests.adapters, "SOCKSProxyManager", Manager)
-        adapter: Any = new_session().get_adapter(TOKEN_ENDPOINT)
+        adapter: Any = HttpSession().get_adapter(TOKEN_ENDPOINT)
 
         assert {"https": None} == adapter.proxy_manager_for("socks5://127.0.0.1:1").pool_classes_by_scheme
-
-
-@pytest.mark.parametrize(
-    ("ca", "environ", "expected"),
-    [
-        ("/ca", {"SSL_CERT_FILE": "/etc/passwd"}, "/ca"),
-        (None, {"SSL_CERT_FILE": "/etc/passwd", "SSL_CERT_DIR": "/etc"}, "/etc/passwd"),
-        (None, {"SSL_CERT_FILE": "/no/such", "SSL_CERT_DIR": "/etc"}, "/etc"),
-        (None, {"SSL_CERT_FILE": "/no/such", "SSL_CERT_DIR": ""}, None),
-        (None, {"SSL_CERT_FILE": "/etc/passwd", "REQUESTS_CA_BUNDLE": "/x"}, None),
-        (None, {"SSL_CERT_FILE": "/etc/passwd", "CURL_CA_BUNDLE": "/x"}, None),
-    ],
-)
-def test_order_of_certificate_authorities(ca: str | None, environ: dict[str, str], expected: str | None) -> None:
-    """The configuration, then what requests follows itself, then OpenSSL's file and folder, if they exist."""
-    assert expected == authorities(ca, environ)
 
 
 def test_retry_after_as_a_date() -> None:
@@ -336,9 +351,8 @@ def test_what_is_a_fault_for_now(status: int, expected: bool) -> None:
 
 
 def test_troubles_name_the_host() -> None:
-    """A person is told who was asked, and what to do about a certificate authority that is not known."""
-    tls = network_trouble(requests.exceptions.SSLError("unable to get local issuer certificate"), GRANT)
+    """A person is told who was asked."""
+    timeout = network_trouble(requests.Timeout(), GRANT, HttpSession())
 
-    assert "Tls(ca=...)" in tls.hint
-    for trouble in (tls, garbage(GRANT), network_trouble(requests.Timeout(), GRANT)):
-        assert "login.test" in trouble.message
+    assert "login.test" in timeout.message
+    assert "login.test" in garbage(GRANT).message

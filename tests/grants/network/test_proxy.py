@@ -14,9 +14,11 @@ from support.proxy import proxies
 
 from cms.core.accounts import Proxy, Source
 from cms.core.lifecycle import Transient, Trouble
+from cms.core.proxies import Through
 from cms.grants.entra import client as module
 from cms.grants.entra.flows import CodeFlow, Flow
-from cms.grants.network.proxy import ProxyRoute, no_tls, refusal
+from cms.grants.network.proxy import Routes
+from cms.grants.network.trouble import no_tls, refusal
 from cms.sandbox.entra import Entra
 
 ANN = "ann@example.test"
@@ -221,14 +223,23 @@ def test_names_without_a_proxy(no_proxy: tuple[str, ...], host: str, served: boo
 
 def test_the_password_is_in_the_address_only(tmp_path: Path) -> None:
     """User and password are quoted as addresses have them; without a user there is neither."""
-    named = ProxyRoute(Proxy("http://proxy:3128", (), "corp\\ann", secret(tmp_path, b"a:b@c")))
-    plain = ProxyRoute(Proxy("http://proxy:3128"))
 
-    assert "http://corp%5Cann:a%3Ab%40c@proxy:3128" == named.to(LOGIN)["https"]
-    assert "http://proxy:3128" == plain.to(LOGIN)["https"]
+    def opened(proxy: Proxy) -> Through:
+        routes = Routes(proxy, {})
+        found = routes.to(LOGIN)
+        assert isinstance(found, Through)
+        return routes.opened(found)
+
+    named = opened(Proxy("http://proxy:3128", (), "corp\\ann", secret(tmp_path, b"a:b@c")))
+    plain = opened(Proxy("http://proxy:3128"))
+
+    assert "http://corp%5Cann:a%3Ab%40c@proxy:3128" == named.url
+    assert "http://proxy:3128" == named.place == plain.url
+    assert "b@c" not in repr(named)
 
 
 def test_what_no_proxy_has_said() -> None:
     """Faults that are something else are left to others."""
-    assert no_tls("CERTIFICATE_VERIFY_FAILED", "host") is None
-    assert "cannot be reached" in refusal("Unable to connect to proxy", "host").message
+    assert no_tls("certificate verify failed", "host") is None
+    proxy = Through("http", "p", 1, "HTTPS_PROXY")
+    assert "cannot be reached: http://p:1, from HTTPS_PROXY" in refusal("Unable to connect", "host", proxy).message

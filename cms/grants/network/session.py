@@ -1,0 +1,158 @@
+"""The HTTP session that the exchanges of a worker share: the way to each host, and whom to trust there.
+
+Nothing of it comes from requests' own reading of the environment: proxies are `cms.core.proxies`, TLS is `cms_oauth.tls`,
+both as in `cms doctor`, and there is no netrc.
+"""
+
+from __future__ import annotations
+
+import base64
+import ssl
+import threading
+from collections.abc import Callable
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any
+
+import requests
+from requests.adapters import HTTPAdapter
+
+from cms.core.proxies import Direct, Malformed, Route, Through
+from cms.grants.network.deadline import POOLS
+from cms.grants.network.proxy import Routes
+from cms.grants.secret_sources import Missing
+from cms_oauth import tls
+
+
+class NotSent(requests.RequestException):
+    """A request that cannot be made: nothing was sent. The text says why."""
+
+
+class NoPassword(NotSent):
+    """The proxy's password cannot be read."""
+
+
+class NoAuthorities(NotSent):
+    """The certificate authorities to trust cannot be loaded. `named_by` is the variable or directive."""
+
+    def __init__(self, unusable: tls.Unusable) -> None:
+        super().__init__(str(unusable))
+        self.named_by = unusable.named_by
+
+
+class BadProxy(NotSent):
+    """The environment names no proxy that cms can use."""
+
+    def __init__(self, found: Malformed) -> None:
+        super().__init__(found.why)
+        self.found = found
+
+
+class _NoCookies(DefaultCookiePolicy):
+    """Accounts share one session, and must not share Entra's cookies."""
+
+    def __init__(self) -> None:
+        super().__init__(allowed_domains=[])
+
+
+def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Stand in for ~/.netrc, whose `default` entry would go to Entra as an Authorization header."""
+    return request
+
+
+class HttpSession(requests.Session):
+    """A session that threads may share: it keeps connections, and nothing else.
+
+    Without `routes` no proxy is used. `trust` says which authorities count, and is asked again when that may have changed.
+    """
+
+    def __init__(
+        self, routes: Routes | None = None, trust: Callable[[], tls.Authorities] = lambda: tls.SYSTEMS
+    ) -> None:
+        super().__init__()
+        self.trust_env = False
+        self.cookies.set_policy(_NoCookies())
+        self.auth = _no_auth
+        self.trust = trust
+        self._routes = routes
+        # Nothing is tried twice: that is the keeper's to decide, and so is Retry-After.
+        self.mount("https://", _Adapter(self))
+
+    def route(self, url: str) -> Route:
+        """Return the way to an address."""
+        return self._routes.to(url) if self._routes else Direct()
+
+    def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
+        settings = super().merge_environment_settings(url, proxies, stream, verify, cert)
+        found = self.route(url)
+        if isinstance(found, Malformed):
+            raise BadProxy(found)
+        if isinstance(found, Through) and self._routes:
+            try:
+                settings["proxies"] = {"https": self._routes.opened(found).url}
+            except Missing as missing:
+                raise NoPassword(str(missing)) from None
+        return settings
+
+
+class _Adapter(HTTPAdapter):
+    """Makes connections that keep to a deadline, with cms's TLS context.
+
+    The context is made when it is first needed, and again after `close` or a failure: a file of authorities that was put
+    right or renewed counts.
+    """
+
+    def __init__(self, session: HttpSession) -> None:
+        self._session = session
+        self._lock = threading.Lock()
+        self._stale = True
+        self._context: ssl.SSLContext | None = None
+        super().__init__(pool_maxsize=16)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = POOLS
+
+    def send(self, request: Any, *args: Any, **kwargs: Any) -> requests.Response:
+        with self._lock:
+            if self._stale:
+                self._renew()
+        try:
+            return super().send(request, *args, **kwargs)
+        except requests.exceptions.SSLError:
+            self._stale = True
+            raise
+
+    def _renew(self) -> None:
+        try:
+            self._context = tls.client_context(self._session.trust())
+        except tls.Unusable as unusable:
+            raise NoAuthorities(unusable) from None
+        # Connections are kept by context; those through proxies are their managers'.
+        self.poolmanager.connection_pool_kw["ssl_context"] = self._context
+        for manager in self.proxy_manager.values():
+            manager.clear()
+        self.proxy_manager.clear()
+        self._stale = False
+
+    def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
+        """Leave the connection alone: its context has whom to trust, and requests would add certifi's."""
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        # A SOCKS proxy connects by other code, which is bounded by its timeouts alone.
+        if proxy.lower().startswith("socks"):
+            return super().proxy_manager_for(proxy, ssl_context=self._context, **kwargs)
+        contexts = {"ssl_context": self._context, "proxy_ssl_context": self._context}
+        manager = super().proxy_manager_for(proxy, **contexts, **kwargs)
+        manager.pool_classes_by_scheme = POOLS
+        return manager
+
+    def proxy_headers(self, proxy: str) -> dict[str, str]:
+        """Say who asks, in UTF-8, as RFC 7617 has it. requests knows Latin-1 only."""
+        user, password = requests.utils.get_auth_from_url(proxy)
+        if not user:
+            return {}
+        return {"Proxy-Authorization": f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"}
+
+    def close(self) -> None:
+        super().close()
+        self._stale = True
