@@ -1,8 +1,8 @@
 """Fetches one token from the daemon and converts it to the form that the command line asks for.
 
 The request asks for `xoauth2`, the only plain form with a recognisable end, so that half a reply is never taken for a
-credential. The other forms are made from it here. An empty reply is a refusal: the same request is then sent as `json` to
-learn the reason.
+credential. The other forms are made from it here. With `why`, a refusal is one line with its reason. An older daemon
+answers nothing to `why`: only then is the same asked as `json`, and of other programs' daemons in the original form.
 """
 
 import os
@@ -16,6 +16,9 @@ EX_IOERR = 74
 _UNKNOWN_CODE = 75
 
 _STDOUT, _STDERR = 1, 2
+
+# The forms to ask for, in turn until there is an answer, and whether with `why`.
+_QUESTIONS = (("xoauth2", True), ("json", False), ("xoauth2", False))
 
 
 class Options:
@@ -114,20 +117,30 @@ def _looked_at(path: str) -> str:
 
 
 def _ask(path: str, question: wire.TokenRequest, deadline: float, *, as_json: bool) -> Credential | dial.Failed:
-    """Ask; ask again as JSON to learn why there was no answer. Ask only for JSON if the caller wants that."""
-    if not as_json:
+    """Ask until there is an answer: once, unless the daemon does not know `why`. Ask only for JSON if the caller wants that."""
+    for form, why in (("json", False),) if as_json else _QUESTIONS:
+        question.form, question.why = form, why
         reply = dial.round_trip(path, wire.build_request(question), deadline, wire.MAX_REPLY)
         if isinstance(reply, dial.Failed):
             return reply
         if reply.text:
-            return _from_xoauth2(path, reply.text)
-    question.form = "json"
-    reply = dial.round_trip(path, wire.build_request(question), deadline, wire.MAX_REPLY)
-    if isinstance(reply, dial.Failed):
-        return reply
-    if not reply.text:
-        return _silence(path, unread=reply.unread)
-    answer = _from_json(path, reply.text)
+            return _understood(path, form, reply.text, as_json=as_json)
+        if reply.unread:
+            return _hung_up(path)
+    return dial.Failed(
+        "unavailable",
+        f"{path} answered nothing and gave no reason: it refuses the request, or is not cms",
+        "run: cms status",
+    )
+
+
+def _understood(path: str, form: str, text: bytes, *, as_json: bool) -> Credential | dial.Failed:
+    if text.startswith(b"!"):
+        refused = wire.parse_refusal(text.decode(errors="replace"))
+        return _refusal(*refused) if refused else _babble(path, text, cut_off=True)
+    if form != "json":
+        return _from_xoauth2(path, text)
+    answer = _from_json(path, text)
     if isinstance(answer, Credential) and not as_json:
         answer.document = ""
     return answer
@@ -154,30 +167,24 @@ def _from_json(path: str, text: bytes) -> Credential | dial.Failed:
     if isinstance(user, str) and user.isprintable() and isinstance(token, str) and sasl.is_token(token):
         return Credential(user, token, json.dumps(answer))
     if isinstance(error, dict):
-        return _refusal(error)
+        seconds = error.get("retry_after")
+        seconds = seconds if isinstance(seconds, int) and seconds > 0 else 0
+        return _refusal(str(error.get("code")), str(error.get("message")), str(error.get("hint") or ""), seconds)
     return _babble(path, text, cut_off=False)
 
 
-def _refusal(error: dict[str, object]) -> dial.Failed:
-    hint, seconds = str(error.get("hint") or "run: cms status"), error.get("retry_after")
-    if not isinstance(seconds, int) or seconds < 0:
-        seconds = 0
+def _refusal(code: str, message: str, hint: str, seconds: int) -> dial.Failed:
+    hint = hint or "run: cms status"
     if seconds:
         hint = f"{hint}; cms tries again in {seconds} s"
-    return dial.Failed(str(error.get("code")), str(error.get("message")), hint, seconds)
+    return dial.Failed(code, message, hint, seconds)
 
 
-def _silence(path: str, *, unread: bool) -> dial.Failed:
-    if unread:
-        return dial.Failed(
-            "denied",
-            f"{path} hung up on uid {os.geteuid()} before reading the request",
-            "its owner must allow you: CredentialServer(..., users= or groups=)",
-        )
+def _hung_up(path: str) -> dial.Failed:
     return dial.Failed(
-        "unavailable",
-        f"{path} answered nothing and gave no reason: it refuses the request, or is not cms",
-        "run: cms status",
+        "denied",
+        f"{path} hung up on uid {os.geteuid()} before reading the request",
+        "its owner must allow you: CredentialServer(..., users= or groups=)",
     )
 
 

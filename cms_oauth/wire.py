@@ -1,11 +1,14 @@
 """The socket protocol, both directions, without I/O: requests, replies, codes and limits.
 
     request = PROTO *("," option) [SP user] [LF]
-    option  = xoauth2 | xoauth2-b64 | oauthbearer | oauthbearer-b64 | token | json | min=SECONDS | rejected=HASH
+    option  = form | why | min=SECONDS | rejected=HASH
+    form    = xoauth2 | xoauth2-b64 | oauthbearer | oauthbearer-b64 | token | json
+    refusal = "!" CODE SP RETRY_AFTER SP MESSAGE TAB HINT LF
 
 A request ends with LF or with the client closing its writing side. Plain forms are answered with the bytes and
-nothing else, and with nothing at all on a refusal: no tool may ever send an error text as a credential. `json` is
-answered with one versioned object, on a refusal too. docs/protocol.md is the protocol's own document.
+nothing else, and with nothing at all on a refusal: no tool may ever send an error text as a credential. With `why` a
+refusal is one line that no credential can look like. `json` is answered with one versioned object, on a refusal too.
+docs/protocol.md is the protocol's own document.
 
 The client imports this file for every mail: plain classes and no imports beyond `sasl` keep that cheap.
 """
@@ -22,7 +25,7 @@ REQUEST_SECONDS = 5.0
 # The longest that the daemon makes a client wait for a token: exim gives up after 5 s.
 WAIT_SECONDS = 4.0
 
-# The longest time for a run of `cms-oauth`, including the second round trip.
+# The longest time for a run of `cms-oauth`, including further questions to a daemon that does not know `why`.
 CLIENT_SECONDS = 10.0
 
 # An access token of Entra has about 2 KB, one with many group claims up to 10 KB; every form except json has less than
@@ -53,24 +56,37 @@ _PROTOCOL_ALPHABET = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
 _HASH_ALPHABET = frozenset("0123456789abcdef")
 # 99,999 s is more than a day, longer than any access token of Entra lives.
 _MIN_DIGITS = 5
+# More seconds than a year has are no number of cms's.
+_RETRY_DIGITS = 8
 
 
 class TokenRequest:
-    """A well-formed request. `user` is "" if the peer named none; `min_valid` is in seconds, None if not given."""
+    """A well-formed request. `user` is "" if the peer named none; `min_valid` is in seconds, None if not given.
 
-    __slots__ = ("form", "min_valid", "protocol", "rejected", "user")
+    `why` asks for the reason of a refusal.
+    """
+
+    __slots__ = ("form", "min_valid", "protocol", "rejected", "user", "why")
 
     def __init__(
-        self, protocol: str, form: str = "xoauth2", user: str = "", min_valid: int | None = None, rejected: str = ""
+        self,
+        protocol: str,
+        form: str = "xoauth2",
+        user: str = "",
+        min_valid: int | None = None,
+        rejected: str = "",
+        *,
+        why: bool = False,
     ) -> None:
         self.protocol = protocol
         self.form = form
         self.user = user
         self.min_valid = min_valid
         self.rejected = rejected
+        self.why = why
 
-    def _key(self) -> tuple[str, str, str, int | None, str]:
-        return self.protocol, self.form, self.user, self.min_valid, self.rejected
+    def _key(self) -> tuple[str, str, str, int | None, str, bool]:
+        return self.protocol, self.form, self.user, self.min_valid, self.rejected, self.why
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, TokenRequest) and self._key() == other._key()
@@ -83,17 +99,20 @@ class TokenRequest:
 
 
 class BadRequest(ValueError):
-    """The bytes are not a valid request. `form` is "json" if the sender asked for JSON, so that the answer can be JSON."""
+    """The bytes are not a valid request. `form` is "json", or `why` is True, if the sender asked to be told so."""
 
-    def __init__(self, message: str, form: str = "") -> None:
+    def __init__(self, message: str, form: str = "", why: bool = False) -> None:
         super().__init__(message)
         self.message = message
         self.form = form
+        self.why = why
 
 
 def build_request(request: TokenRequest) -> bytes:
     """Return the bytes of a request, ended by LF. It is not checked: `parse_request` does that."""
     options = [] if request.form == "xoauth2" else [request.form]
+    if request.why:
+        options.append("why")
     if request.min_valid is not None:
         options.append(f"min={request.min_valid}")
     if request.rejected:
@@ -114,31 +133,31 @@ def parse_request(received: bytes) -> TokenRequest:
     Raises BadRequest, whose message never quotes more than one word of the request.
     """
     line, _, rest = received.partition(b"\n")
-    asks_json = b"json" in line.partition(b" ")[0].removesuffix(b"\r").split(b",")[1:]
-    form = "json" if asks_json else ""
+    words = line.partition(b" ")[0].removesuffix(b"\r").split(b",")[1:]
+    asked = "json" if b"json" in words else "", b"why" in words
     if rest:
-        raise BadRequest("a connection carries one request: there is more after the first line", form)
+        raise BadRequest("a connection carries one request: there is more after the first line", *asked)
     if len(line) > MAX_REQUEST:
-        raise BadRequest(f"a request has at most {MAX_REQUEST} bytes", form)
+        raise BadRequest(f"a request has at most {MAX_REQUEST} bytes", *asked)
     try:
         text = line.decode().removesuffix("\r")
     except UnicodeDecodeError:
-        raise BadRequest("a request is UTF-8 text", form) from None
+        raise BadRequest("a request is UTF-8 text", *asked) from None
     if not text.isprintable():
-        raise BadRequest("a request has no control characters", form)
+        raise BadRequest("a request has no control characters", *asked)
     head, _, user = text.partition(" ")
     protocol, *options = head.split(",")
     if not protocol or not _PROTOCOL_ALPHABET.issuperset(protocol):
-        raise BadRequest("a request begins with a protocol in capitals, such as SMTP", form)
+        raise BadRequest("a request begins with a protocol in capitals, such as SMTP", *asked)
     if " " in user:
-        raise BadRequest("a user name has no spaces", form)
+        raise BadRequest("a user name has no spaces", *asked)
     request = TokenRequest(protocol, user=user)
     for option in options:
         if not _take(request, option):
-            raise BadRequest(f"unknown option {option.partition('=')[0][:20]!r}, or a value it does not take", form)
-    kinds = [option.partition("=")[0] if "=" in option else "form" for option in options]
+            raise BadRequest(f"unknown option {option.partition('=')[0][:20]!r}, or a value it does not take", *asked)
+    kinds = ["form" if option in FORMS else option.partition("=")[0] for option in options]
     if len(kinds) != len(set(kinds)):
-        raise BadRequest("one form, one min= and one rejected= for each request", form)
+        raise BadRequest("one form, one why, one min= and one rejected= for each request", *asked)
     return request
 
 
@@ -147,6 +166,8 @@ def _take(request: TokenRequest, option: str) -> bool:
     name, _, value = option.partition("=")
     if option in FORMS:
         request.form = option
+    elif option == "why":
+        request.why = True
     elif name == "min" and value.isascii() and value.isdigit() and len(value) <= _MIN_DIGITS:
         request.min_valid = int(value)
     elif name == "rejected" and len(value) == HASH_DIGITS and _HASH_ALPHABET.issuperset(value):
@@ -184,3 +205,24 @@ def json_refusal(code: str, message: str, hint: str = "", retry_after: float = 0
         "version": JSON_VERSION,
         "error": {"code": code, "message": message, "hint": hint, "retry_after": int(retry_after)},
     }
+
+
+def refusal_line(code: str, message: str, hint: str = "", retry_after: float = 0.0) -> bytes:
+    """Return the line that answers a refused request with `why`; `retry_after` in seconds, 0 if unknown.
+
+    No credential begins with "!": XOAUTH2, OAUTHBEARER, base64 and bearer tokens (RFC 6750, 2.1) have other alphabets.
+    """
+    from cms_oauth.text import printable  # noqa: PLC0415 - only the daemon makes a refusal
+
+    return f"!{code} {int(retry_after)} {printable(message) or code}\t{printable(hint)}\n".encode()
+
+
+def parse_refusal(line: str) -> tuple[str, str, str, int] | None:
+    """Return code, message, hint and retry_after of the line that answers a refused request; None if it is no such line."""
+    said, _, hint = line.removesuffix("\n").partition("\t")
+    code, _, rest = said[1:].partition(" ")
+    seconds, _, message = rest.partition(" ")
+    is_number = seconds.isascii() and seconds.isdigit() and len(seconds) <= _RETRY_DIGITS
+    if said[:1] != "!" or not code or not is_number or not message or "\n" in said + hint:
+        return None
+    return code, message, hint, int(seconds)

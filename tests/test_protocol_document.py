@@ -51,11 +51,11 @@ def test_the_shell_examples_fetch_a_token(tmp_path: Path, example: str) -> None:
 
 
 def test_the_python_example_fetches_a_token(tmp_path: Path) -> None:
-    """It sees that half a reply is no reply."""
+    """It sees that half a reply is no reply, and says why there is none."""
     (example,) = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
     whole = wire.render("xoauth2", USER, "T")
-    with Daemon(tmp_path / "cms.sock", whole, whole[:-1]) as daemon:
-        done, half = (
+    with Daemon(tmp_path / "cms.sock", whole, whole[:-1], wire.refusal_line("locked", "no key")) as daemon:
+        done, half, refused = (
             subprocess.run(
                 [sys.executable, "-c", example],
                 env={"CMS_SOCK": daemon.path},
@@ -64,11 +64,13 @@ def test_the_python_example_fetches_a_token(tmp_path: Path) -> None:
                 check=False,
                 timeout=PATIENCE,
             )
-            for _ in range(2)
+            for _ in range(3)
         )
 
     assert (0, "T\n") == (done.returncode, done.stdout)
     assert (1, "") == (half.returncode, half.stdout)
+    assert (1, "", "!locked 0 no key\t\n\n") == (refused.returncode, refused.stdout, refused.stderr)
+    assert wire.parse_request(daemon.requests[0]).why
 
 
 def test_every_code_is_listed_with_its_exit_status() -> None:
@@ -84,6 +86,29 @@ def test_every_form_is_in_the_grammar() -> None:
 
     assert grammar
     assert list(wire.FORMS) == re.findall(r'"([a-z0-9-]+)"', grammar[0])
+
+
+def test_a_refusals_line_is_that_of_the_document() -> None:
+    """Its parts in the order of its rule, each of which the document defines."""
+    rule = re.search(r"^refusal +=(.*)$", DOCUMENT, re.MULTILINE)
+    assert rule
+    parts = {"SP": " ", "HTAB": "\t", "LF": "\n", '"!"': "!"}
+    named = {"CODE": "busy", "RETRY_AFTER": "5", "MESSAGE": "too many", "HINT": "wait"}
+    line = "".join({**parts, **named}[each] for each in rule[1].split())
+
+    assert wire.refusal_line("busy", "too many", "wait", 5.0).decode() == line
+    assert all(re.search(rf"^{name} +=", DOCUMENT, re.MULTILINE) for name in named)
+
+
+def test_every_option_is_in_the_grammar_and_explained() -> None:
+    """And a request with all of them is a good one."""
+    listed = re.search(r"^option +=([^;]*)", DOCUMENT, re.MULTILINE)
+    assert listed
+    values = {"form": "json", "min": "min=60", "rejected": f"rejected={'0' * 16}", "why": "why"}
+    options = [each.strip() for each in listed[1].split("/")]
+
+    assert wire.parse_request(f"SMTP,{','.join(values[each] for each in options)}".encode()).why
+    assert all(f"\n| `{values[each].partition('=')[0]}" in DOCUMENT for each in set(options) - {"form"})
 
 
 def test_the_json_examples_have_the_members_of_real_replies() -> None:

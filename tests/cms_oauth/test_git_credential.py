@@ -156,7 +156,7 @@ def test_erase_has_the_token_replaced(helper: Helper) -> None:
     done = helper("erase", fresh, protocol="imaps", username=USER, password=TOKEN)
 
     assert (0, "", "") == (done.status, done.out, done.err)
-    assert [f"IMAP,rejected={REJECTED} {USER}\n".encode()] == done.requests
+    assert [f"IMAP,why,rejected={REJECTED} {USER}\n".encode()] == done.requests
 
 
 def test_erase_says_when_there_is_no_other_token(helper: Helper) -> None:

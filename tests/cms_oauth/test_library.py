@@ -21,6 +21,7 @@ OTHER = "eyJ0eXAi." + "y" * 40
 USER = "user@domain.com"
 XOAUTH2 = sasl.xoauth2(USER, TOKEN).encode()
 FRESH = sasl.xoauth2(USER, OTHER).encode()
+LINE = wire.refusal_line("sign-in-required", f"nobody is signed in as {USER}", "log in", 42)
 REFUSAL = json.dumps(wire.json_refusal("sign-in-required", f"nobody is signed in as {USER}", "log in", 42)).encode()
 
 Scripted = Callable[..., Daemon]
@@ -42,7 +43,7 @@ def test_a_token(scripted: Scripted) -> None:
         answer = cms_oauth.token(USER, protocol="IMAP", socket=daemon.path)
 
     assert TOKEN == answer
-    assert [f"IMAP {USER}\n".encode()] == daemon.requests
+    assert [f"IMAP,why {USER}\n".encode()] == daemon.requests
 
 
 def test_the_only_account_and_the_usual_place(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,7 +53,7 @@ def test_the_only_account_and_the_usual_place(scripted: Scripted, monkeypatch: p
         answer = cms_oauth.token()
 
     assert TOKEN == answer
-    assert [b"SMTP\n"] == daemon.requests
+    assert [b"SMTP,why\n"] == daemon.requests
 
 
 def test_a_refused_token_is_named_by_its_hash(scripted: Scripted) -> None:
@@ -63,7 +64,7 @@ def test_a_refused_token_is_named_by_its_hash(scripted: Scripted) -> None:
             cms_oauth.token(USER, rejected=TOKEN, socket=daemon.path)
 
     assert OTHER == fresh
-    assert 2 * [f"SMTP,rejected={digest(TOKEN)} {USER}\n".encode()] == daemon.requests
+    assert 2 * [f"SMTP,why,rejected={digest(TOKEN)} {USER}\n".encode()] == daemon.requests
     assert "unavailable" == caught.value.code
 
 
@@ -77,15 +78,17 @@ def test_a_refused_word_that_is_no_token_has_a_hash(scripted: Scripted, refused:
     assert wire.parse_request(daemon.requests[0]).rejected
 
 
-def test_an_error_has_all_that_the_daemon_said(scripted: Scripted) -> None:
+@pytest.mark.parametrize("answers", [(LINE,), (b"", REFUSAL)], ids=["this daemon", "an older one"])
+def test_an_error_has_all_that_the_daemon_said(scripted: Scripted, answers: tuple[bytes, ...]) -> None:
     """Code, message, hint, the pause, and the exit status that goes with the code."""
-    with scripted(b"", REFUSAL) as daemon, pytest.raises(cms_oauth.TokenError) as caught:
+    with scripted(*answers) as daemon, pytest.raises(cms_oauth.TokenError) as caught:
         cms_oauth.token(USER, socket=daemon.path)
 
     error = caught.value
     assert ("sign-in-required", f"nobody is signed in as {USER}") == (error.code, error.message)
     assert ("log in; cms tries again in 42 s", 42, 75) == (error.hint, error.retry_after, error.exit_code)
     assert f"nobody is signed in as {USER} (sign-in-required) - log in; cms tries again in 42 s" == str(error)
+    assert len(answers) == len(daemon.requests)
 
 
 @pytest.mark.parametrize("pause", ["soon", -1, None])
@@ -117,7 +120,7 @@ def test_smtp_login(scripted: Scripted, mechanism: str, form: Callable[[str, str
 
     assert [form(USER, TOKEN), form(USER, TOKEN)] == [answer(), answer(b"")]
     assert sasl.closing_answer(mechanism) == answer(b'{"status":"401"}')
-    assert [f"SMTP {USER}\n".encode()] == daemon.requests
+    assert [f"SMTP,why {USER}\n".encode()] == daemon.requests
 
 
 @FORMS
@@ -128,7 +131,7 @@ def test_imap_login(scripted: Scripted, mechanism: str, form: Callable[[str, str
 
     assert form(USER, TOKEN).encode() == answer(b"")
     assert sasl.closing_answer(mechanism).encode() == answer(b'{"status":"400"}')
-    assert [f"IMAP {USER}\n".encode()] == daemon.requests
+    assert [f"IMAP,why {USER}\n".encode()] == daemon.requests
 
 
 def test_the_login_of_the_only_account_is_whose_it_is(scripted: Scripted) -> None:
@@ -146,9 +149,9 @@ def test_a_login_that_was_refused_gets_another_token_next_time(scripted: Scripte
         second = login.smtp()
         login.smtp()
 
-    plain = f"SMTP {USER}\n".encode()
+    plain = f"SMTP,why {USER}\n".encode()
     assert sasl.xoauth2(USER, OTHER) == second()
-    assert [plain, f"SMTP,rejected={digest(TOKEN)} {USER}\n".encode(), plain] == daemon.requests
+    assert [plain, f"SMTP,why,rejected={digest(TOKEN)} {USER}\n".encode(), plain] == daemon.requests
 
 
 def test_a_refusal_is_told_once(scripted: Scripted) -> None:
@@ -161,10 +164,10 @@ def test_a_refusal_is_told_once(scripted: Scripted) -> None:
             login.imap()
         later = login.imap()
 
-    plain = f"IMAP {USER}\n".encode()
+    plain = f"IMAP,why {USER}\n".encode()
     assert "unavailable" == caught.value.code
     assert sasl.xoauth2(USER, TOKEN).encode() == later(b"")
-    assert [plain, f"IMAP,rejected={digest(TOKEN)} {USER}\n".encode(), plain] == daemon.requests
+    assert [plain, f"IMAP,why,rejected={digest(TOKEN)} {USER}\n".encode(), plain] == daemon.requests
 
 
 @pytest.mark.parametrize("protocol", ["smtp", "imap"])

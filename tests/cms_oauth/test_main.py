@@ -84,11 +84,11 @@ def assert_one_line(run: Run, status: int, *words: str) -> None:
 
 @pytest.mark.parametrize("form", [form for form in wire.FORMS if form != "json"])
 def test_every_plain_form_is_made_from_xoauth2(client: Client, form: str) -> None:
-    """The daemon is asked one question, in CMS's own words, whatever is to be printed."""
+    """The daemon is asked one question, and the same, whatever is to be printed."""
     done = client(XOAUTH2, arguments=(f"--user={USER}", f"--output={form}"))
 
     assert (0, wire.render(form, USER, TOKEN).decode() + "\n", "") == (done.status, done.out, done.err)
-    assert [f"SMTP {USER}\n".encode()] == done.requests
+    assert [f"SMTP,why {USER}\n".encode()] == done.requests
 
 
 def test_no_newline_prints_none(client: Client) -> None:
@@ -98,7 +98,7 @@ def test_no_newline_prints_none(client: Client) -> None:
 
 def test_the_protocol_and_the_user_are_what_was_named(client: Client) -> None:
     """Any name that the configuration may give to a protocol, and no user for the only account."""
-    assert [b"GRAPH\n"] == client(XOAUTH2, arguments=("--proto=GRAPH",)).requests
+    assert [b"GRAPH,why\n"] == client(XOAUTH2, arguments=("--proto=GRAPH",)).requests
 
 
 def test_json_is_the_daemons_own_object(client: Client) -> None:
@@ -110,22 +110,103 @@ def test_json_is_the_daemons_own_object(client: Client) -> None:
     assert [b"SMTP,json\n"] == done.requests
 
 
-def test_a_refusal_is_asked_about_once_and_told_in_one_line(client: Client) -> None:
-    """An empty reply, then the reason as JSON: what happened, whose move it is, the next command."""
-    done = client(b"", REFUSED)
+def test_a_refusal_is_one_answer_and_one_line(client: Client) -> None:
+    """The daemon's line has it all: what happened, whose move it is, the next command."""
+    done = client(wire.refusal_line("sign-in-required", f"nobody is signed in as {USER}", f"run: cms login {USER}"))
 
     assert_one_line(done, 75)
     assert f"cms-oauth: nobody is signed in as {USER} (sign-in-required) - run: cms login {USER}\n" == done.err
-    assert [f"SMTP {USER}\n".encode(), f"SMTP,json {USER}\n".encode()] == done.requests
+    assert [f"SMTP,why {USER}\n".encode()] == done.requests
 
 
 @pytest.mark.parametrize(("code", "status"), wire.EXIT_CODES.items())
 def test_each_code_has_its_exit_status(client: Client, code: str, status: int) -> None:
-    """Those of sysexits.h, in plain forms and in JSON."""
+    """Those of sysexits.h, in plain forms and in JSON, of this daemon and of an older one."""
     refusal = json.dumps(wire.json_refusal(code, "what happened", "what to do")).encode()
+    line = wire.refusal_line(code, "what happened", "what to do")
 
+    assert_one_line(client(line), status, f"what happened ({code}) - what to do")
     assert_one_line(client(b"", refusal), status, f"what happened ({code}) - what to do")
     assert_one_line(client(refusal, arguments=("--output=json",)), status, f"({code})")
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "told"),
+    [
+        (b"!denied 0 no\task\n", 77, "no (denied) - ask"),
+        (b"!denied 0 no\task", 77, "no (denied) - ask"),
+        (b"!denied 0 no\t\n", 77, "no (denied) - run: cms status"),
+        (b"!busy 5 too many\twait\n", 75, "too many (busy) - wait; cms tries again in 5 s"),
+        (b"!mercury-retrograde 0 no\task\n", 75, "no (mercury-retrograde) - ask"),
+        (b"!denied 0 caf\xe9\task\n", 77, "(denied)"),
+        (b"!denied 0 \x1b[2Jno\tand\tmore\n", 77, "?[2Jno (denied) - and more"),
+    ],
+)
+def test_a_refusals_line_is_read_as_it_is_meant(client: Client, line: bytes, status: int, told: str) -> None:
+    """With and without a hint or a pause, of a later daemon too, and nothing in it moves the cursor."""
+    assert_one_line(client(line), status, told)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(b"!", b"!denied", b"!denied 0", b"!denied 0 ", b"! 0 no\task\n"),
+        *(b"!denied soon no\task\n", b"!denied -1 no\task\n", b"!denied " + b"9" * 5000 + b" no\task\n"),
+        *(b"!denied 0 no\task\nuser=u", b"!denied 0 two\nlines\task\n"),
+    ],
+)
+def test_half_a_refusal_is_no_refusal_of_cms(client: Client, line: bytes) -> None:
+    """Mail waits, and the client says that the reply was cut off."""
+    assert_one_line(client(line), 75, "half a reply")
+
+
+# --- older daemons ---
+
+
+def refusing(known: tuple[str, ...], refusal: bytes) -> Callable[[bytes], bytes]:
+    """Answer as a daemon does that knows these options only: nothing to another one."""
+
+    def answer(request: bytes) -> bytes:
+        head, _, _ = request.decode().strip().partition(" ")
+        options = head.split(",")[1:]
+        if any(option.partition("=")[0] not in known for option in options):
+            return b""
+        if "json" in options:
+            return refusal or GRANTED
+        return b"" if refusal else XOAUTH2
+
+    return answer
+
+
+BEFORE_WHY = (*wire.FORMS, "min", "rejected")
+
+
+@pytest.mark.parametrize("form", wire.FORMS)
+def test_a_daemon_before_why_is_asked_for_json(client: Client, form: str) -> None:
+    """It answers nothing to an option that it does not know; the token is in its JSON, and every form is made of it."""
+    done = client(refusing(BEFORE_WHY, b""), arguments=(f"--user={USER}", f"--output={form}"))
+    expected = json.loads(GRANTED) if form == "json" else wire.render(form, USER, TOKEN).decode()
+
+    assert 0 == done.status
+    assert expected == (json.loads(done.out) if form == "json" else done.out.removesuffix("\n"))
+    asked = [f"SMTP,why {USER}\n".encode(), f"SMTP,json {USER}\n".encode()]
+    assert asked[form == "json" :] == done.requests
+
+
+@pytest.mark.parametrize("form", wire.FORMS)
+def test_a_daemon_before_why_says_why_in_json(client: Client, form: str) -> None:
+    """Its refusal is told as ever."""
+    done = client(refusing(BEFORE_WHY, REFUSED), arguments=(f"--user={USER}", f"--output={form}"))
+
+    assert_one_line(done, 75, f"nobody is signed in as {USER} (sign-in-required) - run: cms login {USER}")
+
+
+def test_a_daemon_without_options_is_asked_in_its_own_words(client: Client) -> None:
+    """cloud_mdir_sync's knows the protocol and the user only."""
+    done = client(refusing((), b""), arguments=("--output=token",))
+
+    assert (0, f"{TOKEN}\n") == (done.status, done.out)
+    assert [b"SMTP,why\n", b"SMTP,json\n", b"SMTP\n"] == done.requests
 
 
 def test_a_code_of_a_later_daemon_makes_mail_wait(client: Client) -> None:
@@ -174,13 +255,16 @@ def test_a_daemon_that_leaves_between_the_two_questions(client: Client, monkeypa
 
 
 def test_who_may_not_ask_is_told_so(client: Client) -> None:
-    """cms hangs up on them before it reads a byte, both times."""
-    assert_one_line(client(HANG_UP), 77, f"hung up on uid {os.geteuid()}", "(denied)", "users=")
+    """cms hangs up on them before it reads a byte, and is not asked again: its log has them once."""
+    assert_one_line(client(HANG_UP, XOAUTH2), 77, f"hung up on uid {os.geteuid()}", "(denied)", "users=")
 
 
 def test_silence_without_a_reason(client: Client) -> None:
-    """A daemon of CMS's own answers nothing to a JSON question either."""
-    assert_one_line(client(b""), 75, "answered nothing and gave no reason")
+    """Of a daemon that answers nothing to any question."""
+    done = client(b"", arguments=())
+
+    assert_one_line(done, 75, "answered nothing and gave no reason")
+    assert [b"SMTP,why\n", b"SMTP,json\n", b"SMTP\n"] == done.requests
 
 
 @pytest.mark.parametrize("length", [1, 5, 20, len(XOAUTH2) - 1])
@@ -239,7 +323,7 @@ def test_a_daemon_that_does_not_answer_is_given_up(client: Client, monkeypatch: 
 @pytest.mark.parametrize("user", [f" {USER} ", f"{USER}\t"])
 def test_blanks_around_a_user_are_left_out(client: Client, user: str) -> None:
     """A request has no spaces in it, and the daemon takes off quotes and `<>`."""
-    assert [f"SMTP {USER}\n".encode()] == client(XOAUTH2, arguments=(f"--user={user}",)).requests
+    assert [f"SMTP,why {USER}\n".encode()] == client(XOAUTH2, arguments=(f"--user={user}",)).requests
 
 
 def test_a_blank_user_is_not_the_only_account(client: Client) -> None:
@@ -401,7 +485,7 @@ def test_a_refused_token_is_named_by_its_hash_and_another_one_printed(
 
     assert (0, TOKEN + "\n") == (done.status, done.out)
     digest = hashlib.sha256(b"OLD-token").hexdigest()[:16]
-    assert [f"SMTP,rejected={digest}\n".encode()] == done.requests
+    assert [f"SMTP,why,rejected={digest}\n".encode()] == done.requests
 
 
 @pytest.mark.parametrize("arguments", [("--rejected",), ("--rejected", "--output=json")])
@@ -577,7 +661,7 @@ def test_a_test_gets_the_credential_and_its_failure_is_reported(
     passed = client(XOAUTH2, arguments=("--test-imap=host",))
 
     assert (0, "", "") == (passed.status, passed.out, passed.err)
-    assert [b"IMAP\n"] == passed.requests
+    assert [b"IMAP,why\n"] == passed.requests
     assert_one_line(client(XOAUTH2, arguments=("--test-smtp=host:25",)), 77, "535 (denied) - ask an admin")
     assert [("imap", "host", USER, TOKEN), ("smtp", "host:25", USER, TOKEN)] == calls
 

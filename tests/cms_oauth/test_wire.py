@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cms_oauth import sasl, wire
+from cms_oauth.text import printable
 
 HASH = "0123456789abcdef"
 
@@ -25,6 +26,7 @@ SEEDS = [
     b"SMTP,",
     b"SMTP,,json",
     b"SMTP,json,json",
+    b"SMTP,why,json,why",
     b"SMTP,json,token",
     b"SMTP,min=",
     b"SMTP,min=-1",
@@ -68,6 +70,7 @@ REQUESTS = st.builds(
     USERS,
     st.none() | st.integers(0, 99_999),
     st.sampled_from(["", HASH]),
+    why=st.booleans(),
 )
 
 
@@ -128,6 +131,8 @@ def _outcome(received: bytes) -> wire.TokenRequest | wire.BadRequest:
         (b"SMTP,min=100000 user@domain", "unknown option 'min'"),
         (b"SMTP,rejected=xyz user@domain", "unknown option 'rejected'"),
         (b"SMTP,token,json user@domain", "one form"),
+        (b"SMTP,why,why user@domain", "one why"),
+        (b"SMTP,why=1 user@domain", "unknown option 'why'"),
         (b"SMTP,min=1,min=2 user@domain", "one min="),
         (b"SMTP user domain", "no spaces"),
         (b"SMTP user\x01", "no control characters"),
@@ -155,24 +160,31 @@ def test_the_longest_request_still_parses() -> None:
 
 
 @pytest.mark.parametrize(
-    ("received", "form"),
+    ("received", "form", "why"),
     [
-        (b"SMTP,json,bogus user@domain", "json"),
-        (b"smtp,json", "json"),
-        (b"smtp,json\r\n", "json"),
-        (b"SMTP,json \xff", "json"),
-        (b"SMTP,json user@domain\nmore", "json"),
-        (b"SMTP,jsonx user@domain", ""),
-        (b"json user@domain", ""),
-        (b"SMTP,bogus ,json", ""),
+        (b"SMTP,json,bogus user@domain", "json", False),
+        (b"smtp,json", "json", False),
+        (b"smtp,json\r\n", "json", False),
+        (b"SMTP,json \xff", "json", False),
+        (b"SMTP,json user@domain\nmore", "json", False),
+        (b"SMTP,jsonx user@domain", "", False),
+        (b"json user@domain", "", False),
+        (b"SMTP,bogus ,json", "", False),
+        (b"SMTP,why,bogus user@domain", "", True),
+        (b"smtp,token,why\r\n", "", True),
+        (b"SMTP,why \xff", "", True),
+        (b"SMTP,why " + b"a" * wire.MAX_REQUEST, "", True),
+        (b"SMTP,why,json,bogus", "json", True),
+        (b"why user@domain", "", False),
+        (b"SMTP,whyx ,why", "", False),
     ],
 )
-def test_a_bad_request_that_names_json_gets_json(received: bytes, form: str) -> None:
-    """The wish for JSON is seen even where the rest cannot be read; only as an option, not as any word."""
+def test_a_bad_request_is_answered_as_it_asks(received: bytes, form: str, *, why: bool) -> None:
+    """The wish for a reason is seen even where the rest cannot be read; only as an option, not as any word."""
     with pytest.raises(wire.BadRequest) as bad:
         wire.parse_request(received)
 
-    assert form == bad.value.form
+    assert (form, why) == (bad.value.form, bad.value.why)
 
 
 def test_a_user_that_is_no_utf8_is_a_bad_request_not_a_crash() -> None:
@@ -189,8 +201,9 @@ def test_requests_are_compared_by_what_they_ask() -> None:
     assert wire.TokenRequest("SMTP", "json", "u", 60, HASH) == wire.TokenRequest("SMTP", "json", "u", 60, HASH)
     assert wire.TokenRequest("SMTP") != wire.TokenRequest("IMAP")
     assert wire.TokenRequest("SMTP") != "SMTP"
-    assert f"TokenRequest('SMTP', 'xoauth2', 'u', None, '{HASH}')" == repr(
-        wire.TokenRequest("SMTP", user="u", rejected=HASH)
+    assert wire.TokenRequest("SMTP") != wire.TokenRequest("SMTP", why=True)
+    assert f"TokenRequest('SMTP', 'xoauth2', 'u', None, '{HASH}', True)" == repr(
+        wire.TokenRequest("SMTP", user="u", rejected=HASH, why=True)
     )
 
 
@@ -237,6 +250,26 @@ def test_a_refused_json_reply_has_code_message_hint_and_pause() -> None:
         "version": 1,
         "error": {"code": "unavailable", "message": "it is down", "hint": "wait", "retry_after": 42},
     } == wire.json_refusal("unavailable", "it is down", "wait", 42.9)
+
+
+@given(st.sampled_from(list(wire.EXIT_CODES)), st.text(min_size=1), st.text(), st.integers(0, 100_000))
+def test_a_refusals_line_is_one_line_with_everything(code: str, message: str, hint: str, retry_after: int) -> None:
+    """Whatever is in the texts, which come from servers too."""
+    line = wire.refusal_line(code, message, hint, retry_after + 0.9)
+
+    assert (b"!", 1, 1) == (line[:1], line.count(b"\n"), line.count(b"\t"))
+    assert (code, printable(message), printable(hint), retry_after) == wire.parse_refusal(line.decode())
+
+
+def test_a_refusal_without_a_message_has_its_code() -> None:
+    """Its line stays one that a client can read."""
+    assert ("locked", "locked", "", 0) == wire.parse_refusal(wire.refusal_line("locked", "").decode())
+
+
+@given(st.sampled_from(wire.FORMS[:5]), USERS, st.text("ABCxyz019-._~+/=", min_size=1))
+def test_no_credential_looks_like_a_refusal(form: str, user: str, token: str) -> None:
+    """In no form, of no user, with any bearer token (RFC 6750, 2.1)."""
+    assert wire.parse_refusal(wire.render(form, user, token).decode()) is None
 
 
 @pytest.mark.parametrize(

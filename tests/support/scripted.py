@@ -21,7 +21,8 @@ PATIENCE = 120.0
 HANG_UP = "hang up"  # close the connection without having read anything
 HOLD = "hold"  # read, and never answer
 
-Answer: TypeAlias = bytes | str
+# What to send; or HANG_UP or HOLD; or what to send to a request.
+Answer: TypeAlias = bytes | str | Callable[[bytes], bytes]
 
 
 def refuse_to_connect(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +74,7 @@ class _Server:
 class Daemon(_Server):
     """A token socket that gives these answers, one for each connection, the last one for ever.
 
-    `requests` is what it was sent. An answer is bytes, HANG_UP or HOLD.
+    `requests` is what it was sent.
     """
 
     def __init__(self, path: Path, *answers: Answer) -> None:
@@ -94,6 +95,8 @@ class Daemon(_Server):
         with connection.makefile("rb") as stream:
             # Up to LF or the half-close, as the protocol says.
             self.requests.append(stream.readline())
+        if callable(answer):
+            answer = answer(self.requests[-1])
         if answer == HOLD:
             self._stopped.wait(PATIENCE)
         elif isinstance(answer, bytes):

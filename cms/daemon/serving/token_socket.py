@@ -31,14 +31,21 @@ class TokenSocket(Connections):
             return Question(wire.parse_request(received), last=True), b""
         except wire.BadRequest as bad:
             wrong = Deny("bad-request", bad.message, _HOW_TO_ASK)
-            return Question(wire.TokenRequest("", bad.form), wrong, last=True), b""
+            return Question(wire.TokenRequest("", bad.form, why=bad.why), wrong, last=True), b""
 
     def render(self, question: Question, user: str, reply: Token | Deny) -> bytes:
-        """Return the token in the form that was asked for. A refusal has bytes only as JSON: no tool may send them on."""
+        """Return the token in the form that was asked for.
+
+        A refusal has bytes only for those who ask for a reason, so that no other program sends them on as a credential.
+        """
         request = question.request
         if request.form == "json":
             return json.dumps(self._as_json(request, user, reply)).encode() + b"\n"
-        return b"" if isinstance(reply, Deny) else wire.render(request.form, user, reply.secret)
+        if isinstance(reply, Token):
+            return wire.render(request.form, user, reply.secret)
+        if request.why:
+            return wire.refusal_line(reply.code, reply.message, reply.hint, reply.retry_after)
+        return b""
 
     def _as_json(self, request: wire.TokenRequest, user: str, reply: Token | Deny) -> dict[str, object]:
         if isinstance(reply, Deny):

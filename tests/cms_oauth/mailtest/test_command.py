@@ -195,8 +195,8 @@ def test_a_token_that_may_be_stale_is_replaced_once(
 
     assert (0, [], True) == (status, player.surprises, said["ok"])
     assert [
-        b"IMAP\n",
-        b"IMAP,rejected=" + hashlib.sha256(refused.encode()).hexdigest()[: wire.HASH_DIGITS].encode() + b"\n",
+        b"IMAP,why\n",
+        b"IMAP,why,rejected=" + hashlib.sha256(refused.encode()).hexdigest()[: wire.HASH_DIGITS].encode() + b"\n",
     ] == daemon.requests
     assert f"the server {why}; asking cms for another one" in err
     assert "refused as well" not in err

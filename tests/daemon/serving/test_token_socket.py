@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from support.sockets import read_all, serving
 from support.trio_run import in_trio
 
 from cms.core.lifecycle import Deny, Need
+from cms.daemon.serving import connections
 from cms_oauth import wire
 
 PLAIN = {
@@ -102,6 +104,93 @@ async def test_a_keepers_refusal_is_passed_on(tmp_path: Path) -> None:
 
     assert b"" == plain
     assert "sign-in-required" == said["error"]["code"]
+
+
+# --- why ---
+
+
+@pytest.mark.parametrize("form", [*sorted(PLAIN), ""])
+@in_trio
+async def test_with_why_a_refusal_is_one_line(tmp_path: Path, form: str) -> None:
+    """In every plain form; a token is the same bytes as without."""
+    request = ",".join(filter(None, ("SMTP", form, "why")))
+    async with serving(tmp_path) as served:
+        token = await served.ask(f"{request} a@example.test\n".encode())
+        served.keeper.reply = Deny("unavailable", "it is\ndown", "wait", 42.5)
+        refused = await served.ask(f"{request} a@example.test\n".encode())
+
+    assert (PLAIN[form or "xoauth2"], b"!unavailable 42 it is down\twait\n") == (token, refused)
+    assert ["granted", "unavailable"] == served.outcomes
+
+
+@pytest.mark.parametrize(
+    ("request_", "code"),
+    [
+        (b"SMTP,why b@example.test\n", "unknown-account"),
+        (b"POP,why,min=60 a@example.test\n", "unknown-protocol"),
+        (b"smtp,why a@example.test\n", "bad-request"),
+        (b"SMTP,why,why a@example.test\n", "bad-request"),
+        (b"SMTP,why " + b"x" * wire.MAX_REQUEST, "bad-request"),
+    ],
+)
+@in_trio
+async def test_with_why_every_refusal_has_its_line(tmp_path: Path, request_: bytes, code: str) -> None:
+    """Of a bad request too."""
+    async with serving(tmp_path) as served:
+        said = wire.parse_refusal((await served.ask(request_)).decode())
+
+    assert said
+    assert (code, True, True) == (said[0], bool(said[1]), bool(said[2]))
+
+
+@in_trio
+async def test_json_says_why_anyway(tmp_path: Path) -> None:
+    """Its refusal is an object, with `why` and without."""
+    async with serving(tmp_path) as served:
+        said = [await served.ask(f"{request} b@example.test\n".encode()) for request in ("SMTP,json", "SMTP,why,json")]
+
+    assert said[0] == said[1]
+    assert b'{"version"' == said[0][:10]
+
+
+# What each way to ask is run with, but for the socket's path.
+CLIENTS = {
+    **{f"cms-oauth as {form}": ("cms_oauth.main", "--user=a@example.test", f"--output={form}") for form in wire.FORMS},
+    "cms-oauth in a test": ("cms_oauth.main", "--user=a@example.test", "--test-smtp=127.0.0.1:1"),
+    "a test as JSON": ("cms_oauth.main", "--user=a@example.test", "--test-smtp=127.0.0.1:1", "--output=json"),
+    "cms-oauth --rejected": ("cms_oauth.main", "--user=a@example.test", "--rejected"),
+    "git get": ("cms_oauth.git_credential", "--user=a@example.test", "get"),
+    "git erase": ("cms_oauth.git_credential", "--user=a@example.test", "erase"),
+}
+# What git and --rejected read.
+STDIN = {"cms_oauth.git_credential": b"protocol=smtp\nhost=x\npassword=T\n\n", "cms_oauth.main": b"T\n"}
+PROGRAM = "import cms_oauth, sys; cms_oauth.token('a@example.test', socket=sys.argv[1])"
+
+
+@pytest.mark.parametrize("denied", [False, True], ids=["refused", "denied"])
+@pytest.mark.parametrize("name", [*CLIENTS, "a program"])
+@in_trio
+async def test_each_client_asks_once(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, *, denied: bool
+) -> None:
+    """One request, one line in the log, and the client says why it got nothing."""
+    module, *arguments = CLIENTS.get(name, ("",))
+    run = (
+        ["-m", module, f"--cms_sock={tmp_path}/cms.sock", *arguments]
+        if module
+        else ["-c", PROGRAM, f"{tmp_path}/cms.sock"]
+    )
+    async with serving(tmp_path) as served:
+        served.keeper.reply = Deny("locked", "the keyring is locked", "unlock it")
+        if denied:
+            # Tests may run as root, whom every rule admits.
+            monkeypatch.setattr(connections, "admits", lambda *_: False)
+        done = await trio.run_process(
+            [sys.executable, *run], stdin=STDIN.get(module, b""), capture_stdout=True, capture_stderr=True, check=False
+        )
+
+    assert ["denied" if denied else "locked"] == served.outcomes
+    assert (b"hung up" if denied else b"the keyring is locked (locked) - unlock it") in done.stderr
 
 
 # --- nonsense ---
