@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -37,7 +37,14 @@ _STDOUT = 1
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-class _NamedPath(click.ParamType[str]):
+# Only newer versions of click than Debian 13's can be asked for ParamType[str] at run time.
+if TYPE_CHECKING:
+    _TextType = click.ParamType[str]
+else:
+    _TextType = click.ParamType
+
+
+class _NamedPath(_TextType):
     """An option that names a path, as `expand.named` reads it; "" if it is not given."""
 
     name = "path"
