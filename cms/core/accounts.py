@@ -269,7 +269,12 @@ def users_in_words(accounts: Iterable[Account], who: Mapping[str, str] = {}) -> 
 
 def users_to_type(accounts: Iterable[Account], who: Mapping[str, str] = {}) -> str:
     """Return the names of accounts as a list from which a person types one in a shell."""
-    return ", ".join(each if each == NAMELESS else str(Command((each,))) for each in _names(accounts, who))
+    return ", ".join(each if each == NAMELESS else to_type(each) for each in _names(accounts, who))
+
+
+def to_type(name: str) -> str:
+    """Return a name as an argument of a command in a shell. Behind `--` it is no option."""
+    return str(Command(("--", name) if name.startswith("-") else (name,)))
 
 
 def _names(accounts: Iterable[Account], who: Mapping[str, str]) -> list[str]:

@@ -247,12 +247,12 @@ def test_a_name_that_means_no_sign_in_is_told_the_names(name: str, command: str,
 
 def test_names_are_listed_as_a_shell_takes_them() -> None:
     """A person types one of them behind the command."""
-    odd = [replace(ALICE, user=each) for each in ("o'connor@x", "r&d@x", "$a@x")]
+    odd = [replace(ALICE, user=each) for each in ("o'connor@x", "r&d@x", "$a@x", "-x@x")]
     unclear = sign_ins_meant([*odd, NOT_YET], "dave", "login")
 
     assert isinstance(unclear, Unclear)
     named = unclear.hint.partition("`: ")[2].removesuffix(", (not signed in yet)")
-    assert [each.user for each in odd] == shlex.split(named.replace(",", ""))
+    assert ["o'connor@x", "r&d@x", "$a@x", "--", "-x@x"] == shlex.split(named.replace(",", ""))
 
 
 @pytest.mark.parametrize("name", ["", "dave"])

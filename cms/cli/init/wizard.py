@@ -364,4 +364,4 @@ def _named(said: str, tools: Sequence[mail_programs.Tool]) -> tuple[list[mail_pr
 def _own_name(account: Account) -> str:
     """Return the user's full name from the machine's user database, else the part of the address before the @."""
     known = users.user(os.getuid())
-    return (known.pw_gecos.partition(",")[0] if known else "") or account.user.partition("@")[0]
+    return printable((known.pw_gecos if known else "").partition(",")[0]).strip() or account.user.partition("@")[0]

@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from cms.core.accounts import Account, Grant, StoredSignIn, accounts_meant, is_named, users_in_words, users_to_type
+from cms.core.accounts import (
+    Account,
+    Grant,
+    StoredSignIn,
+    accounts_meant,
+    is_named,
+    to_type,
+    users_in_words,
+    users_to_type,
+)
 from cms.core.lifecycle import Granted, Refused, Transient
 from cms.core.status import duration
 from cms.daemon.control.answers import Ask, Result, ended
@@ -23,7 +32,6 @@ from cms.daemon.worker import Worker
 from cms.grants.messages import KEPT_BY_MS_BROKER, Delete, Ended, Export, Exported, Listed, Peek, Place, Survey
 from cms.system.logs import get_logger
 from cms_oauth.microsoft import CLOUDS, OPEN_TO_PERSONAL, PERSONAL_SESSIONS, PERSONAL_TENANTS, WORK_SESSIONS
-from cms_oauth.moves import Command
 
 log = get_logger()
 
@@ -202,7 +210,7 @@ class VaultCommands:
         user = str(message.get("user", ""))
         wanted = [each for each in items if not user or is_named(user, each.login, each.who)]
         if not wanted:
-            held = ", ".join(str(Command((each.name,))) for each in items)
+            held = ", ".join(to_type(each.name) for each in items)
             return Result(
                 False, f"{place.path} has no sign-in{f' of {user}' if user else ''}", f"it has: {held}" if held else ""
             )
