@@ -202,5 +202,8 @@ def _name(name: str, given: Given, kind: str, number_of: Callable[[str], int | N
         return str(given)
     found = arguments.text(name, given)
     if number_of(found) is None:
-        raise Mistake(f"{name}= names a {kind} that does not exist: {found}")
+        raise Mistake(
+            f"{name}= names a {kind} that does not exist: {found}",
+            f"It takes a {kind} of this machine, each by its name or number; accounts= takes mail accounts",
+        )
     return found

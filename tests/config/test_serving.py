@@ -89,6 +89,8 @@ class TestCredentialServer:
             ("'cms.sock', [a], users='alice'", "users= is a list, not a value of type str"),
             ("'cms.sock', [a], users=['carol']", "users= names a user that does not exist: carol"),
             ("'cms.sock', [a], users=[-1]", "users= is a string, not a value of type int"),
+            ("'cms.sock', [a], users=['*@example.com']", "users= names a user that does not exist: *@example.com"),
+            ("'cms.sock', [a], groups=['*']", "groups= names a group that does not exist: *"),
             ("'cms.sock', [a], groups=['wheel']", "groups= names a group that does not exist: wheel"),
             ("'cms.sock', [a], group='wheel'", "group= names a group that does not exist: wheel"),
             (f"'/{'x' * 107}', [a]", "path= is longer than the 107 bytes that a socket may have"),
