@@ -24,7 +24,7 @@ import trustme
 from support import evidence
 from support.contrib import ROOT, replaced
 from support.fragments import blocks, contrib
-from support.ports import free_port, listens
+from support.ports import free_port
 from support.programs import listed_packages, require_program
 from support.proxy import proxies
 from support.waiting import until
@@ -117,7 +117,8 @@ class DavMail:
                 text=True,
             )
         try:
-            until(lambda: process.poll() is not None or listens(self.smtp), "DavMail")
+            started = f"SMTP port {self.smtp} IMAP port {self.imap}"
+            until(lambda: process.poll() is not None or started in self.log, "DavMail")
             assert process.poll() is None, self.log
             yield process
         finally:
