@@ -192,7 +192,8 @@ def test_the_sign_in_by_hand(davmail: DavMail) -> None:
 
     assert SHOWN["test: question"] in question
     assert page.url.startswith(REDIRECT)
-    assert ["b'LOGIN failed'"] == results, "the sandbox has no EWS"
+    # The sandbox has no EWS; version 7 says so to the mail program too.
+    assert "b'LOGIN failed'" in results or NO_EWS in results[0]
     assert [(True, USER)] == [(each["active"], each["email"]) for each in davmail.microsoft.ews]
     assert f"{USER}={{AES}}" in davmail.tokens.read_text()
     assert 0 == davmail.tokens.stat().st_mode & 0o077
