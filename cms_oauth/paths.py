@@ -55,6 +55,14 @@ def config_file() -> str:
     return system if there and not os.path.exists(own) else own  # noqa: PTH110 - as above
 
 
+def is_usual_config(path: str) -> bool:
+    """True if cms finds the configuration at this path without being told."""
+    try:
+        return path == config_file()
+    except Unusable:
+        return False
+
+
 def system_config_file() -> str:
     """Return the path of the system service's configuration file."""
     return f"{_SYSTEM_CONFIG}/{_CONFIG}"

@@ -57,7 +57,7 @@ def _warn_of_program(draft: Draft, hook: Hook) -> None:
         draft.warn(hook.line, f"there is no program {program}: no notifications are sent until it exists")
         return
     try:
-        trust.check(found, draft.system)
+        trust.check_program(found, draft.system)
     except trust.Untrusted as untrusted:
         draft.warn(
             hook.line,
@@ -69,13 +69,18 @@ def tls(draft: Draft, ca: Given) -> None:
     """Tls: certificate authorities to trust instead of the usual ones."""
     draft.once("Tls")
     path = draft.reads(arguments.path("ca", ca, draft.folder), "the ca=")
+    if why := ca_fault(path):
+        raise Mistake(f"ca= {why}")
+    draft.ca = path
+
+
+def ca_fault(path: str) -> str:
+    """Return why a file has no certificate authorities, "" if it may have some."""
     try:
         certificates = Path(path).read_bytes()
     except OSError as error:
-        raise Mistake(f"ca= cannot be read: {path}: {error.strerror}") from None
-    if b"-----BEGIN CERTIFICATE-----" not in certificates:
-        raise Mistake(f"ca= contains no certificate in PEM form: {path}")
-    draft.ca = path
+        return f"cannot be read: {path}: {error.strerror}"
+    return "" if b"-----BEGIN CERTIFICATE-----" in certificates else f"contains no certificate in PEM form: {path}"
 
 
 def sign_in_page(draft: Draft, url: Given = arguments.PAGE) -> None:

@@ -1,9 +1,12 @@
 """Checks who can write a file before cms runs it, because a configuration is a program.
 
 A file is trusted if only the user who reads it and root can change it. That depends on the owner and the permission
-bits of the file, of every folder above it, and of every symbolic link on the way. A sticky folder such as /tmp passes:
-other users can add files to it, but not rename or replace a file of this user. ACLs are not read: the group bits show
-their mask.
+bits of the file, of every folder above it, and of every symbolic link on the way.
+
+- A sticky folder such as /tmp passes: other users can add files to it, but not rename or replace a file of this user.
+- A group may write if nobody else is in it. Without an ACL, that is: with one, the group's bits show the ACL's mask.
+- In a user namespace without root (user_namespaces(7)) the system's folders, from / down, belong to a user who is not in
+  it. They pass; a file or a link of such a user does not.
 """
 
 from __future__ import annotations
@@ -12,11 +15,14 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from cms.system.users import group_id, user_id, user_name
+from cms.core.policy import ROOT
+from cms.system.files import has_acl
+from cms.system.users import group_id, is_alone_in, is_mapped, user_id, user_name
 from cms_oauth.moves import Command
 
 Lstat = Callable[[Path], os.stat_result]
@@ -31,7 +37,11 @@ _MEMORY_FILESYSTEMS = frozenset({"tmpfs", "ramfs"})
 # The kernel's escape for a space, a tab, a newline or a backslash in a path (proc_pid_mountinfo(5)).
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
-_WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+_COPY = "use a copy in a folder that only you and root can write to"
+
+# The root and the folders in it are the system's, and so is what is below these (hier(7)).
+_TOP = 2
+_SHARED = ("usr", "var")
 
 
 class Untrusted(Exception):
@@ -68,6 +78,9 @@ class System:
     group_id: Callable[[str], int | None] = group_id
     user_name: Callable[[int], str] = user_name
     in_memory: Callable[[str], bool] = in_memory
+    is_alone_in: Callable[[int, int], bool] = is_alone_in
+    is_mapped: Callable[[int], bool] = is_mapped
+    has_acl: Callable[[Path], bool] = has_acl
 
 
 SYSTEM = System()
@@ -87,16 +100,21 @@ def read(path: str, system: System) -> bytes:
         # The file that is checked must be the file that is read.
         if not os.path.samestat(steps[-1][1], facts):
             raise Untrusted("it was replaced while it was being read", "try again")
-        # From the file upwards: for another user's file in that user's folder, its owner is the most useful message.
-        for where, each in reversed(steps):
-            _judge(where, each, system)
+        _judge(steps, system)
         return file.read()
 
 
-def check(path: str, system: System) -> None:
-    """Raise Untrusted if a user other than the caller and root could change the file at this path. Raises OSError."""
-    for where, facts in _steps(Path(path), system.lstat):
-        _judge(where, facts, system)
+def check_program(path: str, system: System) -> None:
+    """Raise Untrusted if a user other than the caller and root could change the program at this path. Raises OSError."""
+    _judge(list(_steps(Path(path), system.lstat)), system, programs=True)
+
+
+def check_place(path: str, system: System) -> None:
+    """Raise Untrusted if a file at this path would not be trusted, whether or not it and its folders exist."""
+    steps = list[Step]()
+    with suppress(OSError):
+        steps.extend(_steps(Path(path), system.lstat))
+    _judge(steps, system)
 
 
 def keeps_others_out(path: str, system: System) -> bool:
@@ -114,7 +132,8 @@ def keeps_others_out(path: str, system: System) -> bool:
 
 def _steps(path: Path, lstat: Lstat) -> Iterator[Step]:
     """Yield every folder and link on the way to `path`, from the root down, then the file itself."""
-    root, *names = (Path.cwd() / path).parts
+    # An absolute path needs no current folder, which may have been removed.
+    root, *names = (path if path.is_absolute() else Path.cwd() / path).parts
     pending = names[::-1]
     here = Path(root)
     links = 0
@@ -134,33 +153,87 @@ def _steps(path: Path, lstat: Lstat) -> Iterator[Step]:
         pending += step.readlink().parts[::-1]
 
 
-def _judge(where: Path, facts: os.stat_result, system: System) -> None:
-    """Raise Untrusted if a user other than the caller and root can change what is at `where`."""
-    what = _describe(where, facts.st_mode)
-    if facts.st_uid not in {0, system.caller()}:
-        raise Untrusted(*_strange_owner(what, where, facts.st_uid, system))
-    if stat.S_ISLNK(facts.st_mode) or (stat.S_ISDIR(facts.st_mode) and facts.st_mode & stat.S_ISVTX):
-        return
-    if facts.st_mode & _WRITABLE_BY_OTHERS:
-        whom = "everyone" if facts.st_mode & stat.S_IWOTH else "its group"
+def _judge(steps: Sequence[Step], system: System, *, programs: bool = False) -> None:
+    """Raise Untrusted if a user other than the caller and root can change what is at one of these steps.
+
+    With `programs`, a file of the system's passes in a user namespace without root, as its folders do.
+    """
+    caller = system.caller()
+    if not system.is_mapped(caller):
         raise Untrusted(
-            f"{what} can be written by {whom}, and a configuration is a program",
-            f"`{Command(('chmod', 'go-w', str(where)))}`",
+            "this user namespace has no users, so that cms cannot tell whose the file is",
+            "run cms outside of it, or make it with `unshare --map-current-user`",
         )
+    outer = _outer(steps, system, with_files=programs)
+    # From the file upwards: for another user's file in that user's folder, the file's owner is the most useful message.
+    for where, facts in reversed(steps):
+        if facts.st_uid not in {ROOT, caller} and where not in outer:
+            raise _strange_owner(where, facts, dict(steps)[where.parent], system)
+    writable = [(where, facts) for where, facts in reversed(steps) if _writer(where, facts, system)]
+    if writable:
+        raise _writable(writable, system)
 
 
-def _strange_owner(what: str, where: Path, owner: int, system: System) -> tuple[str, str]:
-    name = system.user_name(owner)
-    if system.caller() == 0:
-        return (
-            f"{what} belongs to {name}, and root runs no other user's configuration",
-            f"`{Command(('sudo', '-u', name, 'cms'))} ...`",
-        )
-    me = system.user_name(system.caller())
-    return (
-        f"{what} belongs to {name}, who could change what cms runs as {me}",
-        f"`{Command(('chown', me, str(where)))}`, or use a copy",
-    )
+def _outer(steps: Sequence[Step], system: System, *, with_files: bool) -> set[Path]:
+    """Return the folders, from the root down, that belong to a user who is not in this user namespace: to the system.
+
+    With `with_files`, also the links and files in them.
+    """
+    found = set[Path]()
+    for where, facts in steps:
+        at_top = where == where.parent or where.parent in found
+        if at_top and (with_files or stat.S_ISDIR(facts.st_mode)) and not system.is_mapped(facts.st_uid):
+            found.add(where)
+    return found
+
+
+def _writer(where: Path, facts: os.stat_result, system: System) -> str:
+    """Return who else can write what is at `where`, "" for nobody."""
+    if stat.S_ISLNK(facts.st_mode) or (stat.S_ISDIR(facts.st_mode) and facts.st_mode & stat.S_ISVTX):
+        return ""
+    if facts.st_mode & stat.S_IWOTH:
+        return "everyone"
+    if not facts.st_mode & stat.S_IWGRP:
+        return ""
+    if not system.is_alone_in(facts.st_gid, system.caller()):
+        return "its group"
+    return "users of its access list" if system.has_acl(where) else ""
+
+
+def _writable(found: Sequence[Step], system: System) -> Untrusted:
+    """Return the refusal of what other users can write, all of it at once."""
+    names = [_describe(where, facts.st_mode) for where, facts in found]
+    whom = _writer(*found[0], system) if len(found) == 1 else "other users"
+    what = names[0] if len(found) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    caller = system.caller()
+    mine = [(where, facts) for where, facts in found if not _is_the_systems(where, facts, caller)]
+    sudo = ("sudo",) if any(facts.st_uid != caller for _, facts in mine) and caller else ()
+    command = Command((*sudo, "chmod", "go-w", *(str(where) for where, _ in mine)))
+    hint = f"`{command}`" if len(mine) == len(found) else _COPY
+    return Untrusted(f"{what} can be written by {whom}, and a configuration is a program", hint)
+
+
+def _strange_owner(where: Path, facts: os.stat_result, parent: os.stat_result, system: System) -> Untrusted:
+    """Return the refusal of another user's file, folder or link. `parent` are the facts of the folder that it is in."""
+    what, caller = _describe(where, facts.st_mode), system.caller()
+    if not system.is_mapped(facts.st_uid):
+        hint = "run cms outside of the namespace, as the owner"
+        return Untrusted(f"{what} belongs to a user who is not in this user namespace", hint)
+    name, me = system.user_name(facts.st_uid), system.user_name(caller)
+    if caller == ROOT:
+        hint = _COPY if _is_the_systems(where, facts, caller) else f"`{Command(('sudo', '-u', name, 'cms'))} ...`"
+        return Untrusted(f"{what} belongs to {name}, and root runs no other user's configuration", hint)
+    own = not stat.S_ISDIR(facts.st_mode) or parent.st_uid == caller
+    command = Command(("sudo", "chown", me.removeprefix("#"), str(where)))
+    hint = f"`{command}`, or use a copy" if own else _COPY
+    return Untrusted(f"{what} belongs to {name}, who could change what cms runs as {me}", hint)
+
+
+def _is_the_systems(where: Path, facts: os.stat_result, caller: int) -> bool:
+    """True for a folder that others use too, so that its owner and mode are not for the caller to change."""
+    if not stat.S_ISDIR(facts.st_mode):
+        return False
+    return facts.st_uid != caller if caller else len(where.parts) <= _TOP or where.parts[1] in _SHARED
 
 
 def _describe(where: Path, mode: int) -> str:

@@ -20,11 +20,40 @@ _ODDITIES = {
     stat.S_IFSOCK: "a socket",
 }
 
-# The mode of a file that only its owner can read.
+# The mode of a file that only its owner can read, and of such a folder.
 PRIVATE = 0o600
+PRIVATE_FOLDER = 0o700
 
 # Random bytes in the name of a draft, so that two writers never use the same name, and no other file has it by chance.
 _RANDOM_BYTES = 8
+
+
+def make_folders(folder: Path, mode: int = PRIVATE_FOLDER) -> None:
+    """Create the missing folders of a path with this mode, whatever the umask is. Raises OSError.
+
+    By default they are for their owner only, as the XDG Base Directory specification says of a user's folders.
+    """
+    if folder.is_dir():
+        return
+    make_folders(folder.parent, mode)
+    try:
+        folder.mkdir(mode=PRIVATE_FOLDER)
+        if mode != PRIVATE_FOLDER:
+            folder.chmod(mode)
+    except FileExistsError:
+        # Another process may have made it at the same time; if not, a file has its name.
+        if not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from None
+
+
+def has_acl(path: Path) -> bool:
+    """True if an access control list may give other users rights to a file or folder (acl(5))."""
+    try:
+        os.getxattr(path, "system.posix_acl_access", follow_symlinks=False)
+    except OSError as error:
+        # No list, or a file system without lists.
+        return error.errno not in (errno.ENODATA, errno.EOPNOTSUPP)
+    return True
 
 
 def oddity(path: Path) -> str:

@@ -21,6 +21,7 @@ import trio
 
 from cms.core.policy import Peer
 from cms.system import users
+from cms.system.files import make_folders
 from cms.system.logs import get_logger
 from cms_oauth.moves import Command
 from cms_oauth.peer import credentials
@@ -202,7 +203,8 @@ async def open_listener(
             raise ListenError(
                 f"the socket path {path} is too long: Linux allows {MAX_PATH} bytes; choose a shorter one"
             )
-        _make_folders(Path(path).parent)
+        # Their owner can change the mode later.
+        make_folders(Path(path).parent)
         _check_free(path, replaces)
         return _listen(path, mode, gid)
     except OSError as error:
@@ -238,14 +240,6 @@ def _gid(group: str | None) -> int:
     if number is None:
         raise ListenError(f"there is no group {group!r} here: check group= of the CredentialServer")
     return number
-
-
-def _make_folders(folder: Path) -> None:
-    """Create the missing folders, for the daemon's user only. Their owner can change the mode later."""
-    if not folder.exists():
-        _make_folders(folder.parent)
-        with suppress(FileExistsError):
-            folder.mkdir(mode=0o700)
 
 
 def _check_free(path: str, replaces: Listener | None) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import trio
 
+from cms.system.files import make_folders
 from cms.system.logs import get_logger, log_uncaught
 
 # prctl(2)
@@ -119,7 +120,7 @@ def claimed(folder: str) -> Iterator[None]:
 
 
 def _make_private(folder: Path) -> None:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folders(folder)
     found = folder.stat()
     if found.st_uid != os.geteuid():
         raise NotOurs(

@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import grp
 import pwd
+from pathlib import Path
+
+# The users that exist in this process's user namespace, as ranges of numbers (user_namespaces(7)).
+_UID_MAP = "/proc/self/uid_map"
 
 
 def user(who: str | int) -> pwd.struct_passwd | None:
@@ -70,3 +74,35 @@ def members(name: str) -> list[str]:
     return list(
         dict.fromkeys([*known.gr_mem, *(each.pw_name for each in pwd.getpwall() if each.pw_gid == known.gr_gid)])
     )
+
+
+def is_alone_in(gid: int, uid: int) -> bool:
+    """True if a group has no members but this user and root: it is the user's own private group, or root's.
+
+    A member is who the group's entry lists, and whose primary group it is. Whom a network's database does not list is not
+    seen, so the group of a user who is not listed either must have that user's name, as private groups do.
+    """
+    me, everyone = user(uid), pwd.getpwall()
+    # Several entries may have the same number.
+    entries = [each for each in (group(gid), *grp.getgrall()) if each and each.gr_gid == gid]
+    if me is None or not entries or any((each.gr_passwd or "").strip("x!*") for each in entries):
+        # With a group's password other users can join (newgrp(1)).
+        return False
+    names = {name for each in entries for name in each.gr_mem}
+    names |= {each.pw_name for each in (me, *everyone) if each.pw_gid == gid}
+    listed = any(each.pw_uid == uid for each in everyone)
+    return (
+        bool(names)
+        and {user_id(name) for name in names} <= {0, uid}
+        and (listed or me.pw_name in {each.gr_name for each in entries})
+    )
+
+
+def is_mapped(uid: int) -> bool:
+    """True if this number stands for one user. In a user namespace, it may stand for all users that are not in it."""
+    try:
+        lines = Path(_UID_MAP).read_text().splitlines()
+    except OSError:
+        return True
+    ranges = [tuple(map(int, line.split())) for line in lines]
+    return any(first <= uid < first + count for first, _, count in ranges)

@@ -7,6 +7,7 @@ import stat
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,13 +25,14 @@ def facts_of(real: os.stat_result, uid: int, mode: int) -> os.stat_result:
     return os.stat_result((stat.S_IFMT(real.st_mode) | mode, *tuple(real)[1:4], uid, *tuple(real)[5:10]))
 
 
-def machine(told: Mapping[Path, tuple[int, int]], caller: int = ME) -> System:
+def machine(told: Mapping[Path, tuple[int, int]], caller: int = ME, **more: Any) -> System:
     """A machine where root owns each path and others have no rights, except for `told`: path to (owner, mode)."""
 
     def lstat(path: Path) -> os.stat_result:
         return facts_of(path.lstat(), *told.get(path, (0, 0o755)))
 
-    return System(caller=lambda: caller, lstat=lstat, user_name=lambda uid: NAMES[uid])
+    usual: dict[str, Any] = {"is_alone_in": lambda _gid, _uid: False, "has_acl": lambda _path: False}
+    return System(caller=lambda: caller, lstat=lstat, user_name=lambda uid: NAMES[uid], **usual | more)
 
 
 @pytest.fixture
@@ -87,7 +89,7 @@ class TestRead:
         found = refusal(file, machine({file: (OTHER, 0o600)}))
 
         assert "the file belongs to other, who could change what cms runs as me" == found.message
-        assert f"`chown me {file}`, or use a copy" == found.hint
+        assert f"`sudo chown me {file}`, or use a copy" == found.hint
 
     def test_root_runs_no_other_users(self, file: Path) -> None:
         """cms tells root the sudo command that runs the configuration as its owner, who also owns the folder."""
@@ -160,12 +162,169 @@ class TestRead:
 
         assert "it was replaced while it was being read" == refusal(file, swapped).message
 
+    def test_all_at_once(self, file: Path, tmp_path: Path) -> None:
+        """One command for everything that others can write."""
+        found = refusal(file, machine({file: (ME, 0o664), file.parent: (ME, 0o775), tmp_path: (ME, 0o757)}))
+
+        assert (
+            f"the file, the folder {file.parent} and the folder {tmp_path} can be written by other users, and a"
+            " configuration is a program" == found.message
+        )
+        assert f"`chmod go-w {file} {file.parent} {tmp_path}`" == found.hint
+
+    @pytest.mark.parametrize("caller", [ME, 0])
+    @pytest.mark.parametrize("owner", [0, OTHER])
+    @pytest.mark.parametrize("mode", [0o755, 0o775])
+    def test_the_systems_folders(self, file: Path, caller: int, owner: int, mode: int) -> None:
+        """Nobody is told to change the owner or the mode of a folder that is not theirs alone."""
+        top = Path("/", *file.parts[1:2])
+        if owner == 0 and mode == 0o755:
+            assert b"content" == trust.read(str(file), machine({top: (owner, mode)}, caller))
+            return
+        found = refusal(file, machine({top: (owner, mode)}, caller))
+
+        assert str(top) in found.message
+        assert "use a copy in a folder that only you and root can write to" == found.hint
+
+    def test_a_folder_of_ones_own_in_one(self, file: Path) -> None:
+        """In a folder of the user's, another user's folder can be taken over; a file of root's is changed by root."""
+        told = {file.parent.parent: (ME, 0o755), file.parent: (OTHER, 0o755)}
+        assert f"`sudo chown me {file.parent}`, or use a copy" == refusal(file, machine(told)).hint
+        assert f"`sudo chmod go-w {file}`" == refusal(file, machine({file: (0, 0o664)})).hint
+
+    def test_a_user_without_a_name(self, file: Path) -> None:
+        """chown(1) takes a number as it is, sudo(8) with its mark."""
+        nameless = machine({file: (OTHER, 0o600)})
+        nameless = replace(nameless, user_name=lambda uid: f"#{uid}")
+
+        assert f"`sudo chown {ME} {file}`, or use a copy" == refusal(file, nameless).hint
+        assert "`sudo -u '#1001' cms ...`" == refusal(file, replace(nameless, caller=lambda: 0)).hint
+
+    @pytest.mark.parametrize("where", ["file", "folder", "both"])
+    def test_a_private_group(self, file: Path, where: str) -> None:
+        """A group in which the user is alone may write: umask 002 makes such files."""
+        asked: list[tuple[int, int]] = []
+
+        def alone(gid: int, uid: int) -> bool:
+            asked.append((gid, uid))
+            return True
+
+        told = {
+            file: (ME, 0o600 if where == "folder" else 0o664),
+            file.parent: (0, 0o775 if where != "file" else 0o755),
+        }
+
+        assert b"content" == trust.read(str(file), machine(told, is_alone_in=alone))
+        assert {(file.stat().st_gid, ME)} == set(asked)
+        assert (
+            "the file can be written by everyone"
+            in refusal(file, machine({file: (ME, 0o666)}, is_alone_in=alone)).message
+        )
+
+    def test_an_access_list_on_a_private_group(self, file: Path) -> None:
+        """With one, the group's bits are its mask, and it may name anybody."""
+        found = refusal(
+            file, machine({file: (ME, 0o660)}, is_alone_in=lambda *_: True, has_acl=lambda path: path == file)
+        )
+
+        assert "the file can be written by users of its access list, and a configuration is a program" == found.message
+        assert f"`chmod go-w {file}`" == found.hint
+
     @needs_root
     def test_real_owners(self, file: Path) -> None:
         """With a real owner: root's run of a file of the user `nobody` is refused, and the message names that user."""
         os.chown(file, 65534, 65534)
 
         assert "`sudo -u nobody cms ...`" == refusal(file, trust.SYSTEM).hint
+
+
+class TestUserNamespaces:
+    """In a user namespace, `nobody`'s number stands for every user who is not in it (user_namespaces(7))."""
+
+    NOBODY = 65534
+
+    def inside(self, told: Mapping[Path, tuple[int, int]], caller: int = ME, *mapped: int) -> System:
+        return machine(told, caller, is_mapped=lambda uid: uid in (mapped or (caller,)))
+
+    def outer(self, path: Path) -> dict[Path, tuple[int, int]]:
+        return dict.fromkeys(path.parents, (self.NOBODY, 493))
+
+    def test_the_systems_folders_pass(self, file: Path) -> None:
+        """Without root in it, / and /home are nobody's: a user's own file in a folder of their own is read."""
+        told = {**self.outer(file.parent), file.parent: (ME, 0o700), file: (ME, 0o600)}
+
+        assert b"content" == trust.read(str(file), self.inside(told))
+        assert b"content" == trust.read(
+            str(file), self.inside({each: (0 if who == ME else who, mode) for each, (who, mode) in told.items()}, 0)
+        )
+
+    def test_nobodys_files_do_not(self, file: Path) -> None:
+        """They may be anybody's, and no command in here changes that."""
+        link = file.with_name("link")
+        link.symlink_to(file)
+        told = {**self.outer(file), link: (self.NOBODY, 0o777), file: (ME, 0o600)}
+
+        for path, what in ((file, "the file"), (link, f"the symbolic link {link}")):
+            system = self.inside(told if path == link else {**told, file: (self.NOBODY, 0o600)})
+            found = refusal(path, system)
+            assert f"{what} belongs to a user who is not in this user namespace" == found.message
+            assert "run cms outside of the namespace, as the owner" == found.hint
+
+    def test_a_program_of_the_systems(self, file: Path) -> None:
+        """`sh` is nobody's as well, and as safe as outside; a link to it from a folder of one's own is followed."""
+        link = file.with_name("link")
+        link.symlink_to(file)
+        everything = {**self.outer(file), file: (self.NOBODY, 0o755), link: (self.NOBODY, 0o777)}
+        trust.check_program(str(link), self.inside(everything))
+
+        with pytest.raises(Untrusted, match="the file can be written by everyone"):
+            trust.check_program(str(link), self.inside({**everything, file: (self.NOBODY, 0o757)}))
+
+    def test_a_folder_of_nobodys_below_ones_own(self, file: Path, tmp_path: Path) -> None:
+        """It is no folder of the system's: its owner could put another file in place."""
+        told = {**self.outer(tmp_path), tmp_path: (ME, 0o755), file.parent: (self.NOBODY, 0o755), file: (ME, 0o600)}
+
+        assert "who is not in this user namespace" in refusal(file, self.inside(told)).message
+
+    def test_with_root_in_it(self, file: Path, tmp_path: Path) -> None:
+        """/ is root's as everywhere, so a folder of nobody's is another user's."""
+        told = {tmp_path: (self.NOBODY, 0o755), file: (ME, 0o600)}
+
+        found = refusal(file, self.inside(told, ME, 0, ME))
+        assert f"the folder {tmp_path} belongs to a user who is not in this user namespace" == found.message
+
+    def test_a_folder_that_others_can_write(self, file: Path) -> None:
+        """Whoever owns it."""
+        told = {**self.outer(file), Path("/"): (self.NOBODY, 0o777), file: (ME, 0o600)}
+
+        assert "the folder / can be written by everyone" in refusal(file, self.inside(told)).message
+
+    def test_without_users(self, file: Path) -> None:
+        """There everybody's files look like one's own, and everybody's requests too."""
+        found = refusal(file, machine({}, self.NOBODY, is_mapped=lambda _uid: False))
+
+        assert "this user namespace has no users, so that cms cannot tell whose the file is" == found.message
+        assert "chown" not in found.hint
+
+
+class TestCheckPlace:
+    def test_what_is_not_there_yet(self, file: Path, tmp_path: Path) -> None:
+        """The folders that exist are judged; one that is missing, or a file in its place, is not."""
+        missing = str(file.parent / "a" / "b" / "cms.cfg")
+        trust.check_place(missing, machine({}))
+        trust.check_place(str(file / "cms.cfg"), machine({}))
+
+        with pytest.raises(Untrusted, match="can be written by its group"):
+            trust.check_place(missing, machine({tmp_path: (ME, 0o770)}))
+
+    def test_without_a_current_folder(self, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An absolute path needs none: a daemon whose folder was removed reloads its configuration."""
+        (tmp_path / "gone").mkdir()
+        monkeypatch.chdir(tmp_path / "gone")
+        (tmp_path / "gone").rmdir()
+
+        assert b"content" == trust.read(str(file), machine({}))
+        trust.check_program(str(file), machine({}))
 
 
 class TestKeepsOthersOut:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cms.system.files import oddity, place_new, sweep_drafts, write_private
+from cms.system.files import has_acl, make_folders, oddity, place_new, sweep_drafts, write_private
 
 
 def names_in(folder: Path) -> set[str]:
@@ -144,3 +144,56 @@ def test_what_is_no_file_is_named(tmp_path: Path) -> None:
     ]
 
     assert found == ["a folder", "a device", "a pipe", "", ""]
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o002, 0o077])
+@pytest.mark.parametrize("mode", [0o700, 0o755])
+def test_folders_have_their_mode_whatever_the_umask(tmp_path: Path, umask: int, mode: int) -> None:
+    """All that are made; those that exist stay as they are."""
+    (tmp_path / "there").mkdir(mode=0o750)
+    before = os.umask(umask)
+    try:
+        make_folders(tmp_path / "there" / "a" / "b", mode)
+        make_folders(tmp_path / "there" / "a" / "b", 0o711)
+    finally:
+        os.umask(before)
+
+    there = tmp_path / "there"
+    assert [0o750, mode, mode] == [mode_of(each) for each in (there, there / "a", there / "a" / "b")]
+
+
+def test_a_file_in_the_way_of_a_folder_is_named(tmp_path: Path) -> None:
+    """With the path that is the file's."""
+    (tmp_path / "file").touch()
+
+    with pytest.raises(NotADirectoryError) as caught:
+        make_folders(tmp_path / "file" / "a" / "b")
+    assert str(tmp_path / "file") == caught.value.filename
+
+
+def test_a_folder_that_another_process_has_just_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is there, which is all that matters."""
+    real = Path.mkdir
+
+    def twice(path: Path, mode: int) -> None:
+        real(path, mode)
+        real(path, mode)
+
+    monkeypatch.setattr(Path, "mkdir", twice)
+    make_folders(tmp_path / "a")
+
+    assert (tmp_path / "a").is_dir()
+
+
+def test_access_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list is seen; what cannot be asked counts as one, except on a file system that has none."""
+    assert not has_acl(tmp_path)
+    for number, expected in ((errno.EOPNOTSUPP, False), (errno.EACCES, True), (0, True)):
+
+        def answer(*_: object, number: int = number, **__: object) -> bytes:
+            if number:
+                raise OSError(number, "no")
+            return b"list"
+
+        monkeypatch.setattr(os, "getxattr", answer)
+        assert expected == has_acl(tmp_path)

@@ -257,7 +257,7 @@ def state_folder(found: Folder, uid: int) -> Finding:
     if not found.exists:
         return passed("state folder", f"{found.path} does not exist yet: cms creates it")
     if found.step:
-        return failed("state folder", "there is no place for it", yours("no-home", found.error, found.step))
+        return failed("state folder", "there is no place for sign-ins", yours("no-home", found.error, found.step))
     if found.error:
         return skipped("state folder", f"{found.path}: {found.error}")
     said = f"{found.path}: owner {found.owner}, mode {found.mode:04o}, {found.free // (1 << 20)} MiB free"

@@ -8,11 +8,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from cms.config import arguments
+from cms.config.arguments import Mistake
+from cms.config.settings import ca_fault
+from cms.config.trust import SYSTEM, System, Untrusted, check_place
 from cms.core.accounts import DEFAULT_REGISTRATION, registration_for
 from cms.grants.messages import Explored
 from cms.system import users
+from cms.system.files import PRIVATE_FOLDER, make_folders, oddity
 from cms_oauth import paths
-from cms_oauth.expand import literal
+from cms_oauth.expand import Unusable, literal
 from cms_oauth.microsoft import PERSONAL_TENANT, is_personal
 
 SYSTEM_STATE = "/var/lib/cms"
@@ -175,9 +180,47 @@ def _mailers() -> list[str]:
     return ["root"]
 
 
+def in_the_way(wishes: Wishes, system: System = SYSTEM) -> list[str]:
+    """Return everything that would stop cms with this configuration, each with what to do: before anything is written."""
+    found = list[str]()
+    try:
+        check_place(wishes.config, system)
+    except Untrusted as untrusted:
+        found.append(f"{untrusted.message}: {untrusted.hint}")
+    folders = {"the configuration": Path(wishes.config).parent}
+    if not wishes.for_system:
+        try:
+            folders["sign-ins"] = Path(paths.state_folder())
+        except Unusable as unusable:
+            found.append(f"{unusable.message}: {unusable.hint}")
+        try:
+            folders["the socket"] = Path(arguments.socket_path(literal(paths.default_socket()), "/")).parent
+        except Unusable as unusable:
+            found.append(f"{unusable.message}: {unusable.hint}")
+        except Mistake as mistake:
+            found.append(f"{mistake.message}. {mistake.hint}: set XDG_RUNTIME_DIR to a shorter one")
+        except OSError as error:
+            found.append(f"there is no folder for the socket: {error}: set XDG_RUNTIME_DIR to a folder of this user")
+    found += [f"{why}, for {what}" for what, folder in folders.items() if (why := _unwritable(folder))]
+    if wishes.ca and (why := ca_fault(wishes.ca)):
+        found.append(f"--ca {why}")
+    return list(dict.fromkeys(found))
+
+
+def _unwritable(folder: Path) -> str:
+    """Return why no file can be written in a folder, which need not exist yet, "" if one can."""
+    there = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
+    if not there.is_dir():
+        return f"{there} is {oddity(there) or 'a file'} and no folder"
+    if os.access(there, os.W_OK | os.X_OK, effective_ids=True):
+        return ""
+    read_only = os.statvfs(there).f_flag & os.ST_RDONLY
+    return f"{there} is on a read-only file system" if read_only else f"this user may not write to {there}"
+
+
 def write(path: Path, text: str, *, system: bool = False) -> None:
     """Write a new file; the system's is readable for the service's user. Raises FileExistsError."""
-    path.parent.mkdir(mode=0o755 if system else 0o700, parents=True, exist_ok=True)
+    make_folders(path.parent, 0o755 if system else PRIVATE_FOLDER)
     with path.open("x", encoding="utf-8") as file:
         path.chmod(0o644 if system else 0o600)
         file.write(text)

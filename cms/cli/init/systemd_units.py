@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cms.cli.init import mail_programs
+from cms.core.policy import ROOT
 from cms.system import users
+from cms.system.files import make_folders
 from cms_oauth import expand, paths
-from cms_oauth.expand import literal
+from cms_oauth.expand import Unusable, literal
 from cms_oauth.moves import Command
 
 UNIT = "cms.service"
@@ -54,7 +56,7 @@ class Systemd:
 
     @property
     def path(self) -> Path:
-        """Where an administrator or user puts the unit (systemd.unit(5))."""
+        """Where an administrator or user puts the unit (systemd.unit(5)). Raises Unusable for a user without a home."""
         if self.system:
             return Path(_SYSTEM_UNITS) / UNIT
         base = os.environ.get("XDG_CONFIG_HOME", "")
@@ -67,9 +69,11 @@ class Systemd:
 
     def ready(self) -> bool:
         """True if this systemd answers, and this user may install units for it."""
-        if self.system and os.geteuid() != 0:
-            return False
-        return shutil.which("systemctl") is not None and self.tell("show-environment") == ""
+        try:
+            mine = self.path.is_absolute() and (not self.system or os.geteuid() == ROOT)
+        except Unusable:
+            mine = False
+        return mine and shutil.which("systemctl") is not None and self.tell("show-environment") == ""
 
     def tell(self, *words: str) -> str:
         """Run systemctl with these words; return what went wrong, "" for nothing."""
@@ -78,8 +82,8 @@ class Systemd:
     def text(self, config: str) -> str:
         """Return the text of the unit, with this installation's command."""
         text = source(UNIT, system=self.system).read_text()
-        usual = paths.system_config_file() if self.system else paths.own_config_file()
-        option = f" -c {_argument(literal(config))}" if config != usual else ""
+        usual = config == paths.system_config_file() if self.system else paths.is_usual_config(config)
+        option = "" if usual else f" -c {_argument(literal(config))}"
         return re.sub(r"^ExecStart=.*$", lambda _: f"ExecStart={command()} run{option}", text, flags=re.MULTILINE)
 
     def install(self, config: str) -> Installed:
@@ -91,8 +95,10 @@ class Systemd:
         problem = _made_user() if self.system else ""
         if problem:
             return Installed(False, f"Nothing was installed: {problem}.")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(path.parent)
         path.write_text(text)
+        # systemd runs what is in it, and the umask may let a group write.
+        path.chmod(0o644)
         problem = self.tell("daemon-reload") or self.tell("enable", "--now", UNIT)
         if problem:
             journal = f"journalctl{self.option} -u {UNIT}"

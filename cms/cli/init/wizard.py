@@ -20,7 +20,7 @@ from pathlib import Path
 from cms.cli import browser, login
 from cms.cli.client import NoDaemon, Remote
 from cms.cli.init import mail_programs, systemd_units
-from cms.cli.init.first_config import Tenant, Wishes, domain_of, known_tenant, tenant_of, text_of, write
+from cms.cli.init.first_config import Tenant, Wishes, domain_of, in_the_way, known_tenant, tenant_of, text_of, write
 from cms.cli.init.systemd_units import Systemd
 from cms.cli.run_line import INTERRUPTED
 from cms.cli.terminal import Terminal
@@ -89,7 +89,7 @@ class Steps:
 def steps_for(wishes: Wishes) -> Steps:
     """Return the steps after the file is written, with the commands for each."""
     if not wishes.for_system:
-        option = ("-c", literal(wishes.config)) if wishes.config != paths.config_file() else ()
+        option = () if paths.is_usual_config(wishes.config) else ("-c", literal(wishes.config))
         run, login = [str(cms("run", *option))], ["cms login"]
         left = {"run": run, "login": login, "test": ["cms status"]}
         return Steps(left, to_run=" (`cms run` in its own terminal)")
@@ -102,6 +102,9 @@ def begin(wishes: Wishes, person: Terminal, around: Around) -> int:
     """Run `cms init`; return the exit status."""
     if os.path.lexists(wishes.config):
         person.complain(_taken(wishes.config))
+        return FAILED
+    if found := in_the_way(wishes):
+        person.complain("\n".join(["nothing was written, because of this:", *found]))
         return FAILED
     # Made before the file is written: `config_file` in it depends on which files exist.
     steps: Steps | None = None

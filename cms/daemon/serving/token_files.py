@@ -19,7 +19,7 @@ from cms.core.lifecycle import Life, Token, usable
 from cms.core.preflight import fits
 from cms.daemon.serving.issue import Keeper
 from cms.system.clock import Clock
-from cms.system.files import sweep_drafts, write_private
+from cms.system.files import make_folders, sweep_drafts, write_private
 from cms.system.logs import get_logger
 from cms_oauth import sasl
 
@@ -52,7 +52,7 @@ def put(path: str, content: bytes | None, mode: int) -> None:
         return
     if not _is_token(content):
         raise NotOurs(f"the token has {len(content)} bytes: cms could not tell the file from others and remove it")
-    file.parent.mkdir(mode=0o700, exist_ok=True)
+    make_folders(file.parent)
     write_private(file, content, mode)
 
 

@@ -41,7 +41,7 @@ from cms.core.accounts import Grant
 from cms.core.lifecycle import Ending
 from cms.grants.secret_sources import Unavailable, storage, unavailable
 from cms.grants.vault.keyring import Key
-from cms.system.files import sync_folder
+from cms.system.files import make_folders, sync_folder
 from cms_oauth.moves import fill
 
 FORMAT = "cms-vault"
@@ -153,7 +153,7 @@ class StateFolder:
     def make(self) -> None:
         """Create the folder with mode 0700 if it does not exist, and make sure that we own it. Raises Unavailable."""
         try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folders(self.path)
         except OSError as error:
             raise storage(error, f"the state folder {self.path} cannot be made") from None
         self.make_private()

@@ -28,7 +28,7 @@ from cms.grants.secret_sources import (
     unavailable,
 )
 from cms.grants.vault.keyring import KEY_BYTES, Key, Keyring, key_id, parse_key
-from cms.system.files import sync_folder, write_private
+from cms.system.files import make_folders, sync_folder, write_private
 from cms_oauth.moves import fill
 
 # The name of the systemd credential that is used when the configuration names no source.
@@ -92,7 +92,7 @@ class KeyFile(_Fixed):
         with suppress(FileNotFoundError):
             return parse_key(read_private(str(self._path)))
         try:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folders(self._path.parent)
             text = base64.b64encode(secrets.token_bytes(KEY_BYTES)) + b"\n"
             # Where another process was faster, its key counts.
             with suppress(FileExistsError):

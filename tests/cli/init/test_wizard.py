@@ -28,6 +28,7 @@ from cms.cli.init.first_config import Tenant, Wishes, text_of, write
 from cms.cli.init.systemd_units import Systemd
 from cms.cli.init.wizard import Around, begin, steps_for
 from cms.config.load import load
+from cms.config.trust import SYSTEM
 from cms.grants.messages import Explored
 from cms_oauth.microsoft import CLOUDS
 
@@ -55,13 +56,15 @@ def test_whom_it_asks(home: Path) -> None:
         asked.append((url, ca))
         return QUIET
 
-    for more in ({}, {"authority": "https://localhost:1", "ca": "/ca.pem"}, {"offline": True}):
+    ca = home / "ca.pem"
+    ca.write_text("-----BEGIN CERTIFICATE-----")
+    for more in ({}, {"authority": "https://localhost:1", "ca": str(ca)}, {"offline": True}):
         mine = wishes(home, **more)
         assert 0 == begin(mine, Person(there=False), Around(explore, load, no_daemon))
         Path(mine.config).unlink()
 
     login = CLOUDS["global"].login
-    assert [(f"{login}/example.test", ""), ("https://localhost:1/example.test", "/ca.pem"), ("", "")] == asked
+    assert [(f"{login}/example.test", ""), ("https://localhost:1/example.test", str(ca)), ("", "")] == asked
 
 
 @pytest.mark.parametrize("cloud", ["gcc-high", "dod", "china"])
@@ -498,10 +501,52 @@ def test_a_folder_that_cannot_be_made_is_said(own_home: Path, capsys: pytest.Cap
     """What the machine refuses is one line."""
     (own_home / "config").write_text("a file")
 
-    assert os.EX_OSERR == main.main(["init", "--offline", "--user", "a@example.test"])
-    err = capsys.readouterr().err
-    assert "cms: " in err
-    assert "Traceback" not in err
+    assert 1 == main.main(["init", "--offline", "--user", "a@example.test"])
+    assert (
+        f"cms: nothing was written, because of this:\n{own_home}/config is a file and no folder, for the configuration\n"
+        == capsys.readouterr().err
+    )
+
+
+def test_all_that_is_in_the_way_is_said_at_once(
+    own_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before a person has answered anything: folders that others can write, that are files, that have no room."""
+    for folder in (own_home / "config", own_home / "config" / "cms"):
+        folder.mkdir()
+        folder.chmod(0o777)
+    (own_home / "state").write_text("a file")
+    long = f"{own_home}/{'r' * 100}"
+    monkeypatch.setenv("XDG_RUNTIME_DIR", long)
+
+    assert 1 == main.main(["init", "--offline", "--ca", "/none.pem"])
+    cms = own_home / "config" / "cms"
+    fixed = f"`chmod go-w {cms} {own_home}/config`"
+    assert [
+        "cms: nothing was written, because of this:",
+        f"the folder {cms} and the folder {own_home}/config can be written by other users, and a configuration is a program: {fixed}",
+        f"path= is longer than the 107 bytes that a socket may have. It is {long}/cms/cms.sock: set XDG_RUNTIME_DIR to a shorter one",
+        f"{own_home}/state is a file and no folder, for sign-ins",
+        "--ca cannot be read: /none.pem: No such file or directory",
+    ] == capsys.readouterr().err.splitlines()
+
+
+@pytest.mark.parametrize("umask", [0o002, 0o000, 0o077])
+@pytest.mark.parametrize("system", [[], ["--system"]])
+def test_what_init_makes_is_what_check_takes(own_home: Path, umask: int, system: list[str]) -> None:
+    """Whatever the umask: the folders that init makes can be written by nobody else, and the service can read its own."""
+    before = os.umask(umask)
+    try:
+        assert 0 == main.main(["init", "--offline", "--user", "a@example.test", *system])
+    finally:
+        os.umask(before)
+    made = own_home / ("etc" if system else "config/cms") / "cms.cfg"
+
+    assert load(str(made), system=replace(SYSTEM, is_alone_in=lambda _gid, _uid: False)).accounts
+    assert ((0o644, 0o755) if system else (0o600, 0o700)) == tuple(
+        stat.S_IMODE(each.stat().st_mode) for each in (made, made.parent)
+    )
+    assert 0o700 == stat.S_IMODE(made.parent.parent.stat().st_mode) or system
 
 
 @pytest.mark.parametrize("words", [["init", "--system", "-c", "my.cfg"], ["-c", "my.cfg", "init", "--system"]])
