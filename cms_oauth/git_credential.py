@@ -17,12 +17,14 @@ from collections.abc import Mapping
 from cms_oauth import dial, fetch, sasl, wire
 from cms_oauth import main as client
 
-_NAME = "git-credential-cms"
+NAME = "git-credential-cms"
 
 # The scheme that git or curl names -> the protocol that the token is for.
-_PROTOCOLS = {"smtp": "SMTP", "smtps": "SMTP", "imap": "IMAP", "imaps": "IMAP", "pop3": "POP", "pop3s": "POP"}
+PROTOCOLS = {"smtp": "SMTP", "smtps": "SMTP", "imap": "IMAP", "imaps": "IMAP", "pop3": "POP", "pop3s": "POP"}
 
-_USAGE = f"in git's configuration: helper = cms [--user=USER] [--cms_sock=PATH]; by hand: {_NAME} get|store|erase"
+_USAGE = f"in git's configuration: helper = cms [--user=USER] [--cms_sock=PATH]; by hand: {NAME} get|store|erase"
+
+_MISUSED = dial.Failed("bad-request", "unknown or missing arguments", _USAGE)
 
 # The longest input that is read: git may send a token back; nothing else is long.
 _LONGEST = 2 * wire.MAX_REPLY
@@ -38,11 +40,11 @@ def main() -> int:
 
 def answer(arguments: list[str]) -> int:
     """Answer git, which ends the arguments with what it wants."""
-    options, action = _read(arguments[:-1]), "".join(arguments[-1:])
-    if options is None or not action or action.startswith("-"):
-        return _report(dial.Failed("bad-request", "unknown or missing arguments", _USAGE))
+    options, action = read(arguments[:-1]), "".join(arguments[-1:])
+    if isinstance(options, dial.Failed) or not action or action.startswith("-"):
+        return _report(_MISUSED)
     asked = _asked(sys.stdin.buffer.read(_LONGEST))
-    protocol = _PROTOCOLS.get(asked.get("protocol", ""), "")
+    protocol = PROTOCOLS.get(asked.get("protocol", ""), "")
     # gitcredentials(7): a helper must ignore an action that it does not know.
     if not protocol or action not in ("get", "erase"):
         return 0
@@ -52,10 +54,11 @@ def answer(arguments: list[str]) -> int:
     return _get(options, named) if action == "get" else _erase(options, asked.get("password", ""))
 
 
-def _read(arguments: list[str]) -> fetch.Options | None:
+def read(arguments: list[str]) -> fetch.Options | dial.Failed:
+    """Return the options of a helper as git's configuration names it, or why they are refused."""
     options = client.read_exactly(arguments)
     allowed = fetch.Options(user=options.user, socket=options.socket) if options else None
-    return options if options == allowed else None
+    return options if options and options == allowed else _MISUSED
 
 
 def _asked(description: bytes) -> Mapping[str, str]:
@@ -87,7 +90,7 @@ def _erase(options: fetch.Options, refused: str) -> int:
 
 
 def _report(failed: dial.Failed) -> int:
-    return fetch.report(failed, _NAME)
+    return fetch.report(failed, NAME)
 
 
 if __name__ == "__main__":

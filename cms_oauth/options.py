@@ -15,9 +15,30 @@ def read(arguments: list[str]) -> Options | int:
     try:
         done: Options | int = command.main(arguments, prog_name="cms-oauth", standalone_mode=False)
     except click.ClickException as error:
-        message = " ".join(error.format_message().split())
-        return report(dial.Failed("bad-request", message, "run: cms-oauth --help"))
+        return report(_mistake(error))
     return done
+
+
+def understand(arguments: list[str]) -> Options | dial.Failed:
+    """Return what `read` would, without printing anything: for a command that another program will run.
+
+    A command that only shows help is a failure, because it prints no token.
+    """
+    try:
+        context = click.Context(command, **command.context_settings)
+        given, *_ = command.make_parser(context).parse_args(list(arguments))
+        # --help and --version, which click would carry out at once.
+        if any(each.is_eager and given.get(each.name) for each in command.get_params(context)):
+            return dial.Failed("bad-request", "it prints help, not a token", "remove that option")
+        with command.make_context("cms-oauth", list(arguments)) as context:
+            options: Options = command.invoke(context)
+    except click.ClickException as error:
+        return _mistake(error)
+    return options
+
+
+def _mistake(error: click.ClickException) -> dial.Failed:
+    return dial.Failed("bad-request", " ".join(error.format_message().split()), "run: cms-oauth --help")
 
 
 def _named(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cms_oauth import wire
+from cms_oauth import dial, wire
 from cms_oauth.fetch import Options
 from cms_oauth.main import read_exactly
-from cms_oauth.options import read
+from cms_oauth.options import read, understand
 
 # Values with everything that a parser could stumble over, the obvious ones often.
 VALUES = st.sampled_from(["SMTP", "IMAP", "user@domain.com", "/run/cms.sock", *wire.FORMS]) | st.text(max_size=12)
@@ -55,6 +55,22 @@ def test_both_parsers_agree_on_all_that_the_fast_one_takes(arguments: list[str])
     fast = read_exactly(arguments)
 
     assert fast is None or fast == read(arguments)
+
+
+@given(st.one_of(ARGUMENTS, FAST))
+def test_what_is_understood_is_what_would_be_read(arguments: list[str]) -> None:
+    """For a command that another program runs: the same options, or a refusal where this one would end."""
+    understood, done = understand(arguments), read(arguments)
+
+    assert understood == done if isinstance(done, Options) else isinstance(understood, dial.Failed)
+
+
+def test_nothing_is_printed_for_another_program(capfd: pytest.CaptureFixture[str]) -> None:
+    """Neither help nor a mistake."""
+    for arguments in (["--help"], ["--version"], ["--what"], ["--user"]):
+        assert isinstance(understand(arguments), dial.Failed)
+
+    assert ("", "") == capfd.readouterr()
 
 
 @given(FAST)

@@ -160,7 +160,8 @@ def test_root_asks_the_daemon_of_another_user(healthy: Patient) -> None:
 def test_a_tool_that_asks_at_the_wrong_place(healthy: Patient) -> None:
     """Its line is named, with the sockets that there are."""
     file = healthy.daemon.home / ".msmtprc"
-    file.write_text(f'passwordeval "cms-oauth --user={USER} --cms_sock=/nowhere/cms.sock --output=token"\n')
+    asks = f"cms-oauth --user={USER} --cms_sock=/nowhere/cms.sock --output=token"
+    file.write_text(f'host h\nuser {USER}\nauth xoauth2\npasswordeval "{asks}"\n')
     os.chown(file, ALICE, ALICE)
     try:
         (found,) = [each for each in healthy.findings() if each["check"] == "mail tools"]
@@ -168,7 +169,7 @@ def test_a_tool_that_asks_at_the_wrong_place(healthy: Patient) -> None:
         file.unlink()
 
     assert ("fail", "tool-socket") == (found["level"], found["verdicts"][0]["name"])
-    assert f"{file}:1" in found["message"]
+    assert f"{file}:4" in found["message"]
 
 
 def test_a_reload_makes_it_known(healthy: Patient) -> None:

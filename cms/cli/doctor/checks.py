@@ -23,6 +23,7 @@ from cms.cli.doctor.findings import (
     warned,
     yours,
 )
+from cms.cli.doctor.mail_tools import judge
 from cms.config.model import Config, ConfigError, SocketSpec
 from cms.core.accounts import Account
 from cms.core.policy import ROOT
@@ -274,15 +275,19 @@ def _testing(examination: Examination, protocol: str, account: Account, place: s
 
 
 def _tools(examination: Examination) -> Iterator[Finding]:
-    served = mail_tools.Served(examination.sockets, paths.find_socket(), os.path.realpath)
-    files = probe_machine.tool_files(examination.home)
-    found = [use for file in files for use in mail_tools.uses(file)]
-    for file in files:
-        if file.error:
-            yield skipped(mail_tools.CHECK, f"{file.tool}: {file.path}: {file.error}")
-    yield from (mail_tools.assess(use, served) for use in found)
-    if not found:
-        yield skipped(mail_tools.CHECK, "none was found that asks cms; docs/clients/ has a page for each")
+    config = examination.config if isinstance(examination.config, Config) else None
+    served = judge.Served(
+        config.sockets if config else None,
+        config.files if config else None,
+        paths.find_socket(),
+        examination.home,
+        os.path.realpath,
+    )
+    found = mail_tools.uses(probe_machine.mail_files(examination.home, examination.environ))
+    findings = [finding for use in found for finding in judge.judge(use, served)]
+    yield from findings
+    if all(each.level == "skip" for each in findings):
+        yield skipped(judge.CHECK, "none was found that asks cms; docs/clients/ has a page for each")
 
 
 @dataclass(frozen=True, slots=True)

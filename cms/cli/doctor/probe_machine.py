@@ -5,6 +5,7 @@ Other modules say what the facts mean, so that tests of that need no real machin
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import os
 import re
@@ -13,13 +14,14 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from cms.cli.doctor.access import Identity, SocketPath, Step, Tried
 from cms.cli.doctor.assess import Folder, KeyFacts, Library
-from cms.cli.doctor.mail_tools import PLACES, File
+from cms.cli.doctor.mail_tools.found import Machine
+from cms.cli.init import mail_programs
 from cms.config.model import Config, SocketSpec
 from cms.core.accounts import Source
 from cms.core.policy import ROOT, Rules
@@ -29,8 +31,11 @@ from cms_oauth.moves import Command
 # A requirement such as `trio>=0.35`; those with a marker after `;` are for something else.
 _REQUIREMENT = re.compile(r"([A-Za-z0-9_.-]+)>=([0-9.]+)$")
 
-# A mail tool's configuration has a few kilobytes. Of a longer file only this much is read.
-_MOST = 1024 * 1024
+# A mail program's configuration has a few kilobytes. Of a longer file only this much is read.
+_MOST = 256 * 1024
+
+# The home folder of users that have none (Debian's policy manual, 9.2.3).
+_NO_HOME = "/nonexistent"
 
 # A group may have a thousand members, and each one costs a line of the report.
 _MOST_MEMBERS = 8
@@ -279,28 +284,36 @@ def _tried(word: str) -> Tried:
     return Tried(reached=word != "hangs", answered=word == "answered", hangs=word == "hangs")
 
 
-# Mail tools.
+# Mail programs.
 
 
-def tool_files(home: str) -> list[File]:
-    """Return the configuration files of mail tools that exist, with their text. `home` is "" for no home folder."""
-    return [_tool_file(tool, path) for tool, places in PLACES.items() for path in _existing(places, home)]
+def mail_files(home: str, environ: Mapping[str, str]) -> Machine:
+    """Return access to the files of the mail programs of this machine. `home` is "" for no home folder."""
+    return Machine(
+        home or _NO_HOME,
+        {**environ, "UID": str(os.geteuid())},
+        _regular_file,
+        os.path.isfile,
+        _files_in,
+        lambda program: shutil.which(program) is not None,
+        lambda program: mail_programs.release(program) if shutil.which(program) else 0,
+    )
 
 
-def _existing(places: Sequence[str], home: str) -> Iterator[str]:
-    for place in places:
-        if place.startswith("~") and not home:
-            continue
-        root, pattern = (home, place[2:]) if place.startswith("~") else ("/", place[1:])
-        yield from (str(path) for path in sorted(Path(root).glob(pattern)) if path.is_file())
+def _regular_file(path: str) -> str:
+    """Return the text of a file. Raises OSError, also for what is no regular file: a pipe would wait for a writer."""
+    if not Path(path).is_file():
+        problem = errno.ENOENT if not Path(path).exists() else errno.EINVAL
+        raise OSError(problem, "no such file" if problem == errno.ENOENT else "it is not a regular file")
+    with Path(path).open(encoding="utf-8", errors="replace") as file:
+        return file.read(_MOST)
 
 
-def _tool_file(tool: str, path: str) -> File:
+def _files_in(folder: str) -> list[str]:
     try:
-        with Path(path).open(encoding="utf-8", errors="replace") as file:
-            return File(tool, path, file.read(_MOST))
-    except OSError as error:
-        return File(tool, path, error=error.strerror or str(error))
+        return sorted(each.path for each in os.scandir(folder) if each.is_file())
+    except OSError:
+        return []
 
 
 def age_of(path: str, now: float) -> float | None:

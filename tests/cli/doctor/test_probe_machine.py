@@ -267,16 +267,30 @@ def test_a_group_can_be_given_a_socket(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def test_tools_files(tmp_path: Path) -> None:
-    """Those that are there, each with its text, or why it cannot be read."""
-    (tmp_path / ".msmtprc").write_text("host x\n")
-    (tmp_path / ".config" / "aerc").mkdir(parents=True)
-    (tmp_path / ".config" / "aerc" / "accounts.conf").write_text("[a]\n")
-    (tmp_path / ".muttrc").mkdir()
-    found = [each for each in probe_machine.tool_files(str(tmp_path)) if each.path.startswith(str(tmp_path))]
+def test_files_of_mail_programs(tmp_path: Path) -> None:
+    """Regular files only: a pipe is never waited for, and a long file is read up to its limit."""
+    (tmp_path / "b").write_text("host x\r\n\udcff", errors="surrogateescape")
+    (tmp_path / "a").write_text("x" * 1_000_000)
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    machine = probe_machine.mail_files(str(tmp_path), {"XDG_CONFIG_HOME": "/x"})
 
-    assert [("msmtp", "host x\n"), ("aerc", "[a]\n")] == [(each.tool, each.text) for each in found]
-    assert "No such file or directory" == probe_machine._tool_file("mutt", f"{tmp_path}/no").error
+    assert (str(tmp_path), "/x", str(os.geteuid())) == (machine.home, machine.config_home, machine.environ["UID"])
+    assert [f"{tmp_path}/a", f"{tmp_path}/b"] == machine.names(str(tmp_path))
+    assert [] == machine.names(f"{tmp_path}/none")
+    assert (256 * 1024, "host x\n\ufffd") == (len(machine.read(f"{tmp_path}/a")), machine.read(f"{tmp_path}/b"))
+    for name, said in (("pipe", "it is not a regular file"), ("folder", "it is not"), ("none", "no such file")):
+        assert not machine.is_file(f"{tmp_path}/{name}")
+        with pytest.raises(OSError, match=said):
+            machine.read(f"{tmp_path}/{name}")
+
+
+def test_installed_programs(tmp_path: Path) -> None:
+    """A program in the PATH, and the major number of its release; 0 if there is none."""
+    machine = probe_machine.mail_files(str(tmp_path), {})
+
+    assert (True, False) == (machine.installed("sh"), machine.installed("no-such-program"))
+    assert (6, 0) == (machine.release("fetchmail"), machine.release("no-such-program"))
 
 
 def test_ages_and_owners(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from cms.cli.client import NoDaemon
-from cms.cli.doctor import access, checks, mail_tools, probe_machine, probe_mail, probe_network
+from cms.cli.doctor import access, checks, probe_machine, probe_mail, probe_network
 from cms.cli.doctor.assess import Https, MailTest, Names
 from cms.cli.doctor.checks import Check, usable
 from cms.cli.doctor.examination import Examination, Limits
@@ -518,12 +518,13 @@ def test_mail_tools(home: Path) -> None:
     )
 
 
-def test_a_tools_file_that_cannot_be_read(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mail_programs_file_that_cannot_be_followed(home: Path) -> None:
     """It is skipped, by name."""
-    files = [mail_tools.File("mutt", "/m", error="Permission denied")]
-    monkeypatch.setattr(probe_machine, "tool_files", lambda _home: files)
+    (home / ".muttrc").write_text("source ~/none\n")
 
-    assert "mutt: /m: Permission denied" == find("mail tools", examining(home))[0].message
+    assert f"mutt: {home}/.muttrc:1: {home}/none: no such file" in [
+        each.message for each in find("mail tools", examining(home))
+    ]
 
 
 # What `cms check` asks.

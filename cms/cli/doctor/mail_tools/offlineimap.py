@@ -1,0 +1,82 @@
+"""Reads offlineimap's file: an INI file with interpolation, whose `..._eval` options are Python expressions. Pure.
+
+An expression may call the functions of `pythonfile`, which is read too.
+"""
+
+from __future__ import annotations
+
+import ast
+import configparser
+from collections.abc import Iterator
+
+from cms.cli.doctor.mail_tools import python_code
+from cms.cli.doctor.mail_tools.found import Command, Fault, Files, Login, Machine, Place, Use
+from cms.cli.doctor.mail_tools.ini import Ini, mistake
+
+_LOGIN = Login("IMAP", "token")
+# The option for a token, and the one for a password.
+_OPTIONS = ("oauth2_access_token_eval", "remotepasseval")
+
+
+def offlineimap(machine: Machine) -> Iterator[Use]:
+    files = Files(machine, "offlineimap")
+    for path in machine.first(f"{machine.config_home}/offlineimap/config", "~/.offlineimaprc"):
+        text = files.text(path)
+        try:
+            ini = Ini("offlineimap", path, text, interpolates=True)
+            yield from _uses(ini, files)
+        except configparser.Error as error:
+            if "cms-oauth" in text:
+                cause = f"offlineimap refuses the file: {mistake(error)}"
+                yield Fault(Place("offlineimap", path), "does not start", cause, "correct it")
+    yield from files.unread
+
+
+def _uses(ini: Ini, files: Files) -> Iterator[Use]:
+    code = ini.value("general", "pythonfile")
+    functions = dict[str, list[Use]]()
+    if code:
+        path = files.machine.expand(code)
+        functions = _functions(files.text(path, ini.place("general", "pythonfile")), path, files.machine)
+    for section in ini.sections():
+        if section.startswith("Repository "):
+            for option in _OPTIONS:
+                found = _asked(ini, section, option, functions, files.machine)
+                yield from found
+                if any(isinstance(each, Command) for each in found):
+                    yield from _login(ini, section, option)
+
+
+def _functions(code: str, path: str, machine: Machine) -> dict[str, list[Use]]:
+    """Return what each function of a file asks."""
+    try:
+        tree = ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return {}
+    return {
+        node.name: python_code.asks(
+            ast.get_source_segment(code, node) or "", Place("offlineimap", path, node.lineno), machine, _LOGIN
+        )
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef)
+    }
+
+
+def _asked(ini: Ini, section: str, option: str, functions: dict[str, list[Use]], machine: Machine) -> list[Use]:
+    expression = ini.value(section, option)
+    found = python_code.asks(expression, ini.place(section, option), machine, _LOGIN)
+    called = [each for name, each in functions.items() if f"{name}(" in expression]
+    return [*found, *(use for each in called for use in each)]
+
+
+def _login(ini: Ini, section: str, option: str) -> Iterator[Fault]:
+    if option == _OPTIONS[1]:
+        cause = f"{option} gives a password, and offlineimap logs in with it as with a password"
+        step = f"give the same expression as {_OPTIONS[0]}"
+        yield Fault(ini.place(section, option), "does not log in with its token", cause, step)
+        return
+    mechanisms = [each.strip().upper() for each in ini.value(section, "auth_mechanisms", "XOAUTH2").split(",")]
+    if "XOAUTH2" not in mechanisms:
+        cause = f"auth_mechanisms is {', '.join(mechanisms)}, without XOAUTH2"
+        place = ini.place(section, "auth_mechanisms")
+        yield Fault(place, "does not log in with its token", cause, "write: auth_mechanisms = XOAUTH2")
