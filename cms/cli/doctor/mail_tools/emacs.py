@@ -52,6 +52,7 @@ def emacs(machine: Machine) -> Iterator[Use]:
         _read(files, path, None, settings, found)
     yield from found
     yield from _sending(settings)
+    yield from _sendmail(settings, machine)
     yield from files.unread
 
 
@@ -108,7 +109,7 @@ def _after(items: list[Form | Text | Symbol], keyword: str) -> list[Form | Text 
 def _words(value: Form | Text | Symbol) -> list[str]:
     """Return the words of a value: one of a text or symbol, those of a list."""
     if isinstance(value, Form):
-        items = value.items[1:] if value.head in {"list", "quote"} else value.items
+        items = value.items[1:] if value.head in {"list", "expand-file-name"} else value.items
         return [each.value if isinstance(each, Text) else each.name for each in items if not isinstance(each, Form)]
     if isinstance(value, Symbol):
         return [] if value.name == "nil" else [value.name]
@@ -147,6 +148,14 @@ def _run(form: Form, place: Place, machine: Machine) -> list[Use]:
     if form.head in _SHELLS:
         return [use for line in arguments[1:] for use in shell.asks(line, place, machine)]
     return []
+
+
+def _sendmail(settings: _Settings, machine: Machine) -> list[Use]:
+    """Return what the program asks that sends mail in Emacs' place."""
+    if "sendmail-program" not in settings.values:
+        return []
+    path, place = settings.values["sendmail-program"]
+    return shell.program([*path, *settings.words("message-sendmail-extra-arguments")], place, machine)
 
 
 def _sending(settings: _Settings) -> Iterator[Use]:

@@ -147,6 +147,9 @@ def _sending(settings: list[_Setting], machine: Machine) -> Iterator[Use]:
     helpers = [
         each for each in settings if (each.section, each.name) == ("credential", "helper") and _helper(each, machine)
     ]
+    for each in settings:
+        if each.section == "sendemail" and each.name in {"sendmailcmd", "smtpserver"}:
+            yield from shell.asks(each.value, each.place, machine)
     for identity in dict.fromkeys(each.subsection for each in settings if each.section == "sendemail"):
         values = {
             each.name: each

@@ -171,6 +171,7 @@ class _Reader:
 
     def _logins(self, settings: Mapping[str, _Setting], own: Mapping[str, _Setting]) -> Iterator[Use]:
         """Yield what `settings` ask for, if a part of it is in `own`."""
+        yield from self._sendmail(own)
         for prefix, protocol in _PROTOCOLS.items():
             names = (f"{prefix}_oauth_refresh_command", f"{prefix}_authenticators")
             command = settings.get(names[0])
@@ -182,6 +183,11 @@ class _Reader:
                 yield from self._mechanism(names[1], settings.get(names[1], _Setting("", command.place)))
             if asked and prefix == "smtp":
                 yield from self._user(settings)
+
+    def _sendmail(self, own: Mapping[str, _Setting]) -> Iterator[Use]:
+        """Yield what the program asks that sends mail in mutt's place."""
+        if "sendmail" in own:
+            yield from shell.asks(own["sendmail"].value, own["sendmail"].place, self._machine, exported=self._exported)
 
     def _mechanism(self, name: str, setting: _Setting) -> Iterator[Fault]:
         tool, mechanisms = self._files.tool, [each.strip().lower() for each in setting.value.split(":")]

@@ -125,6 +125,7 @@ def _uses(machine: Machine, blocks: list[_Block]) -> Iterator[Use]:
             continue
         settings = {**blocks[0].variables, **block.variables}
         named = [*block.calls, *(settings[hook][0] for hook in _HOOKS if hook in settings)]
+        yield from _mta(settings, block, machine)
         asking = [each for each in (block, *_called(named, macros)) if asked[id(each)]]
         if asking and _url(settings):
             sending |= dict.fromkeys(map(id, asking))
@@ -133,6 +134,14 @@ def _uses(machine: Machine, blocks: list[_Block]) -> Iterator[Use]:
         login = _TO_SEND if id(block) in sending else _OTHERWISE
         for each in asked[id(block)]:
             yield each if not isinstance(each, Command) else Command(each.place, each.words, each.socket, login)
+
+
+def _mta(settings: Mapping[str, tuple[str, Place]], block: _Block, machine: Machine) -> list[Use]:
+    """Return what the program asks that sends mail, if this block names it."""
+    if "mta" not in block.variables or _url(settings):
+        return []
+    path, place = block.variables["mta"]
+    return shell.asks(f"{path} {settings.get('mta-arguments', ('',))[0]}", place, machine)
 
 
 def _asked(block: _Block, machine: Machine, outside: _Block) -> list[Use]:

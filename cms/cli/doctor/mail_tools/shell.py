@@ -55,7 +55,7 @@ _WRAPPERS = {
     *("sudo", "doas", "runuser", "flock", "systemd-run", "systemd-inhibit", "firejail", "torsocks", "torify"),
     *("proxychains", "proxychains4", "flatpak-spawn", "unbuffer"),
 }
-_INTERESTING = {"cms-oauth", "imapsync", "nc", "socat", *_SHELLS}
+_INTERESTING = {"cms-oauth", "graph-sendmail", "imapsync", "nc", "socat", *_SHELLS}
 
 _SOCAT = re.compile(r"(?:UNIX|UNIX-CONNECT|UNIX-CLIENT):([^,]+)", re.IGNORECASE)
 
@@ -204,9 +204,10 @@ class _Walk:
             before, words = _unwrapped(words)
             given |= {found[1]: found[2] for found in map(ASSIGNMENT.fullmatch, before) if found}
         name = posixpath.basename(words[0]) if words else ""
-        if name == "cms-oauth":
+        if name in {"cms-oauth", "graph-sendmail"}:
             exported = {each: self.variables[each] for each in self.exported if each in self.variables} | given
-            self.found.append(Command(place, tuple(words[1:]), exported.get("CMS_SOCK", "")))
+            asked = words[1:] if name == "cms-oauth" else _asked_for_graph(words)
+            self.found.append(Command(place, tuple(asked), exported.get("CMS_SOCK", "")))
         elif name in _SHELLS:
             inner = self._inner(place)
             inner.variables |= given
@@ -237,6 +238,16 @@ def _after_c(words: Sequence[str]) -> str:
     """Return the script of `sh -c SCRIPT`."""
     at = next((n for n, each in enumerate(words) if re.fullmatch(r"-[a-zA-Z]*c", each)), len(words))
     return next((each for each in words[at + 1 :] if not each.startswith("-")), "")
+
+
+def _asked_for_graph(words: Sequence[str]) -> list[str]:
+    """Return the options with which graph-sendmail runs `cms-oauth` (contrib/graph-sendmail)."""
+    found = ["--proto=GRAPH", "--output=json"]
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        option, equals, value = word.partition("=")
+        if option in {"--user", "--cms_sock", "--cms-sock"}:
+            found.append(f"{option}={value if equals else following}")
+    return found
 
 
 def _imapsync(words: Sequence[str], place: Place) -> Iterator[Use]:

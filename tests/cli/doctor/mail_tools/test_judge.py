@@ -321,7 +321,27 @@ def test_every_page_has_a_reader() -> None:
     pages = {path.stem for path in (ROOT / "docs" / "clients").glob("*.md")} - {"README"}
     read = {name.lower() for name in mail_tools.READERS} | {"shell", "python", "imapsync"}
 
-    assert set() == pages - read
+    # What test_a_program_that_sends_through_graph finds.
+    assert {"graph"} == pages - read
+
+
+def test_a_program_that_sends_through_graph() -> None:
+    """graph-sendmail asks for GRAPH, whichever program runs it: the files of its page, and a script."""
+    wrapper = shown("graph", "wrapper")
+    files = {
+        ".gitconfig": shown("graph", "git"),
+        ".muttrc": shown("graph", "mutt"),
+        ".mailrc": shown("graph", "s-nail"),
+        ".emacs.d/init.el": shown("graph", "emacs"),
+        "bin/sendmail": wrapper,
+    }
+    found = mail_tools.uses(machine(files))
+
+    assert {"git", "mutt", "s-nail", "Emacs", "shell"} == {each.place.tool for each in found}
+    path = "/run/user/1000/cms/cms.sock"
+    for protocols, level in ((("GRAPH",), "pass"), (("SMTP",), "fail")):
+        offer = served(protocols=protocols, usual=path, path=path)
+        assert {level} == {finding.level for use in found for finding in judge(use, offer)}
 
 
 def test_hostile_files_end() -> None:
