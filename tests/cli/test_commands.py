@@ -602,3 +602,125 @@ def test_paths_are_handed_on_as_they_are(home: Path, monkeypatch: pytest.MonkeyP
     main.main(["run", "-c", "/a$$b/50%%.cfg", "--log-level", "info"])
     main.main(["init", "-c", "my.cfg", "--ca", "ca$$.pem"])
     assert [Run("/a$$b/50%%.cfg", "info", "auto"), Run(f"{home}/my.cfg", f"{home}/ca$.pem")] == ran
+
+
+# Each command that looks for a configuration or a daemon, with what it takes.
+EVERY = {
+    "login": ["a@example.test"],
+    "import": ["/etc/hostname"],
+    "export": ["/none/x.cms"],
+    "logout": ["a@example.test"],
+    "prune": [],
+    "refresh": [],
+    "reload": [],
+    "status": [],
+    "check": [],
+    "admin-consent-url": [],
+    "doctor": ["--json"],
+    "init": ["--user", "a@example.test", "--offline"],
+}
+
+
+def test_every_command_is_tried() -> None:
+    """A new one is tried without a home folder, too."""
+    assert set(commands.cms.commands) == {*EVERY, "run", "demo"}
+
+
+@pytest.fixture
+def homeless(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user whom the database does not know, as in a container, without HOME."""
+    for name in ("HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR", "CMS_SOCK", "CREDENTIALS_DIRECTORY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("_SYSTEM_STATE", "_USERS_RUNTIME"):
+        monkeypatch.setattr(f"cms_oauth.paths.{name}", str(home / "none"))
+    monkeypatch.setattr("cms_oauth.paths._last_runtime", lambda: str(home / "tmp"))
+    monkeypatch.setattr(os, "getuid", lambda: 3_000_000_000)
+    return home
+
+
+@pytest.mark.parametrize("told", [None, "", "relative"])
+@pytest.mark.parametrize("command", EVERY)
+def test_a_user_without_a_home_gets_a_sentence(
+    homeless: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    told: str | None,
+) -> None:
+    """From every command: what is missing, and what to set. Those that need no home folder do without."""
+    if told is not None:
+        monkeypatch.setenv("HOME", told)
+    code = main.main([command, *EVERY[command]])
+    out, err = capsys.readouterr()
+
+    assert 0 != code
+    assert "bug" not in out + err
+    if command in ("refresh", "reload", "status"):
+        assert "cms: no daemon is running\n" in err
+    elif command == "export":
+        assert "there is no such folder" in err
+    else:
+        assert "this user has no home folder: HOME is not" in out + err
+        assert "set HOME, or XDG_" in out + err
+
+
+@pytest.mark.parametrize("command", ["check", "admin-consent-url", "init", "login"])
+def test_a_user_without_a_home_can_name_all_folders(
+    homeless: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    """With -c and XDG_STATE_HOME a home folder is not needed; with -c alone, what is missing is a warning."""
+    config = good_configuration(homeless)
+    path = config.with_name("new.cfg") if command == "init" else config
+    if command in ("check", "admin-consent-url"):
+        main.main([command, "-c", str(path), *EVERY[command]])
+        said = "".join(capsys.readouterr())
+        assert ("there is no place for sign-ins" in said) == (command != "admin-consent-url")
+    monkeypatch.setenv("XDG_STATE_HOME", str(homeless / "state"))
+    monkeypatch.setattr(commands, "sign_in_here", lambda *_: 7)
+
+    assert main.main([command, "-c", str(path), *EVERY[command]]) == (7 if command == "login" else 0)
+    assert "home folder" not in "".join(capsys.readouterr())
+
+
+RELATIVE = {
+    "check": ["check", "-c", "x.cfg"],
+    "before the command": ["-c", "x.cfg", "login", "a"],
+    "import": ["import", "x.json"],
+    "import by format": ["import", "--from=oama", "./x"],
+    "export": ["export", "x.cms"],
+    "passphrase": ["export", "--passphrase-file", "x", "/x.cms"],
+    "bundle": ["doctor", "--bundle", "x"],
+    "init": ["init", "-c", "x.cfg"],
+    "authorities": ["init", "--ca", "x.pem"],
+}
+
+
+@pytest.mark.parametrize("arguments", RELATIVE.values(), ids=RELATIVE)
+def test_a_folder_that_was_removed_is_the_cause(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    """No file is said to be missing: the folder is."""
+    (home / "gone").mkdir()
+    monkeypatch.chdir(home / "gone")
+    (home / "gone").rmdir()
+
+    assert main.main(arguments) in (2, os.EX_CONFIG)
+    assert "the current folder no longer exists, and relative paths start there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["check", "admin-consent-url", "init", "status"])
+def test_a_folder_that_was_removed_is_no_obstacle_to_other_paths(
+    configured: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    """The usual paths are absolute, and so are those that begin with ~."""
+    home = configured.parents[2]
+    monkeypatch.setenv("HOME", str(home))
+    (home / "gone").mkdir()
+    monkeypatch.chdir(home / "gone")
+    (home / "gone").rmdir()
+    code = main.main([command, *EVERY[command], *(["-c", "~/new.cfg"] if command == "init" else [])])
+    out, err = capsys.readouterr()
+
+    assert (69 if command == "status" else 0) == code
+    assert "bug" not in out + err
+    assert "no longer exists" not in out + err
