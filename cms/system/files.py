@@ -38,7 +38,8 @@ def make_folders(folder: Path, mode: int = PRIVATE_FOLDER) -> None:
     make_folders(folder.parent, mode)
     try:
         folder.mkdir(mode=PRIVATE_FOLDER)
-        if mode != PRIVATE_FOLDER:
+        # Not if it has all rights already: a FAT file system refuses to change a mode.
+        if mode & ~folder.stat().st_mode:
             folder.chmod(mode)
     except FileExistsError:
         # Another process may have made it at the same time; if not, a file has its name.

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import trio
 
+from cms.system import users
 from cms.system.files import make_folders
 from cms.system.logs import get_logger, log_uncaught
 
@@ -122,6 +123,10 @@ def claimed(folder: str) -> Iterator[None]:
 def _make_private(folder: Path) -> None:
     make_folders(folder)
     found = folder.stat()
+    if not users.is_mapped(found.st_uid):
+        raise NotOurs(
+            f"the state folder {folder} belongs to a user who is not in this user namespace: run cms outside of it"
+        )
     if found.st_uid != os.geteuid():
         raise NotOurs(
             f"the state folder {folder} belongs to uid {found.st_uid}, and this is uid {os.geteuid()}: "

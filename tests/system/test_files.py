@@ -146,7 +146,7 @@ def test_what_is_no_file_is_named(tmp_path: Path) -> None:
     assert found == ["a folder", "a device", "a pipe", "", ""]
 
 
-@pytest.mark.parametrize("umask", [0o000, 0o002, 0o077])
+@pytest.mark.parametrize("umask", [0o000, 0o002, 0o077, 0o777])
 @pytest.mark.parametrize("mode", [0o700, 0o755])
 def test_folders_have_their_mode_whatever_the_umask(tmp_path: Path, umask: int, mode: int) -> None:
     """All that are made; those that exist stay as they are."""

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from support.trio_run import in_trio
 
-from cms.system import process
+from cms.system import process, users
 
 PROGRAM = """
 import ctypes, os, resource
@@ -158,6 +158,19 @@ def test_another_users_folder_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(os, "geteuid", lambda: 65_533)
     with pytest.raises(process.NotOurs, match=f"belongs to uid {os.getuid()}.*sudo -u '#{os.getuid()}'"):
         enter(tmp_path)
+
+
+def test_a_state_folder_of_nobodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a user namespace the owner has no name to run cms as."""
+    monkeypatch.setattr(users, "is_mapped", lambda _uid: False)
+
+    with (
+        pytest.raises(
+            process.NotOurs, match="belongs to a user who is not in this user namespace: run cms outside of it"
+        ),
+        process.claimed(str(tmp_path)),
+    ):
+        raise AssertionError
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:

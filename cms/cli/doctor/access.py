@@ -7,6 +7,7 @@ decide. ACLs are not read: the group bits show their mask.
 from __future__ import annotations
 
 import json
+import re
 import stat
 from dataclasses import dataclass, replace
 
@@ -118,11 +119,15 @@ def _barred(step: Step, path: str, identity: Identity, rules: Rules) -> Verdict:
         argument = "mode=0o666 where users= or groups= decide" if named else f"users=[{json.dumps(identity.name)}]"
         return yours("socket-mode", cause, f"in its CredentialServer: {argument}, or group= its primary group", _RELOAD)
     cause = f"the folder {step.path} does not let {identity.name} through ({bits})"
-    return yours(
-        "folder-closed",
-        cause,
-        f"`{Command(('chmod', 'o+x', step.path))}`; or put the socket into a folder that {identity.name} can reach, such as one below /run",
-    )
+    elsewhere = f"put the socket into a folder that {identity.name} can reach, such as one below /run"
+    # A folder of the system's, or one that logind makes anew at each login, is not for the daemon's owner to open.
+    if _SHARED.fullmatch(step.path) or (step.uid == ROOT != rules.owner):
+        return yours("folder-closed", cause, elsewhere)
+    return yours("folder-closed", cause, f"`{Command(('chmod', 'o+x', step.path))}`; or {elsewhere}")
+
+
+# The root, the folders in it, and those that logind makes.
+_SHARED = re.compile(r"/[^/]*|/run/user(/\d+)?")
 
 
 _RELOAD = "`cms reload`"

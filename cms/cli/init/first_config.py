@@ -19,6 +19,7 @@ from cms.system.files import PRIVATE_FOLDER, make_folders, oddity
 from cms_oauth import paths
 from cms_oauth.expand import Unusable, literal
 from cms_oauth.microsoft import PERSONAL_TENANT, is_personal
+from cms_oauth.moves import Command
 
 SYSTEM_STATE = "/var/lib/cms"
 SYSTEM_RUNTIME = "/run/cms"
@@ -202,9 +203,20 @@ def in_the_way(wishes: Wishes, system: System = SYSTEM) -> list[str]:
         except OSError as error:
             found.append(f"there is no folder for the socket: {error}: set XDG_RUNTIME_DIR to a folder of this user")
     found += [f"{why}, for {what}" for what, folder in folders.items() if (why := _unwritable(folder))]
+    if (state := folders.get("sign-ins")) and (owner := _other_owner(state)):
+        found.append(f"{state}, for sign-ins, belongs to {owner}: `{Command(('sudo', '-u', owner, 'cms', 'init'))}`")
     if wishes.ca and (why := ca_fault(wishes.ca)):
         found.append(f"--ca {why}")
     return list(dict.fromkeys(found))
+
+
+def _other_owner(folder: Path) -> str:
+    """Return the owner of a folder, "" for this user or if there is no such folder."""
+    try:
+        owner = folder.stat().st_uid
+    except OSError:
+        return ""
+    return "" if owner == os.geteuid() else users.user_name(owner)
 
 
 def _unwritable(folder: Path) -> str:

@@ -68,6 +68,19 @@ def test_who_may_ask() -> None:
 
 
 @pytest.mark.parametrize(
+    ("folder", "uid"),
+    [("/", 0), ("/home", 0), ("/root", 100), ("/srv/mail", 0), ("/run/user/100", 100), ("/run/user", 100)],
+)
+def test_a_folder_of_the_systems_is_not_opened(folder: str, uid: int) -> None:
+    """Nor one that logind makes anew at each login: the socket belongs elsewhere."""
+    there = SocketPath((step(folder, 0o700, uid=uid, gid=0), step(f"{folder}/cms.sock", 0o666, stat.S_IFSOCK)))
+    found = assess(f"{folder}/cms.sock", there, rules(), ALICE)
+
+    assert ["folder-closed"] == [each.name for each in found.verdicts]
+    assert ("put the socket into a folder that alice can reach, such as one below /run",) == found.verdicts[0].steps
+
+
+@pytest.mark.parametrize(
     ("there", "limits", "name", "words"),
     [
         (path_with(folder=0o700), rules(), "folder-closed", "chmod o+x /run/cms"),

@@ -19,6 +19,8 @@ from typing import Any
 import pytest
 from support.command_line import empty_folders, good_configuration
 from support.newcomers import GUID, USER, Person, empty_home, program, wishes
+from support.programs import require_root
+from support.reachable import ALICE
 
 from cms import main
 from cms.cli import client as remote
@@ -529,6 +531,19 @@ def test_all_that_is_in_the_way_is_said_at_once(
         f"{own_home}/state is a file and no folder, for sign-ins",
         "--ca cannot be read: /none.pem: No such file or directory",
     ] == capsys.readouterr().err.splitlines()
+
+
+def test_a_state_folder_of_another_users(own_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`sudo cms init` with a user's environment: the user's own command is named."""
+    require_root()
+    (own_home / "state" / "cms").mkdir(parents=True)
+    os.chown(own_home / "state" / "cms", ALICE, ALICE)
+
+    assert 1 == main.main(["init", "--offline", "--user", "a@example.test"])
+    assert (
+        f"{own_home}/state/cms, for sign-ins, belongs to #{ALICE}: `sudo -u '#{ALICE}' cms init`"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("umask", [0o002, 0o000, 0o077])
