@@ -77,9 +77,7 @@ def fetch(options: Options, deadline: float, refused: str = "") -> Credential | 
 
     `refused` is a token that a mail server refused: the daemon gets its hash and must answer with another one.
     """
-    # The daemon takes off quotes and `<>`, but a request has no spaces. A user of spaces only is not "the only account".
-    user = options.user.strip() or options.user
-    question = wire.TokenRequest(options.protocol, user=user, rejected=_hash(refused) if refused else "")
+    question = wire.TokenRequest(options.protocol, user=options.user, rejected=_hash(refused) if refused else "")
     try:
         wire.parse_request(wire.build_request(question))
     except wire.BadRequest as bad:

@@ -52,6 +52,9 @@ EXIT_CODES = {
     "busy": 75,
 }
 
+# What people copy with a user.
+_BLANKS = " \t"
+
 _PROTOCOL_ALPHABET = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
 _HASH_ALPHABET = frozenset("0123456789abcdef")
 # 99,999 s is more than a day, longer than any access token of Entra lives.
@@ -118,7 +121,8 @@ def build_request(request: TokenRequest) -> bytes:
     if request.rejected:
         options.append(f"rejected={request.rejected}")
     head = ",".join([request.protocol, *options])
-    line = f"{head} {request.user}" if request.user else head
+    # The daemon takes off quotes and `<>`, but a request has no spaces. A user of spaces only is not "the only account".
+    line = f"{head} {request.user.strip(_BLANKS) or request.user}" if request.user else head
     try:
         # A command line that is not UTF-8 reaches Python as surrogates; as its original bytes, the request is refused.
         return line.encode(errors="surrogateescape") + b"\n"

@@ -84,8 +84,9 @@ def _mutt(value: str) -> str:
 
 
 def _aerc(value: str) -> str:
-    """aerc's library takes # and ; as comments anywhere, and leaves what is in backquotes alone."""
-    return f"`{value}`" if re.search(r"[#;]|^['\"`]|\\$", value) else value
+    """aerc's library takes # and ; as comments anywhere, and leaves what is in backquotes or triple quotes alone."""
+    quotes = '"""' if "`" in value else "`"
+    return f"{quotes}{value}{quotes}" if re.search(r"[#;]|^['\"`]|\\$", value) else value
 
 
 def _ini(value: str) -> str:

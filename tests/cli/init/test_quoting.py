@@ -13,8 +13,11 @@ from pathlib import Path
 
 import pytest
 from support.contrib import ROOT
+from support.mail_files import faults, machine
 from support.programs import require_program
 
+from cms.cli.doctor.mail_tools import READERS
+from cms.cli.doctor.mail_tools.found import Command
 from cms.cli.init import quoting
 from cms.cli.init.mail_programs import TOOLS, Setting, fragment
 from cms_oauth.expand import expanded
@@ -287,3 +290,29 @@ def test_every_program_has_forms_that_its_examples_need() -> None:
         text = fragment(tool, plain, lambda _program: 7)
         assert [] == [each for each in quoting.FORMS[tool.page] if not re.search(each.pattern, text, re.MULTILINE)]
     assert {each.page for each in TOOLS} == set(quoting.FORMS)
+
+
+# Where each program's file belongs, for the doctor.
+_GOES = {
+    "msmtp": ".msmtprc",
+    "mpop": ".mpoprc",
+    "mbsync": ".mbsyncrc",
+    "mutt": ".muttrc",
+    "neomutt": ".neomuttrc",
+    "aerc": ".config/aerc/accounts.conf",
+    "getmail": ".config/getmail/getmailrc",
+    "offlineimap": ".offlineimaprc",
+    "s-nail": ".mailrc",
+    "Emacs": ".emacs.d/init.el",
+}
+
+
+def test_the_doctor_reads_what_init_shows(newcomer: Newcomer) -> None:
+    """It finds this user's own command in each file, and no fault."""
+    for tool in TOOLS:
+        if tool.name in _GOES:
+            found = list(READERS[tool.name](machine({_GOES[tool.name]: newcomer.text(tool.file)})))
+            assert {f"--user={newcomer.user}"} == {each.words[0] for each in found if isinstance(each, Command)}, (
+                tool.name
+            )
+            assert [] == faults(found), tool.name

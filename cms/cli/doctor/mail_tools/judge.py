@@ -23,6 +23,7 @@ from cms.cli.doctor.mail_tools.found import (
     Variable,
 )
 from cms.config.model import FileSpec, SocketSpec
+from cms.core.accounts import is_named
 from cms_oauth import dial, git_credential, options, wire
 from cms_oauth.diagnosis.verdicts import Verdict
 from cms_oauth.fetch import Options
@@ -197,7 +198,7 @@ def _other_socket(place: Place, path: str, served: Served, *, named: bool) -> Ve
 
 def _wrong_user(place: Place, user: str, spec: SocketSpec) -> Verdict | None:
     names = [each.user for each in spec.accounts]
-    if UNKNOWN in user or "" in names or user.lower() in {each.lower() for each in names}:
+    if UNKNOWN in user or "" in names or is_named(user, *names):
         return None
     if not user and len({each.lower() for each in names}) == 1:
         return None

@@ -49,6 +49,8 @@ def causes(findings: list[Finding]) -> str:
     [
         (command("--user=user@domain.com"), served()),
         (command("--user USER@domain.com --proto IMAP"), served()),
+        (command("--user=<user@domain.com>"), served()),
+        (replace(command(""), words=("--user= 'user@domain.com' ",)), served()),
         (command(""), served()),
         (command("--user=whoever@x"), served("")),
         (command("--no-newline"), served("a@x", "A@x")),
