@@ -78,9 +78,11 @@ class Promise:
 
 
 RETRIES = Promise("cms tries again by itself")
+LOOKS_AGAIN = Promise("or wait: cms asks again by itself, and a minute after the network has changed")
 NOTHING_TO_DO = Promise("nothing to do: cms tries again by itself", waits=True)
 PROMISES = {
     "retries": RETRIES,
+    "looks_again": LOOKS_AGAIN,
     "nothing_to_do": NOTHING_TO_DO,
     "nothing_for_now": Promise("nothing to do: cms tries again by itself, after a pause", waits=True),
     "wait_for_cms": Promise("wait: cms tries again by itself", waits=True),
@@ -126,6 +128,11 @@ def parts_of(move: str) -> tuple[Part, ...]:
     if isinstance(move, Move):
         return move.parts
     return (move,) if move else ()
+
+
+def mover_of(move: str) -> str:
+    """Return who makes a move; plain text is the user's."""
+    return move.mover if isinstance(move, Move) else "you"
 
 
 def fill(template: str, values: Mapping[str, Value] | None = None, *, mover: str = "you") -> Move:
@@ -183,7 +190,7 @@ def in_person(move: str, again: str, pause: float | None = None) -> Move:
             parts += [*([wait] if part.waits else []), *parts_of(again)]
         else:
             parts.append(part)
-    changed = Move(*parts, mover=move.mover if isinstance(move, Move) else "you")
+    changed = Move(*parts, mover=mover_of(move))
     return changed if pause is None or again in changed else changed + "; " + again
 
 
@@ -198,8 +205,7 @@ def _run_in_person(run: Run, again: str) -> tuple[Part, ...]:
 
 def as_data(move: str) -> dict[str, Any]:
     """Return a move with its parts as JSON data, to send it to another process."""
-    mover = move.mover if isinstance(move, Move) else "you"
-    return {"mover": mover, "parts": [_part_data(each) for each in parts_of(move)]}
+    return {"mover": mover_of(move), "parts": [_part_data(each) for each in parts_of(move)]}
 
 
 def _part_data(part: Part) -> Any:

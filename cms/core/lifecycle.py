@@ -20,6 +20,7 @@ Everything that changes a `Life` is in this file, as total functions that use no
     answer(life, now, min_valid)     what a client gets now
     absorb(life, outcome, now)       the life after one provider call
     retry_sooner(life, now)          the life after an event that makes an early try worthwhile
+    reconnected(life, looks, now)    the life after a suspend or a change of the network
     demand_fresh(life, budget, now)  the life after a client has shown that the held token is not good enough
     retry_now(life, now)             the life after a person has asked for a try, or has signed in
     sign_in_refused(life, refused)   the life after a person tried to sign in and was refused
@@ -32,7 +33,8 @@ What is always true (tests/core/test_lifecycle.py has a test for each):
 - a client waits only while a fetch is due, and no plan is in the past;
 - there is a pause between two fetches; after a failure it is at least a minute and at least Retry-After;
 - clients cannot ask for more than is sensible: lifetimes are capped at a fresh token's, and fetches that clients cause
-  by one budget for each Grant.
+  by one budget for each Grant;
+- a refusal is looked at again no more often than another budget of the Grant allows.
 """
 
 from __future__ import annotations
@@ -41,8 +43,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
+from cms.core.looks import FIRST_LOOK, LOOK_AFTER_CHANGE, UNANSWERED, Look
 from cms_oauth.claims import Claims, claims_of
-from cms_oauth.moves import Move, fill
+from cms_oauth.moves import LOOKS_AGAIN, Move, fill, mover_of, parts_of
 
 # A refresh is due at a random point in this part of a token's life: early enough that an outage of a quarter of the
 # life does no harm, and random so that many accounts do not ask at the same moment.
@@ -85,6 +88,7 @@ FRESH_SHARE = 0.1
 
 # Limits on the fetches that clients cause by asking for a better token: Entra takes repeated requests for a loop.
 MINT_INTERVAL = 5 * 60.0
+# The fetches of one kind that a budget allows in a day.
 MINTS_PER_DAY = 6
 DAY = 24 * 60 * 60.0
 
@@ -245,11 +249,13 @@ class Refused:
     """The provider refused, and trying again does not help: a person has to sign in or change something.
 
     `again_in` is 0 if cms will notice that, as it notices a sign-in. Otherwise, as when an application gets a new
-    certificate, cms tries again after this many seconds.
+    certificate, cms tries again after this many seconds. `by_connection` is True if where or how the machine is connected
+    can be the reason, which may end without a person.
     """
 
     trouble: Trouble
     again_in: float = 0.0
+    by_connection: bool = False
 
 
 Outcome: TypeAlias = Granted | Transient | Refused
@@ -276,13 +282,25 @@ class Failing:
 class NeedsSignIn:
     """A person has to act. `since` is the boot-clock moment of the refusal.
 
-    `next_try` is when cms tries again because the person may have acted, None if cms will notice it, as it notices a
-    sign-in.
+    `next_try` is when cms tries again: because the person may have acted, or, with a `look`, because the machine may be
+    connected otherwise. It is None if cms will notice what the person does, as it notices a sign-in.
     """
 
     since: float
     trouble: Trouble
     next_try: float | None = None
+    look: Look | None = None
+
+    @property
+    def calls_for_sign_in(self) -> bool:
+        """True if a person can sign in to end this. Where an application was refused, cms finds out what they have done."""
+        return self.next_try is None or self.look is not None
+
+    @property
+    def hint(self) -> Move | str:
+        """The next move, and what cms does meanwhile."""
+        hint = self.trouble.hint
+        return Move(*parts_of(hint), "; ", LOOKS_AGAIN, mover=mover_of(hint)) if self.look and hint else hint
 
 
 Phase: TypeAlias = Settled | Failing | NeedsSignIn
@@ -383,10 +401,9 @@ def usable(life: Life, now: float) -> Token | None:
 def denial(life: Life, now: float) -> Deny:
     """Return why there is no usable token, and the next move."""
     if isinstance(life.phase, NeedsSignIn):
-        trouble, next_try = life.phase.trouble, life.phase.next_try
-        if next_try is None:
-            return Deny("sign-in-required", trouble.message, trouble.hint)
-        return Deny("unavailable", trouble.message, trouble.hint, max(0.0, next_try - now))
+        code = "sign-in-required" if life.phase.calls_for_sign_in else "unavailable"
+        next_try = now if life.phase.next_try is None else life.phase.next_try
+        return Deny(code, life.phase.trouble.message, life.phase.hint, max(0.0, next_try - now))
     if isinstance(life.phase, Failing):
         trouble = life.phase.trouble
         code = "locked" if trouble.kind == "locked" else "unavailable"
@@ -394,28 +411,54 @@ def denial(life: Life, now: float) -> Deny:
     return Deny("unavailable", "the token is being renewed", "try again in a few seconds", PAUSE_AFTER_GRANT)
 
 
-def absorb(life: Life, outcome: Outcome, now: float, jitter: float, refresh_before: float | None = None) -> Life:
+def absorb(
+    life: Life,
+    outcome: Outcome,
+    now: float,
+    jitter: float,
+    refresh_before: float | None = None,
+    *,
+    looks: Budget | None = None,
+) -> Life:
     """Return the life after one provider call.
 
     `jitter` is a random number in [0, 1) that spreads refreshes and retries; `refresh_before` is the account's own margin
-    before expiry, in seconds. A token that expired between the provider's answer and now, as in a suspend, is not the
+    before expiry, in seconds; `looks` are those of the Grant so far. A token that expired between the provider's answer and now, as in a suspend, is not the
     provider's fault: cms fetches another at once.
     """
+    looks = looks or LOOKS
     if isinstance(outcome, Refused):
-        since = life.phase.since if isinstance(life.phase, NeedsSignIn) else now
-        return Life(life.held, NeedsSignIn(since, outcome.trouble, _again(outcome, now, jitter)))
+        return Life(life.held, _refused(life.phase, outcome, now, jitter, looks))
     if isinstance(outcome, Transient):
+        if isinstance(life.phase, NeedsSignIn) and life.phase.look:
+            next_try, look = _unseen(life.phase.look, outcome, now, jitter)
+            return Life(life.held, replace(life.phase, next_try=looks.free_at(next_try), look=look))
         return _failed(life, outcome, now, jitter)
     if outcome.expires_in > 0:
         return Life(_token(outcome, now, jitter, refresh_before), Settled())
     return _failed(life, Transient(_STILLBORN), now, jitter)
 
 
-def _again(outcome: Refused, now: float, jitter: float) -> float | None:
-    """Return when to try again after a refusal, None for never. `jitter` spreads it, as it does other retries."""
-    if outcome.again_in <= 0:
-        return None
-    return now + max(SHORTEST_PAUSE, min(outcome.again_in, LONGEST_PAUSE) * (0.5 + jitter / 2))
+def _refused(phase: Phase, outcome: Refused, now: float, jitter: float, looks: Budget) -> NeedsSignIn:
+    before = phase if isinstance(phase, NeedsSignIn) else None
+    refused = NeedsSignIn(before.since if before else now, outcome.trouble)
+    if outcome.again_in > 0:
+        # `jitter` spreads it, as it does other retries.
+        pause = max(SHORTEST_PAUSE, min(outcome.again_in, LONGEST_PAUSE) * (0.5 + jitter / 2))
+        return replace(refused, next_try=now + pause)
+    if not outcome.by_connection:
+        return refused
+    look = before.look.refused() if before and before.look else Look()
+    return replace(refused, next_try=looks.free_at(now + look.pause), look=look)
+
+
+def _unseen(look: Look, outcome: Transient, now: float, jitter: float) -> tuple[float, Look]:
+    """Return the next try, and how, after a look that has shown nothing: what the provider said last still counts."""
+    asked_for = min(outcome.retry_after, LONGEST_RETRY_AFTER)
+    if outcome.trouble.kind not in UNANSWERED:
+        return now + max(look.pause, FIRST_LOOK, asked_for), look
+    look = look.missed()
+    return now + max(pause(look.unanswered, jitter), asked_for), look
 
 
 _STILLBORN = Trouble(
@@ -474,6 +517,29 @@ def retry_sooner(life: Life, now: float) -> Life:
     return _sooner(life, life.phase, life.phase.last_try + SHORTEST_PAUSE)
 
 
+def reconnected(life: Life, looks: Budget, now: float) -> Life:
+    """Return the life after a suspend or a change of the network: a failed fetch, or a refusal, may end differently now.
+
+    Returns the same object if nothing changes.
+    """
+    phase, soon = life.phase, looks.free_at(now + LOOK_AFTER_CHANGE)
+    if not isinstance(phase, NeedsSignIn) or not phase.look or phase.next_try is None:
+        return retry_sooner(life, now)
+    if soon >= phase.next_try:
+        return life
+    return Life(life.held, replace(phase, next_try=soon, look=phase.look.hurried()))
+
+
+def postponed(life: Life, looks: Budget, now: float) -> Life:
+    """Return the life that was to be looked at now, after the budget has been used up by another one of its Grant.
+
+    Returns the same object if the budget allows the look.
+    """
+    if not isinstance(life.phase, NeedsSignIn) or not life.phase.look or looks.allows(now):
+        return life
+    return Life(life.held, replace(life.phase, next_try=looks.free_at(now)))
+
+
 def retry_now(life: Life, now: float) -> Life:
     """Make a fetch due now, as after `cms refresh` or a sign-in, even after a refusal.
 
@@ -507,19 +573,32 @@ def _due_now(held: Token, now: float) -> Token:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """The boot-clock moments of the recent fetches that clients caused. There is one budget for each Grant."""
+    """The boot-clock moments of the recent fetches of one kind, and the least time between two of them.
+
+    There is one budget for each Grant, for the fetches that clients cause, and one for the looks at its refusals.
+    """
 
     mints: tuple[float, ...] = ()
+    interval: float = MINT_INTERVAL
 
     def allows(self, now: float) -> bool:
-        recent = self._within(now)
-        return len(recent) < MINTS_PER_DAY and (not recent or now - recent[-1] >= MINT_INTERVAL)
+        return self.free_at(now) <= now
+
+    def free_at(self, when: float) -> float:
+        """Return the first moment from `when` on at which there may be a fetch."""
+        recent = self._within(when)
+        first = recent[-MINTS_PER_DAY] + DAY if len(recent) >= MINTS_PER_DAY else when
+        return max(when, first, recent[-1] + self.interval if recent else when)
 
     def spend(self, now: float) -> Budget:
-        return Budget((*self._within(now), now))
+        return replace(self, mints=(*self._within(now), now))
 
     def _within(self, now: float) -> tuple[float, ...]:
         return tuple(when for when in self.mints if now - when < DAY)
+
+
+# The looks at the refusals of a Grant, before the first one.
+LOOKS = Budget(interval=0.0)
 
 
 def demand_fresh(

@@ -16,6 +16,7 @@ from typing import TypeAlias
 
 from cms.core.forecast import Forecast
 from cms.core.lifecycle import NOTHING_KNOWN, Failing, Life, NeedsSignIn, Settled, SignInFacts
+from cms.core.status import duration
 from cms_oauth.moves import Command, fill
 
 # Networks come and go, and a token outlasts that. Hooks are not told of a shorter outage.
@@ -56,7 +57,8 @@ class HowToSignIn:
 class Notice:
     """One thing to tell. `event` is a key of `EVENTS`; `message` says what happened, `hint` the next move, or "".
 
-    `due` is when the sign-in is expected to end, as Unix time, 0 for unknown; `aadsts` is Entra's number.
+    `due` is when the sign-in is expected to end, 0 for unknown, and `retry_at` when cms looks at the refusal again, 0 for
+    never: both as Unix times. `aadsts` is Entra's number.
     """
 
     event: str
@@ -66,6 +68,7 @@ class Notice:
     how: HowToSignIn = HowToSignIn()
     due: float = 0.0
     aadsts: int | None = None
+    retry_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +104,7 @@ class Facts:
     """What is true of one sign-in now.
 
     `prompt_hint` says how to finish a sign-in that waits for a person, "" if none waits. `warn_at` is the boot-clock
-    moment from which `forecast` is told.
+    moment from which `forecast` is told. `wall_ahead` is what Unix time is ahead of the boot clock.
     """
 
     account: str
@@ -112,6 +115,7 @@ class Facts:
     forecast: Forecast | None = None
     warn_at: float = math.inf
     remarks: tuple[Remark, ...] = ()
+    wall_ahead: float = 0.0
 
     @property
     def newest(self) -> float:
@@ -206,7 +210,7 @@ def _settled(heard: Heard, facts: Facts) -> Heard:
 
 def _bad_news(hook: Hook, heard: Heard, facts: Facts, trouble: _Standing | None, now: float) -> Notice | None:
     if trouble and (_is_news(hook, heard, trouble) or now >= _reminder(hook, heard)):
-        return _of_trouble(facts, trouble)
+        return _of_trouble(facts, trouble, now)
     if hook.prompts and facts.how.url not in ("", heard.url):
         return _prompt(facts, trouble.trouble.message if trouble else "a sign-in waits for a person")
     idle = not trouble and not facts.how.url
@@ -263,8 +267,8 @@ def _event(phase: _Standing) -> str:
 
 
 def _refused(phase: NeedsSignIn) -> str:
-    """Return the event for a refusal: if cms tries again by itself, no person has to sign in."""
-    return "sign-in-required" if phase.next_try is None else "failing"
+    """Return the event for a refusal: that of an application asks no person to sign in."""
+    return "sign-in-required" if phase.calls_for_sign_in else "failing"
 
 
 def _reminder(hook: Hook, heard: Heard) -> float:
@@ -272,12 +276,16 @@ def _reminder(hook: Hook, heard: Heard) -> float:
     return heard.at + hook.remind if heard.event == "sign-in-required" and hook.remind else math.inf
 
 
-def _of_trouble(facts: Facts, phase: _Standing) -> Notice:
+def _of_trouble(facts: Facts, phase: _Standing, now: float) -> Notice:
     trouble = phase.trouble
     if _event(phase) != "sign-in-required":
         return Notice(_event(phase), facts.account, trouble.message, trouble.hint, aadsts=trouble.aadsts)
     asked = _prompt(facts, trouble.message)
-    return replace(asked, hint=facts.prompt_hint or trouble.hint, aadsts=trouble.aadsts)
+    asked = replace(asked, hint=facts.prompt_hint or trouble.hint, aadsts=trouble.aadsts)
+    if not isinstance(phase, NeedsSignIn) or not phase.look or phase.next_try is None:
+        return asked
+    hint = facts.prompt_hint or f"{phase.hint}; the next time in {duration(phase.next_try - now)}"
+    return replace(asked, hint=hint, retry_at=phase.next_try + facts.wall_ahead)
 
 
 def _prompt(facts: Facts, message: str) -> Notice:

@@ -53,7 +53,7 @@ def explain(answer: Mapping[str, Any], grant: Grant, who: str = "") -> Transient
         _claims(answer.get("claims")),
         error=word,
     )
-    return Transient(trouble, row.pause) if row.transient else Refused(trouble)
+    return Transient(trouble, row.pause) if row.transient else Refused(trouble, by_connection=row.by_connection)
 
 
 def of_page(text: str, grant: Grant) -> Trouble | None:

@@ -296,7 +296,7 @@ def _next_move(entry: AccountFacts, state: str, life: Life) -> str:
     if state == "signing-in":
         return fill("finish the sign-in: {how}", {"how": entry.signing_in})
     if isinstance(life.phase, NeedsSignIn):
-        move = life.phase.trouble.hint or fill("sign in: {login}", {"login": cms("login", entry.user)})
+        move = life.phase.hint or fill("sign in: {login}", {"login": cms("login", entry.user)})
         # The page helps only with a sign-in.
         there = f"; or open {entry.page} in a browser on this machine" if entry.page and signs_in(move) else ""
         return move + there

@@ -199,7 +199,7 @@ class App:
         nursery.start_soon(partial(server.serve, controlled, self.commands, owner=os.geteuid()))
         nursery.start_soon(self._watch_clock)
         nursery.start_soon(self._vault.look)
-        nursery.start_soon(network.watch, self._wake)
+        nursery.start_soon(partial(network.watch, self._wake, stirred=self.registry.retry_sooner))
         nursery.start_soon(self._systemd.watchdog)
         if self._systemd.listens:
             nursery.start_soon(self._tell_systemd)

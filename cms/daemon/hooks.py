@@ -54,6 +54,7 @@ FACTS: dict[str, Callable[[Notice], str]] = {
     "CMS_CODE": lambda notice: notice.how.code,
     "CMS_PAGE": lambda notice: notice.how.page,
     "CMS_DUE": lambda notice: str(int(notice.due)) if notice.due else "",
+    "CMS_RETRY_AT": lambda notice: str(int(notice.retry_at)) if notice.retry_at else "",
     "CMS_AADSTS": lambda notice: str(notice.aadsts or ""),
 }
 

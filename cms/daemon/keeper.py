@@ -18,6 +18,7 @@ import trio
 from cms.core.accounts import Grant, Scopes, resource
 from cms.core.lifecycle import (
     DEFAULT_MIN_VALID,
+    LOOKS,
     NOTHING_KNOWN,
     PAUSE_AFTER_GRANT,
     AwaitSignIn,
@@ -42,12 +43,15 @@ from cms.core.lifecycle import (
     demand_fresh,
     denial,
     plan,
+    postponed,
+    reconnected,
     retry_now,
     retry_sooner,
     sign_in_refused,
     soonest,
     usable,
 )
+from cms.core.looks import UNANSWERED
 from cms.core.preflight import covers, uncovered
 from cms.system.clock import Clock
 from cms.system.logs import get_logger
@@ -98,6 +102,7 @@ class Keeper:
         self._jitter = jitter
         self._on_change = on_change
         self._budget = Budget()
+        self._looks = LOOKS
         self._nudge = trio.Event()
         self._change = trio.Event()
         # Counts sign-ins and sign-outs: an answer to a question from before one is out of date after it.
@@ -224,7 +229,13 @@ class Keeper:
         self._wake_up()
 
     def wake(self) -> None:
-        """Check the clock again, as after a suspend, and retry sooner what a working network may fix."""
+        """Check the clock again, as after a suspend or a change of the network, and try sooner what that may have fixed."""
+        for scopes, life in self.lives.items():
+            self.lives[scopes] = reconnected(life, self._looks, self._clock.boot())
+        self._wake_up()
+
+    def retry_sooner(self) -> None:
+        """Try sooner what failed, but look at no refusal."""
         for scopes in self.lives:
             self._retry_sooner(scopes)
         self._wake_up()
@@ -265,9 +276,13 @@ class Keeper:
         return min(due, key=lambda scopes: usable(self.lives[scopes], now) is not None)
 
     async def _fetch(self, scopes: Scopes) -> None:
-        epoch = self._epoch
+        epoch, life = self._epoch, self.lives[scopes]
+        self.lives[scopes] = postponed(life, self._looks, self._clock.boot())
+        if self.lives[scopes] is not life:
+            return
         try:
             outcome = await self._acquire(self.grant, scopes)
+            self._count(life, outcome)
             if epoch == self._epoch:
                 self._absorb(scopes, outcome)
         except Exception:
@@ -275,12 +290,25 @@ class Keeper:
             log.exception("asking for a token failed", login=self.grant.login)
             self._absorb(scopes, Transient(_BUG))
 
+    def _count(self, before: Life, outcome: Outcome) -> None:
+        """Count a look at a refusal that the provider has answered. One that it has granted may end the others too."""
+        if not isinstance(before.phase, NeedsSignIn) or not before.phase.look:
+            return
+        now, unanswered = self._clock.boot(), isinstance(outcome, Transient) and outcome.trouble.kind in UNANSWERED
+        log.info("a refusal was looked at again", login=self.grant.login, outcome=type(outcome).__name__.lower())
+        if not unanswered:
+            self._looks = self._looks.spend(now)
+        if isinstance(outcome, Granted):
+            for scopes, life in self.lives.items():
+                self.lives[scopes] = reconnected(life, self._looks, now)
+
     def _absorb(self, scopes: Scopes, outcome: Outcome) -> None:
         if scopes not in self.lives:
             # The configuration no longer has these scopes.
             return
         outcome = self._explained(outcome)
-        life = absorb(self.lives[scopes], outcome, self._clock.boot(), self._jitter(), self.grant.refresh_before)
+        now, margin = self._clock.boot(), self.grant.refresh_before
+        life = absorb(self.lives[scopes], outcome, now, self._jitter(), margin, looks=self._looks)
         if isinstance(outcome, Granted):
             known = outcome.sign_in
             self.sign_in = replace(known, who=known.who or self.who, redeemed_at=self._clock.wall())

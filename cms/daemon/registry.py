@@ -117,6 +117,11 @@ class Registry:
         for keeper in self.keepers:
             keeper.wake()
 
+    def retry_sooner(self) -> None:
+        """Try sooner what failed, as after something less than a change of the network."""
+        for keeper in self.keepers:
+            keeper.retry_sooner()
+
     # Events.
 
     def _changed(self, keeper: Keeper, _scopes: Scopes, before: Life, after: Life) -> None:
@@ -218,6 +223,7 @@ class Registry:
         if record is None:
             return None
         keeper, grant, prompt = record.keeper, record.keeper.grant, record.prompt
+        ahead = self._clock.wall() - self._clock.boot()
         expected = _forecast(keeper, self._clock.wall())
         return Facts(
             self.name_of(keeper),
@@ -231,9 +237,8 @@ class Registry:
             prompt_hint=self.awaited(grant),
             sign_in=keeper.sign_in,
             forecast=expected,
-            warn_at=self._clock.boot() + warned_at(expected, keeper.sign_in.given_at) - self._clock.wall()
-            if expected
-            else 0.0,
+            warn_at=warned_at(expected, keeper.sign_in.given_at) - ahead if expected else 0.0,
+            wall_ahead=ahead,
             remarks=tuple(self._remarks(keeper)),
         )
 

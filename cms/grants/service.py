@@ -383,7 +383,8 @@ def _explained(outcome: Outcome, held: Held, grant: Grant) -> Outcome:
     trouble, number = outcome.trouble, outcome.trouble.aadsts
     of_reuse = number in refusals.REUSE_NUMBERS
     if not of_reuse and not held.reused:
-        return Refused(replace(trouble, message=f"{trouble.message}; earlier, {_CUT_OFF.format('a refresh token')}"))
+        message = f"{trouble.message}; earlier, {_CUT_OFF.format('a refresh token')}"
+        return replace(outcome, trouble=replace(trouble, message=message))
     held.remember_reuse()
     return Refused(
         replace(

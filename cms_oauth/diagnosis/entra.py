@@ -48,7 +48,7 @@ class EntraRow:
 
     `message` is a clause without a full stop, `hint` the template of the next move, `more` further steps. `mover` is one
     of `verdicts.MOVERS`; with "wait" cms tries again after at least `pause` seconds. `kind` is the trouble's kind in the
-    worker's messages.
+    worker's messages. `by_connection` is True if where or how the machine is connected can be the reason.
     """
 
     name: str
@@ -61,6 +61,7 @@ class EntraRow:
     words: tuple[str, ...] = ()
     kind: str = "refused"
     pause: float = 0.0
+    by_connection: bool = False
 
     @property
     def transient(self) -> bool:
@@ -69,9 +70,16 @@ class EntraRow:
 
 
 def _admin(
-    name: str, message: str, hint: str, *more: str, link: str = "", words: tuple[str, ...] = (), takes: str = _AN_HOUR
+    name: str,
+    message: str,
+    hint: str,
+    *more: str,
+    link: str = "",
+    words: tuple[str, ...] = (),
+    takes: str = _AN_HOUR,
+    by_connection: bool = False,
 ) -> EntraRow:
-    return EntraRow(name, message, hint, "administrator", more, takes, link, words)
+    return EntraRow(name, message, hint, "administrator", more, takes, link, words, by_connection=by_connection)
 
 
 def _wait(
@@ -94,6 +102,7 @@ _BY_NUMBERS: dict[tuple[int, ...], EntraRow] = {
         _BROWSER,
         link=_MFA,
         words=("MFA required", "multi-factor authentication", "interaction_required"),
+        by_connection=True,
     ),
     (50079, 50072): EntraRow(
         "mfa-not-set-up",
@@ -102,6 +111,7 @@ _BY_NUMBERS: dict[tuple[int, ...], EntraRow] = {
         more=("or set it up beforehand: https://mysignins.microsoft.com/security-info",),
         link=_MFA,
         words=("enroll MFA", "more information required"),
+        by_connection=True,
     ),
     (50078,): EntraRow(
         "mfa-too-old",
@@ -212,6 +222,7 @@ _BY_NUMBERS: dict[tuple[int, ...], EntraRow] = {
         "sign in with a browser on a registered device: {login --browser} (the device flow cannot do this); or ask the administrator",
         link=_ACCESS,
         words=("device authentication required", "compliant device"),
+        by_connection=True,
     ),
     (53000, 53001, 53002, 53003, 530031, 530032, 530035): _admin(
         "conditional-access",
@@ -220,6 +231,7 @@ _BY_NUMBERS: dict[tuple[int, ...], EntraRow] = {
         "which policy: Microsoft Entra admin center > Users > Sign-in logs > the sign-in > Conditional Access",
         link=_ACCESS,
         words=("blocked by conditional access", "device not compliant", "security defaults", "access has been blocked"),
+        by_connection=True,
     ),
     (53004, 53010, 53011, 50131): EntraRow(
         "risk",
@@ -227,6 +239,7 @@ _BY_NUMBERS: dict[tuple[int, ...], EntraRow] = {
         "sign in with a browser, from a network that the organisation trusts: {login --browser}; or ask the administrator",
         link=f"{_LEARN}/id-protection/concept-identity-protection-risks",
         words=("risky sign-in", "suspicious activity"),
+        by_connection=True,
     ),
     (65001,): EntraRow(
         "no-consent",

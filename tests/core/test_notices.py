@@ -52,6 +52,9 @@ def failing(lasted: float, trouble: Trouble = DOWN) -> Failing:
     return Failing(1000.0, 3, 1000.0 + lasted, 1100.0 + lasted, 0.0, trouble)
 
 
+BLOCKED = absorb(Life(), Refused(REVOKED, by_connection=True), 1000.0, 0.5)
+LOOKED_AT = "cms login u@example.test; or wait: cms asks again by itself, and a minute after the network has changed"
+
 REQUIRED = Notice("sign-in-required", "u", "AADSTS50173", "cms login u@example.test")
 TOLD_LOCKED = Notice("locked", "u", "the keyring is locked", "unlock it")
 TOLD_DOWN = Notice("failing", "u", "the provider answers 503", "nobody's move")
@@ -407,3 +410,23 @@ def test_nothing_is_told_twice_at_one_moment(steps: list[tuple[Facts, float]], p
 
         assert each.again > now
         assert [] == each.hears(facts, now)
+
+
+def test_a_refusal_that_is_looked_at_again_says_when() -> None:
+    """A person is called as ever, with the time of the next look; one more refused look is told to nobody again."""
+    facts = Facts("u", [BLOCKED], wall_ahead=1e9)
+    heard = hear(Hook(("x",)), Heard(), facts, 1600.0)
+    again = Facts("u", [absorb(BLOCKED, Refused(REVOKED, by_connection=True), 2800.0, 0.5)], wall_ahead=1e9)
+    later = hear(Hook(("x",), remind=0.0, each_refusal=True), heard.heard, again, 2801.0)
+
+    expected = Notice(
+        "sign-in-required", "u", "AADSTS50173", f"{LOOKED_AT}; the next time in 20 min", retry_at=1e9 + 2800.0
+    )
+    assert ((expected,), ()) == (heard.notices, later.notices)
+
+
+def test_a_sign_in_under_way_is_what_to_finish() -> None:
+    """Its link comes before that cms asks again."""
+    facts = Facts("u", [BLOCKED], how=HowToSignIn(url="https://x/"), prompt_hint="open https://x/")
+
+    assert ["open https://x/"] == [each.hint for each in hear(Hook(("x",)), Heard(), facts, 1600.0).notices]

@@ -77,6 +77,32 @@ def test_next_move(number: int, words: str) -> None:
     assert words in trouble.message + trouble.hint
 
 
+# By location, by device, by risk: Microsoft names them in "Microsoft Entra authentication and authorization error codes".
+BY_CONNECTION = {
+    *(50072, 50074, 50076, 50079),
+    *(50097, 50155, 50187),
+    *(53000, 53001, 53002, 53003, 530031, 530032, 530035),
+    *(50131, 53004, 53010, 53011),
+}
+
+
+@pytest.mark.parametrize("number", entra.ROWS)
+def test_what_a_change_of_the_network_may_mend(number: int) -> None:
+    """Conditional access by location, device and risk; what only a person mends is none of it."""
+    outcome = refusals.explain(refusal(number), GRANT)
+
+    assert (number in BY_CONNECTION) == (isinstance(outcome, Refused) and outcome.by_connection)
+
+
+def test_a_device_without_a_number() -> None:
+    """The suberror says it as well."""
+    answer = {"error": "invalid_grant", "suberror": "device_authentication_failed"}
+    other = {"error": "invalid_grant", "suberror": "protection_policy_required"}
+    outcomes = [refusals.explain(each, GRANT) for each in (answer, other)]
+
+    assert [True, False] == [isinstance(each, Refused) and each.by_connection for each in outcomes]
+
+
 def test_a_known_registration_is_named() -> None:
     """Where the registration is the reason, people are told whose it is."""
     grant = replace(GRANT, client_id=DEFAULT_REGISTRATION.client_id, redirect_uri=DEFAULT_REGISTRATION.redirect_uri)

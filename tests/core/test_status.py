@@ -47,6 +47,7 @@ from cms.core.status import (
     duration,
     exit_code,
 )
+from cms.core.status_text import as_text
 from cms_oauth.moves import cms, fill
 
 
@@ -222,6 +223,24 @@ def test_a_failure_is_described_with_its_next_try() -> None:
     )
 
     assert expected == row_of("failing").problem
+
+
+def test_a_refusal_that_is_looked_at_again_says_when() -> None:
+    """A person can still sign in; the time is told in seconds and as Unix time, and what brings it forward."""
+    blocked = Refused(
+        Trouble("refused", "a policy", fill("sign in: {login}", {"login": cms("login", "a@x")})), 0.0, True
+    )
+    row = describe([entry(absorb(Life(), blocked, NOW - 600.0, 0.5), page="http://127.0.0.1:8080/")], NOW, WALL)[0]
+    text = " ".join(as_text(as_json([row])).split())
+
+    assert row.problem
+    assert ("sign-in-required", 1200, int(WALL) + 1200) == (row.state, row.problem.retry_in, row.problem.retry_at)
+    assert "next try in 20 min; refused for 10 min" in text
+    assert (
+        "or wait: cms asks again by itself, and a minute after the network has changed; or open http://"
+        in row.next_move
+    )
+    assert CRITICAL == exit_code([row])
 
 
 def test_a_refusal_is_described_without_a_next_try() -> None:

@@ -14,6 +14,8 @@ from support.trio_run import FakeClock, in_trio_clock
 
 from cms.core.accounts import Grant, Scopes
 from cms.core.lifecycle import (
+    DAY,
+    MINTS_PER_DAY,
     PAUSE_AFTER_GRANT,
     Deny,
     Ending,
@@ -31,6 +33,7 @@ from cms.core.lifecycle import (
     Trouble,
     Wait,
 )
+from cms.core.looks import FIRST_LOOK, Look
 from cms.daemon.keeper import Keeper, token_hash
 from cms_oauth import wire
 
@@ -842,3 +845,147 @@ async def test_settled_is_when_no_fetch_is_due() -> None:
         await world.keeper.settled()
 
         assert (0.2, first, 2) == (round(first, 1), trio.current_time(), len(world.provider.asked))
+
+
+BLOCKED = Refused(
+    Trouble("refused", "a policy blocks this sign-in", "the administrator", aadsts=53003), by_connection=True
+)
+
+
+def phase_of(keeper: Keeper, scopes: Scopes = MAIL) -> NeedsSignIn:
+    phase = keeper.lives[scopes].phase
+    assert isinstance(phase, NeedsSignIn)
+    return phase
+
+
+@in_trio_clock
+async def test_a_refusal_by_the_connection_is_looked_at_again() -> None:
+    """By itself, less and less often, without a word to those who heard of the refusal; what works again is served."""
+    async with keeping(*[BLOCKED] * 5) as world:
+        await trio.sleep(13.7 * HOUR)
+        refused = list(world.changes)
+
+        assert [0.0, 0.5, 1.5, 3.5, 7.5, 13.5] == [round(each / HOUR, 3) for each in world.provider.times[:6]]
+        assert "token-6" == await world.secret()
+        assert [("Settled", "NeedsSignIn"), *[("NeedsSignIn", "NeedsSignIn")] * 4] == [each[1:] for each in refused[:5]]
+
+
+@in_trio_clock
+async def test_a_client_does_not_hurry_a_look() -> None:
+    """However many ask, and for whatever: they are told that a person can sign in, and when cms asks again."""
+    async with keeping(BLOCKED) as world:
+        await world.keeper.settled()
+        await trio.sleep(10 * 60)
+        replies = [
+            await ask(world.keeper, MAIL, **need) for need in ({}, {"min_valid": 3000}, {"rejected": "0" * 8}) * 5
+        ]
+
+        assert {("sign-in-required", 1200)} == {
+            (each.code, round(each.retry_after)) for each in replies if isinstance(each, Deny)
+        }
+        assert (15, 1) == (len(replies), len(world.provider.asked))
+
+
+@in_trio_clock
+async def test_the_network_changes() -> None:
+    """A minute later cms looks again, after a suspend as well; what only a person mends is left alone."""
+    async with keeping(BLOCKED, BLOCKED) as world:
+        await world.keeper.settled()
+        await trio.sleep(600.0)
+        for _ in range(3):
+            world.keeper.wake()
+            await trio.sleep(5.0)
+        await trio.sleep(120.0)
+        world.keeper.wake()
+        await trio.sleep(61.0)
+        served = await world.secret()
+        world.provider.script.append(REVOKED)
+        world.keeper.refresh()
+        await world.keeper.settled()
+        world.keeper.wake()
+        await trio.sleep(DAY)
+
+        assert "token-3" == served
+        assert [0.0, 660.0, 795.0] == [round(each / 5) * 5 for each in world.provider.times[:3]]
+        assert 4 == len(world.provider.asked)
+
+
+@in_trio_clock
+async def test_less_than_a_change_of_the_network_is_no_look() -> None:
+    """An address that was announced anew mends no refusal; a failure is tried sooner all the same."""
+    async with keeping(BLOCKED, DOWN, grant=BOTH) as world:
+        world.jitter = 0.9
+        await world.keeper.settled()
+        await trio.sleep(100.0)
+        world.keeper.retry_sooner()
+        await trio.sleep(100.0)
+
+        assert [MAIL, GRAPH, GRAPH] == [scopes for _, scopes in world.provider.asked]
+
+
+@in_trio_clock
+async def test_six_looks_a_day_for_a_grant() -> None:
+    """Whatever comes in between: other networks, reloads, a refresh, a sign-in, an outage, a second resource."""
+    async with keeping(grant=BOTH) as world:
+        await world.keeper.settled()
+        world.provider.script.extend([BLOCKED] * 200)
+        by_hand = 0
+        for hour in range(24):
+            world.keeper.take(replace(world.keeper.grant, prompt=["login", None][hour == 2]))
+            if hour in (1, 5, 9):
+                by_hand += 2
+                world.keeper.refresh()
+            if hour == 7:
+                world.keeper.signed_in(MAIL, world.provider.token())
+            for _ in range(4):
+                world.keeper.wake()
+                await trio.sleep(HOUR / 4)
+        looks = [when for when in world.keeper._looks.mints if world.clock.boot() - when < DAY]
+        planned = min(phase_of(world.keeper, scopes).next_try or 0.0 for scopes in (MAIL, GRAPH))
+
+        assert MINTS_PER_DAY == len(looks)
+        assert looks[0] + DAY <= planned
+        # Besides: the first tokens, what the reloads and the person asked for, and the renewals that were refused.
+        assert len(world.provider.asked) <= MINTS_PER_DAY + by_hand + 12
+
+
+@in_trio_clock
+async def test_a_look_without_a_network() -> None:
+    """It was none: it is tried again soon, and the day's looks are still there."""
+    async with keeping(BLOCKED, *[DOWN] * 8) as world:
+        await world.keeper.settled()
+        await trio.sleep(FIRST_LOOK + 300.0)
+        away = phase_of(world.keeper)
+
+        assert () == world.keeper._looks.mints
+        assert ("a policy blocks this sign-in", True) == (away.trouble.message, (away.look or Look()).unanswered > 2)
+        await trio.sleep(HOUR)
+        assert (await world.secret()).startswith("token-")
+
+
+@in_trio_clock
+async def test_a_person_ends_the_looks() -> None:
+    """A sign-in is the end of them, a sign-out too."""
+    async with keeping(BLOCKED) as world:
+        await world.keeper.settled()
+        world.keeper.signed_in(MAIL, world.provider.token())
+        await trio.sleep(FIRST_LOOK - 60.0)
+        before = len(world.provider.asked)
+        world.keeper.signed_out()
+        world.keeper.wake()
+        await trio.sleep(DAY)
+
+        assert 1 == before == len(world.provider.asked)
+
+
+@in_trio_clock
+async def test_one_look_that_is_granted_brings_the_others_forward() -> None:
+    """A network that one resource's token came over may be good for the other's."""
+    async with keeping(BLOCKED, BLOCKED, grant=BOTH) as world:
+        await world.keeper.settled()
+        world.provider.script.extend([BLOCKED, BLOCKED])
+        await trio.sleep(FIRST_LOOK + 10.0)
+        world.keeper.refresh()
+        await world.keeper.settled()
+
+        assert all(isinstance(life.held, Token) for life in world.keeper.lives.values())

@@ -217,16 +217,17 @@ async def test_one_refused_account_troubles_no_other(tmp_path: Path) -> None:
 
 @dataclass(frozen=True)
 class Ended:
-    """Something that ends a sign-in. `says` is what the status tells of it."""
+    """Something that ends a sign-in. `says` is what the status tells of it; `looks` how often it is looked at again."""
 
     begin: Callable[[Entra], None]
     aadsts: int
     says: str
+    looks: int = 0
 
 
 ENDS = {
     "revoked": Ended(lambda entra: entra.revoke(ANN), 50173, "was revoked"),
-    "mfa": Ended(lambda entra: entra.challenge(ANN), 50076, "multi-factor authentication is now required"),
+    "mfa": Ended(lambda entra: entra.challenge(ANN), 50076, "multi-factor authentication is now required", looks=1),
     "consent": Ended(lambda entra: entra.withdraw_consent(ANN), 65001, "has consented to these permissions"),
     "unused": Ended(lambda entra: entra.revoke(ANN, 700082), 700082, "was unused for too long"),
     "policy": Ended(lambda entra: entra.revoke(ANN, 70043), 70043, "sign-in frequency policy"),
@@ -257,7 +258,8 @@ async def test_end_of_a_sign_in(tmp_path: Path, name: str) -> None:
         assert ("sign-in-required", row["next_move"]) == (refusal["code"], refusal["hint"])
         assert end.says in refusal["message"]
         assert 2 == daemon.exit_code()
-        assert 1 == daemon.entra.count("token", grant_type="refresh_token"), "Entra is not asked again in vain"
+        asked = daemon.entra.count("token", grant_type="refresh_token")
+        assert 1 + end.looks == asked, "Entra is not asked again in vain"
 
         assert isinstance(await daemon.sign_in(ANN), Granted)
         second = await daemon.token(ANN)
@@ -301,6 +303,32 @@ async def test_a_protocol_that_comes_back_while_entra_is_down(tmp_path: Path) ->
         daemon.entra.faults.clear()
         await daemon.pass_time(1201)
         assert "token" in json.loads(await daemon.raw(f"IMAP,json {ANN}\n".encode()))
+
+
+@pytest.mark.parametrize("number", [50076, 50097, 53003, 53011])
+@on_moving_clock
+async def test_a_refusal_by_location_device_or_risk(tmp_path: Path, number: int) -> None:
+    """It ends by itself: half an hour later, or a minute after the network has changed; never more often than six a day."""
+    async with whole_daemon(tmp_path) as daemon:
+        daemon.entra.faults.add(Fault("aadsts", aadsts=number, times=None))
+        await daemon.pass_time(1.1 * HOUR)
+        refusal, asked = await daemon.refusal(ANN), daemon.entra.count("token")
+        assert ("sign-in-required", f"AADSTS{number}" in refusal["message"]) == (refusal["code"], True)
+        assert 0 < refusal["retry_after"] <= HOUR
+        assert "or wait: cms asks again by itself" in daemon.text()
+
+        for _ in range(10):
+            daemon.app.registry.wake()
+            await daemon.pass_time(61.0)
+        looks = daemon.entra.count("token") - asked
+        await daemon.pass_time(12 * HOUR)
+        assert looks == daemon.entra.count("token") - asked <= 6
+        planned = daemon.row(ANN)["problem"]["retry_in"]
+        assert HOUR < planned <= 24 * HOUR
+
+        daemon.entra.faults.clear()
+        await daemon.pass_time(planned + 5.0)
+        assert ("ok", True) == (daemon.row(ANN)["state"], bool(await daemon.token(ANN)))
 
 
 @on_moving_clock
