@@ -68,6 +68,11 @@ class EntraRow:
         """True if cms tries again by itself; all other refusals need a person."""
         return self.mover == "wait"
 
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """The next moves, as templates."""
+        return (self.hint, *self.more, *(("{looks_again}",) if self.by_connection else ()))
+
 
 def _admin(
     name: str,

@@ -462,8 +462,7 @@ def of_entra(
 def of_row(row: entra.EntraRow) -> Verdict:
     """Return a row of Entra's table as a verdict, with its fields not yet filled in; its message becomes a sentence."""
     cause = f"{row.message[0].upper()}{row.message[1:]}."
-    steps = (row.hint, *row.more, *(("{looks_again}",) if row.by_connection else ()))
-    return Verdict(row.name, cause, row.mover, steps, row.takes, row.link, row.words)
+    return Verdict(row.name, cause, row.mover, row.steps, row.takes, row.link, row.words)
 
 
 def _more_of(aadsts: int | None) -> str:
