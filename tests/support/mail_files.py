@@ -17,10 +17,15 @@ SOCKET = "/run/cms/cms.sock"
 def machine(
     files: Mapping[str, str], environ: Mapping[str, str] | None = None, *, installed: bool = False, release: int = 0
 ) -> Machine:
-    """Return a machine with these files; a name without a slash at its beginning is in the home folder."""
+    """Return a machine with these files; a name without a slash at its beginning is in the home folder.
+
+    A file named `closed` may not be read.
+    """
     whole = {posixpath.join(HOME, path): text for path, text in files.items()}
 
     def read(path: str) -> str:
+        if path.endswith("/closed"):
+            raise PermissionError(13, "Permission denied")
         if path not in whole:
             raise FileNotFoundError(2, "no such file")
         return whole[path]

@@ -282,6 +282,7 @@ def _tools(examination: Examination) -> Iterator[Finding]:
         paths.find_socket(),
         examination.home,
         os.path.realpath,
+        os.path.isfile,
     )
     found = mail_tools.uses(probe_machine.mail_files(examination.home, examination.environ))
     findings = [finding for use in found for finding in judge.judge(use, served)]

@@ -520,9 +520,10 @@ def test_mail_tools(home: Path) -> None:
 
 def test_a_mail_programs_file_that_cannot_be_followed(home: Path) -> None:
     """It is skipped, by name."""
-    (home / ".muttrc").write_text("source ~/none\n")
+    (home / ".muttrc").write_text("source ~/folder\n")
+    (home / "folder").mkdir()
 
-    assert f"mutt: {home}/.muttrc:1: {home}/none: no such file" in [
+    assert f"mutt: {home}/.muttrc:1: {home}/folder: it is not a regular file" in [
         each.message for each in find("mail tools", examining(home))
     ]
 

@@ -11,38 +11,40 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from cms.cli.doctor.mail_tools.aerc import aerc
-from cms.cli.doctor.mail_tools.emacs import emacs
-from cms.cli.doctor.mail_tools.exim import exim
-from cms.cli.doctor.mail_tools.fetchmail import fetchmail
+from cms.cli.doctor.mail_tools import (
+    aerc,
+    emacs,
+    exim,
+    fetchmail,
+    getmail,
+    git,
+    mbsync,
+    msmtp,
+    mutt,
+    offlineimap,
+    postfix,
+    s_nail,
+    scripts,
+)
 from cms.cli.doctor.mail_tools.found import Machine, Use
-from cms.cli.doctor.mail_tools.getmail import getmail
-from cms.cli.doctor.mail_tools.git import git
-from cms.cli.doctor.mail_tools.mbsync import mbsync
-from cms.cli.doctor.mail_tools.msmtp import mpop, msmtp
-from cms.cli.doctor.mail_tools.mutt import mutt, neomutt
-from cms.cli.doctor.mail_tools.offlineimap import offlineimap
-from cms.cli.doctor.mail_tools.postfix import postfix
-from cms.cli.doctor.mail_tools.s_nail import s_nail
-from cms.cli.doctor.mail_tools.scripts import scripts
 
 READERS: dict[str, Callable[[Machine], Iterator[Use]]] = {
-    "exim": exim,
-    "Postfix": postfix,
-    "msmtp": msmtp,
-    "mpop": mpop,
-    "mbsync": mbsync,
-    "mutt": mutt,
-    "neomutt": neomutt,
-    "aerc": aerc,
-    "getmail": getmail,
-    "offlineimap": offlineimap,
-    "s-nail": s_nail,
-    "Emacs": emacs,
-    "git": git,
-    "fetchmail": fetchmail,
+    "exim": exim.uses,
+    "Postfix": postfix.uses,
+    "msmtp": msmtp.uses_of_msmtp,
+    "mpop": msmtp.uses_of_mpop,
+    "mbsync": mbsync.uses,
+    "mutt": mutt.uses_of_mutt,
+    "neomutt": mutt.uses_of_neomutt,
+    "aerc": aerc.uses,
+    "getmail": getmail.uses,
+    "offlineimap": offlineimap.uses,
+    "s-nail": s_nail.uses,
+    "Emacs": emacs.uses,
+    "git": git.uses,
+    "fetchmail": fetchmail.uses,
     # docs/clients/: imapsync, shell and python.
-    "scripts": scripts,
+    "scripts": scripts.uses,
 }
 
 

@@ -23,6 +23,9 @@ _MULTILINE = ('"""', "`")
 _SIDES = {"source": ("source-cred-cmd", "IMAP"), "outgoing": ("outgoing-cred-cmd", "SMTP")}
 _MECHANISMS = {"xoauth2", "oauthbearer"}
 
+# What aerc takes for true. It runs the command for each message, although its manual has another default.
+_YES = {"1", "t", "true", "y", "yes", "on"}
+
 
 @dataclass(frozen=True, slots=True)
 class _Value:
@@ -36,7 +39,7 @@ class _Value:
 _Account: TypeAlias = dict[str, _Value]
 
 
-def aerc(machine: Machine) -> Iterator[Use]:
+def uses(machine: Machine) -> Iterator[Use]:
     files = Files(machine, "aerc")
     for path in machine.first(f"{machine.config_home}/aerc/accounts.conf"):
         accounts = _accounts(files, path)
@@ -92,6 +95,12 @@ def _uses(account: _Account, machine: Machine) -> Iterator[Use]:
         yield from asked
         if any(isinstance(each, Command) for each in asked):
             yield from _login(side, url)
+            kept = account.get("outgoing-cred-cmd-cache")
+            if side == "outgoing" and kept and kept.text.lower() in _YES:
+                cause = "aerc keeps the first token until it ends, and a token is valid for about an hour"
+                yield Fault(
+                    kept.place, "may not log in later", cause, "write: outgoing-cred-cmd-cache = false", certain=False
+                )
         elif shell.asks(command.written, command.place, machine):
             cause = f"aerc reads {option} only up to its first `#` or `;`, which is before cms-oauth"
             step = "put the whole value in backquotes (`...`), or the command into a script"

@@ -14,7 +14,7 @@ _TOKEN = re.compile(
     |(?P<symbol>\?(?:\\.|.)[^\s()\[\]"';`,]*|(?:\\.|[^\s()\[\]"';`,\\])+)""",
     re.VERBOSE | re.DOTALL,
 )
-_ESCAPES = {"n": "\n", "t": "\t", "\n": "", " ": ""}
+_ESCAPES = {"n": "\n", "t": "\t", "s": " ", "\n": "", " ": ""}
 
 
 @dataclass(frozen=True, slots=True)

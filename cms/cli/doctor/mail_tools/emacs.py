@@ -45,7 +45,7 @@ class _Settings:
         return self.values[name][1] if name in self.values else otherwise
 
 
-def emacs(machine: Machine) -> Iterator[Use]:
+def uses(machine: Machine) -> Iterator[Use]:
     files = Files(machine, "Emacs")
     settings, found = _Settings(), list[Use]()
     for path in machine.first("~/.emacs.el", "~/.emacs", "~/.emacs.d/init.el", f"{machine.config_home}/emacs/init.el"):

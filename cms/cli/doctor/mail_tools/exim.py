@@ -56,7 +56,7 @@ class _Instance:
     options: dict[str, tuple[str, Place]] = field(default_factory=dict)
 
 
-def exim(machine: Machine) -> Iterator[Use]:
+def uses(machine: Machine) -> Iterator[Use]:
     files = Files(machine, "exim")
     paths = machine.first(f"{_DEBIAN}/exim4.conf") or _debian(machine) or machine.first(*_PLACES)
     yield from _Reader(files).uses(paths)

@@ -22,7 +22,7 @@ _AUTH = {"auth", "authenticate"}
 _MECHANISMS = {"oauthbearer", "xoauth2"}
 
 
-def fetchmail(machine: Machine) -> Iterator[Use]:
+def uses(machine: Machine) -> Iterator[Use]:
     files = Files(machine, "fetchmail")
     for path in (*machine.first("/etc/fetchmailrc"), *machine.first("~/.fetchmailrc")):
         yield from _uses(path, files.text(path), machine)

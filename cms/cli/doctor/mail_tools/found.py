@@ -48,13 +48,18 @@ ANY_LOGIN = Login()
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A run of `cms-oauth` or `git-credential-cms`: its arguments, and the $CMS_SOCK that it gets, "" for the usual one."""
+    """A run of `cms-oauth` or `git-credential-cms`.
+
+    `words` are its arguments, `socket` the $CMS_SOCK that it gets, "" for the usual one, and `path` where the program is,
+    "" if it is looked for.
+    """
 
     place: Place
     words: tuple[str, ...]
     socket: str = ""
     login: Login = ANY_LOGIN
     program: str = "cms-oauth"
+    path: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,23 +174,30 @@ class Files:
     def __init__(self, machine: Machine, tool: str) -> None:
         self.machine = machine
         self.tool = tool
-        self.unread: list[NotFollowed] = []
         self._read: set[str] = set()
+        # The first place for each file and reason.
+        self._unread: dict[tuple[str, str], NotFollowed] = {}
+
+    @property
+    def unread(self) -> list[NotFollowed]:
+        return list(self._unread.values())
 
     def text(self, path: str, included: Place | None = None) -> str:
-        """Return a file's text; "" if it cannot be read or was read before, as in a circle of inclusions."""
+        """Return a file's text: "" if there is none, if it cannot be read, or if it was read before (in a circle)."""
         if path in self._read or len(self._read) >= MOST_FILES:
             return ""
         self._read.add(path)
         try:
             return self.machine.read(path)
+        except FileNotFoundError:
+            return ""
         except OSError as error:
-            why = f"{path}: {error.strerror or error}" if included else error.strerror or str(error)
-            self.unread.append(NotFollowed(included or Place(self.tool, path), why))
+            why = error.strerror or str(error)
+            self.not_followed(included or Place(self.tool, path), f"{path}: {why}" if included else why)
             return ""
 
     def not_followed(self, place: Place, why: str) -> None:
-        self.unread.append(NotFollowed(place, why))
+        self._unread.setdefault((place.path, why), NotFollowed(place, why))
 
 
 def numbered(text: str) -> Iterator[tuple[int, str]]:

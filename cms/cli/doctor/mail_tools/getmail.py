@@ -20,7 +20,7 @@ _YES = {"1", "yes", "true", "on"}
 _NO = {"0", "no", "false", "off"}
 
 
-def getmail(machine: Machine) -> Iterator[Use]:
+def uses(machine: Machine) -> Iterator[Use]:
     files = Files(machine, "getmail")
     for folder in (f"{machine.config_home}/getmail", f"{machine.home}/.getmail"):
         for path in machine.matching(folder):

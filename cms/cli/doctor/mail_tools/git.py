@@ -33,7 +33,7 @@ class _Setting:
     place: Place
 
 
-def git(machine: Machine) -> Iterator[Use]:
+def uses(machine: Machine) -> Iterator[Use]:
     files = Files(machine, "git")
     system = machine.environ.get("GIT_CONFIG_SYSTEM") or "/etc/gitconfig"
     one = machine.environ.get("GIT_CONFIG_GLOBAL")
@@ -123,7 +123,8 @@ def _helper(setting: _Setting, machine: Machine) -> list[Use]:
         return []
     if words and (words[0] == "cms" or posixpath.basename(words[0]) == NAME):
         login = Login(PROTOCOLS.get(setting.subsection.partition("://")[0], ""))
-        return [Command(setting.place, tuple(words[1:]), login=login, program=NAME)]
+        path = words[0] if words[0].startswith("/") else ""
+        return [Command(setting.place, tuple(words[1:]), login=login, program=NAME, path=path)]
     return shell.asks(setting.value.removeprefix("!"), setting.place, machine)
 
 

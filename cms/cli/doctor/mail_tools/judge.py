@@ -40,6 +40,7 @@ class Served:
     - `usual`: the socket that `cms-oauth` uses without an option.
     - `home`: for `~`, which the client expands.
     - `real`: returns a path without symbolic links: /var/run is /run.
+    - `is_file`: says whether there is a program.
     """
 
     sockets: Sequence[SocketSpec] | None
@@ -47,6 +48,7 @@ class Served:
     usual: str
     home: str = "/"
     real: Callable[[str], str] = str
+    is_file: Callable[[str], bool] = lambda _path: True
 
     def find(self, path: str, speaks: str) -> SocketSpec | None:
         """Return the socket with this path, if it speaks that protocol."""
@@ -93,8 +95,12 @@ def _fault(fault: Fault) -> Finding:
 
 
 def _command(use: Command, served: Served) -> Iterator[Finding]:
-    read = _options(use)
     where = _where(use.place)
+    if use.path and UNKNOWN not in use.path and not served.is_file(use.path):
+        step = f"{_line(use.place)}: write the path that `command -v {use.program}` prints"
+        yield failed(CHECK, f"{where} gets no token", yours("tool-command", f"there is no {use.path}", step))
+        return
+    read = _options(use)
     if isinstance(read, dial.Failed):
         if any(UNKNOWN in word for word in use.words):
             yield skipped(CHECK, f"{where} computes the options of {use.program}: {' '.join(use.words)}")

@@ -20,7 +20,7 @@ _MECHANISMS = {"*", "XOAUTH2", "OAUTHBEARER"}
 _Section: TypeAlias = dict[str, tuple[list[str], Place]]
 
 
-def mbsync(machine: Machine) -> Iterator[Use]:
+def uses(machine: Machine) -> Iterator[Use]:
     files = Files(machine, "mbsync")
     # mbsync 1.4 prefers the first, 1.5 the second.
     for path in (*machine.first("~/.mbsyncrc"), *machine.first(f"{machine.config_home}/isyncrc")):

@@ -35,13 +35,13 @@ class _Account:
         return {**self.defaults, **self.own}
 
 
-def msmtp(machine: Machine) -> Iterator[Use]:
+def uses_of_msmtp(machine: Machine) -> Iterator[Use]:
     system = machine.first("/etc/msmtprc")
     user = machine.first("~/.msmtprc", f"{machine.config_home}/msmtp/config")
     yield from _uses(machine, "msmtp", "SMTP", [*system, *user])
 
 
-def mpop(machine: Machine) -> Iterator[Use]:
+def uses_of_mpop(machine: Machine) -> Iterator[Use]:
     user = machine.first("~/.mpoprc", f"{machine.config_home}/mpop/config")
     yield from _uses(machine, "mpop", "POP", user)
 

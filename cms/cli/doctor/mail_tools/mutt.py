@@ -44,7 +44,7 @@ class _Setting:
 _Settings: TypeAlias = dict[str, _Setting]
 
 
-def mutt(machine: Machine) -> Iterator[Use]:
+def uses_of_mutt(machine: Machine) -> Iterator[Use]:
     system = [
         *machine.first("/etc/Muttrc"),
         *machine.matching("/etc/Muttrc.d", "*.rc"),
@@ -54,7 +54,7 @@ def mutt(machine: Machine) -> Iterator[Use]:
     yield from _Reader(machine, "mutt").uses([*system, *user])
 
 
-def neomutt(machine: Machine) -> Iterator[Use]:
+def uses_of_neomutt(machine: Machine) -> Iterator[Use]:
     system = [
         *machine.first("/etc/xdg/neomutt/neomuttrc", "/etc/neomuttrc"),
         *machine.matching("/etc/neomuttrc.d", "*.rc"),

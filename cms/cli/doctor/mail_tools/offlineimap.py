@@ -18,7 +18,7 @@ _LOGIN = Login("IMAP", "token")
 _OPTIONS = ("oauth2_access_token_eval", "remotepasseval")
 
 
-def offlineimap(machine: Machine) -> Iterator[Use]:
+def uses(machine: Machine) -> Iterator[Use]:
     files = Files(machine, "offlineimap")
     for path in machine.first(f"{machine.config_home}/offlineimap/config", "~/.offlineimaprc"):
         text = files.text(path)
@@ -45,6 +45,8 @@ def _uses(ini: Ini, files: Files) -> Iterator[Use]:
                 yield from found
                 if any(isinstance(each, Command) for each in found):
                     yield from _login(ini, section, option)
+                    # A password is not used beside a token: `%(remotepasseval)s` gives both.
+                    break
 
 
 def _functions(code: str, path: str, machine: Machine) -> dict[str, list[Use]]:

@@ -34,7 +34,7 @@ class _Setting:
 _Settings: TypeAlias = dict[str, _Setting]
 
 
-def postfix(machine: Machine) -> Iterator[Use]:
+def uses(machine: Machine) -> Iterator[Use]:
     files = Files(machine, "Postfix")
     main = _settings(files, "/etc/postfix")
     yield from _of_instance(files, "/etc/postfix", main)

@@ -6,15 +6,19 @@ word begins a comment. `define` and `account` hold commands in braces; what foll
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cms.cli.doctor.mail_tools import shell
 from cms.cli.doctor.mail_tools.found import UNKNOWN, Command, Fault, Files, Login, Machine, Place, Use, numbered
 
 _MODIFIERS = {"\\", "ignerr", "local", "scope", "u", "vput", "wysh", "eval", "global", "our"}
+
+# Commands with two ways of quoting.
+_OLD = {"set", "unset", "setenv"}
 
 # Hooks that run a macro before a message is sent.
 _HOOKS = ("on-compose-enter", "on-compose-leave", "on-compose-splice", "on-main-loop-tick", "on-program-start")
@@ -38,7 +42,7 @@ class _Block:
     commands: list[tuple[str, Place]] = field(default_factory=list)
 
 
-def s_nail(machine: Machine) -> Iterator[Use]:
+def uses(machine: Machine) -> Iterator[Use]:
     files = Files(machine, "s-nail")
     blocks = [_Block()]
     user = machine.environ.get("MAILRC") or "~/.mailrc"
@@ -88,15 +92,18 @@ def _take(line: str, place: Place, into: _Block, files: Files, blocks: list[_Blo
 
 
 def _commands(line: str, variables: Mapping[str, tuple[str, Place]]) -> Iterator[list[str]]:
-    """Yield the commands of a line, without their modifiers. A line whose quotes do not end has none."""
-    lexer = shlex.shlex(line, posix=True, punctuation_chars=";")
-    lexer.whitespace_split, lexer.commenters = True, ""
-    try:
-        words = list(lexer)
-    except ValueError:
+    """Yield the commands of a line, without their modifiers. A line whose quotes do not end has none.
+
+    Without v15-compat=..., or `wysh` before it, `set` knows neither variables nor `;` nor comments.
+    """
+    modifiers = set(itertools.takewhile(_MODIFIERS.__contains__, line.split()))
+    first = next((each for each in line.split() if each not in _MODIFIERS), "")
+    if first in _OLD and "wysh" not in modifiers and not variables.get("v15-compat", ("",))[0]:
+        words = _split(line, "")
+        yield from [words[len(modifiers) :]] if words else []
         return
     command: list[str] = []
-    for word in [*words, ";"]:
+    for word in [*_split(line, ";"), ";"]:
         if word == ";" or word.startswith("#"):
             if command:
                 yield command
@@ -105,6 +112,15 @@ def _commands(line: str, variables: Mapping[str, tuple[str, Place]]) -> Iterator
                 return
         elif command or word not in _MODIFIERS:
             command.append(_VARIABLE.sub(lambda found: variables.get(found[1], (UNKNOWN,))[0], word))
+
+
+def _split(line: str, signs: str) -> list[str]:
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=signs)
+    lexer.whitespace_split, lexer.commenters = True, ""
+    try:
+        return list(lexer)
+    except ValueError:
+        return []
 
 
 def _source(path: str, place: Place, files: Files, blocks: list[_Block]) -> None:
@@ -133,7 +149,7 @@ def _uses(machine: Machine, blocks: list[_Block]) -> Iterator[Use]:
     for block in blocks:
         login = _TO_SEND if id(block) in sending else _OTHERWISE
         for each in asked[id(block)]:
-            yield each if not isinstance(each, Command) else Command(each.place, each.words, each.socket, login)
+            yield replace(each, login=login) if isinstance(each, Command) else each
 
 
 def _mta(settings: Mapping[str, tuple[str, Place]], block: _Block, machine: Machine) -> list[Use]:

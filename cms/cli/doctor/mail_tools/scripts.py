@@ -24,9 +24,10 @@ _PYTHON = re.compile(r"#!.*\bpython[0-9.]*\b")
 _UNIT = re.compile(r"(Environment|Exec\w+)\s*=\s*[-@:+!]*(.*)")
 
 
-def scripts(machine: Machine) -> Iterator[Use]:
+def uses(machine: Machine) -> Iterator[Use]:
     files = Files(machine, "shell")
-    for path in (each for name in _STARTUP for each in machine.first(name)):
+    profiles = machine.matching("/etc/profile.d", "*.sh")
+    for path in (*profiles, *(each for name in _STARTUP for each in machine.first(name))):
         yield from _started(files, path)
     environment = machine.matching(f"{machine.config_home}/environment.d", "*.conf")
     for path in (*(each for name in _ENVIRONMENT for each in machine.first(name)), *environment):

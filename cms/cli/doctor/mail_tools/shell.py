@@ -207,7 +207,8 @@ class _Walk:
         if name in {"cms-oauth", "graph-sendmail"}:
             exported = {each: self.variables[each] for each in self.exported if each in self.variables} | given
             asked = words[1:] if name == "cms-oauth" else _asked_for_graph(words)
-            self.found.append(Command(place, tuple(asked), exported.get("CMS_SOCK", "")))
+            path = words[0] if words[0].startswith("/") else ""
+            self.found.append(Command(place, tuple(asked), exported.get("CMS_SOCK", ""), path=path))
         elif name in _SHELLS:
             inner = self._inner(place)
             inner.variables |= given

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 from support.mail_files import commands, faults, machine
 
-from cms.cli.doctor.mail_tools.aerc import aerc
+from cms.cli.doctor.mail_tools.aerc import uses
 from cms.cli.doctor.mail_tools.found import Command, Use
 
 GOOD = "source = imaps+xoauth2://u%40x@h:993\n"
 
 
 def read(text: str) -> list[Use]:
-    return list(aerc(machine({".config/aerc/accounts.conf": text})))
+    return list(uses(machine({".config/aerc/accounts.conf": text})))
 
 
 @pytest.mark.parametrize(
@@ -69,6 +69,18 @@ def test_a_command_that_is_cut_off(value: str) -> None:
 def test_what_can_never_log_in(addresses: str, causes: list[str]) -> None:
     """The address says how aerc logs in."""
     assert causes == [each for _, each in faults(read(f"[w]\n{addresses}source-cred-cmd = cms-oauth\n"))]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [("", 0), ("outgoing-cred-cmd-cache = true\n", 1), ("outgoing-cred-cmd-cache = 0\n", 0)],
+)
+def test_a_token_that_aerc_keeps(more: str, said: int) -> None:
+    """If it is told to run the command once: a token does not last as long as aerc."""
+    found = faults(read(f"[w]\noutgoing = smtp+xoauth2://u@h\noutgoing-cred-cmd = cms-oauth\n{more}"))
+
+    assert said == len(found)
+    assert all("aerc keeps the first token" in cause for _, cause in found)
 
 
 def test_each_account() -> None:

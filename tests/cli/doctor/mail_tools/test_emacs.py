@@ -7,7 +7,7 @@ from support.fragments import shown
 from support.mail_files import commands, faults, machine, unread
 
 from cms.cli.doctor.mail_tools.elisp import Form, Symbol, Text, forms
-from cms.cli.doctor.mail_tools.emacs import emacs
+from cms.cli.doctor.mail_tools.emacs import uses
 from cms.cli.doctor.mail_tools.found import Command, Login, Use
 
 INIT = ".emacs.d/init.el"
@@ -16,7 +16,7 @@ ASKS = "--user=user@domain.com --proto=SMTP --output=token --no_newline"
 
 
 def read(text: str, **files: str) -> list[Use]:
-    return list(emacs(machine({INIT: text, **files})))
+    return list(uses(machine({INIT: text, **files})))
 
 
 def test_lisp_is_data() -> None:

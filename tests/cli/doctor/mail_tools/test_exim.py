@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from support.mail_files import faults, machine, unread
 
-from cms.cli.doctor.mail_tools.exim import exim
+from cms.cli.doctor.mail_tools.exim import uses
 from cms.cli.doctor.mail_tools.found import UNKNOWN, Command, Request, Use
 
 CONF = "/etc/exim4/exim4.conf"
@@ -48,7 +48,7 @@ MORE = "WHO = a@x\n"
 
 
 def read(files: dict[str, str]) -> list[Use]:
-    return list(exim(machine(files)))
+    return list(uses(machine(files)))
 
 
 def requests(found: list[Use]) -> list[tuple[int, str, str]]:
@@ -127,5 +127,4 @@ def test_files_that_are_not_there() -> None:
     """exim itself stops at a missing inclusion; a circle ends."""
     found = read({CONF: ".include /none\n.include exim4.conf\n.endif\n.else\n"})
 
-    assert ["1: /none: no such file"] == unread(found)
-    assert [] == read({})
+    assert [] == [*found, *read({})]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from support.mail_files import machine
 
-from cms.cli.doctor.mail_tools.fetchmail import fetchmail
+from cms.cli.doctor.mail_tools.fetchmail import uses
 from cms.cli.doctor.mail_tools.found import TokenPath
 
 FILE = """\
@@ -20,7 +20,7 @@ poll other user u passwordfile /pw
 
 
 def read(text: str, release: int = 7) -> list[TokenPath]:
-    return [each for each in fetchmail(machine({".fetchmailrc": text}, release=release)) if isinstance(each, TokenPath)]
+    return [each for each in uses(machine({".fetchmailrc": text}, release=release)) if isinstance(each, TokenPath)]
 
 
 def test_an_awkward_file() -> None:

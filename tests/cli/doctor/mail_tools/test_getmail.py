@@ -6,7 +6,7 @@ import pytest
 from support.mail_files import commands, faults, machine
 
 from cms.cli.doctor.mail_tools.found import Use
-from cms.cli.doctor.mail_tools.getmail import getmail
+from cms.cli.doctor.mail_tools.getmail import uses
 
 HEAD = "[retriever]\ntype = SimpleIMAPSSLRetriever\nuse_xoauth2 = true\n"
 GOOD = f'{HEAD}password_command = ("cms-oauth", "--user=u@x")\n'
@@ -14,7 +14,7 @@ FILE = ".config/getmail/getmailrc"
 
 
 def read(text: str) -> list[Use]:
-    return list(getmail(machine({FILE: text})))
+    return list(uses(machine({FILE: text})))
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_which_files_are_configurations() -> None:
         ".config/getmail/x.json": GOOD,
         ".config/getmail/.x.swp": GOOD,
     }
-    found = list(getmail(machine(files)))
+    found = list(uses(machine(files)))
 
     assert ["/home/u/.config/getmail/getmailrc", "/home/u/.getmail/work"] == [each.place.path for each in found]
 

@@ -254,6 +254,16 @@ def test_without_a_configuration(use: Use) -> None:
     assert ["fail"] == [each.level for each in judge(command("--what"), nothing)]
 
 
+def test_a_program_that_is_not_there() -> None:
+    """By its whole path; a name is looked for in a PATH that is not the doctor's."""
+    there = replace(served(), is_file=lambda path: path == "/bin/cms-oauth")
+    use = command("--user=user@domain.com")
+
+    assert ["pass", "pass", "fail"] == [
+        judge(replace(use, path=path), there)[0].level for path in ("", "/bin/cms-oauth", "/opt/cms-oauth")
+    ]
+
+
 def test_a_link_leads_to_the_same_socket() -> None:
     """As /var/run leads to /run."""
     same = replace(served(), real=lambda path: path.removeprefix("/var"))

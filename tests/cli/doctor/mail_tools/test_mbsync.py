@@ -6,11 +6,11 @@ import pytest
 from support.mail_files import commands, faults, machine
 
 from cms.cli.doctor.mail_tools.found import Use
-from cms.cli.doctor.mail_tools.mbsync import mbsync
+from cms.cli.doctor.mail_tools.mbsync import uses
 
 
 def read(text: str) -> list[Use]:
-    return list(mbsync(machine({".mbsyncrc": text})))
+    return list(uses(machine({".mbsyncrc": text})))
 
 
 @pytest.mark.parametrize(

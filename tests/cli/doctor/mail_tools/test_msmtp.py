@@ -6,7 +6,7 @@ import pytest
 from support.mail_files import commands, faults, machine, unread
 
 from cms.cli.doctor.mail_tools.found import Login, Use
-from cms.cli.doctor.mail_tools.msmtp import mpop, msmtp
+from cms.cli.doctor.mail_tools.msmtp import uses_of_mpop, uses_of_msmtp
 
 # `msmtp -C FILE -a ACCOUNT -P` of 1.8.23 says: a has "choose", c has XOAUTH2 and a's command, d its defaults' XOAUTH2.
 AWKWARD = """\
@@ -30,7 +30,7 @@ GOOD = "host h\nuser u@x\nauth xoauth2\n"
 
 
 def read(text: str, name: str = ".msmtprc") -> list[Use]:
-    return list(msmtp(machine({name: text})))
+    return list(uses_of_msmtp(machine({name: text})))
 
 
 def test_an_awkward_file() -> None:
@@ -71,7 +71,7 @@ def test_other_commands_are_nobodys_business(command: str) -> None:
 
 def test_mpop_has_the_same_syntax() -> None:
     """And logs in by POP."""
-    (found,) = mpop(machine({".mpoprc": f'{GOOD}passwordeval "cms-oauth"\n'}))
+    (found,) = uses_of_mpop(machine({".mpoprc": f'{GOOD}passwordeval "cms-oauth"\n'}))
 
     assert Login("POP", "token") == found.login  # type: ignore[union-attr]
 
@@ -81,8 +81,8 @@ def test_where_the_file_is() -> None:
     text = f"{GOOD}passwordeval cms-oauth --user="
     files = {"/etc/msmtprc": f"{text}1", ".config/msmtp/config": f"{text}2"}
 
-    assert ["--user=1", "--user=2"] == [words for _, words in commands(list(msmtp(machine(files))))]
+    assert ["--user=1", "--user=2"] == [words for _, words in commands(list(uses_of_msmtp(machine(files))))]
     files[".msmtprc"] = f"{text}3"
-    assert ["--user=1", "--user=3"] == [words for _, words in commands(list(msmtp(machine(files))))]
+    assert ["--user=1", "--user=3"] == [words for _, words in commands(list(uses_of_msmtp(machine(files))))]
     elsewhere = machine({"/x/msmtp/config": f"{text}4"}, {"XDG_CONFIG_HOME": "/x"})
-    assert ["--user=4"] == [words for _, words in commands(list(msmtp(elsewhere)))]
+    assert ["--user=4"] == [words for _, words in commands(list(uses_of_msmtp(elsewhere)))]

@@ -6,14 +6,14 @@ import pytest
 from support.mail_files import commands, faults, machine, unread
 
 from cms.cli.doctor.mail_tools.found import Command, Use
-from cms.cli.doctor.mail_tools.mutt import mutt, neomutt
+from cms.cli.doctor.mail_tools.mutt import uses_of_mutt, uses_of_neomutt
 
 GOOD = 'set imap_authenticators="xoauth2"\n'
 COMMAND = 'set imap_oauth_refresh_command="cms-oauth --user=u@x"\n'
 
 
 def read(*texts: str, **files: str) -> list[Use]:
-    return list(mutt(machine({".muttrc": "".join(texts), **files})))
+    return list(uses_of_mutt(machine({".muttrc": "".join(texts), **files})))
 
 
 @pytest.mark.parametrize(
@@ -59,14 +59,17 @@ def test_a_file_that_is_included_is_read(text: str, path: str) -> None:
 
 
 def test_what_cannot_be_followed_is_named() -> None:
-    """A command, an unknown name, a file that is not there. Debian's own command prints files that are read."""
+    """A command and an unknown name, once for each file; a file that may not be read, but not one that is not there.
+
+    Debian's own command prints files that are read.
+    """
     found = list(
-        mutt(
+        uses_of_mutt(
             machine(
                 {
                     "/etc/Muttrc": "source /usr/lib/mutt/source-muttrc.d|\n",
                     "/etc/Muttrc.d/x.rc": COMMAND + GOOD,
-                    ".muttrc": "source 'gpg -d ~/.mutt/p.gpg|'\nsource $nowhere/x\nsource ~/none\n",
+                    ".muttrc": "source 'gpg -d ~/.mutt/p.gpg|'\nsource $nowhere/x\nsource ~/none\nsource $y\nsource ~/closed\n",
                 }
             )
         )
@@ -76,7 +79,7 @@ def test_what_cannot_be_followed_is_named() -> None:
     assert [
         "1: more settings come from a command, which the doctor does not run",
         "2: more settings come from a file whose name is not known here",
-        "3: /home/u/none: no such file",
+        "5: /home/u/closed: Permission denied",
     ] == unread(found)
 
 
@@ -114,7 +117,7 @@ def test_sending_needs_a_user_in_the_address() -> None:
         each for _, each in faults(read(command, url))
     ]
     assert [] == faults(read(command, 'set smtp_url="smtp://u%40x@h:587/"'))
-    assert [] == faults(list(neomutt(machine({".neomuttrc": f"{command}{url}set smtp_user=u@x"}))))
+    assert [] == faults(list(uses_of_neomutt(machine({".neomuttrc": f"{command}{url}set smtp_user=u@x"}))))
 
 
 def test_a_token_as_a_password() -> None:
@@ -149,10 +152,10 @@ def test_neomutt() -> None:
     files |= {".config/neomutt/acc": COMMAND, ".config/neomutt/acc2": 'set imap_authenticators="oauthbearer"\n'}
     cause = "neomutt's OAUTHBEARER takes only tokens of up to 511 characters, and Microsoft's are longer"
 
-    assert [(1, cause)] == faults(list(neomutt(machine(files))))
+    assert [(1, cause)] == faults(list(uses_of_neomutt(machine(files))))
     only = {".muttrc": COMMAND + GOOD}
-    assert [] == list(neomutt(machine(only)))
-    assert [(1, "--user=u@x")] == commands(list(neomutt(machine(only, installed=True))))
+    assert [] == list(uses_of_neomutt(machine(only)))
+    assert [(1, "--user=u@x")] == commands(list(uses_of_neomutt(machine(only, installed=True))))
 
 
 def test_other_commands_are_nobodys_business() -> None:

@@ -7,7 +7,7 @@ from support.contrib import ROOT
 from support.mail_files import machine
 
 from cms.cli.doctor.mail_tools.found import Table
-from cms.cli.doctor.mail_tools.postfix import postfix
+from cms.cli.doctor.mail_tools.postfix import uses
 
 MAIN = "/etc/postfix/main.cf"
 MASTER = "/etc/postfix/master.cf"
@@ -20,7 +20,7 @@ smtp_sasl_password_maps = socketmap:unix:/s:cms
 
 
 def read(main: str, master: str = "") -> list[Table]:
-    return [each for each in postfix(machine({MAIN: main, MASTER: master})) if isinstance(each, Table)]
+    return [each for each in uses(machine({MAIN: main, MASTER: master})) if isinstance(each, Table)]
 
 
 def causes(found: list[Table]) -> list[str]:
@@ -114,8 +114,8 @@ def test_several_instances() -> None:
     """Those that the first one names."""
     files = {MAIN: "multi_instance_directories = /etc/postfix-out, /none\n", "/etc/postfix-out/main.cf": GOOD}
 
-    assert ["/etc/postfix-out/main.cf"] == [each.place.path for each in postfix(machine(files))]
-    assert [] == list(postfix(machine({})))
+    assert ["/etc/postfix-out/main.cf"] == [each.place.path for each in uses(machine(files))]
+    assert [] == list(uses(machine({})))
 
 
 def test_the_ready_files() -> None:

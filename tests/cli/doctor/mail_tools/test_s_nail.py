@@ -6,7 +6,7 @@ import pytest
 from support.mail_files import commands, faults, machine, unread
 
 from cms.cli.doctor.mail_tools.found import Command, Login, Use
-from cms.cli.doctor.mail_tools.s_nail import s_nail
+from cms.cli.doctor.mail_tools.s_nail import uses
 
 MACRO = """\
 define cms-token {
@@ -17,14 +17,14 @@ SENDING = "set v15-compat on-compose-leave=cms-token mta=smtp://u%40x@h:587 smtp
 
 
 def read(*texts: str, **files: str) -> list[Use]:
-    return list(s_nail(machine({".mailrc": "".join(texts), **files})))
+    return list(uses(machine({".mailrc": "".join(texts), **files})))
 
 
 def test_a_macro_that_runs_before_a_message_is_sent() -> None:
     """By the hook of an account, by another macro, or called at the top."""
     account = "account work {\n  set mta=smtps://u%40x@h smtp-auth=oauthbearer on-compose-leave=cms-token\n}\n"
     through = 'define outer {\n  call cms-token\n}\nset mta="smtp://h" smtp-auth=oauthbearer on-main-loop-tick=outer\n'
-    called = "set smtp=h:587 smtp-auth=oauthbearer; call cms-token # c\n"
+    called = "wysh set smtp=h:587 smtp-auth=oauthbearer; call cms-token # c\n"
     for text in (account, through, called, SENDING):
         (use,) = read("set v15-compat\n", MACRO, text)
 
@@ -79,7 +79,6 @@ def test_files_that_are_included() -> None:
 
     assert [(2, "--user=u@x --output=token --no_newline")] == commands(found)
     assert [
-        "2: /home/u/y-none: no such file",
         "3: more settings come from a command, which the doctor does not run",
         "4: more settings come from a file whose name is not known here",
     ] == unread(found)
@@ -87,7 +86,7 @@ def test_files_that_are_included() -> None:
 
 def test_where_the_file_is() -> None:
     """$MAILRC names another one."""
-    found = list(s_nail(machine({".mailrc": MACRO, "/m": "! cms-oauth"}, {"MAILRC": "/m"})))
+    found = list(uses(machine({".mailrc": MACRO, "/m": "! cms-oauth"}, {"MAILRC": "/m"})))
 
     assert [(1, "")] == commands(found)
 

@@ -8,11 +8,11 @@ from support.mail_files import HOME, commands, machine
 
 from cms.cli.doctor.mail_tools import python_code
 from cms.cli.doctor.mail_tools.found import UNKNOWN, Command, Place, Request, TokenPath, Use, Variable
-from cms.cli.doctor.mail_tools.scripts import scripts
+from cms.cli.doctor.mail_tools.scripts import uses
 
 
 def read(**files: str) -> list[Use]:
-    return list(scripts(machine(files, {"XDG_RUNTIME_DIR": "/run/user/7"})))
+    return list(uses(machine(files, {"XDG_RUNTIME_DIR": "/run/user/7"})))
 
 
 def sockets(found: list[Use]) -> list[tuple[str, int, str]]:
@@ -24,6 +24,7 @@ def test_the_socket_that_is_set_for_all() -> None:
     files = {
         ".profile": "export CMS_SOCK=/a;\n. ~/.more # c\n. /etc/bash.bashrc\n. ~/.none\n",
         ".more": "export CMS_SOCK='/b'\n",
+        "/etc/profile.d/cms.sh": "export CMS_SOCK=/f\n",
         ".bashrc": "CMS_SOCK=/not-exported\n",
         "/etc/environment": 'CMS_SOCK="/c"\n',
         ".config/environment.d/cms.conf": "CMS_SOCK=${XDG_RUNTIME_DIR}/d\n",
@@ -32,6 +33,7 @@ def test_the_socket_that_is_set_for_all() -> None:
     }
 
     assert [
+        ("/etc/profile.d/cms.sh", 1, "/f"),
         (f"{HOME}/.profile", 1, "/a"),
         (f"{HOME}/.more", 1, "/b"),
         ("/etc/environment", 1, "/c"),

@@ -109,6 +109,14 @@ def test_each_run_has_its_line() -> None:
     assert [3, 9, 13] == [line for line, _, _ in asked(script)]
 
 
+def test_the_path_of_the_program() -> None:
+    """Where it is whole, so that the judge can look whether there is one."""
+    for script, path in (("cms-oauth", ""), ("/opt/cms-oauth", "/opt/cms-oauth"), ("~/cms-oauth", f"{HOME}/cms-oauth")):
+        (use,) = shell.asks(script, HERE, machine({}))
+        assert isinstance(use, Command)
+        assert path == use.path
+
+
 def test_nesting_ends() -> None:
     """However deep a file nests: it is a file of somebody else's."""
     for hostile in (
