@@ -12,10 +12,11 @@ import os
 import secrets
 import socket
 import stat
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import trio
 
@@ -45,6 +46,10 @@ SHORTAGE_NEWS_SECONDS = 60.0
 _SETTLING_ROUNDS = 2
 
 
+# A connected socket, and who is at its other end.
+Accepted: TypeAlias = tuple[socket.socket, Peer]
+
+
 class ListenError(Exception):
     """A socket cannot be created. The text tells the person who configured the path what happened and what to do."""
 
@@ -58,48 +63,51 @@ class Listener:
     inode: tuple[int, int] | None = None
     _quiet_until: float = -math.inf
 
-    async def accept(self, relieve: Callable[[], bool] = bool) -> tuple[socket.socket, Peer]:
-        """Return the next connection, whose socket does not block, and its peer.
+    async def accept(self, relieve: Callable[[], bool] = bool, *, most: int = 1) -> list[Accepted]:
+        """Return the connections that wait, at least one and at `most` so many: sockets that do not block, and their peers.
 
         If the process or the machine has no free descriptors or memory, `relieve` is called to close a connection. It
         returns True if it has closed one.
         """
+        await trio.lowlevel.checkpoint()
         while True:
-            await trio.lowlevel.checkpoint()
-            try:
-                accepted = self._accepted()
-            except BlockingIOError:
-                await trio.lowlevel.wait_readable(self.sock)
-            except OSError as error:
-                await self._survive(error, relieve)
+            found, problem = self._accepted(most)
+            if found:
+                return found
+            if problem:
+                await self._survive(problem, relieve)
             else:
-                if accepted:
-                    return accepted
+                await trio.lowlevel.wait_readable(self.sock)
 
-    def _accepted(self) -> tuple[socket.socket, Peer] | None:
-        """Accept a connection without waiting; return None if it is closed, because its peer is unknown."""
-        sock, _ = self.sock.accept()
-        sock.setblocking(False)
-        try:
-            return sock, Peer(*credentials(sock))
-        except OSError:
-            sock.close()
-            return None
+    def _accepted(self, most: int) -> tuple[list[Accepted], OSError | None]:
+        """Accept what waits; return it, and the error that ended that, if there is no more. An unknown peer is closed."""
+        found = list[Accepted]()
+        while len(found) < most:
+            try:
+                sock, _ = self.sock.accept()
+            except BlockingIOError:
+                return found, None
+            except OSError as error:
+                return found, error
+            try:
+                sock.setblocking(False)
+                found.append((sock, Peer(*credentials(sock))))
+            except OSError:
+                sock.close()
+        return found, None
 
-    def last(self) -> Iterator[tuple[socket.socket, Peer]]:
-        """Stop listening, and yield the connections that are waiting to be accepted.
+    def last(self) -> list[Accepted]:
+        """Stop listening, and return the connections that are waiting to be accepted.
 
         systemd's socket goes on listening: connections that wait there are for the next daemon.
         """
         if self.inode is None:
-            return
+            return []
         self._remove()
         with suppress(OSError):
             self.sock.shutdown(socket.SHUT_RD)
-            while True:
-                accepted = self._accepted()
-                if accepted:
-                    yield accepted
+        found, _ = self._accepted(BACKLOG)
+        return found
 
     async def _survive(self, error: OSError, relieve: Callable[[], bool]) -> None:
         if error.errno == errno.ECONNABORTED:

@@ -84,9 +84,9 @@ async def serve(
         task_status.started()
         try:
             while True:
-                sock, peer = await listener.accept()
-                stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
-                nursery.start_soon(_limited, limiter, stream, peer, commands, owner)
+                for sock, peer in await listener.accept():
+                    stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+                    nursery.start_soon(_limited, limiter, stream, peer, commands, owner)
         finally:
             listener.close()
 

@@ -12,16 +12,23 @@ from __future__ import annotations
 import select
 import socket
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from itertools import zip_longest
+from typing import TypeAlias
 
 import trio
 
 from cms.core.lifecycle import Deny, Token
 from cms.core.policy import Peer, admits
-from cms.daemon.serving.issue import Issuer, Pending
-from cms.system.listener import Listener, settle
+from cms.daemon.serving.issue import Issuer, NamedAnswer, Pending
+from cms.system.listener import Accepted, Listener, settle
 from cms.system.logs import get_logger
 from cms_oauth import wire
+
+# Connections that are accepted at once, before other tasks have their turn: a millisecond's work.
+MAX_ROUND = 64
 
 # Idle connections. A client that means to ask sends its line long before so many others have come.
 MAX_IDLE = 128
@@ -44,31 +51,44 @@ class Question:
     last: bool = False
 
 
+class Wanted(Enum):
+    """What has to come before a connection can go on."""
+
+    # More bytes of its client.
+    BYTES = auto()
+    # Room in its client's buffer.
+    ROOM = auto()
+    # Its turn: a client that always has another request ready must not keep others waiting.
+    TURN = auto()
+
+
+# What a connection waits for, None at its end. A `Pending` is a request whose token is not there yet.
+Next: TypeAlias = Wanted | Pending | None
+
+
 @dataclass(eq=False, slots=True)
 class ClientConnection:
-    """One client. `scope` ends it while it is idle: when its time is over, or when it has to make room.
+    """One client, and how far its conversation is.
 
-    `received` is what has come and is not answered, and `last` when the last of it came. `began` is when the first byte
-    of the request in hand came: every deadline of a request counts from then, whatever happens meanwhile.
+    - `received` is what has come and is not answered, and `last` when the last of it came. `open` is False once no more
+      will come.
+    - `question` is the request in hand, and `began` when its first byte came: every deadline of a request counts from then,
+      whatever happens meanwhile.
+    - `reply` is what is not sent of the answer; `user` and `outcome` are for the log, which has them once.
+    - `scope` ends the connection while it is idle: when its time is over, or when it has to make room.
     """
 
     sock: socket.socket
     peer: Peer
-    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     received: bytes = b""
     last: float = 0.0
+    open: bool = True
+    question: Question | None = None
     began: float = 0.0
-
-    async def send(self, data: bytes) -> None:
-        """Send all of it: at once if the client's buffer has room. Raises TimeoutError if the request's time is over."""
-        with trio.CancelScope(deadline=self.began + wire.WAIT_SECONDS + REPLY_SECONDS):
-            while data:
-                try:
-                    data = data[self.sock.send(data) :]
-                except BlockingIOError:
-                    await trio.lowlevel.wait_writable(self.sock)
-        if data:
-            raise TimeoutError
+    reply: bytes = b""
+    user: str = ""
+    outcome: str = ""
+    scope: trio.CancelScope | None = None
 
     def has_unread(self) -> bool:
         """True if something has come that is not read yet: perhaps a whole request."""
@@ -116,20 +136,28 @@ class Connections(ABC):
             try:
                 with accepting:
                     while True:
-                        self._begin(*await self._listener.accept(self._evict), nursery)
+                        self._round(await self._listener.accept(self._evict, most=MAX_ROUND), nursery)
                 # These have connected in time. Perhaps they have asked already.
-                for sock, peer in self._listener.last():
-                    self._begin(sock, peer, nursery)
+                self._round(self._listener.last(), nursery)
             finally:
                 self._listener.close()
             await self._drain()
 
-    def _begin(self, sock: socket.socket, peer: Peer, nursery: trio.Nursery) -> None:
-        if len(self.idle) >= MAX_IDLE:
-            self._evict()
-        connection = ClientConnection(sock, peer)
-        self.idle[connection] = None
-        nursery.start_soon(self._serve, connection)
+    def _round(self, accepted: Sequence[Accepted], nursery: trio.Nursery) -> None:
+        """Serve new connections. Those that wait for nothing get no task, which would cost more than all else."""
+        for sock, peer in in_turns(accepted):
+            connection = ClientConnection(sock, peer)
+            wanted = self._begin(connection)
+            if wanted:
+                nursery.start_soon(self._serve, connection, wanted)
+
+    async def _serve(self, connection: ClientConnection, wanted: Next) -> None:
+        """Serve a connection that waits for something, to its end."""
+        try:
+            while wanted:
+                wanted = await self._after(connection, wanted)
+        finally:
+            self._end(connection)
 
     async def _drain(self) -> None:
         """End the idle connections, except for those whose request has come."""
@@ -139,89 +167,147 @@ class Connections(ABC):
         # What has come is read now.
         await settle()
         for connection in self.idle:
-            connection.scope.cancel()
+            if connection.scope:
+                connection.scope.cancel()
 
-    async def _serve(self, connection: ClientConnection) -> None:
-        """Serve one connection to its end. A failure in it reaches no other."""
-        with connection.sock:
-            try:
-                # Before a byte is read.
-                if admits(connection.peer, self._issuer.rules):
-                    await self._converse(connection)
-                else:
-                    refused = wire.TokenRequest(self.PROTOCOL, self.FORM)
-                    self._issuer.audit(connection.peer, refused, "", "denied")
-            except OSError:
-                # The client has gone or was reset: there is no one to tell.
-                pass
-            except Exception:
-                log.exception("a request failed", pid=connection.peer.pid, uid=connection.peer.uid)
-            finally:
-                self.idle.pop(connection, None)
+    # What waits.
 
-    async def _converse(self, connection: ClientConnection) -> None:
-        """Answer the requests of a connection, one after the other, with one line in the log about each."""
-        more = True
-        while question := await self._next(connection, more=more):
-            # From here on nothing waits if the token is held.
-            answer = ("", question.wrong) if question.wrong else self._issuer.token(connection.peer, question.request)
-            if isinstance(answer, Pending):
-                answer = await self._issuer.wait(answer, connection.began + wire.WAIT_SECONDS)
-            user, reply = answer
-            try:
-                await connection.send(self.render(question, user, reply))
-                if question.last:
-                    # The client reads to the end: it need not wait for the log.
-                    connection.sock.shutdown(socket.SHUT_WR)
-            finally:
-                outcome = reply.code if isinstance(reply, Deny) else "granted"
-                self._issuer.audit(connection.peer, question.request, user, outcome)
-            if question.last:
-                return
-            # A client that always has another request ready must not keep others waiting.
-            await trio.lowlevel.cancel_shielded_checkpoint()
-            # While the socket is drained, only what has come already is answered.
-            more = not self._draining
-            connection.scope = trio.CancelScope()
-            self.idle[connection] = None
+    async def _after(self, connection: ClientConnection, wanted: Wanted | Pending) -> Next:
+        """Wait for what a connection wants, and go on; return what it wants next. It ends if its time is over."""
+        match wanted:
+            case Pending():
+                answer = await self._issuer.wait(wanted, connection.began + wire.WAIT_SECONDS)
+                return self._go_on(connection, answer)
+            case Wanted.TURN:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                return self._go_on(connection)
+            case Wanted.BYTES:
+                scope, ready = connection.scope or trio.CancelScope(), trio.lowlevel.wait_readable
+            case Wanted.ROOM:
+                scope, ready = (
+                    trio.CancelScope(deadline=connection.began + wire.WAIT_SECONDS + REPLY_SECONDS),
+                    trio.lowlevel.wait_writable,
+                )
+        with scope:
+            await ready(connection.sock)
+        return None if scope.cancelled_caught else self._go_on(connection)
 
-    async def _next(self, connection: ClientConnection, *, more: bool) -> Question | None:
-        """Wait for the next whole request, for as long as its client may take; None if there is none.
+    # What never waits.
 
-        `more` says whether the client may send more. No other task runs between the last read and the return.
+    def _begin(self, connection: ClientConnection) -> Next:
+        # Before a byte is read.
+        if admits(connection.peer, self._issuer.rules):
+            return self._go_on(connection)
+        refused = wire.TokenRequest(self.PROTOCOL, self.FORM)
+        self._issuer.audit(connection.peer, refused, "", "denied")
+        self._end(connection)
+        return None
+
+    def _go_on(self, connection: ClientConnection, answer: NamedAnswer | None = None) -> Next:
+        """Do all that can be done now; return what has to come first for the rest. A failure reaches no other connection.
+
+        `answer` is what a request in hand was waiting for.
         """
-        question = None
-        # What is left came with the last bytes of the request before.
-        connection.began = connection.last
-        with connection.scope:
-            connection.scope.deadline = trio.current_time() + self.IDLE_SECONDS
-            await trio.lowlevel.checkpoint_if_cancelled()
-            while True:
-                if connection.received:
-                    connection.scope.deadline = connection.began + wire.REQUEST_SECONDS
-                    question, connection.received = self.take(connection.received, ended=not more)
-                if question or not more:
-                    break
-                try:
-                    chunk = connection.sock.recv(_CHUNK)
-                except BlockingIOError:
-                    await trio.lowlevel.wait_readable(connection.sock)
-                    continue
-                more, connection.last = bool(chunk), trio.current_time()
-                if not connection.received:
-                    connection.began = connection.last
-                connection.received += chunk
-        self.idle.pop(connection, None)
-        return question
+        wanted: Next = None
+        try:
+            wanted = self._converse(connection, answer)
+        except OSError:
+            # The client has gone or was reset: there is no one to tell.
+            pass
+        except Exception:
+            log.exception("a request failed", pid=connection.peer.pid, uid=connection.peer.uid)
+        if wanted is Wanted.BYTES:
+            self._lie_idle(connection)
+        elif wanted is None:
+            self._end(connection)
+        return wanted
+
+    def _converse(self, connection: ClientConnection, answer: NamedAnswer | None) -> Next:
+        question = connection.question
+        if question is None:
+            question, wanted = self._next(connection)
+            if question is None:
+                return wanted
+            connection.question = question
+            found = ("", question.wrong) if question.wrong else self._issuer.token(connection.peer, question.request)
+            if isinstance(found, Pending):
+                return found
+            answer = found
+        if answer:
+            connection.user, reply = answer
+            connection.outcome = reply.code if isinstance(reply, Deny) else "granted"
+            connection.reply = self.render(question, connection.user, reply)
+        while connection.reply:
+            try:
+                connection.reply = connection.reply[connection.sock.send(connection.reply) :]
+            except BlockingIOError:
+                return Wanted.ROOM
+        self._audit(connection)
+        # While the socket is drained, only what has come already is answered.
+        connection.open = not self._draining
+        return None if question.last else Wanted.TURN
+
+    def _next(self, connection: ClientConnection) -> tuple[Question | None, Next]:
+        """Return the next whole request, or what has to come before there is one."""
+        if not connection.received:
+            # What is left came with the last bytes of the request before.
+            connection.began = connection.last
+        while True:
+            if connection.received:
+                question, connection.received = self.take(connection.received, ended=not connection.open)
+                if question:
+                    self.idle.pop(connection, None)
+                    return question, None
+            if not connection.open:
+                return None, None
+            try:
+                chunk = connection.sock.recv(_CHUNK)
+            except BlockingIOError:
+                return None, Wanted.BYTES
+            connection.open, connection.last = bool(chunk), trio.current_time()
+            if not connection.received:
+                connection.began = connection.last
+            connection.received += chunk
+
+    def _lie_idle(self, connection: ClientConnection) -> None:
+        """Let a connection wait for its client, for as long as that may take."""
+        if connection not in self.idle and len(self.idle) >= MAX_IDLE:
+            self._evict()
+        asks = bool(connection.received)
+        until = connection.began + wire.REQUEST_SECONDS if asks else trio.current_time() + self.IDLE_SECONDS
+        connection.scope = trio.CancelScope(deadline=until)
+        self.idle[connection] = None
 
     def _evict(self) -> bool:
         """End the connection that has been idle longest and has sent nothing unread; return whether there was one."""
         oldest = next((each for each in self.idle if not each.has_unread()), None)
-        if oldest is None:
+        if oldest is None or oldest.scope is None:
             return False
         del self.idle[oldest]
         oldest.scope.cancel()
         return True
+
+    def _audit(self, connection: ClientConnection) -> None:
+        """Log the request in hand, once, however it ends."""
+        question, connection.question = connection.question, None
+        if question and connection.outcome:
+            self._issuer.audit(connection.peer, question.request, connection.user, connection.outcome)
+
+    def _end(self, connection: ClientConnection) -> None:
+        self.idle.pop(connection, None)
+        # Its client did not take the reply.
+        self._audit(connection)
+        connection.sock.close()
+
+
+def in_turns(accepted: Sequence[Accepted]) -> Iterable[Accepted]:
+    """Return connections so that one of each user comes after the other: a user with many does not keep others waiting."""
+    queues = dict[int, list[Accepted]]()
+    for each in accepted:
+        queues.setdefault(each[1].uid, []).append(each)
+    if len(queues) < len(("one", "another")):
+        return accepted
+    return (each for turn in zip_longest(*queues.values()) for each in turn if each)
 
 
 async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
