@@ -6,8 +6,9 @@ decisions are in this file. A peer that may not ask is told only that: nothing a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 
 from cms.core.accounts import Account, Grant, Scopes
 from cms.core.lifecycle import Deny
@@ -44,6 +45,26 @@ class Rules:
     users: frozenset[int] | None = None
     groups: frozenset[int] | None = None
     default: Account | None = None
+    # The accounts by their user in lower case, and those whose user is whoever has signed in. Computed once, because each
+    # request looks one up, also among ten thousand.
+    named: Mapping[str, tuple[Account, ...]] = field(init=False, compare=False, repr=False)
+    nameless: tuple[Account, ...] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        named = dict[str, tuple[Account, ...]]()
+        for account in self.accounts:
+            if account.user:
+                name = _name(account.user)
+                named[name] = (*named.get(name, ()), account)
+        object.__setattr__(self, "named", named)
+        object.__setattr__(self, "nameless", tuple(each for each in self.accounts if not each.user))
+
+
+@lru_cache(maxsize=1024)
+def _name(user: str) -> str:
+    """Return a user as accounts are compared. Cached, because requests ask about the same few users."""
+    # lower() and not casefold(): that folds ß to ss, so two mailboxes could get the same name.
+    return bare(user).lower()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,23 +92,30 @@ def decide(peer: Peer, request: TokenRequest, rules: Rules, signed_in: Callable[
     """
     if not admits(peer, rules):
         return _DENIED
-    # lower() and not casefold(): that folds ß to ss, so two mailboxes could get the same name.
-    users = [(account.user or signed_in(account.grant)).lower() for account in rules.accounts]
-    meant: Sequence[Account] = ()
-    if request.user:
-        wanted = bare(request.user).lower()
-        meant = [account for account, user in zip(rules.accounts, users, strict=True) if user == wanted]
-    elif rules.default:
-        meant = (rules.default,)
-    elif len(set(users)) == 1:
-        meant = rules.accounts
+    meant = _meant(request.user, rules, signed_in)
     if not meant:
-        return _no_account(request.user, nameless="" in users)
+        return _no_account(request.user, nameless=not all(signed_in(each.grant) for each in rules.nameless))
     if request.protocol in rules.protocols:
         for account in meant:
             if request.protocol in account.scopes:
                 return Allow(account, account.scopes[request.protocol])
     return _no_protocol(request.protocol)
+
+
+def _meant(user: str, rules: Rules, signed_in: Callable[[Grant], str]) -> Sequence[Account]:
+    """Return the accounts that a request for this user means."""
+    if user:
+        wanted = _name(user)
+        named = rules.named.get(wanted, ())
+        # Nearly always empty.
+        nameless = [each for each in rules.nameless if signed_in(each.grant).lower() == wanted]
+        return (*named, *nameless) if nameless else named
+    if rules.default:
+        return (rules.default,)
+    if len(rules.named) > 1:
+        return ()
+    names = {*rules.named, *(signed_in(each.grant).lower() for each in rules.nameless)}
+    return rules.accounts if len(names) == 1 else ()
 
 
 NOT_SIGNED_IN = Deny(

@@ -47,7 +47,13 @@ def covers(token: Token, permission: str) -> bool:
     Only the last part of a scope counts, because Entra spells resources in more than one way. A token without known
     scopes, or for `.default` (everything that was consented to), is assumed to grant it.
     """
-    granted = [scope.rpartition("/")[2].lower() for scope in token.scopes]
+    return _names(permission, token.scopes)
+
+
+@lru_cache(maxsize=1024)
+def _names(permission: str, scopes: tuple[str, ...]) -> bool:
+    """True if scopes name a permission, or may stand for it. Cached, because each request asks this of the same tokens."""
+    granted = [scope.rpartition("/")[2].lower() for scope in scopes]
     return not permission or not granted or ".default" in granted or permission.lower() in granted
 
 

@@ -22,7 +22,7 @@ from cms.daemon.control import server
 from cms.daemon.control.vault_commands import VaultCommands
 from cms.daemon.hooks import Hooks
 from cms.daemon.registry import Registry
-from cms.daemon.serving.recent import Recent
+from cms.daemon.serving.audit import Audit
 from cms.daemon.serving.sockets import Loaded, Sockets, look_up
 from cms.daemon.serving.token_files import TokenFiles
 from cms.daemon.signin.signins import SignIns
@@ -142,14 +142,14 @@ class App:
         self.worker = Worker(_opened(options, config), argv=options.worker_argv, environment=options.worker_environment)
         self.registry = Registry(config, self.worker.acquire, clock, jitter=options.jitter)
         self._vault = VaultCommands(self.worker, self.registry, options.state_folder)
-        self._recent = Recent(clock.boot)
-        self._sockets = Sockets(self.registry.keeper_of, clock, self._recent)
+        self._audit_log = Audit(clock.boot)
+        self._sockets = Sockets(self.registry.keeper_of, clock, self._audit_log)
         self._files = TokenFiles(self.registry.keeper_of, clock)
         self._signins = SignIns(self.worker, self.registry, owner=os.geteuid())
         self._hooks = Hooks(self.registry.facts, clock, options.environ)
         running = Running(
             self._facts,
-            lambda: self._recent.as_data(clock.wall()),
+            lambda: self._audit_log.as_data(clock.wall()),
             self._reload,
             self._stop_soon,
             options.timeout + REFRESH_MARGIN,

@@ -114,8 +114,11 @@ def setup(*, level: str = "info", form: str = "auto", stream: TextIO | None = No
     """
     out = stream or sys.stderr
     chosen = _form_for(out) if form == "auto" else form
+    rendered = _Line(_RENDERERS[chosen])
+    _batches.rendered = rendered
+    _batches.out = _Sink(out).msg if LEVELS.index(level) <= LEVELS.index("info") else _nowhere
     structlog.configure(
-        processors=[_without_secrets, _Line(_RENDERERS[chosen])],
+        processors=[_without_secrets, rendered],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=lambda *_: _Sink(out),
         cache_logger_on_first_use=True,
@@ -136,6 +139,16 @@ def mask(text: str) -> str:
 
 def _masked(match: re.Match[str]) -> str:
     return f"{match['name'] or ''}{MASK}"
+
+
+def line(event: str, **values: object) -> str:
+    """Return the line, at level info, that an event has in the log now. For `write`."""
+    return _batches.rendered(None, "info", {"event": event, **values})
+
+
+def write(lines: str) -> None:
+    """Write many lines of `line` at once, unless the log leaves that level out."""
+    _batches.out(lines)
 
 
 def _form_for(out: TextIO) -> str:
@@ -196,6 +209,22 @@ class _Line:
         level = "error" if method == "exception" else method
         trace = _traceback(event.pop("exc_info", None))
         return mask(self._renderer(level, event, trace))[:MAX_LINE] + "\n"
+
+
+def _nowhere(_lines: str) -> None:
+    pass
+
+
+def _to_stdout(lines: str) -> None:
+    _Sink(sys.stdout).msg(lines)
+
+
+class _Batches:
+    """How `line` and `write` do what `setup` has said; before that, as structlog does without one."""
+
+    def __init__(self) -> None:
+        self.rendered = _Line(_logfmt)
+        self.out: Callable[[str], None] = _to_stdout
 
 
 def _traceback(exc_info: object) -> str:
@@ -268,6 +297,9 @@ def _json(level: str, event: Event, trace: str) -> str:
 _encode = json.JSONEncoder(ensure_ascii=False, default=str).encode
 
 _RENDERERS: dict[str, Renderer] = {"logfmt": _logfmt, "journal": _journal, "console": _console, "json": _json}
+
+
+_batches = _Batches()
 
 
 class _Bridge(logging.Handler):

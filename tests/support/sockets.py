@@ -13,10 +13,10 @@ import trio
 from cms.core.accounts import Account, Grant
 from cms.core.policy import Rules
 from cms.daemon.serving import socketmap
+from cms.daemon.serving.audit import Audit
 from cms.daemon.serving.connections import Connections
 from cms.daemon.serving.issue import Issuer
 from cms.daemon.serving.postfix_table import PostfixTable
-from cms.daemon.serving.recent import Recent
 from cms.daemon.serving.token_socket import TokenSocket
 from cms.system.clock import Clock
 from cms.system.listener import Listener, open_listener
@@ -74,7 +74,7 @@ class Served:
     path: str
     keeper: FakeKeeper
     issuer: Issuer
-    recent: Recent
+    audit_log: Audit
     connections: Connections
     draining: trio.Event = field(default_factory=trio.Event)
     ended: trio.Event = field(default_factory=trio.Event)
@@ -95,7 +95,7 @@ class Served:
     @property
     def outcomes(self) -> list[str]:
         """How the requests so far ended, in their order: the last ones, as the status has them."""
-        return [each["outcome"] for each in reversed(self.recent.as_data(0.0))]
+        return [each["outcome"] for each in reversed(self.audit_log.as_data(0.0))]
 
 
 async def read_all(client: trio.SocketStream) -> bytes:
@@ -113,11 +113,11 @@ async def read_all(client: trio.SocketStream) -> bytes:
 @asynccontextmanager
 async def serving(folder: Path, kind: Kind = TOKEN, rules: Rules = RULES) -> AsyncIterator[Served]:
     """Serve a socket; the keeper answers at once unless a test gives it another event."""
-    path, keeper, recent = str(folder / "cms.sock"), FakeKeeper(), Recent(Stopped().boot)
+    path, keeper, audit_log = str(folder / "cms.sock"), FakeKeeper(), Audit(Stopped().boot)
     keeper.open.set()
-    issuer = Issuer(rules, lambda _grant: served.keeper, recent)
+    issuer = Issuer(rules, lambda _grant: served.keeper, audit_log)
     connections = kind.serve(await open_listener(path, 0o600), issuer)
-    served = Served(kind, path, keeper, issuer, recent, connections)
+    served = Served(kind, path, keeper, issuer, audit_log, connections)
 
     async def run(*, task_status: trio.TaskStatus[None]) -> None:
         await connections.run(served.draining, task_status=task_status)

@@ -9,17 +9,24 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import trio
 from support.trio_run import in_trio, in_trio_clock
 
+from cms.core.policy import Peer
 from cms.system import listener
 from cms.system.listener import Listener, ListenError, adopt, close_unclaimed, open_listener
 from cms_oauth import peer as peers
 from cms_oauth.peer import credentials
+
+
+async def one(listener: Listener, relieve: Callable[[], bool] = bool) -> tuple[socket.socket, Peer]:
+    """Return the only connection that waits."""
+    ((sock, peer),) = await listener.accept(relieve)
+    return sock, peer
 
 
 @pytest.fixture
@@ -66,7 +73,7 @@ async def test_accepts_and_says_who(path: str) -> None:
     """A connection comes with the pid, uid and groups that the kernel vouches for."""
     made = await open_listener(path, 0o600)
     with dial(path):
-        sock, peer = await made.accept()
+        sock, peer = await one(made)
 
     assert (os.getpid(), os.getuid(), os.getgid()) == (peer.pid, peer.uid, peer.gid)
     assert set(os.getgroups()) == set(peer.groups)
@@ -93,7 +100,7 @@ async def test_a_client_is_never_refused_while_a_socket_is_replaced(path: str) -
     second = await open_listener(path, 0o660, replaces=first)
     first.close()
     with dial(path):
-        sock, _ = await second.accept()
+        sock, _ = await one(second)
 
     assert 0o660 == mode_of(path)
     sock.close()
@@ -106,7 +113,7 @@ async def test_a_dead_socket_is_replaced(path: str) -> None:
     dead_socket(path)
     made = await open_listener(path, 0o600)
     with dial(path):
-        sock, _ = await made.accept()
+        sock, _ = await one(made)
 
     sock.close()
     made.close()
@@ -316,7 +323,7 @@ async def test_an_inherited_socket_serves_its_path_and_stays(path: str) -> None:
         inherited = {os.path.realpath(path): passed}
         made = await open_listener(path, 0o777, inherited=inherited)
         with dial(path):
-            sock, _ = await made.accept()
+            sock, _ = await one(made)
         sock.close()
         made.close()
 
@@ -393,7 +400,7 @@ async def test_a_shortage_is_waited_out(accepted: socket.socket, capsys: pytest.
     """Out of descriptors, accepting goes on after a pause, says so once and takes no processor time."""
     errors = [OSError(number, "short") for number in sorted(listener.SHORTAGES)]
     before = trio.current_time()
-    sock, _ = await fake(*errors, accepted).accept()
+    sock, _ = await one(fake(*errors, accepted))
     sock.close()
 
     assert len(errors) * listener.SHORTAGE_SECONDS == pytest.approx(trio.current_time() - before)
@@ -407,7 +414,7 @@ async def test_a_shortage_that_comes_and_goes_is_said_once(capsys: pytest.Captur
     steps = [step for ours, _ in pairs for step in (OSError(errno.EMFILE, "short"), ours)]
     made = fake(*steps)
     for pause in (0, listener.SHORTAGE_NEWS_SECONDS, 0):
-        (await made.accept())[0].close()
+        (await one(made))[0].close()
         await trio.sleep(pause)
     for _, theirs in pairs:
         theirs.close()
@@ -425,7 +432,7 @@ async def test_what_can_be_relieved_is_not_waited_for(accepted: socket.socket) -
         return True
 
     before = trio.current_time()
-    sock, _ = await fake(OSError(errno.EMFILE, "short"), accepted).accept(relieve)
+    sock, _ = await one(fake(OSError(errno.EMFILE, "short"), accepted), relieve)
     sock.close()
 
     assert ([1], before) == (asked, trio.current_time())
@@ -449,7 +456,7 @@ async def test_nothing_is_given_up_that_has_not_had_its_turn(accepted: socket.so
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(count)
-        sock, _ = await fake(OSError(errno.EMFILE, "short"), accepted).accept(relieve)
+        sock, _ = await one(fake(OSError(errno.EMFILE, "short"), accepted), relieve)
         nursery.cancel_scope.cancel()
     sock.close()
 
@@ -459,7 +466,7 @@ async def test_nothing_is_given_up_that_has_not_had_its_turn(accepted: socket.so
 @in_trio_clock
 async def test_a_client_that_left_early_is_nothing(accepted: socket.socket) -> None:
     """ECONNABORTED concerns one client, who has gone."""
-    sock, _ = await fake(OSError(errno.ECONNABORTED, "gone"), accepted).accept()
+    sock, _ = await one(fake(OSError(errno.ECONNABORTED, "gone"), accepted))
     sock.close()
 
 
@@ -467,7 +474,7 @@ async def test_a_client_that_left_early_is_nothing(accepted: socket.socket) -> N
 async def test_any_other_error_is_a_bug() -> None:
     """An error that no waiting mends is raised."""
     with pytest.raises(OSError, match="bad"):
-        await fake(OSError(errno.EBADF, "bad")).accept()
+        await one(fake(OSError(errno.EBADF, "bad")))
 
 
 @in_trio
@@ -484,7 +491,7 @@ async def test_a_connection_whose_peer_is_unknown_is_dropped(path: str, monkeypa
 
     monkeypatch.setattr(listener, "credentials", once)
     with dial(path) as first, dial(path):
-        sock, _ = await made.accept()
+        sock, _ = await one(made)
 
         assert b"" == first.recv(1)
         sock.close()
@@ -497,7 +504,7 @@ async def test_a_peer_in_more_groups_than_fit_has_its_primary_one(path: str, mon
     made = await open_listener(path, 0o600)
     monkeypatch.setattr(peers, "_GROUPS_BYTES", 4096)
     with dial(path):
-        sock, peer = await made.accept()
+        sock, peer = await one(made)
 
     assert ((), os.getgid()) == (peer.groups, peer.gid)
     sock.close()

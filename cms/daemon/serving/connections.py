@@ -150,14 +150,17 @@ class Connections(ABC):
             wanted = self._begin(connection)
             if wanted:
                 nursery.start_soon(self._serve, connection, wanted)
+        self._issuer.audit_log.flush()
 
     async def _serve(self, connection: ClientConnection, wanted: Next) -> None:
         """Serve a connection that waits for something, to its end."""
         try:
             while wanted:
                 wanted = await self._after(connection, wanted)
+                self._issuer.audit_log.flush()
         finally:
             self._end(connection)
+            self._issuer.audit_log.flush()
 
     async def _drain(self) -> None:
         """End the idle connections, except for those whose request has come."""

@@ -13,10 +13,10 @@ import trio
 from cms.config.model import Config, ConfigError, SocketSpec
 from cms.core.accounts import Account, Grant
 from cms.core.policy import Rules
+from cms.daemon.serving.audit import Audit
 from cms.daemon.serving.connections import Connections
 from cms.daemon.serving.issue import Issuer, Keeper
 from cms.daemon.serving.postfix_table import PostfixTable
-from cms.daemon.serving.recent import Recent
 from cms.daemon.serving.token_socket import TokenSocket
 from cms.system import users
 from cms.system.clock import Clock
@@ -86,11 +86,11 @@ class Sockets:
         self,
         keeper_of: Callable[[Grant], Keeper],
         clock: Clock,
-        recent: Recent | None = None,
+        audit_log: Audit,
     ) -> None:
         self._keeper_of = keeper_of
         self._clock = clock
-        self._recent = recent
+        self._audit_log = audit_log
         self._served: dict[str, _Served] = {}
         # These, and those that a reload has ended, as long as one of their requests is not answered.
         self._running: set[_Served] = set()
@@ -142,7 +142,7 @@ class Sockets:
             served.draining.set()
         for spec in loaded.config.sockets:
             before, rules = self._served.get(spec.path), loaded.rules[spec.path]
-            issuer = before.issuer if before else Issuer(rules, self._keeper_of, self._recent)
+            issuer = before.issuer if before else Issuer(rules, self._keeper_of, self._audit_log)
             issuer.rules = rules
             if spec.path in opened:
                 self._serve(_Served(spec, issuer, opened[spec.path]))

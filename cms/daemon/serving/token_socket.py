@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 
 from cms.core.lifecycle import Deny, Token
 from cms.daemon.serving.connections import Connections, Question
@@ -10,6 +11,9 @@ from cms.daemon.serving.issue import Issuer
 from cms.system.clock import Clock
 from cms.system.listener import Listener
 from cms_oauth import wire
+
+# The same few lines come again and again.
+_parsed = lru_cache(maxsize=256)(wire.parse_request)
 
 _HOW_TO_ASK = "a request is PROTOCOL[,option...] [USER], as in `SMTP user@domain`: see docs/protocol.md"
 
@@ -28,7 +32,7 @@ class TokenSocket(Connections):
         if not ended and b"\n" not in received and len(received) <= wire.MAX_REQUEST:
             return None, received
         try:
-            return Question(wire.parse_request(received), last=True), b""
+            return Question(_parsed(received), last=True), b""
         except wire.BadRequest as bad:
             wrong = Deny("bad-request", bad.message, _HOW_TO_ASK)
             return Question(wire.TokenRequest("", bad.form, why=bad.why), wrong, last=True), b""
