@@ -95,7 +95,6 @@ PURE = (
     "cms.grants.messages",
     "cms.grants.transfer.formats",
     "cms.grants.transfer.decrypt",
-    "cms.daemon.serving.audit",
     "cms.daemon.serving.socketmap",
     "cms.daemon.signin.pages",
     "cms.cli.admin_consent",

@@ -17,14 +17,10 @@ from cms.core.lifecycle import Deny, Granted, Life, Need, Outcome, Token, absorb
 from cms.core.policy import Peer, Rules
 from cms.core.preflight import covers, fits, misfit, permission_for
 from cms.core.status import AccountFacts, describe
-from cms.daemon.serving.audit import Audit
 from cms.daemon.serving.issue import Issuer
 from cms_oauth.claims import Claims
 from cms_oauth.microsoft import EXCHANGE, GRAPH
 from cms_oauth.wire import TokenRequest
-
-# Nothing is asked of it.
-NO_LOG = Audit(lambda: 0.0)
 
 MAIL: Scopes = ("https://outlook.office.com/SMTP.Send", "https://outlook.office.com/IMAP.AccessAsUser.All")
 GRAPH_SCOPES: Scopes = ("https://graph.microsoft.com/Mail.Send",)
@@ -214,7 +210,7 @@ ACCOUNT = Account("a@example.test", GRANT, {"SMTP": MAIL, "IMAP": MAIL})
 
 def issued(keeper: FakeKeeper, account: Account, protocol: str) -> Token | Deny:
     """Return what a client gets at a socket that serves this account."""
-    issuer = Issuer(Rules(0, (account,), (protocol,)), lambda _grant: keeper, NO_LOG)
+    issuer = Issuer(Rules(0, (account,), (protocol,)), lambda _grant: keeper)
     answer = issuer.token(Peer(1, 0, 0), TokenRequest(protocol))
     assert isinstance(answer, tuple)
     return answer[1]

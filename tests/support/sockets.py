@@ -46,10 +46,10 @@ class Kind:
 
     name: str
 
-    def serve(self, listener: Listener, issuer: Issuer) -> Connections:
+    def serve(self, listener: Listener, issuer: Issuer, audit: Audit) -> Connections:
         if self.name == "postfix":
-            return PostfixTable(listener, issuer)
-        return TokenSocket(listener, issuer, Stopped())
+            return PostfixTable(listener, issuer, audit)
+        return TokenSocket(listener, issuer, audit, Stopped())
 
     def request(self, user: str = "a@example.test") -> bytes:
         """Return a request for a user's token, "" for none in particular."""
@@ -74,7 +74,7 @@ class Served:
     path: str
     keeper: FakeKeeper
     issuer: Issuer
-    audit_log: Audit
+    audit: Audit
     connections: Connections
     draining: trio.Event = field(default_factory=trio.Event)
     ended: trio.Event = field(default_factory=trio.Event)
@@ -95,7 +95,7 @@ class Served:
     @property
     def outcomes(self) -> list[str]:
         """How the requests so far ended, in their order: the last ones, as the status has them."""
-        return [each["outcome"] for each in reversed(self.audit_log.as_data(0.0))]
+        return [each["outcome"] for each in reversed(self.audit.as_data(0.0))]
 
 
 async def read_all(client: trio.SocketStream) -> bytes:
@@ -113,11 +113,11 @@ async def read_all(client: trio.SocketStream) -> bytes:
 @asynccontextmanager
 async def serving(folder: Path, kind: Kind = TOKEN, rules: Rules = RULES) -> AsyncIterator[Served]:
     """Serve a socket; the keeper answers at once unless a test gives it another event."""
-    path, keeper, audit_log = str(folder / "cms.sock"), FakeKeeper(), Audit(Stopped().boot)
+    path, keeper, audit = str(folder / "cms.sock"), FakeKeeper(), Audit(Stopped().boot)
     keeper.open.set()
-    issuer = Issuer(rules, lambda _grant: served.keeper, audit_log)
-    connections = kind.serve(await open_listener(path, 0o600), issuer)
-    served = Served(kind, path, keeper, issuer, audit_log, connections)
+    issuer = Issuer(rules, lambda _grant: served.keeper)
+    connections = kind.serve(await open_listener(path, 0o600), issuer, audit)
+    served = Served(kind, path, keeper, issuer, audit, connections)
 
     async def run(*, task_status: trio.TaskStatus[None]) -> None:
         await connections.run(served.draining, task_status=task_status)

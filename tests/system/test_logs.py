@@ -33,8 +33,9 @@ LOGIN_URL = (
 
 
 @pytest.fixture(autouse=True)
-def _restored() -> Iterator[None]:
+def _restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Leave the process's logging as it was."""
+    monkeypatch.setattr(logs, "_batches", logs._Batches())
     yield
     structlog.reset_defaults()
     logging.captureWarnings(False)
@@ -54,6 +55,21 @@ def handling(error: Exception, say: Callable[[], object]) -> None:
         raise error
     except type(error):
         say()
+
+
+@pytest.mark.parametrize("form", ["logfmt", "journal", "console", "json"])
+def test_many_lines_are_written_as_one_would_be(form: str) -> None:
+    """In the log's own form and masked, as an event at level info; and not at all where that level is left out."""
+    out = io.StringIO()
+    logs.setup(form=form, stream=out)
+    logs.get_logger().info("request", user="a", token="secret", pid=7)
+    alone = out.getvalue()
+    logs.write(2 * logs.line("request", user="a", pid=7))
+    both = out.getvalue()
+    logs.setup(form=form, stream=out, level="warning")
+    logs.write(logs.line("request", user="a", pid=7))
+
+    assert 3 * alone == both == out.getvalue()
 
 
 def test_a_line_is_time_level_event_and_facts() -> None:

@@ -15,7 +15,9 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from cms.core.policy import Peer
 from cms.system import logs
+from cms_oauth.wire import TokenRequest
 
 # As many as fit a screen. Older ones are in the log.
 MAX_RECENT = 50
@@ -59,8 +61,9 @@ class Audit:
         self._second = 0
         self._refusals = dict[int, int]()
 
-    def record(self, asked: Asked) -> None:
-        """Keep a request, for `flush` and for the status."""
+    def record(self, peer: Peer, request: TokenRequest, user: str, outcome: str) -> None:
+        """Keep a request, for `flush` and for the status. `user` is whose token it is, as far as that is known."""
+        asked = Asked(self.now(), peer.uid, peer.gid, peer.pid, user, request.protocol, request.form, outcome)
         if asked.outcome != "granted" and not self._may_be_written(asked):
             return
         self.recent.append(asked)

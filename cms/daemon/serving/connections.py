@@ -12,7 +12,7 @@ from __future__ import annotations
 import select
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from itertools import zip_longest
@@ -22,6 +22,7 @@ import trio
 
 from cms.core.lifecycle import Deny, Token
 from cms.core.policy import Peer, admits
+from cms.daemon.serving.audit import Audit
 from cms.daemon.serving.issue import Issuer, NamedAnswer, Pending
 from cms.system.listener import Accepted, Listener, settle
 from cms.system.logs import get_logger
@@ -107,10 +108,11 @@ class Connections(ABC):
     # How long a connection may lie idle.
     IDLE_SECONDS = wire.REQUEST_SECONDS
 
-    def __init__(self, listener: Listener, issuer: Issuer) -> None:
+    def __init__(self, listener: Listener, issuer: Issuer, audit: Audit) -> None:
         self.idle: dict[ClientConnection, None] = {}
         self._listener = listener
         self._issuer = issuer
+        self._audit = audit
         self._draining = False
 
     @abstractmethod
@@ -145,22 +147,27 @@ class Connections(ABC):
 
     def _round(self, accepted: Sequence[Accepted], nursery: trio.Nursery) -> None:
         """Serve new connections. Those that wait for nothing get no task, which would cost more than all else."""
-        for sock, peer in in_turns(accepted):
+        if len({peer.uid for _, peer in accepted}) > 1:
+            accepted = in_turns(accepted)
+        for sock, peer in accepted:
             connection = ClientConnection(sock, peer)
-            wanted = self._begin(connection)
-            if wanted:
+            # Before a byte is read.
+            if not admits(peer, self._issuer.rules):
+                self._audit.record(peer, wire.TokenRequest(self.PROTOCOL, self.FORM), "", "denied")
+                sock.close()
+            elif wanted := self._go_on(connection):
                 nursery.start_soon(self._serve, connection, wanted)
-        self._issuer.audit_log.flush()
+        self._audit.flush()
 
     async def _serve(self, connection: ClientConnection, wanted: Next) -> None:
         """Serve a connection that waits for something, to its end."""
         try:
             while wanted:
                 wanted = await self._after(connection, wanted)
-                self._issuer.audit_log.flush()
+                self._audit.flush()
         finally:
             self._end(connection)
-            self._issuer.audit_log.flush()
+            self._audit.flush()
 
     async def _drain(self) -> None:
         """End the idle connections, except for those whose request has come."""
@@ -197,61 +204,45 @@ class Connections(ABC):
 
     # What never waits.
 
-    def _begin(self, connection: ClientConnection) -> Next:
-        # Before a byte is read.
-        if admits(connection.peer, self._issuer.rules):
-            return self._go_on(connection)
-        refused = wire.TokenRequest(self.PROTOCOL, self.FORM)
-        self._issuer.audit(connection.peer, refused, "", "denied")
-        self._end(connection)
-        return None
-
     def _go_on(self, connection: ClientConnection, answer: NamedAnswer | None = None) -> Next:
         """Do all that can be done now; return what has to come first for the rest. A failure reaches no other connection.
 
-        `answer` is what a request in hand was waiting for.
+        `answer` is what the request in hand was waiting for.
         """
-        wanted: Next = None
         try:
-            wanted = self._converse(connection, answer)
+            question = connection.question or self._next(connection)
+            if not isinstance(question, Question):
+                return self._lie_idle(connection) if question else self._end(connection)
+            if connection.question is None:
+                connection.question = question
+                found = (
+                    ("", question.wrong) if question.wrong else self._issuer.token(connection.peer, question.request)
+                )
+                if isinstance(found, Pending):
+                    return found
+                answer = found
+            if answer:
+                connection.user, reply = answer
+                connection.outcome = reply.code if isinstance(reply, Deny) else "granted"
+                connection.reply = self.render(question, connection.user, reply)
+            while connection.reply:
+                connection.reply = connection.reply[connection.sock.send(connection.reply) :]
+            if not question.last:
+                self._record(connection)
+                # While the socket is drained, only what has come already is answered.
+                connection.open = not self._draining
+                return Wanted.TURN
+        except BlockingIOError:
+            return Wanted.ROOM
         except OSError:
             # The client has gone or was reset: there is no one to tell.
             pass
         except Exception:
             log.exception("a request failed", pid=connection.peer.pid, uid=connection.peer.uid)
-        if wanted is Wanted.BYTES:
-            self._lie_idle(connection)
-        elif wanted is None:
-            self._end(connection)
-        return wanted
+        return self._end(connection)
 
-    def _converse(self, connection: ClientConnection, answer: NamedAnswer | None) -> Next:
-        question = connection.question
-        if question is None:
-            question, wanted = self._next(connection)
-            if question is None:
-                return wanted
-            connection.question = question
-            found = ("", question.wrong) if question.wrong else self._issuer.token(connection.peer, question.request)
-            if isinstance(found, Pending):
-                return found
-            answer = found
-        if answer:
-            connection.user, reply = answer
-            connection.outcome = reply.code if isinstance(reply, Deny) else "granted"
-            connection.reply = self.render(question, connection.user, reply)
-        while connection.reply:
-            try:
-                connection.reply = connection.reply[connection.sock.send(connection.reply) :]
-            except BlockingIOError:
-                return Wanted.ROOM
-        self._audit(connection)
-        # While the socket is drained, only what has come already is answered.
-        connection.open = not self._draining
-        return None if question.last else Wanted.TURN
-
-    def _next(self, connection: ClientConnection) -> tuple[Question | None, Next]:
-        """Return the next whole request, or what has to come before there is one."""
+    def _next(self, connection: ClientConnection) -> Question | Wanted | None:
+        """Return the next whole request, or what has to come before there is one; None if none will come."""
         if not connection.received:
             # What is left came with the last bytes of the request before.
             connection.began = connection.last
@@ -260,19 +251,19 @@ class Connections(ABC):
                 question, connection.received = self.take(connection.received, ended=not connection.open)
                 if question:
                     self.idle.pop(connection, None)
-                    return question, None
+                    return question
             if not connection.open:
-                return None, None
+                return None
             try:
                 chunk = connection.sock.recv(_CHUNK)
             except BlockingIOError:
-                return None, Wanted.BYTES
+                return Wanted.BYTES
             connection.open, connection.last = bool(chunk), trio.current_time()
             if not connection.received:
                 connection.began = connection.last
             connection.received += chunk
 
-    def _lie_idle(self, connection: ClientConnection) -> None:
+    def _lie_idle(self, connection: ClientConnection) -> Next:
         """Let a connection wait for its client, for as long as that may take."""
         if connection not in self.idle and len(self.idle) >= MAX_IDLE:
             self._evict()
@@ -280,6 +271,7 @@ class Connections(ABC):
         until = connection.began + wire.REQUEST_SECONDS if asks else trio.current_time() + self.IDLE_SECONDS
         connection.scope = trio.CancelScope(deadline=until)
         self.idle[connection] = None
+        return Wanted.BYTES
 
     def _evict(self) -> bool:
         """End the connection that has been idle longest and has sent nothing unread; return whether there was one."""
@@ -290,27 +282,25 @@ class Connections(ABC):
         oldest.scope.cancel()
         return True
 
-    def _audit(self, connection: ClientConnection) -> None:
-        """Log the request in hand, once, however it ends."""
+    def _record(self, connection: ClientConnection) -> None:
+        """Record the request in hand, once, however it ends."""
         question, connection.question = connection.question, None
         if question and connection.outcome:
-            self._issuer.audit(connection.peer, question.request, connection.user, connection.outcome)
+            self._audit.record(connection.peer, question.request, connection.user, connection.outcome)
 
-    def _end(self, connection: ClientConnection) -> None:
+    def _end(self, connection: ClientConnection) -> Next:
         self.idle.pop(connection, None)
-        # Its client did not take the reply.
-        self._audit(connection)
+        self._record(connection)
         connection.sock.close()
+        return None
 
 
-def in_turns(accepted: Sequence[Accepted]) -> Iterable[Accepted]:
+def in_turns(accepted: Sequence[Accepted]) -> Sequence[Accepted]:
     """Return connections so that one of each user comes after the other: a user with many does not keep others waiting."""
     queues = dict[int, list[Accepted]]()
     for each in accepted:
         queues.setdefault(each[1].uid, []).append(each)
-    if len(queues) < len(("one", "another")):
-        return accepted
-    return (each for turn in zip_longest(*queues.values()) for each in turn if each)
+    return [each for turn in zip_longest(*queues.values()) for each in turn if each]
 
 
 async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:

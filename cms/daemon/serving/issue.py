@@ -17,7 +17,6 @@ from cms.core.accounts import Grant, Scopes
 from cms.core.lifecycle import Deny, Life, Need, Token, Wait
 from cms.core.policy import NOT_SIGNED_IN, Allow, Peer, Rules, decide
 from cms.core.preflight import misfit, permission_for
-from cms.daemon.serving.audit import Asked, Audit
 from cms.system.logs import get_logger
 from cms_oauth.wire import TokenRequest
 
@@ -63,10 +62,9 @@ NamedAnswer: TypeAlias = tuple[str, Token | Deny]
 class Issuer:
     """Answers the requests of one socket. A reload replaces its `rules`."""
 
-    def __init__(self, rules: Rules, keeper_of: Callable[[Grant], Keeper], audit_log: Audit) -> None:
+    def __init__(self, rules: Rules, keeper_of: Callable[[Grant], Keeper]) -> None:
         self.rules = rules
         self._keeper_of = keeper_of
-        self.audit_log = audit_log
         # The time limits of the requests that wait, and the latest of all when the daemon stops.
         self._waiting: set[trio.CancelScope] = set()
         self._latest = math.inf
@@ -136,11 +134,6 @@ class Issuer:
         self._latest = -math.inf
         for limit in self._waiting:
             limit.cancel()
-
-    def audit(self, peer: Peer, request: TokenRequest, user: str, outcome: str) -> None:
-        """Keep who asked for what and whether they got it: `audit_log.flush` writes it."""
-        log = self.audit_log
-        log.record(Asked(log.now(), peer.uid, peer.gid, peer.pid, user, request.protocol, request.form, outcome))
 
     def _signed_in(self, grant: Grant) -> str:
         return self._keeper_of(grant).who

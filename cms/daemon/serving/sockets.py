@@ -86,11 +86,11 @@ class Sockets:
         self,
         keeper_of: Callable[[Grant], Keeper],
         clock: Clock,
-        audit_log: Audit,
+        audit: Audit,
     ) -> None:
         self._keeper_of = keeper_of
         self._clock = clock
-        self._audit_log = audit_log
+        self._audit = audit
         self._served: dict[str, _Served] = {}
         # These, and those that a reload has ended, as long as one of their requests is not answered.
         self._running: set[_Served] = set()
@@ -142,7 +142,7 @@ class Sockets:
             served.draining.set()
         for spec in loaded.config.sockets:
             before, rules = self._served.get(spec.path), loaded.rules[spec.path]
-            issuer = before.issuer if before else Issuer(rules, self._keeper_of, self._audit_log)
+            issuer = before.issuer if before else Issuer(rules, self._keeper_of)
             issuer.rules = rules
             if spec.path in opened:
                 self._serve(_Served(spec, issuer, opened[spec.path]))
@@ -177,9 +177,9 @@ class Sockets:
     async def _run_one(self, served: _Served) -> None:
         connections: Connections
         if served.spec.speaks == "postfix":
-            connections = PostfixTable(served.listener, served.issuer)
+            connections = PostfixTable(served.listener, served.issuer, self._audit)
         else:
-            connections = TokenSocket(served.listener, served.issuer, self._clock)
+            connections = TokenSocket(served.listener, served.issuer, self._audit, self._clock)
         try:
             await connections.run(served.draining)
         finally:

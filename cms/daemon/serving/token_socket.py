@@ -6,6 +6,7 @@ import json
 from functools import lru_cache
 
 from cms.core.lifecycle import Deny, Token
+from cms.daemon.serving.audit import Audit
 from cms.daemon.serving.connections import Connections, Question
 from cms.daemon.serving.issue import Issuer
 from cms.system.clock import Clock
@@ -23,8 +24,8 @@ class TokenSocket(Connections):
 
     FORM = wire.FORMS[0]
 
-    def __init__(self, listener: Listener, issuer: Issuer, clock: Clock) -> None:
-        super().__init__(listener, issuer)
+    def __init__(self, listener: Listener, issuer: Issuer, audit: Audit, clock: Clock) -> None:
+        super().__init__(listener, issuer, audit)
         self._clock = clock
 
     def take(self, received: bytes, *, ended: bool) -> tuple[Question | None, bytes]:

@@ -18,12 +18,8 @@ from cms.core.accounts import Grant
 from cms.core.lifecycle import Deny, Need
 from cms.core.policy import Peer
 from cms.daemon.serving import issue
-from cms.daemon.serving.audit import Audit
 from cms.daemon.serving.issue import Issuer, NamedAnswer, Pending
 from cms_oauth.wire import WAIT_SECONDS, TokenRequest
-
-# Nothing is asked of it.
-NO_LOG = Audit(lambda: 0.0)
 
 both_kinds = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 
@@ -57,7 +53,7 @@ async def test_a_keeper_is_asked_for_what_was_allowed() -> None:
         asked.append(grant)
         return keeper
 
-    answer = Issuer(RULES, keeper_of, NO_LOG).token(
+    answer = Issuer(RULES, keeper_of).token(
         PEER, TokenRequest("SMTP", "json", "a@example.test", 900, "0123456789abcdef")
     )
 
@@ -70,7 +66,7 @@ async def test_a_protocol_of_ones_own_is_known_by_its_scopes() -> None:
     """Its token must grant what the configuration asks for."""
     keeper = keeping()
     rules = replace(RULES, accounts=(replace(A, scopes={"GRAPH": SCOPES}),), protocols=("GRAPH",))
-    Issuer(rules, lambda _grant: keeper, NO_LOG).token(PEER, TokenRequest("GRAPH"))
+    Issuer(rules, lambda _grant: keeper).token(PEER, TokenRequest("GRAPH"))
 
     assert [(SCOPES, Need("SMTP.Send"))] == keeper.asked
 
@@ -79,7 +75,7 @@ async def test_a_protocol_of_ones_own_is_known_by_its_scopes() -> None:
 async def test_a_refused_request_asks_no_keeper() -> None:
     """The rules alone refuse a peer that may not ask, an unknown user and an unknown protocol."""
     keeper = keeping()
-    issuer = Issuer(replace(RULES, owner=1, users=frozenset()), lambda _grant: keeper, NO_LOG)
+    issuer = Issuer(replace(RULES, owner=1, users=frozenset()), lambda _grant: keeper)
     stranger = issuer.token(Peer(1, 4242, 4242), REQUEST)
     issuer.rules = RULES
     others = [issuer.token(PEER, TokenRequest("SMTP", user="b@example.test")), issuer.token(PEER, TokenRequest("POP"))]
@@ -211,7 +207,7 @@ async def test_a_place_is_free_again_after_a_bug(monkeypatch: pytest.MonkeyPatch
     """Whatever ends a wait."""
     monkeypatch.setattr(issue, "MAX_WAITING", 1)
     keeper = FakeKeeper()
-    issuer = Issuer(RULES, lambda _grant: keeper, NO_LOG)
+    issuer = Issuer(RULES, lambda _grant: keeper)
     pending = issuer.token(PEER, REQUEST)
     assert isinstance(pending, Pending)
     keeper.fails = RuntimeError("bug")
