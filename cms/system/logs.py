@@ -143,7 +143,7 @@ def _masked(match: re.Match[str]) -> str:
 
 def line(event: str, **values: object) -> str:
     """Return the line, at level info, that an event has in the log now. For `write`."""
-    return _batches.rendered(None, "info", {"event": event, **values})
+    return _batches.rendered(None, "info", {**values, "event": event})
 
 
 def write(lines: str) -> None:

@@ -58,8 +58,9 @@ def handling(error: Exception, say: Callable[[], object]) -> None:
 
 
 @pytest.mark.parametrize("form", ["logfmt", "journal", "console", "json"])
-def test_many_lines_are_written_as_one_would_be(form: str) -> None:
+def test_many_lines_are_written_as_one_would_be(monkeypatch: pytest.MonkeyPatch, form: str) -> None:
     """In the log's own form and masked, as an event at level info; and not at all where that level is left out."""
+    monkeypatch.setattr(logs, "_now", lambda: "2026-11-29T12:00:00Z")
     out = io.StringIO()
     logs.setup(form=form, stream=out)
     logs.get_logger().info("request", user="a", token="secret", pid=7)
