@@ -58,18 +58,14 @@ class _Instance:
 
 def uses(machine: Machine) -> Iterator[Use]:
     files = Files(machine, "exim")
-    paths = machine.first(f"{_DEBIAN}/exim4.conf") or _debian(machine) or machine.first(*_PLACES)
+    paths = machine.first(f"{_DEBIAN}/exim4.conf") or _debian(files) or machine.first(*_PLACES)
     yield from _Reader(files).uses(paths)
     yield from files.unread
 
 
-def _debian(machine: Machine) -> list[str]:
+def _debian(files: Files) -> list[str]:
     """Return the files that Debian's exim is made from. dc_use_split_config says which."""
-    settings = machine.first(f"{_DEBIAN}/update-exim4.conf.conf")
-    try:
-        text = machine.read(settings[0]) if settings else ""
-    except OSError:
-        text = ""
+    machine, text = files.machine, files.text(f"{_DEBIAN}/update-exim4.conf.conf")
     split = re.search(r"^dc_use_split_config=['\"]?true", text, re.MULTILINE)
     parts = [path for part in _PARTS for path in machine.matching(f"{_DEBIAN}/conf.d/{part}")] if split else []
     template = parts or machine.first(f"{_DEBIAN}/exim4.conf.template")

@@ -116,15 +116,21 @@ def _helpers(settings: list[_Setting], machine: Machine) -> Iterator[Use]:
 
 
 def _helper(setting: _Setting, machine: Machine) -> list[Use]:
-    """Return what a helper asks: `cms`, a path, or a command line after `!`."""
+    """Return what a helper asks: a name that follows `git-credential-`, a whole path, or a command line after `!`."""
     try:
         words = shlex.split(setting.value.removeprefix("!"))
     except ValueError:
         return []
-    if words and (words[0] == "cms" or posixpath.basename(words[0]) == NAME):
+    name = posixpath.basename(words[0]) if words else ""
+    command = setting.value.startswith("!")
+    if (words[:1] == ["cms"] and not command) or name == NAME:
         login = Login(PROTOCOLS.get(setting.subsection.partition("://")[0], ""))
         path = words[0] if words[0].startswith("/") else ""
-        return [Command(setting.place, tuple(words[1:]), login=login, program=NAME, path=path)]
+        found: list[Use] = [Command(setting.place, tuple(words[1:]), login=login, program=NAME, path=path)]
+        if name == NAME and not command and not path:
+            cause = f"git puts `git-credential-` before a name, and looks for git-credential-{words[0]}"
+            found.append(Fault(setting.place, "gets no token", cause, "write: helper = cms"))
+        return found
     return shell.asks(setting.value.removeprefix("!"), setting.place, machine)
 
 

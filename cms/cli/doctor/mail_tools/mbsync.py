@@ -67,6 +67,9 @@ def _of_section(section: _Section, machine: Machine) -> Iterator[Use]:
     # `+` says that the command may ask something on the terminal.
     asked = shell.asks(words[0].removeprefix("+"), place, machine, _LOGIN)
     yield from asked
+    if asked and len(words) > 1:
+        cause = "`PassCmd` takes one word, and mbsync refuses the file because of the others"
+        yield Fault(place, "does not start", cause, "put the whole command into double quotes")
     mechanisms, where = section.get("authmechs", (["*"], place))
     if asked and not _MECHANISMS & {each.upper() for each in mechanisms}:
         cause = f"`AuthMechs {' '.join(mechanisms)}` leaves out the mechanism that takes a token"

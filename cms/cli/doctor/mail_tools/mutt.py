@@ -136,6 +136,9 @@ class _Reader:
         while name := line.word(ends="+="):
             # Only neomutt appends.
             before = (into.get(name) or self._settings.get(name)) if line.skips("+") else None
+            if name.startswith("-"):
+                self._asked.append(_unquoted(place))
+                return
             if not line.skips("="):
                 continue
             asked = len(self._asked)
@@ -215,6 +218,11 @@ class _Reader:
             yield Fault(
                 url.place, "does not log in to send", cause, 'set smtp_url="smtp://user%40domain.com@HOST:587/"'
             )
+
+
+def _unquoted(place: Place) -> Fault:
+    cause = "a value without quotes ends at its first space, so the rest is taken for names of variables"
+    return Fault(place, "gets no token", cause, "put the whole command into double quotes")
 
 
 def _later(name: str, line: _Line) -> list[str]:

@@ -16,6 +16,7 @@ from cms.cli.doctor.mail_tools.found import (
     ANY_LOGIN,
     UNKNOWN,
     Command,
+    Fault,
     Login,
     Machine,
     Place,
@@ -209,6 +210,9 @@ class _Walk:
             asked = words[1:] if name == "cms-oauth" else _asked_for_graph(words)
             path = words[0] if words[0].startswith("/") else ""
             self.found.append(Command(place, tuple(asked), exported.get("CMS_SOCK", ""), path=path))
+        elif name.partition(" ")[0] == "cms-oauth":
+            cause = "its quotes make a single word of the whole command, and no program has that name"
+            self.found.append(Fault(place, "gets no token", cause, "write cms-oauth and each of its options as words"))
         elif name in _SHELLS:
             inner = self._inner(place)
             inner.variables |= given
@@ -225,7 +229,7 @@ def _unwrapped(words: list[str]) -> tuple[list[str], list[str]]:
     """Return a wrapper's own words, and the command that it runs, none if it runs nothing of interest."""
     for at, word in enumerate(words):
         name = posixpath.basename(word)
-        if name in _INTERESTING:
+        if name.partition(" ")[0] in _INTERESTING:
             return words[:at], words[at:]
         # Before the program there are options with their values, assignments, and times or files.
         expected = name in _WRAPPERS or word.startswith("-") or words[at - 1].startswith("-")

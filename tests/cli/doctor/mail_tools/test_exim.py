@@ -74,6 +74,7 @@ def test_an_awkward_file() -> None:
         ("{SMTP ${lookup{$sender_address}lsearch{/u}{$value}fail}}", f"SMTP {UNKNOWN}"),
         ("{SMTP,token  user@x\\n}{5s::shutdown=no}", "SMTP,token  user@x"),
         ("{SMTP}", "SMTP"),
+        (f"{{SMTP {'x' * 3_000}}}", UNKNOWN),
         ("{$acl_m1}", UNKNOWN),
         ("{SMTP us\\}er@x}", "SMTP us}er@x"),
         ("{SMTP ${if eq{}{}{a\\}b}{}}@x} {5s}", f"SMTP {UNKNOWN}@x"),

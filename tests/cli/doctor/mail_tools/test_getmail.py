@@ -76,6 +76,14 @@ def test_what_can_never_log_in(text: str, causes: list[str]) -> None:
     assert causes == [each for _, each in faults(read(text))]
 
 
+def test_a_command_in_one_word() -> None:
+    """getmail looks for a program with that whole name."""
+    ((line, cause),) = faults(read(f'{HEAD}password_command = ("cms-oauth --user=u@x",)\n'))
+
+    assert line == 4
+    assert "a single word of the whole command" in cause
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [

@@ -81,6 +81,14 @@ def test_files_that_are_included() -> None:
             ["git passes the token to the other helpers of that server (cache, a command), which may store it"],
         ),
         (f"[credential]\nhelper = store\n{URL}helper =\nhelper = cms\n", []),
+        (
+            f"{URL}helper = git-credential-cms\n{SENDING}",
+            ["git puts `git-credential-` before a name, and looks for git-credential-git-credential-cms"],
+        ),
+        (
+            f"{URL}helper = ~/bin/git-credential-cms\n{SENDING}",
+            ["git puts `git-credential-` before a name, and looks for git-credential-~/bin/git-credential-cms"],
+        ),
         (f"{URL}helper = cms\n{SENDING.replace('smtpUser', 'x')}", ["without smtpUser git send-email does not"]),
         (f"{URL}helper = cms\n{SENDING.replace('XOAUTH2', 'PLAIN')}", ["smtpAuth is PLAIN, without XOAUTH2"]),
         (f'{URL}helper = cms\n{SENDING}[sendemail "w"]\nsmtpAuth = LOGIN\n', ["smtpAuth is LOGIN, without XOAUTH2"]),

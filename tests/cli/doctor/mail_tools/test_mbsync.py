@@ -39,6 +39,10 @@ def test_the_words_are_quoted_as_mbsync_quotes(command: str, words: str) -> None
         ("", []),
         ("AuthMechs LOGIN\n", ["`AuthMechs LOGIN` leaves out the mechanism that takes a token"]),
         ("AuthMechs plain cram-md5\n", ["`AuthMechs plain cram-md5` leaves out the mechanism that takes a token"]),
+        (
+            "\nIMAPStore x\nPassCmd cms-oauth --user=u\n",
+            ["`PassCmd` takes one word, and mbsync refuses the file because of the others"],
+        ),
         ("Pass x\n", ["the section has `Pass` and `PassCmd`, which mbsync refuses"]),
         ("\nIMAPAccount other\nAuthMechs LOGIN\n", []),
     ],

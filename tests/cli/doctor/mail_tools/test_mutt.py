@@ -130,6 +130,14 @@ def test_a_token_as_a_password() -> None:
     ]
 
 
+def test_a_command_without_quotes() -> None:
+    """mutt sets the first word, and complains about a variable `--user`."""
+    ((line, cause),) = faults(read(GOOD, "set imap_oauth_refresh_command=cms-oauth --user=u@x --output=token"))
+
+    assert line == 2
+    assert cause.startswith("a value without quotes ends at its first space")
+
+
 def test_the_environment_that_the_file_sets() -> None:
     """`setenv` is for the commands after it."""
     (command,) = read("setenv CMS_SOCK /x\n", COMMAND, GOOD)

@@ -59,6 +59,7 @@ SCRIPTS = (
     "CMS_SOCK=~/x && export CMS_SOCK && cms-oauth",
     "cms-oauth a\\\n  b \\\n c\\\nd 2>/dev/null >/dev/null",
     'echo "$(cms-oauth a "b c")" `cms-oauth \\`echo x\\`` >/dev/null',
+    "x=$(cms-oauth ')' \\) \"a)\" '(')",
     "sh -c 'cms-oauth \"$1\" a' x 'y z'",
     "env CMS_SOCK=/x nice -n 1 cms-oauth a | cat; (cms-oauth b) && { cms-oauth c; }",
     "if x=$(cms-oauth a); then cms-oauth b; fi; for i in 1 2; do cms-oauth c; break; done",

@@ -6,7 +6,7 @@ import pytest
 from support.mail_files import HOME, machine
 
 from cms.cli.doctor.mail_tools import shell
-from cms.cli.doctor.mail_tools.found import UNKNOWN, Command, Login, Place, Request, TokenPath, Variable
+from cms.cli.doctor.mail_tools.found import UNKNOWN, Command, Fault, Login, Place, Request, TokenPath, Variable
 
 HERE = Place("shell", "/f", 1)
 ENVIRON = {"XDG_RUNTIME_DIR": "/run/user/7", "SECRET": "hunter2"}
@@ -36,6 +36,7 @@ def asked(script: str) -> list[tuple[int, tuple[str, ...], str]]:
         ("cms-oauth --user=u@x | tr -d '\\n'", ("--user=u@x",)),
         ("cms-oauth --user=u@x; echo --proto=IMAP", ("--user=u@x",)),
         ("cms-oauth --user=u@x>token 2>&1&&true", ("--user=u@x",)),
+        ("cms-oauth --user=u@x &>token", ("--user=u@x",)),
         ("cms-oauth $'--user=u@x' $\"--proto=IMAP\" $((1+1))", ("--user=u@x", "--proto=IMAP", UNKNOWN)),
         ('echo "$(cms-oauth --user=u@x | head -1)"', ("--user=u@x",)),
         ("T=`cms-oauth --user=\\`id -un\\`@x`", ("--user=…@x",)),
@@ -107,6 +108,17 @@ def test_each_run_has_its_line() -> None:
     script = "#!/bin/sh\n\ncms-oauth \\\n --user=a@x\nx='\n\n' y=$(\n\ncms-oauth --user=b@x)\ncat <<E\n\nE\ncms-oauth --user=c@x\n"
 
     assert [3, 9, 13] == [line for line, _, _ in asked(script)]
+
+
+@pytest.mark.parametrize(
+    "script", ["'cms-oauth --user=u@x'", '"/opt/cms-oauth --user=u@x" | cat', "exec 'cms-oauth --x'"]
+)
+def test_a_command_in_quotes(script: str) -> None:
+    """A shell looks for a program with that whole name."""
+    (use,) = shell.asks(script, HERE, machine({}))
+
+    assert isinstance(use, Fault)
+    assert "a single word of the whole command" in use.cause
 
 
 def test_the_path_of_the_program() -> None:
