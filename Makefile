@@ -12,6 +12,11 @@ DEMO_STAMP := $(VENV)/installed-for-demo
 INSTALLED := $(if $(wildcard $(TEST_STAMP)),$(TEST_STAMP),$(DEMO_STAMP))
 SOURCES := pyproject.toml $(shell find cms cms_oauth -name '*.py')
 
+# For `make test-oldest`: each dependency at its lower bound.
+OLDEST := .venv-oldest
+LOWEST = $(shell sed -n '/^dependencies = /,/^\]/s/^ *"\(.*\)>=\(.*\)",/\1==\2/p' pyproject.toml)
+FOR_OLDEST = aiosmtpd build hypothesis PySocks pytest pytest-xdist trustme
+
 # Two at a time: the tests start real servers, and CI has two cores.
 JOBS ?= 2
 
@@ -19,13 +24,15 @@ JOBS ?= 2
 SUITE ?= trixie
 TESTS ?=
 
-.PHONY: help demo test test-trixie lint docs packages clean
+.PHONY: help demo test test-trixie test-oldest lint docs packages clean
 
 help:
 	@echo 'make demo    try cms against a simulated Microsoft 365: no account is needed, nothing leaves this machine'
 	@echo 'make test    lint, type check and run all tests (root installs the Debian packages they need)'
 	@echo 'make test-trixie'
 	@echo '             the same in Debian 13, in a root of its own; SUITE=sid: in sid. TESTS=...: these tests only (for root)'
+	@echo 'make test-oldest'
+	@echo '             the tests, without those of real programs, with the oldest libraries that pyproject.toml allows'
 	@echo 'make lint    ruff and mypy only'
 	@echo 'make docs    make docs/troubleshooting.md from the tables of verdicts'
 	@echo 'make clean   remove what these made'
@@ -43,6 +50,13 @@ test: packages lint
 test-trixie:
 	JOBS='$(JOBS)' tests/debian-root $(SUITE) $(TESTS)
 
+# selenium, for the tests with real programs, wants newer libraries.
+test-oldest: $(TEST_STAMP)
+	$(PYTHON) -m venv --clear $(OLDEST)
+	$(OLDEST)/bin/pip --disable-pip-version-check --quiet install $(LOWEST) $(FOR_OLDEST)
+	$(OLDEST)/bin/pip --disable-pip-version-check --quiet install --no-deps --editable .
+	$(OLDEST)/bin/pytest --numprocesses $(JOBS) --dist loadfile --ignore tests/end_to_end $(TESTS)
+
 lint: $(TEST_STAMP)
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
@@ -56,7 +70,7 @@ packages:
 	tests/install-debian-packages
 
 clean:
-	rm -rf $(VENV) .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) $(OLDEST) .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 
 $(TEST_STAMP): pyproject.toml $(VENV)/bin/pip
 	$(PIP) install --editable '.[test]'

@@ -36,7 +36,7 @@ def runtime_folder() -> str:
 def state_folder() -> str:
     """Return the folder for files that must survive a restart. Raises Unusable if there is none."""
     told = _from_systemd("STATE_DIRECTORY") or _from_xdg("XDG_STATE_HOME")
-    return told or _of_service() or _at_home("user_state_dir", "XDG_STATE_HOME")
+    return told or _of_service() or _at_home(".local/state", "XDG_STATE_HOME")
 
 
 def config_file() -> str:
@@ -71,7 +71,7 @@ def system_config_file() -> str:
 def own_config_file() -> str:
     """Return the path of this user's configuration file, whether or not it exists. Raises Unusable."""
     told = _from_systemd("CONFIGURATION_DIRECTORY") or _from_xdg("XDG_CONFIG_HOME")
-    return f"{told or _at_home('user_config_dir', 'XDG_CONFIG_HOME', '; or name the file with -c')}/{_CONFIG}"
+    return f"{told or _at_home('.config', 'XDG_CONFIG_HOME', '; or name the file with -c')}/{_CONFIG}"
 
 
 def control_socket() -> str:
@@ -179,13 +179,15 @@ def _last_runtime() -> str:
     return _platform("user_runtime_dir")
 
 
-def _at_home(folder: str, variable: str, instead: str = "") -> str:
-    """Return one of platformdirs' folders below the home folder. Raises Unusable: `variable` or `instead` would help."""
+def _at_home(base: str, variable: str, instead: str = "") -> str:
+    """Return our folder below an XDG base folder's usual place. Raises Unusable: `variable` or `instead` would help.
+
+    Not platformdirs': before its version 4.11 that takes a relative path from the variable.
+    """
     try:
-        home()
+        return f"{home().rstrip('/')}/{base}/{_NAME}"
     except Unusable as unusable:
         raise Unusable(unusable.message, f"set HOME, or {variable}, to a folder of this user{instead}") from None
-    return _platform(folder)
 
 
 def _platform(folder: str) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from support.programs import give_up, listed_packages, require_program
 from support.reachable import Installation
+from test_layers import HOMES
 
 from cms_oauth.microsoft import PERMISSIONS
 
@@ -211,6 +212,17 @@ def test_what_another_release_needs_is_named(
 
     assert (1, f"make test-trixie: {message}\n") == (done.returncode, done.stderr)
     assert not (roots / "trixie").exists()
+
+
+def test_every_library_is_declared() -> None:
+    """What is imported is a dependency, or of an extra: not only what another library happens to bring along."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [each for extra in project["optional-dependencies"].values() for each in extra]
+    declared = {re.split(r"[\[><=]", each)[0].lower() for each in (*project["dependencies"], *extras)}
+    # keyring has secretstorage where there is a desktop; _typeshed is the type checker's own.
+    imported = {{"socks": "pysocks"}.get(name, name) for name in HOMES} - {"secretstorage", "_typeshed"}
+
+    assert set() == imported - declared
 
 
 def test_the_interpreter_is_one_that_is_promised() -> None:

@@ -71,6 +71,8 @@ def read_credential(name: str, environ: Mapping[str, str]) -> bytes:
     try:
         return (Path(folder) / name).read_bytes()[:MAX_SECRET]
     except FileNotFoundError:
+        if not Path(folder).is_dir():
+            raise Absent(f"does not exist: CREDENTIALS_DIRECTORY names {folder}, which is no folder") from None
         raise Absent(f"does not exist: there is no credential named {name}") from None
     except OSError as error:
         raise Missing(f"cannot be read: {error.strerror}") from None

@@ -66,7 +66,7 @@ def test_a_session_decides_without_systemd(monkeypatch: pytest.MonkeyPatch) -> N
     assert "/from/XDG_CONFIG_HOME/cms/cms.cfg" == paths.config_file()
 
 
-def test_platformdirs_decides_where_nothing_else_does(monkeypatch: pytest.MonkeyPatch, bare: Path) -> None:
+def test_the_usual_places_below_home(monkeypatch: pytest.MonkeyPatch, bare: Path) -> None:
     """Without either, and with relative ones, which the XDG specification tells to ignore."""
     assert str(bare / "home/.local/state/cms") == paths.state_folder()
     assert str(bare / "home/.config/cms/cms.cfg") == paths.config_file()

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.fake_broker import FakeBroker, Person, forget
+from support.fake_broker import FakeBroker, Person, forget, of_newer_msal
 from support.grants import ANN, SCOPES, Broker, dispatched, grant_for, kind, opened, service
 from support.metadata import Metadata
 from support.peers import mutt_file, sign_in
@@ -176,6 +176,7 @@ def test_a_machine(entra: Entra, monkeypatch: pytest.MonkeyPatch, where: str, fi
     assert "granted" == kind(Provider().request_machine_token(grant, scopes))
 
 
+@of_newer_msal
 @pytest.mark.parametrize("token", ["", " ", "two words"])
 def test_microsofts_broker(
     first: Open, entra: Entra, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, token: str

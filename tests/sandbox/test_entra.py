@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
 from support.proofs import AppCertificate, Issuer
 
+from cms.grants.entra import exchange
 from cms.sandbox.assertions import ASSERTION_TYPE
 from cms.sandbox.directory import APP_ID, APP_SECRET, CLIENT_ID, MAIL_SCOPES, TENANT, Client
 from cms.sandbox.entra import Entra
@@ -366,6 +367,8 @@ def test_msals_assertion(
     refusal: int,
 ) -> None:
     """The certificate that MSAL's assertion names is a registered one, and its key has signed."""
+    if exchange.NEEDS_THUMBPRINT:
+        thumbprint = thumbprint or shown.certificate.fingerprint(hashes.SHA1()).hex()
     clock.now = time.time()
     entra.register(Client(APP_ID, (), certificates=(CERTIFICATE.public,)))
     key = signed_with.pem().decode().partition("-----BEGIN CERTIFICATE")[0]

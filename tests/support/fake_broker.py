@@ -6,6 +6,7 @@ No real broker has been asked here: what this answers is what `msal.broker` of M
 from __future__ import annotations
 
 import enum
+import inspect
 import json
 import sys
 import threading
@@ -20,6 +21,12 @@ import pytest
 
 from cms.sandbox.directory import TENANT
 from cms.sandbox.tokens import client_info
+
+# For tests that sign in by it.
+of_newer_msal = pytest.mark.skipif(
+    "enable_broker_on_linux" not in inspect.signature(msal.PublicClientApplication).parameters,
+    reason="MSAL knows Microsoft's broker for Linux since 1.33",
+)
 
 Callback = Callable[["Ended"], None]
 

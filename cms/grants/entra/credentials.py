@@ -14,6 +14,7 @@ import re
 from dataclasses import dataclass, field
 
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -26,6 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cms.core import refusals
 from cms.core.accounts import Grant, Source
 from cms.core.lifecycle import LONGEST_PAUSE, Outcome, Refused, Transient, Trouble
+from cms.grants.entra import exchange
 from cms.grants.entra.exchange import NONE, Credential
 from cms.grants.messages import CredentialEnd
 from cms.grants.secret_sources import Missing, Unavailable, read_source
@@ -44,11 +46,12 @@ class Unusable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """A certificate and its key, both as PEM; `expires` is Unix time."""
+    """A certificate and its key, both as PEM; `expires` is Unix time, `thumbprint` as Entra's portal shows it."""
 
     private_key: str = field(repr=False)
     public: str
     expires: float
+    thumbprint: str
 
 
 def credential(grant: Grant) -> Credential:
@@ -70,7 +73,10 @@ def _certificate_credential(source: Source, password: Source | None) -> Credenti
         found = parse(_read("certificate", source), opened_by)
     except Unusable as unusable:
         raise _unavailable("certificate", source, str(unusable)) from None
-    return Credential({"private_key": found.private_key, "public_certificate": found.public}, found.expires)
+    proof = {"private_key": found.private_key, "public_certificate": found.public}
+    if exchange.NEEDS_THUMBPRINT:
+        proof["thumbprint"] = found.thumbprint
+    return Credential(proof, found.expires)
 
 
 def _text(name: str, source: Source, *, private: bool = True) -> str:
@@ -136,7 +142,10 @@ def parse(raw: bytes, password: bytes = b"") -> Certificate:
     if key.public_key() != certificate.public_key():
         raise Unusable("has a key that is not the certificate's")
     clear = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    return Certificate(clear.decode(), certificate.public_bytes(Encoding.PEM).decode(), _end(certificate))
+    # S303: it tells which certificate is meant, and protects nothing.
+    thumbprint = certificate.fingerprint(hashes.SHA1()).hex()  # noqa: S303
+    public = certificate.public_bytes(Encoding.PEM).decode()
+    return Certificate(clear.decode(), public, _end(certificate), thumbprint)
 
 
 def expiry(raw: bytes, password: bytes = b"") -> float:

@@ -46,6 +46,9 @@ _MISCALLED = re.compile(r"unexpected keyword argument|positional argument|keywor
 _KEPT = ("RefreshToken", "Account", "AppMetadata")
 
 
+# Later versions of MSAL make it from the certificate, and by SHA-256.
+NEEDS_THUMBPRINT = tuple(map(int, msal.__version__.split(".")[:2])) < (1, 35)
+
 # MSAL has it since 1.33.
 _BROKER_ARGUMENT = "enable_broker_on_linux"
 

@@ -127,12 +127,15 @@ class _Adapter(HTTPAdapter):
             self._context = tls.client_context(self._session.trust())
         except tls.Unusable as unusable:
             raise NoAuthorities(unusable) from None
-        # Connections are kept by context; those through proxies are their managers'.
-        self.poolmanager.connection_pool_kw["ssl_context"] = self._context
+        # Connections are kept by context; a proxy's manager has it for TLS with the proxy itself.
         for manager in self.proxy_manager.values():
             manager.clear()
         self.proxy_manager.clear()
         self._stale = False
+
+    def build_connection_pool_key_attributes(self, request: Any, verify: Any, cert: Any = None) -> Any:
+        place, _ = super().build_connection_pool_key_attributes(request, verify, cert)
+        return place, {"ssl_context": self._context, "cert_reqs": "CERT_REQUIRED"}
 
     def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
         """Leave the connection alone: its context has whom to trust, and requests would add certifi's."""
@@ -140,9 +143,8 @@ class _Adapter(HTTPAdapter):
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
         # A SOCKS proxy connects by other code, which is bounded by its timeouts alone.
         if proxy.lower().startswith("socks"):
-            return super().proxy_manager_for(proxy, ssl_context=self._context, **kwargs)
-        contexts = {"ssl_context": self._context, "proxy_ssl_context": self._context}
-        manager = super().proxy_manager_for(proxy, **contexts, **kwargs)
+            return super().proxy_manager_for(proxy, **kwargs)
+        manager = super().proxy_manager_for(proxy, proxy_ssl_context=self._context, **kwargs)
         manager.pool_classes_by_scheme = POOLS
         return manager
 

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, pkcs12
 from support.proofs import AppCertificate, write_private
 
 from cms.core.accounts import Grant, Source
 from cms.core.lifecycle import Refused, Transient, Trouble
+from cms.grants.entra import exchange
 from cms.grants.entra.credentials import Unusable, certificate_end, credential, expiry, explain, parse
 from cms.grants.entra.exchange import NONE
 from cms.grants.secret_sources import Unavailable
@@ -175,6 +177,17 @@ def test_the_end_of_a_certificate(tmp_path: Path) -> None:
         f"the certificate cannot be read: {password} is neither PEM nor PKCS"
     )
     assert "hunter2" not in end(certificate=password)[1]
+
+
+@pytest.mark.parametrize("older", [True, False])
+def test_the_thumbprint_of_a_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, older: bool) -> None:
+    """MSAL before 1.35 wants to be told; later ones take a stronger one by themselves if they are not."""
+    monkeypatch.setattr(exchange, "NEEDS_THUMBPRINT", older)
+    value = credential(grant(certificate=file(write_private(tmp_path / "app.pem", MADE.pem())))).value
+    expected = MADE.certificate.fingerprint(hashes.SHA1()).hex()
+
+    assert isinstance(value, dict)
+    assert (expected if older else None) == value.get("thumbprint")
 
 
 @pytest.mark.parametrize(

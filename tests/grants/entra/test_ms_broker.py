@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -10,9 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import msal
 import pytest
-from support.fake_broker import Error, FakeBroker, Person, Status, forget
+from support.fake_broker import Error, FakeBroker, Person, Status, forget, of_newer_msal
 from support.grants import ANN, BEN, SCOPES, dispatched, grant_for, service
 
 from cms.core.accounts import Grant
@@ -23,10 +21,7 @@ from cms.grants.messages import Export, Exported, Listed, Open, Peek, Place, Pro
 from cms.grants.service import Cancelled, Conversation
 from cms.sandbox.entra import Entra
 
-pytestmark = pytest.mark.skipif(
-    "enable_broker_on_linux" not in inspect.signature(msal.PublicClientApplication).parameters,
-    reason="MSAL knows Microsoft's broker for Linux since 1.33",
-)
+pytestmark = of_newer_msal
 
 CLAIMS = '{"access_token":{"acrs":{"essential":true,"value":"c1"}}}'
 

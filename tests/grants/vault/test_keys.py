@@ -168,6 +168,8 @@ class TestCredential:
             secret_sources.read_credential("cms.key", {})
         with pytest.raises(Absent):
             secret_sources.read_credential("cms.key", {"CREDENTIALS_DIRECTORY": str(tmp_path)})
+        with pytest.raises(Absent, match=f"CREDENTIALS_DIRECTORY names {tmp_path}/gone, which is no folder"):
+            secret_sources.read_credential("cms.key", {"CREDENTIALS_DIRECTORY": str(tmp_path / "gone")})
 
     def test_unreadable(self, tmp_path: Path) -> None:
         """One that is there and cannot be read is not the same as none."""
