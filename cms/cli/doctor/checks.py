@@ -29,7 +29,7 @@ from cms.core.accounts import Account
 from cms.core.policy import ROOT
 from cms.version import VERSION
 from cms_oauth import paths, tls
-from cms_oauth.expand import Unusable
+from cms_oauth.expand import Unusable, expanded
 from cms_oauth.mailtest.dialogue import place_of
 from cms_oauth.microsoft import PERMISSIONS
 
@@ -274,6 +274,14 @@ def _testing(examination: Examination, protocol: str, account: Account, place: s
     return Look(look, unfinished(check, f"{account.user} at {place}".strip()))
 
 
+def _expanded(path: str) -> str:
+    """Return a path as `cms-oauth` reads it; one that it refuses stays as it is."""
+    try:
+        return expanded(path)
+    except Unusable:
+        return path
+
+
 def _tools(examination: Examination) -> Iterator[Finding]:
     config = examination.config if isinstance(examination.config, Config) else None
     served = judge.Served(
@@ -283,6 +291,7 @@ def _tools(examination: Examination) -> Iterator[Finding]:
         examination.home,
         os.path.realpath,
         os.path.isfile,
+        _expanded,
     )
     found = mail_tools.uses(probe_machine.mail_files(examination.home, examination.environ))
     findings = [finding for use in found for finding in judge.judge(use, served)]

@@ -518,6 +518,21 @@ def test_mail_tools(home: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(("path", "level"), [("$HERE/cms.sock", "pass"), ("%t/cms.sock", "warn")])
+def test_the_path_in_a_mail_programs_file(home: Path, monkeypatch: pytest.MonkeyPatch, path: str, level: str) -> None:
+    """getmail uses no shell: the client replaces variables, and refuses what means another path."""
+    monkeypatch.setenv("HERE", str(home))
+    (home / ".config" / "getmail").mkdir(parents=True)
+    (home / ".config" / "getmail" / "getmailrc").write_text(
+        f'[retriever]\ntype = SimpleIMAPSSLRetriever\npassword_command = ("cms-oauth", "--cms_sock={path}")\n'
+    )
+    found = find("mail tools", examining(home, config(spec(home / "cms.sock"))))
+
+    assert [level] == [
+        each.level for each in found if "socket" in each.message or str(home / "cms.sock") in each.message
+    ]
+
+
 def test_a_mail_programs_file_that_cannot_be_followed(home: Path) -> None:
     """It is skipped, by name."""
     (home / ".muttrc").write_text("source ~/folder\n")

@@ -38,7 +38,7 @@ class Served:
 
     - `sockets`, `files`: None without a configuration, so that nothing can be said about them.
     - `usual`: the socket that `cms-oauth` uses without an option.
-    - `home`: for `~`, which the client expands.
+    - `home`: for `~`, which the client expands; `expand` does the same for variables.
     - `real`: returns a path without symbolic links: /var/run is /run.
     - `is_file`: says whether there is a program.
     """
@@ -49,6 +49,7 @@ class Served:
     home: str = "/"
     real: Callable[[str], str] = str
     is_file: Callable[[str], bool] = lambda _path: True
+    expand: Callable[[str], str] = str
 
     def find(self, path: str, speaks: str) -> SocketSpec | None:
         """Return the socket with this path, if it speaks that protocol."""
@@ -190,7 +191,7 @@ def _asked(place: Place, asked: _Asked, served: Served) -> Finding:
 
 
 def _path(socket: str, served: Served) -> str:
-    return served.home + socket[1:] if socket.startswith("~/") else socket or served.usual
+    return served.home + socket[1:] if socket.startswith("~/") else served.expand(socket) or served.usual
 
 
 def _other_socket(place: Place, path: str, served: Served, *, named: bool) -> Verdict:

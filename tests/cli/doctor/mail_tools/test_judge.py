@@ -59,6 +59,10 @@ def causes(findings: list[Finding]) -> str:
         (command(f"--cms_sock={SOCKET}"), served(usual="/else")),
         (command("", socket=SOCKET), served(usual="/else")),
         (command("--cms-sock=~/cms.sock"), served(path="/home/u/cms.sock")),
+        (
+            command("--cms-sock=$RUN/cms.sock"),
+            replace(served(), expand=lambda path: path.replace("$RUN/cms.sock", SOCKET)),
+        ),
         (command(f"--cms_sock={SOCKET}", socket="/else"), served()),
         (command("--user=user@domain.com", program="git-credential-cms"), served()),
         (command("", program="git-credential-cms"), served("a@x", "b@x")),
