@@ -128,7 +128,8 @@ class CertificateRow:
     login: tuple[str, ...]
 
 
-_BETWEEN = "a proxy in between answers for {host}"
+_BETWEEN = "a proxy in between probably answers for {host}"
+_PERHAPS = f"{_BETWEEN}, since Microsoft renews its certificates in time"
 _INSPECTED = "behind a proxy that inspects TLS, name its certificate authority: Tls(ca=...)"
 
 # The first row that matches counts; the last one matches everything.
@@ -136,12 +137,12 @@ ROWS = (
     CertificateRow(
         r"has expired",
         EXPIRED,
-        (_CLOCK, f"if it is right, {_BETWEEN}, and its administrator has to renew the certificate"),
+        (_CLOCK, f"if it is right, {_PERHAPS}: the proxy's administrator has to renew the certificate"),
     ),
     CertificateRow(
         r"not yet valid",
         NOT_YET_VALID,
-        (_CLOCK, f"if it is right, {_BETWEEN}, and its administrator has to use a certificate that is valid now"),
+        (_CLOCK, f"if it is right, {_PERHAPS}: the proxy's administrator has to use a certificate that is valid now"),
     ),
     CertificateRow(
         r"certificate is not valid for|host ?name mismatch|address mismatch",
