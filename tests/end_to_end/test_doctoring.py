@@ -116,6 +116,7 @@ def test_everything_is_well(healthy: Patient) -> None:
 
     assert {
         **dict.fromkeys(("configuration", "python", "libraries", "clock", "dns", "tls", "proxy", "key"), "pass"),
+        "environment": "pass",
         **dict.fromkeys(("state folder", "daemon", "socket", "sign-in", "token", "consent"), "pass"),
         **dict.fromkeys(("mail servers", "SMTP", "IMAP", "POP", "mailbox INBOX"), "pass"),
         "mail tools": "skip",
