@@ -4,6 +4,7 @@
 - `lifecycle`: the core of cms: which token it holds, what it does next, and what a client gets.
 - `policy`: who may have which token.
 - `preflight`: whether a token opens the protocol that the client asked for.
+- `proxies`: the way to a login host, as the configuration and the environment say.
 - `forecast`: when a sign-in will end.
 - `notices`: what hooks and the log are told.
 - `refusals`: what Microsoft's errors mean.
