@@ -98,6 +98,18 @@ BAD_PATH = Verdict(
     _AT_ONCE,
     words=("is not a path for a socket", "AF_UNIX path too long"),
 )
+UNREAD_PATH = Verdict(
+    "path-not-read",
+    "The path means another one: it has a variable that is not set here, a systemd specifier such as %t, or a command in it;"
+    " or it is relative, and the current folder has been removed.",
+    "you",
+    (
+        "write the whole path, or a variable that is set for this program: cron and systemd have fewer than your shell",
+        "what a path may have in it: docs/configuration.md, Paths",
+    ),
+    _AT_ONCE,
+    words=("is not set in this environment", "only systemd replaces", "no shell reads a path"),
+)
 NO_OTHER_TOKEN = Verdict(
     "no-other-token",
     "The server refused a new token too, or cms may not request another one so soon: the token is not the cause.",
@@ -234,6 +246,11 @@ ROWS = (
     _row("sent half a reply|is not a reply of cms|this is not cms", HALF),
     _row("no answer in time from", NO_ANSWER),
     _row("is not a path for a socket", BAD_PATH),
+    _row(
+        r"the variable \w+ is (not set|empty) in this environment|only systemd replaces %|no shell reads a path"
+        r"|may follow \$\{|home folder is not known|this user has no home folder|the current folder no longer exists",
+        UNREAD_PATH,
+    ),
     _row("no other token than the refused one", NO_OTHER_TOKEN),
     # Refused by the daemon before any mail server is involved (cms.core.preflight): signing in alone would not help.
     _row(r"the token is for .* needs one for", OTHER_RESOURCE),

@@ -105,6 +105,21 @@ def test_failures_that_need_another_user_or_another_machine(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(
+    "path", ["$NO_SUCH_NAME/s", "$EMPTY/s", "${EMPTY:-x}/s", "%t/s", "$(id -u)/s", "~nobody-at-all/s", "here/s"]
+)
+def test_a_path_that_means_another(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything that the rule for paths refuses, and a relative path in a folder that is gone."""
+    monkeypatch.setenv("EMPTY", "")
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    answer = fetch.fetch(fetch.Options(socket=path), dial.now() + 1)
+    assert isinstance(answer, dial.Failed)
+
+    assert "path-not-read" == of_client(answer.code, answer.message)[0].name
+
+
+@pytest.mark.parametrize(
     ("claims", "protocol", "name", "mover"),
     [
         (Claims(audience="https://graph.microsoft.com"), "SMTP", "token-for-another-resource", "you"),
