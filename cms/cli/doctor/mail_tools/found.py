@@ -29,6 +29,14 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
+class Setting:
+    """The value of a setting, and the line that sets it."""
+
+    value: str
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
 class Login:
     """What is known of the login that a token is for.
 

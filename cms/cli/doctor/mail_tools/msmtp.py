@@ -10,16 +10,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from cms.cli.doctor.mail_tools import shell
-from cms.cli.doctor.mail_tools.found import Fault, Files, Login, Machine, Place, Use, numbered
+from cms.cli.doctor.mail_tools.found import Fault, Files, Login, Machine, Place, Setting, Use, numbered
 
 # What `auth` must say for a token. `auth on` never chooses one of these.
 _MECHANISMS = {"xoauth2", "oauthbearer"}
-
-
-@dataclass(frozen=True, slots=True)
-class _Setting:
-    value: str
-    place: Place
 
 
 @dataclass
@@ -27,11 +21,11 @@ class _Account:
     """What `defaults` said when an account began, and what it and the accounts that it names say themselves."""
 
     name: str
-    defaults: Mapping[str, _Setting]
-    own: dict[str, _Setting] = field(default_factory=dict)
+    defaults: Mapping[str, Setting]
+    own: dict[str, Setting] = field(default_factory=dict)
 
     @property
-    def settings(self) -> dict[str, _Setting]:
+    def settings(self) -> dict[str, Setting]:
         return {**self.defaults, **self.own}
 
 
@@ -56,7 +50,7 @@ def _uses(machine: Machine, tool: str, protocol: str, paths: list[str]) -> Itera
 
 def _accounts(files: Files, path: str) -> list[_Account]:
     """Return the accounts of a file. Settings before the first one belong to the account `default`."""
-    defaults: dict[str, _Setting] = {}
+    defaults: dict[str, Setting] = {}
     accounts = [_Account("default", {})]
     into = accounts[0].own
     for number, line in numbered(files.text(path)):
@@ -74,7 +68,7 @@ def _accounts(files: Files, path: str) -> list[_Account]:
         elif command == "eval":
             files.not_followed(place, "this line is the output of a command, which the doctor does not run")
         elif command and not command.startswith("#"):
-            into[command] = _Setting(value, place)
+            into[command] = Setting(value, place)
     return accounts
 
 
@@ -90,7 +84,7 @@ def _of_account(account: _Account, machine: Machine, login: Login) -> Iterator[U
     if not command or not asked:
         return
     yield from asked
-    auth = settings.get("auth", _Setting("off", command.place))
+    auth = settings.get("auth", Setting("off", command.place))
     whose = f"the account {account.name}"
     if auth.value not in _MECHANISMS:
         said = f"auth {auth.value}".strip() if "auth" in settings else "no auth"

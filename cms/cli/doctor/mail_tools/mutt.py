@@ -10,11 +10,10 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from cms.cli.doctor.mail_tools import shell
-from cms.cli.doctor.mail_tools.found import UNKNOWN, Fault, Files, Login, Machine, Place, Use, numbered
+from cms.cli.doctor.mail_tools.found import UNKNOWN, Fault, Files, Login, Machine, Place, Setting, Use, numbered
 
 _PROTOCOLS = {"imap": "IMAP", "smtp": "SMTP", "pop": "POP"}
 
@@ -28,6 +27,9 @@ _CONDITIONS = {"ifdef", "ifndef"}
 # Debian's system files run this; it prints the files beside them, which are read here.
 _DEBIAN = re.compile(r"/source-(neo)?muttrc\.d\s*\|$")
 
+# A hook may set another hook.
+_DEEPEST = 16
+
 _COMMANDS_OF_MACRO = re.compile(r"<enter-command>(.+?)<(?:enter|return)>", re.IGNORECASE)
 _VARIABLE = re.compile(r"\{(\w+)\}|(\w+)")
 
@@ -35,13 +37,7 @@ _VARIABLE = re.compile(r"\{(\w+)\}|(\w+)")
 _PASSWORDS = {"login", "plain", "cram-md5", "digest-md5"}
 
 
-@dataclass(frozen=True, slots=True)
-class _Setting:
-    value: str
-    place: Place
-
-
-_Settings: TypeAlias = dict[str, _Setting]
+_Settings: TypeAlias = dict[str, Setting]
 
 
 def uses_of_mutt(machine: Machine) -> Iterator[Use]:
@@ -97,7 +93,9 @@ class _Reader:
                 self._run(begun + line, Place(self._files.tool, path, number), into)
                 begun = ""
 
-    def _run(self, text: str, place: Place, into: _Settings) -> None:
+    def _run(self, text: str, place: Place, into: _Settings, depth: int = 0) -> None:
+        """Run the commands in a text. `depth` counts the hooks and conditions around it."""
+
         def substituted(script: str) -> None:
             self._asked += shell.asks(script, place, self._machine, exported=self._exported)
 
@@ -107,11 +105,11 @@ class _Reader:
 
         known = shell.known(self._machine)
         line = _Line(text, value, substituted)
-        while not line.done:
-            self._command(line, place, into)
+        while not line.done and depth < _DEEPEST:
+            self._command(line, place, into, depth)
             line.next_command()
 
-    def _command(self, line: _Line, place: Place, into: _Settings) -> None:
+    def _command(self, line: _Line, place: Place, into: _Settings, depth: int) -> None:
         name = line.word()
         if name == "set":
             self._set(line, place, into)
@@ -124,34 +122,35 @@ class _Reader:
             self._source(line.word(), place, into)
         elif name in _CONDITIONS:
             line.word()
-            self._run(line.rest(), place, into)
+            self._run(line.rest(), place, into, depth + 1)
         else:
             for each in _later(name, line):
-                self._run_later(each, place)
+                self._run_later(each, place, depth + 1)
 
     def _export(self, words: list[str]) -> None:
         self._exported |= {words[0]: words[-1]} if len(words) > 1 else {}
 
     def _set(self, line: _Line, place: Place, into: _Settings) -> None:
+        value = ""
         while name := line.word(ends="+="):
-            # Only neomutt appends.
-            before = (into.get(name) or self._settings.get(name)) if line.skips("+") else None
-            if name.startswith("-"):
+            if name.startswith("-") and posixpath.basename(value) == "cms-oauth":
                 self._asked.append(_unquoted(place))
                 return
+            # Only neomutt appends.
+            before = (into.get(name) or self._settings.get(name)) if line.skips("+") else None
             if not line.skips("="):
                 continue
             asked = len(self._asked)
             value = (before.value if before else "") + line.word()
-            into[name] = _Setting(value, place)
+            into[name] = Setting(value, place)
             if name.endswith("_pass") and len(self._asked) > asked:
                 cause = f"${name} is a password, and mutt logs in with it as with a password"
                 step = f"set {name.removesuffix('_pass')}_oauth_refresh_command to the command, in quotes without `"
                 self._asked.append(Fault(place, "does not log in with its token", cause, step))
 
-    def _run_later(self, text: str, place: Place) -> None:
+    def _run_later(self, text: str, place: Place, depth: int) -> None:
         later: _Settings = {}
-        self._run(text, place, later)
+        self._run(text, place, later, depth)
         self._later += [later] if later else []
 
     def _source(self, path: str, place: Place, into: _Settings) -> None:
@@ -172,7 +171,7 @@ class _Reader:
 
     # What the settings mean.
 
-    def _logins(self, settings: Mapping[str, _Setting], own: Mapping[str, _Setting]) -> Iterator[Use]:
+    def _logins(self, settings: Mapping[str, Setting], own: Mapping[str, Setting]) -> Iterator[Use]:
         """Yield what `settings` ask for, if a part of it is in `own`."""
         yield from self._sendmail(own)
         for prefix, protocol in _PROTOCOLS.items():
@@ -183,16 +182,16 @@ class _Reader:
             asked = shell.asks(command.value, command.place, self._machine, Login(protocol, "token"), self._exported)
             yield from asked if names[0] in own else ()
             if asked and (names[1] in settings or not any(names[1] in later for later in self._later)):
-                yield from self._mechanism(names[1], settings.get(names[1], _Setting("", command.place)))
+                yield from self._mechanism(names[1], settings.get(names[1], Setting("", command.place)))
             if asked and prefix == "smtp":
                 yield from self._user(settings)
 
-    def _sendmail(self, own: Mapping[str, _Setting]) -> Iterator[Use]:
+    def _sendmail(self, own: Mapping[str, Setting]) -> Iterator[Use]:
         """Yield what the program asks that sends mail in mutt's place."""
         if "sendmail" in own:
             yield from shell.asks(own["sendmail"].value, own["sendmail"].place, self._machine, exported=self._exported)
 
-    def _mechanism(self, name: str, setting: _Setting) -> Iterator[Fault]:
+    def _mechanism(self, name: str, setting: Setting) -> Iterator[Fault]:
         tool, mechanisms = self._files.tool, [each.strip().lower() for each in setting.value.split(":")]
         if "xoauth2" in mechanisms:
             before = mechanisms[: mechanisms.index("xoauth2")]
@@ -210,7 +209,7 @@ class _Reader:
             cause = "neomutt's OAUTHBEARER takes only tokens of up to 511 characters, and Microsoft's are longer"
             yield Fault(setting.place, "may not log in with its token", cause, f'set {name}="xoauth2"', certain=False)
 
-    def _user(self, settings: Mapping[str, _Setting]) -> Iterator[Fault]:
+    def _user(self, settings: Mapping[str, Setting]) -> Iterator[Fault]:
         url = settings.get("smtp_url")
         named = url and ("@" in url.value or UNKNOWN in url.value)
         if url and not named and "smtp_user" not in settings:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import TypeAlias
 
-from cms.cli.doctor.mail_tools.found import Fault, Files, Machine, Place, Table, Use, numbered
+from cms.cli.doctor.mail_tools.found import Fault, Files, Machine, Place, Setting, Table, Use, numbered
 
 _MAPS = "smtp_sasl_password_maps"
 _SOCKET = re.compile(r"(proxy:)?socketmap:unix:([^\s,:{}]+):")
@@ -25,13 +24,7 @@ _DEEPEST = 20
 _CHROOT, _COMMAND = 4, 7
 
 
-@dataclass(frozen=True, slots=True)
-class _Setting:
-    value: str
-    place: Place
-
-
-_Settings: TypeAlias = dict[str, _Setting]
+_Settings: TypeAlias = dict[str, Setting]
 
 
 def uses(machine: Machine) -> Iterator[Use]:
@@ -46,7 +39,7 @@ def uses(machine: Machine) -> Iterator[Use]:
 
 def _settings(files: Files, folder: str) -> _Settings:
     return {
-        name.strip(): _Setting(value.strip(), place)
+        name.strip(): Setting(value.strip(), place)
         for path in files.machine.first(f"{folder}/main.cf")
         for line, place in _logical_lines(files, path)
         for name, _, value in [line.partition("=")]
@@ -82,11 +75,11 @@ def _services(files: Files, path: str) -> Iterator[tuple[str, bool, _Settings]]:
         words = line.split()
         if len(words) > _COMMAND:
             own = {found[1] or found[3]: found[2] or found[4] or "" for found in _OVERRIDE.finditer(line)}
-            settings = {name: _Setting(value, place) for name, value in own.items()}
+            settings = {name: Setting(value, place) for name, value in own.items()}
             yield words[_COMMAND], words[_CHROOT] == "y", settings
 
 
-def _tables(settings: Mapping[str, _Setting], *, chroot: bool) -> Iterator[Use]:
+def _tables(settings: Mapping[str, Setting], *, chroot: bool) -> Iterator[Use]:
     maps = settings.get(_MAPS)
     if maps is None:
         return
@@ -99,11 +92,11 @@ def _tables(settings: Mapping[str, _Setting], *, chroot: bool) -> Iterator[Use]:
         yield Table(maps.place, socket, tuple(faults))
 
 
-def _value(settings: Mapping[str, _Setting], name: str, default: str = "") -> str:
+def _value(settings: Mapping[str, Setting], name: str, default: str = "") -> str:
     return _expanded(settings[name].value if name in settings else default, settings)
 
 
-def _expanded(value: str, settings: Mapping[str, _Setting], depth: int = 0) -> str:
+def _expanded(value: str, settings: Mapping[str, Setting], depth: int = 0) -> str:
     def replaced(found: re.Match[str]) -> str:
         known = settings.get(found[1] or found[2] or found[3])
         return _expanded(known.value, settings, depth + 1) if known and depth < _DEEPEST else ""
@@ -111,7 +104,7 @@ def _expanded(value: str, settings: Mapping[str, _Setting], depth: int = 0) -> s
     return _NAME.sub(replaced, value)
 
 
-def _login(settings: Mapping[str, _Setting], place: Place) -> Iterator[Fault]:
+def _login(settings: Mapping[str, Setting], place: Place) -> Iterator[Fault]:
     def where(name: str) -> Place:
         return settings[name].place if name in settings else place
 

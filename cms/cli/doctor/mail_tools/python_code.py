@@ -20,11 +20,14 @@ _KEYWORDS = {"user": "--user", "protocol": "--proto", "socket": "--cms_sock"}
 
 
 def asks(code: str, place: Place, machine: Machine, login: Login = ANY_LOGIN) -> list[Use]:
-    """Return what Python code asks. Code that does not compile asks nothing."""
+    """Return what Python code asks. Code that does not compile, or is nested too deeply, asks nothing."""
     try:
-        tree = ast.parse(code.strip())
+        return list(_uses(ast.parse(code.strip()), place, machine, login))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return []
+
+
+def _uses(tree: ast.Module, place: Place, machine: Machine, login: Login) -> Iterator[Use]:
     assigned = {
         target.id: node.value
         for node in ast.walk(tree)
@@ -33,19 +36,16 @@ def asks(code: str, place: Place, machine: Machine, login: Login = ANY_LOGIN) ->
         if isinstance(target, ast.Name)
     }
     names = _library_names(tree)
-    found: list[Use] = []
     for node in ast.walk(tree):
         here = Place(place.tool, place.path, place.line + getattr(node, "lineno", 1) - 1)
         if isinstance(node, ast.List | ast.Tuple):
-            found += _words(node, here, machine, login)
+            yield from _words(node, here, machine, login)
         elif isinstance(node, ast.Call):
-            found += _called(node, here, names)
+            yield from _called(node, here, names)
             if _name(node.func).rpartition(".")[2] in _RUNS:
-                lines = [
-                    _text(assigned.get(each.id, each) if isinstance(each, ast.Name) else each) for each in node.args[:1]
-                ]
-                found += [use for line in lines for use in shell.asks(line, here, machine, login)]
-    return found
+                for each in node.args[:1]:
+                    line = assigned.get(each.id, each) if isinstance(each, ast.Name) else each
+                    yield from shell.asks(_text(line), here, machine, login)
 
 
 def _words(node: ast.List | ast.Tuple, place: Place, machine: Machine, login: Login) -> list[Use]:

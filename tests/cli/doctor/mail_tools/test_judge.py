@@ -369,6 +369,8 @@ def test_hostile_files_end() -> None:
         "\ud800",
         "\n" * 50_000,
         "source ~/.muttrc\n" * 3_000,
+        "folder-hook . " * 5_000,
+        "ifdef x " * 5_000,
         "(" * 20_000,
         "a = $a\n",
     ):

@@ -136,6 +136,7 @@ def test_a_command_without_quotes() -> None:
 
     assert line == 2
     assert cause.startswith("a value without quotes ends at its first space")
+    assert [] == read("set imap_oauth_refresh_command=oama access --x -y")
 
 
 def test_the_environment_that_the_file_sets() -> None:

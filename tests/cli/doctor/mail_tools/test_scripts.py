@@ -106,6 +106,8 @@ def test_python(code: str, words: str) -> None:
         "x = []\nos.popen()\nos.popen(1)",
         "\0",
         "(" * 10_000,
+        f"os.popen({'+'.join(['x'] * 2_000)})",
+        f"os.popen(x{'.y' * 2_000})",
     ],
 )
 def test_python_that_asks_nothing(code: str) -> None:
