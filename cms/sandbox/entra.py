@@ -44,8 +44,8 @@ class Entra(Settings):
         self.graph = self.endpoints.graph
         self._folder = tempfile.TemporaryDirectory(prefix="cms-sandbox-")
         self.ca_file, self.cert_file = _certify(Path(self._folder.name))
-        self.secure = Server(self.answer, _showing(self.cert_file))
-        self.plain = PlainServer(self.introspect)
+        self.secure = Server(self.answer, _showing(self.cert_file), now)
+        self.plain = PlainServer(self.introspect, now)
         for user in users:
             self.add_user(user)
 
@@ -149,8 +149,8 @@ class Entra(Settings):
 class PlainServer(Server):
     """The plain HTTP server: introspection as a mail server asks for it, and further paths that a test adds."""
 
-    def __init__(self, introspect: Callable[[str], dict[str, Any]]) -> None:
-        super().__init__(lambda request: self.paths.get(request.path, _unknown)(request))
+    def __init__(self, introspect: Callable[[str], dict[str, Any]], now: Callable[[], float] = time.time) -> None:
+        super().__init__(lambda request: self.paths.get(request.path, _unknown)(request), now=now)
         self.paths: dict[str, Handler] = {
             "/introspect": lambda request: as_json(introspect(request.fields.get("token", "")))
         }

@@ -13,6 +13,7 @@ import socketserver
 import ssl
 import struct
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
@@ -89,11 +90,17 @@ def redirect(url: str) -> WebReply:
 
 
 class Server:
-    """Serve a handler on `HOST` from `start` to `stop`; a second `start` takes the same port again."""
+    """Serve a handler on `HOST` from `start` to `stop`; a second `start` takes the same port again.
 
-    def __init__(self, handler: Handler, context: ssl.SSLContext | None = None) -> None:
+    `now` is Unix time by the server's clock, for the header Date.
+    """
+
+    def __init__(
+        self, handler: Handler, context: ssl.SSLContext | None = None, now: Callable[[], float] = time.time
+    ) -> None:
         self.port = 0
         self._handler = handler
+        self._now = now
         # For connections that are accepted later.
         self.context = context
         self._tcp: _Tcp | None = None
@@ -104,6 +111,7 @@ class Server:
     def start(self) -> None:
         """Listen; returns when connections are accepted."""
         self._tcp = _Tcp((HOST, self.port), self._handler, self.context)
+        self._tcp.now = self._now
         self._release()
         self.port = self._tcp.server_address[1]
         # stop() waits for up to a poll interval; the default of half a second adds up over many tests.
@@ -150,6 +158,7 @@ class _Tcp(socketserver.ThreadingTCPServer):
     def __init__(self, address: tuple[str, int], handler: Handler, context: ssl.SSLContext | None) -> None:
         super().__init__(address, _WebConnection)
         self.handler = handler
+        self.now = time.time
         self.bug: Exception | None = None
         self._context = context
         self._open: set[socket.socket] = set()
@@ -237,7 +246,9 @@ class _WebConnection(BaseHTTPRequestHandler):
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             self.close_connection = True
             return
-        self.send_response(reply.status)
+        self.send_response_only(reply.status)
+        self.send_header("Server", self.server_version)
+        self.send_header("Date", self.date_time_string(self.server.now()))
         for name, value in (*reply.headers, ("Content-Type", reply.content_type), ("Cache-Control", "no-store")):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(reply.body)))

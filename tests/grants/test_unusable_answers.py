@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -62,6 +63,20 @@ def test_a_refresh_keeps_the_successor(worker: Broker, entra: Entra, grant: Gran
     outcome = unusable(worker.acquire(grant))
 
     assert given.sign_in.given_at == outcome.sign_in.given_at == outcome.sign_in.redeemed_at
+    assert "granted" == kind(worker.acquire(grant))
+
+
+def test_a_token_that_has_expired_already(
+    worker: Broker, entra: Entra, grant: Grant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its own claims and the provider's clock: this machine's may be hours wrong, and decides nothing."""
+    worker.sign_in(grant, entra)
+    entra.faults.add(Fault("fields", fields={"access_token": entra.issue(ANN, life=-1.0)}))
+    outcome = unusable(worker.acquire(grant))
+    now = time.time() + 3 * 60 * 60
+    monkeypatch.setattr(time, "time", lambda: now)
+
+    assert "has expired already" in outcome.trouble.message
     assert "granted" == kind(worker.acquire(grant))
 
 

@@ -31,7 +31,7 @@ from cms.core.lifecycle import Granted, Outcome, Refused, SignInFacts, Transient
 from cms.grants.bugs import unexpected
 from cms.grants.entra import token_answer
 from cms.grants.network.deadline import Deadline
-from cms.grants.network.http import Endless, Http, HttpReply, Metadata, NoAnswer, is_fault
+from cms.grants.network.http import Endless, Http, HttpReply, Metadata, NoAnswer, is_fault, sent_at
 from cms.grants.network.trouble import garbage
 
 # What MSAL raises for a malformed answer. ValueError includes the errors of JSON and Unicode, ArithmeticError an infinite
@@ -201,7 +201,8 @@ class Exchange:
             answer.pop(_REDEMPTION, None)
         if self._spoilt:
             note(f"{self.grant.login or self.grant.key}: the provider gave a refresh token that cannot be one")
-        why = token_answer.fault(answer) if reply.status_code == _OK else f"it came with HTTP {reply.status_code}"
+        fault, status = token_answer.fault(answer, sent_at(reply)), reply.status_code
+        why = fault if status == _OK else f"it came with HTTP {status}"
         if self._spoilt and form.get("grant_type") != _REDEMPTION:
             why = why or "its refresh token cannot be one"
         if why:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, TypeGuard
 
 from cms_oauth import sasl
+from cms_oauth.claims import claims_of
 
 # A token with a lifetime of more than a year is a mistake of the provider.
 MAX_LIFE = 366 * 24 * 60 * 60.0
@@ -31,8 +32,11 @@ def read(text: str) -> dict[str, Any]:
     return answer if gives else {}
 
 
-def fault(answer: Mapping[str, Any]) -> str:
-    """Return why the access token of an answer cannot be used, as a clause; "" if it can."""
+def fault(answer: Mapping[str, Any], sent_at: float | None = None) -> str:
+    """Return why the access token of an answer cannot be used, as a clause; "" if it can.
+
+    `sent_at` is when the provider sent it, as Unix time by its own clock: this machine's may be wrong.
+    """
     token, kind = answer.get("access_token"), answer.get("token_type")
     if token is None:
         return "there is no access token in it"
@@ -47,6 +51,9 @@ def fault(answer: Mapping[str, Any]) -> str:
     # RFC 6749, 7.1: a token of an unknown type must not be used. Upper and lower case are the same.
     if kind is not None and (not isinstance(kind, str) or kind.lower() != "bearer"):
         return "its access token is not a bearer token"
+    claims = claims_of(token)
+    if sent_at is not None and claims and claims.expires is not None and claims.expires <= sent_at:
+        return "its access token has expired already"
     return _lifetime_fault(answer)
 
 

@@ -174,10 +174,21 @@ def retry_after(reply: HttpReply, now: Callable[[], float] = time.time) -> float
     value = reply.headers.get("Retry-After", "").strip()
     if value.isdecimal():
         return min(float(value), MAX_RETRY_AFTER)
+    until = _moment(value)
+    return 0.0 if until is None else min(max(0.0, until - now()), MAX_RETRY_AFTER)
+
+
+def sent_at(reply: HttpReply) -> float | None:
+    """Return when a response was sent, as Unix time by the server's clock, None if it does not say."""
+    return _moment(reply.headers.get("Date", ""))
+
+
+def _moment(date: str) -> float | None:
+    """Return a date of HTTP as Unix time, None if it is none."""
     try:
-        return min(max(0.0, parsedate_to_datetime(value).timestamp() - now()), MAX_RETRY_AFTER)
+        return parsedate_to_datetime(date).timestamp()
     except (ValueError, OverflowError):
-        return 0.0
+        return None
 
 
 class Discovery:
