@@ -18,6 +18,9 @@ if TYPE_CHECKING:
         def getsockopt(self, level: int, option: int, size: int, /) -> bytes: ...
 
 
+# The uid of root.
+ROOT = 0
+
 # getsockopt(2) of Linux 4.13 and newer; Python has no name for it. It takes at most 1,024 bytes from Python: 256
 # groups. For a peer in more groups only uid and primary group are known.
 SO_PEERGROUPS = 59

@@ -15,8 +15,9 @@ from pathlib import Path
 from cms.cli.client import NoDaemon
 from cms.cli.connect import connect
 from cms.config.model import Config, FileSpec, SocketSpec
-from cms.core.accounts import NAMELESS, Account, Proxy, application
+from cms.core.accounts import Account, Proxy, application
 from cms.core.status import expiry_warning
+from cms.core.words import NAMELESS
 from cms_oauth import paths
 from cms_oauth.expand import Unusable, literal
 from cms_oauth.moves import Command

@@ -12,10 +12,9 @@ from typing import Any, Self
 
 from cms.core import json_lines
 from cms.core.json_lines import Garbled
-from cms.core.policy import ROOT
 from cms.system.users import user_name
 from cms_oauth.moves import Command
-from cms_oauth.peer import credentials
+from cms_oauth.peer import ROOT, credentials
 
 # The status of some thousand accounts. No daemon sends a longer answer.
 MAX_ANSWER = 16 * 1024 * 1024

@@ -24,8 +24,8 @@ from cms.cli.login import sign_in_here
 from cms.cli.run_line import INTERRUPTED, VALUES, Run, run_anew
 from cms.cli.terminal import Terminal, complain, say
 from cms.config.model import ConfigError
-from cms.core.status import CRITICAL, UNKNOWN
 from cms.core.status_text import WIDTH, as_text
+from cms.core.words import CRITICAL, UNKNOWN
 from cms.grants.messages import Place
 from cms.system import process
 from cms.version import VERSION

@@ -16,8 +16,8 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from cms.cli.client import NoDaemon
-from cms.core.status import duration
 from cms.core.status_text import Document, facts, life_left, name, protocols, until
+from cms.core.words import duration
 from cms.system import users
 from cms_oauth.text import printable
 

@@ -20,10 +20,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from cms.core.policy import ROOT
 from cms.system.files import has_acl
 from cms.system.users import group_id, is_alone_in, is_mapped, user_id, user_name
 from cms_oauth.moves import Command
+from cms_oauth.peer import ROOT
 
 Lstat = Callable[[Path], os.stat_result]
 Step = tuple[Path, os.stat_result]

@@ -9,6 +9,7 @@
 - `notices`: what hooks and the log are told.
 - `refusals`: what Microsoft's errors mean.
 - `status`, `status_text`: what the daemon knows of each account, as data and as text.
+- `words`: words and exit codes that the daemon and the `cms` command have in common.
 - `json_lines`: messages between processes.
 
 May import `cms_oauth` and nothing else of cms. Every other package may import this one.

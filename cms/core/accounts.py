@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from cms.core.words import NAMELESS, stored_sign_in
 from cms_oauth.addresses import bare
 from cms_oauth.microsoft import COMMON, PERMISSIONS, Cloud
 from cms_oauth.moves import Command
@@ -190,9 +191,7 @@ class StoredSignIn:
     @property
     def in_words(self) -> str:
         """This sign-in as a line of a list."""
-        if not self.authority:
-            return f"a file that cannot be read now ({self.key}.vault)"
-        return f"{self.name or '(unknown user)'}: {self.authority}, application {self.client_id}"
+        return stored_sign_in(self.key, self.authority, self.client_id, self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,10 +210,6 @@ class Account:
     pop_host: str = ""
     # The mailbox that Office365(mailbox, account) names, for tests that open one.
     mailbox: str = ""
-
-
-# Shown for an account without a configured user until a person signs in to it.
-NAMELESS = "(not signed in yet)"
 
 
 @dataclass(frozen=True, slots=True)

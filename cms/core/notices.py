@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 from cms.core.forecast import Forecast
 from cms.core.lifecycle import NOTHING_KNOWN, Failing, Life, NeedsSignIn, Settled, SignInFacts
-from cms.core.status import duration
+from cms.core.words import duration
 from cms_oauth.moves import Command, fill
 
 # Networks come and go, and a token outlasts that. Hooks are not told of a shorter outage.

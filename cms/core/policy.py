@@ -13,9 +13,8 @@ from functools import lru_cache
 from cms.core.accounts import Account, Grant, Scopes
 from cms.core.lifecycle import Deny
 from cms_oauth.addresses import bare
+from cms_oauth.peer import ROOT
 from cms_oauth.wire import TokenRequest
-
-ROOT = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from cms.core.accounts import Account, Scopes, StoredSignIn
 from cms.core.forecast import Forecast, warned_at
 from cms.core.lifecycle import NOTHING_KNOWN, Failing, Life, NeedsSignIn, Settled, SignInFacts, usable
 from cms.core.preflight import covers, fits, misfit, permission_for, uncovered
+from cms.core.words import CRITICAL, MEMORY_WARNING, OK, UNKNOWN, WARNING, duration
 from cms_oauth.moves import NOTHING_TO_DO, cms, fill, signs_in
 from cms_oauth.text import printable
 
@@ -32,17 +33,9 @@ STATES = {
     "refused": "the application is refused: a person has to do the next move; cms tries again",
 }
 
-# Exit codes that monitoring systems of the Nagios family understand.
-OK, WARNING, CRITICAL, UNKNOWN = range(4)
-
 # exim accepts 4,090 characters of base64 as a credential, and msmtp and neomutt about as many. With the user's name that
 # leaves this many bytes for the token.
 LONG_TOKEN = 3000
-
-MEMORY_WARNING = (
-    "sign-ins are kept in MEMORY ONLY: when cms or its worker ends, all users have to sign in again; "
-    "Vault(key=...) in the configuration names a place for a key"
-)
 
 # People have to make, upload and install a new certificate, and may be away: warn a month ahead.
 EXPIRY_WARNING = 30 * 24 * 60 * 60.0
@@ -364,13 +357,3 @@ def _severity(row: StatusRow, *, memory_chosen: bool) -> int:
     if row.sign_in_due or row.credential_due:
         return WARNING
     return OK
-
-
-def duration(seconds: float) -> str:
-    """Return a length of time in its two largest units: `1 h 5 min`, `2 d 3 h`, `40 s`."""
-    left, parts = max(0, int(seconds)), []
-    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")):
-        count, left = divmod(left, size)
-        if count:
-            parts.append(f"{count} {unit}")
-    return " ".join(parts[:2]) or "0 s"

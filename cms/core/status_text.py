@@ -11,8 +11,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from cms.core.accounts import NAMELESS, StoredSignIn
-from cms.core.status import MEMORY_WARNING, duration
+from cms.core.words import MEMORY_WARNING, NAMELESS, duration, stored_sign_in
 from cms_oauth.text import printable
 
 # Longer lines are hard to read, and narrower ones leave no room beside the labels.
@@ -99,8 +98,12 @@ def _daemon(daemon: Document, width: int) -> str:
 
 
 def _orphans(orphans: Sequence[Document], width: int) -> str:
-    lines = [_wrapped("", StoredSignIn(**each).in_words, width) for each in orphans]
+    lines = [_wrapped("", _orphan(each), width) for each in orphans]
     return "\n".join(["stored sign-ins without an account:", *lines, _wrapped("next move", _ORPHANS_MOVE, width)])
+
+
+def _orphan(kept: Document) -> str:
+    return stored_sign_in(kept["key"], kept["authority"], kept["client_id"], kept["login"] or kept["who"])
 
 
 def _block(account: Document, width: int) -> str:

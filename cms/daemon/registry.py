@@ -21,8 +21,9 @@ from cms.core.accounts import Account, Grant, Scopes, Unclear, sign_ins_meant, u
 from cms.core.forecast import Forecast, forecast, warned_at
 from cms.core.lifecycle import Life, NeedsSignIn, Outcome
 from cms.core.notices import Facts, HowToSignIn, Remark
-from cms.core.status import MEMORY_WARNING, AccountFacts, StatusRow, as_json, describe, expiry_warning, length_warning
+from cms.core.status import AccountFacts, StatusRow, as_json, describe, expiry_warning, length_warning
 from cms.core.status_text import as_text
+from cms.core.words import MEMORY_WARNING
 from cms.daemon.keeper import Acquire, Keeper
 from cms.grants.messages import Prompt
 from cms.system.clock import Clock

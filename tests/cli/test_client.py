@@ -13,8 +13,8 @@ import pytest
 
 from cms.cli import client
 from cms.cli.client import NoDaemon, NotOurs, Remote, connect
-from cms.core.policy import ROOT
 from cms.system.users import user_name
+from cms_oauth.peer import ROOT
 
 QUEUE = 4
 

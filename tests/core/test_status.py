@@ -31,23 +31,19 @@ from support.status_rows import (
 from cms.core.accounts import StoredSignIn
 from cms.core.lifecycle import Life, NeedsSignIn, Phase, Refused, Settled, Trouble, absorb
 from cms.core.status import (
-    CRITICAL,
     JSON_VERSION,
     LONG_TOKEN,
-    OK,
     STATES,
-    UNKNOWN,
-    WARNING,
     AccountFacts,
     Problem,
     TokenFacts,
     as_json,
     as_systemd,
     describe,
-    duration,
     exit_code,
 )
 from cms.core.status_text import as_text
+from cms.core.words import CRITICAL, OK, UNKNOWN, WARNING
 from cms_oauth.moves import cms, fill
 
 
@@ -394,25 +390,6 @@ def test_no_output_has_a_secret(name: str) -> None:
     rows = describe([ENTRIES[name]], NOW, WALL)
 
     assert "TOP-SECRET" not in json.dumps(as_json(rows)) + as_systemd(rows) + repr(rows)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "expected"),
-    [
-        (0, "0 s"),
-        (-5, "0 s"),
-        (59.9, "59 s"),
-        (60, "1 min"),
-        (3599, "59 min 59 s"),
-        (3660, "1 h 1 min"),
-        (86_400, "1 d"),
-        (90_061, "1 d 1 h"),
-        (86_405, "1 d 5 s"),
-    ],
-)
-def test_durations_read_as_people_say_them(seconds: float, expected: str) -> None:
-    """The two largest units that are not zero."""
-    assert expected == duration(seconds)
 
 
 def test_the_status_says_when_a_sign_in_was_given() -> None:

@@ -28,7 +28,8 @@ from support.whole_daemon import ANN, on_moving_clock, whole_daemon
 from cms.config.model import ConfigError, FileSpec
 from cms.core.accounts import Source
 from cms.core.lifecycle import Granted, Life, Refused, SignInFacts
-from cms.core.status import LONG_TOKEN, MEMORY_WARNING
+from cms.core.status import LONG_TOKEN
+from cms.core.words import MEMORY_WARNING
 from cms.daemon import app as module
 from cms.daemon import children, worker
 from cms.daemon.app import App

@@ -12,7 +12,8 @@ from support.trio_run import FakeClock, in_trio_clock
 from cms.config.model import Config
 from cms.core.accounts import Account, Grant, Scopes, Source, Unclear
 from cms.core.lifecycle import Granted, Outcome, Refused, SignInFacts, Trouble
-from cms.core.status import LONG_TOKEN, MEMORY_WARNING
+from cms.core.status import LONG_TOKEN
+from cms.core.words import MEMORY_WARNING
 from cms.daemon.registry import Change, Registry
 from cms.grants.messages import Prompt
 

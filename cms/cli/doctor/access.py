@@ -12,9 +12,10 @@ import stat
 from dataclasses import dataclass, replace
 
 from cms.cli.doctor.findings import Finding, failed, passed, warned, yours
-from cms.core.policy import ROOT, Peer, Rules, admits
+from cms.core.policy import Peer, Rules, admits
 from cms_oauth.diagnosis.verdicts import Verdict
 from cms_oauth.moves import Command
+from cms_oauth.peer import ROOT
 
 CHECK = "socket"
 

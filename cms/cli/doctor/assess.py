@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cms.cli.doctor.findings import Finding, failed, passed, skipped, warned, yours
-from cms.core.accounts import NAMELESS, Account
+from cms.core.accounts import Account
 from cms.core.preflight import misfit, permission_for
-from cms.core.status import duration
+from cms.core.words import NAMELESS, duration
 from cms_oauth.claims import Claims
 from cms_oauth.diagnosis.certificates import CERTIFICATE, at_login
 from cms_oauth.diagnosis.lookup import of_entra

@@ -27,12 +27,12 @@ from cms.cli.doctor.findings import (
 )
 from cms.config.model import Config, ConfigError, SocketSpec
 from cms.core.accounts import Account, accounts_meant
-from cms.core.policy import ROOT
 from cms.system import threads
 from cms_oauth import dial, expand, paths, wire
 from cms_oauth.addresses import bare
 from cms_oauth.claims import claims_of
 from cms_oauth.expand import Unusable
+from cms_oauth.peer import ROOT
 
 T = TypeVar("T")
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cms.core.status import CRITICAL, OK, WARNING
 from cms.core.status_text import WIDTH
+from cms.core.words import CRITICAL, OK, WARNING
 from cms_oauth.diagnosis import verdicts
 from cms_oauth.diagnosis.verdicts import Verdict, all_lines, printable
 

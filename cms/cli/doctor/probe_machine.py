@@ -24,9 +24,10 @@ from cms.cli.doctor.mail_tools.found import Machine
 from cms.cli.init import mail_programs
 from cms.config.model import Config, SocketSpec
 from cms.core.accounts import Source
-from cms.core.policy import ROOT, Rules
+from cms.core.policy import Rules
 from cms.system import users
 from cms_oauth.moves import Command
+from cms_oauth.peer import ROOT
 
 # A requirement such as `trio>=0.35`; those with a marker after `;` are for something else.
 _REQUIREMENT = re.compile(r"([A-Za-z0-9_.-]+)>=([0-9.]+)$")

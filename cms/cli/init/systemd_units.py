@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cms.cli.init import mail_programs
-from cms.core.policy import ROOT
 from cms.system import users
 from cms.system.files import make_folders
 from cms_oauth import expand, paths
 from cms_oauth.expand import Unusable, literal
 from cms_oauth.moves import Command
+from cms_oauth.peer import ROOT
 
 UNIT = "cms.service"
 

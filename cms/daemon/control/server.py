@@ -30,13 +30,14 @@ from cms.core import json_lines
 from cms.core.accounts import METHODS, application
 from cms.core.json_lines import Garbled
 from cms.core.lifecycle import Refused
-from cms.core.policy import ROOT, Peer
+from cms.core.policy import Peer
 from cms.daemon.commands import Commands
 from cms.daemon.control.answers import ERRANDS, Result, ended
 from cms.daemon.signin.flow import FLOW_SECONDS, MAX_PASTED, Flow
 from cms.grants.messages import Place, Prompt
 from cms.system.listener import Listener
 from cms.system.logs import get_logger
+from cms_oauth.peer import ROOT
 
 # A pasted address is the longest thing that a client sends; JSON may double its length.
 MAX_LINE = 2 * MAX_PASTED + 1024

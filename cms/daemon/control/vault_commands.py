@@ -25,7 +25,7 @@ from cms.core.accounts import (
     users_to_type,
 )
 from cms.core.lifecycle import Granted, Refused, Transient
-from cms.core.status import duration
+from cms.core.words import duration
 from cms.daemon.control.answers import Ask, Result, ended
 from cms.daemon.registry import Registry
 from cms.daemon.worker import Worker

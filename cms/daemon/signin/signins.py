@@ -17,7 +17,6 @@ import trio
 from cms.core import refusals
 from cms.core.accounts import Grant
 from cms.core.lifecycle import Granted, Outcome
-from cms.core.policy import ROOT
 from cms.daemon.registry import UNKNOWN, Registry
 from cms.daemon.signin import pages
 from cms.daemon.signin.flow import FLOW_SECONDS, Flow, explained, given_up, in_words
@@ -38,6 +37,7 @@ from cms.grants.messages import Prompt
 from cms.system.logs import get_logger
 from cms.system.tcp_owner import peer_uid
 from cms_oauth.moves import cms, fill
+from cms_oauth.peer import ROOT
 
 # How many sign-ins that are over a browser may load the last page of again.
 REMEMBERED = 16
