@@ -73,7 +73,10 @@ def _cfg(draft: Draft) -> Ignored:
 def _checked(draft: Draft, name: str, directive: Callable[..., T]) -> Callable[..., T]:
     """Wrap a directive: wrong argument lists become Mistakes too, and every Mistake begins with the directive's name."""
     signature = inspect.signature(directive)
-    known = [each.name for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
+    taken = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
+    known = [each.name for each in taken]
+    by_position = [each.name for each in taken if each.kind is each.POSITIONAL_OR_KEYWORD]
+    required = {each.name for each in taken if each.default is each.empty}
     takes_anything = len(known) < len(signature.parameters)
 
     @functools.wraps(directive)
@@ -83,14 +86,15 @@ def _checked(draft: Draft, name: str, directive: Callable[..., T]) -> Callable[.
         for each in named:
             if each not in known:
                 raise Mistake(f"{name} has no argument {each}=", arguments.nearest(each, known))
+        given = dict(zip(by_position, positional, strict=False)) | named
+        # One too many, one twice, or one too few. Python finds the words; asked each time, it is a tenth of a long load.
+        if len(given) < len(positional) + len(named) or not required <= given.keys():
+            try:
+                signature.bind(*positional, **named)
+            except TypeError as error:
+                raise Mistake(f"{name}: {error}") from None
         try:
-            bound = signature.bind(*positional, **named)
-        except TypeError as error:
-            raise Mistake(f"{name}: {error}") from None
-        try:
-            for each, value in bound.arguments.items():
-                bound.arguments[each] = _listed(draft, each, value)
-            return directive(*bound.args, **bound.kwargs)
+            return directive(**{each: _listed(draft, each, value) for each, value in given.items()})
         except Mistake as mistake:
             raise Mistake(f"{name}: {mistake.message}", mistake.hint) from None
 

@@ -63,6 +63,8 @@ class Draft:
         self.folder = str(Path(file).absolute().parent)
         self.system = system
         self.accounts: list[AccountHandle] = []
+        # By what may occur only once: the user, or, for an account without one, its sign-in.
+        self._accounts: dict[tuple[str, str], AccountHandle] = {}
         self.sockets: list[SocketSpec] = []
         self.files: list[FileSpec] = []
         # The protocols that the file defines, by name.
@@ -74,9 +76,12 @@ class Draft:
         self.desktop = True
         self.page = ""
         self.proxy: Proxy | None = None
-        self.warnings: list[str] = []
+        # In the order in which they were found, each once.
+        self._warnings: dict[str, None] = {}
         # The files that cms reads, by resolved path: cms must not write to any of them.
         self._reads = {os.path.realpath(file): "the configuration itself"}
+        # The resolved paths of the sockets and token files, with the line of each.
+        self._writes: dict[str, int] = {}
         # The directives that may occur only once, with their lines.
         self._once: dict[str, int] = {}
 
@@ -88,9 +93,24 @@ class Draft:
 
     def warn(self, line: int, message: str) -> None:
         """Store a warning for the log and for `cms check`; once, if a line says the same again in a loop."""
-        warning = f"{self.file}:{line}: {message}"
-        if warning not in self.warnings:
-            self.warnings.append(warning)
+        self.warn_of_file(f"{self.file}:{line}: {message}")
+
+    def warn_of_file(self, warning: str) -> None:
+        """Store a warning that is for the file as a whole."""
+        self._warnings[warning] = None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The warnings so far, in order."""
+        return tuple(self._warnings)
+
+    def add(self, handle: AccountHandle) -> AccountHandle:
+        """Store an account, and return it; or return the one that the file has already for the same user."""
+        user, key = identity(handle.account)
+        first = self._accounts.setdefault((user, "" if user else key), handle)
+        if first is handle:
+            self.accounts.append(handle)
+        return first
 
     def returned(self, directive: str, why: str) -> Ignored:
         """Return what a directive returns for which cms has no use."""
@@ -115,19 +135,22 @@ class Draft:
         real = os.path.realpath(path)
         if real in self._reads:
             raise Mistake(f"{path} is {self._reads[real]}, which cms reads", "One path each")
-        if real in self._written():
-            raise Mistake(f"line {self._written()[real]} has something at {path} already", "One path each")
+        if real in self._writes:
+            raise Mistake(f"line {self._writes[real]} has something at {path} already", "One path each")
         return path
+
+    def store(self, spec: SocketSpec | FileSpec) -> None:
+        """Store a socket or a token file that is complete."""
+        self._writes[os.path.realpath(spec.path)] = spec.line
+        if isinstance(spec, SocketSpec):
+            self.sockets.append(spec)
+        else:
+            self.files.append(spec)
 
     def reads(self, path: str, what: str) -> str:
         """Return a path, and remember that cms reads it. Raises Mistake if cms writes there."""
         real = os.path.realpath(path)
-        if real in self._written():
-            raise Mistake(f"line {self._written()[real]} writes to {path}", "One path each")
+        if real in self._writes:
+            raise Mistake(f"line {self._writes[real]} writes to {path}", "One path each")
         self._reads[real] = f"{what} of line {self.line()}"
         return path
-
-    def _written(self) -> dict[str, int]:
-        """Return the resolved paths of the sockets and token files, with the line of each."""
-        said: list[SocketSpec | FileSpec] = [*self.sockets, *self.files]
-        return {os.path.realpath(each.path): each.line for each in said}

@@ -124,7 +124,7 @@ def _compose(draft: Draft) -> Config:
         ),
         vault_key=draft.vault_key,
         ca=draft.ca,
-        warnings=tuple(draft.warnings),
+        warnings=draft.warnings,
         files=tuple(replace(each, account=finished[identity(each.account)]) for each in draft.files),
         page=draft.page,
         proxy=draft.proxy,
@@ -139,6 +139,9 @@ def _check_agreement(file: str, handles: list[AccountHandle]) -> None:
     firsts: dict[str, AccountHandle] = {}
     for handle in handles:
         first = firsts.setdefault(handle.account.grant.key, handle)
+        # Nearly always equal, so its fields are looked at only if it is not.
+        if first.account.grant == handle.account.grant:
+            continue
         for each in fields(Grant):
             if getattr(first.account.grant, each.name) != getattr(handle.account.grant, each.name):
                 raise ConfigError(
@@ -165,7 +168,7 @@ def _protocols_of(draft: Draft) -> dict[AccountHandle, tuple[str, ...]]:
 
 def _warn_of_idle(draft: Draft, protocols: Mapping[AccountHandle, tuple[str, ...]]) -> None:
     if not draft.sockets and not draft.files:
-        draft.warnings.append(f"{draft.file}: there is no CredentialServer, so no program can ask for a token")
+        draft.warn_of_file(f"{draft.file}: there is no CredentialServer, so no program can ask for a token")
     for handle, names in protocols.items():
         if not names:
             whose = handle.account.user or "this account"

@@ -82,12 +82,10 @@ def office365_account(
 
 def _add(draft: Draft, handle: AccountHandle) -> AccountHandle:
     account = handle.account
-    for other in draft.accounts:
-        same_user = account.user.casefold() == other.account.user.casefold()
-        if same_user and (account.user or account.grant.key == other.account.grant.key):
-            which = f"for {account.user}" if account.user else "without user="
-            raise Mistake(f"a second account {which}; the first is in line {other.line}", "Use the first for both")
-    draft.accounts.append(handle)
+    other = draft.add(handle)
+    if other is not handle:
+        which = f"for {account.user}" if account.user else "without user="
+        raise Mistake(f"a second account {which}; the first is in line {other.line}", "Use the first for both")
     case = consistency.Case(account.grant, handle.cloud, account.user, handle.scopes or ())
     for warning in consistency.warnings(case):
         draft.warn(handle.line, warning)
@@ -107,7 +105,8 @@ def office365(draft: Draft, mailbox: Given, account: Given) -> Ignored:
 def _cloud(name: Given, **hosts: Given) -> Cloud:
     """Return the cloud of this name, with the mail hosts that an account overrides."""
     own = {each: arguments.mail_host(each, given) for each, given in hosts.items() if given is not None}
-    return replace(CLOUDS[arguments.choice("cloud", name, tuple(CLOUDS))], **own)
+    cloud = CLOUDS[arguments.choice("cloud", name, tuple(CLOUDS))]
+    return replace(cloud, **own) if own else cloud
 
 
 def _login(user: str | None, sign_in_as: Given) -> str | None:

@@ -97,7 +97,7 @@ def _listen(
     if default and default not in served:
         raise Mistake("default= is not one of accounts=", "Name it in both")
     _warn_of_openness(draft, socket)
-    draft.sockets.append(socket)
+    draft.store(socket)
 
 
 def protocol(draft: Draft, name: Given, scopes: Given) -> ProtocolHandle:
@@ -124,7 +124,7 @@ def token_file(  # noqa: PLR0917 - the documented arguments, which may be given 
         newline=arguments.flag("newline", newline),
     )
     _warn_of_file(draft, file)
-    draft.files.append(file)
+    draft.store(file)
 
 
 def _warn_of_file(draft: Draft, file: FileSpec) -> None:

@@ -92,14 +92,14 @@ class Registry:
     def apply(self, config: Config) -> list[Grant]:
         """Switch to the grants of this configuration; return those that it no longer has. Does not wait."""
         self.config = config
-        users: dict[str, tuple[str, ...]] = {}
+        users: dict[str, list[str]] = {}
         for account in config.accounts:
-            users[account.grant.key] = (*users.get(account.grant.key, ()), *filter(None, [account.user]))
+            users.setdefault(account.grant.key, []).extend(filter(None, [account.user]))
         before, self._records = self._records, {}
         for grant in config.grants:
             record = before.pop(grant.key, None) or self._add(grant)
             record.keeper.take(grant)
-            record.users = users[grant.key]
+            record.users = tuple(users[grant.key])
             self._records[grant.key] = record
         for record in before.values():
             record.scope.cancel()

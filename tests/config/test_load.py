@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import os
 import re
 import sys
@@ -398,3 +399,49 @@ class TestLoads:
         monkeypatch.chdir(tmp_path)
 
         assert os.path.realpath(tmp_path / "cms.sock") == load("cms.cfg", system=MACHINE).sockets[0].path
+
+
+ONE_SOCKET = """\
+each = [Office365_Account(f"u{{n}}@example.com") for n in range({n})]
+CredentialServer("/run/cms.sock", each)
+"""
+A_SOCKET_EACH = """\
+for n in range({n}):
+    CredentialServer(f"/run/{{n}}.sock", [Office365_Account(f"u{{n}}@example.com")])
+"""
+A_FILE_EACH = """\
+for n in range({n}):
+    TokenFile(f"/run/user/1000/{{n}}", Office365_Account(f"u{{n}}@example.com"), "SMTP")
+"""
+ONE_SIGN_IN = """\
+each = [Office365_Account(f"u{{n}}@example.com", sign_in_as="me@example.com") for n in range({n})]
+CredentialServer("/run/cms.sock", each)
+"""
+UNSERVED = """\
+for n in range({n}):
+    Office365_Account(f"u{{n}}@example.com")
+CredentialServer("/run/cms.sock", [Office365_Account("last@example.com")])
+"""
+WITHOUT_USER = """\
+each = [Office365_Account(client_id=f"{{n:08}}-1111-2222-3333-444455556666") for n in range({n})]
+CredentialServer("/run/cms.sock", each)
+"""
+
+
+@pytest.mark.parametrize("text", [ONE_SOCKET, A_SOCKET_EACH, A_FILE_EACH, ONE_SIGN_IN, UNSERVED, WITHOUT_USER])
+def test_many_accounts(load_text: Loader, text: str) -> None:
+    """Twice as many accounts are twice as much work, whatever there is of each: counted in calls of functions."""
+
+    def calls(number: int) -> int:
+        counted = itertools.count()
+        sys.setprofile(lambda _frame, event, _argument: next(counted) if event in ("call", "c_call") else None)
+        try:
+            load_text(text.format(n=number))
+        finally:
+            sys.setprofile(None)
+        return next(counted)
+
+    calls(1)
+    first, second, third = calls(50), calls(100), calls(200)
+
+    assert third - second < 2.2 * (second - first)

@@ -204,6 +204,8 @@ class TokenFiles:
         self._keeper_of = keeper_of
         self._clock = clock
         self._files: dict[str, _File] = {}
+        # The same files by their keeper: each change of one of ten thousand keepers concerns only its own.
+        self._of: dict[Keeper, list[_File]] = {}
         # The latest of each path, also those that are no longer kept: the next one begins when it has ended.
         self._latest: dict[str, _File] = {}
         self._nursery: trio.Nursery | None = None
@@ -240,10 +242,12 @@ class TokenFiles:
             self._nursery.start_soon(file.run)
         for old in before.values():
             old.scope.cancel()
+        self._of = {}
+        for file in self._files.values():
+            self._of.setdefault(file.keeper, []).append(file)
         self.wake()
 
     def wake(self, keeper: Keeper | None = None) -> None:
         """Look at the tokens of a keeper, or of all, and at the clock again: after a change or a suspend."""
-        for file in self._files.values():
-            if keeper in (None, file.keeper):
-                file.wake()
+        for file in self._of.get(keeper, ()) if keeper else self._files.values():
+            file.wake()
