@@ -59,7 +59,7 @@ PLAIN = ("cms.system.files", "cms.system.threads")
 
 # Every third-party library, and the only files that know it; a package means all that is in it.
 HOMES = {
-    "msal": ("cms.grants.entra.exchange",),
+    "msal": ("cms.grants.entra.exchange", "cms.grants.entra.machine"),
     "requests": tuple(f"cms.grants.network.{name}" for name in ("http", "session", "trouble")),
     "urllib3": ("cms.grants.network.deadline", "cms.cli.doctor.probe_network"),
     "socks": ("cms.cli.doctor.probe_network",),

@@ -43,6 +43,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
+from cms.core.budget import LOOKS, Budget
 from cms.core.looks import FIRST_LOOK, LOOK_AFTER_CHANGE, UNANSWERED, Look
 from cms_oauth.claims import Claims, claims_of
 from cms_oauth.moves import LOOKS_AGAIN, Move, fill, mover_of, parts_of
@@ -85,12 +86,6 @@ DEFAULT_MIN_VALID = 60.0
 # A token younger than this, or than this part of its life, counts as fresh: asking for a longer life gets no other token.
 FRESH_SECONDS = 60.0
 FRESH_SHARE = 0.1
-
-# Limits on the fetches that clients cause by asking for a better token: Entra takes repeated requests for a loop.
-MINT_INTERVAL = 5 * 60.0
-# The fetches of one kind that a budget allows in a day.
-MINTS_PER_DAY = 6
-DAY = 24 * 60 * 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -569,36 +564,6 @@ def _sooner(life: Life, failing: Failing, when: float) -> Life:
 
 def _due_now(held: Token, now: float) -> Token:
     return replace(held, refresh_at=min(held.refresh_at, max(now, held.issued + PAUSE_AFTER_GRANT)))
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """The boot-clock moments of the recent fetches of one kind, and the least time between two of them.
-
-    There is one budget for each Grant, for the fetches that clients cause, and one for the looks at its refusals.
-    """
-
-    mints: tuple[float, ...] = ()
-    interval: float = MINT_INTERVAL
-
-    def allows(self, now: float) -> bool:
-        return self.free_at(now) <= now
-
-    def free_at(self, when: float) -> float:
-        """Return the first moment from `when` on at which there may be a fetch."""
-        recent = self._within(when)
-        first = recent[-MINTS_PER_DAY] + DAY if len(recent) >= MINTS_PER_DAY else when
-        return max(when, first, recent[-1] + self.interval if recent else when)
-
-    def spend(self, now: float) -> Budget:
-        return replace(self, mints=(*self._within(now), now))
-
-    def _within(self, now: float) -> tuple[float, ...]:
-        return tuple(when for when in self.mints if now - when < DAY)
-
-
-# The looks at the refusals of a Grant, before the first one.
-LOOKS = Budget(interval=0.0)
 
 
 def demand_fresh(

@@ -2,7 +2,7 @@
 
 The pauses between two looks double, so that the looks of a day are spread over it: each is a failed sign-in in the
 organisation's log. A change of the network brings one more. How many there may be in a day is a budget of the Grant
-(`cms.core.lifecycle.Budget`).
+(`cms.core.budget.Budget`).
 """
 
 from __future__ import annotations

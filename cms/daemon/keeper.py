@@ -16,13 +16,12 @@ from typing import TypeAlias
 import trio
 
 from cms.core.accounts import Grant, Scopes, resource
+from cms.core.budget import LOOKS, Budget
 from cms.core.lifecycle import (
     DEFAULT_MIN_VALID,
-    LOOKS,
     NOTHING_KNOWN,
     PAUSE_AFTER_GRANT,
     AwaitSignIn,
-    Budget,
     Deny,
     Failing,
     Fetch,

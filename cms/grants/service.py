@@ -16,8 +16,9 @@ from dataclasses import dataclass, replace
 
 from cms.core import refusals
 from cms.core.accounts import Grant, Scopes
+from cms.core.budget import DAY
 from cms.core.forecast import remember
-from cms.core.lifecycle import DAY, Ending, Granted, Outcome, Refused, SignInFacts, Transient, Trouble
+from cms.core.lifecycle import Ending, Granted, Outcome, Refused, SignInFacts, Transient, Trouble
 from cms.grants import housekeeping
 from cms.grants.entra import credentials
 from cms.grants.entra.client import Entra

@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from cms.core import lifecycle
+from cms.core.budget import DAY, MINT_INTERVAL, MINTS_PER_DAY, Budget
 from cms.core.lifecycle import (
-    DAY,
     DEFAULT_MIN_VALID,
     EARLIEST_SHARE_ASKED,
     FRESH_SECONDS,
@@ -32,13 +32,10 @@ from cms.core.lifecycle import (
     LONGEST_LIFE,
     LONGEST_PAUSE,
     LONGEST_RETRY_AFTER,
-    MINT_INTERVAL,
-    MINTS_PER_DAY,
     PAUSE_AFTER_GRANT,
     REFRESH_BEFORE_EXPIRY,
     SHORTEST_PAUSE,
     AwaitSignIn,
-    Budget,
     Deny,
     Failing,
     Fetch,

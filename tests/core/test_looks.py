@@ -7,14 +7,11 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
+from cms.core.budget import DAY, LOOKS, MINTS_PER_DAY, Budget
 from cms.core.lifecycle import (
-    DAY,
     LONGEST_PAUSE,
-    LOOKS,
-    MINTS_PER_DAY,
     SHORTEST_PAUSE,
     AwaitSignIn,
-    Budget,
     Deny,
     Fetch,
     Granted,

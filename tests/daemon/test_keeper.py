@@ -13,9 +13,8 @@ from structlog.testing import capture_logs
 from support.trio_run import FakeClock, in_trio_clock
 
 from cms.core.accounts import Grant, Scopes
+from cms.core.budget import DAY, MINTS_PER_DAY
 from cms.core.lifecycle import (
-    DAY,
-    MINTS_PER_DAY,
     PAUSE_AFTER_GRANT,
     Deny,
     Ending,

@@ -17,8 +17,9 @@ from cms.core import refusals
 from cms.core.accounts import Grant, Proxy, Scopes
 from cms.core.lifecycle import Outcome, Refused, Transient, Trouble
 from cms.grants.entra import credentials, flows, ms_broker
-from cms.grants.entra.exchange import NONE, Call, Credential, ExchangeEnd, Machine, Secret, note
+from cms.grants.entra.exchange import NONE, Call, Credential, ExchangeEnd, Secret, note
 from cms.grants.entra.flows import Flow, wanted
+from cms.grants.entra.machine import Machine
 from cms.grants.network.deadline import Deadline
 from cms.grants.network.http import Discovery, Http
 from cms.grants.network.proxy import Routes

@@ -26,12 +26,12 @@ import msal
 from msal.exceptions import MsalServiceError
 
 from cms.core import refusals
-from cms.core.accounts import ALL_CONSENTED, Grant, Scopes, resource
+from cms.core.accounts import ALL_CONSENTED, Grant, Scopes
 from cms.core.lifecycle import Granted, Outcome, Refused, SignInFacts, Transient, Trouble
 from cms.grants.bugs import unexpected
 from cms.grants.entra import token_answer
 from cms.grants.network.deadline import Deadline
-from cms.grants.network.http import Endless, Http, HttpReply, Metadata, NoAnswer, is_fault, sent_at
+from cms.grants.network.http import Endless, Http, HttpReply, is_fault, sent_at
 from cms.grants.network.trouble import garbage
 
 # What MSAL raises for a malformed answer. ValueError includes the errors of JSON and Unicode, ArithmeticError an infinite
@@ -74,10 +74,6 @@ class Credential:
 
 
 NONE = Credential()
-
-
-# The name in messages for a managed identity's service. The real address depends on the environment.
-METADATA = "http://azure-metadata"
 
 # What MSAL returned if it contains a token, else the outcome.
 Result: TypeAlias = dict[str, Any] | Outcome
@@ -227,42 +223,6 @@ class Exchange:
 
 def _is_miscall(error: Exception) -> bool:
     return isinstance(error, TypeError) and _MISCALLED.search(str(error)) is not None
-
-
-class Machine(Exchange):
-    """A request for a token of the machine's managed identity. It needs no MSAL app, and nothing is stored."""
-
-    def __init__(self, grant: Grant) -> None:
-        super().__init__(replace(grant, authority=METADATA), Metadata())
-        identity = (
-            msal.UserAssignedManagedIdentity(client_id=grant.client_id)
-            if grant.client_id
-            else msal.SystemAssignedManagedIdentity()
-        )
-        self._client = msal.ManagedIdentityClient(identity, http_client=self.http, http_cache=self._replies)
-
-    def token(self, scopes: Scopes) -> Result:
-        """Return a token for the resource that the scopes name. Raises OSError if a key file cannot be read."""
-        files: list[OSError] = []
-
-        def question() -> Any:
-            try:
-                return self._client.acquire_token_for_client(resource=resource(scopes))
-            except NoAnswer:
-                raise
-            except msal.ManagedIdentityError:
-                if not self.grant.client_id:
-                    raise
-                # Azure Arc's older agents know the machine's own identity only, and so do older versions of MSAL.
-                return {"error": "invalid_request"}
-            except OSError as error:
-                files.append(error)
-                raise
-
-        result = self.ask(question)
-        if files:
-            raise files[0]
-        return result
 
 
 class Call(Exchange):
