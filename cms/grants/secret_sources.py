@@ -164,5 +164,9 @@ def unavailable(kind: str, message: str, hint: str) -> Unavailable:
 def storage(error: OSError, what: str) -> Unavailable:
     """Return the exception for an error of the disk or the state folder."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    hint = "free space on that disk" if full else "check that folder's owner, permissions and file system"
+    hint = (
+        "free space on that disk"
+        if full
+        else "check that folder's owner, permissions, attributes (lsattr -d) and file system"
+    )
     return unavailable("storage", f"{what}: {error.strerror}", Move(f"{hint}; ", RETRIES))
