@@ -13,7 +13,9 @@ from typing import Any, Self
 from cms.core import json_lines
 from cms.core.json_lines import Garbled
 from cms.system.users import user_name
+from cms_oauth.expand import Unusable
 from cms_oauth.moves import Command
+from cms_oauth.paths import state_folder
 from cms_oauth.peer import ROOT, credentials
 
 # The status of some thousand accounts. No daemon sends a longer answer.
@@ -39,6 +41,10 @@ class NoDaemon(Exception):
 
 class NotRunning(NoDaemon):
     """No daemon listens at any of the control sockets."""
+
+
+class NotListening(NoDaemon):
+    """A daemon runs, and cannot be reached: it is just starting, or its control socket was lost."""
 
 
 class NotOurs(NoDaemon):
@@ -136,7 +142,22 @@ def connect(paths: Iterable[str]) -> Remote:
         not_ours = not_ours or _not_ours(path, other)
     if not_ours:
         raise not_ours
-    raise NotRunning("no daemon is running", "start it with `cms run`")
+    raise not_listening() or NotRunning("no daemon is running", "start it with `cms run`")
+
+
+def not_listening() -> NotListening | None:
+    """Return what is the matter with this user's daemon if one runs nevertheless, None if none does."""
+    from cms.system import process  # noqa: PLC0415 - loads trio, which a connection does without
+
+    try:
+        pid = process.daemon_of(state_folder())
+    except Unusable:
+        return None
+    if pid is None:
+        return None
+    message = f"a daemon runs (process {pid}), but not at its control socket: it is starting, or the socket was lost"
+    hint = "try again in half a minute: by then it has made the socket anew, or its log says why it cannot"
+    return NotListening(message, hint)
 
 
 def _owner(path: str) -> str:

@@ -80,9 +80,9 @@ def _daemonless(config: str, stack: ExitStack) -> Remote:
     while True:
         try:
             own = stack.enter_context(daemonless.daemonless(loaded, paths.state_folder()))
-        except process.InUse:
+        except process.InUse as busy:
             if time.monotonic() > deadline:
-                raise
+                raise client.not_listening() or busy from None
         else:
             complain("no daemon is running; continuing without one")
             return own

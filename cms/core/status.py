@@ -138,7 +138,8 @@ class Daemon:
     """Facts about the daemon itself. `uptime` is in seconds, and `loaded` is how many seconds ago the configuration was read.
 
     `memory_chosen` is True if the configuration asks to keep sign-ins in memory only. `orphans` are stored sign-ins that
-    belong to no account of the configuration.
+    belong to no account of the configuration. `troubles` say which socket or token file programs cannot use, and why;
+    they are among the `warnings` too.
     """
 
     version: str
@@ -151,6 +152,7 @@ class Daemon:
     files: tuple[str, ...] = ()
     orphans: tuple[StoredSignIn, ...] = ()
     loaded: float = 0.0
+    troubles: tuple[str, ...] = ()
 
 
 def describe(entries: Sequence[AccountFacts], now: float, wall: float) -> list[StatusRow]:
@@ -310,15 +312,17 @@ def as_json(rows: Sequence[StatusRow], daemon: Daemon | None = None) -> dict[str
     return document
 
 
-def as_systemd(rows: Sequence[StatusRow]) -> str:
+def as_systemd(rows: Sequence[StatusRow], troubles: Sequence[str] = ()) -> str:
     """Return one line for systemd's STATUS= and `cms status --check`.
 
-    It counts the accounts in each state, and names the first that needs a person now, or else soon.
+    It counts the accounts in each state, says which socket or token file is in trouble, and names the first account that
+    needs a person now, or else soon.
     """
     counts = Counter(row.state for row in rows)
     line = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]) or "no accounts"
     if any(row.persisted is False for row in rows):
         line += "; sign-ins in memory only"
+    line = "; ".join([line, *map(printable, troubles)])
     now = [row for row in rows if row.state in _FOR_PEOPLE or (row.refused and row.state not in _FOR_CMS)]
     first = next(iter([*now, *(row for row in rows if row.sign_in_due)]), None)
     if first is None:
@@ -332,11 +336,12 @@ _FOR_PEOPLE = ("sign-in-required", "signing-in", "refused", "locked")
 _FOR_CMS = ("failing", "renewing")
 
 
-def exit_code(rows: Sequence[StatusRow], *, memory_chosen: bool = False) -> int:
+def exit_code(rows: Sequence[StatusRow], *, memory_chosen: bool = False, troubles: Sequence[str] = ()) -> int:
     """Return what `cms status --check` exits with.
 
     - 3: there is no account.
-    - 2: an account has no usable token, or cms serves its token for none of its protocols.
+    - 2: an account has no usable token, or cms serves its token for none of its protocols; or programs cannot use a socket
+      or a token file.
     - 1: cms does not serve a token for some protocols; or an account is failing or needs a person while its token is
       valid, is just starting, keeps its sign-in in memory although the configuration does not ask for that, or will
       probably need a sign-in or a new certificate soon.
@@ -344,7 +349,8 @@ def exit_code(rows: Sequence[StatusRow], *, memory_chosen: bool = False) -> int:
     """
     if not rows:
         return UNKNOWN
-    return max(_severity(row, memory_chosen=memory_chosen) for row in rows)
+    worst = max(_severity(row, memory_chosen=memory_chosen) for row in rows)
+    return CRITICAL if troubles else worst
 
 
 def _severity(row: StatusRow, *, memory_chosen: bool) -> int:

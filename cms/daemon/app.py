@@ -32,12 +32,13 @@ from cms.system import listener, network, sd_notify
 from cms.system.clock import Clock, SystemClock
 from cms.system.listener import Listener, ListenError, open_listener
 from cms.system.logs import get_logger
-from cms.system.process import NotOurs, claimed, signals
+from cms.system.process import DAEMON, NotOurs, claimed, signals
 from cms_oauth import tls
 from cms_oauth.moves import cms, fill
 
 # How often the clocks are compared, and how far the boot clock must have run ahead to count as a suspend. trio's clock
-# stops during a suspend, so every keeper would sleep too long. One wake-up every half minute serves all of them.
+# stops during a suspend, so every keeper would sleep too long. One wake-up every half minute serves all of them, and the
+# look at the sockets' files too.
 WATCH_SECONDS = 30.0
 SUSPEND_SECONDS = 2.0
 
@@ -84,7 +85,7 @@ class AppOptions:
 async def run(options: AppOptions, *, task_status: trio.TaskStatus[App] = trio.TASK_STATUS_IGNORED) -> int:
     """Run the daemon until it is told to stop; return the exit code. A failure to start is logged."""
     try:
-        with claimed(options.state_folder):
+        with claimed(options.state_folder, DAEMON):
             await App(options, await _load(options)).run(task_status=task_status)
     except ConfigError as error:
         log.critical("cms cannot start: the configuration cannot be used", reason=str(error))
@@ -150,12 +151,14 @@ class App:
         running = Running(
             self._facts,
             lambda: self._audit_log.as_data(clock.wall()),
+            self._files.look,
             self._reload,
             self._stop_soon,
             options.timeout + REFRESH_MARGIN,
         )
         self.commands = Commands(self.worker, self.registry, self._signins, self._vault, clock=clock, daemon=running)
         self._nursery: trio.Nursery | None = None
+        self._control: Listener | None = None
         self._stop = trio.Event()
         self._news = trio.Event()
         self._reloading = trio.Lock()
@@ -167,15 +170,15 @@ class App:
         """Run until told to stop. Raises ListenError if it cannot start."""
         inherited = listener.adopt(self._options.environ, os.getpid())
         path = f"{self._options.runtime_folder}/{CONTROL_SOCKET}"
-        controlled = await open_listener(path, 0o600, inherited=inherited)
+        self._control = await open_listener(path, 0o600, inherited=inherited)
         try:
             opened = await self._sockets.open(self._loaded.config.sockets, inherited)
         except ListenError:
-            controlled.close()
+            self._control.close()
             raise
         listener.close_unclaimed(inherited)
         async with trio.open_nursery() as self._nursery:
-            await self._start(opened, controlled)
+            await self._start(opened, self._control)
             task_status.started(self)
             await self._stop.wait()
             log.info("stopping")
@@ -221,7 +224,7 @@ class App:
                     self.stop()
 
     async def _watch_clock(self) -> None:
-        """Wake every keeper after a suspend."""
+        """Wake every keeper after a suspend. Put back what has been lost of the sockets and token files."""
         ahead = self._clock.boot() - trio.current_time()
         while True:
             await trio.sleep(WATCH_SECONDS)
@@ -230,6 +233,25 @@ class App:
                 log.info("back from a suspend", seconds=round(now - ahead))
                 self._wake()
             ahead = now
+            await self._mend()
+
+    async def _mend(self) -> None:
+        """Put back the sockets and token files that are not as cms made them."""
+        before = self._troubles
+        for each in self._listeners:
+            each.mend()
+        await self._files.mend()
+        if self._troubles or before:
+            self._news.set()
+
+    @property
+    def _listeners(self) -> list[Listener]:
+        return [*self._sockets.listeners, *filter(None, [self._control])]
+
+    @property
+    def _troubles(self) -> tuple[str, ...]:
+        """Where programs get no token, or commands do not reach the daemon, and why."""
+        return (*filter(None, (each.trouble for each in self._listeners)), *self._files.troubles)
 
     def _wake(self) -> None:
         """Make everything that waits for a point in time check the clock again."""
@@ -240,7 +262,7 @@ class App:
     async def _tell_systemd(self) -> None:
         while True:
             self._news = trio.Event()
-            self._systemd.status(as_systemd(self.registry.rows()))
+            self._systemd.status(as_systemd(self.registry.rows(), self._troubles))
             await self._news.wait()
             await trio.sleep(STATUS_PAUSE)
 
@@ -256,6 +278,7 @@ class App:
     async def _reload(self) -> None:
         """Load the configuration again and switch to it. Raises ConfigError or ListenError without changing anything."""
         async with self._reloading:
+            await self._mend()
             self._systemd.reloading()
             try:
                 loaded = await _load(self._options)
@@ -289,16 +312,18 @@ class App:
 
     def _facts(self) -> Daemon:
         """Return the facts about the daemon that `cms status` shows."""
-        config = self._loaded.config
+        config, troubles = self._loaded.config, self._troubles
+        displaced = (f"{each.path}: {listener.DISPLACED}" for each in self._listeners if each.displaced)
         return Daemon(
             self._options.version,
             os.getpid(),
             self._clock.boot() - self._started,
             config.file,
             self._sockets.paths,
-            (*config.warnings, *self._files.troubles),
+            (*config.warnings, *displaced, *troubles),
             config.vault_key is not None and config.vault_key.kind == "memory",
             self._files.paths,
             self._vault.unlisted,
             self._clock.boot() - self._loaded_at,
+            troubles,
         )

@@ -46,12 +46,14 @@ log = get_logger()
 class Running:
     """What the commands need from a running daemon.
 
-    `facts` returns the facts about the daemon for `cms status`, `requests` its last requests as JSON data. `reload` raises
-    ConfigError or ListenError without changing anything. `patience` is how many seconds `cms refresh` waits.
+    `facts` returns the facts about the daemon for `cms status`, `requests` its last requests as JSON data. `look` sees
+    what of them may have changed without the daemon's doing. `reload` raises ConfigError or ListenError without changing
+    anything. `patience` is how many seconds `cms refresh` waits.
     """
 
     facts: Callable[[], Daemon]
     requests: Callable[[], list[dict[str, Any]]]
+    look: Callable[[], Awaitable[None]]
     reload: Callable[[], Awaitable[None]]
     stop: Callable[[], None]
     patience: float
@@ -167,6 +169,11 @@ class Commands:
 
     # Commands that need a daemon.
 
+    async def look(self) -> None:
+        """See what `status` has to tell and the daemon does not know yet. Takes a second at most."""
+        if self._daemon:
+            await self._daemon.look()
+
     def status(self, user: str = "") -> Result:
         """Return the status of all accounts, or of those that `user` refers to.
 
@@ -180,9 +187,9 @@ class Commands:
         keys = {keeper.grant.key for keeper in keepers}
         accounts = [each for each in self._registry.config.accounts if each.grant.key in keys]
         rows, daemon = self._registry.rows(accounts), self._daemon.facts()
-        code = exit_code(rows, memory_chosen=daemon.memory_chosen)
+        code = exit_code(rows, memory_chosen=daemon.memory_chosen, troubles=daemon.troubles)
         document = {**as_json(rows, daemon), "requests": self._daemon.requests()}
-        return Result(True, as_systemd(rows), extra={"json": document, "exit_code": code})
+        return Result(True, as_systemd(rows, daemon.troubles), extra={"json": document, "exit_code": code})
 
     async def refresh(self, user: str) -> Result:
         """Fetch new tokens now and wait for them."""
@@ -221,7 +228,8 @@ class Commands:
         with trio.move_on_after(RELOAD_PATIENCE):
             for keeper in keepers:
                 await keeper.settled()
-        warnings = [f"warning: {each}" for each in self._registry.config.warnings]
+        await self.look()
+        warnings = [f"warning: {each}" for each in self._daemon.facts().warnings]
         moves = [row.next_move for row in self._registry.rows() if row.state in ("sign-in-required", "signing-in")]
         said = f"{self._registry.in_words(keepers)}: configured"
         return Result(True, said, "\n".join([*warnings, *dict.fromkeys(moves)]))

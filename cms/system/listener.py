@@ -1,7 +1,10 @@
-"""Listening Unix sockets: created atomically, or passed by systemd.
+"""Listening Unix sockets: created atomically, or passed by systemd, and put back if their files are lost.
 
 A socket is bound to a temporary name, gets its group and mode, starts to listen, and is then renamed to its path. So a
 client never finds it missing, not yet listening, or open to the wrong user. The umask is not changed.
+
+Folders below /run/user vanish at a logout, and a person or a script may remove, replace or change any file: then no
+client can connect, although the socket still listens. `Listener.damage` sees that, and `Listener.mend` puts it right.
 """
 
 from __future__ import annotations
@@ -14,15 +17,15 @@ import socket
 import stat
 from collections.abc import Callable, MutableMapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
 import trio
 
-from cms.core.policy import Peer
+from cms.core.policy import ROOT, Peer
 from cms.system import users
-from cms.system.files import make_folders
+from cms.system.files import has_acl, make_folders
 from cms.system.logs import get_logger
 from cms_oauth.moves import Command
 from cms_oauth.peer import credentials
@@ -49,19 +52,47 @@ _SETTLING_ROUNDS = 2
 # A connected socket, and who is at its other end.
 Accepted: TypeAlias = tuple[socket.socket, Peer]
 
+_RELOAD = "`cms reload`"
+DISPLACED = (
+    "systemd's socket was lost, and cms has made its own in its place: to give it back to systemd, stop its service, "
+    "restart its socket unit, and start the service"
+)
+
 
 class ListenError(Exception):
     """A socket cannot be created. The text tells the person who configured the path what happened and what to do."""
 
 
+@dataclass(frozen=True, slots=True)
+class SocketFile:
+    """The file of a socket: which one it is, who may connect there, and the mode of its folder."""
+
+    device: int
+    inode: int
+    mode: int
+    uid: int
+    gid: int
+    folder_mode: int
+
+
 @dataclass(eq=False)
 class Listener:
-    """A listening socket. `inode` is (device, inode) of its file, None for a socket that systemd created."""
+    """A listening socket. `file` is its file as it was made, None if that is not known here.
+
+    `ours` is False while the file is systemd's: that one stays when we end. `displaced` says that it was systemd's and is
+    ours now, because it was lost.
+    """
 
     path: str
     sock: socket.socket
-    inode: tuple[int, int] | None = None
+    file: SocketFile | None = None
+    ours: bool = True
+    displaced: bool = False
     _quiet_until: float = -math.inf
+    # Why the file could not be put back, "" if it was not tried or was done.
+    _reason: str = ""
+    # Connections that were waiting at a socket whose file was lost.
+    _left: list[Accepted] = field(default_factory=list)
 
     async def accept(self, relieve: Callable[[], bool] = bool, *, most: int = 1) -> list[Accepted]:
         """Return the connections that wait, at least one and at `most` so many: sockets that do not block, and their peers.
@@ -71,13 +102,18 @@ class Listener:
         """
         await trio.lowlevel.checkpoint()
         while True:
+            if self._left:
+                found, self._left = self._left[:most], self._left[most:]
+                return found
             found, problem = self._accepted(most)
             if found:
                 return found
             if problem:
                 await self._survive(problem, relieve)
             else:
-                await trio.lowlevel.wait_readable(self.sock)
+                # `mend` closes the socket, and another is in its place.
+                with suppress(trio.ClosedResourceError):
+                    await trio.lowlevel.wait_readable(self.sock)
 
     def _accepted(self, most: int) -> tuple[list[Accepted], OSError | None]:
         """Accept what waits; return it, and the error that ended that, if there is no more. An unknown peer is closed."""
@@ -101,13 +137,18 @@ class Listener:
 
         systemd's socket goes on listening: connections that wait there are for the next daemon.
         """
-        if self.inode is None:
-            return []
-        self._remove()
-        with suppress(OSError):
-            self.sock.shutdown(socket.SHUT_RD)
-        found, _ = self._accepted(BACKLOG)
-        return found
+        if self.ours:
+            self._remove()
+            self._drain()
+        left, self._left = self._left, []
+        return left
+
+    def _drain(self) -> None:
+        """Accept the connections that are waiting. No more can come to a socket of our own."""
+        if self.ours:
+            with suppress(OSError):
+                self.sock.shutdown(socket.SHUT_RD)
+        self._left += self._accepted(BACKLOG)[0]
 
     async def _survive(self, error: OSError, relieve: Callable[[], bool]) -> None:
         if error.errno == errno.ECONNABORTED:
@@ -124,18 +165,80 @@ class Listener:
         else:
             await trio.sleep(SHORTAGE_SECONDS)
 
+    def damage(self) -> str:
+        """Return what has happened to the file, in words that follow its path; "" if clients can connect there as ever."""
+        if self.file is None:
+            return ""
+        try:
+            found = os.lstat(self.path)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR):
+                return "is gone"
+            return f"cannot be seen any more ({error.strerror})"
+        if not _is(found, self.file):
+            return "is another socket now" if stat.S_ISSOCK(found.st_mode) else "is not a socket any more"
+        now = stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid
+        unchanged = now == (self.file.mode, self.file.uid, self.file.gid)
+        # Who gave another user a way in by an access list has changed the mode too: that is theirs to do.
+        return "" if unchanged or has_acl(Path(self.path)) else "has another mode or owner than it had"
+
+    @property
+    def trouble(self) -> str:
+        """Why clients cannot connect, and the next move; "" if they can."""
+        damage = self.damage()
+        if not damage:
+            return ""
+        if self._reason:
+            return f"the socket {self.path} {damage}, and cannot be put back: {self._reason}; then {_RELOAD}"
+        return f"the socket {self.path} {damage}: cms puts it back within half a minute, and {_RELOAD} at once"
+
+    def mend(self) -> None:
+        """Put the socket back if clients cannot connect there as ever. Logs what was done, and why something cannot be."""
+        damage = self.damage()
+        if not damage or self.file is None:
+            return
+        try:
+            folder = Path(self.path).parent
+            make_folders(folder.parent)
+            make_folders(folder, self.file.folder_mode)
+            _check_free(self.path, self)
+            # Only root can give the file to another user.
+            anew = _listen(self.path, self.file.mode, self.file.gid, self.file.uid if os.geteuid() == ROOT else -1)
+        except (ListenError, OSError) as error:
+            explained = error if isinstance(error, ListenError) else _explained(self.path, str(self.file.gid), error)
+            if str(explained) != self._reason:
+                self._reason = str(explained)
+                get_logger().error("a socket cannot be put back", socket=self.path, lost=damage, reason=self._reason)
+            return
+        get_logger().warning("a socket was put back", socket=self.path, lost=damage)
+        if not self.ours:
+            get_logger().warning(DISPLACED, socket=self.path)
+        self._drain()
+        lost, self.sock, self.file = self.sock, anew.sock, anew.file
+        self.displaced, self.ours, self._reason = self.displaced or not self.ours, True, ""
+        _close(lost)
+
     def close(self) -> None:
         """Stop listening, and remove the file if it is still this socket's. May be called more than once."""
-        self._remove()
-        if self.sock.fileno() >= 0:
-            trio.lowlevel.notify_closing(self.sock)
-            self.sock.close()
+        if self.ours:
+            self._remove()
+        _close(self.sock)
 
     def _remove(self) -> None:
-        inode, self.inode = self.inode, None
+        file, self.file = self.file, None
         with suppress(OSError):
-            if _inode(os.lstat(self.path)) == inode:
+            if file and _is(os.lstat(self.path), file):
                 Path(self.path).unlink()
+
+
+def _close(sock: socket.socket) -> None:
+    if sock.fileno() >= 0:
+        trio.lowlevel.notify_closing(sock)
+        sock.close()
+
+
+def _is(found: os.stat_result, file: SocketFile) -> bool:
+    return (found.st_dev, found.st_ino) == (file.device, file.inode)
 
 
 async def settle() -> None:
@@ -202,8 +305,9 @@ async def open_listener(
     daemon listens, or any other file, is never replaced. Raises ListenError.
     """
     passed = (inherited or {}).pop(_same(path), None)
-    if passed:
-        return _inherited(path, mode, passed)
+    adopted = _inherited(path, mode, passed) if passed else None
+    if adopted:
+        return adopted
     # In a thread, because a group may be looked up over the network, and the daemon must not wait.
     gid = await trio.to_thread.run_sync(_gid, group)
     try:
@@ -214,24 +318,34 @@ async def open_listener(
         # Their owner can change the mode later.
         make_folders(Path(path).parent)
         _check_free(path, replaces)
-        return _listen(path, mode, gid)
+        made = _listen(path, mode, gid)
     except OSError as error:
         raise _explained(path, group, error) from error
+    made.displaced = passed is not None
+    return made
 
 
-def _inherited(path: str, mode: int, sock: socket.socket) -> Listener:
+def _inherited(path: str, mode: int, sock: socket.socket) -> Listener | None:
+    """Return the listener of a socket that systemd passed; None if clients cannot reach it, because its file was lost."""
     sock.listen(BACKLOG)
-    with suppress(OSError):
-        actual = stat.S_IMODE(os.stat(path).st_mode)  # noqa: PTH116 - the same as everywhere here
-        if actual & ~mode:
-            get_logger().warning(
-                "systemd made a socket that lets in more than the configuration says: set SocketMode= of its unit",
-                socket=path,
-                socket_mode=f"{actual:04o}",
-                configured=f"{mode:04o}",
-            )
     sock.setblocking(False)
-    return Listener(path, sock)
+    if not Path(path).parent.exists():
+        # In a container, clients see other folders than we do.
+        return Listener(path, sock, None, ours=False)
+    if not _leads_to_us(path):
+        get_logger().warning(DISPLACED, socket=path)
+        sock.close()
+        return None
+    found = os.stat(path)  # noqa: PTH116 - the same as everywhere here
+    actual = stat.S_IMODE(found.st_mode)
+    if actual & ~mode:
+        get_logger().warning(
+            "systemd made a socket that lets in more than the configuration says: set SocketMode= of its unit",
+            socket=path,
+            socket_mode=f"{actual:04o}",
+            configured=f"{mode:04o}",
+        )
+    return Listener(path, sock, _file(path, found), ours=False)
 
 
 def _same(path: str) -> str:
@@ -258,17 +372,16 @@ def _check_free(path: str, replaces: Listener | None) -> None:
         return
     if not stat.S_ISSOCK(found.st_mode):
         raise ListenError(f"{path} already exists and is not a socket: remove it, or choose another path")
-    if replaces and _inode(found) == replaces.inode:
+    if replaces and replaces.file and _is(found, replaces.file):
         return
     holder = _holder(path)
     if holder is not None:
-        raise ListenError(
-            f"another daemon listens at {path}{holder}: stop it first, or choose another path for this one"
-        )
+        who = f" (pid {holder.pid}, uid {holder.uid})" if holder.pid else ""
+        raise ListenError(f"another daemon listens at {path}{who}: stop it first, or choose another path for this one")
 
 
-def _holder(path: str) -> str | None:
-    """Return which process listens at a socket, as the end of a sentence; None if none does."""
+def _holder(path: str) -> Peer | None:
+    """Return which process listens at a socket, None if none does. Its pid is 0 if it is too busy to say."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dialled:
         dialled.setblocking(False)
         try:
@@ -277,12 +390,20 @@ def _holder(path: str) -> str | None:
             return None
         except BlockingIOError:
             # Its queue is full: a daemon listens, and is busy.
-            return ""
-        pid, uid, *_ = credentials(dialled)
-        return f" (pid {pid}, uid {uid})"
+            return Peer(0, 0, 0)
+        return Peer(*credentials(dialled))
 
 
-def _listen(path: str, mode: int, gid: int) -> Listener:
+def _leads_to_us(path: str) -> bool:
+    """True if who connects at this path comes to a socket of this process, as far as that can be seen."""
+    try:
+        holder = _holder(path)
+    except OSError:
+        return True
+    return holder is not None and holder.pid in (0, os.getpid())
+
+
+def _listen(path: str, mode: int, gid: int, uid: int = -1) -> Listener:
     """Create the socket under a temporary name, and rename it to its path when it listens."""
     temporary = _temporary(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -290,15 +411,15 @@ def _listen(path: str, mode: int, gid: int) -> Listener:
         # No other user can connect before the final mode is set.
         os.fchmod(sock.fileno(), 0o600)
         sock.bind(temporary)
-        inode = _own(temporary, mode, gid)
+        file = _own(temporary, mode, gid, uid)
         sock.listen(BACKLOG)
+        sock.setblocking(False)
         os.rename(temporary, path)  # noqa: PTH104 - one system call, as the docstring says
     except BaseException:
         sock.close()
         Path(temporary).unlink(missing_ok=True)
         raise
-    sock.setblocking(False)
-    return Listener(path, sock, inode)
+    return Listener(path, sock, file)
 
 
 def _temporary(path: str) -> str:
@@ -310,21 +431,22 @@ def _temporary(path: str) -> str:
     return f"{folder}/{candidate if len(os.fsencode(candidate)) <= room else unique[:room]}"
 
 
-def _own(path: str, mode: int, gid: int) -> tuple[int, int]:
-    """Set the group and mode of the new socket file, through a descriptor: another file may have taken its path."""
+def _own(path: str, mode: int, gid: int, uid: int) -> SocketFile:
+    """Set owner, group and mode of the new socket file, through a descriptor: another file may have taken its path."""
     fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         ours = f"/proc/self/fd/{fd}"
-        if gid >= 0:
-            os.chown(ours, -1, gid)
+        if (uid, gid) != (-1, -1):
+            os.chown(ours, uid, gid)
         os.chmod(ours, mode)  # noqa: PTH101 - as above
-        return _inode(os.fstat(fd))
+        return _file(path, os.fstat(fd))
     finally:
         os.close(fd)
 
 
-def _inode(found: os.stat_result) -> tuple[int, int]:
-    return found.st_dev, found.st_ino
+def _file(path: str, found: os.stat_result) -> SocketFile:
+    folder = stat.S_IMODE(Path(path).parent.stat().st_mode)
+    return SocketFile(found.st_dev, found.st_ino, stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid, folder)
 
 
 def _explained(path: str, group: str | None, error: OSError) -> ListenError:

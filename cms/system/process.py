@@ -34,6 +34,8 @@ SIGNALS = {signal.SIGTERM: "stop", signal.SIGINT: "stop", signal.SIGHUP: "reload
 # A file in the state folder that a daemon locks while it runs. It is never removed, because then two daemons could each
 # lock a file with this name.
 LOCK_FILE = "daemon.lock"
+# What a daemon writes into it beside its process id.
+DAEMON = "daemon"
 
 log = get_logger()
 
@@ -102,10 +104,11 @@ def signals() -> Iterator[Signals]:
 
 
 @contextmanager
-def claimed(folder: str) -> Iterator[None]:
+def claimed(folder: str, as_what: str = "") -> Iterator[None]:
     """Lock the state folder for this process while the block runs; create it if it is missing. Raises NotOurs.
 
-    Two daemons with the same folder would each use refresh tokens that the other has just replaced.
+    Two daemons with the same folder would each use refresh tokens that the other has just replaced. `as_what` is DAEMON
+    for a daemon, "" for a command that does without one.
     """
     try:
         _make_private(Path(folder))
@@ -113,7 +116,7 @@ def claimed(folder: str) -> Iterator[None]:
     except OSError as error:
         raise NotOurs(f"the state folder {folder} cannot be used: {error.strerror or error}") from None
     try:
-        _lock(lock, folder)
+        _lock(lock, folder, as_what)
         yield
     finally:
         # Closing the file releases the lock. So does the end of the process.
@@ -136,7 +139,7 @@ def _make_private(folder: Path) -> None:
         folder.chmod(0o700)
 
 
-def _lock(lock: int, folder: str) -> None:
+def _lock(lock: int, folder: str, as_what: str) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -145,12 +148,29 @@ def _lock(lock: int, folder: str) -> None:
         raise InUse(
             f"another cms (process {_holder(lock)}) uses the state folder {folder}: stop it first, or see `cms status`"
         ) from None
-    # Only for the message above, in another process, so a full disk does no harm.
+    # Only for messages in other processes, so a full disk does no harm.
     with suppress(OSError):
         os.ftruncate(lock, 0)
-        os.pwrite(lock, b"%d\n" % os.getpid(), 0)
+        os.pwrite(lock, f"{os.getpid()} {as_what}".strip().encode() + b"\n", 0)
 
 
 def _holder(lock: int) -> str:
-    written = os.pread(lock, 20, 0).decode(errors="replace").strip()
-    return written if written.isdigit() else "unknown"
+    pid = os.pread(lock, 20, 0).decode(errors="replace").strip().partition(" ")[0]
+    return pid if pid.isdigit() else "unknown"
+
+
+def daemon_of(folder: str) -> int | None:
+    """Return the process id of the daemon that has claimed a state folder, None if none has.
+
+    The lock is only looked up: to try it would be in the way of a daemon that is starting.
+    """
+    try:
+        lock = Path(folder, LOCK_FILE)
+        pid, _, what = lock.read_text(errors="replace").strip().partition(" ")
+        inode = str(lock.stat().st_ino)
+        held = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    except OSError:
+        return None
+    # proc_locks(5): number, kind, mode, access, process, device:device:inode, range.
+    mine = any(len(each) > 5 and (each[4], each[5].rpartition(":")[2]) == (pid, inode) for each in held)  # noqa: PLR2004
+    return int(pid) if mine and what == DAEMON else None

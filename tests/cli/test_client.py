@@ -13,6 +13,7 @@ import pytest
 
 from cms.cli import client
 from cms.cli.client import NoDaemon, NotOurs, Remote, connect
+from cms.system import process
 from cms.system.users import user_name
 from cms_oauth.peer import ROOT
 
@@ -132,6 +133,20 @@ def test_no_daemon_names_the_next_command(tmp_path: Path) -> None:
         connect([str(tmp_path / "missing.sock")])
 
     assert "cms run" in raised.value.hint
+
+
+def test_a_daemon_that_has_lost_its_socket_is_no_missing_daemon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`cms run` would be refused: it is to be waited for."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    with process.claimed(str(tmp_path / "cms"), process.DAEMON), pytest.raises(client.NotListening) as raised:
+        connect([str(tmp_path / "missing.sock")])
+
+    assert f"process {os.getpid()}" in raised.value.message
+    assert "cms run" not in raised.value.hint
+    with process.claimed(str(tmp_path / "cms")), pytest.raises(client.NotRunning):
+        connect([str(tmp_path / "missing.sock")])
 
 
 def test_another_users_daemon_is_told_nothing(daemon: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -444,3 +444,13 @@ def test_a_name_is_one_word_of_the_command() -> None:
 
     assert [["cms", "login", user]] * 2 == [shlex.split(each.split("`")[1]) for each in moves[:2]]
     assert [True, True, False] == ["; or open http://p/ in a browser" in each for each in moves]
+
+
+@pytest.mark.parametrize("name", ["ok", "starting", "failing"])
+def test_a_socket_that_nobody_can_use_is_critical(name: str) -> None:
+    """However good the tokens are: no program gets one there. Monitoring and systemd are told why."""
+    rows, trouble = [row_of(name)], "the socket /run/cms/cms.sock is gone"
+
+    assert CRITICAL == exit_code(rows, troubles=(trouble,))
+    assert f"{as_systemd(rows)}; {trouble}" == as_systemd(rows, (trouble,))
+    assert UNKNOWN == exit_code([], troubles=(trouble,))

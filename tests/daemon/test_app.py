@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import signal
 import socket
 import stat
@@ -38,7 +39,7 @@ from cms.daemon.serving import socketmap, token_files
 from cms.daemon.serving.sockets import Sockets
 from cms.daemon.signin.flow import Flow
 from cms.grants.messages import Place, Prompt
-from cms.system import listener, process
+from cms.system import listener, process, sd_notify
 from cms.system.clock import SystemClock
 from cms.system.listener import ListenError
 from cms_oauth import wire
@@ -810,6 +811,112 @@ async def test_a_socket_that_cannot_be_put_back_is_told(world: World, monkeypatc
 
     assert (False, True) == (result.ok, answer.startswith("token-"))
     assert [world.path()] == [line["socket"] for line in lines if line["event"].startswith("a socket is lost")]
+
+
+DOORS = ("cms.sock", "postfix.sock", "run/control.sock", "adopted.sock")
+ASKED = {
+    "cms.sock": (b"SMTP,token\n", b"token-"),
+    "postfix.sock": (socketmap.query("cms", "smtp.example.test"), b"OK a@example.test:token-"),
+    "run/control.sock": (b'{"command": "ping"}\n', b'"here"'),
+    "adopted.sock": (b"SMTP,token\n", b"token-"),
+}
+
+
+async def says(world: World, name: str) -> bytes:
+    """Return what a socket answers to what it is for."""
+    async with world.client(ASKED[name][0], name) as stream:
+        return bytes(await stream.receive_some())
+
+
+@pytest.mark.parametrize("notices", ["the watch", "a reload", "a reload that fails", "SIGHUP"])
+@pytest.mark.parametrize("name", DOORS)
+@in_trio_jumps
+async def test_a_socket_that_is_removed_comes_back(
+    world: World, name: str, notices: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each kind, by itself within half a minute, and at once with a reload; meanwhile the status says so."""
+    world.options["heed_signals"] = notices == "SIGHUP"
+    world.sockets = {"cms.sock": {}, "postfix.sock": {"speaks": "postfix"}, "adopted.sock": {}}
+    adopted = socket.socket(socket.AF_UNIX)
+    adopted.bind(world.path("adopted.sock"))
+    monkeypatch.setattr(listener, "adopt", lambda *_: {world.path("adopted.sock"): adopted})
+    async with world.daemon() as app:
+        await until_settled(app)
+        before = app.commands.status()
+        Path(world.path(name)).unlink()
+        meanwhile = app.commands.status()
+        match notices:
+            case "the watch":
+                jump(module.WATCH_SECONDS)
+            case "SIGHUP":
+                os.kill(os.getpid(), signal.SIGHUP)
+            case _:
+                world.fault = ConfigError("cms.cfg", 3, "no such directive") if "fails" in notices else None
+                await app.commands.reload()
+        await until(Path(world.path(name)).exists)
+        said = await says(world, name)
+        after = app.commands.status()
+        told = [world.path(name) in each for each in (before.message, meanwhile.message, after.message)]
+
+    assert ASKED[name][1] in said
+    assert [False, True, False] == told
+    assert [0, 2, 0] == [each.extra["exit_code"] for each in (before, meanwhile, after)]
+    (trouble,) = meanwhile.extra["json"]["daemon"]["troubles"]
+    assert trouble in meanwhile.extra["json"]["daemon"]["warnings"]
+    left = after.extra["json"]["daemon"]["warnings"]
+    assert [world.path(name) in each and "systemd" in each for each in left] == [True] * (name == "adopted.sock")
+
+
+@in_trio_jumps
+async def test_a_folder_that_vanishes_with_all_that_is_in_it_comes_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those below /run/user at a logout: sockets, the control socket and token files."""
+    monkeypatch.setattr(token_files, "SHORTEST_TOKEN", 1)
+    token = Path(world.path("run/tokens/token"))
+    world.sockets = {"run/cms.sock": {}}
+    world.files = [FileSpec(str(token), world.accounts[0], "SMTP", 0o600, False, 1)]
+    async with world.daemon() as app:
+        await until_settled(app)
+        await until(token.exists)
+        served = token.read_text()
+        shutil.rmtree(world.path("run"))
+        await app.commands.look()
+        troubles = app.commands.status().extra["json"]["daemon"]["troubles"]
+        jump(module.WATCH_SECONDS)
+        await until(token.exists)
+        answers = [await world.ask(name="run/cms.sock"), (await says(world, "run/control.sock")).decode()]
+
+    assert 3 == len(troubles)
+    assert (served, True) == (answers[0], '"here"' in answers[1])
+
+
+@in_trio_jumps
+async def test_a_socket_that_cannot_be_put_back_is_in_the_status_until_it_can(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is in its way is named: by status, by reload, in systemd's line; then it is put back."""
+    heard: list[str] = []
+    monkeypatch.setattr(sd_notify.Systemd, "listens", True)
+    monkeypatch.setattr(sd_notify.Systemd, "status", lambda _self, text: heard.append(text))
+    async with world.daemon() as app:
+        await until_settled(app)
+        Path(world.path()).unlink()
+        Path(world.path()).write_text("precious")
+        jump(module.WATCH_SECONDS)
+        await until(lambda: "cannot be put back" in app.commands.status().message)
+        await until(lambda: any("cannot be put back" in each for each in heard))
+        reloaded = await app.commands.reload()
+        kept = Path(world.path()).read_text()
+        Path(world.path()).unlink()
+        jump(module.WATCH_SECONDS)
+        await until(lambda: app.commands.status().extra["exit_code"] == 0)
+        answer = await world.ask()
+        await until(lambda: "put back" not in heard[-1])
+
+    assert ("precious", True, True) == (kept, answer.startswith("token-"), reloaded.ok)
+    assert f"warning: the socket {world.path()} is not a socket any more" in reloaded.hint
+    assert "remove it" in reloaded.hint
 
 
 @in_trio

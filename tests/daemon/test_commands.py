@@ -104,12 +104,15 @@ class World:
         self.registry = Registry(self.config, self.worker.acquire, self.clock, jitter=lambda: 0.0)
         self.signins = FakeSignIns()
         self.stopped = False
-        daemon = None if daemonless else Running(self.facts, list, self.reload, self.stop, 30.0)
+        daemon = None if daemonless else Running(self.facts, list, self.look, self.reload, self.stop, 30.0)
         vault = VaultCommands(self.worker, self.registry, str(folder))
         self.commands = Commands(self.worker, self.registry, self.signins, vault, clock=self.clock, daemon=daemon)
 
     def facts(self) -> Daemon:
-        return Daemon("1", 1, 0.0, "cms.cfg")
+        return Daemon("1", 1, 0.0, "cms.cfg", warnings=self.registry.config.warnings)
+
+    async def look(self) -> None:
+        await trio.lowlevel.checkpoint()
 
     async def reload(self) -> None:
         await trio.lowlevel.checkpoint()

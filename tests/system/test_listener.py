@@ -5,16 +5,22 @@ from __future__ import annotations
 import errno
 import grp
 import os
+import re
+import shutil
 import socket
 import stat
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import trio
-from support.trio_run import in_trio, in_trio_clock
+import trio.testing
+from support.trio_run import in_trio, in_trio_clock, until
 
 from cms.core.policy import Peer
 from cms.system import listener
@@ -341,7 +347,7 @@ async def test_an_inherited_socket_is_found_through_a_link(tmp_path: Path) -> No
             str(tmp_path / "var-run" / "cms.sock"), 0o777, inherited={str(tmp_path / "run" / "cms.sock"): passed}
         )
 
-        assert made.inode is None
+        assert not made.ours
         made.close()
 
 
@@ -509,3 +515,301 @@ async def test_a_peer_in_more_groups_than_fit_has_its_primary_one(path: str, mon
     assert ((), os.getgid()) == (peer.groups, peer.gid)
     sock.close()
     made.close()
+
+
+# --- lost files ---
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a test's socket is: in a folder of its own, which may vanish."""
+
+    base: Path
+
+    @property
+    def folder(self) -> Path:
+        return self.base / "run" / "cms"
+
+    @property
+    def path(self) -> Path:
+        return self.folder / "cms.sock"
+
+    def move_folder(self) -> None:
+        self.folder.rename(self.base / "elsewhere")
+
+    def remove_folder(self) -> None:
+        shutil.rmtree(self.folder)
+
+    def remove_folders(self) -> None:
+        shutil.rmtree(self.base / "run")
+
+    def put_a_dead_socket(self) -> None:
+        self.path.unlink()
+        dead_socket(str(self.path))
+
+    def put_new_folder(self) -> None:
+        self.move_folder()
+        self.folder.mkdir()
+
+    def swap_link(self) -> None:
+        """Let a link that is a folder of the path lead somewhere else."""
+        moved = self.base / "moved"
+        (self.base / "run").rename(moved)
+        (self.base / "run").symlink_to(self.base / "nowhere")
+        (self.base / "nowhere").mkdir()
+
+    def chown(self) -> None:
+        if os.geteuid():
+            pytest.skip("only root can give a file away")
+        os.chown(self.path, 4242, -1)
+
+    def chgrp(self) -> None:
+        if os.geteuid():
+            pytest.skip("only root can give a file to any group")
+        os.chown(self.path, -1, 4242)
+
+
+LOSSES: dict[str, tuple[Callable[[Place], object], str]] = {
+    "removed": (lambda place: place.path.unlink(), "is gone"),
+    "renamed": (lambda place: place.path.rename(place.folder / "old"), "is gone"),
+    "its folder removed": (Place.remove_folder, "is gone"),
+    "its folder renamed": (Place.move_folder, "is gone"),
+    "its folder replaced": (Place.put_new_folder, "is gone"),
+    "two folders removed": (Place.remove_folders, "is gone"),
+    "a link of its path changed": (Place.swap_link, "is gone"),
+    "a dead socket in its place": (Place.put_a_dead_socket, "is another socket now"),
+    "closed to all": (lambda place: place.path.chmod(0), "has another mode or owner"),
+    "opened to all": (lambda place: place.path.chmod(0o666), "has another mode or owner"),
+    "given away": (Place.chown, "has another mode or owner"),
+    "given to another group": (Place.chgrp, "has another mode or owner"),
+}
+
+
+def facts(path: Path) -> tuple[int, int, int, int]:
+    """Who may connect at a path, and who may enter its folder."""
+    found = path.stat()
+    return stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid, stat.S_IMODE(path.parent.stat().st_mode)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@in_trio
+async def test_a_lost_socket_is_put_back(tmp_path: Path, loss: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Seen, put back as it was, and told once; who was accepting goes on, and who had connected before is accepted."""
+    place, (lose, damage) = Place(tmp_path), LOSSES[loss]
+    place.folder.mkdir(parents=True)
+    place.folder.chmod(0o755)
+    made = await open_listener(str(place.path), 0o640)
+    before = facts(place.path)
+    assert ("", "") == (made.damage(), made.trouble)
+    accepted: list[tuple[int, int]] = []
+
+    async def accept() -> None:
+        while True:
+            sock, peer = await one(made)
+            accepted.append((peer.pid, len(sock.recv(10))))
+            sock.close()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(accept)
+        await trio.testing.wait_all_tasks_blocked()
+        # No other task runs until the socket has been put back.
+        early = dial(str(place.path))
+        early.sendall(b"early")
+        lose(place)
+        assert damage in made.damage()
+        assert made.trouble.startswith(f"the socket {place.path} {damage}")
+        assert "`cms reload`" in made.trouble
+        made.mend()
+        late = dial(str(place.path))
+        late.sendall(b"late!!")
+        await until(lambda: len(accepted) == 2)
+        nursery.cancel_scope.cancel()
+
+    assert [(os.getpid(), 5), (os.getpid(), 6)] == sorted(accepted)
+    assert (before, "") == (facts(place.path), made.trouble)
+    made.mend()
+    assert 1 == capsys.readouterr().out.count("a socket was put back")
+    early.close()
+    late.close()
+    made.close()
+    assert not place.path.exists()
+
+
+def put_a_file(place: Place) -> None:
+    place.path.unlink()
+    place.path.write_text("precious")
+
+
+def put_a_folder(place: Place) -> None:
+    place.path.unlink()
+    place.path.mkdir()
+
+
+def put_a_link(place: Place) -> None:
+    place.path.rename(place.folder / "moved")
+    place.path.symlink_to(place.folder / "moved")
+
+
+def put_a_live_socket(place: Place) -> None:
+    place.path.unlink()
+    other = socket.socket(socket.AF_UNIX)
+    other.bind(str(place.path))
+    other.listen()
+    OTHERS.append(other)
+
+
+def put_a_file_for_the_folder(place: Place) -> None:
+    place.move_folder()
+    place.folder.write_text("precious")
+
+
+# Sockets that listen until a test has ended.
+OTHERS: list[socket.socket] = []
+OBSTACLES: dict[str, tuple[Callable[[Place], object], str]] = {
+    "a file": (put_a_file, "is not a socket"),
+    "a folder": (put_a_folder, "is not a socket"),
+    "a link": (put_a_link, "is not a socket"),
+    "a live socket": (put_a_live_socket, f"another daemon listens at .* \\(pid {os.getpid()}"),
+    "a file for the folder": (put_a_file_for_the_folder, "cannot listen at"),
+}
+
+
+@pytest.mark.parametrize("obstacle", OBSTACLES)
+@in_trio
+async def test_what_is_in_the_way_of_a_socket_stays(
+    tmp_path: Path, obstacle: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The status names it as long as it is there, the log once; when it has gone the socket is put back."""
+    place, (put, reason) = Place(tmp_path), OBSTACLES[obstacle]
+    made = await open_listener(str(place.path), 0o600)
+    put(place)
+    for _ in range(3):
+        made.mend()
+    told = made.trouble
+
+    assert re.search(f"cannot be put back: .*{reason}", told)
+    assert 1 == capsys.readouterr().out.count("cannot be put back")
+    assert (
+        "precious" in [each.read_text() for each in (place.path, place.folder) if each.is_file()]
+        or "file" not in obstacle
+    )
+    in_the_way = place.folder if place.folder.is_file() else place.path
+    in_the_way.rename(tmp_path / "away")
+    while OTHERS:
+        OTHERS.pop().close()
+    made.mend()
+    dial(str(place.path)).close()
+    assert "" == made.trouble
+    made.close()
+
+
+@in_trio
+async def test_a_folder_that_cannot_be_entered_is_told(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root, who may run the tests, can enter every folder: here the kernel's answer is the fake."""
+    made = await open_listener(path, 0o600)
+
+    def refuse(_path: str) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "lstat", refuse)
+        assert "cannot be seen any more (Permission denied)" in made.trouble
+        made.mend()
+        assert "may not write to" in made.trouble
+    assert "" == made.trouble
+    made.close()
+
+
+@in_trio
+async def test_an_access_list_is_its_owners(path: str) -> None:
+    """setfacl changes the bits of the group: who gave another user a way in keeps it."""
+    made = await open_listener(path, 0o600)
+    # acl(5) as the kernel stores it: version 2; then tag, permissions and id of each entry.
+    entries = [(0x01, 6, -1), (0x02, 6, 4242), (0x04, 0, -1), (0x10, 6, -1), (0x20, 0, -1)]
+    acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
+    try:
+        os.setxattr(path, "system.posix_acl_access", acl)
+    except OSError:
+        pytest.skip("this file system has no access lists")
+
+    assert (0o660, "") == (mode_of(path), made.damage())
+    made.close()
+
+
+@in_trio
+async def test_a_socket_of_systemds_is_replaced_by_our_own(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """As open as it was, whatever the configuration says; in the end it is removed as our own."""
+    with bound(path) as passed:
+        Path(path).chmod(0o666)
+        if os.geteuid() == 0:
+            # As SocketUser= and SocketGroup= say.
+            os.chown(path, 4242, 4343)
+        before = facts(Path(path))
+        made = await open_listener(path, 0o600, inherited={path: passed})
+        assert ("", False) == (made.damage(), made.ours)
+        Path(path).unlink()
+        made.mend()
+        with dial(path):
+            sock, _ = await one(made)
+        sock.close()
+
+        assert (before, True, True) == (facts(Path(path)), made.ours, made.displaced)
+        assert "restart its socket unit" in capsys.readouterr().out
+        made.close()
+    assert not Path(path).exists()
+
+
+@in_trio
+async def test_a_lost_socket_of_systemds_is_not_adopted(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """No client could reach it: cms makes its own, with what the configuration says."""
+    passed = bound(path)
+    Path(path).unlink()
+    made = await open_listener(path, 0o600, inherited={path: passed})
+    dial(path).close()
+
+    assert (-1, 0o600, True, True) == (passed.fileno(), mode_of(path), made.ours, made.displaced)
+    assert "systemd's socket was lost" in capsys.readouterr().out
+    made.close()
+
+
+_OTHER = (
+    "import socket, sys; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(); print(1); sys.stdin.read()"
+)
+
+
+@contextmanager
+def another_daemon(path: str) -> Iterator[int]:
+    """A process that listens at a path while the block runs."""
+    with subprocess.Popen([sys.executable, "-c", _OTHER, path], stdin=-1, stdout=-1, text=True) as other:
+        assert other.stdout
+        other.stdout.readline()
+        yield other.pid
+        other.communicate("")
+
+
+@in_trio
+async def test_a_socket_of_systemds_that_another_daemon_replaced_is_not_adopted(path: str) -> None:
+    """Who connects there comes to the other daemon, which is not displaced."""
+    passed = bound(path)
+    Path(path).unlink()
+    with another_daemon(path) as pid, pytest.raises(ListenError, match=rf"another daemon listens at .* \(pid {pid},"):
+        await open_listener(path, 0o600, inherited={path: passed})
+
+    assert -1 == passed.fileno()
+
+
+@in_trio
+async def test_a_socket_of_systemds_in_another_place_is_served_unwatched(tmp_path: Path) -> None:
+    """In a container clients see folders that the daemon does not: nothing there can be judged."""
+    path = str(tmp_path / "host" / "cms.sock")
+    (tmp_path / "host").mkdir()
+    with bound(path) as passed:
+        (tmp_path / "host").rename(tmp_path / "outside")
+        made = await open_listener(path, 0o600, inherited={path: passed})
+        made.mend()
+        with dial(str(tmp_path / "outside" / "cms.sock")):
+            sock, _ = await one(made)
+        sock.close()
+
+        assert ("", False, False) == (made.trouble, made.ours, (tmp_path / "host").exists())
+        made.close()

@@ -153,6 +153,29 @@ def test_a_full_disk_keeps_no_daemon_from_its_folder(tmp_path: Path, monkeypatch
     enter(tmp_path)
 
 
+def test_the_daemon_of_a_folder_is_known_while_it_runs(tmp_path: Path) -> None:
+    """By its lock, which is not touched; a command that does without a daemon is none."""
+    before = process.daemon_of(str(tmp_path))
+    with process.claimed(str(tmp_path), process.DAEMON):
+        during = process.daemon_of(str(tmp_path))
+        with pytest.raises(process.NotOurs, match=rf"process {os.getpid()}\)"):
+            enter(tmp_path)
+    after = process.daemon_of(str(tmp_path))
+    with process.claimed(str(tmp_path)):
+        command = process.daemon_of(str(tmp_path))
+
+    assert (None, os.getpid(), None, None) == (before, during, after, command)
+
+
+def test_a_lock_file_that_says_something_else_names_no_daemon(tmp_path: Path) -> None:
+    """Whatever is in it, and however it came there."""
+    for text in ("", "\xff", "4242 daemon", f"{os.getpid()} other", "daemon"):
+        with process.claimed(str(tmp_path), process.DAEMON):
+            (tmp_path / "daemon.lock").write_text(text)
+
+            assert process.daemon_of(str(tmp_path)) is None
+
+
 def test_another_users_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A user who runs cms as another user, root included, reads how to run it as the owner."""
     monkeypatch.setattr(os, "geteuid", lambda: 65_533)

@@ -77,10 +77,10 @@ def barrier(there: SocketPath, identity: Identity) -> Step | None:
     )
 
 
-def assess(path: str, there: SocketPath, rules: Rules, identity: Identity) -> Finding:
-    """Return whether this user gets tokens at this socket."""
+def assess(path: str, there: SocketPath, rules: Rules, identity: Identity, *, runs: bool = False) -> Finding:
+    """Return whether this user gets tokens at this socket. `runs` says whether a daemon runs."""
     if there.error or there.missing:
-        return _no_path(path, there)
+        return _no_path(path, there, runs=runs)
     found = _assess(path, there, rules, identity)
     if found.level != "pass" or not identity.groups:
         return found
@@ -97,18 +97,25 @@ def _assess(path: str, there: SocketPath, rules: Rules, identity: Identity) -> F
     return passed(CHECK, f"{identity.name} may ask at {path}")
 
 
-def _no_path(path: str, there: SocketPath) -> Finding:
+def _no_path(path: str, there: SocketPath, *, runs: bool) -> Finding:
     if there.error:
         cause = f"the path to the socket cannot be read: {there.error}"
         return failed(CHECK, f"{path} cannot be checked", yours("socket-unknown", cause, _AS_ROOT))
     cause = f"there is no {there.missing}"
-    return failed(CHECK, f"no program gets a token at {path}", yours("no-socket", cause, _START))
+    if runs:
+        verdict = yours("lost-socket", f"{cause}, although the daemon runs: it was removed", PUT_BACK)
+    else:
+        verdict = yours("no-socket", cause, _START)
+    return failed(CHECK, f"no program gets a token at {path}", verdict)
 
 
 _AS_ROOT = (
     "run the command as root: `sudo cms doctor --as USER`, which asks the daemon if its configuration is not root's"
 )
 _START = "start the daemon: `cms run`, or `systemctl --user start cms`"
+PUT_BACK = (
+    "`cms reload` puts the socket back, as the daemon itself does within half a minute; `cms status` says if it cannot"
+)
 
 
 def _barred(step: Step, path: str, identity: Identity, rules: Rules) -> Verdict:
@@ -178,25 +185,25 @@ class Tried:
     hangs: bool = False
 
 
-def confirm(found: Finding, path: str, identity: Identity, tried: Tried | None) -> Finding:
+def confirm(found: Finding, path: str, identity: Identity, tried: Tried | None, *, runs: bool = False) -> Finding:
     """Return the finding, corrected by the result of a real connection, which counts more than modes and owners."""
     if tried is None or not tried.reached or tried.answered is (found.level != "fail"):
-        return _unheard(found, path, identity, tried)
+        return _unheard(found, path, identity, tried, runs=runs)
     if tried.answered:
         return passed(CHECK, f"{identity.name} was answered at {path}")
     cause = "the daemon closed the connection without an answer: its rules differ from this configuration"
     return failed(CHECK, f"{identity.name} got no answer at {path}", yours("rules-differ", cause, _RELOAD))
 
 
-def by_trial(path: str, there: SocketPath, identity: Identity, tried: Tried | None) -> Finding:
+def by_trial(path: str, there: SocketPath, identity: Identity, tried: Tried | None, *, runs: bool = False) -> Finding:
     """Return the finding for a socket whose rules are not known, from a real connection."""
-    found = assess(path, there, Rules(ROOT, (), ()), identity)
+    found = assess(path, there, Rules(ROOT, (), ()), identity, runs=runs)
     if found.level != "fail" and tried and tried.reached and not tried.answered:
         return failed(CHECK, f"{identity.name} may not ask at {path}", _refused(identity))
-    return confirm(found, path, identity, tried)
+    return confirm(found, path, identity, tried, runs=runs)
 
 
-def _unheard(found: Finding, path: str, identity: Identity, tried: Tried | None) -> Finding:
+def _unheard(found: Finding, path: str, identity: Identity, tried: Tried | None, *, runs: bool) -> Finding:
     """Return the finding, or another if no process listens or an access list keeps the user out."""
     if tried is None or tried.reached or found.level == "fail":
         return found
@@ -208,5 +215,8 @@ def _unheard(found: Finding, path: str, identity: Identity, tried: Tried | None)
         )
         return failed(CHECK, f"{path} gives {identity.name} no answer in time", yours("daemon-hangs", cause, *steps))
     cause = f"connecting as {identity.name} failed: {tried.error}"
-    step = "start the daemon: `cms run`; if it runs, an access list (`getfacl`) or a security module keeps the user out"
-    return failed(CHECK, f"{identity.name} cannot connect to {path}", yours("no-connection", cause, step))
+    move = PUT_BACK if runs else _START
+    barred = (
+        "if the socket is there and a daemon runs, an access list (`getfacl`) or a security module keeps the user out"
+    )
+    return failed(CHECK, f"{identity.name} cannot connect to {path}", yours("no-connection", cause, move, barred))

@@ -344,7 +344,10 @@ def daemon(status: Mapping[str, Any], installed: str, config: str, changed: floa
     return [*found, *(warned("daemon", each) for each in warnings)]
 
 
-def no_daemon(message: str, hint: str) -> Finding:
+def no_daemon(message: str, hint: str, *, runs: bool = False) -> Finding:
+    """Return the finding about a daemon that does not answer. `runs` says that there is one all the same."""
+    if runs:
+        return failed("daemon", message, Verdict("no-control-socket", "no command reaches it", "wait", (hint,)))
     return failed("daemon", message, yours("no-daemon", "without it no mail program gets a token", hint))
 
 

@@ -132,7 +132,7 @@ def _state() -> assess.Folder:
 
 def _daemon(examination: Examination) -> Iterator[Finding]:
     if isinstance(examination.status, NoDaemon):
-        yield assess.no_daemon(examination.status.message, examination.status.hint)
+        yield assess.no_daemon(examination.status.message, examination.status.hint, runs=examination.runs)
         return
     config = examination.config
     file = config.file if isinstance(config, Config) else ""
@@ -141,27 +141,31 @@ def _daemon(examination: Examination) -> Iterator[Finding]:
     )
 
 
-def reached(config: Config, asking: Sequence[str], *, connect: bool) -> list[Finding]:
-    """Return the findings for each socket and each user who needs it. With `connect`, also try to connect."""
+def reached(config: Config, asking: Sequence[str], *, connect: bool, runs: bool = False) -> list[Finding]:
+    """Return the findings for each socket and each user who needs it. With `connect`, also try to connect.
+
+    `runs` says whether a daemon runs: it puts a lost socket back.
+    """
     owner = probe_machine.owner_of(config)
     named = [(name, probe_machine.identity(name)) for name in asking]
     unknown = [failed("socket", f"there is no user {name}", _NO_USER) for name, who in named if who is None]
     looks = []
     for spec in config.sockets:
         identities = [*probe_machine.expected(spec, owner), *(who for _, who in named if who)]
-        looks += [_reaching(spec, who, owner, connect=connect) for who in dict.fromkeys(identities)]
+        looks += [_reaching(spec, who, owner, connect=connect, runs=runs) for who in dict.fromkeys(identities)]
     return [*unknown, *together(looks, Limits().check)]
 
 
 _NO_USER = yours("no-user", "this machine knows no such user", "check the spelling: `getent passwd`")
 
 
-def _reaching(spec: SocketSpec, who: access.Identity, owner: int, *, connect: bool) -> Look[Finding]:
+def _reaching(spec: SocketSpec, who: access.Identity, owner: int, *, connect: bool, runs: bool) -> Look[Finding]:
     def look() -> Finding:
         there = probe_machine.socket_path(spec.path)
-        found = access.assess(spec.path, there, probe_machine.rules(spec, owner), who)
+        found = access.assess(spec.path, there, probe_machine.rules(spec, owner), who, runs=runs)
         reachable = connect and not there.missing and not there.error
-        return access.confirm(found, spec.path, who, probe_machine.try_socket(spec, who) if reachable else None)
+        tried = probe_machine.try_socket(spec, who) if reachable else None
+        return access.confirm(found, spec.path, who, tried, runs=runs)
 
     return Look(look, unfinished(access.CHECK, f"{spec.path}, for {who.name}"))
 
@@ -189,7 +193,7 @@ def _counted(things: Sequence[object], what: str) -> str:
 
 def _sockets(examination: Examination) -> Iterator[Finding]:
     if isinstance(examination.config, Config):
-        yield from reached(examination.config, examination.asking, connect=True)
+        yield from reached(examination.config, examination.asking, connect=True, runs=examination.runs)
     elif (
         isinstance(examination.config, ConfigError)
         and os.geteuid() == ROOT
@@ -205,7 +209,8 @@ def _trying(path: str, name: str) -> Look[Finding]:
         who = probe_machine.identity(name)
         if who is None:
             return failed(access.CHECK, f"there is no user {name}", _NO_USER)
-        return access.by_trial(path, probe_machine.socket_path(path), who, probe_machine.try_path(path, who))
+        there = probe_machine.socket_path(path)
+        return access.by_trial(path, there, who, probe_machine.try_path(path, who), runs=True)
 
     return Look(look, unfinished(access.CHECK, f"{path}, for {name}"))
 

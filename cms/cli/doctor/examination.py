@@ -17,8 +17,8 @@ from typing import Any, Generic, TypeVar, cast
 from urllib.parse import urlsplit
 
 from cms.cli import client
-from cms.cli.client import NoDaemon
-from cms.cli.doctor import assess, probe_machine, probe_mail, probe_network
+from cms.cli.client import NoDaemon, NotListening
+from cms.cli.doctor import access, assess, probe_machine, probe_mail, probe_network
 from cms.cli.doctor.assess import Asked
 from cms.cli.doctor.findings import (
     Finding,
@@ -143,6 +143,11 @@ class Examination:
         return self.once("status", lambda: _status(self.path))
 
     @property
+    def runs(self) -> bool:
+        """Whether a daemon runs, even if no command reaches it."""
+        return not isinstance(self.status, NoDaemon) or isinstance(self.status, NotListening)
+
+    @property
     def rows(self) -> list[Mapping[str, Any]]:
         """The rows of the status for the accounts to check."""
         rows = [] if isinstance(self.status, NoDaemon) else self.status.get("accounts", [])
@@ -251,7 +256,9 @@ def _ask(examination: Examination, account: Account, protocol: str) -> tuple[Ask
     request = wire.build_request(wire.TokenRequest(protocol, "json", examination.name_of(account)))
     reply = dial.round_trip(spec.path, request, dial.now() + wire.CLIENT_SECONDS, wire.MAX_REPLY)
     if isinstance(reply, dial.Failed):
-        return Asked(account, protocol, code=reply.code, message=reply.message, hint=reply.hint), ""
+        # The client does not know whether a daemon runs.
+        hint = access.PUT_BACK if reply.code == "no-daemon" and examination.runs else reply.hint
+        return Asked(account, protocol, code=reply.code, message=reply.message, hint=hint), ""
     return _understood(account, protocol, reply.text)
 
 

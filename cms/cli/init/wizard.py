@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cms.cli import browser, login
-from cms.cli.client import NoDaemon, Remote
+from cms.cli.client import NoDaemon, NotListening, Remote
 from cms.cli.init import mail_programs, systemd_units
 from cms.cli.init.first_config import Tenant, Wishes, domain_of, in_the_way, known_tenant, tenant_of, text_of, write
 from cms.cli.init.systemd_units import Systemd
@@ -251,6 +251,8 @@ def _runs(config: str, connect: Connect) -> str | None:
     try:
         with connect() as found:
             status = found.ask("status").get("json", {})
+    except NotListening as error:
+        return f"{error.message}: {error.hint}."
     except NoDaemon:
         return None
     other = status.get("daemon", {}).get("config", "")

@@ -147,6 +147,7 @@ async def _carry_out(lines: Lines, message: Mapping[str, Any], commands: Command
     elif command in ERRANDS:
         await _finish(lines, await commands.errand(command, message, partial(_asked, lines)))
     elif command == "status":
+        await commands.look()
         await _finish(lines, commands.status(user))
     else:
         await _finish(lines, await _result(command, user, commands))

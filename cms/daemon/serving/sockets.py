@@ -75,7 +75,7 @@ class _Served:
 
     def fits(self, spec: SocketSpec) -> bool:
         """Whether this speaks as the specification wants, at a file as it wants it. systemd's are as systemd makes them."""
-        same_file = self.listener.inode is None or (self.spec.mode, self.spec.group) == (spec.mode, spec.group)
+        same_file = not self.listener.ours or (self.spec.mode, self.spec.group) == (spec.mode, spec.group)
         return same_file and self.spec.speaks == spec.speaks
 
 
@@ -99,6 +99,10 @@ class Sockets:
     @property
     def paths(self) -> tuple[str, ...]:
         return tuple(self._served)
+
+    @property
+    def listeners(self) -> list[Listener]:
+        return [served.listener for served in self._served.values()]
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve what `apply` says, until cancelled."""

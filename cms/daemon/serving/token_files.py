@@ -1,7 +1,8 @@
 """Files that always hold a fresh token (`TokenFile`), for programs that read one. A task keeps each file.
 
 A reader finds a whole usable token or no file. cms replaces or removes a file only if its own user owns it and it holds
-one word as long as a token and nothing else: a mistyped path costs no other program its file.
+one word as long as a token and nothing else: a mistyped path costs no other program its file. A file that was lost or
+changed is written again (`TokenFiles.look`).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import trio
@@ -19,7 +21,7 @@ from cms.core.lifecycle import Life, Token, usable
 from cms.core.preflight import fits
 from cms.daemon.serving.issue import Keeper
 from cms.system.clock import Clock
-from cms.system.files import make_folders, sweep_drafts, write_private
+from cms.system.files import PRIVATE_FOLDER, make_folders, sweep_drafts, write_private
 from cms.system.logs import get_logger
 from cms_oauth import sasl
 
@@ -28,6 +30,9 @@ RETRY_SECONDS = 60.0
 
 # How long the end of a task waits for its file to go: a mount that hangs must not hold up a shutdown or a reload.
 LEAVE_SECONDS = 1.0
+
+# How long a look at all files may take. A command that asks for the status waits for it.
+LOOK_SECONDS = 1.0
 
 # Passwords and keys of one word are shorter, and Entra's tokens have a thousand characters and more.
 SHORTEST_TOKEN = 200
@@ -42,6 +47,28 @@ class NotOurs(Exception):
     """The path holds, or would hold, what cms cannot tell from a person's own file. The text says what to do."""
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A file as cms wrote it: which one it is, who may read it, and the mode of its folder."""
+
+    identity: tuple[int, ...]
+    folder_mode: int
+
+    def damage(self, path: str) -> str:
+        """Return what has happened to the file, in words that follow its path, "" for nothing. May block."""
+        try:
+            return "" if _identity(path) == self.identity else "was changed by another program"
+        except (FileNotFoundError, NotADirectoryError):
+            return "is gone"
+        except OSError as error:
+            return f"cannot be seen any more ({error.strerror})"
+
+
+def _identity(path: str) -> tuple[int, ...]:
+    found = os.lstat(path)
+    return found.st_dev, found.st_ino, found.st_mode, found.st_uid, found.st_gid, found.st_size, found.st_mtime_ns
+
+
 def put(path: str, content: bytes | None, mode: int) -> None:
     """Make a file hold this, or be gone. May block. Raises OSError and NotOurs, and then the file is as it was."""
     _check_ours(path)
@@ -54,6 +81,18 @@ def put(path: str, content: bytes | None, mode: int) -> None:
         raise NotOurs(f"the token has {len(content)} bytes: cms could not tell the file from others and remove it")
     make_folders(file.parent)
     write_private(file, content, mode)
+
+
+def _put(path: str, content: bytes | None, mode: int, folder_mode: int) -> Written | None:
+    """Do what `put` does; return what was written. A folder that was lost is made again with `folder_mode`."""
+    folder = Path(path).parent
+    if content is not None:
+        make_folders(folder.parent)
+        make_folders(folder, folder_mode)
+    put(path, content, mode)
+    if content is None:
+        return None
+    return Written(_identity(path), stat.S_IMODE(folder.stat().st_mode))
 
 
 def _check_ours(path: str) -> None:
@@ -85,6 +124,9 @@ class _File:
         self.spec = spec
         self.keeper = keeper
         self.trouble = ""
+        # What the file is as long as it holds a token, and what was seen to have happened to it since.
+        self.written: Written | None = None
+        self.damage = ""
         self.scope = trio.CancelScope()
         # Whether the file is removed when the task ends: not where another task takes it over.
         self.leaves = True
@@ -97,7 +139,15 @@ class _File:
         self._scopes = spec.account.scopes[spec.protocol]
         self._nudge = trio.Event()
         self._shown: Token | None = None
+        # A folder that was lost is made again as it was.
+        self._folder_mode = PRIVATE_FOLDER
         self._began = False
+
+    @property
+    def loss(self) -> str:
+        """What has happened to the file, and the next move; "" for nothing."""
+        said = f"the token file {self.spec.path} {self.damage}: cms writes it again within half a minute"
+        return f"{said}, and `cms reload` at once" if self.damage else ""
 
     def wake(self) -> None:
         """Look at the token and the clock again."""
@@ -146,7 +196,7 @@ class _File:
         return token
 
     async def _show(self, token: Token | None) -> None:
-        if self._began and _secret(token) == _secret(self._shown):
+        if self._began and not self.damage and _secret(token) == _secret(self._shown):
             self._shown = token
             return
         content = (token.secret + "\n" * self.spec.newline).encode() if token else None
@@ -154,9 +204,15 @@ class _File:
         self._shown, self._began = token, True
 
     async def _put(self, content: bytes | None) -> None:
-        await trio.to_thread.run_sync(
-            put, self.spec.path, content, self.spec.mode, abandon_on_cancel=True, limiter=self.limiter
+        path, mode = self.spec.path, self.spec.mode
+        self.written = await trio.to_thread.run_sync(
+            _put, path, content, mode, self._folder_mode, abandon_on_cancel=True, limiter=self.limiter
         )
+        if self.written:
+            self._folder_mode = self.written.folder_mode
+        if self.damage:
+            log.warning("a token file was written again", file=path, lost=self.damage)
+        self.damage = ""
 
     def _complain(self, reason: str) -> None:
         trouble = f"the token file {self.spec.path} cannot be kept: {reason}"
@@ -208,6 +264,7 @@ class TokenFiles:
         self._of: dict[Keeper, list[_File]] = {}
         # The latest of each path, also those that are no longer kept: the next one begins when it has ended.
         self._latest: dict[str, _File] = {}
+        self._looks = trio.CapacityLimiter(1)
         self._nursery: trio.Nursery | None = None
 
     @property
@@ -216,8 +273,8 @@ class TokenFiles:
 
     @property
     def troubles(self) -> tuple[str, ...]:
-        """Why files are not up to date, for the status."""
-        return tuple(file.trouble for file in self._files.values() if file.trouble)
+        """Why files are not as they should be, for the status."""
+        return tuple(trouble for file in self._files.values() if (trouble := file.trouble or file.loss))
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep what `apply` says, until cancelled; then the files are gone."""
@@ -251,3 +308,26 @@ class TokenFiles:
         """Look at the tokens of a keeper, or of all, and at the clock again: after a change or a suspend."""
         for file in self._of.get(keeper, ()) if keeper else self._files.values():
             file.wake()
+
+    async def look(self) -> None:
+        """See whether the files are still as cms wrote them. One look at a time: a mount may hang."""
+        written = {path: file.written for path, file in self._files.items() if file.written}
+        if not written or self._looks.borrowed_tokens:
+            return
+        with trio.move_on_after(LOOK_SECONDS):
+            damages = await trio.to_thread.run_sync(
+                lambda: {path: each.damage(path) for path, each in written.items()},
+                abandon_on_cancel=True,
+                limiter=self._looks,
+            )
+            for path, file in self._files.items():
+                # One that is being written now is none of those that were looked at.
+                if file.written is written.get(path) and not file.limiter.borrowed_tokens:
+                    file.damage = damages.get(path, "")
+
+    async def mend(self) -> None:
+        """Write the files again that are not as cms wrote them."""
+        await self.look()
+        for file in self._files.values():
+            if file.damage:
+                file.wake()

@@ -99,6 +99,26 @@ def test_who_may_not_ask_is_told_why(there: SocketPath, limits: Rules, name: str
     assert words in " ".join(found.verdicts[0].steps)
 
 
+@pytest.mark.parametrize(
+    ("there", "tried"),
+    [
+        (SocketPath((), missing="/run/cms"), None),
+        (SocketPath((), missing=PATH), None),
+        (path_with(), Tried(reached=False, error="Connection refused")),
+    ],
+)
+def test_a_lost_socket_is_the_daemons_to_put_back(there: SocketPath, tried: Tried | None) -> None:
+    """While it runs, `cms run` would be refused; without a daemon that is the move."""
+    moves = []
+    for runs in (True, False):
+        found = assess(PATH, there, rules(), EXIM, runs=runs)
+        found = confirm(found, PATH, EXIM, tried, runs=runs)
+        moves.append(found.verdicts[0].steps[0])
+
+    assert ["`cms reload`" in moves[0], "`cms run`" in moves[0]] == [True, False]
+    assert "`cms run`" in moves[1]
+
+
 @pytest.mark.parametrize("name", ["CORP\\ann", 'a"b', "o'neil", "jörg"])
 def test_a_users_name_is_a_word_of_the_configuration(name: str) -> None:
     """As Python reads it: a user of a domain has a backslash in its name."""

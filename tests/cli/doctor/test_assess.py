@@ -213,6 +213,7 @@ def test_a_daemon_that_has_loaded_since_knows() -> None:
 def test_no_daemon() -> None:
     """It is said, with the command."""
     assert ("fail", "no-daemon") == told(assess.no_daemon("no daemon is running", "start it"))
+    assert ("fail", "no-control-socket") == told(assess.no_daemon("it has lost its socket", "wait", runs=True))
 
 
 ROW = {"user": "a@example.test", "protocols": ["SMTP"], "state": "ok", "usable": True, "problem": None}

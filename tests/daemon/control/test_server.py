@@ -47,6 +47,9 @@ class FakeCommands(Commands):
     flow: Flow = field(default_factory=new_flow)
     refusal: Result | None = None
 
+    async def look(self) -> None:
+        self.told.append(("look",))
+
     def status(self, user: str = "") -> Result:
         if self.refusal:
             raise RuntimeError("bug")
@@ -151,7 +154,7 @@ async def test_the_status_is_of_whom_it_is_asked(tmp_path: Path) -> None:
     async with serving(tmp_path) as control:
         await control.ask({"command": "status", "user": "a"})
 
-    assert [("status", "a")] == control.commands.told
+    assert [("look",), ("status", "a")] == control.commands.told
 
 
 @in_trio

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -620,3 +621,132 @@ async def test_a_write_that_was_given_up_is_over_before_the_next(tmp_path: Path,
         await trio.testing.wait_all_tasks_blocked()
 
         assert "two\n" == kept.content
+
+
+# --- lost files ---
+
+
+def rewrite(path: Path) -> None:
+    path.write_bytes(long("other"))
+
+
+def put_same_in_its_place(path: Path) -> None:
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content)
+    path.chmod(0o644)
+
+
+def give_away(path: Path) -> None:
+    path.chmod(0o666)
+
+
+LOSSES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "removed": (Path.unlink, "is gone"),
+    "renamed": (lambda path: path.rename(path.with_name("old")), "is gone"),
+    "its folder removed": (lambda path: shutil.rmtree(path.parent), "is gone"),
+    "its folder renamed": (lambda path: path.parent.rename(path.parent.with_name("old")), "is gone"),
+    "two folders removed": (lambda path: shutil.rmtree(path.parent.parent), "is gone"),
+    "another token in it": (rewrite, "was changed by another program"),
+    "another file in its place": (put_same_in_its_place, "was changed by another program"),
+    "opened to all": (give_away, "was changed by another program"),
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@in_trio
+async def test_a_lost_file_is_written_again(tmp_path: Path, loss: str) -> None:
+    """Seen by a look, and told; written again as it was, with the folder as open as it was, and one line in the log."""
+    lose, damage = LOSSES[loss]
+    path = tmp_path / "run" / "cms" / "token"
+    path.parent.mkdir(parents=True)
+    path.parent.chmod(0o750)
+    with capture_logs() as lines:
+        async with keeping(tmp_path) as kept:
+            kept.files.apply([replace(kept.spec(mode=0o640), path=str(path))])
+            await until(path.exists)
+            await trio.testing.wait_all_tasks_blocked(0.02)
+            await kept.files.mend()
+            before = kept.files.troubles
+            lose(path)
+            await kept.files.look()
+            told = "".join(kept.files.troubles)
+            await kept.files.mend()
+            await until(lambda: not kept.files.troubles)
+            modes = [stat.S_IMODE(each.stat().st_mode) for each in (path.parent, path)]
+
+            assert (long("one"), [0o750, 0o640]) == (path.read_bytes(), modes)
+    assert ((), True) == (before, told.startswith(f"the token file {path} {damage}"))
+    assert "`cms reload`" in told
+    assert [damage] == [line["lost"] for line in lines if line["event"] == "a token file was written again"]
+
+
+@pytest.mark.parametrize("obstacle", ["a person's file", "a folder", "a link", "a file for the folder"])
+@in_trio
+async def test_what_is_in_the_way_of_a_file_stays(tmp_path: Path, obstacle: str) -> None:
+    """cms cannot tell it from somebody's own: the status names it until it has gone."""
+    path = tmp_path / "run" / "token"
+    async with keeping(tmp_path) as kept:
+        kept.files.apply([replace(kept.spec(), path=str(path))])
+        await until(path.exists)
+        await trio.testing.wait_all_tasks_blocked(0.02)
+        path.unlink()
+        match obstacle:
+            case "a person's file":
+                path.write_text("precious")
+            case "a folder":
+                path.mkdir()
+            case "a link":
+                path.symlink_to(tmp_path / "precious")
+            case _:
+                path.parent.rmdir()
+                path.parent.write_text("precious")
+        await kept.files.mend()
+        await kept.until_trouble("cannot be kept")
+        in_the_way = path.parent if path.parent.is_file() else path
+        assert not in_the_way.is_file() or in_the_way.read_text() == "precious"
+        in_the_way.rename(tmp_path / "away")
+        await kept.files.mend()
+        await until(lambda: path.exists() and not kept.files.troubles)
+
+        assert long("one") == path.read_bytes()
+
+
+@in_trio
+async def test_a_file_without_a_token_is_not_missed(tmp_path: Path) -> None:
+    """Before the first token, and after a sign-out, there is nothing to write."""
+    async with keeping(tmp_path, held=None) as kept:
+        kept.files.apply([kept.spec()])
+        await trio.testing.wait_all_tasks_blocked(0.02)
+        await kept.files.mend()
+        never = (kept.files.troubles, kept.path.exists())
+        kept.hold("one")
+        await kept.until("one")
+        kept.hold(None)
+        await kept.until(None)
+        await kept.files.mend()
+
+        assert [((), False)] * 2 == [never, (kept.files.troubles, kept.path.exists())]
+
+
+@in_trio
+async def test_a_look_at_a_mount_that_hangs_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A status waits for a second at most, and the next look is not made before that one has ended."""
+    monkeypatch.setattr(token_files, "LOOK_SECONDS", 0.05)
+    looks, go_on = [], threading.Event()
+
+    def hang(path: str) -> tuple[int, ...]:
+        looks.append(path)
+        go_on.wait()
+        return ()
+
+    async with keeping(tmp_path) as kept:
+        kept.files.apply([kept.spec()])
+        await kept.until("one")
+        await trio.testing.wait_all_tasks_blocked(0.02)
+        monkeypatch.setattr(token_files, "_identity", hang)
+        for _ in range(3):
+            await kept.files.look()
+        go_on.set()
+
+        assert ([str(kept.path)], ()) == (looks, kept.files.troubles)
