@@ -873,12 +873,14 @@ async def test_a_folder_that_vanishes_with_all_that_is_in_it_comes_back(
 ) -> None:
     """As those below /run/user at a logout: sockets, the control socket and token files."""
     monkeypatch.setattr(token_files, "SHORTEST_TOKEN", 1)
+    # A busy machine may take longer for a look.
+    monkeypatch.setattr(token_files, "LOOK_SECONDS", 200.0)
     token = Path(world.path("run/tokens/token"))
     world.sockets = {"run/cms.sock": {}}
     world.files = [FileSpec(str(token), world.accounts[0], "SMTP", 0o600, False, 1)]
     async with world.daemon() as app:
         await until_settled(app)
-        await until(token.exists)
+        await until(lambda: app._files._files[str(token)].written)
         served = token.read_text()
         shutil.rmtree(world.path("run"))
         await app.commands.look()

@@ -75,6 +75,10 @@ class StoredSignIn:
     async def until(self, content: str | None) -> None:
         await until(lambda: self.content == content)
 
+    async def until_written(self, path: Path) -> None:
+        """Wait until a file is there, and its task knows it."""
+        await until(lambda: self.files._files[str(path)].written)
+
     async def until_trouble(self, text: str) -> None:
         await until(lambda: any(text in each for each in self.files.troubles))
 
@@ -655,17 +659,17 @@ LOSSES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize("loss", LOSSES)
 @in_trio
-async def test_a_lost_file_is_written_again(tmp_path: Path, loss: str) -> None:
+async def test_a_lost_file_is_written_again(tmp_path: Path, loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Seen by a look, and told; written again as it was, with the folder as open as it was, and one line in the log."""
     lose, damage = LOSSES[loss]
+    monkeypatch.setattr(token_files, "LOOK_SECONDS", 200.0)
     path = tmp_path / "run" / "cms" / "token"
     path.parent.mkdir(parents=True)
     path.parent.chmod(0o750)
     with capture_logs() as lines:
         async with keeping(tmp_path) as kept:
             kept.files.apply([replace(kept.spec(mode=0o640), path=str(path))])
-            await until(path.exists)
-            await trio.testing.wait_all_tasks_blocked(0.02)
+            await kept.until_written(path)
             await kept.files.mend()
             before = kept.files.troubles
             lose(path)
@@ -683,13 +687,15 @@ async def test_a_lost_file_is_written_again(tmp_path: Path, loss: str) -> None:
 
 @pytest.mark.parametrize("obstacle", ["a person's file", "a folder", "a link", "a file for the folder"])
 @in_trio
-async def test_what_is_in_the_way_of_a_file_stays(tmp_path: Path, obstacle: str) -> None:
+async def test_what_is_in_the_way_of_a_file_stays(
+    tmp_path: Path, obstacle: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """cms cannot tell it from somebody's own: the status names it until it has gone."""
+    monkeypatch.setattr(token_files, "LOOK_SECONDS", 200.0)
     path = tmp_path / "run" / "token"
     async with keeping(tmp_path) as kept:
         kept.files.apply([replace(kept.spec(), path=str(path))])
-        await until(path.exists)
-        await trio.testing.wait_all_tasks_blocked(0.02)
+        await kept.until_written(path)
         path.unlink()
         match obstacle:
             case "a person's file":
@@ -721,7 +727,7 @@ async def test_a_file_without_a_token_is_not_missed(tmp_path: Path) -> None:
         await kept.files.mend()
         never = (kept.files.troubles, kept.path.exists())
         kept.hold("one")
-        await kept.until("one")
+        await kept.until_written(kept.path)
         kept.hold(None)
         await kept.until(None)
         await kept.files.mend()
@@ -742,11 +748,11 @@ async def test_a_look_at_a_mount_that_hangs_ends(tmp_path: Path, monkeypatch: py
 
     async with keeping(tmp_path) as kept:
         kept.files.apply([kept.spec()])
-        await kept.until("one")
-        await trio.testing.wait_all_tasks_blocked(0.02)
+        await kept.until_written(kept.path)
         monkeypatch.setattr(token_files, "_identity", hang)
         for _ in range(3):
             await kept.files.look()
+        await until(lambda: looks)
         go_on.set()
 
         assert ([str(kept.path)], ()) == (looks, kept.files.troubles)
