@@ -41,7 +41,7 @@ def list_mailboxes(broker: Daemon, servers: MailServers) -> tuple[int, str]:
 
 
 def test_the_file_opens_the_mailbox(broker: Daemon, servers: MailServers) -> None:
-    """With the page's lines the file opens the mailbox; after a sign-out the file is gone and the server refuses."""
+    """With the page's lines the file opens the mailbox; after a sign-out the file is gone and opens nothing."""
     broker.sign_in(USER, servers.entra)
     until((broker.home / "token").exists, "the token file")
     signed_in = list_mailboxes(broker, servers)
@@ -50,7 +50,8 @@ def test_the_file_opens_the_mailbox(broker: Daemon, servers: MailServers) -> Non
     status, said = list_mailboxes(broker, servers)
 
     assert (0, True) == (signed_in[0], "INBOX" in signed_in[1])
-    assert "Login denied" in said
+    # An older curl tries an empty token, a newer one does not.
+    assert any(words in said for words in ("Login denied", "option --config: error"))
     assert status != 0
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
+import re
 import shutil
 from pathlib import Path
 
@@ -36,6 +38,16 @@ def give_up(reason: str) -> None:
 
 
 def listed_packages() -> list[str]:
-    """Return the names in debian-packages.txt."""
-    lines = (line.partition("#")[0].split() for line in _PACKAGES.read_text().splitlines())
-    return [words[0] for words in lines if words]
+    """Return the names in debian-packages.txt, for whatever release."""
+    return [line.split()[0] for line in _lines()]
+
+
+def releases_packages() -> list[str]:
+    """Return the names that are for this release: those without a mark, and those that are marked with its name."""
+    release = platform.freedesktop_os_release().get("VERSION_CODENAME", "unnamed")
+    return [line.split()[0] for line in _lines() if "[" not in line or re.search(rf"[\[ ]{release}[\] ]", line)]
+
+
+def _lines() -> list[str]:
+    lines = (line.partition("#")[0].strip() for line in _PACKAGES.read_text().splitlines())
+    return [line for line in lines if line]

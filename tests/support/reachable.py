@@ -47,14 +47,15 @@ def open_folder(prefix: str) -> Iterator[Path]:
 
 
 class Installation:
-    """cms with its dependencies, under `folder`."""
+    """cms with its dependencies, under `folder`; with `debians` it finds Debian's packages of them instead."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, debians: bool = False) -> None:
         self.folder = folder
-        subprocess.run([_base_python(), "-m", "venv", "--without-pip", folder], check=True)
+        systems = ["--system-site-packages"] if debians else []
+        subprocess.run([_base_python(), "-m", "venv", "--without-pip", *systems, folder], check=True)
         self.python = folder / "bin" / "python"
         self._packages = next(folder.glob("lib/python3*/site-packages"))
-        for each in _closure("cms-oauth", "sandbox"):
+        for each in [distribution("cms-oauth")] if debians else _closure("cms-oauth", "sandbox"):
             _copy(each, self._packages)
         for package in ("cms", "cms_oauth"):
             self._copy_own(package)
