@@ -158,14 +158,14 @@ class _Reader:
         if word == "include" or self._files.machine.is_file(whole):
             yield from self._of_file(whole, place)
 
-    def _items(self, text: str, place: Place, faults: tuple[Fault, ...] = ()) -> Iterator[Use]:
+    def _items(self, text: str, place: Place, faults: tuple[Fault, ...] = (), login: str = "") -> Iterator[Use]:
         """Yield what a value asks."""
         items = list(_ITEM.finditer(text))
         closing = _closing(text) if items else {}
         for found in items:
             arguments = _arguments(text, found.end(), closing)
             if found[1] == "readsocket" and len(arguments) > 1:
-                yield Request(place, _value(arguments[0]), _value(arguments[1]), faults)
+                yield Request(place, _value(arguments[0]), _value(arguments[1]), faults, login)
             elif found[1] == "run" and arguments:
                 words = [_value(each) for each in re.findall(r'"[^"]*"|\S+', arguments[0])]
                 words = [each.strip('"') for each in words]
@@ -185,7 +185,7 @@ class _Reader:
             cause = f"`driver = {driver}` does not send what client_send says"
             faults.append(Fault(where, "does not log in with its token", cause, "write: driver = plaintext"))
         for option, (value, line) in instance.options.items():
-            yield from self._items(value, line, tuple(faults) if option == "client_send" else ())
+            yield from self._items(value, line, *((tuple(faults), "SMTP") if option == "client_send" else ()))
 
 
 def _unquoted(value: str) -> str:

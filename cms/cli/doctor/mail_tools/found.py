@@ -90,12 +90,16 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A program writes a request to a socket itself, as exim does."""
+    """A program writes a request to a socket itself, as exim does.
+
+    `login` is the protocol of the login that it sends the answer for, "" if it is not known to be one.
+    """
 
     place: Place
     socket: str
     text: str
     faults: tuple[Fault, ...] = ()
+    login: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import configparser
 import posixpath
+import re
 from collections.abc import Iterator
 
 from cms.cli.doctor.mail_tools import shell
@@ -16,6 +17,8 @@ from cms.cli.doctor.mail_tools.found import Command, Fault, Files, Login, Machin
 from cms.cli.doctor.mail_tools.ini import Ini, mistake
 
 _SECTION = "retriever"
+# configparser ignores what follows the bracket.
+_HEADER = re.compile(rf"^\s*\[{_SECTION}\]", re.MULTILINE)
 _YES = {"1", "yes", "true", "on"}
 _NO = {"0", "no", "false", "off"}
 
@@ -32,7 +35,7 @@ def uses(machine: Machine) -> Iterator[Use]:
 
 def _of_file(files: Files, path: str) -> Iterator[Use]:
     text = files.text(path)
-    if f"[{_SECTION}]" not in text.splitlines():
+    if not _HEADER.search(text):
         return
     try:
         ini = Ini("getmail", path, text)

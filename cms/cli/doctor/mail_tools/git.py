@@ -170,11 +170,16 @@ def _sending(settings: list[_Setting], machine: Machine) -> Iterator[Use]:
         meant = [each for each in helpers if _host(each.subsection) == server.value.lower()]
         wrapped = "smtpencryption" in values and values["smtpencryption"].value.lower() == "ssl"
         asked = f"{server.value}:{port.value if port else 465 if wrapped else 25}"
-        if meant and not any(each.subsection.rstrip("/").rpartition("//")[2] == asked for each in meant):
+        if meant and not any(_place(each.subsection) == asked for each in meant):
             cause = f"git asks for smtp://{asked}, and the helper is for {meant[0].subsection}"
             yield Fault(meant[0].place, "gets no token", cause, f'write: [credential "smtp://{asked}"]')
         if meant:
             yield from _login(values, server.place)
+
+
+def _place(url: str) -> str:
+    """Return the host and port of an address, which may name the user too."""
+    return url.rstrip("/").rpartition("//")[2].rpartition("@")[2]
 
 
 def _host(url: str) -> str:

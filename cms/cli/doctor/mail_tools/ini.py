@@ -60,10 +60,9 @@ def mistake(error: configparser.Error) -> str:
 def _lines(text: str) -> Mapping[tuple[str, str], int]:
     section, found = "", dict[tuple[str, str], int]()
     for number, line in numbered(text):
-        header = _SECTION.match(line)
-        if header:
-            section = header[1]
-            found[section, ""] = number
-        elif not line[:1].isspace():
-            found[section, re.split("[=:]", line, maxsplit=1)[0].strip().lower()] = number
+        header = _SECTION.match(line.strip())
+        section = header[1] if header else section
+        option = "" if header else re.split("[=:]", line, maxsplit=1)[0].strip().lower()
+        # An option may be indented, and what looks like it in a continuation stands below.
+        found.setdefault((section, option), number)
     return found

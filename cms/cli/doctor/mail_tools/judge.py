@@ -115,10 +115,9 @@ def _command(use: Command, served: Served) -> Iterator[Finding]:
     verdict = _output(use, read)
     if verdict:
         yield failed(CHECK, f"{where} does not log in with its token", verdict)
-    elif use.login.protocol and read.protocol != use.login.protocol and read.protocol in PERMISSIONS:
-        cause = f"the login is {use.login.protocol}, and the token is asked for {read.protocol}"
-        step = f"{_line(use.place)}: write --proto={use.login.protocol}"
-        yield warned(CHECK, f"{where} may not log in with its token", yours("tool-protocol", cause, step))
+    else:
+        step = f"write --proto={use.login.protocol}"
+        yield from _another_protocol(use.place, use.login.protocol, read.protocol, step)
 
 
 def _options(use: Command) -> Options | dial.Failed:
@@ -155,6 +154,15 @@ def _output(use: Command, read: Options) -> Verdict | None:
         cause = f"{use.place.tool} would send the newline after the token too"
         return yours("tool-output", cause, f"{line}: write --no_newline too")
     return None
+
+
+def _another_protocol(place: Place, login: str, asked: str, step: str) -> Iterator[Finding]:
+    """Yield a warning if a token is asked for one protocol of mail, and used for another."""
+    if login and asked != login and asked in PERMISSIONS:
+        verdict = yours(
+            "tool-protocol", f"the login is {login}, and the token is asked for {asked}", f"{_line(place)}: {step}"
+        )
+        yield warned(CHECK, f"{_where(place)} may not log in with its token", verdict)
 
 
 # Sockets, users and protocols.
@@ -239,12 +247,19 @@ def _variable(use: Variable, served: Served) -> Finding:
 
 
 def _request(use: Request, served: Served) -> list[Finding]:
-    """Return the findings about a request, if it is ours: at one of our sockets, or for a protocol that cms serves."""
+    """Return the findings about a request, if it is ours.
+
+    It is at one of our sockets; or it asks for a protocol that cms serves, for a login or for a user that cms serves:
+    other programs' requests may begin with SMTP too.
+    """
     head, _, user = use.text.partition(" ")
     protocol = head.partition(",")[0]
     spec = served.find(use.socket, "tokens")
     protocols = {*PERMISSIONS, *(name for each in served.sockets or () for name in each.protocols)}
-    if spec is None and (protocol not in protocols or not _may_be_a_path(use.socket)):
+    names = {account.user for each in served.sockets or () for account in each.accounts} - {""}
+    if spec is None and (
+        protocol not in protocols or use.socket.startswith("inet:") or not (use.login or is_named(user, *names))
+    ):
         return []
     where = _where(use.place)
     try:
@@ -257,15 +272,12 @@ def _request(use: Request, served: Served) -> list[Finding]:
         step = f"{_line(use.place)}: write {{SMTP USER}}, as docs/protocol.md says"
         return [failed(CHECK, f"{where} gets no token", yours("tool-request", cause, step))]
     found = [_asked(use.place, _Asked(use.socket, user, protocol), served), *map(_fault, use.faults)]
-    if use.place.tool == "exim" and request.form.endswith("-b64"):
-        cause = f"exim encodes what it sends, and {request.form} is encoded already"
+    found += _another_protocol(use.place, use.login, protocol, f"write {use.login} in the place of {protocol}")
+    if use.login and request.form.endswith("-b64"):
+        cause = f"{use.place.tool} encodes what it sends, and {request.form} is encoded already"
         fault = Fault(use.place, "does not log in with its token", cause, f"write {protocol} without an option")
         found.append(_fault(fault))
     return found
-
-
-def _may_be_a_path(socket: str) -> bool:
-    return not socket.startswith("inet:")
 
 
 def _table(use: Table, served: Served) -> list[Finding]:

@@ -37,6 +37,13 @@ _VARIABLE = re.compile(r"\{(\w+)\}|(\w+)")
 _PASSWORDS = {"login", "plain", "cram-md5", "digest-md5"}
 
 
+# What the output of a command in backquotes becomes.
+_MEANINGS = {
+    "pass": "password, and mutt logs in with it as with a password",
+    "oauth_refresh_command": "command: mutt would run the token that the backquotes put there",
+}
+
+
 _Settings: TypeAlias = dict[str, Setting]
 
 
@@ -143,9 +150,10 @@ class _Reader:
             asked = len(self._asked)
             value = (before.value if before else "") + line.word()
             into[name] = Setting(value, place)
-            if name.endswith("_pass") and len(self._asked) > asked:
-                cause = f"${name} is a password, and mutt logs in with it as with a password"
-                step = f"set {name.removesuffix('_pass')}_oauth_refresh_command to the command, in quotes without `"
+            protocol, _, what = name.partition("_")
+            if what in _MEANINGS and len(self._asked) > asked:
+                cause = f"${name} is a {_MEANINGS[what]}"
+                step = f"set {protocol}_oauth_refresh_command to the command, in quotes without `"
                 self._asked.append(Fault(place, "does not log in with its token", cause, step))
 
     def _run_later(self, text: str, place: Place, depth: int) -> None:

@@ -5,7 +5,6 @@ An expression may call the functions of `pythonfile`, which is read too.
 
 from __future__ import annotations
 
-import ast
 import configparser
 from collections.abc import Iterator
 
@@ -33,42 +32,21 @@ def uses(machine: Machine) -> Iterator[Use]:
 
 
 def _uses(ini: Ini, files: Files) -> Iterator[Use]:
-    code = ini.value("general", "pythonfile")
-    functions = dict[str, list[Use]]()
-    if code:
-        path = files.machine.expand(code)
-        functions = _functions(files.text(path, ini.place("general", "pythonfile")), path, files.machine)
+    path = files.machine.expand(ini.value("general", "pythonfile"))
+    code = files.text(path, ini.place("general", "pythonfile")) if path else ""
     for section in ini.sections():
         if section.startswith("Repository "):
             for option in _OPTIONS:
-                found = _asked(ini, section, option, functions, files.machine)
+                expression, place = ini.value(section, option), ini.place(section, option)
+                found = python_code.asks(expression, place, files.machine, _LOGIN)
+                if expression:
+                    here = Place("offlineimap", path, 1)
+                    found += python_code.asks(code, here, files.machine, _LOGIN, caller=expression)
                 yield from found
                 if any(isinstance(each, Command) for each in found):
                     yield from _login(ini, section, option)
                     # A password is not used beside a token: `%(remotepasseval)s` gives both.
                     break
-
-
-def _functions(code: str, path: str, machine: Machine) -> dict[str, list[Use]]:
-    """Return what each function of a file asks."""
-    try:
-        tree = ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return {}
-    return {
-        node.name: python_code.asks(
-            ast.get_source_segment(code, node) or "", Place("offlineimap", path, node.lineno), machine, _LOGIN
-        )
-        for node in tree.body
-        if isinstance(node, ast.FunctionDef)
-    }
-
-
-def _asked(ini: Ini, section: str, option: str, functions: dict[str, list[Use]], machine: Machine) -> list[Use]:
-    expression = ini.value(section, option)
-    found = python_code.asks(expression, ini.place(section, option), machine, _LOGIN)
-    called = [each for name, each in functions.items() if f"{name}(" in expression]
-    return [*found, *(use for each in called for use in each)]
 
 
 def _login(ini: Ini, section: str, option: str) -> Iterator[Fault]:

@@ -6,6 +6,7 @@ value is used. `-o` in master.cf replaces a parameter for one service.
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Iterator, Mapping
 from typing import TypeAlias
@@ -83,13 +84,15 @@ def _tables(settings: Mapping[str, Setting], *, chroot: bool) -> Iterator[Use]:
     maps = settings.get(_MAPS)
     if maps is None:
         return
+    queue = _value(settings, "queue_directory", "/var/spool/postfix")
     for proxy, socket in dict.fromkeys(_SOCKET.findall(_expanded(maps.value, settings))):
         faults = list(_login(settings, maps.place))
-        if chroot and not proxy:
+        if chroot and not proxy and socket.startswith("/"):
             cause = "smtp runs in a chroot, where it does not see the socket"
             step = f"write `proxy:` before `socketmap:` in {_MAPS}"
             faults.append(Fault(maps.place, "may not reach cms", cause, step, certain=False))
-        yield Table(maps.place, socket, tuple(faults))
+        # Postfix's programs run in its queue's folder, in the chroot too.
+        yield Table(maps.place, posixpath.join(queue, socket), tuple(faults))
 
 
 def _value(settings: Mapping[str, Setting], name: str, default: str = "") -> str:

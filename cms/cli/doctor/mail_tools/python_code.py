@@ -19,12 +19,37 @@ _LIBRARY = {"token": ("--user", "--proto"), "Login": ("--user",)}
 _KEYWORDS = {"user": "--user", "protocol": "--proto", "socket": "--cms_sock"}
 
 
-def asks(code: str, place: Place, machine: Machine, login: Login = ANY_LOGIN) -> list[Use]:
-    """Return what Python code asks. Code that does not compile, or is nested too deeply, asks nothing."""
+def asks(code: str, place: Place, machine: Machine, login: Login = ANY_LOGIN, caller: str = "") -> list[Use]:
+    """Return what Python code asks. Code that does not compile, or is nested too deeply, asks nothing.
+
+    With a `caller`, an expression, only what it calls counts, and what that uses of the code.
+    """
     try:
-        return list(_uses(ast.parse(code.strip()), place, machine, login))
+        tree = ast.parse(code.strip())
+        return list(_uses(_used(tree, _names(ast.parse(caller.strip()))) if caller else tree, place, machine, login))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return []
+
+
+def _names(tree: ast.AST) -> set[str]:
+    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+
+
+def _used(tree: ast.Module, names: set[str]) -> ast.Module:
+    """Return the imports of a module, and those of its statements that define these names, or names used in those."""
+    left, used = list(tree.body), list[ast.stmt]()
+    while found := [each for each in left if _defined(each) & names]:
+        left = [each for each in left if each not in found]
+        used += found
+        names = names.union(*map(_names, found))
+    imports = [each for each in left if isinstance(each, ast.Import | ast.ImportFrom)]
+    return ast.Module([*imports, *used], [])
+
+
+def _defined(statement: ast.stmt) -> set[str]:
+    if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+        return {statement.name}
+    return {node.id for node in ast.walk(statement) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
 
 
 def _uses(tree: ast.Module, place: Place, machine: Machine, login: Login) -> Iterator[Use]:

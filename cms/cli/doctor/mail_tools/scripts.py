@@ -61,8 +61,15 @@ def _script(files: Files, path: str) -> list[Use]:
 
 def _unit(files: Files, path: str) -> Iterator[Use]:
     exported: dict[str, str] = {}
-    for number, line in numbered(files.text(path)):
-        found = _UNIT.fullmatch(line.strip())
+    begun, number = "", 0
+    for here, line in numbered(files.text(path)):
+        number = number if begun else here
+        if line.lstrip().startswith(("#", ";")):
+            continue
+        if line.endswith("\\"):
+            begun += f"{line[:-1]} "
+            continue
+        found, begun = _UNIT.fullmatch((begun + line).strip()), ""
         if not found:
             continue
         place = Place("shell", path, number)

@@ -168,7 +168,7 @@ class _Walk:
 
     def _declare(self, words: Sequence[str], place: Place) -> None:
         given = {found[1]: found[2] for found in map(ASSIGNMENT.fullmatch, words) if found}
-        if words[0] == "export" or "-x" in words:
+        if words[0] == "export" or any(re.fullmatch(r"-\w*x\w*", each) for each in words):
             self.exported |= {*given, *words[1:]}
             given = {name: self.variables[name] for name in words[1:] if name in self.variables} | given
         self._assign(given, place)

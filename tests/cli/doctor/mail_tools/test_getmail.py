@@ -36,6 +36,17 @@ def test_the_command_is_a_python_tuple(value: str, words: str) -> None:
     assert [] == faults(found)
 
 
+@pytest.mark.parametrize("header", ["[retriever]  # mine", "  [retriever]", "[retriever]\r"])
+def test_a_header_as_configparser_takes_it(header: str) -> None:
+    """With spaces before it, or anything after it."""
+    assert [(4, "--user=u@x")] == commands(read(GOOD.replace("[retriever]", header)))
+
+
+def test_indented_options() -> None:
+    """configparser takes them for options, and so does getmail; the line is told all the same."""
+    assert [(4, "--user=u@x")] == commands(read(GOOD.replace("\n", "\n  ").rstrip(" ")))
+
+
 @pytest.mark.parametrize(
     ("value", "cause"),
     [

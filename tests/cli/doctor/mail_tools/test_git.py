@@ -52,6 +52,7 @@ def test_files_that_are_included() -> None:
     [
         (f"{URL}helper =\nhelper = cms\n{SENDING}", []),
         (f'[credential "smtp://h:587/"]\nhelper = cms\n{SENDING}', []),
+        (f'[credential "smtp://u%40x@h:587"]\nhelper = cms\n{SENDING}', []),
         (
             f'[credential "smtp://h"]\nhelper = cms\n{SENDING}',
             ["git asks for smtp://h:587, and the helper is for smtp://h"],

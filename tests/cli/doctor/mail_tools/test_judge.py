@@ -98,7 +98,8 @@ def test_what_is_right_passes(use: Use, offered: Served) -> None:
         (command("--proto=POP"), served(), "tool-protocol", f"{SOCKET} serves SMTP, IMAP, and no POP"),
         (command("--test-pop=h"), served(), "tool-protocol", "no POP"),
         (Variable(HERE, "/x"), served(), "tool-socket", "the path is wrong"),
-        (Request(EXIM, "/x", "SMTP"), served(), "tool-socket", "the path is wrong"),
+        (Request(EXIM, "/x", "SMTP", login="SMTP"), served(), "tool-socket", "the path is wrong"),
+        (Request(EXIM, "/x", "IMAP user@domain.com"), served(), "tool-socket", "the path is wrong"),
         (Request(EXIM, SOCKET, "SMTP other@x"), served(), "tool-user", "does not serve other@x"),
         (Request(EXIM, SOCKET, "POP"), served(), "tool-protocol", "no POP"),
         (Table(HERE, "/x"), served(table="/table"), "tool-socket", "the path is wrong: the configuration has /table"),
@@ -159,7 +160,7 @@ def test_a_command_whose_options_are_computed(line: str) -> None:
 def test_what_is_no_whole_path_is_the_programs_business(socket: str) -> None:
     """The finding is a warning: only the mail program knows what comes of it."""
     assert [("warn", "tool-socket-unknown")] == verdicts(judge(command(f"--cms_sock={socket}"), served()))
-    assert [("warn", "tool-socket-unknown")] == verdicts(judge(Request(EXIM, socket, "SMTP"), served()))
+    assert [("warn", "tool-socket-unknown")] == verdicts(judge(Request(EXIM, socket, "SMTP", login="SMTP"), served()))
 
 
 @pytest.mark.parametrize(
@@ -191,6 +192,10 @@ def test_what_the_login_needs(line: str, login: Login, expected: list[tuple[str,
         Request(EXIM, "inet:localhost:783", "SMTP user@x"),
         Request(EXIM, "/run/clamd.sock", "SCAN /x"),
         Request(EXIM, "/x", UNKNOWN),
+        Request(EXIM, "/run/greylist", f"SMTP {UNKNOWN}"),
+        Request(HERE, "/run/statistics", "IMAP"),
+        Request(EXIM, "/run/pop-before-smtp", f"POP {UNKNOWN} {UNKNOWN}"),
+        Request(HERE, "/run/who", "SMTP somebody@else"),
         Table(HERE, "/run/postsrsd"),
         TokenPath(HERE, "/home/u/.password", "IMAP"),
     ],
@@ -229,10 +234,18 @@ def test_a_request_that_cms_refuses(text: str) -> None:
 
 def test_what_exim_encodes_twice() -> None:
     """It encodes what client_send says; a script does not."""
-    twice = Request(EXIM, SOCKET, "SMTP,xoauth2-b64 user@domain.com")
+    twice = Request(EXIM, SOCKET, "SMTP,xoauth2-b64 user@domain.com", login="SMTP")
 
     assert [("pass", ""), ("fail", "tool-login")] == verdicts(judge(twice, served()))
-    assert [("pass", "")] == verdicts(judge(replace(twice, place=HERE), served()))
+    assert [("pass", "")] == verdicts(judge(replace(twice, login=""), served()))
+
+
+def test_exim_with_a_token_for_another_protocol() -> None:
+    """It sends with SMTP only."""
+    found = judge(Request(EXIM, SOCKET, "IMAP", login="SMTP"), served())
+
+    assert [("pass", ""), ("warn", "tool-protocol")] == verdicts(found)
+    assert "the login is SMTP, and the token is asked for IMAP" in causes(found)
 
 
 def test_a_token_file_for_another_protocol() -> None:
@@ -277,7 +290,7 @@ def test_a_link_leads_to_the_same_socket() -> None:
 
 def test_exim_names_its_socket_in_its_own_way() -> None:
     """It has no options of cms-oauth's."""
-    assert "in readsocket" in judge(Request(EXIM, "/else", "SMTP"), served())[0].verdicts[0].steps[0]
+    assert "in readsocket" in judge(Request(EXIM, "/else", "SMTP", login="SMTP"), served())[0].verdicts[0].steps[0]
     assert "with --cms_sock=" in judge(command("--cms_sock=/else"), served())[0].verdicts[0].steps[0]
 
 

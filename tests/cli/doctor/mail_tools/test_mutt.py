@@ -130,6 +130,14 @@ def test_a_token_as_a_password() -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["imap_oauth_refresh_command", "smtp_oauth_refresh_command"])
+def test_a_token_as_a_command(name: str) -> None:
+    """The backquotes of a password, kept for the command that prints the token."""
+    ((line, cause),) = faults(read(f"set smtp_user=u imap_user=u\nset {name}=`cms-oauth --user=u@x`\n"))
+
+    assert (2, f"${name} is a command: mutt would run the token that the backquotes put there") == (line, cause)
+
+
 def test_a_command_without_quotes() -> None:
     """mutt sets the first word, and complains about a variable `--user`."""
     ((line, cause),) = faults(read(GOOD, "set imap_oauth_refresh_command=cms-oauth --user=u@x --output=token"))

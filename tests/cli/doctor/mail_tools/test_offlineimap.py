@@ -36,6 +36,23 @@ def test_an_expression_that_asks(expression: str, words: str) -> None:
     assert [] == faults(found)
 
 
+@pytest.mark.parametrize(
+    "python",
+    [
+        "from cms_oauth import token\n\ndef get(user):\n    return token('u@x')\n",
+        "import os\nget = lambda u: os.popen('cms-oauth --user=u@x')\n",
+        "import os\nC = 'cms-oauth --user=u@x'\ndef get(u):\n    return os.popen(C).read()\n",
+        "def _run():\n    return run(['cms-oauth', '--user=u@x'])\nclass X:\n    o = _run\ndef get(u):\n    return X.o()\n",
+    ],
+)
+def test_what_a_function_uses(python: str) -> None:
+    """The library, names of the module, and other functions; what it does not use is not asked."""
+    text = HEAD.replace("accounts", "pythonfile = ~/.oi.py\naccounts") + "oauth2_access_token_eval = get('u@x')\n"
+    other = "def another():\n    return run(['cms-oauth', '--user=no@x'])\n"
+
+    assert {"--user=u@x"} == {each for _, each in commands(read(text, **{".oi.py": python + other}))}
+
+
 def test_a_pythonfile_that_is_not_there_or_broken() -> None:
     """It asks nothing; offlineimap itself complains."""
     text = "[general]\npythonfile = ~/.oi.py\n[Repository far]\noauth2_access_token_eval = token()\n"

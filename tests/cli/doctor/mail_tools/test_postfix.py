@@ -34,6 +34,8 @@ def causes(found: list[Table]) -> list[str]:
         ("smtp_sasl_password_maps=\n# a comment\n\n  hash:/etc/x,\n  proxy:socketmap:unix:/s:cms\n", 1, "/s"),
         ("a = /s\nt = socketmap:unix:${a}:cms\nsmtp_sasl_password_maps = $t", 3, "/s"),
         ("smtp_sasl_password_maps = $(t)\nt = pipemap:{$x, socketmap:unix:/s:cms}", 1, "/s"),
+        ("smtp_sasl_password_maps = socketmap:unix:private/s:cms", 1, "/var/spool/postfix/private/s"),
+        ("queue_directory = /q\nsmtp_sasl_password_maps = socketmap:unix:s:cms", 2, "/q/s"),
         ("smtp_sasl_password_maps = socketmap:unix:/old:cms\nsmtp_sasl_password_maps = socketmap:unix:/s:n", 2, "/s"),
     ],
 )

@@ -68,10 +68,11 @@ def test_units() -> None:
     unit = (
         "[Service]\nEnvironment=CMS_SOCK=/x\nExecStartPre=-cms-oauth '--user=u@x'\n"
         "ExecStart=sh -c 'cms-oauth --cms_sock=%h/%%'\nExecStop=it's\nType=oneshot\n"
+        "ExecReload=-/usr/bin/env \\\n  # in between\n cms-oauth \\\n  --proto=POP\n"
     )
     found = read(**{".config/systemd/user/a.service": unit})
 
-    assert [(3, ("--user=u@x",), "/x"), (4, (f"--cms_sock={HOME}/%",), "/x")] == [
+    assert [(3, ("--user=u@x",), "/x"), (4, (f"--cms_sock={HOME}/%",), "/x"), (7, ("--proto=POP",), "/x")] == [
         (each.place.line, each.words, each.socket) for each in found if isinstance(each, Command)
     ]
 

@@ -71,6 +71,7 @@ def test_the_words_are_those_that_the_program_gets(script: str, words: tuple[str
         ("CMS_SOCK=/x; cms-oauth", ""),
         ("CMS_SOCK=/x true; cms-oauth", ""),
         ("export CMS_SOCK=/x; unset CMS_SOCK; cms-oauth", ""),
+        ("declare -gx CMS_SOCK=/s; cms-oauth", "/s"),
         ("declare -x CMS_SOCK=$XDG_RUNTIME_DIR/s && cms-oauth", "/run/user/7/s"),
     ],
 )
