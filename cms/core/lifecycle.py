@@ -52,6 +52,8 @@ from cms_oauth.moves import LOOKS_AGAIN, Move, fill, mover_of, parts_of
 # life does no harm, and random so that many accounts do not ask at the same moment.
 EARLIEST_SHARE = 0.5
 LATEST_SHARE = 0.75
+# With this window no minute has more than two and a half times the mean of refreshes, even if all accounts began at once.
+SPREAD = EARLIEST_SHARE / LATEST_SHARE
 
 # Exchange's high-volume endpoint refuses tokens within about 10 minutes of their expiry (sasl-xoauth2 issue 98). A
 # quarter of an hour also leaves time for one failed try.
@@ -475,10 +477,11 @@ def _due(life: float, jitter: float, refresh_before: float | None) -> float:
     """Return the age, in seconds, at which a token with this life is renewed."""
     earliest, latest = life * EARLIEST_SHARE, life * LATEST_SHARE
     if refresh_before is not None:
-        latest = min(latest, max(life - refresh_before, life * EARLIEST_SHARE_ASKED))
-        earliest = min(earliest, latest)
+        latest = min(latest, max(life - refresh_before, life * EARLIEST_SHARE_ASKED / SPREAD))
     elif life - REFRESH_BEFORE_EXPIRY >= earliest:
         latest = min(latest, life - REFRESH_BEFORE_EXPIRY)
+    # However early the latest moment is, the window is as wide in proportion, so that accounts do not ask together.
+    earliest = min(earliest, latest * SPREAD)
     return earliest + (latest - earliest) * jitter
 
 
