@@ -1,13 +1,14 @@
-"""Keeps the tokens of one Grant fresh: a task that plans, asks the provider, and publishes each result as a life.
+"""Keeps the tokens of one Grant fresh: plans, asks the provider, and publishes each result as a life.
 
 Only the keeper asks the provider for its Grant, one question at a time, so no lock is needed: a request that needs a
-token makes a fetch due and waits for the life to change. The task sleeps until the time that the plan names, or until it
-is woken; nothing here polls.
+token makes a fetch due and waits for the life to change. Between its questions the keeper is data: `Schedule` has its
+time, and starts it then.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -77,12 +78,32 @@ def _unheard(_keeper: Keeper, _scopes: Scopes, _before: Life, _after: Life) -> N
     """Tell no one."""
 
 
+def _unplanned(_keeper: Keeper) -> None:
+    """Start no fetch, as in a command without a daemon."""
+
+
 class Keeper:
     """Keeps the tokens of one Grant, one life for each of its scope sets.
 
-    `sign_in` has the facts about the sign-in behind them. `on_change` is called for every life that a provider call, a
-    sign-in or a sign-out has changed.
+    `sign_in` has the facts about the sign-in behind them. `replan` is called when `due` may have changed or the clock may
+    have jumped, and `on_change` for every life that a provider call, a sign-in or a sign-out has changed.
     """
+
+    # There may be ten thousand.
+    __slots__ = (
+        "_acquire",
+        "_budget",
+        "_change",
+        "_clock",
+        "_epoch",
+        "_jitter",
+        "_looks",
+        "_on_change",
+        "_replan",
+        "grant",
+        "lives",
+        "sign_in",
+    )
 
     def __init__(
         self,
@@ -91,6 +112,7 @@ class Keeper:
         clock: Clock,
         *,
         jitter: Callable[[], float] = random.random,
+        replan: Callable[[Keeper], None] = _unplanned,
         on_change: Callable[[Keeper, Scopes, Life, Life], None] = _unheard,
     ) -> None:
         self.grant = grant
@@ -99,11 +121,12 @@ class Keeper:
         self._acquire = acquire
         self._clock = clock
         self._jitter = jitter
+        self._replan = replan
         self._on_change = on_change
         self._budget = Budget()
         self._looks = LOOKS
-        self._nudge = trio.Event()
-        self._change = trio.Event()
+        # Only while somebody waits for it.
+        self._change: trio.Event | None = None
         # Counts sign-ins and sign-outs: an answer to a question from before one is out of date after it.
         self._epoch = 0
 
@@ -112,17 +135,21 @@ class Keeper:
         """The user who has signed in, else the login in the configuration; "" if neither is known."""
         return self.sign_in.who
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Keep the tokens fresh until cancelled."""
-        task_status.started()
-        while True:
-            match soonest(list(self.lives.values()), self._clock.boot()):
-                case Fetch():
-                    await self._fetch(self._most_urgent())
-                case SleepUntil(when):
-                    await self._sleep(when - self._clock.boot())
-                case AwaitSignIn():
-                    await self._sleep(float("inf"))
+    def due(self) -> float:
+        """Return when to `ask`: a moment of the boot clock, infinity while only a person can help."""
+        now = self._clock.boot()
+        match soonest(list(self.lives.values()), now):
+            case Fetch():
+                return now
+            case SleepUntil(when):
+                return when
+            case AwaitSignIn():
+                return math.inf
+
+    async def ask(self) -> None:
+        """Ask the provider for as long as a fetch is due."""
+        while self.due() <= self._clock.boot():
+            await self._fetch(self._most_urgent())
 
     def take(self, grant: Grant) -> None:
         """Use other settings of the same Grant from now on, without losing a token.
@@ -241,6 +268,8 @@ class Keeper:
 
     async def changed(self) -> None:
         """Wait for the next change of any life."""
+        if self._change is None:
+            self._change = trio.Event()
         await self._change.wait()
 
     async def settled(self) -> None:
@@ -259,14 +288,8 @@ class Keeper:
             case AwaitSignIn():
                 return False
 
-    async def _sleep(self, seconds: float) -> None:
-        # No other task runs between the plan and this line, so no nudge is missed.
-        self._nudge = trio.Event()
-        with trio.move_on_after(seconds):
-            await self._nudge.wait()
-
     def _wake_up(self) -> None:
-        self._nudge.set()
+        self._replan(self)
 
     def _most_urgent(self) -> Scopes:
         """Return a scope set that is due, preferably one without a usable token."""
@@ -332,8 +355,9 @@ class Keeper:
 
     def _tell(self) -> None:
         """Wake all tasks that wait for a change."""
-        self._change.set()
-        self._change = trio.Event()
+        if self._change is not None:
+            self._change.set()
+            self._change = None
 
     def _retry_sooner(self, scopes: Scopes) -> None:
         self.lives[scopes] = retry_sooner(self.lives[scopes], self._clock.boot())

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import trio
@@ -25,6 +25,7 @@ from cms.core.status import AccountFacts, StatusRow, as_json, describe, expiry_w
 from cms.core.status_text import as_text
 from cms.core.words import MEMORY_WARNING
 from cms.daemon.keeper import Acquire, Keeper
+from cms.daemon.schedule import Schedule
 from cms.grants.messages import Prompt
 from cms.system.clock import Clock
 from cms_oauth.moves import cms
@@ -52,8 +53,6 @@ class _Record:
     users: tuple[str, ...] = ()
     # What the sign-in under way asks a person to do, None if none is waiting.
     prompt: Prompt | None = None
-    # Ends the keeper's task.
-    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
 
 
 class Registry:
@@ -74,7 +73,7 @@ class Registry:
         self._jitter = jitter
         self._records: dict[str, _Record] = {}
         self._subscribers: list[Subscriber] = []
-        self._nursery: trio.Nursery | None = None
+        self._schedule = Schedule(clock)
         self.apply(config)
 
     def subscribe(self, subscriber: Subscriber) -> None:
@@ -83,11 +82,7 @@ class Registry:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the tokens of all grants fresh until cancelled."""
-        async with trio.open_nursery() as self._nursery:
-            for record in self._records.values():
-                self._nursery.start_soon(_keep, record)
-            task_status.started()
-            await trio.sleep_forever()
+        await self._schedule.run(task_status=task_status)
 
     def apply(self, config: Config) -> list[Grant]:
         """Switch to the grants of this configuration; return those that it no longer has. Does not wait."""
@@ -102,16 +97,15 @@ class Registry:
             record.users = tuple(users[grant.key])
             self._records[grant.key] = record
         for record in before.values():
-            record.scope.cancel()
+            self._schedule.drop(record.keeper)
             record.keeper.close()
         return [record.keeper.grant for record in before.values()]
 
     def _add(self, grant: Grant) -> _Record:
-        keeper = Keeper(grant, self._acquire, self._clock, jitter=self._jitter, on_change=self._changed)
-        record = _Record(keeper)
-        if self._nursery:
-            self._nursery.start_soon(_keep, record)
-        return record
+        plan = self._schedule.plan
+        keeper = Keeper(grant, self._acquire, self._clock, jitter=self._jitter, replan=plan, on_change=self._changed)
+        plan(keeper)
+        return _Record(keeper)
 
     def wake(self) -> None:
         """Wake every keeper, as after a suspend or a change of the network."""
@@ -253,11 +247,6 @@ class Registry:
         ends = keeper.sign_in.credential_expires
         if warning := expiry_warning(ends, self._clock.wall()):
             yield Remark(f"expiry {key} {ends}", warning, name)
-
-
-async def _keep(record: _Record) -> None:
-    with record.scope:
-        await record.keeper.run()
 
 
 def needs_sign_in(keeper: Keeper) -> bool:

@@ -34,6 +34,7 @@ from cms.core.lifecycle import (
 )
 from cms.core.looks import FIRST_LOOK, Look
 from cms.daemon.keeper import Keeper, token_hash
+from cms.daemon.schedule import Schedule
 from cms_oauth import wire
 
 MAIL: Scopes = ("https://outlook.office.com/SMTP.Send",)
@@ -102,7 +103,15 @@ class World:
         self.provider = FakeProvider(self.clock)
         self.changes: list[tuple[Scopes, str, str]] = []
         self.jitter = 0.0
-        self.keeper = Keeper(grant, self.provider.acquire, self.clock, jitter=lambda: self.jitter, on_change=self.note)
+        self.schedule = Schedule(self.clock)
+        self.keeper = Keeper(
+            grant,
+            self.provider.acquire,
+            self.clock,
+            jitter=lambda: self.jitter,
+            replan=self.schedule.plan,
+            on_change=self.note,
+        )
 
     def note(self, _keeper: Keeper, scopes: Scopes, before: Life, after: Life) -> None:
         self.changes.append((scopes, type(before.phase).__name__, type(after.phase).__name__))
@@ -126,7 +135,8 @@ async def keeping(
     world.provider.script.extend(script)
     prepare(world)
     async with trio.open_nursery() as nursery:
-        await nursery.start(lambda task_status: world.keeper.run(task_status=task_status))
+        world.schedule.plan(world.keeper)
+        await nursery.start(world.schedule.run)
         yield world
         nursery.cancel_scope.cancel()
 
@@ -602,7 +612,7 @@ async def test_without_a_listener_changes_go_unheard() -> None:
     clock = FakeClock()
     async with trio.open_nursery() as nursery:
         keeper = Keeper(GRANT, FakeProvider(clock).acquire, clock)
-        nursery.start_soon(keeper.run)
+        nursery.start_soon(keeper.ask)
         reply = await ask(keeper, MAIL)
         nursery.cancel_scope.cancel()
 
