@@ -103,18 +103,19 @@ async def test_so_many_ask_at_once_and_no_more() -> None:
 @in_trio_clock
 async def test_one_that_waits_keeps_its_place() -> None:
     """However often a client asks for a token that is due already: it loses no turn, and is asked for once."""
-    world = World(2 * MOST_ASKING)
+    world = World(3 * MOST_ASKING)
     last = world.keepers[MOST_ASKING]
     async with world.running():
         for _ in range(5):
             await trio.sleep(0.1)
             last.answer(MAIL, Need())
             last.wake()
-        await trio.sleep(0.6)
-        second = world.asked[MOST_ASKING]
+        await trio.sleep(1.0)
+        second = world.asked[MOST_ASKING:]
         await trio.sleep(5.0)
 
-    assert last.grant.login == second
+    # trio starts the tasks of one moment in any order.
+    assert (MOST_ASKING, True) == (len(second), last.grant.login in second)
     assert world.asked.count(last.grant.login) == 1
 
 
