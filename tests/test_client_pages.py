@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import platform
 import re
+import subprocess
 from collections.abc import Iterator
 
 import pytest
 from support.contrib import ROOT
 from support.fragments import CLIENTS, Block, blocks, explains, page
+from support.postfix import PACKAGES as UNPACKED
 from support.programs import listed_packages
 
 PAGES = sorted(path.stem for path in CLIENTS.glob("*.md") if path.stem != "README")
@@ -16,6 +19,16 @@ INDEX = (CLIENTS / "README.md").read_text()
 
 # What a reader looks for, in this order. Further sections may stand between the last two.
 SECTIONS = ("Install", "Set up", "Test", "When it does not work")
+TESTED = re.compile(r"[Tt]ested in Debian 12 \((?P<debian12>[^)]+)\) and Debian 13 \((?P<debian13>[^)]+)\)\.")
+# Where the sentence names a program otherwise than Debian its package.
+PACKAGES = {
+    "Emacs": "emacs-nox",
+    "Postfix": "postfix",
+    "Python": "python3",
+    "exim": "exim4-daemon-heavy",
+    "mbsync": "isync",
+}
+
 # The rows of a table without its head.
 TROUBLES = 3
 
@@ -45,6 +58,34 @@ def test_a_page_has_its_sections(tool: str) -> None:
     assert SECTIONS == tuple(title for title in titles if title in SECTIONS)
     assert SECTIONS[-1] == titles[-1]
     assert len(rows) - 2 >= TROUBLES
+
+
+@pytest.mark.parametrize("tool", PAGES)
+def test_a_page_says_which_releases_it_is_for(tool: str) -> None:
+    """It names the versions of both, and those of the release that the tests run in are the ones that they run."""
+    found = TESTED.search(" ".join(page(tool).split()))
+    assert found
+    stated = {
+        release: dict(each.rsplit(" ", 1) for each in re.split(", ", text))
+        for release, text in found.groupdict().items()
+    }
+    here = stated.get("debian" + platform.freedesktop_os_release().get("VERSION_ID", ""), {})
+
+    assert set(stated["debian12"]) == set(stated["debian13"])
+    assert {} == {
+        name: installed
+        for name, version in here.items()
+        if not re.search(
+            rf"(^|[:~]){re.escape(version)}(?![0-9])", installed := installed_version(PACKAGES.get(name, name))
+        )
+    }
+
+
+def installed_version(package: str) -> str:
+    """Return a package's version, or that of the file from which the tests unpack it."""
+    command = ["dpkg-query", "--show", "--showformat=${Version}", package]
+    said = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    return said or "".join(path.name.split("_")[1] for path in UNPACKED.glob(f"{package}_*.deb"))
 
 
 @pytest.mark.parametrize("tool", PAGES)
