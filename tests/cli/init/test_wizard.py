@@ -24,7 +24,7 @@ from support.reachable import ALICE
 
 from cms import main
 from cms.cli import client as remote
-from cms.cli.client import NoDaemon, Remote
+from cms.cli.client import NoDaemon, NotListening, Remote
 from cms.cli.init import mail_programs, wizard
 from cms.cli.init.first_config import Tenant, Wishes, text_of, write
 from cms.cli.init.systemd_units import Systemd
@@ -217,6 +217,16 @@ def test_a_daemon_that_runs_is_used(home: Path) -> None:
         assert "" == problem
     with a_daemon("/other.cfg") as connect, wizard.daemon(mine, connect) as problem:
         assert "A daemon runs with another configuration, /other.cfg" in problem
+
+
+def test_a_daemon_that_cannot_be_reached_is_waited_for(home: Path) -> None:
+    """A second one would be refused: nothing is started beside it."""
+
+    def connect() -> Remote:
+        raise NotListening("a daemon runs, but not at its control socket", "try again")
+
+    with wizard.daemon(str(home / "cms.cfg"), connect) as problem:
+        assert "a daemon runs, but not at its control socket: try again." == problem
 
 
 @pytest.mark.parametrize(
