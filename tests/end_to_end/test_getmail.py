@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Iterator
 
@@ -68,6 +69,28 @@ def test_mail_is_fetched(signed_in: Login) -> None:
     assert 1 == sum(subject in each for each in fetched(signed_in))
     assert any(subject in each for each in signed_in.servers.mail_of(USER))
     assert "method=XOAUTH2" in signed_in.servers.log()
+
+
+def test_mail_is_fetched_over_pop_since_6_19(signed_in: Login) -> None:
+    """As the page says; an older one logs in with a password, which gets nothing."""
+    configure(
+        signed_in,
+        **{
+            "SimpleIMAPSSLRetriever": "SimplePOP3SSLRetriever",
+            "port = 993": f"port = {signed_in.servers.pop}",
+            "--proto=IMAP": "--proto=POP",
+            'mailboxes = ("INBOX",)\n': "",
+        },
+    )
+    subject = signed_in.receive()
+    version = re.search(r"\d+\.\d+", fetch(signed_in, "getmail --version").stdout)
+
+    done = fetch(signed_in)
+
+    assert version
+    fetches = float(version[0]) >= 6.19
+    assert (fetches, fetches) == (done.returncode == 0, any(subject in each for each in fetched(signed_in)))
+    assert "getmail 6.18's POP retrievers do not support XOAUTH2" in " ".join(page("getmail").split())
 
 
 def assert_page_explains(done: subprocess.CompletedProcess[str], why: subprocess.CompletedProcess[str]) -> None:
