@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import lru_cache
 
 import trio
 
@@ -90,8 +91,9 @@ class PageAddresses:
 
     def _needed(self) -> dict[Address, None]:
         """Return where a browser may look for the page now; people are told the first."""
-        waiting = [grant for grant in self._registry.waiting() if signs_in(grant)]
-        redirects = [address_of(grant.redirect_uri) for grant in waiting]
+        # Each address once: ten thousand accounts that wait have a few.
+        waiting = dict.fromkeys(grant.redirect_uri for grant in self._registry.waiting() if signs_in(grant))
+        redirects = [address_of(redirect_uri) for redirect_uri in waiting]
         fixed = [replace(address, path="/") for address in redirects if address.port]
         own = self._own() if waiting else None
         return dict.fromkeys([own, *fixed] if own else fixed)
@@ -124,8 +126,13 @@ def signs_in(grant: Grant) -> bool:
 
 def obstacle(grant: Grant) -> str:
     """Return why a grant's redirect address does not lead to this machine, "" if it does."""
+    return _obstacle(grant.redirect_uri)
+
+
+@lru_cache
+def _obstacle(redirect_uri: str) -> str:
     try:
-        address_of(grant.redirect_uri)
+        address_of(redirect_uri)
     except Unreachable as error:
         return error.message
     return ""
