@@ -63,6 +63,7 @@ read -r end || true
 """
 # systemd's $NAME is cut into words as the shell's.
 _UNITS_COMMAND = f"""{_PREPARED}
+eval "export $(sed -n s/^Environment=//p {_UNIT})"
 . /etc/default/exim4
 eval "$(sed -n s/^ExecStart=//p {_UNIT}) &"
 read -r end || true
@@ -120,13 +121,13 @@ class System:
         until(tried, "the queue to empty")
 
     @contextmanager
-    def queue_runner(self, start: str = _INIT_SCRIPT) -> Iterator[Callable[[], list[int]]]:
-        """Have exim run its queue by itself, as the page says, with a second in place of minutes.
+    def queue_runner(self, start: str = _INIT_SCRIPT, settings: str = "") -> Iterator[Callable[[], list[int]]]:
+        """Have exim run its queue by itself, as the page says with a second in place of minutes, or with other settings.
 
         The block gets a function that returns exim's processes.
         """
         default = self.machine.folder / "default"
-        default.write_text(shown("exim", "queue").replace("2m", "1s"))
+        default.write_text(settings or shown("exim", "queue").replace("2m", "1s"))
         command = self.machine.argv("sh", "-ec", start, str(default))
         with (
             (self.machine.folder / "runner.log").open("wb") as said,
@@ -450,6 +451,21 @@ def test_exim_runs_its_queue_and_listens_nowhere(system: System, start: str) -> 
         _, subject = system.send("alice", B, header_from=A, sender=A)
     with system.queue_runner(STARTS[start]) as processes:
         system.servers.wait_for_mail(B, subject)
+        listening = {each: proc.listening(each) for each in processes()}
+
+    assert listening
+    assert [] == [end for ends in listening.values() for end in ends]
+
+
+@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize(
+    "settings", ["# as installed", "QUEUERUNNER=combined", "QUEUERUNNER=separate", "QUEUERUNNER=no"]
+)
+def test_exim_listens_nowhere_with_other_settings(system: System, start: str, settings: str) -> None:
+    """Who skips the page's section on the queue, or has settings of another release, opens no port either."""
+    before = len(system.machine.log())
+    with system.queue_runner(STARTS[start], settings) as processes:
+        until(lambda: "daemon started" in system.machine.log()[before:], "exim's daemon")
         listening = {each: proc.listening(each) for each in processes()}
 
     assert listening

@@ -9,7 +9,7 @@ import resource
 import sys
 import termios
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from support.evidence import descendants
@@ -81,7 +81,11 @@ def _unread(descriptor: Path) -> int:
 
 def listening(pid: int) -> list[str]:
     """Return the TCP ends at which the process listens, as the kernel writes them: ADDRESS:PORT, hexadecimal."""
-    sockets = {os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir()}  # noqa: PTH115 - `socket:[...]` is no path
+    sockets = set()
+    with suppress(FileNotFoundError):  # the process has ended
+        for each in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # it has been closed
+                sockets.add(str(each.readlink()))
     rows = (row.split() for name in ("tcp", "tcp6") for row in _read(f"/proc/{pid}/net/{name}").decode().splitlines())
     # proc_net_tcp: the local end, the state, and the inode; the table's head has fewer words.
     return [row[1] for row in rows if row[3] == _LISTENING and f"socket:[{row[9]}]" in sockets]
