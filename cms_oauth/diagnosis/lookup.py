@@ -135,11 +135,11 @@ def _ranked(row: mail.MailRow | None, protocol: str, evidence: Evidence, *, fore
         return [mail.OTHER_SERVICE]
     place = [mail.EXCHANGER] if cloud_of_exchanger(evidence.host) else []
     if row is None:
-        return [*place, *([mail.OTHER_SERVER] if foreign else []), mail.UNKNOWN]
+        return [*place, mail.UNKNOWN, *([mail.OTHER_SERVER] if foreign else [])]
     shown = _shown(protocol, evidence)
     fitting = _fitting(row, protocol, evidence)
     certain = [each for each in shown if each.name in _CERTAIN]
-    if foreign and row.unsaid:
+    if foreign and (row.unsaid or row.causes[0].mover == "administrator"):
         # Exchange's administrators cannot fix another server.
         expired = [each for each in shown if each.name == mail.EXPIRED.name]
         return [*place, *expired, mail.OTHER_SERVER, *(each for each in shown if each.name in _ANYWHERE)]
@@ -317,11 +317,15 @@ def _is_exchange(evidence: Evidence) -> bool:
 
 
 def _software(reply: str, evidence: Evidence) -> str:
-    """Return the name of the server software, "" for Exchange or if unknown."""
+    """Return what server this is if it is not Exchange; "" for Exchange, or if nothing was seen of it."""
     said = f"{reply}\n{evidence.greeting}"
     if _EXCHANGE.search(said):
         return ""
-    return next((name for name, pattern in mail.SOFTWARE if any(map(pattern.search, said.split("\n")))), "")
+    name = next((name for name, pattern in mail.SOFTWARE if any(map(pattern.search, said.split("\n")))), "")
+    if name:
+        return f"a server with {name}"
+    other = evidence.greeting and not clouds_of_server(evidence.host)
+    return f"another server ({printable(evidence.greeting, _MAX_TEXT)})" if other else ""
 
 
 def _permission(scope: str) -> str:
@@ -454,19 +458,14 @@ def of_entra(
     }
     verdict = fill_in(of_row(row), values)
     takes = verdict.takes if retry_after is None else span(retry_after)
-    return (
-        replace(verdict, cause=f"{verdict.cause[:-1]} ({shown}).", takes=takes, link=verdict.link or _more_of(aadsts)),
-    )
+    link = verdict.link or (f"{_LOOK_UP}{aadsts}" if aadsts else _ERROR_CODES)
+    return (replace(verdict, cause=f"{verdict.cause[:-1]} ({shown}).", takes=takes, link=link),)
 
 
 def of_row(row: entra.EntraRow) -> Verdict:
     """Return a row of Entra's table as a verdict, with its fields not yet filled in; its message becomes a sentence."""
     cause = f"{row.message[0].upper()}{row.message[1:]}."
     return Verdict(row.name, cause, row.mover, row.steps, row.takes, row.link, row.words)
-
-
-def _more_of(aadsts: int | None) -> str:
-    return f"{_LOOK_UP}{aadsts}" if aadsts else _ERROR_CODES
 
 
 def of_client(code: str, message: str, user: str = "") -> tuple[Verdict, ...]:

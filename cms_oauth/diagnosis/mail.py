@@ -424,7 +424,7 @@ PERSONAL_HOST = Verdict(
 
 OTHER_SERVER = Verdict(
     "not-exchange",
-    "This is a {software} server, not Exchange: Microsoft's settings do not apply to it.",
+    "This is {software}, not Exchange: Microsoft's settings do not apply to it.",
     "you",
     (
         "check the host: Exchange Online is smtp.office365.com, port 587, and outlook.office365.com, ports 993 and 995",
@@ -761,7 +761,7 @@ class MailRow:
 
 
 # An enhanced status code (RFC 3463) in a row's pattern: it must not be part of a longer number, such as an address.
-_CODE = re.compile(r"#(\d\.\d+\.\d+)")
+_CODE = re.compile(r"#(\d|\[45\])(\.\d+\.\d+)")
 
 # `~` in a row's pattern: the reply's words end here, and only identifiers follow. What goes on names a cause of its own.
 _END = r"[.!]?\s*(\[[^\]]*\][.\s]*)*$"
@@ -775,7 +775,7 @@ def _row(
     unsaid: bool = False,
     guess: bool = False,
 ) -> MailRow:
-    whole = _CODE.sub(lambda code: rf"(?<![\d.]){re.escape(code[1])}(?!\.?\d)", pattern).replace("~", _END)
+    whole = _CODE.sub(lambda code: rf"(?<![\d.]){code[1]}{re.escape(code[2])}(?!\.?\d)", pattern).replace("~", _END)
     return MailRow(tuple(protocols.split()), re.compile(whole, re.IGNORECASE), causes, source, unsaid, guess)
 
 
@@ -801,7 +801,12 @@ _POP_CAUSES = (POP_OFF, PERSONAL_OFF, *_LAST)
 
 ROWS = (
     # A time named in the reply comes before anything else it says.
-    _row(_ANY, r"throttled|backoff time|retry-after|#4.7.500|server busy", THROTTLED, source=_D4),
+    _row(
+        _ANY,
+        r"throttled|backoff time|retry-after|#4.7.500|server busy|(?<!recipient )rate limit|too much mail",
+        THROTTLED,
+        source=_D4,
+    ),
     # SMTP, at the login.
     _row("smtp", r"disabled for the tenant", SMTP_AUTH_ORGANISATION, PERSONAL_OFF, PERSONAL_ALIAS),
     _row("smtp", r"disabled for the mailbox", SMTP_AUTH_MAILBOX, PERSONAL_OFF, PERSONAL_ALIAS),
@@ -831,7 +836,7 @@ ROWS = (
     _row("smtp", r"not enabled|not advertised|^502", NO_OAUTH, source=_OTHERS),
     _row("smtp", r"#5.5.124|^501 5\.5\.\d|invalid xoauth2|base64", MALFORMED),
     # SMTP, when a message is sent.
-    _row("smtp", r"#5.7.57|not authenticated|authentication (is )?required", NOT_LOGGED_IN),
+    _row("smtp", r"^(?!535).*(not authenticated|authentication (is )?required)|#5.7.57", NOT_LOGGED_IN),
     _row("smtp", r"sendasdenied|#5.7.60|#5.2.252|send as this sender|sender address rejected: not owned", SEND_AS),
     _row("smtp", r"logon failure|logonfailed", LOGON_FAILURE, SERVICE_PRINCIPAL),
     _row("smtp", r"^432 4\.3\.2|concurrent|thread limit", TOO_MANY_CONNECTIONS),
@@ -839,7 +844,7 @@ ROWS = (
     _row("smtp", r"#5.7.705|#5.7.708", ORGANISATION_LIMIT, source="Microsoft's list of NDR codes"),
     _row("smtp", r"#5.3.4|#5.2.3|message size|sendsizelimit|too large", TOO_BIG),
     _row("smtp", r"#5.1.8|bad outbound sender", RESTRICTED),
-    _row("smtp", r"#5.2.2|mailbox (is )?full", MAILBOX_FULL),
+    _row("smtp", r"#[45].2.2|mailbox (is )?full|over.{0,5}quota", MAILBOX_FULL),
     _row("smtp", r"\bPRX\d\b", PROXY_FAILURE, LICENCE),
     _row("smtp", r"^421 4\.4\.2|connection dropped", NO_ANSWER),
     _row(
@@ -858,14 +863,14 @@ ROWS = (
     _row("imap", r"appendable message|\[TOOBIG\]", TOO_BIG, source="user reports"),
     _row("imap", r"command argument error", BAD_MESSAGE, source="user reports"),
     _row("imap", r"name is reserved|already exists", FOLDER, source="user reports"),
-    _row("imap pop", r"overquota|quota exceeded", MAILBOX_FULL, source="RFC 5530"),
+    _row("imap pop", r"over.{0,5}quota|quota.{0,15}exceeded|mailbox (is )?full", MAILBOX_FULL, source="RFC 5530"),
     _row(
         "imap pop",
         r"too many (\w+ ){0,3}(connections|sessions|logins)|maximum number of connections|connection limit|\[LIMIT\]",
         TOO_MANY_CONNECTIONS,
         source=_D4,
     ),
-    _row("pop", r"login-delay|in-use", POP_POLLING, BACKEND, source=_D4),
+    _row("pop", r"login-delay|in-use|maildrop.{0,10} locked", POP_POLLING, BACKEND, source=_D4),
     # Exchange says this for anything that is wrong with the login, and for logins that come too often.
     _row(
         "pop",
@@ -1020,7 +1025,7 @@ SERVICES = tuple(
     for pattern, name in (
         (r"HTTP/\d|RTSP/\d|<!doctype|<html", "a web server"),
         (r"SSH-\d", "an SSH server"),
-        (r"2\d\d[ -](?!.*\bE?SMTP\b).*\b(ftp|ftpd|filezilla)\b|220 \(vsFTPd", "an FTP server"),
+        (r"2\d\d[ -](?!.*\bE?SMTP\b).*(ftpd?|filezilla)\b|220 \(vsFTPd", "an FTP server"),
         (r"20[01][ -](?!.*\bE?SMTP\b).*\b(nntp|nnrp|innd?|usenet|news)\b", "a news server"),
         (r"220[ -].*\blmtp\b", "an LMTP server, which takes no logins"),
         (r'"(IMPLEMENTATION|SIEVE)"', "a ManageSieve server"),
@@ -1044,8 +1049,9 @@ CODES = tuple(
         (r"^538", "this way to log in needs encryption"),
         (r"^552", "a limit for size or storage is exceeded"),
         (r"^4\d\d|\[UNAVAILABLE\]|\[SYS/TEMP\]", "the fault is temporary: the same may work later"),
-        (r"\[SYS/PERM\]|\[CONTACTADMIN\]", "whoever runs the server has to look at it"),
+        (r"\[SYS/PERM\]|\[CONTACTADMIN\]|\[SERVERBUG\]", "whoever runs the server has to look at it"),
         (r"\[AUTHENTICATIONFAILED\]|\[AUTH\]", "it refused the login"),
+        (r"\[NOPERM\]", "the user may not do this"),
         (r"^5\d\d", "the fault is permanent: the same will not work later"),
     )
 )

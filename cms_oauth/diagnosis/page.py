@@ -54,7 +54,7 @@ _PLACEHOLDERS: dict[str, Value] = {
     "host": "HOST",
     "owner": "the administrator of HOST",
     "offered": "only passwords, or nothing",
-    "software": "Dovecot, Postfix, exim or other",
+    "software": "a server with Dovecot, Postfix, exim or other software",
     "challenge": "its words during the login",
     "wait": "the time that it names",
     "ago": "some time",

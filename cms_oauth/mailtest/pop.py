@@ -34,6 +34,7 @@ class _Pop(poplib.POP3):
         except BaseException as error:
             if isinstance(error, poplib.error_proto) and isinstance(error.args[0], bytes):
                 dialogue.greet(error.args[0].decode(errors="replace"))
+                dialogue.goodbye = dialogue.greeting
             # poplib leaves its socket open when the greeting is bad, and has none when there was no connection.
             with suppress(AttributeError):
                 self.close()

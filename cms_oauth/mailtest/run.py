@@ -154,7 +154,9 @@ def _no_dialogue(test: str, place: Place, dialogue: Dialogue, error: Exception) 
     if not what and not dialogue.greeting and "timed out" in str(error):
         what = f"nothing came from {place} for {ANSWER_SECONDS:.0f} s"
     elif not what:
-        what = f"{place} gave no whole answer: {dialogue.mask(str(error)) or 'the connection was closed'}"
+        # smtplib's -1 says that there was no number: nothing was answered, or nothing that SMTP knows.
+        said = "" if isinstance(error, smtplib.SMTPResponseException) else dialogue.mask(str(error))
+        what = f"{place} gave no whole answer: {said or 'the connection was closed'}"
     return what, what
 
 

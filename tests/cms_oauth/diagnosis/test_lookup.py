@@ -237,6 +237,27 @@ def test_an_old_report_on_administrators_comes_last(reply: str) -> None:
     assert "administrator-mailbox" not in names("imap", reply, evidence("imap", None, user="a@outlook.com"))
 
 
+@pytest.mark.parametrize(
+    ("protocol", "reply", "expected"),
+    [
+        ("smtp", "535 5.7.139 Authentication unsuccessful, multi-factor authentication is required.", "unknown"),
+        ("smtp", "530 5.7.0 Authentication required", "not-logged-in"),
+        ("smtp", "550 authentication is required for relay", "not-logged-in"),
+        ("smtp", "452 4.2.2 The mailbox is over quota", "mailbox-full"),
+        ("smtp", "421 4.7.0 Rate limit exceeded, try later", "throttled"),
+        ("smtp", "450 4.7.1 Error: too much mail from 198.51.100.7", "throttled"),
+        ("smtp", "550 5.1.90 recipient rate limit exceeded", "sending-limit"),
+        ("imap", "[ALERT] Mailbox is full", "mailbox-full"),
+        ("imap", "[OVERQUOTA] x", "mailbox-full"),
+        ("pop", "-ERR [SYS/TEMP] mailbox over quota", "mailbox-full"),
+        ("pop", "-ERR maildrop already locked", "pop-polling"),
+    ],
+)
+def test_limits_and_needs_in_other_servers_words(protocol: str, reply: str, expected: str) -> None:
+    """A full mailbox is not a fault that passes, and a need of the account is not a missing login."""
+    assert expected == names(protocol, reply, evidence(protocol))[0]
+
+
 def test_the_tenant_of_personal_accounts() -> None:
     """Their domain may be their owner's own."""
     claims = replace(GOOD, tenant="9188040d-6c67-4c5b-b112-36a304b66dad")
@@ -263,8 +284,30 @@ def test_other_servers_are_recognised(protocol: str, reply: str, greeting: str, 
     verdicts = diagnose(protocol, reply, evidence(protocol, host="mail.example.net", greeting=greeting))
 
     assert "not-exchange" == verdicts[0].name
-    assert f"This is a {software} server, not Exchange" in verdicts[0].cause
+    assert f"This is a server with {software}, not Exchange" in verdicts[0].cause
     assert {each.mover for each in verdicts} == {"you"}
+
+
+@pytest.mark.parametrize(
+    ("protocol", "reply", "greeting"),
+    [
+        ("smtp", "535 authorization failed (#5.7.0)", "220 mail.example.net ESMTP"),
+        ("smtp", "535 Authentication failed.", "220 courier.example.net ESMTP"),
+        ("smtp", "535 5.7.0 authentication failed", "220 mx ESMTP Sendmail 8.17/8.17; Fri, 20 Nov 2026"),
+        ("imap", "AUTHENTICATE failed", "* OK IMAP4rev1 proxy server ready"),
+        ("imap", "[AUTHORIZATIONFAILED] AUTHENTICATE Invalid credentials", "* OK [CAPABILITY IMAP4rev1] ready"),
+        ("imap", "Login failed.", "* OK mail.example.net ready"),
+        ("pop", "-ERR authentication failed", "+OK Hello there."),
+        ("pop", "-ERR [SYS/PERM] invalid credentials", "+OK DavMail POP ready"),
+    ],
+)
+def test_servers_that_greet_as_no_exchange_does(protocol: str, reply: str, greeting: str) -> None:
+    """qmail, Courier, sendmail, Zimbra, DavMail...: no command of Exchange's is given, and the greeting is shown."""
+    there = evidence(protocol, host="mail.example.net", greeting=greeting)
+
+    assert ["not-exchange"] == [each for each in names(protocol, reply, there) if each != "unknown"]
+    assert greeting in diagnose(protocol, reply, there)[-1].cause
+    assert "not-exchange" not in names(protocol, reply, evidence(protocol, greeting=greeting))
 
 
 def test_another_server_with_an_expired_token() -> None:
@@ -290,8 +333,8 @@ def test_dovecot_calls_another_users_token_invalid_too() -> None:
 
 
 def test_another_servers_unknown_reply() -> None:
-    """Whose server it is, and the reply itself."""
-    assert ["not-exchange", "unknown"] == names("smtp", "599 what", Evidence(greeting="220 mail ESMTP Exim 4.96"))
+    """The reply itself, and whose server it is."""
+    assert ["unknown", "not-exchange"] == names("smtp", "599 what", Evidence(greeting="220 mail ESMTP Exim 4.96"))
 
 
 def test_another_servers_tokens_are_its_own_business() -> None:
