@@ -150,7 +150,8 @@ def has_lost_the_code(address: str) -> bool:
 
 def _is_page_of_microsofts(address: str, ends: tuple[str, ...]) -> bool:
     try:
-        parts = urlsplit(address.lower())
+        # Browsers show an address without its scheme.
+        parts = urlsplit(address.lower() if "://" in address else f"//{address.lower()}")
     except ValueError:
         return False
     return parts.hostname in LOGIN_HOSTS and parts.path.rstrip("/").endswith(ends)

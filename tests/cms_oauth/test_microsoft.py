@@ -214,6 +214,8 @@ def test_a_tenants_cloud(document: dict[str, object], cloud: str) -> None:
         ("https://login.partner.microsoftonline.cn/common/oauth2/nativeclient", True, True),
         ("https://login.live.com/oauth20_desktop.srf", True, True),
         ("https://login.microsoftonline.com/common/wrongplace", False, True),
+        ("login.microsoftonline.com/common/wrongplace", False, True),
+        ("login.live.com/oauth20_desktop.srf?lc=1033&removed=true", True, True),
         ("https://login.example.com/common/oauth2/nativeclient", False, False),
         ("http://localhost/oauth2/nativeclient", False, False),
         ("https://login.microsoftonline.com/common/oauth2/v2.0/authorize", False, False),

@@ -191,17 +191,22 @@ class Flow:
 
 
 # What people, mail programs and chats put around an address, which no address has in it, and what may stand beside that.
-# A state is letters and digits, and a code ends with one or with `$`: nothing of theirs is taken off.
+# A code ends with a letter, a digit or `$`: nothing of it is taken off.
 _QUOTES = re.compile('[<>"`\u201a\u201c\u201d\u201e\u00ab\u00bb\u2039\u203a]')
 _PUNCTUATION = "'\u2018\u2019()[]{}.,;:"
 # `&` as HTML writes it.
 _AMPERSAND = re.compile(r"&(?:amp|#38|#x26);", re.IGNORECASE)
 _BEFORE = re.compile(r"[^?]*?(?=https?://)")
+# What follows a state that ends the address: MSAL makes it of letters, digits, - and _.
+_AFTER_STATE = re.compile(r"[^A-Za-z0-9_-]+\Z")
 
 
 def _unwrapped(text: str) -> str:
-    """Return a pasted address alone. Terminals and mail break long lines, so white space is ignored."""
-    pieces = _QUOTES.split("".join(text[:MAX_PASTED].split()))
+    """Return a pasted address alone. Terminals and mail break long lines, so white space is ignored.
+
+    So are backslashes: no address has one, and a shell's line has them before `&`.
+    """
+    pieces = _QUOTES.split("".join(text[:MAX_PASTED].split()).replace("\\", ""))
     address = max(pieces, key=lambda each: ("state=" in each, "://" in each, len(each)))
     return _BEFORE.sub("", _AMPERSAND.sub("&", address), count=1).strip(_PUNCTUATION)
 
@@ -216,7 +221,8 @@ def _pasted_fields(text: str) -> dict[str, str]:
     except ValueError:
         raise BadHttp("not an address") from None
     # Without a scheme it is the part behind the question mark, as some browsers copy it.
-    return parse_fields(parts.query or parts.fragment or (parts.path.lstrip("?#") if not parts.scheme else ""))
+    fields = parse_fields(parts.query or parts.fragment or (parts.path.lstrip("?#") if not parts.scheme else ""))
+    return {name: _AFTER_STATE.sub("", value) if name == "state" else value for name, value in fields.items()}
 
 
 def in_words(flow: Flow) -> Move:

@@ -47,6 +47,12 @@ GOOD = "code=the-code&state=state-of-a%40example.test"
         f"Location: http://localhost/?{GOOD}",
         f'<a href="http://localhost/?{GOOD.replace("&", "&amp;")}">here</a>',
         f"'{GOOD}'",
+        f"**http://localhost/?{GOOD}**",
+        f"http://localhost/?{GOOD}!",
+        f"http://localhost/?{GOOD}\u2026",
+        f"| http://localhost/?{GOOD} |",
+        f"http://localhost/?{GOOD}%22",
+        f"http://localhost/\\?{GOOD.replace('&', chr(92) + '&')}",
     ],
 )
 @in_trio_clock
@@ -90,6 +96,7 @@ async def test_what_will_not_do_is_refused_with_a_sentence(text: str, words: str
     "address",
     [
         "https://login.microsoftonline.com/common/wrongplace",
+        "login.microsoftonline.com/common/wrongplace",
         "https://login.live.com/oauth20_desktop.srf?removed=true",
         "https://login.microsoftonline.com/common/oauth2/nativeclient",
         "https://login.microsoftonline.com/5a5a5a5a-0000-4000-8000-000000000001/oauth2/nativeclient#",
