@@ -34,7 +34,8 @@ def bare(text: str) -> str:
     inner = _trimmed(text)
     while True:
         if inner[: len(_SCHEME)].lower() == _SCHEME:
-            inner = _trimmed(inner[len(_SCHEME) :])
+            # A link may name a subject as well (RFC 6068).
+            inner = _trimmed(inner[len(_SCHEME) :].partition("?")[0])
         elif inner.endswith(">") and "<" in inner and inner.count("@") == 1:
             inner = _trimmed(inner[inner.index("<") + 1 : -1])
         elif inner.endswith(_STOPS):

@@ -92,6 +92,7 @@ def test_what_no_request_can_ever_name(text: str, why: str) -> None:
         ("User Name <user@x>", "user@x"),
         ('"Name, User" <user@x>.', "user@x"),
         ("MAILTO:user@x", "user@x"),
+        ("mailto:user@x?subject=a%20question&cc=other@x", "user@x"),
         ("<mailto:o'connor@x>", "o'connor@x"),
         ("\u202auser@x\u202c", "user@x"),
         ("\ufeffuser@x\u200b", "user@x"),
