@@ -20,7 +20,8 @@ from cms_oauth.microsoft import Cloud
 MOVES_NO_MAIL = "cms serves tokens and moves no mail: mbsync does that, with a token from cms-oauth"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+# Without slots: with them, a file that sets an attribute gets a message about Python's inside.
+@dataclass(frozen=True, eq=False)
 class AccountHandle:
     """What Office365_Account returns. Compared by identity.
 

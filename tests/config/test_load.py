@@ -263,6 +263,11 @@ class TestFaults:
             ("\nx = (", 2, "this is not Python: '(' was never closed"),
             ("x = 0600", 1, "this is not Python: leading zeros in decimal integer literals are not permitted"),
             ("\nx = 1 / 0", 2, "ZeroDivisionError: division by zero"),
+            (
+                "Office365_Account('a@x').token = 1",
+                1,
+                "dataclasses.FrozenInstanceError: cannot assign to field 'token'",
+            ),
             ("import sys\nsys.exit(0)", 2, "it ends the program here, which a configuration may not do"),
             ("import no_such_module", 1, "ModuleNotFoundError: No module named 'no_such_module'"),
             ("\nraise ValueError", 2, "ValueError"),
