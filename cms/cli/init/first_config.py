@@ -20,6 +20,7 @@ from cms_oauth import paths
 from cms_oauth.expand import Unusable, literal
 from cms_oauth.microsoft import PERSONAL_TENANT, is_personal
 from cms_oauth.moves import Command
+from cms_oauth.peer import ROOT
 
 SYSTEM_STATE = "/var/lib/cms"
 SYSTEM_RUNTIME = "/run/cms"
@@ -181,6 +182,14 @@ def _mailers() -> list[str]:
     return ["root"]
 
 
+_AS_ROOT = f"`{Command(('sudo', 'cms', 'init', '--system'))}`"
+_OTHER_PLACE = {
+    "the configuration": "change that, or name another file with -c",
+    "sign-ins": "change that, or set XDG_STATE_HOME to another folder",
+    "the socket": "change that, or set XDG_RUNTIME_DIR to another folder",
+}
+
+
 def in_the_way(wishes: Wishes, system: System = SYSTEM) -> list[str]:
     """Return everything that would stop cms with this configuration, each with what to do: before anything is written."""
     found = list[str]()
@@ -202,7 +211,12 @@ def in_the_way(wishes: Wishes, system: System = SYSTEM) -> list[str]:
             found.append(f"{mistake.message}. {mistake.hint}: set XDG_RUNTIME_DIR to a shorter one")
         except OSError as error:
             found.append(f"there is no folder for the socket: {error}: set XDG_RUNTIME_DIR to a folder of this user")
-    found += [f"{why}, for {what}" for what, folder in folders.items() if (why := _unwritable(folder))]
+    as_root = wishes.for_system and system.caller() != ROOT
+    found += [
+        f"{why}, for {what}: {_AS_ROOT if as_root else _OTHER_PLACE[what]}"
+        for what, folder in folders.items()
+        if (why := _unwritable(folder))
+    ]
     if (state := folders.get("sign-ins")) and (owner := _other_owner(state)):
         found.append(f"{state}, for sign-ins, belongs to {owner}: `{Command(('sudo', '-u', owner, 'cms', 'init'))}`")
     if wishes.ca and (why := ca_fault(wishes.ca)):
@@ -223,7 +237,8 @@ def _unwritable(folder: Path) -> str:
     """Return why no file can be written in a folder, which need not exist yet, "" if one can."""
     there = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
     if not there.is_dir():
-        return f"{there} is {oddity(there) or 'a file'} and no folder"
+        what = oddity(there) or ("a file" if there.exists() else "a link that leads nowhere")
+        return f"{there} is {what} and no folder"
     if os.access(there, os.W_OK | os.X_OK, effective_ids=True):
         return ""
     read_only = os.statvfs(there).f_flag & os.ST_RDONLY

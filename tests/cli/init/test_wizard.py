@@ -515,9 +515,17 @@ def test_a_folder_that_cannot_be_made_is_said(own_home: Path, capsys: pytest.Cap
 
     assert 1 == main.main(["init", "--offline", "--user", "a@example.test"])
     assert (
-        f"cms: nothing was written, because of this:\n{own_home}/config is a file and no folder, for the configuration\n"
-        == capsys.readouterr().err
+        f"cms: nothing was written, because of this:\n{own_home}/config is a file and no folder, for the configuration:"
+        " change that, or name another file with -c\n" == capsys.readouterr().err
     )
+
+
+def test_a_link_that_leads_nowhere_is_in_the_way(own_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is not called a file: nobody would find one."""
+    (own_home / "state").symlink_to(own_home / "gone")
+
+    assert 1 == main.main(["init", "--offline", "--user", "a@example.test"])
+    assert f"{own_home}/state is a link that leads nowhere and no folder, for sign-ins: " in capsys.readouterr().err
 
 
 def test_all_that_is_in_the_way_is_said_at_once(
@@ -538,7 +546,7 @@ def test_all_that_is_in_the_way_is_said_at_once(
         "cms: nothing was written, because of this:",
         f"the folder {cms} and the folder {own_home}/config can be written by other users, and a configuration is a program: {fixed}",
         f"path= is longer than the 107 bytes that a socket may have. It is {long}/cms/cms.sock: set XDG_RUNTIME_DIR to a shorter one",
-        f"{own_home}/state is a file and no folder, for sign-ins",
+        f"{own_home}/state is a file and no folder, for sign-ins: change that, or set XDG_STATE_HOME to another folder",
         "--ca cannot be read: /none.pem: No such file or directory",
     ] == capsys.readouterr().err.splitlines()
 
