@@ -229,13 +229,24 @@ _BY_NUMBERS: dict[tuple[int, ...], EntraRow] = {
         words=("device authentication required", "compliant device"),
         by_connection=True,
     ),
-    (53000, 53001, 53002, 53003, 530031, 530032, 530035): _admin(
+    # 530003 is not in Microsoft's table of numbers, but in "Known issues" of Azure IoT Operations and in "SharePoint
+    # Document Grid" of Dynamics 365.
+    (50005, 53000, 53001, 53002, 53003, 530003, 530031, 530032, 530035): _admin(
         "conditional-access",
         "a conditional-access policy of the organisation blocks this sign-in",
         f"ask the administrator to exempt the application or the user, or sign in on a managed device; {_THEN_AGAIN}",
         "which policy: Microsoft Entra admin center > Users > Sign-in logs > the sign-in > Conditional Access",
         link=_ACCESS,
         words=("blocked by conditional access", "device not compliant", "security defaults", "access has been blocked"),
+        by_connection=True,
+    ),
+    # 5000211 is not in Microsoft's table of numbers, but in "Set up tenant restrictions v2".
+    (50002, 500021, 500022, 5000211): _admin(
+        "tenant-restrictions",
+        "the network or the device that this machine is on allows no sign-in to the account's organisation",
+        f"use another network or another proxy, or ask the administrator of this network to allow the tenant; {_THEN_AGAIN}",
+        link=f"{_LEARN}/external-id/tenant-restrictions-v2",
+        words=("tenant restrictions", "Restrict-Access-To-Tenants", "access to tenant is denied"),
         by_connection=True,
     ),
     (53004, 53010, 53011, 50131): EntraRow(
@@ -649,6 +660,7 @@ _APPLICATION_BY_NUMBERS: dict[tuple[int, ...], EntraRow] = {
         words=("grant type is not supported over the /common endpoint",),
     ),
     (500011, 650052, 50001): ROWS[650052],
+    (50002, 500021, 500022, 5000211): ROWS[500021],
     (70011, 1002012, 28000, 700022): EntraRow(
         "application-scope",
         "an application cannot request this scope",
