@@ -195,6 +195,9 @@ class Listener:
     def mend(self) -> None:
         """Put the socket back if clients cannot connect there as ever. Logs what was done, and why something cannot be."""
         damage = self.damage()
+        if self._reason and not damage:
+            get_logger().info("a socket is as it should be again", socket=self.path)
+            self._reason = ""
         if not damage or self.file is None:
             return
         try:
@@ -459,4 +462,4 @@ def _explained(path: str, group: str | None, error: OSError) -> ListenError:
         )
     if error.errno in (errno.EACCES, errno.EPERM):
         return ListenError(f"uid {uid} may not write to {folder}: choose a folder of that user's, or change its mode")
-    return ListenError(f"cannot listen at {path}: {error.strerror or error}")
+    return ListenError(f"cannot listen at {path} ({error.strerror or error}): mend that, or choose another path")

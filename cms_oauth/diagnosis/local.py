@@ -26,7 +26,7 @@ NO_SOCKET = Verdict(
     "you",
     (
         "start the daemon: `cms run`  (or: `systemctl --user start cms`)",
-        "if it is running: set the path of its socket with --cms_sock=PATH or CMS_SOCK; `cms status` shows it",
+        "if it is running: set the path of its socket with --cms_sock=PATH or CMS_SOCK; `cms status` shows it, and `cms reload` puts back a socket that was removed",
     ),
     _AT_ONCE,
     words=("there is no socket at", "No such file or directory", "wrong path", "cron has no XDG_RUNTIME_DIR"),

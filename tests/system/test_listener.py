@@ -704,19 +704,25 @@ async def test_what_is_in_the_way_of_a_socket_stays(
 
 
 @in_trio
-async def test_a_folder_that_cannot_be_entered_is_told(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Root, who may run the tests, can enter every folder: here the kernel's answer is the fake."""
+async def test_a_folder_that_cannot_be_entered_is_told(
+    path: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each time that it happens, and that it is over. Root can enter every folder: the kernel's answer is the fake."""
     made = await open_listener(path, 0o600)
 
     def refuse(_path: str) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "lstat", refuse)
-        assert "cannot be seen any more (Permission denied)" in made.trouble
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "lstat", refuse)
+            assert "cannot be seen any more (Permission denied): cms puts it back" in made.trouble
+            made.mend()
+            assert "may not write to" in made.trouble
+        assert "" == made.trouble
         made.mend()
-        assert "may not write to" in made.trouble
-    assert "" == made.trouble
+    log = capsys.readouterr().out
+    assert (2, 2) == (log.count("cannot be put back"), log.count("as it should be again"))
     made.close()
 
 

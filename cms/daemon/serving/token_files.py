@@ -127,6 +127,8 @@ class _File:
         # What the file is as long as it holds a token, and what was seen to have happened to it since.
         self.written: Written | None = None
         self.damage = ""
+        # Set when the file was brought up to date, or could not be.
+        self.settled = trio.Event()
         self.scope = trio.CancelScope()
         # Whether the file is removed when the task ends: not where another task takes it over.
         self.leaves = True
@@ -169,7 +171,9 @@ class _File:
         while True:
             # Before looking: a change while it is being written is not missed.
             self._nudge = trio.Event()
-            with trio.move_on_after(await self._settle()):
+            pause = await self._settle()
+            self.settled.set()
+            with trio.move_on_after(pause):
                 await self._nudge.wait()
 
     async def _settle(self) -> float:
@@ -328,6 +332,11 @@ class TokenFiles:
     async def mend(self) -> None:
         """Write the files again that are not as cms wrote them."""
         await self.look()
-        for file in self._files.values():
-            if file.damage:
-                file.wake()
+        lost = [file for file in self._files.values() if file.damage]
+        for file in lost:
+            file.settled = trio.Event()
+            file.wake()
+        # Who asked for a reload is told what is still missing, not what is written just now.
+        with trio.move_on_after(LOOK_SECONDS):
+            for file in lost:
+                await file.settled.wait()
