@@ -51,6 +51,8 @@ STOP_PAUSE = 0.1
 
 # The least time between two updates of systemd's status line: a thousand accounts at a start are one change.
 STATUS_PAUSE = 1.0
+# The same for each account: the line of ten thousand takes 0.2 s, so it is renewed once a minute at most.
+STATUS_PAUSE_EACH = 0.006
 
 # `cms refresh` waits for the worker's answer: the worker's own limit, and this time to start it.
 REFRESH_MARGIN = 5.0
@@ -262,9 +264,10 @@ class App:
     async def _tell_systemd(self) -> None:
         while True:
             self._news = trio.Event()
+            accounts = self.registry.config.accounts
             self._systemd.status(as_systemd(self.registry.rows(), self._troubles))
             await self._news.wait()
-            await trio.sleep(STATUS_PAUSE)
+            await trio.sleep(max(STATUS_PAUSE, len(accounts) * STATUS_PAUSE_EACH))
 
     def _stop_soon(self) -> None:
         async def stop() -> None:

@@ -550,6 +550,7 @@ async def test_memory_only_is_said_loudly(world: World) -> None:
         seen = events(lines).count(MEMORY_WARNING)
         async with chosen.daemon() as app:
             known = app.commands.status().extra["json"]["daemon"]["memory_chosen"]
+            await until(lambda: events(lines).count(MEMORY_WARNING) > seen)
 
     assert (0, 1, 2, True) == (quiet, seen, events(lines).count(MEMORY_WARNING), known)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import math
 import os
 import shlex
@@ -33,6 +34,7 @@ from cms.daemon.hooks import (
     DESKTOP,
     FACTS,
     HOOK_SECONDS,
+    LOOKS_IN_A_ROW,
     MAX_LINES,
     Hooks,
     desktop_bus,
@@ -595,3 +597,29 @@ class TestDocument:
 
         assert [] == [name for name in FACTS if f"`{name}`" not in text]
         assert [] == [event for event in EVENTS if f'`"{event}"`' not in text]
+
+
+@in_trio
+async def test_a_reload_of_very_many_holds_up_no_request() -> None:
+    """No grant is looked at while the daemon changes over, unless a hook is new; then a few at a time, each once."""
+    facts, looked = Facts("a@example.test", [Life()]), list[str]()
+
+    def look(key: str) -> Facts:
+        looked.append(key)
+        return facts
+
+    hooks, keys = Hooks(look, FakeClock(), {}), [str(each) for each in range(20 * LOOKS_IN_A_ROW)]
+    hooks.apply((), keys, desktop=False)
+    looked.clear()
+    hooks.apply((), keys, desktop=False)
+    at_once, seen = len(looked), [0]
+    async with trio.open_nursery() as nursery:
+        await nursery.start(hooks.run)
+        while len(looked) < len(keys):
+            await trio.lowlevel.checkpoint()
+            seen.append(len(looked))
+        nursery.cancel_scope.cancel()
+
+    assert at_once == 0
+    assert sorted(keys) == sorted(looked)
+    assert max(later - sooner for sooner, later in itertools.pairwise(seen)) <= 2 * LOOKS_IN_A_ROW
