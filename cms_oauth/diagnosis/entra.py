@@ -131,6 +131,7 @@ _BY_NUMBERS: dict[tuple[int, ...], EntraRow] = {
         _BROWSER,
         link=_MFA,
         words=("Duo", "custom controls"),
+        by_connection=True,
     ),
     (50173,): EntraRow(
         "revoked",

@@ -79,7 +79,7 @@ def test_next_move(number: int, words: str) -> None:
 
 # By location, by device, by risk: Microsoft names them in "Microsoft Entra authentication and authorization error codes".
 BY_CONNECTION = {
-    *(50072, 50074, 50076, 50079),
+    *(50072, 50074, 50076, 50079, 50158),
     *(50097, 50155, 50187),
     *(50005, 53000, 53001, 53002, 53003, 530003, 530031, 530032, 530035),
     *(50002, 500021, 500022, 5000211),
