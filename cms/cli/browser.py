@@ -39,12 +39,15 @@ def browser(
 ) -> Browse | None:
     """Return a function that opens an address, None if neither `$BROWSER` nor a desktop says where.
 
+    The function fails if nothing of what `$BROWSER` says can be started.
+
     `remote` says that the person is here over SSH: what is on the display of this machine is not for them. `terminal` says
     that there is one: a browser that draws in it has it to itself, by `lent`, until it ends.
     """
     environment = os.environ if environment is None else environment
     display = any(environment.get(name) for name in _DISPLAYS)
-    commands = list(chosen(environment.get("BROWSER", "")))
+    named = environment.get("BROWSER", "")
+    commands = chosen(named)
     if display and not remote:
         commands.append(["xdg-open", "%s"])
     found = [
@@ -53,7 +56,7 @@ def browser(
         if (program := shutil.which(command[0], path=environment.get("PATH")))
         and (terminal or not _draws_in_terminal(program))
     ]
-    if not found:
+    if not (found or named):
         return None
 
     def browse(url: str) -> bool:

@@ -132,8 +132,6 @@ def test_the_desktops_browser_comes_last(make: Make, tmp_path: Path) -> None:
     [
         {},
         {"BROWSER": ""},
-        {"BROWSER": "missing"},
-        {"BROWSER": "'"},
         {"DISPLAY": ":0", "PATH": "/nowhere"},
     ],
 )
@@ -142,6 +140,16 @@ def test_where_there_is_none(make: Make, tmp_path: Path, variables: dict[str, st
     make("xdg-open")
 
     assert browser({"PATH": str(tmp_path), **variables}) is None
+
+
+@pytest.mark.parametrize("text", ["missing", "'", "~/w3m", "NAME=1 w3m", ":"])
+def test_a_browser_that_is_not_there_fails(make: Make, tmp_path: Path, text: str) -> None:
+    """Who named one hears that it could not be started."""
+    make("w3m", "xdg-open")
+    found = browser({"PATH": str(tmp_path), "BROWSER": text})
+
+    assert found is not None
+    assert not found(URL)
 
 
 def test_over_ssh_the_display_is_of_another_machine(make: Make, tmp_path: Path) -> None:
@@ -158,7 +166,9 @@ def test_without_a_terminal_nothing_draws_in_it(make: Make, tmp_path: Path) -> N
     make("w3m", "code-helper")
     both = browser({"BROWSER": "w3m:code-helper", "PATH": f"{tmp_path}:/bin"}, terminal=False)
 
-    assert browser({"BROWSER": "w3m", "PATH": f"{tmp_path}:/bin"}, terminal=False) is None
+    alone = browser({"BROWSER": "w3m", "PATH": f"{tmp_path}:/bin"}, terminal=False)
+    assert alone is not None
+    assert not alone(URL)
     assert both is not None
     assert both(URL)
     assert until(lambda: f"code-helper {URL} " == opened(tmp_path), "the address")
