@@ -273,6 +273,31 @@ def test_nobody_gets_a_message_who_was_not_to(sender: Sender, words: list[str], 
     assert any(each in said for each in (READER, OTHER, "list@x.example"))
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        f"To: {READER},",
+        f"To: {READER} <{READER}>",
+        f"To: ann@elsewhere.example <{READER}>, {USER} <{USER}>",
+        f"To: {USER}\nCc: {READER} ,",
+        f"To: friends: {READER};",
+        f'To: "Doe, J." <{READER}>',
+    ],
+)
+def test_addresses_as_sendmail_takes_them(sender: Sender, header: str) -> None:
+    """A comma too many, an address in the place of a name, a group: nobody is left out."""
+    assert READER in sender.sent("-t", text=letter(f"{header}\n")).recipients
+
+
+@pytest.mark.parametrize("value", [f"{READER};{OTHER}", f"[{READER}]", f"Ann ({READER}", f"<@a,@b:{READER}>"])
+@pytest.mark.parametrize("name", ["To", "Cc", "Bcc"])
+def test_addresses_that_cannot_be_read(sender: Sender, name: str, value: str) -> None:
+    """They are shown, and nothing is sent: not to the others either."""
+    said = sender.refused(os.EX_DATAERR, "-t", text=letter(f"To: {USER}\n{name}: {value}\n"))
+
+    assert f"these addresses cannot be read: {value}; write each as" in said
+
+
 def test_a_resent_message_whose_readers_agree_is_sent(sender: Sender) -> None:
     """-t takes the Resent- fields if there are any; what they say of blind copies is gone."""
     to = f"To: {READER}\nResent-From: {USER}\nResent-To: {READER}\nResent-Bcc: {OTHER}\n"
