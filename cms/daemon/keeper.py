@@ -158,10 +158,12 @@ class Keeper:
         is due. What failed or was refused is tried again, because the new settings may fix it.
         """
         assert grant.key == self.grant.key, "a keeper keeps one grant"
-        if grant == self.grant:
+        same = grant == self.grant
+        # Also if it is equal: otherwise the grants of two configurations would stay in memory after a reload.
+        self.grant = grant
+        if same:
             return
         now, before = self._clock.boot(), self.lives
-        self.grant = grant
         self.lives = {scopes: self._taken_over(before, scopes, now) for scopes in grant.scope_sets}
         self._tell()
         self._wake_up()

@@ -624,6 +624,16 @@ IMAP = "IMAP.AccessAsUser.All"
 
 
 @in_trio_clock
+async def test_a_reload_leaves_one_copy_of_a_grant() -> None:
+    """The grant of the new configuration replaces an equal one: very many accounts are not kept twice."""
+    async with keeping() as world:
+        again = replace(GRANT)
+        world.keeper.take(again)
+
+        assert again is world.keeper.grant
+
+
+@in_trio_clock
 async def test_other_settings_cost_no_token() -> None:
     """Another margin or redirect: the token stays, and cms asks for no other."""
     async with keeping() as world:
