@@ -24,7 +24,7 @@ from cms.cli.init.first_config import Tenant, Wishes, domain_of, in_the_way, kno
 from cms.cli.init.systemd_units import Systemd
 from cms.cli.run_line import INTERRUPTED
 from cms.cli.terminal import Terminal
-from cms.config.model import Config
+from cms.config.model import Config, ConfigError
 from cms.core.accounts import Account
 from cms.grants.messages import Explored
 from cms.system import users
@@ -153,15 +153,33 @@ def _begin(wishes: Wishes, person: Terminal, steps: Steps, around: Around) -> in
     if tenant.cloud and not wishes.client_id:
         person.complain(_OWN_APPLICATION.format(cloud=tenant.cloud, portal=portal(CLOUDS[tenant.cloud].login)))
         return FAILED
-    write(Path(wishes.config), text_of(wishes, tenant, no_keyring), system=wishes.for_system)
+    config = _write(wishes, text_of(wishes, tenant, no_keyring), around)
+    if isinstance(config, str):
+        person.complain(f"nothing was written, because of this:\n{config}")
+        return FAILED
     person.say(f"Wrote {wishes.config}.")
     if not person.there:
         person.say(steps.said)
         return 0
-    return _service(wishes, person, steps, around) if wishes.for_system else _live(wishes, person, steps, around)
+    account = config.accounts[0]
+    if wishes.for_system:
+        return _service(wishes, person, steps, account)
+    return _live(wishes, person, steps, account, around.connect)
 
 
-def _service(wishes: Wishes, person: Terminal, steps: Steps, around: Around) -> int:
+def _write(wishes: Wishes, text: str, around: Around) -> Config | str:
+    """Write the configuration and return it, as `cms run` will load it; or remove it and return why it does not load."""
+    path = Path(wishes.config)
+    write(path, text, system=wishes.for_system)
+    try:
+        return around.load(wishes.config)
+    except ConfigError as error:
+        # The fault is an option's, such as a mistyped --tenant: with the file there, the next init would refuse.
+        path.unlink()
+        return f"{error.message}. {error.hint}" if error.hint else error.message
+
+
+def _service(wishes: Wishes, person: Terminal, steps: Steps, account: Account) -> int:
     """Set up the system service. Its user signs in later."""
     where = systemd_units.hidden()
     if where:
@@ -170,25 +188,22 @@ def _service(wishes: Wishes, person: Terminal, steps: Steps, around: Around) -> 
         question = "Create the user cms, install the systemd unit, and start cms at boot?"
         _offer_unit(wishes, person, steps, question)
     if wishes.show:
-        _show(
-            person, around.load(wishes.config).accounts[0], [each for each in mail_programs.found() if each.of_machine]
-        )
+        _show(person, account, [each for each in mail_programs.found() if each.of_machine])
     person.say(steps.said)
     return 0
 
 
-def _live(wishes: Wishes, person: Terminal, steps: Steps, around: Around) -> int:
+def _live(wishes: Wishes, person: Terminal, steps: Steps, account: Account, connect: Connect) -> int:
     """Do the steps that need a daemon."""
-    # Loaded as `cms run` will load it.
-    account, status = around.load(wishes.config).accounts[0], 0
+    status = 0
     _offer_unit(wishes, person, steps, "Install the systemd unit, and start cms with your session?")
     if wishes.sign_in and person.agree(f"Sign in as {account.user} now?"):
-        with daemon(wishes.config, around.connect) as problem:
+        with daemon(wishes.config, connect) as problem:
             if problem:
                 person.complain(problem)
                 status = FAILED
             else:
-                status = _sign_in_and_test(wishes, person, steps, account, around.connect)
+                status = _sign_in_and_test(wishes, person, steps, account, connect)
     if wishes.show:
         _show(person, account, mail_programs.found())
     person.say(steps.said)

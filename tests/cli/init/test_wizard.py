@@ -320,6 +320,28 @@ def test_what_is_there_is_told_before_anything_is_asked(home: Path) -> None:
     assert "/dev/null is a device: name a regular file" in person.said
 
 
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize(
+    "slip",
+    [
+        {"tenant": "example test"},
+        {"client_id": "5a5a5a5a-0000"},
+        {"client_id": GUID, "redirect_uri": "localhost"},
+        {"authority": "login.example.test"},
+    ],
+)
+def test_a_slip_in_an_option_leaves_no_file(home: Path, slip: dict[str, str], *, there: bool) -> None:
+    """What does not load is not left behind: the corrected command would find a configuration in its way."""
+    person = Person(there=there)
+    slipped = wishes(home, offline=True, **slip)
+
+    assert 1 == begin(slipped, person, around())
+    assert f"nothing was written, because of this:\nOffice365_Account: {list(slip)[-1]}= is" in person.said
+    assert "Wrote" not in person.said
+    assert not Path(slipped.config).exists()
+    assert 0 == begin(wishes(home, offline=True), person, around())
+
+
 @pytest.mark.parametrize("config", ["config/cms/cms.cfg", "etc/cms/cms.cfg"])
 def test_without_a_terminal_only_the_file_is_written(home: Path, config: str) -> None:
     """For a user and for the machine: init asks nothing and says what to do."""
