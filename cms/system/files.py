@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import secrets
 import stat
 from collections.abc import Callable
 from contextlib import suppress
@@ -74,7 +73,7 @@ def write_private(
     The content is written to a draft beside the file, and `place(draft, path)` then renames it: `os.replace` replaces an
     existing file, `os.link` and `place_new` raise FileExistsError. Raises OSError; the draft is deleted in any case.
     """
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(_RANDOM_BYTES)}.cms-new")
+    draft = path.with_name(f".{path.name}.{os.urandom(_RANDOM_BYTES).hex()}.cms-new")
     try:
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE)
     except OSError as error:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import errno
 import math
 import os
-import secrets
 import socket
 import stat
 from collections.abc import Callable, MutableMapping
@@ -428,7 +427,7 @@ def _listen(path: str, mode: int, gid: int, uid: int = -1) -> Listener:
 def _temporary(path: str) -> str:
     """Return an unused path in the same folder, short enough for a socket address."""
     folder, _, name = path.rpartition("/")
-    unique = secrets.token_hex(4)
+    unique = os.urandom(4).hex()
     candidate = f".{name}.{unique}"
     room = MAX_PATH - len(os.fsencode(folder)) - 1
     return f"{folder}/{candidate if len(os.fsencode(candidate)) <= room else unique[:room]}"
