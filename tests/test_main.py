@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pytest
 import trio
-from support.command_line import empty_folders
+from support.command_line import daemon, done, empty_folders
 
 from cms import main
 from cms.cli.run_line import INTERRUPTED
@@ -106,6 +108,119 @@ def test_the_daemon_never_imports_click() -> None:
     seen = subprocess.run([sys.executable, "-c", _LOOK], capture_output=True, text=True, check=True, cwd=ROOT)
 
     assert "[]\n" == seen.stdout
+
+
+# What every command loads of cms: the list of commands.
+_LIST = {
+    *("cms", "cms.main", "cms.version", "cms.cli", "cms.cli.run_line", "cms.cli.failure", "cms.cli.terminal"),
+    *("cms.cli.commands", "cms.cli.commands.options", "cms_oauth", "cms_oauth.expand", "cms_oauth.paths"),
+}
+# What it takes to ask a daemon.
+_ASK = {
+    *("cms.cli.connect", "cms.cli.client", "cms.core", "cms.core.json_lines"),
+    *("cms.system", "cms.system.files", "cms.system.state_lock", "cms.system.users"),
+    *("cms_oauth.moves", "cms_oauth.peer", "cms_oauth.text"),
+}
+# What a question loads: how to ask, and how to show the answer. None of what a daemon is made of: each frozen dataclass
+# takes half a millisecond to make, and trio as long as ten interpreters to start.
+_QUESTION = {*_ASK, "cms.cli.commands.daemon", "cms.cli.watch", "cms.core.status_text", "cms.core.words"}
+# A sign-in that a daemon takes care of.
+_SIGN_IN = {
+    *_ASK,
+    *("cms.cli.commands.sign_ins", "cms.cli.login", "cms.cli.browser", "cms.cli.transfer", "cms_oauth.addresses"),
+}
+# None of the daemon's libraries, and nothing that loads OpenSSL.
+_HEAVY = {
+    *("trio", "structlog", "msal", "requests", "cryptography", "keyring", "platformdirs"),
+    *("asyncio", "concurrent", "logging", "ssl", "_hashlib"),
+}
+
+_LOADED = """
+import atexit, sys
+from cms import main
+atexit.register(lambda: print(*sys.modules, file=sys.stderr))
+sys.argv[0] = "cms"
+sys.exit(main.main())
+"""
+
+Loads = Callable[..., tuple[set[str], str]]
+
+
+@pytest.fixture
+def loads(home: Path) -> Loads:
+    """Return the modules that a command loads, and its output. It runs without `site`, which would load others."""
+
+    def run(*arguments: str, **environment: str) -> tuple[set[str], str]:
+        ran = subprocess.run(
+            [sys.executable, "-S", "-c", _LOADED, *arguments],
+            env={**os.environ, **environment, "PYTHONPATH": f"{ROOT}:{Path(click.__file__).parent.parent}"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return set(ran.stderr.splitlines()[-1].split()), ran.stdout
+
+    return run
+
+
+def _ours(modules: set[str]) -> set[str]:
+    return {name for name in modules if name.partition(".")[0] in ("cms", "cms_oauth")}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "shown"),
+    [
+        (["--help"], {}, "status  "),
+        (["--version"], {}, VERSION),
+        ([], {"_CMS_COMPLETE": "bash_complete", "COMP_WORDS": "cms ", "COMP_CWORD": "1"}, "plain,status"),
+        (
+            [],
+            {"_CMS_COMPLETE": "zsh_complete", "COMP_WORDS": "cms re", "COMP_CWORD": "1"},
+            "Read the configuration again.",
+        ),
+        ([], {"_CMS_COMPLETE": "bash_source"}, "complete -o nosort"),
+    ],
+)
+def test_the_list_of_commands_loads_none(
+    loads: Loads, arguments: list[str], environment: dict[str, str], shown: str
+) -> None:
+    """A shell asks for it with each TAB."""
+    loaded, out = loads(*arguments, **environment)
+
+    assert shown in out
+    assert (_LIST, set()) == (_ours(loaded), loaded & _HEAVY)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [(["status"], "no accounts"), (["refresh"], ""), (["reload"], ""), (["status", "--json"], "{")],
+)
+def test_a_question_to_the_daemon_loads_no_daemon(loads: Loads, home: Path, arguments: list[str], shown: str) -> None:
+    """Monitoring and prompts ask for the status again and again."""
+    answer = done(json={"version": 1, "accounts": []}, exit_code=0)
+    with daemon(home, answer):
+        loaded, out = loads(*arguments)
+
+    assert shown in out
+    assert (_LIST | _QUESTION, set()) == (_ours(loaded), loaded & _HEAVY)
+
+
+@pytest.mark.parametrize("words", ["cms status --", "cms refresh --"])
+def test_completing_an_option_loads_its_command_only(loads: Loads, words: str) -> None:
+    """Of the modules of commands, the one."""
+    loaded, out = loads(_CMS_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD="2")
+
+    assert "plain,--help" in out
+    assert (_LIST | _QUESTION, set()) == (_ours(loaded), loaded & _HEAVY)
+
+
+@pytest.mark.parametrize("arguments", [["login", "a"], ["logout", "a"], ["prune"]])
+def test_a_running_daemon_signs_in_by_itself(loads: Loads, home: Path, arguments: list[str]) -> None:
+    """The daemon's half is loaded where no daemon runs."""
+    with daemon(home, done()):
+        loaded, _ = loads(*arguments)
+
+    assert (_LIST | _SIGN_IN, set()) == (_ours(loaded), loaded & _HEAVY)
 
 
 def test_the_version_is_the_projects() -> None:

@@ -10,8 +10,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from cms.cli.failure import Failure
 from cms.core import json_lines
 from cms.core.json_lines import Garbled
+from cms.system.state_lock import daemon_of
 from cms.system.users import user_name
 from cms_oauth.expand import Unusable
 from cms_oauth.moves import Command
@@ -30,13 +32,11 @@ ANSWER_SECONDS = 60.0
 _UNKNOWN = "another user"
 
 
-class NoDaemon(Exception):
+class NoDaemon(Failure):
     """There is no daemon to talk to. `hint` is the next command."""
 
     def __init__(self, message: str, hint: str) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        super().__init__(message, hint, os.EX_UNAVAILABLE)
 
 
 class NotRunning(NoDaemon):
@@ -147,10 +147,8 @@ def connect(paths: Iterable[str]) -> Remote:
 
 def not_listening() -> NotListening | None:
     """Return what is the matter with this user's daemon if one runs nevertheless, None if none does."""
-    from cms.system import process  # noqa: PLC0415 - loads trio, which a connection does without
-
     try:
-        pid = process.daemon_of(state_folder())
+        pid = daemon_of(state_folder())
     except Unusable:
         return None
     if pid is None:

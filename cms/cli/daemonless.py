@@ -9,12 +9,16 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import trio
 
-from cms.cli.client import Remote
+from cms.cli.client import Remote, not_listening
+from cms.cli.failure import Failure
+from cms.cli.load import load_config
+from cms.cli.terminal import complain
 from cms.config.model import Config
 from cms.core.accounts import Grant, Source
 from cms.core.lifecycle import Refused, Transient
@@ -35,13 +39,52 @@ from cms.grants.messages import (
     Housekeeping,
     Open,
 )
+from cms.system import logs
 from cms.system.clock import SystemClock
-from cms.system.process import claimed
+from cms.system.process import harden
+from cms.system.state_lock import InUse, NotOurs, claimed
+from cms_oauth import paths
+
+# How long a daemon that starts may take from locking its state folder to listening at its control socket, in seconds. It
+# loads libraries and its configuration in between.
+STARTING_SECONDS = 5.0
+_POLL_SECONDS = 0.05
+
+
+@contextmanager
+def stand_in(config: str, running: Callable[[], Remote | None]) -> Iterator[Remote]:
+    """Yield a connection to this process, or to a daemon that has just started. Raises Failure.
+
+    `config` is the configuration's path; `running` connects to the daemon, if one runs.
+    """
+    logs.setup(level="error")
+    harden()
+    loaded = load_config(config)
+    with ExitStack() as stack:
+        yield _own_or_running(loaded, running, stack)
+
+
+def _own_or_running(config: Config, running: Callable[[], Remote | None], stack: ExitStack) -> Remote:
+    deadline = time.monotonic() + STARTING_SECONDS
+    while True:
+        try:
+            own = stack.enter_context(daemonless(config, paths.state_folder()))
+        except NotOurs as error:
+            if not isinstance(error, InUse) or time.monotonic() > deadline:
+                unusable = Failure(str(error), status=os.EX_CANTCREAT)
+                raise (not_listening() if isinstance(error, InUse) else None) or unusable from None
+        else:
+            complain("no daemon is running; continuing without one")
+            return own
+        time.sleep(_POLL_SECONDS)
+        found = running()
+        if found:
+            return stack.enter_context(found)
 
 
 @contextmanager
 def daemonless(config: Config, state_folder: str, *, argv: Sequence[str] = WORKER_ARGV) -> Iterator[Remote]:
-    """Yield a connection to the daemon's commands in this process. Raises process.NotOurs if the lock is taken."""
+    """Yield a connection to the daemon's commands in this process. Raises NotOurs if the lock is taken."""
     with claimed(state_folder):
         ours, theirs = socket.socketpair()
         # persist: the worker ends with this command, and a sign-in that is in its memory only would be lost.

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cms.cli.client import Remote
-from cms.grants.messages import Place
+from cms.cli.failure import Failure
 from cms.system.files import oddity, place_new, write_private
 from cms_oauth import expand
 from cms_oauth.addresses import bare, is_address
@@ -35,8 +35,11 @@ _MAX_PASSPHRASE = 4096
 _MAX_HEADER = 1024
 
 
-class Unsaid(Exception):
-    """No usable passphrase was given. The text says why."""
+class Unsaid(Failure):
+    """No usable passphrase was given. The message says why."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "nothing was written or changed")
 
 
 def absolute_place(place: str, source: str) -> str:
@@ -185,9 +188,14 @@ def restore(
     return converse(remote, "restore", answers(passphrase.known, say), user=user, path=path, force=force)
 
 
-def bring_in(remote: Remote, user: str, place: Place, ask: Callable[[str], str] = ask_password) -> dict[str, Any]:
-    """Import another program's sign-in; return the daemon's last event."""
-    event = remote.ask("import", user=user, path=place.path, source=place.source, entry=place.entry)
+def bring_in(
+    remote: Remote, user: str, path: str, *, source: str = "", entry: str = "", ask: Callable[[str], str] = ask_password
+) -> dict[str, Any]:
+    """Import another program's sign-in; return the daemon's last event.
+
+    `source` is the format and `entry` names one of several sign-ins, "" where the person gave none.
+    """
+    event = remote.ask("import", user=user, path=path, source=source, entry=entry)
     if event.get("event") != "password":
         return event
     password = ask(f"{event.get('message')}; its password")

@@ -32,7 +32,8 @@ from cms.system import listener, network, sd_notify
 from cms.system.clock import Clock, SystemClock
 from cms.system.listener import Listener, ListenError, open_listener
 from cms.system.logs import get_logger
-from cms.system.process import DAEMON, NotOurs, claimed, signals
+from cms.system.process import signals
+from cms.system.state_lock import DAEMON, NotOurs, claimed
 from cms_oauth import tls
 from cms_oauth.moves import cms, fill
 

@@ -1,7 +1,7 @@
 """Access to the operating system. Nothing here knows about mail or tokens.
 
 - `logs`, `clock`: the log, and the two clocks.
-- `process`: signals, limits, and the lock of the state folder.
+- `process`: signals and limits. `state_lock`: one daemon for each state folder.
 - `listener`: listening Unix sockets.
 - `network`, `tcp_owner`: changes of the network, and the owner of a local TCP connection.
 - `sd_notify`: messages to systemd.

@@ -13,7 +13,7 @@ import pytest
 
 from cms.cli import client
 from cms.cli.client import NoDaemon, NotOurs, Remote, connect
-from cms.system import process
+from cms.system import state_lock
 from cms.system.users import user_name
 from cms_oauth.peer import ROOT
 
@@ -140,12 +140,12 @@ def test_a_daemon_that_has_lost_its_socket_is_no_missing_daemon(
 ) -> None:
     """`cms run` would be refused: it is to be waited for."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    with process.claimed(str(tmp_path / "cms"), process.DAEMON), pytest.raises(client.NotListening) as raised:
+    with state_lock.claimed(str(tmp_path / "cms"), state_lock.DAEMON), pytest.raises(client.NotListening) as raised:
         connect([str(tmp_path / "missing.sock")])
 
     assert f"process {os.getpid()}" in raised.value.message
     assert "cms run" not in raised.value.hint
-    with process.claimed(str(tmp_path / "cms")), pytest.raises(client.NotRunning):
+    with state_lock.claimed(str(tmp_path / "cms")), pytest.raises(client.NotRunning):
         connect([str(tmp_path / "missing.sock")])
 
 

@@ -20,10 +20,11 @@ import pytest
 from support.command_line import conversing, daemon, done, empty_folders, good_configuration
 
 from cms import main
-from cms.cli import commands, connect
+from cms.cli import commands, connect, daemonless
+from cms.cli import load as loading
 from cms.cli.init import wizard
 from cms.cli.run_line import INTERRUPTED, Run
-from cms.system import logs, process
+from cms.system import logs, state_lock
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -31,6 +32,13 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return empty_folders(tmp_path, monkeypatch)
+
+
+@pytest.fixture(autouse=True)
+def unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the log and the limits of the process that runs the tests as they are."""
+    monkeypatch.setattr(logs, "setup", lambda *, level: None)
+    monkeypatch.setattr(daemonless, "harden", lambda: None)
 
 
 @pytest.fixture
@@ -234,9 +242,6 @@ def test_a_login_without_a_daemon_is_done_without_one(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It says so first; here nothing is there to sign in with, and that is said last."""
-    monkeypatch.setattr(logs, "setup", lambda *, level: None)
-    monkeypatch.setattr(process, "harden", lambda: None)
-
     assert 1 == main.main(["login", "b@example.test"])
     out, err = capsys.readouterr()
     assert "no daemon is running; continuing without one" in err
@@ -248,10 +253,8 @@ def test_a_state_folder_in_use_is_said(
     home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A daemon whose socket is not found still has its state to itself."""
-    monkeypatch.setattr(connect, "STARTING_SECONDS", 0.1)
-    monkeypatch.setattr(logs, "setup", lambda *, level: None)
-    monkeypatch.setattr(process, "harden", lambda: None)
-    with process.claimed(str(home / "state" / "cms")):
+    monkeypatch.setattr(daemonless, "STARTING_SECONDS", 0.1)
+    with state_lock.claimed(str(home / "state" / "cms")):
         assert os.EX_CANTCREAT == main.main(["login"])
 
     assert "another cms" in capsys.readouterr().err
@@ -262,9 +265,7 @@ def test_a_daemon_that_is_just_starting_is_waited_for(
     home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It has claimed its state and does not listen yet: the sign-in is its own, once it does."""
-    monkeypatch.setattr(logs, "setup", lambda *, level: None)
-    monkeypatch.setattr(process, "harden", lambda: None)
-    with ExitStack() as started, process.claimed(str(home / "state" / "cms")):
+    with ExitStack() as started, state_lock.claimed(str(home / "state" / "cms")):
 
         def start(_seconds: float) -> None:
             asked.append(started.enter_context(daemon(home, done(message="a is signed in"))))
@@ -329,14 +330,14 @@ def test_the_demonstration_offers_no_arguments(capsys: pytest.CaptureFixture[str
     assert "ARGUMENTS" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", sorted(commands.cms.commands))
-def test_the_list_of_commands_fits_a_terminal(command: str) -> None:
-    """80 columns: what is cut off in the middle misleads."""
+@pytest.mark.parametrize("name", sorted(commands.cms.commands))
+def test_the_list_of_commands_is_true(name: str) -> None:
+    """Each command has its name, and its line is the beginning of its own help, which fits a terminal of 80 columns."""
+    command, listed = commands.command(name), commands.cms.commands[name]
     room = 78 - len("  ") - max(map(len, commands.cms.commands)) - len("  ")
-    short = commands.cms.commands[command].get_short_help_str(room)
 
-    assert short
-    assert not short.endswith("...")
+    assert name == command.name
+    assert command.get_short_help_str(room) == listed.get_short_help_str(room) == listed.help
 
 
 @pytest.mark.usefixtures("home")
@@ -361,8 +362,8 @@ def test_a_faulty_configuration_is_named_by_line(tmp_path: Path, capsys: pytest.
 _HASTY = """
 import sys
 from cms import main
-from cms.cli import connect
-connect.LOAD_SECONDS = 0.2
+from cms.cli import load
+load.LOAD_SECONDS = 0.2
 sys.exit(main.main(sys.argv[1:]))
 """
 
@@ -393,8 +394,8 @@ def test_a_configuration_that_cannot_be_opened_keeps_no_one_waiting(
 ) -> None:
     """As on a mount whose server is gone: there is no line then."""
     gone = threading.Event()
-    monkeypatch.setattr(connect, "LOAD_SECONDS", 0.05)
-    monkeypatch.setattr(connect, "load", lambda _path: gone.wait())
+    monkeypatch.setattr(loading, "LOAD_SECONDS", 0.05)
+    monkeypatch.setattr(loading, "load", lambda _path: gone.wait())
 
     assert os.EX_CONFIG == main.main(["check", "-c", str(tmp_path / "cms.cfg")])
     gone.set()
@@ -547,8 +548,8 @@ def _options_with_paths() -> list[tuple[str, str]]:
     """Return each option of each command whose value is a path, by what its help says."""
     return [
         (name, option.opts[-1])
-        for name, command in commands.cms.commands.items()
-        for option in command.params
+        for name in commands.cms.commands
+        for option in commands.command(name).params
         if isinstance(option, click.Option) and option.metavar in ("FILE", "PATH")
     ]
 
@@ -595,7 +596,7 @@ def test_files_follow_the_rule_for_paths(home: Path, capsys: pytest.CaptureFixtu
 def test_paths_are_handed_on_as_they_are(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The daemon reads its command line by the same rule, and `cms init` writes what the daemon finds from anywhere."""
     ran: list[Run] = []
-    monkeypatch.setattr(commands, "run_anew", ran.append)
+    monkeypatch.setattr("cms.cli.commands.daemon.run_anew", ran.append)
     monkeypatch.setattr(wizard, "begin", lambda wishes, *_: ran.append(Run(wishes.config, wishes.ca)))
     monkeypatch.chdir(home)
 
@@ -676,7 +677,7 @@ def test_a_user_without_a_home_can_name_all_folders(
         said = "".join(capsys.readouterr())
         assert ("there is no place for sign-ins" in said) == (command != "admin-consent-url")
     monkeypatch.setenv("XDG_STATE_HOME", str(homeless / "state"))
-    monkeypatch.setattr(commands, "sign_in_here", lambda *_: 7)
+    monkeypatch.setattr("cms.cli.commands.sign_ins.sign_in_here", lambda *_: 7)
 
     assert main.main([command, "-c", str(path), *EVERY[command]]) == (7 if command == "login" else 0)
     assert "home folder" not in "".join(capsys.readouterr())

@@ -15,7 +15,7 @@ from cms.cli.client import Remote
 from cms.cli.daemonless import credential_ends, daemonless, explored
 from cms.config.model import Config
 from cms.core.accounts import Account, Grant, Source
-from cms.system.process import NotOurs, claimed
+from cms.system.state_lock import NotOurs, claimed
 
 FAKE = str(Path(__file__).parent.parent / "support" / "fake_worker.py")
 SCOPES = ("https://outlook.office.com/SMTP.Send",)

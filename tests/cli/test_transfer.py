@@ -19,7 +19,6 @@ import pytest
 
 from cms.cli import transfer
 from cms.cli.client import Remote
-from cms.grants.messages import Place
 from cms.system.files import write_private
 
 DONE = {"event": "done", "ok": True, "message": "signed in"}
@@ -57,7 +56,7 @@ def no_question(_question: str) -> str:
 def test_what_is_meant_is_told() -> None:
     """cms says what it will do and returns how it ended; it asks for nothing that it does not need."""
     with daemon(DONE) as (remote, heard):
-        end = transfer.bring_in(remote, "a", Place("/f", "oama", "e"), no_question)
+        end = transfer.bring_in(remote, "a", "/f", source="oama", entry="e", ask=no_question)
 
     assert DONE == end
     assert [{"command": "import", "user": "a", "path": "/f", "source": "oama", "entry": "e"}] == heard
@@ -72,7 +71,7 @@ def test_a_password_is_asked_for_when_the_daemon_wants_one() -> None:
         return "secret"
 
     with daemon(WANTED, DONE) as (remote, heard):
-        end = transfer.bring_in(remote, "", Place("/f"), ask)
+        end = transfer.bring_in(remote, "", "/f", ask=ask)
 
     assert DONE == end
     assert {"password": "secret"} == heard[-1]
@@ -82,7 +81,7 @@ def test_a_password_is_asked_for_when_the_daemon_wants_one() -> None:
 def test_without_a_password_there_is_no_import() -> None:
     """An empty line gives up."""
     with daemon(WANTED) as (remote, heard):
-        end = transfer.bring_in(remote, "", Place("/f"), lambda _question: "")
+        end = transfer.bring_in(remote, "", "/f", ask=lambda _question: "")
 
     assert (False, 1) == (end["ok"], len(heard))
 

@@ -39,7 +39,7 @@ from cms.daemon.serving import socketmap, token_files
 from cms.daemon.serving.sockets import Sockets
 from cms.daemon.signin.flow import Flow
 from cms.grants.messages import Place, Prompt
-from cms.system import listener, process, sd_notify
+from cms.system import listener, sd_notify, state_lock
 from cms.system.clock import SystemClock
 from cms.system.listener import ListenError
 from cms_oauth import wire
@@ -941,7 +941,7 @@ async def test_the_state_folder_is_free_again(world: World) -> None:
     """After the end another daemon can have it."""
     async with world.daemon():
         pass
-    with process.claimed(world.path("state")):
+    with state_lock.claimed(world.path("state")):
         pass
     async with replace(world, code=None).daemon():
         answer = await world.ask()

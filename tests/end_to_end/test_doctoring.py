@@ -27,15 +27,15 @@ _COMMAND = """
 import json, sys
 from dataclasses import replace
 from cms import main
-from cms.cli import commands
+from cms.cli import load as loading
 hosts, *arguments = sys.argv[1:]
 def swap(accounts):
     return tuple(replace(each, **json.loads(hosts)) for each in accounts)
-def load(path, real=commands.load_config):
+def load(path, real=loading.load_in_time):
     found = real(path)
     sockets = tuple(replace(each, accounts=swap(each.accounts)) for each in found.sockets)
     return replace(found, accounts=swap(found.accounts), sockets=sockets)
-commands.load_config = load
+loading.load_in_time = load
 sys.exit(main.main(["doctor", *arguments]))
 """
 

@@ -1,0 +1,109 @@
+"""Commands that start the daemon, and that ask the one that runs: `run`, `refresh`, `reload`, `status`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from functools import partial
+from typing import Any
+
+import click
+
+from cms.cli import client, watch
+from cms.cli.client import NoDaemon
+from cms.cli.commands.options import config_option, config_path, ended, json_option
+from cms.cli.connect import connect, is_configured
+from cms.cli.run_line import VALUES, Run, run_anew
+from cms.cli.terminal import say
+from cms.core.status_text import WIDTH, as_text
+from cms.core.words import CRITICAL, UNKNOWN
+from cms_oauth.expand import literal
+
+
+@click.command()
+@config_option
+@click.option("--log-level", type=click.Choice(VALUES["--log-level"]), default="info", show_default=True)
+@click.option(
+    "--log-form",
+    type=click.Choice(VALUES["--log-form"]),
+    default="auto",
+    show_default=True,
+)
+def run(config: str, log_level: str, log_form: str) -> None:
+    """Run the daemon in the foreground."""
+    run_anew(Run(literal(config_path(config)), log_level, log_form))
+
+
+@click.command()
+@click.argument("user", default="")
+def refresh(user: str) -> int:
+    """Fetch new tokens now, for USER or for every account."""
+    with connect() as found:
+        return ended(found.ask("refresh", user=user))
+
+
+@click.command()
+def reload() -> int:
+    """Read the configuration again. If it has errors, nothing changes."""
+    with connect() as found:
+        return ended(found.ask("reload"))
+
+
+@click.command()
+@click.argument("user", default="")
+@json_option
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Print one line and exit as monitoring plugins do: 0 good, 1 warning, 2 critical, 3 unknown.",
+)
+@click.option("--watch", "live", is_flag=True, help="Keep showing it, with the latest requests, until Ctrl-C.")
+def status(user: str, *, as_json: bool, check: bool, live: bool) -> int:
+    """Show every account, and what to do next.
+
+    With USER, only that account: its token, its sign-in, its last error and the next command.
+    """
+    if live:
+        return _watch(user, alone=not (as_json or check))
+    try:
+        answer = _asked(user)
+    except NoDaemon as error:
+        if not check:
+            raise
+        # Monitoring systems show the standard output.
+        say(f"{error.message}; {error.hint}")
+        return CRITICAL if is_configured() or not isinstance(error, client.NotRunning) else UNKNOWN
+    if not answer.get("ok"):
+        return ended(answer)
+    if as_json:
+        say(json.dumps(answer["json"], indent=2))
+    elif check:
+        say(answer["message"])
+    else:
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDTH
+        say(as_text(answer["json"], width).rstrip("\n"))
+    return int(answer["exit_code"]) if check else 0
+
+
+def _asked(user: str) -> dict[str, Any]:
+    with connect() as found:
+        return found.ask("status", **({"user": user} if user else {}))
+
+
+def _watch(user: str, *, alone: bool) -> int:
+    if not alone:
+        raise click.UsageError("--watch cannot be combined with --json or --check.")
+    if not sys.stdout.isatty() or os.environ.get("TERM", "dumb") == "dumb":
+        raise click.UsageError("--watch needs a terminal; `cms status` prints the same once.")
+    watch.watch(partial(_document, user), watch.Screen(sys.stdout.fileno()))
+    return 0
+
+
+def _document(user: str) -> dict[str, Any]:
+    answer = _asked(user)
+    if not answer.get("ok"):
+        raise NoDaemon(str(answer.get("message")), str(answer.get("hint")))
+    document: dict[str, Any] = answer.get("json", {})
+    return document

@@ -1,0 +1,86 @@
+"""Options and output that commands have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from cms.cli.failure import FAILED
+from cms.cli.terminal import complain, say
+from cms_oauth import expand, paths
+from cms_oauth.expand import Unusable
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+# Only newer versions of click than Debian 13's can be asked for ParamType[str] at run time.
+if TYPE_CHECKING:
+    _TextType = click.ParamType[str]
+else:
+    _TextType = click.ParamType
+
+
+class _NamedPath(_TextType):
+    """An option that names a path, as `expand.named` reads it; "" if it is not given."""
+
+    name = "path"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return expand.named(value) if value else ""
+        except Unusable as unusable:
+            self.fail(f"{unusable.message}; {unusable.hint}", param, ctx)
+
+
+PATH = _NamedPath()
+
+
+def config_option(command: Command) -> Command:
+    option = click.option("-c", "--config", type=PATH, metavar="FILE", default="", help="The configuration file.")
+    return option(command)
+
+
+def named_config(config: str) -> str:
+    """Return the configuration's path that the command line names: after the command, else before it; "" for none."""
+    return config or str(click.get_current_context().find_root().params.get("config") or "")
+
+
+def config_path(config: str) -> str:
+    """Return the configuration's path: the one on the command line, else the usual one. Raises Unusable."""
+    return named_config(config) or paths.config_file()
+
+
+def json_option(command: Command) -> Command:
+    return click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")(command)
+
+
+def ways(*, browser: str, device: str, paste: str) -> Callable[[Command], Command]:
+    """Add --browser, --device and --paste to a command. Its argument `method` is the option's name, "" for none."""
+
+    def with_options(command: Command) -> Command:
+        for way, text in (("--paste", paste), ("--device", device), ("--browser", browser)):
+            command = click.option(way, is_flag=True, expose_value=False, callback=_one_way, help=text)(command)
+        return command
+
+    return with_options
+
+
+def _one_way(context: click.Context, option: click.Parameter, value: bool) -> None:
+    """Set `method` from an option. Raises UsageError for a second one; click would use the last."""
+    before = context.params.setdefault("method", "")
+    if value and before:
+        raise click.UsageError(f"--{before} and --{option.name} are two ways to sign in: name one.")
+    if value:
+        context.params["method"] = option.name
+
+
+def ended(answer: Mapping[str, Any]) -> int:
+    """Print how a daemon's work ended; return the exit status."""
+    message, hint = str(answer.get("message")), str(answer.get("hint") or "")
+    if not answer.get("ok"):
+        complain(message, hint)
+        return FAILED
+    say("\n".join(filter(None, [message, hint])))
+    return 0

@@ -1,0 +1,130 @@
+"""Commands that change sign-ins, with or without a running daemon: `login`, `logout`, `prune`, `import`, `export`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from cms.cli import transfer
+from cms.cli.commands.options import PATH, Command, config_option, ended, named_config, ways
+from cms.cli.connect import daemon_or_none
+from cms.cli.failure import FAILED
+from cms.cli.login import sign_in_here
+from cms.cli.run_line import INTERRUPTED
+from cms.cli.terminal import complain, say
+from cms_oauth import expand
+
+
+@click.command()
+@click.argument("user", default="")
+@ways(
+    browser="With a browser on this machine.",
+    device="Enter a code in a browser on any machine.",
+    paste="Open a link in any browser, and paste its last address here.",
+)
+@config_option
+def login(user: str, method: str, config: str) -> int:
+    """Sign in as USER, with or without a running daemon.
+
+    USER may be left out if there is only one account.
+    """
+    try:
+        with daemon_or_none(named_config(config)) as found:
+            return sign_in_here(found, user, method, say)
+    except KeyboardInterrupt:
+        # The terminal has printed ^C: begin a new line.
+        click.echo(err=True)
+        complain("the sign-in was cancelled")
+        return INTERRUPTED
+
+
+def _passphrase_option(command: Command) -> Command:
+    text = "Read the export's passphrase from this file."
+    return click.option("--passphrase-file", type=PATH, metavar="PATH", default="", help=text)(command)
+
+
+@click.command("import")
+@click.argument("place", metavar="FILE_OR_NAME")
+@click.option("--from", "source", metavar="FORMAT", default="", help="The format, if cms cannot tell it from the file.")
+@click.option(
+    "--account", "user", metavar="USER", default="", help="The account (may be left out if there is only one)."
+)
+@click.option("--force", is_flag=True, help="Replace an existing sign-in (cms's own exports only).")
+@_passphrase_option
+@click.option("--entry", metavar="NAME", default="", help="Which sign-in, if there are several.")
+@config_option
+def bring_in(place: str, *, source: str, user: str, entry: str, passphrase_file: str, config: str, force: bool) -> int:
+    """Import sign-ins from a file or a keyring entry.
+
+    The file was written by `cms export` or by another program.
+
+    Formats: cms, mutt_oauth2, msal (oauth2ms), sasl-xoauth2, email-oauth2-proxy, oama, pizauth. The client id must
+    be the same. docs/moving.md has the commands for each program.
+    """
+    path = transfer.absolute_place(place, source)
+    if why_not := transfer.why_no_sign_in(path):
+        complain(why_not, "name the file that `cms export` or the other program wrote")
+        return FAILED
+    with daemon_or_none(named_config(config)) as found:
+        if transfer.is_ours(path, source):
+            passphrase = transfer.Passphrase(passphrase_file)
+            return ended(transfer.restore(found, user, path, passphrase, force=force, say=say))
+        return ended(transfer.bring_in(found, user, path, source=source, entry=entry))
+
+
+@click.command()
+@click.argument("users_and_file", nargs=-1, required=True, metavar="[USER]... FILE")
+@click.option("--force", is_flag=True, help="Overwrite FILE.")
+@_passphrase_option
+@config_option
+def export(users_and_file: tuple[str, ...], passphrase_file: str, config: str, *, force: bool) -> int:
+    """Write sign-ins to FILE, for `cms import` elsewhere.
+
+    Exports the sign-in of each USER, or every sign-in. FILE is encrypted with a passphrase: you type it twice, or it is
+    the first line of --passphrase-file or of standard input. You stay signed in here.
+    """
+    *users, file = users_and_file
+    if why := transfer.no_file_name(file):
+        raise click.UsageError(f"FILE is missing ({why}): `cms export USER FILE`.")
+    path = Path(expand.named(file))
+    try:
+        transfer.check_target(path, force=force)
+        with daemon_or_none(named_config(config)) as found:
+            return ended(transfer.export(found, users, transfer.Passphrase(passphrase_file), path, force=force))
+    except FileExistsError:
+        complain(f"{path} already exists and was not changed", "name another file, or overwrite it with --force")
+        return FAILED
+
+
+@click.command()
+@click.argument("user", default="")
+@click.option("--all", "every", is_flag=True, help="Delete every sign-in, also those without an account.")
+@click.option("--yes", is_flag=True, help="With --all: delete without asking.")
+@config_option
+def logout(user: str, config: str, *, every: bool, yes: bool) -> int:
+    """Delete the sign-in of USER from this machine.
+
+    The vault's key is deleted with the last sign-in.
+    """
+    if user and every:
+        raise click.UsageError("Give USER or --all, not both.")
+    # Only a person at a terminal is asked, not a script.
+    if every and not yes and sys.stdin.isatty() and not transfer.confirm("Delete every sign-in on this machine?"):
+        complain("nothing was deleted")
+        return FAILED
+    with daemon_or_none(named_config(config)) as found:
+        return ended(found.ask("leave") if every else found.ask("logout", user=user))
+
+
+@click.command()
+@click.option("--yes", is_flag=True, help="Delete without asking.")
+@config_option
+def prune(config: str, *, yes: bool) -> int:
+    """List and delete sign-ins that belong to no account.
+
+    Their accounts were removed from the configuration.
+    """
+    with daemon_or_none(named_config(config)) as found:
+        return ended(transfer.converse(found, "prune", transfer.answers(lambda: "", say, yes=yes), yes=yes))
