@@ -173,7 +173,14 @@ def sign_in_here(remote: Remote, user: str, method: str, say: Callable[[str], No
     """Sign in with this process's terminal, browser and screen; return the exit code."""
     typed = Typed(sys.stdin.fileno())
     browse = browser(remote=bool(over_ssh()), terminal=sys.stdin.isatty() and sys.stdout.isatty(), lent=typed.lent)
+    if browse is None and os.environ.get("BROWSER"):
+        # Who named a browser expects one: that none of the programs is there has to be said.
+        browse = _no_browser
     return sign_in(remote, user, method, typed, say=say, browse=browse, shown_on=screen())
+
+
+def _no_browser(_url: str) -> bool:
+    return False
 
 
 def sign_in(

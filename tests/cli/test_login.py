@@ -496,6 +496,31 @@ def test_a_change_of_method_is_explained() -> None:
     assert "https://localhost is not plain HTTP on this machine, so paste its address instead." in words
 
 
+@pytest.mark.parametrize(
+    ("named", "is_said"), [("no-such-program", True), ("no-such-program:/nor/this", True), ("", False)]
+)
+def test_that_no_browser_of_the_variable_is_there_is_said(
+    monkeypatch: pytest.MonkeyPatch, named: str, *, is_said: bool
+) -> None:
+    """Who has set `$BROWSER` waits for it; who has not knows that the link is theirs to open."""
+    said: list[str] = []
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("BROWSER", named)
+    monkeypatch.setenv("PATH", "/nonexistent")
+
+    def script(lines: Lines) -> None:
+        lines.hear()
+        lines.tell(**{**PROMPT, "method": "browser"})
+        lines.tell(**DONE)
+
+    with open(os.devnull) as stdin, daemon(script) as remote:  # noqa: PTH123 - as below
+        monkeypatch.setattr("sys.stdin", stdin)
+        assert login.EX_OK == login.sign_in_here(remote, "a", "browser", said.append)
+
+    assert is_said == ("No browser could be started: open the link yourself." in said)
+
+
 def test_the_terminal_is_the_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a person pastes comes from there."""
     pasted: list[Any] = []

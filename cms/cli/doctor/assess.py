@@ -273,7 +273,7 @@ def state_folder(found: Folder, uid: int) -> Finding:
     if found.free < SPACE_WARNS:
         verdict = yours("disk-full", "a renewed sign-in that cannot be written is lost", "free space on that disk")
         return (failed if found.free < SPACE_FAILS else warned)("state folder", said, verdict)
-    return passed("state folder", f"{said}, {found.vaults} sign-ins")
+    return passed("state folder", f"{said}, {found.vaults} sign-in{'' if found.vaults == 1 else 's'}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,9 @@ class Served:
         return ", ".join(each.path for each in self.sockets or () if each.speaks == speaks) or "none at all"
 
 
+_OPEN_QUOTE = "a quote in it is not closed, so that --user has the rest of the line in it"
+
+
 def judge(use: Use, served: Served) -> list[Finding]:
     """Return the findings about one use; none if it is about somebody else's socket, table or file."""
     if isinstance(use, Fault):
@@ -138,6 +141,11 @@ def _options(use: Command) -> Options | dial.Failed:
             wire.build_request(wire.TokenRequest(known.get("protocol", "SMTP"), user=known.get("user", "")))
         )
     except wire.BadRequest as bad:
+        if " --" in read.user:
+            # As of o'connor@example.com without quotes around it: sh takes what follows the apostrophe for one word.
+            return dial.Failed(
+                "bad-request", _OPEN_QUOTE, "close it: an address with an apostrophe needs quotes around it"
+            )
         return dial.Failed("bad-request", bad.message, "correct --user and --proto")
     return read
 

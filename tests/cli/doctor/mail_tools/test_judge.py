@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -12,11 +13,13 @@ from support.mail_files import SOCKET, account, machine, served
 
 from cms.cli.doctor import mail_tools
 from cms.cli.doctor.findings import Finding
+from cms.cli.doctor.mail_tools import mbsync
 from cms.cli.doctor.mail_tools.found import (
     UNKNOWN,
     Command,
     Fault,
     Login,
+    Machine,
     NotFollowed,
     Place,
     Request,
@@ -26,6 +29,8 @@ from cms.cli.doctor.mail_tools.found import (
     Variable,
 )
 from cms.cli.doctor.mail_tools.judge import Served, judge
+from cms.cli.doctor.mail_tools.msmtp import uses_of_msmtp
+from cms.cli.doctor.mail_tools.mutt import uses_of_mutt
 from cms.config.model import SocketSpec
 
 HERE = Place("msmtp", "/home/u/.msmtprc", 3)
@@ -139,6 +144,25 @@ def test_a_command_that_cms_oauth_refuses(line: str, words: str, capfd: pytest.C
     assert ([("fail", "tool-command")] if words else [("pass", "")]) == verdicts(found)
     assert words in causes(found)
     assert ("", "") == capfd.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("uses", "file", "text"),
+    [
+        (uses_of_mutt, ".muttrc", 'set imap_oauth_refresh_command="cms-oauth --user=o\'connor@x --proto=IMAP"\n'),
+        (mbsync.uses, ".mbsyncrc", 'IMAPAccount a\nPassCmd "cms-oauth --user=o\'connor@x --output=token"\n'),
+        (uses_of_msmtp, ".msmtprc", "account a\npasswordeval cms-oauth --user=o'connor@x --output=token\n"),
+    ],
+)
+def test_an_apostrophe_without_quotes_is_called_that(
+    uses: Callable[[Machine], Iterator[Use]], file: str, text: str
+) -> None:
+    """sh takes the rest of the line for the user, and what stands there has no space that one could see."""
+    found = [each for use in uses(machine({file: text})) for each in judge(use, served("o'connor@x"))]
+
+    assert "a quote in it is not closed" in causes(found)
+    assert "has no spaces" not in causes(found)
+    assert any("quotes around it" in step for each in found for verdict in each.verdicts for step in verdict.steps)
 
 
 @pytest.mark.parametrize("line", ["--user a@x", "--output=token", "get", "--user=a@x --proto=IMAP"])
