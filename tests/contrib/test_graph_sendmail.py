@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import pwd
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -623,6 +624,25 @@ def test_a_certificate_of_somebody_else(sender: Sender) -> None:
 
     assert "certificate verify failed" in said
     assert before == len(sender.entra.paths)
+
+
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
+def test_certificates_that_are_not_there(sender: Sender, tmp_path: Path, variable: str) -> None:
+    """OpenSSL ignores the variable, so the message names it; a good one is not blamed."""
+    wrong = {"SSL_CERT_FILE": "", variable: f"{tmp_path}/none"}
+
+    assert f"{variable} names {tmp_path}/none" in sender.refused(75, "-t", text=letter(), **wrong)
+    assert " names " not in sender.refused(
+        75, "-t", text=letter(), SSL_CERT_FILE="/dev/null", SSL_CERT_DIR=f"{tmp_path}"
+    )
+
+
+def test_an_authority_below_another(sender: Sender, entra: RecordingEntra, tmp_path: Path) -> None:
+    """What SSL_CERT_FILE names is trusted, also if it is not signed by itself: as by cms-oauth."""
+    named = tmp_path / "ca.pem"
+    named.write_text(ssl.get_server_certificate(("localhost", entra.secure.port)))
+
+    assert (READER,) == sender.sent("-t", text=letter(), SSL_CERT_FILE=str(named)).recipients
 
 
 def test_a_proxy_that_is_not_there(sender: Sender) -> None:

@@ -99,6 +99,7 @@ class Https:
     - `valid`: from when to when its certificate is valid, "" if it is trusted or not known.
     - `proxy`: the address of the proxy on the way, without credentials. `named_by`: what names it.
     - `ca`: the file of Tls(ca=).
+    - `unusable`: what names certificate authorities that cannot be loaded, "" for nothing.
     - `unseen`: why cms did not connect, "" if it did.
     """
 
@@ -113,6 +114,7 @@ class Https:
     unseen: str = ""
     valid: str = ""
     named_by: str = ""
+    unusable: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +191,10 @@ def _untrusted(found: Https) -> Finding:
 
 
 def _unreachable(found: Https) -> Verdict:
+    if found.unusable:
+        cause = f"cms cannot load the certificate authorities that {found.unusable} names"
+        move = "then `cms reload`" if found.ca else "or unset it, where cms is started, and start it again"
+        return yours("wrong-authorities", cause, f"correct {found.unusable}, {move}")
     if found.proxy:
         return yours(
             "proxy", f"cms uses the proxy {found.proxy}, which {found.named_by} names", f"check {found.named_by}"
@@ -208,7 +214,7 @@ def environment(found: Sequence[str], wrong: Sequence[str]) -> list[Finding]:
     bad = [failed("environment", each, yours("wrong-variable", "cms cannot connect with it", step)) for each in wrong]
     ignored = yours("ignored-variable", "OpenSSL ignores it, in cms and in mail programs that use OpenSSL", step)
     bad += [warned("environment", each, ignored) for each in found]
-    return bad or [passed("environment", "every variable about TLS that is set names a file that is there")]
+    return bad or [passed("environment", "no variable about TLS that counts here names a missing file")]
 
 
 def proxy(found: Https) -> Finding:

@@ -93,6 +93,8 @@ def https(
         except ssl.SSLCertVerificationError as error:
             said = "; ".join((error.verify_message, *trusted.ignored))
             return replace(known, error=said, **_shown_unverified(where, _dialled(where, context, seconds)))
+    except tls.Unusable as error:
+        return replace(known, error=str(error), unusable=error.named_by)
     except (OSError, http.client.HTTPException, ValueError) as error:
         return replace(known, error=_in_words(error))
 

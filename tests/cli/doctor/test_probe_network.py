@@ -18,7 +18,7 @@ import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cms.cli.doctor import probe_network
+from cms.cli.doctor import assess, probe_network
 from cms.cli.doctor.assess import Https, Names, Reached
 from cms.cli.doctor.probe_network import Door, door, facts_of, https, names, reached
 from cms.core.accounts import Proxy
@@ -226,6 +226,34 @@ def test_authorities_may_be_a_folder(entra: Entra, tmp_path: Path) -> None:
     seen = https(where(entra, trusted=False), {"SSL_CERT_DIR": str(tmp_path)})
 
     assert not seen.trusted
+
+
+@pytest.mark.parametrize("named_by", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "Tls(ca=...)"])
+@pytest.mark.parametrize("wrong", ["missing", "empty", "garbled", "a folder of nothing"])
+def test_authorities_that_cannot_be_loaded_are_to_blame(
+    entra: Entra, tmp_path: Path, named_by: str, wrong: str
+) -> None:
+    """Whose move it is follows from what names them: nobody is sent to a firewall or a proxy."""
+    path = tmp_path / "ca"
+    match wrong:
+        case "empty":
+            path.touch()
+        case "garbled":
+            path.write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+        case "a folder of nothing":
+            path.mkdir()
+    configured = named_by.startswith("Tls")
+    host = replace(where(entra), ca=str(path) if configured else "")
+    found = assess.tls(https(host, {} if configured else {named_by: str(path)}))
+    (verdict,) = found.verdicts
+
+    assert ("fail", "wrong-authorities", True) == (
+        found.level,
+        verdict.name,
+        f"{named_by} names {path}" in found.message,
+    )
+    assert [f"correct {named_by}"] == [each.split(",")[0] for each in verdict.steps]
+    assert ("`cms reload`" in verdict.steps[0], "start it again" in verdict.steps[0]) == (configured, not configured)
 
 
 def test_the_facts_of_a_certificate() -> None:
