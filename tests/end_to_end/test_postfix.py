@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
@@ -391,6 +392,30 @@ def test_without_the_plugin_mail_waits(system: System) -> None:
     plugin.with_suffix(".gone").rename(plugin)
     system.reconfigure()
 
+    assert system.servers.wait_for_mail(B, subject)
+
+
+def test_debians_plugin_sends_nothing(system: System) -> None:
+    """As the page says of libsasl2-modules-kdexoauth2: it crashes smtp(8) or does not log in; the message waits."""
+    ours = system.machine.plugins / "libxoauth2.so"
+    ours.rename(ours.with_suffix(".gone"))
+    (theirs,) = Path("/usr/lib").glob("*/sasl2/libkdexoauth2.so")
+    shutil.copy(theirs, system.machine.plugins)
+    system.reconfigure()
+    start = len(system.machine.log())
+    tries = system.tries()
+    subject = system.send("alice", B, sender=A)
+    ends = {"killed by signal 11": "it crashes Postfix's smtp(8)", "status=deferred": "it does not log in either"}
+    said = until(lambda: [words for words in ends if words in system.machine.log()[start:]], "its end")
+    waiting = [each["sender"] for each in system.machine.queue]
+    seen = system.tries()
+    (system.machine.plugins / theirs.name).unlink()
+    ours.with_suffix(".gone").rename(ours)
+    system.reconfigure()
+
+    assert [A] == waiting
+    assert tries == seen
+    assert ends[said[0]] in page("postfix")
     assert system.servers.wait_for_mail(B, subject)
 
 

@@ -10,6 +10,7 @@ import sys
 import termios
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from io import RawIOBase
 from pathlib import Path
 
 from support.evidence import descendants
@@ -162,8 +163,19 @@ def _regions(pid: int) -> Iterator[bytes]:
     with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as file:
         for start, end, name in _REGION.findall(Path(f"/proc/{pid}/maps").read_text()):
             if not name.startswith(_KERNELS_OWN):
-                file.seek(int(start, 16))
-                yield file.read(int(end, 16) - int(start, 16))
+                yield b"".join(_region(file, int(start, 16), int(end, 16)))
+
+
+def _region(file: RawIOBase, start: int, end: int) -> Iterator[bytes]:
+    """Yield what can be read there. Since 2.42 glibc guards a thread's stack by pages in it that cannot be."""
+    while start < end:
+        file.seek(start)
+        try:
+            piece = file.read(end - start) or b""
+        except OSError:
+            piece = b""
+        yield piece
+        start += len(piece) or resource.getpagesize()
 
 
 def _read(path: str) -> bytes:
