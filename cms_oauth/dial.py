@@ -6,6 +6,7 @@ longer.
 
 import errno
 import os
+import stat
 import time
 
 try:
@@ -176,4 +177,8 @@ def _other_kind(path: str) -> str:
     """Return what a path is instead of a socket, "" for a socket: the kernel's error is the same for both."""
     if os.path.isdir(path):  # noqa: PTH112 - as above
         return "a folder"
-    return "a file" if os.path.isfile(path) else ""  # noqa: PTH113 - as above
+    try:
+        is_socket = stat.S_ISSOCK(os.stat(path).st_mode)  # noqa: PTH116 - as above
+    except OSError:
+        return ""
+    return "" if is_socket else "a file"

@@ -377,9 +377,21 @@ def _check_free(path: str, replaces: Listener | None) -> None:
     if replaces and replaces.file and _is(found, replaces.file):
         return
     holder = _holder(path)
+    if holder is not None and _is_systemd(holder.pid):
+        raise ListenError(
+            f"systemd listens at {path} for a service: (re)start that service, or stop its socket unit first"
+        )
     if holder is not None:
         who = f" (pid {holder.pid}, uid {holder.uid})" if holder.pid else ""
         raise ListenError(f"another daemon listens at {path}{who}: stop it first, or choose another path for this one")
+
+
+def _is_systemd(pid: int) -> bool:
+    """True for systemd, the machine's or a user's: it listens for services with socket activation."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip() == "systemd"
+    except OSError:
+        return False
 
 
 def _holder(path: str) -> Peer | None:

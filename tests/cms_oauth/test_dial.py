@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import subprocess
@@ -130,6 +131,9 @@ def test_what_is_no_socket_is_said_to_be_none(path: Path) -> None:
     assert ("no-daemon", f"{path} is a file, not a socket") == (file.code, file.message)
     assert f"{path.parent} is a folder, not a socket" == folder.message
     assert "--cms_sock" in file.hint
+    path.unlink()
+    os.mkfifo(path)
+    assert f"{path} is a file, not a socket" == failed(ask(path)).message
 
 
 ASK_AS_ANOTHER = """

@@ -704,6 +704,23 @@ async def test_what_is_in_the_way_of_a_socket_stays(
 
 
 @in_trio
+async def test_a_socket_on_which_systemd_listens(path: str) -> None:
+    """Its unit was restarted, or somebody runs cms by hand beside it: the service is what to start. comm(5) is the fake."""
+    comm = Path("/proc/self/comm")
+    before = comm.read_text()
+    with bound(path) as theirs:
+        theirs.listen()
+        try:
+            comm.write_text("systemd")
+            said = await refusal(path)
+        finally:
+            comm.write_text(before)
+
+    assert f"systemd listens at {path} for a service: (re)start that service" in said
+    assert "another daemon listens" not in said
+
+
+@in_trio
 async def test_a_folder_that_cannot_be_entered_is_told(
     path: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
