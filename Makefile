@@ -35,6 +35,11 @@ help:
 	@echo '             the tests, without those of real programs, with the oldest libraries that pyproject.toml allows'
 	@echo 'make lint    ruff and mypy only'
 	@echo 'make docs    make docs/troubleshooting.md from the tables of verdicts'
+	@echo 'make bench   measure cms beside other programs, in less than an hour: bench/RESULTS.md. CHAPTERS="socket fetch": these only'
+	@echo 'make bench-check'
+	@echo '             compare with an older revision, OLD=REVISION, in one run'
+	@echo 'make bench-short'
+	@echo '             all of the bench in a minute, to see that it works'
 	@echo 'make clean   remove what these made'
 
 demo: $(INSTALLED)
@@ -44,6 +49,8 @@ test: packages lint
 	rm -f .coverage .coverage.*
 	@echo 'What a browser shows in the tests is kept in build/screenshots/.'
 	$(VENV)/bin/coverage run -m pytest --numprocesses $(JOBS) --dist loadfile
+	@# What the bench's short form has measured beside everything else: it fails nothing.
+	@cat build/bench-short/RESULTS.md
 	$(VENV)/bin/coverage combine --quiet
 	$(VENV)/bin/coverage report
 
@@ -65,6 +72,14 @@ lint: $(TEST_STAMP)
 docs: $(INSTALLED)
 	$(VENV)/bin/python -m cms_oauth.diagnosis.page > docs/troubleshooting.md.new
 	mv docs/troubleshooting.md.new docs/troubleshooting.md
+
+bench bench-check bench-short: $(TEST_STAMP)
+	@# What cannot be installed is left out, and named.
+	-tests/install-debian-packages gcc libc6-dev oidc-agent-cli mutt
+	$(VENV)/bin/python -m bench --chapters '$(CHAPTERS)' $(BENCH_OPTIONS)
+
+bench-check: BENCH_OPTIONS = --check '$(OLD)'
+bench-short: BENCH_OPTIONS = --short
 
 packages:
 	tests/install-debian-packages

@@ -1,0 +1,1 @@
+"""What is measured: each file makes the installations of cms and what stands beside them take turns."""
