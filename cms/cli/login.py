@@ -28,7 +28,11 @@ NOT_SIGNED_IN = 1
 # Bytes to read from the terminal at once. A longer pasted address is read in several pieces.
 _PIECE = 4096
 
-_ERASE = (b"\x7f", b"\x08")
+_ERASE = b"\x7f\x08"
+_NEW_LINE = 0x0A
+
+# More than the daemon takes of a pasted address. The rest of a longer line is left out: the input may never end.
+_LONGEST = 64 * 1024
 
 # The standard asks for a border of four modules. Two are enough on a terminal's dark background, and need fewer lines.
 QR_BORDER = 2
@@ -62,7 +66,7 @@ class Typed:
         self.fd: int | None = fd
         # The number of lines that were sent to the daemon and that it has not rejected yet.
         self.unanswered = 0
-        self._typed = b""
+        self._typed = bytearray()
         # The character for the end of input (Ctrl-D), which the terminal does not handle while this is open.
         self._end = b""
         # How the terminal was before this was opened, None while this is not open, or for what is no terminal.
@@ -106,9 +110,11 @@ class Typed:
         piece = os.read(self.fd, _PIECE)
         if not piece or (self._end and self._end in piece):
             self.fd, piece = None, piece.partition(self._end or b"\n")[0] + b"\n"
-        for index in range(len(piece)):
-            byte = piece[index : index + 1]
-            self._typed = self._typed[:-1] if byte in _ERASE else self._typed + byte
+        for byte in piece:
+            if byte in _ERASE:
+                del self._typed[-1:]
+            elif byte == _NEW_LINE or len(self._typed) <= _LONGEST:
+                self._typed.append(byte)
         *lines, self._typed = self._typed.split(b"\n")
         return [text for line in lines if (text := line.decode(errors="replace").strip())]
 

@@ -21,6 +21,7 @@ import pytest
 from cms.cli import login
 from cms.cli.client import Remote
 from cms.cli.login import NOT_SIGNED_IN, Screen, Typed, in_words, sign_in
+from cms.daemon.signin.flow import MAX_PASTED
 
 PROMPT: dict[str, Any] = {
     "event": "prompt",
@@ -539,3 +540,18 @@ def test_the_terminal_is_the_standard_input(monkeypatch: pytest.MonkeyPatch) -> 
     os.close(write)
 
     assert [{"pasted": "http://localhost/?code=1"}] == pasted
+
+
+def test_a_line_that_never_ends_takes_no_memory() -> None:
+    """Its beginning is kept, and what is typed after it is a line of its own."""
+    ours, theirs = os.pipe()
+    typed = Typed(ours)
+    for _ in range(40):
+        os.write(theirs, b"x" * 4096)
+        assert [] == typed.read()
+    os.write(theirs, b"\nnext\n")
+    long, after = typed.read()
+    for each in (ours, theirs):
+        os.close(each)
+
+    assert ("next", True) == (after, MAX_PASTED < len(long) < 40 * 4096)
