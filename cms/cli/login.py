@@ -110,10 +110,14 @@ class Typed:
         piece = os.read(self.fd, _PIECE)
         if not piece or (self._end and self._end in piece):
             self.fd, piece = None, piece.partition(self._end or b"\n")[0] + b"\n"
+        begun = 0
         for byte in piece:
             if byte in _ERASE:
                 del self._typed[-1:]
-            elif byte == _NEW_LINE or len(self._typed) <= _LONGEST:
+            elif byte == _NEW_LINE:
+                self._typed.append(byte)
+                begun = len(self._typed)
+            elif len(self._typed) - begun <= _LONGEST:
                 self._typed.append(byte)
         *lines, self._typed = self._typed.split(b"\n")
         return [text for line in lines if (text := line.decode(errors="replace").strip())]
