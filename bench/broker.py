@@ -14,7 +14,7 @@ from typing import Any
 from bench.entra import Sandbox, first_refresh_token, user
 from bench.ground import INSIDE, Ground, Installation, environment
 from bench.measure import Failed
-from bench.programs import PATIENCE, Command, ask, children, is_answered, until
+from bench.programs import PATIENCE, Command, ask, children, is_answered, output, until
 from cms.sandbox.directory import CLIENT_ID
 
 # Needs no token to be answered.
@@ -74,7 +74,7 @@ class Broker:
         names = [user(number) for number in range(self.accounts)]
         rows = [(name, str(uuid.uuid5(uuid.NAMESPACE_DNS, name)), first_refresh_token(name)) for name in names]
         command: Command = [self.cms.python, "-I", INSIDE / "seed.py", self.home / "state" / "cms", self._key]
-        subprocess.run(command, input=json.dumps(rows), text=True, check=True)
+        output(command, self.environment, json.dumps(rows))
 
     @property
     def pid(self) -> int:

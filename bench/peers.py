@@ -22,7 +22,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 from bench.entra import user
 from bench.ground import INSIDE, Ground, environment
 from bench.measure import FAULTS, Failed
-from bench.programs import PATIENCE, Command, until
+from bench.programs import PATIENCE, Command, output, until
 
 ASYNCIO, FLOOR, ORIGINAL = "plain asyncio", "C, the floor", "the original's stand-in"
 OIDC_AGENT, MUTT, PIZAUTH = "oidc-agent", "mutt_oauth2.py", "pizauth"
@@ -86,16 +86,12 @@ def _oidc_agent(ground: Ground, _: int) -> Iterator[Peer]:
     home = ground.place()
     (home / "oidc").mkdir(mode=0o700)
     settings = environment(home, OIDC_CONFIG_DIR=str(home / "oidc"), TMPDIR=str(home))
-    run = partial(subprocess.run, env=settings, capture_output=True, text=True, check=True, timeout=PATIENCE)
     # It goes into the background, and says where it is in the words of a shell.
-    settings |= dict(re.findall(r"(OIDC\w+)=([^;]+);", run(["oidc-agent"], stdin=subprocess.DEVNULL).stdout))
+    settings |= dict(re.findall(r"(OIDC\w+)=([^;]+);", output(["oidc-agent"], settings)))
     pid = int(settings["OIDCD_PID"])
     try:
         options = f"--iss={ground.entra.plain}/ --client-id=bench --client-secret=none --rt=first --scope=openid --prompt=none"
-        run(
-            ["oidc-gen", "--manual", "--confirm-default", "--pw-cmd=echo none", *options.split(), "bench"],
-            stdin=subprocess.DEVNULL,
-        )
+        output(["oidc-gen", "--manual", "--confirm-default", "--pw-cmd=echo none", *options.split(), "bench"], settings)
         yield Peer(OIDC_AGENT, pid, command=["oidc-token", "bench"], environment=settings)
     finally:
         os.kill(pid, signal.SIGTERM)

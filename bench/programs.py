@@ -53,6 +53,14 @@ class Tools:
         return found | ({"failures": failures} if copies > 1 else {})
 
 
+def output(command: Command, env: Mapping[str, str], said: str = "") -> str:
+    """Return what a command prints that is `said` something on standard input. Raises Failed if it fails."""
+    done = subprocess.run(command, env=env, input=said, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Failed(f"{' '.join(map(str, command))} ended with {done.returncode}: {done.stderr[-300:]}")
+    return done.stdout
+
+
 def loaded(load: subprocess.Popen[str], *, end: bool = False) -> Figures:
     """Return what a load has measured; with `end`, tell it to end now. Raises Failed where replies were wrong."""
     if end:

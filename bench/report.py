@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 
 from bench.measure import UNITS, Missing, Section
 
 # By how much a figure of another revision may differ without meaning anything, on a machine that does other things too.
 NOISE = 0.15
-
-_JITTERY = ("slowest", "late")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -83,15 +80,11 @@ def comparison(sections: Sequence[Section], new: str, old: str) -> tuple[str, in
 
 def _compared(section: Section, new: str, old: str) -> Iterator[list[str]]:
     for (who, case), rounds in section.rounds.items():
-        before = section.rounds.get((old, case))
-        for name in UNITS if who == new and before else ():
+        for name in UNITS if who == new and (old, case) in section.rounds else ():
             if name not in rounds[0]:
                 continue
-            values = section.median((old, case, name)), section.median((new, case, name))
-            # Neighbours in time are compared, so that what the machine did meanwhile met both.
-            pairs = [(one[name], other[name]) for one, other in zip(before or (), rounds, strict=False)]
-            ratio = statistics.median(other / one if one else 1.0 + bool(other) for one, other in pairs)
-            worse = ratio < 1 / (1 + NOISE) if UNITS[name].more else ratio > 1 + NOISE
-            better = ratio > 1 + NOISE if UNITS[name].more else ratio < 1 / (1 + NOISE)
-            verdict = "" if name in _JITTERY else "worse" if worse else "better" if better else ""
-            yield [case, UNITS[name].words, *(shown(name, value) for value in values), f"{ratio:.2f}", verdict]
+            before, now = section.median((old, case, name)), section.median((new, case, name))
+            ratio = now / before if before else 1.0 + bool(now)
+            gain = ratio if UNITS[name].more else 1 / ratio if ratio else 1.0
+            verdict = "worse" if gain < 1 / (1 + NOISE) else "better" if gain > 1 + NOISE else ""
+            yield [case, UNITS[name].words, shown(name, before), shown(name, now), f"{ratio:.2f}", verdict]

@@ -1,6 +1,6 @@
 /* A load on a token socket: each client connects, asks, reads to the end, and begins again.
 
-   load [-c CLIENTS] [-t SECONDS] [-r RATE] [-b BYTES] [-n NUMBER] [-e] SOCKET REQUEST
+   load [-c CLIENTS] [-t SECONDS] [-r RATE] [-b BYTES] [-e] SOCKET REQUEST
 
    -c  clients at one time (1)
    -t  how long (until SIGTERM); requests that are under way then are still waited for
@@ -8,7 +8,6 @@
        request was due, so that a stall is seen by all requests that it delays. Without -r each client asks again as soon
        as it is answered, and a stall delays one request of each client.
    -b  a reply with fewer bytes is a failure (0: also a reset, which is how a peer is refused)
-   -n  a %d in REQUEST becomes another number below NUMBER each time
    -e  close the writing side after the request, as exim does
 
    REQUEST may have \n in it. Prints: requests a second; the 50th and 99th percentile and the longest time in
@@ -38,7 +37,7 @@ struct client {
 static struct sockaddr_un address;
 static char request[4096];
 static size_t least;
-static int half_close, poll_fd, numbers;
+static int half_close, poll_fd;
 static uint64_t failed, done, under_way;
 static uint32_t *times;
 static size_t room;
@@ -75,24 +74,18 @@ static void count(struct client *client, int whole) {
 
 /* Connects and asks, for a request that was due then. A full accept queue makes connect() wait, as a real client does. */
 static void begin(uint64_t due) {
-    char text[sizeof request + 16];
-    const char *sent = request;
     struct client *client = unused;
     unused = client->next_free;
     under_way++;
     client->begun = due;
     client->got = 0;
-    if (numbers) {
-        snprintf(text, sizeof text, request, (int)(random() % numbers));
-        sent = text;
-    }
     client->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (client->fd < 0 || connect(client->fd, (struct sockaddr *)&address, sizeof address) < 0) {
         count(client, 0);
         usleep(1000);
         return;
     }
-    if (send(client->fd, sent, strlen(sent), MSG_NOSIGNAL) < 0 || (half_close && shutdown(client->fd, SHUT_WR) < 0)) {
+    if (send(client->fd, request, strlen(request), MSG_NOSIGNAL) < 0 || (half_close && shutdown(client->fd, SHUT_WR) < 0)) {
         count(client, !least);
         return;
     }
@@ -132,12 +125,11 @@ static uint64_t due(uint64_t begun, uint64_t pause, uint64_t asked) {
 int main(int argc, char **argv) {
     int clients = 1, option;
     double seconds = 1e9, rate = 0;
-    while ((option = getopt(argc, argv, "c:t:r:b:n:e")) != -1) {
+    while ((option = getopt(argc, argv, "c:t:r:b:e")) != -1) {
         if (option == 'c') clients = atoi(optarg);
         else if (option == 't') seconds = atof(optarg);
         else if (option == 'r') rate = atof(optarg);
         else if (option == 'b') least = strtoul(optarg, NULL, 10);
-        else if (option == 'n') numbers = atoi(optarg);
         else if (option == 'e') half_close = 1;
         else return 2;
     }

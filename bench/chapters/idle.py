@@ -16,7 +16,7 @@ from bench.ground import CMS, Ground, Installation
 from bench.measure import Figures, Run, Section, Target
 from bench.programs import children, memory, own_cpu, wakeups
 
-_ONE, _STAYS = "1 account", "1 account, the worker has to stay"
+_ONE, _STAYS, _WORKER = "1 account", "1 account, its worker has to stay", "the worker that has to stay"
 
 # As the units of cms have it.
 _WATCHDOG = {"WATCHDOG_USEC": "60000000"}
@@ -41,7 +41,9 @@ def measure(ground: Ground) -> Section:
         time.sleep(ground.pick(_SETTLED_SECONDS, 0.0))
         runs = [Run(LIBRARIES, CORE, lambda: {"memory": memory(alone)})]
         for case, each in idle:
-            runs.append(Run(each.cms.who, case, partial(_since, each, wakeups(each.pid), own_cpu(each.pid), seconds)))
+            for pid in (each.pid, *children(each.pid)):
+                name = case if pid == each.pid else _WORKER
+                runs.append(Run(each.cms.who, name, partial(_since, pid, wakeups(pid), own_cpu(pid), seconds)))
         time.sleep(seconds)
         section.take_turns(runs, 1)
     return section
@@ -53,7 +55,7 @@ def _targets(crowd: str) -> tuple[Target, ...]:
         *(Target(f"wake-ups, {case}", (CMS, case, "wakeups"), None, 1) for case in (_ONE, crowd)),
         # What one wake-up takes.
         *(Target(f"CPU, {case}", (CMS, case, "cpu_idle"), None, 1) for case in (_ONE, crowd)),
-        Target("memory of a worker that has to stay", (CMS, _STAYS, "growth")),
+        Target(f"memory of {_WORKER}", (CMS, _WORKER, "memory")),
     )
 
 
@@ -86,13 +88,10 @@ def _interpreter(ground: Ground) -> Iterator[int]:
         process.kill()
 
 
-def _since(each: Broker, woken: Counter[str], used: float, seconds: float) -> Figures:
-    found = {
-        "memory": memory(each.pid),
-        "wakeups": (wakeups(each.pid) - woken).total(),
-        "cpu_idle": own_cpu(each.pid) - used,
+def _since(pid: int, woken: Counter[str], used: float, seconds: float) -> Figures:
+    share = _PER_SECONDS / seconds
+    return {
+        "memory": memory(pid),
+        "wakeups": (wakeups(pid) - woken).total() * share,
+        "cpu_idle": (own_cpu(pid) - used) * share,
     }
-    for name in ("wakeups", "cpu_idle"):
-        found[name] *= _PER_SECONDS / seconds
-    # What the worker takes, if it is still there.
-    return {**found, "growth": sum(map(memory, children(each.pid)))}
