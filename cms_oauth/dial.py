@@ -4,7 +4,6 @@
 longer.
 """
 
-import errno
 import os
 import stat
 import time
@@ -122,21 +121,22 @@ def _left(deadline: float) -> float:
 
 def _no_connection(path: str, error: OSError) -> Failed:
     """Return why no daemon answers at this path."""
-    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
         return Failed("no-daemon", f"there is no socket at {path}{_missing(path)}", "start the daemon, run: cms run")
-    if error.errno == errno.ECONNREFUSED and (kind := _other_kind(path)):
+    refused = isinstance(error, ConnectionRefusedError)
+    if refused and (kind := _other_kind(path)):
         return Failed(
             "no-daemon",
             f"{path} is {kind}, not a socket",
             "name the daemon's socket with --cms_sock; cms status shows where it is",
         )
-    if error.errno == errno.ECONNREFUSED:
+    if refused:
         return Failed(
             "no-daemon",
             f"nobody listens on {path}: the daemon that created it is not running",
             "start the daemon, run: cms run",
         )
-    if error.errno in (errno.EACCES, errno.EPERM):
+    if isinstance(error, PermissionError):
         return Failed(
             "denied",
             f"permission denied on {path}{_closed(path)}",

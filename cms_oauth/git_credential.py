@@ -8,11 +8,8 @@ If there is no token, the answer is `quit`, so that git does not ask for a passw
 user that git names and cms does not serve: that user may have a password from elsewhere.
 """
 
-from __future__ import annotations
-
 import json
 import sys
-from collections.abc import Mapping
 
 from cms_oauth import dial, fetch, sasl, wire
 from cms_oauth import main as client
@@ -33,9 +30,10 @@ _LONGEST = 2 * wire.MAX_REPLY
 def main() -> int:
     """Run the command with the arguments of this process; return its exit status."""
     try:
-        return answer(sys.argv[1:])
+        status = answer(sys.argv[1:])
     except KeyboardInterrupt:
-        return client.INTERRUPTED
+        status = client.INTERRUPTED
+    return client.leave(status)
 
 
 def answer(arguments: list[str]) -> int:
@@ -61,7 +59,7 @@ def read(arguments: list[str]) -> fetch.Options | dial.Failed:
     return options if options and options == allowed else _MISUSED
 
 
-def _asked(description: bytes) -> Mapping[str, str]:
+def _asked(description: bytes) -> dict[str, str]:
     text = description.decode(errors="surrogateescape")
     return dict(line.split("=", 1) for line in text.split("\n") if "=" in line)
 

@@ -5,6 +5,7 @@ files write them; click, whose import costs four times as much as the rest, read
 failure, `--rejected` or a test needs are imported then.
 """
 
+import atexit
 import os
 import sys
 
@@ -18,9 +19,27 @@ INTERRUPTED = 130
 def main() -> int:
     """Run the command with the arguments of this process; return its exit status."""
     try:
-        return run(sys.argv[1:])
+        status = run(sys.argv[1:])
     except KeyboardInterrupt:
-        return INTERRUPTED
+        status = INTERRUPTED
+    return leave(status)
+
+
+def leave(status: int) -> int:
+    """End the process with this exit status; return the status if the interpreter has to do that.
+
+    The interpreter would first take apart what it has loaded, and that takes a sixth of a fetch. It still does so if
+    something is registered for the exit, as in a program that imports this one, or if output cannot be written.
+    """
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            if stream:
+                stream.flush()
+    except (OSError, ValueError):
+        return status
+    if not atexit._ncallbacks():  # noqa: SLF001 - there is no other way to know
+        os._exit(status)  # pragma: no cover - what measures the coverage is registered
+    return status
 
 
 def run(arguments: list[str]) -> int:

@@ -52,7 +52,7 @@ STRANGERS = (
 
 # What a plain fetch of a token loads, and what it must never pay for.
 FETCH = ("main", "fetch", "dial", "wire", "sasl", "paths", "expand")
-TOO_HEAVY = {"click", "json", "re", "typing", "dataclasses", "__future__"}
+TOO_HEAVY = {"click", "json", "re", "typing", "dataclasses", "__future__", "errno", "binascii"}
 
 # Files of the worker import this of cms/system and nothing that would bring trio or a log along.
 PLAIN = ("cms.system.files", "cms.system.threads")

@@ -30,7 +30,7 @@ REFUSED = json.dumps(
 HIT_MAY_IMPORT = frozenset(
     {
         "_socket",
-        "binascii",
+        "atexit",
         "cms_oauth",
         "cms_oauth.dial",
         "cms_oauth.expand",
@@ -39,7 +39,6 @@ HIT_MAY_IMPORT = frozenset(
         "cms_oauth.paths",
         "cms_oauth.sasl",
         "cms_oauth.wire",
-        "errno",
         "time",
     }
 )
@@ -531,26 +530,39 @@ def start(
     )
 
 
-def test_a_hit_imports_no_more_than_it_may(tmp_path: Path) -> None:
-    """Names what a plain fetch loads on top of the bare interpreter: one more import may double its start."""
+@pytest.mark.parametrize(
+    ("answer", "output", "status", "more"),
+    [
+        (XOAUTH2, "xoauth2", 0, set()),
+        (XOAUTH2, "token", 0, set()),
+        (XOAUTH2, "oauthbearer-b64", 0, {"binascii"}),
+        (wire.refusal_line("sign-in-required", "nobody is signed in", "log in", 60), "xoauth2", 75, {"cms_oauth.text"}),
+        (wire.refusal_line("denied", "you may not ask"), "xoauth2-b64", 77, {"cms_oauth.text"}),
+    ],
+)
+def test_a_fetch_imports_no_more_than_it_may(
+    tmp_path: Path, answer: bytes, output: str, status: int, more: set[str]
+) -> None:
+    """What a token, or a refusal, loads on top of the bare interpreter: one more import may double its start."""
     program = (
         "import os, sys; before = set(sys.modules); from cms_oauth import main; status = main.run(sys.argv[1:]); "
-        "print('\\n'.join(sorted(set(sys.modules) - before))); sys.exit(status)"
+        "print('\\n' + ' '.join(set(sys.modules) - before)); sys.exit(status)"
     )
-    with Daemon(tmp_path / "cms.sock", XOAUTH2) as daemon:
+    with Daemon(tmp_path / "cms.sock", answer) as daemon:
         done = subprocess.run(
             # -S: what `site` loads for the environment of the tests is not the client's; `os` it loads everywhere.
-            [sys.executable, "-S", "-c", program, f"--cms_sock={daemon.path}", "--output=oauthbearer-b64"],
+            [sys.executable, "-S", "-c", program, f"--cms_sock={daemon.path}", f"--output={output}", "--no_newline"],
             env={"PYTHONPATH": str(Path(main.__file__).parent.parent)},
             capture_output=True,
             text=True,
-            check=True,
+            check=False,
         )
-    credential, *modules = done.stdout.splitlines()
+    credential, modules = done.stdout.splitlines()
 
-    assert wire.render("oauthbearer-b64", USER, TOKEN).decode() == credential
-    assert set() == set(modules) - HIT_MAY_IMPORT
-    assert {"_socket", "cms_oauth.dial"} <= set(modules)
+    assert ("" if status else wire.render(output, USER, TOKEN).decode(), status) == (credential, done.returncode)
+    assert HIT_MAY_IMPORT | more >= set(modules.split())
+    assert {"_socket", "cms_oauth.dial"} <= set(modules.split())
+    assert 1 == len(daemon.requests)
 
 
 @pytest.mark.parametrize("answers", [(b"", REFUSED), (b"",), (XOAUTH2[:-1],)])
@@ -593,6 +605,57 @@ def test_a_reader_that_has_gone_is_no_traceback(tmp_path: Path) -> None:
     assert 74 == client.returncode
     assert "cms-oauth: the token cannot be written: Broken pipe" in err
     assert 1 == err.count("\n")
+
+
+# Programs that run the command in their own process, and what they print at the end.
+_AT_EXIT = "import atexit; atexit.register(print, 'at exit')"
+_BUFFERED = "sys.stdout.write('buffered')"
+_TORN_DOWN = "type('Last', (), {'__del__': lambda self: print('torn down')})()"
+
+
+@pytest.mark.parametrize(
+    ("before", "printed"),
+    [(_AT_EXIT, "at exit\n"), (_BUFFERED, "buffered"), (f"last = {_TORN_DOWN}", "")],
+    ids=["atexit", "buffered", "torn down"],
+)
+@pytest.mark.parametrize("program", ["main", "git_credential"])
+def test_the_end_of_the_process_costs_nothing(program: str, before: str, printed: str) -> None:
+    """Nothing that is buffered or registered for the exit is lost; the interpreter does not take itself apart."""
+    ran = subprocess.run(
+        # -S: coverage would be registered for the exit.
+        [
+            sys.executable,
+            "-S",
+            "-c",
+            f"import sys; from cms_oauth import {program}; {before}; sys.exit({program}.main())",
+        ],
+        env={"PYTHONPATH": str(Path(main.__file__).parent.parent), "CMS_SOCK": "/none/cms.sock"},
+        input="protocol=smtp\n",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert printed == ran.stdout
+    assert ran.returncode == (69 if program == "main" else 64)
+    assert 1 == ran.stderr.count("\n")
+
+
+def test_output_that_cannot_be_written_is_the_interpreters_to_report() -> None:
+    """As without cms: what a program has printed before, to a disk that is full."""
+    program = "import sys; from cms_oauth import main; sys.stdout.write('more'); sys.exit(main.main())"
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run(
+            [sys.executable, "-S", "-c", program, "--cms_sock=/none/cms.sock"],
+            env={"PYTHONPATH": str(Path(main.__file__).parent.parent)},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+
+    assert 120 == ran.returncode
+    assert "No space left on device" in ran.stderr
 
 
 @pytest.mark.parametrize("closed", ["1", "2"])
