@@ -1,7 +1,7 @@
 """The `cms` command.
 
 `cms run` runs for months, and click costs a megabyte. So `cli/run_line.py` reads a `run` in the plain form of service
-files without click. click reads everything else (`cli/commands.py`); for a `run` in another form it executes this
+files without click. click reads everything else (`cli/commands/`); for a `run` in another form it executes this
 program again with the plain form.
 """
 
