@@ -188,6 +188,15 @@ def test_the_load_counts_what_it_was_answered(tools: Tools, server: tuple[str, l
     assert len(asked) // 3 == failed
 
 
+@pytest.mark.parametrize("options", ["-c 8", "-c 8 -r 500"], ids=["closed loop", "at fixed times"])
+def test_a_load_ends_where_nobody_listens(tools: Tools, tmp_path: Path, options: str) -> None:
+    """A daemon may end under a load: the load still ends in time, and nothing counts as answered."""
+    said, _ = tools.load(str(tmp_path / "sock"), "SMTP a\n", f"{options} -t 0.1").communicate(timeout=60)
+    *_, replies, failed = map(float, said.split())
+
+    assert 0 == replies < failed
+
+
 def test_a_load_with_failures_is_no_measurement(tools: Tools, server: tuple[str, list[bytes]]) -> None:
     """Wrong replies are fast, and must not look so."""
     with pytest.raises(Failed, match="were not"):

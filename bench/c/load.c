@@ -153,8 +153,7 @@ int main(int argc, char **argv) {
     epoll_ctl(poll_fd, EPOLL_CTL_ADD, timer, &tick);
     int asking = 1;
     while (asking || under_way) {
-        asking = asking && !stop && now() < end;
-        while (asking && unused && (when = due(begun, pause, asked))) {
+        while ((asking = !stop && now() < end) && unused && (when = due(begun, pause, asked))) {
             asked++;
             begin(when);
         }
