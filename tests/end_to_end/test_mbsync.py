@@ -75,7 +75,9 @@ def test_a_mailbox_syncs_both_ways(signed_in: Login) -> None:
     assert 1 == sum(went in message for message in far)
     assert [came] == [each for each in (came, went) if any(each in left for left in signed_in.servers.mail_of(USER))]
     maildir = signed_in.servers.folder / "mail" / USER / "Maildir"
-    assert [":2,S"] == [path.name[-4:] for path in maildir.glob("[cn]*/*") if came in path.read_text()]
+    (flags,) = (path.name.rpartition(":")[2] for path in maildir.glob("[cn]*/*") if came in path.read_text())
+    # Small letters are keywords, which Dovecot 2.4.5 keeps there for itself.
+    assert "2,S" == flags.rstrip("abcdefghijklmnopqrstuvwxyz")
     assert "method=XOAUTH2" in signed_in.servers.log()
 
 
