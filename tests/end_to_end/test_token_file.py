@@ -115,6 +115,8 @@ def test_the_file_is_its_owners_and_the_served_token(broker: Daemon, entra: Entr
     read_by_bob = broker.run("cat", str(path), uid=BOB)
     configure(broker, entra, path, ", mode=0o640, newline=True")
     broker.cms("reload")
+    # Where others may read it now, the old token is removed first: for a moment there is no file.
+    until(lambda: path.exists() and path.stat().st_mode & stat.S_IRGRP, "the file for its group")
     until(lambda: path.read_text().endswith("\n"), "the newline")
 
     assert (served, 0o600, ALICE) == first
