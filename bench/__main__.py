@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -22,27 +23,32 @@ _PARTIAL = ROOT / "build" / "bench"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, and say what was measured. Returns 1 if something could not be, or has become worse; else 0."""
-    given = _options().parse_args(arguments)
-    begun, old = time.monotonic(), given.check or ""
+    parser = _options()
+    given = parser.parse_args(arguments)
     chapters = given.chapters.split() or list(CHAPTERS)
-    with ground(installed=given.installed, revision=old, short=given.short) as here:
+    if unknown := set(chapters) - set(CHAPTERS):
+        parser.error(f"there is no chapter {', '.join(sorted(unknown))}: there are {', '.join(CHAPTERS)}")
+    begun, load = time.monotonic(), os.getloadavg()[0]
+    with ground(installed=given.installed, revision=given.check, short=given.short) as here:
         sections = [_measured(name, here) for name in chapters]
         facts = {
             "date": datetime.now(UTC).strftime("%Y-%m-%d"),
             **machine(here.python),
-            "took": f"{(time.monotonic() - begun) / 60:.0f} min",
+            "took": f"{(time.monotonic() - begun) / 60:.0f} min; before it the machine had a load of {load:.1f}",
         }
-        faults = sum(len(section.faults) for section in sections)
-        if old:
-            text, worse = report.comparison(sections, CMS, here.cms[1].who)
-            print(text)
-            print(f"\n{worse} figures are worse by more than {report.NOISE:.0%}, {faults} could not be measured.")
-            return 1 if worse or faults else 0
-        whole = chapters == list(CHAPTERS) and not given.short
-        out = Path(given.out) if given.out else ROOT / "bench" if whole else _PARTIAL
-        _write(
-            out, sections, report.document(sections, facts, here.missing, short=given.short), pictures=_pictures(out)
-        )
+    faults = [fault for section in sections for fault in section.faults]
+    if given.check:
+        text, worse = report.comparison(sections, CMS, here.cms[1].who)
+        print("\n".join([text, "", f"{worse} figures are worse by more than {report.NOISE:.0%}.", *faults]))
+        return 1 if worse or faults else 0
+    whole = set(chapters) == set(CHAPTERS) and not given.short
+    out = Path(given.out) if given.out else ROOT / "bench" if whole else _PARTIAL
+    out.mkdir(parents=True, exist_ok=True)
+    text = report.document(sections, facts, here.missing, short=given.short)
+    (out / "RESULTS.md").write_text(text)
+    _draw(sections, ROOT / "docs" / "images" if out == ROOT / "bench" else out)
+    print(text)
+    say(f"This is in {out / 'RESULTS.md'} as well.")
     return 1 if faults else 0
 
 
@@ -50,7 +56,7 @@ def _options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--chapters", default="", help=f"some of {', '.join(CHAPTERS)}; all if this is empty")
     parser.add_argument("--short", action="store_true", help="a minute for everything; the numbers say little")
-    parser.add_argument("--check", metavar="REVISION", help="compare with this revision, in the same run")
+    parser.add_argument("--check", metavar="REVISION", default="", help="compare with this revision, in the same run")
     parser.add_argument("--installed", metavar="FOLDER", default="", help="measure this virtual environment's cms")
     parser.add_argument("--out", metavar="FOLDER", default="", help="where RESULTS.md and the pictures go")
     return parser
@@ -66,22 +72,15 @@ def _measured(name: str, here: Ground) -> Section:
     return found
 
 
-def _pictures(out: Path) -> Path:
-    return ROOT / "docs" / "images" if out == ROOT / "bench" else out
-
-
-def _write(out: Path, sections: Sequence[Section], text: str, *, pictures: Path) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "RESULTS.md").write_text(text)
-    print(text)
+def _draw(sections: Sequence[Section], folder: Path) -> None:
+    """Write the pictures of what was measured."""
     for section in sections:
         draw = {"One fetch": figures.fetch, "The token socket": figures.socket}.get(section.title)
-        if draw:
-            try:
-                (pictures / f"bench-{draw.__name__}.svg").write_text(draw(section))
-            except Missing as missing:
-                say(f"no picture: {missing}")
-    say(f"Written to {out / 'RESULTS.md'}.")
+        try:
+            if draw:
+                (folder / f"bench-{draw.__name__}.svg").write_text(draw(section))
+        except Missing as missing:
+            say(f"There is no picture of it: {missing}")
 
 
 if __name__ == "__main__":

@@ -151,8 +151,8 @@ class Section:
                     continue
                 if number >= 0:
                     self.rounds.setdefault((run.who, run.case), []).append(found)
-            say(f"{self.title}, {', '.join(dict.fromkeys(run.case for run in runs))}: round {number + 1} of {rounds}, "
-                f"{time.monotonic() - begun:.1f} s")  # fmt: skip
+            cases = ", ".join(dict.fromkeys(run.case for run in runs))
+            say(f"  round {number + 1} of {rounds}, {time.monotonic() - begun:.1f} s: {cases[:100]}")
 
 
 def say(text: str) -> None:

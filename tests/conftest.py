@@ -6,11 +6,14 @@ import logging
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
+from structlog._config import BoundLoggerLazyProxy
 from support import evidence
 from support.daemon import Daemon, daemons
 from support.reachable import Installation, open_folder
@@ -73,6 +76,17 @@ def _loggers_as_before() -> Iterator[None]:
     for name, logger in _loggers():
         level, logger.propagate = before.get(name, (logging.NOTSET, True))
         logger.setLevel(level)  # which also empties the loggers' caches
+    if structlog.is_configured():
+        _forget_log()
+
+
+def _forget_log() -> None:
+    """Undo `logs.setup`, which a command that runs in this process has called: else no later test sees a line."""
+    structlog.reset_defaults()
+    modules = [module for name, module in list(sys.modules.items()) if name.partition(".")[0] == "cms"]
+    for value in [value for module in modules for value in vars(module).values()]:
+        if isinstance(value, BoundLoggerLazyProxy):
+            vars(value).pop("bind", None)
 
 
 def _loggers() -> list[tuple[str, logging.Logger]]:

@@ -46,7 +46,7 @@ TARGETS = (
 def measure(ground: Ground) -> Section:
     """Take turns with clients that mean no good."""
     section = Section("Stuck and hostile clients", TARGETS)
-    processes, rounds = ground.pick((300, 5), (30, 1))
+    processes, rounds = ground.pick((300, 9), (30, 1))
     section.notes.append(f"The daemon may have {_DESCRIPTORS} descriptors. {processes} client processes at once.")
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard if hard >= 0 else 2 * _STUCK, hard))

@@ -40,7 +40,7 @@ def measure(ground: Ground) -> Section:
     if ground.peers:
         bare = partial(ground.tools.once, [ground.python, "-c", "pass"], {})
         runs = [Run(LIBRARIES, CORE, partial(imports, ground, CORE)), Run(BARE, PASS, bare)]
-        section.take_turns(runs, ground.pick(20, 2), warm_up=True)
+        section.take_turns(runs, ground.pick(40, 2), warm_up=True)
     return section
 
 

@@ -49,7 +49,7 @@ TARGETS = (
 def measure(ground: Ground) -> Section:
     """Take turns with loads of requests."""
     section = Section("The token socket", TARGETS)
-    seconds, rounds = ground.pick((2.0, 5), (0.3, 1))
+    seconds, rounds = ground.pick((2.0, 9), (0.3, 1))
     with ExitStack() as stack:
         brokers = [stack.enter_context(broker(ground, cms, 100)) for cms in ground.cms]
         for each in brokers:

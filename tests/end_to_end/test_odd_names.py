@@ -159,6 +159,7 @@ def test_aerc(signed_in: Login) -> None:
 
     with terminal(signed_in, "aerc", EDITOR="echo hello >>", TMPDIR=str(signed_in.home), CMS_SOCK=sock) as window:
         window.wait_for("Connected", received)
+        window.press("Enter" if "smtp-starttls is deprecated" in window.screen() else "")  # aerc 0.15 and newer
         window.press(f":compose -H 'To: {READER}' -H 'Subject: {subject}'", "Enter")
         window.wait_for("Send this email?", subject)
         window.press("y")
