@@ -63,6 +63,7 @@ class Broker:
         """Sign the first user in, as a person does."""
         command: Command = [self.cms.command("cms"), "login", "-c", self._config, user(0), "--paste"]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        # The overloads of Popen do not see what is in `pipes`.
         with subprocess.Popen(command, text=True, env=self.environment, **pipes) as login:  # type: ignore[call-overload]
             link = next(word for line in login.stdout for word in line.split() if "/authorize?" in word)
             login.communicate(f"{self._entra.sign_in(link)}\n")

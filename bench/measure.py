@@ -131,6 +131,7 @@ class Section:
     def singly(self, target: Target) -> list[float]:
         """Return a target's value for each round by itself. Raises Missing."""
         number = min(len(self.values(key)) for key in (target.of, target.beside) if key)
+        # mypy infers no type for a lambda's default.
         return [target.value(lambda key, at=at: self.values(key)[at]) for at in range(number)]  # type: ignore[misc]
 
     def take_turns(self, runs: Sequence[Run], rounds: int, *, warm_up: bool = False) -> None:

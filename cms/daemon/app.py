@@ -187,6 +187,7 @@ class App:
             log.info("stopping")
             self._systemd.stopping()
             await self._sockets.drain(DRAIN_SECONDS)
+            self._audit_log.close()
             self._nursery.cancel_scope.cancel()
 
     def stop(self) -> None:

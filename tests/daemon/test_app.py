@@ -732,6 +732,21 @@ async def test_every_whole_request_is_answered_in_time(
 
 
 @in_trio
+async def test_refusals_that_were_only_counted_are_told_at_the_end(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clean stop loses none of them."""
+    monkeypatch.setattr("cms.daemon.serving.audit.MAX_REFUSALS", 0)
+    with capture_logs() as lines:
+        async with world.daemon():
+            for _ in range(3):
+                async with world.client(b"SMTP,json nobody@example.test\n") as client:
+                    assert b'"error"' in await read(client)
+
+    assert 3 == sum(line["count"] for line in lines if line["event"] == "refusals were counted, not written")
+
+
+@in_trio
 async def test_the_control_socket_stops_it(world: World) -> None:
     """`stop` is answered before the end."""
     async with world.daemon(), world.client(b'{"command": "stop"}\n', "run/control.sock") as client:
