@@ -13,7 +13,7 @@ from cms.config.arguments import Given, Mistake
 from cms.config.ignored import Ignored
 from cms.config.model import FileSpec, SocketSpec
 from cms.core.accounts import Account, Proxy, Scopes, Source
-from cms.core.notices import Hook
+from cms.core.hooks import Hook
 from cms_oauth.microsoft import Cloud
 
 # The message for cloud_mdir_sync's directives that download mail.

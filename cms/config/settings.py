@@ -10,7 +10,7 @@ from cms.config import arguments, trust
 from cms.config.arguments import Given, Mistake, optional
 from cms.config.draft import Draft
 from cms.core.accounts import Proxy, Source
-from cms.core.notices import EVENTS, GRACE_SECONDS, REMIND_SECONDS, USUAL_EVENTS, Hook
+from cms.core.hooks import EVENTS, GRACE_SECONDS, REMIND_SECONDS, USUAL_EVENTS, Hook
 
 # People stop reading reminders that come more often than this.
 MIN_REMIND = 60.0

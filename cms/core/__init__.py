@@ -6,6 +6,7 @@
 - `preflight`: whether a token opens the protocol that the client asked for.
 - `proxies`: the way to a login host, as the configuration and the environment say.
 - `forecast`: when a sign-in will end.
+- `hooks`: the events that a hook can be told of.
 - `notices`: what hooks and the log are told.
 - `refusals`: what Microsoft's errors mean.
 - `status`, `status_text`: what the daemon knows of each account, as data and as text.

@@ -20,7 +20,8 @@ from pathlib import Path
 
 import trio
 
-from cms.core.notices import Facts, Heard, Hook, Notice, first_heard, hear
+from cms.core.hooks import Hook
+from cms.core.notices import Facts, Heard, Notice, first_heard, hear
 from cms.daemon.children import ENVIRONMENT, REAP_SECONDS, LogLines
 from cms.system.clock import Clock
 from cms.system.logs import get_logger

@@ -8,7 +8,7 @@ import pytest
 from support.configuration import Loader, Refuser
 
 from cms.core.accounts import Proxy, Source
-from cms.core.notices import USUAL_EVENTS, Hook
+from cms.core.hooks import USUAL_EVENTS, Hook
 
 SECRET = "hunter2-Zq8Q~example"
 PEM = "-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n"

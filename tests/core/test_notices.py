@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cms.core.forecast import Forecast
+from cms.core.hooks import EVENTS, GRACE_SECONDS, REMIND_SECONDS, USUAL_EVENTS, Hook
 from cms.core.lifecycle import (
     Failing,
     Granted,
@@ -26,14 +27,9 @@ from cms.core.lifecycle import (
     retry_now,
 )
 from cms.core.notices import (
-    EVENTS,
-    GRACE_SECONDS,
-    REMIND_SECONDS,
-    USUAL_EVENTS,
     Facts,
     Heard,
     Hearing,
-    Hook,
     HowToSignIn,
     Notice,
     first_heard,

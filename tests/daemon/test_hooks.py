@@ -26,8 +26,9 @@ from support.fragments import blocks
 from support.trio_run import FakeClock, in_trio, in_trio_jumps, jump, until
 
 from cms.core.forecast import Forecast
+from cms.core.hooks import EVENTS, REMIND_SECONDS, USUAL_EVENTS, Hook
 from cms.core.lifecycle import Life, NeedsSignIn, SignInFacts, Token, Trouble
-from cms.core.notices import EVENTS, REMIND_SECONDS, USUAL_EVENTS, Facts, Hook, HowToSignIn, Notice, Remark
+from cms.core.notices import Facts, HowToSignIn, Notice, Remark
 from cms.daemon import hooks as module
 from cms.daemon.children import ENVIRONMENT
 from cms.daemon.hooks import (

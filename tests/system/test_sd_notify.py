@@ -11,7 +11,8 @@ import trio
 from structlog.testing import capture_logs
 from support.trio_run import in_trio_clock
 
-from cms.core.notices import EVENTS, Notice
+from cms.core.hooks import EVENTS
+from cms.core.notices import Notice
 from cms.daemon import hooks
 from cms.system import sd_notify
 from cms.system.sd_notify import Systemd
