@@ -132,7 +132,8 @@ class Flow:
 
     def _has(self, state: str) -> bool:
         expected = self.prompted.state if self.prompted else ""
-        return bool(expected) and hmac.compare_digest(expected.encode(), state.encode())
+        # What was pasted may hold lone surrogates.
+        return bool(expected) and hmac.compare_digest(expected.encode(), state.encode(errors="surrogatepass"))
 
     async def redirected(self, fields: Mapping[str, str]) -> None:
         """Pass what the browser brought to the worker. Only the first time counts: browsers repeat requests."""

@@ -83,10 +83,19 @@ class Entry:
     claims: str = ""
 
 
-def entry_of(kept: dict[str, Any]) -> Entry:
-    """Return the entry in a file. An earlier version of cms has written fewer fields."""
+def entry_of(kept: Any) -> Entry:
+    """Return the entry in a file. Raises TypeError. An earlier version of cms has written fewer fields."""
+    if not isinstance(kept, dict):
+        raise TypeError("an entry is an object")
     endings = tuple(Ending(**each) for each in kept.pop("endings", ()))
-    return Entry(**kept, endings=endings)
+    entry = Entry(**kept, endings=endings)
+    texts = (entry.cache, entry.home_account_id, entry.who, entry.claims)
+    times = (entry.signed_in, entry.redeemed, *(time for each in endings for time in (each.given_at, each.ended_at)))
+    numbers = (*times, *(each.aadsts for each in endings if each.aadsts is not None))
+    # Who holds the key or the passphrase may have written anything.
+    if not all(isinstance(each, str) for each in texts) or not all(type(each) in (int, float) for each in numbers):
+        raise TypeError("a field is of another type")
+    return entry
 
 
 def parse_header(line: bytes) -> dict[str, Any]:

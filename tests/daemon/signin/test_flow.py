@@ -72,6 +72,7 @@ async def test_an_address_is_taken_whatever_its_path(address: str) -> None:
         ("the-code", "no state"),
         ("https://x.test/?code=the-code", "no state"),
         ("https://x.test/?code=the-code&state=other", "belongs to another sign-in"),
+        ("https://x.test/?code=the-code&state=\ud800", "belongs to another sign-in"),
         ("https://x.test/?state=state-of-a%40example.test", "neither a code nor an error"),
         ("https://x.test/?code=1&code=2", "not the address"),
         ("http://[x", "not the address"),
