@@ -17,6 +17,10 @@ OLDEST := .venv-oldest
 LOWEST = $(shell sed -n '/^dependencies = /,/^\]/s/^ *"\(.*\)>=\(.*\)",/\1==\2/p' pyproject.toml)
 FOR_OLDEST = aiosmtpd build hypothesis PySocks pytest pytest-xdist trustme
 
+# For `make fuzz`: atheris has no wheels for every Python, so that the tests do without.
+FUZZ := .venv-fuzz
+FUZZ_SECONDS ?= 60
+
 # Two at a time: the tests start real servers, and CI has two cores.
 JOBS ?= 2
 
@@ -24,7 +28,7 @@ JOBS ?= 2
 SUITE ?= trixie
 TESTS ?=
 
-.PHONY: help demo test test-trixie test-oldest lint docs packages clean
+.PHONY: help demo test test-trixie test-oldest fuzz lint docs packages clean
 
 help:
 	@echo 'make demo    try cms against a simulated Microsoft 365: no account is needed, nothing leaves this machine'
@@ -33,6 +37,7 @@ help:
 	@echo '             the same in Debian 13, in a root of its own; SUITE=sid: in sid. TESTS=...: these tests only (for root)'
 	@echo 'make test-oldest'
 	@echo '             the tests, without those of real programs, with the oldest libraries that pyproject.toml allows'
+	@echo 'make fuzz    look for input that surprises a parser, a minute for each; TARGETS="wire vault": these only'
 	@echo 'make lint    ruff and mypy only'
 	@echo 'make docs    make docs/troubleshooting.md from the tables of verdicts'
 	@echo 'make bench   measure cms beside other programs, in less than an hour: bench/RESULTS.md. CHAPTERS="socket fetch": these only'
@@ -64,6 +69,14 @@ test-oldest: $(TEST_STAMP)
 	$(OLDEST)/bin/pip --disable-pip-version-check --quiet install --no-deps --editable .
 	$(OLDEST)/bin/pytest --numprocesses $(JOBS) --dist loadfile --ignore tests/end_to_end $(TESTS)
 
+fuzz: $(FUZZ)/installed
+	$(FUZZ)/bin/python -m fuzz $(TARGETS) -max_total_time=$(FUZZ_SECONDS)
+
+$(FUZZ)/installed: pyproject.toml
+	$(PYTHON) -m venv --clear $(FUZZ)
+	$(FUZZ)/bin/pip --disable-pip-version-check --quiet install --editable '.[sandbox]' 'atheris>=3.0'
+	touch $@
+
 lint: $(TEST_STAMP)
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
@@ -85,7 +98,7 @@ packages:
 	tests/install-debian-packages
 
 clean:
-	rm -rf $(VENV) $(OLDEST) .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) $(OLDEST) $(FUZZ) .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 
 $(TEST_STAMP): pyproject.toml $(VENV)/bin/pip
 	$(PIP) install --editable '.[test]'
