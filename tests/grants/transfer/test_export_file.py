@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -113,9 +114,6 @@ def test_a_body_that_was_cut_off_is_damaged(body: bytes) -> None:
     assert "damaged" in refusal(sealed().partition(b"\n")[0] + b"\n" + body)
 
 
-ENTRY = {"cache": "{}", "home_account_id": "h", "who": "w", "signed_in": 1.0}
-
-
 @pytest.mark.parametrize(
     "clear",
     [
@@ -123,8 +121,8 @@ ENTRY = {"cache": "{}", "home_account_id": "h", "who": "w", "signed_in": 1.0}
         {"sign_ins": [{}]},
         {"sign_ins": [{"authority": 1, "client_id": "c", "login": "l", "entry": {}}]},
         {"sign_ins": [{"authority": "a", "client_id": "c", "login": "l", "entry": {"later": 1}}]},
-        {"sign_ins": [{"authority": "a", "client_id": "c", "login": "l", "entry": ENTRY | {"cache": 1}}]},
-        {"sign_ins": [{"authority": "a", "client_id": "c", "login": "l", "entry": ENTRY | {"redeemed": True}}]},
+        {"sign_ins": [{"authority": "a", "client_id": "c", "login": "l", "entry": asdict(ENTRY) | {"cache": 1}}]},
+        {"sign_ins": [{"authority": "a", "client_id": "c", "login": "l", "entry": asdict(ENTRY) | {"redeemed": True}}]},
     ],
 )
 def test_contents_of_a_later_cms_are_told_from_damage(clear: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
