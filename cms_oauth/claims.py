@@ -10,9 +10,9 @@ import json
 from binascii import Error as NotBase64
 from binascii import a2b_base64
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from cms_oauth.frozen import dataclass
 from cms_oauth.text import printable
 
 # Header, claims, signature (RFC 7519).

@@ -7,8 +7,9 @@ clouds is derived from it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from urllib.parse import urlsplit
+
+from cms_oauth.frozen import dataclass
 
 # What each mail protocol needs of a person's token (Microsoft: "Authenticate an IMAP, POP or SMTP connection using
 # OAuth"). All three share one audience, so one token request serves them together.

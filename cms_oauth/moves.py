@@ -13,9 +13,9 @@ import math
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Self, TypeAlias
 
+from cms_oauth.frozen import dataclass
 from cms_oauth.text import printable
 
 # Who makes the next move. "wait": only time helps; Microsoft or cms has to recover.

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from cms_oauth.frozen import dataclass
 
 # Variables that name certificate authorities, in the order in which they count for login hosts. The first two are of
 # requests, which does not work where they are wrong. The others are OpenSSL's, which ignores them then.

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from cms.core.accounts import Account, Grant, Proxy, Source
 from cms.core.hooks import Hook
+from cms_oauth.frozen import dataclass
 
 # How long callers wait for `load`, which runs the file in a thread: long enough for a file that asks a password manager,
 # short enough that a file that hangs does not block a reload for long.

@@ -17,11 +17,11 @@ import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from cms.system.files import has_acl
 from cms.system.users import group_id, is_alone_in, is_mapped, user_id, user_name
+from cms_oauth.frozen import dataclass
 from cms_oauth.moves import Command
 from cms_oauth.peer import ROOT
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache, cached_property
 
 from cms.core.words import NAMELESS, stored_sign_in
 from cms_oauth.addresses import bare
+from cms_oauth.frozen import dataclass
 from cms_oauth.microsoft import COMMON, PERMISSIONS, Cloud
 from cms_oauth.moves import Command
 

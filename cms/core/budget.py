@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+
+from cms_oauth.frozen import dataclass
 
 # Limits on the fetches that clients cause by asking for a better token: Entra takes repeated requests for a loop.
 MINT_INTERVAL = 5 * 60.0

@@ -15,10 +15,10 @@ was earlier: by up to a token's life, or by more if the machine was off. Measure
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 from cms.core.lifecycle import Ending, SignInFacts
+from cms_oauth.frozen import dataclass
 
 HOUR = 3600.0
 DAY = 24 * HOUR

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
+
+from cms_oauth.frozen import dataclass
 
 # Networks come and go, and a token outlasts that. Hooks are not told of a shorter outage.
 GRACE_SECONDS = 10 * 60.0

@@ -40,12 +40,13 @@ What is always true (tests/core/test_lifecycle.py has a test for each):
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TypeAlias
 
 from cms.core.budget import LOOKS, Budget
 from cms.core.looks import FIRST_LOOK, LOOK_AFTER_CHANGE, UNANSWERED, Look
 from cms_oauth.claims import Claims, claims_of
+from cms_oauth.frozen import dataclass
 from cms_oauth.moves import LOOKS_AGAIN, Move, fill, mover_of, parts_of
 
 # A refresh is due at a random point in this part of a token's life: early enough that an outage of a quarter of the

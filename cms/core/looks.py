@@ -7,7 +7,9 @@ organisation's log. A change of the network brings one more. How many there may 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+
+from cms_oauth.frozen import dataclass
 
 FIRST_LOOK = 30 * 60.0
 LONGEST_LOOK = 6 * 60 * 60.0

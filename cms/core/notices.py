@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeAlias
 
 from cms.core.forecast import Forecast
 from cms.core.hooks import Hook
 from cms.core.lifecycle import NOTHING_KNOWN, Failing, Life, NeedsSignIn, Settled, SignInFacts
 from cms.core.words import duration
+from cms_oauth.frozen import dataclass
 from cms_oauth.moves import Command, fill
 
 

@@ -7,12 +7,12 @@ judge it. A token for a resource that cms does not know is served too, with a wa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 from cms.core.accounts import ALL_CONSENTED, Scopes, resource
 from cms.core.lifecycle import Token
 from cms_oauth.claims import Claims
+from cms_oauth.frozen import dataclass
 from cms_oauth.microsoft import EXCHANGE, GRAPH, OTHERS, PERMISSIONS, ROLES, resource_name
 from cms_oauth.moves import cms, fill
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from ipaddress import AddressValueError, IPv4Address, IPv4Network
 from typing import TypeAlias
 from urllib.parse import quote, unquote, urlsplit
 
 from cms.core.accounts import Proxy
+from cms_oauth.frozen import dataclass
 
 # What cms can speak to a proxy, with the usual ports. SOCKS needs the Python package PySocks.
 SCHEMES = {"http": 80, "https": 443, "socks4": 1080, "socks4a": 1080, "socks5": 1080, "socks5h": 1080}

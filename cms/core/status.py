@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from cms.core.accounts import Account, Scopes, StoredSignIn
@@ -16,6 +16,7 @@ from cms.core.forecast import Forecast, warned_at
 from cms.core.lifecycle import NOTHING_KNOWN, Failing, Life, NeedsSignIn, Settled, SignInFacts, usable
 from cms.core.preflight import covers, fits, misfit, permission_for, uncovered
 from cms.core.words import CRITICAL, MEMORY_WARNING, OK, UNKNOWN, WARNING, duration
+from cms_oauth.frozen import dataclass
 from cms_oauth.moves import NOTHING_TO_DO, cms, fill, signs_in
 from cms_oauth.text import printable
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
 
 import trio
@@ -35,6 +35,7 @@ from cms.system.logs import get_logger
 from cms.system.process import signals
 from cms.system.state_lock import DAEMON, NotOurs, claimed
 from cms_oauth import tls
+from cms_oauth.frozen import dataclass
 from cms_oauth.moves import cms, fill
 
 # How often the clocks are compared, and how far the boot clock must have run ahead to count as a suspend. trio's clock

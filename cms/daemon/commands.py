@@ -7,7 +7,7 @@ keepers do not run, and `status`, `refresh`, `reload` and `stop` answer that no 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import trio
@@ -32,6 +32,7 @@ from cms.grants.messages import Place
 from cms.system.clock import Clock
 from cms.system.listener import ListenError
 from cms.system.logs import get_logger
+from cms_oauth.frozen import dataclass
 from cms_oauth.moves import fill
 
 # How long `cms reload` waits to find out who has to sign in: for a new account the worker must start and read the vault.

@@ -15,7 +15,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import trio
@@ -25,6 +24,7 @@ from cms.core.notices import Facts, Heard, Notice, first_heard, hear
 from cms.daemon.children import ENVIRONMENT, REAP_SECONDS, LogLines
 from cms.system.clock import Clock
 from cms.system.logs import get_logger
+from cms_oauth.frozen import dataclass
 from cms_oauth.text import printable
 
 # How long a hook may take. Its job is to notify: to queue a mail, or to post a message.

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import field, fields, is_dataclass
 from functools import cache
 from types import UnionType
 from typing import Any, TypeAlias, get_args, get_origin, get_type_hints
@@ -21,6 +21,7 @@ from cms.core import json_lines
 from cms.core.accounts import Grant, Proxy, Scopes, Source, StoredSignIn
 from cms.core.json_lines import Garbled
 from cms.core.lifecycle import Outcome
+from cms_oauth.frozen import dataclass
 from cms_oauth.moves import Move, as_data, from_data
 
 # Enough for an export of a thousand sign-ins of 4 KB each. Anything longer is not a message.

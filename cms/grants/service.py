@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from cms.core import refusals
 from cms.core.accounts import Grant, Scopes
@@ -31,6 +31,7 @@ from cms.grants.transfer import export_file, find
 from cms.grants.transfer.formats import Found, Unfit
 from cms.grants.vault.entry_file import Entry
 from cms.grants.vault.store import Held, Stored, Vault
+from cms_oauth.frozen import dataclass
 from cms_oauth.microsoft import takes_the_code
 
 _NOWHERE = Trouble(

@@ -10,10 +10,10 @@ import socket
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from cms.system.users import user_name
+from cms_oauth.frozen import dataclass
 
 # Longer than an answer.
 _CHUNK = 8192

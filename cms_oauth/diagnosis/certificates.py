@@ -6,9 +6,10 @@ A row is found by OpenSSL's reason, which is always shown as well. Pure.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from cms_oauth.diagnosis.verdicts import Verdict, fill_in, printable
+from cms_oauth.frozen import dataclass
 from cms_oauth.microsoft import clouds_of_server
 from cms_oauth.moves import Move, fill
 

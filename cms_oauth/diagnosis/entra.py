@@ -7,8 +7,7 @@ and by HTTP status. The grant worker's messages come from these rows too (`cms.c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from cms_oauth.frozen import dataclass
 from cms_oauth.moves import fill
 
 _LEARN = "https://learn.microsoft.com/en-us/entra"

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from cms_oauth.diagnosis.verdicts import Verdict
+from cms_oauth.frozen import dataclass
 
 _AT_ONCE = "immediately"
 

@@ -7,10 +7,10 @@ so each pattern matches only the part that tells one reply from another. The fir
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from cms_oauth.diagnosis import certificates
 from cms_oauth.diagnosis.verdicts import Verdict
+from cms_oauth.frozen import dataclass
 
 _LEARN = "https://learn.microsoft.com/en-us"
 _ONLINE = f"{_LEARN}/exchange/clients-and-mobile-in-exchange-online"

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 
 from cms_oauth.claims import Claims
+from cms_oauth.frozen import dataclass
 from cms_oauth.moves import MOVERS, Value, fill
 from cms_oauth.text import printable
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from cms.core.accounts import Grant
 from cms.core.lifecycle import Granted, Outcome
+from cms_oauth.frozen import dataclass
 
 
 @dataclass(frozen=True, slots=True)

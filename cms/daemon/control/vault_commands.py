@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,6 +31,7 @@ from cms.daemon.registry import Registry
 from cms.daemon.worker import Worker
 from cms.grants.messages import KEPT_BY_MS_BROKER, Delete, Ended, Export, Exported, Listed, Peek, Place, Survey
 from cms.system.logs import get_logger
+from cms_oauth.frozen import dataclass
 from cms_oauth.microsoft import CLOUDS, OPEN_TO_PERSONAL, PERSONAL_SESSIONS, PERSONAL_TENANTS, WORK_SESSIONS
 
 log = get_logger()

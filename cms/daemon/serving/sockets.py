@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeAlias
 
 import trio
@@ -22,6 +22,7 @@ from cms.system import users
 from cms.system.clock import Clock
 from cms.system.listener import Listener, ListenError, open_listener, settle
 from cms.system.logs import get_logger
+from cms_oauth.frozen import dataclass
 
 Inherited: TypeAlias = MutableMapping[str, socket.socket]
 

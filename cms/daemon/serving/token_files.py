@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import trio
@@ -24,6 +23,7 @@ from cms.system.clock import Clock
 from cms.system.files import PRIVATE_FOLDER, make_folders, sweep_drafts, write_private
 from cms.system.logs import get_logger
 from cms_oauth import sasl
+from cms_oauth.frozen import dataclass
 
 # A person has to mend a disk that is full or read-only: it is tried again when the token changes, and this often.
 RETRY_SECONDS = 60.0

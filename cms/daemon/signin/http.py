@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from http import HTTPStatus
 from urllib.parse import parse_qsl, urlsplit
@@ -21,6 +21,7 @@ import trio
 from cms.daemon.signin.pages import POLICY
 from cms.system.logs import get_logger
 from cms.system.tcp_owner import End, holder_of
+from cms_oauth.frozen import dataclass
 
 # An authorization code of Entra's has 1-2 KB, and a browser sends a few KB of headers with it.
 MAX_HEAD = 32 * 1024

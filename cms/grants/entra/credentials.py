@@ -11,7 +11,7 @@ certificate credentials").
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -31,6 +31,7 @@ from cms.grants.entra import exchange
 from cms.grants.entra.exchange import NONE, Credential
 from cms.grants.messages import CredentialEnd
 from cms.grants.secret_sources import Missing, Unavailable, read_source
+from cms_oauth.frozen import dataclass
 from cms_oauth.moves import RETRIES, Move
 
 # How soon a refused application is tried again: a repair in Entra, or in a file, is not announced to cms.

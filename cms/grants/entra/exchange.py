@@ -19,7 +19,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, TypeAlias
 
 import msal
@@ -33,6 +33,7 @@ from cms.grants.entra import token_answer
 from cms.grants.network.deadline import Deadline
 from cms.grants.network.http import Endless, Http, HttpReply, is_fault, sent_at
 from cms.grants.network.trouble import garbage
+from cms_oauth.frozen import dataclass
 
 # What MSAL raises for a malformed answer. ValueError includes the errors of JSON and Unicode, ArithmeticError an infinite
 # lifetime.

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import field
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -24,6 +24,7 @@ from cms.core.lifecycle import Refused, Transient, Trouble
 from cms.grants.network.deadline import Deadline
 from cms.grants.network.session import HttpSession, NotSent
 from cms.grants.network.trouble import garbage, network_trouble
+from cms_oauth.frozen import dataclass
 
 # A token answer has some 10 KB, a discovery document less.
 MAX_ANSWER = 1024 * 1024

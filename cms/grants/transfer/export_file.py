@@ -15,7 +15,7 @@ import json
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from typing import Any
 
 from cryptography.exceptions import InvalidTag
@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from cms.core.accounts import Grant, StoredSignIn
 from cms.grants.transfer.formats import Unfit
 from cms.grants.vault.entry_file import Entry, entry_of
+from cms_oauth.frozen import dataclass
 
 # What `cms import --from` calls these files.
 SOURCE = "cms"

@@ -9,12 +9,13 @@ from __future__ import annotations
 import configparser
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from cms.core import refusals
 from cms.core.accounts import Grant, is_named, registration_of
+from cms_oauth.frozen import dataclass
 from cms_oauth.microsoft import LOGIN_ALIASES, NATIVE_CLIENT
 from cms_oauth.moves import Command
 

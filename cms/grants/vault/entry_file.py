@@ -29,7 +29,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ from cms.core.lifecycle import Ending
 from cms.grants.secret_sources import Unavailable, storage, unavailable
 from cms.grants.vault.keyring import Key
 from cms.system.files import make_folders, sync_folder
+from cms_oauth.frozen import dataclass
 from cms_oauth.moves import fill
 
 FORMAT = "cms-vault"

@@ -14,11 +14,12 @@ import secrets
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Protocol, TypeVar
 
 from cms.grants.secret_sources import Absent, Locked, Missing
 from cms.system import threads
+from cms_oauth.frozen import dataclass
 
 KEY_BYTES = 32
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from cms.core import refusals
@@ -34,6 +34,7 @@ from cms.grants.vault.keyring import Key
 from cms.grants.vault.keys import Keys
 from cms.grants.vault.vault_key import VaultKey
 from cms.system.files import sync_folder
+from cms_oauth.frozen import dataclass
 
 
 @dataclass(frozen=True, slots=True)
