@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,12 +23,13 @@ from support.reachable import ALICE, Installation, bare_environment
 from support.waiting import until
 
 from cms.sandbox.entra import Entra
+from cms_oauth import paths
 
 UNITS = Path(__file__).parents[1] / "systemd"
 USER = "unit@example.test"
 
-# Tenths of systemd's "exposure level": 20 is well inside what it calls OK; what is left is the network.
-THRESHOLD = 20
+# Tenths of systemd's "exposure level", as systemd 252 measures it. What is left has its reason in the unit.
+THRESHOLD = 17
 
 # They need a user namespace in a user's unit, where every other user, root included, looks like `nobody`.
 NAMESPACES = re.compile(
@@ -67,6 +70,8 @@ def installed(kind: str, folder: Path, installation: Installation) -> dict[str, 
         units[name].write_text(
             re.sub(r"^ExecStart=\S+", f"ExecStart={installation.command('cms')}", text, flags=re.MULTILINE)
         )
+    for drop_in in (UNITS / kind).glob("*.d"):
+        shutil.copytree(drop_in, folder / drop_in.name)
     return units
 
 
@@ -79,7 +84,7 @@ def analyze(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(("kind", "mode"), [("system", "--system"), ("user", "--user")])
 def test_the_units_are_in_order(kind: str, mode: str, tmp_path: Path, installation: Installation) -> None:
-    """systemd finds nothing to say about the service and the socket."""
+    """systemd finds nothing to say about the service and the socket, with their drop-ins."""
     units = installed(kind, tmp_path, installation)
 
     verified = analyze("verify", "--man=no", mode, *map(str, units.values()), folder=tmp_path)
@@ -88,23 +93,33 @@ def test_the_units_are_in_order(kind: str, mode: str, tmp_path: Path, installati
 
 
 def test_a_broken_unit_is_found(tmp_path: Path, installation: Installation) -> None:
-    """The check above can fail: a directive that does not exist is reported."""
+    """The check above can fail: a directive that does not exist is reported, in a unit and in a drop-in."""
     units = installed("system", tmp_path, installation)
     text = units["cms.service"].read_text()
     units["cms.service"].write_text(text.replace("NoNewPrivileges=", "NoNewPrivilege="))
+    exim = tmp_path / "cms.socket.d" / "exim.conf"
+    exim.write_text(exim.read_text().replace("SocketGroup=", "SocketGroups="))
 
-    verified = analyze("verify", "--man=no", str(units["cms.service"]), folder=tmp_path)
+    verified = analyze("verify", "--man=no", *map(str, units.values()), folder=tmp_path)
 
     assert "NoNewPrivilege" in verified.stderr
+    assert "SocketGroups" in verified.stderr
 
 
 def test_the_system_service_is_hardened(tmp_path: Path) -> None:
-    """systemd's own measure of exposure stays below the threshold."""
-    unit = str(UNITS / "system" / "cms.service")
+    """systemd's own measure of exposure stays at the threshold, and what it misses has its reason in the unit."""
+    unit = UNITS / "system" / "cms.service"
+    threshold = f"--threshold={THRESHOLD}"
 
-    measured = analyze("security", "--offline=yes", f"--threshold={THRESHOLD}", "--no-pager", unit, folder=tmp_path)
+    measured = analyze("security", "--offline=yes", threshold, "--no-pager", str(unit), folder=tmp_path)
 
     assert 0 == measured.returncode, measured.stdout
+    missed = {each.split("=")[0] for each in re.findall(r"^✗ (\S+=)", measured.stdout, re.MULTILINE)}
+    assert "PrivateNetwork" in missed, "this can fail"
+    # A device and groups of system calls have their reason where the unit allows them.
+    assert missed - {"DeviceAllow", "RestrictAddressFamilies"} <= set(
+        re.findall(r"^#? ?(\w+)=", unit.read_text(), re.MULTILINE)
+    )
 
 
 def test_the_user_service_needs_no_namespace() -> None:
@@ -121,6 +136,34 @@ def test_the_sockets_outlive_the_service() -> None:
     assert "ListenStream=/run/cms/" in (UNITS / "system" / "cms.socket").read_text()
     assert "RuntimeDirectory=cms\n" in service
     assert "RuntimeDirectoryPreserve=yes\n" in service
+
+
+@pytest.mark.parametrize("kind", ["system", "user"])
+def test_without_a_configuration_nothing_starts(kind: str) -> None:
+    """Neither at boot nor by a client: a socket whose service cannot start would be tried again and again."""
+    config = {"system": paths.system_config_file(), "user": "%E/cms/cms.cfg"}[kind]
+
+    for name in ("cms.service", "cms.socket"):
+        assert f"ConditionPathExists={config}\n" in (UNITS / kind / name).read_text()
+
+
+def test_the_services_user_and_folder(tmp_path: Path) -> None:
+    """systemd makes a user who cannot log in, and the folder of the sockets, which all can enter and only he can write.
+
+    The folder is his before the service starts: else systemd gives him all that is in it, and takes the group away that
+    cms.socket.d/exim.conf gives the socket.
+    """
+    (tmp_path / "etc").mkdir()
+    for tool, action, name in (("systemd-sysusers", (), "sysusers"), ("systemd-tmpfiles", ("--create",), "tmpfiles")):
+        command = [require_program(tool, "systemd"), f"--root={tmp_path}", *action, UNITS / "system" / f"{name}.conf"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert 0 == done.returncode, done.stderr
+
+    (user,) = [line.split(":") for line in (tmp_path / "etc" / "passwd").read_text().splitlines() if line[:4] == "cms:"]
+    assert ["/var/lib/cms", "/usr/sbin/nologin"] == user[-2:]
+    assert "cms:!*:" in (tmp_path / "etc" / "shadow").read_text()
+    folder = (tmp_path / "run" / "cms").stat()
+    assert (0o755, int(user[2])) == (stat.S_IMODE(folder.st_mode), folder.st_uid)
 
 
 def test_the_daemon_tells_systemd_how_it_is(signed_in: Daemon) -> None:

@@ -36,7 +36,7 @@ from cms_oauth import paths
     paste="Sign in anywhere, and paste the browser's last address.",
 )
 @click.option("--yes", is_flag=True, help="Do not ask: do every step that no option switches off.")
-@click.option("--no-unit", "unit", flag_value=False, default=True, help="Install no systemd unit.")
+@click.option("--no-unit", "unit", flag_value=False, default=True, help="Install no systemd units.")
 @click.option("--no-sign-in", "sign_in", flag_value=False, default=True, help="Do not sign in.")
 @click.option("--no-test", "test", flag_value=False, default=True, help="Do not try the mail servers.")
 @click.option("--no-show", "show", flag_value=False, default=True, help="Show nothing for mail programs.")

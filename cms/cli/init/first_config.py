@@ -25,6 +25,9 @@ from cms_oauth.peer import ROOT
 SYSTEM_STATE = "/var/lib/cms"
 SYSTEM_RUNTIME = "/run/cms"
 
+# The user of Debian's exim.
+EXIM = "Debian-exim"
+
 _TEMPLATE = """\
 # The configuration of cms: a Python file. `cms check` checks it, `cms reload` loads it into the running daemon.
 
@@ -128,12 +131,12 @@ def tenant_of(user: str, explored: Explored) -> Tenant:
     return Tenant(said=f"The tenant of {domain} could not be looked up ({explored.why}). Written without it.")
 
 
-def text_of(wishes: Wishes, tenant: Tenant, no_keyring: str) -> str:
-    """Return the configuration's text."""
+def text_of(wishes: Wishes, tenant: Tenant, no_keyring: str, *, credential: str = "") -> str:
+    """Return the configuration's text. `credential` is the name of systemd's credential with the key, "" for none."""
     system = wishes.for_system
     socket = f"{SYSTEM_RUNTIME}/cms.sock" if system else paths.default_socket()
     state = SYSTEM_STATE if system else paths.state_folder()
-    rules = f"users={json.dumps(_mailers())}" if system else "mode=0o600"
+    rules = f"users={json.dumps(mailers())}" if system else "mode=0o600"
     server = f'{_written(socket)}, accounts=[account], protocols=["SMTP", "IMAP"], {rules}'
     vault = f"Vault(key=File({_written(f'{state}/vault.key')}))"
     who = (
@@ -144,6 +147,9 @@ def text_of(wishes: Wishes, tenant: Tenant, no_keyring: str) -> str:
     why = "cms uses the desktop's keyring. To use a file instead:"
     if system or no_keyring:
         why = "A file that only cms reads, because there is no keyring here."
+    if credential:
+        why = "A credential of systemd's: only this machine can decrypt it."
+        vault = f'Vault(key=Credential("{credential}"))'
     return _TEMPLATE.format(
         whose=f"{tenant.note}{_USUAL if _uses_default(wishes) else ''}",
         account=", ".join(_account_words(wishes, tenant)),
@@ -173,9 +179,9 @@ def _account_words(wishes: Wishes, tenant: Tenant) -> Iterator[str]:
     return (f"{name}={json.dumps(value)}" for name, value in said.items() if value)
 
 
-def _mailers() -> list[str]:
+def mailers() -> list[str]:
     """Return the users who may ask the system's cms: the mail server's user, else the user who ran sudo, else root."""
-    for name in ("Debian-exim", os.environ.get("SUDO_USER", "")):
+    for name in (EXIM, os.environ.get("SUDO_USER", "")):
         known = users.user(name) if name else None
         if known:
             return [known.pw_name]

@@ -1,6 +1,6 @@
 """Runs the steps of `cms init`. The person can decline each one.
 
-It writes a configuration, offers the systemd unit, signs in, tests the mail servers, and shows the settings for the mail
+It writes a configuration, offers the systemd units, signs in, tests the mail servers, and shows the settings for the mail
 programs of this machine. At the end, and after Ctrl-C, it prints the commands for the steps that are left.
 """
 
@@ -20,7 +20,18 @@ from pathlib import Path
 from cms.cli import browser, login
 from cms.cli.client import NoDaemon, NotListening, Remote
 from cms.cli.init import mail_programs, systemd_units
-from cms.cli.init.first_config import Tenant, Wishes, domain_of, in_the_way, known_tenant, tenant_of, text_of, write
+from cms.cli.init.first_config import (
+    EXIM,
+    Tenant,
+    Wishes,
+    domain_of,
+    in_the_way,
+    known_tenant,
+    mailers,
+    tenant_of,
+    text_of,
+    write,
+)
 from cms.cli.init.systemd_units import Systemd
 from cms.cli.run_line import INTERRUPTED
 from cms.cli.terminal import Terminal
@@ -153,17 +164,23 @@ def _begin(wishes: Wishes, person: Terminal, steps: Steps, around: Around) -> in
     if tenant.cloud and not wishes.client_id:
         person.complain(_OWN_APPLICATION.format(cloud=tenant.cloud, portal=portal(CLOUDS[tenant.cloud].login)))
         return FAILED
-    config = _write(wishes, text_of(wishes, tenant, no_keyring), around)
+    credential = systemd_units.CREDENTIAL if wishes.for_system and _made_credential(wishes, person) else ""
+    config = _write(wishes, text_of(wishes, tenant, no_keyring, credential=credential), around)
     if isinstance(config, str):
         person.complain(f"nothing was written, because of this:\n{config}")
         return FAILED
     person.say(f"Wrote {wishes.config}.")
+    drop_ins = [systemd_units.EXIM_DROP_IN] if mailers() == [EXIM] else []
+    if credential:
+        drop_ins.append(systemd_units.CREDENTIAL_DROP_IN)
+    if wishes.for_system:
+        steps.left["run"] = systemd_units.by_hand(drop_ins)
     if not person.there:
         person.say(steps.said)
         return 0
     account = config.accounts[0]
     if wishes.for_system:
-        return _service(wishes, person, steps, account)
+        return _service(wishes, person, steps, account, drop_ins)
     return _live(wishes, person, steps, account, around.connect)
 
 
@@ -179,14 +196,14 @@ def _write(wishes: Wishes, text: str, around: Around) -> Config | str:
         return f"{error.message}. {error.hint}" if error.hint else error.message
 
 
-def _service(wishes: Wishes, person: Terminal, steps: Steps, account: Account) -> int:
+def _service(wishes: Wishes, person: Terminal, steps: Steps, account: Account, drop_ins: Sequence[str]) -> int:
     """Set up the system service. Its user signs in later."""
     where = systemd_units.hidden()
     if where:
         person.say(f"The service cannot see {where}, where this cms is: install cms elsewhere.")
     else:
-        question = "Create the user cms, install the systemd unit, and start cms at boot?"
-        _offer_unit(wishes, person, steps, question)
+        question = "Create the user cms, install the systemd units, and start cms at boot?"
+        _offer_units(wishes, person, steps, question, drop_ins)
     if wishes.show:
         _show(person, account, [each for each in mail_programs.found() if each.of_machine])
     person.say(steps.said)
@@ -196,7 +213,7 @@ def _service(wishes: Wishes, person: Terminal, steps: Steps, account: Account) -
 def _live(wishes: Wishes, person: Terminal, steps: Steps, account: Account, connect: Connect) -> int:
     """Do the steps that need a daemon."""
     status = 0
-    _offer_unit(wishes, person, steps, "Install the systemd unit, and start cms with your session?")
+    _offer_units(wishes, person, steps, "Install the systemd units, and start cms with your session?")
     if wishes.sign_in and person.agree(f"Sign in as {account.user} now?"):
         with daemon(wishes.config, connect) as problem:
             if problem:
@@ -221,16 +238,29 @@ def _look_around(wishes: Wishes, around: Around) -> tuple[Tenant, str]:
     return known or tenant_of(wishes.user, explored), explored.no_keyring
 
 
-def _offer_unit(wishes: Wishes, person: Terminal, steps: Steps, question: str) -> None:
+def _made_credential(wishes: Wishes, person: Terminal) -> bool:
+    """Offer to keep the vault's key as a credential of systemd's. True if there is one then."""
+    possible = wishes.unit and person.there and not systemd_units.hidden() and shutil.which("systemd-creds") is not None
+    if not possible or not Systemd(system=True).ready():
+        return False
+    if not person.agree("Have systemd encrypt the vault's key for this machine?"):
+        return False
+    problem = systemd_units.make_credential()
+    if problem:
+        person.say(f"systemd-creds made no key, so a file has it: {problem}")
+    return not problem
+
+
+def _offer_units(wishes: Wishes, person: Terminal, steps: Steps, question: str, drop_ins: Sequence[str] = ()) -> None:
     systemd = Systemd(system=wishes.for_system)
     if not wishes.unit:
         return
     if not systemd.ready():
-        person.say("systemd is not available here, so no unit is offered: cms runs only while `cms run` does.")
+        person.say("systemd is not available here, so no units are offered: cms runs only while `cms run` does.")
         return
     if not person.agree(question):
         return
-    installed = systemd.install(wishes.config)
+    installed = systemd.install(wishes.config, drop_ins)
     person.say(installed.said)
     if installed.running:
         steps.done("run")

@@ -128,6 +128,6 @@ def test_who_asks_the_systems(monkeypatch: pytest.MonkeyPatch, sudo: str, expect
     """The mail server's user if it exists, else the user who became root, else root."""
     known = {"daemon": pwd.getpwuid(1), "Debian-exim": pwd.getpwuid(1)}
     monkeypatch.setenv("SUDO_USER", sudo)
-    assert first_config._mailers() in (["Debian-exim"], [expected])
+    assert first_config.mailers() in (["Debian-exim"], [expected])
     monkeypatch.setattr(pwd, "getpwnam", lambda name: {"daemon": known["daemon"]}[name])
-    assert [expected] == first_config._mailers()
+    assert [expected] == first_config.mailers()

@@ -25,7 +25,7 @@ from support.reachable import ALICE
 from cms import main
 from cms.cli import client as remote
 from cms.cli.client import NoDaemon, NotListening, Remote
-from cms.cli.init import mail_programs, wizard
+from cms.cli.init import mail_programs, systemd_units, wizard
 from cms.cli.init.first_config import Tenant, Wishes, text_of, write
 from cms.cli.init.systemd_units import Systemd
 from cms.cli.init.wizard import Around, begin, steps_for
@@ -109,19 +109,69 @@ def test_the_systems_is_readable_and_names_who_may_ask(home: Path, monkeypatch: 
 @pytest.mark.parametrize("agreed", [True, False])
 def test_the_machines_service_is_offered_to_root(home: Path, monkeypatch: pytest.MonkeyPatch, *, agreed: bool) -> None:
     """Where there is a systemd: after it only the sign-in is left."""
-    program(home, "systemctl", "exit 0")
-    program(home, "useradd", "exit 0")
-    monkeypatch.setattr("os.geteuid", lambda: 0)
-    monkeypatch.setattr(sys, "prefix", "/srv/cms")
-    monkeypatch.setattr("cms.cli.init.systemd_units._SYSTEM_UNITS", str(home / "units"))
-    monkeypatch.setattr("cms.cli.init.systemd_units.USUAL_COMMAND", str(home / "bin" / "systemctl"))
+    _machine(home, monkeypatch)
     person = Person(agreed=("Create the user cms",) if agreed else ())
 
     assert 0 == begin(Wishes(str(home / "etc" / "cms" / "cms.cfg"), USER), person, around())
     assert agreed == (home / "units" / "cms.service").exists()
-    assert agreed != ("systemctl enable --now cms.service" in person.said)
+    assert agreed != ("systemctl enable --now cms.socket cms.service" in person.said)
     assert "\nNext, as root (docs/operations.md, As a service):\n" in person.said
     assert "sudo -u cms cms login" in person.said
+
+
+def _machine(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Be root on a machine with systemd, with its folders below `home`."""
+    for name in ("systemctl", "systemd-tmpfiles", "useradd"):
+        program(home, name, "exit 0")
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr(sys, "prefix", "/srv/cms")
+    monkeypatch.setattr(systemd_units, "_SYSTEM_UNITS", str(home / "units"))
+    monkeypatch.setattr(systemd_units, "_TMPFILES", str(home / "tmpfiles.d" / "cms.conf"))
+    monkeypatch.setattr(systemd_units, "_PACKAGED_UNITS", str(home / "packaged"))
+    monkeypatch.setattr(systemd_units, "USUAL_COMMAND", str(home / "bin" / "systemctl"))
+    monkeypatch.setattr(systemd_units, "CREDENTIAL_FILE", str(home / "credstore" / "cms.key"))
+
+
+@pytest.mark.parametrize(
+    ("agreed", "makes", "expected"),
+    [
+        (("Have systemd encrypt", "Create the user cms"), "exit 0", 'Credential("cms.key")'),
+        (("Have systemd encrypt",), "exit 0", 'Credential("cms.key")'),
+        (("Create the user cms",), "exit 0", 'File("/var/lib/cms/vault.key")'),
+        (("Have systemd encrypt", "Create the user cms"), "echo no room >&2; exit 1", 'File("/var/lib/cms/vault.key")'),
+    ],
+)
+def test_the_key_can_be_systemds(
+    home: Path, monkeypatch: pytest.MonkeyPatch, agreed: tuple[str, ...], makes: str, expected: str
+) -> None:
+    """With systemd-creds the key is a credential, and a drop-in names it: written, or among what is left to do."""
+    _machine(home, monkeypatch)
+    program(home, "systemd-creds", "")
+    (home / "bin" / "sh").symlink_to("/bin/sh")
+    monkeypatch.setattr(systemd_units, "MAKE_CREDENTIAL", makes)
+    person, config = Person(agreed=agreed), home / "etc" / "cms" / "cms.cfg"
+
+    assert 0 == begin(Wishes(str(config), USER), person, around())
+    assert f"Vault(key={expected})\n" in config.read_text()
+    installed, drop_in = "Create the user cms" in agreed, "cms.service.d/credential.conf"
+    assert (installed and "Credential" in expected) == (home / "units" / drop_in).exists()
+    assert ("Credential" in expected and not installed) == (f"systemd/system/{drop_in}" in person.said)
+    assert ("no room" in makes) == ("made no key, so a file has it: no room" in person.said)
+    assert load(str(config)).accounts
+
+
+def test_exims_socket_is_for_exim(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine with exim, other users cannot even connect; without it, the socket's unit is left alone."""
+    _machine(home, monkeypatch)
+    for mailer in ("Debian-exim", "root"):
+        config = home / "etc" / "cms" / "cms.cfg"
+        monkeypatch.setattr("cms.cli.init.wizard.mailers", lambda name=mailer: [name])
+
+        assert 0 == begin(Wishes(str(config), USER), Person(agreed=("Create the user cms",)), around())
+        drop_in = home / "units" / "cms.socket.d" / "exim.conf"
+        assert (mailer == "Debian-exim") == drop_in.exists()
+        drop_in.unlink(missing_ok=True)
+        config.unlink()
 
 
 def test_a_cms_that_the_service_cannot_see(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,14 +215,15 @@ def test_installing_the_unit(home: Path, script: str, expected: str, *, left: bo
 def test_another_unit_is_left_alone(home: Path) -> None:
     """It may be another person's work."""
     program(home, "systemctl", "exit 0")
-    Systemd().path.parent.mkdir(parents=True)
-    Systemd().path.write_text("[Service]\n")
+    unit = Systemd().folder / "cms.service"
+    unit.parent.mkdir(parents=True)
+    unit.write_text("[Service]\n")
     person = Person(agreed=("systemd",))
 
     begin(wishes(home, offline=True), person, around())
 
     assert "already exists, is different, and was not changed" in person.said
-    assert "[Service]\n" == Systemd().path.read_text()
+    assert "[Service]\n" == unit.read_text()
 
 
 # --- a daemon ---
