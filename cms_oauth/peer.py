@@ -28,11 +28,15 @@ _GROUPS_BYTES = 1024
 _CREDENTIALS = struct.Struct("=iII")
 
 
-def credentials(sock: "Socket") -> tuple[int, int, int, tuple[int, ...]]:
-    """Return the peer's process id, uid, primary gid and supplementary groups. Raises OSError."""
-    pid, uid, gid = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+def credentials(sock: "Socket") -> tuple[int, int, int]:
+    """Return the peer's process id, uid and primary gid. Raises OSError."""
+    return _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+
+
+def groups(sock: "Socket") -> tuple[int, ...]:
+    """Return the peer's supplementary groups, none if they are unknown."""
     try:
         packed = sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, _GROUPS_BYTES)
     except OSError:
         packed = b""
-    return pid, uid, gid, struct.unpack(f"{len(packed) // 4}I", packed)
+    return struct.unpack(f"{len(packed) // 4}I", packed)

@@ -174,5 +174,5 @@ def _not_ours(path: str, whose: str) -> NotOurs:
 
 def _other_owner(sock: socket.socket) -> str:
     """Return the daemon's owner, "" if cms may talk to it: its owner is this user or root, or this user is root."""
-    _, uid, *_ = credentials(sock)
+    _, uid, _ = credentials(sock)
     return "" if os.geteuid() in (uid, ROOT) or uid == ROOT else user_name(uid)

@@ -41,7 +41,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import field, replace
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from cms.core.budget import LOOKS, Budget
 from cms.core.looks import FIRST_LOOK, LOOK_AFTER_CHANGE, UNANSWERED, Look
@@ -172,9 +172,8 @@ class Token:
 
     def lasts(self, now: float, min_valid: float) -> bool:
         """True if the token lives for `min_valid` more seconds, or is so fresh that no other token would live longer."""
-        life = self.expires - self.issued
-        fresh = life - min(FRESH_SECONDS, life * FRESH_SHARE)
-        return self.expires - now >= min(min_valid, fresh)
+        left = self.expires - now
+        return left >= min_valid or left >= self.life - min(FRESH_SECONDS, self.life * FRESH_SHARE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,9 +331,8 @@ class AwaitSignIn:
 Plan: TypeAlias = Fetch | SleepUntil | AwaitSignIn
 
 
-@dataclass(frozen=True, slots=True)
-class Need:
-    """What a client needs from a token.
+class Need(NamedTuple):
+    """What a client needs from a token. A tuple, because each request makes one.
 
     - `permission`: what the token must grant for the client's protocol, such as SMTP.Send; "" for nothing special.
     - `min_valid`: how many seconds it must still live, None for the default.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import NamedTuple
 
 from cms.core.accounts import Account, Grant, Scopes
 from cms.core.lifecycle import Deny
@@ -17,17 +18,16 @@ from cms_oauth.peer import ROOT
 from cms_oauth.wire import TokenRequest
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
+class Peer(NamedTuple):
     """The process at the other end of a connection, as the kernel recorded it at connect().
 
-    `groups` are the supplementary groups.
+    `groups` returns the supplementary groups: few rules need them. A tuple, because each connection makes one.
     """
 
     pid: int
     uid: int
     gid: int
-    groups: tuple[int, ...] = ()
+    groups: Callable[[], tuple[int, ...]] = tuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +66,8 @@ def _name(user: str) -> str:
     return bare(user).lower()
 
 
-@dataclass(frozen=True, slots=True)
-class Allow:
-    """The peer may have this account's token for these scopes."""
+class Allow(NamedTuple):
+    """The peer may have this account's token for these scopes. A tuple, because each request makes one."""
 
     account: Account
     scopes: Scopes
@@ -80,7 +79,7 @@ def admits(peer: Peer, rules: Rules) -> bool:
         return True
     if peer.uid in (rules.owner, ROOT) or peer.uid in (rules.users or ()):
         return True
-    return bool(rules.groups and not rules.groups.isdisjoint((peer.gid, *peer.groups)))
+    return bool(rules.groups and not rules.groups.isdisjoint((peer.gid, *peer.groups())))
 
 
 def decide(peer: Peer, request: TokenRequest, rules: Rules, signed_in: Callable[[Grant], str]) -> Allow | Deny:
@@ -106,9 +105,10 @@ def _meant(user: str, rules: Rules, signed_in: Callable[[Grant], str]) -> Sequen
     if user:
         wanted = _name(user)
         named = rules.named.get(wanted, ())
-        # Nearly always empty.
-        nameless = [each for each in rules.nameless if signed_in(each.grant).lower() == wanted]
-        return (*named, *nameless) if nameless else named
+        # Nearly always there are none.
+        if not rules.nameless:
+            return named
+        return (*named, *(each for each in rules.nameless if signed_in(each.grant).lower() == wanted))
     if rules.default:
         return (rules.default,)
     if len(rules.named) > 1:

@@ -17,6 +17,7 @@ import stat
 from collections.abc import Callable, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -27,7 +28,7 @@ from cms.system import users
 from cms.system.files import has_acl, make_folders
 from cms.system.logs import get_logger
 from cms_oauth.moves import Command
-from cms_oauth.peer import ROOT, credentials
+from cms_oauth.peer import ROOT, credentials, groups
 
 # sockaddr_un has 108 bytes for a path, and the last is a NUL.
 MAX_PATH = 107
@@ -48,8 +49,9 @@ SHORTAGE_NEWS_SECONDS = 60.0
 _SETTLING_ROUNDS = 2
 
 
-# A connected socket, and who is at its other end.
-Accepted: TypeAlias = tuple[socket.socket, Peer]
+# A connected socket, and who is at its other end. It is one without the comforts of `socket.socket`, which cost too much
+# where each request has a connection.
+Accepted: TypeAlias = tuple[socket.SocketType, Peer]
 
 _RELOAD = "`cms reload`"
 DISPLACED = (
@@ -92,44 +94,53 @@ class Listener:
     _reason: str = ""
     # Connections that were waiting at a socket whose file was lost.
     _left: list[Accepted] = field(default_factory=list)
+    # Why no more could be accepted the last time, None if there were no more.
+    _problem: OSError | None = None
 
-    async def accept(self, relieve: Callable[[], bool] = bool, *, most: int = 1) -> list[Accepted]:
-        """Return the connections that wait, at least one and at `most` so many: sockets that do not block, and their peers.
+    async def wait(self, relieve: Callable[[], bool] = bool) -> None:
+        """Wait until a connection can be accepted. All other tasks have a turn first.
 
         If the process or the machine has no free descriptors or memory, `relieve` is called to close a connection. It
         returns True if it has closed one.
         """
-        await trio.lowlevel.checkpoint()
-        while True:
-            if self._left:
-                found, self._left = self._left[:most], self._left[most:]
-                return found
-            found, problem = self._accepted(most)
-            if found:
-                return found
-            if problem:
-                await self._survive(problem, relieve)
-            else:
-                # `mend` closes the socket, and another is in its place.
-                with suppress(trio.ClosedResourceError):
-                    await trio.lowlevel.wait_readable(self.sock)
+        if self._problem:
+            await self._survive(self._problem, relieve)
+        elif self._left:
+            await trio.lowlevel.checkpoint()
+        else:
+            # `mend` closes the socket, and another is in its place.
+            with suppress(trio.ClosedResourceError):
+                await trio.lowlevel.wait_readable(self.sock)
 
-    def _accepted(self, most: int) -> tuple[list[Accepted], OSError | None]:
-        """Accept what waits; return it, and the error that ended that, if there is no more. An unknown peer is closed."""
+    def accept(self, most: int = 1) -> list[Accepted]:
+        """Return connections that can be accepted, at most so many. Never waits: without any, call `wait`."""
+        if self._left:
+            found, self._left = self._left[:most], self._left[most:]
+            return found
+        return self._accepted(most)
+
+    def _accepted(self, most: int) -> list[Accepted]:
+        """Accept what waits. A connection whose peer is unknown is closed; the error that ended all others is kept."""
+        self._problem = None
         found = list[Accepted]()
         while len(found) < most:
             try:
-                sock, _ = self.sock.accept()
+                # What the standard library makes `accept` of, whose objects cost as much as the answer to a request.
+                number, _ = self.sock._accept()  # type: ignore[attr-defined]  # noqa: SLF001 - mypy's stubs lack it too
             except BlockingIOError:
-                return found, None
+                break
+            except ConnectionAbortedError:
+                # One client, who has gone.
+                continue
             except OSError as error:
-                return found, error
+                self._problem = error
+                break
+            sock = socket.SocketType(socket.AF_UNIX, socket.SOCK_STREAM, 0, number)
             try:
-                sock.setblocking(False)
-                found.append((sock, Peer(*credentials(sock))))
+                found.append((sock, Peer(*credentials(sock), partial(groups, sock))))
             except OSError:
                 sock.close()
-        return found, None
+        return found
 
     def last(self) -> list[Accepted]:
         """Stop listening, and return the connections that are waiting to be accepted.
@@ -147,11 +158,9 @@ class Listener:
         if self.ours:
             with suppress(OSError):
                 self.sock.shutdown(socket.SHUT_RD)
-        self._left += self._accepted(BACKLOG)[0]
+        self._left += self._accepted(BACKLOG)
 
     async def _survive(self, error: OSError, relieve: Callable[[], bool]) -> None:
-        if error.errno == errno.ECONNABORTED:
-            return
         if error.errno not in SHORTAGES:
             raise error
         if trio.current_time() >= self._quiet_until:

@@ -29,9 +29,11 @@ from cms_oauth import peer as peers
 from cms_oauth.peer import credentials
 
 
-async def one(listener: Listener, relieve: Callable[[], bool] = bool) -> tuple[socket.socket, Peer]:
+async def one(listener: Listener, relieve: Callable[[], bool] = bool) -> tuple[socket.SocketType, Peer]:
     """Return the only connection that waits."""
-    ((sock, peer),) = await listener.accept(relieve)
+    while not (found := listener.accept()):
+        await listener.wait(relieve)
+    ((sock, peer),) = found
     return sock, peer
 
 
@@ -82,7 +84,7 @@ async def test_accepts_and_says_who(path: str) -> None:
         sock, peer = await one(made)
 
     assert (os.getpid(), os.getuid(), os.getgid()) == (peer.pid, peer.uid, peer.gid)
-    assert set(os.getgroups()) == set(peer.groups)
+    assert set(os.getgroups()) == set(peer.groups())
     sock.close()
     made.close()
 
@@ -383,11 +385,11 @@ class FakeSocket:
     def __init__(self, *steps: OSError | socket.socket) -> None:
         self.steps = list(steps)
 
-    def accept(self) -> tuple[socket.socket, object]:
+    def _accept(self) -> tuple[int, object]:
         step = self.steps.pop(0)
         if isinstance(step, OSError):
             raise step
-        return step, None
+        return step.detach(), None
 
 
 @pytest.fixture
@@ -466,7 +468,7 @@ async def test_nothing_is_given_up_that_has_not_had_its_turn(accepted: socket.so
         nursery.cancel_scope.cancel()
     sock.close()
 
-    assert seen[0] >= 2
+    assert seen[0] >= 1
 
 
 @in_trio_clock
@@ -489,7 +491,7 @@ async def test_a_connection_whose_peer_is_unknown_is_dropped(path: str, monkeypa
     made = await open_listener(path, 0o600)
     names = iter([OSError(errno.EINVAL, "no"), None])
 
-    def once(sock: trio.socket.SocketType) -> tuple[int, int, int, tuple[int, ...]]:
+    def once(sock: socket.SocketType) -> tuple[int, int, int]:
         problem = next(names)
         if problem:
             raise problem
@@ -512,7 +514,7 @@ async def test_a_peer_in_more_groups_than_fit_has_its_primary_one(path: str, mon
     with dial(path):
         sock, peer = await one(made)
 
-    assert ((), os.getgid()) == (peer.groups, peer.gid)
+    assert ((), os.getgid()) == (peer.groups(), peer.gid)
     sock.close()
     made.close()
 

@@ -92,7 +92,7 @@ def _assess(path: str, there: SocketPath, rules: Rules, identity: Identity) -> F
     barred = barrier(there, identity)
     if barred:
         return failed(CHECK, f"{identity.name} cannot reach {path}", _barred(barred, path, identity, rules))
-    if not admits(Peer(0, identity.uid, identity.gid, identity.groups), rules):
+    if not admits(Peer(0, identity.uid, identity.gid, lambda: identity.groups), rules):
         return failed(CHECK, f"{identity.name} may not ask at {path}", _refused(identity))
     return passed(CHECK, f"{identity.name} may ask at {path}")
 

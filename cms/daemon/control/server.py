@@ -85,8 +85,9 @@ async def serve(
         task_status.started()
         try:
             while True:
-                for sock, peer in await listener.accept():
-                    stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+                await listener.wait()
+                for sock, peer in listener.accept():
+                    stream = trio.SocketStream(trio.socket.socket(fileno=sock.detach()))
                     nursery.start_soon(_limited, limiter, stream, peer, commands, owner)
         finally:
             listener.close()

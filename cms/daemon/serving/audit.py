@@ -35,18 +35,15 @@ _COMM_BYTES = 17
 
 
 class Asked(NamedTuple):
-    """One request. `at` is CLOCK_BOOTTIME; `outcome` is "granted" or a code of the wire protocol.
+    """One request. `at` is CLOCK_BOOTTIME; `user` is whose token it is, as far as that is known.
 
-    `user` is "" for a peer that was turned away before it had said anything.
+    `outcome` is "granted" or a code of the wire protocol.
     """
 
     at: float
-    uid: int
-    gid: int
-    pid: int
+    peer: Peer
+    request: TokenRequest
     user: str
-    protocol: str
-    form: str
     outcome: str
 
 
@@ -62,9 +59,9 @@ class Audit:
         self._refusals = dict[int, int]()
 
     def record(self, peer: Peer, request: TokenRequest, user: str, outcome: str) -> None:
-        """Keep a request, for `flush` and for the status. `user` is whose token it is, as far as that is known."""
-        asked = Asked(self.now(), peer.uid, peer.gid, peer.pid, user, request.protocol, request.form, outcome)
-        if asked.outcome != "granted" and not self._may_be_written(asked):
+        """Keep a request, for `flush` and for the status."""
+        asked = Asked(self.now(), peer, request, user, outcome)
+        if outcome != "granted" and not self._may_be_written(asked):
             return
         self.recent.append(asked)
         self._unwritten.append(asked)
@@ -73,8 +70,8 @@ class Audit:
         if int(asked.at) != self._second:
             self._tell_of_refusals()
             self._second = int(asked.at)
-        count = self._refusals.get(asked.uid, 0) + 1
-        self._refusals[asked.uid] = count
+        count = self._refusals.get(asked.peer.uid, 0) + 1
+        self._refusals[asked.peer.uid] = count
         return count <= MAX_REFUSALS
 
     def _tell_of_refusals(self) -> None:
@@ -88,10 +85,10 @@ class Audit:
         if not self._unwritten:
             return
         asked, self._unwritten = self._unwritten, []
-        named = len(asked) <= MAX_NAMED
-        programs = {pid: program(pid) for pid in {each.pid for each in asked}} if named else {}
+        pids = {each.peer.pid for each in asked} if len(asked) <= MAX_NAMED else ()
+        programs = {pid: program(pid) for pid in pids}
         second = int(time.time())
-        logs.write("".join(_line(second, each, programs.get(each.pid, _UNNAMED)) for each in asked))
+        logs.write("".join([_line(second, each, programs.get(each.peer.pid, _UNNAMED)) for each in asked]))
 
     def close(self) -> None:
         """Write all that is not written."""
@@ -105,7 +102,10 @@ class Audit:
 
 
 def _data(asked: Asked, age: float, wall: float) -> dict[str, Any]:
-    return {**asked._asdict(), "age": int(age), "at": int(wall - age)}
+    peer, request = asked.peer, asked.request
+    when = {"age": int(age), "at": int(wall - age)}
+    what = {"outcome": asked.outcome, "user": asked.user, "protocol": request.protocol, "form": request.form}
+    return {**when, **what, "uid": peer.uid, "gid": peer.gid, "pid": peer.pid}
 
 
 def program(pid: int) -> str:
@@ -123,8 +123,8 @@ def program(pid: int) -> str:
 
 
 def _line(second: int, asked: Asked, name: str) -> str:
-    _at, uid, gid, pid, *what = asked
-    head, tail = _around(second, (uid, gid), tuple(what), name)
+    _at, (pid, uid, gid, _groups), request, user, outcome = asked
+    head, tail = _around(second, name, uid, gid, user, request.protocol, request.form, outcome)
     return f"{head}{pid}{tail}"
 
 
@@ -133,12 +133,11 @@ _NO_PID = 10**15
 
 
 @lru_cache(maxsize=1024)
-def _around(_second: int, who: tuple[int, int], what: tuple[str, ...], name: str) -> tuple[str, str]:
+def _around(_second: int, name: str, uid: int, gid: int, *what: str) -> tuple[str, str]:
     """Return what a line has before and after its process id.
 
     Cached, because rendering costs more than answering. `_second` is there because each line has its time.
     """
-    uid, gid = who
     user, protocol, form, outcome = what
     facts = {"outcome": outcome, "user": user, "protocol": protocol, "form": form, "uid": uid, "gid": gid}
     head, _, tail = logs.line("request", **facts, program=name, pid=_NO_PID).rpartition(str(_NO_PID))

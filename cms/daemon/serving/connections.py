@@ -28,7 +28,7 @@ from cms.system.listener import Accepted, Listener, settle
 from cms.system.logs import get_logger
 from cms_oauth import wire
 
-# Connections that are accepted at once, before other tasks have their turn: a millisecond's work.
+# Connections that are served before other tasks have their turn: a millisecond's work.
 MAX_ROUND = 64
 
 # Idle connections. A client that means to ask sends its line long before so many others have come.
@@ -75,11 +75,11 @@ class ClientConnection:
       will come.
     - `question` is the request in hand, and `began` when its first byte came: every deadline of a request counts from then,
       whatever happens meanwhile.
-    - `reply` is what is not sent of the answer; `user` and `outcome` are for the log, which has them once.
+    - `reply` is what is not sent of the answer, which is in the log already.
     - `scope` ends the connection while it is idle: when its time is over, or when it has to make room.
     """
 
-    sock: socket.socket
+    sock: socket.SocketType
     peer: Peer
     received: bytes = b""
     last: float = 0.0
@@ -87,8 +87,6 @@ class ClientConnection:
     question: Question | None = None
     began: float = 0.0
     reply: bytes = b""
-    user: str = ""
-    outcome: str = ""
     scope: trio.CancelScope | None = None
 
     def has_unread(self) -> bool:
@@ -114,6 +112,7 @@ class Connections(ABC):
         self._issuer = issuer
         self._audit = audit
         self._draining = False
+        self._unasked = wire.TokenRequest(self.PROTOCOL, self.FORM)
 
     @abstractmethod
     def take(self, received: bytes, *, ended: bool) -> tuple[Question | None, bytes]:
@@ -138,26 +137,36 @@ class Connections(ABC):
             try:
                 with accepting:
                     while True:
-                        self._round(await self._listener.accept(self._evict, most=MAX_ROUND), nursery)
+                        await self._listener.wait(self._evict)
+                        self._round(nursery)
                 # These have connected in time. Perhaps they have asked already.
-                self._round(self._listener.last(), nursery)
+                self._serve_new(self._listener.last(), nursery)
+                self._audit.flush()
             finally:
                 self._listener.close()
             await self._drain()
 
-    def _round(self, accepted: Sequence[Accepted], nursery: trio.Nursery) -> None:
+    def _round(self, nursery: trio.Nursery) -> None:
+        """Serve the connections that wait, and those that come meanwhile, until other tasks must have their turn."""
+        room = MAX_ROUND
+        while room > 0 and (accepted := self._listener.accept(room)):
+            self._serve_new(accepted, nursery)
+            room -= len(accepted)
+        self._audit.flush()
+
+    def _serve_new(self, accepted: Sequence[Accepted], nursery: trio.Nursery) -> None:
         """Serve new connections. Those that wait for nothing get no task, which would cost more than all else."""
         if len({peer.uid for _, peer in accepted}) > 1:
             accepted = in_turns(accepted)
+        now = trio.current_time()
         for sock, peer in accepted:
             connection = ClientConnection(sock, peer)
             # Before a byte is read.
             if not admits(peer, self._issuer.rules):
-                self._audit.record(peer, wire.TokenRequest(self.PROTOCOL, self.FORM), "", "denied")
+                self._audit.record(peer, self._unasked, "", "denied")
                 sock.close()
-            elif wanted := self._go_on(connection):
+            elif wanted := self._go_on(connection, now):
                 nursery.start_soon(self._serve, connection, wanted)
-        self._audit.flush()
 
     async def _serve(self, connection: ClientConnection, wanted: Next) -> None:
         """Serve a connection that waits for something, to its end."""
@@ -187,10 +196,10 @@ class Connections(ABC):
         match wanted:
             case Pending():
                 answer = await self._issuer.wait(wanted, connection.began + wire.WAIT_SECONDS)
-                return self._go_on(connection, answer)
+                return self._go_on(connection, trio.current_time(), answer)
             case Wanted.TURN:
                 await trio.lowlevel.cancel_shielded_checkpoint()
-                return self._go_on(connection)
+                return self._go_on(connection, trio.current_time())
             case Wanted.BYTES:
                 scope, ready = connection.scope or trio.CancelScope(), trio.lowlevel.wait_readable
             case Wanted.ROOM:
@@ -200,19 +209,19 @@ class Connections(ABC):
                 )
         with scope:
             await ready(connection.sock)
-        return None if scope.cancelled_caught else self._go_on(connection)
+        return None if scope.cancelled_caught else self._go_on(connection, trio.current_time())
 
     # What never waits.
 
-    def _go_on(self, connection: ClientConnection, answer: NamedAnswer | None = None) -> Next:
+    def _go_on(self, connection: ClientConnection, now: float, answer: NamedAnswer | None = None) -> Next:
         """Do all that can be done now; return what has to come first for the rest. A failure reaches no other connection.
 
-        `answer` is what the request in hand was waiting for.
+        `now` is trio's clock, and `answer` what the request in hand was waiting for.
         """
         try:
-            question = connection.question or self._next(connection)
+            question = connection.question or self._next(connection, now)
             if not isinstance(question, Question):
-                return self._lie_idle(connection) if question else self._end(connection)
+                return self._lie_idle(connection, now) if question else self._end(connection)
             if connection.question is None:
                 connection.question = question
                 found = (
@@ -222,13 +231,14 @@ class Connections(ABC):
                     return found
                 answer = found
             if answer:
-                connection.user, reply = answer
-                connection.outcome = reply.code if isinstance(reply, Deny) else "granted"
-                connection.reply = self.render(question, connection.user, reply)
+                user, reply = answer
+                connection.reply = self.render(question, user, reply)
+                outcome = reply.code if isinstance(reply, Deny) else "granted"
+                self._audit.record(connection.peer, question.request, user, outcome)
             while connection.reply:
-                connection.reply = connection.reply[connection.sock.send(connection.reply) :]
+                connection.reply = connection.reply[connection.sock.send(connection.reply, socket.MSG_DONTWAIT) :]
             if not question.last:
-                self._record(connection)
+                connection.question = None
                 # While the socket is drained, only what has come already is answered.
                 connection.open = not self._draining
                 return Wanted.TURN
@@ -241,7 +251,7 @@ class Connections(ABC):
             log.exception("a request failed", pid=connection.peer.pid, uid=connection.peer.uid)
         return self._end(connection)
 
-    def _next(self, connection: ClientConnection) -> Question | Wanted | None:
+    def _next(self, connection: ClientConnection, now: float) -> Question | Wanted | None:
         """Return the next whole request, or what has to come before there is one; None if none will come."""
         if not connection.received:
             # What is left came with the last bytes of the request before.
@@ -255,20 +265,20 @@ class Connections(ABC):
             if not connection.open:
                 return None
             try:
-                chunk = connection.sock.recv(_CHUNK)
+                chunk = connection.sock.recv(_CHUNK, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return Wanted.BYTES
-            connection.open, connection.last = bool(chunk), trio.current_time()
+            connection.open, connection.last = bool(chunk), now
             if not connection.received:
-                connection.began = connection.last
+                connection.began = now
             connection.received += chunk
 
-    def _lie_idle(self, connection: ClientConnection) -> Next:
+    def _lie_idle(self, connection: ClientConnection, now: float) -> Next:
         """Let a connection wait for its client, for as long as that may take."""
         if connection not in self.idle and len(self.idle) >= MAX_IDLE:
             self._evict()
         asks = bool(connection.received)
-        until = connection.began + wire.REQUEST_SECONDS if asks else trio.current_time() + self.IDLE_SECONDS
+        until = connection.began + wire.REQUEST_SECONDS if asks else now + self.IDLE_SECONDS
         connection.scope = trio.CancelScope(deadline=until)
         self.idle[connection] = None
         return Wanted.BYTES
@@ -282,15 +292,8 @@ class Connections(ABC):
         oldest.scope.cancel()
         return True
 
-    def _record(self, connection: ClientConnection) -> None:
-        """Record the request in hand, once, however it ends."""
-        question, connection.question = connection.question, None
-        if question and connection.outcome:
-            self._audit.record(connection.peer, question.request, connection.user, connection.outcome)
-
     def _end(self, connection: ClientConnection) -> Next:
         self.idle.pop(connection, None)
-        self._record(connection)
         connection.sock.close()
         return None
 

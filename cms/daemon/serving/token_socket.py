@@ -13,9 +13,6 @@ from cms.system.clock import Clock
 from cms.system.listener import Listener
 from cms_oauth import wire
 
-# The same few lines come again and again.
-_parsed = lru_cache(maxsize=256)(wire.parse_request)
-
 _HOW_TO_ASK = "a request is PROTOCOL[,option...] [USER], as in `SMTP user@domain`: see docs/protocol.md"
 
 
@@ -32,11 +29,7 @@ class TokenSocket(Connections):
         """Return the request up to LF or the client's half-close. More after LF makes it a bad request."""
         if not ended and b"\n" not in received and len(received) <= wire.MAX_REQUEST:
             return None, received
-        try:
-            return Question(_parsed(received), last=True), b""
-        except wire.BadRequest as bad:
-            wrong = Deny("bad-request", bad.message, _HOW_TO_ASK)
-            return Question(wire.TokenRequest("", bad.form, why=bad.why), wrong, last=True), b""
+        return _question(received), b""
 
     def render(self, question: Question, user: str, reply: Token | Deny) -> bytes:
         """Return the token in the form that was asked for.
@@ -59,3 +52,13 @@ class TokenSocket(Connections):
         # By the clock of this moment, which is what the client compares it with: it may have been set since.
         expires_at = self._clock.wall() + left
         return wire.json_reply(user, request.protocol, reply.secret, expires_in=left, expires_at=expires_at)
+
+
+# The same few lines come again and again.
+@lru_cache(maxsize=256)
+def _question(received: bytes) -> Question:
+    try:
+        return Question(wire.parse_request(received), last=True)
+    except wire.BadRequest as bad:
+        wrong = Deny("bad-request", bad.message, _HOW_TO_ASK)
+        return Question(wire.TokenRequest("", bad.form, why=bad.why), wrong, last=True)
