@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import trio
+import trio.testing
 
 from cms.core.accounts import Account, Grant
 from cms.core.policy import Rules
@@ -42,9 +44,17 @@ class Stopped(Clock):
 
 @dataclass(frozen=True)
 class Kind:
-    """How one kind of socket is served and asked."""
+    """How one kind of socket is served and asked.
+
+    `at_once`: a whole request is there when the daemon accepts its connection, so that it needs no task. Otherwise it comes
+    in two pieces, each of which the daemon has to wait for.
+    """
 
     name: str
+    at_once: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.name} at once" if self.at_once else f"{self.name} in pieces"
 
     def serve(self, listener: Listener, issuer: Issuer, audit: Audit) -> Connections:
         if self.name == "postfix":
@@ -62,8 +72,10 @@ class Kind:
         return socketmap.found(user, secret) if self.name == "postfix" else secret.encode()
 
 
-TOKEN, POSTFIX = Kind("token"), Kind("postfix")
-KINDS = (TOKEN, POSTFIX)
+# Both ways of each.
+TOKENS, POSTFIXES = ((Kind(name), Kind(name, at_once=False)) for name in ("token", "postfix"))
+KINDS = (*TOKENS, *POSTFIXES)
+TOKEN, POSTFIX = TOKENS[0], POSTFIXES[0]
 
 
 @dataclass
@@ -80,17 +92,25 @@ class Served:
     ended: trio.Event = field(default_factory=trio.Event)
     clients: list[trio.SocketStream] = field(default_factory=list)
 
-    async def connect(self, sent: bytes = b"") -> trio.SocketStream:
-        """Connect, and send this."""
-        self.clients.append(await trio.open_unix_socket(self.path))
-        await self.clients[-1].send_all(sent)
+    async def connect(self, sent: bytes = b"", *, ended: bool = False) -> trio.SocketStream:
+        """Connect, and send this; with `ended`, nothing comes after it."""
+        client = socket.socket(socket.AF_UNIX)
+        client.connect(self.path)
+        pieces = [sent] if self.kind.at_once else [sent[: len(sent) // 2], sent[len(sent) // 2 :]]
+        for piece in pieces:
+            if not self.kind.at_once:
+                await trio.testing.wait_all_tasks_blocked()
+            # The daemon may have had enough.
+            with suppress(BrokenPipeError):
+                client.sendall(piece)
+        if ended:
+            client.shutdown(socket.SHUT_WR)
+        self.clients.append(trio.SocketStream(trio.socket.from_stdlib_socket(client)))
         return self.clients[-1]
 
     async def ask(self, request: bytes) -> bytes:
         """Return all that a client is told that sends this and closes its writing side."""
-        client = await self.connect(request)
-        await client.send_eof()
-        return await read_all(client)
+        return await read_all(await self.connect(request, ended=True))
 
     @property
     def outcomes(self) -> list[str]:

@@ -17,10 +17,10 @@ from support.trio_run import in_trio, in_trio_jumps, jump
 
 from cms.core.policy import Peer, Rules
 from cms.daemon.serving import connections
-from cms.daemon.serving.connections import REPLY_SECONDS
+from cms.daemon.serving.connections import REPLY_SECONDS, ClientConnection, Connections, Next, Wanted
 from cms_oauth import wire
 
-pytestmark = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+pytestmark = pytest.mark.parametrize("kind", KINDS, ids=str)
 
 # A reply that no socket takes in one piece.
 LARGE = "x" * (4 * 1024 * 1024)
@@ -69,6 +69,23 @@ async def test_a_request_that_comes_in_pieces_is_one(tmp_path: Path, kind: Kind)
         await client.send_eof()
 
         assert kind.granted() == await read_all(client)
+
+
+@in_trio
+async def test_only_what_waits_gets_a_task(tmp_path: Path, kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token is given where the connection is accepted, if the whole request is there; a table waits for the next query."""
+    begun, serve = list[Next](), Connections._serve
+
+    async def noted(self: Connections, connection: ClientConnection, wanted: Next) -> None:
+        begun.append(wanted)
+        await serve(self, connection, wanted)
+
+    monkeypatch.setattr(Connections, "_serve", noted)
+    async with serving(tmp_path, kind) as served:
+        said = await served.ask(kind.request())
+
+    expected = {"token at once": [], "postfix at once": [Wanted.TURN]}.get(str(kind), [Wanted.BYTES])
+    assert (kind.granted(), expected) == (said, begun)
 
 
 @in_trio

@@ -21,7 +21,7 @@ from cms.daemon.serving import issue
 from cms.daemon.serving.issue import Issuer, NamedAnswer, Pending
 from cms_oauth.wire import WAIT_SECONDS, TokenRequest
 
-both_kinds = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+both_kinds = pytest.mark.parametrize("kind", KINDS, ids=str)
 
 PEER = Peer(7, os.getuid(), 100)
 REQUEST = TokenRequest("SMTP", user="a@example.test")
