@@ -182,7 +182,7 @@ def test_from_an_address_to_a_first_token(newcomer: Newcomer) -> None:
     assert f"--user={newcomer.user} --proto=SMTP --output=token" in shown
     assert "shared@domain.com" not in shown
     told = (newcomer.home / "systemctl.log").read_text().split("\n")
-    assert "--user enable --now cms.service" in told
+    assert "--user enable --now cms.socket cms.service" in told
     token = newcomer.run("cms-oauth", "--proto=IMAP", "--output=token").stdout
     evidence.keep_secret(token.strip())
     assert newcomer.servers.entra.introspect(token.strip())["active"]
