@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from cms.cli.run_line import INTERRUPTED, Run, read_plainly
+from cms.system.start import begin
 from cms.version import VERSION
 from cms_oauth import expand, paths
 
@@ -42,6 +43,7 @@ def run_daemon(run: Run) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that the command line names; return the exit status."""
+    begin()
     given = list(sys.argv[1:] if arguments is None else arguments)
     run = read_plainly(given)
     try:

@@ -80,6 +80,15 @@ def _loggers_as_before() -> Iterator[None]:
         _forget_log()
 
 
+@pytest.fixture(autouse=True)
+def _umask_as_before() -> Iterator[None]:
+    """Give the tests' own process its umask back: a command sets it for its own process."""
+    before = os.umask(0)
+    os.umask(before)
+    yield
+    os.umask(before)
+
+
 def _forget_log() -> None:
     """Undo `logs.setup`, which a command that runs in this process has called: else no later test sees a line."""
     structlog.reset_defaults()

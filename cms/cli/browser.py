@@ -14,6 +14,9 @@ import signal
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
+
+from cms.system.start import with_the_persons_umask
 
 # Set if there is a display for a browser.
 _DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY")
@@ -22,6 +25,9 @@ _DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY")
 _IN_TERMINAL = frozenset(
     ("w3m", "lynx", "links", "links2", "elinks", "www-browser", "carbonyl", "browsh", "cha", "edbrowse", "netsurf-fb")
 )
+
+# The signals that a browser gets as if a shell had started it. Python, for instance, ignores SIGPIPE.
+_SIGNALS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 
 # What stands for the address in a command, and for a percent sign.
 _MARK = re.compile("%[s%]")
@@ -94,10 +100,16 @@ def _start_apart(program: str, words: list[str], environment: Mapping[str, str])
     # Its output would disturb this terminal, and it may run as long as the browser, so cms does not wait for it.
     quiet = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDWR, 0), *((os.POSIX_SPAWN_DUP2, 0, fd) for fd in (1, 2))]
     try:
-        os.posix_spawn(program, words, environment, file_actions=quiet, setsid=True)
+        _start(program, words, environment, file_actions=quiet, setsid=True)
     except OSError:
         return False
     return True
+
+
+def _start(program: str, words: list[str], environment: Mapping[str, str], **more: Any) -> int:
+    """Start a program as a shell would, and return its process id. Raises OSError."""
+    with with_the_persons_umask():
+        return os.posix_spawn(program, words, environment, setsigdef=_SIGNALS, setsigmask=(), **more)
 
 
 def _run_here(
@@ -107,7 +119,7 @@ def _run_here(
     with lent():
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
-            child = os.posix_spawn(program, words, environment, setsigdef=[signal.SIGINT])
+            child = _start(program, words, environment)
             return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         except OSError:
             return False

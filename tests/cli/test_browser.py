@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from support.signals import HOSTILE, dispositions
 from support.waiting import until
 
 from cms.cli.browser import browser, chosen
@@ -198,3 +199,23 @@ def test_an_interrupt_is_the_browsers() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
 
     assert "goes on\n" == done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_it_gets_signals_and_umask_as_from_a_shell(tmp_path: Path, *, apart: bool) -> None:
+    """Whatever cms itself does with them, in a window and in the terminal."""
+    program = tmp_path / ("firefox" if apart else "w3m")
+    program.write_text(f"#!/bin/sh\ncat /proc/self/status > {tmp_path}/new\nmv {tmp_path}/new {tmp_path}/status\n")
+    program.chmod(stat.S_IRWXU)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "BROWSER": program.name, **({"DISPLAY": ":0"} if apart else {})}
+    script = (
+        f"{HOSTILE}import os\nos.umask(0o022)\n"
+        "from cms.system.start import begin\nfrom cms.cli.browser import browser\n"
+        f"begin()\nassert browser({environment!r})('http://localhost/')\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+    until((tmp_path / "status").exists, "the browser")
+    said = (tmp_path / "status").read_text()
+
+    assert (set(), set()) == dispositions(said)
+    assert "Umask:\t0022" in said

@@ -4,32 +4,32 @@ from __future__ import annotations
 
 import base64
 import os
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.grants import (
-    BEN,
-    PATIENCE,
-    SCOPES,
-    grant_for,
-    kind,
-    opened,
-    process,
-)
+from support.grants import BEN, PATIENCE, SCOPES, grant_for, kind, opened, process
+from support.programs import require_root
+from support.signals import dispositions
 
-from cms.core.accounts import Grant, Source
+from cms.core.accounts import Source
 from cms.core.lifecycle import Granted
-from cms.grants import __main__
-from cms.grants.messages import (
-    Acquire,
-)
-from cms.grants.vault.keys import Keys
-from cms.grants.vault.store import Vault
+from cms.grants.messages import Acquire
 from cms.sandbox.entra import Entra, Fault
+
+# A worker whose limit of locked memory is unlimited. Not every root may raise it.
+UNLIMITED = (
+    "-c",
+    (
+        "import resource, sys; resource.getrlimit = lambda _which: (resource.RLIM_INFINITY,) * 2; "
+        "from cms.grants.__main__ import main; sys.exit(main())"
+    ),
+)
 
 
 class TestProcess:
@@ -55,22 +55,22 @@ class TestProcess:
         """The process cannot be dumped or traced, leads its session, is nice, and ignores the terminal's signals."""
         with process(opened(state, entra)) as worker:
             worker.broker.acquire(grant_for(entra))
-            pid = worker.popen.pid
+            pid = worker.pid
             status = self.status(pid)
             limits = Path(f"/proc/{pid}/limits").read_text()
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
-            ignored = int(status["SigIgn"], 16)
-            assert all(ignored >> (number - 1) & 1 for number in (1, 2, 15))
+            caught = int(status["SigCgt"], 16)
+            assert all(caught >> (number - 1) & 1 for number in (1, 2, 15))
             assert ["Max", "core", "file", "size", "0", "0", "bytes"] == next(
                 line.split() for line in limits.splitlines() if line.startswith("Max core")
             )
-            assert pid == int(fields[3])
+            assert worker.popen.pid == int(fields[3])
             assert max(15, os.getpriority(os.PRIO_PROCESS, 0)) == int(fields[16])
             # The files of a process that is not dumpable belong to root, whatever its uid.
             assert 0 == Path(f"/proc/{pid}/environ").stat().st_uid
             for number in (1, 2, 15):
-                os.kill(pid, number)
+                os.killpg(worker.popen.pid, number)
             assert "no-sign-in" == kind(worker.broker.acquire(grant_for(entra)))
 
     def test_not_dumpable(self, state: Path, entra: Entra) -> None:
@@ -85,6 +85,27 @@ class TestProcess:
         ).stdout
 
         assert "1 0\n" == output
+
+    def test_killed(self, state: Path, entra: Entra) -> None:
+        """Whichever of its two processes is killed, the other one ends too, and the exit status says how."""
+        for which in ("worker", "waiting"):
+            with process(opened(state, entra)) as worker:
+                assert "no-sign-in" == kind(worker.broker.acquire(grant_for(entra)))
+                os.kill(worker.pid if which == "worker" else worker.popen.pid, signal.SIGKILL)
+                with suppress(ConnectionResetError):
+                    assert worker.broker.receive() is None
+                assert -signal.SIGKILL == worker.popen.wait(PATIENCE)
+
+    def test_memory_is_locked_where_that_is_unlimited(self, state: Path, entra: Entra) -> None:
+        """`LimitMEMLOCK=infinity` keeps what the worker holds off the disk; with a limit it works without that."""
+        require_root()
+        locked = list[str]()
+        for program in (UNLIMITED, ("-m", "cms.grants")):
+            with process(opened(state, entra), command=[sys.executable, "-I", *program]) as worker:
+                assert "no-sign-in" == kind(worker.broker.acquire(grant_for(entra)))
+                locked.append(self.status(worker.pid)["VmLck"].strip())
+
+        assert locked[0] != "0 kB" == locked[1]
 
     def test_hostile_folder(self, state: Path, entra: Entra, tmp_path: Path) -> None:
         """Modules that lie in the current folder are not imported, whatever their names."""
@@ -128,6 +149,18 @@ class TestProcess:
 
         assert 65 == status
         assert "error: the daemon sent a line that is not JSON\n" == printed
+
+    def test_a_keys_command_can_be_stopped(self) -> None:
+        """The worker ignores the signals that end programs, and what it starts does not."""
+        program = (
+            "from cms.grants.__main__ import detach; from cms.grants.secret_sources import run_command; "
+            "detach(); print(run_command(['cat', '/proc/self/status']).decode())"
+        )
+        output = subprocess.run(
+            [sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True
+        ).stdout
+
+        assert (set(), set()) == dispositions(output)
 
     def test_not_started_by_cms(self) -> None:
         """A person who starts it by hand reads what it is."""
@@ -216,37 +249,13 @@ class TestProcess:
             assert "reused" == kind(outcome)
 
 
-def test_the_service_is_as_the_first_message_says(state: Path) -> None:
-    """It uses the folder and the key that it is opened with, and waits for another worker no longer than it may take."""
-    first = opened(state, timeout=0.1)
-    grant = Grant("https://login.test/common", "client", "ann@example.test", (SCOPES,))
-    assert first.key is not None
-    state.mkdir()
-    with Vault(str(state), Keys(first.key, environ={})).hold(grant):
-        began = time.monotonic()
-        outcome = __main__.open_service(first).answer(Acquire(1, grant, SCOPES))
-        took = time.monotonic() - began
-
-    assert "timeout" == kind(outcome)
-    # A vault that was told of no limit waits for half a minute.
-    assert took < 15.0
-
-
-def test_crash_hides_the_exception(capsys: pytest.CaptureFixture[str]) -> None:
-    """A crash of the main loop is reported without the exception's text."""
-    error = RuntimeError("the-secret")
-    __main__.crash(RuntimeError, error, None)
-
-    assert "the-secret" not in capsys.readouterr().err
-
-
 def test_command_line_has_no_secret(state: Path, entra: Entra) -> None:
     """The arguments of the process hold neither a key nor a token."""
     grant = grant_for(entra)
     with process(opened(state, entra)) as worker:
         outcome = worker.broker.sign_in(grant, entra)
         assert isinstance(outcome, Granted)
-        seen = Path(f"/proc/{worker.popen.pid}/cmdline").read_bytes()
+        seen = Path(f"/proc/{worker.pid}/cmdline").read_bytes()
     key = (state.parent / "vault.key").read_bytes().strip()
 
     for secret in (outcome.secret.encode(), key, base64.b64decode(key), base64.b64decode(key).hex().encode()):

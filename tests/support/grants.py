@@ -8,8 +8,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,15 @@ from cms.grants.vault.keys import Keys
 from cms.grants.vault.store import Vault
 from cms.sandbox.directory import MAIL_SCOPES
 from cms.sandbox.entra import CLIENT_ID, Entra
+from support.evidence import children
+from support.waiting import until
 
 ANN = "ann@example.test"
 BEN = "ben@example.test"
 SCOPES = MAIL_SCOPES
+
+# As the daemon starts it.
+WORKER_ARGV = (sys.executable, "-I", "-m", "cms.grants")
 
 # Long enough for any machine: only what hangs takes so long.
 PATIENCE = 120.0
@@ -200,14 +206,22 @@ def dispatched(
 class Process:
     """A worker as a child process."""
 
-    def __init__(self, first: Open | None, cwd: Path | None, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        first: Open | None,
+        cwd: Path | None,
+        environment: Mapping[str, str],
+        command: Sequence[str] = WORKER_ARGV,
+        inherited: Sequence[int] = (),
+    ) -> None:
         ours, theirs = socket.socketpair()
         kept = {name: os.environ[name] for name in os.environ if name.startswith("COVERAGE_")}
         self.popen = subprocess.Popen(
-            [sys.executable, "-I", "-m", "cms.grants"],
+            command,
             stdin=theirs.fileno(),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            pass_fds=inherited,
             cwd=cwd,
             env={"PATH": os.defpath, **kept, **environment},
         )
@@ -215,6 +229,11 @@ class Process:
         self.broker = Broker(ours)
         if first:
             self.broker.send(first)
+
+    @cached_property
+    def pid(self) -> int:
+        """The process that does the work. The one that was started waits for it."""
+        return int(until(lambda: list(children(self.popen.pid)), "the working process")[0])
 
     def end(self) -> tuple[int, str]:
         """Close the socket; return the exit status, and what was printed."""
@@ -225,10 +244,10 @@ class Process:
 
 @contextmanager
 def process(
-    first: Open | None, *, cwd: Path | None = None, environment: Mapping[str, str] | None = None
+    first: Open | None, *, cwd: Path | None = None, environment: Mapping[str, str] | None = None, **more: Any
 ) -> Iterator[Process]:
-    """Run a worker process for the block; it is gone after it."""
-    worker = Process(first, cwd, environment or {})
+    """Run a worker process for the block; it is gone after it. `more` is for `Process`."""
+    worker = Process(first, cwd, environment or {}, **more)
     try:
         yield worker
     finally:

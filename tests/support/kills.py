@@ -35,6 +35,7 @@ from cms.sandbox.tokens import digest
 from cms.sandbox.web import WebReply, WebRequest
 from support.evidence import descendants
 from support.grants import PATIENCE, Broker, NoRing, Process, grant_for, opened, process
+from support.proc import at_work
 from support.programs import require_program, require_root
 
 KILLED = -signal.SIGKILL
@@ -212,7 +213,7 @@ class Ward:
         for thread, name in re.findall(r"^(\d+) +(\w+)\(", log.read_text(), re.MULTILINE):
             # The main thread only takes the question and passes on the answer.
             if name not in LOOKS:
-                found.setdefault(name, set()).update({int(thread)} - {worker.popen.pid})
+                found.setdefault(name, set()).update({int(thread)} - {worker.pid})
         assert all(len(threads) <= 1 for threads in found.values()), found
         return sorted(found)
 
@@ -272,7 +273,7 @@ def _strace(worker: Process, log: Path, *options: str) -> Iterator[None]:
     require_root()  # the worker keeps every other process of its user from tracing it
     # -s0: strace does not print what is read and written, here as elsewhere.
     command = [require_program("strace", "strace"), "-f", "-yy", "-s0", "-o", str(log), *options]
-    with subprocess.Popen([*command, "-p", str(worker.popen.pid)], stderr=subprocess.PIPE, text=True) as tracer:
+    with subprocess.Popen([*command, "-p", str(worker.pid)], stderr=subprocess.PIPE, text=True) as tracer:
         assert tracer.stderr is not None
         attached = tracer.stderr.readline()
         assert "attached" in attached, attached
@@ -312,8 +313,8 @@ def kill(processes: Iterable[int]) -> int:
 
 
 def workers_of(broker: int) -> list[int]:
-    """Return the processes of the grant workers that a daemon has started."""
-    return [int(each) for each in descendants(broker) if _is_worker(each)]
+    """Return the processes that do the work of the grant workers that a daemon has started."""
+    return at_work([int(each) for each in descendants(broker) if _is_worker(each)])
 
 
 def _is_worker(process: str) -> bool:

@@ -8,7 +8,7 @@ import re
 import resource
 import sys
 import termios
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from io import RawIOBase
 from pathlib import Path
@@ -125,9 +125,14 @@ def environment(pid: int) -> dict[str, str]:
 
 
 def workers(pid: int) -> list[int]:
-    """Return the grant workers below a daemon."""
+    """Return the processes below this one that do the work of grant workers."""
     below = [int(each) for each in descendants(pid)]
-    return [each for each in below if b"cms.grants" in _read(f"/proc/{each}/cmdline").split(b"\0")]
+    return at_work([each for each in below if b"cms.grants" in _read(f"/proc/{each}/cmdline").split(b"\0")])
+
+
+def at_work(processes: Collection[int]) -> list[int]:
+    """Of a grant worker's two processes, return the one that does not only wait for the other."""
+    return [each for each in processes if not any(int(child) in processes for child in descendants(each))]
 
 
 def contents(pid: int) -> bytes:

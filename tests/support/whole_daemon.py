@@ -37,6 +37,7 @@ from cms.sandbox.entra import Entra
 from support import moving_clock
 from support.evidence import descendants
 from support.moving_clock import MovingClock
+from support.proc import at_work
 from support.trio_run import jump
 from support.waiting import PATIENCE, TooLate
 
@@ -221,9 +222,9 @@ class WholeDaemon:
     # The worker.
 
     def workers(self) -> list[int]:
-        """Return the ids of the worker processes."""
+        """Return the processes that do the work of grant workers."""
         found = (int(each) for each in descendants(os.getpid()))
-        return [each for each in found if _arguments(each)[-1:] == [str(self.clock.file)]]
+        return at_work([each for each in found if _arguments(each)[-1:] == [str(self.clock.file)]])
 
 
 def _arguments(process: int) -> list[str]:
