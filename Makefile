@@ -10,7 +10,7 @@ PIP := $(VENV)/bin/pip --disable-pip-version-check --quiet
 TEST_STAMP := $(VENV)/installed-for-test
 DEMO_STAMP := $(VENV)/installed-for-demo
 INSTALLED := $(if $(wildcard $(TEST_STAMP)),$(TEST_STAMP),$(DEMO_STAMP))
-SOURCES := pyproject.toml $(shell find cms cms_oauth -name '*.py')
+SOURCES := pyproject.toml client/pyproject.toml $(shell find cms cms_oauth distribution -type f)
 
 # For `make test-oldest`: each dependency at its lower bound.
 OLDEST := .venv-oldest
@@ -66,7 +66,7 @@ test-trixie:
 test-oldest: $(TEST_STAMP)
 	$(PYTHON) -m venv --clear $(OLDEST)
 	$(OLDEST)/bin/pip --disable-pip-version-check --quiet install $(LOWEST) $(FOR_OLDEST)
-	$(OLDEST)/bin/pip --disable-pip-version-check --quiet install --no-deps --editable .
+	$(OLDEST)/bin/pip --disable-pip-version-check --quiet install --no-deps --editable client --editable .
 	$(OLDEST)/bin/pytest --numprocesses $(JOBS) --dist loadfile --ignore tests/end_to_end $(TESTS)
 
 fuzz: $(FUZZ)/installed
@@ -100,11 +100,14 @@ packages:
 clean:
 	rm -rf $(VENV) $(OLDEST) $(FUZZ) .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 
-$(TEST_STAMP): pyproject.toml $(VENV)/bin/pip
-	$(PIP) install --editable '.[test]'
+$(TEST_STAMP): pyproject.toml client/pyproject.toml $(VENV)/bin/pip
+	@# An installation from before the client was a distribution of its own would take the client's commands with it.
+	$(PIP) uninstall --yes cms-oauth
+	$(PIP) install --editable client --editable '.[test]'
 	touch $@
 
 $(DEMO_STAMP): $(SOURCES) $(VENV)/bin/pip
+	$(PIP) uninstall --yes cms-oauth
 	$(PIP) install '.[sandbox]'
 	touch $@
 

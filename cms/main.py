@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 from cms.cli.run_line import INTERRUPTED, Run, read_plainly
 from cms.system.start import begin
-from cms.version import VERSION
 from cms_oauth import expand, paths
+from cms_oauth.version import VERSION
 
 
 def run_daemon(run: Run) -> int:

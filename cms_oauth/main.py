@@ -1,7 +1,7 @@
 """The `cms-oauth` command: prints a fresh token, or one line on standard error that says why there is none.
 
 It runs once for every mail, so a plain fetch imports almost nothing: `read_exactly` reads the options as configuration
-files write them; click, whose import costs four times as much as the rest, reads all other forms. Modules that only a
+files write them; argparse, whose import costs more than the rest, reads all other forms. Modules that only a
 failure, `--rejected` or a test needs are imported then.
 """
 
@@ -46,7 +46,7 @@ def run(arguments: list[str]) -> int:
     """Run the command with these arguments; return its exit status."""
     options: Options | int | None = read_exactly(arguments)
     if options is None:
-        from cms_oauth.options import read  # noqa: PLC0415 - click costs four times what a fetch does
+        from cms_oauth.options import read  # noqa: PLC0415 - argparse costs more than a fetch does
 
         options = read(arguments)
     if isinstance(options, int):
@@ -69,12 +69,9 @@ def run(arguments: list[str]) -> int:
 _WITH_VALUE = frozenset(("__user", "__cms_sock", "__proto", "__output"))
 _FLAGS = frozenset(("__no_newline", "__rejected"))
 
-# A shell sets this to ask the command for completions; click answers.
-_COMPLETION = "_CMS_OAUTH_COMPLETE"
-
 
 def read_exactly(arguments: list[str]) -> Options | None:
-    """Return the options of a plain fetch in the forms that configuration files use; None leaves them to click.
+    """Return the options of a plain fetch in the forms that configuration files use; None leaves them to argparse.
 
     Those forms are `--name=value` and the two flags, each at most once. `options.read` reads everything that this accepts
     in the same way.
@@ -88,7 +85,7 @@ def read_exactly(arguments: list[str]) -> Options | None:
             return None
         values[name] = value
     output = values.get("__output", "xoauth2")
-    if output not in wire.FORMS or _COMPLETION in os.environ:
+    if output not in wire.FORMS:
         return None
     return Options(
         user=values.get("__user", ""),

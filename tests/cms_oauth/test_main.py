@@ -345,8 +345,8 @@ def test_a_request_that_would_be_bad_is_not_sent(client: Client, arguments: tupl
 
 
 def test_a_mistake_in_the_options_is_reported(client: Client) -> None:
-    """By click, which reads what the fast parser declines."""
-    assert_one_line(client(XOAUTH2, arguments=("--bogus",)), 64, "No such option")
+    """By argparse, which reads what the fast parser declines."""
+    assert_one_line(client(XOAUTH2, arguments=("--bogus",)), 64, "unrecognized arguments: --bogus")
 
 
 def test_the_usual_places_are_searched(

@@ -55,8 +55,10 @@ class Installation:
         subprocess.run([_base_python(), "-m", "venv", "--without-pip", *systems, folder], check=True)
         self.python = folder / "bin" / "python"
         self._packages = next(folder.glob("lib/python3*/site-packages"))
-        for each in [distribution("cms-oauth")] if debians else _closure("cms-oauth", "sandbox"):
-            _copy(each, self._packages)
+        for each in (
+            map(distribution, ("cms-oauth", "cms-oauth-client")) if debians else closure("cms-oauth", "sandbox")
+        ):
+            copy(each, self._packages)
         for package in ("cms", "cms_oauth"):
             self._copy_own(package)
         for data in ("contrib", "systemd"):
@@ -106,7 +108,7 @@ def _open_to_all(path: Path) -> bool:
     return path.exists() and all(each.stat().st_mode & 0o001 for each in (path, *path.parents))
 
 
-def _closure(name: str, extra: str) -> list[Distribution]:
+def closure(name: str, extra: str) -> list[Distribution]:
     """Return the installed distributions that this one needs, itself included."""
     found: dict[str, Distribution] = {}
     wanted = [name]
@@ -131,7 +133,7 @@ def _applies(marker: str, extra: str) -> bool:
     return not marker.strip() or Marker(marker).evaluate({"extra": extra})
 
 
-def _copy(what: Distribution, target: Path) -> None:
+def copy(what: Distribution, target: Path) -> None:
     for file in what.files or ():
         source = Path(str(what.locate_file(file)))
         if ".." not in file.parts and source.is_file() and file.suffix != ".pth":

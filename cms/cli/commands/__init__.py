@@ -18,8 +18,8 @@ from cms.cli.commands.options import config_option
 from cms.cli.failure import Failure
 from cms.cli.run_line import INTERRUPTED
 from cms.cli.terminal import complain
-from cms.version import VERSION
 from cms_oauth.expand import Unusable
+from cms_oauth.version import VERSION
 
 _STDOUT = 1
 

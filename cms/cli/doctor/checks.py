@@ -26,12 +26,12 @@ from cms.cli.doctor.findings import (
 from cms.cli.doctor.mail_tools import judge
 from cms.config.model import Config, ConfigError, SocketSpec
 from cms.core.accounts import Account
-from cms.version import VERSION
 from cms_oauth import paths, tls
 from cms_oauth.expand import Unusable, expanded
 from cms_oauth.mailtest.dialogue import place_of
 from cms_oauth.microsoft import PERMISSIONS
 from cms_oauth.peer import ROOT
+from cms_oauth.version import VERSION
 
 # The oldest Python that cms runs on (requires-python in pyproject.toml).
 OLDEST_PYTHON = (3, 11)

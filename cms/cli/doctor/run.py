@@ -34,8 +34,8 @@ from cms.cli.doctor.findings import (
 from cms.config.model import Config
 from cms.system import threads
 from cms.system.files import oddity, place_new, write_private
-from cms.version import VERSION
 from cms_oauth.microsoft import TENANT_WORDS
+from cms_oauth.version import VERSION
 
 # How often the line of progress is redrawn.
 _REDRAW_SECONDS = 0.1
