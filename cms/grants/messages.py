@@ -4,22 +4,18 @@ The daemon asks (`Open`, `Acquire`, `SignIn`, `Redirected`, `Cancel`, `SignOut`,
 answers (`Prompt`, `Done`). Every question has a number, and its answers carry the same number. A line that is not a message
 raises `Garbled`, whose text never quotes the line: it could contain a token.
 
-A record is written as an object with its fields and `is`, the name of its type. An object that is read must have exactly
-the fields that its dataclass declares, each of the declared type: the dataclasses are the only definition of the messages.
+`cms.core.json_lines` writes and reads them: the dataclasses are the only definition.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import field, fields, is_dataclass
-from functools import cache
-from types import UnionType
-from typing import Any, TypeAlias, get_args, get_origin, get_type_hints
+from dataclasses import field
+from typing import Any, TypeAlias
 
 from cms.core import json_lines
 from cms.core.accounts import Grant, Proxy, Scopes, Source, StoredSignIn
-from cms.core.json_lines import Garbled
+from cms.core.json_lines import Garbled, Records
 from cms.core.lifecycle import Outcome
 from cms_oauth.frozen import dataclass
 from cms_oauth.moves import Move, as_data, from_data
@@ -274,20 +270,13 @@ class Done:
 WorkerReply: TypeAlias = Prompt | Done
 
 
+# A move goes over with its parts: the other side rewords it.
+_RECORDS = Records({Move: as_data}, {Move: from_data})
+
+
 def pack(message: Question | WorkerReply) -> bytes:
     """Return one line, LF included."""
-    return json_lines.pack(_packed(message))
-
-
-def _packed(value: Any) -> Any:
-    if is_dataclass(value):
-        inside = {each.name: _packed(getattr(value, each.name)) for each in fields(value)}
-        return {"is": type(value).__name__, **inside}
-    if isinstance(value, Move):
-        return as_data(value)
-    if isinstance(value, tuple):
-        return [_packed(each) for each in value]
-    return dict(value) if isinstance(value, Mapping) else value
+    return json_lines.pack(_RECORDS.pack(message))
 
 
 def unpack_question(line: bytes) -> Question:
@@ -305,42 +294,6 @@ def unpack_reply(line: bytes) -> WorkerReply:
 def _message(line: bytes, declared: Any, otherwise: str) -> Any:
     body = json_lines.unpack(line)
     try:
-        return _unpacked(body, declared)
+        return _RECORDS.unpack(body, declared)
     except TypeError:
         raise Garbled(otherwise) from None
-
-
-# The declared types of a record's fields, by name: the annotations are strings.
-_declared = cache(get_type_hints)
-
-
-def _unpacked(value: Any, declared: Any) -> Any:
-    """Return a value of JSON as the declared type, or raise TypeError if it is of another type."""
-    if is_dataclass(declared):
-        return _record(value, declared)
-    if declared is Move:
-        return from_data(value)
-    inside = get_args(declared)
-    match get_origin(declared):
-        case None if type(value) is declared or (declared is float and type(value) is int):
-            # Exact types: a bool is not a number here.
-            return value
-        case origin if origin is UnionType:
-            for each in inside:
-                with suppress(TypeError):
-                    return _unpacked(value, each)
-        case origin if origin is tuple and isinstance(value, list) and inside[-1] is ...:
-            return tuple(_unpacked(each, inside[0]) for each in value)
-        case origin if origin is tuple and isinstance(value, list) and len(value) == len(inside):
-            return tuple(map(_unpacked, value, inside))
-        case origin if origin is Mapping and isinstance(value, dict):
-            return {_unpacked(name, inside[0]): _unpacked(each, inside[1]) for name, each in value.items()}
-    raise TypeError
-
-
-def _record(body: Any, declared: Any) -> Any:
-    """Return the record in an object, or raise TypeError."""
-    types = _declared(declared)
-    if not isinstance(body, dict) or body.keys() != {"is", *types} or body["is"] != declared.__name__:
-        raise TypeError
-    return declared(**{name: _unpacked(body[name], each) for name, each in types.items()})

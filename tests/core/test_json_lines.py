@@ -1,12 +1,17 @@
-"""Lines of JSON: whole however a stream is cut, bounded, and objects only."""
+"""Lines of JSON: whole however a stream is cut, bounded, and objects only. Records: only what a dataclass declares."""
 
 from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cms.core.json_lines import Garbled, Lines, pack, unpack
+from cms.core.json_lines import Garbled, Lines, Records, pack, unpack
 
 LONGEST = 4096
 
@@ -49,3 +54,113 @@ def test_line_without_end() -> None:
     for data in (fits + b"x", fits + b"x\n"):
         with pytest.raises(Garbled):
             Lines(LONGEST).feed(data)
+
+
+@dataclass(frozen=True)
+class Inner:
+    name: str
+    numbers: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Outer:
+    inner: Inner
+    several: tuple[Inner, ...]
+    perhaps: Inner | None
+    words: tuple[str, ...]
+    known: frozenset[str]
+    by_name: Mapping[str, tuple[str, ...]]
+    pairs: Mapping[str, str]
+    length: float
+    is_on: bool
+    either: int | str | None = None
+
+
+FULL = Outer(
+    Inner("a"),
+    (Inner("b", (1, 2)), Inner("c")),
+    Inner("d"),
+    ("word", "another"),
+    frozenset({"k", "j"}),
+    {"SMTP": ("s", "t")},
+    {"one": "two"},
+    1.5,
+    is_on=True,
+    either="text",
+)
+EMPTY = Outer(Inner(""), (), None, (), frozenset(), {}, {}, 2, is_on=False)
+
+
+def data(value: Outer = FULL) -> dict[str, Any]:
+    """Return a record as it arrives."""
+    packed: dict[str, Any] = json.loads(json.dumps(Records().pack(value)))
+    return packed
+
+
+@pytest.mark.parametrize("value", [FULL, EMPTY])
+def test_a_record_comes_back(value: Outer) -> None:
+    """All that a dataclass may declare, equal after the way through JSON."""
+    records = Records()
+
+    assert value == records.unpack(data(value), Outer)
+
+
+def test_the_form() -> None:
+    """The type's name is beside the fields; a set has an order, so that the same record is always the same text."""
+    assert {"is": "Inner", "name": "b", "numbers": [1, 2]} == data()["several"][0]
+    assert ["j", "k"] == data()["known"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"inner": None},
+        {"inner": {"is": "Outer", "name": "a", "numbers": []}},
+        {"inner": {"name": "a", "numbers": []}},
+        {"inner": {"is": "Inner", "name": "a"}},
+        {"inner": {"is": "Inner", "name": "a", "numbers": [], "surprise": 1}},
+        {"inner": {"is": "Inner", "name": "a", "numbers": [True]}},
+        {"several": {}},
+        {"several": [1]},
+        {"perhaps": 0},
+        {"words": "xy"},
+        {"words": [None]},
+        {"known": "jk"},
+        {"known": [1]},
+        {"by_name": []},
+        {"by_name": {"SMTP": "s"}},
+        {"pairs": {"one": 2}},
+        {"length": "1.5"},
+        {"length": True},
+        {"is_on": 1},
+        {"either": 1.5},
+    ],
+)
+def test_what_is_not_declared_is_refused(wrong: dict[str, Any]) -> None:
+    """A field of another type, one too many or one too few."""
+    with pytest.raises(TypeError):
+        Records().unpack(data() | wrong, Outer)
+
+
+def test_a_type_may_have_another_form() -> None:
+    """Who writes and who reads agree on it, wherever the type occurs."""
+    writer = Records({Inner: lambda inner: len(inner.name)})
+    reader = Records(read={Inner: lambda number: Inner("z" * number)})
+
+    assert 1 == writer.pack(FULL)["inner"]
+    assert (Inner("z"), Inner("z")) == reader.unpack(writer.pack(FULL), Outer).several
+
+
+def test_equal_strings_become_one() -> None:
+    """Of many records, if that is asked for; else nothing that was read is remembered."""
+    sharing, forgetful = Records(share=True), Records()
+    text = json.dumps(Records().pack(FULL))
+
+    def words(records: Records) -> tuple[str, ...]:
+        found: Outer = records.unpack(json.loads(text), Outer)
+        return found.words
+
+    first, second = words(sharing), words(sharing)
+    assert first is second
+    assert words(forgetful)[0] is not words(forgetful)[0]
+    assert words(forgetful) is not words(forgetful)
