@@ -19,26 +19,31 @@ from cms_oauth.version import VERSION
 
 def run_daemon(run: Run) -> int:
     """Run the daemon until it is told to stop; return the exit status."""
-    import trio  # noqa: PLC0415 - no other command pays for the daemon
+    from cms.config.child import Loader  # noqa: PLC0415 - no other command pays for the daemon
 
-    from cms.daemon import app  # noqa: PLC0415 - as above
-    from cms.system import logs, process  # noqa: PLC0415 - as above
+    # First, so that its process starts while the libraries load.
+    with Loader() as loader:
+        import trio  # noqa: PLC0415 - as above
 
-    logs.setup(level=run.log_level or "info", form=run.log_form or "auto")
-    process.harden()
-    process.allow_many_files()
-    process.log_bugs()
-    try:
-        config = expand.named(run.config) if run.config else paths.config_file()
-        # PTH100: pathlib would resolve links.
-        options = app.AppOptions(os.path.abspath(config), paths.state_folder(), paths.runtime_folder(), VERSION)  # noqa: PTH100
-    except expand.Unusable as unusable:
-        logs.get_logger().error("cms cannot start", reason=unusable.message, do=unusable.hint)
-        return os.EX_CONFIG
-    except OSError as error:
-        logs.get_logger().error("cms cannot start: no folder for its sockets or its state", reason=str(error))
-        return os.EX_CANTCREAT
-    return trio.run(app.run, options)
+        from cms.daemon import app  # noqa: PLC0415 - as above
+        from cms.system import logs, process  # noqa: PLC0415 - as above
+
+        logs.setup(level=run.log_level or "info", form=run.log_form or "auto")
+        process.harden()
+        process.allow_many_files()
+        process.log_bugs()
+        try:
+            config = expand.named(run.config) if run.config else paths.config_file()
+            # PTH100: pathlib would resolve links.
+            path = os.path.abspath(config)  # noqa: PTH100
+            options = app.AppOptions(path, paths.state_folder(), paths.runtime_folder(), VERSION, load=loader.load)
+        except expand.Unusable as unusable:
+            logs.get_logger().error("cms cannot start", reason=unusable.message, do=unusable.hint)
+            return os.EX_CONFIG
+        except OSError as error:
+            logs.get_logger().error("cms cannot start: no folder for its sockets or its state", reason=str(error))
+            return os.EX_CANTCREAT
+        return trio.run(app.run, options)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -34,7 +34,10 @@ LADDER: dict[str, tuple[str, ...]] = {
         "cms.daemon",
         "cms.sandbox.stage",
     ),
-    "cms.main": ("cms.cli", "cms.daemon", "cms.system.logs", "cms.system.process", "cms.system.start"),
+    "cms.main": (
+        *("cms.cli", "cms.daemon", "cms.config.child"),
+        *("cms.system.logs", "cms.system.process", "cms.system.start"),
+    ),
 }
 COMMON = ("cms_oauth",)
 

@@ -24,7 +24,7 @@ from cms_oauth.peer import ROOT, credentials
 MAX_ANSWER = 16 * 1024 * 1024
 
 # How long an answer may take, in seconds. The daemon sends its status at once. Other commands wait for Entra, at most as
-# long as the worker does (messages.QUESTION_SECONDS), or for a configuration to load (model.LOAD_SECONDS).
+# long as the worker does (messages.QUESTION_SECONDS), or for a configuration to load (child.LOAD_SECONDS).
 STATUS_SECONDS = 10.0
 ANSWER_SECONDS = 60.0
 

@@ -26,8 +26,8 @@ MAX_TOLD = 200
 def load(path: str, *, system: System = SYSTEM) -> Config:
     """Run the configuration file once and return its `Config`. Raises ConfigError.
 
-    `system` answers questions about the machine. The file is a program and may never end: callers run this in a thread
-    and wait for at most LOAD_SECONDS.
+    `system` answers questions about the machine. The file is a program and may never end, or end this process: cms calls
+    this only in a process for it (`cms.config.child`).
     """
     draft = Draft(path, system)
     # Raised here and not where it was found, so that its traceback has no frames of the file: a traceback prints source
@@ -56,7 +56,7 @@ def _run(source: bytes, draft: Draft) -> ConfigError | None:
         # S102: a configuration is a Python program, and `trust` has checked who can write it.
         exec(compile(source, draft.file, "exec", dont_inherit=True), names)  # noqa: S102
     # BLE001: any exception that the program raises is an error of the file.
-    except (Exception, SystemExit) as error:  # noqa: BLE001
+    except BaseException as error:  # noqa: BLE001
         return _told(error, draft.file, [name for name in names if not name.startswith("_")])
     return None
 
@@ -78,6 +78,8 @@ def _told(error: BaseException, file: str, known: list[str]) -> ConfigError:
             return ConfigError(file, line, f"the name {name} means nothing here", nearest(name, known))
         case SystemExit():
             return ConfigError(file, line, "it ends the program here, which a configuration may not do")
+        case KeyboardInterrupt():
+            return ConfigError(file, line, "it was interrupted here")
     return ConfigError(file, line, _in_words(error))
 
 

@@ -6,10 +6,6 @@ from cms.core.accounts import Account, Grant, Proxy, Source
 from cms.core.hooks import Hook
 from cms_oauth.frozen import dataclass
 
-# How long callers wait for `load`, which runs the file in a thread: long enough for a file that asks a password manager,
-# short enough that a file that hangs does not block a reload for long.
-LOAD_SECONDS = 10.0
-
 
 class ConfigError(Exception):
     """The configuration cannot be used. `line` is None for an error of the whole file; `hint` is the next move, or ""."""

@@ -11,11 +11,12 @@ import random
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import field, replace
 from functools import partial
+from typing import TypeVar
 
 import trio
 
-from cms.config.load import load
-from cms.config.model import LOAD_SECONDS, Config, ConfigError
+from cms.config import child
+from cms.config.model import Config, ConfigError
 from cms.core.status import Daemon, as_systemd
 from cms.daemon.commands import Commands, Running
 from cms.daemon.control import server
@@ -37,6 +38,11 @@ from cms.system.state_lock import DAEMON, NotOurs, claimed
 from cms_oauth import tls
 from cms_oauth.frozen import dataclass
 from cms_oauth.moves import cms, fill
+
+T = TypeVar("T")
+
+# How long this machine may take to say who the users and groups of sockets are: their database may be on a network.
+LOOK_UP_SECONDS = 10.0
 
 # How often the clocks are compared, and how far the boot clock must have run ahead to count as a suspend. trio's clock
 # stops during a suspend, so every keeper would sleep too long. One wake-up every half minute serves all of them, and the
@@ -80,7 +86,7 @@ class AppOptions:
     timeout: float = messages.Open("").timeout
     idle: float = messages.Open("").idle
     environ: MutableMapping[str, str] = field(default_factory=lambda: os.environ)
-    load: Callable[[str], Config] = load
+    load: Callable[[str], Config] = child.load
     jitter: Callable[[], float] = random.random
     # False if another part of the process handles signals, or in a thread.
     heed_signals: bool = True
@@ -101,23 +107,23 @@ async def run(options: AppOptions, *, task_status: trio.TaskStatus[App] = trio.T
 
 
 async def _load(options: AppOptions) -> Loaded:
-    """Load the configuration, in a thread: it is the user's Python code and may block. Raises ConfigError."""
+    """Load the configuration, and look up whom it names. Raises ConfigError."""
     path = options.config_path
+    config = _with_environment(await _in_thread(lambda: options.load(path)), options.environ)
     try:
-        with trio.fail_after(LOAD_SECONDS):
-            loaded = await trio.to_thread.run_sync(
-                lambda: look_up(_with_environment(options.load(path), options.environ)),
-                abandon_on_cancel=True,
-                # A configuration that hangs keeps its thread, so it must not use up trio's shared limit.
-                limiter=trio.CapacityLimiter(1),
-            )
+        with trio.fail_after(LOOK_UP_SECONDS):
+            loaded = await _in_thread(lambda: look_up(config))
     except trio.TooSlowError:
-        raise ConfigError(
-            path, None, f"it did not end within {LOAD_SECONDS:g} s", "See what it waits for: `cms check`"
-        ) from None
+        message = f"this machine did not say within {LOOK_UP_SECONDS:g} s who the users and groups are that it names"
+        raise ConfigError(path, None, message, "`getent passwd` and `getent group` ask it too") from None
     for warning in loaded.config.warnings:
         log.warning(warning)
     return loaded
+
+
+async def _in_thread(call: Callable[[], T]) -> T:
+    """Return the result of a call that blocks. One that hangs keeps its thread, so trio's shared limit is not for it."""
+    return await trio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1))
 
 
 def _with_environment(config: Config, environ: Mapping[str, str]) -> Config:

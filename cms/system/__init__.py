@@ -5,6 +5,7 @@
 - `listener`: listening Unix sockets.
 - `network`, `tcp_owner`: changes of the network, and the owner of a local TCP connection.
 - `sd_notify`: messages to systemd.
+- `descendants`: a process, killed with all that it has started.
 - `users`, `files`, `threads`: users and groups, private files, and calls with a deadline.
 
 It may import cms.core and cms_oauth. `files` and `threads` import neither trio nor the log, as the worker uses them.

@@ -1,8 +1,8 @@
 """Runs calls that may never return in daemon threads, so that the caller can stop waiting.
 
-Python cannot end a thread: not a name lookup, not a keyring that waits for a person, not a configuration that loops. So
-the caller waits with a deadline and then abandons the thread: it keeps running, its result is dropped, and the process
-can exit without it. Each caller limits how many abandoned threads there may be.
+Python cannot end a thread: not a name lookup, not a keyring that waits for a person. So the caller waits with a deadline
+and then abandons the thread: it keeps running, its result is dropped, and the process can exit without it. Each caller
+limits how many abandoned threads there may be.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ import socket
 import stat
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -21,7 +20,6 @@ from support.command_line import conversing, daemon, done, empty_folders, good_c
 
 from cms import main
 from cms.cli import commands, connect, daemonless
-from cms.cli import load as loading
 from cms.cli.init import wizard
 from cms.cli.run_line import INTERRUPTED, Run
 from cms.system import logs, state_lock
@@ -362,8 +360,8 @@ def test_a_faulty_configuration_is_named_by_line(tmp_path: Path, capsys: pytest.
 _HASTY = """
 import sys
 from cms import main
-from cms.cli import load
-load.LOAD_SECONDS = 0.2
+from cms.config import child
+child.LOAD_SECONDS = 0.2
 sys.exit(main.main(sys.argv[1:]))
 """
 
@@ -387,19 +385,6 @@ def test_a_configuration_that_hangs_is_given_up(tmp_path: Path, command: str) ->
     assert os.EX_CONFIG == ran.returncode
     assert f"cms: {path}:3: it did not end within 0.2 s" in ran.stderr
     assert "Traceback" not in ran.stderr
-
-
-def test_a_configuration_that_cannot_be_opened_keeps_no_one_waiting(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As on a mount whose server is gone: there is no line then."""
-    gone = threading.Event()
-    monkeypatch.setattr(loading, "LOAD_SECONDS", 0.05)
-    monkeypatch.setattr(loading, "load", lambda _path: gone.wait())
-
-    assert os.EX_CONFIG == main.main(["check", "-c", str(tmp_path / "cms.cfg")])
-    gone.set()
-    assert f"cms: {tmp_path}/cms.cfg: it did not end within 0.05 s" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("home")

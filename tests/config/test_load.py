@@ -7,9 +7,7 @@ import itertools
 import os
 import re
 import sys
-import threading
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from support.configuration import MACHINE, Loader, Refuser
@@ -17,7 +15,7 @@ from support.configuration import MACHINE, Loader, Refuser
 from cms.config.directives import namespace
 from cms.config.draft import Draft
 from cms.config.load import load
-from cms.config.model import Config, ConfigError
+from cms.config.model import ConfigError
 from cms.core.accounts import mail_scopes
 
 MY_ID = "0a1b2c3d-1111-2222-3333-444455556666"
@@ -269,6 +267,9 @@ class TestFaults:
                 "dataclasses.FrozenInstanceError: cannot assign to field 'token'",
             ),
             ("import sys\nsys.exit(0)", 2, "it ends the program here, which a configuration may not do"),
+            ("\nraise KeyboardInterrupt", 2, "it was interrupted here"),
+            ("x = 'a' * 10 ** 15", 1, "MemoryError"),
+            ("class X(BaseException): pass\nraise X('a')", 2, "cms_configuration.X: a"),
             ("import no_such_module", 1, "ModuleNotFoundError: No module named 'no_such_module'"),
             ("\nraise ValueError", 2, "ValueError"),
             ("\nraise ValueError('a\\n   b')", 2, "ValueError: a b"),
@@ -303,11 +304,6 @@ class TestFaults:
 
         with pytest.raises(ConfigError, match=r"Python|null bytes"):
             load(str(tmp_path / "cms.cfg"), system=MACHINE)
-
-    def test_interrupt(self, load_text: Loader) -> None:
-        """Ctrl-C while a file runs is no fault of the file's."""
-        with pytest.raises(KeyboardInterrupt):
-            load_text("raise KeyboardInterrupt")
 
     def test_missing(self, tmp_path: Path) -> None:
         """A missing file is answered with the command that writes one."""
@@ -347,32 +343,6 @@ class TestLoads:
 
         assert load_text(f"{CMS_IMAP}\nVault('keyring')") == load_text(f"{CMS_IMAP}\nVault('keyring')")
         assert "the name left means nothing here" == refuse("left").message
-
-    def test_in_threads(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Loads that run at the same time do not see each other."""
-        meeting = ModuleType("meeting")
-        meeting.wait = threading.Barrier(2, timeout=10).wait  # type: ignore[attr-defined] # what the files use of it
-        monkeypatch.setitem(sys.modules, "meeting", meeting)
-        found: dict[str, Config] = {}
-
-        def run(user: str) -> None:
-            path = tmp_path / f"{user}.cfg"
-            path.write_text(
-                f"a = Office365_Account('{user}@example.com')\n"
-                "import meeting; meeting.wait()\n"
-                "CredentialServer('cms.sock', [a])"
-            )
-            found[user] = load(str(path), system=MACHINE)
-
-        threads = [threading.Thread(target=run, args=(user,)) for user in ("a", "b")]
-        for each in threads:
-            each.start()
-        for each in threads:
-            each.join()
-
-        assert {"a": ["a@example.com"], "b": ["b@example.com"]} == {
-            user: [each.user for each in config.accounts] for user, config in found.items()
-        }
 
     def test_functions_and_loops(self, load_text: Loader) -> None:
         """A file may use all of Python: thirty mailboxes are three lines."""

@@ -26,6 +26,7 @@ from support.ports import free_port, listens
 from support.trio_run import FakeClock, in_trio, in_trio_jumps, jump, until
 from support.whole_daemon import ANN, on_moving_clock, whole_daemon
 
+from cms.config import child
 from cms.config.model import ConfigError, FileSpec
 from cms.core.accounts import Source
 from cms.core.lifecycle import Granted, Life, Refused, SignInFacts
@@ -79,12 +80,15 @@ async def until_settled(app: App) -> None:
         await keeper.settled()
 
 
-def test_the_daemon_imports_nothing_of_the_workers() -> None:
-    """Neither MSAL nor keyring nor cryptography nor requests, nor click, is in the daemon's memory."""
-    program = "import sys, cms.daemon.app; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+def test_the_daemon_imports_nothing_of_its_children() -> None:
+    """Neither MSAL nor keyring nor cryptography nor requests, nor click, nor what runs a configuration, is in its memory."""
+    program = "import sys, cms.daemon.app; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
 
     assert set() == set(loaded) & {"msal", "keyring", "cryptography", "requests", "click", "secretstorage"}
+    assert {"cms.config", "cms.config.answer", "cms.config.child", "cms.config.model"} == {
+        name for name in loaded if name.startswith("cms.config")
+    }
     assert "trio" in loaded
 
 
@@ -145,22 +149,52 @@ async def test_a_socket_that_cannot_be_made_ends_the_start(world: World) -> None
     assert world.path() in lines[-1]["reason"]
 
 
-@in_trio
-async def test_a_configuration_that_hangs_is_given_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A configuration that never ends costs a deadline and a message, not the daemon."""
-    monkeypatch.setattr(module, "LOAD_SECONDS", 0.05)
+def test_look_ups_that_hang_are_given_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user database that does not answer costs a deadline and a message, not the daemon."""
+    monkeypatch.setattr(module, "LOOK_UP_SECONDS", 0.05)
     hangs = threading.Event()
-
-    def load(_path: str) -> Any:
-        hangs.wait()
-
-    world.options["load"] = load
+    monkeypatch.setattr("cms.system.users.user_id", lambda _name: hangs.wait())
+    world.sockets = {"cms.sock": {"users": ("alice",)}}
     with capture_logs() as lines:
-        await world.run()
+        in_trio(world.run)()
     hangs.set()
 
     assert os.EX_CONFIG == world.code
-    assert "it did not end within" in lines[0]["reason"]
+    assert "this machine did not say within 0.05 s who the users and groups are" in lines[0]["reason"]
+
+
+@in_trio
+async def test_a_configuration_that_loops_keeps_nobody_waiting(world: World) -> None:
+    """The daemon serves while a reload runs it, says where it was, and nothing of it is left."""
+    runs, go = Path(world.path("runs")), Path(world.path("go"))
+    # The reload is of the file itself.
+    world.options["load"] = lambda path: child.load(path) if Path(path).exists() else world.load(path)
+    config = Path(world.path("cms.cfg"))
+    text = f"""\
+import faulthandler, os, pathlib, sys
+pathlib.Path({str(runs)!r}).write_text(str(os.getpid()))
+while not os.path.exists({str(go)!r}): pass
+faulthandler.dump_traceback_later(0.01, file=int(sys.argv[2]))  # its time is over now
+while True: pass
+"""
+    results = []
+    async with world.daemon() as app, trio.open_nursery() as nursery:
+
+        async def reload() -> None:
+            results.append(await app.commands.reload())
+
+        config.write_text(text)
+        nursery.start_soon(reload)
+        await until(lambda: runs.exists() and runs.read_text())
+        answer = await world.ask()
+        assert not results
+        go.touch()
+
+    assert answer.startswith("token-")
+    assert [(False, f"{config}:5: it did not end within 10 s")] == [
+        (each.ok, each.message.partition(". ")[0]) for each in results
+    ]
+    assert not Path(f"/proc/{runs.read_text()}").exists()
 
 
 @in_trio

@@ -27,15 +27,15 @@ _COMMAND = """
 import json, sys
 from dataclasses import replace
 from cms import main
-from cms.cli import load as loading
+from cms.cli.commands import doctor
 hosts, *arguments = sys.argv[1:]
 def swap(accounts):
     return tuple(replace(each, **json.loads(hosts)) for each in accounts)
-def load(path, real=loading.load_in_time):
+def load(path, real=doctor.load):
     found = real(path)
     sockets = tuple(replace(each, accounts=swap(each.accounts)) for each in found.sockets)
     return replace(found, accounts=swap(found.accounts), sockets=sockets)
-loading.load_in_time = load
+doctor.load = load
 sys.exit(main.main(["doctor", *arguments]))
 """
 

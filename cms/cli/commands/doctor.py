@@ -7,8 +7,8 @@ import click
 from cms.cli.commands.options import PATH, config_option, config_path, json_option
 from cms.cli.doctor.examination import Examination
 from cms.cli.doctor.run import examine_and_report
-from cms.cli.load import load_in_time
 from cms.cli.terminal import say
+from cms.config.child import load
 from cms_oauth.expand import Unusable
 
 
@@ -34,5 +34,5 @@ def doctor(user: str, bundle: str, asking: tuple[str, ...], config: str, *, as_j
         path, nowhere = config_path(config), None
     except Unusable as unusable:
         path, nowhere = "", unusable
-    meant = Examination(path, load_in_time, user, asking, nowhere=nowhere)
+    meant = Examination(path, load, user, asking, nowhere=nowhere)
     return examine_and_report(meant, bundle, say, as_json=as_json)
