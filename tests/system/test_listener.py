@@ -797,9 +797,14 @@ async def test_a_lost_socket_of_systemds_is_not_adopted(path: str, capsys: pytes
     made.close()
 
 
-_OTHER = (
-    "import socket, sys; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(); print(1); sys.stdin.read()"
-)
+_OTHER = """
+import socket, sys
+s = socket.socket(socket.AF_UNIX)
+s.bind(sys.argv[1])
+s.listen()
+print(1, flush=True)
+sys.stdin.read()
+"""
 
 
 @contextmanager
