@@ -68,7 +68,7 @@ def _sign_in() -> str:
     client_info = base64.urlsafe_b64encode(b'{"uid": "oid", "utid": "tenant"}').decode()
     answer = {"access_token": "a", "token_type": "Bearer", "expires_in": 60, "client_info": client_info}
     with HttpSession() as session:
-        session.mount("https://", _Canned(b"200\n\n" + json.dumps(answer | {"refresh_token": _OLD}).encode()))
+        session.adapters["https"] = _Canned(b"200\n\n" + json.dumps(answer | {"refresh_token": _OLD}).encode())
         call = Call(GRANT, "", "", _http(session))
         call.ask(lambda: call.app.acquire_token_by_refresh_token("first", list(MAIL_SCOPES)))
         return call.kept()
@@ -77,7 +77,7 @@ def _sign_in() -> str:
 def check(data: bytes) -> None:
     """An answer is an outcome that crosses to the daemon, and no bug; a token of it can be used; no successor is lost."""
     with HttpSession() as session, redirect_stderr(StringIO()) as log:
-        session.mount("https://", answers := _Canned(data))
+        session.adapters["https"] = answers = _Canned(data)
         _check_discovery(session)
         redeemed, renewed = Call(GRANT, "", _CACHE, _http(session)), Call(GRANT, "", "", _http(session))
         account = {"home_account_id": _HOME, "environment": _HOST}

@@ -57,8 +57,7 @@ class Entra:
     def rest(self) -> None:
         """Close idle connections, which firewalls drop silently, and forget discovery documents."""
         self._discovery = Discovery(self._session)
-        for adapter in self._session.adapters.values():
-            adapter.close()
+        self._session.close()
         self._routes.forget_password()
 
     def credential(self, grant: Grant) -> Credential:

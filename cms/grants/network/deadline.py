@@ -33,7 +33,7 @@ class Deadline:
     """The deadline of one exchange, from now. Its requests are made one after the other, in one thread."""
 
     def __init__(self) -> None:
-        self._deadline = time.monotonic() + EXCHANGE_SECONDS
+        self.moment = time.monotonic() + EXCHANGE_SECONDS
         # Whether the last request may have reached the server: false only while its connection was being made.
         self.reached = True
         # Whether a connection was shut: what it brought may look whole, and not be.
@@ -44,20 +44,18 @@ class Deadline:
     @property
     def left(self) -> float:
         """Return the seconds that are left, 0 for none."""
-        return max(0.0, self._deadline - time.monotonic())
+        return max(0.0, self.moment - time.monotonic())
 
     @contextmanager
     def bind(self) -> Iterator[None]:
         """Shut the connections that this thread uses in the block when the time is over."""
-        timer = threading.Timer(self.left, self._shut)
-        timer.daemon = True
-        timer.start()
+        _TIMER.add(self)
         token = _CURRENT.set(self)
         try:
             yield
         finally:
             _CURRENT.reset(token)
-            timer.cancel()
+            _TIMER.remove(self)
             self._watch(None)
 
     def guard(self, connection: Any) -> None:
@@ -65,7 +63,7 @@ class Deadline:
         # A duplicate descriptor: TLS takes over the socket object's, and the number of a closed one may be reused.
         self._watch(socket.socket(fileno=os.dup(connection.fileno())))
         if not self.left:
-            self._shut()
+            self.shut()
 
     def _watch(self, sock: socket.socket | None) -> None:
         with self._lock:
@@ -73,7 +71,8 @@ class Deadline:
                 self._guarded.close()
             self._guarded = sock
 
-    def _shut(self) -> None:
+    def shut(self) -> None:
+        """Shut the connection that is in use."""
         with self._lock, suppress(OSError):
             if self._guarded:
                 self.cut = True
@@ -98,6 +97,47 @@ class Deadline:
                 return sock
         raise failure
 
+
+class _Timer:
+    """Shuts the connections of deadlines that are over. It has one thread, which ends when it has had nothing to do.
+
+    A thread for each request, as of threading.Timer, would take longer to start than the request is worked on.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._deadlines: set[Deadline] = set()
+        self._running = False
+        # When the thread looks next.
+        self._next = 0.0
+
+    def add(self, deadline: Deadline) -> None:
+        with self._changed:
+            self._deadlines.add(deadline)
+            if not self._running:
+                self._running = True
+                threading.Thread(target=self._run, daemon=True).start()
+            elif deadline.moment < self._next:
+                self._changed.notify()
+
+    def remove(self, deadline: Deadline) -> None:
+        with self._changed:
+            self._deadlines.discard(deadline)
+
+    def _run(self) -> None:
+        with self._changed:
+            while self._deadlines:
+                now = time.monotonic()
+                late = {each for each in self._deadlines if each.moment <= now}
+                for each in late:
+                    each.shut()
+                self._deadlines -= late
+                self._next = min((each.moment for each in self._deadlines), default=now)
+                self._changed.wait(self._next - now)
+            self._running = False
+
+
+_TIMER = _Timer()
 
 # The deadline of the exchange that this thread is in.
 _CURRENT: ContextVar[Deadline] = ContextVar("deadline")

@@ -129,7 +129,7 @@ class Metadata(Http):
         return self.judge({}, reply)
 
 
-def fetch(session: requests.Session, method: str, url: str, deadline: Deadline, **kwargs: Any) -> HttpReply:
+def fetch(session: HttpSession, method: str, url: str, deadline: Deadline, **kwargs: Any) -> HttpReply:
     """Return one whole response. Raises requests' exceptions, and Endless."""
     seconds = deadline.left
     if not seconds:
@@ -138,7 +138,7 @@ def fetch(session: requests.Session, method: str, url: str, deadline: Deadline, 
     try:
         with (
             deadline.bind(),
-            session.request(method, url, timeout=seconds, allow_redirects=False, stream=True, **kwargs) as response,
+            session.send(method, url, seconds, **kwargs) as response,
         ):
             reply = HttpReply(response.status_code, _body(response), response.headers)
     except requests.RequestException:

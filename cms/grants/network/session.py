@@ -9,14 +9,14 @@ from __future__ import annotations
 import base64
 import ssl
 import threading
-from collections.abc import Callable
-from http.cookiejar import DefaultCookiePolicy
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+from urllib.parse import urlsplit
 
 import requests
-from requests.adapters import HTTPAdapter
+from requests.adapters import BaseAdapter, HTTPAdapter
 
-from cms.core.proxies import Direct, Malformed, Route, Through
+from cms.core.proxies import Direct, Malformed, Route
 from cms.grants.network.deadline import POOLS
 from cms.grants.network.proxy import Routes
 from cms.grants.secret_sources import Missing
@@ -47,20 +47,15 @@ class BadProxy(NotSent):
         self.found = found
 
 
-class _NoCookies(DefaultCookiePolicy):
-    """Accounts share one session, and must not share Entra's cookies."""
-
-    def __init__(self) -> None:
-        super().__init__(allowed_domains=[])
+# What requests says of itself, and that it takes compressed answers.
+_HEADERS = requests.utils.default_headers()
 
 
-def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """Stand in for ~/.netrc, whose `default` entry would go to Entra as an Authorization header."""
-    return request
+class HttpSession:
+    """Sends requests over connections that are kept. Threads may share it.
 
-
-class HttpSession(requests.Session):
-    """A session that threads may share: it keeps connections, and nothing else.
+    It is no `requests.Session`, which takes as long as the connection for what must not be: cookies that accounts share,
+    passwords of ~/.netrc, settings of the environment.
 
     Without `routes` no proxy is used. `trust` says which authorities count, and is asked again when that may have changed.
     """
@@ -68,30 +63,53 @@ class HttpSession(requests.Session):
     def __init__(
         self, routes: Routes | None = None, trust: Callable[[], tls.Authorities] = lambda: tls.SYSTEMS
     ) -> None:
-        super().__init__()
-        self.trust_env = False
-        self.cookies.set_policy(_NoCookies())
-        self.auth = _no_auth
         self.trust = trust
         self._routes = routes
         # Nothing is tried twice: that is the keeper's to decide, and so is Retry-After.
-        self.mount("https://", _Adapter(self))
+        self.adapters: dict[str, BaseAdapter] = {"https": _Adapter(self), "http": HTTPAdapter()}
+
+    def send(
+        self,
+        method: str,
+        url: str,
+        seconds: float,
+        *,
+        params: Mapping[str, str] | None = None,
+        data: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> requests.Response:
+        """Send a request once; return the response, whose body is still to be read. Raises requests' exceptions."""
+        request = requests.PreparedRequest()
+        request.prepare(method, url, {**_HEADERS, **(headers or {})}, data=data, params=params or None)
+        adapter = self.adapters[urlsplit(url).scheme]
+        return adapter.send(request, stream=True, timeout=seconds, proxies=self.proxies(url))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections. The next request makes new ones."""
+        for adapter in self.adapters.values():
+            adapter.close()
 
     def route(self, url: str) -> Route:
         """Return the way to an address."""
         return self._routes.to(url) if self._routes else Direct()
 
-    def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
-        settings = super().merge_environment_settings(url, proxies, stream, verify, cert)
+    def proxies(self, url: str) -> dict[str, str]:
+        """Return the proxy on the way to an address, as requests takes it. Raises NotSent."""
         found = self.route(url)
         if isinstance(found, Malformed):
             raise BadProxy(found)
-        if isinstance(found, Through) and self._routes:
-            try:
-                settings["proxies"] = {"https": self._routes.opened(found).url}
-            except Missing as missing:
-                raise NoPassword(str(missing)) from None
-        return settings
+        if isinstance(found, Direct) or self._routes is None:
+            return {}
+        try:
+            return {"https": self._routes.opened(found).url}
+        except Missing as missing:
+            raise NoPassword(str(missing)) from None
 
 
 class _Adapter(HTTPAdapter):

@@ -75,13 +75,13 @@ class TestTraps:
     def test_trap_4_every_request_has_a_deadline(self, entra: Entra, monkeypatch: pytest.MonkeyPatch) -> None:
         """MSAL's own HTTP waits for ever: each of our requests has what is left of its exchange's time."""
         seen: list[float] = []
-        send = requests.Session.send
+        send = requests.adapters.HTTPAdapter.send
 
-        def spy(self: requests.Session, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
+        def spy(self: Any, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
             seen.append(kwargs["timeout"])
             return send(self, request, **kwargs)
 
-        monkeypatch.setattr(requests.Session, "send", spy)
+        monkeypatch.setattr(requests.adapters.HTTPAdapter, "send", spy)
         Person(entra).redeem()
 
         assert 3 == len(seen)
@@ -412,7 +412,7 @@ OFFLINE = Grant(AUTHORITY, "client", ANN, (("https://x.test/A",),))
 
 def exchange(canned: Canned, grant: Grant = OFFLINE) -> ExchangeEnd:
     client = module.Entra()
-    client._session.mount("https://", canned)
+    client._session.adapters["https"] = canned
     return client.redeem(grant, grant.scope_sets[0], CACHE, "oid.tid")
 
 

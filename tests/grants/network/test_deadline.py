@@ -218,8 +218,8 @@ def test_a_connection_outlives_the_deadline_that_made_it(
     server = serve(patient)
     limit = due_in(monkeypatch)
     asked(session, "GET", server.url, server.ca, limit)
-    # As its timer would, had it not been stopped.
-    limit._shut()
+    # As the timer would, had it not been told of the end.
+    limit.shut()
     asked(session, "GET", server.url, server.ca, Deadline())
     session.close()
 

@@ -38,7 +38,7 @@ ENDLESS = b" " * (MAX_ANSWER + 1)
 
 def session(canned: Canned) -> HttpSession:
     opened = HttpSession()
-    opened.mount("https://", canned)
+    opened.adapters["https"] = canned
     return opened
 
 
@@ -161,7 +161,7 @@ def test_a_metadata_service_that_is_not_ready(status: int, seen: int) -> None:
     """What a machine's metadata service answers while it starts or is updated is a fault for now."""
     http = Metadata()
     canned = Canned((status, b"{}"))
-    http._session.mount("http://", canned)
+    http._session.adapters["http"] = canned
     reply = http.get("http://metadata.test/token", params={"resource": "x"}, headers={"Metadata": "true"})
 
     assert (status, seen) == (reply.status_code, http.status)
@@ -237,10 +237,9 @@ class TestDiscovery:
 class TestProxies:
     """The way that the configuration names, or the environment."""
 
-    def proxies_of(self, proxy: Proxy | None, environ: dict[str, str]) -> Any:
+    def proxies_of(self, proxy: Proxy | None, environ: dict[str, str]) -> dict[str, str]:
         """Return what a session makes of a request to the provider."""
-        session = HttpSession(Routes(proxy, environ))
-        return session.merge_environment_settings(TOKEN_ENDPOINT, {}, True, None, None)["proxies"]
+        return HttpSession(Routes(proxy, environ)).proxies(TOKEN_ENDPOINT)
 
     def test_the_configuration_counts_before_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """One proxy is the way, and the other one none."""
@@ -300,7 +299,7 @@ class TestProxies:
 
     def test_who_asks_is_said_in_utf_8(self) -> None:
         """RFC 7617 has user and password so; without a user nothing is said."""
-        adapter: Any = HttpSession().get_adapter(TOKEN_ENDPOINT)
+        adapter: Any = HttpSession().adapters["https"]
         expected = {"Proxy-Authorization": f"Basic {base64.b64encode('ann:ö'.encode()).decode()}"}
 
         assert expected == adapter.proxy_headers("http://ann:%C3%B6@company.test:1")
@@ -308,7 +307,7 @@ class TestProxies:
 
     def test_a_tunnel_keeps_to_the_deadline(self) -> None:
         """Connections through a proxy are ours as well."""
-        adapter: Any = HttpSession().get_adapter(TOKEN_ENDPOINT)
+        adapter: Any = HttpSession().adapters["https"]
 
         assert POOLS == adapter.proxy_manager_for("http://company.test:1").pool_classes_by_scheme
 
@@ -323,7 +322,7 @@ class TestProxies:
                 pass
 
         monkeypatch.setattr(requests.adapters, "SOCKSProxyManager", Manager)
-        adapter: Any = HttpSession().get_adapter(TOKEN_ENDPOINT)
+        adapter: Any = HttpSession().adapters["https"]
 
         assert {"https": None} == adapter.proxy_manager_for("socks5://127.0.0.1:1").pool_classes_by_scheme
 
