@@ -53,6 +53,9 @@ NEEDS_THUMBPRINT = tuple(map(int, msal.__version__.split(".")[:2])) < (1, 35)
 # MSAL has it since 1.33.
 _BROKER_ARGUMENT = "enable_broker_on_linux"
 
+# MSAL looks for this library on the disk whenever an app is made, to warn of old versions. cms does without it.
+sys.modules["msal_extensions"] = None  # type: ignore[assignment]  # how the import system is told that there is none
+
 # An application's credential, as MSAL takes it: "" for none, a secret, or a dictionary.
 Secret: TypeAlias = str | Mapping[str, Any]
 
@@ -226,6 +229,14 @@ def _is_miscall(error: Exception) -> bool:
     return isinstance(error, TypeError) and _MISCALLED.search(str(error)) is not None
 
 
+class _Cache(msal.SerializableTokenCache):  # type: ignore[misc]  # MSAL has no types
+    """MSAL's cache of one exchange."""
+
+    def parts(self, *names: str) -> dict[str, dict[str, Any]]:
+        """Return these parts of the cache, where it has them. `serialize` would write them all, and indent them."""
+        return {name: self._cache[name] for name in names if name in self._cache}
+
+
 class Call(Exchange):
     """One exchange with Entra: a fresh MSAL app with a new cache and a new HTTP client.
 
@@ -238,7 +249,7 @@ class Call(Exchange):
 
     def __init__(self, grant: Grant, secret: Secret, cache: str, http: Http, *, broker: bool = False) -> None:
         super().__init__(grant, http)
-        self._cache = msal.SerializableTokenCache()
+        self._cache = _Cache()
         self._cache.deserialize(cache or None)
         kind = msal.ConfidentialClientApplication if secret else msal.PublicClientApplication
         if broker and _BROKER_ARGUMENT not in inspect.signature(kind).parameters:
@@ -277,12 +288,11 @@ class Call(Exchange):
         refresh_tokens = self._cache.search(self._cache.CredentialType.REFRESH_TOKEN)
         for each in [each for each in refresh_tokens if self._successor and each["secret"] == self._redeemed]:
             self._cache.update_rt(each, self._successor)
-        cache = json.loads(self._cache.serialize())
-        return json.dumps({name: cache[name] for name in _KEPT if name in cache}, sort_keys=True)
+        return json.dumps(self._cache.parts(*_KEPT), sort_keys=True)
 
     def keep_unrotated(self, refresh_token: str) -> None:
         """Keep an imported refresh token if no successor came: it stays valid then."""
-        cache = json.loads(self._cache.serialize())
+        cache = self._cache.parts("RefreshToken", "Account")
         accounts = [] if cache.get("RefreshToken") else list(cache.get("Account", {}).values())
         for account in accounts:
             uid, _, utid = account["home_account_id"].partition(".")
