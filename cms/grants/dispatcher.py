@@ -19,7 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from cms.core import refusals
 from cms.core.json_lines import Garbled, Lines
@@ -66,7 +66,6 @@ class Job:
     deadline: float
     conversation: Conversation | None = None
     answered: bool = False
-    thread: threading.Thread | None = field(default=None, repr=False)
 
 
 class Dispatcher:
@@ -85,6 +84,10 @@ class Dispatcher:
         self._running: set[Job] = set()
         self._abandoned: set[Job] = set()
         self._signing_in: dict[int, Job] = {}
+        # What the threads take: a job each, or None to end.
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        # How many threads have nothing to do. They are kept: to start one takes as long as a tenth of a redemption.
+        self._free = 0
         # What threads hand to the main thread: a prompt to send, or a job with its outcome.
         self._results: queue.SimpleQueue[Prompt | tuple[Job, Ended]] = queue.SimpleQueue()
         self._wake_read, self._wake_write = socket.socketpair()
@@ -135,6 +138,9 @@ class Dispatcher:
     def _rest(self) -> bool:
         """Free connections and memory while there is nothing to do; return whether the worker may exit."""
         self._resting = True
+        for _ in range(self._free):
+            self._jobs.put(None)
+        self._free = 0
         if self._service:
             self._service.rest()
         return self._service is None or not self._service.stays
@@ -187,15 +193,19 @@ class Dispatcher:
             self._launch(job)
 
     def _launch(self, job: Job) -> None:
-        job.thread = threading.Thread(target=self._work, args=(job,), daemon=True)
-        job.thread.start()
+        self._jobs.put(job)
+        if self._free:
+            self._free -= 1
+        else:
+            threading.Thread(target=self._work, daemon=True).start()
 
-    def _work(self, job: Job) -> None:
-        try:
-            outcome: Ended = job.work()
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the daemon gets an answer
-            outcome = unexpected(error)
-        self._tell((job, outcome))
+    def _work(self) -> None:
+        while job := self._jobs.get():
+            try:
+                outcome: Ended = job.work()
+            except BaseException as error:  # noqa: BLE001 - whatever it is, the daemon gets an answer
+                outcome = unexpected(error)
+            self._tell((job, outcome))
 
     def _tell(self, result: Prompt | tuple[Job, Ended]) -> None:
         """Hand something to the main thread."""
@@ -216,6 +226,7 @@ class Dispatcher:
                     self._send(result)
                 continue
             job, outcome = result
+            self._free += 1
             self._running.discard(job)
             self._abandoned.discard(job)
             self._signing_in.pop(job.question.number, None)
@@ -248,9 +259,13 @@ class Dispatcher:
         for number in self._signing_in:
             self._pass_on(Cancel(number))
         deadline = time.monotonic() + FINISH_SECONDS
-        for job in (*self._running, *self._abandoned, *self._signing_in.values()):
-            assert job.thread is not None, "only pending jobs have none"
-            job.thread.join(max(0.0, deadline - time.monotonic()))
+        unfinished = {*self._running, *self._abandoned, *self._signing_in.values()}
+        self._free += len(unfinished)
+        with suppress(queue.Empty):
+            while unfinished:
+                result = self._results.get(timeout=max(0.0, deadline - time.monotonic()))
+                if not isinstance(result, Prompt):
+                    unfinished.discard(result[0])
         self._rest()
         for sock in (self._wake_read, self._wake_write):
             sock.close()

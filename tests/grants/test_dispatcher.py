@@ -116,6 +116,30 @@ class TestDispatcher:
         assert Done(1, TOKEN) == last
         assert 0 == broker.status
 
+    @pytest.mark.parametrize("rests", [False, True])
+    def test_threads_are_kept(self, *, rests: bool) -> None:
+        """A question is worked on in the thread of the one before, unless the worker has rested since: then that has ended."""
+        threads: list[threading.Thread] = []
+
+        def work(_scopes: Scopes) -> Outcome:
+            threads.append(threading.current_thread())
+            return TOKEN
+
+        fake = FakeService(work)
+        fake.keeps_a_secret = True
+        # While the clock stands still, only an idle time of nothing passes.
+        with dispatched(Open("", idle=0.0 if rests else 5.0), fake, lambda: 0.0) as broker:
+            broker.acquire(GRANT)
+            if rests:
+                threads[0].join(PATIENCE)
+            broker.acquire(GRANT)
+            broker.sock.close()
+
+        assert rests is (threads[0] is not threads[1])
+        for each in threads:
+            each.join(PATIENCE)
+            assert not each.is_alive()
+
     def test_many_at_once(self) -> None:
         """More questions than threads are all answered, with never more threads than there may be."""
         running = threading.Semaphore(dispatcher.THREADS)
