@@ -274,7 +274,7 @@ class App:
         while True:
             self._news = trio.Event()
             accounts = self.registry.config.accounts
-            self._systemd.status(as_systemd(self.registry.rows(), self._troubles))
+            self._systemd.status(as_systemd(await self.registry.rows_in_turns(), self._troubles))
             await self._news.wait()
             await trio.sleep(max(STATUS_PAUSE, len(accounts) * STATUS_PAUSE_EACH))
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
+import pytest
 import trio
 from support.trio_run import FakeClock, in_trio_clock
 
@@ -14,6 +15,7 @@ from cms.core.accounts import Account, Grant, Scopes, Source, Unclear
 from cms.core.lifecycle import Granted, Outcome, Refused, SignInFacts, Trouble
 from cms.core.status import LONG_TOKEN
 from cms.core.words import MEMORY_WARNING
+from cms.daemon import registry as module
 from cms.daemon.registry import Change, Registry
 from cms.grants.messages import Prompt
 
@@ -184,3 +186,21 @@ async def test_without_a_daemon_nothing_is_asked_for() -> None:
     world.registry.signed_in(account(ANN).grant, world.token(who=ANN))
 
     assert ([], [(ANN, False)]) == (waiting, world.told())
+
+
+@in_trio_clock
+async def test_rows_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are the same rows; others run between them, and what a reload removes meanwhile has none."""
+    monkeypatch.setattr(module, "ROWS_IN_A_TURN", 1)
+    registry = World(account(ANN), account(BOB)).registry
+
+    async def reload() -> None:
+        registry.apply(config(account(ANN)))
+        await trio.lowlevel.checkpoint()
+
+    assert registry.rows() == await registry.rows_in_turns()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reload)
+        rows = await registry.rows_in_turns()
+
+    assert [ANN] == [row.user for row in rows]
