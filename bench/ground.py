@@ -9,10 +9,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from itertools import count
 from pathlib import Path
+from shutil import copytree
 from tempfile import TemporaryDirectory
 from typing import TypeVar
+
+import structlog
 
 from bench.entra import Sandbox, sandbox
 from bench.programs import Command, Tools
@@ -103,6 +107,10 @@ class Ground:
         """The interpreter that everything is compared with."""
         return self.cms[0].python
 
+    def importing(self, statement: str) -> list[str]:
+        """Return the command of that interpreter that runs a statement. It finds structlog, which cms itself does without."""
+        return [self.python, "-c", f"import sys; sys.path.append({str(self.folder / 'yardstick')!r}); {statement}"]
+
     def pick(self, long: T, short: T) -> T:
         """Return how much of something is measured."""
         return short if self.short else long
@@ -121,6 +129,7 @@ def ground(*, installed: str = "", revision: str = "", short: bool = False) -> I
         folder = Path(name)
         folder.chmod(0o755)
         (folder / "tools").mkdir(mode=0o755)
+        copytree(Path(structlog.__file__).parent, folder / "yardstick" / "structlog")
         found = [Installation(CMS, Path(installed)) if installed else install(CMS, ROOT, folder / CMS)]
         if revision:
             named = check_out(revision, folder / "source")
@@ -138,7 +147,7 @@ def environment(home: Path, **more: str) -> dict[str, str]:
 _VERSIONS = """
 import platform
 from importlib.metadata import version
-libraries = (f"{name} {version(name)}" for name in ("trio", "structlog", "platformdirs", "msal", "cryptography"))
+libraries = (f"{name} {version(name)}" for name in ("trio", "platformdirs", "msal", "cryptography"))
 print(platform.python_version(), *libraries, sep=", ")
 """
 
@@ -154,6 +163,6 @@ def machine(python: str) -> dict[str, str]:
     return {
         "machine": f"{os.cpu_count()} x {names[0] if names else platform.machine()}, Linux {platform.release()}",
         "system": f"{platform.freedesktop_os_release().get('PRETTY_NAME', '')}: {packages}",
-        "Python": said([python, "-c", _VERSIONS]),
+        "Python": f"{said([python, '-c', _VERSIONS])}, structlog {version('structlog')}",
         "cms": said(["git", "-C", ROOT, "describe", "--always", "--dirty"]) or "no checkout",
     }

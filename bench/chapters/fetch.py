@@ -8,12 +8,13 @@ from functools import partial
 
 from bench.broker import Broker, broker
 from bench.entra import user
-from bench.ground import CMS, Ground
+from bench.ground import CMS, INSIDE, Ground
 from bench.measure import Figures, Run, Section, Target
 from bench.peers import MUTT, OIDC_AGENT, ORIGINAL, PIZAUTH, running
 from bench.programs import Command, ask, until
 
 BARE, PASS = "a bare interpreter", "python3 -c pass"
+_LEAST, _ONLY = "the least in Python", "a request and its reply"
 FETCH, REFUSAL = "one fetch", "a refusal"
 _TYPED = "cms --help", "cms status", "a completion"
 
@@ -34,6 +35,7 @@ TARGETS = (
         for each in _TYPED
     ),
     Target("the stand-in, time, beside a bare interpreter", (ORIGINAL, FETCH, "wall"), (BARE, PASS, "wall")),
+    Target("the least in Python, memory, beside a bare interpreter", (_LEAST, _ONLY, "memory"), (BARE, PASS, "memory")),
 )
 
 
@@ -46,7 +48,11 @@ def measure(ground: Ground) -> Section:
             each.start()
         size = len(ask(brokers[0].sock, f"SMTP {user(0)}\n"))
         peers = running(stack, ground, ORIGINAL, OIDC_AGENT, MUTT, PIZAUTH, size=size)
-        runs = [Run(BARE, PASS, partial(ground.tools.once, [ground.python, "-c", "pass"], brokers[0].environment))]
+        least: Command = [ground.python, INSIDE / "least_client.py", brokers[0].sock, user(0)]
+        runs = [
+            Run(BARE, PASS, partial(ground.tools.once, [ground.python, "-c", "pass"], brokers[0].environment)),
+            Run(_LEAST, _ONLY, partial(ground.tools.once, least, brokers[0].environment)),
+        ]
         runs += [run for each in brokers for run in _of_cms(ground, each)]
         runs += [Run(each.who, FETCH, partial(ground.tools.once, each.command, each.environment)) for each in peers]
         section.take_turns(runs, ground.pick(60, 3), warm_up=True)

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
-import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,11 +32,9 @@ LOGIN_URL = (
 
 
 @pytest.fixture(autouse=True)
-def _restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _restored() -> Iterator[None]:
     """Leave the process's logging as it was."""
-    monkeypatch.setattr(logs, "_batches", logs._Batches())
     yield
-    structlog.reset_defaults()
     logging.captureWarnings(False)
     logging.basicConfig(handlers=[], force=True)
 
