@@ -215,7 +215,7 @@ NOTHING_KNOWN = SignInFacts(persisted=None)
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """The provider gave a token. `issued` is the boot-clock moment at which its answer arrived, `expires_in` seconds.
+    """The provider gave a token. `issued` is the boot-clock moment at which it was asked for, `expires_in` seconds.
 
     If the provider also sent a new refresh token, that is already on disk. `note` is for whoever asked for this sign-in, ""
     for nothing.

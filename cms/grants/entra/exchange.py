@@ -214,11 +214,14 @@ class Exchange:
         return Transient(trouble, self.http.retry_after)
 
     def granted(self, result: Mapping[str, Any], scopes: Scopes, who: str) -> Granted:
-        """Return the token, its lifetime counted from when the answer arrived."""
+        """Return the token, its lifetime counted from when it was asked for.
+
+        The machine may have been suspended for hours while the answer lay in its own buffers.
+        """
         life = token_answer.life(result["expires_in"]) or 0.0
         return Granted(
             result["access_token"],
-            self.http.answered,
+            self.http.asked,
             life,
             _granted_scopes(result, scopes),
             sign_in=SignInFacts(who=who),
@@ -271,9 +274,9 @@ class Call(Exchange):
         """True if Microsoft's broker is used. MSAL silently goes on without a broker that does not start."""
         return bool(self.app._enable_broker)  # noqa: SLF001 - there is no other way to know
 
-    def arrived(self, moment: float) -> None:
-        """Set when the answer arrived, on the boot clock: the answer of Microsoft's broker does not come over HTTP."""
-        self.http.answered = moment
+    def counts_from(self, moment: float) -> None:
+        """Set from when a token's life counts, on the boot clock: Microsoft's broker is not asked over HTTP."""
+        self.http.asked = moment
 
     def account(self, home_account_id: str) -> dict[str, Any]:
         """Return what MSAL knows of an account."""

@@ -117,7 +117,7 @@ def _ask(call: Call, question: Callable[[], Any], who: str = "") -> Future[Resul
 
     def run() -> Result:
         result = call.ask(lambda: translated(question), who)
-        call.arrived(time.clock_gettime(time.CLOCK_BOOTTIME))
+        call.counts_from(time.clock_gettime(time.CLOCK_BOOTTIME))
         return result
 
     return threads.start(run)

@@ -64,7 +64,8 @@ class Http:
         self.deadline = deadline
         self.status = 0
         self.retry_after = 0.0
-        self.answered = 0.0
+        # When the last request was sent, on the boot clock.
+        self.asked = 0.0
         # Something was sent, and how it ended is not known.
         self.unsure = False
         # Gets the form that was sent and its answer, and returns the answer for MSAL.
@@ -92,6 +93,7 @@ class Http:
 
     def _send(self, method: str, url: str, **kwargs: Any) -> HttpReply:
         self.status, self.retry_after, self.unsure = 0, 0.0, True
+        self.asked = time.clock_gettime(time.CLOCK_BOOTTIME)
         try:
             reply = fetch(self._session, method, url, self.deadline, **kwargs)
         except NotSent:
@@ -100,7 +102,6 @@ class Http:
         except requests.RequestException:
             self.unsure = self.deadline.reached
             raise
-        self.answered = time.clock_gettime(time.CLOCK_BOOTTIME)
         self.status = reply.status_code
         self.retry_after = retry_after(reply)
         return reply

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from concurrent.futures import Future
 from email.utils import formatdate
 from pathlib import Path
@@ -63,7 +64,22 @@ class TestRequests:
         sent = canned.sent[0]
         assert (f"{TOKEN_ENDPOINT}?p=1", "d=2", "3") == (sent.url, sent.body, sent.headers["H"])
         assert (200, False) == (http.status, http.deadline.cut)
-        assert http.answered
+        assert http.asked
+
+    def test_a_suspend_while_an_answer_is_under_way(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A token's life counts from the question: an answer that lay in a sleeping machine is no younger for it."""
+        now = [1.0]
+        monkeypatch.setattr(time, "clock_gettime", lambda _clock: now[0])
+
+        class Suspended(Canned):
+            def send(self, *given: Any, **named: Any) -> requests.Response:
+                now[0] += 2 * 60 * 60
+                return super().send(*given, **named)
+
+        http = client(Suspended((200, b"{}")))
+        http.post(TOKEN_ENDPOINT)
+
+        assert 1.0 == http.asked
 
     def test_discovery_is_not_asked_for_again(self) -> None:
         """MSAL's GET is answered with what is known."""
