@@ -11,7 +11,7 @@ import signal
 import sys
 
 # Ctrl-C ends this process without a word until the file runs: the process that has started it tells the person.
-if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import ctypes
@@ -55,6 +55,9 @@ def run(file: str) -> Config | ConfigError:
         return load(file)
     except ConfigError as error:
         return error
+    except KeyboardInterrupt:
+        # While cms makes a `Config` of what the file has said.
+        return ConfigError(file, None, "it was interrupted")
     finally:
         # What the file prints comes before what cms says of it.
         for stream in (sys.stdout, sys.stderr):

@@ -29,7 +29,7 @@ LOAD_SECONDS = 10.0
 
 # The process itself says when the time is over, and where the file is then. If it does not, it is killed this much later:
 # time to start Python on a slow machine, and to send a long answer.
-MARGIN_SECONDS = 5.0
+MARGIN_SECONDS = 10.0
 
 # How long the process takes to end after its answer, or to write on when it has begun to say where the file is. Both take
 # a millisecond on a quiet machine.

@@ -7,10 +7,10 @@ and tenants have several domains. office365.py refuses what is certainly wrong.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from cms.core.accounts import Grant, Registration, Scopes, registration_of
-from cms_oauth.frozen import dataclass
 from cms_oauth.microsoft import (
     ANY_TENANT,
     INITIAL_DOMAINS,
@@ -24,6 +24,7 @@ from cms_oauth.microsoft import (
 )
 
 
+# The standard decorator: there is one for each account.
 @dataclass(frozen=True, slots=True)
 class Case:
     """The account that the rules look at. `user` is its mailbox, `grant.login` who signs in. `scopes` may be empty."""

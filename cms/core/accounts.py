@@ -7,6 +7,7 @@ shared mailbox: they need one sign-in together.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, cached_property
@@ -125,8 +126,8 @@ class Proxy:
         return not any(each == "*" or name.endswith(f".{each.lower().removeprefix('.')}") for each in self.no_proxy)
 
 
-# Without slots: `key` is cached in the instance's dictionary.
-@dataclass(frozen=True)
+# Without slots: `key` is cached in the instance's dictionary. The standard decorator: there may be ten thousand of them.
+@dataclasses.dataclass(frozen=True)
 class Grant:
     """One sign-in, and everything that a token request for it needs. Times are seconds.
 
@@ -194,7 +195,8 @@ class StoredSignIn:
         return stored_sign_in(self.key, self.authority, self.client_id, self.name)
 
 
-@dataclass(frozen=True, slots=True)
+# The standard decorator: there may be ten thousand of them.
+@dataclasses.dataclass(frozen=True, slots=True)
 class Account:
     """What a mail program asks for by name. `user` goes into the SASL string; the token comes from `grant`.
 

@@ -15,7 +15,7 @@ import pytest
 from support.configuration import Loader
 from support.waiting import until
 
-from cms.config import child
+from cms.config import __main__, child
 from cms.config.child import Loader as Children
 from cms.config.child import load
 from cms.config.model import Config, ConfigError
@@ -151,7 +151,7 @@ os.chdir("/")
             GOOD
             + f"""\
 import json, os, signal, subprocess
-handlers = [signal.getsignal(each) is signal.SIG_DFL for each in (signal.SIGTERM, signal.SIGALRM, signal.SIGUSR1)]
+handlers = [signal.getsignal(each) is signal.SIG_DFL for each in (signal.SIGHUP, signal.SIGALRM, signal.SIGUSR1)]
 handlers.append(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
 held = subprocess.run(["ls", "/proc/self/fd"], close_fds=False, capture_output=True, text=True).stdout.split()
 open({str(tmp_path / "seen")!r}, "w").write(json.dumps([handlers, held]))
@@ -370,6 +370,19 @@ class TestParent:
         os.close(ours)
 
         assert (0, True) == (status, b"Who? " in said), said
+
+
+def test_ctrl_c_after_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C that comes while cms makes a configuration of what the file has said is no traceback either."""
+
+    def interrupted(_path: str) -> Config:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(__main__, "load", interrupted)
+    said = __main__.run("/x/cms.cfg")
+
+    assert isinstance(said, ConfigError)
+    assert ("/x/cms.cfg", None, "it was interrupted", "") == said.args
 
 
 class TestAhead:
