@@ -148,9 +148,9 @@ class Hooks:
         return {hook: told.get(hook) or first_heard(facts) for hook in self._hooks} if facts else {}
 
     def changed(self, key: str) -> None:
-        """Log what has changed for a grant, and soon check what to tell the hooks, if there are any but the log."""
-        again = self._tell_log(key)
-        self._looks[key] = again if self._hooks == (LOG,) else 0.0
+        """Log what has changed for a grant, and soon check what to tell the hooks."""
+        self._tell_log(key)
+        self._looks[key] = 0.0
         self._nudge.set()
 
     def wake(self) -> None:
@@ -191,14 +191,12 @@ class Hooks:
                 self._put(hook, key, notice)
         return hearing.again
 
-    def _tell_log(self, key: str) -> float:
-        """Log what has changed for a grant; return when to check again."""
+    def _tell_log(self, key: str) -> None:
         facts = self._facts(key)
         if facts is None:
-            return 0.0
-        again = self._hear(LOG, key, facts, self._clock.boot())
+            return
+        self._hear(LOG, key, facts, self._clock.boot())
         self._remark(facts)
-        return again
 
     def _remark(self, facts: Facts) -> None:
         for remark in facts.remarks:

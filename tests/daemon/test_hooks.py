@@ -23,7 +23,7 @@ from support.configuration import loader
 from support.contrib import ROOT
 from support.fragments import blocks
 from support.log import capture_logs
-from support.trio_run import FakeClock, in_trio, in_trio_clock, in_trio_jumps, jump, until
+from support.trio_run import FakeClock, in_trio, in_trio_jumps, jump, until
 
 from cms.core.forecast import Forecast
 from cms.core.hooks import EVENTS, REMIND_SECONDS, USUAL_EVENTS, Hook
@@ -397,26 +397,6 @@ class TestHooks:
             ("warning", "sign-in-required", ANN, "the password was changed", "sign in again"),
             ("info", "signed-in", ANN, "the sign-in gave a token", None),
         ] == [(each["log_level"], each["notice"], each["account"], each["event"], each.get("do")) for each in lines]
-
-    @in_trio_clock
-    async def test_the_log_alone_looks_once(self, world: World) -> None:
-        """What has just been logged is not looked at again for the hooks, unless there are some."""
-        looks: list[str] = []
-
-        def facts(key: str) -> Facts | None:
-            looks.append(key)
-            return world.facts.get(key)
-
-        world.hooks = Hooks(facts, world.clock, world.environ)
-        async with world.running():
-            for hooks, expected in (((), 1), ((world.noting(),), 2)):
-                world.apply(*hooks)
-                await trio.sleep(1.0)
-                looks.clear()
-                world.change("a", well(world.clock.boot()))
-                await trio.sleep(1.0)
-
-                assert expected == len(looks)
 
     @in_trio
     async def test_a_remark_is_in_the_log_once(self, world: World) -> None:
