@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import getpass
-import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -15,10 +14,11 @@ from typing import Any
 
 from cms.cli.client import Remote
 from cms.cli.failure import Failure
-from cms.system.files import oddity, place_new, write_private
+from cms.system.files import oddity, open_regular, place_new, write_private
 from cms_oauth import expand
 from cms_oauth.addresses import bare, is_address
 from cms_oauth.expand import literal
+from cms_oauth.json_object import read_object
 from cms_oauth.moves import Command, cms
 
 # The one format whose sign-in may be in the keyring, under the mail address.
@@ -74,8 +74,8 @@ def is_ours(place: str, source: str) -> bool:
     if source:
         return source == OURS
     # For a file that only the daemon can read, the user gives --from.
-    with suppress(OSError, ValueError, AttributeError), Path(place).open("rb") as file:
-        return json.loads(file.readline(_MAX_HEADER)).get("format") in _FIRST_WORDS
+    with suppress(OSError, ValueError), open_regular(place) as file:
+        return read_object(file.readline(_MAX_HEADER)).get("format") in _FIRST_WORDS
     return False
 
 

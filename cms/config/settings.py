@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
-from pathlib import Path
 
 from cms.config import arguments, trust
 from cms.config.arguments import Given, Mistake, optional
 from cms.config.draft import Draft
 from cms.core.accounts import Proxy, Source
 from cms.core.hooks import EVENTS, GRACE_SECONDS, REMIND_SECONDS, USUAL_EVENTS, Hook
+from cms.system.files import read_regular
+
+# Where certificates are looked for, in bytes: a file with all public authorities has a quarter of a megabyte.
+MOST_AUTHORITIES = 4 * 1024 * 1024
 
 # People stop reading reminders that come more often than this.
 MIN_REMIND = 60.0
@@ -77,7 +80,7 @@ def tls(draft: Draft, ca: Given) -> None:
 def ca_fault(path: str) -> str:
     """Return why a file has no certificate authorities, "" if it may have some."""
     try:
-        certificates = Path(path).read_bytes()
+        certificates = read_regular(path, MOST_AUTHORITIES)
     except OSError as error:
         return f"cannot be read: {path}: {error.strerror}"
     return "" if b"-----BEGIN CERTIFICATE-----" in certificates else f"contains no certificate in PEM form: {path}"

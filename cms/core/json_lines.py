@@ -16,6 +16,8 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, TypeAlias, get_args, get_origin, get_type_hints
 
+from cms_oauth.json_object import read_object
+
 Convert: TypeAlias = Callable[[Any], Any]
 
 _PLAIN = frozenset({str, int, float, bool, NoneType})
@@ -33,13 +35,9 @@ def pack(message: Mapping[str, Any]) -> bytes:
 def unpack(line: bytes) -> dict[str, Any]:
     """Return the object in a line. Raises Garbled."""
     try:
-        message = json.loads(line)
-    # Python's JSON parser recurses for each bracket.
-    except (ValueError, RecursionError):
-        raise Garbled("a line that is not JSON") from None
-    if not isinstance(message, dict):
-        raise Garbled("a line that is not a JSON object")
-    return message
+        return read_object(line)
+    except ValueError:
+        raise Garbled("a line that is not a JSON object") from None
 
 
 class Lines:

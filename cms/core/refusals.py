@@ -6,7 +6,6 @@ and give the number to look up; the provider's text is never repeated.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,6 +15,7 @@ from cms.core.accounts import Grant, registration_of
 from cms.core.lifecycle import Granted, Outcome, Refused, Transient, Trouble
 from cms_oauth import moves
 from cms_oauth.diagnosis.entra import AGAIN, NO_IDENTITY, WAIT_OR_AGAIN, origin_of, row_of, row_of_application
+from cms_oauth.json_object import read_object
 
 # The only text of an answer that is quoted: identifiers. Entra's are not longer than this.
 _IDENTIFIER = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -151,6 +151,7 @@ def _claims(value: object) -> str:
     if not isinstance(value, str) or len(value) > _MAX_CLAIMS:
         return ""
     try:
-        return value if isinstance(json.loads(value), dict) else ""
+        read_object(value)
     except ValueError:
         return ""
+    return value

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from cms.core.accounts import Source
 from cms.core.lifecycle import Transient, Trouble
+from cms.system.files import open_regular, read_regular
 from cms_oauth.moves import RETRIES, Move
 
 # A command may wait for gpg-agent or the network. This leaves some of messages.QUESTION_SECONDS for the rest.
@@ -46,10 +47,8 @@ def read_private(path: str, closed_to: int = 0o077) -> bytes:
     `closed_to` are the permission bits that it must not have.
     """
     try:
-        with Path(path).open("rb") as file:
+        with open_regular(path) as file:
             status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise Missing("is not a regular file")
             if status.st_uid not in (os.geteuid(), 0):
                 raise Missing(f"belongs to uid {status.st_uid}, not to uid {os.geteuid()}")
             if status.st_mode & closed_to:
@@ -69,7 +68,7 @@ def read_credential(name: str, environ: Mapping[str, str]) -> bytes:
     if not folder:
         raise Absent("does not exist: CREDENTIALS_DIRECTORY is not set")
     try:
-        return (Path(folder) / name).read_bytes()[:MAX_SECRET]
+        return read_regular(Path(folder) / name, MAX_SECRET)
     except FileNotFoundError:
         if not Path(folder).is_dir():
             raise Absent(f"does not exist: CREDENTIALS_DIRECTORY names {folder}, which is no folder") from None

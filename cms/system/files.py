@@ -9,6 +9,7 @@ import stat
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 # Things at a path that are not regular files, in words.
 _ODDITIES = {
@@ -63,6 +64,27 @@ def oddity(path: Path) -> str:
     except OSError:
         return ""
     return _ODDITIES.get(stat.S_IFMT(mode), "")
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """Open a file to read it. Raises OSError, also for what is no regular file and for what can be no file's name."""
+    try:
+        # O_NONBLOCK: opening a pipe would wait for a writer. O_NOCTTY: a terminal would become this process's own.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except ValueError:
+        # A NUL, or a surrogate that stands for no byte.
+        raise OSError(errno.EINVAL, "no file can have this name") from None
+    kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
+    if kind == stat.S_IFREG:
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, f"it is {_ODDITIES[kind]}, not a regular file", str(path))
+
+
+def read_regular(path: str | Path, most: int) -> bytes:
+    """Return the content of a file, at most so many bytes of it. Raises OSError as `open_regular` does."""
+    with open_regular(path) as file:
+        return file.read(most)
 
 
 def write_private(

@@ -14,13 +14,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cms.system import users
-from cms.system.files import make_folders
+from cms.system.files import make_folders, read_regular
 
 # A file in the state folder that a daemon locks while it runs. It is never removed, because then two daemons could each
 # lock a file with this name.
 LOCK_FILE = "daemon.lock"
 # What a daemon writes into it beside its process id.
 DAEMON = "daemon"
+# More than it writes, in bytes.
+_LONGEST = 100
 
 
 class NotOurs(Exception):
@@ -94,7 +96,7 @@ def daemon_of(folder: str) -> int | None:
     """
     try:
         lock = Path(folder, LOCK_FILE)
-        pid, _, what = lock.read_text(errors="replace").strip().partition(" ")
+        pid, _, what = read_regular(lock, _LONGEST).decode(errors="replace").strip().partition(" ")
         inode = str(lock.stat().st_ino)
         held = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
     except OSError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import subprocess
 from collections.abc import Callable
@@ -123,8 +124,8 @@ def test_without_daemons_too(machines: tuple[Daemon, Daemon], entra: Entra) -> N
     assert not serves(there, BOB)
 
 
-def test_what_no_account_has_is_named_with_its_line(machines: tuple[Daemon, Daemon], entra: Entra) -> None:
-    """With what to put into the configuration; the others are imported. Put in, it is imported as well."""
+def test_what_no_account_has_is_named_with_its_values(machines: tuple[Daemon, Daemon], entra: Entra) -> None:
+    """The others are imported. With an account that has these values, it is imported as well."""
     here, there = machines
     here.sign_in(BOB, entra)
     there.configure(configuration(there, entra, ANN))
@@ -134,10 +135,12 @@ def test_what_no_account_has_is_named_with_its_line(machines: tuple[Daemon, Daem
 
     assert 1 == status
     assert f"{ANN}: imported" in said
-    (line,) = [each.strip() for each in said.splitlines() if each.strip().startswith("Office365_Account(")]
-    assert f'user="{BOB}"' in line
+    values = dict(re.findall(r"^ {4}(\w+): (\S+)$", said, re.MULTILINE))
+    assert BOB == values["user"]
     with there.config.open("a") as config:
-        config.write(f'more = {line}\nCredentialServer("{there.sockets}/more.sock", accounts=[more])\n')
+        config.write(
+            f'more = Office365_Account(**{values!r})\nCredentialServer("{there.sockets}/more.sock", accounts=[more])\n'
+        )
     assert 0 == bring(there, file, f"--account={BOB}")[0]
 
 

@@ -145,14 +145,14 @@ def test_an_entry_of_the_keyring_is_named(
 
 
 def test_a_refusal_says_what_to_do(daemon: Daemon, signed_in: SignedIn) -> None:
-    """Another application: both are named, and the line to write; nothing is stored."""
+    """Another application: both are named, and what to write; nothing is stored."""
     path = daemon.home / "user@domain.com.tokens"
     path.write_bytes(made.mutt_file(signed_in, client_id="another"))
     ended = run(daemon, command("mutt_oauth2.py"))
 
     assert (1, "") == (ended.returncode, ended.stdout)
     assert "was signed in with the application another, and the account uses" in ended.stderr
-    assert 'client_id="another"' in ended.stderr
+    assert "name it in client_id= of the account" in ended.stderr
     assert not list((daemon.home / "state").rglob("*.vault"))
 
 

@@ -148,7 +148,7 @@ class TestProcess:
             status, printed = worker.end()
 
         assert 65 == status
-        assert "error: the daemon sent a line that is not JSON\n" == printed
+        assert "error: the daemon sent a line that is not a JSON object\n" == printed
 
     def test_a_keys_command_can_be_stopped(self) -> None:
         """The worker ignores the signals that end programs, and what it starts does not."""

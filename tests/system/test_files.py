@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from cms.system.files import has_acl, make_folders, oddity, place_new, sweep_drafts, write_private
+from cms.system.files import has_acl, make_folders, oddity, place_new, read_regular, sweep_drafts, write_private
 
 
 def names_in(folder: Path) -> set[str]:
@@ -197,3 +199,54 @@ def test_access_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
         monkeypatch.setattr(os, "getxattr", answer)
         assert expected == has_acl(tmp_path)
+
+
+def _a_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def _a_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+
+
+def _a_folder(path: Path) -> None:
+    path.mkdir()
+
+
+def _a_device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (_a_pipe, "it is a pipe, not a regular file"),
+        (_a_folder, "it is a folder, not a regular file"),
+        (_a_device, "it is a device, not a regular file"),
+        (_a_socket, os.strerror(errno.ENXIO)),
+    ],
+)
+def test_only_a_regular_file_is_read(tmp_path: Path, made: Callable[[Path], None], said: str) -> None:
+    """Anything else is one error at once: nothing waits for a writer, and nothing is read without end."""
+    path = tmp_path / "it"
+    made(path)
+    with pytest.raises(OSError, match=said) as caught:
+        read_regular(path, 100)
+
+    assert said == caught.value.strerror
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a\ud800"])
+def test_what_can_be_no_files_name_is_an_error_of_the_system(name: str) -> None:
+    """And not a ValueError, which would be a bug."""
+    with pytest.raises(OSError, match="no file can have this name"):
+        read_regular(f"/tmp/{name}", 100)
+
+
+def test_a_file_is_read_up_to_a_limit(tmp_path: Path) -> None:
+    """As many bytes as asked for, and no more."""
+    path = tmp_path / "file"
+    path.write_bytes(b"abcdef")
+
+    assert (b"abc", b"abcdef") == (read_regular(path, 3), read_regular(str(path), 100))

@@ -6,7 +6,6 @@ in a thread with a deadline, so a resolver, server or daemon that hangs affects 
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
@@ -32,6 +31,7 @@ from cms_oauth import dial, expand, paths, wire
 from cms_oauth.addresses import bare
 from cms_oauth.claims import claims_of
 from cms_oauth.expand import Unusable
+from cms_oauth.json_object import read_object
 from cms_oauth.peer import ROOT
 
 T = TypeVar("T")
@@ -264,7 +264,7 @@ def _ask(examination: Examination, account: Account, protocol: str) -> tuple[Ask
 
 def _understood(account: Account, protocol: str, text: bytes) -> tuple[Asked, str]:
     try:
-        answer = json.loads(text)
+        answer = read_object(text)
         refused = answer.get("error")
         if refused:
             code, message, hint = (str(refused.get(name, "")) for name in ("code", "message", "hint"))

@@ -5,7 +5,6 @@ Other modules say what the facts mean, so that tests of that need no real machin
 
 from __future__ import annotations
 
-import errno
 import importlib.metadata
 import os
 import re
@@ -16,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from io import TextIOWrapper
 from pathlib import Path
 
 from cms.cli.doctor.access import Identity, SocketPath, Step, Tried
@@ -26,6 +26,7 @@ from cms.config.model import Config, SocketSpec
 from cms.core.accounts import Source
 from cms.core.policy import Rules
 from cms.system import users
+from cms.system.files import open_regular
 from cms_oauth.moves import Command
 from cms_oauth.peer import ROOT
 
@@ -303,10 +304,7 @@ def mail_files(home: str, environ: Mapping[str, str]) -> Machine:
 
 def _regular_file(path: str) -> str:
     """Return the text of a file. Raises OSError, also for what is no regular file: a pipe would wait for a writer."""
-    if not Path(path).is_file():
-        problem = errno.ENOENT if not Path(path).exists() else errno.EINVAL
-        raise OSError(problem, "no such file" if problem == errno.ENOENT else "it is not a regular file")
-    with Path(path).open(encoding="utf-8", errors="replace") as file:
+    with TextIOWrapper(open_regular(path), encoding="utf-8", errors="replace") as file:
         return file.read(_MOST)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from cms.cli.doctor.assess import MailTest
 from cms_oauth.diagnosis.verdicts import Verdict, as_data
+from cms_oauth.json_object import read_object
 from cms_oauth.mailtest import run as mailtest
 
 # A good server answers a login within a second or two.
@@ -62,7 +63,7 @@ def run(
 
 def _understood(text: str, known: MailTest) -> MailTest:
     try:
-        said: dict[str, Any] = json.loads(text)
+        said = read_object(text)
     except ValueError:
         return replace(known, code="unavailable", message=f"the test of {known.host} ended without a result")
     verdicts = tuple(_verdict(each) for each in said.pop("verdicts", ()))

@@ -17,8 +17,9 @@ answer is `{"event": "done", "ok": true or false, "message": ..., "hint": ...}`.
 
 from __future__ import annotations
 
+import os
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
@@ -43,7 +44,8 @@ from cms_oauth.peer import ROOT
 MAX_LINE = 2 * MAX_PASTED + 1024
 # How long a client may take to send its command.
 COMMAND_SECONDS = 5.0
-# More commands at one time than people and monitoring need; further ones are refused.
+# More commands at one time than people and monitoring need. A further connection takes the place of the oldest that has
+# not sent its command; if all have, it is refused.
 MAX_CONNECTIONS = 64
 
 log = get_logger()
@@ -80,7 +82,7 @@ async def serve(
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve the control socket until cancelled; close the listener then."""
-    limiter = trio.Semaphore(MAX_CONNECTIONS)
+    places = _Places()
     async with trio.open_nursery() as nursery:
         task_status.started()
         try:
@@ -88,29 +90,54 @@ async def serve(
                 await listener.wait()
                 for sock, peer in listener.accept():
                     stream = trio.SocketStream(trio.socket.socket(fileno=sock.detach()))
-                    nursery.start_soon(_limited, limiter, stream, peer, commands, owner)
+                    nursery.start_soon(places.serve, stream, peer, commands, owner)
         finally:
             listener.close()
 
 
-async def _limited(
-    limiter: trio.Semaphore, stream: trio.SocketStream, peer: Peer, commands: Commands, owner: int
+class _Places:
+    """Limits how many connections are served at one time."""
+
+    def __init__(self) -> None:
+        # The connections that have not sent their command, oldest first, and those that have.
+        self._silent: dict[trio.CancelScope, None] = {}
+        self._busy: set[trio.CancelScope] = set()
+
+    async def serve(self, stream: trio.SocketStream, peer: Peer, commands: Commands, owner: int) -> None:
+        """Serve a connection, or refuse it."""
+        if len(self._silent) + len(self._busy) >= MAX_CONNECTIONS:
+            if not self._silent:
+                await _refuse(stream)
+                return
+            oldest = next(iter(self._silent))
+            del self._silent[oldest]
+            oldest.cancel()
+        with trio.CancelScope() as scope:
+            self._silent[scope] = None
+            try:
+                await serve_one(stream, peer, commands, owner, lambda: self._heard(scope))
+            finally:
+                self._silent.pop(scope, None)
+                self._busy.discard(scope)
+
+    def _heard(self, scope: trio.CancelScope) -> None:
+        if scope in self._silent:
+            del self._silent[scope]
+            self._busy.add(scope)
+
+
+async def _refuse(stream: trio.SocketStream) -> None:
+    with trio.move_on_after(COMMAND_SECONDS), suppress(OSError, trio.BrokenResourceError):
+        await _finish(Lines(stream), Result(False, "the daemon carries out too many commands", "try again in a minute"))
+    await trio.aclose_forcefully(stream)
+
+
+async def serve_one(
+    stream: trio.abc.Stream, peer: Peer, commands: Commands, owner: int, heard: Callable[[], None] = lambda: None
 ) -> None:
+    """Serve one connection, and call `heard` when its command has come. A failure only ends this connection."""
     try:
-        limiter.acquire_nowait()
-    except trio.WouldBlock:
-        await trio.aclose_forcefully(stream)
-        return
-    try:
-        await serve_one(stream, peer, commands, owner)
-    finally:
-        limiter.release()
-
-
-async def serve_one(stream: trio.abc.Stream, peer: Peer, commands: Commands, owner: int) -> None:
-    """Serve one connection. A failure only ends this connection."""
-    try:
-        await _answer(Lines(stream), peer, commands, owner)
+        await _answer(Lines(stream), peer, commands, owner, heard)
     except (OSError, trio.BrokenResourceError):
         pass
     except Exception:
@@ -119,7 +146,7 @@ async def serve_one(stream: trio.abc.Stream, peer: Peer, commands: Commands, own
         await trio.aclose_forcefully(stream)
 
 
-async def _answer(lines: Lines, peer: Peer, commands: Commands, owner: int) -> None:
+async def _answer(lines: Lines, peer: Peer, commands: Commands, owner: int, heard: Callable[[], None]) -> None:
     if peer.uid not in (owner, ROOT):
         log.warning("a stranger at the control socket", pid=peer.pid, uid=peer.uid)
         await _finish(lines, Result(False, "this daemon takes commands from its owner and from root only"))
@@ -131,6 +158,7 @@ async def _answer(lines: Lines, peer: Peer, commands: Commands, owner: int) -> N
     except Garbled as error:
         await _finish(lines, Result(False, f"cms was sent {error}", _OTHER_VERSION))
     if message is not None:
+        heard()
         await _carry_out(lines, message, commands)
 
 
@@ -192,6 +220,9 @@ async def _import(lines: Lines, user: str, message: Mapping[str, Any], commands:
     if not all(isinstance(each, str) for each in said) or not said[0]:
         await _finish(lines, Result(False, "cms was not told what to import", _OTHER_VERSION))
         return
+    if not _is_name(said[0]):
+        await _finish(lines, Result(False, "no file can have this name", "name the file with the sign-in"))
+        return
     place = Place(*said)
     end = await commands.bring_in(user, place)
     if isinstance(end, Refused) and end.trouble.kind == "password":
@@ -201,6 +232,14 @@ async def _import(lines: Lines, user: str, message: Mapping[str, Any], commands:
             return
         end = await commands.bring_in(user, replace(place, password=password))
     await _finish(lines, end if isinstance(end, Result) else ended(end))
+
+
+def _is_name(path: str) -> bool:
+    """True if a file can have this name: it has no NUL, and no surrogate that stands for no byte."""
+    try:
+        return b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
 
 
 async def _password(lines: Lines) -> str | None:

@@ -6,7 +6,6 @@ questions to the person who gives the command, and reports to them.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -33,6 +32,7 @@ from cms.grants.messages import KEPT_BY_MS_BROKER, Delete, Ended, Export, Export
 from cms.system.logs import get_logger
 from cms_oauth.frozen import dataclass
 from cms_oauth.microsoft import CLOUDS, OPEN_TO_PERSONAL, PERSONAL_SESSIONS, PERSONAL_TENANTS, WORK_SESSIONS
+from cms_oauth.text import printable
 
 log = get_logger()
 
@@ -176,7 +176,8 @@ class VaultCommands:
 
     async def export(self, message: Mapping[str, Any], ask: Ask) -> Result:
         """Return the sign-ins of these users, or of all, as the text of an encrypted file (`extra["export"]`)."""
-        users = [each for each in message.get("users", ()) if isinstance(each, str)]
+        named = message.get("users")
+        users = [each for each in named if isinstance(each, str)] if isinstance(named, list) else []
         chosen = self._chosen(users)
         if isinstance(chosen, Result):
             return chosen
@@ -234,8 +235,9 @@ class VaultCommands:
         if grant is None:
             await ask(
                 _told(
-                    f"{kept.name or 'a sign-in without a name'}: the configuration has no matching account. Add or change:\n"
-                    f"\n    {directive(kept)}\n\nthen `cms reload` if cms is running, and import again"
+                    f"{kept.name or 'a sign-in without a name'}: the configuration has no matching account:\n\n"
+                    f"{described(kept)}\n\nIf you know these values, add or change the account. "
+                    "Then `cms reload` if cms is running, and import again"
                 )
             )
             return "homeless"
@@ -298,18 +300,20 @@ def _since(kept: StoredSignIn) -> str:
     return time.strftime(", signed in on %Y-%m-%d", time.localtime(kept.signed_in)) if kept.signed_in else ""
 
 
-def directive(kept: StoredSignIn) -> str:
-    """Return the configuration line for a sign-in's account."""
+def described(kept: StoredSignIn) -> str:
+    """Return the values of a sign-in's account, a line for each.
+
+    Not as a line of the configuration: the values come from a file, and who pastes code does not look at them.
+    """
     where = urlsplit(kept.authority)
     host = f"{where.scheme}://{where.netloc}"
-    words = [f"user={json.dumps(kept.login)}"] if kept.login else []
-    words += [f"tenant={json.dumps(where.path.strip('/'))}", f"client_id={json.dumps(kept.client_id)}"]
-    cloud = next((each.name for each in CLOUDS.values() if each.login.lower() == host.lower()), None)
-    if cloud is None:
-        words.append(f"authority={json.dumps(host)}")
-    elif cloud != "global":
-        words.append(f"cloud={json.dumps(cloud)}")
-    return f"Office365_Account({', '.join(words)})"
+    cloud = next((each.name for each in CLOUDS.values() if each.login.lower() == host.lower()), "")
+    known = {"user": kept.login, "tenant": where.path.strip("/"), "client_id": kept.client_id, "cloud": cloud}
+    if not cloud:
+        known["authority"] = host
+    elif cloud == "global":
+        del known["cloud"]
+    return "\n".join(f"    {name}: {printable(value)}" for name, value in known.items() if value)
 
 
 def _key_gone(key_from: str) -> str:

@@ -5,13 +5,13 @@ MSAL does not check: it passes an empty access token on, and replaces a stored r
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
 from cms_oauth import sasl
 from cms_oauth.claims import claims_of
+from cms_oauth.json_object import read_object
 
 # A token with a lifetime of more than a year is a mistake of the provider.
 MAX_LIFE = 366 * 24 * 60 * 60.0
@@ -25,10 +25,10 @@ _TOKENS = ("access_token", "refresh_token")
 def read(text: str) -> dict[str, Any]:
     """Return an answer that gives tokens, usable or not; an empty one for any other answer."""
     try:
-        answer = json.loads(text)
-    except (ValueError, RecursionError):
+        answer = read_object(text)
+    except ValueError:
         return {}
-    gives = isinstance(answer, dict) and "error" not in answer and any(name in answer for name in _TOKENS)
+    gives = "error" not in answer and any(name in answer for name in _TOKENS)
     return answer if gives else {}
 
 

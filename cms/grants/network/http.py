@@ -7,7 +7,6 @@ not known. Discovery is here.
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -25,6 +24,7 @@ from cms.grants.network.deadline import Deadline
 from cms.grants.network.session import HttpSession, NotSent
 from cms.grants.network.trouble import garbage, network_trouble
 from cms_oauth.frozen import dataclass
+from cms_oauth.json_object import read_object
 
 # A token answer has some 10 KB, a discovery document less.
 MAX_ANSWER = 1024 * 1024
@@ -248,10 +248,9 @@ def is_discovery(reply: HttpReply) -> bool:
 
 def _object(text: str) -> dict[str, Any]:
     try:
-        body = json.loads(text)
+        return read_object(text)
     except ValueError:
         return {}
-    return body if isinstance(body, dict) else {}
 
 
 def _no_discovery(reply: HttpReply, grant: Grant) -> Transient | Refused:

@@ -26,6 +26,7 @@ from cms.core.accounts import Grant, StoredSignIn
 from cms.grants.transfer.formats import Unfit
 from cms.grants.vault.entry_file import Entry, entry_of
 from cms_oauth.frozen import dataclass
+from cms_oauth.json_object import read_object
 
 # What `cms import --from` calls these files.
 SOURCE = "cms"
@@ -100,16 +101,17 @@ def decrypt(raw: bytes, passphrase: str, name: str) -> list[ExportedSignIn]:
     except (ValueError, MemoryError) as error:
         raise _damaged(name, error) from None
     try:
-        return [_unpacked(each) for each in json.loads(clear)["sign_ins"]]
+        return [_unpacked(each) for each in read_object(clear)["sign_ins"]]
     except (ValueError, LookupError, TypeError):
         raise _other_version(name) from None
 
 
 def _unpacked(packed: Mapping[str, Any]) -> ExportedSignIn:
     identity = [packed[name] for name in ("authority", "client_id", "login")]
-    if not all(isinstance(each, str) for each in identity):
+    entry = entry_of(dict(packed["entry"]))
+    if not all(isinstance(each, str) and each.isprintable() for each in (*identity, entry.who)):
         raise TypeError
-    return ExportedSignIn(Grant(*identity), entry_of(dict(packed["entry"])))
+    return ExportedSignIn(Grant(*identity), entry)
 
 
 def _header(head: bytes, name: str) -> dict[str, Any]:
@@ -138,7 +140,11 @@ def _whole(value: object) -> int:
 
 def _derive(passphrase: str, salt: bytes, n: int, r: int, p: int) -> bytes:
     # What was typed under another locale may be no Unicode: surrogates stand for its bytes.
-    return Scrypt(salt=salt, length=KEY_BYTES, n=n, r=r, p=p).derive(passphrase.encode(errors="surrogateescape"))
+    try:
+        typed = passphrase.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        typed = passphrase.encode(errors="surrogatepass")
+    return Scrypt(salt=salt, length=KEY_BYTES, n=n, r=r, p=p).derive(typed)
 
 
 def _damaged(name: str, error: Exception | None = None) -> Unfit:
@@ -155,10 +161,9 @@ def _other_version(name: str) -> Unfit:
 
 def _object(line: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(line)
-    except ValueError:  # binascii's and Unicode's errors are such, too
+        return read_object(line)
+    except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _text(raw: bytes) -> str:

@@ -6,7 +6,6 @@ Nothing of what is read is ever quoted.
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from cms.grants.secret_sources import Locked, Missing, run_command
 from cms.grants.transfer import decrypt, export_file, formats
 from cms.grants.transfer.formats import Found, Unfit
 from cms.grants.vault.keyring import Keyring
+from cms.system.files import read_regular
 from cms_oauth.expand import literal
 from cms_oauth.moves import Command, Move, Run, cms
 
@@ -87,12 +87,7 @@ def _oama_file(name: str, environ: Mapping[str, str]) -> Path:
 
 def _read(path: str) -> bytes:
     try:
-        # Not blocking: opening a FIFO would wait for a writer.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise Unfit(f"{path} is not a regular file", "name the file that the program keeps its sign-in in")
-            raw = file.read(MAX_FILE + 1)
+        raw = read_regular(path, MAX_FILE + 1)
     except OSError as error:
         raise Unfit(f"{path} cannot be read: {error.strerror}", _reader(path)) from None
     if len(raw) > MAX_FILE:

@@ -7,7 +7,6 @@ not say (the application, who signed in) is "": the redemption tells.
 from __future__ import annotations
 
 import configparser
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import field
 from typing import Any
@@ -16,8 +15,10 @@ from urllib.parse import parse_qs, urlsplit
 from cms.core import refusals
 from cms.core.accounts import Grant, is_named, registration_of
 from cms_oauth.frozen import dataclass
+from cms_oauth.json_object import read_object
 from cms_oauth.microsoft import LOGIN_ALIASES, NATIVE_CLIENT
 from cms_oauth.moves import Command
+from cms_oauth.text import printable
 
 # mutt_oauth2.py's other registration; a Microsoft one says nothing of the cloud, which its users edit in the script.
 _MUTT_HOSTS = {"google": "accounts.google.com"}
@@ -76,7 +77,7 @@ class Found:
 
     @property
     def called(self) -> str:
-        return self.name or self.user or "(no name)"
+        return printable(self.name or self.user) or "(no name)"
 
     @property
     def to_type(self) -> str:
@@ -92,14 +93,11 @@ class Format:
     read: Callable[[bytes], list[Found]]
 
 
-def _object(raw: bytes) -> dict[str, Any]:
+def _object(raw: bytes | str) -> dict[str, Any]:
     try:
-        body = json.loads(raw)
-    except (ValueError, RecursionError):
+        return read_object(raw)
+    except ValueError:
         raise Unknown from None
-    if not isinstance(body, dict):
-        raise Unknown
-    return body
 
 
 def _text(body: dict[str, Any], name: str) -> str:
@@ -138,7 +136,7 @@ def read_msal(raw: bytes) -> list[Found]:
     """MSAL's serialized cache; oauth2ms keeps it as text inside its configuration."""
     body = _object(raw)
     wrapped = body.get("token_cache")
-    cache = _object(wrapped.encode()) if isinstance(wrapped, str) else body
+    cache = _object(wrapped) if isinstance(wrapped, str) else body
     tokens = cache.get("RefreshToken", {})
     accounts = cache.get("Account", {})
     if not ({"RefreshToken", "AccessToken", "Account"} & cache.keys()) or not isinstance(tokens, dict):
@@ -374,10 +372,9 @@ def _check(found: Found, grant: Grant, place: str) -> None:
             f"{place} was signed in with the application {_named(found.client_id)}, and the account uses "
             f"{_named(grant.client_id)}: a sign-in cannot go from one to the other",
             refusals.hint(
-                'set client_id="{client_id}" of the account (and tenant= as that program has it), then `cms reload`, '
-                "if cms is running, and import again; or sign in again: {login}",
+                "if you know that application, name it in client_id= of the account (and tenant= as that program has it), "
+                "then `cms reload`, if cms is running, and import again; or sign in again: {login}",
                 grant,
-                client_id=found.client_id,
             ),
         )
 

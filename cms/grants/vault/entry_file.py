@@ -41,8 +41,9 @@ from cms.core.accounts import Grant
 from cms.core.lifecycle import Ending
 from cms.grants.secret_sources import Unavailable, storage, unavailable
 from cms.grants.vault.keyring import Key
-from cms.system.files import make_folders, sync_folder
+from cms.system.files import make_folders, read_regular, sync_folder
 from cms_oauth.frozen import dataclass
+from cms_oauth.json_object import read_object
 from cms_oauth.moves import fill
 
 FORMAT = "cms-vault"
@@ -104,9 +105,9 @@ def parse_header(line: bytes) -> dict[str, Any]:
     if not line.endswith(b"\n") or len(line) > MAX_HEADER:
         raise ValueError("is not a vault file, or a truncated one")
     try:
-        header: dict[str, Any] = json.loads(line)
+        header = read_object(line)
         found = header["format"], header["version"], header["key"]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, KeyError):
         raise ValueError("is not a vault file, or a tampered one") from None
     if found[:2] != (FORMAT, VERSION) or not isinstance(found[2], str):
         raise ValueError("is of a format that this cms does not know")
@@ -127,7 +128,7 @@ def decrypt(raw: bytes, key: Key) -> Entry:
     head, separator, body = raw.partition(b"\n")
     try:
         clear = AESGCM(key.secret).decrypt(body[:NONCE_BYTES], body[NONCE_BYTES:], head + separator)
-        return entry_of(json.loads(clear))
+        return entry_of(read_object(clear))
     except (InvalidTag, ValueError, TypeError):
         raise ValueError("was truncated or tampered with") from None
 
@@ -263,8 +264,7 @@ class EntryFile:
     def read(self) -> bytes | None:
         """Return the file's bytes, None where there is no file."""
         try:
-            with self.path.open("rb") as file:
-                return file.read(MAX_FILE)
+            return read_regular(self.path, MAX_FILE)
         except FileNotFoundError:
             return None
 
@@ -312,7 +312,7 @@ class EntryFile:
             with suppress(OSError):
                 draft.unlink()
         try:
-            os.close(os.open(self.path, os.O_WRONLY | os.O_CLOEXEC))
+            os.close(os.open(self.path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
         except OSError as error:
             # An immutable file: no rename replaces it. Other errors, as of its mode, do not matter for that.
             if error.errno == errno.EPERM:

@@ -33,7 +33,7 @@ from cms.grants.vault.entry_file import (
 from cms.grants.vault.keyring import Key
 from cms.grants.vault.keys import Keys
 from cms.grants.vault.vault_key import VaultKey
-from cms.system.files import sync_folder
+from cms.system.files import read_regular, sync_folder
 from cms_oauth.frozen import dataclass
 
 
@@ -250,8 +250,7 @@ class Vault:
 
     def _described(self, name: str) -> StoredSignIn | None:
         try:
-            with (self.folder.path / f"{name}.vault").open("rb") as file:
-                raw = file.read(MAX_FILE)
+            raw = read_regular(self.folder.path / f"{name}.vault", MAX_FILE)
         except OSError:
             return None
         try:

@@ -13,7 +13,7 @@ from cms.grants.secret_sources import Locked, Missing, Unavailable, storage
 from cms.grants.vault.entry_file import MAX_HEADER, StateFolder, parse_header
 from cms.grants.vault.keyring import Key
 from cms.grants.vault.keys import Keys, locked
-from cms.system.files import sync_folder, write_private
+from cms.system.files import open_regular, read_regular, sync_folder, write_private
 
 # The file with the id of the key used last: a sign-in after a logout then needs no second keyring entry.
 KEY_NAME = "key-id"
@@ -92,14 +92,14 @@ class VaultKey:
         """Return the ids of the keys that the vault files here need. A file with a damaged header needs none."""
         found = set()
         for path in self._folder.path.glob("*.vault"):
-            with suppress(ValueError, OSError), path.open("rb") as file:
+            with suppress(ValueError, OSError), open_regular(path) as file:
                 found.add(parse_header(file.readline(MAX_HEADER))["key"])
         return found
 
     def _named(self) -> tuple[str, bool]:
         """Return the id of the key that was used last, "" for none, and whether cms has made it."""
         try:
-            lines = self._name.read_text().split()
+            lines = read_regular(self._name, MAX_HEADER).decode().split()
         except (OSError, UnicodeError):
             return "", False
         return lines[0] if lines else "", lines[1:] == [MADE]

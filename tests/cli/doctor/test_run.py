@@ -538,7 +538,7 @@ def test_a_mail_programs_file_that_cannot_be_followed(home: Path) -> None:
     (home / ".muttrc").write_text("source ~/folder\n")
     (home / "folder").mkdir()
 
-    assert f"mutt: {home}/.muttrc:1: {home}/folder: it is not a regular file" in [
+    assert f"mutt: {home}/.muttrc:1: {home}/folder: it is a folder, not a regular file" in [
         each.message for each in find("mail tools", examining(home))
     ]
 

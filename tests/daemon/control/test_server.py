@@ -232,19 +232,52 @@ async def test_a_fault_in_a_command_ends_with_its_connection(
 
 
 @in_trio
-async def test_too_many_connections_are_turned_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond the limit the newest is closed at once."""
+async def test_silent_connections_keep_nobody_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the limit the oldest that has not sent its command is closed. One whose command is carried out is not."""
+    monkeypatch.setattr(server, "MAX_CONNECTIONS", 3)
+    async with serving(tmp_path) as control:
+        login = await control.connect()
+        await login.send({"command": "login", "user": "a@example.test", "method": "paste"})
+        assert await login.receive()
+        silent = [await control.connect() for _ in range(8)]
+        reply = await control.ask({"command": "ping"})
+        gone = [await each.receive() for each in silent[:6]]
+        finish(control.commands.flow, GRANTED)
+        done = await login.receive()
+        for each in (login, *silent):
+            await each.stream.aclose()
+
+    assert reply == {"event": "done", "ok": True, "message": "here", "hint": ""}
+    assert [None] * 6 == gone
+    assert done is not None
+    assert done["ok"]
+
+
+@in_trio
+async def test_too_many_commands_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who comes while as many commands as allowed are carried out is told so."""
     monkeypatch.setattr(server, "MAX_CONNECTIONS", 1)
     async with serving(tmp_path) as control:
-        first = await control.connect()
-        await trio.testing.wait_all_tasks_blocked()
-        second = await control.connect()
+        login = await control.connect()
+        await login.send({"command": "login", "user": "a@example.test", "method": "paste"})
+        assert await login.receive()
+        refused = await control.ask({"command": "ping"})
+        await login.stream.aclose()
 
-        assert await second.receive() is None
-        await first.send({"command": "ping"})
-        assert await first.receive()
-        for each in (first, second):
-            await each.stream.aclose()
+    assert refused is not None
+    assert (False, "the daemon carries out too many commands") == (refused["ok"], refused["message"])
+
+
+@pytest.mark.parametrize("path", ["/a\0b", "a\0b", "\ud800", "/a\ud800"])
+@in_trio
+async def test_what_can_be_no_files_name_is_refused(tmp_path: Path, path: str) -> None:
+    """A NUL or a lone surrogate: it never gets as far as the worker."""
+    async with serving(tmp_path) as control:
+        reply = await control.ask({"command": "import", "user": "a", "path": path})
+
+    assert reply is not None
+    assert (False, "no file can have this name") == (reply["ok"], reply["message"])
+    assert [] == control.commands.told
 
 
 # --- logins ---

@@ -15,7 +15,7 @@ from cms.config.model import Config
 from cms.core.accounts import Account, Grant, StoredSignIn
 from cms.core.lifecycle import Granted, Outcome, Refused, SignInFacts, Token, Transient, Trouble
 from cms.daemon.control.answers import Result
-from cms.daemon.control.vault_commands import SignedOut, VaultCommands, directive, expiry_of, signed_out
+from cms.daemon.control.vault_commands import SignedOut, VaultCommands, described, expiry_of, signed_out
 from cms.daemon.registry import Registry
 from cms.daemon.worker import Worker
 from cms.grants.messages import Delete, Ended, Export, Exported, Housekeeping, Listed, Peek, Place, Survey
@@ -375,7 +375,7 @@ async def test_what_fails_does_not_stop_the_others(tmp_path: Path) -> None:
 
     assert (False, "imported: 1 of 3") == said(await found.restore({"path": "/f"}, person.ask))
     assert "told: ann@x.test: not imported: it is damaged; copy it again" in person.heard
-    assert any('Office365_Account(user="bob@x.test"' in each for each in person.heard)
+    assert any("    user: bob@x.test\n" in each for each in person.heard)
 
 
 @pytest.mark.parametrize(
@@ -410,17 +410,34 @@ async def test_an_import_that_cannot_be(
         ("https://localhost:8443/common", "ann@x.test"),
     ],
 )
-def test_the_line_that_is_missing_makes_the_account(tmp_path: Path, authority: str, login: str) -> None:
-    """Put into a configuration, it is the very sign-in of the export."""
+def test_the_values_that_are_shown_make_the_account(tmp_path: Path, authority: str, login: str) -> None:
+    """A person who puts them into a configuration has the very sign-in of the export."""
     client = "11111111-2222-4333-8444-555555555555"
     wanted = Grant(authority, client, login)
-    line = directive(StoredSignIn(wanted.key, authority, client, login))
+    shown = described(StoredSignIn(wanted.key, authority, client, login))
+    arguments = ", ".join(
+        f"{name}={value!r}" for name, value in (line.strip().split(": ") for line in shown.splitlines())
+    )
     path = tmp_path / "cms.cfg"
-    path.write_text(f'account = {line}\nCredentialServer("{tmp_path}/cms.sock", accounts=[account])\n')
+    path.write_text(
+        f'account = Office365_Account({arguments})\nCredentialServer("{tmp_path}/cms.sock", accounts=[account])\n'
+    )
     path.chmod(0o600)
 
     loaded: Config = load(str(path))
     assert [wanted.key] == [each.grant.key for each in loaded.accounts]
+
+
+def test_values_from_a_file_are_not_shown_as_code() -> None:
+    """Each is plain text on its own line, whatever it contains."""
+    hostile = StoredSignIn("key", "https://login.test/x\x1b[2J", '")\nimport os\n(', "a\u202eb\x9b2J@x.test")
+
+    assert [
+        "    user: a?b?2J@x.test",
+        "    tenant: x?[2J",
+        '    client_id: ") import os (',
+        "    authority: https://login.test",
+    ] == described(hostile).splitlines()
 
 
 # --- signed out ---

@@ -158,3 +158,33 @@ def test_no_changed_byte_goes_unnoticed() -> None:
         assert refusal(bytes(raw))
 
     changed()
+
+
+@pytest.mark.parametrize(
+    "head", [b"[" * 4000, b'{"a":' * 200, b'{"format": "cms-export", "salt": "\\ud800", "version": 1}']
+)
+def test_a_header_that_is_nested_or_no_text_is_refused(head: bytes) -> None:
+    """In one sentence, as any other file that is no export."""
+    assert "/f" in refusal(head + b"\n" + sealed().partition(b"\n")[2])
+
+
+@pytest.mark.parametrize(
+    "grant",
+    [
+        Grant("https://login.example.test/common", "client", "ann\x1b[2J@example.test"),
+        Grant("https://login.example.test/common", "client\nx", "ann@example.test"),
+        Grant("https://login.example.test/\u202e", "client", "ann@example.test"),
+    ],
+)
+def test_names_that_would_move_a_cursor_are_refused(grant: Grant) -> None:
+    """Whoever gives the file gives the passphrase too, and may have written anything into it."""
+    raw = export_file.encrypt([(grant, ENTRY)], "correct horse").encode()
+
+    assert "/f was written by a newer cms" == refusal(raw)
+
+
+def test_any_passphrase_can_be_used() -> None:
+    """Also one with surrogates, whether they stand for bytes of another locale or not."""
+    for passphrase in ("caf\udce9", "\ud800", "caf\udce9\ud800"):
+        (found,) = export_file.decrypt(sealed(passphrase), passphrase, "/f")
+        assert GRANT == found.grant

@@ -157,7 +157,7 @@ def test_another_application_is_refused_before_anything_is_asked(
     message, hint = refusal(bring_in(broker, grant_for(entra), put(tmp_path, made.mutt_file(ann, client_id="other"))))
 
     assert "the application other, and the account uses" in message
-    assert 'client_id="other"' in hint
+    assert "name it in client_id= of the account" in hint
     assert asked == len(entra.requests)
 
 
@@ -336,7 +336,7 @@ def test_only_files_of_some_size_are_read(tmp_path: Path, monkeypatch: pytest.Mo
     os.mkfifo(tmp_path / "fifo")
     monkeypatch.setattr(imports, "MAX_FILE", 3)
 
-    with pytest.raises(Unfit, match="is not a regular file"):
+    with pytest.raises(Unfit, match="it is a pipe, not a regular file"):
         find(Place(str(tmp_path / "fifo")), GRANT)
     with pytest.raises(Unfit, match="is larger than"):
         find(put(tmp_path, b"long"), GRANT)

@@ -295,7 +295,8 @@ def test_another_application_is_refused_by_both_names() -> None:
 
     assert f"the application {thunderbird} (thunderbird)" in refused.value.message
     assert f"the account uses {CLIENT_ID}" in refused.value.message
-    assert f'client_id="{thunderbird}"' in refused.value.hint
+    assert "client_id=" in refused.value.hint
+    assert thunderbird not in refused.value.hint
     assert f"`cms login {ANN}`" in refused.value.hint
 
 

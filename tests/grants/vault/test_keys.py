@@ -145,14 +145,16 @@ class TestFile:
 
     def test_no_file(self, tmp_path: Path) -> None:
         """A folder is no key, a missing file is said to be missing, an impossible place is said to be one."""
-        assert "cannot be read: Is a directory" == reason(keys.KeyFile(str(tmp_path)).make)
+        assert "cannot be read: it is a folder, not a regular file" == reason(keys.KeyFile(str(tmp_path)).make)
         assert "does not exist" == reason(lambda: keys.KeyFile(str(tmp_path / "none")).find("x"))
         (tmp_path / "file").touch()
         assert "cannot be read: Not a directory" == reason(keys.KeyFile(str(tmp_path / "file" / "key")).make)
 
     def test_device_is_refused(self, tmp_path: Path) -> None:
         """A key file is a regular file."""
-        assert "is not a regular file" == reason(lambda: secret_sources.read_private(os.devnull))
+        said = reason(lambda: secret_sources.read_private(os.devnull))
+
+        assert "cannot be read: it is a device, not a regular file" == said
 
     def test_cannot_be_made(self) -> None:
         """Where no file can be made, the reason is the system's."""
@@ -176,7 +178,9 @@ class TestCredential:
         (tmp_path / "cms.key").mkdir()
         environ = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
 
-        assert "cannot be read: Is a directory" == reason(lambda: secret_sources.read_credential("cms.key", environ))
+        assert "cannot be read: it is a folder, not a regular file" == reason(
+            lambda: secret_sources.read_credential("cms.key", environ)
+        )
 
 
 class TestCommand:

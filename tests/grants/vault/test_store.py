@@ -221,6 +221,27 @@ def test_other_formats(lab: Lab, head: bytes) -> None:
     assert "vault-damaged" == lab.trouble()
 
 
+@pytest.mark.parametrize("head", [b"[" * 4000, b'{"key":' * 4000, b"[]", b"\0", b'"\\ud800"'])
+def test_a_header_that_is_no_object_is_damage(lab: Lab, head: bytes) -> None:
+    """Also one that is nested more deeply than Python can read: the same as any other damage, and no bug."""
+    lab.store()
+    lab.path().write_bytes(head + b"\n" + lab.path().read_bytes())
+
+    assert "vault-damaged" == lab.trouble()
+
+
+def test_a_pipe_in_place_of_a_file_is_an_error(lab: Lab) -> None:
+    """Nothing waits for a writer, and the next sign-in replaces it."""
+    lab.store()
+    lab.path().unlink()
+    os.mkfifo(lab.path())
+
+    assert "storage" == lab.trouble()
+    assert [] == lab.vault().survey([GRANT.key])
+    lab.store()
+    assert ENTRY == lab.read()
+
+
 def test_damaged_file_says_what_to_do(lab: Lab) -> None:
     """The trouble names the file and the command, and promises to keep the file."""
     lab.store()
