@@ -90,7 +90,8 @@ class Ground:
     """What chapters share. `cms` are the installations to measure, the first of them this one.
 
     `peers` is False where only installations are compared; `short` means a minute for everything, at the cost of every
-    number's worth. `missing` are peers that are not here, and why.
+    number's worth. `missing` are peers that are not here, and why. `signed_in` are the files of a user who has signed in, by
+    the installation and the sandbox.
     """
 
     folder: Path
@@ -100,6 +101,7 @@ class Ground:
     peers: bool = True
     short: bool = False
     missing: dict[str, str] = field(default_factory=dict)
+    signed_in: dict[tuple[str, str], Path] = field(default_factory=dict)
     _numbers: Iterator[int] = field(default_factory=count)
 
     @property

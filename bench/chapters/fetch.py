@@ -55,7 +55,7 @@ def measure(ground: Ground) -> Section:
         ]
         runs += [run for each in brokers for run in _of_cms(ground, each)]
         runs += [Run(each.who, FETCH, partial(ground.tools.once, each.command, each.environment)) for each in peers]
-        section.take_turns(runs, ground.pick(60, 3), warm_up=True)
+        section.take_turns(runs, ground.pick(60, 1), warm_up=not ground.short)
     return section
 
 

@@ -46,7 +46,7 @@ TARGETS = (
 def measure(ground: Ground) -> Section:
     """Take turns with clients that mean no good."""
     section = Section("Stuck and hostile clients", TARGETS)
-    processes, rounds = ground.pick((300, 9), (30, 1))
+    processes, rounds = ground.pick((300, 9), (10, 1))
     section.notes.append(f"The daemon may have {_DESCRIPTORS} descriptors. {processes} client processes at once.")
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard if hard >= 0 else 2 * _STUCK, hard))
@@ -60,7 +60,7 @@ def measure(ground: Ground) -> Section:
 
 
 def _runs(ground: Ground, each: Broker, processes: int) -> Iterator[Run]:
-    load = partial(ground.tools.load, each.sock, HELD, f"-c 16 -t {ground.pick(2.0, 0.3)} -b 2000")
+    load = partial(ground.tools.load, each.sock, HELD, f"-c 16 -t {ground.pick(2.0, 0.1)} -b 2000")
     fetch = [each.cms.command("cms-oauth"), f"--cms_sock={each.sock}", f"--user={user(0)}"]
     yield Run(each.cms.who, _QUIET, lambda: loaded(load()))
     yield Run(each.cms.who, _SILENT, lambda: _beside_silent(each, lambda: loaded(load())))

@@ -31,7 +31,7 @@ def measure(ground: Ground) -> Section:
     many = ground.pick(10_000, 20)
     crowd = f"{many:,} accounts"
     section = Section("Idle", _targets(crowd))
-    seconds = ground.pick(2 * _PER_SECONDS, 2.0)
+    seconds = ground.pick(2 * _PER_SECONDS, 0.3)
     with ExitStack() as stack:
         idle = []
         for cms in ground.cms:

@@ -23,7 +23,7 @@ _SCOPE = f"{EXCHANGE}/SMTP.Send"
 
 def measure(ground: Ground) -> Section:
     """Start, use and reload daemons of all sizes, in turns."""
-    sizes = ground.pick((1, 100, 1_000, 10_000), (1, 20))
+    sizes = ground.pick((1, 100, 1_000, 10_000), (1, 5))
     section = Section("Scale", _targets(sizes))
     # A sandbox that gives way to nothing: what it needs is part of the question.
     with sandbox() as entra:
@@ -36,11 +36,11 @@ def measure(ground: Ground) -> Section:
                 section.take_turns(runs, ground.pick(3, 1))
     for cms in ground.cms:
         _share(section, cms.who, sizes)
-    section.take_turns([Run(cms.who, _SPREAD, partial(_spread, cms, ground.pick(24, 3))) for cms in ground.cms], 1)
+    section.take_turns([Run(cms.who, _SPREAD, partial(_spread, cms, ground.pick(24, 2))) for cms in ground.cms], 1)
     if ground.peers:
         bare = partial(ground.tools.once, [ground.python, "-c", "pass"], {})
         runs = [Run(LIBRARIES, CORE, partial(imports, ground, CORE)), Run(BARE, PASS, bare)]
-        section.take_turns(runs, ground.pick(40, 2), warm_up=True)
+        section.take_turns(runs, ground.pick(40, 1), warm_up=not ground.short)
     return section
 
 
@@ -90,7 +90,7 @@ def _life(ground: Ground, each: Broker, entra: Sandbox) -> Figures:
     found["cpu_refresh"] = (used + cpu_of_children(each.pid)) / each.accounts
     each.check_all_fresh()
     found["memory"] = memory(each.pid)
-    load, seconds = partial(ground.tools.load, each.sock, f"SMTP {user(each.accounts - 1)}\n"), ground.pick(2.0, 0.3)
+    load, seconds = partial(ground.tools.load, each.sock, f"SMTP {user(each.accounts - 1)}\n"), ground.pick(2.0, 0.1)
     before = own_cpu(each.pid)
     replies = loaded(load(f"-c 16 -t {seconds} -b 2000"))["replies"]
     found["cpu_each"] = (own_cpu(each.pid) - before) / replies

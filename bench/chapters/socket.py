@@ -7,13 +7,12 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
-from typing import Any
 
 from bench.broker import Broker, broker
 from bench.entra import user
 from bench.ground import CMS, Ground
 from bench.measure import Figures, Run, Section, Target
-from bench.peers import ASYNCIO, FLOOR, ORIGINAL, PIZAUTH, running
+from bench.peers import ASYNCIO, FLOOR, ORIGINAL, PIZAUTH, Peer, running
 from bench.programs import ask, loaded, own_cpu, until
 
 HELD = f"SMTP {user(0)}\n"
@@ -49,7 +48,7 @@ TARGETS = (
 def measure(ground: Ground) -> Section:
     """Take turns with loads of requests."""
     section = Section("The token socket", TARGETS)
-    seconds, rounds = ground.pick((2.0, 9), (0.3, 1))
+    seconds, rounds = ground.pick((1.0, 11), (0.1, 1))
     with ExitStack() as stack:
         brokers = [stack.enter_context(broker(ground, cms, 100)) for cms in ground.cms]
         for each in brokers:
@@ -57,38 +56,43 @@ def measure(ground: Ground) -> Section:
         size = len(ask(brokers[0].sock, HELD))
         section.notes.append(f"A reply has {size} bytes. The log goes to a file, with a line for each request.")
         peers = running(stack, ground, ASYNCIO, FLOOR, ORIGINAL, PIZAUTH, size=size)
+        runs = list[Run]()
         for case, options in _OPTIONS.items():
             load = partial(_load, ground, options=f"{options} -t {seconds} -b 2000")
-            runs = [Run(each.cms.who, case, partial(load, each.pid, each.sock)) for each in brokers]
+            runs += [Run(each.cms.who, case, partial(load, each)) for each in brokers]
             runs += [
-                Run(each.who, case, partial(load, each.pid, each.sock, request=each.request, more=each.options))
-                for each in peers
+                Run(each.who, case, partial(load, each, request=each.request, more=each.options)) for each in peers
             ]
-            section.take_turns(runs, rounds)
-        section.take_turns([run for each in brokers for run in _alone(ground, each, seconds)], rounds)
+        # In the same rounds, because they are compared with those above.
+        runs += [run for each in brokers for run in _alone(ground, each, seconds)]
+        section.take_turns(runs, rounds)
     return section
 
 
 def _load(
-    ground: Ground, pid: int, sock: str, *, options: str, request: str = HELD, more: str = "", **who: Any
+    ground: Ground,
+    server: Broker | Peer,
+    *,
+    options: str,
+    sock: str = "",
+    request: str = HELD,
+    more: str = "",
+    uid: int | None = None,
 ) -> Figures:
-    before = own_cpu(pid)
-    found = loaded(ground.tools.load(sock, request, f"{options} {more}", **who))
-    return {**found, "cpu_each": (own_cpu(pid) - before) / found["replies"]}
+    """Ask a server at its socket, or at this one."""
+    before = own_cpu(server.pid)
+    found = loaded(ground.tools.load(sock or server.sock, request, f"{options} {more}", uid=uid))
+    return {**found, "cpu_each": (own_cpu(server.pid) - before) / found["replies"]}
 
 
 def _alone(ground: Ground, each: Broker, seconds: float) -> Iterator[Run]:
     """Yield what is measured of cms only."""
-    who, options = each.cms.who, f"-c 16 -t {seconds}"
-
-    def refused(sock: str, **more: Any) -> Figures:
-        return _load(ground, each.pid, sock, options=options, **more)
-
-    yield Run(who, _UNKNOWN, partial(refused, each.sock, request="SMTP nobody@bench.example\n"))
+    who, refused = each.cms.who, partial(_load, ground, each, options=f"-c 16 -t {seconds}")
+    yield Run(who, _UNKNOWN, partial(refused, request="SMTP nobody@bench.example\n"))
     yield Run(who, _SINGLE, partial(_latest_line, each, ground.pick(20, 3)))
     yield Run(who, _REFRESHING, partial(_refreshing, ground, each))
     if os.geteuid() == 0:
-        yield Run(who, _DENIED, partial(refused, each.root_sock, uid=_STRANGER))
+        yield Run(who, _DENIED, partial(refused, sock=each.root_sock, uid=_STRANGER))
         yield Run(who, _FLOOD, partial(_flooded, ground, each, seconds))
     else:
         ground.missing[_DENIED] = ground.missing[_FLOOD] = "only root can ask as another user"

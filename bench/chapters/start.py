@@ -45,7 +45,7 @@ def measure(ground: Ground) -> Section:
             each = stack.enter_context(broker(ground, cms))
             runs.append(Run(cms.who, _SOCKET, partial(_until, each, NOBODY)))
             runs.append(Run(cms.who, _TOKEN, partial(_until, each, f"SMTP {user(0)}\n")))
-        section.take_turns(runs, ground.pick(40, 2), warm_up=True)
+        section.take_turns(runs, ground.pick(40, 1), warm_up=not ground.short)
     return section
 
 
