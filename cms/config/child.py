@@ -59,11 +59,11 @@ class Loader:
 
     def load(self, path: str) -> Config:
         """Run a file and return what it says, within `LOAD_SECONDS` and a little more. Raises ConfigError."""
-        child, self._ready = self._ready, None
         try:
-            said = (child or _Child()).load(path)
+            child, self._ready = self._ready or _Child(), None
         except OSError as error:
             raise ConfigError(path, None, f"no process can be started for it: {error.strerror}") from None
+        said = child.load(path)
         if isinstance(said, ConfigError):
             raise said
         return said
@@ -111,7 +111,7 @@ class _Child:
             in_time = self._hear(answer)
             if answer.said is None:
                 return self._fault(path, in_time=in_time)
-            self._has_ended()
+            _has_news(self._end)
         except Garbled as garbled:
             hint = f"{_LEAVE_IT}. If cms was updated while it runs, restart it"
             return ConfigError(path, None, f"its process sent {garbled}", hint)
@@ -127,7 +127,10 @@ class _Child:
             waiting.register(each, select.POLLIN)
         while ready := dict(waiting.poll(max(0.0, deadline - time.monotonic()) * 1000)):
             if self._sock.fileno() in ready:
-                data = self._sock.recv(_CHUNK)
+                data = b""
+                # It has ended without having read what it is to do.
+                with suppress(ConnectionResetError):
+                    data = self._sock.recv(_CHUNK)
                 if not data:
                     return True
                 answer.feed(data)
@@ -147,7 +150,7 @@ class _Child:
             message = f"it did not end within {LOAD_SECONDS:g} s"
             hint = "A configuration must come to its end: look for a loop or a wait"
             return ConfigError(path, self._line(path), message, hint)
-        status = self._process.wait() if self._has_ended() else os.EX_IOERR
+        status = self._process.wait() if _has_news(self._end) else os.EX_IOERR
         if status == os.EX_IOERR:
             message = "it has replaced its process, or closed the descriptor through which cms gets its result"
             return ConfigError(path, None, message, _LEAVE_IT)
@@ -160,15 +163,11 @@ class _Child:
     def _line(self, path: str) -> int | None:
         """Return the line of the file that is being executed, None if none is. Only asked when the time is over."""
         told = b""
-        while select.select([self._place], [], [], END_SECONDS)[0] and (data := os.read(self._place, _CHUNK)):
+        while _has_news(self._place) and (data := os.read(self._place, _CHUNK)):
             told += data
         known = path.encode("ascii", "backslashreplace").decode()
         frames = _FRAME.findall(told.decode("ascii", "replace"))
         return next((int(line) for file, line in frames if file == known), None)
-
-    def _has_ended(self) -> bool:
-        """Wait for the end of a process that has nothing more to do; return False if it does not come."""
-        return bool(select.select([self._end], [], [], END_SECONDS)[0])
 
     def stop(self) -> None:
         """Kill the process if it runs, with all that the file has started."""
@@ -179,6 +178,13 @@ class _Child:
                 self._process.wait(END_SECONDS)
         for each in (self._sock.detach(), self._place, self._end):
             os.close(each)
+
+
+def _has_news(descriptor: int) -> bool:
+    """Wait for what comes at once if it comes at all; return False if it does not."""
+    waiting = select.poll()
+    waiting.register(descriptor, select.POLLIN)
+    return bool(waiting.poll(END_SECONDS * 1000))
 
 
 def _command() -> tuple[str, ...]:

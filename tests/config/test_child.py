@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
 import signal
 import subprocess
 import sys
+import termios
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from support.configuration import Loader
+from support.proc import many_files
 from support.waiting import until
 
 from cms.config import __main__, child
 from cms.config.child import Loader as Children
 from cms.config.child import load
 from cms.config.model import Config, ConfigError
+from cms.system import threads
 
 GOOD = 'CredentialServer("/run/cms.sock", [Office365_Account("a@example.com")])\n'
 
@@ -372,6 +377,17 @@ class TestParent:
         assert (0, True) == (status, b"Who? " in said), said
 
 
+def test_many_descriptors(file: Path) -> None:
+    """A daemon with thousands of connections loads as any other does, and says where a file is that does not end."""
+    file.write_text(f"{NOW}while True: pass")
+    with many_files(2048), ExitStack() as stack:
+        for _ in range(1100):
+            stack.callback(os.close, os.dup(0))
+
+        with pytest.raises(ConfigError, match=r":2: it did not end within 10 s"):
+            load(str(file))
+
+
 def test_ctrl_c_after_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C that comes while cms makes a configuration of what the file has said is no traceback either."""
 
@@ -414,6 +430,20 @@ class TestAhead:
         with pytest.raises(ConfigError, match="its process was killed by SIGKILL"):
             children.load(str(file))
         assert children.load(str(file)).accounts
+
+    def test_it_ends_before_it_reads(self, file: Path) -> None:
+        """Also when it has been told already what to do."""
+        children = Children()
+        ready = children._ready
+        assert ready
+        os.kill(ready._process.pid, signal.SIGSTOP)
+        load = threads.start(lambda: children.load(str(file)))
+        # What the other end has not read (unix(7), SIOCOUTQ).
+        until(lambda: any(fcntl.ioctl(ready._sock, termios.TIOCOUTQ, bytes(4))), "the request")
+        os.kill(ready._process.pid, signal.SIGKILL)
+
+        with pytest.raises(ConfigError, match="its process was killed by SIGKILL"):
+            load.result()
 
 
 def test_it_is_light() -> None:
