@@ -62,9 +62,11 @@ def detach() -> None:
     """Run at low priority, and ignore signals from the daemon's terminal: only the socket ends this process."""
     niceness = max(NICENESS, os.getpriority(os.PRIO_PROCESS, 0))
     os.setpriority(os.PRIO_PROCESS, 0, niceness)
-    # The call fails if the process leads a session already.
-    with suppress(PermissionError):
+    # With the kernel's autogroups, which desktops have, niceness counts within a session only, and each session has one of
+    # its own (sched(7)). setsid fails if the process leads a session already.
+    with suppress(OSError):
         os.setsid()
+        Path("/proc/self/autogroup").write_text(str(niceness))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         # Not SIG_IGN: a key's command would inherit that, and nobody could stop it.
         signal.signal(number, _ignore)
@@ -96,11 +98,12 @@ def work(waiting: int) -> int:
 
 
 def main() -> int:
+    # First: the files in /proc of a protected process are root's.
+    detach()
     protect()
     if name := debugger():
         print(f"error: {name} traces the grant worker and could read its secrets, so it ended", file=sys.stderr)
         return os.EX_NOPERM
-    detach()
     first = os.getpid()
     worker = os.fork()
     if not worker:

@@ -66,7 +66,11 @@ class TestProcess:
                 line.split() for line in limits.splitlines() if line.startswith("Max core")
             )
             assert worker.popen.pid == int(fields[3])
-            assert max(15, os.getpriority(os.PRIO_PROCESS, 0)) == int(fields[16])
+            nice = max(15, os.getpriority(os.PRIO_PROCESS, 0))
+            assert nice == int(fields[16])
+            # So is its session, where the kernel has a niceness for that.
+            session = Path(f"/proc/{pid}/autogroup")
+            assert not session.exists() or session.read_text().endswith(f" nice {nice}\n")
             # The files of a process that is not dumpable belong to root, whatever its uid.
             assert 0 == Path(f"/proc/{pid}/environ").stat().st_uid
             for number in (1, 2, 15):
