@@ -91,6 +91,7 @@ REGISTRATIONS = (
     ),
 )
 DEFAULT_REGISTRATION = REGISTRATIONS[0]
+_BY_CLIENT_ID = {registration.client_id: registration for registration in REGISTRATIONS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,7 +311,7 @@ def registration_for(user: str | None, *, use_default: bool) -> Registration:
 
 def registration_of(client_id: str) -> Registration | None:
     """Return the known registration with this application id, None for any other."""
-    return next((each for each in REGISTRATIONS if each.client_id == client_id.lower()), None)
+    return _BY_CLIENT_ID.get(client_id.lower())
 
 
 def application(grant: Grant) -> str:
