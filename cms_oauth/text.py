@@ -1,7 +1,9 @@
 """Makes text from outside safe to show: a server's replies, a token's claims, names from another program.
 
 Such text may contain characters that move a terminal's cursor, change its colours, reverse the direction of writing, or
-start a new line that looks like one of cms's own. The fetch path of `cms-oauth` uses this too, so it imports nothing.
+start a new line that looks like one of cms's own. So every way to a person's eyes passes here: a value where it becomes
+part of a line (`printable`), and everything once more where it is written, to a terminal, the log or a page (`shown`). The
+fetch path of `cms-oauth` uses this too, so it imports nothing.
 """
 
 # People do not read a longer line, and a server may send any amount.
@@ -22,3 +24,21 @@ def printable(text: str, most: int = MAX_LINE) -> str:
     if text.isprintable():
         return text
     return "".join(each if each.isprintable() else " " if each.isspace() else "?" for each in text)
+
+
+def shown(text: str) -> str:
+    """Return a text of any number of lines with everything replaced that `printable` replaces, but for tabs."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() or each in "\n\t" else " " if each.isspace() else "?" for each in text)
+
+
+def is_link(text: object) -> bool:
+    """True for a web address that can be shown and opened: not `javascript:`, and nothing that breaks a line."""
+    return (
+        isinstance(text, str)
+        and text.lower().startswith(("https://", "http://"))
+        and text.isascii()
+        and text.isprintable()
+        and not set(text) & set(" \"'<>`")
+    )

@@ -19,8 +19,10 @@ from typing import Any, TextIO
 
 from cms.cli.browser import Browse, browser
 from cms.cli.client import Remote
+from cms.cli.failure import Failure
 from cms.system import users
 from cms_oauth.moves import Command, cms
+from cms_oauth.text import is_link, printable
 
 EX_OK = 0
 NOT_SIGNED_IN = 1
@@ -213,6 +215,7 @@ def sign_in(
                 shown_on.clear()
             match event.get("event"):
                 case "prompt":
+                    event = _checked(event)
                     needed = event["method"] == "paste"
                     say(in_words(event, shown_on, tunnel=over_ssh()))
                     if event["method"] == "browser" and browse and not browse(event["url"]):
@@ -225,6 +228,16 @@ def sign_in(
                 case _:
                     say("\n".join(filter(None, [f"\n{event.get('message')}", event.get("hint")])))
                     return EX_OK if event.get("ok") else NOT_SIGNED_IN
+
+
+def _checked(event: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a prompt with values that can be shown and opened. Raises Failure: a daemon may be anything."""
+    method, seconds = event.get("method"), event.get("expires_in", 0)
+    links = method == "broker" or is_link(event.get("url"))
+    if not (isinstance(method, str) and links and type(seconds) in (int, float) and 0 <= seconds < math.inf):
+        raise Failure("the daemon sent a prompt without a web address to open", "restart the daemon, and see its log")
+    words = {name: printable(value, len(value)) for name, value in event.items() if isinstance(value, str)}
+    return {"user_code": "", **event, **words}
 
 
 def _nothing_pasted(user: str) -> dict[str, Any]:

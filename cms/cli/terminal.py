@@ -1,4 +1,7 @@
-"""Prints messages of the `cms` command, and asks questions at its terminal."""
+"""Prints messages of the `cms` command, and asks questions at its terminal.
+
+Whatever a text contains, it moves no cursor: all of it passes `shown`.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,17 @@ from typing import Any
 
 import click
 
+from cms_oauth.text import shown
+
 
 def say(text: str) -> None:
     """Print to the standard output."""
-    click.echo(text)
+    click.echo(shown(text))
 
 
 def complain(message: str, hint: str = "") -> None:
     """Print to the standard error, with the next command on a line below."""
-    click.echo("\n".join(filter(None, [f"cms: {message}", hint])), err=True)
+    click.echo(shown("\n".join(filter(None, [f"cms: {message}", hint]))), err=True)
 
 
 class Terminal:
@@ -40,20 +45,20 @@ class Terminal:
         complain(text)
 
     def agree(self, question: str) -> bool:
-        return self._yes or bool(_asked(lambda: click.confirm(question, default=True)))
+        return self._yes or bool(_asked(lambda: click.confirm(shown(question), default=True)))
 
     def choose(self, question: str, choices: Sequence[str], usual: str) -> str:
         if self._yes:
             return usual
-        return str(_asked(lambda: click.prompt(question, usual, type=click.Choice(choices))))
+        return str(_asked(lambda: click.prompt(shown(question), usual, type=click.Choice(choices))))
 
     def reply(self, question: str, usual: str) -> str:
-        return usual if self._yes else str(_asked(lambda: click.prompt(question, usual)))
+        return usual if self._yes else str(_asked(lambda: click.prompt(shown(question), usual)))
 
     def ask(self, question: str) -> str:
         """Ask even with `yes`. Return "" if the input ends and is not a terminal."""
         try:
-            return str(_asked(lambda: click.prompt(question))).strip()
+            return str(_asked(lambda: click.prompt(shown(question)))).strip()
         except KeyboardInterrupt:
             if sys.stdin.isatty():
                 raise

@@ -20,6 +20,7 @@ from cms_oauth.addresses import bare, is_address
 from cms_oauth.expand import literal
 from cms_oauth.json_object import read_object
 from cms_oauth.moves import Command, cms
+from cms_oauth.text import shown
 
 # The one format whose sign-in may be in the keyring, under the mail address.
 NAMED = "oama"
@@ -82,7 +83,7 @@ def is_ours(place: str, source: str) -> bool:
 def ask_password(question: str) -> str:
     """Read a password from the terminal without showing it, or a line from the standard input if that is not a terminal."""
     if sys.stdin.isatty():
-        return getpass.getpass(f"{question}: ")
+        return getpass.getpass(f"{shown(question)}: ")
     return sys.stdin.readline().rstrip("\n")
 
 
@@ -95,7 +96,7 @@ def confirm(question: str) -> bool:
     if not sys.stdin.isatty():
         return False
     while True:
-        print(f"{question} [y/N] ", end="", flush=True)
+        print(f"{shown(question)} [y/N] ", end="", flush=True)
         said = sys.stdin.readline().strip().lower()
         if said in _ANSWERS:
             return _ANSWERS[said]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from cms.core.accounts import Account, Grant, Proxy, Source
 from cms.core.hooks import Hook
 from cms_oauth.frozen import dataclass
+from cms_oauth.text import printable
 
 
 class ConfigError(Exception):
@@ -14,7 +15,8 @@ class ConfigError(Exception):
         super().__init__(file, line, message, hint)
         self.file = file
         self.line = line
-        self.message = message
+        # It may be the text of an exception that the file has raised.
+        self.message = printable(message)
         self.hint = hint
 
     def __str__(self) -> str:

@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from cms_oauth.moves import Move
+from cms_oauth.text import shown
 
 LEVELS = ("debug", "info", "warning", "error")
 _RANKS = {level: rank for rank, level in enumerate((*LEVELS, "critical"))}
@@ -264,12 +265,12 @@ def _logfmt(level: str, event: Event, trace: str) -> str:
 def _journal(level: str, event: Event, trace: str) -> str:
     # journald adds the time. Each line of a traceback is a separate entry, so that journalctl shows it unchanged.
     head = f"{_PRIORITY[level]}{_sentence(event)}"
-    return "\n".join([head, *(f"{_PRIORITY[level]}{line}" for line in trace.splitlines())])
+    return "\n".join([head, *(f"{_PRIORITY[level]}{line}" for line in shown(trace).split("\n") if line)])
 
 
 def _console(level: str, event: Event, trace: str) -> str:
     head = f"{_now()} {level:<8} {_sentence(event)}"
-    return f"{head}\n{trace}" if trace else head
+    return f"{head}\n{shown(trace)}" if trace else head
 
 
 def _sentence(event: Event) -> str:
@@ -280,7 +281,10 @@ def _sentence(event: Event) -> str:
 
 def _json(level: str, event: Event, trace: str) -> str:
     body = {"time": _now(), "level": level, **event}
-    return _encode({**body, "traceback": trace} if trace else body)
+    whole = {**body, "traceback": trace} if trace else body
+    rendered = _encode(whole)
+    # JSON does not escape C1 controls and marks of direction, and people read the log too.
+    return rendered if rendered.isprintable() else json.dumps(whole, default=str)
 
 
 # One encoder for all lines: json.dumps creates a new one for each call with arguments.

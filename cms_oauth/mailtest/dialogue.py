@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from cms_oauth import sasl
 from cms_oauth.diagnosis import lookup
+from cms_oauth.text import printable
 
 # The time limit for one answer, and for connecting to one address: a second address must be tried within the minute.
 ANSWER_SECONDS = 20.0
@@ -107,7 +108,7 @@ class Dialogue:
 
     def show(self, text: str) -> None:
         """Show one line of the dialogue on stderr, and keep it."""
-        self.trace.append(self.mask(text))
+        self.trace.append(printable(self.mask(text)))
         print(self.trace[-1], file=sys.stderr, flush=True)
 
     def logged_in(self, answer: str, step: str) -> None:

@@ -17,9 +17,11 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 import pytest
+from support.foreign import HARMLESS, HOSTILE
 
 from cms.cli import login
 from cms.cli.client import Remote
+from cms.cli.failure import Failure
 from cms.cli.login import NOT_SIGNED_IN, Screen, Typed, in_words, sign_in
 from cms.daemon.signin.flow import MAX_PASTED
 
@@ -555,3 +557,53 @@ def test_a_line_that_never_ends_takes_no_memory() -> None:
         os.close(each)
 
     assert ("next", True) == (after, MAX_PASTED < len(long) < 40 * 4096)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"url": "javascript:alert(1)"},
+        {"url": "file:///etc/passwd"},
+        {"url": "https://x.test/\x1b[2J"},
+        {"url": ""},
+        {"url": None},
+        {"method": ["browser"]},
+        {"expires_in": "soon"},
+        {"expires_in": 1e999},
+    ],
+)
+def test_a_link_that_is_none_is_neither_shown_nor_opened(fields: dict[str, object]) -> None:
+    """The daemon at the socket may be another user's, and root may ask it."""
+
+    def script(lines: Lines) -> None:
+        lines.hear()
+        lines.tell(**{**PROMPT, "method": "browser", **fields})
+
+    said, opened = list[str](), list[str]()
+
+    def browse(url: str) -> bool:
+        opened.append(url)
+        return True
+
+    with daemon(script) as remote, pytest.raises(Failure, match="without a web address"):
+        sign_in(remote, "", "browser", nothing_typed(), say=said.append, browse=browse)
+
+    assert [] == said == opened
+
+
+def test_a_prompt_forges_no_line() -> None:
+    """The values that the daemon sends stay on the line that they are for."""
+
+    def script(lines: Lines) -> None:
+        lines.hear()
+        lines.tell(
+            **{**PROMPT, "method": "device", "user_code": f"A\n{HOSTILE}", "user": "a\nb", "registration": "c\nd"}
+        )
+        lines.tell(**DONE)
+
+    said = list[str]()
+    with daemon(script) as remote:
+        sign_in(remote, "", "device", nothing_typed(), say=said.append)
+
+    assert f"\n    A {HARMLESS}\n" in said[0]
+    assert "Sign in as a b. Application: c d." in said[0]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cms_oauth.text import MAX_LINE, printable
+from cms_oauth.text import MAX_LINE, is_link, printable, shown
 
 
 @pytest.mark.parametrize(
@@ -40,8 +40,43 @@ def test_a_line_has_a_length() -> None:
 @given(st.text())
 def test_whatever_comes_prints(text: str) -> None:
     """On one line, as it is where it printed already."""
-    shown = printable(text)
+    line = printable(text)
 
-    assert shown.isprintable()
-    assert len(shown) == len(text)
-    assert shown == text or not text.isprintable()
+    assert line.isprintable()
+    assert len(line) == len(text)
+    assert line == text or not text.isprintable()
+
+
+@given(st.text())
+def test_lines_and_tabs_stay_where_a_text_is_written(text: str) -> None:
+    """Of everything else `shown` leaves what `printable` leaves."""
+    kept = shown(text)
+
+    assert kept.replace("\n", "").replace("\t", "").isprintable()
+    assert printable(text, len(text)) == printable(kept, len(kept))
+    assert [at for at, each in enumerate(text) if each in "\n\t"] == [
+        at for at, each in enumerate(kept) if each in "\n\t"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("https://login.microsoft.com/device", True),
+        ("HTTP://127.0.0.1:8080/?a=b&c=%20#d", True),
+        ("javascript:alert(1)", False),
+        ("file:///etc/passwd", False),
+        (" https://x.test/", False),
+        ("https://x.test/\nnext", False),
+        ("https://x.test/a b", False),
+        ("https://x.test/\x1b[2J", False),
+        ("https://x.test/\u202e", False),
+        ('https://x.test/"onload=', False),
+        ("", False),
+        (7, False),
+        (None, False),
+    ],
+)
+def test_what_is_a_link(text: object, expected: bool) -> None:
+    """A web address and nothing else: people open it, and browsers get it as an argument."""
+    assert expected is is_link(text)

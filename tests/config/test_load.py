@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.configuration import MACHINE, Loader, Refuser
+from support.foreign import HARMLESS, HOSTILE
 
 from cms.config.directives import namespace
 from cms.config.draft import Draft
@@ -420,3 +421,11 @@ def test_many_accounts(load_text: Loader, text: str) -> None:
     first, second, third = calls(50), calls(100), calls(200)
 
     assert third - second < 2.2 * (second - first)
+
+
+def test_an_exception_of_the_file_moves_no_cursor(load_text: Loader) -> None:
+    """Its text becomes one line of printable characters."""
+    with pytest.raises(ConfigError) as caught:
+        load_text(f"raise ValueError({HOSTILE!r} + chr(10) + 'next')")
+
+    assert f"ValueError: {HARMLESS} next" in caught.value.message

@@ -14,6 +14,7 @@ from functools import partial
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.foreign import HOSTILE
 
 from cms.system import logs
 from cms_oauth.moves import cms, fill
@@ -86,6 +87,16 @@ def test_nothing_that_a_peer_sends_makes_a_second_line(form: str) -> None:
     logs.get_logger().warning("said\nby\x1b[2J", user="a\n<3>forged\x1b[2J")
 
     assert (1, False) == (out.getvalue().count("\n"), "\x1b" in out.getvalue())
+
+
+@pytest.mark.parametrize("form", ["logfmt", "journal", "console", "json"])
+def test_no_form_moves_a_cursor(form: str) -> None:
+    """In an event, a value or the text of an exception."""
+    out = told(form)
+    logs.get_logger().error(f"said {HOSTILE}", user=HOSTILE, exc_info=ValueError(HOSTILE))
+
+    assert out.getvalue().replace("\n", "").isprintable()
+    assert "said" in out.getvalue()
 
 
 def test_json_is_one_object_a_line() -> None:

@@ -35,6 +35,7 @@ from cms.config.model import Config
 from cms.system import threads
 from cms.system.files import oddity, place_new, write_private
 from cms_oauth.microsoft import TENANT_WORDS
+from cms_oauth.text import printable
 from cms_oauth.version import VERSION
 
 # How often the line of progress is redrawn.
@@ -91,7 +92,7 @@ class Progress:
         line = f"checking: {', '.join(names)}"[: columns - 1] if names else ""
         if self._shows and line != self._shown:
             # Return to the beginning of the line and clear it (ECMA-48, CR and EL).
-            self._stream.write(f"\r\x1b[K{line}")
+            self._stream.write(f"\r\x1b[K{printable(line)}")
             self._stream.flush()
             self._shown = line
 

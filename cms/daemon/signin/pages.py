@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterable
 
 from cms_oauth.frozen import dataclass
+from cms_oauth.text import shown
 
 _ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#x27;"})
 
@@ -38,8 +39,8 @@ class Offer:
 
 
 def escape(text: str) -> str:
-    """Return text with HTML's special characters escaped, for use in double-quoted attributes too."""
-    return text.translate(_ESCAPES)
+    """Return text for HTML, and for double-quoted attributes of it: nothing in it is markup, or turns the line around."""
+    return shown(text).translate(_ESCAPES)
 
 
 def front(offers: Iterable[Offer], status: str, elsewhere: Iterable[str] = ()) -> str:

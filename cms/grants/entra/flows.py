@@ -13,11 +13,17 @@ from cms.core import refusals
 from cms.core.accounts import Grant, Scopes
 from cms.core.lifecycle import Outcome, Refused, Transient, Trouble
 from cms.grants import bugs
+from cms.grants.entra import token_answer
 from cms.grants.entra.exchange import Call, ExchangeEnd, challenge
 from cms.grants.entra.ms_broker import BrokerFlow
+from cms.grants.network.trouble import garbage
+from cms_oauth.text import is_link
 
 # The longest time for a sign-in, about as long as Entra's own codes live.
 SIGN_IN_SECONDS = 600.0
+
+# Entra's codes for another device have nine characters.
+LONGEST_CODE = 64
 
 
 def wanted(grant: Grant) -> tuple[Scopes, Scopes]:
@@ -80,12 +86,12 @@ class DeviceFlow:
         self._claims = claims
         self.url: str = flow["verification_uri"]
         self.user_code: str = flow["user_code"]
-        self.expires_in = float(flow["expires_in"])
+        self.expires_in = token_answer.life(flow.get("expires_in")) or SIGN_IN_SECONDS
 
     @property
     def interval(self) -> float:
         """Seconds to wait before the next poll; the provider may raise it."""
-        return max(float(self._flow["interval"]), self._call.http.retry_after)
+        return max(token_answer.life(self._flow.get("interval")) or 0.0, self._call.http.retry_after)
 
     def poll(self) -> ExchangeEnd | None:
         """Poll once. Returns None if the person has not finished, or the provider could not be reached.
@@ -118,7 +124,15 @@ def begin(call: Call, method: str, claims: str) -> Flow | Outcome:
     if method == "broker":
         first, consent = wanted(call.grant)
         return BrokerFlow(call, _same_resource(first, consent), claims, SIGN_IN_SECONDS)
-    return _begin_device(call, claims) if method == "device" else _begin_code(call, claims)
+    flow = _begin_device(call, claims) if method == "device" else _begin_code(call, claims)
+    if isinstance(flow, CodeFlow | DeviceFlow) and not (is_link(flow.url) and _is_code(flow.user_code)):
+        return Transient(garbage(call.grant, "it names no web address to sign in at, or no code to enter there"))
+    return flow
+
+
+def _is_code(text: object) -> bool:
+    """True for what a person can read and type: they enter it where they sign in."""
+    return isinstance(text, str) and text.isascii() and text.isprintable() and len(text) <= LONGEST_CODE
 
 
 def _begin_code(call: Call, claims: str) -> CodeFlow:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from support.foreign import HARMLESS, HOSTILE
 
 from cms.daemon.signin import pages
 from cms.daemon.signin.pages import Offer
@@ -71,3 +72,12 @@ def test_the_policy_allows_our_own_style_and_nothing_else() -> None:
     assert "frame-ancestors 'none'" in pages.POLICY
     assert "form-action 'self'" in pages.POLICY
     assert "unsafe" not in pages.POLICY
+
+
+def test_nothing_from_outside_turns_a_line_around() -> None:
+    """Control characters and marks of direction are replaced; the status keeps its lines."""
+    page = pages.front([Offer("key", HOSTILE)], f"a\nb {HOSTILE}")
+
+    assert HARMLESS in page
+    assert f"a\nb {HARMLESS}" in page
+    assert page.replace("\n", "").isprintable()

@@ -13,7 +13,7 @@ from support.grants import ANN, BEN, SCOPES, grant_for
 
 from cms.core.lifecycle import Refused, Transient
 from cms.grants.entra.client import Entra as Provider
-from cms.grants.entra.flows import DeviceFlow
+from cms.grants.entra.flows import SIGN_IN_SECONDS, DeviceFlow
 from cms.grants.network.http import HttpReply
 from cms.sandbox.entra import Entra, Fault
 
@@ -254,3 +254,38 @@ class TestDevice:
 
         asked = entra.asked("devicecode")[0].scope.split()
         assert set(SCOPES) == {scope for scope in asked if scope.startswith("https://")}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"verification_uri": "javascript:alert(1)"},
+        {"verification_uri": "https://x.test/\x1b[2J"},
+        {"verification_uri": "https://x.test/\nOpen https://evil.test"},
+        {"verification_uri": 7},
+        {"user_code": "A\nB"},
+        {"user_code": "\x9b2J"},
+        {"user_code": "\u202eA"},
+        {"user_code": ["A"]},
+        {"user_code": "A" * 1000},
+    ],
+)
+def test_what_a_person_would_read_and_open_is_checked(entra: Entra, fields: dict[str, object]) -> None:
+    """A provider that sends anything but a web address and a short code is not believed: cms tries again later."""
+    entra.faults.add(Fault("fields", "devicecode", fields=fields))
+    end = Provider(entra.ca_file).begin(grant_for(entra), "device")
+
+    assert isinstance(end, Transient)
+    assert "it names no web address to sign in at, or no code to enter there" in end.trouble.message
+
+
+@pytest.mark.parametrize("fields", [{"expires_in": "soon"}, {"expires_in": float("inf")}, {"expires_in": -1}])
+def test_a_codes_life_that_makes_no_sense(entra: Entra, fields: dict[str, object]) -> None:
+    """The sign-in has the usual time, or is refused as an answer that cannot be used; it is no bug."""
+    entra.faults.add(Fault("fields", "devicecode", fields=fields))
+    end = Provider(entra.ca_file).begin(grant_for(entra), "device")
+
+    if isinstance(end, Transient):
+        assert "garbage" == end.trouble.kind
+    else:
+        assert SIGN_IN_SECONDS == end.expires_in  # type: ignore[union-attr]  # a flow
