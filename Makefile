@@ -15,7 +15,7 @@ SOURCES := pyproject.toml client/pyproject.toml $(shell find cms cms_oauth distr
 # For `make test-oldest`: each dependency at its lower bound.
 OLDEST := .venv-oldest
 LOWEST = $(shell sed -n '/^dependencies = /,/^\]/s/^ *"\(.*\)>=\(.*\)",/\1==\2/p' pyproject.toml)
-FOR_OLDEST = aiosmtpd build hypothesis PySocks pytest pytest-xdist structlog trustme
+FOR_OLDEST = aiosmtpd build hypothesis PySocks pytest pytest-xdist trustme
 
 # For `make fuzz`: atheris has no wheels for every Python, so that the tests do without.
 FUZZ := .venv-fuzz

@@ -9,14 +9,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from itertools import count
 from pathlib import Path
-from shutil import copytree
 from tempfile import TemporaryDirectory
 from typing import TypeVar
-
-import structlog
 
 from bench.entra import Sandbox, sandbox
 from bench.programs import Command, Tools
@@ -109,10 +105,6 @@ class Ground:
         """The interpreter that everything is compared with."""
         return self.cms[0].python
 
-    def importing(self, statement: str) -> list[str]:
-        """Return the command of that interpreter that runs a statement. It finds structlog, which cms itself does without."""
-        return [self.python, "-c", f"import sys; sys.path.append({str(self.folder / 'yardstick')!r}); {statement}"]
-
     def pick(self, long: T, short: T) -> T:
         """Return how much of something is measured."""
         return short if self.short else long
@@ -131,7 +123,6 @@ def ground(*, installed: str = "", revision: str = "", short: bool = False) -> I
         folder = Path(name)
         folder.chmod(0o755)
         (folder / "tools").mkdir(mode=0o755)
-        copytree(Path(structlog.__file__).parent, folder / "yardstick" / "structlog")
         found = [Installation(CMS, Path(installed)) if installed else install(CMS, ROOT, folder / CMS)]
         if revision:
             named = check_out(revision, folder / "source")
@@ -149,7 +140,7 @@ def environment(home: Path, **more: str) -> dict[str, str]:
 _VERSIONS = """
 import platform
 from importlib.metadata import version
-libraries = (f"{name} {version(name)}" for name in ("trio", "platformdirs", "msal", "cryptography"))
+libraries = (f"{name} {version(name)}" for name in ("trio", "structlog", "platformdirs", "msal", "cryptography"))
 print(platform.python_version(), *libraries, sep=", ")
 """
 
@@ -165,6 +156,6 @@ def machine(python: str) -> dict[str, str]:
     return {
         "machine": f"{os.cpu_count()} x {names[0] if names else platform.machine()}, Linux {platform.release()}",
         "system": f"{platform.freedesktop_os_release().get('PRETTY_NAME', '')}: {packages}",
-        "Python": f"{said([python, '-c', _VERSIONS])}, structlog {version('structlog')}",
+        "Python": said([python, "-c", _VERSIONS]),
         "cms": said(["git", "-C", ROOT, "describe", "--always", "--dirty"]) or "no checkout",
     }

@@ -6,18 +6,20 @@ import logging
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
+from structlog._config import BoundLoggerLazyProxy
 from support import evidence
 from support.daemon import Daemon, daemons
 from support.reachable import Installation, open_folder
 from support.servers import MailServers, mail_servers
 
 from cms.sandbox.entra import Entra
-from cms.system.logs import get_logger
 
 _LEAKS = pytest.StashKey[list[str]]()
 _WATCH = pytest.StashKey[evidence.Watch]()
@@ -70,12 +72,12 @@ def _is_worker(config: pytest.Config) -> bool:
 def _loggers_as_before() -> Iterator[None]:
     """Undo what code under test has done to the interpreter's loggers, which would last only as long as a separate process."""
     before = {name: (logger.level, logger.propagate) for name, logger in _loggers()}
-    ours = dict(vars(get_logger()))
     yield
     for name, logger in _loggers():
         level, logger.propagate = before.get(name, (logging.NOTSET, True))
         logger.setLevel(level)  # which also empties the loggers' caches
-    vars(get_logger()).update(ours)
+    if structlog.is_configured():
+        _forget_log()
 
 
 @pytest.fixture(autouse=True)
@@ -85,6 +87,15 @@ def _umask_as_before() -> Iterator[None]:
     os.umask(before)
     yield
     os.umask(before)
+
+
+def _forget_log() -> None:
+    """Undo `logs.setup`, which a command that runs in this process has called: else no later test sees a line."""
+    structlog.reset_defaults()
+    modules = [module for name, module in list(sys.modules.items()) if name.partition(".")[0] == "cms"]
+    for value in [value for module in modules for value in vars(module).values()]:
+        if isinstance(value, BoundLoggerLazyProxy):
+            vars(value).pop("bind", None)
 
 
 def _loggers() -> list[tuple[str, logging.Logger]]:

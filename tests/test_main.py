@@ -132,7 +132,7 @@ _SIGN_IN = {
 }
 # None of the daemon's libraries, and nothing that loads OpenSSL.
 _HEAVY = {
-    *("trio", "msal", "requests", "cryptography", "keyring", "platformdirs"),
+    *("trio", "structlog", "msal", "requests", "cryptography", "keyring", "platformdirs"),
     *("asyncio", "concurrent", "logging", "ssl", "_hashlib"),
 }
 

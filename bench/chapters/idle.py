@@ -80,7 +80,7 @@ def _idle(ground: Ground, cms: Installation, accounts: int, key: str) -> Iterato
 @contextmanager
 def _interpreter(ground: Ground) -> Iterator[int]:
     """Run an interpreter that has imported the libraries of a daemon and does nothing; yield its pid."""
-    command = ground.importing(f"{CORE}; print(flush=True); input()")
+    command = [ground.python, "-c", f"{CORE}; print(flush=True); input()"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout
         process.stdout.readline()

@@ -453,6 +453,7 @@ def test_it_is_light() -> None:
 
     assert set() == set(loaded) & {
         "trio",
+        "structlog",
         "msal",
         "requests",
         "cryptography",

@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+from structlog.testing import capture_logs
 from support.app_world import MAIL, World, account, read
-from support.log import capture_logs
 from support.ports import free_port, listens
 from support.trio_run import FakeClock, in_trio, in_trio_jumps, jump, until
 from support.whole_daemon import ANN, on_moving_clock, whole_daemon

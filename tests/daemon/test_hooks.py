@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+from structlog.testing import capture_logs
 from support.configuration import loader
 from support.contrib import ROOT
 from support.fragments import blocks
-from support.log import capture_logs
 from support.trio_run import FakeClock, in_trio, in_trio_jumps, jump, until
 
 from cms.core.forecast import Forecast

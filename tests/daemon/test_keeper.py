@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import trio
-from support.log import capture_logs
+from structlog.testing import capture_logs
 from support.trio_run import FakeClock, in_trio_clock
 
 from cms.core.accounts import Grant, Scopes

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import trio
-from support.log import capture_logs
+from structlog.testing import capture_logs
 from support.trio_run import in_trio, in_trio_jumps, jump, until
 
 from cms.core.accounts import Grant

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 from support.foreign import HOSTILE
@@ -33,9 +34,11 @@ LOGIN_URL = (
 
 
 @pytest.fixture(autouse=True)
-def _restored() -> Iterator[None]:
+def _restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Leave the process's logging as it was."""
+    monkeypatch.setattr(logs, "_batches", logs._Batches())
     yield
+    structlog.reset_defaults()
     logging.captureWarnings(False)
     logging.basicConfig(handlers=[], force=True)
 

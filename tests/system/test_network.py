@@ -15,7 +15,7 @@ from ipaddress import ip_interface
 import pytest
 import trio
 import trio.testing
-from support.log import capture_logs
+from structlog.testing import capture_logs
 from support.programs import require_program, require_root
 from support.trio_run import in_trio_clock, in_trio_jumps, jump, until
 from support.waiting import PATIENCE

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from support.log import capture_logs
+from structlog.testing import capture_logs
 from support.trio_run import in_trio_clock
 
 from cms.core.hooks import EVENTS

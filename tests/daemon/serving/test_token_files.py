@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from support.log import capture_logs
+from structlog.testing import capture_logs
 from support.trio_run import FakeClock, in_trio, in_trio_jumps, jump, until
 
 from cms.config.model import FileSpec
