@@ -92,14 +92,15 @@ class _Child:
         given = (theirs.fileno(), writing)
         try:
             self._process = subprocess.Popen([*_command(), *map(str, given)], pass_fds=given)
+            self._end = os.pidfd_open(self._process.pid)
         except OSError:
+            # A process that has been started ends with its socket.
             self._sock.close()
             os.close(self._place)
             raise
         finally:
             theirs.close()
             os.close(writing)
-        self._end = os.pidfd_open(self._process.pid)
 
     def load(self, path: str) -> Config | ConfigError:
         """Run a file, and return what comes of it. The process has ended then."""

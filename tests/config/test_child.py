@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from support.configuration import Loader
 from support.proc import many_files
-from support.waiting import until
+from support.waiting import PATIENCE, until
 
 from cms.config import __main__, child
 from cms.config.child import Loader as Children
@@ -78,8 +78,10 @@ class TestResult:
 
         assert load_text(text) == run(text)
 
-    def test_ten_thousand(self, run: Runner) -> None:
+    def test_ten_thousand(self, run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
         """The accounts of a large configuration are shared by its sockets, and so are their scopes."""
+        # It takes a second where nothing else runs.
+        monkeypatch.setattr(child, "LOAD_SECONDS", PATIENCE)
         config = run(
             """\
 each = [Office365_Account(f"u{n}@example.com") for n in range(10_000)]
