@@ -9,7 +9,7 @@ import signal
 import subprocess
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,8 @@ class Broker:
         if self._hurried:
             until(lambda: set(self._states()) == {"ok"}, "a token of every account")
             for worker in children(self.pid):
-                os.kill(worker, signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.kill(worker, signal.SIGKILL)
         until(lambda: not children(self.pid), "the grant worker's end")
 
     def tell(self, command: str, **more: object) -> dict[str, Any]:

@@ -98,8 +98,9 @@ def wakeups(pid: int) -> Counter[str]:
 
 
 def children(pid: int) -> list[int]:
-    """Return the processes that a process has started and that live."""
-    return [int(each) for path in Path(f"/proc/{pid}/task").glob("*/children") for each in path.read_text().split()]
+    """Return the processes that a process, and those that it has started, have started and that live."""
+    own = [int(each) for path in Path(f"/proc/{pid}/task").glob("*/children") for each in path.read_text().split()]
+    return own + [each for child in own for each in children(child)]
 
 
 def until(condition: Callable[[], object], what: str, *, pause: float = 0.02) -> None:

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
@@ -41,9 +41,9 @@ def measure(ground: Ground) -> Section:
         time.sleep(ground.pick(_SETTLED_SECONDS, 0.0))
         runs = [Run(LIBRARIES, CORE, lambda: {"memory": memory(alone)})]
         for case, each in idle:
-            for pid in (each.pid, *children(each.pid)):
-                name = case if pid == each.pid else _WORKER
-                runs.append(Run(each.cms.who, name, partial(_since, pid, wakeups(pid), own_cpu(pid), seconds)))
+            for name, pids in {case: [each.pid], _WORKER: children(each.pid)}.items():
+                if pids:
+                    runs.append(Run(each.cms.who, name, partial(_since, pids, *_used(pids), seconds)))
         time.sleep(seconds)
         section.take_turns(runs, 1)
     return section
@@ -88,10 +88,14 @@ def _interpreter(ground: Ground) -> Iterator[int]:
         process.kill()
 
 
-def _since(pid: int, woken: Counter[str], used: float, seconds: float) -> Figures:
-    share = _PER_SECONDS / seconds
+def _used(pids: Sequence[int]) -> tuple[Counter[str], float]:
+    return sum(map(wakeups, pids), Counter[str]()), sum(map(own_cpu, pids))
+
+
+def _since(pids: Sequence[int], woken: Counter[str], used: float, seconds: float) -> Figures:
+    share, (woken_now, used_now) = _PER_SECONDS / seconds, _used(pids)
     return {
-        "memory": memory(pid),
-        "wakeups": (wakeups(pid) - woken).total() * share,
-        "cpu_idle": (own_cpu(pid) - used) * share,
+        "memory": sum(map(memory, pids)),
+        "wakeups": (woken_now - woken).total() * share,
+        "cpu_idle": (used_now - used) * share,
     }
