@@ -58,7 +58,9 @@ def _targets(sizes: tuple[int, ...]) -> tuple[Target, ...]:
         Target(f"p99 while {most} are reloaded, beside quiet", (CMS, most, "p99_reload"), (CMS, most, "p99_quiet"), 50),
         Target(f"a cold start of {most}, beside {_SANDBOX}", fresh, (_SANDBOX, most, "fresh"), 1.5),
         Target(f"a cold start of {most}, beside {_MSAL}", fresh, (_MSAL, most, "fresh")),
+        Target(f"{_MSAL}, {most}, beside {_SANDBOX}", (_MSAL, most, "fresh"), (_SANDBOX, most, "fresh")),
         Target(f"CPU of a refresh, {many}, beside a bare interpreter", refresh, (BARE, PASS, "cpu"), 0.6),
+        Target(f"CPU of a refresh, {many}, beside {_MSAL}", refresh, (_MSAL, many, "cpu_refresh")),
         Target("refreshes of the busiest minute", (CMS, _SPREAD, "busiest"), None, 3),
         Target(f"CPU of a request, {most}, beside one", (CMS, most, "cpu_each"), (CMS, accounts(1), "cpu_each"), 1.15),
     )
@@ -121,7 +123,8 @@ def _redeem(ground: Ground, entra: Sandbox, size: int, kind: str) -> Figures:
         CLIENT_ID,
         _SCOPE,
     ]
-    return {"fresh": float(output(command, {}, tokens))}
+    seconds, used = map(float, output(command, {}, tokens).split())
+    return {"fresh": seconds, "cpu_refresh": used / size}
 
 
 def _spread(cms: Installation, hours: int) -> Figures:
