@@ -93,6 +93,20 @@ class Environment:
         return {path.name for path in (self.folder / "bin").iterdir()} & {"cms", "cms-oauth", "git-credential-cms"}
 
 
+SHARED = {
+    "cms-oauth-client": {
+        *("share/man/man1/cms-oauth.1", "share/man/man1/git-credential-cms.1"),
+        *("share/bash-completion/completions/cms-oauth", "share/zsh/site-functions/_cms-oauth"),
+        "share/fish/vendor_completions.d/cms-oauth.fish",
+    },
+    "cms-oauth": {
+        *("share/man/man1/cms.1", "share/man/man5/cms.cfg.5"),
+        *("share/bash-completion/completions/cms", "share/zsh/site-functions/_cms"),
+        "share/fish/vendor_completions.d/cms.fish",
+    },
+}
+
+
 @pytest.fixture
 def empty(tmp_path: Path) -> Environment:
     return Environment(tmp_path / "empty")
@@ -141,6 +155,14 @@ def test_no_file_is_in_both(built: Path) -> None:
     assert (ROOT / "LICENSE").read_bytes() == (ROOT / "client" / "LICENSE").read_bytes()
 
 
+@pytest.mark.parametrize("name", SHARED)
+def test_manual_pages_and_completions_are_where_programs_look(built: Path, name: str) -> None:
+    """Below the prefix of the installation; pipx links the manual pages from there."""
+    inside = {found.partition(".data/data/")[2] for found in names(built / WHEELS[name])} - {""}
+
+    assert SHARED[name] == inside
+
+
 def test_building_twice_gives_the_same_bytes(built: Path, tmp_path: Path) -> None:
     """Whoever builds a release can compare."""
     for folder in (ROOT, ROOT / "client"):
@@ -187,8 +209,9 @@ def test_cms_brings_the_client(built: Path, with_libraries: Environment) -> None
 def test_a_checkout_installs_both(with_libraries: Environment) -> None:
     """`pip install .`, without an index that has the client."""
     # An index would bring what builds it.
-    for each in closure("hatchling", ""):
-        copy(each, with_libraries.packages)
+    for tool in ("hatchling", "docutils", "myst-docutils"):
+        for each in closure(tool, ""):
+            copy(each, with_libraries.packages)
     with_libraries.install("--no-build-isolation", ROOT)
 
     assert f"cms, version {VERSION}\n" == with_libraries.run("cms", "--version")

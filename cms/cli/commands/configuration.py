@@ -9,7 +9,7 @@ import click
 
 from cms.cli import admin_consent
 from cms.cli.check import summary, warnings, where_to_look
-from cms.cli.commands.options import config_option, config_path, json_option
+from cms.cli.commands.options import config_option, config_path, json_option, user_argument
 from cms.cli.failure import FAILED
 from cms.cli.load import load_config
 from cms.cli.terminal import complain, say
@@ -33,7 +33,7 @@ def check(config: str) -> int:
 
 
 @click.command("admin-consent-url")
-@click.argument("user", default="")
+@user_argument
 @json_option
 @config_option
 def admin_consent_url(user: str, config: str, *, as_json: bool) -> int:

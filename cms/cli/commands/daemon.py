@@ -13,7 +13,7 @@ import click
 
 from cms.cli import client, watch
 from cms.cli.client import NoDaemon
-from cms.cli.commands.options import config_option, config_path, ended, json_option
+from cms.cli.commands.options import config_option, config_path, ended, json_option, user_argument
 from cms.cli.connect import connect, is_configured
 from cms.cli.run_line import VALUES, Run, run_anew
 from cms.cli.terminal import say
@@ -37,7 +37,7 @@ def run(config: str, log_level: str, log_form: str) -> None:
 
 
 @click.command()
-@click.argument("user", default="")
+@user_argument
 def refresh(user: str) -> int:
     """Fetch new tokens now, for USER or for every account."""
     with connect() as found:
@@ -52,7 +52,7 @@ def reload() -> int:
 
 
 @click.command()
-@click.argument("user", default="")
+@user_argument
 @json_option
 @click.option(
     "--check",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from cms.cli.commands.options import PATH, config_option, config_path, json_option
+from cms.cli.commands.options import PATH, config_option, config_path, json_option, user_argument
 from cms.cli.doctor.examination import Examination
 from cms.cli.doctor.run import examine_and_report
 from cms.cli.terminal import say
@@ -13,7 +13,7 @@ from cms_oauth.expand import Unusable
 
 
 @click.command()
-@click.argument("user", default="")
+@user_argument
 @json_option
 @click.option(
     "--bundle",

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from cms.cli.failure import FAILED
+from cms.cli.failure import FAILED, Failure
 from cms.cli.terminal import complain, say
 from cms_oauth import expand, paths
 from cms_oauth.expand import Unusable
+from cms_oauth.text import printable
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -50,6 +51,25 @@ def named_config(config: str) -> str:
 def config_path(config: str) -> str:
     """Return the configuration's path: the one on the command line, else the usual one. Raises Unusable."""
     return named_config(config) or paths.config_file()
+
+
+def user_argument(command: Command) -> Command:
+    """Add the argument USER, "" if it is not given."""
+    return click.argument("user", default="", shell_complete=account_names)(command)
+
+
+def account_names(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Return the users of the running daemon that begin like this: for the completions of a shell, which prints nothing."""
+    # Imported here, because a command that asks no daemon does without it.
+    from cms.cli.connect import connect  # noqa: PLC0415
+
+    try:
+        with connect() as found:
+            answer = found.ask("status")
+    except (Failure, Unusable, OSError):
+        return []
+    users = [printable(str(row.get("user", ""))) for row in answer.get("json", {}).get("accounts", [])]
+    return [user for user in users if user.startswith(incomplete)]
 
 
 def json_option(command: Command) -> Command:

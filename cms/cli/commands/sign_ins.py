@@ -8,7 +8,16 @@ from pathlib import Path
 import click
 
 from cms.cli import transfer
-from cms.cli.commands.options import PATH, Command, config_option, ended, named_config, ways
+from cms.cli.commands.options import (
+    PATH,
+    Command,
+    account_names,
+    config_option,
+    ended,
+    named_config,
+    user_argument,
+    ways,
+)
 from cms.cli.connect import daemon_or_none
 from cms.cli.failure import FAILED
 from cms.cli.login import sign_in_here
@@ -18,7 +27,7 @@ from cms_oauth import expand
 
 
 @click.command()
-@click.argument("user", default="")
+@user_argument
 @ways(
     browser="With a browser on this machine.",
     device="Enter a code in a browser on any machine.",
@@ -49,7 +58,12 @@ def _passphrase_option(command: Command) -> Command:
 @click.argument("place", metavar="FILE_OR_NAME")
 @click.option("--from", "source", metavar="FORMAT", default="", help="The format, if cms cannot tell it from the file.")
 @click.option(
-    "--account", "user", metavar="USER", default="", help="The account (may be left out if there is only one)."
+    "--account",
+    "user",
+    metavar="USER",
+    default="",
+    shell_complete=account_names,
+    help="The account (may be left out if there is only one).",
 )
 @click.option("--force", is_flag=True, help="Replace an existing sign-in (cms's own exports only).")
 @_passphrase_option
@@ -99,7 +113,7 @@ def export(users_and_file: tuple[str, ...], passphrase_file: str, config: str, *
 
 
 @click.command()
-@click.argument("user", default="")
+@user_argument
 @click.option("--all", "every", is_flag=True, help="Delete every sign-in, also those without an account.")
 @click.option("--yes", is_flag=True, help="With --all: delete without asking.")
 @config_option
