@@ -10,6 +10,8 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple, NoReturn
 
+from cms.system.start import ISOLATION
+
 # The exit status that a shell reports for a process that SIGINT ended.
 INTERRUPTED = 130
 
@@ -52,5 +54,4 @@ def read_plainly(arguments: Sequence[str]) -> Run | None:
 
 def run_anew(run: Run) -> NoReturn:
     """Replace this process by `cms run` in its plain form."""
-    flags = ["-P", "-m", "cms.main"]  # -P: nothing in the current folder is imported
-    os.execv(sys.executable, [sys.executable, *flags, *run.plain()])  # noqa: S606 - no shell is wanted
+    os.execv(sys.executable, [sys.executable, ISOLATION, "-m", "cms.main", *run.plain()])  # noqa: S606 - no shell is wanted

@@ -7,8 +7,13 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+# The flag for Python in a process that runs cms: nothing in the current folder is imported; and if this process ignores
+# PYTHONPATH and the like, as a script of root's does that begins with `python -I`, so does that one.
+ISOLATION = "-I" if sys.flags.isolated else "-P"
 
 # No rights for the group and for others.
 _PRIVATE = 0o077

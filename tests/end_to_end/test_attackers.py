@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import Any
 from support import attacker, proc
 from support.grants import ANN, Process, grant_for, kind, opened, process
 from support.programs import require_root
-from support.reachable import ALICE, Installation, become, open_folder
+from support.reachable import ALICE, Installation, bare_environment, become, open_folder
 
 from cms.sandbox.entra import Entra
 
@@ -102,3 +103,31 @@ def test_a_worker_under_a_debugger_holds_no_secret(installation: Installation) -
     assert "python3 traces the grant worker and could read its secrets, so it ended" in said
     assert not made
     assert len(twin) == 2
+
+
+# Runs when Python starts, when cms is imported, and when cms imports a library.
+TRAPS = ("sitecustomize.py", "cms/__init__.py", "click.py")
+
+
+def test_an_isolated_cms_runs_nobody_elses_code(installation: Installation, tmp_path: Path) -> None:
+    """Root's `cms` that begins with `python -I` does not follow PYTHONPATH into a folder of another user's.
+
+    Neither does the daemon that it becomes. Without -I the code there runs.
+    """
+    for name in TRAPS:
+        trap = tmp_path / name
+        trap.parent.mkdir(exist_ok=True)
+        trap.write_text(f"open({str(tmp_path / 'sprung')!r}, 'a').close()\n")
+    environment = bare_environment(PYTHONPATH=str(tmp_path), HOME=str(tmp_path))
+    # `-c` apart from its value is not the plain form: cms executes itself again.
+    for words in (["--version"], ["check"], ["-c", "/nonexistent/cms.cfg", "run", "--log-level", "error"]):
+        done = subprocess.run(
+            [installation.command("cms"), *words], env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.stdout + done.stderr
+        assert not (tmp_path / "sprung").exists(), words
+    subprocess.run(
+        [installation.python, "-m", "cms.main", "--version"], env=environment, capture_output=True, check=False
+    )
+
+    assert (tmp_path / "sprung").exists()

@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from cms.cli.doctor.assess import MailTest
+from cms.system.start import ISOLATION
 from cms_oauth.diagnosis.verdicts import Verdict, as_data
 from cms_oauth.json_object import read_object
 from cms_oauth.mailtest import run as mailtest
@@ -51,7 +52,7 @@ def run(
         "skew": skew,
     }
     known = MailTest(protocol, user, host, mailbox=mailbox)
-    argv = [sys.executable, "-P", "-m", "cms.cli.doctor.probe_mail"]
+    argv = [sys.executable, ISOLATION, "-m", "cms.cli.doctor.probe_mail"]
     try:
         done = subprocess.run(
             argv, input=json.dumps(told), capture_output=True, text=True, timeout=seconds + _MARGIN, check=False

@@ -40,6 +40,7 @@ from cms.core.accounts import Account
 from cms.grants.messages import Explored
 from cms.system import users
 from cms.system.files import oddity
+from cms.system.start import ISOLATION
 from cms_oauth import paths
 from cms_oauth.addresses import bare, fault
 from cms_oauth.expand import literal
@@ -277,7 +278,7 @@ def daemon(config: str, connect: Connect) -> Iterator[str]:
         yield running
         return
     with tempfile.TemporaryFile() as output:
-        command = [sys.executable, "-P", "-m", "cms.main", "run", f"--config={literal(config)}"]
+        command = [sys.executable, ISOLATION, "-m", "cms.main", "run", f"--config={literal(config)}"]
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
         )
@@ -348,7 +349,7 @@ def _test(person: Terminal, account: Account, what: str, host: str) -> bool:
     words = [f"--user={account.user}", f"--cms_sock={literal(paths.default_socket())}", f"--test-{what}={host}"]
     try:
         done = subprocess.run(
-            [sys.executable, "-P", "-c", code, *words],
+            [sys.executable, ISOLATION, "-c", code, *words],
             capture_output=True,
             text=True,
             check=False,
