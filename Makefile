@@ -28,7 +28,7 @@ JOBS ?= 2
 SUITE ?= trixie
 TESTS ?=
 
-.PHONY: help demo test test-trixie test-oldest fuzz lint docs packages clean
+.PHONY: help demo package test test-package test-trixie test-oldest fuzz lint docs packages clean
 
 help:
 	@echo 'make demo    try cms against a simulated Microsoft 365: no account is needed, nothing leaves this machine'
@@ -45,6 +45,9 @@ help:
 	@echo '             compare with an older revision, OLD=REVISION, in one run'
 	@echo 'make bench-short'
 	@echo '             all of the bench in a minute, to see that it works'
+	@echo 'make package make the Debian packages, for the release that this machine has: build/package/'
+	@echo 'make test-package'
+	@echo '             make them in a clean Debian 12, and install, use, upgrade, remove and purge them in another (for root)'
 	@echo 'make clean   remove what these made'
 
 demo: $(INSTALLED)
@@ -76,6 +79,17 @@ $(FUZZ)/installed: pyproject.toml
 	$(PYTHON) -m venv --clear $(FUZZ)
 	$(FUZZ)/bin/pip --disable-pip-version-check --quiet install --editable '.[sandbox]' 'atheris>=3.0'
 	touch $@
+
+package:
+	rm -rf build/package
+	mkdir -p build/package/cms-oauth
+	git ls-files -z --cached --others --exclude-standard --deduplicate | \
+		tar --null --files-from=- --ignore-failed-read --create | tar -C build/package/cms-oauth --extract
+	cd build/package/cms-oauth && dpkg-buildpackage --no-sign --build=binary
+	rm -r build/package/cms-oauth
+
+test-package: $(TEST_STAMP)
+	$(VENV)/bin/pytest -n0 tests/package/life.py
 
 lint: $(TEST_STAMP)
 	$(VENV)/bin/ruff check

@@ -99,7 +99,7 @@ class Systemd:
         text = source(name, system=self.system).read_text()
         usual = self._is_usual(config)
         option = "" if usual else f" -c {_argument(literal(config))}"
-        lines = {"ExecStart": f"{command()} run{option}"}
+        lines = {"ExecStart": f"{command()} run{option}", "ExecReload": f"{command()} reload"}
         if not usual:
             lines["ConditionPathExists"] = config.replace("%", "%%")
         return re.sub(

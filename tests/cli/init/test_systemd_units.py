@@ -33,7 +33,7 @@ def test_the_unit_runs_this_very_cms(home: Path) -> None:
     assert "ConditionPathExists=/other.cfg\n" in other
     assert "ConditionPathExists=/other.cfg\n" in Systemd().text(SOCKET, "/other.cfg")
     own = mail_programs.data("systemd/user/cms.service").read_text()
-    assert own.replace("%h/.local/bin/cms run", line.removeprefix("ExecStart=")) == usual
+    assert own.replace("%h/.local/bin/cms", line.removeprefix("ExecStart=").removesuffix(" run")) == usual
     assert home / "config" / "systemd" / "user" == Systemd().folder
 
 
