@@ -50,6 +50,10 @@ CHANCES = {"left": 3, "died": 1, "hung": 0}
 # How many answers are remembered for a process, to tell a question that waits for its turn from one that hangs.
 REMEMBERED_ANSWERS = 4096
 
+# Between two looks at what a process has answered, while more is to come. Each look keeps clients waiting that ask for
+# held tokens: of a hundred refreshes at once, this makes a few looks in place of a hundred.
+GATHER_SECONDS = 0.05
+
 log = get_logger()
 
 
@@ -202,12 +206,14 @@ class _Child:
             async for line in self._outgoing:
                 await stream.send_all(line)
 
-    async def _receive(self, stream: trio.SocketStream) -> None:
+    async def _receive(self, stream: trio.abc.ReceiveStream) -> None:
         lines = Lines(messages.MAX_MESSAGE)
         with suppress(trio.BrokenResourceError):
             async for chunk in stream:
                 for line in lines.feed(bytes(chunk)):
                     self._take(messages.unpack_reply(line))
+                if self._pending:
+                    await trio.sleep(GATHER_SECONDS)
 
     def _take(self, reply: messages.WorkerReply) -> None:
         question = self._pending.get(reply.number)

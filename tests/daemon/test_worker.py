@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from structlog.testing import capture_logs
 from support.trio_run import in_trio, in_trio_jumps, jump, until
 
@@ -19,7 +20,7 @@ from cms.core.lifecycle import Granted, Outcome, Refused, Transient
 from cms.daemon import worker as module
 from cms.daemon.children import LOG_LINE, LOG_LINES, LogLines, _log_lines, worker_environment
 from cms.daemon.worker import WORKER_MARGIN, Worker
-from cms.grants.messages import Open, Place, Prompt
+from cms.grants.messages import Acquire, Done, Open, Place, Prompt, pack
 
 FAKE = str(Path(__file__).parent.parent / "support" / "fake_worker.py")
 SCOPES = ("https://outlook.office.com/SMTP.Send",)
@@ -179,6 +180,41 @@ async def test_a_question_that_waits_for_its_turn_does_not_hang(tmp_path: Path) 
     child._answered.extend([(4, question.due + 30.0), (9, question.due + 60.0)])
 
     assert (question.due + TIMEOUT + WORKER_MARGIN, alone + 30.0) == (alone, child._deadline(question))
+
+
+def test_answers_are_looked_at_together() -> None:
+    """The first is taken at once; those that come next wait a moment for others, unless nothing else is under way."""
+
+    async def gathers() -> None:
+        child = module._Child(Open(""), [], {})
+        questions = [module._Question(number, grant(f"user{number}")) for number in range(3)]
+        for each in questions:
+            child.ask(each, Acquire(each.number, each.grant, SCOPES))
+        theirs, ours = trio.testing.memory_stream_pair()
+
+        async def answer(*numbers: int) -> list[bool]:
+            for number in numbers:
+                await theirs.send_all(pack(Done(number, Granted("secret", 0.0, 3600.0))))
+            await trio.testing.wait_all_tasks_blocked()
+            return [each.end is not None for each in questions]
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(child._receive, ours)
+            assert [True, False, False] == await answer(0)
+            assert [True, False, False] == await answer(1)
+            jump(module.GATHER_SECONDS)
+            assert [True, True, False] == await answer()
+            jump(module.GATHER_SECONDS)
+            assert [True, True, True] == await answer(2)
+            another = module._Question(3, grant("user3"))
+            child.ask(another, Acquire(another.number, another.grant, SCOPES))
+            await answer(3)
+            nursery.cancel_scope.cancel()
+
+        assert another.end
+
+    # A clock that only `jump` moves.
+    trio.run(gathers, clock=trio.testing.MockClock())
 
 
 @in_trio
