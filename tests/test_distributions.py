@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from email.message import Message
 from email.parser import HeaderParser
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from support.reachable import bare_environment, closure, copy
+from test_layers import HOMES
 
 from cms_oauth.version import VERSION
 
@@ -173,6 +176,26 @@ def test_building_twice_gives_the_same_bytes(built: Path, tmp_path: Path) -> Non
 
     assert 4 == len(sums(built))
     assert sums(built) == sums(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("folder", "page"), [(ROOT, "cms"), (ROOT / "client", "cms_oauth")], ids=["cms-oauth", "cms-oauth-client"]
+)
+def test_what_a_build_loads_is_declared(folder: Path, page: str) -> None:
+    """A manual page is made from the commands, and these load libraries: a build in an empty environment has them."""
+    program = f"import man_pages, sys; man_pages.{page}(); print(*{{name.partition('.')[0] for name in sys.modules}})"
+    loaded = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=bare_environment(PYTHONPATH=f"{ROOT / 'distribution'}:{ROOT}"),
+    )
+    requires = tomllib.loads((folder / "pyproject.toml").read_text())["build-system"]["requires"]
+    libraries = {"docutils", "myst_parser", *HOMES}
+
+    declared = {re.split(r"[<>=]", each)[0].replace("myst-docutils", "myst_parser") for each in requires}
+    assert declared - {"hatchling"} == libraries & set(loaded.stdout.split())
 
 
 def test_the_client_alone(built: Path, empty: Environment) -> None:
