@@ -167,5 +167,6 @@ async def test_a_suspend_while_a_fetch_is_under_way(tmp_path: Path) -> None:
         daemon.entra.faults.release()
         await daemon.settled()
 
-        await daemon.token(ANN)
+        assert "the token is being renewed" == (await daemon.told(ANN))["error"]["message"]
+        await daemon.recovery(ANN)
         assert "ok" == daemon.row(ANN)["state"]
