@@ -57,9 +57,9 @@ class Daemon:
         self.config.write_text(text)
         os.chown(self.config, self.uid, self.uid)
 
-    def start(self, *, before: Sequence[str] = (), **environment: str) -> None:
-        """Start the daemon, with the words of `before` before its command, and wait until it says that it is ready."""
-        self.launch(before=before, **environment)
+    def start(self, *, before: Sequence[str] = (), tracer: Sequence[str] = (), **environment: str) -> None:
+        """Start the daemon as `launch` does, and wait until it says that it is ready."""
+        self.launch(before=before, tracer=tracer, **environment)
         until(self._ready, "the daemon's READY=1")
 
     def resume(self, sock: Path | str, user: str) -> None:
@@ -70,14 +70,17 @@ class Daemon:
         self.start()
         until(lambda: ask(sock, f"SMTP,token {user}".encode()), "a token")
 
-    def launch(self, *, before: Sequence[str] = (), **environment: str) -> None:
-        """Start the daemon."""
+    def launch(self, *, before: Sequence[str] = (), tracer: Sequence[str] = (), **environment: str) -> None:
+        """Start the daemon.
+
+        The words of `before` come before its command, and run as its user; those of `tracer` before all, as the tests' user.
+        """
         self.notices.clear()
         self._listener = _listener(self.folder / "notify", self.uid)
         environment = {**self.environment, "NOTIFY_SOCKET": str(self.folder / "notify"), **environment}
         # At its most talkative: the log is evidence, and the search for secrets wants all of it.
         run = ("run", "-c", str(self.config), "--log-level=debug")
-        command = self._as_owner(*before, self.installation.command("cms"), *run)
+        command = [*tracer, *self._as_owner(*before, self.installation.command("cms"), *run)]
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
 
