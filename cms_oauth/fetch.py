@@ -205,8 +205,14 @@ def report(failed: dial.Failed, command: str = "cms-oauth") -> int:
     """Print one line on stderr: what happened, who can fix it and the next command. Return the exit status."""
     from cms_oauth.text import printable  # noqa: PLC0415 - a fetch that works has no use for it
 
+    hint = failed.hint
+    if "docs/" in hint:
+        from cms_oauth.documents import located  # noqa: PLC0415 - few hints name a document
+
+        hint = located(hint)
+
     # The text comes from a daemon and from the command line: neither may break the line or move a terminal's cursor.
-    line = printable(f"{command}: {failed.message} ({failed.code}) - {failed.hint}")
+    line = printable(f"{command}: {failed.message} ({failed.code}) - {hint}")
     try:  # noqa: SIM105 - contextlib is not worth its import on the way of every failure
         os.write(_STDERR, line.encode(errors="replace") + b"\n")
     except OSError:

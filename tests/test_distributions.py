@@ -152,7 +152,8 @@ def test_no_file_is_in_both(built: Path) -> None:
     client, main = (names(built / WHEELS[name]) for name in ("cms-oauth-client", "cms-oauth"))
 
     assert set() == client & main
-    assert {"cms_oauth/main.py", "cms_oauth/py.typed"} <= client
+    documents = {f"cms_oauth/{each.relative_to(ROOT)}" for each in (ROOT / "docs").rglob("*.md")}
+    assert {"cms_oauth/main.py", "cms_oauth/py.typed", *documents} <= client
     assert {"cms/main.py", "cms/data/contrib/muttrc", "cms/data/systemd/user/cms.service"} <= main
     assert all(any(name.endswith("licenses/LICENSE") for name in each) for each in (client, main))
     assert (ROOT / "LICENSE").read_bytes() == (ROOT / "client" / "LICENSE").read_bytes()
@@ -205,6 +206,16 @@ def test_the_client_alone(built: Path, empty: Environment) -> None:
     assert {"cms-oauth", "git-credential-cms"} == empty.commands()
     assert "usage: cms-oauth" in empty.run("cms-oauth", "--help")
     assert f"cms-oauth {VERSION}\n" == empty.run("cms-oauth", "--version")
+
+
+def test_messages_name_the_documents_that_are_installed(built: Path, empty: Environment) -> None:
+    """The file that a message names is there."""
+    empty.install("--find-links", built, "cms-oauth-client")
+    program = "from cms_oauth.documents import located; print(located('see docs/clients/exim.md and x/docs/y.md'))"
+    words = empty.run("python", "-I", "-c", program).split()
+
+    assert Path(words[1]).read_text() == (ROOT / "docs" / "clients" / "exim.md").read_text()
+    assert ["see", "and", "x/docs/y.md"] == [words[0], *words[2:]]
 
 
 def test_every_module_of_the_client_loads_alone(built: Path, empty: Environment) -> None:

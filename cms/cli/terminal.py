@@ -11,17 +11,18 @@ from typing import Any
 
 import click
 
+from cms_oauth.documents import located
 from cms_oauth.text import shown
 
 
 def say(text: str) -> None:
     """Print to the standard output."""
-    click.echo(shown(text))
+    click.echo(shown(located(text)))
 
 
 def complain(message: str, hint: str = "") -> None:
     """Print to the standard error, with the next command on a line below."""
-    click.echo(shown("\n".join(filter(None, [f"cms: {message}", hint]))), err=True)
+    click.echo(shown(located("\n".join(filter(None, [f"cms: {message}", hint])))), err=True)
 
 
 class Terminal:

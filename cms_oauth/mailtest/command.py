@@ -13,6 +13,7 @@ import sys
 from cms_oauth import dial, tls, wire
 from cms_oauth.diagnosis import lookup
 from cms_oauth.diagnosis.verdicts import UNKNOWN
+from cms_oauth.documents import located
 from cms_oauth.fetch import Credential, Options, fetch, report, write
 from cms_oauth.mailtest import run as mailtest
 
@@ -83,4 +84,4 @@ def _as_data(outcome: mailtest.Report) -> dict[str, object]:
 
 
 def _say(line: str, prefix: str = "cms-oauth: ") -> None:
-    print(prefix + lookup.printable(line), file=sys.stderr, flush=True)
+    print(prefix + located(lookup.printable(line)), file=sys.stderr, flush=True)
