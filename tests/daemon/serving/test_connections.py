@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from support.trio_run import in_trio, in_trio_jumps, jump
 from cms.core.policy import Peer, Rules
 from cms.daemon.serving import connections
 from cms.daemon.serving.connections import REPLY_SECONDS, ClientConnection, Connections, Next, Wanted
+from cms.system import listener
+from cms.system.listener import Listener
 from cms_oauth import wire
 
 pytestmark = pytest.mark.parametrize("kind", KINDS, ids=str)
@@ -136,6 +139,39 @@ async def test_an_endless_request_costs_no_memory(tmp_path: Path, kind: Kind) ->
         await trio.testing.wait_all_tasks_blocked()
 
         assert ["bad-request"] == served.outcomes
+
+
+# --- rounds ---
+
+
+@in_trio
+async def test_other_tasks_have_their_turn(tmp_path: Path, kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After so many connections, however many more wait; those are served next."""
+    monkeypatch.setattr(connections, "MAX_ROUND", 2)
+    answered, wait = list[int](), Listener.wait
+    async with serving(tmp_path, kind) as served:
+
+        async def noted(self: Listener, relieve: Callable[[], bool]) -> None:
+            answered.append(len(served.outcomes))
+            await wait(self, relieve)
+
+        monkeypatch.setattr(Listener, "wait", noted)
+        for client in [plain_client(served.path, kind.request()) for _ in range(5)]:
+            assert kind.granted() == await read_all(trio.SocketStream(trio.socket.from_stdlib_socket(client)))
+
+    assert [2, 4, 5] == answered
+
+
+@in_trio
+async def test_users_take_turns(tmp_path: Path, kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that has many connections keeps no other waiting."""
+    uids = iter([1, 1, 1, 2, 3, 2])
+    monkeypatch.setattr(listener, "credentials", lambda _sock: (7, next(uids), 100))
+    async with serving(tmp_path, kind) as served:
+        for client in [plain_client(served.path, kind.request()) for _ in range(6)]:
+            await read_all(trio.SocketStream(trio.socket.from_stdlib_socket(client)))
+
+        assert [1, 2, 3, 1, 2, 1] == [each["uid"] for each in reversed(served.audit.as_data(0.0))]
 
 
 # --- eviction ---
@@ -291,10 +327,7 @@ async def test_draining_answers_what_has_come_in_time(tmp_path: Path, kind: Kind
         # No other task runs before `draining` is set.
         for client in begun:
             os.write(client.socket.fileno(), kind.request())
-        queued = [plain_client(served.path) for _ in range(20)]
-        for plain in queued:
-            plain.sendall(kind.request())
-            plain.shutdown(socket.SHUT_WR)
+        queued = [plain_client(served.path, kind.request()) for _ in range(20)]
         silent = plain_client(served.path)
         served.draining.set()
         clients = [*begun, *(trio.SocketStream(trio.socket.from_stdlib_socket(each)) for each in queued)]
@@ -306,10 +339,13 @@ async def test_draining_answers_what_has_come_in_time(tmp_path: Path, kind: Kind
         silent.close()
 
 
-def plain_client(path: str) -> socket.socket:
-    """Connect at once: no other task runs meanwhile."""
+def plain_client(path: str, request: bytes = b"") -> socket.socket:
+    """Connect at once, and send a whole request if there is one: no other task runs meanwhile."""
     client = socket.socket(socket.AF_UNIX)
     client.connect(path)
+    if request:
+        client.sendall(request)
+        client.shutdown(socket.SHUT_WR)
     return client
 
 
