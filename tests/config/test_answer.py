@@ -69,7 +69,7 @@ def test_an_account_is_sent_once(load_text: Loader) -> None:
 
 def test_an_error_comes_back() -> None:
     """With its file, line and hint, and without one or the other."""
-    for error in (ConfigError("/x/\udcff.cfg", 3, "no\nuse", "Try this"), ConfigError("/x/cms.cfg", None, "no use")):
+    for error in (ConfigError("/x/\udcff.cfg", 3, "no use", "Try this"), ConfigError("/x/cms.cfg", None, "no use")):
         found = read(*pack(error))
 
         assert isinstance(found, ConfigError)
