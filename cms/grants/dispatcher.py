@@ -86,7 +86,7 @@ class Dispatcher:
         self._signing_in: dict[int, Job] = {}
         # What the threads take: a job each, or None to end.
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        # How many threads have nothing to do. They are kept: to start one takes as long as a tenth of a redemption.
+        # How many threads have nothing to do. They are kept, because starting one costs a tenth of a redemption.
         self._free = 0
         # What threads hand to the main thread: a prompt to send, or a job with its outcome.
         self._results: queue.SimpleQueue[Prompt | tuple[Job, Ended]] = queue.SimpleQueue()

@@ -54,8 +54,8 @@ _HEADERS = requests.utils.default_headers()
 class HttpSession:
     """Sends requests over connections that are kept. Threads may share it.
 
-    It is no `requests.Session`, which takes as long as the connection for what must not be: cookies that accounts share,
-    passwords of ~/.netrc, settings of the environment.
+    It is not a `requests.Session`: that spends as much time as the connection itself on cookies, ~/.netrc and settings of
+    the environment, none of which may be used here.
 
     Without `routes` no proxy is used. `trust` says which authorities count, and is asked again when that may have changed.
     """
