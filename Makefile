@@ -15,11 +15,22 @@ SOURCES := pyproject.toml client/pyproject.toml $(shell find cms cms_oauth distr
 # For `make test-oldest`: each dependency at its lower bound.
 OLDEST := .venv-oldest
 LOWEST = $(shell sed -n '/^dependencies = /,/^\]/s/^ *"\(.*\)>=\(.*\)",/\1==\2/p' pyproject.toml)
-FOR_OLDEST = aiosmtpd build hypothesis PySocks pytest pytest-xdist trustme
+FOR_OLDEST = aiosmtpd build docutils hatchling hypothesis myst-docutils packaging PySocks pytest pytest-xdist trustme
 
 # For `make fuzz`: atheris has no wheels for every Python, so that the tests do without.
 FUZZ := .venv-fuzz
 FUZZ_SECONDS ?= 60
+
+# Tools that look at the dependencies, in an environment of their own: pip-audit brings rich, which nothing of cms may find.
+TOOLS := .venv-tools
+TOOLS_STAMP := $(TOOLS)/installed
+COMPILE = $(TOOLS)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
+# An installation as users have it, with what is locked.
+LOCKED := .venv-locked
+
+# For `make test-dependencies`.
+NEWEST := .venv-newest
+PYTHONS = python3.11 python3.12 python3.13 python3.14
 
 # Two at a time: the tests start real servers, and CI has two cores.
 JOBS ?= 2
@@ -28,7 +39,7 @@ JOBS ?= 2
 SUITE ?= trixie
 TESTS ?=
 
-.PHONY: help demo package test test-package test-trixie test-oldest fuzz lint docs packages clean
+.PHONY: help demo package test test-package test-trixie test-oldest test-dependencies fuzz lint docs lock sbom audit packages clean
 
 help:
 	@echo 'make demo    try cms against a simulated Microsoft 365: no account is needed, nothing leaves this machine'
@@ -39,6 +50,11 @@ help:
 	@echo '             the tests, without those of real programs, with the oldest libraries that pyproject.toml allows'
 	@echo 'make fuzz    look for input that surprises a parser, a minute for each; TARGETS="wire vault": these only'
 	@echo 'make lint    ruff and mypy only'
+	@echo 'make test-dependencies'
+	@echo '             that, and the same with the newest libraries, in each Python from 3.11 to 3.14 that is here'
+	@echo 'make lock    write the lock files anew: the newest libraries, with their hashes'
+	@echo 'make sbom    list the libraries that are installed with cms, with their licences: build/sbom.json'
+	@echo 'make audit   ask whether one of them has a known vulnerability'
 	@echo 'make docs    make docs/troubleshooting.md from the tables of verdicts'
 	@echo 'make bench   measure cms beside other programs, in less than an hour: bench/RESULTS.md. CHAPTERS="socket fetch": these only'
 	@echo 'make bench-check'
@@ -108,16 +124,43 @@ bench bench-check bench-short: $(TEST_STAMP)
 bench-check: BENCH_OPTIONS = --check '$(OLD)'
 bench-short: BENCH_OPTIONS = --short
 
+# The oldest libraries together, and the newest together in every Python that this machine has. Debian's own libraries are
+# tested by `make test-trixie`, also with SUITE=sid.
+test-dependencies: test-oldest
+	@for python in $(PYTHONS); do \
+		$$python -c '' 2>/dev/null || { echo "$$python is absent: nothing was tested with it."; continue; }; \
+		echo "$$python, with the newest libraries:"; \
+		$$python -m venv --clear $(NEWEST) && \
+		$(NEWEST)/bin/pip --disable-pip-version-check --quiet install --editable client --editable '.[test]' && \
+		$(NEWEST)/bin/pytest --numprocesses $(JOBS) --dist loadfile --ignore tests/end_to_end $(TESTS) || exit 1; \
+	done
+
+lock: $(TOOLS_STAMP)
+	$(PYTHON) distribution/lock.py | $(COMPILE) --upgrade --output-file requirements.lock -
+	$(PYTHON) distribution/lock.py test | $(COMPILE) --upgrade --output-file requirements-test.lock -
+
+sbom: $(TOOLS_STAMP)
+	$(PYTHON) -m venv --clear $(LOCKED)
+	$(LOCKED)/bin/pip --disable-pip-version-check --quiet install --require-hashes --requirement requirements.lock
+	$(LOCKED)/bin/pip --disable-pip-version-check --quiet install --no-deps ./client .
+	mkdir -p build
+	$(TOOLS)/bin/cyclonedx-py environment --output-reproducible --output-file build/sbom.json $(LOCKED)
+	@echo 'build/sbom.json names each dependency and its licence (CycloneDX).'
+
+audit: $(TOOLS_STAMP)
+	distribution/audit $(TOOLS)/bin/pip-audit requirements.lock
+
 packages:
 	tests/install-debian-packages
 
 clean:
-	rm -rf $(VENV) $(OLDEST) $(FUZZ) .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) $(OLDEST) $(NEWEST) $(TOOLS) $(LOCKED) $(FUZZ) .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 
-$(TEST_STAMP): pyproject.toml client/pyproject.toml $(VENV)/bin/pip
+$(TEST_STAMP): requirements-test.lock pyproject.toml client/pyproject.toml $(VENV)/bin/pip
 	@# An installation from before the client was a distribution of its own would take the client's commands with it.
 	$(PIP) uninstall --yes cms-oauth
-	$(PIP) install --editable client --editable '.[test]'
+	$(PIP) install --require-hashes --requirement requirements-test.lock
+	$(PIP) install --no-build-isolation --no-deps --editable client --editable .
 	touch $@
 
 $(DEMO_STAMP): $(SOURCES) $(VENV)/bin/pip
@@ -130,3 +173,8 @@ $(VENV)/bin/pip:
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || tests/install-debian-packages python3-venv
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
+
+$(TOOLS_STAMP):
+	$(PYTHON) -m venv --clear $(TOOLS)
+	$(TOOLS)/bin/pip --disable-pip-version-check --quiet install uv cyclonedx-bom pip-audit
+	touch $@

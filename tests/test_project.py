@@ -12,6 +12,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from support.programs import give_up, listed_packages, releases_packages, require_program
 from support.reachable import Installation
 from test_layers import HOMES
@@ -221,6 +223,21 @@ def test_every_library_is_declared() -> None:
     imported = {{"socks": "pysocks"}.get(name, name) for name in HOMES} - {"secretstorage", "_typeshed"}
 
     assert set() == imported - declared
+
+
+@pytest.mark.parametrize(("file", "words"), [("requirements.lock", []), ("requirements-test.lock", ["test"])])
+def test_every_requirement_is_locked_with_a_hash(file: str, words: list[str]) -> None:
+    """The lock files have all that pyproject.toml asks for, in a version that it allows; `make lock` writes them."""
+    program: list[str | Path] = [sys.executable, ROOT / "distribution" / "lock.py", *words]
+    wanted = subprocess.run(program, capture_output=True, text=True, check=True).stdout.splitlines()
+    text = (ROOT / file).read_text().replace("\\\n", " ")
+    locked = {line.split("==")[0].lower(): line for line in text.splitlines()}
+
+    assert len(wanted) > 10
+    assert [] == [name for name, line in locked.items() if "--hash=sha256:" not in line]
+    for requirement in map(Requirement, wanted):
+        version = locked[canonicalize_name(requirement.name)].split("==")[1].split()[0]
+        assert requirement.specifier.contains(version)
 
 
 def test_the_interpreter_is_one_that_is_promised() -> None:
