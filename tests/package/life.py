@@ -132,6 +132,12 @@ def test_a_life(root: CleanRoot, entra: Entra) -> None:
     change(root, f"{_INSTALL} /srv/*.deb")
     assert "755 cms" == root.run("stat --format '%a %U' /run/cms").strip()
     root.run("ls /usr/lib/cms/lib/python3*/site-packages/cms/__pycache__/main.*.pyc")
+    for page in ("man1/cms.1", "man1/cms-oauth.1", "man1/git-credential-cms.1", "man5/cms.cfg.5"):
+        root.run(f"test -s /usr/share/man/{page}.gz")
+    for command in ("cms", "cms-oauth"):
+        root.run(
+            f"test -s /usr/share/bash-completion/completions/{command} -a -s /usr/share/zsh/vendor-completions/_{command}"
+        )
     assert "" == root.run("systemd-analyze verify --man=no cms.service cms.socket").strip()
     assert ["enabled"] * 2 == root.run("systemctl is-enabled cms.service cms.socket").split()
     set_up(root, entra)
@@ -158,6 +164,7 @@ def test_a_life(root: CleanRoot, entra: Entra) -> None:
     serves(root, entra)
     stop(root)
 
+    evidence.keep("output", (root.share / "daemon.log").read_text())
     root.run(f"rm -r {_CREDENTIALS}")
     change(root, "apt-get purge --yes --quiet=2 cms-oauth cms-oauth-client")
     for place in (
