@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,13 @@ class TestTls:
         assert (
             f"Tls: ca= cannot be read: {tmp_path}/ca.pem: No such file or directory" == refuse("Tls('ca.pem')").message
         )
+
+    def test_pipe(self, refuse: Refuser, tmp_path: Path) -> None:
+        """A pipe is an error too: nothing waits for its writer."""
+        os.mkfifo(tmp_path / "ca.pem")
+        message = refuse("Tls('ca.pem')").message
+
+        assert f"Tls: ca= cannot be read: {tmp_path}/ca.pem: it is a pipe, not a regular file" == message
 
     def test_no_certificate(self, refuse: Refuser, tmp_path: Path) -> None:
         """So is a file that is no certificate."""

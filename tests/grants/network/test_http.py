@@ -243,7 +243,9 @@ class TestDiscovery:
         assert "timeout" == outcome.trouble.kind
 
     @pytest.mark.parametrize(
-        "text", ["", "[]", "{}", '{"token_endpoint": "http://x", "authorization_endpoint": "https://x"}']
+        "text",
+        ["", "[]", "{}", "[" * 4000, "\0", '{"token_endpoint": "http://x", "authorization_endpoint": "https://x"}'],
+        ids=lambda text: str(text[:8]),
     )
     def test_what_is_no_document(self, text: str) -> None:
         """Only a document with endpoints over TLS is one."""
