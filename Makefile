@@ -21,6 +21,9 @@ FOR_OLDEST = aiosmtpd build docutils hatchling hypothesis myst-docutils packagin
 FUZZ := .venv-fuzz
 FUZZ_SECONDS ?= 60
 
+# For `make soak`; SOAK_SEED=NUMBER in the environment repeats a schedule.
+SOAK_SECONDS ?= 600
+
 # Tools that look at the dependencies, in an environment of their own: pip-audit brings rich, which nothing of cms may find.
 TOOLS := .venv-tools
 TOOLS_STAMP := $(TOOLS)/installed
@@ -39,7 +42,7 @@ JOBS ?= 2
 SUITE ?= trixie
 TESTS ?=
 
-.PHONY: help demo package test test-package test-trixie test-oldest test-dependencies fuzz lint docs lock sbom audit packages clean
+.PHONY: help demo package test test-package test-trixie test-oldest test-dependencies fuzz soak lint docs lock sbom audit packages clean
 
 help:
 	@echo 'make demo    try cms against a simulated Microsoft 365: no account is needed, nothing leaves this machine'
@@ -49,6 +52,7 @@ help:
 	@echo 'make test-oldest'
 	@echo '             the tests, without those of real programs, with the oldest libraries that pyproject.toml allows'
 	@echo 'make fuzz    look for input that surprises a parser, a minute for each; TARGETS="wire vault": these only'
+	@echo 'make soak    the daemon among faults and clients of every kind, for ten minutes (for root)'
 	@echo 'make lint    ruff and mypy only'
 	@echo 'make test-dependencies'
 	@echo '             that, and the same with the newest libraries, in each Python from 3.11 to 3.14 that is here'
@@ -90,6 +94,9 @@ test-oldest: $(TEST_STAMP)
 
 fuzz: $(FUZZ)/installed
 	$(FUZZ)/bin/python -m fuzz $(TARGETS) -max_total_time=$(FUZZ_SECONDS)
+
+soak: packages $(TEST_STAMP)
+	SOAK_SECONDS=$(SOAK_SECONDS) $(VENV)/bin/pytest --numprocesses 0 --capture no tests/soak
 
 $(FUZZ)/installed: pyproject.toml
 	$(PYTHON) -m venv --clear $(FUZZ)

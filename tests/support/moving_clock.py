@@ -5,6 +5,8 @@ the worker is started by running this very file, which moves the clocks of its p
 
     python -I moving_clock.py OFFSETS
 
+With further words it is `cms` with these arguments instead, in a process of its own, and its workers are on the clock too.
+
 Deadlines stay real: `time.monotonic` is left alone.
 """
 
@@ -16,14 +18,12 @@ import sys
 import time
 from pathlib import Path
 
-from cms.system.clock import Clock
-
 # Seconds that have passed beside the real ones, and by how much the wall clock is wrong.
 _OFFSETS = struct.Struct("=dd")
 
 
-class MovingClock(Clock):
-    """The machine's clocks, and the hours that a test lets pass. `stepped` is by how much the wall clock is wrong."""
+class MovingClock:
+    """A `Clock` of cms's: the machine's, and the hours that a test lets pass. `stepped` is by how much the wall clock is wrong."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -81,9 +81,17 @@ def _offsets(file: str) -> tuple[float, float]:
 
 
 def main() -> int:
-    """Be the grant worker."""
-    _move_clocks(sys.argv[1])
-    # Now, so that whatever it imports finds the clocks moved.
+    """Be the grant worker, or `cms`."""
+    offsets, *arguments = sys.argv[1:]
+    _move_clocks(offsets)
+    # Only now, so that whatever it imports finds the clocks moved.
+    if arguments:
+        from cms.daemon import worker  # noqa: PLC0415
+
+        worker.WORKER_ARGV = (sys.executable, "-I", __file__, offsets)
+        from cms.main import main as cms  # noqa: PLC0415
+
+        return cms(arguments)
     from cms.grants.__main__ import main as work  # noqa: PLC0415
 
     return work()
