@@ -100,7 +100,7 @@ soak: packages $(TEST_STAMP)
 
 $(FUZZ)/installed: pyproject.toml
 	$(PYTHON) -m venv --clear $(FUZZ)
-	$(FUZZ)/bin/pip --disable-pip-version-check --quiet install --editable '.[sandbox]' 'atheris>=3.0'
+	$(FUZZ)/bin/pip --disable-pip-version-check --quiet install --editable client --editable '.[sandbox]' 'atheris>=3.0'
 	touch $@
 
 package:
