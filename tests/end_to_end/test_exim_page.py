@@ -174,7 +174,7 @@ def test_the_drop_in_is_one(tmp_path: Path, installation: Installation) -> None:
     """systemd has nothing to say about the service with the page's drop-in, and would of one with a fault."""
     unit = tmp_path / "cms.service"
     text = (ROOT / "systemd" / "system" / "cms.service").read_text()
-    unit.write_text(re.sub(r"(?m)^ExecStart=\S+", f"ExecStart={installation.command('cms')}", text))
+    unit.write_text(re.sub(r"(?m)^(Exec\w+)=\S+", rf"\1={installation.command('cms')}", text))
     drop_in = tmp_path / "cms.service.d" / "exim.conf"
     drop_in.parent.mkdir()
     drop_in.write_text(shown("exim", "drop-in"))

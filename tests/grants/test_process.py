@@ -66,7 +66,7 @@ class TestProcess:
                 line.split() for line in limits.splitlines() if line.startswith("Max core")
             )
             assert worker.popen.pid == int(fields[3])
-            nice = max(15, os.getpriority(os.PRIO_PROCESS, 0))
+            nice = max(5, os.getpriority(os.PRIO_PROCESS, 0))
             assert nice == int(fields[16])
             # So is its session, where the kernel has a niceness for that.
             session = Path(f"/proc/{pid}/autogroup")

@@ -51,7 +51,7 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/]{64,}")
 _SAMPLE_SECONDS = 0.1
 
 # A process of cms's forbids its core dumps as soon as Python runs. On a busy machine, under strace, that takes a while.
-_EXPOSED_SECONDS = 30.0
+_EXPOSED_SECONDS = 60.0
 # What the kernel says of a process whose memory no crash writes to a disk.
 _NO_DUMP = re.compile(r"^Max core file size +0 +0 ", re.MULTILINE)
 
