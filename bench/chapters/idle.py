@@ -21,8 +21,9 @@ _ONE, _STAYS, _WORKER = "1 account", "1 account, its worker has to stay", "the w
 # As the units of cms have it.
 _WATCHDOG = {"WATCHDOG_USEC": "60000000"}
 
-# Threads that a start has used end after ten seconds without work.
-_SETTLED_SECONDS = 15.0
+# Threads that a start has used end after ten seconds without work, and the line for systemd of ten thousand accounts is
+# renewed a minute after the start (STATUS_PAUSE_EACH of `cms.daemon.app`).
+_SETTLED_SECONDS = 75.0
 _PER_SECONDS = 30.0
 
 
