@@ -279,9 +279,10 @@ def test_inside_its_chroot_and_outside(system: System, chroot: str, prefix: str)
 
 def test_without_the_proxy_the_chroot_hides_the_socket(system: System) -> None:
     """What `proxy:` is there for: without it a message waits."""
+    system.reconfigure(prefix="")
     # Debian 12 and 13 have it so.
     system.machine.run("/usr/sbin/postconf", "-F", "smtp/unix/chroot=y")
-    system.reconfigure(prefix="")
+    system.machine.postfix("reload")
     start = len(system.machine.log())
     subject = system.send("alice", B, sender=A)
     system.kept(A, "connect to …: No such file or directory", start)
