@@ -110,6 +110,7 @@ class Records:
             case origin if origin is UnionType:
                 return _either(NoneType in inside, [self._reader(each) for each in inside])
             case origin if origin is tuple:
+                assert inside[1:] == (...,), "a record's tuples have any length"
                 member = self._reader(inside[0])
                 whole = self._same if inside[0] is str else _itself
                 return lambda data: whole(tuple(map(member, _checked(data, list))))

@@ -81,7 +81,10 @@ class HttpSession:
         """Send a request once; return the response, whose body is still to be read. Raises requests' exceptions."""
         request = requests.PreparedRequest()
         request.prepare(method, url, {**_HEADERS, **(headers or {})}, data=data, params=params or None)
-        adapter = self.adapters[urlsplit(url).scheme]
+        adapter = self.adapters.get(urlsplit(url).scheme)
+        if adapter is None:
+            # A discovery document may name anything.
+            raise NotSent("no address of HTTP")
         return adapter.send(request, stream=True, timeout=seconds, proxies=self.proxies(url))
 
     def __enter__(self) -> Self:

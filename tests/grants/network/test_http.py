@@ -105,6 +105,14 @@ class TestRequests:
         assert status == reply.status_code
         assert [TOKEN_ENDPOINT] == [request.url for request in canned.sent]
 
+    def test_an_address_of_something_else(self) -> None:
+        """What Entra's documents name need not be HTTP: nothing is sent then, and that is no bug of cms's."""
+        http = client(Canned())
+        with pytest.raises(NoAnswer):
+            http.post("ftp://login.test/token")
+
+        assert not http.unsure
+
     def test_endless(self) -> None:
         """An answer without end costs a bounded amount of memory."""
         http = client(Canned((200, ENDLESS)))
