@@ -42,7 +42,7 @@ JOBS ?= 2
 SUITE ?= trixie
 TESTS ?=
 
-.PHONY: help demo package test test-package test-trixie test-oldest test-dependencies fuzz soak lint docs lock sbom audit packages clean
+.PHONY: help demo package test test-all test-package test-trixie test-oldest test-dependencies fuzz soak lint docs lock sbom audit packages clean
 
 help:
 	@echo 'make demo    try cms against a simulated Microsoft 365: no account is needed, nothing leaves this machine'
@@ -51,11 +51,13 @@ help:
 	@echo '             the same in Debian 13, in a root of its own; SUITE=sid: in sid. TESTS=...: these tests only (for root)'
 	@echo 'make test-oldest'
 	@echo '             the tests, without those of real programs, with the oldest libraries that pyproject.toml allows'
+	@echo 'make test-dependencies'
+	@echo '             that, and the same with the newest libraries, in each Python from 3.11 to 3.14 that is here'
+	@echo 'make test-all'
+	@echo '             everything that is named test, with fuzz, soak and bench: it takes hours (for root)'
 	@echo 'make fuzz    look for input that surprises a parser, a minute for each; TARGETS="wire vault": these only'
 	@echo 'make soak    the daemon among faults and clients of every kind, for ten minutes (for root)'
 	@echo 'make lint    ruff and mypy only'
-	@echo 'make test-dependencies'
-	@echo '             that, and the same with the newest libraries, in each Python from 3.11 to 3.14 that is here'
 	@echo 'make lock    write the lock files anew: the newest libraries, with their hashes'
 	@echo 'make sbom    list the libraries that are installed with cms, with their licences: build/sbom.json'
 	@echo 'make audit   ask whether one of them has a known vulnerability'
@@ -81,6 +83,10 @@ test: packages lint
 	@cat build/bench-short/RESULTS.md
 	$(VENV)/bin/coverage combine --quiet
 	$(VENV)/bin/coverage report
+
+# One after the other, also with `make --jobs`: they would measure each other.
+test-all:
+	for each in test test-trixie test-dependencies test-package fuzz soak bench; do $(MAKE) $$each || exit 1; done
 
 test-trixie:
 	JOBS='$(JOBS)' tests/debian-root $(SUITE) $(TESTS)
@@ -165,13 +171,13 @@ clean:
 
 $(TEST_STAMP): requirements-test.lock pyproject.toml client/pyproject.toml $(VENV)/bin/pip
 	@# An installation from before the client was a distribution of its own would take the client's commands with it.
-	$(PIP) uninstall --yes cms-oauth
+	$(PIP) --quiet uninstall --yes cms-oauth
 	$(PIP) install --require-hashes --requirement requirements-test.lock
 	$(PIP) install --no-build-isolation --no-deps --editable client --editable .
 	touch $@
 
 $(DEMO_STAMP): $(SOURCES) $(VENV)/bin/pip
-	$(PIP) uninstall --yes cms-oauth
+	$(PIP) --quiet uninstall --yes cms-oauth
 	$(PIP) install '.[sandbox]'
 	touch $@
 

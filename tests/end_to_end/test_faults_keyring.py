@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import secretstorage
-from support.desktop import Desktop
+from support.desktop import Desktop, entered
 from support.evidence import keep_secret
 from support.whole_daemon import ANN, BOB, HOUR, WholeDaemon, on_moving_clock, until, whole_daemon
 
@@ -27,13 +27,9 @@ HASTY = 0.05
 
 @pytest.fixture
 def desktop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desktop]:
-    """A session whose keyring runs and is unlocked."""
-    (tmp_path / "desktop").mkdir()
-    session = Desktop(tmp_path / "desktop")
-    for name, value in session.environment.items():
-        monkeypatch.setenv(name, value)
-    yield session
-    session.stop()
+    """A session of this process. Each test starts its keyring."""
+    with entered(tmp_path / "desktop", monkeypatch) as session:
+        yield session
 
 
 @asynccontextmanager

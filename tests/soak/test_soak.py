@@ -18,7 +18,7 @@ import trio
 from soak.faults import KINDS
 from soak.world import FILES, LOGINS, World, world
 from support import proc
-from support.desktop import Desktop
+from support.desktop import Desktop, entered
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "10"))
 SEED = int(os.environ.get("SOAK_SEED") or random.SystemRandom().randrange(2**32))
@@ -74,13 +74,9 @@ async def soak(world: World) -> Counter[str]:
 @pytest.fixture
 def desktop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desktop]:
     """A session whose keyring runs and is unlocked."""
-    (tmp_path / "desktop").mkdir()
-    session = Desktop(tmp_path / "desktop")
-    for name, value in session.environment.items():
-        monkeypatch.setenv(name, value)
-    session.start_keyring()
-    yield session
-    session.stop()
+    with entered(tmp_path / "desktop", monkeypatch) as session:
+        session.start_keyring()
+        yield session
 
 
 def test_soak(tmp_path: Path, desktop: Desktop) -> None:

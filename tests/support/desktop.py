@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
+import pytest
 import secretstorage
 
 from support.programs import require_program
@@ -102,3 +104,14 @@ class Desktop:
     def _answers(self) -> bool:
         with closing(secretstorage.dbus_init()) as bus:
             return bool(secretstorage.check_service_availability(bus))
+
+
+@contextmanager
+def entered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desktop]:
+    """Have this process in a session of its own while the block runs. The keyring is not started."""
+    folder.mkdir()
+    session = Desktop(folder)
+    for name, value in session.environment.items():
+        monkeypatch.setenv(name, value)
+    yield session
+    session.stop()
