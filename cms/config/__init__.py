@@ -1,6 +1,6 @@
 """Reads the configuration: a Python file in, a frozen `Config` out, or a `ConfigError` with file and line.
 
-- `child` loads a file in a process of its own, `__main__` is that process, and `answer` what it sends. Other packages use
+- `child` loads a file in a separate process, `__main__` is that process, and `answer` what it sends. Other packages use
   `child` and `model` only.
 - `load` runs the file once and makes the `Config`. Before that, `trust` checks that no other user could change the file.
 - `directives` has the names that a file can use: `office365` (accounts), `serving` (sockets and files) and `settings`

@@ -1,4 +1,4 @@
-"""Loads a configuration in a process of its own, so that a file that loops or hangs costs its time limit and nothing else.
+"""Loads a configuration in a separate process, so that a file that loops or hangs costs its time limit and nothing else.
 
 The file is the user's program. Its process has the terminal, the environment and the current folder of this one; what the
 file changes of them ends with it. `cms.config.__main__` is that process.
@@ -40,12 +40,12 @@ _CHUNK = 256 * 1024
 # A line of a program as faulthandler writes it, the innermost of a thread first.
 _FRAME = re.compile(r'^  File "(.*)", line (\d+)', re.MULTILINE)
 
-_ENDS_THERE = "A configuration has its own process, which ends with the file: it may not end it or replace it"
+_ENDS_THERE = "A configuration runs in its own process, which ends with the file: it may not end it or replace it"
 _LEAVE_IT = "A configuration may use and close what it has opened, and its standard input and output"
 
 
 class Loader:
-    """Loads configurations, each in a process of its own.
+    """Loads configurations, each in a separate process.
 
     The process for the first is started at once: that takes as long as to load the daemon's libraries, which can happen
     meanwhile. It runs no file before `load`. As a context manager, a loader ends a process that was not needed.
