@@ -41,7 +41,7 @@ class Build(BuildHookInterface[Any]):
             path.write_text(text)
             build_data["shared_data"][str(path)] = place
 
-    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:  # noqa: ARG002
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:  # noqa: ARG002 - hatchling passes it
         if version != "editable":
             self._made.cleanup()
 

@@ -87,7 +87,7 @@ def test_the_environment_is_read_as_requests_reads_it(environ: dict[str, str], h
 )
 def test_an_address_is_read_as_requests_reads_it(address: str) -> None:
     """Scheme, host, port, user and password; a port that is not named is the usual one of the scheme."""
-    url = str(prepend_scheme_if_needed(address, "http"))  # type: ignore[no-untyped-call]
+    url = str(prepend_scheme_if_needed(address, "http"))  # type: ignore[no-untyped-call]  # requests has none for it
     expected = parse_url(url)
     found = route(LOGIN, None, {"HTTPS_PROXY": address})
 

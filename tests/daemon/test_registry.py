@@ -49,7 +49,7 @@ class World:
         return self.ends.get(grant.login, NO)
 
     def token(self, **known: object) -> Granted:
-        return Granted("token", self.clock.boot(), 3600.0, sign_in=SignInFacts(**known))  # type: ignore[arg-type]
+        return Granted("token", self.clock.boot(), 3600.0, sign_in=SignInFacts(**known))  # type: ignore[arg-type]  # each test gives fields of it
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Registry]:

@@ -238,7 +238,7 @@ class TestDevice:
         """An outage is waited out, a bug is not: also after the answer that gave the code."""
 
         def broken(_app: Any, _flow: Any, **_kwargs: Any) -> Any:
-            return int(surprise=1)  # type: ignore[call-overload]
+            return int(surprise=1)  # type: ignore[call-overload]  # the bug
 
         monkeypatch.setattr(msal.PublicClientApplication, "acquire_token_by_device_flow", broken)
         answer = flow.poll()

@@ -73,7 +73,7 @@ def test_mpop_has_the_same_syntax() -> None:
     """And logs in by POP."""
     (found,) = uses_of_mpop(machine({".mpoprc": f'{GOOD}passwordeval "cms-oauth"\n'}))
 
-    assert Login("POP", "token") == found.login  # type: ignore[union-attr]
+    assert Login("POP", "token") == found.login  # type: ignore[union-attr]  # the test fails where it is None
 
 
 def test_where_the_file_is() -> None:
