@@ -127,7 +127,8 @@ class Keeper:
         self._looks = LOOKS
         # Only while somebody waits for it.
         self._change: trio.Event | None = None
-        # Counts sign-ins and sign-outs: an answer to a question from before one is out of date after it.
+        # Counts sign-ins and sign-outs: an answer to a question from before one is out of date after it, except for a
+        # token of the new sign-in.
         self._epoch = 0
 
     @property
@@ -307,12 +308,20 @@ class Keeper:
         try:
             outcome = await self._acquire(self.grant, scopes)
             self._count(life, outcome)
-            if epoch == self._epoch:
+            if epoch == self._epoch or self._is_of_this_sign_in(outcome):
                 self._absorb(scopes, outcome)
         except Exception:
             # A bug. Only this account fails, and is tried again.
             log.exception("asking for a token failed", login=self.grant.login)
             self._absorb(scopes, Transient(_BUG))
+
+    def _is_of_this_sign_in(self, outcome: Outcome) -> bool:
+        """Return True for a token of the sign-in that is known now.
+
+        A sign-in is stored before the keeper hears of it, so a question from before it may have redeemed it already.
+        """
+        given_at = outcome.sign_in.given_at if isinstance(outcome, Granted) else 0.0
+        return given_at != 0.0 and given_at == self.sign_in.given_at
 
     def _count(self, before: Life, outcome: Outcome) -> None:
         """Count a look at a refusal that the provider has answered. One that it has granted may end the others too."""

@@ -323,6 +323,35 @@ async def test_what_was_asked_before_a_sign_in_is_stale_after_it() -> None:
 
 
 @in_trio_clock
+async def test_a_new_sign_in_that_was_redeemed_already_is_not_redeemed_again() -> None:
+    """A question from before it may find it stored: its token is kept, and none is asked for twice."""
+    async with keeping(NOBODY, grant=BOTH) as world:
+        new = SignInFacts(who="a@example.test", given_at=5.0)
+        world.provider.script.append(replace(world.provider.token(), secret="graph", sign_in=new))
+        await trio.sleep(0.15)
+        world.keeper.signed_in(MAIL, replace(world.provider.token(), secret="mail", sign_in=new))
+        await trio.sleep(HOUR / 4)
+
+        assert [MAIL, GRAPH] == [scopes for _, scopes in world.provider.asked]
+        assert ["mail", "graph"] == [life.held and life.held.secret for life in world.keeper.lives.values()]
+
+
+@in_trio_clock
+async def test_a_token_of_the_sign_in_before_is_stale_after_another() -> None:
+    """Also if it arrives only then: the token is asked for anew."""
+    async with keeping(NOBODY, grant=BOTH) as world:
+        old, new = (SignInFacts(who="a@example.test", given_at=moment) for moment in (5.0, 6.0))
+        world.provider.script.append(replace(world.provider.token(), secret="stale", sign_in=old))
+        world.provider.script.append(replace(world.provider.token(), secret="graph", sign_in=new))
+        await trio.sleep(0.15)
+        world.keeper.signed_in(MAIL, replace(world.provider.token(), secret="mail", sign_in=new))
+        await trio.sleep(1.0)
+
+        assert [MAIL, GRAPH, GRAPH] == [scopes for _, scopes in world.provider.asked]
+        assert ["mail", "graph"] == [life.held and life.held.secret for life in world.keeper.lives.values()]
+
+
+@in_trio_clock
 async def test_another_person_gets_no_token_of_the_first() -> None:
     """When another person signs in, the tokens of the first are dropped, not answered in the second's name."""
     async with keeping(grant=replace(BOTH, login="")) as world:

@@ -72,7 +72,7 @@ def content(path: Path) -> str:
 def test_two_resources_are_one_sign_in(broker: Broker, entra: Entra) -> None:
     """Each protocol's token is for its own audience alone, in one request each; a person signs in once."""
     broker.configure(PROTOCOL)
-    broker.daemon.start()
+    broker.daemon.start_unknown()
     broker.daemon.sign_in(ME, entra)
     until(lambda: broker.token("GRAPH"), "a token for Graph")
     mail, graph = broker.about("SMTP"), broker.about("GRAPH")

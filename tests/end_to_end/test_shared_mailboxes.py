@@ -43,7 +43,7 @@ def broker(make_daemon: Callable[..., Daemon], entra: Entra) -> Daemon:
         + AT_THE_SANDBOX.format(authority=entra.authority, client_id=CLIENT_ID)
         + replaced(SHOWN["test: configuration"], **{"/run/user/1000/cms/cms.sock": f"{broker.home}/run/cms/cms.sock"})
     )
-    broker.start()
+    broker.start_unknown()
     return broker
 
 
