@@ -305,9 +305,14 @@ def test_ages_and_owners(tmp_path: Path) -> None:
     assert os.geteuid() == probe_machine.owner_of(replace(config, sockets=()))
 
 
-def test_personal_names_are_peoples() -> None:
-    """And this machine's; never a service's or root's."""
-    names = probe_machine.personal_names()
+@pytest.mark.parametrize(
+    ("host", "known"), [("m7x-of-q8z.example.test", {"m7x-of-q8z", "m7x-of-q8z.example.test"}), ("localhost", set())]
+)
+def test_personal_names_are_peoples(monkeypatch: pytest.MonkeyPatch, host: str, known: set[str]) -> None:
+    """And this machine's, with its domain and without; never a service's or root's."""
+    logins = [("root", 0, "/root"), ("mail", 8, "/var/mail"), ("ann", 1000, "/home/ann.lee"), ("nobody", 65534, "/")]
+    entries = [pwd.struct_passwd((name, "x", uid, uid, "", home, "")) for name, uid, home in logins]
+    monkeypatch.setattr(pwd, "getpwall", lambda: entries)
+    monkeypatch.setattr(socket, "gethostname", lambda: host)
 
-    assert "root" not in names
-    assert socket.gethostname() in names or socket.gethostname() == "localhost"
+    assert {"ann", "ann.lee", *known} == set(probe_machine.personal_names())
