@@ -57,7 +57,7 @@ class Wanted(Enum):
 
     # More bytes of its client.
     BYTES = auto()
-    # Room in its client's buffer.
+    # Room in its client's buffer, for its reply.
     ROOM = auto()
     # Its turn: a client that always has another request ready must not keep others waiting.
     TURN = auto()
@@ -151,22 +151,27 @@ class Connections(ABC):
         room = MAX_ROUND
         while room > 0 and (accepted := self._listener.accept(room)):
             self._serve_new(accepted, nursery)
+            # A client that asks again as soon as it is answered does so while this is written.
+            self._audit.flush()
             room -= len(accepted)
-        self._audit.flush()
 
     def _serve_new(self, accepted: Sequence[Accepted], nursery: trio.Nursery) -> None:
         """Serve new connections. Those that wait for nothing get no task, which would cost more than all else."""
         if len({peer.uid for _, peer in accepted}) > 1:
             accepted = in_turns(accepted)
-        now = trio.current_time()
+        now, answered = trio.current_time(), list[tuple[ClientConnection, Next]]()
         for sock, peer in accepted:
-            connection = ClientConnection(sock, peer)
             # Before a byte is read.
-            if not admits(peer, self._issuer.rules):
+            if admits(peer, self._issuer.rules):
+                connection = ClientConnection(sock, peer)
+                answered.append((connection, self._answer(connection, now)))
+            else:
                 self._audit.record(peer, self._unasked, "", "denied")
                 sock.close()
-            elif wanted := self._go_on(connection, now):
-                nursery.start_soon(self._serve, connection, wanted)
+        # All replies at the end: a reply wakes its client, and to do the same thing many times is quicker than to alternate.
+        for connection, wanted in answered:
+            if still_wanted := self._send(connection) if wanted is Wanted.ROOM else wanted:
+                nursery.start_soon(self._serve, connection, still_wanted)
 
     async def _serve(self, connection: ClientConnection, wanted: Next) -> None:
         """Serve a connection that waits for something, to its end."""
@@ -214,7 +219,12 @@ class Connections(ABC):
     # What never waits.
 
     def _go_on(self, connection: ClientConnection, now: float, answer: NamedAnswer | None = None) -> Next:
-        """Do all that can be done now; return what has to come first for the rest. A failure reaches no other connection.
+        """Do all that can be done now; return what has to come first for the rest."""
+        wanted = self._answer(connection, now, answer)
+        return self._send(connection) if wanted is Wanted.ROOM else wanted
+
+    def _answer(self, connection: ClientConnection, now: float, answer: NamedAnswer | None = None) -> Next:
+        """Read a request and make its reply; return what has to come first. A failure reaches no other connection.
 
         `now` is trio's clock, and `answer` what the request in hand was waiting for.
         """
@@ -235,21 +245,31 @@ class Connections(ABC):
                 connection.reply = self.render(question, user, reply)
                 outcome = reply.code if isinstance(reply, Deny) else "granted"
                 self._audit.record(connection.peer, question.request, user, outcome)
-            while connection.reply:
-                connection.reply = connection.reply[connection.sock.send(connection.reply, socket.MSG_DONTWAIT) :]
-            if not question.last:
-                connection.question = None
-                # While the socket is drained, only what has come already is answered.
-                connection.open = not self._draining
-                return Wanted.TURN
-        except BlockingIOError:
-            return Wanted.ROOM
         except OSError:
-            # The client has gone or was reset: there is no one to tell.
+            # The client was reset: there is no one to tell.
             pass
         except Exception:
             log.exception("a request failed", pid=connection.peer.pid, uid=connection.peer.uid)
+        else:
+            return Wanted.ROOM
         return self._end(connection)
+
+    def _send(self, connection: ClientConnection) -> Next:
+        """Send what is not sent of the reply, as far as there is room; return what has to come next."""
+        try:
+            while connection.reply:
+                connection.reply = connection.reply[connection.sock.send(connection.reply, socket.MSG_DONTWAIT) :]
+        except BlockingIOError:
+            return Wanted.ROOM
+        except OSError:
+            # The client has gone.
+            return self._end(connection)
+        if connection.question is None or connection.question.last:
+            return self._end(connection)
+        connection.question = None
+        # While the socket is drained, only what has come already is answered.
+        connection.open = not self._draining
+        return Wanted.TURN
 
     def _next(self, connection: ClientConnection, now: float) -> Question | Wanted | None:
         """Return the next whole request, or what has to come before there is one; None if none will come."""

@@ -163,6 +163,33 @@ async def test_other_tasks_have_their_turn(tmp_path: Path, kind: Kind, monkeypat
 
 
 @in_trio
+async def test_a_client_that_asks_again_at_once_has_no_other_task_before_it(
+    tmp_path: Path, kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its next request comes while the line of the one before is written, and is answered in the same round."""
+    answered, wait, clients = list[int](), Listener.wait, list[socket.socket]()
+    async with serving(tmp_path, kind) as served:
+        flush = served.audit.flush
+
+        def ask_again() -> None:
+            flush()
+            if len(clients) == 1:
+                clients.append(plain_client(served.path, kind.request()))
+
+        async def noted(self: Listener, relieve: Callable[[], bool]) -> None:
+            answered.append(len(served.outcomes))
+            await wait(self, relieve)
+
+        monkeypatch.setattr(served.audit, "flush", ask_again)
+        monkeypatch.setattr(Listener, "wait", noted)
+        clients.append(plain_client(served.path, kind.request()))
+        for client in clients:
+            assert kind.granted() == await read_all(trio.SocketStream(trio.socket.from_stdlib_socket(client)))
+
+    assert [2] == answered
+
+
+@in_trio
 async def test_users_take_turns(tmp_path: Path, kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that has many connections keeps no other waiting."""
     uids = iter([1, 1, 1, 2, 3, 2])
