@@ -14,6 +14,7 @@ from xml.etree import ElementTree as ET
 import pytest
 from support.programs import require_program
 from support.reachable import Installation
+from support.waiting import PATIENCE
 
 from bench import figures, report
 from bench.__main__ import CHAPTERS
@@ -181,7 +182,7 @@ def test_the_load_counts_what_it_was_answered(tools: Tools, server: tuple[str, l
     """Each request is counted once, as answered or as failed; those that are under way at the end are waited for."""
     path, asked = server
     load = tools.load(path, "SMTP a\n", f"{options} -t 0.2 -b {len(REPLY)}")
-    said, _ = load.communicate(timeout=60)
+    said, _ = load.communicate(timeout=PATIENCE)
     *_, replies, failed = map(float, said.split())
     # The server takes one after the other: before this one it has seen all of the load's.
     ask(path, "the last\n")
@@ -195,7 +196,7 @@ def test_the_load_counts_what_it_was_answered(tools: Tools, server: tuple[str, l
 @pytest.mark.parametrize("options", ["-c 8", "-c 8 -r 500"], ids=["closed loop", "at fixed times"])
 def test_a_load_ends_where_nobody_listens(tools: Tools, tmp_path: Path, options: str) -> None:
     """A daemon may end under a load: the load still ends in time, and nothing counts as answered."""
-    said, _ = tools.load(str(tmp_path / "sock"), "SMTP a\n", f"{options} -t 0.1").communicate(timeout=60)
+    said, _ = tools.load(str(tmp_path / "sock"), "SMTP a\n", f"{options} -t 0.1").communicate(timeout=PATIENCE)
     *_, replies, failed = map(float, said.split())
 
     assert 0 == replies < failed

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.signals import HOSTILE, dispositions
-from support.waiting import until
+from support.waiting import PATIENCE, until
 
 from cms.cli.browser import browser, chosen
 
@@ -196,7 +196,7 @@ def test_an_interrupt_is_the_browsers() -> None:
         "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler\n"
         "print('goes on')"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=False)
 
     assert "goes on\n" == done.stdout, done.stderr
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from support.command_line import daemon, done, empty_folders, good_configuration
 from support.proofs import DAY, AppCertificate, write_private
+from support.waiting import PATIENCE
 
 from cms import main
 from cms.system import logs
@@ -189,7 +190,7 @@ CredentialServer("{home}/my.sock", accounts=[app])
 """
     )
     command = [sys.executable, "-c", _OPENED, str(path), str(certificate), str(password)]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=60)
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=PATIENCE)
 
     assert (0, ["[]", "[]"]) == (ran.returncode, ran.stdout.splitlines()[-2:])
     assert "the application's certificate ends in 5 d" in ran.stderr

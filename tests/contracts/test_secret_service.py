@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -45,16 +44,14 @@ def test_unlocked(desktop: Desktop) -> None:
 
 
 def test_locked(desktop: Desktop) -> None:
-    """A locked keyring is said to be locked at once: no prompt appears, nothing waits for a person."""
+    """A locked keyring is said to be locked: no prompt appears, which would be waited for."""
     desktop.start_keyring()
     secret = ring().make()
     desktop.lock()
-    started = time.monotonic()
 
     for call in (ring().make, lambda: ring().find(key_id(secret))):
         with pytest.raises(Locked, match=r"^is locked$"):
             call()
-    assert time.monotonic() - started < 10.0
 
 
 def test_never_unlocked(desktop: Desktop) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from support.contrib import ROOT
+from support.waiting import PATIENCE
 
 from cms.sandbox.directory import APP_ID, Client
 from cms.sandbox.entra import Entra
@@ -77,7 +78,7 @@ class Sender:
             env={"PATH": f"{self.folder}:/usr/bin:/bin", "SSL_CERT_FILE": self.entra.ca_file, **environment},
             capture_output=True,
             check=False,
-            timeout=60,
+            timeout=PATIENCE,
         )
         for token in (each.read_text() for each in self.folder.iterdir() if each.name in ("token", "another")):
             assert json.loads(token)["token"].encode() not in done.stdout + done.stderr

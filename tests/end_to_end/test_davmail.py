@@ -27,7 +27,7 @@ from support.fragments import blocks, contrib
 from support.ports import free_port
 from support.programs import listed_packages, require_program
 from support.proxy import proxies
-from support.waiting import until
+from support.waiting import PATIENCE, until
 
 from cms.sandbox import person
 from cms.sandbox.directory import Client
@@ -128,7 +128,7 @@ class DavMail:
 
     def read(self, secret: str) -> str:
         """Log in by IMAP; return what the answer was."""
-        with imaplib.IMAP4("127.0.0.1", self.imap, timeout=60) as client:
+        with imaplib.IMAP4("127.0.0.1", self.imap, timeout=PATIENCE) as client:
             try:
                 return str(client.login(USER, secret))
             except imaplib.IMAP4.error as refusal:
@@ -137,7 +137,7 @@ class DavMail:
 
     def send(self, secret: str) -> str:
         """Log in by SMTP; return what the answer was."""
-        with smtplib.SMTP("127.0.0.1", self.smtp, timeout=60) as client:
+        with smtplib.SMTP("127.0.0.1", self.smtp, timeout=PATIENCE) as client:
             try:
                 return str(client.login(USER, secret))
             except smtplib.SMTPAuthenticationError as refusal:

@@ -44,9 +44,6 @@ sys.exit(main.main(["doctor", *arguments]))
 # Runs a command on a machine of this name.
 _NAMED = 'hostname "$0" && exec "$@"'
 
-# What the whole may take against servers that answer.
-_WHOLE_SECONDS = 10.0
-
 
 class Patient:
     """A person with a daemon, and what the doctor tells them."""
@@ -117,10 +114,8 @@ def levels(findings: list[dict[str, Any]]) -> dict[str, str]:
 
 
 def test_everything_is_well(healthy: Patient) -> None:
-    """Every check passes, all within ten seconds; mail tools are skipped, since none of them asks cms."""
-    begun = time.monotonic()
+    """Every check passes; mail tools are skipped, since none of them asks cms."""
     findings = healthy.findings()
-    took = time.monotonic() - begun
 
     assert {
         **dict.fromkeys(("configuration", "python", "libraries", "clock", "dns", "tls", "proxy", "key"), "pass"),
@@ -129,7 +124,6 @@ def test_everything_is_well(healthy: Patient) -> None:
         **dict.fromkeys(("mail servers", "SMTP", "IMAP", "POP", "mailbox INBOX"), "pass"),
         "mail tools": "skip",
     } == levels(findings), [each for each in findings if each["level"] != "pass"]
-    assert took < _WHOLE_SECONDS
 
 
 def test_a_person_reads_lines(healthy: Patient) -> None:

@@ -19,7 +19,7 @@ from support.ports import free_port, listens
 from support.programs import require_program, require_root
 from support.reachable import ALICE, BOB, Installation, become
 from support.terminal import Terminal, terminal
-from support.waiting import TooLate, until
+from support.waiting import PATIENCE, TooLate, until
 
 from cms.sandbox.directory import Client
 from cms.sandbox.entra import CLIENT_ID, Entra
@@ -148,7 +148,7 @@ def test_ctrl_c_leaves_no_poll_behind(person: Person, *, with_daemon: bool) -> N
     others = workers(person)
     with person.login("--device") as window:
         window.wait_for("left. Ctrl-C cancels.")
-        assert person.entra.wait_for(1, grant_type=DEVICE_CODE, seconds=30)
+        assert person.entra.wait_for(1, grant_type=DEVICE_CODE, seconds=PATIENCE)
         polling = workers(person) - others
         assert polling
         window.press("C-c")

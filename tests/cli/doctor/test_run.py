@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.waiting import PATIENCE
 
 from cms.cli.client import NoDaemon
 from cms.cli.doctor import access, checks, probe_machine, probe_mail, probe_network
@@ -81,7 +82,7 @@ def levels(findings: list[Finding]) -> list[str]:
 
 def test_checks_run_side_by_side_and_are_told_in_order(home: Path) -> None:
     """The first waits for the last to begin; the report has them in the table's order all the same."""
-    both, order = threading.Barrier(2, timeout=60), list[str]()
+    both, order = threading.Barrier(2, timeout=PATIENCE), list[str]()
 
     def check(name: str) -> Check:
         def look(_world: Examination) -> Iterator[Finding]:

@@ -15,6 +15,7 @@ import pytest
 from support.contrib import ROOT
 from support.mail_files import faults, machine
 from support.programs import require_program
+from support.waiting import PATIENCE
 
 from cms.cli.doctor.mail_tools import READERS
 from cms.cli.doctor.mail_tools.found import Command
@@ -77,7 +78,7 @@ class Newcomer:
             env=environment,
             cwd=self.home,
             stdin=subprocess.DEVNULL,
-            timeout=60,
+            timeout=PATIENCE,
         )
         return done.stdout + done.stderr
 

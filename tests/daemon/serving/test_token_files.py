@@ -445,7 +445,7 @@ async def test_a_file_that_cannot_be_kept_is_told_once_and_tried_again(
         async with keeping(tmp_path) as kept:
             kept.files.apply([kept.spec()])
             await kept.until_trouble(f"the token file {kept.path} cannot be kept: something else is there already")
-            kept.hold("two")
+            kept.hold("secret-two")
             await trio.testing.wait_all_tasks_blocked()
             kept.path.rmdir()
             # In steps: the pause may begin only when a thread has ended.
@@ -455,7 +455,7 @@ async def test_a_file_that_cannot_be_kept_is_told_once_and_tried_again(
             await until(lambda: not kept.files.troubles)
 
     assert ["a token file cannot be kept", "a token file is as it should be again"] == [each["event"] for each in lines]
-    assert "two" not in str(lines)
+    assert "secret-two" not in str(lines)
 
 
 @in_trio

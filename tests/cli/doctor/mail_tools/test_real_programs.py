@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from support.mail_files import commands
+from support.waiting import PATIENCE
 
 from cms.cli.doctor import probe_machine
 from cms.cli.doctor.mail_tools import exim, getmail, git, mbsync, msmtp, mutt, s_nail, shell
@@ -31,7 +32,14 @@ print("token")
 def run(*words: str, home: Path, **variables: str) -> str:
     environ = {"PATH": f"{home}/bin:{os.defpath}", "HOME": str(home), "USER": "u", "TERM": "dumb", **variables}
     done = subprocess.run(
-        words, env=environ, cwd=home, capture_output=True, text=True, timeout=30, check=False, stdin=subprocess.DEVNULL
+        words,
+        env=environ,
+        cwd=home,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+        stdin=subprocess.DEVNULL,
     )
     return done.stdout + done.stderr
 
