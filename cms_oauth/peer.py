@@ -1,4 +1,4 @@
-"""The peer of a Unix socket, as the kernel recorded it at connect(): process, user and groups."""
+"""The peer of a Unix socket, as the kernel recorded it at connect(): process, user and primary group."""
 
 import struct
 
@@ -21,22 +21,9 @@ if TYPE_CHECKING:
 # The uid of root.
 ROOT = 0
 
-# getsockopt(2) of Linux 4.13 and newer; Python has no name for it. It takes at most 1,024 bytes from Python: 256
-# groups. For a peer in more groups only uid and primary group are known.
-SO_PEERGROUPS = 59
-_GROUPS_BYTES = 1024
 _CREDENTIALS = struct.Struct("=iII")
 
 
 def credentials(sock: "Socket") -> tuple[int, int, int]:
     """Return the peer's process id, uid and primary gid. Raises OSError."""
     return _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-
-
-def groups(sock: "Socket") -> tuple[int, ...]:
-    """Return the peer's supplementary groups, none if they are unknown."""
-    try:
-        packed = sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, _GROUPS_BYTES)
-    except OSError:
-        packed = b""
-    return struct.unpack(f"{len(packed) // 4}I", packed)

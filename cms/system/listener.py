@@ -27,8 +27,9 @@ from cms.core.policy import Peer
 from cms.system import users
 from cms.system.files import has_acl, make_folders
 from cms.system.logs import get_logger
+from cms.system.peer_groups import groups
 from cms_oauth.moves import Command
-from cms_oauth.peer import ROOT, credentials, groups
+from cms_oauth.peer import ROOT, credentials
 
 # sockaddr_un has 108 bytes for a path, and the last is a NUL.
 MAX_PATH = 107

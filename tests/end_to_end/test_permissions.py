@@ -41,6 +41,10 @@ OTHER: Peer = (BOB, ())
 THIRD: Peer = (CAROL, ())
 MEMBER: Peer = (BOB, (SHARED,))
 THIRD_MEMBER: Peer = (CAROL, (SHARED,))
+# More groups than Python's getsockopt has room for.
+MANY = tuple(range(70_000, 70_300))
+BUSY_MEMBER: Peer = (BOB, (*MANY, SHARED))
+BUSY_OTHER: Peer = (BOB, MANY)
 EVERYTHING: Peer = (ROOT, ())
 
 # A name -> who gets a token there, and who does not.
@@ -50,7 +54,7 @@ RIGHTS = {
     # Exactly the named users, the owner and root.
     "users": ([OWNER, EVERYTHING, OTHER], [THIRD, THIRD_MEMBER]),
     # CAROL belongs to it by her primary group, members of SHARED by a supplementary one.
-    "groups": ([OWNER, EVERYTHING, THIRD, MEMBER], [OTHER]),
+    "groups": ([OWNER, EVERYTHING, THIRD, MEMBER, BUSY_MEMBER], [OTHER, BUSY_OTHER]),
     "both": ([OWNER, EVERYTHING, OTHER, THIRD_MEMBER], [THIRD]),
     # Mode 0660 for the group that owns the file.
     "group": ([OWNER, EVERYTHING, MEMBER, THIRD_MEMBER], [OTHER, THIRD]),

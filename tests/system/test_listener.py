@@ -25,7 +25,6 @@ from support.trio_run import in_trio, in_trio_clock, until
 from cms.core.policy import Peer
 from cms.system import listener
 from cms.system.listener import Listener, ListenError, adopt, close_unclaimed, open_listener
-from cms_oauth import peer as peers
 from cms_oauth.peer import credentials
 
 
@@ -503,19 +502,6 @@ async def test_a_connection_whose_peer_is_unknown_is_dropped(path: str, monkeypa
 
         assert b"" == first.recv(1)
         sock.close()
-    made.close()
-
-
-@in_trio
-async def test_a_peer_in_more_groups_than_fit_has_its_primary_one(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python cannot ask for more than 256 groups: then the supplementary ones are taken for none."""
-    made = await open_listener(path, 0o600)
-    monkeypatch.setattr(peers, "_GROUPS_BYTES", 4096)
-    with dial(path):
-        sock, peer = await one(made)
-
-    assert ((), os.getgid()) == (peer.groups(), peer.gid)
-    sock.close()
     made.close()
 
 
