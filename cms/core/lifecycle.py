@@ -122,6 +122,7 @@ KINDS = {
     "locked": "the vault's key cannot be read, or only after a person unlocks it",
     "storage": "the new refresh token could not be written",
     "vault-damaged": "the vault file cannot be read: truncated, tampered with, or of another format",
+    "vault-newer": "the vault file was written by a newer cms, so this one leaves it as it is",
     "worker": "the grant worker died, hung or sent an invalid message",
     "shutdown": "cms is stopping",
     # Refused

@@ -17,7 +17,9 @@ LONGEST_LOOK = 6 * 60 * 60.0
 LOOK_AFTER_CHANGE = 60.0
 
 # The kinds of trouble without an answer of the provider: a try that ended like this was no look.
-UNANSWERED = frozenset({"network", "garbage", "locked", "storage", "vault-damaged", "broker", "shutdown"})
+UNANSWERED = frozenset(
+    {"network", "garbage", "locked", "storage", "vault-damaged", "vault-newer", "broker", "shutdown"}
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,8 +49,7 @@ def answer(vault: Vault, entra: Entra, question: Housekeeping) -> Ended:
             case Survey():
                 return Listed(tuple(vault.survey(question.keys)))
             case Delete():
-                found = [vault.delete(key) for key in question.keys]
-                return deleted(vault, found=any(found))
+                return deleted(vault, found=vault.delete(question.keys))
             case Explore():
                 return _explore(vault, entra, question.url)
             case CheckCredentials():

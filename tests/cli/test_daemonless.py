@@ -162,6 +162,34 @@ def test_an_export_needs_no_daemon(tmp_path: Path) -> None:
     assert (True, "exported: good@example.test", "sealed") == (end["ok"], end["message"], end["export"])
 
 
+def test_what_a_newer_cms_has_stored_is_left_alone(tmp_path: Path) -> None:
+    """No command of an older one replaces, moves or deletes it; each says so, with the way out."""
+    ours, state = account("good@example.test"), tmp_path / "state"
+    config = Config("cms.cfg", (ours,), (), Source("file", (str(tmp_path / "key"),)), None, ())
+    state.mkdir(mode=0o700)
+    raw = b'{"format": "cms-vault", "version": 1000, "and": "more"}\nsealed'
+    files = [state / f"{grant.key}.vault" for grant in (ours.grant, Grant("https://login.example.test", "gone", "x"))]
+    for path in files:
+        path.write_bytes(raw)
+    (tmp_path / "msalcache").write_text("{}")
+    asked: dict[str, dict[str, Any]] = {
+        "login": {"method": "paste"},
+        "logout": {},
+        "leave": {},
+        "import": {"user": "", "path": str(tmp_path / "msalcache")},
+        "export": {"users": []},
+        "prune": {"yes": True},
+    }
+    for command, fields in asked.items():
+        with daemonless(config, str(state)) as remote:
+            end = conversed(remote, command, {"password": "correct horse"}, **fields)
+        said = " was written by a newer cms " in end["message"], "install that cms again, or a later one" in end["hint"]
+        assert (command, False, (True, True)) == (command, end["ok"], said), end
+
+    assert [raw, raw] == [path.read_bytes() for path in files]
+    assert [] == [*state.glob("*.damaged-*"), *state.glob("*.redeeming")]
+
+
 @pytest.mark.parametrize(("url", "expected"), [("tenant", ("tenant", "")), ("refused", ("", "no network"))])
 def test_looking_around_needs_no_configuration(url: str, expected: tuple[str, str]) -> None:
     """A worker is asked, and leaves."""

@@ -13,6 +13,7 @@ from support.mounts import SmallDisk, small_disk
 from support.whole_daemon import ANN, BOB, HOUR, WholeDaemon, on_moving_clock, until, whole_daemon
 
 from cms.core.lifecycle import Granted, Transient
+from cms.grants.vault.entry_file import VERSION
 from cms.sandbox.faults import Fault
 
 # Past the moment at which an hour's token is renewed, before the first retry.
@@ -198,8 +199,8 @@ def elsewhere(raw: bytes) -> bytes:
     return json.dumps(header, sort_keys=True).encode() + b"\n" + body
 
 
-def from_the_future(raw: bytes) -> bytes:
-    return raw.replace(b'"version": 1', b'"version": 2', 1)
+def _of_version(raw: bytes, version: int) -> bytes:
+    return raw.replace(b'"version": %d' % VERSION, b'"version": %d' % version, 1)
 
 
 DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
@@ -211,7 +212,7 @@ DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "another-account": (redirected, "was truncated or tampered with"),
     "another-authority": (elsewhere, "belongs to another sign-in"),
     "noise": (lambda raw: os.urandom(len(raw)), "is not a vault file"),
-    "future": (from_the_future, "is of a format that this cms does not know"),
+    "past": (lambda raw: _of_version(raw, 0), "is of a format that this cms does not know"),
 }
 
 
@@ -242,6 +243,30 @@ async def test_a_damaged_vault_file(tmp_path: Path, name: str) -> None:
         await daemon.pass_time(refusal["retry_after"] + 1)
         assert first != await daemon.token(ANN)
         assert ("ok", 0) == (daemon.row(ANN)["state"], daemon.exit_code())
+
+
+@on_moving_clock
+async def test_a_vault_file_of_a_newer_cms(tmp_path: Path) -> None:
+    """After a step back to an older cms: it is told, and neither redeemed, replaced nor deleted; the newer one goes on."""
+    async with whole_daemon(tmp_path) as daemon:
+        first, vault = await daemon.token(ANN), daemon.vault(ANN).read_bytes()
+        newer = _of_version(vault, VERSION + 1)
+        daemon.vault(ANN).write_bytes(newer)
+        await daemon.pass_time(DUE)
+
+        assert first == await daemon.token(ANN)
+        assert ("failing", "vault-newer") == (daemon.row(ANN)["state"], daemon.row(ANN)["problem"]["kind"])
+        assert "was written by a newer cms than this one" in daemon.text()
+        assert "install that cms again" in daemon.row(ANN)["next_move"]
+        refused = await daemon.sign_in(ANN)
+        assert isinstance(refused, Transient)
+        assert ("vault-newer", []) == (refused.trouble.kind, daemon.links[1:])
+        assert not (await daemon.app.commands.logout(ANN)).ok
+        assert (newer, 0) == (daemon.vault(ANN).read_bytes(), redemptions(daemon))
+
+        daemon.vault(ANN).write_bytes(vault)
+        await daemon.pass_time(daemon.row(ANN)["problem"]["retry_in"] + 1)
+        assert first != await daemon.token(ANN)
 
 
 @on_moving_clock

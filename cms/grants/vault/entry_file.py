@@ -6,6 +6,9 @@
 The header names the key that opens the file, and binds the file to its sign-in: a file that was copied over another one
 is refused, so a refresh token is redeemed only where it was given.
 
+Every version of the format has a header with `format` and `version` in its first line. A file of a later version than
+`VERSION` is a newer cms's: it is neither replaced nor moved nor deleted.
+
 Beside `GRANT.vault` there may be three more files:
 
 - `GRANT.redeeming` is there from before a refresh token is sent until its successor is stored. It has the new file's
@@ -100,16 +103,26 @@ def entry_of(kept: Any) -> Entry:
     return entry
 
 
+class NewerFormat(ValueError):
+    """A vault file was written by a newer cms. `key` is the id of the key that it needs, "" for unknown."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__("was written by a newer cms than this one, which leaves it as it is")
+        self.key = key
+
+
 def parse_header(line: bytes) -> dict[str, Any]:
     """Return a vault file's header from its first line. Raises ValueError, which says what is wrong with the file."""
     if not line.endswith(b"\n") or len(line) > MAX_HEADER:
         raise ValueError("is not a vault file, or a truncated one")
     try:
         header = read_object(line)
-        found = header["format"], header["version"], header["key"]
+        found, version, key = header["format"], header["version"], header.get("key")
     except (ValueError, KeyError):
         raise ValueError("is not a vault file, or a tampered one") from None
-    if found[:2] != (FORMAT, VERSION) or not isinstance(found[2], str):
+    if found == FORMAT and type(version) is int and version > VERSION:
+        raise NewerFormat(key if isinstance(key, str) else "")
+    if (found, version) != (FORMAT, VERSION) or not isinstance(key, str):
         raise ValueError("is of a format that this cms does not know")
     return header
 

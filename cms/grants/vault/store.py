@@ -8,8 +8,8 @@ A key that cms made is deleted with the last sign-in.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,8 +19,10 @@ from cms.grants.messages import QUESTION_SECONDS
 from cms.grants.secret_sources import Unavailable, storage, unavailable
 from cms.grants.vault.entry_file import (
     MAX_FILE,
+    MAX_HEADER,
     Entry,
     EntryFile,
+    NewerFormat,
     StateFolder,
     busy,
     decrypt,
@@ -33,8 +35,9 @@ from cms.grants.vault.entry_file import (
 from cms.grants.vault.keyring import Key
 from cms.grants.vault.keys import Keys
 from cms.grants.vault.vault_key import VaultKey
-from cms.system.files import read_regular, sync_folder
+from cms.system.files import open_regular, read_regular, sync_folder
 from cms_oauth.frozen import dataclass
+from cms_oauth.moves import Move
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,12 @@ class Stored:
 
 
 MEMORY = Stored(persisted=False, key_from="memory only")
+
+
+def _newer(path: Path, error: NewerFormat) -> Unavailable:
+    """Return the exception for a file that was written by a newer cms."""
+    hint = f"install that cms again, or a later one. To stay with this one, move {path} away and sign in again"
+    return unavailable("vault-newer", f"{path} {error}", Move(hint))
 
 
 class Held:
@@ -95,6 +104,8 @@ class Held:
             raise storage(error, f"{path} cannot be read") from None
         try:
             return None if raw is None else self._decrypt(raw)
+        except NewerFormat as error:
+            raise _newer(path, error) from None
         except ValueError as error:
             self.damaged = True
             raise unavailable(
@@ -111,7 +122,10 @@ class Held:
         return decrypt(raw, self._key)
 
     def inspect(self) -> Entry | None:
-        """Return the entry that a new sign-in would replace, None for none. A damaged one is kept aside later."""
+        """Return the entry that a new sign-in would replace, None for none. A damaged one is kept aside later.
+
+        Raises Unavailable for a missing key, and for a newer cms's file, which nothing replaces.
+        """
         try:
             return self.read()
         except Unavailable as error:
@@ -170,8 +184,9 @@ class Held:
     def delete(self) -> bool:
         """Delete the entry, what was kept aside of it, and its lock; return whether there was a sign-in.
 
-        Raises Unavailable if they cannot be deleted.
+        Raises Unavailable if they cannot be deleted, or belong to a newer cms.
         """
+        self._vault.check_version(self._grant.key)
         found = bool(self._vault.memory.pop(self._grant.key, None)) or self._file.path.exists()
         self._vault.delete_files(self._grant.key)
         return found
@@ -215,6 +230,15 @@ class Vault:
     def _file_lock(self, name: str) -> AbstractContextManager[None]:
         return nullcontext() if self.key.keys.memory_only else self.folder.lock(name)
 
+    def check_version(self, name: str) -> None:
+        """Raise Unavailable if a grant's file was written by a newer cms: then it is not this one's to delete."""
+        path = self.folder.path / f"{name}.vault"
+        with suppress(ValueError, OSError), open_regular(path) as file:
+            try:
+                parse_header(file.readline(MAX_HEADER))
+            except NewerFormat as error:
+                raise _newer(path, error) from None
+
     def delete_files(self, name: str) -> None:
         """Delete all files of a grant, named by its key, whose lock is held. Raises Unavailable."""
         folder = self.folder.path
@@ -230,8 +254,17 @@ class Vault:
         except OSError as error:
             raise storage(error, f"{error.filename or path} cannot be deleted") from None
 
-    def delete(self, name: str) -> bool:
-        """Delete the files of a grant that no account has; return whether there were any. Raises Unavailable."""
+    def delete(self, names: Sequence[str]) -> bool:
+        """Delete the files of grants that no account has; return whether there were any.
+
+        Raises Unavailable. If one of them is a newer cms's, none is deleted.
+        """
+        for name in names:
+            self.check_version(name)
+        found = [self._delete(name) for name in names]
+        return any(found)
+
+    def _delete(self, name: str) -> bool:
         with self._file_lock(name):
             found = (self.folder.path / f"{name}.vault").exists()
             self.delete_files(name)

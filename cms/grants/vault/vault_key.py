@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from cms.core.accounts import Grant
 from cms.grants.secret_sources import Locked, Missing, Unavailable, storage
-from cms.grants.vault.entry_file import MAX_HEADER, StateFolder, parse_header
+from cms.grants.vault.entry_file import MAX_HEADER, NewerFormat, StateFolder, parse_header
 from cms.grants.vault.keyring import Key
 from cms.grants.vault.keys import Keys, locked
 from cms.system.files import open_regular, read_regular, sync_folder, write_private
@@ -93,7 +93,10 @@ class VaultKey:
         found = set()
         for path in self._folder.path.glob("*.vault"):
             with suppress(ValueError, OSError), open_regular(path) as file:
-                found.add(parse_header(file.readline(MAX_HEADER))["key"])
+                try:
+                    found.add(parse_header(file.readline(MAX_HEADER))["key"])
+                except NewerFormat as newer:
+                    found.update(filter(None, [newer.key]))
         return found
 
     def _named(self) -> tuple[str, bool]:

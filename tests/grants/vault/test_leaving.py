@@ -331,8 +331,23 @@ def test_what_no_account_has_is_deleted_by_its_name(home: Home) -> None:
     vault = home.vault()
     (home.state / f"{GRANT.key}.vault.damaged-1").touch()
 
-    assert (True, False) == (vault.delete(GRANT.key), vault.delete(GRANT.key))
+    assert (True, False) == (vault.delete([GRANT.key]), vault.delete([GRANT.key]))
     assert not [name for name in home.names if name.startswith(GRANT.key)]
+
+
+def test_what_a_newer_cms_has_stored_is_not_deleted(home: Home) -> None:
+    """Nor is anything else that was to be deleted with it, nor the key."""
+    store(home.vault())
+    store(home.vault(), OTHER)
+    path = home.state / f"{OTHER.key}.vault"
+    path.write_bytes(path.read_bytes().replace(b'"version": ', b'"version": 9', 1))
+    vault, before = home.vault(), home.names
+
+    assert reason(lambda: vault.delete([GRANT.key, OTHER.key])).startswith("vault-newer: ")
+    assert reason(lambda: sign_out(vault, OTHER)).startswith("vault-newer: ")
+    assert before == home.names
+    assert sign_out(vault)
+    assert ("", True) == (vault.drop_key(), home.has_key)
 
 
 # --- sources ---

@@ -199,8 +199,8 @@ def test_any_flipped_bit(lab: Lab) -> None:
         kinds.add(lab.trouble())
         assert changed == lab.path().read_bytes()
 
-    # A changed key id names a key that does not exist.
-    assert {"vault-damaged", "locked"} == kinds
+    # A changed key id names a key that does not exist; a changed version may be one to come.
+    assert {"vault-damaged", "locked"} <= kinds <= {"vault-damaged", "locked", "vault-newer"}
 
 
 def test_any_truncation(lab: Lab) -> None:
@@ -228,6 +228,39 @@ def test_a_header_that_is_no_object_is_damage(lab: Lab, head: bytes) -> None:
     lab.path().write_bytes(head + b"\n" + lab.path().read_bytes())
 
     assert "vault-damaged" == lab.trouble()
+
+
+def newer(raw: bytes, **header: object) -> bytes:
+    """Return a vault file as a later version of cms may write it."""
+    head, _, body = raw.partition(b"\n")
+    return json.dumps(json.loads(head) | {"version": entry_file.VERSION + 1, **header}).encode() + b"\n" + body
+
+
+@pytest.mark.parametrize("header", [{}, {"key": 7}, {"login": "elsewhere"}, {"version": 99}])
+def test_a_newer_cms_file_is_left_alone(lab: Lab, header: dict[str, object]) -> None:
+    """Whatever else its header says: it is neither damaged nor replaced by a sign-in, and there is a way out."""
+    lab.store()
+    raw = newer(lab.path().read_bytes(), **header)
+    lab.path().write_bytes(raw)
+    names = lab.names()
+    with lab.vault().hold(GRANT) as held, pytest.raises(Unavailable) as caught:
+        held.inspect()
+    trouble = caught.value.outcome.trouble
+
+    assert "vault-newer" == lab.trouble() == trouble.kind
+    assert f"{lab.path()} was written by a newer cms than this one, which leaves it as it is" == trouble.message
+    assert f"install that cms again, or a later one. To stay with this one, move {lab.path()} away" in trouble.hint
+    assert (raw, {f"{GRANT.key}.lock"}) == (lab.path().read_bytes(), lab.names() - names)
+
+
+def test_a_newer_cms_file_needs_its_key(lab: Lab) -> None:
+    """No other key is made beside it: a sign-in of another account waits for the key."""
+    lab.store()
+    lab.path().write_bytes(newer(lab.path().read_bytes()))
+    lab.key.unlink()
+
+    assert "locked" == lab.trouble(lambda: lab.store(OTHER))
+    assert not lab.key.exists()
 
 
 def test_a_pipe_in_place_of_a_file_is_an_error(lab: Lab) -> None:
