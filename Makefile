@@ -12,8 +12,9 @@ DEMO_STAMP := $(VENV)/installed-for-demo
 INSTALLED := $(if $(wildcard $(TEST_STAMP)),$(TEST_STAMP),$(DEMO_STAMP))
 SOURCES := pyproject.toml client/pyproject.toml $(shell find cms cms_oauth distribution -type f)
 
-# For `make test-oldest`: each dependency at its lower bound.
+# Each dependency at its lower bound: for tests/end_to_end/test_libraries.py, and for `make test-oldest`.
 OLDEST := .venv-oldest
+OLDEST_STAMP := $(OLDEST)/installed
 LOWEST = $(shell sed -n '/^dependencies = /,/^\]/s/^ *"\(.*\)>=\(.*\)",/\1==\2/p' pyproject.toml)
 FOR_OLDEST = aiosmtpd build docutils hatchling hypothesis myst-docutils packaging PySocks pytest pytest-xdist trustme
 
@@ -42,7 +43,7 @@ JOBS ?= 2
 SUITE ?= trixie
 TESTS ?=
 
-.PHONY: help demo package test test-all test-package test-trixie test-oldest test-dependencies fuzz soak lint docs lock sbom audit packages clean
+.PHONY: help demo package test test-all test-package test-trixie test-oldest test-dependencies fuzz soak bench bench-check bench-short lint docs lock sbom audit packages clean
 
 help:
 	@echo 'make demo    try cms against a simulated Microsoft 365: no account is needed, nothing leaves this machine'
@@ -70,12 +71,14 @@ help:
 	@echo 'make package make the Debian packages, for the release that this machine has: build/package/'
 	@echo 'make test-package'
 	@echo '             make them in a clean Debian 12, and install, use, upgrade, remove and purge them in another (for root)'
+	@echo 'make packages'
+	@echo '             install the Debian packages that the tests need; as another user than root, name the missing ones'
 	@echo 'make clean   remove what these made'
 
 demo: $(INSTALLED)
 	$(VENV)/bin/cms demo
 
-test: packages lint
+test: packages lint $(OLDEST_STAMP)
 	rm -f .coverage .coverage.*
 	@echo 'What a browser shows in the tests is kept in build/screenshots/.'
 	$(VENV)/bin/coverage run -m pytest --numprocesses $(JOBS) --dist loadfile
@@ -92,8 +95,7 @@ test-trixie:
 	JOBS='$(JOBS)' tests/debian-root $(SUITE) $(TESTS)
 
 # selenium, for the tests with real programs, wants newer libraries.
-test-oldest: $(TEST_STAMP)
-	$(PYTHON) -m venv --clear $(OLDEST)
+test-oldest: $(TEST_STAMP) $(OLDEST_STAMP)
 	$(OLDEST)/bin/pip --disable-pip-version-check --quiet install $(LOWEST) $(FOR_OLDEST)
 	$(OLDEST)/bin/pip --disable-pip-version-check --quiet install --no-deps --editable client --editable .
 	$(OLDEST)/bin/pytest --numprocesses $(JOBS) --dist loadfile --ignore tests/end_to_end $(TESTS)
@@ -174,6 +176,11 @@ $(TEST_STAMP): requirements-test.lock pyproject.toml client/pyproject.toml $(VEN
 	$(PIP) --quiet uninstall --yes cms-oauth
 	$(PIP) install --require-hashes --requirement requirements-test.lock
 	$(PIP) install --no-build-isolation --no-deps --editable client --editable .
+	touch $@
+
+$(OLDEST_STAMP): pyproject.toml $(VENV)/bin/pip
+	$(PYTHON) -m venv --clear $(OLDEST)
+	$(OLDEST)/bin/pip --disable-pip-version-check --quiet install $(LOWEST)
 	touch $@
 
 $(DEMO_STAMP): $(SOURCES) $(VENV)/bin/pip

@@ -1,6 +1,7 @@
 """Prints what the lock files are made from: the requirements in pyproject.toml, without the project's own names.
 
-`lock.py` prints those of an installation with the extras that work everywhere, `lock.py test` those of development.
+`lock.py` prints those of an installation with the extras that work everywhere, `lock.py test` those of development. Those
+extras are `socks`, and `sandbox`: Debian's package has no other way to the libraries of `cms demo`.
 """
 
 from __future__ import annotations

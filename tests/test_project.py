@@ -213,6 +213,61 @@ def test_what_another_release_needs_is_named(
     assert not (roots / "trixie").exists()
 
 
+def test_every_target_is_explained() -> None:
+    """`make help` knows each, and CONTRIBUTING.md says what it is for."""
+    targets = {each for line in re.findall(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE) for each in line.split()}
+    helped = re.findall(r"^\t@echo 'make ([a-z-]+)", MAKEFILE, re.MULTILINE)
+    explained = re.findall(r"`(?:sudo )?make ([a-z-]+)", (ROOT / "CONTRIBUTING.md").read_text())
+
+    assert targets - {"help"} == set(helped)
+    assert set() == targets - set(explained)
+
+
+def absent_or_tested(folder: Path, verdict: str) -> subprocess.CompletedProcess[str]:
+    """Run `make test-dependencies` with a Python 3.12 whose pytest is this command, and no other."""
+    make = require_program("make", "make")
+    for name, says in {
+        "python3.12": '[ "$1" = -c ] || { mkdir -p "$4/bin" && cp pip pytest "$4/bin"; }',
+        "python3.13": "exit 127",
+        "pip": ":",
+        "pytest": verdict,
+    }.items():
+        (folder / name).write_text(f'#!/bin/sh\ncd "{folder}"\n{says}\n')
+        (folder / name).chmod(0o755)
+    pythons = "PYTHONS=python3.12 python3.13 python3.00"
+    return subprocess.run(
+        [
+            make,
+            "-C",
+            ROOT,
+            "--no-print-directory",
+            "-o",
+            "test-oldest",
+            "test-dependencies",
+            pythons,
+            f"NEWEST={folder}",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": f"{folder}:{os.environ['PATH']}"},
+    )
+
+
+def test_each_python_is_tested_or_named(tmp_path: Path) -> None:
+    """`make test-dependencies` says which were absent, and fails where the tests of one fail."""
+    passed = absent_or_tested(tmp_path, "echo tested")
+    failed = absent_or_tested(tmp_path, "exit 1")
+
+    assert [
+        "python3.12, with the newest libraries:",
+        "tested",
+        "python3.13 is absent: nothing was tested with it.",
+        "python3.00 is absent: nothing was tested with it.",
+    ] == passed.stdout.splitlines()
+    assert (0, 2) == (passed.returncode, failed.returncode), passed.stderr
+
+
 def test_every_library_is_declared() -> None:
     """What is imported is a dependency, or of an extra: not only what another library happens to bring along."""
     document = tomllib.loads((ROOT / "pyproject.toml").read_text())

@@ -18,6 +18,7 @@ from support import evidence
 from support.clean_root import CleanRoot, clean_root
 from support.waiting import until
 
+from cms.sandbox import stage
 from cms.sandbox.directory import CLIENT_ID
 from cms.sandbox.entra import Entra
 
@@ -140,6 +141,7 @@ def test_a_life(root: CleanRoot, entra: Entra) -> None:
         )
     assert "" == root.run("systemd-analyze verify --man=no cms.service cms.socket").strip()
     assert ["enabled"] * 2 == root.run("systemctl is-enabled cms.service cms.socket").split()
+    assert stage.PASSED in root.run("cms demo")
     set_up(root, entra)
 
     start(root)

@@ -1,6 +1,6 @@
 """The daemon among faults of every kind and clients of every kind: no wrong answer, no lost sign-in, and it does not grow.
 
-`make soak` does this for ten minutes, `make test` for some seconds. SOAK_SEED repeats a schedule.
+`make soak` does this for ten minutes, `make test` for a minute. SOAK_SEED repeats a schedule.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from soak.world import FILES, LOGINS, World, world
 from support import proc
 from support.desktop import Desktop, entered
 
-SECONDS = float(os.environ.get("SOAK_SECONDS", "10"))
+SECONDS = float(os.environ.get("SOAK_SECONDS", "60"))
 SEED = int(os.environ.get("SOAK_SEED") or random.SystemRandom().randrange(2**32))
 
 # Clients at one time.

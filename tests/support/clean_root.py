@@ -15,8 +15,8 @@ from support.programs import require_root
 
 _SCRIPT = Path(__file__).parents[1] / "debian-root"
 
-# How long one script may take. It may download and install packages.
-_MINUTES = 20
+# How long one script may take. It may download, build and install packages, and other work may leave it little of a machine.
+_MINUTES = 120
 
 # Ends the output of a script.
 _END = "-- that was all:"

@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import Distribution, distribution
+from importlib.metadata import Distribution, distribution, distributions
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -31,6 +31,9 @@ import sys
 from {module} import main
 sys.exit(main())
 """
+# Where Debian's packages have their modules.
+DEBIANS = Path("/usr/lib/python3/dist-packages")
+_OWN = ("cms-oauth", "cms-oauth-client")
 COMMANDS = {"cms": "cms.main", "cms-oauth": "cms_oauth.main", "git-credential-cms": "cms_oauth.git_credential"}
 
 
@@ -47,17 +50,21 @@ def open_folder(prefix: str) -> Iterator[Path]:
 
 
 class Installation:
-    """cms with its dependencies, under `folder`; with `debians` it finds Debian's packages of them instead."""
+    """cms with its dependencies, under `folder`: those that the tests have, or those in the folder `libraries`.
 
-    def __init__(self, folder: Path, *, debians: bool = False) -> None:
+    With `debians` it finds Debian's packages of them instead.
+    """
+
+    def __init__(self, folder: Path, *, libraries: Path | None = None, debians: bool = False) -> None:
         self.folder = folder
         systems = ["--system-site-packages"] if debians else []
         subprocess.run([_base_python(), "-m", "venv", "--without-pip", *systems, folder], check=True)
         self.python = folder / "bin" / "python"
         self._packages = next(folder.glob("lib/python3*/site-packages"))
-        for each in (
-            map(distribution, ("cms-oauth", "cms-oauth-client")) if debians else closure("cms-oauth", "sandbox")
-        ):
+        self.libraries = DEBIANS if debians else self._packages
+        # Only the tests' own libraries have those of `cms demo`.
+        extra = "" if libraries else "sandbox"
+        for each in map(distribution, _OWN) if debians else closure("cms-oauth", extra, libraries):
             copy(each, self._packages)
         for package in ("cms", "cms_oauth"):
             self._copy_own(package)
@@ -108,16 +115,21 @@ def _open_to_all(path: Path) -> bool:
     return path.exists() and all(each.stat().st_mode & 0o001 for each in (path, *path.parents))
 
 
-def closure(name: str, extra: str) -> list[Distribution]:
-    """Return the installed distributions that this one needs, itself included."""
+def closure(name: str, extra: str, libraries: Path | None = None) -> list[Distribution]:
+    """Return the distributions that this one needs, itself included: installed ones, or, but for cms, those in a folder."""
     found: dict[str, Distribution] = {}
     wanted = [name]
     while wanted:
         name = wanted.pop()
         if name not in found:
-            found[name] = distribution(name)
+            found[name] = distribution(name) if libraries is None or name in _OWN else _in_folder(name, libraries)
             wanted += list(_needs(found[name], extra if len(found) == 1 else ""))
     return list(found.values())
+
+
+def _in_folder(name: str, folder: Path) -> Distribution:
+    (found,) = distributions(name=name, path=[str(folder)])
+    return found
 
 
 def _needs(what: Distribution, extra: str) -> Iterator[str]:

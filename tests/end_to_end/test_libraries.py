@@ -1,4 +1,7 @@
-"""cms with the libraries that Debian packages, which are older than those that pip brings. From Debian 13 on they suffice."""
+"""cms with other libraries than the tests': the oldest that pyproject.toml allows, and those that Debian packages.
+
+`make test-dependencies` and `make test-trixie` run many more tests with them.
+"""
 
 from __future__ import annotations
 
@@ -6,40 +9,52 @@ import json
 import os
 import re
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 from support.daemon import Daemon, account_line, daemons, settings_lines
 from support.desktop import Desktop
-from support.programs import releases_packages
-from support.reachable import Installation, open_folder
+from support.programs import give_up, releases_packages
+from support.reachable import DEBIANS, Installation, open_folder
 from support.waiting import until
 
 from cms.sandbox.entra import Entra
 
+ROOT = Path(__file__).parents[2]
 USER = "user@domain.com"
 
-# As `import` has them.
-LIBRARIES = [package.removeprefix("python3-") for package in releases_packages() if package.startswith("python3-")]
-LIBRARIES.remove("venv")
-
-pytestmark = pytest.mark.skipif(not LIBRARIES, reason="the libraries of Debian 12 are older than cms needs")
+_DOCUMENT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+# Each library with its lower bound.
+LIBRARIES = [Requirement(each) for each in _DOCUMENT["tool"]["hatch"]["metadata"]["hooks"]["custom"]["dependencies"]]
 
 
-@pytest.fixture(scope="module")
-def debians() -> Iterator[Installation]:
-    """cms where every user can run it, with Debian's libraries."""
-    with open_folder("debians-libraries") as folder:
-        yield Installation(folder / "venv", debians=True)
+def oldest() -> Path:
+    """Return the folder of the oldest libraries, which `make test` has installed."""
+    for found in (ROOT / ".venv-oldest").glob("lib/python3*/site-packages"):
+        return found
+    give_up("the oldest libraries are missing: make .venv-oldest/installed")
+    raise AssertionError
+
+
+@pytest.fixture(scope="module", params=["oldest", "Debian's"])
+def cms(request: pytest.FixtureRequest) -> Iterator[Installation]:
+    """cms where every user can run it, with these libraries."""
+    debians = request.param == "Debian's"
+    if debians and "python3-msal" not in releases_packages():
+        pytest.skip("the libraries of Debian 12 are older than cms needs")
+    with open_folder("libraries") as folder:
+        yield Installation(folder / "venv", libraries=None if debians else oldest(), debians=debians)
 
 
 @pytest.fixture
-def broker(debians: Installation, entra: Entra) -> Iterator[Daemon]:
+def broker(cms: Installation, entra: Entra) -> Iterator[Daemon]:
     """A daemon with one account, which nobody has signed in."""
     entra.add_user(USER)
     entra.device_interval = 1
-    with daemons(debians) as make:
+    with daemons(cms) as make:
         made = make(os.geteuid())
         made.configure(
             settings_lines(made.home, entra)
@@ -56,15 +71,21 @@ def introspected(broker: Daemon, entra: Entra) -> str:
     return str(entra.introspect(given.strip())["email"])
 
 
-def test_they_are_debians(debians: Installation) -> None:
-    """None comes from elsewhere."""
+def test_they_are_used_together(cms: Installation) -> None:
+    """Each library is at its lower bound, or Debian's own in a version that is allowed; none is that of the tests."""
     program = (
-        "import importlib, json, sys; print(json.dumps({n: importlib.import_module(n).__file__ for n in sys.argv[1:]}))"
+        "import importlib, importlib.metadata, json, sys; print(json.dumps({name: "
+        "[importlib.import_module(name).__file__, importlib.metadata.version(name)] for name in sys.argv[1:]}))"
     )
-    done = subprocess.run([debians.python, "-I", "-c", program, *LIBRARIES], capture_output=True, text=True, check=True)
-    places = {name: str(Path(file).parents[1]) for name, file in json.loads(done.stdout).items()}
+    names = [each.name for each in LIBRARIES]
+    done = subprocess.run([cms.python, "-I", "-c", program, *names], capture_output=True, text=True, check=True)
+    found = {name: (Path(file).parents[1], version) for name, (file, version) in json.loads(done.stdout).items()}
 
-    assert places == dict.fromkeys(LIBRARIES, "/usr/lib/python3/dist-packages")
+    assert {name: place for name, (place, _) in found.items()} == dict.fromkeys(names, cms.libraries)
+    for each in LIBRARIES:
+        version = found[each.name][1]
+        assert each.specifier.contains(version)
+        assert str(each.specifier) == f">={version}" or cms.libraries == DEBIANS
 
 
 def test_a_sign_in_lasts_through_refreshes_and_restarts(broker: Daemon, entra: Entra) -> None:
@@ -100,7 +121,7 @@ def test_a_device_code(broker: Daemon, entra: Entra) -> None:
     assert USER == introspected(broker, entra)
 
 
-def test_a_desktops_keyring(debians: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_desktops_keyring(cms: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A key made by one process is found by the next."""
     program = "from cms.grants.vault.keyring import *; ring = Keyring(patience=Patience(20.0)); "
     desktop = Desktop(tmp_path)
@@ -108,7 +129,7 @@ def test_a_desktops_keyring(debians: Installation, tmp_path: Path, monkeypatch: 
         monkeypatch.setenv(name, value)
 
     def run(words: str) -> str:
-        command = [str(debians.python), "-I", "-c", program + words]
+        command = [str(cms.python), "-I", "-c", program + words]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
