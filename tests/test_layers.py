@@ -93,7 +93,10 @@ PURE = (
     "cms_oauth.claims",
     "cms_oauth.wire",
     "cms_oauth.microsoft",
-    *(f"cms_oauth.diagnosis.{name}" for name in ("lookup", "entra", "mail", "local", "certificates", "verdicts")),
+    *(
+        f"cms_oauth.diagnosis.{name}"
+        for name in ("lookup", "explain", "entra", "mail", "local", "certificates", "verdicts")
+    ),
     "cms.config.consistency",
     "cms.grants.messages",
     "cms.grants.transfer.formats",

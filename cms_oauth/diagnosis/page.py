@@ -21,7 +21,14 @@ _TOP = """# Troubleshooting
 `cms-oauth --user=user@domain.com --test-smtp=smtp.office365.com` (`--test-imap=`, `--test-pop=outlook.office365.com`)
 logs in, shows the dialogue and explains the server's answer; `--output=json` gives the same to a program. `cms doctor`
 checks everything else too, and `cms status` shows the sign-ins. This page lists everything that they can explain: search
-it for a part of the message that you see.
+it for a part of the message that you see, or let cms search:
+
+```sh
+cms explain AADSTS50105
+cms explain '535 5.7.139 Authentication unsuccessful'
+```
+
+`cms explain` needs neither a daemon nor an account. Without words it reads a log: `cms explain < FILE`.
 
 An administrator of Exchange Online runs the commands with capitals and hyphens, such as `Set-CASMailbox`, in PowerShell
 after `Connect-ExchangeOnline`.

@@ -1,0 +1,76 @@
+"""Finds what is known about an error in any text: a log, a mail program's message, a browser's page. Pure.
+
+`cms explain` shows it. `lookup` needs to know who said something; here that is recognised from the text alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+from cms_oauth.diagnosis import local, lookup, mail
+from cms_oauth.diagnosis.verdicts import Verdict
+from cms_oauth.frozen import dataclass
+from cms_oauth.text import printable
+
+# Entra's number, as its answers, its log and its pages show it. The page of conditional access has no letters before it.
+_AADSTS = re.compile(r"\bAADSTS ?(\d{4,9})\b|\bError Code: ?(\d{5,9})\b", re.IGNORECASE)
+# A number alone, as people copy it.
+_NUMBER_ALONE = re.compile(r"\s*(\d{5,9})\s*")
+_OAUTH_ERROR = re.compile(r"""\berror["']?\s*[:=]\s*["']?([a-z]+(?:_[a-z]+)+)\b""")
+_SUBERROR = re.compile(r"""\bsuberror["']?\s*[:=]\s*["']?([a-z_]+)\b""")
+
+# A mail server's reply, wherever it stands in a line. SMTP: a code with an enhanced code, or a code that begins the line
+# or what a mail program quotes. An IMAP server's may follow a tag.
+_REPLIES = (
+    ("smtp", re.compile(r"(?<![\w.-])([45]\d\d[ -][45]\.\d{1,3}\.\d{1,3}\b.*)")),
+    ("smtp", re.compile(r"""(?:^|[:"'(\[>]) *([45]\d\d[ -](?=\D).*)""")),
+    ("pop", re.compile(r"(-ERR\b.*)")),
+    ("imap", re.compile(r"(?:^|[\s\"':])(?:\* |[A-Za-z]{0,8}\d{1,8} )?((?:NO|BAD|BYE) .*)")),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """A line of the text, the verdicts about it, the likeliest first, and how many lines have the same."""
+
+    line: str
+    verdicts: tuple[Verdict, ...]
+    times: int = 1
+
+
+def explain(lines: Iterable[str]) -> list[Explained]:
+    """Return what is known about the errors in a text, each cause once, in the order of the text."""
+    found = dict[tuple[str, ...], Explained]()
+    for raw in lines:
+        line = printable(raw).strip()
+        for verdicts in _about(line):
+            names = tuple(each.name for each in verdicts)
+            before = found.get(names)
+            found[names] = (
+                Explained(before.line, before.verdicts, before.times + 1) if before else Explained(line, verdicts)
+            )
+    return list(found.values())
+
+
+def _about(line: str) -> Iterator[tuple[Verdict, ...]]:
+    """Yield the verdicts about a line: Entra's and the mail server's words may stand in one."""
+    numbers = [int(each[1] or each[2]) for each in _AADSTS.finditer(line)]
+    alone = _NUMBER_ALONE.fullmatch(line)
+    error, suberror = _OAUTH_ERROR.search(line), _SUBERROR.search(line)
+    if numbers or alone or error:
+        number = numbers[0] if numbers else int(alone[1]) if alone else None
+        yield lookup.of_entra(number, error[1] if error else "", suberror[1] if suberror else "")
+        return
+    if any(row.pattern.search(line) for row in local.ROWS):
+        yield lookup.of_client("", line)
+        return
+    for protocol, pattern in _REPLIES:
+        if reply := pattern.search(line):
+            # Quotation marks of the program that tells of it.
+            yield lookup.diagnose(protocol, reply[1].rstrip("\"'"))
+            return
+    # Words of a reply without its code: mail programs leave that out.
+    rows = (row for row in mail.ROWS if not row.guess and row.pattern.search(line))
+    if row := next(rows, None):
+        yield lookup.diagnose(row.protocols[0], line)

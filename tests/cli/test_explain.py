@@ -1,0 +1,61 @@
+"""`cms explain` at the command line: words, a pipe, JSON, and text that nobody knows."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from cms.cli.commands import main
+
+
+def reading(monkeypatch: pytest.MonkeyPatch, text: bytes, *, terminal: bool = False) -> None:
+    """Have this on the standard input."""
+    stdin = SimpleNamespace(buffer=io.BytesIO(text), isatty=lambda: terminal)
+    monkeypatch.setattr(sys, "stdin", stdin)
+
+
+def test_words_of_the_command_line_are_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    """The cause, whose move it is, and the steps; quotes around the text may be left out."""
+    status = main(["explain", "-ERR", "Logon", "failure"])
+    said = capsys.readouterr().out
+
+    assert (0, "-ERR Logon failure") == (status, said.splitlines()[0])
+    assert "who can fix it:" in said
+
+
+def test_a_log_is_read_from_standard_input(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Any bytes may be in a log; each cause is explained once."""
+    reading(monkeypatch, b"AADSTS50105 \xff\nfine\nAADSTS50105\n")
+    status = main(["explain"])
+    said = capsys.readouterr().out
+
+    assert 0 == status
+    assert "(2 lines like this)" in said
+    assert "Paste" not in said
+
+
+def test_a_person_at_a_terminal_is_asked(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without words, and without a pipe, the command says what it waits for."""
+    reading(monkeypatch, b"AADSTS50105\n", terminal=True)
+
+    assert 0 == main(["explain"])
+    assert capsys.readouterr().out.startswith("Paste the error")
+
+
+def test_programs_get_json(capsys: pytest.CaptureFixture[str]) -> None:
+    """The same verdicts as in `cms-oauth --test-...`."""
+    main(["explain", "--json", "AADSTS50105"])
+    (found,) = json.loads(capsys.readouterr().out)
+
+    assert ("AADSTS50105", 1, "administrator") == (found["line"], found["times"], found["verdicts"][0]["mover"])
+
+
+@pytest.mark.parametrize("json_too", [[], ["--json"]])
+def test_text_that_nobody_knows_is_a_failure(json_too: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Scripts see it by the exit status, people by a sentence."""
+    assert 1 == main(["explain", *json_too, "hello"])
+    assert bool(json_too) == ("[]" in capsys.readouterr().out)
