@@ -1,7 +1,6 @@
 """The status as text, from the object that `cms status --json` prints.
 
-The daemon sends that object, and the client makes the text. `cms status`, its `--watch` and the sign-in page all use
-these functions.
+The daemon sends that object, and the client makes the text. `cms status` and its `--watch` use these functions.
 """
 
 from __future__ import annotations

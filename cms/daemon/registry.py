@@ -21,8 +21,7 @@ from cms.core.accounts import Account, Grant, Scopes, Unclear, sign_ins_meant, u
 from cms.core.forecast import Forecast, forecast, warned_at
 from cms.core.lifecycle import Life, NeedsSignIn, Outcome
 from cms.core.notices import Facts, HowToSignIn, Remark
-from cms.core.status import AccountFacts, StatusRow, as_json, describe, expiry_warning, length_warning
-from cms.core.status_text import as_text
+from cms.core.status import AccountFacts, StatusRow, describe, expiry_warning, length_warning
 from cms.core.words import MEMORY_WARNING
 from cms.daemon.keeper import Acquire, Keeper
 from cms.daemon.schedule import Schedule
@@ -209,10 +208,6 @@ class Registry:
                 each for each in accounts[first : first + ROWS_IN_A_TURN] if each.grant.key in self._records
             )
         return rows
-
-    def status_text(self) -> str:
-        """Return the status of all accounts as the sign-in page shows it."""
-        return as_text(as_json(self.rows()))
 
     def _entry(self, account: Account) -> AccountFacts:
         keeper = self._records[account.grant.key].keeper

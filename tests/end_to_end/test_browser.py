@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from support.browser import Browser, browser
+from support.browser import ENTER, TAB, Browser, browser
 from support.daemon import Daemon, account_line, settings_lines
-from support.ports import free_port, listens
+from support.ports import free_port
 from support.programs import require_root
 from support.reachable import ALICE
 from support.waiting import until
@@ -17,7 +17,6 @@ from support.waiting import until
 from cms.sandbox.entra import Entra
 
 ANN, BOB = "ann@example.test", "bob@example.test"
-AT_THE_PAGE = "cms: sign in"
 
 
 @dataclass
@@ -63,19 +62,17 @@ def test_a_browser_walks_through_every_account_that_waits(walk: Walk, entra: Ent
     person, daemon = walk.person, walk.daemon
     assert walk.page in until(lambda: named(daemon, walk.page), "the page's address in the status")
 
-    shown = person.open(walk.page)
-    person.keep("sign-in-page")
-    assert AT_THE_PAGE in shown
-    assert f"{ANN} Sign in" in shown
-    assert f"{BOB} Sign in" in shown
-    assert 2 == shown.count("sign-in-required")
+    person.open(walk.page)
+    shown = person.await_title("cms: sign in")
+    assert "2 accounts need you." in shown
+    assert 2 == shown.count("Needs you")
 
-    person.press("Sign in", beside=ANN)
+    person.press(f"Sign in {ANN}")
     sign_in(person, ANN)
     shown = person.await_title("Signed in")
     person.keep("signed-in")
     assert f"{ANN} is signed in" in shown
-    assert f"{BOB} Sign in" in shown
+    assert ["One account needs you.", f"Sign in {BOB}"] == [person.summary, *person.buttons]
     assert person.address.startswith(f"http://127.0.0.1:{walk.ports[1]}/some/path?")
 
     # The same page once more: it is no second sign-in, and no error.
@@ -83,16 +80,15 @@ def test_a_browser_walks_through_every_account_that_waits(walk: Walk, entra: Ent
     assert f"{ANN} is signed in" in again
     assert 1 == entra.count("token", grant_type="authorization_code")
 
-    person.press("Sign in", beside=BOB)
+    person.press(f"Sign in {BOB}")
     person.await_title("Sign in")
     # On request Entra answers with a page that posts a form to the application.
     person.open(f"{person.address}&response_mode=form_post")
     sign_in(person, BOB)
     shown = person.await_title("Signed in")
     assert f"{BOB} is signed in" in shown
-    assert "Next" not in shown
+    assert [] == person.buttons
 
-    until(lambda: not any(map(listens, walk.ports)), "the end of the page")
     for user in (ANN, BOB):
         assert 0 == daemon.token(daemon.sockets / "cms.sock", user).returncode
 
@@ -102,15 +98,14 @@ def test_the_page_survives_a_reload_of_the_configuration(walk: Walk, entra: Entr
     person, daemon = walk.person, walk.daemon
     until(lambda: named(daemon, walk.page), "the page's address in the status")
     person.open(walk.page)
-    person.press("Sign in", beside=ANN)
+    person.press(f"Sign in {ANN}")
     person.await_title("Sign in")
 
     assert 0 == daemon.cms("reload").returncode
     sign_in(person, ANN)
     assert f"{ANN} is signed in" in person.await_title("Signed in")
-    shown = person.open(walk.page)
-    assert f"{BOB} Sign in" in shown
-    assert f"{ANN} Sign in" not in shown
+    person.open(walk.page)
+    assert [f"Sign in {BOB}"] == person.buttons
 
 
 def test_who_declines_is_told_whose_move_it_is(walk: Walk) -> None:
@@ -118,13 +113,57 @@ def test_who_declines_is_told_whose_move_it_is(walk: Walk) -> None:
     person = walk.person
     until(lambda: named(walk.daemon, walk.page), "the page's address in the status")
     person.open(walk.page)
-    person.press("Sign in", beside=ANN)
+    person.press(f"Sign in {ANN}")
     person.await_title("Sign in")
     person.press("Cancel")
 
     shown = person.await_title("Not signed in")
     assert "cms login" in shown
-    assert f"{ANN} Sign in" in shown
+    assert f"Sign in {ANN}" in person.buttons
+
+
+def test_the_page_is_live_and_for_everybody(walk: Walk, entra: Entra) -> None:
+    """It follows what happens elsewhere without a reload, works by keyboard alone, passes axe, and says when it closed."""
+    person, daemon = walk.person, walk.daemon
+    until(lambda: named(daemon, walk.page), "the page's address in the status")
+    person.open(walk.page)
+    assert [] == person.faults()
+
+    # Without a mouse: the first button has the focus, shows that, and keeps it while the page renews itself.
+    person.type(TAB)
+    assert (f"Sign in {ANN}", True) == (person.focused, person.shows_focus)
+    daemon.sign_in(BOB, entra)
+    until(lambda: person.buttons == [f"Sign in {ANN}"], "one button less, without a reload")
+    assert ("One account needs you.", f"Sign in {ANN}") == (person.summary, person.focused)
+    for look in ("dark", "narrow", "light"):
+        person.look(look)
+        person.keep(f"sign-in-page-{look}")
+        assert [] == person.faults()
+    person.type(ENTER)
+    sign_in(person, ANN)
+    person.await_title("Signed in")
+    assert [] == person.faults()
+
+    daemon.stop()
+    until(lambda: person.summary == "This page has closed.", "the word that the page has closed")
+    assert "cms status" in person.text
+    assert [] == person.buttons
+
+
+def test_the_page_works_without_its_script(walk: Walk, entra: Entra) -> None:
+    """Where scripts are off, the page shows the same after a reload."""
+    person, daemon = walk.person, walk.daemon
+    until(lambda: named(daemon, walk.page), "the page's address in the status")
+    person.without_scripts()
+    person.open(walk.page)
+    daemon.sign_in(BOB, entra)
+
+    assert f"Sign in {BOB}" in person.buttons
+    person.reload()
+    assert [f"Sign in {ANN}"] == person.buttons
+    person.press(f"Sign in {ANN}")
+    sign_in(person, ANN)
+    assert f"{ANN} is signed in" in person.await_title("Signed in")
 
 
 def named(daemon: Daemon, address: str) -> str:

@@ -11,13 +11,16 @@ import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import files
 from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import load_pem_x509_certificate
 from selenium import webdriver
-from selenium.common.exceptions import TimeoutException
+from selenium.common.exceptions import StaleElementReferenceException, TimeoutException
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
@@ -54,12 +57,22 @@ _ARGUMENTS = (
 )
 
 
+TAB, ENTER = Keys.TAB, Keys.ENTER
+
+# axe-core comes with a package whose own code is for another driver: only its script is used.
+_AXE = next(Path(str(each.locate())) for each in files("axe-playwright-python") or () if each.name == "axe.min.js")
+_RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}
+_ASK_AXE = "const done = arguments[1]; axe.run(document, arguments[0]).then((result) => done(result.violations))"
+
+
 class Browser:
     """What a person does with a browser. Each step waits until the page shows it."""
 
     def __init__(self, driver: webdriver.Chrome) -> None:
         self._driver = driver
         self._wait = WebDriverWait(driver, SECONDS)
+        # For a page that may replace what was just found in it.
+        self._renewing = WebDriverWait(driver, SECONDS, ignored_exceptions=[StaleElementReferenceException])
 
     def open(self, address: str) -> str:
         """Open an address; return what the page shows."""
@@ -89,10 +102,60 @@ class Browser:
             raise
         return self.text
 
-    def press(self, words: str, beside: str = "") -> None:
-        """Press the button with these words, in the list entry with the words of `beside`."""
-        inside = f"//li[contains(., '{beside}')]" if beside else ""
-        self._find(f"{inside}//button[normalize-space(.)='{words}']", By.XPATH).click()
+    def press(self, name: str) -> None:
+        """Press the button with this name: what a screen reader says, or what is on it."""
+        found = f"//button[@aria-label='{name}' or normalize-space(.)='{name}']"
+
+        def pressed(_driver: object) -> bool:
+            self._find(found, By.XPATH).click()
+            return True
+
+        self._renewing.until(pressed, f"no button {name!r}")
+
+    @property
+    def buttons(self) -> list[str]:
+        """The names of the page's buttons, as a screen reader says them."""
+        # In one step: the page may renew itself between two.
+        return str(
+            self._run("return [...document.querySelectorAll('button')].map((each) => each.ariaLabel).join('\\n')")
+        ).splitlines()
+
+    @property
+    def summary(self) -> str:
+        """What the page says of itself in its status line."""
+        return str(self._run("return document.getElementById('summary').innerText"))
+
+    def type(self, keys: str) -> None:
+        """Press keys, wherever the focus is."""
+        ActionChains(self._driver).send_keys(keys).perform()
+
+    @property
+    def focused(self) -> str:
+        """The name of what has the focus."""
+        return str(self._run("return document.activeElement.ariaLabel"))
+
+    @property
+    def shows_focus(self) -> bool:
+        """Whether what has the focus is outlined."""
+        return "none" != self._run("return getComputedStyle(document.activeElement).outlineStyle")
+
+    def look(self, look: str) -> None:
+        """Have the page light or dark, as the system of its reader wishes, or light and as narrow as a telephone."""
+        wish = {"name": "prefers-color-scheme", "value": "dark" if look == "dark" else "light"}
+        self._driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [wish]})
+        width = 360 if look == "narrow" else 1000
+        size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+        self._driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+    def without_scripts(self) -> None:
+        """Switch scripts off for the pages that are opened from now on."""
+        self._driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+
+    def faults(self) -> list[str]:
+        """Return what axe-core's rules of WCAG, levels A and AA, find in the page."""
+        self._run(_AXE.read_text())
+        found = self._driver.execute_async_script(_ASK_AXE, _RULES)
+        return [f"{each['id']}: {node['html']}" for each in found for node in each["nodes"]]
 
     def choose(self, option: str) -> None:
         """Choose an entry of the page's list."""
@@ -111,6 +174,9 @@ class Browser:
     def _there(self, title: str) -> bool:
         """Whether the page with this title is here, all of it."""
         return title == self._driver.title and "complete" == self._driver.execute_script("return document.readyState")
+
+    def _run(self, script: str) -> object:
+        return self._driver.execute_script(script)
 
     def _find(self, what: str, by: str = By.TAG_NAME) -> WebElement:
         return self._driver.find_element(by, what)

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import html
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+import re
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import trio
 
 from cms.config.model import Config
-from cms.core.accounts import Grant
-from cms.core.lifecycle import Granted, Outcome, SignInFacts
+from cms.core.accounts import Account, Grant
+from cms.core.lifecycle import Granted, Life, NeedsSignIn, Outcome, SignInFacts
+from cms.core.status import AccountFacts, StatusRow, describe
 from cms.daemon.registry import Change, Registry, Subscriber
 from cms.daemon.signin.flow import Flow
 from cms.daemon.signin.signins import SignIns
 from cms.daemon.worker import SignInSession, Worker
 from cms.grants.messages import Open, Prompt
 from cms.system.clock import SystemClock
+from support.status_rows import MAIL, NOW, REVOKED, TOKEN, WALL
 
 SECRET = "eyJ.access.token"
 GRANTED = Granted(SECRET, 10.0, 3600.0, sign_in=SignInFacts(who="A@example.test"))
@@ -79,7 +83,10 @@ class FakeRegistry(Registry):
     """Knows the grants that a test says wait, and remembers what it is told."""
 
     def __init__(self, accounts_wait: Callable[[], Sequence[Grant]]) -> None:
-        super().__init__(Config("cms.conf", (), (), None, None, ()), FakeWorker().acquire, SystemClock())
+        accounts = tuple(
+            Account(each.login, each, {"SMTP": MAIL}) for each in dict.fromkeys([grant(), *accounts_wait()])
+        )
+        super().__init__(Config("cms.conf", accounts, (), None, None, ()), FakeWorker().acquire, SystemClock())
         self.accounts_wait = accounts_wait
         self.subscribers: list[Subscriber] = []
         self.ends: list[tuple[Grant, Outcome]] = []
@@ -98,8 +105,21 @@ class FakeRegistry(Registry):
     def challenge(self, grant: Grant) -> str:
         return f"challenge of {grant.login}"
 
-    def status_text(self) -> str:
-        return "<status>"
+    def rows(self, accounts: Iterable[Account] | None = None) -> list[StatusRow]:
+        lost = Life(None, NeedsSignIn(NOW, REVOKED))
+        return describe(
+            [
+                AccountFacts(
+                    each,
+                    each.user,
+                    {MAIL: lost if each.grant in self.waiting() else Life(TOKEN)},
+                    signing_in=self.awaited(each.grant),
+                )
+                for each in accounts or ()
+            ],
+            NOW,
+            WALL,
+        )
 
     def prompted(self, grant: Grant, prompt: Prompt) -> None:
         self.prompts.append(prompt)
@@ -159,3 +179,8 @@ async def visit(
             said += chunk
     head, _, page = said.decode().partition("\r\n\r\n")
     return int(head.split(" ")[1]), page
+
+
+def cards_of(page: str) -> dict[str, str]:
+    """Return what a page shows, by account: the HTML of its card."""
+    return {html.unescape(name): rest for name, rest in re.findall("<h2>(.*?)</h2>(.*?)</li>", page)}

@@ -8,6 +8,7 @@ from cms.core.accounts import Account, Grant
 from cms.core.forecast import Forecast
 from cms.core.lifecycle import NOTHING_KNOWN, Failing, Life, NeedsSignIn, SignInFacts, Token, Trouble
 from cms.core.status import AccountFacts, Daemon, StatusRow, describe
+from cms_oauth.moves import cms, fill
 
 # `now` and `wall` of every test here: an hour after boot, and a moment of 2026.
 NOW, WALL = 3600.0, 1_795_000_000.0
@@ -23,7 +24,11 @@ EXPIRED = Token("TOP-SECRET", NOW - 4000.0, NOW - 400.0, NOW - 1000.0)
 DOWN = Trouble("server", "the identity provider answers 503", correlation_id="corr-1")
 LOCKED = Trouble("locked", "the keyring is locked", "unlock the keyring: log in to the desktop")
 REVOKED = Trouble(
-    "refused", "the sign-in was revoked", "sign in again: `cms login a@example.test`", 50173, "5e2b7f0a-corr"
+    "refused",
+    "the sign-in was revoked",
+    fill("sign in again: {login}", {"login": cms("login", "a@example.test")}),
+    50173,
+    "5e2b7f0a-corr",
 )
 
 EXPIRED_SECRET = Trouble("application", "the client secret has expired", "make a new secret, then wait", 7000222)

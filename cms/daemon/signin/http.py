@@ -68,10 +68,11 @@ class PageRequest:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """One HTTP response: a page of HTML."""
+    """One HTTP response: a page of HTML, or another text of this media type."""
 
     status: int
     page: str = ""
+    kind: str = "text/html"
 
 
 class BadHttp(ValueError):
@@ -377,7 +378,7 @@ def render(response: Response) -> bytes:
     page = response.page.encode()
     lines = [
         f"HTTP/1.1 {response.status} {HTTPStatus(response.status).phrase}",
-        "Content-Type: text/html; charset=utf-8",
+        f"Content-Type: {response.kind}; charset=utf-8",
         f"Content-Length: {len(page)}",
         "Cache-Control: no-store",
         f"Content-Security-Policy: {POLICY}",

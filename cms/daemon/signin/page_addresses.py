@@ -16,6 +16,8 @@ from cms.system.logs import get_logger
 
 # How long the page stays where a sign-in ended, for the other accounts that wait.
 STAY_SECONDS = 600.0
+# How long the page stays after the last account has signed in: a person sees there that all is well.
+LINGER_SECONDS = 120.0
 # How often to try a port again that another program holds.
 RETRY_SECONDS = 30.0
 # A thousand accounts at a start are one change, not a thousand.
@@ -27,8 +29,8 @@ log = get_logger()
 class PageAddresses:
     """Opens and closes the page as accounts begin and cease to wait for a sign-in.
 
-    While an account waits that the page can sign in, the page is at the address that the configuration gives it, and at
-    the redirect address of each such account that has a port. Call `changed` when the registry has other accounts that
+    While an account waits that the page can sign in, and for `LINGER_SECONDS` after that, the page is at the address that
+    the configuration gives it, and at the redirect address of each such account that has a port. Call `changed` when the registry has other accounts that
     wait, or another configuration.
     """
 
@@ -37,6 +39,8 @@ class PageAddresses:
         self._registry = registry
         # Where the page is up for accounts that wait, and what ends that.
         self._open: dict[Address, trio.CancelScope] = {}
+        # Until when it lingers where no account waits for it any more.
+        self._ends: dict[Address, float] = {}
         # Where it could not be opened, which is in the log.
         self._taken: set[Address] = set()
         self._news = trio.Event()
@@ -46,14 +50,17 @@ class PageAddresses:
         while True:
             news = self._news
             needed = self._needed()
-            for address in [*self._open]:
-                if address not in needed:
-                    self._open.pop(address).cancel()
+            now = trio.current_time()
+            self._ends = {each: self._ends.get(each, now + LINGER_SECONDS) for each in self._open if each not in needed}
+            for address in [each for each, end in self._ends.items() if end <= now]:
+                del self._ends[address]
+                self._open.pop(address).cancel()
             self._taken &= needed.keys()
             for address in needed:
                 if address not in self._open:
                     await nursery.start(self._show_at, address, nursery)
-            with trio.move_on_after(RETRY_SECONDS if self._taken else math.inf):
+            next_look = min(self._ends.values(), default=math.inf)
+            with trio.move_on_at(min(next_look, now + RETRY_SECONDS) if self._taken else next_look):
                 await news.wait()
             await trio.sleep(GATHER_SECONDS)
 
@@ -83,11 +90,12 @@ class PageAddresses:
 
     async def stay(self, address: Address, nursery: trio.Nursery, *, task_status: trio.TaskStatus[None]) -> None:
         """Keep the page where a sign-in ended, for a person who signs in several accounts, one after the other."""
-        with trio.move_on_after(STAY_SECONDS):
-            async with self._loopback.open(address, nursery):
-                task_status.started()
+        async with self._loopback.open(address, nursery):
+            task_status.started()
+            with trio.move_on_after(STAY_SECONDS - LINGER_SECONDS):
                 while any(map(signs_in, self._registry.waiting())):
                     await self._news.wait()
+            await trio.sleep(LINGER_SECONDS)
 
     def _needed(self) -> dict[Address, None]:
         """Return where a browser may look for the page now; people are told the first."""

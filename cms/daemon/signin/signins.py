@@ -19,6 +19,7 @@ from cms.core.accounts import Grant
 from cms.core.lifecycle import Granted, Outcome
 from cms.daemon.registry import UNKNOWN, Registry
 from cms.daemon.signin import pages
+from cms.daemon.signin.cards import Card, Offer, card
 from cms.daemon.signin.flow import FLOW_SECONDS, Flow, explained, given_up, in_words
 from cms.daemon.signin.http import (
     BadHttp,
@@ -32,6 +33,7 @@ from cms.daemon.signin.http import (
     parse_fields,
 )
 from cms.daemon.signin.page_addresses import PageAddresses, obstacle, signs_in
+from cms.daemon.signin.page_files import SCRIPT
 from cms.daemon.worker import Worker
 from cms.grants.messages import Prompt
 from cms.system.logs import get_logger
@@ -177,6 +179,8 @@ class SignIns:
         """Answer one request of a browser."""
         if not names_loopback(request.headers.get("host", ""), port):
             return _told(400, "Unknown host", _OPEN_THE_OTHER)
+        if (request.method, request.path) == ("GET", pages.SCRIPT_PATH):
+            return Response(200, SCRIPT, "text/javascript")
         fields = parse_fields(request.query if request.method == "GET" else _text(request.body))
         if request.method == "POST" and request.path == pages.START_PATH:
             return await self._started(fields, request.headers.get("origin", ""), port)
@@ -185,10 +189,7 @@ class SignIns:
         if "state" in fields:
             return await self._returned(fields, request.path, port)
         if request.path == "/":
-            offers = self._offers()
-            here = {offer.key for offer in offers}
-            elsewhere = [_elsewhere(grant) for grant in self._registry.waiting() if grant.key not in here]
-            return Response(200, pages.front(offers, self._registry.status_text(), elsewhere))
+            return Response(200, pages.front(*self._cards()))
         return _told(404, "Not found", _OPEN_THE_OTHER)
 
     async def _started(self, fields: Mapping[str, str], origin: str, port: int) -> Response:
@@ -216,26 +217,30 @@ class SignIns:
     def _ended(self, outcome: Outcome) -> Response:
         if isinstance(outcome, Granted):
             said = [f"{outcome.sign_in.who or 'The account'} is signed in. You can close this page."]
-            return Response(200, pages.ended("Signed in", said, self._offers()))
+            return Response(200, pages.ended("Signed in", said, *self._cards()))
         trouble = outcome.trouble
-        return Response(200, pages.ended("Not signed in", [trouble.message, trouble.hint], self._offers()))
+        return Response(200, pages.ended("Not signed in", [trouble.message, trouble.hint], *self._cards()))
 
-    def _offers(self) -> list[pages.Offer]:
-        """Return the accounts that the page can sign in: those under way with their link, then those that wait."""
-        under_way = {flow.grant.key: flow for flow in self._flows.values() if flow.page and flow.prompted}
-        offers = [_offer(flow.grant, flow.prompted.url if flow.prompted else "") for flow in under_way.values()]
-        waiting = [grant for grant in self._registry.waiting() if signs_in(grant) and grant.key not in under_way]
-        return [*offers, *map(_offer, waiting)]
-
-
-def _elsewhere(grant: Grant) -> str:
-    """Return what to do for an account that waits and that the page cannot sign in."""
-    command = cms("login", grant.login, "--paste" if grant.sign_in == "browser" else "")
-    return fill("{who}: run {login} in a terminal", {"who": grant.login or UNKNOWN, "login": command})
-
-
-def _offer(grant: Grant, url: str = "") -> pages.Offer:
-    return pages.Offer(grant.key, grant.login or UNKNOWN, url)
+    def _cards(self) -> tuple[list[Card], int]:
+        """Return what the page says of the accounts, those first that a person can sign in, and how many it leaves out."""
+        links = {flow.grant.key: flow.prompted.url for flow in self._flows.values() if flow.page and flow.prompted}
+        waiting = {grant.key for grant in self._registry.waiting()} | links.keys()
+        accounts = sorted(self._registry.config.accounts, key=lambda account: account.grant.key not in waiting)
+        cards, offered = list[Card](), set[str]()
+        for account in accounts[: pages.MOST_CARDS]:
+            grant, key = account.grant, account.grant.key
+            rows, instead, offer = self._registry.rows([account]), "", None
+            label = rows[0].user or UNKNOWN
+            if key in offered:
+                instead = f"It is signed in together with {grant.login or UNKNOWN}."
+            elif key in links or (key in waiting and signs_in(grant)):
+                offered.add(key)
+                offer = Offer(key, grant.login or UNKNOWN, links.get(key, ""))
+            elif key in waiting and not self.awaited(grant):
+                command = cms("login", grant.login, "--paste" if grant.sign_in == "browser" else "")
+                instead = fill("Run {login} in a terminal.", {"login": command})
+            cards.append(card(label, rows, offer, instead))
+        return cards, max(0, len(accounts) - pages.MOST_CARDS)
 
 
 def _told(status: int, title: str, line: str) -> Response:

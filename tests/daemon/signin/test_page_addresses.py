@@ -66,8 +66,13 @@ async def page_for(*waiting: Grant) -> AsyncIterator[tuple[SignInDaemon, Doors, 
 
 
 async def gathered() -> None:
-    """Let the page come and go."""
+    """Let the page come."""
     await trio.sleep(2 * page_addresses.GATHER_SECONDS)
+
+
+async def lingered() -> None:
+    """Let the page go."""
+    await trio.sleep(page_addresses.LINGER_SECONDS + 2 * page_addresses.GATHER_SECONDS)
 
 
 @in_trio_clock
@@ -78,11 +83,11 @@ async def test_the_page_is_up_as_long_as_an_account_waits() -> None:
         both = set(doors.opened)
         waiting.remove(FIRST)
         daemon.signins.page.changed()
-        await gathered()
+        await lingered()
         one = list(doors.opened)
         waiting.clear()
         daemon.signins.page.changed()
-        await gathered()
+        await lingered()
 
         assert ({AT_FIRST, AT_SECOND}, [AT_SECOND], []) == (both, one, doors.opened)
         waiting.append(FIRST)
@@ -90,6 +95,27 @@ async def test_the_page_is_up_as_long_as_an_account_waits() -> None:
         await gathered()
 
         assert [AT_FIRST] == doors.opened
+
+
+@in_trio_clock
+async def test_the_page_stays_two_minutes_after_the_last_sign_in() -> None:
+    """A person still sees there that all is well. If an account waits again meanwhile, the page does not close."""
+    async with page_for(FIRST) as (daemon, doors, waiting):
+        await gathered()
+        waiting.clear()
+        daemon.signins.page.changed()
+        await trio.sleep(page_addresses.LINGER_SECONDS - 1)
+        waiting.append(FIRST)
+        daemon.signins.page.changed()
+        await lingered()
+        still = list(doors.opened)
+        waiting.clear()
+        daemon.signins.page.changed()
+        await trio.sleep(page_addresses.LINGER_SECONDS - 1)
+        lingers = list(doors.opened)
+        await trio.sleep(2)
+
+        assert ([AT_FIRST], [AT_FIRST], []) == (still, lingers, doors.opened)
 
 
 @in_trio_clock
@@ -145,7 +171,7 @@ async def test_no_page_comes_for_those_whom_it_does_not_sign_in() -> None:
         with_another = list(doors.opened), daemon.registry.where(device)
         waiting.remove(SECOND)
         daemon.signins.page.changed()
-        await gathered()
+        await lingered()
 
         assert (([AT_SECOND], ""), []) == (with_another, doors.opened)
 
@@ -198,7 +224,7 @@ async def test_a_flow_goes_on_without_the_pages_own_address() -> None:
 
 @in_trio_clock
 async def test_the_page_stays_where_a_flow_ended_while_others_wait() -> None:
-    """A person can sign in the next account at the same port, until none waits, for ten minutes."""
+    """A person can sign in the next account at the same port, for ten minutes, or until two after none waits."""
     async with page_for(ANY_PORT, OTHER) as (daemon, doors, waiting):
         flow = daemon.signins.start(ANY_PORT, "browser")
         with flow.held():
@@ -218,6 +244,6 @@ async def test_the_page_stays_where_a_flow_ended_while_others_wait() -> None:
         there = list(doors.opened)
         waiting.clear()
         daemon.signins.page.changed()
-        await gathered()
+        await lingered()
 
         assert ([4242], []) == ([each.port for each in there], doors.opened)

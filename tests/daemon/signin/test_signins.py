@@ -11,11 +11,13 @@ from dataclasses import replace
 
 import pytest
 import trio
-from support.sign_ins import GRANTED, SECRET, SignInDaemon, browsing, grant, running, visit
+from support.sign_ins import GRANTED, SECRET, SignInDaemon, browsing, cards_of, grant, running, visit
 from support.trio_run import in_trio, in_trio_clock
 
 from cms.core.lifecycle import Refused, Transient, Trouble
+from cms.daemon.signin import pages
 from cms.daemon.signin.flow import FLOW_SECONDS
+from cms.daemon.signin.page_files import SCRIPT
 from cms.grants.messages import Prompt
 from cms_oauth.moves import cms, commands_of
 
@@ -190,17 +192,58 @@ NOT_HERE = grant("d@example.test", "https://localhost")
 
 
 @in_trio
-async def test_the_page_lists_who_waits_and_the_status() -> None:
-    """A flow under way has a link, the others a button; the status is escaped."""
+async def test_the_page_shows_a_card_for_each_account() -> None:
+    """A flow under way has a link, the others that wait a button."""
     async with browsing(lambda: [grant(), OTHER, UNNAMED]) as (_, flow):
         status, page = await visit(flow, "/")
+    cards = cards_of(page)
 
-    assert 200 == status
-    assert 1 == page.count("a@example.test: <a")
-    assert f'value="{OTHER.key}">b@example.test <button' in page
-    assert "whoever signs in" in page
-    assert "&lt;status&gt;" in page
+    assert (200, ["a@example.test", "b@example.test", "whoever signs in"]) == (status, list(cards))
+    assert 'aria-label="Continue the sign-in of a@example.test"' in cards["a@example.test"]
+    assert f'value="{OTHER.key}"><button type="submit"' in cards["b@example.test"]
+    assert "3 accounts need you." in page
     assert "state-of" not in page
+
+
+@in_trio
+async def test_accounts_of_one_sign_in_have_one_button() -> None:
+    """Mailboxes that one person's sign-in opens say so, and the first of them has the button."""
+    async with browsing(lambda: [OTHER]) as (daemon, flow):
+        well, waits = daemon.registry.config.accounts
+        shared = replace(waits, user="shared@example.test")
+        daemon.registry.config = replace(daemon.registry.config, accounts=(well, waits, shared))
+        _, page = await visit(flow, "/")
+    cards = cards_of(page)
+
+    assert ["a@example.test", "b@example.test", "shared@example.test"] == list(cards)
+    assert "<button" in cards["b@example.test"]
+    assert 1 == page.count("<button")
+    assert "It is signed in together with b@example.test." in cards["shared@example.test"]
+
+
+@in_trio
+async def test_a_crowd_of_accounts_is_cut() -> None:
+    """The page shows so many cards, those that wait among them, and how many more there are."""
+    many = [grant(f"{number}@example.test") for number in range(pages.MOST_CARDS + 5)]
+    async with browsing(lambda: many[-3:]) as (daemon, flow):
+        accounts = daemon.registry.config.accounts
+        crowd = tuple(replace(accounts[0], user=each.login, grant=each) for each in many)
+        daemon.registry.config = replace(daemon.registry.config, accounts=crowd)
+        _, page = await visit(flow, "/")
+
+    assert (pages.MOST_CARDS, 3) == (len(cards_of(page)), page.count("<button"))
+    assert "And 5 more" in page
+
+
+@in_trio
+async def test_the_script_is_a_file_of_its_own() -> None:
+    """The page's only script comes from the page's own server, as a script."""
+    async with browsing() as (_, flow):
+        _, page = await visit(flow, "/")
+        status, script = await visit(flow, pages.SCRIPT_PATH)
+
+    assert (1, 200, SCRIPT) == (page.count("<script"), status, script)
+    assert f'<script src="{pages.SCRIPT_PATH}" defer></script>' in page
 
 
 @in_trio
@@ -527,11 +570,13 @@ async def test_the_page_says_who_cannot_be_signed_in_there() -> None:
             status, _ = await visit(flow, "/start", method="POST", form=f"grant={one.key}", origin=origin)
             assert 404 == status
 
-    assert "d@example.test: run `cms login d@example.test --paste` in a terminal" in page
-    assert "whoever signs in: run `cms login --paste` in a terminal" in page
-    assert "e@example.test: run `cms login e@example.test` in a terminal" in page
-    (quoted,) = re.findall("run `(cms login [^`]*connor[^`]*)` in", html.unescape(page))
+    cards = cards_of(page)
+
+    assert "Run <code>cms login d@example.test --paste</code> in a terminal." in cards["d@example.test"]
+    assert "Run <code>cms login --paste</code> in a terminal." in cards["whoever signs in"]
+    assert "Run <code>cms login e@example.test</code> in a terminal." in cards["e@example.test"]
+    (quoted,) = re.findall("Run <code>(.*?)</code>", html.unescape(cards["o'connor@example.test"]))
     assert ["cms", "login", "o'connor@example.test"] == shlex.split(quoted)
     # It has been begun in a browser all the same.
-    assert "a@example.test: run" not in page
+    assert "terminal" not in cards["a@example.test"]
     assert 1 == len(daemon.worker.sessions)
