@@ -40,7 +40,11 @@ def cms() -> str:
     whole = click.Context(group, info_name="cms", **group.context_settings)
     parts = [*described(whole), "## Commands\n"]
     for name in sorted(group.commands):
-        parts += [f"### cms {name}\n", *described(click.Context(command(name), whole, name))]
+        context = click.Context(command(name), whole, name)
+        parts += [f"### cms {name}\n", *described(context)]
+        if isinstance(context.command, click.Group):
+            for part, each in context.command.commands.items():
+                parts += described(click.Context(each, context, part))
     return _page("cms.1.md", "\n".join(parts))
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from cms.cli.client import NoDaemon
 from cms.cli.connect import connect
 from cms.config.model import Config, FileSpec, SocketSpec
-from cms.core.accounts import Account, Proxy, application
-from cms.core.status import expiry_warning
+from cms.core.accounts import Account, Proxy, Source, application
+from cms.core.status import REKEY, expiry_warning, old_key
 from cms.core.words import NAMELESS
 from cms_oauth import paths
 from cms_oauth.expand import Unusable, literal
@@ -29,7 +29,7 @@ def warnings(found: Config) -> Iterator[str]:
     yield from secret_files(found)
     yield from obstacles(found)
     yield from expiries(found)
-    yield from running_warnings(found.file)
+    yield from running_warnings(found)
 
 
 def where_to_look(found: Config) -> str:
@@ -103,16 +103,20 @@ def expiries(found: Config) -> Iterator[str]:
             yield f"{certified[end.key].certificate}: {warning}"
 
 
-def running_warnings(file: str) -> list[str]:
+def running_warnings(found: Config) -> list[str]:
     """Return the warnings about the tokens of a running daemon, if it runs with this configuration file."""
     try:
-        with connect() as found:
-            status = found.ask("status").get("json", {})
+        with connect() as daemon:
+            status = daemon.ask("status").get("json", {})
     except NoDaemon:
         return []
-    if os.path.realpath(status.get("daemon", {}).get("config", "")) != os.path.realpath(file):
+    if os.path.realpath(status.get("daemon", {}).get("config", "")) != os.path.realpath(found.file):
         return []
-    return [f"{row['user'] or 'an account'}: {row['warning']}" for row in status["accounts"] if row.get("warning")]
+    rows = status["accounts"]
+    said = [f"{row['user'] or 'an account'}: {row['warning']}" for row in rows if row.get("warning")]
+    if found.vault_key and (former := old_key(found.vault_key, rows)):
+        said.append(f"the key of stored sign-ins is from {former}, and the configuration names another one: {REKEY}")
+    return said
 
 
 def summary(config: Config) -> list[str]:
@@ -125,7 +129,12 @@ def summary(config: Config) -> list[str]:
         *(_file_line(spec) for spec in config.files),
         *([_proxy_line(config.proxy)] if config.proxy else []),
         f"vault key: {key}",
+        *(_old_key_line(each) for each in (config.vault_old_key,) if each),
     ]
+
+
+def _old_key_line(source: Source) -> str:
+    return f"old vault key: {source}, needed until `cms vault rekey` has moved every sign-in"
 
 
 def _account_line(account: Account) -> str:

@@ -88,7 +88,14 @@ def daemonless(config: Config, state_folder: str, *, argv: Sequence[str] = WORKE
     with claimed(state_folder):
         ours, theirs = socket.socketpair()
         # persist: the worker ends with this command, and a sign-in that is in its memory only would be lost.
-        opened = Open(state_folder, config.vault_key, config.ca, persist=True, proxy=config.proxy)
+        opened = Open(
+            state_folder,
+            config.vault_key,
+            config.ca,
+            persist=True,
+            proxy=config.proxy,
+            old_key=config.vault_old_key,
+        )
         thread = threading.Thread(target=trio.run, args=(_serve, theirs, config, opened, argv), name="sign-in")
         thread.start()
         try:

@@ -72,6 +72,7 @@ class Draft:
         self.protocols: dict[str, ProtocolHandle] = {}
         self.mailboxes: dict[AccountHandle, str] = {}
         self.vault_key: Source | None = None
+        self.vault_old_key: Source | None = None
         self.ca: str | None = None
         self.hooks: list[Hook] = []
         self.desktop = True

@@ -125,6 +125,7 @@ def _compose(draft: Draft) -> Config:
             for each in draft.sockets
         ),
         vault_key=draft.vault_key,
+        vault_old_key=draft.vault_old_key,
         ca=draft.ca,
         warnings=draft.warnings,
         files=tuple(replace(each, account=finished[identity(each.account)]) for each in draft.files),

@@ -77,6 +77,8 @@ class Config:
     # The programs to run on events, and whether to show desktop notifications.
     hooks: tuple[Hook, ...] = ()
     desktop: bool = True
+    # Where the key is that stored sign-ins have until `cms vault rekey` has moved them.
+    vault_old_key: Source | None = None
     # The keys of sign-ins whose accounts are in the file but not served, because they have no socket, file or mailbox.
     unserved: frozenset[str] = frozenset()
 

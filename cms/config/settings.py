@@ -19,10 +19,16 @@ MOST_AUTHORITIES = 4 * 1024 * 1024
 MIN_REMIND = 60.0
 
 
-def vault(draft: Draft, key: Given) -> None:
-    """Vault: where to read the key that encrypts the stored sign-ins."""
+def vault(draft: Draft, key: Given, *, old_key: Given = None) -> None:
+    """Vault: where to read the key that encrypts the stored sign-ins, and where the key is that it replaces."""
     draft.once("Vault")
-    draft.vault_key = _key_source(key)
+    draft.vault_key = _key_source("key", key)
+    old = optional(old_key, lambda given: _key_source("old_key", given))
+    if old and old.kind == "memory":
+        raise Mistake("old_key= is where the key of stored sign-ins is, and memory stores none", "Leave old_key= out")
+    if old and old == draft.vault_key and old.kind == "keyring":
+        raise Mistake("key= and old_key= are both the keyring, which needs no old_key=", "Leave old_key= out")
+    draft.vault_old_key = old
 
 
 def notify(
@@ -108,14 +114,15 @@ def file(draft: Draft, path: Given) -> Source:
     return Source("file", (draft.reads(arguments.path("path", path, draft.folder), "the File"),))
 
 
-def _key_source(given: Given) -> Source:
+def _key_source(name: str, given: Given) -> Source:
     if given in ("keyring", "memory"):
         return Source(str(given))
     if isinstance(given, Source):
         return given
     raise Mistake(
-        "key= takes no literal key: name the place to read it from",
-        'key=File("PATH"), key=Credential("NAME"), key=Command(["PROGRAM", ...]), key="keyring" or key="memory"',
+        f"{name}= takes no literal key: name the place to read it from",
+        f'{name}=File("PATH"), {name}=Credential("NAME"), {name}=Command(["PROGRAM", ...]), {name}="keyring"'
+        + (' or key="memory"' if name == "key" else ""),
     )
 
 

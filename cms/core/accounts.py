@@ -108,6 +108,14 @@ class Source:
     def __str__(self) -> str:
         return f"{self.kind} {' '.join(self.value)}".strip()
 
+    @property
+    def origin(self) -> str:
+        """Where this is in words, without private parts: as `SignInFacts.key_from` says it of the vault's key."""
+        return {
+            "file": f"key file {' '.join(self.value)}",
+            "credential": "systemd credential",
+        }.get(self.kind, self.kind)
+
 
 @dataclass(frozen=True, slots=True)
 class Proxy:

@@ -135,6 +135,7 @@ KINDS = {
     "application": "the identity provider refused the application, or the machine, that signs in without a person",
     "unfit": "another program's sign-in cannot be imported",
     "password": "another program's sign-in is encrypted, and its password was not given",
+    "new-key": "the key that stored sign-ins are to be moved to cannot be used",
     "expired": "a sign-in was not completed in time",
     "cancelled": "a sign-in was cancelled",
     "reused": "the refresh token was refused because it had been used before",

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from cms.core.accounts import Account, Scopes, StoredSignIn
+from cms.core.accounts import Account, Scopes, Source, StoredSignIn
 from cms.core.forecast import Forecast, warned_at
 from cms.core.lifecycle import NOTHING_KNOWN, Failing, Life, NeedsSignIn, Settled, SignInFacts, usable
 from cms.core.preflight import covers, fits, misfit, permission_for, uncovered
@@ -364,3 +364,15 @@ def _severity(row: StatusRow, *, memory_chosen: bool) -> int:
     if row.sign_in_due or row.credential_due:
         return WARNING
     return OK
+
+
+def old_key(named: Source, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return where the key of a sign-in is, if that is another place than the configuration names, else ""."""
+    stored = (str(row["key_from"]) for row in rows if row.get("persisted") and row.get("key_from"))
+    return next((each for each in stored if named.kind not in ("", "memory") and each != named.origin), "")
+
+
+REKEY = (
+    "`cms vault rekey` moves the sign-ins to that one, if it finds the old key: in a credential, the keyring, or where "
+    "Vault(key=..., old_key=...) names it"
+)

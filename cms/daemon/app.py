@@ -136,7 +136,13 @@ def _with_environment(config: Config, environ: Mapping[str, str]) -> Config:
 
 def _opened(options: AppOptions, config: Config) -> messages.Open:
     return messages.Open(
-        options.state_folder, config.vault_key, config.ca, options.timeout, options.idle, proxy=config.proxy
+        options.state_folder,
+        config.vault_key,
+        config.ca,
+        options.timeout,
+        options.idle,
+        proxy=config.proxy,
+        old_key=config.vault_old_key,
     )
 
 

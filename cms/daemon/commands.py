@@ -166,7 +166,17 @@ class Commands:
                 return await self._vault.restore(message, ask)
             case "prune":
                 return await self._vault.prune(message, ask)
+            case "rekey":
+                return await self._rekey(ask)
         return await self._sign_out_of_all()
+
+    async def _rekey(self, ask: Ask) -> Result:
+        """Move the stored sign-ins to another key: the one that the configuration names now."""
+        if self._daemon:
+            reloaded = await self.reload()
+            if not reloaded.ok:
+                return reloaded
+        return await self._vault.rekey(ask)
 
     # Commands that need a daemon.
 

@@ -10,8 +10,8 @@ which grants need a sign-in: `waiting` is empty.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import trio
@@ -220,6 +220,12 @@ class Registry:
             self.where(keeper.grant),
             _forecast(keeper, self._clock.wall()),
         )
+
+    def rekeyed(self, key_from: str, unmoved: Collection[str]) -> None:
+        """Note where the key of the stored sign-ins is now, but for those whose grants have these keys."""
+        for keeper in self.keepers:
+            if keeper.sign_in.persisted and keeper.grant.key not in unmoved:
+                keeper.sign_in = replace(keeper.sign_in, key_from=key_from)
 
     def facts(self, key: str) -> Facts | None:
         """Return the facts about a grant for hooks, None if it has left the configuration."""

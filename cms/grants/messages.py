@@ -38,7 +38,7 @@ class Open:
     `state_folder` is a path; `key` is None for the order of `cms.grants.vault`; `ca` is a PEM file or None. `timeout` is
     the seconds that the worker may take over one question, `idle` the seconds after which an unused worker exits. With
     `persist`, a sign-in that could be kept in memory only is refused: the worker is about to exit. `proxy` is the proxy
-    on the way to Entra, None for what the environment says.
+    on the way to Entra, None for what the environment says. `old_key` is where a key is looked for too.
     """
 
     state_folder: str
@@ -48,6 +48,7 @@ class Open:
     idle: float = 5.0
     persist: bool = False
     proxy: Proxy | None = None
+    old_key: Source | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +156,17 @@ class Delete:
 
 
 @dataclass(frozen=True, slots=True)
+class Rekey:
+    """Move stored sign-ins to the key of `Open.key`, as many as a few seconds allow. Ends with `Rekeyed`.
+
+    `key` is its id as an earlier answer says it, "" at first. Ask again until an answer says that none was moved.
+    """
+
+    number: int
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Explore:
     """Look around for a first configuration. Ends with `Explored`.
 
@@ -174,7 +186,7 @@ class CheckCredentials:
 
 
 # Questions that are not about one grant: the vault as a whole, the surroundings, the configuration's certificates.
-Housekeeping: TypeAlias = Export | Peek | Survey | Delete | Explore | CheckCredentials
+Housekeeping: TypeAlias = Export | Peek | Survey | Delete | Rekey | Explore | CheckCredentials
 # Questions that are answered once, without a person in between.
 Work: TypeAlias = Acquire | SignOut | Import | Housekeeping
 Question: TypeAlias = Open | SignIn | Redirected | Cancel | Work
@@ -216,6 +228,27 @@ class Listed:
 
 
 @dataclass(frozen=True, slots=True)
+class Unmoved:
+    """A sign-in that could not be moved to another key, named by its grant's key. `login` is "" if it is unknown."""
+
+    key: str
+    login: str
+    message: str
+    hint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rekeyed:
+    """What was moved to another key. `key` is its id, `key_from` its place in words; `before` are those of the old keys."""
+
+    key: str
+    key_from: str
+    moved: int
+    unmoved: tuple[Unmoved, ...] = ()
+    before: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Explored:
     """What was found.
 
@@ -251,7 +284,7 @@ class CredentialEnds:
     items: tuple[CredentialEnd, ...]
 
 
-Finding: TypeAlias = Exported | Listed | Explored | CredentialEnds
+Finding: TypeAlias = Exported | Listed | Rekeyed | Explored | CredentialEnds
 Ended: TypeAlias = Outcome | Finding
 
 

@@ -95,6 +95,26 @@ def test_check_says_what_the_running_daemon_warns_of(
     assert told == ("warning: a@example.test: the token is long" in capsys.readouterr().err)
 
 
+@pytest.mark.parametrize(("key", "warned"), [("old", True), ("new", False)])
+def test_check_points_to_rekey(home: Path, capsys: pytest.CaptureFixture[str], key: str, *, warned: bool) -> None:
+    """If the daemon's sign-ins have another key than the file names; it says which key is the old one."""
+    path = home / "my.cfg"
+    path.write_text(
+        f"""
+CredentialServer("{home}/my.sock", accounts=[Office365_Account(user="a@example.test")])
+Vault(key=File("{home}/new"), old_key=File("{home}/old"))
+"""
+    )
+    rows = [{"user": "a@example.test", "persisted": True, "key_from": f"key file {home}/{key}"}]
+    with daemon(home, done(json={"daemon": {"config": str(path)}, "accounts": rows})):
+        assert 0 == main.main(["check", "-c", str(path)])
+    out, err = capsys.readouterr()
+
+    assert f"old vault key: file {home}/old, needed until `cms vault rekey` has moved every sign-in" in out
+    assert warned == (f"the key of stored sign-ins is from key file {home}/old" in err)
+    assert warned == ("`cms vault rekey` moves the sign-ins" in err)
+
+
 @pytest.mark.parametrize(("days", "warned"), [(10.5, True), (100.0, False)])
 def test_check_reads_an_applications_certificate(
     home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, days: float, warned: bool

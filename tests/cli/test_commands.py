@@ -605,6 +605,7 @@ EVERY = {
     "check": [],
     "admin-consent-url": [],
     "doctor": ["--json"],
+    "vault": ["rekey"],
     "init": ["--user", "a@example.test", "--offline"],
 }
 

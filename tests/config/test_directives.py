@@ -219,7 +219,7 @@ class TestArgumentLists:
 
     def test_argument_of_a_later_version(self, refuse: Refuser) -> None:
         """An argument that is like none is answered with all of them."""
-        assert "Known: key" == refuse("Vault(rotation=30)").hint
+        assert "Known: key, old_key" == refuse("Vault(rotation=30)").hint
 
     def test_twice_given(self, refuse: Refuser) -> None:
         """An argument that is given twice is told as Python tells it, with the directive's name."""

@@ -45,6 +45,28 @@ class TestVault:
         )
         assert SECRET not in str(refusal)
 
+    def test_old_key(self, load_text: Loader) -> None:
+        """The key that another one replaces is any source, too."""
+        config = load_text(f"{ACCOUNT}Vault(key=Credential('new'), old_key='keyring')")
+
+        assert (Source("credential", ("new",)), Source("keyring")) == (config.vault_key, config.vault_old_key)
+        assert load_text(f"{ACCOUNT}Vault(key='keyring')").vault_old_key is None
+
+    @pytest.mark.parametrize(
+        ("given", "message"),
+        [
+            (f"'keyring', old_key='{SECRET}'", "old_key= takes no literal key: name the place to read it from"),
+            ("'keyring', old_key='memory'", "old_key= is where the key of stored sign-ins is, and memory stores none"),
+            ("'keyring', old_key='keyring'", "key= and old_key= are both the keyring, which needs no old_key="),
+        ],
+    )
+    def test_no_old_key(self, refuse: Refuser, given: str, message: str) -> None:
+        """What can be no old key is refused, and a secret is not quoted."""
+        refusal = refuse(f"{ACCOUNT}Vault(key={given})")
+
+        assert f"Vault: {message}" == refusal.message
+        assert SECRET not in str(refusal)
+
     def test_twice(self, refuse: Refuser) -> None:
         """One vault has one key."""
         refusal = refuse(f"{ACCOUNT}Vault('keyring')\nVault('memory')")

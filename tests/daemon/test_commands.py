@@ -13,7 +13,7 @@ import pytest
 import trio
 from support.trio_run import FakeClock, in_trio_clock
 
-from cms.config.model import Config
+from cms.config.model import Config, ConfigError
 from cms.core.accounts import Account, Grant, Scopes, StoredSignIn
 from cms.core.lifecycle import Granted, Outcome, Refused, SignInFacts, Transient, Trouble
 from cms.core.status import Daemon
@@ -24,7 +24,7 @@ from cms.daemon.registry import Registry
 from cms.daemon.signin.flow import Flow
 from cms.daemon.signin.signins import SignIns
 from cms.daemon.worker import Worker
-from cms.grants.messages import Delete, Ended, Housekeeping, Listed, Open, Place, Survey
+from cms.grants.messages import Delete, Ended, Housekeeping, Listed, Open, Place, Rekey, Rekeyed, Survey
 
 MAIL: Scopes = ("https://outlook.office.com/SMTP.Send",)
 ANN, BOB, SALES, MACHINE = "ann@x.test", "bob@x.test", "sales@x.test", "machine@x.test"
@@ -46,6 +46,7 @@ class FakeWorker(Worker):
         self.signed_in = {ANN, SALES}
         self.kept: set[str] = set()
         self.full = False
+        self.rekeyed = 0
         self.deleted: list[str] = []
 
     def token(self) -> Granted:
@@ -75,6 +76,9 @@ class FakeWorker(Worker):
                 return READ_ONLY
             case Delete(keys=keys):
                 self.deleted += keys
+            case Rekey():
+                self.rekeyed += 1
+                return Rekeyed("id", "keyring", 0)
         return Granted("", 0.0, 0.0)
 
 
@@ -104,6 +108,7 @@ class World:
         self.registry = Registry(self.config, self.worker.acquire, self.clock, jitter=lambda: 0.0)
         self.signins = FakeSignIns()
         self.stopped = False
+        self.reload_fault: ConfigError | None = None
         daemon = None if daemonless else Running(self.facts, list, self.look, self.reload, self.stop, 30.0)
         vault = VaultCommands(self.worker, self.registry, str(folder))
         self.commands = Commands(self.worker, self.registry, self.signins, vault, clock=self.clock, daemon=daemon)
@@ -116,6 +121,8 @@ class World:
 
     async def reload(self) -> None:
         await trio.lowlevel.checkpoint()
+        if self.reload_fault:
+            raise self.reload_fault
 
     def stop(self) -> None:
         self.stopped = True
@@ -308,6 +315,19 @@ class TestSigningInAndOut:
 
         assert (False, "the disk is read-only", "mount it") == said(result)
         assert [] == world.worker.deleted
+
+    @both
+    @in_trio_clock
+    async def test_another_key(self, tmp_path: Path, *, daemonless: bool) -> None:
+        """It is the one that the configuration names now, so a daemon reads that first; if it cannot, nothing moves."""
+        async with commands(tmp_path, account(ANN), daemonless=daemonless) as world:
+            moved = said(await world.commands.errand("rekey", {}, agrees))
+            rekeyed, world.reload_fault = world.worker.rekeyed, ConfigError("cms.cfg", 3, "it is wrong", "")
+            again = await world.commands.errand("rekey", {}, agrees)
+
+        assert (True, 1) == (moved[0], rekeyed)
+        assert (daemonless, 2 if daemonless else 1) == (again.ok, world.worker.rekeyed)
+        assert (not daemonless) == ("it is wrong" in again.message)
 
     @both
     @in_trio_clock

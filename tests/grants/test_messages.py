@@ -30,9 +30,12 @@ from cms.grants.messages import (
     Prompt,
     Question,
     Redirected,
+    Rekey,
+    Rekeyed,
     SignIn,
     SignOut,
     Survey,
+    Unmoved,
     WorkerReply,
 )
 from cms_oauth.moves import Move, cms, fill
@@ -57,9 +60,11 @@ QUESTIONS: list[Question] = [
     Peek(6, Place("/home/ann/signins", "cms", "", "secret-password")),
     Survey(7, ("a", "b")),
     Delete(8, ()),
+    Rekey(11, "key"),
     Explore(9, "https://login.example/x.test"),
     CheckCredentials(10, (GRANT,)),
     Open("/state", proxy=Proxy("http://proxy:3128", ("localhost",), "ann", Source("credential", ("proxy",)))),
+    Open("/state", old_key=Source("keyring")),
     Import(4, GRANT, Place("/home/ann/tokens", "pizauth", "work", "secret-password")),
 ]
 TROUBLE = Trouble("refused", "no", "sign in", 50173, "correlation", "basic_action", "{}")
@@ -82,6 +87,7 @@ REPLIES: list[WorkerReply] = [
     Done(5, Exported("secret-text", ("a", "b"), ("c",))),
     Done(6, Listed((StoredSignIn("key", "authority", "client", "login", "who", 7.5), StoredSignIn("key", "", "", "")))),
     Done(7, Listed(())),
+    Done(11, Rekeyed("key", "keyring", 2, (Unmoved("key", "login", "message", "hint"),), ("key file /k",))),
     Done(10, CredentialEnds((CredentialEnd("key", 7.5), CredentialEnd("key", why="cannot be read")))),
     Done(9, Explored("tenant", "why", unknown=True, no_keyring="no keyring", cloud="dod")),
     Done(

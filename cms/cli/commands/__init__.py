@@ -43,6 +43,7 @@ _COMMANDS = {
     "reload": ("daemon:reload", "Read the configuration again."),
     "run": ("daemon:run", "Run the daemon in the foreground."),
     "status": ("daemon:status", "Show every account, and what to do next."),
+    "vault": ("vault:vault", "Move stored sign-ins to another key."),
 }
 
 
@@ -64,7 +65,8 @@ def cms(context: click.Context, config: str) -> None:
     """An OAuth2 token broker for mail: fresh Microsoft 365 access tokens on a Unix socket."""
     # A command finds this option itself, in `named_config`.
     meant = command(context.invoked_subcommand or "")
-    if config and not any(each.name == "config" for each in meant.params):
+    parts = meant.commands.values() if isinstance(meant, click.Group) else (meant,)
+    if config and not any(param.name == "config" for each in parts for param in each.params):
         raise click.UsageError(f"-c is for the commands that read a configuration, and `cms {meant.name}` does not.")
 
 

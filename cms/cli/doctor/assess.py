@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cms.cli.doctor.findings import Finding, failed, passed, skipped, warned, yours
-from cms.core.accounts import Account
+from cms.core.accounts import Account, Source
 from cms.core.preflight import misfit, permission_for
+from cms.core.status import REKEY, old_key
 from cms.core.words import NAMELESS, duration
 from cms_oauth.claims import Claims
 from cms_oauth.diagnosis.certificates import CERTIFICATE, at_login
@@ -306,6 +307,8 @@ def key(found: KeyFacts, rows: Sequence[Mapping[str, Any]]) -> Finding:
     if any(row.get("persisted") is False for row in rows) and found.kind != "memory":
         cause = "sign-ins are kept in memory only, and are lost when cms ends"
         return warned("key", "none", yours("memory-only", cause, 'Vault(key=File("...")) names a place for a key'))
+    if former := old_key(Source(found.kind, (found.where,)), rows):
+        return warned("key", former, yours("old-key", "the configuration names another key", REKEY))
     used = next((str(row["key_from"]) for row in rows if row.get("key_from")), "")
     return passed("key", used or " ".join(filter(None, (_KINDS.get(found.kind, found.kind), found.where))))
 

@@ -115,8 +115,8 @@ def _proxy(examination: Examination) -> Iterator[Finding]:
 def _key(examination: Examination) -> Iterator[Finding]:
     config = examination.config
     folder = _state()
-    source = config.vault_key if isinstance(config, Config) else None
-    yield assess.key(probe_machine.key(source, folder.vaults), examination.rows)
+    source, old = (config.vault_key, config.vault_old_key) if isinstance(config, Config) else (None, None)
+    yield assess.key(probe_machine.key(source, folder.vaults, old), examination.rows)
 
 
 def _state_folder(_world: Examination) -> Iterator[Finding]:
@@ -174,7 +174,7 @@ def usable(config: Config) -> list[Finding]:
     """Return what would prevent a daemon with this configuration from serving, as far as can be seen without one."""
     owner = probe_machine.owner_of(config)
     folder = _state()
-    found = [assess.key(probe_machine.key(config.vault_key, folder.vaults), ())]
+    found = [assess.key(probe_machine.key(config.vault_key, folder.vaults, config.vault_old_key), ())]
     found += [assess.state_folder(folder, os.geteuid())] if folder.step else []
     for spec in config.sockets:
         found += (

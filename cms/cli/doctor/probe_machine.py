@@ -81,10 +81,16 @@ def state_folder(path: str) -> Folder:
     return Folder(path, True, facts.st_uid, owner, mode, disk.f_bavail * disk.f_frsize, vaults)
 
 
-def key(source: Source | None, vaults: int) -> KeyFacts:
-    """Return the facts about the vault's key, without reading it. `vaults` is the number of sign-ins that need it."""
+def key(source: Source | None, vaults: int, old: Source | None = None) -> KeyFacts:
+    """Return the facts about the vault's key, without reading it. `vaults` is the number of sign-ins that need it.
+
+    If `old` names another one, the sign-ins may need that, and the new key need not exist.
+    """
     if source is None:
         return KeyFacts("")
+    if old and vaults and (found := key(old, vaults)).problem:
+        return found
+    vaults = 0 if old else vaults
     # Only the program of a command is shown: its arguments may be private.
     where = source.value[0] if source.value else ""
     look = _LOOKS.get(source.kind)
@@ -92,11 +98,17 @@ def key(source: Source | None, vaults: int) -> KeyFacts:
     return KeyFacts(source.kind, where, problem, step)
 
 
+_RESTORE = (
+    "restore it; if it is a new one, name the old one too, Vault(key=..., old_key=...), and `cms vault rekey`; or "
+    "`cms logout` and sign in again"
+)
+
+
 def _key_file(path: str, vaults: int) -> tuple[str, str]:
     try:
         facts = os.stat(path)  # noqa: PTH116 - as above
     except FileNotFoundError:
-        return ("it does not exist", "restore it; or `cms logout` and sign in again") if vaults else ("", "")
+        return ("it does not exist", _RESTORE) if vaults else ("", "")
     except OSError as error:
         return error.strerror or str(error), f"let cms read it: `{Command(('ls', '-l', path))}`"
     if not stat.S_ISREG(facts.st_mode):

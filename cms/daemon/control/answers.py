@@ -41,8 +41,9 @@ def nothing_to_sign_out(user: str) -> Result:
 # Sends an event to the client that gave the command and returns its answer, {} if there is none. "told" has no answer.
 Ask = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
 
-# Commands that ask questions: export, its import, deleting the sign-ins without an account, and deleting all.
-ERRANDS = ("export", "restore", "prune", "leave")
+# Commands that ask questions or report in between: export, its import, deleting the sign-ins without an account, and
+# deleting all; another key for all.
+ERRANDS = ("export", "restore", "prune", "leave", "rekey")
 
 
 _LOST = 'it is lost when cms stops: to keep the next one, add Vault(key=File("...")) to the configuration'

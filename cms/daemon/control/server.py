@@ -7,10 +7,10 @@ One connection is one command. Both sides speak lines of JSON:
     {"command": "import", "user": "", "path": "/...", ...}   -> {"event": "password", ...} where one is needed, then "done"
     {"password": "..."}  (during an import)
     {"pasted": "http://127.0.0.1:8080/?code=..."}  (during a login)  -> {"event": "told", ...} if it will not do
-    {"command": "export", "users": []}  (and restore, prune)  -> {"event": "password" or "question", ...}, "told", then "done"
+    {"command": "export", "users": []}  (and restore, prune, rekey)  -> {"event": "password" or "question", ...}, "told", then "done"
     {"password": "..."} or {"yes": true or false}  (the answers)
 
-Commands: ping, status, login, import, export, restore, prune, logout, leave, refresh, reload, stop. The last line of every
+Commands: ping, status, login, import, export, restore, prune, rekey, logout, leave, refresh, reload, stop. The last line of every
 answer is `{"event": "done", "ok": true or false, "message": ..., "hint": ...}`. `method` is "" or one of
 `cms.core.accounts.METHODS`: "browser", "device", "paste" or "broker".
 """

@@ -1,4 +1,4 @@
-"""Daemon side of export, import, prune and `logout --all`: the commands that concern the whole vault.
+"""Daemon side of export, import, prune, rekey and `logout --all`: the commands that concern the whole vault.
 
 Secrets stay in the worker; only encrypted exports, and the passphrase that a person types, pass through here. `Ask` puts
 questions to the person who gives the command, and reports to them.
@@ -28,7 +28,19 @@ from cms.core.words import duration
 from cms.daemon.control.answers import Ask, Result, ended
 from cms.daemon.registry import Registry
 from cms.daemon.worker import Worker
-from cms.grants.messages import KEPT_BY_MS_BROKER, Delete, Ended, Export, Exported, Listed, Peek, Place, Survey
+from cms.grants.messages import (
+    KEPT_BY_MS_BROKER,
+    Delete,
+    Ended,
+    Export,
+    Exported,
+    Listed,
+    Peek,
+    Place,
+    Rekey,
+    Rekeyed,
+    Survey,
+)
 from cms.system.logs import get_logger
 from cms_oauth.frozen import dataclass
 from cms_oauth.microsoft import CLOUDS, OPEN_TO_PERSONAL, PERSONAL_SESSIONS, PERSONAL_TENANTS, WORK_SESSIONS
@@ -172,6 +184,24 @@ class VaultCommands:
         done = await self._delete(items, unserved=False)
         return done if isinstance(done, Result) else Result(True, str(done))
 
+    # Another key.
+
+    async def rekey(self, ask: Ask) -> Result:
+        """Move the stored sign-ins to the key that the configuration names."""
+        moved, before, end = 0, set[str](), Rekeyed("", "", 1)
+        while end.moved:
+            if before:
+                await ask(_told(f"{_counted(moved)} moved so far"))
+            key = end.key
+            answer = await self._worker.housekeeping(lambda number, key=key: Rekey(number, key))  # type: ignore[misc]  # no lambda has annotations
+            if not isinstance(answer, Rekeyed):
+                failed = _failed(answer)
+                return replace(failed, message=f"{_moved(moved)}{failed.message}")
+            end, moved = answer, moved + answer.moved
+            before.update(answer.before)
+            self._registry.rekeyed(end.key_from, {each.key for each in end.unmoved})
+        return _rekeyed(end, moved, sorted(before), any(self._folder.glob("*.vault")))
+
     # Export, and the import of an export.
 
     async def export(self, message: Mapping[str, Any], ask: Ask) -> Result:
@@ -278,6 +308,36 @@ def _summed(ends: Sequence[str]) -> Result:
     if "imported" in ends:
         return Result(good, f"imported: {ends.count('imported')} of {len(ends)}", _STAYS_VALID)
     return Result(good, "nothing was imported", "" if good else "the reasons are above")
+
+
+def _counted(number: int) -> str:
+    return f"{number} sign-in{'' if number == 1 else 's'}"
+
+
+def _moved(number: int) -> str:
+    return f"{_counted(number)} moved; " if number else ""
+
+
+# The step that makes sure that nothing needs the old key, and what may still need it.
+_OLD_KEY = (
+    "Remove old_key= from the configuration, then `cms reload` if cms is running. cms keeps the old key ({}): delete it "
+    "yourself, unless you need backups of the state folder from before"
+)
+_HOW_TO_MOVE = "to move to another key, name both in the configuration: Vault(key=..., old_key=...)"
+
+
+def _rekeyed(end: Rekeyed, moved: int, before: Sequence[str], stored: bool) -> Result:
+    """Return the result of a move to another key. `before` are the places of the old keys."""
+    if end.unmoved:
+        said = "; ".join(f"{each.login or each.key}: {each.message}" for each in end.unmoved)
+        hints = "\n".join(dict.fromkeys(each.hint for each in end.unmoved if each.hint))
+        return Result(False, f"{_moved(moved)}{_counted(len(end.unmoved))} not moved: {said}", hints)
+    if moved:
+        said = f"{_counted(moved)} moved to the key from {end.key_from}; each was read back"
+        return Result(True, said, _OLD_KEY.format(", ".join(before)))
+    if not stored:
+        return Result(True, f"there is no stored sign-in; the next one is encrypted with the key from {end.key_from}")
+    return Result(True, f"every sign-in is encrypted with the key from {end.key_from} already", _HOW_TO_MOVE)
 
 
 def _told(message: str) -> dict[str, Any]:

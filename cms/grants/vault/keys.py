@@ -11,7 +11,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -130,6 +130,7 @@ class Keys:
     def __init__(
         self,
         named: Source | None,
+        old: Source | None = None,
         *,
         environ: Mapping[str, str] = os.environ,
         ring: KeySource | None = None,
@@ -147,7 +148,8 @@ class Keys:
         usual: tuple[KeySource, ...] = (credential, ring)
         own = _source(named, environ, ring)
         self._makers = (own,) if own else () if self.memory_only else usual
-        self._finders = (own, *(each for each in usual if each is not own)) if own else usual
+        former = _source(old, environ, ring)
+        self._finders = tuple(dict.fromkeys(each for each in (own, former, *usual) if each))
 
     def find(self, wanted: str) -> Key:
         """Return the key with this id, wherever it is. Raises Missing, or Locked if a person could help."""
@@ -196,6 +198,24 @@ class Keys:
                     return key
         return None
 
+    def newest(self, known: Iterable[str]) -> Key:
+        """Return the key of the first place that has one or takes a new one. `known` are ids of keys that are in use.
+
+        It was read anew from there. Raises Missing.
+        """
+        with self._lock:
+            for source in self._makers:
+                try:
+                    key = _known(source, known) or Key(source.make(), source.origin, source.makes)
+                    source.find(key.id)
+                except Missing as missing:
+                    self._pass_over(source, missing)
+                else:
+                    self._found[key.id] = key
+                    self._failed.pop(key.id, None)
+                    return key
+        raise Missing("there is no place for one: no systemd credential, and no keyring")
+
     def remove(self, wanted: str) -> str:
         """Delete the key with this id, which cms has made; return its place in words, "" if it was nowhere.
 
@@ -228,6 +248,14 @@ class Keys:
             raise type(missing)(f"{source.origin} {missing}") from None
 
 
+def _known(source: KeySource, known: Iterable[str]) -> Key | None:
+    """Return the key that a place with several keys has of those that are in use, None for none."""
+    for wanted in known if not isinstance(source, _Fixed) else ():
+        with suppress(Missing):
+            return Key(source.find(wanted), source.origin)
+    return None
+
+
 def _source(named: Source | None, environ: Mapping[str, str], ring: KeySource) -> KeySource | None:
     match named:
         case Source(kind="file", value=(path,)):
@@ -248,7 +276,8 @@ def locked(message: str) -> Unavailable:
         message,
         fill(
             "check the key's source, Vault(...) in the configuration (a key file must belong to cms's user, with mode 0600),"
-            " unlock the keyring, or restore the key; {retries}. Only if the key is lost for good: `cms logout USER` deletes"
+            " unlock the keyring, or restore the key; where the configuration names another key now, add"
+            " Vault(key=..., old_key=...), then `cms vault rekey`; {retries}. Only if the key is lost for good: `cms logout USER` deletes"
             " the stored sign-in"
         ),
     )

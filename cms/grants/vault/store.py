@@ -35,7 +35,7 @@ from cms.grants.vault.entry_file import (
 from cms.grants.vault.keyring import Key
 from cms.grants.vault.keys import Keys
 from cms.grants.vault.vault_key import VaultKey
-from cms.system.files import open_regular, read_regular, sync_folder
+from cms.system.files import open_regular, read_regular, sweep_drafts, sync_folder
 from cms_oauth.frozen import dataclass
 from cms_oauth.moves import Move
 
@@ -249,6 +249,7 @@ class Vault:
             mark = mark_of(path)
             for each in (path, mark, draft_of(mark), *aside, path.with_suffix(".lock")):
                 each.unlink(missing_ok=True)
+            sweep_drafts(path)
             if folder.is_dir():
                 sync_folder(self.folder.path)
         except OSError as error:

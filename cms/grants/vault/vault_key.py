@@ -13,7 +13,7 @@ from cms.grants.secret_sources import Locked, Missing, Unavailable, storage
 from cms.grants.vault.entry_file import MAX_HEADER, NewerFormat, StateFolder, parse_header
 from cms.grants.vault.keyring import Key
 from cms.grants.vault.keys import Keys, locked
-from cms.system.files import open_regular, read_regular, sync_folder, write_private
+from cms.system.files import open_regular, read_regular, sweep_drafts, sync_folder, write_private
 
 # The file with the id of the key used last: a sign-in after a logout then needs no second keyring entry.
 KEY_NAME = "key-id"
@@ -44,11 +44,38 @@ class VaultKey:
             return None
         self._folder.make()
         with self._folder.lock(_LOCK):
-            needed = sorted(self._needed())
+            # In the midst of a move to another key, the one that was used last is the new one.
+            last, _ = self._named()
+            needed = sorted(self._needed(), key=lambda each: (each != last, each))
             key = self._first_found(needed) if needed else self._last_used() or self._new()
             if key:
                 reserve()
             return key
+
+    def renew(self) -> Key:
+        """Return the key that `Vault(key=...)` names, made now if need be. New sign-ins use it from now on.
+
+        Raises Missing if it cannot be used, Unavailable if the sign-ins cannot be read: then nothing was changed.
+        """
+        if self.keys.memory_only:
+            raise Missing('Vault(key="memory") stores nothing')
+        self._folder.make()
+        with self._folder.lock(_LOCK):
+            needed = sorted(self._needed())
+            if needed:
+                self._first_found(needed)
+            last, made = self._named()
+            key = self.keys.newest([*filter(None, [last]), *needed])
+            try:
+                self._remember(key, made=key.made or (made and key.id == last))
+            except OSError as error:
+                raise storage(error, f"nothing can be stored in {self._folder.path}") from None
+            return key
+
+    def _remember(self, key: Key, *, made: bool) -> None:
+        """Write down that this key is the one used last. Raises OSError."""
+        sweep_drafts(self._name)
+        write_private(self._name, (f"{key.id}\n{MADE}\n" if made else f"{key.id}\n").encode())
 
     def delete_unneeded(self, memory: Mapping[str, object]) -> str:
         """Delete the key that cms has made, if no file needs it; return its place in words, "" where it stays.
@@ -83,10 +110,13 @@ class VaultKey:
                     path.unlink(missing_ok=True)
 
     def _first_found(self, needed: list[str]) -> Key:
-        for wanted in needed[1:]:
-            with suppress(Unavailable):
+        failures = []
+        for wanted in needed:
+            try:
                 return self.keys.need(wanted)
-        return self.keys.need(needed[0])
+            except Unavailable as error:
+                failures.append(error)
+        raise failures[0]
 
     def _needed(self) -> set[str]:
         """Return the ids of the keys that the vault files here need. A file with a damaged header needs none."""
@@ -120,8 +150,7 @@ class VaultKey:
         try:
             key = self.keys.make()
             if key:
-                text = f"{key.id}\n{MADE}\n" if key.made else f"{key.id}\n"
-                write_private(self._name, text.encode())
+                self._remember(key, made=key.made)
         except Missing as missing:
             raise locked(f"there is no place for the vault's key: {missing}") from None
         except OSError as error:

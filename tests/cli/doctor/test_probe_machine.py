@@ -77,6 +77,10 @@ def test_a_key_file(tmp_path: Path) -> None:
     assert "" == probe_machine.key(key(tmp_path), 1).problem
     assert "its mode is 0644: other users may read it" == probe_machine.key(key(tmp_path, 0o644), 1).problem
     assert ("", "it does not exist") == (probe_machine.key(missing, 0).problem, probe_machine.key(missing, 1).problem)
+    assert "`cms vault rekey`" in probe_machine.key(missing, 1).step
+    assert "" == probe_machine.key(missing, 1, key(tmp_path)).problem
+    assert "its mode is 0644: other users may read it" == probe_machine.key(missing, 1, key(tmp_path, 0o644)).problem
+    assert "" == probe_machine.key(key(tmp_path), 0, missing).problem
     assert "it is not a regular file" == probe_machine.key(Source("file", (str(tmp_path),)), 0).problem
     assert "Not a directory" == probe_machine.key(Source("file", (f"{tmp_path}/key/no",)), 0).problem
 

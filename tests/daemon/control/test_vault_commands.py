@@ -18,7 +18,20 @@ from cms.daemon.control.answers import Result
 from cms.daemon.control.vault_commands import SignedOut, VaultCommands, described, expiry_of, signed_out
 from cms.daemon.registry import Registry
 from cms.daemon.worker import Worker
-from cms.grants.messages import Delete, Ended, Export, Exported, Housekeeping, Listed, Peek, Place, Survey
+from cms.grants.messages import (
+    Delete,
+    Ended,
+    Export,
+    Exported,
+    Housekeeping,
+    Listed,
+    Peek,
+    Place,
+    Rekey,
+    Rekeyed,
+    Survey,
+    Unmoved,
+)
 
 AUTHORITY = "https://login.microsoftonline.com/common"
 SCOPES = ("https://outlook.office.com/SMTP.Send",)
@@ -472,3 +485,70 @@ def test_a_logout_without_a_sign_in() -> None:
         result.message,
         result.hint,
     )
+
+
+# --- another key ---
+
+
+def rekeyed(moved: int, *unmoved: Unmoved, before: tuple[str, ...] = ("keyring",)) -> Rekeyed:
+    return Rekeyed("id", "key file /k", moved, unmoved, before if moved else ())
+
+
+@in_trio
+async def test_another_key(tmp_path: Path) -> None:
+    """The worker is asked with the same key until it moves nothing; the person hears of a long work in between."""
+    worker, person = FakeWorker({Rekey: [rekeyed(500), rekeyed(1, before=("command",)), rekeyed(0)]}), Person()
+    result = await commands(tmp_path, worker).rekey(person.ask)
+
+    assert (True, "501 sign-ins moved to the key from key file /k; each was read back") == said(result)
+    assert "cms keeps the old key (command, keyring): delete it yourself" in result.hint
+    assert ["", "id", "id"] == [each.key for each in worker.asked]
+    assert ["told: 500 sign-ins moved so far", "told: 501 sign-ins moved so far"] == person.heard
+
+
+@in_trio
+async def test_no_other_key(tmp_path: Path) -> None:
+    """It is said that all have that key already, or that there is no sign-in."""
+    empty = await commands(tmp_path, FakeWorker({Rekey: [rekeyed(0)]})).rekey(Person().ask)
+    store(tmp_path)
+    done = await commands(tmp_path, FakeWorker({Rekey: [rekeyed(0)]})).rekey(Person().ask)
+
+    assert (True, "there is no stored sign-in; the next one is encrypted with the key from key file /k") == said(empty)
+    assert (True, "every sign-in is encrypted with the key from key file /k already") == said(done)
+    assert "Vault(key=..., old_key=...)" in done.hint
+
+
+@in_trio
+async def test_a_sign_in_that_keeps_its_key(tmp_path: Path) -> None:
+    """Each is named with its reason, and the steps are listed once."""
+    stays = [Unmoved("a", "ann@x.test", "it is damaged", "sign in"), Unmoved("b", "", "is busy", "sign in")]
+    worker = FakeWorker({Rekey: [rekeyed(1, *stays), rekeyed(0, *stays)]})
+    result = await commands(tmp_path, worker).rekey(Person().ask)
+
+    assert (False, "1 sign-in moved; 2 sign-ins not moved: ann@x.test: it is damaged; b: is busy") == said(result)
+    assert "sign in" == result.hint
+
+
+@in_trio
+async def test_another_key_that_cannot_be_used(tmp_path: Path) -> None:
+    """The worker's reason and step; what was moved before is said."""
+    no = Refused(Trouble("new-key", "the new key cannot be used: it is locked", "unlock it"))
+    first = await commands(tmp_path, FakeWorker({Rekey: [no]})).rekey(Person().ask)
+    later = await commands(tmp_path, FakeWorker({Rekey: [rekeyed(2), no]})).rekey(Person().ask)
+
+    assert ((False, no.trouble.message), "unlock it") == (said(first), first.hint)
+    assert (False, f"2 sign-ins moved; {no.trouble.message}") == said(later)
+
+
+@in_trio
+async def test_the_status_names_the_new_key(tmp_path: Path) -> None:
+    """Of those that were moved, and are stored at all."""
+    users = ["ann@x.test", "bob@x.test", "cyd@x.test"]
+    stays = Unmoved(grant(users[1]).key, "", "", "")
+    worker = FakeWorker({Rekey: [rekeyed(1, stays), rekeyed(0, stays)]})
+    registry = Registry(configured(*map(account, users)), worker.acquire, FakeClock())
+    for keeper, persisted in zip(registry.keepers, (True, True, False), strict=True):
+        keeper.sign_in = SignInFacts(persisted=persisted, key_from="keyring")
+    await VaultCommands(worker, registry, str(tmp_path)).rekey(Person().ask)
+
+    assert ["key file /k", "keyring", "keyring"] == [each.sign_in.key_from for each in registry.keepers]

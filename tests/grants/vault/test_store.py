@@ -5,19 +5,17 @@ import fcntl
 import json
 import os
 import shutil
-import signal
 import stat
-import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytest
 from support.grants import NoRing, TurnsUpLocked
+from support.killed_lines import killed_at
 
 from cms.core.accounts import Grant, Source
 from cms.grants.secret_sources import Locked, Missing, Unavailable
@@ -738,30 +736,6 @@ def test_other_grants_are_untouched(lab: Lab) -> None:
     assert before == lab.path(OTHER).stat()
 
 
-def _killed_at(number: int, work: Callable[[], object]) -> bool:
-    """Do some work in a child that is killed at the `number`th line of the vault's code; False if it got through."""
-    watched = {str(each.__file__) for each in (entry_file, keys, vault_key, vault_store)}
-    child = os.fork()
-    if child == 0:
-        left = number
-
-        def trace(frame: FrameType, event: str, _arg: object) -> Any:
-            nonlocal left
-            if frame.f_code.co_filename not in watched:
-                return None
-            left -= event == "line"
-            if left <= 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return trace
-
-        try:
-            sys.settrace(trace)
-            work()
-        finally:
-            os._exit(0)
-    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
-
-
 def test_killed_at_every_line(lab: Lab) -> None:
     """Wherever in a redemption the process is killed, the file is whole, old or new; and only an unstored one is marked."""
     lab.store()
@@ -774,7 +748,7 @@ def test_killed_at_every_line(lab: Lab) -> None:
             held.store(NEWER)
 
     killed = 0
-    while _killed_at(killed + 1, redeem):
+    while killed_at(killed + 1, redeem, (entry_file, keys, vault_key, vault_store)):
         killed += 1
         stored = lab.read()
         assert stored in (ENTRY, NEWER)
@@ -795,7 +769,7 @@ def test_killed_during_the_first_sign_in(lab: Lab) -> None:
         put(vault)
 
     killed = 0
-    while _killed_at(killed + 1, first):
+    while killed_at(killed + 1, first, (entry_file, keys, vault_key, vault_store)):
         killed += 1
         assert lab.read() in (None, ENTRY)
         lab.store(entry=NEWER)
