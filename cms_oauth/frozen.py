@@ -28,7 +28,6 @@ else:
         def decorate(plain: type) -> type:
             made = dataclasses.dataclass(init=False, repr=False, eq=False, slots=slots)(plain)
             fields = dataclasses.fields(made)
-            made.__names__ = {each.name for each in fields if each.init}
             made.__defaults__ = {each.name: each.default for each in fields if _is(each.default)}
             made.__factories__ = {each.name: each.default_factory for each in fields if _is(each.default_factory)}
             # Equal records are of the same class.
@@ -58,14 +57,14 @@ def _init(self: Any, /, *values: Any, **named: Any) -> None:
 def _completed(made: Any, values: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:
     """Return a value for each field, in order. Raises TypeError as a call of any function does."""
     names = made.__match_args__
-    given = dict(zip(names, values, strict=False))
-    twice, given = given.keys() & named.keys(), given | named
-    if len(given) < len(names):
-        fresh = {name: make() for name, make in made.__factories__.items() if name not in given}
-        given = made.__defaults__ | fresh | given
-    if len(values) > len(names) or twice or given.keys() != made.__names__:
+    rest, given = names[len(values) :], made.__defaults__ | named
+    for name, make in made.__factories__.items():
+        if name not in given:
+            given[name] = make()
+    found = tuple([given[name] for name in rest if name in given])
+    if len(values + found) != len(names) or sum(map(named.__contains__, rest)) != len(named):
         raise TypeError(f"{made.__name__}({', '.join(names)}) got {len(values)} values, and {', '.join(named)}")
-    return tuple(map(given.__getitem__, names))
+    return values + found
 
 
 def _repr(self: Any) -> str:

@@ -10,6 +10,7 @@ import difflib
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import TypeAlias, TypeGuard, TypeVar
@@ -153,7 +154,7 @@ def choice(name: str, value: Given, known: Sequence[str]) -> str:
 
 def is_collection(value: Given) -> TypeGuard[Iterable[Given]]:
     """True for a set, a generator, a view of a dict or the like: what has members, and is no list, text or dict."""
-    return isinstance(value, Iterable) and not isinstance(value, list | tuple | str | bytes | Mapping)
+    return not isinstance(value, list | tuple | str | bytes | Mapping) and isinstance(value, Iterable)
 
 
 def members(name: str, value: Iterable[Given]) -> list[Given]:
@@ -295,6 +296,8 @@ def mail_host(name: str, value: Given) -> str:
     return given
 
 
+# Ten thousand accounts have the same few addresses.
+@lru_cache(maxsize=256)
 def _url(name: str, given: str) -> SplitResult:
     try:
         parts = urlsplit(given)

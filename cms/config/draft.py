@@ -43,9 +43,9 @@ class ProtocolHandle:
     scopes: Scopes
 
 
-def identity(account: Account) -> tuple[str, str]:
-    """Return what identifies an account within a file, complete or not."""
-    return account.user.casefold(), account.grant.key
+def identity(account: Account) -> str:
+    """Return what identifies an account within a file, complete or not: its user, or its sign-in if it has none."""
+    return account.user.casefold() or account.grant.key
 
 
 def account_of(name: str, given: Given) -> AccountHandle:
@@ -64,8 +64,7 @@ class Draft:
         self.folder = str(Path(file).absolute().parent)
         self.system = system
         self.accounts: list[AccountHandle] = []
-        # By what may occur only once: the user, or, for an account without one, its sign-in.
-        self._accounts: dict[tuple[str, str], AccountHandle] = {}
+        self._accounts: dict[str, AccountHandle] = {}
         self.sockets: list[SocketSpec] = []
         self.files: list[FileSpec] = []
         # The protocols that the file defines, by name.
@@ -108,8 +107,7 @@ class Draft:
 
     def add(self, handle: AccountHandle) -> AccountHandle:
         """Store an account, and return it; or return the one that the file has already for the same user."""
-        user, key = identity(handle.account)
-        first = self._accounts.setdefault((user, "" if user else key), handle)
+        first = self._accounts.setdefault(identity(handle.account), handle)
         if first is handle:
             self.accounts.append(handle)
         return first

@@ -157,7 +157,7 @@ def _check_agreement(file: str, handles: list[AccountHandle]) -> None:
 
 def _protocols_of(draft: Draft) -> dict[AccountHandle, tuple[str, ...]]:
     """Return each account's protocols: those of its sockets and files, and IMAP if Office365 names it."""
-    wanted: dict[tuple[str, str], set[str]] = {identity(each.account): set() for each in draft.accounts}
+    wanted: dict[str, set[str]] = {identity(each.account): set() for each in draft.accounts}
     for socket in draft.sockets:
         for account in socket.accounts:
             wanted[identity(account)].update(socket.protocols)

@@ -109,6 +109,10 @@ class Heard:
     warned: float = 0.0
 
 
+# Before a sign-in has given its first token.
+NOTHING_HEARD = Heard()
+
+
 @dataclass(frozen=True, slots=True)
 class Hearing:
     """What to tell a hook now, what it has been told after that, and the boot-clock moment to look again."""

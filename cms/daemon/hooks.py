@@ -20,7 +20,7 @@ from pathlib import Path
 import trio
 
 from cms.core.hooks import Hook
-from cms.core.notices import Facts, Heard, Notice, first_heard, hear
+from cms.core.notices import NOTHING_HEARD, Facts, Heard, Notice, first_heard, hear
 from cms.daemon.children import ENVIRONMENT, REAP_SECONDS, LogLines
 from cms.system.clock import Clock
 from cms.system.logs import get_logger
@@ -141,7 +141,10 @@ class Hooks:
 
     def _known(self, key: str) -> dict[Hook, Heard]:
         """Return what each hook has been told of a grant; a new hook starts with the current state."""
-        told = self._heard.get(key, {})
+        told = self._heard.get(key)
+        if told is None:
+            # A new grant has neither a token nor a sign-in, which is quicker to know than to look up.
+            return dict.fromkeys(self._hooks, NOTHING_HEARD)
         if all(hook in told for hook in self._hooks):
             return {hook: told[hook] for hook in self._hooks}
         facts = self._facts(key)

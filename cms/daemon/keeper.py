@@ -68,6 +68,9 @@ _MEMORY_LOST = "the sign-in was kept in memory only, and the process that held i
 _RECONFIGURED = Deny("unavailable", "the configuration has changed in the meantime", "try again", 1.0)
 _BUG = Trouble("worker", "cms failed while asking for a token", fill("{retries}; the log has the traceback"))
 
+# What each of ten thousand keepers begins with. Both are frozen, so one of each is enough.
+_NEW_LIFE, _UNSPENT = Life(), Budget()
+
 
 def token_hash(secret: str) -> str:
     """Return the hash by which a client names a refused token: `rejected=` in the protocol."""
@@ -116,14 +119,14 @@ class Keeper:
         on_change: Callable[[Keeper, Scopes, Life, Life], None] = _unheard,
     ) -> None:
         self.grant = grant
-        self.lives: dict[Scopes, Life] = dict.fromkeys(grant.scope_sets, Life())
+        self.lives: dict[Scopes, Life] = dict.fromkeys(grant.scope_sets, _NEW_LIFE)
         self.sign_in = replace(NOTHING_KNOWN, who=grant.login)
         self._acquire = acquire
         self._clock = clock
         self._jitter = jitter
         self._replan = replan
         self._on_change = on_change
-        self._budget = Budget()
+        self._budget = _UNSPENT
         self._looks = LOOKS
         # Only while somebody waits for it.
         self._change: trio.Event | None = None

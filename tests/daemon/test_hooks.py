@@ -417,6 +417,7 @@ class TestHooks:
         """cms runs no program that the configuration no longer names, nor for an account that has gone."""
         gone, kept = world.noting("gone"), world.noting('"kept $CMS_ACCOUNT"')
         world.facts["b"] = ended(BOB)
+        world.apply()
         world.apply(gone, kept)
         for key in "ab":
             world.hooks._look(key, world.clock.boot())
