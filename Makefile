@@ -22,8 +22,10 @@ FOR_OLDEST = aiosmtpd build docutils hatchling hypothesis myst-docutils packagin
 FUZZ := .venv-fuzz
 FUZZ_SECONDS ?= 60
 
-# For `make soak`; SOAK_SEED=NUMBER in the environment repeats a schedule.
+# For `make soak`, each at least; SOAK_SEED=NUMBER in the environment repeats a schedule.
 SOAK_SECONDS ?= 600
+SOAK_FAULTS ?= 1000
+SOAK_CLIENTS ?= 100000
 
 # Tools that look at the dependencies, in an environment of their own: pip-audit brings rich, which nothing of cms may find.
 TOOLS := .venv-tools
@@ -57,7 +59,7 @@ help:
 	@echo 'make test-all'
 	@echo '             everything that is named test, with fuzz, soak and bench: it takes hours (for root)'
 	@echo 'make fuzz    look for input that surprises a parser, a minute for each; TARGETS="wire vault": these only'
-	@echo 'make soak    the daemon among faults and clients of every kind, for ten minutes (for root)'
+	@echo 'make soak    the daemon among faults and clients of every kind, for ten minutes; longer on a slow machine (for root)'
 	@echo 'make lint    ruff and mypy only'
 	@echo 'make lock    write the lock files anew: the newest libraries, with their hashes'
 	@echo 'make sbom    list the libraries that are installed with cms, with their licences: build/sbom.json'
@@ -104,7 +106,8 @@ fuzz: $(FUZZ)/installed
 	$(FUZZ)/bin/python -m fuzz $(TARGETS) -max_total_time=$(FUZZ_SECONDS)
 
 soak: packages $(TEST_STAMP)
-	SOAK_SECONDS=$(SOAK_SECONDS) $(VENV)/bin/pytest --numprocesses 0 --capture no tests/soak
+	SOAK_SECONDS=$(SOAK_SECONDS) SOAK_FAULTS=$(SOAK_FAULTS) SOAK_CLIENTS=$(SOAK_CLIENTS) \
+		$(VENV)/bin/pytest --numprocesses 0 --capture no tests/soak
 
 $(FUZZ)/installed: pyproject.toml
 	$(PYTHON) -m venv --clear $(FUZZ)

@@ -1,6 +1,6 @@
-"""cms with other libraries than the tests': the oldest that pyproject.toml allows, and those that Debian packages.
+"""cms with other libraries than the tests': Debian's own, or, where those are too old, the oldest that pyproject.toml allows.
 
-`make test-dependencies` and `make test-trixie` run many more tests with them.
+`make test-dependencies` runs many more tests with the oldest.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from support.daemon import Daemon, account_line, daemons, settings_lines
 from support.desktop import Desktop
 from support.programs import give_up, releases_packages
-from support.reachable import DEBIANS, Installation, open_folder
+from support.reachable import Installation, open_folder
 from support.waiting import until
 
 from cms.sandbox.entra import Entra
@@ -30,6 +30,11 @@ _DOCUMENT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # Each library with its lower bound.
 LIBRARIES = [Requirement(each) for each in _DOCUMENT["tool"]["hatch"]["metadata"]["hooks"]["custom"]["dependencies"]]
 
+# Where Debian's packages have their modules.
+DEBIANS = Path("/usr/lib/python3/dist-packages")
+# Those of Debian 12 do not.
+DEBIANS_SUFFICE = "python3-msal" in releases_packages()
+
 
 def oldest() -> Path:
     """Return the folder of the oldest libraries, which `make test` has installed."""
@@ -39,14 +44,11 @@ def oldest() -> Path:
     raise AssertionError
 
 
-@pytest.fixture(scope="module", params=["oldest", "Debian's"])
-def cms(request: pytest.FixtureRequest) -> Iterator[Installation]:
+@pytest.fixture(scope="module")
+def cms() -> Iterator[Installation]:
     """cms where every user can run it, with these libraries."""
-    debians = request.param == "Debian's"
-    if debians and "python3-msal" not in releases_packages():
-        pytest.skip("the libraries of Debian 12 are older than cms needs")
     with open_folder("libraries") as folder:
-        yield Installation(folder / "venv", libraries=None if debians else oldest(), debians=debians)
+        yield Installation(folder / "venv", libraries=None if DEBIANS_SUFFICE else oldest(), debians=DEBIANS_SUFFICE)
 
 
 @pytest.fixture
@@ -72,7 +74,7 @@ def introspected(broker: Daemon, entra: Entra) -> str:
 
 
 def test_they_are_used_together(cms: Installation) -> None:
-    """Each library is at its lower bound, or Debian's own in a version that is allowed; none is that of the tests."""
+    """Each library is Debian's own in a version that is allowed, or at its lower bound; none is that of the tests."""
     program = (
         "import importlib, importlib.metadata, json, sys; print(json.dumps({name: "
         "[importlib.import_module(name).__file__, importlib.metadata.version(name)] for name in sys.argv[1:]}))"
@@ -81,11 +83,13 @@ def test_they_are_used_together(cms: Installation) -> None:
     done = subprocess.run([cms.python, "-I", "-c", program, *names], capture_output=True, text=True, check=True)
     found = {name: (Path(file).parents[1], version) for name, (file, version) in json.loads(done.stdout).items()}
 
-    assert {name: place for name, (place, _) in found.items()} == dict.fromkeys(names, cms.libraries)
+    assert {name: place for name, (place, _) in found.items()} == dict.fromkeys(
+        names, DEBIANS if DEBIANS_SUFFICE else cms.packages
+    )
     for each in LIBRARIES:
         version = found[each.name][1]
         assert each.specifier.contains(version)
-        assert str(each.specifier) == f">={version}" or cms.libraries == DEBIANS
+        assert DEBIANS_SUFFICE or str(each.specifier) == f">={version}"
 
 
 def test_a_sign_in_lasts_through_refreshes_and_restarts(broker: Daemon, entra: Entra) -> None:

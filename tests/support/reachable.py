@@ -31,8 +31,6 @@ import sys
 from {module} import main
 sys.exit(main())
 """
-# Where Debian's packages have their modules.
-DEBIANS = Path("/usr/lib/python3/dist-packages")
 _OWN = ("cms-oauth", "cms-oauth-client")
 COMMANDS = {"cms": "cms.main", "cms-oauth": "cms_oauth.main", "git-credential-cms": "cms_oauth.git_credential"}
 
@@ -60,16 +58,15 @@ class Installation:
         systems = ["--system-site-packages"] if debians else []
         subprocess.run([_base_python(), "-m", "venv", "--without-pip", *systems, folder], check=True)
         self.python = folder / "bin" / "python"
-        self._packages = next(folder.glob("lib/python3*/site-packages"))
-        self.libraries = DEBIANS if debians else self._packages
+        self.packages = next(folder.glob("lib/python3*/site-packages"))
         # Only the tests' own libraries have those of `cms demo`.
         extra = "" if libraries else "sandbox"
         for each in map(distribution, _OWN) if debians else closure("cms-oauth", extra, libraries):
-            copy(each, self._packages)
+            copy(each, self.packages)
         for package in ("cms", "cms_oauth"):
             self._copy_own(package)
         for data in ("contrib", "systemd"):
-            shutil.copytree(_find("cms").parent / data, self._packages / "cms" / "data" / data, dirs_exist_ok=True)
+            shutil.copytree(_find("cms").parent / data, self.packages / "cms" / "data" / data, dirs_exist_ok=True)
         for command, module in COMMANDS.items():
             self._write_command(command, module)
 
@@ -79,7 +76,7 @@ class Installation:
 
     def _copy_own(self, package: str) -> None:
         source = Path(sys.modules[package].__file__ or "").parent if package in sys.modules else _find(package)
-        target = self._packages / package
+        target = self.packages / package
         shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
         compileall.compile_dir(target, quiet=2)
 
