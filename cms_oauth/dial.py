@@ -8,6 +8,8 @@ import os
 import stat
 import time
 
+from cms_oauth import impostor, peer
+
 try:
     import _socket as socket
 except ImportError:  # pragma: no cover - only interpreters other than CPython have no _socket
@@ -53,12 +55,16 @@ def now() -> float:
 def round_trip(path: str, request: bytes, deadline: float, limit: int) -> DaemonReply | Failed:
     """Send a request, close the writing side, and return what comes back until the other side closes.
 
-    `deadline` is a time of `now()` for connecting, sending and reading together. A reply of more than `limit` bytes is a
-    failure.
+    Nothing is sent to a process that may be a stranger's (`impostor`). `deadline` is a time of `now()` for connecting,
+    sending and reading together. A reply of more than `limit` bytes is a failure.
     """
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         _connect(connection, path, deadline)
+        _, uid, _ = peer.credentials(connection)
+        doubt = impostor.suspect(path, uid)
+        if doubt:
+            return Failed("untrusted", doubt.message, doubt.hint)
         unread = _send(connection, request, deadline)
         return _receive(connection, deadline, limit, unread=unread)
     except TimeoutError:

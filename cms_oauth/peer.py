@@ -1,7 +1,5 @@
 """The peer of a Unix socket, as the kernel recorded it at connect(): process, user and primary group."""
 
-import struct
-
 try:
     import _socket as socket
 except ImportError:  # pragma: no cover - only interpreters other than CPython have no _socket
@@ -21,9 +19,13 @@ if TYPE_CHECKING:
 # The uid of root.
 ROOT = 0
 
-_CREDENTIALS = struct.Struct("=iII")
+# A pid and two ids of 32 bits each.
+_CREDENTIALS_BYTES = 12
 
 
 def credentials(sock: "Socket") -> tuple[int, int, int]:
     """Return the peer's process id, uid and primary gid. Raises OSError."""
-    return _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    packed = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS_BYTES)
+    # The module `struct` would cost `cms-oauth` more than all that is here.
+    pid, uid, gid = memoryview(packed).cast("I")
+    return pid, uid, gid

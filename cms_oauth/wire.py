@@ -46,6 +46,7 @@ EXIT_CODES = {
     "unknown-account": 67,
     "no-daemon": 69,
     "denied": 77,
+    "untrusted": 75,
     "sign-in-required": 75,
     "unavailable": 75,
     "locked": 75,

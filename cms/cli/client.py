@@ -15,6 +15,7 @@ from cms.core import json_lines
 from cms.core.json_lines import Garbled
 from cms.system.state_lock import daemon_of
 from cms.system.users import user_name
+from cms_oauth import impostor
 from cms_oauth.expand import Unusable
 from cms_oauth.moves import Command
 from cms_oauth.paths import state_folder
@@ -48,7 +49,7 @@ class NotListening(NoDaemon):
 
 
 class NotOurs(NoDaemon):
-    """The daemon that runs belongs to another user."""
+    """The daemon that runs belongs to another user, or may be a stranger's."""
 
 
 class Remote:
@@ -126,9 +127,9 @@ def connect(paths: Iterable[str]) -> Remote:
         try:
             sock.connect(path)
             sock.settimeout(None)
-            other = _other_owner(sock)
+            other = _refused(sock, path)
         except PermissionError:
-            other = _owner(path)
+            other = _not_ours(path, _owner(path))
         except BlockingIOError:
             # The daemon accepts no connections and its queue is full: Linux reports that at once if a timeout is set.
             sock.close()
@@ -139,7 +140,7 @@ def connect(paths: Iterable[str]) -> Remote:
         if not other:
             return Remote(sock)
         sock.close()
-        not_ours = not_ours or _not_ours(path, other)
+        not_ours = not_ours or other
     if not_ours:
         raise not_ours
     raise not_listening() or NotRunning("no daemon is running", "start it with `cms run`")
@@ -172,7 +173,13 @@ def _not_ours(path: str, whose: str) -> NotOurs:
     return NotOurs(f"the daemon at {path} belongs to {whose}", hint)
 
 
-def _other_owner(sock: socket.socket) -> str:
-    """Return the daemon's owner, "" if cms may talk to it: its owner is this user or root, or this user is root."""
+def _refused(sock: socket.socket, path: str) -> NotOurs | None:
+    """Return why cms may not talk to the daemon, None if it may: its owner is this user or root, or this user is root.
+
+    Root talks to another user's daemon only where no third user could have put up the socket.
+    """
     _, uid, _ = credentials(sock)
-    return "" if os.geteuid() in (uid, ROOT) or uid == ROOT else user_name(uid)
+    if os.geteuid() not in (uid, ROOT) and uid != ROOT:
+        return _not_ours(path, user_name(uid))
+    found = impostor.suspect(path, uid)
+    return NotOurs(found.message, found.hint) if found else None

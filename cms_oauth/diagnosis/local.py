@@ -63,6 +63,22 @@ HUNG_UP = Verdict(
     _AT_ONCE,
     words=("hung up on uid", "denied", "users= groups="),
 )
+STRANGER = Verdict(
+    "may-be-a-stranger",
+    "Another user than the daemon's may answer at this path, because the folders do not keep others out: cms-oauth asks no"
+    " such program for a token, which could be the token of a stranger's account.",
+    "you",
+    (
+        (
+            "put the socket into a folder that only the daemon's user can write, in folders that only root can write, not in /tmp:"
+            ' CredentialServer("/run/cms/cms.sock")'
+        ),
+        "{reload}",
+        "if only uid numbers differ: see what listens there, `ss -xlp`, and start the daemon again",
+    ),
+    _AT_ONCE,
+    words=("may be a stranger", "untrusted", "exit status 75"),
+)
 EMPTY = Verdict(
     "empty-reply",
     "The daemon refused the request with an empty reply and gave no reason.",
@@ -242,6 +258,7 @@ ROWS = (
     _row("nobody listens on", NOBODY_LISTENS),
     _row("permission denied on", NO_PERMISSION),
     _row("hung up on uid", HUNG_UP),
+    _row("answers at .* and may be a stranger", STRANGER, "untrusted"),
     _row("answered nothing", EMPTY),
     _row("sent half a reply|is not a reply of cms|this is not cms", HALF),
     _row("no answer in time from", NO_ANSWER),

@@ -15,6 +15,7 @@ from cms.cli import client
 from cms.cli.client import NoDaemon, NotOurs, Remote, connect
 from cms.system import state_lock
 from cms.system.users import user_name
+from cms_oauth import impostor
 from cms_oauth.peer import ROOT
 
 QUEUE = 4
@@ -194,9 +195,16 @@ def test_a_user_without_a_name_is_given_so_that_a_shell_takes_it(daemon: str, mo
 
 
 def test_root_may_talk_to_every_users_daemon(daemon: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Any user may also talk to root's daemon."""
+    """Unless a third user could have put it there. Any user may also talk to root's daemon."""
+    found = list[impostor.Suspicion]()
     monkeypatch.setattr(os, "geteuid", lambda: ROOT)
+    monkeypatch.setattr(impostor, "suspect", lambda path, uid: found[0] if found else None)
     connect([daemon]).__exit__(None, None, None)
+    found.append(impostor.Suspicion("may be a stranger", "move it"))
+    with pytest.raises(NotOurs, match="may be a stranger") as raised:
+        connect([daemon])
+    assert "move it" == raised.value.hint
+    found.clear()
     monkeypatch.setattr(os, "geteuid", lambda: 4242)
     monkeypatch.setattr(client, "ROOT", os.getuid())
     connect([daemon]).__exit__(None, None, None)

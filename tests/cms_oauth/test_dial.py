@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from support.scripted import HANG_UP, HOLD, Daemon, refuse_to_connect
 
-from cms_oauth import dial
+from cms_oauth import dial, impostor
 
 LIMIT = 100_000
 
@@ -138,7 +138,7 @@ def test_what_is_no_socket_is_said_to_be_none(path: Path) -> None:
 
 ASK_AS_ANOTHER = """
 import os, sys
-from cms_oauth import dial
+from cms_oauth import dial, impostor
 os.geteuid() or os.setuid(65534)
 answer = dial.round_trip(sys.argv[1], b"", dial.now() + 5, 10)
 print(os.geteuid(), answer.code, answer.message)
@@ -276,3 +276,20 @@ def test_no_file_descriptor_is_left_open(path: Path) -> None:
     ask(path.with_name("missing"))
 
     assert before == open_files()
+
+
+def test_a_process_that_may_be_a_strangers_is_sent_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel says whose it is; the refusal has its code, and the daemon's own uid is what is judged."""
+    judged = []
+
+    def suspect(where: str, uid: int) -> impostor.Suspicion:
+        judged.append((where, uid))
+        return impostor.Suspicion("may be a stranger", "move it")
+
+    monkeypatch.setattr(impostor, "suspect", suspect)
+    with Daemon(path, b"a token") as daemon:
+        got = failed(ask(path))
+
+    assert [(str(path), os.getuid())] == judged
+    assert ("untrusted", "may be a stranger", "move it") == (got.code, got.message, got.hint)
+    assert b"" == b"".join(daemon.requests)

@@ -278,7 +278,7 @@ def test_no_credential_looks_like_a_refusal(form: str, user: str, token: str) ->
         (64, ["bad-request", "unknown-protocol"]),
         (67, ["unknown-account"]),
         (69, ["no-daemon"]),
-        (75, ["sign-in-required", "unavailable", "locked", "busy"]),
+        (75, ["untrusted", "sign-in-required", "unavailable", "locked", "busy"]),
         (77, ["denied"]),
     ],
 )

@@ -25,6 +25,7 @@ SHARED = 64100
 
 CANNOT_START = os.EX_CANTCREAT
 REFUSED = os.EX_NOPERM
+UNTRUSTED = os.EX_TEMPFAIL
 
 # name of a socket -> its arguments. All of them serve the same account.
 SOCKETS = {
@@ -158,6 +159,106 @@ def test_what_is_stored_is_the_owners_alone(broker: Broker) -> None:
         wanted = 0o700 if path.is_dir() else 0o600
         assert (ALICE, wanted) == (status.st_uid, stat.S_IMODE(status.st_mode)), path
     assert 0o600 == stat.S_IMODE((broker.daemon.home / "vault-key").stat().st_mode)
+
+
+# --- a stranger's daemon in place of the one that is asked ---
+
+# Renames the socket, and answers in its place with a token of another account, in the form that is asked for.
+FALSE_DAEMON = """
+import contextlib, os, socket, sys
+path = sys.argv[1]
+os.rename(path, path + ".mine")
+with socket.socket(socket.AF_UNIX) as listener:
+    listener.bind(path)
+    os.chmod(path, 0o666)
+    listener.listen()
+    print("listens", flush=True)
+    while True:
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            asked = connection.makefile("rb").readline()
+            told = b'{"version": 1, "user": "rights@example.test", "token": "STRANGERS"}'
+            plain = b"user=rights@example.test\\x01auth=Bearer STRANGERS\\x01\\x01"
+            connection.sendall(told if b"json" in asked else plain)
+"""
+STRANGERS = "STRANGERS"
+SCRIPT = "import cms_oauth, sys; print(cms_oauth.token(sys.argv[1], socket=sys.argv[2]))"
+
+
+def ask_in_every_way(daemon: Daemon, uid: int, path: str) -> dict[str, subprocess.CompletedProcess[str]]:
+    """Ask for a token at this path with every client that cms has."""
+    return {
+        "cms-oauth": daemon.token(path, USER, uid=uid),
+        "json": daemon.token(path, USER, "--output=json", uid=uid),
+        "git": daemon.run("git-credential-cms", f"--cms_sock={path}", "get", stdin=MAIL_SERVER, uid=uid),
+        "library": daemon.run(str(daemon.installation.python), "-I", "-c", SCRIPT, USER, path, uid=uid),
+    }
+
+
+MAIL_SERVER = f"protocol=smtp\nhost=smtp.example.test\nusername={USER}\n\n"
+
+
+@pytest.fixture
+def shared(broker: Broker) -> Iterator[str]:
+    """A socket that admits BOB, in a folder as it should be; what others do there is undone."""
+    path = Path(broker.daemon.sockets / "users.sock")
+    yield str(path)
+    path.parent.chmod(0o755)
+    Path(f"{path}.mine").unlink(missing_ok=True)
+    assert 0 == broker.daemon.cms("reload").returncode
+
+
+def test_who_can_write_a_sockets_folder_gives_nobody_a_token(broker: Broker, shared: str) -> None:
+    """CAROL puts up a daemon in place of ALICE's: every client of BOB's, ALICE's and root's refuses what it says.
+
+    A program that believes every socket does get CAROL's token there. So the attack works.
+    """
+    Path(shared).parent.chmod(0o777)
+    attack = become(CAROL, ["/usr/bin/python3", "-c", FALSE_DAEMON, shared])
+    with subprocess.Popen(attack, stdout=subprocess.PIPE, text=True) as stranger:
+        try:
+            assert stranger.stdout
+            assert "listens\n" == stranger.stdout.readline()
+            believed = ask(shared, f"SMTP {USER}\n".encode())
+            asked = {uid: ask_in_every_way(broker.daemon, uid, shared) for uid in (BOB, ALICE, ROOT)}
+        finally:
+            stranger.kill()
+
+    assert STRANGERS.encode() in believed
+    for each in asked.values():
+        assert [] == [done for done in each.values() if f"uid {CAROL} answers at {shared}" not in done.stderr]
+        assert all(STRANGERS not in done.stdout + done.stderr for done in each.values())
+        assert (UNTRUSTED, "") == (each["cms-oauth"].returncode, each["cms-oauth"].stdout)
+        assert (UNTRUSTED, "") == (each["json"].returncode, each["json"].stdout)
+        assert (UNTRUSTED, "quit=1\n") == (each["git"].returncode, each["git"].stdout)
+        assert (1, "") == (each["library"].returncode, each["library"].stdout)
+        assert each["cms-oauth"].stderr.count("\n") == 1
+
+
+def test_a_service_is_believed_in_a_folder_that_is_its_own(broker: Broker, shared: str) -> None:
+    """There CAROL cannot rename the socket; BOB, whom `users=` names, and ALICE and root get the token in every way."""
+    attack = become(CAROL, ["/usr/bin/python3", "-c", FALSE_DAEMON, shared])
+    attacked = subprocess.run(attack, capture_output=True, text=True, check=False, timeout=PATIENCE)
+
+    assert "PermissionError" in attacked.stderr
+    for uid in (BOB, ALICE, ROOT):
+        asked = ask_in_every_way(broker.daemon, uid, shared)
+        assert {0} == {done.returncode for done in asked.values()}, asked
+        assert f"username={USER}\npassword=" in asked["git"].stdout
+
+
+def test_root_talks_to_no_strangers_daemon(broker: Broker) -> None:
+    """ALICE's control socket is hers, and root may use it, unless others could have put up theirs."""
+    assert 0 == run_as(EVERYTHING, broker.daemon, "cms", "status").returncode
+    folder = Path(broker.control).parent
+    before = stat.S_IMODE(folder.stat().st_mode)
+    folder.chmod(0o777)
+    told = run_as(EVERYTHING, broker.daemon, "cms", "status")
+    folder.chmod(before)
+
+    assert os.EX_UNAVAILABLE == told.returncode
+    assert f"other users can write the folder {folder}" in told.stderr
+    assert USER not in told.stdout + told.stderr
 
 
 # --- what keeps a daemon from starting ---

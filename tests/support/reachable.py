@@ -37,8 +37,12 @@ COMMANDS = {"cms": "cms.main", "cms-oauth": "cms_oauth.main", "git-credential-cm
 
 @contextmanager
 def open_folder(prefix: str) -> Iterator[Path]:
-    """Make a temporary folder that every user can enter, and remove it afterwards; its logs are evidence."""
-    with tempfile.TemporaryDirectory(prefix=f"cms-{prefix}-", dir="/var/tmp", ignore_cleanup_errors=True) as name:
+    """Make a temporary folder that every user can enter, and remove it afterwards; its logs are evidence.
+
+    Not below /tmp or /var/tmp, which all can write: no client believes another user's daemon there.
+    """
+    place = "/var/lib" if os.geteuid() == 0 else "/var/tmp"
+    with tempfile.TemporaryDirectory(prefix=f"cms-{prefix}-", dir=place, ignore_cleanup_errors=True) as name:
         path = Path(name)
         path.chmod(0o755)
         try:
