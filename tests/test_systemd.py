@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
 import stat
 import subprocess
 import sys
@@ -17,7 +16,6 @@ from pathlib import Path
 
 import pytest
 from support.daemon import Daemon, account_line, ask, settings_lines
-from support.evidence import descendants
 from support.programs import require_program, require_root
 from support.reachable import ALICE, Installation, bare_environment
 from support.waiting import until
@@ -214,6 +212,10 @@ def test_no_memory_is_writable_and_executable(signed_in: Daemon) -> None:
     assert answer.startswith(b"user=")
 
 
+# Calls that are traced though they are allowed: they show where the daemon starts, and that it and its worker are traced.
+PROOFS = {"execve", "setpriority", "bind"}
+
+
 @pytest.mark.parametrize("kind", ["system", "user"])
 def test_the_system_call_filter_lets_everything_through(
     kind: str, signed_in: Daemon, entra: Entra, tmp_path: Path
@@ -223,21 +225,21 @@ def test_the_system_call_filter_lets_everything_through(
     trace = tmp_path / "trace"
     trace.mkdir()
     strace = require_program("strace", "strace")
+    allowed = allowed_calls((UNITS / kind / "cms.service").read_text(), tmp_path)
+    # A stop at each of the many calls that are allowed takes minutes on a busy machine. strace knows only some by name: ?.
+    others = "trace=!" + ",".join(f"?{name}" for name in sorted(allowed - PROOFS))
     # The worker ends where anybody but root traces it.
-    signed_in.start(tracer=[strace, "-f", "-ff", "-qq", "-o", str(trace / "calls")])
+    signed_in.start(tracer=[strace, "-f", "-ff", "-qq", "--seccomp-bpf", "-e", others, "-o", str(trace / "calls")])
     signed_in.sign_in(USER, entra)
     ask(signed_in.sockets / "cms.sock", f"SMTP {USER}".encode())
-    assert signed_in.process
-    traced = next(iter(descendants(signed_in.process.pid)))
-    os.kill(int(traced), signal.SIGTERM)  # strace itself keeps a SIGTERM
-    signed_in.stop(number=0)
+    signed_in.stop()
 
     # Up to there it was setpriv.
     start = f'execve("{signed_in.installation.command("cms")}"'
     texts = (file.read_text().rpartition(start)[2] for file in trace.iterdir())
     used = {name for text in texts for name in re.findall(r"^(\w+)\(", text, re.MULTILINE)}
-    assert {"setpriority", "recvmsg"} & used, "the trace is of the daemon"
-    assert set() == used - allowed_calls((UNITS / kind / "cms.service").read_text(), tmp_path)
+    assert {"setpriority", "bind"} <= used, "the trace is of the daemon and of its worker"
+    assert set() == used - allowed
     assert "bind" in used - allowed_calls("SystemCallFilter=@file-system @process\n", tmp_path), "this can fail"
 
 

@@ -45,7 +45,7 @@ def walk(make_daemon: Callable[..., Daemon], entra: Entra) -> Iterator[Walk]:
         + f'CredentialServer("{daemon.sockets}/cms.sock", accounts=[ann, bob])\n'
         + f'SignInPage(url="http://127.0.0.1:{page}/")\n'
     )
-    daemon.start()
+    daemon.start_unknown()
     with browser(daemon.folder, ALICE, Path(entra.cert_file)) as person:
         yield Walk(daemon, person, f"http://127.0.0.1:{page}/", (page, back))
 

@@ -213,7 +213,7 @@ def test_no_daemon(signed_in: Reader, number: int, reason: str) -> None:
     signed_in.broker.stop(number)
     said = signed_in.refused()
     asked = signed_in.ask()
-    signed_in.broker.start()
+    signed_in.broker.resume(signed_in.socket, USER)
 
     assert f"failed to connect to socket {signed_in.socket}: {reason}" in said
     assert "`failed to connect to socket …: No such file or directory`, or `Connection refused`" in page("exim")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -114,8 +115,7 @@ def test_another_users_file_in_a_user_namespace(alice: Daemon, uid: int, options
 
     assert os.EX_CONFIG == done.returncode
     assert why in done.stderr
-    assert "chown" not in done.stderr
-    assert "sudo" not in done.stderr
+    assert not re.search(r"\b(chown|sudo) ", done.stderr)
 
 
 @pytest.mark.parametrize("umask", ["002", "000"])
@@ -143,7 +143,7 @@ def test_a_socket_in_a_folder_that_a_variable_names(alice: Daemon) -> None:
         'a = Office365_Account("a@example.test")\n'
         'CredentialServer("$XDG_RUNTIME_DIR/my/cms.sock", accounts=[a])\nVault(key="memory")\n'
     )
-    alice.start()
+    alice.start_unknown()
     asked = alice.run("cms-oauth", "--cms_sock=${XDG_RUNTIME_DIR}/my/cms.sock", CMS_SOCK="")
 
     assert (75, True) == (asked.returncode, "sign-in-required" in asked.stderr), asked.stderr

@@ -37,6 +37,7 @@ class Daemon:
         self.process: subprocess.Popen[bytes] | None = None
         # What the daemon has told systemd, one datagram each, since its start.
         self.notices: list[str] = []
+        self._is_traced = False
         self._listener: socket.socket | None = None
         self._log = folder / "daemon.log"
         for path, mode in ((self.home, 0o700), (self.sockets, 0o755), (self.home / "run", 0o700)):
@@ -88,6 +89,7 @@ class Daemon:
         The words of `before` come before its command, and run as its user; those of `tracer` before all, as the tests' user.
         """
         self.notices.clear()
+        self._is_traced = bool(tracer)
         self._listener = _listener(self.folder / "notify", self.uid)
         environment = {**self.environment, "NOTIFY_SOCKET": str(self.folder / "notify"), **environment}
         # At its most talkative: the log is evidence, and the search for secrets wants all of it.
@@ -101,7 +103,9 @@ class Daemon:
         assert self.process is not None
         assert self._listener is not None
         if self.process.poll() is None:
-            self.process.send_signal(number)
+            # A tracer keeps what ends others.
+            traced = list(evidence.children(self.process.pid)) if self._is_traced else []
+            os.kill(int(traced[0]) if traced else self.process.pid, number)
         status = self._wait()
         self.process = None
         self.notices += _received(self._listener)

@@ -248,9 +248,11 @@ def _is_another_runs(environment: bytes) -> bool:
 def children(process: int | str) -> list[str]:
     """Return the ids of the processes that this one has started, as far as they are its children still."""
     found: list[str] = []
-    for threads in Path(f"/proc/{process}/task").glob("*/children"):
-        with suppress(FileNotFoundError, ProcessLookupError):
-            found += threads.read_text().split()
+    # It may end meanwhile, or one of its threads.
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for thread in Path(f"/proc/{process}/task").iterdir():
+            with suppress(FileNotFoundError, ProcessLookupError):
+                found += (thread / "children").read_text().split()
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -93,7 +94,8 @@ class Person:
 
         def aged() -> bool:
             answer = json.loads(ask(self.socket, f"{protocol},json {USER}\n".encode()))
-            return bool(answer["expires_in"] <= self.servers.entra.token_life - 2)
+            # On a busy machine there may be none yet.
+            return bool(answer.get("expires_in", math.inf) <= self.servers.entra.token_life - 2)
 
         until(aged, "the token to age")
 
