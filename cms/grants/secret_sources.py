@@ -19,7 +19,7 @@ from pathlib import Path
 
 from cms.core.accounts import Source
 from cms.core.lifecycle import Transient, Trouble
-from cms.system.files import open_regular, read_regular
+from cms.system.files import LOCAL_DISK, looked_up_again, open_regular, read_regular
 from cms_oauth.moves import RETRIES, Move
 
 # A command may wait for gpg-agent or the network. This leaves some of messages.QUESTION_SECONDS for the rest.
@@ -47,19 +47,21 @@ def read_private(path: str, closed_to: int = 0o077) -> bytes:
     `closed_to` are the permission bits that it must not have.
     """
     try:
-        with open_regular(path) as file:
-            status = os.fstat(file.fileno())
-            if status.st_uid not in (os.geteuid(), 0):
-                raise Missing(f"belongs to uid {status.st_uid}, not to uid {os.geteuid()}")
-            if status.st_mode & closed_to:
-                raise Missing(
-                    f"has mode {stat.S_IMODE(status.st_mode):04o}: it must be {0o666 & ~closed_to:04o} or less"
-                )
-            return file.read(MAX_SECRET)
+        return looked_up_again(lambda: _read_private(path, closed_to))
     except FileNotFoundError:
         raise
     except OSError as error:
         raise Missing(f"cannot be read: {error.strerror}") from None
+
+
+def _read_private(path: str, closed_to: int) -> bytes:
+    with open_regular(path) as file:
+        status = os.fstat(file.fileno())
+        if status.st_uid not in (os.geteuid(), 0):
+            raise Missing(f"belongs to uid {status.st_uid}, not to uid {os.geteuid()}")
+        if status.st_mode & closed_to:
+            raise Missing(f"has mode {stat.S_IMODE(status.st_mode):04o}: it must be {0o666 & ~closed_to:04o} or less")
+        return file.read(MAX_SECRET)
 
 
 def read_credential(name: str, environ: Mapping[str, str]) -> bytes:
@@ -162,10 +164,15 @@ def unavailable(kind: str, message: str, hint: str) -> Unavailable:
 
 def storage(error: OSError, what: str) -> Unavailable:
     """Return the exception for an error of the disk or the state folder."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    hint = (
-        "free space on that disk"
-        if full
-        else "check that folder's owner, permissions, attributes (lsattr -d) and file system"
-    )
+    hint = _STORAGE_HINTS.get(error.errno or 0, _STORAGE_HINT)
     return unavailable("storage", f"{what}: {error.strerror}", Move(f"{hint}; ", RETRIES))
+
+
+_STORAGE_HINT = "check that folder's owner, permissions, attributes (lsattr -d) and file system"
+_FULL = "free space on that disk"
+_STORAGE_HINTS = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.ENOLCK: f"that network file system offers no locks: {LOCAL_DISK}",
+    errno.ESTALE: "that folder was replaced on its file server: mount it again",
+}

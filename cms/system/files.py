@@ -9,7 +9,15 @@ import stat
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
+
+T = TypeVar("T")
+
+# What to do about a file system that lacks what the state folder needs.
+LOCAL_DISK = "set XDG_STATE_HOME (for a service, StateDirectory=) to a folder on a local disk"
+
+# How often a file on a network file system is looked up, if it was replaced on the server each time.
+STALE_TRIES = 3
 
 # Things at a path that are not regular files, in words.
 _ODDITIES = {
@@ -66,6 +74,20 @@ def oddity(path: Path) -> str:
     return _ODDITIES.get(stat.S_IFMT(mode), "")
 
 
+def looked_up_again(call: Callable[[], T]) -> T:
+    """Return the result of a call that opens files by their paths. Raises OSError.
+
+    NFS reports ESTALE if another machine has replaced a file, or the server was restarted. Opened again, it is the new file.
+    """
+    for _ in range(STALE_TRIES - 1):
+        try:
+            return call()
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+    return call()
+
+
 def open_regular(path: str | Path) -> BinaryIO:
     """Open a file to read it. Raises OSError, also for what is no regular file and for what can be no file's name."""
     try:
@@ -83,8 +105,12 @@ def open_regular(path: str | Path) -> BinaryIO:
 
 def read_regular(path: str | Path, most: int) -> bytes:
     """Return the content of a file, at most so many bytes of it. Raises OSError as `open_regular` does."""
-    with open_regular(path) as file:
-        return file.read(most)
+
+    def read() -> bytes:
+        with open_regular(path) as file:
+            return file.read(most)
+
+    return looked_up_again(read)
 
 
 def write_private(

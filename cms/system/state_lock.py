@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cms.system import users
-from cms.system.files import make_folders, read_regular
+from cms.system.files import LOCAL_DISK, make_folders, read_regular
 
 # A file in the state folder that a daemon locks while it runs. It is never removed, because then two daemons could each
 # lock a file with this name.
@@ -74,7 +74,8 @@ def _lock(lock: int, folder: str, as_what: str) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-            raise NotOurs(f"the state folder {folder} cannot be locked: {error.strerror}") from None
+            do = f"; {LOCAL_DISK}" if error.errno == errno.ENOLCK else ""
+            raise NotOurs(f"the state folder {folder} cannot be locked: {error.strerror}{do}") from None
         raise InUse(
             f"another cms (process {_holder(lock)}) uses the state folder {folder}: stop it first, or see `cms status`"
         ) from None

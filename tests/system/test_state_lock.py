@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 
 import pytest
+from support.mounts import small_disk
 
 from cms.system import state_lock, users
 
@@ -108,8 +109,18 @@ def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytes
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", unlockable)
-    with pytest.raises(state_lock.NotOurs, match="cannot be locked: No locks available"):
+    with pytest.raises(state_lock.NotOurs, match="cannot be locked: No locks available; set XDG_STATE_HOME .* local disk"):
         enter(tmp_path)
+
+
+def test_a_read_only_file_system_is_named() -> None:
+    """A daemon that could store nothing does not start."""
+    with small_disk() as disk:
+        disk.forbid_writing()
+        with pytest.raises(state_lock.NotOurs, match="cannot be used: Read-only file system"):
+            enter(disk.folder)
+        disk.allow_writing()
+        enter(disk.folder)
 
 
 def enter(folder: Path) -> None:

@@ -44,7 +44,7 @@ from cms.core.accounts import Grant
 from cms.core.lifecycle import Ending
 from cms.grants.secret_sources import Unavailable, storage, unavailable
 from cms.grants.vault.keyring import Key
-from cms.system.files import make_folders, read_regular, sync_folder
+from cms.system.files import looked_up_again, make_folders, read_regular, sync_folder
 from cms_oauth.frozen import dataclass
 from cms_oauth.json_object import read_object
 from cms_oauth.moves import fill
@@ -209,21 +209,24 @@ class StateFolder:
 
     def _take(self, name: str, patience: float) -> int:
         """Lock a lock file; return its descriptor, which holds the lock until it is closed."""
+        deadline = time.monotonic() + patience
+        try:
+            return looked_up_again(lambda: self._locked(name, deadline))
+        except OSError as error:
+            raise storage(error, f"nothing can be locked in {self.path}") from None
+
+    def _locked(self, name: str, deadline: float) -> int:
         descriptor = -1
         try:
-            deadline = time.monotonic() + patience
             while not self._is(descriptor, name):
                 # The process that held it before has deleted it with its sign-in, or this is the first try.
                 if descriptor >= 0:
                     os.close(descriptor)
                 descriptor = os.open(self.path / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
                 _until(partial(_flock, descriptor), deadline)
-        except OSError as error:
+        except (OSError, Unavailable):
             if descriptor >= 0:
                 os.close(descriptor)
-            raise storage(error, f"nothing can be locked in {self.path}") from None
-        except Unavailable:
-            os.close(descriptor)
             raise
         return descriptor
 
@@ -297,15 +300,18 @@ class EntryFile:
         If it would not, no new mark is left.
         """
         try:
-            self._try_to_replace()
-            descriptor = self._open_mark()
-            try:
-                os.posix_fallocate(descriptor, 0, RESERVED)
-            finally:
-                os.close(descriptor)
+            looked_up_again(self._reserve)
         except OSError:
             self.release()
             raise
+
+    def _reserve(self) -> None:
+        self._try_to_replace()
+        descriptor = self._open_mark()
+        try:
+            os.posix_fallocate(descriptor, 0, RESERVED)
+        finally:
+            os.close(descriptor)
 
     def _try_to_replace(self) -> None:
         """Do with the mark what `write` does with the vault file: make a file and rename it over the old one.
@@ -354,13 +360,17 @@ class EntryFile:
 
     def write(self, raw: bytes, *, keep_aside: bool) -> None:
         """Replace the file by way of the mark. With `keep_aside` the old file, which is damaged, gets another name."""
+        looked_up_again(partial(self._write, raw, keep_aside=keep_aside))
+
+    def _write(self, raw: bytes, *, keep_aside: bool) -> None:
         descriptor = self._open_mark()
         with os.fdopen(descriptor, "wb") as file:
             file.write(raw)
             file.truncate()
             file.flush()
             os.fsync(descriptor)
-        if keep_aside:
+        # Not if an earlier try has done it.
+        if keep_aside and self.path.exists():
             aside = f"{self.path.name}.damaged-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
             self.path.rename(self.path.with_name(aside))
         self._mark.rename(self.path)

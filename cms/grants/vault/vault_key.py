@@ -13,7 +13,7 @@ from cms.grants.secret_sources import Locked, Missing, Unavailable, storage
 from cms.grants.vault.entry_file import MAX_HEADER, NewerFormat, StateFolder, parse_header
 from cms.grants.vault.keyring import Key
 from cms.grants.vault.keys import Keys, locked
-from cms.system.files import open_regular, read_regular, sweep_drafts, sync_folder, write_private
+from cms.system.files import read_regular, sweep_drafts, sync_folder, write_private
 
 # The file with the id of the key used last: a sign-in after a logout then needs no second keyring entry.
 KEY_NAME = "key-id"
@@ -122,9 +122,10 @@ class VaultKey:
         """Return the ids of the keys that the vault files here need. A file with a damaged header needs none."""
         found = set()
         for path in self._folder.path.glob("*.vault"):
-            with suppress(ValueError, OSError), open_regular(path) as file:
+            with suppress(ValueError, OSError):
+                head, end, _ = read_regular(path, MAX_HEADER).partition(b"\n")
                 try:
-                    found.add(parse_header(file.readline(MAX_HEADER))["key"])
+                    found.add(parse_header(head + end)["key"])
                 except NewerFormat as newer:
                     found.update(filter(None, [newer.key]))
         return found
