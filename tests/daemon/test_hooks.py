@@ -9,6 +9,7 @@ import os
 import shlex
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping, MutableMapping
 from contextlib import asynccontextmanager, suppress
@@ -23,6 +24,7 @@ from structlog.testing import capture_logs
 from support.configuration import loader
 from support.contrib import ROOT
 from support.fragments import blocks
+from support.signals import HOSTILE, dispositions
 from support.trio_run import FakeClock, in_trio, in_trio_jumps, jump, until
 
 from cms.core.forecast import Forecast
@@ -137,6 +139,23 @@ class TestOneHook:
         assert ("empty", process, "oops") == (empty, session, err)
         # PATH, and what the shell adds: PWD and the like.
         assert int(variables) <= 4
+
+    def test_it_ignores_and_blocks_nothing(self) -> None:
+        """Whatever the parent of the daemon ignored and blocked; job control is as it was. Without `begin` it would."""
+
+        def told(before: str) -> tuple[set[str], set[str]]:
+            program = (
+                f"{HOSTILE}{before}import trio\nfrom cms.core.notices import Notice\n"
+                "from cms.daemon.hooks import run_hook\nnotice = Notice('recovered', '', '', '')\n"
+                "print(*trio.run(run_hook, ('/usr/bin/grep', '^Sig', '/proc/self/status'), {}, notice), sep='\\n')\n"
+            )
+            return dispositions(
+                subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+            )
+
+        ignored, blocked = told("from cms.system.start import begin\nbegin()\n")
+        assert ({"SIGTSTP", "SIGTTIN", "SIGTTOU"}, set()) == (ignored, blocked)
+        assert all({"SIGHUP", "SIGTERM", "SIGUSR1"} <= each for each in told(""))
 
     @in_trio
     async def test_a_hook_that_fails_is_a_line_of_the_log(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,8 +20,11 @@ from support.signals import dispositions
 
 from cms.core.accounts import Source
 from cms.core.lifecycle import Granted
-from cms.grants.messages import Acquire
+from cms.grants.messages import Acquire, SignIn
 from cms.sandbox.entra import Entra, Fault
+
+# The flag in /proc/net/unix of a socket that listens (linux/net.h).
+SO_ACCEPTCON = 0x10000
 
 # A worker whose limit of locked memory is unlimited. Not every root may raise it.
 UNLIMITED = (
@@ -30,6 +34,16 @@ UNLIMITED = (
         "from cms.grants.__main__ import main; sys.exit(main())"
     ),
 )
+
+
+def listening() -> set[str]:
+    """Return the sockets of this machine that accept connections, as `/proc/PID/fd` names them."""
+    tcp = (each for name in ("tcp", "tcp6") for each in Path("/proc/net", name).read_text().splitlines()[1:])
+    # proc(5): the fourth field is the state, 0A to listen, the tenth the inode; of a Unix socket, a flag, and the seventh.
+    found = {line.split()[9] for line in tcp if line.split()[3] == "0A"}
+    unix = (line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:])
+    found.update(words[6] for words in unix if int(words[3], 16) & SO_ACCEPTCON)
+    return {f"socket:[{inode}]" for inode in found}
 
 
 class TestProcess:
@@ -76,6 +90,20 @@ class TestProcess:
             for number in (1, 2, 15):
                 os.killpg(worker.popen.pid, number)
             assert "no-sign-in" == kind(worker.broker.acquire(grant_for(entra)))
+
+    def test_it_listens_to_its_parent_alone(self, state: Path, entra: Entra) -> None:
+        """Nobody can connect to it, also while it waits for a person: it has sockets, and none that accepts."""
+        with process(opened(state, entra)) as worker, socket.create_server(("127.0.0.1", 0)) as server:
+            worker.broker.acquire(grant_for(entra))
+            worker.broker.send(SignIn(worker.broker.number(), grant_for(entra), "browser"))
+            assert worker.broker.receive()
+            links = [str(each.readlink()) for each in Path(f"/proc/{worker.pid}/fd").iterdir()]
+            sockets = {link for link in links if link.startswith("socket:")}
+            twin, accepting = str(Path(f"/proc/self/fd/{server.fileno()}").readlink()), listening()
+
+        assert sockets
+        assert twin in accepting
+        assert set() == sockets & accepting
 
     def test_not_dumpable(self, state: Path, entra: Entra) -> None:
         """The kernel itself says that the process is not dumpable."""

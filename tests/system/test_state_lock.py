@@ -109,7 +109,9 @@ def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytes
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", unlockable)
-    with pytest.raises(state_lock.NotOurs, match="cannot be locked: No locks available; set XDG_STATE_HOME .* local disk"):
+    with pytest.raises(
+        state_lock.NotOurs, match=r"cannot be locked: No locks available; set XDG_STATE_HOME .* local disk"
+    ):
         enter(tmp_path)
 
 

@@ -80,6 +80,7 @@ async def test_a_request_is_answered_with_guarded_headers() -> None:
     assert ("HTTP/1.1 200 OK", f"/x at {port}") == (head.split("\r\n")[0], page)
     for header in ("Cache-Control: no-store", "Content-Security-Policy:", "Referrer-Policy: same-origin"):
         assert header in head
+    assert "cookie" not in head.lower()
     assert ("GET", "/x", "a=1", "h") == (request.method, request.path, request.query, request.headers["host"])
 
 
