@@ -40,6 +40,9 @@ else:
         return decorate
 
 
+_set = object.__setattr__
+
+
 def _is(default: object) -> bool:
     return default is not dataclasses.MISSING
 
@@ -48,8 +51,8 @@ def _init(self: Any, /, *values: Any, **named: Any) -> None:
     names = self.__match_args__
     if named or len(values) != len(names):
         values = _completed(type(self), values, named)
-    for name, value in zip(names, values, strict=True):
-        object.__setattr__(self, name, value)
+    for name, value in zip(names, values, strict=False):
+        _set(self, name, value)
     if hasattr(self, "__post_init__"):
         self.__post_init__()
 

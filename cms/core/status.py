@@ -309,8 +309,19 @@ def as_json(rows: Sequence[StatusRow], daemon: Daemon | None = None) -> dict[str
         document["orphans"] = document["daemon"].pop("orphans")
         if any(row.persisted is False for row in rows):
             document["daemon"]["warnings"] = [*daemon.warnings, MEMORY_WARNING]
-    document["accounts"] = [asdict(row) for row in rows]
+    document["accounts"] = [_data(row) for row in rows]
     return document
+
+
+def _data(row: StatusRow) -> dict[str, Any]:
+    """Return a row as JSON data. `asdict` would copy each value: of ten thousand accounts, that is a fifth of a second."""
+    data = _fields(row)
+    records = {name: _fields(data[name]) for name in ("token", "problem", "forecast") if data[name]}
+    return data | records
+
+
+def _fields(record: Any) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in record.__match_args__}
 
 
 def as_systemd(rows: Sequence[StatusRow], troubles: Sequence[str] = ()) -> str:
