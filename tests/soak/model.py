@@ -22,6 +22,8 @@ from cms_oauth import sasl, wire
 
 # A token with less time left is not served: the daemon's margin, less what is lost to whole seconds.
 SHORTEST = 9.0
+# What the daemon may add to a token's life: its own moments are not whole seconds, and Entra's are.
+ROUNDED = 1.0
 # A token with more time left is served, whatever goes wrong: what a client asks for who asks for nothing, and some more.
 ENOUGH = 70.0
 
@@ -84,7 +86,8 @@ class Model:
     excuses: set[str] = field(default_factory=set)
     # The sign-ins that a person has to renew.
     revoked: set[str] = field(default_factory=set)
-    # Until when the daemon surely holds a token of a sign-in for a protocol.
+    # Until when the daemon holds a token of a sign-in for a protocol, by its own account: it counts a token's life from
+    # the moment at which it asked for it, and hours may have passed between that and Entra's answer.
     held: dict[tuple[str, str], float] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
     _under_way: list[Asked] = field(default_factory=list)
@@ -136,24 +139,28 @@ class Model:
 
     def judge(self, asked: Asked, reply: bytes) -> str:
         """Return the token or "", or raise Wrong."""
-        code, token = _understood(asked, reply)
+        code, token, left = _understood(asked, reply)
         self.counts[code or "token"] += 1
         if token:
-            self._judge_token(asked, token)
+            self._judge_token(asked, token, left)
         elif code not in self._right_codes(asked):
             raise Wrong(f"{asked}: {reply.decode() or 'nothing'} at {self.clock.truth():.0f}")
         return token
 
-    def _judge_token(self, asked: Asked, token: str) -> None:
+    def _judge_token(self, asked: Asked, token: str, left: float) -> None:
         whose, until = self.entra.tokens.get(token, ("", 0.0))
         login = self.logins.get(asked.user, "")
         if not login or not any((asked.user, asked.protocol) in each for each in asked.served):
             raise Wrong(f"{asked}: a token for what is not served")
         if whose != login or until < asked.since + SHORTEST:
             raise Wrong(f"{asked}: a token of {whose or 'nobody'} that ends at {until}")
+        # It was answered after `since`.
+        end = asked.since + left
+        if end > until + ROUNDED:
+            raise Wrong(f"{asked}: said to last until {end:.0f}, and ends at {until:.0f}")
         if not asked.lost and len(asked.served) == len(self.served) == 1:
             held = login, asked.protocol
-            self.held[held] = max(until, self.held.get(held, 0.0))
+            self.held[held] = max(end, self.held.get(held, 0.0))
 
     def _right_codes(self, asked: Asked) -> set[str]:
         codes = {GONE} & asked.excuses
@@ -168,24 +175,27 @@ class Model:
         return codes | {""} if codes - {GONE} and not asked.why and asked.form != "json" else codes
 
 
-def _understood(asked: Asked, reply: bytes) -> tuple[str, str]:
-    """Return the code of a refusal and the token of an answer, one of them ""; a code of "" is an empty answer."""
+def _understood(asked: Asked, reply: bytes) -> tuple[str, str, float]:
+    """Return the code of a refusal and the token of an answer, one of them "", and for how many seconds it is said to last.
+
+    A code of "" is an empty answer. Only JSON says how long a token lasts.
+    """
     if asked.form == "json" and reply:
         body = json.loads(reply)
         if "error" in body:
-            return str(body["error"]["code"]), ""
+            return str(body["error"]["code"]), "", 0.0
         _check_user(asked, body["user"])
-        return "", str(body["token"])
+        return "", str(body["token"]), float(body["expires_in"])
     refused = wire.parse_refusal(reply.decode())
     if refused:
-        return refused[0], ""
+        return refused[0], "", 0.0
     if not reply:
-        return "", ""
+        return "", "", 0.0
     if asked.form == "token":
-        return "", reply.decode()
+        return "", reply.decode(), 0.0
     user, token = sasl.split(reply.decode())
     _check_user(asked, user)
-    return "", token
+    return "", token, 0.0
 
 
 def _check_user(asked: Asked, user: str) -> None:
