@@ -13,7 +13,7 @@ from cms_oauth.microsoft import PERMISSIONS
 
 # A socket's mode if the file names none: for the owner only, as in cloud_mdir_sync.
 DEFAULT_MODE = 0o600
-# If users= or groups= decide, everyone may connect: cms closes other peers' connections before it reads from them.
+# If users= or groups= decide, everyone may connect: cms refuses the others.
 POLICY_MODE = 0o666
 GROUP_MODE = 0o660
 

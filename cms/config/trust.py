@@ -1,9 +1,11 @@
-"""Checks who can write a file before cms runs it, because a configuration is a program.
+"""Checks who can write a file before cms runs it, because a configuration is a program; and the folder of a socket.
 
 A file is trusted if only the user who reads it and root can change it. That depends on the owner and the permission
-bits of the file, of every folder above it, and of every symbolic link on the way.
+bits of the file, of every folder above it, and of every symbolic link on the way. For the folder of a socket or a token
+file it is the same: who can write it can put a socket of another daemon there, or another token.
 
-- A sticky folder such as /tmp passes: other users can add files to it, but not rename or replace a file of this user.
+- A sticky folder such as /tmp passes: other users can add files to it, but not rename or replace a file of this user. It
+  is no folder for a socket or a token file, which others could put there while cms does not run.
 - A group may write if nobody else is in it. Without an ACL, that is: with one, the group's bits show the ACL's mask.
 - In a user namespace without root (user_namespaces(7)) the system's folders, from / down, belong to a user who is not in
   it. They pass; a file or a link of such a user does not.
@@ -42,6 +44,30 @@ _COPY = "use a copy in a folder that only you and root can write to"
 # The root and the folders in it are the system's, and so is what is below these (hier(7)).
 _TOP = 2
 _SHARED = ("usr", "var")
+
+
+@dataclass(frozen=True, slots=True)
+class _Purpose:
+    """How a refusal is worded. The first says why nobody else may write; `do` is the move if no command mends it."""
+
+    because: str
+    of_another: str
+    of_another_for_root: str
+    do: str
+
+
+_CONFIGURATION = _Purpose(
+    "and a configuration is a program",
+    "who could change what cms runs as {me}",
+    "and root runs no other user's configuration",
+    _COPY,
+)
+_FOLDER = _Purpose(
+    "who could put something else in place of what cms has there",
+    "who could put something else in place of what cms has there",
+    "who could put something else in place of what cms has there",
+    "use a folder that only you and root can write to, such as /run/user/UID/cms, or /run/cms for a service",
+)
 
 
 class Untrusted(Exception):
@@ -117,6 +143,17 @@ def check_place(path: str, system: System) -> None:
     _judge(steps, system)
 
 
+def check_folder(path: str, system: System) -> None:
+    """Raise Untrusted if another user can put a socket or a file at this path. Folders that do not exist yet pass.
+
+    Raises OSError if a folder cannot be looked at.
+    """
+    steps = list[Step]()
+    with suppress(FileNotFoundError):
+        steps.extend(_steps(Path(path).parent, system.lstat))
+    _judge(steps, system, _FOLDER)
+
+
 def keeps_others_out(path: str, system: System) -> bool:
     """True if a folder above `path` is closed to users who are neither its owner nor in its group.
 
@@ -153,7 +190,9 @@ def _steps(path: Path, lstat: Lstat) -> Iterator[Step]:
         pending += step.readlink().parts[::-1]
 
 
-def _judge(steps: Sequence[Step], system: System, *, programs: bool = False) -> None:
+def _judge(
+    steps: Sequence[Step], system: System, purpose: _Purpose = _CONFIGURATION, *, programs: bool = False
+) -> None:
     """Raise Untrusted if a user other than the caller and root can change what is at one of these steps.
 
     With `programs`, a file of the system's passes in a user namespace without root, as its folders do.
@@ -168,10 +207,13 @@ def _judge(steps: Sequence[Step], system: System, *, programs: bool = False) -> 
     # From the file upwards: for another user's file in that user's folder, the file's owner is the most useful message.
     for where, facts in reversed(steps):
         if facts.st_uid not in {ROOT, caller} and where not in outer:
-            raise _strange_owner(where, facts, dict(steps)[where.parent], system)
-    writable = [(where, facts) for where, facts in reversed(steps) if _writer(where, facts, system)]
+            raise _strange_owner(where, facts, dict(steps)[where.parent], system, purpose)
+    shared = steps[-1][0] if purpose is _FOLDER and steps else None
+    writers = {where: _writer(where, facts, system, sticky=where == shared) for where, facts in reversed(steps)}
+    writable = [(where, facts) for where, facts in reversed(steps) if writers[where]]
     if writable:
-        raise _writable(writable, system)
+        whom = writers[writable[0][0]] if len(writable) == 1 else "other users"
+        raise _writable(writable, whom, system, purpose)
 
 
 def _outer(steps: Sequence[Step], system: System, *, with_files: bool) -> set[Path]:
@@ -187,9 +229,10 @@ def _outer(steps: Sequence[Step], system: System, *, with_files: bool) -> set[Pa
     return found
 
 
-def _writer(where: Path, facts: os.stat_result, system: System) -> str:
-    """Return who else can write what is at `where`, "" for nobody."""
-    if stat.S_ISLNK(facts.st_mode) or (stat.S_ISDIR(facts.st_mode) and facts.st_mode & stat.S_ISVTX):
+def _writer(where: Path, facts: os.stat_result, system: System, *, sticky: bool) -> str:
+    """Return who else can write what is at `where`, "" for nobody. With `sticky`, who can write a sticky folder counts."""
+    is_sticky = stat.S_ISDIR(facts.st_mode) and facts.st_mode & stat.S_ISVTX
+    if stat.S_ISLNK(facts.st_mode) or (is_sticky and not sticky):
         return ""
     if facts.st_mode & stat.S_IWOTH:
         return "everyone"
@@ -200,20 +243,21 @@ def _writer(where: Path, facts: os.stat_result, system: System) -> str:
     return "users of its access list" if system.has_acl(where) else ""
 
 
-def _writable(found: Sequence[Step], system: System) -> Untrusted:
-    """Return the refusal of what other users can write, all of it at once."""
+def _writable(found: Sequence[Step], whom: str, system: System, purpose: _Purpose) -> Untrusted:
+    """Return the refusal of what `whom` can write, all of it at once."""
     names = [_describe(where, facts.st_mode) for where, facts in found]
-    whom = _writer(*found[0], system) if len(found) == 1 else "other users"
     what = names[0] if len(found) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
     caller = system.caller()
     mine = [(where, facts) for where, facts in found if not _is_the_systems(where, facts, caller)]
     sudo = ("sudo",) if any(facts.st_uid != caller for _, facts in mine) and caller else ()
     command = Command((*sudo, "chmod", "go-w", *(str(where) for where, _ in mine)))
-    hint = f"`{command}`" if len(mine) == len(found) else _COPY
-    return Untrusted(f"{what} can be written by {whom}, and a configuration is a program", hint)
+    hint = f"`{command}`" if len(mine) == len(found) else purpose.do
+    return Untrusted(f"{what} can be written by {whom}, {purpose.because}", hint)
 
 
-def _strange_owner(where: Path, facts: os.stat_result, parent: os.stat_result, system: System) -> Untrusted:
+def _strange_owner(
+    where: Path, facts: os.stat_result, parent: os.stat_result, system: System, purpose: _Purpose
+) -> Untrusted:
     """Return the refusal of another user's file, folder or link. `parent` are the facts of the folder that it is in."""
     what, caller = _describe(where, facts.st_mode), system.caller()
     if not system.is_mapped(facts.st_uid):
@@ -221,12 +265,15 @@ def _strange_owner(where: Path, facts: os.stat_result, parent: os.stat_result, s
         return Untrusted(f"{what} belongs to a user who is not in this user namespace", hint)
     name, me = system.user_name(facts.st_uid), system.user_name(caller)
     if caller == ROOT:
-        hint = _COPY if _is_the_systems(where, facts, caller) else f"`{Command(('sudo', '-u', name, 'cms'))} ...`"
-        return Untrusted(f"{what} belongs to {name}, and root runs no other user's configuration", hint)
+        hint = f"`{Command(('sudo', '-u', name, 'cms'))} ...`"
+        if purpose is _FOLDER or _is_the_systems(where, facts, caller):
+            hint = purpose.do
+        return Untrusted(f"{what} belongs to {name}, {purpose.of_another_for_root}", hint)
     own = not stat.S_ISDIR(facts.st_mode) or parent.st_uid == caller
     command = Command(("sudo", "chown", me.removeprefix("#"), str(where)))
-    hint = f"`{command}`, or use a copy" if own else _COPY
-    return Untrusted(f"{what} belongs to {name}, who could change what cms runs as {me}", hint)
+    other = "use a copy" if purpose is _CONFIGURATION else purpose.do
+    hint = f"`{command}`, or {other}" if own else purpose.do
+    return Untrusted(f"{what} belongs to {name}, {purpose.of_another.format(me=me)}", hint)
 
 
 def _is_the_systems(where: Path, facts: os.stat_result, caller: int) -> bool:

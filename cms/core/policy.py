@@ -6,6 +6,7 @@ decisions are in this file. A peer that may not ask is told only that: nothing a
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -30,12 +31,36 @@ class Peer(NamedTuple):
     groups: Callable[[], tuple[int, ...]] = tuple
 
 
+class Unmapped(NamedTuple):
+    """The uid and the gid that stand for all users and groups which are not in cms's user namespace (user_namespaces(7)).
+
+    None if there are none: outside of all namespaces.
+    """
+
+    uid: int | None = None
+    gid: int | None = None
+
+
+ALL_MAPPED = Unmapped()
+
+
+class Bits(NamedTuple):
+    """The permission bits of a socket's file, and whose it is."""
+
+    mode: int
+    uid: int
+    gid: int
+
+
 @dataclass(frozen=True, slots=True)
 class Rules:
     """What one socket serves, and to whom. `owner` is the uid that the daemon runs as.
 
-    If `users` and `groups` are both None, every peer that can connect may ask: the socket's mode decides. `default` is
-    the account for a request that names no user, if there are several accounts; only a Postfix table has one.
+    - If `users` and `groups` are both None, every peer that can connect may ask: the socket's mode decides.
+    - `default` is the account for a request that names no user, if there are several accounts; only a Postfix table has one.
+    - `unmapped`: numbers that admit nobody, because they stand for many.
+    - `held_to`: the file as the configuration wants it, where another program has made it: a peer that could not connect to
+      such a file may not ask. None if the kernel has decided that.
     """
 
     owner: int
@@ -44,6 +69,8 @@ class Rules:
     users: frozenset[int] | None = None
     groups: frozenset[int] | None = None
     default: Account | None = None
+    unmapped: Unmapped = ALL_MAPPED
+    held_to: Bits | None = None
     # The accounts by their user in lower case, and those whose user is whoever has signed in. Computed once, because each
     # request looks one up, also among ten thousand.
     named: Mapping[str, tuple[Account, ...]] = field(init=False, compare=False, repr=False)
@@ -74,12 +101,34 @@ class Allow(NamedTuple):
 
 
 def admits(peer: Peer, rules: Rules) -> bool:
-    """True if this peer may ask at all. Called before anything that it sent is read."""
+    """True if this peer may ask at all."""
+    if peer.uid == rules.unmapped.uid or (rules.held_to and not _permits(rules.held_to, peer, rules)):
+        return False
     if rules.users is None and rules.groups is None:
         return True
     if peer.uid in (rules.owner, ROOT) or peer.uid in (rules.users or ()):
         return True
-    return bool(rules.groups and not rules.groups.isdisjoint((peer.gid, *peer.groups())))
+    return bool(rules.groups and not rules.groups.isdisjoint(_groups(peer, rules)))
+
+
+def _groups(peer: Peer, rules: Rules) -> set[int]:
+    """Return the groups of a peer, without the number that stands for many."""
+    return {peer.gid, *peer.groups()} - {rules.unmapped.gid}
+
+
+def _permits(file: Bits, peer: Peer, rules: Rules) -> bool:
+    """True if the kernel would let this peer connect to a socket with this file (unix(7))."""
+    if peer.uid == ROOT:
+        return True
+    if peer.uid == file.uid:
+        return bool(file.mode & stat.S_IWUSR)
+    return bool(file.mode & (stat.S_IWGRP if file.gid in _groups(peer, rules) else stat.S_IWOTH))
+
+
+def shadowed(rules: Rules) -> bool:
+    """True if the rules name a uid or a gid that admits nobody because it stands for many, or the daemon runs as one."""
+    uids, gids = {rules.owner, *(rules.users or ())}, rules.groups or ()
+    return rules.unmapped.uid in uids or rules.unmapped.gid in gids
 
 
 def decide(peer: Peer, request: TokenRequest, rules: Rules, signed_in: Callable[[Grant], str]) -> Allow | Deny:
@@ -123,9 +172,19 @@ NOT_SIGNED_IN = Deny(
     "the user who runs cms signs in: `cms login`",
 )
 
+NAMESPACE = (
+    "users who are not in this user namespace all have one uid here, and their groups one gid: cms refuses that uid and "
+    "ignores that gid, whatever users= and groups= name and whoever runs cms"
+)
+
+# The code of a refusal that ends a connection.
+DENIED = "denied"
+# `cms doctor` looks for this in the answers of both kinds of sockets.
+MAY_NOT_ASK = "this user may not ask at this socket"
+
 _DENIED = Deny(
-    "denied",
-    "this user may not ask at this socket",
+    DENIED,
+    MAY_NOT_ASK,
     "the user who runs cms adds the user or a group of it to users= or groups= of this CredentialServer, then `cms reload`",
 )
 

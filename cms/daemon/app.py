@@ -24,12 +24,13 @@ from cms.daemon.control.vault_commands import VaultCommands
 from cms.daemon.hooks import Hooks
 from cms.daemon.registry import Registry
 from cms.daemon.serving.audit import Audit
+from cms.daemon.serving.folders import check_folder
 from cms.daemon.serving.sockets import Loaded, Sockets, look_up
 from cms.daemon.serving.token_files import TokenFiles
 from cms.daemon.signin.signins import SignIns
 from cms.daemon.worker import WORKER_ARGV, Worker
 from cms.grants import messages
-from cms.system import listener, network, sd_notify
+from cms.system import listener, network, sd_notify, users
 from cms.system.clock import Clock, SystemClock
 from cms.system.listener import Listener, ListenError, open_listener
 from cms.system.logs import get_logger
@@ -162,7 +163,7 @@ class App:
         self._audit_log = Audit(clock.boot)
         self._sockets = Sockets(self.registry.keeper_of, clock, self._audit_log)
         self._files = TokenFiles(self.registry.keeper_of, clock)
-        self._signins = SignIns(self.worker, self.registry, owner=os.geteuid())
+        self._signins = SignIns(self.worker, self.registry, owner=users.own_uid())
         self._hooks = Hooks(self.registry.facts, clock, options.environ)
         running = Running(
             self._facts,
@@ -186,8 +187,9 @@ class App:
         """Run until told to stop. Raises ListenError if it cannot start."""
         inherited = listener.adopt(self._options.environ, os.getpid())
         path = f"{self._options.runtime_folder}/{CONTROL_SOCKET}"
-        self._control = await open_listener(path, 0o600, inherited=inherited)
+        self._control = await open_listener(path, 0o600, inherited=inherited, check_folder=check_folder)
         try:
+            await self._files.check(self._loaded.config.files)
             opened = await self._sockets.open(self._loaded.config.sockets, inherited)
         except ListenError:
             self._control.close()
@@ -216,7 +218,9 @@ class App:
         self._change_over(self._loaded, opened)
         # Last, when all subscribers to the keepers' changes are ready.
         await nursery.start(self.registry.run)
-        nursery.start_soon(partial(server.serve, controlled, self.commands, owner=os.geteuid()))
+        # The kernel lets nobody else connect to a socket that cms has made.
+        owner = os.geteuid() if controlled.ours else users.own_uid()
+        nursery.start_soon(partial(server.serve, controlled, self.commands, owner=owner))
         nursery.start_soon(self._watch_clock)
         nursery.start_soon(self._vault.look)
         nursery.start_soon(partial(network.watch, self._wake, stirred=self.registry.retry_sooner))
@@ -300,6 +304,7 @@ class App:
             self._systemd.reloading()
             try:
                 loaded = await _load(self._options)
+                await self._files.check(loaded.config.files)
                 opened = await self._sockets.open(loaded.config.sockets, {})
                 self._change_over(loaded, opened)
             finally:

@@ -1,7 +1,6 @@
 """Listening Unix sockets: created atomically, or passed by systemd, and put back if their files are lost.
 
-A socket is bound to a temporary name, gets its group and mode, starts to listen, and is then renamed to its path. So a
-client never finds it missing, not yet listening, or open to the wrong user. The umask is not changed.
+A client never finds a socket missing, not yet listening, or open to the wrong user (`socket_file`).
 
 Folders below /run/user vanish at a logout, and a person or a script may remove, replace or change any file: then no
 client can connect, although the socket still listens. `Listener.damage` sees that, and `Listener.mend` puts it right.
@@ -24,18 +23,13 @@ from typing import TypeAlias
 import trio
 
 from cms.core.policy import Peer
-from cms.system import users
+from cms.system import socket_file, users
 from cms.system.files import has_acl, make_folders
 from cms.system.logs import get_logger
 from cms.system.peer_groups import groups
+from cms.system.socket_file import BACKLOG, MAX_PATH, SocketFile
 from cms_oauth.moves import Command
 from cms_oauth.peer import ROOT, credentials
-
-# sockaddr_un has 108 bytes for a path, and the last is a NUL.
-MAX_PATH = 107
-
-# The kernel's usual maximum. A client with a timeout that finds the queue full fails at once (EAGAIN).
-BACKLOG = 4096
 
 # The first descriptor that systemd passes (sd_listen_fds(3)).
 LISTEN_FDS_START = 3
@@ -54,6 +48,14 @@ _SETTLING_ROUNDS = 2
 # where each request has a connection.
 Accepted: TypeAlias = tuple[socket.SocketType, Peer]
 
+# Raises ListenError if nothing may listen at a path.
+Check: TypeAlias = Callable[[str], object]
+
+
+def _anywhere(_path: str) -> None:
+    pass
+
+
 _RELOAD = "`cms reload`"
 DISPLACED = (
     "systemd's socket was lost, and cms has made its own in its place: to give it back to systemd, stop its service, "
@@ -63,18 +65,6 @@ DISPLACED = (
 
 class ListenError(Exception):
     """A socket cannot be created. The text tells the person who configured the path what happened and what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class SocketFile:
-    """The file of a socket: which one it is, who may connect there, and the mode of its folder."""
-
-    device: int
-    inode: int
-    mode: int
-    uid: int
-    gid: int
-    folder_mode: int
 
 
 @dataclass(eq=False)
@@ -90,6 +80,8 @@ class Listener:
     file: SocketFile | None = None
     ours: bool = True
     displaced: bool = False
+    # Raises ListenError if other users can write the folder.
+    check_folder: Check = _anywhere
     _quiet_until: float = -math.inf
     # Why the file could not be put back, "" if it was not tried or was done.
     _reason: str = ""
@@ -213,6 +205,7 @@ class Listener:
             folder = Path(self.path).parent
             make_folders(folder.parent)
             make_folders(folder, self.file.folder_mode)
+            self.check_folder(self.path)
             _check_free(self.path, self)
             # Only root can give the file to another user.
             anew = _listen(self.path, self.file.mode, self.file.gid, self.file.uid if os.geteuid() == ROOT else -1)
@@ -310,30 +303,36 @@ async def open_listener(
     group: str | None = None,
     inherited: MutableMapping[str, socket.socket] | None = None,
     replaces: Listener | None = None,
+    check_folder: Check = _anywhere,
 ) -> Listener:
     """Listen at a path with these permission bits and this group, or on the inherited socket for that path.
 
     The socket file of a dead daemon is replaced atomically, and so is that of `replaces`. A socket on which another
-    daemon listens, or any other file, is never replaced. Raises ListenError.
+    daemon listens, or any other file, is never replaced. Raises ListenError, also what `check_folder(path)` raises when the
+    folder is there.
     """
-    passed = (inherited or {}).pop(_same(path), None)
-    adopted = _inherited(path, mode, passed) if passed else None
-    if adopted:
-        return adopted
-    # In a thread, because a group may be looked up over the network, and the daemon must not wait.
-    gid = await trio.to_thread.run_sync(_gid, group)
+    inherited = inherited or {}
     try:
-        if len(os.fsencode(path)) > MAX_PATH:
-            raise ListenError(
-                f"the socket path {path} is too long: Linux allows {MAX_PATH} bytes; choose a shorter one"
-            )
-        # Their owner can change the mode later.
-        make_folders(Path(path).parent)
-        _check_free(path, replaces)
-        made = _listen(path, mode, gid)
+        if _same(path) in inherited:
+            await trio.to_thread.run_sync(check_folder, path)
+        passed = inherited.pop(_same(path), None)
+        made = _inherited(path, mode, passed) if passed else None
+        if made is None:
+            # In a thread, because a group may be looked up over the network, and the daemon must not wait.
+            gid = await trio.to_thread.run_sync(_gid, group)
+            if len(os.fsencode(path)) > MAX_PATH:
+                raise ListenError(
+                    f"the socket path {path} is too long: Linux allows {MAX_PATH} bytes; choose a shorter one"
+                )
+            # Their owner can change the mode later.
+            make_folders(Path(path).parent)
+            await trio.to_thread.run_sync(check_folder, path)
+            _check_free(path, replaces)
+            made = _listen(path, mode, gid)
+            made.displaced = passed is not None
     except OSError as error:
         raise _explained(path, group, error) from error
-    made.displaced = passed is not None
+    made.check_folder = check_folder
     return made
 
 
@@ -352,12 +351,12 @@ def _inherited(path: str, mode: int, sock: socket.socket) -> Listener | None:
     actual = stat.S_IMODE(found.st_mode)
     if actual & ~mode:
         get_logger().warning(
-            "systemd made a socket that lets in more than the configuration says: set SocketMode= of its unit",
+            "systemd made a socket for more users than the configuration says, and cms refuses those: set SocketMode= of its unit",
             socket=path,
             socket_mode=f"{actual:04o}",
             configured=f"{mode:04o}",
         )
-    return Listener(path, sock, _file(path, found), ours=False)
+    return Listener(path, sock, socket_file.facts(path, found), ours=False)
 
 
 def _same(path: str) -> str:
@@ -428,49 +427,13 @@ def _leads_to_us(path: str) -> bool:
 
 
 def _listen(path: str, mode: int, gid: int, uid: int = -1) -> Listener:
-    """Create the socket under a temporary name, and rename it to its path when it listens."""
-    temporary = _temporary(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        # No other user can connect before the final mode is set.
-        os.fchmod(sock.fileno(), 0o600)
-        sock.bind(temporary)
-        file = _own(temporary, mode, gid, uid)
-        sock.listen(BACKLOG)
-        sock.setblocking(False)
-        os.rename(temporary, path)  # noqa: PTH104 - one system call, as the docstring says
+        file = socket_file.make(sock, path, mode, uid, gid)
     except BaseException:
         sock.close()
-        Path(temporary).unlink(missing_ok=True)
         raise
     return Listener(path, sock, file)
-
-
-def _temporary(path: str) -> str:
-    """Return an unused path in the same folder, short enough for a socket address."""
-    folder, _, name = path.rpartition("/")
-    unique = os.urandom(4).hex()
-    candidate = f".{name}.{unique}"
-    room = MAX_PATH - len(os.fsencode(folder)) - 1
-    return f"{folder}/{candidate if len(os.fsencode(candidate)) <= room else unique[:room]}"
-
-
-def _own(path: str, mode: int, gid: int, uid: int) -> SocketFile:
-    """Set owner, group and mode of the new socket file, through a descriptor: another file may have taken its path."""
-    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        ours = f"/proc/self/fd/{fd}"
-        if (uid, gid) != (-1, -1):
-            os.chown(ours, uid, gid)
-        os.chmod(ours, mode)  # noqa: PTH101 - as above
-        return _file(path, os.fstat(fd))
-    finally:
-        os.close(fd)
-
-
-def _file(path: str, found: os.stat_result) -> SocketFile:
-    folder = stat.S_IMODE(Path(path).parent.stat().st_mode)
-    return SocketFile(found.st_dev, found.st_ino, stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid, folder)
 
 
 def _explained(path: str, group: str | None, error: OSError) -> ListenError:

@@ -6,11 +6,21 @@ A look-up may block, because user databases can be on the network.
 from __future__ import annotations
 
 import grp
+import os
 import pwd
 from pathlib import Path
 
-# The users that exist in this process's user namespace, as ranges of numbers (user_namespaces(7)).
+from cms.core.policy import Unmapped
+
+# The users and groups that exist in this process's user namespace, as ranges of numbers (user_namespaces(7)).
 _UID_MAP = "/proc/self/uid_map"
+_GID_MAP = "/proc/self/gid_map"
+# The numbers of all others (proc_sys_kernel(5)).
+_OVERFLOW_UID = "/proc/sys/kernel/overflowuid"
+_OVERFLOW_GID = "/proc/sys/kernel/overflowgid"
+_USUAL_OVERFLOW = 65534
+# The number of uids, and of gids, without a namespace: -1 is none.
+_ALL = 2**32 - 1
 
 
 def user(who: str | int) -> pwd.struct_passwd | None:
@@ -100,9 +110,34 @@ def is_alone_in(gid: int, uid: int) -> bool:
 
 def is_mapped(uid: int) -> bool:
     """True if this number stands for one user. In a user namespace, it may stand for all users that are not in it."""
+    return any(first <= uid < first + count for first, count in _ranges(_UID_MAP))
+
+
+def unmapped() -> Unmapped:
+    """Return the uid and the gid that stand for all users and groups which are not in this process's user namespace."""
+    return Unmapped(_overflow(_UID_MAP, _OVERFLOW_UID), _overflow(_GID_MAP, _OVERFLOW_GID))
+
+
+def own_uid() -> int:
+    """Return the uid of this process, or -1 if it stands for others as well."""
+    uid = os.geteuid()
+    return -1 if uid == unmapped().uid else uid
+
+
+def _overflow(mapping: str, number: str) -> int | None:
+    if sum(count for _, count in _ranges(mapping)) >= _ALL:
+        return None
     try:
-        lines = Path(_UID_MAP).read_text().splitlines()
+        return int(Path(number).read_text())
     except OSError:
-        return True
-    ranges = [tuple(map(int, line.split())) for line in lines]
-    return any(first <= uid < first + count for first, _, count in ranges)
+        return _USUAL_OVERFLOW
+
+
+def _ranges(mapping: str) -> list[tuple[int, int]]:
+    """Return the first number of each range that is mapped, and how many it has."""
+    try:
+        lines = Path(mapping).read_text().splitlines()
+    except OSError:
+        # A kernel without user namespaces.
+        return [(0, _ALL)]
+    return [(int(first), int(count)) for first, _, count in map(str.split, lines)]

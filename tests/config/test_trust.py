@@ -378,3 +378,92 @@ class TestInMemory:
     def test_this_machine(self) -> None:
         """The kernel's own list is read."""
         assert (True, False) == (trust.in_memory("/dev/shm/token"), trust.in_memory("/proc/token"))
+
+
+class TestFolders:
+    """The folders of sockets and token files."""
+
+    @pytest.fixture
+    def path(self, file: Path) -> Path:
+        return file.with_name("cms.sock")
+
+    def refusal(self, path: Path, system: System) -> Untrusted:
+        with pytest.raises(Untrusted) as caught:
+            trust.check_folder(str(path), system)
+        return caught.value
+
+    @pytest.mark.parametrize("owner", [ME, 0])
+    @pytest.mark.parametrize("mode", [0o700, 0o755, 0o1755])
+    def test_own(self, path: Path, owner: int, mode: int) -> None:
+        """The caller's or root's passes, whether or not the socket is there, and whatever is there."""
+        system = machine({path.parent: (owner, mode)})
+        trust.check_folder(str(path), system)
+        path.touch()
+        trust.check_folder(str(path), machine({path: (OTHER, 0o666), path.parent: (owner, mode)}))
+
+    def test_folders_to_come(self, path: Path) -> None:
+        """cms makes them for its owner only; those above count now."""
+        deep = path.parent / "a" / "b" / "cms.sock"
+        trust.check_folder(str(deep), machine({path.parent: (ME, 0o755)}))
+
+        assert (
+            f"the folder {path.parent} can be written by everyone"
+            in self.refusal(deep, machine({path.parent: (ME, 0o777)})).message
+        )
+
+    @pytest.mark.parametrize(("mode", "whom"), [(0o775, "its group"), (0o777, "everyone"), (0o1777, "everyone")])
+    def test_writable(self, path: Path, mode: int, whom: str) -> None:
+        """Who can write the folder can take the socket's place: also in a sticky one, while cms does not run."""
+        found = self.refusal(path, machine({path.parent: (ME, mode)}))
+
+        assert (
+            f"the folder {path.parent} can be written by {whom}, who could put something else in place" in found.message
+        )
+        assert f"`chmod go-w {path.parent}`" == found.hint
+
+    def test_above_a_sticky_folder(self, path: Path) -> None:
+        """A folder of one's own in /tmp cannot be renamed or replaced by others: it passes. One of another's does not."""
+        above = path.parent.parent
+        trust.check_folder(str(path), machine({above: (0, 0o1777), path.parent: (ME, 0o700)}))
+        found = self.refusal(path, machine({above: (0, 0o1777), path.parent: (OTHER, 0o700)}))
+
+        assert f"the folder {path.parent} belongs to other, who could put something else in place" in found.message
+        assert "such as /run/user/UID/cms" in found.hint
+
+    def test_a_folder_of_the_systems(self, path: Path) -> None:
+        """/tmp is not for its user to change: another folder is."""
+        found = self.refusal(path, machine({path.parent: (0, 0o1777)}))
+
+        assert "such as /run/user/UID/cms" in found.hint
+
+    def test_roots_daemon(self, path: Path) -> None:
+        """For root too, another user's folder is none."""
+        found = self.refusal(path, machine({path.parent: (OTHER, 0o755)}, caller=0))
+
+        assert f"the folder {path.parent} belongs to other, who could put" in found.message
+        assert "sudo" not in found.hint
+
+    def test_ones_own_group(self, path: Path) -> None:
+        """A group with nobody else in it may write."""
+        trust.check_folder(str(path), machine({path.parent: (ME, 0o775)}, is_alone_in=lambda _gid, _uid: True))
+
+    def test_an_access_list(self, path: Path) -> None:
+        """It may let others write."""
+        found = self.refusal(
+            path,
+            machine({path.parent: (ME, 0o770)}, is_alone_in=lambda _gid, _uid: True, has_acl=lambda _path: True),
+        )
+
+        assert "can be written by users of its access list" in found.message
+
+    def test_a_link(self, path: Path) -> None:
+        """It and where it leads must both be trusted."""
+        link = path.parent.parent / "link"
+        link.symlink_to(path.parent)
+        trust.check_folder(str(link / "cms.sock"), machine({link: (ME, 0o777), path.parent: (ME, 0o700)}))
+
+        assert "symbolic link" in self.refusal(link / "cms.sock", machine({link: (OTHER, 0o777)})).message
+        assert (
+            "can be written"
+            in self.refusal(link / "cms.sock", machine({link: (ME, 0o777), path.parent: (ME, 0o1777)})).message
+        )

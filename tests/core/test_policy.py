@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cms.core.accounts import Account, Grant, mail_scopes
 from cms.core.lifecycle import Deny
-from cms.core.policy import Allow, Peer, Rules, admits, decide
+from cms.core.policy import Allow, Bits, Peer, Rules, Unmapped, admits, decide, shadowed
 from cms_oauth.wire import EXIT_CODES, TokenRequest
 
 OWNER, ALICE, EXIM, MAIL = 1000, 1001, 100, 200
@@ -73,6 +73,75 @@ def code(answer: Allow | Deny) -> str:
 def test_exactly_the_named_the_owner_and_root_may_ask(peer: Peer, its: Rules, *, expected: bool) -> None:
     """With users or groups, these, the owner and root may ask; without, all that the permission bits let in."""
     assert expected == admits(peer, its)
+
+
+# In a user namespace that lacks users, and all groups but one.
+NOBODY = Unmapped(65534, 65533)
+
+
+@pytest.mark.parametrize(
+    ("peer", "its", "expected"),
+    [
+        (Peer(1, 65534, 7), rules(), False),
+        (Peer(1, 65534, 7), rules(users={65534}), False),
+        (Peer(1, 65534, MAIL), rules(groups={MAIL}), False),
+        (Peer(1, 65534, 7), replace(rules(users={ALICE}), owner=65534), False),
+        (Peer(1, ALICE, 65533, lambda: (65533, 7)), rules(groups={65533}), False),
+        # Others are who they are.
+        (Peer(1, ALICE, 65533, lambda: (65533, MAIL)), rules(groups={65533, MAIL}), True),
+        (Peer(1, ALICE, 65533), rules(users={ALICE}), True),
+        (Peer(1, 65533, 65534), rules(users={65533}), True),
+        (Peer(1, 0, 65533), rules(users={ALICE}), True),
+        (Peer(1, ALICE, 65533), rules(), True),
+    ],
+)
+def test_a_number_that_stands_for_many_admits_nobody(peer: Peer, its: Rules, *, expected: bool) -> None:
+    """Whatever the rules name and whoever runs the daemon; outside of such a namespace it is a number like any other."""
+    assert expected == admits(peer, replace(its, unmapped=NOBODY))
+    assert admits(peer, its)
+
+
+@pytest.mark.parametrize(
+    ("its", "expected"),
+    [
+        (rules(users={65534}), True),
+        (rules(groups={65533}), True),
+        (replace(rules(), owner=65534), True),
+        (rules(users={65533}, groups={65534}), False),
+        (rules(), False),
+    ],
+)
+def test_rules_that_name_such_a_number_are_told(its: Rules, *, expected: bool) -> None:
+    """Where the configuration counts on it."""
+    assert expected == shadowed(replace(its, unmapped=NOBODY))
+    assert not shadowed(its)
+
+
+OWN, GROUPS, OPEN = 0o600, 0o660, 0o666
+
+
+@pytest.mark.parametrize(
+    ("peer", "mode", "expected"),
+    [
+        (Peer(1, ALICE, ALICE), OWN, False),
+        (Peer(1, ALICE, MAIL), OWN, False),
+        (Peer(1, OWNER, OWNER), OWN, True),
+        (Peer(1, 0, 0), 0o000, True),
+        (Peer(1, ALICE, MAIL), GROUPS, True),
+        (Peer(1, ALICE, ALICE, lambda: (7, MAIL)), GROUPS, True),
+        (Peer(1, ALICE, ALICE), GROUPS, False),
+        (Peer(1, ALICE, ALICE), OPEN, True),
+        # The kernel looks at one class of bits, the first that fits.
+        (Peer(1, OWNER, MAIL), 0o066, False),
+        (Peer(1, ALICE, MAIL), 0o606, False),
+    ],
+)
+def test_the_configured_bits_hold_where_another_has_made_the_socket(peer: Peer, mode: int, *, expected: bool) -> None:
+    """As the kernel would apply them to a file of the daemon's owner and of group MAIL; its twin is held to nothing."""
+    assert expected == admits(peer, replace(rules(), held_to=Bits(mode, OWNER, MAIL)))
+    assert admits(peer, rules())
+    # The bits open no door that users= closes.
+    assert not admits(Peer(1, EXIM, MAIL), replace(rules(users={ALICE}), held_to=Bits(OPEN, OWNER, MAIL)))
 
 
 NUMBERS = st.integers(0, 5)

@@ -6,6 +6,7 @@ import os
 import signal
 import stat
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from support.programs import require_root
 from support.reachable import ALICE, BOB, CAROL, Installation, become
 from support.waiting import PATIENCE
 
+from cms.daemon.serving.audit import MAX_REFUSALS
 from cms.sandbox.entra import Entra
 
 USER = "rights@example.test"
@@ -112,6 +114,42 @@ def test_a_socket_lets_in_whom_it_names(broker: Broker, name: str, peer: Peer, a
     assert (0 if allowed else REFUSED) == asked.returncode, asked.stderr
     assert asked.stdout.startswith(f"user={USER}\x01auth=Bearer ") == allowed
     assert bool(asked.stdout) == allowed
+
+
+# Asks for a token a thousand times, and holds hundreds of connections that ask nothing, until it is told to end.
+_FLOOD = """
+import socket, sys
+held = []
+for _ in range(1000):
+    asks, silent = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
+    silent.connect(sys.argv[1])
+    held = [*held[-400:], silent]
+    asks.connect(sys.argv[1])
+    asks.sendall(b"SMTP,json\\n")
+    assert b'"denied"' in asks.recv(4096)
+    asks.close()
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_flood_by_who_may_not_ask(broker: Broker) -> None:
+    """Each request is refused, few of the refusals are in the log, and who may ask is served meanwhile."""
+    path, began = broker.daemon.sockets / "users.sock", time.monotonic()
+    before = len(broker.daemon.log)
+    flood = become(CAROL, ["/usr/bin/python3", "-c", _FLOOD, path])
+    with subprocess.Popen(flood, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as attacker:
+        assert attacker.stdin
+        assert attacker.stdout
+        said = attacker.stdout.readline()
+        served = broker.daemon.token(path, USER, uid=BOB)
+        attacker.stdin.close()
+    seconds = time.monotonic() - began
+    written = broker.daemon.log[before:].count("outcome=denied")
+
+    assert ("ready\n", 0) == (said, served.returncode), served.stderr
+    # Those of one second may be written in the next.
+    assert 0 < written <= MAX_REFUSALS * (seconds + 2)
 
 
 @pytest.mark.parametrize(
@@ -403,18 +441,25 @@ def test_missing_folders_are_made_for_the_owner_alone(alice: Daemon, entra: Entr
         assert (ALICE, 0o700) == (folder.stat().st_uid, stat.S_IMODE(folder.stat().st_mode))
 
 
-@pytest.mark.parametrize("uid", [ALICE, ROOT])
+@pytest.mark.parametrize(
+    ("uid", "why"),
+    [
+        (ALICE, "another daemon listens at {path} (pid {pid}, uid {uid})"),
+        # Root does not look for it in a folder of ALICE's.
+        (ROOT, "{path}: the folder {folder} belongs to #{uid}, who could put something else in place"),
+    ],
+)
 def test_a_live_socket_is_not_taken_over(
-    make_daemon: Callable[..., Daemon], broker: Broker, entra: Entra, uid: int
+    make_daemon: Callable[..., Daemon], broker: Broker, entra: Entra, uid: int, why: str
 ) -> None:
-    """A second daemon that is to listen at the same path says whose it is and ends; the first one does not notice."""
+    """A second daemon that is to listen at the same path says why not and ends; the first one does not notice."""
     second = make_daemon(uid)
     configure(second, entra, broker.path)
     before = Path(broker.path).stat().st_ino
     status, log = failed_start(second)
 
     assert CANNOT_START == status
-    assert f"another daemon listens at {broker.path} (pid {broker.pid}, uid {ALICE})" in log
+    assert why.format(path=broker.path, pid=broker.pid, uid=ALICE, folder=broker.daemon.sockets) in log
     assert before == Path(broker.path).stat().st_ino
     assert ask(broker.path, b"SMTP").startswith(f"user={USER}\x01".encode())
 

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import pytest
 import trio
 import trio.testing
 
@@ -20,6 +21,7 @@ from cms.daemon.serving.connections import Connections
 from cms.daemon.serving.issue import Issuer
 from cms.daemon.serving.postfix_table import PostfixTable
 from cms.daemon.serving.token_socket import TokenSocket
+from cms.system import listener
 from cms.system.clock import Clock
 from cms.system.listener import Listener, open_listener
 from support.keeper import SCOPES, SECRET, FakeKeeper
@@ -30,6 +32,9 @@ B = Account("b@example.test", replace(GRANT, login="b@example.test"), {"SMTP": S
 # The account of the user who signs in.
 NAMELESS = Account("", replace(GRANT, login=""), {"SMTP": SCOPES})
 RULES = Rules(os.getuid(), (A,), ("SMTP",))
+# The same for the owner and root alone, and a user who is neither.
+CLOSED = replace(RULES, users=frozenset())
+STRANGER = 64_100
 
 
 class Stopped(Clock):
@@ -112,10 +117,26 @@ class Served:
         """Return all that a client is told that sends this and closes its writing side."""
         return await read_all(await self.connect(request, ended=True))
 
+    async def say(self, client: trio.SocketStream, request: bytes) -> bytes:
+        """Send this on a connection and end it; return all that the client is told."""
+        await client.send_all(request)
+        await client.send_eof()
+        return await read_all(client)
+
     @property
     def outcomes(self) -> list[str]:
         """How the requests so far ended, in their order: the last ones, as the status has them."""
         return [each["outcome"] for each in reversed(self.audit.as_data(0.0))]
+
+
+def connections_are_from(monkeypatch: pytest.MonkeyPatch, *uids: int) -> None:
+    """Play the kernel: the next connections come from these users, and all after them from the last."""
+    left = list(uids)
+
+    def told(_sock: object) -> tuple[int, int, int]:
+        return os.getpid(), left.pop(0) if len(left) > 1 else left[0], STRANGER
+
+    monkeypatch.setattr(listener, "credentials", told)
 
 
 async def read_all(client: trio.SocketStream) -> bytes:

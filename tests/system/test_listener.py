@@ -25,6 +25,7 @@ from support.trio_run import in_trio, in_trio_clock, until
 from cms.core.policy import Peer
 from cms.system import listener
 from cms.system.listener import Listener, ListenError, adopt, close_unclaimed, open_listener
+from cms.system.socket_file import MAX_PATH
 from cms_oauth.peer import credentials
 
 
@@ -195,7 +196,7 @@ async def test_a_path_that_is_too_long_is_refused_with_the_limit(tmp_path: Path)
 @in_trio
 async def test_the_longest_path_works(tmp_path: Path) -> None:
     """All 107 bytes can be used, however short the name: the temporary one is never longer."""
-    folder = tmp_path / ("d" * (listener.MAX_PATH - len(str(tmp_path)) - 4))
+    folder = tmp_path / ("d" * (MAX_PATH - len(str(tmp_path)) - 4))
     for name in ("ab", "b"):
         made = await open_listener(str(folder / name), 0o600)
         dial(str(folder / name)).close()
@@ -250,6 +251,31 @@ async def test_a_failure_leaves_nothing_behind(path: str, tmp_path: Path, monkey
 
     assert "may not write" in await refusal(path)
     assert [] == list(tmp_path.iterdir())
+
+
+def refuse_folder(path: str) -> None:
+    raise ListenError(f"{path}: others can write there")
+
+
+@in_trio
+async def test_nothing_listens_in_a_folder_that_is_refused(path: str, tmp_path: Path) -> None:
+    """No socket is made there, that of systemd is not used, and a lost one is not put back."""
+    with pytest.raises(ListenError, match="others can write there"):
+        await open_listener(path, 0o600, check_folder=refuse_folder)
+    assert [] == list(tmp_path.iterdir())
+    with bound(path) as passed:
+        passed.listen()
+        with pytest.raises(ListenError, match="others can write there"):
+            await open_listener(path, 0o777, inherited={path: passed}, check_folder=refuse_folder)
+    Path(path).unlink()
+    made = await open_listener(path, 0o600)
+    Path(path).unlink()
+    made.check_folder = refuse_folder
+    made.mend()
+
+    assert "others can write there" in made.trouble
+    assert not Path(path).exists()
+    made.close()
 
 
 # --- inherited sockets ---

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from cms.core.policy import Unmapped
 from cms.system import users
 
 # A number that no user and no group has.
@@ -152,3 +153,38 @@ def test_who_is_in_a_user_namespace(
 
     (tmp_path / "uid_map").unlink()
     assert users.is_mapped(65534)
+
+
+@pytest.mark.parametrize(
+    ("uids", "gids", "expected"),
+    [
+        ("0 0 4294967295", "0 0 4294967295", Unmapped(None, None)),
+        ("1000 1000 1", "1000 1000 1", Unmapped(65534, 65533)),
+        ("0 0 65536", "0 0 4294967295", Unmapped(65534, None)),
+        ("0 0 4294967295", "0 1000 1\n1 100000 65536", Unmapped(None, 65533)),
+        ("", "", Unmapped(65534, 65533)),
+        # In two ranges.
+        ("0 0 1000\n1000 1000 4294966295", "0 0 4294967295", Unmapped(None, None)),
+    ],
+)
+def test_numbers_that_stand_for_all_who_are_not_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, uids: str, gids: str, expected: Unmapped
+) -> None:
+    """Where not all users, or not all groups, are in the namespace; a kernel without namespaces has all."""
+    for name, text in (("uid_map", uids), ("gid_map", gids), ("overflowuid", "65534\n"), ("overflowgid", "65533\n")):
+        (tmp_path / name).write_text(text)
+        monkeypatch.setattr(users, f"_{name}".upper().replace("OVERFLOW", "OVERFLOW_"), str(tmp_path / name))
+    assert expected == users.unmapped()
+
+    (tmp_path / "overflowuid").unlink()
+    assert expected == users.unmapped()
+    for name in ("uid_map", "gid_map"):
+        (tmp_path / name).unlink()
+    assert Unmapped() == users.unmapped()
+
+
+def test_ones_own_number_may_stand_for_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then nobody has it."""
+    assert os.geteuid() == users.own_uid()
+    monkeypatch.setattr(users, "unmapped", lambda: Unmapped(os.geteuid(), None))
+    assert -1 == users.own_uid()

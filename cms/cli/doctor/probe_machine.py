@@ -13,7 +13,7 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from io import TextIOWrapper
 from pathlib import Path
@@ -24,7 +24,7 @@ from cms.cli.doctor.mail_tools.found import Machine
 from cms.cli.init import mail_programs
 from cms.config.model import Config, SocketSpec
 from cms.core.accounts import Source
-from cms.core.policy import Rules
+from cms.core.policy import MAY_NOT_ASK
 from cms.system import users
 from cms.system.files import open_regular
 from cms_oauth.moves import Command
@@ -180,16 +180,6 @@ def _step(path: str, facts: os.stat_result) -> Step:
     return Step(path, facts.st_mode, facts.st_uid, facts.st_gid, owner, group)
 
 
-def rules(spec: SocketSpec, owner: int) -> Rules:
-    """Return the rules of a socket as the daemon of this owner applies them. Unknown names are left out."""
-    admitted = _numbers(spec.users, users.user_id), _numbers(spec.groups, users.group_id)
-    return Rules(owner, spec.accounts, spec.protocols, *admitted, spec.default)
-
-
-def _numbers(names: Iterable[str] | None, number_of: Callable[[str], int | None]) -> frozenset[int] | None:
-    return None if names is None else frozenset(found for each in names if (found := number_of(each)) is not None)
-
-
 def identity(name: str) -> Identity | None:
     """Return a user of this machine by name or number, None if there is no such name."""
     uid = users.user_id(name)
@@ -214,8 +204,7 @@ def expected(spec: SocketSpec, owner: int) -> list[Identity]:
 
 
 # What a child process does as another user. It imports nothing after the change, because that user may not be able to
-# read cms. The daemon closes the connection of a user who may not ask, and answers others with an error: no token is
-# sent.
+# read cms. The daemon tells a user who may not ask so, and answers others with another error: no token is sent.
 _CHILD = """
 import os, socket, sys
 path, uid, gid, seconds, *groups = sys.argv[1:]
@@ -232,14 +221,17 @@ except OSError as error:
 try:
     client.sendall({request!r})
     client.shutdown(socket.SHUT_WR)
-    answer = client.recv(1)
+    answer = client.recv({most!r})
 except TimeoutError:
     print("hangs")
 except OSError:
     print("silent")
 else:
-    print("answered" if answer else "silent")
+    print("answered" if answer and {refusal!r} not in answer else "silent")
 """
+
+# An error is one short line.
+_LONGEST_ANSWER = 4096
 
 # Requests for a protocol and a table key that do not exist: a socket answers them with an error.
 _QUESTIONS = {"tokens": b"-,json\n", "postfix": b"12:cms nobody@x,"}
@@ -265,7 +257,8 @@ def try_path(path: str, who: Identity) -> Tried | None:
 
 
 def _as_user(spec: SocketSpec, who: Identity, seconds: float) -> str:
-    program = _CHILD.replace("{request!r}", repr(_QUESTIONS[spec.speaks]))
+    values = {"request": _QUESTIONS[spec.speaks], "refusal": MAY_NOT_ASK.encode(), "most": _LONGEST_ANSWER}
+    program = _CHILD.format(**values)
     numbers = map(str, (who.uid, who.gid, seconds, *who.groups))
     argv = [sys.executable, "-I", "-c", program, spec.path, *numbers]
     try:
@@ -285,7 +278,8 @@ def _as_self(spec: SocketSpec, seconds: float) -> str:
         try:
             client.sendall(_QUESTIONS[spec.speaks])
             client.shutdown(socket.SHUT_WR)
-            return "answered" if client.recv(1) else "silent"
+            answer = client.recv(_LONGEST_ANSWER)
+            return "answered" if answer and MAY_NOT_ASK.encode() not in answer else "silent"
         except TimeoutError:
             return "hangs"
         except OSError:

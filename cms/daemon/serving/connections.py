@@ -5,6 +5,9 @@ reply (`render`). Neither waits, nor does the answer to a request whose token is
 
 A connection is idle until a whole request has arrived; idle connections are evicted, oldest first, to make room for new
 ones. A whole request is always answered, and has one line in the log.
+
+A peer that may not ask is a stranger: it is told so when its request is whole, and that ends its connection. Strangers have
+few places to be idle in, and make room first.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from __future__ import annotations
 import select
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from itertools import zip_longest
@@ -21,7 +24,7 @@ from typing import TypeAlias
 import trio
 
 from cms.core.lifecycle import Deny, Token
-from cms.core.policy import Peer, admits
+from cms.core.policy import DENIED, Peer, admits
 from cms.daemon.serving.audit import Audit
 from cms.daemon.serving.issue import Issuer, NamedAnswer, Pending
 from cms.system.listener import Accepted, Listener, settle
@@ -33,6 +36,9 @@ MAX_ROUND = 64
 
 # Idle connections. A client that means to ask sends its line long before so many others have come.
 MAX_IDLE = 128
+
+# Those of them that strangers may have: enough to tell a few programs that ask at the wrong socket so.
+MAX_STRANGERS = 16
 
 # What a client may take to read its reply, over what may be taken to find one.
 REPLY_SECONDS = 5.0
@@ -77,10 +83,12 @@ class ClientConnection:
       whatever happens meanwhile.
     - `reply` is what is not sent of the answer, which is in the log already.
     - `scope` ends the connection while it is idle: when its time is over, or when it has to make room.
+    - `stranger`: may not ask, by the rules of the moment in which it connected, or of its last request.
     """
 
     sock: socket.SocketType
     peer: Peer
+    stranger: bool = False
     received: bytes = b""
     last: float = 0.0
     open: bool = True
@@ -99,10 +107,6 @@ class ClientConnection:
 class Connections(ABC):
     """Serves one listener. `idle` has the idle connections, the oldest first."""
 
-    # What the log says of a peer that is turned away before it has said anything.
-    PROTOCOL = ""
-    FORM = ""
-
     # How long a connection may lie idle.
     IDLE_SECONDS = wire.REQUEST_SECONDS
 
@@ -112,7 +116,6 @@ class Connections(ABC):
         self._issuer = issuer
         self._audit = audit
         self._draining = False
-        self._unasked = wire.TokenRequest(self.PROTOCOL, self.FORM)
 
     @abstractmethod
     def take(self, received: bytes, *, ended: bool) -> tuple[Question | None, bytes]:
@@ -161,13 +164,8 @@ class Connections(ABC):
             accepted = in_turns(accepted)
         now, answered = trio.current_time(), list[tuple[ClientConnection, Next]]()
         for sock, peer in accepted:
-            # Before a byte is read.
-            if admits(peer, self._issuer.rules):
-                connection = ClientConnection(sock, peer)
-                answered.append((connection, self._answer(connection, now)))
-            else:
-                self._audit.record(peer, self._unasked, "", "denied")
-                sock.close()
+            connection = ClientConnection(sock, peer, stranger=not admits(peer, self._issuer.rules))
+            answered.append((connection, self._answer(connection, now)))
         # All replies at the end: a reply wakes its client, and to do the same thing many times is quicker than to alternate.
         for connection, wanted in answered:
             if still_wanted := self._send(connection) if wanted is Wanted.ROOM else wanted:
@@ -234,8 +232,11 @@ class Connections(ABC):
                 return self._lie_idle(connection, now) if question else self._end(connection)
             if connection.question is None:
                 connection.question = question
+                # A stranger is told nothing else, not even of a mistake.
                 found = (
-                    ("", question.wrong) if question.wrong else self._issuer.token(connection.peer, question.request)
+                    ("", question.wrong)
+                    if question.wrong and admits(connection.peer, self._issuer.rules)
+                    else self._issuer.token(connection.peer, question.request)
                 )
                 if isinstance(found, Pending):
                     return found
@@ -245,6 +246,7 @@ class Connections(ABC):
                 connection.reply = self.render(question, user, reply)
                 outcome = reply.code if isinstance(reply, Deny) else "granted"
                 self._audit.record(connection.peer, question.request, user, outcome)
+                connection.stranger |= outcome == DENIED
         except OSError:
             # The client was reset: there is no one to tell.
             pass
@@ -264,7 +266,7 @@ class Connections(ABC):
         except OSError:
             # The client has gone.
             return self._end(connection)
-        if connection.question is None or connection.question.last:
+        if connection.question is None or connection.question.last or connection.stranger:
             return self._end(connection)
         connection.question = None
         # While the socket is drained, only what has come already is answered.
@@ -294,18 +296,30 @@ class Connections(ABC):
             connection.received += chunk
 
     def _lie_idle(self, connection: ClientConnection, now: float) -> Next:
-        """Let a connection wait for its client, for as long as that may take."""
-        if connection not in self.idle and len(self.idle) >= MAX_IDLE:
-            self._evict()
+        """Let a connection wait for its client, for as long as that may take, or until another needs its place."""
+        if connection not in self.idle and not self._make_room(connection):
+            return self._end(connection)
         asks = bool(connection.received)
         until = connection.began + wire.REQUEST_SECONDS if asks else now + self.IDLE_SECONDS
         connection.scope = trio.CancelScope(deadline=until)
         self.idle[connection] = None
         return Wanted.BYTES
 
+    def _make_room(self, connection: ClientConnection) -> bool:
+        """Evict a connection where this one would be one too many; return whether this one may stay."""
+        if connection.stranger:
+            strangers = [each for each in self.idle if each.stranger]
+            return len(strangers) < MAX_STRANGERS or self._evict_oldest(strangers)
+        if len(self.idle) >= MAX_IDLE:
+            self._evict()
+        return True
+
     def _evict(self) -> bool:
-        """End the connection that has been idle longest and has sent nothing unread; return whether there was one."""
-        oldest = next((each for each in self.idle if not each.has_unread()), None)
+        """End an idle connection that has sent nothing unread, a stranger's before others'; return whether there was one."""
+        return self._evict_oldest([each for each in self.idle if each.stranger]) or self._evict_oldest(self.idle)
+
+    def _evict_oldest(self, connections: Iterable[ClientConnection]) -> bool:
+        oldest = next((each for each in connections if not each.has_unread()), None)
         if oldest is None or oldest.scope is None:
             return False
         del self.idle[oldest]

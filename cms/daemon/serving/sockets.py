@@ -11,14 +11,15 @@ from typing import TypeAlias
 import trio
 
 from cms.config.model import Config, ConfigError, SocketSpec
+from cms.config.rules import rules_of
 from cms.core.accounts import Account, Grant
-from cms.core.policy import Rules
+from cms.core.policy import ALL_MAPPED, NAMESPACE, Rules, shadowed
 from cms.daemon.serving.audit import Audit
 from cms.daemon.serving.connections import Connections
+from cms.daemon.serving.folders import check_folder
 from cms.daemon.serving.issue import Issuer, Keeper
 from cms.daemon.serving.postfix_table import PostfixTable
 from cms.daemon.serving.token_socket import TokenSocket
-from cms.system import users
 from cms.system.clock import Clock
 from cms.system.listener import Listener, ListenError, open_listener, settle
 from cms.system.logs import get_logger
@@ -46,22 +47,10 @@ def look_up(config: Config) -> Loaded:
 
 
 def _rules(spec: SocketSpec, file: str) -> Rules:
-    try:
-        admitted = _numbers(spec.users, users.user_id), _numbers(spec.groups, users.group_id)
-    except KeyError as error:
-        raise ConfigError(file, spec.line, f"users= or groups=: there is no {error.args[0]} on this machine") from None
-    return Rules(os.geteuid(), spec.accounts, spec.protocols, *admitted, spec.default)
-
-
-def _numbers(names: Iterable[str] | None, number_of: Callable[[str], int | None]) -> frozenset[int] | None:
-    """Return the numbers of users or groups. Raises KeyError for a name that this machine does not know."""
-    if names is None:
-        return None
-    found = {name: number_of(name) for name in names}
-    for name, number in found.items():
-        if number is None:
-            raise KeyError(name)
-    return frozenset(number for number in found.values() if number is not None)
+    rules, unknown = rules_of(spec, os.geteuid())
+    for name in unknown:
+        raise ConfigError(file, spec.line, f"users= or groups=: there is no {name} on this machine")
+    return rules
 
 
 class _Served:
@@ -93,6 +82,7 @@ class Sockets:
         self._clock = clock
         self._audit = audit
         self._served: dict[str, _Served] = {}
+        self._told_of = ALL_MAPPED
         # These, and those that a reload has ended, as long as one of their requests is not answered.
         self._running: set[_Served] = set()
         self._nursery: trio.Nursery | None = None
@@ -146,13 +136,25 @@ class Sockets:
             served.issuer.rules = _left(served.issuer.rules, loaded.config.accounts)
             served.draining.set()
         for spec in loaded.config.sockets:
-            before, rules = self._served.get(spec.path), loaded.rules[spec.path]
+            before = self._served.get(spec.path)
+            listening = opened.get(spec.path) or (before.listener if before else None)
+            rules = _held(loaded.rules[spec.path], listening)
             issuer = before.issuer if before else Issuer(rules, self._keeper_of)
             issuer.rules = rules
             if spec.path in opened:
                 self._serve(_Served(spec, issuer, opened[spec.path]))
             elif before:
                 before.spec = spec
+        self._tell_of_namespace(loaded)
+
+    def _tell_of_namespace(self, loaded: Loaded) -> None:
+        """Log once that numbers admit nobody here, as a warning if the configuration counts on one."""
+        unmapped = next((rules.unmapped for rules in loaded.rules.values()), ALL_MAPPED)
+        if unmapped == self._told_of:
+            return
+        self._told_of = unmapped
+        tell = log.warning if any(map(shadowed, loaded.rules.values())) else log.info
+        tell(NAMESPACE, uid=unmapped.uid, gid=unmapped.gid)
 
     async def drain(self, seconds: float) -> None:
         """Take no more requests, and wait for those under way: so many seconds for a token, then for a client to read."""
@@ -192,6 +194,13 @@ class Sockets:
             served.ended.set()
 
 
+def _held(rules: Rules, listener: Listener | None) -> Rules:
+    """Return the rules without the file that they are held to, if cms itself has made it: then the kernel decides."""
+    if listener and listener.ours and not listener.displaced:
+        return replace(rules, held_to=None)
+    return rules
+
+
 def _left(rules: Rules, accounts: Iterable[Account]) -> Rules:
     """Return the rules without the accounts that the configuration has no more: no keeper has their tokens."""
     known = {account.grant.key for account in accounts}
@@ -200,4 +209,6 @@ def _left(rules: Rules, accounts: Iterable[Account]) -> Rules:
 
 
 async def _open(spec: SocketSpec, inherited: Inherited, replaces: Listener | None) -> Listener:
-    return await open_listener(spec.path, spec.mode, group=spec.group, inherited=inherited, replaces=replaces)
+    return await open_listener(
+        spec.path, spec.mode, group=spec.group, inherited=inherited, replaces=replaces, check_folder=check_folder
+    )

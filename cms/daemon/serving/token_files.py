@@ -18,6 +18,7 @@ from cms.config.model import FileSpec
 from cms.core.accounts import Grant
 from cms.core.lifecycle import Life, Token, usable
 from cms.core.preflight import fits
+from cms.daemon.serving.folders import check_folder, distrust
 from cms.daemon.serving.issue import Keeper
 from cms.system.clock import Clock
 from cms.system.files import PRIVATE_FOLDER, make_folders, sweep_drafts, write_private
@@ -80,6 +81,8 @@ def put(path: str, content: bytes | None, mode: int) -> None:
     if not _is_token(content):
         raise NotOurs(f"the token has {len(content)} bytes: cms could not tell the file from others and remove it")
     make_folders(file.parent)
+    if why := distrust(path):
+        raise NotOurs(why)
     write_private(file, content, mode)
 
 
@@ -279,6 +282,20 @@ class TokenFiles:
     def troubles(self) -> tuple[str, ...]:
         """Why files are not as they should be, for the status."""
         return tuple(trouble for file in self._files.values() if (trouble := file.trouble or file.loss))
+
+    @staticmethod
+    async def check(specs: Iterable[FileSpec]) -> None:
+        """Raise ListenError if another user could replace one of these files."""
+
+        def check_all() -> None:
+            for spec in specs:
+                try:
+                    check_folder(spec.path)
+                except OSError as error:
+                    # Its own file says so, and is tried again.
+                    log.debug("a token file's folder cannot be looked at", file=spec.path, error=error.strerror)
+
+        await trio.to_thread.run_sync(check_all)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep what `apply` says, until cancelled; then the files are gone."""

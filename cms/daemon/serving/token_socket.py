@@ -19,8 +19,6 @@ _HOW_TO_ASK = "a request is PROTOCOL[,option...] [USER], as in `SMTP user@domain
 class TokenSocket(Connections):
     """Serves one token socket."""
 
-    FORM = wire.FORMS[0]
-
     def __init__(self, listener: Listener, issuer: Issuer, audit: Audit, clock: Clock) -> None:
         super().__init__(listener, issuer, audit)
         self._clock = clock

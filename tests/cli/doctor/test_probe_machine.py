@@ -21,6 +21,7 @@ from cms.cli.doctor.access import Identity, Tried
 from cms.cli.doctor.assess import Folder, KeyFacts
 from cms.config.model import Config, SocketSpec
 from cms.core.accounts import Account, Grant, Source
+from cms.core.policy import MAY_NOT_ASK
 
 ACCOUNT = Account("a@example.test", Grant("https://login.example.test/common", "client", "a@example.test"), {})
 ME = Identity(pwd.getpwuid(os.geteuid()).pw_name, os.geteuid(), os.getegid())
@@ -176,21 +177,14 @@ def test_who_has_to_reach_a_socket() -> None:
     assert ["#4000000"] == [each.name for each in probe_machine.expected(spec("/x"), 4_000_000)]
 
 
-def test_the_rules_of_a_socket() -> None:
-    """Numbers of users and groups; None where the bits decide."""
-    named = probe_machine.rules(spec("/x", users=("nobody", "no-such-user"), groups=("0",)), 7)
-    plain = probe_machine.rules(spec("/x"), 7)
-
-    assert (frozenset({NOBODY.pw_uid}), frozenset({0}), 7) == (named.users, named.groups, named.owner)
-    assert (None, None) == (plain.users, plain.groups)
-
-
 @pytest.mark.parametrize(
     ("answer", "speaks", "expected"),
     [
         (b"{}", "tokens", Tried(reached=True, answered=True)),
         (b"9:NOTFOUND ,", "postfix", Tried(reached=True, answered=True)),
         (b"", "tokens", Tried(reached=True)),
+        (f'{{"message": "{MAY_NOT_ASK}"}}'.encode(), "tokens", Tried(reached=True)),
+        (f"TEMP {MAY_NOT_ASK}".encode(), "postfix", Tried(reached=True)),
         (None, "tokens", Tried(reached=False, hangs=True)),
     ],
 )

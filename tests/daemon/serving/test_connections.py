@@ -12,42 +12,69 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
-from support.keeper import token
-from support.sockets import KINDS, Kind, read_all, serving
-from support.trio_run import in_trio, in_trio_jumps, jump
+from support.keeper import SECRET, token
+from support.sockets import CLOSED, KINDS, STRANGER, Kind, connections_are_from, read_all, serving
+from support.trio_run import TEST_SECONDS, in_trio, in_trio_jumps, jump
 
-from cms.core.policy import Peer, Rules
-from cms.daemon.serving import connections
+from cms.core.policy import _DENIED, Peer
+from cms.daemon.serving import connections, socketmap
 from cms.daemon.serving.connections import REPLY_SECONDS, ClientConnection, Connections, Next, Wanted
+from cms.daemon.serving.postfix_table import PostfixTable
+from cms.daemon.serving.token_socket import TokenSocket
 from cms.system import listener
 from cms.system.listener import Listener
 from cms_oauth import wire
 
 pytestmark = pytest.mark.parametrize("kind", KINDS, ids=str)
 
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An idle connection stays idle, however slow the machine is."""
+    for each in (TokenSocket, PostfixTable):
+        monkeypatch.setattr(each, "IDLE_SECONDS", TEST_SECONDS)
+
+
 # A reply that no socket takes in one piece.
 LARGE = "x" * (4 * 1024 * 1024)
 
 
 @in_trio
-async def test_a_peer_that_may_not_ask_is_turned_away_unread(
+async def test_a_peer_that_may_not_ask_is_refused(
     tmp_path: Path, kind: Kind, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its connection ends before a byte is read, and the log has it."""
-    judged: list[tuple[int, Rules]] = []
+    """Its request costs no keeper anything, ends its connection, and is in the log; the owner's twin is served."""
+    async with serving(tmp_path, kind, CLOSED) as served:
+        connections_are_from(monkeypatch, STRANGER, os.getuid())
+        # With more to come, which is not read.
+        refused = await read_all(await served.connect(kind.request() * 2))
+        asked = len(served.keeper.asked)
+        granted = await served.ask(kind.request())
 
-    def admits(peer: Peer, rules: Rules) -> bool:
-        judged.append((peer.uid, rules))
-        return False
-
-    # Tests may run as root, whom every rule admits: the rule itself is the fake here.
-    monkeypatch.setattr(connections, "admits", admits)
-    async with serving(tmp_path, kind) as served:
-        said = await read_all(await served.connect())
-
-        assert (b"", [(os.getuid(), served.issuer.rules)]) == (said, judged)
-        assert ["denied"] == served.outcomes
+        expected = {"token": b"", "postfix": socketmap.temporary(f"{_DENIED.message}: {_DENIED.hint}")}[kind.name]
+        assert (expected, 0, kind.granted()) == (refused, asked, granted)
+        assert ["denied", "granted"] == served.outcomes
     assert "denied" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("patient")
+@in_trio
+async def test_a_peer_is_who_it_was_when_it_connected(
+    tmp_path: Path, kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel is asked once, before anything is read, and the rules of the moment in which the request is whole decide."""
+    async with serving(tmp_path, kind, CLOSED) as served:
+        connections_are_from(monkeypatch, STRANGER)
+        client = await served.connect()
+        await trio.testing.wait_all_tasks_blocked()
+        connections_are_from(monkeypatch, os.getuid())
+        assert SECRET.encode() not in await served.say(client, kind.request())
+        connections_are_from(monkeypatch, STRANGER)
+        client = await served.connect()
+        await trio.testing.wait_all_tasks_blocked()
+        served.issuer.rules = replace(CLOSED, users=frozenset({STRANGER}))
+
+        assert kind.granted() == await served.say(client, kind.request())
 
 
 @in_trio
@@ -202,6 +229,55 @@ async def test_users_take_turns(tmp_path: Path, kind: Kind, monkeypatch: pytest.
 
 
 # --- eviction ---
+
+
+@pytest.mark.usefixtures("patient")
+@in_trio
+async def test_strangers_crowd_nobody_out(tmp_path: Path, kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many connect and say nothing, they have few places, and make room for each other alone."""
+    monkeypatch.setattr(connections, "MAX_IDLE", 24)
+    async with serving(tmp_path, kind, CLOSED) as served:
+        connections_are_from(monkeypatch, os.getuid())
+        admitted = [await served.connect() for _ in range(connections.MAX_IDLE)]
+        await trio.testing.wait_all_tasks_blocked()
+        connections_are_from(monkeypatch, STRANGER)
+        strangers = [await served.connect() for _ in range(60)]
+        await trio.testing.wait_all_tasks_blocked()
+
+        assert connections.MAX_STRANGERS == sum(not at_end(each) for each in strangers)
+        assert {kind.granted()} == {await served.say(each, kind.request()) for each in admitted}
+
+
+@pytest.mark.usefixtures("patient")
+@in_trio
+async def test_a_stranger_makes_room_first(tmp_path: Path, kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before a user who may ask, even one who has been idle for longer."""
+    async with serving(tmp_path, kind, CLOSED) as served:
+        connections_are_from(monkeypatch, os.getuid(), STRANGER)
+        admitted, stranger = await served.connect(), await served.connect()
+        await trio.testing.wait_all_tasks_blocked()
+        assert served.connections._evict()
+
+        assert b"" == await read_all(stranger)
+        assert kind.granted() == await served.say(admitted, kind.request())
+
+
+@in_trio
+async def test_a_stranger_without_a_place_is_dropped(
+    tmp_path: Path, kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where each of the few places has something unread: there are never more."""
+    monkeypatch.setattr(connections, "MAX_STRANGERS", 1)
+    async with serving(tmp_path, kind, CLOSED) as served:
+        connections_are_from(monkeypatch, STRANGER)
+        first = await served.connect()
+        await trio.testing.wait_all_tasks_blocked()
+        os.write(first.socket.fileno(), kind.request()[:3])
+        # No other task runs before this one.
+        second = ClientConnection(socket.socket(), Peer(1, STRANGER, STRANGER), stranger=True)
+
+        assert (None, -1) == (served.connections._lie_idle(second, 0.0), second.sock.fileno())
+        assert b"" == await served.say(first, b"")
 
 
 @in_trio

@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 from support.keeper import SECRET, token
-from support.sockets import NAMELESS, POSTFIXES, RULES, A, B, Kind, Served, read_all, serving
+from support.sockets import NAMELESS, POSTFIXES, RULES, A, B, Kind, Served, connections_are_from, read_all, serving
 from support.trio_run import in_trio, in_trio_jumps, jump
 
 from cms.core.lifecycle import Deny
@@ -82,6 +82,21 @@ async def test_a_host_without_a_default_waits(tmp_path: Path, kind: Kind) -> Non
 
     assert b"TEMP Postfix asks by host" in said
     assert b"default=" in said
+
+
+@in_trio
+async def test_who_may_not_ask_learns_of_no_accounts(
+    tmp_path: Path, kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor of how many there are: every query is a temporary failure in the same words."""
+    async with serving(tmp_path, kind, replace(TWO, users=frozenset())) as table:
+        connections_are_from(monkeypatch, 64_100)
+        said = {await table.ask(socketmap.query("cms", each)) for each in (HOST, A.user, "no@example.test")}
+        nonsense = await table.ask(b"nonsense,")
+
+    (told,) = said
+    assert b"TEMP this user may not ask at this socket" in told
+    assert b"PERM this user may not ask at this socket" in nonsense
 
 
 @in_trio

@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 import trio
 from support.keeper import SCOPES, SECRET
-from support.sockets import TOKENS, Kind, read_all, serving
+from support.sockets import CLOSED, STRANGER, TOKENS, Kind, connections_are_from, read_all, serving
 from support.trio_run import in_trio
 
 from cms.core.lifecycle import Deny, Need
-from cms.daemon.serving import connections
 from cms_oauth import wire
 
 PLAIN = {
@@ -158,6 +157,19 @@ async def test_json_says_why_anyway(tmp_path: Path, kind: Kind) -> None:
     assert b'{"version"' == said[0][:10]
 
 
+@pytest.mark.parametrize("request_", [b"SMTP,json a@example.test\n", b"NONE,json\n", b"SMTP,json,what\n"])
+@in_trio
+async def test_who_may_not_ask_is_told_only_that(
+    tmp_path: Path, kind: Kind, request_: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a code, whatever the request is, and how wrong."""
+    async with serving(tmp_path, kind, CLOSED) as served:
+        connections_are_from(monkeypatch, STRANGER)
+        said = json.loads(await served.ask(request_))
+
+    assert ("denied", "this user may not ask at this socket") == (said["error"]["code"], said["error"]["message"])
+
+
 # What each way to ask is run with, but for the socket's path.
 CLIENTS = {
     **{f"cms-oauth as {form}": ("cms_oauth.main", "--user=a@example.test", f"--output={form}") for form in wire.FORMS},
@@ -188,14 +200,17 @@ async def test_each_client_asks_once(
     async with serving(tmp_path) as served:
         served.keeper.reply = Deny("locked", "the keyring is locked", "unlock it")
         if denied:
-            # Tests may run as root, whom every rule admits.
-            monkeypatch.setattr(connections, "admits", lambda *_: False)
+            served.issuer.rules = CLOSED
+            connections_are_from(monkeypatch, STRANGER)
         done = await trio.run_process(
             [sys.executable, *run], stdin=STDIN.get(module, b""), capture_stdout=True, capture_stderr=True, check=False
         )
 
     assert ["denied" if denied else "locked"] == served.outcomes
-    assert (b"hung up" if denied else b"the keyring is locked (locked) - unlock it") in done.stderr
+    why = (
+        b"this user may not ask at this socket (denied) - " if denied else b"the keyring is locked (locked) - unlock it"
+    )
+    assert why in done.stderr
 
 
 # --- nonsense ---
