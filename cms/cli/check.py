@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from cms.cli import reach
 from cms.cli.client import NoDaemon
 from cms.cli.connect import connect
 from cms.config.model import Config, FileSpec, SocketSpec
@@ -28,6 +29,9 @@ def warnings(found: Config) -> Iterator[str]:
     yield from found.warnings
     yield from secret_files(found)
     yield from obstacles(found)
+    if warning := reach.namespace(found):
+        yield warning
+    yield from reach.folders(found)
     yield from expiries(found)
     yield from running_warnings(found)
 
@@ -121,15 +125,21 @@ def running_warnings(found: Config) -> list[str]:
 
 def summary(config: Config) -> list[str]:
     """Return what a configuration means, as lines."""
+    reached = reach.lines(config)
     key = config.vault_key or "chosen automatically: a systemd credential, else the desktop keyring, else memory only"
     return [
         f"{config.file}: good",
         *(_account_line(account) for account in config.accounts),
-        *(_socket_line(spec) for spec in config.sockets),
+        *(
+            line
+            for spec in config.sockets
+            for line in (_socket_line(spec), *(f"  {each}" for each in reached[spec.path]))
+        ),
         *(_file_line(spec) for spec in config.files),
         *([_proxy_line(config.proxy)] if config.proxy else []),
         f"vault key: {key}",
         *(_old_key_line(each) for each in (config.vault_old_key,) if each),
+        *filter(None, [reach.namespace_note()]),
     ]
 
 
