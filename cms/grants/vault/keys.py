@@ -275,9 +275,9 @@ def locked(message: str) -> Unavailable:
         "locked",
         message,
         fill(
-            "check the key's source, Vault(...) in the configuration (a key file must belong to cms's user, with mode 0600),"
-            " unlock the keyring, or restore the key; where the configuration names another key now, add"
-            " Vault(key=..., old_key=...), then `cms vault rekey`; {retries}. Only if the key is lost for good: `cms logout USER` deletes"
+            "check the key's source, Vault(...) in the configuration (a key file must belong to cms's user, with mode 0600;"
+            " where another key was named, Vault(key=..., old_key=...), then `cms vault rekey`), unlock the keyring, or"
+            " restore the key; {retries}. Only if the key is lost for good: `cms logout USER` deletes"
             " the stored sign-in"
         ),
     )
