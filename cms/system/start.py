@@ -20,7 +20,7 @@ _PRIVATE = 0o077
 
 # Python itself ignores the first two, and subprocess gives them back to children. A handler for the others would fail
 # what a background job does with its terminal, instead of letting it pass.
-_LEFT_ALONE = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
+_LEFT_ALONE = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTTIN, signal.SIGTTOU)
 
 
 def begin() -> None:
