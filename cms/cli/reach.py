@@ -6,12 +6,12 @@ import grp
 import os
 import pwd
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from cms.cli.doctor import access, probe_machine
 from cms.cli.doctor.access import Identity, SocketPath
 from cms.config.model import Config, SocketSpec
-from cms.config.rules import rules_of
+from cms.config.rules import strict_rules_of
 from cms.core.accounts import ALL_CONSENTED, Account
 from cms.core.policy import ALL_MAPPED, NAMESPACE, Peer, Rules, admits, shadowed
 from cms.core.preflight import permission_for
@@ -30,12 +30,14 @@ _ANYBODY = Identity("", 2**32 - 2, 2**32 - 2)
 
 def lines(config: Config) -> dict[str, list[str]]:
     """Return by its path what there is to say of each socket."""
-    owner, everyone = probe_machine.owner_of(config), _everyone()
-    return {spec.path: list(_lines(config, spec, owner, everyone)) for spec in config.sockets}
+    owner, everyone, sharing = probe_machine.owner_of(config), _everyone(), _sharing(config)
+    return {spec.path: list(_lines(spec, owner, everyone, sharing)) for spec in config.sockets}
 
 
-def _lines(config: Config, spec: SocketSpec, owner: int, everyone: Iterable[Identity]) -> Iterator[str]:
-    there, rules = probe_machine.planned(spec, owner), rules_of(spec, owner)[0]
+def _lines(
+    spec: SocketSpec, owner: int, everyone: Iterable[Identity], sharing: Mapping[str, set[str]]
+) -> Iterator[str]:
+    there, rules = probe_machine.planned(spec, owner), strict_rules_of(spec, owner)
     if actual := _actual(spec, there):
         yield actual
     yield f"can ask there: {_who(there, rules, spec, everyone)}"
@@ -45,10 +47,8 @@ def _lines(config: Config, spec: SocketSpec, owner: int, everyone: Iterable[Iden
             f"cms-oauth of other users takes no token from there, because others than root can change {changed}: use a folder"
             " such as /run/cms"
         )
-    for account in spec.accounts:
-        if more := ", ".join(_beyond(config, spec, account)):
-            name = account.user or NAMELESS
-            yield f"a token of {name} also opens {more}: all that has one sign-in has one token"
+    for more, names in _beyond(spec, sharing).items():
+        yield f"a token of {_some(names)} also opens {more}: all that has one sign-in has one token"
 
 
 def folders(config: Config) -> Iterator[str]:
@@ -63,7 +63,7 @@ def folders(config: Config) -> Iterator[str]:
 
 def namespace(config: Config) -> str:
     """Return a warning if numbers of the configuration admit nobody, because they stand for many here; "" if not."""
-    rules = [rules_of(spec, os.geteuid())[0] for spec in config.sockets]
+    rules = [strict_rules_of(spec, os.geteuid()) for spec in config.sockets]
     return f"{NAMESPACE}: {_numbers()}" if any(map(shadowed, rules)) else ""
 
 
@@ -114,8 +114,12 @@ def _who(there: SocketPath, rules: Rules, spec: SocketSpec, everyone: Iterable[I
         if _passes(who, there, rules):
             # A number may have several names.
             found.setdefault(who.uid, f"{who.name} (uid {who.uid})")
-    named = list(found.values())[:MOST_NAMED]
-    return ", ".join([*named, *([f"{len(found) - len(named)} more"] if len(found) > len(named) else [])])
+    return _some(list(found.values()))
+
+
+def _some(names: Sequence[str]) -> str:
+    """Return the first of these names, and how many there are besides."""
+    return ", ".join([*names[:MOST_NAMED], *([f"{len(names) - MOST_NAMED} more"] if len(names) > MOST_NAMED else [])])
 
 
 def _passes(who: Identity, there: SocketPath, rules: Rules) -> bool:
@@ -134,18 +138,32 @@ def _everyone() -> list[Identity]:
     ]
 
 
-def _beyond(config: Config, spec: SocketSpec, account: Account) -> Iterator[str]:
-    """Yield what a token of an account opens that this socket does not serve."""
-    tokens = {
+def _sharing(config: Config) -> dict[str, set[str]]:
+    """Return the users of each sign-in, by its key."""
+    found = dict[str, set[str]]()
+    for account in config.accounts:
+        found.setdefault(account.grant.key, set()).add(account.user or NAMELESS)
+    return found
+
+
+def _beyond(spec: SocketSpec, sharing: Mapping[str, set[str]]) -> dict[str, list[str]]:
+    """Return what tokens from a socket open that it does not serve, and of which accounts: mostly the same for all."""
+    served = {account.user or NAMELESS for account in spec.accounts}
+    found = dict[str, list[str]]()
+    for account in spec.accounts:
+        mailboxes = sorted(f"the mailbox of {name}" for name in sharing[account.grant.key] - served)
+        if more := ", ".join([*_permissions(spec, account), *mailboxes]):
+            found.setdefault(more, []).append(account.user or NAMELESS)
+    return found
+
+
+def _permissions(spec: SocketSpec, account: Account) -> list[str]:
+    """Return what an account's mail tokens permit that none of the socket's protocols needs."""
+    mail = [
         scopes for protocol, scopes in account.scopes.items() if protocol in spec.protocols and protocol in PERMISSIONS
-    }
-    for scopes in tokens:
-        given = {permission_for(each, scopes) for each in spec.protocols}
-        names = [each.rpartition("/")[2] for each in scopes]
-        yield from (
-            "all that its application has consent for" if name == ALL_CONSENTED else name
-            for name in names
-            if name not in given
-        )
-    others = {each.user or NAMELESS for each in config.accounts if each.grant.key == account.grant.key}
-    yield from sorted(f"the mailbox of {name}" for name in others - {each.user or NAMELESS for each in spec.accounts})
+    ]
+    names = {each.rpartition("/")[2] for scopes in mail for each in scopes}
+    given = {permission_for(each, scopes) for scopes in mail for each in spec.protocols}
+    return [
+        "all that its application has consent for" if each == ALL_CONSENTED else each for each in sorted(names - given)
+    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from cms.config.model import SocketSpec
 from cms.core.policy import Bits, Rules
@@ -20,8 +21,17 @@ def rules_of(spec: SocketSpec, owner: int) -> tuple[Rules, list[str]]:
     """
     unknown = list[str]()
     admitted = _numbers(spec.users, users.user_id, unknown), _numbers(spec.groups, users.group_id, unknown)
-    bits = Bits(spec.mode, owner, _group_of(spec, owner))
-    return Rules(owner, spec.accounts, spec.protocols, *admitted, spec.default, users.unmapped(), bits), unknown
+    return Rules(owner, spec.accounts, spec.protocols, *admitted, spec.default, users.unmapped()), unknown
+
+
+def bits_of(spec: SocketSpec, owner: int) -> Bits:
+    """Return the socket's file as a daemon of this owner makes it. May block."""
+    return Bits(spec.mode, owner, _group_of(spec, owner))
+
+
+def strict_rules_of(spec: SocketSpec, owner: int) -> Rules:
+    """Return the rules of a socket that may have been made by another program: held to the file as it is configured."""
+    return replace(rules_of(spec, owner)[0], held_to=bits_of(spec, owner))
 
 
 def _group_of(spec: SocketSpec, owner: int) -> int:

@@ -8,7 +8,7 @@ import pwd
 import pytest
 
 from cms.config.model import SocketSpec
-from cms.config.rules import rules_of
+from cms.config.rules import bits_of, rules_of, strict_rules_of
 from cms.core.policy import Bits, Unmapped
 from cms.system import users
 
@@ -42,7 +42,8 @@ def test_names_are_numbers_here() -> None:
 )
 def test_whose_the_file_is(group: str | None, owner: int, gid: int) -> None:
     """The daemon's owner, and the group that is configured or the owner's own."""
-    assert Bits(0o660, owner, gid) == rules_of(spec(group=group), owner)[0].held_to
+    assert Bits(0o660, owner, gid) == bits_of(spec(group=group), owner)
+    assert Bits(0o660, owner, gid) == strict_rules_of(spec(group=group), owner).held_to
 
 
 def test_numbers_that_stand_for_many(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from cms.cli.doctor.findings import (
 )
 from cms.cli.doctor.mail_tools import judge
 from cms.config.model import Config, ConfigError, SocketSpec
-from cms.config.rules import rules_of
+from cms.config.rules import strict_rules_of
 from cms.core.accounts import Account
 from cms_oauth import paths, tls
 from cms_oauth.expand import Unusable, expanded
@@ -163,7 +163,7 @@ _NO_USER = yours("no-user", "this machine knows no such user", "check the spelli
 def _reaching(spec: SocketSpec, who: access.Identity, owner: int, *, connect: bool, runs: bool) -> Look[Finding]:
     def look() -> Finding:
         there = probe_machine.socket_path(spec.path)
-        found = access.assess(spec.path, there, rules_of(spec, owner)[0], who, runs=runs)
+        found = access.assess(spec.path, there, strict_rules_of(spec, owner), who, runs=runs)
         reachable = connect and not there.missing and not there.error
         tried = probe_machine.try_socket(spec, who) if reachable else None
         return access.confirm(found, spec.path, who, tried, runs=runs)
@@ -184,7 +184,7 @@ def usable(config: Config) -> list[Finding]:
         there = probe_machine.planned(spec, owner)
         # cms creates a missing folder.
         identities = [] if there.missing else probe_machine.expected(spec, owner)
-        found += [access.assess(spec.path, there, rules_of(spec, owner)[0], who) for who in identities]
+        found += [access.assess(spec.path, there, strict_rules_of(spec, owner), who) for who in identities]
     return [each for each in found if LEVELS[each.level]]
 
 

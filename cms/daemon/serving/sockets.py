@@ -11,9 +11,9 @@ from typing import TypeAlias
 import trio
 
 from cms.config.model import Config, ConfigError, SocketSpec
-from cms.config.rules import rules_of
+from cms.config.rules import bits_of, rules_of
 from cms.core.accounts import Account, Grant
-from cms.core.policy import ALL_MAPPED, NAMESPACE, Rules, shadowed
+from cms.core.policy import ALL_MAPPED, NAMESPACE, Bits, Rules, shadowed
 from cms.daemon.serving.audit import Audit
 from cms.daemon.serving.connections import Connections
 from cms.daemon.serving.folders import check_folder
@@ -35,15 +35,17 @@ log = get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A configuration, and what of it had to be looked up on this machine: the rules of each socket by its path."""
+    """A configuration, and what of it had to be looked up on this machine: the rules and the file of each socket by its path."""
 
     config: Config
     rules: Mapping[str, Rules]
+    bits: Mapping[str, Bits]
 
 
 def look_up(config: Config) -> Loaded:
     """Look up the users and groups that may ask. May block: user databases can lie behind a network."""
-    return Loaded(config, {spec.path: _rules(spec, config.file) for spec in config.sockets})
+    rules = {spec.path: _rules(spec, config.file) for spec in config.sockets}
+    return Loaded(config, rules, {spec.path: bits_of(spec, os.geteuid()) for spec in config.sockets})
 
 
 def _rules(spec: SocketSpec, file: str) -> Rules:
@@ -138,7 +140,10 @@ class Sockets:
         for spec in loaded.config.sockets:
             before = self._served.get(spec.path)
             listening = opened.get(spec.path) or (before.listener if before else None)
-            rules = _held(loaded.rules[spec.path], listening)
+            rules = loaded.rules[spec.path]
+            if listening and (listening.displaced or not listening.ours):
+                # Another program has said who can connect.
+                rules = replace(rules, held_to=loaded.bits[spec.path])
             issuer = before.issuer if before else Issuer(rules, self._keeper_of)
             issuer.rules = rules
             if spec.path in opened:
@@ -192,13 +197,6 @@ class Sockets:
         finally:
             self._running.discard(served)
             served.ended.set()
-
-
-def _held(rules: Rules, listener: Listener | None) -> Rules:
-    """Return the rules without the file that they are held to, if cms itself has made it: then the kernel decides."""
-    if listener and listener.ours and not listener.displaced:
-        return replace(rules, held_to=None)
-    return rules
 
 
 def _left(rules: Rules, accounts: Iterable[Account]) -> Rules:

@@ -288,12 +288,13 @@ class TokenFiles:
         """Raise ListenError if another user could replace one of these files."""
 
         def check_all() -> None:
-            for spec in specs:
+            # Ten thousand files are mostly in one folder.
+            for path in {os.path.dirname(spec.path): spec.path for spec in specs}.values():  # noqa: PTH120 - as pathlib, quicker
                 try:
-                    check_folder(spec.path)
+                    check_folder(path)
                 except OSError as error:
                     # Its own file says so, and is tried again.
-                    log.debug("a token file's folder cannot be looked at", file=spec.path, error=error.strerror)
+                    log.debug("a token file's folder cannot be looked at", file=path, error=error.strerror)
 
         await trio.to_thread.run_sync(check_all)
 
