@@ -172,10 +172,13 @@ def _from_json(path: str, text: bytes) -> Credential | dial.Failed:
 
 
 def _refusal(code: str, message: str, hint: str, seconds: int) -> dial.Failed:
-    hint = hint or "run: cms status"
+    """Return a daemon's refusal. Its text is shown by this command, and by every program that uses the library."""
+    from cms_oauth.text import printable  # noqa: PLC0415 - a fetch that works has no use for it
+
+    hint = printable(hint) or "run: cms status"
     if seconds:
         hint = f"{hint}; cms tries again in {seconds} s"
-    return dial.Failed(code, message, hint, seconds)
+    return dial.Failed(printable(code), printable(message), hint, seconds)
 
 
 def _hung_up(path: str) -> dial.Failed:

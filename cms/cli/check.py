@@ -9,11 +9,12 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from cms.cli import reach
-from cms.cli.client import NoDaemon
+from cms.cli.client import NoDaemon, understood
 from cms.cli.connect import connect
 from cms.config.model import Config, FileSpec, SocketSpec
 from cms.core.accounts import Account, Proxy, Source, application
@@ -22,6 +23,7 @@ from cms.core.words import NAMELESS
 from cms_oauth import paths
 from cms_oauth.expand import Unusable, literal
 from cms_oauth.moves import Command
+from cms_oauth.text import printable
 
 
 def warnings(found: Config) -> Iterator[str]:
@@ -112,12 +114,16 @@ def running_warnings(found: Config) -> list[str]:
     try:
         with connect() as daemon:
             status = daemon.ask("status").get("json", {})
+        with understood():
+            if os.path.realpath(status.get("daemon", {}).get("config", "")) != os.path.realpath(found.file):
+                return []
+            return _warnings_of(found, status["accounts"])
     except NoDaemon:
         return []
-    if os.path.realpath(status.get("daemon", {}).get("config", "")) != os.path.realpath(found.file):
-        return []
-    rows = status["accounts"]
-    said = [f"{row['user'] or 'an account'}: {row['warning']}" for row in rows if row.get("warning")]
+
+
+def _warnings_of(found: Config, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    said = [printable(f"{row['user'] or 'an account'}: {row['warning']}") for row in rows if row.get("warning")]
     if found.vault_key and (former := old_key(found.vault_key, rows)):
         said.append(f"the key of stored sign-ins is from {former}, and the configuration names another one: {REKEY}")
     return said

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import socket
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -93,9 +94,7 @@ class Remote:
         try:
             return json_lines.unpack(self._received.popleft())
         except Garbled:
-            raise NoDaemon(
-                "the daemon's answer makes no sense", "start it again: it may be of another version"
-            ) from None
+            raise _senseless() from None
 
     @property
     def ready(self) -> bool:
@@ -107,6 +106,19 @@ class Remote:
         self._sock.settimeout(STATUS_SECONDS if command == "status" else ANSWER_SECONDS)
         self.send({"command": command, **fields})
         return self.receive()
+
+
+@contextmanager
+def understood() -> Iterator[None]:
+    """Raise NoDaemon if a daemon's answer lacks what the block reads in it. A daemon of another user may say anything."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        raise _senseless() from None
+
+
+def _senseless() -> NoDaemon:
+    return NoDaemon("the daemon's answer makes no sense", "start it again: it may be of another version")
 
 
 def _gone() -> NoDaemon:

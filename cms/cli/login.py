@@ -10,6 +10,7 @@ import math
 import os
 import select
 import socket
+import string
 import sys
 import termios
 import time
@@ -234,10 +235,18 @@ def _checked(event: Mapping[str, Any]) -> dict[str, Any]:
     """Return a prompt with values that can be shown and opened. Raises Failure: a daemon may be anything."""
     method, seconds = event.get("method"), event.get("expires_in", 0)
     links = method == "broker" or is_link(event.get("url"))
-    if not (isinstance(method, str) and links and type(seconds) in (int, float) and 0 <= seconds < math.inf):
+    times = type(seconds) in (int, float) and 0 <= seconds < math.inf
+    # These two become part of a command that the person runs.
+    back = type(event.get("port", 0)) is int and _is_host(event.get("host", ""))
+    if not (isinstance(method, str) and links and times and back):
         raise Failure("the daemon sent a prompt without a web address to open", "restart the daemon, and see its log")
     words = {name: printable(value, len(value)) for name, value in event.items() if isinstance(value, str)}
-    return {"user_code": "", **event, **words}
+    return {"user_code": "", "page": "", **event, **words}
+
+
+def _is_host(host: object) -> bool:
+    """True for an address of the Internet Protocol, or none."""
+    return isinstance(host, str) and set(host) <= set(f"{string.hexdigits}.:")
 
 
 def _nothing_pasted(user: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, NoReturn
 
-from cms.cli.client import NoDaemon
+from cms.cli.client import NoDaemon, understood
 from cms.core.status_text import Document, facts, life_left, name, protocols, until
 from cms.core.words import duration
 from cms.system import users
@@ -199,10 +199,12 @@ def watch(ask: Callable[[], Document], screen: Screen) -> None:
     document: Document = {}
     with suppress(KeyboardInterrupt), screen.open():
         while True:
-            gone = ""
             try:
-                document = ask()
+                latest = ask()
+                with understood():
+                    lines = page(latest, *screen.size())
+                document = latest
             except NoDaemon as error:
-                gone = error.message
-            screen.draw(page(document, *screen.size(), gone=gone))
+                lines = page(document, *screen.size(), gone=error.message)
+            screen.draw(lines)
             screen.pause(PAUSE_SECONDS)

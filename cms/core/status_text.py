@@ -88,7 +88,8 @@ def facts(account: Document) -> Iterator[tuple[str, str]]:
 
 def _daemon(daemon: Document, width: int) -> str:
     up = duration(daemon["uptime"])
-    lines = [f"cms {daemon['version']}, process {daemon['pid']}, up {up}, configuration {daemon['config']}"]
+    first = f"cms {daemon['version']}, process {daemon['pid']}, up {up}, configuration {daemon['config']}"
+    lines = [printable(first)]
     lines += [_wrapped("socket", path, width) for path in daemon["sockets"]]
     lines += [_wrapped("token file", path, width) for path in daemon["files"]]
     # MEMORY_WARNING has its own paragraph.
@@ -106,7 +107,7 @@ def _orphan(kept: Document) -> str:
 
 
 def _block(account: Document, width: int) -> str:
-    head = f"{printable(name(account))}: {account['state']}"
+    head = printable(f"{name(account)}: {account['state']}")
     return "\n".join([head, *(_wrapped(label, text, width) for label, text in facts(account))])
 
 

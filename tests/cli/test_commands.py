@@ -120,6 +120,26 @@ def test_a_terminal_that_cannot_draw_is_not_watched(
     assert "--watch needs a terminal" in capsys.readouterr().err
 
 
+NOT_A_STATUS = (
+    done(),
+    done(json=[], exit_code=0),
+    done(json={"accounts": [{"user": 1}]}, exit_code=0),
+    done(json={"accounts": None, "daemon": {}}, exit_code="x"),
+    done(json={"accounts": [], "daemon": {"uptime": "long"}}, exit_code=0),
+)
+
+
+@pytest.mark.parametrize("answer", NOT_A_STATUS)
+def test_what_is_no_status_is_one_error(
+    home: Path, capsys: pytest.CaptureFixture[str], answer: dict[str, object]
+) -> None:
+    """A daemon of another version, or of another user who is asked by root, may answer anything: no traceback."""
+    with daemon(home, answer):
+        assert os.EX_UNAVAILABLE == main.main(["status"])
+
+    assert "cms: the daemon's answer makes no sense\n" in capsys.readouterr().err
+
+
 def test_a_status_that_fails_is_an_error(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As from a daemon of another version."""
     with daemon(home, done(ok=False, message="what?")):

@@ -570,6 +570,9 @@ def test_a_line_that_never_ends_takes_no_memory() -> None:
         {"method": ["browser"]},
         {"expires_in": "soon"},
         {"expires_in": 1e999},
+        {"host": "$(reboot)", "port": 1},
+        {"host": ["::1"], "port": 1},
+        {"host": "::1", "port": "1; reboot"},
     ],
 )
 def test_a_link_that_is_none_is_neither_shown_nor_opened(fields: dict[str, object]) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.foreign import HARMLESS, HOSTILE
 from support.scripted import Daemon
 
 import cms_oauth
@@ -181,6 +182,24 @@ def test_an_unknown_mechanism_is_refused() -> None:
     """At once, and the known ones are named."""
     with pytest.raises(ValueError, match="XOAUTH2, OAUTHBEARER"):
         cms_oauth.Login(USER, mechanism="PLAIN")
+
+
+HOSTILE_REFUSALS = (
+    f"!locked 0 {HOSTILE}\t{HOSTILE}\n".encode(),
+    json.dumps(wire.json_refusal(f"locked{HOSTILE}", HOSTILE, HOSTILE, 0)).encode(),
+)
+
+
+@pytest.mark.parametrize("answer", HOSTILE_REFUSALS, ids=["a line", "json"])
+def test_an_error_moves_no_cursor(scripted: Scripted, answer: bytes) -> None:
+    """Its text is what the daemon said, which may be another user's, and Python prints it with a traceback."""
+    answers = (answer,) if answer.startswith(b"!") else (b"", answer)
+    with scripted(*answers) as daemon, pytest.raises(cms_oauth.TokenError) as caught:
+        cms_oauth.token(USER, socket=daemon.path)
+
+    error = caught.value
+    assert (HARMLESS, HARMLESS) == (error.message, error.hint)
+    assert str(error).isprintable()
 
 
 def test_no_token_is_shown(scripted: Scripted) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+from support.foreign import HOSTILE
 from support.status_rows import (
     DAEMON,
     DOWN,
@@ -91,6 +92,18 @@ def test_a_command_is_on_one_line(user: str) -> None:
 
     lines = [re.findall("`([^`]*)`", as_text(document, width)) for width in range(40, 101)]
     assert [[str(cms("login", user, "--paste"))]] * 61 == lines
+
+
+def test_a_daemon_forges_no_line() -> None:
+    """What it says of itself and of an account stays on the line that it is for: it may be another user's."""
+    document = json.loads(json.dumps(as_json([row_of("ok")], DAEMON)))
+    lines = as_text(document).count("\n")
+    document["daemon"] |= {"version": "1\n2", "config": f"/etc\n{HOSTILE}"}
+    document["accounts"][0] |= {"user": f"a\n{HOSTILE}", "state": "ok\nb@example.test: ok"}
+    text = as_text(document)
+
+    assert lines == text.count("\n")
+    assert all(line.isprintable() for line in text.splitlines())
 
 
 def test_entras_number_is_not_told_twice() -> None:

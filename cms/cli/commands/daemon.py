@@ -77,14 +77,20 @@ def status(user: str, *, as_json: bool, check: bool, live: bool) -> int:
         return CRITICAL if is_configured() or not isinstance(error, client.NotRunning) else UNKNOWN
     if not answer.get("ok"):
         return ended(answer)
+    with client.understood():
+        text = _text(answer, as_json=as_json, check=check)
+        exit_code = int(answer["exit_code"]) if check else 0
+    say(text)
+    return exit_code
+
+
+def _text(answer: dict[str, Any], *, as_json: bool, check: bool) -> str:
     if as_json:
-        say(json.dumps(answer["json"], indent=2))
-    elif check:
-        say(answer["message"])
-    else:
-        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDTH
-        say(as_text(answer["json"], width).rstrip("\n"))
-    return int(answer["exit_code"]) if check else 0
+        return json.dumps(answer["json"], indent=2)
+    if check:
+        return str(answer["message"])
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDTH
+    return as_text(answer["json"], width).rstrip("\n")
 
 
 def _asked(user: str) -> dict[str, Any]:

@@ -61,14 +61,15 @@ def user_argument(command: Command) -> Command:
 def account_names(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
     """Return the users of the running daemon that begin like this: for the completions of a shell, which prints nothing."""
     # Imported here, because a command that asks no daemon does without it.
+    from cms.cli.client import understood  # noqa: PLC0415
     from cms.cli.connect import connect  # noqa: PLC0415
 
     try:
-        with connect() as found:
-            answer = found.ask("status")
+        with connect() as found, understood():
+            rows = found.ask("status").get("json", {}).get("accounts", [])
+            users = [printable(str(row.get("user", ""))) for row in rows]
     except (Failure, Unusable, OSError):
         return []
-    users = [printable(str(row.get("user", ""))) for row in answer.get("json", {}).get("accounts", [])]
     return [user for user in users if user.startswith(incomplete)]
 
 

@@ -220,10 +220,13 @@ def _status(config: str) -> Mapping[str, Any] | NoDaemon:
     owners = (probe_machine.owners_control(config),) if os.geteuid() == ROOT else ()
     try:
         with client.connect((*filter(None, owners), *paths.control_candidates())) as found:
-            document: Mapping[str, Any] = found.ask("status").get("json", {})
+            answer = found.ask("status")
+        with client.understood():
+            document = {**answer.get("json", {})}
+            rows = [{**row} for row in document.get("accounts", ())]
+            return {**document, "daemon": {**document.get("daemon", {})}, "accounts": rows}
     except NoDaemon as error:
         return error
-    return document
 
 
 _UNREAD = "the proxy needs a password, and only the grant worker reads it; `cms status` shows its errors"

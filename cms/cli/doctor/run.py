@@ -138,7 +138,8 @@ PUBLIC_MAILBOXES = frozenset(("", "INBOX"))
 
 def write_bundle(path: str, report: Mapping[str, Any]) -> None:
     """Write a report to a new file that only its owner can read. Raises FileExistsError, and other OSErrors."""
-    text = json.dumps(report, indent=2, ensure_ascii=False)
+    # In ASCII, because the report is read in terminals: names of files may be any bytes.
+    text = json.dumps(report, indent=2)
     write_private(Path(path), f"{text}\n".encode(), place=place_new)
 
 

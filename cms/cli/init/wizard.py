@@ -301,10 +301,10 @@ def _runs(config: str, connect: Connect) -> str | None:
         return f"{error.message}: {error.hint}."
     except NoDaemon:
         return None
-    other = status.get("daemon", {}).get("config", "")
+    other = str(status.get("daemon", {}).get("config", ""))
     if os.path.realpath(other) == os.path.realpath(config):
         return ""
-    return f"A daemon runs with another configuration, {other}: stop it, or add the account to that file."
+    return f"A daemon runs with another configuration, {printable(other)}: stop it, or add the account to that file."
 
 
 def _started(process: subprocess.Popen[bytes], connect: Connect) -> str | None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.foreign import HOSTILE
 from support.waiting import PATIENCE
 
 from cms.cli.client import NoDaemon
@@ -596,6 +597,16 @@ def test_the_bundle(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         write_bundle(str(path), {})
     assert str(path) == raised.value.filename
     assert text == path.read_text()
+
+
+def test_a_bundle_moves_no_cursor(tmp_path: Path) -> None:
+    """Whoever gets it reads it in a terminal; and a file's name may be bytes of any kind."""
+    write_bundle(str(tmp_path / "report"), {"said": f"{HOSTILE}\udcff"})
+    text = (tmp_path / "report").read_text()
+
+    assert text.isascii()
+    assert "\x1b" not in text
+    assert {"said": f"{HOSTILE}\udcff"} == json.loads(text)
 
 
 def test_a_bundle_is_a_file(home: Path) -> None:
