@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
 from structlog._config import BoundLoggerLazyProxy
 from support import evidence
 from support.daemon import Daemon, daemons
@@ -30,6 +31,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # A shell starts what it puts in the background so, and Ctrl-C would be lost on the programs under test.
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A busy machine makes an example slow, never wrong. Where CI is set, Hypothesis does so by itself.
+    settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("patient")
     if not _is_worker(config):
         os.environ[evidence.FOLDER_VARIABLE] = tempfile.mkdtemp(prefix="cms-evidence-")
     evidence.witness_sandbox()
