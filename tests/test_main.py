@@ -120,6 +120,7 @@ _LIST = {
 _ASK = {
     *("cms.cli.connect", "cms.cli.client", "cms.core", "cms.core.json_lines"),
     *("cms.system", "cms.system.files", "cms.system.state_lock", "cms.system.users"),
+    "cms_oauth.impostor",
     *("cms_oauth.frozen", "cms_oauth.json_object", "cms_oauth.moves", "cms_oauth.peer"),
 }
 # What a question loads: how to ask, and how to show the answer. None of what a daemon is made of: each frozen dataclass

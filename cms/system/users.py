@@ -9,8 +9,10 @@ import grp
 import os
 import pwd
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cms.core.policy import Unmapped
+if TYPE_CHECKING:
+    from cms.core.policy import Unmapped
 
 # The users and groups that exist in this process's user namespace, as ranges of numbers (user_namespaces(7)).
 _UID_MAP = "/proc/self/uid_map"
@@ -115,6 +117,8 @@ def is_mapped(uid: int) -> bool:
 
 def unmapped() -> Unmapped:
     """Return the uid and the gid that stand for all users and groups which are not in this process's user namespace."""
+    from cms.core.policy import Unmapped  # noqa: PLC0415 - loads much, which asking a daemon does without
+
     return Unmapped(_overflow(_UID_MAP, _OVERFLOW_UID), _overflow(_GID_MAP, _OVERFLOW_GID))
 
 
