@@ -16,7 +16,7 @@ from typing import Any
 from cms.cli import reach
 from cms.cli.client import NoDaemon, understood
 from cms.cli.connect import connect
-from cms.config.model import Config, FileSpec, SocketSpec
+from cms.config.model import AuditSpec, Config, FileSpec, SocketSpec
 from cms.core.accounts import Account, Proxy, Source, application
 from cms.core.status import REKEY, expiry_warning, old_key
 from cms.core.words import NAMELESS
@@ -143,6 +143,7 @@ def summary(config: Config) -> list[str]:
         ),
         *(_file_line(spec) for spec in config.files),
         *([_proxy_line(config.proxy)] if config.proxy else []),
+        *(f"audit: a record of each request goes to {each}" for each in _audit_places(config.audit)),
         f"vault key: {key}",
         *(_old_key_line(each) for each in (config.vault_old_key,) if each),
         *filter(None, [reach.namespace_note()]),
@@ -151,6 +152,10 @@ def summary(config: Config) -> list[str]:
 
 def _old_key_line(source: Source) -> str:
     return f"old vault key: {source}, needed until `cms vault rekey` has moved every sign-in"
+
+
+def _audit_places(audit: AuditSpec) -> list[str]:
+    return [*filter(None, [audit.file]), *(["the journal: `journalctl -t cms-audit`"] if audit.journal else [])]
 
 
 def _account_line(account: Account) -> str:

@@ -46,6 +46,7 @@ def namespace(draft: Draft) -> dict[str, Given]:
         "Vault": partial(settings.vault, draft),
         "Tls": partial(settings.tls, draft),
         "Notify": partial(settings.notify, draft),
+        "Audit": partial(settings.audit, draft),
         "SignInPage": partial(settings.sign_in_page, draft),
         "Proxy": partial(settings.proxy, draft),
         "File": partial(settings.file, draft),

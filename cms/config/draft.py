@@ -11,7 +11,7 @@ from pathlib import Path
 from cms.config import arguments, trust
 from cms.config.arguments import Given, Mistake
 from cms.config.ignored import Ignored
-from cms.config.model import FileSpec, SocketSpec
+from cms.config.model import AuditSpec, FileSpec, SocketSpec
 from cms.core.accounts import Account, Proxy, Scopes, Source
 from cms.core.hooks import Hook
 from cms_oauth.microsoft import Cloud
@@ -77,11 +77,12 @@ class Draft:
         self.desktop = True
         self.page = ""
         self.proxy: Proxy | None = None
+        self.audit = AuditSpec()
         # In the order in which they were found, each once.
         self._warnings: dict[str, None] = {}
         # The files that cms reads, by resolved path: cms must not write to any of them.
         self._reads = {os.path.realpath(file): "the configuration itself"}
-        # The resolved paths of the sockets and token files, with the line of each.
+        # The resolved paths of the sockets, the token files and the audit's file, with the line of each.
         self._writes: dict[str, int] = {}
         # The directives that may occur only once, with their lines.
         self._once: dict[str, int] = {}
@@ -131,7 +132,7 @@ class Draft:
         self._once[directive] = self.line()
 
     def writes(self, path: str) -> str:
-        """Return a path for a socket or a token file. Raises Mistake if cms already reads or writes there."""
+        """Return a path for a socket or another file. Raises Mistake if cms already reads or writes there."""
         real = os.path.realpath(path)
         if real in self._reads:
             raise Mistake(f"{path} is {self._reads[real]}, which cms reads", "One path each")
@@ -141,11 +142,15 @@ class Draft:
 
     def store(self, spec: SocketSpec | FileSpec) -> None:
         """Store a socket or a token file that is complete."""
-        self._writes[os.path.realpath(spec.path)] = spec.line
+        self.occupy(spec.path, spec.line)
         if isinstance(spec, SocketSpec):
             self.sockets.append(spec)
         else:
             self.files.append(spec)
+
+    def occupy(self, path: str, line: int) -> None:
+        """Remember that cms writes to a path."""
+        self._writes[os.path.realpath(path)] = line
 
     def reads(self, path: str, what: str) -> str:
         """Return a path, and remember that cms reads it. Raises Mistake if cms writes there."""

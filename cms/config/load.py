@@ -133,6 +133,7 @@ def _compose(draft: Draft) -> Config:
         proxy=draft.proxy,
         hooks=tuple(draft.hooks),
         desktop=draft.desktop,
+        audit=draft.audit,
         unserved=frozenset(each.account.grant.key for each in draft.accounts if each not in accounts),
     )
 

@@ -60,6 +60,14 @@ class FileSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class AuditSpec:
+    """Where a record of each request is written: the path of a file, "" for none, and whether to journald."""
+
+    file: str = ""
+    journal: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """What a configuration file says. `warnings` are sentences for the log and for `cms check`."""
 
@@ -81,6 +89,7 @@ class Config:
     vault_old_key: Source | None = None
     # The keys of sign-ins whose accounts are in the file but not served, because they have no socket, file or mailbox.
     unserved: frozenset[str] = frozenset()
+    audit: AuditSpec = AuditSpec()
 
     @property
     def grants(self) -> tuple[Grant, ...]:

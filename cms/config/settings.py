@@ -1,4 +1,4 @@
-"""The directives for the whole daemon (Vault, Notify, Tls, SignInPage, Proxy) and for secrets (File, Credential, Command)."""
+"""The directives for the whole daemon (Vault, Notify, Audit, Tls, SignInPage, Proxy) and for secrets (File, Credential, Command)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import shutil
 from cms.config import arguments, trust
 from cms.config.arguments import Given, Mistake, optional
 from cms.config.draft import Draft
+from cms.config.model import AuditSpec
 from cms.core.accounts import Proxy, Source
 from cms.core.hooks import EVENTS, GRACE_SECONDS, REMIND_SECONDS, USUAL_EVENTS, Hook
 from cms.system.files import read_regular
@@ -72,6 +73,27 @@ def _warn_of_program(draft: Draft, hook: Hook) -> None:
             hook.line,
             f"other users could change {program}, which runs as the user who runs cms. To prevent that: {untrusted.hint}",
         )
+
+
+def audit(draft: Draft, file: Given = None, *, journal: Given = False) -> None:
+    """Audit: where to write a record of each request."""
+    draft.once("Audit")
+    wanted = arguments.flag("journal", journal)
+    path = optional(file, lambda given: draft.writes(arguments.file_path("file", given, draft.folder))) or ""
+    if not path and not wanted:
+        raise Mistake("there is nothing to write to", 'Such as Audit("/var/log/cms/audit.log") or Audit(journal=True)')
+    if path:
+        draft.occupy(path, draft.line())
+        try:
+            trust.check_place(path, draft.system)
+        except trust.Untrusted:
+            draft.warn(
+                draft.line(),
+                f"no record is written to {path}: other users could put another file there. Name a file in a folder that"
+                " only you and root can write to, in folders of which the same is true",
+            )
+            path = ""
+    draft.audit = AuditSpec(path, wanted)
 
 
 def tls(draft: Draft, ca: Given) -> None:

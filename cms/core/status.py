@@ -135,12 +135,26 @@ class StatusRow:
 
 
 @dataclass(frozen=True, slots=True)
+class AuditFacts:
+    """The audit: its file and the journal as `places`, and how many requests have no record there.
+
+    `counted` are those that were too many to be written, and `lost` those that could not be written, because of `trouble`
+    ("" if the last one could).
+    """
+
+    places: tuple[str, ...] = ()
+    counted: int = 0
+    lost: int = 0
+    trouble: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Daemon:
     """Facts about the daemon itself. `uptime` is in seconds, and `loaded` is how many seconds ago the configuration was read.
 
     `memory_chosen` is True if the configuration asks to keep sign-ins in memory only. `orphans` are stored sign-ins that
     belong to no account of the configuration. `troubles` say which socket or token file programs cannot use, and why;
-    they are among the `warnings` too.
+    they are among the `warnings` too. `log_left_out` is how many lines of the log were left out, because there were too many.
     """
 
     version: str
@@ -154,6 +168,8 @@ class Daemon:
     orphans: tuple[StoredSignIn, ...] = ()
     loaded: float = 0.0
     troubles: tuple[str, ...] = ()
+    log_left_out: int = 0
+    audit: AuditFacts = AuditFacts()
 
 
 def describe(entries: Sequence[AccountFacts], now: float, wall: float) -> list[StatusRow]:

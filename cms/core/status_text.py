@@ -80,6 +80,7 @@ def facts(account: Document) -> Iterator[tuple[str, str]]:
         ("token", _token(account)),
         *(_problem(problem) if problem else ()),
         ("sign-in", "; ".join(filter(None, (_kept(account), _given(account))))),
+        ("last taken", _taken(account.get("last_taken"))),
         ("warning", account["warning"]),
         ("next move", account["next_move"]),
     )
@@ -92,9 +93,23 @@ def _daemon(daemon: Document, width: int) -> str:
     lines = [printable(first)]
     lines += [_wrapped("socket", path, width) for path in daemon["sockets"]]
     lines += [_wrapped("token file", path, width) for path in daemon["files"]]
+    lines += [_wrapped("audit", each, width) for each in _audit(daemon.get("audit") or {})]
+    if left_out := daemon.get("log_left_out"):
+        lines.append(_wrapped("log", f"{left_out} lines were left out: more came than it may have in a day", width))
     # MEMORY_WARNING has its own paragraph.
     lines += [_wrapped("warning", each, width) for each in daemon["warnings"] if each != MEMORY_WARNING]
     return "\n".join(lines)
+
+
+def _audit(audit: Document) -> Iterator[str]:
+    """Yield where records of requests are written, and what is not there."""
+    yield from audit.get("places", ())
+    if counted := audit.get("counted"):
+        yield f"{counted} requests were only counted: there were too many"
+    if lost := audit.get("lost"):
+        yield f"{lost} records are lost{': ' if audit['trouble'] else ''}{audit['trouble']}"
+    elif audit.get("trouble"):
+        yield f"NOT WRITTEN: {audit['trouble']}"
 
 
 def _orphans(orphans: Sequence[Document], width: int) -> str:
@@ -119,6 +134,14 @@ def _token(account: Document) -> str:
     if token["refresh_in"] is not None:
         parts.append(f"next refresh {until(token['refresh_in'])}")
     return ", ".join(parts)
+
+
+def _taken(asked: Document | None) -> str:
+    """Return who had the token last. A program's name is what it says itself."""
+    if not asked:
+        return ""
+    name = "" if asked["program"] == "-" else f"{asked['program']}, "
+    return f"{asked['protocol']}, {duration(asked['age'])} ago, by {name}uid {asked['uid']}, process {asked['pid']}"
 
 
 def _problem(problem: Document) -> Iterator[tuple[str, str]]:

@@ -30,7 +30,7 @@ from cms.daemon.serving.token_files import TokenFiles
 from cms.daemon.signin.signins import SignIns
 from cms.daemon.worker import WORKER_ARGV, Worker
 from cms.grants import messages
-from cms.system import listener, network, sd_notify, users
+from cms.system import listener, logs, network, sd_notify, users
 from cms.system.clock import Clock, SystemClock
 from cms.system.listener import Listener, ListenError, open_listener
 from cms.system.logs import get_logger
@@ -160,14 +160,15 @@ class App:
         self.worker = Worker(_opened(options, config), argv=options.worker_argv, environment=options.worker_environment)
         self.registry = Registry(config, self.worker.acquire, clock, jitter=options.jitter)
         self._vault = VaultCommands(self.worker, self.registry, options.state_folder)
-        self._audit_log = Audit(clock.boot)
-        self._sockets = Sockets(self.registry.keeper_of, clock, self._audit_log)
+        self._audit = Audit(clock.boot)
+        self._sockets = Sockets(self.registry.keeper_of, clock, self._audit)
         self._files = TokenFiles(self.registry.keeper_of, clock)
         self._signins = SignIns(self.worker, self.registry, owner=users.own_uid())
         self._hooks = Hooks(self.registry.facts, clock, options.environ)
         running = Running(
             self._facts,
-            lambda: self._audit_log.as_data(clock.wall()),
+            lambda: self._audit.as_data(clock.wall()),
+            lambda user, protocols: self._audit.last_taken(user, protocols, clock.wall()),
             self._files.look,
             self._reload,
             self._stop_soon,
@@ -202,7 +203,7 @@ class App:
             log.info("stopping")
             self._systemd.stopping()
             await self._sockets.drain(DRAIN_SECONDS)
-            self._audit_log.close()
+            self._audit.close()
             self._nursery.cancel_scope.cancel()
 
     def stop(self) -> None:
@@ -261,6 +262,7 @@ class App:
         before = self._troubles
         for each in self._listeners:
             each.mend()
+        self._audit.mend()
         await self._files.mend()
         if self._troubles or before:
             self._news.set()
@@ -300,6 +302,8 @@ class App:
     async def _reload(self) -> None:
         """Load the configuration again and switch to it. Raises ConfigError or ListenError without changing anything."""
         async with self._reloading:
+            # Whatever the configuration says: logrotate has renamed the file.
+            self._audit.reopen()
             await self._mend()
             self._systemd.reloading()
             try:
@@ -319,6 +323,7 @@ class App:
         self._loaded, self._loaded_at = loaded, self._clock.boot()
         for grant in self.registry.apply(config):
             self._signins.cancel(grant)
+        self._audit.apply(config.audit.file, journal=config.audit.journal)
         self._sockets.apply(loaded, opened)
         self._files.apply(config.files)
         self._signins.page.changed()
@@ -349,4 +354,6 @@ class App:
             self._vault.unlisted,
             self._clock.boot() - self._loaded_at,
             troubles,
+            logs.left_out(),
+            self._audit.facts,
         )

@@ -47,13 +47,15 @@ log = get_logger()
 class Running:
     """What the commands need from a running daemon.
 
-    `facts` returns the facts about the daemon for `cms status`, `requests` its last requests as JSON data. `look` sees
-    what of them may have changed without the daemon's doing. `reload` raises ConfigError or ListenError without changing
+    `facts` returns the facts about the daemon for `cms status`, `requests` its last requests as JSON data, and
+    `last_taken` who had the token of an account for some protocols last. `look` sees what of them may have changed without
+    the daemon's doing. `reload` raises ConfigError or ListenError without changing
     anything. `patience` is how many seconds `cms refresh` waits.
     """
 
     facts: Callable[[], Daemon]
     requests: Callable[[], list[dict[str, Any]]]
+    last_taken: Callable[[str, Sequence[str]], dict[str, Any] | None]
     look: Callable[[], Awaitable[None]]
     reload: Callable[[], Awaitable[None]]
     stop: Callable[[], None]
@@ -200,6 +202,8 @@ class Commands:
         rows, daemon = self._registry.rows(accounts), self._daemon.facts()
         code = exit_code(rows, memory_chosen=daemon.memory_chosen, troubles=daemon.troubles)
         document = {**as_json(rows, daemon), "requests": self._daemon.requests()}
+        for row in document["accounts"]:
+            row["last_taken"] = self._daemon.last_taken(row["user"], row["protocols"])
         return Result(True, as_systemd(rows, daemon.troubles), extra={"json": document, "exit_code": code})
 
     async def refresh(self, user: str) -> Result:

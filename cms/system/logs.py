@@ -6,6 +6,9 @@ Three filters keep secrets out of it. They are a safety net: no code may log a s
 - Text that looks like a secret is masked anywhere in a line.
 - Tracebacks have no local variables.
 
+Nor can it fill a disk: each level has a share of what may be written in a day, so that a flood of one kind does not silence
+another. What is left out is counted, in the log itself and in `cms status`.
+
 Only this file imports structlog. It uses few processors, because logging a request costs more time than answering it (a
 fifth more with structlog's usual processors).
 """
@@ -26,6 +29,7 @@ from typing import Any, Protocol, TextIO
 
 import structlog
 
+from cms.core.ration import Ration
 from cms_oauth.moves import Move
 from cms_oauth.text import shown
 
@@ -34,6 +38,11 @@ FORMS = ("auto", "console", "logfmt", "journal", "json")
 
 # A traceback with an exception group has about 10 KB. A longer line is of no use, and may be meant to fill the disk.
 MAX_LINE = 32 * 1024
+
+# What each share of the log may have at once, and in each day after that, in bytes. A healthy account has a few lines a day,
+# and an outage of ten thousand accounts two megabytes. All shares together: 12 MB a day.
+SHARE = 4 * 1024 * 1024
+_SHARES = {"debug": "info", "exception": "error", "critical": "error"}
 
 MASK = "[masked]"
 
@@ -116,10 +125,9 @@ def setup(*, level: str = "info", form: str = "auto", stream: TextIO | None = No
     out = stream or sys.stderr
     chosen = _form_for(out) if form == "auto" else form
     rendered = _Line(_RENDERERS[chosen])
-    _batches.rendered = rendered
-    _batches.out = _Sink(out).msg if LEVELS.index(level) <= LEVELS.index("info") else _nowhere
+    _current.budget = _Budget(rendered)
     structlog.configure(
-        processors=[_without_secrets, rendered],
+        processors=[_without_secrets, rendered, _current.budget],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=lambda *_: _Sink(out),
         cache_logger_on_first_use=True,
@@ -129,6 +137,11 @@ def setup(*, level: str = "info", form: str = "auto", stream: TextIO | None = No
     logging.getLogger(_NEVER).disabled = True
     for name in _NEVER_DEBUG:
         logging.getLogger(name).setLevel(max(logging.INFO, logging.getLevelNamesMapping()[level.upper()]))
+
+
+def left_out() -> int:
+    """Return how many lines were left out since `setup`, because their share was used up."""
+    return _current.budget.left_out
 
 
 def mask(text: str) -> str:
@@ -142,14 +155,14 @@ def _masked(match: re.Match[str]) -> str:
     return f"{match['name'] or ''}{MASK}"
 
 
-def line(event: str, **values: object) -> str:
-    """Return the line, at level info, that an event has in the log now. For `write`."""
-    return _batches.rendered(None, "info", {**values, "event": event})
+def stamp() -> str:
+    """Return the time as the log writes it."""
+    return _stamp(int(time.time()))
 
 
-def write(lines: str) -> None:
-    """Write many lines of `line` at once, unless the log leaves that level out."""
-    _batches.out(lines)
+def pairs(**values: object) -> str:
+    """Return facts as a line of the log has them, masked, for a record that is kept elsewhere."""
+    return mask(_pairs(values, ""))[:MAX_LINE]
 
 
 def _form_for(out: TextIO) -> str:
@@ -212,20 +225,31 @@ class _Line:
         return mask(self._renderer(level, event, trace))[:MAX_LINE] + "\n"
 
 
-def _nowhere(_lines: str) -> None:
-    pass
+class _Budget:
+    """Leaves lines out whose share is used up, and says how many when the share has room again."""
+
+    def __init__(self, line: _Line) -> None:
+        self._line = line
+        self._shares = {name: Ration(SHARE, SHARE) for name in ("info", "warning", "error")}
+
+    @property
+    def left_out(self) -> int:
+        return sum(share.refused for share in self._shares.values())
+
+    # structlog's types say that a processor takes an event; this one has what the one before it returned.
+    def __call__(self, _logger: object, method: str, line: Any) -> str:
+        assert isinstance(line, str)
+        share = self._shares[_SHARES.get(method, method)]
+        if not share.take(len(line.encode(errors="replace")), _clock()):
+            raise structlog.DropEvent
+        if not share.untold:
+            return line
+        return self._line(None, "warning", {"event": _LEFT_OUT, "lines": share.told()}) + line
 
 
-def _to_stdout(lines: str) -> None:
-    _Sink(sys.stdout).msg(lines)
+_LEFT_OUT = "lines were left out here: more came than the log may have in a day"
 
-
-class _Batches:
-    """How `line` and `write` do what `setup` has said; before that, as structlog does without one."""
-
-    def __init__(self) -> None:
-        self.rendered = _Line(_logfmt)
-        self.out: Callable[[str], None] = _to_stdout
+_clock = time.monotonic
 
 
 def _traceback(exc_info: object) -> str:
@@ -240,10 +264,6 @@ def _traceback(exc_info: object) -> str:
 @lru_cache(maxsize=1)
 def _stamp(second: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(second))
-
-
-def _now() -> str:
-    return _stamp(int(time.time()))
 
 
 def _text(value: object) -> str:
@@ -269,7 +289,7 @@ def _pairs(event: Event, trace: str, text: Callable[[object], str] = _text) -> s
 
 
 def _logfmt(level: str, event: Event, trace: str) -> str:
-    return f"time={_now()} level={level} event={_text(event['event'])} {_pairs(event, trace)}".rstrip()
+    return f"time={stamp()} level={level} event={_text(event['event'])} {_pairs(event, trace)}".rstrip()
 
 
 def _journal(level: str, event: Event, trace: str) -> str:
@@ -279,7 +299,7 @@ def _journal(level: str, event: Event, trace: str) -> str:
 
 
 def _console(level: str, event: Event, trace: str) -> str:
-    head = f"{_now()} {level:<8} {_sentence(event)}"
+    head = f"{stamp()} {level:<8} {_sentence(event)}"
     return f"{head}\n{shown(trace)}" if trace else head
 
 
@@ -290,7 +310,7 @@ def _sentence(event: Event) -> str:
 
 
 def _json(level: str, event: Event, trace: str) -> str:
-    body = {"time": _now(), "level": level, **event}
+    body = {"time": stamp(), "level": level, **event}
     whole = {**body, "traceback": trace} if trace else body
     rendered = _encode(whole)
     # JSON does not escape C1 controls and marks of direction, and people read the log too.
@@ -303,7 +323,13 @@ _encode = json.JSONEncoder(ensure_ascii=False, default=str).encode
 _RENDERERS: dict[str, Renderer] = {"logfmt": _logfmt, "journal": _journal, "console": _console, "json": _json}
 
 
-_batches = _Batches()
+class _Current:
+    """What `setup` has set up."""
+
+    budget = _Budget(_Line(_logfmt))
+
+
+_current = _Current()
 
 
 class _Bridge(logging.Handler):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from support.configuration import Loader, Refuser
 
+from cms.config.model import AuditSpec
 from cms.core.accounts import Proxy, Source
 from cms.core.hooks import USUAL_EVENTS, Hook
 
@@ -218,6 +219,53 @@ class TestProxy:
         said = refuse("Proxy('http://proxy:80')\nProxy('http://proxy:80')").message
 
         assert "Proxy: a second Proxy; the first is in line 1" == said
+
+
+class TestAudit:
+    @pytest.mark.parametrize(
+        ("arguments", "file", "journal"),
+        [
+            ("'audit.log'", "audit.log", False),
+            ("file='logs/audit.log', journal=True", "logs/audit.log", True),
+            ("journal=True", "", True),
+        ],
+    )
+    def test_where_to(self, load_text: Loader, tmp_path: Path, arguments: str, file: str, journal: bool) -> None:
+        """A file, found from the configuration's folder, the journal, or both."""
+        path = str(tmp_path / file) if file else ""
+
+        assert AuditSpec(path, journal) == load_text(f"{ACCOUNT}Audit({arguments})").audit
+
+    def test_none(self, load_text: Loader) -> None:
+        """Without the directive nothing is written."""
+        assert AuditSpec() == load_text(ACCOUNT).audit
+
+    @pytest.mark.parametrize(
+        ("directives", "message"),
+        [
+            ("Audit()", "Audit: there is nothing to write to"),
+            ("Audit(journal='yes')", "Audit: journal= is True or False, not a value of type str"),
+            ("Audit('logs/')", "Audit: file= ends with a slash, and that is a folder"),
+            ("Audit('a')\nAudit('b')", "Audit: a second Audit; the first is in line 3"),
+            ("TokenFile('x', a, 'SMTP')\nAudit('x')", "Audit: line 3 has something at {folder}/x already"),
+            ("Audit('x')\nTokenFile('x', a, 'SMTP')", "TokenFile: line 3 has something at {folder}/x already"),
+            ("Audit('x')\nVault(File('x'))", "File: line 3 writes to {folder}/x"),
+        ],
+    )
+    def test_refused(self, refuse: Refuser, tmp_path: Path, directives: str, message: str) -> None:
+        """What cannot be meant, and a path that cms uses for something else."""
+        assert message.format(folder=tmp_path) == refuse(f"{ACCOUNT}{directives}").message
+
+    def test_a_folder_that_others_can_write(self, load_text: Loader, tmp_path: Path) -> None:
+        """Nothing is written there, the journal has its record, and the warning says what to do; mail goes on."""
+        (tmp_path / "open").mkdir()
+        (tmp_path / "open").chmod(0o777)
+        found = load_text(f"{ACCOUNT}Audit('open/audit.log', journal=True)")
+
+        assert AuditSpec("", journal=True) == found.audit
+        (warning,) = found.warnings
+        assert "no record is written to" in warning
+        assert "Name a file in a folder that only you and root can write to" in warning
 
 
 class TestNotify:

@@ -26,7 +26,7 @@ from support.status_rows import (
 
 from cms.core.accounts import StoredSignIn
 from cms.core.lifecycle import Life, NeedsSignIn, Transient, absorb
-from cms.core.status import Daemon, StatusRow, as_json, describe
+from cms.core.status import AuditFacts, Daemon, StatusRow, as_json, describe
 from cms.core.status_text import WIDTH, as_text
 from cms_oauth.moves import cms, fill
 
@@ -169,6 +169,45 @@ def test_what_is_stored_without_an_account_comes_last() -> None:
 def test_the_daemon_comes_first() -> None:
     """Version, process, uptime, configuration, sockets and warnings, before the accounts."""
     assert f"{DAEMON_TEXT}\n{OK_TEXT}" == text_of([row_of("ok")], DAEMON)
+
+
+@pytest.mark.parametrize(
+    ("audit", "told"),
+    [
+        (AuditFacts(), ""),
+        (AuditFacts(("/a.log", "the journal")), "  audit         /a.log\n  audit         the journal\n"),
+        (AuditFacts((), 7), "  audit         7 requests were only counted: there were too many\n"),
+        (AuditFacts((), 0, 2), "  audit         2 records are lost\n"),
+        (AuditFacts((), 0, 2, "/a.log: full"), "  audit         2 records are lost: /a.log: full\n"),
+        (AuditFacts((), 0, 0, "/a.log: full"), "  audit         NOT WRITTEN: /a.log: full\n"),
+    ],
+    ids=str,
+)
+def test_the_audit_and_what_is_not_in_it(audit: AuditFacts, told: str) -> None:
+    """Where it is, what was only counted, what is lost and why."""
+    text = text_of([], replace(DAEMON, audit=audit))
+
+    assert told == "".join(line for line in text.splitlines(keepends=True) if line.startswith("  audit "))
+
+
+@pytest.mark.parametrize(
+    ("program", "told"), [("exim4", "by exim4, uid 104, process 77"), ("-", "by uid 104, process 77")]
+)
+def test_who_took_a_token_last(program: str, told: str) -> None:
+    """Protocol, when, and who: the program's name only if it is known."""
+    taken = {"age": 180, "protocol": "SMTP", "uid": 104, "program": program, "pid": 77}
+    document = as_json([row_of("ok")])
+    document["accounts"][0]["last_taken"] = taken
+
+    assert f"\n  last taken    SMTP, 3 min ago, {told}\n" in as_text(json.loads(json.dumps(document)))
+
+
+def test_what_the_log_left_out_is_said() -> None:
+    """How many lines; and nothing where there are none."""
+    some, none = (text_of([], replace(DAEMON, log_left_out=count)) for count in (12, 0))
+
+    assert "\n  log           12 lines were left out: " in some
+    assert "left out" not in none
 
 
 def test_no_account_is_said() -> None:

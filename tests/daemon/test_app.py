@@ -27,7 +27,7 @@ from support.trio_run import FakeClock, in_trio, in_trio_jumps, jump, until
 from support.whole_daemon import ANN, on_moving_clock, whole_daemon
 
 from cms.config import child
-from cms.config.model import ConfigError, FileSpec
+from cms.config.model import AuditSpec, ConfigError, FileSpec
 from cms.core.accounts import Source
 from cms.core.lifecycle import Granted, Life, Refused, SignInFacts
 from cms.core.status import LONG_TOKEN
@@ -776,7 +776,50 @@ async def test_refusals_that_were_only_counted_are_told_at_the_end(
                 async with world.client(b"SMTP,json nobody@example.test\n") as client:
                     assert b'"error"' in await read(client)
 
-    assert 3 == sum(line["count"] for line in lines if line["event"] == "refusals were counted, not written")
+    told = "requests were counted, not recorded: there were too many"
+    assert 3 == sum(line["count"] for line in lines if line["event"] == told)
+
+
+@in_trio
+async def test_the_audit_follows_logrotate_and_the_configuration(world: World) -> None:
+    """A reload opens the file anew, even one that fails; another file is another file; and the status names it."""
+    first, second = Path(world.path("audit.log")), Path(world.path("second.log"))
+    world.audit = AuditSpec(str(first))
+    async with world.daemon() as app:
+        await until_settled(app)
+        places = app.commands.status().extra["json"]["daemon"]["audit"]["places"]
+        await world.ask()
+        first.rename(world.path("audit.log.1"))
+        world.fault = ConfigError("cms.cfg", 3, "no such directive")
+        await app.commands.reload()
+        await world.ask()
+        first.rename(world.path("audit.log.2"))
+        world.fault = None
+        await app.commands.reload()
+        await world.ask()
+        world.audit = AuditSpec(str(second))
+        await app.commands.reload()
+        await world.ask()
+
+    names = ("audit.log.1", "audit.log.2", "audit.log", "second.log")
+    assert [1, 1, 1, 1] == [Path(world.path(name)).read_text().count("outcome=granted ") for name in names]
+    assert (str(first),) == places
+
+
+@in_trio
+async def test_an_audit_that_cannot_be_written_stops_no_mail(world: World) -> None:
+    """What is lost is counted and told, in the log and in the status."""
+    Path(world.path("audit.log")).mkdir()
+    world.audit = AuditSpec(world.path("audit.log"))
+    with capture_logs() as lines:
+        async with world.daemon() as app:
+            await until_settled(app)
+            answer = await world.ask()
+            said = app.commands.status().extra["json"]["daemon"]["audit"]
+
+    assert (True, 1) == (answer.startswith("token-"), said["lost"])
+    assert f"{world.path('audit.log')}: Is a directory" == said["trouble"]
+    assert "a file cannot be written: what belongs into it is lost" in events(lines)
 
 
 @in_trio

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -109,12 +109,16 @@ class World:
         self.signins = FakeSignIns()
         self.stopped = False
         self.reload_fault: ConfigError | None = None
-        daemon = None if daemonless else Running(self.facts, list, self.look, self.reload, self.stop, 30.0)
+        running = Running(self.facts, list, self.last_taken, self.look, self.reload, self.stop, 30.0)
+        daemon = None if daemonless else running
         vault = VaultCommands(self.worker, self.registry, str(folder))
         self.commands = Commands(self.worker, self.registry, self.signins, vault, clock=self.clock, daemon=daemon)
 
     def facts(self) -> Daemon:
         return Daemon("1", 1, 0.0, "cms.cfg", warnings=self.registry.config.warnings)
+
+    def last_taken(self, user: str, protocols: Sequence[str]) -> dict[str, Any]:
+        return {"user": user, "protocols": list(protocols)}
 
     async def look(self) -> None:
         await trio.lowlevel.checkpoint()

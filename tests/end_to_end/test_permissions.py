@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import stat
@@ -15,7 +16,7 @@ from support.broker import Broker, signed_in
 from support.daemon import Daemon, account_line, ask, settings_lines
 from support.programs import require_root
 from support.reachable import ALICE, BOB, CAROL, Installation, become
-from support.waiting import PATIENCE
+from support.waiting import PATIENCE, until
 
 from cms.daemon.serving.audit import MAX_REFUSALS
 from cms.sandbox.entra import Entra
@@ -85,10 +86,17 @@ def broker(installation: Installation) -> Iterator[Broker]:
 
 def more_sockets(daemon: Daemon) -> str:
     """Return the directives for SOCKETS."""
-    return "".join(
-        f'CredentialServer("{daemon.sockets}/{name}.sock", accounts=[account], protocols=["SMTP"], {arguments})\n'
-        for name, arguments in SOCKETS.items()
+    return (
+        "".join(
+            f'CredentialServer("{daemon.sockets}/{name}.sock", accounts=[account], protocols=["SMTP"], {arguments})\n'
+            for name, arguments in SOCKETS.items()
+        )
+        + f'Audit("{audit_file(daemon)}")\n'
     )
+
+
+def audit_file(daemon: Daemon) -> Path:
+    return daemon.home / "audit" / "audit.log"
 
 
 def run_as(peer: Peer, daemon: Daemon, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -172,6 +180,51 @@ def test_commands_are_taken_from_owner_and_root(broker: Broker, peer: Peer, allo
 
     assert 0o600 == stat.S_IMODE(Path(broker.control).stat().st_mode)
     assert (allowed, allowed) == (told.returncode == 0, USER in told.stdout + told.stderr)
+
+
+def rotate(broker: Broker, renamed: Path) -> None:
+    """Do as logrotate does."""
+    record = audit_file(broker.daemon)
+    record.rename(renamed)
+    os.kill(broker.pid, signal.SIGHUP)
+    until(record.exists, "a new file")
+
+
+def whole_lines(record: Path, least: int) -> list[str]:
+    """Return the lines of a file once there are so many; none before."""
+    lines = [line for line in record.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return lines if len(lines) >= least else []
+
+
+def test_each_grant_and_refusal_is_on_record(broker: Broker) -> None:
+    """Who asked and what they got, in a file for the owner only; after a rename and SIGHUP, in a new one; and in the status."""
+    record = audit_file(broker.daemon)
+    rotate(broker, record.with_suffix(".0"))
+    where = f"--cms_sock={broker.daemon.sockets}/users.sock"
+    codes = [
+        run_as(peer, broker.daemon, "cms-oauth", f"--user={user}", where).returncode
+        for peer, user in ((OTHER, USER), (THIRD, USER), (OWNER, "nobody@example.test"))
+    ]
+    lines = until(lambda: whole_lines(record, 3), "three records")
+    rotate(broker, record.with_suffix(".1"))
+    run_as(OWNER, broker.daemon, "cms-oauth", f"--user={USER}", where)
+    later = until(lambda: whole_lines(record, 1), "a record in the new file")
+    status = json.loads(run_as(OWNER, broker.daemon, "cms", "status", "--json").stdout)
+
+    assert [0, REFUSED, os.EX_NOUSER] == codes
+    words = [dict(word.split("=", 1) for word in line.split()) for line in (*lines, *later)]
+    assert [
+        ("granted", USER, "SMTP", str(BOB)),
+        ("denied", USER, "SMTP", str(CAROL)),
+        ("unknown-account", "nobody@example.test", "SMTP", str(ALICE)),
+        ("granted", USER, "SMTP", str(ALICE)),
+    ] == [(each["outcome"], each["account"], each["protocol"], each["uid"]) for each in words]
+    assert all({"time", "form", "gid", "pid", "program"} <= each.keys() for each in words)
+    assert (0o600, ALICE) == (stat.S_IMODE(record.stat().st_mode), record.stat().st_uid)
+    # Nothing was written to the old file meanwhile.
+    assert lines == whole_lines(record.with_suffix(".1"), 3)
+    assert (ALICE, "SMTP") == tuple(status["accounts"][0]["last_taken"][each] for each in ("uid", "protocol"))
+    assert [str(record)] == status["daemon"]["audit"]["places"]
 
 
 def test_an_open_control_socket_takes_no_others_commands(broker: Broker) -> None:

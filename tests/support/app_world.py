@@ -11,7 +11,7 @@ from typing import Any
 
 import trio
 
-from cms.config.model import Config, FileSpec, SocketSpec
+from cms.config.model import AuditSpec, Config, FileSpec, SocketSpec
 from cms.core.accounts import Account, Grant, Scopes, Source
 from cms.daemon.app import App, AppOptions, run
 from support.trio_run import until
@@ -36,6 +36,7 @@ class World:
     files: list[FileSpec] = field(default_factory=list)
     vault_key: Source | None = None
     page: str = ""
+    audit: AuditSpec = field(default_factory=AuditSpec)
     warnings: tuple[str, ...] = ()
     fault: Exception | None = None
     options: dict[str, Any] = field(default_factory=dict)
@@ -47,7 +48,17 @@ class World:
             raise self.fault
         sockets = tuple(self.spec(name, **options) for name, options in self.sockets.items())
         files = tuple(self.files)
-        return Config(path, tuple(self.accounts), sockets, self.vault_key, None, self.warnings, files, self.page)
+        return Config(
+            path,
+            tuple(self.accounts),
+            sockets,
+            self.vault_key,
+            None,
+            self.warnings,
+            files,
+            self.page,
+            audit=self.audit,
+        )
 
     def spec(self, name: str, **options: Any) -> SocketSpec:
         spec = SocketSpec(self.path(name), tuple(self.accounts), ("SMTP",), 0o600, None, None, None, 7)

@@ -36,7 +36,7 @@ LOGIN_URL = (
 @pytest.fixture(autouse=True)
 def _restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Leave the process's logging as it was."""
-    monkeypatch.setattr(logs, "_batches", logs._Batches())
+    monkeypatch.setattr(logs, "_current", logs._Current())
     yield
     structlog.reset_defaults()
     logging.captureWarnings(False)
@@ -58,20 +58,9 @@ def handling(error: Exception, say: Callable[[], object]) -> None:
         say()
 
 
-@pytest.mark.parametrize("form", ["logfmt", "journal", "console", "json"])
-def test_many_lines_are_written_as_one_would_be(monkeypatch: pytest.MonkeyPatch, form: str) -> None:
-    """In the log's own form and masked, as an event at level info; and not at all where that level is left out."""
-    monkeypatch.setattr(logs, "_now", lambda: "2026-11-29T12:00:00Z")
-    out = io.StringIO()
-    logs.setup(form=form, stream=out)
-    logs.get_logger().info("request", user="a", token="secret", pid=7)
-    alone = out.getvalue()
-    logs.write(2 * logs.line("request", user="a", pid=7))
-    both = out.getvalue()
-    logs.setup(form=form, stream=out, level="warning")
-    logs.write(logs.line("request", user="a", pid=7))
-
-    assert 3 * alone == both == out.getvalue()
+def test_facts_for_another_place_are_as_in_a_line() -> None:
+    """Masked, each value one word."""
+    assert f'user="a b" why={logs.MASK} pid=7' == logs.pairs(user="a b", why=JWT, pid=7)
 
 
 def test_a_line_is_time_level_event_and_facts() -> None:
@@ -369,3 +358,68 @@ def test_an_uncaught_exception_is_a_line_of_the_log() -> None:
     assert 1 == out.getvalue().count("\n")
     assert 'level=critical event="cms ends by a bug"' in out.getvalue()
     assert "ValueError: said [masked]" in out.getvalue()
+
+
+# --- how much there may be ---
+
+
+def flood(level: str, size: int) -> None:
+    """Log so many bytes at a level, and more."""
+    say = getattr(logs.get_logger(), level)
+    for number in range(size // 8000 + 1):
+        say("flood", number=number, text="x y " * 2000)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Return a list whose only member is the time."""
+    now = [1000.0]
+    monkeypatch.setattr(logs, "_clock", lambda: now[0])
+    return now
+
+
+@pytest.mark.parametrize("level", ["debug", "info", "warning", "error", "exception", "critical"])
+def test_a_flood_does_not_fill_a_disk(clock: list[float], level: str) -> None:
+    """A share is written and no more, and what was left out is counted."""
+    out = told(level="debug")
+    flood(level, 2 * logs.SHARE)
+    written, lines = out.getvalue(), 2 * logs.SHARE // 8000 + 1
+
+    assert logs.SHARE - 9000 < len(written) <= logs.SHARE
+    assert lines == written.count("\n") + logs.left_out()
+
+
+def test_fewer_lines_are_all_written(clock: list[float]) -> None:
+    """The twin of the flood: half a share loses nothing."""
+    out = told()
+    flood("info", logs.SHARE // 2)
+
+    assert (logs.SHARE // 2 // 8000 + 1, 0) == (out.getvalue().count("\n"), logs.left_out())
+
+
+@pytest.mark.parametrize(
+    ("flooded", "others"),
+    [("info", ("warning", "error")), ("warning", ("info", "error")), ("error", ("info", "warning"))],
+)
+def test_a_flood_of_one_level_silences_no_other(clock: list[float], flooded: str, others: tuple[str, str]) -> None:
+    """Each has a share of its own."""
+    out = told()
+    flood(flooded, 2 * logs.SHARE)
+    for level in others:
+        getattr(logs.get_logger(), level)("still here", level_of=level)
+
+    assert [level in line for level, line in zip(others, out.getvalue().splitlines()[-2:], strict=True)] == [True, True]
+
+
+def test_what_was_left_out_is_told_when_there_is_room(clock: list[float]) -> None:
+    """In one line, before the first that is written again; and once."""
+    out = told()
+    flood("info", 2 * logs.SHARE)
+    lost, before = logs.left_out(), len(out.getvalue())
+    clock[0] += 3600
+    logs.get_logger().info("later")
+    logs.get_logger().info("later still")
+    note, *rest = out.getvalue()[before:].splitlines()
+
+    assert f"level=warning event={json.dumps(logs._LEFT_OUT)} lines={lost}" in note
+    assert [True, True] == ["later" in line for line in rest]

@@ -1,37 +1,59 @@
-"""The record of each request: who asked for what, and whether they got it. Never a token.
+"""The audit: a record of each request, with who asked for what, and whether they got it. Never a token.
 
-`record` only keeps a request. `flush` writes the lines of all that were kept with one call, and is called at the end of each
-round of connections: so a line is late by no more than a round. The last requests stay for `cms status`.
+`record` only keeps a request. `flush` writes all that were kept with one call, and is called at the end of each round of
+connections: so a line is late by no more than a round. `Audit(...)` of the configuration says where to, and `cms status`
+shows the last ones. The log has only what was refused.
 
-A user who is refused again and again cannot fill the log: beyond ten refusals a second, those of one uid are counted.
+Nobody can fill a disk by asking. Of a user's refusals ten a second are written, and of everything so many bytes a day, for
+each user and for all. The rest is counted.
 """
 
 from __future__ import annotations
 
+import math
 import os
-import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from cms.core.policy import Peer
+from cms.core.ration import DAY, Ration, Rations
+from cms.core.status import AuditFacts
 from cms.system import logs
+from cms.system.append import AppendFile
+from cms.system.journal import Journal
 from cms_oauth.wire import TokenRequest
 
-# As many as fit a screen. Older ones are in the log.
+# As many as fit a screen. Older ones are in the audit's file.
 MAX_RECENT = 50
 
 # Refusals of one uid that are written in each second.
 MAX_REFUSALS = 10
 
+# What is written, in bytes: at once, and in a day after that. A line has about 130. Exim asks for every mail, as one user:
+# two million a day. Others' refusals must not use up what is meant for those who may ask.
+_MB = 1024 * 1024
+GRANTS_OF_ONE, GRANTS_OF_ALL = (256 * _MB, 256 * _MB), (1024 * _MB, 1024 * _MB)
+REFUSALS_OF_ONE, REFUSALS_OF_ALL = (1 * _MB, 1 * _MB), (16 * _MB, 16 * _MB)
+
+# Refusals in the log, at once and in a day: a part of what the log may have, so that they silence nothing else there.
+LOGGED_REFUSALS = (500, 5000)
+
+# How often the log says that refusals were only counted, at once and in a day.
+_TOLD = (1, 24)
+
 # Of a round with more requests than this, no line names the program: that costs as much as an answer.
 MAX_NAMED = 16
+
+IDENTIFIER = "cms-audit"
 
 _UNNAMED = "-"
 
 # TASK_COMM_LEN of the kernel is 16, and a line ends the name.
 _COMM_BYTES = 17
+
+log = logs.get_logger()
 
 
 class Asked(NamedTuple):
@@ -47,65 +69,149 @@ class Asked(NamedTuple):
     outcome: str
 
 
+# A request, and the name of the program that asked.
+Named = tuple[Asked, str]
+
+
+class Place(Protocol):
+    """Where records are written: the file or the journal."""
+
+    place: str
+    lost: int
+    trouble: str
+
+    def write(self, lines: Sequence[str]) -> None: ...
+    def reopen(self) -> None: ...
+    def mend(self) -> None: ...
+    def close(self) -> None: ...
+
+
 class Audit:
     """The requests of all sockets. `now` is the boot clock."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self.now = now
-        self.recent = deque[Asked](maxlen=MAX_RECENT)
+        self._recent = deque[Named](maxlen=MAX_RECENT)
+        # The last grant by account and protocol.
+        self._last = dict[tuple[str, str], Named]()
         self._unwritten = list[Asked]()
-        # By uid, the refusals of this second.
-        self._second = 0
-        self._refusals = dict[int, int]()
+        self._places = list[Place]()
+        self._often = Rations((MAX_REFUSALS, MAX_REFUSALS * DAY), (math.inf, 0.0))
+        self._grants = Rations(GRANTS_OF_ONE, GRANTS_OF_ALL)
+        self._refusals = Rations(REFUSALS_OF_ONE, REFUSALS_OF_ALL)
+        self._logged = Ration(*LOGGED_REFUSALS)
+        self._telling = Ration(*_TOLD)
+        # What was only counted: in all, what the log does not know yet, and whose was the last.
+        self._counted = self._untold = 0
+        self._last_counted = 0
+
+    # Where to.
+
+    def apply(self, file: str, *, journal: bool) -> None:
+        """Write to this file ("" for none) and to the journal from now on. A file that stays is opened anew."""
+        self.flush()
+        wanted = [*filter(None, [file]), *([Journal.place] if journal else [])]
+        before = {each.place: each for each in self._places}
+        self._places = [before[each] if each in before else _opened(each) for each in wanted]
+        for each in before.keys() - wanted:
+            before[each].close()
+        self.reopen()
+
+    def reopen(self) -> None:
+        """Open the file anew: logrotate may have renamed it. What was recorded until now goes to the old one."""
+        self.flush()
+        for each in self._places:
+            each.reopen()
+
+    def mend(self) -> None:
+        """Open the file again if it could not be opened, or is gone."""
+        for each in self._places:
+            each.mend()
+
+    # What is recorded.
 
     def record(self, peer: Peer, request: TokenRequest, user: str, outcome: str) -> None:
         """Keep a request, for `flush` and for the status."""
-        asked = Asked(self.now(), peer, request, user, outcome)
-        if outcome != "granted" and not self._may_be_written(asked):
+        now = self.now()
+        if outcome != "granted" and not self._often.take(peer.uid, 1, now):
+            self._count(peer)
             return
-        self.recent.append(asked)
-        self._unwritten.append(asked)
-
-    def _may_be_written(self, asked: Asked) -> bool:
-        if int(asked.at) != self._second:
-            self._tell_of_refusals()
-            self._second = int(asked.at)
-        count = self._refusals.get(asked.peer.uid, 0) + 1
-        self._refusals[asked.peer.uid] = count
-        return count <= MAX_REFUSALS
-
-    def _tell_of_refusals(self) -> None:
-        for uid, count in self._refusals.items():
-            if count > MAX_REFUSALS:
-                logs.get_logger().warning("refusals were counted, not written", uid=uid, count=count - MAX_REFUSALS)
-        self._refusals.clear()
+        self._unwritten.append(Asked(now, peer, request, user, outcome))
 
     def flush(self) -> None:
         """Write a line for each request that was recorded since the last time."""
+        if self._untold and self._telling.take(1, self.now()):
+            self._tell()
         if not self._unwritten:
             return
         asked, self._unwritten = self._unwritten, []
         pids = {each.peer.pid for each in asked} if len(asked) <= MAX_NAMED else ()
         programs = {pid: program(pid) for pid in pids}
-        second = int(time.time())
-        logs.write("".join([_line(second, each, programs.get(each.peer.pid, _UNNAMED)) for each in asked]))
+        stamp, lines = logs.stamp(), list[str]()
+        for each in asked:
+            name = programs.get(each.peer.pid, _UNNAMED)
+            self._recent.append((each, name))
+            if each.outcome == "granted":
+                self._last[each.user, each.request.protocol] = each, name
+            elif self._logged.take(1, each.at):
+                log.info("request", **_facts(each, name))
+            if self._places:
+                line = f"time={stamp} {_line(each, name)}"
+                share = self._grants if each.outcome == "granted" else self._refusals
+                if share.take(each.peer.uid, len(line.encode()) + 1, each.at):
+                    lines.append(line)
+                else:
+                    self._count(each.peer)
+        for place in self._places:
+            place.write(lines)
 
     def close(self) -> None:
         """Write all that is not written."""
         self.flush()
-        self._tell_of_refusals()
+        if self._untold:
+            self._tell()
+        for each in self._places:
+            each.close()
+
+    def _count(self, peer: Peer) -> None:
+        self._counted += 1
+        self._untold += 1
+        self._last_counted = peer.uid
+
+    def _tell(self) -> None:
+        count, self._untold = self._untold, 0
+        log.warning("requests were counted, not recorded: there were too many", count=count, uid=self._last_counted)
+
+    # What the status shows.
+
+    @property
+    def facts(self) -> AuditFacts:
+        """Where records are written, and what is not there."""
+        return AuditFacts(
+            tuple(each.place for each in self._places),
+            self._counted,
+            sum(each.lost for each in self._places),
+            "; ".join(f"{each.place}: {each.trouble}" for each in self._places if each.trouble),
+        )
 
     def as_data(self, wall: float) -> list[dict[str, Any]]:
         """Return the last requests as JSON carries them, the newest first: `age` in seconds, `at` as Unix time. `wall` is now's."""
-        now = self.now()
-        return [_data(each, now - each.at, wall) for each in reversed(self.recent)]
+        self.flush()
+        return [self._data(each, wall) for each in reversed(self._recent)]
+
+    def last_taken(self, user: str, protocols: Sequence[str], wall: float) -> dict[str, Any] | None:
+        """Return the last grant of this account for one of these protocols as `as_data` does, None if there was none."""
+        found = [self._last[user, each] for each in protocols if (user, each) in self._last]
+        return self._data(max(found, key=lambda each: each[0].at), wall) if found else None
+
+    def _data(self, named: Named, wall: float) -> dict[str, Any]:
+        asked, name = named
+        age = self.now() - asked.at
+        return {"age": int(age), "at": int(wall - age), **_facts(asked, name)}
 
 
-def _data(asked: Asked, age: float, wall: float) -> dict[str, Any]:
-    peer, request = asked.peer, asked.request
-    when = {"age": int(age), "at": int(wall - age)}
-    what = {"outcome": asked.outcome, "user": asked.user, "protocol": request.protocol, "form": request.form}
-    return {**when, **what, "uid": peer.uid, "gid": peer.gid, "pid": peer.pid}
+def _opened(place: str) -> Place:
+    return Journal(IDENTIFIER) if place == Journal.place else AppendFile(place)
 
 
 def program(pid: int) -> str:
@@ -122,23 +228,19 @@ def program(pid: int) -> str:
         os.close(fd)
 
 
-def _line(second: int, asked: Asked, name: str) -> str:
+def _facts(asked: Asked, name: str) -> dict[str, Any]:
+    peer, request = asked.peer, asked.request
+    what = {"outcome": asked.outcome, "user": asked.user, "protocol": request.protocol, "form": request.form}
+    return {**what, "uid": peer.uid, "gid": peer.gid, "program": name, "pid": peer.pid}
+
+
+def _line(asked: Asked, name: str) -> str:
     _at, (pid, uid, gid, _groups), request, user, outcome = asked
-    head, tail = _around(second, name, uid, gid, user, request.protocol, request.form, outcome)
-    return f"{head}{pid}{tail}"
-
-
-# No process has it.
-_NO_PID = 10**15
+    return f"{_before(name, uid, gid, user, request.protocol, request.form, outcome)} pid={pid}"
 
 
 @lru_cache(maxsize=1024)
-def _around(_second: int, name: str, uid: int, gid: int, *what: str) -> tuple[str, str]:
-    """Return what a line has before and after its process id.
-
-    Cached, because rendering costs more than answering. `_second` is there because each line has its time.
-    """
+def _before(name: str, uid: int, gid: int, *what: str) -> str:
+    """Return what a line has before its process id. Cached, because rendering costs more than answering."""
     user, protocol, form, outcome = what
-    facts = {"outcome": outcome, "user": user, "protocol": protocol, "form": form, "uid": uid, "gid": gid}
-    head, _, tail = logs.line("request", **facts, program=name, pid=_NO_PID).rpartition(str(_NO_PID))
-    return head, tail
+    return logs.pairs(outcome=outcome, account=user, protocol=protocol, form=form, uid=uid, gid=gid, program=name)

@@ -160,19 +160,27 @@ async def test_a_keepers_bug_is_a_refusal(
 
 @both_kinds
 @in_trio
-async def test_the_audit_line_has_who_and_what_and_no_token(
+async def test_the_record_has_who_and_what_and_no_token(
     tmp_path: Path, kind: Kind, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One line for each request: uid, pid, protocol, outcome, and whose token it was though no user was named."""
+    """One line for each request: uid, pid, protocol, outcome, and whose token it was though no user was named.
+
+    The log has the refusal only.
+    """
+    record = tmp_path / "audit.log"
     async with serving(tmp_path, kind) as served:
+        served.audit.apply(str(record), journal=False)
         await served.ask(kind.request(""))
         await served.ask(kind.request("b@example.test"))
-    lines = [line for line in capsys.readouterr().out.splitlines() if "request" in line]
+        served.audit.close()
+    lines = record.read_text().splitlines()
+    logged = [line for line in capsys.readouterr().out.splitlines() if "request" in line]
 
     assert 2 == len(lines)
     for word in ("granted", "A@example.test", "SMTP", kind.name, str(os.getuid()), str(os.getpid())):
         assert word in lines[0]
     assert "unknown-account" in lines[1]
+    assert ["unknown-account" in line for line in logged] == [True]
     assert SECRET not in "".join(lines)
 
 
