@@ -253,6 +253,21 @@ def test_what_would_not_be_known_again_is_not_written(tmp_path: Path, content: b
     assert [] == names(tmp_path)
 
 
+@pytest.mark.parametrize("mode", [0o777, 0o1777])
+def test_a_folder_that_others_can_write_gets_no_token(tmp_path: Path, mode: int) -> None:
+    """They could put another account's there; in its twin, which is its owner's alone, it is written."""
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    folder.chmod(mode)
+    with pytest.raises(NotOurs, match=f"the folder {folder} can be written by everyone"):
+        put(str(folder / "token"), long("secret"), 0o600)
+    assert [] == names(folder)
+    folder.chmod(0o755)
+    put(str(folder / "token"), long("secret"), 0o600)
+
+    assert ["token"] == names(folder)
+
+
 def test_a_symbolic_link_is_left_alone(tmp_path: Path) -> None:
     """A link leads to a file that another user chose."""
     (tmp_path / "real").write_bytes(long("token"))
