@@ -33,6 +33,9 @@ CredentialServer({sock!r}, accounts=accounts, protocols=["SMTP", "IMAP"], mode=0
 CredentialServer({root_sock!r}, accounts=accounts, users=[0])
 Vault(key={key})
 Tls(ca={ca!r})
+# A cms that is older has each request in its log.
+if "Audit" in globals():
+    Audit({audit!r})
 """
 
 
@@ -52,6 +55,7 @@ class Broker:
         self.environment = environment(self.home)
         self._entra = entra
         self._log = place / "log"
+        self._audit = self.home / "audit.log"
         self._key = self.home / "key"
         self._config = self.home / "cms.cfg"
         for folder, mode in ((self.home, 0o700), (self.home / "run", 0o700), (place / "sockets", 0o755)):
@@ -60,7 +64,8 @@ class Broker:
 
     def configure(self, *, early: int | None = None, key: str = "") -> None:
         """Write the configuration. The last account is refreshed so many seconds `early`."""
-        places = {"sock": self.sock, "root_sock": self.root_sock, "key": key or f"File({str(self._key)!r})"}
+        sockets = {"sock": self.sock, "root_sock": self.root_sock}
+        places = {**sockets, "audit": str(self._audit), "key": key or f"File({str(self._key)!r})"}
         entra = {"authority": self._entra.authority, "client_id": CLIENT_ID, "ca": self._entra.ca_file}
         self._config.write_text(_CONFIG.format(accounts=self.accounts, early=early, **places, **entra))
 
@@ -136,15 +141,21 @@ class Broker:
     def _states(self) -> list[str]:
         return [row["state"] for row in self.tell("status")["json"]["accounts"]]
 
-    def lines(self, word: str = "event=request ") -> tuple[int, int]:
-        """Return how many lines of the log have this word, and how many have not. A line is late by a few milliseconds."""
+    def lines(self, word: str = " outcome=") -> tuple[int, int]:
+        """Return how many requests on record have this word, and how many lines of the log are no request.
+
+        A line is late by a few milliseconds. The record is the audit's file, or the log of a cms that has no audit.
+        """
+        with (self._audit if self._audit.exists() else self._log).open("rb") as record:
+            found = sum(word.encode() in line for line in record)
         with self._log.open("rb") as log:
-            found = [word.encode() in line for line in log]
-        return sum(found), len(found) - sum(found)
+            return found, sum(b" outcome=" not in line for line in log)
 
     def forget_log(self) -> None:
-        """Empty the log."""
-        self._log.write_bytes(b"")
+        """Empty the log and the record."""
+        for each in (self._log, self._audit):
+            if each.exists():
+                each.write_bytes(b"")
 
 
 @contextmanager

@@ -78,9 +78,9 @@ def test_what_is_listed_is_there(listing: Path) -> None:
     assert [] == [each for each in patterns if not list(ROOT.glob(each))]
 
 
-def test_the_user_and_the_folder_are_those_of_the_unit() -> None:
+def test_the_files_beside_the_units_are_those_of_the_source() -> None:
     """The package has no copies that could differ."""
-    for kind in ("sysusers", "tmpfiles"):
+    for kind in ("sysusers", "tmpfiles", "logrotate"):
         assert (ROOT / "systemd" / "system" / f"{kind}.conf").samefile(DEBIAN / f"cms-oauth.{kind}")
 
 

@@ -164,6 +164,25 @@ def test_the_services_user_and_folder(tmp_path: Path) -> None:
     assert (0o755, int(user[2])) == (stat.S_IMODE(folder.st_mode), folder.st_uid)
 
 
+def test_logrotate_renames_the_audit(tmp_path: Path) -> None:
+    """It takes the file as it is, renames the audit, and leaves it to cms to make the new one."""
+    audit = tmp_path / "audit.log"
+    text = (UNITS / "system" / "logrotate.conf").read_text()
+    unit = (UNITS / "system" / "cms.service").read_text()
+    # The folder is another one here, and the user of the service need not exist.
+    here = text.replace("/var/log/cms/", f"{tmp_path}/").replace("    su cms cms\n", "")
+    config = tmp_path / "conf"
+    config.write_text(here)
+    config.chmod(0o644)
+    audit.write_text("a record\n")
+    command = [require_program("logrotate", "logrotate"), "--force", f"--state={tmp_path}/state", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert (0, "") == (done.returncode, done.stderr)
+    assert ("a record\n", False) == ((tmp_path / "audit.log.1").read_text(), audit.exists())
+    assert ("    su cms cms\n" in text, "\nUser=cms\n" in unit, "\nLogsDirectory=cms\n" in unit) == (True, True, True)
+
+
 def test_the_daemon_tells_systemd_how_it_is(signed_in: Daemon) -> None:
     """READY=1 once it serves, a STATUS= in words, WATCHDOG=1 within half the time, STOPPING=1 at the end."""
     signed_in.start(WATCHDOG_USEC="400000")

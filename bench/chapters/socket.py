@@ -54,7 +54,7 @@ def measure(ground: Ground) -> Section:
         for each in brokers:
             each.start()
         size = len(ask(brokers[0].sock, HELD))
-        section.notes.append(f"A reply has {size} bytes. The log goes to a file, with a line for each request.")
+        section.notes.append(f"A reply has {size} bytes. The audit goes to a file, with a line for each request.")
         peers = running(stack, ground, ASYNCIO, FLOOR, ORIGINAL, PIZAUTH, size=size)
         runs = list[Run]()
         for case, options in _OPTIONS.items():

@@ -41,6 +41,8 @@ USUAL_COMMAND = "/usr/local/bin/cms"
 # Where an administrator's units are (systemd.unit(5)).
 _SYSTEM_UNITS = "/etc/systemd/system"
 _TMPFILES = "/etc/tmpfiles.d/cms.conf"
+# Named as the Debian package's, because logrotate refuses a log that two of its files name.
+_LOGROTATE = "/etc/logrotate.d/cms-oauth"
 
 # Where a distribution's package has its units.
 _PACKAGED_UNITS = "/usr/lib/systemd"
@@ -140,8 +142,12 @@ class Systemd:
         if self.is_packaged() and self._is_usual(config):
             return drops
         units = {self.folder / name: self.text(name, config) for name in (UNIT, SOCKET)}
-        tmpfiles = {Path(_TMPFILES): source("tmpfiles.conf", system=True).read_text()} if self.system else {}
-        return {**units, **drops, **tmpfiles}
+        beside = {"tmpfiles.conf": _TMPFILES, "logrotate.conf": _LOGROTATE} if self.system else {}
+        return {
+            **units,
+            **drops,
+            **{Path(path): source(name, system=True).read_text() for name, path in beside.items()},
+        }
 
     def _is_usual(self, config: str) -> bool:
         return config == paths.system_config_file() if self.system else paths.is_usual_config(config)
@@ -237,6 +243,7 @@ def by_hand(drop_ins: Sequence[str] = ()) -> list[str]:
         str(Command(("cp", *units, f"{_SYSTEM_UNITS}/"))),
         str(Command(("cp", str(source("tmpfiles.conf", system=True)), _TMPFILES))),
         f"systemd-tmpfiles --create {_TMPFILES}",
+        str(Command(("cp", str(source("logrotate.conf", system=True)), _LOGROTATE))),
         *drops,
         *start,
     ]

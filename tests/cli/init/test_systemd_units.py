@@ -138,6 +138,7 @@ def machine(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         program(home, name, f'echo "{name} $*" >> {home}/told')
     monkeypatch.setattr(systemd_units, "_SYSTEM_UNITS", str(home / "units"))
     monkeypatch.setattr(systemd_units, "_TMPFILES", str(home / "tmpfiles.d" / "cms.conf"))
+    monkeypatch.setattr(systemd_units, "_LOGROTATE", str(home / "logrotate.d" / "cms-oauth"))
     monkeypatch.setattr(systemd_units, "_PACKAGED_UNITS", str(home / "packaged"))
     monkeypatch.setattr(systemd_units, "USUAL_COMMAND", str(home / "local" / "bin" / "cms"))
     monkeypatch.setattr("os.geteuid", lambda: 0)
@@ -170,6 +171,7 @@ def test_the_machines_service(machine: Path, monkeypatch: pytest.MonkeyPatch) ->
     made = "useradd --system --home-dir /var/lib/cms --shell /usr/sbin/nologin cms"
     assert [made, f"systemd-tmpfiles --create {machine}/tmpfiles.d/cms.conf", *STARTED] == told(machine)
     assert (machine / "tmpfiles.d" / "cms.conf").read_text().endswith("d /run/cms 0755 cms cms -\n")
+    assert "/var/log/cms/audit.log {\n" in (machine / "logrotate.d" / "cms-oauth").read_text()
 
 
 def test_drop_ins_are_beside_the_units(machine: Path) -> None:
@@ -199,6 +201,7 @@ def test_a_packages_units_are_used_as_they_are(machine: Path, monkeypatch: pytes
     assert installed.running
     assert ours != (machine / "units" / UNIT).exists()
     assert ours != (machine / "tmpfiles.d").exists()
+    assert ours != (machine / "logrotate.d").exists()
     assert (machine / "units" / EXIM_DROP_IN).exists()
     assert STARTED == told(machine)[-2:]
     assert ours == (systemd_units.by_hand() == STARTED)
@@ -274,11 +277,11 @@ def test_only_root_has_the_machines_systemd(machine: Path, monkeypatch: pytest.M
 
 def test_the_commands_name_files_that_are_there(machine: Path) -> None:
     """Wherever cms was installed; they can be pasted as they are."""
-    units, tmpfiles = [each.split(" ") for each in systemd_units.by_hand() if each.startswith("cp ")]
-    files = [*units[1:-1], tmpfiles[1]]
+    units, tmpfiles, logrotate = [each.split(" ") for each in systemd_units.by_hand() if each.startswith("cp ")]
+    files = [*units[1:-1], tmpfiles[1], logrotate[1]]
 
     assert [f"{machine}/units/", f"{machine}/tmpfiles.d/cms.conf"] == [units[-1], tmpfiles[-1]]
-    assert ["cms.service", "cms.socket", "tmpfiles.conf"] == [Path(each).name for each in files]
+    assert ["cms.service", "cms.socket", "tmpfiles.conf", "logrotate.conf"] == [Path(each).name for each in files]
     assert all(Path(each).is_absolute() and Path(each).is_file() for each in files)
 
 

@@ -127,6 +127,7 @@ def _machine(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "prefix", "/srv/cms")
     monkeypatch.setattr(systemd_units, "_SYSTEM_UNITS", str(home / "units"))
     monkeypatch.setattr(systemd_units, "_TMPFILES", str(home / "tmpfiles.d" / "cms.conf"))
+    monkeypatch.setattr(systemd_units, "_LOGROTATE", str(home / "logrotate.d" / "cms-oauth"))
     monkeypatch.setattr(systemd_units, "_PACKAGED_UNITS", str(home / "packaged"))
     monkeypatch.setattr(systemd_units, "USUAL_COMMAND", str(home / "bin" / "systemctl"))
     monkeypatch.setattr(systemd_units, "CREDENTIAL_FILE", str(home / "credstore" / "cms.key"))
