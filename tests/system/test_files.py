@@ -10,7 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from cms.system.files import has_acl, make_folders, oddity, place_new, read_regular, sweep_drafts, write_private
+from cms.system.files import (
+    STALE_TRIES,
+    has_acl,
+    looked_up_again,
+    make_folders,
+    oddity,
+    place_new,
+    read_regular,
+    sweep_drafts,
+    write_private,
+)
 
 
 def names_in(folder: Path) -> set[str]:
@@ -250,3 +260,29 @@ def test_a_file_is_read_up_to_a_limit(tmp_path: Path) -> None:
     path.write_bytes(b"abcdef")
 
     assert (b"abc", b"abcdef") == (read_regular(path, 3), read_regular(str(path), 100))
+
+
+@pytest.mark.parametrize(
+    ("errors", "outcome"),
+    [
+        ([], "read"),
+        ([errno.ESTALE] * (STALE_TRIES - 1), "read"),
+        ([errno.ESTALE] * STALE_TRIES, errno.ESTALE),
+        ([errno.EIO], errno.EIO),
+    ],
+)
+def test_a_stale_file_is_opened_again(errors: list[int], outcome: object) -> None:
+    """It was replaced on its server; not without end, and after no other error."""
+
+    def call() -> str:
+        if errors:
+            raise OSError(errors.pop(0), "")
+        return "read"
+
+    try:
+        end: object = looked_up_again(call)
+    except OSError as error:
+        end = error.errno
+
+    assert outcome == end
+    assert [] == errors

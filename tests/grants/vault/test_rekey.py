@@ -350,6 +350,19 @@ def test_a_newer_cmss_file_stays(lab: Lab) -> None:
     assert newer == lab.path(GRANTS[0]).read_bytes()
 
 
+def test_what_is_no_file_stays(lab: Lab) -> None:
+    """It is named with the reason of the system."""
+    lab.path(GRANTS[0]).unlink()
+    lab.path(GRANTS[0]).mkdir()
+    end = lab.move()
+
+    assert isinstance(end, Rekeyed)
+    assert (2, [f"{lab.path(GRANTS[0])} cannot be read: it is a folder, not a regular file"]) == (
+        end.moved,
+        [each.message for each in end.unmoved],
+    )
+
+
 def test_one_whose_key_is_lost_stays(lab: Lab) -> None:
     """A sign-in of a third key is named, and the others move."""
     stray = replace(GRANTS[0], login="dan@example.test")
