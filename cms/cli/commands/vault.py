@@ -18,7 +18,7 @@ def vault() -> None:
 @vault.command()
 @config_option
 def rekey(config: str) -> int:
-    """Encrypt every stored sign-in with the key that the configuration names.
+    """Encrypt every sign-in with the configured key.
 
     First name both keys there: Vault(key=NEW, old_key=OLD). A running daemon reads the configuration again, and goes on
     serving. A sign-in changes its key when its new file was read back; if this is interrupted, repeat it.
