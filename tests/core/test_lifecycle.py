@@ -364,9 +364,9 @@ class Walks(RuleBasedStateMachine):
 
 TestWalks = Walks.TestCase
 TestWalks.settings = settings(
-    max_examples=40, stateful_step_count=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    max_examples=40, stateful_step_count=30, derandomize=True, suppress_health_check=list(HealthCheck)
 )
-a_few = settings(max_examples=100, deadline=None, derandomize=True)
+a_few = settings(max_examples=100, derandomize=True)
 
 
 # What is answered.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
-import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +15,7 @@ from support.waiting import PATIENCE
 
 # What a vault file's reservation takes several times over, and an instant to fill.
 _SIZE = "512k"
+_ZEROS = bytes(4096)
 # More than a daemon's state takes.
 _INODES = 100
 
@@ -27,8 +28,14 @@ class SmallDisk:
         self._ballast = folder / "ballast"
 
     def fill(self) -> None:
-        """Leave no room for anything."""
-        self._ballast.write_bytes(b"\0" * shutil.disk_usage(self.folder).free)
+        """Leave no room for anything, whatever a daemon writes meanwhile."""
+        with self._ballast.open("wb", buffering=0) as ballast:
+            try:
+                while ballast.write(_ZEROS):
+                    pass
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
 
     def make_room(self) -> None:
         """Undo `fill`."""

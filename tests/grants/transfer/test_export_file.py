@@ -150,7 +150,7 @@ def test_no_changed_byte_goes_unnoticed() -> None:
     """Any one byte that is another: the file is refused, and never with a traceback."""
     whole = sealed()
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     @given(st.integers(0, len(whole) - 2), st.integers(1, 255))
     def changed(place: int, bits: int) -> None:
         raw = bytearray(whole)
