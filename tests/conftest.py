@@ -22,10 +22,6 @@ from support.servers import MailServers, mail_servers
 
 from cms.sandbox.entra import Entra
 
-# On a busy machine an example takes longer than hypothesis expects, and that is no failure.
-settings.register_profile("patient", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("patient")
-
 _LEAKS = pytest.StashKey[list[str]]()
 _WATCH = pytest.StashKey[evidence.Watch]()
 

@@ -133,6 +133,7 @@ def test_a_life(root: CleanRoot, entra: Entra) -> None:
     change(root, f"{_INSTALL} /srv/*.deb")
     assert "755 cms" == root.run("stat --format '%a %U' /run/cms").strip()
     root.run("ls /usr/lib/cms/lib/python3*/site-packages/cms/__pycache__/main.*.pyc")
+    root.run("test -s /etc/logrotate.d/cms-oauth")
     for page in ("man1/cms.1", "man1/cms-oauth.1", "man1/git-credential-cms.1", "man5/cms.cfg.5"):
         root.run(f"test -s /usr/share/man/{page}.gz")
     for command in ("cms", "cms-oauth"):
@@ -171,6 +172,7 @@ def test_a_life(root: CleanRoot, entra: Entra) -> None:
     change(root, "apt-get purge --yes --quiet=2 cms-oauth cms-oauth-client")
     for place in (
         "/etc/cms",
+        "/etc/logrotate.d/cms-oauth",
         "/etc/credstore.encrypted/cms.key",
         "/usr/lib/cms",
         "/usr/share/doc/cms-oauth",
