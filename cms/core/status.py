@@ -181,7 +181,7 @@ def _rows(entry: AccountFacts, now: float, wall: float) -> Iterator[StatusRow]:
     # dict.fromkeys keeps the order of the protocols in the configuration.
     for scopes in dict.fromkeys(entry.account.scopes.values()):
         protocols = tuple(name for name, each in entry.account.scopes.items() if each == scopes)
-        yield _row(entry, protocols, entry.lives.get(scopes, Life()), now, wall)
+        yield _row(entry, protocols, entry.lives.get(scopes) or Life(), now, wall)
 
 
 def _row(entry: AccountFacts, protocols: tuple[str, ...], life: Life, now: float, wall: float) -> StatusRow:

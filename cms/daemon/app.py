@@ -46,8 +46,8 @@ T = TypeVar("T")
 LOOK_UP_SECONDS = 10.0
 
 # How often the clocks are compared, and how far the boot clock must have run ahead to count as a suspend. trio's clock
-# stops during a suspend, so every keeper would sleep too long. One wake-up every half minute serves all of them, and the
-# look at the sockets' files too.
+# stops during a suspend, so every keeper would sleep too long. One wake-up every half minute serves all of them, the look
+# at the sockets' files, and systemd's watchdog with the period of cms's units.
 WATCH_SECONDS = 30.0
 SUSPEND_SECONDS = 2.0
 
@@ -249,7 +249,7 @@ class App:
         """Wake every keeper after a suspend. Put back what has been lost of the sockets and token files."""
         ahead = self._clock.boot() - trio.current_time()
         while True:
-            await trio.sleep(WATCH_SECONDS)
+            await sd_notify.beat(WATCH_SECONDS)
             now = self._clock.boot() - trio.current_time()
             if now - ahead > SUSPEND_SECONDS:
                 log.info("back from a suspend", seconds=round(now - ahead))

@@ -49,7 +49,7 @@ class Systemd:
         """Send a sign of life twice as often as systemd's watchdog needs it. It stops if the event loop hangs."""
         while self._pulse:
             self._send("WATCHDOG=1")
-            await trio.sleep(self._pulse)
+            await beat(self._pulse)
 
     def _send(self, message: str) -> None:
         if not self._address:
@@ -60,6 +60,15 @@ class Systemd:
         except OSError:
             # A service should work even if systemd gets no messages (sd_notify(3)).
             return
+
+
+async def beat(seconds: float) -> None:
+    """Sleep until trio's clock shows the next multiple of so many seconds.
+
+    So tasks of one period wake this process together. If each slept by itself, they would drift apart.
+    """
+    now = trio.current_time()
+    await trio.sleep_until(now - now % seconds + seconds)
 
 
 def _address(name: str) -> str:

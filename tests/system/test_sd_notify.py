@@ -117,6 +117,29 @@ def test_no_watchdog_no_wakeups(environ: dict[str, str]) -> None:
     run()
 
 
+def test_tasks_of_one_period_wake_together() -> None:
+    """Whenever they have begun, and however long each of them works: the process wakes up once for both."""
+    woken = set[float]()
+
+    async def work(after: float, takes: float) -> None:
+        await trio.sleep(after)
+        while True:
+            await sd_notify.beat(30.0)
+            woken.add(trio.current_time())
+            await trio.sleep(takes)
+
+    @in_trio_clock
+    async def run() -> None:
+        with trio.move_on_after(100.0):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(work, 0.0, 0.0)
+                nursery.start_soon(work, 7.0, 2.0)
+
+    run()
+
+    assert {30.0, 60.0, 90.0} == woken
+
+
 @pytest.mark.parametrize("event", EVENTS)
 def test_notices_are_lines_of_the_log(event: str) -> None:
     """What is wrong is a warning with the next move, what is well again is not."""
