@@ -38,8 +38,11 @@ def test_the_version_is_the_projects() -> None:
 
 
 def test_the_packages_are_the_distributions() -> None:
-    """One for each, which need what those need: the client Python only, the other the client at the same version."""
-    assert sorted(PROJECTS) == sorted(re.findall(r"^Package: (\S+)$", control(), re.MULTILINE))
+    """One for each, which need what those need: the client Python only, the other the client at the same version.
+
+    The SASL plug-in, which is no Python, is a third.
+    """
+    assert sorted([*PROJECTS, "cms-oauth-sasl"]) == sorted(re.findall(r"^Package: (\S+)$", control(), re.MULTILINE))
     python = PROJECTS["cms-oauth-client"]["requires-python"]
     assert f"${{misc:Depends}}, python3 ({python[:2]} {python[2:]})" == fields("cms-oauth-client")["Depends"]
     assert "cms-oauth-client (= ${source:Version})" in fields("cms-oauth")["Depends"].split(", ")

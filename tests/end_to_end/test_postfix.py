@@ -16,7 +16,7 @@ from support import evidence
 from support.contrib import ODD, ROOT, adjusted, replaced
 from support.daemon import Daemon, account_line, daemons, settings_lines
 from support.fragments import blocks, contrib, page, shown
-from support.postfix import LOG_FILE, PACKAGES, POSTFIX_UID, Postfix, main_cf
+from support.postfix import LOG_FILE, PACKAGES, POSTFIX_UID, Postfix, add_plugin, main_cf
 from support.reachable import ALICE, BOB, CAROL, Installation, open_folder
 from support.servers import MailServers
 from support.waiting import until
@@ -140,9 +140,7 @@ def system(installation: Installation, servers: MailServers) -> Iterator[System]
         servers.add_user(user)
     with open_folder("postfix") as folder, daemons(installation) as make:
         system = System(Postfix(folder, {"alice": ALICE, "bob": BOB, "carol": CAROL}), make(CMS), servers)
-        build = shown("postfix", "plugin").replace("sudo ", "")
-        built = system.machine.run("sh", "-e", "-c", f"cd {ROOT}\n{build}")
-        assert built.returncode == 0, built.stderr
+        add_plugin(system.machine)
         system.broker.configure(configuration(system.broker, servers))
         system.broker.start()
         for user in (A, B, NOBODY, ODD):

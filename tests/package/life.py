@@ -124,13 +124,22 @@ def test_the_client_needs_python_only(root: CleanRoot) -> None:
     root.run("test ! -e /usr/lib/python3/dist-packages/cms_oauth -a ! -e /usr/bin/cms-oauth")
 
 
+def test_the_sasl_plug_in(root: CleanRoot) -> None:
+    """It needs libsasl2 only, which finds it: with its tool for that, the mechanism is among those of clients."""
+    change(root, f"{_INSTALL} /srv/cms-oauth-sasl_*.deb")
+    root.run(f"{_INSTALL} sasl2-bin >/dev/null")
+    assert "XOAUTH2" in root.run("/usr/sbin/saslpluginviewer --client")
+    change(root, "apt-get purge --yes --quiet=2 cms-oauth-sasl")
+    root.run("test ! -e /usr/lib/*/sasl2/libxoauth2.so")
+
+
 def test_a_life(root: CleanRoot, entra: Entra) -> None:
     """Installed, set up, signed in, asked, upgraded, removed, installed again and purged.
 
     Its ExecStart= line runs as its user, started by the first client. systemd does not run, and nothing fails for that.
     """
     entra.add_user(USER)
-    change(root, f"{_INSTALL} /srv/*.deb")
+    change(root, f"{_INSTALL} /srv/cms-oauth_*.deb /srv/cms-oauth-client_*.deb")
     assert "755 cms" == root.run("stat --format '%a %U' /run/cms").strip()
     root.run("ls /usr/lib/cms/lib/python3*/site-packages/cms/__pycache__/main.*.pyc")
     root.run("test -s /etc/logrotate.d/cms-oauth")
@@ -150,7 +159,7 @@ def test_a_life(root: CleanRoot, entra: Entra) -> None:
     sign_in(root, entra)
     serves(root, entra)
 
-    change(root, f"{_INSTALL} /srv/later/*.deb")
+    change(root, f"{_INSTALL} /srv/later/cms-oauth_*.deb /srv/later/cms-oauth-client_*.deb")
     assert [LATER, LATER] == root.run(
         "dpkg-query --show --showformat '${Version}\n' cms-oauth cms-oauth-client"
     ).split()
@@ -162,7 +171,7 @@ def test_a_life(root: CleanRoot, entra: Entra) -> None:
 
     change(root, "apt-get remove --yes --quiet=2 cms-oauth cms-oauth-client")
     root.run("test -s /etc/cms/cms.cfg; ls /var/lib/cms/*.vault; test ! -e /usr/lib/cms")
-    change(root, f"{_INSTALL} /srv/later/*.deb")
+    change(root, f"{_INSTALL} /srv/later/cms-oauth_*.deb /srv/later/cms-oauth-client_*.deb")
     start(root)
     serves(root, entra)
     stop(root)

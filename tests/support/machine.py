@@ -1,7 +1,7 @@
 """A view of this machine with separate exim folders and logins: what happens in it does not change the machine.
 
-Each command gets a private mount namespace in which /etc/exim4, /var/spool/exim4, /var/log/exim4 and /etc/passwd are
-folders and a file of the test's. exim is the installed one, setuid and at its usual paths, so that a configuration is
+Each command gets a private mount namespace in which /etc/exim4, /var/{lib,log,spool}/exim4 and /etc/passwd are folders
+and a file of the test's. exim is the installed one, setuid and at its usual paths, so that a configuration is
 tried in the very place where a user puts it.
 """
 
@@ -24,6 +24,7 @@ _MOUNTS = """
 mount --bind "$0/etc" /etc/exim4
 mount --bind "$0/spool" /var/spool/exim4
 mount --bind "$0/log" /var/log/exim4
+mount --bind "$0/lib" /var/lib/exim4
 mount --bind "$0/passwd" /etc/passwd
 exec "$@"
 """
@@ -39,7 +40,7 @@ class Machine:
         self.folder = folder
         self.logins = {"root": 0, **logins}
         owner = pwd.getpwnam(EXIM_USER)
-        for name in ("etc", "spool", "log"):
+        for name in ("etc", "spool", "log", "lib"):
             (folder / name).mkdir(mode=0o755)
         for name in ("spool", "log"):
             os.chown(folder / name, owner.pw_uid, owner.pw_gid)

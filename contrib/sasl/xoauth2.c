@@ -1,14 +1,14 @@
 /* A Cyrus SASL client plug-in for XOAUTH2. The password is the access token, as cms's PostfixTable answers it.
  *
- * cc -shared -fPIC -O2 -o libxoauth2.so xoauth2.c, into the plug-in folder of libsasl2: see docs/clients/postfix.md.
- * User and password come from the program's callbacks; it does not prompt, which Postfix never asks for.
+ * `make` and `sudo make install` in this folder put it where libsasl2 looks for plug-ins.
+ * User and password come from the program's callbacks (Postfix), or from the prompts that it answers (mbsync).
  */
 #include <stdio.h>
 
 #include <sasl/sasl.h>
 #include <sasl/saslplug.h>
 
-#define FORMAT "user=%s\001auth=Bearer %s\001\001"
+#define FORMAT "user=%s\001auth=Bearer %.*s\001\001"
 
 struct exchange {
     char *response; /* holds the token */
@@ -52,10 +52,10 @@ static int get_token(const sasl_utils_t *utils, sasl_secret_t **token)
     return result == SASL_OK && *token == NULL ? SASL_BADPARAM : result;
 }
 
-static int compose(const sasl_utils_t *utils, struct exchange *exchange, const char *user, const sasl_secret_t *token)
+static int compose(const sasl_utils_t *utils, struct exchange *exchange, const char *user, const char *token,
+                   unsigned long token_length)
 {
-    const char *data = (const char *)token->data; /* libsasl2's secrets end with a NUL that `len` does not count */
-    int length = snprintf(NULL, 0, FORMAT, user, data);
+    int length = snprintf(NULL, 0, FORMAT, user, (int)token_length, token);
 
     if (length < 0)
         return SASL_FAIL;
@@ -63,23 +63,79 @@ static int compose(const sasl_utils_t *utils, struct exchange *exchange, const c
     if (exchange->response == NULL)
         return SASL_NOMEM;
     exchange->length = (size_t)length;
-    snprintf(exchange->response, exchange->length + 1, FORMAT, user, data);
+    snprintf(exchange->response, exchange->length + 1, FORMAT, user, (int)token_length, token);
     return SASL_OK;
 }
 
-static int begin(sasl_client_params_t *params, struct exchange *exchange, sasl_out_params_t *oparams)
+static const sasl_interact_t *prompt_for(const sasl_interact_t *prompts, unsigned long id)
+{
+    while (prompts != NULL && prompts->id != SASL_CB_LIST_END) {
+        if (prompts->id == id)
+            return prompts;
+        prompts++;
+    }
+    return NULL;
+}
+
+static int ask(const sasl_utils_t *utils, int for_user, int for_token, sasl_interact_t **prompt_need)
+{
+    sasl_interact_t *next = utils->malloc(3 * sizeof(sasl_interact_t));
+
+    if (next == NULL)
+        return SASL_NOMEM;
+    *prompt_need = next;
+    if (for_user)
+        *next++ = (sasl_interact_t){.id = SASL_CB_AUTHNAME, .challenge = "Authentication name", .prompt = "User"};
+    if (for_token)
+        *next++ = (sasl_interact_t){.id = SASL_CB_PASS, .challenge = "Password", .prompt = "Access token"};
+    *next = (sasl_interact_t){.id = SASL_CB_LIST_END};
+    return SASL_INTERACT;
+}
+
+static int begin(sasl_client_params_t *params, struct exchange *exchange, sasl_interact_t **prompt_need,
+                 sasl_out_params_t *oparams)
 {
     const sasl_utils_t *utils = params->utils;
-    const char *user;
-    sasl_secret_t *token;
-    int result = get_user(utils, &user);
+    const sasl_interact_t *user_prompt = prompt_for(*prompt_need, SASL_CB_AUTHNAME);
+    const sasl_interact_t *token_prompt = prompt_for(*prompt_need, SASL_CB_PASS);
+    const char *user = NULL, *token = NULL;
+    unsigned long token_length = 0;
+    sasl_secret_t *secret;
+    int user_result = SASL_OK, token_result = SASL_OK, result;
 
+    if ((user_prompt != NULL && user_prompt->result == NULL) || (token_prompt != NULL && token_prompt->result == NULL)) {
+        utils->free(*prompt_need);
+        *prompt_need = NULL;
+        return SASL_BADPARAM;
+    }
+    if (user_prompt != NULL)
+        user = user_prompt->result;
+    else
+        user_result = get_user(utils, &user);
+    if (token_prompt != NULL) {
+        token = token_prompt->result;
+        token_length = token_prompt->len;
+    } else {
+        token_result = get_token(utils, &secret);
+        if (token_result == SASL_OK) {
+            token = (const char *)secret->data;
+            token_length = secret->len;
+        }
+    }
+    if (user_result != SASL_OK && user_result != SASL_INTERACT)
+        return user_result;
+    if (token_result != SASL_OK && token_result != SASL_INTERACT)
+        return token_result;
+    if (user == NULL || token == NULL) {
+        utils->free(*prompt_need);
+        *prompt_need = NULL;
+        return ask(utils, user == NULL, token == NULL, prompt_need);
+    }
+    result = params->canon_user(utils->conn, user, 0, SASL_CU_AUTHID | SASL_CU_AUTHZID, oparams);
     if (result == SASL_OK)
-        result = get_token(utils, &token);
-    if (result == SASL_OK)
-        result = params->canon_user(utils->conn, user, 0, SASL_CU_AUTHID | SASL_CU_AUTHZID, oparams);
-    if (result == SASL_OK)
-        result = compose(utils, exchange, user, token);
+        result = compose(utils, exchange, user, token, token_length);
+    utils->free(*prompt_need);
+    *prompt_need = NULL;
     return result;
 }
 
@@ -87,11 +143,11 @@ static int step(void *conn_context, sasl_client_params_t *params, const char *ch
                 sasl_interact_t **prompt_need, const char **reply, unsigned *reply_length, sasl_out_params_t *oparams)
 {
     struct exchange *exchange = conn_context;
+    sasl_interact_t *no_prompts = NULL;
     int result;
 
     (void)challenge;
     (void)challenge_length;
-    (void)prompt_need;
     *reply = "";
     *reply_length = 0;
     /* A challenge after the response tells why it was refused; an empty line makes the server end the exchange. */
@@ -99,7 +155,7 @@ static int step(void *conn_context, sasl_client_params_t *params, const char *ch
         oparams->doneflag = 1;
         return SASL_OK;
     }
-    result = begin(params, exchange, oparams);
+    result = begin(params, exchange, prompt_need != NULL ? prompt_need : &no_prompts, oparams);
     if (result != SASL_OK)
         return result;
     *reply = exchange->response;
