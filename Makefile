@@ -31,6 +31,11 @@ SOAK_CLIENTS ?= 100000
 TOOLS := .venv-tools
 TOOLS_STAMP := $(TOOLS)/installed
 COMPILE = $(TOOLS)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
+# What builds the documentation as a site.
+DOCS := .venv-docs
+DOCS_STAMP := $(DOCS)/installed
+SPHINX = $(DOCS)/bin/sphinx-build --quiet --fresh-env -c distribution/site -d build/site-read
+
 # An installation as users have it, with what is locked.
 LOCKED := .venv-locked
 
@@ -45,7 +50,7 @@ JOBS ?= 2
 SUITE ?= trixie
 TESTS ?=
 
-.PHONY: help demo package test test-all test-package test-trixie test-oldest test-dependencies fuzz soak bench bench-check bench-short lint docs lock sbom audit packages clean
+.PHONY: help demo package test test-all test-package test-trixie test-oldest test-dependencies fuzz soak bench bench-check bench-short lint docs links lock sbom audit packages clean
 
 help:
 	@echo 'make demo    try cms against a simulated Microsoft 365: no account is needed, nothing leaves this machine'
@@ -64,7 +69,8 @@ help:
 	@echo 'make lock    write the lock files anew: the newest libraries, with their hashes'
 	@echo 'make sbom    list the libraries that are installed with cms, with their licences: build/sbom.json'
 	@echo 'make audit   ask whether one of them has a known vulnerability'
-	@echo 'make docs    make docs/troubleshooting.md from the tables of verdicts'
+	@echo 'make docs    make docs/troubleshooting.md from the tables of verdicts, and the site: build/site/index.html'
+	@echo 'make links   ask whether what the documentation links to is still there'
 	@echo 'make bench   measure cms beside other programs, in less than an hour: bench/RESULTS.md. CHAPTERS="socket fetch": these only'
 	@echo 'make bench-check'
 	@echo '             compare with an older revision, OLD=REVISION, in one run'
@@ -130,9 +136,16 @@ lint: $(TEST_STAMP)
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 
-docs: $(INSTALLED)
+# The site is there to be looked at also if a page was not committed; a release has none of these.
+docs: $(INSTALLED) $(DOCS_STAMP)
 	$(VENV)/bin/python -m cms_oauth.diagnosis.page > docs/troubleshooting.md.new
 	mv docs/troubleshooting.md.new docs/troubleshooting.md
+	$(SPHINX) --nitpicky --fail-on-warning . build/site
+	@echo 'Look at build/site/index.html.'
+	@changed=$$(git status --short docs); test -z "$$changed" || { echo "Not committed:\n$$changed" >&2; exit 1; }
+
+links: $(DOCS_STAMP)
+	$(SPHINX) -b linkcheck . build/links
 
 bench bench-check bench-short: $(TEST_STAMP)
 	@# What cannot be installed is left out, and named.
@@ -156,6 +169,7 @@ test-dependencies: test-oldest
 lock: $(TOOLS_STAMP)
 	$(PYTHON) distribution/lock.py | $(COMPILE) --upgrade --output-file requirements.lock -
 	$(PYTHON) distribution/lock.py test | $(COMPILE) --upgrade --output-file requirements-test.lock -
+	$(PYTHON) distribution/lock.py docs | $(COMPILE) --upgrade --output-file requirements-docs.lock -
 
 sbom: $(TOOLS_STAMP)
 	$(PYTHON) -m venv --clear $(LOCKED)
@@ -172,13 +186,18 @@ packages:
 	tests/install-debian-packages
 
 clean:
-	rm -rf $(VENV) $(OLDEST) $(NEWEST) $(TOOLS) $(LOCKED) $(FUZZ) .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) $(OLDEST) $(NEWEST) $(TOOLS) $(LOCKED) $(FUZZ) $(DOCS) .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 
 $(TEST_STAMP): requirements-test.lock pyproject.toml client/pyproject.toml $(VENV)/bin/pip
 	@# An installation from before the client was a distribution of its own would take the client's commands with it.
 	$(PIP) --quiet uninstall --yes cms-oauth
 	$(PIP) install --require-hashes --requirement requirements-test.lock
 	$(PIP) install --no-build-isolation --no-deps --editable client --editable .
+	touch $@
+
+$(DOCS_STAMP): requirements-docs.lock
+	$(PYTHON) -m venv --clear $(DOCS)
+	$(DOCS)/bin/pip --disable-pip-version-check --quiet install --require-hashes --requirement requirements-docs.lock
 	touch $@
 
 $(OLDEST_STAMP): pyproject.toml $(VENV)/bin/pip

@@ -1,7 +1,8 @@
 """Prints what the lock files are made from: the requirements in pyproject.toml, without the project's own names.
 
-`lock.py` prints those of an installation with the extras that work everywhere, `lock.py test` those of development. Those
-extras are `socks`, and `sandbox`: Debian's package has no other way to the libraries of `cms demo`.
+`lock.py` prints those of an installation with the extras that work everywhere, `lock.py test` those of development, and
+`lock.py docs` those of `make docs`. Those extras are `socks`, and `sandbox`: Debian's package has no other way to the
+libraries of `cms demo`.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from pathlib import Path
 _LEFT_OUT = ("broker", "test")
 
 
-def requirements(*, test: bool) -> list[str]:
+def requirements(*, test: bool, docs: bool) -> list[str]:
     document = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+    if docs:
+        return sorted(document["dependency-groups"]["docs"])
     extras = document["project"]["optional-dependencies"]
     wanted = [*document["tool"]["hatch"]["metadata"]["hooks"]["custom"]["dependencies"]]
     wanted += [each for name, extra in extras.items() if name not in _LEFT_OUT for each in extra]
@@ -27,4 +30,4 @@ def requirements(*, test: bool) -> list[str]:
 
 
 if __name__ == "__main__":
-    print("\n".join(requirements(test=sys.argv[1:] == ["test"])))
+    print("\n".join(requirements(test=sys.argv[1:] == ["test"], docs=sys.argv[1:] == ["docs"])))

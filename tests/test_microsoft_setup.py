@@ -43,11 +43,6 @@ def marked(mark: str) -> Block:
     return found
 
 
-def slug(title: str) -> str:
-    """Return the anchor that a heading gets."""
-    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
-
-
 @pytest.mark.parametrize("block", of_language("python"), ids=lambda block: block.text.partition("\n")[0])
 def test_configurations_load_without_a_warning(block: Block, tmp_path: Path) -> None:
     """A copied example has no mistake in it, and nothing that `cms check` warns of."""
@@ -114,12 +109,3 @@ def test_clouds_are_those_that_cms_works_with() -> None:
         login = cloud.login.removeprefix("https://")
         assert [login, f"{cloud.resource}/", cloud.imap_host, cloud.smtp_host, cloud.graph] == cells
     assert [] == [portal for portal in PORTALS.values() if portal not in PAGE]
-
-
-def test_links_lead_somewhere() -> None:
-    """Relative links name files and sections that exist."""
-    links = re.findall(r"\]\(\s*([^)\s]*?)(?:#([\w-]+))?\)", PAGE)
-    for path, section in ((path, section) for path, section in links if not path.startswith("https:")):
-        target = ROOT / "docs" / path if path else ROOT / "docs" / "microsoft-setup.md"
-        titles = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
-        assert not section or section in map(slug, titles), (path, section)
