@@ -214,12 +214,17 @@ class Keeper:
         return reply
 
     def without_waiting(self, scopes: Scopes, need: Need) -> Token | Deny:
-        """Return what there is for a client that cannot wait any longer: a second best token, or why there is none."""
+        """Return what there is for a client that cannot wait any longer: a second best token, or why there is none.
+
+        The token that a mail server refused is no use to it while another one is on its way.
+        """
         life, now = self.lives.get(scopes), self._clock.boot()
         if life is None:
             return _RECONFIGURED
         held = usable(life, now)
-        return self._second_best(life, held, scopes, need) if held else denial(life, now)
+        if held is None or (_refuses(need, held) and isinstance(plan(life, now), Fetch)):
+            return denial(life, now)
+        return self._second_best(life, held, scopes, need)
 
     def signed_in(self, scopes: Scopes, outcome: Outcome) -> None:
         """Take over the outcome of a sign-in: its token is for these scopes, and makes a fetch due for the others.

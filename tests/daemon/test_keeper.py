@@ -522,15 +522,20 @@ async def test_a_rejected_token_is_answered_only_without_another() -> None:
 
 
 @in_trio_clock
-async def test_a_rejected_token_is_answered_when_the_wait_is_over() -> None:
-    """A provider that takes longer than a client can wait: the refused token is better than none."""
+async def test_a_rejected_token_is_not_answered_while_another_is_on_its_way() -> None:
+    """A provider that takes longer than a client can wait: the client hears that, and asks again in a few seconds."""
     async with keeping() as world:
         await trio.sleep(2.0)
-        world.provider.takes = 60.0
-        with capture_logs() as lines:
-            answered = await world.secret(rejected=rejected("token-1"))
+        world.provider.takes = 10.0
+        refusal = await ask(world.keeper, MAIL, rejected=rejected("token-1"))
+        others = await world.secret()
+        await trio.sleep(10.0)
+        again = await world.secret(rejected=rejected("token-1"))
 
-    assert ("token-1", 1) == (answered, len(lines))
+    assert isinstance(refusal, Deny)
+    assert ("unavailable", "the token is being renewed") == (refusal.code, refusal.message)
+    assert 0 < refusal.retry_after < 10
+    assert ("token-1", "token-2") == (others, again)
 
 
 @in_trio_clock
