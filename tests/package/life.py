@@ -252,7 +252,7 @@ def sign_in(root: CleanRoot, entra: Entra) -> None:
     """Sign in as README.Debian and init say: as the user cms, by pasting an address."""
     said = root.share / "said"
     root.run(
-        f"mkfifo /srv/typed\n{{ {_AS_CMS} cms login {USER} --paste </srv/typed >/srv/said 2>&1; echo $? >/srv/status; }} &"
+        f"mkfifo /srv/typed\n{{ {_AS_CMS} cms login {USER} --paste >/srv/said 2>&1 </srv/typed; echo $? >/srv/status; }} &"
     )
     with (root.share / "typed").open("w") as typed:
         link = until(lambda: re.search(r"https://\S+/authorize\?\S+", said.read_text()), "a link to sign in with")
