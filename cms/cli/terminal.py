@@ -20,6 +20,11 @@ def say(text: str) -> None:
     click.echo(shown(located(text)))
 
 
+def aside(text: str) -> None:
+    """Print to the standard error what is about the output and no part of it."""
+    click.echo(shown(located(text)), err=True)
+
+
 def complain(message: str, hint: str = "") -> None:
     """Print to the standard error, with the next command on a line below."""
     click.echo(shown(located("\n".join(filter(None, [f"cms: {message}", hint])))), err=True)
@@ -52,9 +57,6 @@ class Terminal:
         if self._yes:
             return usual
         return str(_asked(lambda: click.prompt(shown(question), usual, type=click.Choice(choices))))
-
-    def reply(self, question: str, usual: str) -> str:
-        return usual if self._yes else str(_asked(lambda: click.prompt(shown(question), usual)))
 
     def ask(self, question: str) -> str:
         """Ask even with `yes`. Return "" if the input ends and is not a terminal."""

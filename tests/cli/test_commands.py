@@ -621,6 +621,7 @@ EVERY = {
     "prune": [],
     "refresh": [],
     "reload": [],
+    "show": ["msmtp"],
     "status": [],
     "check": [],
     "admin-consent-url": [],

@@ -35,10 +35,9 @@ def test_what_is_asked(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     person = Terminal(yes=False)
     person.agree(HOSTILE)
     person.choose(HOSTILE, [""], "")
-    person.reply(HOSTILE, "")
     person.ask(HOSTILE)
 
-    assert [HARMLESS] * 4 == asked
+    assert [HARMLESS] * 3 == asked
 
 
 def test_the_daemons_questions(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

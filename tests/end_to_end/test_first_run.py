@@ -142,6 +142,14 @@ def readmes_dialogue() -> list[str]:
     return [pattern(line) for line in str(shown).splitlines()]
 
 
+def _decline(window: Terminal, question: str, first: int = 0) -> None:
+    """Say no to the settings of each mail program of this machine, from this one on."""
+    named = re.search(r"Mail programs here: (.*?)\.\s+" + question, window.wait_for(question), re.DOTALL)
+    assert named
+    for _ in named[1].split(",")[first:]:
+        window.press("n", "Enter")
+
+
 def test_from_an_address_to_a_first_token(newcomer: Newcomer) -> None:
     """Address, sign-in, both mail servers, and the lines for a mail program: nothing else is typed than Enter.
 
@@ -174,7 +182,8 @@ def test_from_an_address_to_a_first_token(newcomer: Newcomer) -> None:
             "Show the settings",
         )
         seen.append(window.wait_for(*asked))
-        window.press("msmtp", "Enter")
+        window.press("Enter")
+        _decline(window, "Show the settings for", first=1)
         shown = window.wait_for("passwordeval", "All is set up")
         seen.append(shown)
 
@@ -239,7 +248,7 @@ def test_each_step_can_be_declined(newcomer: Newcomer) -> None:
         window.wait_for("Sign in as")
         window.press("n", "Enter")
         window.wait_for("Mail programs here: msmtp")
-        window.press("none", "Enter")
+        _decline(window, "Show the settings for")
         window.wait_for("Next (", "cms run", "cms login")
 
     assert 0 == newcomer.run("cms", "check").returncode

@@ -24,9 +24,6 @@ class Person(Terminal):
     there: bool = True
     agreed: tuple[str, ...] = ()
     gives_up: str = "-"
-    shown: str = "none"
-    # What is answered to that before.
-    slips: list[str] = field(default_factory=list)
     heard: list[str] = field(default_factory=list)
     addresses: list[str] = field(default_factory=list)
 
@@ -43,9 +40,6 @@ class Person(Terminal):
 
     def choose(self, _question: str, _choices: Sequence[str], usual: str) -> str:
         return usual
-
-    def reply(self, _question: str, _usual: str) -> str:
-        return self.slips.pop(0) if self.slips else self.shown
 
     def ask(self, question: str) -> str:
         if self.gives_up in question:

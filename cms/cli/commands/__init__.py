@@ -42,6 +42,7 @@ _COMMANDS = {
     "refresh": ("daemon:refresh", "Fetch new tokens now, for USER or for every account."),
     "reload": ("daemon:reload", "Read the configuration again."),
     "run": ("daemon:run", "Run the daemon in the foreground."),
+    "show": ("show:show", "Show the settings that a mail program needs."),
     "status": ("daemon:status", "Show every account, and what to do next."),
     "vault": ("vault:vault", "Move stored sign-ins to another key."),
 }

@@ -39,6 +39,9 @@ from cms_oauth import paths
 @click.option("--no-unit", "unit", flag_value=False, default=True, help="Install no systemd units.")
 @click.option("--no-sign-in", "sign_in", flag_value=False, default=True, help="Do not sign in.")
 @click.option("--no-test", "test", flag_value=False, default=True, help="Do not try the mail servers.")
+@click.option(
+    "--write", type=PATH, default="", metavar="DIR", help="Write the settings for mail programs as files to DIR."
+)
 @click.option("--no-show", "show", flag_value=False, default=True, help="Show nothing for mail programs.")
 def init(config: str, *, system: bool, yes: bool, method: str, ca: str, **wishes: Any) -> int:
     """Set up cms, step by step.

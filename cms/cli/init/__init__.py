@@ -1,7 +1,7 @@
 """`cms init`: sets up cms, from the configuration to the first token.
 
 `wizard` goes through the steps, `first_config` writes the configuration, `systemd_units` installs the service, and
-`mail_programs` shows what each mail program of this machine needs, written as that program reads it (`quoting`). Imports
-of `cms/cli/` only `login`, `client`, `terminal` and `run_line`, and of the rest `config`, `core`, `system` and the
+`mail_programs` has what each mail program needs, written as that program reads it (`quoting`); `show` prints it. Imports
+of `cms/cli/` only `login`, `client`, `terminal`, `failure` and `run_line`, and of the rest `config`, `core`, `system` and the
 worker's messages.
 """

@@ -54,7 +54,7 @@ class Wishes:
     """The options of `cms init`. `config` is the file's path; `method` is "" to choose one; steps are on unless False.
 
     `authority`, `client_id` and `redirect_uri` are "" for the usual ones; `try_smtp` and `try_imap` are servers to test
-    instead of the account's own.
+    instead of the account's own; `write` is the folder for the settings of mail programs, "" to show them.
     """
 
     config: str
@@ -72,6 +72,7 @@ class Wishes:
     sign_in: bool = True
     test: bool = True
     show: bool = True
+    write: str = ""
 
     @property
     def for_system(self) -> bool:

@@ -106,6 +106,16 @@ class Tool:
     least: int = 0
 
     @property
+    def key(self) -> str:
+        """Its name as one word, for command lines."""
+        return self.name.lower().replace(" ", "-")
+
+    @property
+    def file_name(self) -> str:
+        """The name of a file with its settings: the example's, unless they are another text."""
+        return f"{self.key}.txt" if self.text else self.file
+
+    @property
     def of_machine(self) -> bool:
         """True if it serves the whole machine, so it needs the system's cms."""
         return self.goes.startswith("/etc/")

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from cms.cli import browser, login
 from cms.cli.client import NoDaemon, NotListening, Remote
-from cms.cli.init import mail_programs, systemd_units
+from cms.cli.init import mail_programs, show, systemd_units
 from cms.cli.init.first_config import (
     EXIM,
     Tenant,
@@ -38,7 +38,6 @@ from cms.cli.terminal import Terminal
 from cms.config.model import Config, ConfigError
 from cms.core.accounts import Account
 from cms.grants.messages import Explored
-from cms.system import users
 from cms.system.files import oddity
 from cms.system.start import ISOLATION
 from cms_oauth import paths
@@ -92,10 +91,10 @@ class Steps:
     @property
     def said(self) -> str:
         if not self.left:
-            return "All is set up. `cms status` shows the current state."
+            return "\nAll is set up. `cms show PROGRAM` shows settings again, `cms status` the current state."
         how = f"{self.how}{self.to_run if 'run' in self.left else ''}"
         lines = (f"    {line}" for step in self.left.values() for line in step)
-        return "\n".join([f"\nNext{how}:\n", *lines, ""])
+        return "\n".join([f"\nNext{how}:\n", *lines])
 
 
 def steps_for(wishes: Wishes) -> Steps:
@@ -206,7 +205,8 @@ def _service(wishes: Wishes, person: Terminal, steps: Steps, account: Account, d
         question = "Create the user cms, install the systemd units, and start cms at boot?"
         _offer_units(wishes, person, steps, question, drop_ins)
     if wishes.show:
-        _show(person, account, [each for each in mail_programs.found() if each.of_machine])
+        machines = [each for each in mail_programs.found() if each.of_machine]
+        show.offer(person, account, machines, wishes.write)
     person.say(steps.said)
     return 0
 
@@ -223,7 +223,7 @@ def _live(wishes: Wishes, person: Terminal, steps: Steps, account: Account, conn
             else:
                 status = _sign_in_and_test(wishes, person, steps, account, connect)
     if wishes.show:
-        _show(person, account, mail_programs.found())
+        show.offer(person, account, mail_programs.found(), wishes.write)
     person.say(steps.said)
     return status
 
@@ -365,54 +365,3 @@ def _test(person: Terminal, account: Account, what: str, host: str) -> bool:
         return True
     person.say(f"{what.upper()}: {host} does not accept the token:\n\n{done.stdout}{done.stderr}")
     return False
-
-
-def _show(person: Terminal, account: Account, tools: Sequence[mail_programs.Tool]) -> None:
-    """Show the settings for the mail programs of this machine."""
-    program = "cms-oauth" if shutil.which("cms-oauth") else str(Path(sys.executable).parent / "cms-oauth")
-    setting = mail_programs.Setting(
-        *(account.user, _own_name(account), account.smtp_host, account.imap_host, program),
-        login=os.environ.get("SUDO_USER") or users.user_name(os.getuid()),
-        runtime=os.path.dirname(paths.default_socket()),  # noqa: PTH120 - as the configuration has it
-    )
-    chosen = _chosen(person, tools)
-    for tool in chosen:
-        text = mail_programs.fragment(tool, setting)
-        person.say(f"\n==== {tool.name}: {tool.goes}; docs/clients/{tool.page}.md ====\n\n{text}")
-    others = any(not each.of_machine for each in chosen)
-    if others and paths.default_socket() not in paths.socket_candidates():
-        person.say(
-            f"Programs look for the socket elsewhere: set CMS_SOCK={Command((literal(paths.default_socket()),))}"
-        )
-
-
-def _chosen(person: Terminal, tools: Sequence[mail_programs.Tool]) -> list[mail_programs.Tool]:
-    """Ask which programs to show settings for, and return those."""
-    if not tools:
-        return []
-    person.say(f"\nMail programs here: {', '.join(each.name for each in tools)}.")
-    while True:
-        said = person.reply("Show the settings for which of them (all, none, or names)", "all").lower()
-        chosen, strange = _named(said, tools)
-        if not strange:
-            return chosen
-        person.say(f"None of them is called {strange}.")
-
-
-def _named(said: str, tools: Sequence[mail_programs.Tool]) -> tuple[list[mail_programs.Tool], str]:
-    """Return the programs that an answer names, and the part of it that names none."""
-    if said in ("all", "none"):
-        return (list(tools) if said == "all" else []), ""
-    meant, rest = [], said
-    # The longest name first: neomutt before mutt.
-    for tool in sorted(tools, key=lambda each: len(each.name), reverse=True):
-        if tool.name.lower() in rest:
-            meant.append(tool)
-            rest = rest.replace(tool.name.lower(), " ")
-    return [each for each in tools if each in meant], " ".join(rest.replace(",", " ").split())
-
-
-def _own_name(account: Account) -> str:
-    """Return the user's full name from the machine's user database, else the part of the address before the @."""
-    known = users.user(os.getuid())
-    return printable((known.pw_gecos if known else "").partition(",")[0]).strip() or account.user.partition("@")[0]

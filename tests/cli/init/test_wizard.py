@@ -298,7 +298,7 @@ def test_a_sign_in(  # noqa: PLR0917 - the cases are its arguments
 
     assert (f"{USER} is signed in" if signs_in else "the sign-in ran out") in person.said
     assert (tries and signs_in) == ("SMTP: localhost:1 does not accept the token" in person.said)
-    assert left == [each for each in ("cms login", "cms status") if f"    {each}\n" in person.said]
+    assert left == [each for each in ("cms login", "cms status") if f"    {each}\n" in f"{person.said}\n"]
 
 
 def test_inits_daemon_ends_with_the_block(home: Path) -> None:
@@ -413,23 +413,35 @@ def test_steps_that_are_switched_off_are_not_asked_for(home: Path) -> None:
 
 
 def test_what_is_shown(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The named programs' configuration with the user's words, and the socket's path if it is not the usual one.
-
-    init asks again for a word that is no program.
-    """
+    """Each program's configuration with the user's words if it is wanted, and the socket's path if it is not the usual one."""
     program(home, "msmtp", "")
     program(home, "mutt", "")
     monkeypatch.setattr(mail_programs, "TOOLS", [each for each in _TOOLS if each.name in ("msmtp", "mutt")])
     monkeypatch.setenv("CMS_SOCK", "/elsewhere/cms.sock")
-    person = Person(shown="mutt", slips=["mutt, pine"])
+    person = Person(agreed=("settings for mutt",))
 
     begin(wishes(home, offline=True), person, around())
 
     assert "Mail programs here: msmtp, mutt." in person.said
-    assert "None of them is called pine." in person.said
     assert f'set from = "{USER}"' in person.said
     assert "passwordeval" not in person.said
     assert f"set CMS_SOCK={home}/run/cms/cms.sock" in person.said
+
+
+def test_what_is_written(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """With --write: a file for each program that is wanted; nothing is shown, and the next step comes last."""
+    program(home, "msmtp", "")
+    program(home, "mutt", "")
+    monkeypatch.setattr(mail_programs, "TOOLS", [each for each in _TOOLS if each.name in ("msmtp", "mutt")])
+    person, folder = Person(agreed=("Write the settings for mutt",)), home / "new" / "settings"
+
+    begin(wishes(home, offline=True, write=str(folder)), person, around())
+
+    assert ["muttrc"] == [each.name for each in folder.iterdir()]
+    assert f'set from = "{USER}"' in (folder / "muttrc").read_text()
+    assert f"Wrote {folder}/muttrc: mutt, for ~/.muttrc; " in capsys.readouterr().out
+    assert USER not in person.heard[-1]
+    assert person.said.endswith("    cms run\n    cms login\n    cms status")
 
 
 def test_what_the_machines_mail_server_needs(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -438,7 +450,7 @@ def test_what_the_machines_mail_server_needs(home: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(
         mail_programs, "TOOLS", [replace(each, programs=()) for each in _TOOLS if each.name in ("exim", "msmtp")]
     )
-    person = Person(shown="all")
+    person = Person(agreed=("Show the settings",))
 
     assert 0 == begin(Wishes(str(home / "etc" / "cms" / "cms.cfg"), USER, unit=False), person, around())
 

@@ -1,0 +1,138 @@
+"""`cms show`: the settings of one mail program, printed or written."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+from support.command_line import empty_folders, good_configuration
+
+from cms import main
+from cms.cli.commands.show import _programs
+from cms.cli.init import mail_programs
+
+TWO = """
+mine = Office365_Account(user="a@example.test")
+team = Office365_Account(user="team@example.test", sign_in_as="a@example.test")
+CredentialServer("{folder}/cms.sock", accounts=[mine, team], protocols=["SMTP"])
+"""
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A configuration with one account, on a machine with msmtp."""
+    empty_folders(tmp_path, monkeypatch)
+    good_configuration(tmp_path)
+    monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}" if name in ("msmtp", "cms-oauth") else None)
+    here = [each for each in mail_programs.TOOLS if each.programs == ("msmtp",)]
+    monkeypatch.setattr("cms.cli.init.mail_programs.found", lambda: here)
+    return tmp_path
+
+
+def test_one_program(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The output is what belongs into the file, and nothing else; where that is stands beside it."""
+    assert 0 == main.main(["show", "msmtp"])
+    shown = capsys.readouterr()
+
+    assert "--user=a@example.test --proto=SMTP" in shown.out
+    assert shown.out.endswith("account default : work\n")
+    assert "# msmtp for a@example.test: ~/.msmtprc (chmod 600); " in shown.err
+
+
+@pytest.mark.parametrize("name", ["git-send-email", "Git Send-Email"])
+def test_a_program_with_two_ways(home: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    """The one that fits this machine; if none does, the usual one."""
+    assert 0 == main.main(["show", name])
+
+    assert "msmtp" in capsys.readouterr().out
+
+
+def test_another_account(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By its address; without one the first, and the others are named."""
+    (home / "config" / "cms" / "cms.cfg").write_text(TWO.format(folder=home))
+    assert 0 == main.main(["show", "mutt"])
+    first = capsys.readouterr()
+    assert 0 == main.main(["show", "mutt", "--user=team@example.test"])
+    second = capsys.readouterr()
+
+    assert 'set from = "a@example.test"' in first.out
+    assert "The accounts are a@example.test, team@example.test" in first.err
+    assert 'set from = "team@example.test"' in second.out
+    assert "The accounts are" not in second.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["pine"], "cms has no settings for pine\nit has them for msmtp, git-send-email, mutt,"),
+        (["mutt", "--user=x@example.test"], "there is no account x@example.test\nname one of these: a@example.test"),
+    ],
+)
+def test_what_there_is_not(home: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:
+    """A program or account that cms does not know: the ones that it knows are named."""
+    assert 1 == main.main(["show", *words])
+
+    assert f"cms: {said}" in capsys.readouterr().err
+
+
+def test_a_configuration_without_accounts(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Has nothing to show."""
+    (home / "config" / "cms" / "cms.cfg").write_text("")
+    main.main(["show", "mutt"])
+
+    assert "account" in capsys.readouterr().err
+
+
+def test_the_list(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The programs of this machine, the others, and an example."""
+    assert 0 == main.main(["show"])
+    out = capsys.readouterr().out.split("\n")
+    monkeypatch.setattr("cms.cli.init.mail_programs.found", list)
+    assert 0 == main.main(["show"])
+
+    assert "Mail programs here: msmtp" == out[0]
+    assert out[1].startswith("Others: git-send-email, mutt, neomutt,")
+    assert "Next: `cms show msmtp`" == out[2]
+    assert "Mail programs here: none that cms knows" in capsys.readouterr().out
+
+
+def test_files(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """For the programs of this machine or the named ones, private, in a new folder; a file that is there stays."""
+    folder = home / "new" / "settings"
+    assert 0 == main.main(["show", f"--write={folder}"])
+    assert ["msmtp.conf"] == [each.name for each in folder.iterdir()]
+    assert 0o600 == stat.S_IMODE((folder / "msmtp.conf").stat().st_mode)
+
+    (folder / "msmtp.conf").write_text("mine")
+    assert 1 == main.main(["show", "msmtp", "emacs", f"--write={folder}"])
+    shown = capsys.readouterr()
+    assert "mine" == (folder / "msmtp.conf").read_text()
+    assert "msmtp.conf already exists and was not changed\nremove it, or name another folder" in shown.err
+    assert f"Wrote {folder}/emacs.txt: Emacs, for ~/.emacs.d/init.el" in shown.out
+
+    monkeypatch.setattr("cms.cli.init.mail_programs.found", list)
+    assert 1 == main.main(["show", f"--write={folder}"])
+    assert "no mail program that cms knows is installed here" in capsys.readouterr().err
+
+
+def test_each_file_has_its_own_name() -> None:
+    """So that one program's settings are not in the way of another's; mutt and neomutt read the same file."""
+    names = [each.file_name for each in mail_programs.TOOLS if each.name != "neomutt"]
+
+    assert sorted(set(names)) == sorted(names)
+
+
+def test_the_socket_is_named(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """If programs look for it elsewhere; a server of the machine's asks at another."""
+    monkeypatch.setenv("CMS_SOCK", "/elsewhere/cms.sock")
+    main.main(["show", "exim"])
+    assert "CMS_SOCK" not in capsys.readouterr().err
+    main.main(["show", "mutt"])
+    assert f"set CMS_SOCK={home}/run/cms/cms.sock" in capsys.readouterr().err
+
+
+def test_completion() -> None:
+    """Names of programs, as far as they were typed."""
+    assert ["mutt"] == _programs(None, None, "mu")  # type: ignore[arg-type]
+    assert ["msmtp", "mutt", "mbsync", "mpop"] == _programs(None, None, "M")  # type: ignore[arg-type]
