@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from functools import cache, cached_property
 
 from cms.core.words import NAMELESS, stored_sign_in
@@ -241,6 +242,29 @@ def accounts_meant(accounts: Sequence[Account], name: str, who: Mapping[str, str
         each
         for each in accounts
         if not name or is_named(name, each.user, each.grant.login, who.get(each.grant.key, ""))
+    )
+
+
+def is_pattern(name: str) -> bool:
+    """Return True if a name that a person typed is a pattern such as `*@domain.com`. No address has these characters."""
+    return any(each in name for each in "*?")
+
+
+def accounts_matching(accounts: Sequence[Account], pattern: str, who: Mapping[str, str] = {}) -> tuple[Account, ...]:
+    """Return the accounts that a pattern names: `*` stands for any characters and `?` for one. Case does not matter.
+
+    It is compared with the same names as in `accounts_meant`.
+    """
+    # Brackets stand for themselves: shells have a meaning of their own for them, and people expect none here.
+    wanted = pattern.lower().replace("[", "[[]")
+    return tuple(
+        each
+        for each in accounts
+        if any(
+            fnmatchcase(name.lower(), wanted)
+            for name in (each.user, each.grant.login, who.get(each.grant.key, ""))
+            if name
+        )
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from cms.core.accounts import Account, Scopes, Source, StoredSignIn
+from cms.core.accounts import Account, Grant, Scopes, Source, StoredSignIn
 from cms.core.forecast import Forecast, warned_at
 from cms.core.lifecycle import NOTHING_KNOWN, Failing, Life, NeedsSignIn, Settled, SignInFacts, usable
 from cms.core.preflight import covers, fits, misfit, permission_for, uncovered
@@ -110,6 +110,8 @@ class StatusRow:
     - `credential_expires_at`, `credential_due`: when the application's certificate ends (Unix time), and whether that is
       near.
     - `refused`: the protocols that cms does not serve the token for, although it is usable (`preflight=`).
+    - `grant`: which sign-in this is. Accounts with the same one work and fail together.
+    - `who`: who signs in, "" if nobody has yet: a person's address, or the application.
     """
 
     user: str
@@ -132,6 +134,8 @@ class StatusRow:
     credential_expires_at: int | None = None
     credential_due: bool = False
     refused: tuple[str, ...] = ()
+    grant: str = ""
+    who: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +218,15 @@ def _row(entry: AccountFacts, protocols: tuple[str, ...], life: Life, now: float
         credential_expires_at=int(signed_in.credential_expires) or None,
         credential_due=bool(expiry),
         refused=_refused(entry, protocols, life),
+        grant=entry.account.grant.key,
+        who=_who(entry.account.grant, signed_in.who),
     )
+
+
+def _who(grant: Grant, signed_in: str) -> str:
+    if not grant.unattended:
+        return grant.login or signed_in
+    return f"application {grant.client_id}" if grant.client_id else "the machine's own identity"
 
 
 def _refused(entry: AccountFacts, protocols: tuple[str, ...], life: Life) -> tuple[str, ...]:
@@ -318,14 +330,18 @@ def _next_move(entry: AccountFacts, state: str, life: Life) -> str:
 
 
 def as_json(rows: Sequence[StatusRow], daemon: Daemon | None = None) -> dict[str, Any]:
-    """Return the versioned object that `cms status --json` prints."""
+    """Return the versioned object that `cms status --json` prints.
+
+    `severity` of an account is what it alone would make `cms status --check` exit with.
+    """
     document: dict[str, Any] = {"version": JSON_VERSION}
     if daemon:
         document["daemon"] = asdict(daemon)
         document["orphans"] = document["daemon"].pop("orphans")
         if any(row.persisted is False for row in rows):
             document["daemon"]["warnings"] = [*daemon.warnings, MEMORY_WARNING]
-    document["accounts"] = [_data(row) for row in rows]
+    chosen = daemon is not None and daemon.memory_chosen
+    document["accounts"] = [{**_data(row), "severity": _severity(row, memory_chosen=chosen)} for row in rows]
     return document
 
 

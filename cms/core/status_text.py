@@ -1,6 +1,7 @@
 """The status as text, from the object that `cms status --json` prints.
 
-The daemon sends that object, and the client makes the text. `cms status` and its `--watch` use these functions.
+The daemon sends that object, and the client makes the text: everything about each account here, one line an account in
+status_table.py.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from cms_oauth.text import printable
 
 # Longer lines are hard to read, and narrower ones leave no room beside the labels.
 WIDTH = 100
-_NARROWEST = 40
+NARROWEST = 40
 _LABEL = 14
 
 # Shown instead of the sign-in for an account that no person signs in to.
@@ -39,13 +40,12 @@ def as_text(document: Document, width: int = WIDTH) -> str:
 
     `width` is the terminal's, in columns.
     """
-    width = max(_NARROWEST, min(width, WIDTH))
+    width = max(NARROWEST, min(width, WIDTH))
     accounts, orphans = document["accounts"], document.get("orphans", ())
-    blocks = [_daemon(document["daemon"], width)] if "daemon" in document else []
-    if any(account["persisted"] is False for account in accounts):
-        blocks.append(_wrapped("WARNING", MEMORY_WARNING, width))
+    blocks = [daemon_lines(document["daemon"], width)] if "daemon" in document else []
+    blocks += warning_of_memory(accounts, width)
     blocks += [_block(account, width) for account in accounts] or ["no accounts are configured"]
-    blocks += [_orphans(orphans, width)] if orphans else []
+    blocks += [orphan_lines(orphans, width)] if orphans else []
     return "\n\n".join(blocks) + "\n"
 
 
@@ -87,17 +87,24 @@ def facts(account: Document) -> Iterator[tuple[str, str]]:
     yield from ((label, text) for label, text in said if text)
 
 
-def _daemon(daemon: Document, width: int) -> str:
+def warning_of_memory(accounts: Sequence[Document], width: int) -> list[str]:
+    """Return a paragraph if sign-ins are in memory only, else nothing."""
+    lost = any(account["persisted"] is False for account in accounts)
+    return [wrapped("WARNING", MEMORY_WARNING, width)] if lost else []
+
+
+def daemon_lines(daemon: Document, width: int) -> str:
+    """Return what the daemon says of itself."""
     up = duration(daemon["uptime"])
     first = f"cms {daemon['version']}, process {daemon['pid']}, up {up}, configuration {daemon['config']}"
     lines = [printable(first)]
-    lines += [_wrapped("socket", path, width) for path in daemon["sockets"]]
-    lines += [_wrapped("token file", path, width) for path in daemon["files"]]
-    lines += [_wrapped("audit", each, width) for each in _audit(daemon.get("audit") or {})]
+    lines += [wrapped("socket", path, width) for path in daemon["sockets"]]
+    lines += [wrapped("token file", path, width) for path in daemon["files"]]
+    lines += [wrapped("audit", each, width) for each in _audit(daemon.get("audit") or {})]
     if left_out := daemon.get("log_left_out"):
-        lines.append(_wrapped("log", f"{left_out} lines were left out: more came than it may have in a day", width))
+        lines.append(wrapped("log", f"{left_out} lines were left out: more came than it may have in a day", width))
     # MEMORY_WARNING has its own paragraph.
-    lines += [_wrapped("warning", each, width) for each in daemon["warnings"] if each != MEMORY_WARNING]
+    lines += [wrapped("warning", each, width) for each in daemon["warnings"] if each != MEMORY_WARNING]
     return "\n".join(lines)
 
 
@@ -112,9 +119,10 @@ def _audit(audit: Document) -> Iterator[str]:
         yield f"NOT WRITTEN: {audit['trouble']}"
 
 
-def _orphans(orphans: Sequence[Document], width: int) -> str:
-    lines = [_wrapped("", _orphan(each), width) for each in orphans]
-    return "\n".join(["stored sign-ins without an account:", *lines, _wrapped("next move", _ORPHANS_MOVE, width)])
+def orphan_lines(orphans: Sequence[Document], width: int) -> str:
+    """Return the stored sign-ins that belong to no account, and what to do with them."""
+    lines = [wrapped("", _orphan(each), width) for each in orphans]
+    return "\n".join(["stored sign-ins without an account:", *lines, wrapped("next move", _ORPHANS_MOVE, width)])
 
 
 def _orphan(kept: Document) -> str:
@@ -123,7 +131,7 @@ def _orphan(kept: Document) -> str:
 
 def _block(account: Document, width: int) -> str:
     head = printable(f"{name(account)}: {account['state']}")
-    return "\n".join([head, *(_wrapped(label, text, width) for label, text in facts(account))])
+    return "\n".join([head, *(wrapped(label, text, width) for label, text in facts(account))])
 
 
 def _token(account: Document) -> str:
@@ -144,9 +152,15 @@ def _taken(asked: Document | None) -> str:
     return f"{asked['protocol']}, {duration(asked['age'])} ago, by {name}uid {asked['uid']}, process {asked['pid']}"
 
 
+def error_text(problem: Document) -> str:
+    """Return the last error, with Entra's number once."""
+    error, number = problem["message"], problem["aadsts"]
+    return f"AADSTS{number}: {error}" if number and f"AADSTS{number}" not in error else error
+
+
 def _problem(problem: Document) -> Iterator[tuple[str, str]]:
-    error, number, lasts = problem["message"], problem["aadsts"], duration(problem["lasts"])
-    yield "last error", f"AADSTS{number}: {error}" if number and f"AADSTS{number}" not in error else error
+    lasts = duration(problem["lasts"])
+    yield "last error", error_text(problem)
     yield "correlation", problem["correlation_id"]
     tries, retry_in = problem["tries"], problem["retry_in"]
     if retry_in is None:
@@ -178,7 +192,7 @@ def _given(account: Document) -> str:
     return f"{given}; next expected {until(account['ends_in'])} ({expected['reason']}; {expected['certainty']})"
 
 
-def _wrapped(label: str, text: str, width: int) -> str:
+def wrapped(label: str, text: str, width: int) -> str:
     """Return a labelled paragraph that fits the terminal.
 
     Commands, addresses and paths are never broken: people copy them.

@@ -188,17 +188,18 @@ class Commands:
             await self._daemon.look()
 
     def status(self, user: str = "") -> Result:
-        """Return the status of all accounts, or of those that `user` refers to.
+        """Return the status of all accounts, or of those that `user` refers to: a name or a pattern.
 
         The Result's `extra` has `json` (the object) and `exit_code` (for `--check`).
         """
         if self._daemon is None:
             return _NO_DAEMON
-        keepers = self._meant(user, "status") if user else self._registry.keepers
-        if isinstance(keepers, Result):
-            return keepers
-        keys = {keeper.grant.key for keeper in keepers}
-        accounts = [each for each in self._registry.config.accounts if each.grant.key in keys]
+        accounts = self._registry.matching(user)
+        if user and not accounts:
+            # A name without an account, which this explains.
+            unclear = self._meant(user, "status")
+            assert isinstance(unclear, Result), "a name has an account or none"
+            return unclear
         rows, daemon = self._registry.rows(accounts), self._daemon.facts()
         code = exit_code(rows, memory_chosen=daemon.memory_chosen, troubles=daemon.troubles)
         document = {**as_json(rows, daemon), "requests": self._daemon.requests()}

@@ -10,14 +10,24 @@ which grants need a sign-in: `waiting` is empty.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import trio
 
 from cms.config.model import Config
-from cms.core.accounts import Account, Grant, Scopes, Unclear, sign_ins_meant, users_in_words
+from cms.core.accounts import (
+    Account,
+    Grant,
+    Scopes,
+    Unclear,
+    accounts_matching,
+    accounts_meant,
+    is_pattern,
+    sign_ins_meant,
+    users_in_words,
+)
 from cms.core.forecast import Forecast, forecast, warned_at
 from cms.core.lifecycle import Life, NeedsSignIn, Outcome
 from cms.core.notices import Facts, HowToSignIn, Remark
@@ -170,6 +180,11 @@ class Registry:
         """Return the keepers of the grants that a name refers to, "" for the only one."""
         grants = sign_ins_meant(self.config.accounts, name, command, self.names)
         return grants if isinstance(grants, Unclear) else [self.keeper_of(grant) for grant in grants]
+
+    def matching(self, name: str) -> Sequence[Account]:
+        """Return the accounts that a name or a pattern refers to, "" for all."""
+        find = accounts_matching if is_pattern(name) else accounts_meant
+        return find(self.config.accounts, name, self.names)
 
     def waiting(self) -> list[Grant]:
         """Return the grants that a person has to sign in."""

@@ -12,12 +12,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
 from support.command_line import conversing, daemon, done, empty_folders, good_configuration
+from support.status_rows import row_of
 from support.waiting import PATIENCE
 
 from cms import main
@@ -107,6 +109,41 @@ def test_a_status_is_for_whom_it_is_asked(home: Path, monkeypatch: pytest.Monkey
 
     assert [{"command": "status", "user": "a@example.test"}] == asked
     assert 40 < max(map(len, terminal.getvalue().splitlines())) <= 44
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        ([], {"a": True, "b": True, "everything": False}),
+        (["--long"], {"a": True, "b": True, "everything": True}),
+        (["--problems"], {"a": False, "b": True, "everything": True}),
+        (["--problems", "--json"], {"a": False, "b": True, "everything": False}),
+    ],
+)
+def test_many_accounts_are_a_table(
+    home: Path, capsys: pytest.CaptureFixture[str], options: list[str], shown: dict[str, bool]
+) -> None:
+    """One line an account unless `--long` asks for everything, or few accounts are left; `--problems` leaves the rest out."""
+    well, ill = (asdict(row_of(state)) for state in ("ok", "failing"))
+    accounts = [{**well, "user": f"a{number}@example.test", "severity": 0} for number in range(200)]
+    answer = {"version": 1, "accounts": [*accounts, {**ill, "user": "b@example.test", "severity": 1}]}
+    with daemon(home, done(json=answer, exit_code=0)):
+        assert 0 == main.main(["status", *options])
+    out = capsys.readouterr().out
+
+    assert shown == {
+        "a": "a199@example.test" in out,
+        "b": "b@example.test" in out,
+        "everything": "\n  sign-in  " in out,
+    }
+
+
+def test_no_problem_is_said(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not that there is no account."""
+    with daemon(home, STATUS):
+        assert 0 == main.main(["status", "--problems"])
+
+    assert "no account has a problem\n" == capsys.readouterr().out
 
 
 def test_a_terminal_that_cannot_draw_is_not_watched(

@@ -16,8 +16,10 @@ from cms.core.accounts import (
     Registration,
     Source,
     Unclear,
+    accounts_matching,
     accounts_meant,
     application,
+    is_pattern,
     mail_scopes,
     registration_for,
     registration_of,
@@ -215,6 +217,30 @@ CAROL = {NOT_YET.grant.key: "Carol@example.test"}
 def test_a_name_means_accounts(name: str, meant: tuple[Account, ...]) -> None:
     """By user, by who is to sign in, by who has signed in; a part of a name means nothing."""
     assert meant == accounts_meant(ALL, name, CAROL)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "meant"),
+    [
+        ("*", ALL),
+        ("*@Example.test", ALL),
+        ("SHARED@*", (SHARED,)),
+        ("a??@example.test", (APP,)),
+        ("alice*", (ALICE, SHARED)),
+        ("carol@*", (NOT_YET,)),
+        ("[a]*", ()),
+        ("*@other.test", ()),
+    ],
+)
+def test_a_pattern_means_accounts(pattern: str, meant: tuple[Account, ...]) -> None:
+    """By the same names; brackets are no part of it."""
+    assert is_pattern(pattern)
+    assert meant == accounts_matching(ALL, pattern, CAROL)
+
+
+def test_an_address_is_no_pattern() -> None:
+    """Whatever characters Entra takes."""
+    assert not is_pattern("o'connor+x!#$%&/=^_`{|}~@example.test")
 
 
 def test_a_name_means_sign_ins_each_once() -> None:

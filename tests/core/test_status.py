@@ -13,6 +13,7 @@ from support.status_rows import (
     DAY,
     ENTRIES,
     EXPECTED,
+    GRANT,
     GRAPH,
     LOCKED,
     MACHINE,
@@ -352,6 +353,9 @@ def test_json_is_versioned_and_complete() -> None:
         "credential_expires_at": None,
         "credential_due": False,
         "refused": [],
+        "grant": GRANT.key,
+        "who": "a@example.test",
+        "severity": 0,
     } == document["accounts"][0]
 
 

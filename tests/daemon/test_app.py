@@ -231,6 +231,27 @@ async def test_the_status_of_one_account(world: World) -> None:
 
 
 @in_trio
+async def test_the_status_of_accounts_that_match(world: World) -> None:
+    """A pattern names several, and one mailbox of a sign-in is not all of them; a pattern without an account says so."""
+    world.accounts = [account(name, login="boss@example.test") for name in ("a@x.test", "b@x.test", "c@y.test")]
+    async with world.daemon() as app:
+        await until_settled(app)
+        found = {
+            name: [row["user"] for row in app.commands.status(name).extra["json"]["accounts"]]
+            for name in ("*@X.test", "?@y.test", "b@x.test", "boss@example.test")
+        }
+        none = app.commands.status("*@z.test")
+
+    assert {
+        "*@X.test": ["a@x.test", "b@x.test"],
+        "?@y.test": ["c@y.test"],
+        "b@x.test": ["b@x.test"],
+        "boss@example.test": ["a@x.test", "b@x.test", "c@y.test"],
+    } == found
+    assert (False, "there is no account '*@z.test'") == (none.ok, none.message)
+
+
+@in_trio
 async def test_an_account_without_a_user_is_found_by_the_reported_name(world: World) -> None:
     """cms finds and serves an account without a user by the name that the provider reported."""
     world.accounts = [account("", login="")]

@@ -17,7 +17,8 @@ from cms.cli.commands.options import config_option, config_path, ended, json_opt
 from cms.cli.connect import connect, is_configured
 from cms.cli.run_line import VALUES, Run, run_anew
 from cms.cli.terminal import say
-from cms.core.status_text import WIDTH, as_text
+from cms.core.status_table import as_text, problems_only
+from cms.core.status_text import Document
 from cms.core.words import CRITICAL, UNKNOWN
 from cms_oauth.expand import literal
 
@@ -60,13 +61,16 @@ def reload() -> int:
     help="Print one line and exit as monitoring plugins do: 0 good, 1 warning, 2 critical, 3 unknown.",
 )
 @click.option("--watch", "live", is_flag=True, help="Keep showing it, with the latest requests, until Ctrl-C.")
-def status(user: str, *, as_json: bool, check: bool, live: bool) -> int:
+@click.option("--long", "full", is_flag=True, help="Everything about each account, however many there are.")
+@click.option("--problems", is_flag=True, help="Only accounts with a problem.")
+def status(user: str, *, as_json: bool, check: bool, live: bool, full: bool, problems: bool) -> int:
     """Show every account, and what to do next.
 
-    With USER, only that account: its token, its sign-in, its last error and the next command.
+    With USER, only that account: its token, its sign-in, its last error and the next command. USER may be a pattern
+    such as '*@domain.com'.
     """
     if live:
-        return _watch(user, alone=not (as_json or check))
+        return _watch(user, problems=problems, alone=not (as_json or check))
     try:
         answer = _asked(user)
     except NoDaemon as error:
@@ -78,19 +82,23 @@ def status(user: str, *, as_json: bool, check: bool, live: bool) -> int:
     if not answer.get("ok"):
         return ended(answer)
     with client.understood():
-        text = _text(answer, as_json=as_json, check=check)
+        if problems:
+            answer["json"] = problems_only(answer["json"])
+        text = _text(answer, as_json=as_json, check=check, full=full, problems=problems)
         exit_code = int(answer["exit_code"]) if check else 0
     say(text)
     return exit_code
 
 
-def _text(answer: dict[str, Any], *, as_json: bool, check: bool) -> str:
+def _text(answer: dict[str, Any], *, as_json: bool, check: bool, full: bool, problems: bool) -> str:
     if as_json:
         return json.dumps(answer["json"], indent=2)
     if check:
         return str(answer["message"])
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDTH
-    return as_text(answer["json"], width).rstrip("\n")
+    if problems and not answer["json"]["accounts"]:
+        return "no account has a problem"
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    return as_text(answer["json"], width, full=full).rstrip("\n")
 
 
 def _asked(user: str) -> dict[str, Any]:
@@ -98,18 +106,19 @@ def _asked(user: str) -> dict[str, Any]:
         return found.ask("status", **({"user": user} if user else {}))
 
 
-def _watch(user: str, *, alone: bool) -> int:
+def _watch(user: str, *, problems: bool, alone: bool) -> int:
     if not alone:
         raise click.UsageError("--watch cannot be combined with --json or --check.")
     if not sys.stdout.isatty() or os.environ.get("TERM", "dumb") == "dumb":
         raise click.UsageError("--watch needs a terminal; `cms status` prints the same once.")
-    watch.watch(partial(_document, user), watch.Screen(sys.stdout.fileno()))
+    watch.watch(partial(_document, user, problems=problems), watch.Screen(sys.stdout.fileno()))
     return 0
 
 
-def _document(user: str) -> dict[str, Any]:
+def _document(user: str, *, problems: bool) -> Document:
     answer = _asked(user)
     if not answer.get("ok"):
         raise NoDaemon(str(answer.get("message")), str(answer.get("hint")))
-    document: dict[str, Any] = answer.get("json", {})
-    return document
+    with client.understood():
+        document: Document = answer["json"]
+        return problems_only(document) if problems else document
