@@ -69,7 +69,7 @@ help:
 	@echo 'make lock    write the lock files anew: the newest libraries, with their hashes'
 	@echo 'make sbom    list the libraries that are installed with cms, with their licences: build/sbom.json'
 	@echo 'make audit   ask whether one of them has a known vulnerability'
-	@echo 'make docs    make docs/troubleshooting.md from the tables of verdicts, and the site: build/site/index.html'
+	@echo 'make docs    make the troubleshooting pages from the tables of verdicts, and the site: build/site/index.html'
 	@echo 'make links   ask whether what the documentation links to is still there'
 	@echo 'make bench   measure cms beside other programs, in less than an hour: bench/RESULTS.md. CHAPTERS="socket fetch": these only'
 	@echo 'make bench-check'
@@ -138,8 +138,7 @@ lint: $(TEST_STAMP)
 
 # The site is there to be looked at also if a page was not committed; a release has none of these.
 docs: $(INSTALLED) $(DOCS_STAMP)
-	$(VENV)/bin/python -m cms_oauth.diagnosis.page > docs/troubleshooting.md.new
-	mv docs/troubleshooting.md.new docs/troubleshooting.md
+	$(VENV)/bin/python -m cms_oauth.diagnosis.page docs
 	$(SPHINX) --nitpicky --fail-on-warning . build/site
 	@echo 'Look at build/site/index.html.'
 	@changed=$$(git status --short docs); test -z "$$changed" || { echo "Not committed:\n$$changed" >&2; exit 1; }

@@ -39,6 +39,8 @@ linkcheck_ignore = [r"https?://(localhost|127\.0\.0\.1)", r"https://login\.micro
 # The pages that lead to pages; the headings of the first are those of the navigation.
 _LEADING = (root_doc, "docs/clients/README", "docs/troubleshooting")
 _LINK = re.compile(r"\]\(([\w./-]+)\.md\)")
+# A link to a folder of the repository, which is no page of the site.
+_FOLDER = re.compile(r"\[([^\]\n]*)\]\((?!https?:)[^)\s#]*/\)")
 
 
 def with_navigation(docname: str, text: str) -> str:
@@ -65,7 +67,7 @@ def setup(app: Sphinx) -> None:
     """Have Sphinx call the function above; it has no lexer for the one diagram, which is shown as text."""
 
     def read(_: Sphinx, docname: str, source: list[str]) -> None:
-        source[0] = with_navigation(docname, source[0])
+        source[0] = _FOLDER.sub(r"\1", with_navigation(docname, source[0]))
 
     app.connect("source-read", read)
     app.add_lexer("mermaid", TextLexer)
