@@ -65,14 +65,18 @@ def peer_uid(peer: End, ours: End) -> int | None:
     Only a socket that a process has open counts: for one that was closed after its request, the kernel reports root.
     """
     told = _ask(peer, ours)
-    return _look_up(peer, ours) if told is None else told
+    if _is_socket(told):
+        return _owner_in(told)
+    # Either the peer has gone, or the kernel has no sock_diag: both are ENOENT. Our own end, or the socket that listens
+    # there, tells which. Whoever connects and leaves again and again must not make the daemon read long tables each time.
+    return None if _is_socket(_ask(ours, peer)) else _look_up(peer, ours)
 
 
-def _ask(peer: End, ours: End) -> int | None:
-    """Return the kernel's answer, None if there is no such connection or the kernel does not answer."""
-    family = socket.AF_INET6 if ":" in peer[0] else socket.AF_INET
-    ends = (socket.inet_pton(family, peer[0]), socket.inet_pton(family, ours[0]))
-    which = _PORTS.pack(peer[1], ours[1], *ends) + _REST.pack(0, *_NO_COOKIE)
+def _ask(local: End, remote: End) -> bytes:
+    """Return the kernel's answer about the socket at `local` that is connected to `remote`, empty if there is none."""
+    family = socket.AF_INET6 if ":" in local[0] else socket.AF_INET
+    ends = (socket.inet_pton(family, local[0]), socket.inet_pton(family, remote[0]))
+    which = _PORTS.pack(local[1], remote[1], *ends) + _REST.pack(0, *_NO_COOKIE)
     body = _QUESTION.pack(family, socket.IPPROTO_TCP, 0, 0, _ALL_STATES) + which
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG) as kernel:
@@ -81,14 +85,17 @@ def _ask(peer: End, ours: End) -> int | None:
             # The kernel answers before sendto returns, so this does not block.
             answer, (sender, _) = kernel.recvfrom(_CHUNK)
     except OSError:
-        return None
-    return _owner_in(answer) if sender == 0 else None
+        return b""
+    return answer if sender == 0 else b""
+
+
+def _is_socket(answer: bytes) -> bool:
+    """True if the kernel's answer describes a socket, and is no error."""
+    return len(answer) >= _ANSWER and _HEADER.unpack_from(answer)[1] == _BY_FAMILY
 
 
 def _owner_in(answer: bytes) -> int | None:
-    """Return the user in an answer, None unless it is an established connection that a process has open."""
-    if len(answer) < _ANSWER or _HEADER.unpack_from(answer)[1] != _BY_FAMILY:
-        return None
+    """Return the user of the socket in an answer, None unless it is an established connection that a process has open."""
     _, state, _, _ = _STATE.unpack_from(answer, _HEADER.size)
     *_, uid, inode = _OWNER.unpack_from(answer, _ANSWER - _OWNER.size)
     # For a connection that is closed, the kernel reports the process that listens at that port.

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -11,9 +14,12 @@ from support.browser import ENTER, TAB, Browser, browser
 from support.daemon import Daemon, account_line, settings_lines
 from support.ports import free_port
 from support.programs import require_root
-from support.reachable import ALICE
+from support.reachable import ALICE, open_folder
 from support.waiting import until
 
+from cms.daemon.signin import pages
+from cms.daemon.signin.cards import Card, Offer
+from cms.daemon.signin.page_files import MARK, SCRIPT
 from cms.sandbox.entra import Entra
 
 ANN, BOB = "ann@example.test", "bob@example.test"
@@ -164,6 +170,67 @@ def test_the_page_works_without_its_script(walk: Walk, entra: Entra) -> None:
     person.press(f"Sign in {ANN}")
     sign_in(person, ANN)
     assert f"{ANN} is signed in" in person.await_title("Signed in")
+
+
+@dataclass
+class Port:
+    """A port where cms's page is, and later what `page` is set to. `asked` counts the page's own requests since then."""
+
+    number: int = 0
+    page: str = pages.front([Card(ANN, "bad", "Needs you", (), Offer("key", ANN))])
+    asked: list[str] = field(default_factory=list)
+
+    def put(self, page: str) -> None:
+        self.asked.clear()
+        self.page = page
+
+
+@contextmanager
+def port() -> Iterator[Port]:
+    at = Port()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            page, kind = (SCRIPT, "text/javascript") if self.path == pages.SCRIPT_PATH else (at.page, "text/html")
+            self.send_response(200)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Security-Policy", pages.POLICY)
+            self.end_headers()
+            self.wfile.write(page.encode())
+            at.asked.append(self.path)
+
+        def log_message(self, *_said: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        at.number = server.server_port
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield at
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_the_page_shows_nothing_of_another_program_at_its_port(entra: Entra) -> None:
+    """Whoever listens there after cms cannot put a link or a button into a page that is open in a person's browser.
+
+    The twin is cms itself, whose page has changed.
+    """
+    require_root()
+    changed = pages.front([Card(BOB, "bad", "Needs you", (), Offer("key", BOB))])
+    with port() as at, open_folder("page") as folder, browser(folder, ALICE, Path(entra.cert_file)) as person:
+        person.open(f"http://127.0.0.1:{at.number}/")
+        assert [f"Sign in {ANN}"] == person.buttons
+        at.put(changed)
+        until(lambda: person.buttons == [f"Sign in {BOB}"], "what cms says now")
+        at.put(changed.replace(MARK, "0" * len(MARK)).replace(BOB, "mallory@example.test"))
+        until(lambda: person.summary == "This page has closed.", "the word that the page has closed")
+
+        assert at.asked
+        assert [] == person.buttons
+        assert "mallory" not in person.source
 
 
 def named(daemon: Daemon, address: str) -> str:

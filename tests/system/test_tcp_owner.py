@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,7 @@ def kernel_answers() -> bool:
         socket.create_connection(server.getsockname()),
         server.accept()[0] as accepted,
     ):
-        return tcp_owner._ask(accepted.getpeername(), accepted.getsockname()) is not None
+        return tcp_owner._is_socket(tcp_owner._ask(accepted.getpeername(), accepted.getsockname()))
 
 
 @pytest.mark.usefixtures("way")
@@ -141,7 +142,7 @@ def answer(*, kind: int = 20, state: int = 1, uid: int = 1000, inode: int = 77) 
 )
 def test_an_answer_is_read_with_care(said: bytes, expected: int | None) -> None:
     """Only an established connection that is open in a process has a user."""
-    assert expected == tcp_owner._owner_in(said)
+    assert expected == (tcp_owner._owner_in(said) if tcp_owner._is_socket(said) else None)
 
 
 def test_a_closed_connection_has_no_owner() -> None:
@@ -154,6 +155,33 @@ def test_a_closed_connection_has_no_owner() -> None:
 
             assert None is peer_uid(*ends)
             assert None is peer_uid(server.getsockname(), ("127.0.0.1", 1))
+
+
+@pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
+def test_who_connects_and_leaves_costs_no_tables(
+    way: str, monkeypatch: pytest.MonkeyPatch, family: socket.AddressFamily, host: str
+) -> None:
+    """The tables have a row for each socket of the machine, and any user can open thousands: reading them takes half a second.
+
+    Where the kernel does not answer, they are all that there is.
+    """
+    read, rows = list[str](), tcp_owner._rows
+
+    def counted(likely: Callable[[str], bool]) -> Iterator[tcp_owner._SocketRow]:
+        read.append("tables")
+        return rows(likely)
+
+    monkeypatch.setattr(tcp_owner, "_rows", counted)
+    with socket.create_server((host, 0), family=family) as server:
+        client = socket.create_connection(server.getsockname()[:2])
+        # It leaves by a reset, so that nothing is left of either end.
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with server.accept()[0] as accepted:
+            ends = accepted.getpeername()[:2], accepted.getsockname()[:2]
+            client.close()
+            found = peer_uid(*ends)
+
+    assert (None, [] if way == "asked" and kernel_answers() else ["tables"]) == (found, read)
 
 
 def test_the_holder_of_a_port_is_named() -> None:

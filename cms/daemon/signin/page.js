@@ -6,6 +6,7 @@ const EVERY_MS = 2000;
 const LOST_ANSWERS = 2;
 
 const here = (id) => document.getElementById(id);
+const mark = here("accounts").dataset.mark;
 let lost = 0;
 
 function show(fresh) {
@@ -37,7 +38,10 @@ async function look() {
   try {
     const answer = await fetch("/", { cache: "no-store" });
     if (!answer.ok) throw new Error(answer.status);
-    show(new DOMParser().parseFromString(await answer.text(), "text/html"));
+    const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+    // Once cms has left the port, any user's program can listen there. It does not know what this page knows.
+    if (fresh.getElementById("accounts").dataset.mark !== mark) throw new Error("another program");
+    show(fresh);
     lost = 0;
   } catch {
     lost += 1;

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from cms.daemon.signin.cards import Card, Offer
-from cms.daemon.signin.page_files import STYLE
+from cms.daemon.signin.page_files import MARK, STYLE
 from cms_oauth.text import shown
 
 _ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#x27;"})
@@ -88,7 +88,7 @@ def _live(cards: Sequence[Card], more: int) -> str:
             f'<li class="card"><p>And {more} more: <code>cms status</code> in a terminal shows all accounts.</p></li>'
         )
     return (
-        f'<p id="summary" role="status" tabindex="-1">{_summary(cards)}</p><ul id="accounts">{items}</ul>'
+        f'<p id="summary" role="status" tabindex="-1">{_summary(cards)}</p><ul id="accounts" data-mark="{MARK}">{items}</ul>'
         f'<p id="foot" class="foot">{_FOOT}</p><p id="closed" class="foot" hidden>{_CLOSED}</p>'
         f'<script src="{SCRIPT_PATH}" defer></script>'
     )
