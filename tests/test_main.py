@@ -125,7 +125,14 @@ _ASK = {
 }
 # What a question loads: how to ask, and how to show the answer. None of what a daemon is made of: each frozen dataclass
 # takes half a millisecond to make, and trio as long as ten interpreters to start.
-_QUESTION = {*_ASK, "cms.cli.commands.daemon", "cms.cli.watch", "cms.core.status_table", "cms.core.status_text", "cms.core.words"}
+_QUESTION = {
+    *_ASK,
+    "cms.cli.commands.daemon",
+    "cms.cli.watch",
+    "cms.core.status_table",
+    "cms.core.status_text",
+    "cms.core.words",
+}
 # A sign-in that a daemon takes care of.
 _SIGN_IN = {
     *_ASK,

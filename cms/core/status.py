@@ -107,8 +107,8 @@ class StatusRow:
       unknown.
     - `ends_in`, `sign_in_due`: seconds until the forecast end of the sign-in, and whether that is near.
     - `sign_in`: how the account signs in (`sign_in=`).
-    - `credential_expires_at`, `credential_due`: when the application's certificate ends (Unix time), and whether that is
-      near.
+    - `credential_expires_at`, `credential_ends_in`, `credential_due`: when the application's certificate ends (Unix time),
+      in how many seconds that is, and whether it is near.
     - `refused`: the protocols that cms does not serve the token for, although it is usable (`preflight=`).
     - `grant`: which sign-in this is. Accounts with the same one work and fail together.
     - `who`: who signs in, "" if nobody has yet: a person's address, or the application.
@@ -136,6 +136,7 @@ class StatusRow:
     refused: tuple[str, ...] = ()
     grant: str = ""
     who: str = ""
+    credential_ends_in: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,8 +196,9 @@ def _row(entry: AccountFacts, protocols: tuple[str, ...], life: Life, now: float
     move = _next_move(entry, state, life)
     if due and not move:
         move = fill("sign in before mail has to wait: {login}", {"login": cms("login", entry.user)})
-    expiry = expiry_warning(signed_in.credential_expires, wall)
-    warnings = (*_protocol_warnings(entry, protocols, life), length_warning(life), expiry)
+    expires = signed_in.credential_expires
+    expires_soon = expiry_warning(expires, wall)
+    warnings = (*_protocol_warnings(entry, protocols, life), length_warning(life), expires_soon)
     return StatusRow(
         user=entry.user,
         state=state,
@@ -215,11 +217,12 @@ def _row(entry: AccountFacts, protocols: tuple[str, ...], life: Life, now: float
         ends_in=max(0, int(expected.due - wall)) if expected else None,
         sign_in_due=due,
         sign_in=entry.account.grant.sign_in,
-        credential_expires_at=int(signed_in.credential_expires) or None,
-        credential_due=bool(expiry),
+        credential_expires_at=int(expires) or None,
+        credential_due=bool(expires_soon),
         refused=_refused(entry, protocols, life),
         grant=entry.account.grant.key,
         who=_who(entry.account.grant, signed_in.who),
+        credential_ends_in=max(0, int(expires - wall)) if expires else None,
     )
 
 
@@ -271,8 +274,15 @@ def expiry_warning(expires: float, wall: float) -> str:
     """Return a warning if an application's certificate ends soon, else "". `expires` is 0 if it has none."""
     if not expires or expires - wall > EXPIRY_WARNING:
         return ""
-    when = f"ends in {duration(expires - wall)}" if expires > wall else "has ended"
-    return f"the application's certificate {when}: upload a new one to its registration, then put it in the old one's place"
+    return f"{expiry(expires - wall)}: {RENEW_CERTIFICATE}"
+
+
+RENEW_CERTIFICATE = "upload a new one to its registration, then put it in the old one's place"
+
+
+def expiry(left: float) -> str:
+    """Return when an application's certificate ends, as part of a sentence. `left` is in seconds."""
+    return f"the application's certificate {f'ends in {duration(left)}' if left > 0 else 'has ended'}"
 
 
 def _state(entry: AccountFacts, life: Life, now: float) -> str:
@@ -341,7 +351,7 @@ def as_json(rows: Sequence[StatusRow], daemon: Daemon | None = None) -> dict[str
         if any(row.persisted is False for row in rows):
             document["daemon"]["warnings"] = [*daemon.warnings, MEMORY_WARNING]
     chosen = daemon is not None and daemon.memory_chosen
-    document["accounts"] = [{**_data(row), "severity": _severity(row, memory_chosen=chosen)} for row in rows]
+    document["accounts"] = [{**_data(row), "severity": severity(row, memory_chosen=chosen)} for row in rows]
     return document
 
 
@@ -357,7 +367,7 @@ def _fields(record: Any) -> dict[str, Any]:
 
 
 def as_systemd(rows: Sequence[StatusRow], troubles: Sequence[str] = ()) -> str:
-    """Return one line for systemd's STATUS= and `cms status --check`.
+    """Return one line for systemd's STATUS=.
 
     It counts the accounts in each state, says which socket or token file is in trouble, and names the first account that
     needs a person now, or else soon.
@@ -380,33 +390,67 @@ _FOR_PEOPLE = ("sign-in-required", "signing-in", "refused", "locked")
 _FOR_CMS = ("failing", "renewing")
 
 
+@dataclass(frozen=True, slots=True)
+class Concern:
+    """What is wrong with one account: how bad it is, why, and the next move ("" if the reason names it).
+
+    Accounts with the same `cause` have one cause. `reason` is the cause in words, where those of two accounts may differ.
+    """
+
+    severity: int
+    cause: str
+    reason: str
+    move: str = ""
+
+
+def concerns(row: StatusRow, *, memory_chosen: bool = False) -> Iterator[Concern]:
+    """Yield what is wrong with an account, the worst first: nothing if all is well.
+
+    - Critical: it has no usable token, or cms serves its token for none of its protocols.
+    - A warning: cms does not serve the token for some protocols; or it is failing or needs a person while its token is
+      valid, is just starting, keeps its sign-in in memory although the configuration does not ask for that, or will
+      probably need a sign-in or a new certificate soon.
+    """
+    if not row.usable and row.state != "starting":
+        yield _of_state(CRITICAL, row)
+    elif row.state not in {"ok", "renewing"}:
+        yield _of_state(WARNING, row)
+    if row.refused and row.usable:
+        severity = WARNING if set(row.protocols) - set(row.refused) else CRITICAL
+        reason = f"no token is given for {', '.join(row.refused)}"
+        yield Concern(severity, f"{reason} {row.warning}", reason, row.warning)
+    if row.persisted is False and not memory_chosen:
+        yield Concern(WARNING, "memory", MEMORY_WARNING)
+    if row.sign_in_due:
+        soon = f"a sign-in is expected in {duration(row.ends_in or 0)}"
+        yield Concern(WARNING, "sign-in due", soon, "" if row.problem else row.next_move)
+    if row.credential_due:
+        certificate = f"certificate {row.credential_expires_at}"
+        yield Concern(WARNING, certificate, expiry(row.credential_ends_in or 0), RENEW_CERTIFICATE)
+
+
+def _of_state(severity: int, row: StatusRow) -> Concern:
+    reason = row.problem.message if row.problem else STATES[row.state]
+    if row.problem and row.problem.aadsts and str(row.problem.aadsts) not in reason:
+        reason = f"AADSTS{row.problem.aadsts}: {reason}"
+    said = f"{row.state}: {reason}"
+    return Concern(severity, said, said, row.next_move)
+
+
 def exit_code(rows: Sequence[StatusRow], *, memory_chosen: bool = False, troubles: Sequence[str] = ()) -> int:
     """Return what `cms status --check` exits with.
 
-    - 3: there is no account.
-    - 2: an account has no usable token, or cms serves its token for none of its protocols; or programs cannot use a socket
-      or a token file.
-    - 1: cms does not serve a token for some protocols; or an account is failing or needs a person while its token is
-      valid, is just starting, keeps its sign-in in memory although the configuration does not ask for that, or will
-      probably need a sign-in or a new certificate soon.
-    - 0: otherwise.
+    3: there is no account. 2: something is critical, or programs cannot use a socket or a token file. 1: a warning. 0:
+    otherwise.
     """
     if not rows:
         return UNKNOWN
-    worst = max(_severity(row, memory_chosen=memory_chosen) for row in rows)
-    return CRITICAL if troubles else worst
+    return CRITICAL if troubles else max(severity(row, memory_chosen=memory_chosen) for row in rows)
 
 
-def _severity(row: StatusRow, *, memory_chosen: bool) -> int:
-    if not row.usable and row.state != "starting":
-        return CRITICAL
-    if row.refused:
-        return WARNING if set(row.protocols) - set(row.refused) else CRITICAL
-    if row.state not in {"ok", "renewing"} or (row.persisted is False and not memory_chosen):
-        return WARNING
-    if row.sign_in_due or row.credential_due:
-        return WARNING
-    return OK
+def severity(row: StatusRow, *, memory_chosen: bool = False) -> int:
+    """Return what this account alone would make `cms status --check` exit with."""
+    return max((each.severity for each in concerns(row, memory_chosen=memory_chosen)), default=OK)
 
 
 def old_key(named: Source, rows: Sequence[Mapping[str, Any]]) -> str:

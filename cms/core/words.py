@@ -1,10 +1,13 @@
 """Words and exit codes that the daemon and the `cms` command have in common.
 
-The command needs them to show what a daemon answers. Programs run it often, so this file imports nothing.
+The command needs them to show what a daemon answers. Programs run it often, so this file imports next to nothing.
 """
+
+from cms_oauth.text import printable
 
 # Exit codes that monitoring systems of the Nagios family understand.
 OK, WARNING, CRITICAL, UNKNOWN = range(4)
+_SEVERITIES = ("OK", "WARNING", "CRITICAL", "UNKNOWN")
 
 # Shown for an account without a configured user until a person signs in to it.
 NAMELESS = "(not signed in yet)"
@@ -30,3 +33,10 @@ def stored_sign_in(key: str, authority: str, client_id: str, name: str) -> str:
     if not authority:
         return f"a file that cannot be read now ({key}.vault)"
     return f"{name or '(unknown user)'}: {authority}, application {client_id}"
+
+
+def plugin_line(code: int, said: str, perfdata: str = "") -> str:
+    """Return what a plugin of Nagios or Icinga prints: its status, what is wrong, and numbers for graphs behind a bar."""
+    # A bar in what is said would end it.
+    text = f"CMS {_SEVERITIES[code]} - {printable(said).replace('|', '/')}"
+    return f"{text} | {perfdata}" if perfdata else text

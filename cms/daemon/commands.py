@@ -15,7 +15,8 @@ import trio
 from cms.config.model import ConfigError
 from cms.core.accounts import Unclear
 from cms.core.lifecycle import Granted, Outcome, Settled, Trouble
-from cms.core.status import Daemon, as_json, as_systemd, exit_code
+from cms.core.monitoring import check_line
+from cms.core.status import Daemon, as_json, exit_code
 from cms.daemon.control.answers import (
     Ask,
     Result,
@@ -190,7 +191,7 @@ class Commands:
     def status(self, user: str = "") -> Result:
         """Return the status of all accounts, or of those that `user` refers to: a name or a pattern.
 
-        The Result's `extra` has `json` (the object) and `exit_code` (for `--check`).
+        The Result's `message` and the `exit_code` in its `extra` are for `--check`; `json` there is the object.
         """
         if self._daemon is None:
             return _NO_DAEMON
@@ -205,7 +206,8 @@ class Commands:
         document = {**as_json(rows, daemon), "requests": self._daemon.requests()}
         for row in document["accounts"]:
             row["last_taken"] = self._daemon.last_taken(row["user"], row["protocols"])
-        return Result(True, as_systemd(rows, daemon.troubles), extra={"json": document, "exit_code": code})
+        line = check_line(rows, memory_chosen=daemon.memory_chosen, troubles=daemon.troubles)
+        return Result(True, line, extra={"json": document, "exit_code": code})
 
     async def refresh(self, user: str) -> Result:
         """Fetch new tokens now and wait for them."""

@@ -157,6 +157,23 @@ def test_a_terminal_that_cannot_draw_is_not_watched(
     assert "--watch needs a terminal" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("answer", "code", "out"),
+    [
+        (done(ok=False, message="no such user: x", hint="see `cms status`"), 3, "no such user: x; see `cms status`"),
+        (done(json=[]), 2, "the daemon's answer makes no sense; "),
+    ],
+)
+def test_a_plugin_ends_as_plugins_do(
+    home: Path, capsys: pytest.CaptureFixture[str], answer: dict[str, object], code: int, out: str
+) -> None:
+    """A command's own exit status 1 would be a warning to monitoring, and it shows the standard output only."""
+    with daemon(home, answer):
+        assert code == main.main(["status", "--check", "x"])
+
+    assert capsys.readouterr().out.startswith(f"CMS {('UNKNOWN', 'CRITICAL')[code == 2]} - {out}")
+
+
 NOT_A_STATUS = (
     done(),
     done(json=[], exit_code=0),
@@ -231,7 +248,7 @@ def test_no_daemon_is_critical_to_monitoring(capsys: pytest.CaptureFixture[str])
     """In one line on standard output, which is what it shows."""
     assert 2 == main.main(["status", "--check"])
     out, err = capsys.readouterr()
-    assert out.startswith("no daemon is running; start it with `cms run`")
+    assert out.startswith("CMS CRITICAL - no daemon is running; start it with `cms run`")
     assert (1, "") == (out.count("\n"), err)
 
 

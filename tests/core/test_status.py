@@ -143,47 +143,6 @@ def test_every_word_of_the_table_is_used() -> None:
     assert set(STATES) == {row_of(name).state for name in ENTRIES}
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("ok", OK),
-        ("renewing", OK),
-        ("starting", WARNING),
-        ("failing", WARNING),
-        ("sign-in-required, usable", WARNING),
-        ("renewing, expired", CRITICAL),
-        ("failing, expired", CRITICAL),
-        ("locked", CRITICAL),
-        ("sign-in-required", CRITICAL),
-        ("signing-in", CRITICAL),
-        ("refused", CRITICAL),
-        ("refused, usable", WARNING),
-    ],
-)
-def test_monitoring_tells_good_from_soon_from_now(name: str, expected: int) -> None:
-    """0 while all is well, 1 when someone should look while mail still flows, 2 when it does not."""
-    assert expected == exit_code(describe([ENTRIES[name]], NOW, WALL))
-
-
-def test_the_worst_account_decides() -> None:
-    """One account without a token is not hidden by many with one."""
-    rows = describe([ENTRIES["ok"], ENTRIES["sign-in-required"], ENTRIES["failing"]], NOW, WALL)
-
-    assert exit_code(rows) == CRITICAL
-
-
-def test_memory_only_is_a_warning_unless_it_was_chosen() -> None:
-    """A vault without a key loses every sign-in at a restart: monitoring says so, but not to who asked for that."""
-    rows = describe([replace(ENTRIES["ok"], sign_in=replace(ENTRIES["ok"].sign_in, persisted=False))], NOW, WALL)
-
-    assert (WARNING, OK) == (exit_code(rows), exit_code(rows, memory_chosen=True))
-
-
-def test_no_account_is_unknown() -> None:
-    """A daemon without accounts is neither well nor ill."""
-    assert exit_code([]) == UNKNOWN
-
-
 def test_a_held_token_is_described_in_seconds_and_unix_times() -> None:
     """Age, life left and the next refresh, from the boot clock; moments from the wall clock, for display."""
     expected = TokenFacts(age=600, left=3000, expires_at=1_795_003_000, refresh_in=1800, refresh_at=1_795_001_800)
@@ -352,6 +311,7 @@ def test_json_is_versioned_and_complete() -> None:
         "sign_in": "browser",
         "credential_expires_at": None,
         "credential_due": False,
+        "credential_ends_in": None,
         "refused": [],
         "grant": GRANT.key,
         "who": "a@example.test",

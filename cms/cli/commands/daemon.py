@@ -19,7 +19,7 @@ from cms.cli.run_line import VALUES, Run, run_anew
 from cms.cli.terminal import say
 from cms.core.status_table import as_text, problems_only
 from cms.core.status_text import Document
-from cms.core.words import CRITICAL, UNKNOWN
+from cms.core.words import CRITICAL, UNKNOWN, plugin_line
 from cms_oauth.expand import literal
 
 
@@ -71,34 +71,46 @@ def status(user: str, *, as_json: bool, check: bool, live: bool, full: bool, pro
     """
     if live:
         return _watch(user, problems=problems, alone=not (as_json or check))
-    try:
-        answer = _asked(user)
-    except NoDaemon as error:
-        if not check:
-            raise
-        # Monitoring systems show the standard output.
-        say(f"{error.message}; {error.hint}")
-        return CRITICAL if is_configured() or not isinstance(error, client.NotRunning) else UNKNOWN
+    if check:
+        return _check(user, as_json=as_json, problems=problems)
+    answer = _asked(user)
     if not answer.get("ok"):
         return ended(answer)
     with client.understood():
-        if problems:
-            answer["json"] = problems_only(answer["json"])
-        text = _text(answer, as_json=as_json, check=check, full=full, problems=problems)
-        exit_code = int(answer["exit_code"]) if check else 0
+        text = _text(answer, as_json=as_json, full=full, problems=problems)
+    say(text)
+    return 0
+
+
+def _check(user: str, *, as_json: bool, problems: bool) -> int:
+    """Print what a monitoring plugin prints, whatever happens: its exit statuses are no others than those four."""
+    try:
+        answer = _asked(user)
+        if not answer.get("ok"):
+            why = filter(None, [str(answer.get("message")), str(answer.get("hint", ""))])
+            say(plugin_line(UNKNOWN, "; ".join(why)))
+            return UNKNOWN
+        with client.understood():
+            exit_code = int(answer["exit_code"])
+            text = _text(answer, as_json=True, full=False, problems=problems) if as_json else str(answer["message"])
+    except NoDaemon as error:
+        # Where nothing is configured, nothing can have failed.
+        idle = isinstance(error, client.NotRunning) and not is_configured()
+        exit_code = UNKNOWN if idle else CRITICAL
+        # Monitoring systems show the standard output.
+        text = plugin_line(exit_code, f"{error.message}; {error.hint}")
     say(text)
     return exit_code
 
 
-def _text(answer: dict[str, Any], *, as_json: bool, check: bool, full: bool, problems: bool) -> str:
+def _text(answer: dict[str, Any], *, as_json: bool, full: bool, problems: bool) -> str:
+    document = problems_only(answer["json"]) if problems else answer["json"]
     if as_json:
-        return json.dumps(answer["json"], indent=2)
-    if check:
-        return str(answer["message"])
-    if problems and not answer["json"]["accounts"]:
+        return json.dumps(document, indent=2)
+    if problems and not document["accounts"]:
         return "no account has a problem"
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    return as_text(answer["json"], width, full=full).rstrip("\n")
+    return as_text(document, width, full=full).rstrip("\n")
 
 
 def _asked(user: str) -> dict[str, Any]:

@@ -1,0 +1,77 @@
+"""The status as one line for monitoring, with its exit code: `cms status --check`, as Nagios and Icinga read it.
+
+Their form is "CMS WARNING - what is wrong | numbers": the first line of the output is shown and mailed, and what is behind
+the bar are numbers for graphs. Each cause is told once, with the accounts that it concerns, the worst cause first.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from cms.core.status import STATES, Concern, StatusRow, concerns, exit_code
+from cms.core.words import NAMELESS, UNKNOWN, plugin_line
+from cms_oauth.text import printable
+
+# Nagios reads 4,096 bytes of a plugin's output and NRPE may pass on 1,024; mails and pagers show less. The numbers take
+# about 250.
+MAX_CAUSES = 4
+MAX_CAUSE = 160
+MAX_NAMES = 3
+
+
+def check_line(rows: Sequence[StatusRow], *, memory_chosen: bool = False, troubles: Sequence[str] = ()) -> str:
+    """Return what `cms status --check` prints."""
+    if not rows:
+        return plugin_line(UNKNOWN, "no accounts are configured")
+    causes: dict[tuple[int, str], list[tuple[StatusRow, Concern]]] = {}
+    # The account whose sign-in ends first stands for the others.
+    for row in sorted(rows, key=lambda each: each.ends_in or 0):
+        for each in concerns(row, memory_chosen=memory_chosen):
+            causes.setdefault((each.severity, each.cause), []).append((row, each))
+    worst = sorted(causes.items(), key=lambda each: (-each[0][0], -len(each[1])))
+    told = [*troubles, *(_told(who) for _, who in worst)]
+    if len(told) > MAX_CAUSES:
+        told[MAX_CAUSES:] = [f"{len(told) - MAX_CAUSES} more causes"]
+    code = exit_code(rows, memory_chosen=memory_chosen, troubles=troubles)
+    return plugin_line(code, "; ".join(told) or _well(rows), numbers(rows))
+
+
+def _told(who: Sequence[tuple[StatusRow, Concern]]) -> str:
+    names = list(dict.fromkeys(row.user or NAMELESS for row, _ in who))
+    more = [f"{len(names) - MAX_NAMES} more"] if len(names) > MAX_NAMES else []
+    first = who[0][1]
+    said = f"{', '.join([*names[:MAX_NAMES], *more])}: {printable(first.reason, MAX_CAUSE)}"
+    return f"{said} - {printable(first.move, MAX_CAUSE)}" if first.move else said
+
+
+def _well(rows: Sequence[StatusRow]) -> str:
+    counts = states(rows)
+    return ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+
+
+def states(rows: Sequence[StatusRow]) -> dict[str, int]:
+    """Return how many accounts are in each state. An account with several tokens is counted once, in its worst state."""
+    order = list(STATES)
+    worst: dict[str, int] = {}
+    nameless = [order.index(row.state) for row in rows if not row.user]
+    for row in rows:
+        if row.user:
+            worst[row.user] = max(worst.get(row.user, 0), order.index(row.state))
+    counts = Counter([*worst.values(), *nameless])
+    return {state: counts[number] for number, state in enumerate(order)}
+
+
+def numbers(rows: Sequence[StatusRow]) -> str:
+    """Return the performance data: accounts in all, by state and without a usable token, and what ends first, in seconds."""
+    counts = states(rows)
+    unusable = len({row.user for row in rows if not row.usable})
+    found = {"accounts": str(sum(counts.values())), **{state: str(count) for state, count in counts.items()}}
+    found["unusable"] = str(unusable)
+    ends = {
+        "token_left": [row.token.left for row in rows if row.token],
+        "next_sign_in": [row.ends_in for row in rows if row.ends_in is not None],
+        "certificate_left": [row.credential_ends_in for row in rows if row.credential_ends_in is not None],
+    }
+    found |= {name: f"{min(left)}s" for name, left in ends.items() if left}
+    return " ".join(f"{name}={value}" for name, value in found.items())
