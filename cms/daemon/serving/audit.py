@@ -25,8 +25,10 @@ from cms.system.append import AppendFile
 from cms.system.journal import Journal
 from cms_oauth.wire import TokenRequest
 
-# As many as fit a screen. Older ones are in the audit's file.
+# As many as fit a screen, and the refusals of one uid among them: a stranger does not push all others out. Older ones are
+# in the audit's file.
 MAX_RECENT = 50
+MAX_RECENT_REFUSALS = 20
 
 # Refusals of one uid that are written in each second.
 MAX_REFUSALS = 10
@@ -37,8 +39,9 @@ _MB = 1024 * 1024
 GRANTS_OF_ONE, GRANTS_OF_ALL = (256 * _MB, 256 * _MB), (1024 * _MB, 1024 * _MB)
 REFUSALS_OF_ONE, REFUSALS_OF_ALL = (1 * _MB, 1 * _MB), (16 * _MB, 16 * _MB)
 
-# Refusals in the log, at once and in a day: a part of what the log may have, so that they silence nothing else there.
-LOGGED_REFUSALS = (500, 5000)
+# Refusals in the log, at once and in a day: a part of what the log may have, so that they silence nothing else there; and
+# of that a fifth for each uid, so that no other's are hidden.
+LOGGED_OF_ONE, LOGGED_OF_ALL = (100, 1000), (500, 5000)
 
 # How often the log says that refusals were only counted, at once and in a day.
 _TOLD = (1, 24)
@@ -99,7 +102,7 @@ class Audit:
         self._often = Rations((MAX_REFUSALS, MAX_REFUSALS * DAY), (math.inf, 0.0))
         self._grants = Rations(GRANTS_OF_ONE, GRANTS_OF_ALL)
         self._refusals = Rations(REFUSALS_OF_ONE, REFUSALS_OF_ALL)
-        self._logged = Ration(*LOGGED_REFUSALS)
+        self._logged = Rations(LOGGED_OF_ONE, LOGGED_OF_ALL)
         self._telling = Ration(*_TOLD)
         # What was only counted: in all, what the log does not know yet, and whose was the last.
         self._counted = self._untold = 0
@@ -150,11 +153,14 @@ class Audit:
         stamp, lines = logs.stamp(), list[str]()
         for each in asked:
             name = programs.get(each.peer.pid, _UNNAMED)
-            self._recent.append((each, name))
+            self._remember(each, name)
             if each.outcome == "granted":
                 self._last[each.user, each.request.protocol] = each, name
-            elif self._logged.take(1, each.at):
+            elif self._logged.take(each.peer.uid, 1, each.at):
                 log.info("request", **_facts(each, name))
+            elif not self._places:
+                # It is written nowhere else.
+                self._count(each.peer)
             if self._places:
                 line = f"time={stamp} {_line(each, name)}"
                 share = self._grants if each.outcome == "granted" else self._refusals
@@ -172,6 +178,16 @@ class Audit:
             self._tell()
         for each in self._places:
             each.close()
+
+    def _remember(self, asked: Asked, name: str) -> None:
+        """Keep a request for the status, in place of the oldest or of its uid's oldest refusal."""
+        if asked.outcome != "granted":
+            refused = [
+                each for each in self._recent if each[0].outcome != "granted" and each[0].peer.uid == asked.peer.uid
+            ]
+            if len(refused) >= MAX_RECENT_REFUSALS:
+                self._recent.remove(refused[0])
+        self._recent.append((asked, name))
 
     def _count(self, peer: Peer) -> None:
         self._counted += 1

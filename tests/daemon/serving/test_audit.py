@@ -15,9 +15,11 @@ from support.whole_daemon import ANN, WholeDaemon, on_moving_clock, until, whole
 
 from cms.core.policy import Peer
 from cms.daemon.serving.audit import (
-    LOGGED_REFUSALS,
+    LOGGED_OF_ALL,
+    LOGGED_OF_ONE,
     MAX_NAMED,
     MAX_RECENT,
+    MAX_RECENT_REFUSALS,
     MAX_REFUSALS,
     REFUSALS_OF_ONE,
     Audit,
@@ -209,10 +211,37 @@ def test_a_flood_of_refusals_fills_neither_record_nor_log(it: Recording, record:
 
     assert len(text) <= sum(REFUSALS_OF_ONE) + 200
     assert asked + 1 == text.count("outcome=denied") + it.audit.facts.counted
-    assert len(refusals) <= sum(LOGGED_REFUSALS)
+    assert len(refusals) <= sum(LOGGED_OF_ONE)
     assert (it.audit.facts.counted, True) == (sum(told), len(told) < 30)
     # Another user's refusal is written all the same.
     assert "uid=1001" in text
+
+
+def test_a_flood_of_refusals_hides_no_other_refusal() -> None:
+    """Without a record, the log and the status are all that tells of it: one stranger's refusals take a part of both.
+
+    What is in neither is counted. Many strangers together have no more than `LOGGED_OF_ALL`.
+    """
+    it, asked = Recording(), 0
+    with capture_logs() as logged:
+        it.record(1001, outcome="denied")
+        for it.now in range(1, 200):
+            for _ in range(2 * MAX_REFUSALS):
+                it.record(outcome="denied")
+                asked += 1
+            it.audit.flush()
+        it.record(1002, outcome="denied")
+        last = [each["uid"] for each in it.audit.as_data(it.now)]
+        for uid in range(2000, 2000 + 2 * sum(LOGGED_OF_ALL)):
+            it.record(uid, outcome="denied")
+        it.audit.close()
+    uids = [each["uid"] for each in logged if each["event"] == "request"]
+
+    assert [1002, *[1000] * MAX_RECENT_REFUSALS, 1001] == last
+    assert (1, 1) == (uids.count(1001), uids.count(1002))
+    assert LOGGED_OF_ONE[0] <= uids.count(1000) <= LOGGED_OF_ONE[0] + 3
+    assert len(uids) <= LOGGED_OF_ALL[0] + 12
+    assert asked + 2 + 2 * sum(LOGGED_OF_ALL) == len(uids) + it.audit.facts.counted
 
 
 def test_fewer_requests_are_all_written(it: Recording, record: Path) -> None:
