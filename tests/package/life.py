@@ -128,7 +128,7 @@ def test_the_sasl_plug_in(root: CleanRoot) -> None:
     """It needs libsasl2 only, which finds it: with its tool for that, the mechanism is among those of clients."""
     change(root, f"{_INSTALL} /srv/cms-oauth-sasl_*.deb")
     root.run(f"{_INSTALL} sasl2-bin >/dev/null")
-    assert "XOAUTH2" in root.run("/usr/sbin/saslpluginviewer --client")
+    assert "XOAUTH2" in root.run("/usr/sbin/saslpluginviewer -c")
     change(root, "apt-get purge --yes --quiet=2 cms-oauth-sasl")
     root.run("test ! -e /usr/lib/*/sasl2/libxoauth2.so")
 
