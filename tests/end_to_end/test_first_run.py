@@ -1,4 +1,4 @@
-"""`cms init` in a terminal, run by a person who has only read the README: real TLS to Entra and to mail servers."""
+"""`cms init` in a terminal, run by a person who has only read docs/install.md: real TLS to Entra and to mail servers."""
 
 from __future__ import annotations
 
@@ -131,9 +131,9 @@ _DIFFERS = {
 }
 
 
-def readmes_dialogue() -> list[str]:
-    """Return what README shows of a first run: a pattern for each line."""
-    (shown,) = re.findall(r"^```\n(Mail address: .*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+def the_pages_dialogue() -> list[str]:
+    """Return what docs/install.md shows of a first run: a pattern for each line."""
+    (shown,) = re.findall(r"^```\n(Mail address: .*?)^```$", (ROOT / "docs" / "install.md").read_text(), re.MULTILINE | re.DOTALL)
     known = "|".join(map(re.escape, _DIFFERS))
 
     def pattern(line: str) -> str:
@@ -153,7 +153,7 @@ def _decline(window: Terminal, question: str, first: int = 0) -> None:
 def test_from_an_address_to_a_first_token(newcomer: Newcomer) -> None:
     """Address, sign-in, both mail servers, and the lines for a mail program: nothing else is typed than Enter.
 
-    It goes as README shows it.
+    It goes as docs/install.md shows it.
     """
     newcomer.program("msmtp", "#!/bin/sh\n")
     newcomer.program("systemctl", _SYSTEMCTL)
@@ -187,7 +187,7 @@ def test_from_an_address_to_a_first_token(newcomer: Newcomer) -> None:
         shown = window.wait_for("passwordeval", "All is set up")
         seen.append(shown)
 
-    assert [] == [line for line in readmes_dialogue() if not any(re.search(line, each) for each in seen)]
+    assert [] == [line for line in the_pages_dialogue() if not any(re.search(line, each) for each in seen)]
     assert f"--user={newcomer.user} --proto=SMTP --output=token" in shown
     assert "shared@domain.com" not in shown
     told = (newcomer.home / "systemctl.log").read_text().split("\n")
