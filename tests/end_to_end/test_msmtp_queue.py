@@ -33,7 +33,7 @@ def signed_in(installation: Installation, servers: MailServers) -> Iterator[Pers
         }
         owner.file(".msmtprc", contrib("msmtp.conf"), **words)
         owner.file(".profile", shown("msmtp", "queue-variables") + 'PATH="$HOME/.local/bin:$PATH"\n')
-        # As the README's installation has it.
+        # As docs/install.md has it.
         linked = owner.shell('mkdir -p ~/.local/bin && ln -s "$(command -v cms-oauth)" ~/.local/bin/')
         assert 0 == linked.returncode, linked.stderr
         done = owner.shell(shown("msmtp", "queue-install"))

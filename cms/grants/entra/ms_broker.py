@@ -39,7 +39,7 @@ def unavailable(why: str, hint: str) -> Transient:
 
 NO_LIBRARY = unavailable(
     "MSAL's library for it is not installed, or MSAL is older than 1.33",
-    # No package index has cms: see README.
+    # No package index has cms: see docs/install.md.
     Move(
         "in the source folder of cms, run ",
         Run((Command((f"{sys.prefix}/bin/pip", "install", ".[broker]")),)),
