@@ -14,6 +14,11 @@ from cms.system.logs import get_logger
 # O_NOFOLLOW and O_NONBLOCK: a link is not followed, and opening a pipe does not wait for a reader.
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
+# So much of a disk is left to others: a twentieth of it, and no more than these bytes. Whoever may ask can have a record
+# made of each request, and what is full for this file is full for mail.
+FREE_PART = 20
+MOST_FREE = 256 * 1024 * 1024
+
 log = get_logger()
 
 
@@ -52,6 +57,7 @@ class AppendFile:
             self.lost += len(lines)
             return
         try:
+            _check_room(self._descriptor)
             written = os.write(self._descriptor, b"\n" + data if self._torn else data) - self._torn
         except OSError as error:
             self.lost += len(lines)
@@ -75,6 +81,13 @@ class AppendFile:
         elif self.trouble and not trouble:
             log.warning("a file can be written again", file=self.place, lost=self.lost)
         self.trouble = trouble
+
+
+def _check_room(descriptor: int) -> None:
+    """Raise OSError if what is free on a file's disk is left to others."""
+    disk = os.fstatvfs(descriptor)
+    if disk.f_bavail * disk.f_frsize < min(disk.f_blocks * disk.f_frsize // FREE_PART, MOST_FREE):
+        raise OSError(errno.ENOSPC, "the disk is nearly full")
 
 
 def _opened(path: str) -> int:

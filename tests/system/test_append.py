@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
+from support.mounts import small_disk
 
-from cms.system.append import AppendFile
+from cms.system import append
+from cms.system.append import FREE_PART, AppendFile
 
 
 @pytest.fixture
@@ -180,3 +182,24 @@ def test_a_full_disk_costs_lines_and_no_error(path: Path) -> None:
 
     assert (1, True) == full
     assert ("one\ntwo\nth\nfive\nsix\n", 2, "") == (path.read_text(), file.lost, file.trouble)
+
+
+@pytest.mark.parametrize("part", [FREE_PART, 10**9], ids=["as it is", "without the measure"])
+def test_a_twentieth_of_the_disk_is_left_to_others(part: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who makes lines without end fills no disk: the rest is counted. Without the measure, nobody else can write."""
+    monkeypatch.setattr(append, "FREE_PART", part)
+    with small_disk() as disk, capture_logs() as said, opened(disk.folder / "audit.log") as file:
+        while not file.lost:
+            file.write(["x" * 1000] * 4)
+        left = os.statvfs(disk.folder)
+        told = file.trouble
+        (disk.folder / "audit.log").write_text("")
+        file.write(["rotated"])
+
+    measure = part == FREE_PART
+    assert measure == (left.f_bavail > left.f_blocks // FREE_PART - 3)
+    assert measure == (told == "the disk is nearly full")
+    assert ("", ["a file cannot be written: what belongs into it is lost", "a file can be written again"]) == (
+        file.trouble,
+        [line["event"] for line in said],
+    )
