@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import TypeAlias, TypeGuard, TypeVar
+from typing import NamedTuple, TypeAlias, TypeGuard, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from cms.core.accounts import METHODS, UNATTENDED, Scopes, Source
@@ -68,13 +68,28 @@ _HOST = re.compile(r"\.?[a-z0-9-]+(\.[a-z0-9-]+)*", re.ASCII)
 _SCOPE = re.compile(r"((?:https|api)://[^/\s]+(?:/[^/\s]+)*)/([A-Za-z0-9._-]+)", re.ASCII)
 
 
-class Mistake(Exception):
-    """A directive cannot be used as it is written. The message has no full stop; `hint` says how to correct it."""
+class Place(NamedTuple):
+    """A line of the configuration, or of a file that it reads."""
 
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message, hint)
+    file: str
+    line: int
+
+    def seen_from(self, other: Place) -> str:
+        """Return this place in a message about another one."""
+        return f"line {self.line}" if self.file == other.file else f"{self.file}:{self.line}"
+
+
+class Mistake(Exception):
+    """A directive cannot be used as it is written. The message has no full stop; `hint` says how to correct it.
+
+    `place` is None for the line of the configuration that runs.
+    """
+
+    def __init__(self, message: str, hint: str = "", place: Place | None = None) -> None:
+        super().__init__(message, hint, place)
         self.message = message
         self.hint = hint
+        self.place = place
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

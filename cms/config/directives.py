@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
-from cms.config import arguments, office365, serving, settings
+from cms.config import account_files, arguments, office365, serving, settings
 from cms.config.arguments import Given, Mistake
 from cms.config.draft import MOVES_NO_MAIL, Draft
 from cms.config.ignored import Ignored
@@ -34,10 +34,15 @@ _INSTEAD = {"cfg.logger": "`cms run --log-level=debug` logs more, and --log-leve
 _ORDERED = ("argv", "command")
 
 
+# The names that a directive takes as `**`. Those that cms ignores take any.
+_MORE = {"accounts_from": account_files.SHARED}
+
+
 def namespace(draft: Draft) -> dict[str, Given]:
     """Return the global names that the file starts with."""
     directives: dict[str, Callable[..., Given]] = {
         "Office365_Account": partial(office365.office365_account, draft),
+        "accounts_from": partial(account_files.accounts_from, draft),
         "Office365": partial(office365.office365, draft),
         "CredentialServer": partial(serving.credential_server, draft),
         "PostfixTable": partial(serving.postfix_table, draft),
@@ -54,7 +59,8 @@ def namespace(draft: Draft) -> dict[str, Given]:
         "Command": partial(settings.command, draft),
         **{name: partial(_ignore, draft, name) for name in _IGNORED},
     }
-    return {"cfg": _cfg(draft), **{name: _checked(draft, name, each) for name, each in directives.items()}}
+    checked = {name: _checked(draft, name, each, _MORE.get(name, ())) for name, each in directives.items()}
+    return {"cfg": _cfg(draft), **checked}
 
 
 def _ignore(draft: Draft, directive: str, /, *_: Given, **__: Given) -> Ignored:
@@ -71,14 +77,14 @@ def _cfg(draft: Draft) -> Ignored:
     return Ignored("cfg", warn, lambda name: f"cfg.{name}")
 
 
-def _checked(draft: Draft, name: str, directive: Callable[..., T]) -> Callable[..., T]:
+def _checked(draft: Draft, name: str, directive: Callable[..., T], more: tuple[str, ...]) -> Callable[..., T]:
     """Wrap a directive: wrong argument lists become Mistakes too, and every Mistake begins with the directive's name."""
     signature = inspect.signature(directive)
     taken = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
-    known = [each.name for each in taken]
+    known = [*(each.name for each in taken), *more]
     by_position = [each.name for each in taken if each.kind is each.POSITIONAL_OR_KEYWORD]
     required = {each.name for each in taken if each.default is each.empty}
-    takes_anything = len(known) < len(signature.parameters)
+    takes_anything = len(taken) < len(signature.parameters) and not more
 
     @functools.wraps(directive)
     def checked(*positional: Given, **named: Given) -> T:
@@ -97,6 +103,8 @@ def _checked(draft: Draft, name: str, directive: Callable[..., T]) -> Callable[.
         try:
             return directive(**{each: _listed(draft, each, value) for each, value in given.items()})
         except Mistake as mistake:
+            if mistake.place:
+                raise
             raise Mistake(f"{name}: {mistake.message}", mistake.hint) from None
 
     checked.__name__ = checked.__qualname__ = name

@@ -5,16 +5,18 @@ from __future__ import annotations
 import inspect
 import os
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from cms.config import arguments, trust
-from cms.config.arguments import Given, Mistake
+from cms.config.arguments import Given, Mistake, Place
 from cms.config.ignored import Ignored
 from cms.config.model import AuditSpec, FileSpec, SocketSpec
 from cms.core.accounts import Account, Proxy, Scopes, Source
 from cms.core.hooks import Hook
-from cms_oauth.microsoft import Cloud
+from cms_oauth.microsoft import PERMISSIONS, Cloud
 
 # The message for cloud_mdir_sync's directives that download mail.
 MOVES_NO_MAIL = "cms serves tokens and moves no mail: mbsync does that, with a token from cms-oauth"
@@ -26,13 +28,20 @@ class AccountHandle:
     """What Office365_Account returns. Compared by identity.
 
     `account` is not complete: the rest of the file decides its scopes, scope sets and mailbox. `scopes` are the
-    account's own scopes for mail, None for those of its cloud.
+    account's own scopes for mail, None for those of its cloud. `protocols` are the only ones to serve it with, None for
+    those of its sockets.
     """
 
-    line: int
+    place: Place
     account: Account
     cloud: Cloud
     scopes: Scopes | None
+    protocols: tuple[str, ...] | None = None
+
+    @property
+    def line(self) -> int:
+        """The line that it is from: the order of accounts in a set."""
+        return self.place.line
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +63,19 @@ def account_of(name: str, given: Given) -> AccountHandle:
         return given
     what = repr(given) if isinstance(given, Ignored) else arguments.kind_of(given)
     raise Mistake(f"{name}= takes what Office365_Account(...) returned, not {what}")
+
+
+def protocol_of(name: str, given: Given) -> str:
+    """Return the name of a mail protocol, or of one that a Protocol directive defines. `name` is the argument's."""
+    return given.name if isinstance(given, ProtocolHandle) else arguments.choice(name, given, tuple(PERMISSIONS))
+
+
+def protocols_of(name: str, given: Given) -> tuple[str, ...]:
+    """Return the names in a list of protocols, each once. It must not be empty."""
+    found = tuple(dict.fromkeys(protocol_of(name, each) for each in arguments.sequence(name, given)))
+    if not found:
+        raise Mistake(f"{name}= is an empty list")
+    return found
 
 
 class Draft:
@@ -86,6 +108,8 @@ class Draft:
         self._writes: dict[str, int] = {}
         # The directives that may occur only once, with their lines.
         self._once: dict[str, int] = {}
+        # The place in another file whose account is being made.
+        self._reading: Place | None = None
 
     def line(self) -> int:
         """Return the line of the file that runs now: the innermost, if the file calls its own functions."""
@@ -93,9 +117,29 @@ class Draft:
         # 0: a library calls, in a thread that the file has started.
         return next((line for frame, line in stack if frame.f_code.co_filename == self.file), 0)
 
+    @property
+    def place(self) -> Place:
+        """Where what runs now is written: a line of the configuration, or of a file that it reads."""
+        return self._reading or Place(self.file, self.line())
+
+    @contextmanager
+    def reading(self, place: Place) -> Iterator[None]:
+        """Within this, the arguments of directives are from another file, and so is each Mistake."""
+        self._reading = place
+        try:
+            yield
+        except Mistake as mistake:
+            raise Mistake(mistake.message, mistake.hint, place) from None
+        finally:
+            self._reading = None
+
     def warn(self, line: int, message: str) -> None:
         """Store a warning for the log and for `cms check`; once, if a line says the same again in a loop."""
-        self.warn_of_file(f"{self.file}:{line}: {message}")
+        self.warn_at(Place(self.file, line), message)
+
+    def warn_at(self, place: Place, message: str) -> None:
+        """Store a warning about a place in the configuration or in a file that it reads."""
+        self.warn_of_file(f"{place.file}:{place.line}: {message}")
 
     def warn_of_file(self, warning: str) -> None:
         """Store a warning that is for the file as a whole."""

@@ -65,8 +65,10 @@ def _told(error: BaseException, file: str, known: list[str]) -> ConfigError:
     """Return the error for what a file raised: one sentence, and the line."""
     line = _line_of(error, file)
     match error:
-        case Mistake(message=message, hint=hint):
+        case Mistake(message=message, hint=hint, place=None):
             return ConfigError(file, line, message, hint)
+        case Mistake(message=message, hint=hint, place=(where, found)):
+            return ConfigError(where, found, message, hint)
         case SyntaxError(msg=message, filename=where, lineno=found):
             return ConfigError(file, found if where == file else line, f"this is not Python: {message}")
         case NameError() if not _raised_in(error, file):
@@ -107,7 +109,7 @@ def _compose(draft: Draft) -> Config:
     if not draft.accounts:
         # An error, so that a file that was emptied by accident does not remove a running daemon's accounts.
         raise ConfigError(file, None, "it names no account", 'Begin with account = Office365_Account(user="...")')
-    _check_agreement(file, draft.accounts)
+    _check_agreement(draft.accounts)
     protocols = _protocols_of(draft)
     _warn_of_idle(draft, protocols)
     accounts = _accounts(draft, protocols)
@@ -119,7 +121,9 @@ def _compose(draft: Draft) -> Config:
         sockets=tuple(
             replace(
                 each,
-                accounts=tuple(finished[identity(account)] for account in each.accounts),
+                accounts=tuple(
+                    finished[found] for account in each.accounts if (found := identity(account)) in finished
+                ),
                 default=finished[identity(each.default)] if each.default else None,
             )
             for each in draft.sockets
@@ -138,7 +142,7 @@ def _compose(draft: Draft) -> Config:
     )
 
 
-def _check_agreement(file: str, handles: list[AccountHandle]) -> None:
+def _check_agreement(handles: list[AccountHandle]) -> None:
     """Raise ConfigError if two accounts have the same sign-in but different settings for it."""
     firsts: dict[str, AccountHandle] = {}
     for handle in handles:
@@ -148,10 +152,10 @@ def _check_agreement(file: str, handles: list[AccountHandle]) -> None:
             continue
         for each in fields(Grant):
             if getattr(first.account.grant, each.name) != getattr(handle.account.grant, each.name):
+                where = first.place.seen_from(handle.place)
                 raise ConfigError(
-                    file,
-                    handle.line,
-                    f"{each.name}= is not what it is in line {first.line}, and both accounts are one sign-in",
+                    *handle.place,
+                    f"{each.name}= is not what it is in {where}, and both accounts are one sign-in",
                     "One person at one tenant and application signs in once: say the same in both lines",
                 )
 
@@ -159,9 +163,11 @@ def _check_agreement(file: str, handles: list[AccountHandle]) -> None:
 def _protocols_of(draft: Draft) -> dict[AccountHandle, tuple[str, ...]]:
     """Return each account's protocols: those of its sockets and files, and IMAP if Office365 names it."""
     wanted: dict[str, set[str]] = {identity(each.account): set() for each in draft.accounts}
+    only = {identity(each.account): each.protocols for each in draft.accounts if each.protocols}
     for socket in draft.sockets:
         for account in socket.accounts:
-            wanted[identity(account)].update(socket.protocols)
+            whose = identity(account)
+            wanted[whose].update(name for name in socket.protocols if name in only.get(whose, socket.protocols))
     for file in draft.files:
         wanted[identity(file.account)].add(file.protocol)
     for handle in draft.mailboxes:
@@ -176,7 +182,7 @@ def _warn_of_idle(draft: Draft, protocols: Mapping[AccountHandle, tuple[str, ...
     for handle, names in protocols.items():
         if not names:
             whose = handle.account.user or "this account"
-            draft.warn(handle.line, f"no CredentialServer serves {whose}, so nothing is done for it")
+            draft.warn_at(handle.place, f"no CredentialServer serves {whose}, so nothing is done for it")
 
 
 def _warn_of_resources(draft: Draft, accounts: Mapping[AccountHandle, Account]) -> None:
@@ -185,7 +191,7 @@ def _warn_of_resources(draft: Draft, accounts: Mapping[AccountHandle, Account]) 
         for name, scopes in account.scopes.items():
             wrong = "" if name in PERMISSIONS else foreign(handle.cloud, scopes)
             if wrong:
-                draft.warn(handle.line, f"{name} for {account.user or 'this account'}: {wrong}")
+                draft.warn_at(handle.place, f"{name} for {account.user or 'this account'}: {wrong}")
 
 
 def _accounts(draft: Draft, protocols: Mapping[AccountHandle, tuple[str, ...]]) -> dict[AccountHandle, Account]:
@@ -219,18 +225,17 @@ def _scopes(draft: Draft, used: Mapping[AccountHandle, tuple[str, ...]]) -> dict
         asked = mail_scopes(cloud.resource, shared[grant.key, cloud.resource])
         mail = handle.scopes or (app_scopes(cloud) if grant.unattended else asked)
         found[handle] = {name: mail if name in PERMISSIONS else draft.protocols[name].scopes for name in names}
-        _check_app_scopes(draft.file, handle, found[handle])
+        _check_app_scopes(handle, found[handle])
     return found
 
 
-def _check_app_scopes(file: str, handle: AccountHandle, scopes: Mapping[str, Scopes]) -> None:
+def _check_app_scopes(handle: AccountHandle, scopes: Mapping[str, Scopes]) -> None:
     """Raise ConfigError if an application asks for single permissions: Entra accepts only .default from it."""
     grant = handle.account.grant
     for name, wanted in scopes.items():
         if grant.unattended and wanted[0].rpartition("/")[2] != ALL_CONSENTED:
             raise ConfigError(
-                file,
-                handle.line,
+                *handle.place,
                 f'with sign_in="{grant.sign_in}" the scopes of {name} are one resource\'s {ALL_CONSENTED}',
                 f'Such as "{resource(wanted)}/{ALL_CONSENTED}"',
             )

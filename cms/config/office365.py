@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from cms.config import arguments, consistency
 from cms.config.arguments import Given, Mistake, optional
-from cms.config.draft import MOVES_NO_MAIL, AccountHandle, Draft, account_of
+from cms.config.draft import MOVES_NO_MAIL, AccountHandle, Draft, account_of, protocols_of
 from cms.config.ignored import Ignored
 from cms.core.accounts import (
     REGISTRATIONS,
@@ -14,6 +14,7 @@ from cms.core.accounts import (
     Account,
     Grant,
     Registration,
+    Scopes,
     Source,
     registration_for,
     registration_of,
@@ -43,6 +44,7 @@ def office365_account(
     cloud: Given = "global",
     authority: Given = None,
     scopes: Given = None,
+    protocols: Given = None,
     redirect_uri: Given = None,
     origin: Given = None,
     prompt: Given = None,
@@ -73,22 +75,23 @@ def office365_account(
         client_assertion=_secret("client_assertion", client_assertion),
         refresh_before=optional(refresh_before, arguments.refresh_before),
     )
-    _check_credentials(grant)
-    _check_unattended(grant, address, sign_in_as, tenant)
-    looked_into = arguments.flag("preflight", preflight)
-    account = Account(address or "", grant, {}, looked_into, home.imap_host, home.smtp_host, home.pop_host)
-    return _add(draft, AccountHandle(draft.line(), account, home, optional(scopes, arguments.scopes)))
+    _check(grant, address, sign_in_as, tenant)
+    hosts = home.imap_host, home.smtp_host, home.pop_host
+    account = Account(address or "", grant, {}, arguments.flag("preflight", preflight), *hosts)
+    return _add(draft, account, home, optional(scopes, arguments.scopes), protocols)
 
 
-def _add(draft: Draft, handle: AccountHandle) -> AccountHandle:
-    account = handle.account
+def _add(draft: Draft, account: Account, home: Cloud, scopes: Scopes | None, protocols: Given) -> AccountHandle:
+    own = optional(protocols, lambda given: protocols_of("protocols", given))
+    handle = AccountHandle(draft.place, account, home, scopes, own)
     other = draft.add(handle)
     if other is not handle:
         which = f"for {account.user}" if account.user else "without user="
-        raise Mistake(f"a second account {which}; the first is in line {other.line}", "Use the first for both")
+        where = other.place.seen_from(handle.place)
+        raise Mistake(f"a second account {which}; the first is in {where}", "Use the first for both")
     case = consistency.Case(account.grant, handle.cloud, account.user, handle.scopes or ())
     for warning in consistency.warnings(case):
-        draft.warn(handle.line, warning)
+        draft.warn_at(handle.place, warning)
     return handle
 
 
@@ -158,6 +161,13 @@ def _secret(name: str, given: Given) -> Source | None:
     return optional(given, lambda found: arguments.secret(name, found))
 
 
+def _check(grant: Grant, user: str | None, sign_in_as: Given, tenant: Given) -> None:
+    """Raise Mistake for arguments that do not fit the way to sign in."""
+    _check_credentials(grant)
+    if grant.unattended:
+        _check_unattended(grant, user, sign_in_as, tenant)
+
+
 def _check_credentials(grant: Grant) -> None:
     """Raise Mistake unless the credentials fit the way to sign in. An application has one credential."""
     given = [name for name in CREDENTIALS if getattr(grant, name)]
@@ -184,8 +194,6 @@ def _check_credentials(grant: Grant) -> None:
 
 def _check_unattended(grant: Grant, user: str | None, sign_in_as: Given, tenant: Given) -> None:
     """Raise Mistake for arguments that make no sense if no person signs in."""
-    if not grant.unattended:
-        return
     way = f'sign_in="{grant.sign_in}"'
     if user is None:
         raise Mistake(f"{way} needs user=, the mailbox", "An application has no mailbox")

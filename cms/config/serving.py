@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from cms.config import arguments, trust
 from cms.config.arguments import Given, Mistake, optional
-from cms.config.draft import AccountHandle, Draft, ProtocolHandle, account_of
+from cms.config.draft import AccountHandle, Draft, ProtocolHandle, account_of, protocol_of, protocols_of
 from cms.config.ignored import Ignored
 from cms.config.model import FileSpec, SocketSpec
 from cms_oauth.microsoft import PERMISSIONS
@@ -34,7 +34,7 @@ def credential_server(
     group: Given = None,
 ) -> None:
     """CredentialServer: a socket for token requests."""
-    checked = _protocols(protocols)
+    checked = protocols_of("protocols", protocols)
     bits = _mode(umask, mode, policy=users is not None or groups is not None, group=group is not None)
     _listen(draft, path, accounts, protocols=checked, mode=bits, users=users, groups=groups, group=group)
 
@@ -52,6 +52,8 @@ def postfix_table(
 ) -> None:
     """PostfixTable: a socket that answers Postfix's table lookups."""
     chosen = optional(default, lambda given: account_of("default", given))
+    if chosen and chosen.protocols and "SMTP" not in chosen.protocols:
+        raise Mistake("default= has no SMTP among its own protocols=", "A Postfix table is for SMTP")
     bits = _mode(None, mode, policy=users is not None or groups is not None, group=group is not None)
     _listen(
         draft,
@@ -115,11 +117,15 @@ def token_file(  # noqa: PLR0917 - the documented arguments, which may be given 
     draft: Draft, path: Given, account: Given, protocol: Given, mode: Given = DEFAULT_MODE, newline: Given = False
 ) -> None:
     """TokenFile: a file that always holds an account's token."""
+    place = draft.writes(arguments.file_path("path", path, draft.folder))
+    whose, wanted = account_of("account", account), protocol_of("protocol", protocol)
+    if whose.protocols and wanted not in whose.protocols:
+        raise Mistake("protocol= is not one of the account's own protocols=", "Name it in both")
     file = FileSpec(
         line=draft.line(),
-        path=draft.writes(arguments.file_path("path", path, draft.folder)),
-        account=account_of("account", account).account,
-        protocol=_protocol("protocol", protocol),
+        path=place,
+        account=whose.account,
+        protocol=wanted,
         mode=arguments.file_permissions("mode", mode),
         newline=arguments.flag("newline", newline),
     )
@@ -167,18 +173,6 @@ def _warn_of_openness(draft: Draft, socket: SocketSpec) -> None:
             f"every user of this machine can get these accounts' tokens: the socket's mode is 0o{socket.mode:o} and no"
             " folder above it is closed to others. Name users= or groups=, or put it in such a folder",
         )
-
-
-def _protocols(given: Given) -> tuple[str, ...]:
-    found = tuple(dict.fromkeys(_protocol("protocols", each) for each in arguments.sequence("protocols", given)))
-    if not found:
-        raise Mistake("protocols= is an empty list")
-    return found
-
-
-def _protocol(name: str, given: Given) -> str:
-    """Return the name of a mail protocol, or of one that a Protocol directive defines."""
-    return given.name if isinstance(given, ProtocolHandle) else arguments.choice(name, given, tuple(PERMISSIONS))
 
 
 def _mode(umask: Given, mode: Given, *, policy: bool, group: bool) -> int:

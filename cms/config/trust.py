@@ -62,6 +62,8 @@ _CONFIGURATION = _Purpose(
     "and root runs no other user's configuration",
     _COPY,
 )
+_OF_ACCOUNTS = "who could change which accounts cms has"
+ACCOUNTS = _Purpose(_OF_ACCOUNTS, _OF_ACCOUNTS, _OF_ACCOUNTS, _COPY)
 _FOLDER = _Purpose(
     "who could put something else in place of what cms has there",
     "who could put something else in place of what cms has there",
@@ -112,7 +114,7 @@ class System:
 SYSTEM = System()
 
 
-def read(path: str, system: System) -> bytes:
+def read(path: str, system: System, purpose: _Purpose = _CONFIGURATION) -> bytes:
     """Return the content of a file that only this user and root can write.
 
     Raises Untrusted, and OSError if the file cannot be read.
@@ -126,7 +128,7 @@ def read(path: str, system: System) -> bytes:
         # The file that is checked must be the file that is read.
         if not os.path.samestat(steps[-1][1], facts):
             raise Untrusted("it was replaced while it was being read", "try again")
-        _judge(steps, system)
+        _judge(steps, system, purpose)
         return file.read()
 
 
@@ -266,7 +268,7 @@ def _strange_owner(
     name, me = system.user_name(facts.st_uid), system.user_name(caller)
     if caller == ROOT:
         hint = f"`{Command(('sudo', '-u', name, 'cms'))} ...`"
-        if purpose is _FOLDER or _is_the_systems(where, facts, caller):
+        if purpose is not _CONFIGURATION or _is_the_systems(where, facts, caller):
             hint = purpose.do
         return Untrusted(f"{what} belongs to {name}, {purpose.of_another_for_root}", hint)
     own = not stat.S_ISDIR(facts.st_mode) or parent.st_uid == caller

@@ -25,6 +25,8 @@ RESOURCE = "https://outlook.office.com"
 DOCUMENT = Path(__file__).parent.parent.parent / "docs" / "configuration.md"
 FRAGMENT = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FRAGMENTS = FRAGMENT.findall(DOCUMENT.read_text())
+# The lists of accounts that the fragments read.
+LISTS = dict(re.findall(r"^```(csv|toml)\n(.*?)^```$", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL))
 
 # CMS's documentation, literally, with the paths as they are written there.
 CMS_SMTP = """\
@@ -107,6 +109,8 @@ class TestDocument:
     def test_fragment(self, load_text: Loader, tmp_path: Path, fragment: str) -> None:
         """Every fragment of docs/configuration.md is a whole configuration that loads without a warning."""
         (tmp_path / "ca.pem").write_text("-----BEGIN CERTIFICATE-----\n")
+        for kind, content in LISTS.items():
+            (tmp_path / f"boxes.{kind}").write_text(content)
         config = load_text(fragment)
 
         assert () == config.warnings
@@ -121,7 +125,7 @@ class TestDocument:
             for name in (directive, *inspect.signature(each).parameters)
         }
 
-        assert set() == {each for each in named - {"_", "__"} if f"`{each}" not in DOCUMENT.read_text()}
+        assert set() == {each for each in named - {"_", "__", "shared"} if f"`{each}" not in DOCUMENT.read_text()}
 
 
 class TestAccountsAndGrants:
