@@ -25,6 +25,8 @@ from cms.sandbox.directory import CLIENT_ID, TENANT
 
 _numbers = count()
 
+_OWN = f"--client-id={CLIENT_ID}"
+
 # A systemd of one user's, as far as `cms init` uses it: it keeps what it is told, and starts what a unit says.
 _SYSTEMCTL = """#!/bin/sh
 echo "$@" >> "$HOME/systemctl.log"
@@ -78,7 +80,7 @@ class Newcomer:
     def words(self, *more: str) -> list[str]:
         """Return the command, told of the sandbox in the place of Microsoft."""
         entra = self.servers.entra
-        there = [f"--authority={entra.authority}", f"--ca={entra.ca_file}", f"--client-id={CLIENT_ID}"]
+        there = [f"--authority={entra.authority}", f"--ca={entra.ca_file}"]
         tried = [f"--try-smtp=localhost:{self.servers.submission}", f"--try-imap=localhost:{self.servers.imap}"]
         init = [self.daemon.installation.command("cms"), "init", *there, *tried]
         return [*init, "--redirect-uri=http://localhost/", *more]
@@ -133,7 +135,9 @@ _DIFFERS = {
 
 def the_pages_dialogue() -> list[str]:
     """Return what docs/install.md shows of a first run: a pattern for each line."""
-    (shown,) = re.findall(r"^```\n(Mail address: .*?)^```$", (ROOT / "docs" / "install.md").read_text(), re.MULTILINE | re.DOTALL)
+    (shown,) = re.findall(
+        r"^```\n(Mail address: .*?)^```$", (ROOT / "docs" / "install.md").read_text(), re.MULTILINE | re.DOTALL
+    )
     known = "|".join(map(re.escape, _DIFFERS))
 
     def pattern(line: str) -> str:
@@ -151,7 +155,7 @@ def _decline(window: Terminal, question: str, first: int = 0) -> None:
 
 
 def test_from_an_address_to_a_first_token(newcomer: Newcomer) -> None:
-    """Address, sign-in, both mail servers, and the lines for a mail program: nothing else is typed than Enter.
+    """Address, sign-in, both mail servers, and the lines for a mail program: nothing else is typed than Enter, and which application.
 
     It goes as docs/install.md shows it.
     """
@@ -162,7 +166,11 @@ def test_from_an_address_to_a_first_token(newcomer: Newcomer) -> None:
     with newcomer.init() as window:
         window.wait_for("Mail address:")
         window.press(newcomer.user, "Enter")
-        window.wait_for(f"domain.com is the tenant {TENANT}", f"Wrote {newcomer.config}", "Install the systemd unit")
+        seen.append(window.wait_for(f"domain.com is the tenant {TENANT}", "Application?"))
+        window.press("own", "Enter")
+        window.wait_for("az ad app create", "Application (client) ID:")
+        window.press(CLIENT_ID, "Enter")
+        window.wait_for(f"Wrote {newcomer.config}", "Install the systemd unit")
         seen.append(window.text())
         window.press("Enter")
         window.wait_for("cms is running now", f"Sign in as {newcomer.user} now?")
@@ -201,7 +209,7 @@ def test_without_systemd_a_daemon_runs_for_as_long_as_it_is_needed(newcomer: New
     """The sign-in and the tests need one; after it the commands that remain are said, and the sign-in is kept."""
     newcomer.program("systemctl", "#!/bin/sh\nexit 1\n")
 
-    with newcomer.init(f"--user={newcomer.user}", "--yes", "--no-show") as window:
+    with newcomer.init(_OWN, f"--user={newcomer.user}", "--yes", "--no-show") as window:
         newcomer.paste(window)
         shown = window.wait_for("IMAP: localhost", "accepts the token", "Next (", "cms run")
 
@@ -218,7 +226,7 @@ def test_on_a_desktop_the_browser_opens_by_itself(newcomer: Newcomer) -> None:
     newcomer.program("xdg-open", '#!/bin/sh\necho "$1" > "$HOME/opened.new"; mv "$HOME/opened.new" "$HOME/opened"\n')
     opened = newcomer.home / "opened"
 
-    with newcomer.init(f"--user={newcomer.user}", "--yes", "--no-show", "--no-test", DISPLAY=":0") as window:
+    with newcomer.init(_OWN, f"--user={newcomer.user}", "--yes", "--no-show", "--no-test", DISPLAY=":0") as window:
         until(opened.exists, "the browser")
         newcomer.servers.entra.sign_in(opened.read_text().strip(), newcomer.user)
         window.wait_for("is signed in", "Next (")
@@ -229,7 +237,7 @@ def test_with_a_code(newcomer: Newcomer, monkeypatch: pytest.MonkeyPatch) -> Non
     newcomer.program("systemctl", "#!/bin/sh\nexit 1\n")
     monkeypatch.setattr(newcomer.servers.entra, "device_interval", 1)
 
-    with newcomer.init(f"--user={newcomer.user}", "--yes", "--no-show", "--no-test", "--device") as window:
+    with newcomer.init(_OWN, f"--user={newcomer.user}", "--yes", "--no-show", "--no-test", "--device") as window:
         shown = window.wait_for("and enter the code", "left. Ctrl-C cancels.")
         code = re.search(r"^    ([A-Z0-9-]{6,})$", shown, re.MULTILINE)
         assert code
@@ -242,7 +250,7 @@ def test_each_step_can_be_declined(newcomer: Newcomer) -> None:
     newcomer.program("systemctl", _SYSTEMCTL)
     newcomer.program("msmtp", "#!/bin/sh\n")
 
-    with newcomer.init(f"--user={newcomer.user}") as window:
+    with newcomer.init(_OWN, f"--user={newcomer.user}") as window:
         window.wait_for("Install the systemd unit")
         window.press("n", "Enter")
         window.wait_for("Sign in as")
@@ -259,7 +267,7 @@ def test_giving_up_leaves_what_is_done(newcomer: Newcomer) -> None:
     """Ctrl-C while the browser is waited for: no daemon stays, and how to go on is said. A second time touches nothing."""
     newcomer.program("systemctl", "#!/bin/sh\nexit 1\n")
 
-    with newcomer.init(f"--user={newcomer.user}", "--paste") as window:
+    with newcomer.init(_OWN, f"--user={newcomer.user}", "--paste") as window:
         window.wait_for("Sign in as")
         window.press("Enter")
         window.wait_for("Ctrl-C cancels")
@@ -267,17 +275,18 @@ def test_giving_up_leaves_what_is_done(newcomer: Newcomer) -> None:
         window.wait_for("Stopped here", "Next (", "cms run", "cms login")
 
     before = newcomer.config.read_bytes()
-    again = newcomer.run(*newcomer.words(f"--user={newcomer.user}"))
-    assert (1, True) == (again.returncode, "already exists and was not changed" in again.stderr)
+    again = newcomer.run(*newcomer.words(_OWN, f"--user={newcomer.user}"))
+    assert (0, True) == (again.returncode, "already exists and is not changed" in again.stdout)
+    assert "cms login" in again.stdout
     assert before == newcomer.config.read_bytes()
     assert 69 == newcomer.run("cms", "status").returncode
 
 
 def test_without_yes_only_the_file_is_written(newcomer: Newcomer) -> None:
     """Without --yes init only writes the file; it says that Microsoft does not know the domain, or was not asked."""
-    unknown = newcomer.run(*newcomer.words("--user=somebody@nowhere.test"))
+    unknown = newcomer.run(*newcomer.words(_OWN, "--user=somebody@nowhere.test"))
     newcomer.config.unlink()
-    offline = newcomer.run(*newcomer.words(f"--user={newcomer.user}", "--offline"))
+    offline = newcomer.run(*newcomer.words(_OWN, f"--user={newcomer.user}", "--offline"))
 
     assert "Microsoft knows no organisation called nowhere.test" in unknown.stdout
     assert (0, True) == (offline.returncode, "Written without a tenant" in offline.stdout)

@@ -26,6 +26,8 @@ class Person(Terminal):
     gives_up: str = "-"
     heard: list[str] = field(default_factory=list)
     addresses: list[str] = field(default_factory=list)
+    application: str = ""
+    ids: list[str] = field(default_factory=list)
 
     def say(self, text: str) -> None:
         self.heard.append(text)
@@ -38,13 +40,14 @@ class Person(Terminal):
             raise KeyboardInterrupt
         return any(each in question for each in self.agreed)
 
-    def choose(self, _question: str, _choices: Sequence[str], usual: str) -> str:
-        return usual
+    def choose(self, question: str, _choices: Sequence[str], usual: str) -> str:
+        return self.application or usual if "Application" in question else usual
 
     def ask(self, question: str) -> str:
         if self.gives_up in question:
             raise KeyboardInterrupt
-        return self.addresses.pop(0) if self.addresses else ""
+        answers = self.ids if "client" in question else self.addresses
+        return answers.pop(0) if answers else ""
 
     @property
     def said(self) -> str:

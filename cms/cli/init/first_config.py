@@ -105,13 +105,13 @@ def known_tenant(wishes: Wishes) -> Tenant | None:
     domain = domain_of(wishes.user)
     if is_personal(domain):
         return Tenant(personal=True, said=f"{domain} is for personal accounts.")
-    if not wishes.client_id and not _uses_default(wishes):
+    if not wishes.client_id and not uses_default(wishes):
         caveat = registration_for(wishes.user, use_default=False).caveat
         return Tenant(said=f"{domain} has its own application: {caveat}.")
     return Tenant(said="Written without a tenant (--offline).") if wishes.offline else None
 
 
-def _uses_default(wishes: Wishes) -> bool:
+def uses_default(wishes: Wishes) -> bool:
     """True if the sign-in uses the default application."""
     return not wishes.client_id and registration_for(wishes.user, use_default=False) is DEFAULT_REGISTRATION
 
@@ -152,7 +152,7 @@ def text_of(wishes: Wishes, tenant: Tenant, no_keyring: str, *, credential: str 
         why = "A credential of systemd's: only this machine can decrypt it."
         vault = f'Vault(key=Credential("{credential}"))'
     return _TEMPLATE.format(
-        whose=f"{tenant.note}{_USUAL if _uses_default(wishes) else ''}",
+        whose=f"{tenant.note}{_USUAL if uses_default(wishes) else ''}",
         account=", ".join(_account_words(wishes, tenant)),
         who=who,
         socket=server,
@@ -176,6 +176,8 @@ def _account_words(wishes: Wishes, tenant: Tenant) -> Iterator[str]:
         "cloud": "personal" if tenant.personal else tenant.cloud,
         "authority": wishes.authority,
         "redirect_uri": wishes.redirect_uri,
+        # Its redirect address does not lead to this machine.
+        "sign_in": "paste" if wishes.client_id == "thunderbird" else "",
     }
     return (f"{name}={json.dumps(value)}" for name, value in said.items() if value)
 

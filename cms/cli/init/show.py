@@ -84,10 +84,7 @@ def _account(config: Config, user: str) -> Account:
     """Return the account whose settings to show: the named one, else the configuration's first. Raises Failure."""
     meant = accounts_meant(config.accounts, user)
     if not meant:
-        raise Failure(
-            f"there is no account {user}" if user else "the configuration has no account",
-            f"name one of these: {users_to_type(config.accounts)}" if config.accounts else "",
-        )
+        raise Failure(f"there is no account {user}", f"name one of these: {users_to_type(config.accounts)}")
     if not user and len({each.user for each in meant}) > 1:
         aside(f"The accounts are {users_in_words(meant)}; `--user=ADDRESS` names another one than the first.")
     return meant[0]

@@ -108,6 +108,12 @@ class Systemd:
             rf"^({'|'.join(lines)})=.*$", lambda found: f"{found[1]}={lines[found[1]]}", text, flags=re.MULTILINE
         )
 
+    def is_installed(self, config: str, drop_ins: Sequence[str] = ()) -> bool:
+        """True if all that `install` writes is there as it would be, and cms runs."""
+        wanted = self._files(config, drop_ins)
+        there = all(path.exists() and path.read_text() == text for path, text in wanted.items())
+        return there and self.tell("is-active", "--quiet", UNIT) == ""
+
     def install(self, config: str, drop_ins: Sequence[str] = ()) -> Installed:
         """Write the units and these drop-ins, enable the units and start them. An existing file that differs is not changed."""
         wanted = self._files(config, drop_ins)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from cms.cli import browser, login
 from cms.cli.client import NoDaemon, NotListening, Remote
-from cms.cli.init import mail_programs, show, systemd_units
+from cms.cli.init import application, mail_programs, show, systemd_units
 from cms.cli.init.first_config import (
     EXIM,
     Tenant,
@@ -30,13 +30,15 @@ from cms.cli.init.first_config import (
     mailers,
     tenant_of,
     text_of,
+    uses_default,
     write,
 )
 from cms.cli.init.systemd_units import Systemd
 from cms.cli.run_line import INTERRUPTED
 from cms.cli.terminal import Terminal
 from cms.config.model import Config, ConfigError
-from cms.core.accounts import Account
+from cms.core.accounts import Account, accounts_meant
+from cms.core.status import STATES
 from cms.grants.messages import Explored
 from cms.system.files import oddity
 from cms.system.start import ISOLATION
@@ -58,6 +60,9 @@ _STOP_SECONDS = 10.0
 _POLL_SECONDS = 0.05
 # Longer than the minute that cms-oauth gives its test.
 _TEST_SECONDS = 90.0
+
+# The states of an account that waits for a person's sign-in.
+_SIGNED_OUT = ("sign-in-required", "signing-in", "")
 
 # Microsoft: "Authentication and the Microsoft identity platform in national clouds".
 _OWN_APPLICATION = """\
@@ -112,8 +117,7 @@ def steps_for(wishes: Wishes) -> Steps:
 def begin(wishes: Wishes, person: Terminal, around: Around) -> int:
     """Run `cms init`; return the exit status."""
     if os.path.lexists(wishes.config):
-        person.complain(_taken(wishes.config))
-        return FAILED
+        return _go_on(wishes, person, around)
     if found := in_the_way(wishes):
         person.complain("\n".join(["nothing was written, because of this:", *found]))
         return FAILED
@@ -129,18 +133,55 @@ def begin(wishes: Wishes, person: Terminal, around: Around) -> int:
         return _begin(wishes, person, steps, around)
     except KeyboardInterrupt:
         if steps and Path(wishes.config).exists():
-            person.say(f"\nStopped here. What has been done so far stays.\n{steps.said}")
-        else:
-            person.say("\nStopped here; nothing was written.")
+            return _stopped(person, steps)
+        person.say("\nStopped here; nothing was written.")
         return INTERRUPTED
 
 
-def _taken(config: str) -> str:
-    """Return a message for a configuration's path that is taken."""
-    what = oddity(Path(config))
-    if what:
-        return f"{config} is {what}: name a regular file"
-    return f"{config} already exists and was not changed\nedit it, then `{cms('check', '-c', literal(config))}`"
+def _go_on(wishes: Wishes, person: Terminal, around: Around) -> int:
+    """Do what is missing for a configuration that exists; return the exit status. The file is never changed."""
+    found = _existing(wishes, around)
+    if isinstance(found, str):
+        person.complain(found)
+        return FAILED
+    config, account = found
+    person.say(f"{wishes.config} already exists and is not changed. Going on with what is missing for {account.user}.")
+    wishes = replace(wishes, user=account.user)
+    steps = steps_for(wishes)
+    credential = config.vault_key is not None and config.vault_key.kind == "credential"
+    drop_ins = _drop_ins(wishes, steps, credential=credential)
+    try:
+        if not person.there:
+            person.say(steps.said)
+            return 0
+        if wishes.for_system:
+            return _service(wishes, person, steps, account, drop_ins)
+        if _runs(wishes.config, around.connect) == "":
+            steps.done("run")
+        return _live(wishes, person, steps, account, around.connect, new=False)
+    except KeyboardInterrupt:
+        return _stopped(person, steps)
+
+
+def _existing(wishes: Wishes, around: Around) -> tuple[Config, Account] | str:
+    """Return the configuration that exists and the account to set up, or why init cannot go on with it."""
+    if what := oddity(Path(wishes.config)):
+        return f"{wishes.config} is {what}: name a regular file"
+    edit = f"edit it, then `{cms('check', '-c', literal(wishes.config))}`"
+    taken = f"{wishes.config} already exists and was not changed"
+    try:
+        config = around.load(wishes.config)
+    except ConfigError as error:
+        return f"{taken}, and cannot be loaded: {error.message}\n{edit}"
+    meant = accounts_meant(config.accounts, bare(wishes.user))
+    if not meant:
+        return f"{taken}. It lacks the account {printable(wishes.user)}\n{edit}"
+    return config, meant[0]
+
+
+def _stopped(person: Terminal, steps: Steps) -> int:
+    person.say(f"\nStopped here. What has been done so far stays.\n{steps.said}")
+    return INTERRUPTED
 
 
 def _address(person: Terminal) -> str:
@@ -164,17 +205,15 @@ def _begin(wishes: Wishes, person: Terminal, steps: Steps, around: Around) -> in
     if tenant.cloud and not wishes.client_id:
         person.complain(_OWN_APPLICATION.format(cloud=tenant.cloud, portal=portal(CLOUDS[tenant.cloud].login)))
         return FAILED
+    if person.there and uses_default(wishes):
+        wishes = application.chosen(wishes, tenant, person)
     credential = systemd_units.CREDENTIAL if wishes.for_system and _made_credential(wishes, person) else ""
     config = _write(wishes, text_of(wishes, tenant, no_keyring, credential=credential), around)
     if isinstance(config, str):
         person.complain(f"nothing was written, because of this:\n{config}")
         return FAILED
     person.say(f"Wrote {wishes.config}.")
-    drop_ins = [systemd_units.EXIM_DROP_IN] if mailers() == [EXIM] else []
-    if credential:
-        drop_ins.append(systemd_units.CREDENTIAL_DROP_IN)
-    if wishes.for_system:
-        steps.left["run"] = systemd_units.by_hand(drop_ins)
+    drop_ins = _drop_ins(wishes, steps, credential=bool(credential))
     if not person.there:
         person.say(steps.said)
         return 0
@@ -182,6 +221,16 @@ def _begin(wishes: Wishes, person: Terminal, steps: Steps, around: Around) -> in
     if wishes.for_system:
         return _service(wishes, person, steps, account, drop_ins)
     return _live(wishes, person, steps, account, around.connect)
+
+
+def _drop_ins(wishes: Wishes, steps: Steps, *, credential: bool) -> list[str]:
+    """Return the drop-ins that the system's units need; they are among the commands that are left."""
+    drop_ins = [systemd_units.EXIM_DROP_IN] if mailers() == [EXIM] else []
+    if credential:
+        drop_ins.append(systemd_units.CREDENTIAL_DROP_IN)
+    if wishes.for_system:
+        steps.left["run"] = systemd_units.by_hand(drop_ins)
+    return drop_ins
 
 
 def _write(wishes: Wishes, text: str, around: Around) -> Config | str:
@@ -211,16 +260,22 @@ def _service(wishes: Wishes, person: Terminal, steps: Steps, account: Account, d
     return 0
 
 
-def _live(wishes: Wishes, person: Terminal, steps: Steps, account: Account, connect: Connect) -> int:
-    """Do the steps that need a daemon."""
-    status = 0
+def _live(
+    wishes: Wishes, person: Terminal, steps: Steps, account: Account, connect: Connect, *, new: bool = True
+) -> int:
+    """Do the steps that need a daemon. If the configuration is not new, the person may be signed in."""
+    status, question = 0, f"Sign in as {account.user} now?"
     _offer_units(wishes, person, steps, "Install the systemd units, and start cms with your session?")
-    if wishes.sign_in and person.agree(f"Sign in as {account.user} now?"):
+    if wishes.sign_in and (not new or person.agree(question)):
         with daemon(wishes.config, connect) as problem:
             if problem:
                 person.complain(problem)
                 status = FAILED
-            else:
+            elif not new and (state := _state(account, connect)) not in _SIGNED_OUT:
+                person.say(f"{account.user} needs no sign-in: {STATES.get(state, state)}.")
+                steps.done("login")
+                status = _try_servers(wishes, person, steps, account)
+            elif new or person.agree(question):
                 status = _sign_in_and_test(wishes, person, steps, account, connect)
     if wishes.show:
         show.offer(person, account, mail_programs.found(), wishes.write)
@@ -258,6 +313,10 @@ def _offer_units(wishes: Wishes, person: Terminal, steps: Steps, question: str, 
         return
     if not systemd.ready():
         person.say("systemd is not available here, so no units are offered: cms runs only while `cms run` does.")
+        return
+    if systemd.is_installed(wishes.config, drop_ins):
+        person.say(f"{systemd_units.UNIT} is installed and runs.")
+        steps.done("run")
         return
     if not person.agree(question):
         return
@@ -324,6 +383,22 @@ def _sign_in_and_test(wishes: Wishes, person: Terminal, steps: Steps, account: A
     if status := _sign_in(wishes, person, account, connect):
         return status
     steps.done("login")
+    return _try_servers(wishes, person, steps, account)
+
+
+def _state(account: Account, connect: Connect) -> str:
+    """Return the state of an account at the daemon, as soon as it is known: a daemon that has just started looks first."""
+    deadline = time.monotonic() + _START_SECONDS
+    while True:
+        with connect() as found:
+            rows = found.ask("status").get("json", {}).get("accounts", [])
+        state = next((str(each.get("state")) for each in rows if each.get("user") == account.user), "")
+        if state != "starting" or time.monotonic() > deadline:
+            return state
+        time.sleep(_POLL_SECONDS)
+
+
+def _try_servers(wishes: Wishes, person: Terminal, steps: Steps, account: Account) -> int:
     if not wishes.test or not person.agree("Test the mail servers with it?"):
         return 0
     results = [_test(person, account, what, host) for what, host in _tests_of(wishes, account)]
@@ -332,7 +407,8 @@ def _sign_in_and_test(wishes: Wishes, person: Terminal, steps: Steps, account: A
 
 
 def _sign_in(wishes: Wishes, person: Terminal, account: Account, connect: Connect) -> int:
-    usual = "browser" if browser.browser(remote=bool(login.over_ssh())) else "paste"
+    here = account.grant.sign_in != "paste" and browser.browser(remote=bool(login.over_ssh()))
+    usual = "browser" if here else "paste"
     method = wishes.method or person.choose("With a browser here, by pasting an address, or with a code?", WAYS, usual)
     with connect() as found:
         return login.sign_in_here(found, account.user, method, person.say)

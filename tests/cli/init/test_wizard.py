@@ -14,10 +14,10 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
-from support.command_line import empty_folders, good_configuration
+from support.command_line import GOOD, empty_folders, good_configuration
 from support.newcomers import GUID, USER, Person, empty_home, program, wishes
 from support.programs import require_root
 from support.reachable import ALICE
@@ -316,6 +316,80 @@ def test_inits_daemon_ends_with_the_block(home: Path) -> None:
         connect()
 
 
+@pytest.mark.parametrize(
+    ("states", "expected", "left"),
+    [
+        (["starting", "ok"], f"{USER} needs no sign-in: a usable token is held", ["cms status"]),
+        (["failing"], f"{USER} needs no sign-in: the provider cannot be reached", ["cms status"]),
+        (["sign-in-required"], "Sign in as", ["cms login", "cms status"]),
+    ],
+)
+def test_going_on(
+    home: Path, monkeypatch: pytest.MonkeyPatch, states: list[str], expected: str, left: list[str]
+) -> None:
+    """With a configuration that is there: what is done is not asked for again, and the running daemon is used."""
+    mine = wishes(home)
+    write(Path(mine.config), text_of(mine, Tenant(), "no keyring"))
+    before = Path(mine.config).read_text()
+
+    class Follower:
+        def __init__(self) -> None:
+            self._states = iter(states)
+
+        def __enter__(self) -> Self:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def ask(self, _command: str) -> dict[str, Any]:
+            return {"json": {"accounts": [{"user": USER, "state": next(self._states)}]}}
+
+    following, person = Follower(), Person()
+    monkeypatch.setattr(person, "agree", person.say)
+    monkeypatch.setattr(wizard, "_runs", lambda *_: "")
+
+    assert 0 == begin(replace(mine, user=""), person, around(connect=lambda: following))  # type: ignore[arg-type, return-value]
+    assert expected in person.said
+    assert left == [each for each in ("cms run", "cms login", "cms status") if f"    {each}\n" in f"{person.said}\n"]
+    assert before == Path(mine.config).read_text()
+
+
+def test_going_on_can_be_stopped(home: Path) -> None:
+    """With what is left to do; a daemon that cannot be started is said."""
+    mine = wishes(home)
+    write(Path(mine.config), text_of(mine, Tenant(), "no keyring"))
+    program(home, "systemctl", "exit 0")
+    stopped = Person(gives_up="Install the systemd units")
+
+    assert 130 == begin(mine, stopped, around())
+    assert "Stopped here. What has been done so far stays." in stopped.said
+
+
+def test_units_that_run_are_not_offered_again(home: Path) -> None:
+    """A unit of this very text that is active."""
+    program(home, "systemctl", "exit 0")
+    first, second = Person(agreed=("systemd",)), Person(gives_up="Install")
+    mine = wishes(home, offline=True, sign_in=False)
+
+    assert 0 == begin(mine, first, around())
+    assert 0 == begin(mine, second, around())
+    assert "cms.service is installed and runs." in second.said
+    assert "    cms run\n" not in second.said
+
+
+def test_the_systems_goes_on(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root is offered the service for a configuration that is there."""
+    _machine(home, monkeypatch)
+    mine = Wishes(str(home / "etc" / "cms" / "cms.cfg"), USER)
+    assert 0 == begin(mine, Person(), around())
+    person = Person(agreed=("Create the user cms",))
+
+    assert 0 == begin(mine, person, around())
+    assert (home / "units" / "cms.service").exists()
+    assert f"sudo -u cms cms login {USER} --paste" in person.said
+
+
 def test_a_daemon_that_cannot_start_is_said(home: Path) -> None:
     """With the command that says why; the sign-in is not tried."""
     person = Person(agreed=("Sign in",))
@@ -362,13 +436,19 @@ def test_the_address_is_asked_for_until_it_is_one(home: Path) -> None:
 
 
 def test_what_is_there_is_told_before_anything_is_asked(home: Path) -> None:
-    """init says so first, whether it is a configuration or another kind of file."""
-    person = Person(gives_up="Mail")
-    (home / "my.cfg").touch()
+    """init says so first, whether it is a configuration without the account, a faulty one or another kind of file."""
+    person, mine = Person(gives_up="Mail"), home / "my.cfg"
+    mine.write_text(GOOD.format(folder=home))
 
-    assert 1 == begin(Wishes(str(home / "my.cfg")), person, around())
+    assert 1 == begin(Wishes(str(mine), USER), person, around())
+    mine.write_text("nonsense(")
+    assert 1 == begin(Wishes(str(mine)), person, around())
     assert 1 == begin(Wishes(os.devnull), person, around())
-    assert "my.cfg already exists and was not changed" in person.said
+    assert (
+        f"my.cfg already exists and was not changed. It lacks the account {USER}\nedit it, then `cms check"
+        in person.said
+    )
+    assert "my.cfg already exists and was not changed, and cannot be loaded: " in person.said
     assert "/dev/null is a device: name a regular file" in person.said
 
 
@@ -553,13 +633,16 @@ def test_init_elsewhere_names_the_file_in_the_next_command(own_home: Path, capsy
 
 
 def test_init_never_touches_what_exists(own_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A configuration is a person's work."""
+    """A configuration is a person's work: init says what is left to do, and for another account what the file lacks."""
     configured = good_configuration(own_home)
     before = configured.read_text()
 
-    assert 1 == main.main(["init", "--offline", "--user", "a@example.test"])
+    assert 0 == main.main(["init", "--offline", "--user", "a@example.test"])
+    assert "cms.cfg already exists and is not changed. Going on with" in (out := capsys.readouterr().out)
+    assert "    cms run\n    cms login\n    cms status" in out
+    assert 1 == main.main(["init", "--offline", "--user", "b@example.test"])
     assert before == configured.read_text()
-    assert "was not changed" in capsys.readouterr().err
+    assert "It lacks the account b@example.test" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("user", ["nobody", "a b@example.test", "a@example.test\n", '"@x', "@x", "a@b@c", "<>", "*@c"])
