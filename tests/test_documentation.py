@@ -8,8 +8,13 @@ from collections import Counter
 from functools import cache
 from pathlib import Path
 
+import click
 import pytest
 from support.contrib import ROOT
+from support.fragments import blocks
+
+from cms.cli.commands import cms
+from cms.cli.commands import command as load
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("bench/*.md")])
 IDS = [str(path.relative_to(ROOT)) for path in PAGES]
@@ -47,6 +52,63 @@ def test_a_link_to_a_heading_means_one_place(page: Path) -> None:
     linked = {(link or page.name, anchor) for link, anchor in _LINK.findall(prose(page.read_text())) if anchor}
 
     assert [] == [(link, anchor) for link, anchor in linked if anchors((page.parent / link).resolve())[anchor] > 1]
+
+
+def faults(line: str) -> list[str]:
+    """Return what a command line of cms has that cms does not know: the command, or an option."""
+    words = re.sub(r"[\[\]<>|;&].*", "", line).split()
+    if words[1] not in cms.commands:
+        return [words[1]]
+    command = load(words[1])
+    parts = [command, *(command.commands.values() if isinstance(command, click.Group) else [])]
+    known = {option for part in parts for each in part.params for option in (*each.opts, *each.secondary_opts)} | {
+        "-h",
+        "--help",
+    }
+    return [word for word in words[2:] if word.startswith("-") and word.partition("=")[0].rstrip(".,") not in known]
+
+
+# The index of troubleshooting has words of messages where other pages have commands.
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.name != "troubleshooting.md"], ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_commands_of_cms_are_ones(page: Path) -> None:
+    """Each command that a page shows in a sentence or in a block, with its options."""
+    text = page.read_text()
+    shown = re.findall(r"`(cms [a-z][a-z-]+(?: [^`\n]*)?)`", prose(text))
+    shown += [line for each in blocks(text) for line in each.text.splitlines() if re.match(r"cms [a-z]", line)]
+
+    assert [] == [(line, found) for line in shown if (found := faults(line))]
+
+
+# Whose shell blocks tests take as they are; each test names its page.
+RUN_BY = {
+    "docs/moving.md": "tests/end_to_end/test_moving_page.py",
+    "docs/protocol.md": "tests/test_protocol_document.py",
+}
+MARKS = ("file", "test", "packages", "not-run")
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.parent.name != "bench"], ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_every_command_is_run_or_says_why_not(page: Path) -> None:
+    """A block in a shell is a test's, or is marked with the reason why none runs it, or has commands of cms and make only."""
+    name = str(page.relative_to(ROOT))
+    if name in RUN_BY:
+        assert page.name in (ROOT / RUN_BY[name]).read_text()
+        return
+    simple = r"(sudo apt install make python3-venv|make [a-z-]+|(\w+=\w+ )?cms [a-z].*|\.venv/bin/pytest .*)"
+    left = [
+        each.text
+        for each in blocks(page.read_text())
+        if each.language in ("sh", "powershell")
+        and each.mark.partition(":")[0] not in MARKS
+        and not all(re.fullmatch(simple, line) for line in each.text.splitlines())
+    ]
+
+    assert [] == left
+    assert [] == [each.text for each in blocks(page.read_text()) if each.mark in ("not-run", "not-run:")]
 
 
 def test_the_index_leads_to_every_page() -> None:

@@ -9,9 +9,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.x509 import load_pem_x509_certificate
 from support.configuration import loader
 from support.contrib import ROOT
 from support.fragments import Block, blocks
+from support.programs import require_program
 
 from cms.cli import commands
 from cms_oauth.microsoft import CLOUDS, PERMISSIONS, PORTALS
@@ -85,6 +88,21 @@ def test_permissions_are_those_that_cms_asks_for() -> None:
     assert list(SCOPES.values()) == ids
     assert set(PERMISSIONS.values()) == set(SCOPES) - {"offline_access"}
     assert {"Scope"} == {each["type"] for each in resource["resourceAccess"]}
+
+
+def test_the_commands_make_a_certificate(tmp_path: Path) -> None:
+    """The file that the configuration names has the key and its certificate, and only its owner reads it."""
+    require_program("openssl", "openssl")
+
+    done = subprocess.run(
+        ["sh", "-e", "-c", marked("test: certificate").text], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+
+    assert 0 == done.returncode, done.stderr
+    pem = (tmp_path / "app.pem").read_bytes()
+    key, certificate = load_pem_private_key(pem, None), load_pem_x509_certificate(pem)
+    assert key.public_key() == certificate.public_key()
+    assert 0o600 == (tmp_path / "app.pem").stat().st_mode & 0o777
 
 
 def test_federated_credential_is_for_entra() -> None:
