@@ -121,7 +121,7 @@ def _cause(cause: tuple[str, list[Document]], width: int) -> str:
     users = _users(group)
     head = f"{printable(users[0])}: {state}" if len(users) == 1 else f"{len(users)} accounts: {state}"
     said = [wrapped(label, text, width) for label, _, text in (line.partition("\t") for line in lines)]
-    return "\n".join([head, *said, *([wrapped("accounts", _some(users), width)] if len(users) > 1 else [])])
+    return "\n".join([head, *said, *([wrapped("accounts", some(users), width)] if len(users) > 1 else [])])
 
 
 def _told(account: Document) -> str:
@@ -145,7 +145,8 @@ def _wrong(account: Document) -> Iterator[tuple[str, str]]:
     yield "next move", account["next_move"]
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """Return the first of these names, and how many there are besides."""
     more = len(names) - MOST_NAMED
     return ", ".join([*names[:MOST_NAMED], *([f"{more} more"] if more > 0 else [])])
 

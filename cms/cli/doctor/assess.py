@@ -13,6 +13,7 @@ from cms.cli.doctor.findings import Finding, failed, passed, skipped, warned, yo
 from cms.core.accounts import Account, Source
 from cms.core.preflight import misfit, permission_for
 from cms.core.status import REKEY, old_key
+from cms.core.status_table import some
 from cms.core.words import NAMELESS, duration
 from cms_oauth.claims import Claims
 from cms_oauth.diagnosis.certificates import CERTIFICATE, at_login
@@ -230,12 +231,12 @@ def proxy(found: Https) -> Finding:
     return passed("proxy", f"{found.proxy}, to {found.host}; mail servers are reached without it")
 
 
-def reached(found: Reached) -> Finding:
+def reached(found: Reached, users: Sequence[str]) -> Finding:
     if not found.error:
         return passed("mail servers", f"{found.host}:{found.port} accepts connections")
     step = "many networks block outgoing connections to port 587 or 993: ask, or try from another network"
     verdict = yours("mail-port", f"no connection with {found.host}:{found.port}", step)
-    return failed("mail servers", f"{found.host}:{found.port}: {found.error}", verdict)
+    return failed("mail servers", f"{found.host}:{found.port}: {found.error} (for {some(users)})", verdict)
 
 
 # The machine.
@@ -298,8 +299,7 @@ class KeyFacts:
 
 def key(found: KeyFacts, rows: Sequence[Mapping[str, Any]]) -> Finding:
     """Return whether the vault's key is available. `rows` are the accounts of a status, none without a daemon."""
-    if any(row.get("state") == "locked" for row in rows):
-        row = next(row for row in rows if row.get("state") == "locked")
+    if row := next((each for each in rows if each.get("state") == "locked"), None):
         said = str((row.get("problem") or {}).get("message") or row.get("state"))
         return failed("key", said, yours("locked", "the vault's key cannot be read", _move_of(row)))
     if found.problem:
@@ -398,12 +398,8 @@ def _forecast(row: Mapping[str, Any], who: str, wall: float) -> Finding:
     until = f"{said}; it ends in {duration(left)} ({told['certainty']}: {told['reason']})"
     if left > FORECAST_WARNS:
         return passed("sign-in", until)
-    user = str(row.get("user", ""))
-    return warned(
-        "sign-in",
-        until,
-        yours("sign-in-ends", str(told["reason"]), fill("sign in before: {login}", {"login": cms("login", user)})),
-    )
+    step = fill("sign in before: {login}", {"login": cms("login", str(row.get("user", "")))})
+    return warned("sign-in", until, yours("sign-in-ends", str(told["reason"]), step))
 
 
 @dataclass(frozen=True, slots=True)
@@ -494,7 +490,8 @@ def mail(found: MailTest) -> Finding:
     if not found.code:
         done = f"{found.mailbox} was opened" if found.mailbox else "the login passed, and a command after it"
         return passed(check, f"{what}: {done}")
-    if found.verdicts:
-        return failed(check, found.message, *found.verdicts)
+    said = found.message if found.user in found.message else f"{what}: {found.message}"
     mover = "wait" if found.code == "unavailable" else "you"
-    return failed(check, found.message, Verdict(found.code, found.message, mover, (found.hint or "try again",)))
+    return failed(
+        check, said, *(found.verdicts or [Verdict(found.code, found.message, mover, (found.hint or "try again",))])
+    )

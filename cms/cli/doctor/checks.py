@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from cms.cli.client import NoDaemon
 from cms.cli.doctor import access, assess, mail_tools, probe_machine, probe_mail, probe_network
-from cms.cli.doctor.examination import NO_ANSWER, Examination, Limits, Look, together, unfinished
+from cms.cli.doctor.examination import Examination, Limits, Look, together, unfinished
 from cms.cli.doctor.findings import (
     LEVELS,
     Finding,
@@ -27,12 +27,18 @@ from cms.cli.doctor.mail_tools import judge
 from cms.config.model import Config, ConfigError, SocketSpec
 from cms.config.rules import strict_rules_of
 from cms.core.accounts import Account
+from cms.core.status_table import some
+from cms.core.words import NAMELESS
 from cms_oauth import paths, tls
 from cms_oauth.expand import Unusable, expanded
 from cms_oauth.mailtest.dialogue import place_of
 from cms_oauth.microsoft import PERMISSIONS
 from cms_oauth.peer import ROOT
 from cms_oauth.version import VERSION
+
+# A mail server is tried with the tokens of so many sign-ins: each is a program and two connections, and hundreds at once
+# would look like an attack.
+MOST_TRIED = 5
 
 # The oldest Python that cms runs on (requires-python in pyproject.toml).
 OLDEST_PYTHON = (3, 11)
@@ -57,7 +63,7 @@ def _configuration(examination: Examination) -> Iterator[Finding]:
         yield passed("configuration", f"{config.file}: {has}")
         yield from (warned("configuration", each) for each in config.warnings)
         if examination.user and not examination.accounts:
-            known = ", ".join(each.user for each in config.accounts)
+            known = some([each.user for each in config.accounts])
             yield failed(
                 "configuration",
                 f"no account {examination.user}",
@@ -217,38 +223,45 @@ def _trying(path: str, name: str) -> Look[Finding]:
 
 
 def _sign_in(examination: Examination) -> Iterator[Finding]:
-    yield from (assess.sign_in(row, examination.wall()) for row in examination.rows)
+    for row in examination.rows:
+        user, protocols = str(row.get("user") or NAMELESS), ", ".join(row.get("protocols", ()))
+        yield assess.sign_in(row, examination.wall()).about(user, protocols)
 
 
 def _token(examination: Examination) -> Iterator[Finding]:
-    yield from (assess.token(asked) for asked, _ in examination.tokens)
+    yield from (assess.token(asked).about(asked.who, asked.protocol) for asked, _ in examination.tokens)
+    if more := len(examination.accounts) - len(examination.examined):
+        yield skipped(
+            "token", f"{more} more accounts share the sign-in of one of these: `cms doctor USER` looks at one"
+        )
 
 
 def _consent(examination: Examination) -> Iterator[Finding]:
-    yield from filter(None, (assess.consent(asked) for asked, _ in examination.tokens))
+    looked = ((asked, assess.consent(asked)) for asked, _ in examination.tokens)
+    yield from (found.about(asked.who, asked.protocol) for asked, found in looked if found)
 
 
 def _servers(examination: Examination) -> Iterator[Finding]:
-    places = dict.fromkeys((protocol, place) for protocol, _, place in examination.servers if place)
-    looks = [_knocking(examination, protocol, place) for protocol, place in places]
-    yield from map(assess.reached, together(looks, 0.9 * examination.limits.check))
-
-
-def _knocking(examination: Examination, protocol: str, text: str) -> Look[assess.Reached]:
-    place = place_of(protocol.lower(), text)
-    if place is None:
-        none = assess.Reached(text, 0, "it is no HOST or HOST:PORT")
-        return Look(lambda: none, none)
-    late = assess.Reached(place.host, place.port, NO_ANSWER)
-    return Look(lambda: probe_network.reached(place.host, place.port, examination.limits.step), late)
+    for place, found in examination.ports.items():
+        users = [account.user or NAMELESS for protocol, account, at in examination.servers if (protocol, at) == place]
+        yield assess.reached(found, users)
 
 
 def _mail(protocol: str) -> Callable[[Examination], Iterator[Finding]]:
     def check(examination: Examination) -> Iterator[Finding]:
-        mine = [(account, place) for each, account, place in examination.servers if each == protocol and place]
-        yield from together(
-            [_testing(examination, protocol, account, place) for account, place in mine], examination.limits.test
-        )
+        mine = dict[str, list[Account]]()
+        for each, account, place in examination.servers:
+            if each == protocol and place:
+                mine.setdefault(place, []).append(account)
+        looks = [
+            _testing(examination, protocol, account, place)
+            for place, accounts in mine.items()
+            for account in accounts[:MOST_TRIED]
+        ]
+        yield from together(looks, examination.limits.test)
+        for place, accounts in mine.items():
+            if (more := len(accounts) - MOST_TRIED) > 0:
+                yield skipped(protocol, f"{more} more sign-ins were not tried at {place}: `cms doctor USER` tries one")
 
     return check
 
@@ -267,7 +280,10 @@ def _testing(examination: Examination, protocol: str, account: Account, place: s
     def look() -> Finding:
         asked, token = examination.token_of(account, protocol)
         if not token:
-            return skipped(check, f"{asked.who} at {place}: there is no token")
+            return skipped(check, f"{asked.who} at {place}: there is no token").about(asked.who)
+        if examination.ports[protocol, place].error:
+            # What is wrong there is told once, by the check of mail servers.
+            return skipped(check, f"{asked.who} at {place}: it accepts no connections").about(asked.who)
         return assess.mail(
             probe_mail.run(
                 *(protocol, place, asked.user, token),
@@ -275,9 +291,10 @@ def _testing(examination: Examination, protocol: str, account: Account, place: s
                 seconds=examination.limits.mail,
                 skew=examination.skew_at(account),
             )
-        )
+        ).about(asked.user)
 
-    return Look(look, unfinished(check, f"{account.user} at {place}".strip()))
+    who = account.user or NAMELESS
+    return Look(look, unfinished(check, f"{who} at {place}").about(who))
 
 
 def _expanded(path: str) -> str:

@@ -25,13 +25,14 @@ from cms.cli.doctor.findings import (
     yours,
 )
 from cms.config.model import Config, ConfigError, SocketSpec
-from cms.core.accounts import Account, accounts_meant
+from cms.core.accounts import Account, accounts_matching, accounts_meant, is_pattern
 from cms.system import threads
 from cms_oauth import dial, expand, paths, wire
 from cms_oauth.addresses import bare
 from cms_oauth.claims import claims_of
 from cms_oauth.expand import Unusable
 from cms_oauth.json_object import read_object
+from cms_oauth.mailtest.dialogue import place_of
 from cms_oauth.peer import ROOT
 
 T = TypeVar("T")
@@ -119,7 +120,16 @@ class Examination:
         """The accounts to check."""
         found = self.config.accounts if isinstance(self.config, Config) else ()
         who = {each.grant.key: self.name_of(each) for each in found if not each.user} if self.user else {}
-        return list(accounts_meant(found, self.user, who))
+        find = accounts_matching if is_pattern(self.user) else accounts_meant
+        return list(find(found, self.user, who))
+
+    @property
+    def examined(self) -> list[Account]:
+        """The first of those accounts that share a sign-in and are set up alike: one token serves them all."""
+        found = dict[object, Account]()
+        for each in self.accounts:
+            found.setdefault(_set_up(each, self.sockets), each)
+        return list(found.values())
 
     def name_of(self, account: Account) -> str:
         """Return an account's user. If the configuration names none, the user who has signed in, "" for none yet."""
@@ -182,11 +192,11 @@ class Examination:
 
     @property
     def tokens(self) -> list[tuple[Asked, str]]:
-        """The daemon's answer for each account and protocol, with the token, which is never part of a report."""
+        """The daemon's answer for each examined account and protocol, with the token, which is never part of a report."""
         return self.once("tokens", self._ask_for_tokens)
 
     def _ask_for_tokens(self) -> list[tuple[Asked, str]]:
-        wanted = [(account, protocol) for account in self.accounts for protocol in account.scopes]
+        wanted = [(account, protocol) for account in self.examined for protocol in account.scopes]
         return together([_asking(self, account, protocol) for account, protocol in wanted], 0.9 * self.limits.check)
 
     def token_of(self, account: Account, protocol: str) -> tuple[Asked, str]:
@@ -195,9 +205,14 @@ class Examination:
 
     @property
     def servers(self) -> list[tuple[str, Account, str]]:
-        """Each mail protocol of each account, with its server's address, "" if none is known."""
-        pairs = [(protocol, each) for protocol in _HOSTS for each in self.accounts if protocol in each.scopes]
+        """Each mail protocol of each examined account, with its server's address, "" if none is known."""
+        pairs = [(protocol, each) for protocol in _HOSTS for each in self.examined if protocol in each.scopes]
         return [(protocol, each, getattr(each, _HOSTS[protocol], "") or each.imap_host) for protocol, each in pairs]
+
+    @property
+    def ports(self) -> dict[tuple[str, str], assess.Reached]:
+        """Whether each mail server accepts connections, by protocol and address."""
+        return self.once("ports", lambda: _ports(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +256,29 @@ def _looking(examination: Examination, door: probe_network.Door, *, secret: bool
 
 
 NO_ANSWER = "no answer in time"
+
+
+def _set_up(account: Account, sockets: Sequence[SocketSpec]) -> object:
+    """Return what two accounts have in common if the same token does the same for both."""
+    serving = (each for each in sockets if each.speaks == "tokens" and account in each.accounts)
+    served = frozenset(protocol for each in serving for protocol in each.protocols)
+    hosts = (account.imap_host, account.smtp_host, account.pop_host, account.mailbox)
+    return account.grant.key, tuple(account.scopes.items()), hosts, served
+
+
+def _ports(examination: Examination) -> dict[tuple[str, str], assess.Reached]:
+    places = list(dict.fromkeys((protocol, place) for protocol, _, place in examination.servers if place))
+    looks = [_knocking(protocol, place, examination.limits.step) for protocol, place in places]
+    return dict(zip(places, together(looks, 0.9 * examination.limits.check), strict=True))
+
+
+def _knocking(protocol: str, text: str, seconds: float) -> Look[assess.Reached]:
+    place = place_of(protocol.lower(), text)
+    if place is None:
+        none = assess.Reached(text, 0, "it is no HOST or HOST:PORT")
+        return Look(lambda: none, none)
+    late = assess.Reached(place.host, place.port, NO_ANSWER)
+    return Look(lambda: probe_network.reached(place.host, place.port, seconds), late)
 
 
 def _asking(examination: Examination, account: Account, protocol: str) -> Look[tuple[Asked, str]]:

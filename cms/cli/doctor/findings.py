@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from cms.core.status_table import some
 from cms.core.status_text import WIDTH
 from cms.core.words import CRITICAL, OK, WARNING
 from cms_oauth.diagnosis import verdicts
 from cms_oauth.diagnosis.verdicts import Verdict, all_lines, printable
+from cms_oauth.moves import Command
 
 # "skip" is for what could not be checked: neither good nor bad.
 LEVELS = {"pass": OK, "skip": OK, "warn": WARNING, "fail": CRITICAL}
@@ -26,13 +28,19 @@ _TITLES = 16
 class Finding:
     """One line of the report. `check` is the name of its check, `level` a key of `LEVELS`.
 
-    If it does not pass, `verdicts` are the possible explanations, the likeliest first.
+    If it does not pass, `verdicts` are the possible explanations, the likeliest first. `account` is the name of the
+    account that it is about and `protocol` what of it, as both stand in the message; "" for none.
     """
 
     check: str
     level: str
     message: str
     verdicts: tuple[Verdict, ...] = ()
+    account: str = ""
+    protocol: str = ""
+
+    def about(self, account: str, protocol: str = "") -> Finding:
+        return replace(self, account=account, protocol=protocol)
 
 
 def passed(check: str, message: str) -> Finding:
@@ -49,6 +57,50 @@ def warned(check: str, message: str, *verdicts: Verdict) -> Finding:
 
 def failed(check: str, message: str, *verdicts: Verdict) -> Finding:
     return Finding(check, "fail", message, verdicts)
+
+
+# Characters that no message has: a person's eyes never see them.
+_WHO, _WHAT = "\0", "\1"
+
+
+def merged(findings: Sequence[Finding]) -> list[Finding]:
+    """Return findings that differ by their account or protocol alone as one, with the names of all.
+
+    The explanation says USER for the account then.
+    """
+    groups = dict[Finding, list[Finding]]()
+    for each in findings:
+        groups.setdefault(_form(each), []).append(each)
+    return [group[0] if len(group) == 1 else _of_all(form, group) for form, group in groups.items()]
+
+
+def _form(finding: Finding) -> Finding:
+    """Return a finding without its account and its protocol."""
+    if not finding.account:
+        return finding
+    message = finding.message.replace(finding.account, _WHO, 1)
+    if finding.protocol:
+        message = message.replace(f"{_WHO}, {finding.protocol}", f"{_WHO}, {_WHAT}", 1)
+    names = (str(Command((finding.account,))), finding.account)
+    verdicts = tuple(
+        replace(each, cause=_renamed(each.cause, names), steps=tuple(_renamed(step, names) for step in each.steps))
+        for each in finding.verdicts
+    )
+    return replace(finding, message=message, verdicts=verdicts, account="", protocol="")
+
+
+def _renamed(text: str, names: Sequence[str]) -> str:
+    for each in names:
+        text = text.replace(each, "USER")
+    return text
+
+
+def _of_all(form: Finding, group: Sequence[Finding]) -> Finding:
+    users, protocols = (
+        list(dict.fromkeys(each)) for each in zip(*((of.account, of.protocol) for of in group), strict=True)
+    )
+    message = form.message.replace(_WHO, some(users), 1).replace(_WHAT, ", ".join(protocols), 1)
+    return replace(form, message=message, verdicts=group[0].verdicts if len(users) == 1 else form.verdicts)
 
 
 def yours(name: str, cause: str, *steps: str) -> Verdict:
@@ -97,4 +149,5 @@ def as_data(findings: Sequence[Finding], version: str) -> dict[str, Any]:
 
 def _data(finding: Finding) -> dict[str, Any]:
     told = [verdicts.as_data(each) for each in finding.verdicts]
-    return {"check": finding.check, "level": finding.level, "message": finding.message, "verdicts": told}
+    about = {"account": finding.account, "protocol": finding.protocol}
+    return {"check": finding.check, "level": finding.level, "message": finding.message, "verdicts": told, **about}

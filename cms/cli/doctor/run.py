@@ -28,6 +28,7 @@ from cms.cli.doctor.findings import (
     as_text,
     exit_code,
     failed,
+    merged,
     summary,
     yours,
 )
@@ -50,7 +51,8 @@ def examine(
 ) -> list[Finding]:
     """Run all checks at the same time and return their findings, in the checks' order.
 
-    `tell` gets each finding as early as that order allows; `progress` regularly gets the names of the running checks.
+    `tell` gets each finding as early as that order allows, those with one cause as one; `progress` regularly gets the
+    names of the running checks.
     """
     deadline = time.monotonic() + examination.limits.whole
     begun = [(check, threads.start(_finding(check, examination), check.name)) for check in checks]
@@ -60,7 +62,7 @@ def examine(
             progress([each.name for each, pending in begun if not pending.done()])
         progress([])
         now = future.result() if future.done() else [unfinished(check.name)]
-        for each in now:
+        for each in merged(now):
             tell(each)
         found += now
     return found
@@ -160,15 +162,16 @@ def examine_and_report(examination: Examination, bundle_path: str, say: Callable
     """Run the command and return its exit status. Raises OSError if the report cannot be written."""
     if bundle_path:
         _check_place(bundle_path)
-    progress = Progress(sys.stderr)
+    progress, told = Progress(sys.stderr), list[Finding]()
 
     def tell(finding: Finding) -> None:
+        told.append(finding)
         if not as_json:
             progress([])
             say("\n".join(as_text(finding)))
 
     findings = examine(examination, tell, progress)
-    say(json.dumps(as_data(findings, VERSION), indent=2) if as_json else f"\n{summary(findings)}")
+    say(json.dumps(as_data(findings, VERSION), indent=2) if as_json else f"\n{summary(told)}")
     if bundle_path:
         write_bundle(bundle_path, bundle(examination, findings))
         if not as_json:

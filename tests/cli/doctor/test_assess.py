@@ -132,8 +132,8 @@ def test_a_login_host_that_was_not_looked_at() -> None:
 
 def test_mail_servers() -> None:
     """A port that is open, or closed on the way."""
-    assert ("pass", "") == told(assess.reached(Reached("smtp", 587)))
-    assert ("fail", "mail-port") == told(assess.reached(Reached("smtp", 587, "timed out")))
+    assert ("pass", "") == told(assess.reached(Reached("smtp", 587), ["a@x"]))
+    assert ("fail", "mail-port") == told(assess.reached(Reached("smtp", 587, "timed out"), ["a@x"]))
 
 
 FOLDER = Folder("/state", True, 100, "cms", 0o700, 1 << 40, 2)

@@ -10,12 +10,14 @@ from cms.cli.doctor.findings import (
     as_text,
     exit_code,
     failed,
+    merged,
     passed,
     skipped,
     summary,
     warned,
     yours,
 )
+from cms_oauth.moves import cms
 
 CLOCK = yours("clock", "the clock is wrong", "set it")
 OTHER = yours("other", "it is something else", "mend that")
@@ -77,3 +79,47 @@ def test_a_long_message_is_wrapped() -> None:
     assert max(len(line) for line in lines if path not in line) <= 100
     assert all(line.startswith(" " * 23) for line in lines[1:])
     assert path in lines[-1]
+
+
+def lacking(user: str, protocol: str) -> Finding:
+    step = f"sign in: `{cms('login', user)}`"
+    return failed("token", f"{user}, {protocol}: refused", yours("refused", f"{user} has no sign-in", step)).about(
+        user, protocol
+    )
+
+
+def test_one_cause_is_told_once() -> None:
+    """With the accounts and the protocols that it concerns; the explanation is for each of them."""
+    users = ["o'connor@example.test", *(f"box{number}@example.test" for number in range(99))]
+    found = [
+        lacking(users[0], "SMTP"),
+        passed("token", "c@example.test, SMTP: fine").about("c@example.test", "SMTP"),
+        *(lacking(user, protocol) for user in users[1:] for protocol in ("SMTP", "IMAP")),
+    ]
+
+    told = merged(found)
+    assert ["fail", "pass"] == [each.level for each in told]
+    assert f"{', '.join(users[:8])}, 92 more, SMTP, IMAP: refused" == told[0].message
+    assert (yours("refused", "USER has no sign-in", "sign in: `cms login USER`"),) == told[0].verdicts
+
+
+def test_an_account_is_named_in_what_it_is_told() -> None:
+    """Two protocols of one account are one cause, and its commands are its own."""
+    (told,) = merged([lacking("a@example.test", "SMTP"), lacking("a@example.test", "IMAP")])
+
+    assert "a@example.test, SMTP, IMAP: refused" == told.message
+    assert lacking("a@example.test", "SMTP").verdicts == told.verdicts
+
+
+def test_what_is_about_no_account_stays() -> None:
+    """Two warnings with two texts are two, and the same one twice is one."""
+    found = [warned("daemon", "one"), warned("daemon", "two"), warned("daemon", "one")]
+
+    assert found[:2] == merged(found)
+
+
+def test_programs_are_told_of_each_account() -> None:
+    """Of each by its name, in a field of its own."""
+    (told,) = as_data([lacking("a@example.test", "SMTP")], "1")["findings"]
+
+    assert ("a@example.test", "SMTP") == (told["account"], told["protocol"])

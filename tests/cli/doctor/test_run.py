@@ -20,8 +20,8 @@ from support.foreign import HOSTILE
 from support.waiting import PATIENCE
 
 from cms.cli.client import NoDaemon
-from cms.cli.doctor import access, checks, probe_machine, probe_mail, probe_network
-from cms.cli.doctor.assess import Https, MailTest, Names
+from cms.cli.doctor import access, checks, examination, probe_machine, probe_mail, probe_network
+from cms.cli.doctor.assess import Asked, Https, MailTest, Names, Reached
 from cms.cli.doctor.checks import Check, usable
 from cms.cli.doctor.examination import Examination, Limits
 from cms.cli.doctor.findings import Finding, passed
@@ -404,13 +404,75 @@ def test_a_token_that_no_client_can_ask_for(home: Path) -> None:
 
 
 def test_mail_servers_are_tried_with_the_token(home: Path) -> None:
-    """One that is not there is told by both: the port, and the login."""
+    """A port that is closed is told once, with whose mail it concerns, and no login is tried there."""
     with tokens(home / "cms.sock", json.dumps({"token": "opaque"}).encode()):
         of = examining(home, config(spec(home / "cms.sock")))
         port, login = find("mail servers", of), find("SMTP", of)
 
-    assert (["fail"], ["fail"]) == (levels(port), levels(login))
-    assert "127.0.0.1:1" in port[0].message
+    assert (["fail"], ["skip"]) == (levels(port), levels(login))
+    assert port[0].message.startswith("127.0.0.1:1: ")
+    assert port[0].message.endswith(" (for ann.lee@example.test)")
+
+
+BOXES = [replace(ACCOUNT, user=f"box{number:03}@example.test") for number in range(200)]
+
+
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return whose login is tried, in this process and with success: of a server that accepts connections."""
+    tried = list[str]()
+
+    def run(protocol: str, place: str, user: str, _token: str, **_: Any) -> MailTest:
+        tried.append(user)
+        return MailTest(protocol, user, place)
+
+    monkeypatch.setattr(probe_mail, "run", run)
+    monkeypatch.setattr(probe_network, "reached", lambda host, port, _seconds: Reached(host, port))
+    return tried
+
+
+def test_a_sign_in_of_two_hundred_mailboxes_is_looked_at_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One token is asked for and tried; what is set up otherwise is looked at besides."""
+    tried, asked = opened(monkeypatch), list[bytes]()
+
+    def answer(request: bytes) -> bytes:
+        asked.append(request)
+        return json.dumps({"token": "opaque"}).encode()
+
+    other = replace(BOXES[7], smtp_host="127.0.0.1:2")
+    boxes = (*BOXES[:7], other, *BOXES[8:])
+    of = examining(home, config(spec(home / "cms.sock", accounts=boxes), accounts=boxes))
+    with tokens(home / "cms.sock", answer):
+        found, logins = find("token", of), find("SMTP", of)
+
+    assert [boxes[0].user, other.user] == sorted(tried)
+    assert 2 == len(asked)
+    assert ["pass", "pass", "skip"] == levels(found)
+    assert "198 more accounts share the sign-in of one of these: `cms doctor USER` looks at one" == found[-1].message
+    assert ["pass", "pass"] == levels(logins)
+
+
+def test_a_few_of_two_hundred_sign_ins_are_tried(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each token is asked for, and a server is not stormed; the report says what it has left out, and is short."""
+    tried = opened(monkeypatch)
+    boxes = tuple(replace(each, grant=replace(GRANT, login=each.user)) for each in BOXES)
+    monkeypatch.setattr(examination, "_ask", lambda _of, account, each: (Asked(account, each, got=True), "opaque"))
+    of = examining(home, config(spec(home / "cms.sock", accounts=boxes), accounts=boxes))
+    told = list[Finding]()
+    table = [each for each in checks.CHECKS if each.name in ("token", "SMTP")]
+    found = examine(of, told.append, checks=table)
+
+    assert checks.MOST_TRIED == len(tried)
+    assert [("token", "pass"), ("SMTP", "pass"), ("SMTP", "skip")] == [(each.check, each.level) for each in told]
+    assert "box007@example.test, 192 more, SMTP: opaque" in told[0].message
+    assert "195 more sign-ins were not tried at 127.0.0.1:1: `cms doctor USER` tries one" == told[2].message
+    assert 200 == len([each for each in found if each.check == "token"])
+
+
+def test_a_pattern_names_accounts(home: Path) -> None:
+    """As for `cms status`."""
+    of = examining(home, config(accounts=tuple(BOXES)), user="box00?@*")
+
+    assert BOXES[:10] == of.accounts
 
 
 def test_a_refusal_is_judged_by_the_clock_too(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -425,6 +487,7 @@ def test_a_refusal_is_judged_by_the_clock_too(home: Path, monkeypatch: pytest.Mo
         return Https(door.place, trusted=True, skew=700.0 if door.host == "login.example.test" else None)
 
     monkeypatch.setattr(probe_mail, "run", run)
+    monkeypatch.setattr(probe_network, "reached", lambda host, port, _seconds: Reached(host, port))
     monkeypatch.setattr(probe_network, "https", https)
     other = replace(ACCOUNT, user="b@x.test", grant=replace(GRANT, authority="https://other.example.test:1/t"))
     for account in (ACCOUNT, other):
