@@ -50,7 +50,7 @@ JOBS ?= 2
 SUITE ?= trixie
 TESTS ?=
 
-.PHONY: help demo package test test-all test-package test-trixie test-oldest test-dependencies fuzz soak bench bench-check bench-short lint docs links lock sbom audit packages clean
+.PHONY: help demo package test test-all test-package test-trixie test-oldest test-dependencies fuzz soak bench bench-check bench-short lint docs links recordings lock sbom audit packages clean
 
 help:
 	@echo 'make demo    try cms against a simulated Microsoft 365: no account is needed, nothing leaves this machine'
@@ -70,6 +70,8 @@ help:
 	@echo 'make sbom    list the libraries that are installed with cms, with their licences: build/sbom.json'
 	@echo 'make audit   ask whether one of them has a known vulnerability'
 	@echo 'make docs    make the troubleshooting pages from the tables of verdicts, and the site: build/site/index.html'
+	@echo 'make recordings'
+	@echo '             make the pictures of a terminal in docs/images/ from the real programs'
 	@echo 'make links   ask whether what the documentation links to is still there'
 	@echo 'make bench   measure cms beside other programs, in less than an hour: bench/RESULTS.md. CHAPTERS="socket fetch": these only'
 	@echo 'make bench-check'
@@ -142,6 +144,10 @@ docs: $(INSTALLED) $(DOCS_STAMP)
 	$(SPHINX) --nitpicky --fail-on-warning . build/site
 	@echo 'Look at build/site/index.html.'
 	@changed=$$(git status --short docs); test -z "$$changed" || { echo "Not committed:\n$$changed" >&2; exit 1; }
+
+# Of the real programs, by a terminal that is a library: they change when what the programs say changes.
+recordings: $(INSTALLED) $(DOCS_STAMP)
+	$(DOCS)/bin/python distribution/recordings.py $(VENV)/bin docs/images
 
 links: $(DOCS_STAMP)
 	$(SPHINX) -b linkcheck . build/links

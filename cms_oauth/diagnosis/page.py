@@ -35,6 +35,8 @@ cms explain '535 5.7.139 Authentication unsuccessful'
 
 `cms explain` needs neither a daemon nor an account. Without words it reads a log: `cms explain < FILE`.
 
+![Two errors, explained in a terminal](images/explain.svg)
+
 An administrator of Exchange Online runs the commands with capitals and hyphens, such as `Set-CASMailbox`, in PowerShell
 after `Connect-ExchangeOnline`.
 """
