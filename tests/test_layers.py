@@ -75,6 +75,8 @@ HOMES = {
     "jeepney": ("cms.daemon.desktop",),
     "segno": ("cms.cli.login",),
     "platformdirs": ("cms_oauth.paths",),
+    # Only `cms metrics`, and a daemon with `Metrics`, load it.
+    "prometheus_client": ("cms.daemon.openmetrics",),
     "click": ("cms.cli.commands", "cms.cli.terminal"),
     "trio": (
         *("cms.daemon", "cms.main", "cms.cli.daemonless"),

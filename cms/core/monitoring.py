@@ -7,7 +7,7 @@ the bar are numbers for graphs. Each cause is told once, with the accounts that 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from cms.core.status import STATES, Concern, StatusRow, concerns, exit_code
 from cms.core.words import NAMELESS, UNKNOWN, plugin_line
@@ -46,25 +46,33 @@ def _told(who: Sequence[tuple[StatusRow, Concern]]) -> str:
 
 
 def _well(rows: Sequence[StatusRow]) -> str:
-    counts = states(rows)
+    counts = _states(rows)
     return ", ".join(f"{count} {state}" for state, count in counts.items() if count)
 
 
-def states(rows: Sequence[StatusRow]) -> dict[str, int]:
-    """Return how many accounts are in each state. An account with several tokens is counted once, in its worst state."""
+def states(accounts: Iterable[tuple[str, str]]) -> dict[str, int]:
+    """Return how many accounts are in each state, from the user and state of each row of the status.
+
+    An account with several tokens is counted once, in its worst state; one without a name for each row.
+    """
     order = list(STATES)
-    worst: dict[str, int] = {}
-    nameless = [order.index(row.state) for row in rows if not row.user]
-    for row in rows:
-        if row.user:
-            worst[row.user] = max(worst.get(row.user, 0), order.index(row.state))
+    worst, nameless = dict[str, int](), list[int]()
+    for user, state in accounts:
+        if user:
+            worst[user] = max(worst.get(user, 0), order.index(state))
+        else:
+            nameless.append(order.index(state))
     counts = Counter([*worst.values(), *nameless])
     return {state: counts[number] for number, state in enumerate(order)}
 
 
+def _states(rows: Sequence[StatusRow]) -> dict[str, int]:
+    return states((row.user, row.state) for row in rows)
+
+
 def numbers(rows: Sequence[StatusRow]) -> str:
     """Return the performance data: accounts in all, by state and without a usable token, and what ends first, in seconds."""
-    counts = states(rows)
+    counts = _states(rows)
     unusable = len({row.user for row in rows if not row.usable})
     found = {"accounts": str(sum(counts.values())), **{state: str(count) for state, count in counts.items()}}
     found["unusable"] = str(unusable)

@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import field, replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import trio
 
@@ -167,6 +167,7 @@ class App:
         self._hooks = Hooks(self.registry.facts, clock, options.environ)
         running = Running(
             self._facts,
+            self._counters,
             lambda: self._audit.as_data(clock.wall()),
             lambda user, protocols: self._audit.last_taken(user, protocols, clock.wall()),
             self._files.look,
@@ -337,6 +338,14 @@ class App:
                     log.warning(_MEMORY_LEFT, account=self.registry.name_of(keeper), do=move)
                 # Requests that failed because of the vault or the network may work now.
                 keeper.refresh()
+
+    def _counters(self) -> dict[str, Any]:
+        """Return what was counted since the start, as JSON carries it."""
+        return {
+            "requests": dict(self._audit.outcomes),
+            "refreshes": self.worker.refreshes.as_data(),
+            "worker_starts": self.worker.starts,
+        }
 
     def _facts(self) -> Daemon:
         """Return the facts about the daemon that `cms status` shows."""

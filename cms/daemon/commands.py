@@ -48,13 +48,14 @@ log = get_logger()
 class Running:
     """What the commands need from a running daemon.
 
-    `facts` returns the facts about the daemon for `cms status`, `requests` its last requests as JSON data, and
+    `facts` returns the facts about the daemon for `cms status`, `counters` what it has counted, `requests` its last requests, and
     `last_taken` who had the token of an account for some protocols last. `look` sees what of them may have changed without
     the daemon's doing. `reload` raises ConfigError or ListenError without changing
     anything. `patience` is how many seconds `cms refresh` waits.
     """
 
     facts: Callable[[], Daemon]
+    counters: Callable[[], dict[str, Any]]
     requests: Callable[[], list[dict[str, Any]]]
     last_taken: Callable[[str, Sequence[str]], dict[str, Any] | None]
     look: Callable[[], Awaitable[None]]
@@ -203,7 +204,8 @@ class Commands:
             return unclear
         rows, daemon = self._registry.rows(accounts), self._daemon.facts()
         code = exit_code(rows, memory_chosen=daemon.memory_chosen, troubles=daemon.troubles)
-        document = {**as_json(rows, daemon), "requests": self._daemon.requests()}
+        document = as_json(rows, daemon)
+        document |= {"requests": self._daemon.requests(), "counters": self._daemon.counters()}
         for row in document["accounts"]:
             row["last_taken"] = self._daemon.last_taken(row["user"], row["protocols"])
         line = check_line(rows, memory_chosen=daemon.memory_chosen, troubles=daemon.troubles)

@@ -18,11 +18,12 @@ import os
 import socket
 import subprocess
 import sys
+from bisect import bisect_left
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from enum import Enum
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import trio
 
@@ -53,6 +54,10 @@ REMEMBERED_ANSWERS = 4096
 # Between two looks at what a process has answered, while more is to come. Each look keeps clients waiting that ask for
 # held tokens: of a hundred refreshes at once, this makes a few looks in place of a hundred.
 GATHER_SECONDS = 0.05
+
+# Seconds. A refresh takes half a second, and two if the worker must be started; it is given up after half a minute.
+BOUNDS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+OUTCOMES = ("granted", "transient", "refused")
 
 log = get_logger()
 
@@ -293,6 +298,25 @@ def _of_token(end: messages.Ended) -> Outcome:
     return end if isinstance(end, Outcome) else _transient(Lost.DIED)
 
 
+class Refreshes:
+    """How often the provider was asked for a token, by outcome, and how long that took: for `cms metrics`."""
+
+    def __init__(self) -> None:
+        # The last place is for what took longer than all bounds.
+        self._counts = {each: [0] * (len(BOUNDS) + 1) for each in OUTCOMES}
+        self._seconds = dict.fromkeys(OUTCOMES, 0.0)
+
+    def count(self, outcome: Outcome, seconds: float) -> None:
+        name = type(outcome).__name__.lower()
+        self._counts[name][bisect_left(BOUNDS, seconds)] += 1
+        self._seconds[name] += seconds
+
+    def as_data(self) -> dict[str, Any]:
+        """Return the counts as JSON carries them. `counts` are of each interval that `bounds` end, and one beyond them."""
+        outcomes = {each: {"counts": counts, "seconds": self._seconds[each]} for each, counts in self._counts.items()}
+        return {"bounds": BOUNDS, "outcomes": outcomes}
+
+
 class Worker:
     """The grant worker. A process is started for the first question, and again for the first one after it has ended.
 
@@ -309,6 +333,9 @@ class Worker:
         self._opened = opened
         self._argv = argv
         self._environment = worker_environment(os.environ) if environment is None else dict(environment)
+        # How many processes were started, for `cms metrics`.
+        self.starts = 0
+        self.refreshes = Refreshes()
         self._numbers = itertools.count(1)
         self._nursery: trio.Nursery | None = None
         self._children: set[_Child] = set()
@@ -345,7 +372,10 @@ class Worker:
 
     async def acquire(self, grant: Grant, scopes: Scopes) -> Outcome:
         """Redeem the grant for a token with exactly these scopes."""
-        return _of_token(await self._settle(grant, lambda number: messages.Acquire(number, grant, scopes)))
+        began = trio.current_time()
+        outcome = _of_token(await self._settle(grant, lambda number: messages.Acquire(number, grant, scopes)))
+        self.refreshes.count(outcome, trio.current_time() - began)
+        return outcome
 
     async def sign_out(self, grant: Grant) -> Outcome:
         """Delete the stored sign-in. Returns `Granted` with an empty secret if it is gone."""
@@ -440,6 +470,7 @@ class Worker:
             return None
         child = _Child(self._opened, self._argv, self._environment)
         self._children.add(child)
+        self.starts += 1
         self._nursery.start_soon(self._run_child, child)
         return child
 

@@ -19,13 +19,14 @@ from typing import Any
 import click
 import pytest
 from support.command_line import conversing, daemon, done, empty_folders, good_configuration
-from support.status_rows import row_of
+from support.status_rows import DAEMON, row_of
 from support.waiting import PATIENCE
 
 from cms import main
 from cms.cli import commands, connect, daemonless
 from cms.cli.init import wizard
 from cms.cli.run_line import INTERRUPTED, Run
+from cms.core.status import as_json
 from cms.system import logs, state_lock
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -172,6 +173,18 @@ def test_a_plugin_ends_as_plugins_do(
         assert code == main.main(["status", "--check", "x"])
 
     assert capsys.readouterr().out.startswith(f"CMS {('UNKNOWN', 'CRITICAL')[code == 2]} - {out}")
+
+
+def test_metrics_are_printed_as_the_daemon_counts_them(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The whole text and nothing else, for a file that node_exporter reads; a refusal is one."""
+    answer = done(json={**as_json([row_of("ok")], DAEMON), "counters": {"requests": {"granted": 7}}})
+    with daemon(home, answer, done(ok=False, message="no")) as asked:
+        assert [0, 1] == [main.main(["metrics"]) for _ in range(2)]
+    out, err = capsys.readouterr()
+
+    assert [{"command": "status"}] * 2 == asked
+    assert ('cms_requests_total{outcome="granted"} 7.0\n' in out, "# EOF") == (True, out.splitlines()[-1])
+    assert "cms: no\n" == err
 
 
 NOT_A_STATUS = (
@@ -673,6 +686,7 @@ EVERY = {
     "export": ["/none/x.cms"],
     "logout": ["a@example.test"],
     "prune": [],
+    "metrics": [],
     "refresh": [],
     "reload": [],
     "show": ["msmtp"],
@@ -723,7 +737,7 @@ def test_a_user_without_a_home_gets_a_sentence(
 
     assert 0 != code
     assert not TOLD_AS_BUG.search(out + err)
-    if command in ("refresh", "reload", "status"):
+    if command in ("metrics", "refresh", "reload", "status"):
         assert "cms: no daemon is running\n" in err
     elif command == "export":
         assert "there is no such folder" in err

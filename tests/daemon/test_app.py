@@ -208,6 +208,10 @@ async def test_status_tells_of_every_account(world: World) -> None:
         result = app.commands.status()
 
     assert (True, 2) == (result.ok, result.extra["exit_code"])
+    counters = result.extra["json"]["counters"]
+    refreshes = {name: sum(each["counts"]) for name, each in counters["refreshes"]["outcomes"].items()}
+    assert {"granted": 1, "transient": 0, "refused": 1} == refreshes
+    assert (0, True) == (counters["requests"]["granted"], counters["worker_starts"] >= 1)
     states = {row["user"]: row["state"] for row in result.extra["json"]["accounts"]}
     assert {"a@example.test": "ok", "unsigned@example.test": "sign-in-required"} == states
     daemon = result.extra["json"]["daemon"]

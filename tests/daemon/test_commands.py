@@ -109,7 +109,7 @@ class World:
         self.signins = FakeSignIns()
         self.stopped = False
         self.reload_fault: ConfigError | None = None
-        running = Running(self.facts, list, self.last_taken, self.look, self.reload, self.stop, 30.0)
+        running = Running(self.facts, dict, list, self.last_taken, self.look, self.reload, self.stop, 30.0)
         daemon = None if daemonless else running
         vault = VaultCommands(self.worker, self.registry, str(folder))
         self.commands = Commands(self.worker, self.registry, self.signins, vault, clock=self.clock, daemon=daemon)

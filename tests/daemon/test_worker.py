@@ -16,10 +16,10 @@ from structlog.testing import capture_logs
 from support.trio_run import in_trio, in_trio_jumps, jump, until
 
 from cms.core.accounts import Grant
-from cms.core.lifecycle import Granted, Outcome, Refused, Transient
+from cms.core.lifecycle import Granted, Outcome, Refused, Transient, Trouble
 from cms.daemon import worker as module
 from cms.daemon.children import LOG_LINE, LOG_LINES, LogLines, _log_lines, worker_environment
-from cms.daemon.worker import WORKER_MARGIN, Worker
+from cms.daemon.worker import BOUNDS, WORKER_MARGIN, Refreshes, Worker
 from cms.grants.messages import Acquire, Done, Open, Place, Prompt, pack
 
 FAKE = str(Path(__file__).parent.parent / "support" / "fake_worker.py")
@@ -79,6 +79,29 @@ def is_alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def test_refreshes_are_counted_with_their_time() -> None:
+    """By outcome, in the interval of how long it took; a bound belongs to the interval that it ends."""
+    refreshes, trouble = Refreshes(), Trouble("server", "503")
+    granted = Granted("secret", 0.0, 0.0, ())
+    for outcome, seconds in ((granted, 0.0), (granted, 0.5), (Transient(trouble), 100.0), (Refused(trouble), 3.0)):
+        refreshes.count(outcome, seconds)
+    data = refreshes.as_data()["outcomes"]
+
+    places = {each: [place for place, count in enumerate(of["counts"]) if count] for each, of in data.items()}
+    assert {"granted": [0, 1], "transient": [len(BOUNDS)], "refused": [4]} == places
+    assert {"granted": 0.5, "transient": 100.0, "refused": 3.0} == {each: of["seconds"] for each, of in data.items()}
+
+
+@in_trio
+async def test_starts_and_refreshes_are_counted(tmp_path: Path) -> None:
+    """One process for two refreshes."""
+    async with running(tmp_path) as worker:
+        await ask(worker, "a")
+        await ask(worker, "b")
+
+    assert (1, 2) == (worker.starts, sum(worker.refreshes.as_data()["outcomes"]["granted"]["counts"]))
 
 
 @in_trio

@@ -38,6 +38,7 @@ _COMMANDS = {
     "init": ("init:init", "Set up cms, step by step."),
     "login": ("sign_ins:login", "Sign in as USER, with or without a running daemon."),
     "logout": ("sign_ins:logout", "Delete the sign-in of USER from this machine."),
+    "metrics": ("daemon:metrics", "Print the metrics of the daemon, for Prometheus."),
     "prune": ("sign_ins:prune", "List and delete sign-ins that belong to no account."),
     "refresh": ("daemon:refresh", "Fetch new tokens now, for USER or for every account."),
     "reload": ("daemon:reload", "Read the configuration again."),

@@ -1,4 +1,4 @@
-"""Commands that start the daemon, and that ask the one that runs: `run`, `refresh`, `reload`, `status`."""
+"""Commands that start the daemon, and that ask the one that runs: `run`, `refresh`, `reload`, `status`, `metrics`."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from cms.core.status_table import as_text, problems_only
 from cms.core.status_text import Document
 from cms.core.words import CRITICAL, UNKNOWN, plugin_line
 from cms_oauth.expand import literal
+from cms_oauth.text import shown
 
 
 @click.command()
@@ -50,6 +51,28 @@ def reload() -> int:
     """Read the configuration again. If it has errors, nothing changes."""
     with connect() as found:
         return ended(found.ask("reload"))
+
+
+@click.command()
+def metrics() -> int:
+    r"""Print the metrics of the daemon, for Prometheus.
+
+    OpenMetrics text, as node_exporter's textfile collector reads it. `Metrics` in the configuration serves the same over
+    HTTP.
+
+    \b
+    cms metrics > cms.prom.new && mv cms.prom.new cms.prom
+    """
+    answer = _asked("")
+    if not answer.get("ok"):
+        return ended(answer)
+    # Loaded only here: it takes longer than asking the daemon.
+    from cms.daemon import openmetrics  # noqa: PLC0415
+
+    with client.understood():
+        text = openmetrics.text(answer["json"]).decode()
+    click.echo(shown(text), nl=False)
+    return 0
 
 
 @click.command()

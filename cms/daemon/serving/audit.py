@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
@@ -23,7 +23,7 @@ from cms.core.status import AuditFacts
 from cms.system import logs
 from cms.system.append import AppendFile
 from cms.system.journal import Journal
-from cms_oauth.wire import TokenRequest
+from cms_oauth.wire import EXIT_CODES, TokenRequest
 
 # As many as fit a screen, and the refusals of one uid among them: a stranger does not push all others out. Older ones are
 # in the audit's file.
@@ -107,6 +107,8 @@ class Audit:
         # What was only counted: in all, what the log does not know yet, and whose was the last.
         self._counted = self._untold = 0
         self._last_counted = 0
+        # All requests since the start, by outcome. The known ones begin with 0: monitoring sees the first of each.
+        self.outcomes = Counter[str](dict.fromkeys(("granted", *EXIT_CODES), 0))
 
     # Where to.
 
@@ -136,6 +138,7 @@ class Audit:
     def record(self, peer: Peer, request: TokenRequest, user: str, outcome: str) -> None:
         """Keep a request, for `flush` and for the status."""
         now = self.now()
+        self.outcomes[outcome] += 1
         if outcome != "granted" and not self._often.take(peer.uid, 1, now):
             self._count(peer)
             return

@@ -70,6 +70,18 @@ def it(record: Path) -> Iterator[Recording]:
     made.audit.close()
 
 
+def test_every_request_is_counted_by_its_outcome() -> None:
+    """Also those of which there is no record, because there were too many; an outcome that never came has 0."""
+    it = Recording()
+    for _ in range(3 * MAX_REFUSALS):
+        it.record(outcome="denied")
+    it.record()
+
+    assert (1, 3 * MAX_REFUSALS, 0) == tuple(it.audit.outcomes[each] for each in ("granted", "denied", "busy"))
+    assert it.audit.facts.counted
+    assert "busy" in it.audit.outcomes
+
+
 def test_the_newest_comes_first() -> None:
     """Who asked for what, with what outcome, and how long ago."""
     it = Recording(100.0)
