@@ -10,6 +10,8 @@ from pathlib import Path
 
 import click
 import pytest
+from pygments.lexers import find_lexer_class_by_name
+from pygments.util import ClassNotFound
 from support.contrib import ROOT
 from support.fragments import blocks
 
@@ -109,6 +111,23 @@ def test_every_command_is_run_or_says_why_not(page: Path) -> None:
 
     assert [] == left
     assert [] == [each.text for each in blocks(page.read_text()) if each.mark in ("not-run", "not-run:")]
+
+
+def is_known(language: str) -> bool:
+    try:
+        find_lexer_class_by_name(language)
+    except ClassNotFound:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_the_site_knows_the_languages_of_blocks(page: Path) -> None:
+    """Sphinx warns of a language that Pygments does not know, which fails `make docs`."""
+    plain = runpy.run_path(str(ROOT / "distribution" / "site" / "conf.py"))["UNKNOWN_LANGUAGES"]
+    named = {each.language for each in blocks(page.read_text())} - {"", *plain}
+
+    assert set() == {language for language in named if not is_known(language)}
 
 
 def test_the_index_leads_to_every_page() -> None:

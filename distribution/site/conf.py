@@ -36,6 +36,9 @@ html_additional_pages = {"index": "begin.html"}
 # What is on this machine only, and what answers no program.
 linkcheck_ignore = [r"https?://(localhost|127\.0\.0\.1)", r"https://login\.microsoftonline\.(com|us)"]
 
+# Pygments has no lexer for these, which a page may use.
+UNKNOWN_LANGUAGES = ("csv", "mermaid")
+
 # The pages that lead to pages; the headings of the first are those of the navigation.
 _LEADING = (root_doc, "docs/clients/README", "docs/troubleshooting")
 _LINK = re.compile(r"\]\(([\w./-]+)\.md\)")
@@ -64,10 +67,11 @@ def with_navigation(docname: str, text: str) -> str:
 
 
 def setup(app: Sphinx) -> None:
-    """Have Sphinx call the function above; it has no lexer for the one diagram, which is shown as text."""
+    """Have Sphinx call the function above, and show languages that it does not know as text."""
 
     def read(_: Sphinx, docname: str, source: list[str]) -> None:
         source[0] = _FOLDER.sub(r"\1", with_navigation(docname, source[0]))
 
     app.connect("source-read", read)
-    app.add_lexer("mermaid", TextLexer)
+    for language in UNKNOWN_LANGUAGES:
+        app.add_lexer(language, TextLexer)
