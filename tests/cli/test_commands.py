@@ -163,6 +163,7 @@ def test_a_terminal_that_cannot_draw_is_not_watched(
     [
         (done(ok=False, message="no such user: x", hint="see `cms status`"), 3, "no such user: x; see `cms status`"),
         (done(json=[]), 2, "the daemon's answer makes no sense; "),
+        *((done(exit_code=each), 2, "the daemon's answer makes no sense; ") for each in (-1, 4, 256, "0")),
     ],
 )
 def test_a_plugin_ends_as_plugins_do(

@@ -19,7 +19,7 @@ from cms.cli.run_line import VALUES, Run, run_anew
 from cms.cli.terminal import say
 from cms.core.status_table import as_text, problems_only
 from cms.core.status_text import Document
-from cms.core.words import CRITICAL, UNKNOWN, plugin_line
+from cms.core.words import CRITICAL, OK, UNKNOWN, WARNING, plugin_line
 from cms_oauth.expand import literal
 from cms_oauth.text import shown
 
@@ -114,7 +114,8 @@ def _check(user: str, *, as_json: bool, problems: bool) -> int:
             say(plugin_line(UNKNOWN, "; ".join(why)))
             return UNKNOWN
         with client.understood():
-            exit_code = int(answer["exit_code"])
+            # Any other is a ValueError.
+            exit_code = (OK, WARNING, CRITICAL, UNKNOWN).index(answer["exit_code"])
             text = _text(answer, as_json=True, full=False, problems=problems) if as_json else str(answer["message"])
     except NoDaemon as error:
         # Where nothing is configured, nothing can have failed.

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cms.cli import browser, login
-from cms.cli.client import NoDaemon, NotListening, Remote
+from cms.cli.client import NoDaemon, NotListening, Remote, understood
 from cms.cli.init import application, mail_programs, show, systemd_units
 from cms.cli.init.first_config import (
     EXIM,
@@ -354,15 +354,14 @@ def daemon(config: str, connect: Connect) -> Iterator[str]:
 def _runs(config: str, connect: Connect) -> str | None:
     """Return None if no daemon runs, "" if one runs with this configuration, else an error."""
     try:
-        with connect() as found:
-            status = found.ask("status").get("json", {})
+        with connect() as found, understood():
+            other = str(found.ask("status").get("json", {}).get("daemon", {}).get("config", ""))
+            if os.path.realpath(other) == os.path.realpath(config):
+                return ""
     except NotListening as error:
         return f"{error.message}: {error.hint}."
     except NoDaemon:
         return None
-    other = str(status.get("daemon", {}).get("config", ""))
-    if os.path.realpath(other) == os.path.realpath(config):
-        return ""
     return f"A daemon runs with another configuration, {printable(other)}: stop it, or add the account to that file."
 
 
@@ -390,9 +389,9 @@ def _state(account: Account, connect: Connect) -> str:
     """Return the state of an account at the daemon, as soon as it is known: a daemon that has just started looks first."""
     deadline = time.monotonic() + _START_SECONDS
     while True:
-        with connect() as found:
+        with connect() as found, understood():
             rows = found.ask("status").get("json", {}).get("accounts", [])
-        state = next((str(each.get("state")) for each in rows if each.get("user") == account.user), "")
+            state = next((str(each.get("state")) for each in rows if each.get("user") == account.user), "")
         if state != "starting" or time.monotonic() > deadline:
             return state
         time.sleep(_POLL_SECONDS)

@@ -11,13 +11,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
 from support.command_line import GOOD, empty_folders, good_configuration
+from support.mail_files import account
 from support.newcomers import GUID, USER, Person, empty_home, program, wishes
 from support.programs import require_root
 from support.reachable import ALICE
@@ -269,6 +270,21 @@ def test_a_daemon_that_runs_is_used(home: Path) -> None:
         assert "" == problem
     with a_daemon("/other.cfg") as connect, wizard.daemon(mine, connect) as problem:
         assert "A daemon runs with another configuration, /other.cfg" in problem
+
+
+@pytest.mark.parametrize("said", [5, {"daemon": 5}, {"daemon": {"config": "\0"}}, {"accounts": [5]}, {"accounts": 5}])
+def test_a_daemon_may_answer_anything(said: object) -> None:
+    """Another user's, when root sets cms up: no traceback, and it is taken for none, or for one with another configuration."""
+    with ExitStack() as stack:
+
+        def connect() -> Remote:
+            near, far = socket.socketpair()
+            stack.enter_context(far).sendall(json.dumps({"json": said}).encode() + b"\n")
+            return Remote(near)
+
+        assert "" != wizard._runs("/my.cfg", connect)
+        with suppress(NoDaemon):
+            assert "" == wizard._state(account(USER), connect)
 
 
 def test_a_daemon_that_cannot_be_reached_is_waited_for(home: Path) -> None:
