@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from cms.cli.failure import FAILED
-from cms.cli.terminal import complain, say
+from cms.cli.terminal import complain, say, say_at_length
 from cms_oauth.diagnosis.explain import Explained, explain
 from cms_oauth.diagnosis.verdicts import all_lines, as_data
 
@@ -27,7 +27,7 @@ def explain_text(words: Sequence[str], *, as_json: bool) -> int:
     if as_json:
         say(json.dumps([_as_data(each) for each in found], indent=2))
     else:
-        say("\n\n".join(map(_as_text, found))) if found else complain(*_UNKNOWN)
+        say_at_length("\n\n".join(map(_as_text, found))) if found else complain(*_UNKNOWN)
     return 0 if found else FAILED
 
 

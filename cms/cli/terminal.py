@@ -1,33 +1,106 @@
 """Prints messages of the `cms` command, and asks questions at its terminal.
 
-Whatever a text contains, it moves no cursor: all of it passes `shown`.
+Whatever a text contains, it moves no cursor: all of it passes `shown`. After that a terminal gets colours, by what a word
+means and never by colour alone, and links that can be opened.
 """
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
 from cms_oauth.documents import located
 from cms_oauth.text import shown
 
+# The colour of a state or of a check's result. Each is a word that is printed in any case.
+_GOOD, _BUSY, _BAD = "green", "yellow", "red"
+_MEANS = {
+    **dict.fromkeys(("ok", "pass"), _GOOD),
+    **dict.fromkeys(("starting", "renewing", "signing-in", "warn", "warning"), _BUSY),
+    **dict.fromkeys(("failing", "locked", "sign-in-required", "refused", "fail"), _BAD),
+}
+_WORDS = "|".join(_MEANS)
+
+# A state at the end of an account's line or in a column, a result at the beginning of a line, `a command`, a link.
+_MARKED = re.compile(
+    rf"(?P<word>(?<=: )(?:{_WORDS})$|(?<=  )(?:{_WORDS})(?=,|  |$)|^(?:{_WORDS})(?=:| ))"
+    r"|(?P<command>`[^`\n]+`)"
+    r"|(?P<link>https?://[^\s\"'<>`]+[^\s\"'<>`.,;:)\]])",
+    re.MULTILINE,
+)
+
+# Terminals that show the escape sequence of a link (OSC 8) in place of ignoring it, or cannot show colours.
+_NO_LINKS = re.compile(r"dumb|linux|eterm.*|screen.*|unknown|")
+_PLAIN = ("dumb", "unknown", "")
+
+COLOURS = ("auto", "always", "never")
+
+
+def coloured(stream: TextIO) -> bool:
+    """True if colours go to this stream: by --color, else NO_COLOR, CLICOLOR_FORCE and CLICOLOR, else for a terminal.
+
+    https://no-color.org/ and https://bixense.com/clicolors/
+    """
+    context = click.get_current_context(silent=True)
+    if context is not None and context.color is not None:
+        return context.color
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("CLICOLOR_FORCE", "0") != "0":
+        return True
+    return os.environ.get("CLICOLOR") != "0" and os.environ.get("TERM", "") not in _PLAIN and stream.isatty()
+
+
+def _styled(text: str, stream: TextIO) -> str:
+    """Return a text that has passed `shown`, with the colours and links that the stream takes."""
+    if not coloured(stream):
+        return text
+    links = stream.isatty() and not _NO_LINKS.fullmatch(os.environ.get("TERM", ""))
+
+    def style(found: re.Match[str]) -> str:
+        if found["word"]:
+            return click.style(found[0], fg=_MEANS[found[0]], bold=True)
+        if found["command"]:
+            return click.style(found[0], bold=True)
+        return f"\x1b]8;;{found[0]}\x1b\\{found[0]}\x1b]8;;\x1b\\" if links else found[0]
+
+    return _MARKED.sub(style, text)
+
 
 def say(text: str) -> None:
     """Print to the standard output."""
-    click.echo(shown(located(text)))
+    click.echo(_styled(shown(located(text)), sys.stdout), color=coloured(sys.stdout))
+
+
+def say_at_length(text: str) -> None:
+    """Print to the standard output; what is longer than the screen goes through the person's pager."""
+    if not sys.stdin.isatty() or not sys.stdout.isatty() or text.count("\n") < shutil.get_terminal_size().lines - 1:
+        say(text)
+        return
+    # What git tells less: colours pass, and the text stays on the screen.
+    os.environ.setdefault("LESS", "FRX")
+    colour = coloured(sys.stdout)
+    click.echo_via_pager(_styled(shown(located(text)), sys.stdout) + "\n", color=colour)
 
 
 def aside(text: str) -> None:
     """Print to the standard error what is about the output and no part of it."""
-    click.echo(shown(located(text)), err=True)
+    _to_stderr(text)
+
+
+def _to_stderr(text: str) -> None:
+    click.echo(_styled(shown(located(text)), sys.stderr), err=True, color=coloured(sys.stderr))
 
 
 def complain(message: str, hint: str = "") -> None:
     """Print to the standard error, with the next command on a line below."""
-    click.echo(shown(located("\n".join(filter(None, [f"cms: {message}", hint])))), err=True)
+    _to_stderr("\n".join(filter(None, [f"cms: {message}", hint])))
 
 
 class Terminal:

@@ -109,7 +109,7 @@ def test_a_status_is_for_whom_it_is_asked(home: Path, monkeypatch: pytest.Monkey
         assert 0 == main.main(["status", "a@example.test"])
 
     assert [{"command": "status", "user": "a@example.test"}] == asked
-    assert 40 < max(map(len, terminal.getvalue().splitlines())) <= 44
+    assert 40 < max(map(len, click.unstyle(terminal.getvalue()).splitlines())) <= 44
 
 
 @pytest.mark.parametrize(

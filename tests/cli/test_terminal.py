@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import os
+from contextlib import redirect_stdout
 
 import click
 import pytest
 from support.foreign import HARMLESS, HOSTILE
 
+from cms import main
 from cms.cli import terminal, transfer
 from cms.cli.terminal import Terminal
 
@@ -52,3 +55,113 @@ def test_the_daemons_questions(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 
     assert f"{HARMLESS} [y/N] " == capsys.readouterr().out
     assert [f"{HARMLESS}: "] == asked
+
+
+class Tty(io.StringIO):
+    """A terminal that is written to."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def tty(monkeypatch: pytest.MonkeyPatch) -> Tty:
+    """A terminal of 80 columns and 24 lines, where nothing says anything about colours."""
+    for name in ("NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "LESS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((80, 24)))
+    return Tty()
+
+
+BOLD, GREEN, YELLOW, RED, PLAIN = "\x1b[1m", "\x1b[32m\x1b[1m", "\x1b[33m\x1b[1m", "\x1b[31m\x1b[1m", "\x1b[0m"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a@b: ok", f"a@b: {GREEN}ok{PLAIN}"),
+        ("a@b  renewing, warning  x", f"a@b  {YELLOW}renewing{PLAIN}, warning  x"),
+        ("a@b  failing", f"a@b  {RED}failing{PLAIN}"),
+        ("fail  smtp", f"{RED}fail{PLAIN}  smtp"),
+        ("run `cms login`", f"run {BOLD}`cms login`{PLAIN}"),
+        ("see https://a.test/x.", "see \x1b]8;;https://a.test/x\x1b\\https://a.test/x\x1b]8;;\x1b\\."),
+        ("all is ok so far, and it can fail", "all is ok so far, and it can fail"),
+    ],
+)
+def test_words_have_colours_by_what_they_mean(tty: Tty, text: str, expected: str) -> None:
+    """States, results, commands and links; the words are the same without colours. Prose has none."""
+    with redirect_stdout(tty):
+        terminal.say(text)
+
+    assert f"{expected}\n" == tty.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, True),
+        ({"NO_COLOR": "1"}, False),
+        ({"NO_COLOR": "1", "CLICOLOR_FORCE": "1"}, False),
+        ({"CLICOLOR": "0"}, False),
+        ({"CLICOLOR": "0", "CLICOLOR_FORCE": "1"}, True),
+        ({"TERM": "dumb"}, False),
+    ],
+)
+def test_who_has_a_say_about_colours(
+    tty: Tty, monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], expected: bool
+) -> None:
+    """The variables that all programs know; what is no terminal has none unless they are forced."""
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+
+    assert expected == terminal.coloured(tty)
+    assert ("CLICOLOR_FORCE" in settings and expected) == terminal.coloured(io.StringIO())
+
+
+@pytest.mark.parametrize(("choice", "expected"), [("always", True), ("never", False), ("auto", False)])
+def test_the_option_decides_first(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], choice: str, expected: bool
+) -> None:
+    """Also for output that goes to a pipe; links are for terminals only."""
+    monkeypatch.delenv("CLICOLOR_FORCE", raising=False)
+    main.main([f"--color={choice}", "explain", "AADSTS50105"])
+    out = capsys.readouterr().out
+
+    assert expected == ("\x1b[" in out)
+    assert "\x1b]8" not in out
+
+
+@pytest.mark.parametrize("name", ["linux", "screen.xterm"])
+def test_links_are_text_where_they_would_be_shown(tty: Tty, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The Linux console knows no OSC 8; colours stay."""
+    monkeypatch.setenv("TERM", name)
+    with redirect_stdout(tty):
+        terminal.say("`x` https://a.test/")
+
+    assert f"{BOLD}`x`{PLAIN} https://a.test/\n" == tty.getvalue()
+
+
+def test_foreign_text_brings_no_colours(tty: Tty) -> None:
+    """What is added comes after `shown`."""
+    with redirect_stdout(tty):
+        terminal.say(HOSTILE)
+
+    assert f"{HARMLESS}\n" == tty.getvalue()
+
+
+@pytest.mark.parametrize(("lines", "paged"), [(10, False), (30, True)])
+def test_what_is_longer_than_the_screen(tty: Tty, monkeypatch: pytest.MonkeyPatch, lines: int, *, paged: bool) -> None:
+    """Goes through the pager, with its colours; the rest, and what is no terminal, does not."""
+    seen = list[str]()
+    monkeypatch.setattr(click, "echo_via_pager", lambda text, color: seen.append(text) if color else None)
+    monkeypatch.setattr("sys.stdin", Tty())
+    with redirect_stdout(tty):
+        terminal.say_at_length("a: ok\n" * lines)
+    assert paged == bool(seen)
+    assert paged != (GREEN in tty.getvalue())
+
+    with redirect_stdout(io.StringIO()) as pipe:
+        terminal.say_at_length("a: ok\n" * lines)
+    assert paged == bool(seen)
+    assert "a: ok\n" in pipe.getvalue()

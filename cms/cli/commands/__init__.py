@@ -17,7 +17,7 @@ import click
 from cms.cli.commands.options import config_option
 from cms.cli.failure import Failure
 from cms.cli.run_line import INTERRUPTED
-from cms.cli.terminal import complain
+from cms.cli.terminal import COLOURS, complain
 from cms_oauth.expand import Unusable
 from cms_oauth.version import VERSION
 
@@ -59,8 +59,21 @@ class _Commands(click.Group):
         return name, command(name) if name else None, rest
 
 
+def _colour(context: click.Context, _option: click.Parameter, value: str) -> None:
+    """Keep the choice where click and `cms.cli.terminal` look for it."""
+    context.color = {"always": True, "never": False}.get(value)
+
+
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(VERSION, prog_name="cms")
+@click.option(
+    *("--color", "--colour"),
+    type=click.Choice(COLOURS),
+    default="auto",
+    expose_value=False,
+    callback=_colour,
+    help="Colours and links: auto means on a terminal, unless NO_COLOR or CLICOLOR=0 is set.",
+)
 @config_option
 @click.pass_context
 def cms(context: click.Context, config: str) -> None:

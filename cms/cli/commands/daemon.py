@@ -16,7 +16,7 @@ from cms.cli.client import NoDaemon
 from cms.cli.commands.options import config_option, config_path, ended, json_option, user_argument
 from cms.cli.connect import connect, is_configured
 from cms.cli.run_line import VALUES, Run, run_anew
-from cms.cli.terminal import say
+from cms.cli.terminal import say, say_at_length
 from cms.core.status_table import as_text, problems_only
 from cms.core.status_text import Document
 from cms.core.words import CRITICAL, OK, UNKNOWN, WARNING, plugin_line
@@ -101,7 +101,7 @@ def status(user: str, *, as_json: bool, check: bool, live: bool, full: bool, pro
         return ended(answer)
     with client.understood():
         text = _text(answer, as_json=as_json, full=full, problems=problems)
-    say(text)
+    say(text) if as_json else say_at_length(text)
     return 0
 
 
