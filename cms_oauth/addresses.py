@@ -25,6 +25,11 @@ _SCHEME = "mailto:"
 _LINE_BREAKS = "\n\v\f\r\x85\u2028\u2029"
 
 
+def is_pattern(name: str) -> bool:
+    """Return True if a name that a person typed is a pattern such as `*@domain.com`. No address has these characters."""
+    return not _WILDCARDS.isdisjoint(name)
+
+
 def bare(text: str) -> str:
     """Return the address in what a person typed or pasted: without blanks, quotes, `<>` or a full stop around it.
 

@@ -216,7 +216,7 @@ def sign_in(
                 shown_on.clear()
             match event.get("event"):
                 case "prompt":
-                    event = _checked(event)
+                    event = checked_prompt(event)
                     needed = event["method"] == "paste"
                     say(in_words(event, shown_on, tunnel=over_ssh()))
                     if event["method"] == "browser" and browse and not browse(event["url"]):
@@ -231,7 +231,7 @@ def sign_in(
                     return EX_OK if event.get("ok") else NOT_SIGNED_IN
 
 
-def _checked(event: Mapping[str, Any]) -> dict[str, Any]:
+def checked_prompt(event: Mapping[str, Any]) -> dict[str, Any]:
     """Return a prompt with values that can be shown and opened. Raises Failure: a daemon may be anything."""
     method, seconds = event.get("method"), event.get("expires_in", 0)
     links = method == "broker" or is_link(event.get("url"))

@@ -245,11 +245,6 @@ def accounts_meant(accounts: Sequence[Account], name: str, who: Mapping[str, str
     )
 
 
-def is_pattern(name: str) -> bool:
-    """Return True if a name that a person typed is a pattern such as `*@domain.com`. No address has these characters."""
-    return any(each in name for each in "*?")
-
-
 def accounts_matching(accounts: Sequence[Account], pattern: str, who: Mapping[str, str] = {}) -> tuple[Account, ...]:
     """Return the accounts that a pattern names: `*` stands for any characters and `?` for one. Case does not matter.
 

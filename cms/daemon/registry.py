@@ -24,7 +24,6 @@ from cms.core.accounts import (
     Unclear,
     accounts_matching,
     accounts_meant,
-    is_pattern,
     sign_ins_meant,
     users_in_words,
 )
@@ -37,6 +36,7 @@ from cms.daemon.keeper import Acquire, Keeper
 from cms.daemon.schedule import Schedule
 from cms.grants.messages import Prompt
 from cms.system.clock import Clock
+from cms_oauth.addresses import is_pattern
 from cms_oauth.moves import cms
 
 # How many rows of the status are made before others get their turn: those of some milliseconds.

@@ -306,6 +306,24 @@ def test_a_login_is_the_daemons(home: Path, capsys: pytest.CaptureFixture[str], 
     assert "a is signed in" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("options", [["--all"], ["*@example.test"], ["--all", "--device"]])
+def test_a_login_of_several_asks_who_needs_it(
+    home: Path, capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    """By the option or by a pattern; the daemon knows."""
+    with daemon(home, STATUS) as asked:
+        assert 0 == main.main(["login", *options])
+
+    assert [{"command": "status", **({} if "--all" in options else {"user": options[0]})}] == asked
+    assert "no account needs a sign-in\n" == capsys.readouterr().out
+
+
+def test_a_login_is_of_one_or_of_all(capsys: pytest.CaptureFixture[str]) -> None:
+    """Not of both."""
+    assert 2 == main.main(["login", "a@example.test", "--all"])
+    assert "Give USER or --all, not both." in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", [["login"], ["init", "--user=a@example.test"]])
 @pytest.mark.parametrize(("first", "second"), [("device", "paste"), ("paste", "device"), ("browser", "device")])
 def test_there_is_one_way_to_sign_in_at_a_time(

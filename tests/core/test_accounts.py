@@ -19,13 +19,13 @@ from cms.core.accounts import (
     accounts_matching,
     accounts_meant,
     application,
-    is_pattern,
     mail_scopes,
     registration_for,
     registration_of,
     sign_ins_meant,
     users_in_words,
 )
+from cms_oauth.addresses import is_pattern
 from cms_oauth.microsoft import CLOUDS, PERMISSIONS, Cloud
 
 GRANT = Grant("https://login.microsoftonline.com/common", "122f4826-adf9-465d-8e84-e9d00bc9f234", "a@example.test")

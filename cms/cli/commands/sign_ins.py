@@ -18,12 +18,13 @@ from cms.cli.commands.options import (
     user_argument,
     ways,
 )
-from cms.cli.connect import daemon_or_none
+from cms.cli.connect import connect, daemon_or_none
 from cms.cli.failure import FAILED
 from cms.cli.login import sign_in_here
 from cms.cli.run_line import INTERRUPTED
 from cms.cli.terminal import complain, say
 from cms_oauth import expand
+from cms_oauth.addresses import is_pattern
 
 
 @click.command()
@@ -33,13 +34,27 @@ from cms_oauth import expand
     device="Enter a code in a browser on any machine.",
     paste="Open a link in any browser, and paste its last address here.",
 )
+@click.option("--all", "every", is_flag=True, help="Sign in every account that needs it.")
 @config_option
-def login(user: str, method: str, config: str) -> int:
+def login(user: str, method: str, config: str, *, every: bool) -> int:
     """Sign in as USER, with or without a running daemon.
 
-    USER may be left out if there is only one account.
+    USER may be left out if there is only one account. With --all, or a pattern such as '*@domain.com', one account
+    after another that needs a sign-in; with --device all of them at once, as a table of codes. That needs a running
+    daemon.
     """
+    if user and every:
+        raise click.UsageError("Give USER or --all, not both.")
     try:
+        if every or is_pattern(user):
+            # A sign-in of one account does without it.
+            from cms.cli import login_many  # noqa: PLC0415
+
+            if method == "device":
+                return login_many.by_code(connect, user, say)
+            return login_many.one_after_another(
+                connect, user, lambda found, each: sign_in_here(found, each, method, say), say
+            )
         with daemon_or_none(named_config(config)) as found:
             return sign_in_here(found, user, method, say)
     except KeyboardInterrupt:

@@ -25,10 +25,10 @@ from cms.cli.doctor.findings import (
     yours,
 )
 from cms.config.model import Config, ConfigError, SocketSpec
-from cms.core.accounts import Account, accounts_matching, accounts_meant, is_pattern
+from cms.core.accounts import Account, accounts_matching, accounts_meant
 from cms.system import threads
 from cms_oauth import dial, expand, paths, wire
-from cms_oauth.addresses import bare
+from cms_oauth.addresses import bare, is_pattern
 from cms_oauth.claims import claims_of
 from cms_oauth.expand import Unusable
 from cms_oauth.json_object import read_object
