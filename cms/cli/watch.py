@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from cms.cli.client import NoDaemon, understood
+from cms.core.status_table import MOST_IN_FULL, causes, some, summary, table
 from cms.core.status_text import Document, facts, life_left, name, protocols, until
 from cms.core.words import duration
 from cms.system import users
@@ -40,9 +41,17 @@ _REMARKS = ("last error", "warning", "next move")
 
 
 def page(
-    document: Document, width: int, height: int, *, gone: str = "", name_of: Callable[[int], str] = users.user_name
+    document: Document,
+    width: int,
+    height: int,
+    *,
+    top: int = 0,
+    gone: str = "",
+    name_of: Callable[[int], str] = users.user_name,
 ) -> list[str]:
     """Return the screen's content: at most `height` lines of at most `width` characters.
+
+    Of the accounts' lines, the first `top` are scrolled away, or fewer if the rest fits.
 
     `gone` says why the daemon did not answer, "" if it did; `document` is then its last answer. `name_of` returns the
     name of a user id.
@@ -51,7 +60,8 @@ def page(
     requests = _requests(document.get("requests", ()), name_of, width)
     head = [_head(document.get("daemon", {})), *([f"NO ANSWER: {gone}; waiting for it"] if gone else []), ""]
     room = max(_LEAST_REQUESTS, height - len(head) - len(rows) - 2)
-    rows = rows[: max(1, height - len(head) - 2 - min(room, len(requests)))]
+    shown = max(1, height - len(head) - 2 - min(room, len(requests)))
+    rows = rows[max(0, min(top, len(rows) - shown)) :][:shown]
     lines = [*head, *rows, "", "LAST REQUESTS", *requests[:room]]
     return [_fitting(line, width) for line in lines[:height]]
 
@@ -63,7 +73,19 @@ def _head(daemon: Document) -> str:
     return f"cms {daemon.get('version')}, process {daemon.get('pid')}, up {up} (Ctrl-C ends)"
 
 
+def _many(accounts: Sequence[Document], width: int) -> list[str]:
+    """Return how many accounts are in each state, each cause once in two lines, and the table: the worst first."""
+    lines = [summary(accounts)]
+    for told, group in causes(accounts):
+        state, *rest = told.split("\n")
+        lines.append(f"{some(list(dict.fromkeys(map(name, group))))}: {state}")
+        lines += [f"    {label}: {text}" for label, _, text in (each.partition("\t") for each in rest)]
+    return [*lines, "", *(line for line, _ in table(accounts, width))]
+
+
 def _rows(accounts: Sequence[Document], width: int) -> list[str]:
+    if len(accounts) > MOST_IN_FULL:
+        return _many(accounts, width)
     table = [_COLUMNS, *map(_cells, accounts)]
     widths = [max(len(cells[column]) for cells in table) for column in range(len(_COLUMNS))]
     if accounts and sum(widths) + len(_GAP) * (len(widths) - 1) > width:
@@ -152,9 +174,9 @@ class Screen:
             os.close(nudged)
 
     def _silence(self, typing: list[Any]) -> None:
-        """Do not echo typed keys, which would spoil the screen."""
+        """Do not echo typed keys, which would spoil the screen, and take each without waiting for a line."""
         silent = [*typing]
-        silent[3] &= ~(termios.ECHO | termios.ECHOCTL)
+        silent[3] &= ~(termios.ECHO | termios.ECHOCTL | termios.ICANON)
         termios.tcsetattr(self._fd, termios.TCSADRAIN, silent)
 
     def size(self) -> tuple[int, int]:
@@ -167,11 +189,16 @@ class Screen:
         # In one write, so that no half-drawn screen is visible.
         self._write(_HOME + "\r\n".join(f"{line}{_REST_OF_LINE}" for line in lines) + _REST_OF_SCREEN)
 
-    def pause(self, seconds: float) -> None:
-        """Wait for this long, or until the terminal's size changes."""
-        if select.select([self._nudge], [], [], seconds)[0]:
+    def pause(self, seconds: float) -> bytes:
+        """Wait for this long, or until the terminal's size changes or keys are pressed; return those keys."""
+        ready = select.select([self._nudge, self._fd], [], [], seconds)[0]
+        if self._nudge in ready:
             with suppress(BlockingIOError):
                 os.read(self._nudge, 512)
+        # `> /dev/tty` opens a terminal that cannot be read.
+        with suppress(OSError):
+            return os.read(self._fd, 64) if self._fd in ready else b""
+        return b""
 
     def _write(self, text: str) -> None:
         data = text.encode(errors="replace")
@@ -194,17 +221,35 @@ _HANDLERS: dict[int, Callable[[int, FrameType | None], None]] = {
 }
 
 
+# Keys that scroll, by how many lines: j and k, the arrows, space and Page Down, b and Page Up (xterm's sequences).
+_PAGE = 10
+_SCROLLS = {
+    **dict.fromkeys((b"j", b"\x1b[B", b"\x1bOB"), 1),
+    **dict.fromkeys((b"k", b"\x1b[A", b"\x1bOA"), -1),
+    **dict.fromkeys((b" ", b"\x1b[6~"), _PAGE),
+    **dict.fromkeys((b"b", b"\x1b[5~"), -_PAGE),
+}
+
+
+def scrolled(top: int, keys: bytes, lines: int) -> int:
+    """Return how many lines are scrolled away after these keys. `lines` is the most that can be."""
+    return max(0, min(lines, top + _SCROLLS.get(keys, 0)))
+
+
 def watch(ask: Callable[[], Document], screen: Screen) -> None:
     """Show the status until Ctrl-C. `ask` returns the JSON of the status or raises NoDaemon."""
     document: Document = {}
+    top = 0
     with suppress(KeyboardInterrupt), screen.open():
         while True:
             try:
                 latest = ask()
                 with understood():
-                    lines = page(latest, *screen.size())
+                    lines = page(latest, *screen.size(), top=top)
                 document = latest
             except NoDaemon as error:
-                lines = page(document, *screen.size(), gone=error.message)
+                lines = page(document, *screen.size(), top=top, gone=error.message)
             screen.draw(lines)
-            screen.pause(PAUSE_SECONDS)
+            keys = screen.pause(PAUSE_SECONDS)
+            # Each account has a line at least, and causes have some more.
+            top = scrolled(top, keys, 4 * len(document.get("accounts", ())))

@@ -18,7 +18,7 @@ from support.status_rows import row_of
 
 from cms.cli import watch
 from cms.cli.client import NoDaemon
-from cms.cli.watch import Screen, page
+from cms.cli.watch import Screen, page, scrolled
 from cms.core.status import Problem
 
 ROW = {**asdict(row_of("ok")), "token": {"age": 600, "left": 3000, "refresh_in": 75}}
@@ -35,9 +35,9 @@ ASKED = {
 DAEMON = {"version": "1.2", "pid": 12, "uptime": 3700}
 
 
-def shown(width: int = 120, height: int = 40, gone: str = "", **document: Any) -> list[str]:
+def shown(width: int = 120, height: int = 40, gone: str = "", top: int = 0, **document: Any) -> list[str]:
     whole = {"daemon": DAEMON, "accounts": [ROW], "requests": [ASKED], **document}
-    return page(whole, width, height, gone=gone, name_of=lambda uid: f"user{uid}")
+    return page(whole, width, height, top=top, gone=gone, name_of=lambda uid: f"user{uid}")
 
 
 def test_each_account_has_a_line() -> None:
@@ -120,6 +120,31 @@ def test_it_fits_the_screen(width: int, height: int) -> None:
         assert any(line.startswith("a@example.test") for line in lines)
 
 
+MANY = [{**ROW, "user": f"box{number:03}@example.test", "grant": str(number)} for number in range(200)]
+BROKEN = {**ROW, "user": "z@example.test", "state": "failing", "problem": PROBLEM, "severity": 1, "grant": "z"}
+
+
+def test_many_accounts_are_sorted_and_scroll() -> None:
+    """The worst first, with its cause once; the end can be reached and not passed."""
+    first, last = (shown(100, 24, accounts=[*MANY, BROKEN], top=top) for top in (0, 9999))
+
+    assert "201 accounts: 1 failing, 200 ok" == first[2]
+    assert ["z@example.test: failing", "    last error: no network"] == first[3:5]
+    assert first[7].startswith("z@example.test")
+    assert any(line.startswith("box199@example.test") for line in last)
+    assert [24, 24] == [len(first), len(last)]
+
+
+@pytest.mark.parametrize(
+    ("keys", "top"), [(b"j", 6), (b"\x1b[A", 4), (b" ", 15), (b"b", 0), (b"\x1b[6~", 15), (b"x", 5), (b"", 5)]
+)
+def test_keys_scroll(keys: bytes, top: int) -> None:
+    """By a line or by ten; other keys do nothing."""
+    assert top == scrolled(5, keys, 100)
+    assert 0 == scrolled(0, b"k", 100)
+    assert 3 == scrolled(3, b"j", 3)
+
+
 def test_nothing_moves_the_cursor() -> None:
     """Parts of messages come from elsewhere."""
     assert "\x1b" not in "".join(shown(accounts=[{**ROW, "warning": "\x1b[2J"}]))
@@ -154,6 +179,15 @@ def test_a_screen_is_put_back(line: tuple[int, int]) -> None:
     assert ("\x1b[?1049h\x1b[?25l", (100, 30), "\x1b[?25h\x1b[?1049l") == (begun, size, read(ours))
     assert "\x1b[Hone\x1b[K\r\ntwo\x1b[K\x1b[J" == drawn
     assert handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGWINCH)]
+
+
+def test_a_key_ends_the_pause(line: tuple[int, int]) -> None:
+    """And is handed over, without a line's end and without an echo."""
+    ours, theirs = line
+    screen = Screen(theirs)
+    with screen.open():
+        os.write(ours, b"j")
+        assert b"j" == screen.pause(60.0)
 
 
 def test_a_new_size_ends_the_pause(line: tuple[int, int]) -> None:
