@@ -37,7 +37,7 @@ _GAP = "  "
 _COLUMNS = ("ACCOUNT", "STATE", "PROTOCOLS", "TOKEN", "NEXT REFRESH")
 
 # The facts of an account that the table has no column for.
-_REMARKS = ("last error", "warning", "next move")
+_REMARKS = ("last error", "reason", "warning", "next move")
 
 
 def page(

@@ -14,6 +14,7 @@ from cms.core.status_text import (
     WIDTH,
     Document,
     daemon_lines,
+    error_label,
     error_text,
     life_left,
     name,
@@ -140,7 +141,8 @@ def _of_any(account: Document) -> str:
 
 def _wrong(account: Document) -> Iterator[tuple[str, str]]:
     problem = account["problem"]
-    yield "last error", error_text(problem) if problem else ""
+    if problem:
+        yield error_label(problem), error_text(problem)
     yield "warning", account["warning"]
     yield "next move", account["next_move"]
 

@@ -152,6 +152,11 @@ def _taken(asked: Document | None) -> str:
     return f"{asked['protocol']}, {duration(asked['age'])} ago, by {name}uid {asked['uid']}, process {asked['pid']}"
 
 
+def error_label(problem: Document) -> str:
+    """Return what to call the last error. That nobody has signed in yet is none."""
+    return "reason" if problem["kind"] == "no-sign-in" else "last error"
+
+
 def error_text(problem: Document) -> str:
     """Return the last error, with Entra's number once."""
     error, number = problem["message"], problem["aadsts"]
@@ -160,7 +165,7 @@ def error_text(problem: Document) -> str:
 
 def _problem(problem: Document) -> Iterator[tuple[str, str]]:
     lasts = duration(problem["lasts"])
-    yield "last error", error_text(problem)
+    yield error_label(problem), error_text(problem)
     yield "correlation", problem["correlation_id"]
     tries, retry_in = problem["tries"], problem["retry_in"]
     if retry_in is None:

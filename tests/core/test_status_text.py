@@ -114,6 +114,15 @@ def test_entras_number_is_not_told_twice() -> None:
     assert text.count("AADSTS50173") == 1
 
 
+def test_a_first_sign_in_is_no_error() -> None:
+    """Nobody has done anything wrong yet."""
+    trouble = replace(REVOKED, kind="no-sign-in", message="a@example.test has not signed in yet", aadsts=None)
+    text = text_of(describe([entry(Life(None, NeedsSignIn(NOW, trouble)))], NOW, WALL))
+
+    assert "  reason        a@example.test has not signed in yet\n" in text
+    assert "last error" not in text
+
+
 def test_one_try_is_not_plural() -> None:
     """A first failure reads as one; a try that is due reads as now."""
     life = absorb(Life(TOKEN), Transient(DOWN), NOW - 60.0, 0.0)
