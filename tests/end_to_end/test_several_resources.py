@@ -89,7 +89,7 @@ def test_two_resources_are_one_sign_in(broker: Broker, entra: Entra) -> None:
 def test_cms_oauth_knows_the_protocol(broker: Broker, entra: Entra) -> None:
     """`--proto=GRAPH` prints the token for the other resource."""
     broker.configure(PROTOCOL)
-    broker.daemon.start()
+    broker.daemon.start_unknown()
     broker.daemon.sign_in(ME, entra)
     token = until(lambda: broker.token("GRAPH"), "a token for Graph")
     printed = broker.daemon.token(broker.socket, ME, "--proto=GRAPH", "--output=token", "--no_newline")
@@ -100,7 +100,7 @@ def test_cms_oauth_knows_the_protocol(broker: Broker, entra: Entra) -> None:
 def test_a_protocol_that_comes_later_needs_its_own_consent(broker: Broker, entra: Entra) -> None:
     """AADSTS65001 for the new scopes leaves mail its token; the next sign-in consents to both."""
     broker.configure()
-    broker.daemon.start()
+    broker.daemon.start_unknown()
     broker.daemon.sign_in(ME, entra)
     mail = broker.token("SMTP")
     broker.configure(PROTOCOL)
@@ -121,7 +121,7 @@ def test_a_protocol_that_comes_later_needs_its_own_consent(broker: Broker, entra
 def test_consent_that_is_withdrawn_for_one_leaves_the_other(broker: Broker, entra: Entra) -> None:
     """Consent to one scope set can be withdrawn, first or second in line, without effect on the other."""
     broker.configure(PROTOCOL)
-    broker.daemon.start()
+    broker.daemon.start_unknown()
     broker.daemon.sign_in(ME, entra)
     before = until(lambda: broker.token("GRAPH"), "a token for Graph")
     entra.withdraw_consent(ME, "https://outlook.office.com/SMTP.Send")
@@ -136,7 +136,7 @@ def test_consent_that_is_withdrawn_for_one_leaves_the_other(broker: Broker, entr
 def test_a_protocol_that_goes_takes_its_token_along(broker: Broker, entra: Entra) -> None:
     """Not served any more, and its file is gone; mail goes on with the token that it had."""
     broker.configure(PROTOCOL)
-    broker.daemon.start()
+    broker.daemon.start_unknown()
     broker.daemon.sign_in(ME, entra)
     until(lambda: content(broker.file), "the token file")
     mail = broker.token("SMTP")

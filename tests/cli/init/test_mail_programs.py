@@ -134,6 +134,8 @@ def test_each_file_of_contrib_is_shown_or_known() -> None:
         "davmail.properties": "for DavMail, which takes no token: it is for those whose administrator switched IMAP off",
         "graph-sendmail": "a program itself, for those whose administrator switched SMTP off",
         "postfix-master.cf": "goes with postfix-main.cf",
+        "relay": "for an exim or a Postfix that relays already: an administrator adds it by hand",
+        "sasl": "a plug-in to build, for Postfix",
         "send.py": "a Python program of one's own",
         "with-token.sh": "a shell script of one's own",
     }
