@@ -111,12 +111,16 @@ class Passphrase:
 
     def new(self) -> str:
         """Read the passphrase for a new export, twice at a terminal. Raises Unsaid."""
-        first = self._said("A passphrase for the export")
+        typed = not self.file and sys.stdin.isatty()
+        question = f"A passphrase for the export ({LEAST_PASSPHRASE} characters or more)"
+        first = self._said(question)
+        while typed and 0 < len(first) < LEAST_PASSPHRASE:
+            first = self._said(f"That is too short. {question}")
         if not first:
             raise Unsaid("there was no passphrase")
         if len(first) < LEAST_PASSPHRASE:
             raise Unsaid(f"the passphrase is too short: {LEAST_PASSPHRASE} characters at least")
-        if not self.file and sys.stdin.isatty() and self.ask("Repeat the passphrase") != first:
+        if typed and self.ask("Repeat the passphrase") != first:
             raise Unsaid("the two passphrases differ")
         return first
 

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from cms.sandbox.submission import Submission
 
 USER = "you@sandbox.example"
+# The second account of a sandbox that stays.
+TEAM = "team@sandbox.example"
 
 # The last line of the demonstration: that of a passed SMTP test.
 PASSED = "reply: retcode (235); Msg: b'2.7.0 Authentication successful'"
@@ -58,11 +60,20 @@ account = Office365_Account(
     authority={authority!r},
     redirect_uri="http://localhost/",
 )
-CredentialServer({socket!r}, accounts=[account], protocols=["SMTP", "IMAP"])
+{more}CredentialServer({socket!r}, accounts=[{names}], protocols=["SMTP", "IMAP"])
 Vault(key=File({key!r}))
 Tls(ca={ca!r})
 """
 
+
+_MORE = """\
+team = Office365_Account(
+    user={user!r},
+    client_id={client_id!r},
+    authority={authority!r},
+    redirect_uri="http://localhost/",
+)
+"""
 
 INTERRUPTED = 130
 
@@ -73,14 +84,15 @@ _MISSING = (
 
 
 def main(argv: Sequence[str] = ()) -> int:
-    """Run the demonstration; return the exit status. It takes no arguments."""
-    if argv:
-        print("cms demo takes no arguments", file=sys.stderr)
+    """Run the demonstration; return the exit status. With --keep the sandbox stays until Ctrl-C."""
+    stays = list(argv) == ["--keep"]
+    if argv and not stays:
+        print("cms demo takes no arguments but --keep", file=sys.stderr)
         return os.EX_USAGE
     # These signals end the daemon that the demonstration has started, as Ctrl-C does.
     before = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
-        return run_demo()
+        return run_demo(steps=keep if stays else None)
     except ModuleNotFoundError as error:
         print(_MISSING.format(name=(error.name or "").partition(".")[0]), file=sys.stderr)
         return os.EX_UNAVAILABLE
@@ -140,7 +152,7 @@ class Stage:
 
     @property
     def config(self) -> Path:
-        return self.folder / "cms.cfg"
+        return self.folder / "config" / "cms" / "cms.cfg"
 
     @property
     def socket(self) -> Path:
@@ -211,9 +223,9 @@ class Stage:
             process.wait()
             raise Failed("the daemon did not end after SIGTERM") from None
 
-    def sign_in(self) -> None:
+    def sign_in(self, user: str = USER) -> None:
         """Run `cms login`, and sign in as the person when it shows the link."""
-        words = ["login", USER, "--browser"]
+        words = ["login", user, "--browser"]
         self.show.command(["cms", *words])
         with subprocess.Popen(
             [*_PROGRAMS["cms"], *words],
@@ -224,13 +236,13 @@ class Stage:
             text=True,
         ) as process:
             try:
-                self._follow(process)
+                self._follow(process, user)
             finally:
                 process.kill()  # does nothing to one that has ended
         if process.returncode:
             raise Failed(f"cms login ended with status {process.returncode}")
 
-    def _follow(self, process: subprocess.Popen[str]) -> None:
+    def _follow(self, process: subprocess.Popen[str], user: str) -> None:
         link = re.compile(re.escape(self.entra.authority) + r"/\S+")
         opened = False
         assert process.stdout is not None
@@ -239,8 +251,8 @@ class Stage:
             found = link.search(line)
             if found and not opened:
                 opened = True
-                self.show.line(f"(the browser opens the link; {USER} signs in and accepts)")
-                person.sign_in(found[0], USER, ca_file=self.entra.ca_file)
+                self.show.line(f"(the browser opens the link; {user} signs in and accepts)")
+                person.sign_in(found[0], user, ca_file=self.entra.ca_file)
         process.wait(STEP_SECONDS)
 
     def fetch(self, output: str = "xoauth2") -> str:
@@ -274,7 +286,7 @@ def run_demo(out: TextIO = sys.stdout, steps: Callable[[Stage], None] | None = N
     show.line("No account of yours is touched, and nothing leaves this machine.")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cms-demo-")))
-        entra = stack.enter_context(Entra([USER]))
+        entra = stack.enter_context(Entra([USER, TEAM]))
         submission = stack.enter_context(Submission(entra.introspect, entra.cert_file))
         stage = Stage(folder, show, entra, submission)
         try:
@@ -307,6 +319,41 @@ def play(stage: Stage) -> None:
         _test_smtp(stage)
 
 
+def keep(stage: Stage) -> None:
+    """Sign in with two accounts, and leave everything running for a person to play with; raises Failed."""
+    _set(stage, more=True)
+    with stage.daemon():
+        stage.show.heading("Both sign in, once")
+        stage.sign_in()
+        stage.sign_in(TEAM)
+        stage.show.heading("The sandbox stays until Ctrl-C, which removes it. In another terminal:")
+        (stage.folder / "env.sh").write_text(_settings(stage))
+        for line in (
+            f". {stage.folder}/env.sh",
+            "cms status",
+            f"cms-oauth --user={USER} --test-smtp=localhost:{stage.submission.port}",
+            f"cms logout {TEAM}",
+            f"cms login {TEAM}",
+            f"cms show msmtp --user={TEAM}",
+        ):
+            stage.show.line(f"    {line}")
+        with suppress(KeyboardInterrupt):
+            _wait()
+
+
+# Until a signal's handler raises.
+_wait = signal.pause
+
+
+def _settings(stage: Stage) -> str:
+    """Return what a shell reads so that its commands ask this sandbox. HOME stays the person's."""
+    names = ("XDG_RUNTIME_DIR", "XDG_STATE_HOME", "XDG_CONFIG_HOME", "NO_PROXY")
+    settings = {name: stage.environment[name] for name in names}
+    settings |= {"CMS_SOCK": str(stage.socket), "SSL_CERT_FILE": stage.entra.ca_file}
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in settings.items()]
+    return "\n".join([*lines, f'PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"', ""])
+
+
 def inside(folder: Path, environ: Mapping[str, str]) -> dict[str, str]:
     """Return an environment in which every program stays within the folder, and make what it names."""
     kept = {name: value for name, value in environ.items() if not _OWN.fullmatch(name)}
@@ -318,16 +365,20 @@ def inside(folder: Path, environ: Mapping[str, str]) -> dict[str, str]:
     return kept | folders | {"NO_PROXY": "localhost,127.0.0.1", "PYTHONUNBUFFERED": "1"}
 
 
-def _set(stage: Stage) -> None:
+def _set(stage: Stage, *, more: bool = False) -> None:
+    """Write the configuration: of one account, or of two."""
     show = stage.show
     show.heading("The stage")
     show.line(f"simulated Entra:       {stage.entra.authority}")
     show.line(f"simulated submission:  localhost:{stage.submission.port}")
+    stage.config.parent.mkdir(mode=0o700)
+    known = {"client_id": CLIENT_ID, "authority": stage.entra.authority}
     stage.config.write_text(
         _CONFIG.format(
             user=USER,
-            client_id=CLIENT_ID,
-            authority=stage.entra.authority,
+            **known,
+            more=_MORE.format(user=TEAM, **known) if more else "",
+            names="account, team" if more else "account",
             socket=str(stage.socket),
             key=str(stage.folder / "key"),
             ca=stage.entra.ca_file,

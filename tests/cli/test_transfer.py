@@ -205,10 +205,13 @@ def test_a_new_passphrase_is_typed_twice() -> None:
     typed = Spoken("correct horse", "correct horse")
 
     assert "correct horse" == transfer.Passphrase(ask=typed).new()
-    assert ["A passphrase for the export", "Repeat the passphrase"] == typed.asked
+    assert ["A passphrase for the export (8 characters or more)", "Repeat the passphrase"] == typed.asked
+    typed = Spoken("short", "correct horse", "correct horse")
+    assert "correct horse" == transfer.Passphrase(ask=typed).new()
+    assert typed.asked[1].startswith("That is too short. A passphrase for")
     for words, said in (
         (("correct horse", "correct hors"), "the two passphrases differ"),
-        (("short",), "too short"),
+        (("short", ""), "there was no passphrase"),
         (("",), "there was no passphrase"),
     ):
         with pytest.raises(transfer.Unsaid, match=said):
@@ -216,8 +219,11 @@ def test_a_new_passphrase_is_typed_twice() -> None:
 
 
 def test_scripts_say_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A line of the standard input, or the first of a file."""
+    """A line of the standard input, or the first of a file, which cannot be asked again."""
     file = tmp_path / "phrase"
+    file.write_text("short\n")
+    with pytest.raises(transfer.Unsaid, match="the passphrase is too short: 8 characters at least"):
+        transfer.Passphrase(str(file)).new()
     file.write_text("correct horse\nmore\n")
     monkeypatch.setattr(sys, "stdin", io.StringIO("battery staple\n"))
 

@@ -153,7 +153,7 @@ def test_a_person_types_the_passphrase_twice(machines: tuple[Daemon, Daemon]) ->
     here, there = machines
     file = there.home / "signins"
     with terminal(At(here), here.installation.command("cms"), "export", str(file), "-c", str(here.config)) as window:
-        for question in ("A passphrase for the export:", "Repeat the passphrase:"):
+        for question in ("A passphrase for the export (8 characters or more):", "Repeat the passphrase:"):
             window.wait_for(question)
             window.press(PASSPHRASE, "Enter")
         shown = window.wait_for("exported: ", "then delete the file")

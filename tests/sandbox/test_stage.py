@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -63,6 +64,29 @@ def test_the_whole_demonstration() -> None:
         word for word in ("$ cms login", "$ cms refresh", "$ cms status") if word in shown
     ]
     assert [] == [word for word in shown.split() if len(word) > 500]
+
+
+def test_a_sandbox_that_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The printed commands work in another shell, with two accounts, until Ctrl-C; after it nothing is left."""
+    out, said, folders = io.StringIO(), list[str](), list[Path]()
+
+    def wait() -> None:
+        lines = [line.strip() for line in out.getvalue().split("\n") if line.startswith("    ")]
+        folders.append(Path(lines[-6].removeprefix(". ")).parent)
+        # Each that needs no person.
+        script = "\n".join(["set -e", *lines[-6:-2], *lines[-1:]])
+        done = subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True, check=False, timeout=120)
+        said.append(done.stdout + done.stderr)
+        assert 0 == done.returncode, said
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stage, "_wait", wait)
+
+    assert 0 == run_demo(out, stage.keep), out.getvalue()
+    assert [] == [user for user in (stage.USER, stage.TEAM) if f"{user}: ok" not in said[0]]
+    assert stage.PASSED in said[0]
+    assert f"--user={stage.TEAM} --proto=SMTP" in said[0]
+    assert not folders[0].exists()
 
 
 def test_everything_is_cleared_up(programs: Callable[[str], None]) -> None:
@@ -214,9 +238,9 @@ def test_environment_stays_inside(tmp_path: Path) -> None:
 
 
 def test_arguments_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    """`cms demo` takes none."""
+    """`cms demo` takes one."""
     assert os.EX_USAGE == stage.main(["--fast"])
-    assert "takes no arguments" in capsys.readouterr().err
+    assert "takes no arguments but --keep" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["trustme", "aiosmtpd"])
@@ -255,6 +279,8 @@ def test_interrupted(monkeypatch: pytest.MonkeyPatch, end: signal.Signals | None
             signal.raise_signal(end)
 
     monkeypatch.setattr(stage, "play", play)
+    monkeypatch.setattr(stage, "keep", play)
 
     assert (status, False) == (stage.main(), folders[0].exists())
+    assert (status, False) == (stage.main(["--keep"]), folders[1].exists())
     assert before is signal.getsignal(signal.SIGTERM)

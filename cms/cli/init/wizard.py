@@ -438,5 +438,6 @@ def _test(person: Terminal, account: Account, what: str, host: str) -> bool:
     if done.returncode == 0:
         person.say(f"{what.upper()}: {host} accepts the token.")
         return True
-    person.say(f"{what.upper()}: {host} does not accept the token:\n\n{done.stdout}{done.stderr}")
+    # Perhaps no server was reached, or there was no token: what follows says it.
+    person.say(f"{what.upper()}: the test of {host} failed:\n\n{done.stdout}{done.stderr}")
     return False

@@ -313,7 +313,7 @@ def test_a_sign_in(  # noqa: PLR0917 - the cases are its arguments
         assert expected == begin(mine, person, around(connect=connect))
 
     assert (f"{USER} is signed in" if signs_in else "the sign-in ran out") in person.said
-    assert (tries and signs_in) == ("SMTP: localhost:1 does not accept the token" in person.said)
+    assert (tries and signs_in) == ("SMTP: the test of localhost:1 failed" in person.said)
     assert left == [each for each in ("cms login", "cms status") if f"    {each}\n" in f"{person.said}\n"]
 
 
@@ -564,7 +564,7 @@ def test_a_mail_server_that_refuses_is_shown(home: Path) -> None:
     account, person = load(str(home / "my.cfg")).accounts[0], Person()
 
     assert not wizard._test(person, account, "smtp", "localhost:1")
-    assert "SMTP: localhost:1 does not accept the token:" in person.said
+    assert "SMTP: the test of localhost:1 failed:" in person.said
     mine = wishes(home, try_smtp="localhost:1")
     assert [("smtp", "localhost:1"), ("imap", account.imap_host)] == wizard._tests_of(mine, account)
 
