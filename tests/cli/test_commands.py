@@ -727,6 +727,17 @@ def test_every_command_is_tried() -> None:
     assert set(commands.cms.commands) == {*EVERY, "run", "demo", "explain"}
 
 
+@pytest.mark.parametrize("name", commands.cms.commands)
+def test_a_help_text_fits_80_columns(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also its examples, which are not wrapped."""
+    monkeypatch.setenv("COLUMNS", "80")
+    assert 0 == main.main([name, "-h"])
+
+    assert 80 >= max(map(len, capsys.readouterr().out.splitlines()))
+
+
 @pytest.fixture
 def homeless(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A user whom the database does not know, as in a container, without HOME."""

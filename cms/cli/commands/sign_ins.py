@@ -109,10 +109,13 @@ def bring_in(place: str, *, source: str, user: str, entry: str, passphrase_file:
 @_passphrase_option
 @config_option
 def export(users_and_file: tuple[str, ...], passphrase_file: str, config: str, *, force: bool) -> int:
-    """Write sign-ins to FILE, for `cms import` elsewhere.
+    r"""Write sign-ins to FILE, for `cms import` elsewhere.
 
     Exports the sign-in of each USER, or every sign-in. FILE is encrypted with a passphrase: you type it twice, or it is
     the first line of --passphrase-file or of standard input. You stay signed in here.
+
+    \b
+    cms export user@example.com ~/mail.cms
     """
     *users, file = users_and_file
     if why := transfer.no_file_name(file):
