@@ -11,7 +11,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from cms.core.accounts import ALL_CONSENTED, Account, Grant, Scopes, accounts_meant, application, users_to_type
+from cms.core.accounts import (
+    ALL_CONSENTED,
+    Account,
+    Grant,
+    Scopes,
+    accounts_meant,
+    application,
+    mailboxes,
+    users_to_type,
+)
 from cms_oauth.microsoft import ANY_TENANT, CLOUDS, COMMON, ORGANIZATIONS, PERSONAL_TENANTS, ROLES, is_personal, portal
 
 # Entra sends it back with the browser, but no program listens there to compare it.
@@ -196,7 +205,7 @@ def _filled(text: str, indent: str = "") -> str:
 
 
 def _opening(asked: Petition) -> str:
-    whose = " and ".join(asked.users) or "my mailbox"
+    whose = " and ".join(map(mailboxes, asked.users)) or "my mailbox"
     return (
         f"Mail programs on one of our machines use {whose} through cms, which fetches the access tokens that Exchange"
         " Online asks for. Please grant admin consent to its application:"

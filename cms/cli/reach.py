@@ -12,7 +12,7 @@ from cms.cli.doctor import access, probe_machine
 from cms.cli.doctor.access import Identity, SocketPath
 from cms.config.model import Config, SocketSpec
 from cms.config.rules import strict_rules_of
-from cms.core.accounts import ALL_CONSENTED, Account
+from cms.core.accounts import ALL_CONSENTED, Account, mailboxes
 from cms.core.policy import ALL_MAPPED, NAMESPACE, Peer, Rules, admits, shadowed
 from cms.core.preflight import permission_for
 from cms.core.words import NAMELESS
@@ -40,7 +40,9 @@ def _lines(
     there, rules = probe_machine.planned(spec, owner), strict_rules_of(spec, owner)
     if actual := _actual(spec, there):
         yield actual
-    yield f"can ask there: {_who(there, rules, spec, everyone)}"
+    who = _who(there, rules, spec, everyone)
+    yield f"can ask there: {who}"
+    yield from (f"can ask for {mailboxes(each.user)}: {who}" for each in spec.accounts if each.domain)
     others = spec.mode & (stat.S_IWGRP | stat.S_IWOTH)
     if others and rules.owner != ROOT and (changed := _changeable(there)):
         yield (
@@ -151,10 +153,15 @@ def _beyond(spec: SocketSpec, sharing: Mapping[str, set[str]]) -> dict[str, list
     served = {account.user or NAMELESS for account in spec.accounts}
     found = dict[str, list[str]]()
     for account in spec.accounts:
-        mailboxes = sorted(f"the mailbox of {name}" for name in sharing[account.grant.key] - served)
+        mailboxes = sorted(_mailbox(name) for name in sharing[account.grant.key] - served)
         if more := ", ".join([*_permissions(spec, account), *mailboxes]):
             found.setdefault(more, []).append(account.user or NAMELESS)
     return found
+
+
+def _mailbox(name: str) -> str:
+    every = mailboxes(name)
+    return f"the mailbox of {name}" if every == name else every
 
 
 def _permissions(spec: SocketSpec, account: Account) -> list[str]:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias, TypeGuard, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from cms.core.accounts import METHODS, UNATTENDED, Scopes, Source
-from cms_oauth.addresses import bare, fault
+from cms.core.accounts import EVERY, METHODS, UNATTENDED, Scopes, Source
+from cms_oauth.addresses import bare, fault, is_address
 from cms_oauth.expand import Unusable, expanded
 from cms_oauth.microsoft import TENANT_WORDS
 
@@ -206,6 +206,12 @@ def address(name: str, value: Given) -> str:
     if why := fault(given):
         raise Mistake(f"{name}= is an address such as user@example.com", f"This {why}")
     return given
+
+
+def mailbox(name: str, value: Given) -> str:
+    """Return an address, or `*@domain.com` for every address of a domain."""
+    given = value.strip() if isinstance(value, str) else ""
+    return given if given.startswith(EVERY) and is_address(f"x{given[1:]}") else address(name, value)
 
 
 def tenant(value: Given) -> str:

@@ -65,6 +65,16 @@ def account_of(name: str, given: Given) -> AccountHandle:
     raise Mistake(f"{name}= takes what Office365_Account(...) returned, not {what}")
 
 
+def one_account(name: str, given: Given) -> AccountHandle:
+    """Check, as `account_of` does, and that it is an account of one address."""
+    found = account_of(name, given)
+    if found.account.domain:
+        raise Mistake(
+            f"{name}= is one address, not every address of a domain", "Office365_Account(...) of that address"
+        )
+    return found
+
+
 def protocol_of(name: str, given: Given) -> str:
     """Return the name of a mail protocol, or of one that a Protocol directive defines. `name` is the argument's."""
     return given.name if isinstance(given, ProtocolHandle) else arguments.choice(name, given, tuple(PERMISSIONS))

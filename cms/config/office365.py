@@ -6,9 +6,10 @@ from dataclasses import replace
 
 from cms.config import arguments, consistency
 from cms.config.arguments import Given, Mistake, optional
-from cms.config.draft import MOVES_NO_MAIL, AccountHandle, Draft, account_of, protocols_of
+from cms.config.draft import MOVES_NO_MAIL, AccountHandle, Draft, one_account, protocols_of
 from cms.config.ignored import Ignored
 from cms.core.accounts import (
+    EVERY,
     REGISTRATIONS,
     UNATTENDED,
     Account,
@@ -55,7 +56,7 @@ def office365_account(
     pop_host: Given = None,
 ) -> AccountHandle:
     """Office365_Account. The names and the order of its arguments are documented."""
-    address = optional(user, lambda given: arguments.address("user", given))
+    address = optional(user, lambda given: arguments.mailbox("user", given))
     login = _login(address, sign_in_as)
     way = arguments.choice("sign_in", sign_in, arguments.SIGN_IN_WAYS)
     home = _cloud(cloud, imap_host=imap_host, smtp_host=smtp_host, pop_host=pop_host)
@@ -97,7 +98,7 @@ def _add(draft: Draft, account: Account, home: Cloud, scopes: Scopes | None, pro
 
 def office365(draft: Draft, mailbox: Given, account: Given) -> Ignored:
     """Office365: the mailbox of an account. cloud_mdir_sync downloads it; cms only opens it in tests."""
-    found = account_of("account", account)
+    found = one_account("account", account)
     name = arguments.text("mailbox", mailbox)
     if found in draft.mailboxes:
         draft.warn(draft.line(), f"cms tests only the first mailbox of each account; {MOVES_NO_MAIL}")
@@ -166,6 +167,11 @@ def _check(grant: Grant, user: str | None, sign_in_as: Given, tenant: Given) -> 
     _check_credentials(grant)
     if grant.unattended:
         _check_unattended(grant, user, sign_in_as, tenant)
+    elif user and user.startswith(EVERY):
+        raise Mistake(
+            'user= is every address of a domain, which only an application opens: sign_in="app" or "managed-identity"',
+            "Where a person signs in, write out each address",
+        )
 
 
 def _check_credentials(grant: Grant) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from cms.config import arguments, trust
 from cms.config.arguments import Given, Mistake, optional
-from cms.config.draft import AccountHandle, Draft, ProtocolHandle, account_of, protocol_of, protocols_of
+from cms.config.draft import AccountHandle, Draft, ProtocolHandle, account_of, one_account, protocol_of, protocols_of
 from cms.config.ignored import Ignored
 from cms.config.model import FileSpec, SocketSpec
 from cms_oauth.microsoft import PERMISSIONS
@@ -51,7 +51,7 @@ def postfix_table(
     group: Given = None,
 ) -> None:
     """PostfixTable: a socket that answers Postfix's table lookups."""
-    chosen = optional(default, lambda given: account_of("default", given))
+    chosen = optional(default, lambda given: one_account("default", given))
     if chosen and chosen.protocols and "SMTP" not in chosen.protocols:
         raise Mistake("default= has no SMTP among its own protocols=", "A Postfix table is for SMTP")
     bits = _mode(None, mode, policy=users is not None or groups is not None, group=group is not None)
@@ -84,6 +84,12 @@ def _listen(
 ) -> None:
     line, place = draft.line(), draft.writes(arguments.socket_path(path, draft.folder))
     served = _served(draft, accounts)
+    every = next((each.account.user for each in served if each.account.domain), "")
+    if every and users is None and groups is None:
+        raise Mistake(
+            f"a socket that serves {every} opens every mailbox of that domain: users= or groups= says to whom",
+            'Such as users=["Debian-exim"], or users=[] for the user who runs cms alone',
+        )
     socket = SocketSpec(
         line=line,
         path=place,
@@ -118,7 +124,7 @@ def token_file(  # noqa: PLR0917 - the documented arguments, which may be given 
 ) -> None:
     """TokenFile: a file that always holds an account's token."""
     place = draft.writes(arguments.file_path("path", path, draft.folder))
-    whose, wanted = account_of("account", account), protocol_of("protocol", protocol)
+    whose, wanted = one_account("account", account), protocol_of("protocol", protocol)
     if whose.protocols and wanted not in whose.protocols:
         raise Mistake("protocol= is not one of the account's own protocols=", "Name it in both")
     file = FileSpec(

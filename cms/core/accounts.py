@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 from functools import cache, cached_property
 
 from cms.core.words import NAMELESS, stored_sign_in
-from cms_oauth.addresses import bare
+from cms_oauth.addresses import bare, fault
 from cms_oauth.frozen import dataclass
 from cms_oauth.microsoft import COMMON, PERMISSIONS, Cloud
 from cms_oauth.moves import Command
@@ -205,10 +205,17 @@ class StoredSignIn:
         return stored_sign_in(self.key, self.authority, self.client_id, self.name)
 
 
+# How the user of an account begins that is for every address of a domain: `*@domain.com`.
+EVERY = "*@"
+
+
 # The standard decorator: there may be ten thousand of them.
 @dataclasses.dataclass(frozen=True, slots=True)
 class Account:
     """What a mail program asks for by name. `user` goes into the SASL string; the token comes from `grant`.
+
+    An account whose user is `*@domain.com` is for every address of that domain: the address that is asked for takes the
+    place of its user.
 
     `scopes` gives, for each protocol, the exact scope set whose token serves it: a member of `grant.scope_sets`.
     """
@@ -223,6 +230,11 @@ class Account:
     # The mailbox that Office365(mailbox, account) names, for tests that open one.
     mailbox: str = ""
 
+    @property
+    def domain(self) -> str:
+        """The domain whose every address this account is for, in lower case, "" for an account of one address."""
+        return self.user[len(EVERY) :].lower() if self.user.startswith(EVERY) else ""
+
 
 @dataclass(frozen=True, slots=True)
 class Unclear:
@@ -236,13 +248,31 @@ def accounts_meant(accounts: Sequence[Account], name: str, who: Mapping[str, str
     """Return the accounts that a person means by a name, "" for all. Case does not matter.
 
     A name may be the account's user, the login that the configuration gives for it, or the user who has signed in
-    (`who` maps a grant's key to that user). Mail programs can name the user only: see policy.py.
+    (`who` maps a grant's key to that user). Mail programs can name the user only: see policy.py. An address that none has
+    means the account for every address of its domain.
     """
-    return tuple(
+    found = tuple(
         each
         for each in accounts
         if not name or is_named(name, each.user, each.grant.login, who.get(each.grant.key, ""))
     )
+    return found or tuple(each for each in accounts if each.domain and each.domain == domain_of(bare(name)))
+
+
+def is_served(accounts: Iterable[Account], user: str) -> bool:
+    """Return True if a mail program that names this user means one of these accounts."""
+    wanted = domain_of(bare(user))
+    return any(is_named(user, each.user) or (each.domain and each.domain == wanted) for each in accounts)
+
+
+def domain_of(user: str) -> str:
+    """Return the domain of an address in lower case, "" if this is no address."""
+    return "" if fault(user) else user.rpartition("@")[2].lower()
+
+
+def mailboxes(user: str) -> str:
+    """Return what an account is for, in words: its user, or every mailbox of a domain."""
+    return f"every mailbox of {user[len(EVERY) :]}" if user.startswith(EVERY) else user
 
 
 def accounts_matching(accounts: Sequence[Account], pattern: str, who: Mapping[str, str] = {}) -> tuple[Account, ...]:

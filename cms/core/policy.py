@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import NamedTuple
 
-from cms.core.accounts import Account, Grant, Scopes
+from cms.core.accounts import Account, Grant, Scopes, domain_of
 from cms.core.lifecycle import Deny
 from cms_oauth.addresses import bare
 from cms_oauth.peer import ROOT
@@ -71,18 +71,20 @@ class Rules:
     default: Account | None = None
     unmapped: Unmapped = ALL_MAPPED
     held_to: Bits | None = None
-    # The accounts by their user in lower case, and those whose user is whoever has signed in. Computed once, because each
-    # request looks one up, also among ten thousand.
+    # The accounts by their user in lower case, those for every address of a domain by that, and those whose user is whoever
+    # has signed in. Computed once, because each request looks one up, also among ten thousand.
     named: Mapping[str, tuple[Account, ...]] = field(init=False, compare=False, repr=False)
+    domains: Mapping[str, Account] = field(init=False, compare=False, repr=False)
     nameless: tuple[Account, ...] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         named = dict[str, tuple[Account, ...]]()
         for account in self.accounts:
-            if account.user:
+            if account.user and not account.domain:
                 name = _name(account.user)
                 named[name] = (*named.get(name, ()), account)
         object.__setattr__(self, "named", named)
+        object.__setattr__(self, "domains", {each.domain: each for each in self.accounts if each.domain})
         object.__setattr__(self, "nameless", tuple(each for each in self.accounts if not each.user))
 
 
@@ -155,15 +157,22 @@ def _meant(user: str, rules: Rules, signed_in: Callable[[Grant], str]) -> Sequen
         wanted = _name(user)
         named = rules.named.get(wanted, ())
         # Nearly always there are none.
-        if not rules.nameless:
-            return named
-        return (*named, *(each for each in rules.nameless if signed_in(each.grant).lower() == wanted))
+        if rules.nameless:
+            named = (*named, *(each for each in rules.nameless if signed_in(each.grant).lower() == wanted))
+        return named or _of_domain(wanted, rules)
     if rules.default:
         return (rules.default,)
     if len(rules.named) > 1:
         return ()
     names = {*rules.named, *(signed_in(each.grant).lower() for each in rules.nameless)}
-    return rules.accounts if len(names) == 1 else ()
+    # An account for every address is none to fall back to: its application opens them all.
+    return tuple(each for each in rules.accounts if not each.domain) if len(names) == 1 else ()
+
+
+def _of_domain(user: str, rules: Rules) -> tuple[Account, ...]:
+    """Return the account for every address of this user's domain, with this user's name. There is one at most."""
+    account = rules.domains.get(domain_of(user)) if rules.domains else None
+    return (replace(account, user=user),) if account else ()
 
 
 NOT_SIGNED_IN = Deny(

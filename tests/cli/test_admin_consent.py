@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -89,6 +90,13 @@ class TestAddress:
         app = f"'a@example.com', '{TENANT}', '{MY_ID}', sign_in='app', client_secret=Credential('s')"
 
         assert scope == fields(asked(tmp_path, app, protocols).urls[0])["scope"]
+
+    def test_of_every_address_of_a_domain(self, tmp_path: Path) -> None:
+        """The administrator reads that it is every mailbox."""
+        app = f"'a@example.com', '{TENANT}', '{MY_ID}', sign_in='app', client_secret=Credential('s')"
+        words = " ".join(letter(replace(asked(tmp_path, app), users=("*@example.com",))).split())
+
+        assert "use every mailbox of example.com through cms" in words
 
     def test_of_an_application_in_a_national_cloud(self, tmp_path: Path) -> None:
         """Elsewhere the one resource is used for all."""

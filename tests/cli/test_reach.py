@@ -182,6 +182,17 @@ def test_what_a_token_opens_beyond_is_said(path: Path) -> None:
     assert "also opens all that its application has consent for" in line
 
 
+def test_who_may_ask_for_every_mailbox_is_said(path: Path) -> None:
+    """For an account of a whole domain, on a line of its own; and where its application is that of another account."""
+    every = Account("*@example.test", GRANT, {"SMTP": BOTH})
+    served = replace(spec(path, users=("64002",)), accounts=(every,), protocols=("SMTP", "IMAP"))
+    found = reach.lines(config(served, accounts=(every,)))[str(path)]
+
+    assert f"can ask for every mailbox of example.test: root (uid 0), {BOB}" in found
+    (line,) = beyond_of(config(replace(spec(path), protocols=("SMTP", "IMAP")), accounts=(A, every)), path)
+    assert line.startswith("a token of a@example.test also opens every mailbox of example.test: ")
+
+
 def test_folders_that_others_can_write_are_named(path: Path) -> None:
     """Of sockets and token files: cms would not start."""
     os.chown(path.parent, 0, 0)

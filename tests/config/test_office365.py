@@ -189,7 +189,7 @@ class TestOffice365Account:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ("user='*@example.com'", "user= is an address such as user@example.com"),
+            ("user='*@*.example.com'", "user= is an address such as user@example.com"),
             ("'a@example.com', sign_in_as='*@example.com'", "sign_in_as= is an address such as user@example.com"),
             ("user='nobody'", "user= is an address such as user@example.com"),
             ("sign_in_as='me@example.com'", "sign_in_as= says who signs in for user=, and there is no user="),

@@ -314,3 +314,55 @@ class TestProtocol:
         refusal = refuse(f"Protocol('OLD', ['https://graph.microsoft.com/A'])\nProtocol({arguments})")
 
         assert (2, f"Protocol: {message}") == (refusal.line, refusal.message)
+
+
+APP = f"sign_in='app', tenant='example.com', client_id='{MY_ID}', client_secret=Credential('app')"
+EVERY = f"every = Office365_Account('*@Example.com', {APP})\n"
+
+
+class TestEveryAddress:
+    @pytest.mark.parametrize("who", ["users=['Debian-exim']", "groups=['mail']", "users=[]"])
+    def test_served(self, load_text: Loader, who: str) -> None:
+        """An application serves every address of a domain, beside accounts of single ones, with one sign-in."""
+        config = load_text(
+            f"{EVERY}a = Office365_Account('a@example.com', {APP})\nCredentialServer('cms.sock', [every, a], {who})"
+        )
+
+        assert [("*@Example.com", "example.com"), ("a@example.com", "")] == [
+            (each.user, each.domain) for each in config.accounts
+        ]
+        assert (1, ()) == (len(config.grants), config.warnings)
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            (
+                "CredentialServer('cms.sock', [every])",
+                "a socket that serves *@Example.com opens every mailbox of that domain",
+            ),
+            ("CredentialServer('cms.sock', [every], group='mail')", "a socket that serves *@Example.com opens every"),
+            ("PostfixTable('t.sock', [every])", "a socket that serves *@Example.com opens every mailbox"),
+            (
+                "PostfixTable('t.sock', [every], every, users=[])",
+                "default= is one address, not every address of a domain",
+            ),
+            ("TokenFile('/run/t', every, 'SMTP')", "account= is one address, not every address of a domain"),
+            ("Office365('inbox', every)", "account= is one address, not every address of a domain"),
+            (
+                f"Office365_Account('*@example.COM', {APP})",
+                "a second account for *@example.COM; the first is in line 1",
+            ),
+            (
+                "Office365_Account('*@example.org')",
+                "user= is every address of a domain, which only an application opens",
+            ),
+            (f"Office365_Account('*@*.com', {APP})", "user= is an address such as user@example.com"),
+            (f"Office365_Account('a*@example.com', {APP})", "user= is an address such as user@example.com"),
+        ],
+    )
+    def test_every_mailbox_is_for_whom_a_socket_names(self, refuse: Refuser, text: str, message: str) -> None:
+        """Where every user of the machine could ask for every mailbox, where one address is meant, and with a person's sign-in."""
+        refusal = refuse(EVERY + text)
+
+        assert 2 == refusal.line
+        assert message in refusal.message

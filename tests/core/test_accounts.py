@@ -19,7 +19,9 @@ from cms.core.accounts import (
     accounts_matching,
     accounts_meant,
     application,
+    is_served,
     mail_scopes,
+    mailboxes,
     registration_for,
     registration_of,
     sign_ins_meant,
@@ -294,3 +296,29 @@ def test_where_no_account_is_configured_the_hint_names_real_directives(name: str
 def test_a_list_of_users_names_each_once() -> None:
     """Before the first sign-in, the list says so."""
     assert "alice@example.test, (not signed in yet)" == users_in_words((ALICE, ALICE, NOT_YET))
+
+
+EVERY = Account("*@Example.test", replace(GRANT, login="", sign_in="app"), {})
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("desk@example.test", (EVERY,)),
+        (" <Desk@Example.TEST> ", (EVERY,)),
+        ("*@example.test", (EVERY,)),
+        ("alice@example.test", (ALICE,)),
+        ("desk@other.test", ()),
+        ("example.test", ()),
+        ("", (ALICE, EVERY)),
+    ],
+)
+def test_an_address_means_the_account_of_its_domain(name: str, meant: tuple[Account, ...]) -> None:
+    """In commands, if no account has the name itself."""
+    assert meant == accounts_meant((ALICE, EVERY), name)
+    assert bool(meant) is is_served((ALICE, EVERY), name) or not name
+
+
+def test_what_an_account_is_for() -> None:
+    """In words."""
+    assert ["every mailbox of Example.test", "a@example.test"] == [mailboxes(EVERY.user), mailboxes("a@example.test")]

@@ -284,3 +284,53 @@ def test_every_refusal_has_a_code_of_the_wire_and_a_next_move() -> None:
     ]
 
     assert all(isinstance(each, Deny) and each.code in EXIT_CODES and each.message and each.hint for each in refusals)
+
+
+EVERY = account("*@Example.test", login="")
+NOBODY_IN_PARTICULAR = TokenRequest("SMTP", "token")
+
+
+@pytest.mark.parametrize(
+    ("user", "name"),
+    [
+        ("desk@example.test", "desk@example.test"),
+        ("<Desk@EXAMPLE.test>", "desk@example.test"),
+        ("alice@example.test", "Alice@Example.test"),
+        ("desk@sub.example.test", ""),
+        ("desk@example.test.evil", ""),
+        ("desk@other@example.test", ""),
+        ("@example.test", ""),
+        ("example.test", ""),
+        ("*@example.test", ""),
+        ("d*@example.test", ""),
+        ("desk\x01auth=x@example.test", ""),
+    ],
+)
+def test_every_address_of_a_domain(user: str, name: str) -> None:
+    """Each is served under its own name, a named account wins, and what is no address of exactly this domain is unknown."""
+    answer = ask(TokenRequest("SMTP", "token", user), rules(A, B, EVERY))
+
+    assert name == (answer.account.user if isinstance(answer, Allow) else "")
+    assert code(answer) == ("allowed" if name else "unknown-account")
+    if isinstance(answer, Allow):
+        assert answer.account.grant == (A if answer.account == A else EVERY).grant
+
+
+def test_a_named_account_wins_with_its_own_protocols() -> None:
+    """An address that has an account is not served by that of its domain, not even a protocol that it lacks."""
+    less = account("desk@example.test", SMTP=SCOPES)
+
+    assert "unknown-protocol" == code(ask(TokenRequest("IMAP", "token", "desk@example.test"), rules(less, EVERY)))
+    signed_in = {NAMELESS.grant.key: "desk@example.test"}
+    answer = ask(TokenRequest("SMTP", "token", "desk@example.test"), rules(NAMELESS, EVERY), signed_in)
+    assert isinstance(answer, Allow)
+    assert NAMELESS == answer.account
+
+
+def test_no_default_is_every_address() -> None:
+    """A request without a user means the only named account, and none if there is only that of a domain."""
+    alone, beside = (ask(NOBODY_IN_PARTICULAR, rules(*them)) for them in ((EVERY,), (EVERY, A)))
+
+    assert "unknown-account" == code(alone)
+    assert isinstance(beside, Allow)
+    assert A == beside.account

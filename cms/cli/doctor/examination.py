@@ -25,7 +25,7 @@ from cms.cli.doctor.findings import (
     yours,
 )
 from cms.config.model import Config, ConfigError, SocketSpec
-from cms.core.accounts import Account, accounts_matching, accounts_meant
+from cms.core.accounts import Account, accounts_matching, accounts_meant, domain_of
 from cms.system import threads
 from cms_oauth import dial, expand, paths, wire
 from cms_oauth.addresses import bare, is_pattern
@@ -127,12 +127,18 @@ class Examination:
     def examined(self) -> list[Account]:
         """The first of those accounts that share a sign-in and are set up alike: one token serves them all."""
         found = dict[object, Account]()
-        for each in self.accounts:
+        # One for every address of a domain has none that could be asked for in place of the others.
+        for each in sorted(self.accounts, key=lambda each: bool(each.domain)):
             found.setdefault(_set_up(each, self.sockets), each)
         return list(found.values())
 
     def name_of(self, account: Account) -> str:
-        """Return an account's user. If the configuration names none, the user who has signed in, "" for none yet."""
+        """Return an account's user. If the configuration names none, the user who has signed in, "" for none yet.
+
+        For every address of a domain, it is the one to check, "" if that is every account.
+        """
+        if account.domain:
+            return bare(self.user) if domain_of(bare(self.user)) else ""
         if account.user or not isinstance(self.config, Config) or isinstance(self.status, NoDaemon):
             return account.user
         # A row for each token of each account, in the configuration's order.
@@ -161,7 +167,8 @@ class Examination:
     def rows(self) -> list[Mapping[str, Any]]:
         """The rows of the status for the accounts to check."""
         rows = [] if isinstance(self.status, NoDaemon) else self.status.get("accounts", [])
-        users = {self.name_of(each).lower() for each in self.accounts} | {bare(self.user).lower()}
+        users = {name.lower() for each in self.accounts for name in (each.user, self.name_of(each))}
+        users |= {bare(self.user).lower()}
         return [row for row in rows if not self.user or str(row.get("user", "")).lower() in users]
 
     @property
@@ -294,7 +301,10 @@ def _ask(examination: Examination, account: Account, protocol: str) -> tuple[Ask
     spec = next((each for each in serving if account in each.accounts), None)
     if spec is None:
         return Asked(account, protocol, message="no CredentialServer serves it"), ""
-    request = wire.build_request(wire.TokenRequest(protocol, "json", examination.name_of(account)))
+    name = examination.name_of(account)
+    if account.domain and not name:
+        return Asked(account, protocol, message="name one of its addresses, `cms doctor ADDRESS`"), ""
+    request = wire.build_request(wire.TokenRequest(protocol, "json", name))
     reply = dial.round_trip(spec.path, request, dial.now() + wire.CLIENT_SECONDS, wire.MAX_REPLY)
     if isinstance(reply, dial.Failed):
         # The client does not know whether a daemon runs.

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
+from cms.core.accounts import EVERY
 from cms.core.policy import Peer
 from cms.core.ration import DAY, Ration, Rations
 from cms.core.status import AuditFacts
@@ -29,6 +30,10 @@ from cms_oauth.wire import EXIT_CODES, TokenRequest
 # in the audit's file.
 MAX_RECENT = 50
 MAX_RECENT_REFUSALS = 20
+
+# Of how many accounts and protocols the last grant is known: of ten thousand accounts with three each. An account for every
+# address of a domain has no end of them.
+MAX_TAKEN = 32_768
 
 # Refusals of one uid that are written in each second.
 MAX_REFUSALS = 10
@@ -158,7 +163,7 @@ class Audit:
             name = programs.get(each.peer.pid, _UNNAMED)
             self._remember(each, name)
             if each.outcome == "granted":
-                self._last[each.user, each.request.protocol] = each, name
+                self._note(each, name)
             elif self._logged.take(each.peer.uid, 1, each.at):
                 log.info("request", **_facts(each, name))
             elif not self._places:
@@ -181,6 +186,14 @@ class Audit:
             self._tell()
         for each in self._places:
             each.close()
+
+    def _note(self, asked: Asked, name: str) -> None:
+        """Keep a grant as the last of its account and protocol, in place of the one that was longest ago."""
+        key = asked.user, asked.request.protocol
+        self._last.pop(key, None)
+        if len(self._last) >= MAX_TAKEN:
+            del self._last[next(iter(self._last))]
+        self._last[key] = asked, name
 
     def _remember(self, asked: Asked, name: str) -> None:
         """Keep a request for the status, in place of the oldest or of its uid's oldest refusal."""
@@ -220,7 +233,10 @@ class Audit:
 
     def last_taken(self, user: str, protocols: Sequence[str], wall: float) -> dict[str, Any] | None:
         """Return the last grant of this account for one of these protocols as `as_data` does, None if there was none."""
-        found = [self._last[user, each] for each in protocols if (user, each) in self._last]
+        users = [user]
+        if user.startswith(EVERY):
+            users = [each for each, _ in self._last if each.lower().endswith(user[1:].lower())]
+        found = [self._last[one, each] for one in users for each in protocols if (one, each) in self._last]
         return self._data(max(found, key=lambda each: each[0].at), wall) if found else None
 
     def _data(self, named: Named, wall: float) -> dict[str, Any]:

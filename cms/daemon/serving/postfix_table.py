@@ -38,7 +38,7 @@ class PostfixTable(Connections):
         if query is None:
             return None, rest
         rules = self._issuer.rules
-        unclear = not query.sender and rules.default is None and len(rules.accounts) != 1
+        unclear = not query.sender and rules.default is None and len(rules.accounts) - len(rules.domains) != 1
         request = wire.TokenRequest(self.PROTOCOL, self.FORM, query.sender)
         return Question(request, _NO_DEFAULT if unclear else None), rest
 

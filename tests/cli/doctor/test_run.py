@@ -393,6 +393,21 @@ def test_a_token_is_asked_for_as_a_mail_program_does(home: Path, answer: bytes, 
     assert words in found.message
 
 
+def test_an_address_of_an_account_for_all_of_a_domain(home: Path) -> None:
+    """The address to check is asked for, and its status is that of the account; without one there is nothing to ask for."""
+    every = replace(ACCOUNT, user="*@Example.test")
+    found = config(spec(home / "cms.sock", accounts=(every,)), accounts=(every,))
+    one, other, none = (examining(home, found, user=each) for each in ("<desk@example.test>", "x@other.test", ""))
+    with tokens(home / "cms.sock", echo), daemon(home, {"accounts": [{"user": "*@Example.test"}]}):
+        (asked,), (skipped,) = find("token", one), find("token", none)
+
+        assert ("pass", "skip") == (asked.level, skipped.level)
+        assert ["*@Example.test"] == [row["user"] for row in one.rows]
+    assert asked.message.startswith("desk@example.test, SMTP: ")
+    assert "*@Example.test, SMTP: name one of its addresses, `cms doctor ADDRESS`" == skipped.message
+    assert [] == other.accounts
+
+
 def test_a_token_that_no_client_can_ask_for(home: Path) -> None:
     """The only socket is a Postfix table, or the socket is missing."""
     postfix = examining(home, config(spec(home / "cms.sock", speaks="postfix")))

@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 from support.whole_daemon import ANN, WholeDaemon, on_moving_clock, until, whole_daemon
 
 from cms.core.policy import Peer
+from cms.daemon.serving import audit
 from cms.daemon.serving.audit import (
     LOGGED_OF_ALL,
     LOGGED_OF_ONE,
@@ -302,6 +303,25 @@ def test_a_reload_keeps_closes_and_opens_places(it: Recording, record: Path, tmp
         (False, True, False),
     ]
     assert not journal.exists()
+
+
+def test_what_every_address_of_a_domain_had_last(it: Recording, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last of them all; and no number of addresses fills the memory."""
+    monkeypatch.setattr(audit, "MAX_TAKEN", 3)
+    for number, user in enumerate(
+        ("x@other.test", "a@example.test", "b@example.test", "a@example.test", "x@other.test")
+    ):
+        it.now = float(number)
+        it.record(1000 + number, user=user)
+    it.audit.flush()
+    every = it.audit.last_taken("*@Example.test", ("SMTP", "IMAP"), 5000.0)
+    it.record(user="c@example.test")
+    it.audit.flush()
+
+    assert every is not None
+    assert (1003, "a@example.test") == (every["uid"], every["user"])
+    assert it.audit.last_taken("b@example.test", ("SMTP",), 5000.0) is None
+    assert it.audit.last_taken("a@example.test", ("SMTP",), 5000.0) is not None
 
 
 def test_who_took_what_last(it: Recording) -> None:

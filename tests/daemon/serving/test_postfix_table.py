@@ -222,3 +222,18 @@ async def test_one_that_was_just_answered_is_the_youngest(
         after = await ask(first, HOST)
 
     assert (login(), b"", login()) == (before, ended, after)
+
+
+EVERY = replace(A, user="*@example.test")
+
+
+@in_trio
+async def test_every_sender_of_a_domain(tmp_path: Path, kind: Kind) -> None:
+    """Each logs in under its own name; a host means the only account of one address, and no account if there is none."""
+    async with serving(tmp_path, kind, replace(RULES, accounts=(EVERY, B))) as table:
+        assert [login("x@example.test"), login("b@example.test"), STRANGER, login("b@example.test")] == await ask_for(
+            table, "X@example.test", "b@example.test", "x@other.test", HOST
+        )
+    async with serving(tmp_path, kind, replace(RULES, accounts=(EVERY,))) as table:
+        (refused,) = await ask_for(table, HOST)
+        assert b"Postfix asks by host" in refused

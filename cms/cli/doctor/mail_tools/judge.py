@@ -23,7 +23,7 @@ from cms.cli.doctor.mail_tools.found import (
     Variable,
 )
 from cms.config.model import FileSpec, SocketSpec
-from cms.core.accounts import is_named
+from cms.core.accounts import is_served
 from cms_oauth import dial, git_credential, options, wire
 from cms_oauth.diagnosis.verdicts import Verdict
 from cms_oauth.fetch import Options
@@ -221,9 +221,9 @@ def _other_socket(place: Place, path: str, served: Served, *, named: bool) -> Ve
 
 def _wrong_user(place: Place, user: str, spec: SocketSpec) -> Verdict | None:
     names = [each.user for each in spec.accounts]
-    if UNKNOWN in user or "" in names or is_named(user, *names):
+    if UNKNOWN in user or "" in names or is_served(spec.accounts, user):
         return None
-    if not user and len({each.lower() for each in names}) == 1:
+    if not user and len({each.user.lower() for each in spec.accounts if not each.domain}) == 1:
         return None
     cause = f"{spec.path} does not serve {user}" if user else "it names no user"
     return yours("tool-user", f"{cause}: it serves {', '.join(names)}", f"{_line(place)}: name one of these")
@@ -264,9 +264,9 @@ def _request(use: Request, served: Served) -> list[Finding]:
     protocol = head.partition(",")[0]
     spec = served.find(use.socket, "tokens")
     protocols = {*PERMISSIONS, *(name for each in served.sockets or () for name in each.protocols)}
-    names = {account.user for each in served.sockets or () for account in each.accounts} - {""}
+    accounts = [account for each in served.sockets or () for account in each.accounts]
     if spec is None and (
-        protocol not in protocols or use.socket.startswith("inet:") or not (use.login or is_named(user, *names))
+        protocol not in protocols or use.socket.startswith("inet:") or not (use.login or is_served(accounts, user))
     ):
         return []
     where = _where(use.place)
