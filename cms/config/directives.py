@@ -52,6 +52,7 @@ def namespace(draft: Draft) -> dict[str, Given]:
         "Tls": partial(settings.tls, draft),
         "Notify": partial(settings.notify, draft),
         "Audit": partial(settings.audit, draft),
+        "Metrics": partial(settings.metrics, draft),
         "SignInPage": partial(settings.sign_in_page, draft),
         "Proxy": partial(settings.proxy, draft),
         "File": partial(settings.file, draft),

@@ -13,7 +13,7 @@ from pathlib import Path
 from cms.config import arguments, trust
 from cms.config.arguments import Given, Mistake, Place
 from cms.config.ignored import Ignored
-from cms.config.model import AuditSpec, FileSpec, SocketSpec
+from cms.config.model import AuditSpec, FileSpec, MetricsSpec, SocketSpec
 from cms.core.accounts import Account, Proxy, Scopes, Source
 from cms.core.hooks import Hook
 from cms_oauth.microsoft import PERMISSIONS, Cloud
@@ -110,6 +110,7 @@ class Draft:
         self.page = ""
         self.proxy: Proxy | None = None
         self.audit = AuditSpec()
+        self.metrics = MetricsSpec()
         # In the order in which they were found, each once.
         self._warnings: dict[str, None] = {}
         # The files that cms reads, by resolved path: cms must not write to any of them.

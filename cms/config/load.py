@@ -138,6 +138,7 @@ def _compose(draft: Draft) -> Config:
         hooks=tuple(draft.hooks),
         desktop=draft.desktop,
         audit=draft.audit,
+        metrics=draft.metrics,
         unserved=frozenset(each.account.grant.key for each in draft.accounts if each not in accounts),
     )
 

@@ -68,6 +68,15 @@ class AuditSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class MetricsSpec:
+    """Where GET /metrics is answered: a path of a socket, or an IP address and a port. "" and 0 for nowhere."""
+
+    path: str = ""
+    host: str = ""
+    port: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """What a configuration file says. `warnings` are sentences for the log and for `cms check`."""
 
@@ -90,6 +99,7 @@ class Config:
     # The keys of sign-ins whose accounts are in the file but not served, because they have no socket, file or mailbox.
     unserved: frozenset[str] = frozenset()
     audit: AuditSpec = AuditSpec()
+    metrics: MetricsSpec = MetricsSpec()
 
     @property
     def grants(self) -> tuple[Grant, ...]:

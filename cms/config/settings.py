@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import shutil
 
 from cms.config import arguments, trust
 from cms.config.arguments import Given, Mistake, optional
 from cms.config.draft import Draft
-from cms.config.model import AuditSpec
+from cms.config.model import AuditSpec, MetricsSpec
 from cms.core.accounts import Proxy, Source
 from cms.core.hooks import EVENTS, GRACE_SECONDS, REMIND_SECONDS, USUAL_EVENTS, Hook
 from cms.system.files import read_regular
 
 # Where certificates are looked for, in bytes: a file with all public authorities has a quarter of a megabyte.
 MOST_AUTHORITIES = 4 * 1024 * 1024
+
+MAX_PORT = 65535
 
 # People stop reading reminders that come more often than this.
 MIN_REMIND = 60.0
@@ -94,6 +97,31 @@ def audit(draft: Draft, file: Given = None, *, journal: Given = False) -> None:
             )
             path = ""
     draft.audit = AuditSpec(path, wanted)
+
+
+def metrics(draft: Draft, address: Given) -> None:
+    """Metrics: where Prometheus gets the daemon's metrics, as ADDRESS:PORT or the path of a socket."""
+    draft.once("Metrics")
+    given = arguments.text("address", address)
+    if "/" in given:
+        path = draft.writes(arguments.socket_path(given, draft.folder))
+        draft.occupy(path, draft.line())
+        draft.metrics = MetricsSpec(path)
+        return
+    host, colon, port = given.rpartition(":")
+    try:
+        ip = ipaddress.ip_address(host.removeprefix("[").removesuffix("]") or "127.0.0.1")
+        number = int(port) if port.isascii() and port.isdigit() else 0
+    except ValueError:
+        number = 0
+    if not colon or not 0 < number <= MAX_PORT:
+        raise Mistake("address= is an IP address and a port, or a path", 'Such as Metrics("127.0.0.1:9464")')
+    if not ip.is_loopback:
+        draft.warn(
+            draft.line(),
+            f"everybody who reaches {given} can read the metrics, which name the accounts: let a firewall decide who does",
+        )
+    draft.metrics = MetricsSpec(host=str(ip), port=number)
 
 
 def tls(draft: Draft, ca: Given) -> None:

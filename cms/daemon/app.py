@@ -17,11 +17,12 @@ import trio
 
 from cms.config import child
 from cms.config.model import Config, ConfigError
-from cms.core.status import Daemon, as_systemd
+from cms.core.status import Daemon, as_json, as_systemd
 from cms.daemon.commands import Commands, Running
 from cms.daemon.control import server
 from cms.daemon.control.vault_commands import VaultCommands
 from cms.daemon.hooks import Hooks
+from cms.daemon.metrics_server import Metrics
 from cms.daemon.registry import Registry
 from cms.daemon.serving.audit import Audit
 from cms.daemon.serving.folders import check_folder
@@ -176,6 +177,7 @@ class App:
             options.timeout + REFRESH_MARGIN,
         )
         self.commands = Commands(self.worker, self.registry, self._signins, self._vault, clock=clock, daemon=running)
+        self._metrics = Metrics(self._metrics_text)
         self._nursery: trio.Nursery | None = None
         self._control: Listener | None = None
         self._stop = trio.Event()
@@ -190,15 +192,19 @@ class App:
         inherited = listener.adopt(self._options.environ, os.getpid())
         path = f"{self._options.runtime_folder}/{CONTROL_SOCKET}"
         self._control = await open_listener(path, 0o600, inherited=inherited, check_folder=check_folder)
+        measured = None
         try:
             await self._files.check(self._loaded.config.files)
+            measured = await self._metrics.open(self._loaded.config.metrics)
             opened = await self._sockets.open(self._loaded.config.sockets, inherited)
         except ListenError:
+            self._metrics.discard(measured)
             self._control.close()
             raise
         listener.close_unclaimed(inherited)
         async with trio.open_nursery() as self._nursery:
             await self._start(opened, self._control)
+            self._metrics.apply(self._loaded.config.metrics, measured, self._nursery)
             task_status.started(self)
             await self._stop.wait()
             log.info("stopping")
@@ -310,8 +316,14 @@ class App:
             try:
                 loaded = await _load(self._options)
                 await self._files.check(loaded.config.files)
-                opened = await self._sockets.open(loaded.config.sockets, {})
+                measured = await self._metrics.open(loaded.config.metrics)
+                try:
+                    opened = await self._sockets.open(loaded.config.sockets, {})
+                except ListenError:
+                    self._metrics.discard(measured)
+                    raise
                 self._change_over(loaded, opened)
+                self._metrics.apply(loaded.config.metrics, measured, self._here)
             finally:
                 self._systemd.ready()
         self._here.start_soon(self._vault.look)
@@ -346,6 +358,14 @@ class App:
             "refreshes": self.worker.refreshes.as_data(),
             "worker_starts": self.worker.starts,
         }
+
+    async def _metrics_text(self) -> tuple[bytes, str]:
+        # Loaded only now: it takes megabytes.
+        from cms.daemon import openmetrics  # noqa: PLC0415
+
+        facts = self._facts()
+        document = as_json(await self.registry.rows_in_turns(), facts) | {"counters": self._counters()}
+        return await _in_thread(lambda: openmetrics.text(document)), openmetrics.CONTENT_TYPE
 
     def _facts(self) -> Daemon:
         """Return the facts about the daemon that `cms status` shows."""

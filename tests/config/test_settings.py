@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support.configuration import Loader, Refuser
 
-from cms.config.model import AuditSpec
+from cms.config.model import AuditSpec, MetricsSpec
 from cms.core.accounts import Proxy, Source
 from cms.core.hooks import USUAL_EVENTS, Hook
 
@@ -357,3 +357,27 @@ class TestNotify:
         refusal = refuse(self.BASE + "Notify(desktop=False)\nNotify(desktop=True)")
 
         assert "Notify: a second Notify(desktop=...); the first is in line 3" == refusal.message
+
+
+@pytest.mark.parametrize(
+    ("address", "expected", "warned"),
+    [
+        ("127.0.0.1:9464", MetricsSpec(host="127.0.0.1", port=9464), False),
+        (":9464", MetricsSpec(host="127.0.0.1", port=9464), False),
+        ("[::1]:9464", MetricsSpec(host="::1", port=9464), False),
+        ("0.0.0.0:9464", MetricsSpec(host="0.0.0.0", port=9464), True),
+        ("/run/cms/metrics.sock", MetricsSpec("/run/cms/metrics.sock"), False),
+    ],
+)
+def test_metrics_are_at_one_address(load_text: Loader, address: str, expected: MetricsSpec, *, warned: bool) -> None:
+    """On this machine unless another address is named, which is warned about."""
+    config = load_text(f"{ACCOUNT}Metrics({address!r})")
+
+    assert (expected, warned) == (config.metrics, any("everybody who reaches" in each for each in config.warnings))
+
+
+@pytest.mark.parametrize("address", ["9464", "localhost:9464", "127.0.0.1:0", "127.0.0.1:65536", "127.0.0.1:x"])
+def test_metrics_need_an_address_and_a_port(refuse: Refuser, address: str) -> None:
+    """A name may mean several addresses."""
+    message = refuse(f"{ACCOUNT}Metrics({address!r})").message
+    assert "Metrics: address= is an IP address and a port, or a path" == message

@@ -27,7 +27,7 @@ from support.trio_run import FakeClock, in_trio, in_trio_jumps, jump, until
 from support.whole_daemon import ANN, on_moving_clock, whole_daemon
 
 from cms.config import child
-from cms.config.model import AuditSpec, ConfigError, FileSpec
+from cms.config.model import AuditSpec, ConfigError, FileSpec, MetricsSpec
 from cms.core.accounts import Source
 from cms.core.lifecycle import Granted, Life, Refused, SignInFacts
 from cms.core.status import LONG_TOKEN
@@ -196,6 +196,52 @@ while True: pass
         (each.ok, each.message.partition(". ")[0]) for each in results
     ]
     assert not Path(f"/proc/{runs.read_text()}").exists()
+
+
+@in_trio
+async def test_metrics_at_a_socket(world: World, tmp_path: Path) -> None:
+    """Only its owner gets there, and what comes is what `cms metrics` prints."""
+    path = tmp_path / "metrics.sock"
+    world.accounts = [account("a@example.test")]
+    world.metrics = MetricsSpec(str(path))
+    async with world.daemon() as app:
+        await until_settled(app)
+        async with await trio.open_unix_socket(str(path)) as stream:
+            await stream.send_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+            answer = b"".join([chunk async for chunk in stream])
+        mode = path.stat().st_mode & 0o777
+
+    assert (0o600, True) == (mode, b'cms_accounts{state="ok"} 1.0\n' in answer)
+    assert not path.exists()
+
+
+async def scraped(port: int) -> bytes:
+    """Ask a port for the metrics; return the answer."""
+    async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        await stream.send_all(f"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
+        return b"".join([chunk async for chunk in stream])
+
+
+@in_trio
+async def test_metrics_at_a_port_follow_a_reload(world: World) -> None:
+    """Where the configuration says, and no longer where it said; a port that is taken fails the reload and changes nothing."""
+    first, second = free_port(), free_port()
+    world.metrics = MetricsSpec(host="127.0.0.1", port=first)
+    async with world.daemon() as app:
+        before = await scraped(first)
+        with socket.create_server(("127.0.0.1", second)):
+            world.metrics = MetricsSpec(host="127.0.0.1", port=second)
+            taken = await app.commands.reload()
+        still = await scraped(first)
+        moved = await app.commands.reload()
+        after = await scraped(second)
+        await until(lambda: not listens(first))
+
+    assert (False, True) == (taken.ok, moved.ok)
+    assert f"127.0.0.1:{second}" in taken.message
+    for each in (before, still, after):
+        assert each.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert not listens(second)
 
 
 @in_trio

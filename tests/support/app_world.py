@@ -11,7 +11,7 @@ from typing import Any
 
 import trio
 
-from cms.config.model import AuditSpec, Config, FileSpec, SocketSpec
+from cms.config.model import AuditSpec, Config, FileSpec, MetricsSpec, SocketSpec
 from cms.core.accounts import Account, Grant, Scopes, Source
 from cms.daemon.app import App, AppOptions, run
 from support.trio_run import until
@@ -37,6 +37,7 @@ class World:
     vault_key: Source | None = None
     page: str = ""
     audit: AuditSpec = field(default_factory=AuditSpec)
+    metrics: MetricsSpec = field(default_factory=MetricsSpec)
     warnings: tuple[str, ...] = ()
     fault: Exception | None = None
     options: dict[str, Any] = field(default_factory=dict)
@@ -58,6 +59,7 @@ class World:
             files,
             self.page,
             audit=self.audit,
+            metrics=self.metrics,
         )
 
     def spec(self, name: str, **options: Any) -> SocketSpec:

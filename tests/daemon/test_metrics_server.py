@@ -1,0 +1,91 @@
+"""GET /metrics, and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+import trio.testing
+from structlog.testing import capture_logs
+from support.trio_run import in_trio
+
+from cms.daemon.metrics_server import MAX_CONNECTIONS, MetricsServer
+
+
+async def metrics() -> tuple[bytes, str]:
+    await trio.lowlevel.checkpoint()
+    return b"cms_accounts 1\n# EOF\n", "application/openmetrics-text; version=1.0.0; charset=utf-8"
+
+
+async def broken() -> tuple[bytes, str]:
+    await trio.lowlevel.checkpoint()
+    raise ValueError
+
+
+async def ask(server: MetricsServer, request: bytes) -> bytes:
+    """Return the whole answer to a request."""
+    ours, theirs = trio.testing.memory_stream_pair()
+    answer = b""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.serve, theirs)
+        await ours.send_all(request)
+        while chunk := await ours.receive_some():
+            answer += chunk
+    return answer
+
+
+def get(target: str = "/metrics", host: str = "localhost:9464", method: str = "GET") -> bytes:
+    return f"{method} {target} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+
+
+@in_trio
+async def test_a_scrape() -> None:
+    """The text with its media type, which Prometheus goes by."""
+    head, _, body = (await ask(MetricsServer(metrics, 9464), get())).partition(b"\r\n\r\n")
+
+    assert b"HTTP/1.1 200 OK" == head.splitlines()[0]
+    assert b"Content-Type: application/openmetrics-text; version=1.0.0; charset=utf-8" in head.splitlines()
+    assert b"cms_accounts 1\n# EOF\n" == body
+
+
+@pytest.mark.parametrize(
+    ("port", "request_", "status"),
+    [
+        (9464, get("/"), b"404"),
+        (9464, get(method="POST"), b"405"),
+        (9464, get(host="evil.example:9464"), b"421"),
+        (0, get(host="relay.example:9464"), b"200"),
+        (9464, b"nonsense\r\n\r\n", b"400"),
+    ],
+)
+def test_what_is_no_scrape(port: int, request_: bytes, status: bytes) -> None:
+    """Another path, method or host: on loopback a name that an attacker's DNS points here is none of ours."""
+
+    @in_trio
+    async def run() -> None:
+        assert status == (await ask(MetricsServer(metrics, port), request_)).split()[1]
+
+    run()
+
+
+@in_trio
+async def test_a_fault_ends_one_connection_only() -> None:
+    """It is logged, and not told to who asked."""
+    with capture_logs() as logged:
+        assert b"" == await ask(MetricsServer(broken), get())
+
+    assert ["metrics failed"] == [each["event"] for each in logged]
+
+
+@in_trio
+async def test_connections_are_limited() -> None:
+    """One more than fits is closed without an answer; afterwards there is room again."""
+    server = MetricsServer(metrics)
+    async with trio.open_nursery() as nursery:
+        for _ in range(MAX_CONNECTIONS):
+            _, theirs = trio.testing.memory_stream_pair()
+            nursery.start_soon(server.serve, theirs)
+        await trio.testing.wait_all_tasks_blocked()
+        refused = await ask(server, get())
+        nursery.cancel_scope.cancel()
+
+    assert (b"", b"HTTP/1.1 200 OK") == (refused, (await ask(server, get())).splitlines()[0])
