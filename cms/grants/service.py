@@ -16,12 +16,13 @@ from dataclasses import replace
 
 from cms.core import refusals
 from cms.core.accounts import Grant, Scopes
+from cms.core.budget import DAY
 from cms.core.forecast import remember
 from cms.core.lifecycle import Ending, Granted, Outcome, Refused, SignInFacts, Transient, Trouble
 from cms.grants import housekeeping
 from cms.grants.entra import credentials
 from cms.grants.entra.client import Entra
-from cms.grants.entra.exchange import NONE, ExchangeEnd, no_sign_in
+from cms.grants.entra.exchange import ExchangeEnd, no_sign_in
 from cms.grants.entra.flows import CodeFlow, Flow, wanted
 from cms.grants.entra.ms_broker import BrokerFlow
 from cms.grants.messages import Acquire, Ended, Import, Place, Prompt, SignIn, SignOut, Work
@@ -127,7 +128,7 @@ class Service:
         """Answer a question that needs no person."""
         match question:
             case Acquire():
-                return self.acquire(question.grant, question.scopes, question.held, question.rejected)
+                return self.acquire(question.grant, question.scopes)
             case SignOut():
                 return self.sign_out(question.grant)
             case Import():
@@ -135,22 +136,16 @@ class Service:
             case _:
                 return housekeeping.answer(self._vault, self._entra, question)
 
-    def acquire(self, grant: Grant, scopes: Scopes, known: str | None = None, rejected: str = "") -> Outcome:
-        """Return a stored token, or redeem the grant for one, as `Acquire` says: `known` is its `held`.
-
-        The grant's successor is stored before this returns.
-        """
+    def acquire(self, grant: Grant, scopes: Scopes) -> Outcome:
+        """Redeem the grant for a token. Its successor is stored before this returns."""
         if grant.unattended:
             return self._request_token(grant, scopes)
         try:
-            with self._vault.hold(grant, scopes) as held:
+            with self._vault.hold(grant) as held:
                 entry = held.read()
                 if entry is None:
                     return Refused(no_sign_in(grant))
-                if rejected:
-                    held.withdraw(rejected)
-                minted = None if known is None else held.minted(known)
-                return self._taken(minted, held, grant, entry) if minted else self._redeem(held, grant, scopes, entry)
+                return self._redeem(held, grant, scopes, entry)
         except Unavailable as unavailable:
             return unavailable.outcome
 
@@ -166,15 +161,6 @@ class Service:
             outcome = self._entra.request_app_token(grant, scopes, credential.value)
         return credentials.explain(credential.behind(outcome), grant)
 
-    def _taken(self, minted: Granted, held: Held, grant: Grant, entry: Entry) -> Outcome:
-        """Return a stored token with what is known of its sign-in."""
-        credential = NONE
-        # To say when the application's certificate ends. The token is good without it.
-        with suppress(Unavailable):
-            credential = self._entra.credential(grant)
-        known = SignInFacts(who=entry.who, redeemed_at=entry.redeemed)
-        return credential.behind(_told(replace(minted, sign_in=known), held.stored, entry))
-
     def _redeem(self, held: Held, grant: Grant, scopes: Scopes, entry: Entry) -> Outcome:
         credential = self._entra.credential(grant)
         held.prepare()
@@ -184,16 +170,12 @@ class Service:
         stored = held.stored
         # A successor is stored even if nothing else in the answer can be used.
         rotated = answer.cache not in ("", entry.cache)
-        granted = answer.outcome if isinstance(answer.outcome, Granted) else None
-        if rotated:
-            stored = held.store(_renewed(entry, answer), granted)
+        # If the provider does not rotate the refresh token, only the time of the redemption changes: stored once a day.
+        news = isinstance(answer.outcome, Granted) and (entry.claims or time.time() - entry.redeemed > DAY)
+        if rotated or (news and not answer.unsure):
+            stored = held.store(_renewed(entry, answer))
         elif not answer.unsure:
-            if granted:
-                # Without a successor, nothing is lost that the stored refresh token would not give again.
-                with suppress(Unavailable):
-                    stored = held.store(_renewed(entry, answer), granted)
-            else:
-                _note_ending(held, entry, answer.outcome)
+            _note_ending(held, entry, answer.outcome)
             held.release()
         return credential.behind(_explained(_told(answer.outcome, stored, entry), held, grant))
 
@@ -232,26 +214,25 @@ class Service:
         if entry is None:
             return Refused(Trouble("unfit", f"{question.place.path} has no sign-in of {grant.login or 'this account'}"))
         self._prepared(grant)
-        scopes, _ = wanted(grant)
-        with self._vault.hold(grant, scopes) as held:
+        with self._vault.hold(grant) as held:
             if question.keep and held.inspect():
                 return Refused(Trouble("signed-in", f"{grant.login or entry.who} is signed in already"))
             held.prepare()
             answer = self._entra.redeem(
                 grant,
-                scopes,
+                wanted(grant)[0],
                 entry.cache,
                 entry.home_account_id,
                 who=entry.who,
                 secret=self._entra.credential(grant).value,
             )
-            granted = answer.outcome if isinstance(answer.outcome, Granted) else None
+            granted = isinstance(answer.outcome, Granted)
             # A successor that came without a token replaces no sign-in that works.
             if not granted and (not answer.cache or held.inspect()):
                 held.release()
                 return answer.outcome
             entry = _renewed(entry, answer)
-            return _told(answer.outcome, held.store(entry, granted), entry)
+            return _told(answer.outcome, held.store(entry), entry)
 
     def sign_in(self, question: SignIn, conversation: Conversation) -> Outcome:
         """Sign a person in and store the sign-in."""
@@ -332,7 +313,7 @@ class Service:
             return answer.outcome
         now = time.time()
         entry = Entry(answer.cache, answer.home_account_id, answer.who, now, redeemed=now)
-        with self._vault.hold(grant, wanted(grant)[0]) as held:
+        with self._vault.hold(grant) as held:
             remembered = held.inspect()
             if remembered and remembered.home_account_id != entry.home_account_id:
                 return Refused(_another_account(grant, remembered.who, entry.who))
@@ -341,7 +322,7 @@ class Service:
             if conversation:
                 conversation.check()
             held.prepare(memory_will_do=not place.persisted)
-            return _told(answer.outcome, held.store(entry, answer.outcome), entry)
+            return _told(answer.outcome, held.store(entry), entry)
 
 
 def _another_account(grant: Grant, remembered: str, who: str) -> Trouble:

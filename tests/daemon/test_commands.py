@@ -52,7 +52,7 @@ class FakeWorker(Worker):
     def token(self) -> Granted:
         return Granted("token", self.clock.boot(), 3600.0, sign_in=SignInFacts(key_from="keyring"))
 
-    async def acquire(self, grant: Grant, scopes: Scopes, held: str | None = None, rejected: str = "") -> Outcome:
+    async def acquire(self, grant: Grant, scopes: Scopes) -> Outcome:
         await trio.lowlevel.checkpoint()
         return self.token() if grant.login in self.signed_in else NO
 

@@ -31,10 +31,9 @@ from cms.core.lifecycle import (
     Transient,
     Trouble,
     Wait,
-    token_hash,
 )
 from cms.core.looks import FIRST_LOOK, Look
-from cms.daemon.keeper import Keeper
+from cms.daemon.keeper import Keeper, token_hash
 from cms.daemon.schedule import Schedule
 from cms_oauth import wire
 
@@ -61,13 +60,10 @@ class FakeProvider:
         # The scopes that its answers name.
         self.grants: Scopes = ()
         self.asked: list[tuple[float, Scopes]] = []
-        # The hashes that it was asked with: of the held token, and of a refused one.
-        self.named: list[tuple[str, str]] = []
         self.under_way = 0
 
-    async def acquire(self, _grant: Grant, scopes: Scopes, held: str, rejected: str) -> Outcome:
+    async def acquire(self, grant: Grant, scopes: Scopes) -> Outcome:
         self.asked.append((self.clock.boot(), scopes))
-        self.named.append((held, rejected))
         self.under_way += 1
         assert self.under_way == 1, "one question at a time for each grant"
         try:
@@ -143,11 +139,6 @@ async def keeping(
         await nursery.start(world.schedule.run)
         yield world
         nursery.cancel_scope.cancel()
-
-
-def stored(world: World, facts: SignInFacts) -> None:
-    """Let the worker have a token, minted a quarter of an hour ago."""
-    world.provider.script.append(Granted("token-stored", world.clock.boot() - HOUR / 4, HOUR, (), facts))
 
 
 def rejected(secret: str) -> str:
@@ -509,31 +500,6 @@ async def test_a_rejected_token_is_replaced() -> None:
         other = await world.secret(rejected=rejected("another"))
 
         assert ("token-1", "token-2") == (other, await world.secret(rejected=rejected("token-1")))
-
-
-@in_trio_clock
-async def test_the_worker_is_told_which_token_is_held_and_which_is_refused() -> None:
-    """None at first; then the held one, so that a stored one has to be another. A refusal is told until there is a new one."""
-    async with keeping() as world:
-        await trio.sleep(2.0)
-        world.provider.script.extend([DOWN, DOWN])
-        await world.secret(rejected=rejected("token-1"))
-        await trio.sleep(2 * HOUR)
-
-    held = [rejected(f"token-{number}") for number in (1, 1, 1, 4)]
-    assert [("", ""), *((each, each) for each in held[:3]), (held[3], "")] == world.provider.named[:5]
-
-
-@in_trio_clock
-async def test_a_stored_token_counts_from_when_it_was_minted() -> None:
-    """Its sign-in was used then, and it is renewed when it is due."""
-    facts = SignInFacts(who="a@example.test", redeemed_at=1234.0)
-    async with keeping(prepare=lambda world: stored(world, facts)) as world:
-        await trio.sleep(2.0)
-
-        assert ("token-stored", 1234.0) == (await world.secret(), world.keeper.sign_in.redeemed_at)
-        await trio.sleep(HOUR / 4)
-        assert ("token-2", [0.0, HOUR / 4]) == (await world.secret(), world.provider.times)
 
 
 @in_trio_clock

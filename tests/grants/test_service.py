@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from support.grants import (
 from support.proofs import AppCertificate, write_private
 
 from cms.core.accounts import Grant, Source
-from cms.core.lifecycle import Granted, Outcome, Refused, Transient, token_hash
+from cms.core.lifecycle import Granted, Outcome, Refused, Transient
 from cms.grants.entra.client import Entra as Provider
 from cms.grants.entra.exchange import ExchangeEnd
 from cms.grants.entra.flows import CodeFlow
@@ -317,84 +316,15 @@ class TestService:
         assert "refused" == refused.trouble.kind
         assert "cms was interrupted after redeeming a refresh token" in refused.trouble.message
 
-    def test_a_server_without_a_successor(
-        self, first: Open, grant: Grant, entra: Entra, state: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """A server that does not rotate leaves no mark, and its token is served even if it cannot be stored."""
+    def test_a_server_without_a_successor(self, first: Open, grant: Grant, entra: Entra, state: Path) -> None:
+        """A server that does not rotate needs no new file, and leaves no mark."""
         self.sign_in(first, grant, browse(entra))
         service(first).acquire(grant, SCOPES)
         entra.rotate = False
-        before = {path.name for path in state.iterdir()}
-
-        def broken(_descriptor: int) -> None:
-            raise OSError(5, "Input/output error")
+        before = {path.name: path.read_bytes() for path in state.iterdir()}
 
         assert "granted" == kind(service(first).acquire(grant, SCOPES))
-        monkeypatch.setattr(os, "fsync", broken)
-        assert "granted" == kind(service(first).acquire(grant, SCOPES))
-        assert before == {path.name for path in state.iterdir()}
-
-    def test_a_stored_token_is_taken(self, first: Open, grant: Grant, entra: Entra) -> None:
-        """By a daemon that holds none, without a word to Entra, and with what is known of the sign-in."""
-        self.sign_in(first, grant, browse(entra))
-        redeemed = service(first).acquire(grant, SCOPES)
-        entra.go_down()
-        taken = service(first).acquire(grant, SCOPES, "")
-
-        assert isinstance(redeemed, Granted)
-        assert isinstance(taken, Granted)
-        assert (redeemed.secret, redeemed.scopes, redeemed.expires_in) == (taken.secret, taken.scopes, taken.expires_in)
-        assert 1.0 > abs(redeemed.issued - taken.issued)
-        assert redeemed.sign_in == replace(taken.sign_in, redeemed_at=0.0)
-        assert 0.0 < taken.sign_in.redeemed_at <= time.time()
-
-    def test_the_token_of_a_sign_in_is_stored(self, first: Open, grant: Grant, entra: Entra) -> None:
-        """A daemon that starts after `cms login` need not redeem."""
-        signed_in = self.sign_in(first, grant, browse(entra))
-        taken = service(first).acquire(grant, SCOPES, "")
-
-        assert isinstance(signed_in, Granted)
-        assert isinstance(taken, Granted)
-        assert (signed_in.secret, 0) == (taken.secret, entra.count("token", grant_type="refresh_token"))
-
-    def test_who_has_the_stored_token_gets_another(self, first: Open, grant: Grant, entra: Entra) -> None:
-        """As a daemon whose token is due; and so does who wants no stored one, or one for other scopes."""
-        signed_in = self.sign_in(first, grant, browse(entra))
-        assert isinstance(signed_in, Granted)
-        for scopes, known in ((SCOPES, token_hash(signed_in.secret)), (SCOPES, None), (SCOPES[:1], "")):
-            outcome = service(first).acquire(grant, scopes, known)
-            assert isinstance(outcome, Granted)
-            assert signed_in.secret != outcome.secret
-
-        assert 3 == entra.count("token", grant_type="refresh_token")
-
-    def test_a_refused_token_is_deleted_before_the_refresh(self, first: Open, grant: Grant, entra: Entra) -> None:
-        """A refresh that fails leaves nothing of it; one that nobody has refused stays."""
-        signed_in = self.sign_in(first, grant, browse(entra))
-        assert isinstance(signed_in, Granted)
-        held = token_hash(signed_in.secret)
-        entra.faults.add(Fault("status", times=None))
-        assert "server" == kind(service(first).acquire(grant, SCOPES, held))
-        assert "granted" == kind(service(first).acquire(grant, SCOPES, ""))
-        assert "server" == kind(service(first).acquire(grant, SCOPES, held, held))
-
-        assert "server" == kind(service(first).acquire(grant, SCOPES, ""))
-
-    def test_a_stored_token_needs_no_secret(self, first: Open, grant: Grant, entra: Entra) -> None:
-        """Whatever has become of the application's: it is for the next refresh."""
-        self.sign_in(first, grant, browse(entra))
-        without = replace(grant, client_secret=Source("file", ("/nonexistent",)))
-
-        assert "granted" == kind(service(first).acquire(without, SCOPES, ""))
-        assert "granted" != kind(service(first).acquire(without, SCOPES))
-
-    def test_memory_has_no_stored_token(self, first: Open, grant: Grant, entra: Entra, state: Path) -> None:
-        """What is in memory only is redeemed."""
-        worker = service(replace(first, key=Source("memory")))
-        assert "granted" == kind(worker.sign_in(SignIn(1, grant, "browser"), browse(entra)))
-
-        assert "granted" == kind(worker.acquire(grant, SCOPES, ""))
-        assert (1, False) == (entra.count("token", grant_type="refresh_token"), state.exists())
+        assert before == {path.name: path.read_bytes() for path in state.iterdir()}
 
     def test_fault_before_the_sign_in(self, first: Open, grant: Grant, entra: Entra) -> None:
         """A sign-in that cannot begin shows no prompt."""

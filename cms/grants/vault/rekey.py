@@ -11,7 +11,6 @@ import errno
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,8 @@ from cms.grants.secret_sources import Missing, Unavailable, storage, unavailable
 from cms.grants.vault.entry_file import (
     MAX_FILE,
     MAX_HEADER,
-    VERSION,
-    Contents,
-    contents,
+    Entry,
+    decrypt,
     encrypt,
     needed_key,
     parse_header,
@@ -111,15 +109,14 @@ def _move(vault: Vault, name: str, key: Key) -> str:
         try:
             grant = _grant(name, raw)
             old = vault.key.keys.need(needed_key(grant, raw))
-            kept = contents(raw, old)
+            entry = decrypt(raw, old)
         except ValueError as error:
             raise unavailable("vault-damaged", f"{path} {error}", "sign in again, or `cms logout USER`") from None
         if old.id == key.id:
             return ""
         try:
             sweep_drafts(path)
-            moved = encrypt(grant, kept.entry, key, kept.tokens)
-            write_private(path, moved, place=partial(_place, kept, key))
+            write_private(path, encrypt(grant, entry, key), place=partial(_place, entry, key))
         except OSError as error:
             raise storage(error, f"nothing can be stored in {path.parent}") from None
     return old.origin
@@ -135,10 +132,10 @@ def _grant(name: str, raw: bytes) -> Grant:
     return grant
 
 
-def _place(kept: Contents, key: Key, draft: Path, path: Path) -> None:
+def _place(entry: Entry, key: Key, draft: Path, path: Path) -> None:
     """Replace a file by its draft, once that was read back."""
     try:
-        proved = contents(read_regular(draft, MAX_FILE), key) == replace(kept, version=VERSION)
+        proved = decrypt(read_regular(draft, MAX_FILE), key) == entry
     except ValueError:
         proved = False
     if not proved:

@@ -8,28 +8,23 @@ A key that cms made is deleted with the last sign-in.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from cms.core import refusals
-from cms.core.accounts import Grant, Scopes, StoredSignIn
-from cms.core.lifecycle import Granted, token_hash
+from cms.core.accounts import Grant, StoredSignIn
 from cms.grants.messages import QUESTION_SECONDS
 from cms.grants.secret_sources import Unavailable, storage, unavailable
-from cms.grants.vault import minted
 from cms.grants.vault.entry_file import (
     MAX_FILE,
     MAX_HEADER,
-    VERSION,
-    Contents,
     Entry,
     EntryFile,
     NewerFormat,
     StateFolder,
     busy,
-    contents,
     decrypt,
     draft_of,
     encrypt,
@@ -39,7 +34,6 @@ from cms.grants.vault.entry_file import (
 )
 from cms.grants.vault.keyring import Key
 from cms.grants.vault.keys import Keys
-from cms.grants.vault.minted import MintedToken, Moment
 from cms.grants.vault.vault_key import VaultKey
 from cms.system.files import open_regular, read_regular, sweep_drafts, sync_folder
 from cms_oauth.frozen import dataclass
@@ -66,12 +60,9 @@ def _newer(path: Path, error: NewerFormat) -> Unavailable:
 class Held:
     """One grant in the vault while its lock is held."""
 
-    def __init__(self, vault: Vault, grant: Grant, scopes: Scopes) -> None:
+    def __init__(self, vault: Vault, grant: Grant) -> None:
         self._vault = vault
         self._grant = grant
-        self._scopes = scopes
-        # What was read from the file. In memory there are no access tokens.
-        self._contents: Contents | None = None
         self._file = EntryFile(vault.folder, grant.key)
         # What a successor is encrypted with; None keeps it in memory.
         self._key: Key | None = None
@@ -128,29 +119,7 @@ class Held:
     def _decrypt(self, raw: bytes) -> Entry:
         self._key = self._vault.key.keys.need(needed_key(self._grant, raw))
         self.stored = Stored(persisted=True, key_from=self._key.origin)
-        self._contents = contents(raw, self._key)
-        return self._contents.entry
-
-    def minted(self, held: str) -> Granted | None:
-        """Return a stored access token with these scopes that is still good, unless its hash is `held`; else None."""
-        at = self._vault.now()
-        for token in self._contents.tokens if self._contents else ():
-            if token.asked == self._scopes and token_hash(token.secret) != held:
-                return minted.granted(token, at)
-        return None
-
-    def withdraw(self, refused: str) -> None:
-        """Delete the stored access token with this hash, which a mail server has refused. Raises Unavailable."""
-        if self._contents is None or self._key is None:
-            return
-        left = tuple(each for each in self._contents.tokens if token_hash(each.secret) != refused)
-        if left == self._contents.tokens:
-            return
-        self._contents = replace(self._contents, tokens=left)
-        try:
-            self._file.amend(encrypt(self._grant, self._contents.entry, self._key, left))
-        except OSError as error:
-            raise storage(error, f"a refused token cannot be deleted from {self._file.path}") from None
+        return decrypt(raw, self._key)
 
     def inspect(self) -> Entry | None:
         """Return the entry that a new sign-in would replace, None for none. A damaged one is kept aside later.
@@ -197,17 +166,12 @@ class Held:
         """Undo `prepare`: the provider did not redeem the grant."""
         self._file.release()
 
-    def store(self, entry: Entry, granted: Granted | None = None) -> Stored:
-        """Store the entry where `prepare` has decided, and in a file also the access token that it gave.
-
-        Raises Unavailable, and the old file is whole then.
-        """
+    def store(self, entry: Entry) -> Stored:
+        """Store the entry where `prepare` has decided. Raises Unavailable, and the old file is whole then."""
         assert self._prepared, "no grant is redeemed before its successor has a place"
         try:
             if self._key:
-                raw = encrypt(self._grant, entry, self._key, self._tokens_of(entry, granted))
-                upgrade = self._contents is not None and self._contents.version != VERSION
-                self._file.write(raw, keep_aside=self.damaged, read_back=upgrade)
+                self._file.write(encrypt(self._grant, entry, self._key), keep_aside=self.damaged)
                 self._vault.memory.pop(self._grant.key, None)
                 return Stored(persisted=True, key_from=self._key.origin)
         except OSError as error:
@@ -216,19 +180,6 @@ class Held:
             self.release()
         self._vault.memory[self._grant.key] = entry
         return MEMORY
-
-    def _tokens_of(self, entry: Entry, granted: Granted | None) -> tuple[MintedToken, ...]:
-        """Return the access tokens to be stored beside an entry: the new one, and those of the same sign-in that are good.
-
-        Those for scopes that the grant no longer has are left out.
-        """
-        at, before, kept = self._vault.now(), self._contents, list[MintedToken]()
-        if before and before.entry.signed_in == entry.signed_in:
-            kept = [each for each in before.tokens if each.asked in self._grant.scope_sets and minted.granted(each, at)]
-        if granted:
-            kept = [each for each in kept if each.asked != self._scopes]
-            kept.append(minted.keep(granted, self._scopes, at))
-        return tuple(kept)
 
     def delete(self) -> bool:
         """Delete the entry, what was kept aside of it, and its lock; return whether there was a sign-in.
@@ -247,14 +198,7 @@ class Vault:
     `patience` is how many seconds another worker's lock is waited for.
     """
 
-    def __init__(
-        self,
-        folder: str,
-        keys: Keys,
-        patience: float = QUESTION_SECONDS,
-        now: Callable[[], Moment] = minted.now,
-    ) -> None:
-        self.now = now
+    def __init__(self, folder: str, keys: Keys, patience: float = QUESTION_SECONDS) -> None:
         self.memory: dict[str, Entry] = {}
         self._patience = patience
         self.folder = StateFolder(Path(folder), patience)
@@ -270,11 +214,8 @@ class Vault:
         return bool(self.memory) or self.key.keys.seen_locked
 
     @contextmanager
-    def hold(self, grant: Grant, scopes: Scopes = ()) -> Iterator[Held]:
-        """Hold a grant against this process's other threads, and against every other process. Raises Unavailable.
-
-        `scopes` are those of the access token that is asked for.
-        """
+    def hold(self, grant: Grant) -> Iterator[Held]:
+        """Hold a grant against this process's other threads, and against every other process. Raises Unavailable."""
         lock = self._locks.setdefault(grant.key, threading.Lock())
         if not self.key.keys.memory_only:
             self.folder.make_private()
@@ -282,7 +223,7 @@ class Vault:
             raise busy()
         try:
             with self._file_lock(grant.key):
-                yield Held(self, grant, scopes)
+                yield Held(self, grant)
         finally:
             lock.release()
 
