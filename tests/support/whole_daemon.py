@@ -210,10 +210,19 @@ class WholeDaemon:
 
     async def settled(self) -> None:
         """Wait until nothing is due or under way, and no worker on its way out: that has seconds by trio's clock."""
-        for keeper in self.keepers:
-            while any(isinstance(plan(life, self.clock.boot()), Fetch) for life in keeper.lives.values()):
-                await keeper.changed()
-        await until(lambda: all(child.takes_questions for child in self.app.worker._children), "the end of a worker")
+        while True:
+            for keeper in self.keepers:
+                while self._is_due(keeper):
+                    await keeper.changed()
+            await until(
+                lambda: all(child.takes_questions for child in self.app.worker._children), "the end of a worker"
+            )
+            # The clock runs meanwhile. A jump while a question is under way would make the worker seem to hang.
+            if not any(map(self._is_due, self.keepers)):
+                return
+
+    def _is_due(self, keeper: Keeper) -> bool:
+        return any(isinstance(plan(life, self.clock.boot()), Fetch) for life in keeper.lives.values())
 
     async def recovery(self, user: str) -> str:
         """Let minutes pass, as many as the refusals name, until there is a token again; return it."""
