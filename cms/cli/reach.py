@@ -6,7 +6,7 @@ import grp
 import os
 import pwd
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 
 from cms.cli.doctor import access, probe_machine
 from cms.cli.doctor.access import Identity, SocketPath
@@ -15,6 +15,7 @@ from cms.config.rules import strict_rules_of
 from cms.core.accounts import ALL_CONSENTED, Account, mailboxes
 from cms.core.policy import ALL_MAPPED, NAMESPACE, Peer, Rules, admits, shadowed
 from cms.core.preflight import permission_for
+from cms.core.status_table import some
 from cms.core.words import NAMELESS
 from cms.daemon.serving.folders import distrust
 from cms.system import users
@@ -50,7 +51,7 @@ def _lines(
             " such as /run/cms"
         )
     for more, names in _beyond(spec, sharing).items():
-        yield f"a token of {_some(names)} also opens {more}: all that has one sign-in has one token"
+        yield f"a token of {some(names, MOST_NAMED)} also opens {more}: all that has one sign-in has one token"
 
 
 def folders(config: Config) -> Iterator[str]:
@@ -116,12 +117,7 @@ def _who(there: SocketPath, rules: Rules, spec: SocketSpec, everyone: Iterable[I
         if _passes(who, there, rules):
             # A number may have several names.
             found.setdefault(who.uid, f"{who.name} (uid {who.uid})")
-    return _some(list(found.values()))
-
-
-def _some(names: Sequence[str]) -> str:
-    """Return the first of these names, and how many there are besides."""
-    return ", ".join([*names[:MOST_NAMED], *([f"{len(names) - MOST_NAMED} more"] if len(names) > MOST_NAMED else [])])
+    return some(list(found.values()), MOST_NAMED)
 
 
 def _passes(who: Identity, there: SocketPath, rules: Rules) -> bool:

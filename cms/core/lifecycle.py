@@ -421,8 +421,8 @@ def absorb(
     """Return the life after one provider call.
 
     `jitter` is a random number in [0, 1) that spreads refreshes and retries; `refresh_before` is the account's own margin
-    before expiry, in seconds; `looks` are those of the Grant so far. A token that expired between the provider's answer and now, as in a suspend, is not the
-    provider's fault: cms fetches another at once.
+    before expiry, in seconds; `looks` are those of the Grant so far. A token that expired between the provider's answer and
+    now, as in a suspend, is not the provider's fault: cms fetches another at once.
     """
     looks = looks or LOOKS
     if isinstance(outcome, Refused):

@@ -147,10 +147,10 @@ def _wrong(account: Document) -> Iterator[tuple[str, str]]:
     yield "next move", account["next_move"]
 
 
-def some(names: Sequence[str]) -> str:
+def some(names: Sequence[str], most: int = MOST_NAMED) -> str:
     """Return the first of these names, and how many there are besides."""
-    more = len(names) - MOST_NAMED
-    return ", ".join([*names[:MOST_NAMED], *([f"{more} more"] if more > 0 else [])])
+    more = len(names) - most
+    return ", ".join([*names[:most], *([f"{more} more"] if more > 0 else [])])
 
 
 def _order(account: Document) -> tuple[int, int, str]:

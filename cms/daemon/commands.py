@@ -48,10 +48,9 @@ log = get_logger()
 class Running:
     """What the commands need from a running daemon.
 
-    `facts` returns the facts about the daemon for `cms status`, `counters` what it has counted, `requests` its last requests, and
-    `last_taken` who had the token of an account for some protocols last. `look` sees what of them may have changed without
-    the daemon's doing. `reload` raises ConfigError or ListenError without changing
-    anything. `patience` is how many seconds `cms refresh` waits.
+    `facts` returns the facts about the daemon for `cms status`, `counters` what it has counted, `requests` its last
+    requests, and `last_taken` who had the token of an account for some protocols last. `look` sees what of them may have
+    changed without the daemon's doing. `reload` raises ConfigError or ListenError without changing anything. `patience` is how many seconds `cms refresh` waits.
     """
 
     facts: Callable[[], Daemon]

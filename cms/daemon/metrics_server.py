@@ -24,8 +24,8 @@ log = get_logger()
 class MetricsServer:
     """`text` makes the metrics, and their media type.
 
-    `port` is the TCP port if this is a loopback address, else 0: a web page must not reach the metrics by a name that its
-    DNS points here.
+    `port` is the TCP port if this is a loopback address, else 0: the Host header is checked there, so that a web page cannot
+    read the metrics through a name that its own DNS points at this machine.
     """
 
     def __init__(self, text: Callable[[], Awaitable[tuple[bytes, str]]], port: int = 0) -> None:

@@ -47,7 +47,8 @@ def init(config: str, *, system: bool, yes: bool, method: str, ca: str, **wishes
     """Set up cms, step by step.
 
     Writes a first configuration, starts cms, signs you in and tests the mail servers. You can decline each step. If there
-    is a configuration, it is never changed: init goes on with what is missing. If a step fails, init says who can fix it and how. Later, run `cms doctor`.
+    is a configuration, it is never changed: init goes on with what is missing. If a step fails, init says who can fix it
+    and how. Later, run `cms doctor`.
     """
     named = named_config(config)
     if system and named:

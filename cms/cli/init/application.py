@@ -72,7 +72,7 @@ def chosen(wishes: Wishes, tenant: Tenant, person: Terminal) -> Wishes:
 
 
 def steps(tenant: Tenant) -> str:
-    """Return how to register an application of one's own."""
+    """Return the steps to register your own application."""
     kinds, audience = _PERSONAL if tenant.personal else _ONE_TENANT
     words = (
         *("az", "ad", "app", "create", "--display-name", "Mail programs (cms)", "--sign-in-audience", audience),

@@ -30,8 +30,8 @@ class PageAddresses:
     """Opens and closes the page as accounts begin and cease to wait for a sign-in.
 
     While an account waits that the page can sign in, and for `LINGER_SECONDS` after that, the page is at the address that
-    the configuration gives it, and at the redirect address of each such account that has a port. Call `changed` when the registry has other accounts that
-    wait, or another configuration.
+    the configuration gives it, and at the redirect address of each such account that has a port. Call `changed` when the
+    registry has other accounts that wait, or another configuration.
     """
 
     def __init__(self, loopback: Loopback, registry: Registry) -> None:

@@ -80,7 +80,8 @@ class VaultKey:
     def delete_unneeded(self, memory: Mapping[str, object]) -> str:
         """Delete the key that cms has made, if no file needs it; return its place in words, "" where it stays.
 
-        It stays as well while there are entries in `memory`, which may yet be written to a file. Raises Unavailable where it should be deleted and cannot.
+        It stays as well while there are entries in `memory`, which may yet be written to a file. Raises Unavailable where it
+        should be deleted and cannot.
         """
         folder = self._folder.path
         if self.keys.memory_only or not folder.is_dir():
