@@ -134,6 +134,8 @@ async def keyring(world: World) -> None:
     if kind == "locked":
         await trio.to_thread.run_sync(desktop.stop_keyring)
     await trio.to_thread.run_sync(desktop.start_keyring)
+    # A worker that has seen the keyring away may say so at any later moment, when nothing excuses it any more.
+    _kill_workers(world)
 
 
 async def clock(world: World) -> None:
