@@ -64,6 +64,7 @@ _PROTOCOL = re.compile(rf"[A-Z][A-Z0-9_-]{{0,{MAX_PROTOCOL - 1}}}", re.ASCII)
 
 _GUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _DOMAIN = re.compile(r"([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z0-9-]{2,63}", re.ASCII)
+_PORT = re.compile(r"\d{1,5}", re.ASCII)
 _HOST = re.compile(r"\.?[a-z0-9-]+(\.[a-z0-9-]+)*", re.ASCII)
 _SCOPE = re.compile(r"((?:https|api)://[^/\s]+(?:/[^/\s]+)*)/([A-Za-z0-9._-]+)", re.ASCII)
 
@@ -310,10 +311,14 @@ def host(name: str, value: Given) -> str:
 
 
 def mail_host(name: str, value: Given) -> str:
-    """Return the host name of a mail server. No port: mail programs have that in their own configuration."""
+    """Return the host name of a mail server, with its port if one was given."""
     given = text(name, value).lower()
-    if not _HOST.fullmatch(given) or given.startswith("."):
-        raise Mistake(f"{name}= is a host's name such as outlook.office365.com", "Without a scheme or a port")
+    host, colon, port = given.partition(":")
+    sound = not colon or (_PORT.fullmatch(port) and 0 < int(port) < 1 << 16)
+    if not sound or not _HOST.fullmatch(host) or host.startswith("."):
+        raise Mistake(
+            f"{name}= is a host's name such as outlook.office365.com, or one with its port", "Without a scheme"
+        )
     return given
 
 

@@ -357,6 +357,7 @@ def _values(protocol: str, reply: str, evidence: Evidence) -> dict[str, moves.Va
         "host": str(moves.Command((evidence.host,))) if evidence.host else "HOST",
         "owner": certificates.owner(evidence.host),
         "login_host": _login_host(protocol, evidence),
+        "reachable": mail.reachable(protocol, evidence.host),
         "reply": printable(reply, _MAX_TEXT) or "nothing",
         "kind": _service(protocol, evidence.greeting),
         "answer": printable(evidence.greeting, _MAX_TEXT),
@@ -379,8 +380,8 @@ def _login_host(protocol: str, evidence: Evidence) -> str:
     names = (cloud_of_exchanger(evidence.host), *clouds_of_server(evidence.host), *token)
     name = "personal" if _is_personal(evidence) else next(filter(None, names), "global")
     cloud = CLOUDS[name]
-    hosts = {"smtp": (cloud.smtp_host, 587), "imap": (cloud.imap_host, 993), "pop": (cloud.pop_host, 995)}
-    return "{}, port {}".format(*hosts[protocol])
+    hosts = {"smtp": cloud.smtp_host, "imap": cloud.imap_host, "pop": cloud.pop_host}
+    return f"{hosts[protocol]}, port {mail.PORTS[protocol]}"
 
 
 # Exchange's SMTP greeting contains its time, in the format of RFC 5322.

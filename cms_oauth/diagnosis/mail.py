@@ -11,6 +11,7 @@ import re
 from cms_oauth.diagnosis import certificates
 from cms_oauth.diagnosis.verdicts import Verdict
 from cms_oauth.frozen import dataclass
+from cms_oauth.microsoft import clouds_of_server
 
 _LEARN = "https://learn.microsoft.com/en-us"
 _ONLINE = f"{_LEARN}/exchange/clients-and-mobile-in-exchange-online"
@@ -703,9 +704,7 @@ NO_CONNECTION = Verdict(
     "no-connection",
     "No connection to the server: nothing is listening there, or a firewall is in between.",
     "you",
-    (
-        "check host and port; outgoing 587 (SMTP), 993 (IMAP) and 995 (POP) must be open; many networks allow these but block 25 and 465",
-    ),
+    ("check host and port", "{reachable}"),
     _AT_ONCE,
     "",
     ("Connection refused", "Network is unreachable", "No route to host", "Connection timed out"),
@@ -1055,3 +1054,16 @@ CODES = tuple(
         (r"^5\d\d", "the fault is permanent: the same will not work later"),
     )
 )
+
+# Where Exchange Online takes logins.
+PORTS = {"smtp": 587, "imap": 993, "pop": 995}
+
+
+def reachable(protocol: str, host: str) -> str:
+    """Return what a connection needs: at Microsoft's hosts a network that lets one out, elsewhere a server that runs."""
+    if clouds_of_server(host):
+        blocks = "; many networks allow that and block 25 and 465" if protocol == "smtp" else ""
+        return f"outgoing port {PORTS[protocol]} must be open{blocks}"
+    if host in ("localhost", "::1") or host.startswith("127."):
+        return "start the server; `ss --listening --tcp --numeric` shows the ports that programs listen at"
+    return "ask whoever runs the server whether it runs, and whether a firewall lets this machine connect to that port"

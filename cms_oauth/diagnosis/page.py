@@ -66,6 +66,7 @@ _PLACEHOLDERS: dict[str, Value] = {
     "protocol": "SMTP (IMAP, POP)",
     "switch": "-SmtpClientAuthenticationDisabled $false (-ImapEnabled $true, -PopEnabled $true)",
     "host": "HOST",
+    "reachable": "Exchange Online: outgoing port 587 (SMTP), 993 (IMAP) or 995 (POP) must be open; many networks allow these and block 25 and 465. A server of your own: it has to run, and its firewall to let this machine connect",
     "owner": "the administrator of HOST",
     "offered": "only passwords, or nothing",
     "software": "a server with Dovecot, Postfix, exim or other software",

@@ -323,9 +323,23 @@ class TestMailHosts:
             other.pop_host,
         )
 
-    @pytest.mark.parametrize("host", ["imap.example.com:993", "imaps://imap.example.com", ".example.com", "*"])
+    def test_own_port(self, load_text: Loader) -> None:
+        """A mail server that listens elsewhere is named with its port."""
+        account = account_of(
+            load_text, "'a@example.com', smtp_host='Mail.example.com:2525', imap_host='localhost:65535'"
+        )
+
+        assert ("mail.example.com:2525", "localhost:65535") == (account.smtp_host, account.imap_host)
+
+    @pytest.mark.parametrize(
+        "host",
+        [
+            *("imaps://imap.example.com", ".example.com", "*", ":25", ".example.com:25"),
+            *("mail.example.com:", "mail.example.com:0", "mail.example.com:65536", "mail.example.com:smtp", "a.b:1:2"),
+        ],
+    )
     def test_no_host(self, refuse: Refuser, host: str) -> None:
-        """A port, a scheme and a domain are no host's name."""
+        """A scheme, a domain and what is no port are no host's name."""
         said = refuse(f"Office365_Account('a@example.com', imap_host='{host}')").message
 
         assert "imap_host= is a host's name" in said

@@ -158,6 +158,8 @@ class Setting:
     program: str = "cms-oauth"
     login: str = "alice"
     runtime: str = "/run/user/1000/cms"
+    smtp_port: int = 587
+    imap_port: int = 993
 
     @property
     def words(self) -> Mapping[str, str]:
@@ -168,6 +170,8 @@ class Setting:
             "User Name": self.name,
             "smtp.office365.com": self.smtp_host,
             "outlook.office365.com": self.imap_host,
+            "587": str(self.smtp_port),
+            "993": str(self.imap_port),
             "cms-oauth": self.program,
             "/run/user/1000/cms": self.runtime,
             "CONTRIB": str(data("contrib")),

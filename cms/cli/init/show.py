@@ -18,6 +18,7 @@ from cms.system import users
 from cms.system.files import PRIVATE_FOLDER, make_folders
 from cms_oauth import paths
 from cms_oauth.expand import literal
+from cms_oauth.mailtest.dialogue import place_of
 from cms_oauth.moves import Command
 from cms_oauth.text import printable
 
@@ -93,10 +94,15 @@ def _account(config: Config, user: str) -> Account:
 def setting_of(account: Account) -> Setting:
     """Return the values for this account and this user's machine."""
     program = "cms-oauth" if shutil.which("cms-oauth") else str(Path(sys.executable).parent / "cms-oauth")
+    smtp, imap = place_of("smtp", account.smtp_host), place_of("imap", account.imap_host)
+    assert smtp
+    assert imap, "the configuration checks both"
     return Setting(
-        *(account.user, _own_name(account), account.smtp_host, account.imap_host, program),
+        *(account.user, _own_name(account), smtp.host, imap.host, program),
         login=os.environ.get("SUDO_USER") or users.user_name(os.getuid()),
         runtime=os.path.dirname(paths.default_socket()),  # noqa: PTH120 - as the configuration has it
+        smtp_port=smtp.port,
+        imap_port=imap.port,
     )
 
 

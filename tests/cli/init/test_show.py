@@ -62,6 +62,21 @@ def test_another_account(home: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "The accounts are" not in second.err
 
 
+def test_a_mail_server_with_a_port(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each program's settings have the host and the port where it puts them."""
+    own = 'smtp_host="mail.example.test:2525", imap_host="box.example.test:9993"'
+    (home / "config" / "cms" / "cms.cfg").write_text(
+        TWO.format(folder=home).replace("sign_in_as=", f"{own}, sign_in_as=")
+    )
+    assert 0 == main.main(["show", "msmtp", "mutt", "--user=team@example.test"])
+    shown = capsys.readouterr().out
+
+    assert "host mail.example.test" in shown
+    assert "port 2525\n" in shown
+    assert "imaps://box.example.test:9993/" in shown
+    assert "team%40example.test@mail.example.test:2525/" in shown
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

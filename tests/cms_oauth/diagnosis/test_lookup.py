@@ -539,6 +539,28 @@ def test_a_host_that_takes_no_logins(protocol: str, host: str, expected: str) ->
         assert first.steps[0].startswith(expected)
 
 
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "::1", "mail.example.test", "192.0.2.7"])
+def test_no_connection_with_a_server_of_ones_own(host: str) -> None:
+    """Nothing is said of Exchange's ports, nor of another protocol than the one that was tried."""
+    (verdict,) = diagnose("smtp", f"no connection with {host}:39917: Connection refused", Evidence(host=host))
+    advice = " ".join(map(str, verdict.steps))
+
+    assert "no-connection" == verdict.name
+    assert ("ss --listening" in advice) == (host in ("localhost", "127.0.0.1", "::1"))
+    assert not [each for each in ("587", "993", "IMAP", "POP", "465") if each in advice]
+
+
+def test_no_connection_with_exchange() -> None:
+    """The port of the protocol that was tried has to be open in the network."""
+    reply = "no connection with it: Network is unreachable"
+    smtp, imap = (
+        diagnose(name, reply, Evidence(host="outlook.office365.com"))[0].steps[1] for name in ("smtp", "imap")
+    )
+
+    assert "outgoing port 587 must be open; many networks allow that and block 25 and 465" == str(smtp)
+    assert "outgoing port 993 must be open" == str(imap)
+
+
 @pytest.mark.parametrize("cloud", ["global", "gcc-high", "dod", "china"])
 def test_another_servers_port_25(cloud: str) -> None:
     """Where Exchange takes the logins of this token is named, in its cloud."""
