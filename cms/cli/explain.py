@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from cms.cli.failure import FAILED
 from cms.cli.terminal import complain, say, say_at_length
 from cms_oauth.diagnosis.explain import Explained, explain
+from cms_oauth.diagnosis.page import entry_of
 from cms_oauth.diagnosis.verdicts import all_lines, as_data
 
 # A day's log of a busy mail server. More is read by another program first, such as grep.
@@ -39,12 +40,18 @@ def _read() -> str:
 
 def _as_text(explained: Explained) -> str:
     times = f"  ({explained.times} lines like this)" if explained.times > 1 else ""
-    return "\n".join([f"{explained.line}{times}", *(f"  {line}" for line in all_lines(explained.verdicts))])
+    lines = [*all_lines(explained.verdicts), f"more: {_page(explained)}"]
+    return "\n".join([f"{explained.line}{times}", *(f"  {line}" for line in lines)])
+
+
+def _page(explained: Explained) -> str:
+    return entry_of(explained.source, explained.verdicts[0].name)
 
 
 def _as_data(explained: Explained) -> dict[str, object]:
     return {
         "line": explained.line,
         "times": explained.times,
+        "page": _page(explained),
         "verdicts": [as_data(each) for each in explained.verdicts],
     }

@@ -144,11 +144,14 @@ def decide(peer: Peer, request: TokenRequest, rules: Rules, signed_in: Callable[
     meant = _meant(request.user, rules, signed_in)
     if not meant:
         return _no_account(request.user, nameless=not all(signed_in(each.grant) for each in rules.nameless))
-    if request.protocol in rules.protocols:
-        for account in meant:
-            if request.protocol in account.scopes:
-                return Allow(account, account.scopes[request.protocol])
-    return _no_protocol(request.protocol)
+    name = request.protocol
+    if name not in rules.protocols:
+        return _no_protocol(name, f"this socket does not serve {name} for this account", "this CredentialServer")
+    for account in meant:
+        if name in account.scopes:
+            return Allow(account, account.scopes[name])
+    # The socket serves it, so that the account has protocols= of its own: without them it has its sockets' scopes.
+    return _no_protocol(name, f"the protocols= of this account leave {name} out", "its Office365_Account")
 
 
 def _meant(user: str, rules: Rules, signed_in: Callable[[Grant], str]) -> Sequence[Account]:
@@ -220,10 +223,10 @@ def _no_account(user: str, *, nameless: bool) -> Deny:
     )
 
 
-def _no_protocol(protocol: str) -> Deny:
+def _no_protocol(protocol: str, message: str, where: str) -> Deny:
     return Deny(
         "unknown-protocol",
-        f"this socket does not serve {protocol} for this account",
-        f'check the spelling; or the user who runs cms adds "{protocol}" to protocols= of this CredentialServer, '
+        message,
+        f'check the spelling; or the user who runs cms adds "{protocol}" to protocols= of {where}, '
         "then `cms reload` and `cms login`",
     )

@@ -22,8 +22,10 @@ from cms.daemon.control.answers import (
     Result,
     nobody_signs_in,
     nothing_to_sign_out,
+    question,
+    told,
 )
-from cms.daemon.control.vault_commands import SignedOut, VaultCommands, expiry_of, signed_out
+from cms.daemon.control.vault_commands import SignedOut, VaultCommands, expiry_of, listed, signed_out
 from cms.daemon.keeper import Keeper
 from cms.daemon.registry import Registry, needs_sign_in
 from cms.daemon.signin.flow import Flow
@@ -135,25 +137,42 @@ class Commands:
                 return nothing_to_sign_out(self._registry.in_words([keeper]))
         return await self._sign_out(keepers)
 
-    async def _sign_out_of_all(self) -> Result:
-        """Delete the stored sign-ins that no account uses, then sign out of all accounts; report both."""
-        deleted = await self._vault.delete_all()
+    async def _sign_out_of_all(self, message: Mapping[str, Any], ask: Ask) -> Result:
+        """Delete every sign-in after the person has seen whose they are and agreed: first those that no account uses."""
+        keepers = [each for each in self._registry.keepers if not each.grant.unattended]
+        signed_in = [each for each in keepers if self._is_signed_in(each)]
+        others = await self._vault.without_keeper()
+        if signed_in or others:
+            lines = [f"  {self._registry.in_words([each])}" for each in signed_in]
+            await ask(told("\n".join(["Sign-ins on this machine:", *lines, *map(listed, others)])))
+            if not message.get("yes") and not (await ask(question("Delete all of them?"))).get("yes"):
+                return Result(False, "nothing was deleted", "`cms logout --all --yes` deletes them without asking")
+        deleted = await self._vault.delete_all(others)
         if isinstance(deleted, Result):
             return deleted
-        result = await self._sign_out([each for each in self._registry.keepers if not each.grant.unattended])
+        # Also those who have signed in meanwhile, and whoever is about to.
+        result = await self._sign_out(keepers, signed_in)
         if not deleted:
             return result
         return replace(result, message=f"{result.message}\nsign-ins without an account {deleted}")
 
-    async def _sign_out(self, keepers: Sequence[Keeper]) -> Result:
-        names, grants = self._registry.in_words(keepers), tuple(keeper.grant for keeper in keepers)
+    def _is_signed_in(self, keeper: Keeper) -> bool:
+        """True if there is a sign-in to delete: stored, in memory, or known by its token."""
+        held = any(life.held for life in keeper.lives.values())
+        return held or keeper.sign_in.persisted is not None or bool(self._vault.stored_at(keeper.grant))
+
+    async def _sign_out(self, keepers: Sequence[Keeper], named: Sequence[Keeper] = ()) -> Result:
+        """Sign out of these; the report names `named`, or all of them."""
+        names, grants = self._registry.in_words(named or keepers), tuple(keeper.grant for keeper in keepers)
         held = [life.held for keeper in keepers for life in keeper.lives.values() if life.held]
         found, key_from = bool(held), ""
-        for keeper in keepers:
+        for number, keeper in enumerate(keepers):
             self._signins.cancel(keeper.grant)
             outcome = await self._worker.sign_out(keeper.grant)
             if not isinstance(outcome, Granted):
                 said = f"{self._registry.name_of(keeper)} is still signed in: {outcome.trouble.message}"
+                if done := self._registry.in_words(each for each in keepers[:number] if not named or each in named):
+                    said = f"{said}\nsigned out: {done}"
                 return Result(False, said, outcome.trouble.hint)
             found, key_from = found or bool(outcome.sign_in.persisted), key_from or outcome.sign_in.key_from
             keeper.signed_out()
@@ -171,7 +190,7 @@ class Commands:
                 return await self._vault.prune(message, ask)
             case "rekey":
                 return await self._rekey(ask)
-        return await self._sign_out_of_all()
+        return await self._sign_out_of_all(message, ask)
 
     async def _rekey(self, ask: Ask) -> Result:
         """Move the stored sign-ins to another key: the one that the configuration names now."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from cms_oauth.diagnosis import local, lookup, mail
 from cms_oauth.diagnosis.verdicts import Verdict
@@ -32,9 +33,13 @@ _REPLIES = (
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """A line of the text, the verdicts about it, the likeliest first, and how many lines have the same."""
+    """A line of the text, the verdicts about it, the likeliest first, and how many lines have the same.
+
+    `source` says whose words they are: those of "entra", of a "mail" server, or of "cms" itself.
+    """
 
     line: str
+    source: str
     verdicts: tuple[Verdict, ...]
     times: int = 1
 
@@ -44,33 +49,31 @@ def explain(lines: Iterable[str]) -> list[Explained]:
     found = dict[tuple[str, ...], Explained]()
     for raw in lines:
         line = printable(raw).strip()
-        for verdicts in _about(line):
-            names = tuple(each.name for each in verdicts)
-            before = found.get(names)
-            found[names] = (
-                Explained(before.line, before.verdicts, before.times + 1) if before else Explained(line, verdicts)
-            )
+        for source, verdicts in _about(line):
+            names = (source, *(each.name for each in verdicts))
+            before = found.get(names) or Explained(line, source, verdicts, 0)
+            found[names] = replace(before, times=before.times + 1)
     return list(found.values())
 
 
-def _about(line: str) -> Iterator[tuple[Verdict, ...]]:
-    """Yield the verdicts about a line: Entra's and the mail server's words may stand in one."""
+def _about(line: str) -> Iterator[tuple[str, tuple[Verdict, ...]]]:
+    """Yield the verdicts about a line, and whose words they are about."""
     numbers = [int(each[1] or each[2]) for each in _AADSTS.finditer(line)]
     alone = _NUMBER_ALONE.fullmatch(line)
     error, suberror = _OAUTH_ERROR.search(line), _SUBERROR.search(line)
     if numbers or alone or error:
         number = numbers[0] if numbers else int(alone[1]) if alone else None
-        yield lookup.of_entra(number, error[1] if error else "", suberror[1] if suberror else "")
+        yield "entra", lookup.of_entra(number, error[1] if error else "", suberror[1] if suberror else "")
         return
     if any(row.pattern.search(line) for row in local.ROWS):
-        yield lookup.of_client("", line)
+        yield "cms", lookup.of_client("", line)
         return
     for protocol, pattern in _REPLIES:
         if reply := pattern.search(line):
             # Quotation marks of the program that tells of it.
-            yield lookup.diagnose(protocol, reply[1].rstrip("\"'"))
+            yield "mail", lookup.diagnose(protocol, reply[1].rstrip("\"'"))
             return
     # Words of a reply without its code: mail programs leave that out.
     rows = (row for row in mail.ROWS if not row.guess and row.pattern.search(line))
     if row := next(rows, None):
-        yield lookup.diagnose(row.protocols[0], line)
+        yield "mail", lookup.diagnose(row.protocols[0], line)

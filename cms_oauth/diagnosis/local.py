@@ -197,9 +197,12 @@ UNKNOWN_ACCOUNT = Verdict(
 )
 UNKNOWN_PROTOCOL = Verdict(
     "unknown-protocol",
-    "The socket does not serve this protocol.",
+    "The socket does not serve this protocol, or the account's own protocols= leave it out.",
     "you",
-    ('add it in the configuration: CredentialServer(..., protocols=["SMTP", "IMAP"]), then {reload}',),
+    (
+        'add it in the configuration: CredentialServer(..., protocols=["SMTP", "IMAP"]), then {reload}',
+        "if the account has protocols= of its own (Office365_Account): add it there too",
+    ),
     _AT_ONCE,
     words=("unknown-protocol", "protocols="),
 )

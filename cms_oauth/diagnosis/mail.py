@@ -1058,9 +1058,17 @@ CODES = tuple(
 # Where Exchange Online takes logins.
 PORTS = {"smtp": 587, "imap": 993, "pop": 995}
 
+# Where it is not known whose server it is.
+REACHABLE = (
+    "Exchange Online: outgoing port 587 (SMTP), 993 (IMAP) or 995 (POP) must be open; many networks allow these and "
+    "block 25 and 465. A server of your own: it has to run, and its firewall to let this machine connect"
+)
+
 
 def reachable(protocol: str, host: str) -> str:
     """Return what a connection needs: at Microsoft's hosts a network that lets one out, elsewhere a server that runs."""
+    if not host:
+        return REACHABLE
     if clouds_of_server(host):
         blocks = "; many networks allow that and block 25 and 465" if protocol == "smtp" else ""
         return f"outgoing port {PORTS[protocol]} must be open{blocks}"

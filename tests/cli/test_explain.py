@@ -5,11 +5,14 @@ from __future__ import annotations
 import io
 import json
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from cms.cli.commands import main
+
+ROOT = Path(__file__).parents[2]
 
 
 def reading(monkeypatch: pytest.MonkeyPatch, text: bytes, *, terminal: bool = False) -> None:
@@ -52,6 +55,34 @@ def test_programs_get_json(capsys: pytest.CaptureFixture[str]) -> None:
     (found,) = json.loads(capsys.readouterr().out)
 
     assert ("AADSTS50105", 1, "administrator") == (found["line"], found["times"], found["verdicts"][0]["mover"])
+
+
+@pytest.mark.parametrize(
+    ("text", "page"),
+    [
+        ("AADSTS50105", "docs/troubleshooting/sign-in.md#"),
+        (
+            "535 5.7.139 Authentication unsuccessful, SmtpClientAuthentication is disabled",
+            "docs/troubleshooting/login.md#",
+        ),
+        (
+            "550 5.7.60 SMTP; Client does not have permissions to send as this sender",
+            "docs/troubleshooting/message.md#",
+        ),
+        ("connect: Connection refused", "docs/troubleshooting/connection.md#no-connection"),
+        ("cms-oauth: no account (unknown-account) - name one", "docs/troubleshooting/token.md#unknown-account"),
+        ("535 5.7.139", "docs/troubleshooting.md"),
+    ],
+)
+def test_each_explanation_names_its_page(capsys: pytest.CaptureFixture[str], text: str, page: str) -> None:
+    """The page has that heading, so that what `cms explain` says can be looked up and given on."""
+    assert 0 == main(["explain", text])
+    said = capsys.readouterr().out.splitlines()[-1]
+    main(["explain", "--json", text])
+    file, _, heading = json.loads(capsys.readouterr().out)[0]["page"].partition("#")
+
+    assert said.startswith(f"  more: {page}")
+    assert f"\n## {heading}\n" in (ROOT / file).read_text() if heading else file == page
 
 
 @pytest.mark.parametrize("json_too", [[], ["--json"]])

@@ -234,14 +234,23 @@ def test_a_socket_opens_no_protocol_that_only_the_account_has() -> None:
     """The account's scopes do not widen what its socket serves."""
     its = Rules(OWNER, (A,), ("SMTP",))
 
-    assert code(ask(TokenRequest("IMAP"), its)) == "unknown-protocol"
+    answer = ask(TokenRequest("IMAP"), its)
+
+    assert code(answer) == "unknown-protocol"
+    assert isinstance(answer, Deny)
+    assert "this socket does not serve IMAP" in answer.message
+    assert '"IMAP" to protocols= of this CredentialServer' in answer.hint
 
 
 def test_an_account_without_scopes_for_a_protocol_does_not_serve_it() -> None:
-    """The socket's protocols do not widen what the account has scopes for."""
+    """The socket's protocols do not widen what the account has scopes for: its own protocols= have to."""
     its = Rules(OWNER, (account("a@example.test", SMTP=SCOPES),), ("SMTP", "IMAP"))
+    answer = ask(TokenRequest("IMAP"), its)
 
-    assert code(ask(TokenRequest("IMAP"), its)) == "unknown-protocol"
+    assert code(answer) == "unknown-protocol"
+    assert isinstance(answer, Deny)
+    assert "the protocols= of this account leave IMAP out" == answer.message
+    assert '"IMAP" to protocols= of its Office365_Account' in answer.hint
 
 
 def test_an_account_without_a_user_has_the_name_that_signed_in() -> None:

@@ -156,6 +156,10 @@ async def agrees(event: Mapping[str, Any]) -> Mapping[str, Any]:
     return {"yes": event["event"] == "question"}
 
 
+async def never(event: Mapping[str, Any]) -> Mapping[str, Any]:
+    raise AssertionError(event)
+
+
 def said(result: object) -> tuple[bool, str, str]:
     assert isinstance(result, Result)
     return result.ok, result.message, result.hint
@@ -307,6 +311,53 @@ class TestSigningInAndOut:
         assert (["unlisted"], ["unlisted", "unserved", ANN]) == (deleted, sorted({*world.worker.deleted}, key=_order))
         said_of_all = f"{ANN}: signed out, and the stored sign-in deleted\nsign-ins without an account deleted: 2"
         assert (True, said_of_all) == all_users[:2]
+
+    @both
+    @pytest.mark.parametrize("answer", ["yes", "no", "--yes"])
+    @in_trio_clock
+    async def test_a_sign_out_of_all_names_whom(self, tmp_path: Path, answer: str, *, daemonless: bool) -> None:
+        """Who has signed in, not who could have; a person who then says no keeps everything, and a script is not asked."""
+        people = account(ANN), account(BOB), account(SALES, "boss@x.test")
+        events = list[Mapping[str, Any]]()
+
+        async def person(event: Mapping[str, Any]) -> Mapping[str, Any]:
+            await trio.lowlevel.checkpoint()
+            events.append(event)
+            return {"yes": answer == "yes"}
+
+        async with commands(tmp_path, *people, account(MACHINE, sign_in="app"), daemonless=daemonless) as world:
+            world.store(people[0].grant.key, "carol")
+            ok, message, _ = said(await world.commands.errand("leave", {"yes": answer == "--yes"}, person))
+
+        assert f"Sign-ins on this machine:\n  {ANN}\n  carol" in events[0]["message"]
+        assert not [name for name in (BOB, SALES, MACHINE) if name in events[0]["message"]]
+        assert (["told"] if answer == "--yes" else ["told", "question"]) == [each["event"] for each in events]
+        if answer == "no":
+            assert (False, "nothing was deleted", []) == (ok, message, world.worker.deleted)
+        else:
+            assert (True, f"{ANN}: signed out, and the stored sign-in deleted") == (ok, message.partition("\n")[0])
+            assert {"carol", ANN} <= {*world.worker.deleted}
+
+    @both
+    @in_trio_clock
+    async def test_where_nobody_has_signed_in_nobody_is_asked(self, tmp_path: Path, *, daemonless: bool) -> None:
+        """There is nothing to agree to."""
+        async with commands(tmp_path, account(BOB), daemonless=daemonless) as world:
+            ok, _, _ = said(await world.commands.errand("leave", {}, never))
+
+        assert ok
+
+    @both
+    @in_trio_clock
+    async def test_a_sign_out_of_all_that_fails_half_way(self, tmp_path: Path, *, daemonless: bool) -> None:
+        """Who is still signed in, and who is not."""
+        people = account(ANN), account(BOB)
+        async with commands(tmp_path, *people, daemonless=daemonless) as world:
+            world.store(*(each.grant.key for each in people))
+            world.worker.kept = {BOB}
+            ok, message, _ = said(await world.commands.errand("leave", {"yes": True}, agrees))
+
+        assert (False, f"{BOB} is still signed in: the disk is read-only\nsigned out: {ANN}") == (ok, message)
 
     @both
     @in_trio_clock

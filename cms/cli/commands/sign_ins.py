@@ -142,12 +142,12 @@ def logout(user: str, config: str, *, every: bool, yes: bool) -> int:
     """
     if user and every:
         raise click.UsageError("Give USER or --all, not both.")
-    # Only a person at a terminal is asked, not a script.
-    if every and not yes and sys.stdin.isatty() and not transfer.confirm("Delete every sign-in on this machine?"):
-        complain("nothing was deleted")
-        return FAILED
     with daemon_or_none(named_config(config)) as found:
-        return ended(found.ask("leave") if every else found.ask("logout", user=user))
+        if not every:
+            return ended(found.ask("logout", user=user))
+        # Only a person at a terminal is asked, not a script.
+        yes = yes or not sys.stdin.isatty()
+        return ended(transfer.converse(found, "leave", transfer.answers(lambda: "", say, yes=yes), yes=yes))
 
 
 @click.command()

@@ -41,6 +41,15 @@ def nothing_to_sign_out(user: str) -> Result:
 # Sends an event to the client that gave the command and returns its answer, {} if there is none. "told" has no answer.
 Ask = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
 
+
+def told(message: str) -> dict[str, Any]:
+    return {"event": "told", "message": message}
+
+
+def question(message: str) -> dict[str, Any]:
+    return {"event": "question", "message": message}
+
+
 # Commands that ask questions or report in between: export, its import, deleting the sign-ins without an account, and
 # deleting all; another key for all.
 ERRANDS = ("export", "restore", "prune", "leave", "rekey")

@@ -25,7 +25,7 @@ from cms.core.accounts import (
 )
 from cms.core.lifecycle import Granted, Refused, Transient
 from cms.core.words import duration
-from cms.daemon.control.answers import Ask, Result, ended
+from cms.daemon.control.answers import Ask, Result, ended, question, told
 from cms.daemon.registry import Registry
 from cms.daemon.worker import Worker
 from cms.grants.messages import (
@@ -138,7 +138,7 @@ class VaultCommands:
         """Return the unlisted and unserved sign-ins that a user name refers to."""
         if not user:
             return ()
-        found = await self._stored(unserved=True) or ()
+        found = await self.without_keeper()
         return tuple(each for each in found if is_named(user, each.login, each.who))
 
     async def _delete(self, items: Sequence[StoredSignIn], *, unserved: bool) -> Deleted | Result:
@@ -166,9 +166,12 @@ class VaultCommands:
             SignedOut(grants, names, bool(done.end.sign_in.persisted), done.end.sign_in.key_from), time.time()
         )
 
-    async def delete_all(self) -> str | Result:
-        """Delete every unlisted and unserved sign-in; return what was deleted in words, "" if nothing was."""
-        items = await self._stored(unserved=True)
+    async def without_keeper(self) -> tuple[StoredSignIn, ...]:
+        """Return the unlisted and unserved sign-ins."""
+        return await self._stored(unserved=True) or ()
+
+    async def delete_all(self, items: Sequence[StoredSignIn]) -> str | Result:
+        """Delete these unlisted and unserved sign-ins; return what was deleted in words, "" if nothing was."""
         done = await self._delete(items, unserved=True) if items else ""
         return done if isinstance(done, Result) else str(done)
 
@@ -177,9 +180,8 @@ class VaultCommands:
         items = await self.look()
         if not items:
             return Result(True, "there is nothing to prune: every stored sign-in has an account")
-        shown = [f"  {each.in_words}{_since(each)}" for each in items]
-        await ask({"event": "told", "message": "\n".join(["Stored sign-ins without an account:", *shown])})
-        if not message.get("yes") and not (await ask(_question("Delete them?"))).get("yes"):
+        await ask(told("\n".join(["Stored sign-ins without an account:", *map(listed, items)])))
+        if not message.get("yes") and not (await ask(question("Delete them?"))).get("yes"):
             return Result(False, "nothing was deleted", "`cms prune --yes` deletes them without asking")
         done = await self._delete(items, unserved=False)
         return done if isinstance(done, Result) else Result(True, str(done))
@@ -191,7 +193,7 @@ class VaultCommands:
         moved, before, end = 0, set[str](), Rekeyed("", "", 1)
         while end.moved:
             if before:
-                await ask(_told(f"{_counted(moved)} moved so far"))
+                await ask(told(f"{_counted(moved)} moved so far"))
             key = end.key
             answer = await self._worker.housekeeping(lambda number, key=key: Rekey(number, key))  # type: ignore[misc]  # no lambda has annotations
             if not isinstance(answer, Rekeyed):
@@ -264,7 +266,7 @@ class VaultCommands:
         grant = next((each.grant for each in self._registry.config.accounts if each.grant.key == kept.key), None)
         if grant is None:
             await ask(
-                _told(
+                told(
                     f"{kept.name or 'a sign-in without a name'}: the configuration has no matching account:\n\n"
                     f"{described(kept)}\n\nIf you know these values, add or change the account. "
                     "Then `cms reload` if cms is running, and import again"
@@ -274,16 +276,16 @@ class VaultCommands:
         name = kept.name or "the account"
         outcome = await self._worker.bring_in(grant, place, keep=not force)
         if isinstance(outcome, Refused) and outcome.trouble.kind == "signed-in":
-            if not (await ask(_question(f"{outcome.trouble.message}. Replace that sign-in?"))).get("yes"):
-                await ask(_told(f"{name}: already signed in, and left unchanged (--force replaces it)"))
+            if not (await ask(question(f"{outcome.trouble.message}. Replace that sign-in?"))).get("yes"):
+                await ask(told(f"{name}: already signed in, and left unchanged (--force replaces it)"))
                 return "kept"
             outcome = await self._worker.bring_in(grant, place)
         if not isinstance(outcome, Granted):
             trouble = outcome.trouble
-            await ask(_told("; ".join(filter(None, [f"{name}: not imported: {trouble.message}", trouble.hint]))))
+            await ask(told("; ".join(filter(None, [f"{name}: not imported: {trouble.message}", trouble.hint]))))
             return "failed"
         self._registry.signed_in(grant, outcome)
-        await ask(_told(f"{name}: imported and verified"))
+        await ask(told(f"{name}: imported and verified"))
         return "imported"
 
 
@@ -340,20 +342,17 @@ def _rekeyed(end: Rekeyed, moved: int, before: Sequence[str], stored: bool) -> R
     return Result(True, f"every sign-in is encrypted with the key from {end.key_from} already", _HOW_TO_MOVE)
 
 
-def _told(message: str) -> dict[str, Any]:
-    return {"event": "told", "message": message}
-
-
-def _question(message: str) -> dict[str, Any]:
-    return {"event": "question", "message": message}
-
-
 def _failed(end: Ended) -> Result:
     """Return the result of a command that failed."""
     if isinstance(end, Transient | Refused):
         return ended(end)
     log.error("the grant worker sent a wrong kind of answer", answer=type(end).__name__)
     return Result(False, "the grant worker sent a wrong kind of answer", "this is a bug in cms")
+
+
+def listed(kept: StoredSignIn) -> str:
+    """Return a stored sign-in that no account uses, as a line of a list."""
+    return f"  {kept.in_words}{_since(kept)}"
 
 
 def _since(kept: StoredSignIn) -> str:

@@ -201,7 +201,7 @@ async def test_an_account_that_nothing_serves_keeps_its_sign_in(tmp_path: Path) 
     assert [] == worker.asked
     assert bob == await found.named("bob@x.test")
     assert "bob@x.test: signed out" in (await found.sign_out(bob)).message
-    assert "deleted: 1" == await found.delete_all()
+    assert "deleted: 1" == await found.delete_all(bob)
     assert [(key,)] * 2 == [each.keys for each in worker.asked if isinstance(each, Delete)]
 
 
@@ -255,13 +255,15 @@ async def test_parting_with_what_has_no_account(tmp_path: Path) -> None:
 @in_trio
 async def test_everything_that_nothing_serves_is_deleted(tmp_path: Path) -> None:
     """It is told how much; what cannot be deleted is said."""
-    empty = await commands(tmp_path, FakeWorker()).delete_all()
+    empty = await commands(tmp_path, FakeWorker()).delete_all(())
     store(tmp_path)
-    worker = FakeWorker({Survey: [Listed((kept("bob@x.test"),))] * 4, Delete: [Granted("", 0.0, 0.0), NO]})
+    bob = (kept("bob@x.test"),)
+    worker = FakeWorker({Survey: [Listed(bob)] * 4, Delete: [Granted("", 0.0, 0.0), NO]})
     found = commands(tmp_path, worker)
 
-    assert ("", "deleted: 1") == (empty, await found.delete_all())
-    failed = await found.delete_all()
+    assert bob == await found.without_keeper()
+    assert ("", "deleted: 1") == (empty, await found.delete_all(bob))
+    failed = await found.delete_all(bob)
     assert isinstance(failed, Result)
     assert (False, "it is damaged") == said(failed)
 
