@@ -62,7 +62,7 @@ def test_programs_get_json(capsys: pytest.CaptureFixture[str]) -> None:
     [
         ("AADSTS50105", "docs/troubleshooting/sign-in.md#"),
         (
-            "535 5.7.139 Authentication unsuccessful, SmtpClientAuthentication is disabled",
+            "535 5.7.139 Authentication unsuccessful, SmtpClientAuthentication is disabled for the Mailbox.",
             "docs/troubleshooting/login.md#",
         ),
         (
