@@ -10,9 +10,8 @@ import json
 from binascii import Error as NotBase64
 from binascii import a2b_base64
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from cms_oauth.frozen import dataclass
 from cms_oauth.text import printable
 
 # Header, claims, signature (RFC 7519).
@@ -31,9 +30,8 @@ _MAX_TEXT = 512
 _NAMES = ("upn", "preferred_username", "unique_name", "email")
 
 
-@dataclass(frozen=True, slots=True)
-class Claims:
-    """The claims of a token, never verified.
+class Claims(NamedTuple):
+    """The claims of a token, never verified. A tuple, because each request hashes one (`cms.core.preflight.misfit`).
 
     `scopes` are delegated permissions and `roles` those of an application; `expires` is Unix time, None if missing; `app`
     is the client id; `application` is True if no person signed in.

@@ -38,7 +38,7 @@ GOOD = Claims(
     app="11111111-2222-3333-4444-555555555555",
     expires=NOW + 3600,
 )
-APPLICATION = replace(GOOD, user="", scopes=(), application=True)
+APPLICATION = GOOD._replace(user="", scopes=(), application=True)
 HOSTS = {"smtp": "smtp.office365.com", "imap": "outlook.office365.com", "pop": "outlook.office365.com"}
 ID = "[AM0PR04CA0123.eurprd04.prod.outlook.com 2026-11-20T09:15:27.311Z 08DE2791D54B1C3F]"
 REFUSALS = {
@@ -63,23 +63,23 @@ def names(protocol: str, reply: str, known: Evidence | None = None) -> list[str]
         (GOOD, {}, ("smtp-auth-off", "imap-off", "pop-off")),
         (None, {}, ("smtp-auth-off", "imap-off", "pop-off")),
         (Claims(), {}, ("smtp-auth-off", "imap-off", "pop-off")),
-        (replace(GOOD, audience="https://graph.microsoft.com"), {}, ("token-audience",) * 3),
-        (replace(GOOD, audience="00000003-0000-0000-c000-000000000000"), {}, ("token-audience",) * 3),
-        (replace(GOOD, audience="https://vault.azure.net"), {}, ("token-audience",) * 3),
-        (replace(GOOD, audience="00000002-0000-0ff1-ce00-000000000000"), {}, ("smtp-auth-off", "imap-off", "pop-off")),
-        (replace(GOOD, audience="https://outlook.office365.com/"), {}, ("smtp-auth-off", "imap-off", "pop-off")),
-        (replace(GOOD, audience="https://outlook.office365.us"), {}, ("token-cloud",) * 3),
-        (replace(GOOD, scopes=("EWS.AccessAsUser.All",)), {}, ("token-scope",) * 3),
-        (replace(GOOD, scopes=("SMTP.Send",)), {}, ("smtp-auth-off", "token-scope", "token-scope")),
-        (replace(GOOD, user="ann@contoso.example"), {}, ("token-user", "no-full-access", "no-full-access")),
-        (replace(GOOD, user=USER.upper()), {}, ("smtp-auth-off", "imap-off", "pop-off")),
-        (replace(GOOD, expires=NOW - 1), {}, ("token-expired",) * 3),
-        (replace(GOOD, expires=NOW + 60), {"skew": -120.0}, ("clock-wrong",) * 3),
-        (replace(GOOD, expires=NOW - 60), {"skew": 120.0}, ("smtp-auth-off", "imap-off", "pop-off")),
+        (GOOD._replace(audience="https://graph.microsoft.com"), {}, ("token-audience",) * 3),
+        (GOOD._replace(audience="00000003-0000-0000-c000-000000000000"), {}, ("token-audience",) * 3),
+        (GOOD._replace(audience="https://vault.azure.net"), {}, ("token-audience",) * 3),
+        (GOOD._replace(audience="00000002-0000-0ff1-ce00-000000000000"), {}, ("smtp-auth-off", "imap-off", "pop-off")),
+        (GOOD._replace(audience="https://outlook.office365.com/"), {}, ("smtp-auth-off", "imap-off", "pop-off")),
+        (GOOD._replace(audience="https://outlook.office365.us"), {}, ("token-cloud",) * 3),
+        (GOOD._replace(scopes=("EWS.AccessAsUser.All",)), {}, ("token-scope",) * 3),
+        (GOOD._replace(scopes=("SMTP.Send",)), {}, ("smtp-auth-off", "token-scope", "token-scope")),
+        (GOOD._replace(user="ann@contoso.example"), {}, ("token-user", "no-full-access", "no-full-access")),
+        (GOOD._replace(user=USER.upper()), {}, ("smtp-auth-off", "imap-off", "pop-off")),
+        (GOOD._replace(expires=NOW - 1), {}, ("token-expired",) * 3),
+        (GOOD._replace(expires=NOW + 60), {"skew": -120.0}, ("clock-wrong",) * 3),
+        (GOOD._replace(expires=NOW - 60), {"skew": 120.0}, ("smtp-auth-off", "imap-off", "pop-off")),
         (GOOD, {"skew": 600.0}, ("clock-wrong",) * 3),
         (APPLICATION, {}, ("service-principal", "application-permission", "application-permission")),
         (
-            replace(APPLICATION, roles=("IMAP.AccessAsApp",)),
+            APPLICATION._replace(roles=("IMAP.AccessAsApp",)),
             {},
             ("application-permission", "service-principal", "application-permission"),
         ),
@@ -114,7 +114,7 @@ def test_what_is_worse_comes_first() -> None:
 )
 def test_a_cause_that_the_reply_names_comes_first(reply: str) -> None:
     """What is wrong with the token as well is said after it."""
-    both = names("smtp", reply, evidence("smtp", replace(GOOD, expires=NOW - 5)))
+    both = names("smtp", reply, evidence("smtp", GOOD._replace(expires=NOW - 5)))
 
     assert names("smtp", reply)[0] == both[0]
     assert "token-expired" == both[-1]
@@ -129,7 +129,7 @@ def test_a_cause_that_the_reply_names_comes_first(reply: str) -> None:
 )
 def test_the_evidence_counts_before_a_reply_that_only_guesses(reply: str, usual: str) -> None:
     """Exchange says so of a token for Graph, too: what is certain comes first."""
-    graph = evidence("smtp", replace(GOOD, audience="https://graph.microsoft.com"))
+    graph = evidence("smtp", GOOD._replace(audience="https://graph.microsoft.com"))
 
     assert ["token-audience", usual] == names("smtp", reply, graph)[:2]
     assert usual == names("smtp", reply, evidence("smtp"))[0]
@@ -138,7 +138,7 @@ def test_the_evidence_counts_before_a_reply_that_only_guesses(reply: str, usual:
 def test_a_logon_failure_of_pops_names_no_cause() -> None:
     """Too many of them are likeliest; but a token for Graph never opens a mailbox, and POP may be switched off."""
     reply = "-ERR Logon failure: unknown user name or bad password."
-    graph = evidence("pop", replace(GOOD, audience="https://graph.microsoft.com"))
+    graph = evidence("pop", GOOD._replace(audience="https://graph.microsoft.com"))
 
     assert ["pop-polling", "server-trouble", "pop-off"] == names("pop", reply, evidence("pop"))[:3]
     assert ["token-audience", "pop-polling"] == names("pop", reply, graph)[:2]
@@ -260,7 +260,7 @@ def test_limits_and_needs_in_other_servers_words(protocol: str, reply: str, expe
 
 def test_the_tenant_of_personal_accounts() -> None:
     """Their domain may be their owner's own."""
-    claims = replace(GOOD, tenant="9188040d-6c67-4c5b-b112-36a304b66dad")
+    claims = GOOD._replace(tenant="9188040d-6c67-4c5b-b112-36a304b66dad")
 
     assert ["personal-switches"] == names("imap", REFUSALS["imap"], evidence("imap", claims))
 
@@ -312,7 +312,7 @@ def test_servers_that_greet_as_no_exchange_does(protocol: str, reply: str, greet
 
 def test_another_server_with_an_expired_token() -> None:
     """Then the time comes first: no server takes it."""
-    known = evidence("imap", replace(GOOD, expires=NOW - 9), host="mail.example.net", greeting="* OK Dovecot ready.")
+    known = evidence("imap", GOOD._replace(expires=NOW - 9), host="mail.example.net", greeting="* OK Dovecot ready.")
 
     assert ["token-expired", "not-exchange"] == names("imap", "[AUTHENTICATIONFAILED] Authentication failed.", known)
 
@@ -321,7 +321,7 @@ def test_dovecot_calls_another_users_token_invalid_too() -> None:
     """The user that is known to be another one comes first, and no other token is asked for."""
     known = evidence(
         "imap",
-        replace(GOOD, user="ann@contoso.example"),
+        GOOD._replace(user="ann@contoso.example"),
         host="mail.example.net",
         greeting="* OK Dovecot ready.",
         challenge='{"status":"invalid_token"}',
@@ -339,8 +339,8 @@ def test_another_servers_unknown_reply() -> None:
 
 def test_another_servers_tokens_are_its_own_business() -> None:
     """But Graph's tokens are for no mail server."""
-    own = evidence("imap", replace(GOOD, audience="https://mail.example.net"), host="mail.example.net")
-    graph = replace(own, claims=replace(GOOD, audience="https://graph.microsoft.com"))
+    own = evidence("imap", GOOD._replace(audience="https://mail.example.net"), host="mail.example.net")
+    graph = replace(own, claims=GOOD._replace(audience="https://graph.microsoft.com"))
 
     assert "token-audience" not in names("imap", "authentication failed", own)
     assert "token-audience" == names("imap", "authentication failed", graph)[0]
@@ -349,7 +349,7 @@ def test_another_servers_tokens_are_its_own_business() -> None:
 @pytest.mark.parametrize("host", sorted(EXCHANGE_HOSTS))
 def test_what_is_served_as_exchanges_is_no_foreign_token(host: str) -> None:
     """The daemon and the diagnosis agree on Exchange's names: none that is let through is called the wrong resource."""
-    known = evidence("imap", replace(GOOD, audience=f"https://{host}"))
+    known = evidence("imap", GOOD._replace(audience=f"https://{host}"))
 
     assert "token-audience" not in names("imap", REFUSALS["imap"], known)
 
@@ -358,7 +358,7 @@ def test_what_is_served_as_exchanges_is_no_foreign_token(host: str) -> None:
 @pytest.mark.parametrize("audience", ["https://outlook.com", "https://ps.outlook.com"])
 def test_a_name_without_a_cloud_is_no_other_clouds(host: str, audience: str) -> None:
     """Exchange's older names do not tell where they are."""
-    known = evidence("imap", replace(GOOD, audience=audience), host=host)
+    known = evidence("imap", GOOD._replace(audience=audience), host=host)
 
     assert "token-cloud" not in names("imap", REFUSALS["imap"], known)
 
@@ -378,7 +378,7 @@ def test_a_name_without_a_cloud_is_no_other_clouds(host: str, audience: str) -> 
 )
 def test_clouds(host: str, audience: str, *, wrong: bool) -> None:
     """Each national cloud takes its own tokens."""
-    known = evidence("imap", replace(GOOD, audience=audience), host=host)
+    known = evidence("imap", GOOD._replace(audience=audience), host=host)
 
     assert wrong == ("token-cloud" in names("imap", REFUSALS["imap"], known))
 
@@ -469,7 +469,7 @@ def test_commands_name_the_mailbox() -> None:
 def test_throttling_names_its_time(reply: str, expected: str) -> None:
     """As the reply does, in what a person reads, wherever it is said."""
     for protocol in ("smtp", "imap", "pop"):
-        verdict = diagnose(protocol, reply, evidence(protocol, replace(GOOD, expires=NOW - 5)))[0]
+        verdict = diagnose(protocol, reply, evidence(protocol, GOOD._replace(expires=NOW - 5)))[0]
 
         assert ("throttled", "wait", expected) == (verdict.name, verdict.mover, verdict.takes)
         assert expected in verdict.cause
@@ -679,7 +679,7 @@ def test_identifiers() -> None:
 @pytest.mark.parametrize(
     ("reply", "known", "expected"),
     [
-        (REFUSALS["smtp"], evidence("smtp", replace(GOOD, expires=NOW - 1)), True),
+        (REFUSALS["smtp"], evidence("smtp", GOOD._replace(expires=NOW - 1)), True),
         (REFUSALS["smtp"], evidence("smtp", challenge='{"status": "401", "schemes": "bearer"}'), True),
         ("[EXPIRED] The access token has expired", Evidence(), True),
         ("[AUTHENTICATIONFAILED] Authentication failed.", Evidence(challenge='{"status":"invalid_token"}'), True),
@@ -687,8 +687,8 @@ def test_identifiers() -> None:
         (REFUSALS["smtp"], evidence("smtp"), False),
         (REFUSALS["smtp"], evidence("smtp", None), False),
         (REFUSALS["smtp"], Evidence(challenge='{"status":"400","schemes":"Bearer"}'), False),
-        (REFUSALS["smtp"], evidence("smtp", replace(GOOD, expires=NOW - 1), now=None), False),
-        ("535 5.7.139 is disabled for the Tenant.", evidence("smtp", replace(GOOD, expires=NOW - 1)), False),
+        (REFUSALS["smtp"], evidence("smtp", GOOD._replace(expires=NOW - 1), now=None), False),
+        ("535 5.7.139 is disabled for the Tenant.", evidence("smtp", GOOD._replace(expires=NOW - 1)), False),
     ],
 )
 def test_another_token_may_help(reply: str, known: Evidence, *, expected: bool) -> None:
@@ -705,8 +705,8 @@ def test_another_token_may_help(reply: str, known: Evidence, *, expected: bool) 
         (REFUSALS["smtp"], evidence("smtp", None), True),
         (REFUSALS["smtp"], evidence("smtp", host="localhost", greeting="220 x Microsoft ESMTP MAIL Service"), True),
         (REFUSALS["smtp"], evidence("smtp", host="mail.example.net", greeting="220 x ESMTP Postfix"), False),
-        (REFUSALS["smtp"], evidence("smtp", replace(GOOD, audience="https://graph.microsoft.com")), False),
-        (REFUSALS["smtp"], evidence("smtp", replace(GOOD, user="ann@contoso.example")), False),
+        (REFUSALS["smtp"], evidence("smtp", GOOD._replace(audience="https://graph.microsoft.com")), False),
+        (REFUSALS["smtp"], evidence("smtp", GOOD._replace(user="ann@contoso.example")), False),
         ("535 5.7.139 SmtpClientAuthentication is disabled for the Mailbox.", evidence("smtp"), False),
         ("599 what", evidence("smtp"), False),
     ],
