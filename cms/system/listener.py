@@ -115,7 +115,7 @@ class Listener:
     def _accepted(self, most: int) -> list[Accepted]:
         """Accept what waits. A connection whose peer is unknown is closed; the error that ended all others is kept."""
         self._problem = None
-        found = list[Accepted]()
+        found: list[Accepted] = []
         while len(found) < most:
             try:
                 # What the standard library makes `accept` of, whose objects cost as much as the answer to a request.

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
@@ -145,7 +145,7 @@ class Audit:
         now = self.now()
         self.outcomes[outcome] += 1
         if outcome != "granted" and not self._often.take(peer.uid, 1, now):
-            self._count(peer)
+            self._count(peer.uid)
             return
         self._unwritten.append(Asked(now, peer, request, user, outcome))
 
@@ -158,26 +158,34 @@ class Audit:
         asked, self._unwritten = self._unwritten, []
         pids = {each.peer.pid for each in asked} if len(asked) <= MAX_NAMED else ()
         programs = {pid: program(pid) for pid in pids}
-        stamp, lines = logs.stamp(), list[str]()
+        stamp, now = logs.stamp(), self.now()
+        lines: dict[tuple[Rations, int], list[str]] = defaultdict(list)
         for each in asked:
             name = programs.get(each.peer.pid, _UNNAMED)
+            granted = each.outcome == "granted"
             self._remember(each, name)
-            if each.outcome == "granted":
+            if granted:
                 self._note(each, name)
             elif self._logged.take(each.peer.uid, 1, each.at):
                 log.info("request", **_facts(each, name))
             elif not self._places:
                 # It is written nowhere else.
-                self._count(each.peer)
+                self._count(each.peer.uid)
             if self._places:
-                line = f"time={stamp} {_line(each, name)}"
-                share = self._grants if each.outcome == "granted" else self._refusals
-                if share.take(each.peer.uid, len(line.encode()) + 1, each.at):
-                    lines.append(line)
-                else:
-                    self._count(each.peer)
-        for place in self._places:
-            place.write(lines)
+                share = self._grants if granted else self._refusals
+                lines[share, each.peer.uid].append(f"time={stamp} {_line(each, name)}")
+        if lines:
+            written = [line for (share, uid), more in lines.items() for line in self._rationed(share, uid, more, now)]
+            for place in self._places:
+                place.write(written)
+
+    def _rationed(self, share: Rations, uid: int, lines: list[str], now: float) -> list[str]:
+        """Return those of a user's lines that there is room for. Nearly always there is for all of a round."""
+        if share.take(uid, _size(*lines), now):
+            return lines
+        found = [line for line in lines if share.take(uid, _size(line), now)]
+        self._count(uid, len(lines) - len(found))
+        return found
 
     def close(self) -> None:
         """Write all that is not written."""
@@ -205,10 +213,10 @@ class Audit:
                 self._recent.remove(refused[0])
         self._recent.append((asked, name))
 
-    def _count(self, peer: Peer) -> None:
-        self._counted += 1
-        self._untold += 1
-        self._last_counted = peer.uid
+    def _count(self, uid: int, number: int = 1) -> None:
+        self._counted += number
+        self._untold += number
+        self._last_counted = uid
 
     def _tell(self) -> None:
         count, self._untold = self._untold, 0
@@ -261,6 +269,11 @@ def program(pid: int) -> str:
         return _UNNAMED
     finally:
         os.close(fd)
+
+
+def _size(*lines: str) -> int:
+    """Return the bytes of lines in a file."""
+    return len("\n".join(lines).encode()) + 1
 
 
 def _facts(asked: Asked, name: str) -> dict[str, Any]:

@@ -162,7 +162,8 @@ class Connections(ABC):
         """Serve new connections. Those that wait for nothing get no task, which would cost more than all else."""
         if len({peer.uid for _, peer in accepted}) > 1:
             accepted = in_turns(accepted)
-        now, answered = trio.current_time(), list[tuple[ClientConnection, Next]]()
+        now = trio.current_time()
+        answered: list[tuple[ClientConnection, Next]] = []
         for sock, peer in accepted:
             connection = ClientConnection(sock, peer, stranger=not admits(peer, self._issuer.rules))
             answered.append((connection, self._answer(connection, now)))
