@@ -67,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
     made = _Parser(
         prog="cms-oauth",
         description="Print a fresh OAuth2 token from the cms daemon, ready for a mail program.",
-        epilog="Exit status as in sysexits.h.",
+        epilog="Example: cms-oauth --user=user@domain.com --test-smtp=smtp.office365.com. Exit status as in sysexits.h.",
         add_help=False,
         allow_abbrev=False,
     )

@@ -36,6 +36,7 @@ def cms() -> str:
         yield f"{_paragraphs(context.command.help)}\n"
         records = (each.get_help_record(context) for each in context.command.get_params(context))
         yield from (_option(names, text) for names, text in filter(None, records) if text)
+        yield _examples(context.command.epilog or "")
 
     whole = click.Context(group, info_name="cms", **group.context_settings)
     parts = [*described(whole), "## Commands\n"]
@@ -77,6 +78,12 @@ def cms_cfg() -> str:
 def _paragraphs(text: str | None) -> str:
     """Return help without the indentation that it has in the source."""
     return "\n".join(line.strip() for line in (text or "").splitlines())
+
+
+def _examples(epilog: str) -> str:
+    """Return a command's examples, which are not wrapped: click's mark for that is the first line."""
+    _, heading, *lines = epilog.splitlines()
+    return "\n".join([heading, "", "```", *(line.strip() for line in lines), "```", ""])
 
 
 def _option(names: str, text: str) -> str:

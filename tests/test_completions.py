@@ -8,16 +8,19 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import completions
 import pytest
 from support.command_line import daemon, done, empty_folders
 from support.programs import require_program
 from support.terminal import Terminal
 
+from cms.cli.commands.daemon import refresh
+from cms.cli.commands.options import account_names
 from cms_oauth.options import parser
 from cms_oauth.wire import FORMS
 
-ACCOUNTS = [{"user": "alice@example.com"}, {"user": "bob@example.com"}]
+ACCOUNTS = [{"user": "alice@example.com"}, {"user": "bob@example.com"}, {"user": "*@example.com"}]
 STATUS = done(json={"version": 1, "accounts": ACCOUNTS}, exit_code=0)
 
 # How a shell starts that reads nothing of the machine's but the file to test.
@@ -105,6 +108,15 @@ def test_an_account_is_completed(shell: Terminal, home: Path, line: str) -> None
     with daemon(home, STATUS):
         shell.press(line, "Tab")
         shell.wait_for(f"{line}ice@example.com")
+
+
+@pytest.mark.parametrize("begun", ["", "*"])
+def test_every_address_of_a_domain_is_not_completed(home: Path, begun: str) -> None:
+    """A shell would put the names of files in the place of its `*`."""
+    with daemon(home, STATUS):
+        found = account_names(click.Context(refresh), refresh.params[0], begun)
+
+    assert ([] if begun else ["alice@example.com", "bob@example.com"]) == found
 
 
 def test_without_a_daemon_nothing_is_completed_and_nothing_said(shell: Terminal) -> None:

@@ -64,7 +64,7 @@ def test_man_shows_it_without_a_warning(page: Path) -> None:
 
 
 def test_every_command_and_option_is_there(tmp_path: Path) -> None:
-    """cms(1) has what `cms COMMAND --help` has."""
+    """cms(1) has what `cms COMMAND --help` has, with the examples."""
     path = tmp_path / "cms.1"
     path.write_text(man_pages.cms())
     text = shown(path, width=400)
@@ -73,6 +73,7 @@ def test_every_command_and_option_is_there(tmp_path: Path) -> None:
         each = command(name)
         assert f"cms {name}" in text
         assert " ".join(str(each.help).split("\n\n")[0].split()).replace("`", "") in text
+        assert [] == [line for line in str(each.epilog).splitlines()[1:] if line.strip() not in text]
         spellings = [
             spelling
             for option in each.params

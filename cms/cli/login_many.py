@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from cms.cli.client import Remote, understood
 from cms.cli.failure import Failure
 from cms.cli.login import EX_OK, NOT_SIGNED_IN, checked_prompt
+from cms.core.accounts import UNATTENDED
 from cms.core.status_text import Document
 from cms_oauth.text import printable
 
@@ -36,6 +37,8 @@ def waiting(connect: Callable[[], Remote], pattern: str) -> list[str]:
         raise Failure(str(answer.get("message")), str(answer.get("hint") or ""))
     with understood():
         rows: Sequence[Document] = answer["json"]["accounts"]
+        if pattern and rows and all(row.get("sign_in") in UNATTENDED for row in rows):
+            raise Failure(f"no person signs in to {pattern}: an application or a machine gets its tokens by itself")
         found_users = dict[str, str]()
         for row in rows:
             if row["state"] in _WAITING and row["user"]:

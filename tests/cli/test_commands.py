@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import shlex
 import socket
 import stat
 import subprocess
@@ -602,30 +603,34 @@ def test_a_passphrase_that_will_not_do_is_said(
 
 
 def test_all_or_named_users_sign_out(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """--all is a separate command for the daemon, and takes no user."""
+    """--all is a separate command for the daemon, and takes no user. A script is not asked."""
     with daemon(home, done(message="all gone")) as asked:
         assert 0 == main.main(["logout", "--all"])
 
-    assert [{"command": "leave"}] == asked
+    assert [{"command": "leave", "yes": True}] == asked
     assert 2 == main.main(["logout", "a@example.test", "--all"])
     assert "Give USER or --all, not both" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("typed", "options", "asked"),
-    [("n\n", [], []), ("y\n", [], [{"command": "leave"}]), ("", ["--yes"], [{"command": "leave"}])],
-)
+@pytest.mark.parametrize(("typed", "options"), [("n\n", []), ("y\n", []), ("", ["--yes"])])
 def test_a_person_is_asked_before_all_sign_out(
-    home: Path, monkeypatch: pytest.MonkeyPatch, typed: str, options: list[str], asked: list[dict[str, Any]]
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    typed: str,
+    options: list[str],
 ) -> None:
-    """All sign-ins are gone quickly and take long to make again."""
+    """After they have seen who: all sign-ins are gone quickly and take long to make again."""
     stdin = io.StringIO(typed)
     monkeypatch.setattr(stdin, "isatty", lambda: True)
     monkeypatch.setattr(sys, "stdin", stdin)
-    with daemon(home, *[done()] * len(asked)) as told:
-        assert (not asked) == main.main(["logout", "--all", *options])
+    asking = [] if options else [{"event": "question", "message": "Delete all of them?"}]
+    with conversing(home, {"event": "told", "message": "  ann@x.test"}, *asking, done(ok=typed != "n\n")) as heard:
+        assert (typed == "n\n") == main.main(["logout", "--all", *options])
 
-    assert asked == told
+    assert {"command": "leave", "yes": bool(options)} == heard[0]
+    assert [{"yes": typed == "y\n"}] * len(asking) == heard[1:]
+    assert capsys.readouterr().out.startswith("  ann@x.test\n")
 
 
 def test_pruning_shows_and_asks(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -727,15 +732,25 @@ def test_every_command_is_tried() -> None:
     assert set(commands.cms.commands) == {*EVERY, "run", "demo", "explain"}
 
 
-@pytest.mark.parametrize("name", commands.cms.commands)
-def test_a_help_text_fits_80_columns(
-    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("words", [[], ["vault", "rekey"], *([name] for name in commands.cms.commands)], ids=" ".join)
+def test_a_help_text_has_examples_and_fits_80_columns(
+    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also its examples, which are not wrapped."""
+    """At its end, not wrapped, each a command that cms takes."""
     monkeypatch.setenv("COLUMNS", "80")
-    assert 0 == main.main([name, "-h"])
+    assert 0 == main.main([*words, "-h"])
+    lines = capsys.readouterr().out.splitlines()
+    (heading,) = (line for line in lines if line in ("  Example:", "  Examples:"))
+    examples = [line.strip() for line in lines[lines.index(heading) + 1 :]]
 
-    assert 80 >= max(map(len, capsys.readouterr().out.splitlines()))
+    assert 80 >= max(map(len, lines))
+    assert (heading == "  Examples:") == (len(examples) > 1)
+    for example in examples:
+        typed = shlex.split(re.split(r" [<>|&]", example)[0].removeprefix("sudo "))
+        assert ["cms", *words] == typed[: len(words) + 1]
+        group, name, *rest = commands.cms, *typed[1:]
+        # A UsageError for what it does not take.
+        commands.command(name).make_context(name, rest, click.Context(group))
 
 
 @pytest.fixture

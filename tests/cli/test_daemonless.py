@@ -175,7 +175,7 @@ def test_what_a_newer_cms_has_stored_is_left_alone(tmp_path: Path) -> None:
     asked: dict[str, dict[str, Any]] = {
         "login": {"method": "paste"},
         "logout": {},
-        "leave": {},
+        "leave": {"yes": True},
         "import": {"user": "", "path": str(tmp_path / "msalcache")},
         "export": {"users": []},
         "prune": {"yes": True},

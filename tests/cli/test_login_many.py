@@ -93,6 +93,31 @@ def test_who_needs_a_sign_in_is_asked_of_the_daemon() -> None:
     daemon.close()
 
 
+@pytest.mark.parametrize("device", [False, True])
+def test_every_address_of_a_domain_needs_no_person(ends: ExitStack, *, device: bool) -> None:
+    """`*@domain.com` may be a pattern and an account: what an application opens is not signed in to, and that is said."""
+    daemon = Daemon([row("*@x.test", "ok", sign_in="app"), row("vm@x.test", "ok", sign_in="managed-identity")])
+    ends.callback(daemon.close)
+    many = (lambda *of: by_code(daemon.connect, "*@x.test", *of)) if device else _in_turn(daemon, "*@x.test")
+
+    with pytest.raises(Failure, match=r"no person signs in to \*@x\.test: an application"):
+        many(print)
+
+
+def test_people_of_a_domain_beside_its_application(ends: ExitStack) -> None:
+    """They have their turns, and its application has none."""
+    rows = [row("*@x.test", "refused", sign_in="app"), row("ann@x.test", sign_in="browser")]
+    daemon, turns = Daemon(rows), list[str]()
+    ends.callback(daemon.close)
+
+    def sign_in(_found: Remote, user: str) -> int:
+        turns.append(user)
+        return 0
+
+    assert 0 == one_after_another(daemon.connect, "*@x.test", sign_in, print)
+    assert ["ann@x.test"] == turns
+
+
 def test_a_pattern_without_an_account_is_said(ends: ExitStack) -> None:
     """In the daemon's words."""
 
@@ -142,8 +167,8 @@ def test_nobody_needs_one(ends: ExitStack, *, device: bool) -> None:
     assert ["no account needs a sign-in"] == said
 
 
-def _in_turn(daemon: Daemon) -> Any:
-    return lambda say: one_after_another(daemon.connect, "", lambda *_: 0, say)
+def _in_turn(daemon: Daemon, pattern: str = "") -> Any:
+    return lambda say: one_after_another(daemon.connect, pattern, lambda *_: 0, say)
 
 
 def test_two_hundred_codes_are_a_table(ends: ExitStack) -> None:

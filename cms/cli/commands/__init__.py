@@ -14,7 +14,7 @@ from importlib import import_module
 
 import click
 
-from cms.cli.commands.options import config_option
+from cms.cli.commands.options import config_option, examples
 from cms.cli.failure import Failure
 from cms.cli.run_line import INTERRUPTED
 from cms.cli.terminal import COLOURS, complain
@@ -64,7 +64,11 @@ def _colour(context: click.Context, _option: click.Parameter, value: str) -> Non
     context.color = {"always": True, "never": False}.get(value)
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=examples("cms init", "cms login", "cms status", "cms doctor"),
+)
 @click.version_option(VERSION, prog_name="cms")
 @click.option(
     *("--color", "--colour"),

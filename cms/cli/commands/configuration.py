@@ -9,13 +9,13 @@ import click
 
 from cms.cli import admin_consent
 from cms.cli.check import summary, warnings, where_to_look
-from cms.cli.commands.options import config_option, config_path, json_option, user_argument
+from cms.cli.commands.options import config_option, config_path, examples, json_option, user_argument
 from cms.cli.failure import FAILED
 from cms.cli.load import load_config
 from cms.cli.terminal import complain, say
 
 
-@click.command()
+@click.command(epilog=examples("cms check", "cms check -c ./cms.cfg"))
 @config_option
 def check(config: str) -> int:
     """Check the configuration, without starting anything.
@@ -32,7 +32,7 @@ def check(config: str) -> int:
     return 0
 
 
-@click.command("admin-consent-url")
+@click.command("admin-consent-url", epilog=examples("cms admin-consent-url user@domain.com"))
 @user_argument
 @json_option
 @config_option

@@ -13,7 +13,7 @@ import click
 
 from cms.cli import client, watch
 from cms.cli.client import NoDaemon
-from cms.cli.commands.options import config_option, config_path, ended, json_option, user_argument
+from cms.cli.commands.options import config_option, config_path, ended, examples, json_option, user_argument
 from cms.cli.connect import connect, is_configured
 from cms.cli.run_line import VALUES, Run, run_anew
 from cms.cli.terminal import say, say_at_length
@@ -24,7 +24,7 @@ from cms_oauth.expand import literal
 from cms_oauth.text import shown
 
 
-@click.command()
+@click.command(epilog=examples("cms run", "cms run -c ./cms.cfg --log-level=debug"))
 @config_option
 @click.option("--log-level", type=click.Choice(VALUES["--log-level"]), default="info", show_default=True)
 @click.option(
@@ -38,7 +38,7 @@ def run(config: str, log_level: str, log_form: str) -> None:
     run_anew(Run(literal(config_path(config)), log_level, log_form))
 
 
-@click.command()
+@click.command(epilog=examples("cms refresh user@domain.com"))
 @user_argument
 def refresh(user: str) -> int:
     """Fetch new tokens now, for USER or for every account."""
@@ -46,22 +46,19 @@ def refresh(user: str) -> int:
         return ended(found.ask("refresh", user=user))
 
 
-@click.command()
+@click.command(epilog=examples("cms reload"))
 def reload() -> int:
     """Read the configuration again. If it has errors, nothing changes."""
     with connect() as found:
         return ended(found.ask("reload"))
 
 
-@click.command()
+@click.command(epilog=examples("cms metrics > cms.prom.new && mv cms.prom.new cms.prom"))
 def metrics() -> int:
-    r"""Print the metrics of the daemon, for Prometheus.
+    """Print the metrics of the daemon, for Prometheus.
 
     OpenMetrics text, as node_exporter's textfile collector reads it. `Metrics` in the configuration serves the same over
     HTTP.
-
-    \b
-    cms metrics > cms.prom.new && mv cms.prom.new cms.prom
     """
     answer = _asked("")
     if not answer.get("ok"):
@@ -75,7 +72,11 @@ def metrics() -> int:
     return 0
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "cms status", "cms status user@domain.com", "cms status --problems '*@domain.com'", "cms status --check"
+    )
+)
 @user_argument
 @json_option
 @click.option(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from cms.cli.commands.options import PATH, config_option, config_path, json_option, user_argument
+from cms.cli.commands.options import PATH, config_option, config_path, examples, json_option, user_argument
 from cms.cli.doctor.examination import Examination
 from cms.cli.doctor.run import examine_and_report
 from cms.cli.terminal import say
@@ -12,7 +12,7 @@ from cms.config.child import load
 from cms_oauth.expand import Unusable
 
 
-@click.command()
+@click.command(epilog=examples("cms doctor", "cms doctor user@domain.com", "cms doctor --bundle=report.txt"))
 @user_argument
 @json_option
 @click.option(

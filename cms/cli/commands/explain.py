@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import click
 
-from cms.cli.commands.options import json_option
+from cms.cli.commands.options import examples, json_option
 
 
 # A POP server's reply begins with -ERR, which is no option.
-@click.command(context_settings={"ignore_unknown_options": True})
+@click.command(
+    context_settings={"ignore_unknown_options": True},
+    epilog=examples(
+        "cms explain AADSTS50105",
+        "cms explain '535 5.7.139 Authentication unsuccessful'",
+        "cms explain < /var/log/exim4/mainlog",
+    ),
+)
 @click.argument("text", nargs=-1)
 @json_option
 def explain(text: tuple[str, ...], *, as_json: bool) -> int:
-    r"""Explain an error of Microsoft's or of a mail server.
+    """Explain an error of Microsoft's or of a mail server.
 
     TEXT is an AADSTS number, a server's reply or a line of a log. Without TEXT, the standard input is read. Needs
     neither a daemon nor an account.
-
-    \b
-    cms explain AADSTS50105
-    cms explain '535 5.7.139 Authentication unsuccessful'
-    cms explain < /var/log/exim4/mainlog
     """
     # Imported here: the tables are large, and the list of commands needs only this function's options.
     from cms.cli.explain import explain_text  # noqa: PLC0415

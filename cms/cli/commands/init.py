@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from cms.cli import daemonless
-from cms.cli.commands.options import PATH, config_option, named_config, ways
+from cms.cli.commands.options import PATH, config_option, examples, named_config, ways
 from cms.cli.connect import connect
 from cms.cli.init import first_config, wizard
 from cms.cli.load import load_config
@@ -16,7 +16,7 @@ from cms.cli.terminal import Terminal
 from cms_oauth import paths
 
 
-@click.command()
+@click.command(epilog=examples("cms init", "cms init --user=user@domain.com --no-test", "sudo cms init --system"))
 @config_option
 @click.option("--user", default="", metavar="ADDRESS", help="The mail address to sign in with.")
 @click.option("--system", is_flag=True, help="Set up the system service, in /etc/cms/cms.cfg.")

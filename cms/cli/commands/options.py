@@ -10,6 +10,7 @@ import click
 from cms.cli.failure import FAILED, Failure
 from cms.cli.terminal import complain, say
 from cms_oauth import expand, paths
+from cms_oauth.addresses import is_pattern
 from cms_oauth.expand import Unusable
 from cms_oauth.text import printable
 
@@ -59,7 +60,10 @@ def user_argument(command: Command) -> Command:
 
 
 def account_names(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
-    """Return the users of the running daemon that begin like this: for the completions of a shell, which prints nothing."""
+    """Return the users of the running daemon that begin like this: for the completions of a shell, which prints nothing.
+
+    Not `*@domain.com`, which is every address of a domain: a shell would put the names of files in its place.
+    """
     # Imported here, because a command that asks no daemon does without it.
     from cms.cli.client import understood  # noqa: PLC0415
     from cms.cli.connect import connect  # noqa: PLC0415
@@ -70,7 +74,12 @@ def account_names(_context: click.Context, _parameter: click.Parameter, incomple
             users = [printable(str(row.get("user", ""))) for row in rows]
     except (Failure, Unusable, OSError):
         return []
-    return [user for user in users if user.startswith(incomplete)]
+    return [user for user in users if user.startswith(incomplete) and not is_pattern(user)]
+
+
+def examples(*lines: str) -> str:
+    """Return a command's examples for the end of its help. click wraps none of the lines."""
+    return "\n".join(["\b", "Examples:" if len(lines) > 1 else "Example:", *(f"  {line}" for line in lines)])
 
 
 def json_option(command: Command) -> Command:

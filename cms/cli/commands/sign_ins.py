@@ -14,6 +14,7 @@ from cms.cli.commands.options import (
     account_names,
     config_option,
     ended,
+    examples,
     named_config,
     user_argument,
     ways,
@@ -27,7 +28,9 @@ from cms_oauth import expand
 from cms_oauth.addresses import is_pattern
 
 
-@click.command()
+@click.command(
+    epilog=examples("cms login user@domain.com", "cms login --paste user@domain.com", "cms login --device --all")
+)
 @user_argument
 @ways(
     browser="With a browser on this machine.",
@@ -69,7 +72,9 @@ def _passphrase_option(command: Command) -> Command:
     return click.option("--passphrase-file", type=PATH, metavar="PATH", default="", help=text)(command)
 
 
-@click.command("import")
+@click.command(
+    "import", epilog=examples("cms import ~/mail.cms", "cms import --account=user@domain.com ~/.mutt_oauth2.tokens")
+)
 @click.argument("place", metavar="FILE_OR_NAME")
 @click.option("--from", "source", metavar="FORMAT", default="", help="The format, if cms cannot tell it from the file.")
 @click.option(
@@ -103,19 +108,16 @@ def bring_in(place: str, *, source: str, user: str, entry: str, passphrase_file:
         return ended(transfer.bring_in(found, user, path, source=source, entry=entry))
 
 
-@click.command()
+@click.command(epilog=examples("cms export ~/mail.cms", "cms export user@domain.com ~/mail.cms"))
 @click.argument("users_and_file", nargs=-1, required=True, metavar="[USER]... FILE")
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
 @_passphrase_option
 @config_option
 def export(users_and_file: tuple[str, ...], passphrase_file: str, config: str, *, force: bool) -> int:
-    r"""Write sign-ins to FILE, for `cms import` elsewhere.
+    """Write sign-ins to FILE, for `cms import` elsewhere.
 
     Exports the sign-in of each USER, or every sign-in. FILE is encrypted with a passphrase: you type it twice, or it is
     the first line of --passphrase-file or of standard input. You stay signed in here.
-
-    \b
-    cms export user@example.com ~/mail.cms
     """
     *users, file = users_and_file
     if why := transfer.no_file_name(file):
@@ -130,7 +132,7 @@ def export(users_and_file: tuple[str, ...], passphrase_file: str, config: str, *
         return FAILED
 
 
-@click.command()
+@click.command(epilog=examples("cms logout user@domain.com", "cms logout --all"))
 @user_argument
 @click.option("--all", "every", is_flag=True, help="Delete every sign-in, also those without an account.")
 @click.option("--yes", is_flag=True, help="With --all: delete without asking.")
@@ -150,7 +152,7 @@ def logout(user: str, config: str, *, every: bool, yes: bool) -> int:
         return ended(transfer.converse(found, "leave", transfer.answers(lambda: "", say, yes=yes), yes=yes))
 
 
-@click.command()
+@click.command(epilog=examples("cms prune"))
 @click.option("--yes", is_flag=True, help="Delete without asking.")
 @config_option
 def prune(config: str, *, yes: bool) -> int:

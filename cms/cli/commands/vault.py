@@ -5,17 +5,17 @@ from __future__ import annotations
 import click
 
 from cms.cli import transfer
-from cms.cli.commands.options import config_option, ended, named_config
+from cms.cli.commands.options import config_option, ended, examples, named_config
 from cms.cli.connect import daemon_or_none
 from cms.cli.terminal import say
 
 
-@click.group()
+@click.group(epilog=examples("cms vault rekey"))
 def vault() -> None:
     """Move stored sign-ins to another key."""
 
 
-@vault.command()
+@vault.command(epilog=examples("cms vault rekey"))
 @config_option
 def rekey(config: str) -> int:
     """Encrypt every sign-in with the configured key.

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from cms.cli.failure import FAILED, Failure
@@ -17,6 +18,7 @@ from cms.core.accounts import Account, accounts_meant, users_in_words, users_to_
 from cms.system import users
 from cms.system.files import PRIVATE_FOLDER, make_folders
 from cms_oauth import paths
+from cms_oauth.addresses import bare, is_pattern
 from cms_oauth.expand import literal
 from cms_oauth.mailtest.dialogue import place_of
 from cms_oauth.moves import Command
@@ -88,7 +90,10 @@ def _account(config: Config, user: str) -> Account:
         raise Failure(f"there is no account {user}", f"name one of these: {users_to_type(config.accounts)}")
     if not user and len({each.user for each in meant}) > 1:
         aside(f"The accounts are {users_in_words(meant)}; `--user=ADDRESS` names another one than the first.")
-    return meant[0]
+    found = meant[0]
+    if found.domain and is_pattern(user or found.user):
+        raise Failure(f"{found.user} is every address of a domain", f"name one: --user=ADDRESS@{found.domain}")
+    return replace(found, user=bare(user)) if found.domain else found
 
 
 def setting_of(account: Account) -> Setting:

@@ -18,6 +18,11 @@ team = Office365_Account(user="team@example.test", sign_in_as="a@example.test")
 CredentialServer("{folder}/cms.sock", accounts=[mine, team], protocols=["SMTP"])
 """
 
+APPLICATION = (
+    'sign_in="app", tenant="example.test", client_id="11111111-2222-3333-4444-555555555555", '
+    'client_secret=File("SECRET")'
+)
+
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -75,6 +80,21 @@ def test_a_mail_server_with_a_port(home: Path, capsys: pytest.CaptureFixture[str
     assert "port 2525\n" in shown
     assert "imaps://box.example.test:9993/" in shown
     assert "team%40example.test@mail.example.test:2525/" in shown
+
+
+def test_an_address_of_a_domain(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An account for every address has the settings of the one that is named; none is named by the domain alone."""
+    every = TWO.replace('user="a@example.test"', f'user="*@example.test", {APPLICATION}')
+    (home / "secret").write_text("s")
+    (home / "secret").chmod(0o600)
+    text = every.replace("team = ", "#").replace("[mine, team]", "[mine], users=[0]").format(folder=home)
+    (home / "config" / "cms" / "cms.cfg").write_text(text.replace("SECRET", str(home / "secret")))
+
+    assert 0 == main.main(["show", "mutt", "--user=desk@example.test"])
+    assert 'set from = "desk@example.test"' in capsys.readouterr().out
+    for user in ("", "*@example.test"):
+        assert 1 == main.main(["show", "mutt", f"--user={user}"])
+        assert "name one: --user=ADDRESS@example.test" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
