@@ -51,6 +51,8 @@ STRANGERS = (
     ("cms.grants.entra", "cms.grants.vault"),
     ("cms.grants.network", "cms.grants.entra"),
     ("cms.grants.network", "cms.grants.vault"),
+    # What is Microsoft's alone is met in its folder only.
+    *((f"cms.grants.{name}", "cms.grants.entra") for name in ("service", "housekeeping", "providers", "credentials")),
 )
 
 # What a plain fetch of a token loads, and what it must never pay for.
@@ -95,6 +97,7 @@ PURE = (
     "cms_oauth.claims",
     "cms_oauth.wire",
     "cms_oauth.microsoft",
+    "cms_oauth.providers",
     *(
         f"cms_oauth.diagnosis.{name}"
         for name in ("lookup", "explain", "entra", "mail", "local", "certificates", "verdicts")

@@ -18,6 +18,7 @@ from cms_oauth.addresses import bare, fault
 from cms_oauth.frozen import dataclass
 from cms_oauth.microsoft import COMMON, PERMISSIONS, Cloud
 from cms_oauth.moves import Command
+from cms_oauth.providers import MICROSOFT, Server
 
 Scopes = tuple[str, ...]
 
@@ -142,8 +143,9 @@ class Grant:
     """One sign-in, and everything that a token request for it needs. Times are seconds.
 
     - `authority`, `client_id` and `login` are its identity: a stored sign-in is used with no other authority or
-      application. `authority` is `https://HOST[:PORT]/TENANT`.
+      application. `authority` is `https://HOST[:PORT]/TENANT`, or the issuer of a server that is not Microsoft's.
     - `login` is who signs in, in lower case, "" if the configuration does not say.
+    - `provider` is the name of a row of `cms_oauth.providers`. `server` is how to talk to its server, None for Microsoft's.
     - `scope_sets` are the token requests that its accounts need; a sign-in asks for all of them at once.
     """
 
@@ -161,6 +163,8 @@ class Grant:
     client_assertion: Source | None = None
     refresh_before: float | None = None
     certificate_password: Source | None = None
+    provider: str = MICROSOFT
+    server: Server | None = None
 
     @property
     def unattended(self) -> bool:

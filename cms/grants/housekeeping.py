@@ -6,9 +6,7 @@ import re
 import time
 
 from cms.core.lifecycle import Granted, Refused, SignInFacts, Transient, Trouble
-from cms.grants.entra.client import Entra, is_kept_by_ms_broker
-from cms.grants.entra.credentials import certificate_end
-from cms.grants.entra.exchange import note
+from cms.grants.credentials import certificate_end
 from cms.grants.messages import (
     KEPT_BY_MS_BROKER,
     CheckCredentials,
@@ -25,6 +23,7 @@ from cms.grants.messages import (
     Rekey,
     Survey,
 )
+from cms.grants.providers import Providers, note
 from cms.grants.secret_sources import Unavailable
 from cms.grants.transfer import export_file, find
 from cms.grants.transfer.formats import Unfit
@@ -40,12 +39,12 @@ _ISSUER = re.compile(r"https://[^/]+/([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a
 _NO_TENANT = (90002, 900023)
 
 
-def answer(vault: Vault, entra: Entra, question: Housekeeping) -> Ended:  # noqa: C901 - one case for each question
+def answer(vault: Vault, providers: Providers, question: Housekeeping) -> Ended:  # noqa: C901 - one case for each question
     """Answer a question that is not about one grant."""
     try:
         match question:
             case Export():
-                return _export(vault, question)
+                return _export(vault, providers, question)
             case Peek():
                 return Listed(tuple(each.kept for each in find.exported(question.place)))
             case Survey():
@@ -55,7 +54,7 @@ def answer(vault: Vault, entra: Entra, question: Housekeeping) -> Ended:  # noqa
             case Rekey():
                 return rekey(vault, question)
             case Explore():
-                return _explore(vault, entra, question.url)
+                return _explore(vault, providers, question.url)
             case CheckCredentials():
                 return CredentialEnds(tuple(certificate_end(grant) for grant in question.grants))
     except find.NoPassword:
@@ -81,14 +80,14 @@ def deleted(vault: Vault, *, found: bool) -> Granted:
     )
 
 
-def _export(vault: Vault, question: Export) -> Ended:
+def _export(vault: Vault, providers: Providers, question: Export) -> Ended:
     found = []
     for grant in question.grants:
         with vault.hold(grant) as held:
             entry = held.read()
         if entry:
             found.append((grant, entry))
-    sign_ins = [(grant, entry) for grant, entry in found if not is_kept_by_ms_broker(entry.cache)]
+    sign_ins = [(grant, entry) for grant, entry in found if providers.of(grant).exportable(entry.cache)]
     if found and not sign_ins:
         return Refused(
             Trouble("unfit", f"nothing can be exported: {KEPT_BY_MS_BROKER}", "`cms login` on the other machine")
@@ -110,9 +109,9 @@ def _export(vault: Vault, question: Export) -> Ended:
     return Exported(text, keys, tuple(grant.key for grant, _ in found if grant.key not in keys))
 
 
-def _explore(vault: Vault, entra: Entra, url: str) -> Explored:
+def _explore(vault: Vault, providers: Providers, url: str) -> Explored:
     no_keyring = vault.key.keys.no_keyring()
-    found = entra.discovered(url) if url else {}
+    found = providers.entra.discovered(url) if url else {}
     if isinstance(found, Trouble):
         return Explored("", found.message, found.aadsts in _NO_TENANT, no_keyring)
     issuer = _ISSUER.fullmatch(str(found.get("issuer")))

@@ -8,8 +8,8 @@ import sys
 
 from cms.grants.bugs import unexpected
 from cms.grants.dispatcher import Dispatcher
-from cms.grants.entra.client import Entra
 from cms.grants.messages import Open
+from cms.grants.providers import Microsoft, Providers
 from cms.grants.service import Service
 from cms.grants.vault import open_vault
 
@@ -21,7 +21,13 @@ def crash(_kind: type[BaseException], error: BaseException, _trace: object) -> N
 
 def open_service(opened: Open) -> Service:
     """Return the service that answers the questions."""
-    return Service(open_vault(opened), Entra(opened.ca, opened.proxy), persist=opened.persist)
+    return Service(open_vault(opened), Providers(lambda: _entra(opened)), persist=opened.persist)
+
+
+def _entra(opened: Open) -> Microsoft:
+    from cms.grants.entra.client import Entra  # noqa: PLC0415 - MSAL, which only Microsoft's accounts need
+
+    return Entra(opened.ca, opened.proxy)
 
 
 def serve() -> int:

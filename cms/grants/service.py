@@ -19,13 +19,9 @@ from cms.core.accounts import Grant, Scopes
 from cms.core.budget import DAY
 from cms.core.forecast import remember
 from cms.core.lifecycle import Ending, Granted, Outcome, Refused, SignInFacts, Transient, Trouble
-from cms.grants import housekeeping
-from cms.grants.entra import credentials
-from cms.grants.entra.client import Entra
-from cms.grants.entra.exchange import ExchangeEnd, no_sign_in
-from cms.grants.entra.flows import CodeFlow, Flow, wanted
-from cms.grants.entra.ms_broker import BrokerFlow
+from cms.grants import credentials, housekeeping
 from cms.grants.messages import Acquire, Ended, Import, Place, Prompt, SignIn, SignOut, Work
+from cms.grants.providers import CodeFlow, ExchangeEnd, Flow, Providers, WindowFlow, no_sign_in, wanted
 from cms.grants.secret_sources import Unavailable
 from cms.grants.transfer import export_file, find
 from cms.grants.transfer.formats import Found, Unfit
@@ -95,7 +91,7 @@ class Conversation:
 class _Room:
     """What a new sign-in starts from: where it is stored, who signed in before, and a challenge that it must meet.
 
-    `account` is a home account id, "" for none.
+    `account` is the provider's subject, "" for none.
     """
 
     place: Stored
@@ -107,11 +103,11 @@ class Service:
     """Answers questions, each in the calling thread. It holds no grant between two questions."""
 
     def __init__(
-        self, vault: Vault, entra: Entra, clock: Callable[[], float] = time.monotonic, *, persist: bool = False
+        self, vault: Vault, providers: Providers, clock: Callable[[], float] = time.monotonic, *, persist: bool = False
     ) -> None:
         self._persist = persist
         self._vault = vault
-        self._entra = entra
+        self._providers = providers
         self._clock = clock
 
     @property
@@ -121,7 +117,7 @@ class Service:
 
     def rest(self) -> None:
         """Free connections and memory while there is nothing to do: MSAL's apps are cycles that hold their cache."""
-        self._entra.rest()
+        self._providers.rest()
         gc.collect()
 
     def answer(self, question: Work) -> Ended:
@@ -134,7 +130,7 @@ class Service:
             case Import():
                 return self._import(question)
             case _:
-                return housekeeping.answer(self._vault, self._entra, question)
+                return housekeeping.answer(self._vault, self._providers, question)
 
     def acquire(self, grant: Grant, scopes: Scopes) -> Outcome:
         """Redeem the grant for a token. Its successor is stored before this returns."""
@@ -152,19 +148,16 @@ class Service:
     def _request_token(self, grant: Grant, scopes: Scopes) -> Outcome:
         """Get a token for an application or a machine. This needs neither the vault nor its key."""
         try:
-            credential = self._entra.credential(grant)
+            credential = credentials.credential(grant)
         except Unavailable as unavailable:
             return unavailable.outcome
-        if grant.sign_in == "managed-identity":
-            outcome = self._entra.request_machine_token(grant, scopes)
-        else:
-            outcome = self._entra.request_app_token(grant, scopes, credential.value)
+        outcome = self._providers.of(grant).mint(grant, scopes, credential.value)
         return credentials.explain(credential.behind(outcome), grant)
 
     def _redeem(self, held: Held, grant: Grant, scopes: Scopes, entry: Entry) -> Outcome:
-        credential = self._entra.credential(grant)
+        credential = credentials.credential(grant)
         held.prepare()
-        answer = self._entra.redeem(
+        answer = self._providers.of(grant).redeem(
             grant, scopes, entry.cache, entry.home_account_id, who=entry.who, secret=credential.value
         )
         stored = held.stored
@@ -204,7 +197,8 @@ class Service:
     def _adopt(self, grant: Grant, place: Place) -> Outcome:
         room = self._prepared(grant)
         found = find.find(place, grant)
-        answer = self._entra.adopt(grant, found.refresh_token, self._entra.credential(grant).value, room.account)
+        secret = credentials.credential(grant).value
+        answer = self._providers.of(grant).adopt(grant, found.refresh_token, secret, room.account)
         return _of_another_program(self._keep(grant, answer, room.place), found, grant)
 
     def _restore(self, question: Import) -> Outcome:
@@ -218,13 +212,13 @@ class Service:
             if question.keep and held.inspect():
                 return Refused(Trouble("signed-in", f"{grant.login or entry.who} is signed in already"))
             held.prepare()
-            answer = self._entra.redeem(
+            answer = self._providers.of(grant).redeem(
                 grant,
                 wanted(grant)[0],
                 entry.cache,
                 entry.home_account_id,
                 who=entry.who,
-                secret=self._entra.credential(grant).value,
+                secret=credentials.credential(grant).value,
             )
             granted = isinstance(answer.outcome, Granted)
             # A successor that came without a token replaces no sign-in that works.
@@ -252,10 +246,10 @@ class Service:
         grant = question.grant
         # Make sure that the sign-in can be stored before a person is asked to do anything.
         room = self._prepared(grant)
-        credential = self._entra.credential(grant)
+        credential = credentials.credential(grant)
         # The daemon may not know the challenge: another process may have got the refusal.
         claims = question.claims or room.claims
-        flow = self._entra.begin(grant, question.method, claims, credential.value, room.account)
+        flow = self._providers.of(grant).begin(grant, question.method, claims, credential.value, room.account)
         if isinstance(flow, Transient | Refused | Granted):
             return flow
         conversation.check()
@@ -290,7 +284,7 @@ class Service:
 
     def _finish(self, grant: Grant, flow: Flow, conversation: Conversation) -> ExchangeEnd:
         """Wait for the person, and redeem what the browser brings."""
-        if isinstance(flow, BrokerFlow):
+        if isinstance(flow, WindowFlow):
             return flow.answered(conversation.wait)
         if isinstance(flow, CodeFlow):
             fields = conversation.wait(flow.expires_in)
@@ -312,7 +306,7 @@ class Service:
         if not isinstance(answer.outcome, Granted):
             return answer.outcome
         now = time.time()
-        entry = Entry(answer.cache, answer.home_account_id, answer.who, now, redeemed=now)
+        entry = Entry(answer.cache, answer.subject, answer.who, now, redeemed=now)
         with self._vault.hold(grant) as held:
             remembered = held.inspect()
             if remembered and remembered.home_account_id != entry.home_account_id:

@@ -12,8 +12,7 @@ import urllib3
 from requests.adapters import BaseAdapter
 
 from cms.core.lifecycle import Granted, Outcome, Transient
-from cms.grants import bugs
-from cms.grants.entra import token_answer
+from cms.grants import bugs, token_answer
 from cms.grants.entra.client import silence
 from cms.grants.entra.exchange import Call
 from cms.grants.messages import Done, pack, unpack_reply

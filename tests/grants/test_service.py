@@ -26,7 +26,6 @@ from support.proofs import AppCertificate, write_private
 from cms.core.accounts import Grant, Source
 from cms.core.lifecycle import Granted, Outcome, Refused, Transient
 from cms.grants.entra.client import Entra as Provider
-from cms.grants.entra.exchange import ExchangeEnd
 from cms.grants.entra.flows import CodeFlow
 from cms.grants.messages import (
     Import,
@@ -35,6 +34,7 @@ from cms.grants.messages import (
     Prompt,
     SignIn,
 )
+from cms.grants.providers import ExchangeEnd, Providers
 from cms.grants.service import Conversation, Service
 from cms.grants.vault.keys import Keys
 from cms.grants.vault.store import Vault
@@ -529,7 +529,7 @@ class TestService:
         ring = TurnsUpLocked()
         entra.refuse_reuse = True
         vault = Vault(first.state_folder, Keys(None, environ={}, ring=ring), first.timeout)
-        worker = Service(vault, Provider(first.ca))
+        worker = Service(vault, Providers(lambda: Provider(first.ca)))
         line = browse(entra)
         page = line.before
 

@@ -186,9 +186,9 @@ def test_a_machine(entra: Entra, monkeypatch: pytest.MonkeyPatch, where: str, fi
     scopes = ("https://outlook.office365.com/.default",)
     grant = Grant("https://login.example/common", "", "", sign_in="managed-identity")
 
-    unusable(Provider().request_machine_token(grant, scopes))
+    unusable(Provider().mint(grant, scopes, ""))
     azure.fields = {}
-    assert "granted" == kind(Provider().request_machine_token(grant, scopes))
+    assert "granted" == kind(Provider().mint(grant, scopes, ""))
 
 
 @of_newer_msal

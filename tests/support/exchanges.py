@@ -5,8 +5,8 @@ from __future__ import annotations
 from cms.core.accounts import Grant
 from cms.core.lifecycle import Granted, Outcome, Refused, Transient
 from cms.grants.entra.client import Entra as Provider
-from cms.grants.entra.exchange import ExchangeEnd
-from cms.grants.entra.flows import CodeFlow, Flow
+from cms.grants.entra.flows import CodeFlow
+from cms.grants.providers import ExchangeEnd, Flow
 from cms.sandbox.entra import Entra
 from support.grants import ANN, SCOPES, grant_for
 
@@ -32,7 +32,7 @@ class Person:
 
     def redeem(self, client: Provider | None = None, scopes: tuple[str, ...] = SCOPES, secret: str = "") -> ExchangeEnd:
         return (client or self.client).redeem(
-            self.grant, scopes, self.answer.cache, self.answer.home_account_id, who=ANN, secret=secret
+            self.grant, scopes, self.answer.cache, self.answer.subject, who=ANN, secret=secret
         )
 
 

@@ -34,6 +34,7 @@ from cms.grants.messages import (
     pack,
     unpack_reply,
 )
+from cms.grants.providers import Providers
 from cms.grants.secret_sources import Absent, Locked
 from cms.grants.service import Service
 from cms.grants.vault.keys import Keys
@@ -108,7 +109,7 @@ def service(
     """Return what the worker builds of a first message, with no desktop around it."""
     keys = Keys(first.key, environ=environ or {}, ring=NoRing())
     vault = Vault(first.state_folder, keys, first.timeout)
-    return Service(vault, entra or Provider(first.ca), clock, persist=first.persist)
+    return Service(vault, Providers(lambda: entra or Provider(first.ca)), clock, persist=first.persist)
 
 
 def kind(outcome: Ended) -> str:

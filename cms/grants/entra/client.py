@@ -16,14 +16,15 @@ from urllib.parse import urlsplit
 from cms.core import refusals
 from cms.core.accounts import Grant, Proxy, Scopes
 from cms.core.lifecycle import Outcome, Refused, Transient, Trouble
-from cms.grants.entra import credentials, flows, ms_broker
-from cms.grants.entra.exchange import NONE, Call, Credential, ExchangeEnd, Secret, note
-from cms.grants.entra.flows import Flow, wanted
+from cms.grants.credentials import Secret
+from cms.grants.entra import flows, ms_broker
+from cms.grants.entra.exchange import Call
 from cms.grants.entra.machine import Machine
 from cms.grants.network.deadline import Deadline
 from cms.grants.network.http import Discovery, Http
 from cms.grants.network.proxy import Routes
 from cms.grants.network.session import HttpSession
+from cms.grants.providers import ExchangeEnd, Flow, note, wanted
 from cms_oauth import tls
 from cms_oauth.moves import fill
 
@@ -60,23 +61,15 @@ class Entra:
         self._session.close()
         self._routes.forget_password()
 
-    def credential(self, grant: Grant) -> Credential:
-        """Return what the grant's application proves itself with, read now: nothing for a public client.
-
-        Raises Unavailable.
-        """
-        confidential = grant.client_secret or grant.client_assertion or grant.certificate
-        return credentials.credential(grant) if confidential else NONE
-
     def redeem(
-        self, grant: Grant, scopes: Scopes, cache: str, home_account_id: str, *, who: str = "", secret: Secret = ""
+        self, grant: Grant, scopes: Scopes, cache: str, subject: str, *, who: str = "", secret: Secret = ""
     ) -> ExchangeEnd:
         """Redeem the refresh token in MSAL's `cache` for an access token with these scopes.
 
         If consent is missing for some of them, as after a protocol was added, the token is for those consented to
         before, so that the other protocols go on working.
         """
-        answer = self._redeem(grant, scopes, cache, home_account_id, who=who, secret=secret)
+        answer = self._redeem(grant, scopes, cache, subject, who=who, secret=secret)
         lesser = _consented(scopes, cache) if _lacks_consent(answer.outcome) else ()
         if not lesser:
             return answer
@@ -84,12 +77,12 @@ class Entra:
         note(
             refusals.hint("there is no consent to {missing} yet: tokens lack it until {login}", grant, missing=missing)
         )
-        return self._redeem(grant, lesser, cache, home_account_id, who=who, secret=secret)
+        return self._redeem(grant, lesser, cache, subject, who=who, secret=secret)
 
     def _redeem(
         self, grant: Grant, scopes: Scopes, cache: str, home_account_id: str, *, who: str, secret: Secret
     ) -> ExchangeEnd:
-        broker = is_kept_by_ms_broker(cache)
+        broker = _is_kept_by_ms_broker(cache)
         call = self._call(grant, secret, cache, broker=broker)
         if not isinstance(call, Call):
             return ExchangeEnd(call)
@@ -123,16 +116,18 @@ class Entra:
         found = self._discovery.document(Grant(authority, "", ""), Deadline())
         return dict(json.loads(found)) if isinstance(found, str) else found.trouble
 
-    def request_app_token(self, grant: Grant, scopes: Scopes, secret: Secret) -> Outcome:
-        """Get a token for the application itself. There is no refresh token to redeem or to store."""
+    def mint(self, grant: Grant, scopes: Scopes, secret: Secret) -> Outcome:
+        """Get a token for the application itself, or for the machine that cms runs on."""
+        if grant.sign_in == "managed-identity":
+            return self._machine_token(grant, scopes)
         call = self._call(grant, secret)
         if not isinstance(call, Call):
             return call
         result = call.ask(lambda: call.app.acquire_token_for_client(list(scopes)))
         return call.granted(result, scopes, "") if isinstance(result, dict) else result
 
-    def request_machine_token(self, grant: Grant, scopes: Scopes) -> Outcome:
-        """Get a token from the managed identity of the machine that cms runs on."""
+    def _machine_token(self, grant: Grant, scopes: Scopes) -> Outcome:
+        """Get a token from the managed identity of the machine."""
         if "IDENTITY_SERVER_THUMBPRINT" in os.environ:
             return Refused(_SERVICE_FABRIC)
         machine = Machine(grant)
@@ -159,6 +154,10 @@ class Entra:
                 Trouble("refused", "an application with a client secret cannot use the device flow", "use --browser")
             )
         return flows.begin(call, method, claims)
+
+    def exportable(self, cache: str) -> bool:
+        """True unless Microsoft's broker keeps the refresh token."""
+        return not _is_kept_by_ms_broker(cache)
 
     def _call(self, grant: Grant, secret: Secret, cache: str = "", *, broker: bool = False) -> Call | Outcome:
         """Return a new exchange with this cache and one deadline, or why there cannot be one now."""
@@ -210,7 +209,7 @@ def _consented(scopes: Scopes, cache: str) -> Scopes:
     return lesser if len(lesser) < len(scopes) else ()
 
 
-def is_kept_by_ms_broker(cache: str) -> bool:
+def _is_kept_by_ms_broker(cache: str) -> bool:
     """Return True if Microsoft's broker signed in, so that it keeps the refresh token too."""
     accounts = json.loads(cache).get("Account", {}).values() if cache else ()
     return any(each.get("account_source") == _BROKER for each in accounts)

@@ -19,21 +19,22 @@ import json
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import field, replace
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import msal
 from msal.exceptions import MsalServiceError
 
 from cms.core import refusals
-from cms.core.accounts import ALL_CONSENTED, Grant, Scopes
+from cms.core.accounts import Grant, Scopes
 from cms.core.lifecycle import Granted, Outcome, Refused, SignInFacts, Transient, Trouble
+from cms.grants import providers, token_answer
 from cms.grants.bugs import unexpected
-from cms.grants.entra import token_answer
+from cms.grants.credentials import Assertion, Certificate, Secret
 from cms.grants.network.deadline import Deadline
 from cms.grants.network.http import Endless, Http, HttpReply, is_fault, sent_at
 from cms.grants.network.trouble import garbage
-from cms_oauth.frozen import dataclass
+from cms.grants.providers import ExchangeEnd, no_sign_in, note
 
 # What MSAL raises for a malformed answer. ValueError includes the errors of JSON and Unicode, ArithmeticError an infinite
 # lifetime.
@@ -56,51 +57,8 @@ _BROKER_ARGUMENT = "enable_broker_on_linux"
 # MSAL looks for this library on the disk whenever an app is made, to warn of old versions. cms does without it.
 sys.modules["msal_extensions"] = None  # type: ignore[assignment]  # how the import system is told that there is none
 
-# An application's credential, as MSAL takes it: "" for none, a secret, or a dictionary.
-Secret: TypeAlias = str | Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Credential:
-    """What an application proves itself with: `value` as MSAL takes it, "" for a public client.
-
-    `expires` is the Unix time at which a certificate ends, 0 for unknown.
-    """
-
-    value: Secret = field(default="", repr=False)
-    expires: float = 0.0
-
-    def behind(self, outcome: Outcome) -> Outcome:
-        """Return the outcome of using this credential, with the end of its certificate."""
-        if not isinstance(outcome, Granted):
-            return outcome
-        return replace(outcome, sign_in=replace(outcome.sign_in, credential_expires=self.expires))
-
-
-NONE = Credential()
-
 # What MSAL returned if it contains a token, else the outcome.
 Result: TypeAlias = dict[str, Any] | Outcome
-
-
-@dataclass(frozen=True, slots=True)
-class ExchangeEnd:
-    """The result of one exchange with Entra.
-
-    `cache` is what the vault must store, "" if nothing is new: it may have a successor although there is no access token.
-    `unsure` is True if a refresh token may have been redeemed although no successor arrived.
-    """
-
-    outcome: Outcome
-    cache: str = field(default="", repr=False)
-    home_account_id: str = ""
-    who: str = ""
-    unsure: bool = False
-
-
-def note(text: str) -> None:
-    """Log a warning, through stderr. `text` must not contain a secret."""
-    print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 def challenge(claims: str) -> dict[str, str]:
@@ -223,13 +181,24 @@ class Exchange:
             result["access_token"],
             self.http.asked,
             life,
-            _granted_scopes(result, scopes),
+            providers.granted_scopes(result.get("scope"), scopes),
             sign_in=SignInFacts(who=who),
         )
 
 
 def _is_miscall(error: Exception) -> bool:
     return isinstance(error, TypeError) and _MISCALLED.search(str(error)) is not None
+
+
+def proof(secret: Secret) -> str | dict[str, Any] | None:
+    """Return what an application proves itself with, as MSAL takes it."""
+    match secret:
+        case Assertion():
+            return {"client_assertion": lambda: secret.text}
+        case Certificate():
+            found = {"private_key": secret.private_key, "public_certificate": secret.public}
+            return found | {"thumbprint": secret.thumbprint} if NEEDS_THUMBPRINT else found
+    return secret or None
 
 
 class _Cache(msal.SerializableTokenCache):  # type: ignore[misc]  # MSAL has no types
@@ -244,7 +213,7 @@ class Call(Exchange):
     """One exchange with Entra: a fresh MSAL app with a new cache and a new HTTP client.
 
     With `broker`, Microsoft's broker on this desktop is asked for tokens. Raises ImportError without its library. `secret`
-    is the application's credential, as MSAL takes it, "" for a public client. `known` is the home account that has signed
+    is what the application proves itself with, "" for a public client. `known` is the home account that has signed
     in before, "" for none.
     """
 
@@ -259,7 +228,7 @@ class Call(Exchange):
             raise ImportError("this MSAL is too old for Microsoft's broker on Linux")
         self.app = kind(
             grant.client_id,
-            client_credential=secret or None,
+            client_credential=proof(secret),
             authority=grant.authority,
             instance_discovery=False,
             token_cache=self._cache,
@@ -316,64 +285,16 @@ class Call(Exchange):
         if isinstance(who, Trouble):
             return ExchangeEnd(Refused(who))
         if not home:
-            return ExchangeEnd(Refused(_nothing_to_keep(self.grant)))
+            why = "add offline_access to the permissions of the app registration, then {login}"
+            return ExchangeEnd(Refused(providers.nothing_to_keep(self.grant, why)))
         return ExchangeEnd(self.granted(result, scopes, who), self.kept(), home, who)
-
-
-def _granted_scopes(result: Mapping[str, Any], asked: Scopes) -> Scopes:
-    """Return the scopes that the provider granted, or the requested ones if it does not say.
-
-    It may grant fewer (RFC 6749, 5.1). The scopes of the sign-in itself give no permission; `.default` is always complete.
-    """
-    told = result.get("scope")
-    named = tuple(each for each in str(told or "").split() if each.lower() not in _SIGN_INS_OWN)
-    whole = {each.lower() for each in asked} <= {each.lower() for each in named}
-    return asked if whole or not named or any(each.endswith(f"/{ALL_CONSENTED}") for each in asked) else named
-
-
-# Scopes that ask for no permission at a resource (OpenID Connect Core, 5.4 and 11).
-_SIGN_INS_OWN = frozenset(("openid", "profile", "email", "address", "phone", "offline_access"))
 
 
 def recognised(grant: Grant, result: Mapping[str, Any], home: str, known: str) -> str | Trouble:
     """Return the name of the user who signed in, or the trouble if it is not the user whom the grant names.
 
-    `home` is the account that has signed in, `known` the account of the sign-in before, "" for none: the same account may
-    have a new name. The opposite, a name given to another account, is noticed by the service with the vault's entry.
+    `home` is the home account that has signed in, `known` that of the sign-in before, "" for none.
     """
     claims = result.get("id_token_claims") or {}
     names = [str(claims[name]) for name in ("preferred_username", "upn") if claims.get(name)]
-    login, who = grant.login.casefold(), next(iter(names), "")
-    right = next((name for name in names if name.casefold() == login), "")
-    if right or not login:
-        return right or who
-    if not known or home != known:
-        return _wrong_user(grant, who)
-    note(f"{grant.login} is now called {who}: put the new name into the configuration")
-    return who
-
-
-def no_sign_in(grant: Grant) -> Trouble:
-    """Return the trouble that the vault has nothing for this grant."""
-    message = f"{grant.login} has not signed in yet" if grant.login else "the account has not signed in yet"
-    return Trouble("no-sign-in", message, refusals.hint("sign in: {login}", grant))
-
-
-def _wrong_user(grant: Grant, who: str) -> Trouble:
-    return Trouble(
-        "wrong-user",
-        f"signed in as {who or 'a user without a name'}, but this account is {grant.login}: nothing was saved",
-        refusals.hint(
-            "sign in as the right user, for example in a private window: {login}; if it was the right one, sign_in_as= of "
-            "the account has to be that name (or user=, where that signs in), then {reload, login}",
-            grant,
-        ),
-    )
-
-
-def _nothing_to_keep(grant: Grant) -> Trouble:
-    return Trouble(
-        "refused",
-        "the provider gave no refresh token, so the account would not stay signed in",
-        refusals.hint("add offline_access to the permissions of the app registration, then {login}", grant),
-    )
+    return providers.recognised(grant, names, home, known)

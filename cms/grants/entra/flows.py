@@ -7,16 +7,16 @@ the device code never leave this file.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 from cms.core import refusals
 from cms.core.accounts import Grant, Scopes
 from cms.core.lifecycle import Outcome, Refused, Transient, Trouble
-from cms.grants import bugs
-from cms.grants.entra import token_answer
-from cms.grants.entra.exchange import Call, ExchangeEnd, challenge
+from cms.grants import bugs, token_answer
+from cms.grants.entra.exchange import Call, challenge
 from cms.grants.entra.ms_broker import BrokerFlow
 from cms.grants.network.trouble import garbage
+from cms.grants.providers import ExchangeEnd, Flow, wanted
 from cms_oauth.text import is_link
 
 # The longest time for a sign-in, about as long as Entra's own codes live.
@@ -24,12 +24,6 @@ SIGN_IN_SECONDS = 600.0
 
 # Entra's codes for another device have nine characters.
 LONGEST_CODE = 64
-
-
-def wanted(grant: Grant) -> tuple[Scopes, Scopes]:
-    """Return the scopes of a sign-in's token, and all scopes for which it asks consent."""
-    first = grant.scope_sets[0] if grant.scope_sets else ()
-    return first, tuple(dict.fromkeys(scope for scopes in grant.scope_sets for scope in scopes))
 
 
 def _same_resource(first: Scopes, scopes: Scopes) -> Scopes:
@@ -114,9 +108,6 @@ class DeviceFlow:
         if pending or lost:
             return None
         return self._call.signed_in(result, self._scopes)
-
-
-Flow: TypeAlias = CodeFlow | DeviceFlow | BrokerFlow
 
 
 def begin(call: Call, method: str, claims: str) -> Flow | Outcome:

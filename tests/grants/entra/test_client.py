@@ -19,11 +19,12 @@ from support.grants import ANN, BEN, SCOPES, grant_for
 from cms.core.accounts import Grant
 from cms.core.lifecycle import Granted, Refused, Transient, Trouble
 from cms.grants.entra import client as module
-from cms.grants.entra.exchange import Call, ExchangeEnd, recognised
+from cms.grants.entra.exchange import Call, recognised
 from cms.grants.entra.flows import CodeFlow, DeviceFlow
-from cms.grants.entra.token_answer import LONGEST_TOKEN
 from cms.grants.network import deadline
 from cms.grants.network.http import MAX_ANSWER
+from cms.grants.providers import ExchangeEnd
+from cms.grants.token_answer import LONGEST_TOKEN
 from cms.sandbox.directory import APP_ID, APP_SECRET
 from cms.sandbox.entra import Entra, Fault
 
@@ -592,7 +593,7 @@ class TestSignIn:
         assert ANN == answer.who
         assert ANN == granted(answer.outcome).sign_in.who
         assert SCOPES == granted(answer.outcome).scopes
-        assert "." in answer.home_account_id
+        assert "." in answer.subject
         granted(person.redeem().outcome)
 
     @pytest.mark.parametrize("login", [BEN, "Ben@Example.test"])

@@ -11,8 +11,8 @@ from support.metadata import ASSIGNED_ID, OWN_ID, Metadata
 
 from cms.core.accounts import Grant
 from cms.core.lifecycle import Granted, Outcome, Refused, Transient
+from cms.grants.credentials import explain
 from cms.grants.entra.client import Entra as Provider
-from cms.grants.entra.credentials import explain
 from cms.sandbox.entra import Entra
 from cms.sandbox.web import WebReply, WebRequest
 
@@ -51,7 +51,7 @@ def azure(entra: Entra, monkeypatch: pytest.MonkeyPatch) -> Metadata:
 def asked(client_id: str = "") -> Outcome:
     """Ask as the grant worker does."""
     grant = Grant(GRANT.authority, client_id, "", sign_in="managed-identity")
-    return Provider().request_machine_token(grant, SCOPES)
+    return Provider().mint(grant, SCOPES, "")
 
 
 @pytest.mark.parametrize(("client_id", "expected"), [("", OWN_ID), (ASSIGNED_ID, ASSIGNED_ID)])

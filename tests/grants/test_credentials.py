@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, pkcs12
 from support.proofs import AppCertificate, write_private
 
 from cms.core.accounts import Grant, Source
 from cms.core.lifecycle import Refused, Transient, Trouble
-from cms.grants.entra import exchange
-from cms.grants.entra.credentials import Unusable, certificate_end, credential, expiry, explain, parse
-from cms.grants.entra.exchange import NONE
+from cms.grants.credentials import (
+    NONE,
+    Assertion,
+    Certificate,
+    Unusable,
+    certificate_end,
+    credential,
+    expiry,
+    explain,
+    parse,
+)
 from cms.grants.secret_sources import Unavailable
 from cms_oauth.diagnosis.entra import APPLICATION_ROWS
 
@@ -61,24 +67,25 @@ def test_secret(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["pem", "pfx"])
 def test_certificate(tmp_path: Path, form: str) -> None:
-    """Both forms become what MSAL takes; the password has a separate source, with or without a newline."""
+    """Both forms are read; the password has a separate source, with or without a newline."""
     path = write_private(tmp_path / "c", getattr(MADE, form)("hunter2"))
     password = write_private(tmp_path / "p", "hunter2\n")
     found = credential(grant(certificate=file(path), certificate_password=file(password)))
 
-    assert isinstance(found.value, dict)
-    assert (MADE.public, float(int(MADE.ends))) == (found.value["public_certificate"], found.expires)
+    assert isinstance(found.value, Certificate)
+    assert (MADE.public, float(int(MADE.ends))) == (found.value.public, found.expires)
     assert "PRIVATE" not in repr(found)
 
 
 def test_assertion(tmp_path: Path) -> None:
     """It may be readable by all, as Kubernetes has it, and is read anew each time."""
     path = write_private(tmp_path / "a", "one\n", 0o644)
-    first: Any = credential(grant(client_assertion=file(path))).value
+    first = credential(grant(client_assertion=file(path))).value
     write_private(path, "two\n", 0o644)
-    second: Any = credential(grant(client_assertion=file(path))).value
+    second = credential(grant(client_assertion=file(path))).value
 
-    assert ("one", "two") == (first["client_assertion"](), second["client_assertion"]())
+    assert (Assertion("one"), Assertion("two")) == (first, second)
+    assert "one" not in repr(first)
 
 
 @pytest.mark.parametrize(
@@ -177,17 +184,6 @@ def test_the_end_of_a_certificate(tmp_path: Path) -> None:
         f"the certificate cannot be read: {password} is neither PEM nor PKCS"
     )
     assert "hunter2" not in end(certificate=password)[1]
-
-
-@pytest.mark.parametrize("older", [True, False])
-def test_the_thumbprint_of_a_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, older: bool) -> None:
-    """MSAL before 1.35 wants to be told; later ones take a stronger one by themselves if they are not."""
-    monkeypatch.setattr(exchange, "NEEDS_THUMBPRINT", older)
-    value = credential(grant(certificate=file(write_private(tmp_path / "app.pem", MADE.pem())))).value
-    expected = MADE.certificate.fingerprint(hashes.SHA1()).hex()
-
-    assert isinstance(value, dict)
-    assert (expected if older else None) == value.get("thumbprint")
 
 
 @pytest.mark.parametrize(

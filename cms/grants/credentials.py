@@ -1,4 +1,4 @@
-"""Sign-in without a person: what an application proves itself with, and what its refusals mean.
+"""What an application proves itself with: a secret, a certificate, or an assertion of another program; and what its refusals mean.
 
 Everything is read anew for each token, so a renewed certificate, a replaced secret and an assertion that Kubernetes or a
 pipeline has rotated are used at once.
@@ -11,7 +11,8 @@ certificate credentials").
 from __future__ import annotations
 
 import re
-from dataclasses import field
+from dataclasses import field, replace
+from typing import TypeAlias
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -26,15 +27,13 @@ from cryptography.hazmat.primitives.serialization import (
 
 from cms.core import refusals
 from cms.core.accounts import Grant, Source
-from cms.core.lifecycle import LONGEST_PAUSE, Outcome, Refused, Transient, Trouble
-from cms.grants.entra import exchange
-from cms.grants.entra.exchange import NONE, Credential
+from cms.core.lifecycle import LONGEST_PAUSE, Granted, Outcome, Refused, Transient, Trouble
 from cms.grants.messages import CredentialEnd
 from cms.grants.secret_sources import Missing, Unavailable, read_source
 from cms_oauth.frozen import dataclass
 from cms_oauth.moves import RETRIES, Move
 
-# How soon a refused application is tried again: a repair in Entra, or in a file, is not announced to cms.
+# How soon a refused application is tried again: a repair at the provider, or in a file, is not announced to cms.
 AGAIN_SECONDS = LONGEST_PAUSE
 
 _PEM_KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----.+?-----END [A-Z ]*PRIVATE KEY-----", re.DOTALL)
@@ -55,14 +54,41 @@ class Certificate:
     thumbprint: str
 
 
+@dataclass(frozen=True, slots=True)
+class Assertion:
+    """A client assertion that another program made, ready to be sent."""
+
+    text: str = field(repr=False)
+
+
+# What an application proves itself with: "" for nothing, its secret as text, or one of the others.
+Secret: TypeAlias = str | Assertion | Certificate
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """What an application proves itself with. `expires` is the Unix time at which a certificate ends, 0 for unknown."""
+
+    value: Secret = field(default="", repr=False)
+    expires: float = 0.0
+
+    def behind(self, outcome: Outcome) -> Outcome:
+        """Return the outcome of using this credential, with the end of its certificate."""
+        if not isinstance(outcome, Granted):
+            return outcome
+        return replace(outcome, sign_in=replace(outcome.sign_in, credential_expires=self.expires))
+
+
+NONE = Credential()
+
+
 def credential(grant: Grant) -> Credential:
     """Return what the grant's application proves itself with, read now. Raises Unavailable."""
     if grant.client_secret:
         return Credential(_text("client_secret", grant.client_secret))
     if grant.client_assertion:
         # Kubernetes mounts its tokens readable by all of the pod.
-        assertion = _text("client_assertion", grant.client_assertion, private=False)
-        return Credential({"client_assertion": lambda: assertion})
+        return Credential(Assertion(_text("client_assertion", grant.client_assertion, private=False)))
     if grant.certificate:
         return _certificate_credential(grant.certificate, grant.certificate_password)
     return NONE
@@ -74,10 +100,7 @@ def _certificate_credential(source: Source, password: Source | None) -> Credenti
         found = parse(_read("certificate", source), opened_by)
     except Unusable as unusable:
         raise _unavailable("certificate", source, str(unusable)) from None
-    proof = {"private_key": found.private_key, "public_certificate": found.public}
-    if exchange.NEEDS_THUMBPRINT:
-        proof["thumbprint"] = found.thumbprint
-    return Credential(proof, found.expires)
+    return Credential(found, found.expires)
 
 
 def _text(name: str, source: Source, *, private: bool = True) -> str:

@@ -1,0 +1,63 @@
+"""The rows of providers: complete, at odds with nothing, and of the places they are for."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+import pytest
+
+from cms_oauth.microsoft import CLOUDS, PERMISSIONS
+from cms_oauth.providers import CLIENT_AUTH, GOOGLE, MICROSOFT, PROVIDERS, Provider, Server
+
+# How an account may sign in: the words that `sign_in=` takes.
+WAYS = {"browser", "paste", "device", "broker", "app", "managed-identity"}
+
+OTHERS = [(row, row.server) for row in PROVIDERS.values() if row.server]
+
+
+def endpoints(server: Server) -> list[str]:
+    """Return the addresses that a row has."""
+    found = [getattr(server, name) for name in server.__match_args__ if name == "issuer" or name.endswith("_endpoint")]
+    return [each for each in found if each]
+
+
+def test_only_microsoft_has_no_server() -> None:
+    """MSAL knows Microsoft's; every other provider is told by its row."""
+    assert {MICROSOFT} == PROVIDERS.keys() - {row.name for row, _ in OTHERS}
+    assert CLOUDS["global"].imap_host == PROVIDERS[MICROSOFT].imap_host
+
+
+@pytest.mark.parametrize(("row", "server"), OTHERS, ids=[row.name for row, _ in OTHERS])
+def test_a_row_is_whole(row: Provider, server: Server) -> None:
+    """A server is found by its issuer, or both addresses that a sign-in needs are there; and its words are known ones."""
+    assert row.name.isascii()
+    assert row.name.islower()
+    assert row.title
+    assert server.issuer or (server.authorization_endpoint and server.token_endpoint)
+    assert {"https"} == {urlsplit(each).scheme for each in endpoints(server)}
+    assert row.scopes
+    assert row.scopes.keys() <= PERMISSIONS.keys()
+    assert all(row.scopes.values())
+    assert {*row.ways} <= WAYS
+    assert server.client_auth in ("", *CLIENT_AUTH)
+    assert all(len(pair) == 2 for pair in server.parameters)
+    # A person has to be told how to get a client id, unless cms gets one.
+    assert row.registers != bool(row.client)
+    assert row.registers == bool(server.registration_endpoint)
+
+
+def test_no_domain_is_of_two_providers() -> None:
+    """A mail domain names one provider."""
+    domains = [domain for row in PROVIDERS.values() for domain in row.domains]
+
+    assert len(domains) == len({*domains})
+
+
+def test_google() -> None:
+    """One scope, whose slash is part of it; no device flow; consent each time, because only then is there a refresh token."""
+    row = PROVIDERS[GOOGLE]
+
+    assert row.server
+    assert {"https://mail.google.com/"} == {scope for scopes in row.scopes.values() for scope in scopes}
+    assert "device" not in row.ways
+    assert {("access_type", "offline"), ("prompt", "consent")} <= {*row.server.parameters}
