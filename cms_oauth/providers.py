@@ -23,6 +23,9 @@ DYNAMIC = "dynamic"
 # How an application proves itself at the token endpoint, by cms's names (RFC 7591, 2, has longer ones).
 CLIENT_AUTH = ("none", "basic", "post", "private_key_jwt")
 
+# Scopes that ask for no permission at a resource (OpenID Connect Core, 5.4 and 11).
+SIGN_INS_OWN = frozenset(("openid", "profile", "email", "address", "phone", "offline_access"))
+
 _DAY = 24 * 60 * 60.0
 
 
@@ -218,6 +221,8 @@ PROVIDERS = {
             domains=("seznam.cz",),
             client="how to get a client id of one's own is not known",
         ),
+        # What the configuration says of a server takes the place of these.
+        Provider(OWN, "a server of your own", Server(), client="the server's administrator registers an application"),
         Provider(
             "thundermail",
             "Thundermail",

@@ -18,7 +18,7 @@ from cms_oauth.addresses import bare, fault
 from cms_oauth.frozen import dataclass
 from cms_oauth.microsoft import COMMON, PERMISSIONS, Cloud
 from cms_oauth.moves import Command
-from cms_oauth.providers import MICROSOFT, Server
+from cms_oauth.providers import DYNAMIC, MICROSOFT, PROVIDERS, Server
 
 Scopes = tuple[str, ...]
 
@@ -221,7 +221,8 @@ class Account:
     An account whose user is `*@domain.com` is for every address of that domain: the address that is asked for takes the
     place of its user.
 
-    `scopes` gives, for each protocol, the exact scope set whose token serves it: a member of `grant.scope_sets`.
+    `scopes` gives, for each protocol, the exact scope set whose token serves it: a member of `grant.scope_sets`. `needs`
+    names, for each protocol, the scope that its token must have; None for Microsoft's, which are known.
     """
 
     user: str
@@ -233,6 +234,7 @@ class Account:
     pop_host: str = ""
     # The mailbox that Office365(mailbox, account) names, for tests that open one.
     mailbox: str = ""
+    needs: Mapping[str, str] | None = None
 
     @property
     def domain(self) -> str:
@@ -377,8 +379,19 @@ def registration_of(client_id: str) -> Registration | None:
 
 def application(grant: Grant) -> str:
     """Return a description of the application that a sign-in uses, with its caveats, for people."""
+    if grant.server:
+        return _other_application(grant)
     known = registration_of(grant.client_id)
     if not grant.client_id:
         return "the machine's own identity"
     whose = f"{known.name} ({known.caveat})" if known else f"{grant.client_id}, from the configuration"
     return f"{whose}; {SPA_CAVEAT}" if grant.origin else whose
+
+
+def _other_application(grant: Grant) -> str:
+    """As `application`, for a provider other than Microsoft."""
+    row = PROVIDERS[grant.provider]
+    if grant.unattended:
+        return "its service account"
+    whose = f"registered by cms itself with {row.title}" if grant.client_id == DYNAMIC else grant.client_id
+    return f"{whose}; {row.caveat}" if row.caveat else whose

@@ -1,12 +1,13 @@
 """Predicts when a sign-in will end, from when it was given and how earlier ones ended. Pure.
 
-Entra does not say how long a refresh token lives. What is known (docs/operations.md explains it to users):
+Providers do not say how long a refresh token lives. What is known (docs/operations.md explains it to users):
 
 - a registration of the single-page platform ends every sign-in after 24 hours: that is certain;
 - a policy of the organisation (sign-in frequency) ends it after a fixed period. The policy is not visible to cms, but
   two sign-ins that ended after the same time show the period;
 - a change of password ends it; the dates of earlier changes suggest the next one;
-- a refresh token that is not used ends after 90 days, which matters only while cms cannot use it.
+- while a Google project is in testing, its sign-ins end after 7 days; Google does not say so, the time does;
+- a refresh token that is not used ends after 90 days (Google: 6 months), which matters only while cms cannot use it.
 
 All times are Unix times, because a sign-in outlives a boot. cms notices an ending at the next renewal, so the real one
 was earlier: by up to a token's life, or by more if the machine was off. Measured intervals are therefore never too short.
@@ -17,21 +18,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from cms.core.lifecycle import Ending, SignInFacts
+from cms.core.lifecycle import Ending, SignInFacts, Trouble
 from cms_oauth.frozen import dataclass
+from cms_oauth.providers import GOOGLE
 
 HOUR = 3600.0
 DAY = 24 * HOUR
 
 # AADSTS700084 and Entra's page on refresh tokens: 24 hours from the sign-in, whatever is done.
 SPA_LIFE = DAY
-# AADSTS700082: 90 days without a redemption.
-IDLE_LIFE = 90 * DAY
+# Google: "Using OAuth 2.0 to Access Google APIs", refresh token expiration.
+TESTING_LIFE = 7 * DAY
 # cms renews tokens many times a day. A sign-in that was not used for this long is not being kept alive.
 IDLE_SHOWN = 7 * DAY
 
-# Why earlier sign-ins ended, by Entra's error number. Other reasons say nothing about the next ending.
-FREQUENCY, PASSWORD, IDLENESS = "sign-in frequency", "password", "idleness"
+# Why earlier sign-ins ended, by Entra's error number or another provider's word. Other reasons say nothing about the
+# next ending.
+FREQUENCY, PASSWORD, IDLENESS, TESTING = "sign-in frequency", "password", "idleness", "testing"
 REASONS = {
     70043: FREQUENCY,
     50078: FREQUENCY,
@@ -41,6 +44,9 @@ REASONS = {
     50089: PASSWORD,
     700082: IDLENESS,
 }
+# cms's own word, for an ending of which Google does not say why.
+TESTING_REASON = "testing-7-days"
+_WORDS = {"invalid_rapt": FREQUENCY, "rapt_required": FREQUENCY, TESTING_REASON: TESTING}
 
 # How many endings of each reason are kept: enough to see a pattern, and the one before it.
 REMEMBERED = 6
@@ -75,18 +81,20 @@ class Forecast:
     certainty: str
 
 
-def forecast(sign_in: SignInFacts, *, spa: bool, now: float) -> Forecast | None:
+def forecast(sign_in: SignInFacts, *, spa: bool, now: float, idle: float) -> Forecast | None:
     """Return the earliest end that can be predicted, None if there is nothing to predict from.
 
-    `spa` is True if the application's registration is of the single-page platform.
+    `spa` is True if the application's registration is of the single-page platform. `idle` is after how many seconds
+    without a renewal the provider ends a sign-in, 0 for unknown.
     """
     if not sign_in.given_at:
         return None
     found = [
         _of_platform(sign_in) if spa else None,
-        _of_frequency(sign_in, now),
+        _of_period(sign_in, now, FREQUENCY, "sign-in frequency of the organisation"),
+        _of_period(sign_in, now, TESTING, "7 days of a Google project in testing"),
         _of_password(sign_in.endings, now),
-        _of_idleness(sign_in, now),
+        _of_idleness(sign_in, now, idle),
     ]
     return min(filter(None, found), key=lambda each: each.due, default=None)
 
@@ -96,12 +104,19 @@ def warned_at(expected: Forecast, given_at: float) -> float:
     return expected.due - min(LEAD_SECONDS, max(0.0, expected.due - given_at) * LEAD_SHARE)
 
 
+def ending_of(provider: str, given_at: float, ended_at: float, trouble: Trouble) -> Ending:
+    """Return how a sign-in with this provider has ended."""
+    lived = ended_at - given_at
+    weekly = provider == GOOGLE and trouble.reason == "invalid_grant" and 0 <= lived - TESTING_LIFE <= DAY
+    return Ending(given_at, ended_at, trouble.aadsts, TESTING_REASON if weekly else trouble.reason)
+
+
 def remember(endings: Sequence[Ending], ending: Ending) -> tuple[Ending, ...]:
     """Return the endings to keep, oldest first, now that this sign-in has ended.
 
     A second ending of the same sign-in is ignored, and so is one that says nothing about the next.
     """
-    if ending.aadsts not in REASONS or any(each.given_at == ending.given_at for each in endings):
+    if not _reason(ending) or any(each.given_at == ending.given_at for each in endings):
         return tuple(endings)
     same = [each for each in endings if _reason(each) == _reason(ending)]
     dropped = same[: max(0, len(same) + 1 - REMEMBERED)]
@@ -109,7 +124,7 @@ def remember(endings: Sequence[Ending], ending: Ending) -> tuple[Ending, ...]:
 
 
 def _reason(ending: Ending) -> str:
-    return REASONS.get(ending.aadsts or 0, "")
+    return REASONS.get(ending.aadsts or 0) or _WORDS.get(ending.reason, "")
 
 
 def _of_platform(sign_in: SignInFacts) -> Forecast | None:
@@ -119,16 +134,15 @@ def _of_platform(sign_in: SignInFacts) -> Forecast | None:
     return Forecast(sign_in.given_at + SPA_LIFE, "24 h limit of the application's registration", "certain")
 
 
-def _of_frequency(sign_in: SignInFacts, now: float) -> Forecast | None:
-    intervals = [each.ended_at - each.given_at for each in reversed(sign_in.endings) if _reason(each) == FREQUENCY]
+def _of_period(sign_in: SignInFacts, now: float, reason: str, words: str) -> Forecast | None:
+    intervals = [each.ended_at - each.given_at for each in reversed(sign_in.endings) if _reason(each) == reason]
     # This sign-in has already lived longer than the other intervals, so those are not the period.
     open_yet = [each for each in intervals if each > 0 and sign_in.given_at + each + _tolerance(each) >= now]
     if not open_yet:
         return None
     period, seen = _period(open_yet)
     times = {1: "once", 2: "twice"}.get(seen, f"{seen} times")
-    words = f"sign-in frequency of the organisation, seen {times}"
-    return Forecast(sign_in.given_at + period, words, "likely" if seen > 1 else "possible")
+    return Forecast(sign_in.given_at + period, f"{words}, seen {times}", "likely" if seen > 1 else "possible")
 
 
 def _period(intervals: Sequence[float]) -> tuple[float, int]:
@@ -160,11 +174,11 @@ def _of_password(endings: Sequence[Ending], now: float) -> Forecast | None:
     return Forecast(due, "the password was changed at such intervals", "possible")
 
 
-def _of_idleness(sign_in: SignInFacts, now: float) -> Forecast | None:
-    if not sign_in.redeemed_at or now - sign_in.redeemed_at < IDLE_SHOWN:
+def _of_idleness(sign_in: SignInFacts, now: float, idle: float) -> Forecast | None:
+    if not idle or not sign_in.redeemed_at or now - sign_in.redeemed_at < IDLE_SHOWN:
         return None
     before = any(_reason(each) == IDLENESS for each in sign_in.endings)
-    words = "90 days without a renewal"
+    words = f"{idle / DAY:.0f} days without a renewal"
     if before:
         words += ", which has ended a sign-in before"
-    return Forecast(sign_in.redeemed_at + IDLE_LIFE, words, "certain")
+    return Forecast(sign_in.redeemed_at + idle, words, "certain")

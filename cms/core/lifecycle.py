@@ -110,6 +110,11 @@ class Trouble:
     claims: str = ""
     error: str = ""
 
+    @property
+    def reason(self) -> str:
+        """The provider's own word for why, to compare and to look up: Entra's number, else its most specific word."""
+        return f"AADSTS{self.aadsts}" if self.aadsts else self.suberror or self.error
+
 
 # What `Trouble.kind` may say, and what each means.
 KINDS = {
@@ -182,12 +187,13 @@ class Token:
 class Ending:
     """The end of an earlier sign-in of the same person: when it was given and when cms noticed the end, as Unix times.
 
-    `aadsts` is Entra's number for why.
+    `aadsts` is Entra's number for why, `reason` any provider's word, "" in what an earlier cms has written.
     """
 
     given_at: float
     ended_at: float
     aadsts: int | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

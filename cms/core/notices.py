@@ -41,7 +41,7 @@ class Notice:
     """One thing to tell. `event` is a key of `EVENTS`; `message` says what happened, `hint` the next move, or "".
 
     `due` is when the sign-in is expected to end, 0 for unknown, and `retry_at` when cms looks at the refusal again, 0 for
-    never: both as Unix times. `aadsts` is Entra's number.
+    never: both as Unix times. `aadsts` is Entra's number, `reason` any provider's word for why.
     """
 
     event: str
@@ -52,6 +52,7 @@ class Notice:
     due: float = 0.0
     aadsts: int | None = None
     retry_at: float = 0.0
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,9 +248,10 @@ def _reminder(hook: Hook, heard: Heard) -> float:
 def _of_trouble(facts: Facts, phase: _Standing, now: float) -> Notice:
     trouble = phase.trouble
     if _event(phase) != "sign-in-required":
-        return Notice(_event(phase), facts.account, trouble.message, trouble.hint, aadsts=trouble.aadsts)
+        why = {"aadsts": trouble.aadsts, "reason": trouble.reason}
+        return Notice(_event(phase), facts.account, trouble.message, trouble.hint, **why)
     asked = _prompt(facts, trouble.message)
-    asked = replace(asked, hint=facts.prompt_hint or trouble.hint, aadsts=trouble.aadsts)
+    asked = replace(asked, hint=facts.prompt_hint or trouble.hint, aadsts=trouble.aadsts, reason=trouble.reason)
     if not isinstance(phase, NeedsSignIn) or not phase.look or phase.next_try is None:
         return asked
     hint = facts.prompt_hint or f"{phase.hint}; the next time in {duration(phase.next_try - now)}"

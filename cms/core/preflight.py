@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from cms.core.accounts import ALL_CONSENTED, Scopes, resource
+from cms.core.accounts import ALL_CONSENTED, Account, Scopes, resource
 from cms.core.lifecycle import Token
 from cms_oauth.claims import Claims
 from cms_oauth.frozen import dataclass
@@ -57,10 +57,25 @@ def _names(permission: str, scopes: tuple[str, ...]) -> bool:
     return not permission or not granted or ".default" in granted or permission.lower() in granted
 
 
-def fits(token: Token, protocol: str, scopes: Scopes) -> bool:
+def permission_of(account: Account, protocol: str) -> str:
+    """Return the permission that an account's token needs to open a protocol, "" if it is not known."""
+    if account.needs is not None:
+        return account.needs.get(protocol, "").rpartition("/")[2]
+    return permission_for(protocol, account.scopes.get(protocol, ()))
+
+
+def misfit_of(account: Account, claims: Claims | None, protocol: str) -> Misfit | None:
+    """Return why an account's token is not for this protocol, None if it is or if that cannot be known.
+
+    Only of Microsoft's tokens is it known what they say.
+    """
+    return None if account.grant.server else misfit(claims, protocol, account.scopes.get(protocol, ()))
+
+
+def fits(token: Token, account: Account, protocol: str) -> bool:
     """True if cms serves this token for a protocol: its scopes cover the protocol, and no misfit is certain."""
-    wrong = misfit(token.claims, protocol, scopes)
-    return covers(token, permission_for(protocol, scopes)) and not (wrong and wrong.certain)
+    wrong = misfit_of(account, token.claims, protocol)
+    return covers(token, permission_of(account, protocol)) and not (wrong and wrong.certain)
 
 
 def uncovered(permission: str, scopes: Scopes, who: str) -> tuple[str, str]:

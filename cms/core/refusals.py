@@ -1,6 +1,6 @@
-"""Turns Entra's error answers into a message that says what happened and a hint with the next command.
+"""Turns the error answers of providers into a message that says what happened and a hint with the next command.
 
-The table of errors is in `cms_oauth.diagnosis.entra`, which has longer explanations too. Messages are in cms's own words
+The tables of errors are `cms_oauth.diagnosis.entra` and `oauth2`, which have longer explanations too. Messages are in cms's own words
 and give the number to look up; the provider's text is never repeated.
 """
 
@@ -14,6 +14,7 @@ from typing import Any
 from cms.core.accounts import Grant, registration_of
 from cms.core.lifecycle import Granted, Outcome, Refused, Transient, Trouble
 from cms_oauth import moves
+from cms_oauth.diagnosis import oauth2
 from cms_oauth.diagnosis.entra import AGAIN, NO_IDENTITY, WAIT_OR_AGAIN, origin_of, row_of, row_of_application
 from cms_oauth.json_object import read_object
 
@@ -34,15 +35,18 @@ NO_CONSENT = 65001
 REGISTRATION_NUMBERS = frozenset({700084, 9002326, 9002327, 50011, 500113, 900971, 500119})
 
 # The errors that Entra may give for a refresh token that was used twice. It may also give no number.
-REUSE_NUMBERS = frozenset({None, 70000, 70008, 700082, 54005})
+_REUSE_NUMBERS = frozenset({None, 70000, 70008, 700082, 54005})
+# The word of the other providers, if nothing refines it.
+_REUSE = "invalid_grant"
 
 
 def explain(answer: Mapping[str, Any], grant: Grant, who: str = "") -> Transient | Refused:
     """Return what an OAuth error answer means for the grant. `who` is the user who has signed in, "" if not known."""
-    number = _number(answer)
+    number = None if grant.server else _number(answer)
     word = _identifier(answer.get("error"))
-    suberror = _identifier(answer.get("suberror"))
-    row = row_of(number, word, suberror)
+    # Google has another name for Entra's suberror.
+    suberror = _identifier(answer.get("suberror")) or _identifier(answer.get("error_subtype"))
+    row = oauth2.row_of(grant.provider, word, suberror) if grant.server else row_of(number, word, suberror)
     trouble = Trouble(
         row.kind,
         f"{row.message} ({evidence(number, word, suberror)}){_registration(number, grant)}",
@@ -54,6 +58,13 @@ def explain(answer: Mapping[str, Any], grant: Grant, who: str = "") -> Transient
         error=word,
     )
     return Transient(trouble, row.pause) if row.transient else Refused(trouble, by_connection=row.by_connection)
+
+
+def may_be_of_reuse(trouble: Trouble, grant: Grant) -> bool:
+    """True if the provider may say this of a refresh token that was used twice."""
+    if grant.server:
+        return trouble.error == _REUSE and not trouble.suberror
+    return trouble.aadsts in _REUSE_NUMBERS
 
 
 def of_page(text: str, grant: Grant) -> Trouble | None:
@@ -69,7 +80,10 @@ def of_page(text: str, grant: Grant) -> Trouble | None:
 
 def of_application(trouble: Trouble, grant: Grant) -> Trouble:
     """Return what a refusal means for an application: the hint asks no person to sign in, and cms tries again."""
-    row = NO_IDENTITY if grant.sign_in == "managed-identity" else row_of_application(trouble.aadsts)
+    if grant.server:
+        row = oauth2.row_of_application(grant.provider, trouble.error, trouble.suberror)
+    else:
+        row = NO_IDENTITY if grant.sign_in == "managed-identity" else row_of_application(trouble.aadsts)
     why = evidence(trouble.aadsts, trouble.error, trouble.suberror) if trouble.kind == "refused" else trouble.message
     move = hint(row.hint, grant, again=WAIT_OR_AGAIN, mover=row.mover)
     return replace(trouble, kind="application", message=f"{row.message} ({why})", hint=move)

@@ -14,10 +14,11 @@ from typing import Any
 from cms.core.accounts import Account, Grant, Scopes, Source, StoredSignIn
 from cms.core.forecast import Forecast, warned_at
 from cms.core.lifecycle import NOTHING_KNOWN, Failing, Life, NeedsSignIn, Settled, SignInFacts, usable
-from cms.core.preflight import covers, fits, misfit, permission_for, uncovered
+from cms.core.preflight import covers, fits, misfit_of, permission_of, uncovered
 from cms.core.words import CRITICAL, MEMORY_WARNING, OK, UNKNOWN, WARNING, duration
 from cms_oauth.frozen import dataclass
 from cms_oauth.moves import NOTHING_TO_DO, cms, fill, signs_in
+from cms_oauth.providers import MICROSOFT
 from cms_oauth.text import printable
 
 # Changes if a field of the JSON is removed or changes its meaning. New fields may be added at any time.
@@ -81,6 +82,7 @@ class TokenFacts:
 class Problem:
     """The last error: `lasts` and `retry_in` in seconds, `since` and `retry_at` as Unix times, `aadsts` Entra's number.
 
+    `reason` is any provider's word for why: that number, as AADSTS50173, or an error word; "" for none.
     `retry_in` and `retry_at` are None if a person has to sign in; `tries` is 0 if a person has to act.
     """
 
@@ -93,6 +95,7 @@ class Problem:
     tries: int = 0
     retry_in: int | None = None
     retry_at: int | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +115,7 @@ class StatusRow:
     - `refused`: the protocols that cms does not serve the token for, although it is usable (`preflight=`).
     - `grant`: which sign-in this is. Accounts with the same one work and fail together.
     - `who`: who signs in, "" if nobody has yet: a person's address, or the application.
+    - `provider`: whose mailbox this is: the name of a row of `cms_oauth.providers`.
     """
 
     user: str
@@ -137,6 +141,7 @@ class StatusRow:
     grant: str = ""
     who: str = ""
     credential_ends_in: int | None = None
+    provider: str = MICROSOFT
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,19 +228,22 @@ def _row(entry: AccountFacts, protocols: tuple[str, ...], life: Life, now: float
         grant=entry.account.grant.key,
         who=_who(entry.account.grant, signed_in.who),
         credential_ends_in=max(0, int(expires - wall)) if expires else None,
+        provider=entry.account.grant.provider,
     )
 
 
 def _who(grant: Grant, signed_in: str) -> str:
     if not grant.unattended:
         return grant.login or signed_in
+    if grant.server:
+        return "its service account"
     return f"application {grant.client_id}" if grant.client_id else "the machine's own identity"
 
 
 def _refused(entry: AccountFacts, protocols: tuple[str, ...], life: Life) -> tuple[str, ...]:
     if not entry.account.preflight or life.held is None:
         return ()
-    return tuple(each for each in protocols if not fits(life.held, each, entry.account.scopes[each]))
+    return tuple(each for each in protocols if not fits(life.held, entry.account, each))
 
 
 def _protocol_warnings(entry: AccountFacts, protocols: tuple[str, ...], life: Life) -> Iterator[str]:
@@ -244,7 +252,7 @@ def _protocol_warnings(entry: AccountFacts, protocols: tuple[str, ...], life: Li
         return
     scopes, lacking = entry.account.scopes, dict[str, list[str]]()
     for each in protocols:
-        permission = permission_for(each, scopes[each])
+        permission = permission_of(entry.account, each)
         if not covers(life.held, permission):
             lacking.setdefault(uncovered(permission, scopes[each], entry.user)[1], []).append(each)
     for hint, names in lacking.items():
@@ -255,7 +263,7 @@ def _protocol_warnings(entry: AccountFacts, protocols: tuple[str, ...], life: Li
                 f"the token that is held was requested before the configuration asked for {', '.join(names)}; cms requests"
                 " a new one"
             )
-    wrong = (misfit(life.held.claims, each, scopes[each]) for each in protocols)
+    wrong = (misfit_of(entry.account, life.held.claims, each) for each in protocols)
     yield from dict.fromkeys(f"{each.message}: {each.hint}" for each in wrong if each)
 
 
@@ -316,7 +324,9 @@ def _problem(life: Life, now: float, wall: float) -> Problem | None:
         return None
     trouble, lasts = life.phase.trouble, now - life.phase.since
     known = Problem(
-        trouble.kind, trouble.message, trouble.aadsts, trouble.correlation_id, int(lasts), int(wall - lasts)
+        *(trouble.kind, trouble.message, trouble.aadsts, trouble.correlation_id),
+        *(int(lasts), int(wall - lasts)),
+        reason=trouble.reason,
     )
     if life.phase.next_try is None:
         return known
@@ -431,8 +441,8 @@ def concerns(row: StatusRow, *, memory_chosen: bool = False) -> Iterator[Concern
 
 def _of_state(severity: int, row: StatusRow) -> Concern:
     reason = row.problem.message if row.problem else STATES[row.state]
-    if row.problem and row.problem.aadsts and str(row.problem.aadsts) not in reason:
-        reason = f"AADSTS{row.problem.aadsts}: {reason}"
+    if row.problem and row.problem.reason not in reason:
+        reason = f"{row.problem.reason}: {reason}"
     said = f"{row.state}: {reason}"
     return Concern(severity, said, said, row.next_move)
 

@@ -158,9 +158,9 @@ def error_label(problem: Document) -> str:
 
 
 def error_text(problem: Document) -> str:
-    """Return the last error, with Entra's number once."""
-    error, number = problem["message"], problem["aadsts"]
-    return f"AADSTS{number}: {error}" if number and f"AADSTS{number}" not in error else error
+    """Return the last error, with the provider's word for it once."""
+    error, reason = problem["message"], problem["reason"]
+    return error if reason in error else f"{reason}: {error}"
 
 
 def _problem(problem: Document) -> Iterator[tuple[str, str]]:

@@ -60,6 +60,7 @@ FACTS: dict[str, Callable[[Notice], str]] = {
     "CMS_DUE": lambda notice: str(int(notice.due)) if notice.due else "",
     "CMS_RETRY_AT": lambda notice: str(int(notice.retry_at)) if notice.retry_at else "",
     "CMS_AADSTS": lambda notice: str(notice.aadsts or ""),
+    "CMS_REASON": lambda notice: notice.reason,
 }
 
 # A hook gets the same environment as the grant worker, plus what a program needs to show something on a desktop, minus

@@ -38,6 +38,7 @@ from cms.grants.messages import Prompt
 from cms.system.clock import Clock
 from cms_oauth.addresses import is_pattern
 from cms_oauth.moves import cms
+from cms_oauth.providers import PROVIDERS
 
 # How many rows of the status are made before others get their turn: those of some milliseconds.
 ROWS_IN_A_TURN = 100
@@ -290,4 +291,5 @@ def _forecast(keeper: Keeper, wall: float) -> Forecast | None:
     if needs_sign_in(keeper):
         return None
     # Only registrations of the single-page platform have an Origin.
-    return forecast(keeper.sign_in, spa=keeper.grant.origin is not None, now=wall)
+    spa, idle = keeper.grant.origin is not None, PROVIDERS[keeper.grant.provider].idle
+    return forecast(keeper.sign_in, spa=spa, now=wall, idle=idle)

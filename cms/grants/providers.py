@@ -16,9 +16,7 @@ from cms.core.accounts import ALL_CONSENTED, Grant, Scopes
 from cms.core.lifecycle import Outcome, Trouble
 from cms.grants.credentials import Secret
 from cms_oauth.frozen import dataclass
-
-# Scopes that ask for no permission at a resource (OpenID Connect Core, 5.4 and 11).
-SIGN_INS_OWN = frozenset(("openid", "profile", "email", "address", "phone", "offline_access"))
+from cms_oauth.providers import SIGN_INS_OWN
 
 
 @dataclass(frozen=True, slots=True)

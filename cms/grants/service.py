@@ -17,8 +17,8 @@ from dataclasses import replace
 from cms.core import refusals
 from cms.core.accounts import Grant, Scopes
 from cms.core.budget import DAY
-from cms.core.forecast import remember
-from cms.core.lifecycle import Ending, Granted, Outcome, Refused, SignInFacts, Transient, Trouble
+from cms.core.forecast import ending_of, remember
+from cms.core.lifecycle import Granted, Outcome, Refused, SignInFacts, Transient, Trouble
 from cms.grants import credentials, housekeeping
 from cms.grants.messages import Acquire, Ended, Import, Place, Prompt, SignIn, SignOut, Work
 from cms.grants.providers import CodeFlow, ExchangeEnd, Flow, Providers, WindowFlow, no_sign_in, wanted
@@ -168,7 +168,7 @@ class Service:
         if rotated or (news and not answer.unsure):
             stored = held.store(_renewed(entry, answer))
         elif not answer.unsure:
-            _note_ending(held, entry, answer.outcome)
+            _note_ending(held, grant, entry, answer.outcome)
             held.release()
         return credential.behind(_explained(_told(answer.outcome, stored, entry), held, grant))
 
@@ -350,14 +350,15 @@ def _told(outcome: Outcome, stored: Stored, entry: Entry) -> Outcome:
     return outcome
 
 
-def _note_ending(held: Held, entry: Entry, outcome: Outcome) -> None:
+def _note_ending(held: Held, grant: Grant, entry: Entry, outcome: Outcome) -> None:
     """Store when and why a sign-in ended, for the forecast of the next, and a challenge that the next must meet.
 
     An ending after a redemption that was cut off is left out of the forecast: the cut may be its cause.
     """
     if not isinstance(outcome, Refused) or held.interrupted:
         return
-    endings = remember(entry.endings, Ending(entry.signed_in, time.time(), outcome.trouble.aadsts))
+    ending = ending_of(grant.provider, entry.signed_in, time.time(), outcome.trouble)
+    endings = remember(entry.endings, ending)
     _keep_beside(held, entry, replace(entry, endings=endings, claims=outcome.trouble.claims or entry.claims))
 
 
@@ -376,8 +377,8 @@ def _explained(outcome: Outcome, held: Held, grant: Grant) -> Outcome:
     """
     if not isinstance(outcome, Refused) or not held.interrupted:
         return outcome
-    trouble, number = outcome.trouble, outcome.trouble.aadsts
-    of_reuse = number in refusals.REUSE_NUMBERS
+    trouble = outcome.trouble
+    of_reuse = refusals.may_be_of_reuse(trouble, grant)
     if not of_reuse and not held.reused:
         message = f"{trouble.message}; earlier, {_CUT_OFF.format('a refresh token')}"
         return replace(outcome, trouble=replace(trouble, message=message))

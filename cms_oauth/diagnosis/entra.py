@@ -42,7 +42,7 @@ _AN_HOUR = "within minutes, at most an hour"
 
 
 @dataclass(frozen=True, slots=True)
-class EntraRow:
+class RefusalRow:
     """The meaning of a refusal and how to fix it.
 
     `message` is a clause without a full stop, `hint` the template of the next move, `more` further steps. `mover` is one
@@ -82,8 +82,8 @@ def _admin(
     words: tuple[str, ...] = (),
     takes: str = _AN_HOUR,
     by_connection: bool = False,
-) -> EntraRow:
-    return EntraRow(name, message, hint, "administrator", more, takes, link, words, by_connection=by_connection)
+) -> RefusalRow:
+    return RefusalRow(name, message, hint, "administrator", more, takes, link, words, by_connection=by_connection)
 
 
 def _wait(
@@ -95,12 +95,12 @@ def _wait(
     pause: float = 0.0,
     kind: str = "server",
     words: tuple[str, ...] = (),
-) -> EntraRow:
-    return EntraRow(name, message, hint, "wait", more, takes, "", words, kind, pause)
+) -> RefusalRow:
+    return RefusalRow(name, message, hint, "wait", more, takes, "", words, kind, pause)
 
 
-_BY_NUMBERS: dict[tuple[int, ...], EntraRow] = {
-    (50076, 50074): EntraRow(
+_BY_NUMBERS: dict[tuple[int, ...], RefusalRow] = {
+    (50076, 50074): RefusalRow(
         "mfa-required",
         "multi-factor authentication is now required",
         _BROWSER,
@@ -108,7 +108,7 @@ _BY_NUMBERS: dict[tuple[int, ...], EntraRow] = {
         words=("MFA required", "multi-factor authentication", "interaction_required"),
         by_connection=True,
     ),
-    (50079, 50072): EntraRow(
+    (50079, 50072): RefusalRow(
         "mfa-not-set-up",
         "multi-factor authentication is not set up yet",
         _BROWSER,
@@ -117,14 +117,14 @@ _BY_NUMBERS: dict[tuple[int, ...], EntraRow] = {
         words=("enroll MFA", "more information required"),
         by_connection=True,
     ),
-    (50078,): EntraRow(
+    (50078,): RefusalRow(
         "mfa-too-old",
         "the last multi-factor authentication is too old for the organisation's policy",
         _BROWSER,
         link=_MFA,
         words=("MFA expired due to policies",),
     ),
-    (50158,): EntraRow(
+    (50158,): RefusalRow(
         "external-challenge",
         "the organisation requires an external security check",
         _BROWSER,
@@ -132,21 +132,21 @@ _BY_NUMBERS: dict[tuple[int, ...], EntraRow] = {
         words=("Duo", "custom controls"),
         by_connection=True,
     ),
-    (50173,): EntraRow(
+    (50173,): RefusalRow(
         "revoked",
         "the sign-in was revoked: the password was changed, or sessions were ended",
         SIGN_IN,
         link=_REVOKED,
         words=("password change", "revoke sessions", "fresh auth token needed"),
     ),
-    (50132, 50133, 50089): EntraRow(
+    (50132, 50133, 50089): RefusalRow(
         "session-ended",
         "the session is no longer valid: the password was changed or has expired",
         SIGN_IN,
         link=_REVOKED,
         words=("session is invalid", "flow token expired"),
     ),
-    (70008, 700082): EntraRow(
+    (70008, 700082): RefusalRow(
         "refresh-token-expired",
         "the sign-in expired, was revoked, or was unused for too long",
         SIGN_IN,
@@ -156,14 +156,14 @@ _BY_NUMBERS: dict[tuple[int, ...], EntraRow] = {
         link=_REVOKED,
         words=("refresh token expired due to inactivity", "90 days", "why must I log in again"),
     ),
-    (70043,): EntraRow(
+    (70043,): RefusalRow(
         "sign-in-frequency",
         "the organisation's sign-in frequency policy ended the sign-in",
         "sign in again: {login}; the policy will end it again unless the administrator exempts the account",
         link=f"{_LEARN}/identity/conditional-access/concept-session-lifetime",
         words=("sign-in frequency", "refresh token expired conditional access"),
     ),
-    (700084,): EntraRow(
+    (700084,): RefusalRow(
         "single-page-24-hours",
         "the sign-in ended after 24 hours because the application's redirect address is registered as a single-page application",
         "sign in again: {login}; to avoid this, use a registration with the platform 'Mobile and desktop'",
@@ -171,14 +171,14 @@ _BY_NUMBERS: dict[tuple[int, ...], EntraRow] = {
         link=_REVOKED,
         words=("spa refresh token 24 hours", "log in every day"),
     ),
-    (70000,): EntraRow(
+    (70000,): RefusalRow(
         "refresh-token-invalid",
         "the refresh token is no longer valid",
         "sign in again: {login}; a personal account may have to be unlocked at account.microsoft.com first",
         link=_REVOKED,
         words=("invalid_grant", "service abuse mode"),
     ),
-    (50126,): EntraRow(
+    (50126,): RefusalRow(
         "wrong-password", "wrong user name or password", SIGN_IN, words=("invalid username or password",)
     ),
     (50053,): _wait(
@@ -189,7 +189,7 @@ _BY_NUMBERS: dict[tuple[int, ...], EntraRow] = {
         pause=LONG_PAUSE,
         words=("smart lockout", "malicious IP address", "account is locked"),
     ),
-    (50055, 50144, 50056): EntraRow(
+    (50055, 50144, 50056): RefusalRow(
         "password-expired",
         "the password has expired",
         "change the password, then {login}",
@@ -197,14 +197,14 @@ _BY_NUMBERS: dict[tuple[int, ...], EntraRow] = {
         words=("password expired", "no password set"),
     ),
     (50057,): _admin("account-disabled", "the account is disabled", _ASK_ADMIN, words=("user account is disabled",)),
-    (50034, 51004, 50020, 90072, 16000, 50014): EntraRow(
+    (50034, 51004, 50020, 90072, 16000, 50014): RefusalRow(
         "user-not-in-tenant",
         "the tenant does not know this user",
         _CHECK_ACCOUNT,
         more=('personal accounts need tenant="consumers"; guests sign in at their home tenant',),
         words=("user account does not exist in tenant", "external user", "wrong tenant"),
     ),
-    (500208,): EntraRow(
+    (500208,): RefusalRow(
         "account-type",
         "the application or the tenant does not accept this type of account",
         _CHECK_ACCOUNT,
@@ -249,7 +249,7 @@ _BY_NUMBERS: dict[tuple[int, ...], EntraRow] = {
         words=("tenant restrictions", "Restrict-Access-To-Tenants", "access to tenant is denied"),
         by_connection=True,
     ),
-    (53004, 53010, 53011, 50131): EntraRow(
+    (53004, 53010, 53011, 50131): RefusalRow(
         "risk",
         "the sign-in was blocked as risky",
         "sign in with a browser, from a network that the organisation trusts: {login --browser}; or ask the administrator",
@@ -257,21 +257,21 @@ _BY_NUMBERS: dict[tuple[int, ...], EntraRow] = {
         words=("risky sign-in", "suspicious activity"),
         by_connection=True,
     ),
-    (65001,): EntraRow(
+    (65001,): RefusalRow(
         "no-consent",
         "neither the user nor an administrator has consented to these permissions yet",
         "sign in and consent: {login}; if that ends with 'need admin approval', give the administrator the address that {consent} prints",
         link=_CONSENT,
         words=("user or administrator has not consented", "need admin approval", "consent_required"),
     ),
-    (65004,): EntraRow(
+    (65004,): RefusalRow(
         "consent-declined",
         "consent was declined",
         "sign in again and accept: {login}",
         link=_CONSENT,
         words=("user declined to consent",),
     ),
-    (65002,): EntraRow(
+    (65002,): RefusalRow(
         "first-party-id",
         "the client id belongs to a Microsoft application that cms may not use",
         f"use your own client id, {_RELOAD}",
@@ -279,7 +279,7 @@ _BY_NUMBERS: dict[tuple[int, ...], EntraRow] = {
         link=_REGISTER,
         words=("consent between first party application", "preauthorization"),
     ),
-    (65005, 650056, 650057, 65006): EntraRow(
+    (65005, 650056, 650057, 65006): RefusalRow(
         "permissions-not-listed",
         "the application's registration does not list these permissions",
         "add SMTP.Send, IMAP.AccessAsUser.All and POP.AccessAsUser.All to the registration, then {login}",
@@ -300,7 +300,7 @@ _BY_NUMBERS: dict[tuple[int, ...], EntraRow] = {
         link=_CONSENT,
         words=("need admin approval", "admin consent required", "administrator consent"),
     ),
-    (700016, 700011, 70001): EntraRow(
+    (700016, 700011, 70001): RefusalRow(
         "client-id-unknown",
         "the tenant does not know the client id",
         _CHECK_ACCOUNT,
@@ -308,7 +308,7 @@ _BY_NUMBERS: dict[tuple[int, ...], EntraRow] = {
         link=_REGISTER,
         words=("application with identifier was not found in the directory", "unauthorized_client"),
     ),
-    (7000112,): EntraRow(
+    (7000112,): RefusalRow(
         "application-disabled",
         "the application was disabled by its owner",
         f"use another client_id in the configuration, {_RELOAD}",
@@ -316,7 +316,7 @@ _BY_NUMBERS: dict[tuple[int, ...], EntraRow] = {
         link=_REGISTER,
         words=("application is disabled",),
     ),
-    (7000218,): EntraRow(
+    (7000218,): RefusalRow(
         "secret-wanted",
         "the application requires a client secret",
         f"allow public client flows in its registration, {_THEN_AGAIN}; or set client_secret in the configuration, {_RELOAD}",
@@ -326,28 +326,28 @@ _BY_NUMBERS: dict[tuple[int, ...], EntraRow] = {
         link=_REGISTER,
         words=("request body must contain client_assertion or client_secret", "device code invalid_client"),
     ),
-    (700025,): EntraRow(
+    (700025,): RefusalRow(
         "secret-unwanted",
         "the application is a public client",
         f"remove client_secret from the configuration, {_RELOAD}",
         link=_CREDENTIALS,
         words=("client is public so neither client_assertion nor client_secret should be presented",),
     ),
-    (7000215, 7000222, 70002): EntraRow(
+    (7000215, 7000222, 70002): RefusalRow(
         "secret-wrong",
         "the client secret is wrong or has expired",
         f"create a new secret and put its value (not its id) where client_secret points, {_THEN_AGAIN}",
         link=_CREDENTIALS,
         words=("invalid client secret provided", "client secret keys expired"),
     ),
-    (700027, 50012, 700030): EntraRow(
+    (700027, 50012, 700030): RefusalRow(
         "certificate-refused",
         "the client certificate was not accepted",
         f"check the certificate in the registration and this machine's clock, {_THEN_AGAIN}",
         link=_CREDENTIALS,
         words=("client assertion contains an invalid signature", "thumbprint"),
     ),
-    (50011, 500113, 900971, 500119): EntraRow(
+    (50011, 500113, 900971, 500119): RefusalRow(
         "redirect-not-registered",
         "the redirect address is not registered",
         "register exactly {redirect}, then {login}; or set redirect_uri in the configuration, then {reload, login}",
@@ -355,7 +355,7 @@ _BY_NUMBERS: dict[tuple[int, ...], EntraRow] = {
         link=_REDIRECT,
         words=("redirect URI mismatch", "reply URL specified in the request does not match"),
     ),
-    (9002327,): EntraRow(
+    (9002327,): RefusalRow(
         "origin-wanted",
         "the redirect address is registered as a single-page application, which requires an Origin header",
         f"set origin=\"{{origin}}\" for the account, {_RELOAD}; or register the address as 'Mobile and desktop', {_THEN_AGAIN}",
@@ -365,7 +365,7 @@ _BY_NUMBERS: dict[tuple[int, ...], EntraRow] = {
             "tokens issued for the 'Single-Page Application' client-type may only be redeemed via cross-origin requests",
         ),
     ),
-    (9002326,): EntraRow(
+    (9002326,): RefusalRow(
         "origin-unwanted",
         "the redirect address is not registered as a single-page application, but an Origin header was sent",
         f'set origin="" for the account, {_RELOAD}',
@@ -373,7 +373,7 @@ _BY_NUMBERS: dict[tuple[int, ...], EntraRow] = {
         link=_REDIRECT,
         words=("cross-origin token redemption is permitted only for the 'Single-Page Application' client-type",),
     ),
-    (50194, 90130, 9002332): EntraRow(
+    (50194, 90130, 9002332): RefusalRow(
         "application-not-for-tenant",
         "the application does not accept users of this tenant",
         f"set tenant= of the account, {_RELOAD}",
@@ -381,14 +381,14 @@ _BY_NUMBERS: dict[tuple[int, ...], EntraRow] = {
         link=_REGISTER,
         words=("not configured as a multi-tenant application", "/common endpoint is not supported"),
     ),
-    (90002, 90038, 50059): EntraRow(
+    (90002, 90038, 50059): RefusalRow(
         "no-such-tenant",
         "the tenant does not exist in this cloud",
         f"check tenant= and cloud= of the account in the configuration, {_RELOAD}",
         link=_CLOUDS,
         words=("tenant not found", "national cloud", "no tenant-identifying information"),
     ),
-    (70011, 28002, 700022, 28000, 700023, 9001023): EntraRow(
+    (70011, 28002, 700022, 28000, 700023, 9001023): RefusalRow(
         "bad-scopes",
         "these scopes cannot be requested together",
         f"check scopes= and tenant= of the account, {_RELOAD}",
@@ -398,37 +398,37 @@ _BY_NUMBERS: dict[tuple[int, ...], EntraRow] = {
         link=_SCOPES,
         words=("scope is not valid", "multiple resources", "invalid_scope"),
     ),
-    (90014, 900144, 9002313, 90023, 90100): EntraRow(
+    (90014, 900144, 9002313, 90023, 90100): RefusalRow(
         "malformed-request",
         "the request was malformed",
         _BUG,
         words=("request body must contain the parameter", "invalid_request"),
     ),
-    (54005, 501481, 700005): EntraRow(
+    (54005, 501481, 700005): RefusalRow(
         "code-used",
         "the authorization code was used already or belongs to another sign-in",
         "start the sign-in again: {login}",
         words=("code was already redeemed", "PKCE code verifier mismatch"),
     ),
-    (70018,): EntraRow(
+    (70018,): RefusalRow(
         "device-code-wrong",
         "the device code is wrong",
         "start again: {login --device}",
         words=("bad_verification_code",),
     ),
-    (90119,): EntraRow(
+    (90119,): RefusalRow(
         "device-code-missing",
         "no device code was typed in",
         "start again, and type the code that is shown: {login --device}",
         words=("InvalidUserCode", "user code is null or empty"),
     ),
-    (90120,): EntraRow(
+    (90120,): RefusalRow(
         "device-code-used",
         "the sign-in with this device code was approved or declined already",
         "start again: {login --device}",
         words=("InvalidDeviceFlowRequest", "already authorized or declined"),
     ),
-    (50134,): EntraRow(
+    (50134,): RefusalRow(
         "device-code-elsewhere",
         "the device code was created in one Microsoft data centre and entered in another",
         "start again: {login --device}; if it happens again, use a browser: {login --browser}",
@@ -441,7 +441,7 @@ _BY_NUMBERS: dict[tuple[int, ...], EntraRow] = {
         takes="up to 15 minutes",
         words=("authorization_pending",),
     ),
-    (70019,): EntraRow(
+    (70019,): RefusalRow(
         "device-code-expired",
         "the device code has expired",
         "start again: {login --device}",
@@ -496,16 +496,16 @@ _BY_NUMBERS: dict[tuple[int, ...], EntraRow] = {
 ROWS = {number: row for numbers, row in _BY_NUMBERS.items() for number in numbers}
 
 SUBERRORS = {
-    "basic_action": EntraRow(
+    "basic_action": RefusalRow(
         "browser-wanted", "the provider requires a step in a browser", _BROWSER, words=("basic_action",)
     ),
-    "additional_action": EntraRow(
+    "additional_action": RefusalRow(
         "more-wanted",
         "the provider requires a step outside its sign-in page",
         _BROWSER,
         words=("additional_action",),
     ),
-    "message_only": EntraRow(
+    "message_only": RefusalRow(
         "refused-with-reason",
         "the provider refused; signing in with a browser shows why",
         _BROWSER,
@@ -527,13 +527,13 @@ SUBERRORS = {
     "device_authentication_failed": ROWS[50097],
 }
 
-_PERSON_WANTED = EntraRow(
+_PERSON_WANTED = RefusalRow(
     "person-wanted",
     "the provider requires the user to sign in interactively",
     _BROWSER,
     words=("interaction_required", "login_required"),
 )
-_DECLINED = EntraRow(
+_DECLINED = RefusalRow(
     "declined",
     "the sign-in was declined, by the user or by a policy",
     SIGN_IN,
@@ -542,7 +542,7 @@ _DECLINED = EntraRow(
 ERRORS = {
     "temporarily_unavailable": ROWS[90033],
     "server_error": ROWS[90033],
-    "invalid_grant": EntraRow(
+    "invalid_grant": RefusalRow(
         "refused", "the provider refused the sign-in", SIGN_IN, link=_REVOKED, words=("invalid_grant",)
     ),
     "interaction_required": _PERSON_WANTED,
@@ -554,14 +554,14 @@ ERRORS = {
     "slow_down": ROWS[70016],
     "bad_verification_code": ROWS[70018],
     "expired_token": ROWS[70019],
-    "invalid_client": EntraRow(
+    "invalid_client": RefusalRow(
         "application-refused",
         "the provider refused the application",
         "check client_id and client_secret, then {reload, refresh}",
         link=_CREDENTIALS,
         words=("invalid_client", "HTTP 401"),
     ),
-    "unauthorized_client": EntraRow(
+    "unauthorized_client": RefusalRow(
         "application-not-allowed",
         "the application is not allowed to do this",
         f"check its registration, {_THEN_AGAIN}; or use another application, {_RELOAD}",
@@ -574,63 +574,95 @@ ERRORS = {
     "unsupported_grant_type": ROWS[90014],
     "unsupported_response_type": ROWS[90014],
     "invalid_tenant": ROWS[90002],
+    # RFC 8707, 2.
+    "invalid_target": RefusalRow(
+        "resource-refused",
+        "the provider does not know the resource that the token is for",
+        "check scopes and resource of the account in the configuration, then {reload, login}",
+        words=("invalid_target",),
+    ),
+    # Google's words, which say what the administrator or the application's owner has to change.
+    "admin_policy_enforced": _admin(
+        "application-blocked",
+        "the organisation does not allow this application, or not for mail",
+        "ask the administrator of your organisation to allow the application's client id, then {again}",
+        words=("admin_policy_enforced",),
+    ),
+    "policy_enforced": RefusalRow(
+        "application-not-examined",
+        "the account's protection allows only applications that the provider has examined",
+        "use such an application, then {reload, login}; or end that protection, then {login}",
+        words=("policy_enforced", "Advanced Protection"),
+    ),
+    "org_internal": RefusalRow(
+        "application-of-others",
+        "the application is for the members of another organisation",
+        "use another application, then {reload, login}",
+        words=("org_internal",),
+    ),
+    "deleted_client": RefusalRow(
+        "application-deleted",
+        "the application was deleted at the provider",
+        "restore it there, then {again}; or use another application, then {reload, login}",
+        words=("deleted_client",),
+    ),
 }
 
 # Rows for an application that signs in by itself: no hint tells a person to sign in, and cms checks again by itself.
 # `{credential}` is the configuration argument that points to its credential.
 _PERMIT = "ask the administrator to consent to the application in that tenant"
 _FEDERATION = f"{_LEARN}/workload-id/workload-identity-federation"
-_APPLICATION_BY_NUMBERS: dict[tuple[int, ...], EntraRow] = {
-    (7000215,): EntraRow(
+_APPLICATION_BY_NUMBERS: dict[tuple[int, ...], RefusalRow] = {
+    (7000215,): RefusalRow(
         "application-secret-wrong",
         "the client secret is wrong",
         f"put the secret's value (not its id) where {{credential}} points; {_THEN_AGAIN}",
         link=_CREDENTIALS,
         words=("invalid client secret provided",),
     ),
-    (7000222,): EntraRow(
+    (7000222,): RefusalRow(
         "application-secret-expired",
         "the client secret has expired",
         f"create a new secret in the registration and put its value where {{credential}} points; {_THEN_AGAIN}",
         link=_CREDENTIALS,
         words=("client secret keys are expired",),
     ),
-    (7000216, 7000218): EntraRow(
+    (7000216, 7000218): RefusalRow(
         "application-without-proof",
         "the request carried no credential that the application's registration knows",
         "set client_secret, certificate or client_assertion of the account in the configuration, then {reload}",
         link=_CREDENTIALS,
         words=("client_assertion, client_secret or client_assertion_type is required",),
     ),
-    (700027, 700030, 50012, 5000224): EntraRow(
+    (700027, 700030, 50012, 5000224): RefusalRow(
         "application-certificate",
         "the certificate was not accepted: it has expired, or the registration does not have it",
         f"upload the certificate, without its key, to the registration, and check this machine's clock; {_THEN_AGAIN}",
         link=_CREDENTIALS,
         words=("client assertion contains an invalid signature", "certificate thumbprint"),
     ),
-    (700024,): EntraRow(
+    (700024,): RefusalRow(
         "application-assertion-time",
         "the assertion is not valid now: it has expired, or a clock is wrong",
         f"make sure that what {{credential}} points to is renewed in time, and check this machine's clock; {_THEN_AGAIN}",
         link=_FEDERATION,
         words=("client assertion is not within its valid time range",),
     ),
-    (70021, 700211, 700212, 700213, 700214): EntraRow(
+    (70021, 700211, 700212, 700213, 700214): RefusalRow(
         "application-federation",
         "no federated credential of the application matches the assertion",
         f"a federated credential in the registration must have the assertion's issuer, subject and audience; {_THEN_AGAIN}",
         link=_FEDERATION,
         words=("no matching federated identity record found",),
     ),
-    (700021, 50027, 50013): EntraRow(
+    (700021, 50027, 50013): RefusalRow(
         "application-assertion",
         "Entra cannot use the assertion",
         f"check that {{credential}} points to an assertion for this application, from an issuer that it trusts; {_THEN_AGAIN}",
         link=_FEDERATION,
         words=("assertion is invalid", "invalid JWT token"),
     ),
-    (700016, 70001): EntraRow(
+    (700016, 70001): RefusalRow(
         "application-unknown",
         "the tenant does not know the application",
         f"check client_id= and tenant= of the account in the configuration, then {{reload}}; or {_PERMIT}, {_THEN_AGAIN}",
@@ -644,7 +676,7 @@ _APPLICATION_BY_NUMBERS: dict[tuple[int, ...], EntraRow] = {
         link=_CONSENT,
         words=("missing service principal in the tenant", "application is not assigned to a role"),
     ),
-    (7000112,): EntraRow(
+    (7000112,): RefusalRow(
         "application-switched-off",
         "the application was disabled",
         f"ask its owner to enable it, {_THEN_AGAIN}; or use another client_id",
@@ -652,7 +684,7 @@ _APPLICATION_BY_NUMBERS: dict[tuple[int, ...], EntraRow] = {
         words=("application is disabled",),
     ),
     (90002, 90038, 50059): ROWS[90002],
-    (9001023, 50194): EntraRow(
+    (9001023, 50194): RefusalRow(
         "application-needs-tenant",
         "an application that signs in by itself needs a specific tenant",
         "set tenant= of the account to the tenant's GUID or domain, then {reload}",
@@ -661,7 +693,7 @@ _APPLICATION_BY_NUMBERS: dict[tuple[int, ...], EntraRow] = {
     ),
     (500011, 650052, 50001): ROWS[650052],
     (50002, 500021, 500022, 5000211): ROWS[500021],
-    (70011, 1002012, 28000, 700022): EntraRow(
+    (70011, 1002012, 28000, 700022): RefusalRow(
         "application-scope",
         "an application cannot request this scope",
         "set scopes= of the account to the .default of one resource and nothing else, then {reload}",
@@ -677,7 +709,7 @@ _APPLICATION_BY_NUMBERS: dict[tuple[int, ...], EntraRow] = {
     ),
 }
 APPLICATION_ROWS = {number: row for numbers, row in _APPLICATION_BY_NUMBERS.items() for number in numbers}
-APPLICATION_REFUSED = EntraRow(
+APPLICATION_REFUSED = RefusalRow(
     "application-not-accepted",
     "the provider refused the application",
     f"check its registration, {_THEN_AGAIN}; or client_id=, tenant= and {{credential}} of the account, then {{reload}}",
@@ -685,7 +717,7 @@ APPLICATION_REFUSED = EntraRow(
     words=("invalid_client", "unauthorized_client"),
 )
 # IMDS, the App Service and Azure Arc use their own error words, which say less than the HTTP status.
-NO_IDENTITY = EntraRow(
+NO_IDENTITY = RefusalRow(
     "no-managed-identity",
     "this machine has no such managed identity",
     f"assign it in Azure (`az vm identity assign`), {_THEN_AGAIN}; or name another in client_id=, then {{reload}}",
@@ -731,7 +763,7 @@ AGAIN = fill("{refresh}")
 WAIT_OR_AGAIN = fill("wait, or {refresh}")
 
 
-def row_of(number: int | None, error: str = "", suberror: str = "", status: int | None = None) -> EntraRow:
+def row_of(number: int | None, error: str = "", suberror: str = "", status: int | None = None) -> RefusalRow:
     """Return the row for a refusal: by number, else by suberror, error word or HTTP status, else `UNKNOWN`.
 
     Numbers that only applications meet are found too.
@@ -746,7 +778,9 @@ def row_of(number: int | None, error: str = "", suberror: str = "", status: int 
     )
 
 
-def row_of_application(number: int | None, error: str = "", suberror: str = "", status: int | None = None) -> EntraRow:
+def row_of_application(
+    number: int | None, error: str = "", suberror: str = "", status: int | None = None
+) -> RefusalRow:
     """Return the row for a refusal of an application that signs in by itself: by number, else `APPLICATION_REFUSED`.
 
     The provider's own failures have the same rows as for people.
@@ -758,7 +792,7 @@ def row_of_application(number: int | None, error: str = "", suberror: str = "", 
     return other if other.transient and other not in (UNKNOWN, NOT_THE_PROVIDER) else APPLICATION_REFUSED
 
 
-def _of_status(status: int | None) -> EntraRow | None:
+def _of_status(status: int | None) -> RefusalRow | None:
     if status == _TOO_MANY_REQUESTS:
         return THROTTLED
     if status == _UNAUTHORIZED:

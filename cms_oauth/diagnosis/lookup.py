@@ -463,7 +463,7 @@ def of_entra(
     return (replace(verdict, cause=f"{verdict.cause[:-1]} ({shown}).", takes=takes, link=link),)
 
 
-def of_row(row: entra.EntraRow) -> Verdict:
+def of_row(row: entra.RefusalRow) -> Verdict:
     """Return a row of Entra's table as a verdict, with its fields not yet filled in; its message becomes a sentence."""
     cause = f"{row.message[0].upper()}{row.message[1:]}."
     return Verdict(row.name, cause, row.mover, row.steps, row.takes, row.link, row.words)

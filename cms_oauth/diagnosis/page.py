@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from cms_oauth.diagnosis import certificates, entra, local, mail
+from cms_oauth.diagnosis import certificates, entra, local, mail, oauth2
 from cms_oauth.diagnosis.lookup import of_row
 from cms_oauth.diagnosis.verdicts import UNKNOWN, WHO, Verdict, fill_in
 from cms_oauth.moves import Command, Value, cms, fill
@@ -169,7 +169,15 @@ def _of_applications() -> Iterator[Verdict]:
     return (_numbered(row, entra.APPLICATION_ROWS) for row in rows if row not in entra.ROWS.values())
 
 
-def _numbered(row: entra.EntraRow, rows: Mapping[int, entra.EntraRow]) -> Verdict:
+def _of_others() -> Iterator[Verdict]:
+    """Yield what only providers other than Microsoft say."""
+    rows = (*oauth2.ROWS.values(), *oauth2.APPLICATION_ROWS.values(), oauth2.APPLICATION_REFUSED)
+    known = (*entra.ERRORS.values(), entra.THROTTLED, entra.FAILED)
+    names = [each.name for each in known]
+    return (fill_in(of_row(row), {**_PLACEHOLDERS, "again": entra.AGAIN}) for row in rows if row.name not in names)
+
+
+def _numbered(row: entra.RefusalRow, rows: Mapping[int, entra.RefusalRow]) -> Verdict:
     """Return a row as a verdict, with its AADSTS numbers among its words: people search for the number that they saw."""
     again = entra.WAIT_OR_AGAIN if rows is entra.APPLICATION_ROWS else entra.AGAIN
     verdict = fill_in(of_row(row), {**_PLACEHOLDERS, "again": again})
@@ -190,6 +198,7 @@ _FAMILIES: dict[str, tuple[str, Callable[[], Iterable[Verdict]]]] = {
     "certificate": ("The certificate of Microsoft's login host is not trusted", _of_login_hosts),
     "sign-in": ("Microsoft refuses the sign-in", _of_entra),
     "application": ("Microsoft refuses an application that signs in by itself", _of_applications),
+    "provider": ("Google or another provider refuses a sign-in", _of_others),
     "token": ("cms gives no token", lambda: (fill_in(row.verdict, _PLACEHOLDERS) for row in local.ROWS)),
 }
 

@@ -12,21 +12,24 @@ from cms.core.forecast import (
     CERTAINTIES,
     DAY,
     HOUR,
-    IDLE_LIFE,
     LEAD_SECONDS,
     REASONS,
     REMEMBERED,
     SPA_LIFE,
+    TESTING_REASON,
     Forecast,
+    ending_of,
     forecast,
     remember,
     warned_at,
 )
-from cms.core.lifecycle import Ending, SignInFacts
+from cms.core.lifecycle import Ending, SignInFacts, Trouble
+from cms_oauth.providers import GOOGLE, MICROSOFT, PROVIDERS
 
 # A moment to count from, as Unix time.
 START = 1_700_000_000.0
 WEEK = 7 * DAY
+IDLE_LIFE = PROVIDERS[MICROSOFT].idle
 
 FREQUENCY, PASSWORD = 70043, 50173
 
@@ -42,7 +45,7 @@ def lived(*days: float, aadsts: int = FREQUENCY) -> tuple[Ending, ...]:
 
 def foretold(endings: Sequence[Ending], now: float = START + HOUR, *, spa: bool = False) -> Forecast | None:
     """Return what is foretold of a sign-in given at START that is renewed without pause."""
-    return forecast(facts(START, now, endings), spa=spa, now=now)
+    return forecast(facts(START, now, endings), spa=spa, now=now, idle=IDLE_LIFE)
 
 
 def facts(given_at: float, redeemed_at: float, endings: Sequence[Ending] = ()) -> SignInFacts:
@@ -138,14 +141,14 @@ class TestIdleness:
     def test_ninety_days_without_a_renewal(self) -> None:
         """While cms cannot renew, the sign-in runs out 90 days after the last renewal."""
         redeemed = START + DAY
-        found = forecast(facts(START, redeemed), spa=False, now=redeemed + 8 * DAY)
+        found = forecast(facts(START, redeemed), spa=False, now=redeemed + 8 * DAY, idle=IDLE_LIFE)
 
         assert Forecast(redeemed + IDLE_LIFE, "90 days without a renewal", "certain") == found
 
     def test_one_that_has_ended_so_is_told_of(self) -> None:
         """A person who has seen it before knows what it means."""
         ended = remember((), Ending(START - 200 * DAY, START, 700082))
-        found = forecast(facts(START, START, ended), spa=False, now=START + 8 * DAY)
+        found = forecast(facts(START, START, ended), spa=False, now=START + 8 * DAY, idle=IDLE_LIFE)
 
         assert (
             Forecast(START + IDLE_LIFE, "90 days without a renewal, which has ended a sign-in before", "certain")
@@ -154,12 +157,12 @@ class TestIdleness:
 
     def test_a_daemon_that_renews_keeps_it_alive(self) -> None:
         """cms does not warn of a limit that a running daemon never comes near."""
-        assert forecast(facts(START, START + 300 * DAY), spa=False, now=START + 301 * DAY) is None
+        assert forecast(facts(START, START + 300 * DAY), spa=False, now=START + 301 * DAY, idle=IDLE_LIFE) is None
 
 
 def test_nothing_is_foretold_of_an_unknown_sign_in() -> None:
     """Without the moment at which it was given there is nothing to count from."""
-    assert forecast(facts(0.0, 0.0, lived(7, 7)), spa=True, now=START) is None
+    assert forecast(facts(0.0, 0.0, lived(7, 7)), spa=True, now=START, idle=IDLE_LIFE) is None
 
 
 @pytest.mark.parametrize(("days", "lead"), [(1, 0.1 * DAY), (7, 0.7 * DAY), (10, DAY), (90, DAY)])
@@ -205,7 +208,7 @@ def test_a_forecast_is_sound_whatever_was_seen(
     given_at: float, redeemed: float, endings: tuple[Ending, ...], spa: bool, now: float
 ) -> None:
     """Whatever the vault remembers, and whatever clocks did: words of the tables, a finite moment, a lead of a day."""
-    found = forecast(facts(START + given_at, START + redeemed, endings), spa=spa, now=START + now)
+    found = forecast(facts(START + given_at, START + redeemed, endings), spa=spa, now=START + now, idle=IDLE_LIFE)
 
     if found:
         assert found.certainty in CERTAINTIES
@@ -234,8 +237,61 @@ def test_a_steady_policy_is_found_out(period: float, times: int, late: float) ->
         noticed = at + period + late * 1.5 * HOUR * (number % 2)
         endings.append(Ending(at, noticed, FREQUENCY))
         at = noticed
-    found = forecast(facts(START, START, endings), spa=False, now=START + 1.0)
+    found = forecast(facts(START, START, endings), spa=False, now=START + 1.0, idle=IDLE_LIFE)
 
     assert found
     assert "likely" == found.certainty
     assert period - 1.0 <= found.due - START <= period + 1.5 * HOUR
+
+
+def ended(days: float, trouble: Trouble, provider: str = GOOGLE) -> Ending:
+    """Return the end of a sign-in that was given so many days before START."""
+    return ending_of(provider, START - days * DAY, START, trouble)
+
+
+GONE = Trouble("refused", "gone", error="invalid_grant")
+
+
+@pytest.mark.parametrize(
+    ("days", "trouble", "provider", "expected"),
+    [
+        (7.05, GONE, GOOGLE, TESTING_REASON),
+        (7.05, GONE, "fastmail", "invalid_grant"),
+        (6.9, GONE, GOOGLE, "invalid_grant"),
+        (8.5, GONE, GOOGLE, "invalid_grant"),
+        (7.05, Trouble("refused", "", error="invalid_grant", suberror="invalid_rapt"), GOOGLE, "invalid_rapt"),
+        (7.05, Trouble("refused", "", aadsts=70043), MICROSOFT, "AADSTS70043"),
+    ],
+)
+def test_what_ended_a_sign_in(days: float, trouble: Trouble, provider: str, expected: str) -> None:
+    """The provider's word; and where Google gives none, the seven days of a project in testing."""
+    assert expected == ended(days, trouble, provider).reason
+
+
+@pytest.mark.parametrize(
+    ("trouble", "words"),
+    [
+        (GONE, "7 days of a Google project in testing, seen once"),
+        (
+            Trouble("refused", "", error="invalid_grant", suberror="invalid_rapt"),
+            "sign-in frequency of the organisation, seen once",
+        ),
+    ],
+)
+def test_another_providers_endings_foretell_the_next(trouble: Trouble, words: str) -> None:
+    """Google's session control is a period, and so are the days of a project in testing."""
+    found = foretold(remember((), ended(7.05, trouble)))
+
+    assert found
+    assert (words, "possible") == (found.reason, found.certainty)
+    assert () == remember((), ended(3, GONE))
+
+
+def test_idleness_is_the_providers() -> None:
+    """Google waits for half a year; where it is not known, nothing is foretold."""
+    idle = facts(START, START + 10 * DAY)
+    found = forecast(idle, spa=False, now=START + 30 * DAY, idle=PROVIDERS[GOOGLE].idle)
+
+    assert found
+    assert (START + 190 * DAY, "180 days without a renewal") == (found.due, found.reason)
+    assert forecast(idle, spa=False, now=START + 30 * DAY, idle=0.0) is None

@@ -15,11 +15,12 @@ from cms.cli.doctor.assess import Asked, consent
 from cms.core.accounts import Account, Grant, Scopes
 from cms.core.lifecycle import Deny, Granted, Life, Need, Outcome, Token, absorb
 from cms.core.policy import Peer, Rules
-from cms.core.preflight import covers, fits, misfit, permission_for
+from cms.core.preflight import covers, fits, misfit, permission_for, permission_of
 from cms.core.status import AccountFacts, describe
 from cms.daemon.serving.issue import Issuer
 from cms_oauth.claims import Claims
 from cms_oauth.microsoft import EXCHANGE, GRAPH
+from cms_oauth.providers import Server
 from cms_oauth.wire import TokenRequest
 
 MAIL: Scopes = ("https://outlook.office.com/SMTP.Send", "https://outlook.office.com/IMAP.AccessAsUser.All")
@@ -103,9 +104,12 @@ def test_only_what_is_known_to_be_another_is_refused(audience: str, certain: boo
     """Any other may be a name of Exchange's that is not known here: it is served, and warned about."""
     found = misfit(person(audience), "SMTP", MAIL)
     token = replace(held(MAIL_TOKEN), claims=person(audience))
+    account = replace(OWN_ACCOUNT, scopes={"SMTP": MAIL})
 
     assert found is not None
-    assert (certain, not certain) == (found.certain, fits(token, "SMTP", MAIL))
+    assert (certain, not certain) == (found.certain, fits(token, account, "SMTP"))
+    elsewhere = replace(account, grant=replace(account.grant, server=Server()), needs={})
+    assert fits(token, elsewhere, "SMTP"), "what another provider's token says is not known"
 
 
 def test_an_application_needs_no_sign_in() -> None:
@@ -273,7 +277,7 @@ async def test_a_permission_of_ones_own_is_served() -> None:
     finding = consent(Asked(OWN_ACCOUNT, "IMAP", got=True, claims=OWN_TOKEN.claims))
 
     assert (OWN_TOKEN, [(OWN, Need("mail.access"))]) == (reply, keeper.asked)
-    assert (True, "") == (fits(OWN_TOKEN, "SMTP", OWN), row.warning)
+    assert (True, "") == (fits(OWN_TOKEN, OWN_ACCOUNT, "IMAP"), row.warning)
     assert finding is not None
     assert "pass" == finding.level
 
@@ -311,3 +315,15 @@ def test_a_protocol_needs_a_permission(protocol: str, scopes: Scopes, expected: 
 def test_a_token_covers_what_its_scopes_name(scopes: tuple[str, ...], permission: str, expected: bool) -> None:
     """The spelling of the resource and letter case do not matter; an unknown scope is taken at its word."""
     assert expected == covers(Token("secret", 0.0, 1.0, 0.5, scopes), permission)
+
+
+def test_another_providers_permission_is_named() -> None:
+    """Each protocol needs its own scope of a token that may have several; where none is named, any token will do."""
+    scopes = ("mail:imap_full", "mail:smtp")
+    grant = Grant("https://oauth.example.test", "id", "a@example.test", (scopes,), provider="yandex", server=Server())
+    needs = {"IMAP": "mail:imap_full", "SMTP": "mail:smtp"}
+    account = Account("a@example.test", grant, dict.fromkeys(needs, scopes), needs=needs)
+    lesser = replace(held(MAIL_TOKEN), scopes=("mail:imap_full",))
+
+    assert ["mail:imap_full", "mail:smtp", ""] == [permission_of(account, each) for each in ("IMAP", "SMTP", "POP")]
+    assert [True, False] == [fits(lesser, account, each) for each in ("IMAP", "SMTP")]

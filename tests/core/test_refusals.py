@@ -9,13 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cms.core import refusals
-from cms.core.accounts import DEFAULT_REGISTRATION, Grant
+from cms.core.accounts import DEFAULT_REGISTRATION, Grant, Source
 from cms.core.lifecycle import KINDS, Refused, Transient, Trouble
 from cms_oauth.diagnosis import entra
 from cms_oauth.moves import Promise, fill, parts_of
+from cms_oauth.providers import PROVIDERS
 
 ALL_ROWS = [*entra.ROWS.values(), *entra.SUBERRORS.values(), *entra.ERRORS.values()]
 GRANT = Grant("https://login.example/common", "client", "ann@example.test", redirect_uri="http://localhost/x")
+GMAIL = replace(GRANT, authority="https://accounts.google.com", provider="google", server=PROVIDERS["google"].server)
 
 
 def refusal(number: int, **more: object) -> dict[str, object]:
@@ -114,7 +116,7 @@ def test_a_known_registration_is_named() -> None:
 
 
 @pytest.mark.parametrize("row", ALL_ROWS)
-def test_a_refusal_names_the_next_command(row: entra.EntraRow) -> None:
+def test_a_refusal_names_the_next_command(row: entra.RefusalRow) -> None:
     """Nothing tries a refused sign-in again by itself: each hint ends in a command that does."""
     assert row.transient or any(field in row.hint for field in ("{login", "{again}", "{reload"))
 
@@ -125,7 +127,7 @@ def at_a_sign_in(answer: dict[str, object]) -> Trouble:
     return outcome.trouble  # type: ignore[union-attr]  # explain never grants
 
 
-EVERY_ANSWER: dict[str, tuple[entra.EntraRow, dict[str, object]]] = {
+EVERY_ANSWER: dict[str, tuple[entra.RefusalRow, dict[str, object]]] = {
     **{f"AADSTS{each}": (row, refusal(each)) for each, row in (entra.APPLICATION_ROWS | entra.ROWS).items()},
     **{each: (row, {"error": "invalid_grant", "suberror": each}) for each, row in entra.SUBERRORS.items()},
     **{each: (row, {"error": each}) for each, row in entra.ERRORS.items()},
@@ -202,6 +204,12 @@ def test_long_pauses(number: int) -> None:
         ({"error": "invalid_grant", "error_codes": [123456789]}, Refused),
         ({"error": "interaction_required"}, Refused),
         ({"error": "invalid_client"}, Refused),
+        ({"error": "admin_policy_enforced"}, Refused),
+        ({"error": "policy_enforced"}, Refused),
+        ({"error": "org_internal"}, Refused),
+        ({"error": "deleted_client"}, Refused),
+        ({"error": "invalid_target"}, Refused),
+        ({"error": "unsupported_grant_type"}, Refused),
         ({"error": "temporarily_unavailable"}, Transient),
         ({"error": "temporarily_unavailable", "error_codes": [424242]}, Transient),
         ({"error": "server_error"}, Transient),
@@ -272,7 +280,7 @@ def test_never_raises_and_never_quotes(answer: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize("row", [row for row in entra.ROWS.values() if row.transient])
-def test_a_person_is_not_told_to_wait_for_cms(row: entra.EntraRow) -> None:
+def test_a_person_is_not_told_to_wait_for_cms(row: entra.RefusalRow) -> None:
     """Nothing tries again what a person has asked for: the hint names their command instead, and keeps the rest."""
     trouble = Trouble(row.kind, row.message, fill(row.hint))
     told = refusals.in_person(Transient(trouble, 5.0), "start again: `cms login`")
@@ -345,3 +353,48 @@ def test_what_the_provider_did_not_refuse_is_said_whole() -> None:
     told = refusals.of_application(Trouble("unfit", "it has no (usable) key"), replace(GRANT, sign_in="app"))
 
     assert told.message.endswith("(it has no (usable) key)")
+
+
+def test_another_provider_gives_words() -> None:
+    """Its own table says what they mean; a number that looks like Entra's is none, and the subtype is the reason."""
+    answer = {"error": "invalid_grant", "error_subtype": "invalid_rapt", "error_codes": [50173]}
+    outcome = refusals.explain(answer, GMAIL)
+
+    assert isinstance(outcome, Refused)
+    assert "session control" in outcome.trouble.message
+    assert "(invalid_grant, invalid_rapt)" in outcome.trouble.message
+    assert (None, "invalid_rapt") == (outcome.trouble.aadsts, outcome.trouble.reason)
+    assert "`cms login ann@example.test`" in outcome.trouble.hint
+
+
+@pytest.mark.parametrize(
+    ("word", "words"),
+    [
+        ("unauthorized_client", "Domain-wide delegation"),
+        ("invalid_grant", "or client_secret of the account"),
+    ],
+)
+def test_a_service_account(word: str, words: str) -> None:
+    """It is told what its application needs, and to sign in to nothing."""
+    grant = replace(GMAIL, sign_in="app", client_secret=Source("file", ("/sa.json",)))
+    trouble = refusals.explain({"error": word}, grant).trouble
+    told = refusals.of_application(trouble, grant)
+
+    assert words in told.hint
+    assert "cms login" not in told.hint
+
+
+@pytest.mark.parametrize(
+    ("answer", "grant", "expected"),
+    [
+        ({"error": "invalid_grant"}, GMAIL, True),
+        ({"error": "invalid_grant", "error_subtype": "invalid_rapt"}, GMAIL, False),
+        ({"error": "admin_policy_enforced"}, GMAIL, False),
+        ({"error": "invalid_grant"}, GRANT, True),
+        (refusal(70008), GRANT, True),
+        (refusal(50173), GRANT, False),
+    ],
+)
+def test_what_may_come_of_a_second_use(answer: dict[str, object], grant: Grant, *, expected: bool) -> None:
+    """Only what a provider may say of a refresh token that was used before."""
+    assert expected == refusals.may_be_of_reuse(refusals.explain(answer, grant).trouble, grant)

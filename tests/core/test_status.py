@@ -201,7 +201,9 @@ def test_a_refusal_that_is_looked_at_again_says_when() -> None:
 
 def test_a_refusal_is_described_without_a_next_try() -> None:
     """Entra's number and correlation id are there; nothing is tried before a person has acted."""
-    expected = Problem("refused", "the sign-in was revoked", 50173, "5e2b7f0a-corr", 7200, 1_794_992_800)
+    expected = Problem(
+        "refused", "the sign-in was revoked", 50173, "5e2b7f0a-corr", 7200, 1_794_992_800, reason="AADSTS50173"
+    )
 
     assert expected == row_of("sign-in-required").problem
 
@@ -315,6 +317,7 @@ def test_json_is_versioned_and_complete() -> None:
         "refused": [],
         "grant": GRANT.key,
         "who": "a@example.test",
+        "provider": "microsoft",
         "severity": 0,
     } == document["accounts"][0]
 

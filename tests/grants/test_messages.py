@@ -169,7 +169,7 @@ def _lies() -> list[dict[str, Any]]:
     """Return replies in which one field is not what it is declared as."""
     prompt, granted, transient = (json.loads(messages.pack(each)) for each in REPLIES[:3])
     ending = transient["outcome"]["sign_in"]["endings"][0]
-    assert {"is": "Ending", "given_at": 1.0, "ended_at": 2.0, "aadsts": 700082} == ending
+    assert {"is": "Ending", "given_at": 1.0, "ended_at": 2.0, "aadsts": 700082, "reason": ""} == ending
 
     def done(reply: dict[str, Any], **wrong: Any) -> dict[str, Any]:
         return {**reply, "outcome": {**reply["outcome"], **wrong}}

@@ -11,7 +11,7 @@ from typing import Any
 
 from cms.cli.doctor.findings import Finding, failed, passed, skipped, warned, yours
 from cms.core.accounts import Account, Source
-from cms.core.preflight import misfit, permission_for
+from cms.core.preflight import misfit_of, permission_of
 from cms.core.status import REKEY, old_key
 from cms.core.status_table import some
 from cms.core.words import NAMELESS, duration
@@ -439,7 +439,7 @@ def token(asked: Asked) -> Finding:
 
 
 def _claims(asked: Asked, claims: Claims, what: str) -> Finding:
-    wrong = misfit(claims, asked.protocol, asked.account.scopes.get(asked.protocol, ()))
+    wrong = misfit_of(asked.account, claims, asked.protocol)
     if wrong:
         level = failed if wrong.certain else warned
         return level("token", f"{what}: {wrong.message}", yours("unfit-token", wrong.message, wrong.hint))
@@ -449,7 +449,7 @@ def _claims(asked: Asked, claims: Claims, what: str) -> Finding:
 
 def consent(asked: Asked) -> Finding | None:
     """Return whether the sign-in covers what a mail protocol needs, None if that is not known."""
-    permission = permission_for(asked.protocol, asked.account.scopes.get(asked.protocol, ()))
+    permission = permission_of(asked.account, asked.protocol)
     if not permission or asked.claims is None or asked.claims.application or not asked.claims.scopes:
         return None
     what = f"{asked.who}, {asked.protocol}"

@@ -16,7 +16,7 @@ import trio
 from cms.core.accounts import Grant, Scopes
 from cms.core.lifecycle import Deny, Life, Need, Token, Wait
 from cms.core.policy import NOT_SIGNED_IN, Allow, Peer, Rules, decide
-from cms.core.preflight import misfit, permission_for
+from cms.core.preflight import misfit_of, permission_of
 from cms.system.logs import get_logger
 from cms_oauth.wire import TokenRequest
 
@@ -80,7 +80,7 @@ class Issuer:
         if isinstance(allowed, Deny):
             return request.user, allowed
         account, scopes = allowed.account, allowed.scopes
-        permission = permission_for(request.protocol, scopes) if account.preflight else ""
+        permission = permission_of(account, request.protocol) if account.preflight else ""
         need = Need(permission, request.min_valid, request.rejected)
         try:
             keeper = self._keeper_of(account.grant)
@@ -95,7 +95,7 @@ class Issuer:
         user = account.user or keeper.who
         if isinstance(reply, Deny):
             return user, reply
-        wrong = misfit(reply.claims, request.protocol, scopes) if account.preflight else None
+        wrong = misfit_of(account, reply.claims, request.protocol) if account.preflight else None
         if wrong and wrong.certain:
             # A person has to mend it: mail waits for that.
             return user, Deny("sign-in-required", wrong.message, wrong.hint)

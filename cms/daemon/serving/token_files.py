@@ -198,7 +198,7 @@ class _File:
         """Return the token that the file has to hold now."""
         token = usable(self.keeper.lives.get(self._scopes, Life()), self._clock.boot())
         # After a reload a scope set may begin with a token of the one before it.
-        if token and self.spec.account.preflight and not fits(token, self.spec.protocol, self._scopes):
+        if token and self.spec.account.preflight and not fits(token, self.spec.account, self.spec.protocol):
             return None
         return token
 

@@ -94,7 +94,7 @@ def entry_of(kept: Any) -> Entry:
         raise TypeError("an entry is an object")
     endings = tuple(Ending(**each) for each in kept.pop("endings", ()))
     entry = Entry(**kept, endings=endings)
-    texts = (entry.cache, entry.home_account_id, entry.who, entry.claims)
+    texts = (entry.cache, entry.home_account_id, entry.who, entry.claims, *(each.reason for each in endings))
     times = (entry.signed_in, entry.redeemed, *(time for each in endings for time in (each.given_at, each.ended_at)))
     numbers = (*times, *(each.aadsts for each in endings if each.aadsts is not None))
     # Who holds the key or the passphrase may have written anything.

@@ -71,6 +71,7 @@ ERRORS = (
     *("unauthorized_client", "invalid_scope", "invalid_request", "unsupported_grant_type", "invalid_resource"),
     *("authorization_pending", "slow_down", "authorization_declined", "expired_token", "bad_verification_code"),
     *("access_denied", "server_error", "login_required"),
+    *("invalid_target", "admin_policy_enforced", "policy_enforced", "org_internal", "deleted_client"),
 )
 SUBERRORS = (
     *("basic_action", "additional_action", "message_only", "consent_required", "user_password_expired", "bad_token"),
@@ -137,7 +138,7 @@ def test_what_applications_alone_meet_is_known(number: int) -> None:
     list(dict.fromkeys((*entra.APPLICATION_ROWS.values(), entra.APPLICATION_REFUSED, entra.NO_IDENTITY))),
     ids=lambda row: row.name,
 )
-def test_no_application_is_told_to_sign_in(row: entra.EntraRow) -> None:
+def test_no_application_is_told_to_sign_in(row: entra.RefusalRow) -> None:
     """No person could sign in: the hint ends in another command."""
     assert "{login" not in row.hint
     assert re.search(r"\{(again|reload)|client_id", row.hint)
@@ -205,7 +206,7 @@ def test_a_word_decides_before_the_status() -> None:
 
 
 @pytest.mark.parametrize("row", ALL, ids=lambda row: row.name)
-def test_every_row_says_whose_move_it_is(row: entra.EntraRow) -> None:
+def test_every_row_says_whose_move_it_is(row: entra.RefusalRow) -> None:
     """In the one line that the terminal, the log and `cms status` show; and what is Microsoft's is tried again."""
     assert row.mover in MOVERS
     assert TELLS_WHOSE_MOVE[row.mover].search(row.hint)
@@ -214,7 +215,7 @@ def test_every_row_says_whose_move_it_is(row: entra.EntraRow) -> None:
 
 
 @pytest.mark.parametrize("row", ALL, ids=lambda row: row.name)
-def test_every_row_reads_as_a_sentence(row: entra.EntraRow) -> None:
+def test_every_row_reads_as_a_sentence(row: entra.RefusalRow) -> None:
     """Half of one in a log, a whole one as a verdict; and it can be searched for."""
     verdict = of_row(row)
 
