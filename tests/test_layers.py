@@ -159,6 +159,16 @@ def imports_of(module: str) -> set[str]:
     return set(imports_in(tree_of(module)))
 
 
+def imported_at_start(module: str) -> set[str]:
+    """Return what a module imports when it is imported itself: not inside of its functions."""
+    return {
+        imported
+        for statement in tree_of(module).body
+        if not isinstance(statement, Function) and not ast.unparse(statement).startswith("if TYPE_CHECKING:")
+        for imported in imports_in(statement)
+    }
+
+
 def ours(module: str) -> set[str]:
     """Return the modules of this project that a module imports."""
     return {name for name in imports_of(module) if name.partition(".")[0] in PACKAGES}
@@ -279,15 +289,23 @@ def test_the_worker_never_imports_trio() -> None:
     assert set() == {module for module in reached if imports_of(module) & {"trio", "structlog"}}
 
 
+def test_only_microsofts_accounts_load_msal() -> None:
+    """The worker starts without it, and no other provider leads to it: 21 MiB that a daemon without Microsoft's saves."""
+    reached, todo = set[str](), [module for module in MODULES if is_in(module, "cms") and "entra" not in module]
+    while todo:
+        module = todo.pop()
+        if module not in reached:
+            reached.add(module)
+            todo += imported_at_start(module) & MODULES.keys()
+
+    assert set() == {module for module in reached if is_in(module, "cms.grants.entra")}
+    assert all("msal" not in imported_at_start(module) for module in reached)
+
+
 @pytest.mark.parametrize("name", FETCH)
 def test_a_fetch_is_light(name: str) -> None:
     """What `cms-oauth` needs for a plain fetch imports nothing at its start that costs as much as the fetch."""
-    started = {
-        imported.partition(".")[0]
-        for statement in tree_of(f"cms_oauth.{name}").body
-        if not isinstance(statement, Function) and not ast.unparse(statement).startswith("if TYPE_CHECKING:")
-        for imported in imports_in(statement)
-    }
+    started = {imported.partition(".")[0] for imported in imported_at_start(f"cms_oauth.{name}")}
 
     assert set() == started & TOO_HEAVY
 

@@ -14,7 +14,7 @@ from cms.config.model import Config, SocketSpec
 from cms.config.rules import strict_rules_of
 from cms.core.accounts import ALL_CONSENTED, Account, mailboxes
 from cms.core.policy import ALL_MAPPED, NAMESPACE, Peer, Rules, admits, shadowed
-from cms.core.preflight import permission_of
+from cms.core.preflight import permission_for, permission_of
 from cms.core.status_table import some
 from cms.core.words import NAMELESS
 from cms.daemon.serving.folders import distrust
@@ -166,7 +166,10 @@ def _permissions(spec: SocketSpec, account: Account) -> list[str]:
         scopes for protocol, scopes in account.scopes.items() if protocol in spec.protocols and protocol in PERMISSIONS
     ]
     names = {each.rpartition("/")[2] for scopes in mail for each in scopes}
-    given = {permission_of(account, each) for each in spec.protocols}
+    if account.needs is None:
+        given = {permission_for(each, scopes) for scopes in mail for each in spec.protocols}
+    else:
+        given = {permission_of(account, each) for each in spec.protocols}
     return [
         "all that its application has consent for" if each == ALL_CONSENTED else each for each in sorted(names - given)
     ]

@@ -246,12 +246,11 @@ def _reminder(hook: Hook, heard: Heard) -> float:
 
 
 def _of_trouble(facts: Facts, phase: _Standing, now: float) -> Notice:
-    trouble = phase.trouble
-    if _event(phase) != "sign-in-required":
-        why = {"aadsts": trouble.aadsts, "reason": trouble.reason}
-        return Notice(_event(phase), facts.account, trouble.message, trouble.hint, **why)
-    asked = _prompt(facts, trouble.message)
-    asked = replace(asked, hint=facts.prompt_hint or trouble.hint, aadsts=trouble.aadsts, reason=trouble.reason)
+    trouble, event = phase.trouble, _event(phase)
+    told = Notice(event, facts.account, trouble.message, trouble.hint, aadsts=trouble.aadsts, reason=trouble.reason)
+    if event != "sign-in-required":
+        return told
+    asked = replace(told, hint=facts.prompt_hint or trouble.hint, how=facts.how)
     if not isinstance(phase, NeedsSignIn) or not phase.look or phase.next_try is None:
         return asked
     hint = facts.prompt_hint or f"{phase.hint}; the next time in {duration(phase.next_try - now)}"

@@ -177,6 +177,10 @@ def test_what_a_token_opens_beyond_is_said(path: Path) -> None:
     assert [] == beyond_of(config(everything, accounts=(A, SHARED)), path)
     less = Account("a@example.test", GRANT, {"SMTP": mail_scopes(RESOURCE, ["SMTP"])})
     assert [] == beyond_of(config(replace(spec(path), accounts=(less,)), accounts=(less,)), path)
+    yandex = Account("a@example.test", GRANT, dict.fromkeys(("SMTP", "IMAP"), ("mail:imap", "mail:smtp")))
+    yandex = replace(yandex, needs={"SMTP": "mail:smtp", "IMAP": "mail:imap"})
+    (line,) = beyond_of(config(replace(spec(path), accounts=(yandex,)), accounts=(yandex,)), path)
+    assert line.startswith("a token of a@example.test also opens mail:imap: ")
     application = Account("", GRANT, {"SMTP": (f"{RESOURCE}/.default",)})
     (line,) = beyond_of(config(replace(spec(path), accounts=(application,)), accounts=(application,)), path)
     assert "also opens all that its application has consent for" in line

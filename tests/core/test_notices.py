@@ -217,6 +217,7 @@ class TestHook:
             "cms login u@example.test",
             page,
             aadsts=50173,
+            reason="AADSTS50173",
         )
         assert (expected,) == told
 

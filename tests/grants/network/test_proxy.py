@@ -16,9 +16,10 @@ from cms.core.accounts import Proxy, Source
 from cms.core.lifecycle import Transient, Trouble
 from cms.core.proxies import Through
 from cms.grants.entra import client as module
-from cms.grants.entra.flows import CodeFlow, Flow
+from cms.grants.entra.flows import CodeFlow
 from cms.grants.network.proxy import Routes
 from cms.grants.network.trouble import no_tls, refusal
+from cms.grants.providers import Flow
 from cms.sandbox.entra import Entra
 
 ANN = "ann@example.test"
