@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from cms.cli.client import Remote, understood
 from cms.cli.failure import Failure
 from cms.cli.login import EX_OK, NOT_SIGNED_IN, checked_prompt
+from cms.cli.terminal import working
 from cms.core.accounts import UNATTENDED
 from cms.core.status_text import Document
 from cms_oauth.text import printable
@@ -80,7 +81,8 @@ def _follow(users: Sequence[str], connect: Callable[[], Remote], width: int, say
             found = connect()
             found.send({"command": "login", "user": left[0], "method": "device"})
             running[found] = printable(left.popleft())
-        readable, _, _ = select.select(running, [], [])
+        with working(f"waiting for {len(running) + len(left)} of {len(users)} sign-ins"):
+            readable, _, _ = select.select(running, [], [])
         for found in readable:
             event = found.receive()
             while event.get("event") == "prompt":

@@ -10,7 +10,9 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 import click
@@ -78,15 +80,37 @@ def say(text: str) -> None:
     click.echo(_styled(shown(located(text)), sys.stdout), color=coloured(sys.stdout))
 
 
+def has_pager() -> bool:
+    """True if a person at a terminal reads what `say_at_length` prints."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
 def say_at_length(text: str) -> None:
     """Print to the standard output; what is longer than the screen goes through the person's pager."""
-    if not sys.stdin.isatty() or not sys.stdout.isatty() or text.count("\n") < shutil.get_terminal_size().lines - 1:
+    columns, rows = shutil.get_terminal_size()
+    # One row is the prompt's.
+    if not has_pager() or sum(max(1, -(-len(line) // columns)) for line in text.split("\n")) < rows:
         say(text)
         return
     # What git tells less: colours pass, and the text stays on the screen.
     os.environ.setdefault("LESS", "FRX")
     colour = coloured(sys.stdout)
     click.echo_via_pager(_styled(shown(located(text)), sys.stdout) + "\n", color=colour)
+
+
+@contextmanager
+def at_length() -> Iterator[Callable[[str], None]]:
+    """Yield a function that prints the parts of a text: each at once, or for a person all at the end, as `say_at_length`."""
+    if not has_pager():
+        yield say
+        return
+    parts: list[str] = []
+    try:
+        yield parts.append
+    finally:
+        # Also what there is if the person presses Ctrl-C.
+        if parts:
+            say_at_length("\n".join(parts))
 
 
 def aside(text: str) -> None:
@@ -101,6 +125,58 @@ def _to_stderr(text: str) -> None:
 def complain(message: str, hint: str = "") -> None:
     """Print to the standard error, with the next command on a line below."""
     _to_stderr("\n".join(filter(None, [f"cms: {message}", hint])))
+
+
+class Progress:
+    """A line at the bottom of the terminal that says what is under way. Does nothing where there is no terminal."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.shows = stream.isatty() and os.environ.get("TERM", "") not in _PLAIN
+        self._shown = ""
+
+    def __call__(self, text: str) -> None:
+        """Show this text instead of the one before, "" for none."""
+        line = text[: shutil.get_terminal_size().columns - 1]
+        if self.shows and line != self._shown:
+            # Return to the beginning of the line and clear it (ECMA-48, CR and EL).
+            self._stream.write(f"\r\x1b[K{shown(line)}")
+            self._stream.flush()
+            self._shown = line
+
+
+# What takes less is over before a person wonders.
+_PATIENCE_SECONDS = 1.0
+
+
+@contextmanager
+def working(what: str, every: float = _PATIENCE_SECONDS) -> Iterator[None]:
+    """Say what the block does, with the seconds that it has taken, on the terminal and after the first of them only.
+
+    The block must not write to the terminal.
+    """
+    progress = Progress(sys.stderr)
+    if not progress.shows:
+        yield
+        return
+    # Imported here: programs that run a command do without it.
+    from threading import Event, Thread  # noqa: PLC0415
+
+    done = Event()
+
+    def count() -> None:
+        begun = time.monotonic()
+        while not done.wait(every):
+            progress(f"{what} ({time.monotonic() - begun:.0f} s)")
+
+    thread = Thread(target=count, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        progress("")
 
 
 class Terminal:

@@ -14,6 +14,7 @@ from typing import Any
 
 from cms.cli.client import Remote
 from cms.cli.failure import Failure
+from cms.cli.terminal import working
 from cms.system.files import oddity, open_regular, place_new, write_private
 from cms_oauth import expand
 from cms_oauth.addresses import bare, is_address
@@ -142,13 +143,15 @@ def converse(
     remote: Remote, command: str, answer: Callable[[Mapping[str, Any]], Mapping[str, Any]], **fields: Any
 ) -> dict[str, Any]:
     """Send a command, answer the daemon's questions, and return its last event. A "told" event needs no answer."""
-    event = remote.ask(command, **fields)
+    with working("waiting for cms"):
+        event = remote.ask(command, **fields)
     while event.get("event") != "done":
         said = answer(event)
         if event.get("event") != "told":
             # The time limit of `receive` starts again here: a person may have taken long to answer.
             remote.send(said)
-        event = remote.receive()
+        with working("waiting for cms"):
+            event = remote.receive()
     return event
 
 

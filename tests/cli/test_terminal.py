@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import os
 from contextlib import redirect_stdout
+from threading import Event
 
 import click
 import pytest
 from support.foreign import HARMLESS, HOSTILE
+from support.waiting import PATIENCE
 
 from cms import main
 from cms.cli import terminal, transfer
@@ -165,3 +167,96 @@ def test_what_is_longer_than_the_screen(tty: Tty, monkeypatch: pytest.MonkeyPatc
         terminal.say_at_length("a: ok\n" * lines)
     assert paged == bool(seen)
     assert "a: ok\n" in pipe.getvalue()
+
+
+@pytest.mark.parametrize(("columns", "paged"), [(23 * 80, False), (23 * 80 + 1, True)])
+def test_what_a_terminal_wraps_is_long_too(
+    tty: Tty, monkeypatch: pytest.MonkeyPatch, columns: int, *, paged: bool
+) -> None:
+    """A line of many accounts has many rows on the screen."""
+    seen = list[str]()
+    monkeypatch.setattr(click, "echo_via_pager", lambda text, color: seen.append(text) if color else None)
+    monkeypatch.setattr("sys.stdin", Tty())
+    with redirect_stdout(tty):
+        terminal.say_at_length("x" * columns)
+
+    assert paged == bool(seen)
+
+
+def test_the_parts_of_a_long_text_are_one(tty: Tty, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a person, also those of a command that was interrupted; a pipe gets each at once."""
+    seen = list[str]()
+    monkeypatch.setattr(click, "echo_via_pager", lambda text, color: seen.append(text) if color else None)
+    monkeypatch.setattr("sys.stdin", Tty())
+
+    def interrupted() -> None:
+        with terminal.at_length() as tell:
+            tell("one\n" * 20)
+            tell("two\n" * 20)
+            raise KeyboardInterrupt
+
+    with redirect_stdout(tty), pytest.raises(KeyboardInterrupt):
+        interrupted()
+    with redirect_stdout(io.StringIO()) as pipe, terminal.at_length() as tell:
+        tell("one")
+        assert "one\n" == pipe.getvalue()
+    with redirect_stdout(tty), terminal.at_length():
+        pass
+
+    assert [("one\n" * 20) + "\n" + "two\n" * 20 + "\n"] == seen
+    assert "" == tty.getvalue()
+
+
+def test_progress_is_one_line_of_a_terminal(tty: Tty) -> None:
+    """Replaced in place, cut at the edge, cleared at the end; nothing where there is no terminal."""
+    piped = io.StringIO()
+    for stream in (tty, piped):
+        progress = terminal.Progress(stream)
+        for text in ("checking: dns, tls", "checking: dns, tls", "x" * 500, "\x1b[31m", ""):
+            progress(text)
+
+    assert tty.getvalue().startswith("\r\x1b[Kchecking: dns, tls\r\x1b[Kxxx")
+    assert tty.getvalue().endswith("\r\x1b[K")
+    assert "\x1b[31m" not in tty.getvalue()
+    assert len(tty.getvalue()) < 500
+    assert "" == piped.getvalue()
+
+
+class Watched(Tty):
+    """A terminal that says when something was written to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = Event()
+
+    def write(self, text: str) -> int:
+        self.written.set()
+        return super().write(text)
+
+
+def test_what_takes_long_says_so(tty: Tty, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal, with the seconds; it is cleared in the end, whatever that is."""
+    watched = Watched()
+    monkeypatch.setattr("sys.stderr", watched)
+
+    def fail() -> None:
+        with terminal.working("fetching tokens", every=0.001):
+            assert watched.written.wait(PATIENCE)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert watched.getvalue().startswith("\r\x1b[Kfetching tokens (0 s)")
+    assert watched.getvalue().endswith("\r\x1b[K")
+
+
+@pytest.mark.parametrize("name", ["dumb", "xterm"])
+def test_what_is_quick_or_has_no_terminal_says_nothing(tty: Tty, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The first second is not worth a word, and a dumb terminal cannot clear a line."""
+    monkeypatch.setenv("TERM", name)
+    monkeypatch.setattr("sys.stderr", tty)
+    with terminal.working("reading"):
+        pass
+
+    assert "" == tty.getvalue()
+    assert (name == "xterm") == terminal.Progress(tty).shows

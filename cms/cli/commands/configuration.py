@@ -12,7 +12,7 @@ from cms.cli.check import summary, warnings, where_to_look
 from cms.cli.commands.options import config_option, config_path, examples, json_option, user_argument
 from cms.cli.failure import FAILED
 from cms.cli.load import load_config
-from cms.cli.terminal import complain, say
+from cms.cli.terminal import complain, say, say_at_length, working
 
 
 @click.command(epilog=examples("cms check", "cms check -c ./cms.cfg"))
@@ -23,11 +23,11 @@ def check(config: str) -> int:
     Prints what it means, and warns about a key, folders and groups that the daemon could not use. If a daemon runs with
     this configuration, its warnings are shown too.
     """
-    found = load_config(config_path(config))
-    say("\n".join(summary(found)))
-    if note := where_to_look(found):
-        say(note)
-    for warning in warnings(found):
+    with working("checking the configuration"):
+        found = load_config(config_path(config))
+        lines, remarks = [*summary(found), where_to_look(found)], list(warnings(found))
+    say_at_length("\n".join(filter(None, lines)))
+    for warning in remarks:
         complain(f"warning: {warning}")
     return 0
 
@@ -50,9 +50,8 @@ def admin_consent_url(user: str, config: str, *, as_json: bool) -> int:
         complain(why_not)
         return FAILED
     asked = admin_consent.petition(accounts)
-    say(
-        json.dumps(admin_consent.as_data(asked), indent=2)
-        if as_json
-        else f"{asked.urls[0]}\n\n{admin_consent.letter(asked)}"
-    )
+    if as_json:
+        say(json.dumps(admin_consent.as_data(asked), indent=2))
+    else:
+        say_at_length(f"{asked.urls[0]}\n\n{admin_consent.letter(asked)}")
     return 0

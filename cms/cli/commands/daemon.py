@@ -16,7 +16,7 @@ from cms.cli.client import NoDaemon
 from cms.cli.commands.options import config_option, config_path, ended, examples, json_option, user_argument
 from cms.cli.connect import connect, is_configured
 from cms.cli.run_line import VALUES, Run, run_anew
-from cms.cli.terminal import say, say_at_length
+from cms.cli.terminal import say, say_at_length, working
 from cms.core.status_table import as_text, problems_only
 from cms.core.status_text import Document
 from cms.core.words import CRITICAL, OK, UNKNOWN, WARNING, plugin_line
@@ -43,14 +43,18 @@ def run(config: str, log_level: str, log_form: str) -> None:
 def refresh(user: str) -> int:
     """Fetch new tokens now, for USER or for every account."""
     with connect() as found:
-        return ended(found.ask("refresh", user=user))
+        with working("fetching tokens"):
+            answer = found.ask("refresh", user=user)
+        return ended(answer)
 
 
 @click.command(epilog=examples("cms reload"))
 def reload() -> int:
     """Read the configuration again. If it has errors, nothing changes."""
     with connect() as found:
-        return ended(found.ask("reload"))
+        with working("reading the configuration"):
+            answer = found.ask("reload")
+        return ended(answer)
 
 
 @click.command(epilog=examples("cms metrics > cms.prom.new && mv cms.prom.new cms.prom"))

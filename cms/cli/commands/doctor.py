@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import click
 
 from cms.cli.commands.options import PATH, config_option, config_path, examples, json_option, user_argument
 from cms.cli.doctor.examination import Examination
 from cms.cli.doctor.run import examine_and_report
-from cms.cli.terminal import say
+from cms.cli.terminal import at_length, say
 from cms.config.child import load
 from cms_oauth.expand import Unusable
 
@@ -35,4 +37,5 @@ def doctor(user: str, bundle: str, asking: tuple[str, ...], config: str, *, as_j
     except Unusable as unusable:
         path, nowhere = "", unusable
     meant = Examination(path, load, user, asking, nowhere=nowhere)
-    return examine_and_report(meant, bundle, say, as_json=as_json)
+    with nullcontext(say) if as_json else at_length() as tell:
+        return examine_and_report(meant, bundle, tell, as_json=as_json)

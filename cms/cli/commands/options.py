@@ -10,7 +10,6 @@ import click
 from cms.cli.failure import FAILED, Failure
 from cms.cli.terminal import complain, say
 from cms_oauth import expand, paths
-from cms_oauth.addresses import is_pattern
 from cms_oauth.expand import Unusable
 from cms_oauth.text import printable
 
@@ -67,6 +66,7 @@ def account_names(_context: click.Context, _parameter: click.Parameter, incomple
     # Imported here, because a command that asks no daemon does without it.
     from cms.cli.client import understood  # noqa: PLC0415
     from cms.cli.connect import connect  # noqa: PLC0415
+    from cms_oauth.addresses import is_pattern  # noqa: PLC0415
 
     try:
         with connect() as found, understood():

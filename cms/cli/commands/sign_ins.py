@@ -23,7 +23,7 @@ from cms.cli.connect import connect, daemon_or_none
 from cms.cli.failure import FAILED
 from cms.cli.login import sign_in_here
 from cms.cli.run_line import INTERRUPTED
-from cms.cli.terminal import complain, say
+from cms.cli.terminal import complain, say, say_at_length, working
 from cms_oauth import expand
 from cms_oauth.addresses import is_pattern
 
@@ -146,10 +146,12 @@ def logout(user: str, config: str, *, every: bool, yes: bool) -> int:
         raise click.UsageError("Give USER or --all, not both.")
     with daemon_or_none(named_config(config)) as found:
         if not every:
-            return ended(found.ask("logout", user=user))
+            with working("signing out"):
+                answer = found.ask("logout", user=user)
+            return ended(answer)
         # Only a person at a terminal is asked, not a script.
         yes = yes or not sys.stdin.isatty()
-        return ended(transfer.converse(found, "leave", transfer.answers(lambda: "", say, yes=yes), yes=yes))
+        return ended(transfer.converse(found, "leave", transfer.answers(lambda: "", say_at_length, yes=yes), yes=yes))
 
 
 @click.command(epilog=examples("cms prune"))
@@ -161,4 +163,4 @@ def prune(config: str, *, yes: bool) -> int:
     Their accounts were removed from the configuration.
     """
     with daemon_or_none(named_config(config)) as found:
-        return ended(transfer.converse(found, "prune", transfer.answers(lambda: "", say, yes=yes), yes=yes))
+        return ended(transfer.converse(found, "prune", transfer.answers(lambda: "", say_at_length, yes=yes), yes=yes))

@@ -10,13 +10,12 @@ import errno
 import json
 import os
 import platform
-import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import wait
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from cms.cli.doctor import probe_machine
 from cms.cli.doctor.bundle import Redactor, addresses_in, redacted
@@ -32,11 +31,11 @@ from cms.cli.doctor.findings import (
     summary,
     yours,
 )
+from cms.cli.terminal import Progress
 from cms.config.model import Config
 from cms.system import threads
 from cms.system.files import oddity, place_new, write_private
 from cms_oauth.microsoft import TENANT_WORDS
-from cms_oauth.text import printable
 from cms_oauth.version import VERSION
 
 # How often the line of progress is redrawn.
@@ -46,21 +45,21 @@ _REDRAW_SECONDS = 0.1
 def examine(
     examination: Examination,
     tell: Callable[[Finding], None],
-    progress: Callable[[Sequence[str]], None] = lambda _names: None,
+    progress: Callable[[str], None] = lambda _text: None,
     checks: Sequence[Check] = CHECKS,
 ) -> list[Finding]:
     """Run all checks at the same time and return their findings, in the checks' order.
 
-    `tell` gets each finding as early as that order allows, those with one cause as one; `progress` regularly gets the
-    names of the running checks.
+    `tell` gets each finding as early as that order allows, those with one cause as one; `progress` regularly gets a
+    line with the names of the running checks.
     """
     deadline = time.monotonic() + examination.limits.whole
     begun = [(check, threads.start(_finding(check, examination), check.name)) for check in checks]
     found: list[Finding] = []
     for check, future in begun:
         while not wait([future], _REDRAW_SECONDS).done and time.monotonic() < deadline:
-            progress([each.name for each, pending in begun if not pending.done()])
-        progress([])
+            progress(f"checking: {', '.join(each.name for each, pending in begun if not pending.done())}")
+        progress("")
         now = future.result() if future.done() else [unfinished(check.name)]
         for each in merged(now):
             tell(each)
@@ -78,25 +77,6 @@ def _finding(check: Check, examination: Examination) -> Callable[[], list[Findin
             return [failed(check.name, cause, yours("bug", "this is a bug in cms", "report it with `--bundle FILE`"))]
 
     return find
-
-
-class Progress:
-    """A line at the bottom of the terminal with the names of the running checks. Does nothing without a terminal."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._shows = stream.isatty()
-        self._shown = ""
-
-    def __call__(self, names: Sequence[str]) -> None:
-        """Show these names instead of the previous ones."""
-        columns = shutil.get_terminal_size().columns
-        line = f"checking: {', '.join(names)}"[: columns - 1] if names else ""
-        if self._shows and line != self._shown:
-            # Return to the beginning of the line and clear it (ECMA-48, CR and EL).
-            self._stream.write(f"\r\x1b[K{printable(line)}")
-            self._stream.flush()
-            self._shown = line
 
 
 # The fields of the daemon's status that a bundle contains. An account's user and its problem's message are redacted;
@@ -167,7 +147,7 @@ def examine_and_report(examination: Examination, bundle_path: str, say: Callable
     def tell(finding: Finding) -> None:
         told.append(finding)
         if not as_json:
-            progress([])
+            progress("")
             say("\n".join(as_text(finding)))
 
     findings = examine(examination, tell, progress)

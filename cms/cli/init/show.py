@@ -12,7 +12,7 @@ from pathlib import Path
 from cms.cli.failure import FAILED, Failure
 from cms.cli.init import mail_programs
 from cms.cli.init.mail_programs import Setting, Tool
-from cms.cli.terminal import Terminal, aside, complain, say
+from cms.cli.terminal import Terminal, aside, at_length, complain, has_pager, say, say_at_length
 from cms.config.model import Config
 from cms.core.accounts import Account, accounts_meant, users_in_words, users_to_type
 from cms.system import users
@@ -34,7 +34,7 @@ def show(config: Config, user: str, names: Sequence[str], folder: str) -> int:
     """
     tools = [_called(each) for each in names]
     if not tools and not folder:
-        say(_list(mail_programs.found()))
+        say_at_length(_list(mail_programs.found()))
         return 0
     account = _account(config, user)
     tools = tools or mail_programs.found()
@@ -45,10 +45,12 @@ def show(config: Config, user: str, names: Sequence[str], folder: str) -> int:
         written = [write(account, each, Path(folder)) for each in tools]
         return 0 if all(written) else FAILED
     setting = setting_of(account)
-    for tool in tools:
-        # On the standard error, so that `cms show msmtp >> ~/.msmtprc` has the settings alone.
-        aside(f"# {tool.name} for {account.user}: {tool.goes}; docs/clients/{tool.page}.md\n")
-        say(mail_programs.fragment(tool, setting).rstrip("\n"))
+    with at_length() as tell:
+        for tool in tools:
+            # Not on the standard output of `cms show msmtp >> ~/.msmtprc`, which has the settings alone.
+            head = tell if has_pager() else aside
+            head(f"# {tool.name} for {account.user}: {tool.goes}; docs/clients/{tool.page}.md\n")
+            tell(mail_programs.fragment(tool, setting).rstrip("\n"))
     if elsewhere := socket_elsewhere(tools):
         aside(elsewhere)
     return 0

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import pwd
 import socket
 import stat
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from cms.cli.doctor.assess import Asked, Https, MailTest, Names, Reached
 from cms.cli.doctor.checks import Check, usable
 from cms.cli.doctor.examination import Examination, Limits
 from cms.cli.doctor.findings import Finding, passed
-from cms.cli.doctor.run import Progress, bundle, examine, examine_and_report, write_bundle
+from cms.cli.doctor.run import bundle, examine, examine_and_report, write_bundle
 from cms.config.model import Config, ConfigError, SocketSpec
 from cms.core.accounts import Account, Grant, Proxy, Source
 
@@ -144,8 +143,8 @@ def test_who_is_waited_for_is_shown(home: Path) -> None:
         seen.wait(120)
         yield passed("slow", "done")
 
-    def progress(names: Sequence[str]) -> None:
-        if list(names) == ["slow"]:
+    def progress(text: str) -> None:
+        if text == "checking: slow":
             seen.set()
 
     assert ["pass"] == levels(examine(examining(home), lambda _: None, progress, (Check("slow", look),)))
@@ -181,27 +180,6 @@ def test_what_is_shared_is_looked_at_once(home: Path) -> None:
     for _ in range(2):
         with pytest.raises(ValueError, match=r"^$"):
             of.once("y", fail)
-
-
-class Tty(io.StringIO):
-    """A terminal."""
-
-    def isatty(self) -> bool:
-        return True
-
-
-def test_progress_is_one_line_of_a_terminal() -> None:
-    """Replaced in place, cut at the edge, cleared at the end; nothing where there is no terminal."""
-    tty, piped = Tty(), io.StringIO()
-    for stream in (tty, piped):
-        progress = Progress(stream)
-        for names in (["dns", "tls"], ["dns", "tls"], ["x" * 500], []):
-            progress(names)
-
-    assert tty.getvalue().startswith("\r\x1b[Kchecking: dns, tls\r\x1b[Kchecking: xxx")
-    assert tty.getvalue().endswith("\r\x1b[K")
-    assert len(tty.getvalue()) < 500
-    assert "" == piped.getvalue()
 
 
 # The checks.
