@@ -232,3 +232,16 @@ PROVIDERS = {
         ),
     )
 }
+
+_BY_AUTHORITY = {
+    authority: row.name
+    for row in PROVIDERS.values()
+    if row.server
+    for authority in (row.server.issuer, row.server.token_endpoint)
+    if authority
+}
+
+
+def provider_of(authority: str) -> str:
+    """Return the provider whose sign-ins have this authority: Microsoft's name for one that no row has."""
+    return _BY_AUTHORITY.get(authority, MICROSOFT)

@@ -22,6 +22,7 @@ from cms.core.accounts import (
     users_to_type,
 )
 from cms_oauth.microsoft import ANY_TENANT, CLOUDS, COMMON, ORGANIZATIONS, PERSONAL_TENANTS, ROLES, is_personal, portal
+from cms_oauth.providers import PROVIDERS
 
 # Entra sends it back with the browser, but no program listens there to compare it.
 STATE = "cms"
@@ -86,6 +87,8 @@ class Petition:
 def no_administrator(account: Account) -> str:
     """Return why an account has no administrator who could consent, "" if it has one."""
     grant = account.grant
+    if grant.server:
+        return f"a page for an administrator's consent is Microsoft's, and this account is of {PROVIDERS[grant.provider].title}"
     if grant.sign_in == "managed-identity":
         return (
             "a managed identity has no consent page: an administrator assigns its permissions, with the commands in"

@@ -14,6 +14,7 @@ from support.configuration import loader
 from cms.cli import commands
 from cms.cli.admin_consent import Petition, as_data, letter, meant, no_administrator, petition
 from cms.core.accounts import CMS_REDIRECT, DEFAULT_REGISTRATION, Account
+from cms_oauth.providers import Server
 
 MY_ID = "0a1b2c3d-1111-2222-3333-444455556666"
 TENANT = "11112222-3333-4444-5555-666677778888"
@@ -182,6 +183,13 @@ class TestNoAdministrator:
         machine = accounts(tmp_path, "'a@example.com', sign_in='managed-identity'")
 
         assert "docs/microsoft-setup.md" in no_administrator(machine[0])
+
+    def test_another_provider(self, tmp_path: Path) -> None:
+        """Only Microsoft has such a page."""
+        found = accounts(tmp_path, "'a@example.com'")[0]
+        elsewhere = replace(found, grant=replace(found.grant, provider="google", server=Server()))
+
+        assert "this account is of Google" in no_administrator(elsewhere)
 
     def test_organisation(self, tmp_path: Path) -> None:
         """Every other account has an administrator."""

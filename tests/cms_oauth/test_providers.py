@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from cms_oauth.microsoft import CLOUDS, PERMISSIONS
-from cms_oauth.providers import CLIENT_AUTH, GOOGLE, MICROSOFT, OWN, PROVIDERS, Provider, Server
+from cms_oauth.providers import CLIENT_AUTH, GOOGLE, MICROSOFT, OWN, PROVIDERS, Provider, Server, provider_of
 
 # How an account may sign in: the words that `sign_in=` takes.
 WAYS = {"browser", "paste", "device", "broker", "app", "managed-identity"}
@@ -61,3 +61,17 @@ def test_google() -> None:
     assert {"https://mail.google.com/"} == {scope for scopes in row.scopes.values() for scope in scopes}
     assert "device" not in row.ways
     assert {("access_type", "offline"), ("prompt", "consent")} <= {*row.server.parameters}
+
+
+@pytest.mark.parametrize(
+    ("authority", "expected"),
+    [
+        ("https://accounts.google.com", "google"),
+        ("https://oauth.yandex.com/token", "yandex"),
+        ("https://login.microsoftonline.com/common", MICROSOFT),
+        ("https://sso.corp.example", MICROSOFT),
+    ],
+)
+def test_whose_a_stored_sign_in_is(authority: str, expected: str) -> None:
+    """The vault has the authority only."""
+    assert expected == provider_of(authority)

@@ -44,6 +44,7 @@ from cms.grants.messages import (
 from cms.system.logs import get_logger
 from cms_oauth.frozen import dataclass
 from cms_oauth.microsoft import CLOUDS, OPEN_TO_PERSONAL, PERSONAL_SESSIONS, PERSONAL_TENANTS, WORK_SESSIONS
+from cms_oauth.providers import MICROSOFT, PROVIDERS, provider_of
 from cms_oauth.text import printable
 
 log = get_logger()
@@ -301,6 +302,14 @@ def _exported(end: Exported, chosen: Sequence[Account]) -> Result:
         said.append(
             f"cannot be exported: {users_in_words(by_ms_broker)}: {KEPT_BY_MS_BROKER}; `cms login` on the other machine"
         )
+    rotating = [
+        each for each in chosen if each.grant.key in end.keys and each.grant.server and each.grant.server.rotates
+    ]
+    if rotating:
+        said.append(
+            f"used on one machine only: {users_in_words(rotating)}: the provider takes a second machine for a thief, and"
+            " ends the sign-in; after the import, `cms logout` here"
+        )
     return Result(True, "\n".join(said), extra={"export": end.text})
 
 
@@ -364,6 +373,10 @@ def described(kept: StoredSignIn) -> str:
 
     Not as a line of the configuration: the values come from a file, and who pastes code does not look at them.
     """
+    provider = provider_of(kept.authority)
+    if provider != MICROSOFT:
+        known = {"user": kept.login, "provider": provider, "client_id": kept.client_id}
+        return "\n".join(f"    {name}: {printable(value)}" for name, value in known.items() if value)
     where = urlsplit(kept.authority)
     host = f"{where.scheme}://{where.netloc}"
     cloud = next((each.name for each in CLOUDS.values() if each.login.lower() == host.lower()), "")
@@ -385,11 +398,21 @@ def signed_out(signed: SignedOut, now: float) -> Result:
         who = f"{signed.names}: " if signed.names else ""
         return Result(True, f"{who}not signed in, so there was nothing to delete")
     said = f"{signed.names}: signed out, and the stored sign-in deleted{_key_gone(signed.key_from)}"
-    return Result(True, said, "\n".join([_still_good(signed.expires, now), *_elsewhere(signed.grants)]))
+    others = dict.fromkeys(name for each in signed.grants if (name := _provider(each)) != MICROSOFT)
+    microsofts = [each for each in signed.grants if _provider(each) == MICROSOFT]
+    lines = [_still_good(signed.expires, now, microsofts=bool(microsofts) or not others)]
+    lines += _elsewhere(microsofts) if microsofts or not others else ["To end the sign-ins on all machines:"]
+    lines += [f"  {PROVIDERS[each].title}: the account's own security settings" for each in others]
+    return Result(True, said, "\n".join(lines))
 
 
-def _still_good(expires: float, now: float) -> str:
-    said = "Microsoft has no way to revoke a single token"
+def _provider(grant: Grant) -> str:
+    """Return the provider of a grant. One that is made from a stored sign-in has its authority only."""
+    return grant.provider if grant.server else provider_of(grant.authority)
+
+
+def _still_good(expires: float, now: float, *, microsofts: bool) -> str:
+    said = "Microsoft has no way to revoke a single token" if microsofts else "A sign-out here revokes no token"
     if expires <= now:
         return f"{said}: one issued in the last hour or so may still work."
     clock = time.strftime("%H:%M", time.localtime(expires))

@@ -45,6 +45,8 @@ _STAYED = (
     "{consent} prints. If it showed an error with a number, such as AADSTS50105, paste that into the terminal while "
     "{login} waits, or look the number up in docs/troubleshooting.md"
 )
+# Of another provider's pages nothing is known but that people see them.
+_SEEN = "start again: {login}. If the browser showed an error, look for its words in docs/troubleshooting.md"
 _EXPIRED = {"device": _BLOCKED, "browser": _STAYED, "paste": _STAYED}
 
 # What a pasted address says when Microsoft's own page was the redirect address.
@@ -62,7 +64,7 @@ _STILL_WAITING = "The sign-in is still waiting. Ctrl-C cancels it."
 
 def explained(outcome: Outcome, flow: Flow) -> Outcome:
     """Add the likely reasons to a sign-in that expired: the browser may have shown one that cms did not see."""
-    text = _EXPIRED.get(flow.method)
+    text = _SEEN if flow.grant.server else _EXPIRED.get(flow.method)
     if text and isinstance(outcome, Refused) and outcome.trouble.kind == "expired":
         return Refused(replace(outcome.trouble, hint=refusals.hint(text, flow.grant)))
     return outcome
@@ -152,7 +154,7 @@ class Flow:
         except BadHttp:
             fields = None
         if not (fields and self.brings(fields.get("state", ""))):
-            shown = refusals.of_page(text[:MAX_PASTED], self.grant)
+            shown = None if self.grant.server else refusals.of_page(text[:MAX_PASTED], self.grant)
             if shown:
                 return f"{shown.message}\n{shown.hint}\n{_STILL_WAITING}"
         if not (fields and {"code", "error"} & fields.keys()) and has_lost_the_code(_unwrapped(text)):

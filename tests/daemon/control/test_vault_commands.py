@@ -32,6 +32,7 @@ from cms.grants.messages import (
     Survey,
     Unmoved,
 )
+from cms_oauth.providers import Server
 
 AUTHORITY = "https://login.microsoftonline.com/common"
 SCOPES = ("https://outlook.office.com/SMTP.Send",)
@@ -299,6 +300,18 @@ async def test_what_the_broker_keeps_is_named(tmp_path: Path) -> None:
 
 
 @in_trio
+async def test_a_copy_that_would_end_the_sign_in_is_warned_about(tmp_path: Path) -> None:
+    """Where each refresh token is good once, two machines end each other's sign-in."""
+    found = account("ann@x.test")
+    strict = replace(found, grant=replace(found.grant, server=Server(rotates=True)))
+    worker = FakeWorker({Export: [Exported("text", (found.grant.key,))]})
+
+    end = await commands(tmp_path, worker, [strict]).export({}, Person([{"password": "correct horse"}]).ask)
+
+    assert end.message.startswith("exported: ann@x.test\nused on one machine only: ann@x.test: ")
+
+
+@in_trio
 async def test_the_person_who_signs_in_for_mailboxes_may_be_named(tmp_path: Path) -> None:
     """Hints name the person who signs in: that name means all their mailboxes and their one sign-in."""
     accounts = [replace(account("me@x.test"), user=user) for user in ("sales@x.test", "jobs@x.test")]
@@ -443,6 +456,13 @@ def test_the_values_that_are_shown_make_the_account(tmp_path: Path, authority: s
     assert [wanted.key] == [each.grant.key for each in loaded.accounts]
 
 
+def test_the_values_of_another_provider() -> None:
+    """Its name takes the place of an authority and a tenant."""
+    shown = described(StoredSignIn("key", "https://accounts.google.com", "123.apps", "ann@gmail.com"))
+
+    assert ["    user: ann@gmail.com", "    provider: google", "    client_id: 123.apps"] == shown.splitlines()
+
+
 def test_values_from_a_file_are_not_shown_as_code() -> None:
     """Each is plain text on its own line, whatever it contains."""
     hostile = StoredSignIn("key", "https://login.test/x\x1b[2J", '")\nimport os\n(', "a\u202eb\x9b2J@x.test")
@@ -475,6 +495,21 @@ def test_a_sign_out_says_what_still_works() -> None:
     assert "one issued in the last hour or so may still work" in hints[0]
     assert "50 min from now" in until
     assert 0.0 == expiry_of([], 0.0, 0.0)
+
+
+def test_a_sign_out_elsewhere() -> None:
+    """Another provider is named; Microsoft's pages are for Microsoft's accounts only."""
+    work = Grant("https://login.microsoftonline.com/5a5a5a5a-0000-4000-8000-000000000001", "c", "a")
+    google = Grant("https://accounts.google.com", "c", "a")
+    own = Grant("https://sso.example.test", "c", "a", provider="oauth2", server=Server())
+    alone, both, others = (
+        signed_out(SignedOut(each, "a", found=True), 1000.0).hint for each in ((google,), (work, google), (own, google))
+    )
+
+    assert "Microsoft" not in alone + others
+    assert all("  Google: the account's own security settings" in each for each in (alone, both, others))
+    assert "mysignins.microsoft.com" in both
+    assert "  a server of your own: " in others
 
 
 def test_a_logout_without_a_sign_in() -> None:

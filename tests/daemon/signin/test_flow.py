@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from urllib.parse import urlencode
 
 import pytest
@@ -11,6 +12,7 @@ from support.sign_ins import GRANTED, SignInDaemon, grant, running
 from support.trio_run import in_trio_clock
 
 from cms.daemon.signin.flow import MAX_PASTED, Flow
+from cms_oauth.providers import Server
 
 
 @asynccontextmanager
@@ -148,6 +150,17 @@ async def test_an_error_page_is_explained(text: str, number: int, hint: str) -> 
         assert not [word for word in ("Your", "eve", "12345", "error_description") if word in said]
         assert ([], None) == (daemon.worker.sessions[0].fields, flow.end)
         assert "" == await flow.pasted(GOOD)
+
+
+@in_trio_clock
+async def test_another_providers_page_has_no_number_of_entras() -> None:
+    """What looks like one is not explained as Entra's."""
+    async with pasting() as (_, flow):
+        flow.grant = replace(flow.grant, provider="google", server=Server())
+        said = await flow.pasted("AADSTS50105")
+
+    assert "AADSTS" not in said
+    assert "paste the whole address" in said
 
 
 @in_trio_clock

@@ -16,10 +16,11 @@ from support.trio_run import in_trio, in_trio_clock
 
 from cms.core.lifecycle import Refused, Transient, Trouble
 from cms.daemon.signin import pages
-from cms.daemon.signin.flow import FLOW_SECONDS
+from cms.daemon.signin.flow import FLOW_SECONDS, explained
 from cms.daemon.signin.page_files import SCRIPT
 from cms.grants.messages import Prompt
 from cms_oauth.moves import cms, commands_of
+from cms_oauth.providers import Server
 
 REFUSED = Refused(Trouble("refused", "consent is required", "ask your administrator"))
 BACK = "/back?code=the-code&state=state-of-a@example.test"
@@ -507,6 +508,20 @@ async def test_a_sign_in_without_an_answer_may_have_been_refused(method: str) ->
                 "docs/troubleshooting.md",
             ):
                 assert word in end.trouble.hint
+
+
+@in_trio_clock
+async def test_another_providers_expired_sign_in_knows_no_page_of_microsofts() -> None:
+    """Of its pages only what people see is known."""
+    expired = Refused(Trouble("expired", "not in time", "again"))
+    async with running(SignInDaemon()) as daemon:
+        flow = daemon.signins.start(grant(), "device")
+        flow.grant = replace(flow.grant, provider="google", server=Server())
+        end = explained(expired, flow)
+
+    assert isinstance(end, Refused)
+    assert "look for its words in docs/troubleshooting.md" in end.trouble.hint
+    assert "AADSTS" not in end.trouble.hint
 
 
 @in_trio_clock
