@@ -198,3 +198,48 @@ def test_without_cms_oauth_in_the_path(signed_in: Login) -> None:
     assert "`Searching for program: No such file or directory, cms-oauth`" in page("emacs")
     assert 0 == again.returncode, again.stderr
     assert signed_in.servers.wait_for_mail(USER, subject)
+
+
+# What a person sees who starts Gnus: how many messages the inbox has, and the newest one.
+READ = """
+(condition-case problem
+    (progn (mapc #'require '(gnus gnus-start gnus-int))
+           (setq gnus-always-read-dribble-file nil gnus-use-dribble-file nil)
+           (unless (gnus-open-server gnus-select-method)
+             (error "%s" (gnus-status-message gnus-select-method)))
+           (gnus)
+           (let ((newest (cdr (gnus-activate-group "INBOX"))))
+             (with-temp-buffer
+               (gnus-request-article newest "INBOX" (current-buffer))
+               (princ (buffer-string)))))
+  (error (message "%s" (error-message-string problem))
+         (kill-emacs 1)))
+"""
+
+
+def read_with_gnus(owner: Login, **words: str) -> subprocess.CompletedProcess[str]:
+    """Read the newest message as the page says; return how that ended."""
+    hosts = {'"outlook.office365.com"': '"localhost"', " 993": f" {owner.servers.imap}"}
+    configure(owner, shown("emacs", "init") + shown("emacs", "gnus"), **(words | hosts))
+    return owner.run("emacs", "--batch", "--load", str(owner.home / ".emacs.d" / "init.el"), "--eval", READ)
+
+
+def test_gnus_reads(signed_in: Login) -> None:
+    """With the page's settings: a token for IMAP, in one line however long it is."""
+    use_page(signed_in)
+    done, subject = send(signed_in)
+    assert 0 == done.returncode, done.stderr
+    signed_in.servers.wait_for_mail(USER, subject)
+
+    done = read_with_gnus(signed_in)
+
+    assert 0 == done.returncode, done.stderr
+    assert f"Subject: {subject}" in done.stdout
+
+
+def test_gnus_does_not_wait_for_a_server_that_refuses_the_token(signed_in: Login) -> None:
+    """The server says why, and waits for an answer to that: Gnus gives it, and says that the login failed."""
+    done = read_with_gnus(signed_in, **{"(setq cms-hosts": '(setq cms-command \'("echo" "wrong") cms-hosts'})
+
+    assert 1 == done.returncode
+    assert "AUTHENTICATIONFAILED" in done.stderr

@@ -18,7 +18,9 @@ from cms.core.words import NAMELESS, duration
 from cms_oauth.claims import Claims
 from cms_oauth.diagnosis.certificates import CERTIFICATE, at_login
 from cms_oauth.diagnosis.lookup import of_entra
+from cms_oauth.diagnosis.mail import reachable
 from cms_oauth.diagnosis.verdicts import Verdict
+from cms_oauth.microsoft import clouds_of_server
 from cms_oauth.moves import Command, cms, fill
 
 # Entra and Exchange tolerate a clock that is five minutes off. Half a minute means that nothing synchronises the clock.
@@ -234,7 +236,8 @@ def proxy(found: Https) -> Finding:
 def reached(found: Reached, users: Sequence[str]) -> Finding:
     if not found.error:
         return passed("mail servers", f"{found.host}:{found.port} accepts connections")
-    step = "many networks block outgoing connections to port 587 or 993: ask, or try from another network"
+    blocked = "many networks block outgoing connections to port 587 or 993: ask, or try from another network"
+    step = blocked if clouds_of_server(found.host) else reachable("", found.host)
     verdict = yours("mail-port", f"no connection with {found.host}:{found.port}", step)
     return failed("mail servers", f"{found.host}:{found.port}: {found.error} (for {some(users)})", verdict)
 

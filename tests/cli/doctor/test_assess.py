@@ -134,6 +134,12 @@ def test_mail_servers() -> None:
     """A port that is open, or closed on the way."""
     assert ("pass", "") == told(assess.reached(Reached("smtp", 587), ["a@x"]))
     assert ("fail", "mail-port") == told(assess.reached(Reached("smtp", 587, "timed out"), ["a@x"]))
+    steps = [
+        str(assess.reached(Reached(host, 2525, "refused"), ["a@x"]).verdicts[0].steps[0])
+        for host in ("smtp.office365.com", "localhost")
+    ]
+    assert [True, False] == ["port 587 or 993" in step for step in steps]
+    assert "start the server" in steps[1]
 
 
 FOLDER = Folder("/state", True, 100, "cms", 0o700, 1 << 40, 2)

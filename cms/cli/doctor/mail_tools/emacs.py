@@ -25,7 +25,7 @@ _RUNS = {
 _SHELLS = {"shell-command-to-string", "shell-command", "async-shell-command", "start-process-shell-command"}
 
 # What contrib/cms.el has if the init file does not set it.
-_HOSTS = ("smtp.office365.com",)
+_HOSTS = ("smtp.office365.com", "outlook.office365.com")
 
 # Emacs' own, until it is changed.
 _AUTH = ("cram-md5", "plain", "login")
@@ -71,12 +71,21 @@ def _read(files: Files, path: str, included: Place | None, settings: _Settings, 
             _add(settings, arguments[0], arguments[1], place)
         elif form.head == "push" and len(arguments) > 1:
             _add(settings, arguments[1], arguments[0], place)
-        elif form.head == "require" and arguments and isinstance(arguments[0], Symbol):
-            settings.features.setdefault(arguments[0].name, place)
+        elif form.head in {"require", "cms-enable"}:
+            _require(settings, form, place)
         elif form.head in {"load", "load-file"} and arguments:
             _load(files, arguments[0], place, settings, found)
         else:
             found += _run(form, place, files.machine)
+
+
+def _require(settings: _Settings, form: Form, place: Place) -> None:
+    """Keep which library is loaded: by name, or contrib/cms.el by its command, which also sets `auth-sources`."""
+    if form.head == "cms-enable":
+        settings.features.setdefault("cms", place)
+        _add(settings, Symbol("auth-sources"), Symbol("cms"), place)
+    elif len(form.items) > 1 and isinstance(form.items[1], Symbol):
+        settings.features.setdefault(form.items[1].name, place)
 
 
 def _set(settings: _Settings, name: Form | Text | Symbol, value: Form | Text | Symbol, place: Place) -> None:

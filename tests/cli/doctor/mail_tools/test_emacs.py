@@ -43,6 +43,14 @@ def test_what_cms_el_asks() -> None:
     assert [(16, f"--cms_sock=/y {ASKS}")] == commands(read(f"{GOOD}\n{custom}"))
 
 
+def test_an_installed_package_is_loaded_by_its_command() -> None:
+    """`cms-enable` does what the lines with `require` and `auth-sources` do."""
+    enabled = GOOD.replace("(require 'cms)", "(cms-enable)").replace("(add-to-list 'auth-sources 'cms)", "")
+
+    assert [(2, ASKS)] == commands(read(enabled))
+    assert [] == faults(read(enabled))
+
+
 @pytest.mark.parametrize(
     ("old", "new", "cause"),
     [
