@@ -74,7 +74,7 @@ class Credential:
 
     def behind(self, outcome: Outcome) -> Outcome:
         """Return the outcome of using this credential, with the end of its certificate."""
-        if not isinstance(outcome, Granted):
+        if not self.expires or not isinstance(outcome, Granted):
             return outcome
         return replace(outcome, sign_in=replace(outcome.sign_in, credential_expires=self.expires))
 

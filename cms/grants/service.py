@@ -342,8 +342,14 @@ def _told(outcome: Outcome, stored: Stored, entry: Entry) -> Outcome:
     """Return the outcome with the facts about the sign-in that was redeemed."""
     match outcome:
         case Granted():
-            known = replace(outcome.sign_in, given_at=entry.signed_in, endings=entry.endings)
-            return replace(outcome, sign_in=replace(known, persisted=stored.persisted, key_from=stored.key_from))
+            known = replace(
+                outcome.sign_in,
+                given_at=entry.signed_in,
+                endings=entry.endings,
+                persisted=stored.persisted,
+                key_from=stored.key_from,
+            )
+            return replace(outcome, sign_in=known)
         case Transient():
             known = SignInFacts(given_at=entry.signed_in, endings=entry.endings, redeemed_at=entry.redeemed)
             return replace(outcome, sign_in=known)

@@ -51,7 +51,7 @@ def fault(answer: Mapping[str, Any], sent_at: float | None = None) -> str:
     # RFC 6749, 7.1: a token of an unknown type must not be used. Upper and lower case are the same.
     if kind is not None and (not isinstance(kind, str) or kind.lower() != "bearer"):
         return "its access token is not a bearer token"
-    claims = claims_of(token)
+    claims = None if sent_at is None else claims_of(token)
     if sent_at is not None and claims and claims.expires is not None and claims.expires <= sent_at:
         return "its access token has expired already"
     return _lifetime_fault(answer)

@@ -11,7 +11,7 @@ import ssl
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Self
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import requests
 from requests.adapters import BaseAdapter, HTTPAdapter
@@ -49,6 +49,7 @@ class BadProxy(NotSent):
 
 # What requests says of itself, and that it takes compressed answers.
 _HEADERS = requests.utils.default_headers()
+_FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
 class HttpSession:
@@ -75,12 +76,15 @@ class HttpSession:
         seconds: float,
         *,
         params: Mapping[str, str] | None = None,
-        data: Mapping[str, str] | None = None,
+        data: Mapping[str, str | None] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> requests.Response:
         """Send a request once; return the response, whose body is still to be read. Raises requests' exceptions."""
         request = requests.PreparedRequest()
-        request.prepare(method, url, {**_HEADERS, **(headers or {})}, data=data, params=params or None)
+        # requests takes longer to find out what kind of data this is than to encode it.
+        form = urlencode({name: value for name, value in (data or {}).items() if value is not None})
+        headers = {**_HEADERS, **(_FORM if form else {}), **(headers or {})}
+        request.prepare(method, url, headers, data=form, params=params or None)
         adapter = self.adapters.get(urlsplit(url).scheme)
         if adapter is None:
             # A discovery document may name anything.
