@@ -81,7 +81,7 @@ class Broker:
             raise Failed(f"cms login ended with status {login.returncode}")
 
     def sign_all_in(self) -> None:
-        """Write the sign-ins of all other users."""
+        """Write the sign-ins of all other users, and delete the access tokens that are stored."""
         names = [user(number) for number in range(self.accounts)]
         rows = [(name, str(uuid.uuid5(uuid.NAMESPACE_DNS, name)), first_refresh_token(name)) for name in names]
         command: Command = [self.cms.python, "-I", INSIDE / "seed.py", self.home / "state" / "cms", self._key]
@@ -167,7 +167,7 @@ def broker(ground: Ground, cms: Installation, accounts: int = 1, entra: Sandbox 
         _sign_in(ground, made, (cms.who, entra.authority))
         if accounts > 1:
             entra.have(accounts)
-            made.sign_all_in()
+        made.sign_all_in()
         yield made
     finally:
         made.stop()

@@ -79,6 +79,7 @@ def _share(section: Section, who: str, sizes: tuple[int, ...]) -> None:
 def _life(ground: Ground, each: Broker, entra: Sandbox) -> Figures:
     """Start with nothing held, serve, refresh, reload, and stop."""
     each.forget_log()
+    each.sign_all_in()
     each.configure()
     entra.forget()
     begun = time.monotonic()

@@ -168,7 +168,7 @@ class Grant:
 
     @property
     def unattended(self) -> bool:
-        """True if no person signs in: then there is no refresh token, and nothing in the vault."""
+        """True if no person signs in: then there is no refresh token, and only access tokens are in the vault."""
         return self.sign_in in UNATTENDED
 
     @cached_property

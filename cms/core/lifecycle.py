@@ -39,12 +39,14 @@ What is always true (tests/core/test_lifecycle.py has a test for each):
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import field, replace
 from typing import NamedTuple, TypeAlias
 
 from cms.core.budget import LOOKS, Budget
 from cms.core.looks import FIRST_LOOK, LOOK_AFTER_CHANGE, UNANSWERED, Look
+from cms_oauth import wire
 from cms_oauth.claims import Claims, claims_of
 from cms_oauth.frozen import dataclass
 from cms_oauth.moves import LOOKS_AGAIN, Move, fill, mover_of, parts_of
@@ -226,7 +228,8 @@ class Granted:
     """The provider gave a token. `issued` is the boot-clock moment at which it was asked for, `expires_in` seconds.
 
     If the provider also sent a new refresh token, that is already on disk. `note` is for whoever asked for this sign-in, ""
-    for nothing.
+    for nothing. `doubtful` is True for a stored token if another in its place may have been refused since: it is served, and
+    the provider is asked at once.
     """
 
     secret: str = field(repr=False)
@@ -235,6 +238,7 @@ class Granted:
     scopes: tuple[str, ...] = ()
     sign_in: SignInFacts = SignInFacts()
     note: str = ""
+    doubtful: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,6 +354,11 @@ class Need(NamedTuple):
     permission: str = ""
     min_valid: int | None = None
     rejected: str = ""
+
+
+def token_hash(secret: str) -> str:
+    """Return the hash that names a token without telling it: `rejected=` in the protocol."""
+    return hashlib.sha256(secret.encode()).hexdigest()[: wire.HASH_DIGITS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -476,19 +485,20 @@ def _token(granted: Granted, now: float, jitter: float, refresh_before: float | 
     # In this order of arguments, NaN counts as now.
     issued = min(now, granted.issued)
     life = min(granted.expires_in, LONGEST_LIFE)
-    refresh_at = max(issued + _due(life, jitter, refresh_before), now + PAUSE_AFTER_GRANT)
+    refresh_at = max(issued + _due(life, jitter, refresh_before, now - issued), now + PAUSE_AFTER_GRANT)
     return Token(granted.secret, issued, issued + life, refresh_at, granted.scopes, claims_of(granted.secret))
 
 
-def _due(life: float, jitter: float, refresh_before: float | None) -> float:
-    """Return the age, in seconds, at which a token with this life is renewed."""
+def _due(life: float, jitter: float, refresh_before: float | None, age: float) -> float:
+    """Return the age, in seconds, at which a token with this life is renewed. It has come at `age`."""
     earliest, latest = life * EARLIEST_SHARE, life * LATEST_SHARE
     if refresh_before is not None:
         latest = min(latest, max(life - refresh_before, life * EARLIEST_SHARE_ASKED / SPREAD))
     elif life - REFRESH_BEFORE_EXPIRY >= earliest:
         latest = min(latest, life - REFRESH_BEFORE_EXPIRY)
     # However early the latest moment is, the window is as wide in proportion, so that accounts do not ask together.
-    earliest = min(earliest, latest * SPREAD)
+    # A token that was stored and comes later is renewed within what is left of the window: a restart is no rush.
+    earliest = max(min(earliest, latest * SPREAD), min(age, latest))
     return earliest + (latest - earliest) * jitter
 
 

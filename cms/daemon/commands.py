@@ -138,7 +138,10 @@ class Commands:
         return await self._sign_out(keepers)
 
     async def _sign_out_of_all(self, message: Mapping[str, Any], ask: Ask) -> Result:
-        """Delete every sign-in after the person has seen whose they are and agreed: first those that no account uses."""
+        """Delete every sign-in after the person has seen whose they are and agreed: first those that no account uses.
+
+        Stored tokens of applications go with them, before the last sign-in: the key is deleted with the last file.
+        """
         keepers = [each for each in self._registry.keepers if not each.grant.unattended]
         signed_in = [each for each in keepers if self._is_signed_in(each)]
         others = await self._vault.without_keeper()
@@ -150,6 +153,12 @@ class Commands:
         deleted = await self._vault.delete_all(others)
         if isinstance(deleted, Result):
             return deleted
+        for keeper in self._registry.keepers:
+            if keeper.grant.unattended and self._vault.stored_at(keeper.grant):
+                outcome = await self._worker.sign_out(keeper.grant)
+                if not isinstance(outcome, Granted):
+                    said = f"a token of {self._registry.name_of(keeper)} is still stored: {outcome.trouble.message}"
+                    return Result(False, said, outcome.trouble.hint)
         # Also those who have signed in meanwhile, and whoever is about to.
         result = await self._sign_out(keepers, signed_in)
         if not deleted:

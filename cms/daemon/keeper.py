@@ -7,7 +7,6 @@ time, and starts it then.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import random
 from collections.abc import Awaitable, Callable
@@ -49,17 +48,18 @@ from cms.core.lifecycle import (
     retry_sooner,
     sign_in_refused,
     soonest,
+    token_hash,
     usable,
 )
 from cms.core.looks import UNANSWERED
 from cms.core.preflight import covers, uncovered
 from cms.system.clock import Clock
 from cms.system.logs import get_logger
-from cms_oauth import wire
 from cms_oauth.moves import cms, fill
 
-# Asks the provider for a token. It never raises; every result is an outcome.
-Acquire: TypeAlias = Callable[[Grant, Scopes], Awaitable[Outcome]]
+# Asks for a token: for these scopes, in place of the one with this hash, "" for none, which a mail server has refused if
+# the last argument is its hash too. It never raises; every result is an outcome.
+Acquire: TypeAlias = Callable[[Grant, Scopes, str, str], Awaitable[Outcome]]
 
 log = get_logger()
 
@@ -70,11 +70,6 @@ _BUG = Trouble("worker", "cms failed while asking for a token", fill("{retries};
 
 # What each of ten thousand keepers begins with. Both are frozen, so one of each is enough.
 _NEW_LIFE, _UNSPENT = Life(), Budget()
-
-
-def token_hash(secret: str) -> str:
-    """Return the hash by which a client names a refused token: `rejected=` in the protocol."""
-    return hashlib.sha256(secret.encode()).hexdigest()[: wire.HASH_DIGITS]
 
 
 def _unheard(_keeper: Keeper, _scopes: Scopes, _before: Life, _after: Life) -> None:
@@ -102,6 +97,7 @@ class Keeper:
         "_jitter",
         "_looks",
         "_on_change",
+        "_rejected",
         "_replan",
         "grant",
         "lives",
@@ -128,6 +124,8 @@ class Keeper:
         self._on_change = on_change
         self._budget = _UNSPENT
         self._looks = LOOKS
+        # The hashes of held tokens that a mail server has refused, or of one that was named while none was held.
+        self._rejected: frozenset[str] = frozenset()
         # Only while somebody waits for it.
         self._change: trio.Event | None = None
         # Counts sign-ins and sign-outs: an answer to a question from before one is out of date after it, except for a
@@ -314,7 +312,10 @@ class Keeper:
         if self.lives[scopes] is not life:
             return
         try:
-            outcome = await self._acquire(self.grant, scopes)
+            held = token_hash(life.held.secret) if life.held else ""
+            outcome = await self._acquire(self.grant, scopes, held, held if held in self._rejected else "")
+            if isinstance(outcome, Granted):
+                self._rejected -= {held}
             self._count(life, outcome)
             if epoch == self._epoch or self._is_of_this_sign_in(outcome):
                 self._absorb(scopes, outcome)
@@ -351,8 +352,12 @@ class Keeper:
         now, margin = self._clock.boot(), self.grant.refresh_before
         life = absorb(self.lives[scopes], outcome, now, self._jitter(), margin, looks=self._looks)
         if isinstance(outcome, Granted):
+            if outcome.doubtful or token_hash(outcome.secret) in self._rejected:
+                life = retry_now(life, now)
             known = outcome.sign_in
-            self.sign_in = replace(known, who=known.who or self.who, redeemed_at=self._clock.wall())
+            self.sign_in = replace(
+                known, who=known.who or self.who, redeemed_at=known.redeemed_at or self._clock.wall()
+            )
         elif isinstance(outcome, Transient) and outcome.sign_in.given_at:
             # A sign-in from before this daemon started, which has not given it a token yet.
             given, redeemed = outcome.sign_in.given_at, max(self.sign_in.redeemed_at, outcome.sign_in.redeemed_at)
@@ -385,6 +390,11 @@ class Keeper:
         """Make a fetch due if this client's request needs one; return the resulting life."""
         self._retry_sooner(scopes)
         refused = before.held is not None and _refuses(need, before.held)
+        if refused:
+            self._rejected |= {need.rejected}
+        elif need.rejected and before.held is None:
+            # A stored token may be that one. No more than one is remembered of those that nobody here has seen.
+            self._rejected = frozenset({need.rejected})
         if refused or need.min_valid is not None:
             self.lives[scopes], self._budget, over_budget = demand_fresh(
                 self.lives[scopes], self._budget, self._clock.boot(), min_valid=need.min_valid or 0.0, rejected=refused

@@ -370,11 +370,18 @@ class Worker:
             child.dismiss()
         return True
 
-    async def acquire(self, grant: Grant, scopes: Scopes) -> Outcome:
-        """Redeem the grant for a token with exactly these scopes."""
+    async def acquire(self, grant: Grant, scopes: Scopes, held: str | None = None, rejected: str = "") -> Outcome:
+        """Get a token with exactly these scopes: a stored one if `held` allows that, else by redeeming the grant.
+
+        `held` and `rejected` are as in `messages.Acquire`.
+        """
         began = trio.current_time()
-        outcome = _of_token(await self._settle(grant, lambda number: messages.Acquire(number, grant, scopes)))
-        self.refreshes.count(outcome, trio.current_time() - began)
+        outcome = _of_token(
+            await self._settle(grant, lambda number: messages.Acquire(number, grant, scopes, held, rejected))
+        )
+        # Only a stored token says when its sign-in was redeemed. For it, the provider was not asked.
+        if not (isinstance(outcome, Granted) and outcome.sign_in.redeemed_at):
+            self.refreshes.count(outcome, trio.current_time() - began)
         return outcome
 
     async def sign_out(self, grant: Grant) -> Outcome:

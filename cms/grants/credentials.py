@@ -10,6 +10,7 @@ certificate credentials").
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import field, replace
 from typing import TypeAlias
@@ -71,6 +72,12 @@ class Credential:
 
     value: Secret = field(default="", repr=False)
     expires: float = 0.0
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash that tells one secret or certificate from another, "" for none. An assertion is replaced all the time."""
+        proof = self.value.public if isinstance(self.value, Certificate) else self.value
+        return hashlib.sha256(proof.encode()).hexdigest() if proof and isinstance(proof, str) else ""
 
     def behind(self, outcome: Outcome) -> Outcome:
         """Return the outcome of using this credential, with the end of its certificate."""

@@ -53,11 +53,17 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Acquire:
-    """Redeem the grant for a token with exactly these scopes."""
+    """Get a token with exactly these scopes: a stored one that is still good, else by redeeming the grant.
+
+    `held` is the hash of the token that the daemon holds, "" for none: the stored one has to be another. None: the grant
+    is redeemed in any case. `rejected` is the hash of a token that a mail server has refused, which is deleted first.
+    """
 
     number: int
     grant: Grant
     scopes: Scopes
+    held: str | None = None
+    rejected: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,10 +16,10 @@ from dataclasses import replace
 
 from cms.core import refusals
 from cms.core.accounts import Grant, Scopes
-from cms.core.budget import DAY
 from cms.core.forecast import ending_of, remember
-from cms.core.lifecycle import Granted, Outcome, Refused, SignInFacts, Transient, Trouble
+from cms.core.lifecycle import Granted, Outcome, Refused, SignInFacts, Transient, Trouble, token_hash
 from cms.grants import credentials, housekeeping
+from cms.grants.credentials import Credential
 from cms.grants.messages import Acquire, Ended, Import, Place, Prompt, SignIn, SignOut, Work
 from cms.grants.providers import CodeFlow, ExchangeEnd, Flow, Providers, WindowFlow, no_sign_in, wanted
 from cms.grants.secret_sources import Unavailable
@@ -39,7 +39,7 @@ _NOWHERE = Trouble(
 
 _CUT_OFF = "cms was interrupted after redeeming {} and before storing its successor"
 
-# The entry that stores a challenge before the first sign-in.
+# The entry that stores a challenge before the first sign-in, and the tokens of an application, which has none.
 _NO_SIGN_IN = Entry("", "", "", 0.0)
 
 
@@ -124,7 +124,7 @@ class Service:
         """Answer a question that needs no person."""
         match question:
             case Acquire():
-                return self.acquire(question.grant, question.scopes)
+                return self.acquire(question.grant, question.scopes, question.held, question.rejected)
             case SignOut():
                 return self.sign_out(question.grant)
             case Import():
@@ -132,27 +132,63 @@ class Service:
             case _:
                 return housekeeping.answer(self._vault, self._providers, question)
 
-    def acquire(self, grant: Grant, scopes: Scopes) -> Outcome:
-        """Redeem the grant for a token. Its successor is stored before this returns."""
-        if grant.unattended:
-            return self._request_token(grant, scopes)
+    def acquire(self, grant: Grant, scopes: Scopes, known: str | None = None, rejected: str = "") -> Outcome:
+        """Return a stored token, or redeem the grant for one, as `Acquire` says: `known` is its `held`.
+
+        The grant's successor is stored before this returns.
+        """
         try:
-            with self._vault.hold(grant) as held:
+            if grant.unattended:
+                return self._request_token(grant, scopes, known, rejected)
+            with self._vault.hold(grant, scopes) as held:
                 entry = held.read()
                 if entry is None:
                     return Refused(no_sign_in(grant))
-                return self._redeem(held, grant, scopes, entry)
+                taken = self._taken(held, grant, known, rejected)
+                if taken is None:
+                    return self._redeem(held, grant, scopes, entry)
+                facts = replace(taken.sign_in, who=entry.who, redeemed_at=entry.redeemed)
+                return _told(replace(taken, sign_in=facts), held.stored, entry)
         except Unavailable as unavailable:
             return unavailable.outcome
 
-    def _request_token(self, grant: Grant, scopes: Scopes) -> Outcome:
-        """Get a token for an application or a machine. This needs neither the vault nor its key."""
-        try:
+    def _taken(self, held: Held, grant: Grant, known: str | None, rejected: str) -> Granted | None:
+        """Return a stored token, after deleting one that is refused, or that the application's former secret gave."""
+        if rejected:
+            held.withdraw(rejected)
+        found = None if known is None else held.minted(known)
+        if found is None:
+            return None
+        (granted, proof), credential = found, None
+        # The token is good without it.
+        with suppress(Unavailable):
             credential = credentials.credential(grant)
-        except Unavailable as unavailable:
-            return unavailable.outcome
+        if credential and credential.fingerprint != proof:
+            held.withdraw(token_hash(granted.secret))
+            return None
+        expires = credential.expires if credential else 0.0
+        return replace(granted, sign_in=replace(granted.sign_in, credential_expires=expires))
+
+    def _request_token(self, grant: Grant, scopes: Scopes, known: str | None, rejected: str) -> Outcome:
+        """Get a token for an application or a machine. The vault may have one, but this works without vault and key."""
+        with suppress(Unavailable), self._vault.hold(grant, scopes) as held:
+            held.read()
+            if taken := self._taken(held, grant, known, rejected):
+                return taken
+        credential = credentials.credential(grant)
         outcome = self._providers.of(grant).mint(grant, scopes, credential.value)
+        self._keep_token(grant, scopes, outcome, credential.fingerprint)
         return credentials.explain(credential.behind(outcome), grant)
+
+    def _keep_token(self, grant: Grant, scopes: Scopes, outcome: Outcome, proof: str) -> None:
+        """Store the token that an application or a machine was given, or that it was refused another."""
+        with suppress(Unavailable), self._vault.hold(grant, scopes) as held:
+            held.inspect()
+            granted = outcome if isinstance(outcome, Granted) else None
+            refused = isinstance(outcome, Refused) and held.mark_refused()
+            # In memory it would keep this process from exiting, and nothing is lost without it.
+            if (granted or refused) and held.prepare().persisted:
+                held.store(_NO_SIGN_IN, granted, proof)
 
     def _redeem(self, held: Held, grant: Grant, scopes: Scopes, entry: Entry) -> Outcome:
         credential = credentials.credential(grant)
@@ -163,12 +199,16 @@ class Service:
         stored = held.stored
         # A successor is stored even if nothing else in the answer can be used.
         rotated = answer.cache not in ("", entry.cache)
-        # If the provider does not rotate the refresh token, only the time of the redemption changes: stored once a day.
-        news = isinstance(answer.outcome, Granted) and (entry.claims or time.time() - entry.redeemed > DAY)
-        if rotated or (news and not answer.unsure):
-            stored = held.store(_renewed(entry, answer))
+        granted = answer.outcome if isinstance(answer.outcome, Granted) else None
+        if rotated:
+            stored = held.store(_renewed(entry, answer), granted, credential.fingerprint)
         elif not answer.unsure:
-            _note_ending(held, grant, entry, answer.outcome)
+            if granted:
+                # Without a successor, nothing is lost that the stored refresh token would not give again.
+                with suppress(Unavailable):
+                    stored = held.store(_renewed(entry, answer), granted, credential.fingerprint)
+            else:
+                _note_ending(held, grant, entry, answer.outcome)
             held.release()
         return credential.behind(_explained(_told(answer.outcome, stored, entry), held, grant))
 
@@ -197,9 +237,9 @@ class Service:
     def _adopt(self, grant: Grant, place: Place) -> Outcome:
         room = self._prepared(grant)
         found = find.find(place, grant)
-        secret = credentials.credential(grant).value
-        answer = self._providers.of(grant).adopt(grant, found.refresh_token, secret, room.account)
-        return _of_another_program(self._keep(grant, answer, room.place), found, grant)
+        credential = credentials.credential(grant)
+        answer = self._providers.of(grant).adopt(grant, found.refresh_token, credential.value, room.account)
+        return _of_another_program(self._keep(grant, answer, room.place, credential), found, grant)
 
     def _restore(self, question: Import) -> Outcome:
         """Take over a sign-in from another machine: redeem it now, which verifies it, and store its successor."""
@@ -208,25 +248,22 @@ class Service:
         if entry is None:
             return Refused(Trouble("unfit", f"{question.place.path} has no sign-in of {grant.login or 'this account'}"))
         self._prepared(grant)
-        with self._vault.hold(grant) as held:
+        scopes, _ = wanted(grant)
+        with self._vault.hold(grant, scopes) as held:
             if question.keep and held.inspect():
                 return Refused(Trouble("signed-in", f"{grant.login or entry.who} is signed in already"))
             held.prepare()
+            credential = credentials.credential(grant)
             answer = self._providers.of(grant).redeem(
-                grant,
-                wanted(grant)[0],
-                entry.cache,
-                entry.home_account_id,
-                who=entry.who,
-                secret=credentials.credential(grant).value,
+                grant, scopes, entry.cache, entry.home_account_id, who=entry.who, secret=credential.value
             )
-            granted = isinstance(answer.outcome, Granted)
+            granted = answer.outcome if isinstance(answer.outcome, Granted) else None
             # A successor that came without a token replaces no sign-in that works.
             if not granted and (not answer.cache or held.inspect()):
                 held.release()
                 return answer.outcome
             entry = _renewed(entry, answer)
-            return _told(answer.outcome, held.store(entry), entry)
+            return _told(answer.outcome, held.store(entry, granted, credential.fingerprint), entry)
 
     def sign_in(self, question: SignIn, conversation: Conversation) -> Outcome:
         """Sign a person in and store the sign-in."""
@@ -255,7 +292,8 @@ class Service:
         conversation.check()
         begun = (flow.url, flow.user_code, flow.expires_in, flow.redirect_uri, flow.state)
         conversation.prompt(Prompt(question.number, question.method, *begun))
-        return credential.behind(self._keep(grant, self._finish(grant, flow, conversation), room.place, conversation))
+        answer = self._finish(grant, flow, conversation)
+        return credential.behind(self._keep(grant, answer, room.place, credential, conversation))
 
     def _note_claims(self, grant: Grant, outcome: Outcome) -> None:
         """Store the challenge that a sign-in was refused with."""
@@ -300,14 +338,19 @@ class Service:
         return ExchangeEnd(Refused(_expired(grant, device=True)))
 
     def _keep(
-        self, grant: Grant, answer: ExchangeEnd, place: Stored, conversation: Conversation | None = None
+        self,
+        grant: Grant,
+        answer: ExchangeEnd,
+        place: Stored,
+        credential: Credential,
+        conversation: Conversation | None = None,
     ) -> Outcome:
         """Store a new sign-in, in `place` or a better one. Raises `Cancelled` if it was cancelled in the meantime."""
         if not isinstance(answer.outcome, Granted):
             return answer.outcome
         now = time.time()
         entry = Entry(answer.cache, answer.subject, answer.who, now, redeemed=now)
-        with self._vault.hold(grant) as held:
+        with self._vault.hold(grant, wanted(grant)[0]) as held:
             remembered = held.inspect()
             if remembered and remembered.home_account_id != entry.home_account_id:
                 return Refused(_another_account(grant, remembered.who, entry.who))
@@ -316,7 +359,7 @@ class Service:
             if conversation:
                 conversation.check()
             held.prepare(memory_will_do=not place.persisted)
-            return _told(answer.outcome, held.store(entry), entry)
+            return _told(answer.outcome, held.store(entry, answer.outcome, credential.fingerprint), entry)
 
 
 def _another_account(grant: Grant, remembered: str, who: str) -> Trouble:
@@ -363,14 +406,14 @@ def _note_ending(held: Held, grant: Grant, entry: Entry, outcome: Outcome) -> No
     """
     if not isinstance(outcome, Refused) or held.interrupted:
         return
-    ending = ending_of(grant.provider, entry.signed_in, time.time(), outcome.trouble)
-    endings = remember(entry.endings, ending)
-    _keep_beside(held, entry, replace(entry, endings=endings, claims=outcome.trouble.claims or entry.claims))
+    endings = remember(entry.endings, ending_of(grant.provider, entry.signed_in, time.time(), outcome.trouble))
+    known = replace(entry, endings=endings, claims=outcome.trouble.claims or entry.claims)
+    _keep_beside(held, entry, known, news=held.mark_refused())
 
 
-def _keep_beside(held: Held, entry: Entry, known: Entry) -> None:
+def _keep_beside(held: Held, entry: Entry, known: Entry, *, news: bool = False) -> None:
     """Store facts about a sign-in if they have changed. If the disk is full, only these facts are lost."""
-    if known != entry:
+    if news or known != entry:
         with suppress(Unavailable):
             held.store(known)
 

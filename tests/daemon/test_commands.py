@@ -52,7 +52,7 @@ class FakeWorker(Worker):
     def token(self) -> Granted:
         return Granted("token", self.clock.boot(), 3600.0, sign_in=SignInFacts(key_from="keyring"))
 
-    async def acquire(self, grant: Grant, scopes: Scopes) -> Outcome:
+    async def acquire(self, grant: Grant, scopes: Scopes, held: str | None = None, rejected: str = "") -> Outcome:
         await trio.lowlevel.checkpoint()
         return self.token() if grant.login in self.signed_in else NO
 
@@ -358,6 +358,21 @@ class TestSigningInAndOut:
             ok, message, _ = said(await world.commands.errand("leave", {"yes": True}, agrees))
 
         assert (False, f"{BOB} is still signed in: the disk is read-only\nsigned out: {ANN}") == (ok, message)
+
+    @both
+    @in_trio_clock
+    async def test_leaving_deletes_an_applications_token(self, tmp_path: Path, *, daemonless: bool) -> None:
+        """Where one is stored, and before the sign-ins; if it cannot be deleted, nobody is signed out."""
+        accounts = account(ANN), account(MACHINE, sign_in="app")
+        async with commands(tmp_path, *accounts, daemonless=daemonless) as world:
+            world.store(accounts[1].grant.key)
+            world.worker.kept = {MACHINE}
+            failed = said(await world.commands.errand("leave", {}, agrees))
+            world.worker.kept = set()
+            ok, *_ = said(await world.commands.errand("leave", {}, agrees))
+
+        assert (False, f"a token of {MACHINE} is still stored: the disk is read-only", "mount it") == failed
+        assert (True, [MACHINE, ANN]) == (ok, world.worker.deleted)
 
     @both
     @in_trio_clock

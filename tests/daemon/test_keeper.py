@@ -31,9 +31,10 @@ from cms.core.lifecycle import (
     Transient,
     Trouble,
     Wait,
+    token_hash,
 )
 from cms.core.looks import FIRST_LOOK, Look
-from cms.daemon.keeper import Keeper, token_hash
+from cms.daemon.keeper import Keeper
 from cms.daemon.schedule import Schedule
 from cms_oauth import wire
 
@@ -60,10 +61,13 @@ class FakeProvider:
         # The scopes that its answers name.
         self.grants: Scopes = ()
         self.asked: list[tuple[float, Scopes]] = []
+        # The hashes that it was asked with: of the held token, and of a refused one.
+        self.named: list[tuple[str, str]] = []
         self.under_way = 0
 
-    async def acquire(self, grant: Grant, scopes: Scopes) -> Outcome:
+    async def acquire(self, _grant: Grant, scopes: Scopes, held: str, rejected: str) -> Outcome:
         self.asked.append((self.clock.boot(), scopes))
+        self.named.append((held, rejected))
         self.under_way += 1
         assert self.under_way == 1, "one question at a time for each grant"
         try:
@@ -139,6 +143,12 @@ async def keeping(
         await nursery.start(world.schedule.run)
         yield world
         nursery.cancel_scope.cancel()
+
+
+def stored(world: World, **more: Any) -> None:
+    """Let the worker have a token, minted a quarter of an hour ago, by a sign-in that was used then."""
+    facts = SignInFacts(who="a@example.test", redeemed_at=1234.0)
+    world.provider.script.append(Granted("token-stored", world.clock.boot() - HOUR / 4, HOUR, (), facts, **more))
 
 
 def rejected(secret: str) -> str:
@@ -500,6 +510,64 @@ async def test_a_rejected_token_is_replaced() -> None:
         other = await world.secret(rejected=rejected("another"))
 
         assert ("token-1", "token-2") == (other, await world.secret(rejected=rejected("token-1")))
+
+
+@in_trio_clock
+async def test_the_worker_is_told_which_token_is_held_and_which_is_refused() -> None:
+    """None at first; then the held one, so that a stored one has to be another. A refusal is told until there is a new one."""
+    async with keeping() as world:
+        await trio.sleep(2.0)
+        world.provider.script.extend([DOWN, DOWN])
+        await world.secret(rejected=rejected("token-1"))
+        await trio.sleep(2 * HOUR)
+
+    held = [rejected(f"token-{number}") for number in (1, 1, 1, 4)]
+    assert [("", ""), *((each, each) for each in held[:3]), (held[3], "")] == world.provider.named[:5]
+
+
+@in_trio_clock
+async def test_a_stored_token_counts_from_when_it_was_minted() -> None:
+    """Its sign-in was used then, and it is renewed when it is due."""
+    async with keeping(prepare=stored) as world:
+        await trio.sleep(2.0)
+
+        assert ("token-stored", 1234.0) == (await world.secret(), world.keeper.sign_in.redeemed_at)
+        await trio.sleep(HOUR / 4)
+        assert ("token-2", [0.0, HOUR / 4]) == (await world.secret(), world.provider.times)
+
+
+@in_trio_clock
+async def test_a_doubtful_token_is_served_and_the_provider_asked_at_once() -> None:
+    """So that a sign-in that was refused before a start is known to be, and not only when its token is due."""
+    async with keeping(prepare=lambda world: stored(world, doubtful=True)) as world:
+        world.provider.script.append(REVOKED)
+        await trio.sleep(1.0)
+
+        assert ("token-stored", NeedsSignIn) == (await world.secret(), type(world.life.phase))
+        assert [0.0, 0.1] == world.provider.times
+
+
+@in_trio_clock
+async def test_a_stored_token_that_a_client_has_refused_is_not_its_answer() -> None:
+    """It asks before there is one, as after a restart: the token that it has refused is replaced, once."""
+    async with keeping(prepare=stored) as world:
+        refused = rejected("token-stored")
+        assert "token-2" == await world.secret(rejected=refused)
+        assert [("", ""), (refused, refused)] == world.provider.named
+        await trio.sleep(1.0)
+
+        assert 2 == len(world.provider.named)
+
+
+@in_trio_clock
+async def test_hashes_of_tokens_that_nobody_has_seen_take_no_room() -> None:
+    """Of those that clients make up while there is no token, the last is remembered."""
+    async with keeping(DOWN) as world:
+        await trio.sleep(1.0)
+        for number in range(100):
+            await world.secret(rejected=f"{number:016x}")
+
+        assert {f"{99:016x}"} == world.keeper._rejected
 
 
 @in_trio_clock

@@ -44,7 +44,7 @@ class World:
         self.registry = Registry(config(*accounts), self.acquire, self.clock, jitter=lambda: 0.0)
         self.registry.subscribe(self.changes.append)
 
-    async def acquire(self, grant: Grant, _scopes: Scopes) -> Outcome:
+    async def acquire(self, grant: Grant, _scopes: Scopes, _held: str, _rejected: str) -> Outcome:
         await trio.lowlevel.checkpoint()
         return self.ends.get(grant.login, NO)
 

@@ -96,10 +96,11 @@ def test_refreshes_are_counted_with_their_time() -> None:
 
 @in_trio
 async def test_starts_and_refreshes_are_counted(tmp_path: Path) -> None:
-    """One process for two refreshes."""
+    """One process for two refreshes. A token that was stored is none: nobody asked the provider for it."""
     async with running(tmp_path) as worker:
         await ask(worker, "a")
         await ask(worker, "b")
+        await ask(worker, "stored")
 
     assert (1, 2) == (worker.starts, sum(worker.refreshes.as_data()["outcomes"]["granted"]["counts"]))
 

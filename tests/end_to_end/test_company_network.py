@@ -54,7 +54,9 @@ def status(broker: Daemon) -> str:
 
 
 def restart(broker: Daemon, environment: Mapping[str, str]) -> None:
+    """Restart without a token, so that Entra is asked for one."""
     broker.stop()
+    broker.forget_tokens()
     broker.start(**environment)
 
 
@@ -244,9 +246,10 @@ def test_a_container(container: Container, entra: Entra) -> None:
     container.start()
     container.sign_in(USER, entra)
 
-    restart(container, {})
+    container.restart()
 
     assert until(lambda: token(container), "the token after a restart")
+    assert 0 == container.cms("refresh").returncode
     assert "MEMORY ONLY" not in status(container)
     assert list((container.home / "state").glob("*.vault"))
 

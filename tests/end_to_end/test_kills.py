@@ -234,14 +234,15 @@ def test_broker_killed(make_broker: Callable[..., Broker]) -> None:
     killed = 1
     while killed < KILLS["broker"]:
         killed += killed_while_starting(broker, jitter)
-        before = broker.entra.redeemed
         broker.daemon.start()
+        assert broker.all_served()
+        before = broker.entra.redeemed
         if jitter.random() < 0.5:
-            broker.entra.wait_until_asked(before + jitter.randint(0, len(broker.users)))
-            hesitate(jitter)
-            broker.kill()
+            with broker.refresh():
+                broker.entra.wait_until_asked(before + jitter.randint(0, len(broker.users)))
+                hesitate(jitter)
+                broker.kill()
         else:
-            assert broker.all_served()
             assert all(map(is_whole, killed_while_serving(broker, jitter)))
         killed += 1
         assert broker.socket.is_socket()
@@ -333,7 +334,10 @@ def holds_lock(process: int) -> bool:
 
 
 def test_the_one_loss(make_broker: Callable[..., Broker]) -> None:
-    """Killed after Entra has redeemed, where reuse is refused: the next request is told to sign in, and why."""
+    """Killed after Entra has redeemed, where reuse is refused: status says at once what to do, and why.
+
+    The token that was held is served until it expires, and then a client is told to sign in.
+    """
     broker = make_broker(refuse_reuse=True)
     lost, *others = broker.users
     broker.silence(lost)
@@ -343,8 +347,13 @@ def test_the_one_loss(make_broker: Callable[..., Broker]) -> None:
     broker.daemon.start()
 
     assert KILLS["loss"] <= killed
-    until(lambda: broker.reason(lost) == "sign-in-required", "the refusal")
-    assert "interrupted after redeeming it and before storing its successor" in broker.daemon.cms("status").stdout
+    said = "interrupted after redeeming it and before storing its successor"
+    until(lambda: said in broker.daemon.cms("status").stdout, "the refusal")
+    assert broker.all_served()
+    broker.daemon.stop()
+    broker.daemon.forget_tokens()
+    broker.daemon.start()
+    until(lambda: broker.reason(lost) == "sign-in-required", "the refusal for a client")
     assert all(broker.token(user) for user in others)
     broker.daemon.sign_in(lost, broker.entra)
     assert broker.all_served()

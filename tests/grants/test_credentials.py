@@ -88,6 +88,24 @@ def test_assertion(tmp_path: Path) -> None:
     assert "one" not in repr(first)
 
 
+def test_a_fingerprint_tells_what_was_replaced(tmp_path: Path) -> None:
+    """A secret, or a certificate in any form; an assertion is replaced all the time. It quotes nothing."""
+
+    def fingerprint(content: bytes | str, **named: str) -> str:
+        (name,) = named
+        return credential(grant(**{name: file(write_private(tmp_path / named[name], content))})).fingerprint
+
+    secrets = [fingerprint(each, client_secret="s") for each in ("hunter2", "hunter2\n", "hunter3")]
+    certificates = [fingerprint(each, certificate="c") for each in (MADE.pem(), MADE.pfx(), OTHER.pem())]
+    assertions = [fingerprint(each, client_assertion="a") for each in ("one", "two")]
+
+    for same, again, other in (secrets, certificates):
+        assert same == again != other
+    assert ["", "", ""] == [*assertions, credential(GRANT).fingerprint]
+    assert 4 == len({*secrets, *certificates})
+    assert "hunter" not in "".join(secrets)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "mode", "why"),
     [

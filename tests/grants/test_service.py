@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from support.grants import (
 from support.proofs import AppCertificate, write_private
 
 from cms.core.accounts import Grant, Source
-from cms.core.lifecycle import Granted, Outcome, Refused, Transient
+from cms.core.lifecycle import Granted, Outcome, Refused, Transient, token_hash
 from cms.grants.entra.client import Entra as Provider
 from cms.grants.entra.flows import CodeFlow
 from cms.grants.messages import (
@@ -38,7 +39,7 @@ from cms.grants.providers import ExchangeEnd, Providers
 from cms.grants.service import Conversation, Service
 from cms.grants.vault.keys import Keys
 from cms.grants.vault.store import Vault
-from cms.sandbox.directory import APP_ID, APP_SECRET, Client
+from cms.sandbox.directory import APP_ID, APP_SECRET, TENANT, Client
 from cms.sandbox.entra import Entra, Fault
 
 
@@ -316,15 +317,112 @@ class TestService:
         assert "refused" == refused.trouble.kind
         assert "cms was interrupted after redeeming a refresh token" in refused.trouble.message
 
-    def test_a_server_without_a_successor(self, first: Open, grant: Grant, entra: Entra, state: Path) -> None:
-        """A server that does not rotate needs no new file, and leaves no mark."""
+    def test_a_server_without_a_successor(
+        self, first: Open, grant: Grant, entra: Entra, state: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A server that does not rotate leaves no mark, and its token is served even if it cannot be stored."""
         self.sign_in(first, grant, browse(entra))
         service(first).acquire(grant, SCOPES)
         entra.rotate = False
-        before = {path.name: path.read_bytes() for path in state.iterdir()}
+        before = {path.name for path in state.iterdir()}
+
+        def broken(_descriptor: int) -> None:
+            raise OSError(5, "Input/output error")
 
         assert "granted" == kind(service(first).acquire(grant, SCOPES))
-        assert before == {path.name: path.read_bytes() for path in state.iterdir()}
+        monkeypatch.setattr(os, "fsync", broken)
+        assert "granted" == kind(service(first).acquire(grant, SCOPES))
+        assert before == {path.name for path in state.iterdir()}
+
+    def test_a_stored_token_is_taken(self, first: Open, grant: Grant, entra: Entra) -> None:
+        """By a daemon that holds none, without a word to Entra, and with what is known of the sign-in."""
+        self.sign_in(first, grant, browse(entra))
+        redeemed = service(first).acquire(grant, SCOPES)
+        entra.go_down()
+        taken = service(first).acquire(grant, SCOPES, "")
+
+        assert isinstance(redeemed, Granted)
+        assert isinstance(taken, Granted)
+        assert (redeemed.secret, redeemed.scopes, redeemed.expires_in) == (taken.secret, taken.scopes, taken.expires_in)
+        assert 1.0 > abs(redeemed.issued - taken.issued)
+        assert redeemed.sign_in == replace(taken.sign_in, redeemed_at=0.0)
+        assert 0.0 < taken.sign_in.redeemed_at <= time.time()
+
+    def test_the_token_of_a_sign_in_is_stored(self, first: Open, grant: Grant, entra: Entra) -> None:
+        """A daemon that starts after `cms login` need not redeem."""
+        signed_in = self.sign_in(first, grant, browse(entra))
+        taken = service(first).acquire(grant, SCOPES, "")
+
+        assert isinstance(signed_in, Granted)
+        assert isinstance(taken, Granted)
+        assert (signed_in.secret, 0) == (taken.secret, entra.count("token", grant_type="refresh_token"))
+
+    def test_who_has_the_stored_token_gets_another(self, first: Open, grant: Grant, entra: Entra) -> None:
+        """As a daemon whose token is due; and so does who wants no stored one, or one for other scopes."""
+        signed_in = self.sign_in(first, grant, browse(entra))
+        assert isinstance(signed_in, Granted)
+        for scopes, known in ((SCOPES, token_hash(signed_in.secret)), (SCOPES, None), (SCOPES[:1], "")):
+            outcome = service(first).acquire(grant, scopes, known)
+            assert isinstance(outcome, Granted)
+            assert signed_in.secret != outcome.secret
+
+        assert 3 == entra.count("token", grant_type="refresh_token")
+
+    def test_a_refused_token_is_deleted_before_the_refresh(self, first: Open, grant: Grant, entra: Entra) -> None:
+        """A refresh that fails leaves nothing of it; one that nobody has refused stays."""
+        signed_in = self.sign_in(first, grant, browse(entra))
+        assert isinstance(signed_in, Granted)
+        held = token_hash(signed_in.secret)
+        entra.faults.add(Fault("status", times=None))
+        assert "server" == kind(service(first).acquire(grant, SCOPES, held))
+        assert "granted" == kind(service(first).acquire(grant, SCOPES, ""))
+        assert "server" == kind(service(first).acquire(grant, SCOPES, held, held))
+
+        assert "server" == kind(service(first).acquire(grant, SCOPES, ""))
+
+    def test_a_stored_token_is_doubtful_after_a_refusal(self, first: Open, grant: Grant, entra: Entra) -> None:
+        """Until there is another one: the sign-in may have ended, and the daemon asks at once."""
+        signed_in = granted(self.sign_in(first, grant, browse(entra)))
+        held = token_hash(signed_in.secret)
+        for aadsts in (50173, 53003):
+            entra.faults.add(Fault("aadsts", aadsts=aadsts))
+            assert "refused" == kind(service(first).acquire(grant, SCOPES, held))
+            taken = granted(service(first).acquire(grant, SCOPES, ""))
+            assert (signed_in.secret, True) == (taken.secret, taken.doubtful)
+        service(first).acquire(grant, SCOPES, held)
+
+        assert not granted(service(first).acquire(grant, SCOPES, "")).doubtful
+
+    def test_a_changed_secret_ends_stored_tokens(self, first: Open, grant: Grant, entra: Entra, tmp_path: Path) -> None:
+        """They came by another one, which somebody may have had a reason to replace."""
+        entra.register(Client(APP_ID, ("http://localhost/*",), secret=APP_SECRET))
+        path = write_private(tmp_path / "secret", APP_SECRET)
+        grant = replace(grant, client_id=APP_ID, client_secret=Source("file", (str(path),)))
+        signed_in = granted(self.sign_in(first, grant, browse(entra)))
+        assert signed_in.secret == granted(service(first).acquire(grant, SCOPES, "")).secret
+        entra.register(Client(APP_ID, ("http://localhost/*",), secret="another"))
+        write_private(path, "another")
+        renewed = granted(service(first).acquire(grant, SCOPES, ""))
+        assert signed_in.secret != renewed.secret
+        write_private(path, APP_SECRET)
+
+        assert "granted" != kind(service(first).acquire(grant, SCOPES, ""))
+
+    def test_a_stored_token_needs_no_secret(self, first: Open, grant: Grant, entra: Entra) -> None:
+        """Whatever has become of the application's: it is for the next refresh."""
+        self.sign_in(first, grant, browse(entra))
+        without = replace(grant, client_secret=Source("file", ("/nonexistent",)))
+
+        assert "granted" == kind(service(first).acquire(without, SCOPES, ""))
+        assert "granted" != kind(service(first).acquire(without, SCOPES))
+
+    def test_memory_has_no_stored_token(self, first: Open, grant: Grant, entra: Entra, state: Path) -> None:
+        """What is in memory only is redeemed."""
+        worker = service(replace(first, key=Source("memory")))
+        assert "granted" == kind(worker.sign_in(SignIn(1, grant, "browser"), browse(entra)))
+
+        assert "granted" == kind(worker.acquire(grant, SCOPES, ""))
+        assert (1, False) == (entra.count("token", grant_type="refresh_token"), state.exists())
 
     def test_fault_before_the_sign_in(self, first: Open, grant: Grant, entra: Entra) -> None:
         """A sign-in that cannot begin shows no prompt."""
@@ -592,3 +690,95 @@ class TestService:
         refused = service(first).acquire(grant, graph)
         assert isinstance(refused, Refused)
         assert 65001 == refused.trouble.aadsts
+
+
+APP_SCOPES = ("https://outlook.office365.com/.default",)
+
+
+@pytest.fixture
+def app(entra: Entra, tmp_path: Path) -> Grant:
+    """An application that signs in by itself, with a secret."""
+    entra.register(Client(APP_ID, (), secret=APP_SECRET, mailboxes=(ANN,)))
+    source = Source("file", (str(write_private(tmp_path / "secret", APP_SECRET)),))
+    return Grant(f"{entra.authority}/{TENANT}", APP_ID, "", (APP_SCOPES,), sign_in="app", client_secret=source)
+
+
+class TestApplications:
+    """The tokens of what signs in without a person are stored too, if there is a key: and nothing depends on that."""
+
+    def test_a_stored_token_is_taken(self, first: Open, app: Grant, entra: Entra) -> None:
+        """After a restart, also while Entra cannot be reached; by who has it, it is not."""
+        asked = granted(service(first).acquire(app, APP_SCOPES, ""))
+        entra.go_down()
+        taken = granted(service(first).acquire(app, APP_SCOPES, ""))
+
+        assert (asked.secret, asked.scopes, asked.expires_in) == (taken.secret, taken.scopes, taken.expires_in)
+        assert 0.0 < taken.sign_in.redeemed_at <= time.time()
+        assert asked.sign_in == replace(taken.sign_in, redeemed_at=0.0)
+        assert "network" == kind(service(first).acquire(app, APP_SCOPES, token_hash(asked.secret)))
+
+    def test_it_is_no_sign_in(self, first: Open, app: Grant, entra: Entra, state: Path) -> None:
+        """A person who signs in to the same application is another grant; in neither's place is the other's file good."""
+        person = replace(app, sign_in="browser")
+        service(first).acquire(app, APP_SCOPES, "")
+        assert "no-sign-in" == kind(service(first).acquire(person, APP_SCOPES, ""))
+        stored = state / f"{app.key}.vault"
+        stored.rename(state / f"{person.key}.vault")
+
+        assert "vault-damaged" == kind(service(first).acquire(person, APP_SCOPES, ""))
+        granted(service(first).acquire(app, APP_SCOPES, ""))
+        assert 2 == entra.count("token")
+
+    def test_a_refused_token_is_deleted(self, first: Open, app: Grant, entra: Entra) -> None:
+        """Before the next one is asked for."""
+        held = token_hash(granted(service(first).acquire(app, APP_SCOPES, "")).secret)
+        entra.go_down()
+
+        assert ["network"] * 2 == [
+            kind(service(first).acquire(app, APP_SCOPES, *names)) for names in ((held, held), ("",))
+        ]
+
+    def test_after_a_refusal_it_is_doubtful(self, first: Open, app: Grant, entra: Entra) -> None:
+        """The daemon asks at once. Without a token, a refusal leaves nothing behind."""
+        entra.faults.add(Fault("aadsts", aadsts=7000222))
+        assert "application" == kind(service(first).acquire(app, APP_SCOPES, ""))
+        assert not list(Path(first.state_folder).glob("*.vault"))
+        asked = granted(service(first).acquire(app, APP_SCOPES, ""))
+        entra.faults.add(Fault("aadsts", aadsts=7000222))
+        assert "application" == kind(service(first).acquire(app, APP_SCOPES, token_hash(asked.secret)))
+        taken = granted(service(first).acquire(app, APP_SCOPES, ""))
+
+        assert (asked.secret, True) == (taken.secret, taken.doubtful)
+
+    @pytest.mark.parametrize("key", [None, Source("memory"), Source("file", ("/proc/nowhere",))], ids=str)
+    def test_without_a_key_it_is_asked_for_anew(
+        self, first: Open, app: Grant, entra: Entra, state: Path, key: Source | None
+    ) -> None:
+        """Nothing is stored, and the worker need not stay for it."""
+        worker = service(replace(first, key=key))
+
+        assert ["granted"] * 2 == [kind(worker.acquire(app, APP_SCOPES, "")) for _ in range(2)]
+        assert (2, [], False) == (entra.count("token"), list(state.glob("*.vault")), worker.stays)
+
+    def test_a_vault_that_fails_is_no_reason(self, first: Open, app: Grant, state: Path) -> None:
+        """Whatever lies there in place of the file, or of the folder."""
+        state.mkdir(mode=0o700)
+        (state / f"{app.key}.vault").write_bytes(b"nonsense")
+        assert "granted" == kind(service(first).acquire(app, APP_SCOPES, "", "0" * 16))
+        state.rename(state.with_name("aside"))
+        state.write_bytes(b"")
+
+        assert "granted" == kind(service(first).acquire(app, APP_SCOPES, "", "0" * 16))
+
+
+def test_a_changed_secret_deletes_an_applications_token(first: Open, app: Grant, entra: Entra, tmp_path: Path) -> None:
+    """One that cannot be read now is not changed."""
+    asked = granted(service(first).acquire(app, APP_SCOPES, ""))
+    entra.go_down()
+    (tmp_path / "secret").unlink()
+    assert asked.secret == granted(service(first).acquire(app, APP_SCOPES, "")).secret
+    write_private(tmp_path / "secret", "another")
+    assert "network" == kind(service(first).acquire(app, APP_SCOPES, ""))
+    write_private(tmp_path / "secret", APP_SECRET)
+
+    assert "network" == kind(service(first).acquire(app, APP_SCOPES, ""))

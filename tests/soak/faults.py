@@ -141,6 +141,7 @@ async def keyring(world: World) -> None:
 async def clock(world: World) -> None:
     """The wall clock is set, by up to half a day. That excuses nothing."""
     world.clock.step(world.chance.uniform(-12.0, 12.0) * HOUR - world.clock.stepped)
+    world.model.unsettle()
     await _last(world)
 
 
@@ -158,7 +159,7 @@ def _kill_workers(world: World) -> None:
 
 
 async def kill_daemon(world: World) -> None:
-    """SIGKILL for the daemon, with or without its worker, and a new start."""
+    """SIGKILL for the daemon, with or without its worker, and a new start. What it held is served, without Entra."""
     world.model.excuse(GONE, LATE)
     if world.chance.random() < 0.5:
         _make_due(world)
@@ -166,8 +167,11 @@ async def kill_daemon(world: World) -> None:
     if world.chance.random() < 0.5:
         _kill_workers(world)
     await world.end(signal.SIGKILL)
-    world.model.forget()
+    owed = world.model.killed()
+    world.entra.go_down()
     await world.start()
+    await world.collect(owed)
+    world.entra.come_up()
 
 
 async def kill_worker(world: World) -> None:

@@ -39,10 +39,10 @@ class Wrong(AssertionError):
 
 
 class Provider(Entra):
-    """A simulated Entra that remembers whose each token is, and when it ends."""
+    """A simulated Entra that remembers whose each token is, when it ends, and when it was given."""
 
     def __init__(self, *given: Any, **named: Any) -> None:
-        self.tokens: dict[str, tuple[str, float]] = {}
+        self.tokens: dict[str, tuple[str, float, float]] = {}
         super().__init__(*given, **named)
 
     def answer(self, request: WebRequest) -> WebReply:
@@ -55,7 +55,7 @@ class Provider(Entra):
                 return reply
             told = self.introspect(token) if isinstance(token, str) else {}
             if told.get("active"):
-                self.tokens[token] = told["email"], float(told["exp"])
+                self.tokens[token] = told["email"], float(told["exp"]), self.directory.now()
         return reply
 
 
@@ -87,8 +87,11 @@ class Model:
     # The sign-ins that a person has to renew.
     revoked: set[str] = field(default_factory=set)
     # Until when the daemon holds a token of a sign-in for a protocol, by its own account: it counts a token's life from
-    # the moment at which it asked for it, and hours may have passed between that and Entra's answer.
-    held: dict[tuple[str, str], float] = field(default_factory=dict)
+    # the moment at which it asked for it, and hours may have passed between that and Entra's answer. And when it was given.
+    held: dict[tuple[str, str], tuple[float, float]] = field(default_factory=dict)
+    # When the wall clock was last set, or a configuration changed what is asked for. A daemon that starts anew has no use
+    # for a token from before, or may have none.
+    unsettled: float = 0.0
     counts: Counter[str] = field(default_factory=Counter)
     _under_way: list[Asked] = field(default_factory=list)
 
@@ -110,10 +113,20 @@ class Model:
 
     def forget(self, *logins: str) -> None:
         """The daemon may have lost the tokens of these sign-ins, or of all."""
-        self.held = {key: until for key, until in self.held.items() if logins and key[0] not in logins}
+        self.held = {key: each for key, each in self.held.items() if logins and key[0] not in logins}
         for each in self._under_way:
             if not logins or self.logins.get(each.user) in logins:
                 each.held, each.lost = 0.0, True
+
+    def unsettle(self) -> None:
+        """The wall clock was set, or a configuration has come into force."""
+        self.unsettled = self.clock.truth()
+
+    def killed(self) -> dict[tuple[str, str], float]:
+        """The daemon was killed. Return what the next one has to serve, without Entra, and until when."""
+        owed = {key: until for key, (until, given) in self.held.items() if given > self.unsettled}
+        self.forget()
+        return owed
 
     def change(self, served: frozenset[tuple[str, str]]) -> None:
         """The configuration may be this one now, or still the one before."""
@@ -124,11 +137,12 @@ class Model:
     def changed(self) -> None:
         """The last configuration is the one in force."""
         del self.served[:-1]
+        self.unsettle()
 
     @contextmanager
     def request(self, user: str, protocol: str, form: str, *, why: bool) -> Iterator[Asked]:
         """Watch a request while the block runs."""
-        held = self.held.get((self.logins.get(user, ""), protocol), 0.0)
+        held, _ = self.held.get((self.logins.get(user, ""), protocol), (0.0, 0.0))
         excuses = self.excuses | ({SIGNED_OUT} if self.logins.get(user) in self.revoked else set())
         asked = Asked(user, protocol, form, self.clock.truth(), held, excuses, [*self.served], why)
         self._under_way.append(asked)
@@ -148,7 +162,7 @@ class Model:
         return token
 
     def _judge_token(self, asked: Asked, token: str, left: float) -> None:
-        whose, until = self.entra.tokens.get(token, ("", 0.0))
+        whose, until, given = self.entra.tokens.get(token, ("", 0.0, 0.0))
         login = self.logins.get(asked.user, "")
         if not login or not any((asked.user, asked.protocol) in each for each in asked.served):
             raise Wrong(f"{asked}: a token for what is not served")
@@ -160,7 +174,7 @@ class Model:
             raise Wrong(f"{asked}: said to last until {end:.0f}, and ends at {until:.0f}")
         if not asked.lost and len(asked.served) == len(self.served) == 1:
             held = login, asked.protocol
-            self.held[held] = max(end, self.held.get(held, 0.0))
+            self.held[held] = max((end, given), self.held.get(held, (0.0, 0.0)))
 
     def _right_codes(self, asked: Asked) -> set[str]:
         codes = {GONE} & asked.excuses

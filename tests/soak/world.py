@@ -16,7 +16,7 @@ from typing import Any
 
 import trio
 from soak.clients import Clients
-from soak.model import LATE, SIGNED_OUT, Model, Provider, Wrong
+from soak.model import ENOUGH, LATE, SIGNED_OUT, Model, Provider, Wrong
 from support import moving_clock, proc
 from support.desktop import Desktop
 from support.evidence import descendants
@@ -189,6 +189,17 @@ class World:
                         if event["event"] == "done":
                             return event
         raise Wrong("the control socket closed before the end of its answer")
+
+    async def collect(self, owed: Mapping[tuple[str, str], float]) -> None:
+        """Ask until each of these sign-ins has served a token for its protocol, or it would be too late for that."""
+        for (login, protocol), until in owed.items():
+            user = next(each for each in LOGINS if (each, protocol) in self.model.served[-1] and LOGINS[each] == login)
+            with trio.move_on_after(PATIENCE) as limit:
+                # ASYNC110: nothing in this process says when the daemon has it.
+                while until > self.clock.truth() + ENOUGH and not (await self.clients.ask(user, protocol))[0]:  # noqa: ASYNC110
+                    await trio.sleep(_POLL)
+            if limit.cancelled_caught:
+                raise Wrong(f"the token of {login} for {protocol} until {until:.0f} is lost")
 
     async def recover(self) -> None:
         """Let time pass until every account is served; a person signs in where a sign-in was revoked, and only there."""

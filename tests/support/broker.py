@@ -70,6 +70,7 @@ class Broker:
         self.entra.faults.add(Fault("silence"))
         try:
             self.daemon.stop()
+            self.daemon.forget_tokens()
             self.daemon.start(before=before)
             assert self.entra.wait_for(asked + 1, seconds=PATIENCE, grant_type="refresh_token")
             yield

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from cms.grants.vault.entry_file import StateFolder, decrypt, encrypt, grant_of
+from cms.grants.vault.keyring import Key, parse_key
 from cms.sandbox.directory import CLIENT_ID
 from cms.sandbox.entra import Entra
 from support import evidence
@@ -137,6 +139,16 @@ class Daemon:
         """Stop and start."""
         self.stop(number)
         self.start()
+
+    def forget_tokens(self) -> None:
+        """Delete the stored access tokens, so that the next start has to ask for new ones."""
+        key = Key(parse_key(self.key.read_bytes()), "")
+        for path in (self.home / "state").rglob("*.vault"):
+            # A worker may have outlived its daemon.
+            with StateFolder(path.parent, PATIENCE).lock(path.stem):
+                raw = path.read_bytes()
+                # In its place: it stays its owner's.
+                path.write_bytes(encrypt(grant_of(raw), decrypt(raw, key), key))
 
     @property
     def log(self) -> str:

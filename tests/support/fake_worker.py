@@ -12,6 +12,7 @@ import os
 import socket
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from cms.core.accounts import StoredSignIn
@@ -116,6 +117,8 @@ class Fake:
                 self.done(999_999, granted(number))
             case "surroundings":
                 self.done(number, Transient(Trouble("network", json.dumps(surroundings()))))
+            case "stored":
+                self.done(number, replace(granted(number), sign_in=SignInFacts(redeemed_at=1.0)))
             case "stubborn":
                 self.done(number, granted(number))
                 time.sleep(3600)

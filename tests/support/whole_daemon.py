@@ -276,17 +276,19 @@ async def whole_daemon(
     signed_in: bool = True,
     life: float = HOUR,
     state: Path | None = None,
+    stored: Callable[[Entra, Path], None] = lambda _entra, _state: None,
     **options: Any,
 ) -> AsyncIterator[WholeDaemon]:
     """Run a daemon for these users, who have signed in, over a separate sandbox.
 
     `key` is what Vault(key=...) names, "" for no such directive; `environment` what the worker has beside the usual;
     `program` the worker's; `life` a token's in seconds; `state` the state folder, if not
-    the usual one; further `options` are of `AppOptions`.
+    the usual one; `stored` fills it before the daemon starts; further `options` are of `AppOptions`.
     """
     clock, state = MovingClock(folder / "clock"), state or folder / "state"
     with Entra(users, now=clock.truth, token_life=life) as entra:
         (folder / "cms.cfg").write_text(_configuration(folder, entra, users, key))
+        stored(entra, state)
         coverage = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
         chosen = AppOptions(
             str(folder / "cms.cfg"),

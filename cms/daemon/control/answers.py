@@ -32,7 +32,7 @@ def nobody_signs_in(user: str, grant: Grant, *, daemonless: bool = False) -> Res
 
 def nothing_to_sign_out(user: str) -> Result:
     """Return the refusal to sign out of such an account."""
-    said = f"{user} is not signed in, and nothing is stored for it"
+    said = f"{user} is not signed in: it gets its tokens by itself"
     return Result(
         False, said, "to stop using it, remove it from the configuration, then `cms reload` if cms is running"
     )

@@ -1,13 +1,14 @@
 """The file of one vault entry: its format, how it is locked, and how it is replaced so that it is whole at every moment.
 
-    {"authority": ..., "format": "cms-vault", "key": ..., "version": 1, ...} LF     the header, in clear, authenticated
-    nonce (12 bytes)  ciphertext and tag (AES-256-GCM)                              an `Entry` as JSON
+    {"authority": ..., "format": "cms-vault", "key": ..., "version": 2, ...} LF     the header, in clear, authenticated
+    nonce (12 bytes)  ciphertext and tag (AES-256-GCM)                              `Contents` as JSON
 
 The header names the key that opens the file, and binds the file to its sign-in: a file that was copied over another one
 is refused, so a refresh token is redeemed only where it was given.
 
 Every version of the format has a header with `format` and `version` in its first line. A file of a later version than
-`VERSION` is a newer cms's: it is neither replaced nor moved nor deleted.
+`VERSION` is a newer cms's: it is neither replaced nor moved nor deleted. Version 1 had no access tokens: its JSON is the
+`Entry`. It is read, and the next write replaces it, once the new file has been read back.
 
 Beside `GRANT.vault` there may be three more files:
 
@@ -41,16 +42,20 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from cms.core.accounts import Grant
+from cms.core.json_lines import Records
 from cms.core.lifecycle import Ending
 from cms.grants.secret_sources import Unavailable, storage, unavailable
 from cms.grants.vault.keyring import Key
-from cms.system.files import looked_up_again, make_folders, read_regular, sync_folder
+from cms.grants.vault.minted import MintedToken
+from cms.system.files import looked_up_again, make_folders, read_regular, sync_folder, write_private
 from cms_oauth.frozen import dataclass
 from cms_oauth.json_object import read_object
 from cms_oauth.moves import fill
 
 FORMAT = "cms-vault"
-VERSION = 1
+VERSION = 2
+
+_READABLE = (1, VERSION)
 
 # AES-GCM's own nonce size; a fresh random one for each file written.
 NONCE_BYTES = 12
@@ -59,7 +64,7 @@ NONCE_BYTES = 12
 MAX_HEADER = 4096
 MAX_FILE = 4 * 1024 * 1024
 
-# Reserved before a redemption: several times what one grant needs.
+# Reserved before a redemption: several times what one grant needs. A file is no longer than this for its access tokens.
 RESERVED = 64 * 1024
 
 # What a mark begins with after the provider has refused a refresh token that was used before.
@@ -86,6 +91,21 @@ class Entry:
     endings: tuple[Ending, ...] = ()
     redeemed: float = 0.0
     claims: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a vault file holds: the sign-in, and the access tokens that it gave last, the newest last.
+
+    `version` is that of its format.
+    """
+
+    entry: Entry
+    tokens: tuple[MintedToken, ...] = ()
+    version: int = VERSION
+
+
+_TOKENS = Records()
 
 
 def entry_of(kept: Any) -> Entry:
@@ -122,7 +142,7 @@ def parse_header(line: bytes) -> dict[str, Any]:
         raise ValueError("is not a vault file, or a tampered one") from None
     if found == FORMAT and type(version) is int and version > VERSION:
         raise NewerFormat(key if isinstance(key, str) else "")
-    if (found, version) != (FORMAT, VERSION) or not isinstance(key, str):
+    if found != FORMAT or version not in _READABLE or not isinstance(key, str):
         raise ValueError("is of a format that this cms does not know")
     return header
 
@@ -131,27 +151,50 @@ def needed_key(grant: Grant, raw: bytes) -> str:
     """Return the id of the key that opens a grant's file. Raises ValueError, as `parse_header`, for another grant's."""
     head, separator, _ = raw.partition(b"\n")
     header = parse_header(head + separator)
-    if {name: header.get(name) for name in _identity(grant)} != _identity(grant):
+    if {name: header.get(name, "") for name in _identity(grant)} != _identity(grant):
         raise ValueError("belongs to another sign-in")
     return str(header["key"])
 
 
+def grant_of(raw: bytes) -> Grant:
+    """Return the grant that a file belongs to, as its header has it. Raises ValueError."""
+    head, separator, _ = raw.partition(b"\n")
+    header = parse_header(head + separator)
+    try:
+        authority, client_id, login = (str(header[name]) for name in ("authority", "client_id", "login"))
+    except KeyError:
+        raise ValueError("is not a vault file, or a tampered one") from None
+    return Grant(authority, client_id, login, sign_in=str(header.get("sign_in") or "browser"))
+
+
 def decrypt(raw: bytes, key: Key) -> Entry:
     """Return the entry in a file. Raises ValueError."""
+    return contents(raw, key).entry
+
+
+def contents(raw: bytes, key: Key) -> Contents:
+    """Return all that a file holds. Raises ValueError."""
     head, separator, body = raw.partition(b"\n")
     try:
         clear = AESGCM(key.secret).decrypt(body[:NONCE_BYTES], body[NONCE_BYTES:], head + separator)
-        return entry_of(read_object(clear))
-    except (InvalidTag, ValueError, TypeError):
+        kept = read_object(clear)
+        if parse_header(head + separator)["version"] == 1:
+            return Contents(entry_of(kept), version=1)
+        return Contents(entry_of(kept["entry"]), _TOKENS.unpack(kept["tokens"], tuple[MintedToken, ...]))
+    except (InvalidTag, ValueError, TypeError, KeyError):
         raise ValueError("was truncated or tampered with") from None
 
 
-def encrypt(grant: Grant, entry: Entry, key: Key) -> bytes:
-    """Return the bytes of a grant's file."""
+def encrypt(grant: Grant, entry: Entry, key: Key, tokens: tuple[MintedToken, ...] = ()) -> bytes:
+    """Return the bytes of a grant's file. It has the newest access tokens, as many as find room in what is reserved."""
     named = {"format": FORMAT, "version": VERSION, "key": key.id, "home_account": entry.home_account_id}
     head = json.dumps({**named, **_identity(grant)}, sort_keys=True).encode() + b"\n"
     nonce = secrets.token_bytes(NONCE_BYTES)
-    return head + nonce + AESGCM(key.secret).encrypt(nonce, json.dumps(asdict(entry)).encode(), head)
+    while True:
+        clear = json.dumps({"entry": asdict(entry), "tokens": _TOKENS.pack(tokens)}).encode()
+        if not tokens or len(head) + len(clear) < RESERVED - MAX_HEADER:
+            return head + nonce + AESGCM(key.secret).encrypt(nonce, clear, head)
+        tokens = tokens[1:]
 
 
 def _identity(grant: Grant) -> dict[str, str]:
@@ -159,6 +202,8 @@ def _identity(grant: Grant) -> dict[str, str]:
         "authority": grant.authority.lower(),
         "client_id": grant.client_id.lower(),
         "login": grant.login.lower(),
+        # A person may sign in to the same application, and that is another grant.
+        "sign_in": grant.sign_in if grant.unattended else "",
     }
 
 
@@ -358,20 +403,29 @@ class EntryFile:
             with suppress(OSError):
                 self._mark.unlink()
 
-    def write(self, raw: bytes, *, keep_aside: bool) -> None:
-        """Replace the file by way of the mark. With `keep_aside` the old file, which is damaged, gets another name."""
-        looked_up_again(partial(self._write, raw, keep_aside=keep_aside))
+    def write(self, raw: bytes, *, keep_aside: bool, read_back: bool = False) -> None:
+        """Replace the file by way of the mark. With `keep_aside` the old file, which is damaged, gets another name.
 
-    def _write(self, raw: bytes, *, keep_aside: bool) -> None:
+        With `read_back` the new one is read first.
+        """
+        looked_up_again(partial(self._write, raw, keep_aside=keep_aside, read_back=read_back))
+
+    def _write(self, raw: bytes, *, keep_aside: bool, read_back: bool) -> None:
         descriptor = self._open_mark()
         with os.fdopen(descriptor, "wb") as file:
             file.write(raw)
             file.truncate()
             file.flush()
             os.fsync(descriptor)
+        if read_back and read_regular(self._mark, MAX_FILE) != raw:
+            raise OSError(errno.EIO, "what was written is not what is read back")
         # Not if an earlier try has done it.
         if keep_aside and self.path.exists():
             aside = f"{self.path.name}.damaged-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
             self.path.rename(self.path.with_name(aside))
         self._mark.rename(self.path)
         sync_folder(self._folder.path)
+
+    def amend(self, raw: bytes) -> None:
+        """Replace the file and leave the mark, if there is one: nothing was redeemed."""
+        looked_up_again(partial(write_private, self.path, raw))

@@ -11,6 +11,7 @@ import errno
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,11 @@ from cms.grants.secret_sources import Missing, Unavailable, storage, unavailable
 from cms.grants.vault.entry_file import (
     MAX_FILE,
     MAX_HEADER,
-    Entry,
-    decrypt,
+    VERSION,
+    Contents,
+    contents,
     encrypt,
+    grant_of,
     needed_key,
     parse_header,
 )
@@ -109,14 +112,15 @@ def _move(vault: Vault, name: str, key: Key) -> str:
         try:
             grant = _grant(name, raw)
             old = vault.key.keys.need(needed_key(grant, raw))
-            entry = decrypt(raw, old)
+            kept = contents(raw, old)
         except ValueError as error:
             raise unavailable("vault-damaged", f"{path} {error}", "sign in again, or `cms logout USER`") from None
         if old.id == key.id:
             return ""
         try:
             sweep_drafts(path)
-            write_private(path, encrypt(grant, entry, key), place=partial(_place, entry, key))
+            moved = encrypt(grant, kept.entry, key, kept.tokens)
+            write_private(path, moved, place=partial(_place, kept, key))
         except OSError as error:
             raise storage(error, f"nothing can be stored in {path.parent}") from None
     return old.origin
@@ -124,18 +128,16 @@ def _move(vault: Vault, name: str, key: Key) -> str:
 
 def _grant(name: str, raw: bytes) -> Grant:
     """Return the grant whose sign-in a file of this name has. Raises ValueError."""
-    head, end, _ = raw.partition(b"\n")
-    header = parse_header(head + end)
-    grant = Grant(str(header.get("authority")), str(header.get("client_id")), str(header.get("login")))
+    grant = grant_of(raw)
     if grant.key != name:
         raise ValueError("belongs to another sign-in")
     return grant
 
 
-def _place(entry: Entry, key: Key, draft: Path, path: Path) -> None:
+def _place(kept: Contents, key: Key, draft: Path, path: Path) -> None:
     """Replace a file by its draft, once that was read back."""
     try:
-        proved = decrypt(read_regular(draft, MAX_FILE), key) == entry
+        proved = contents(read_regular(draft, MAX_FILE), key) == replace(kept, version=VERSION)
     except ValueError:
         proved = False
     if not proved:

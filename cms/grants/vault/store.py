@@ -8,32 +8,39 @@ A key that cms made is deleted with the last sign-in.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from cms.core import refusals
-from cms.core.accounts import Grant, StoredSignIn
+from cms.core.accounts import Grant, Scopes, StoredSignIn
+from cms.core.lifecycle import Granted, token_hash
 from cms.grants.messages import QUESTION_SECONDS
 from cms.grants.secret_sources import Unavailable, storage, unavailable
+from cms.grants.vault import minted
 from cms.grants.vault.entry_file import (
     MAX_FILE,
     MAX_HEADER,
+    VERSION,
+    Contents,
     Entry,
     EntryFile,
     NewerFormat,
     StateFolder,
     busy,
+    contents,
     decrypt,
     draft_of,
     encrypt,
+    grant_of,
     mark_of,
     needed_key,
     parse_header,
 )
 from cms.grants.vault.keyring import Key
 from cms.grants.vault.keys import Keys
+from cms.grants.vault.minted import MintedToken, Moment
 from cms.grants.vault.vault_key import VaultKey
 from cms.system.files import open_regular, read_regular, sweep_drafts, sync_folder
 from cms_oauth.frozen import dataclass
@@ -60,9 +67,12 @@ def _newer(path: Path, error: NewerFormat) -> Unavailable:
 class Held:
     """One grant in the vault while its lock is held."""
 
-    def __init__(self, vault: Vault, grant: Grant) -> None:
+    def __init__(self, vault: Vault, grant: Grant, scopes: Scopes) -> None:
         self._vault = vault
         self._grant = grant
+        self._scopes = scopes
+        # What was read from the file. In memory there are no access tokens.
+        self._contents: Contents | None = None
         self._file = EntryFile(vault.folder, grant.key)
         # What a successor is encrypted with; None keeps it in memory.
         self._key: Key | None = None
@@ -119,7 +129,43 @@ class Held:
     def _decrypt(self, raw: bytes) -> Entry:
         self._key = self._vault.key.keys.need(needed_key(self._grant, raw))
         self.stored = Stored(persisted=True, key_from=self._key.origin)
-        return decrypt(raw, self._key)
+        self._contents = contents(raw, self._key)
+        return self._contents.entry
+
+    def minted(self, held: str) -> tuple[Granted, str] | None:
+        """Return a stored access token with these scopes that is still good, unless its hash is `held`; else None.
+
+        With it comes the fingerprint of what the application proved itself with.
+        """
+        at = self._vault.now()
+        for token in self._contents.tokens if self._contents else ():
+            found = minted.granted(token, at)
+            if found and token.asked == self._scopes and token_hash(token.secret) != held:
+                # What followed a redemption that was cut off is not known.
+                return replace(found, doubtful=found.doubtful or self.interrupted), token.proof
+        return None
+
+    def withdraw(self, secret_hash: str) -> None:
+        """Delete the stored access token with this hash. Raises Unavailable."""
+        if self._contents is None or self._key is None:
+            return
+        left = tuple(each for each in self._contents.tokens if token_hash(each.secret) != secret_hash)
+        if left == self._contents.tokens:
+            return
+        self._contents = replace(self._contents, tokens=left)
+        try:
+            self._file.amend(encrypt(self._grant, self._contents.entry, self._key, left))
+        except OSError as error:
+            raise storage(error, f"a refused token cannot be deleted from {self._file.path}") from None
+
+    def mark_refused(self) -> bool:
+        """Have `store` note that the provider refused another token for these scopes; return whether that is news."""
+        if self._contents is None:
+            return False
+        before = self._contents
+        marked = (replace(each, refused=each.refused or each.asked == self._scopes) for each in before.tokens)
+        self._contents = replace(before, tokens=tuple(marked))
+        return self._contents != before
 
     def inspect(self) -> Entry | None:
         """Return the entry that a new sign-in would replace, None for none. A damaged one is kept aside later.
@@ -166,12 +212,18 @@ class Held:
         """Undo `prepare`: the provider did not redeem the grant."""
         self._file.release()
 
-    def store(self, entry: Entry) -> Stored:
-        """Store the entry where `prepare` has decided. Raises Unavailable, and the old file is whole then."""
+    def store(self, entry: Entry, granted: Granted | None = None, proof: str = "") -> Stored:
+        """Store the entry where `prepare` has decided, and in a file also the access token that it gave.
+
+        `proof` is the fingerprint of what the application proved itself with. Raises Unavailable, and the old file is whole
+        then.
+        """
         assert self._prepared, "no grant is redeemed before its successor has a place"
         try:
             if self._key:
-                self._file.write(encrypt(self._grant, entry, self._key), keep_aside=self.damaged)
+                raw = encrypt(self._grant, entry, self._key, self._tokens_of(entry, granted, proof))
+                upgrade = self._contents is not None and self._contents.version != VERSION
+                self._file.write(raw, keep_aside=self.damaged, read_back=upgrade)
                 self._vault.memory.pop(self._grant.key, None)
                 return Stored(persisted=True, key_from=self._key.origin)
         except OSError as error:
@@ -180,6 +232,19 @@ class Held:
             self.release()
         self._vault.memory[self._grant.key] = entry
         return MEMORY
+
+    def _tokens_of(self, entry: Entry, granted: Granted | None, proof: str) -> tuple[MintedToken, ...]:
+        """Return the access tokens to be stored beside an entry: the new one, and those of the same sign-in that are good.
+
+        Those for scopes that the grant no longer has are left out.
+        """
+        at, before, kept = self._vault.now(), self._contents, list[MintedToken]()
+        if before and before.entry.signed_in == entry.signed_in:
+            kept = [each for each in before.tokens if each.asked in self._grant.scope_sets and minted.granted(each, at)]
+        new = minted.keep(granted, self._scopes, at, proof) if granted else None
+        if new and minted.granted(new, at):
+            kept = [*(each for each in kept if each.asked != self._scopes), new]
+        return tuple(kept)
 
     def delete(self) -> bool:
         """Delete the entry, what was kept aside of it, and its lock; return whether there was a sign-in.
@@ -198,7 +263,14 @@ class Vault:
     `patience` is how many seconds another worker's lock is waited for.
     """
 
-    def __init__(self, folder: str, keys: Keys, patience: float = QUESTION_SECONDS) -> None:
+    def __init__(
+        self,
+        folder: str,
+        keys: Keys,
+        patience: float = QUESTION_SECONDS,
+        now: Callable[[], Moment] = minted.now,
+    ) -> None:
+        self.now = now
         self.memory: dict[str, Entry] = {}
         self._patience = patience
         self.folder = StateFolder(Path(folder), patience)
@@ -214,8 +286,11 @@ class Vault:
         return bool(self.memory) or self.key.keys.seen_locked
 
     @contextmanager
-    def hold(self, grant: Grant) -> Iterator[Held]:
-        """Hold a grant against this process's other threads, and against every other process. Raises Unavailable."""
+    def hold(self, grant: Grant, scopes: Scopes = ()) -> Iterator[Held]:
+        """Hold a grant against this process's other threads, and against every other process. Raises Unavailable.
+
+        `scopes` are those of the access token that is asked for.
+        """
         lock = self._locks.setdefault(grant.key, threading.Lock())
         if not self.key.keys.memory_only:
             self.folder.make_private()
@@ -223,7 +298,7 @@ class Vault:
             raise busy()
         try:
             with self._file_lock(grant.key):
-                yield Held(self, grant)
+                yield Held(self, grant, scopes)
         finally:
             lock.release()
 
@@ -288,9 +363,8 @@ class Vault:
         except OSError:
             return None
         try:
-            head = parse_header(raw.partition(b"\n")[0] + b"\n")
-            grant = Grant(str(head["authority"]), str(head["client_id"]), str(head["login"]))
-        except (ValueError, KeyError):
+            grant = grant_of(raw)
+        except ValueError:
             # It cannot be used, and it is still there to be deleted.
             return StoredSignIn(name, "", "", "")
         found = StoredSignIn(name, grant.authority, grant.client_id, grant.login)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import base64
 import itertools
+import json
 import os
 import shutil
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from support.grants import NoRing
 from support.killed_lines import killed_at
 
 from cms.core.accounts import Grant, Source
-from cms.core.lifecycle import Refused, Transient
+from cms.core.lifecycle import Granted, Refused, Transient
 from cms.grants.messages import Rekey, Rekeyed
 from cms.grants.secret_sources import Locked
 from cms.grants.vault import entry_file, keys, vault_key
@@ -146,6 +148,36 @@ def test_every_sign_in_moves(lab: Lab) -> None:
     assert [entry(grant) for grant in GRANTS] == alone(lab)
     assert 0o600 == stat.S_IMODE(Path(new.value[0]).stat().st_mode)
     assert (0, f"key {new}", ()) == moved(lab.move())
+
+
+@pytest.mark.parametrize("sign_in", ["browser", "app"])
+def test_access_tokens_move_along(lab: Lab, sign_in: str) -> None:
+    """A restart after the move costs nothing either, also for an application, which has no sign-in."""
+    grant = replace(GRANTS[0], scope_sets=(("scope",),), sign_in=sign_in)
+    vault = replace(lab, old=None, named=lab.old).vault()
+    with vault.hold(grant, ("scope",)) as held:
+        held.read()
+        held.prepare()
+        held.store(entry(grant), Granted("access-token", vault.now().boot, 3600.0))
+    lab.move()
+
+    with replace(lab, old=None).vault().hold(grant, ("scope",)) as held:
+        held.read()
+        taken = held.minted("")
+        assert taken
+        assert "access-token" == taken[0].secret
+
+
+def test_a_sign_in_of_an_older_cms_moves(lab: Lab) -> None:
+    """It is of today's format then."""
+    path = lab.path(GRANTS[0])
+    key = Key(base64.b64decode((lab.folder / "old.key").read_bytes()), "key")
+    head = path.read_bytes().partition(b"\n")[0].replace(b'"version": 2', b'"version": 1') + b"\n"
+    clear = json.dumps(asdict(entry(GRANTS[0]))).encode()
+    path.write_bytes(head + bytes(12) + AESGCM(key.secret).encrypt(bytes(12), clear, head))
+
+    assert 3 == moved(lab.move())[0]
+    assert [entry(grant) for grant in GRANTS] == alone(lab)
 
 
 def test_the_old_key_stays(lab: Lab) -> None:

@@ -9,27 +9,39 @@ import stat
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from support.grants import NoRing, TurnsUpLocked
 from support.killed_lines import killed_at
 
-from cms.core.accounts import Grant, Source
+from cms.core.accounts import Grant, Scopes, Source
+from cms.core.lifecycle import Granted, SignInFacts, token_hash
 from cms.grants.secret_sources import Locked, Missing, Unavailable
 from cms.grants.vault import entry_file, keyring, keys, vault_key
 from cms.grants.vault import store as vault_store
 from cms.grants.vault.entry_file import Entry
 from cms.grants.vault.keyring import KEY_BYTES
 from cms.grants.vault.keys import Keys
+from cms.grants.vault.minted import Moment
 from cms.grants.vault.store import Stored, Vault
 
+SCOPES = ("https://outlook.office.com/SMTP.Send",)
+OTHER_SCOPES = ("https://graph.microsoft.com/Mail.Send",)
 GRANT = Grant("https://login.example/common", "Client", "Ann@example.test")
+# The same, with the scopes that its accounts need.
+WIDE = replace(GRANT, scope_sets=(SCOPES, OTHER_SCOPES))
 OTHER = Grant("https://login.example/common", "Client", "ben@example.test")
 ENTRY = Entry('{"RefreshToken": {"x": {"secret": "the-refresh-token"}}}', "oid.tid", "ann@example.test", 1700000000.0)
 NEWER = replace(ENTRY, cache='{"RefreshToken": {"x": {"secret": "its-successor"}}}')
+
+
+def granted(secret: str, now: Moment, life: float = 3600.0) -> Granted:
+    """A token that has just come."""
+    return Granted(secret, now.boot, life, SCOPES)
 
 
 def prepare(vault: Vault, grant: Grant = GRANT) -> Stored:
@@ -47,6 +59,31 @@ def put(vault: Vault, grant: Grant = GRANT, entry: Entry = ENTRY) -> Stored:
         return held.store(entry)
 
 
+def put_token(vault: Vault, secret: str, scopes: Scopes = SCOPES, entry: Entry = ENTRY, grant: Grant = WIDE) -> None:
+    """Store an access token, as after a redemption."""
+    with vault.hold(grant, scopes) as held:
+        held.inspect()
+        held.prepare()
+        held.store(entry, granted(secret, vault.now()))
+
+
+def secret_of(vault: Vault, scopes: Scopes = SCOPES, held_hash: str = "", grant: Grant = WIDE) -> str:
+    """Return the stored access token, "" for none."""
+    with vault.hold(grant, scopes) as held:
+        held.read()
+        found = held.minted(held_hash)
+        return found[0].secret if found else ""
+
+
+def doubtful(lab: Lab, scopes: Scopes = SCOPES) -> bool:
+    """Whether the stored access token is said to be."""
+    with lab.vault().hold(WIDE, scopes) as held:
+        held.read()
+        found = held.minted("")
+    assert found is not None
+    return found[0].doubtful
+
+
 class Lab:
     """A state folder, and its vault as each new process opens it."""
 
@@ -54,9 +91,13 @@ class Lab:
         self.state = folder / "deep" / "state"
         self.key = folder / "vault.key"
         self.named: Source | None = Source("file", (str(self.key),))
+        self.now = Moment(1_700_000_000.0, 5000.0, "boot")
 
     def vault(self, patience: float = 20.0) -> Vault:
-        return Vault(str(self.state), Keys(self.named, environ={}, ring=NoRing()), patience)
+        return Vault(str(self.state), Keys(self.named, environ={}, ring=NoRing()), patience, lambda: self.now)
+
+    def pass_time(self, seconds: float) -> None:
+        self.now = replace(self.now, wall=self.now.wall + seconds, boot=self.now.boot + seconds)
 
     def store(self, grant: Grant = GRANT, entry: Entry = ENTRY) -> Stored:
         return put(self.vault(), grant, entry)
@@ -157,12 +198,13 @@ def test_header_names_what_it_binds(lab: Lab) -> None:
 
     assert {
         "format": "cms-vault",
-        "version": 1,
+        "version": 2,
         "key": keyring.key_id(keyring.parse_key(lab.key.read_bytes())),
         "authority": "https://login.example/common",
         "client_id": "client",
         "login": "ann@example.test",
         "home_account": "oid.tid",
+        "sign_in": "",
     } == header
 
 
@@ -259,6 +301,219 @@ def test_a_newer_cms_file_needs_its_key(lab: Lab) -> None:
 
     assert "locked" == lab.trouble(lambda: lab.store(OTHER))
     assert not lab.key.exists()
+
+
+def version_1(lab: Lab, entry: Entry = ENTRY) -> bytes:
+    """Put a file there as the first version of cms wrote it; return its bytes."""
+    lab.store()
+    key = lab.vault().key.keys.need(json.loads(lab.path().read_bytes().partition(b"\n")[0])["key"])
+    head = lab.path().read_bytes().partition(b"\n")[0].replace(b'"version": 2', b'"version": 1') + b"\n"
+    raw = head + bytes(12) + AESGCM(key.secret).encrypt(bytes(12), json.dumps(asdict(entry)).encode(), head)
+    lab.path().write_bytes(raw)
+    return raw
+
+
+def test_an_older_file_is_read_and_replaced_at_the_next_write(lab: Lab) -> None:
+    """Reading alone changes nothing."""
+    raw = version_1(lab)
+
+    assert (ENTRY, raw) == (lab.read(), lab.path().read_bytes())
+    put_token(lab.vault(), "access-token", entry=NEWER)
+    assert (NEWER, "access-token") == (lab.read(), secret_of(lab.vault()))
+    assert 2 == json.loads(lab.path().read_bytes().partition(b"\n")[0])["version"]
+
+
+def test_an_older_file_stays_until_the_new_one_was_read_back(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that gives back something else than it was given costs no sign-in."""
+    raw = version_1(lab)
+    with monkeypatch.context() as patched, lab.vault().hold(GRANT) as held:
+        held.read()
+        held.prepare()
+        patched.setattr(entry_file, "read_regular", lambda path, most: path.read_bytes()[:-1])
+        assert "storage" == lab.trouble(lambda: held.store(NEWER))
+
+    assert (ENTRY, raw) == (lab.read(), lab.path().read_bytes())
+
+
+def test_no_access_token_in_clear(lab: Lab) -> None:
+    """Neither the token nor its scopes, in any file; only their owner could read them anyway."""
+    put_token(lab.vault(), "access-token")
+    kept = b"".join(path.read_bytes() for path in lab.state.iterdir())
+
+    assert [] == [word for word in (b"access-token", b"SMTP.Send", b"tokens") if word in kept]
+
+
+class TestTokens:
+    """The access tokens beside a sign-in."""
+
+    def test_kept_until_they_expire(self, lab: Lab) -> None:
+        """In the next process too, with what is left of their life."""
+        put_token(lab.vault(), "access-token")
+        lab.pass_time(1800.0)
+        with lab.vault().hold(WIDE, SCOPES) as held:
+            held.read()
+            then = replace(lab.now, wall=lab.now.wall - 1800.0, boot=lab.now.boot - 1800.0)
+            handed_out = replace(granted("access-token", then), sign_in=SignInFacts(redeemed_at=then.wall))
+            assert (handed_out, "") == held.minted("")
+        lab.pass_time(1800.0)
+
+        assert "" == secret_of(lab.vault())
+
+    def test_one_for_each_scope_set(self, lab: Lab) -> None:
+        """The newest."""
+        put_token(lab.vault(), "first")
+        put_token(lab.vault(), "other", OTHER_SCOPES)
+        put_token(lab.vault(), "second")
+
+        assert ("second", "other") == (secret_of(lab.vault()), secret_of(lab.vault(), OTHER_SCOPES))
+
+    def test_one_that_has_expired_already_replaces_none(self, lab: Lab) -> None:
+        """The daemon goes on with the one before."""
+        put_token(lab.vault(), "access-token")
+        with lab.vault().hold(WIDE, SCOPES) as held:
+            held.read()
+            held.prepare()
+            held.store(ENTRY, granted("dead", lab.now, -1.0))
+
+        assert "access-token" == secret_of(lab.vault())
+
+    def test_the_one_that_is_held_already_is_no_news(self, lab: Lab) -> None:
+        """A daemon that has it wants another."""
+        put_token(lab.vault(), "access-token")
+
+        assert "" == secret_of(lab.vault(), held_hash=token_hash("access-token"))
+        assert "access-token" == secret_of(lab.vault(), held_hash=token_hash("another"))
+
+    def test_a_new_sign_in_ends_them(self, lab: Lab) -> None:
+        """They are not of its person's last word."""
+        put_token(lab.vault(), "first", OTHER_SCOPES)
+        put_token(lab.vault(), "second", entry=replace(ENTRY, signed_in=ENTRY.signed_in + 1))
+
+        assert ("second", "") == (secret_of(lab.vault()), secret_of(lab.vault(), OTHER_SCOPES))
+
+    def test_a_changed_grant_ends_them(self, lab: Lab) -> None:
+        """Other scopes get no token of before, and the next write deletes it."""
+        put_token(lab.vault(), "access-token")
+        changed = replace(GRANT, scope_sets=(OTHER_SCOPES,))
+        assert "" == secret_of(lab.vault(), OTHER_SCOPES, grant=changed)
+        put_token(lab.vault(), "other", OTHER_SCOPES, grant=changed)
+
+        assert ("", "other") == (secret_of(lab.vault()), secret_of(lab.vault(), OTHER_SCOPES))
+
+    def test_facts_leave_them_alone(self, lab: Lab) -> None:
+        """As when the end of a sign-in is noted: what was given is good until it expires."""
+        put_token(lab.vault(), "access-token")
+        with lab.vault().hold(WIDE) as held:
+            held.read()
+            held.prepare()
+            held.store(replace(ENTRY, claims="challenge"))
+
+        assert "access-token" == secret_of(lab.vault())
+
+    def test_one_whose_successor_was_refused_is_doubtful(self, lab: Lab) -> None:
+        """Those for other scopes are not, and neither is the next; that it is so is news once."""
+        put_token(lab.vault(), "access-token")
+        put_token(lab.vault(), "other", OTHER_SCOPES)
+        for news in (True, False):
+            with lab.vault().hold(WIDE, SCOPES) as held:
+                held.read()
+                held.prepare()
+                assert news == held.mark_refused()
+                held.store(ENTRY)
+
+        assert (True, False) == (doubtful(lab), doubtful(lab, OTHER_SCOPES))
+        put_token(lab.vault(), "next")
+        assert not doubtful(lab)
+
+    def test_after_a_redemption_that_was_cut_off_each_is_doubtful(self, lab: Lab) -> None:
+        """The sign-in may have ended with it."""
+        put_token(lab.vault(), "access-token")
+        lab.path().with_suffix(".redeeming").write_bytes(b"")
+
+        assert doubtful(lab)
+
+    def test_each_knows_what_the_application_proved_itself_with(self, lab: Lab) -> None:
+        """So that a changed secret can end it."""
+        with lab.vault().hold(WIDE, SCOPES) as held:
+            held.prepare()
+            held.store(ENTRY, granted("access-token", lab.now), "fingerprint")
+        with lab.vault().hold(WIDE, SCOPES) as held:
+            held.read()
+            found = held.minted("")
+
+        assert found is not None
+        assert ("access-token", "fingerprint") == (found[0].secret, found[1])
+
+    def test_a_sign_out_deletes_them(self, lab: Lab) -> None:
+        """With all the rest."""
+        put_token(lab.vault(), "access-token")
+        with lab.vault().hold(WIDE) as held:
+            held.delete()
+
+        assert "" == secret_of(lab.vault())
+        lab.store()
+        assert "" == secret_of(lab.vault())
+
+    @pytest.mark.parametrize("interrupted", [False, True])
+    def test_a_refused_one_is_deleted(self, lab: Lab, *, interrupted: bool) -> None:
+        """That one alone; the sign-in stays, and so does the mark of a redemption that was cut off."""
+        put_token(lab.vault(), "access-token")
+        put_token(lab.vault(), "other", OTHER_SCOPES)
+        lab.path().with_suffix(".redeeming").write_bytes(b"") if interrupted else None
+        with lab.vault().hold(WIDE, SCOPES) as held:
+            held.read()
+            held.withdraw(token_hash("access-token"))
+            assert held.minted("") is None
+
+        assert ("", "other") == (secret_of(lab.vault()), secret_of(lab.vault(), OTHER_SCOPES))
+        assert (ENTRY, interrupted) == (lab.read(), lab.interrupted())
+
+    def test_another_one_is_not(self, lab: Lab) -> None:
+        """Nothing is written for a token that is not there."""
+        put_token(lab.vault(), "access-token")
+        raw = lab.path().read_bytes()
+        with lab.vault().hold(WIDE, SCOPES) as held:
+            held.withdraw(token_hash("access-token"))
+            held.read()
+            held.withdraw(token_hash("another"))
+
+        assert raw == lab.path().read_bytes()
+
+    def test_a_refused_one_that_cannot_be_deleted(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Is said, and the file is whole."""
+        put_token(lab.vault(), "access-token")
+
+        def full(_descriptor: int) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        with monkeypatch.context() as patched, lab.vault().hold(WIDE, SCOPES) as held:
+            held.read()
+            patched.setattr(os, "fsync", full)
+            assert "storage" == lab.trouble(lambda: held.withdraw(token_hash("access-token")))
+
+        assert ("access-token", ENTRY) == (secret_of(lab.vault()), lab.read())
+
+    def test_they_take_no_more_room_than_is_reserved(self, lab: Lab) -> None:
+        """A successor must find its place: the oldest tokens are left out."""
+        put_token(lab.vault(), "a" * 40_000, OTHER_SCOPES)
+        put_token(lab.vault(), "b" * 40_000)
+
+        assert entry_file.RESERVED > lab.path().stat().st_size
+        assert ("b" * 40_000, "") == (secret_of(lab.vault()), secret_of(lab.vault(), OTHER_SCOPES))
+        put_token(lab.vault(), "c" * 70_000)
+        assert ("", ENTRY) == (secret_of(lab.vault()), lab.read())
+
+    def test_memory_has_none(self, lab: Lab) -> None:
+        """What ends with the process needs none."""
+        lab.named = Source("memory")
+        vault = lab.vault()
+        put_token(vault, "access-token")
+
+        assert "" == secret_of(vault)
+        assert [ENTRY] == list(vault.memory.values())
+        with vault.hold(WIDE, SCOPES) as held:
+            held.read()
+            held.withdraw(token_hash("access-token"))
 
 
 def test_a_pipe_in_place_of_a_file_is_an_error(lab: Lab) -> None:
