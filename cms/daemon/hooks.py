@@ -13,7 +13,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -83,8 +83,13 @@ DESKTOP = Hook(
 )
 # Where systemd puts a user's session bus.
 USUAL_BUS = "/run/user/{uid}/bus"
-# The variable that tells the desktop program which notification to replace.
+# The variables that tell the desktop program which notification to replace, and that it may have a button.
 REPLACES = "CMS_REPLACES"
+BUTTON = "CMS_BUTTON"
+# The notices that a sign-in is the answer to.
+BUTTONS = ("sign-in-required", "sign-in-due")
+# How many notifications have a button at one time. Each is a process that waits, and the page that one opens is for all.
+MAX_BUTTONS = 3
 
 log = get_logger()
 
@@ -119,14 +124,15 @@ class Hooks:
         self._full = False
         self._nudge = trio.Event()
         self._filled = trio.Event()
-        # The number of the desktop notification, by grant.
+        # The number of the desktop notification, and what ends the process that waits for its button, by grant.
         self._shown: dict[str, str] = {}
+        self._buttons: dict[str, trio.CancelScope] = {}
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run hooks until cancelled; a hook that is running then is killed."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch)
-            nursery.start_soon(self._deliver)
+            nursery.start_soon(self._deliver, nursery)
             task_status.started()
 
     def apply(self, hooks: Iterable[Hook], keys: Iterable[str], *, desktop: bool) -> None:
@@ -218,33 +224,62 @@ class Hooks:
         self._queue[told] = notice
         self._filled.set()
 
-    async def _deliver(self) -> None:
+    async def _deliver(self, nursery: trio.Nursery) -> None:
         while True:
             while self._queue:
                 told = next(iter(self._queue))
-                await self._tell(told, self._queue.pop(told))
+                await self._tell(told, self._queue.pop(told), nursery)
             self._full = False
             self._filled = trio.Event()
             await self._filled.wait()
 
-    async def _tell(self, told: _Told, notice: Notice) -> None:
+    async def _tell(self, told: _Told, notice: Notice, nursery: trio.Nursery) -> None:
         try:
             environment = hook_environment(self._environ) | facts_of(notice)
-            if told.hook == DESKTOP:
-                # Reads the file system, which may fail: Python before 3.14 raises some of these errors.
-                bus = desktop_bus(self._environ, os.getuid())
-                if not bus:
-                    return
-                environment |= {"DBUS_SESSION_BUS_ADDRESS": bus, REPLACES: self._shown.get(told.key, "")}
-            printed = await run_hook(told.hook.argv, environment, notice)
+            if told.hook != DESKTOP:
+                _log(await run_hook(told.hook.argv, environment, notice), notice)
+                return
+            # Reads the file system, which may fail: Python before 3.14 raises some of these errors.
+            bus = desktop_bus(self._environ, os.getuid())
         except Exception:
             log.exception("a hook could not be run by a bug")
             return
-        if told.hook == DESKTOP and printed and printed[-1].isdecimal():
-            self._shown[told.key] = printed[-1]
-        else:
-            for line in printed:
-                log.info("hook", line=line, notice=notice.event)
+        if bus:
+            shown = trio.Event()
+            nursery.start_soon(self._show, told.key, notice, environment | {"DBUS_SESSION_BUS_ADDRESS": bus}, shown)
+            await shown.wait()
+
+    async def _show(self, key: str, notice: Notice, environment: dict[str, str], shown: trio.Event) -> None:
+        """Show a notification in the place of the grant's last one. Its process stays while it has a button."""
+        before = self._buttons.pop(key, None)
+        if before:
+            before.cancel()
+
+        def numbered(lines: Sequence[str]) -> bool:
+            if lines and lines[-1].isdecimal():
+                self._shown[key] = lines[-1]
+                shown.set()
+            return shown.is_set()
+
+        button = notice.event in BUTTONS and len(self._buttons) < MAX_BUTTONS
+        environment |= {REPLACES: self._shown.get(key, ""), BUTTON: "yes" if button else ""}
+        try:
+            with trio.CancelScope() as scope:
+                if button:
+                    self._buttons[key] = scope
+                printed = await run_hook(DESKTOP.argv, environment, notice, numbered)
+                _log(printed[:-1] if shown.is_set() else printed, notice)
+        except Exception:
+            log.exception("a hook could not be run by a bug")
+        finally:
+            shown.set()
+            if self._buttons.get(key) is scope:
+                del self._buttons[key]
+
+
+def _log(printed: Iterable[str], notice: Notice) -> None:
+    for line in printed:
+        log.info("hook", line=line, notice=notice.event)
 
 
 def hook_environment(environ: Mapping[str, str]) -> dict[str, str]:
@@ -278,8 +313,20 @@ def desktop_bus(environ: Mapping[str, str], uid: int) -> str:
     return environ.get("DBUS_SESSION_BUS_ADDRESS") or (f"unix:path={usual}" if Path(usual).is_socket() else "")
 
 
-async def run_hook(argv: tuple[str, ...], environment: Mapping[str, str], notice: Notice) -> list[str]:
-    """Run a hook until it ends or its time is up; return what it printed. Failures are logged."""
+def _never(_lines: Sequence[str]) -> bool:
+    return False
+
+
+async def run_hook(
+    argv: tuple[str, ...],
+    environment: Mapping[str, str],
+    notice: Notice,
+    may_stay: Callable[[Sequence[str]], bool] = _never,
+) -> list[str]:
+    """Run a hook until it ends or its time is up; return what it printed. Failures are logged.
+
+    It may take any time as soon as `may_stay`, with the lines that it has printed, is true.
+    """
     facts = {"hook": argv[0], "notice": notice.event, "account": notice.account}
     try:
         process = await trio.lowlevel.open_process(
@@ -295,7 +342,9 @@ async def run_hook(argv: tuple[str, ...], environment: Mapping[str, str], notice
         return []
     assert process.stdout is not None, "the output is a pipe"
     try:
-        lines = await _converse(process, process.stdout)
+        lines = await _converse(process, process.stdout, may_stay)
+        if may_stay(lines):
+            await process.wait()
         overdue = process.returncode is None
     finally:
         await _end(process, process.stdout)
@@ -306,13 +355,17 @@ async def run_hook(argv: tuple[str, ...], environment: Mapping[str, str], notice
     return lines
 
 
-async def _converse(process: trio.Process, output: trio.abc.ReceiveStream) -> list[str]:
-    """Read the hook's output until it ends or its time is up."""
+async def _converse(
+    process: trio.Process, output: trio.abc.ReceiveStream, enough: Callable[[Sequence[str]], bool]
+) -> list[str]:
+    """Read the hook's output until it ends, its time is up, or this is enough."""
     cutter, lines = LogLines(MAX_LINES, "hook"), list[str]()
 
     async def take() -> None:
         async for chunk in output:
             lines.extend(cutter.feed(bytes(chunk)))
+            if enough(lines):
+                nursery.cancel_scope.cancel()
 
     with trio.move_on_after(HOOK_SECONDS):
         async with trio.open_nursery() as nursery:

@@ -6,22 +6,23 @@ import os
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
-from jeepney import HeaderFields, MessageType, message_bus, new_error, new_method_return
+from jeepney import HeaderFields, MessageType, message_bus, new_error, new_method_return, new_signal
 from jeepney.io.blocking import open_dbus_connection
 from support.desktop import Desktop
 from support.trio_run import FakeClock, in_trio, until
 from support.waiting import PATIENCE
 
 from cms.core.lifecycle import Life, NeedsSignIn, Token, Trouble
-from cms.core.notices import Facts
+from cms.core.notices import Facts, HowToSignIn
 from cms.daemon import desktop as notify
-from cms.daemon.hooks import DESKTOP, FACTS, REPLACES, Hooks
+from cms.daemon.hooks import DESKTOP, FACTS, MAX_BUTTONS, REPLACES, Hooks
 
 ANN = "ann@example.test"
 TOLD = {
@@ -36,10 +37,16 @@ MARKED_UP = TEXT.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 class Service:
-    """What shows notifications on a desktop: the session's environment has to name its bus. `shown` is what it was asked."""
+    """What shows notifications on a desktop: the session's environment has to name its bus. `shown` is what it was asked.
+
+    `then` are the signals that follow each notification, as pairs of name and body with the notification's number as
+    "NUMBER". `opened` is what the portal was asked to open.
+    """
 
     def __init__(self, capabilities: list[str]) -> None:
         self.shown: list[tuple[Any, ...]] = []
+        self.opened: list[str] = []
+        self.then: list[tuple[str, str, tuple[Any, ...]]] = []
         self._capabilities = capabilities
         self._bus = open_dbus_connection("SESSION")
         self._bus.send_and_get_reply(message_bus.RequestName("org.freedesktop.Notifications"), timeout=PATIENCE)
@@ -60,6 +67,18 @@ class Service:
                 continue
             if asked.header.message_type is MessageType.method_call:
                 self._bus.send(self._answer(asked))
+                if asked.header.fields[HeaderFields.member] == "Notify":
+                    self._go_on()
+
+    def add_portal(self) -> None:
+        """Open links too."""
+        self._bus.send(message_bus.RequestName(notify.PORTAL.bus_name))
+
+    def _go_on(self) -> None:
+        for name, signature, body in self.then:
+            number = 40 + len(self.shown)
+            words = tuple(number if each == "NUMBER" else each for each in body)
+            self._bus.send(new_signal(notify.SERVICE, name, signature, words))
 
     def _answer(self, asked: Any) -> Any:
         match asked.header.fields[HeaderFields.member]:
@@ -68,6 +87,9 @@ class Service:
             case "Notify":
                 self.shown.append(asked.body)
                 return new_method_return(asked, "u", (asked.body[1] or 40 + len(self.shown),))
+            case "OpenURI":
+                self.opened.append(asked.body[1])
+                return new_method_return(asked, "o", ("/request",))
         return new_error(asked, "org.freedesktop.DBus.Error.UnknownMethod")
 
 
@@ -124,6 +146,94 @@ def test_one_takes_the_place_of_another(service: Service, monkeypatch: pytest.Mo
     assert [(41, {"urgency": ("y", notify.LOW)}), (0, {"urgency": ("y", notify.CRITICAL)})] == [
         (each[1], each[6]) for each in service.shown
     ]
+
+
+PRESSED = ("ActionInvoked", "us", ("NUMBER", "sign-in"))
+CLOSED = ("NotificationClosed", "uu", ("NUMBER", 2))
+OTHERS = [
+    ("ActionInvoked", "us", (7, "sign-in")),
+    ("NotificationClosed", "uu", (7, 2)),
+    ("ActivationToken", "us", (7, "")),
+]
+
+
+@pytest.mark.parametrize("capabilities", [["body", "actions"]])
+@pytest.mark.parametrize(("then", "opened"), [(PRESSED, [TOLD["CMS_PAGE"]]), (CLOSED, [])], ids=["pressed", "closed"])
+def test_a_button_opens_the_sign_in(
+    service: Service, monkeypatch: pytest.MonkeyPatch, then: tuple[str, str, tuple[Any, ...]], opened: list[str]
+) -> None:
+    """By the desktop, so that the browser is no part of cms's service; what happens to other notifications is not meant."""
+    service.add_portal()
+    service.then = [*OTHERS, then]
+
+    assert 0 == tell(monkeypatch, CMS_BUTTON="yes")
+    assert (notify.ACTIONS, opened) == (service.shown[0][5], service.opened)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "facts"),
+    [
+        (["body"], {"CMS_BUTTON": "yes"}),
+        (["body", "actions"], {"CMS_BUTTON": ""}),
+        (["body", "actions"], {"CMS_BUTTON": "yes", "CMS_PAGE": ""}),
+    ],
+    ids=["a desktop without buttons", "not wanted", "nothing to open"],
+)
+def test_a_notification_without_a_button(
+    service: Service, monkeypatch: pytest.MonkeyPatch, facts: dict[str, str]
+) -> None:
+    """Then the program ends at once."""
+    assert 0 == tell(monkeypatch, **facts)
+    assert [] == service.shown[0][5]
+
+
+@pytest.mark.parametrize("capabilities", [["actions"]])
+def test_a_desktop_that_opens_no_links(desktop: Desktop, service: Service, tmp_path: Path) -> None:
+    """Without a portal it is the person's browser, which writes nothing to the daemon."""
+    service.then = [PRESSED]
+    browser, opened = tmp_path / "browser", tmp_path / "opened"
+    browser.write_text(f'#!/bin/sh\necho noise; echo "$1" > {opened}.new; mv {opened}.new {opened}\n')
+    browser.chmod(0o700)
+    environment = {**desktop.environment, **TOLD, "CMS_BUTTON": "yes", "BROWSER": f"{browser} %s"}
+    done = subprocess.run(DESKTOP.argv, env=environment, capture_output=True, text=True, check=True)
+
+    assert "41\n" == done.stdout
+    assert f"{TOLD['CMS_PAGE']}\n" == opened.read_text()
+
+
+def test_a_button_does_not_work_for_ever(desktop: Desktop) -> None:
+    """The process that waits for it ends."""
+    with open_dbus_connection("SESSION") as connection:
+        assert not notify.pressed(connection, deque(), 41, seconds=0.0)
+
+
+@pytest.mark.parametrize("capabilities", [["actions"]])
+def test_few_notifications_have_a_button_at_a_time(desktop: Desktop, service: Service) -> None:
+    """Each waits in a process, and the page is for all; one whose notification is replaced ends, and all with the daemon."""
+    environ = {"PATH": os.environ["PATH"], "DISPLAY": ":0", **desktop.environment}
+    link = HowToSignIn(page="http://127.0.0.1:8080/")
+
+    @in_trio
+    async def run() -> None:
+        clock = FakeClock()
+        required = Life(None, NeedsSignIn(1.0, Trouble("refused", "the password was changed", "sign in again")))
+        facts = {str(number): Facts(ANN, [required], how=link) for number in range(MAX_BUTTONS + 1)}
+        hooks = Hooks(facts.get, clock, environ)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(hooks.run)
+            hooks.apply((), facts, desktop=True)
+            await until(lambda: len(service.shown) > MAX_BUTTONS)
+            now = clock.boot()
+            facts["0"] = Facts(ANN, [Life(Token("secret", now, now + 3600, now + 1800))])
+            hooks.changed("0")
+            await until(lambda: len(service.shown) > MAX_BUTTONS + 1)
+            await until(lambda: len(hooks._buttons) == MAX_BUTTONS - 1)
+            nursery.cancel_scope.cancel()
+        assert {} == hooks._buttons
+
+    run()
+
+    assert [True] * MAX_BUTTONS + [False, False] == [bool(each[5]) for each in service.shown]
 
 
 def test_every_event_that_a_desktop_hears_of_has_a_title() -> None:
