@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import trio
 
@@ -37,6 +37,16 @@ def harden() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0):
         log.warning("this process cannot be hidden from debuggers", errno=ctypes.get_errno())
+
+
+def give_back_memory() -> None:
+    """Give back to the system what is free of this process's memory, after something large (malloc_trim(3)).
+
+    Else the C library keeps it if something that is in use lies between the free pieces and the end.
+    """
+    # musl has no such function.
+    with suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def allow_many_files() -> None:

@@ -49,6 +49,35 @@ def test_a_kernel_that_refuses_is_no_reason_to_stop(
     assert "cannot be hidden from debuggers" in capsys.readouterr().out
 
 
+HEAP = """
+import re
+from pathlib import Path
+from cms.system.process import give_back_memory
+def resident():
+    return int(re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+pieces = [bytes(4000) for _ in range(5000)]
+held = pieces[-1]
+del pieces
+before = resident()
+give_back_memory()
+print(before - resident())
+"""
+
+
+def test_what_is_free_between_other_pieces_is_given_back() -> None:
+    """Most of twenty megabytes, behind which a piece is in use."""
+    done = subprocess.run([sys.executable, "-c", HEAP], capture_output=True, text=True, check=True)
+
+    assert int(done.stdout) > 10_000
+
+
+def test_a_c_library_that_cannot_give_memory_back_is_no_reason_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing happens, as with musl."""
+    monkeypatch.setattr(ctypes, "CDLL", NoPrctl)
+
+    process.give_back_memory()
+
+
 @pytest.mark.parametrize(
     ("limits", "raised"),
     [

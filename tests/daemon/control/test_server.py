@@ -551,6 +551,16 @@ async def test_a_client_that_has_gone_is_nothing(capsys: pytest.CaptureFixture[s
 
 
 @in_trio
+async def test_what_an_answer_took_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The status of ten thousand accounts takes ten megabytes, which the daemon has no use for afterwards."""
+    stream, told = FakeStream(), list[bool]()
+    monkeypatch.setattr(server, "give_back_memory", lambda: told.append(bool(stream.sent)))
+    await server.serve_one(stream, Peer(1, 7, 7), FakeCommands(), 1000)
+
+    assert [True] == told
+
+
+@in_trio
 async def test_messages_come_in_any_pieces() -> None:
     """Two lines in one piece, one line in two."""
     ours, theirs = socket.socketpair()
