@@ -70,7 +70,7 @@ HOMES = {
     "socks": ("cms.cli.doctor.probe_network",),
     "keyring": ("cms.grants.vault.keyring",),
     "secretstorage": ("cms.grants.vault.keyring",),
-    "cryptography": ("cms.grants", "cms.sandbox.assertions", "cms.cli.doctor.probe_network"),
+    "cryptography": ("cms.grants", "cms.sandbox.assertions", "cms.sandbox.proving", "cms.cli.doctor.probe_network"),
     "certifi": ("cms_oauth.tls",),
     "structlog": ("cms.system.logs",),
     "h11": ("cms.daemon.signin.http",),
@@ -85,7 +85,7 @@ HOMES = {
         *("cms.system.listener", "cms.system.network", "cms.system.sd_notify", "cms.system.process"),
     ),
     "aiosmtpd": ("cms.sandbox.submission",),
-    "trustme": ("cms.sandbox.entra",),
+    "trustme": ("cms.sandbox.host",),
     # Only type checkers have it: what the standard library takes where it says "anything readable".
     "_typeshed": ("cms_oauth.mailtest.imap", "cms_oauth.mailtest.smtp"),
 }

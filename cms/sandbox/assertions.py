@@ -77,7 +77,7 @@ def check(proofs: Proofs, client_id: str, fields: Mapping[str, str], endpoint: s
 
 
 def _check_assertion(proofs: Proofs, client_id: str, assertion: str, endpoint: str, now: float) -> None:
-    head, claims = _parts(assertion)
+    head, claims = parts(assertion)
     if claims.get("iss") == client_id:
         _check_signed_by_certificate(proofs, head, assertion)
         _check_fields(claims, client_id, endpoint)
@@ -87,7 +87,8 @@ def _check_assertion(proofs: Proofs, client_id: str, assertion: str, endpoint: s
         raise Refusal(700024, "The assertion is not within its valid time range.")
 
 
-def _parts(assertion: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def parts(assertion: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the header and the claims of a JWT; raises Refusal."""
     try:
         encoded = assertion.split(".")
         head, claims = (json.loads(unb64url(part)) for part in encoded[:2])
@@ -112,7 +113,7 @@ def _check_signed_by_certificate(proofs: Proofs, head: Mapping[str, Any], assert
         if _names(head, certificate):
             key = certificate.public_key()
             assert isinstance(key, RSAPublicKey), "an application's certificate has an RSA key"
-            if _signed(key, head, assertion):
+            if is_signed(key, head, assertion):
                 return
             raise Refusal(700027, "The signature does not fit the certificate that the thumbprint names.")
     raise Refusal(700027, "The key was not found: no certificate with this thumbprint is registered.")
@@ -131,7 +132,7 @@ def _same(told: str, thumb: bytes) -> bool:
 
 
 def _check_federated(proofs: Proofs, claims: Mapping[str, Any], assertion: str) -> None:
-    head, _ = _parts(assertion)
+    head, _ = parts(assertion)
     of_issuer = [each for each in proofs.federations if each.issuer == claims.get("iss")]
     if not of_issuer:
         raise Refusal(700211, f"No matching federated identity record found for issuer '{claims.get('iss')}'.")
@@ -142,11 +143,12 @@ def _check_federated(proofs: Proofs, claims: Mapping[str, Any], assertion: str) 
         raise Refusal(700212, f"No matching federated identity record found for audience '{claims.get('aud')}'.")
     key = load_pem_public_key(fitting[0].public_key.encode())
     assert isinstance(key, RSAPublicKey), "an issuer of the sandbox signs with RSA"
-    if not _signed(key, head, assertion):
+    if not is_signed(key, head, assertion):
         raise Refusal(50013, "The assertion's signature is not its issuer's.")
 
 
-def _signed(key: RSAPublicKey, head: Mapping[str, Any], assertion: str) -> bool:
+def is_signed(key: RSAPublicKey, head: Mapping[str, Any], assertion: str) -> bool:
+    """True if a JWT is signed by this key."""
     signed, _, signature = assertion.rpartition(".")
     algorithm = _ALGORITHMS.get(str(head.get("alg")))
     if algorithm is None:

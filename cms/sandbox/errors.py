@@ -9,6 +9,8 @@ import time
 import uuid
 from dataclasses import dataclass
 
+from cms.sandbox.answering import Declined
+
 BAD_REQUEST = 400
 UNAUTHORIZED = 401
 
@@ -118,7 +120,7 @@ SLOW_DOWN = Kind("slow_down", "The client polls too often.")
 DECLINED = Kind("authorization_declined", "The end user denied the authorization request.")
 
 
-class Refusal(Exception):
+class Refusal(Declined):
     """The sandbox refuses a request, as Entra would. `aadsts` is 0 if Entra gives no number.
 
     `claims` is the conditional-access challenge that the next sign-in has to carry.

@@ -19,9 +19,14 @@ KINDS = {
     "html": "another server's page with status 200, as from a captive portal",
     "truncated": "the first half of the answer, well-formed as far as HTTP is concerned",
     "fields": "the usual answer with the fields of `fields` in place of its own; `...` removes one",
+    "redirect": "HTTP 307 to another address of the same server, `ELSEWHERE`",
+    "refusal": "an OAuth refusal with the word `error` and the fields of `fields`, by providers other than Entra",
     "aadsts": "Microsoft's refusal with the number `aadsts`, with `claims` where given",
     "page": "at authorize: the same refusal on a page that does not lead back to the application, as most of Microsoft's",
 }
+
+# Where the fault `redirect` leads: there is no endpoint.
+ELSEWHERE = "/elsewhere"
 
 # A challenge as conditional access sends it with AADSTS50076.
 CLAIMS = '{"access_token":{"capolids":{"essential":true,"values":["11111111-2222-3333-4444-555555555555"]}}}'
@@ -31,7 +36,7 @@ CLAIMS = '{"access_token":{"capolids":{"essential":true,"values":["11111111-2222
 class Fault:
     """One fault. It strikes at requests that match `endpoint`, `user` and `grant_type`, where these are not "".
 
-    `endpoint` is "token", "devicecode", "authorize", "discovery" or "sendMail"; `times` is how often it strikes, None until
+    `endpoint` is "token", "devicecode", "authorize", "discovery", "sendMail", "register" or "userinfo"; `times` is how often it strikes, None until
     cleared. With `after` the request is carried out first and only its answer is lost: a refresh token has been used,
     and its successor never arrives.
     """
@@ -47,6 +52,7 @@ class Fault:
     seconds: float = 20.0
     aadsts: int = 50173
     claims: str = ""
+    error: str = "invalid_grant"
     fields: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -7,7 +7,7 @@ from html import escape
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title></head>
-<body><h1>{title}</h1><p><strong>This is cms's sandbox, not Microsoft.</strong></p>
+<body><h1>{title}</h1><p><strong>This is cms's sandbox: no real account signs in here.</strong></p>
 {content}
 </body></html>
 """

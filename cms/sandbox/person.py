@@ -76,9 +76,10 @@ def sign_in(url: str, user: str, *, ca_file: str, decision: str = "accept", foll
     browser. Raises Stuck when Entra shows an error page instead.
     """
     browser = Browser(ca_file)
-    page = browser.get(url)
-    action, hidden = _form(page)
-    answered = browser.submit(action, {**hidden, "user": user, "decision": decision}, page.url)
+    page = answered = browser.get(url)
+    if not page.location:
+        action, hidden = _form(page)
+        answered = browser.submit(action, {**hidden, "user": user, "decision": decision}, page.url)
     if answered.location:
         return browser.get(answered.location) if follow else Page(answered.status, answered.location, "")
     action, fields = _form(answered)

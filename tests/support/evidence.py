@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from cms.sandbox.entra import Entra
+from cms.sandbox.host import Host
 
 FOLDER_VARIABLE = "CMS_TEST_EVIDENCE"
 
@@ -105,14 +105,14 @@ def _append(name: str, text: bytes | None) -> None:
 
 def witness_sandbox() -> None:
     """Learn the secrets that any sandbox of this process is sent or gives away."""
-    answer = Entra.answer
+    answer = Host.answer
 
-    def witnessed(self: Entra, request: Any) -> Any:
+    def witnessed(self: Host, request: Any) -> Any:
         reply = answer(self, request)
         keep_secret(*secrets_of(request.fields, reply.body, dict(reply.headers).get("Location", "")))
         return reply
 
-    Entra.answer = witnessed  # type: ignore[method-assign]  # the one place that sees both directions
+    Host.answer = witnessed  # type: ignore[method-assign]  # the one place that sees both directions
 
 
 def secrets_of(fields: dict[str, str], body: bytes, location: str) -> Iterator[str]:

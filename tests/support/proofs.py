@@ -37,6 +37,21 @@ def _encryption(password: str) -> KeySerializationEncryption:
     return BestAvailableEncryption(password.encode()) if password else NoEncryption()
 
 
+@dataclass(frozen=True)
+class KeyPair:
+    """An RSA key, as a service account has it, and as its provider knows it: both PEM."""
+
+    key: rsa.RSAPrivateKey = field(default_factory=_key)
+
+    @property
+    def private_key(self) -> str:
+        return self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+
+    @property
+    def public_key(self) -> str:
+        return self.key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+
 @dataclass
 class AppCertificate:
     """A self-signed certificate with its key, as `openssl req -x509` makes them. `ends` is Unix time."""
