@@ -13,7 +13,7 @@ from requests.adapters import BaseAdapter
 
 from cms.core.lifecycle import Granted, Outcome, Transient
 from cms.grants import bugs, token_answer
-from cms.grants.entra.client import silence
+from cms.grants.entra.client import places, silence
 from cms.grants.entra.exchange import Call
 from cms.grants.messages import Done, pack, unpack_reply
 from cms.grants.network.deadline import Deadline
@@ -98,7 +98,7 @@ def _http(session: HttpSession) -> Http:
 
 
 def _check_discovery(session: HttpSession) -> None:
-    found = Discovery(session).document(GRANT, Deadline())
+    found = Discovery(session, places).document(GRANT, Deadline())
     if isinstance(found, str):
         assert json.loads(found)["token_endpoint"].startswith("https://")
     else:

@@ -32,6 +32,11 @@ from cms_oauth.moves import fill
 _BROKER = "broker"
 
 
+def places(authority: str) -> tuple[str, ...]:
+    """Return where an authority's discovery document is."""
+    return (f"{authority}/v2.0/.well-known/openid-configuration",)
+
+
 def silence() -> None:
     """Silence the libraries' logs: MSAL logs answers that are not JSON, urllib3 logs URLs."""
     for name in ("msal", "urllib3", "requests"):
@@ -52,12 +57,12 @@ class Entra:
         silence()
         self._routes = Routes(proxy, os.environ)
         self._session = HttpSession(self._routes, lambda: tls.authorities(ca, os.environ))
-        self._discovery = Discovery(self._session)
+        self._discovery = Discovery(self._session, places)
         self._noted: set[tuple[str, Scopes]] = set()
 
     def rest(self) -> None:
         """Close idle connections, which firewalls drop silently, and forget discovery documents."""
-        self._discovery = Discovery(self._session)
+        self._discovery = Discovery(self._session, places)
         self._session.close()
         self._routes.forget_password()
 

@@ -4,7 +4,7 @@ It works around some of MSAL's behaviour:
 
 - a fresh app for every exchange, so that its throttling layer never replays a failure of up to an hour ago as an answer;
 - `force_refresh`, so that a refused refresh token is never hidden behind an ageing access token;
-- an answer is judged before MSAL sees it (`token_answer`), and a new refresh token is kept whatever else is wrong with it;
+- an answer is judged before MSAL sees it (`cms.grants.exchange`), and a new refresh token is kept whatever else is wrong with it;
 - discovery is ours, once per process, so that making an app needs no network and tells no config error from an outage;
 - HTTP is ours (`cms.grants.network.http`): it has a deadline and a bound on size, and remembers status and Retry-After.
 
@@ -19,22 +19,20 @@ import json
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any, TypeAlias
 
 import msal
 from msal.exceptions import MsalServiceError
 
-from cms.core import refusals
 from cms.core.accounts import Grant, Scopes
-from cms.core.lifecycle import Granted, Outcome, Refused, SignInFacts, Transient, Trouble
+from cms.core.lifecycle import Outcome, Refused, Transient, Trouble
 from cms.grants import providers, token_answer
 from cms.grants.bugs import unexpected
 from cms.grants.credentials import Assertion, Certificate, Secret
-from cms.grants.network.deadline import Deadline
-from cms.grants.network.http import Endless, Http, HttpReply, is_fault, sent_at
+from cms.grants.exchange import TokenExchange, UnusableAnswer
+from cms.grants.network.http import Endless, Http, is_fault
 from cms.grants.network.trouble import garbage
-from cms.grants.providers import ExchangeEnd, no_sign_in, note
+from cms.grants.providers import ExchangeEnd, no_sign_in
 
 # What MSAL raises for a malformed answer. ValueError includes the errors of JSON and Unicode, ArithmeticError an infinite
 # lifetime.
@@ -69,36 +67,12 @@ def challenge(claims: str) -> dict[str, str]:
     return {"claims_challenge": claims} if claims else {}
 
 
-class UnusableAnswer(Exception):
-    """The provider has answered with tokens that cannot be used. The text says why, and quotes nothing."""
-
-
-# The grant type of a redemption (RFC 6749, 6).
-_REDEMPTION = "refresh_token"
-
-_OK = 200
-
-
-class Exchange:
-    """One exchange with a provider, and the outcome of its answers.
-
-    `answered` is True if the provider has answered with tokens, usable or not: what was redeemed for them is used up.
-    """
+class Exchange(TokenExchange):
+    """One exchange by MSAL, and the outcome of its answers."""
 
     def __init__(self, grant: Grant, http: Http) -> None:
-        self.grant = grant
-        self.http = http
-        self.answered = False
-        # The refresh token that was redeemed, and the one that came for it; "" for none.
-        self._redeemed = self._successor = ""
-        # Whether what came for it cannot be one.
-        self._spoilt = False
+        super().__init__(grant, http)
         self._replies: dict[str, object] = {}
-        http.judge = self._judge
-
-    def renew(self) -> None:
-        """Start a new deadline, after a person took their time."""
-        self.http.deadline = Deadline()
 
     def ask(self, question: Callable[[], Any], who: str = "") -> Result:
         """Return MSAL's result if it contains a token, else the outcome."""
@@ -112,78 +86,28 @@ class Exchange:
         except OSError as error:
             return Transient(self.http.trouble(error, self.grant))
         except Endless:
-            return self._failure()
+            return self.failure()
         except (MsalServiceError, *_GARBLED) as error:
             # Without an answer, or with arguments that do not fit, it was not the answer that broke MSAL.
-            return self._failure() if self.http.status and not _is_miscall(error) else unexpected(error)
+            return self.failure() if self.http.status and not _is_miscall(error) else unexpected(error)
         if is_fault(self.http.status):
-            return self._failure()
+            return self.failure()
         if result is None and not self.http.status:
             return Refused(no_sign_in(self.grant))
         if not isinstance(result, dict):
             # MSAL returns None for an empty object.
-            return self._failure()
+            return self.failure()
         return self._judged(result, who)
 
     def _judged(self, result: dict[str, Any], who: str) -> Result:
         if "error" in result:
-            self.http.unsure = False
-            outcome = refusals.explain(result, self.grant, who)
-            pause = self.http.retry_after
-            return (
-                Transient(outcome.trouble, max(outcome.retry_after, pause))
-                if isinstance(outcome, Transient)
-                else outcome
-            )
+            return self.refused(result, who)
         # MSAL has worked out the lifetime, or Microsoft's broker has answered without HTTP.
         why = token_answer.fault({"expires_in": None, **result})
         if why:
             return Transient(garbage(self.grant, why))
-        self.http.unsure = self._spoilt
+        self.usable()
         return result
-
-    def _judge(self, form: Mapping[str, str], reply: HttpReply) -> HttpReply:
-        """Return a reply for MSAL. Raises UnusableAnswer if it gives tokens, but no access token that can be used.
-
-        A refresh token that cannot be one is left out: the one before it may still be good.
-        """
-        answer = {} if is_fault(reply.status_code) else token_answer.read(reply.text)
-        if not answer:
-            return reply
-        self.answered, self._redeemed = True, form.get(_REDEMPTION, "")
-        given = answer.get(_REDEMPTION)
-        self._successor = given if token_answer.is_refresh_token(given) else ""
-        self._spoilt = not self._successor and given is not None
-        self.http.unsure = not self._successor
-        if not self._successor:
-            answer.pop(_REDEMPTION, None)
-        if self._spoilt:
-            note(f"{self.grant.login or self.grant.key}: the provider gave a refresh token that cannot be one")
-        fault, status = token_answer.fault(answer, sent_at(reply)), reply.status_code
-        why = fault if status == _OK else f"it came with HTTP {status}"
-        if self._spoilt and form.get("grant_type") != _REDEMPTION:
-            why = why or "its refresh token cannot be one"
-        if why:
-            raise UnusableAnswer(why)
-        return reply if self._successor else replace(reply, text=json.dumps(answer))
-
-    def _failure(self) -> Transient:
-        trouble = refusals.of_status(self.http.status) if is_fault(self.http.status) else garbage(self.grant)
-        return Transient(trouble, self.http.retry_after)
-
-    def granted(self, result: Mapping[str, Any], scopes: Scopes, who: str) -> Granted:
-        """Return the token, its lifetime counted from when it was asked for.
-
-        The machine may have been suspended for hours while the answer lay in its own buffers.
-        """
-        life = token_answer.life(result["expires_in"]) or 0.0
-        return Granted(
-            result["access_token"],
-            self.http.asked,
-            life,
-            providers.granted_scopes(result.get("scope"), scopes),
-            sign_in=SignInFacts(who=who),
-        )
 
 
 def _is_miscall(error: Exception) -> bool:
@@ -258,8 +182,8 @@ class Call(Exchange):
         A successor is in it even if MSAL has not seen it, or failed at something else in the answer.
         """
         refresh_tokens = self._cache.search(self._cache.CredentialType.REFRESH_TOKEN)
-        for each in [each for each in refresh_tokens if self._successor and each["secret"] == self._redeemed]:
-            self._cache.update_rt(each, self._successor)
+        for each in [each for each in refresh_tokens if self.successor and each["secret"] == self.redeemed]:
+            self._cache.update_rt(each, self.successor)
         return json.dumps(self._cache.parts(*_KEPT), sort_keys=True)
 
     def keep_unrotated(self, refresh_token: str) -> None:

@@ -9,21 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cms.core import refusals
-from cms.core.accounts import Grant, Scopes
-from cms.core.lifecycle import Outcome, Refused, Transient, Trouble
+from cms.core.accounts import Scopes
+from cms.core.lifecycle import Outcome, Refused, Transient
 from cms.grants import bugs, token_answer
 from cms.grants.entra.exchange import Call, challenge
 from cms.grants.entra.ms_broker import BrokerFlow
+from cms.grants.exchange import SIGN_IN_SECONDS, foreign, is_code
 from cms.grants.network.trouble import garbage
 from cms.grants.providers import ExchangeEnd, Flow, wanted
 from cms_oauth.text import is_link
-
-# The longest time for a sign-in, about as long as Entra's own codes live.
-SIGN_IN_SECONDS = 600.0
-
-# Entra's codes for another device have nine characters.
-LONGEST_CODE = 64
 
 
 def _same_resource(first: Scopes, scopes: Scopes) -> Scopes:
@@ -49,7 +43,7 @@ class CodeFlow:
     def finish(self, fields: Mapping[str, str]) -> ExchangeEnd:
         """Redeem the code from the redirect."""
         if fields.get("state") != self.state or not (fields.get("code") or fields.get("error")):
-            return ExchangeEnd(Refused(_foreign(self._call.grant)))
+            return ExchangeEnd(Refused(foreign(self._call.grant)))
         self._call.renew()
         result = self._call.ask(
             lambda: self._call.app.acquire_token_by_auth_code_flow(
@@ -57,14 +51,6 @@ class CodeFlow:
             )
         )
         return self._call.signed_in(result, self._scopes)
-
-
-def _foreign(grant: Grant) -> Trouble:
-    return Trouble(
-        "refused",
-        "the address that came back belongs to another sign-in",
-        refusals.hint("start again, and use the newest link only: {login}", grant),
-    )
 
 
 class DeviceFlow:
@@ -116,14 +102,9 @@ def begin(call: Call, method: str, claims: str) -> Flow | Outcome:
         first, consent = wanted(call.grant)
         return BrokerFlow(call, _same_resource(first, consent), claims, SIGN_IN_SECONDS)
     flow = _begin_device(call, claims) if method == "device" else _begin_code(call, claims)
-    if isinstance(flow, CodeFlow | DeviceFlow) and not (is_link(flow.url) and _is_code(flow.user_code)):
+    if isinstance(flow, CodeFlow | DeviceFlow) and not (is_link(flow.url) and is_code(flow.user_code)):
         return Transient(garbage(call.grant, "it names no web address to sign in at, or no code to enter there"))
     return flow
-
-
-def _is_code(text: object) -> bool:
-    """True for what a person can read and type: they enter it where they sign in."""
-    return isinstance(text, str) and text.isascii() and text.isprintable() and len(text) <= LONGEST_CODE
 
 
 def _begin_code(call: Call, claims: str) -> CodeFlow:

@@ -16,7 +16,8 @@ from typing import Any
 
 from cms.core.accounts import Scopes
 from cms.core.lifecycle import Transient, Trouble
-from cms.grants.entra.exchange import Call, Result, UnusableAnswer, challenge
+from cms.grants.entra.exchange import Call, Result, challenge
+from cms.grants.exchange import UnusableAnswer
 from cms.grants.providers import ExchangeEnd
 from cms.system import threads
 from cms_oauth.moves import RETRIES, Command, Move, Run, fill

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import field
 from email.utils import parsedate_to_datetime
@@ -36,7 +36,7 @@ _TOO_MANY_REQUESTS = 429
 _REQUEST_TIMEOUT = 408
 _SERVER_ERROR = 500
 _UNAVAILABLE = 503
-_OK = 200
+OK = 200
 # Microsoft ("How to use managed identities on an Azure VM", error handling): tried again, as any 5xx is.
 _NOT_READY = (404, 410)
 
@@ -76,7 +76,7 @@ class Http:
 
     def get(self, _url: str, **_kwargs: object) -> HttpReply:
         """Answer MSAL's only GET, which is for discovery."""
-        return HttpReply(_OK, self._discovered)
+        return HttpReply(OK, self._discovered)
 
     def post(
         self,
@@ -194,10 +194,14 @@ def _moment(date: str) -> float | None:
 
 
 class Discovery:
-    """The openid-configuration of each authority, fetched once and shared by all threads."""
+    """The discovery document of each authority, fetched once and shared by all threads.
 
-    def __init__(self, session: HttpSession) -> None:
+    `places` returns the addresses at which an authority's may be. They are tried in order, until one has it or fails.
+    """
+
+    def __init__(self, session: HttpSession, places: Callable[[str], Sequence[str]]) -> None:
         self._session = session
+        self._places = places
         self._lock = threading.Lock()
         self._known: dict[str, Future[HttpReply]] = {}
 
@@ -228,8 +232,10 @@ class Discovery:
     def _fetch(self, authority: str, future: Future[HttpReply], deadline: Deadline) -> None:
         """Settle the future; those who wait share a failure, those who come later try anew."""
         try:
-            url = f"{authority}/v2.0/.well-known/openid-configuration"
-            reply = fetch(self._session, "GET", url, deadline)
+            for url in self._places(authority):
+                reply = fetch(self._session, "GET", url, deadline)
+                if is_discovery(reply) or is_fault(reply.status_code):
+                    break
         except BaseException as error:  # noqa: BLE001 - passed on to every thread that waits for it
             del self._known[authority]
             future.set_exception(error)
@@ -240,15 +246,16 @@ class Discovery:
 
 
 def is_discovery(reply: HttpReply) -> bool:
-    """Say whether a response is an openid-configuration and not, for instance, a captive portal."""
-    document = _object(reply.text) if reply.status_code == _OK else {}
+    """Say whether a response is a discovery document and not, for instance, a captive portal."""
+    document = object_in(reply) if reply.status_code == OK else {}
     needed = (document.get("authorization_endpoint"), document.get("token_endpoint"))
     return all(isinstance(url, str) and url.startswith("https://") for url in needed)
 
 
-def _object(text: str) -> dict[str, Any]:
+def object_in(reply: HttpReply) -> dict[str, Any]:
+    """Return the JSON object in a reply, an empty one if it has none."""
     try:
-        return read_object(text)
+        return read_object(reply.text)
     except ValueError:
         return {}
 
@@ -257,5 +264,5 @@ def _no_discovery(reply: HttpReply, grant: Grant) -> Transient | Refused:
     after = retry_after(reply)
     if is_fault(reply.status_code):
         return Transient(refusals.of_status(reply.status_code), after)
-    answer = _object(reply.text)
+    answer = object_in(reply)
     return refusals.explain(answer, grant) if "error" in answer else Transient(garbage(grant), after)

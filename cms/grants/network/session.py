@@ -76,15 +76,18 @@ class HttpSession:
         seconds: float,
         *,
         params: Mapping[str, str] | None = None,
-        data: Mapping[str, str | None] | None = None,
+        data: Mapping[str, str | None] | str = "",
         headers: Mapping[str, str] | None = None,
     ) -> requests.Response:
-        """Send a request once; return the response, whose body is still to be read. Raises requests' exceptions."""
+        """Send a request once; return the response, whose body is still to be read. Raises requests' exceptions.
+
+        `data` is a form, or a body that is sent as it is.
+        """
         request = requests.PreparedRequest()
         # requests takes longer to find out what kind of data this is than to encode it.
-        form = urlencode({name: value for name, value in (data or {}).items() if value is not None})
-        headers = {**_HEADERS, **(_FORM if form else {}), **(headers or {})}
-        request.prepare(method, url, headers, data=form, params=params or None)
+        body = data if isinstance(data, str) else urlencode({each: data[each] for each in data if data[each] is not None})
+        headers = {**_HEADERS, **(_FORM if body else {}), **(headers or {})}
+        request.prepare(method, url, headers, data=body, params=params or None)
         adapter = self.adapters.get(urlsplit(url).scheme)
         if adapter is None:
             # A discovery document may name anything.

@@ -13,7 +13,8 @@ from support.grants import ANN, BEN, SCOPES, grant_for
 
 from cms.core.lifecycle import Refused, Transient
 from cms.grants.entra.client import Entra as Provider
-from cms.grants.entra.flows import SIGN_IN_SECONDS, DeviceFlow
+from cms.grants.entra.flows import DeviceFlow
+from cms.grants.exchange import SIGN_IN_SECONDS
 from cms.grants.network.http import HttpReply
 from cms.sandbox.entra import Entra, Fault
 

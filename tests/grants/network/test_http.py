@@ -16,6 +16,7 @@ from support.canned import AUTHORITY, DISCOVERED, TOKEN_ENDPOINT, Canned
 
 from cms.core.accounts import Grant, Proxy, Source
 from cms.core.lifecycle import Refused, Transient
+from cms.grants.entra.client import places
 from cms.grants.network import deadline
 from cms.grants.network.deadline import POOLS, Deadline
 from cms.grants.network.http import (
@@ -48,7 +49,7 @@ def client(canned: Canned, origin: str | None = None) -> Http:
 
 
 def discovery(canned: Canned) -> Discovery:
-    return Discovery(session(canned))
+    return Discovery(session(canned), places)
 
 
 class TestRequests:
