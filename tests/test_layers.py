@@ -52,7 +52,12 @@ STRANGERS = (
     ("cms.grants.network", "cms.grants.entra"),
     ("cms.grants.network", "cms.grants.vault"),
     # What is Microsoft's alone is met in its folder only.
-    *((f"cms.grants.{name}", "cms.grants.entra") for name in ("service", "housekeeping", "providers", "credentials")),
+    *(
+        (f"cms.grants.{name}", "cms.grants.entra")
+        for name in ("service", "housekeeping", "providers", "credentials", "exchange", "oauth2")
+    ),
+    *(("cms.grants.oauth2", f"cms.grants.{name}") for name in ("vault", "service")),
+    *((f"cms.grants.{name}", "cms.grants.oauth2") for name in ("entra", "network", "vault", "exchange", "service")),
 )
 
 # What a plain fetch of a token loads, and what it must never pay for.
@@ -65,12 +70,18 @@ PLAIN = ("cms.system.files", "cms.system.threads")
 # Every third-party library, and the only files that know it; a package means all that is in it.
 HOMES = {
     "msal": ("cms.grants.entra.exchange", "cms.grants.entra.machine"),
+    "jwt": ("cms.grants.oauth2.jwts",),
     "requests": tuple(f"cms.grants.network.{name}" for name in ("http", "session", "trouble")),
     "urllib3": ("cms.grants.network.deadline", "cms.cli.doctor.probe_network"),
     "socks": ("cms.cli.doctor.probe_network",),
     "keyring": ("cms.grants.vault.keyring",),
     "secretstorage": ("cms.grants.vault.keyring",),
-    "cryptography": ("cms.grants", "cms.sandbox.assertions", "cms.sandbox.proving", "cms.cli.doctor.probe_network"),
+    "cryptography": (
+        "cms.grants",
+        "cms.sandbox.assertions",
+        "cms.sandbox.proving",
+        "cms.cli.doctor.probe_network",
+    ),
     "certifi": ("cms_oauth.tls",),
     "structlog": ("cms.system.logs",),
     "h11": ("cms.daemon.signin.http",),

@@ -1,6 +1,6 @@
 """What the service asks of a provider of tokens, as protocols, and what every provider does alike.
 
-Microsoft Entra is one provider (`cms.grants.entra`). A provider knows neither the vault nor another provider.
+Microsoft Entra is one provider (`cms.grants.entra`), all others are another (`cms.grants.oauth2`). A provider knows neither the vault nor another provider.
 """
 
 from __future__ import annotations
@@ -123,9 +123,11 @@ class Microsoft(TokenProvider, Protocol):
 class Providers:
     """The providers, each made when it is first needed: what it imports takes time and memory."""
 
-    def __init__(self, entra: Callable[[], Microsoft]) -> None:
+    def __init__(self, entra: Callable[[], Microsoft], oauth2: Callable[[], TokenProvider]) -> None:
         self._make_entra = entra
+        self._make_oauth2 = oauth2
         self._entra: Microsoft | None = None
+        self._oauth2: TokenProvider | None = None
         self._lock = threading.Lock()
 
     @property
@@ -135,14 +137,22 @@ class Providers:
             self._entra = self._entra or self._make_entra()
             return self._entra
 
-    def of(self, _grant: Grant) -> TokenProvider:
+    @property
+    def oauth2(self) -> TokenProvider:
+        """Every other provider."""
+        with self._lock:
+            self._oauth2 = self._oauth2 or self._make_oauth2()
+            return self._oauth2
+
+    def of(self, grant: Grant) -> TokenProvider:
         """Return the provider of a grant's tokens."""
-        return self.entra
+        return self.oauth2 if grant.server else self.entra
 
     def rest(self) -> None:
         """Close idle connections, which firewalls drop silently, and forget discovery documents."""
-        if self._entra:
-            self._entra.rest()
+        for each in (self._entra, self._oauth2):
+            if each:
+                each.rest()
 
 
 def note(text: str) -> None:

@@ -9,7 +9,7 @@ import sys
 from cms.grants.bugs import unexpected
 from cms.grants.dispatcher import Dispatcher
 from cms.grants.messages import Open
-from cms.grants.providers import Microsoft, Providers
+from cms.grants.providers import Microsoft, Providers, TokenProvider
 from cms.grants.service import Service
 from cms.grants.vault import open_vault
 
@@ -21,13 +21,21 @@ def crash(_kind: type[BaseException], error: BaseException, _trace: object) -> N
 
 def open_service(opened: Open) -> Service:
     """Return the service that answers the questions."""
-    return Service(open_vault(opened), Providers(lambda: _entra(opened)), persist=opened.persist)
+    return Service(
+        open_vault(opened), Providers(lambda: _entra(opened), lambda: _oauth2(opened)), persist=opened.persist
+    )
 
 
 def _entra(opened: Open) -> Microsoft:
     from cms.grants.entra.client import Entra  # noqa: PLC0415 - MSAL, which only Microsoft's accounts need
 
     return Entra(opened.ca, opened.proxy)
+
+
+def _oauth2(opened: Open) -> TokenProvider:
+    from cms.grants.oauth2.client import OAuth2  # noqa: PLC0415 - which only other accounts need
+
+    return OAuth2(opened.ca, opened.proxy)
 
 
 def serve() -> int:

@@ -38,6 +38,7 @@ _NOWHERE = Trouble(
 
 
 _CUT_OFF = "cms was interrupted after redeeming {} and before storing its successor"
+_LOST = "the provider's answer with its successor was lost after cms had redeemed {}"
 
 # The entry that stores a challenge before the first sign-in, and the tokens of an application, which has none.
 _NO_SIGN_IN = Entry("", "", "", 0.0)
@@ -210,7 +211,7 @@ class Service:
             else:
                 _note_ending(held, grant, entry, answer.outcome)
             held.release()
-        return credential.behind(_explained(_told(answer.outcome, stored, entry), held, grant))
+        return credential.behind(_explained(_told(answer.outcome, stored, entry), held, grant, lost=answer.unsure))
 
     def sign_out(self, grant: Grant) -> Outcome:
         """Delete the stored sign-in; with the last one, the key too."""
@@ -418,18 +419,18 @@ def _keep_beside(held: Held, entry: Entry, known: Entry, *, news: bool = False) 
             held.store(known)
 
 
-def _explained(outcome: Outcome, held: Held, grant: Grant) -> Outcome:
-    """Explain a refusal that may follow from a redemption that was cut off.
+def _explained(outcome: Outcome, held: Held, grant: Grant, *, lost: bool) -> Outcome:
+    """Explain a refusal that may follow from a redemption that was cut off, or whose answer was `lost` a moment ago.
 
     A provider may take a refresh token that was used before for a stolen one, end the sign-in, and give other reasons
     from then on.
     """
-    if not isinstance(outcome, Refused) or not held.interrupted:
+    if not isinstance(outcome, Refused) or not (held.interrupted or lost):
         return outcome
-    trouble = outcome.trouble
+    trouble, cause = outcome.trouble, _LOST if lost else _CUT_OFF
     of_reuse = refusals.may_be_of_reuse(trouble, grant)
     if not of_reuse and not held.reused:
-        message = f"{trouble.message}; earlier, {_CUT_OFF.format('a refresh token')}"
+        message = f"{trouble.message}; earlier, {cause.format('a refresh token')}"
         return replace(outcome, trouble=replace(trouble, message=message))
     held.remember_reuse()
     return Refused(
@@ -437,7 +438,7 @@ def _explained(outcome: Outcome, held: Held, grant: Grant) -> Outcome:
             trouble,
             kind="reused",
             message="the refresh token was refused, most likely because it was used before: "
-            f"{_CUT_OFF.format('it')} ({trouble.message})",
+            f"{cause.format('it')} ({trouble.message})",
             hint=refusals.hint("sign in again: {login}", grant) if of_reuse else trouble.hint,
         )
     )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from support.grants import (
     kind,
     service,
 )
-from support.proofs import AppCertificate, write_private
+from support.proofs import AppCertificate, KeyPair, write_private
+from support.worlds import google_grant, strict_grant
 
 from cms.core.accounts import Grant, Source
 from cms.core.lifecycle import Granted, Outcome, Refused, Transient, token_hash
@@ -35,12 +37,18 @@ from cms.grants.messages import (
     Prompt,
     SignIn,
 )
+from cms.grants.oauth2.client import OAuth2
 from cms.grants.providers import ExchangeEnd, Providers
 from cms.grants.service import Conversation, Service
 from cms.grants.vault.keys import Keys
 from cms.grants.vault.store import Vault
 from cms.sandbox.directory import APP_ID, APP_SECRET, TENANT, Client
 from cms.sandbox.entra import Entra, Fault
+from cms.sandbox.habits import GOOGLE_MAIL
+from cms.sandbox.habits import google as google_habits
+from cms.sandbox.habits import strict as strict_habits
+from cms.sandbox.issuer import Issuer
+from cms.sandbox.proving import ServiceAccount
 
 
 class Answers(Conversation):
@@ -627,7 +635,7 @@ class TestService:
         ring = TurnsUpLocked()
         entra.refuse_reuse = True
         vault = Vault(first.state_folder, Keys(None, environ={}, ring=ring), first.timeout)
-        worker = Service(vault, Providers(lambda: Provider(first.ca)))
+        worker = Service(vault, Providers(lambda: Provider(first.ca), lambda: OAuth2(first.ca)))
         line = browse(entra)
         page = line.before
 
@@ -782,3 +790,66 @@ def test_a_changed_secret_deletes_an_applications_token(first: Open, app: Grant,
     write_private(tmp_path / "secret", APP_SECRET)
 
     assert "network" == kind(service(first).acquire(app, APP_SCOPES, ""))
+
+
+class TestOtherProviders:
+    """A provider that is not Microsoft, by the same vault."""
+
+    @pytest.fixture
+    def strict(self) -> Iterator[Issuer]:
+        with Issuer(strict_habits(), [ANN, BEN]) as running:
+            yield running
+
+    @pytest.fixture
+    def opened(self, state: Path, strict: Issuer) -> Open:
+        return Open(str(state), Source("file", (str(state.parent / "vault.key"),)), ca=strict.ca_file)
+
+    def sign_in(self, opened: Open, strict: Issuer, user: str = ANN) -> Outcome:
+        answers = Answers()
+        answers.before = lambda prompt: answers.fields.append(strict.sign_in(prompt.url, user, follow=False).fields)
+        return service(opened).sign_in(SignIn(1, strict_grant(strict), "browser"), answers)
+
+    def acquire(self, opened: Open, strict: Issuer) -> Outcome:
+        grant = strict_grant(strict)
+        return service(opened).acquire(grant, grant.scope_sets[0])
+
+    def test_rotation(self, opened: Open, strict: Issuer) -> None:
+        """Each process redeems what the one before it was given; another person's sign-in changes nothing."""
+        assert ANN == granted(self.sign_in(opened, strict)).sign_in.who
+        assert ["granted"] * 3 == [kind(self.acquire(opened, strict)) for _ in range(3)]
+        assert "wrong-user" == kind(self.sign_in(opened, strict, BEN))
+
+        assert "granted" == kind(self.acquire(opened, strict))
+
+    def test_a_lost_answer_explains_the_refusal(self, opened: Open, strict: Issuer, state: Path) -> None:
+        """The second try, a moment later, meets a server that takes it for theft: that is said, and remembered."""
+        self.sign_in(opened, strict)
+        strict.faults.add(Fault("reset", after=True))
+        refused = self.acquire(opened, strict)
+        again = self.acquire(opened, strict)
+
+        assert isinstance(refused, Refused)
+        assert isinstance(again, Refused)
+        assert ("reused", "reused") == (refused.trouble.kind, again.trouble.kind)
+        assert "successor was lost after cms had redeemed it" in refused.trouble.message
+        assert f"`cms login {ANN}`" in refused.trouble.hint
+        assert 1 == len(list(state.glob("*.redeeming")))
+        assert "granted" == kind(self.sign_in(opened, strict))
+        assert "granted" == kind(self.acquire(opened, strict))
+
+    def test_a_service_account(self, opened: Open, tmp_path: Path) -> None:
+        """A refusal asks no person to sign in, and cms looks again by itself."""
+        with Issuer(google_habits(), [ANN]) as google:
+            pair = KeyPair()
+            google.trust(ServiceAccount("robot@x.example", pair.public_key, ("example.test",), (GOOGLE_MAIL,)))
+            found = {"type": "service_account", "client_email": "robot@x.example", "private_key_id": "1"}
+            file = write_private(tmp_path / "robot.json", json.dumps(found | {"private_key": pair.private_key}))
+            source = Source("file", (str(file),))
+            grant = google_grant(google, sign_in="app", client_secret=source)
+            worker = service(replace(opened, ca=google.ca_file))
+            foreign = worker.acquire(replace(grant, login="x@other.example"), (GOOGLE_MAIL,))
+
+            assert ANN == google.introspect(granted(worker.acquire(grant, (GOOGLE_MAIL,))).secret)["email"]
+            assert isinstance(foreign, Refused)
+            assert ("application", True) == (foreign.trouble.kind, foreign.again_in > 0)
+            assert "cms login" not in foreign.trouble.hint

@@ -34,7 +34,8 @@ from cms.grants.messages import (
     pack,
     unpack_reply,
 )
-from cms.grants.providers import Providers
+from cms.grants.oauth2.client import OAuth2
+from cms.grants.providers import Providers, TokenProvider
 from cms.grants.secret_sources import Absent, Locked
 from cms.grants.service import Service
 from cms.grants.vault.keys import Keys
@@ -104,12 +105,18 @@ def service(
     environ: Mapping[str, str] | None = None,
     *,
     entra: Provider | None = None,
+    oauth2: TokenProvider | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Service:
     """Return what the worker builds of a first message, with no desktop around it."""
     keys = Keys(first.key, environ=environ or {}, ring=NoRing())
     vault = Vault(first.state_folder, keys, first.timeout)
-    return Service(vault, Providers(lambda: entra or Provider(first.ca)), clock, persist=first.persist)
+    return Service(
+        vault,
+        Providers(lambda: entra or Provider(first.ca), lambda: oauth2 or OAuth2(first.ca)),
+        clock,
+        persist=first.persist,
+    )
 
 
 def kind(outcome: Ended) -> str:

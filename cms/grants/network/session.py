@@ -85,7 +85,9 @@ class HttpSession:
         """
         request = requests.PreparedRequest()
         # requests takes longer to find out what kind of data this is than to encode it.
-        body = data if isinstance(data, str) else urlencode({each: data[each] for each in data if data[each] is not None})
+        body = (
+            data if isinstance(data, str) else urlencode({each: data[each] for each in data if data[each] is not None})
+        )
         headers = {**_HEADERS, **(_FORM if body else {}), **(headers or {})}
         request.prepare(method, url, headers, data=body, params=params or None)
         adapter = self.adapters.get(urlsplit(url).scheme)

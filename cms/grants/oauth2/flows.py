@@ -1,0 +1,170 @@
+"""Sign-ins with a person: by authorization code (RFC 6749, 4.1, with RFC 7636 and RFC 9207), or on another device (RFC 8628).
+
+The verifier, the nonce and the device code never leave this file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from base64 import urlsafe_b64encode
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+from cms.core import refusals
+from cms.core.lifecycle import Outcome, Refused, Transient, Trouble
+from cms.grants import token_answer
+from cms.grants.exchange import SIGN_IN_SECONDS, foreign, is_code
+from cms.grants.network.http import HttpReply, object_in
+from cms.grants.network.trouble import garbage
+from cms.grants.oauth2.exchange import Exchange
+from cms.grants.providers import ExchangeEnd, wanted
+from cms_oauth.text import is_link
+
+_DEVICE = "urn:ietf:params:oauth:grant-type:device_code"
+
+# RFC 8628, 3.2 and 3.5: where the server names no interval, and how much longer after `slow_down`.
+_INTERVAL = 5.0
+_SLOWER = 5.0
+
+_OFFLINE, _CONSENT, _OPENID = "offline_access", "consent", "openid"
+
+
+def scopes_of(exchange: Exchange) -> tuple[str, ...]:
+    """Return all scopes of a sign-in: those for mail, and those that say who signs in."""
+    return tuple(dict.fromkeys((*wanted(exchange.grant)[1], *exchange.server.identity)))
+
+
+class CodeFlow:
+    """A sign-in by authorization code."""
+
+    user_code = ""
+    expires_in = SIGN_IN_SECONDS
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._verifier = secrets.token_urlsafe(48) if exchange.server.pkce else ""
+        self._nonce = secrets.token_urlsafe(24) if _OPENID in scopes_of(exchange) else ""
+        self.state = secrets.token_urlsafe(24)
+        self.redirect_uri = exchange.grant.redirect_uri
+        address = exchange.metadata.authorization
+        self.url = f"{address}{'&' if urlsplit(address).query else '?'}{urlencode(self._asked())}"
+
+    def _asked(self) -> dict[str, str]:
+        exchange, grant = self._exchange, self._exchange.grant
+        scopes = scopes_of(exchange)
+        asked = {each[0]: each[1] for each in exchange.server.parameters}
+        prompts = [*(grant.prompt or "").split(), *asked.pop("prompt", "").split()]
+        if _OFFLINE in scopes:
+            # OpenID Connect Core, 11: without it servers leave out the refresh token, and say nothing.
+            prompts.append(_CONSENT)
+        more = {
+            "prompt": " ".join(dict.fromkeys(prompts)),
+            "login_hint": grant.login,
+            "nonce": self._nonce,
+            "resource": exchange.server.resource,
+            "code_challenge": _challenge(self._verifier),
+            "code_challenge_method": "S256" if self._verifier else "",
+        }
+        return {
+            "response_type": "code",
+            "client_id": exchange.application.client_id,
+            "redirect_uri": self.redirect_uri,
+            "scope": " ".join(scopes),
+            "state": self.state,
+            **{name: value for name, value in more.items() if value},
+            **asked,
+        }
+
+    def finish(self, fields: Mapping[str, str]) -> ExchangeEnd:
+        """Redeem the code from the redirect."""
+        exchange = self._exchange
+        if fields.get("state") != self.state or not self._is_of_issuer(fields):
+            return ExchangeEnd(Refused(foreign(exchange.grant)))
+        if fields.get("error"):
+            return ExchangeEnd(refusals.explain(fields, exchange.grant))
+        if not fields.get("code"):
+            return ExchangeEnd(Refused(foreign(exchange.grant)))
+        exchange.renew()
+        form = {"grant_type": "authorization_code", "code": fields["code"], "redirect_uri": self.redirect_uri}
+        result = exchange.ask(form | ({"code_verifier": self._verifier} if self._verifier else {}))
+        return exchange.signed_in(result, self._nonce)
+
+    def _is_of_issuer(self, fields: Mapping[str, str]) -> bool:
+        """True unless the answer names another issuer, or none although this one always does (RFC 9207, 2.4)."""
+        metadata = self._exchange.metadata
+        if "iss" not in fields:
+            return not metadata.says_iss
+        return not metadata.issuer or fields["iss"] == metadata.issuer
+
+
+def _challenge(verifier: str) -> str:
+    """Return the challenge of a verifier (RFC 7636, 4.2), "" without one."""
+    if not verifier:
+        return ""
+    return urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
+
+
+class DeviceFlow:
+    """A sign-in on another device, polled: one request for each call of `poll`."""
+
+    state = ""
+    redirect_uri = ""
+
+    def __init__(self, exchange: Exchange, answer: Mapping[str, Any]) -> None:
+        self._exchange = exchange
+        self._device_code = str(answer["device_code"])
+        # Google has another name for it.
+        self.url: str = answer.get("verification_uri") or answer.get("verification_url") or ""
+        self.user_code: str = answer["user_code"]
+        self.expires_in = token_answer.life(answer.get("expires_in")) or SIGN_IN_SECONDS
+        self._interval = token_answer.life(answer.get("interval")) or _INTERVAL
+
+    @property
+    def interval(self) -> float:
+        """Seconds to wait before the next poll; the provider may raise it."""
+        return max(self._interval, self._exchange.http.retry_after)
+
+    def poll(self) -> ExchangeEnd | None:
+        """Poll once. Returns None if the person has not finished, or the provider could not be reached.
+
+        An answer with tokens ends it even if they cannot be used: it has used the code up.
+        """
+        exchange = self._exchange
+        exchange.renew()
+        result = exchange.ask({"grant_type": _DEVICE, "device_code": self._device_code})
+        if isinstance(result, Transient | Refused):
+            word = result.trouble.error
+            if word == "slow_down":
+                self._interval += _SLOWER
+            pending = word in ("authorization_pending", "slow_down")
+            if pending or (isinstance(result, Transient) and not exchange.answered):
+                return None
+        return exchange.signed_in(result)
+
+
+def begin(exchange: Exchange, method: str) -> CodeFlow | DeviceFlow | Outcome:
+    """Begin a sign-in: `method` is "browser", "paste" or "device"."""
+    flow = _begin_device(exchange) if method == "device" else CodeFlow(exchange)
+    if isinstance(flow, CodeFlow | DeviceFlow) and not (is_link(flow.url) and is_code(flow.user_code)):
+        return Transient(garbage(exchange.grant, "it names no web address to sign in at, or no code to enter there"))
+    return flow
+
+
+def _begin_device(exchange: Exchange) -> DeviceFlow | Outcome:
+    if not exchange.metadata.device:
+        return Refused(
+            Trouble(
+                "refused",
+                "this provider has no sign-in with a code on another device",
+                refusals.hint("sign in another way: {login --browser}, or {login --paste}", exchange.grant),
+            )
+        )
+    reply = exchange.post(exchange.metadata.device, *exchange.proved({"scope": " ".join(scopes_of(exchange))}))
+    if not isinstance(reply, HttpReply):
+        return reply
+    answer = object_in(reply)
+    if "error" in answer:
+        return exchange.refused(answer)
+    return DeviceFlow(exchange, answer) if "device_code" in answer and "user_code" in answer else exchange.failure()

@@ -1,0 +1,18 @@
+"""What the vault has of a sign-in that is not Microsoft's."""
+
+from __future__ import annotations
+
+from cms.grants.oauth2.kept import Kept
+
+
+def test_it_comes_back_as_it_went() -> None:
+    """All of it, and the same text for the same sign-in: a vault file is not written without need."""
+    kept = Kept("1//token", "mail more", "dyn-1")
+
+    assert kept == Kept.read(kept.text())
+    assert kept.text() == Kept.read(kept.text()).text()
+
+
+def test_it_does_not_print() -> None:
+    """A refresh token is in no message."""
+    assert "1//token" not in repr(Kept("1//token"))
