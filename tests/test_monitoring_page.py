@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import socket
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,9 @@ from pathlib import Path
 import pytest
 from support.contrib import ROOT
 from support.fragments import blocks
+from support.programs import require_program
 from support.status_rows import DAEMON, DAY, ENTRIES, EXPECTED, MACHINE, NOW, WALL, given, row_of
+from support.waiting import PATIENCE, until
 
 from cms.core.monitoring import check_line
 from cms.core.status import as_json, describe
@@ -103,3 +106,36 @@ def test_the_log_line_has_the_fields_that_the_page_names() -> None:
 
     assert shown == {**json.loads(out.getvalue()), "time": shown["time"]}
     assert set() == fields.keys() - set(re.findall(r"`(\w+)`", PAGE))
+
+
+# What Debian's rsyslog.conf does with journald's socket, at another place.
+_RSYSLOG = """
+global(workDirectory="{folder}")
+module(load="imuxsock" SysSock.Use="off")
+input(type="imuxsock" Socket="{folder}/log")
+{rules}
+"""
+
+
+def test_rsyslog_keeps_and_sends_warnings(tmp_path: Path) -> None:
+    """Of cms, and no other program; information is left out."""
+    program = require_program("rsyslogd", "rsyslog")
+    with socket.create_server(("127.0.0.1", 0)) as other, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journald:
+        other.settimeout(PATIENCE)
+        rules = block("rsyslog").replace("/var/log/cms-warnings.log", f"{tmp_path}/warnings")
+        rules = rules.replace("loghost.example.com", "127.0.0.1").replace('"514"', f'"{other.getsockname()[1]}"')
+        (tmp_path / "rsyslog.conf").write_text(_RSYSLOG.format(folder=tmp_path, rules=rules))
+        command = [program, "-n", "-f", str(tmp_path / "rsyslog.conf"), "-i", str(tmp_path / "pid")]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
+            try:
+                until((tmp_path / "log").exists, "rsyslog's socket")
+                for line in ("<30>cms[7]: fresh", "<28>exim[7]: no mail", "<28>cms[7]: the password was changed"):
+                    journald.sendto(line.encode(), str(tmp_path / "log"))
+                with other.accept()[0] as connection, connection.makefile() as lines:
+                    sent = lines.readline()
+            finally:
+                running.terminate()
+
+    kept = (tmp_path / "warnings").read_text().splitlines()
+    assert [True] == [line.endswith("cms[7]: the password was changed") for line in kept]
+    assert sent.endswith("cms[7]: the password was changed\n")

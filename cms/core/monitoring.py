@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from cms.core.status import STATES, Concern, StatusRow, concerns, exit_code
-from cms.core.words import NAMELESS, UNKNOWN, plugin_line
+from cms.core.words import NAMELESS, UNKNOWN, WORST_FIRST, plugin_line
 from cms_oauth.text import printable
 
 # Nagios reads 4,096 bytes of a plugin's output and NRPE may pass on 1,024; mails and pagers show less. The numbers take
@@ -55,15 +55,14 @@ def states(accounts: Iterable[tuple[str, str]]) -> dict[str, int]:
 
     An account with several tokens is counted once, in its worst state; one without a name for each row.
     """
-    order = list(STATES)
-    worst, nameless = dict[str, int](), list[int]()
+    worst, nameless = dict[str, str](), list[str]()
     for user, state in accounts:
         if user:
-            worst[user] = max(worst.get(user, 0), order.index(state))
+            worst[user] = min(worst.get(user, state), state, key=WORST_FIRST.index)
         else:
-            nameless.append(order.index(state))
+            nameless.append(state)
     counts = Counter([*worst.values(), *nameless])
-    return {state: counts[number] for number, state in enumerate(order)}
+    return {state: counts[state] for state in STATES}
 
 
 def _states(rows: Sequence[StatusRow]) -> dict[str, int]:

@@ -25,7 +25,7 @@ from cms.core.status_text import (
     wrapped,
 )
 from cms.core.status_text import as_text as in_full
-from cms.core.words import NAMELESS
+from cms.core.words import NAMELESS, WORST_FIRST
 from cms_oauth.moves import Command
 from cms_oauth.text import printable
 
@@ -43,8 +43,6 @@ _DISPENSABLE = (_PROTOCOLS, _NEXT, _TOKEN)
 # Less of an account's name tells it from no other.
 _LEAST_NAME = 8
 
-# The states, worst first. A state that is not here is a newer daemon's, and nobody knows how bad it is.
-_WORST_FIRST = ("sign-in-required", "refused", "signing-in", "locked", "failing", "starting", "renewing", "ok")
 # The states that need no attention by themselves.
 _QUIET = ("starting", "renewing", "ok")
 
@@ -155,7 +153,8 @@ def some(names: Sequence[str], most: int = MOST_NAMED) -> str:
 
 def _order(account: Document) -> tuple[int, int, str]:
     state = account["state"]
-    known = _WORST_FIRST.index(state) if state in _WORST_FIRST else -1
+    # Any other is a newer daemon's, and nobody knows how bad it is.
+    known = WORST_FIRST.index(state) if state in WORST_FIRST else -1
     return -account.get("severity", 0), known, account["user"]
 
 

@@ -9,6 +9,9 @@ from cms_oauth.text import printable
 OK, WARNING, CRITICAL, UNKNOWN = range(4)
 _SEVERITIES = ("OK", "WARNING", "CRITICAL", "UNKNOWN")
 
+# The states of an account, the worst first: those that last until a person acts, what a person is at, what ends by itself.
+WORST_FIRST = ("sign-in-required", "refused", "locked", "signing-in", "failing", "starting", "renewing", "ok")
+
 # Shown for an account without a configured user until a person signs in to it.
 NAMELESS = "(not signed in yet)"
 

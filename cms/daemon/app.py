@@ -270,6 +270,7 @@ class App:
         for each in self._listeners:
             each.mend()
         self._audit.mend()
+        self._metrics.mend()
         await self._files.mend()
         if self._troubles or before:
             self._news.set()

@@ -75,6 +75,12 @@ class Metrics:
         self._text = text
         self._spec = MetricsSpec()
         self._scope = trio.CancelScope()
+        self._listener: Listener | None = None
+
+    def mend(self) -> None:
+        """Put the socket back if its file was lost."""
+        if self._listener:
+            self._listener.mend()
 
     async def open(self, spec: MetricsSpec) -> list[trio.SocketListener] | Listener | None:
         """Return what listens there, None if that is nothing new. Raises ListenError."""
@@ -103,6 +109,7 @@ class Metrics:
             return
         self._scope.cancel()
         self._spec, self._scope = spec, trio.CancelScope()
+        self._listener = opened if isinstance(opened, Listener) else None
         if opened is not None:
             nursery.start_soon(self._serve, opened, self._scope, nursery)
 

@@ -215,6 +215,22 @@ async def test_metrics_at_a_socket(world: World, tmp_path: Path) -> None:
     assert not path.exists()
 
 
+@in_trio
+async def test_a_lost_socket_of_metrics_is_put_back(world: World, tmp_path: Path) -> None:
+    """As every other socket, here by a reload; what is asked there then is answered."""
+    path = tmp_path / "metrics.sock"
+    world.metrics = MetricsSpec(str(path))
+    async with world.daemon() as app:
+        path.unlink()
+        reloaded = await app.commands.reload()
+        async with await trio.open_unix_socket(str(path)) as stream:
+            await stream.send_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+            answer = b"".join([chunk async for chunk in stream])
+
+    assert (True, True) == (reloaded.ok, b"cms_build_info" in answer)
+    assert not path.exists()
+
+
 async def scraped(port: int) -> bytes:
     """Ask a port for the metrics; return the answer."""
     async with await trio.open_tcp_stream("127.0.0.1", port) as stream:

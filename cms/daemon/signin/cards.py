@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from cms.core.status import StatusRow
-from cms.core.words import duration
+from cms.core.words import WORST_FIRST, duration
 from cms_oauth.frozen import dataclass
 from cms_oauth.moves import signs_in
 
-# What a state looks like, and its name on the page. The worst comes first.
+# What a state looks like, and its name on the page.
 GOOD, BUSY, WARN, BAD = "good", "busy", "warn", "bad"
 _LOOKS = {
     "sign-in-required": (BAD, "Needs you"),
@@ -24,8 +24,6 @@ _LOOKS = {
     "renewing": (GOOD, "Working"),
     "ok": (GOOD, "Working"),
 }
-_WORST_FIRST = list(_LOOKS)
-
 _MINUTE = 60
 
 # What a person does with a protocol. The others have only their name.
@@ -63,7 +61,7 @@ def card(label: str, rows: Sequence[StatusRow], offer: Offer | None = None, inst
 
     `instead` says what to do if the account waits and the page cannot sign it in, "" if it can.
     """
-    worst = min(rows, key=lambda row: _WORST_FIRST.index(row.state))
+    worst = min(rows, key=lambda row: WORST_FIRST.index(row.state))
     level, state = _LOOKS[worst.state]
     if offer and worst.state == "signing-in" and not offer.url:
         # A sign-in by another way, in a terminal: the button starts one here in its place.

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from support.status_rows import ENTRIES, EXPECTED, NOW, REVOKED, TOKEN, WALL, entry, given, row_of
 
 from cms.core.lifecycle import Life, NeedsSignIn, SignInFacts
+from cms.core.monitoring import states
 from cms.core.status import STATES, describe
+from cms.core.status_table import summary
+from cms.core.words import WORST_FIRST
 from cms.daemon.signin.cards import Offer, card
 
 ANN = "a@example.test"
@@ -82,6 +86,22 @@ def test_the_worst_token_names_the_state() -> None:
 
     assert ("bad", "Needs you") == (shown.level, shown.state)
     assert {"Used for sending (SMTP), reading (IMAP). Working.", "Used for GRAPH. Needs you."} <= set(shown.lines)
+
+
+@pytest.mark.parametrize(("worse", "better"), [*pairwise(WORST_FIRST)])
+def test_page_table_and_monitoring_agree_which_state_is_worse(worse: str, better: str) -> None:
+    """Of an account with two tokens each shows the same one."""
+    rows = [replace(row_of("ok"), state=state, user=ANN) for state in (better, worse)]
+    documents = [{"user": ANN, "state": row.state, "grant": "g"} for row in rows]
+
+    assert card(ANN, rows).state == card(ANN, rows[1:]).state
+    assert f"1 account: 1 {worse}" == summary(documents)
+    assert [worse] == [state for state, count in states((row.user, row.state) for row in rows).items() if count]
+
+
+def test_every_state_has_its_place() -> None:
+    """A new one has to say how bad it is."""
+    assert set(STATES) == set(WORST_FIRST)
 
 
 def test_times_change_once_a_minute() -> None:
