@@ -91,7 +91,7 @@ demo: $(INSTALLED)
 test: packages lint $(OLDEST_STAMP)
 	rm -f .coverage .coverage.*
 	@echo 'What a browser shows in the tests is kept in build/screenshots/.'
-	$(VENV)/bin/coverage run -m pytest --numprocesses $(JOBS) --dist loadfile
+	$(VENV)/bin/coverage run -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 	@# What the bench's short form has measured beside everything else: it fails nothing.
 	@cat build/bench-short/RESULTS.md
 	$(VENV)/bin/coverage combine --quiet

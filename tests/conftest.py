@@ -25,6 +25,9 @@ from cms.sandbox.entra import Entra
 _LEAKS = pytest.StashKey[list[str]]()
 _WATCH = pytest.StashKey[evidence.Watch]()
 
+# One test each, of a minute: begun last, it would keep one core busy and leave the other without work.
+_BEGUN_FIRST = ("tests/soak/", "tests/test_bench.py")
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Open the folder of evidence, once for all processes of the run, and begin to gather."""
@@ -40,6 +43,11 @@ def pytest_configure(config: pytest.Config) -> None:
     evidence.witness_subprocesses()
     config.stash[_WATCH] = evidence.Watch()
     config.stash[_WATCH].start()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what would be waited for in the end."""
+    items.sort(key=lambda item: not item.nodeid.startswith(_BEGUN_FIRST))
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

@@ -38,6 +38,7 @@ from cms.daemon.app import App
 from cms.daemon.control.answers import Result
 from cms.daemon.serving import socketmap, token_files
 from cms.daemon.serving.sockets import Sockets
+from cms.daemon.signin import page_addresses
 from cms.daemon.signin.flow import Flow
 from cms.grants.messages import Place, Prompt
 from cms.system import listener, sd_notify, state_lock
@@ -484,8 +485,9 @@ async def test_the_page_hears_of_all_who_wait(world: World) -> None:
 
 
 @in_trio
-async def test_the_page_is_up_while_an_account_waits(world: World) -> None:
+async def test_the_page_is_up_while_an_account_waits(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the configuration's address, which status shows; a reload moves it; it closes with the last account."""
+    monkeypatch.setattr(page_addresses, "LINGER_SECONDS", 0.1)
     first, second = free_port(), free_port()
     world.page = f"http://127.0.0.1:{first}/"
     world.accounts = [account("unsigned@example.test", redirect_uri="http://localhost/")]

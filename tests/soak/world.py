@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,12 @@ class World:
         return self._process.pid
 
     def _descriptors(self) -> list[str]:
-        return sorted(str(each.readlink()) for each in Path(f"/proc/{self.pid}/fd").iterdir())
+        found = list[str]()
+        for each in Path(f"/proc/{self.pid}/fd").iterdir():
+            # One that has been closed meanwhile.
+            with suppress(FileNotFoundError):
+                found.append(str(each.readlink()))
+        return sorted(found)
 
     @property
     def workers(self) -> list[int]:
