@@ -34,6 +34,9 @@ TARGETS = (
         "throughput beside plain asyncio, 256 clients", (CMS, _CROWD, "rate"), (ASYNCIO, _CROWD, "rate"), at_least=3.5
     ),
     *(Target(f"p99 beside plain asyncio, {case}", (CMS, case, "p99"), (ASYNCIO, case, "p99"), 0.5) for case in CLIENTS),
+    # What is left of one client's round trip if the server costs nothing.
+    Target(f"throughput of {FLOOR}, beside plain asyncio, {_ONE}", (FLOOR, _ONE, "rate"), (ASYNCIO, _ONE, "rate")),
+    Target(f"p99 of {FLOOR}, beside plain asyncio, {_ONE}", (FLOOR, _ONE, "p99"), (ASYNCIO, _ONE, "p99")),
     Target("a single request's line in the log", (CMS, _SINGLE, "late"), None, 100),
     Target("lines of the log that a clean exit loses", (CMS, _EXIT, "lost"), None, 0),
     Target("p99 while 100 grants refresh, beside quiet", (CMS, _REFRESHING, "p99"), (CMS, _ONE, "p99"), 1.8),
