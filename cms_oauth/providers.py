@@ -97,7 +97,7 @@ def _all(*scopes: str) -> dict[str, tuple[str, ...]]:
 
 
 # Yahoo and AOL are one system, with two names.
-def _yahoo(name: str, title: str, domain: str, *domains: str) -> Provider:
+def _yahoo(name: str, title: str, domain: str, mail: str, *domains: str) -> Provider:
     issuer = f"https://api.login.{domain}"
     return Provider(
         name,
@@ -111,6 +111,9 @@ def _yahoo(name: str, title: str, domain: str, *domains: str) -> Provider:
         # It takes redirect addresses with https only, so no program on this machine can answer there.
         ways=("paste",),
         redirect="https://127.0.0.1",
+        imap_host=f"imap.{mail}",
+        smtp_host=f"smtp.{mail}",
+        pop_host=f"pop.{mail}",
         domains=(domain, *domains),
         client=f"{title} gives client ids under a contract only: use an app password, or another program's client id",
     )
@@ -176,11 +179,14 @@ PROVIDERS = {
             ),
             _all("urn:ietf:params:oauth:scope:mail"),
             ways=("browser", "paste"),
+            imap_host="imap.fastmail.com",
+            smtp_host="smtp.fastmail.com",
+            pop_host="pop.fastmail.com",
             domains=("fastmail.com", "fastmail.fm"),
             registers=True,
         ),
-        _yahoo("yahoo", "Yahoo", "yahoo.com", "ymail.com"),
-        _yahoo("aol", "AOL", "aol.com"),
+        _yahoo("yahoo", "Yahoo", "yahoo.com", "mail.yahoo.com", "ymail.com"),
+        _yahoo("aol", "AOL", "aol.com", "aol.com"),
         # Yandex: "OAuth for Yandex ID".
         Provider(
             "yandex",
@@ -193,6 +199,8 @@ PROVIDERS = {
                 rotates=True,
             ),
             {"IMAP": ("mail:imap_full",), "SMTP": ("mail:smtp",)},
+            imap_host="imap.yandex.com",
+            smtp_host="smtp.yandex.com",
             domains=("yandex.com", "yandex.ru"),
             client="register an application at https://oauth.yandex.com with the permissions for mail",
         ),
@@ -203,6 +211,8 @@ PROVIDERS = {
             {"IMAP": ("mail.imap",), "SMTP": ("mail.imap",)},
             ways=("paste", "browser"),
             redirect="http://localhost",
+            imap_host="imap.mail.ru",
+            smtp_host="smtp.mail.ru",
             domains=("mail.ru", "inbox.ru", "list.ru", "bk.ru"),
             client="register an application at https://o2.mail.ru/app",
         ),
@@ -218,6 +228,8 @@ PROVIDERS = {
             _all("identity", "calendar", "email"),
             ways=("browser", "paste"),
             redirect="http://127.0.0.1/seznam",
+            imap_host="imap.seznam.cz",
+            smtp_host="smtp.seznam.cz",
             domains=("seznam.cz",),
             client="how to get a client id of one's own is not known",
         ),

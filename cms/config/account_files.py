@@ -1,6 +1,7 @@
 """The directive accounts_from: accounts as lines of a CSV file, or as tables of a TOML file.
 
-What is read is the arguments of Office365_Account, for one account after the other. A fault names the line of that file.
+What is read is the arguments of the directive for an account, one account after the other: of Office365_Account, or, with
+provider=, of GMail_Account or OAuth2_Account. A fault names the line of that file.
 """
 
 from __future__ import annotations
@@ -17,18 +18,33 @@ from typing import TypeAlias
 from cms.config import arguments, settings, trust
 from cms.config.arguments import Given, Mistake, Place, nearest
 from cms.config.draft import AccountHandle, Draft
+from cms.config.ignored import Ignored
+from cms.config.oauth2 import gmail_account, oauth2_account
 from cms.config.office365 import office365_account
+from cms_oauth.providers import GOOGLE, MICROSOFT
 
 # A line, and the arguments of the account that begins there.
 Row: TypeAlias = tuple[int, Mapping[str, Given]]
 
-ARGUMENTS = tuple(inspect.signature(office365_account).parameters)[1:]
+# How the directive for an account is called.
+Directive: TypeAlias = Callable[..., AccountHandle | Ignored]
+
+
+def _arguments(directive: Directive) -> tuple[str, ...]:
+    return tuple(inspect.signature(directive).parameters)[1:]
+
+
+# All that a file may say, of any account. The name of a provider decides which of it an account takes.
+ARGUMENTS = tuple(
+    dict.fromkeys((*_arguments(office365_account), *_arguments(gmail_account), *_arguments(oauth2_account)))
+)
 # The arguments that can be given for all accounts of a file at once.
 SHARED = tuple(each for each in ARGUMENTS if each != "user")
 
 _FLAGS = ("use_default_registration", "preflight")
 _LISTS = ("protocols", "scopes")
-_SECRETS = ("client_secret", "certificate", "certificate_password", "client_assertion")
+_NUMBERS = ("refresh_before", "lifetime")
+_SECRETS = ("client_secret", "certificate", "certificate_password", "client_assertion", "client", "service_account")
 
 # Spreadsheets write another separator where a comma is the decimal point. No argument's name has one of these.
 _SEPARATORS = ",;\t"
@@ -70,8 +86,27 @@ def _account(draft: Draft, place: Place, given: Mapping[str, Given], shared: Map
     with draft.reading(place):
         if "user" not in given:
             raise Mistake("user= is missing", "Each account of a list has one")
-        own = {name: _value(draft, name, each) for name, each in given.items()}
-        return office365_account(draft, **{**shared, **own})
+        found = {**shared, **{name: _value(draft, name, each) for name, each in given.items()}}
+        directive, found = _directive(found)
+        known = _arguments(directive)
+        for name in found:
+            if name not in known:
+                raise Mistake(f"{name}= is not an argument of such an account", nearest(name, known))
+        account = directive(draft, **found)
+        if isinstance(account, Ignored):
+            raise Mistake("this account needs client= or service_account=", "Such as client=file:google-client.json")
+        return account
+
+
+def _directive(given: dict[str, Given]) -> tuple[Directive, dict[str, Given]]:
+    """Return the directive that an account's arguments are for, and those that it takes."""
+    provider = given.get("provider")
+    rest = {name: each for name, each in given.items() if name != "provider"}
+    if provider == GOOGLE and not {"client_id", "client_secret"} & given.keys():
+        return gmail_account, rest
+    if provider in (None, MICROSOFT) and not {"issuer", "token_endpoint"} & given.keys():
+        return office365_account, rest
+    return oauth2_account, given
 
 
 def _value(draft: Draft, name: str, given: Given) -> Given:
@@ -126,7 +161,7 @@ def _columns(fields: list[str], place: Place) -> list[str]:
     """Return the names of the columns. A field is not quoted: without a first line of names it may be anything."""
     for number, name in enumerate(fields, 1):
         if name not in ARGUMENTS:
-            message = f"the name of column {number} is no argument of Office365_Account"
+            message = f"the name of column {number} is no argument of an account"
             raise Mistake(message, f"Columns are named in the first line. {nearest(name, ARGUMENTS)}", place)
     if "user" not in fields or len(set(fields)) < len(fields):
         message = "a column is there twice" if "user" in fields else "there is no column user"
@@ -140,7 +175,7 @@ def _typed(name: str, field: str) -> Given:
         return {"true": True, "false": False}.get(field.lower(), field)
     if name in _LISTS:
         return field.split()
-    if name == "refresh_before" and field.isdecimal():
+    if name in _NUMBERS and field.isdecimal():
         return int(field)
     return field
 

@@ -69,6 +69,9 @@ _HOST = re.compile(r"\.?[a-z0-9-]+(\.[a-z0-9-]+)*", re.ASCII)
 _SCOPE = re.compile(r"((?:https|api)://[^/\s]+(?:/[^/\s]+)*)/([A-Za-z0-9._-]+)", re.ASCII)
 
 
+_ANY_SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
+
+
 class Place(NamedTuple):
     """A line of the configuration, or of a file that it reads."""
 
@@ -353,6 +356,29 @@ def scopes(value: Given) -> Scopes:
     if len(given) > 1 and any(each[2] == ".default" for each in matches):
         raise Mistake("scopes= has .default and more, and Entra refuses that", "Name .default alone")
     return tuple(sorted(given))
+
+
+def any_scopes(value: Given) -> Scopes:
+    """Return scopes of any provider, in their order: words as RFC 6749 (3.3) has them."""
+    given = texts("scopes", value)
+    if not all(_ANY_SCOPE.fullmatch(each) for each in given):
+        raise Mistake("scopes= is a list of scopes, none of which has a space or a quotation mark in it")
+    return given
+
+
+def pairs(name: str, value: Given) -> dict[str, str]:
+    """Return the names and values of a dict of text."""
+    if not isinstance(value, Mapping):
+        raise Mistake(f"{name}= is a dict, not {kind_of(value)}", f'Such as {name}={{"hd": "example.com"}}')
+    return {text(name, key): text(name, each) for key, each in value.items()}
+
+
+def https(name: str, value: Given) -> str:
+    """Return an address of HTTPS exactly as written, because servers compare it like that."""
+    given = text(name, value)
+    if _url(name, given).scheme != "https" or "?" in given or "#" in given:
+        raise Mistake(f"{name}= is https://HOST[:PORT][/PATH]", "Tokens are sent over TLS only")
+    return given
 
 
 def refresh_before(value: Given) -> float:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
-from cms.config import account_files, arguments, office365, serving, settings
+from cms.config import account_files, arguments, oauth2, office365, serving, settings
 from cms.config.arguments import Given, Mistake
 from cms.config.draft import MOVES_NO_MAIL, Draft
 from cms.config.ignored import Ignored
@@ -22,9 +22,6 @@ T = TypeVar("T")
 # cloud_mdir_sync's directives that cms ignores, and why.
 _IGNORED = {
     "MailDir": MOVES_NO_MAIL,
-    "GMail": "cms serves tokens and moves no mail, and serves Microsoft accounts only: mbsync does that, with pizauth"
-    " or oama",
-    "GMail_Account": "cms serves Microsoft accounts only; pizauth and oama know Google's",
 }
 
 # Attributes of cloud_mdir_sync's `cfg` that cms has something else for. The others are about mail that it moves.
@@ -44,6 +41,9 @@ def namespace(draft: Draft) -> dict[str, Given]:
         "Office365_Account": partial(office365.office365_account, draft),
         "accounts_from": partial(account_files.accounts_from, draft),
         "Office365": partial(office365.office365, draft),
+        "OAuth2_Account": partial(oauth2.oauth2_account, draft),
+        "GMail_Account": partial(oauth2.gmail_account, draft),
+        "GMail": partial(oauth2.gmail, draft),
         "CredentialServer": partial(serving.credential_server, draft),
         "PostfixTable": partial(serving.postfix_table, draft),
         "TokenFile": partial(serving.token_file, draft),

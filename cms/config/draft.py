@@ -5,9 +5,9 @@ from __future__ import annotations
 import inspect
 import os
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cms.config import arguments, trust
@@ -25,18 +25,19 @@ MOVES_NO_MAIL = "cms serves tokens and moves no mail: mbsync does that, with a t
 # Without slots: with them, a file that sets an attribute gets a message about Python's inside.
 @dataclass(frozen=True, eq=False)
 class AccountHandle:
-    """What Office365_Account returns. Compared by identity.
+    """What Office365_Account, GMail_Account or OAuth2_Account returns. Compared by identity.
 
     `account` is not complete: the rest of the file decides its scopes, scope sets and mailbox. `scopes` are the
     account's own scopes for mail, None for those of its cloud. `protocols` are the only ones to serve it with, None for
-    those of its sockets.
+    those of its sockets. An account that is not Microsoft's has no `cloud`: `needs` has the scopes of each mail protocol.
     """
 
     place: Place
     account: Account
-    cloud: Cloud
+    cloud: Cloud | None
     scopes: Scopes | None
     protocols: tuple[str, ...] | None = None
+    needs: Mapping[str, Scopes] = field(default_factory=dict)
 
     @property
     def line(self) -> int:
@@ -58,7 +59,7 @@ def identity(account: Account) -> str:
 
 
 def account_of(name: str, given: Given) -> AccountHandle:
-    """Check that an argument is what Office365_Account returned, and return it. `name` is the argument's."""
+    """Check that an argument is what a directive for an account returned, and return it. `name` is the argument's."""
     if isinstance(given, AccountHandle):
         return given
     what = repr(given) if isinstance(given, Ignored) else arguments.kind_of(given)
@@ -214,3 +215,22 @@ class Draft:
             raise Mistake(f"line {self._writes[real]} writes to {path}", "One path each")
         self._reads[real] = f"{what} of line {self.line()}"
         return path
+
+
+def add_account(draft: Draft, handle: AccountHandle) -> AccountHandle:
+    """Store an account, and return it. Raises Mistake if the file has one for the same user already."""
+    other = draft.add(handle)
+    if other is not handle:
+        which = f"for {handle.account.user}" if handle.account.user else "without user="
+        where = other.place.seen_from(handle.place)
+        raise Mistake(f"a second account {which}; the first is in {where}", "Use the first for both")
+    return handle
+
+
+def name_mailbox(draft: Draft, mailbox: Given, account: Given) -> None:
+    """Store the mailbox of an account, for tests that open one."""
+    found = one_account("account", account)
+    name = arguments.text("mailbox", mailbox)
+    if found in draft.mailboxes:
+        draft.warn(draft.line(), f"cms tests only the first mailbox of each account; {MOVES_NO_MAIL}")
+    draft.mailboxes.setdefault(found, name)

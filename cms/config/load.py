@@ -6,7 +6,7 @@ Every error in the file, from a wrong argument to a syntax error, is a ConfigErr
 from __future__ import annotations
 
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 
 from cms.config import trust
@@ -18,6 +18,7 @@ from cms.config.model import Config, ConfigError
 from cms.config.trust import SYSTEM, System
 from cms.core.accounts import ALL_CONSENTED, Account, Grant, Scopes, app_scopes, mail_scopes, resource
 from cms_oauth.microsoft import PERMISSIONS
+from cms_oauth.providers import PROVIDERS, SIGN_INS_OWN, Server
 
 # An exception that the file raises is shown on one line, cut off at this length.
 MAX_TOLD = 200
@@ -151,14 +152,21 @@ def _check_agreement(handles: list[AccountHandle]) -> None:
         # Nearly always equal, so its fields are looked at only if it is not.
         if first.account.grant == handle.account.grant:
             continue
-        for each in fields(Grant):
-            if getattr(first.account.grant, each.name) != getattr(handle.account.grant, each.name):
-                where = first.place.seen_from(handle.place)
-                raise ConfigError(
-                    *handle.place,
-                    f"{each.name}= is not what it is in {where}, and both accounts are one sign-in",
-                    "One person at one tenant and application signs in once: say the same in both lines",
-                )
+        where = first.place.seen_from(handle.place)
+        raise ConfigError(
+            *handle.place,
+            f"{_difference(first.account.grant, handle.account.grant)}= is not what it is in {where}, and both accounts"
+            " are one sign-in",
+            "One person at one tenant and application signs in once: say the same in both lines",
+        )
+
+
+def _difference(first: Grant | Server | None, other: Grant | Server | None) -> str:
+    """Return the name of the first field that two records of one kind do not have in common."""
+    assert first, "accounts of one issuer have one kind of provider"
+    assert other, "as above"
+    name = next(each.name for each in fields(first) if getattr(first, each.name) != getattr(other, each.name))
+    return _difference(getattr(first, name), getattr(other, name)) if name == "server" else name
 
 
 def _protocols_of(draft: Draft) -> dict[AccountHandle, tuple[str, ...]]:
@@ -190,7 +198,7 @@ def _warn_of_resources(draft: Draft, accounts: Mapping[AccountHandle, Account]) 
     """Warn of each Protocol that is for another cloud than that of an account it is served for."""
     for handle, account in accounts.items():
         for name, scopes in account.scopes.items():
-            wrong = "" if name in PERMISSIONS else foreign(handle.cloud, scopes)
+            wrong = "" if name in PERMISSIONS or not handle.cloud else foreign(handle.cloud, scopes)
             if wrong:
                 draft.warn_at(handle.place, f"{name} for {account.user or 'this account'}: {wrong}")
 
@@ -210,6 +218,7 @@ def _accounts(draft: Draft, protocols: Mapping[AccountHandle, tuple[str, ...]]) 
             grant=replace(handle.account.grant, scope_sets=tuple(dict.fromkeys(sets[handle.account.grant.key]))),
             scopes=found,
             mailbox=draft.mailboxes.get(handle, ""),
+            needs=None if handle.cloud else {name: _permission(handle.needs[name]) for name in found},
         )
         for handle, found in scopes.items()
     }
@@ -218,16 +227,42 @@ def _accounts(draft: Draft, protocols: Mapping[AccountHandle, tuple[str, ...]]) 
 def _scopes(draft: Draft, used: Mapping[AccountHandle, tuple[str, ...]]) -> dict[AccountHandle, dict[str, Scopes]]:
     """Return each account's scopes by protocol. Mail protocols of the same Grant and resource share one token."""
     shared: dict[tuple[str, str], set[str]] = {}
+    needed: dict[str, dict[str, None]] = {}
     for handle, names in used.items():
-        shared.setdefault((handle.account.grant.key, handle.cloud.resource), set()).update(names)
+        if handle.cloud:
+            shared.setdefault((handle.account.grant.key, handle.cloud.resource), set()).update(names)
+        else:
+            needed.setdefault(handle.account.grant.key, {}).update(dict.fromkeys(_needs(handle, names)))
     found = {}
     for handle, names in used.items():
         grant, cloud = handle.account.grant, handle.cloud
+        if cloud is None:
+            # One token for all protocols: a refresh does not say which scopes it is for.
+            found[handle] = dict.fromkeys(names, tuple(needed[grant.key]))
+            continue
         asked = mail_scopes(cloud.resource, shared[grant.key, cloud.resource])
         mail = handle.scopes or (app_scopes(cloud) if grant.unattended else asked)
         found[handle] = {name: mail if name in PERMISSIONS else draft.protocols[name].scopes for name in names}
         _check_app_scopes(handle, found[handle])
     return found
+
+
+def _needs(handle: AccountHandle, names: tuple[str, ...]) -> Iterator[str]:
+    """Yield the scopes that an account's protocols need. Raises ConfigError for a protocol that has none."""
+    for name in names:
+        if name not in handle.needs:
+            title = PROVIDERS[handle.account.grant.provider].title
+            raise ConfigError(
+                *handle.place,
+                f"there is no token of {title} for {name}",
+                f"protocols= of the account leaves it out: protocols=[{', '.join(map(repr, handle.needs))}]",
+            )
+        yield from handle.needs[name]
+
+
+def _permission(scopes: Scopes) -> str:
+    """Return the scope that opens a mailbox: the first that is not for the sign-in itself, "" for none."""
+    return next((each for each in scopes if each.lower() not in SIGN_INS_OWN), "")
 
 
 def _check_app_scopes(handle: AccountHandle, scopes: Mapping[str, Scopes]) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from cms.config import arguments, consistency
 from cms.config.arguments import Given, Mistake, optional
-from cms.config.draft import MOVES_NO_MAIL, AccountHandle, Draft, one_account, protocols_of
+from cms.config.draft import MOVES_NO_MAIL, AccountHandle, Draft, add_account, name_mailbox, protocols_of
 from cms.config.ignored import Ignored
 from cms.core.accounts import (
     EVERY,
@@ -84,13 +84,8 @@ def office365_account(
 
 def _add(draft: Draft, account: Account, home: Cloud, scopes: Scopes | None, protocols: Given) -> AccountHandle:
     own = optional(protocols, lambda given: protocols_of("protocols", given))
-    handle = AccountHandle(draft.place, account, home, scopes, own)
-    other = draft.add(handle)
-    if other is not handle:
-        which = f"for {account.user}" if account.user else "without user="
-        where = other.place.seen_from(handle.place)
-        raise Mistake(f"a second account {which}; the first is in {where}", "Use the first for both")
-    case = consistency.Case(account.grant, handle.cloud, account.user, handle.scopes or ())
+    handle = add_account(draft, AccountHandle(draft.place, account, home, scopes, own))
+    case = consistency.Case(account.grant, home, account.user, handle.scopes or ())
     for warning in consistency.warnings(case):
         draft.warn_at(handle.place, warning)
     return handle
@@ -98,11 +93,7 @@ def _add(draft: Draft, account: Account, home: Cloud, scopes: Scopes | None, pro
 
 def office365(draft: Draft, mailbox: Given, account: Given) -> Ignored:
     """Office365: the mailbox of an account. cloud_mdir_sync downloads it; cms only opens it in tests."""
-    found = one_account("account", account)
-    name = arguments.text("mailbox", mailbox)
-    if found in draft.mailboxes:
-        draft.warn(draft.line(), f"cms tests only the first mailbox of each account; {MOVES_NO_MAIL}")
-    draft.mailboxes.setdefault(found, name)
+    name_mailbox(draft, mailbox, account)
     return draft.returned("Office365", MOVES_NO_MAIL)
 
 

@@ -161,10 +161,11 @@ def _served(draft: Draft, given: Given) -> tuple[AccountHandle, ...]:
     known = [each for each in members if not (isinstance(each, Ignored) and "GMail_Account" in repr(each))]
     if not known:
         raise Mistake(
-            "accounts= has Google accounts only", "cms serves Microsoft accounts; pizauth and oama know Google's"
+            "accounts= has only Google accounts without client=",
+            'GMail_Account(USER, client=File("google-client.json"))',
         )
     if len(known) < len(members):
-        draft.warn(draft.line(), "the Google accounts are left out: cms serves Microsoft accounts only")
+        draft.warn(draft.line(), "the Google accounts without client= are left out")
     accounts = tuple(account_of("accounts", each) for each in known)
     if len(set(accounts)) < len(accounts):
         raise Mistake("accounts= names the same account twice")

@@ -111,8 +111,8 @@ class TestCsv:
             ('user,prompt\n"a@exam\nple.com",\nb@example.com,none\n', 2, "user= is empty or has control"),
             ('user\na@example.com\n"b@example.com\n', 3, "this is not CSV: unexpected end of data"),
             ("user\na@example.com\n\xff", 3, "this is not UTF-8"),
-            ("user,usr\n", 1, "the name of column 2 is no argument of Office365_Account"),
-            (f"{SECRET}\n", 1, "the name of column 1 is no argument of Office365_Account"),
+            ("user,usr\n", 1, "the name of column 2 is no argument of an account"),
+            (f"{SECRET}\n", 1, "the name of column 1 is no argument of an account"),
             ("\nsign_in\n", 2, "there is no column user"),
             ("user,sign_in,sign_in\n", 1, "a column is there twice"),
         ],
@@ -322,3 +322,51 @@ class TestProtocols:
         fault = refuse("a = Office365_Account('a@example.com', protocols=['POP'])\nTokenFile('/run/t', a, 'SMTP')")
 
         assert "TokenFile: protocol= is not one of the account's own protocols=" == fault.message
+
+
+class TestProviders:
+    def test_a_column_names_the_provider(self, load_text: Loader, boxes: Path) -> None:
+        """Accounts of several providers are in one list; each line takes the arguments of its provider's directive."""
+        (boxes.parent / "google.json").write_text('{"installed": {"client_id": "123.apps"}}')
+        boxes.write_text(
+            "user,provider,client,client_id,issuer,lifetime\n"
+            "me@example.com,,,,,\n"
+            "you@example.com,microsoft,,thunderbird,,\n"
+            "ann@gmail.com,google,file:google.json,,,\n"
+            "ann@fastmail.com,fastmail,,,,600\n"
+            "ann@corp.example,,,cms,https://sso.corp.example,\n"
+        )
+        found = load_text(BOXES).accounts
+
+        assert ["microsoft", "microsoft", "google", "fastmail", "oauth2"] == [each.grant.provider for each in found]
+        assert ["123.apps", "dynamic", "cms"] == [each.grant.client_id for each in found[2:]]
+        assert [3600.0, 600.0, 3600.0] == [each.grant.server.lifetime for each in found[2:] if each.grant.server]
+
+    def test_for_all_of_a_file(self, load_text: Loader, boxes: Path) -> None:
+        """The mailboxes of a Google Workspace, each with its own token of one service account."""
+        boxes.write_text("user\ndesk@corp.example\nsales@corp.example\n")
+        config = load_text(
+            "CredentialServer('cms.sock', accounts_from('boxes.csv', provider='google', service_account=File('r.json')))"
+        )
+
+        assert 2 == len(config.grants)
+        assert {"app"} == {each.sign_in for each in config.grants}
+
+    @pytest.mark.parametrize(
+        ("line", "message"),
+        [
+            ("a@gmail.com,google,,", "this account needs client= or service_account="),
+            ("a@gmail.com,google,,common", "tenant= is not an argument of such an account"),
+            ("a@fastmail.com,fastmail,,common", "tenant= is not an argument of such an account"),
+            ("a@x.com,,file:x.json,", "client= is not an argument of such an account"),
+            ("a@x.com,gogle,,", "provider= is one of google"),
+            (f"a@gmail.com,google,{SECRET},", "client= takes no literal secret"),
+        ],
+    )
+    def test_refused(self, refuse: Refuser, boxes: Path, line: str, message: str) -> None:
+        """A mistake is told with the line of the list."""
+        boxes.write_text(f"user,provider,client,tenant\n{line}\n")
+        refusal = refuse(BOXES)
+
+        assert message in refusal.message
+        assert (str(boxes), 2) == (refusal.file, refusal.line)

@@ -23,7 +23,7 @@ class TestMailSynchronising:
         [
             ("MailDir('~/mail/INBOX')", "mbsync"),
             ("GMail('INBOX', GMail_Account(user='a@gmail.com'))", "mbsync"),
-            ("GMail_Account('a@gmail.com')", "pizauth"),
+            ("GMail_Account('a@gmail.com')", "docs/providers.md"),
             ("cfg.direct_message = lambda message: None", "mbsync"),
         ],
     )
@@ -34,7 +34,7 @@ class TestMailSynchronising:
         assert (True, True) == (":3: " in warnings[-1], tool in warnings[-1])
 
     def test_google_accounts_are_left_out(self, load_text: Loader) -> None:
-        """A socket for Microsoft and Google accounts serves the Microsoft ones, and a warning says so."""
+        """A socket serves no Google account without a client, and a warning says so."""
         config = load_text(
             """\
             a = Office365_Account('a@example.com')
@@ -44,7 +44,7 @@ class TestMailSynchronising:
         )
 
         assert ["a@example.com"] == [each.user for each in config.sockets[0].accounts]
-        assert ":3: the Google accounts are left out: cms serves Microsoft accounts only" in config.warnings[1]
+        assert ":3: the Google accounts without client= are left out" in config.warnings[1]
 
     @pytest.mark.parametrize(
         ("use", "ignored"),

@@ -24,7 +24,8 @@ RESOURCE = "https://outlook.office.com"
 
 DOCUMENT = Path(__file__).parent.parent.parent / "docs" / "configuration.md"
 FRAGMENT = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-FRAGMENTS = FRAGMENT.findall(DOCUMENT.read_text())
+PROVIDERS = DOCUMENT.with_name("providers.md")
+FRAGMENTS = [found for page in (DOCUMENT, PROVIDERS) for found in FRAGMENT.findall(page.read_text())]
 # The lists of accounts that the fragments read.
 LISTS = dict(re.findall(r"^```(csv|toml)\n(.*?)^```$", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL))
 
@@ -107,7 +108,8 @@ class TestDocumentedFiles:
 class TestDocument:
     @pytest.mark.parametrize("fragment", FRAGMENTS)
     def test_fragment(self, load_text: Loader, tmp_path: Path, fragment: str) -> None:
-        """Every fragment of docs/configuration.md is a whole configuration that loads without a warning."""
+        """Every fragment of docs/configuration.md and providers.md is a whole configuration that loads without a warning."""
+        (tmp_path / "google-client.json").write_text('{"installed": {"client_id": "123.apps.googleusercontent.com"}}')
         (tmp_path / "ca.pem").write_text("-----BEGIN CERTIFICATE-----\n")
         for kind, content in LISTS.items():
             (tmp_path / f"boxes.{kind}").write_text(content)

@@ -79,7 +79,7 @@ class TestCredentialServer:
             ("'cms.sock', a", "accounts= is a list, not a value of type AccountHandle"),
             ("'cms.sock', [a, a]", "accounts= names the same account twice"),
             ("'cms.sock', ['a']", "accounts= takes what Office365_Account(...) returned, not a value of type str"),
-            ("'cms.sock', [GMail_Account()]", "accounts= has Google accounts only"),
+            ("'cms.sock', [GMail_Account()]", "accounts= has only Google accounts without client="),
             ("'cms.sock'", "missing a required argument: 'accounts'"),
             ("'cms.sock', [a], protocols=['smtp']", "protocols= is one of SMTP, IMAP, POP"),
             ("'cms.sock', [a], protocols='SMTP'", "protocols= is a list, not a value of type str"),

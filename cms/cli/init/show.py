@@ -102,8 +102,11 @@ def setting_of(account: Account) -> Setting:
     """Return the values for this account and this user's machine."""
     program = "cms-oauth" if shutil.which("cms-oauth") else str(Path(sys.executable).parent / "cms-oauth")
     smtp, imap = place_of("smtp", account.smtp_host), place_of("imap", account.imap_host)
-    assert smtp
-    assert imap, "the configuration checks both"
+    if not smtp or not imap:
+        raise Failure(
+            f"the mail servers of {account.user} are not known",
+            "set imap_host= and smtp_host= of the account in the configuration",
+        )
     return Setting(
         *(account.user, _own_name(account), smtp.host, imap.host, program),
         login=os.environ.get("SUDO_USER") or users.user_name(os.getuid()),

@@ -82,6 +82,18 @@ def test_a_mail_server_with_a_port(home: Path, capsys: pytest.CaptureFixture[str
     assert "team%40example.test@mail.example.test:2525/" in shown
 
 
+def test_a_mail_server_that_is_not_known(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A server of one's own has to be named before a mail program can be set up for it."""
+    configuration = (
+        "a = OAuth2_Account('a@example.test', issuer='https://sso.example.test', imap_host='mail.example.test')\n"
+        f"CredentialServer('{home}/cms.sock', accounts=[a])\n"
+    )
+    (home / "config" / "cms" / "cms.cfg").write_text(configuration)
+
+    assert 1 == main.main(["show", "mutt"])
+    assert "the mail servers of a@example.test are not known" in capsys.readouterr().err
+
+
 def test_an_address_of_a_domain(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An account for every address has the settings of the one that is named; none is named by the domain alone."""
     every = TWO.replace('user="a@example.test"', f'user="*@example.test", {APPLICATION}')
