@@ -21,6 +21,7 @@ from cms.daemon.serving.folders import distrust
 from cms.system import users
 from cms_oauth.microsoft import PERMISSIONS
 from cms_oauth.peer import ROOT
+from cms_oauth.providers import SIGN_INS_OWN
 
 # Users who are named for each socket. Of the rest only the number is told.
 MOST_NAMED = 20
@@ -165,7 +166,7 @@ def _permissions(spec: SocketSpec, account: Account) -> list[str]:
     mail = [
         scopes for protocol, scopes in account.scopes.items() if protocol in spec.protocols and protocol in PERMISSIONS
     ]
-    names = {each.rpartition("/")[2] for scopes in mail for each in scopes}
+    names = {each.rpartition("/")[2] for scopes in mail for each in scopes} - SIGN_INS_OWN
     if account.needs is None:
         given = {permission_for(each, scopes) for scopes in mail for each in spec.protocols}
     else:

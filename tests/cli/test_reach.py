@@ -181,6 +181,8 @@ def test_what_a_token_opens_beyond_is_said(path: Path) -> None:
     yandex = replace(yandex, needs={"SMTP": "mail:smtp", "IMAP": "mail:imap"})
     (line,) = beyond_of(config(replace(spec(path), accounts=(yandex,)), accounts=(yandex,)), path)
     assert line.startswith("a token of a@example.test also opens mail:imap: ")
+    own = Account("a@example.test", GRANT, {"SMTP": ("openid", "email")}, needs={"SMTP": ""})
+    assert [] == beyond_of(config(replace(spec(path), accounts=(own,)), accounts=(own,)), path)
     application = Account("", GRANT, {"SMTP": (f"{RESOURCE}/.default",)})
     (line,) = beyond_of(config(replace(spec(path), accounts=(application,)), accounts=(application,)), path)
     assert "also opens all that its application has consent for" in line
