@@ -260,12 +260,12 @@ def ask(path: Path | str, request: bytes, *, half_close: bool = True) -> bytes:
 
 
 def _read_link(output: IO[str]) -> tuple[str, str]:
-    """Return what a command says up to a line with a link to Entra in it, and the link."""
+    """Return what a command says up to a line with a link to a provider in it, and the link."""
     said = ""
     for line in output:
         said += line
         for word in line.split():
-            if word.startswith("https://") and "/authorize?" in word:
+            if word.startswith("https://") and "client_id=" in word:
                 return said, word
     raise AssertionError(f"no link in: {said}")
 
