@@ -38,15 +38,16 @@ def machine(
     )
 
 
-def account(user: str) -> Account:
-    return Account(user, Grant("https://login.example.test/common", "client", user), {})
+def account(user: str, *protocols: str) -> Account:
+    scopes = dict.fromkeys(protocols or ("SMTP", "IMAP"), ("https://outlook.office.com/SMTP.Send",))
+    return Account(user, Grant("https://login.example.test/common", "client", user), scopes)
 
 
 def served(
     *users: str, protocols: tuple[str, ...] = ("SMTP", "IMAP"), usual: str = SOCKET, path: str = SOCKET, table: str = ""
 ) -> Served:
     """Return a configuration with one socket, a PostfixTable at `table`, and a token file beside it."""
-    accounts = tuple(map(account, users or ("user@domain.com",)))
+    accounts = tuple(account(user, *protocols) for user in users or ("user@domain.com",))
     sockets = [SocketSpec(path, accounts, protocols, 0o600, None, None, None, 1)]
     if table:
         sockets.append(SocketSpec(table, accounts, ("SMTP",), 0o600, None, None, None, 2, "postfix"))

@@ -35,7 +35,7 @@ from cms.cli.init.first_config import (
 )
 from cms.cli.init.systemd_units import Systemd
 from cms.cli.run_line import INTERRUPTED
-from cms.cli.terminal import Terminal
+from cms.cli.terminal import Terminal, working
 from cms.config.model import Config, ConfigError
 from cms.core.accounts import Account, accounts_meant
 from cms.core.status import STATES
@@ -290,7 +290,8 @@ def _look_around(wishes: Wishes, around: Around) -> tuple[Tenant, str]:
     """Return the address's tenant, and why there is no keyring for the key ("" if there is one)."""
     known = known_tenant(wishes)
     login = wishes.authority or CLOUDS["global"].login
-    explored = around.explore("" if known else f"{login}/{domain_of(wishes.user)}", wishes.ca)
+    with working("looking up the tenant"):
+        explored = around.explore("" if known else f"{login}/{domain_of(wishes.user)}", wishes.ca)
     return known or tenant_of(wishes.user, explored), explored.no_keyring
 
 
@@ -423,14 +424,15 @@ def _test(person: Terminal, account: Account, what: str, host: str) -> bool:
     code = "import sys; from cms_oauth.main import main; sys.exit(main())"
     words = [f"--user={account.user}", f"--cms_sock={literal(paths.default_socket())}", f"--test-{what}={host}"]
     try:
-        done = subprocess.run(
-            [sys.executable, ISOLATION, "-c", code, *words],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=_TEST_SECONDS,
-            stdin=subprocess.DEVNULL,
-        )
+        with working(f"testing {host}"):
+            done = subprocess.run(
+                [sys.executable, ISOLATION, "-c", code, *words],
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=_TEST_SECONDS,
+                stdin=subprocess.DEVNULL,
+            )
     except subprocess.TimeoutExpired:
         again = Command(("cms-oauth", f"--user={account.user}", f"--test-{what}={host}"))
         person.say(f"{what.upper()}: {host} did not answer in time. To try again: `{again}`")

@@ -23,7 +23,7 @@ from cms.cli.doctor.mail_tools.found import (
     Variable,
 )
 from cms.config.model import FileSpec, SocketSpec
-from cms.core.accounts import is_served
+from cms.core.accounts import accounts_meant, is_served
 from cms_oauth import dial, git_credential, options, wire
 from cms_oauth.diagnosis.verdicts import Verdict
 from cms_oauth.fetch import Options
@@ -198,7 +198,7 @@ def _asked(place: Place, asked: _Asked, served: Served) -> Finding:
     if spec is None:
         message = f"{where} asks at {path}, where this configuration has no socket"
         return failed(CHECK, message, _other_socket(place, path, served, named=bool(asked.socket)))
-    wrong = _wrong_user(place, asked.user, spec) or _wrong_protocol(place, asked.protocol, spec)
+    wrong = _wrong_user(place, asked.user, spec) or _wrong_protocol(place, asked, spec)
     if wrong:
         return failed(CHECK, f"{where} asks for a token that it does not get", wrong)
     whom = "its user" if UNKNOWN in asked.user else asked.user or "the only account"
@@ -229,15 +229,23 @@ def _wrong_user(place: Place, user: str, spec: SocketSpec) -> Verdict | None:
     return yours("tool-user", f"{cause}: it serves {', '.join(names)}", f"{_line(place)}: name one of these")
 
 
-def _wrong_protocol(place: Place, protocol: str, spec: SocketSpec) -> Verdict | None:
-    if UNKNOWN in protocol or protocol in spec.protocols:
+def _wrong_protocol(place: Place, asked: _Asked, spec: SocketSpec) -> Verdict | None:
+    """Find a protocol that the socket does not serve, or that the protocols= of the account leave out."""
+    protocol = asked.protocol
+    if UNKNOWN in protocol:
         return None
-    return yours(
-        "tool-protocol",
-        f"{spec.path} serves {', '.join(spec.protocols)}, and no {protocol}",
-        f'add "{protocol}" to protocols= of this CredentialServer, or change line {place.line} of {place.path}',
-        "`cms reload`",
-    )
+    meant = () if UNKNOWN in asked.user else accounts_meant(spec.accounts, asked.user)
+    if protocol not in spec.protocols:
+        cause, where = f"{spec.path} serves {', '.join(spec.protocols)}, and no {protocol}", "this CredentialServer"
+    elif meant and not any(protocol in each.scopes for each in meant):
+        cause, where = (
+            f"the protocols= of {meant[0].user or 'the account'} leave {protocol} out",
+            "its Office365_Account",
+        )
+    else:
+        return None
+    step = f'add "{protocol}" to protocols= of {where}, or change line {place.line} of {place.path}'
+    return yours("tool-protocol", cause, step, "`cms reload`")
 
 
 def _variable(use: Variable, served: Served) -> Finding:

@@ -88,6 +88,20 @@ def test_what_is_right_passes(use: Use, offered: Served) -> None:
     assert [("pass", "")] == verdicts(judge(use, offered))
 
 
+@pytest.mark.parametrize("user", ["me@x", ""])
+@pytest.mark.parametrize("asked", [f"--user={UNKNOWN}", "--user=me@x", ""])
+def test_an_account_with_protocols_of_its_own(user: str, asked: str) -> None:
+    """It may lack one that its socket serves; which account a program means may not be known."""
+    spec = SocketSpec(SOCKET, (account(user, "SMTP"),), ("SMTP", "IMAP"), 0o600, None, None, None, 1)
+    (found,) = judge(command(f"{asked} --proto=IMAP"), Served([spec], [], SOCKET))
+    certain = asked != f"--user={UNKNOWN}" and (bool(user) or not asked)
+
+    assert ("fail" if certain else "pass") == found.level
+    if certain:
+        assert f"the protocols= of {user or 'the account'} leave IMAP out" == found.verdicts[0].cause
+        assert found.verdicts[0].steps[0].startswith('add "IMAP" to protocols= of its Office365_Account')
+
+
 @pytest.mark.parametrize(
     ("use", "offered", "name", "words"),
     [
@@ -333,9 +347,8 @@ def offered(page_name: str) -> SocketSpec:
     assert isinstance(call, ast.Call)
     protocols = next(ast.literal_eval(each.value) for each in call.keywords if each.arg == "protocols")
     users = ("user@domain.com", "shared@domain.com", "bob@domain.com")
-    return SocketSpec(
-        ast.literal_eval(call.args[0]), tuple(map(account, users)), tuple(protocols), 0o600, None, None, None, 1
-    )
+    accounts = tuple(account(user, *protocols) for user in users)
+    return SocketSpec(ast.literal_eval(call.args[0]), accounts, tuple(protocols), 0o600, None, None, None, 1)
 
 
 READY = {
