@@ -41,6 +41,8 @@ PASSED = "reply: retcode (235); Msg: b'2.7.0 Authentication successful'"
 # How long to wait for a step: a loaded machine needs seconds, and a step that takes longer has failed.
 STEP_SECONDS = 60.0
 POLL_SECONDS = 0.05
+# Before a token is asked for again that is not there yet, as after a restart: what cms-oauth says of a loaded machine.
+AGAIN_SECONDS = 1.0
 
 # How many lines of the daemon's log are shown after a failure.
 LOG_LINES = 40
@@ -109,6 +111,10 @@ def _interrupt(*_: object) -> None:
 
 class Failed(Exception):
     """The demonstration cannot go on; the text says why."""
+
+
+class TryAgain(Failed):
+    """A program ended with the status of sysexits.h that says: try again later."""
 
 
 @dataclass
@@ -180,8 +186,20 @@ class Stage:
         for line in (done.stdout + done.stderr).splitlines():
             self.show.line(line)
         if done.returncode:
-            raise Failed(f"{program} ended with status {done.returncode}")
+            kind = TryAgain if done.returncode == os.EX_TEMPFAIL else Failed
+            raise kind(f"{program} ended with status {done.returncode}")
         return done.stdout
+
+    def _until_there(self, *words: str) -> str:
+        """Run a command, and again while it says to try later, as a mail program's queue does."""
+        until = _now() + STEP_SECONDS
+        while True:
+            try:
+                return self.run(*words)
+            except TryAgain:
+                if _now() > until:
+                    raise
+            time.sleep(AGAIN_SECONDS)
 
     @contextmanager
     def daemon(self) -> Iterator[None]:
@@ -257,7 +275,7 @@ class Stage:
 
     def fetch(self, output: str = "xoauth2") -> str:
         """Fetch a token over the socket, and check that Entra reports it as this user's."""
-        said = self.run("cms-oauth", f"--user={USER}", f"--cms_sock={self.socket}", f"--output={output}")
+        said = self._until_there("cms-oauth", f"--user={USER}", f"--cms_sock={self.socket}", f"--output={output}")
         token = said.strip().rpartition("auth=Bearer ")[2].rstrip("\x01")
         told = self.entra.introspect(token)
         if told.get("email") != USER:
@@ -265,6 +283,9 @@ class Stage:
         self.show.line(f"(introspection: active, {told['email']}, {told['scope']})")
         return token
 
+
+# Replaced in tests, as _wait is.
+_now = time.monotonic
 
 # -P: no file in the current folder is imported instead of a library.
 _PROGRAMS = {

@@ -171,6 +171,37 @@ def test_a_command_that_fails(
     assert ("did not end" in complaint) or "why" in shown
 
 
+# A client without a token at its first call, as a loaded machine has it after a restart.
+LATE = """\
+import os, sys
+asked = os.environ["HOME"] + "/asked"
+if not os.path.exists(asked):
+    open(asked, "w")
+    print("not yet", file=sys.stderr)
+    sys.exit(75)
+print("user={user}\\x01auth=Bearer {token}\\x01\\x01")
+"""
+
+
+@pytest.mark.parametrize(("now", "expected"), [(0.0, 0), (stage.STEP_SECONDS * 2, 1)], ids=["in time", "too late"])
+def test_a_token_that_is_not_there_yet(
+    programs: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, now: float, expected: int
+) -> None:
+    """Is asked for again, as a mail program does that is told to try later; one that never comes is a failure."""
+    monkeypatch.setattr(stage, "AGAIN_SECONDS", 0.0)
+
+    def steps(the_stage: Stage) -> None:
+        programs(LATE.format(user=USER, token=the_stage.entra.issue(USER, MAIL_SCOPES[:1])))
+        monkeypatch.setattr(stage, "_now", iter([0.0, now]).__next__)
+        the_stage.fetch()
+
+    status, shown = played(steps)
+
+    assert expected == status, shown
+    assert "not yet" in shown
+    assert ("The demonstration failed: cms-oauth ended with status 75" in shown) == bool(expected)
+
+
 # Both programs in one: a daemon that only listens, and a client that has another token after a refresh if it is told
 # to. As `cms-oauth` does it, a test of a login prints no token.
 PROGRAMS = """\
