@@ -148,12 +148,14 @@ def check_place(path: str, system: System) -> None:
 def check_folder(path: str, system: System) -> None:
     """Raise Untrusted if another user can put a socket or a file at this path. Folders that do not exist yet pass.
 
-    Raises OSError if a folder cannot be looked at.
+    So a folder to come in /tmp passes: cms makes it for its owner only, and asks again then. Raises OSError if a folder
+    cannot be looked at.
     """
-    steps = list[Step]()
+    steps, shared = list[Step](), None
     with suppress(FileNotFoundError):
         steps.extend(_steps(Path(path).parent, system.lstat))
-    _judge(steps, system, _FOLDER)
+        shared = steps[-1][0]
+    _judge(steps, system, _FOLDER, shared=shared)
 
 
 def keeps_others_out(path: str, system: System) -> bool:
@@ -193,11 +195,17 @@ def _steps(path: Path, lstat: Lstat) -> Iterator[Step]:
 
 
 def _judge(
-    steps: Sequence[Step], system: System, purpose: _Purpose = _CONFIGURATION, *, programs: bool = False
+    steps: Sequence[Step],
+    system: System,
+    purpose: _Purpose = _CONFIGURATION,
+    *,
+    programs: bool = False,
+    shared: Path | None = None,
 ) -> None:
     """Raise Untrusted if a user other than the caller and root can change what is at one of these steps.
 
-    With `programs`, a file of the system's passes in a user namespace without root, as its folders do.
+    With `programs`, a file of the system's passes in a user namespace without root, as its folders do. In the folder
+    `shared`, others may not even add files: a sticky one does not pass.
     """
     caller = system.caller()
     if not system.is_mapped(caller):
@@ -210,7 +218,6 @@ def _judge(
     for where, facts in reversed(steps):
         if facts.st_uid not in {ROOT, caller} and where not in outer:
             raise _strange_owner(where, facts, dict(steps)[where.parent], system, purpose)
-    shared = steps[-1][0] if purpose is _FOLDER and steps else None
     writers = {where: _writer(where, facts, system, sticky=where == shared) for where, facts in reversed(steps)}
     writable = [(where, facts) for where, facts in reversed(steps) if writers[where]]
     if writable:

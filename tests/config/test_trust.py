@@ -411,6 +411,13 @@ class TestFolders:
             in self.refusal(deep, machine({path.parent: (ME, 0o777)})).message
         )
 
+    def test_a_folder_to_come_in_a_sticky_one(self, path: Path) -> None:
+        """Passes, as /tmp/runtime-UID does that init writes where there is no /run/user: others cannot replace it then."""
+        system = machine({path.parent: (0, 0o1777)})
+        trust.check_folder(str(path.parent / "runtime" / "cms" / "cms.sock"), system)
+
+        assert f"the folder {path.parent} can be written by everyone" in self.refusal(path, system).message
+
     @pytest.mark.parametrize(("mode", "whom"), [(0o775, "its group"), (0o777, "everyone"), (0o1777, "everyone")])
     def test_writable(self, path: Path, mode: int, whom: str) -> None:
         """Who can write the folder can take the socket's place: also in a sticky one, while cms does not run."""
