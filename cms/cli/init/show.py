@@ -14,7 +14,7 @@ from cms.cli.init import mail_programs
 from cms.cli.init.mail_programs import Setting, Tool
 from cms.cli.terminal import Terminal, aside, at_length, complain, has_pager, say, say_at_length
 from cms.config.model import Config
-from cms.core.accounts import Account, accounts_meant, users_in_words, users_to_type
+from cms.core.accounts import Account, accounts_meant, is_served, users_in_words, users_to_type
 from cms.system import users
 from cms.system.files import PRIVATE_FOLDER, make_folders
 from cms_oauth import paths
@@ -51,7 +51,7 @@ def show(config: Config, user: str, names: Sequence[str], folder: str) -> int:
             head = tell if has_pager() else aside
             head(f"# {tool.name} for {account.user}: {tool.goes}; docs/clients/{tool.page}.md\n")
             tell(mail_programs.fragment(tool, setting).rstrip("\n"))
-    if elsewhere := socket_elsewhere(tools):
+    if elsewhere := socket_elsewhere(tools, socket_of(config, account)):
         aside(elsewhere)
     return 0
 
@@ -140,15 +140,29 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, _PRIVATE_FILE)
 
 
-def socket_elsewhere(tools: Sequence[Tool]) -> str:
+def socket_of(config: Config, account: Account) -> str:
+    """Return where this account's tokens are: the socket that programs find without being told, else the first."""
+    there = [each.path for each in config.sockets if each.speaks == "tokens" and is_served(each.accounts, account.user)]
+    return next((each for each in there if _is_found(each)), there[0] if there else paths.default_socket())
+
+
+def _is_found(socket: str) -> bool:
+    usual = {os.path.realpath(each) for each in paths.socket_candidates()}
+    return os.path.realpath(socket) in usual
+
+
+def socket_elsewhere(tools: Sequence[Tool], socket: str) -> str:
     """Return what to set if a user's programs would not find the socket, "" if they do."""
-    if all(each.of_machine for each in tools) or paths.default_socket() in paths.socket_candidates():
+    if all(each.of_machine for each in tools) or _is_found(socket):
         return ""
-    return f"Programs look for the socket elsewhere: set CMS_SOCK={Command((literal(paths.default_socket()),))}"
+    return f"Programs look for the socket elsewhere: set CMS_SOCK={Command((literal(socket),))}"
 
 
-def offer(person: Terminal, account: Account, tools: Sequence[Tool], folder: str) -> None:
-    """Name the programs of this machine, and show or write the settings of each that the person wants."""
+def offer(person: Terminal, account: Account, tools: Sequence[Tool], folder: str, socket: str) -> None:
+    """Name the programs of this machine, and show or write the settings of each that the person wants.
+
+    A user's programs ask at `socket`.
+    """
     if not tools:
         return
     person.say(f"\nMail programs here: {', '.join(each.name for each in tools)}.")
@@ -162,5 +176,5 @@ def offer(person: Terminal, account: Account, tools: Sequence[Tool], folder: str
         for tool in chosen:
             text = mail_programs.fragment(tool, setting)
             person.say(f"\n==== {tool.name}: {tool.goes}; docs/clients/{tool.page}.md ====\n\n{text}")
-    if chosen and (elsewhere := socket_elsewhere(chosen)):
+    if chosen and (elsewhere := socket_elsewhere(chosen, socket)):
         person.say(elsewhere)

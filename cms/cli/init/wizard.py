@@ -151,14 +151,14 @@ def _go_on(wishes: Wishes, person: Terminal, around: Around) -> int:
     credential = config.vault_key is not None and config.vault_key.kind == "credential"
     drop_ins = _drop_ins(wishes, steps, credential=credential)
     try:
+        if not wishes.for_system and _runs(wishes.config, around.connect) == "":
+            steps.done("run")
         if not person.there:
             person.say(steps.said)
             return 0
         if wishes.for_system:
             return _service(wishes, person, steps, account, drop_ins)
-        if _runs(wishes.config, around.connect) == "":
-            steps.done("run")
-        return _live(wishes, person, steps, account, around.connect, new=False)
+        return _live(wishes, person, steps, account, around.connect, config=config, new=False)
     except KeyboardInterrupt:
         return _stopped(person, steps)
 
@@ -220,7 +220,7 @@ def _begin(wishes: Wishes, person: Terminal, steps: Steps, around: Around) -> in
     account = config.accounts[0]
     if wishes.for_system:
         return _service(wishes, person, steps, account, drop_ins)
-    return _live(wishes, person, steps, account, around.connect)
+    return _live(wishes, person, steps, account, around.connect, config=config)
 
 
 def _drop_ins(wishes: Wishes, steps: Steps, *, credential: bool) -> list[str]:
@@ -255,15 +255,23 @@ def _service(wishes: Wishes, person: Terminal, steps: Steps, account: Account, d
         _offer_units(wishes, person, steps, question, drop_ins)
     if wishes.show:
         machines = [each for each in mail_programs.found() if each.of_machine]
-        show.offer(person, account, machines, wishes.write)
+        show.offer(person, account, machines, wishes.write, "")
     person.say(steps.said)
     return 0
 
 
 def _live(
-    wishes: Wishes, person: Terminal, steps: Steps, account: Account, connect: Connect, *, new: bool = True
+    wishes: Wishes,
+    person: Terminal,
+    steps: Steps,
+    account: Account,
+    connect: Connect,
+    *,
+    config: Config,
+    new: bool = True,
 ) -> int:
     """Do the steps that need a daemon. If the configuration is not new, the person may be signed in."""
+    socket = show.socket_of(config, account)
     status, question = 0, f"Sign in as {account.user} now?"
     _offer_units(wishes, person, steps, "Install the systemd units, and start cms with your session?")
     if wishes.sign_in and (not new or person.agree(question)):
@@ -274,11 +282,11 @@ def _live(
             elif not new and (state := _state(account, connect)) not in _SIGNED_OUT:
                 person.say(f"{account.user} needs no sign-in: {STATES.get(state, state)}.")
                 steps.done("login")
-                status = _try_servers(wishes, person, steps, account)
+                status = _try_servers(wishes, person, steps, account, socket)
             elif new or person.agree(question):
-                status = _sign_in_and_test(wishes, person, steps, account, connect)
+                status = _sign_in_and_test(wishes, person, steps, account, connect, socket=socket)
     if wishes.show:
-        show.offer(person, account, mail_programs.found(), wishes.write)
+        show.offer(person, account, mail_programs.found(), wishes.write, socket)
     person.say(steps.said)
     return status
 
@@ -379,11 +387,13 @@ def _started(process: subprocess.Popen[bytes], connect: Connect) -> str | None:
 # The sign-in, and what it is for.
 
 
-def _sign_in_and_test(wishes: Wishes, person: Terminal, steps: Steps, account: Account, connect: Connect) -> int:
+def _sign_in_and_test(
+    wishes: Wishes, person: Terminal, steps: Steps, account: Account, connect: Connect, *, socket: str
+) -> int:
     if status := _sign_in(wishes, person, account, connect):
         return status
     steps.done("login")
-    return _try_servers(wishes, person, steps, account)
+    return _try_servers(wishes, person, steps, account, socket)
 
 
 def _state(account: Account, connect: Connect) -> str:
@@ -398,10 +408,10 @@ def _state(account: Account, connect: Connect) -> str:
         time.sleep(_POLL_SECONDS)
 
 
-def _try_servers(wishes: Wishes, person: Terminal, steps: Steps, account: Account) -> int:
+def _try_servers(wishes: Wishes, person: Terminal, steps: Steps, account: Account, socket: str) -> int:
     if not wishes.test or not person.agree("Test the mail servers with it?"):
         return 0
-    results = [_test(person, account, what, host) for what, host in _tests_of(wishes, account)]
+    results = [_test(person, account, socket, what, host) for what, host in _tests_of(wishes, account)]
     steps.done("test")
     return 0 if all(results) else FAILED
 
@@ -419,10 +429,10 @@ def _tests_of(wishes: Wishes, account: Account) -> list[tuple[str, str]]:
     return [(what, host) for what, host in hosts.items() if host and what.upper() in account.scopes]
 
 
-def _test(person: Terminal, account: Account, what: str, host: str) -> bool:
+def _test(person: Terminal, account: Account, socket: str, what: str, host: str) -> bool:
     """Log in to a mail server with `cms-oauth --test-...`, and print the result."""
     code = "import sys; from cms_oauth.main import main; sys.exit(main())"
-    words = [f"--user={account.user}", f"--cms_sock={literal(paths.default_socket())}", f"--test-{what}={host}"]
+    words = [f"--user={account.user}", f"--cms_sock={literal(socket)}", f"--test-{what}={host}"]
     try:
         with working(f"testing {host}"):
             done = subprocess.run(

@@ -11,6 +11,8 @@ from support.command_line import empty_folders, good_configuration
 from cms import main
 from cms.cli.commands.show import _programs
 from cms.cli.init import mail_programs
+from cms.cli.init.show import socket_of
+from cms.config.load import load
 
 TWO = """
 mine = Office365_Account(user="a@example.test")
@@ -103,7 +105,9 @@ def test_an_address_of_a_domain(home: Path, capsys: pytest.CaptureFixture[str]) 
     (home / "config" / "cms" / "cms.cfg").write_text(text.replace("SECRET", str(home / "secret")))
 
     assert 0 == main.main(["show", "mutt", "--user=desk@example.test"])
-    assert 'set from = "desk@example.test"' in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert 'set from = "desk@example.test"' in shown.out
+    assert f"set CMS_SOCK={home}/cms.sock\n" in shown.err
     for user in ("", "*@example.test"):
         assert 1 == main.main(["show", "mutt", f"--user={user}"])
         assert "name one: --user=ADDRESS@example.test" in capsys.readouterr().err
@@ -171,12 +175,34 @@ def test_each_file_has_its_own_name() -> None:
 
 
 def test_the_socket_is_named(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """If programs look for it elsewhere; a server of the machine's asks at another."""
-    monkeypatch.setenv("CMS_SOCK", "/elsewhere/cms.sock")
+    """That of the configuration, if programs look for it elsewhere; a server of the machine's asks at another."""
     main.main(["show", "exim"])
     assert "CMS_SOCK" not in capsys.readouterr().err
     main.main(["show", "mutt"])
-    assert f"set CMS_SOCK={home}/run/cms/cms.sock" in capsys.readouterr().err
+    assert f"set CMS_SOCK={home}/cms.sock\n" in capsys.readouterr().err
+    monkeypatch.setenv("CMS_SOCK", f"{home}/cms.sock")
+    main.main(["show", "mutt"])
+    assert "CMS_SOCK" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("sockets", "expected"),
+    [
+        ({"other.sock": "team", "one.sock": "mine"}, "one.sock"),
+        ({"one.sock": "mine", "run/cms/cms.sock": "team, mine"}, "run/cms/cms.sock"),
+        ({}, "run/cms/cms.sock"),
+    ],
+    ids=["the one that serves it", "the one that is found", "none"],
+)
+def test_the_socket_of_an_account(home: Path, sockets: dict[str, str], expected: str) -> None:
+    """Of several, the one that needs no setting; without one, where it would be."""
+    lines = [f'CredentialServer("{home}/{path}", accounts=[{served}])' for path, served in sockets.items()]
+    path = home / "config" / "cms" / "cms.cfg"
+    path.write_text("\n".join([*TWO.split("\n")[:3], *lines, f'TokenFile("{home}/token", mine, "SMTP")']))
+    config = load(str(path))
+    mine = next(each for each in config.accounts if each.user == "a@example.test")
+
+    assert str(home / expected) == socket_of(config, mine)
 
 
 def test_completion() -> None:

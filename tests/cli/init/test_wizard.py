@@ -33,6 +33,7 @@ from cms.cli.init.wizard import Around, begin, steps_for
 from cms.config.load import load
 from cms.config.trust import SYSTEM
 from cms.grants.messages import Explored
+from cms_oauth import paths
 from cms_oauth.microsoft import CLOUDS
 
 QUIET = Explored("", "", unknown=False, no_keyring="")
@@ -524,6 +525,17 @@ def test_what_is_shown(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert f"set CMS_SOCK={home}/run/cms/cms.sock" in person.said
 
 
+def test_without_a_terminal_a_running_daemon_needs_no_start(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The steps that are left do not name `cms run`."""
+    assert 0 == begin(wishes(home, offline=True), Person(there=False), around())
+    monkeypatch.setattr(wizard, "_runs", lambda *_: "")
+    person = Person(there=False)
+    assert 0 == begin(wishes(home, offline=True), person, around())
+
+    assert "cms run" not in person.said
+    assert person.said.endswith("    cms login\n    cms status")
+
+
 def test_what_is_written(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """With --write: a file for each program that is wanted; nothing is shown, and the next step comes last."""
     program(home, "msmtp", "")
@@ -563,7 +575,7 @@ def test_a_mail_server_that_refuses_is_shown(home: Path) -> None:
     write(home / "my.cfg", text_of(wishes(home), Tenant(), ""))
     account, person = load(str(home / "my.cfg")).accounts[0], Person()
 
-    assert not wizard._test(person, account, "smtp", "localhost:1")
+    assert not wizard._test(person, account, paths.default_socket(), "smtp", "localhost:1")
     assert "SMTP: the test of localhost:1 failed:" in person.said
     mine = wishes(home, try_smtp="localhost:1")
     assert [("smtp", "localhost:1"), ("imap", account.imap_host)] == wizard._tests_of(mine, account)
@@ -579,7 +591,7 @@ def test_a_mail_server_that_hangs_is_said(home: Path, monkeypatch: pytest.Monkey
     person = Person()
     monkeypatch.setattr(subprocess, "run", hang)
 
-    assert not wizard._test(person, load(str(home / "my.cfg")).accounts[0], "imap", "localhost")
+    assert not wizard._test(person, load(str(home / "my.cfg")).accounts[0], paths.default_socket(), "imap", "localhost")
     assert "did not answer in time" in person.said
     assert f"`cms-oauth --user={USER} --test-imap=localhost`" in person.said
 
