@@ -123,11 +123,12 @@ class Https:
 
 @dataclass(frozen=True, slots=True)
 class Reached:
-    """Whether a mail server accepts connections: `error` says why not."""
+    """Whether a mail server accepts connections: `error` says why not. `nameless`: its name was not resolved."""
 
     host: str
     port: int
     error: str = ""
+    nameless: bool = False
 
 
 def names(found: Names) -> Finding:
@@ -236,6 +237,8 @@ def proxy(found: Https) -> Finding:
 def reached(found: Reached, users: Sequence[str]) -> Finding:
     if not found.error:
         return passed("mail servers", f"{found.host}:{found.port} accepts connections")
+    if found.nameless:
+        return skipped("mail servers", f"{found.host}:{found.port}: {found.error}; see dns (for {some(users)})")
     blocked = "many networks block outgoing connections to port 587 or 993: ask, or try from another network"
     step = blocked if clouds_of_server(found.host) else reachable("", found.host)
     verdict = yours("mail-port", f"no connection with {found.host}:{found.port}", step)
@@ -459,10 +462,8 @@ def consent(asked: Asked) -> Finding | None:
     if permission.lower() in {each.rpartition("/")[2].lower() for each in asked.claims.scopes}:
         return passed("consent", f"{what}: {permission} was consented to")
     step = fill("sign in again and consent: {login}", {"login": cms("login", asked.user or asked.account.user)})
-    return failed("consent", f"{what}: {permission} was not consented to", yours("consent", _UNASKED, step))
-
-
-_UNASKED = "the sign-in was given before the configuration asked for that"
+    verdict = yours("consent", "the sign-in was given before the configuration asked for that", step)
+    return failed("consent", f"{what}: {permission} was not consented to", verdict)
 
 
 # Mail servers.
@@ -495,6 +496,5 @@ def mail(found: MailTest) -> Finding:
         return passed(check, f"{what}: {done}")
     said = found.message if found.user in found.message else f"{what}: {found.message}"
     mover = "wait" if found.code == "unavailable" else "you"
-    return failed(
-        check, said, *(found.verdicts or [Verdict(found.code, found.message, mover, (found.hint or "try again",))])
-    )
+    own = Verdict(found.code, found.message, mover, (found.hint or "try again",))
+    return failed(check, said, *(found.verdicts or [own]))

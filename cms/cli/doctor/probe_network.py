@@ -43,7 +43,8 @@ def reached(host: str, port: int, seconds: float = STEP_SECONDS) -> Reached:
     try:
         socket.create_connection((host, port), seconds).close()
     except OSError as error:
-        return Reached(host, port, error.strerror or str(error) or type(error).__name__)
+        said = error.strerror or str(error) or type(error).__name__
+        return Reached(host, port, said, nameless=isinstance(error, socket.gaierror))
     return Reached(host, port)
 
 

@@ -140,6 +140,8 @@ def test_mail_servers() -> None:
     ]
     assert [True, False] == ["port 587 or 993" in step for step in steps]
     assert "start the server" in steps[1]
+    nameless = assess.reached(Reached("smtp.office365.com", 587, "Name or service not known", nameless=True), ["a@x"])
+    assert ("skip", True) == (nameless.level, "see dns" in nameless.message), "no port is in the way of a name"
 
 
 FOLDER = Folder("/state", True, 100, "cms", 0o700, 1 << 40, 2)

@@ -70,6 +70,7 @@ def test_ports() -> None:
     port = closed_port()
 
     assert Reached("127.0.0.1", port, "Connection refused") == reached("127.0.0.1", port)
+    assert reached("no.such.host.invalid", port).nameless
 
 
 def test_a_login_host(entra: Entra) -> None:
