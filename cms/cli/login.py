@@ -208,7 +208,7 @@ def sign_in(
 ) -> int:
     """Sign in over a connection to the daemon; return the exit code. `browse` opens an address in a browser."""
     remote.send({"command": "login", "user": user, "method": method})
-    needed = False
+    needed, before = False, ""
     with typed.open():
         while True:
             event = _next_event(remote, typed, shown_on, needed=needed) or _nothing_pasted(user)
@@ -216,7 +216,7 @@ def sign_in(
                 shown_on.clear()
             match event.get("event"):
                 case "prompt":
-                    event = checked_prompt(event)
+                    event, before = checked_prompt(event), "\n"
                     needed = event["method"] == "paste"
                     say(in_words(event, shown_on, tunnel=over_ssh()))
                     if event["method"] == "browser" and browse and not browse(event["url"]):
@@ -227,7 +227,7 @@ def sign_in(
                     typed.unanswered -= 1
                     say(str(event.get("message")))
                 case _:
-                    say("\n".join(filter(None, [f"\n{event.get('message')}", event.get("hint")])))
+                    say("\n".join(filter(None, [f"{before}{event.get('message')}", event.get("hint")])))
                     return EX_OK if event.get("ok") else NOT_SIGNED_IN
 
 

@@ -320,7 +320,8 @@ def sign_ins_meant(
         return Unclear("there is no account", remedy)
     said = f"there is no account {name!r:.80}" if name else "there are several accounts"
     usage = "cms import FILE --account USER" if command == "import" else f"cms {command} USER"
-    return Unclear(said, f"name one of these, `{usage}`: {users_to_type(accounts, who)}")
+    every = "" if name or command != "login" else ", or sign in each that needs it, `cms login --all`"
+    return Unclear(said, f"name one of these, `{usage}`{every}: {users_to_type(accounts, who)}")
 
 
 def users_in_words(accounts: Iterable[Account], who: Mapping[str, str] = {}) -> str:

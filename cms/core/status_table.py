@@ -26,7 +26,7 @@ from cms.core.status_text import (
 )
 from cms.core.status_text import as_text as in_full
 from cms.core.words import NAMELESS, WORST_FIRST
-from cms_oauth.moves import Command
+from cms_oauth.moves import Command, cms
 from cms_oauth.text import printable
 
 # As many accounts fit a screen with everything about them. More are a table.
@@ -45,6 +45,9 @@ _LEAST_NAME = 8
 
 # The states that need no attention by themselves.
 _QUIET = ("starting", "renewing", "ok")
+
+# How a cause says it that many accounts have.
+_SIGN_IN = f"`{cms('login', 'USER')}`"
 
 _FOOTER = "`cms status USER` shows everything about one account"
 
@@ -120,7 +123,10 @@ def _cause(cause: tuple[str, list[Document]], width: int) -> str:
     users = _users(group)
     head = f"{printable(users[0])}: {state}" if len(users) == 1 else f"{len(users)} accounts: {state}"
     said = [wrapped(label, text, width) for label, _, text in (line.partition("\t") for line in lines)]
-    return "\n".join([head, *said, *([wrapped("accounts", some(users), width)] if len(users) > 1 else [])])
+    if len(users) > 1:
+        said += [wrapped("or, for all", f"`{cms('login', '--all')}`", width)] if _SIGN_IN in told else []
+        said.append(wrapped("accounts", some(users), width))
+    return "\n".join([head, *said])
 
 
 def _told(account: Document) -> str:

@@ -134,7 +134,7 @@ def test_a_failure_has_its_own_exit_code() -> None:
     with daemon(script) as remote:
         code = sign_in(remote, "", "", nothing_typed(), say=said.append)
 
-    assert (NOT_SIGNED_IN, ["\nnobody came\ntry again"]) == (code, said)
+    assert (NOT_SIGNED_IN, ["nobody came\ntry again"]) == (code, said)
 
 
 def test_what_is_pasted_is_handed_on() -> None:

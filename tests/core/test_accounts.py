@@ -261,16 +261,22 @@ def test_one_name_may_stand_for_several_sign_ins() -> None:
 @pytest.mark.parametrize(
     ("name", "command", "message", "usage"),
     [
-        ("", "login", "there are several accounts", "cms login USER"),
-        ("", "import", "there are several accounts", "cms import FILE --account USER"),
-        ("dave", "logout", "there is no account 'dave'", "cms logout USER"),
+        (
+            "",
+            "login",
+            "there are several accounts",
+            "`cms login USER`, or sign in each that needs it, `cms login --all`",
+        ),
+        ("dave", "login", "there is no account 'dave'", "`cms login USER`"),
+        ("", "import", "there are several accounts", "`cms import FILE --account USER`"),
+        ("dave", "logout", "there is no account 'dave'", "`cms logout USER`"),
     ],
 )
 def test_a_name_that_means_no_sign_in_is_told_the_names(name: str, command: str, message: str, usage: str) -> None:
-    """And how the command takes one of them."""
+    """And how the command takes one of them, or all."""
     known = "alice@example.test, shared@example.test, app@example.test, Carol@example.test"
 
-    assert Unclear(message, f"name one of these, `{usage}`: {known}") == sign_ins_meant(ALL, name, command, CAROL)
+    assert Unclear(message, f"name one of these, {usage}: {known}") == sign_ins_meant(ALL, name, command, CAROL)
 
 
 def test_names_are_listed_as_a_shell_takes_them() -> None:

@@ -85,6 +85,7 @@ def test_a_cause_is_told_once() -> None:
         "3 accounts: sign-in-required\n"
         f"  last error    {REVOKED}\n"
         "  next move     sign in again: `cms login USER`\n"
+        "  or, for all   `cms login --all`\n"
         f"  accounts      {', '.join(BROKEN)}\n"
     ) in text
     assert (
