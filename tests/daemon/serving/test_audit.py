@@ -285,6 +285,23 @@ def test_one_who_is_served_without_end_does_not_fill_the_disk(record: Path, monk
     assert 1001 == text.count("\n") + it.audit.facts.counted
 
 
+def test_of_a_round_as_many_lines_are_written_as_there_is_room_for(
+    record: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rest of one user's is counted, and another's of the same round are all written."""
+    monkeypatch.setattr("cms.daemon.serving.audit.GRANTS_OF_ONE", (400, 400))
+    it = Recording()
+    it.audit.apply(str(record), journal=False)
+    for uid in (1000, 1001, 1000, 1000, 1001, 1000, 1000):
+        it.record(uid)
+    it.audit.close()
+    text = record.read_text()
+
+    written = text.count("uid=1000")
+    assert (True, 2) == (0 < written < 5, text.count("uid=1001"))
+    assert 5 - written == it.audit.facts.counted
+
+
 def test_a_reload_keeps_closes_and_opens_places(it: Recording, record: Path, tmp_path: Path) -> None:
     """A file that stays is opened anew, one that goes gets what was recorded until then."""
     journal = tmp_path / "journal"
