@@ -17,6 +17,7 @@ from cms.grants.vault.entry_file import StateFolder, decrypt, encrypt, grant_of
 from cms.grants.vault.keyring import Key, parse_key
 from cms.sandbox.directory import CLIENT_ID
 from cms.sandbox.entra import Entra
+from cms.sandbox.host import Host
 from support import evidence
 from support.reachable import COMMANDS, Installation, bare_environment, become, open_folder
 from support.waiting import PATIENCE, until
@@ -179,9 +180,9 @@ class Daemon:
         """Run `cms-oauth` for a user's token."""
         return self.run("cms-oauth", f"--user={user}", f"--cms_sock={sock}", *more, uid=uid)
 
-    def sign_in(self, user: str, entra: Entra, *, as_user: str = "") -> str:
+    def sign_in(self, user: str, provider: Host, *, as_user: str = "") -> str:
         """Run `cms login --paste` and be the person in front of it. Return what the command said."""
-        return self.log_in(user, lambda url: entra.sign_in(url, as_user or user, follow=False).url)
+        return self.log_in(user, lambda url: provider.sign_in(url, as_user or user, follow=False).url)
 
     def log_in(self, user: str, browse: Callable[[str], str]) -> str:
         """Run `cms login --paste`; `browse` turns the link that it shows into the address to paste."""

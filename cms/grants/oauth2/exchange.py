@@ -26,6 +26,9 @@ from cms_oauth.providers import SIGN_INS_OWN, Server
 # The answer with a token, else the outcome.
 Result: TypeAlias = dict[str, Any] | Outcome
 
+# The scope that asks who signs in (OpenID Connect Core, 3.1.2.1).
+OPENID = "openid"
+
 _ACCEPT = {"Accept": "application/json"}
 
 
@@ -60,6 +63,11 @@ class Exchange(TokenExchange):
         self.metadata = metadata
         self.application = application
         self.session = session
+
+    @property
+    def scopes(self) -> tuple[str, ...]:
+        """All scopes of a sign-in: those for mail, and those that say who signs in."""
+        return tuple(dict.fromkeys((*wanted(self.grant)[1], *self.server.identity)))
 
     @property
     def lost(self) -> bool:
@@ -151,7 +159,7 @@ class Exchange(TokenExchange):
         if claims and (wrong := self._fault_of(claims, nonce)):
             return Transient(garbage(self.grant, wrong))
         names = self._names(claims)
-        if not names and self.metadata.userinfo and self.server.identity:
+        if not names and self.metadata.userinfo and OPENID in self.scopes:
             told = self._userinfo(str(answer["access_token"]))
             if not isinstance(told, dict):
                 return told

@@ -18,8 +18,8 @@ from cms.grants import token_answer
 from cms.grants.exchange import SIGN_IN_SECONDS, foreign, is_code
 from cms.grants.network.http import HttpReply, object_in
 from cms.grants.network.trouble import garbage
-from cms.grants.oauth2.exchange import Exchange
-from cms.grants.providers import ExchangeEnd, wanted
+from cms.grants.oauth2.exchange import OPENID, Exchange
+from cms.grants.providers import ExchangeEnd
 from cms_oauth.text import is_link
 
 _DEVICE = "urn:ietf:params:oauth:grant-type:device_code"
@@ -28,12 +28,7 @@ _DEVICE = "urn:ietf:params:oauth:grant-type:device_code"
 _INTERVAL = 5.0
 _SLOWER = 5.0
 
-_OFFLINE, _CONSENT, _OPENID = "offline_access", "consent", "openid"
-
-
-def scopes_of(exchange: Exchange) -> tuple[str, ...]:
-    """Return all scopes of a sign-in: those for mail, and those that say who signs in."""
-    return tuple(dict.fromkeys((*wanted(exchange.grant)[1], *exchange.server.identity)))
+_OFFLINE, _CONSENT = "offline_access", "consent"
 
 
 class CodeFlow:
@@ -45,23 +40,22 @@ class CodeFlow:
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
         self._verifier = secrets.token_urlsafe(48) if exchange.server.pkce else ""
-        self._nonce = secrets.token_urlsafe(24) if _OPENID in scopes_of(exchange) else ""
+        self._nonce = secrets.token_urlsafe(24) if OPENID in exchange.scopes else ""
         self.state = secrets.token_urlsafe(24)
         self.redirect_uri = exchange.grant.redirect_uri
         address = exchange.metadata.authorization
         self.url = f"{address}{'&' if urlsplit(address).query else '?'}{urlencode(self._asked())}"
 
     def _asked(self) -> dict[str, str]:
-        exchange, grant = self._exchange, self._exchange.grant
-        scopes = scopes_of(exchange)
+        exchange, scopes = self._exchange, self._exchange.scopes
         asked = {each[0]: each[1] for each in exchange.server.parameters}
-        prompts = [*(grant.prompt or "").split(), *asked.pop("prompt", "").split()]
+        prompts = asked.pop("prompt", "").split()
         if _OFFLINE in scopes:
             # OpenID Connect Core, 11: without it servers leave out the refresh token, and say nothing.
             prompts.append(_CONSENT)
         more = {
             "prompt": " ".join(dict.fromkeys(prompts)),
-            "login_hint": grant.login,
+            "login_hint": exchange.grant.login,
             "nonce": self._nonce,
             "resource": exchange.server.resource,
             "code_challenge": _challenge(self._verifier),
@@ -161,7 +155,7 @@ def _begin_device(exchange: Exchange) -> DeviceFlow | Outcome:
                 refusals.hint("sign in another way: {login --browser}, or {login --paste}", exchange.grant),
             )
         )
-    reply = exchange.post(exchange.metadata.device, *exchange.proved({"scope": " ".join(scopes_of(exchange))}))
+    reply = exchange.post(exchange.metadata.device, *exchange.proved({"scope": " ".join(exchange.scopes)}))
     if not isinstance(reply, HttpReply):
         return reply
     answer = object_in(reply)

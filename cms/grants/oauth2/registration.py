@@ -9,7 +9,6 @@ from cms.core.lifecycle import Outcome, Refused, Transient, Trouble
 from cms.grants.network.http import Endless, fetch, is_fault, object_in
 from cms.grants.network.trouble import garbage
 from cms.grants.oauth2.exchange import Exchange
-from cms.grants.oauth2.flows import scopes_of
 
 
 def register(exchange: Exchange) -> str | Outcome:
@@ -33,7 +32,7 @@ def register(exchange: Exchange) -> str | Outcome:
         "token_endpoint_auth_method": "none",
         # OpenID Connect Dynamic Client Registration, 2: a web application may have no address on this machine.
         "application_type": "native",
-        "scope": " ".join(scopes_of(exchange)),
+        "scope": " ".join(exchange.scopes),
     }
     headers = {"Content-Type": "application/json", "Accept": "application/json"}
     try:

@@ -63,6 +63,16 @@ def test_a_name_that_only_userinfo_has(at_strict: World, strict: Issuer) -> None
     assert (ANN, 1) == (at_strict.sign_in().who, strict.count("userinfo"))
 
 
+def test_a_server_of_ones_own_is_asked_for_the_name(at_strict: World) -> None:
+    """There the account's scopes say it all: openid among them is enough."""
+    assert at_strict.grant.server
+    server = replace(at_strict.grant.server, identity=())
+    scopes = (*at_strict.scopes, "openid", "email", "offline_access")
+    world = replace(at_strict, grant=replace(at_strict.grant, server=server, scope_sets=(scopes,)))
+
+    assert (ANN, "wrong-user") == (world.sign_in().who, trouble(world.sign_in(BEN)))
+
+
 def test_userinfo_of_another_person(at_strict: World, strict: Issuer) -> None:
     """It has to be about the person of the id token (5.3.2)."""
     strict.faults.add(Fault("fields", "userinfo", fields={"sub": "another"}))

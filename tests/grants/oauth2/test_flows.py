@@ -54,9 +54,9 @@ class TestCode:
 
         assert not {one[name] for name in ("state", "nonce", "code_challenge")} & set(two.values())
 
-    def test_prompts_add_up(self, at_google: World) -> None:
+    def test_prompts_add_up(self, at_strict: World) -> None:
         """The account's own does not cost the refresh token."""
-        world = replace(at_google, grant=replace(at_google.grant, prompt="select_account"))
+        world = changed(at_strict, parameters=(("prompt", "select_account"),))
 
         assert "select_account consent" == asked(world)["prompt"]
 
