@@ -409,6 +409,14 @@ class FakeSocket:
 
     def __init__(self, *steps: OSError | socket.socket) -> None:
         self.steps = list(steps)
+        # There is always something to read.
+        self._file = os.open(os.devnull, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        os.close(self._file)
+
+    def fileno(self) -> int:
+        return self._file
 
     def _accept(self) -> tuple[int, object]:
         step = self.steps.pop(0)
@@ -425,7 +433,29 @@ def accepted() -> Iterator[socket.socket]:
 
 
 def fake(*steps: OSError | socket.socket) -> Listener:
-    return Listener("/x", FakeSocket(*steps))  # type: ignore[arg-type]  # the one method that is used
+    return Listener("/x", FakeSocket(*steps))  # type: ignore[arg-type]  # the methods that are used
+
+
+def test_what_has_not_come_is_not_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One client costs one `accept`: none is tried in vain, neither behind it nor after it."""
+    tried, accept = list[socket.socket](), socket.socket._accept  # type: ignore[attr-defined]
+
+    def count(sock: socket.socket) -> object:
+        tried.append(sock)
+        return accept(sock)
+
+    monkeypatch.setattr(socket.socket, "_accept", count, raising=False)
+    with socket.socket(socket.AF_UNIX) as sock, socket.socket(socket.AF_UNIX) as client:
+        sock.setblocking(False)
+        sock.bind(str(tmp_path / "s"))
+        sock.listen()
+        client.connect(str(tmp_path / "s"))
+        made = Listener("/x", sock)
+        found = [*made.accept(64), *made.accept(64)]
+        for each, _ in found:
+            each.close()
+
+    assert (1, 1) == (len(found), len(tried))
 
 
 @in_trio_clock

@@ -12,7 +12,6 @@ few places to be idle in, and make room first.
 
 from __future__ import annotations
 
-import select
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -27,7 +26,7 @@ from cms.core.lifecycle import Deny, Token
 from cms.core.policy import DENIED, Peer, admits
 from cms.daemon.serving.audit import Audit
 from cms.daemon.serving.issue import Issuer, NamedAnswer, Pending
-from cms.system.listener import Accepted, Listener, settle
+from cms.system.listener import Accepted, Listener, has_come, settle
 from cms.system.logs import get_logger
 from cms_oauth import wire
 
@@ -96,12 +95,6 @@ class ClientConnection:
     began: float = 0.0
     reply: bytes = b""
     scope: trio.CancelScope | None = None
-
-    def has_unread(self) -> bool:
-        """True if something has come that is not read yet: perhaps a whole request."""
-        look = select.poll()
-        look.register(self.sock.fileno(), select.POLLIN)
-        return bool(look.poll(0))
 
 
 class Connections(ABC):
@@ -320,7 +313,8 @@ class Connections(ABC):
         return self._evict_oldest([each for each in self.idle if each.stranger]) or self._evict_oldest(self.idle)
 
     def _evict_oldest(self, connections: Iterable[ClientConnection]) -> bool:
-        oldest = next((each for each in connections if not each.has_unread()), None)
+        # What has come and is not read may be a whole request.
+        oldest = next((each for each in connections if not has_come(each.sock)), None)
         if oldest is None or oldest.scope is None:
             return False
         del self.idle[oldest]
