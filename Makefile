@@ -57,7 +57,7 @@ TESTS ?=
 .PHONY: help demo package test test-all test-package test-trixie test-oldest test-dependencies fuzz soak bench bench-check bench-short lint docs links recordings lock sbom audit packages clean
 
 help:
-	@echo 'make demo    try cms against a simulated Microsoft 365: no account is needed, nothing leaves this machine'
+	@echo 'make demo    try cms against a simulated Microsoft 365 and Google: no account is needed, nothing leaves this machine'
 	@echo 'make test    lint, type check and run all tests (root installs the Debian packages they need)'
 	@echo 'make test-trixie'
 	@echo '             the same in Debian 13, in a root of its own; SUITE=sid: in sid. TESTS=...: these tests only (for root)'

@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+# A desktop client, which has a secret at Google, although it keeps none; and one without, for other servers.
+CLIENT_ID = "0123456789-sandbox.apps.googleusercontent.com"
+CLIENT_SECRET = "GOCSPX-of-the-sandbox"  # noqa: S105 - opens nothing but this sandbox
+PUBLIC_ID = "sandbox-public"
+
 # Google's scope for IMAP, POP and SMTP (Google: "OAuth 2.0 Mechanism").
 GOOGLE_MAIL = "https://mail.google.com/"
 # The scope for mail of the profile for mail clients (draft-ietf-mailmaint-oauth-public).

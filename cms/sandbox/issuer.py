@@ -15,16 +15,11 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from cms.sandbox.directory import Client, User
-from cms.sandbox.habits import Habits
+from cms.sandbox.habits import CLIENT_ID, CLIENT_SECRET, PUBLIC_ID, Habits
 from cms.sandbox.host import Host
 from cms.sandbox.issued import Issued, OAuthRefusal, denied
 from cms.sandbox.issuer_endpoints import IssuerEndpoints
 from cms.sandbox.proving import ServiceAccount
-
-# A desktop client, which has a secret at Google, although it keeps none; and one without, for other servers.
-CLIENT_ID = "0123456789-sandbox.apps.googleusercontent.com"
-CLIENT_SECRET = "GOCSPX-of-the-sandbox"  # noqa: S105 - opens nothing but this sandbox
-PUBLIC_ID = "sandbox-public"
 
 _ANYWHERE = ("http://127.0.0.1/*", "http://localhost/*")
 

@@ -22,17 +22,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from cms.sandbox import person
+from cms.sandbox import habits, person
 from cms.sandbox.directory import CLIENT_ID
 
 if TYPE_CHECKING:
     from cms.sandbox.entra import Entra
+    from cms.sandbox.host import Host
+    from cms.sandbox.issuer import Issuer
     from cms.sandbox.submission import Submission
 
 USER = "you@sandbox.example"
-# The second account of a sandbox that stays.
+# An account at a provider that behaves as Google does.
+GOOGLE = "you@mail.example"
+# The third account of a sandbox that stays.
 TEAM = "team@sandbox.example"
 
 # The last line of the demonstration: that of a passed SMTP test.
@@ -53,13 +57,23 @@ _OWN = re.compile(
     r"|DBUS_SESSION_BUS_ADDRESS|DISPLAY|WAYLAND_DISPLAY|BROWSER|XDG_.*|HOME|.*_PROXY|(REQUESTS|CURL)_CA_BUNDLE|SSL.*"
 )
 
-_TOKEN = re.compile(r"(?P<kept>eyJ[\w-]{5})[\w.-]{40,}")
+_TOKEN = re.compile(r"(?P<kept>(?:eyJ|ya29\.)[\w-]{5})[\w.-]{40,}")
 
 _CONFIG = """\
 account = Office365_Account(
     user={user!r},
     client_id={client_id!r},
     authority={authority!r},
+    redirect_uri="http://localhost/",
+)
+google = OAuth2_Account(
+    user={google!r},
+    issuer={issuer!r},
+    client_id={google_id!r},
+    client_secret=File({secret!r}),
+    scopes=["https://mail.google.com/", "openid", "email"],
+    prompt="consent",
+    parameters={{"access_type": "offline"}},
     redirect_uri="http://localhost/",
 )
 {more}CredentialServer({socket!r}, accounts=[{names}], protocols=["SMTP", "IMAP"])
@@ -150,11 +164,18 @@ class Stage:
     folder: Path
     show: Show
     entra: Entra
+    issuer: Issuer
     submission: Submission
     environment: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
         self.environment = inside(self.folder, os.environ)
+        self.ca.write_text("".join(Path(each.ca_file).read_text() for each in (self.entra, self.issuer)))
+
+    @property
+    def ca(self) -> Path:
+        """The certificate authorities of both providers."""
+        return self.folder / "ca.pem"
 
     @property
     def config(self) -> Path:
@@ -261,7 +282,7 @@ class Stage:
             raise Failed(f"cms login ended with status {process.returncode}")
 
     def _follow(self, process: subprocess.Popen[str], user: str) -> None:
-        link = re.compile(re.escape(self.entra.authority) + r"/\S+")
+        link = re.compile(f"(?:{re.escape(self.entra.authority)}|{re.escape(self.issuer.authority)})" + r"/\S+")
         opened = False
         assert process.stdout is not None
         for line in process.stdout:
@@ -270,15 +291,15 @@ class Stage:
             if found and not opened:
                 opened = True
                 self.show.line(f"(the browser opens the link; {user} signs in and accepts)")
-                person.sign_in(found[0], user, ca_file=self.entra.ca_file)
+                person.sign_in(found[0], user, ca_file=str(self.ca))
         process.wait(STEP_SECONDS)
 
-    def fetch(self, output: str = "xoauth2") -> str:
-        """Fetch a token over the socket, and check that Entra reports it as this user's."""
-        said = self._until_there("cms-oauth", f"--user={USER}", f"--cms_sock={self.socket}", f"--output={output}")
+    def fetch(self, user: str = USER, output: str = "xoauth2") -> str:
+        """Fetch a token over the socket, and check that the provider reports it as this user's."""
+        said = self._until_there("cms-oauth", f"--user={user}", f"--cms_sock={self.socket}", f"--output={output}")
         token = said.strip().rpartition("auth=Bearer ")[2].rstrip("\x01")
-        told = self.entra.introspect(token)
-        if told.get("email") != USER:
+        told = (self.issuer if user == GOOGLE else self.entra).introspect(token)
+        if told.get("email") != user:
             raise Failed("this is not a valid token")
         self.show.line(f"(introspection: active, {told['email']}, {told['scope']})")
         return token
@@ -299,17 +320,21 @@ def run_demo(out: TextIO = sys.stdout, steps: Callable[[Stage], None] | None = N
 
     Raises ModuleNotFoundError where a library of the extra "sandbox" is missing.
     """
-    from cms.sandbox.entra import Entra  # noqa: PLC0415 - needs the extra's libraries, as the next line does
+    from cms.sandbox.entra import Entra  # noqa: PLC0415 - needs the extra's libraries, as the next lines do
+    from cms.sandbox.issuer import Issuer  # noqa: PLC0415 - as above
     from cms.sandbox.submission import Submission  # noqa: PLC0415 - as above
 
     show = Show(out)
-    show.line("This is a sandbox: a simulated Entra, a simulated submission server, and the real cms between them.")
+    show.line(
+        "This is a sandbox: a simulated Entra and Google, a simulated submission server, and the real cms between them."
+    )
     show.line("No account of yours is touched, and nothing leaves this machine.")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cms-demo-")))
         entra = stack.enter_context(Entra([USER, TEAM]))
-        submission = stack.enter_context(Submission(entra.introspect, entra.cert_file))
-        stage = Stage(folder, show, entra, submission)
+        issuer = stack.enter_context(Issuer(habits.google(), [GOOGLE]))
+        submission = stack.enter_context(Submission(_by_either(entra, issuer), entra.cert_file))
+        stage = Stage(folder, show, entra, issuer, submission)
         try:
             (steps or play)(stage)
         except (Failed, OSError, person.Stuck) as problem:
@@ -318,14 +343,23 @@ def run_demo(out: TextIO = sys.stdout, steps: Callable[[Stage], None] | None = N
     return 0
 
 
+def _by_either(*places: Host) -> Callable[[str], dict[str, Any]]:
+    """Return the introspection of a server that takes the tokens of these providers."""
+    return lambda token: next(
+        (told for each in places if (told := each.introspect(token))["active"]), {"active": False}
+    )
+
+
 def play(stage: Stage) -> None:
     """Go through every step; raises Failed."""
     _set(stage)
     with stage.daemon():
-        stage.show.heading("A person signs in, once")
+        stage.show.heading("A person signs in to each account, once")
         stage.sign_in()
-        stage.show.heading("A mail program fetches a token")
+        stage.sign_in(GOOGLE)
+        stage.show.heading("A mail program fetches a token of each")
         first = stage.fetch()
+        stage.fetch(GOOGLE)
         stage.show.heading("The token is renewed without the person")
         stage.run("cms", "refresh", USER)
         if first == stage.fetch():
@@ -341,12 +375,12 @@ def play(stage: Stage) -> None:
 
 
 def keep(stage: Stage) -> None:
-    """Sign in with two accounts, and leave everything running for a person to play with; raises Failed."""
+    """Sign in with three accounts, and leave everything running for a person to play with; raises Failed."""
     _set(stage, more=True)
     with stage.daemon():
-        stage.show.heading("Both sign in, once")
-        stage.sign_in()
-        stage.sign_in(TEAM)
+        stage.show.heading("All sign in, once")
+        for user in (USER, GOOGLE, TEAM):
+            stage.sign_in(user)
         stage.show.heading("The sandbox stays until Ctrl-C, which removes it. In another terminal:")
         (stage.folder / "env.sh").write_text(_settings(stage))
         for line in (
@@ -370,7 +404,7 @@ def _settings(stage: Stage) -> str:
     """Return what a shell reads so that its commands ask this sandbox. HOME stays the person's."""
     names = ("XDG_RUNTIME_DIR", "XDG_STATE_HOME", "XDG_CONFIG_HOME", "NO_PROXY")
     settings = {name: stage.environment[name] for name in names}
-    settings |= {"CMS_SOCK": str(stage.socket), "SSL_CERT_FILE": stage.entra.ca_file}
+    settings |= {"CMS_SOCK": str(stage.socket), "SSL_CERT_FILE": str(stage.ca)}
     lines = [f"export {name}={shlex.quote(value)}" for name, value in settings.items()]
     return "\n".join([*lines, f'PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"', ""])
 
@@ -387,27 +421,33 @@ def inside(folder: Path, environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _set(stage: Stage, *, more: bool = False) -> None:
-    """Write the configuration: of one account, or of two."""
+    """Write the configuration: of one account at each provider, or of one more."""
     show = stage.show
     show.heading("The stage")
     show.line(f"simulated Entra:       {stage.entra.authority}")
+    show.line(f"simulated Google:      {stage.issuer.authority}")
     show.line(f"simulated submission:  localhost:{stage.submission.port}")
     stage.config.parent.mkdir(mode=0o700)
+    secret = stage.folder / "google-secret"
     known = {"client_id": CLIENT_ID, "authority": stage.entra.authority}
     stage.config.write_text(
         _CONFIG.format(
             user=USER,
             **known,
             more=_MORE.format(user=TEAM, **known) if more else "",
-            names="account, team" if more else "account",
+            names="account, google, team" if more else "account, google",
+            google=GOOGLE,
+            issuer=stage.issuer.issuer,
+            google_id=habits.CLIENT_ID,
+            secret=str(secret),
             socket=str(stage.socket),
             key=str(stage.folder / "key"),
-            ca=stage.entra.ca_file,
+            ca=str(stage.ca),
         )
     )
-    key = stage.folder / "key"
-    key.touch(mode=0o600)
-    key.write_bytes(secrets.token_bytes(32))
+    for file, content in ((stage.folder / "key", secrets.token_bytes(32)), (secret, habits.CLIENT_SECRET.encode())):
+        file.touch(mode=0o600)
+        file.write_bytes(content)
     show.command(["cat", str(stage.config)])
     for line in stage.config.read_text().splitlines():
         show.line(line)
@@ -422,7 +462,7 @@ def _test_smtp(stage: Stage) -> None:
         f"--user={USER}",
         f"--cms_sock={stage.socket}",
         f"--test-smtp={where}",
-        settings={"SSL_CERT_FILE": stage.entra.ca_file},
+        settings={"SSL_CERT_FILE": str(stage.ca)},
     )
     if not any(login.accepted for login in stage.submission.logins):
         raise Failed("the submission server has seen no login that counts")
@@ -435,7 +475,7 @@ def _listens(path: str) -> bool:
 
 def _shortened(line: str) -> str:
     """Return a line of a login, without the parameters of the link."""
-    return re.sub(r"(/authorize\?)\S{60,}", r"\1...", line)
+    return re.sub(r"(/auth(?:orize)?\?)\S{60,}", r"\1...", line)
 
 
 def _explain(stage: Stage, problem: Exception) -> None:

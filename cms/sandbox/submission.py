@@ -22,6 +22,7 @@ from typing import Any, Self
 
 from aiosmtpd.smtp import SMTP, AuthResult
 
+from cms.sandbox.habits import GOOGLE_MAIL
 from cms.sandbox.web import HOST
 from cms_oauth import sasl
 
@@ -37,8 +38,8 @@ MALFORMED = "501 5.5.124 Invalid XOAUTH2 auth data"
 
 _OAUTHBEARER = re.compile(r"n,a=(?P<user>[^,]*),\x01(?:\w+=[^\x01]*\x01)*?auth=Bearer (?P<token>[^\x01]+)\x01\x01")
 
-# The permission that an access token needs: as a person's, or as an application's.
-_PERMISSIONS = frozenset(("SMTP.Send", "SMTP.SendAsApp"))
+# The permission that an access token needs: as a person's, or as an application's; and Google's.
+_PERMISSIONS = frozenset(("SMTP.Send", "SMTP.SendAsApp", GOOGLE_MAIL))
 
 Introspection = Callable[[str], dict[str, Any]]
 

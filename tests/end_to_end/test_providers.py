@@ -15,9 +15,9 @@ from support.waiting import until
 
 from cms.sandbox.entra import Entra
 from cms.sandbox.faults import Fault
-from cms.sandbox.habits import GOOGLE_MAIL, MAIL, google, strict
+from cms.sandbox.habits import CLIENT_ID, CLIENT_SECRET, GOOGLE_MAIL, MAIL, google, strict
 from cms.sandbox.host import Host
-from cms.sandbox.issuer import CLIENT_ID, CLIENT_SECRET, Issuer
+from cms.sandbox.issuer import Issuer
 
 AT_WORK, AT_GOOGLE, OWN = "me@work.test", "me@gmail.test", "me@own.test"
 

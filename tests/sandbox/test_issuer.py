@@ -21,8 +21,8 @@ from support.proofs import KeyPair
 from cms.sandbox.assertions import ASSERTION_TYPE
 from cms.sandbox.directory import Client
 from cms.sandbox.faults import Fault
-from cms.sandbox.habits import GOOGLE_MAIL, MAIL, OFFLINE_ACCESS, google, strict
-from cms.sandbox.issuer import CLIENT_ID, CLIENT_SECRET, PUBLIC_ID, Issuer
+from cms.sandbox.habits import CLIENT_ID, CLIENT_SECRET, GOOGLE_MAIL, MAIL, OFFLINE_ACCESS, PUBLIC_ID, google, strict
+from cms.sandbox.issuer import Issuer
 from cms.sandbox.person import Stuck
 from cms.sandbox.proving import ServiceAccount
 from cms.sandbox.tokens import s256

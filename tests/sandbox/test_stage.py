@@ -14,7 +14,7 @@ import pytest
 
 from cms.sandbox import stage
 from cms.sandbox.directory import MAIL_SCOPES
-from cms.sandbox.stage import USER, Failed, Stage, inside, masked, run_demo
+from cms.sandbox.stage import GOOGLE, USER, Failed, Stage, inside, masked, run_demo
 
 # A daemon that does nothing but listen where cms does; argv[1] is what it does with SIGTERM.
 DAEMON = """\
@@ -67,7 +67,7 @@ def test_the_whole_demonstration() -> None:
 
 
 def test_a_sandbox_that_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The printed commands work in another shell, with two accounts, until Ctrl-C; after it nothing is left."""
+    """The printed commands work in another shell, with three accounts, until Ctrl-C; after it nothing is left."""
     out, said, folders = io.StringIO(), list[str](), list[Path]()
 
     def wait() -> None:
@@ -83,7 +83,7 @@ def test_a_sandbox_that_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage, "_wait", wait)
 
     assert 0 == run_demo(out, stage.keep), out.getvalue()
-    assert [] == [user for user in (stage.USER, stage.TEAM) if f"{user}: ok" not in said[0]]
+    assert [] == [user for user in (stage.USER, stage.GOOGLE, stage.TEAM) if f"{user}: ok" not in said[0]]
     assert stage.PASSED in said[0]
     assert f"--user={stage.TEAM} --proto=SMTP" in said[0]
     assert not folders[0].exists()
@@ -206,14 +206,14 @@ def test_a_token_that_is_not_there_yet(
 # to. As `cms-oauth` does it, a test of a login prints no token.
 PROGRAMS = """\
 import os, sys
-before, after = "{before}", "{after}"
+before, after, google = "{before}", "{after}", "{google}"
 refreshed = os.environ["HOME"] + "/refreshed"
 if "run" in sys.argv:
     exec({daemon!r})
 elif "refresh" in sys.argv:
     open(refreshed, "w")
 elif "--test" not in str(sys.argv):
-    token = after if os.path.exists(refreshed) else before
+    token = google if "{of_google}" in str(sys.argv) else after if os.path.exists(refreshed) else before
     print("user={user}\\x01auth=Bearer " + token + "\\x01\\x01")
 """
 
@@ -225,7 +225,8 @@ def test_what_the_steps_prove(programs: Callable[[str], None], *, changes: bool)
     def steps(the_stage: Stage) -> None:
         before, after = (the_stage.entra.issue(USER, MAIL_SCOPES[:1]) for _ in range(2))
         daemon = DAEMON.format(deaf="")
-        programs(PROGRAMS.format(before=before, after=after if changes else before, daemon=daemon, user=USER))
+        tokens = {"before": before, "after": after if changes else before, "google": the_stage.issuer.issue(GOOGLE)}
+        programs(PROGRAMS.format(**tokens, daemon=daemon, user=USER, of_google=GOOGLE))
         stage.play(the_stage)
 
     status, shown = played(steps)
@@ -239,6 +240,7 @@ def test_tokens_are_masked() -> None:
     token = "eyJ0eXAi" + "a.B_-" * 20
 
     assert "user=x^Aauth=Bearer eyJ0eXAi...(108 characters)^A^A" == masked(f"user=x\x01auth=Bearer {token}\x01\x01")
+    assert "Bearer ya29.abcde...(110 characters)" == masked(f"Bearer ya29.abcde{'x' * 100}")
     assert "nothing to hide" == masked("nothing to hide")
 
 

@@ -14,9 +14,9 @@ from cms.grants.entra.client import Entra as Microsoft
 from cms.grants.oauth2.client import OAuth2
 from cms.grants.providers import CodeFlow, DeviceFlow, ExchangeEnd, Flow, TokenProvider
 from cms.sandbox.entra import Entra
-from cms.sandbox.habits import GOOGLE_MAIL, MAIL, OFFLINE_ACCESS, google, strict
+from cms.sandbox.habits import CLIENT_ID, CLIENT_SECRET, GOOGLE_MAIL, MAIL, OFFLINE_ACCESS, PUBLIC_ID, google, strict
 from cms.sandbox.host import Host
-from cms.sandbox.issuer import CLIENT_ID, CLIENT_SECRET, PUBLIC_ID, Issuer
+from cms.sandbox.issuer import Issuer
 from cms_oauth.providers import GOOGLE, OWN, Server
 from support.grants import ANN, BEN, SCOPES, grant_for
 

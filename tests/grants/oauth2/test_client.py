@@ -17,8 +17,8 @@ from cms.grants.network.http import MAX_ANSWER
 from cms.grants.oauth2.kept import Kept
 from cms.sandbox.directory import Client
 from cms.sandbox.faults import Fault
-from cms.sandbox.habits import GOOGLE_MAIL
-from cms.sandbox.issuer import CLIENT_ID, CLIENT_SECRET, Issuer
+from cms.sandbox.habits import CLIENT_ID, CLIENT_SECRET, GOOGLE_MAIL
+from cms.sandbox.issuer import Issuer
 from cms.sandbox.proving import ServiceAccount
 
 ROBOT = "robot@project.iam.example"

@@ -14,7 +14,8 @@ from support.worlds import MORE, World, token, trouble, with_two_scopes
 from cms.core.lifecycle import Granted, Refused
 from cms.grants.network.http import MAX_ANSWER
 from cms.sandbox.faults import Fault
-from cms.sandbox.issuer import CLIENT_ID, Issuer
+from cms.sandbox.habits import CLIENT_ID
+from cms.sandbox.issuer import Issuer
 
 
 def id_token(server: Issuer, **claims: Any) -> str:

@@ -13,8 +13,8 @@ from support.worlds import REDIRECT, World, code_flow, device_flow, token, troub
 from cms.core.lifecycle import Refused, Transient
 from cms.grants.exchange import SIGN_IN_SECONDS
 from cms.sandbox.faults import Fault
-from cms.sandbox.habits import GOOGLE_MAIL
-from cms.sandbox.issuer import CLIENT_ID, Issuer
+from cms.sandbox.habits import CLIENT_ID, GOOGLE_MAIL
+from cms.sandbox.issuer import Issuer
 from cms.sandbox.tokens import s256
 
 
