@@ -205,6 +205,7 @@ class World:
                     await trio.sleep(_POLL)
             if limit.cancelled_caught:
                 raise Wrong(f"the token of {login} for {protocol} until {until:.0f} is lost")
+            self.model.counts["served again"] += 1
 
     async def recover(self) -> None:
         """Let time pass until every account is served; a person signs in where a sign-in was revoked, and only there."""
