@@ -23,6 +23,7 @@ from cms.cli.client import Remote
 from cms.cli.failure import Failure
 from cms.system import users
 from cms_oauth.moves import Command, cms
+from cms_oauth.providers import MICROSOFT
 from cms_oauth.text import is_link, printable
 
 EX_OK = 0
@@ -54,7 +55,7 @@ _PLAIN = ("dumb", "")
 _ANEW = "\r\x1b[K"
 
 
-# Entra shows most refusals in the browser only.
+# Entra shows most refusals in the browser only. Other providers give them no numbers.
 _OR_AN_ERROR = "An error there with a number, such as AADSTS50105, can be pasted here too."
 
 
@@ -278,19 +279,20 @@ def in_words(event: Mapping[str, Any], shown_on: Screen | None = None, *, tunnel
     head = f"Sign in as {who}. Application: {event.get('registration')}.\n"
     minutes = int(float(event.get("expires_in", 0)) / 60)
     limit = f"\nYou have {minutes} minutes; Ctrl-C cancels." if minutes else ""
+    error = f"\n{_OR_AN_ERROR}" if event.get("provider") == MICROSOFT else ""
     match event["method"]:
         case "device":
             code = shown_on.code(event["url"]) if shown_on else ""
             drawing = f"\n{code}\n" if code else ""
             return f"{head}{drawing}\nOpen {event['url']} in a browser anywhere, and enter the code\n\n    {event['user_code']}\n{limit}"
         case "browser":
-            return f"{head}\n{_to_a_browser(event, tunnel)}\n{_OR_AN_ERROR}{limit}"
+            return f"{head}\n{_to_a_browser(event, tunnel)}{error}{limit}"
         case "broker":
             return f"{head}\nSign in in the window that Microsoft's broker opens on the desktop.{limit}"
     instead = f"{event['instead']}, so paste its address instead.\n" if event.get("instead") else ""
     return (
         f"{head}{instead}\nOpen this in a browser anywhere:\n\n{event['url']}\n\n"
-        f"It ends at a page that may not load. Paste the whole address of that page here.\n{_OR_AN_ERROR}{limit}"
+        f"It ends at a page that may not load. Paste the whole address of that page here.{error}{limit}"
     )
 
 

@@ -119,3 +119,10 @@ def row_of_application(provider: str, error: str = "", suberror: str = "") -> Re
     """Return the row for a refusal of an application that signs in by itself: no person could sign in."""
     row = APPLICATION_ROWS.get((provider, error)) or row_of(provider, error, suberror)
     return APPLICATION_REFUSED if "{login" in row.hint or row is entra.UNKNOWN else row
+
+
+def row_of_reason(provider: str, reason: str, *, application: bool = False) -> RefusalRow:
+    """Return the row for what the status says was the reason: the subtype if the provider gave one, else the word."""
+    word = next((word for name, word, subtype in ROWS if (name, subtype) == (provider, reason)), "")
+    known = (word, reason) if word else (reason, "")
+    return row_of_application(provider, *known) if application else row_of(provider, *known)

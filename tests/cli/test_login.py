@@ -29,6 +29,7 @@ PROMPT: dict[str, Any] = {
     "event": "prompt",
     "user": "a@example.test",
     "registration": "cms (it may vanish)",
+    "provider": "microsoft",
     "method": "paste",
     "url": "https://login.example.test/authorize",
     "user_code": "",
@@ -268,6 +269,14 @@ def test_each_way_is_explained(changes: dict[str, str], words: str) -> None:
 
     for each in (words, "a@example.test", "it may vanish", PROMPT["url"], "10 minutes"):
         assert each in text
+
+
+@pytest.mark.parametrize("method", ["browser", "paste"])
+def test_numbers_are_microsofts(method: str) -> None:
+    """Another provider's page shows none that could be pasted."""
+    texts = [in_words({**PROMPT, "method": method, "provider": name}) for name in ("microsoft", "google")]
+
+    assert [True, False] == ["AADSTS50105" in each for each in texts]
 
 
 def test_a_window_of_the_brokers_needs_no_address() -> None:

@@ -17,10 +17,10 @@ from cms.core.status_table import some
 from cms.core.words import NAMELESS, duration
 from cms_oauth.claims import Claims
 from cms_oauth.diagnosis.certificates import CERTIFICATE, at_login
-from cms_oauth.diagnosis.lookup import of_entra
 from cms_oauth.diagnosis.mail import reachable
+from cms_oauth.diagnosis.provider import of_problem
 from cms_oauth.diagnosis.verdicts import Verdict
-from cms_oauth.microsoft import clouds_of_server
+from cms_oauth.microsoft import LOGIN_HOSTS, clouds_of_server
 from cms_oauth.moves import Command, cms, fill
 
 # Entra and Exchange tolerate a clock that is five minutes off. Half a minute means that nothing synchronises the clock.
@@ -163,7 +163,7 @@ def tls(found: Https) -> Finding:
     said = f"{found.host}: {found.version}, certificate from {found.issuer}"
     if found.ca:
         return passed("tls", f"{said}, trusted by Tls(ca=)")
-    if any(word in found.issuer.lower() for word in PUBLIC_ISSUERS):
+    if found.host not in LOGIN_HOSTS or any(word in found.issuer.lower() for word in PUBLIC_ISSUERS):
         return passed("tls", said)
     return warned("tls", said, _INTERCEPTED)
 
@@ -382,14 +382,12 @@ def sign_in(row: Mapping[str, Any], wall: float) -> Finding:
 
 
 def _verdicts_of(problem: Mapping[str, Any], row: Mapping[str, Any]) -> tuple[Verdict, ...]:
-    """Return what a problem means: from Entra's table if it has a number, else in the daemon's own words."""
+    """Return what a problem means: from the provider's table if it was named there, else in the daemon's own words."""
     # Not the link or code of a waiting sign-in: anyone who reads it could use it, and people pass reports on.
     step = _FINISH if row.get("state") == "signing-in" else _move_of(row)
     own = Verdict(str(problem.get("kind")), str(problem.get("message")), "you", (step,))
-    if not problem.get("aadsts"):
-        return (replace(own, mover="wait") if row.get("state") == "failing" else own,)
-    by_itself = problem.get("kind") == "application"
-    return of_entra(int(problem["aadsts"]), user=str(row.get("user", "")), application=by_itself)
+    named = of_problem(problem, str(row.get("provider")), str(row.get("user", "")))
+    return named or (replace(own, mover="wait") if row.get("state") == "failing" else own,)
 
 
 _FINISH = "finish the sign-in that is waiting: `cms status` shows how"

@@ -300,6 +300,7 @@ def prompt_event(flow: Flow, shown: Prompt) -> dict[str, Any]:
         "event": "prompt",
         "user": flow.grant.login,
         "registration": application(flow.grant),
+        "provider": flow.grant.provider,
         "page": flow.page,
         # Where the browser returns to on this machine, "" and 0 if it does not.
         "host": flow.host,

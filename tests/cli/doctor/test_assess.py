@@ -88,7 +88,9 @@ SEEN = Https("login", trusted=True, issuer="DigiCert Inc", version="TLSv1.3")
     ("found", "expected"),
     [
         (SEEN, ("pass", "")),
-        (replace(SEEN, issuer="Example Proxy CA"), ("warn", "interception")),
+        (replace(SEEN, host="login.microsoftonline.com", issuer="Example Proxy CA"), ("warn", "interception")),
+        # Whose certificate another provider has is not known.
+        (replace(SEEN, host="sso.example.test", issuer="Example CA"), ("pass", "")),
         (replace(SEEN, issuer="Example Proxy CA", ca="/ca.pem"), ("pass", "")),
         (replace(THEIRS, error="unable to get local issuer certificate"), ("fail", "corporate-certificate")),
         (replace(THEIRS, error="certificate has expired"), ("fail", "certificate-expired")),
@@ -256,6 +258,25 @@ def test_an_application_is_not_told_to_sign_in() -> None:
 
     assert "application-not-permitted" == finding.verdicts[0].name
     assert not any("cms login" in step for step in finding.verdicts[0].steps)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason", "name"),
+    [
+        ("refused", "invalid_grant", "ended"),
+        ("refused", "invalid_rapt", "session-control"),
+        ("application", "unauthorized_client", "no-delegation"),
+        ("network", "", "network"),
+    ],
+)
+def test_another_provider_is_explained_by_its_word(kind: str, reason: str, name: str) -> None:
+    """The further steps are those of the provider's table; what it did not say is in the daemon's words."""
+    problem = {"kind": kind, "message": "no", "aadsts": None, "reason": reason}
+    row = {**ROW, "provider": "google", "problem": problem, "state": "sign-in-required"}
+    (verdict,) = assess.sign_in(row, 0.0).verdicts
+
+    assert name == verdict.name
+    assert reason in verdict.cause
 
 
 def test_a_refusal_of_entras_is_explained_by_its_number() -> None:

@@ -479,7 +479,10 @@ def test_an_application_of_ones_own_is_named_by_its_id() -> None:
     """`cms login` says whose application it is about to use."""
     flow = Flow(Grant("https://login.example.test/common", "my-own", ""), "paste")
 
-    assert "my-own" in server.prompt_event(flow, Prompt(1, "paste", "https://x.test/"))["registration"]
+    event = server.prompt_event(flow, Prompt(1, "paste", "https://x.test/"))
+
+    assert "my-own" in event["registration"]
+    assert "microsoft" == event["provider"]
 
 
 def test_a_prompt_says_where_the_browser_comes_back_to() -> None:
