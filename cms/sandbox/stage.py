@@ -65,6 +65,7 @@ account = Office365_Account(
     client_id={client_id!r},
     authority={authority!r},
     redirect_uri="http://localhost/",
+    smtp_host={smtp!r},
 )
 google = OAuth2_Account(
     user={google!r},
@@ -75,8 +76,9 @@ google = OAuth2_Account(
     prompt="consent",
     parameters={{"access_type": "offline"}},
     redirect_uri="http://localhost/",
+    smtp_host={smtp!r},
 )
-{more}CredentialServer({socket!r}, accounts=[{names}], protocols=["SMTP", "IMAP"])
+{more}CredentialServer({socket!r}, accounts=[{names}], protocols=["SMTP"])
 Vault(key=File({key!r}))
 Tls(ca={ca!r})
 """
@@ -88,6 +90,7 @@ team = Office365_Account(
     client_id={client_id!r},
     authority={authority!r},
     redirect_uri="http://localhost/",
+    smtp_host={smtp!r},
 )
 """
 
@@ -386,10 +389,12 @@ def keep(stage: Stage) -> None:
         for line in (
             f". {stage.folder}/env.sh",
             "cms status",
+            "cms doctor",
             f"cms-oauth --user={USER} --test-smtp=localhost:{stage.submission.port}",
+            f'cms show msmtp --user={TEAM} | sed "s#/etc/ssl/.*#$SSL_CERT_FILE#" > $XDG_STATE_HOME/msmtprc',
+            f"echo hello | msmtp -C $XDG_STATE_HOME/msmtprc {USER}",
             f"cms logout {TEAM}",
             f"cms login {TEAM}",
-            f"cms show msmtp --user={TEAM}",
         ):
             stage.show.line(f"    {line}")
         with suppress(KeyboardInterrupt):
@@ -425,11 +430,12 @@ def _set(stage: Stage, *, more: bool = False) -> None:
     show = stage.show
     show.heading("The stage")
     show.line(f"simulated Entra:       {stage.entra.authority}")
+    smtp = f"localhost:{stage.submission.port}"
     show.line(f"simulated Google:      {stage.issuer.authority}")
-    show.line(f"simulated submission:  localhost:{stage.submission.port}")
+    show.line(f"simulated submission:  {smtp}")
     stage.config.parent.mkdir(mode=0o700)
     secret = stage.folder / "google-secret"
-    known = {"client_id": CLIENT_ID, "authority": stage.entra.authority}
+    known = {"client_id": CLIENT_ID, "authority": stage.entra.authority, "smtp": smtp}
     stage.config.write_text(
         _CONFIG.format(
             user=USER,
