@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-COLUMNS = 100
+# More than any line of the recordings has: a path or a web address that is cut in two cannot be read.
+COLUMNS = 160
 # More than any recording has: what is not used is left out.
 ROWS = 200
 
@@ -70,7 +71,8 @@ class Row:
 
 def picture(title: str, rows: Sequence[Row]) -> str:
     """Return the rows as SVG. A reader who wants no motion sees all at once, and so does a program without animations."""
-    width, height = round(COLUMNS * _WIDE) + 2 * _MARGIN, len(rows) * _HIGH + 2 * _MARGIN
+    longest = max(sum(len(each.text) for each in row.pieces) for row in rows)
+    width, height = round(longest * _WIDE) + 2 * _MARGIN, len(rows) * _HIGH + 2 * _MARGIN
     light = "\n".join(f".{name} {{ fill: {pair[0]} }}" for name, pair in _COLOURS.items())
     dark = "\n".join(f"  .{name} {{ fill: {pair[1]} }}" for name, pair in _COLOURS.items())
     lines = [

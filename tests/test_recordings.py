@@ -34,6 +34,7 @@ def test_a_picture_has_the_rows_of_the_screen() -> None:
 
     assert ["a < b & 'c' bad", "  last"] == rows(svg)
     assert '<tspan class="red bold"> bad</tspan>' in svg
+    assert 'width="148"' in svg, "of the longest row, with a margin"
     assert "animation-delay: 0.0s" in svg
     assert 'y="64" style="animation-delay: 1.2s"' in svg
 

@@ -370,9 +370,9 @@ def play(stage: Stage) -> None:
         stage.show.line("(another token than before)")
         stage.show.heading("The daemon is restarted: SIGTERM, then")
     with stage.daemon():
-        stage.run("cms", "status")
-        stage.show.line("(without another sign-in)")
         stage.fetch()
+        stage.show.line("(without another sign-in)")
+        stage.run("cms", "status")
         stage.show.heading("The submission server takes the token")
         _test_smtp(stage)
 
