@@ -37,7 +37,7 @@ _OLD = "the-refresh-token-that-is-redeemed"
 silence()
 
 
-class _Canned(BaseAdapter):
+class Canned(BaseAdapter):
     """Answers every request with one response: a status, headers and a body, as they come over the wire."""
 
     def __init__(self, data: bytes) -> None:
@@ -67,7 +67,7 @@ def _sign_in() -> str:
     client_info = base64.urlsafe_b64encode(b'{"uid": "oid", "utid": "tenant"}').decode()
     answer = {"access_token": "a", "token_type": "Bearer", "expires_in": 60, "client_info": client_info}
     with HttpSession() as session:
-        session.adapters["https"] = _Canned(b"200\n\n" + json.dumps(answer | {"refresh_token": _OLD}).encode())
+        session.adapters["https"] = Canned(b"200\n\n" + json.dumps(answer | {"refresh_token": _OLD}).encode())
         call = Call(GRANT, "", "", _http(session))
         call.ask(lambda: call.app.acquire_token_by_refresh_token("first", list(MAIL_SCOPES)))
         return call.kept()
@@ -76,20 +76,20 @@ def _sign_in() -> str:
 def check(data: bytes) -> None:
     """An answer is an outcome that crosses to the daemon, and no bug; a token of it can be used; no successor is lost."""
     with HttpSession() as session, redirect_stderr(StringIO()) as log:
-        session.adapters["https"] = answers = _Canned(data)
+        session.adapters["https"] = answers = Canned(data)
         _check_discovery(session)
         redeemed, renewed = Call(GRANT, "", _CACHE, _http(session)), Call(GRANT, "", "", _http(session))
         account = {"home_account_id": _HOME, "environment": _HOST}
         end = redeemed.ask(
             lambda: redeemed.app.acquire_token_silent_with_error(list(MAIL_SCOPES), account, force_refresh=True)
         )
-        _check_outcome(redeemed.granted(end, MAIL_SCOPES, "") if isinstance(end, dict) else end)
+        check_outcome(redeemed.granted(end, MAIL_SCOPES, "") if isinstance(end, dict) else end)
         _check_kept(redeemed, answers)
 
         adopted = renewed.ask(lambda: renewed.app.acquire_token_by_refresh_token(_OLD, list(MAIL_SCOPES)))
         if isinstance(adopted, dict):
             renewed.keep_unrotated(_OLD)
-        _check_outcome(renewed.signed_in(adopted, MAIL_SCOPES).outcome)
+        check_outcome(renewed.signed_in(adopted, MAIL_SCOPES).outcome)
     assert all(line.startswith("warning: ") and line.isprintable() for line in log.getvalue().split("\n")[:-1])
 
 
@@ -102,10 +102,11 @@ def _check_discovery(session: HttpSession) -> None:
     if isinstance(found, str):
         assert json.loads(found)["token_endpoint"].startswith("https://")
     else:
-        _check_outcome(found)
+        check_outcome(found)
 
 
-def _check_outcome(outcome: Outcome) -> None:
+def check_outcome(outcome: Outcome) -> None:
+    """Fail unless an outcome crosses to the daemon as it is, and a token of it can be used."""
     if isinstance(outcome, Granted):
         assert sasl.is_token(outcome.secret)
         assert 0 < outcome.expires_in <= token_answer.MAX_LIFE
@@ -119,7 +120,7 @@ def _check_outcome(outcome: Outcome) -> None:
     assert pack(unpack_reply(packed.removesuffix(b"\n"))) == packed
 
 
-def _check_kept(call: Call, answers: _Canned) -> None:
+def _check_kept(call: Call, answers: Canned) -> None:
     """Fail unless the vault would get the refresh token that came, and the one before it where none came."""
     secrets = [each["secret"] for each in json.loads(call.kept())["RefreshToken"].values()]
     came = token_answer.read(answers.text).get("refresh_token") if not is_fault(answers.status) else None

@@ -22,12 +22,16 @@ from cms.grants.oauth2.proof import proof
 from cms.grants.providers import ExchangeEnd, nothing_to_keep, recognised, wanted
 from cms_oauth.frozen import dataclass
 from cms_oauth.providers import SIGN_INS_OWN, Server
+from cms_oauth.text import printable
 
 # The answer with a token, else the outcome.
 Result: TypeAlias = dict[str, Any] | Outcome
 
 # The scope that asks who signs in (OpenID Connect Core, 3.1.2.1).
 OPENID = "openid"
+
+# In characters: an address has at most 254 (RFC 5321).
+_LONGEST_NAME = 320
 
 _ACCEPT = {"Accept": "application/json"}
 
@@ -183,7 +187,7 @@ class Exchange(TokenExchange):
 
     def _names(self, claims: Mapping[str, Any]) -> tuple[str, ...]:
         found = (claims.get(name) for name in self.server.who)
-        return tuple(each for each in found if isinstance(each, str) and each)
+        return tuple(printable(each, _LONGEST_NAME) for each in found if isinstance(each, str) and each)
 
     def _userinfo(self, token: str) -> dict[str, Any] | Outcome:
         """Return what the userinfo endpoint says, nothing if it refuses to."""

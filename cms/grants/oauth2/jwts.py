@@ -79,6 +79,7 @@ def claims_in(token: object) -> Mapping[str, Any]:
     """
     try:
         found: Mapping[str, Any] = jwt.decode(str(token), options={"verify_signature": False})
-    except jwt.PyJWTError:
+    except (jwt.PyJWTError, ValueError, RecursionError):
+        # PyJWT itself takes any JSON to be of Unicode, and not to be deep.
         return {}
     return found

@@ -80,7 +80,9 @@ def test_the_assertion_of_a_client(pair: KeyPair) -> None:
     assert one != two
 
 
-@pytest.mark.parametrize("text", ["", "a.b.c", 7, None, "ya29.opaque"])
+@pytest.mark.parametrize(
+    "text", ["", "a.b.c", 7, None, "ya29.opaque", "\ud800", f"{'W1tb' * 40000}.{'W1tb' * 40000}.x"]
+)
 def test_what_is_no_id_token(text: object) -> None:
     """It says nothing."""
     assert {} == jwts.claims_in(text)
