@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import field
+from urllib.parse import urlsplit
 
 from cms_oauth.frozen import dataclass
-from cms_oauth.microsoft import CLOUDS, PERMISSIONS
+from cms_oauth.microsoft import CLOUDS, LOGIN_HOSTS, PERMISSIONS
 
 # The providers that need a name here: Microsoft, Google, and a server that the configuration describes itself.
 MICROSOFT = "microsoft"
@@ -257,3 +258,21 @@ _BY_AUTHORITY = {
 def provider_of(authority: str) -> str:
     """Return the provider whose sign-ins have this authority: Microsoft's name for one that no row has."""
     return _BY_AUTHORITY.get(authority, MICROSOFT)
+
+
+# Google's older token endpoint, which other programs still use, is at another host than the row's.
+_BY_HOST = dict.fromkeys(LOGIN_HOSTS, MICROSOFT) | {
+    "www.googleapis.com": GOOGLE,
+    **{
+        str(urlsplit(address).hostname): row.name
+        for row in PROVIDERS.values()
+        if row.server
+        for address in (row.server.issuer, row.server.authorization_endpoint, row.server.token_endpoint)
+        if address
+    },
+}
+
+
+def provider_at(host: str) -> str:
+    """Return the provider whose authorization server this host is, "" if no row has it."""
+    return _BY_HOST.get(host.lower(), "")

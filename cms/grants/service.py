@@ -29,6 +29,7 @@ from cms.grants.vault.entry_file import Entry
 from cms.grants.vault.store import Held, Stored, Vault
 from cms_oauth.frozen import dataclass
 from cms_oauth.microsoft import takes_the_code
+from cms_oauth.providers import OWN, PROVIDERS
 
 _NOWHERE = Trouble(
     "storage",
@@ -446,6 +447,12 @@ def _explained(outcome: Outcome, held: Held, grant: Grant, *, lost: bool) -> Out
 
 def _of_another_program(outcome: Outcome, found: Found, grant: Grant) -> Outcome:
     """Explain a refusal of a sign-in that another program made, or what to know before the next sign-in."""
+    if isinstance(outcome, Granted) and grant.server and (grant.server.rotates or grant.provider == OWN):
+        return replace(
+            outcome,
+            note=f"do not use {found.program} for this account any more: its refresh token was used here, and "
+            f"{PROVIDERS[grant.provider].title} may take a second use for a theft, and end the sign-in",
+        )
     if isinstance(outcome, Granted) and takes_the_code(found.redirect):
         return replace(
             outcome,

@@ -7,7 +7,17 @@ from urllib.parse import urlsplit
 import pytest
 
 from cms_oauth.microsoft import CLOUDS, PERMISSIONS
-from cms_oauth.providers import CLIENT_AUTH, GOOGLE, MICROSOFT, OWN, PROVIDERS, Provider, Server, provider_of
+from cms_oauth.providers import (
+    CLIENT_AUTH,
+    GOOGLE,
+    MICROSOFT,
+    OWN,
+    PROVIDERS,
+    Provider,
+    Server,
+    provider_at,
+    provider_of,
+)
 
 # How an account may sign in: the words that `sign_in=` takes.
 WAYS = {"browser", "paste", "device", "broker", "app", "managed-identity"}
@@ -75,3 +85,19 @@ def test_google() -> None:
 def test_whose_a_stored_sign_in_is(authority: str, expected: str) -> None:
     """The vault has the authority only."""
     assert expected == provider_of(authority)
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("oauth2.googleapis.com", GOOGLE),
+        ("WWW.googleapis.com", GOOGLE),
+        ("api.fastmail.com", "fastmail"),
+        ("login.microsoftonline.us", MICROSOFT),
+        ("sso.corp.example", ""),
+        ("", ""),
+    ],
+)
+def test_whose_an_authorization_server_is(host: str, expected: str) -> None:
+    """Other programs name the token endpoint; Google's has had several."""
+    assert expected == provider_at(host)

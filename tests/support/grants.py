@@ -42,6 +42,7 @@ from cms.grants.vault.keys import Keys
 from cms.grants.vault.store import Vault
 from cms.sandbox.directory import MAIL_SCOPES
 from cms.sandbox.entra import CLIENT_ID, Entra
+from cms.sandbox.host import Host
 from support.evidence import children
 from support.waiting import until
 
@@ -94,10 +95,10 @@ class TurnsUpLocked(NoRing):
         return super().make()
 
 
-def opened(state: Path, entra: Entra | None = None, **more: Any) -> Open:
+def opened(state: Path, server: Host | None = None, **more: Any) -> Open:
     """Return a first message that needs no keyring."""
     more.setdefault("key", Source("file", (str(state.parent / "vault.key"),)))
-    return Open(str(state), ca=entra.ca_file if entra else None, **more)
+    return Open(str(state), ca=server.ca_file if server else None, **more)
 
 
 def service(

@@ -158,9 +158,9 @@ def sasl_file(signed_in: SignedIn, **changes: str) -> bytes:
     return json.dumps({**json.loads(SASL_SAMPLE), "refresh_token": signed_in.refresh_token, **changes}).encode()
 
 
-def oama_record(signed_in: SignedIn) -> bytes:
-    email = {"unEmailAddress": signed_in.user}
-    return json.dumps({**json.loads(OAMA_SAMPLE), "refresh_token": signed_in.refresh_token, "email": email}).encode()
+def oama_record(signed_in: SignedIn, **changes: str) -> bytes:
+    token = {"refresh_token": signed_in.refresh_token, "email": {"unEmailAddress": signed_in.user}}
+    return json.dumps({**json.loads(OAMA_SAMPLE), **token, **changes}).encode()
 
 
 def fernet(token: str, password: str, salt: bytes, rounds: int) -> str:

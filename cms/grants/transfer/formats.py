@@ -7,6 +7,7 @@ not say (the application, who signed in) is "": the redemption tells.
 from __future__ import annotations
 
 import configparser
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import field
 from typing import Any
@@ -14,20 +15,25 @@ from urllib.parse import parse_qs, urlsplit
 
 from cms.core import refusals
 from cms.core.accounts import Grant, is_named, registration_of
+from cms_oauth.addresses import is_address
 from cms_oauth.frozen import dataclass
 from cms_oauth.json_object import read_object
 from cms_oauth.microsoft import LOGIN_ALIASES, NATIVE_CLIENT
 from cms_oauth.moves import Command
+from cms_oauth.providers import DYNAMIC, GOOGLE, MICROSOFT, OWN, PROVIDERS, provider_at
 from cms_oauth.text import printable
-
-# mutt_oauth2.py's other registration; a Microsoft one says nothing of the cloud, which its users edit in the script.
-_MUTT_HOSTS = {"google": "accounts.google.com"}
 
 # Where its browser ends, by registration and flow; its other flows use this machine, or a code.
 _MUTT_REDIRECTS = {("microsoft", "authcode"): NATIVE_CLIENT}
 
 # email-oauth2-proxy derived keys with so many rounds before it noted their number beside the salt.
 _PROXY_LEGACY_ROUNDS = 100_000
+
+# `oauth2_flow` of its accounts that no person signs in to: what they need instead of an import.
+_PROXY_UNATTENDED = {
+    "service_account": "GMail_Account(USER, service_account=File(...)) needs no sign-in",
+    "client_credentials": 'Office365_Account(USER, sign_in="app") needs no sign-in',
+}
 
 # Python refuses to make a number of thousands of digits; no count of rounds has more than these.
 _MOST_DIGITS = 10
@@ -63,7 +69,8 @@ class Found:
     """One sign-in of another program's.
 
     `host` is its login service and `redirect` the address that its browser ended at; with `encryption` the token is still
-    encrypted.
+    encrypted. `provider` is a row's name, if the program says that instead of a host. `instead` is the next move if this
+    kind of account has no sign-in.
     """
 
     program: str
@@ -74,6 +81,13 @@ class Found:
     host: str = ""
     encryption: Encryption | None = None
     redirect: str = ""
+    provider: str = ""
+    instead: str = ""
+
+    @property
+    def at(self) -> str:
+        """The name of the provider where it is good, "" if it is not known."""
+        return self.provider or provider_at(self.host)
 
     @property
     def called(self) -> str:
@@ -115,6 +129,11 @@ def _host(address: str) -> str:
         raise Unknown from None
 
 
+def _provider(word: str) -> str:
+    """Return the provider that a program's word means: users may add words of their own."""
+    return word if word in PROVIDERS and word != OWN else ""
+
+
 def read_mutt(raw: bytes) -> list[Found]:
     """mutt_oauth2.py: one JSON object, as its decryption pipe prints it."""
     body = _object(raw)
@@ -126,7 +145,7 @@ def read_mutt(raw: bytes) -> list[Found]:
             _text(body, "refresh_token"),
             _text(body, "email"),
             client_id=_text(body, "client_id"),
-            host=_MUTT_HOSTS.get(_text(body, "registration"), ""),
+            provider=_provider(_text(body, "registration")),
             redirect=_MUTT_REDIRECTS.get((_text(body, "registration"), _text(body, "authflow")), ""),
         )
     ]
@@ -184,8 +203,7 @@ def read_oama(raw: bytes) -> list[Found]:
         raise Unknown
     email = body.get("email")
     user = _text(email, "unEmailAddress") if isinstance(email, dict) else _text(body, "email")
-    host = "accounts.google.com" if _text(body, "service") == "google" else ""
-    return [Found("oama", _text(body, "refresh_token"), user, host=host)]
+    return [Found("oama", _text(body, "refresh_token"), user, provider=_provider(_text(body, "service")))]
 
 
 def read_proxy(raw: bytes) -> list[Found]:
@@ -227,6 +245,7 @@ def _proxy_account(ini: configparser.ConfigParser, user: str, *, inherits: bool)
         host=_host(option("token_url")),
         encryption=Encryption(option("token_salt"), int(rounds or _PROXY_LEGACY_ROUNDS)),
         redirect=option("redirect_uri"),
+        instead=_PROXY_UNATTENDED.get(option("oauth2_flow"), ""),
     )
 
 
@@ -334,6 +353,8 @@ def choose(found: Sequence[Found], grant: Grant, entry: str, place: str) -> Foun
     signed_in = [each for each in found if each.refresh_token]
     if not signed_in:
         programs = ", ".join(dict.fromkeys(each.program for each in found)) or "the program"
+        if instead := _instead(found, grant, entry):
+            raise Unfit(f"{place} holds no refresh token: {programs} gets tokens there without a person", instead)
         raise Unfit(
             f"{place} holds no refresh token: {programs} has not signed in there",
             refusals.hint("sign in with that program first, or at once with cms: {login}", grant),
@@ -346,6 +367,12 @@ def choose(found: Sequence[Found], grant: Grant, entry: str, place: str) -> Foun
         raise Unfit(f"{place} holds several sign-ins, and {said}: {names}", "name one of them with --entry=NAME")
     _check(chosen, grant, place)
     return chosen
+
+
+def _instead(found: Sequence[Found], grant: Grant, entry: str) -> str:
+    """Return the next move if the account that is meant is of a kind that has no sign-in, "" otherwise."""
+    meant = _meant(found, grant, entry)
+    return meant.instead if meant else ""
 
 
 def _meant(found: Sequence[Found], grant: Grant, entry: str) -> Found | None:
@@ -361,24 +388,69 @@ def _meant(found: Sequence[Found], grant: Grant, entry: str) -> Found | None:
 
 def _check(found: Found, grant: Grant, place: str) -> None:
     """Refuse what cannot be redeemed where the account is: a sign-in belongs to one application at one service."""
-    ours = _host(grant.authority)
-    if found.host and found.host.lower() != ours and not {found.host.lower(), ours} <= LOGIN_ALIASES:
+    if not _is_there(found, grant):
+        title = PROVIDERS[found.at].title if found.at and found.at != MICROSOFT else found.host or "Microsoft"
         raise Unfit(
-            f"{place} holds a sign-in at {found.host}, and the account signs in at {ours}",
-            refusals.hint("set cloud= or authority= of the account if it is the same mailbox; else {login}", grant),
+            f"{place} holds a sign-in at {title}, and the account signs in at {_host(grant.authority)}",
+            _other_account(found, grant),
+        )
+    if not found.client_id and grant.client_id == DYNAMIC:
+        raise Unfit(
+            f"{place} does not say which application it was signed in with, and the account has none yet",
+            f"set client_id= of the account to the one that {found.program} is configured with, and import again",
         )
     if found.client_id and found.client_id.lower() != grant.client_id.lower():
         raise Unfit(
             f"{place} was signed in with the application {_named(found.client_id)}, and the account uses "
             f"{_named(grant.client_id)}: a sign-in cannot go from one to the other",
             refusals.hint(
-                "if you know that application, name it in client_id= of the account (and tenant= as that program has it), "
+                f"if you know that application, {_how_to_name_it(grant)}, "
                 "then `cms reload`, if cms is running, and import again; or sign in again: {login}",
                 grant,
             ),
         )
 
 
+def _is_there(found: Found, grant: Grant) -> bool:
+    """Return True if the sign-in is good where the account signs in, or if the file does not say where it is good."""
+    if not found.host:
+        return found.provider in ("", grant.provider) or found.provider == provider_at(_host(grant.authority))
+    host, ours = found.host.lower(), _host(grant.authority)
+    if host == ours or {host, ours} <= LOGIN_ALIASES:
+        return True
+    # An authorization server may have its addresses at several hosts.
+    return grant.server is not None and found.at in (grant.provider, provider_at(ours)) and found.at != ""
+
+
+def _other_account(found: Found, grant: Grant) -> str:
+    """Return the next move if the account is not at the place of the sign-in: mostly, the directive to write."""
+    if grant.server is None and found.at in ("", MICROSOFT) and found.host:
+        return refusals.hint("set cloud= or authority= of the account if it is the same mailbox; else {login}", grant)
+    # The address is all that comes from the file: who pastes a line does not look at what is in it.
+    user = json.dumps(found.user) if is_address(found.user) else "USER"
+    directives = {
+        GOOGLE: f'GMail_Account({user}, client=File("google-client.json"))',
+        MICROSOFT: f"Office365_Account({user}, client_id=...)",
+        "": f"OAuth2_Account({user}, issuer=..., client_id=...)",
+    }
+    return refusals.hint(
+        "it needs an account at the same place: {directive} in the configuration, then `cms reload`, if cms is running, "
+        "and import again with --account",
+        grant,
+        directive=directives.get(found.at, f'OAuth2_Account({user}, provider="{found.at}", client_id=...)'),
+    )
+
+
+def _how_to_name_it(grant: Grant) -> str:
+    if grant.server is None:
+        return "name it in client_id= of the account (and tenant= as that program has it)"
+    if grant.provider == GOOGLE:
+        return "give its file to client= of the account, or name it in client_id="
+    return "name it in client_id= of the account"
+
+
 def _named(client_id: str) -> str:
+    if client_id == DYNAMIC:
+        return "one that cms registers"
     known = registration_of(client_id)
     return f"{client_id} ({known.name})" if known else client_id

@@ -20,6 +20,8 @@ from support.desktop import Desktop
 from support.grants import ANN, BEN, Broker, dispatched, grant_for, opened
 from support.peers import SignedIn
 from support.programs import require_program
+from support.proofs import write_private
+from support.worlds import World, google_world, strict_world
 
 from cms.core.accounts import Grant, Source
 from cms.core.lifecycle import Granted, Outcome, Refused, Transient
@@ -29,6 +31,7 @@ from cms.grants.transfer.find import NoPassword, find, is_gpg
 from cms.grants.transfer.formats import Unfit
 from cms.sandbox.directory import CLIENT_ID
 from cms.sandbox.entra import Entra, Fault
+from cms.sandbox.habits import CLIENT_SECRET
 
 PASSWORD = "the proxy's password"
 ENVIRON = {"HOME": "/nonexistent"}
@@ -93,6 +96,52 @@ FILES: dict[str, Callable[[SignedIn], bytes]] = {
 
 
 # --- every program's, end to end ---
+
+
+# The same of other providers' sign-ins, as each program names the provider: by a word, by an address, or not at all.
+GOOGLES: dict[str, Callable[[SignedIn, str], bytes]] = {
+    "mutt_oauth2": lambda signed_in, _: made.mutt_file(signed_in, registration="google"),
+    "sasl-xoauth2": lambda signed_in, _: made.sasl_file(signed_in),
+    "email-oauth2-proxy": lambda signed_in, url: made.proxy_file(signed_in, PASSWORD, token_url=url),
+    "oama": lambda signed_in, _: made.oama_record(signed_in, service="google"),
+    "pizauth": lambda signed_in, _: made.pizauth_dump(
+        [made.pizauth_account("work", signed_in.refresh_token, signed_in.client_id)]
+    ),
+}
+
+
+def of_another_program(world: World) -> SignedIn:
+    """Sign Ann in at a provider that is not Microsoft."""
+    found = SignedIn(ANN, json.loads(world.sign_in().cache)["refresh_token"], "", world.grant.client_id)
+    evidence.keep_secret(found.refresh_token)
+    return found
+
+
+@pytest.mark.parametrize("make", GOOGLES.values(), ids=GOOGLES)
+def test_a_sign_in_at_google_is_taken_over(tmp_path: Path, make: Callable[[SignedIn, str], bytes]) -> None:
+    """As Microsoft's, with the file of Google's client as the account has it; the other program goes on as before."""
+    with google_world() as world:
+        signed_in = of_another_program(world)
+        secret = Source("file", (str(write_private(tmp_path / "secret", CLIENT_SECRET)),))
+        grant = replace(world.grant, client_secret=secret)
+        place = put(tmp_path, make(signed_in, f"{world.server.authority}/token"))
+        with dispatched(opened(tmp_path / "state", world.server)) as broker:
+            end = bring_in(broker, grant, replace(place, password=PASSWORD))
+            token = broker.acquire(grant)
+
+            assert isinstance(end, Granted), end
+            assert (ANN, "") == (end.sign_in.who, end.note)
+            assert isinstance(token, Granted), token
+
+
+def test_where_a_second_use_ends_the_sign_in_the_other_program_must_stop(tmp_path: Path) -> None:
+    """A provider that rotates: the import says so, and that program's token is worth nothing from then on."""
+    with strict_world() as world, dispatched(opened(tmp_path / "state", world.server)) as broker:
+        signed_in = of_another_program(world)
+        end = bring_in(broker, world.grant, put(tmp_path, made.sasl_file(signed_in, client_id=signed_in.client_id)))
+
+        assert isinstance(end, Granted), end
+        assert end.note.startswith("do not use sasl-xoauth2 for this account any more: ")
 
 
 @pytest.mark.parametrize("make", FILES.values(), ids=FILES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from cms.grants.transfer import decrypt, formats
 from cms.grants.transfer.formats import FORMATS, Found, Unfit
 from cms.sandbox.directory import CLIENT_ID
 from cms_oauth.microsoft import NATIVE_CLIENT
+from cms_oauth.providers import DYNAMIC, OWN, PROVIDERS, Server
 
 ANN, BEN = "ann@example.test", "ben@example.test"
 GRANT = Grant("https://localhost:1/common", CLIENT_ID, ANN)
@@ -126,12 +128,19 @@ def test_where_the_browser_ended_is_read(source: str, raw: bytes, expected: str)
     assert expected == only(formats.read(raw, source, "x")).redirect
 
 
-def test_a_google_sign_in_is_known_as_such() -> None:
-    """Programs that name the provider by a word."""
-    mutt = only(formats.read(changed(made.MUTT_SAMPLE, registration="google"), "", "x"))
-    oama = only(formats.read(changed(made.OAMA_SAMPLE, service="google", email=BEN), "", "x"))
+@pytest.mark.parametrize("word", ["google", "microsoft", "yahoo"])
+def test_a_provider_is_known_by_a_word(word: str) -> None:
+    """Programs that name no address."""
+    mutt = only(formats.read(changed(made.MUTT_SAMPLE, registration=word), "", "x"))
+    oama = only(formats.read(changed(made.OAMA_SAMPLE, service=word, email=BEN), "", "x"))
 
-    assert ("accounts.google.com", "accounts.google.com", BEN) == (mutt.host, oama.host, oama.user)
+    assert (word, word, BEN) == (mutt.at, oama.at, oama.user)
+
+
+@pytest.mark.parametrize("word", ["work", "oauth2"])
+def test_a_word_of_the_users_names_no_provider(word: str) -> None:
+    """Whoever adds a service of their own to oama may call it anything."""
+    assert "" == only(formats.read(changed(made.OAMA_SAMPLE, service=word), "", "x")).at
 
 
 def test_a_proxy_account_inherits_where_it_may() -> None:
@@ -300,10 +309,108 @@ def test_another_application_is_refused_by_both_names() -> None:
     assert f"`cms login {ANN}`" in refused.value.hint
 
 
-def test_another_login_service_is_refused() -> None:
-    """Google, or another of Microsoft's clouds."""
-    with pytest.raises(Unfit, match=r"a sign-in at accounts\.google\.com, and the account signs in at localhost"):
-        formats.choose([found(host="accounts.google.com")], GRANT, "", "/f")
+GOOGLES = Grant("https://accounts.google.com", "c", ANN, provider="google", server=PROVIDERS["google"].server)
+FASTMAIL = Grant("https://api.fastmail.com", DYNAMIC, ANN, provider="fastmail", server=PROVIDERS["fastmail"].server)
+
+
+def described(issuer: str) -> Grant:
+    """Return a grant of an account that the configuration itself describes."""
+    return Grant(issuer, "c", ANN, provider=OWN, server=Server(issuer))
+
+
+@pytest.mark.parametrize(
+    ("grant", "found_at", "said", "directive"),
+    [
+        (MICROSOFT, {"provider": "google"}, "Google", 'GMail_Account("ann@example.test", client=File('),
+        (MICROSOFT, {"host": "oauth2.googleapis.com"}, "Google", 'GMail_Account("ann@example.test", client=File('),
+        (MICROSOFT, {"host": "api.login.yahoo.com"}, "Yahoo", 'provider="yahoo", client_id=...)'),
+        (GOOGLES, {"provider": "microsoft"}, "Microsoft", 'Office365_Account("ann@example.test", client_id=...)'),
+        (GOOGLES, {"host": "login.live.com"}, "login.live.com", 'Office365_Account("ann@example.test", client_id=...)'),
+        (GOOGLES, {"host": "sso.corp.example"}, "sso.corp.example", "issuer=..."),
+        (described("https://sso.corp.example"), {"host": "evil.example"}, "evil.example", "issuer=..."),
+        (described("https://sso.corp.example"), {"provider": "google"}, "Google", "GMail_Account("),
+    ],
+)
+def test_an_account_elsewhere_is_refused_with_the_directive_to_write(
+    grant: Grant, found_at: dict[str, Any], said: str, directive: str
+) -> None:
+    """A refresh token goes to no other provider than its own; the directive has what the file tells."""
+    with pytest.raises(Unfit) as refused:
+        formats.choose([replace(found(ANN, client_id="c"), **found_at)], grant, "", "/f")
+
+    assert refused.value.message.startswith(f"/f holds a sign-in at {said}, and the account signs in at ")
+    assert directive in refused.value.hint
+
+
+def test_a_directive_has_nothing_in_it_that_a_file_could_smuggle_in() -> None:
+    """Who pastes a line does not look at it: only an address comes from the file."""
+    smuggled = '"); import os; ("'
+    with pytest.raises(Unfit) as refused:
+        formats.choose([replace(found(smuggled, client_id=smuggled), provider="yahoo")], MICROSOFT, "", "/f")
+
+    assert 'OAuth2_Account(USER, provider="yahoo", client_id=...)' in refused.value.hint
+
+
+@pytest.mark.parametrize(
+    ("grant", "host"),
+    [
+        (GOOGLES, "accounts.google.com"),
+        (GOOGLES, "oauth2.googleapis.com"),
+        (GOOGLES, "WWW.googleapis.com"),
+        (described("https://accounts.google.com"), "oauth2.googleapis.com"),
+        (described("https://sso.corp.example/realms/corp"), "sso.corp.example"),
+    ],
+)
+def test_an_authorization_server_has_several_hosts(grant: Grant, host: str) -> None:
+    """Programs name its token endpoint, cms its issuer; an account may describe even Google itself."""
+    one = found(ANN, client_id="c", host=host)
+
+    assert one is formats.choose([one], grant, "", "/f")
+
+
+def test_another_of_microsofts_clouds_is_refused() -> None:
+    """The account may be of another cloud, or the mailbox another one."""
+    with pytest.raises(Unfit, match=r"a sign-in at login\.microsoftonline\.us, and the") as refused:
+        formats.choose([found(host="login.microsoftonline.us")], MICROSOFT, "", "/f")
+
+    assert refused.value.hint.startswith("set cloud= or authority= of the account")
+
+
+@pytest.mark.parametrize(
+    ("grant", "advice"),
+    [
+        (GOOGLES, "give its file to client= of the account"),
+        (FASTMAIL, "name it in client_id= of the account, then"),
+        (MICROSOFT, "(and tenant= as that program has it)"),
+    ],
+)
+def test_another_application_is_named_as_its_provider_has_it(grant: Grant, advice: str) -> None:
+    """A file of Google's, or client_id=."""
+    with pytest.raises(Unfit, match="/f was signed in with the application other, and the account uses ") as refused:
+        formats.choose([found(ANN, client_id="other")], grant, "", "/f")
+
+    assert advice in refused.value.hint
+    assert ("one that cms registers" in refused.value.message) == (grant is FASTMAIL)
+
+
+def test_where_cms_registers_itself_the_file_has_to_name_the_application() -> None:
+    """Otherwise there is none to redeem it with."""
+    with pytest.raises(Unfit, match="does not say which application it was signed in with") as refused:
+        formats.choose([found(ANN, client_id="")], FASTMAIL, "", "/f")
+
+    assert "client_id=" in refused.value.hint
+
+
+@pytest.mark.parametrize(
+    ("flow", "directive"), [("service_account", "GMail_Account("), ("client_credentials", "Office365_Account(")]
+)
+def test_what_needs_no_sign_in_has_none_to_import(flow: str, directive: str) -> None:
+    """email-oauth2-proxy's accounts that no person signs in to: the directive that does the same."""
+    (one,) = formats.read(f"[{ANN}]\noauth2_flow = {flow}\n".encode(), "", "/f")
+    with pytest.raises(Unfit, match="email-oauth2-proxy gets tokens there without a person") as refused:
+        formats.choose([one], GOOGLES, "", "/f")
+
+    assert refused.value.hint.startswith(directive)
 
 
 @pytest.mark.parametrize("host", ["", "login.windows.net", "LOGIN.microsoftonline.com"])
