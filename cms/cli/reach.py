@@ -5,6 +5,7 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -25,6 +26,9 @@ from cms_oauth.providers import SIGN_INS_OWN
 
 # Users who are named for each socket. Of the rest only the number is told.
 MOST_NAMED = 20
+
+# A user's own folder for sockets, which logind makes.
+_SESSION = re.compile(r"/run/user/(\d+)(?=/)")
 
 # No user has these numbers, so that what lets this one in lets everybody in.
 _ANYBODY = Identity("", 2**32 - 2, 2**32 - 2)
@@ -56,13 +60,21 @@ def _lines(
 
 
 def folders(config: Config) -> Iterator[str]:
-    """Yield why a daemon would not start: the folders of sockets and token files that other users can write."""
+    """Yield why a daemon would not start: folders of sockets and token files that are another's, or that others can write."""
     for path in (*(each.path for each in config.sockets), *(each.path for each in config.files)):
         try:
-            if why := distrust(path):
+            if why := _of_another_session(path, os.geteuid()) or distrust(path):
                 yield f"{path}: cms does not start, because {why}"
         except OSError as error:
             yield f"the folder of {path} cannot be looked at: {error.strerror}"
+
+
+def _of_another_session(path: str, uid: int) -> str:
+    """Return why this user makes nothing there: the number in an example's /run/user/1000 was not replaced. "" if not."""
+    found = _SESSION.match(path)
+    if not found or int(found[1]) == uid or uid == ROOT:
+        return ""
+    return f"{found[0]} is the folder of uid {found[1]}, and you are {uid}: write /run/user/{uid}"
 
 
 def namespace(config: Config) -> str:

@@ -199,6 +199,19 @@ def test_who_may_ask_for_every_mailbox_is_said(path: Path) -> None:
     assert line.startswith("a token of a@example.test also opens every mailbox of example.test: ")
 
 
+def test_an_example_whose_number_was_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """/run/user/1000 of the pages is another user's: cms would not start. Root may look at anybody's configuration."""
+    ones = config(spec(Path("/run/user/1000/cms/cms.sock")))
+
+    def said(uid: int) -> list[str]:
+        monkeypatch.setattr("os.geteuid", lambda: uid)
+        return list(reach.folders(ones))
+
+    (line,) = said(1001)
+    assert "/run/user/1000 is the folder of uid 1000, and you are 1001: write /run/user/1001" in line
+    assert [[], []] == [said(uid) for uid in (1000, 0)]
+
+
 def test_folders_that_others_can_write_are_named(path: Path) -> None:
     """Of sockets and token files: cms would not start."""
     os.chown(path.parent, 0, 0)
