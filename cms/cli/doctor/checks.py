@@ -138,10 +138,13 @@ def _state() -> assess.Folder:
 
 
 def _daemon(examination: Examination) -> Iterator[Finding]:
-    if isinstance(examination.status, NoDaemon):
-        yield assess.no_daemon(examination.status.message, examination.status.hint, runs=examination.runs)
-        return
     config = examination.config
+    if isinstance(examination.status, NoDaemon):
+        # None starts with a configuration that does not load.
+        starts = examination.runs or isinstance(config, Config)
+        hint = examination.status.hint if starts else "mend the configuration first, as said above"
+        yield assess.no_daemon(examination.status.message, hint, runs=examination.runs)
+        return
     file = config.file if isinstance(config, Config) else ""
     yield from assess.daemon(
         examination.status, VERSION, file, probe_machine.age_of(file, examination.wall()) if file else None

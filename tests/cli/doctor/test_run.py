@@ -287,6 +287,14 @@ def test_no_daemon(home: Path) -> None:
     assert ["fail"] == levels(find("daemon", of))
     assert ([], ["pass"]) == (find("sign-in", of), levels(find("key", of)))
     assert ["pass"] == levels(find("state folder", of))
+    assert "cms run" in str(find("daemon", of)[0].verdicts[0].steps)
+
+
+def test_no_daemon_starts_with_a_configuration_that_does_not_load(home: Path) -> None:
+    """So nobody is sent to `cms run`: the configuration is first."""
+    (found,) = find("daemon", examining(home, ConfigError("/c/cms.cfg", 3, "no such thing", "write another")))
+
+    assert ("mend the configuration first, as said above",) == found.verdicts[0].steps
 
 
 @contextmanager
