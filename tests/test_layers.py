@@ -111,7 +111,18 @@ PURE = (
     "cms_oauth.providers",
     *(
         f"cms_oauth.diagnosis.{name}"
-        for name in ("lookup", "explain", "entra", "oauth2", "provider", "mail", "local", "certificates", "verdicts")
+        for name in (
+            "lookup",
+            "explain",
+            "entra",
+            "oauth2",
+            "provider",
+            "gmail",
+            "mail",
+            "local",
+            "certificates",
+            "verdicts",
+        )
     ),
     "cms.config.consistency",
     "cms.grants.messages",

@@ -13,7 +13,7 @@ from email.utils import parsedate_to_datetime
 
 from cms_oauth import moves
 from cms_oauth.claims import Claims, claims_of
-from cms_oauth.diagnosis import certificates, entra, local, mail
+from cms_oauth.diagnosis import certificates, entra, gmail, local, mail
 from cms_oauth.diagnosis.verdicts import (
     MOVERS,
     Evidence,
@@ -96,7 +96,8 @@ def diagnose(protocol: str, reply: str, evidence: Evidence | None = None) -> tup
     """
     evidence, reply = evidence or Evidence(), printable(reply).strip()
     software = _software(reply, evidence)
-    verdicts = _ranked(_row_of(protocol, reply), protocol, evidence, foreign=bool(software))
+    row = _row_of(protocol, reply)
+    verdicts = gmail.causes(reply, evidence, software) or _ranked(row, protocol, evidence, software)
     values = _values(protocol, reply, evidence) | {"software": software}
     return tuple(_unknown(reply) if each is mail.UNKNOWN else fill_in(each, values) for each in dict.fromkeys(verdicts))
 
@@ -122,24 +123,23 @@ def _row_of(protocol: str, reply: str) -> mail.MailRow | None:
 
 def _shown(protocol: str, evidence: Evidence) -> list[Verdict]:
     """Return the causes that the evidence alone shows."""
-    found = (finding(protocol, evidence) for finding in _FINDINGS)
-    return list(dict.fromkeys(filter(None, found)))
+    return list(dict.fromkeys(filter(None, (finding(protocol, evidence) for finding in _FINDINGS))))
 
 
-def _ranked(row: mail.MailRow | None, protocol: str, evidence: Evidence, *, foreign: bool) -> list[Verdict]:
+def _ranked(row: mail.MailRow | None, protocol: str, evidence: Evidence, software: str) -> Sequence[Verdict]:
     """Return a row's causes and those that the evidence shows; the latter come first if the reply names no cause.
 
-    Where nobody knows the reply, that is said, and before all guesses.
+    Where nobody knows the reply, that is said, and before all guesses. `software` is what the server is, "" for Exchange.
     """
     if _service(protocol, evidence.greeting) not in ("", _MAIL[protocol]):
         return [mail.OTHER_SERVICE]
     place = [mail.EXCHANGER] if cloud_of_exchanger(evidence.host) else []
     if row is None:
-        return [*place, mail.UNKNOWN, *([mail.OTHER_SERVER] if foreign else [])]
+        return [*place, mail.UNKNOWN, *([mail.OTHER_SERVER] if software else [])]
     shown = _shown(protocol, evidence)
     fitting = _fitting(row, protocol, evidence)
     certain = [each for each in shown if each.name in _CERTAIN]
-    if foreign and (row.unsaid or row.causes[0].mover == "administrator"):
+    if software and (row.unsaid or row.causes[0].mover == "administrator"):
         # Exchange's administrators cannot fix another server.
         expired = [each for each in shown if each.name == mail.EXPIRED.name]
         return [*place, *expired, mail.OTHER_SERVER, *(each for each in shown if each.name in _ANYWHERE)]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from cms_oauth.diagnosis import certificates, entra, local, mail, oauth2
+from cms_oauth.diagnosis import certificates, entra, gmail, local, mail, oauth2
 from cms_oauth.diagnosis.lookup import of_row
 from cms_oauth.diagnosis.verdicts import UNKNOWN, WHO, Verdict, fill_in
 from cms_oauth.moves import Command, Value, cms, fill
@@ -90,7 +90,11 @@ def pages() -> dict[str, str]:
 
 
 # The families about the words of each source that `explain` knows.
-_FAMILIES_OF = {"entra": ("sign-in", "application"), "mail": ("login", "message", "connection"), "cms": ("token",)}
+_FAMILIES_OF = {
+    "entra": ("sign-in", "application"),
+    "mail": ("login", "message", "connection", "gmail"),
+    "cms": ("token",),
+}
 
 
 def entry_of(source: str, name: str) -> str:
@@ -194,6 +198,7 @@ def _unique(verdicts: Iterable[Verdict]) -> list[Verdict]:
 _FAMILIES: dict[str, tuple[str, Callable[[], Iterable[Verdict]]]] = {
     "login": ("A mail server refuses the login", lambda: _of_mail(*_LOGINS)),
     "message": ("A message or a mailbox is refused, not the login", lambda: _of_mail(*_OTHERS)),
+    "gmail": ("Gmail refuses a login or a session", lambda: _of_mail(*gmail.VERDICTS)),
     "connection": ("There is no connection with the mail server", lambda: _of_mail(*_CONNECTIONS)),
     "certificate": ("The certificate of Microsoft's login host is not trusted", _of_login_hosts),
     "sign-in": ("Microsoft refuses the sign-in", _of_entra),

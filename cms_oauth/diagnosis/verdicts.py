@@ -128,4 +128,5 @@ def as_data(verdict: Verdict) -> dict[str, object]:
 
 def evidence_data(evidence: Evidence) -> dict[str, object]:
     """Return the evidence as JSON data: the token's claims, never the token."""
-    return asdict(evidence)
+    # JSON has no names for the fields of a tuple.
+    return asdict(evidence) | {"claims": evidence.claims and evidence.claims._asdict()}

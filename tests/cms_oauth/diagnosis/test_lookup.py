@@ -274,7 +274,6 @@ def test_the_tenant_of_personal_accounts() -> None:
         ("smtp", "535 5.7.8 Error: authentication failed: x", "", "Postfix"),
         ("smtp", "535 5.7.8 no", "220 mail ESMTP Postfix (Debian/GNU)", "Postfix"),
         ("smtp", "535 Incorrect authentication data", "", "exim"),
-        ("smtp", "535-5.7.8 Username and Password not accepted.", "", "Google"),
         ("imap", "login failed", "* OK x Cyrus IMAP 3.6 server ready", "Cyrus"),
         ("imap", "LOGIN failed", "* OK Courier-IMAP ready", "Courier"),
     ],
