@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from cms.core.status import STATES, Concern, StatusRow, concerns, exit_code
+from cms.core.status import STATES, Concern, StatusRow, concerns, exit_code, of_anyone
 from cms.core.words import NAMELESS, UNKNOWN, WORST_FIRST, plugin_line
 from cms_oauth.text import printable
 
@@ -40,9 +40,11 @@ def check_line(rows: Sequence[StatusRow], *, memory_chosen: bool = False, troubl
 def _told(who: Sequence[tuple[StatusRow, Concern]]) -> str:
     names = list(dict.fromkeys(row.user or NAMELESS for row, _ in who))
     more = [f"{len(names) - MAX_NAMES} more"] if len(names) > MAX_NAMES else []
-    first = who[0][1]
-    said = f"{', '.join([*names[:MAX_NAMES], *more])}: {printable(first.reason, MAX_CAUSE)}"
-    return f"{said} - {printable(first.move, MAX_CAUSE)}" if first.move else said
+    row, first = who[0]
+    # Several accounts have one cause if it differs by their names alone.
+    reason, move = (of_anyone(text, row.user if len(names) > 1 else "") for text in (first.reason, first.move))
+    said = f"{', '.join([*names[:MAX_NAMES], *more])}: {printable(reason, MAX_CAUSE)}"
+    return f"{said} - {printable(move, MAX_CAUSE)}" if move else said
 
 
 def _well(rows: Sequence[StatusRow]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from cms.core.status import of_anyone
 from cms.core.status_text import (
     NARROWEST,
     WIDTH,
@@ -26,7 +27,7 @@ from cms.core.status_text import (
 )
 from cms.core.status_text import as_text as in_full
 from cms.core.words import NAMELESS, WORST_FIRST
-from cms_oauth.moves import Command, cms
+from cms_oauth.moves import cms
 from cms_oauth.text import printable
 
 # As many accounts fit a screen with everything about them. More are a table.
@@ -136,11 +137,8 @@ def _told(account: Document) -> str:
 
 
 def _of_any(account: Document) -> str:
-    """Return a cause with USER for the account's name, as it is and as an argument of a command."""
-    told, user = _told(account), printable(account["user"])
-    for each in (str(Command((user,))), user) if user else ():
-        told = told.replace(each, "USER")
-    return told
+    """Return a cause as it is for whatever account."""
+    return of_anyone(_told(account), printable(account["user"]))
 
 
 def _wrong(account: Document) -> Iterator[tuple[str, str]]:

@@ -114,6 +114,23 @@ def test_one_cause_is_told_once() -> None:
     assert len(line) < 1024
 
 
+def test_one_cause_is_told_once_where_its_words_name_the_account() -> None:
+    """Two hundred accounts that have not signed in yet are one cause, and USER stands for each; one is named."""
+    waiting = row_of("sign-in-required")
+    assert waiting.problem
+    rows = [
+        replace(waiting, user=user, problem=replace(waiting.problem, message=f"{user} has not signed in", reason="new"))
+        for user in (f"box{number}@example.test" for number in range(200))
+    ]
+    rows = [replace(row, next_move=f"sign in: `cms login {row.user}`") for row in rows]
+
+    assert said(check_line(rows)) == (
+        "CMS CRITICAL - box0@example.test, box1@example.test, box2@example.test, 197 more: sign-in-required: new: USER has"
+        " not signed in - sign in: `cms login USER`"
+    )
+    assert "box0@example.test has not signed in - sign in: `cms login box0@example.test`" in check_line(rows[:1])
+
+
 def test_the_worst_comes_first() -> None:
     """What has stopped mail stands before what may stop it, and a socket that is gone before all."""
     rows = [certificate(19, "c@example.test"), row_of("failing, expired")]
@@ -126,14 +143,14 @@ def test_the_worst_comes_first() -> None:
 
 
 def test_a_sign_in_that_is_due() -> None:
-    """Within a day of its expected end: when that is, and the command; of two, the first to end."""
+    """Within a day of its expected end: when that is, and the command; of two, when the first ends."""
     due = replace(EXPECTED, due=WALL + DAY / 2)
     first, later = given(12, forecast=due), given(12, forecast=replace(due, due=WALL + DAY - 1))
     line = said(check_line([replace(later, user="b@example.test"), first]))
 
     assert line == (
         "CMS WARNING - a@example.test, b@example.test: a sign-in is expected in 12 h - sign in before mail has to wait:"
-        " `cms login a@example.test`"
+        " `cms login USER`"
     )
 
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from cms.core.status import of_anyone
 from cms.core.status_table import some
 from cms.core.status_text import WIDTH
 from cms.core.words import CRITICAL, OK, WARNING
 from cms_oauth.diagnosis import verdicts
 from cms_oauth.diagnosis.verdicts import Verdict, all_lines, printable
-from cms_oauth.moves import Command
 
 # "skip" is for what could not be checked: neither good nor bad.
 LEVELS = {"pass": OK, "skip": OK, "warn": WARNING, "fail": CRITICAL}
@@ -78,21 +78,16 @@ def _form(finding: Finding) -> Finding:
     """Return a finding without its account and its protocol."""
     if not finding.account:
         return finding
-    message = finding.message.replace(finding.account, _WHO, 1)
+    # The account's own error may name it again.
+    message = finding.message.replace(finding.account, _WHO)
     if finding.protocol:
         message = message.replace(f"{_WHO}, {finding.protocol}", f"{_WHO}, {_WHAT}", 1)
-    names = (str(Command((finding.account,))), finding.account)
+    user = finding.account
     verdicts = tuple(
-        replace(each, cause=_renamed(each.cause, names), steps=tuple(_renamed(step, names) for step in each.steps))
+        replace(each, cause=of_anyone(each.cause, user), steps=tuple(of_anyone(step, user) for step in each.steps))
         for each in finding.verdicts
     )
     return replace(finding, message=message, verdicts=verdicts, account="", protocol="")
-
-
-def _renamed(text: str, names: Sequence[str]) -> str:
-    for each in names:
-        text = text.replace(each, "USER")
-    return text
 
 
 def _of_all(form: Finding, group: Sequence[Finding]) -> Finding:
@@ -100,7 +95,9 @@ def _of_all(form: Finding, group: Sequence[Finding]) -> Finding:
         list(dict.fromkeys(each)) for each in zip(*((of.account, of.protocol) for of in group), strict=True)
     )
     message = form.message.replace(_WHO, some(users), 1).replace(_WHAT, ", ".join(protocols), 1)
-    return replace(form, message=message, verdicts=group[0].verdicts if len(users) == 1 else form.verdicts)
+    if len(users) == 1:
+        return replace(form, message=message.replace(_WHO, users[0]), verdicts=group[0].verdicts)
+    return replace(form, message=message.replace(_WHO, "USER"))
 
 
 def yours(name: str, cause: str, *steps: str) -> Verdict:

@@ -111,6 +111,18 @@ def test_an_account_is_named_in_what_it_is_told() -> None:
     assert lacking("a@example.test", "SMTP").verdicts == told.verdicts
 
 
+def test_a_message_that_names_the_account_twice() -> None:
+    """As an error of the account's does: it is one cause for all, and one account's own name stays."""
+    found = [
+        failed("sign-in", f"{user}, {protocol}: {user} is new").about(user, protocol)
+        for user in ("a@example.test", "b@example.test")
+        for protocol in ("SMTP", "IMAP")
+    ]
+
+    assert ["a@example.test, b@example.test, SMTP, IMAP: USER is new"] == [each.message for each in merged(found)]
+    assert ["a@example.test, SMTP, IMAP: a@example.test is new"] == [each.message for each in merged(found[:2])]
+
+
 def test_what_is_about_no_account_stays() -> None:
     """Two warnings with two texts are two, and the same one twice is one."""
     found = [warned("daemon", "one"), warned("daemon", "two"), warned("daemon", "one")]

@@ -24,6 +24,7 @@ from cms.cli.doctor.mail_tools.found import (
 )
 from cms.config.model import FileSpec, SocketSpec
 from cms.core.accounts import accounts_meant, is_served
+from cms.core.status_table import some
 from cms_oauth import dial, git_credential, options, wire
 from cms_oauth.diagnosis.verdicts import Verdict
 from cms_oauth.fetch import Options
@@ -226,7 +227,7 @@ def _wrong_user(place: Place, user: str, spec: SocketSpec) -> Verdict | None:
     if not user and len({each.user.lower() for each in spec.accounts if not each.domain}) == 1:
         return None
     cause = f"{spec.path} does not serve {user}" if user else "it names no user"
-    return yours("tool-user", f"{cause}: it serves {', '.join(names)}", f"{_line(place)}: name one of these")
+    return yours("tool-user", f"{cause}: it serves {some(names)}", f"{_line(place)}: name one of these")
 
 
 def _wrong_protocol(place: Place, asked: _Asked, spec: SocketSpec) -> Verdict | None:
@@ -301,7 +302,7 @@ def _table(use: Table, served: Served) -> list[Finding]:
     where = _where(use.place)
     spec = served.find(use.socket, "postfix")
     if spec:
-        users = ", ".join(each.user for each in spec.accounts)
+        users = some([each.user for each in spec.accounts])
         good = passed(CHECK, f"{where} looks up logins of {users} at {use.socket}")
         return [good, *map(_fault, use.faults)]
     if served.find(use.socket, "tokens"):
