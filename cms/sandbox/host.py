@@ -72,6 +72,10 @@ class Host(ABC):
         """The page where a person enters the code of a device."""
 
     @abstractmethod
+    def add_user(self, name: str) -> object:
+        """Make a user, and return what is known of it."""
+
+    @abstractmethod
     def introspect(self, token: str) -> dict[str, Any]:
         """Return what the introspection endpoint says."""
 

@@ -174,7 +174,7 @@ class Broker:
         self.send(SignOut(self.number(), grant))
         return self.done()
 
-    def sign_in(self, grant: Grant, entra: Entra, user: str = "", method: str = "browser", claims: str = "") -> Outcome:
+    def sign_in(self, grant: Grant, entra: Host, user: str = "", method: str = "browser", claims: str = "") -> Outcome:
         """Sign in as `user`, or as the grant's own."""
         number = self.number()
         self.send(SignIn(number, grant, method, claims))

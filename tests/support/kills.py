@@ -15,10 +15,11 @@ import re
 import signal
 import subprocess
 import time
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,17 +27,21 @@ from typing import Any
 from cms.core.accounts import Grant
 from cms.core.lifecycle import Granted, Outcome
 from cms.grants.messages import Acquire, Open
+from cms.grants.oauth2.kept import Kept
 from cms.grants.vault.entry_file import Entry
 from cms.grants.vault.keys import Keys
 from cms.grants.vault.store import Vault
 from cms.sandbox.entra import Entra
-from cms.sandbox.redeem import Refresh
+from cms.sandbox.habits import strict
+from cms.sandbox.host import Host
+from cms.sandbox.issuer import Issuer
 from cms.sandbox.tokens import digest
 from cms.sandbox.web import WebReply, WebRequest
 from support.evidence import descendants
 from support.grants import PATIENCE, Broker, NoRing, Process, grant_for, opened, process
 from support.proc import at_work
 from support.programs import require_program, require_root
+from support.worlds import strict_grant
 
 KILLED = -signal.SIGKILL
 
@@ -72,23 +77,40 @@ class Redemption:
     ended: float = float("inf")
 
 
-class Witness(Entra):
-    """A simulated Entra that remembers from when to when it dealt with each refresh token."""
+class Witness(Host):
+    """A simulated provider that remembers from when to when it dealt with each refresh token.
 
-    def __init__(self, *given: Any, **named: Any) -> None:
-        self.redemptions: list[Redemption] = []
-        super().__init__(*given, **named)
+    `loses` is True if a refresh token works once, so that a successor that nobody has stored costs the sign-in.
+    """
+
+    redemptions: list[Redemption]
 
     @property
     def authority(self) -> str:
-        """What `Office365_Account(authority=...)` takes. An address: a separate thread would look up a name."""
+        """Where it is. An address: a separate thread would look up a name."""
         return super().authority.replace("localhost", "127.0.0.1")
+
+    @property
+    @abstractmethod
+    def loses(self) -> bool: ...
+
+    @abstractmethod
+    def grant(self, user: str) -> Grant:
+        """Return the grant of a user here."""
+
+    @abstractmethod
+    def is_used(self, token: str) -> bool:
+        """True if a refresh token that was given away has been redeemed."""
+
+    @abstractmethod
+    def token_in(self, entry: Entry) -> str:
+        """Return the one refresh token in a vault's entry."""
 
     def answer(self, request: WebRequest) -> WebReply:
         token = request.fields.get("refresh_token")
         if token is None:
             return super().answer(request)
-        one = Redemption(self.redeemer.whose(request.fields), digest(token), time.monotonic())
+        one = Redemption(self.endpoints.whose(request.fields), digest(token), time.monotonic())
         self.redemptions.append(one)
         try:
             return super().answer(request)
@@ -113,19 +135,51 @@ class Witness(Entra):
         """Return at the moment at which so many refresh tokens have come."""
         assert self.wait_for(number, grant_type="refresh_token", seconds=PATIENCE)
 
-    def refresh_token(self, token: str) -> Refresh:
-        """Return what is known of a refresh token that was given away."""
-        return self.redeemer.refreshes[digest(token)]
-
     def wait_until_left(self, alone: int) -> None:
         """Wait until only so many connections are left: what a dead worker had sent is dealt with then."""
         assert self.secure.wait_until_left(alone, PATIENCE)
 
 
-def refresh_token(entry: Entry) -> str:
-    """Return the one refresh token in a vault's entry."""
-    (token,) = json.loads(entry.cache)["RefreshToken"].values()
-    return str(token["secret"])
+class EntraWitness(Entra, Witness):
+    """Microsoft's."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        self.redemptions = []
+        super().__init__(*given, **named)
+
+    @property
+    def loses(self) -> bool:
+        return self.refuse_reuse
+
+    def grant(self, user: str) -> Grant:
+        return grant_for(self, user)
+
+    def is_used(self, token: str) -> bool:
+        return bool(self.redeemer.refreshes[digest(token)].used)
+
+    def token_in(self, entry: Entry) -> str:
+        (token,) = json.loads(entry.cache)["RefreshToken"].values()
+        return str(token["secret"])
+
+
+class StrictWitness(Issuer, Witness):
+    """A server at which a second use of a refresh token ends the sign-in."""
+
+    loses = True
+
+    def __init__(self) -> None:
+        self.redemptions = []
+        super().__init__(strict())
+
+    def grant(self, user: str) -> Grant:
+        return replace(strict_grant(self), login=user)
+
+    def is_used(self, token: str) -> bool:
+        sign_in = self.issued.sign_in_of(token)
+        return sign_in is not None and sign_in.refreshes[digest(token)] > 0
+
+    def token_in(self, entry: Entry) -> str:
+        return Kept.read(entry.cache).refresh_token
 
 
 class Ward:
@@ -134,8 +188,8 @@ class Ward:
     def __init__(self, folder: Path, entra: Witness, clean: Broker, users: Sequence[str]) -> None:
         self.entra = entra
         self.first = _opening(folder, entra)
-        self.grants = [grant_for(entra, user) for user in users]
-        self.unsigned = grant_for(entra, _UNSIGNED)
+        self.grants = [entra.grant(user) for user in users]
+        self.unsigned = entra.grant(_UNSIGNED)
         self._folder = folder
         self._clean = clean
         keys = Keys(self.first.key, environ={}, ring=NoRing())
@@ -162,7 +216,7 @@ class Ward:
 
     def remembered(self, grant: Grant) -> tuple[bytes, str]:
         """Return the vault file and the refresh token in it, to compare with what a kill leaves."""
-        return self.raw(grant), refresh_token(self.kept(grant))
+        return self.raw(grant), self.entra.token_in(self.kept(grant))
 
     def leftovers(self, grant: Grant) -> set[str]:
         """Return the endings of the grant's files."""
@@ -179,12 +233,12 @@ class Ward:
         in again.
         """
         self.entra.wait_until_left(1)
-        token = refresh_token(self.kept(grant))
-        record = self.entra.refresh_token(token)
+        token = self.entra.token_in(self.kept(grant))
+        used = self.entra.is_used(token)
         assert token != token_before or before == self.raw(grant), "an old file is byte by byte the old one"
-        assert token == token_before or not record.used, "a new file holds the successor"
+        assert token == token_before or not used, "a new file holds the successor"
         assert self.leftovers(grant) <= {".vault", ".lock", ".redeeming"}
-        lost = bool(record.used) and self.entra.refuse_reuse
+        lost = used and self.entra.loses
         end = _end(self.redeem(grant))
         assert ("reused" if lost else "granted") == end
         if lost:
@@ -254,7 +308,7 @@ class Ward:
         return " ".join([name, *words])
 
 
-def _opening(folder: Path, entra: Entra) -> Open:
+def _opening(folder: Path, entra: Host) -> Open:
     return opened(folder / "state", entra, idle=_STAYS)
 
 
