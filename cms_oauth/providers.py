@@ -276,3 +276,11 @@ _BY_HOST = dict.fromkeys(LOGIN_HOSTS, MICROSOFT) | {
 def provider_at(host: str) -> str:
     """Return the provider whose authorization server this host is, "" if no row has it."""
     return _BY_HOST.get(host.lower(), "")
+
+
+_BY_DOMAIN = {domain: row for row in PROVIDERS.values() for domain in row.domains}
+
+
+def of_domain(domain: str) -> Provider | None:
+    """Return the provider that a mail domain is certainly one of, None for Microsoft's domains and for any other."""
+    return _BY_DOMAIN.get(domain.lower())

@@ -15,6 +15,7 @@ from cms_oauth.providers import (
     PROVIDERS,
     Provider,
     Server,
+    of_domain,
     provider_at,
     provider_of,
 )
@@ -61,6 +62,8 @@ def test_no_domain_is_of_two_providers() -> None:
     domains = [domain for row in PROVIDERS.values() for domain in row.domains]
 
     assert len(domains) == len({*domains})
+    assert PROVIDERS["google"] is of_domain("GMail.com")
+    assert of_domain("example.com") is of_domain("outlook.com") is None
 
 
 def test_google() -> None:

@@ -21,6 +21,7 @@ from cms_oauth.expand import Unusable, literal
 from cms_oauth.microsoft import PERSONAL_TENANT, is_personal
 from cms_oauth.moves import Command
 from cms_oauth.peer import ROOT
+from cms_oauth.providers import GOOGLE, Provider, of_domain
 
 SYSTEM_STATE = "/var/lib/cms"
 SYSTEM_RUNTIME = "/run/cms"
@@ -33,7 +34,7 @@ _TEMPLATE = """\
 
 # Who signs in.{whose}
 # docs/configuration.md has all directives and arguments.
-account = Office365_Account({account})
+account = {account}
 
 # Where mail programs ask for tokens, and for which protocols.
 # {who}
@@ -84,7 +85,7 @@ class Wishes:
 class Tenant:
     """What is known about an address's organisation. `said` is printed, `note` goes into the file.
 
-    `cloud` is its national cloud, "" for none.
+    `cloud` is its national cloud, "" for none. `provider` is whose address it is, None for Microsoft's.
     """
 
     id: str = ""
@@ -92,6 +93,7 @@ class Tenant:
     cloud: str = ""
     said: str = ""
     note: str = ""
+    provider: Provider | None = None
 
 
 def domain_of(user: str) -> str:
@@ -103,6 +105,8 @@ def known_tenant(wishes: Wishes) -> Tenant | None:
     if wishes.tenant:
         return Tenant(wishes.tenant)
     domain = domain_of(wishes.user)
+    if other := _other_provider(wishes):
+        return Tenant(said=f"{domain} is a domain of {other.title}'s.", provider=other)
     if is_personal(domain):
         return Tenant(personal=True, said=f"{domain} is for personal accounts.")
     if not wishes.client_id and not uses_default(wishes):
@@ -113,7 +117,33 @@ def known_tenant(wishes: Wishes) -> Tenant | None:
 
 def uses_default(wishes: Wishes) -> bool:
     """True if the sign-in uses the default application."""
-    return not wishes.client_id and registration_for(wishes.user, use_default=False) is DEFAULT_REGISTRATION
+    known = wishes.client_id or _other_provider(wishes)
+    return not known and registration_for(wishes.user, use_default=False) is DEFAULT_REGISTRATION
+
+
+def _other_provider(wishes: Wishes) -> Provider | None:
+    """Return whose address it is if it is certainly not Microsoft's. A tenant or a login host is."""
+    return None if wishes.tenant or wishes.authority else of_domain(domain_of(wishes.user))
+
+
+def lacks_client(wishes: Wishes, tenant: Tenant) -> str:
+    """Return why no account can be made at this provider yet, and what to do, "" if one can."""
+    row = tenant.provider
+    if row is None or row.registers:
+        return ""
+    if row.name == GOOGLE:
+        file = _client_file(wishes)
+        found, move = file.exists(), f"{row.client}, save it as {file} (`chmod 600`), and run `cms init` again"
+    else:
+        found, move = bool(wishes.client_id), f"{row.client}; then `cms init --client-id=ID`"
+    return (
+        "" if found else f"{row.title} gives tokens to registered clients only\n{move}\ndocs/providers.md has the steps"
+    )
+
+
+def _client_file(wishes: Wishes) -> Path:
+    """Return where the file of Google's console is expected."""
+    return Path(wishes.config).parent / "google-client.json"
 
 
 def tenant_of(user: str, explored: Explored) -> Tenant:
@@ -153,7 +183,7 @@ def text_of(wishes: Wishes, tenant: Tenant, no_keyring: str, *, credential: str 
         vault = f'Vault(key=Credential("{credential}"))'
     return _TEMPLATE.format(
         whose=f"{tenant.note}{_USUAL if uses_default(wishes) else ''}",
-        account=", ".join(_account_words(wishes, tenant)),
+        account=_account(wishes, tenant),
         who=who,
         socket=server,
         why=why,
@@ -165,6 +195,19 @@ def text_of(wishes: Wishes, tenant: Tenant, no_keyring: str, *, credential: str 
 def _written(path: str) -> str:
     """Return an absolute path as Python text that the configuration reads as this path."""
     return json.dumps(literal(path))
+
+
+def _account(wishes: Wishes, tenant: Tenant) -> str:
+    """Return the account as a line of the configuration."""
+    user, row = json.dumps(wishes.user), tenant.provider
+    if row is None:
+        return f"Office365_Account({', '.join(_account_words(wishes, tenant))})"
+    if row.name == GOOGLE:
+        return f'GMail_Account({user}, client=File("{_client_file(wishes).name}"))'
+    said = {"provider": row.name, "client_id": wishes.client_id, "redirect_uri": wishes.redirect_uri}
+    return (
+        f"OAuth2_Account({', '.join([user, *(f'{name}={json.dumps(each)}' for name, each in said.items() if each)])})"
+    )
 
 
 def _account_words(wishes: Wishes, tenant: Tenant) -> Iterator[str]:

@@ -27,6 +27,7 @@ from cms.cli.init.first_config import (
     domain_of,
     in_the_way,
     known_tenant,
+    lacks_client,
     mailers,
     tenant_of,
     text_of,
@@ -202,6 +203,9 @@ def _begin(wishes: Wishes, person: Terminal, steps: Steps, around: Around) -> in
     tenant, no_keyring = _look_around(wishes, around)
     if tenant.said:
         person.say(tenant.said)
+    if why := lacks_client(wishes, tenant):
+        person.complain(why)
+        return FAILED
     if tenant.cloud and not wishes.client_id:
         person.complain(_OWN_APPLICATION.format(cloud=tenant.cloud, portal=portal(CLOUDS[tenant.cloud].login)))
         return FAILED

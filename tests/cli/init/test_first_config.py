@@ -13,7 +13,7 @@ import trustme
 from support.newcomers import GUID, USER, empty_home, wishes
 
 from cms.cli.init import first_config
-from cms.cli.init.first_config import Tenant, known_tenant, tenant_of, text_of, write
+from cms.cli.init.first_config import Tenant, known_tenant, lacks_client, tenant_of, text_of, uses_default, write
 from cms.config.load import load
 from cms.core.accounts import Source
 from cms.grants.messages import Explored
@@ -91,6 +91,26 @@ def test_what_is_written_loads(home: Path, tenant: Tenant, no_keyring: str) -> N
     assert bool(no_keyring) == (config.vault_key is not None)
     assert [str(home / "run" / "cms" / "cms.sock")] == [each.path for each in config.sockets]
     assert (tenant.id or "c") in config.accounts[0].grant.authority
+
+
+@pytest.mark.parametrize(
+    ("user", "client_id", "expected"),
+    [("ann@fastmail.com", "", ("fastmail", "dynamic")), ("ann@yandex.com", "x", ("yandex", "x"))],
+)
+def test_another_provider(home: Path, user: str, client_id: str, expected: tuple[str, str]) -> None:
+    """One that registers cms needs nothing; another needs the user's client id, and says how to get one."""
+    asked = replace(wishes(home, client_id=client_id), user=user)
+    tenant = known_tenant(asked)
+    assert tenant is not None
+    path = home / "my.cfg"
+    write(path, text_of(asked, tenant, ""))
+    (account,) = load(str(path)).accounts
+
+    assert "" == lacks_client(asked, tenant)
+    assert expected == (account.grant.provider, account.grant.client_id)
+    assert ("cms init --client-id" in lacks_client(replace(asked, client_id=""), tenant)) == bool(client_id)
+    assert not uses_default(asked)
+    assert known_tenant(replace(asked, authority="https://login.test")) is None, "that is one of Microsoft's"
 
 
 def test_what_was_said_is_in_it(home: Path) -> None:

@@ -88,6 +88,35 @@ def test_a_national_cloud_needs_the_users_own_application(home: Path, cloud: str
     assert (CLOUDS[cloud].imap_host, GUID) == (account.imap_host, account.grant.client_id)
 
 
+def test_an_address_of_googles(home: Path) -> None:
+    """Entra is not asked; without a client init writes nothing and says how to get one, and with one it names the file."""
+    mine = replace(wishes(home, sign_in=False), user="ann@gmail.com")
+    path, asked, person = Path(mine.config), list[str](), Person()
+    nothing = Explored("", "", unknown=False, no_keyring="")
+
+    def explore(url: str, _ca: str) -> Explored:
+        asked.append(url)
+        return nothing
+
+    looking = replace(around(nothing), explore=explore)
+
+    assert 1 == begin(mine, person, looking)
+    assert "gmail.com is a domain of Google's." in person.said
+    assert f"save it as {path.parent / 'google-client.json'}" in person.said
+    assert not path.exists()
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (path.parent / "google-client.json").write_text('{"installed": {"client_id": "123.apps"}}')
+    assert 0 == begin(mine, person, looking)
+    (account,) = load(str(path)).accounts
+    assert ("google", "123.apps", "imap.gmail.com") == (
+        account.grant.provider,
+        account.grant.client_id,
+        account.imap_host,
+    )
+    assert {""} == {*asked}
+
+
 def test_the_systems_is_readable_and_names_who_may_ask(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its paths are the service's, its key a file, and nothing else is done: what to do next is said, by real paths."""
     monkeypatch.setenv("SUDO_USER", "root")
