@@ -36,6 +36,7 @@ def configure(owner: Login, **words: str) -> None:
     """Write contrib/mbsyncrc for the test's server."""
     usual = {
         "Host outlook.office365.com": "Host localhost",
+        "Host imap.gmail.com": "Host localhost",
         "Port 993": f"Port {owner.servers.imap}",
         "/etc/ssl/certs/ca-certificates.crt": owner.servers.ca_file,
     }
@@ -89,6 +90,17 @@ def test_the_pages_test_passes(signed_in: Login) -> None:
 
     assert (0, "INBOX") == (done.returncode, done.stdout.strip()), done.stderr
     assert "[SASL-XOAUTH2] - Requesting token!" in done.stdout + done.stderr
+
+
+def test_another_account_asks_for_its_own_token(signed_in: Login) -> None:
+    """The example's second provider is an account of its own: cms says that this one is not configured here."""
+    configure(signed_in)
+    signed_in.shell("mkdir -p ~/Gmail")
+    done = signed_in.run("mbsync", "--list", "gmail")
+
+    assert 1 == done.returncode
+    assert "(unknown-account)" in done.stderr
+    assert "Skipping account gmail, PassCmd exited with status" in done.stderr
 
 
 def test_without_a_broker_no_login_is_tried(signed_in: Login) -> None:

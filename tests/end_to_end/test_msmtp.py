@@ -16,6 +16,7 @@ from support.waiting import until
 
 USER = "user@domain.com"
 SHARED = "shared@domain.com"
+GMAIL = "user@gmail.com"
 READER = "reader@domain.com"
 
 _numbers = count()
@@ -29,14 +30,15 @@ EX_CONFIG = 78
 @pytest.fixture
 def broker(make_daemon: Callable[..., Daemon], servers: MailServers) -> Daemon:
     """A person's cms, signed in, at the place where cms-oauth looks by itself."""
-    for user in (USER, SHARED, READER):
+    for user in (USER, SHARED, GMAIL, READER):
         servers.add_user(user)
     broker = make_daemon(ALICE)
     broker.configure(
         settings_lines(broker.home, servers.entra)
         + account_line("account", USER, servers.entra)
         + account_line("shared", SHARED, servers.entra, f', sign_in_as="{USER}"')
-        + f'CredentialServer("{broker.home}/run/cms/cms.sock", accounts=[account, shared])\n'
+        + account_line("gmail", GMAIL, servers.entra, f', sign_in_as="{USER}"')
+        + f'CredentialServer("{broker.home}/run/cms/cms.sock", accounts=[account, shared, gmail])\n'
     )
     broker.start()
     broker.sign_in(USER, servers.entra)
@@ -53,6 +55,7 @@ def configure(broker: Daemon, servers: MailServers, **words: str) -> str:
             **{
                 "port 587": f"port {servers.submission}",
                 "host smtp.office365.com": "host localhost",
+                "host smtp.gmail.com": "host localhost",
                 "/etc/ssl/certs/ca-certificates.crt": servers.ca_file,
                 "cms-oauth --user": f"{broker.installation.command('cms-oauth')} --user",
                 **words,
@@ -84,17 +87,18 @@ def test_a_message_is_delivered(broker: Daemon, servers: MailServers, mechanism:
     assert f"A={mechanism}:{USER}" in servers.log()
 
 
-def test_the_sender_chooses_the_account(broker: Daemon, servers: MailServers) -> None:
-    """The second account of the example sends under its own login; what it is allowed there is the server's affair.
+@pytest.mark.parametrize("sender", [SHARED, GMAIL])
+def test_the_sender_chooses_the_account(broker: Daemon, servers: MailServers, sender: str) -> None:
+    """The other accounts of the example send under their own logins; what these are allowed there is the server's affair.
 
     Exchange takes the token of a person who may send as the shared mailbox. Dovecot compares the two names and
     refuses, which shows whose name went with the token.
     """
-    status, _, _ = send(broker, servers, SHARED)
+    status, _, _ = send(broker, servers, sender)
 
     assert 0 != status
     # The server writes its log when the client has its answer already.
-    until(lambda: f"set_id={SHARED}" in servers.log(), "the refused login in the server's log")
+    until(lambda: f"set_id={sender}" in servers.log(), "the refused login in the server's log")
 
 
 def test_without_a_token_nothing_is_tried(broker: Daemon, servers: MailServers) -> None:

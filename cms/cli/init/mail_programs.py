@@ -19,6 +19,8 @@ from cms.cli.init import quoting
 # Values of the examples that are more than their words.
 _COMMANDS = ("cms-oauth --", "imapsync --")
 _MAILBOX = "User Name <user@domain.com>"
+# What the paragraphs that are about a second account have in them.
+_SECOND = ("shared@domain.com", "gmail")
 _HELPER = "cms"
 
 _GIT_SEND_EMAIL = "/usr/lib/git-core/git-send-email"
@@ -251,7 +253,8 @@ def _filled(text: str, forms: Sequence[quoting.Form], setting: Setting) -> str:
 
 def _of_one_account(text: str) -> str:
     """Remove the paragraphs of an example that are about a second account."""
-    return "\n\n".join(each for each in text.split("\n\n") if "shared@domain.com" not in each)
+    kept = (each for each in text.split("\n\n") if not any(word in each for word in _SECOND))
+    return "\n\n".join(kept).rstrip("\n") + "\n"
 
 
 def _adjusted(text: str, setting: Setting) -> str:

@@ -346,7 +346,7 @@ def offered(page_name: str) -> SocketSpec:
     call = ast.parse(line, mode="eval").body
     assert isinstance(call, ast.Call)
     protocols = next(ast.literal_eval(each.value) for each in call.keywords if each.arg == "protocols")
-    users = ("user@domain.com", "shared@domain.com", "bob@domain.com")
+    users = ("user@domain.com", "shared@domain.com", "user@gmail.com", "bob@domain.com")
     accounts = tuple(account(user, *protocols) for user in users)
     return SocketSpec(ast.literal_eval(call.args[0]), accounts, tuple(protocols), 0o600, None, None, None, 1)
 
