@@ -18,6 +18,7 @@ from cms_oauth.expand import Unusable
 
 # Exists if the machine was booted with systemd (sd_booted(3)).
 _SYSTEMD = "/run/systemd/system"
+_START_SERVICE = "start it with `sudo systemctl start cms`"
 
 
 def connect() -> Remote:
@@ -29,8 +30,13 @@ def connect() -> Remote:
         if not is_configured():
             hint = "nothing is configured yet: `cms init` does that, and starts it"
         elif Path(_SYSTEMD).is_dir():
-            hint += ", or `systemctl --user start cms`"
+            # `cms run` as root, or as another user than the service's, would be a second daemon.
+            hint = _START_SERVICE if _is_service() else f"{hint}, or `systemctl --user start cms`"
         raise client.NotRunning(error.message, hint) from None
+
+
+def _is_service() -> bool:
+    return paths.config_file() == paths.system_config_file()
 
 
 def is_configured() -> bool:

@@ -30,6 +30,8 @@ _REPLIES = (
     ("imap", re.compile(r"(?:^|[\s\"':])(?:\* |[A-Za-z]{0,8}\d{1,8} )?((?:NO|BAD|BYE) .*)")),
 )
 
+_IN_REPLY_TO = re.compile(r"(?: \(in reply to [^()]*\))?\)$")
+
 
 @dataclass(frozen=True, slots=True)
 class Explained:
@@ -70,10 +72,16 @@ def _about(line: str) -> Iterator[tuple[str, tuple[Verdict, ...]]]:
         return
     for protocol, pattern in _REPLIES:
         if reply := pattern.search(line):
-            # Quotation marks of the program that tells of it.
-            yield "mail", lookup.diagnose(protocol, reply[1].rstrip("\"'"))
+            yield "mail", lookup.diagnose(protocol, _alone(reply[1]))
             return
     # Words of a reply without its code: mail programs leave that out.
     rows = (row for row in mail.ROWS if not row.guess and row.pattern.search(line))
     if row := next(rows, None):
         yield "mail", lookup.diagnose(row.protocols[0], line)
+
+
+def _alone(reply: str) -> str:
+    """Return a reply without what the program that tells of it has put behind it: quotation marks, Postfix's bracket."""
+    reply = reply.rstrip("\"'")
+    # "... said: 550 5.7.60 no (in reply to MAIL FROM command))"
+    return _IN_REPLY_TO.sub("", reply) if reply.count(")") > reply.count("(") else reply

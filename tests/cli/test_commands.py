@@ -29,6 +29,7 @@ from cms.cli.init import wizard
 from cms.cli.run_line import INTERRUPTED, Run
 from cms.core.status import as_json
 from cms.system import logs, state_lock
+from cms_oauth import paths
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -256,6 +257,19 @@ def test_systemd_is_named_where_it_is(
 
     assert os.EX_UNAVAILABLE == main.main(["refresh"])
     assert booted == ("systemctl --user start cms" in capsys.readouterr().err)
+
+
+@pytest.mark.usefixtures("configured")
+def test_the_machines_service_is_started_by_systemd(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the machine's own: neither root's `cms run` nor a user's unit is the service."""
+    monkeypatch.setattr(connect, "_SYSTEMD", str(tmp_path))
+    service = paths.config_file()
+    monkeypatch.setattr(paths, "system_config_file", lambda: service)
+
+    assert os.EX_UNAVAILABLE == main.main(["refresh"])
+    assert "start it with `sudo systemctl start cms`\n" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("configured")

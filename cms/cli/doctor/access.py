@@ -112,7 +112,7 @@ def _no_path(path: str, there: SocketPath, *, runs: bool) -> Finding:
 _AS_ROOT = (
     "run the command as root: `sudo cms doctor --as USER`, which asks the daemon if its configuration is not root's"
 )
-_START = "start the daemon: `cms run`, or `systemctl --user start cms`"
+_START = "start the daemon: `cms run`, or `systemctl --user start cms`; the machine's: `sudo systemctl start cms`"
 PUT_BACK = (
     "`cms reload` puts the socket back, as the daemon itself does within half a minute; `cms status` says if it cannot"
 )

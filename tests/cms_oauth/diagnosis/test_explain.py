@@ -19,6 +19,10 @@ KNOWN = {
     "Mailbox.": "smtp-auth-off-mailbox",
     "2026-11-30 1abc == a@b.test R=r T=t defer (-46): SMTP error from remote mail server after MAIL FROM: host "
     "smtp.office365.com [1.2.3.4]: 432 4.3.2 Concurrent connections limit exceeded": "too-many-connections",
+    "postfix/smtp[9]: B874: to=<x@b.test>, dsn=4.7.3, status=deferred (SASL authentication failed; server "
+    "smtp.office365.com[1.2.3.4] said: 535 5.7.3 Authentication unsuccessful [X.PROD.OUTLOOK.COM])": "smtp-auth-off",
+    "status=bounced (host smtp.office365.com[1.2.3.4] said: 550 5.7.60 SMTP; Client does not have permissions to send as "
+    "this sender (in reply to MAIL FROM command))": "send-as-denied",
     "IMAP: 'a1 NO AUTHENTICATE failed.'": "imap-off",
     "* BYE Connection closed. 14": "server-trouble",
     "-ERR Logon failure: unknown user name or bad password.": "pop-polling",
@@ -39,6 +43,19 @@ def test_an_error_is_recognised_in_its_surroundings(text: str, expected: str) ->
 def test_other_text_is_no_error(text: str) -> None:
     """A log's good lines, ports and telephone numbers are explained by nothing."""
     assert [] == explain([text])
+
+
+def test_a_reply_is_told_without_what_a_log_puts_behind_it() -> None:
+    """Postfix ends it with what it answered, and a bracket; a reply's own brackets stay."""
+    texts = [
+        "said: 554 5.9.9 no (yet) (in reply to end of DATA command))",
+        "(said: 554 5.9.9 no (yet))",
+        "554 5.9.9 no (yet)",
+    ]
+
+    assert ["554 5.9.9 no (yet)"] * 3 == [
+        each.verdicts[0].cause.partition("reply: ")[2] for text in texts for each in explain([text])
+    ]
 
 
 def test_a_number_that_nobody_knows_says_where_to_look() -> None:
