@@ -68,6 +68,11 @@ def system_config_file() -> str:
     return f"{_SYSTEM_CONFIG}/{_CONFIG}"
 
 
+def is_service_config(path: str) -> bool:
+    """True if this is the system service's configuration file."""
+    return os.path.realpath(path) == os.path.realpath(system_config_file())
+
+
 def own_config_file() -> str:
     """Return the path of this user's configuration file, whether or not it exists. Raises Unusable."""
     told = _from_systemd("CONFIGURATION_DIRECTORY") or _from_xdg("XDG_CONFIG_HOME")
@@ -169,10 +174,15 @@ def _of_logind() -> str:
 
 def _of_service() -> str:
     """Return the system service's state folder if we are its user, as in `sudo -u cms cms login`."""
+    return _SYSTEM_STATE if service_uid() == os.geteuid() else ""
+
+
+def service_uid() -> int | None:
+    """Return the uid of the system service, which owns its state folder; None if there is no such folder."""
     try:
-        return _SYSTEM_STATE if os.stat(_SYSTEM_STATE).st_uid == os.geteuid() else ""  # noqa: PTH116 - as in _of_logind
+        return os.stat(_SYSTEM_STATE).st_uid  # noqa: PTH116 - as in _of_logind
     except OSError:
-        return ""
+        return None
 
 
 def _last_runtime() -> str:

@@ -20,14 +20,26 @@ from cms.config.model import AuditSpec, Config, FileSpec, SocketSpec
 from cms.core.accounts import Account, Proxy, Source, application
 from cms.core.status import REKEY, expiry_warning, old_key
 from cms.core.words import NAMELESS
+from cms.system import users
 from cms_oauth import paths
 from cms_oauth.expand import Unusable, literal
 from cms_oauth.moves import Command
+from cms_oauth.peer import ROOT
 from cms_oauth.text import printable
 
 
 def warnings(found: Config) -> Iterator[str]:
     """Yield all warnings, the configuration's own first."""
+    # Root may not be the one who uses the files and folders: what is right for the service's user is wrong for root.
+    if who := others(found.file):
+        yield (
+            f"this is how root sees it, and the service runs as {who}: `{Command(('sudo', '-u', who, 'cms', 'check'))}` looks"
+            " at its folders, its key and its secrets as the service does"
+        )
+        yield from found.warnings
+        yield from expiries(found)
+        yield from running_warnings(found)
+        return
     yield from found.warnings
     yield from secret_files(found)
     yield from obstacles(found)
@@ -36,6 +48,12 @@ def warnings(found: Config) -> Iterator[str]:
     yield from reach.folders(found)
     yield from expiries(found)
     yield from running_warnings(found)
+
+
+def others(file: str) -> str:
+    """Return the name of the user whose service has this configuration, if this process is root and the service is not."""
+    uid = paths.service_uid() if os.geteuid() == ROOT and paths.is_service_config(file) else None
+    return users.user_name(uid) if uid else ""
 
 
 def where_to_look(found: Config) -> str:

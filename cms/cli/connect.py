@@ -31,12 +31,12 @@ def connect() -> Remote:
             hint = "nothing is configured yet: `cms init` does that, and starts it"
         elif Path(_SYSTEMD).is_dir():
             # `cms run` as root, or as another user than the service's, would be a second daemon.
-            hint = _START_SERVICE if _is_service() else f"{hint}, or `systemctl --user start cms`"
+            hint = (
+                _START_SERVICE
+                if paths.is_service_config(paths.config_file())
+                else f"{hint}, or `systemctl --user start cms`"
+            )
         raise client.NotRunning(error.message, hint) from None
-
-
-def _is_service() -> bool:
-    return paths.config_file() == paths.system_config_file()
 
 
 def is_configured() -> bool:

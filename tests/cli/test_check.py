@@ -173,6 +173,29 @@ Proxy("http://ann@proxy.test:3128", password=File("{home}/none"))
     assert "s3cret" not in out + err
 
 
+@pytest.mark.parametrize("uid", [0, 65534])
+def test_root_is_told_that_the_service_sees_other_things(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, uid: int
+) -> None:
+    """A folder of the service's user is right for the service, though it would not be for root: it is not root's fault."""
+    state, served = home / "var-lib-cms", home / "run-cms"
+    for folder in (home / "etc", state, served):
+        folder.mkdir()
+    os.chown(state, uid, uid)
+    os.chown(served, 65534, 65534)
+    monkeypatch.setattr("cms_oauth.paths._SYSTEM_STATE", str(state))
+    config = home / "etc" / "cms.cfg"
+    config.write_text(
+        f'CredentialServer("{served}/cms.sock", accounts=[Office365_Account(user="a@example.test")])\nMailDir("x")\n'
+    )
+
+    assert 0 == main.main(["check", "-c", str(config)])
+    err = capsys.readouterr().err
+    assert bool(uid) == ("and the service runs as nobody: `sudo -u nobody cms check` looks at" in err)
+    assert bool(uid) != ("cms does not start" in err)
+    assert "MailDir" in err
+
+
 def test_check_finds_the_configuration_before_the_command_too(configured: Path, tmp_path: Path) -> None:
     """`cms -c FILE check` is `cms check -c FILE`, whose own option wins."""
     other = tmp_path / "bad.cfg"

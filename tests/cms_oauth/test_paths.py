@@ -272,3 +272,17 @@ def test_the_systems_configuration_is_for_who_has_none(monkeypatch: pytest.Monke
 
     assert (str(own), str(bare / "etc-cms" / "cms.cfg"), "/told/cms.cfg") == (nowhere, system, told)
     assert str(own) == paths.config_file()
+
+
+def test_whose_the_service_is(bare: Path) -> None:
+    """The owner of its state folder; and its configuration is known by any name of it."""
+    assert paths.service_uid() is None
+    state, etc = bare / "var-lib-cms", bare / "etc-cms"
+    state.mkdir()
+    etc.mkdir()
+    (etc / "cms.cfg").touch()
+    (bare / "link").symlink_to(etc)
+
+    assert state.stat().st_uid == paths.service_uid()
+    assert paths.is_service_config(str(bare / "link" / "cms.cfg"))
+    assert not paths.is_service_config(str(bare / "cms.cfg"))

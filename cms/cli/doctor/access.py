@@ -125,7 +125,9 @@ def _barred(step: Step, path: str, identity: Identity, rules: Rules) -> Verdict:
         cause = f"the socket's mode does not let {identity.name} in ({bits})"
         named = rules.users is not None or rules.groups is not None
         argument = "mode=0o666 where users= or groups= decide" if named else f"users=[{json.dumps(identity.name)}]"
-        return yours("socket-mode", cause, f"in its CredentialServer: {argument}, or group= its primary group", _RELOAD)
+        return yours(
+            "socket-mode", cause, f"in the line of the socket: {argument}, or group= its primary group", _RELOAD
+        )
     cause = f"the folder {step.path} does not let {identity.name} through ({bits})"
     elsewhere = f"put the socket into a folder that {identity.name} can reach, such as one below /run"
     # A folder of the system's, or one that logind makes anew at each login, is not for the daemon's owner to open.
@@ -152,8 +154,8 @@ def ungiven(path: str, group: str) -> Finding:
 def _refused(identity: Identity) -> Verdict:
     return yours(
         "policy",
-        f"users= and groups= of this CredentialServer do not name {identity.name}",
-        f"add {json.dumps(identity.name)} to users= of this CredentialServer",
+        f"users= and groups= of this socket do not name {identity.name}",
+        f"add {json.dumps(identity.name)} to users= of this socket",
         _RELOAD,
     )
 

@@ -193,12 +193,21 @@ def identity(name: str) -> Identity | None:
     return Identity(known.pw_name, uid, known.pw_gid, tuple(sorted(groups)))
 
 
+# Whom Postfix's programs run as, unless its main.cf names another (mail_owner).
+_POSTFIX = "postfix"
+
+
 def expected(spec: SocketSpec, owner: int) -> list[Identity]:
-    """Return the users who need a socket: those that its users= and groups= name, else the daemon's own user."""
+    """Return the users who need a socket: those that its users= and groups= name, else Postfix's for a table of its.
+
+    Else it is the daemon's own user.
+    """
     names = [
         *(spec.users or ()),
         *(each for group in spec.groups or () for each in users.members(group)[:_MOST_MEMBERS]),
     ]
+    if not names and spec.speaks == "postfix":
+        names = [_POSTFIX]
     found = [identity(name) for name in dict.fromkeys(names)]
     return [each for each in found if each] or [identity(str(owner)) or Identity(f"#{owner}", owner, owner)]
 

@@ -177,6 +177,16 @@ def test_who_has_to_reach_a_socket() -> None:
     assert ["#4000000"] == [each.name for each in probe_machine.expected(spec("/x"), 4_000_000)]
 
 
+@pytest.mark.parametrize(("there", "who"), [("nobody", "nobody"), ("no-such-user", ME.name)])
+def test_postfix_needs_its_table(monkeypatch: pytest.MonkeyPatch, there: str, who: str) -> None:
+    """As a user of its own, where there is that user: a table without users= does not let it in."""
+    monkeypatch.setattr(probe_machine, "_POSTFIX", there)
+    table = replace(spec("/x"), speaks="postfix")
+
+    assert [who] == [each.name for each in probe_machine.expected(table, os.geteuid())]
+    assert [ME.name] == [each.name for each in probe_machine.expected(replace(table, users=(ME.name,)), 0)]
+
+
 @pytest.mark.parametrize(
     ("answer", "speaks", "expected"),
     [
