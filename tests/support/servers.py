@@ -15,7 +15,7 @@ import ssl
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from tempfile import mkdtemp
@@ -23,6 +23,7 @@ from tempfile import mkdtemp
 import trustme
 
 from cms.sandbox.entra import Entra
+from cms.sandbox.issuer import Issuer
 from cms.sandbox.web import WebReply, WebRequest, as_json
 from support import dovecot, proc
 from support.evidence import children
@@ -111,6 +112,8 @@ class MailServers:
     submission: int
     machine: Machine
     dovecot: int = 0
+    # Providers whose tokens Dovecot takes as well, for the scope that each has for mail.
+    others: list[Issuer] = field(default_factory=list)
 
     @property
     def ca_file(self) -> str:
@@ -214,7 +217,7 @@ def _prepare(folder: Path) -> None:
 @contextmanager
 def _dovecot(servers: MailServers) -> Iterator[None]:
     folder = servers.folder
-    servers.entra.plain.paths["/dovecot"] = lambda request: _introspect(servers.entra, request)
+    servers.entra.plain.paths["/dovecot"] = lambda request: _introspect(servers, request)
     url = f"{servers.entra.plain.url}/dovecot?token="
     configuration = dovecot.write(folder, url, imap=servers.imap, pop=servers.pop, uid=MAIL_UID)
     command = [require_program("dovecot", "dovecot-core"), "-F", "-c", str(configuration)]
@@ -224,12 +227,15 @@ def _dovecot(servers: MailServers) -> Iterator[None]:
         yield
 
 
-def _introspect(entra: Entra, request: WebRequest) -> WebReply:
+def _introspect(servers: MailServers, request: WebRequest) -> WebReply:
     """Answer Dovecot, which has no scope for each protocol since 2.4 and so leaves it to this to look at the scope."""
     protocol = next(value for name, value in request.headers.items() if name.lower() in _PROTOCOL_HEADERS)
-    claims = entra.introspect(request.fields["token"])
-    permitted = _SCOPES[protocol] in claims.get("scope", "").split()
-    return as_json(claims if permitted else {"active": False})
+    wanted = {_SCOPES[protocol]: servers.entra} | {each.habits.mail: each for each in servers.others}
+    for scope, place in wanted.items():
+        claims = place.introspect(request.fields["token"])
+        if scope in claims.get("scope", "").split():
+            return as_json(claims)
+    return as_json({"active": False})
 
 
 @contextmanager
