@@ -69,6 +69,7 @@ class Provider:
     - `ways` are the ways to sign in that work with it, the usual one first; "app" is a service account.
     - `redirect` is the usual redirect address.
     - `imap_host`, `smtp_host` and `pop_host` are its mail servers, "" for none or for unknown.
+    - `silent` is True if its IMAP server takes XOAUTH2 without saying so.
     - `domains` are mail domains that are certainly its own.
     - `registers` is True if cms can register itself with it, so that nobody has to get a client id.
     - `client` says how a person gets a client id, for messages.
@@ -85,6 +86,7 @@ class Provider:
     imap_host: str = ""
     smtp_host: str = ""
     pop_host: str = ""
+    silent: bool = False
     domains: tuple[str, ...] = ()
     registers: bool = False
     client: str = ""
@@ -202,6 +204,7 @@ PROVIDERS = {
             {"IMAP": ("mail:imap_full",), "SMTP": ("mail:smtp",)},
             imap_host="imap.yandex.com",
             smtp_host="smtp.yandex.com",
+            silent=True,
             domains=("yandex.com", "yandex.ru"),
             client="register an application at https://oauth.yandex.com with the permissions for mail",
         ),

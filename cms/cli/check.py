@@ -25,6 +25,7 @@ from cms_oauth import paths
 from cms_oauth.expand import Unusable, literal
 from cms_oauth.moves import Command
 from cms_oauth.peer import ROOT
+from cms_oauth.providers import MICROSOFT, PROVIDERS
 from cms_oauth.text import printable
 
 
@@ -178,13 +179,15 @@ def _audit_places(audit: AuditSpec) -> list[str]:
 
 def _account_line(account: Account) -> str:
     protocols = ", ".join(account.scopes) or "no protocol"
-    return f"account {_name(account)}: {protocols}; signs in by {account.grant.sign_in}; application: {application(account.grant)}"
+    provider = PROVIDERS[account.grant.provider].title
+    whose = "" if account.grant.provider == MICROSOFT else f" ({provider})"
+    return f"account {_name(account)}{whose}: {protocols}; signs in by {account.grant.sign_in}; application: {application(account.grant)}"
 
 
 def _proxy_line(proxy: Proxy) -> str:
     who = f", as {proxy.user}" if proxy.user else ""
     but = f"; not for: {', '.join(proxy.no_proxy)}" if proxy.no_proxy else ""
-    return f"proxy {proxy.url}{who}: used to reach Entra{but}"
+    return f"proxy {proxy.url}{who}: used to reach the identity provider{but}"
 
 
 def _socket_line(spec: SocketSpec) -> str:

@@ -38,7 +38,8 @@ def test_check_says_what_a_configuration_means(
         f"""
 own = Office365_Account(user="b@example.test", client_id="11111111-2222-3333-4444-555555555555", tenant="t.test")
 account = Office365_Account(user="a@example.test")
-CredentialServer("{home}/open.sock", accounts=[account, own], protocols=["SMTP", "IMAP"], mode=0o666)
+fast = OAuth2_Account("c@fastmail.com", provider="fastmail")
+CredentialServer("{home}/open.sock", accounts=[account, own, fast], protocols=["SMTP", "IMAP"], mode=0o666)
 CredentialServer("{home}/users.sock", accounts=[account], users=["root"], groups=["root"], group="root")
 PostfixTable("{home}/postfix.sock", accounts=[account], default=account)
 TokenFile("{home}/token", account, "IMAP", mode=0o640, newline=True)
@@ -51,10 +52,14 @@ Proxy("http://ann@proxy.test:3128", no_proxy=["localhost"])
     assert 0 == main.main(["check", "-c", str(path)])
     out, err = capsys.readouterr()
     assert f"{path}: good" in out
-    assert "proxy http://proxy.test:3128, as ann: used to reach Entra; not for: localhost" in out
+    assert "proxy http://proxy.test:3128, as ann: used to reach the identity provider; not for: localhost" in out
     assert "account a@example.test: SMTP, IMAP; signs in by browser; application: cms (" in out
+    assert "account c@fastmail.com (Fastmail): SMTP, IMAP; signs in by browser; application: registered by cms" in out
     assert "application: 11111111-" in out
-    assert "mode 0666; for all users that its mode allows; serves a@example.test, b@example.test with SMTP, IMAP" in out
+    assert (
+        "mode 0666; for all users that its mode allows; serves a@example.test, b@example.test, c@fastmail.com with SMTP, IMAP"
+        in out
+    )
     assert "group root; for its owner, root, user root, group root" in out
     assert f"vault key: file {home}/key" in out
     table = f"Postfix table {home}/postfix.sock: mode 0600; for all users that its mode allows; serves a@example.test"
