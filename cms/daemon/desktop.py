@@ -17,10 +17,13 @@ from collections import deque
 from collections.abc import Mapping
 from html import escape
 from typing import Any
+from urllib.parse import urlsplit
 
 from jeepney import DBusAddress, DBusErrorResponse, HeaderFields, MatchRule, Message, message_bus, new_method_call
 from jeepney.io.blocking import DBusConnection, open_dbus_connection
 from jeepney.wrappers import unwrap_msg
+
+from cms.system.tcp_owner import is_held_by
 
 SERVICE = DBusAddress(
     "/org/freedesktop/Notifications",
@@ -76,6 +79,11 @@ def body_of(facts: Mapping[str, str], *, markup: bool) -> str:
 def link_of(facts: Mapping[str, str]) -> str:
     """Return what a notification's button opens, "" if it has none: the daemon lets only some have one (CMS_BUTTON)."""
     return (facts.get("CMS_PAGE") or facts.get("CMS_URL") or "") if facts.get("CMS_BUTTON") else ""
+
+
+def is_there(link: str, facts: Mapping[str, str]) -> bool:
+    """False for a sign-in page that was closed since: another user's program may listen at its port now."""
+    return link != facts.get("CMS_PAGE") or is_held_by(os.getuid(), urlsplit(link).port or 80)
 
 
 def show(connection: DBusConnection, facts: Mapping[str, str], capabilities: list[str]) -> int:
@@ -148,7 +156,7 @@ def main() -> int:
             number = show(connection, os.environ, capabilities)
             print(number, flush=True)
             link = link_of(os.environ) if "actions" in capabilities else ""
-            if link and pressed(connection, signals, number):
+            if link and pressed(connection, signals, number) and is_there(link, os.environ):
                 open_link(connection, link)
     except DBusErrorResponse as error:
         print(f"the desktop shows no notifications: {error.name}")

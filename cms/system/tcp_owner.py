@@ -115,11 +115,19 @@ def _look_up(peer: End, ours: End) -> int | None:
 
 def holder_of(port: int) -> str:
     """Return which process or user listens at a port, as the end of a sentence (" by NAME (pid N)"), "" if not known."""
-    suffix = f":{port:04X}"
-    for row in _rows():
-        if row.state == _LISTENING and row.local.endswith(suffix):
-            return _process_with(row.inode) or f" by a program of {user_name(row.uid)} (uid {row.uid})"
+    for row in _listeners(port):
+        return _process_with(row.inode) or f" by a program of {user_name(row.uid)} (uid {row.uid})"
     return ""
+
+
+def is_held_by(uid: int, port: int) -> bool:
+    """True if a program of this user listens at a port, and none of another user, at whichever address."""
+    return {row.uid for row in _listeners(port)} == {uid}
+
+
+def _listeners(port: int) -> Iterator[_SocketRow]:
+    suffix = f":{port:04X}"
+    return (row for row in _rows() if row.state == _LISTENING and row.local.endswith(suffix))
 
 
 def _rows(likely: Callable[[str], bool] = bool) -> Iterator[_SocketRow]:

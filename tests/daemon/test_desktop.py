@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -23,6 +24,7 @@ from cms.core.lifecycle import Life, NeedsSignIn, Token, Trouble
 from cms.core.notices import Facts, HowToSignIn
 from cms.daemon import desktop as notify
 from cms.daemon.hooks import DESKTOP, FACTS, MAX_BUTTONS, REPLACES, Hooks
+from cms.system.tcp_owner import is_held_by
 
 ANN = "ann@example.test"
 TOLD = {
@@ -157,17 +159,51 @@ OTHERS = [
 ]
 
 
+@pytest.fixture
+def page() -> Iterator[str]:
+    """A sign-in page of the daemon's user."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
+
+
 @pytest.mark.parametrize("capabilities", [["body", "actions"]])
-@pytest.mark.parametrize(("then", "opened"), [(PRESSED, [TOLD["CMS_PAGE"]]), (CLOSED, [])], ids=["pressed", "closed"])
+@pytest.mark.parametrize(("then", "opens"), [(PRESSED, True), (CLOSED, False)], ids=["pressed", "closed"])
 def test_a_button_opens_the_sign_in(
-    service: Service, monkeypatch: pytest.MonkeyPatch, then: tuple[str, str, tuple[Any, ...]], opened: list[str]
+    service: Service, monkeypatch: pytest.MonkeyPatch, page: str, then: tuple[str, str, tuple[Any, ...]], *, opens: bool
 ) -> None:
     """By the desktop, so that the browser is no part of cms's service; what happens to other notifications is not meant."""
     service.add_portal()
     service.then = [*OTHERS, then]
 
-    assert 0 == tell(monkeypatch, CMS_BUTTON="yes")
-    assert (notify.ACTIONS, opened) == (service.shown[0][5], service.opened)
+    assert 0 == tell(monkeypatch, CMS_BUTTON="yes", CMS_PAGE=page)
+    assert (notify.ACTIONS, [page] if opens else []) == (service.shown[0][5], service.opened)
+
+
+@pytest.mark.parametrize("capabilities", [["body", "actions"]])
+@pytest.mark.parametrize("theirs", [False, True], ids=["nobody is there", "another user is there"])
+def test_a_button_opens_no_page_that_cms_has_left(
+    service: Service, monkeypatch: pytest.MonkeyPatch, page: str, *, theirs: bool
+) -> None:
+    """A notification lasts longer than the page: at its port may be another user's, made to look the same."""
+    service.add_portal()
+    service.then = [PRESSED]
+    if theirs:
+        monkeypatch.setattr(notify, "is_held_by", lambda _uid, port: is_held_by(64001, port))
+    else:
+        page = "http://127.0.0.1:1/"
+
+    assert 0 == tell(monkeypatch, CMS_BUTTON="yes", CMS_PAGE=page)
+    assert [] == service.opened
+
+
+@pytest.mark.parametrize("capabilities", [["body", "actions"]])
+def test_a_button_opens_the_providers_page(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where cms has none: it is not on this machine, and whose it is TLS tells."""
+    service.add_portal()
+    service.then = [PRESSED]
+
+    assert 0 == tell(monkeypatch, CMS_BUTTON="yes", CMS_PAGE="", CMS_URL="https://login.example/device")
+    assert ["https://login.example/device"] == service.opened
 
 
 @pytest.mark.parametrize(
@@ -188,17 +224,23 @@ def test_a_notification_without_a_button(
 
 
 @pytest.mark.parametrize("capabilities", [["actions"]])
-def test_a_desktop_that_opens_no_links(desktop: Desktop, service: Service, tmp_path: Path) -> None:
+def test_a_desktop_that_opens_no_links(desktop: Desktop, service: Service, page: str, tmp_path: Path) -> None:
     """Without a portal it is the person's browser, which writes nothing to the daemon."""
     service.then = [PRESSED]
     browser, opened = tmp_path / "browser", tmp_path / "opened"
     browser.write_text(f'#!/bin/sh\necho noise; echo "$1" > {opened}.new; mv {opened}.new {opened}\n')
     browser.chmod(0o700)
-    environment = {**desktop.environment, **TOLD, "CMS_BUTTON": "yes", "BROWSER": f"{browser} %s"}
+    environment = {
+        **desktop.environment,
+        **TOLD,
+        "CMS_PAGE": page,
+        "CMS_BUTTON": "yes",
+        "BROWSER": f"{browser} %s",
+    }
     done = subprocess.run(DESKTOP.argv, env=environment, capture_output=True, text=True, check=True)
 
     assert "41\n" == done.stdout
-    assert f"{TOLD['CMS_PAGE']}\n" == opened.read_text()
+    assert f"{page}\n" == opened.read_text()
 
 
 def test_a_button_does_not_work_for_ever(desktop: Desktop) -> None:

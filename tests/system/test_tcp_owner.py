@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cms.system import tcp_owner
-from cms.system.tcp_owner import holder_of, peer_uid
+from cms.system.tcp_owner import holder_of, is_held_by, peer_uid
 
 HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
 
@@ -198,6 +198,24 @@ def test_a_holder_that_hides_is_named_by_user(table: Path) -> None:
     table.write_text(HEAD + row("0100007F:1F90", "00000000:0000", "0A", 0, 5))
 
     assert " by a program of root (uid 0)" == holder_of(8080)
+
+
+def test_whose_a_port_is() -> None:
+    """A port is a user's while a program of theirs listens there; a connection does not count."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert (True, False) == (is_held_by(os.getuid(), port), is_held_by(os.getuid() + 1, port))
+        with socket.create_connection(("127.0.0.1", port)):
+            server.close()
+            assert not is_held_by(os.getuid(), port)
+
+
+def test_a_port_that_another_user_shares(table: Path) -> None:
+    """One listens at 127.0.0.1, another at 127.0.0.2: which one a browser reaches is not looked at."""
+    everybody = [row(f"0{number}00007F:1F90", "00000000:0000", "0A", 1000 + number, 5) for number in (1, 2)]
+    table.write_text(HEAD + "".join(everybody))
+
+    assert not is_held_by(1001, 8080)
 
 
 def test_a_port_that_no_process_holds(table: Path) -> None:
