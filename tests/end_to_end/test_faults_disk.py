@@ -186,7 +186,7 @@ def flipped(raw: bytes) -> bytes:
 
 
 def redirected(raw: bytes) -> bytes:
-    """Return the file with another home account in its header."""
+    """Return the file with something more in its header."""
     head, _, body = raw.partition(b"\n")
     header = json.loads(head) | {"home_account": "somebody.else"}
     return json.dumps(header, sort_keys=True).encode() + b"\n" + body

@@ -187,7 +187,8 @@ def contents(raw: bytes, key: Key) -> Contents:
 
 def encrypt(grant: Grant, entry: Entry, key: Key, tokens: tuple[MintedToken, ...] = ()) -> bytes:
     """Return the bytes of a grant's file. It has the newest access tokens, as many as find room in what is reserved."""
-    named = {"format": FORMAT, "version": VERSION, "key": key.id, "home_account": entry.home_account_id}
+    # Nothing that a provider has said: it may be longer than a header, and the file could not be read again.
+    named = {"format": FORMAT, "version": VERSION, "key": key.id}
     head = json.dumps({**named, **_identity(grant)}, sort_keys=True).encode() + b"\n"
     nonce = secrets.token_bytes(NONCE_BYTES)
     while True:

@@ -203,12 +203,19 @@ def test_header_names_what_it_binds(lab: Lab) -> None:
         "authority": "https://login.example/common",
         "client_id": "client",
         "login": "ann@example.test",
-        "home_account": "oid.tid",
         "sign_in": "",
     } == header
 
 
-@pytest.mark.parametrize("field", ["authority", "client_id", "login", "home_account", "format", "version"])
+def test_whatever_a_provider_calls_a_person_is_read_again(lab: Lab) -> None:
+    """A name of any length is no part of the header, which has a limit."""
+    entry = replace(ENTRY, home_account_id="s" * entry_file.MAX_HEADER)
+    lab.store(entry=entry)
+
+    assert entry == lab.read()
+
+
+@pytest.mark.parametrize("field", ["authority", "client_id", "login", "format", "version"])
 def test_header_cannot_be_changed(lab: Lab, field: str) -> None:
     """A changed header is found out: a grant is redeemed nowhere but where it was given."""
     lab.store()
