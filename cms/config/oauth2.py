@@ -19,8 +19,8 @@ from cms_oauth.providers import CLIENT_AUTH, DYNAMIC, GOOGLE, MICROSOFT, OWN, PR
 # What a sign-in at a server of one's own asks for if the file does not say: a name, and a refresh token.
 _USUAL_SCOPES = ("openid", "email", "offline_access")
 
-# Google's client files have a few hundred bytes.
-_MOST_CLIENT = 64 * 1024
+# Google's client files have a few hundred bytes. The id in it has to fit into the header of a vault file.
+_MOST_CLIENT = 3 * 1024
 
 # Why a bare GMail_Account is ignored.
 _NO_CLIENT = (
@@ -297,7 +297,8 @@ def _client_of(source: Source) -> str:
         raise Mistake("client= is a client of type Web application", "Create one of type Desktop app")
     installed: Any = found.get("installed")
     client_id = installed.get("client_id") if isinstance(installed, dict) else None
-    if not isinstance(client_id, str) or not client_id:
+    # RFC 6749, A.1.
+    if not isinstance(client_id, str) or not client_id or not (client_id.isascii() and client_id.isprintable()):
         raise Mistake(f"client= has no client of type Desktop app in it: {path}", "Download the file once more")
     return client_id
 

@@ -98,6 +98,8 @@ class TestGmail:
             ("'a@gmail.com', client=File('robot.json')", "client= is the file of a service account"),
             ("'a@gmail.com', client=File('empty.json')", "client= has no client of type Desktop app in it"),
             ("'a@gmail.com', client=File('odd.json')", "client= has no client of type Desktop app in it"),
+            ("'a@gmail.com', client=File('long.json')", "and this is not JSON"),
+            ("'a@gmail.com', client=File('surrogate.json')", "client= has no client of type Desktop app in it"),
             ("'a@gmail.com', client=File('google-client.json'), sign_in='device'", "does not work with Google"),
             ("'a@gmail.com', client=File('google-client.json'), sign_in='app'", "sign_in= is one of browser, device"),
             ("'*@corp.example', client=File('google-client.json')", "user= is every address of a domain"),
@@ -116,6 +118,8 @@ class TestGmail:
             "robot.json": '{"type": "service_account", "private_key": "hunter2"}',
             "empty.json": "{}",
             "odd.json": '{"installed": {"client_id": 5}}',
+            "long.json": json.dumps({"installed": {"client_id": "x" * 4096}}),
+            "surrogate.json": r'{"installed": {"client_id": "\ud800"}}',
         }.items():
             (client.parent / name).write_text(content)
         refusal = refuse(f"\nGMail_Account({arguments})")
