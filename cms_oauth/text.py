@@ -9,6 +9,9 @@ fetch path of `cms-oauth` uses this too, so it imports nothing.
 # People do not read a longer line, and a server may send any amount.
 MAX_LINE = 4096
 
+# Sign-in addresses have a few hundred characters, or some thousand with a challenge in them.
+MAX_LINK = 16 * 1024
+
 # Shows that a text was cut.
 _CUT = "..."
 
@@ -37,6 +40,7 @@ def is_link(text: object) -> bool:
     """True for a web address that can be shown and opened: not `javascript:`, and nothing that breaks a line."""
     return (
         isinstance(text, str)
+        and len(text) <= MAX_LINK
         and text.lower().startswith(("https://", "http://"))
         and text.isascii()
         and text.isprintable()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cms_oauth.text import MAX_LINE, is_link, printable, shown
+from cms_oauth.text import MAX_LINE, MAX_LINK, is_link, printable, shown
 
 
 @pytest.mark.parametrize(
@@ -72,6 +72,7 @@ def test_lines_and_tabs_stay_where_a_text_is_written(text: str) -> None:
         ("https://x.test/\x1b[2J", False),
         ("https://x.test/\u202e", False),
         ('https://x.test/"onload=', False),
+        (f"https://x.test/{'a' * MAX_LINK}", False),
         ("", False),
         (7, False),
         (None, False),

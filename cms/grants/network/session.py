@@ -85,9 +85,7 @@ class HttpSession:
         """
         request = requests.PreparedRequest()
         # requests takes longer to find out what kind of data this is than to encode it.
-        body = (
-            data if isinstance(data, str) else urlencode({each: data[each] for each in data if data[each] is not None})
-        )
+        body = data if isinstance(data, str) else _encoded(data)
         headers = {**_HEADERS, **(_FORM if body else {}), **(headers or {})}
         request.prepare(method, url, headers, data=body, params=params or None)
         adapter = self.adapters.get(urlsplit(url).scheme)
@@ -122,6 +120,14 @@ class HttpSession:
             return {"https": self._routes.opened(found).url}
         except Missing as missing:
             raise NoPassword(str(missing)) from None
+
+
+def _encoded(form: Mapping[str, str | None]) -> str:
+    try:
+        return urlencode({each: form[each] for each in form if form[each] is not None})
+    except UnicodeEncodeError:
+        # A server's JSON may have a lone surrogate in what it wants back.
+        raise NotSent("no text that can be sent") from None
 
 
 class _Adapter(HTTPAdapter):

@@ -20,9 +20,10 @@ class Kept:
 
     @classmethod
     def read(cls, text: str) -> Self:
-        """Return the sign-in in the vault's text."""
+        """Return the sign-in in the vault's text. What is missing, or is no text, is "": the provider refuses that."""
         found = read_object(text)
-        return cls(found["refresh_token"], found["scope"], found["client_id"])
+        values = (found.get(name) for name in ("refresh_token", "scope", "client_id"))
+        return cls(*(each if isinstance(each, str) else "" for each in values))
 
     def text(self) -> str:
         """Return the vault's text. The same sign-in has the same text, so that nothing is written without need."""

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from cms_oauth.frozen import dataclass
 from cms_oauth.providers import Server
-from cms_oauth.text import printable
+from cms_oauth.text import is_link, printable
 
 # Where RFC 8414, 3, and OpenID Connect Discovery, 4, have the document.
 _OAUTH = "/.well-known/oauth-authorization-server"
@@ -74,4 +74,13 @@ def metadata(server: Server, document: Mapping[str, Any]) -> Metadata:
 
 def _endpoint(document: Mapping[str, Any], name: str) -> str:
     found = document.get(name)
-    return found if isinstance(found, str) and found.startswith("https://") else ""
+    return found if isinstance(found, str) and is_link(found) and _has_host(found) else ""
+
+
+def _has_host(url: str) -> bool:
+    """True for an address of HTTPS that names a server. `https://[` is none, and not even that for urllib."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return parts.scheme == "https" and bool(parts.hostname)

@@ -48,4 +48,6 @@ def register(exchange: Exchange) -> str | Outcome:
     if "error" in answer:
         return refusals.explain(answer, grant)
     found = answer.get("client_id")
-    return found if isinstance(found, str) and found else Transient(garbage(grant))
+    # RFC 6749, A.1.
+    visible = isinstance(found, str) and found.isascii() and found.isprintable() and found.strip()
+    return str(found) if visible else Transient(garbage(grant))

@@ -109,6 +109,8 @@ def decrypt(raw: bytes, passphrase: str, name: str) -> list[ExportedSignIn]:
 def _unpacked(packed: Mapping[str, Any]) -> ExportedSignIn:
     identity = [packed[name] for name in ("authority", "client_id", "login")]
     entry = entry_of(dict(packed["entry"]))
+    # The providers read it, and take it to be what they have written.
+    read_object(entry.cache)
     if not all(isinstance(each, str) and each.isprintable() for each in (*identity, entry.who)):
         raise TypeError
     return ExportedSignIn(Grant(*identity), entry)

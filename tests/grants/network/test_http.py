@@ -31,7 +31,7 @@ from cms.grants.network.http import (
     retry_after,
 )
 from cms.grants.network.proxy import Routes
-from cms.grants.network.session import HttpSession
+from cms.grants.network.session import HttpSession, NotSent
 from cms.grants.network.trouble import garbage, network_trouble
 
 GRANT = Grant(AUTHORITY, "client", "ann@example.test", (("https://x.test/A",),))
@@ -66,6 +66,15 @@ class TestRequests:
         assert (f"{TOKEN_ENDPOINT}?p=1", "d=2", "3") == (sent.url, sent.body, sent.headers["H"])
         assert (200, False) == (http.status, http.deadline.cut)
         assert http.asked
+
+    def test_a_form_that_is_no_text(self) -> None:
+        """A server may have named a lone surrogate to be sent back to it. Nothing is sent, and that is known."""
+        canned = Canned()
+        http = client(canned)
+        with pytest.raises(NotSent):
+            http.post(TOKEN_ENDPOINT, data={"device_code": "\ud800"})
+
+        assert ([], False) == (canned.sent, http.unsure)
 
     def test_a_suspend_while_an_answer_is_under_way(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A token's life counts from the question: an answer that lay in a sleeping machine is no younger for it."""

@@ -60,9 +60,22 @@ def test_a_document_fills_in_what_the_configuration_leaves_out() -> None:
     assert (("none", "client_secret_basic"), True) == (found.auth_methods, found.says_iss)
 
 
-@pytest.mark.parametrize("endpoint", ["http://sso.example/device", 7, None, "javascript:alert(1)"])
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "http://sso.example/device",
+        7,
+        None,
+        "javascript:alert(1)",
+        "https://",
+        "https://[",
+        "https://sso.example]/",
+        "https://sso.example/\x1b[2J",
+        "https://sso.example/\ud800",
+    ],
+)
 def test_an_endpoint_without_tls_is_none(endpoint: object) -> None:
-    """No secret goes to an address that a document names without https."""
+    """No secret goes to an address that a document names without https, and what is no address ends nothing."""
     document = DOCUMENT | {"device_authorization_endpoint": endpoint, "token_endpoint_auth_methods_supported": "none"}
     found = metadata.metadata(Server(ISSUER), document)
 

@@ -70,6 +70,9 @@ def test_a_registration_that_is_refused(world: World) -> None:
         (Fault("html", "register"), "garbage"),
         (Fault("reset", "register"), "network"),
         (Fault("fields", "register", fields={"client_id": 7}), "garbage"),
+        (Fault("fields", "register", fields={"client_id": "\ud800"}), "garbage"),
+        (Fault("fields", "register", fields={"client_id": "\x1b[2J"}), "garbage"),
+        (Fault("fields", "register", fields={"client_id": "x" * 100_000}), "garbage"),
         (Fault("fields", "register", fields={"padding": "x" * 2_000_000}), "garbage"),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -179,6 +179,14 @@ def test_a_header_that_is_nested_or_no_text_is_refused(head: bytes) -> None:
 def test_names_that_would_move_a_cursor_are_refused(grant: Grant) -> None:
     """Whoever gives the file gives the passphrase too, and may have written anything into it."""
     raw = export_file.encrypt([(grant, ENTRY)], "correct horse").encode()
+
+    assert "/f was written by a newer cms" == refusal(raw)
+
+
+@pytest.mark.parametrize("cache", ["", "no JSON", "[]", "[" * 4000])
+def test_a_sign_in_that_no_provider_has_written(cache: str) -> None:
+    """Who made the file may have put anything into it. No provider gets to read that."""
+    raw = export_file.encrypt([(GRANT, replace(ENTRY, cache=cache))], "correct horse").encode()
 
     assert "/f was written by a newer cms" == refusal(raw)
 
